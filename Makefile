@@ -1,0 +1,32 @@
+# Thin on purpose: every command also runs bare from the root, with .venv/bin on PATH.
+.DEFAULT_GOAL := help
+BIN := .venv/bin
+
+.PHONY: help setup native demo test check clean
+
+help: ## Show the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+setup: ## Install what is missing on this machine and make .venv (idempotent)
+	@scripts/setup.sh
+
+native: ## Compile the job's init again if its source is newer
+	@$(BIN)/python worker/hatch_build.py
+
+demo: setup ## Run a batch of good and bad programs through the whole product and check each outcome
+	@$(BIN)/python demo/demo.py
+
+test: setup ## Run all tests; ARGS="-k name" goes to pytest
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: setup ## Lint, format, types, and the walls between the packages
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/pyright
+	$(BIN)/lint-imports --no-cache
+
+clean: ## Remove .venv, caches and compiled binaries; what the system got stays
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -f worker/sandfleet_worker/sandbox/native/init worker/sandfleet_worker/sandbox/native/launch
+	find config producer worker tests -name __pycache__ -type d -prune -exec rm -rf {} +

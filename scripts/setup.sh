@@ -1,0 +1,248 @@
+#!/usr/bin/env bash
+# Install what sandfleet needs to run and to be tested, then make the virtual environment `.venv`.
+#
+# Run as often as you like: with nothing missing it says nothing and takes well under two seconds. `make demo` and
+# `make test` call it. On Debian 12 and 13, as root, it installs with apt whatever is missing of:
+#
+#   redis-server redis-tools  the queue; no service is started, the demo and the tests run their own on a unix socket
+#   runsc                     gVisor. Debian 12's own is of 2022 and has no systrap platform, so there it comes from
+#                             the next release's package, out of the same mirror, verified by apt as always
+#   erofs-utils               mkfs.erofs: an image becomes one read-only file
+#   umoci skopeo              OCI image layouts: unpacking and copying
+#   mmdebstrap busybox-static starter images without a registry
+#   gcc libc6-dev             the job's init, a few KB of freestanding C
+#   zstd xz-utils             root file systems that come as compressed tars
+#   procps python3-venv       what the tests look at processes with; the virtual environment
+#
+# and, from PyPI into `.venv`, the three distributions (editable) and the tools, as pinned in constraints.txt.
+# Anywhere else it installs no system package: it names what is missing and ends with 1.
+#
+# PYTHON=/path/to/python3 chooses the interpreter (3.11 or later); by default the newest one found is taken.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+# What each command comes from, in Debian's names.
+readonly -A PACKAGE_OF=(
+    [redis-server]=redis-server [redis-cli]=redis-tools [mkfs.erofs]=erofs-utils [umoci]=umoci [skopeo]=skopeo
+    [mmdebstrap]=mmdebstrap [cc]=gcc [zstd]=zstd [xz]=xz-utils [ps]=procps
+)
+readonly STAMP=.venv/.sandfleet-setup
+
+# Debian keeps mkfs.erofs and others in sbin, which a user's PATH may lack.
+export PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
+
+say() { printf 'setup: %s\n' "$*"; }
+
+have() { command -v "$1" >/dev/null 2>&1; }
+
+# Debian's busybox package and busybox-static put their binary at the same place; only a static one fits an empty image.
+has_static_busybox() {
+    local path
+    path=$(command -v busybox) || return 1
+    ! LC_ALL=C grep -q -a -m1 '/ld-linux\|/ld-musl' "$path"
+}
+
+has_c_headers() { [[ -e /usr/include/stdio.h ]]; }
+
+# systrap came in 2023, and the job's init is handed over by --exec-fd (2023-04).
+is_suitable_runsc() {
+    have runsc && runsc flags 2>&1 | grep -q systrap && runsc help run 2>&1 | grep -q -- '-exec-fd'
+}
+
+# Prints the newest interpreter that can make a virtual environment; pyenv's shims exist for versions that do not run.
+find_python() {
+    local candidate
+    for candidate in ${PYTHON:-python3.13 python3.12 python3.11 python3}; do
+        if "$candidate" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then
+            command -v "$candidate"
+            return
+        fi
+    done
+    return 1
+}
+
+missing_packages() {
+    local command
+    for command in "${!PACKAGE_OF[@]}"; do
+        have "$command" || echo "${PACKAGE_OF[$command]}"
+    done
+    has_static_busybox || echo busybox-static
+    has_c_headers || echo libc6-dev
+    [[ -x .venv/bin/python ]] || find_python >/dev/null || echo python3-venv
+}
+
+is_debian_root() {
+    [[ $EUID -eq 0 ]] && have apt-get && [[ -r /etc/os-release ]] && (
+        . /etc/os-release
+        [[ ${ID:-} == debian && ${VERSION_ID:-0} -ge 12 ]]
+    )
+}
+
+say_what_to_install() {
+    {
+        echo "setup: this machine lacks what sandfleet needs, and it is installed for you only on Debian 12 or 13 as root."
+        (($# == 0)) || echo "  Install these (Debian's package names): $*"
+        is_suitable_runsc || echo "  Install runsc (gVisor) of 2023-06 or later on PATH: https://gvisor.dev/docs/user_guide/install/"
+        [[ -x .venv/bin/python ]] || find_python >/dev/null || echo "  Install Python 3.11 or later, with its venv module."
+        echo "  Then run this again."
+    } >&2
+    exit 1
+}
+
+apt_refreshed=no
+refresh_apt() {
+    [[ $apt_refreshed == no ]] || return 0
+    say "refreshing apt's package lists"
+    apt-get -q -q update
+    apt_refreshed=yes
+}
+
+# The package lists may be absent (container images) or too old for the mirror: refresh, then try once more.
+apt_install() {
+    apt-cache show "$@" >/dev/null 2>&1 || refresh_apt
+    say "installing $*"
+    if ! quiet_apt_install "$@"; then
+        refresh_apt
+        quiet_apt_install "$@"
+    fi
+}
+
+quiet_apt_install() {
+    local log result=0
+    log=$(mktemp)
+    DEBIAN_FRONTEND=noninteractive apt-get -q -y --no-install-recommends install "$@" >"$log" 2>&1 </dev/null || result=$?
+    ((result == 0)) || tail -n 15 "$log" >&2
+    rm -f "$log"
+    return "$result"
+}
+
+# Packages ask policy-rc.d before they start a service; for the time of our installation the answer is no.
+forbid_services() {
+    local policy=/usr/sbin/policy-rc.d
+    if [[ -e $policy || -L $policy ]]; then
+        mv "$policy" "$policy.before-sandfleet"
+        trap 'mv -f /usr/sbin/policy-rc.d.before-sandfleet /usr/sbin/policy-rc.d' EXIT
+    else
+        trap 'rm -f /usr/sbin/policy-rc.d' EXIT
+    fi
+    printf '#!/bin/sh\nexit 101\n' >"$policy"
+    chmod 755 "$policy"
+}
+
+allow_services() {
+    if [[ -e /usr/sbin/policy-rc.d.before-sandfleet ]]; then
+        mv -f /usr/sbin/policy-rc.d.before-sandfleet /usr/sbin/policy-rc.d
+    else
+        rm -f /usr/sbin/policy-rc.d
+    fi
+    trap - EXIT
+}
+
+install_packages() {
+    local had_redis=yes
+    have redis-server || had_redis=no
+    forbid_services
+    apt_install "$@"
+    allow_services
+    # Nor shall the next boot start it; a Redis that was here before is left as it was.
+    if [[ $had_redis == no ]] && have systemctl; then
+        systemctl disable redis-server >/dev/null 2>&1 || true
+    fi
+}
+
+# Prints the address of the mirror which apt already uses for this release's main component.
+debian_mirror() {
+    apt-get indextargets --format '$(REPO_URI) $(COMPONENT)' 'Created-By: Packages' "Release: $1" |
+        awk '$2 == "main" { print $1; exit }'
+}
+
+debian_keyring() {
+    local keyring
+    for keyring in /usr/share/keyrings/debian-archive-keyring.{pgp,gpg}; do
+        [[ -r $keyring ]] && echo "$keyring" && return
+    done
+    return 1
+}
+
+# A private apt (its own sources, lists and cache) takes one package out of trixie; the system's sources stay untouched.
+install_runsc_from_trixie() {
+    local release mirror keyring folder
+    release=$(. /etc/os-release && echo "$VERSION_CODENAME")
+    mirror=$(debian_mirror "$release")
+    keyring=$(debian_keyring)
+    if [[ -z $mirror || -z $keyring ]]; then
+        say_what_to_install
+    fi
+    say "installing runsc from Debian trixie into /usr/local/bin ($release's own has no systrap)"
+    folder=$(mktemp -d)
+    chmod 755 "$folder" # apt downloads as its own user
+    mkdir -p "$folder"/{sources,state/lists/partial,cache/archives/partial,root}
+    printf 'deb [signed-by=%s] %s trixie main\n' "$keyring" "$mirror" >"$folder/sources/trixie.list"
+    local private=(-q -q
+        -o "Dir::Etc::SourceList=/dev/null" -o "Dir::Etc::SourceParts=$folder/sources"
+        -o "Dir::Etc::Preferences=/dev/null" -o "Dir::Etc::PreferencesParts=/dev/null"
+        -o "Dir::State=$folder/state" -o "Dir::State::status=/dev/null" -o "Dir::Cache=$folder/cache"
+        -o "APT::Sandbox::User=root" -o "Acquire::Languages=none")
+    apt-get "${private[@]}" update
+    (cd "$folder" && apt-get "${private[@]}" download runsc)
+    dpkg-deb -x "$folder"/runsc_*.deb "$folder/root"
+    install -m 755 "$folder/root/usr/bin/runsc" /usr/local/bin/runsc
+    rm -rf "$folder"
+}
+
+install_runsc() {
+    . /etc/os-release
+    if ((VERSION_ID >= 13)); then
+        install_packages runsc
+    else
+        install_runsc_from_trixie
+    fi
+    hash -r
+    if ! is_suitable_runsc; then
+        say "runsc at $(command -v runsc) does not know systrap or --exec-fd: remove it and run this again" >&2
+        exit 1
+    fi
+}
+
+install_system() {
+    local missing
+    mapfile -t missing < <(missing_packages | sort -u)
+    if ((${#missing[@]} == 0)) && is_suitable_runsc; then
+        return
+    fi
+    is_debian_root || say_what_to_install "${missing[@]}"
+    ((${#missing[@]} == 0)) || install_packages "${missing[@]}"
+    is_suitable_runsc || install_runsc
+}
+
+# What the environment was made from: it is made anew when one of these changes.
+environment_fingerprint() {
+    {
+        pwd
+        cat pyproject.toml constraints.txt ./*/pyproject.toml worker/hatch_build.py
+    } | sha256sum
+}
+
+make_environment() {
+    local fingerprint python
+    fingerprint=$(environment_fingerprint)
+    if [[ -r $STAMP && $(<"$STAMP") == "$fingerprint" ]]; then
+        return
+    fi
+    if ! .venv/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+        python=$(find_python) || say_what_to_install
+        say "making .venv with $("$python" --version)"
+        rm -rf .venv
+        "$python" -m venv .venv
+    fi
+    say "installing sandfleet and its tools into .venv"
+    .venv/bin/python -m pip install -qq --upgrade pip -c constraints.txt
+    .venv/bin/python -m pip install -qq --group dev -c constraints.txt
+    # hatchling is one of the tools: no isolation means that it is not downloaded three times more.
+    .venv/bin/python -m pip install -qq --no-build-isolation -e config -e producer -e worker -c constraints.txt
+    echo "$fingerprint" >"$STAMP"
+}
+
+install_system
+make_environment
+.venv/bin/python worker/hatch_build.py # compiles the job's init if its source is newer than it
