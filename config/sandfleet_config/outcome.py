@@ -1,0 +1,199 @@
+"""How a job ended: the one record every accepted job gets, and the seed's plain result."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from sandfleet_config.errors import ERROR_CLASSES, Category, ErrorCode, SandboxError
+from sandfleet_config.spec import encode_payload
+
+UTF8_MAX_CONTINUATION = 3
+"""Bytes of one UTF-8 character that a cut can leave behind."""
+
+
+class Record(BaseModel):
+    """A value the fleet reports: frozen; a reader older than the worker ignores fields it does not know."""
+
+    # Unlike the spec's models, which refuse unknown fields: an ignored wish would be a lie, an ignored fact is not.
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class StreamOutput(Record):
+    """What is kept of one output stream, unchanged, and how many bytes there really were."""
+
+    data: str = Field(default="", repr=False)
+    encoding: Literal["utf-8", "base64"] = "utf-8"
+    total_bytes: int = 0
+    truncated: bool = False
+
+    @classmethod
+    def of(cls, kept: bytes, total_bytes: int | None = None) -> Self:
+        """Wrap `kept`; `total_bytes` is what the program wrote (default: all of it is kept)."""
+        total = len(kept) if total_bytes is None else total_bytes
+        truncated = total > len(kept) if total_bytes is not None else False
+        return cls(**encode_payload(kept), total_bytes=total, truncated=truncated)  # type: ignore[arg-type]
+
+    @property
+    def bytes(self) -> bytes:
+        """The kept bytes."""
+        return base64.b64decode(self.data) if self.encoding == "base64" else self.data.encode()
+
+    @property
+    def text(self) -> str:
+        """The kept bytes as text; what is not UTF-8 becomes U+FFFD."""
+        return self.data if self.encoding == "utf-8" else self.bytes.decode(errors="replace")
+
+
+class Attempt(Record):
+    """One start of the job on one worker."""
+
+    host: str
+    worker: str
+    code: ErrorCode | None = None
+    started: datetime
+    ended: datetime | None = None
+
+
+class Timing(Record):
+    """Seconds spent in each step; null is a step that did not happen."""
+
+    queued: float | None = None
+    image: float | None = None
+    create: float | None = None
+    run: float | None = None
+    collect: float | None = None
+    cleanup: float | None = None
+
+
+class Usage(Record):
+    """What the whole sandbox used, the kernel of the sandbox included; null where the host does not count it."""
+
+    cpu_seconds: float | None = None
+    memory_peak_bytes: int | None = None
+    pids_peak: int | None = None
+
+
+class LimitState(Record):
+    """A limit as it was in force: `value` in the limit's own unit, and whether the host could hold the job to it."""
+
+    value: float | int
+    enforced: bool
+
+
+class Runtime(Record):
+    """What ran the sandbox."""
+
+    name: str = "runsc"
+    version: str = ""
+    platform: str = ""
+
+
+class SandboxResult(Record):
+    """The seed's result: text of both streams, and seconds from the program's start to its end."""
+
+    exit_code: int
+    stdout: str = Field(repr=False)
+    stderr: str = Field(repr=False)
+    duration: float
+
+
+class Outcome(Record):
+    """How one job ended. Null means "did not happen", never 0."""
+
+    job_id: str
+    batch: str | None = None
+    labels: dict[str, str] = Field(default_factory=dict)
+    code: ErrorCode
+    category: Category
+    retryable: bool
+    message: str = ""
+    exit_code: int | None = None
+    signal: int | None = None
+    timed_out: Literal["soft", "hard"] | None = None
+    stdout: StreamOutput = StreamOutput()
+    stderr: StreamOutput = StreamOutput()
+    duration: float | None = None
+    timing: Timing = Timing()
+    usage: Usage = Usage()
+    limits: dict[str, LimitState] = Field(default_factory=dict)
+    attempts: tuple[Attempt, ...] = ()
+    host: str = ""
+    runtime: Runtime = Runtime()
+    image_digest: str | None = None
+    spec_sha256: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _derive(cls, value: object) -> object:
+        """Category and retryable follow from the code; they travel for readers that do not have the table."""
+        if isinstance(value, Mapping) and "code" in value and not {"category", "retryable"} <= value.keys():
+            code = ErrorCode(value["code"])
+            return {**value, "category": code.category, "retryable": code.is_retryable}
+        return value
+
+    @classmethod
+    def of(cls, code: ErrorCode, job_id: str, message: str = "", **fields: Any) -> Self:  # noqa: ANN401  any field
+        """Build an outcome whose category and retryable follow from `code`."""
+        return cls(code=code, job_id=job_id, message=message, category=code.category, retryable=code.is_retryable, **fields)
+
+    @property
+    def is_ok(self) -> bool:
+        """Whether the program exited 0 within its limits."""
+        return self.code is ErrorCode.OK
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plain JSON form that travels."""
+        return self.model_dump(mode="json")
+
+    def to_summary(self) -> str:
+        """Return the ending in a few words: ``OK``, ``exit 3``, ``OUT_OF_MEMORY: ...``."""
+        match self.code:
+            case ErrorCode.OK:
+                return "OK"
+            case ErrorCode.EXIT_NONZERO:
+                return f"exit {self.exit_code}"
+            case _:
+                return f"{self.code.value}: {self.message}"
+
+    def to_error(self) -> SandboxError | None:
+        """Return the exception of the code, or None for ``OK``."""
+        if self.code is ErrorCode.OK:
+            return None
+        return ERROR_CLASSES[self.code].of(self.message, self.to_json())
+
+    def to_result(self) -> SandboxResult:
+        """Return the seed's result where the program ran to its own end (any exit), else raise the code's exception.
+
+        Raises:
+            SandboxError: the class of the code; the whole outcome is on it.
+        """
+        if self.code.is_own_end and self.exit_code is not None:
+            return SandboxResult(
+                exit_code=self.exit_code,
+                stdout=self.stdout.text,
+                stderr=self.stderr.text,
+                duration=self.duration or 0.0,
+            )
+        error = self.to_error() or ERROR_CLASSES[ErrorCode.INTERNAL].of("an outcome OK came without an exit code", self.to_json())
+        raise error
+
+
+def cut_to_characters(kept: bytes, *, is_cut_at_start: bool = False, is_cut_at_end: bool = False) -> bytes:
+    """Trim the halves of UTF-8 characters that a cap left at the ends, so that cut text stays text.
+
+    Bytes that are not UTF-8 elsewhere are returned as they are.
+    """
+    for drop_start in range(UTF8_MAX_CONTINUATION + 1 if is_cut_at_start else 1):
+        for drop_end in range(UTF8_MAX_CONTINUATION + 1 if is_cut_at_end else 1):
+            candidate = kept[drop_start : len(kept) - drop_end]
+            try:
+                candidate.decode()
+            except UnicodeDecodeError:
+                continue
+            return candidate
+    return kept

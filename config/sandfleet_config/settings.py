@@ -1,0 +1,187 @@
+"""Settings of both sides, read from ``SANDFLEET_*``; a key nobody knows is an error, not a silent default."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+from urllib.parse import urlsplit, urlunsplit
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from sandfleet_config.queues import DEFAULT_QUEUE
+from sandfleet_config.spec import Bytes
+from sandfleet_config.wire import MAX_SPEC_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+PREFIX = "SANDFLEET_"
+NESTED = "__"
+LimitName = Literal["memory", "cpu", "pids", "disk"]
+REDIS_SCHEMES = ("redis", "rediss", "unix")
+
+
+class SettingsInvalid(ValueError):
+    """The environment or a settings argument is wrong; the message names every fault."""
+
+
+class Section(BaseModel):
+    """One concern's settings."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class RunscSettings(Section):
+    """How this host runs sandboxes; the seed's ``Config``."""
+
+    path: str = Field(default="runsc", description="The runsc binary, a name on PATH or an absolute path.")
+    platform: str = Field(default="systrap", description="systrap, ptrace or kvm.")
+    root_dir: Path = Field(default=Path("/var/run/gvisor"), description="State of running sandboxes; best on tmpfs.")
+    boot_deadline_seconds: float = Field(default=10.0, gt=0, description="A sandbox that is not up by then is killed.")
+    cgroup_parent: str = Field(default="sandfleet", description="The cgroup under which each sandbox gets its own.")
+    rootless: bool = Field(default=False, description="Pass --rootless to runsc: for containers without CAP_SYS_ADMIN.")
+
+    @field_validator("cgroup_parent")
+    @classmethod
+    def _refuse_escape(cls, value: str) -> str:
+        if not value or value.startswith("/") or ".." in value.split("/"):
+            msg = "must be a relative path below the cgroup mount, such as sandfleet"
+            raise ValueError(msg)
+        return value
+
+
+class ImagesSettings(Section):
+    """Where this host keeps images."""
+
+    root: Path = Field(default=Path("/var/lib/sandfleet/images"), description="Packed images, one EROFS file a digest.")
+
+
+class PolicySettings(Section):
+    """What this host lets a spec ask for; a forged message meets the same wall."""
+
+    memory_bytes: Bytes = Field(default=512 << 20, gt=0, description="Ceiling and default of memory.")
+    cpu_quota: int = Field(default=0, ge=0, description="Ceiling in microseconds each 100 ms; 0 is all cores.")
+    pids_limit: int = Field(default=256, gt=0, description="Ceiling and default of processes and threads.")
+    disk_bytes: Bytes = Field(default=256 << 20, gt=0, description="Ceiling and default of writable disk.")
+    timeout_seconds: float = Field(default=3600.0, gt=0, description="Ceiling of `timeout`.")
+    grace_seconds: float = Field(default=60.0, ge=0, description="Ceiling of `grace`.")
+    output_bytes: Bytes = Field(default=8 << 20, gt=0, description="Ceiling of `output.max_bytes`.")
+    images: Annotated[tuple[str, ...], NoDecode] = Field(default=("*",), description="Allowed images: glob patterns of names or digests.")
+    platforms: Annotated[tuple[str, ...], NoDecode] = Field(default=(), description="Platforms a spec may name beside the host's.")
+    allow_root: bool = Field(default=False, description="Let a spec's user be root (without capabilities).")
+
+    @field_validator("images", "platforms", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return split_list(value)
+
+
+def split_list(value: object) -> object:
+    """Read ``a,b`` from an environment variable as a list."""
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return value
+
+
+class Settings(BaseSettings):
+    """What producers and workers share."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_nested_delimiter=NESTED, frozen=True, extra="forbid", populate_by_name=True
+    )
+
+    redis_url: SecretStr = Field(
+        default=SecretStr(""),
+        description="Broker and result store: redis://, rediss:// or unix://. Empty: the `local` stack where it runs, else 127.0.0.1:6379.",
+    )
+    queue: str = Field(default=DEFAULT_QUEUE, min_length=1, description="The queue jobs go to.")
+    result_ttl_seconds: int = Field(default=86400, gt=0, description="How long an outcome is kept.")
+    max_spec_bytes: int = Field(default=MAX_SPEC_BYTES, gt=0, description="Largest encoded spec.")
+    local_dir: Path = Field(default=Path("/run/sandfleet/local"), description="Where `sandfleet-worker local` keeps its socket.")
+
+    @field_validator("redis_url")
+    @classmethod
+    def _check_scheme(cls, value: SecretStr) -> SecretStr:
+        raw = value.get_secret_value()
+        if raw and urlsplit(raw).scheme not in REDIS_SCHEMES:
+            msg = f"must start with one of {', '.join(scheme + '://' for scheme in REDIS_SCHEMES)}"
+            raise ValueError(msg)
+        return value
+
+    @property
+    def redis_dsn(self) -> str:
+        """The Redis URL in force, in redis-py's form (``unix:///path?db=0`` for a socket); it may hold a password."""
+        given = self.redis_url.get_secret_value()
+        if given:
+            return given
+        socket = self.local_dir / "redis.sock"
+        return f"unix://{socket}?db=0" if socket.exists() else "redis://127.0.0.1:6379/0"
+
+    @property
+    def redis_address(self) -> str:
+        """The Redis URL without user and password, for messages."""
+        parts = urlsplit(self.redis_dsn)
+        return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+class HostSettings(BaseSettings):
+    """What a host that runs sandboxes needs; enough for `RunscRunner` alone."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_nested_delimiter=NESTED, frozen=True, extra="forbid", populate_by_name=True
+    )
+
+    runsc: RunscSettings = RunscSettings()
+    images: ImagesSettings = ImagesSettings()
+    policy: PolicySettings = PolicySettings()
+    allow_unenforced: Annotated[frozenset[LimitName], NoDecode] = Field(
+        default=frozenset(),
+        description="Limits that may go unenforced where the host cannot hold them: any of memory,cpu,pids,disk.",
+    )
+
+    @field_validator("allow_unenforced", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return split_list(value)
+
+
+class WorkerSettings(Settings, HostSettings):
+    """What a worker needs."""
+
+    concurrency: int = Field(
+        default_factory=lambda: os.cpu_count() or 1, gt=0, le=4096, description="Sandboxes at once on this host, all its workers together."
+    )
+    slots_dir: Path = Field(default=Path("/run/sandfleet/slots"), description="Lock files that the workers of a host share.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(default="INFO", description="The worker's log level.")
+
+
+def setting_names(model: type[BaseModel] = WorkerSettings, prefix: str = PREFIX) -> Iterator[tuple[str, str, object, str]]:
+    """Yield each setting as (environment name, type, default, description), nested sections included."""
+    for name, field in model.model_fields.items():
+        key = f"{prefix}{name}".upper()
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            yield from setting_names(field.annotation, f"{key}{NESTED}")
+        else:
+            shown = "the host's cores" if field.default_factory else field.default
+            yield key, str(field.annotation), shown, field.description or ""
+
+
+def check_environment(environ: Mapping[str, str] | None = None) -> None:
+    """Refuse ``SANDFLEET_*`` variables that no setting reads: a typo must not become a silent default.
+
+    Raises:
+        SettingsInvalid: names each one, with the nearest known name.
+    """
+    known = {key for key, *_ in setting_names()}
+    present = os.environ if environ is None else environ
+    unknown = sorted(key for key in present if key.upper().startswith(PREFIX) and key.upper() not in known)
+    if unknown:
+        hints = []
+        for key in unknown:
+            near = difflib.get_close_matches(key.upper(), known, n=1)
+            hints.append(f"{key} (did you mean {near[0]}?)" if near else key)
+        msg = f"unknown settings in the environment: {', '.join(hints)}"
+        raise SettingsInvalid(msg)

@@ -1,0 +1,239 @@
+"""What to run: the sandbox spec, field for field the seed's, and what a producer may add to it.
+
+Construction raises pydantic's ``ValidationError`` with every fault at once; `sandfleet_config.wire` turns that into
+``SpecInvalid`` or ``SecurityViolation``.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ByteSize,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+SECURITY_VIOLATION = "security_violation"
+"""The pydantic error type that marks a fault as a violation and not merely a mistake."""
+
+DEFAULT_TIMEOUT_SECONDS = 30.0
+DEFAULT_GRACE_SECONDS = 5.0
+DEFAULT_OUTPUT_BYTES = 64 * 1024
+MAX_LABELS = 32
+MAX_LABEL_KEY_CHARS = 64
+MAX_LABEL_VALUE_CHARS = 256
+MAX_NAME_CHARS = 512
+MAX_COMMAND_ITEMS = 4096
+MAX_ENV_ITEMS = 4096
+
+_byte_size = TypeAdapter(ByteSize)
+
+
+def _parse_bytes(value: object) -> object:
+    """Read ``"256MiB"`` as bytes; pass every other kind on to pydantic."""
+    if isinstance(value, str):
+        return int(_byte_size.validate_python(value))
+    if isinstance(value, bool):
+        msg = "must be a number of bytes"
+        raise PydanticCustomError("bytes_type", msg)
+    return value
+
+
+def _refuse_nul(value: str) -> str:
+    if "\0" in value:
+        msg = "must not contain a NUL character"
+        raise PydanticCustomError("nul_character", msg)
+    return value
+
+
+def refuse_control_characters(value: str) -> str:
+    """Keep terminals and log lines safe: names and labels are printed as they are."""
+    if not value.isprintable():
+        msg = "must not contain control characters"
+        raise PydanticCustomError("control_character", msg)
+    return value
+
+
+Bytes = Annotated[int, BeforeValidator(_parse_bytes), Field(ge=0, le=1 << 62)]
+Text = Annotated[str, AfterValidator(_refuse_nul)]
+Name = Annotated[str, Field(max_length=MAX_NAME_CHARS), AfterValidator(refuse_control_characters)]
+Seconds = Annotated[float, Field(ge=0, le=10 * 365 * 86400, allow_inf_nan=False)]
+
+
+class ContractModel(BaseModel):
+    """A value of the contract: frozen, and an unknown field is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+class Payload(ContractModel):
+    """Bytes in JSON: as text where they are UTF-8, else base64."""
+
+    data: str = ""
+    encoding: Literal["utf-8", "base64"] = "utf-8"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_plain(cls, value: object) -> object:
+        if isinstance(value, str):
+            return {"data": value}
+        if isinstance(value, bytes | bytearray | memoryview):
+            return encode_payload(bytes(value))
+        return value
+
+    @model_validator(mode="after")
+    def _check_encoding(self) -> Self:
+        try:
+            self.to_bytes()
+        except (binascii.Error, ValueError):
+            msg = "data is not valid {encoding}"
+            raise PydanticCustomError("payload", msg, {"encoding": self.encoding}) from None
+        return self
+
+    def to_bytes(self) -> bytes:
+        """Return the bytes themselves."""
+        if self.encoding == "base64":
+            return base64.b64decode(self.data, validate=True)
+        return self.data.encode()
+
+
+def encode_payload(raw: bytes) -> dict[str, str]:
+    """Return `raw` as the JSON form of a `Payload`."""
+    try:
+        return {"data": raw.decode(), "encoding": "utf-8"}
+    except UnicodeDecodeError:
+        return {"data": base64.b64encode(raw).decode("ascii"), "encoding": "base64"}
+
+
+class ResourceSpec(ContractModel):
+    """Limits of one job; zero is the host's ceiling, and a wish above that ceiling is refused, never shortened."""
+
+    memory_bytes: Bytes = Field(default=0, description="Memory of the whole sandbox; files on tmpfs count. Takes `256MiB`.")
+    cpu_quota: int = Field(default=0, ge=0, le=1 << 40, description="Microseconds of CPU in each 100 ms; 50000 is half a core.")
+    pids_limit: int = Field(default=0, ge=0, le=1 << 22, description="Processes and threads at once; past it fork fails (EAGAIN).")
+    disk_bytes: Bytes = Field(default=0, description="Bytes in all writable folders together; they count as memory too.")
+
+
+class SecuritySpec(ContractModel):
+    """How the sandbox is closed; the host's policy outranks it."""
+
+    user: Name = Field(default="", description="`name`, `uid`, `name:group` or `uid:gid`; empty is the image's own if not root.")
+    read_only_rootfs: bool = Field(default=True, description="/tmp and HOME are writable all the same.")
+    network_mode: Literal["none", "sandbox"] = Field(default="none", description="`host` is a violation.")
+    seccomp_profile: Name = Field(default="", description="A profile of the host's policy; no host lists one yet.")
+    privileged: bool = Field(default=False, description="Always a violation when true.")
+
+    @field_validator("network_mode", mode="before")
+    @classmethod
+    def _refuse_host_network(cls, value: object) -> object:
+        if value == "host":
+            msg = "host network not allowed"
+            raise PydanticCustomError(SECURITY_VIOLATION, msg)
+        return value or "none"
+
+    @field_validator("privileged")
+    @classmethod
+    def _refuse_privileged(cls, value: bool) -> bool:  # noqa: FBT001  the field is one
+        if value:
+            msg = "privileged sandboxes are not allowed"
+            raise PydanticCustomError(SECURITY_VIOLATION, msg)
+        return value
+
+
+class OutputSpec(ContractModel):
+    """How much of stdout and of stderr is kept; both are always read to their end and counted."""
+
+    max_bytes: Bytes = Field(default=DEFAULT_OUTPUT_BYTES, description="Kept bytes a stream; zero is the host's ceiling.")
+    keep: Literal["head", "tail", "both"] = Field(default="head", description="`both` joins head and tail with a marker line.")
+    on_limit: Literal["truncate", "kill"] = "truncate"
+
+
+def _env_from_mapping(value: object) -> object:
+    if isinstance(value, Mapping):
+        return [f"{key}={item}" for key, item in value.items()]
+    return value
+
+
+def _check_env_item(item: str) -> str:
+    name, separator, _ = item.partition("=")
+    if not separator or not name:
+        msg = "must be KEY=VALUE"
+        raise PydanticCustomError("env_item", msg)
+    return item
+
+
+EnvItem = Annotated[Text, AfterValidator(_check_env_item)]
+LabelKey = Annotated[str, Field(min_length=1, max_length=MAX_LABEL_KEY_CHARS), AfterValidator(refuse_control_characters)]
+LabelValue = Annotated[str, Field(max_length=MAX_LABEL_VALUE_CHARS), AfterValidator(refuse_control_characters)]
+
+
+class SandboxSpec(ContractModel):
+    """One job: an image, a command and its limits.
+
+    `timeout` and `grace` are seconds. At `timeout` the program gets SIGTERM, `grace` later the sandbox is killed; both clocks
+    start when the program has started. Paths are inside the image.
+    """
+
+    image: Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARS), AfterValidator(refuse_control_characters)]
+    command: Annotated[tuple[Text, ...], Field(max_length=MAX_COMMAND_ITEMS)] = ()
+    working_dir: Text = ""
+    env: Annotated[tuple[EnvItem, ...], BeforeValidator(_env_from_mapping), Field(max_length=MAX_ENV_ITEMS)] = ()
+    resources: ResourceSpec = ResourceSpec()
+    security: SecuritySpec = SecuritySpec()
+    platform: Name = ""
+    runsc_path: Name = ""
+    root_dir: Name = ""
+    timeout: Seconds = 0.0
+    labels: Annotated[dict[LabelKey, LabelValue], Field(max_length=MAX_LABELS)] = Field(default_factory=dict)
+    stdin: Payload = Payload()
+    grace: Seconds = DEFAULT_GRACE_SECONDS
+    output: OutputSpec = OutputSpec()
+
+    @field_validator("command", mode="before")
+    @classmethod
+    def _refuse_a_string(cls, value: object) -> object:
+        if isinstance(value, str):
+            msg = "must be a list of strings, such as ['sh', '-c', '...']"
+            raise PydanticCustomError("command_type", msg)
+        return value
+
+    @field_validator("command")
+    @classmethod
+    def _refuse_an_empty_program(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if value and not value[0]:
+            msg = "the program's name must not be empty"
+            raise PydanticCustomError("command_empty", msg)
+        return value
+
+    @field_validator("working_dir")
+    @classmethod
+    def _refuse_relative(cls, value: str) -> str:
+        if value and not value.startswith("/"):
+            msg = "must be an absolute path inside the image"
+            raise PydanticCustomError("working_dir", msg)
+        return value
+
+    @property
+    def timeout_seconds(self) -> float:
+        """The soft limit in force: the seed's 30 s where the spec says 0."""
+        return self.timeout or DEFAULT_TIMEOUT_SECONDS
+
+    def to_line(self, width: int = 120) -> str:
+        """Return one printable line for people: label, image and command; never env, stdin or output."""
+        name = self.labels.get("name", "")
+        words = " ".join(word if word.isprintable() and " " not in word else ascii(word) for word in self.command)
+        line = f"{name + ': ' if name else ''}{self.image} {words}".rstrip()
+        return line if len(line) <= width else line[: width - 3] + "..."
+
+

@@ -1,0 +1,141 @@
+"""What travels: one JSON string with the contract version, and how to read one that a stranger may have written."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, cast
+
+from pydantic import AfterValidator, Field, ValidationError
+
+from sandfleet_config.errors import SecurityViolation, SpecInvalid, SpecTooLarge
+from sandfleet_config.spec import (
+    MAX_NAME_CHARS,
+    SECURITY_VIOLATION,
+    ContractModel,
+    SandboxSpec,
+    refuse_control_characters,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+CONTRACT_VERSION = 1
+MAX_SPEC_BYTES = 256 * 1024
+MAX_REPORTED_FAULTS = 50
+
+
+class JobRequest(ContractModel):
+    """A spec on its way: the spec, the batch it belongs to, and the contract both sides must speak."""
+
+    contract: Literal[1] = CONTRACT_VERSION
+    batch: Annotated[str, Field(max_length=MAX_NAME_CHARS), AfterValidator(refuse_control_characters)] | None = None
+    spec: SandboxSpec
+
+
+def new_spec(fields: Mapping[str, Any]) -> SandboxSpec:
+    """Build a spec from plain data.
+
+    Raises:
+        SpecInvalid: with every fault in ``errors``.
+        SecurityViolation: where one of the faults is a violation, which outranks the others.
+    """
+    try:
+        return SandboxSpec.model_validate(fields)
+    except ValidationError as error:
+        raise_faults(error)
+
+
+def encode_job(request: JobRequest, max_bytes: int = MAX_SPEC_BYTES) -> str:
+    """Return `request` as the one JSON string that Celery carries.
+
+    Raises:
+        SpecTooLarge: over `max_bytes`.
+    """
+    # exclude_defaults keeps the message short and lets an older worker run specs that use none of the newer fields.
+    text = request.model_dump_json(exclude_defaults=True)
+    text = f'{{"contract":{request.contract},{text[1:]}'
+    size = len(text.encode())
+    if size > max_bytes:
+        _refuse_size(size, max_bytes)
+    return text
+
+
+def decode_job(text: object, max_bytes: int = MAX_SPEC_BYTES) -> JobRequest:
+    """Read what `encode_job` wrote, or say every reason why it is not that.
+
+    Raises:
+        SpecInvalid: not a string, not JSON, another contract version, or a faulty spec.
+        SpecTooLarge: over `max_bytes`.
+        SecurityViolation: the spec asks for what nobody may have.
+    """
+    if not isinstance(text, str):
+        msg = f"the job's argument must be one JSON string with the spec, not {type(text).__name__}"
+        raise SpecInvalid.of(msg)
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError:
+        msg = "the spec is not valid UTF-8"
+        raise SpecInvalid.of(msg) from None
+    if size > max_bytes:
+        _refuse_size(size, max_bytes)
+    _check_contract(_parse_object(text))
+    try:
+        return JobRequest.model_validate_json(text)
+    except ValidationError as error:
+        raise_faults(error)
+
+
+def _parse_object(text: str) -> dict[str, Any]:
+    try:
+        raw = json.loads(text)
+    except (ValueError, RecursionError):
+        msg = "the spec is not JSON"
+        raise SpecInvalid.of(msg) from None
+    if not isinstance(raw, dict):
+        msg = "the spec must be a JSON object with the keys contract and spec"
+        raise SpecInvalid.of(msg)
+    return cast("dict[str, Any]", raw)
+
+
+def _check_contract(raw: dict[str, Any]) -> None:
+    version = raw.get("contract")
+    if version != CONTRACT_VERSION or isinstance(version, bool):
+        shown = version if isinstance(version, int) else "none that can be read"
+        msg = f"the message's contract version is {shown}, this side speaks {CONTRACT_VERSION}: bring both to one release"
+        raise SpecInvalid.of(msg)
+
+
+def _refuse_size(size: int, max_bytes: int) -> NoReturn:
+    msg = f"the encoded spec has {size} bytes, the limit is {max_bytes}: put large inputs into the image"
+    raise SpecTooLarge.of(msg)
+
+
+def raise_faults(error: ValidationError) -> NoReturn:
+    """Raise pydantic's `error` as ours, every fault listed, no input value repeated (it may be a secret).
+
+    Raises:
+        SecurityViolation: one of the faults is a violation.
+        SpecInvalid: otherwise.
+    """
+    details = error.errors(include_url=False, include_context=False, include_input=False)
+    faults = [{"field": _field_name(item["loc"]), "message": item["msg"]} for item in details[:MAX_REPORTED_FAULTS]]
+    is_violation = any(item["type"] == SECURITY_VIOLATION for item in details)
+    text = "; ".join(f"{fault['field']}: {fault['message']}" for fault in faults)
+    if len(details) > MAX_REPORTED_FAULTS:
+        text += f"; and {len(details) - MAX_REPORTED_FAULTS} more"
+    raise (SecurityViolation if is_violation else SpecInvalid).of(text, errors=faults) from None
+
+
+def _field_name(location: tuple[int | str, ...]) -> str:
+    parts = [str(part) for part in location]
+    if parts[:1] == ["spec"] and len(parts) > 1:
+        parts = parts[1:]
+    # An unknown key is the sender's own text: show it printable and short.
+    return ".".join(part if part.isprintable() and len(part) <= MAX_NAME_CHARS else ascii(part)[:80] for part in parts) or "spec"
+
+
+def spec_sha256(spec: SandboxSpec) -> str:
+    """Return the fingerprint of `spec`: sha256 of its canonical JSON, in hex."""
+    canonical = json.dumps(spec.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()
