@@ -1,0 +1,111 @@
+"""What this host lets a spec have: the wall that a forged message meets after the contract's own.
+
+Pure: no I/O. `admit` turns wishes into limits in force, or refuses with every reason at once.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from sandfleet_config.errors import SecurityViolation, SpecInvalid
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sandfleet_config.settings import HostSettings, PolicySettings
+    from sandfleet_config.spec import SandboxSpec
+
+CPU_PERIOD_MICROSECONDS = 100_000
+"""The window a quota counts in: the contract's "microseconds of CPU per 100 ms"."""
+
+
+@dataclass(frozen=True)
+class Admitted:
+    """A spec with the limits that will hold: bytes, seconds, microseconds of CPU per 100 ms (0: no quota)."""
+
+    spec: SandboxSpec
+    memory_bytes: int
+    cpu_quota: int
+    pids_limit: int
+    disk_bytes: int
+    timeout_seconds: float
+    grace_seconds: float
+    output_bytes: int
+    platform: str
+    allow_root: bool
+
+    def shortened(self, soft_seconds: float | None, hard_seconds: float | None) -> Admitted:
+        """Return these limits cut by a message's own: a header may shorten a job, never stretch it."""
+        timeout, end = self.timeout_seconds, self.timeout_seconds + self.grace_seconds
+        if hard_seconds is not None and hard_seconds > 0:
+            end = min(end, hard_seconds)
+        if soft_seconds is not None and soft_seconds > 0:
+            timeout = min(timeout, soft_seconds)
+        timeout = min(timeout, end)
+        return replace(self, timeout_seconds=timeout, grace_seconds=min(self.grace_seconds, end - timeout))
+
+
+def admit(spec: SandboxSpec, host: HostSettings) -> Admitted:
+    """Return the limits `spec` gets on this host.
+
+    Raises:
+        SecurityViolation: the spec names a binary, folder, platform, network, profile or image that the policy does not list.
+        SpecInvalid: a limit is above the host's ceiling (a wish is refused, never silently shortened).
+    """
+    if violations := list(_violations(spec, host)):
+        raise SecurityViolation.of("; ".join(fault["message"] for fault in violations), errors=violations)
+    if faults := list(_above_ceiling(spec, host.policy)):
+        raise SpecInvalid.of("; ".join(fault["message"] for fault in faults), errors=faults)
+    policy, wish = host.policy, spec.resources
+    return Admitted(
+        spec=spec,
+        memory_bytes=wish.memory_bytes or policy.memory_bytes,
+        cpu_quota=wish.cpu_quota or policy.cpu_quota,
+        pids_limit=wish.pids_limit or policy.pids_limit,
+        disk_bytes=wish.disk_bytes or policy.disk_bytes,
+        timeout_seconds=spec.timeout_seconds if spec.timeout else min(spec.timeout_seconds, policy.timeout_seconds),
+        grace_seconds=min(spec.grace, policy.grace_seconds),
+        output_bytes=spec.output.max_bytes or policy.output_bytes,
+        platform=spec.platform or host.runsc.platform,
+        allow_root=policy.allow_root,
+    )
+
+
+def _fault(field: str, message: str) -> dict[str, str]:
+    return {"field": field, "message": f"{field}: {message}"}
+
+
+def _violations(spec: SandboxSpec, host: HostSettings) -> Iterator[dict[str, str]]:
+    runsc, policy = host.runsc, host.policy
+    if spec.platform and spec.platform not in {runsc.platform, *policy.platforms}:
+        yield _fault("platform", f"{spec.platform!r} is not in this host's policy (SANDFLEET_POLICY__PLATFORMS)")
+    if spec.runsc_path and spec.runsc_path != runsc.path:
+        yield _fault("runsc_path", "this host's policy lets no spec choose a host binary")
+    if spec.root_dir and os.path.normpath(spec.root_dir) != os.path.normpath(runsc.root_dir):
+        yield _fault("root_dir", "this host's policy lets no spec choose a host folder")
+    if spec.security.network_mode != "none":
+        yield _fault("security.network_mode", f"{spec.security.network_mode!r} is not set up on this host, only 'none'")
+    if spec.security.seccomp_profile:
+        yield _fault("security.seccomp_profile", f"{spec.security.seccomp_profile!r} is not in this host's policy")
+    if not any(fnmatch.fnmatchcase(spec.image, pattern) for pattern in policy.images):
+        yield _fault("image", f"{spec.image!r} is not in this host's policy (SANDFLEET_POLICY__IMAGES)")
+
+
+def _above_ceiling(spec: SandboxSpec, policy: PolicySettings) -> Iterator[dict[str, str]]:
+    wish = spec.resources
+    cpu_ceiling = policy.cpu_quota or (os.cpu_count() or 1) * CPU_PERIOD_MICROSECONDS
+    ceilings: tuple[tuple[str, float, float, str], ...] = (
+        ("resources.memory_bytes", wish.memory_bytes, policy.memory_bytes, "bytes"),
+        ("resources.cpu_quota", wish.cpu_quota, cpu_ceiling, "microseconds per 100 ms"),
+        ("resources.pids_limit", wish.pids_limit, policy.pids_limit, "processes"),
+        ("resources.disk_bytes", wish.disk_bytes, policy.disk_bytes, "bytes"),
+        ("timeout", spec.timeout, policy.timeout_seconds, "seconds"),
+        ("grace", spec.grace, policy.grace_seconds, "seconds"),
+        ("output.max_bytes", spec.output.max_bytes, policy.output_bytes, "bytes"),
+    )
+    for field, asked, ceiling, unit in ceilings:
+        if asked > ceiling:
+            yield _fault(field, f"{asked:g} {unit} is above this host's ceiling of {ceiling:g}")

@@ -1,0 +1,128 @@
+"""The OCI bundle of a sandbox and the message that gives init its job. Pure: no I/O."""
+
+from __future__ import annotations
+
+import resource
+from typing import TYPE_CHECKING, Any
+
+from sandfleet_config.errors import SpecInvalid, UserInvalid
+from sandfleet_worker.sandbox.initproto import InitJob, Rlimit, WritablePath, exec_candidates
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from sandfleet_worker.policy import Admitted
+    from sandfleet_worker.sandbox.images import Image, ResolvedUser
+
+DOCKER_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+HOSTNAME = "sandbox"
+MAX_OPEN_FILES = 65536
+STACK_BYTES = 8 << 20
+INIT_CAPABILITIES = ["CAP_KILL", "CAP_SETUID", "CAP_SETGID", "CAP_SYS_ADMIN", "CAP_SYS_CHROOT", "CAP_CHOWN"]
+"""What init needs to mount the job's tmpfs and become its user; while the job runs it keeps only CAP_KILL.
+
+There is no bounding set: what is dropped, no execve gives back.
+"""
+
+TMP_MODE = 0o1777
+HOME_MODE = 0o700
+
+
+def new_config(rootfs: Path, erofs: Path, overlay: Path | None, *, is_read_only: bool) -> dict[str, Any]:
+    """Return config.json: an immutable EROFS root, no bind mount from the host, init as guest root.
+
+    `overlay` is a host folder of limited size for a writable root's changes; None keeps them in the sandbox's memory.
+    Labels never become annotations: runsc reads those as flags.
+    """
+    return {
+        "ociVersion": "1.0.2",
+        "process": {
+            "terminal": False,
+            "user": {"uid": 0, "gid": 0},
+            "args": ["init"],
+            "env": [],
+            "cwd": "/",
+            "capabilities": {"bounding": [], "effective": INIT_CAPABILITIES, "permitted": INIT_CAPABILITIES},
+            "noNewPrivileges": True,
+            # Else the guest inherits the worker's hard limit, and init, without CAP_SYS_RESOURCE, cannot raise it.
+            "rlimits": [{"type": "RLIMIT_NOFILE", "soft": MAX_OPEN_FILES, "hard": MAX_OPEN_FILES}],
+        },
+        "root": {"path": str(rootfs), "readonly": is_read_only},
+        "hostname": HOSTNAME,
+        "mounts": [
+            {"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"]},
+            {"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["ro", "nosuid", "noexec", "nodev"]},
+        ],
+        "linux": {"namespaces": [{"type": kind} for kind in ("pid", "network", "ipc", "uts", "mount")]},
+        "annotations": {
+            "dev.gvisor.spec.rootfs.source": str(erofs),
+            "dev.gvisor.spec.rootfs.type": "erofs",
+            # runsc 20240729 demands the key even for a read-only root.
+            "dev.gvisor.spec.rootfs.overlay": f"dir={overlay}" if overlay is not None else "memory",
+        },
+    }
+
+
+def new_init_job(limits: Admitted, image: Image, user: ResolvedUser) -> InitJob:
+    """Return what init runs: the image's config and the spec's wishes joined as Docker joins them.
+
+    Raises:
+        SpecInvalid: neither spec nor image names a command, or it cannot be packed.
+        UserInvalid: the user is root, and the host's policy does not allow that.
+    """
+    spec = limits.spec
+    if (user.uid == 0 or user.gid == 0 or 0 in user.groups) and not limits.allow_root:
+        msg = "security.user is root or in group 0, which this host's policy does not allow (SANDFLEET_POLICY__ALLOW_ROOT)"
+        raise UserInvalid.of(msg)
+    argv = [*image.entrypoint, *(spec.command or image.cmd)]
+    if not argv:
+        msg = "command: the spec names no command and the image has no default one"
+        raise SpecInvalid.of(msg, errors=[{"field": "command", "message": msg}])
+    home = home_of(image, user)
+    env = new_env(image.env, spec.env, home)
+    writable = ["/tmp", "/dev/shm"]  # noqa: S108  folders of the sandbox, not of the host
+    if spec.security.read_only_rootfs and home != "/tmp" and image.has_directory(home):  # noqa: S108
+        writable.append(home)
+    return InitJob(
+        candidates=exec_candidates(argv[0], env["PATH"]),
+        argv=argv,
+        envp=[f"{key}={value}" for key, value in env.items()],
+        uid=user.uid,
+        gid=user.gid,
+        groups=user.groups,
+        cwd=spec.working_dir or image.working_dir or "/",
+        hostname=HOSTNAME,
+        rlimits=new_rlimits(limits),
+        disk_bytes=limits.disk_bytes,
+        writable_paths=[WritablePath(path, HOME_MODE if path == home else TMP_MODE) for path in writable],
+    )
+
+
+def home_of(image: Image, user: ResolvedUser) -> str:
+    """Return the HOME a job gets: the user's own where the image has that folder, else /tmp, so that it is writable."""
+    home = user.home
+    is_usable = home not in {"", "/"} and not home.startswith(("/tmp/", "/dev", "/proc", "/sys"))  # noqa: S108
+    return home if is_usable and image.has_directory(home) else "/tmp"  # noqa: S108
+
+
+def new_env(image_env: list[str] | tuple[str, ...], spec_env: tuple[str, ...], home: str) -> dict[str, str]:
+    """Return the environment: Docker's defaults, then the image's, then the spec's; the last of a name counts."""
+    env = {"PATH": DOCKER_PATH, "HOME": home, "HOSTNAME": HOSTNAME}
+    for item in (*image_env, *spec_env):
+        key, _, value = item.partition("=")
+        env[key] = value
+    return env
+
+
+def new_rlimits(limits: Admitted) -> list[Rlimit]:
+    """Return the guest's own limits. RLIMIT_NPROC is the pids limit: a host cgroup does not count guest threads.
+
+    RLIMIT_CPU is not enforced by gVisor (measured); the wall clock and the CPU quota are.
+    """
+    stack = Rlimit(resource.RLIMIT_STACK, STACK_BYTES, STACK_BYTES)
+    return [
+        Rlimit(resource.RLIMIT_NPROC, limits.pids_limit, limits.pids_limit),
+        Rlimit(resource.RLIMIT_NOFILE, MAX_OPEN_FILES, MAX_OPEN_FILES),
+        Rlimit(resource.RLIMIT_CORE, 0, 0),
+        stack,
+    ]

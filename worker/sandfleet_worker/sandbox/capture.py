@@ -1,0 +1,49 @@
+"""Keep the head, the tail or both of an endless stream in bounded memory, and count all of it. Pure: no I/O."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from sandfleet_config.outcome import StreamOutput, cut_to_characters
+
+
+class Capture:
+    """What is kept of one stream: at most `max_bytes`, however much arrives."""
+
+    def __init__(self, max_bytes: int, keep: Literal["head", "tail", "both"]) -> None:
+        self._head_limit = {"head": max_bytes, "tail": 0, "both": max_bytes - max_bytes // 2}[keep]
+        self._tail_limit = max_bytes - self._head_limit
+        self._head = bytearray()
+        self._tail = bytearray()
+        self.total_bytes = 0
+        self.max_bytes = max_bytes
+
+    @property
+    def is_over(self) -> bool:
+        """Whether more arrived than may be kept."""
+        return self.total_bytes > self.max_bytes
+
+    def feed(self, chunk: bytes) -> None:
+        """Take what was read."""
+        self.total_bytes += len(chunk)
+        room = self._head_limit - len(self._head)
+        if room > 0:
+            self._head += chunk[:room]
+            chunk = chunk[room:]
+        if self._tail_limit and chunk:
+            self._tail += chunk[-self._tail_limit :]
+            # Trimmed only at twice the limit: each byte is moved once on average, however small the chunks are.
+            if len(self._tail) >= 2 * self._tail_limit:
+                del self._tail[: -self._tail_limit]
+
+    def to_output(self) -> StreamOutput:
+        """Return what is kept; cut text ends at a whole character, and ``both`` says in a line how much is missing."""
+        head = bytes(self._head)
+        tail = bytes(self._tail[-self._tail_limit :]) if self._tail_limit else b""
+        if not self.is_over:
+            return StreamOutput.of(head + tail, self.total_bytes)
+        head = cut_to_characters(head, is_cut_at_end=True)
+        tail = cut_to_characters(tail, is_cut_at_start=True)
+        if head and tail:
+            head += b"\n... %d bytes omitted ...\n" % (self.total_bytes - len(head) - len(tail))
+        return StreamOutput.of(head + tail, self.total_bytes).model_copy(update={"truncated": True})

@@ -1,0 +1,156 @@
+"""Who owns which sandbox on this host, and clearing what a ``kill -9`` left.
+
+Each runner owns one folder below runsc's root folder and holds a flock on a file in it for as long as it lives; the kernel drops
+the lock with the process. A folder whose lock can be taken is stale, with its processes, mounts and cgroups. Containers that share
+the folder share the janitor too. Cgroups are only removed through the folder that names them: the cgroup tree of a host may be
+seen by workers whose folders are not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import secrets
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sandfleet_config.errors import HostResources
+from sandfleet_worker.sandbox.cgroups import remove_cgroups
+from sandfleet_worker.sandbox.sandbox import remove_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sandfleet_worker.sandbox.cgroups import CgroupTree
+
+log = logging.getLogger(__name__)
+
+OWNER_PREFIX = "sandfleet-"
+LOCK_NAME = "owner.lock"
+JANITOR_LOCK = "janitor.lock"
+
+
+@dataclass(frozen=True)
+class SweepReport:
+    """What a sweep removed."""
+
+    owners: int = 0
+    sandboxes: int = 0
+    processes: int = 0
+
+
+class Ownership:
+    """This runner's own folder, locked for its life."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self.name = f"{OWNER_PREFIX}{secrets.token_hex(6)}"
+        self.folder = root / self.name
+        try:
+            root.mkdir(mode=0o711, parents=True, exist_ok=True)
+            # No sweep runs between the folder's birth and its lock.
+            with _locked(root / JANITOR_LOCK):
+                self.folder.mkdir(mode=0o700)
+                self._lock = os.open(self.folder / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                fcntl.flock(self._lock, fcntl.LOCK_EX)
+        except OSError as error:
+            msg = f"cannot use {root} for sandbox state: {error.strerror}; set SANDFLEET_RUNSC__ROOT_DIR to a writable folder"
+            raise HostResources.of(msg) from error
+
+    def release(self) -> None:
+        """Remove the folder and its lock; the sandboxes in it are gone by then."""
+        with contextlib.suppress(FileNotFoundError), _locked(self._root / JANITOR_LOCK):
+            (self.folder / LOCK_NAME).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                self.folder.rmdir()
+        with contextlib.suppress(OSError):
+            os.close(self._lock)
+
+
+def sweep(root: Path, tree: CgroupTree) -> SweepReport:
+    """Remove every sandbox whose owner is dead, safely beside live owners and other janitors."""
+    owners = sandboxes = processes = 0
+    if not root.is_dir():
+        return SweepReport()
+    with _locked(root / JANITOR_LOCK):
+        for folder in sorted(root.glob(f"{OWNER_PREFIX}*")):
+            if not folder.is_dir() or _is_alive(folder):
+                continue
+            processes += _kill_processes(folder)
+            sandboxes += _remove_sandboxes(folder, tree)
+            remove_folder(folder)
+            owners += 1
+    if owners:
+        log.info(
+            "cleared %d sandboxes and %d processes of %d dead workers",
+            sandboxes,
+            processes,
+            owners,
+            extra={"action": "swept"},
+        )
+    return SweepReport(owners, sandboxes, processes)
+
+
+def _is_alive(folder: Path) -> bool:
+    """Whether some process holds the owner's lock."""
+    try:
+        lock = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(lock)
+    return False
+
+
+def _remove_sandboxes(folder: Path, tree: CgroupTree) -> int:
+    names = {path.name for path in folder.iterdir() if path.is_dir()}
+    for parent in set(tree.parents.values()):
+        # The worker may have died between the folder's removal and the cgroup's, or before the folder.
+        names |= {path.name for path in parent.glob(f"{folder.name}.*")}
+    for name in names:
+        try:
+            remove_cgroups({parent / name for parent in tree.parents.values()})
+        except HostResources as error:
+            log.warning("%s", error.message, extra={"action": "cgroup_left"})
+        remove_folder(folder / name)
+    return len(names)
+
+
+def _kill_processes(folder: Path) -> int:
+    """SIGKILL the runsc processes whose state lies below `folder`: for hosts without cgroups, and before them."""
+    mark = f"--root={folder}/"
+    killed = 0
+    for process, command in _processes():
+        if any(word.startswith(mark) for word in command):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+                killed += 1
+    return killed
+
+
+def _processes() -> Iterator[tuple[int, list[str]]]:
+    for entry in os.scandir("/proc"):
+        if entry.name.isdecimal():
+            try:
+                raw = Path(entry.path, "cmdline").read_bytes()
+            except OSError:
+                continue  # it ended meanwhile
+            yield int(entry.name), raw.decode(errors="replace").split("\0")
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)

@@ -1,0 +1,200 @@
+"""The one module that knows runsc's command line, its version and its log; nothing else starts it."""
+
+from __future__ import annotations
+
+import fcntl
+import functools
+import json
+import os
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sandfleet_config.errors import GVisorNotAvailable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sandfleet_config.settings import RunscSettings
+
+NATIVE = Path(__file__).parent / "native"
+VERSION_DEADLINE_SECONDS = 20.0
+MIN_RELEASE_DATE = 20230904
+"""runsc gained --pass-fd (2023-03), --exec-fd (2023-04) and an EROFS root (2023-08): older ones cannot run our sandboxes."""
+
+HIGH_FD = 200
+"""runsc dup2()s passed descriptors onto low guest numbers: sources among low numbers would be overwritten."""
+
+LOG_TAIL_BYTES = 4096
+LAUNCH_EXIT_CGROUP, LAUNCH_EXIT_EXEC, LAUNCH_EXIT_PARENT_GONE = 120, 121, 122
+
+
+@dataclass(frozen=True)
+class RunscBinary:
+    """A runsc that was found on this host."""
+
+    path: str
+    version: str
+
+
+def find_runsc(name: str) -> RunscBinary:
+    """Find runsc and ask its version.
+
+    Raises:
+        GVisorNotAvailable: not found, not runnable, or too old for our sandboxes; the message says what to install.
+    """
+    path = shutil.which(name)
+    if path is None:
+        msg = f"runsc was not found as {name!r}: install gVisor (Debian trixie's package `runsc`) or set SANDFLEET_RUNSC__PATH"
+        raise GVisorNotAvailable.of(msg)
+    stat = Path(path).stat()
+    return _read_version(path, stat.st_mtime_ns, stat.st_size)
+
+
+@functools.lru_cache(maxsize=8)
+def _read_version(path: str, mtime_ns: int, size: int) -> RunscBinary:  # noqa: ARG001  a changed file is asked anew
+    try:
+        done = subprocess.run(
+            [path, "--version"], capture_output=True, text=True, timeout=VERSION_DEADLINE_SECONDS, check=True
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        msg = f"{path} --version does not work: {error}"
+        raise GVisorNotAvailable.of(msg) from error
+    version = parse_version(done.stdout)
+    released = release_date(version)
+    if released is not None and released < MIN_RELEASE_DATE:
+        msg = f"runsc {version} is too old (needs release {MIN_RELEASE_DATE} or later): install Debian trixie's package `runsc`"
+        raise GVisorNotAvailable.of(msg)
+    return RunscBinary(path, version)
+
+
+def parse_version(text: str) -> str:
+    """Return the version of ``runsc --version``'s first line, such as ``0.0~20240729.0`` or ``release-20240729.0``."""
+    first = text.splitlines()[0] if text else ""
+    return first.removeprefix("runsc version").strip()
+
+
+def release_date(version: str) -> int | None:
+    """Return the date in a version as yyyymmdd; None for a build of one's own, which is taken as new enough."""
+    match = re.search(r"(20\d{6})", version)
+    return int(match.group(1)) if match else None
+
+
+@dataclass(frozen=True)
+class SandboxPaths:
+    """The files of one sandbox, all below its own folder."""
+
+    folder: Path
+
+    @property
+    def state(self) -> Path:
+        """runsc's private ``--root``."""
+        return self.folder / "state"
+
+    @property
+    def log(self) -> Path:
+        """runsc's own messages, JSON."""
+        return self.folder / "runsc.log"
+
+    @property
+    def panic_log(self) -> Path:
+        """Written only when the sentry panics."""
+        return self.folder / "panic.log"
+
+    @property
+    def rootfs(self) -> Path:
+        """An empty folder: the real root is the EROFS image named in the bundle's annotations."""
+        return self.folder / "rootfs"
+
+    @property
+    def overlay(self) -> Path:
+        """Mount point of the tmpfs that holds a writable root's changes."""
+        return self.folder / "overlay"
+
+    def make(self) -> None:
+        """Make the folders, private to root."""
+        self.folder.mkdir(mode=0o700)
+        self.state.mkdir(mode=0o700)
+        self.rootfs.mkdir(mode=0o755)
+
+
+def new_command(
+    binary: RunscBinary,
+    settings: RunscSettings,
+    platform: str,
+    paths: SandboxPaths,
+    fds: Sequence[int],
+) -> list[str]:
+    """Return the argv of one attached sandbox; `fds` are (control read end, status write end, init's ELF)."""
+    control, status, init = fds
+    flags = [
+        f"--root={paths.state}",
+        f"--platform={platform}",
+        "--network=none",
+        # Our own cgroup holds the limits and outlives the sandbox, so that its counters can be read.
+        "--ignore-cgroups",
+        f"--log={paths.log}",
+        "--log-format=json",
+        f"--panic-log={paths.panic_log}",
+        # The default `root:self` writes a file into a shared rootfs; ours is EROFS with an overlay of its own.
+        "--overlay2=none",
+    ]
+    if settings.rootless:
+        flags.append("--rootless")
+    run = [f"--bundle={paths.folder}", f"--pass-fd={control}:3", f"--pass-fd={status}:4", f"--exec-fd={init}"]
+    return [binary.path, *flags, "run", *run, paths.folder.name]
+
+
+def launch_command(command: Sequence[str], procs_files: Sequence[Path]) -> list[str]:
+    """Wrap `command` so that it starts inside its cgroups and dies with the thread that spawns it."""
+    return [
+        str(NATIVE / "launch"),
+        str(os.getpid()),
+        str(len(procs_files)),
+        *map(str, procs_files),
+        "--",
+        *command,
+    ]
+
+
+def duplicate_high(fd: int) -> int:
+    """Return a duplicate of `fd` with a number above those runsc hands to the guest."""
+    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, HIGH_FD)
+
+
+def read_log_errors(path: Path) -> str:
+    """Return the last error messages of runsc's JSON log, or its tail where it is no JSON; empty if there is none."""
+    text = read_tail(path)
+    decoder, position, messages = json.JSONDecoder(), 0, []
+    # Entries follow one another without newlines; debug levels are of no use to a user.
+    while (start := text.find("{", position)) >= 0:
+        try:
+            entry, position = decoder.raw_decode(text, start)
+        except ValueError:
+            position = start + 1
+            continue
+        if isinstance(entry, dict) and entry.get("level") in {"error", "fatal", "warning"} and entry.get("msg"):
+            messages.append(str(entry["msg"]).strip())
+    return "; ".join(messages[-3:])
+
+
+def read_head(path: Path, max_bytes: int = LOG_TAIL_BYTES) -> str:
+    """Return the start of a file as text; empty if there is none. A panic's cause is in its first lines."""
+    try:
+        with path.open("rb") as file:
+            return file.read(max_bytes).decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def read_tail(path: Path, max_bytes: int = LOG_TAIL_BYTES) -> str:
+    """Return the end of a file as text; empty if there is none."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - max_bytes))
+            return file.read(max_bytes).decode(errors="replace")
+    except OSError:
+        return ""
