@@ -1,0 +1,297 @@
+"""What the worker and the sandbox's init (`native/init.c`) say to each other: the job message and the report lines.
+
+The job message on the control pipe, little-endian; `text` ends with a zero byte, `list(x)` is a u32 count and its items.
+
+    u32 length of all that follows, at most 1 MiB
+    u32 magic "SFJ1", u32 flags (1: user namespaces allowed)
+    u32 uid, u32 gid, u32 umask, u64 disk_bytes
+    list(u32 extra gid)
+    list(u32 resource, u64 soft, u64 hard)
+    list(u32 mode, text path)                       the writable paths
+    text hostname ("" leaves it), text cwd
+    list(text) exec candidates, list(text) argv, list(text) envp
+
+After it single bytes: `TERMINATE` and `KILL`; end of file ends the sandbox at once.
+"""
+
+import os
+import re
+import struct
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Final
+
+CONTROL_FD: Final = 3
+STATUS_FD: Final = 4
+TERMINATE: Final = b"T"
+"""SIGTERM, then SIGCONT, to every process of the job."""
+KILL: Final = b"K"
+"""SIGKILL to every process of the job, again and again until its main process is gone; init then reports it."""
+
+RLIM_INFINITY: Final = 2**64 - 1
+MAX_MESSAGE_BYTES: Final = 1 << 20
+MAX_REPORT_BYTES: Final = 4096
+
+_MAGIC: Final = 0x314A4653
+_FLAG_USER_NAMESPACES: Final = 1
+_NO_ID: Final = 2**32 - 1
+# The sizes of init's static tables; it refuses more with ProtocolFault(Fault.LAYOUT).
+_MAX_POINTERS: Final = 1 << 17
+_MAX_GROUPS: Final = 64
+_MAX_RLIMITS: Final = 16
+_MAX_WRITABLE_PATHS: Final = 64
+
+
+class Fault(IntEnum):
+    """The numbers of `P` lines: trouble of ours, never the program's."""
+
+    LENGTH = 1
+    LAYOUT = 2
+    HOSTNAME = 3
+    ROOT = 4
+    PRIVILEGES = 5
+    SIGNALS = 6
+    SPAWN = 7
+
+
+@dataclass(frozen=True, slots=True)
+class Rlimit:
+    """One resource limit; `resource` is Linux's number (`resource.RLIMIT_NPROC`)."""
+
+    resource: int
+    soft: int
+    hard: int
+
+
+@dataclass(frozen=True, slots=True)
+class WritablePath:
+    """A folder of the image to put a piece of the job's tmpfs on, owned by the job's user."""
+
+    path: str
+    mode: int = 0o700
+
+
+@dataclass(frozen=True, slots=True)
+class InitJob:
+    """Everything init needs to run one program.
+
+    `disk_bytes` bounds the sum of all `writable_paths`. They must be folders of the image, and none may lie in
+    another: what lies in a writable folder is writable already. Include `/tmp` and `/dev/shm`: gVisor makes
+    both an unlimited tmpfs otherwise.
+    """
+
+    candidates: Sequence[str]
+    argv: Sequence[str]
+    envp: Sequence[str]
+    uid: int
+    gid: int
+    groups: Sequence[int] = ()
+    cwd: str = "/"
+    hostname: str = ""
+    umask: int = 0o022
+    rlimits: Sequence[Rlimit] = ()
+    disk_bytes: int = 0
+    writable_paths: Sequence[WritablePath] = ()
+    allow_user_namespaces: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The sandbox is up and waits for its job."""
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The program runs: its execve succeeded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exited:
+    """The program ended by itself; `disk_full`: the writable paths had no free block then."""
+
+    code: int
+    disk_full: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Signaled:
+    """The program was ended by a signal."""
+
+    signal: int
+    disk_full: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ExecFailed:
+    """No candidate could be executed; `path_exists` tells ENOENT of a missing interpreter from a missing file."""
+
+    errno: int
+    path_exists: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ChdirFailed:
+    errno: int
+
+
+@dataclass(frozen=True, slots=True)
+class UserFailed:
+    errno: int
+
+
+@dataclass(frozen=True, slots=True)
+class MountFailed:
+    """`index` is that of the writable path; ENOENT: the image has no such folder."""
+
+    errno: int
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class RlimitFailed:
+    errno: int
+    resource: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProtocolFault:
+    """`number` is a `Fault`, or 0 for a line that init does not write."""
+
+    number: int
+
+
+Report = (
+    Ready
+    | Started
+    | Exited
+    | Signaled
+    | ExecFailed
+    | ChdirFailed
+    | UserFailed
+    | MountFailed
+    | RlimitFailed
+    | ProtocolFault
+)
+
+
+def encode_job(job: InitJob) -> bytes:
+    """Pack a job for the control pipe.
+
+    Raises:
+        ValueError: the job cannot be said in a message (a zero byte, too long, a number out of range, ...).
+    """
+    _check(job)
+    try:
+        body = b"".join(
+            (
+                struct.pack("<IIIIIQ", _MAGIC, _flags(job), job.uid, job.gid, job.umask, job.disk_bytes),
+                _list(struct.pack("<I", group) for group in job.groups),
+                _list(struct.pack("<IQQ", limit.resource, limit.soft, limit.hard) for limit in job.rlimits),
+                _list(struct.pack("<I", path.mode) + _text(path.path) for path in job.writable_paths),
+                _text(job.hostname),
+                _text(job.cwd),
+                _list(map(_text, job.candidates)),
+                _list(map(_text, job.argv)),
+                _list(map(_text, job.envp)),
+            )
+        )
+    except struct.error as error:
+        raise ValueError(f"a number of the job is out of range: {error}") from error
+    if len(body) > MAX_MESSAGE_BYTES:
+        raise ValueError(f"command and environment take {len(body)} bytes; at most {MAX_MESSAGE_BYTES} are possible")
+    return struct.pack("<I", len(body)) + body
+
+
+def exec_candidates(command0: str, path_env: str) -> list[str]:
+    """Expand a command's first word as execvp(3) does; an empty PATH entry is the current folder."""
+    if not command0:
+        return []
+    if "/" in command0:
+        return [command0]
+    return [f"{folder}/{command0}" if folder else command0 for folder in path_env.split(":")]
+
+
+# One regular expression a line of init, and what its numbers become.
+_FORMS: Final[tuple[tuple[re.Pattern[bytes], Callable[..., Report]], ...]] = (
+    (re.compile(rb"R"), Ready),
+    (re.compile(rb"S"), Started),
+    (re.compile(rb"E ([0-9]{1,3}) ([01])"), lambda code, full: Exited(code, bool(full))),
+    (re.compile(rb"G ([0-9]{1,3}) ([01])"), lambda signal, full: Signaled(signal, bool(full))),
+    (re.compile(rb"X ([0-9]{1,5}) ([01])"), lambda errno, exists: ExecFailed(errno, bool(exists))),
+    (re.compile(rb"C ([0-9]{1,5})"), ChdirFailed),
+    (re.compile(rb"U ([0-9]{1,5})"), UserFailed),
+    (re.compile(rb"M ([0-9]{1,5}) ([0-9]{1,5})"), MountFailed),
+    (re.compile(rb"L ([0-9]{1,5}) ([0-9]{1,10})"), RlimitFailed),
+    (re.compile(rb"P ([0-9]{1,5})"), ProtocolFault),
+)
+
+
+def parse_report(line: bytes) -> Report:
+    """Read one status line, with or without its newline; one that init does not write is `ProtocolFault(0)`."""
+    text = line.removesuffix(b"\n")
+    for form, report in _FORMS:
+        if found := form.fullmatch(text):
+            return report(*map(int, found.groups()))
+    return ProtocolFault(0)
+
+
+class StatusParser:
+    """Cuts what comes from the status pipe into reports, however it was split."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, data: bytes) -> list[Report]:
+        """Take the next bytes and return the reports they complete; more than 4 KiB without a newline is a fault."""
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        reports = [parse_report(line) for line in lines]
+        if len(self._rest) > MAX_REPORT_BYTES:
+            self._rest = b""
+            reports.append(ProtocolFault(0))
+        return reports
+
+
+def _flags(job: InitJob) -> int:
+    return _FLAG_USER_NAMESPACES if job.allow_user_namespaces else 0
+
+
+def _list(items: Iterable[bytes]) -> bytes:
+    packed = list(items)
+    return struct.pack("<I", len(packed)) + b"".join(packed)
+
+
+def _text(text: str) -> bytes:
+    # surrogateescape: an image may name files and users in bytes that are no UTF-8.
+    data = os.fsencode(text)
+    if b"\0" in data:
+        raise ValueError("a zero byte cannot be part of a command, a path or an environment variable")
+    return data + b"\0"
+
+
+def _check(job: InitJob) -> None:
+    if not job.argv or not job.candidates:
+        raise ValueError("the job has no command")
+    # One more each: init ends every list with a null pointer.
+    if len(job.candidates) + len(job.argv) + len(job.envp) + 3 > _MAX_POINTERS:
+        raise ValueError("the command and environment have too many entries")
+    for name, size, most in (
+        ("groups", len(job.groups), _MAX_GROUPS),
+        ("rlimits", len(job.rlimits), _MAX_RLIMITS),
+        ("writable paths", len(job.writable_paths), _MAX_WRITABLE_PATHS),
+    ):
+        if size > most:
+            raise ValueError(f"{size} {name}; at most {most} are possible")
+    if _NO_ID in {job.uid, job.gid, *job.groups}:
+        raise ValueError(f"{_NO_ID} is not a user or group: it means `unchanged` to the kernel")
+    if job.writable_paths and not job.disk_bytes:
+        raise ValueError("writable paths need disk_bytes: an unlimited tmpfs is never mounted")
+    _check_writable_paths([writable.path for writable in job.writable_paths])
+
+
+def _check_writable_paths(paths: Sequence[str]) -> None:
+    for path in paths:
+        if not path.startswith("/") or path == "/" or path != os.path.normpath(path):
+            raise ValueError(f"writable path {path!r} is not an absolute, normal path below /")
+        if any(path == other or path.startswith(f"{other}/") for other in paths if other is not path):
+            raise ValueError(f"writable path {path!r} lies in another one")

@@ -1,0 +1,428 @@
+/* init: PID 1 of every sandbox.
+ *
+ * It says over a pipe exactly how the job ended, because runsc's own exit status lies (an OOM under systrap
+ * is "exit 1", a missing program 128, a killed sentry looks like the program's death). It is also what a warm
+ * sandbox waits in until a job arrives. One job, then it exits and the sandbox ends with everything in it.
+ *
+ *     fd 3  control pipe, read: one job message, then single bytes: 'T' = SIGTERM to every process,
+ *           'K' = SIGKILL to every process; end of file = exit at once (the worker is gone)
+ *     fd 4  status pipe, written: text lines, each by one write; initproto.py lists them and the job's layout
+ *
+ * Started by runsc from host descriptors:
+ *     runsc ... run --bundle B --pass-fd=<control read end>:3 --pass-fd=<status write end>:4 --exec-fd=<this ELF> ID
+ *
+ * Who could forge the report? The job. So while it runs, init has a uid of its own that no job gets (neither
+ * root nor the job's), CAP_KILL as its only capability, and every signal blocked: the job can neither
+ * signal nor ptrace it, nor open /proc/1/fd. That holds for jobs of uid 0 too, which run without capabilities.
+ *
+ * Build (no libc: see sys.h):
+ *     cc -Os -static -nostdlib -ffreestanding -fno-stack-protector -fno-pie -no-pie \
+ *        -fno-asynchronous-unwind-tables -Wl,-z,noexecstack -Wl,--build-id=none -o init init.c
+ */
+#include "sys.h"
+
+enum { CONTROL = 3, STATUS = 4 };
+enum { MAX_MESSAGE = 1 << 20, MAX_POINTERS = 1 << 17, MAX_GROUPS = 64, MAX_RLIMITS = 16, MAX_PATHS = 64 };
+enum { MAGIC = 0x314a4653 /* "SFJ1" */, FLAG_USER_NAMESPACES = 1 };
+/* Any number no image uses; the one before it if a job asks for just this one. */
+enum { INIT_UID = 0x7ffffffe };
+
+enum fault {
+    FAULT_LENGTH = 1, FAULT_LAYOUT = 2, FAULT_HOSTNAME = 3, FAULT_ROOT = 4, FAULT_PRIVILEGES = 5,
+    FAULT_SIGNALS = 6, FAULT_SPAWN = 7,
+};
+
+enum { CAP_KILL = 5, CAP_SETGID = 6, CAP_SETUID = 7, CAP_SETPCAP = 8 };
+enum { MS_NOSUID = 2, MS_NODEV = 4, MS_BIND = 4096, MS_REC = 16384 };
+enum { CLONE_VM = 0x100, CLONE_VFORK = 0x4000 };
+enum { POLLIN = 1, WNOHANG = 1 };
+
+struct rlimit { u64 soft, hard; };
+
+struct job {
+    u32 flags, uid, gid, umask;
+    u64 disk_bytes;
+    u32 group_count, groups[MAX_GROUPS];
+    u32 rlimit_count, resources[MAX_RLIMITS];
+    struct rlimit rlimits[MAX_RLIMITS];
+    const char *hostname, *cwd;
+    u32 path_count, path_modes[MAX_PATHS];
+    const char *paths[MAX_PATHS];
+    char **candidates, **argv, **envp;
+};
+
+/* What the child, which shares our memory until its execve, leaves behind when it did not get that far. */
+struct failure {
+    char letter; /* 0: the program runs */
+    u32 error, detail;
+    int has_detail;
+};
+
+static u8 message[MAX_MESSAGE];
+static char *pointers[MAX_POINTERS];
+static u32 pointers_used;
+static struct job job;
+static volatile struct failure failure;
+static u8 child_stack[16384] __attribute__((aligned(16)));
+static int disk = -1;
+
+/* ---- reports ---- */
+
+static void write_line(struct line *line) {
+    put_text(line, "\n");
+    /* A worker that went away is seen as end of file on the control pipe; SIGPIPE is blocked by then. */
+    while (sys3(NR_write, STATUS, line->text, line->length) == -EINTR) {}
+}
+
+static void report(const char *letter, int numbers, u64 first, u64 second) {
+    struct line line;
+    line.length = 0;
+    put_text(&line, letter);
+    if (numbers > 0) {
+        put_text(&line, " ");
+        put_number(&line, first);
+    }
+    if (numbers > 1) {
+        put_text(&line, " ");
+        put_number(&line, second);
+    }
+    write_line(&line);
+}
+
+static __attribute__((noreturn)) void report_last(const char *letter, int numbers, u64 first, u64 second) {
+    report(letter, numbers, first, second);
+    leave(0);
+}
+
+static __attribute__((noreturn)) void report_fault(enum fault fault) {
+    report_last("P", 1, fault, 0);
+}
+
+/* ---- the job message ---- */
+
+static long read_exactly(void *to, u64 size) {
+    u64 have = 0;
+    while (have < size) {
+        long got = sys3(NR_read, CONTROL, (u8 *)to + have, size - have);
+        if (got == -EINTR) continue;
+        if (got <= 0) return 0;
+        have += (u64)got;
+    }
+    return 1;
+}
+
+struct cursor { u8 *at, *end; };
+
+static u64 take_number(struct cursor *cursor, int bytes) {
+    u64 number = 0;
+    if (cursor->end - cursor->at < bytes) report_fault(FAULT_LAYOUT);
+    for (int i = 0; i < bytes; i++) number |= (u64)cursor->at[i] << (8 * i);
+    cursor->at += bytes;
+    return number;
+}
+
+static u32 take_count(struct cursor *cursor, u32 most) {
+    u32 count = (u32)take_number(cursor, 4);
+    if (count > most) report_fault(FAULT_LAYOUT);
+    return count;
+}
+
+static char *take_string(struct cursor *cursor) {
+    char *text = (char *)cursor->at;
+    while (cursor->at < cursor->end && *cursor->at) cursor->at++;
+    if (cursor->at == cursor->end) report_fault(FAULT_LAYOUT);
+    cursor->at++;
+    return text;
+}
+
+static char **take_strings(struct cursor *cursor) {
+    u32 count = take_count(cursor, MAX_POINTERS);
+    if (count >= MAX_POINTERS - pointers_used) report_fault(FAULT_LAYOUT);
+    char **list = pointers + pointers_used;
+    for (u32 i = 0; i < count; i++) list[i] = take_string(cursor);
+    list[count] = 0;
+    pointers_used += count + 1;
+    return list;
+}
+
+static void read_job(void) {
+    u8 prefix[4];
+    if (!read_exactly(prefix, 4)) leave(0); /* never used: the pool closed its end */
+    u32 length = (u32)prefix[0] | (u32)prefix[1] << 8 | (u32)prefix[2] << 16 | (u32)prefix[3] << 24;
+    if (length > MAX_MESSAGE) report_fault(FAULT_LENGTH);
+    if (!read_exactly(message, length)) report_fault(FAULT_LENGTH);
+
+    struct cursor cursor = {message, message + length};
+    if (take_number(&cursor, 4) != MAGIC) report_fault(FAULT_LAYOUT);
+    job.flags = (u32)take_number(&cursor, 4);
+    job.uid = (u32)take_number(&cursor, 4);
+    job.gid = (u32)take_number(&cursor, 4);
+    job.umask = (u32)take_number(&cursor, 4);
+    job.disk_bytes = take_number(&cursor, 8);
+    job.group_count = take_count(&cursor, MAX_GROUPS);
+    for (u32 i = 0; i < job.group_count; i++) job.groups[i] = (u32)take_number(&cursor, 4);
+    job.rlimit_count = take_count(&cursor, MAX_RLIMITS);
+    for (u32 i = 0; i < job.rlimit_count; i++) {
+        job.resources[i] = (u32)take_number(&cursor, 4);
+        job.rlimits[i].soft = take_number(&cursor, 8);
+        job.rlimits[i].hard = take_number(&cursor, 8);
+    }
+    job.path_count = take_count(&cursor, MAX_PATHS);
+    for (u32 i = 0; i < job.path_count; i++) {
+        job.path_modes[i] = (u32)take_number(&cursor, 4);
+        job.paths[i] = take_string(&cursor);
+    }
+    job.hostname = take_string(&cursor);
+    job.cwd = take_string(&cursor);
+    job.candidates = take_strings(&cursor);
+    job.argv = take_strings(&cursor);
+    job.envp = take_strings(&cursor);
+    if (cursor.at != cursor.end || !job.candidates[0] || !job.argv[0]) report_fault(FAULT_LAYOUT);
+}
+
+/* ---- set-up as guest root ---- */
+
+static void set_hostname(void) {
+    u64 length = 0;
+    while (job.hostname[length]) length++;
+    if (length && sys2(NR_sethostname, job.hostname, length) < 0) report_fault(FAULT_HOSTNAME);
+}
+
+static void check_mount(long result, u32 index) {
+    if (result < 0) report_last("M", 2, (u64)-result, index);
+}
+
+/* One tmpfs carries every writable path, so that disk_bytes bounds their sum. It is mounted on the first path,
+ * gets a folder a path, and each folder is bound onto its path; the first one last, which hides the rest. We
+ * stand inside it meanwhile: a relative source stays right whatever has been mounted over its path since. */
+static void mount_writable_paths(void) {
+    if (!job.disk_bytes || !job.path_count) return;
+    struct line options;
+    options.length = 0;
+    /* gVisor mounts on a plain file without a word; and no path may miss because an earlier mount hid it. */
+    for (u32 i = 0; i < job.path_count; i++) {
+        long folder = sys4(NR_openat, AT_FDCWD, job.paths[i], O_PATH | O_DIRECTORY | O_CLOEXEC, 0);
+        check_mount(folder, i);
+        sys1(NR_close, folder);
+    }
+    put_text(&options, "mode=0700,size=");
+    put_number(&options, job.disk_bytes);
+    options.text[options.length] = 0;
+    check_mount(sys(NR_mount, "tmpfs", job.paths[0], "tmpfs", MS_NOSUID | MS_NODEV, options.text), 0);
+    check_mount(sys1(NR_chdir, job.paths[0]), 0);
+    disk = (int)sys4(NR_openat, AT_FDCWD, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
+    check_mount(disk, 0);
+    for (u32 left = job.path_count; left-- > 0;) {
+        struct line name;
+        name.length = 0;
+        put_number(&name, left);
+        name.text[name.length] = 0;
+        check_mount(sys3(NR_mkdirat, AT_FDCWD, name.text, 0700), left);
+        /* The mode before the owner: afterwards it would take CAP_FOWNER. */
+        check_mount(sys3(NR_fchmodat, AT_FDCWD, name.text, job.path_modes[left]), left);
+        check_mount(sys(NR_fchownat, AT_FDCWD, name.text, job.uid, job.gid, 0), left);
+        check_mount(sys(NR_mount, name.text, job.paths[left], 0, MS_BIND, 0), left);
+    }
+    check_mount(sys1(NR_chdir, "/"), 0);
+}
+
+/* gVisor lets anyone make a user namespace, and asks for CAP_SYS_ADMIN in the caller's *own* one when it counts
+ * RLIMIT_NPROC and mounts tmpfs: `unshare -Ur` would lift pids_limit and disk_bytes. As on Linux it refuses
+ * new user namespaces to a chrooted task, so the job lives in a chroot that shows the same tree. */
+static void forbid_user_namespaces(void) {
+    if (job.flags & FLAG_USER_NAMESPACES) return;
+    if (sys(NR_mount, "/", "/proc", 0, MS_BIND | MS_REC, 0) < 0) report_fault(FAULT_ROOT);
+    if (sys1(NR_chroot, "/proc") < 0 || sys1(NR_chdir, "/") < 0) report_fault(FAULT_ROOT);
+}
+
+/* Keeps of the capabilities we have those in `wanted`, all of them effective. */
+static long keep_capabilities(u32 wanted) {
+    struct { u32 version, pid; } header = {0x20080522, 0};
+    struct { u32 effective, permitted, inheritable; } data[2];
+    long error = sys2(NR_capget, &header, data);
+    if (error < 0) return error;
+    data[0].effective = data[0].permitted &= wanted;
+    data[1].effective = data[1].permitted = data[0].inheritable = data[1].inheritable = 0;
+    return sys2(NR_capset, &header, data);
+}
+
+/* Before the job exists, so that there is no moment in which it could signal us. The pipes need it as well: gVisor
+ * lets anyone who may open the pipe itself open it through /proc/1/fd, and a forged "E 0 0" was seen from a job of
+ * uid 0 without capabilities. */
+static void become_init_user(void) {
+    u32 uid = job.uid == INIT_UID ? INIT_UID - 1 : INIT_UID;
+    for (int fd = CONTROL; fd <= STATUS; fd++)
+        if (sys2(NR_fchmod, fd, 0) < 0 || sys3(NR_fchown, fd, uid, uid) < 0) report_fault(FAULT_PRIVILEGES);
+    if (disk >= 0 && sys3(NR_fchown, disk, uid, uid) < 0) report_fault(FAULT_PRIVILEGES);
+    /* gVisor's /dev is a tmpfs without a size, and root's; /dev/shm has had its own limit by now. */
+    if (job.uid == 0) sys(NR_fchownat, AT_FDCWD, "/dev", uid, uid, 0);
+    if (sys2(NR_prctl, PR_SET_KEEPCAPS, 1) < 0) report_fault(FAULT_PRIVILEGES);
+    if (sys3(NR_setresgid, uid, uid, uid) < 0 || sys3(NR_setresuid, uid, uid, uid) < 0) report_fault(FAULT_PRIVILEGES);
+    if (keep_capabilities(1u << CAP_KILL | 1u << CAP_SETUID | 1u << CAP_SETGID | 1u << CAP_SETPCAP) < 0)
+        report_fault(FAULT_PRIVILEGES);
+}
+
+/* ---- the child, until it is the program ---- */
+
+static __attribute__((noreturn)) void fail_child(char letter, long error, int has_detail, u32 detail) {
+    failure.error = (u32)-error;
+    failure.detail = detail;
+    failure.has_detail = has_detail;
+    failure.letter = letter;
+    for (;;) sys1(NR_exit, 0);
+}
+
+static void set_rlimits(void) {
+    for (u32 i = 0; i < job.rlimit_count; i++) {
+        long error = sys4(NR_prlimit64, 0, job.resources[i], &job.rlimits[i], 0);
+        if (error < 0) fail_child('L', error, 1, job.resources[i]);
+    }
+}
+
+static void drop_privileges(void) {
+    /* To setresuid these mean "leave as it is": the job would run as init's own user. */
+    long error = job.uid == ~0u || job.gid == ~0u ? -EINVAL : 0;
+    for (u32 capability = 0; capability < 64 && error >= 0; capability++) {
+        long bound = sys2(NR_prctl, PR_CAPBSET_READ, capability);
+        if (bound < 0) break; /* past the last one */
+        if (bound > 0) error = sys2(NR_prctl, PR_CAPBSET_DROP, capability);
+    }
+    if (error >= 0) error = sys(NR_prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+    if (error >= 0) error = sys2(NR_setgroups, job.group_count, job.groups);
+    if (error >= 0) error = sys3(NR_setresgid, job.gid, job.gid, job.gid);
+    if (error >= 0) error = sys3(NR_setresuid, job.uid, job.uid, job.uid);
+    /* Leaving a uid that was never 0 keeps the capabilities: they go by hand. */
+    if (error >= 0) error = keep_capabilities(0);
+    if (error < 0) fail_child('U', error, 0, 0);
+}
+
+/* As execvp(3): the next candidate after "not here", EACCES remembered. Beyond it we tell a missing file from
+ * one whose interpreter is missing (ENOENT both), and a file from a PATH folder we may not search. */
+static __attribute__((noreturn)) void exec_program(void) {
+    long worst = -ENOENT;
+    u32 exists = 0;
+    for (char **path = job.candidates; *path; path++) {
+        long error = sys3(NR_execve, *path, job.argv, job.envp);
+        u32 here = sys3(NR_faccessat, AT_FDCWD, *path, F_OK) == 0;
+        if (error != -ENOENT && error != -ENOTDIR && error != -EACCES && error != -ENODEV && error != -ESTALE && error != -ETIMEDOUT)
+            fail_child('X', error, 1, here);
+        if (here > exists || (here == exists && error == -EACCES)) {
+            worst = error;
+            exists = here;
+        }
+    }
+    fail_child('X', worst, 1, exists);
+}
+
+__attribute__((used)) static void run_child(void) {
+    sys0(NR_setsid);
+    reset_signals();
+    sys1(NR_umask, job.umask);
+    set_rlimits();
+    drop_privileges();
+    long error = sys1(NR_chdir, job.cwd);
+    if (error < 0) fail_child('C', error, 0, 0);
+    /* Ours are close-on-exec as well; this is for whatever a later runsc might leave open. */
+    sys3(NR_close_range, 3, ~0u, 0);
+    exec_program();
+}
+
+/* clone(flags, stack) whose child calls run_child on that stack. */
+long spawn(u64 flags, void *stack);
+#if defined(__x86_64__)
+__asm__(".text\nspawn:\n"
+        "xor %edx, %edx\nxor %r10d, %r10d\nxor %r8d, %r8d\nmov $56, %eax\nsyscall\n"
+        "test %rax, %rax\njz 1f\nret\n"
+        "1: xor %ebp, %ebp\ncall run_child\nhlt\n");
+#else
+__asm__(".text\nspawn:\n"
+        "mov x2, #0\nmov x3, #0\nmov x4, #0\nmov x8, #220\nsvc #0\n"
+        "cbz x0, 1f\nret\n"
+        "1: mov x29, #0\nbl run_child\nbrk #0\n");
+#endif
+
+/* ---- while the job runs ---- */
+
+static u32 is_disk_full(void) {
+    u64 statfs[16]; /* f_type, f_bsize, f_blocks, f_bfree, ... : 15 words on both machines */
+    if (disk < 0 || sys2(NR_fstatfs, disk, statfs) < 0) return 0;
+    return statfs[3] == 0;
+}
+
+static void report_end_of(int status) {
+    if (status & 0x7f) report_last("G", 2, (u64)(status & 0x7f), is_disk_full());
+    report_last("E", 2, (u64)(status >> 8 & 0xff), is_disk_full());
+}
+
+/* The main process is asked for by name each time, so that endless dying orphans cannot hide its end. */
+static void reap(long main_process) {
+    int status;
+    for (int i = 0; i < 4096; i++) {
+        if (sys4(NR_wait4, main_process, &status, WNOHANG, 0) == main_process) report_end_of(status);
+        long ended = sys4(NR_wait4, -1, &status, WNOHANG, 0);
+        if (ended == main_process) report_end_of(status); /* it ended between the two calls */
+        if (ended <= 0) return;
+    }
+}
+
+static __attribute__((noreturn)) void supervise(long main_process, long signals) {
+    struct { int fd; short events, revents; } polled[2] = {{CONTROL, POLLIN, 0}, {(int)signals, POLLIN, 0}};
+    struct { long seconds, nanoseconds; } soon = {0, 20 * 1000 * 1000};
+    int killing = 0;
+    for (;;) {
+        reap(main_process);
+        polled[0].revents = polled[1].revents = 0;
+        sys(NR_ppoll, polled, 2, killing ? &soon : 0, 0, 8);
+        if (polled[1].revents) {
+            u8 information[128];
+            sys3(NR_read, signals, information, sizeof information);
+        }
+        if (polled[0].revents) {
+            char command = 0;
+            long got = sys3(NR_read, CONTROL, &command, 1);
+            if (got <= 0 && got != -EINTR) {
+                reap(main_process);
+                leave(0);
+            }
+            if (got == 1 && command == 'T') {
+                sys2(NR_kill, -1, SIGTERM);
+                sys2(NR_kill, -1, SIGCONT); /* a stopped process could not act on it */
+            }
+            if (got == 1 && command == 'K') killing = 1;
+        }
+        /* Again until the main process is gone: kill(-1) sees the processes of one moment, a fork bomb makes more. */
+        if (killing) sys2(NR_kill, -1, SIGKILL);
+    }
+}
+
+__attribute__((used)) static void start(void) {
+    u64 all = ~0ul, child_ended = 1ul << (SIGCHLD - 1);
+    sys4(NR_rt_sigprocmask, SIG_SETMASK, &all, 0, 8);
+    sys3(NR_fcntl, CONTROL, F_SETFD, FD_CLOEXEC);
+    sys3(NR_fcntl, STATUS, F_SETFD, FD_CLOEXEC);
+    report("R", 0, 0, 0);
+    read_job();
+
+    long signals = sys4(NR_signalfd4, -1, &child_ended, 8, O_CLOEXEC);
+    if (signals < 0) report_fault(FAULT_SIGNALS);
+    set_hostname();
+    mount_writable_paths();
+    forbid_user_namespaces();
+    become_init_user();
+
+    /* As vfork: one address space less to build (a fork costs a systrap sandbox 15-20 ms of CPU), and we go on only
+     * when the program runs or `failure` says why not. */
+    long main_process = spawn(CLONE_VM | CLONE_VFORK | SIGCHLD, child_stack + sizeof child_stack);
+    if (main_process < 0) report_fault(FAULT_SPAWN);
+    if (failure.letter) {
+        char letter[2] = {failure.letter, 0};
+        report_last(letter, 1 + failure.has_detail, failure.error, failure.detail);
+    }
+    if (keep_capabilities(1u << CAP_KILL) < 0) report_fault(FAULT_PRIVILEGES);
+    /* The files of a process that is not dumpable belong to root in /proc, which a job of uid 0 would be. */
+    sys2(NR_prctl, PR_SET_DUMPABLE, 1);
+    report("S", 0, 0, 0);
+    supervise(main_process, signals);
+}
+
+ENTRY(start);

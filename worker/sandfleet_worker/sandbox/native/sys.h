@@ -1,0 +1,132 @@
+/* Raw Linux system calls for init.c and launch.c: no libc, x86-64 and arm64.
+ *
+ * Why no libc: runsc starts init from a host file descriptor (--exec-fd), and a static glibc program dies
+ * there in _dl_get_origin, because /proc/self/exe does not name a file of the guest. It also keeps both
+ * programs at a few KB, which matters for one exec a sandbox.
+ */
+#ifndef SANDFLEET_SYS_H
+#define SANDFLEET_SYS_H
+
+typedef unsigned char u8;
+typedef unsigned int u32;
+typedef unsigned long u64;
+
+#if defined(__x86_64__)
+
+enum {
+    NR_read = 0, NR_write = 1, NR_close = 3, NR_rt_sigaction = 13, NR_rt_sigprocmask = 14, NR_clone = 56,
+    NR_execve = 59, NR_exit = 60, NR_wait4 = 61, NR_kill = 62, NR_fcntl = 72, NR_chdir = 80, NR_fchmod = 91,
+    NR_fchown = 93, NR_umask = 95,
+    NR_getppid = 110, NR_setsid = 112, NR_setgroups = 116, NR_setresuid = 117, NR_setresgid = 119,
+    NR_capget = 125, NR_capset = 126, NR_fstatfs = 138, NR_prctl = 157, NR_chroot = 161, NR_mount = 165, NR_sethostname = 170,
+    NR_exit_group = 231, NR_openat = 257, NR_mkdirat = 258, NR_fchownat = 260, NR_fchmodat = 268,
+    NR_faccessat = 269, NR_ppoll = 271, NR_signalfd4 = 289, NR_prlimit64 = 302, NR_close_range = 436,
+};
+#define O_DIRECTORY 0200000
+
+static inline __attribute__((always_inline)) long sys5(long nr, long a, long b, long c, long d, long e) {
+    long result;
+    register long r10 __asm__("r10") = d;
+    register long r8 __asm__("r8") = e;
+    __asm__ volatile("syscall"
+                     : "=a"(result)
+                     : "a"(nr), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8)
+                     : "rcx", "r11", "memory");
+    return result;
+}
+
+/* The kernel enters with argc, argv, NULL, envp at the stack pointer. */
+#define ENTRY(function)                                                                                        \
+    __asm__(".text\n.globl _start\n_start:\n"                                                                  \
+            "xor %ebp, %ebp\nmov %rsp, %rdi\nand $-16, %rsp\ncall " #function "\nhlt\n")
+
+#elif defined(__aarch64__)
+
+enum {
+    NR_fcntl = 25, NR_mkdirat = 34, NR_mount = 40, NR_fstatfs = 44, NR_faccessat = 48, NR_chdir = 49,
+    NR_chroot = 51, NR_fchmod = 52, NR_fchmodat = 53, NR_fchownat = 54, NR_fchown = 55, NR_openat = 56, NR_close = 57, NR_read = 63,
+    NR_write = 64, NR_ppoll = 73, NR_signalfd4 = 74, NR_capget = 90, NR_capset = 91, NR_exit = 93, NR_exit_group = 94,
+    NR_kill = 129, NR_rt_sigaction = 134, NR_rt_sigprocmask = 135, NR_setresuid = 147, NR_setresgid = 149,
+    NR_setsid = 157, NR_setgroups = 159, NR_sethostname = 161, NR_umask = 166, NR_prctl = 167,
+    NR_getppid = 173, NR_clone = 220, NR_execve = 221, NR_wait4 = 260, NR_prlimit64 = 261,
+    NR_close_range = 436,
+};
+#define O_DIRECTORY 040000
+
+static inline __attribute__((always_inline)) long sys5(long nr, long a, long b, long c, long d, long e) {
+    register long x8 __asm__("x8") = nr;
+    register long x0 __asm__("x0") = a;
+    register long x1 __asm__("x1") = b;
+    register long x2 __asm__("x2") = c;
+    register long x3 __asm__("x3") = d;
+    register long x4 __asm__("x4") = e;
+    __asm__ volatile("svc #0" : "+r"(x0) : "r"(x8), "r"(x1), "r"(x2), "r"(x3), "r"(x4) : "memory");
+    return x0;
+}
+
+#define ENTRY(function)                                                                                        \
+    __asm__(".text\n.globl _start\n_start:\n"                                                                  \
+            "mov x29, #0\nmov x30, #0\nmov x0, sp\nbl " #function "\nbrk #0\n")
+
+#else
+#error "sandfleet's init and launch know x86-64 and arm64 only"
+#endif
+
+#define sys(nr, a, b, c, d, e) sys5((nr), (long)(a), (long)(b), (long)(c), (long)(d), (long)(e))
+#define sys4(nr, a, b, c, d) sys(nr, a, b, c, d, 0)
+#define sys3(nr, a, b, c) sys(nr, a, b, c, 0, 0)
+#define sys2(nr, a, b) sys(nr, a, b, 0, 0, 0)
+#define sys1(nr, a) sys(nr, a, 0, 0, 0, 0)
+#define sys0(nr) sys(nr, 0, 0, 0, 0, 0)
+
+enum { EPERM = 1, ENOENT = 2, EINTR = 4, E2BIG = 7, EACCES = 13, ENODEV = 19, ENOTDIR = 20, EINVAL = 22, ESTALE = 116, ETIMEDOUT = 110 };
+enum { O_RDONLY = 0, O_WRONLY = 1, O_CLOEXEC = 02000000, O_PATH = 010000000 };
+enum { AT_FDCWD = -100, F_SETFD = 2, FD_CLOEXEC = 1, F_OK = 0 };
+enum { SIG_SETMASK = 2, SIGKILL = 9, SIGTERM = 15, SIGCHLD = 17, SIGCONT = 18, LAST_SIGNAL = 64 };
+enum { PR_SET_PDEATHSIG = 1, PR_SET_DUMPABLE = 4, PR_SET_KEEPCAPS = 8, PR_CAPBSET_READ = 23, PR_CAPBSET_DROP = 24, PR_SET_NO_NEW_PRIVS = 38 };
+
+/* A GNU C compiler may call these two for loops and copies even in freestanding code. */
+__attribute__((used, optimize("no-tree-loop-distribute-patterns"))) void *memset(void *to, int byte, u64 size) {
+    for (u64 i = 0; i < size; i++) ((u8 *)to)[i] = (u8)byte;
+    return to;
+}
+
+__attribute__((used, optimize("no-tree-loop-distribute-patterns"))) void *memcpy(void *to, const void *from, u64 size) {
+    for (u64 i = 0; i < size; i++) ((u8 *)to)[i] = ((const u8 *)from)[i];
+    return to;
+}
+
+static inline __attribute__((noreturn)) void leave(int code) {
+    for (;;) sys1(NR_exit_group, code);
+}
+
+/* Ignored signals stay ignored across execve (Python ignores SIGPIPE), and so does the mask. */
+static inline void reset_signals(void) {
+    u64 none = 0;
+    u64 action[4] = {0, 0, 0, 0}; /* kernel struct sigaction: handler SIG_DFL; 32 bytes at most on both machines */
+    for (int signal = 1; signal <= LAST_SIGNAL; signal++) sys4(NR_rt_sigaction, signal, action, 0, 8);
+    sys4(NR_rt_sigprocmask, SIG_SETMASK, &none, 0, 8);
+}
+
+/* A line of text put together on the stack and written by one write(2): shorter than PIPE_BUF, so atomic. */
+struct line {
+    u32 length;
+    char text[512];
+};
+
+static inline void put_text(struct line *line, const char *text) {
+    while (*text && line->length < sizeof line->text) line->text[line->length++] = *text++;
+}
+
+static inline void put_number(struct line *line, u64 number) {
+    char digits[21];
+    int at = 20;
+    digits[at] = 0;
+    do {
+        digits[--at] = (char)('0' + number % 10);
+        number /= 10;
+    } while (number);
+    put_text(line, digits + at);
+}
+
+#endif
