@@ -72,6 +72,7 @@ def shared_options(settings: Settings) -> dict[str, Any]:
         "result_backend_transport_options": {"global_keyprefix": KEY_PREFIX},
         # An outcome that ends during a Redis outage is stored when Redis is back, not lost.
         "result_backend_always_retry": True,
-        "redis_socket_keepalive": True,
+        # Celery hands this on to a unix socket's connection too, which refuses the argument.
+        "redis_socket_keepalive": not url.startswith("redis+socket:"),
         "redis_backend_health_check_interval": 10,
     }

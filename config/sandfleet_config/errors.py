@@ -128,7 +128,7 @@ class SandboxError(Exception):
     @property
     def outcome(self) -> Outcome | None:
         """The whole outcome where there is one: output, exit code and signal so far are kept in every ending."""
-        from sandfleet_config.outcome import Outcome  # noqa: PLC0415  outcome.py is built on this module
+        from sandfleet_config.outcome import Outcome
 
         raw = self.args[2] if len(self.args) > 2 else None  # noqa: PLR2004  (code, message, outcome, errors)
         return None if raw is None else Outcome.model_validate(raw)

@@ -137,9 +137,11 @@ class Outcome(Record):
         return value
 
     @classmethod
-    def of(cls, code: ErrorCode, job_id: str, message: str = "", **fields: Any) -> Self:  # noqa: ANN401  any field
+    def of(cls, code: ErrorCode, job_id: str, message: str = "", **fields: Any) -> Self:
         """Build an outcome whose category and retryable follow from `code`."""
-        return cls(code=code, job_id=job_id, message=message, category=code.category, retryable=code.is_retryable, **fields)
+        return cls(
+            code=code, job_id=job_id, message=message, category=code.category, retryable=code.is_retryable, **fields
+        )
 
     @property
     def is_ok(self) -> bool:
@@ -179,7 +181,9 @@ class Outcome(Record):
                 stderr=self.stderr.text,
                 duration=self.duration or 0.0,
             )
-        error = self.to_error() or ERROR_CLASSES[ErrorCode.INTERNAL].of("an outcome OK came without an exit code", self.to_json())
+        error = self.to_error() or ERROR_CLASSES[ErrorCode.INTERNAL].of(
+            "an outcome OK came without an exit code", self.to_json()
+        )
         raise error
 
 

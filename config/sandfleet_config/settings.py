@@ -69,8 +69,12 @@ class PolicySettings(Section):
     timeout_seconds: float = Field(default=3600.0, gt=0, description="Ceiling of `timeout`.")
     grace_seconds: float = Field(default=60.0, ge=0, description="Ceiling of `grace`.")
     output_bytes: Bytes = Field(default=8 << 20, gt=0, description="Ceiling of `output.max_bytes`.")
-    images: Annotated[tuple[str, ...], NoDecode] = Field(default=("*",), description="Allowed images: glob patterns of names or digests.")
-    platforms: Annotated[tuple[str, ...], NoDecode] = Field(default=(), description="Platforms a spec may name beside the host's.")
+    images: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=("*",), description="Allowed images: glob patterns of names or digests."
+    )
+    platforms: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="Platforms a spec may name beside the host's."
+    )
     allow_root: bool = Field(default=False, description="Let a spec's user be root (without capabilities).")
 
     @field_validator("images", "platforms", mode="before")
@@ -95,12 +99,14 @@ class Settings(BaseSettings):
 
     redis_url: SecretStr = Field(
         default=SecretStr(""),
-        description="Broker and result store: redis://, rediss:// or unix://. Empty: the `local` stack where it runs, else 127.0.0.1:6379.",
+        description="Broker and result store: redis://, rediss:// or unix://. Empty: the `local` stack, else 127.0.0.1:6379.",
     )
     queue: str = Field(default=DEFAULT_QUEUE, min_length=1, description="The queue jobs go to.")
     result_ttl_seconds: int = Field(default=86400, gt=0, description="How long an outcome is kept.")
     max_spec_bytes: int = Field(default=MAX_SPEC_BYTES, gt=0, description="Largest encoded spec.")
-    local_dir: Path = Field(default=Path("/run/sandfleet/local"), description="Where `sandfleet-worker local` keeps its socket.")
+    local_dir: Path = Field(
+        default=Path("/run/sandfleet/local"), description="Where `sandfleet-worker local` keeps its socket."
+    )
 
     @field_validator("redis_url")
     @classmethod
@@ -152,13 +158,22 @@ class WorkerSettings(Settings, HostSettings):
     """What a worker needs."""
 
     concurrency: int = Field(
-        default_factory=lambda: os.cpu_count() or 1, gt=0, le=4096, description="Sandboxes at once on this host, all its workers together."
+        default_factory=lambda: os.cpu_count() or 1,
+        gt=0,
+        le=4096,
+        description="Sandboxes at once on this host, all its workers together.",
     )
-    slots_dir: Path = Field(default=Path("/run/sandfleet/slots"), description="Lock files that the workers of a host share.")
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(default="INFO", description="The worker's log level.")
+    slots_dir: Path = Field(
+        default=Path("/run/sandfleet/slots"), description="Lock files that the workers of a host share."
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        default="INFO", description="The worker's log level."
+    )
 
 
-def setting_names(model: type[BaseModel] = WorkerSettings, prefix: str = PREFIX) -> Iterator[tuple[str, str, object, str]]:
+def setting_names(
+    model: type[BaseModel] = WorkerSettings, prefix: str = PREFIX
+) -> Iterator[tuple[str, str, object, str]]:
     """Yield each setting as (environment name, type, default, description), nested sections included."""
     for name, field in model.model_fields.items():
         key = f"{prefix}{name}".upper()

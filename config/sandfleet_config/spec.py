@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -119,17 +119,27 @@ def encode_payload(raw: bytes) -> dict[str, str]:
 class ResourceSpec(ContractModel):
     """Limits of one job; zero is the host's ceiling, and a wish above that ceiling is refused, never shortened."""
 
-    memory_bytes: Bytes = Field(default=0, description="Memory of the whole sandbox; files on tmpfs count. Takes `256MiB`.")
-    cpu_quota: int = Field(default=0, ge=0, le=1 << 40, description="Microseconds of CPU in each 100 ms; 50000 is half a core.")
-    pids_limit: int = Field(default=0, ge=0, le=1 << 22, description="Processes and threads at once; past it fork fails (EAGAIN).")
-    disk_bytes: Bytes = Field(default=0, description="Bytes in all writable folders together; they count as memory too.")
+    memory_bytes: Bytes = Field(
+        default=0, description="Memory of the whole sandbox; files on tmpfs count. Takes `256MiB`."
+    )
+    cpu_quota: int = Field(
+        default=0, ge=0, le=1 << 40, description="Microseconds of CPU in each 100 ms; 50000 is half a core."
+    )
+    pids_limit: int = Field(
+        default=0, ge=0, le=1 << 22, description="Processes and threads at once; past it fork fails (EAGAIN)."
+    )
+    disk_bytes: Bytes = Field(
+        default=0, description="Bytes in all writable folders together; they count as memory too."
+    )
 
 
 class SecuritySpec(ContractModel):
     """How the sandbox is closed; the host's policy outranks it."""
 
-    user: Name = Field(default="", description="`name`, `uid`, `name:group` or `uid:gid`; empty is the image's own if not root.")
-    read_only_rootfs: bool = Field(default=True, description="/tmp and HOME are writable all the same.")
+    user: Name = Field(
+        default="", description="`name`, `uid`, `name:group` or `uid:gid`; empty is the image's own if not root."
+    )
+    read_only_rootfs: bool = Field(default=True, description="/tmp and HOME are writable all the same.")  # noqa: S108  the sandbox's own
     network_mode: Literal["none", "sandbox"] = Field(default="none", description="`host` is a violation.")
     seccomp_profile: Name = Field(default="", description="A profile of the host's policy; no host lists one yet.")
     privileged: bool = Field(default=False, description="Always a violation when true.")
@@ -154,8 +164,12 @@ class SecuritySpec(ContractModel):
 class OutputSpec(ContractModel):
     """How much of stdout and of stderr is kept; both are always read to their end and counted."""
 
-    max_bytes: Bytes = Field(default=DEFAULT_OUTPUT_BYTES, description="Kept bytes a stream; zero is the host's ceiling.")
-    keep: Literal["head", "tail", "both"] = Field(default="head", description="`both` joins head and tail with a marker line.")
+    max_bytes: Bytes = Field(
+        default=DEFAULT_OUTPUT_BYTES, description="Kept bytes a stream; zero is the host's ceiling."
+    )
+    keep: Literal["head", "tail", "both"] = Field(
+        default="head", description="`both` joins head and tail with a marker line."
+    )
     on_limit: Literal["truncate", "kill"] = "truncate"
 
 
@@ -174,7 +188,9 @@ def _check_env_item(item: str) -> str:
 
 
 EnvItem = Annotated[Text, AfterValidator(_check_env_item)]
-LabelKey = Annotated[str, Field(min_length=1, max_length=MAX_LABEL_KEY_CHARS), AfterValidator(refuse_control_characters)]
+LabelKey = Annotated[
+    str, Field(min_length=1, max_length=MAX_LABEL_KEY_CHARS), AfterValidator(refuse_control_characters)
+]
 LabelValue = Annotated[str, Field(max_length=MAX_LABEL_VALUE_CHARS), AfterValidator(refuse_control_characters)]
 
 
@@ -235,5 +251,3 @@ class SandboxSpec(ContractModel):
         words = " ".join(word if word.isprintable() and " " not in word else ascii(word) for word in self.command)
         line = f"{name + ': ' if name else ''}{self.image} {words}".rstrip()
         return line if len(line) <= width else line[: width - 3] + "..."
-
-

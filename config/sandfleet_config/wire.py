@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, cast
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, NoReturn, cast
 
 from pydantic import AfterValidator, Field, ValidationError
 
@@ -20,7 +20,7 @@ from sandfleet_config.spec import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-CONTRACT_VERSION = 1
+CONTRACT_VERSION: Final = 1
 MAX_SPEC_BYTES = 256 * 1024
 MAX_REPORTED_FAULTS = 50
 
@@ -102,7 +102,9 @@ def _check_contract(raw: dict[str, Any]) -> None:
     version = raw.get("contract")
     if version != CONTRACT_VERSION or isinstance(version, bool):
         shown = version if isinstance(version, int) else "none that can be read"
-        msg = f"the message's contract version is {shown}, this side speaks {CONTRACT_VERSION}: bring both to one release"
+        msg = (
+            f"the message's contract version is {shown}, this side speaks {CONTRACT_VERSION}: bring both to one release"
+        )
         raise SpecInvalid.of(msg)
 
 
@@ -132,7 +134,10 @@ def _field_name(location: tuple[int | str, ...]) -> str:
     if parts[:1] == ["spec"] and len(parts) > 1:
         parts = parts[1:]
     # An unknown key is the sender's own text: show it printable and short.
-    return ".".join(part if part.isprintable() and len(part) <= MAX_NAME_CHARS else ascii(part)[:80] for part in parts) or "spec"
+    return (
+        ".".join(part if part.isprintable() and len(part) <= MAX_NAME_CHARS else ascii(part)[:80] for part in parts)
+        or "spec"
+    )
 
 
 def spec_sha256(spec: SandboxSpec) -> str:

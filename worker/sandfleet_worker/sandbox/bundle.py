@@ -6,6 +6,7 @@ import resource
 from typing import TYPE_CHECKING, Any
 
 from sandfleet_config.errors import SpecInvalid, UserInvalid
+
 from sandfleet_worker.sandbox.initproto import InitJob, Rlimit, WritablePath, exec_candidates
 
 if TYPE_CHECKING:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from sandfleet_config.errors import HostResources
 from sandfleet_config.outcome import Usage
+
 from sandfleet_worker.policy import CPU_PERIOD_MICROSECONDS
 
 if TYPE_CHECKING:

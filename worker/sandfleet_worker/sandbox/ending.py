@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sandfleet_config.outcome import LimitState, Outcome, Record, Runtime, StreamOutput, Timing, Usage
+
 from sandfleet_worker.sandbox.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ class Ending(Record):
     runtime: Runtime
     image_digest: str | None = None
 
-    def to_outcome(self, *, job_id: str, queued: float | None = None, **fields: Any) -> Outcome:  # noqa: ANN401  Outcome's
+    def to_outcome(self, *, job_id: str, queued: float | None = None, **fields: Any) -> Outcome:
         """Return the outcome of the job `job_id`; `fields` are what only the fleet knows: batch, labels, attempts, host."""
         verdict = self.verdict
         return Outcome.of(

@@ -1,9 +1,9 @@
 """Who owns which sandbox on this host, and clearing what a ``kill -9`` left.
 
-Each runner owns one folder below runsc's root folder and holds a flock on a file in it for as long as it lives; the kernel drops
-the lock with the process. A folder whose lock can be taken is stale, with its processes, mounts and cgroups. Containers that share
-the folder share the janitor too. Cgroups are only removed through the folder that names them: the cgroup tree of a host may be
-seen by workers whose folders are not.
+Each runner owns one folder below runsc's root folder and holds a flock on a file in it for as long as it lives; the
+kernel drops the lock with the process. A folder whose lock can be taken is stale, with its processes, mounts and cgroups.
+Containers that share the folder share the janitor too. Cgroups are only removed through the folder that names them: the
+cgroup tree of a host may be seen by workers whose folders are not.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sandfleet_config.errors import HostResources
+
 from sandfleet_worker.sandbox.cgroups import remove_cgroups
 from sandfleet_worker.sandbox.sandbox import remove_folder
 
@@ -64,9 +65,7 @@ class Ownership:
     def release(self) -> None:
         """Remove the folder and its lock; the sandboxes in it are gone by then."""
         with contextlib.suppress(FileNotFoundError), _locked(self._root / JANITOR_LOCK):
-            (self.folder / LOCK_NAME).unlink(missing_ok=True)
-            with contextlib.suppress(OSError):
-                self.folder.rmdir()
+            remove_folder(self.folder)
         with contextlib.suppress(OSError):
             os.close(self._lock)
 

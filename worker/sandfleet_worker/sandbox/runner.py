@@ -1,7 +1,7 @@
 """Run specs in fresh gVisor sandboxes on this machine: no Celery, no Redis.
 
-    with RunscRunner() as runner:
-        result = runner.run(SandboxSpec(image="python", command=["python3", "-c", "print(1)"]))
+with RunscRunner() as runner:
+    result = runner.run(SandboxSpec(image="python", command=["python3", "-c", "print(1)"]))
 """
 
 from __future__ import annotations
@@ -9,13 +9,12 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
-from sandfleet_config.errors import GVisorNotAvailable
 from sandfleet_config.outcome import Runtime, StreamOutput, Timing
 from sandfleet_config.settings import HostSettings, check_environment
 from sandfleet_config.spec import SandboxSpec
+
 from sandfleet_worker.policy import admit
 from sandfleet_worker.sandbox.bundle import new_init_job
 from sandfleet_worker.sandbox.cancellation import Cancellation
@@ -23,6 +22,7 @@ from sandfleet_worker.sandbox.cgroups import SandboxCgroup, find_tree
 from sandfleet_worker.sandbox.ending import Ending, limit_states
 from sandfleet_worker.sandbox.images import ImageStore, resolve_user
 from sandfleet_worker.sandbox.janitor import Ownership, SweepReport, sweep
+from sandfleet_worker.sandbox.probe import pack_probe, probe_job, probe_limits, read_probe
 from sandfleet_worker.sandbox.runsc import SandboxPaths, find_runsc, read_head, read_log_errors
 from sandfleet_worker.sandbox.sandbox import Plan, Sandbox
 from sandfleet_worker.sandbox.verdict import Facts, decide
@@ -31,9 +31,10 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from sandfleet_config.outcome import SandboxResult
+
     from sandfleet_worker.policy import Admitted
-    from sandfleet_worker.sandbox.images import Image
     from sandfleet_worker.sandbox.initproto import InitJob
+    from sandfleet_worker.sandbox.probe import ProbeReport
 
 LOG_CHARS = 2000
 LOCAL_JOB = "local"
@@ -56,7 +57,9 @@ class RunscRunner:
         """Return the runner itself."""
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Give the runner's folder back."""
         self.close()
 
@@ -68,7 +71,9 @@ class RunscRunner:
         """Clear what dead workers left on this host."""
         return sweep(self.config.runsc.root_dir, self._tree)
 
-    def run(self, spec: SandboxSpec, *, deadline: float | None = None, cancel: Cancellation | None = None) -> SandboxResult:
+    def run(
+        self, spec: SandboxSpec, *, deadline: float | None = None, cancel: Cancellation | None = None
+    ) -> SandboxResult:
         """Run `spec` to its end; a non-zero exit is returned.
 
         Args:
@@ -89,6 +94,27 @@ class RunscRunner:
             GVisorNotAvailable: no.
         """
         self.probe()
+
+    def probe(self, platform: str | None = None) -> ProbeReport:
+        """Boot a real sandbox on `platform` (default: the host's) and run a program of ours in it; no image is needed.
+
+        Raises:
+            SandboxError: why no job could run: ``GVisorNotAvailable``, ``HostResources``, ``SandboxCreationFailed``...
+        """
+        limits = probe_limits(self.config, platform or self.config.runsc.platform)
+        plan = Plan(
+            binary=find_runsc(self.config.runsc.path),
+            settings=self.config.runsc,
+            platform=limits.platform,
+            erofs=pack_probe(self._owner.folder, self._lock),
+            is_read_only=True,
+        )
+        now = time.monotonic()
+        cancel = Cancellation()
+        ending = self._run_in_sandbox(
+            plan, limits, probe_job(limits), asked=now, resolved=now, deadline=None, cancel=cancel
+        )
+        return read_probe(ending)
 
     def execute(self, limits: Admitted, *, deadline: float | None = None, cancel: Cancellation | None = None) -> Ending:
         """Run one admitted job in a sandbox of its own and return how it ended.

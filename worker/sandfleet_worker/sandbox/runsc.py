@@ -91,12 +91,12 @@ class SandboxPaths:
 
     @property
     def state(self) -> Path:
-        """runsc's private ``--root``."""
+        """Runsc's private ``--root``."""
         return self.folder / "state"
 
     @property
     def log(self) -> Path:
-        """runsc's own messages, JSON."""
+        """Runsc's own messages, JSON."""
         return self.folder / "runsc.log"
 
     @property

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from sandfleet_config.errors import GVisorNotAvailable, HostResources
+
 from sandfleet_worker.sandbox.bundle import new_config
 from sandfleet_worker.sandbox.capture import Capture
 from sandfleet_worker.sandbox.runsc import NATIVE, SandboxPaths, duplicate_high, launch_command, new_command
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from sandfleet_config.settings import LimitName, RunscSettings
+
     from sandfleet_worker.policy import Admitted
     from sandfleet_worker.sandbox.cgroups import SandboxCgroup
     from sandfleet_worker.sandbox.runsc import RunscBinary
@@ -84,7 +86,9 @@ class Sandbox:
             raise
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Destroy the sandbox and everything it left on the host."""
         self.destroy()
 
@@ -101,7 +105,7 @@ class Sandbox:
         self._require_limits()
         spawned = time.monotonic()
         self._spawn()
-        assert self._pipes is not None  # noqa: S101  made by _spawn
+        assert self._pipes is not None
         output = self.limits.spec.output
         self.supervision = Supervision(
             pipes=self._pipes,
@@ -177,7 +181,7 @@ class Sandbox:
         kept = {control_w, status_r, stdin_w, stdout_r, stderr_r}
         _close([fd for fd in opened if fd not in kept])
         for fd in kept:
-            os.set_blocking(fd, False)  # noqa: FBT003  os.set_blocking has no keyword
+            os.set_blocking(fd, False)
         for fd in (stdout_r, stderr_r):
             with contextlib.suppress(OSError):  # only fewer wake-ups: the default of 64 KiB works too
                 fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
@@ -268,4 +272,6 @@ def remove_folder(folder: Path) -> None:
     except FileNotFoundError:
         pass
     except OSError as error:
-        log.warning("cannot remove %s: %s; the janitor will try again", folder, error.strerror, extra={"action": "folder_left"})
+        log.warning(
+            "cannot remove %s: %s; the janitor will try again", folder, error.strerror, extra={"action": "folder_left"}
+        )

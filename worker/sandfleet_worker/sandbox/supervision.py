@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from sandfleet_config.errors import ErrorCode
+
 from sandfleet_worker.sandbox.initproto import TERMINATE, Ready, Started, StatusParser, encode_job
 from sandfleet_worker.sandbox.verdict import Kill
 
@@ -137,7 +138,7 @@ class Supervision:
         self._selector.close()
 
     def _hand_over(self, job: InitJob) -> None:
-        assert self._limits is not None  # noqa: S101  set by run, the only caller
+        assert self._limits is not None
         self._deadlines = {name: at for name, at in self._deadlines.items() if name == "deadline"}
         self._deadlines["start"] = time.monotonic() + self.boot_deadline
         self._message = memoryview(encode_job(job))
@@ -190,7 +191,7 @@ class Supervision:
                 self._kill(ErrorCode.TIMEOUT, "the caller's deadline passed")
 
     def _on_cancel(self) -> None:
-        assert self._cancel is not None  # noqa: S101  registered by run
+        assert self._cancel is not None
         os.eventfd_read(self._cancel.open_fd())  # else it stays readable and this loop spins
         self._read_status()
         if self._is_live:
@@ -250,7 +251,12 @@ class Supervision:
             self._forget(name)
             return
         capture.feed(data)
-        if capture.is_over and self._limits is not None and self._limits.spec.output.on_limit == "kill" and self._is_live:
+        if (
+            capture.is_over
+            and self._limits is not None
+            and self._limits.spec.output.on_limit == "kill"
+            and self._is_live
+        ):
             self._read_status()
             if self._is_live:
                 self._kill(ErrorCode.OUTPUT_LIMIT, f"the job wrote more than {capture.max_bytes} bytes to {name}")

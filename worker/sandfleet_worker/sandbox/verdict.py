@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Literal, assert_never
 
 from sandfleet_config.errors import Category, ErrorCode
+
 from sandfleet_worker.sandbox.initproto import (
     ChdirFailed,
     ExecFailed,
@@ -97,7 +98,10 @@ def _decide_code(facts: Facts) -> tuple[ErrorCode, str]:
     if facts.end is not None:
         return _from_end(facts.end, facts)
     if facts.pids_fuse_hits:
-        return ErrorCode.PIDS_LIMIT, "the sandbox ran out of host processes: lower the job's parallelism or raise resources.pids_limit"
+        return (
+            ErrorCode.PIDS_LIMIT,
+            "the sandbox ran out of host processes: lower the job's parallelism or raise resources.pids_limit",
+        )
     if facts.is_started:
         return ErrorCode.SANDBOX_EXECUTION_FAILED, _died_message(facts)
     return _from_failed_start(facts)
@@ -113,7 +117,9 @@ def _is_from_outside(code: ErrorCode) -> bool:
 
 def _oom_message(facts: Facts) -> str:
     if not facts.is_started:
-        return f"the sandbox itself does not fit into {facts.memory_bytes} bytes of memory: raise resources.memory_bytes"
+        return (
+            f"the sandbox itself does not fit into {facts.memory_bytes} bytes of memory: raise resources.memory_bytes"
+        )
     return f"the job used more than {facts.memory_bytes} bytes of memory (files on /tmp count): raise resources.memory_bytes"
 
 
@@ -124,12 +130,18 @@ def _from_end(end: End, facts: Facts) -> tuple[ErrorCode, str]:
             return ErrorCode.OK, ""
         case Exited(code=code, disk_full=full):
             if full or is_disk_full:
-                return ErrorCode.DISK_LIMIT, f"the disk was full when the program exited {code}: raise resources.disk_bytes"
+                return (
+                    ErrorCode.DISK_LIMIT,
+                    f"the disk was full when the program exited {code}: raise resources.disk_bytes",
+                )
             return ErrorCode.EXIT_NONZERO, f"the program exited {code}"
         case Signaled(signal=number, disk_full=full):
             name = _signal_name(number)
             if full or is_disk_full:
-                return ErrorCode.DISK_LIMIT, f"the disk was full when {name} ended the program: raise resources.disk_bytes"
+                return (
+                    ErrorCode.DISK_LIMIT,
+                    f"the disk was full when {name} ended the program: raise resources.disk_bytes",
+                )
             return ErrorCode.SIGNALED, f"the program was ended by {name}"
         case ExecFailed(errno=number, path_exists=exists):
             return _from_exec(number, exists, facts.command)
@@ -138,7 +150,10 @@ def _from_end(end: End, facts: Facts) -> tuple[ErrorCode, str]:
         case UserFailed(errno=number):
             return ErrorCode.USER_INVALID, f"cannot become the job's user: {os.strerror(number)}"
         case MountFailed(errno=number, index=index):
-            return ErrorCode.SANDBOX_CREATION_FAILED, f"writable folder {index} cannot be mounted: {os.strerror(number)}"
+            return (
+                ErrorCode.SANDBOX_CREATION_FAILED,
+                f"writable folder {index} cannot be mounted: {os.strerror(number)}",
+            )
         case RlimitFailed(errno=number, resource=which):
             return ErrorCode.SANDBOX_CREATION_FAILED, f"resource limit {which} cannot be set: {os.strerror(number)}"
         case ProtocolFault(number=fault):
@@ -170,7 +185,11 @@ def _died_message(facts: Facts) -> str:
 
 
 def _from_failed_start(facts: Facts) -> tuple[ErrorCode, str]:
-    told = facts.runsc_log or facts.panic.strip()[:PANIC_CHARS] or f"runsc ended with status {facts.runsc_exit} and no message"
+    told = (
+        facts.runsc_log
+        or facts.panic.strip()[:PANIC_CHARS]
+        or f"runsc ended with status {facts.runsc_exit} and no message"
+    )
     match facts.runsc_exit:
         case code if code == LAUNCH_EXIT_CGROUP:
             return ErrorCode.HOST_RESOURCES, f"the sandbox cannot enter its cgroup: {told}"

@@ -1,0 +1,108 @@
+"""Prove that this host can run a sandbox, with an image of our own making that holds one small static program."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from sandfleet_config.errors import ERROR_CLASSES, ErrorCode, HostResources
+from sandfleet_config.outcome import LimitState, Record
+from sandfleet_config.spec import SandboxSpec
+
+from sandfleet_worker.policy import admit
+from sandfleet_worker.sandbox.bundle import new_rlimits
+from sandfleet_worker.sandbox.initproto import InitJob, WritablePath
+from sandfleet_worker.sandbox.runsc import NATIVE
+
+if TYPE_CHECKING:
+    import threading
+    from pathlib import Path
+
+    from sandfleet_config.settings import HostSettings
+
+    from sandfleet_worker.policy import Admitted
+    from sandfleet_worker.sandbox.ending import Ending
+
+PROGRAM = "/probe"
+PROGRAM_EXIT = 123
+"""``launch`` without arguments says its usage and exits so: any static program of ours would do."""
+
+NOBODY = 65534
+PACK_DEADLINE_SECONDS = 30.0
+
+
+class ProbeReport(Record):
+    """A sandbox that ran: seconds from spawn to the program's start, and the limits the host held it to."""
+
+    platform: str
+    version: str
+    boot_seconds: float
+    limits: dict[str, LimitState]
+
+
+def pack_probe(folder: Path, lock: threading.Lock) -> Path:
+    """Return the probe's image in `folder`, made at the first call.
+
+    Raises:
+        HostResources: mkfs.erofs is missing or fails.
+    """
+    image = folder / "probe.erofs"
+    with lock:
+        if image.exists():
+            return image
+        tree = folder / "probe"
+        try:
+            for name in ("tmp", "dev/shm", "proc", "sys"):
+                (tree / name).mkdir(parents=True, exist_ok=True)
+            shutil.copy(NATIVE / "launch", tree / PROGRAM.lstrip("/"))
+            partial = folder / "probe.partial"
+            command = ["mkfs.erofs", "-E", "noinline_data", "--quiet", str(partial), str(tree)]
+            subprocess.run(command, check=True, capture_output=True, timeout=PACK_DEADLINE_SECONDS)
+            partial.rename(image)
+        except (OSError, subprocess.SubprocessError) as error:
+            msg = f"cannot pack the probe's image with mkfs.erofs (Debian's package erofs-utils): {error}"
+            raise HostResources.of(msg) from error
+    return image
+
+
+def probe_limits(config: HostSettings, platform: str) -> Admitted:
+    """Return the host's own ceilings for the probe, on `platform`."""
+    spec = SandboxSpec(image="probe", command=(PROGRAM,))
+    open_policy = config.policy.model_copy(update={"images": ("*",)})
+    limits = admit(spec, config.model_copy(update={"policy": open_policy}))
+    return replace(limits, platform=platform, grace_seconds=0.0)
+
+
+def probe_job(limits: Admitted) -> InitJob:
+    """Return the message that runs the probe's program as nobody."""
+    return InitJob(
+        candidates=[PROGRAM],
+        argv=[PROGRAM],
+        envp=[],
+        uid=NOBODY,
+        gid=NOBODY,
+        rlimits=new_rlimits(limits),
+        disk_bytes=limits.disk_bytes,
+        writable_paths=[WritablePath("/tmp", 0o1777)],  # noqa: S108  the sandbox's own
+    )
+
+
+def read_probe(ending: Ending) -> ProbeReport:
+    """Return what the probe showed, or raise why it did not end as it must.
+
+    Raises:
+        SandboxError: the class of the ending's code.
+    """
+    verdict = ending.verdict
+    if verdict.code is not ErrorCode.EXIT_NONZERO or verdict.exit_code != PROGRAM_EXIT:
+        code = verdict.code if verdict.code.category == "host" else ErrorCode.SANDBOX_EXECUTION_FAILED
+        msg = verdict.message or f"the probe ended with {verdict.exit_code}, not {PROGRAM_EXIT}"
+        raise ERROR_CLASSES[code].of(msg)
+    return ProbeReport(
+        platform=ending.runtime.platform,
+        version=ending.runtime.version,
+        boot_seconds=ending.timing.create or 0.0,
+        limits=ending.limits,
+    )
