@@ -1,0 +1,154 @@
+"""The main job, end to end: an embedded stack, a batch of real programs, one table, and a check of every ending.
+
+Run it by `make demo`. Ends 0 only if every job ended as it must.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jobs import JOBS, DemoJob
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from sandfleet import ErrorCode, Fleet, Outcome, SandboxError
+from sandfleet_config.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+START_DEADLINE_SECONDS = 120
+JOB_DEADLINE_SECONDS = 300
+SCRIPTS = Path(sys.executable).parent
+
+console = Console()
+
+
+@contextmanager
+def embedded_stack(folder: Path) -> Iterator[Settings]:
+    """Run `sandfleet-worker local` (Redis, one worker, no Flower) with its state in `folder`."""
+    environment = {
+        **os.environ,
+        "SANDFLEET_LOCAL_DIR": str(folder / "local"),
+        "SANDFLEET_SLOTS_DIR": str(folder / "slots"),
+        "SANDFLEET_RUNSC__ROOT_DIR": str(folder / "runsc"),
+    }
+    environment.pop("SANDFLEET_REDIS_URL", None)
+    log_path = folder / "stack.log"
+    with log_path.open("wb") as log:
+        command = [SCRIPTS / "sandfleet-worker", "local", "--no-flower", "--data-dir", folder / "redis"]
+        stack = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+    try:
+        wait_for_worker(stack, log_path)
+        yield Settings(local_dir=folder / "local")
+    finally:
+        stack.send_signal(signal.SIGTERM)
+        try:
+            stack.wait(60)
+        except subprocess.TimeoutExpired:
+            stack.kill()
+            stack.wait()
+
+
+def wait_for_worker(stack: subprocess.Popen[bytes], log_path: Path) -> None:
+    """Wait until the stack says that its worker takes jobs; show its log where it ends instead."""
+    deadline = time.monotonic() + START_DEADLINE_SECONDS
+    while time.monotonic() < deadline:
+        text = log_path.read_text(errors="replace")
+        if "worker is ready" in text:
+            return
+        if stack.poll() is not None:
+            break
+        time.sleep(0.1)
+    console.print(log_path.read_text(errors="replace"), markup=False)
+    sys.exit("the embedded stack did not come up; its log is above")
+
+
+def add_images() -> None:
+    """Make the starter image, unless this host has it."""
+    listed = subprocess.run(
+        [SCRIPTS / "sandfleet-worker", "images", "list"], check=True, capture_output=True, text=True
+    )
+    if not any(line.split()[:1] == ["python"] for line in listed.stdout.splitlines()):
+        console.print("making the starter image `python` (about half a minute, once)")
+        subprocess.run([SCRIPTS / "sandfleet-worker", "images", "add", "python"], check=True)
+
+
+def run_batch(fleet: Fleet) -> list[tuple[DemoJob, Outcome]]:
+    """Submit every job, show a bar while they end, and return each with its outcome, in the batch's order."""
+    outcomes: dict[str, Outcome] = {}
+    submitted = {}
+    for job in JOBS:
+        try:
+            submitted[fleet.submit(job.to_spec(), batch="demo")] = job.label
+        except SandboxError as error:  # refused at submit: it never reaches the queue
+            outcomes[job.label] = Outcome.of(error.code, job_id="", message=error.message)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as progress:
+        bar = progress.add_task("jobs", total=len(JOBS), completed=len(outcomes))
+        labels = {job.id: label for job, label in submitted.items()}
+        for outcome in fleet.as_completed(list(submitted), timeout=JOB_DEADLINE_SECONDS):
+            outcomes[labels[outcome.job_id]] = outcome
+            progress.advance(bar)
+    return [(job, outcomes[job.label]) for job in JOBS]
+
+
+def show(rows: list[tuple[DemoJob, Outcome]]) -> int:
+    """Print the table and return how many jobs did not end as they must."""
+    table = Table(title="every ending tells the truth")
+    for name in ("job", "code", "exit or signal", "time", ""):
+        table.add_column(name, justify="right" if name == "time" else "left")
+    failures = 0
+    for job, outcome in rows:
+        complaint = job.complaint(outcome)
+        failures += bool(complaint)
+        colour = "green" if outcome.code is ErrorCode.OK else "yellow"
+        duration = "" if outcome.duration is None else f"{outcome.duration:.2f} s"
+        mark = f"[red]{complaint}[/red]" if complaint else "as it must"
+        table.add_row(job.label, f"[{colour}]{outcome.code.value}[/{colour}]", describe(outcome), duration, mark)
+    console.print(table)
+    return failures
+
+
+def describe(outcome: Outcome) -> str:
+    """Return the program's own end in two words."""
+    parts = []
+    if outcome.exit_code is not None:
+        parts.append(f"exit {outcome.exit_code}")
+    if outcome.signal is not None:
+        parts.append(f"signal {outcome.signal}")
+    if outcome.timed_out is not None:
+        parts.append(f"({outcome.timed_out} limit)")
+    return " ".join(parts)
+
+
+def main() -> int:
+    """Run the demo; return the exit status."""
+    if os.geteuid() != 0:
+        console.print("the demo starts sandboxes with limits: run it as root")
+        return 1
+    add_images()
+    with tempfile.TemporaryDirectory(prefix="sandfleet-demo-") as folder:
+        console.print("starting Redis and one worker on this machine")
+        with embedded_stack(Path(folder)) as settings, Fleet(settings) as fleet:
+            started = time.monotonic()
+            rows = run_batch(fleet)
+            elapsed = time.monotonic() - started
+        failures = show(rows)
+    if failures:
+        console.print(f"[red]{failures} of {len(rows)} jobs did not end as they must[/red]")
+        return 1
+    console.print(f"{len(rows)} jobs in {elapsed:.1f} s, every one as it must")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,115 @@
+"""The logic of both cgroup versions, on plain folders; tests/sandbox shows the real kernel's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from sandfleet_config.errors import HostResources
+from sandfleet_config.settings import HostSettings
+from sandfleet_config.spec import SandboxSpec
+from sandfleet_worker.policy import Admitted, admit
+from sandfleet_worker.sandbox.cgroups import SandboxCgroup, find_tree, limit_files, parse_v1_mounts
+
+
+@pytest.fixture
+def limits() -> Admitted:
+    spec = SandboxSpec.model_validate({"image": "x", "resources": {"cpu_quota": 50_000, "memory_bytes": 1 << 26}})
+    return admit(spec, HostSettings())
+
+
+def v2_root(root: Path, controllers: str = "cpuset cpu io memory pids") -> Path:
+    """Return a folder that looks like cgroup v2; `cgroup.subtree_control` keeps the last write only, as a file does."""
+    (root / "sandfleet").mkdir(parents=True)
+    for folder in (root, root / "sandfleet"):
+        (folder / "cgroup.controllers").write_text(controllers)
+        (folder / "cgroup.subtree_control").write_text(controllers)
+    return root
+
+
+def test_v2_uses_one_folder_for_all(tmp_path: Path, limits: Admitted) -> None:
+    tree = find_tree("sandfleet", v2_root(tmp_path))
+    assert (tree.version, tree.enforceable) == (2, {"memory", "cpu", "pids"})
+    cgroup = SandboxCgroup(tree, "a.1")
+    cgroup.create(limits)
+    folder = tmp_path / "sandfleet/a.1"
+    assert (folder / "memory.max").read_text() == str(1 << 26)
+    assert (folder / "memory.swap.max").read_text() == "0"
+    assert (folder / "memory.oom.group").read_text() == "1"
+    assert (folder / "cpu.max").read_text() == "50000 100000"
+    assert (folder / "pids.max").read_text() == str(4 * 256 + 256)
+    assert cgroup.procs_files == [folder / "cgroup.procs"]
+    assert cgroup.enforced == {"memory", "cpu", "pids"}
+
+
+def test_v2_without_delegation_enforces_nothing(tmp_path: Path) -> None:
+    assert find_tree("sandfleet", v2_root(tmp_path, "")).enforceable == frozenset()
+
+
+def test_v2_counters(tmp_path: Path, limits: Admitted) -> None:
+    cgroup = SandboxCgroup(find_tree("sandfleet", v2_root(tmp_path)), "a.1")
+    cgroup.create(limits)
+    folder = tmp_path / "sandfleet/a.1"
+    (folder / "memory.events").write_text("low 0\nhigh 0\nmax 9\noom 2\noom_kill 1\noom_group_kill 0\n")
+    (folder / "pids.events").write_text("max 4\n")
+    (folder / "cpu.stat").write_text("usage_usec 1500000\nuser_usec 1\n")
+    (folder / "memory.peak").write_text("4096\n")
+    assert (cgroup.oom_kills(), cgroup.pids_fuse_hits()) == (1, 4)
+    usage = cgroup.usage()
+    assert (usage.cpu_seconds, usage.memory_peak_bytes, usage.pids_peak) == (1.5, 4096, None)
+
+
+def v1_mountinfo(root: Path, *controllers: str) -> str:
+    return "".join(
+        f"3{n} 25 0:2{n} / {root}/{name} rw,relatime shared:9 - cgroup cgroup rw,{name}\n"
+        for n, name in enumerate(controllers)
+    )
+
+
+def test_v1_uses_a_folder_a_controller(tmp_path: Path, limits: Admitted) -> None:
+    for name in ("memory", "pids", "cpu", "cpuacct"):
+        (tmp_path / name).mkdir()
+    mountinfo = v1_mountinfo(tmp_path, "memory", "pids", "cpu", "cpuacct")
+    tree = find_tree("sandfleet", tmp_path, mountinfo)
+    assert (tree.version, tree.enforceable) == (1, {"memory", "cpu", "pids"})
+    cgroup = SandboxCgroup(tree, "a.1")
+    cgroup.create(limits)
+    assert (tmp_path / "memory/sandfleet/a.1/memory.limit_in_bytes").read_text() == str(1 << 26)
+    assert (tmp_path / "cpu/sandfleet/a.1/cpu.cfs_quota_us").read_text() == "50000"
+    assert len(cgroup.procs_files) == 4
+
+
+def test_v1_co_mounted_controllers_are_entered_once(tmp_path: Path) -> None:
+    (tmp_path / "cpu").mkdir()
+    line = f"31 25 0:27 / {tmp_path}/cpu rw shared:9 - cgroup cgroup rw,cpu,cpuacct\n"
+    assert parse_v1_mounts(line) == {"cpu": tmp_path / "cpu", "cpuacct": tmp_path / "cpu"}
+    assert len(SandboxCgroup(find_tree("s", tmp_path, line), "a").procs_files) == 1
+
+
+def test_a_missing_controller_is_not_called_enforced(tmp_path: Path) -> None:
+    (tmp_path / "pids").mkdir()
+    (tmp_path / "memory").write_text("no folder can be made here")
+    tree = find_tree("sandfleet", tmp_path, v1_mountinfo(tmp_path, "pids", "memory"))
+    assert tree.enforceable == {"pids"}
+
+
+def test_a_limit_the_kernel_refuses_is_not_called_enforced(tmp_path: Path, limits: Admitted) -> None:
+    cgroup = SandboxCgroup(find_tree("sandfleet", v2_root(tmp_path)), "a.1")
+    folder = tmp_path / "sandfleet/a.1"
+    (folder / "memory.max").mkdir(parents=True)  # a file that cannot be written
+    cgroup.apply(limits)
+    assert cgroup.enforced == {"cpu", "pids"}
+
+
+def test_without_a_quota_no_cpu_file_is_written(limits: Admitted) -> None:
+    free = Admitted(**{**vars(limits), "cpu_quota": 0})
+    assert not [
+        file for version in (1, 2) for controller, file, *_ in limit_files(version, free) if controller == "cpu"
+    ]
+
+
+def test_a_name_that_is_taken_is_an_error(tmp_path: Path, limits: Admitted) -> None:
+    tree = find_tree("sandfleet", v2_root(tmp_path))
+    (tmp_path / "sandfleet/a.1/inside").mkdir(parents=True)
+    with pytest.raises(HostResources):
+        SandboxCgroup(tree, "a.1").create(limits)

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from sandfleet_config.errors import SecurityViolation, SpecInvalid
+from sandfleet_config.settings import HostSettings, PolicySettings
+from sandfleet_config.spec import SandboxSpec
+from sandfleet_worker.policy import admit
+
+HOST = HostSettings()
+
+
+def new_spec(**fields: Any) -> SandboxSpec:
+    return SandboxSpec.model_validate({"image": "python", "command": ["true"], **fields})
+
+
+def test_zero_is_the_ceiling() -> None:
+    limits = admit(new_spec(), HOST)
+    assert limits.memory_bytes == 512 << 20
+    assert limits.pids_limit == 256
+    assert limits.disk_bytes == 256 << 20
+    assert (limits.timeout_seconds, limits.grace_seconds) == (30, 5)
+    assert limits.output_bytes == 64 << 10
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"resources": {"memory_bytes": (512 << 20) + 1}}, "resources.memory_bytes"),
+        ({"resources": {"cpu_quota": 1 << 30}}, "resources.cpu_quota"),
+        ({"resources": {"pids_limit": 257}}, "resources.pids_limit"),
+        ({"resources": {"disk_bytes": "1GiB"}}, "resources.disk_bytes"),
+        ({"timeout": 3601}, "timeout"),
+        ({"grace": 61}, "grace"),
+        ({"output": {"max_bytes": "9MiB"}}, "output.max_bytes"),
+    ],
+)
+def test_a_wish_above_the_ceiling_is_refused_and_never_shortened(fields: dict[str, Any], field: str) -> None:
+    with pytest.raises(SpecInvalid) as caught:
+        admit(new_spec(**fields), HOST)
+    assert [fault["field"] for fault in caught.value.errors] == [field]
+
+
+def test_all_faults_are_told_at_once() -> None:
+    with pytest.raises(SpecInvalid) as caught:
+        admit(new_spec(timeout=9999, grace=99, resources={"pids_limit": 9999}), HOST)
+    assert {fault["field"] for fault in caught.value.errors} == {"timeout", "grace", "resources.pids_limit"}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"runsc_path": "/bin/sh"},
+        {"root_dir": "/etc"},
+        {"platform": "kvm"},
+        {"security": {"network_mode": "sandbox"}},
+        {"security": {"seccomp_profile": "mine"}},
+    ],
+)
+def test_a_spec_cannot_choose_what_is_the_hosts(fields: dict[str, Any]) -> None:
+    with pytest.raises(SecurityViolation):
+        admit(new_spec(**fields), HOST)
+
+
+def test_a_spec_may_repeat_what_the_host_has() -> None:
+    repeated = new_spec(platform="systrap", runsc_path="runsc", root_dir="/var/run/gvisor/")
+    assert admit(repeated, HOST).platform == "systrap"
+
+
+def test_a_listed_platform_may_be_chosen() -> None:
+    host = HostSettings(policy=PolicySettings(platforms=("kvm",)))
+    assert admit(new_spec(platform="kvm"), host).platform == "kvm"
+
+
+def test_images_are_matched_by_pattern() -> None:
+    host = HostSettings(policy=PolicySettings(images=("py*", "sha256:*")))
+    assert admit(new_spec(image="python"), host)
+    with pytest.raises(SecurityViolation, match="ruby"):
+        admit(new_spec(image="ruby"), host)
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "expected"),
+    [
+        (None, None, (30, 5)),
+        (10, None, (10, 5)),
+        (10, 12, (10, 2)),
+        (100, 200, (30, 5)),
+        (None, 20, (20, 0)),
+        (0, -1, (30, 5)),
+        (50, 10, (10, 0)),
+    ],
+)
+def test_a_header_can_only_shorten(soft: float | None, hard: float | None, expected: tuple[float, float]) -> None:
+    limits = admit(new_spec(), HOST).shortened(soft, hard)
+    assert (limits.timeout_seconds, limits.grace_seconds) == expected

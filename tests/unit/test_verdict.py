@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import errno
+import signal
+
+import pytest
+from sandfleet_config.errors import ErrorCode
+from sandfleet_worker.sandbox.initproto import (
+    ChdirFailed,
+    ExecFailed,
+    Exited,
+    MountFailed,
+    ProtocolFault,
+    RlimitFailed,
+    Signaled,
+    UserFailed,
+)
+from sandfleet_worker.sandbox.verdict import Facts, Kill, decide
+
+RUNNING = Facts(is_ready=True, is_started=True, runsc_exit=0, memory_bytes=1 << 20, command="prog")
+
+
+def facts(**changes: object) -> Facts:
+    return Facts(**{**vars(RUNNING), **changes})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("code", range(256))
+def test_every_exit_is_itself(code: int) -> None:
+    verdict = decide(facts(end=Exited(code, disk_full=False)))
+    assert verdict.exit_code == code
+    assert verdict.signal is None
+    assert verdict.code is (ErrorCode.OK if code == 0 else ErrorCode.EXIT_NONZERO)
+
+
+@pytest.mark.parametrize("number", range(1, 65))
+def test_every_signal_is_itself(number: int) -> None:
+    verdict = decide(facts(end=Signaled(number, disk_full=False)))
+    assert (verdict.code, verdict.signal, verdict.exit_code) == (ErrorCode.SIGNALED, number, None)
+
+
+KILLED = Kill(ErrorCode.CANCELLED, "cancelled")
+OVERTIME = Kill(ErrorCode.TIMEOUT, "too long")
+FLOODED = Kill(ErrorCode.OUTPUT_LIMIT, "too much")
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        # cancelled > our timer > memory cgroup > output limit > the program's own end
+        ({"kill": KILLED, "timed_out": "soft", "oom_kills": 1}, ErrorCode.CANCELLED),
+        ({"kill": OVERTIME, "timed_out": "hard", "oom_kills": 1}, ErrorCode.TIMEOUT),
+        ({"timed_out": "soft", "end": Exited(0, disk_full=False)}, ErrorCode.TIMEOUT),
+        ({"timed_out": "soft", "end": Signaled(15, disk_full=False), "oom_kills": 1}, ErrorCode.TIMEOUT),
+        ({"kill": FLOODED, "is_output_over": True, "oom_kills": 1}, ErrorCode.OUT_OF_MEMORY),
+        ({"kill": FLOODED, "is_output_over": True}, ErrorCode.OUTPUT_LIMIT),
+        ({"is_output_over": True, "end": Exited(0, disk_full=False)}, ErrorCode.OUTPUT_LIMIT),
+        ({"oom_kills": 1, "end": Exited(1, disk_full=False)}, ErrorCode.OUT_OF_MEMORY),
+        ({"oom_kills": 1, "end": Exited(0, disk_full=False)}, ErrorCode.OK),
+        ({"oom_kills": 1}, ErrorCode.OUT_OF_MEMORY),
+        ({"pids_fuse_hits": 3}, ErrorCode.PIDS_LIMIT),
+        ({"pids_fuse_hits": 3, "end": Exited(1, disk_full=False)}, ErrorCode.EXIT_NONZERO),
+        ({"end": Exited(1, disk_full=True)}, ErrorCode.DISK_LIMIT),
+        ({"end": Exited(1, disk_full=False), "is_disk_full": True}, ErrorCode.DISK_LIMIT),
+        ({"end": Exited(0, disk_full=True)}, ErrorCode.OK),
+        ({"end": Signaled(7, disk_full=True)}, ErrorCode.DISK_LIMIT),
+        ({"end": ExecFailed(errno.ENOENT, path_exists=False)}, ErrorCode.COMMAND_NOT_FOUND),
+        ({"end": ExecFailed(errno.ENOTDIR, path_exists=False)}, ErrorCode.COMMAND_NOT_FOUND),
+        ({"end": ExecFailed(errno.ENOENT, path_exists=True)}, ErrorCode.COMMAND_NOT_FOUND),
+        ({"end": ExecFailed(errno.EACCES, path_exists=True)}, ErrorCode.COMMAND_NOT_EXECUTABLE),
+        ({"end": ExecFailed(errno.ENOEXEC, path_exists=True)}, ErrorCode.COMMAND_NOT_EXECUTABLE),
+        ({"end": ChdirFailed(errno.ENOENT)}, ErrorCode.WORKING_DIR_INVALID),
+        ({"end": UserFailed(errno.EINVAL)}, ErrorCode.USER_INVALID),
+        ({"end": MountFailed(errno.ENOENT, 0)}, ErrorCode.SANDBOX_CREATION_FAILED),
+        ({"end": RlimitFailed(errno.EPERM, 7)}, ErrorCode.SANDBOX_CREATION_FAILED),
+        ({"end": ProtocolFault(2)}, ErrorCode.INTERNAL),
+        # The sandbox died under the program, whatever runsc's own status looks like.
+        ({"runsc_exit": 0}, ErrorCode.SANDBOX_EXECUTION_FAILED),
+        ({"runsc_exit": 137}, ErrorCode.SANDBOX_EXECUTION_FAILED),
+        ({"runsc_exit": 2, "panic": "panic: boom"}, ErrorCode.SANDBOX_EXECUTION_FAILED),
+    ],
+)
+def test_precedence(changes: dict[str, object], code: ErrorCode) -> None:
+    assert decide(facts(**changes)).code is code
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"runsc_exit": 128, "runsc_log": "creating container: boom"}, ErrorCode.SANDBOX_CREATION_FAILED),
+        ({"runsc_exit": 128, "runsc_log": "unknown platform: x"}, ErrorCode.GVISOR_NOT_AVAILABLE),
+        ({"runsc_exit": 120, "runsc_log": "launch: cgroup /x: 13"}, ErrorCode.HOST_RESOURCES),
+        ({"runsc_exit": 121, "runsc_log": "launch: exec /x: 2"}, ErrorCode.GVISOR_NOT_AVAILABLE),
+        ({"runsc_exit": 122}, ErrorCode.INTERNAL),
+        ({"runsc_exit": 1, "oom_kills": 1}, ErrorCode.OUT_OF_MEMORY),
+        ({"kill": Kill(ErrorCode.GVISOR_NOT_AVAILABLE, "did not boot")}, ErrorCode.GVISOR_NOT_AVAILABLE),
+        ({"kill": KILLED}, ErrorCode.CANCELLED),
+        ({"is_ready": True, "runsc_exit": 137}, ErrorCode.SANDBOX_CREATION_FAILED),
+    ],
+)
+def test_failed_start(changes: dict[str, object], code: ErrorCode) -> None:
+    verdict = decide(facts(**({"is_ready": False, "is_started": False, "runsc_exit": None} | changes)))
+    assert verdict.code is code
+    assert verdict.message
+
+
+def test_what_the_program_gave_is_kept_in_a_timeout() -> None:
+    verdict = decide(facts(timed_out="soft", end=Signaled(signal.SIGTERM, disk_full=False)))
+    assert (verdict.signal, verdict.timed_out) == (signal.SIGTERM, "soft")
+    verdict = decide(facts(timed_out="soft", end=Exited(7, disk_full=False)))
+    assert (verdict.exit_code, verdict.timed_out) == (7, "soft")
+
+
+def test_timed_out_is_said_only_of_timeouts() -> None:
+    assert decide(facts(kill=KILLED, timed_out="soft")).timed_out is None
