@@ -14,6 +14,7 @@ The job message on the control pipe, little-endian; `text` ends with a zero byte
 After it single bytes: `TERMINATE` and `KILL`; end of file ends the sandbox at once.
 """
 
+import itertools
 import os
 import re
 import struct
@@ -291,7 +292,10 @@ def _check(job: InitJob) -> None:
 
 def _check_writable_paths(paths: Sequence[str]) -> None:
     for path in paths:
-        if not path.startswith("/") or path == "/" or path != os.path.normpath(path):
+        if not path.startswith("/") or path.startswith("//") or path == "/" or path != os.path.normpath(path):
             raise ValueError(f"writable path {path!r} is not an absolute, normal path below /")
-        if any(path == other or path.startswith(f"{other}/") for other in paths if other is not path):
-            raise ValueError(f"writable path {path!r} lies in another one")
+    # With the slash at its end a folder sorts right before what lies in it.
+    folders = sorted(f"{path}/" for path in paths)
+    for outer, inner in itertools.pairwise(folders):
+        if inner.startswith(outer):
+            raise ValueError(f"writable path {inner[:-1]!r} lies in another one")
