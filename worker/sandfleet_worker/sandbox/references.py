@@ -1,0 +1,60 @@
+"""The grammar of image names: Docker's, without a registry to contact.
+
+    name        python    tools/judge:3.2    registry.example:5000/team/app:v1
+    digest      sha256:<64 hex>
+    reference   name, digest or name@digest
+
+`:latest` is the default tag, so `python:latest` and `python` are one name.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Self
+from urllib.parse import quote
+
+from sandfleet_config.errors import ImageNotFound
+
+_COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+_DOMAIN = r"[a-zA-Z0-9](?:[a-zA-Z0-9.-]*[a-zA-Z0-9])?(?::[0-9]{1,5})?"
+_NAME = re.compile(rf"(?:{_DOMAIN}/)?{_COMPONENT}(?:/{_COMPONENT})*(?::[A-Za-z0-9_][A-Za-z0-9_.-]{{0,127}})?")
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+# A ref's file name is the encoded name and ".json"; file names end at 255 bytes.
+MAX_ENCODED_NAME = 240
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A parsed reference: at least one of name and digest is there."""
+
+    name: str | None
+    digest: str | None
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Parse what a spec or an operator typed.
+
+        Raises:
+            ImageNotFound: it is no reference, so no image can be found under it.
+        """
+        if is_digest(text):
+            return cls(name=None, digest=text)
+        name, separator, digest = text.partition("@")
+        if not is_name(name) or (separator and not is_digest(digest)):
+            raise ImageNotFound.of(
+                f"{text[:200]!r} is not an image reference: write a name such as `python` or `team/app:v1` "
+                "(lower case), `sha256:` and 64 hex digits, or `name@sha256:...`"
+            )
+        return cls(name=name.removesuffix(":latest"), digest=digest or None)
+
+
+def is_digest(text: str) -> bool:
+    return _DIGEST.fullmatch(text) is not None
+
+
+def is_name(text: str) -> bool:
+    return _NAME.fullmatch(text) is not None and len(encode_name(text)) <= MAX_ENCODED_NAME
+
+
+def encode_name(name: str) -> str:
+    """Return the name as one path component; a name never starts with a dot, so neither does this."""
+    return quote(name, safe="")
