@@ -7,6 +7,9 @@ DEFAULT_QUEUE = "sandfleet"
 KEY_PREFIX = "sandfleet:"
 """Before every key in Redis: Celery's own by its ``global_keyprefix``, ours by the functions below."""
 
+SUBMITTED_HEADER = "sandfleet-submitted"
+"""Message header with the time of submission, seconds since the epoch; the outcome's ``timing.queued`` counts from it."""
+
 CANCEL_TTL_SECONDS = 8 * 86400
 """A cancel outlives any time a job may wait in the queue (1 day) or be kept as a dead letter (7 days)."""
 

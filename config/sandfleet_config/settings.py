@@ -166,6 +166,9 @@ class WorkerSettings(Settings, HostSettings):
     slots_dir: Path = Field(
         default=Path("/run/sandfleet/slots"), description="Lock files that the workers of a host share."
     )
+    local_state_dir: Path = Field(
+        default=Path("/var/lib/sandfleet/local"), description="Where `sandfleet-worker local` keeps its Redis' data."
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         default="INFO", description="The worker's log level."
     )

@@ -1,0 +1,146 @@
+"""``sandfleet-worker``: start a worker, run the whole product on one machine, look after images and the host."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+from rich.table import Table
+from sandfleet_config.errors import SandboxError
+from sandfleet_config.settings import SettingsInvalid, WorkerSettings, check_environment
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+cli = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__, add_completion=False)
+images = typer.Typer(no_args_is_help=True, help="Images on this host.")
+cli.add_typer(images, name="images")
+errors = Console(stderr=True)
+
+Concurrency = Annotated[
+    int | None, typer.Option(min=1, help="Sandboxes at once on this host, all its workers together.")
+]
+
+
+@contextmanager
+def _told_plainly() -> Iterator[None]:
+    """Turn the errors people can mend into one red sentence and exit code 1; anything else is a bug and keeps its traceback."""
+    from sandfleet_worker.local import LocalFailed
+    from sandfleet_worker.preflight import PreflightFailed
+
+    try:
+        yield
+    except (PreflightFailed, LocalFailed, SettingsInvalid, SandboxError) as error:
+        _fail(str(error))
+    except ValidationError as error:
+        _fail(
+            "; ".join(f"SANDFLEET_{'__'.join(map(str, item['loc'])).upper()}: {item['msg']}" for item in error.errors())
+        )
+
+
+def _fail(text: str) -> None:
+    errors.print(f"error: {text}", style="red", markup=False, highlight=False, soft_wrap=True)
+    raise typer.Exit(1) from None
+
+
+def _read_settings(concurrency: int | None = None, queue: str | None = None) -> WorkerSettings:
+    check_environment()
+    given = {"concurrency": concurrency, "queue": queue}
+    return WorkerSettings(**{key: value for key, value in given.items() if value is not None})  # type: ignore[arg-type]
+
+
+@cli.command()
+def start(
+    concurrency: Concurrency = None,
+    queue: Annotated[str | None, typer.Option(help="The queue to take jobs from.")] = None,
+) -> None:
+    """Take jobs until SIGTERM (finish what runs) or SIGQUIT (give it back to the queue)."""
+    from sandfleet_worker.service import serve
+
+    with _told_plainly():
+        code = serve(_read_settings(concurrency, queue))
+    raise typer.Exit(code)
+
+
+@cli.command()
+def local(
+    concurrency: Concurrency = None,
+    flower: Annotated[bool, typer.Option(help="Start Flower, the page to watch jobs.")] = True,  # noqa: FBT002
+    flower_port: Annotated[int, typer.Option(help="Flower's port; a free one where it is taken.")] = 5555,
+) -> None:
+    """Run everything on this machine: a private Redis, one worker and Flower. Ctrl-C ends it; queued jobs are kept."""
+    from sandfleet_worker.local import run_local
+
+    with _told_plainly():
+        code = run_local(_read_settings(concurrency), flower_port=flower_port if flower else None)
+    raise typer.Exit(code)
+
+
+@cli.command()
+def doctor(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:  # noqa: FBT002
+    """Say what this host can and cannot do, with the fix; exit 1 if jobs cannot run."""
+    from sandfleet_worker.doctor import report
+
+    with _told_plainly():
+        is_able = report(_read_settings(), Console(), as_json=json)
+    raise typer.Exit(0 if is_able else 1)
+
+
+@cli.command()
+def clean() -> None:
+    """Remove what killed workers left: processes, mounts, cgroups, folders. Safe beside live workers."""
+    from sandfleet_worker.sandbox.runner import RunscRunner
+
+    with _told_plainly(), RunscRunner(_read_settings()) as runner:
+        swept = runner.sweep()
+    print(f"removed {swept.sandboxes} sandboxes and {swept.processes} processes of {swept.owners} dead workers")
+
+
+@images.command("add")
+def add_image(
+    name: str, source: Annotated[str, typer.Argument(help="rootfs:PATH, oci:PATH; empty: a starter image.")] = ""
+) -> None:
+    """Add or replace the image NAME."""
+    from sandfleet_worker.sandbox.images import ImageStore
+
+    with _told_plainly():
+        image = ImageStore(_read_settings().images.root).add(name, source or None)
+    print(f"{image.name} {image.digest}")
+
+
+@images.command("list")
+def list_images() -> None:
+    """List the images on this host."""
+    from sandfleet_worker.sandbox.images import ImageStore
+
+    with _told_plainly():
+        found = ImageStore(_read_settings().images.root).list()
+    table = Table("name", "digest", "size", "added")
+    for image in found:
+        table.add_row(image.name, image.digest, str(image.size_bytes), str(image.created))
+    Console().print(table)
+
+
+@images.command("rm")
+def remove_image(name: str) -> None:
+    """Remove the image NAME; jobs that use it now keep it."""
+    from sandfleet_worker.sandbox.images import ImageStore
+
+    with _told_plainly():
+        ImageStore(_read_settings().images.root).remove(name)
+    print(f"removed {name}")
+
+
+def main() -> None:
+    """Run the command line."""
+    sys.argv[0] = Path(sys.argv[0]).name
+    cli()
+
+
+if __name__ == "__main__":
+    main()

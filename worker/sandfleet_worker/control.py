@@ -1,0 +1,46 @@
+"""Remote control commands of ours in place of Celery's.
+
+Celery's ``revoke`` records REVOKED at once, before anything is dead, and forgets when workers restart. Ours marks the job in
+Redis, for whichever worker takes it, and kills its sandbox where it runs; the outcome ``CANCELLED`` is the job's own to record.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from celery.worker.control import Panel
+
+from sandfleet_worker.messages import JOB_ID
+from sandfleet_worker.tasks import run_task
+
+log = logging.getLogger(__name__)
+
+
+def install_commands() -> None:
+    """Put our commands into Celery's panel, which is one for the process."""
+    commands: dict[str, Any] = {"revoke": revoke, "terminate": terminate, "revoke_by_stamped_headers": refuse_stamps}
+    Panel.data.update(commands)
+
+
+def revoke(state: Any, task_id: object, **_: object) -> dict[str, str]:
+    """Cancel jobs by id, queued or running; ``terminate`` and ``signal`` change nothing."""
+    given = task_id if isinstance(task_id, list | tuple) else [task_id]
+    job_ids = [job_id for job_id in given if isinstance(job_id, str) and JOB_ID.match(job_id)]
+    host = run_task(state.app).host
+    assert host is not None  # the consumer does not start without
+    host.mark_cancelled(job_ids)
+    running = [job_id for job_id in job_ids if state.consumer.pool.cancel(job_id)]
+    for job_id in running:
+        log.info("job %s is revoked", job_id, extra={"action": "job_revoked", "job_id": job_id})
+    return {"ok": f"{len(job_ids)} jobs cancelled, {len(running)} of them on this worker"}
+
+
+def terminate(state: Any, signal: str, task_id: object, **_: object) -> dict[str, str]:  # noqa: ARG001
+    """Cancel jobs by id, as ``revoke``."""
+    return revoke(state, task_id)
+
+
+def refuse_stamps(state: Any, **_: object) -> dict[str, str]:  # noqa: ARG001  the panel's signature
+    """Say that jobs carry no stamps."""
+    return {"error": "jobs carry no stamps: revoke them by id"}

@@ -1,0 +1,224 @@
+"""Slots for running sandboxes, counted over the whole host: its workers share them through lock files in one folder.
+
+Every lock is a ``flock``, which the kernel drops with the process, so a ``kill -9`` frees what the worker held. Each worker has a
+member file, locked for its life, that says its cap and since when its first waiter waits: the greatest cap of the live members
+counts, and a free slot goes to whoever on the host has waited longest.
+
+Invariant: slots are taken, and member files written, read or removed, only by the holder of the gate lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import secrets
+import select
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+    from types import TracebackType
+
+GATE = "gate"
+MEMBER = "member-"
+SLOT = "slot-"
+RECORD_BYTES = 64
+POLL_SECONDS = 0.003
+"""How often the first waiter looks, while other workers live on the host; their releases cannot wake it."""
+POLL_SECONDS_PER_SLOT = 0.00005
+POLL_SECONDS_ALONE = 0.05
+
+
+class Slot:
+    """One held slot; leaving the context frees it."""
+
+    def __init__(self, slots: HostSlots, fd: int, number: int) -> None:
+        self._slots, self._fd, self.number = slots, fd, number
+
+    def __enter__(self) -> Self:
+        """Return the slot, which is held already."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Free the slot."""
+        self.release()
+
+    def release(self) -> None:
+        """Free the slot, once."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+            self._slots._wake_first()  # noqa: SLF001  the two are one mechanism
+
+
+@dataclass(eq=False)
+class _Waiter:
+    """A thread in line: since when (monotonic ns, one clock for the host) and the eventfd that wakes it."""
+
+    since: int = field(default_factory=time.monotonic_ns)
+    wake_fd: int = field(default_factory=lambda: os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
+
+
+@dataclass(frozen=True)
+class _Member:
+    """What another live worker says about itself; `waiting_since` 0 is nobody."""
+
+    cap: int
+    waiting_since: int
+
+
+class HostSlots:
+    """The host's slots as one worker sees them; safe for threads. `cap` is what this worker was configured with."""
+
+    def __init__(self, folder: Path, cap: int) -> None:
+        folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+        self._folder, self._cap = folder, cap
+        self._line: deque[_Waiter] = deque()
+        self._lock = threading.Lock()
+        self._gate_fd = _open(folder / GATE)
+        with self._gate():
+            self._name = f"{MEMBER}{os.getpid()}-{secrets.token_hex(4)}"
+            self._member_fd = _open(folder / self._name)
+            fcntl.flock(self._member_fd, fcntl.LOCK_EX)
+            self._tell(0)
+
+    def close(self) -> None:
+        """Leave: this worker's cap counts no more; slots that are still held stay held."""
+        with self._gate():
+            (self._folder / self._name).unlink(missing_ok=True)
+            os.close(self._member_fd)
+        os.close(self._gate_fd)
+
+    def acquire(self, cancel_fd: int | None = None) -> Slot | None:
+        """Wait for a slot and return it, or None when `cancel_fd` became readable first."""
+        waiter = _Waiter()
+        poller = select.poll()
+        poller.register(waiter.wake_fd, select.POLLIN)
+        if cancel_fd is not None:
+            poller.register(cancel_fd, select.POLLIN)
+        with self._lock:
+            self._line.append(waiter)
+        try:
+            while True:
+                slot, pause = self._try(waiter)
+                if slot is not None:
+                    return slot
+                for fd, _ in poller.poll(None if pause is None else pause * 1000):
+                    if fd == cancel_fd:
+                        return None
+                    os.eventfd_read(fd)
+        finally:
+            self._leave(waiter)
+
+    def _try(self, waiter: _Waiter) -> tuple[Slot | None, float | None]:
+        """Try for a slot; where there is none yet, return how long to pause (None: until woken)."""
+        with self._lock:
+            if self._line[0] is not waiter:
+                return None, None
+            with self._gate():
+                others = list(self._other_members())
+                cap = max([self._cap, *(other.cap for other in others)])
+                is_my_turn = all(not 0 < other.waiting_since < waiter.since for other in others)
+                taken = self._take(cap) if is_my_turn else None
+                self._tell(0 if taken else waiter.since)
+        if taken:
+            return Slot(self, *taken), None
+        return None, POLL_SECONDS + cap * POLL_SECONDS_PER_SLOT if others else POLL_SECONDS_ALONE
+
+    def _leave(self, waiter: _Waiter) -> None:
+        with self._lock:
+            was_first = self._line[0] is waiter
+            self._line.remove(waiter)
+            since = self._line[0].since if self._line else 0
+            if was_first and since != self._told:
+                with self._gate():
+                    self._tell(since)
+        os.close(waiter.wake_fd)
+        self._wake_first()
+
+    def _wake_first(self) -> None:
+        with self._lock:
+            if self._line:
+                os.eventfd_write(self._line[0].wake_fd, 1)
+
+    def _take(self, cap: int) -> tuple[int, int] | None:
+        """Lock the first free slot below `cap`, counting those that are held above it since the cap was greater."""
+        held_above = sum(1 for number in self._slot_numbers() if number >= cap and not self._remove_if_free(number))
+        held = 0
+        found: tuple[int, int] | None = None
+        for number in range(cap):
+            fd = _lock_now(self._folder / f"{SLOT}{number}")
+            if fd is None:
+                held += 1
+            elif found is None:
+                found = fd, number
+            else:
+                os.close(fd)
+            if found and not held_above:
+                return found
+        if found and held + held_above >= cap:
+            os.close(found[0])
+            return None
+        return found
+
+    def _slot_numbers(self) -> list[int]:
+        return [int(name.removeprefix(SLOT)) for name in os.listdir(self._folder) if name.startswith(SLOT)]  # noqa: PTH208  fast
+
+    def _remove_if_free(self, number: int) -> bool:
+        path = self._folder / f"{SLOT}{number}"
+        fd = _lock_now(path)
+        if fd is None:
+            return False
+        path.unlink(missing_ok=True)
+        os.close(fd)
+        return True
+
+    def _other_members(self) -> Iterator[_Member]:
+        for name in os.listdir(self._folder):  # noqa: PTH208  fast
+            if not name.startswith(MEMBER) or name == self._name:
+                continue
+            path = self._folder / name
+            fd = _lock_now(path)
+            if fd is not None:  # its worker is dead
+                path.unlink(missing_ok=True)
+                os.close(fd)
+                continue
+            cap, since = path.read_text().split()
+            yield _Member(int(cap), int(since))
+
+    def _tell(self, waiting_since: int) -> None:
+        self._told = waiting_since
+        os.pwrite(self._member_fd, f"{self._cap} {waiting_since}".ljust(RECORD_BYTES).encode(), 0)
+
+    @contextlib.contextmanager
+    def _gate(self) -> Iterator[None]:
+        # A descriptor of this process is shared by its threads, and so is its flock: `_lock` keeps them apart,
+        # and __init__ and close run without other threads.
+        fcntl.flock(self._gate_fd, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(self._gate_fd, fcntl.LOCK_UN)
+
+
+def _open(path: Path) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+
+
+def _lock_now(path: Path) -> int | None:
+    """Return a descriptor that holds the lock of `path`, or None where somebody else has it."""
+    fd = _open(path)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        return None
+    return fd

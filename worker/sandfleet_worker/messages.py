@@ -1,0 +1,194 @@
+"""Read a message that a stranger may have written: a job, or every reason why it is none.
+
+Nothing of a message is believed but its id: what Celery sees later is built here anew. No text of a body is ever repeated.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from sandfleet_config.errors import Expired, SandboxError, SpecInvalid, SpecTooLarge
+from sandfleet_config.queues import SUBMITTED_HEADER, TASK_NAME
+from sandfleet_config.wire import JobRequest, decode_job
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from kombu.message import Message
+
+JSON_TYPE = "application/json"
+JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}\Z")
+WORKFLOW_KEYS = ("chain", "chord", "callbacks", "errbacks")
+MAX_SECONDS = 1e11
+BODY_BYTES_PER_SPEC_BYTE = 6
+"""JSON inside a JSON string: a byte becomes six characters at worst."""
+SHOWN_CHARS = 80
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """What a message asks for; `line` is all that people see of it. Limits are the message's own, in seconds."""
+
+    job_id: str
+    line: str = "refused"
+    soft_seconds: float | None = None
+    hard_seconds: float | None = None
+    expires: datetime | None = None
+    submitted: float | None = None
+    request: JobRequest | None = field(default=None, repr=False)
+    refusal: SandboxError | None = None
+
+    def open(self) -> JobRequest:
+        """Return the job.
+
+        Raises:
+            SandboxError: `SpecInvalid`, `SpecTooLarge` or `SecurityViolation`, with every reason; `Expired`.
+        """
+        if self.request is None:
+            raise self.refusal or SpecInvalid.of("the message holds no job")
+        if self.expires is not None and datetime.now(UTC) > self.expires:
+            raise Expired.of(f"nobody took the job before its expiry of {self.expires.isoformat(timespec='seconds')}")
+        return self.request
+
+    def to_headers(self) -> dict[str, Any]:
+        """Return headers for Celery that hold nothing of the message's own but what was checked."""
+        return {
+            "lang": "py",
+            "task": TASK_NAME,
+            "id": self.job_id,
+            "root_id": self.job_id,
+            "parent_id": None,
+            "group": None,
+            "retries": 0,
+            "eta": None,
+            "expires": None,
+            "timelimit": [self.hard_seconds, self.soft_seconds],
+            "argsrepr": self.line,
+            "kwargsrepr": "",
+            "ignore_result": False,
+        }
+
+
+def read_delivery(message: Message, max_spec_bytes: int) -> Delivery | None:
+    """Return what `message` asks for, refusals included; None where no outcome could be told, for want of a usable id."""
+    headers: dict[str, Any] = message.headers or {}
+    job_id: object = headers.get("id")
+    if headers.get("task") is None and job_id is None:
+        job_id = _first_protocol_id(message)
+    if not isinstance(job_id, str) or not JOB_ID.match(job_id):
+        return None
+    try:
+        body = _read_body(message, max_spec_bytes)
+        faults = [*_header_faults(headers), *_body_faults(body)]
+        if faults:
+            raise SpecInvalid.of("; ".join(fault["message"] for fault in faults), errors=faults)
+        request = decode_job(body[0][0], max_spec_bytes)
+    except SandboxError as refusal:
+        return Delivery(job_id, refusal=refusal.with_traceback(None))
+    hard, soft = headers.get("timelimit") or (None, None)
+    submitted = headers.get(SUBMITTED_HEADER)
+    return Delivery(
+        job_id,
+        request.spec.to_line(),
+        soft_seconds=soft or None,
+        hard_seconds=hard or None,
+        expires=_parse_time(headers.get("expires")),
+        submitted=submitted if submitted is not None and _is_seconds(submitted) else None,
+        request=request,
+    )
+
+
+def _read_body(message: Message, max_spec_bytes: int) -> Any:
+    """Parse the body as plain JSON: kombu's own decoder would act on ``{"__type__": ...}``."""
+    if message.content_type != JSON_TYPE or str(message.content_encoding).lower() not in {"utf-8", "utf8"}:
+        raise SpecInvalid.of(f"content type: must be {JSON_TYPE} in utf-8")
+    raw: Any = message.body
+    if not isinstance(raw, bytes | str):
+        raise SpecInvalid.of("body: the message has none")
+    if len(raw) > BODY_BYTES_PER_SPEC_BYTE * max_spec_bytes:
+        raise SpecTooLarge.of(f"the message's body has {len(raw)} bytes, the limit of a spec is {max_spec_bytes}")
+    try:
+        return json.loads(raw)
+    except (ValueError, RecursionError):
+        raise SpecInvalid.of("body: is not JSON") from None
+
+
+def _first_protocol_id(message: Message) -> object:
+    """Return the id of a message in Celery's first protocol, which keeps it in the body."""
+    try:
+        body = json.loads(message.body or "")
+    except (TypeError, ValueError, RecursionError):
+        return None
+    return body.get("id") if isinstance(body, dict) else None
+
+
+def _fault(name: str, text: str) -> dict[str, str]:
+    return {"field": name, "message": f"{name}: {text}"}
+
+
+def _header_faults(headers: Mapping[str, Any]) -> Iterator[dict[str, str]]:
+    name = headers.get("task")
+    if name is None:
+        yield _fault("task", "the message names none (Celery's message protocol 2 is needed)")
+    elif name != TASK_NAME:
+        yield _fault("task", f"{ascii(name)[:SHOWN_CHARS]} is not run here, only {TASK_NAME!r}")
+    if headers.get("eta") is not None:
+        yield _fault("eta", "start times (eta, countdown) are not taken: submit the job when it may run")
+    if not _is_nothing(headers.get("retries")):
+        yield _fault("retries", "must be 0: trying again is the fleet's business")
+    if headers.get("compression") is not None:
+        yield _fault("compression", "compressed bodies are not taken")
+    if not _is_time_limit(headers.get("timelimit")):
+        yield _fault("timelimit", "must be [hard, soft], each null or seconds not below 0")
+    if headers.get("expires") is not None and _parse_time(headers["expires"]) is None:
+        yield _fault("expires", "must be an ISO 8601 time")
+    yield from (_workflow_fault(key) for key in WORKFLOW_KEYS if headers.get(key))
+
+
+def _body_faults(body: object) -> Iterator[dict[str, str]]:
+    if not isinstance(body, list) or len(body) != 3:  # noqa: PLR2004  Celery's protocol 2
+        yield _fault("body", "must be [args, kwargs, embed]")
+        return
+    args, kwargs, embed = body
+    if not isinstance(args, list) or len(args) != 1:
+        yield _fault("args", "must be one JSON string with the spec")
+    if kwargs:
+        yield _fault("kwargs", "must be empty")
+    if embed and not isinstance(embed, dict):
+        yield _fault("embed", "must be an object")
+    elif embed:
+        yield from (_workflow_fault(key) for key in WORKFLOW_KEYS if embed.get(key))
+
+
+def _workflow_fault(key: str) -> dict[str, str]:
+    return _fault(key, "workflows are not run by workers: wait for the outcome and submit the next job")
+
+
+def _is_nothing(value: object) -> bool:
+    return value is None or (type(value) is int and value == 0)
+
+
+def _is_time_limit(value: object) -> bool:
+    if value is None:
+        return True
+    return isinstance(value, list | tuple) and len(value) == 2 and all(_is_seconds(item) for item in value)  # noqa: PLR2004
+
+
+def _is_seconds(value: object) -> bool:
+    if value is None:
+        return True
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= MAX_SECONDS
+
+
+def _parse_time(value: object) -> datetime | None:
+    if not isinstance(value, str):
+        return None
+    try:
+        parsed = datetime.fromisoformat(value)
+    except ValueError:
+        return None
+    return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)

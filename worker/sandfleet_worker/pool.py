@@ -1,0 +1,143 @@
+"""The Celery pool: one thread a running job, no Python process; it hands each job its limits and a way to end it.
+
+The threads live as long as the pool. Invariant: a thread that spawned a runsc outlives it, since the kernel's parent-death
+signal, by which sandboxes die with their worker, fires at the death of the spawning *thread*.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from billiard.einfo import ExceptionInfo
+from celery.concurrency.base import BasePool
+from sandfleet_config.errors import ErrorCode
+
+from sandfleet_worker.sandbox.cancellation import Cancellation
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(eq=False)
+class JobHandle:
+    """One job in the pool. `number` stands for a process id where Celery wants one; limits are the message's, in seconds."""
+
+    number: int
+    job_id: str
+    soft_seconds: float | None = None
+    hard_seconds: float | None = None
+    cancellation: Cancellation = field(default_factory=Cancellation)
+
+    @property
+    def is_withdrawn(self) -> bool:
+        """Whether the worker took the job back before anybody cancelled it: nothing is recorded, the message goes back."""
+        return self.cancellation.is_set and self.cancellation.code is ErrorCode.WORKER_LOST
+
+
+_current: ContextVar[JobHandle] = ContextVar("sandfleet_job")
+
+
+def current_job() -> JobHandle:
+    """Return the handle of the job that the calling pool thread runs."""
+    return _current.get()
+
+
+class SandboxPool(BasePool):
+    """Runs `limit` jobs at once in threads."""
+
+    body_can_be_buffer = True
+    signal_safe = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._executor = ThreadPoolExecutor(max_workers=self.limit, thread_name_prefix="job")
+        self._numbers = itertools.count(1)
+        self._jobs: dict[int, JobHandle] = {}
+        self._lock = threading.Lock()
+
+    def on_apply(
+        self,
+        target: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        callback: Callable[[Any], None],
+        error_callback: Callable[[ExceptionInfo], None],
+        accept_callback: Callable[[int, float], None],
+        soft_timeout: float | None = None,
+        timeout: float | None = None,
+        correlation_id: str = "",
+        **_: Any,
+    ) -> None:
+        """Queue one job for a thread; Celery's prefetch keeps the queue empty."""
+        job = JobHandle(next(self._numbers), correlation_id, soft_timeout, timeout)
+        with self._lock:
+            self._jobs[job.number] = job
+
+        def run() -> None:
+            _current.set(job)
+            try:
+                accept_callback(job.number, time.monotonic())
+                try:
+                    result = target(*args, **kwargs)
+                except Exception:  # noqa: BLE001  the edge: Celery's own tracer failed
+                    error_callback(ExceptionInfo())
+                else:
+                    callback(result)
+            except Exception:
+                log.exception(
+                    "cannot report job %s", job.job_id, extra={"action": "report_failed", "job_id": job.job_id}
+                )
+            finally:
+                with self._lock:
+                    del self._jobs[job.number]
+
+        self._executor.submit(run)
+
+    def terminate_job(self, pid: int, signal: int | None = None) -> None:  # noqa: ARG002  every signal means the same here
+        """Cancel the job with the number `pid`: its sandbox is killed, then it ends as ``CANCELLED``."""
+        with self._lock:
+            job = self._jobs.get(pid)
+        if job is not None:
+            job.cancellation.cancel(ErrorCode.CANCELLED, "the job was revoked")
+
+    def cancel(self, job_id: str, message: str = "the job was revoked") -> bool:
+        """Cancel every run of `job_id` in this pool; return whether there was one."""
+        jobs = self._find(job_id)
+        for job in jobs:
+            job.cancellation.cancel(ErrorCode.CANCELLED, message)
+        return bool(jobs)
+
+    def withdraw(self, job_id: str) -> None:
+        """Kill the sandbox of `job_id` and give its message back unrecorded, for another worker to run."""
+        for job in self._find(job_id):
+            job.cancellation.cancel(ErrorCode.WORKER_LOST, "the worker was told to stop at once")
+
+    def on_stop(self) -> None:
+        """Wait for the running jobs (warm shutdown)."""
+        self._executor.shutdown(wait=True, cancel_futures=True)
+
+    def on_terminate(self) -> None:
+        """Take every running job back and wait until its sandbox is gone (cold shutdown)."""
+        with self._lock:
+            jobs = list(self._jobs.values())
+        for job in jobs:
+            self.withdraw(job.job_id)
+        self.on_stop()
+
+    def _find(self, job_id: str) -> list[JobHandle]:
+        with self._lock:
+            return [job for job in self._jobs.values() if job.job_id == job_id]
+
+    def _get_info(self) -> dict[str, Any]:
+        with self._lock:
+            return {"implementation": "sandfleet", "max-concurrency": self.limit, "jobs": len(self._jobs)}

@@ -1,0 +1,59 @@
+"""What must hold before a worker takes its first job."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from sandfleet_config.errors import SandboxError
+
+from sandfleet_worker.checks import State, check_folder, check_redis, check_timeouts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sandfleet_config.settings import WorkerSettings
+
+    from sandfleet_worker.checks import Finding
+    from sandfleet_worker.sandbox.runner import RunscRunner
+
+log = logging.getLogger(__name__)
+
+
+class PreflightFailed(Exception):
+    """The worker must not take jobs; the message says why and what to do."""
+
+
+def run_preflight(settings: WorkerSettings, runner: RunscRunner) -> None:
+    """Clear what dead workers left, then prove that jobs can run here and outcomes can be kept.
+
+    Raises:
+        PreflightFailed: with the first reason and its fix.
+    """
+    for finding in _facts(settings):
+        if finding.state is State.FAILED:
+            msg = f"{finding.name}: {finding.detail}\n  fix: {finding.fix}"
+            raise PreflightFailed(msg)
+        if finding.state is State.WARNING:
+            log.warning("%s: %s (%s)", finding.name, finding.detail, finding.fix, extra={"action": "preflight_warning"})
+    try:
+        swept = runner.sweep()
+        report = runner.probe()
+    except SandboxError as error:
+        msg = f"no sandbox runs here: {error}\n  fix: sandfleet-worker doctor shows what this host can do"
+        raise PreflightFailed(msg) from error
+    if swept.sandboxes or swept.processes:
+        log.info("cleared what dead workers left: %s", swept, extra={"action": "swept"})
+    log.info(
+        "a sandbox runs here: runsc %s, %s, up after %.0f ms",
+        report.version,
+        report.platform,
+        report.boot_seconds * 1000,
+        extra={"action": "preflight_passed"},
+    )
+
+
+def _facts(settings: WorkerSettings) -> Iterator[Finding]:
+    yield check_timeouts(settings)
+    yield check_folder("slots", settings.slots_dir, "SANDFLEET_SLOTS_DIR")
+    yield from check_redis(settings)

@@ -1,0 +1,63 @@
+"""Run one worker in this process until it is told to stop."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from celery import signals
+
+from sandfleet_worker.app import new_app
+from sandfleet_worker.control import install_commands
+from sandfleet_worker.host import Host
+from sandfleet_worker.logs import set_up_logs
+from sandfleet_worker.preflight import run_preflight
+from sandfleet_worker.sandbox.runner import RunscRunner
+from sandfleet_worker.tasks import run_task
+
+if TYPE_CHECKING:
+    from sandfleet_config.settings import WorkerSettings
+
+log = logging.getLogger(__name__)
+
+
+def serve(settings: WorkerSettings) -> int:
+    """Prove that sandboxes run here, then take jobs; return the process's exit code.
+
+    Raises:
+        PreflightFailed: no job could run; none was taken.
+        SandboxError: the runner cannot even be set up.
+    """
+    set_up_logs(settings)
+    with RunscRunner(settings) as runner:
+        run_preflight(settings, runner)
+        host = Host.open(settings, runner)
+        try:
+            return _work(settings, host)
+        finally:
+            host.close()
+
+
+def _work(settings: WorkerSettings, host: Host) -> int:
+    install_commands()
+    app = new_app(settings)
+    run_task(app).host = host
+
+    def announce(**_: object) -> None:
+        text = "worker %s is ready: queue %s, %d sandboxes at once on this host"
+        log.info(text, host.worker, settings.queue, settings.concurrency, extra={"action": "worker_ready"})
+
+    signals.worker_ready.connect(announce)
+    worker = app.Worker(
+        # Celery puts the host's name behind the @; the process id keeps two workers of a host apart.
+        hostname=f"{host.worker}@{host.name}",
+        queues=[settings.queue],
+        without_mingle=True,
+        without_gossip=True,
+        quiet=True,
+        loglevel=settings.log_level,
+        redirect_stdouts=False,
+    )
+    worker.start()
+    log.info("worker %s has stopped", host.worker, extra={"action": "worker_stopped"})
+    return worker.exitcode or 0
