@@ -1,0 +1,5 @@
+"""The ``sandfleet`` command."""
+
+from sandfleet.cli.main import app, main
+
+__all__ = ["app", "main"]

@@ -1,0 +1,84 @@
+"""Files of specs, one JSON object a line: read as a whole, every fault named, before anything is queued."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, cast
+
+from sandfleet_config.errors import SandboxError, SpecInvalid
+from sandfleet_config.wire import JobRequest, encode_job, new_spec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from sandfleet_config.spec import SandboxSpec
+
+STDIN = "-"
+
+
+@dataclass(frozen=True)
+class LineFault:
+    """What is wrong with one line; counted from 1."""
+
+    number: int
+    text: str
+
+
+def read_lines(name: str) -> list[str]:
+    """Read the text lines of the file `name`, or of stdin for ``-``.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is not UTF-8.
+    """
+    if name == STDIN:
+        return sys.stdin.buffer.read().decode().split("\n")
+    return Path(name).read_bytes().decode().split("\n")
+
+
+def parse_specs(lines: Iterable[str], max_spec_bytes: int) -> tuple[list[SandboxSpec], list[LineFault]]:
+    """Return every spec, and every fault of every line; empty lines are skipped."""
+    specs: list[SandboxSpec] = []
+    faults: list[LineFault] = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            spec = new_spec(_parse_object(line))
+            encode_job(JobRequest(spec=spec), max_spec_bytes)
+            specs.append(spec)
+        except SandboxError as error:
+            texts = [f"{fault['field']}: {fault['message']}" for fault in error.errors] or [error.message]
+            faults.extend(LineFault(number, f"{error.code.value}: {text}") for text in texts)
+    return specs, faults
+
+
+def _parse_object(line: str) -> dict[str, Any]:
+    try:
+        value = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise SpecInvalid.of(f"is not JSON ({error.msg} at column {error.colno})") from None
+    except RecursionError:
+        raise SpecInvalid.of("is nested too deeply") from None
+    if not isinstance(value, dict):
+        raise SpecInvalid.of("must be a JSON object, a spec")
+    return cast("dict[str, Any]", value)
+
+
+def read_ids(name: str) -> list[str]:
+    """Read job ids, one a line, as ``sandfleet submit`` prints them; empty lines are skipped.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is not UTF-8.
+    """
+    return [line.strip() for line in read_lines(name) if line.strip()]
+
+
+def write_outcome(file: IO[str], outcome: dict[str, Any]) -> None:
+    """Append one outcome as a line, and push it out: what has ended stays written if the wait is broken off."""
+    file.write(json.dumps(outcome, separators=(",", ":")) + "\n")
+    file.flush()

@@ -1,0 +1,123 @@
+"""Outcomes as text for people. What a program or a stranger wrote must not drive the reader's terminal."""
+
+from __future__ import annotations
+
+import sys
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from sandfleet.cli.exits import SOME_NOT_OK
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from sandfleet_config.errors import ErrorCode
+    from sandfleet_config.outcome import Outcome, StreamOutput
+
+    from sandfleet.channel import JobRecord
+
+KEPT_CONTROLS = "\n\t"
+
+
+def safe_text(text: str) -> str:
+    r"""Return `text` with control characters (escape sequences, C1, bidirectional overrides) spelled out as ``\x1b``."""
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() or char in KEPT_CONTROLS else char.encode("unicode_escape").decode() for char in text
+    )
+
+
+def safe_line(text: str) -> str:
+    """Return `text` safe and on one line."""
+    return safe_text(text).replace("\n", "\\n").replace("\t", " ")
+
+
+def note(text: str) -> None:
+    """Tell the user something on stderr, as one line."""
+    print(f"sandfleet: {safe_line(text)}", file=sys.stderr, flush=True)
+
+
+def stderr_console() -> Console:
+    """Return rich's console on stderr, which does not reinterpret what it prints."""
+    return Console(stderr=True, markup=False, highlight=False)
+
+
+def explain(outcome: Outcome) -> str:
+    """Return code and message, or the exit, in one line."""
+    return f"{outcome.code.value}: {outcome.message}" if outcome.message else outcome.to_summary().rstrip(": ")
+
+
+def outcome_lines(outcome: Outcome) -> Iterator[tuple[str, str]]:
+    """Yield what there is to say of `outcome` but its output, as (name, text)."""
+    yield "job", outcome.job_id
+    yield "outcome", explain(outcome)
+    if outcome.exit_code is not None:
+        yield "exit", str(outcome.exit_code)
+    if outcome.signal is not None:
+        yield "signal", str(outcome.signal)
+    if outcome.timed_out is not None:
+        yield "timed out", f"{outcome.timed_out} limit"
+    yield "try again", "may help" if outcome.retryable else "would end the same" if not outcome.is_ok else "-"
+    if outcome.batch is not None:
+        yield "batch", outcome.batch
+    if outcome.labels:
+        yield "labels", ", ".join(f"{key}={value}" for key, value in outcome.labels.items())
+    if outcome.duration is not None:
+        yield "time", f"{outcome.duration:.3f} s"
+    steps = [f"{name} {value:.3f}" for name, value in outcome.timing.model_dump().items() if value is not None]
+    if steps:
+        yield "steps", ", ".join(steps) + " (seconds)"
+    used = [f"{name} {value}" for name, value in outcome.usage.model_dump().items() if value is not None]
+    if used:
+        yield "used", ", ".join(used)
+    loose = [name for name, limit in outcome.limits.items() if not limit.enforced]
+    if loose:
+        yield "not enforced", ", ".join(loose)
+    for number, attempt in enumerate(outcome.attempts, 1):
+        yield f"attempt {number}", f"{attempt.code.value if attempt.code else '?'} on {attempt.host} ({attempt.worker})"
+    if outcome.image_digest:
+        yield "image", outcome.image_digest
+
+
+def record_lines(job_id: str, record: JobRecord) -> Iterator[tuple[str, str]]:
+    """Yield what is known of a job that has not ended."""
+    yield "job", job_id
+    yield "state", "queued or running"
+    if record.line:
+        yield "runs", record.line
+    if record.batch is not None:
+        yield "batch", record.batch
+    if record.submitted:
+        yield "submitted", datetime.fromtimestamp(record.submitted, UTC).isoformat(timespec="seconds")
+
+
+def print_lines(lines: Iterable[tuple[str, str]]) -> None:
+    """Print names and texts in two columns."""
+    for name, text in lines:
+        print(f"{name:<13} {safe_line(text)}")
+
+
+def print_stream(name: str, stream: StreamOutput) -> None:
+    """Print what a program wrote; on a terminal with its control sequences spelled out."""
+    cut = f", cut to {len(stream.bytes)}" if stream.truncated else ""
+    print(f"\n--- {name} ({stream.total_bytes} bytes{cut}) ---")
+    text = safe_text(stream.text) if sys.stdout.isatty() else stream.text
+    print(text, end="" if text.endswith("\n") or not text else "\n")
+
+
+def print_summary(counts: Mapping[ErrorCode, int]) -> int:
+    """Print how many jobs ended with each code, on stderr; return 1 if any did not end ``OK``."""
+    table = Table("code", "category", "jobs", box=None, pad_edge=False)
+    for code in sorted(counts, key=lambda code: (not _is_ok(code), code.value)):
+        table.add_row(code.value, code.category.value, str(counts[code]))
+    if counts:
+        stderr_console().print(table)
+    return 0 if all(_is_ok(code) for code in counts) else SOME_NOT_OK
+
+
+def _is_ok(code: ErrorCode) -> bool:
+    return code.value == "OK"

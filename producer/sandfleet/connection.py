@@ -1,0 +1,140 @@
+"""Connections to Redis that heal after a fork, and faults of theirs in words that say what to do."""
+
+from __future__ import annotations
+
+import os
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import redis
+from kombu.exceptions import OperationalError
+from redis.backoff import ExponentialBackoff
+from redis.exceptions import OutOfMemoryError
+from redis.retry import Retry
+from sandfleet_config.celery import celery_url, shared_options
+from sandfleet_config.settings import SettingsInvalid
+
+from sandfleet.errors import FleetUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from celery import Celery
+    from sandfleet_config.settings import Settings
+
+CONNECT_SECONDS = 5
+SOCKET_SECONDS = 15
+RETRIES = 5
+"""With the backoff below about two seconds: a Redis that restarts is waited for, one that is gone is told soon."""
+PUBLISH_RETRY = {"max_retries": 3, "interval_start": 0, "interval_step": 0.2, "interval_max": 0.5}
+
+
+class Connections:
+    """Redis client and Celery app of one process, made at the first use and anew in a forked child."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._lock = threading.Lock()
+        self._pid = os.getpid()
+        self._redis: redis.Redis | None = None
+        self._app: Celery | None = None
+
+    @property
+    def redis(self) -> redis.Redis:
+        """The client for records, outcomes and cancels."""
+        with self._lock_here():
+            if self._redis is None:
+                self._redis = new_redis(self.settings)
+            return self._redis
+
+    @property
+    def app(self) -> Celery:
+        """The Celery app that publishes."""
+        with self._lock_here():
+            if self._app is None:
+                self._app = new_publishing_app(self.settings)
+            return self._app
+
+    def close(self) -> None:
+        """Close every connection; the next use opens new ones."""
+        with self._lock_here():
+            client, app = self._redis, self._app
+            self._redis = self._app = None
+        if client is not None:
+            client.close()
+        if app is not None:
+            app.close()
+
+    def _lock_here(self) -> threading.Lock:
+        if self._pid != os.getpid():
+            # A forked child: the parent's sockets are not ours to use or to close, its lock may be held by a thread we lack.
+            self._lock = threading.Lock()
+            self._redis = self._app = None
+            self._pid = os.getpid()
+        return self._lock
+
+    @contextmanager
+    def guard(self, *job_ids: str) -> Generator[None]:
+        """Turn what redis-py, kombu and the sockets raise into `FleetUnavailable`."""
+        try:
+            yield
+        except (redis.RedisError, OperationalError, OSError) as error:
+            raise FleetUnavailable(_explain(error, self.settings.redis_address), job_ids) from error
+
+
+def new_redis(settings: Settings) -> redis.Redis:
+    """Build the client; nothing is connected yet.
+
+    Raises:
+        SettingsInvalid: the URL cannot be read.
+    """
+    try:
+        return redis.Redis.from_url(  # pyright: ignore[reportUnknownMemberType]  its options are untyped
+            settings.redis_dsn,
+            # RESP3 makes redis-py 8 ask each new connection for CLIENT MAINT_NOTIFICATIONS, which Redis 7 does not know.
+            protocol=2,
+            socket_connect_timeout=CONNECT_SECONDS,
+            socket_timeout=SOCKET_SECONDS,
+            health_check_interval=10,
+            retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), RETRIES),
+            retry_on_error=[redis.ConnectionError, redis.TimeoutError],
+        )
+    except (ValueError, TypeError):
+        # The parser repeats parts of the URL, and one part is the password.
+        raise SettingsInvalid(
+            "SANDFLEET_REDIS_URL cannot be read as a Redis URL: redis://[:password@]host:port/0"
+        ) from None
+
+
+def new_publishing_app(settings: Settings) -> Celery:
+    """Build the app that publishes and broadcasts, without a result backend: with one, each send would SUBSCRIBE."""
+    from celery import Celery
+
+    fleet_url = celery_url(settings.redis_dsn)
+
+    class PublishingCelery(Celery):
+        """Connects to the fleet's Redis whatever ``CELERY_BROKER_URL`` of the surrounding application says."""
+
+        def connection_for_write(self, url: str | None = None, **kwargs: Any) -> Any:
+            return super().connection_for_write(url or fleet_url, **kwargs)
+
+        def connection_for_read(self, url: str | None = None, **kwargs: Any) -> Any:
+            return super().connection_for_read(url or fleet_url, **kwargs)
+
+    app = PublishingCelery("sandfleet", backend="disabled://", set_as_current=False)
+    app.conf.update(shared_options(settings) | {"result_backend": "disabled://"})
+    return app
+
+
+def _explain(error: Exception, address: str) -> str:
+    match error:
+        case redis.AuthenticationError():
+            return f"Redis at {address} wants another user or password: set them in SANDFLEET_REDIS_URL"
+        case OutOfMemoryError():
+            return f"Redis at {address} is out of memory and takes no more: raise its maxmemory, or let outcomes expire sooner"
+        case redis.ResponseError():
+            return f"Redis at {address} refuses: {error}"
+        case _:
+            reason = str(error) or type(error).__name__
+            return f"cannot reach Redis at {address} ({reason}): start it, or set SANDFLEET_REDIS_URL to where it is"

@@ -1,0 +1,105 @@
+"""The handle of one submitted job."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sandfleet.collect import OutcomeStream
+
+if TYPE_CHECKING:
+    from sandfleet_config.errors import ErrorCode
+    from sandfleet_config.outcome import Outcome, SandboxResult
+
+    from sandfleet.channel import Channel
+
+
+@dataclass(frozen=True)
+class CancelResult:
+    """What a cancel did: `code` is how the job had ended already, None where its end was requested now."""
+
+    job_id: str
+    code: ErrorCode | None = None
+
+    @property
+    def is_requested(self) -> bool:
+        """Whether the job had not ended yet; its outcome will say ``CANCELLED`` unless it ends first."""
+        return self.code is None
+
+    def __str__(self) -> str:
+        """Say it in a few words."""
+        return "cancel requested" if self.code is None else f"already ended: {self.code.value}"
+
+
+class Job:
+    """One job, by its `id`; cheap to make, safe for concurrent use. Two handles of one id are equal."""
+
+    def __init__(self, job_id: str, channel: Channel) -> None:
+        self.id = job_id
+        self._channel = channel
+        self._outcome: Outcome | None = None
+
+    def __eq__(self, other: object) -> bool:
+        """Compare by id."""
+        return isinstance(other, Job) and self.id == other.id
+
+    def __hash__(self) -> int:
+        """Hash by id."""
+        return hash(self.id)
+
+    def __repr__(self) -> str:
+        """Name the job only."""
+        return f"Job({self.id!r})"
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the job has ended; asks Redis until it has."""
+        if self._outcome is None:
+            self._outcome = self._channel.outcomes([self.id])[0]
+        return self._outcome is not None
+
+    def outcome(self, timeout: float | None = None) -> Outcome:
+        """Wait for the end and return it, whatever it is: what the job did is never raised.
+
+        Raises:
+            ResultTimeout: it has not ended within `timeout` seconds (None waits for ever, 0 just looks); the job goes on.
+            JobUnknown: Redis has forgotten the job.
+            FleetUnavailable: Redis is out of reach.
+        """
+        if self._outcome is None:
+            (self._outcome,) = OutcomeStream(self._channel, [self.id], timeout)
+        return self._outcome
+
+    async def outcome_async(self, timeout: float | None = None) -> Outcome:  # noqa: ASYNC109  as `outcome`
+        """Do what `outcome` does and leave the event loop free."""
+        if self._outcome is None:
+            (self._outcome,) = [outcome async for outcome in OutcomeStream(self._channel, [self.id], timeout)]
+        return self._outcome
+
+    def result(self, timeout: float | None = None) -> SandboxResult:
+        """Wait for the end and return the program's result, any exit included.
+
+        Raises:
+            SandboxError: the class of the outcome's code where the program did not run to its own end.
+            ResultTimeout: as `outcome`; so are `JobUnknown` and `FleetUnavailable`.
+        """
+        return self.outcome(timeout).to_result()
+
+    async def result_async(self, timeout: float | None = None) -> SandboxResult:  # noqa: ASYNC109  as `result`
+        """Do what `result` does and leave the event loop free."""
+        return (await self.outcome_async(timeout)).to_result()
+
+    def cancel(self) -> CancelResult:
+        """Ask for the job's end, queued or running, and say what that did; as often as you like.
+
+        Nothing is recorded here: the outcome appears when the sandbox is gone.
+        """
+        if self._outcome is not None or self.is_done:
+            return CancelResult(self.id, self._outcome.code if self._outcome else None)
+        self._channel.cancel(self.id)
+        return CancelResult(self.id)
+
+    async def cancel_async(self) -> CancelResult:
+        """Do what `cancel` does and leave the event loop free."""
+        return await asyncio.to_thread(self.cancel)
