@@ -121,8 +121,10 @@ def new_rlimits(limits: Admitted) -> list[Rlimit]:
     RLIMIT_CPU is not enforced by gVisor (measured); the wall clock and the CPU quota are.
     """
     stack = Rlimit(resource.RLIMIT_STACK, STACK_BYTES, STACK_BYTES)
+    # gVisor counts a user's processes by their births: the first one is born as init's and is not among them (measured).
+    others = limits.pids_limit - 1
     return [
-        Rlimit(resource.RLIMIT_NPROC, limits.pids_limit, limits.pids_limit),
+        Rlimit(resource.RLIMIT_NPROC, others, others),
         Rlimit(resource.RLIMIT_NOFILE, MAX_OPEN_FILES, MAX_OPEN_FILES),
         Rlimit(resource.RLIMIT_CORE, 0, 0),
         stack,

@@ -1,0 +1,276 @@
+"""Each limit, really reached."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+from sandfleet_config.errors import ErrorCode, HostResources, OutOfMemory, SandboxTimeout
+from sandfleet_config.settings import HostSettings
+from sandfleet_config.spec import SandboxSpec
+from sandfleet_worker.policy import admit
+from sandfleet_worker.sandbox import cgroups
+from sandfleet_worker.sandbox.cgroups import CgroupTree
+from sandfleet_worker.sandbox.runner import RunscRunner
+
+if TYPE_CHECKING:
+    from conftest import Run
+
+MIB = 1 << 20
+
+
+def test_memory_is_limited_and_the_reason_told(python: Run) -> None:
+    outcome = python("print('before', flush=True); x = bytearray(1 << 30)", resources={"memory_bytes": "96MiB"})
+    assert outcome.code is ErrorCode.OUT_OF_MEMORY
+    assert outcome.stdout.text == "before\n"
+    assert outcome.usage.memory_peak_bytes is not None
+    assert outcome.usage.memory_peak_bytes <= 96 * MIB
+    assert outcome.limits["memory_bytes"].enforced
+
+
+@pytest.mark.parametrize("platform", ["systrap", "ptrace"])
+def test_out_of_memory_is_told_on_every_platform(python: Run, platform: str) -> None:
+    outcome = python("x = bytearray(1 << 30)", platform=platform, resources={"memory_bytes": "96MiB"})
+    assert outcome.code is ErrorCode.OUT_OF_MEMORY
+
+
+def test_files_on_tmp_count_as_memory(run: Run) -> None:
+    resources = {"memory_bytes": "48MiB", "disk_bytes": "200MiB"}
+    outcome = run("sh", "-c", "dd if=/dev/zero of=/tmp/x bs=1M count=100; exit 1", resources=resources)
+    assert outcome.code is ErrorCode.OUT_OF_MEMORY
+
+
+def test_a_program_that_exits_0_in_spite_of_a_killed_child_is_ok(python: Run) -> None:
+    code = """
+import subprocess, sys
+subprocess.run([sys.executable, "-c", "x = bytearray(1 << 30)"])
+"""
+    outcome = python(code, resources={"memory_bytes": "128MiB"})
+    # Which process the kernel picks is its choice: where it is the sandbox itself, the job is out of memory.
+    assert outcome.code in {ErrorCode.OK, ErrorCode.OUT_OF_MEMORY}
+    assert (outcome.code is ErrorCode.OK) == (outcome.exit_code == 0)
+
+
+def test_the_soft_limit_is_a_term_inside(run: Run) -> None:
+    outcome = run("sh", "-c", "trap 'echo bye; exit 3' TERM; echo up; while :; do sleep 0.05; done", timeout=0.5)
+    assert (outcome.code, outcome.timed_out, outcome.exit_code) == (ErrorCode.TIMEOUT, "soft", 3)
+    assert outcome.stdout.text == "up\nbye\n"
+
+
+def test_the_hard_limit_kills_what_ignores_term(run: Run) -> None:
+    started = time.monotonic()
+    outcome = run("sh", "-c", "trap '' TERM; echo up; while :; do sleep 1; done", timeout=0.5, grace=0.5)
+    assert (outcome.code, outcome.timed_out) == (ErrorCode.TIMEOUT, "hard")
+    assert (outcome.exit_code, outcome.signal) == (None, None)
+    assert outcome.stdout.text == "up\n"
+    assert outcome.duration is not None
+    assert 0.9 < outcome.duration < 3
+    assert time.monotonic() - started < 10
+
+
+def test_without_grace_the_timeout_kills_at_once(run: Run) -> None:
+    outcome = run("sh", "-c", "trap 'echo bye' TERM; while :; do sleep 1; done", timeout=0.3, grace=0)
+    assert (outcome.code, outcome.timed_out) == (ErrorCode.TIMEOUT, "hard")
+
+
+def test_a_callers_deadline_ends_the_job(runner: RunscRunner) -> None:
+    spec = SandboxSpec(image="busybox", command=("sleep", "30"))
+    with pytest.raises(SandboxTimeout):
+        runner.run(spec, deadline=time.monotonic() + 0.5)
+
+
+def test_the_clock_starts_with_the_program(run: Run) -> None:
+    outcome = run("true", timeout=0.1)
+    assert outcome.code is ErrorCode.OK
+
+
+def test_output_is_truncated_and_counted(run: Run) -> None:
+    outcome = run("sh", "-c", "yes | head -c 1000000", output={"max_bytes": 1000})
+    assert (outcome.code, outcome.stdout.total_bytes, outcome.stdout.truncated) == (ErrorCode.OK, 1_000_000, True)
+    assert outcome.stdout.text == "y\n" * 500
+
+
+@pytest.mark.parametrize("stream", [1, 2])
+def test_output_limit_kills_by_wish(run: Run, stream: int) -> None:
+    outcome = run(
+        "sh", "-c", f"while :; do echo flood >&{stream}; done", output={"max_bytes": 1000, "on_limit": "kill"}
+    )
+    assert outcome.code is ErrorCode.OUTPUT_LIMIT
+    assert len(outcome.stdout.bytes) + len(outcome.stderr.bytes) <= 1000
+
+
+def test_output_limit_is_told_even_where_the_program_was_faster(run: Run) -> None:
+    outcome = run("sh", "-c", "echo 123456", output={"max_bytes": 3, "on_limit": "kill"})
+    assert outcome.code is ErrorCode.OUTPUT_LIMIT
+
+
+def test_a_gibibyte_of_output_is_counted_in_flat_memory(python: Run) -> None:
+    gc.collect()
+    before = psutil.Process().memory_info().rss
+    peak = [before]
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.02):
+            peak[0] = max(peak[0], psutil.Process().memory_info().rss)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        outcome = python("import os\nb = bytes(1 << 20)\nfor _ in range(1024): os.write(1, b)", timeout=120)
+    finally:
+        done.set()
+        watcher.join()
+    assert (outcome.code, outcome.stdout.total_bytes, outcome.stdout.truncated) == (ErrorCode.OK, 1 << 30, True)
+    assert len(outcome.stdout.bytes) == 64 << 10
+    assert peak[0] - before < 64 * MIB
+
+
+@pytest.mark.parametrize("folder", ["/tmp", "/dev/shm", "$HOME"])
+def test_disk_is_limited_wherever_a_job_can_write(run: Run, folder: str) -> None:
+    command = f"dd if=/dev/zero of={folder}/x bs=1M"
+    outcome = run("sh", "-c", command, resources={"disk_bytes": "8MiB"})
+    assert (outcome.code, outcome.exit_code) == (ErrorCode.DISK_LIMIT, 1)
+    assert "No space left" in outcome.stderr.text
+
+
+def test_disk_is_one_limit_for_all_writable_folders(run: Run) -> None:
+    command = "dd if=/dev/zero of=/tmp/x bs=1M count=6 && dd if=/dev/zero of=/dev/shm/x bs=1M count=6"
+    assert run("sh", "-c", command, resources={"disk_bytes": "8MiB"}).code is ErrorCode.DISK_LIMIT
+
+
+def test_disk_of_a_writable_root_is_limited(python: Run) -> None:
+    code = "open('/home/sandbox-test/x', 'wb').write(bytes(64 << 20))"
+    root = {"read_only_rootfs": False}
+    outcome = python(code.replace("/home/sandbox-test", "/var/tmp"), security=root, resources={"disk_bytes": "8MiB"})
+    assert (outcome.code, outcome.exit_code) == (ErrorCode.DISK_LIMIT, 1)
+
+
+def test_a_full_disk_is_no_fault_of_a_program_that_ends_well(run: Run) -> None:
+    outcome = run("sh", "-c", "dd if=/dev/zero of=/tmp/x bs=1M; exit 0", resources={"disk_bytes": "8MiB"})
+    assert outcome.code is ErrorCode.OK
+
+
+FORK_BOMB = """
+import os, time
+while True:
+    try:
+        os.fork()
+    except OSError:
+        time.sleep(0.05)
+"""
+
+
+def test_a_fork_bomb_is_contained(python: Run) -> None:
+    outcome = python(FORK_BOMB, timeout=1.5, grace=2, resources={"pids_limit": 32})
+    assert outcome.code is ErrorCode.TIMEOUT
+    assert outcome.usage.pids_peak is None or outcome.usage.pids_peak < 4 * 32 + 256
+
+
+def test_processes_are_limited(python: Run) -> None:
+    code = """
+import os, time
+n = 0
+try:
+    while True:
+        if os.fork() == 0:
+            time.sleep(30)
+        n += 1
+except BlockingIOError:
+    print(n)
+"""
+    outcome = python(code, resources={"pids_limit": 20})
+    assert outcome.stdout.text == "19\n"
+
+
+def test_threads_count_as_processes(python: Run) -> None:
+    code = """
+import threading, time
+n = 1
+try:
+    while True:
+        threading.Thread(target=time.sleep, args=(30,), daemon=True).start()
+        n += 1
+except RuntimeError:
+    print(n, flush=True)
+import os; os._exit(0)
+"""
+    assert python(code, resources={"pids_limit": 20}).stdout.text == "20\n"
+
+
+def test_the_hosts_process_fuse_is_told(runner: RunscRunner, python: Run) -> None:
+    """Where the host's own pids limit stops the sandbox (here: lowered by hand while it runs), it is no fault of the program."""
+
+    def lower() -> None:
+        parent = runner._tree.parents["pids"]
+        deadline = time.monotonic() + 15
+        while time.monotonic() < deadline:
+            for folder in parent.glob(f"{runner._owner.name}.*"):
+                if len((folder / "cgroup.procs").read_text().split()) >= 4:
+                    time.sleep(0.5)  # the program is up and forks slowly
+                    (folder / "pids.max").write_text("1")
+                    return
+            time.sleep(0.01)
+
+    thread = threading.Thread(target=lower)
+    thread.start()
+    code = "import os, time\nwhile True:\n    time.sleep(0.05)\n    if os.fork() == 0: time.sleep(30)"
+    outcome = python(code, timeout=15)
+    thread.join()
+    assert outcome.code is ErrorCode.PIDS_LIMIT
+
+
+def test_cpu_is_limited(python: Run) -> None:
+    code = "import time\nend = time.monotonic() + 2\nwhile time.monotonic() < end: pass"
+    free = python(code)
+    held = python(code, resources={"cpu_quota": 25_000})
+    assert held.usage.cpu_seconds is not None
+    assert free.usage.cpu_seconds is not None
+    assert held.usage.cpu_seconds < free.usage.cpu_seconds * 0.6
+    assert held.limits["cpu_quota"].enforced
+
+
+def test_the_smallest_memory_says_that_the_sandbox_does_not_fit(run: Run) -> None:
+    outcome = run("true", resources={"memory_bytes": "4MiB"})
+    assert outcome.code is ErrorCode.OUT_OF_MEMORY
+    assert "sandbox itself" in outcome.message
+
+
+def test_a_limit_nobody_can_hold_is_refused_unless_allowed_by_name(
+    host: HostSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sandfleet_worker.sandbox.runner.find_tree", lambda _parent: CgroupTree(version=2, parents={}))
+    spec = SandboxSpec(image="busybox", command=("true",))
+    with RunscRunner(host) as runner, pytest.raises(HostResources, match="SANDFLEET_ALLOW_UNENFORCED=memory,pids"):
+        runner.run(spec)
+    allowed = host.model_copy(update={"allow_unenforced": frozenset({"memory", "pids"})})
+    with RunscRunner(allowed) as runner:
+        outcome = runner.execute(admit(spec, allowed)).to_outcome(job_id="x")
+    assert outcome.code is ErrorCode.OK
+    assert not outcome.limits["memory_bytes"].enforced
+    assert outcome.limits["disk_bytes"].enforced
+
+
+def test_every_other_code_is_raised_with_its_outcome(runner: RunscRunner) -> None:
+    spec = SandboxSpec.model_validate(
+        {
+            "image": "python",
+            "command": ["python3", "-c", "x = bytearray(1 << 30)"],
+            "resources": {"memory_bytes": "96MiB"},
+        }
+    )
+    with pytest.raises(OutOfMemory) as caught:
+        runner.run(spec)
+    assert caught.value.outcome is not None
+    assert caught.value.outcome.code is ErrorCode.OUT_OF_MEMORY
+
+
+def test_no_cgroup_is_left(run: Run) -> None:
+    run("true")
+    tree = cgroups.find_tree("sandfleet")
+    assert not [path for parent in set(tree.parents.values()) for path in Path(parent).glob("sandfleet-*")]
