@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -131,10 +131,13 @@ class Outcome(Record):
     @classmethod
     def _derive(cls, value: object) -> object:
         """Category and retryable follow from the code; they travel for readers that do not have the table."""
-        if isinstance(value, Mapping) and "code" in value and not {"category", "retryable"} <= value.keys():
-            code = ErrorCode(value["code"])
-            return {**value, "category": code.category, "retryable": code.is_retryable}
-        return value
+        if not isinstance(value, Mapping):
+            return value
+        fields = cast("Mapping[str, Any]", value)
+        if "code" not in fields or {"category", "retryable"} <= fields.keys():
+            return fields
+        code = ErrorCode(fields["code"])
+        return {**fields, "category": code.category, "retryable": code.is_retryable}
 
     @classmethod
     def of(cls, code: ErrorCode, job_id: str, message: str = "", **fields: Any) -> Self:
@@ -190,14 +193,33 @@ class Outcome(Record):
 def cut_to_characters(kept: bytes, *, is_cut_at_start: bool = False, is_cut_at_end: bool = False) -> bytes:
     """Trim the halves of UTF-8 characters that a cap left at the ends, so that cut text stays text.
 
-    Bytes that are not UTF-8 elsewhere are returned as they are.
+    What is not UTF-8 without those halves is returned as it is.
     """
-    for drop_start in range(UTF8_MAX_CONTINUATION + 1 if is_cut_at_start else 1):
-        for drop_end in range(UTF8_MAX_CONTINUATION + 1 if is_cut_at_end else 1):
-            candidate = kept[drop_start : len(kept) - drop_end]
-            try:
-                candidate.decode()
-            except UnicodeDecodeError:
-                continue
-            return candidate
-    return kept
+    start = _count_orphans(kept) if is_cut_at_start else 0
+    end = len(kept) - (_count_unfinished(kept) if is_cut_at_end else 0)
+    candidate = kept[start:end]
+    try:
+        candidate.decode()
+    except UnicodeDecodeError:
+        return kept
+    return candidate
+
+
+def _count_orphans(kept: bytes) -> int:
+    """Return how many continuation bytes (10xxxxxx) stand at the start without their leading byte."""
+    head = kept[:UTF8_MAX_CONTINUATION]
+    return next((index for index, byte in enumerate(head) if not _is_continuation(byte)), len(head))
+
+
+def _count_unfinished(kept: bytes) -> int:
+    """Return how many bytes at the end begin a character that goes on after them."""
+    for count in range(1, min(UTF8_MAX_CONTINUATION, len(kept)) + 1):
+        byte = kept[-count]
+        if not _is_continuation(byte):
+            # A leading byte has as many ones at its top as its character has bytes.
+            return count if (byte >> (7 - count)) == (1 << (count + 1)) - 1 else 0
+    return 0
+
+
+def _is_continuation(byte: int) -> bool:
+    return byte >> 6 == 0b10  # noqa: PLR2004  the two top bits

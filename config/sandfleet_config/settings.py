@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
@@ -180,11 +180,12 @@ def setting_names(
     """Yield each setting as (environment name, type, default, description), nested sections included."""
     for name, field in model.model_fields.items():
         key = f"{prefix}{name}".upper()
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
-            yield from setting_names(field.annotation, f"{key}{NESTED}")
+        section: Any = field.annotation
+        if section in Section.__subclasses__():
+            yield from setting_names(section, f"{key}{NESTED}")
         else:
             shown = "the host's cores" if field.default_factory else field.default
-            yield key, str(field.annotation), shown, field.description or ""
+            yield key, str(section), shown, field.description or ""
 
 
 def check_environment(environ: Mapping[str, str] | None = None) -> None:
@@ -197,7 +198,7 @@ def check_environment(environ: Mapping[str, str] | None = None) -> None:
     present = os.environ if environ is None else environ
     unknown = sorted(key for key in present if key.upper().startswith(PREFIX) and key.upper() not in known)
     if unknown:
-        hints = []
+        hints: list[str] = []
         for key in unknown:
             near = difflib.get_close_matches(key.upper(), known, n=1)
             hints.append(f"{key} (did you mean {near[0]}?)" if near else key)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Mapping
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Literal, Self, cast
 
 from pydantic import (
     AfterValidator,
@@ -88,7 +88,7 @@ class Payload(ContractModel):
     def _accept_plain(cls, value: object) -> object:
         if isinstance(value, str):
             return {"data": value}
-        if isinstance(value, bytes | bytearray | memoryview):
+        if isinstance(value, bytes | bytearray):
             return encode_payload(bytes(value))
         return value
 
@@ -175,7 +175,7 @@ class OutputSpec(ContractModel):
 
 def _env_from_mapping(value: object) -> object:
     if isinstance(value, Mapping):
-        return [f"{key}={item}" for key, item in value.items()]
+        return [f"{key}={item}" for key, item in cast("Mapping[object, object]", value).items()]
     return value
 
 
@@ -185,6 +185,11 @@ def _check_env_item(item: str) -> str:
         msg = "must be KEY=VALUE"
         raise PydanticCustomError("env_item", msg)
     return item
+
+
+def _freeze(value: Sequence[str]) -> tuple[str, ...]:
+    """Keep what users may write as a list as a tuple: a spec never changes."""
+    return tuple(value)
 
 
 EnvItem = Annotated[Text, AfterValidator(_check_env_item)]
@@ -202,7 +207,7 @@ class SandboxSpec(ContractModel):
     """
 
     image: Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARS), AfterValidator(refuse_control_characters)]
-    command: Annotated[tuple[Text, ...], Field(max_length=MAX_COMMAND_ITEMS)] = ()
+    command: Annotated[Sequence[Text], Field(max_length=MAX_COMMAND_ITEMS), AfterValidator(_freeze)] = ()
     working_dir: Text = ""
     env: Annotated[tuple[EnvItem, ...], BeforeValidator(_env_from_mapping), Field(max_length=MAX_ENV_ITEMS)] = ()
     resources: ResourceSpec = ResourceSpec()
@@ -226,7 +231,7 @@ class SandboxSpec(ContractModel):
 
     @field_validator("command")
     @classmethod
-    def _refuse_an_empty_program(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+    def _refuse_an_empty_program(cls, value: Sequence[str]) -> Sequence[str]:
         if value and not value[0]:
             msg = "the program's name must not be empty"
             raise PydanticCustomError("command_empty", msg)

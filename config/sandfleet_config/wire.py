@@ -99,8 +99,8 @@ def _parse_object(text: str) -> dict[str, Any]:
 
 
 def _check_contract(raw: dict[str, Any]) -> None:
-    version = raw.get("contract")
-    if version != CONTRACT_VERSION or isinstance(version, bool):
+    version: object = raw.get("contract")
+    if isinstance(version, bool) or version != CONTRACT_VERSION:
         shown = version if isinstance(version, int) else "none that can be read"
         msg = (
             f"the message's contract version is {shown}, this side speaks {CONTRACT_VERSION}: bring both to one release"
