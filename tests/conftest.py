@@ -1,0 +1,65 @@
+"""What several kinds of tests need."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import redis
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+sys.path.insert(0, str(Path(__file__).parent))  # for `waiting`: tests are no package
+
+from waiting import wait_until
+
+START_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class RedisServer:
+    """The tests' own redis-server: its URL, and a client of it."""
+
+    url: str
+    client: redis.Redis
+    process: subprocess.Popen[bytes]
+
+
+def find_binary(name: str) -> str:
+    """Return where `name` is; without it the test is skipped at home and fails where CI is set."""
+    found = shutil.which(name)
+    if found is None:
+        missing = f"{name} is not installed: scripts/setup.sh installs it"
+        if os.environ.get("CI"):
+            pytest.fail(missing)
+        pytest.skip(missing)
+    return found
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    """Run a private redis-server on a unix socket in a folder of its own."""
+    binary = find_binary("redis-server")
+    # Not pytest's tmp_path: a socket's path may have 107 characters only (unix(7)).
+    with tempfile.TemporaryDirectory(prefix="sandfleet-test-") as folder:
+        socket = Path(folder) / "redis.sock"
+        options = ["--port", "0", "--unixsocket", str(socket), "--dir", folder]
+        options += ["--save", "", "--appendonly", "yes", "--maxmemory-policy", "noeviction"]
+        with (Path(folder) / "redis.log").open("wb") as log:
+            process = subprocess.Popen([binary, *options], stdout=log, stderr=log)
+        try:
+            wait_until(socket.exists, START_SECONDS, "redis-server has its socket")
+            with redis.Redis(unix_socket_path=str(socket), protocol=2) as client:
+                client.ping()
+                yield RedisServer(f"unix://{socket}?db=0", client, process)
+        finally:
+            process.terminate()
+            process.wait(START_SECONDS)

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import sandfleet
+from sandfleet_config.errors import ERROR_CLASSES, ErrorCode, SandboxError
+from sandfleet_config.outcome import Outcome, StreamOutput
+
+GOLDEN = Path(__file__).parent / "golden" / "error_codes.json"
+
+
+def test_the_table_of_codes_is_as_published() -> None:
+    table = {
+        code.value: {
+            "category": code.category.value,
+            "retryable": code.is_retryable,
+            "class": None if code is ErrorCode.OK else ERROR_CLASSES[code].__name__,
+        }
+        for code in ErrorCode
+    }
+    assert table == json.loads(GOLDEN.read_text())
+
+
+def test_every_code_but_ok_has_its_own_class_and_users_can_import_it() -> None:
+    assert set(ERROR_CLASSES) == set(ErrorCode) - {ErrorCode.OK}
+    assert len(set(ERROR_CLASSES.values())) == len(ERROR_CLASSES)
+    for cls in ERROR_CLASSES.values():
+        assert getattr(sandfleet, cls.__name__) is cls
+
+
+def test_all_of_the_package_is_there() -> None:
+    assert [name for name in sandfleet.__all__ if not hasattr(sandfleet, name)] == []
+
+
+@pytest.mark.parametrize("code", [code for code in ErrorCode if code is not ErrorCode.OK])
+def test_an_error_survives_the_way_celery_rebuilds_it(code: ErrorCode) -> None:
+    cls = ERROR_CLASSES[code]
+    outcome = Outcome.of(code, "j1", "why", exit_code=3, stdout=StreamOutput.of(b"\xff\x00"))
+    args = json.loads(json.dumps(cls.of("why", outcome.to_json()).args))
+    rebuilt = cls(*args)
+    assert rebuilt.args == tuple(args)
+    assert (rebuilt.code, rebuilt.message, rebuilt.outcome) == (code, "why", outcome)
+    assert not isinstance(rebuilt, OSError)
+
+
+def test_neither_text_nor_repr_of_an_error_repeats_output() -> None:
+    outcome = Outcome.of(ErrorCode.TIMEOUT, "j1", "too long", stdout=StreamOutput.of(b"s3cret"))
+    error = outcome.to_error()
+    assert isinstance(error, SandboxError)
+    for text in (str(error), repr(error), repr(outcome), str(outcome)):
+        assert "s3cret" not in text
+    assert str(error) == "TIMEOUT: too long"
+
+
+def test_a_nonzero_exit_is_a_result_and_every_other_code_is_raised() -> None:
+    result = Outcome.of(
+        ErrorCode.EXIT_NONZERO, "j1", exit_code=137, stdout=StreamOutput.of(b"x"), duration=1.5
+    ).to_result()
+    assert (result.exit_code, result.stdout, result.duration) == (137, "x", 1.5)
+    for code, cls in ERROR_CLASSES.items():
+        if code is not ErrorCode.EXIT_NONZERO:
+            with pytest.raises(cls) as caught:
+                Outcome.of(code, "j1", "why", exit_code=1).to_result()
+            assert caught.value.outcome is not None
+            assert caught.value.outcome.exit_code == 1

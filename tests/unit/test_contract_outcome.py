@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import pytest
+from sandfleet_config.errors import ErrorCode
+from sandfleet_config.outcome import Outcome, StreamOutput, cut_to_characters
+
+EURO = "€".encode()
+
+
+def test_bytes_that_are_not_utf8_arrive_unchanged() -> None:
+    raw = bytes(range(256))
+    stream = StreamOutput.of(raw)
+    assert (stream.encoding, stream.bytes, stream.truncated) == ("base64", raw, False)
+    assert StreamOutput.model_validate_json(stream.model_dump_json()).bytes == raw
+
+
+def test_the_true_size_of_cut_output_is_told() -> None:
+    stream = StreamOutput.of(b"abc", 1 << 30)
+    assert (stream.text, stream.total_bytes, stream.truncated) == ("abc", 1 << 30, True)
+
+
+@pytest.mark.parametrize("missing", [1, 2])
+def test_a_cut_inside_a_character_keeps_text_text(missing: int) -> None:
+    assert cut_to_characters(b"a" + EURO[:-missing], is_cut_at_end=True) == b"a"
+    assert cut_to_characters(EURO[missing:] + b"a", is_cut_at_start=True) == b"a"
+
+
+def test_what_was_never_text_is_not_trimmed() -> None:
+    raw = b"\xff\xfe\x00"
+    assert cut_to_characters(raw, is_cut_at_end=True, is_cut_at_start=True) == raw
+    assert cut_to_characters(b"a" + EURO[:-1]) == b"a" + EURO[:-1]
+
+
+def test_an_older_reader_ignores_facts_it_does_not_know() -> None:
+    data = {**Outcome.of(ErrorCode.OK, "j1", exit_code=0).to_json(), "new_fact": 1}
+    assert Outcome.model_validate(data).is_ok
+
+
+def test_null_means_it_did_not_happen() -> None:
+    data = Outcome.of(ErrorCode.CANCELLED, "j1").to_json()
+    assert [data[name] for name in ("exit_code", "signal", "timed_out", "duration")] == [None] * 4
+    assert set(data["timing"].values()) == {None}

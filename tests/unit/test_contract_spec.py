@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+from sandfleet_config.errors import SecurityViolation, SpecInvalid, SpecTooLarge
+from sandfleet_config.spec import Payload, SandboxSpec
+from sandfleet_config.wire import JobRequest, decode_job, encode_job, new_spec, spec_sha256
+
+FULL: dict[str, Any] = {
+    "image": "python",
+    "command": ["python3", "-c", "print(1)"],
+    "working_dir": "/tmp",
+    "env": {"A": "1", "B": "x=y"},
+    "resources": {"memory_bytes": "256MiB", "cpu_quota": 50000, "pids_limit": 32, "disk_bytes": "1MiB"},
+    "security": {"user": "nobody:nogroup", "read_only_rootfs": False, "network_mode": "none"},
+    "timeout": 2.5,
+    "grace": 0,
+    "labels": {"name": "first", "kind": "test"},
+    "stdin": b"\x00\xff\xfe",
+    "output": {"max_bytes": "1KiB", "keep": "both", "on_limit": "kill"},
+}
+
+
+def test_a_full_spec_survives_the_wire() -> None:
+    request = JobRequest(batch="nightly", spec=new_spec(FULL))
+    text = encode_job(request)
+    assert decode_job(text) == request
+    assert json.loads(text)["contract"] == 1
+    assert decode_job(text).spec.stdin.to_bytes() == b"\x00\xff\xfe"
+    assert decode_job(text).spec.resources.memory_bytes == 256 << 20
+    assert decode_job(text).spec.env == ("A=1", "B=x=y")
+
+
+def test_the_smallest_spec_survives_the_wire_and_is_short() -> None:
+    request = JobRequest(spec=SandboxSpec(image="x"))
+    assert encode_job(request) == '{"contract":1,"spec":{"image":"x"}}'
+    assert decode_job(encode_job(request)) == request
+
+
+def test_the_fingerprint_is_of_the_meaning_not_of_the_spelling() -> None:
+    one = new_spec(
+        {"image": "x", "env": {"A": "1"}, "labels": {"a": "1", "b": "2"}, "resources": {"memory_bytes": 1024}}
+    )
+    two = new_spec(
+        {"labels": {"b": "2", "a": "1"}, "resources": {"memory_bytes": "1KiB"}, "env": ["A=1"], "image": "x"}
+    )
+    assert spec_sha256(one) == spec_sha256(two)
+    assert spec_sha256(one) != spec_sha256(new_spec({"image": "x"}))
+
+
+def test_all_faults_are_told_at_once() -> None:
+    faulty = {
+        "image": "",
+        "command": "ls",
+        "working_dir": "tmp",
+        "env": ["NOVALUE"],
+        "resources": {"memory_bytes": -1, "cpu_quota": -1, "pids_limit": -1, "disk_bytes": -1},
+        "timeout": -1,
+        "nonsense": 1,
+    }
+    with pytest.raises(SpecInvalid) as caught:
+        new_spec(faulty)
+    fields = {error["field"] for error in caught.value.errors}
+    assert fields == {
+        "image",
+        "command",
+        "working_dir",
+        "env.0",
+        "resources.memory_bytes",
+        "resources.cpu_quota",
+        "resources.pids_limit",
+        "resources.disk_bytes",
+        "timeout",
+        "nonsense",
+    }
+    with pytest.raises(ValidationError) as plain:
+        SandboxSpec.model_validate(faulty)
+    assert plain.value.error_count() == len(fields)
+
+
+@pytest.mark.parametrize("security", [{"privileged": True}, {"network_mode": "host"}])
+def test_a_violation_outranks_other_faults_and_they_are_still_told(security: dict[str, Any]) -> None:
+    with pytest.raises(SecurityViolation) as caught:
+        new_spec({"image": "", "security": security, "timeout": -1})
+    assert {"image", "timeout"} < {error["field"] for error in caught.value.errors}
+
+
+def test_errors_repeat_no_value() -> None:
+    with pytest.raises(SpecInvalid) as caught:
+        new_spec(
+            {"image": "x", "env": ["s3cret"], "stdin": {"data": "s3cret", "encoding": "base64"}, "timeout": "s3cret"}
+        )
+    assert len(caught.value.errors) == 3
+    assert "s3cret" not in f"{caught.value} {caught.value!r} {caught.value.args}"
+    with pytest.raises(ValidationError) as plain:
+        SandboxSpec(image="x", env=("s3cret",))
+    assert "s3cret" not in str(plain.value)
+
+
+def test_another_contract_version_is_refused() -> None:
+    for version in (2, 0, "1", None, True):
+        with pytest.raises(SpecInvalid, match="contract version"):
+            decode_job(json.dumps({"contract": version, "spec": {"image": "x"}}))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "nonsense", "[]", "1", "null", '"x"', "{}", '{"contract":1}', "[" * 100_000, None, {}, 7]
+)
+def test_what_is_no_spec_is_refused(text: object) -> None:
+    with pytest.raises(SpecInvalid):
+        decode_job(text)
+
+
+def test_the_size_limit_counts_bytes_on_both_sides() -> None:
+    request = JobRequest(spec=SandboxSpec(image="x", stdin=Payload(data="é" * 100)))
+    text = encode_job(request)
+    size = len(text.encode())
+    assert decode_job(encode_job(request, size), size) == request
+    with pytest.raises(SpecTooLarge, match=str(size)):
+        encode_job(request, size - 1)
+    with pytest.raises(SpecTooLarge):
+        decode_job(text, size - 1)
+
+
+def test_kombus_type_trap_is_plain_text_to_us() -> None:
+    """kombu's decoder acts on such a dict; inside our one string it is a label like any other."""
+    from kombu.utils.json import dumps, loads
+
+    labels = {"__type__": "datetime", "__value__": "2020-01-01T00:00:00"}
+    request = JobRequest(spec=SandboxSpec(image="x", labels=labels))
+    assert decode_job(loads(dumps([encode_job(request)]))[0]).spec.labels == labels
+    with pytest.raises(SpecInvalid):
+        decode_job('{"contract":1,"spec":{"__type__":"bytes","__value__":"eA=="}}')
+
+
+def test_payloads_take_text_and_bytes() -> None:
+    assert Payload.model_validate("héllo").to_bytes() == "héllo".encode()
+    assert Payload.model_validate(b"plain").encoding == "utf-8"
+    binary = Payload.model_validate(bytes(range(256)))
+    assert (binary.encoding, binary.to_bytes()) == ("base64", bytes(range(256)))
+    assert Payload.model_validate_json(binary.model_dump_json()) == binary
+
+
+def test_the_line_for_people_shows_neither_env_nor_stdin_and_is_printable() -> None:
+    spec = new_spec({"image": "x", "command": ["sh", "-c", "a\x1b[31m"], "env": ["K=s3cret"], "stdin": "s3cret"})
+    assert spec.to_line() == r"x sh -c 'a\x1b[31m'"
+    assert len(new_spec({"image": "x", "command": ["y" * 500]}).to_line()) == 120

@@ -1,0 +1,21 @@
+"""Wait for something to become true; never sleep and hope."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+PAUSE_SECONDS = 0.02
+
+
+def wait_until(predicate: Callable[[], object], timeout_seconds: float, description: str) -> None:
+    """Return as soon as `predicate` is true; fail with `description` if it is not within `timeout_seconds`."""
+    deadline = time.monotonic() + timeout_seconds
+    while not predicate():
+        if time.monotonic() > deadline:
+            msg = f"not within {timeout_seconds} s: {description}"
+            raise AssertionError(msg)
+        time.sleep(PAUSE_SECONDS)
