@@ -75,14 +75,14 @@ def _is_own_home(home: str) -> bool:
     return home.split("/")[1] not in {"", *_SYSTEM_FOLDERS}
 
 
-def read_image(path: Path, digest: str, erofs_size: int) -> Image:
+def read_image(path: Path, digest: str, name: str, erofs_size: int) -> Image:
     try:
         raw = json.loads(path.read_bytes())
-        image = Image.model_validate({**raw, "name": digest, "erofs_path": path.with_name("image.erofs")})
+        image = Image.model_validate({**raw, "name": name, "erofs_path": path.with_name("image.erofs")})
     except (OSError, ValueError, TypeError, ValidationError) as error:
-        raise damaged(digest, "image.json cannot be read") from error
+        raise damaged(name, "image.json cannot be read") from error
     if image.digest != digest or image.format != FORMAT or image.size_bytes != erofs_size:
-        raise damaged(digest, "its files do not belong together")
+        raise damaged(name, "its files do not belong together")
     return image
 
 

@@ -118,7 +118,7 @@ class ImageStore:
             blob.mkdir(mode=0o755)
             erofs = blob / "image.erofs"
             on_progress(f"packing {content.files} files, {content.size_bytes / 1e6:.1f} MB")
-            write_erofs(workshop, erofs)
+            write_erofs(workshop, erofs, content.latest)
             digest = oci.digest if oci else content.digest
             image = describe(workshop.tree, erofs, config).model_copy(
                 update={"name": name, "digest": digest, "erofs_path": self._blob(digest) / erofs.name, "source": source}
@@ -202,7 +202,7 @@ class ImageStore:
         identity = (facts.st_ino, facts.st_mtime_ns, facts.st_size, erofs.st_ino, erofs.st_mtime_ns, erofs.st_size)
         known = self._cache.get(blob)
         if known is None or known[0] != identity:
-            known = (identity, read_image(path, digest, erofs.st_size))
+            known = (identity, read_image(path, digest, name, erofs.st_size))
             self._cache[blob] = known
         image = known[1]
         return image if image.name == name else image.model_copy(update={"name": name})

@@ -52,7 +52,9 @@ def is_digest(text: str) -> bool:
 
 
 def is_name(text: str) -> bool:
-    return _NAME.fullmatch(text) is not None and len(encode_name(text)) <= MAX_ENCODED_NAME
+    # A digest mistyped is no image called "sha256".
+    is_plain = _NAME.fullmatch(text) is not None and not text.startswith("sha256:")
+    return is_plain and len(encode_name(text)) <= MAX_ENCODED_NAME
 
 
 def encode_name(name: str) -> str:

@@ -5,7 +5,6 @@ import resource
 import shutil
 import signal
 import subprocess
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,7 +69,8 @@ class Workshop:
             ImageInvalid: the tool failed, or what it wrote outgrew the limits.
         """
         binary = find_tool(argv[0])
-        with tempfile.TemporaryFile(dir=self.folder) as out, tempfile.TemporaryFile(dir=self.folder) as err:
+        # In memory: on a full disk the message that it is full would be lost.
+        with _new_memory_file("stdout") as out, _new_memory_file("stderr") as err:
             child = subprocess.Popen(
                 [binary, *argv[1:]],
                 stdin=subprocess.DEVNULL,
@@ -138,6 +138,10 @@ def _tool_env() -> dict[str, str]:
     """Messages in English, and the way out to a mirror; nothing else of the worker's environment, which holds secrets."""
     network = {key: value for key, value in os.environ.items() if key.lower().endswith("_proxy") or key == "APT_CONFIG"}
     return {"PATH": _tool_path(), "LC_ALL": "C", **network}
+
+
+def _new_memory_file(name: str) -> IO[bytes]:
+    return os.fdopen(os.memfd_create(name), "w+b")
 
 
 def _read_back(stream: IO[bytes]) -> str:
