@@ -64,7 +64,7 @@ def wait_for_worker(stack: subprocess.Popen[bytes], log_path: Path) -> None:
     deadline = time.monotonic() + START_DEADLINE_SECONDS
     while time.monotonic() < deadline:
         text = log_path.read_text(errors="replace")
-        if "worker is ready" in text:
+        if "sandfleet is up" in text:
             return
         if stack.poll() is not None:
             break
@@ -101,15 +101,15 @@ def run_batch(fleet: Fleet) -> list[tuple[DemoJob, Outcome]]:
 def show(rows: list[tuple[DemoJob, Outcome]]) -> int:
     """Print the table and return how many jobs did not end as they must."""
     table = Table(title="every ending tells the truth")
-    for name in ("job", "code", "exit or signal", "time", ""):
-        table.add_column(name, justify="right" if name == "time" else "left")
+    for name in ("job", "code", "exit or signal", "time", "as it must"):
+        table.add_column(name, justify="right" if name == "time" else "left", no_wrap=name == "code")
     failures = 0
     for job, outcome in rows:
         complaint = job.complaint(outcome)
         failures += bool(complaint)
         colour = "green" if outcome.code is ErrorCode.OK else "yellow"
         duration = "" if outcome.duration is None else f"{outcome.duration:.2f} s"
-        mark = f"[red]{complaint}[/red]" if complaint else "as it must"
+        mark = f"[red]{complaint}[/red]" if complaint else "yes"
         table.add_row(job.label, f"[{colour}]{outcome.code.value}[/{colour}]", describe(outcome), duration, mark)
     console.print(table)
     return failures
