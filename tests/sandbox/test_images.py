@@ -39,7 +39,9 @@ def tree(tmp_path: Path) -> Path:
 def new_tree(tree: Path, text: str = "hello") -> Path:
     (tree / "etc").mkdir(parents=True)
     (tree / "home" / "app").mkdir(parents=True)
-    (tree / "etc" / "passwd").write_text("app:x:1000:1000::/home/app:/bin/sh\nlost:x:1001:1001::/home/lost:/bin/sh\n")
+    (tree / "etc" / "passwd").write_text(
+        "app:x:1000:1000::/home/app:/bin/sh\nlost:x:1001:1001::/home/lost:/bin/sh\ndaemon:x:1:1::/etc:/\n"
+    )
     (tree / "hello").write_text(text)
     (tree / "link").symlink_to("hello")
     (tree / "twin").hardlink_to(tree / "hello")
@@ -57,6 +59,7 @@ def test_a_folder_becomes_an_image(store: ImageStore, tree: Path, tmp_path: Path
     assert image.has_directory("/home/app")
     assert image.has_directory("/tmp")
     assert not image.has_directory("/home/lost")
+    assert not image.has_directory("/etc"), "a writable home there would hide the system's files"
     assert store.resolve("team/app:v1") == store.add("team/app:v1", f"rootfs:{tree}").model_copy(
         update={"created": image.created}
     )

@@ -48,9 +48,7 @@ class Image(BaseModel):
 def describe(tree: Path, erofs: Path, config: ImageConfig) -> Image:
     """Return what is known of a tree; name, digest and place are the caller's to fill in."""
     users = parse_passwd(read_inside(tree, "etc", "passwd"))
-    wanted = (
-        {f"/{name}" for name in MOUNT_POINTS} | {user.home for user in users.values()} | {config.working_dir or "/"}
-    )
+    wanted = {f"/{name}" for name in MOUNT_POINTS} | {user.home for user in users.values() if _is_own_home(user.home)}
     return Image(
         name="",
         digest="",
