@@ -1,0 +1,13 @@
+-- Forbid a job's start, durably, and say where it stands.
+--
+-- ARGV: prefix, job id, ttl of the mark in s
+-- Returns "queued", "running", "ended" or "unknown". The caller then ends a queued job itself (finish.lua with owner "") and
+-- tells the workers about a running one; the mark makes both certain, whoever dies in between: it is looked at by every claim,
+-- every beat and every take-over. An ended job gets no mark.
+local prefix, id, ttl = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local state = redis.call('HGET', prefix .. 'job:' .. id, 'state') or 'unknown'
+if state ~= 'ended' and redis.call('EXISTS', prefix .. 'celery-task-meta-' .. id) == 0 then
+  redis.call('SET', prefix .. 'cancel:' .. id, 'cancel', 'EX', ttl)
+  return state
+end
+return 'ended'

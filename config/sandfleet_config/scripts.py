@@ -1,0 +1,65 @@
+"""The Lua scripts that both sides run in Redis; each file says its arguments and what it answers.
+
+Keys, all under `KEY_PREFIX`:
+
+    <queue>, <queue>\\x06\\x16<step>   lists of messages, kombu's own: LPUSH in, RPOP out; steps 0, 3, 6, 9, smaller first
+    job:<id>        hash: state queued|running|ended, queue, step, batch, key, fingerprint, submitted, expires (ms), max_attempts,
+                    attempts (JSON list), record, code, claim, owner, message (while it waits for another try)
+    idem:<key>      the job id of an idempotency key
+    cancel:<id>     the mark of a cancel
+    batch:<name>    list of a batch's job ids, done:<name> those that have ended
+    queues          set of the queues that may hold jobs; wake: a stream that idle workers block on
+    owners          sorted set: worker -> end of its lease (ms of Redis's clock); claims:<owner> hash: claim id -> message
+    delayed         sorted set: job id -> when it may be tried again; expiring: job id -> end of its queue_ttl
+    dead            sorted set of dead letters by time, dead:<id> a hash each
+    duplicates      stream: ends that came too late
+    celery-task-meta-<id>   Celery's result record
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from functools import cache
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sandfleet_config.outcome import Outcome
+
+PRIORITY_STEPS = (0, 3, 6, 9)
+DEFAULT_PRIORITY = 6
+DEAD_TTL_SECONDS = 7 * 86400
+
+
+@cache
+def read_script(name: str) -> str:
+    """Return the text of ``lua/<name>.lua``."""
+    return resources.files("sandfleet_config").joinpath("lua", f"{name}.lua").read_text()
+
+
+def step_of(priority: int) -> int:
+    """Return the list a priority goes to: kombu's steps, 0 first."""
+    return max(step for step in PRIORITY_STEPS if step <= priority)
+
+
+def stored_result(outcome: Outcome) -> str:
+    """Return `outcome` as the record that Celery's own backend would have stored for the task."""
+    result: dict[str, Any] = outcome.to_json()
+    error = outcome.to_error()
+    if error is not None and not outcome.code.is_own_end:
+        result = {
+            "exc_type": type(error).__name__,
+            "exc_message": [outcome.code.value, outcome.message, result],
+            "exc_module": type(error).__module__,
+        }
+    return json.dumps(
+        {
+            "status": "SUCCESS" if outcome.code.is_own_end else "FAILURE",
+            "result": result,
+            "traceback": None,
+            "children": [],
+            "date_done": datetime.now(UTC).isoformat(),
+            "task_id": outcome.job_id,
+        }
+    )
