@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 from initbox import init, init_image, new_sandbox, sandbox
+from leftovers import left_behind
 from sandfleet_config.outcome import Outcome
 from sandfleet_config.settings import HostSettings, ImagesSettings, PolicySettings, RunscSettings
 from sandfleet_config.spec import SandboxSpec
@@ -59,22 +60,6 @@ def runner(host: HostSettings) -> Iterator[RunscRunner]:
     with RunscRunner(host) as runner:
         yield runner
     assert not left_behind(host), "the runner left something on the host"
-
-
-def left_behind(host: HostSettings) -> list[str]:
-    """Return processes, cgroups, mounts and folders of sandboxes below this host's state folder."""
-    root = host.runsc.root_dir
-    left = [str(path) for path in root.glob("sandfleet-*")]
-    left += [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if str(root) in line]
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal():
-            try:
-                command = (entry / "cmdline").read_bytes().decode(errors="replace")
-            except OSError:
-                continue
-            if str(root) in command and "runsc" in command:
-                left.append(command)
-    return left
 
 
 class Run(Protocol):

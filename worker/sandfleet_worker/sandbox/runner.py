@@ -65,7 +65,7 @@ class RunscRunner:
 
     def close(self) -> None:
         """Give the runner's folder back; sandboxes that still run are the callers' to end first."""
-        self._owner.release()
+        self._owner.release(self._tree)
 
     def sweep(self) -> SweepReport:
         """Clear what dead workers left on this host."""
