@@ -46,7 +46,12 @@ has_c_headers() { [[ -e /usr/include/stdio.h ]]; }
 
 # systrap came in 2023, and the job's init is handed over by --exec-fd (2023-04).
 is_suitable_runsc() {
-    have runsc && runsc flags 2>&1 | grep -q systrap && runsc help run 2>&1 | grep -q -- '-exec-fd'
+    local flags options
+    have runsc || return 1
+    # Not by pipes into `grep -q`, which may end first and then fail the pipe.
+    flags=$(runsc flags 2>&1) || true
+    options=$(runsc help run 2>&1) || true
+    [[ $flags == *systrap* && $options == *-exec-fd* ]]
 }
 
 # Prints the newest interpreter that can make a virtual environment; pyenv's shims exist for versions that do not run.
@@ -99,7 +104,10 @@ refresh_apt() {
 
 # The package lists may be absent (container images) or too old for the mirror: refresh, then try once more.
 apt_install() {
-    apt-cache show "$@" >/dev/null 2>&1 || refresh_apt
+    local package
+    for package in "$@"; do
+        [[ -n $(apt-cache madison "$package" 2>/dev/null) ]] || refresh_apt
+    done
     say "installing $*"
     if ! quiet_apt_install "$@"; then
         refresh_apt
@@ -153,7 +161,7 @@ install_packages() {
 # Prints the address of the mirror which apt already uses for this release's main component.
 debian_mirror() {
     apt-get indextargets --format '$(REPO_URI) $(COMPONENT)' 'Created-By: Packages' "Release: $1" |
-        awk '$2 == "main" { print $1; exit }'
+        awk '$2 == "main" && !found { found = 1; print $1 }'
 }
 
 debian_keyring() {
@@ -243,6 +251,11 @@ make_environment() {
     echo "$fingerprint" >"$STAMP"
 }
 
+# Two at once (`make test` beside `make demo`) take turns.
+if have flock; then
+    exec 9<scripts/setup.sh
+    flock 9
+fi
 install_system
 make_environment
 .venv/bin/python worker/hatch_build.py # compiles the job's init if its source is newer than it

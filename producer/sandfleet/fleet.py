@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import time
 import uuid
 from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import ValidationError
 from sandfleet_config.execute import ExecuteRequest
+from sandfleet_config.queues import JOB_ID
 from sandfleet_config.settings import Settings, SettingsInvalid, check_environment
 from sandfleet_config.spec import SandboxSpec
 from sandfleet_config.wire import JobRequest, encode_job, new_spec, raise_faults, spec_sha256
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
     from sandfleet_config.execute import ExecuteResult
 
     from sandfleet.channel import Channel
-
-JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}\Z")
-"""The ids workers take: they become parts of keys, paths and log lines."""
 
 
 def read_settings() -> Settings:

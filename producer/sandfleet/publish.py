@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import ValidationError
-from sandfleet_config.queues import CANCEL_TTL_SECONDS, TASK_NAME, cancel_key, job_key, result_key
+from sandfleet_config.queues import CANCEL_TTL_SECONDS, SUBMITTED_HEADER, TASK_NAME, cancel_key, job_key, result_key
 
 from sandfleet.channel import JobRecord
 from sandfleet.collect import parse_outcome
@@ -51,6 +51,7 @@ class RedisChannel:
                 # Workers' logs and Flower show these instead of the arguments; they also save Celery's slow saferepr.
                 argsrepr=ticket.record.line,
                 kwargsrepr="",
+                headers={SUBMITTED_HEADER: ticket.record.submitted},
                 retry=True,
                 retry_policy=PUBLISH_RETRY,
             )

@@ -97,6 +97,11 @@ class FakeChannel:
         with self._lock:
             return [ticket.request.spec for ticket in self._tickets.values()]
 
+    def job_ids(self) -> list[str]:
+        """Return the ids in the order of their submission."""
+        with self._lock:
+            return list(self._tickets)
+
 
 class FakeFleet(Fleet):
     """A `Fleet` whose jobs end as `handler` says, at once: it gets each spec and returns or raises the ending.
@@ -112,6 +117,11 @@ class FakeFleet(Fleet):
     def specs(self) -> list[SandboxSpec]:
         """Every spec that was submitted, in order."""
         return self._fake.specs()
+
+    @property
+    def job_ids(self) -> list[str]:
+        """The id of every job that was submitted, in order."""
+        return self._fake.job_ids()
 
     def finish(self, job_id: str, ending: Ending) -> None:
         """End a job that the handler left queued by returning None.

@@ -1,4 +1,4 @@
-/* What test_init.py runs inside a sandbox where busybox has no applet for it. Built with `cc -static`. */
+/* What test_init.py and test_init_attacks.py run inside a sandbox where busybox has no applet for it. Built with `cc -static`. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>

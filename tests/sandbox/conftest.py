@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
+from initbox import init, init_image, new_sandbox, sandbox
+from leftovers import left_behind
 from sandfleet_config.outcome import Outcome
 from sandfleet_config.settings import HostSettings, ImagesSettings, PolicySettings, RunscSettings
 from sandfleet_config.spec import SandboxSpec
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from sandfleet_worker.sandbox.cancellation import Cancellation
+
+__all__ = ["init", "init_image", "new_sandbox", "sandbox"]  # fixtures from beside
 
 BINARIES = ("runsc", "mkfs.erofs", "mmdebstrap", "busybox")
 
@@ -58,22 +62,6 @@ def runner(host: HostSettings) -> Iterator[RunscRunner]:
     assert not left_behind(host), "the runner left something on the host"
 
 
-def left_behind(host: HostSettings) -> list[str]:
-    """Return processes, cgroups, mounts and folders of sandboxes below this host's state folder."""
-    root = host.runsc.root_dir
-    left = [str(path) for path in root.glob("sandfleet-*")]
-    left += [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if str(root) in line]
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal():
-            try:
-                command = (entry / "cmdline").read_bytes().decode(errors="replace")
-            except OSError:
-                continue
-            if str(root) in command and "runsc" in command:
-                left.append(command)
-    return left
-
-
 class Run(Protocol):
     """Run a command and return its outcome."""
 
@@ -84,12 +72,7 @@ class Run(Protocol):
 def run(runner: RunscRunner) -> Run:
     """Return a function that runs a command in image `busybox` (or `image=`) and returns the outcome."""
 
-    def run_command(*command: str, cancel: Cancellation | None = None, **fields: Any) -> Outcome:
-        spec = SandboxSpec.model_validate({"image": "busybox", "command": command, "timeout": 20, **fields})
-        ending = runner.execute(admit(spec, runner.config), cancel=cancel)
-        return ending.to_outcome(job_id="test")
-
-    return run_command
+    return new_run(runner)
 
 
 @pytest.fixture
@@ -100,3 +83,29 @@ def python(run: Run) -> Run:
         return run("python3", "-c", *command, cancel=cancel, image="python", **fields)
 
     return run_code
+
+
+@pytest.fixture
+def run_as_root(host: HostSettings) -> Iterator[Run]:
+    """Return a function that runs a command as uid 0, on a host whose policy allows that."""
+    allowed = host.model_copy(update={"policy": host.policy.model_copy(update={"allow_root": True})})
+    with RunscRunner(allowed) as runner:
+        run = new_run(runner)
+
+        def run_command(*command: str, cancel: Cancellation | None = None, **fields: Any) -> Outcome:
+            security = {"user": "0:0", **fields.pop("security", {})}
+            return run(*command, cancel=cancel, security=security, **fields)
+
+        yield run_command
+    assert not left_behind(host), "the runner left something on the host"
+
+
+def new_run(runner: RunscRunner) -> Run:
+    """Return a function that runs a command in a sandbox of `runner`."""
+
+    def run_command(*command: str, cancel: Cancellation | None = None, **fields: Any) -> Outcome:
+        spec = SandboxSpec.model_validate({"image": "busybox", "command": command, "timeout": 20, **fields})
+        ending = runner.execute(admit(spec, runner.config), cancel=cancel)
+        return ending.to_outcome(job_id="test")
+
+    return run_command

@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import signal
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -238,11 +239,9 @@ def test_cancel_before_the_start_runs_nothing(run: Run) -> None:
 
 
 def test_a_full_disk_of_the_host_is_the_hosts_trouble(host: HostSettings, tmp_path: Path) -> None:
-    from sandfleet_worker.sandbox.sandbox import mount_tmpfs, unmount
-
     small = tmp_path / "small"
     small.mkdir()
-    mount_tmpfs(small, "size=64k")
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "small", str(small)], check=True)
     try:
         settings = host.model_copy(update={"runsc": RunscSettings(root_dir=small)})
         with RunscRunner(settings) as runner:
@@ -255,7 +254,7 @@ def test_a_full_disk_of_the_host_is_the_hosts_trouble(host: HostSettings, tmp_pa
             (small / "ballast").unlink()
             assert runner.run(new_spec("true")).exit_code == 0
     finally:
-        unmount(small)
+        subprocess.run(["umount", str(small)], check=True)
 
 
 def test_many_threads_share_a_runner(runner: RunscRunner) -> None:

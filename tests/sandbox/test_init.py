@@ -1,277 +1,32 @@
 from __future__ import annotations
 
-import contextlib
 import errno
-import fcntl
-import json
-import os
 import resource
-import shutil
 import signal
 import struct
-import subprocess
-import threading
-import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from initbox import DISK, NOBODY, PATH, close_control, job, limit, shell, wait_for_output
 from sandfleet_worker.sandbox import initproto
 from sandfleet_worker.sandbox.initproto import (
     ChdirFailed,
     ExecFailed,
     Exited,
     Fault,
-    InitJob,
     MountFailed,
     ProtocolFault,
     Ready,
     Report,
-    Rlimit,
     RlimitFailed,
     Signaled,
     Started,
-    StatusParser,
     UserFailed,
     WritablePath,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
-    NewSandbox = Callable[[], "Sandbox"]
-
-HERE = Path(__file__).parent
-NATIVE = Path(initproto.__file__).parent / "native"
-CFLAGS = [
-    *("-Os", "-static", "-nostdlib", "-ffreestanding", "-fno-stack-protector", "-fno-pie", "-no-pie"),
-    *("-fno-asynchronous-unwind-tables", "-Wl,-z,noexecstack", "-Wl,--build-id=none"),
-]
-NOBODY = 65534
-MIB = 1 << 20
-PATH = "/bin:/usr/bin"
-DISK = (WritablePath("/tmp", 0o1777), WritablePath("/dev/shm", 0o1777), WritablePath("/home/job", 0o700))
-CAPABILITIES = [
-    "CAP_KILL",  # signal the job's processes; the only one kept while the job runs
-    "CAP_SETUID",
-    "CAP_SETGID",
-    "CAP_SYS_ADMIN",  # mount, sethostname
-    "CAP_SYS_CHROOT",
-    "CAP_CHOWN",  # the writable folders, and the pipes
-    "CAP_DAC_READ_SEARCH",  # a writable folder below one of another user, closed to others
-]
-
-
-def require(*programs: str) -> None:
-    for program in programs:
-        if shutil.which(program) is None:
-            if os.environ.get("CI"):
-                pytest.fail(f"{program} is not installed")
-            pytest.skip(f"{program} is not installed")
-
-
-def compile_c(source: Path, binary: Path, *flags: str) -> Path:
-    subprocess.run(["cc", *flags, "-Wall", "-Wextra", "-Werror", "-o", str(binary), str(source)], check=True)
-    return binary
-
-
-@pytest.fixture(scope="module")
-def init(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    require("runsc", "mkfs.erofs", "busybox", "cc")
-    return compile_c(NATIVE / "init.c", tmp_path_factory.mktemp("init") / "init", *CFLAGS)
-
-
-@pytest.fixture(scope="module")
-def image(init: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("image")
-    root = folder / "root"
-    for name in ("bin", "dev/shm", "proc", "sys", "tmp", "home/job", "etc", "locked/inside"):
-        (root / name).mkdir(parents=True)
-    shutil.copy(shutil.which("busybox") or "", root / "bin/busybox")
-    for applet in ("sh", "dd", "id", "ls", "mount", "sleep", "touch", "chmod", "stat", "hostname", "true"):
-        (root / "bin" / applet).symlink_to("busybox")
-    compile_c(HERE / "attacks.c", root / "bin/attacks", "-O1", "-static")
-    (root / "etc/passwd").write_text("root:x:0:0::/:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n")
-    (root / "bin/no-interpreter").write_text("#!/nowhere/sh\n")
-    (root / "bin/no-interpreter").chmod(0o755)
-    (root / "bin/garbage").write_bytes(b"\x00\x01garbage")
-    (root / "bin/garbage").chmod(0o755)
-    (root / "bin/plain").write_text("no execute bit\n")
-    (root / "locked").chmod(0o700)
-    (root / "private/work").mkdir(parents=True)
-    os.chown(root / "private", 1000, 1000)
-    (root / "private").chmod(0o700)
-    subprocess.run(["mkfs.erofs", "-E", "noinline_data", "--quiet", str(folder / "i.erofs"), str(root)], check=True)
-    return folder / "i.erofs"
-
-
-class Sandbox:
-    """One attached runsc with our init in it, up to `Ready`."""
-
-    def __init__(self, folder: Path, image: Path, init: Path, capabilities: Sequence[str] = CAPABILITIES) -> None:
-        self.folder = folder
-        (folder / "rootfs").mkdir(parents=True)
-        (folder / "config.json").write_text(json.dumps(bundle(folder, image, capabilities)))
-        self.output: dict[str, bytearray] = {"stdout": bytearray(), "stderr": bytearray()}
-        self._parser = StatusParser()
-        self._reports: list[Report] = []
-        control_read, self.control = os.pipe()
-        self.status, status_write = os.pipe()
-        init_fd = os.open(init, os.O_RDONLY)
-        # runsc puts passed descriptors on low numbers of the guest: ours must not be among them.
-        high = [fcntl.fcntl(fd, fcntl.F_DUPFD, 220) for fd in (control_read, status_write, init_fd)]
-        command = [
-            "runsc",
-            f"--root={folder / 'state'}",
-            "--network=none",
-            "--ignore-cgroups",
-            "--platform=systrap",
-            f"--log={folder / 'runsc.log'}",
-            "--log-format=json",
-            "run",
-            f"--bundle={folder}",
-            f"--pass-fd={high[0]}:3",
-            f"--pass-fd={high[1]}:4",
-            f"--exec-fd={high[2]}",
-            f"test-{folder.name}",
-        ]
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, pass_fds=high
-        )
-        for fd in (control_read, status_write, init_fd, *high):
-            os.close(fd)
-        self._readers = [
-            threading.Thread(target=self._drain, args=(name,), daemon=True) for name in ("stdout", "stderr")
-        ]
-        for reader in self._readers:
-            reader.start()
-
-    def _drain(self, name: str) -> None:
-        stream = getattr(self.process, name)
-        while data := os.read(stream.fileno(), 65536):
-            self.output[name] += data
-
-    def send(self, data: bytes) -> None:
-        while data:
-            data = data[os.write(self.control, data) :]
-
-    def next_report(self) -> Report | None:
-        """The next line of init; None at the end of file."""
-        while not self._reports:
-            data = os.read(self.status, 4096)
-            if not data:
-                return None
-            self._reports = self._parser.feed(data)
-        return self._reports.pop(0)
-
-    def start(self, job: InitJob) -> Report | None:
-        assert self.next_report() == Ready(), (self.folder / "runsc.log").read_text()
-        self.send(initproto.encode_job(job))
-        return self.next_report()
-
-    def finish(self) -> Report | None:
-        """The last report, once everything of the sandbox is gone and its output is complete."""
-        last = self.next_report()
-        if last is not None:
-            assert self.next_report() is None
-        self.process.wait(timeout=20)
-        for reader in self._readers:
-            reader.join(timeout=20)
-            assert not reader.is_alive()
-        return last
-
-    def run(self, job: InitJob) -> Report | None:
-        started = self.start(job)
-        if started != Started():
-            assert self.next_report() is None
-            return started
-        return self.finish()
-
-    @property
-    def stdout(self) -> str:
-        return self.output["stdout"].decode()
-
-    @property
-    def stderr(self) -> str:
-        return self.output["stderr"].decode()
-
-    def close(self) -> None:
-        with contextlib.suppress(OSError):
-            os.close(self.control)
-        self.process.kill()
-        self.process.wait()
-        for reader in self._readers:
-            reader.join()
-        for stream in (self.process.stdout, self.process.stderr):
-            assert stream is not None
-            stream.close()
-        os.close(self.status)
-        shutil.rmtree(self.folder)
-
-
-def bundle(folder: Path, image: Path, capabilities: Sequence[str]) -> dict[str, Any]:
-    return {
-        "ociVersion": "1.0.2",
-        "root": {"path": str(folder / "rootfs"), "readonly": True},
-        "annotations": {
-            "dev.gvisor.spec.rootfs.source": str(image),
-            "dev.gvisor.spec.rootfs.type": "erofs",
-            "dev.gvisor.spec.rootfs.overlay": "memory",
-        },
-        "hostname": "sandbox",
-        "process": {
-            "args": ["init"],
-            "env": [],
-            "cwd": "/",
-            "user": {"uid": 0, "gid": 0},
-            "terminal": False,
-            "noNewPrivileges": True,
-            # No bounding set: an execve could never give back what is dropped.
-            "capabilities": {"bounding": [], "effective": list(capabilities), "permitted": list(capabilities)},
-        },
-        "mounts": [
-            {"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"]},
-        ],
-        "linux": {"namespaces": [{"type": kind} for kind in ("pid", "ipc", "uts", "mount", "network")]},
-    }
-
-
-@pytest.fixture
-def new_sandbox(tmp_path: Path, image: Path, init: Path) -> Iterator[NewSandbox]:
-    with contextlib.ExitStack() as stack:
-
-        def start() -> Sandbox:
-            sandbox = Sandbox(tmp_path / f"s{time.monotonic_ns()}", image, init)
-            stack.callback(sandbox.close)
-            return sandbox
-
-        yield start
-
-
-@pytest.fixture
-def sandbox(new_sandbox: NewSandbox) -> Sandbox:
-    return new_sandbox()
-
-
-def job(*argv: str, **fields: Any) -> InitJob:
-    known: dict[str, Any] = {
-        "candidates": initproto.exec_candidates(argv[0], PATH),
-        "envp": [f"PATH={PATH}"],
-        "uid": NOBODY,
-        "gid": NOBODY,
-        "disk_bytes": 8 * MIB,
-        "writable_paths": DISK,
-    }
-    return InitJob(argv=argv, **(known | fields))
-
-
-def shell(script: str, **fields: Any) -> InitJob:
-    return job("sh", "-c", script, **fields)
-
-
-def limit(resource_number: int, value: int) -> Rlimit:
-    return Rlimit(resource_number, value, value)
-
+    from initbox import NewSandbox, Sandbox
 
 # ---- how a job ends ----
 
@@ -340,6 +95,7 @@ def test_a_uid_that_means_unchanged_is_refused(sandbox: Sandbox) -> None:
         (struct.pack("<I", 1 << 21), Fault.LENGTH),
         (struct.pack("<I4s", 4, b"abcd"), Fault.LAYOUT),
         (struct.pack("<I4s", 4, b"SFJ1"), Fault.LAYOUT),
+        (struct.pack("<I4sI", 8, b"SFJ1", 4), Fault.LAYOUT),
     ],
 )
 def test_a_bad_message_is_a_protocol_fault(new_sandbox: NewSandbox, message: bytes, fault: Fault) -> None:
@@ -467,80 +223,38 @@ def test_nothing_else_is_writable(new_sandbox: NewSandbox, uid: int) -> None:
     assert sandbox.stderr.count("touch: ") == 6
 
 
-# ---- attacks ----
+# ---- the writable root ----
+
+
+def test_a_writable_root_is_writable_where_the_image_permits(sandbox: Sandbox) -> None:
+    script = """
+        touch /home/free/a /tmp/b /dev/shm/c && busybox mv /home/free/a /home/free/d && busybox ln /home/free/d /home/free/e
+        touch /etc/f /f; ls /home/free; stat -c '%n %a %u:%g' / /etc /locked /home/free /tmp
+    """
+    assert sandbox.run(shell(script, uid=1000, gid=1000, is_root_writable=True)) == Exited(0, disk_full=False)
+    assert sandbox.stdout.splitlines() == [
+        *("d", "e"),
+        *("/ 751 0:7", "/etc 755 0:0", "/locked 700 0:0", "/home/free 700 1000:1000", "/tmp 1777 1000:1000"),
+    ]
+    assert sandbox.stderr.count("Permission denied") == 2
 
 
 @pytest.mark.parametrize("uid", [NOBODY, 0])
-def test_init_cannot_be_killed(new_sandbox: NewSandbox, uid: int) -> None:
+def test_the_disk_limit_holds_for_a_writable_root(new_sandbox: NewSandbox, uid: int) -> None:
     sandbox = new_sandbox()
-    script = "kill -9 1 || echo refused; kill -TERM 1 || echo refused; kill -STOP 1 || echo refused; kill -9 -1; exit 9"
-    assert sandbox.run(shell(script, uid=uid, gid=uid)) == Exited(9, disk_full=False)
-    assert sandbox.stdout == "refused\n" * 3
+    folder = "/etc" if uid == 0 else "/home/shared"
+    script = f"dd if=/dev/zero of=/tmp/f bs=1M count=5 && dd if=/dev/zero of={folder}/f bs=64k count=1000"
+    assert sandbox.run(shell(script, uid=uid, gid=uid, is_root_writable=True)) == Exited(1, disk_full=True)
+    assert "5+0 records out" in sandbox.stderr
+    assert "48+0 records out" in sandbox.stderr
 
 
-@pytest.mark.parametrize("uid", [NOBODY, 0])
-def test_the_report_cannot_be_forged(new_sandbox: NewSandbox, uid: int) -> None:
-    sandbox = new_sandbox()
-    script = "chmod 666 /proc/1/fd/*; for fd in 3 4; do echo 'E 0 0' >/proc/1/fd/$fd && echo forged; done; exit 9"
-    assert sandbox.run(shell(script, uid=uid, gid=uid)) == Exited(9, disk_full=False)
-    assert sandbox.stdout == ""
-
-
-@pytest.mark.parametrize("uid", [NOBODY, 0])
-def test_init_cannot_be_traced(new_sandbox: NewSandbox, uid: int) -> None:
-    sandbox = new_sandbox()
-    assert sandbox.run(job("attacks", "trace-init", uid=uid, gid=uid)) == Exited(0, disk_full=False)
-    answers = dict(zip(*[iter(sandbox.stdout.split())] * 2, strict=True))
-    assert set(answers) == {"seize", "attach", "mem", "fd", "pidfd", "kill"}
-    assert set(answers.values()) <= {str(errno.EPERM), str(errno.EACCES), str(errno.ENOSYS)}
-
-
-def test_init_never_shares_its_uid(sandbox: Sandbox) -> None:
-    ours = 0x7FFFFFFE
-    assert sandbox.run(shell("kill -9 1 || id -u", uid=ours)) == Exited(0, disk_full=False)
-    assert sandbox.stdout == f"{ours}\n"
-
-
-@pytest.mark.parametrize("uid", [NOBODY, 0])
-def test_a_user_namespace_lifts_no_limit(new_sandbox: NewSandbox, uid: int) -> None:
-    sandbox = new_sandbox()
-    limits = [limit(resource.RLIMIT_NPROC, 20)]
-    sandbox.run(job("attacks", "make-namespaces", uid=uid, gid=uid, rlimits=limits))
-    assert sandbox.stdout.startswith("clone 1 unshare 1 mount 1 forks ")
-    assert int(sandbox.stdout.split()[7]) <= 20
-
-
-def test_the_namespace_attack_is_a_real_one(sandbox: Sandbox) -> None:
-    """Should a later gVisor fail this, the chroot in init may go."""
-    limits = [limit(resource.RLIMIT_NPROC, 20)]
-    attack = job("attacks", "make-namespaces", rlimits=limits, allow_user_namespaces=True)
-    assert sandbox.start(attack) == Started()
-    deadline = time.monotonic() + 20
-    while "mount" not in sandbox.stdout and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert sandbox.stdout == "clone 0 unshare 0 mount 0 "
-    sandbox.send(initproto.KILL)
-    assert sandbox.finish() == Signaled(signal.SIGKILL, disk_full=False)
-
-
-@pytest.mark.parametrize(("attack", "code"), [("leave-daemons", 5), ("leave-stopped-children", 6)])
-def test_children_left_behind_do_not_delay_the_end(new_sandbox: NewSandbox, attack: str, code: int) -> None:
-    sandbox = new_sandbox()
-    assert sandbox.run(job("attacks", attack)) == Exited(code, disk_full=False)
-
-
-def test_closed_output_does_not_confuse_anyone(sandbox: Sandbox) -> None:
-    assert sandbox.run(shell("exec <&- >&- 2>&-; sleep 0.2; exit 4")) == Exited(4, disk_full=False)
-
-
-@pytest.mark.parametrize("command", [initproto.TERMINATE, initproto.KILL])
-def test_a_fork_bomb_is_stopped(new_sandbox: NewSandbox, command: bytes) -> None:
-    sandbox = new_sandbox()
-    assert sandbox.start(job("attacks", "bomb", rlimits=[limit(resource.RLIMIT_NPROC, 100)])) == Started()
-    time.sleep(1)
-    sandbox.send(command)
-    number = signal.SIGTERM if command == initproto.TERMINATE else signal.SIGKILL
-    assert sandbox.finish() == Signaled(number, disk_full=False)
+def test_a_writable_root_without_a_disk_is_refused(sandbox: Sandbox) -> None:
+    assert sandbox.next_report() == Ready()
+    message = bytearray(initproto.encode_job(job("true", writable_paths=(), disk_bytes=0)))
+    message[8] |= 2
+    sandbox.send(bytes(message))
+    assert sandbox.finish() == ProtocolFault(Fault.LAYOUT)
 
 
 # ---- control ----
@@ -572,15 +286,3 @@ def test_the_end_of_the_worker_ends_everything(sandbox: Sandbox) -> None:
     wait_for_output(sandbox, "up\n")
     close_control(sandbox)
     assert sandbox.finish() is None
-
-
-def wait_for_output(sandbox: Sandbox, text: str) -> None:
-    deadline = time.monotonic() + 20
-    while sandbox.stdout != text:
-        assert time.monotonic() < deadline, f"no {text!r} in {sandbox.stdout!r}"
-        time.sleep(0.01)
-
-
-def close_control(sandbox: Sandbox) -> None:
-    os.close(sandbox.control)
-    sandbox.control = os.open(os.devnull, os.O_WRONLY)

@@ -172,8 +172,7 @@ def test_a_fork_bomb_is_contained(python: Run) -> None:
     assert outcome.usage.pids_peak is None or outcome.usage.pids_peak < 4 * 32 + 256
 
 
-def test_processes_are_limited(python: Run) -> None:
-    code = """
+COUNT_FORKS = """
 import os, time
 n = 0
 try:
@@ -184,7 +183,14 @@ try:
 except BlockingIOError:
     print(n)
 """
-    outcome = python(code, resources={"pids_limit": 20})
+
+
+def test_processes_are_limited(python: Run) -> None:
+    assert python(COUNT_FORKS, resources={"pids_limit": 20}).stdout.text == "19\n"
+
+
+def test_processes_of_root_are_limited_alike(run_as_root: Run) -> None:
+    outcome = run_as_root("python3", "-c", COUNT_FORKS, image="python", resources={"pids_limit": 20})
     assert outcome.stdout.text == "19\n"
 
 

@@ -11,7 +11,7 @@ def test_the_last_of_a_name_counts() -> None:
 
 
 def test_a_bundle_mounts_nothing_of_the_host() -> None:
-    config = new_config(Path("/r"), Path("/i.erofs"), None, is_read_only=True)
+    config = new_config(Path("/r"), Path("/i.erofs"))
     assert {mount["type"] for mount in config["mounts"]} <= {"proc", "sysfs"}
     assert config["root"] == {"path": "/r", "readonly": True}
     assert all(key.startswith("dev.gvisor.spec.rootfs.") for key in config["annotations"])

@@ -81,6 +81,8 @@ def test_a_job_is_laid_out_as_documented() -> None:
         ({"rlimits": [Rlimit(1, 1, 1)] * 17}, "17 rlimits"),
         ({"rlimits": [Rlimit(1, -1, 1)]}, "out of range"),
         ({"writable_paths": [WritablePath("/tmp")]}, "need disk_bytes"),
+        ({"is_root_writable": True}, "needs a writable path"),
+        ({"is_root_writable": True, "writable_paths": [WritablePath("/a,b")], "disk_bytes": 1}, "no comma"),
         *(
             ({"writable_paths": [WritablePath(path)], "disk_bytes": 1}, "not an absolute, normal path")
             for path in ("/", "tmp", "/tmp/", "/a/../b", "//a", "")
@@ -92,6 +94,15 @@ def test_a_job_is_laid_out_as_documented() -> None:
 def test_a_job_that_cannot_be_said_is_refused(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         encode_job(new_job(**fields))
+
+
+def test_each_wish_has_a_flag_of_its_own() -> None:
+    disk: dict[str, Any] = {"writable_paths": [WritablePath("/tmp")], "disk_bytes": 1}
+    flags = [
+        encode_job(new_job(**disk, is_root_writable=root, allow_user_namespaces=namespaces))[8]
+        for root, namespaces in ((False, False), (False, True), (True, False), (True, True))
+    ]
+    assert flags == [0, 1, 2, 3]
 
 
 def test_neighbours_with_a_common_beginning_are_fine() -> None:

@@ -6,6 +6,7 @@ import signal
 import pytest
 from sandfleet_config.errors import ErrorCode
 from sandfleet_worker.sandbox.initproto import (
+    ROOT_INDEX,
     ChdirFailed,
     ExecFailed,
     Exited,
@@ -21,7 +22,7 @@ RUNNING = Facts(is_ready=True, is_started=True, runsc_exit=0, memory_bytes=1 << 
 
 
 def facts(**changes: object) -> Facts:
-    return Facts(**{**vars(RUNNING), **changes})  # type: ignore[arg-type]
+    return Facts(**{**vars(RUNNING), **changes})
 
 
 @pytest.mark.parametrize("code", range(256))
@@ -60,7 +61,6 @@ FLOODED = Kill(ErrorCode.OUTPUT_LIMIT, "too much")
         ({"pids_fuse_hits": 3}, ErrorCode.PIDS_LIMIT),
         ({"pids_fuse_hits": 3, "end": Exited(1, disk_full=False)}, ErrorCode.EXIT_NONZERO),
         ({"end": Exited(1, disk_full=True)}, ErrorCode.DISK_LIMIT),
-        ({"end": Exited(1, disk_full=False), "is_disk_full": True}, ErrorCode.DISK_LIMIT),
         ({"end": Exited(0, disk_full=True)}, ErrorCode.OK),
         ({"end": Signaled(7, disk_full=True)}, ErrorCode.DISK_LIMIT),
         ({"end": ExecFailed(errno.ENOENT, path_exists=False)}, ErrorCode.COMMAND_NOT_FOUND),
@@ -112,3 +112,8 @@ def test_what_the_program_gave_is_kept_in_a_timeout() -> None:
 
 def test_timed_out_is_said_only_of_timeouts() -> None:
     assert decide(facts(kill=KILLED, timed_out="soft")).timed_out is None
+
+
+def test_a_writable_root_that_cannot_be_made_is_named() -> None:
+    assert "the writable root" in decide(facts(end=MountFailed(errno.ENOENT, ROOT_INDEX))).message
+    assert "folder 1" in decide(facts(end=MountFailed(errno.ENOENT, 1))).message

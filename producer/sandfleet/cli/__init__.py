@@ -1,5 +1,5 @@
 """The ``sandfleet`` command."""
 
-from sandfleet.cli.main import app, main
+from sandfleet.cli.commands import app, main
 
 __all__ = ["app", "main"]

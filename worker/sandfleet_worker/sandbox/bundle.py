@@ -19,8 +19,20 @@ DOCKER_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 HOSTNAME = "sandbox"
 MAX_OPEN_FILES = 65536
 STACK_BYTES = 8 << 20
-INIT_CAPABILITIES = ["CAP_KILL", "CAP_SETUID", "CAP_SETGID", "CAP_SYS_ADMIN", "CAP_SYS_CHROOT", "CAP_CHOWN"]
-"""What init needs to mount the job's tmpfs and become its user; while the job runs it keeps only CAP_KILL.
+INIT_CAPABILITIES = [
+    "CAP_KILL",  # signal the job's processes; the only one that init keeps while the job runs
+    "CAP_SETUID",
+    "CAP_SETGID",
+    "CAP_SYS_ADMIN",  # mount, sethostname
+    "CAP_SYS_CHROOT",
+    "CAP_CHOWN",  # the writable folders, and the pipes
+    "CAP_DAC_READ_SEARCH",  # reach a HOME that lies in a folder closed to others
+    # A writable root's overlay changes files of every owner in its upper folder, as the user who mounted it (measured:
+    # without these a job may neither write nor chmod its own files there).
+    "CAP_DAC_OVERRIDE",
+    "CAP_FOWNER",
+]
+"""What init needs to mount what the job may write and become its user.
 
 There is no bounding set: what is dropped, no execve gives back.
 """
@@ -29,11 +41,10 @@ TMP_MODE = 0o1777
 HOME_MODE = 0o700
 
 
-def new_config(rootfs: Path, erofs: Path, overlay: Path | None, *, is_read_only: bool) -> dict[str, Any]:
+def new_config(rootfs: Path, erofs: Path) -> dict[str, Any]:
     """Return config.json: an immutable EROFS root, no bind mount from the host, init as guest root.
 
-    `overlay` is a host folder of limited size for a writable root's changes; None keeps them in the sandbox's memory.
-    Labels never become annotations: runsc reads those as flags.
+    A job's writable root is init's doing, inside. Labels never become annotations: runsc reads those as flags.
     """
     return {
         "ociVersion": "1.0.2",
@@ -48,7 +59,7 @@ def new_config(rootfs: Path, erofs: Path, overlay: Path | None, *, is_read_only:
             # Else the guest inherits the worker's hard limit, and init, without CAP_SYS_RESOURCE, cannot raise it.
             "rlimits": [{"type": "RLIMIT_NOFILE", "soft": MAX_OPEN_FILES, "hard": MAX_OPEN_FILES}],
         },
-        "root": {"path": str(rootfs), "readonly": is_read_only},
+        "root": {"path": str(rootfs), "readonly": True},
         "hostname": HOSTNAME,
         "mounts": [
             {"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"]},
@@ -59,7 +70,7 @@ def new_config(rootfs: Path, erofs: Path, overlay: Path | None, *, is_read_only:
             "dev.gvisor.spec.rootfs.source": str(erofs),
             "dev.gvisor.spec.rootfs.type": "erofs",
             # runsc 20240729 demands the key even for a read-only root.
-            "dev.gvisor.spec.rootfs.overlay": f"dir={overlay}" if overlay is not None else "memory",
+            "dev.gvisor.spec.rootfs.overlay": "memory",
         },
     }
 
@@ -93,9 +104,10 @@ def new_init_job(limits: Admitted, image: Image, user: ResolvedUser) -> InitJob:
         groups=user.groups,
         cwd=spec.working_dir or image.working_dir or "/",
         hostname=HOSTNAME,
-        rlimits=new_rlimits(limits),
+        rlimits=new_rlimits(limits, user.uid),
         disk_bytes=limits.disk_bytes,
         writable_paths=[WritablePath(path, HOME_MODE if path == home else TMP_MODE) for path in writable],
+        is_root_writable=not spec.security.read_only_rootfs,
     )
 
 
@@ -115,16 +127,17 @@ def new_env(image_env: list[str] | tuple[str, ...], spec_env: tuple[str, ...], h
     return env
 
 
-def new_rlimits(limits: Admitted) -> list[Rlimit]:
+def new_rlimits(limits: Admitted, uid: int) -> list[Rlimit]:
     """Return the guest's own limits. RLIMIT_NPROC is the pids limit: a host cgroup does not count guest threads.
 
     RLIMIT_CPU is not enforced by gVisor (measured); the wall clock and the CPU quota are.
     """
     stack = Rlimit(resource.RLIMIT_STACK, STACK_BYTES, STACK_BYTES)
-    # gVisor counts a user's processes by their births: the first one is born as init's and is not among them (measured).
-    others = limits.pids_limit - 1
+    # gVisor counts a user's processes by their births (measured): a job's first one is born as init's user and not
+    # among them. For uid 0 init itself stands in for it, which was born as root.
+    counted = limits.pids_limit if uid == 0 else limits.pids_limit - 1
     return [
-        Rlimit(resource.RLIMIT_NPROC, others, others),
+        Rlimit(resource.RLIMIT_NPROC, counted, counted),
         Rlimit(resource.RLIMIT_NOFILE, MAX_OPEN_FILES, MAX_OPEN_FILES),
         Rlimit(resource.RLIMIT_CORE, 0, 0),
         stack,

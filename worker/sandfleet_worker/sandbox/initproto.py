@@ -3,7 +3,7 @@
 The job message on the control pipe, little-endian; `text` ends with a zero byte, `list(x)` is a u32 count and its items.
 
     u32 length of all that follows, at most 1 MiB
-    u32 magic "SFJ1", u32 flags (1: user namespaces allowed)
+    u32 magic "SFJ1", u32 flags (1: user namespaces allowed, 2: writable root)
     u32 uid, u32 gid, u32 umask, u64 disk_bytes
     list(u32 extra gid)
     list(u32 resource, u64 soft, u64 hard)
@@ -34,8 +34,12 @@ RLIM_INFINITY: Final = 2**64 - 1
 MAX_MESSAGE_BYTES: Final = 1 << 20
 MAX_REPORT_BYTES: Final = 4096
 
+ROOT_INDEX: Final = 0xFFFF
+"""Stands for the writable root in `MountFailed`."""
+
 _MAGIC: Final = 0x314A4653
 _FLAG_USER_NAMESPACES: Final = 1
+_FLAG_WRITABLE_ROOT: Final = 2
 _NO_ID: Final = 2**32 - 1
 # The sizes of init's static tables; it refuses more with ProtocolFault(Fault.LAYOUT).
 _MAX_POINTERS: Final = 1 << 17
@@ -77,9 +81,9 @@ class WritablePath:
 class InitJob:
     """Everything init needs to run one program.
 
-    `disk_bytes` bounds the sum of all `writable_paths`. They must be folders of the image, and none may lie in
-    another: what lies in a writable folder is writable already. Include `/tmp` and `/dev/shm`: gVisor makes
-    both an unlimited tmpfs otherwise.
+    `disk_bytes` bounds the sum of all `writable_paths` and of all changes to a writable root. The paths must be folders
+    of the image, and none may lie in another: what lies in a writable folder is writable already. Include `/tmp` and
+    `/dev/shm`: gVisor makes both an unlimited tmpfs otherwise. A writable root needs at least one, for its place.
     """
 
     candidates: Sequence[str]
@@ -94,6 +98,7 @@ class InitJob:
     rlimits: Sequence[Rlimit] = ()
     disk_bytes: int = 0
     writable_paths: Sequence[WritablePath] = ()
+    is_root_writable: bool = False
     allow_user_namespaces: bool = False
 
 
@@ -143,7 +148,7 @@ class UserFailed:
 
 @dataclass(frozen=True, slots=True)
 class MountFailed:
-    """`index` is that of the writable path; ENOENT: the image has no such folder."""
+    """`index` is that of the writable path, or `ROOT_INDEX`; ENOENT: the image has no such folder."""
 
     errno: int
     index: int
@@ -254,7 +259,7 @@ class StatusParser:
 
 
 def _flags(job: InitJob) -> int:
-    return _FLAG_USER_NAMESPACES if job.allow_user_namespaces else 0
+    return _FLAG_USER_NAMESPACES * job.allow_user_namespaces | _FLAG_WRITABLE_ROOT * job.is_root_writable
 
 
 def _list(items: Iterable[bytes]) -> bytes:
@@ -287,6 +292,10 @@ def _check(job: InitJob) -> None:
         raise ValueError(f"{_NO_ID} is not a user or group: it means `unchanged` to the kernel")
     if job.writable_paths and not job.disk_bytes:
         raise ValueError("writable paths need disk_bytes: an unlimited tmpfs is never mounted")
+    if job.is_root_writable and not job.writable_paths:
+        raise ValueError("a writable root needs a writable path: it lies on the same tmpfs")
+    if job.is_root_writable and "," in job.writable_paths[0].path:
+        raise ValueError("the first writable path beside a writable root has no comma: it becomes a mount option")
     _check_writable_paths([writable.path for writable in job.writable_paths])
 
 

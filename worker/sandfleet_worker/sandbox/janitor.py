@@ -1,9 +1,10 @@
 """Who owns which sandbox on this host, and clearing what a ``kill -9`` left.
 
 Each runner owns one folder below runsc's root folder and holds a flock on a file in it for as long as it lives; the
-kernel drops the lock with the process. A folder whose lock can be taken is stale, with its processes, mounts and cgroups.
+kernel drops the lock with the process. A folder whose lock can be taken is stale, with its processes and cgroups.
 Containers that share the folder share the janitor too. Cgroups are only removed through the folder that names them: the
-cgroup tree of a host may be seen by workers whose folders are not.
+cgroup tree of a host may be seen by workers whose folders are not. Invariant: so an owner's folder goes last, and stays
+for the next sweep where something named after it would not go.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import logging
 import os
 import secrets
 import signal
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,6 +35,7 @@ log = logging.getLogger(__name__)
 OWNER_PREFIX = "sandfleet-"
 LOCK_NAME = "owner.lock"
 JANITOR_LOCK = "janitor.lock"
+KILL_DEADLINE_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -62,10 +65,11 @@ class Ownership:
             msg = f"cannot use {root} for sandbox state: {error.strerror}; set SANDFLEET_RUNSC__ROOT_DIR to a writable folder"
             raise HostResources.of(msg) from error
 
-    def release(self) -> None:
-        """Remove the folder and its lock; the sandboxes in it are gone by then."""
+    def release(self, tree: CgroupTree) -> None:
+        """Remove the folder and its lock; the sandboxes in it are gone by then, or a later sweep's."""
         with contextlib.suppress(FileNotFoundError), _locked(self._root / JANITOR_LOCK):
-            remove_folder(self.folder)
+            if not any(_find_cgroups(self.name, tree)):
+                remove_folder(self.folder)
         with contextlib.suppress(OSError):
             os.close(self._lock)
 
@@ -81,7 +85,8 @@ def sweep(root: Path, tree: CgroupTree) -> SweepReport:
                 continue
             processes += _kill_processes(folder)
             sandboxes += _remove_sandboxes(folder, tree)
-            remove_folder(folder)
+            if not any(_find_cgroups(folder.name, tree)):
+                remove_folder(folder)
             owners += 1
     if owners:
         log.info(
@@ -109,30 +114,41 @@ def _is_alive(folder: Path) -> bool:
     return False
 
 
-def _remove_sandboxes(folder: Path, tree: CgroupTree) -> int:
-    names = {path.name for path in folder.iterdir() if path.is_dir()}
+def _find_cgroups(owner: str, tree: CgroupTree) -> Iterator[Path]:
+    """Yield the cgroups of an owner's sandboxes: one each on v2, one a controller on v1."""
     for parent in set(tree.parents.values()):
-        # The worker may have died between the folder's removal and the cgroup's, or before the folder.
-        names |= {path.name for path in parent.glob(f"{folder.name}.*")}
-    for name in names:
+        yield from parent.glob(f"{owner}.*")
+
+
+def _remove_sandboxes(folder: Path, tree: CgroupTree) -> int:
+    # The worker may have died between the folder's removal and the cgroup's, or before it made the cgroup.
+    names = {path.name for path in folder.glob(f"{folder.name}.*")}
+    names |= {path.name for path in _find_cgroups(folder.name, tree)}
+    for name in sorted(names):
         try:
             remove_cgroups({parent / name for parent in tree.parents.values()})
         except HostResources as error:
-            log.warning("%s", error.message, extra={"action": "cgroup_left"})
+            log.warning("%s; the next sweep will try again", error.message, extra={"action": "cgroup_left"})
         remove_folder(folder / name)
     return len(names)
 
 
 def _kill_processes(folder: Path) -> int:
-    """SIGKILL the runsc processes whose state lies below `folder`: for hosts without cgroups, and before them."""
+    """SIGKILL the runsc processes whose state lies below `folder`, until none is left: hosts may have no cgroups."""
     mark = f"--root={folder}/"
-    killed = 0
-    for process, command in _processes():
-        if any(word.startswith(mark) for word in command):
+    killed: set[int] = set()
+    deadline = time.monotonic() + KILL_DEADLINE_SECONDS
+    # A process that is dying, or starting another one, shows in the next round; a zombie has no command line.
+    while found := {process for process, command in _processes() if any(word.startswith(mark) for word in command)}:
+        for process in found:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
-                killed += 1
-    return killed
+        killed |= found
+        if time.monotonic() > deadline:
+            log.warning("%d processes will not die", len(found), extra={"action": "processes_left"})
+            break
+        time.sleep(0.005)
+    return len(killed)
 
 
 def _processes() -> Iterator[tuple[int, list[str]]]:

@@ -83,7 +83,7 @@ def probe_job(limits: Admitted) -> InitJob:
         envp=[],
         uid=NOBODY,
         gid=NOBODY,
-        rlimits=new_rlimits(limits),
+        rlimits=new_rlimits(limits, NOBODY),
         disk_bytes=limits.disk_bytes,
         writable_paths=[WritablePath("/tmp", 0o1777)],  # noqa: S108  the sandbox's own
     )

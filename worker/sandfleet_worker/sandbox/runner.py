@@ -65,7 +65,7 @@ class RunscRunner:
 
     def close(self) -> None:
         """Give the runner's folder back; sandboxes that still run are the callers' to end first."""
-        self._owner.release()
+        self._owner.release(self._tree)
 
     def sweep(self) -> SweepReport:
         """Clear what dead workers left on this host."""
@@ -107,7 +107,6 @@ class RunscRunner:
             settings=self.config.runsc,
             platform=limits.platform,
             erofs=pack_probe(self._owner.folder, self._lock),
-            is_read_only=True,
         )
         now = time.monotonic()
         cancel = Cancellation()
@@ -135,7 +134,6 @@ class RunscRunner:
                 settings=self.config.runsc,
                 platform=limits.platform,
                 erofs=image.erofs_path,
-                is_read_only=limits.spec.security.read_only_rootfs,
             )
             ending = self._run_in_sandbox(
                 plan, limits, job, asked=asked, resolved=resolved, deadline=deadline, cancel=cancel
@@ -200,7 +198,6 @@ def _new_facts(sandbox: Sandbox, runsc_exit: int | None, command: str) -> Facts:
         oom_kills=sandbox.cgroup.oom_kills(),
         pids_fuse_hits=sandbox.cgroup.pids_fuse_hits(),
         is_output_over=watch.is_output_over,
-        is_disk_full=sandbox.is_overlay_full(),
         runsc_exit=runsc_exit,
         runsc_log=read_log_errors(sandbox.paths.log) or stderr,
         panic=read_head(sandbox.paths.panic_log),

@@ -109,11 +109,6 @@ class SandboxPaths:
         """An empty folder: the real root is the EROFS image named in the bundle's annotations."""
         return self.folder / "rootfs"
 
-    @property
-    def overlay(self) -> Path:
-        """Mount point of the tmpfs that holds a writable root's changes."""
-        return self.folder / "overlay"
-
     def make(self) -> None:
         """Make the folders, private to root."""
         self.folder.mkdir(mode=0o700)
@@ -139,7 +134,7 @@ def new_command(
         f"--log={paths.log}",
         "--log-format=json",
         f"--panic-log={paths.panic_log}",
-        # The default `root:self` writes a file into a shared rootfs; ours is EROFS with an overlay of its own.
+        # The default `root:self` writes a file into a shared rootfs; ours is EROFS.
         "--overlay2=none",
     ]
     if settings.rootless:

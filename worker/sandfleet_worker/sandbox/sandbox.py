@@ -1,13 +1,12 @@
 """One sandbox, from an empty folder to nothing left: boot up to *ready*, run one job, destroy.
 
 Leaving the context cleans up in total, and can meet: a runsc that is still alive (killed with its cgroup), a busy cgroup
-(retried), a mounted overlay (detached), files of runsc's state (removed). What fails there is logged and left to the janitor.
+(retried), files of runsc's state (removed). What fails there is logged and left to the janitor.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import fcntl
 import json
 import logging
@@ -39,8 +38,6 @@ log = logging.getLogger(__name__)
 
 PIPE_BYTES = 1 << 20
 EXIT_DEADLINE_SECONDS = 10.0
-MS_NOSUID, MS_NODEV = 2, 4
-MNT_DETACH = 2
 
 
 @dataclass(frozen=True)
@@ -51,7 +48,6 @@ class Plan:
     settings: RunscSettings
     platform: str
     erofs: Path
-    is_read_only: bool
 
 
 class Sandbox:
@@ -70,11 +66,9 @@ class Sandbox:
         self.paths = paths
         self.cgroup = cgroup
         self.limits = limits
-        self._is_disk_limited = True
         self._process: subprocess.Popen[bytes] | None = None
         self._pipes: Pipes | None = None
         self._pidfd = -1
-        self._has_overlay_mount = False
         self.supervision: Supervision
 
     def __enter__(self) -> Self:
@@ -95,8 +89,7 @@ class Sandbox:
     def _create(self) -> None:
         try:
             self.paths.make()
-            overlay = None if self.plan.is_read_only else self._mount_overlay()
-            config = new_config(self.paths.rootfs, self.plan.erofs, overlay, is_read_only=self.plan.is_read_only)
+            config = new_config(self.paths.rootfs, self.plan.erofs)
             (self.paths.folder / "config.json").write_text(json.dumps(config))
         except OSError as error:
             msg = f"cannot prepare the sandbox's folder: {error.strerror} ({error.filename})"
@@ -121,7 +114,8 @@ class Sandbox:
     @property
     def enforced(self) -> frozenset[str]:
         """The limits this host holds the job to: of memory, cpu, pids, disk."""
-        return self.cgroup.enforced | ({"disk"} if self._is_disk_limited else set())
+        # The disk is a tmpfs inside, made by init: no job starts without it.
+        return self.cgroup.enforced | {"disk"}
 
     def _require_limits(self) -> None:
         """Refuse rather than degrade: a limit that does not hold is an error unless the operator allowed it by name."""
@@ -133,18 +127,6 @@ class Sandbox:
                 f"or set SANDFLEET_ALLOW_UNENFORCED={names} to run without them"
             )
             raise HostResources.of(msg)
-
-    def _mount_overlay(self) -> Path | None:
-        """Mount the tmpfs that bounds a writable root; where the host forbids mounts the disk limit does not hold."""
-        self.paths.overlay.mkdir(mode=0o700)
-        options = f"size={self.limits.disk_bytes},mode=700"
-        try:
-            mount_tmpfs(self.paths.overlay, options)
-        except PermissionError:
-            self._is_disk_limited = False
-            return None
-        self._has_overlay_mount = True
-        return self.paths.overlay
 
     def _spawn(self) -> None:
         opened: list[int] = []
@@ -202,12 +184,6 @@ class Sandbox:
         except subprocess.TimeoutExpired:
             return None
 
-    def is_overlay_full(self) -> bool:
-        """Whether the writable root has no free block."""
-        if not self._has_overlay_mount:
-            return False
-        return os.statvfs(self.paths.overlay).f_bfree == 0
-
     def destroy(self) -> None:
         """Kill and remove everything; idempotent."""
         if self._process is not None and self._process.poll() is None:
@@ -242,31 +218,8 @@ def _close(fds: list[int]) -> None:
         os.close(fd)
 
 
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-def mount_tmpfs(target: Path, options: str) -> None:
-    """Mount a tmpfs; a call of mount(2) itself, for mount(8) costs a process on each job.
-
-    Raises:
-        OSError: as mount(2) says; PermissionError where the host forbids mounts.
-    """
-    if _libc.mount(b"sandfleet", os.fsencode(target), b"tmpfs", MS_NOSUID | MS_NODEV, options.encode()) != 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code), str(target))
-
-
-def unmount(target: Path) -> None:
-    """Detach whatever is mounted on `target`, if anything."""
-    while _libc.umount2(os.fsencode(target), MNT_DETACH) == 0:
-        pass
-
-
 def remove_folder(folder: Path) -> None:
-    """Remove a sandbox's folder with its mounts; fine when it is gone already."""
-    overlay = SandboxPaths(folder).overlay
-    if overlay.exists():
-        unmount(overlay)
+    """Remove a sandbox's folder; fine when it is gone already."""
     try:
         shutil.rmtree(folder)
     except FileNotFoundError:

@@ -16,6 +16,7 @@ from typing import Literal, assert_never
 from sandfleet_config.errors import Category, ErrorCode
 
 from sandfleet_worker.sandbox.initproto import (
+    ROOT_INDEX,
     ChdirFailed,
     ExecFailed,
     Exited,
@@ -53,7 +54,6 @@ class Facts:
     oom_kills: int = 0
     pids_fuse_hits: int = 0
     is_output_over: bool = False
-    is_disk_full: bool = False
     runsc_exit: int | None = None
     runsc_log: str = ""
     panic: str = ""
@@ -124,12 +124,11 @@ def _oom_message(facts: Facts) -> str:
 
 
 def _from_end(end: End, facts: Facts) -> tuple[ErrorCode, str]:
-    is_disk_full = facts.is_disk_full
     match end:
         case Exited(code=0):
             return ErrorCode.OK, ""
         case Exited(code=code, disk_full=full):
-            if full or is_disk_full:
+            if full:
                 return (
                     ErrorCode.DISK_LIMIT,
                     f"the disk was full when the program exited {code}: raise resources.disk_bytes",
@@ -137,7 +136,7 @@ def _from_end(end: End, facts: Facts) -> tuple[ErrorCode, str]:
             return ErrorCode.EXIT_NONZERO, f"the program exited {code}"
         case Signaled(signal=number, disk_full=full):
             name = _signal_name(number)
-            if full or is_disk_full:
+            if full:
                 return (
                     ErrorCode.DISK_LIMIT,
                     f"the disk was full when {name} ended the program: raise resources.disk_bytes",
@@ -150,10 +149,8 @@ def _from_end(end: End, facts: Facts) -> tuple[ErrorCode, str]:
         case UserFailed(errno=number):
             return ErrorCode.USER_INVALID, f"cannot become the job's user: {os.strerror(number)}"
         case MountFailed(errno=number, index=index):
-            return (
-                ErrorCode.SANDBOX_CREATION_FAILED,
-                f"writable folder {index} cannot be mounted: {os.strerror(number)}",
-            )
+            what = "the writable root" if index == ROOT_INDEX else f"writable folder {index}"
+            return ErrorCode.SANDBOX_CREATION_FAILED, f"{what} cannot be mounted: {os.strerror(number)}"
         case RlimitFailed(errno=number, resource=which):
             return ErrorCode.SANDBOX_CREATION_FAILED, f"resource limit {which} cannot be set: {os.strerror(number)}"
         case ProtocolFault(number=fault):

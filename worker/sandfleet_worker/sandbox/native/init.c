@@ -23,7 +23,9 @@
 
 enum { CONTROL = 3, STATUS = 4 };
 enum { MAX_MESSAGE = 1 << 20, MAX_POINTERS = 1 << 17, MAX_GROUPS = 64, MAX_RLIMITS = 16, MAX_PATHS = 64 };
-enum { MAGIC = 0x314a4653 /* "SFJ1" */, FLAG_USER_NAMESPACES = 1 };
+enum { MAGIC = 0x314a4653 /* "SFJ1" */, FLAG_USER_NAMESPACES = 1, FLAG_WRITABLE_ROOT = 2 };
+/* In an `M` line, instead of a writable path's number: what failed is the writable root. */
+enum { ROOT_INDEX = 0xffff };
 /* Any number no image uses; the one before it if a job asks for just this one. */
 enum { INIT_UID = 0x7ffffffe };
 
@@ -155,6 +157,7 @@ static void read_job(void) {
     struct cursor cursor = {message, message + length};
     if (take_number(&cursor, 4) != MAGIC) report_fault(FAULT_LAYOUT);
     job.flags = (u32)take_number(&cursor, 4);
+    if (job.flags & ~(u32)(FLAG_USER_NAMESPACES | FLAG_WRITABLE_ROOT)) report_fault(FAULT_LAYOUT);
     job.uid = (u32)take_number(&cursor, 4);
     job.gid = (u32)take_number(&cursor, 4);
     job.umask = (u32)take_number(&cursor, 4);
@@ -178,6 +181,8 @@ static void read_job(void) {
     job.argv = take_strings(&cursor);
     job.envp = take_strings(&cursor);
     if (cursor.at != cursor.end || !job.candidates[0] || !job.argv[0]) report_fault(FAULT_LAYOUT);
+    /* A writable root lies on the disk of the writable paths: without one it would have no limit. */
+    if (job.flags & FLAG_WRITABLE_ROOT && !(job.disk_bytes && job.path_count)) report_fault(FAULT_LAYOUT);
 }
 
 /* ---- set-up as guest root ---- */
@@ -192,11 +197,11 @@ static void check_mount(long result, u32 index) {
     if (result < 0) report_last("M", 2, (u64)-result, index);
 }
 
-/* One tmpfs carries every writable path, so that disk_bytes bounds their sum. It is mounted on the first path,
- * gets a folder a path, and each folder is bound onto its path; the first one last, which hides the rest. We
- * stand inside it meanwhile: a relative source stays right whatever has been mounted over its path since. */
-static void mount_writable_paths(void) {
-    if (!job.disk_bytes || !job.path_count) return;
+/* One tmpfs carries everything the job can write, so that disk_bytes bounds the sum. It is mounted on the first path,
+ * and we stand inside it until all is bound: a relative name stays right whatever has been mounted over that path since.
+ * gVisor's tmpfs knows no nr_inodes (an unknown option is EINVAL): what many empty files take of the sentry's memory
+ * is bounded by the memory cgroup only. */
+static void mount_disk(void) {
     struct line options;
     options.length = 0;
     /* gVisor mounts on a plain file without a word; and no path may miss because an earlier mount hid it. */
@@ -212,6 +217,38 @@ static void mount_writable_paths(void) {
     check_mount(sys1(NR_chdir, job.paths[0]), 0);
     disk = (int)sys4(NR_openat, AT_FDCWD, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
     check_mount(disk, 0);
+}
+
+/* A writable root is an overlay of the image, which stays read-only, and a folder of the disk. It shows no other mounts,
+ * so those come along by binds. We are its root afterwards, yet still stand outside of it, in the disk. */
+static void enter_writable_root(void) {
+    static const char *const bound[] = {"/proc", "root/proc", "/sys", "root/sys", "/dev", "root/dev"};
+    struct statx image_root;
+    struct line options;
+    options.length = 0;
+    check_mount(sys(NR_statx, AT_FDCWD, "/", 0, STATX_BASIC_STATS, &image_root), ROOT_INDEX);
+    check_mount(sys3(NR_mkdirat, AT_FDCWD, "upper", 0700), ROOT_INDEX);
+    check_mount(sys3(NR_mkdirat, AT_FDCWD, "work", 0700), ROOT_INDEX);
+    check_mount(sys3(NR_mkdirat, AT_FDCWD, "root", 0700), ROOT_INDEX);
+    /* The merged root is the upper folder's in owner and mode. */
+    check_mount(sys3(NR_fchmodat, AT_FDCWD, "upper", image_root.mode & 07777), ROOT_INDEX);
+    check_mount(sys(NR_fchownat, AT_FDCWD, "upper", image_root.uid, image_root.gid, 0), ROOT_INDEX);
+    /* gVisor takes absolute paths only; the path names the disk, for nothing has been mounted over it yet. */
+    put_text(&options, "lowerdir=/,upperdir=");
+    put_text(&options, job.paths[0]);
+    put_text(&options, "/upper,workdir=");
+    put_text(&options, job.paths[0]);
+    put_text(&options, "/work");
+    check_mount(options.length == sizeof options.text ? -EINVAL : 0, ROOT_INDEX);
+    options.text[options.length] = 0;
+    check_mount(sys(NR_mount, "overlay", "root", "overlay", MS_NOSUID | MS_NODEV, options.text), ROOT_INDEX);
+    for (u32 i = 0; i < sizeof bound / sizeof *bound; i += 2)
+        check_mount(sys(NR_mount, bound[i], bound[i + 1], 0, MS_BIND | MS_REC, 0), ROOT_INDEX);
+    check_mount(sys1(NR_chroot, "root"), ROOT_INDEX);
+}
+
+/* Each path gets a folder of the disk; the first one last, which hides the disk itself. */
+static void bind_writable_paths(void) {
     for (u32 left = job.path_count; left-- > 0;) {
         struct line name;
         name.length = 0;
@@ -223,14 +260,21 @@ static void mount_writable_paths(void) {
         check_mount(sys(NR_fchownat, AT_FDCWD, name.text, job.uid, job.gid, 0), left);
         check_mount(sys(NR_mount, name.text, job.paths[left], 0, MS_BIND, 0), left);
     }
+}
+
+static void mount_writable_paths(void) {
+    if (!job.disk_bytes || !job.path_count) return;
+    mount_disk();
+    if (job.flags & FLAG_WRITABLE_ROOT) enter_writable_root();
+    bind_writable_paths();
     check_mount(sys1(NR_chdir, "/"), 0);
 }
 
 /* gVisor lets anyone make a user namespace, and asks for CAP_SYS_ADMIN in the caller's *own* one when it counts
  * RLIMIT_NPROC and mounts tmpfs: `unshare -Ur` would lift pids_limit and disk_bytes. As on Linux it refuses
- * new user namespaces to a chrooted task, so the job lives in a chroot that shows the same tree. */
+ * new user namespaces to a chrooted task, so the job lives in a chroot: its writable root, or one that shows the same tree. */
 static void forbid_user_namespaces(void) {
-    if (job.flags & FLAG_USER_NAMESPACES) return;
+    if (job.flags & (FLAG_USER_NAMESPACES | FLAG_WRITABLE_ROOT)) return;
     if (sys(NR_mount, "/", "/proc", 0, MS_BIND | MS_REC, 0) < 0) report_fault(FAULT_ROOT);
     if (sys1(NR_chroot, "/proc") < 0 || sys1(NR_chdir, "/") < 0) report_fault(FAULT_ROOT);
 }

@@ -20,7 +20,8 @@ enum {
     NR_getppid = 110, NR_setsid = 112, NR_setgroups = 116, NR_setresuid = 117, NR_setresgid = 119,
     NR_capget = 125, NR_capset = 126, NR_fstatfs = 138, NR_prctl = 157, NR_chroot = 161, NR_mount = 165, NR_sethostname = 170,
     NR_exit_group = 231, NR_openat = 257, NR_mkdirat = 258, NR_fchownat = 260, NR_fchmodat = 268,
-    NR_faccessat = 269, NR_ppoll = 271, NR_signalfd4 = 289, NR_prlimit64 = 302, NR_close_range = 436,
+    NR_faccessat = 269, NR_ppoll = 271, NR_signalfd4 = 289, NR_prlimit64 = 302, NR_statx = 332,
+    NR_close_range = 436,
 };
 #define O_DIRECTORY 0200000
 
@@ -49,7 +50,7 @@ enum {
     NR_kill = 129, NR_rt_sigaction = 134, NR_rt_sigprocmask = 135, NR_setresuid = 147, NR_setresgid = 149,
     NR_setsid = 157, NR_setgroups = 159, NR_sethostname = 161, NR_umask = 166, NR_prctl = 167,
     NR_getppid = 173, NR_clone = 220, NR_execve = 221, NR_wait4 = 260, NR_prlimit64 = 261,
-    NR_close_range = 436,
+    NR_statx = 291, NR_close_range = 436,
 };
 #define O_DIRECTORY 040000
 
@@ -81,9 +82,20 @@ static inline __attribute__((always_inline)) long sys5(long nr, long a, long b, 
 
 enum { EPERM = 1, ENOENT = 2, EINTR = 4, E2BIG = 7, EACCES = 13, ENODEV = 19, ENOTDIR = 20, EINVAL = 22, ESTALE = 116, ETIMEDOUT = 110 };
 enum { O_RDONLY = 0, O_WRONLY = 1, O_CLOEXEC = 02000000, O_PATH = 010000000 };
+enum { STATX_BASIC_STATS = 0x7ff };
 enum { AT_FDCWD = -100, F_SETFD = 2, FD_CLOEXEC = 1, F_OK = 0 };
 enum { SIG_SETMASK = 2, SIGKILL = 9, SIGTERM = 15, SIGCHLD = 17, SIGCONT = 18, LAST_SIGNAL = 64 };
 enum { PR_SET_PDEATHSIG = 1, PR_SET_DUMPABLE = 4, PR_SET_KEEPCAPS = 8, PR_CAPBSET_READ = 23, PR_CAPBSET_DROP = 24, PR_SET_NO_NEW_PRIVS = 38 };
+
+/* What we read of the kernel's struct statx, which is the same on both machines and 256 bytes long. */
+struct statx {
+    u32 mask, block_size;
+    u64 attributes;
+    u32 links, uid, gid;
+    unsigned short mode;
+    u8 rest[226];
+};
+_Static_assert(sizeof(struct statx) == 256, "struct statx");
 
 /* A GNU C compiler may call these two for loops and copies even in freestanding code. */
 __attribute__((used, optimize("no-tree-loop-distribute-patterns"))) void *memset(void *to, int byte, u64 size) {

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import errno
+import resource
+import signal
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+from initbox import NOBODY, job, limit, shell
+from sandfleet_worker.sandbox import initproto
+from sandfleet_worker.sandbox.initproto import Exited, Signaled, Started
+
+if TYPE_CHECKING:
+    from initbox import NewSandbox, Sandbox
+
+
+@pytest.mark.parametrize("uid", [NOBODY, 0])
+def test_init_cannot_be_killed(new_sandbox: NewSandbox, uid: int) -> None:
+    sandbox = new_sandbox()
+    script = "kill -9 1 || echo refused; kill -TERM 1 || echo refused; kill -STOP 1 || echo refused; kill -9 -1; exit 9"
+    assert sandbox.run(shell(script, uid=uid, gid=uid)) == Exited(9, disk_full=False)
+    assert sandbox.stdout == "refused\n" * 3
+
+
+@pytest.mark.parametrize("uid", [NOBODY, 0])
+def test_the_report_cannot_be_forged(new_sandbox: NewSandbox, uid: int) -> None:
+    sandbox = new_sandbox()
+    script = "chmod 666 /proc/1/fd/*; for fd in 3 4; do echo 'E 0 0' >/proc/1/fd/$fd && echo forged; done; exit 9"
+    assert sandbox.run(shell(script, uid=uid, gid=uid)) == Exited(9, disk_full=False)
+    assert sandbox.stdout == ""
+
+
+@pytest.mark.parametrize("uid", [NOBODY, 0])
+def test_init_cannot_be_traced(new_sandbox: NewSandbox, uid: int) -> None:
+    sandbox = new_sandbox()
+    assert sandbox.run(job("attacks", "trace-init", uid=uid, gid=uid)) == Exited(0, disk_full=False)
+    answers = dict(zip(*[iter(sandbox.stdout.split())] * 2, strict=True))
+    assert set(answers) == {"seize", "attach", "mem", "fd", "pidfd", "kill"}
+    assert set(answers.values()) <= {str(errno.EPERM), str(errno.EACCES), str(errno.ENOSYS)}
+
+
+def test_init_never_shares_its_uid(sandbox: Sandbox) -> None:
+    ours = 0x7FFFFFFE
+    assert sandbox.run(shell("kill -9 1 || id -u", uid=ours)) == Exited(0, disk_full=False)
+    assert sandbox.stdout == f"{ours}\n"
+
+
+@pytest.mark.parametrize("is_root_writable", [False, True])
+@pytest.mark.parametrize("uid", [NOBODY, 0])
+def test_a_user_namespace_lifts_no_limit(new_sandbox: NewSandbox, uid: int, *, is_root_writable: bool) -> None:
+    sandbox = new_sandbox()
+    limits = [limit(resource.RLIMIT_NPROC, 20)]
+    attack = job("attacks", "make-namespaces", uid=uid, gid=uid, rlimits=limits, is_root_writable=is_root_writable)
+    sandbox.run(attack)
+    assert sandbox.stdout.startswith("clone 1 unshare 1 mount 1 forks ")
+    assert int(sandbox.stdout.split()[7]) <= 20
+
+
+def test_the_namespace_attack_is_a_real_one(sandbox: Sandbox) -> None:
+    """Should a later gVisor fail this, the chroot in init may go."""
+    limits = [limit(resource.RLIMIT_NPROC, 20)]
+    attack = job("attacks", "make-namespaces", rlimits=limits, allow_user_namespaces=True)
+    assert sandbox.start(attack) == Started()
+    deadline = time.monotonic() + 20
+    while "mount" not in sandbox.stdout and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert sandbox.stdout == "clone 0 unshare 0 mount 0 "
+    sandbox.send(initproto.KILL)
+    assert sandbox.finish() == Signaled(signal.SIGKILL, disk_full=False)
+
+
+@pytest.mark.parametrize(("attack", "code"), [("leave-daemons", 5), ("leave-stopped-children", 6)])
+def test_children_left_behind_do_not_delay_the_end(new_sandbox: NewSandbox, attack: str, code: int) -> None:
+    sandbox = new_sandbox()
+    assert sandbox.run(job("attacks", attack)) == Exited(code, disk_full=False)
+
+
+def test_closed_output_does_not_confuse_anyone(sandbox: Sandbox) -> None:
+    assert sandbox.run(shell("exec <&- >&- 2>&-; sleep 0.2; exit 4")) == Exited(4, disk_full=False)
+
+
+@pytest.mark.parametrize("command", [initproto.TERMINATE, initproto.KILL])
+def test_a_fork_bomb_is_stopped(new_sandbox: NewSandbox, command: bytes) -> None:
+    sandbox = new_sandbox()
+    assert sandbox.start(job("attacks", "bomb", rlimits=[limit(resource.RLIMIT_NPROC, 100)])) == Started()
+    time.sleep(1)
+    sandbox.send(command)
+    number = signal.SIGTERM if command == initproto.TERMINATE else signal.SIGKILL
+    assert sandbox.finish() == Signaled(number, disk_full=False)

@@ -1,0 +1,45 @@
+"""A worker for test_janitor.py to kill: runs sandboxes for ever, says its owner's name and then `started` for each one."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from pathlib import Path
+
+from sandfleet_config.settings import HostSettings, ImagesSettings, RunscSettings
+from sandfleet_config.spec import SandboxSpec
+from sandfleet_worker.sandbox.runner import RunscRunner
+from sandfleet_worker.sandbox.supervision import Supervision
+
+_start_clocks = Supervision._start_clocks
+
+
+def tell(word: str) -> None:
+    sys.stdout.write(f"{word}\n")
+    sys.stdout.flush()
+
+
+def tell_start(watch: Supervision, now: float) -> None:
+    _start_clocks(watch, now)
+    tell("started")
+
+
+def main() -> None:
+    # Not from argv: a test's search for processes below its folder would find this one.
+    wish = json.loads(sys.stdin.readline())
+    setattr(Supervision, "_start_clocks", tell_start)  # noqa: B010  mypy takes it for a method of an instance
+    host = HostSettings(
+        runsc=RunscSettings(root_dir=Path(wish["root_dir"])), images=ImagesSettings(root=Path(wish["images"]))
+    )
+    runner = RunscRunner(host)
+    tell(runner._owner.name)
+    spec = SandboxSpec.model_validate(
+        {"image": "busybox", "command": ["sh", "-c", "trap '' TERM HUP; sleep 600 & sleep 600"], "timeout": 600}
+    )
+    for _ in range(wish["sandboxes"]):
+        threading.Thread(target=runner.run, args=(spec,)).start()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,325 @@
+from __future__ import annotations
+
+import io
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from sandfleet import ErrorCode, FleetUnavailable, Outcome, SandboxResult, SandboxSpec, StreamOutput
+from sandfleet.cli import main
+from sandfleet.cli.show import safe_text
+from sandfleet.testing import FakeFleet
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from sandfleet.testing import Ending
+
+    Capture = pytest.CaptureFixture[str]
+    Patch = pytest.MonkeyPatch
+    Use = Callable[[Callable[[SandboxSpec], Ending]], FakeFleet]
+
+
+@pytest.fixture
+def use(monkeypatch: Patch) -> Use:
+    """Make the command talk to a fake fleet with the given handler."""
+
+    def install(handler: Callable[[SandboxSpec], Ending]) -> FakeFleet:
+        fleet = FakeFleet(handler)
+        monkeypatch.setattr("sandfleet.cli.commands.Fleet", lambda: fleet)
+        return fleet
+
+    return install
+
+
+class Binary:
+    """Standard input with bytes behind it."""
+
+    def __init__(self, raw: bytes) -> None:
+        self.buffer = io.BytesIO(raw)
+
+
+def end(code: ErrorCode, message: str = "", **fields: Any) -> Callable[[SandboxSpec], Outcome]:
+    return lambda _: Outcome.of(code, "", message, **fields)
+
+
+def test_run_passes_bytes_and_exit_on(use: Use, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    use(
+        end(
+            ErrorCode.EXIT_NONZERO,
+            exit_code=124,
+            stdout=StreamOutput.of(b"\xff\x1b[31m"),
+            stderr=StreamOutput.of(b"e\x00"),
+        )
+    )
+    assert main(["run", "--", "x"]) == 124
+    assert capfdbinary.readouterr() == (b"\xff\x1b[31m", b"e\x00")
+
+
+def test_run_names_the_code_where_the_exit_is_not_the_programs(use: Use, capfd: Capture) -> None:
+    use(end(ErrorCode.OUT_OF_MEMORY, "used\nmore than \x1b[1m64 MiB", signal=9, stdout=StreamOutput.of(b"so far")))
+    assert main(["run", "--", "x"]) == 137
+    out, err = capfd.readouterr()
+    assert out == "so far"
+    assert err == "sandfleet: OUT_OF_MEMORY: used\\nmore than \\x1b[1m64 MiB\n"
+
+
+def test_run_says_what_was_cut(use: Use, capfd: Capture) -> None:
+    use(end(ErrorCode.OK, exit_code=0, stdout=StreamOutput.of(b"abc", 1000)))
+    assert main(["run", "--", "x"]) == 0
+    assert capfd.readouterr().err == "sandfleet: stdout was cut: 3 of 1000 bytes are kept (see --max-output, --keep)\n"
+
+
+def test_run_makes_the_spec_from_its_options(use: Use, monkeypatch: Patch) -> None:
+    fleet = use(end(ErrorCode.OK, exit_code=0))
+    monkeypatch.setenv("FROM_HERE", "1")
+    monkeypatch.setattr("sys.stdin", Binary(b"\x00in"))
+    options = (
+        "run --image img --timeout 2.5 --grace 0 --memory 64MiB --cpu 0.5 --pids 9 --disk 1MiB -e A=1 -e FROM_HERE"
+    )
+    options += (
+        " --workdir /w --user 5:5 --label name=n --writable --max-output 1KiB --keep tail --on-output-limit kill -i"
+    )
+    assert main([*options.split(), "--", "cmd", "--image", "x"]) == 0
+    (spec,) = fleet.specs
+    assert spec == SandboxSpec.model_validate(
+        {
+            "image": "img",
+            "command": ["cmd", "--image", "x"],
+            "working_dir": "/w",
+            "env": ["A=1", "FROM_HERE=1"],
+            "resources": {"memory_bytes": 64 << 20, "cpu_quota": 50_000, "pids_limit": 9, "disk_bytes": 1 << 20},
+            "security": {"user": "5:5", "read_only_rootfs": False},
+            "timeout": 2.5,
+            "grace": 0,
+            "labels": {"name": "n"},
+            "stdin": b"\x00in",
+            "output": {"max_bytes": 1024, "keep": "tail", "on_limit": "kill"},
+        }
+    )
+
+
+def test_run_without_options_is_the_smallest_spec(use: Use) -> None:
+    fleet = use(end(ErrorCode.OK, exit_code=0))
+    assert main(["run", "echo", "-n", "x"]) == 0
+    assert fleet.specs == [SandboxSpec(image="python", command=["echo", "-n", "x"])]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--bogus"], "--bogus"),
+        (["--timeout", "soon"], "--timeout"),
+        (["--timeout", "-1"], "SPEC_INVALID: timeout"),
+        (["--memory", "lots"], "resources.memory_bytes"),
+        (["-e", "NOT_SET_HERE"], "NOT_SET_HERE"),
+        (["--label", "x"], "--label x"),
+        (["--keep", "middle"], "output.keep"),
+    ],
+)
+def test_run_with_bad_usage_is_125_as_with_docker(use: Use, options: list[str], said: str, capfd: Capture) -> None:
+    fleet = use(end(ErrorCode.OK, exit_code=0))
+    assert main(["run", *options, "--", "x"]) == 125
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert said in err
+    assert err.count("\n") == 1
+    assert fleet.specs == []
+
+
+def test_run_refuses_a_stdin_that_is_too_long(use: Use, monkeypatch: Patch, capfd: Capture) -> None:
+    fleet = use(end(ErrorCode.OK, exit_code=0))
+    monkeypatch.setattr("sys.stdin", Binary(b"x" * (fleet.settings.max_spec_bytes + 1)))
+    assert main(["run", "-i", "--", "cat"]) == 125
+    assert "SPEC_TOO_LARGE: stdin has more than 262144 bytes" in capfd.readouterr().err
+    assert fleet.specs == []
+
+
+def test_run_prints_the_outcome_as_json(use: Use, capfd: Capture) -> None:
+    use(end(ErrorCode.SIGNALED, "by signal 11", signal=11))
+    assert main(["run", "--json", "--", "x"]) == 139
+    assert json.loads(capfd.readouterr().out)["code"] == "SIGNALED"
+
+
+def test_run_cancels_on_ctrl_c(use: Use, monkeypatch: Patch, capfd: Capture) -> None:
+    fleet = use(lambda _: None)
+
+    def interrupt(_: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sandfleet.collect.time.sleep", interrupt)
+    assert main(["run", "--", "x"]) == 130
+    err = capfd.readouterr().err
+    assert "CANCELLED" in err
+    job_id = err.split("job ")[1].split(":")[0]
+    assert fleet.job(job_id).outcome(timeout=0).code is ErrorCode.CANCELLED
+
+
+def test_run_says_it_when_nobody_listens(use: Use, monkeypatch: Patch, capfd: Capture) -> None:
+    fleet = use(lambda _: None)
+    monkeypatch.setattr("sandfleet.cli.run.PATIENCE_SECONDS", 0.01)
+
+    def nobody(timeout_seconds: float = 1.0) -> bool:
+        fleet.finish(fleet.job_ids[0], Outcome.of(ErrorCode.OK, "", exit_code=0))
+        return False
+
+    # The job ends only after the look, and the note is printed while it is waited for.
+    monkeypatch.setattr(fleet, "has_workers", nobody)
+    monkeypatch.setattr("sandfleet.collect.FIRST_PAUSE_SECONDS", 0.3)
+    monkeypatch.setattr("sandfleet.collect.LONGEST_PAUSE_SECONDS", 0.3)
+    assert main(["run", "--", "x"]) == 0
+    assert "no worker is listening on redis://127.0.0.1:6379/0" in capfd.readouterr().err
+
+
+def test_a_fleet_out_of_reach_is_one_line_and_125(use: Use, capfd: Capture) -> None:
+    def fail(_: SandboxSpec) -> Ending:
+        raise FleetUnavailable("cannot reach Redis at redis://host:1: start it")
+
+    use(fail)
+    assert main(["run", "--", "x"]) == 125
+    assert capfd.readouterr().err == "sandfleet: cannot reach Redis at redis://host:1: start it\n"
+
+
+def test_submit_checks_the_whole_file_first(use: Use, tmp_path: Path, capfd: Capture) -> None:
+    fleet = use(end(ErrorCode.OK, exit_code=0))
+    file = tmp_path / "jobs.jsonl"
+    file.write_text(
+        '{"image": "x"}\n\n{"image": "", "timeout": -1}\nnonsense\n[]\n{"image": "x", "security": {"privileged": true}}\n'
+    )
+    assert main(["submit", str(file)]) == 2
+    out, err = capfd.readouterr()
+    assert (out, fleet.specs) == ("", [])
+    for said in (
+        "line 3: SPEC_INVALID: image: ",
+        "line 3: SPEC_INVALID: timeout: ",
+        "line 4: SPEC_INVALID: is not JSON",
+    ):
+        assert said in err
+    assert "line 5: SPEC_INVALID: must be a JSON object" in err
+    assert "line 6: SECURITY_VIOLATION: security.privileged: " in err
+    assert "nothing was queued: 4 of 5 lines are faulty" in err
+
+
+def test_submit_prints_ids_and_wait_collects_them(use: Use, tmp_path: Path, capfd: Capture) -> None:
+    fleet = use(lambda spec: SandboxResult(exit_code=len(spec.command), stdout="o", stderr="", duration=0.1))
+    (tmp_path / "jobs").write_text('{"image": "x"}\n{"image": "x", "command": ["a", "b"]}\n')
+    assert main(["submit", str(tmp_path / "jobs"), "--batch", "nightly"]) == 0
+    ids = capfd.readouterr().out.split()
+    assert len(ids) == len(fleet.specs) == 2
+    (tmp_path / "ids").write_text("\n".join(ids))
+    results = tmp_path / "results.jsonl"
+    results.write_text("kept\n")
+    assert main(["wait", ids[0], "--file", str(tmp_path / "ids"), "--out", str(results)]) == 1
+    out, err = capfd.readouterr()
+    kept, *lines = results.read_text().splitlines()
+    assert kept == "kept"
+    outcomes = {line["job_id"]: line for line in map(json.loads, lines)}
+    assert set(outcomes) == set(ids)
+    assert outcomes[ids[1]]["exit_code"] == 2
+    assert outcomes[ids[1]]["batch"] == "nightly"
+    assert out == ""
+    assert "EXIT_NONZERO" in err
+    assert main(["wait", ids[0]]) == 0
+    assert capfd.readouterr().out == f"{ids[0]}\tOK\n"
+
+
+def test_submit_and_wait_in_one(use: Use, tmp_path: Path, capfd: Capture, monkeypatch: Patch) -> None:
+    use(end(ErrorCode.OK, exit_code=0))
+    monkeypatch.setattr("sys.stdin", Binary(b'{"image": "x"}\n{"image": "y"}'))
+    assert main(["submit", "-", "--wait", "--json", "--out", str(tmp_path / "r")]) == 0
+    printed = json.loads(capfd.readouterr().out)
+    assert printed["codes"] == {"OK": 2}
+    assert len(printed["job_ids"]) == len((tmp_path / "r").read_text().splitlines()) == 2
+
+
+def test_ctrl_c_while_waiting_says_how_to_resume(use: Use, tmp_path: Path, capfd: Capture, monkeypatch: Patch) -> None:
+    use(lambda spec: None if spec.image == "slow" else SandboxResult(exit_code=0, stdout="", stderr="", duration=0))
+    (tmp_path / "jobs").write_text('{"image": "slow"}\n{"image": "x"}\n')
+
+    def interrupt(_: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sandfleet.collect.time.sleep", interrupt)
+    out_file = str(tmp_path / "r")
+    assert main(["submit", str(tmp_path / "jobs"), "--wait", "--out", out_file]) == 130
+    out, err = capfd.readouterr()
+    assert f"1 jobs go on. To resume: sandfleet wait {out.split()[0]} --out {out_file}" in err
+    assert len((tmp_path / "r").read_text().splitlines()) == 1
+
+
+def test_many_ids_resume_from_a_file(use: Use, tmp_path: Path, capfd: Capture, monkeypatch: Patch) -> None:
+    fleet = use(lambda _: None)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    jobs = fleet.submit_many([SandboxSpec(image="x")] * 9)
+    assert main(["wait", *(job.id for job in jobs), "--timeout", "0.01"]) == 124
+    (file,) = tmp_path.glob("sandfleet-wait-*.ids")
+    assert file.read_text().split() == [job.id for job in jobs]
+    assert f"sandfleet wait --file {file}" in capfd.readouterr().err
+
+
+def test_unknown_jobs_are_told_not_waited_for(use: Use, capfd: Capture) -> None:
+    use(end(ErrorCode.OK, exit_code=0))
+    for command in ("show", "wait", "cancel"):
+        assert main([command, "no-\x1bsuch"]) == 1
+        err = capfd.readouterr().err
+        assert err.startswith("sandfleet: there is no job no-\\x1bsuch")
+        assert err.count("\n") == 1
+
+
+def test_cancel_says_what_it_did(use: Use, capfd: Capture) -> None:
+    fleet = use(
+        lambda spec: None if spec.image == "slow" else SandboxResult(exit_code=0, stdout="", stderr="", duration=0)
+    )
+    slow, done = fleet.submit_many([SandboxSpec(image="slow"), SandboxSpec(image="x")])
+    assert main(["cancel", slow.id, done.id]) == 0
+    assert capfd.readouterr().out == f"{slow.id}\tcancel requested\n{done.id}\talready ended: OK\n"
+    assert main(["cancel", slow.id]) == 0
+    assert capfd.readouterr().out == f"{slow.id}\talready ended: CANCELLED\n"
+
+
+def test_show_neutralises_control_sequences_on_a_terminal(use: Use, capfd: Capture, monkeypatch: Patch) -> None:
+    outcome = Outcome.of(
+        ErrorCode.EXIT_NONZERO, "", exit_code=3, stdout=StreamOutput.of(b"a\x1b]0;owned\x07\tb\r\n\xc2\x9b1m")
+    )
+    fleet = use(lambda _: outcome)
+    job = fleet.submit(SandboxSpec(image="x", labels={"name": "n"}))
+    assert main(["show", job.id]) == 0
+    assert "\x1b]0;owned\x07" in capfd.readouterr().out
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    assert main(["show", job.id]) == 0
+    out = capfd.readouterr().out
+    assert "a\\x1b]0;owned\\x07\tb\\r\n\\x9b1m" in out
+    assert "\x1b" not in out
+    assert "exit 3" in out
+
+
+def test_show_of_a_job_that_waits_shows_its_line(use: Use, capfd: Capture) -> None:
+    fleet = use(lambda _: None)
+    job = fleet.submit(SandboxSpec(image="x", command=["true"], env=("A=s3cret",)), batch="b")
+    assert main(["show", job.id]) == 0
+    out = capfd.readouterr().out
+    assert "queued or running" in out
+    assert "x true" in out
+    assert "s3cret" not in out
+    assert main(["show", job.id, "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["batch"] == "b"
+
+
+def test_usage_of_the_other_commands_is_2(use: Use, capfd: Capture) -> None:
+    use(end(ErrorCode.OK, exit_code=0))
+    for argv in (
+        ["wait"],
+        ["nonsense"],
+        ["submit"],
+        ["submit", "x", "--out", "y"],
+        ["submit", "/no/such/file"],
+        ["show"],
+    ):
+        assert main(argv) == 2, argv
+        assert capfd.readouterr().err.startswith("sandfleet: ")
+
+
+def test_text_that_is_safe_is_left_alone() -> None:
+    assert safe_text("héllo €\n\tx") == "héllo €\n\tx"
+    assert safe_text("\u202eevil\x7f") == "\\u202eevil\\x7f"
