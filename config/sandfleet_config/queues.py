@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 TASK_NAME = "sandfleet.run"
 DEFAULT_QUEUE = "sandfleet"
 KEY_PREFIX = "sandfleet:"
 """Before every key in Redis: Celery's own by its ``global_keyprefix``, ours by the functions below."""
+
+JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}\Z")
+"""What a job may be called; a message with another id can have no outcome and is dropped."""
 
 SUBMITTED_HEADER = "sandfleet-submitted"
 """Message header with the time of submission, seconds since the epoch; the outcome's ``timing.queued`` counts from it."""
