@@ -110,11 +110,15 @@ def new_redis(settings: Settings) -> redis.Redis:
 def new_publishing_app(settings: Settings) -> Celery:
     """Build the app that publishes and broadcasts, without a result backend: with one, each send would SUBSCRIBE."""
     from celery import Celery
+    from celery.backends.base import DisabledBackend
 
     fleet_url = celery_url(settings.redis_dsn)
 
     class PublishingCelery(Celery):
-        """Connects to the fleet's Redis whatever ``CELERY_BROKER_URL`` of the surrounding application says."""
+        """Keeps to the fleet's Redis: Celery prefers ``CELERY_BROKER_URL`` and ``CELERY_RESULT_BACKEND`` to any setting.
+
+        Those belong to the application around us, if to anybody.
+        """
 
         def connection_for_write(self, url: str | None = None, **kwargs: Any) -> Any:
             return super().connection_for_write(url or fleet_url, **kwargs)
@@ -122,8 +126,11 @@ def new_publishing_app(settings: Settings) -> Celery:
         def connection_for_read(self, url: str | None = None, **kwargs: Any) -> Any:
             return super().connection_for_read(url or fleet_url, **kwargs)
 
-    app = PublishingCelery("sandfleet", backend="disabled://", set_as_current=False)
-    app.conf.update(shared_options(settings) | {"result_backend": "disabled://"})
+        def _get_backend(self) -> Any:
+            return DisabledBackend(app=self)
+
+    app = PublishingCelery("sandfleet", set_as_current=False)
+    app.conf.update(shared_options(settings))
     return app
 
 

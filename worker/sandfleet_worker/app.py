@@ -33,7 +33,12 @@ def new_app(settings: WorkerSettings | None = None) -> Celery:
     """Build the app; without `settings` it reads the environment when first used."""
     app = Celery("sandfleet", set_as_current=settings is None)
     app.add_defaults(lambda: worker_options(settings or WorkerSettings()))
-    app.register_task(RunTask())
+
+    def register(**_: object) -> None:
+        app.register_task(RunTask())
+
+    # Not here and now: binding a task to its app reads the settings.
+    app.on_after_finalize.connect(register, weak=False)
     return app
 
 

@@ -55,11 +55,16 @@ class Child:
         """The exit code, negative for a signal; None while it runs."""
         return self._process.poll()
 
+    def send(self, number: signal.Signals) -> None:
+        """Send it a signal, if it is still there."""
+        if self.ended is None:
+            self._process.send_signal(number)
+
     def stop(self, *stages: Stage) -> None:
         """Ask it to end, ever more firmly, then kill it."""
         for stage in (*stages, Stage(signal.SIGKILL, 10.0)):
             if self.ended is None:
-                self._process.send_signal(stage.signal)
+                self.send(stage.signal)
                 self.wait(stage.seconds)
 
     def wait(self, seconds: float) -> bool:

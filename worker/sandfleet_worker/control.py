@@ -10,8 +10,8 @@ import logging
 from typing import Any
 
 from celery.worker.control import Panel
+from sandfleet_config.queues import JOB_ID
 
-from sandfleet_worker.messages import JOB_ID
 from sandfleet_worker.tasks import run_task
 
 log = logging.getLogger(__name__)

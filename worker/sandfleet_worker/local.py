@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 
 REDIS_DEADLINE_SECONDS = 60.0
 WORKER_DEADLINE_SECONDS = 60.0
+FLOWER_DEADLINE_SECONDS = 30.0
 DRAIN_SECONDS = 10.0
+WORKER = "worker"
 FLOWER_USER = "sandfleet"
 ADDRESS = "127.0.0.1"
 
@@ -51,9 +53,10 @@ def run_local(settings: WorkerSettings, flower_port: int | None) -> int:
         raise LocalFailed(msg)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
+    children: list[Child] = []
     with _exclusive(settings.local_dir), contextlib.ExitStack() as parts:
         try:
-            children = [_start_redis(settings, parts)]
+            children.append(_start_redis(settings, parts))
             settings = settings.model_copy(update={"redis_url": SecretStr(_socket_url(settings))})
             _requeue(settings)
             children.append(_start_worker(settings, parts))
@@ -65,16 +68,25 @@ def run_local(settings: WorkerSettings, flower_port: int | None) -> int:
             _say("Ctrl-C here ends it all; queued jobs are kept")
             _watch(children)
         except Interrupted:
-            _say(
-                "ending: the worker first; a job that still runs after 10 s goes back to the queue (Ctrl-C again: at once)"
-            )
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            _say("ending; a job that still runs after 10 s goes back to the queue (Ctrl-C again: at once)")
+            _hurry_on_signals(children)
     return 0
 
 
 def _interrupt(*_: object) -> None:
     raise Interrupted
+
+
+def _hurry_on_signals(children: list[Child]) -> None:
+    """Let a second signal take the running jobs back at once."""
+
+    def hurry(*_: object) -> None:
+        for child in children:
+            if child.name == WORKER:
+                child.send(signal.SIGQUIT)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, hurry)
 
 
 @contextlib.contextmanager
@@ -125,6 +137,7 @@ def _start_redis(settings: WorkerSettings, parts: contextlib.ExitStack) -> Child
         "save": "",
         "maxmemory-policy": "noeviction",
         "loglevel": "warning",
+        "logfile": str(settings.local_state_dir / "redis.log"),
         "daemonize": "no",
     }
     command = [binary, *(word for name, value in options.items() for word in (f"--{name}", value))]
@@ -138,7 +151,7 @@ def _start_redis(settings: WorkerSettings, parts: contextlib.ExitStack) -> Child
             client.ping()
         except (redis.RedisError, OSError) as error:
             if child.ended is not None or time.monotonic() > deadline:
-                msg = f"the private Redis does not start: {error}; its data are in {settings.local_state_dir}"
+                msg = f"the private Redis does not start: {error}; its log and data are in {settings.local_state_dir}"
                 raise LocalFailed(msg) from error
             time.sleep(0.02)
         else:
@@ -158,7 +171,7 @@ def _requeue(settings: WorkerSettings) -> None:
 
 def _start_worker(settings: WorkerSettings, parts: contextlib.ExitStack) -> Child:
     command = [sys.executable, "-m", "sandfleet_worker.cli", "start", "--concurrency", str(settings.concurrency)]
-    child = Child("worker", command, _environment(settings), on_parent_death=signal.SIGKILL)
+    child = Child(WORKER, command, _environment(settings), on_parent_death=signal.SIGKILL)
     parts.callback(child.stop, Stage(signal.SIGTERM, DRAIN_SECONDS), Stage(signal.SIGQUIT, 15.0))
     return child
 
@@ -182,8 +195,17 @@ def _start_flower(settings: WorkerSettings, parts: contextlib.ExitStack, wanted_
     env = {**_environment(settings), "FLOWER_BASIC_AUTH": f"{FLOWER_USER}:{password}"}
     child = Child("flower", [*command, "--logging=warning"], env, on_parent_death=signal.SIGKILL)
     parts.callback(child.stop, Stage(signal.SIGTERM, 5.0))
+    deadline = time.monotonic() + FLOWER_DEADLINE_SECONDS
+    while not _is_listening(port) and time.monotonic() < deadline:
+        _refuse_ended([child])
+        time.sleep(0.05)
     _say(f"Flower: http://{ADDRESS}:{port}  user {FLOWER_USER}  password {password}")
     return child
+
+
+def _is_listening(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex((ADDRESS, port)) == 0
 
 
 def _free_port(wanted: int) -> int:

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from sandfleet_config.errors import Expired, SandboxError, SpecInvalid, SpecTooLarge
-from sandfleet_config.queues import SUBMITTED_HEADER, TASK_NAME
+from sandfleet_config.queues import JOB_ID, SUBMITTED_HEADER, TASK_NAME
 from sandfleet_config.wire import JobRequest, decode_job
 
 if TYPE_CHECKING:
@@ -21,12 +21,11 @@ if TYPE_CHECKING:
     from kombu.message import Message
 
 JSON_TYPE = "application/json"
-JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}\Z")
 WORKFLOW_KEYS = ("chain", "chord", "callbacks", "errbacks")
 MAX_SECONDS = 1e11
 BODY_BYTES_PER_SPEC_BYTE = 6
 """JSON inside a JSON string: a byte becomes six characters at worst."""
-SHOWN_CHARS = 80
+TASK_NAME_FORM = re.compile(r"[a-z_]+(\.[a-z_]+){0,5}\Z")
 
 
 @dataclass(frozen=True)
@@ -135,7 +134,8 @@ def _header_faults(headers: Mapping[str, Any]) -> Iterator[dict[str, str]]:
     if name is None:
         yield _fault("task", "the message names none (Celery's message protocol 2 is needed)")
     elif name != TASK_NAME:
-        yield _fault("task", f"{ascii(name)[:SHOWN_CHARS]} is not run here, only {TASK_NAME!r}")
+        shown = name if isinstance(name, str) and TASK_NAME_FORM.match(name) else "what it names"
+        yield _fault("task", f"{shown} is not run here, only {TASK_NAME}")
     if headers.get("eta") is not None:
         yield _fault("eta", "start times (eta, countdown) are not taken: submit the job when it may run")
     if not _is_nothing(headers.get("retries")):
@@ -158,8 +158,8 @@ def _body_faults(body: object) -> Iterator[dict[str, str]]:
         yield _fault("args", "must be one JSON string with the spec")
     if kwargs:
         yield _fault("kwargs", "must be empty")
-    if embed and not isinstance(embed, dict):
-        yield _fault("embed", "must be an object")
+    if embed and not (isinstance(embed, dict) and embed.keys() <= set(WORKFLOW_KEYS)):
+        yield _fault("embed", f"must be an object with no other keys than {', '.join(WORKFLOW_KEYS)}")
     elif embed:
         yield from (_workflow_fault(key) for key in WORKFLOW_KEYS if embed.get(key))
 

@@ -108,4 +108,9 @@ def _above_ceiling(spec: SandboxSpec, policy: PolicySettings) -> Iterator[dict[s
     )
     for field, asked, ceiling, unit in ceilings:
         if asked > ceiling:
-            yield _fault(field, f"{asked:g} {unit} is above this host's ceiling of {ceiling:g}")
+            yield _fault(field, f"{_show(asked)} {unit} is above this host's ceiling of {_show(ceiling)}")
+
+
+def _show(number: float) -> str:
+    """Return a number in full: 512 MiB is 536870912, not 5.36871e+08."""
+    return str(int(number)) if number == int(number) else str(number)

@@ -37,13 +37,11 @@ def run_preflight(settings: WorkerSettings, runner: RunscRunner) -> None:
         if finding.state is State.WARNING:
             log.warning("%s: %s (%s)", finding.name, finding.detail, finding.fix, extra={"action": "preflight_warning"})
     try:
-        swept = runner.sweep()
+        runner.sweep()
         report = runner.probe()
     except SandboxError as error:
         msg = f"no sandbox runs here: {error}\n  fix: sandfleet-worker doctor shows what this host can do"
         raise PreflightFailed(msg) from error
-    if swept.sandboxes or swept.processes:
-        log.info("cleared what dead workers left: %s", swept, extra={"action": "swept"})
     log.info(
         "a sandbox runs here: runsc %s, %s, up after %.0f ms",
         report.version,

@@ -8,9 +8,7 @@ bad file; 124 the wait's own timeout; 125 the fleet is out of reach; 130 Ctrl-C.
 from __future__ import annotations
 
 import json
-import os
 import signal
-import sys
 from importlib.metadata import version
 from typing import Annotated, Any
 
@@ -198,9 +196,10 @@ def main(argv: list[str] | None = None) -> int:
         return exits.SOME_NOT_OK
     except (KeyboardInterrupt, typer.Abort):
         return exits.INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read our output has gone. Python would complain once more when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except SystemExit as end:
+        # typer ends so where whoever read our output has gone; its 1 could pass for the program's own exit.
+        if not isinstance(end.__context__, BrokenPipeError):
+            raise
         return exits.SIGNAL_BASE + signal.SIGPIPE
     except (OSError, UnicodeError) as error:
         note(str(error))

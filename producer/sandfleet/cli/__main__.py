@@ -1,0 +1,7 @@
+"""``python -m sandfleet.cli``: the ``sandfleet`` command of this interpreter."""
+
+import sys
+
+from sandfleet.cli.commands import main
+
+sys.exit(main())

@@ -1,0 +1,103 @@
+"""Real workers on a real Redis, and checks that neither Redis nor the host keeps anything of a test."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from sandfleet_config.queues import KEY_PREFIX
+from sandfleet_worker.sandbox.images import ImageStore
+from stage import Stage, Stock
+from waiting import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import redis
+
+LASTING_KEYS = ("_kombu.binding", "unacked_mutex")
+"""Celery's own names of queues and exchanges: a handful, however many jobs there were. Nothing else may lack a TTL."""
+
+
+@pytest.fixture(scope="session")
+def images_root() -> Iterator[Path]:
+    """A store with the image `busybox`."""
+    for name in ("runsc", "mkfs.erofs", "busybox"):
+        require(name)
+    kept = os.environ.get("TEST_IMAGES_ROOT")
+    with tempfile.TemporaryDirectory(prefix="sandfleet-images-") as folder:
+        root = Path(kept or folder)
+        ImageStore(root).add("busybox")
+        yield root
+
+
+def require(name: str) -> None:
+    """Skip at home, fail where CI is set, if `name` is not installed."""
+    if shutil.which(name) is None:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{name} is not installed: scripts/setup.sh installs it")
+
+
+def _new_stage(redis_server: Any, images_root: Path) -> Iterator[Stage]:
+    # A short path: runsc's sockets live below it (unix(7): 107 characters).
+    with tempfile.TemporaryDirectory(prefix="sft-") as folder:
+        stage = Stage(Path(folder), images_root, redis_server.url, redis_server.client)
+        try:
+            yield stage
+        finally:
+            stage.close()
+            _forget_jobs(stage.redis)
+        assert stage.find_leftovers() == [], "something is left on the host"
+
+
+def _forget_jobs(client: redis.Redis) -> None:
+    """Drop what a test left queued on purpose."""
+    for key in ("sandfleet", "unacked", "unacked_index"):
+        client.delete(f"{KEY_PREFIX}{key}")
+
+
+@pytest.fixture
+def stage(redis_server: Any, images_root: Path) -> Iterator[Stage]:
+    """A host of the test's own, workers not started."""
+    yield from _new_stage(redis_server, images_root)
+
+
+@pytest.fixture(scope="module")
+def module_stage(redis_server: Any, images_root: Path) -> Iterator[Stage]:
+    """A host for all tests of a module, with one worker."""
+    for stage in _new_stage(redis_server, images_root):
+        stage.start(concurrency=4).wait_ready()
+        yield stage
+
+
+@pytest.fixture(scope="module")
+def module_stage_folder(redis_server: Any, images_root: Path) -> Iterator[Stage]:
+    """A host for all tests of a module, workers not started."""
+    yield from _new_stage(redis_server, images_root)
+
+
+@pytest.fixture(autouse=True)
+def _no_key_leak(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Every key a test leaves in Redis has a TTL, but for Celery's own lasting names."""
+    yield
+    if "redis_server" not in request.fixturenames:
+        return
+    client = request.getfixturevalue("redis_server").client
+    wait_until(lambda: not lasting_keys(client), 5, f"keys without a TTL are gone: {lasting_keys(client)}")
+
+
+def lasting_keys(client: redis.Redis) -> list[str]:
+    """Return the keys that would stay for ever."""
+    keys = [key.decode() for key in client.scan_iter("*") if client.ttl(key) == -1]
+    return sorted(key for key in keys if not key.removeprefix(KEY_PREFIX).startswith(LASTING_KEYS))
+
+
+@pytest.fixture(scope="session")
+def stock(redis_server: Any) -> Iterator[Stock]:
+    """A stock Celery client."""
+    client = Stock(redis_server.url, redis_server.client)
+    yield client
+    client.app.close()

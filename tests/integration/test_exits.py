@@ -1,0 +1,76 @@
+"""A program's own end comes back as it was, through the queue."""
+
+from __future__ import annotations
+
+import signal
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from stage import Stage, Stock
+
+FATAL_SIGNALS = [
+    number
+    for number in signal.valid_signals()
+    if number < 32
+    and number not in {signal.SIGCHLD, signal.SIGCONT, signal.SIGURG, signal.SIGWINCH}
+    and number not in {signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU}
+]
+
+
+@pytest.mark.timeout(300)
+def test_every_exit_code_comes_back_as_itself(module_stage: Stage, stock: Stock) -> None:
+    jobs = {code: stock.submit("sh", "-c", f"exit {code}") for code in range(256)}
+
+    ends = {code: stock.outcome(job_id, 200) for code, job_id in jobs.items()}
+
+    assert {code: end["exit_code"] for code, end in ends.items()} == {code: code for code in range(256)}
+    assert ends[0]["code"] == "OK"
+    assert {ends[code]["code"] for code in range(1, 256)} == {"EXIT_NONZERO"}
+    assert {stock.wait(job_id)["status"] for job_id in jobs.values()} == {"SUCCESS"}
+
+
+@pytest.mark.timeout(180)
+def test_every_fatal_signal_is_named(module_stage: Stage, stock: Stock) -> None:
+    # Not the shell itself: busybox's ignores SIGQUIT.
+    script = "(sleep 0.2; kill -{} $$) & exec sleep 20"
+    jobs = {int(number): stock.submit("sh", "-c", script.format(int(number))) for number in FATAL_SIGNALS}
+
+    ends = {number: stock.outcome(job_id, 120) for number, job_id in jobs.items()}
+
+    assert {number: end["signal"] for number, end in ends.items()} == {number: number for number in jobs}
+    assert {end["code"] for end in ends.values()} == {"SIGNALED"}
+
+
+def test_output_of_any_bytes_arrives_unchanged(module_stage: Stage, stock: Stock) -> None:
+    outcome = stock.outcome(stock.submit("sh", "-c", r"printf '\377\000x'; echo err >&2; exit 7"))
+
+    assert outcome["stdout"] == {"data": "/wB4", "encoding": "base64", "total_bytes": 3, "truncated": False}
+    assert outcome["stderr"]["data"] == "err\n"
+    assert outcome["attempts"][0]["code"] == "EXIT_NONZERO"
+    assert outcome["timing"]["queued"] >= 0
+
+
+@pytest.mark.parametrize(
+    ("fields", "command", "code"),
+    [
+        ({"timeout": 0.5}, ["sleep", "30"], "TIMEOUT"),
+        ({"timeout": 0.5, "grace": 0.5}, ["sh", "-c", "trap '' TERM; while :; do sleep 1; done"], "TIMEOUT"),
+        ({"image": "nowhere"}, ["true"], "IMAGE_NOT_FOUND"),
+        ({}, ["/no/such/program"], "COMMAND_NOT_FOUND"),
+        ({}, ["/etc/passwd"], "COMMAND_NOT_EXECUTABLE"),
+        ({"working_dir": "/no/such"}, ["true"], "WORKING_DIR_INVALID"),
+        ({"security": {"user": "nobody-of-that-name"}}, ["true"], "USER_INVALID"),
+        ({"output": {"max_bytes": 10, "on_limit": "kill"}}, ["yes"], "OUTPUT_LIMIT"),
+        ({"platform": "kvm"}, ["true"], "GVISOR_NOT_AVAILABLE"),
+    ],
+)
+def test_what_is_not_the_programs_own_end_is_a_failure(
+    module_stage: Stage, stock: Stock, fields: dict[str, object], command: list[str], code: str
+) -> None:
+    record = stock.wait(stock.submit(*command, fields=fields))
+
+    assert record["status"] == "FAILURE"
+    assert record["result"]["exc_message"][0] == code
+    assert record["result"]["exc_message"][2]["code"] == code

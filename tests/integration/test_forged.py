@@ -1,0 +1,192 @@
+"""What a stranger pushes into the queue never runs, never stops the worker, and the outcome says why."""
+
+from __future__ import annotations
+
+import base64
+import json
+import pickle
+import zlib
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from waiting import wait_until
+
+if TYPE_CHECKING:
+    from stage import Stage, Stock
+
+CANARY = "canary-of-the-forged-body"
+GOOD = {"image": "busybox", "command": ["true"], "env": [f"SECRET={CANARY}"]}
+EMPTY: dict[str, Any] = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
+
+
+def body(spec: dict[str, Any] | None = None, contract: object = 1, **embed: Any) -> list[Any]:
+    return [[json.dumps({"contract": contract, "spec": GOOD | (spec or {})})], {}, EMPTY | embed]
+
+
+SPECS: dict[str, tuple[dict[str, Any], str]] = {
+    "runsc_path": ({"runsc_path": "/bin/sh"}, "SECURITY_VIOLATION"),
+    "root_dir": ({"root_dir": "/etc"}, "SECURITY_VIOLATION"),
+    "platform": ({"platform": "ptrace"}, "SECURITY_VIOLATION"),
+    "host network": ({"security": {"network_mode": "host"}}, "SECURITY_VIOLATION"),
+    "sandbox network": ({"security": {"network_mode": "sandbox"}}, "SECURITY_VIOLATION"),
+    "privileged": ({"security": {"privileged": True}}, "SECURITY_VIOLATION"),
+    "privileged and faulty": ({"security": {"privileged": True}, "timeout": -1}, "SECURITY_VIOLATION"),
+    "negative memory": ({"resources": {"memory_bytes": -1}}, "SPEC_INVALID"),
+    "negative timeout": ({"timeout": -1}, "SPEC_INVALID"),
+    "above the ceiling": ({"resources": {"memory_bytes": 1 << 50}}, "SPEC_INVALID"),
+    "unknown field": ({"backdoor": 1}, "SPEC_INVALID"),
+    "command of a wrong type": ({"command": {"__type__": "bytes", "__value__": "x"}}, "SPEC_INVALID"),
+}
+
+
+@pytest.mark.parametrize("case", SPECS)
+def test_a_forged_spec_is_refused(module_stage: Stage, stock: Stock, case: str) -> None:
+    spec, code = SPECS[case]
+    expect_refusal(module_stage, stock, stock.push(body(spec)), code)
+
+
+BODIES: dict[str, object] = {
+    "another contract": body(contract=2),
+    "no contract": body(contract=None),
+    "not JSON": f"[[{CANARY}",
+    "deep": "[" * 100_000,
+    "empty": "",
+    "null": "null",
+    "an object": {"args": [], "kwargs": {}},
+    "no args": [[], {}, EMPTY],
+    "two args": [["a", "b"], {}, EMPTY],
+    "kwargs": [body()[0], {"host": CANARY}, EMPTY],
+    "args is an object": [{"a": 1}, {}, EMPTY],
+    "the spec as an object": [[{"contract": 1, "spec": GOOD}], {}, EMPTY],
+    "a kombu type": [[{"__type__": "bytes", "__value__": CANARY}], {}, EMPTY],
+    "an unknown kombu type": [[{"__type__": CANARY, "__value__": {}}], {}, EMPTY],
+    "a kombu type as embed": [body()[0], {}, {"__type__": "x", "__value__": "y"}],
+    "text that is not JSON": [[CANARY], {}, EMPTY],
+    "a lone surrogate": '[["\\ud800"], {}, {}]',
+    "a huge number": "[[" + "9" * 10_000 + "], {}, {}]",
+    "callbacks": body(callbacks=[{"task": "sandfleet.run", "args": body()[0]}]),
+    "errbacks": body(errbacks=[{"task": "sandfleet.run", "args": body()[0]}]),
+    "chain": body(chain=[{"task": "sandfleet.run", "args": body()[0]}]),
+    "chord": body(chord={"task": "celery.chord_unlock", "args": []}),
+}
+
+
+@pytest.mark.parametrize("case", BODIES)
+def test_a_forged_body_is_refused(module_stage: Stage, stock: Stock, case: str) -> None:
+    expect_refusal(module_stage, stock, stock.push(BODIES[case]), "SPEC_INVALID")
+
+
+HEADERS: dict[str, dict[str, Any]] = {
+    "chord_unlock": {"task": "celery.chord_unlock"},
+    "backend_cleanup": {"task": "celery.backend_cleanup"},
+    "map": {"task": "celery.map"},
+    "accumulate": {"task": "celery.accumulate"},
+    "unknown task": {"task": "os.system"},
+    "task is an object": {"task": {"x": CANARY}},
+    "task is no name": {"task": f"rm -rf {CANARY}"},
+    "task is huge": {"task": CANARY * 10_000},
+    "no task": {"task": None},
+    "eta": {"eta": "2030-01-01T00:00:00+00:00"},
+    "absurd eta": {"eta": {"x": 1}},
+    "retries": {"retries": 3},
+    "absurd retries": {"retries": {"x": CANARY}},
+    "absurd expires": {"expires": CANARY},
+    "timelimit of text": {"timelimit": ["1", "1"]},
+    "negative timelimit": {"timelimit": [-1, -1]},
+    "timelimit NaN": {"timelimit": [float("nan"), 1]},
+    "timelimit of one": {"timelimit": [1]},
+    "timelimit text": {"timelimit": CANARY},
+    "chord in the headers": {"chord": {"task": "x"}},
+    "gzip that is none": {"compression": "application/x-gzip"},
+    "unknown compression": {"compression": CANARY},
+}
+
+
+@pytest.mark.parametrize("case", HEADERS)
+def test_forged_headers_are_refused(module_stage: Stage, stock: Stock, case: str) -> None:
+    expect_refusal(module_stage, stock, stock.push(body(), HEADERS[case]), "SPEC_INVALID")
+
+
+ENVELOPES: dict[str, dict[str, Any]] = {
+    "pickle": {
+        "body": base64.b64encode(pickle.dumps(body())).decode(),
+        "content-type": "application/x-python-serialize",
+        "content-encoding": "binary",
+    },
+    "yaml": {"content-type": "application/x-yaml"},
+    "no content type": {"content-type": None},
+    "utf-16": {"content-encoding": "utf-16"},
+    "unknown encoding": {"content-encoding": "klingon"},
+    "compressed": {"body": base64.b64encode(zlib.compress(b"[]")).decode()},
+}
+
+
+@pytest.mark.parametrize("case", ENVELOPES)
+def test_a_forged_envelope_is_refused(module_stage: Stage, stock: Stock, case: str) -> None:
+    envelope = {"body": body()} | ENVELOPES[case]
+
+    expect_refusal(module_stage, stock, stock.push(envelope.pop("body"), **envelope), "SPEC_INVALID")
+
+
+def test_a_spec_over_the_limit_is_refused(module_stage: Stage, stock: Stock) -> None:
+    expect_refusal(module_stage, stock, stock.push(body({"stdin": "x" * 300_000})), "SPEC_TOO_LARGE")
+    expect_refusal(module_stage, stock, stock.push("[" + " " * 10_000_000 + "]"), "SPEC_TOO_LARGE")
+
+
+@pytest.mark.parametrize(
+    "job_id",
+    [None, 7, {"x": 1}, "", "with space", "../x", "x\n", "*", "x" * 1_000_000],
+    ids=lambda value: ascii(value)[:20],
+)
+def test_a_message_without_a_usable_id_is_dropped(module_stage: Stage, stock: Stock, job_id: object) -> None:
+    before = module_stage.workers[0].log.count("action=message_dropped")
+    stock.push(body(), {"id": job_id})
+
+    wait_until(
+        lambda: module_stage.workers[0].log.count("action=message_dropped") > before, 10, "the message is dropped"
+    )
+    assert stock.outcome(stock.submit("true"))["code"] == "OK"
+    assert CANARY not in module_stage.workers[0].log
+
+
+def test_a_message_of_the_first_protocol_is_refused(module_stage: Stage, stock: Stock) -> None:
+    job_id = "first-protocol"
+    stock.push(
+        {"task": "sandfleet.run", "id": job_id, "args": body()[0], "kwargs": {}}, headers={"id": None, "task": None}
+    )
+
+    expect_refusal(module_stage, stock, job_id, "SPEC_INVALID")
+
+
+def test_an_expired_job_ends_as_expired(module_stage: Stage, stock: Stock) -> None:
+    job_id = stock.push(body(), {"expires": "2020-01-01T00:00:00"})
+
+    assert stock.outcome(job_id)["code"] == "EXPIRED"
+
+
+def test_a_job_with_a_future_expiry_and_the_limits_of_the_header_runs(module_stage: Stage, stock: Stock) -> None:
+    job_id = stock.submit("sleep", "20", expires=600, soft_time_limit=1, time_limit=2)
+
+    outcome = stock.outcome(job_id, 10)
+
+    assert outcome["code"] == "TIMEOUT"
+    assert outcome["limits"]["timeout"]["value"] == 1
+    assert outcome["limits"]["grace"]["value"] == 1
+
+
+def test_every_fault_is_named(module_stage: Stage, stock: Stock) -> None:
+    record = stock.wait(stock.push(body({"timeout": -1, "image": ""})))
+
+    faults = record["result"]["exc_message"][3]
+    assert {fault["field"] for fault in faults} == {"timeout", "image"}
+
+
+def expect_refusal(stage: Stage, stock: Stock, job_id: str, code: str) -> None:
+    record = stock.wait(job_id, 15)
+    assert record["status"] == "FAILURE"
+    assert record["result"]["exc_message"][0] == code
+    assert record["result"]["exc_message"][2]["code"] == code
+    assert record["result"]["exc_message"][1], "the outcome says why"
+    assert not stage.has_started(job_id)
+    assert stage.workers[0].process.poll() is None
+    assert CANARY not in stage.workers[0].log, "the body is never logged"

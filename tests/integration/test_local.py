@@ -1,0 +1,149 @@
+"""Everything on one machine: `sandfleet-worker local`."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+import redis
+from stage import Stage, Stock
+from waiting import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@dataclass
+class Machine:
+    """A machine's folders, and the stacks that were started on it."""
+
+    stage: Stage
+    started: list[subprocess.Popen[bytes]]
+
+    @property
+    def env(self) -> dict[str, str]:
+        env = self.stage.env | {"SANDFLEET_LOCAL_DIR": str(self.stage.folder / "local")}
+        env["SANDFLEET_LOCAL_STATE_DIR"] = str(self.stage.folder / "state")
+        del env["SANDFLEET_REDIS_URL"]
+        return env
+
+    @property
+    def log(self) -> str:
+        return (self.stage.folder / f"local-{len(self.started)}.log").read_text()
+
+    @property
+    def stock(self) -> Stock:
+        socket = self.stage.folder / "local" / "redis.sock"
+        return Stock(f"unix://{socket}?db=0", redis.Redis(unix_socket_path=str(socket)))
+
+    def start(self, *options: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "sandfleet_worker.cli", "local", "--concurrency", "2", *options]
+        with (self.stage.folder / f"local-{len(self.started) + 1}.log").open("wb") as log:
+            process = subprocess.Popen(command, env=self.env, stdout=log, stderr=log, start_new_session=True)
+        self.started.append(process)
+        return process
+
+    def start_ready(self, *options: str) -> subprocess.Popen[bytes]:
+        process = self.start(*options)
+        wait_until(lambda: "sandfleet is up" in self.log or process.poll() is not None, 60, "the stack is up")
+        assert process.poll() is None, self.log
+        return process
+
+
+@pytest.fixture
+def machine(images_root: Path) -> Iterator[Machine]:
+    with tempfile.TemporaryDirectory(prefix="sfl-") as folder:
+        machine = Machine(Stage(Path(folder), images_root, "", redis.Redis()), [])
+        yield machine
+        for process in machine.started:
+            if process.poll() is None:
+                process.terminate()
+            process.wait(60)
+        assert find_members(folder) == []
+
+
+def find_members(folder: str) -> list[str]:
+    """Return the live processes of stacks in `folder`, by their command line or environment."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            words = [*process.cmdline(), *process.environ().values()]
+        except psutil.Error:
+            continue
+        if any(folder in word for word in words) and process.status() != psutil.STATUS_ZOMBIE:
+            found.append(" ".join(process.cmdline()))
+    return found
+
+
+def test_local_runs_jobs_shows_flower_and_ends_in_order(machine: Machine) -> None:
+    process = machine.start_ready("--flower-port", "0")
+
+    stock = machine.stock
+    assert stock.outcome(stock.submit("sh", "-c", "echo hi"))["stdout"]["data"] == "hi\n"
+    found = re.search(r"Flower: (\S+)  user sandfleet  password (\S+)", machine.log)
+    assert found
+    with pytest.raises(urllib.error.HTTPError) as raised:
+        urllib.request.urlopen(found[1], timeout=10)  # noqa: S310  our own address
+    assert raised.value.code == 401
+    raised.value.close()
+    assert (machine.stage.folder / "local").stat().st_mode & 0o777 == 0o700
+    assert found[2] not in " ".join(find_members(str(machine.stage.folder))), "no password on a command line"
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 0
+    assert machine.log.index("has stopped") > 0
+    assert "Traceback" not in machine.log
+
+
+def test_a_second_local_is_refused(machine: Machine) -> None:
+    first = machine.start_ready("--no-flower")
+    second = machine.start("--no-flower")
+
+    assert second.wait(20) == 1
+    assert f"process {first.pid}" in machine.log
+    assert "Traceback" not in machine.log
+    assert first.poll() is None
+
+
+def test_after_a_kill_everything_is_gone_and_a_restart_runs_what_was_queued(machine: Machine) -> None:
+    process = machine.start_ready("--no-flower")
+    stock = machine.stock
+    jobs = [stock.submit("sh", "-c", "sleep 1; exit 4") for _ in range(4)]
+    wait_until(lambda: machine.log.count("action=job_started") == 2, 20, "two jobs run, two wait")
+    process.kill()
+    process.wait()
+    wait_until(lambda: not find_members(str(machine.stage.folder)), 10, "every child died with it")
+
+    machine.start_ready("--no-flower")
+
+    assert [machine.stock.outcome(job_id)["exit_code"] for job_id in jobs] == [4, 4, 4, 4]
+
+
+def test_a_crashed_child_ends_the_rest_and_is_told(machine: Machine) -> None:
+    process = machine.start_ready("--no-flower")
+    worker = next(child for child in psutil.Process(process.pid).children() if "start" in child.cmdline())
+    worker.kill()
+
+    assert process.wait(60) == 1
+    assert "worker ended by itself with -9" in machine.log
+    wait_until(lambda: not find_members(str(machine.stage.folder)), 10, "nothing is left")
+    machine.start_ready("--no-flower")  # the new worker's janitor clears what the killed one left
+
+
+def test_local_refuses_a_redis_of_somebody_else(machine: Machine) -> None:
+    command = [sys.executable, "-m", "sandfleet_worker.cli", "local"]
+    env = machine.env | {"SANDFLEET_REDIS_URL": "redis://127.0.0.1:6379/0"}
+
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=30, check=False)
+
+    assert done.returncode == 1
+    assert "brings its own Redis" in done.stderr

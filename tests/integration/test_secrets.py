@@ -1,0 +1,111 @@
+"""Output, environment, stdin and secrets of a job are in its own message and outcome, and nowhere else."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+from typing import TYPE_CHECKING, Any, Self
+
+import pytest
+from sandfleet_config.queues import result_key
+
+if TYPE_CHECKING:
+    from stage import Stage, Stock
+
+MARKER = "PLANTED-SECRET"
+FIELDS = {
+    "env": [f"SECRET={MARKER}-env"],
+    "stdin": f"{MARKER}-stdin",
+    "labels": {"name": "a-job"},
+    "timeout": 5,
+}
+JOBS: dict[str, tuple[list[str], dict[str, Any]]] = {
+    "OK": (["sh", "-c", "echo $SECRET; cat; echo $SECRET >&2"], {}),
+    "EXIT_NONZERO": (["sh", "-c", "echo $SECRET; cat >&2; exit 3"], {}),
+    "SIGNALED": (["sh", "-c", "echo $SECRET; cat; kill -9 $$"], {}),
+    "TIMEOUT": (["sh", "-c", "echo $SECRET; cat; sleep 60"], {"timeout": 0.5}),
+    "OUTPUT_LIMIT": (["sh", "-c", "yes $SECRET"], {"output": {"max_bytes": 20, "on_limit": "kill"}}),
+    "CANCELLED": (["sh", "-c", "echo $SECRET; sleep 60"], {"timeout": 60}),
+    "SPEC_INVALID": (["true"], {"working_dir": f"{MARKER}-relative"}),
+    "SECURITY_VIOLATION": (["true"], {"security": {"privileged": True}}),
+}
+
+
+class Events:
+    """Everything Celery broadcasts, kept."""
+
+    def __init__(self, app: Any) -> None:
+        self.seen: list[dict[str, Any]] = []
+        self._app = app
+        self._stop = threading.Event()
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=self._listen, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        self._ready.wait(10)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(10)
+
+    def _listen(self) -> None:
+        with self._app.connection() as connection:
+            receiver = self._app.events.Receiver(connection, handlers={"*": self.seen.append})
+            with receiver.consumer_context(wakeup=False) as (own_connection, *_):
+                self._ready.set()
+                while not self._stop.is_set():
+                    with contextlib.suppress(TimeoutError):
+                        own_connection.drain_events(timeout=0.2)
+
+
+@pytest.fixture(scope="module")
+def debug_stage(module_stage: Stage) -> Stage:
+    """The module's stage with a worker that logs all it can."""
+    module_stage.workers[0].stop()
+    module_stage.start(concurrency=4, SANDFLEET_LOG_LEVEL="DEBUG").wait_ready()
+    return module_stage
+
+
+def test_a_planted_marker_is_found_nowhere_else(debug_stage: Stage, stock: Stock) -> None:
+    with Events(stock.app) as events:
+        jobs = {code: stock.submit(*command, fields=FIELDS | extra) for code, (command, extra) in JOBS.items()}
+        stock.app.control.inspect(timeout=1).active()
+        active = stock.app.control.inspect(timeout=1).active()
+        asked = stock.app.control.inspect(timeout=1).query_task(*jobs.values())
+        stock.app.control.revoke(jobs["CANCELLED"])
+        outcomes = {code: stock.outcome(job_id) for code, job_id in jobs.items()}
+    records = {job_id: json.dumps(stock.wait(job_id)) for job_id in jobs.values()}
+
+    assert {code: outcome["code"] for code, outcome in outcomes.items()} == {code: code for code in JOBS}
+    assert MARKER in records[jobs["OK"]], "the job's own outcome has its output"
+    assert MARKER in records[jobs["TIMEOUT"]]
+    assert active
+    assert MARKER not in json.dumps([active, asked])
+    assert {"task-received", "task-started", "task-succeeded", "task-failed"} <= {
+        event["type"] for event in events.seen
+    }
+    assert MARKER not in json.dumps(events.seen, default=repr)
+    assert all(MARKER not in worker.log for worker in debug_stage.workers)
+    own = {result_key(job_id) for job_id, record in records.items() if MARKER in record}
+    assert find_in_redis(stock, MARKER.encode()) == own
+
+
+def find_in_redis(stock: Stock, needle: bytes) -> set[str]:
+    """Return the keys with `needle` in their name or value."""
+    client: Any = stock.redis
+    readers = {
+        b"string": lambda key: [client.get(key)],
+        b"list": lambda key: client.lrange(key, 0, -1),
+        b"set": client.smembers,
+        b"hash": lambda key: [word for pair in client.hgetall(key).items() for word in pair],
+        b"zset": lambda key: client.zrange(key, 0, -1),
+    }
+    found = set()
+    for key in client.scan_iter("*"):
+        values = readers[client.type(key)](key)
+        if any(value is not None and needle in value for value in (key, *values)):
+            found.add(key.decode())
+    return found

@@ -1,0 +1,149 @@
+"""How workers start, stop, die and come back."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+from waiting import wait_until
+
+if TYPE_CHECKING:
+    from stage import Stage, Stock
+
+
+def test_sigterm_finishes_what_runs_and_takes_nothing_new(stage: Stage, stock: Stock) -> None:
+    worker = stage.start(concurrency=1)
+    worker.wait_ready()
+    first, second = stock.submit("sleep", "2"), stock.submit("true")
+    wait_until(lambda: stage.has_started(first), 20, "the first job runs")
+
+    assert worker.stop(signal.SIGTERM) == 0
+
+    assert stock.outcome(first, 1)["code"] == "OK"
+    assert stock.stored(second) is None
+    stage.start(concurrency=1).wait_ready()
+    assert stock.outcome(second)["code"] == "OK"
+
+
+def test_sigquit_gives_running_jobs_back_unrecorded(stage: Stage, stock: Stock) -> None:
+    worker = stage.start(concurrency=2)
+    worker.wait_ready()
+    job_id = stock.submit("sh", "-c", "sleep 3; exit 9")
+    wait_until(lambda: stage.has_started(job_id), 20, "the job runs")
+    time.sleep(0.3)
+    asked = time.monotonic()
+
+    worker.stop(signal.SIGQUIT)
+
+    assert time.monotonic() - asked < 2.5, "the sandbox was killed, not waited for"
+    assert stage.find_leftovers() == []
+    assert stock.stored(job_id) is None
+    stage.start(concurrency=2).wait_ready()
+    assert stock.outcome(job_id)["exit_code"] == 9
+
+
+@pytest.mark.timeout(240)
+def test_after_mixed_jobs_and_a_kill_nothing_is_left(stage: Stage, stock: Stock) -> None:
+    worker = stage.start(concurrency=4)
+    worker.wait_ready()
+    scripts = [
+        "true",
+        "exit 3",
+        "kill -9 $$",
+        "sleep 0.3",
+        "yes | head -c 1000000",
+        "cat /dev/zero | head -c 9999999 >/tmp/x",
+    ]
+    done = [stock.submit("sh", "-c", scripts[number % len(scripts)]) for number in range(48)]
+    for job_id in done:
+        stock.outcome(job_id, 120)
+    running = [stock.submit("sleep", "100", fields={"timeout": 100}) for _ in range(4)]
+    wait_until(lambda: all(stage.has_started(job_id) for job_id in running), 20, "four jobs run")
+    time.sleep(0.5)
+
+    worker.process.kill()
+    worker.process.wait()
+    stage.start(concurrency=1).wait_ready()
+
+    wait_until(lambda: len(stage.find_leftovers()) <= 1, 10, f"only the new worker's folder: {stage.find_leftovers()}")
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"SANDFLEET_RUNSC__PATH": "/no/runsc"}, "runsc was not found"),
+        ({"SANDFLEET_RUNSC__PLATFORM": "kvm", "SANDFLEET_RUNSC__BOOT_DEADLINE_SECONDS": "2"}, "did not boot"),
+        ({"SANDFLEET_REDIS_URL": "redis://127.0.0.1:1/0"}, "start Redis"),
+        ({"SANDFLEET_REDIS_URL": "http://x"}, "SANDFLEET_REDIS_URL"),
+        ({"SANDFLEET_POLICY__TIMEOUT_SECONDS": "86400"}, "timeout ceiling"),
+        ({"SANDFLEET_CONCURENCY": "2"}, "did you mean SANDFLEET_CONCURRENCY"),
+    ],
+    ids=lambda value: str(value)[:50],
+)
+def test_a_worker_that_could_run_no_job_refuses_to_start(stage: Stage, settings: dict[str, str], said: str) -> None:
+    worker = stage.start(2, **settings)
+
+    assert worker.process.wait(30) == 1
+    assert said in worker.log
+    assert "Traceback" not in worker.log
+
+
+def test_a_redis_that_evicts_is_refused(stage: Stage) -> None:
+    stage.redis.config_set("maxmemory-policy", "allkeys-lru")
+    try:
+        worker = stage.start()
+        assert worker.process.wait(30) == 1
+    finally:
+        stage.redis.config_set("maxmemory-policy", "noeviction")
+    assert "noeviction" in worker.log
+
+
+def test_celerys_own_tools_work_with_our_app(stage: Stage) -> None:
+    worker = stage.start()
+    worker.wait_ready()
+    command = [sys.executable, "-m", "celery", "-A", "sandfleet_worker.app", "inspect", "ping"]
+
+    done = subprocess.run(command, env=stage.env, capture_output=True, text=True, timeout=60, check=False)
+
+    assert done.returncode == 0, done.stderr
+    assert "pong" in done.stdout
+
+
+def test_plain_celery_worker_is_refused(stage: Stage) -> None:
+    command = [sys.executable, "-m", "celery", "-A", "sandfleet_worker.app", "worker"]
+
+    done = subprocess.run(command, env=stage.env, capture_output=True, text=True, timeout=60, check=False)
+
+    assert done.returncode != 0
+    assert "sandfleet-worker start" in done.stdout + done.stderr
+
+
+def test_doctor_says_what_the_host_can_do(stage: Stage) -> None:
+    settings = {"SANDFLEET_RUNSC__BOOT_DEADLINE_SECONDS": "3"}
+    command = [sys.executable, "-m", "sandfleet_worker.cli", "doctor", "--json"]
+
+    done = subprocess.run(command, env=stage.env | settings, capture_output=True, text=True, timeout=60, check=False)
+
+    findings = {finding["name"]: finding for finding in json.loads(done.stdout)}
+    assert findings["platform systrap"]["state"] == "ok"
+    assert findings["redis"]["state"] == "ok"
+    assert findings["images"]["detail"] == "busybox"
+    assert all(finding["fix"] for finding in findings.values() if finding["state"] != "ok")
+    assert done.returncode == 0
+
+
+def test_doctor_fails_where_no_job_could_run(stage: Stage) -> None:
+    command = [sys.executable, "-m", "sandfleet_worker.cli", "doctor", "--json"]
+    env = stage.env | {"SANDFLEET_RUNSC__PATH": "/no/runsc"}
+
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
+
+    assert done.returncode == 1
+    assert {"runsc", "platform systrap"} <= {
+        item["name"] for item in json.loads(done.stdout) if item["state"] == "failed"
+    }

@@ -1,0 +1,167 @@
+"""Workers on a host of the test's own, and a stock Celery client."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+from celery import Celery
+from sandfleet_config.queues import KEY_PREFIX, cancel_key, result_key
+from waiting import wait_until
+
+if TYPE_CHECKING:
+    import redis
+
+READY = "action=worker_ready"
+CGROUP_PARENT = f"sandfleet-test-{os.getpid()}"
+
+
+@dataclass
+class Worker:
+    """One `sandfleet-worker start` as its own process group, with its log."""
+
+    process: subprocess.Popen[bytes]
+    log_path: Path
+
+    @property
+    def log(self) -> str:
+        return self.log_path.read_text(errors="replace")
+
+    def wait_ready(self) -> None:
+        wait_until(lambda: READY in self.log or self.process.poll() is not None, 60, "the worker is ready")
+        assert self.process.poll() is None, self.log
+
+    def stop(self, number: signal.Signals = signal.SIGTERM, timeout_seconds: float = 60) -> int:
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        return self.process.wait(timeout_seconds)
+
+
+@dataclass
+class Stage:
+    """What the workers of a test share: Redis, one host's folders, images."""
+
+    folder: Path
+    images: Path
+    redis_url: str
+    redis: redis.Redis
+    workers: list[Worker] = field(default_factory=list)
+
+    @property
+    def env(self) -> dict[str, str]:
+        own = {key: value for key, value in os.environ.items() if not key.startswith(("SANDFLEET_", "CELERY_"))}
+        return own | {
+            "SANDFLEET_REDIS_URL": self.redis_url,
+            "SANDFLEET_SLOTS_DIR": str(self.folder / "slots"),
+            "SANDFLEET_RUNSC__ROOT_DIR": str(self.folder / "runsc"),
+            "SANDFLEET_RUNSC__CGROUP_PARENT": CGROUP_PARENT,
+            "SANDFLEET_IMAGES__ROOT": str(self.images),
+            "SANDFLEET_POLICY__PLATFORMS": "kvm",
+        }
+
+    def start(self, concurrency: int = 2, **settings: str) -> Worker:
+        """Start a worker without waiting for it."""
+        log_path = self.folder / f"worker-{len(self.workers)}.log"
+        command = [sys.executable, "-m", "sandfleet_worker.cli", "start", "--concurrency", str(concurrency)]
+        with log_path.open("wb") as log:
+            process = subprocess.Popen(command, env=self.env | settings, stdout=log, stderr=log, start_new_session=True)
+        worker = Worker(process, log_path)
+        self.workers.append(worker)
+        return worker
+
+    def has_started(self, job_id: str) -> bool:
+        """Whether a worker of this stage has begun to run the job."""
+        return any(f"job {job_id} starts" in worker.log for worker in self.workers)
+
+    def close(self) -> None:
+        for worker in self.workers:
+            if worker.process.poll() is None:
+                worker.process.send_signal(signal.SIGQUIT)
+        for worker in self.workers:
+            try:
+                worker.process.wait(30)
+            except subprocess.TimeoutExpired:
+                worker.process.kill()
+                worker.process.wait()
+
+    def find_leftovers(self) -> list[str]:
+        """Name what is left on the host of this stage's sandboxes."""
+        root = str(self.folder / "runsc")
+        left = [str(path) for path in (self.folder / "runsc").glob("sandfleet-*")]
+        left += [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if root in line]
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if root in " ".join(process.cmdline()) and process.status() != psutil.STATUS_ZOMBIE:
+                    left.append(" ".join(process.cmdline()))
+        left += [str(path) for path in Path("/sys/fs/cgroup").glob(f"**/{CGROUP_PARENT}/*") if path.is_dir()]
+        return left
+
+
+class Stock:
+    """A plain Celery client that knows nothing of sandfleet but names: what anybody may write into the queue."""
+
+    def __init__(self, url: str, client: redis.Redis) -> None:
+        path = url.removeprefix("unix://").partition("?")[0]
+        address = f"redis+socket://{path}?virtual_host=0"
+        self.redis = client
+        self.app = Celery("stock", broker=address, backend=address, set_as_current=False)
+        self.app.conf.update(
+            broker_transport_options={"global_keyprefix": KEY_PREFIX},
+            result_backend_transport_options={"global_keyprefix": KEY_PREFIX},
+            task_default_queue="sandfleet",
+        )
+
+    def submit(self, *command: str, fields: dict[str, Any] | None = None, **options: Any) -> str:
+        """Queue a job, and return its id."""
+        spec = {"image": "busybox", "command": command, "timeout": 30, **(fields or {})}
+        text = json.dumps({"contract": 1, "spec": spec})
+        # Ignored here only: it saves a subscription, and workers record an outcome whatever the message says.
+        result = self.app.send_task("sandfleet.run", args=[text], queue="sandfleet", ignore_result=True, **options)
+        return str(result.id)
+
+    def push(self, body: object, headers: dict[str, Any] | None = None, **envelope: Any) -> str:
+        """Push a message of any form; `body` is JSON unless it is text already."""
+        job_id = str(uuid.uuid4())
+        message = {
+            "body": body if isinstance(body, str) else json.dumps(body),
+            "content-encoding": "utf-8",
+            "content-type": "application/json",
+            "headers": {"id": job_id, "task": "sandfleet.run", **(headers or {})},
+            "properties": {
+                "delivery_tag": str(uuid.uuid4()),
+                "delivery_info": {"exchange": "", "routing_key": "sandfleet"},
+                "priority": 0,
+            },
+        }
+        self.redis.lpush(f"{KEY_PREFIX}sandfleet", json.dumps(message | envelope))
+        return job_id
+
+    def stored(self, job_id: str) -> dict[str, Any] | None:
+        """Return the stored result record, raw."""
+        raw: Any = self.redis.get(result_key(job_id))
+        return None if raw is None else dict(json.loads(raw))
+
+    def wait(self, job_id: str, timeout_seconds: float = 60) -> dict[str, Any]:
+        """Wait for the result record, and return it raw."""
+        wait_until(lambda: self.redis.exists(result_key(job_id)), timeout_seconds, f"job {job_id} has an outcome")
+        record = self.stored(job_id)
+        assert record is not None
+        return record
+
+    def outcome(self, job_id: str, timeout_seconds: float = 60) -> dict[str, Any]:
+        """Wait for the job, and return its outcome, however it ended."""
+        record = self.wait(job_id, timeout_seconds)
+        result = record["result"]
+        return dict(result if record["status"] == "SUCCESS" else result["exc_message"][2])
+
+    def cancel_by_key(self, job_id: str) -> None:
+        self.redis.set(cancel_key(job_id), "1", ex=60)

@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import os
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+from sandfleet_worker.delivery.slots import HostSlots
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from sandfleet_worker.delivery.slots import Slot
+
+
+@pytest.fixture
+def cancel_fd() -> Iterator[int]:
+    fd = os.eventfd(0)
+    yield fd
+    os.close(fd)
+
+
+def take(slots: HostSlots) -> Slot:
+    slot = slots.acquire()
+    assert slot is not None
+    return slot
+
+
+def is_full(slots: HostSlots) -> bool:
+    """Whether an acquire would wait: one with its cancel already set returns at once."""
+    fd = os.eventfd(1)
+    try:
+        slot = slots.acquire(fd)
+    finally:
+        os.close(fd)
+    if slot is not None:
+        slot.release()
+    return slot is None
+
+
+def test_slots_are_counted_over_all_workers_of_a_host(tmp_path: Path) -> None:
+    one, other = HostSlots(tmp_path, 2), HostSlots(tmp_path, 2)
+    first, second = take(one), take(other)
+
+    assert first.number != second.number
+    assert is_full(one)
+    assert is_full(other)
+    first.release()
+    assert not is_full(other)
+
+
+def test_release_is_idempotent(tmp_path: Path) -> None:
+    slots = HostSlots(tmp_path, 1)
+    with take(slots) as slot:
+        slot.release()
+        slot.release()
+    assert not is_full(slots)
+
+
+def test_the_greatest_cap_counts_while_its_worker_lives(tmp_path: Path) -> None:
+    small, great = HostSlots(tmp_path, 1), HostSlots(tmp_path, 3)
+    held = [take(small), take(small), take(great)]
+    assert is_full(small)
+
+    great.close()
+
+    assert is_full(small)
+    held[0].release()
+    held[1].release()
+    assert is_full(small), "the third, above the cap of those who are left, still counts"
+    held[2].release()
+    assert not is_full(small)
+    with take(small):
+        assert is_full(small)
+
+
+def test_a_wait_ends_with_a_release_in_another_worker(tmp_path: Path) -> None:
+    one, other = HostSlots(tmp_path, 1), HostSlots(tmp_path, 1)
+    held = take(one)
+    taken: list[Slot] = []
+    thread = threading.Thread(target=lambda: taken.append(take(other)))
+    thread.start()
+    thread.join(0.05)
+    assert thread.is_alive()
+
+    held.release()
+
+    thread.join(5)
+    assert len(taken) == 1
+
+
+def test_a_wait_can_be_cancelled(tmp_path: Path, cancel_fd: int) -> None:
+    slots = HostSlots(tmp_path, 1)
+    held = take(slots)
+    answers: list[Slot | None] = []
+    thread = threading.Thread(target=lambda: answers.append(slots.acquire(cancel_fd)))
+    thread.start()
+    thread.join(0.05)
+    assert thread.is_alive()
+
+    os.eventfd_write(cancel_fd, 1)
+
+    thread.join(5)
+    assert answers == [None]
+    held.release()
+    assert not is_full(slots)
+
+
+def test_whoever_waited_longest_on_the_host_is_next(tmp_path: Path) -> None:
+    one, other = HostSlots(tmp_path, 1), HostSlots(tmp_path, 1)
+    held = take(one)
+    order: list[str] = []
+
+    def work(name: str, slots: HostSlots) -> None:
+        with take(slots):
+            order.append(name)
+
+    threads = [
+        threading.Thread(target=work, args=pair) for pair in (("first", other), ("second", one), ("third", other))
+    ]
+    for thread in threads:
+        thread.start()
+        thread.join(0.05)
+    held.release()
+    for thread in threads:
+        thread.join(5)
+
+    assert order == ["first", "second", "third"]
+
+
+def test_many_threads_never_exceed_the_cap(tmp_path: Path) -> None:
+    workers = [HostSlots(tmp_path, 3), HostSlots(tmp_path, 3)]
+    running: list[int] = []
+    peak: list[int] = []
+    lock = threading.Lock()
+
+    def work(slots: HostSlots) -> None:
+        for _ in range(10):
+            with take(slots) as slot:
+                with lock:
+                    running.append(slot.number)
+                    peak.append(len(running))
+                threading.Event().wait(0.001)
+                with lock:
+                    running.remove(slot.number)
+
+    threads = [threading.Thread(target=work, args=(workers[number % 2],)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+
+    assert len(peak) == 80
+    assert max(peak) == 3
