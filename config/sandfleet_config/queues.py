@@ -12,11 +12,39 @@ KEY_PREFIX = "sandfleet:"
 JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}\Z")
 """What a job may be called; a message with another id can have no outcome and is dropped."""
 
+QUEUE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
+RESERVED_QUEUES = frozenset(
+    ("queues", "wake", "owners", "delayed", "expiring", "dead", "duplicates", "unacked", "unacked_index", "unacked_mutex")
+)
+"""Names of other keys under `KEY_PREFIX`: a queue is a key of its own name there."""
+
 SUBMITTED_HEADER = "sandfleet-submitted"
-"""Message header with the time of submission, seconds since the epoch; the outcome's ``timing.queued`` counts from it."""
+"""Message header with the time of submission, seconds since the epoch; the outcome's ``timing.queued`` counts from it.
+
+Only producers of ours set it, and they leave a record first: a message with this header and without a record is a job that
+ended so long ago that its record is gone, and must not be taken for a stock producer's new job.
+"""
+
+RECORDED_HEADER = "sandfleet-recorded"
+"""Message header of a job that has a record (`job_key`): a message whose record is gone has ended long ago and is never run."""
 
 CANCEL_TTL_SECONDS = 8 * 86400
-"""A cancel outlives any time a job may wait in the queue (1 day) or be kept as a dead letter (7 days)."""
+"""A cancel outlives any time a job may wait in the queue (`spec.MAX_QUEUE_TTL_SECONDS`) or be kept as a dead letter."""
+
+
+def check_queue(name: str) -> str:
+    """Return `name` if a queue may be called so.
+
+    Raises:
+        ValueError: it may not, and why.
+    """
+    if not QUEUE_NAME.match(name):
+        msg = "a queue's name is 1 to 128 of A-Z a-z 0-9 . _ - and starts with a letter or a digit"
+        raise ValueError(msg)
+    if name in RESERVED_QUEUES or name.startswith(("celery-task-meta-", "celeryev")) or name.endswith(".pidbox"):
+        msg = f"no queue may be called {name}: the name is taken in Redis"
+        raise ValueError(msg)
+    return name
 
 
 def cancel_key(job_id: str) -> str:

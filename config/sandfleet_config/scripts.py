@@ -4,12 +4,14 @@ Keys, all under `KEY_PREFIX`:
 
     <queue>, <queue>\\x06\\x16<step>   lists of messages, kombu's own: LPUSH in, RPOP out; steps 0, 3, 6, 9, smaller first
     job:<id>        hash: state queued|running|ended, queue, step, batch, key, fingerprint, submitted, expires (ms), max_attempts,
-                    attempts (JSON list), record, code, claim, owner, message (while it waits for another try)
+                    attempts (JSON list), record, code, claim, owner, flag (start|cancelled|expired, while running),
+                    message (while it waits for another try), avoid, avoid_until (the host of a failed attempt)
     idem:<key>      the job id of an idempotency key
     cancel:<id>     the mark of a cancel
     batch:<name>    list of a batch's job ids, done:<name> those that have ended
     queues          set of the queues that may hold jobs; wake: a stream that idle workers block on
-    owners          sorted set: worker -> end of its lease (ms of Redis's clock); claims:<owner> hash: claim id -> message
+    owners          sorted set: worker (host:pid:token) -> end of its lease (ms of Redis's clock)
+    claims:<owner>  hash: claim id -> message; ids that begin with "taken-" are a dead worker's, not decided yet
     delayed         sorted set: job id -> when it may be tried again; expiring: job id -> end of its queue_ttl
     dead            sorted set of dead letters by time, dead:<id> a hash each
     duplicates      stream: ends that came too late
@@ -28,7 +30,6 @@ if TYPE_CHECKING:
     from sandfleet_config.outcome import Outcome
 
 PRIORITY_STEPS = (0, 3, 6, 9)
-DEFAULT_PRIORITY = 6
 DEAD_TTL_SECONDS = 7 * 86400
 
 

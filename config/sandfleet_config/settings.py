@@ -11,7 +11,7 @@ from urllib.parse import urlsplit, urlunsplit
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from sandfleet_config.queues import DEFAULT_QUEUE
+from sandfleet_config.queues import DEFAULT_QUEUE, check_queue
 from sandfleet_config.spec import Bytes
 from sandfleet_config.wire import MAX_SPEC_BYTES
 
@@ -104,9 +104,23 @@ class Settings(BaseSettings):
     queue: str = Field(default=DEFAULT_QUEUE, min_length=1, description="The queue jobs go to.")
     result_ttl_seconds: int = Field(default=86400, gt=0, description="How long an outcome is kept.")
     max_spec_bytes: int = Field(default=MAX_SPEC_BYTES, gt=0, description="Largest encoded spec.")
+    max_queued: int = Field(
+        default=1_000_000, ge=0, description="Submit is refused (`QueueFull`) past so many jobs in a queue; 0 is no bound."
+    )
+    memory_high_percent: int = Field(
+        default=80,
+        ge=0,
+        le=100,
+        description="Submit is refused (`QueueFull`) above this share of Redis's maxmemory; 0 is no bound.",
+    )
     local_dir: Path = Field(
         default=Path("/run/sandfleet/local"), description="Where `sandfleet-worker local` keeps its socket."
     )
+
+    @field_validator("queue")
+    @classmethod
+    def _check_queue(cls, value: str) -> str:
+        return check_queue(value)
 
     @field_validator("redis_url")
     @classmethod
@@ -166,12 +180,26 @@ class WorkerSettings(Settings, HostSettings):
     slots_dir: Path = Field(
         default=Path("/run/sandfleet/slots"), description="Lock files that the workers of a host share."
     )
+    queues: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=("*",), description="Other queues to take jobs from, in turn with `queue`: glob patterns."
+    )
+    lease_seconds: float = Field(
+        default=6.0, ge=1, le=300, description="A worker that is silent for so long is dead: its jobs run elsewhere."
+    )
+    drain_seconds: float = Field(
+        default=30.0, ge=0, description="How long running jobs may go on after SIGTERM; then they go back to the queue."
+    )
     local_state_dir: Path = Field(
         default=Path("/var/lib/sandfleet/local"), description="Where `sandfleet-worker local` keeps its Redis' data."
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         default="INFO", description="The worker's log level."
     )
+
+    @field_validator("queues", mode="before")
+    @classmethod
+    def _split_queues(cls, value: object) -> object:
+        return split_list(value)
 
 
 def setting_names(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Literal, Self, cast
+from typing import Annotated, Final, Literal, Self, cast
 
 from pydantic import (
     AfterValidator,
@@ -24,12 +24,22 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from sandfleet_config.errors import Category, ErrorCode
+
 SECURITY_VIOLATION = "security_violation"
 """The pydantic error type that marks a fault as a violation and not merely a mistake."""
 
 DEFAULT_TIMEOUT_SECONDS = 30.0
 DEFAULT_GRACE_SECONDS = 5.0
 DEFAULT_OUTPUT_BYTES = 64 * 1024
+DEFAULT_PRIORITY = 6
+LAST_PRIORITY = 9
+DEFAULT_QUEUE_TTL_SECONDS = 86400.0
+MAX_QUEUE_TTL_SECONDS = 7 * 86400.0
+DEFAULT_ATTEMPTS = 3
+MAX_ATTEMPTS = 20
+MAX_KEY_CHARS = 256
+RETRIED_CODES = tuple(code for code in ErrorCode if code.category is Category.HOST)
 MAX_LABELS = 32
 MAX_LABEL_KEY_CHARS = 64
 MAX_LABEL_VALUE_CHARS = 256
@@ -192,6 +202,15 @@ def _freeze(value: Sequence[str]) -> tuple[str, ...]:
     return tuple(value)
 
 
+def _check_retried(value: Sequence[ErrorCode]) -> tuple[ErrorCode, ...]:
+    """Refuse what no other try may follow; order and repetition mean nothing."""
+    final = [code for code in value if code.category in (Category.OK, Category.CONTROL)]
+    if final:
+        msg = "{codes} cannot be tried again: such a job has ended as it was meant to"
+        raise PydanticCustomError("retry_on", msg, {"codes": ", ".join(final)})
+    return tuple(code for code in ErrorCode if code in value)
+
+
 EnvItem = Annotated[Text, AfterValidator(_check_env_item)]
 LabelKey = Annotated[
     str, Field(min_length=1, max_length=MAX_LABEL_KEY_CHARS), AfterValidator(refuse_control_characters)
@@ -199,11 +218,17 @@ LabelKey = Annotated[
 LabelValue = Annotated[str, Field(max_length=MAX_LABEL_VALUE_CHARS), AfterValidator(refuse_control_characters)]
 
 
+DELIVERY_FIELDS: Final = ("idempotency_key", "priority", "queue_ttl", "max_attempts", "retry_on")
+"""Fields of contract 2: how a job is delivered. What runs is in the others."""
+
+
 class SandboxSpec(ContractModel):
     """One job: an image, a command and its limits.
 
     `timeout` and `grace` are seconds. At `timeout` the program gets SIGTERM, `grace` later the sandbox is killed; both clocks
     start when the program has started. Paths are inside the image.
+
+    The last five fields say how the job is delivered, not what runs: they are no part of `wire.spec_sha256`.
     """
 
     image: Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARS), AfterValidator(refuse_control_characters)]
@@ -220,6 +245,20 @@ class SandboxSpec(ContractModel):
     stdin: Payload = Payload()
     grace: Seconds = DEFAULT_GRACE_SECONDS
     output: OutputSpec = OutputSpec()
+    idempotency_key: Annotated[str, Field(max_length=MAX_KEY_CHARS), AfterValidator(refuse_control_characters)] = Field(
+        default="", description="The same key and spec are the same job, as long as its outcome is kept; empty is none."
+    )
+    priority: int = Field(default=DEFAULT_PRIORITY, ge=0, le=LAST_PRIORITY, description="0 first; in steps 0, 3, 6, 9.")
+    queue_ttl: float = Field(
+        default=DEFAULT_QUEUE_TTL_SECONDS,
+        gt=0,
+        le=MAX_QUEUE_TTL_SECONDS,
+        description="Seconds until a job that nobody took ends as `EXPIRED`; there is no never.",
+    )
+    max_attempts: int = Field(default=DEFAULT_ATTEMPTS, ge=1, le=MAX_ATTEMPTS, description="Starts at most; 1 forbids a re-run.")
+    retry_on: Annotated[Sequence[ErrorCode], Field(max_length=len(ErrorCode)), AfterValidator(_check_retried)] = Field(
+        default=RETRIED_CODES, description="Codes after which the job is tried again: the host category."
+    )
 
     @field_validator("command", mode="before")
     @classmethod

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, NoReturn, cast
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, NoReturn, Self, cast
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from sandfleet_config.errors import SecurityViolation, SpecInvalid, SpecTooLarge
 from sandfleet_config.spec import (
+    DELIVERY_FIELDS,
     MAX_NAME_CHARS,
     SECURITY_VIOLATION,
     ContractModel,
@@ -20,17 +22,40 @@ from sandfleet_config.spec import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-CONTRACT_VERSION: Final = 1
+CONTRACT_VERSIONS: Final = (1, 2)
+"""What this release speaks. 2 adds `spec.DELIVERY_FIELDS`; a request that uses none of them says 1, for workers a version behind."""
 MAX_SPEC_BYTES = 256 * 1024
 MAX_REPORTED_FAULTS = 50
+
+
+_SPEC_DEFAULTS: Final = SandboxSpec(image="-")
+
+
+def find_contract(spec: SandboxSpec) -> Literal[1, 2]:
+    """Return the lowest contract version that can say `spec`."""
+    is_plain = all(getattr(spec, name) == getattr(_SPEC_DEFAULTS, name) for name in DELIVERY_FIELDS)
+    return 1 if is_plain else 2
+
+
+def _find_contract_of(fields: dict[str, Any]) -> int:
+    spec = fields.get("spec")  # absent where it is faulty, which is told anyway
+    return find_contract(spec) if isinstance(spec, SandboxSpec) else 1
 
 
 class JobRequest(ContractModel):
     """A spec on its way: the spec, the batch it belongs to, and the contract both sides must speak."""
 
-    contract: Literal[1] = CONTRACT_VERSION
-    batch: Annotated[str, Field(max_length=MAX_NAME_CHARS), AfterValidator(refuse_control_characters)] | None = None
     spec: SandboxSpec
+    batch: Annotated[str, Field(max_length=MAX_NAME_CHARS), AfterValidator(refuse_control_characters)] | None = None
+    contract: Literal[1, 2] = Field(default_factory=_find_contract_of)
+
+    @model_validator(mode="after")
+    def _check_claim(self) -> Self:
+        """Refuse a message that says less than it asks for: a reader would trust the number."""
+        if self.contract < find_contract(self.spec):
+            msg = "{fields} need contract version 2"
+            raise PydanticCustomError("contract", msg, {"fields": ", ".join(DELIVERY_FIELDS)})
+        return self
 
 
 def new_spec(fields: Mapping[str, Any]) -> SandboxSpec:
@@ -53,8 +78,8 @@ def encode_job(request: JobRequest, max_bytes: int = MAX_SPEC_BYTES) -> str:
         SpecTooLarge: over `max_bytes`.
     """
     # exclude_defaults keeps the message short and lets an older worker run specs that use none of the newer fields.
-    text = request.model_dump_json(exclude_defaults=True)
-    text = f'{{"contract":{request.contract},{text[1:]}'
+    text = request.model_dump_json(exclude_defaults=True, exclude={"contract"})
+    text = f'{{"contract":{find_contract(request.spec)},{text[1:]}'
     size = len(text.encode())
     if size > max_bytes:
         _refuse_size(size, max_bytes)
@@ -100,11 +125,10 @@ def _parse_object(text: str) -> dict[str, Any]:
 
 def _check_contract(raw: dict[str, Any]) -> None:
     version: object = raw.get("contract")
-    if isinstance(version, bool) or version != CONTRACT_VERSION:
+    if isinstance(version, bool) or version not in CONTRACT_VERSIONS:
         shown = version if isinstance(version, int) else "none that can be read"
-        msg = (
-            f"the message's contract version is {shown}, this side speaks {CONTRACT_VERSION}: bring both to one release"
-        )
+        spoken = " and ".join(map(str, CONTRACT_VERSIONS))
+        msg = f"the message's contract version is {shown}, this side speaks {spoken}: bring both to one release"
         raise SpecInvalid.of(msg)
 
 
@@ -141,6 +165,15 @@ def _field_name(location: tuple[int | str, ...]) -> str:
 
 
 def spec_sha256(spec: SandboxSpec) -> str:
-    """Return the fingerprint of `spec`: sha256 of its canonical JSON, in hex."""
-    canonical = json.dumps(spec.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    """Return the fingerprint of what runs: sha256 of `spec`'s canonical JSON without `DELIVERY_FIELDS`, in hex."""
+    return _hash_canonical(spec.model_dump(mode="json", exclude=set(DELIVERY_FIELDS)))
+
+
+def request_sha256(spec: SandboxSpec) -> str:
+    """Return the fingerprint of all that a producer asked for, how to deliver it included: what an idempotency key stands for."""
+    return _hash_canonical(spec.model_dump(mode="json"))
+
+
+def _hash_canonical(fields: dict[str, Any]) -> str:
+    canonical = json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(canonical.encode()).hexdigest()

@@ -20,6 +20,10 @@ if owner == '' then
 else
   message = redis.call('HGET', claims, claim)
   if not message then
+    -- The caller repeats what was done, since the answer got lost.
+    if redis.call('HGET', job, 'ended_by') == claim then
+      return 1
+    end
     redis.call('XADD', prefix .. 'duplicates', 'MAXLEN', '~', 10000, '*', 'job', id, 'owner', owner, 'claim', claim, 'code', code)
     redis.call('EXPIRE', prefix .. 'duplicates', dead_ttl)
     return 0
@@ -32,10 +36,15 @@ redis.call('SET', key, result, 'EX', ttl)
 -- Celery's own backend publishes the record on a channel of the key's name: a stock `get` waits there.
 redis.call('PUBLISH', key, result)
 
-local facts = redis.call('HMGET', job, 'batch', 'key')
-local batch, idempotency_key = facts[1] or '', facts[2] or ''
-redis.call('HSET', job, 'state', 'ended', 'code', code, 'ended', now)
-redis.call('HDEL', job, 'message', 'claim', 'owner')
+local facts = redis.call('HMGET', job, 'batch', 'key', 'attempts', 'flag')
+local batch, idempotency_key, attempts = facts[1] or '', facts[2] or '', facts[3] or ''
+if owner ~= '' and facts[4] == 'start' and attempts ~= '' then
+  local list = cjson.decode(attempts)
+  list[#list].code, list[#list].ended = code, now
+  redis.call('HSET', job, 'attempts', cjson.encode(list))
+end
+redis.call('HSET', job, 'state', 'ended', 'code', code, 'ended', now, 'ended_by', claim)
+redis.call('HDEL', job, 'message', 'claim', 'owner', 'flag')
 redis.call('EXPIRE', job, ttl)
 redis.call('ZREM', prefix .. 'expiring', id)
 redis.call('DEL', prefix .. 'cancel:' .. id)
