@@ -14,16 +14,23 @@ JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}\Z")
 
 QUEUE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
 RESERVED_QUEUES = frozenset(
-    ("queues", "wake", "owners", "delayed", "expiring", "dead", "duplicates", "unacked", "unacked_index", "unacked_mutex")
+    (
+        "queues",
+        "wake",
+        "owners",
+        "delayed",
+        "expiring",
+        "dead",
+        "duplicates",
+        "unacked",
+        "unacked_index",
+        "unacked_mutex",
+    )
 )
 """Names of other keys under `KEY_PREFIX`: a queue is a key of its own name there."""
 
 SUBMITTED_HEADER = "sandfleet-submitted"
-"""Message header with the time of submission, seconds since the epoch; the outcome's ``timing.queued`` counts from it.
-
-Only producers of ours set it, and they leave a record first: a message with this header and without a record is a job that
-ended so long ago that its record is gone, and must not be taken for a stock producer's new job.
-"""
+"""Message header with the time of submission, seconds since the epoch; the outcome's ``timing.queued`` counts from it."""
 
 RECORDED_HEADER = "sandfleet-recorded"
 """Message header of a job that has a record (`job_key`): a message whose record is gone has ended long ago and is never run."""
@@ -55,6 +62,21 @@ def cancel_key(job_id: str) -> str:
 def job_key(job_id: str) -> str:
     """Return the key of the record a producer leaves at submit."""
     return f"{KEY_PREFIX}job:{job_id}"
+
+
+def dead_key(job_id: str) -> str:
+    """Return the key of a dead letter."""
+    return f"{KEY_PREFIX}dead:{job_id}"
+
+
+def batch_key(name: str) -> str:
+    """Return the key of the list of a batch's job ids."""
+    return f"{KEY_PREFIX}batch:{name}"
+
+
+def done_key(name: str) -> str:
+    """Return the key of the list of those of a batch's job ids that have ended, in the order of their ends."""
+    return f"{KEY_PREFIX}done:{name}"
 
 
 def result_key(job_id: str) -> str:

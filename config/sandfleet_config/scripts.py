@@ -3,8 +3,8 @@
 Keys, all under `KEY_PREFIX`:
 
     <queue>, <queue>\\x06\\x16<step>   lists of messages, kombu's own: LPUSH in, RPOP out; steps 0, 3, 6, 9, smaller first
-    job:<id>        hash: state queued|running|ended, queue, step, batch, key, fingerprint, submitted, expires (ms), max_attempts,
-                    attempts (JSON list), record, code, claim, owner, flag (start|cancelled|expired, while running),
+    job:<id>        hash: state queued|running|ended, queue, step, batch, key, fingerprint, submitted, expires (ms), queue_ttl
+                    (ms), max_attempts, attempts (JSON list), record, code, claim, owner, flag (start|cancelled|expired, while running),
                     message (while it waits for another try), avoid, avoid_until (the host of a failed attempt)
     idem:<key>      the job id of an idempotency key
     cancel:<id>     the mark of a cancel
@@ -27,6 +27,8 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from sandfleet_config.outcome import Outcome
 
 PRIORITY_STEPS = (0, 3, 6, 9)
@@ -44,14 +46,14 @@ def step_of(priority: int) -> int:
     return max(step for step in PRIORITY_STEPS if step <= priority)
 
 
-def stored_result(outcome: Outcome) -> str:
-    """Return `outcome` as the record that Celery's own backend would have stored for the task."""
+def stored_result(outcome: Outcome, faults: Sequence[Mapping[str, str]] = ()) -> str:
+    """Return `outcome` as the record that Celery's own backend would have stored for the task; `faults` are the request's."""
     result: dict[str, Any] = outcome.to_json()
     error = outcome.to_error()
     if error is not None and not outcome.code.is_own_end:
         result = {
             "exc_type": type(error).__name__,
-            "exc_message": [outcome.code.value, outcome.message, result],
+            "exc_message": [outcome.code.value, outcome.message, result, *([list(faults)] if faults else [])],
             "exc_module": type(error).__module__,
         }
     return json.dumps(

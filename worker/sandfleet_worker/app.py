@@ -17,8 +17,11 @@ from sandfleet_worker.tasks import RunTask
 
 def worker_options(settings: WorkerSettings) -> dict[str, Any]:
     """Return Celery's configuration for this side."""
+    shared = shared_options(settings)
     return {
-        **shared_options(settings),
+        **shared,
+        # `finish` in place of check-then-set; Celery's own prefix of a socket's scheme goes, ours names the class.
+        "result_backend": f"sandfleet_worker.backend:ClaimsBackend+{shared['result_backend'].removeprefix('redis+')}",
         "worker_pool": "sandfleet_worker.pool:SandboxPool",
         "worker_consumer": "sandfleet_worker.consumer:SandboxConsumer",
         "worker_concurrency": settings.concurrency,

@@ -9,7 +9,6 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 import redis
-from sandfleet_config.celery import VISIBILITY_TIMEOUT_SECONDS
 from sandfleet_config.errors import SandboxError
 
 from sandfleet_worker.host import connect
@@ -84,16 +83,6 @@ def check_redis(settings: WorkerSettings) -> Iterator[Finding]:
     else:
         detail = "no append-only file: a restart of Redis loses queued jobs"
         yield Finding("redis persistence", State.WARNING, detail, "set appendonly yes in redis.conf")
-
-
-def check_timeouts(settings: WorkerSettings) -> Finding:
-    """Redis hands an unacknowledged message out again; no job may run that long."""
-    longest = settings.policy.timeout_seconds + settings.policy.grace_seconds
-    detail = f"jobs end within {longest:g} s, messages are handed out again after {VISIBILITY_TIMEOUT_SECONDS} s"
-    if longest < VISIBILITY_TIMEOUT_SECONDS / 2:
-        return Finding("timeout ceiling", State.OK, detail)
-    fix = f"lower SANDFLEET_POLICY__TIMEOUT_SECONDS below {VISIBILITY_TIMEOUT_SECONDS // 2}"
-    return Finding("timeout ceiling", State.FAILED, detail, fix)
 
 
 def check_folder(name: str, folder: Path, setting: str) -> Finding:

@@ -7,12 +7,17 @@ Redis, for whichever worker takes it, and kills its sandbox where it runs; the o
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from celery.worker.control import Panel
+from sandfleet_config.errors import ErrorCode
+from sandfleet_config.outcome import Outcome
 from sandfleet_config.queues import JOB_ID
 
 from sandfleet_worker.tasks import run_task
+
+if TYPE_CHECKING:
+    from sandfleet_worker.delivery.intake import Intake
 
 log = logging.getLogger(__name__)
 
@@ -20,6 +25,7 @@ log = logging.getLogger(__name__)
 def install_commands() -> None:
     """Put our commands into Celery's panel, which is one for the process."""
     commands: dict[str, Any] = {"revoke": revoke, "terminate": terminate, "revoke_by_stamped_headers": refuse_stamps}
+    commands |= {"add_consumer": refuse_queues, "cancel_consumer": refuse_queues}
     Panel.data.update(commands)
 
 
@@ -29,11 +35,25 @@ def revoke(state: Any, task_id: object, **_: object) -> dict[str, str]:
     job_ids = [job_id for job_id in given if isinstance(job_id, str) and JOB_ID.match(job_id)]
     host = run_task(state.app).host
     assert host is not None  # the consumer does not start without
-    host.mark_cancelled(job_ids)
+    for job_id in job_ids:
+        _cancel_queued(host.intake, job_id)
     running = [job_id for job_id in job_ids if state.consumer.pool.cancel(job_id)]
     for job_id in running:
         log.info("job %s is revoked", job_id, extra={"action": "job_revoked", "job_id": job_id})
     return {"ok": f"{len(job_ids)} jobs cancelled, {len(running)} of them on this worker"}
+
+
+def _cancel_queued(intake: Intake, job_id: str) -> None:
+    """Mark the job and, where it waits with a record of its own, end it; a stock producer's job ends when it is claimed."""
+    if intake.ledger.cancel(job_id) == "queued":
+        batch = intake.ledger.read_batch(job_id)
+        text = "the job was cancelled before its start"
+        intake.ledger.end_queued(Outcome.of(ErrorCode.CANCELLED, job_id, text, batch=batch))
+
+
+def refuse_queues(state: Any, **_: object) -> dict[str, str]:  # noqa: ARG001  the panel's signature
+    """Say where the queues come from."""
+    return {"error": "the queues of a worker are its settings SANDFLEET_QUEUE and SANDFLEET_QUEUES"}
 
 
 def terminate(state: Any, signal: str, task_id: object, **_: object) -> dict[str, str]:  # noqa: ARG001

@@ -19,7 +19,6 @@ from sandfleet_worker.checks import (
     check_platform,
     check_redis,
     check_runsc,
-    check_timeouts,
     check_tools,
 )
 from sandfleet_worker.sandbox.runner import RunscRunner
@@ -42,7 +41,6 @@ def examine(settings: WorkerSettings) -> Iterator[Finding]:
     yield from check_tools()
     yield check_folder("slots", settings.slots_dir, "SANDFLEET_SLOTS_DIR")
     yield from check_redis(settings)
-    yield check_timeouts(settings)
     yield check_disk(settings)
 
 

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import redis
-from sandfleet_config.queues import CANCEL_TTL_SECONDS, cancel_key
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
+from sandfleet_worker.delivery.intake import Intake
+from sandfleet_worker.delivery.ledger import Identity
 from sandfleet_worker.delivery.slots import HostSlots
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
     from sandfleet_config.settings import WorkerSettings
 
-    from sandfleet_worker.delivery.slots import Slot
     from sandfleet_worker.policy import Admitted
     from sandfleet_worker.sandbox.cancellation import Cancellation
     from sandfleet_worker.sandbox.ending import Ending
@@ -39,59 +37,46 @@ class Host:
     settings: WorkerSettings
     runner: Runner
     slots: HostSlots
-    redis: redis.Redis
-    name: str
-    worker: str
+    identity: Identity
+    intake: Intake
 
     @classmethod
     def open(cls, settings: WorkerSettings, runner: Runner) -> Self:
-        """Join the host's slots and prepare the connection; Redis is not asked yet."""
-        name = socket.gethostname()
-        return cls(
-            settings=settings,
-            runner=runner,
-            slots=HostSlots(settings.slots_dir, settings.concurrency),
-            redis=connect(settings),
-            name=name,
-            worker=f"{name}.{os.getpid()}",
-        )
-
-    def close(self) -> None:
-        """Leave the host's slots and drop the connection."""
-        self.slots.close()
-        self.redis.close()
-
-    @contextlib.contextmanager
-    def slot(self, cancellation: Cancellation) -> Iterator[Slot]:
-        """Wait for one of the host's slots and hold it.
+        """Join the host's slots and begin this worker's lease.
 
         Raises:
-            SandboxError: the job was ended while it waited.
+            redis.RedisError: Redis is not there.
         """
+        identity = Identity.new(socket.gethostname())
+        slots = HostSlots(settings.slots_dir, settings.concurrency)
+        intake = Intake(settings, identity, slots, lambda: connect(settings))
         try:
-            slot = self.slots.acquire(cancellation.open_fd())
-        finally:
-            cancellation.close_fd()
-        if slot is None:
-            cancellation.raise_if_set()
-            msg = "the wait for a slot ended without one"
-            raise RuntimeError(msg)
-        with slot:
-            yield slot
+            intake.open()
+        except BaseException:
+            slots.close()
+            raise
+        return cls(settings=settings, runner=runner, slots=slots, identity=identity, intake=intake)
 
-    def is_cancelled(self, job_id: str) -> bool:
-        """Whether somebody cancelled the job before its start; the mark outlives workers."""
-        return bool(self.redis.exists(cancel_key(job_id)))
+    def close(self) -> None:
+        """End the lease and leave the host's slots."""
+        self.intake.close()
+        self.slots.close()
 
-    def mark_cancelled(self, job_ids: Iterable[str]) -> None:
-        """Cancel jobs that no worker has started yet, wherever they are queued."""
-        with self.redis.pipeline(transaction=False) as pipe:
-            for job_id in job_ids:
-                pipe.set(cancel_key(job_id), "revoke", ex=CANCEL_TTL_SECONDS, nx=True)
-            pipe.execute()
+    @property
+    def name(self) -> str:
+        """The host's name."""
+        return self.identity.host
+
+    @property
+    def worker(self) -> str:
+        """The worker's name for people."""
+        return self.identity.worker
 
 
 def connect(settings: WorkerSettings) -> redis.Redis:
-    """Return a client for the fleet's Redis with time limits; it connects when first used."""
+    """Return a client for the fleet's Redis with time limits; it connects when first used.
+
+    It repeats nothing by itself: only the caller knows what a lost answer means.
+    """
     options: dict[str, Any] = {"socket_timeout": 15, "socket_connect_timeout": 5, "health_check_interval": 10}
-    return redis.Redis.from_url(settings.redis_dsn, **options)
+    return redis.Redis.from_url(settings.redis_dsn, retry=Retry(NoBackoff(), 0), **options)

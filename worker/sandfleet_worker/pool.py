@@ -117,21 +117,25 @@ class SandboxPool(BasePool):
             job.cancellation.cancel(ErrorCode.CANCELLED, message)
         return bool(jobs)
 
-    def withdraw(self, job_id: str) -> None:
-        """Kill the sandbox of `job_id` and give its message back unrecorded, for another worker to run."""
+    def withdraw(self, job_id: str, message: str = "the worker was told to stop at once") -> None:
+        """Kill the sandbox of `job_id` and give the job back unrecorded, for another worker to run."""
         for job in self._find(job_id):
-            job.cancellation.cancel(ErrorCode.WORKER_LOST, "the worker was told to stop at once")
+            job.cancellation.cancel(ErrorCode.WORKER_LOST, message)
+
+    def withdraw_all(self, message: str) -> None:
+        """Withdraw every job."""
+        with self._lock:
+            jobs = list(self._jobs.values())
+        for job in jobs:
+            job.cancellation.cancel(ErrorCode.WORKER_LOST, message)
 
     def on_stop(self) -> None:
-        """Wait for the running jobs (warm shutdown)."""
+        """Wait for the threads; the consumer has drained the jobs."""
         self._executor.shutdown(wait=True, cancel_futures=True)
 
     def on_terminate(self) -> None:
         """Take every running job back and wait until its sandbox is gone (cold shutdown)."""
-        with self._lock:
-            jobs = list(self._jobs.values())
-        for job in jobs:
-            self.withdraw(job.job_id)
+        self.withdraw_all("the worker was told to stop at once")
         self.on_stop()
 
     def _find(self, job_id: str) -> list[JobHandle]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from sandfleet_config.errors import SandboxError
 
-from sandfleet_worker.checks import State, check_folder, check_redis, check_timeouts
+from sandfleet_worker.checks import State, check_folder, check_redis
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,6 +52,5 @@ def run_preflight(settings: WorkerSettings, runner: RunscRunner) -> None:
 
 
 def _facts(settings: WorkerSettings) -> Iterator[Finding]:
-    yield check_timeouts(settings)
     yield check_folder("slots", settings.slots_dir, "SANDFLEET_SLOTS_DIR")
     yield from check_redis(settings)

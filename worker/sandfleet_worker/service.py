@@ -9,6 +9,7 @@ from celery import signals
 
 from sandfleet_worker.app import new_app
 from sandfleet_worker.control import install_commands
+from sandfleet_worker.delivery.intake import EXIT_LOST
 from sandfleet_worker.host import Host
 from sandfleet_worker.logs import set_up_logs
 from sandfleet_worker.preflight import run_preflight
@@ -59,5 +60,7 @@ def _work(settings: WorkerSettings, host: Host) -> int:
         redirect_stdouts=False,
     )
     worker.start()
+    if host.intake.lease.is_lost:
+        return EXIT_LOST
     log.info("worker %s has stopped", host.worker, extra={"action": "worker_stopped"})
     return worker.exitcode or 0

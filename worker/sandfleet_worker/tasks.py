@@ -4,28 +4,43 @@ from __future__ import annotations
 
 import logging
 import time
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from celery import Task
 from celery.exceptions import Reject
-from sandfleet_config.errors import ERROR_CLASSES, Cancelled, ErrorCode, SandboxError
-from sandfleet_config.outcome import Attempt, Outcome, Timing
+from sandfleet_config.errors import ERROR_CLASSES, Cancelled, Category, ErrorCode, Expired, SandboxError
+from sandfleet_config.outcome import Outcome, Timing
 from sandfleet_config.queues import TASK_NAME
 from sandfleet_config.wire import spec_sha256
 
+from sandfleet_worker.delivery.ledger import Flag
 from sandfleet_worker.policy import admit
 from sandfleet_worker.pool import current_job
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from celery import Celery
     from sandfleet_config.wire import JobRequest
 
+    from sandfleet_worker.delivery.ledger import Claim
     from sandfleet_worker.host import Host
     from sandfleet_worker.messages import Delivery
     from sandfleet_worker.pool import JobHandle
 
 log = logging.getLogger(__name__)
+
+FIRST_BACKOFF_SECONDS = 1.0
+MAX_BACKOFF_SECONDS = 30.0
+
+
+class Requeued(Reject):
+    """This run has no outcome: the job is back in its queue."""
+
+
+class Fenced(Reject):
+    """Another worker has taken the job over: this run leaves neither a result nor a final event."""
 
 
 class JobEnd:
@@ -42,6 +57,11 @@ class JobEnd:
     def __repr__(self) -> str:
         """Say ``OK`` or ``exit 3``: this reaches logs, events and Flower, the program's output must not."""
         return self._outcome.to_summary()
+
+    @property
+    def outcome(self) -> Outcome:
+        """The outcome itself."""
+        return self._outcome
 
     def __json__(self) -> dict[str, Any]:
         """Return what is stored."""
@@ -60,23 +80,39 @@ class RunTask(Task):  # type: ignore[type-arg]  # generic in the stubs only
     host: Host | None = None
 
     def run(self, delivery: Delivery) -> JobEnd:
-        """Run the job of `delivery`.
+        """Run the job of `delivery`; its claim goes with the request, and is settled here or by the result backend.
 
         Raises:
             SandboxError: the class of the outcome's code, with the outcome.
-            Reject: the worker is told to stop at once; the message goes back to the queue unrecorded.
+            Requeued: another attempt follows, or the worker stops.
+            Fenced: another worker has taken over.
         """
         assert self.host is not None  # the consumer does not start without
-        job = current_job()
-        life = Life(self.host, job, delivery)
+        job, intake = current_job(), self.host.intake
+        properties: Any = self.request.properties
+        claim = intake.held.find(properties["delivery_tag"])
+        if claim is None:
+            raise Fenced(f"job {job.job_id} is not held here")
+        life = Life(self.host, job, delivery, claim)
         outcome = life.run()
+        intake.held.free_slot(claim)
         if outcome.code is ErrorCode.WORKER_LOST and job.is_withdrawn:
             _log("withdrawn", job, "goes back to the queue: %s", outcome.message)
-            raise Reject(outcome.message, requeue=True)
+            self._requeue(claim, outcome, lambda: intake.ledger.release(claim))
+        if life.may_try_again(outcome.code):
+            delay = min(MAX_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2 ** (len(claim.attempts) - 1))
+            _log("retried", job, "is tried again in %g s: %s", delay, outcome.to_summary())
+            self._requeue(claim, outcome, lambda: intake.ledger.retry(claim, outcome.code, delay, life.host_name))
         _log("ended", job, "ended: %s", outcome.to_summary())
         if outcome.code.is_own_end:
             return JobEnd(outcome)
         raise ERROR_CLASSES[outcome.code].of(outcome.message, outcome.to_json(), life.faults)
+
+    def _requeue(self, claim: Claim, outcome: Outcome, act: Callable[[], bool]) -> NoReturn:
+        assert self.host is not None
+        if self.host.intake.settle(claim, act):
+            raise Requeued(outcome.to_summary(), requeue=True)
+        raise Fenced(f"job {claim.job_id} was taken over")
 
 
 def run_task(app: Celery) -> RunTask:
@@ -91,26 +127,31 @@ def run_task(app: Celery) -> RunTask:
 class Life:
     """One run of one job on this host."""
 
-    def __init__(self, host: Host, job: JobHandle, delivery: Delivery) -> None:
-        self._host, self._job, self._delivery = host, job, delivery
-        self._taken = datetime.now(UTC)
+    def __init__(self, host: Host, job: JobHandle, delivery: Delivery, claim: Claim) -> None:
+        self._host, self._job, self._delivery, self._claim = host, job, delivery, claim
+        self._taken = time.time()
+        self._retry_on: frozenset[ErrorCode] | None = None
         self._facts: dict[str, Any] = {"host": host.name}
         self.faults: list[dict[str, str]] = []
+
+    @property
+    def host_name(self) -> str:
+        """The host this run is on."""
+        return self._host.name
 
     def run(self) -> Outcome:
         """Walk the job's whole way; every way out is an outcome."""
         host, job = self._host, self._job
         try:
+            self._refuse_ended()
             request = self._delivery.open()
             self._remember(request)
             limits = admit(request.spec, host.settings).shortened(job.soft_seconds, job.hard_seconds)
-            with host.slot(job.cancellation):
-                if host.is_cancelled(job.job_id):
-                    raise Cancelled.of("the job was cancelled before its start")  # noqa: TRY301  one way out for all
-                queued = self._count_queued()
-                _log("started", job, "starts: %s", self._delivery.line)
-                ending = host.runner.execute(limits, cancel=job.cancellation)
-            attempts = self._attempts(ending.verdict.code)
+            job.cancellation.raise_if_set()
+            queued = self._count_queued()
+            _log("started", job, "starts: %s", self._delivery.line)
+            ending = host.runner.execute(limits, cancel=job.cancellation)
+            attempts = self._claim.end_attempts(ending.verdict.code)
             return ending.to_outcome(job_id=job.job_id, queued=queued, attempts=attempts, **self._facts)
         except SandboxError as error:
             self.faults = error.errors
@@ -119,22 +160,44 @@ class Life:
             log.exception("job %s met a fault of ours", job.job_id, extra={"action": "internal", "job_id": job.job_id})
             return self._end(ErrorCode.INTERNAL, f"a fault in sandfleet itself: see the log of worker {host.worker}")
 
+    def may_try_again(self, code: ErrorCode) -> bool:
+        """Whether `code` calls for another attempt and one is left: trouble of ours, or what the spec's `retry_on` names."""
+        claim = self._claim
+        if claim.flag is not Flag.START or claim.is_last_attempt:
+            return False
+        if self._retry_on is None:
+            return code.category is Category.HOST and code.is_retryable
+        return code in self._retry_on
+
+    def _refuse_ended(self) -> None:
+        """End a job that was over before any worker had it."""
+        if self._claim.flag is Flag.START:
+            return
+        if self._delivery.request is not None:
+            self._remember(self._delivery.request)
+        if self._claim.flag is Flag.CANCELLED:
+            raise Cancelled.of("the job was cancelled before its start")
+        raise Expired.of("nobody took the job within its time in the queue")
+
     def _remember(self, request: JobRequest) -> None:
         spec = request.spec
         self._facts |= {"batch": request.batch, "labels": spec.labels, "spec_sha256": spec_sha256(spec)}
+        wanted: Any = getattr(spec, "retry_on", None)
+        self._retry_on = None if wanted is None else frozenset(ErrorCode(code) for code in wanted)
+        max_attempts: int | None = getattr(spec, "max_attempts", None)
+        if max_attempts and max_attempts != self._claim.max_attempts:
+            # A stock producer's job had no record: whoever may have to take it over must know before it starts.
+            self._host.intake.ledger.limit_attempts(self._claim, max_attempts)
+            self._claim = replace(self._claim, max_attempts=max_attempts)
 
     def _count_queued(self) -> float:
         """Return the seconds since the job was submitted or, where nobody says when, since this worker has it."""
         submitted = self._delivery.submitted
-        return max(0.0, time.time() - (self._taken.timestamp() if submitted is None else submitted))
+        return max(0.0, time.time() - (self._taken if submitted is None else submitted))
 
     def _end(self, code: ErrorCode, message: str) -> Outcome:
-        timing, attempts = Timing(queued=self._count_queued()), self._attempts(code)
+        timing, attempts = Timing(queued=self._count_queued()), self._claim.end_attempts(code)
         return Outcome.of(code, self._job.job_id, message, timing=timing, attempts=attempts, **self._facts)
-
-    def _attempts(self, code: ErrorCode) -> tuple[Attempt, ...]:
-        host, ended = self._host, datetime.now(UTC)
-        return (Attempt(host=host.name, worker=host.worker, code=code, started=self._taken, ended=ended),)
 
 
 def _log(action: str, job: JobHandle, text: str, *args: object) -> None:

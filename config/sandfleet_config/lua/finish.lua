@@ -47,6 +47,7 @@ redis.call('HSET', job, 'state', 'ended', 'code', code, 'ended', now, 'ended_by'
 redis.call('HDEL', job, 'message', 'claim', 'owner', 'flag')
 redis.call('EXPIRE', job, ttl)
 redis.call('ZREM', prefix .. 'expiring', id)
+redis.call('ZREM', prefix .. 'delayed', id)
 redis.call('DEL', prefix .. 'cancel:' .. id)
 if idempotency_key ~= '' then
   redis.call('EXPIRE', prefix .. 'idem:' .. idempotency_key, ttl)

@@ -1,0 +1,61 @@
+"""The worker's result backend: an outcome is stored with the end of its claim in one step, or not at all."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from celery.backends.redis import RedisBackend
+from sandfleet_config.errors import Category, ErrorCode, SandboxError
+from sandfleet_config.outcome import Outcome
+
+from sandfleet_worker.tasks import Fenced, JobEnd, run_task
+
+if TYPE_CHECKING:
+    from sandfleet_worker.delivery.ledger import Claim
+
+
+class ClaimsBackend(RedisBackend):
+    """Celery's Redis backend whose `store_result` asks `finish.lua`; everything else stays Celery's."""
+
+    app: Any
+
+    def store_result(
+        self,
+        task_id: str,
+        result: Any,
+        state: str,  # noqa: ARG002  it follows from the outcome
+        traceback: Any = None,  # noqa: ARG002  never told: it shows code of ours, and an outcome says why
+        request: Any = None,
+        **_: Any,
+    ) -> Any:
+        """Record the outcome that `result` is or carries, whatever an outage delays it.
+
+        Raises:
+            Fenced: the claim is not ours any more.
+        """
+        host = run_task(self.app).host
+        assert host is not None  # the consumer does not start without
+        claim = host.intake.held.find(request.properties["delivery_tag"])
+        if claim is None:
+            raise Fenced(f"job {task_id} is not held here")
+        outcome = _read_outcome(task_id, result)
+        reason = _dead_letter_reason(claim, outcome)
+        faults = result.errors if isinstance(result, SandboxError) else ()
+        if not host.intake.settle(claim, lambda: host.intake.ledger.finish(claim, outcome, reason, faults)):
+            raise Fenced(f"job {task_id} was taken over")
+        return result
+
+
+def _read_outcome(task_id: str, result: Any) -> Outcome:
+    if isinstance(result, JobEnd):
+        return result.outcome
+    if isinstance(result, SandboxError) and result.outcome is not None:
+        return result.outcome
+    return Outcome.of(ErrorCode.INTERNAL, task_id, "a fault in sandfleet itself: see the worker's log")
+
+
+def _dead_letter_reason(claim: Claim, outcome: Outcome) -> str:
+    """Say why the job belongs to the dead letters: trouble of ours, and no try left."""
+    if outcome.code.category is not Category.HOST:
+        return ""
+    return f"{outcome.code.value} after {len(claim.attempts)} of {claim.max_attempts} attempts: {outcome.message}"

@@ -1,0 +1,237 @@
+"""What one worker asks of Redis about its jobs, one Lua call each; every one may be repeated when its answer got lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from functools import cache
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+from sandfleet_config.outcome import Attempt
+from sandfleet_config.queues import CANCEL_TTL_SECONDS, KEY_PREFIX, job_key
+from sandfleet_config.scripts import DEAD_TTL_SECONDS, read_script, stored_result
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    import redis
+    from sandfleet_config.errors import ErrorCode
+    from sandfleet_config.outcome import Outcome
+
+DEFAULT_MAX_ATTEMPTS = 3
+AVOID_SECONDS = 3.0
+"""How long a job that failed on a host waits for another host."""
+MAX_TAKEN = 32
+SWEPT_AT_ONCE = 100
+
+
+class Flag(StrEnum):
+    """Why a job was handed out: to run, or for its outcome only."""
+
+    START = "start"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+
+
+class LeaseLost(Exception):
+    """Another worker has taken this one's jobs over: it must stop them and end."""
+
+
+class LeaseLate(Exception):
+    """The lease has run out, and nobody has taken over yet: renew it first."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One job as a worker holds it; `claim_id` fences off everything later. `attempts` include this one if it starts."""
+
+    claim_id: str
+    job_id: str
+    flag: Flag
+    message: bytes
+    queue: str = ""
+    attempts: tuple[Attempt, ...] = ()
+    max_attempts: int = DEFAULT_MAX_ATTEMPTS
+
+    @property
+    def is_last_attempt(self) -> bool:
+        """Whether no other attempt may follow."""
+        return len(self.attempts) >= self.max_attempts
+
+    def end_attempts(self, code: ErrorCode) -> tuple[Attempt, ...]:
+        """Return the attempts, the last one ended with `code` if this claim is one."""
+        if self.flag is not Flag.START or not self.attempts:
+            return self.attempts
+        last = self.attempts[-1].model_copy(update={"code": code, "ended": datetime.now(UTC)})
+        return (*self.attempts[:-1], last)
+
+
+@dataclass(frozen=True)
+class Identity:
+    """One run of a worker process: its host, its name for people, and the owner of its claims in Redis."""
+
+    host: str
+    worker: str
+    owner: str
+
+    @classmethod
+    def new(cls, host: str) -> Identity:
+        """Name this process; a process id used again is another owner."""
+        return cls(host, f"{host}.{os.getpid()}", f"{host}:{os.getpid()}:{secrets.token_hex(6)}")
+
+
+@cache
+def _read(name: str) -> str:
+    return resources.files("sandfleet_worker.delivery").joinpath("lua", f"{name}.lua").read_text()
+
+
+class Ledger:
+    """The claims, leases and endings of one worker in Redis. Every method may raise ``redis.RedisError``."""
+
+    def __init__(self, client: redis.Redis, identity: Identity, result_ttl_seconds: int) -> None:
+        self._identity, self._ttl = identity, result_ttl_seconds
+        own = ("register", "beat", "leave", "claim", "requeue", "reap")
+        shared = ("finish", "cancel")
+        texts = {name: _read(name) for name in own} | {name: read_script(name) for name in shared}
+        self._scripts: dict[str, Any] = {name: client.register_script(text) for name, text in texts.items()}
+        self._redis: Any = client
+
+    def _call(self, name: str, *args: str | float | bytes) -> Any:
+        return self._scripts[name](keys=[], args=[KEY_PREFIX, *args])
+
+    def register(self, lease_seconds: float) -> None:
+        """Begin this worker's lease."""
+        self._call("register", self._identity.owner, round(lease_seconds * 1000))
+
+    def beat(self, lease_seconds: float, job_ids: Sequence[str]) -> list[str]:
+        """Renew the lease, and return which of `job_ids` are cancelled.
+
+        Raises:
+            LeaseLost: somebody has taken over.
+        """
+        state, *cancelled = self._call("beat", self._identity.owner, round(lease_seconds * 1000), *job_ids)
+        if state == b"lost":
+            raise LeaseLost
+        return [job_id.decode() for job_id in cancelled]
+
+    def leave(self) -> int:
+        """End the lease; return how many claims are left for others to take over."""
+        return int(self._call("leave", self._identity.owner))
+
+    def read_uptime(self) -> float:
+        """Return the seconds since Redis started."""
+        return float(self._redis.info("server")["uptime_in_seconds"])
+
+    def read_queues(self) -> list[str]:
+        """Return the names of the queues that may hold jobs."""
+        return sorted(name.decode(errors="replace") for name in self._redis.smembers(f"{KEY_PREFIX}queues"))
+
+    def claim(self, claim_id: str, queues: Iterable[str]) -> tuple[Claim | None, bool]:
+        """Take the next job of `queues`; return it, and whether asking again at once may find one.
+
+        Raises:
+            LeaseLost: this worker may claim no more.
+            LeaseLate: not before the next beat.
+        """
+        me = self._identity
+        answer = self._call("claim", me.owner, claim_id, me.host, me.worker, DEFAULT_MAX_ATTEMPTS, *queues)
+        match answer[0]:
+            case b"lost":
+                raise LeaseLost
+            case b"late":
+                raise LeaseLate
+            case b"job":
+                return _parse(claim_id, *answer[1:]), True
+            case state:
+                return None, bool(state == b"again")
+
+    def finish(
+        self, claim: Claim, outcome: Outcome, reason: str = "", faults: Sequence[Mapping[str, str]] = ()
+    ) -> bool:
+        """Record how the job ended, in the dead letters too for a `reason`; return False if it is not ours any more."""
+        return self._finish(self._identity.owner, claim.claim_id, outcome, reason, faults)
+
+    def end_queued(self, outcome: Outcome) -> bool:
+        """Record the end of a job that nobody has claimed; return False if it is not queued."""
+        return self._finish("", "", outcome, "", ())
+
+    def _finish(
+        self, owner: str, claim_id: str, outcome: Outcome, reason: str, faults: Sequence[Mapping[str, str]]
+    ) -> bool:
+        text = stored_result(outcome, faults)
+        args = (owner, claim_id, outcome.job_id, outcome.code.value, text, self._ttl, reason, DEAD_TTL_SECONDS)
+        return bool(self._call("finish", *args))
+
+    def retry(self, claim: Claim, code: ErrorCode, delay_seconds: float = 0.0, avoid_host: str = "") -> bool:
+        """End this attempt with `code` and queue the job for the next; return False if it is not ours any more."""
+        return self._requeue(claim, "retry", code.value, delay_seconds, avoid_host)
+
+    def release(self, claim: Claim) -> bool:
+        """Give the job back as if it had not been claimed; return False if it is not ours any more."""
+        return self._requeue(claim, "release", "", 0, "")
+
+    def _requeue(self, claim: Claim, mode: str, code: str, delay_seconds: float, avoid_host: str) -> bool:
+        owner, delay, avoid = self._identity.owner, round(delay_seconds * 1000), round(AVOID_SECONDS * 1000)
+        return bool(self._call("requeue", owner, claim.claim_id, claim.job_id, mode, code, delay, avoid_host, avoid))
+
+    def reap(self, *, may_take: bool) -> tuple[str, list[tuple[Claim, bool]]]:
+        """Take one dead worker over if `may_take`; return its name and the claims to decide about, each with "is cancelled"."""
+        answer = self._call("reap", self._identity.owner, secrets.token_hex(6), MAX_TAKEN, int(may_take))
+        taken = []
+        for at in range(1, len(answer), 8):
+            claim_id, *facts, cancelled = answer[at : at + 8]
+            taken.append((_parse(claim_id.decode(), *facts), cancelled == b"1"))
+        return answer[0].decode(), taken
+
+    def cancel(self, job_id: str) -> str:
+        """Forbid the job's start, durably; return where it stands: queued, running, ended or unknown."""
+        return str(self._call("cancel", job_id, CANCEL_TTL_SECONDS).decode())
+
+    def read_batch(self, job_id: str) -> str | None:
+        """Return the batch of a queued job."""
+        raw = self._redis.hget(job_key(job_id), "batch")
+        return raw.decode() if raw else None
+
+    def limit_attempts(self, claim: Claim, max_attempts: int) -> None:
+        """Note what the spec of a stock producer's job says, before it starts."""
+        self._redis.hset(job_key(claim.job_id), "max_attempts", max_attempts)
+
+    def find_expired(self) -> list[str]:
+        """Return queued jobs whose time in the queue is over."""
+        seconds, micros = self._redis.time()
+        now = seconds * 1000 + micros // 1000
+        found = self._redis.zrangebyscore(f"{KEY_PREFIX}expiring", "-inf", now, start=0, num=SWEPT_AT_ONCE)
+        return [job_id.decode() for job_id in found]
+
+    def forget_expiry(self, job_id: str) -> None:
+        """Drop the expiry of a job that is not queued."""
+        self._redis.zrem(f"{KEY_PREFIX}expiring", job_id)
+
+    def drop_stale_dead(self) -> None:
+        """Forget dead letters whose keys are gone."""
+        seconds, _ = self._redis.time()
+        self._redis.zremrangebyscore(f"{KEY_PREFIX}dead", "-inf", (seconds - DEAD_TTL_SECONDS) * 1000)
+
+
+def _parse(claim_id: str, *facts: bytes) -> Claim:
+    """Read the facts that `claim.lua` and `reap.lua` tell of a job."""
+    job_id, flag, message, queue, attempts, max_attempts = facts
+    return Claim(
+        claim_id,
+        job_id.decode(),
+        Flag(flag.decode()),
+        message,
+        queue=queue.decode(errors="replace"),
+        attempts=parse_attempts(attempts),
+        max_attempts=int(max_attempts or DEFAULT_MAX_ATTEMPTS),
+    )
+
+
+def parse_attempts(raw: bytes | str) -> tuple[Attempt, ...]:
+    """Read the attempts of a job's hash; their times are milliseconds of Redis's clock."""
+    return tuple(Attempt.model_validate(item) for item in json.loads(raw)) if raw else ()
