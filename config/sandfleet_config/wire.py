@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 CONTRACT_VERSIONS: Final = (1, 2)
-"""What this release speaks. 2 adds `spec.DELIVERY_FIELDS`; a request that uses none of them says 1, for workers a version behind."""
+"""What this release speaks. 2 adds `spec.DELIVERY_FIELDS`; a request without them says 1, for workers a version behind."""
 MAX_SPEC_BYTES = 256 * 1024
 MAX_REPORTED_FAULTS = 50
 
@@ -162,6 +162,15 @@ def _field_name(location: tuple[int | str, ...]) -> str:
         ".".join(part if part.isprintable() and len(part) <= MAX_NAME_CHARS else ascii(part)[:80] for part in parts)
         or "spec"
     )
+
+
+def fingerprints(spec: SandboxSpec) -> tuple[str, str]:
+    """Return `spec_sha256` and `request_sha256` at the price of one."""
+    fields = spec.model_dump(mode="json")
+    request = _hash_canonical(fields)
+    for name in DELIVERY_FIELDS:
+        del fields[name]
+    return _hash_canonical(fields), request
 
 
 def spec_sha256(spec: SandboxSpec) -> str:

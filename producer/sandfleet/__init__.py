@@ -45,9 +45,20 @@ from sandfleet_config.settings import Settings, SettingsInvalid
 from sandfleet_config.spec import OutputSpec, Payload, ResourceSpec, SandboxSpec, SecuritySpec
 
 from sandfleet.backend import Backend, Config
-from sandfleet.channel import JobRecord
-from sandfleet.collect import OutcomeStream
-from sandfleet.errors import FleetError, FleetUnavailable, JobExists, JobUnknown, ResultTimeout
+from sandfleet.batch import Batch
+from sandfleet.channel import BatchCounts, CancelState, JobRecord
+from sandfleet.collect import BatchStream, OutcomeStream
+from sandfleet.dead import DeadLetter, DeadLetters
+from sandfleet.errors import (
+    BatchUnknown,
+    FleetError,
+    FleetUnavailable,
+    IdempotencyConflict,
+    JobExists,
+    JobUnknown,
+    QueueFull,
+    ResultTimeout,
+)
 from sandfleet.fleet import Fleet
 from sandfleet.interfaces import CancelSignal, HealthChecker, ImageResolver, Logger, RunResult, SandboxRunner
 from sandfleet.job import CancelResult, Job
@@ -57,8 +68,13 @@ __all__ = [
     "ERROR_CLASSES",
     "Backend",
     "BackendInfo",
+    "Batch",
+    "BatchCounts",
+    "BatchStream",
+    "BatchUnknown",
     "CancelResult",
     "CancelSignal",
+    "CancelState",
     "Cancelled",
     "Category",
     "ClientNotConfigured",
@@ -67,6 +83,8 @@ __all__ = [
     "Config",
     "ControlError",
     "DaemonUnavailable",
+    "DeadLetter",
+    "DeadLetters",
     "DiskLimit",
     "ErrorCode",
     "ExecuteLimits",
@@ -82,6 +100,7 @@ __all__ = [
     "HealthChecker",
     "HostError",
     "HostResources",
+    "IdempotencyConflict",
     "ImageInvalid",
     "ImageNotFound",
     "ImageResolver",
@@ -102,6 +121,7 @@ __all__ = [
     "Payload",
     "PidsLimit",
     "ProgramError",
+    "QueueFull",
     "RequestError",
     "ResourceLimit",
     "ResourceSpec",

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+from uuid import uuid4
 
+from pydantic import Field
 from sandfleet_config.outcome import Record
 
 if TYPE_CHECKING:
@@ -13,31 +16,78 @@ if TYPE_CHECKING:
     from sandfleet_config.outcome import Outcome
     from sandfleet_config.wire import JobRequest
 
+    from sandfleet.dead import DeadLetter
+
 
 class JobRecord(Record):
     """What a producer leaves behind at submit; `submitted` is unix time. It holds no env, no stdin and no output."""
 
     batch: str | None = None
+    labels: dict[str, str] = Field(default_factory=dict)
     line: str = ""
-    submitted: float
+    submitted: float = 0.0
     spec_sha256: str = ""
+    queue: str = ""
+    state: str = ""
+    """``queued``, ``running`` or ``ended`` at the time of the look; not part of what was left."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Ticket:
-    """A job ready to be queued: `text` is its encoded request."""
+    """A job ready to be queued: `text` is its encoded request, `fingerprint` what its key or id stands for."""
 
     job_id: str
     request: JobRequest
     text: str
     record: JobRecord
+    fingerprint: str
+    tag: str = field(default_factory=lambda: str(uuid4()))
+
+
+class AnswerKind(StrEnum):
+    """What became of a ticket: queued, or found to be queued before, or in conflict with what is there."""
+
+    NEW = "new"
+    SAME = "same"
+    CONFLICT = "conflict"
+    EXISTS = "exists"
+
+
+class Answer(NamedTuple):
+    """What became of a ticket, and the job that stands for it now."""
+
+    kind: AnswerKind
+    job_id: str
+
+
+class CancelState(StrEnum):
+    """What a cancel did: ended a job that waited, asked for the end of one that may run, or came too late."""
+
+    CANCELLED = "cancelled"
+    REQUESTED = "requested"
+    ENDED = "ended"
+
+
+class Look(NamedTuple):
+    """What a look at awaited jobs showed: those nobody knows, how many it ended, seconds until another expires (None: never)."""
+
+    gone: list[str]
+    ended: int
+    next_expiry: float | None
+
+
+class BatchCounts(NamedTuple):
+    """How many jobs a batch has, and how many of them have ended."""
+
+    total: int
+    done: int
 
 
 class Channel(Protocol):
     """The way to the workers and back; safe for concurrent use. Each method raises `FleetUnavailable` where it leads nowhere."""
 
-    def publish(self, ticket: Ticket) -> None:
-        """Queue a job; `JobExists` where another has its id."""
+    def publish(self, tickets: Sequence[Ticket], queue: str, wanted: int) -> list[Answer]:
+        """Queue jobs of one batch, those that are not there yet; `QueueFull`, and none is, where `wanted` have no room."""
         ...
 
     def outcomes(self, job_ids: Sequence[str]) -> list[Outcome | None]:
@@ -48,8 +98,40 @@ class Channel(Protocol):
         """Return what was left at submit, in order, None where there is nothing."""
         ...
 
-    def cancel(self, job_id: str) -> None:
-        """Ask for the end of a job that is queued or runs."""
+    def look(self, job_ids: Sequence[str]) -> Look:
+        """End those of the jobs whose time in the queue is over, and say which of them nobody knows."""
+        ...
+
+    def cancel(self, job_ids: Sequence[str]) -> list[CancelState]:
+        """End each job that is queued, and ask for the end of each that runs."""
+        ...
+
+    def batch_counts(self, name: str) -> BatchCounts:
+        """Return the batch's size and how far it is; zeros where nobody knows it."""
+        ...
+
+    def batch_ids(self, name: str) -> list[str]:
+        """Return the batch's jobs in the order of their submit."""
+        ...
+
+    def done_ids(self, name: str, start: int = 0) -> list[str]:
+        """Return those of the batch's jobs that have ended, in the order of their ends, from `start`."""
+        ...
+
+    def dead_letters(self, limit: int) -> list[DeadLetter]:
+        """Return the newest dead letters."""
+        ...
+
+    def dead_letter(self, job_id: str) -> DeadLetter | None:
+        """Return one, None where there is none."""
+        ...
+
+    def revive(self, job_id: str) -> str:
+        """Queue a dead letter again; ``queued``, or why not: ``unknown``, ``alive``, ``unreadable``."""
+        ...
+
+    def purge_dead(self, job_ids: Sequence[str] | None) -> int:
+        """Drop dead letters, all of them for None; return how many."""
         ...
 
     def has_workers(self, timeout_seconds: float) -> bool:

@@ -23,6 +23,8 @@ CHUNK_JOBS = 200
 FIRST_PAUSE_SECONDS = 0.005
 LONGEST_PAUSE_SECONDS = 0.05
 PAUSE_GROWTH = 1.5
+FIRST_LOOK_SECONDS = 1.0
+EXPIRY_SLACK_SECONDS = 0.01
 IDLE_SHARE = 4
 """A round over many jobs is followed by a pause this many times as long, so that waiting costs Redis little."""
 PRESENCE_SECONDS = 10.0
@@ -88,6 +90,11 @@ def _find_code(value: object) -> ErrorCode | None:
     return None if code is ErrorCode.OK else code
 
 
+def split(ids: list[str]) -> list[list[str]]:
+    """Return `ids` in portions for one round trip each."""
+    return [ids[start : start + CHUNK_JOBS] for start in range(0, len(ids), CHUNK_JOBS)]
+
+
 def _as_dict(value: object) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise TypeError
@@ -108,9 +115,12 @@ class OutcomeStream:
         self._job_ids = tuple(dict.fromkeys(job_ids))
         self._timeout = timeout
 
+    def _new_wait(self) -> _Wait:
+        return _Wait(self._channel, self._job_ids, self._timeout)
+
     def __iter__(self) -> Iterator[Outcome]:
         """Yield each outcome once."""
-        wait = _Wait(self._channel, self._job_ids, self._timeout)
+        wait = self._new_wait()
         while wait.pending:
             started = time.monotonic()
             for chunk in wait.chunks():
@@ -121,10 +131,10 @@ class OutcomeStream:
 
     async def __aiter__(self) -> AsyncIterator[Outcome]:
         """Yield each outcome once; the event loop stays free."""
-        wait = _Wait(self._channel, self._job_ids, self._timeout)
+        wait = self._new_wait()
         while wait.pending:
             started = time.monotonic()
-            for chunk in wait.chunks():
+            for chunk in await asyncio.to_thread(wait.chunks):
                 for outcome in await asyncio.to_thread(wait.fetch, chunk):
                     yield outcome
             if (pause := await asyncio.to_thread(wait.next_pause, time.monotonic() - started)) is not None:
@@ -141,14 +151,13 @@ class _Wait:
         self._lost: list[str] = []
         now = time.monotonic()
         self._deadline = None if timeout is None else now + timeout
-        self._next_presence = now + PRESENCE_SECONDS
+        self._next_look = now + min(FIRST_LOOK_SECONDS, PRESENCE_SECONDS)
         self._pause = FIRST_PAUSE_SECONDS
         self._has_found = False
 
     def chunks(self) -> list[list[str]]:
         """Return the jobs of one round, a few hundred at a time."""
-        ids = list(self.pending)
-        return [ids[start : start + CHUNK_JOBS] for start in range(0, len(ids), CHUNK_JOBS)]
+        return split(list(self.pending))
 
     def fetch(self, chunk: list[str]) -> list[Outcome]:
         """Return the outcomes that are there, and await those jobs no longer."""
@@ -167,9 +176,9 @@ class _Wait:
             ResultTimeout: the time is up.
         """
         now = time.monotonic()
-        if now >= self._next_presence:
-            self._next_presence = now + PRESENCE_SECONDS
-            self._drop_lost()
+        is_over = self._deadline is not None and now >= self._deadline
+        if (is_over or now >= self._next_look) and self._look(now):
+            return 0.0
         if not self.pending:
             return None
         self._pause = FIRST_PAUSE_SECONDS if self._has_found else min(LONGEST_PAUSE_SECONDS, self._pause * PAUSE_GROWTH)
@@ -177,25 +186,96 @@ class _Wait:
         pause = max(self._pause, IDLE_SHARE * round_seconds)
         if self._deadline is None:
             return pause
-        if now >= self._deadline:
+        if is_over:
             raise ResultTimeout(
                 f"not ended in time: {name_jobs(self.pending)} (still queued or running; wait again or cancel)",
                 self.pending,
             )
         return min(pause, self._deadline - now)
 
-    def _drop_lost(self) -> None:
-        """Stop waiting for what can never come: no record and, looked at after that, no outcome."""
-        for chunk in self.chunks():
-            gone = [
-                job_id for job_id, record in zip(chunk, self._channel.records(chunk), strict=True) if record is None
-            ]
-            for job_id, outcome in zip(gone, self._channel.outcomes(gone), strict=True):
+    def _look(self, now: float) -> bool:
+        """End what has expired, and stop waiting for what can never come: no record and, looked at after that, no outcome.
+
+        Return whether outcomes are there to be fetched.
+        """
+        next_look, is_any = PRESENCE_SECONDS, False
+        for chunk in split(self._awaited()):
+            look = self._channel.look(chunk)
+            is_any = is_any or look.ended > 0
+            if look.next_expiry is not None:
+                next_look = min(next_look, look.next_expiry + EXPIRY_SLACK_SECONDS)
+            for job_id, outcome in zip(look.gone, self._channel.outcomes(look.gone), strict=True):
                 if outcome is None:
-                    del self.pending[job_id]
-                    self._lost.append(job_id)
+                    self._lose(job_id)
+                else:
+                    is_any = True
+        self._next_look = now + next_look
+        return is_any
+
+    def _awaited(self) -> list[str]:
+        return list(self.pending)
+
+    def _lose(self, job_id: str) -> None:
+        self.pending.pop(job_id, None)
+        self._lost.append(job_id)
 
     def raise_if_lost(self) -> None:
         """Raise `JobUnknown` for the jobs Redis has forgotten."""
         if self._lost:
             raise JobUnknown(f"the fleet no longer knows {name_jobs(self._lost)}", self._lost)
+
+
+class BatchStream(OutcomeStream):
+    """The outcomes of a batch as its jobs end, each once; for ``for`` and ``async for``. It raises what `OutcomeStream` does."""
+
+    def __init__(self, channel: Channel, name: str, timeout: float | None = None) -> None:
+        super().__init__(channel, (), timeout)
+        self._name = name
+
+    def _new_wait(self) -> _Wait:
+        return _BatchWait(self._channel, self._name, self._timeout)
+
+
+class _BatchWait(_Wait):
+    """Follows the list of a batch's ended jobs: a round asks only about what is new in it."""
+
+    def __init__(self, channel: Channel, name: str, timeout: float | None) -> None:
+        super().__init__(channel, (), timeout)
+        self._name = name
+        self._read = 0
+        self._seen: set[str] = set()
+        # Not the jobs that are awaited, which nobody needs to list, but whether any is.
+        self.pending = {name: None}
+
+    def chunks(self) -> list[list[str]]:
+        total, done = self._channel.batch_counts(self._name)
+        if done < self._read:
+            self._read = 0  # an ended job was taken out of the list: a dead letter runs again
+        ended = self._channel.done_ids(self._name, self._read) if done > self._read else []
+        self._read += len(ended)
+        new = [job_id for job_id in dict.fromkeys(ended) if job_id not in self._seen]
+        if self._read >= total:
+            if len(self._seen) + len(new) < total:
+                self._read = 0
+            else:
+                self.pending.clear()
+        return split(new)
+
+    def fetch(self, chunk: list[str]) -> list[Outcome]:
+        found = self._channel.outcomes(chunk)
+        without = [job_id for job_id, outcome in zip(chunk, found, strict=True) if outcome is None]
+        gone = self._channel.look(without).gone
+        # One that ended and is there without an outcome is a dead letter that runs again: it ends again.
+        self._seen.update(job_id for job_id in chunk if job_id not in without)
+        for job_id in gone:
+            self._lose(job_id)
+        ended = [outcome for outcome in found if outcome is not None]
+        self._has_found = self._has_found or bool(ended)
+        return ended
+
+    def _awaited(self) -> list[str]:
+        return [job_id for job_id in self._channel.batch_ids(self._name) if job_id not in self._seen]
+
+    def _lose(self, job_id: str) -> None:
+        self._seen.add(job_id)
+        self._lost.append(job_id)

@@ -27,7 +27,6 @@ CONNECT_SECONDS = 5
 SOCKET_SECONDS = 15
 RETRIES = 5
 """With the backoff below about two seconds: a Redis that restarts is waited for, one that is gone is told soon."""
-PUBLISH_RETRY = {"max_retries": 3, "interval_start": 0, "interval_step": 0.2, "interval_max": 0.5}
 
 
 class Connections:
@@ -39,6 +38,7 @@ class Connections:
         self._pid = os.getpid()
         self._redis: redis.Redis | None = None
         self._app: Celery | None = None
+        self._scripts: dict[str, Any] = {}
 
     @property
     def redis(self) -> redis.Redis:
@@ -56,11 +56,20 @@ class Connections:
                 self._app = new_publishing_app(self.settings)
             return self._app
 
+    def script(self, text: str) -> Any:
+        """Return the Lua script `text`, to be called: by its hash, and sent whole where Redis does not know it."""
+        client = self.redis
+        with self._lock_here():
+            if text not in self._scripts:
+                self._scripts[text] = client.register_script(text)
+            return self._scripts[text]
+
     def close(self) -> None:
         """Close every connection; the next use opens new ones."""
         with self._lock_here():
             client, app = self._redis, self._app
             self._redis = self._app = None
+            self._scripts = {}
         if client is not None:
             client.close()
         if app is not None:
@@ -71,6 +80,7 @@ class Connections:
             # A forked child: the parent's sockets are not ours to use or to close, its lock may be held by a thread we lack.
             self._lock = threading.Lock()
             self._redis = self._app = None
+            self._scripts = {}
             self._pid = os.getpid()
         return self._lock
 

@@ -3,8 +3,11 @@
 FleetError
 ├── FleetUnavailable   (also a ConnectionError)
 ├── ResultTimeout      (also a TimeoutError)
+├── QueueFull
 ├── JobUnknown         (also a LookupError)
-└── JobExists          (also a ValueError)
+│   └── BatchUnknown
+├── JobExists          (also a ValueError)
+└── IdempotencyConflict (also a ValueError)
 """
 
 from __future__ import annotations
@@ -43,6 +46,29 @@ class ResultTimeout(FleetError, TimeoutError):
 
 class JobUnknown(FleetError, LookupError):
     """The fleet has neither a job nor an outcome of that id: never submitted, or ended longer ago than outcomes are kept."""
+
+
+class BatchUnknown(JobUnknown):
+    """The fleet has no batch of that name: never submitted, or all of it ended longer ago than outcomes are kept."""
+
+
+class QueueFull(FleetError):
+    """The queue holds ``max_queued`` jobs, or Redis is nearly full: wait until workers have taken some, then submit again.
+
+    `job_ids` are the jobs of the same call that had been queued before.
+    """
+
+
+class IdempotencyConflict(FleetError, ValueError):
+    """`key` stands for the job `job_id`, which was submitted with another spec: a new job needs a new key.
+
+    `job_ids` are the jobs of the same call that are queued.
+    """
+
+    def __init__(self, message: str, key: str, job_id: str, job_ids: Iterable[str] = ()) -> None:
+        super().__init__(message, job_ids)
+        self.key = key
+        self.job_id = job_id
 
 
 class JobExists(FleetError, ValueError):

@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from sandfleet.channel import CancelState
 from sandfleet.collect import OutcomeStream
 
 if TYPE_CHECKING:
@@ -17,10 +18,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CancelResult:
-    """What a cancel did: `code` is how the job had ended already, None where its end was requested now."""
+    """What a cancel did: `code` is how the job had ended already, else None.
+
+    `is_ended` is true where nobody had taken the job: it has ended now, without a start. Else its end was requested.
+    """
 
     job_id: str
     code: ErrorCode | None = None
+    is_ended: bool = False
 
     @property
     def is_requested(self) -> bool:
@@ -29,11 +34,15 @@ class CancelResult:
 
     def __str__(self) -> str:
         """Say it in a few words."""
-        return "cancel requested" if self.code is None else f"already ended: {self.code.value}"
+        if self.code is not None:
+            return f"already ended: {self.code.value}"
+        return "cancelled before it started" if self.is_ended else "cancel requested"
 
 
 class Job:
     """One job, by its `id`; cheap to make, safe for concurrent use. Two handles of one id are equal."""
+
+    __slots__ = ("_channel", "_outcome", "id")
 
     def __init__(self, job_id: str, channel: Channel) -> None:
         self.id = job_id
@@ -56,6 +65,8 @@ class Job:
     def is_done(self) -> bool:
         """Whether the job has ended; asks Redis until it has."""
         if self._outcome is None:
+            self._outcome = self._channel.outcomes([self.id])[0]
+        if self._outcome is None and self._channel.look([self.id]).ended:
             self._outcome = self._channel.outcomes([self.id])[0]
         return self._outcome is not None
 
@@ -91,14 +102,19 @@ class Job:
         return (await self.outcome_async(timeout)).to_result()
 
     def cancel(self) -> CancelResult:
-        """Ask for the job's end, queued or running, and say what that did; as often as you like.
+        """End the job if it is queued, ask for its end if it runs, and say what that did; as often as you like.
 
-        Nothing is recorded here: the outcome appears when the sandbox is gone.
+        A running job's outcome appears when its sandbox is gone.
         """
         if self._outcome is not None or self.is_done:
             return CancelResult(self.id, self._outcome.code if self._outcome else None)
-        self._channel.cancel(self.id)
-        return CancelResult(self.id)
+        match self._channel.cancel([self.id])[0]:
+            case CancelState.CANCELLED:
+                return CancelResult(self.id, is_ended=True)
+            case CancelState.ENDED if self.is_done and self._outcome is not None:  # between the look and the cancel
+                return CancelResult(self.id, self._outcome.code)
+            case _:
+                return CancelResult(self.id)
 
     async def cancel_async(self) -> CancelResult:
         """Do what `cancel` does and leave the event loop free."""

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import ValidationError
-from sandfleet_config.queues import CANCEL_TTL_SECONDS, SUBMITTED_HEADER, TASK_NAME, cancel_key, job_key, result_key
+from redis.exceptions import OutOfMemoryError
+from sandfleet_config.errors import ErrorCode
+from sandfleet_config.queues import CANCEL_TTL_SECONDS, KEY_PREFIX, batch_key, done_key, job_key, result_key
+from sandfleet_config.scripts import DEAD_TTL_SECONDS, read_script, step_of, stored_result
 
-from sandfleet.channel import JobRecord
+from sandfleet.channel import Answer, AnswerKind, BatchCounts, CancelState, JobRecord, Look
 from sandfleet.collect import parse_outcome
-from sandfleet.connection import PUBLISH_RETRY, Connections
-from sandfleet.errors import JobExists
+from sandfleet.connection import Connections
+from sandfleet.endings import new_ending, parse_attempts
+from sandfleet.errors import QueueFull
+from sandfleet.letters import RedisLetters
+from sandfleet.message import new_message
+from sandfleet.room import Room, refuse_full
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -19,9 +26,11 @@ if TYPE_CHECKING:
     from sandfleet_config.settings import Settings
 
     from sandfleet.channel import Ticket
+    from sandfleet.dead import DeadLetter
 
-RECORD_TTL_SECONDS = 9 * 86400
-"""Longer than a job may wait in the queue or be kept as a dead letter, and longer than its cancel."""
+MILLI: Final = 1000
+TRIMMED_AT_ONCE: Final = 500
+RECORD_FIELDS: Final = ("record", "state", "queue", "attempts")
 
 
 class RedisChannel:
@@ -30,63 +39,157 @@ class RedisChannel:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self._connections = Connections(settings)
+        self._room = Room(settings)
+        self._letters = RedisLetters(self._connections)
 
-    def publish(self, ticket: Ticket) -> None:
-        """Leave the job record, then queue the job.
+    def publish(self, tickets: Sequence[Ticket], queue: str, wanted: int) -> list[Answer]:
+        """Leave each job's record and its message in one step, unless they are there already.
 
-        The record comes first: a job that runs is never unknown. If the queue then fails, the record stays, because the
-        message may have arrived all the same; the error names the job.
+        So it may be repeated when nobody knows how far it came: by redis-py after a lost answer, by a producer after its death.
         """
-        self._claim_id(ticket)
-        spec = ticket.request.spec
-        with self._connections.guard(ticket.job_id):
-            self._connections.app.send_task(
-                TASK_NAME,
-                args=[ticket.text],
-                task_id=ticket.job_id,
-                queue=self.settings.queue,
-                # Fractions of a second are taken, whatever the stubs say.
-                soft_time_limit=cast("int", spec.timeout_seconds),
-                time_limit=cast("int", spec.timeout_seconds + spec.grace),
-                # Workers' logs and Flower show these instead of the arguments; they also save Celery's slow saferepr.
-                argsrepr=ticket.record.line,
-                kwargsrepr="",
-                headers={SUBMITTED_HEADER: ticket.record.submitted},
-                retry=True,
-                retry_policy=PUBLISH_RETRY,
+        arguments: list[Any] = [KEY_PREFIX, queue, self.settings.max_queued, tickets[0].request.batch or "", wanted]
+        for ticket in tickets:
+            spec = ticket.request.spec
+            arguments += (
+                ticket.job_id,
+                new_message(ticket, queue),
+                step_of(spec.priority),
+                spec.idempotency_key,
+                ticket.fingerprint,
+                max(1, round(spec.queue_ttl * MILLI)),
+                spec.max_attempts,
+                ticket.record.model_dump_json(exclude_defaults=True, exclude={"queue", "state"}),
             )
-
-    def _claim_id(self, ticket: Ticket) -> None:
-        key, text = job_key(ticket.job_id), ticket.record.model_dump_json()
         with self._connections.guard():
-            client = self._connections.redis
-            if client.set(key, text, nx=True, ex=RECORD_TTL_SECONDS):
-                return
-            # redis-py tries a SET again whose answer was lost: what it then finds may be this very record.
-            found = client.get(key)
-        if found != text.encode():
-            raise JobExists(f"there is a job {ticket.job_id} already", [ticket.job_id])
+            self._room.check(self._connections.redis)
+        with self._connections.guard(*(ticket.job_id for ticket in tickets)):
+            try:
+                answer: list[Any] = self._run("submit", arguments)
+            except OutOfMemoryError as error:
+                raise QueueFull(
+                    f"not queued: Redis is out of memory ({error}): let jobs end, or raise maxmemory"
+                ) from error
+        if answer[0] == b"full":
+            raise refuse_full(queue, answer[1], max(wanted, len(tickets)), self.settings.max_queued)
+        return [
+            Answer(AnswerKind(kind.decode()), job_id.decode())
+            for kind, job_id in zip(answer[::2], answer[1::2], strict=True)
+        ]
 
     def outcomes(self, job_ids: Sequence[str]) -> list[Outcome | None]:
         """Read the results Celery stored. What cannot be read is an outcome too: ``INTERNAL``, and why."""
-        found = self._get_many(result_key(job_id) for job_id in job_ids)
+        if not job_ids:
+            return []
+        with self._connections.guard():
+            client: Any = self._connections.redis
+            found: list[bytes | None] = client.mget([result_key(job_id) for job_id in job_ids])
         return [
             None if raw is None else parse_outcome(raw, job_id, self._read_record)
             for job_id, raw in zip(job_ids, found, strict=True)
         ]
 
     def records(self, job_ids: Sequence[str]) -> list[JobRecord | None]:
-        """Read what producers left at submit."""
-        return [_parse_record(raw) for raw in self._get_many(job_key(job_id) for job_id in job_ids)]
+        """Read what producers left at submit, and the state of now."""
+        with self._connections.guard():
+            pipe = self._new_pipe()
+            for job_id in job_ids:
+                pipe.hmget(job_key(job_id), *RECORD_FIELDS)
+            return [_parse_record(*facts) for facts in pipe.execute()]
 
     def _read_record(self, job_id: str) -> JobRecord | None:
         return self.records([job_id])[0]
 
-    def cancel(self, job_id: str) -> None:
-        """Forbid the start, durably, then tell the workers at once; the worker records the end, nobody else."""
+    def look(self, job_ids: Sequence[str]) -> Look:
+        """Look at the jobs' records, and end as ``EXPIRED`` what any worker's sweep would have ended, if one lived."""
+        if not job_ids:
+            return Look([], 0, None)
         with self._connections.guard():
-            self._connections.redis.set(cancel_key(job_id), "cancel", ex=CANCEL_TTL_SECONDS)
-            self._connections.app.control.revoke(job_id, terminate=True, signal="TERM")
+            soonest, *found = self._run("look", [KEY_PREFIX, *job_ids])
+        states = dict(zip(job_ids, found, strict=True))
+        gone = [job_id for job_id, state in states.items() if state == b"gone"]
+        expired = [job_id for job_id, state in states.items() if state == b"expired"]
+        ended = self._finish(ErrorCode.EXPIRED, expired)
+        return Look(gone, len(ended), None if soonest < 0 else soonest / MILLI)
+
+    def cancel(self, job_ids: Sequence[str]) -> list[CancelState]:
+        """Forbid each start, durably; end what is queued; tell the workers about the rest, whose ends they record."""
+        with self._connections.guard():
+            pipe = self._new_pipe()
+            script = self._script("cancel")
+            for job_id in job_ids:
+                script(args=[KEY_PREFIX, job_id, CANCEL_TTL_SECONDS], client=pipe)
+            states = dict(zip(job_ids, pipe.execute(), strict=True))
+        queued = [job_id for job_id, state in states.items() if state == b"queued"]
+        ended = self._finish(ErrorCode.CANCELLED, queued)
+        asked = [job_id for job_id, state in states.items() if state != b"ended" and job_id not in ended]
+        if asked:
+            with self._connections.guard():
+                # One broadcast for all. A worker that does not hear it finds the mark at its next beat.
+                self._connections.app.control.revoke(asked, terminate=True, signal="TERM")
+        kinds = dict.fromkeys(asked, CancelState.REQUESTED) | dict.fromkeys(ended, CancelState.CANCELLED)
+        return [kinds.get(job_id, CancelState.ENDED) for job_id in job_ids]
+
+    def _finish(self, code: ErrorCode, job_ids: Sequence[str]) -> set[str]:
+        """End jobs that are queued; return those that still were."""
+        if not job_ids:
+            return set()
+        with self._connections.guard():
+            pipe = self._new_pipe()
+            for job_id in job_ids:
+                pipe.hmget(job_key(job_id), *RECORD_FIELDS)
+            facts = pipe.execute()
+            pipe = self._new_pipe()
+            script = self._script("finish")
+            queues: set[str] = set()
+            for job_id, fields in zip(job_ids, facts, strict=True):
+                record = _parse_record(*fields) or JobRecord()
+                queues.add(record.queue)
+                result = stored_result(new_ending(code, job_id, record, parse_attempts(fields[-1])))
+                keeping = (self.settings.result_ttl_seconds, "", DEAD_TTL_SECONDS)
+                script(args=[KEY_PREFIX, "", "", job_id, code.value, result, *keeping], client=pipe)
+            ended = {job_id for job_id, answer in zip(job_ids, pipe.execute(), strict=True) if answer == 1}
+            for queue in queues - {""}:
+                while self._run("trim", [KEY_PREFIX, queue, TRIMMED_AT_ONCE]) == TRIMMED_AT_ONCE:
+                    pass
+        return ended
+
+    def batch_counts(self, name: str) -> BatchCounts:
+        """Count the batch's two lists."""
+        with self._connections.guard():
+            pipe = self._new_pipe()
+            pipe.llen(batch_key(name))
+            pipe.llen(done_key(name))
+            total, done = pipe.execute()
+        return BatchCounts(total, done if total else 0)
+
+    def batch_ids(self, name: str) -> list[str]:
+        """Read the list that submits write."""
+        return self._read_list(batch_key(name), 0)
+
+    def done_ids(self, name: str, start: int = 0) -> list[str]:
+        """Read the list that ends write."""
+        return self._read_list(done_key(name), start)
+
+    def _read_list(self, key: str, start: int) -> list[str]:
+        with self._connections.guard():
+            client: Any = self._connections.redis
+            return [item.decode() for item in client.lrange(key, start, -1)]
+
+    def dead_letters(self, limit: int) -> list[DeadLetter]:
+        """Read the newest."""
+        return self._letters.read_newest(limit)
+
+    def dead_letter(self, job_id: str) -> DeadLetter | None:
+        """Read one."""
+        return self._letters.read(job_id)
+
+    def revive(self, job_id: str) -> str:
+        """Put the message back as it was."""
+        return self._letters.revive(job_id)
+
+    def purge_dead(self, job_ids: Sequence[str] | None) -> int:
+        """Delete letters."""
+        return self._letters.purge(job_ids)
 
     def has_workers(self, timeout_seconds: float) -> bool:
         """Ping all workers and return at the first answer."""
@@ -104,18 +207,24 @@ class RedisChannel:
         """Close every connection; the next use opens new ones."""
         self._connections.close()
 
-    def _get_many(self, keys: Iterable[str]) -> list[bytes | None]:
-        wanted = list(keys)
-        if not wanted:
-            return []
-        with self._connections.guard():
-            return cast("list[bytes | None]", self._connections.redis.mget(wanted))
+    def _new_pipe(self) -> Any:
+        return self._connections.redis.pipeline(transaction=False)
+
+    def _script(self, name: str) -> Any:
+        return self._connections.script(read_script(name))
+
+    def _run(self, name: str, arguments: Iterable[Any]) -> Any:
+        return self._script(name)(args=list(arguments))
 
 
-def _parse_record(raw: bytes | None) -> JobRecord | None:
-    if raw is None:
+def _parse_record(
+    raw: bytes | None, state: bytes | None, queue: bytes | None, _attempts: bytes | None
+) -> JobRecord | None:
+    """Return what is known; a stock producer's job has a state, from its claim on, and no record."""
+    if state is None:
         return None
     try:
-        return JobRecord.model_validate_json(raw)
+        record = JobRecord.model_validate_json(raw or b"{}")
     except ValidationError:
-        return JobRecord(submitted=0.0)  # it is there, so the job is known
+        record = JobRecord()  # it is there, so the job is known
+    return record.model_copy(update={"state": state.decode(), "queue": (queue or b"").decode()})

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from pydantic import SecretStr
+from pydantic import SecretStr, ValidationError
 from sandfleet.fleet import Fleet, read_settings
 from sandfleet_config.celery import celery_url, shared_options
 from sandfleet_config.settings import Settings, SettingsInvalid, WorkerSettings, check_environment
@@ -71,3 +71,21 @@ def test_celery_gets_the_url_in_its_own_form(dsn: str, url: str) -> None:
     assert celery_url(dsn) == url
     options = shared_options(Settings(redis_url=SecretStr(dsn)))
     assert options["broker_url"] == options["result_backend"] == url
+
+
+def test_a_queue_may_not_be_called_like_another_key() -> None:
+    for name in ("sandfleet", "gpu-2.eu", "Q"):
+        assert Settings(queue=name).queue == name
+    for name in (
+        "",
+        "a:b",
+        "a b",
+        "wake",
+        "dead",
+        "unacked_index",
+        "celery-task-meta-1",
+        "x.reply.celery.pidbox",
+        "q" * 129,
+    ):
+        with pytest.raises(ValidationError, match="queue"):
+            Settings(queue=name)

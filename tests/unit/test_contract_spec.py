@@ -5,9 +5,17 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
-from sandfleet_config.errors import SecurityViolation, SpecInvalid, SpecTooLarge
+from sandfleet_config.errors import Category, ErrorCode, SecurityViolation, SpecInvalid, SpecTooLarge
 from sandfleet_config.spec import Payload, SandboxSpec
-from sandfleet_config.wire import JobRequest, decode_job, encode_job, new_spec, spec_sha256
+from sandfleet_config.wire import (
+    JobRequest,
+    decode_job,
+    encode_job,
+    fingerprints,
+    new_spec,
+    request_sha256,
+    spec_sha256,
+)
 
 FULL: dict[str, Any] = {
     "image": "python",
@@ -22,6 +30,15 @@ FULL: dict[str, Any] = {
     "stdin": b"\x00\xff\xfe",
     "output": {"max_bytes": "1KiB", "keep": "both", "on_limit": "kill"},
 }
+
+NEWER: dict[str, Any] = {
+    "idempotency_key": "k/1",
+    "priority": 0,
+    "queue_ttl": 60.5,
+    "max_attempts": 1,
+    "retry_on": ["WORKER_LOST", "EXIT_NONZERO"],
+}
+"""The fields of contract 2."""
 
 
 def test_a_full_spec_survives_the_wire() -> None:
@@ -101,9 +118,66 @@ def test_errors_repeat_no_value() -> None:
 
 
 def test_another_contract_version_is_refused() -> None:
-    for version in (2, 0, "1", None, True):
+    for version in (3, 0, "1", None, True):
         with pytest.raises(SpecInvalid, match="contract version"):
             decode_job(json.dumps({"contract": version, "spec": {"image": "x"}}))
+
+
+def test_a_request_says_the_lowest_contract_that_can_say_it() -> None:
+    plain = JobRequest(spec=SandboxSpec(image="x", priority=6, max_attempts=3, queue_ttl=86400))
+    assert encode_job(plain) == '{"contract":1,"spec":{"image":"x"}}'
+    for field, value in NEWER.items():
+        request = JobRequest(batch="b", spec=new_spec({"image": "x", field: value}))
+        text = encode_job(request)
+        assert json.loads(text)["contract"] == request.contract == 2
+        assert decode_job(text) == request
+        assert spec_sha256(request.spec) == spec_sha256(plain.spec), "what runs is the same"
+        assert request_sha256(request.spec) != request_sha256(plain.spec)
+        assert fingerprints(request.spec) == (spec_sha256(request.spec), request_sha256(request.spec))
+
+
+def test_a_worker_one_contract_behind_refuses_the_newer_fields_clearly(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = encode_job(JobRequest(spec=SandboxSpec(image="x", max_attempts=1)))
+    monkeypatch.setattr("sandfleet_config.wire.CONTRACT_VERSIONS", (1,))
+    with pytest.raises(SpecInvalid, match="contract version is 2, this side speaks 1: bring both to one release"):
+        decode_job(text)
+    assert decode_job('{"contract":1,"spec":{"image":"x"}}').spec.max_attempts == 3
+
+
+def test_a_message_may_not_ask_for_more_than_its_contract_says() -> None:
+    with pytest.raises(SpecInvalid, match="need contract version 2"):
+        decode_job('{"contract":1,"spec":{"image":"x","priority":0}}')
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("idempotency_key", "k" * 257),
+        ("idempotency_key", "\x1b[31m"),
+        ("priority", -1),
+        ("priority", 10),
+        ("priority", 1.5),
+        ("queue_ttl", 0),
+        ("queue_ttl", 8 * 86400),
+        ("max_attempts", 0),
+        ("max_attempts", 21),
+        ("retry_on", ["NO_SUCH_CODE"]),
+        ("retry_on", ["OK"]),
+        ("retry_on", ["INTERNAL", "CANCELLED"]),
+        ("retry_on", ["EXPIRED"]),
+    ],
+)
+def test_delivery_fields_are_checked(field: str, value: object) -> None:
+    with pytest.raises(SpecInvalid) as caught:
+        new_spec({"image": "x", field: value})
+    assert [error["field"].split(".")[0] for error in caught.value.errors] == [field]
+
+
+def test_retry_on_is_a_set_of_codes_and_by_default_the_host_category() -> None:
+    spec = new_spec({"image": "x", "retry_on": ["INTERNAL", "EXIT_NONZERO", "INTERNAL"]})
+    assert spec.retry_on == (ErrorCode.EXIT_NONZERO, ErrorCode.INTERNAL)
+    assert new_spec({"image": "x", "retry_on": []}).retry_on == ()
+    assert set(SandboxSpec(image="x").retry_on) == {code for code in ErrorCode if code.category is Category.HOST}
 
 
 @pytest.mark.parametrize(

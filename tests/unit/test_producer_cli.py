@@ -27,7 +27,8 @@ def use(monkeypatch: Patch) -> Use:
 
     def install(handler: Callable[[SandboxSpec], Ending]) -> FakeFleet:
         fleet = FakeFleet(handler)
-        monkeypatch.setattr("sandfleet.cli.commands.Fleet", lambda: fleet)
+        for module in ("commands", "batch", "dead"):
+            monkeypatch.setattr(f"sandfleet.cli.{module}.Fleet", lambda: fleet)
         return fleet
 
     return install
@@ -273,7 +274,7 @@ def test_cancel_says_what_it_did(use: Use, capfd: Capture) -> None:
     )
     slow, done = fleet.submit_many([SandboxSpec(image="slow"), SandboxSpec(image="x")])
     assert main(["cancel", slow.id, done.id]) == 0
-    assert capfd.readouterr().out == f"{slow.id}\tcancel requested\n{done.id}\talready ended: OK\n"
+    assert capfd.readouterr().out == f"{slow.id}\tcancelled before it started\n{done.id}\talready ended: OK\n"
     assert main(["cancel", slow.id]) == 0
     assert capfd.readouterr().out == f"{slow.id}\talready ended: CANCELLED\n"
 
@@ -299,7 +300,7 @@ def test_show_of_a_job_that_waits_shows_its_line(use: Use, capfd: Capture) -> No
     job = fleet.submit(SandboxSpec(image="x", command=["true"], env=("A=s3cret",)), batch="b")
     assert main(["show", job.id]) == 0
     out = capfd.readouterr().out
-    assert "queued or running" in out
+    assert "state         queued\n" in out
     assert "x true" in out
     assert "s3cret" not in out
     assert main(["show", job.id, "--json"]) == 0

@@ -1,11 +1,13 @@
 -- Queue jobs, each at most once, all or none of them refused for want of room.
 --
--- ARGV: prefix, queue, max_queued (0: no bound), batch ("" none), then 8 for each job:
+-- ARGV: prefix, queue, max_queued (0: no bound), batch ("" none), how many jobs the caller wants to queue in all, then 8 for each:
 --       id, message, step (0|3|6|9), idempotency key ("" none), fingerprint, queue_ttl in ms (0: none), max_attempts, record
--- Returns {"full", jobs in the queue}, or for each job {"new"|"same"|"conflict", id}: "same" is a job that was submitted before
--- with the same key or id and the same fingerprint, "conflict" one with another fingerprint; neither is queued.
-local prefix, queue, max_queued, batch = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
-local FIRST, WIDTH = 5, 8
+-- Returns {"full", jobs in the queue}, or for each job "new", "same", "conflict" or "exists", and its id. "same" was submitted
+-- before with the same key, or the same id, and the same fingerprint; another fingerprint is a "conflict" of keys, or an id that
+-- "exists". Only new ones are queued.
+local prefix, queue, max_queued, batch, wanted = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5])
+local FIRST, WIDTH, WAKE_TTL = 6, 8, 3600
+local count = (#ARGV - FIRST + 1) / WIDTH
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
@@ -14,32 +16,55 @@ local function list_of(step)
   return prefix .. queue .. (step == '0' and '' or '\6\22' .. step)
 end
 
+local function count_new()
+  local found = 0
+  for at = FIRST, #ARGV, WIDTH do
+    local key = ARGV[at + 3]
+    if (key == '' or redis.call('EXISTS', prefix .. 'idem:' .. key) == 0) and redis.call('EXISTS', prefix .. 'job:' .. ARGV[at]) == 0 then
+      found = found + 1
+    end
+  end
+  return found
+end
+
 if max_queued > 0 then
   local queued = 0
   for _, step in ipairs({ '0', '3', '6', '9' }) do
     queued = queued + redis.call('LLEN', list_of(step))
   end
-  if queued + (#ARGV - FIRST + 1) / WIDTH > max_queued then
-    return { 'full', queued }
+  if queued + math.max(wanted, count) > max_queued then
+    -- What is queued already needs no room: a batch that is submitted again is only counted as far as it is new.
+    local new = count_new()
+    if (new == count and queued + math.max(wanted, count) > max_queued) or (new > 0 and queued + new > max_queued) then
+      return { 'full', queued }
+    end
   end
 end
 
 local answers, is_any_new = {}, false
+local function tell(kind, id)
+  answers[#answers + 1] = kind
+  answers[#answers + 1] = id
+end
+
 for at = FIRST, #ARGV, WIDTH do
   local id, message, step, key, fingerprint = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
   local queue_ttl, max_attempts, record = tonumber(ARGV[at + 5]), ARGV[at + 6], ARGV[at + 7]
-  if key ~= '' then
-    id = redis.call('GET', prefix .. 'idem:' .. key) or id
-  end
-  local job = prefix .. 'job:' .. id
+  local keyed = key ~= '' and redis.call('GET', prefix .. 'idem:' .. key)
+  local job = prefix .. 'job:' .. (keyed or id)
   local known = redis.call('HGET', job, 'fingerprint')
-  if known then
-    answers[#answers + 1] = { known == fingerprint and 'same' or 'conflict', id }
+  if known == fingerprint then
+    tell('same', keyed or id)
+  elseif known and keyed then
+    tell('conflict', keyed)
+  elseif known or redis.call('EXISTS', prefix .. 'job:' .. id, prefix .. 'celery-task-meta-' .. id) > 0 then
+    tell('exists', id)
   else
     local expires = queue_ttl > 0 and now + queue_ttl or 0
     -- No TTL: a job's keys live until it has ended.
-    redis.call('HSET', job, 'state', 'queued', 'queue', queue, 'step', step, 'batch', batch, 'key', key, 'fingerprint',
-      fingerprint, 'submitted', now, 'expires', expires, 'max_attempts', max_attempts, 'attempts', '', 'record', record)
+    redis.call('HSET', prefix .. 'job:' .. id, 'state', 'queued', 'queue', queue, 'step', step, 'batch', batch, 'key', key,
+      'fingerprint', fingerprint, 'submitted', now, 'expires', expires, 'queue_ttl', queue_ttl, 'max_attempts', max_attempts,
+      'attempts', '', 'record', record)
     if key ~= '' then
       redis.call('SET', prefix .. 'idem:' .. key, id)
     end
@@ -51,7 +76,7 @@ for at = FIRST, #ARGV, WIDTH do
     end
     redis.call('LPUSH', list_of(step), message)
     is_any_new = true
-    answers[#answers + 1] = { 'new', id }
+    tell('new', id)
   end
 end
 if is_any_new then
@@ -62,5 +87,6 @@ if is_any_new then
   redis.call('SADD', prefix .. 'queues', queue)
   -- Idle workers block on this stream; one entry is enough to wake them all.
   redis.call('XADD', prefix .. 'wake', 'MAXLEN', 1, '*', 'queue', queue)
+  redis.call('EXPIRE', prefix .. 'wake', WAKE_TTL)
 end
 return answers

@@ -1,4 +1,4 @@
-"""The ``sandfleet`` command: ``run``, ``submit``, ``show``, ``wait``, ``cancel``.
+"""The ``sandfleet`` command: ``run``, ``submit``, ``show``, ``wait``, ``cancel``, ``batch``, ``dead``.
 
 Exit codes of ``run``: the program's own; 124 timeout, 125 our failure or bad usage (as docker), 126 not executable,
 127 not found, 128+N signal, 137 out of memory, 130 cancelled. Of the others: 0; 1 a job not OK or not known; 2 bad usage or a
@@ -14,8 +14,11 @@ from typing import Annotated, Any
 
 import typer
 from sandfleet_config.errors import SandboxError
+from sandfleet_config.queues import check_queue
 from sandfleet_config.settings import SettingsInvalid
 
+from sandfleet.cli import batch as batch_commands
+from sandfleet.cli import dead as dead_commands
 from sandfleet.cli import exits
 from sandfleet.cli.show import note
 from sandfleet.errors import FleetError, FleetUnavailable, JobUnknown
@@ -31,6 +34,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Run jobs in gVisor sandboxes on a fleet of hosts.",
 )
+app.add_typer(batch_commands.app, name="batch")
+app.add_typer(dead_commands.app, name="dead")
+
+QueueOption = Annotated[str | None, typer.Option(help="The queue; default SANDFLEET_QUEUE. Queues take turns.")]
+PriorityOption = Annotated[int | None, typer.Option(help="0 (first) to 9; default 6.")]
 
 
 def _print_version(is_wanted: bool) -> None:  # noqa: FBT001  typer calls it
@@ -75,6 +83,13 @@ def run(
     stdin: Annotated[
         bool, typer.Option("--stdin", "-i", help="Send stdin to its end first; else it is empty.")
     ] = False,
+    queue: QueueOption = None,
+    priority: PriorityOption = None,
+    queue_ttl: Annotated[
+        float | None, typer.Option(help="Seconds until it expires in the queue; default 1 day.")
+    ] = None,
+    max_attempts: Annotated[int | None, typer.Option(help="Starts at most; default 3.")] = None,
+    key: Annotated[str, typer.Option("--idempotency-key", help="The same key and spec are the same job.")] = "",
     is_json: Annotated[bool, typer.Option("--json", help="Print the outcome instead of the output.")] = False,
 ) -> None:
     """Run one command in a fresh sandbox, print its output and exit with its code. Ctrl-C cancels it."""
@@ -97,11 +112,11 @@ def run(
             "labels": read_labels(label or []),
             "output": {"keep": keep, "on_limit": on_output_limit} | ({"max_bytes": max_output} if max_output else {}),
         }
-        if grace is not None:
-            fields["grace"] = grace
+        given = {"grace": grace, "priority": priority, "queue_ttl": queue_ttl, "max_attempts": max_attempts}
+        fields |= {name: value for name, value in given.items() if value is not None} | {"idempotency_key": key}
         if stdin:
             fields["stdin"] = read_stdin(fleet.settings.max_spec_bytes)
-        raise typer.Exit(run_job(fleet, fields, is_json=is_json))
+        raise typer.Exit(run_job(fleet, fields, queue=_check_queue(queue), is_json=is_json))
 
 
 @app.command()
@@ -111,15 +126,33 @@ def submit(
     wait: Annotated[bool, typer.Option("--wait", help="Wait for all of them, then sum up.")] = False,
     out: Annotated[str | None, typer.Option(help="Append outcomes as JSON lines; - is stdout.")] = None,
     batch: Annotated[str | None, typer.Option(help="A name for all of them.")] = None,
+    queue: QueueOption = None,
+    priority: PriorityOption = None,
+    idempotent: Annotated[
+        bool, typer.Option("--idempotent", help="Queue only what an earlier call with this file and --batch did not.")
+    ] = False,
     is_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of ids.")] = False,
 ) -> None:
     """Queue a file of jobs; the whole file is checked before the first is queued. Prints job ids, one a line."""
-    from sandfleet.cli.submit import submit_file
+    from sandfleet.cli.submit import Submission, read_specs, submit_specs
 
     if out is not None and not wait:
         raise typer.BadParameter("needs --wait", param_hint="--out")
+    if idempotent and not batch:
+        raise typer.BadParameter("needs --batch", param_hint="--idempotent")
+    how = Submission(batch=batch, queue=_check_queue(queue), is_idempotent=idempotent)
     with Fleet() as fleet:
-        raise typer.Exit(submit_file(fleet, file, batch=batch, is_waited=wait, out=out, is_json=is_json))
+        specs = read_specs(file, fleet.settings.max_spec_bytes, priority)
+        if specs is None:
+            raise typer.Exit(exits.USAGE)
+        raise typer.Exit(submit_specs(fleet, specs, how, is_waited=wait, out=out, is_json=is_json))
+
+
+def _check_queue(name: str | None) -> str | None:
+    try:
+        return name and check_queue(name)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--queue") from None
 
 
 @app.command()

@@ -12,7 +12,7 @@ from sandfleet_config.errors import SandboxError, SpecInvalid
 from sandfleet_config.wire import JobRequest, encode_job, new_spec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from sandfleet_config.spec import SandboxSpec
 
@@ -39,15 +39,17 @@ def read_lines(name: str) -> list[str]:
     return Path(name).read_bytes().decode().split("\n")
 
 
-def parse_specs(lines: Iterable[str], max_spec_bytes: int) -> tuple[list[SandboxSpec], list[LineFault]]:
-    """Return every spec, and every fault of every line; empty lines are skipped."""
+def parse_specs(
+    lines: Iterable[str], max_spec_bytes: int, defaults: Mapping[str, Any] | None = None
+) -> tuple[list[SandboxSpec], list[LineFault]]:
+    """Return every spec, and every fault of every line; empty lines are skipped. `defaults` are for fields a line has not."""
     specs: list[SandboxSpec] = []
     faults: list[LineFault] = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
-            spec = new_spec(_parse_object(line))
+            spec = new_spec({**(defaults or {}), **_parse_object(line)})
             encode_job(JobRequest(spec=spec), max_spec_bytes)
             specs.append(spec)
         except SandboxError as error:

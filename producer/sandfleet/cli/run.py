@@ -33,9 +33,9 @@ class Terminated(Exception):
     """SIGTERM came: cancel as for Ctrl-C."""
 
 
-def run_job(fleet: Fleet, fields: Mapping[str, Any], *, is_json: bool) -> int:
+def run_job(fleet: Fleet, fields: Mapping[str, Any], *, queue: str | None = None, is_json: bool) -> int:
     """Submit the spec `fields`, wait, pass output on; return the exit code. Ctrl-C and SIGTERM cancel the job."""
-    job = fleet.submit(fields)
+    job = fleet.submit(fields, queue=queue)
     try:
         with _sigterm_raises(), _watch_for_workers(fleet):
             outcome = job.outcome()

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from sandfleet_config.errors import ErrorCode
-    from sandfleet_config.outcome import Outcome, StreamOutput
+    from sandfleet_config.outcome import Attempt, Outcome, StreamOutput
 
     from sandfleet.channel import JobRecord
 
@@ -77,16 +77,25 @@ def outcome_lines(outcome: Outcome) -> Iterator[tuple[str, str]]:
     loose = [name for name, limit in outcome.limits.items() if not limit.enforced]
     if loose:
         yield "not enforced", ", ".join(loose)
-    for number, attempt in enumerate(outcome.attempts, 1):
-        yield f"attempt {number}", f"{attempt.code.value if attempt.code else '?'} on {attempt.host} ({attempt.worker})"
+    yield from attempt_lines(outcome.attempts)
     if outcome.image_digest:
         yield "image", outcome.image_digest
+
+
+def attempt_lines(attempts: Iterable[Attempt]) -> Iterator[tuple[str, str]]:
+    """Yield one line a start."""
+    for number, attempt in enumerate(attempts, 1):
+        code = attempt.code.value if attempt.code else "?"
+        started = attempt.started.isoformat(timespec="seconds")
+        yield f"attempt {number}", f"{code} on {attempt.host} ({attempt.worker}), started {started}"
 
 
 def record_lines(job_id: str, record: JobRecord) -> Iterator[tuple[str, str]]:
     """Yield what is known of a job that has not ended."""
     yield "job", job_id
-    yield "state", "queued or running"
+    yield "state", record.state or "queued or running"
+    if record.queue:
+        yield "queue", record.queue
     if record.line:
         yield "runs", record.line
     if record.batch is not None:

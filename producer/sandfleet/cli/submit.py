@@ -4,42 +4,61 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import typer
 
-from sandfleet.cli.exits import INTERRUPTED, SOME_NOT_OK, USAGE
+from sandfleet.cli.exits import INTERRUPTED, SOME_NOT_OK
 from sandfleet.cli.jsonl import parse_specs, read_ids, read_lines
 from sandfleet.cli.show import note
-from sandfleet.cli.waiting import resume_command, wait_for_jobs
+from sandfleet.cli.waiting import resume_batch_command, resume_command, wait_for_jobs
 from sandfleet.errors import FleetError, JobUnknown
 
 if TYPE_CHECKING:
     from sandfleet_config.errors import ErrorCode
+    from sandfleet_config.spec import SandboxSpec
 
     from sandfleet.fleet import Fleet
 
 
-def submit_file(fleet: Fleet, name: str, *, batch: str | None, is_waited: bool, out: str | None, is_json: bool) -> int:
-    """Check the file `name`, queue its jobs, wait for them if asked to; return the exit code."""
-    specs, faults = parse_specs(read_lines(name), fleet.settings.max_spec_bytes)
-    if faults:
-        for fault in faults:
-            note(f"line {fault.number}: {fault.text}")
-        bad = len({fault.number for fault in faults})
-        note(f"nothing was queued: {bad} of {bad + len(specs)} lines are faulty")
-        return USAGE
+@dataclass(frozen=True)
+class Submission:
+    """How a file is queued."""
+
+    batch: str | None = None
+    queue: str | None = None
+    is_idempotent: bool = False
+
+
+def read_specs(name: str, max_spec_bytes: int, priority: int | None) -> list[SandboxSpec] | None:
+    """Read the file `name`; `priority` is for lines without. None where any line is faulty, which has been told."""
+    specs, faults = parse_specs(read_lines(name), max_spec_bytes, {} if priority is None else {"priority": priority})
+    if not faults:
+        return specs
+    for fault in faults:
+        note(f"line {fault.number}: {fault.text}")
+    bad = len({fault.number for fault in faults})
+    note(f"nothing was queued: {bad} of {bad + len(specs)} lines are faulty")
+    return None
+
+
+def submit_specs(
+    fleet: Fleet, specs: list[SandboxSpec], how: Submission, *, is_waited: bool, out: str | None, is_json: bool
+) -> int:
+    """Queue the jobs, wait for them if asked to; return the exit code."""
     ids: dict[str, None] = {}
     counts: Counter[ErrorCode] = Counter()
     status = 0
     try:
-        for spec in specs:
-            job_id = fleet.submit(spec, batch=batch).id
-            ids[job_id] = None
+        for jobs in fleet.submit_portions(specs, batch=how.batch, queue=how.queue, idempotent=how.is_idempotent):
+            ids |= dict.fromkeys(job.id for job in jobs)
             if not is_json:
-                print(job_id, flush=True)
+                print("\n".join(job.id for job in jobs), flush=True)
     except (KeyboardInterrupt, FleetError) as error:
-        note(f"stopped: {len(ids)} of {len(specs)} jobs were queued. To wait for them: {resume_command(ids, out)}")
+        # Of the portion under way, which has no ids yet, only the batch's name tells later.
+        resume = resume_batch_command(how.batch, out) if how.batch else resume_command(ids, out)
+        note(f"stopped: at least {len(ids)} of {len(specs)} jobs were queued. To wait for them: {resume}")
         if isinstance(error, FleetError):
             raise
         status = INTERRUPTED
@@ -48,7 +67,7 @@ def submit_file(fleet: Fleet, name: str, *, batch: str | None, is_waited: bool, 
             status, counts = wait_for_jobs(fleet, list(ids), out=out, is_listed=False)
     if is_json:
         codes = {code.value: count for code, count in counts.items()}
-        print(json.dumps({"batch": batch, "job_ids": list(ids)} | ({"codes": codes} if is_waited else {})))
+        print(json.dumps({"batch": how.batch, "job_ids": list(ids)} | ({"codes": codes} if is_waited else {})))
     return status
 
 

@@ -20,9 +20,13 @@ from sandfleet.cli.show import explain, note, print_summary, safe_line, stderr_c
 from sandfleet.errors import FleetError, ResultTimeout
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sandfleet_config.errors import ErrorCode
     from sandfleet_config.outcome import Outcome
 
+    from sandfleet.batch import Batch
+    from sandfleet.collect import OutcomeStream
     from sandfleet.fleet import Fleet
 
 PLAIN_SECONDS = 5.0
@@ -72,28 +76,57 @@ def wait_for_jobs(
     `is_listed` prints one line a job on stdout where `out` takes none of it. Ctrl-C and the timeout only end the wait.
     """
     left = dict.fromkeys(job_ids)
+
+    def forget(outcome: Outcome) -> str:
+        left.pop(outcome.job_id, None)
+        return outcome.job_id
+
+    stream = fleet.as_completed(left, timeout)
+    return _wait(stream, len(left), forget, lambda: resume_command(left, out), out=out, is_listed=is_listed)
+
+
+def wait_for_batch(batch: Batch, *, out: str | None, timeout: float | None = None) -> int:
+    """Wait for all jobs of `batch` as `wait_for_jobs` does; return the exit code."""
+    resume = resume_batch_command(batch.name, out)
+    stream, total = batch.as_completed(timeout), batch.counts.total
+    return _wait(stream, total, lambda outcome: outcome.job_id, lambda: resume, out=out, is_listed=True)[0]
+
+
+def _wait(
+    stream: OutcomeStream,
+    total: int,
+    take: Callable[[Outcome], str],
+    resume: Callable[[], str],
+    *,
+    out: str | None,
+    is_listed: bool,
+) -> tuple[int, Counter[ErrorCode]]:
     counts: Counter[ErrorCode] = Counter()
+
+    def say(what: str) -> None:
+        note(f"{what}; {total - counts.total()} jobs go on. To resume: {resume()}")
+
     with ExitStack() as stack:
         file = _open_out(stack, out)
         try:
-            with _Meter(len(left)) as meter:
-                for outcome in fleet.as_completed(left, timeout):
-                    left.pop(outcome.job_id, None)
+            with _Meter(total) as meter:
+                for outcome in stream:
+                    job_id = take(outcome)
                     counts[outcome.code] += 1
                     if file is not None:
                         write_outcome(file, outcome.to_json())
                     elif is_listed:
-                        print(f"{outcome.job_id}\t{safe_line(explain(outcome))}", flush=True)
+                        print(f"{job_id}\t{safe_line(explain(outcome))}", flush=True)
                     meter.count(outcome)
         except KeyboardInterrupt:
-            note(f"stopped waiting; {len(left)} jobs go on. To resume: {resume_command(left, out)}")
+            say("stopped waiting")
             return INTERRUPTED, counts
         except ResultTimeout:
-            note(f"the time is up; {len(left)} jobs go on. To resume: {resume_command(left, out)}")
+            say("the time is up")
             print_summary(counts)
             return TIMEOUT, counts
         except FleetError:
-            note(f"stopped waiting; {len(left)} jobs go on. To resume: {resume_command(left, out)}")
+            say("stopped waiting")
             raise
     return print_summary(counts), counts
 
@@ -104,6 +137,11 @@ def _open_out(stack: ExitStack, out: str | None) -> IO[str] | None:
     if out == STDIN:
         return sys.stdout
     return stack.enter_context(Path(out).open("a", encoding="utf-8"))
+
+
+def resume_batch_command(name: str, out: str | None) -> str:
+    """Return the command that waits for a whole batch."""
+    return shlex.join(["sandfleet", "batch", "wait", name, *(["--out", out] if out else [])])
 
 
 def resume_command(job_ids: dict[str, None], out: str | None) -> str:

@@ -1,0 +1,50 @@
+-- Put a dead letter back into its queue, as if it were submitted now.
+--
+-- ARGV: prefix, job id, step, idempotency key ("" none), fingerprint, queue_ttl in ms, max_attempts, record, batch ("" none)
+-- Returns "queued", "unknown" without such a dead letter or "alive" where the job is queued or runs already. The old outcome goes.
+local prefix, id, step, key, fingerprint = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local queue_ttl, max_attempts, record, batch = tonumber(ARGV[6]), ARGV[7], ARGV[8], ARGV[9]
+local WAKE_TTL = 3600
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local dead, job = prefix .. 'dead:' .. id, prefix .. 'job:' .. id
+
+local facts = redis.call('HMGET', dead, 'message', 'queue')
+local message, queue = facts[1] or '', facts[2] or ''
+if message == '' or queue == '' then
+  return 'unknown'
+end
+redis.call('DEL', dead)
+redis.call('ZREM', prefix .. 'dead', id)
+local state = redis.call('HGET', job, 'state')
+if state == 'queued' or state == 'running' then
+  return 'alive'
+end
+
+if key ~= '' then
+  local holder = redis.call('GET', prefix .. 'idem:' .. key)
+  if holder and holder ~= id then
+    key = '' -- the key was given to another job after this one's was gone
+  else
+    redis.call('SET', prefix .. 'idem:' .. key, id)
+  end
+end
+redis.call('DEL', job, prefix .. 'celery-task-meta-' .. id, prefix .. 'cancel:' .. id)
+redis.call('HSET', job, 'state', 'queued', 'queue', queue, 'step', step, 'batch', batch, 'key', key, 'fingerprint', fingerprint,
+  'submitted', now, 'expires', now + queue_ttl, 'queue_ttl', queue_ttl, 'max_attempts', max_attempts, 'attempts', '',
+  'record', record)
+redis.call('ZADD', prefix .. 'expiring', now + queue_ttl, id)
+if batch ~= '' then
+  local members, done = prefix .. 'batch:' .. batch, prefix .. 'done:' .. batch
+  redis.call('LREM', done, 0, id)
+  if not redis.call('LPOS', members, id) then
+    redis.call('RPUSH', members, id)
+  end
+  redis.call('PERSIST', members)
+  redis.call('PERSIST', done)
+end
+redis.call('LPUSH', prefix .. queue .. (step == '0' and '' or '\6\22' .. step), message)
+redis.call('SADD', prefix .. 'queues', queue)
+redis.call('XADD', prefix .. 'wake', 'MAXLEN', 1, '*', 'queue', queue)
+redis.call('EXPIRE', prefix .. 'wake', WAKE_TTL)
+return 'queued'

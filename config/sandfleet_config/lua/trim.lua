@@ -1,0 +1,26 @@
+-- Take the messages of jobs that were ended in the queue off its lists' ends, as far as nothing else is before them.
+--
+-- ARGV: prefix, queue, how many at most
+-- Returns how many were taken. A claim throws such messages away too; this keeps a queue from filling up with them where no worker
+-- lives. What a claim would find otherwise stays as it is, and stays first.
+local prefix, queue, limit = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local taken, is_empty = 0, true
+for _, step in ipairs({ '0', '3', '6', '9' }) do
+  local list = prefix .. queue .. (step == '0' and '' or '\6\22' .. step)
+  while taken < limit do
+    local message = redis.call('LINDEX', list, -1)
+    local is_json, decoded = pcall(cjson.decode, message or '')
+    local headers = is_json and type(decoded) == 'table' and decoded.headers
+    local id = type(headers) == 'table' and headers.id
+    if type(id) ~= 'string' or redis.call('HGET', prefix .. 'job:' .. id, 'state') ~= 'ended' then
+      break
+    end
+    redis.call('RPOP', list)
+    taken = taken + 1
+  end
+  is_empty = is_empty and redis.call('EXISTS', list) == 0
+end
+if is_empty then
+  redis.call('SREM', prefix .. 'queues', queue)
+end
+return taken

@@ -1,0 +1,265 @@
+"""A `Channel` in memory: jobs end by a function as they are submitted, or wait to be ended by a test."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from sandfleet_config.errors import ErrorCode, SandboxError
+from sandfleet_config.outcome import Attempt, Outcome, SandboxResult, StreamOutput
+from sandfleet_config.wire import decode_job
+
+from sandfleet.channel import Answer, AnswerKind, BatchCounts, CancelState, JobRecord, Look
+from sandfleet.dead import DeadLetter
+from sandfleet.endings import new_ending
+from sandfleet.errors import JobUnknown
+from sandfleet.room import refuse_full
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sandfleet_config.spec import SandboxSpec
+
+    from sandfleet.channel import Ticket
+
+Ending: TypeAlias = Outcome | SandboxResult | SandboxError | None
+"""How a scripted job ends; None leaves it queued, to be ended by `FakeFleet.finish` or by a cancel."""
+Handler: TypeAlias = "Callable[[SandboxSpec], Ending]"
+
+
+@dataclass
+class _Job:
+    """One job, and how often the handler has had it since it was last queued."""
+
+    ticket: Ticket
+    queue: str
+    queued: float
+    outcome: Outcome | None = None
+
+
+class FakeChannel:
+    """Keeps jobs in memory; each is ended by the handler as it is submitted, after as many tries as its spec allows."""
+
+    def __init__(self, handler: Handler, max_queued: int = 0) -> None:
+        self._handler = handler
+        self._max_queued = max_queued
+        self._lock = threading.RLock()
+        self._jobs: dict[str, _Job] = {}
+        self._keys: dict[str, str] = {}
+        self._done: list[str] = []
+        self._dead: dict[str, DeadLetter] = {}
+
+    def publish(self, tickets: Sequence[Ticket], queue: str, wanted: int) -> list[Answer]:
+        """Run the handler on what a worker would read of each new job."""
+        with self._lock:
+            self._check_room(tickets, queue, wanted)
+            answers = [self._add(ticket, queue) for ticket in tickets]
+        for answer in answers:
+            if answer.kind is AnswerKind.NEW:
+                self._play(answer.job_id)
+        return answers
+
+    def _check_room(self, tickets: Sequence[Ticket], queue: str, wanted: int) -> None:
+        queued = sum(job.outcome is None and job.queue == queue for job in self._jobs.values())
+        is_known = any(ticket.request.spec.idempotency_key in self._keys for ticket in tickets)
+        if self._max_queued and not is_known and queued + wanted > self._max_queued:
+            raise refuse_full(queue, queued, wanted, self._max_queued)
+
+    def _add(self, ticket: Ticket, queue: str) -> Answer:
+        key = ticket.request.spec.idempotency_key
+        job_id = self._keys.get(key, ticket.job_id) if key else ticket.job_id
+        known = self._jobs.get(job_id)
+        if known is None:
+            self._jobs[job_id] = _Job(ticket, queue, time.time())
+            if key:
+                self._keys[key] = job_id
+            return Answer(AnswerKind.NEW, job_id)
+        if known.ticket.fingerprint == ticket.fingerprint:
+            return Answer(AnswerKind.SAME, job_id)
+        return Answer(AnswerKind.CONFLICT if key in self._keys else AnswerKind.EXISTS, job_id)
+
+    def _play(self, job_id: str) -> None:
+        ticket = self._jobs[job_id].ticket
+        spec = decode_job(ticket.text, len(ticket.text.encode())).spec
+        attempts: list[Attempt] = []
+        ending: Ending = None
+        for _ in range(spec.max_attempts):
+            started = time.time()
+            try:
+                ending = self._handler(spec)
+            except SandboxError as error:
+                ending = error
+            if ending is None:
+                return
+            code = _new_outcome(ticket, ending).code
+            attempts.append(
+                Attempt.model_validate({"host": "fake", "worker": "fake", "code": code, "started": started})
+            )
+            if code not in spec.retry_on:
+                break
+        self.finish(job_id, ending, tuple(attempts))
+
+    def finish(self, job_id: str, ending: Ending, attempts: tuple[Attempt, ...] = ()) -> None:
+        """Record the job's one outcome; the first stands. One that may be tried again but has no try left is a dead letter."""
+        with self._lock:
+            job = self._jobs.get(job_id)
+            if job is None:
+                raise JobUnknown(f"there is no job {job_id}", [job_id])
+            if ending is None or job.outcome is not None:
+                return
+            outcome = _new_outcome(job.ticket, ending)
+            if attempts and not outcome.attempts:
+                outcome = outcome.model_copy(update={"attempts": attempts})
+            job.outcome = outcome
+            self._done.append(job_id)
+            if attempts and outcome.code in job.ticket.request.spec.retry_on:
+                record = job.ticket.record
+                self._dead[job_id] = DeadLetter(
+                    job_id=job_id,
+                    code=outcome.code,
+                    reason="no try is left",
+                    at=time.time(),
+                    queue=job.queue,
+                    batch=record.batch,
+                    line=record.line,
+                    attempts=attempts,
+                )
+
+    def outcomes(self, job_ids: Sequence[str]) -> list[Outcome | None]:
+        """Return what was recorded."""
+        with self._lock:
+            found = [self._jobs.get(job_id) for job_id in job_ids]
+            return [job.outcome if job else None for job in found]
+
+    def records(self, job_ids: Sequence[str]) -> list[JobRecord | None]:
+        """Return what was left at submit."""
+        with self._lock:
+            found = [self._jobs.get(job_id) for job_id in job_ids]
+            return [_new_record(job) if job else None for job in found]
+
+    def look(self, job_ids: Sequence[str]) -> Look:
+        """End what nobody ended within its ``queue_ttl``."""
+        with self._lock:
+            gone = [job_id for job_id in job_ids if job_id not in self._jobs]
+            waiting = [job_id for job_id in job_ids if job_id in self._jobs and self._jobs[job_id].outcome is None]
+            left = {job_id: self._seconds_left(job_id) for job_id in waiting}
+            expired = [job_id for job_id, seconds in left.items() if seconds <= 0]
+            for job_id in expired:
+                self.finish(job_id, self._new_ending(ErrorCode.EXPIRED, job_id))
+            return Look(gone, len(expired), min((seconds for seconds in left.values() if seconds > 0), default=None))
+
+    def _seconds_left(self, job_id: str) -> float:
+        job = self._jobs[job_id]
+        return job.queued + job.ticket.request.spec.queue_ttl - time.time()
+
+    def _new_ending(self, code: ErrorCode, job_id: str) -> Outcome:
+        return new_ending(code, job_id, self._jobs[job_id].ticket.record, ())
+
+    def cancel(self, job_ids: Sequence[str]) -> list[CancelState]:
+        """End each job that waits as ``CANCELLED``: nothing ever runs here."""
+        with self._lock:
+            return [self._cancel(job_id) for job_id in job_ids]
+
+    def _cancel(self, job_id: str) -> CancelState:
+        job = self._jobs.get(job_id)
+        if job is None:
+            return CancelState.REQUESTED
+        if job.outcome is not None:
+            return CancelState.ENDED
+        self.finish(job_id, self._new_ending(ErrorCode.CANCELLED, job_id))
+        return CancelState.CANCELLED
+
+    def batch_counts(self, name: str) -> BatchCounts:
+        """Count the batch's jobs."""
+        return BatchCounts(len(self.batch_ids(name)), len(self.done_ids(name)))
+
+    def batch_ids(self, name: str) -> list[str]:
+        """Return the batch's jobs in the order of their submit."""
+        with self._lock:
+            return [job_id for job_id, job in self._jobs.items() if job.ticket.record.batch == name]
+
+    def done_ids(self, name: str, start: int = 0) -> list[str]:
+        """Return the batch's ended jobs in the order of their ends."""
+        with self._lock:
+            return [job_id for job_id in self._done if self._jobs[job_id].ticket.record.batch == name][start:]
+
+    def dead_letters(self, limit: int) -> list[DeadLetter]:
+        """Return the newest."""
+        with self._lock:
+            return list(reversed(self._dead.values()))[:limit]
+
+    def dead_letter(self, job_id: str) -> DeadLetter | None:
+        """Return one."""
+        with self._lock:
+            return self._dead.get(job_id)
+
+    def revive(self, job_id: str) -> str:
+        """Run the handler again."""
+        with self._lock:
+            if self._dead.pop(job_id, None) is None:
+                return "unknown"
+            job = self._jobs[job_id]
+            job.outcome, job.queued = None, time.time()
+            self._done.remove(job_id)
+        self._play(job_id)
+        return "queued"
+
+    def purge_dead(self, job_ids: Sequence[str] | None) -> int:
+        """Forget letters."""
+        with self._lock:
+            dropped = [job_id for job_id in (list(self._dead) if job_ids is None else job_ids) if job_id in self._dead]
+            for job_id in dropped:
+                del self._dead[job_id]
+            return len(dropped)
+
+    def has_workers(self, timeout_seconds: float) -> bool:  # noqa: ARG002  as in `Channel`
+        """Claim that there are."""
+        return True
+
+    def ping(self) -> None:
+        """Return."""
+
+    def close(self) -> None:
+        """Keep everything: a `Fleet` may be used after its close, too."""
+
+    def specs(self) -> list[SandboxSpec]:
+        """Return the specs in the order of their submission."""
+        with self._lock:
+            return [job.ticket.request.spec for job in self._jobs.values()]
+
+    def job_ids(self) -> list[str]:
+        """Return the ids in the order of their submission."""
+        with self._lock:
+            return list(self._jobs)
+
+
+def _new_record(job: _Job) -> JobRecord:
+    return job.ticket.record.model_copy(update={"queue": job.queue, "state": "ended" if job.outcome else "queued"})
+
+
+def _new_outcome(ticket: Ticket, ending: Outcome | SandboxResult | SandboxError) -> Outcome:
+    known: dict[str, Any] = {
+        "batch": ticket.record.batch,
+        "labels": ticket.request.spec.labels,
+        "spec_sha256": ticket.record.spec_sha256,
+    }
+    match ending:
+        case Outcome():
+            return ending.model_copy(update={"job_id": ticket.job_id, **known})
+        case SandboxError():
+            if ending.outcome is not None:
+                return ending.outcome.model_copy(update={"job_id": ticket.job_id, **known})
+            return Outcome.of(ending.code, ticket.job_id, ending.message, **known)
+        case _:
+            return Outcome.of(
+                ErrorCode.EXIT_NONZERO if ending.exit_code else ErrorCode.OK,
+                ticket.job_id,
+                exit_code=ending.exit_code,
+                stdout=StreamOutput.of(ending.stdout.encode()),
+                stderr=StreamOutput.of(ending.stderr.encode()),
+                duration=ending.duration,
+                **known,
+            )
