@@ -105,7 +105,9 @@ class Settings(BaseSettings):
     result_ttl_seconds: int = Field(default=86400, gt=0, description="How long an outcome is kept.")
     max_spec_bytes: int = Field(default=MAX_SPEC_BYTES, gt=0, description="Largest encoded spec.")
     max_queued: int = Field(
-        default=1_000_000, ge=0, description="Submit is refused (`QueueFull`) past so many jobs in a queue; 0 is no bound."
+        default=1_000_000,
+        ge=0,
+        description="Submit is refused (`QueueFull`) past so many jobs in a queue; 0 is no bound.",
     )
     memory_high_percent: int = Field(
         default=80,

@@ -255,7 +255,9 @@ class SandboxSpec(ContractModel):
         le=MAX_QUEUE_TTL_SECONDS,
         description="Seconds until a job that nobody took ends as `EXPIRED`; there is no never.",
     )
-    max_attempts: int = Field(default=DEFAULT_ATTEMPTS, ge=1, le=MAX_ATTEMPTS, description="Starts at most; 1 forbids a re-run.")
+    max_attempts: int = Field(
+        default=DEFAULT_ATTEMPTS, ge=1, le=MAX_ATTEMPTS, description="Starts at most; 1 forbids a re-run."
+    )
     retry_on: Annotated[Sequence[ErrorCode], Field(max_length=len(ErrorCode)), AfterValidator(_check_retried)] = Field(
         default=RETRIED_CODES, description="Codes after which the job is tried again: the host category."
     )

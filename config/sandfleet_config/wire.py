@@ -37,7 +37,7 @@ def find_contract(spec: SandboxSpec) -> Literal[1, 2]:
     return 1 if is_plain else 2
 
 
-def _find_contract_of(fields: dict[str, Any]) -> int:
+def _find_contract_of(fields: dict[str, Any]) -> Literal[1, 2]:
     spec = fields.get("spec")  # absent where it is faulty, which is told anyway
     return find_contract(spec) if isinstance(spec, SandboxSpec) else 1
 

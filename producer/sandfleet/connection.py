@@ -56,6 +56,11 @@ class Connections:
                 self._app = new_publishing_app(self.settings)
             return self._app
 
+    def new_pipe(self) -> Any:
+        """Return a pipeline that is no transaction: the scripts in it are atomic each."""
+        client: Any = self.redis
+        return client.pipeline(transaction=False)
+
     def script(self, text: str) -> Any:
         """Return the Lua script `text`, to be called: by its hash, and sent whole where Redis does not know it."""
         client = self.redis

@@ -36,7 +36,7 @@ class RedisLetters:
         with self._connections.guard():
             client: Any = self._connections.redis
             ids: list[bytes] = client.zrange(DEAD, 0, max(0, limit - 1), desc=True)
-            pipe = client.pipeline(transaction=False)
+            pipe = self._connections.new_pipe()
             for job_id in ids:
                 pipe.hgetall(dead_key(job_id.decode()))
             found = pipe.execute()
@@ -86,7 +86,7 @@ class RedisLetters:
         if not job_ids:
             return 0
         with self._connections.guard():
-            pipe: Any = self._connections.redis.pipeline(transaction=False)
+            pipe = self._connections.new_pipe()
             pipe.zrem(DEAD, *job_ids)
             pipe.delete(*(dead_key(job_id) for job_id in job_ids))
             count: int = pipe.execute()[0]

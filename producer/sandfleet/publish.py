@@ -91,7 +91,7 @@ class RedisChannel:
     def records(self, job_ids: Sequence[str]) -> list[JobRecord | None]:
         """Read what producers left at submit, and the state of now."""
         with self._connections.guard():
-            pipe = self._new_pipe()
+            pipe = self._connections.new_pipe()
             for job_id in job_ids:
                 pipe.hmget(job_key(job_id), *RECORD_FIELDS)
             return [_parse_record(*facts) for facts in pipe.execute()]
@@ -114,7 +114,7 @@ class RedisChannel:
     def cancel(self, job_ids: Sequence[str]) -> list[CancelState]:
         """Forbid each start, durably; end what is queued; tell the workers about the rest, whose ends they record."""
         with self._connections.guard():
-            pipe = self._new_pipe()
+            pipe = self._connections.new_pipe()
             script = self._script("cancel")
             for job_id in job_ids:
                 script(args=[KEY_PREFIX, job_id, CANCEL_TTL_SECONDS], client=pipe)
@@ -134,11 +134,11 @@ class RedisChannel:
         if not job_ids:
             return set()
         with self._connections.guard():
-            pipe = self._new_pipe()
+            pipe = self._connections.new_pipe()
             for job_id in job_ids:
                 pipe.hmget(job_key(job_id), *RECORD_FIELDS)
             facts = pipe.execute()
-            pipe = self._new_pipe()
+            pipe = self._connections.new_pipe()
             script = self._script("finish")
             queues: set[str] = set()
             for job_id, fields in zip(job_ids, facts, strict=True):
@@ -156,7 +156,7 @@ class RedisChannel:
     def batch_counts(self, name: str) -> BatchCounts:
         """Count the batch's two lists."""
         with self._connections.guard():
-            pipe = self._new_pipe()
+            pipe = self._connections.new_pipe()
             pipe.llen(batch_key(name))
             pipe.llen(done_key(name))
             total, done = pipe.execute()
@@ -206,9 +206,6 @@ class RedisChannel:
     def close(self) -> None:
         """Close every connection; the next use opens new ones."""
         self._connections.close()
-
-    def _new_pipe(self) -> Any:
-        return self._connections.redis.pipeline(transaction=False)
 
     def _script(self, name: str) -> Any:
         return self._connections.script(read_script(name))

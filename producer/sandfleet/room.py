@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 from sandfleet.errors import QueueFull
 
@@ -34,7 +34,7 @@ class Room:
             return
         now = time.monotonic()
         if now - self._looked >= MEMORY_LOOK_SECONDS:
-            facts = cast("dict[str, Any]", client.info("memory"))  # pyright: ignore[reportUnknownMemberType]
+            facts = client.info("memory")  # pyright: ignore[reportUnknownMemberType]
             self._used, self._maximum, self._looked = int(facts["used_memory"]), int(facts["maxmemory"]), now
         if self._maximum and self._used * PERCENT > self._maximum * high:
             raise QueueFull(
