@@ -61,7 +61,8 @@ def outcome_lines(outcome: Outcome) -> Iterator[tuple[str, str]]:
         yield "signal", str(outcome.signal)
     if outcome.timed_out is not None:
         yield "timed out", f"{outcome.timed_out} limit"
-    yield "try again", "may help" if outcome.retryable else "would end the same" if not outcome.is_ok else "-"
+    if outcome.retryable:
+        yield "try again", "may end better"
     if outcome.batch is not None:
         yield "batch", outcome.batch
     if outcome.labels:
