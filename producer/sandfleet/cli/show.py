@@ -67,6 +67,18 @@ def outcome_lines(outcome: Outcome) -> Iterator[tuple[str, str]]:
         yield "batch", outcome.batch
     if outcome.labels:
         yield "labels", ", ".join(f"{key}={value}" for key, value in outcome.labels.items())
+    yield from _measured(outcome)
+    loose = [name for name, limit in outcome.limits.items() if not limit.enforced]
+    if loose:
+        yield "not enforced", ", ".join(loose)
+    for number, attempt in enumerate(outcome.attempts, 1):
+        yield f"attempt {number}", f"{attempt.code.value if attempt.code else '?'} on {attempt.host} ({attempt.worker})"
+    if outcome.image_digest:
+        yield "image", outcome.image_digest
+
+
+def _measured(outcome: Outcome) -> Iterator[tuple[str, str]]:
+    """Yield what was measured: times and use."""
     if outcome.duration is not None:
         yield "time", f"{outcome.duration:.3f} s"
     steps = [f"{name} {value:.3f}" for name, value in outcome.timing.model_dump().items() if value is not None]
@@ -75,13 +87,6 @@ def outcome_lines(outcome: Outcome) -> Iterator[tuple[str, str]]:
     used = [f"{name} {value}" for name, value in outcome.usage.model_dump().items() if value is not None]
     if used:
         yield "used", ", ".join(used)
-    loose = [name for name, limit in outcome.limits.items() if not limit.enforced]
-    if loose:
-        yield "not enforced", ", ".join(loose)
-    for number, attempt in enumerate(outcome.attempts, 1):
-        yield f"attempt {number}", f"{attempt.code.value if attempt.code else '?'} on {attempt.host} ({attempt.worker})"
-    if outcome.image_digest:
-        yield "image", outcome.image_digest
 
 
 def record_lines(job_id: str, record: JobRecord) -> Iterator[tuple[str, str]]:
