@@ -10,6 +10,7 @@ from sandfleet_config.errors import SpecInvalid, UserInvalid
 from sandfleet_worker.sandbox.initproto import InitJob, Rlimit, WritablePath, exec_candidates
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from sandfleet_worker.policy import Admitted
@@ -120,7 +121,7 @@ def home_of(image: Image, user: ResolvedUser) -> str:
     return home if is_usable and image.has_directory(home) else "/tmp"  # noqa: S108
 
 
-def new_env(image_env: list[str] | tuple[str, ...], spec_env: tuple[str, ...], home: str) -> dict[str, str]:
+def new_env(image_env: Sequence[str], spec_env: Sequence[str], home: str) -> dict[str, str]:
     """Return the environment: Docker's defaults, then the image's, then the spec's; the last of a name counts."""
     env = {"PATH": DOCKER_PATH, "HOME": home, "HOSTNAME": HOSTNAME}
     for item in (*image_env, *spec_env):
