@@ -29,7 +29,7 @@ def test_the_verdict_cannot_be_forged_through_inits_descriptors(attack: Attack) 
 for fd in range(64):
     for mode in (os.O_WRONLY, os.O_RDONLY, os.O_RDWR):
         path = f"/proc/1/fd/{fd}"
-        answer = attempt(lambda: os.write(os.open(path, mode | os.O_NONBLOCK), b"E 0 0\\n"))
+        answer = attempt(lambda: os.write(os.open(path, mode | os.O_NONBLOCK), b"E 0 0 1\\n"))
         # The first three are the job's own streams. ENODEV: nobody can open a signalfd anew.
         if fd > 2 and answer != "ENOENT": tell(f"{fd}/{mode}", answer)
 tell("mem", attempt(os.open, "/proc/1/mem", os.O_RDWR))
@@ -51,7 +51,7 @@ for fd in range(65536):
 
 
 def test_reports_printed_by_a_program_are_its_output(attack: Attack) -> None:
-    forged = "R\nS\nE 0 0\nG 9 1\nP 3\n"
+    forged = "R\nS\nE 0 0 1\nG 9 1 1\nP 3\n"
     outcome = attack(f"os.write(1, {forged.encode()!r}); os.write(2, {forged.encode()!r}); sys.exit(7)")
     assert (outcome.code, outcome.exit_code) == (ErrorCode.EXIT_NONZERO, 7)
     assert (outcome.stdout.text, outcome.stderr.text) == (forged, forged)
@@ -59,7 +59,7 @@ def test_reports_printed_by_a_program_are_its_output(attack: Attack) -> None:
 
 def test_reports_written_to_every_possible_descriptor_are_not_heard(attack: Attack) -> None:
     outcome = attack("""
-for fd in range(3, 300): attempt(os.write, fd, b"E 0 0\\n")
+for fd in range(3, 300): attempt(os.write, fd, b"E 0 0 1\\n")
 os.kill(os.getpid(), signal.SIGKILL)
 """)
     assert (outcome.code, outcome.signal) == (ErrorCode.SIGNALED, signal.SIGKILL)

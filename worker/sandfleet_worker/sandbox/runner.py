@@ -161,7 +161,7 @@ class RunscRunner:
         cleaned = time.monotonic()
         clock = watch.clock
         run_end = clock.ended or clock.gone or collected
-        run = None if clock.started is None else run_end - clock.started
+        run = None if clock.started is None else watch.ran_seconds or run_end - clock.started
         return Ending(
             verdict=verdict,
             stdout=watch.stdout.to_output(),

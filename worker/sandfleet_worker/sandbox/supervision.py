@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 from sandfleet_config.errors import ErrorCode
 
-from sandfleet_worker.sandbox.initproto import TERMINATE, Ready, Started, StatusParser, encode_job
+from sandfleet_worker.sandbox.initproto import TERMINATE, Exited, Ready, Signaled, Started, StatusParser, encode_job
 from sandfleet_worker.sandbox.verdict import Kill
 
 if TYPE_CHECKING:
@@ -110,6 +110,11 @@ class Supervision:
         if self._limits is None or self._limits.spec.output.on_limit != "kill":
             return False
         return self.stdout.is_over or self.stderr.is_over
+
+    @property
+    def ran_seconds(self) -> float | None:
+        """How long the program ran by the sandbox's own clock; None where init could not say."""
+        return self.end.ran_microseconds / 1e6 if isinstance(self.end, Exited | Signaled) else None
 
     def wait_ready(self) -> bool:
         """Wait until init is up; return False where the sandbox is gone instead."""
