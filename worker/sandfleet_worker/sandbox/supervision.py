@@ -122,14 +122,26 @@ class Supervision:
             self._step()
         return self.clock.ready is not None
 
-    def run(self, job: InitJob, limits: Admitted, cancel: Cancellation, deadline: float | None) -> None:
-        """Hand over `job` and wait until the sandbox is gone and both outputs are read to their ends."""
+    def run(
+        self,
+        job: InitJob,
+        limits: Admitted,
+        cancel: Cancellation,
+        deadline: float | None,
+        on_booted: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Hand over `job` and wait until the sandbox is gone and both outputs are read to their ends.
+
+        `on_booted` is called as soon as the sandbox is up, or will never be.
+        """
         self._limits, self._cancel = limits, cancel
         if deadline is not None:
             self._deadlines["deadline"] = deadline
         self._selector.register(cancel.open_fd(), selectors.EVENT_READ, self._on_cancel)
         try:
-            if self.wait_ready():
+            is_ready = self.wait_ready()
+            on_booted()
+            if is_ready:
                 self._hand_over(job)
             while not self._is_gone:
                 self._step()
