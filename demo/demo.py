@@ -45,7 +45,7 @@ def embedded_stack(folder: Path) -> Iterator[Settings]:
     environment.pop("SANDFLEET_REDIS_URL", None)
     log_path = folder / "stack.log"
     with log_path.open("wb") as log:
-        command = [SCRIPTS / "sandfleet-worker", "local", "--no-flower"]
+        command = [str(SCRIPTS / "sandfleet-worker"), "local", "--no-flower"]
         stack = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
     try:
         wait_for_worker(stack, log_path)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Literal, Self, cast
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
 from sandfleet_config.errors import ERROR_CLASSES, Category, ErrorCode, SandboxError
 from sandfleet_config.spec import encode_payload
@@ -126,6 +126,7 @@ class Outcome(Record):
     runtime: Runtime = Runtime()
     image_digest: str | None = None
     spec_sha256: str = ""
+    _errors: list[dict[str, str]] = PrivateAttr(default_factory=list[dict[str, str]])
 
     @model_validator(mode="before")
     @classmethod
@@ -165,11 +166,17 @@ class Outcome(Record):
             case _:
                 return f"{self.code.value}: {self.message}"
 
+    def with_errors(self, errors: list[dict[str, str]]) -> Self:
+        """Return this outcome with the faults of a refused request, for `to_error`; they travel beside the outcome."""
+        copy = self.model_copy()
+        copy._errors = errors  # noqa: SLF001  its own class
+        return copy
+
     def to_error(self) -> SandboxError | None:
         """Return the exception of the code, or None for ``OK``."""
         if self.code is ErrorCode.OK:
             return None
-        return ERROR_CLASSES[self.code].of(self.message, self.to_json())
+        return ERROR_CLASSES[self.code].of(self.message, self.to_json(), self._errors)
 
     def to_result(self) -> SandboxResult:
         """Return the seed's result where the program ran to its own end (any exit), else raise the code's exception.

@@ -40,7 +40,7 @@ class RunscSettings(Section):
     path: str = Field(default="runsc", description="The runsc binary, a name on PATH or an absolute path.")
     platform: str = Field(default="systrap", description="systrap, ptrace or kvm.")
     root_dir: Path = Field(default=Path("/var/run/gvisor"), description="State of running sandboxes; best on tmpfs.")
-    boot_deadline_seconds: float = Field(default=10.0, gt=0, description="A sandbox that is not up by then is killed.")
+    boot_deadline_seconds: float = Field(default=20.0, gt=0, description="A sandbox that is not up by then is killed.")
     cgroup_parent: str = Field(default="sandfleet", description="The cgroup under which each sandbox gets its own.")
     rootless: bool = Field(default=False, description="Pass --rootless to runsc: for containers without CAP_SYS_ADMIN.")
 

@@ -212,8 +212,22 @@ def _check_retried(value: Sequence[ErrorCode]) -> tuple[ErrorCode, ...]:
 
 
 EnvItem = Annotated[Text, AfterValidator(_check_env_item)]
+
+
+def _refuse_reserved(key: str) -> str:
+    # The outcome repeats the labels, and kombu decodes {"__type__": ..., "__value__": ...} as a value of its own:
+    # such an outcome could never be read again.
+    if key.startswith("__"):
+        msg = "must not begin with two underscores"
+        raise PydanticCustomError("label_key", msg)
+    return key
+
+
 LabelKey = Annotated[
-    str, Field(min_length=1, max_length=MAX_LABEL_KEY_CHARS), AfterValidator(refuse_control_characters)
+    str,
+    Field(min_length=1, max_length=MAX_LABEL_KEY_CHARS),
+    AfterValidator(refuse_control_characters),
+    AfterValidator(_refuse_reserved),
 ]
 LabelValue = Annotated[str, Field(max_length=MAX_LABEL_VALUE_CHARS), AfterValidator(refuse_control_characters)]
 
@@ -234,7 +248,12 @@ class SandboxSpec(ContractModel):
     image: Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARS), AfterValidator(refuse_control_characters)]
     command: Annotated[Sequence[Text], Field(max_length=MAX_COMMAND_ITEMS), AfterValidator(_freeze)] = ()
     working_dir: Text = ""
-    env: Annotated[tuple[EnvItem, ...], BeforeValidator(_env_from_mapping), Field(max_length=MAX_ENV_ITEMS)] = ()
+    env: Annotated[
+        Sequence[EnvItem],
+        BeforeValidator(_env_from_mapping),
+        Field(max_length=MAX_ENV_ITEMS, description="`KEY=VALUE` strings; a mapping is taken too."),
+        AfterValidator(_freeze),
+    ] = ()
     resources: ResourceSpec = ResourceSpec()
     security: SecuritySpec = SecuritySpec()
     platform: Name = ""

@@ -78,6 +78,9 @@ def _parse_failure(result: dict[str, Any]) -> tuple[ErrorCode, str, Outcome | No
         outcome = Outcome.model_validate(args[2]) if len(args) > 2 and args[2] is not None else None  # noqa: PLR2004
     except ValidationError:
         outcome = None  # the code and the message still say what happened
+    if outcome is not None and len(args) > 3:  # noqa: PLR2004
+        faults = cast("Iterable[Any]", args[3] or ())
+        outcome = outcome.with_errors([_as_dict(fault) for fault in faults])
     return code, str(args[1]), outcome
 
 

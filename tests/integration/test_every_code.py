@@ -135,6 +135,15 @@ def test_each_code_is_its_exception_and_a_stock_result(house: House, stock: Stoc
     assert record["result"]["exc_message"][:2] == [code.value, caught.value.message]
 
 
+def test_every_fault_that_a_worker_finds_reaches_the_producer(house: House) -> None:
+    job = house.submit("true", timeout=100_000, grace=1000)
+
+    with pytest.raises(SandboxError) as caught:
+        job.result(timeout=30)
+
+    assert [fault["field"] for fault in caught.value.errors] == ["timeout", "grace"]
+
+
 def test_a_runsc_removed_after_start_up_is_told_and_comes_back(house: House) -> None:
     away = house.runsc.with_name("away")
     house.runsc.rename(away)

@@ -35,6 +35,7 @@ SPECS: dict[str, tuple[dict[str, Any], str]] = {
     "negative timeout": ({"timeout": -1}, "SPEC_INVALID"),
     "above the ceiling": ({"resources": {"memory_bytes": 1 << 50}}, "SPEC_INVALID"),
     "unknown field": ({"backdoor": 1}, "SPEC_INVALID"),
+    "labels that kombu would decode": ({"labels": {"__type__": "x", "__value__": "y"}}, "SPEC_INVALID"),
     "command of a wrong type": ({"command": {"__type__": "bytes", "__value__": "x"}}, "SPEC_INVALID"),
 }
 

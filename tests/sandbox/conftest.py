@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
+from attacking import attack
 from initbox import init, init_image, new_sandbox, sandbox
 from leftovers import left_behind
 from sandfleet_config.outcome import Outcome
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from sandfleet_worker.sandbox.cancellation import Cancellation
 
-__all__ = ["init", "init_image", "new_sandbox", "sandbox"]  # fixtures from beside
+__all__ = ["attack", "init", "init_image", "new_sandbox", "sandbox"]  # fixtures from beside
 
 BINARIES = ("runsc", "mkfs.erofs", "mmdebstrap", "busybox")
 
@@ -88,7 +89,12 @@ def python(run: Run) -> Run:
 @pytest.fixture
 def run_as_root(host: HostSettings) -> Iterator[Run]:
     """Return a function that runs a command as uid 0, on a host whose policy allows that."""
-    allowed = host.model_copy(update={"policy": host.policy.model_copy(update={"allow_root": True})})
+    allowed = host.model_copy(
+        update={
+            "policy": host.policy.model_copy(update={"allow_root": True}),
+            "runsc": host.runsc.model_copy(update={"root_dir": host.runsc.root_dir.with_name("as-root")}),
+        }
+    )
     with RunscRunner(allowed) as runner:
         run = new_run(runner)
 
@@ -97,7 +103,7 @@ def run_as_root(host: HostSettings) -> Iterator[Run]:
             return run(*command, cancel=cancel, security=security, **fields)
 
         yield run_command
-    assert not left_behind(host), "the runner left something on the host"
+    assert not left_behind(allowed), "the runner left something on the host"
 
 
 def new_run(runner: RunscRunner) -> Run:

@@ -25,10 +25,11 @@ from sandfleet_config.errors import (
     SpecInvalid,
     UserInvalid,
 )
-from sandfleet_config.settings import HostSettings, PolicySettings, RunscSettings
+from sandfleet_config.settings import HostSettings, ImagesSettings, PolicySettings, RunscSettings
 from sandfleet_config.spec import SandboxSpec
 from sandfleet_worker.policy import admit
 from sandfleet_worker.sandbox.cancellation import Cancellation
+from sandfleet_worker.sandbox.images import ImageStore
 from sandfleet_worker.sandbox.runner import RunscRunner
 
 if TYPE_CHECKING:
@@ -121,16 +122,23 @@ def test_what_cannot_start(run: Run, command: list[str], fields: dict[str, Any],
         ({"security": {"user": "0"}}, UserInvalid),
         ({"security": {"user": "root"}}, UserInvalid),
         ({"platform": "nonsense"}, SecurityViolation),
-        ({"command": []}, SpecInvalid),
         ({"runsc_path": "/bin/sh"}, SecurityViolation),
     ],
 )
 def test_what_is_refused(runner: RunscRunner, fields: dict[str, Any], error: type[Exception]) -> None:
     spec = SandboxSpec.model_validate({"image": "busybox", "command": ["true"], **fields})
-    if not spec.command and runner.images.resolve("busybox").cmd:
-        pytest.skip("the image has a default command")
     with pytest.raises(error):
         runner.run(spec)
+
+
+def test_a_job_without_any_command_is_refused(runner: RunscRunner, tmp_path: Path) -> None:
+    (tmp_path / "tree/bin").mkdir(parents=True)
+    store = ImageStore(tmp_path / "images")
+    store.add("bare", f"rootfs:{tmp_path / 'tree'}")
+    with RunscRunner(runner.config.model_copy(update={"images": ImagesSettings(root=store.root)})) as bare:
+        spec = SandboxSpec(image="bare")
+        with pytest.raises(SpecInvalid, match="no command"):
+            bare.run(spec)
 
 
 def test_root_by_policy_has_no_capabilities(host: HostSettings) -> None:

@@ -26,7 +26,7 @@ def test_init_cannot_be_killed(new_sandbox: NewSandbox, uid: int) -> None:
 @pytest.mark.parametrize("uid", [NOBODY, 0])
 def test_the_report_cannot_be_forged(new_sandbox: NewSandbox, uid: int) -> None:
     sandbox = new_sandbox()
-    script = "chmod 666 /proc/1/fd/*; for fd in 3 4; do echo 'E 0 0' >/proc/1/fd/$fd && echo forged; done; exit 9"
+    script = "chmod 666 /proc/1/fd/*; for fd in 3 4; do echo 'E 0 0 1' >/proc/1/fd/$fd && echo forged; done; exit 9"
     assert sandbox.run(shell(script, uid=uid, gid=uid)) == Exited(9, disk_full=False)
     assert sandbox.stdout == ""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import threading
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
@@ -14,7 +13,6 @@ from sandfleet_config.errors import ErrorCode, HostResources, OutOfMemory, Sandb
 from sandfleet_config.settings import HostSettings
 from sandfleet_config.spec import SandboxSpec
 from sandfleet_worker.policy import admit
-from sandfleet_worker.sandbox import cgroups
 from sandfleet_worker.sandbox.cgroups import CgroupTree
 from sandfleet_worker.sandbox.runner import RunscRunner
 
@@ -276,7 +274,7 @@ def test_every_other_code_is_raised_with_its_outcome(runner: RunscRunner) -> Non
     assert caught.value.outcome.code is ErrorCode.OUT_OF_MEMORY
 
 
-def test_no_cgroup_is_left(run: Run) -> None:
+def test_no_cgroup_is_left(runner: RunscRunner, run: Run) -> None:
     run("true")
-    tree = cgroups.find_tree("sandfleet")
-    assert not [path for parent in set(tree.parents.values()) for path in Path(parent).glob("sandfleet-*")]
+    assert runner._tree.parents
+    assert not [path for parent in runner._tree.parents.values() for path in parent.glob(f"{runner._owner.name}.*")]

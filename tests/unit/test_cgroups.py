@@ -29,7 +29,7 @@ def v2_root(root: Path, controllers: str = "cpuset cpu io memory pids") -> Path:
 
 def test_v2_uses_one_folder_for_all(tmp_path: Path, limits: Admitted) -> None:
     tree = find_tree("sandfleet", v2_root(tmp_path))
-    assert (tree.version, tree.enforceable) == (2, {"memory", "cpu", "pids"})
+    assert (tree.version, tree.enforceable) == (2, frozenset({"memory", "cpu", "pids"}))
     cgroup = SandboxCgroup(tree, "a.1")
     cgroup.create(limits)
     folder = tmp_path / "sandfleet/a.1"
@@ -71,7 +71,7 @@ def test_v1_uses_a_folder_a_controller(tmp_path: Path, limits: Admitted) -> None
         (tmp_path / name).mkdir()
     mountinfo = v1_mountinfo(tmp_path, "memory", "pids", "cpu", "cpuacct")
     tree = find_tree("sandfleet", tmp_path, mountinfo)
-    assert (tree.version, tree.enforceable) == (1, {"memory", "cpu", "pids"})
+    assert (tree.version, tree.enforceable) == (1, frozenset({"memory", "cpu", "pids"}))
     cgroup = SandboxCgroup(tree, "a.1")
     cgroup.create(limits)
     assert (tmp_path / "memory/sandfleet/a.1/memory.limit_in_bytes").read_text() == str(1 << 26)

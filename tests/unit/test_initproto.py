@@ -134,9 +134,9 @@ def test_path_is_searched_as_execvp_does(command: str, path: str, candidates: li
     [
         (b"R", Ready()),
         (b"S", Started()),
-        (b"E 0 0", Exited(0, disk_full=False)),
-        (b"E 255 1", Exited(255, disk_full=True)),
-        (b"G 9 0", Signaled(9, disk_full=False)),
+        (b"E 0 0 17", Exited(0, disk_full=False)),
+        (b"E 255 1 0", Exited(255, disk_full=True)),
+        (b"G 9 0 1", Signaled(9, disk_full=False)),
         (b"X 2 1", ExecFailed(2, path_exists=True)),
         (b"X 13 0", ExecFailed(13, path_exists=False)),
         (b"C 2", ChdirFailed(2)),
@@ -146,7 +146,7 @@ def test_path_is_searched_as_execvp_does(command: str, path: str, candidates: li
         (b"P 2", ProtocolFault(2)),
         *(
             (line, ProtocolFault(0))
-            for line in (b"", b"Z", b"R ", b"E 0", b"E 0 2", b"E  0 0", b"E -1 0", b"E 1 0 0", b"\xff", b"E 1 0\r")
+            for line in (b"", b"Z", b"R ", b"E 0", b"E 0 2 1", b"E 0 0", b"E  0 0 1", b"E -1 0 1", b"E 1 0 0 0", b"\xff", b"E 1 0\r")
         ),
     ],
 )
@@ -156,7 +156,7 @@ def test_every_line_is_read(line: bytes, report: Report) -> None:
 
 
 def test_split_and_joined_lines_are_cut_right() -> None:
-    whole = b"R\nS\nE 137 0\n"
+    whole = b"R\nS\nE 137 0 5\n"
     expected = [Ready(), Started(), Exited(137, disk_full=False)]
     for size in range(1, len(whole) + 1):
         parser = StatusParser()
@@ -165,7 +165,7 @@ def test_split_and_joined_lines_are_cut_right() -> None:
 
 
 def test_an_unfinished_line_is_no_report() -> None:
-    assert StatusParser().feed(b"E 0 0") == []
+    assert StatusParser().feed(b"E 0 0 1") == []
 
 
 def test_an_endless_line_is_a_fault_and_is_forgotten() -> None:

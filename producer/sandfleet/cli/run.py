@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -47,7 +48,7 @@ def run_job(fleet: Fleet, fields: Mapping[str, Any], *, queue: str | None = None
         note(f"the job goes on as far as it can; see it again with: sandfleet show {job.id}")
         raise
     if is_json:
-        print(outcome.model_dump_json(indent=2))
+        print(json.dumps(outcome.to_json(), indent=2))  # ASCII only: safe on a terminal
     else:
         _pass_output(outcome)
     if not is_own_exit(outcome):

@@ -61,11 +61,23 @@ def outcome_lines(outcome: Outcome) -> Iterator[tuple[str, str]]:
         yield "signal", str(outcome.signal)
     if outcome.timed_out is not None:
         yield "timed out", f"{outcome.timed_out} limit"
-    yield "try again", "may help" if outcome.retryable else "would end the same" if not outcome.is_ok else "-"
+    if outcome.retryable:
+        yield "try again", "may end better"
     if outcome.batch is not None:
         yield "batch", outcome.batch
     if outcome.labels:
         yield "labels", ", ".join(f"{key}={value}" for key, value in outcome.labels.items())
+    yield from _measured(outcome)
+    loose = [name for name, limit in outcome.limits.items() if not limit.enforced]
+    if loose:
+        yield "not enforced", ", ".join(loose)
+    yield from attempt_lines(outcome.attempts)
+    if outcome.image_digest:
+        yield "image", outcome.image_digest
+
+
+def _measured(outcome: Outcome) -> Iterator[tuple[str, str]]:
+    """Yield what was measured: times and use."""
     if outcome.duration is not None:
         yield "time", f"{outcome.duration:.3f} s"
     steps = [f"{name} {value:.3f}" for name, value in outcome.timing.model_dump().items() if value is not None]
@@ -74,12 +86,6 @@ def outcome_lines(outcome: Outcome) -> Iterator[tuple[str, str]]:
     used = [f"{name} {value}" for name, value in outcome.usage.model_dump().items() if value is not None]
     if used:
         yield "used", ", ".join(used)
-    loose = [name for name, limit in outcome.limits.items() if not limit.enforced]
-    if loose:
-        yield "not enforced", ", ".join(loose)
-    yield from attempt_lines(outcome.attempts)
-    if outcome.image_digest:
-        yield "image", outcome.image_digest
 
 
 def attempt_lines(attempts: Iterable[Attempt]) -> Iterator[tuple[str, str]]:

@@ -10,6 +10,7 @@ from sandfleet_config.errors import SpecInvalid, UserInvalid
 from sandfleet_worker.sandbox.initproto import InitJob, Rlimit, WritablePath, exec_candidates
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from sandfleet_worker.policy import Admitted
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
 
 DOCKER_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 HOSTNAME = "sandbox"
-MAX_OPEN_FILES = 65536
+MAX_OPEN_FILES = 65000
+"""At 65536 a job could kill its own sandbox: gVisor's pipe(2) goes one past the limit, where its table ends: a panic."""
+
 STACK_BYTES = 8 << 20
 INIT_CAPABILITIES = [
     "CAP_KILL",  # signal the job's processes; the only one that init keeps while the job runs
@@ -118,7 +121,7 @@ def home_of(image: Image, user: ResolvedUser) -> str:
     return home if is_usable and image.has_directory(home) else "/tmp"  # noqa: S108
 
 
-def new_env(image_env: list[str] | tuple[str, ...], spec_env: tuple[str, ...], home: str) -> dict[str, str]:
+def new_env(image_env: Sequence[str], spec_env: Sequence[str], home: str) -> dict[str, str]:
     """Return the environment: Docker's defaults, then the image's, then the spec's; the last of a name counts."""
     env = {"PATH": DOCKER_PATH, "HOME": home, "HOSTNAME": HOSTNAME}
     for item in (*image_env, *spec_env):

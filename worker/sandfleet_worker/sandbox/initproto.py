@@ -19,7 +19,7 @@ import os
 import re
 import struct
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Final
 
@@ -114,10 +114,11 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Exited:
-    """The program ended by itself; `disk_full`: the writable paths had no free block then."""
+    """The program ended by itself; `disk_full`: the writable paths had no free block then; `ran` since its start."""
 
     code: int
     disk_full: bool
+    ran_microseconds: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +127,7 @@ class Signaled:
 
     signal: int
     disk_full: bool
+    ran_microseconds: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,8 +224,8 @@ def exec_candidates(command0: str, path_env: str) -> list[str]:
 _FORMS: Final[tuple[tuple[re.Pattern[bytes], Callable[..., Report]], ...]] = (
     (re.compile(rb"R"), Ready),
     (re.compile(rb"S"), Started),
-    (re.compile(rb"E ([0-9]{1,3}) ([01])"), lambda code, full: Exited(code, bool(full))),
-    (re.compile(rb"G ([0-9]{1,3}) ([01])"), lambda signal, full: Signaled(signal, bool(full))),
+    (re.compile(rb"E ([0-9]{1,3}) ([01]) ([0-9]{1,18})"), lambda code, full, ran: Exited(code, bool(full), ran)),
+    (re.compile(rb"G ([0-9]{1,3}) ([01]) ([0-9]{1,18})"), lambda signal, full, ran: Signaled(signal, bool(full), ran)),
     (re.compile(rb"X ([0-9]{1,5}) ([01])"), lambda errno, exists: ExecFailed(errno, bool(exists))),
     (re.compile(rb"C ([0-9]{1,5})"), ChdirFailed),
     (re.compile(rb"U ([0-9]{1,5})"), UserFailed),

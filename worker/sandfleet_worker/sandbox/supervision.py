@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 from sandfleet_config.errors import ErrorCode
 
-from sandfleet_worker.sandbox.initproto import TERMINATE, Ready, Started, StatusParser, encode_job
+from sandfleet_worker.sandbox.initproto import TERMINATE, Exited, Ready, Signaled, Started, StatusParser, encode_job
 from sandfleet_worker.sandbox.verdict import Kill
 
 if TYPE_CHECKING:
@@ -111,20 +111,37 @@ class Supervision:
             return False
         return self.stdout.is_over or self.stderr.is_over
 
+    @property
+    def ran_seconds(self) -> float | None:
+        """How long the program ran by the sandbox's own clock; None where init could not say."""
+        return self.end.ran_microseconds / 1e6 if isinstance(self.end, Exited | Signaled) else None
+
     def wait_ready(self) -> bool:
         """Wait until init is up; return False where the sandbox is gone instead."""
         while self.clock.ready is None and not self._is_gone:
             self._step()
         return self.clock.ready is not None
 
-    def run(self, job: InitJob, limits: Admitted, cancel: Cancellation, deadline: float | None) -> None:
-        """Hand over `job` and wait until the sandbox is gone and both outputs are read to their ends."""
+    def run(
+        self,
+        job: InitJob,
+        limits: Admitted,
+        cancel: Cancellation,
+        deadline: float | None,
+        on_booted: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Hand over `job` and wait until the sandbox is gone and both outputs are read to their ends.
+
+        `on_booted` is called as soon as the sandbox is up, or will never be.
+        """
         self._limits, self._cancel = limits, cancel
         if deadline is not None:
             self._deadlines["deadline"] = deadline
         self._selector.register(cancel.open_fd(), selectors.EVENT_READ, self._on_cancel)
         try:
-            if self.wait_ready():
+            is_ready = self.wait_ready()
+            on_booted()
+            if is_ready:
                 self._hand_over(job)
             while not self._is_gone:
                 self._step()

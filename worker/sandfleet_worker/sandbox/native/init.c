@@ -37,7 +37,7 @@ enum fault {
 enum { CAP_KILL = 5, CAP_SETGID = 6, CAP_SETUID = 7, CAP_SETPCAP = 8 };
 enum { MS_NOSUID = 2, MS_NODEV = 4, MS_BIND = 4096, MS_REC = 16384 };
 enum { CLONE_VM = 0x100, CLONE_VFORK = 0x4000 };
-enum { POLLIN = 1, WNOHANG = 1 };
+enum { POLLIN = 1, WNOHANG = 1, CLOCK_MONOTONIC = 1 };
 
 struct rlimit { u64 soft, hard; };
 
@@ -67,6 +67,7 @@ static struct job job;
 static volatile struct failure failure;
 static u8 child_stack[16384] __attribute__((aligned(16)));
 static int disk = -1;
+static u64 started; /* when the program was executed, in microseconds of the sandbox's clock */
 
 /* ---- reports ---- */
 
@@ -393,9 +394,23 @@ static u32 is_disk_full(void) {
     return statfs[3] == 0;
 }
 
-static void report_end_of(int status) {
-    if (status & 0x7f) report_last("G", 2, (u64)(status & 0x7f), is_disk_full());
-    report_last("E", 2, (u64)(status >> 8 & 0xff), is_disk_full());
+static u64 now_microseconds(void) {
+    u64 time[2] = {0, 0};
+    sys2(NR_clock_gettime, CLOCK_MONOTONIC, time);
+    return time[0] * 1000000 + time[1] / 1000;
+}
+
+/* How long the program ran is told from here: the worker may be late to read what happened. */
+static __attribute__((noreturn)) void report_end_of(int status) {
+    u64 ran = now_microseconds() - started;
+    struct line line;
+    line.length = 0;
+    put_text(&line, status & 0x7f ? "G " : "E ");
+    put_number(&line, (u64)(status & 0x7f ? status & 0x7f : status >> 8 & 0xff));
+    put_text(&line, is_disk_full() ? " 1 " : " 0 ");
+    put_number(&line, ran);
+    write_line(&line);
+    leave(0);
 }
 
 /* The main process is asked for by name each time, so that endless dying orphans cannot hide its end. */
@@ -462,6 +477,7 @@ __attribute__((used)) static void start(void) {
         char letter[2] = {failure.letter, 0};
         report_last(letter, 1 + failure.has_detail, failure.error, failure.detail);
     }
+    started = now_microseconds();
     if (keep_capabilities(1u << CAP_KILL) < 0) report_fault(FAULT_PRIVILEGES);
     /* The files of a process that is not dumpable belong to root in /proc, which a job of uid 0 would be. */
     sys2(NR_prctl, PR_SET_DUMPABLE, 1);

@@ -19,7 +19,7 @@ enum {
     NR_fchown = 93, NR_umask = 95,
     NR_getppid = 110, NR_setsid = 112, NR_setgroups = 116, NR_setresuid = 117, NR_setresgid = 119,
     NR_capget = 125, NR_capset = 126, NR_fstatfs = 138, NR_prctl = 157, NR_chroot = 161, NR_mount = 165, NR_sethostname = 170,
-    NR_exit_group = 231, NR_openat = 257, NR_mkdirat = 258, NR_fchownat = 260, NR_fchmodat = 268,
+    NR_clock_gettime = 228, NR_exit_group = 231, NR_openat = 257, NR_mkdirat = 258, NR_fchownat = 260, NR_fchmodat = 268,
     NR_faccessat = 269, NR_ppoll = 271, NR_signalfd4 = 289, NR_prlimit64 = 302, NR_statx = 332,
     NR_close_range = 436,
 };
@@ -49,7 +49,7 @@ enum {
     NR_write = 64, NR_ppoll = 73, NR_signalfd4 = 74, NR_capget = 90, NR_capset = 91, NR_exit = 93, NR_exit_group = 94,
     NR_kill = 129, NR_rt_sigaction = 134, NR_rt_sigprocmask = 135, NR_setresuid = 147, NR_setresgid = 149,
     NR_setsid = 157, NR_setgroups = 159, NR_sethostname = 161, NR_umask = 166, NR_prctl = 167,
-    NR_getppid = 173, NR_clone = 220, NR_execve = 221, NR_wait4 = 260, NR_prlimit64 = 261,
+    NR_getppid = 173, NR_clock_gettime = 113, NR_clone = 220, NR_execve = 221, NR_wait4 = 260, NR_prlimit64 = 261,
     NR_statx = 291, NR_close_range = 436,
 };
 #define O_DIRECTORY 040000
