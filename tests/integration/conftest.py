@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     import redis
 
-LASTING_KEYS = ("_kombu.binding", "unacked_mutex")
-"""Celery's own names of queues and exchanges: a handful, however many jobs there were. Nothing else may lack a TTL."""
+LASTING_KEYS = ("_kombu.binding", "unacked_mutex", "owners", "queues")
+"""Names of queues and exchanges, and of live workers: a handful, however many jobs there were. Nothing else may lack a TTL."""
 
 
 @pytest.fixture(scope="session")

@@ -1,23 +1,22 @@
-"""What every fleet promises its user: one suite for the fake, for Redis and Celery with a stand-in worker, and for the whole."""
+"""What every fleet promises its user: one suite for the fake, for Redis with a stand-in worker, and for the whole."""
 
 from __future__ import annotations
 
 import asyncio
-import os
-import subprocess
-import sys
 import threading
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import stand_in
+import redis
 from pydantic import SecretStr
 from sandfleet import (
+    BatchUnknown,
+    CancelState,
     CommandNotFound,
     ErrorCode,
     Fleet,
+    IdempotencyConflict,
     JobExists,
     JobUnknown,
     ResultTimeout,
@@ -29,8 +28,7 @@ from sandfleet import (
 )
 from sandfleet.testing import FakeFleet
 from sandfleet_config.wire import spec_sha256
-from stand_in import EXIT_3, HELLO, IMAGE, KILLED, LONG, MISSING, play
-from waiting import wait_until
+from stand_in import BROKEN, EXIT_3, HELLO, IMAGE, KILLED, LONG, MISSING, StandIn, play, shell
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,28 +44,16 @@ def fake_fleet() -> Iterator[Fleet]:
         yield fleet
 
 
-@pytest.fixture(scope="module")
-def _stand_in_url(redis_server: Any) -> Iterator[str]:
-    """Run the stand-in as a worker process of stock Celery, on a database of its own: the real worker has the other."""
-    url = redis_server.url.replace("db=0", "db=1")
-    folder = Path(stand_in.__file__).parent
-    env = os.environ | {"SANDFLEET_REDIS_URL": url, "PYTHONPATH": str(folder)}
-    command = [sys.executable, "-m", "celery", "-A", "stand_in", "worker", "-P", "threads", "-c", "4"]
-    command += ["--without-mingle", "--without-gossip", "-l", "WARNING"]
-    process = subprocess.Popen(command, env=env, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        with Fleet(Settings(redis_url=SecretStr(url))) as fleet:
-            wait_until(lambda: fleet.has_workers(0.5), 30, "the stand-in worker answers")
-        yield url
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
 @pytest.fixture
-def redis_fleet(_stand_in_url: str) -> Iterator[Fleet]:
-    with Fleet(Settings(redis_url=SecretStr(_stand_in_url))) as fleet:
+def redis_fleet(redis_server: Any) -> Iterator[Fleet]:
+    """A stand-in works on a database of its own: the real worker has the other."""
+    url = redis_server.url.replace("db=0", "db=1")
+    with StandIn(url), Fleet(Settings(redis_url=SecretStr(url))) as fleet:
         yield fleet
+    with redis.Redis.from_url(url, protocol=2) as client:
+        keys = [key for key in client.scan_iter("*") if client.ttl(key) == -1]
+        client.flushdb()
+    assert [key for key in keys if not key.startswith((b"sandfleet:_kombu", b"sandfleet:queues"))] == []
 
 
 @pytest.fixture
@@ -194,3 +180,177 @@ def test_execute_answers_as_the_seeds_backend(fleet: Fleet) -> None:
 
     result = fleet.execute("echo hello", "sh", timeout=20, config=Config(image=IMAGE))
     assert (result.stdout, result.exit_code, result.backend.kind) == ("hello\n", 0, "gvisor")
+
+
+def unique(name: str) -> str:
+    return f"{name}-{time.time_ns()}"
+
+
+def test_the_same_key_and_spec_are_the_same_job(fleet: Fleet) -> None:
+    spec = shell("echo hello", idempotency_key=unique("key"))
+    job = fleet.submit(spec)
+    assert fleet.submit(spec) == job
+    assert job.outcome(timeout=20).is_ok
+    assert fleet.submit(spec) == job, "as long as the outcome is kept"
+    other = fleet.submit(spec.model_copy(update={"idempotency_key": unique("key")}))
+    assert other != job
+    assert other.outcome(timeout=20).is_ok
+
+
+def test_the_same_key_with_another_spec_is_an_error(fleet: Fleet) -> None:
+    key = unique("key")
+    job = fleet.submit(shell("echo hello", idempotency_key=key))
+    others = [shell("exit 3", idempotency_key=key), shell("echo hello", idempotency_key=key, priority=0)]
+    for other in others:
+        with pytest.raises(IdempotencyConflict) as caught:
+            fleet.submit(other)
+        assert (caught.value.key, caught.value.job_id) == (key, job.id)
+        assert key in str(caught.value)
+        assert job.id in str(caught.value)
+    with pytest.raises(IdempotencyConflict) as many:
+        fleet.submit_many([HELLO, others[0], HELLO])
+    assert len(many.value.job_ids) == 2
+    assert all(outcome.is_ok for outcome in fleet.as_completed([job, *many.value.job_ids], timeout=20))
+
+
+def test_an_idempotent_batch_may_be_submitted_again(fleet: Fleet) -> None:
+    name = unique("batch")
+    specs = [shell("echo hello"), shell("exit 3"), shell("echo hello")]
+    half = fleet.submit_many(specs[:2], batch=name, idempotent=True)
+    jobs = fleet.submit_many(iter(specs), batch=name, idempotent=True)
+    assert jobs[:2] == half
+    assert fleet.submit_many(tuple(specs), batch=name, idempotent=True) == jobs
+    assert len(set(jobs)) == len(fleet.batch(name).job_ids) == 3
+    assert len(list(fleet.batch(name).as_completed(timeout=20))) == 3
+    with pytest.raises(IdempotencyConflict):
+        fleet.submit_many(specs[1:], batch=name, idempotent=True)
+    with pytest.raises(ValueError, match="name of a batch"):
+        fleet.submit_many(specs, idempotent=True)
+    with pytest.raises(SpecInvalid, match="idempotency_key"):
+        fleet.submit_many(specs, batch="b" * 300, idempotent=True)
+    assert len(list(fleet.batch(name).as_completed(timeout=20))) == 3
+
+
+def test_a_list_is_checked_as_a_whole_and_an_iterator_in_portions(fleet: Fleet) -> None:
+    name = unique("batch")
+    faulty = [HELLO] * 300 + [{"image": ""}]
+    with pytest.raises(SpecInvalid):
+        fleet.submit_many(faulty, batch=name, queue="nobody")
+    with pytest.raises(BatchUnknown):
+        fleet.batch(name)
+    with pytest.raises(SpecInvalid):
+        fleet.submit_many(iter(faulty), batch=name, queue="nobody")
+    assert fleet.batch(name).counts.total == 256
+    fleet.batch(name).cancel()
+
+
+def test_a_batch_is_found_again_by_its_name(fleet: Fleet) -> None:
+    name = unique("batch")
+    jobs = fleet.submit_many([HELLO, EXIT_3, HELLO], batch=name)
+    batch = fleet.batch(name)
+    assert batch.jobs == jobs
+    outcomes = list(batch.as_completed(timeout=20))
+    assert sorted(outcome.job_id for outcome in outcomes) == sorted(batch.job_ids)
+    assert batch.is_done
+    assert batch.counts == (3, 3)
+    assert [outcome.job_id for outcome in batch.outcomes()] == [outcome.job_id for outcome in outcomes]
+
+    async def collect() -> list[str]:
+        return [outcome.job_id async for outcome in fleet.batch(name).as_completed(timeout=20)]
+
+    assert sorted(asyncio.run(collect())) == sorted(batch.job_ids)
+    with pytest.raises(BatchUnknown):
+        fleet.batch("no-such-batch")
+
+
+def test_a_batch_is_cancelled_as_a_whole(fleet: Fleet) -> None:
+    name = unique("batch")
+    done = fleet.submit(HELLO, batch=name)
+    done.outcome(timeout=20)
+    fleet.submit_many([LONG] * 20, batch=name)
+    with pytest.raises(ResultTimeout):
+        list(fleet.batch(name).as_completed(timeout=0.1))
+    counts = fleet.batch(name).cancel()
+    assert counts[CancelState.ENDED] == 1
+    assert counts[CancelState.CANCELLED] + counts[CancelState.REQUESTED] == 20
+    outcomes = list(fleet.batch(name).as_completed(timeout=20))
+    assert sorted(outcome.code for outcome in outcomes) == [ErrorCode.CANCELLED] * 20 + [ErrorCode.OK]
+    assert fleet.batch(name).cancel() == {CancelState.ENDED: 21}
+
+
+def test_a_job_that_nobody_takes_in_time_expires(fleet: Fleet) -> None:
+    name = unique("batch")
+    spec = shell("sleep 60", queue_ttl=0.1, labels={"name": "late"})
+    jobs = fleet.submit_many([spec] * 4, queue="nobody", batch=name)
+    codes = {outcome.code for outcome in fleet.as_completed(jobs[:2], timeout=20)}
+    assert codes == {ErrorCode.EXPIRED}
+    assert fleet.job(jobs[2].id).is_done, "a look is enough"
+    outcome = jobs[2].outcome(timeout=0)
+    assert (outcome.code, outcome.batch, outcome.labels) == (ErrorCode.EXPIRED, name, {"name": "late"})
+    assert outcome.spec_sha256 == spec_sha256(spec)
+    assert outcome.retryable
+    assert [found.code for found in fleet.batch(name).as_completed(timeout=20)] == [ErrorCode.EXPIRED] * 4
+
+
+def test_a_cancel_of_a_queued_job_ends_it(fleet: Fleet) -> None:
+    job = fleet.submit(shell("sleep 60", labels={"name": "n"}), queue="nobody", batch=unique("batch"))
+    result = job.cancel()
+    assert (str(result), result.is_requested) == ("cancelled before it started", True)
+    outcome = job.outcome(timeout=0)
+    assert (outcome.code, outcome.labels) == (ErrorCode.CANCELLED, {"name": "n"})
+    assert str(fleet.job(job.id).cancel()) == "already ended: CANCELLED"
+
+
+def test_a_queue_is_named_as_a_queue_may_be(fleet: Fleet) -> None:
+    for name in ("", "a:b", "dead", "x" * 200):
+        with pytest.raises(ValueError, match="queue"):
+            fleet.submit(HELLO, queue=name)
+        with pytest.raises(ValueError, match="queue"):
+            fleet.submit_many([HELLO], queue=name)
+
+
+@pytest.fixture(params=FLEETS[:2])
+def stand_in_fleet(request: pytest.FixtureRequest) -> Fleet:
+    """A fleet whose host can be made to fail."""
+    found: Fleet = request.getfixturevalue(request.param)
+    return found
+
+
+def test_a_job_without_a_try_left_is_a_dead_letter(stand_in_fleet: Fleet) -> None:
+    fleet, name = stand_in_fleet, unique("batch")
+    job = fleet.submit(BROKEN.model_copy(update={"max_attempts": 2}), batch=name)
+    other = fleet.submit(BROKEN.model_copy(update={"max_attempts": 1}))
+    outcome = job.outcome(timeout=20)
+    assert [attempt.code for attempt in outcome.attempts] == [ErrorCode.GVISOR_NOT_AVAILABLE] * 2
+    other.outcome(timeout=20)
+    letter = fleet.dead.show(job.id)
+    assert (letter.code, letter.batch, letter.queue) == (ErrorCode.GVISOR_NOT_AVAILABLE, name, "sandfleet")
+    assert (letter.line, len(letter.attempts), letter.garbage) == (f"{IMAGE} broken-host", 2, "")
+    assert abs(letter.at - time.time()) < 30
+    assert {job.id, other.id} <= {found.job_id for found in fleet.dead.list()}
+    assert fleet.dead.purge([other.id, "no-such"]) == 1
+    with pytest.raises(JobUnknown):
+        fleet.dead.show(other.id)
+
+    again = fleet.dead.requeue(job.id)
+
+    assert again == job
+    second = again.outcome(timeout=20)
+    assert second.code is ErrorCode.GVISOR_NOT_AVAILABLE
+    assert len(second.attempts) == 2, "its attempts are fresh"
+    assert len(list(fleet.batch(name).as_completed(timeout=20))) == 1
+    assert fleet.batch(name).counts == (1, 1)
+    assert fleet.dead.purge() >= 1
+    assert fleet.dead.list() == []
+    with pytest.raises(JobUnknown):
+        fleet.dead.requeue(job.id)
+
+
+def test_attempts_are_as_many_as_the_spec_allows(stand_in_fleet: Fleet) -> None:
+    fleet = stand_in_fleet
+    broken = BROKEN.model_dump(exclude_defaults=True)
+    for fields, expected in (({}, 3), ({"max_attempts": 1}, 1), ({"retry_on": ["WORKER_LOST"]}, 1)):
+        assert len(fleet.submit(broken | fields).outcome(timeout=20).attempts) == expected
+    retried = fleet.submit(shell("exit 3", retry_on=["EXIT_NONZERO"], max_attempts=4)).outcome(timeout=20)
+    assert [attempt.code for attempt in retried.attempts] == [ErrorCode.EXIT_NONZERO] * 4
+    fleet.dead.purge()

@@ -80,7 +80,6 @@ def test_after_mixed_jobs_and_a_kill_nothing_is_left(stage: Stage, stock: Stock)
         ({"SANDFLEET_RUNSC__PLATFORM": "kvm", "SANDFLEET_RUNSC__BOOT_DEADLINE_SECONDS": "2"}, "did not boot"),
         ({"SANDFLEET_REDIS_URL": "redis://127.0.0.1:1/0"}, "start Redis"),
         ({"SANDFLEET_REDIS_URL": "http://x"}, "SANDFLEET_REDIS_URL"),
-        ({"SANDFLEET_POLICY__TIMEOUT_SECONDS": "86400"}, "timeout ceiling"),
         ({"SANDFLEET_CONCURENCY": "2"}, "did you mean SANDFLEET_CONCURRENCY"),
     ],
     ids=lambda value: str(value)[:50],

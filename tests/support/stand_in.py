@@ -1,25 +1,41 @@
-"""A worker without sandboxes, for tests of the producer: stock Celery, and endings played from a script.
-
-Run as ``celery -A stand_in worker``; it reads ``SANDFLEET_*`` as the real one does.
-"""
+"""A worker without sandboxes: claims jobs, ends them as a test says, and records the ends through the shared script."""
 
 from __future__ import annotations
 
+import base64
+import json
+import threading
 import time
-from typing import Any
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Self
 
 import redis
-from celery import Celery
-from sandfleet_config.celery import shared_options
-from sandfleet_config.errors import Cancelled, CommandNotFound, ErrorCode, SandboxError, Signaled
-from sandfleet_config.outcome import Outcome, SandboxResult, StreamOutput
-from sandfleet_config.queues import TASK_NAME, cancel_key
-from sandfleet_config.settings import Settings
+from sandfleet_config.errors import Cancelled, CommandNotFound, ErrorCode, GVisorNotAvailable, SandboxError, Signaled
+from sandfleet_config.outcome import Attempt, Outcome, SandboxResult, StreamOutput
+from sandfleet_config.queues import DEFAULT_QUEUE, KEY_PREFIX, cancel_key, job_key
+from sandfleet_config.scripts import DEAD_TTL_SECONDS, PRIORITY_STEPS, read_script, stored_result
 from sandfleet_config.spec import SandboxSpec
 from sandfleet_config.wire import decode_job, spec_sha256
 
-LONG_SECONDS = 30.0
-LOOK_SECONDS = 0.02
+if TYPE_CHECKING:
+    from sandfleet_config.wire import JobRequest
+
+OWNER = "stand-in"
+RESULT_TTL_SECONDS = 3600
+CLAIM = """
+if redis.call('HGET', KEYS[1], 'state') ~= 'queued' then return 0 end
+redis.call('HSET', KEYS[1], 'state', 'running')
+redis.call('HSET', KEYS[2], ARGV[1], ARGV[2])
+return 1
+"""
+
+
+def list_keys(queue: str = DEFAULT_QUEUE) -> list[str]:
+    """Return a queue's lists in kombu's order."""
+    return [f"{KEY_PREFIX}{queue}" + (f"\x06\x16{step}" if step else "") for step in PRIORITY_STEPS]
+
+
 IMAGE = "busybox"
 
 
@@ -32,6 +48,8 @@ EXIT_3 = shell("exit 3")
 KILLED = shell("kill -9 $$")
 MISSING = SandboxSpec(image=IMAGE, command=["/no/such/program"], timeout=20)
 LONG = shell("sleep 60", timeout=60)
+BROKEN = SandboxSpec(image=IMAGE, command=["broken-host"], timeout=20)
+"""Ends on a host that cannot run it; of the stand-ins only."""
 
 
 def play(spec: SandboxSpec) -> SandboxResult | SandboxError | None:
@@ -43,52 +61,75 @@ def play(spec: SandboxSpec) -> SandboxResult | SandboxError | None:
             return SandboxResult(exit_code=3, stdout="", stderr="", duration=0.01)
         case ("sh", "-c", "kill -9 $$"):
             return Signaled.of("by signal 9", Outcome.of(ErrorCode.SIGNALED, "", "by signal 9", signal=9).to_json())
+        case ("broken-host",):
+            return GVisorNotAvailable.of("no runsc")
         case ("/no/such/program",):
             return CommandNotFound.of("/no/such/program is not in the image")
         case _:
             return None
 
 
-app = Celery("stand-in", set_as_current=False)
+class StandIn:
+    """Takes jobs of the queue as a worker would, in threads, and ends them as `play` says."""
 
+    def __init__(self, url: str) -> None:
+        self._client: Any = redis.Redis.from_url(url, protocol=2)
+        self._stopped = threading.Event()
+        self._pool = ThreadPoolExecutor(4)
+        self._thread = threading.Thread(target=self._take)
 
-@app.on_configure.connect
-def _configure(**_: Any) -> None:
-    app.conf.update(shared_options(Settings()))
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
 
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
+        self._thread.join()
+        self._pool.shutdown()
+        self._client.close()
 
-@app.task(name=TASK_NAME, bind=True, throws=(SandboxError,))
-def run(self: Any, text: str) -> dict[str, Any]:
-    """End the job as `play` says, and return or raise what the real task does."""
-    request = decode_job(text)
-    job_id = self.request.id
-    ending = play(request.spec)
-    if ending is None:
-        ending = _wait_for_cancel(job_id)
-    known: dict[str, Any] = {
-        "batch": request.batch,
-        "labels": request.spec.labels,
-        "spec_sha256": spec_sha256(request.spec),
-    }
-    if isinstance(ending, SandboxError):
-        signal = ending.outcome.signal if ending.outcome else None
-        outcome = Outcome.of(ending.code, job_id, ending.message, signal=signal, **known)
-        raise type(ending).of(ending.message, outcome.to_json())
-    return Outcome.of(
-        ErrorCode.EXIT_NONZERO if ending.exit_code else ErrorCode.OK,
-        job_id,
-        exit_code=ending.exit_code,
-        stdout=StreamOutput.of(ending.stdout.encode()),
-        duration=ending.duration,
-        **known,
-    ).to_json()
+    def _take(self) -> None:
+        while not self._stopped.is_set():
+            found = next((raw for key in list_keys() if (raw := self._client.rpop(key)) is not None), None)
+            if found is None:
+                self._stopped.wait(0.005)
+                continue
+            job_id, claim = json.loads(found)["headers"]["id"], str(uuid.uuid4())
+            if self._client.eval(CLAIM, 2, job_key(job_id), f"{KEY_PREFIX}claims:{OWNER}", claim, found):
+                self._pool.submit(self._run, job_id, claim, found)
 
+    def _run(self, job_id: str, claim: str, raw: bytes) -> None:
+        (text,), _, _ = json.loads(base64.b64decode(json.loads(raw)["body"]))
+        request = decode_job(text)
+        attempts: list[Attempt] = []
+        while True:
+            started = time.time()
+            outcome = self._end(job_id, request)
+            attempts.append(
+                Attempt.model_validate({"host": "h", "worker": "w", "code": outcome.code, "started": started})
+            )
+            is_failure = outcome.code in request.spec.retry_on
+            if not is_failure or len(attempts) >= request.spec.max_attempts:
+                break
+        outcome = outcome.model_copy(update={"attempts": tuple(attempts)})
+        history = [attempt.model_dump(mode="json") for attempt in attempts]
+        self._client.hset(job_key(job_id), "attempts", json.dumps(history))
+        reason = "no try is left" if is_failure else ""
+        arguments = (KEY_PREFIX, OWNER, claim, job_id, outcome.code.value, stored_result(outcome))
+        self._client.eval(read_script("finish"), 0, *arguments, RESULT_TTL_SECONDS, reason, DEAD_TTL_SECONDS)
 
-def _wait_for_cancel(job_id: str) -> SandboxError:
-    deadline = time.monotonic() + LONG_SECONDS
-    with redis.Redis.from_url(Settings().redis_dsn) as client:
-        while time.monotonic() < deadline:
-            if client.exists(cancel_key(job_id)):
-                return Cancelled.of("the job was cancelled")
-            time.sleep(LOOK_SECONDS)
-    return Cancelled.of("nobody cancelled the job")
+    def _end(self, job_id: str, request: JobRequest) -> Outcome:
+        ending: SandboxResult | SandboxError | None = play(request.spec)
+        while ending is None and not self._stopped.wait(0.01):
+            if self._client.exists(cancel_key(job_id)):
+                ending = Cancelled.of("the job was cancelled")
+        known: dict[str, Any] = {"batch": request.batch, "labels": request.spec.labels}
+        known["spec_sha256"] = spec_sha256(request.spec)
+        if ending is None:
+            ending = Cancelled.of("the test is over")
+        if isinstance(ending, SandboxError):
+            signal = ending.outcome.signal if ending.outcome else None
+            return Outcome.of(ending.code, job_id, ending.message, signal=signal, **known)
+        code = ErrorCode.EXIT_NONZERO if ending.exit_code else ErrorCode.OK
+        stdout = StreamOutput.of(ending.stdout.encode())
+        return Outcome.of(code, job_id, exit_code=ending.exit_code, stdout=stdout, duration=ending.duration, **known)
