@@ -47,7 +47,7 @@ def test_a_forged_spec_is_refused(module_stage: Stage, stock: Stock, case: str) 
 
 
 BODIES: dict[str, object] = {
-    "another contract": body(contract=2),
+    "another contract": body(contract=99),
     "no contract": body(contract=None),
     "not JSON": f"[[{CANARY}",
     "deep": "[" * 100_000,
@@ -140,11 +140,11 @@ def test_a_spec_over_the_limit_is_refused(module_stage: Stage, stock: Stock) -> 
     ids=lambda value: ascii(value)[:20],
 )
 def test_a_message_without_a_usable_id_is_dropped(module_stage: Stage, stock: Stock, job_id: object) -> None:
-    before = module_stage.workers[0].log.count("action=message_dropped")
+    before = module_stage.workers[0].log.count("action=message_set_aside")
     stock.push(body(), {"id": job_id})
 
     wait_until(
-        lambda: module_stage.workers[0].log.count("action=message_dropped") > before, 10, "the message is dropped"
+        lambda: module_stage.workers[0].log.count("action=message_set_aside") > before, 10, "the message is set aside"
     )
     assert stock.outcome(stock.submit("true"))["code"] == "OK"
     assert CANARY not in module_stage.workers[0].log

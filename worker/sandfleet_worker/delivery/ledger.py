@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import secrets
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     import redis
     from sandfleet_config.errors import ErrorCode
     from sandfleet_config.outcome import Outcome
+
+log = logging.getLogger(__name__)
 
 DEFAULT_MAX_ATTEMPTS = 3
 AVOID_SECONDS = 3.0
@@ -145,10 +148,14 @@ class Ledger:
                 raise LeaseLost
             case b"late":
                 raise LeaseLate
-            case b"job":
-                return _parse(claim_id, *answer[1:]), True
             case state:
-                return None, bool(state == b"again")
+                self._tell_set_aside(answer[-1])
+                return (_parse(claim_id, *answer[1:-1]) if state == b"job" else None), state != b"none"
+
+    def _tell_set_aside(self, count: int) -> None:
+        if count:
+            text = "%d messages that are none went to the dead letters"
+            log.warning(text, count, extra={"action": "message_set_aside"})
 
     def finish(
         self, claim: Claim, outcome: Outcome, reason: str = "", faults: Sequence[Mapping[str, str]] = ()

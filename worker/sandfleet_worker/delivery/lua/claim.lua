@@ -3,7 +3,8 @@
 -- ARGV: prefix, owner, claim id (new for each job, the same when a call is repeated because its answer got lost), host, worker,
 --       max_attempts of jobs that do not say, then the names of queues, whose turn it is first
 -- Returns {"lost"} without a lease, {"late"} where the lease has run out and may still be renewed, {"none"}, {"again"} where
--- nothing but waste was found so far, or {"job", id, flag, message, queue, attempts, max_attempts}. With the flag "start" the
+-- nothing but waste was found so far, or {"job", id, flag, message, queue, attempts, max_attempts}; the last item of every
+-- answer that comes from the queues is how many messages went to the dead letters, for want of an id. With the flag "start" the
 -- attempt is counted; "cancelled" and "expired" jobs are handed out for their outcome only.
 local FIRST_QUEUE, MAX_WASTE, MAX_AVOIDED, MAX_PROMOTED, DEAD_TTL, WAKE_TTL = 7, 64, 16, 64, 7 * 86400, 3600
 local prefix, owner, claim, host, worker, default_attempts = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
@@ -18,9 +19,11 @@ elseif tonumber(lease) < now then
   return { 'late' }
 end
 
+local waste, set_aside_count = 0, 0
 local function answer(id, message)
   local facts = redis.call('HMGET', prefix .. 'job:' .. id, 'flag', 'queue', 'attempts', 'max_attempts')
-  return { 'job', id, facts[1] or 'start', message, facts[2] or '', facts[3] or '', facts[4] or default_attempts }
+  return { 'job', id, facts[1] or 'start', message, facts[2] or '', facts[3] or '', facts[4] or default_attempts,
+    set_aside_count }
 end
 
 local held = redis.call('HGET', claims, claim)
@@ -64,10 +67,8 @@ local function is_other_host_alive()
   return has_other_host
 end
 
--- What no outcome can be told of, for want of an id.
-local waste = 0
 local function set_aside(queue, message, reason)
-  waste = waste + 1
+  waste, set_aside_count = waste + 1, set_aside_count + 1
   local id = 'message-' .. claim .. '-' .. waste
   redis.call('HSET', prefix .. 'dead:' .. id, 'message', message, 'reason', reason, 'code', '', 'at', now, 'queue', queue,
     'attempts', '')
@@ -170,4 +171,4 @@ end
 for at = #avoided, 1, -1 do
   redis.call('RPUSH', avoided[at][1], avoided[at][2])
 end
-return found or { waste > 0 and 'again' or 'none' }
+return found or { waste > 0 and 'again' or 'none', set_aside_count }

@@ -1,0 +1,163 @@
+"""Workers are killed, stopped and continued; their jobs are neither lost nor silently run twice."""
+
+from __future__ import annotations
+
+import signal
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+from sandfleet_config.queues import KEY_PREFIX
+from waiting import wait_until
+
+if TYPE_CHECKING:
+    from havoc import Havoc
+
+LEASE_SECONDS = 2.0
+"""What `Havoc.start` gives its workers."""
+
+
+def test_a_killed_workers_jobs_all_run_elsewhere_within_the_lease_and_a_second(havoc: Havoc) -> None:
+    victim = havoc.start(8)
+    jobs = [havoc.submit("sleep", "4") for _ in range(8)]
+    havoc.wait_started(*jobs, timeout_seconds=40)
+    havoc.start(8)
+    time.sleep(LEASE_SECONDS + 1.5)  # the other worker must know the fleet for a lease before it takes over
+
+    havoc.kill(victim)
+    killed = time.monotonic()
+    owners = f"{KEY_PREFIX}owners"
+    wait_until(lambda: havoc.redis.zcard(owners) == 1, LEASE_SECONDS + 1, "the dead worker is taken over")
+    again = [job for job in jobs if not havoc.stock.stored(job)]
+    wait_until(
+        lambda: all(len(havoc.attempts(job)) == 2 for job in again if not havoc.stock.stored(job)),
+        LEASE_SECONDS + 1 - (time.monotonic() - killed) + 0.5,
+        "all its jobs are claimed elsewhere",
+    )
+
+    for job in jobs:
+        outcome = havoc.outcome(job, 60)
+        codes = [attempt["code"] for attempt in outcome["attempts"]]
+        assert outcome["code"] == "OK"
+        assert codes == ["WORKER_LOST", "OK"] if job in again else ["OK"]
+        assert havoc.starts(job) == len(codes)
+        assert havoc.ends(job) == 1
+
+
+@pytest.mark.timeout(600)
+def test_an_idle_worker_killed_in_its_sleep_loses_no_job(havoc: Havoc) -> None:
+    havoc.start(1, SANDFLEET_QUEUE="elsewhere", SANDFLEET_QUEUES="")
+    jobs: list[str] = []
+    for _ in range(20):
+        idle = havoc.start(1, SANDFLEET_SLOTS_DIR=str(havoc.stage.folder / f"slots-{len(jobs)}"))
+        idle.process.send_signal(signal.SIGSTOP)
+        jobs.append(havoc.submit("true"))
+        havoc.kill(idle)
+    havoc.start(2)
+
+    for job in jobs:
+        assert havoc.outcome(job, 60)["code"] == "OK"
+        assert havoc.starts(job) == 1
+        assert havoc.ends(job) == 1
+
+
+def test_a_worker_stopped_beyond_its_lease_kills_its_sandboxes_and_ends(havoc: Havoc) -> None:
+    frozen = havoc.start(2)
+    jobs = [havoc.submit("sleep", "8") for _ in range(2)]
+    havoc.wait_started(*jobs)
+    other = havoc.start(2, SANDFLEET_SLOTS_DIR=str(havoc.stage.folder / "other-slots"))
+    time.sleep(LEASE_SECONDS + 1.5)
+
+    frozen.process.send_signal(signal.SIGSTOP)
+    wait_until(lambda: all(len(havoc.attempts(job)) == 2 for job in jobs), 10, "the jobs run elsewhere")
+    frozen.process.send_signal(signal.SIGCONT)
+
+    assert frozen.process.wait(10) == 75
+    assert frozen.log.count("action=fenced") == 2
+    for job in jobs:
+        outcome = havoc.outcome(job, 40)
+        assert [attempt["code"] for attempt in outcome["attempts"]] == ["WORKER_LOST", "OK"]
+        assert outcome["attempts"][1]["worker"].endswith(f".{other.process.pid}")
+        assert havoc.starts(job) == 2
+        assert havoc.ends(job) == 1
+    assert f"job {jobs[0]} ended" not in frozen.log
+
+
+def test_a_late_outcome_goes_to_the_duplicates_log(havoc: Havoc) -> None:
+    frozen = havoc.start(1)
+    job = havoc.submit("sh", "-c", "sleep 3; echo first")
+    havoc.wait_started(job)
+    havoc.start(1, SANDFLEET_SLOTS_DIR=str(havoc.stage.folder / "other-slots"))
+    time.sleep(LEASE_SECONDS)
+    frozen.process.send_signal(signal.SIGSTOP)  # its sandbox runs on and ends
+    wait_until(lambda: len(havoc.attempts(job)) == 2, 10, "the job runs elsewhere")
+    time.sleep(1)
+    frozen.process.send_signal(signal.SIGCONT)
+    assert frozen.process.wait(10) == 75
+
+    assert havoc.outcome(job)["code"] == "OK"
+    assert len(havoc.outcome(job)["attempts"]) == 2
+    told = [fields for fields in havoc.duplicates() if fields[b"job"].decode() == job]
+    assert len(told) == frozen.log.count(f"job {job} ended")
+    assert frozen.log.count("action=fenced") == 1
+
+
+def test_a_job_that_outlives_many_leases_starts_once(havoc: Havoc) -> None:
+    havoc.start(1, SANDFLEET_LEASE_SECONDS="1")
+    havoc.start(1, SANDFLEET_LEASE_SECONDS="1", SANDFLEET_SLOTS_DIR=str(havoc.stage.folder / "other-slots"))
+    havoc.assert_each_once([havoc.submit("sleep", "10")], 40)
+
+
+def test_a_job_that_kills_its_workers_ends_in_the_dead_letters(havoc: Havoc) -> None:
+    job = havoc.submit("sleep", "30")
+    for start in range(1, 4):
+        worker = havoc.start(1)
+        wait_until(lambda count=start: havoc.starts(job) == count, 20, "the job runs")  # type: ignore[misc]
+        havoc.kill(worker)
+    havoc.start(1)
+
+    outcome = havoc.outcome(job, 20)
+
+    assert outcome["code"] == "WORKER_LOST"
+    assert [attempt["code"] for attempt in outcome["attempts"]] == ["WORKER_LOST"] * 3
+    assert len({attempt["worker"] for attempt in outcome["attempts"]}) == 3
+    assert havoc.starts(job) == 3
+    letter = havoc.dead()[job]
+    assert letter[b"code"] == b"WORKER_LOST"
+    assert job.encode() in letter[b"message"]
+    assert letter[b"attempts"].count(b"WORKER_LOST") == 3
+
+
+def test_a_cancelled_job_never_runs_whatever_restarts(havoc: Havoc) -> None:
+    worker = havoc.start(1)
+    running = havoc.submit("sleep", "3")
+    havoc.wait_started(running)
+    queued = havoc.submit("true")
+    havoc.stock.cancel_by_key(queued)
+    havoc.kill(worker)
+    for _ in range(2):
+        worker = havoc.start(1)
+        worker.stop(signal.SIGQUIT)
+    havoc.start(1)
+
+    assert havoc.outcome(queued, 20)["code"] == "CANCELLED"
+    assert havoc.starts(queued) == 0
+    assert havoc.outcome(running, 30)["code"] == "OK"
+
+
+def test_a_drain_gives_back_what_does_not_end_at_no_cost(havoc: Havoc) -> None:
+    worker = havoc.start(2, SANDFLEET_DRAIN_SECONDS="2")
+    short, long = havoc.submit("sleep", "1"), havoc.submit("sleep", "6")
+    havoc.wait_started(short, long)
+    later = havoc.submit("true")
+
+    asked = time.monotonic()
+    assert worker.stop(signal.SIGTERM) == 0
+
+    assert time.monotonic() - asked < 5
+    assert havoc.outcome(short, 1)["code"] == "OK"
+    assert havoc.starts(later) == 0
+    havoc.start(2)
+    for job in (long, later):
+        assert [attempt["code"] for attempt in havoc.outcome(job)["attempts"]] == ["OK"]
+    assert havoc.starts(long) == 2
