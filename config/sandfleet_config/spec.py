@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Final, Literal, Self, cast
+from typing import TYPE_CHECKING, Annotated, Final, Literal, Self, cast
 
 from pydantic import (
     AfterValidator,
@@ -197,11 +197,6 @@ def _check_env_item(item: str) -> str:
     return item
 
 
-def _freeze(value: Sequence[str]) -> tuple[str, ...]:
-    """Keep what users may write as a list as a tuple: a spec never changes."""
-    return tuple(value)
-
-
 def _check_retried(value: Sequence[ErrorCode]) -> tuple[ErrorCode, ...]:
     """Refuse what no other try may follow; order and repetition mean nothing."""
     final = [code for code in value if code.category in (Category.OK, Category.CONTROL)]
@@ -212,6 +207,15 @@ def _check_retried(value: Sequence[ErrorCode]) -> tuple[ErrorCode, ...]:
 
 
 EnvItem = Annotated[Text, AfterValidator(_check_env_item)]
+if TYPE_CHECKING:
+    Texts = Sequence[Text]
+    Codes = Sequence[ErrorCode]
+    EnvItems = Sequence[EnvItem]
+else:
+    # Kept as tuples, since a spec never changes, and taken from lists too. pydantic serializes a `Sequence` in Python, slowly.
+    Texts = tuple[Text, ...]
+    Codes = tuple[ErrorCode, ...]
+    EnvItems = tuple[EnvItem, ...]
 
 
 def _refuse_reserved(key: str) -> str:
@@ -246,13 +250,12 @@ class SandboxSpec(ContractModel):
     """
 
     image: Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARS), AfterValidator(refuse_control_characters)]
-    command: Annotated[Sequence[Text], Field(max_length=MAX_COMMAND_ITEMS), AfterValidator(_freeze)] = ()
+    command: Annotated[Texts, Field(max_length=MAX_COMMAND_ITEMS)] = ()
     working_dir: Text = ""
     env: Annotated[
-        Sequence[EnvItem],
+        EnvItems,
         BeforeValidator(_env_from_mapping),
         Field(max_length=MAX_ENV_ITEMS, description="`KEY=VALUE` strings; a mapping is taken too."),
-        AfterValidator(_freeze),
     ] = ()
     resources: ResourceSpec = ResourceSpec()
     security: SecuritySpec = SecuritySpec()
@@ -277,7 +280,7 @@ class SandboxSpec(ContractModel):
     max_attempts: int = Field(
         default=DEFAULT_ATTEMPTS, ge=1, le=MAX_ATTEMPTS, description="Starts at most; 1 forbids a re-run."
     )
-    retry_on: Annotated[Sequence[ErrorCode], Field(max_length=len(ErrorCode)), AfterValidator(_check_retried)] = Field(
+    retry_on: Annotated[Codes, Field(max_length=len(ErrorCode)), AfterValidator(_check_retried)] = Field(
         default=RETRIED_CODES, description="Codes after which the job is tried again: the host category."
     )
 

@@ -28,13 +28,16 @@ MAX_SPEC_BYTES = 256 * 1024
 MAX_REPORTED_FAULTS = 50
 
 
-_SPEC_DEFAULTS: Final = SandboxSpec(image="-")
-
-
 def find_contract(spec: SandboxSpec) -> Literal[1, 2]:
     """Return the lowest contract version that can say `spec`."""
-    is_plain = all(getattr(spec, name) == getattr(_SPEC_DEFAULTS, name) for name in DELIVERY_FIELDS)
-    return 1 if is_plain else 2
+    return 1 if _delivery_of(spec) == _DEFAULT_DELIVERY else 2
+
+
+def _delivery_of(spec: SandboxSpec) -> tuple[object, ...]:
+    return spec.idempotency_key, spec.priority, spec.queue_ttl, spec.max_attempts, spec.retry_on
+
+
+_DEFAULT_DELIVERY: Final = _delivery_of(SandboxSpec(image="-"))
 
 
 def _find_contract_of(fields: dict[str, Any]) -> Literal[1, 2]:
@@ -52,7 +55,7 @@ class JobRequest(ContractModel):
     @model_validator(mode="after")
     def _check_claim(self) -> Self:
         """Refuse a message that says less than it asks for: a reader would trust the number."""
-        if self.contract < find_contract(self.spec):
+        if self.contract == 1 and find_contract(self.spec) != 1:
             msg = "{fields} need contract version 2"
             raise PydanticCustomError("contract", msg, {"fields": ", ".join(DELIVERY_FIELDS)})
         return self
@@ -79,7 +82,7 @@ def encode_job(request: JobRequest, max_bytes: int = MAX_SPEC_BYTES) -> str:
     """
     # exclude_defaults keeps the message short and lets an older worker run specs that use none of the newer fields.
     text = request.model_dump_json(exclude_defaults=True, exclude={"contract"})
-    text = f'{{"contract":{find_contract(request.spec)},{text[1:]}'
+    text = f'{{"contract":{request.contract},{text[1:]}'
     size = len(text.encode())
     if size > max_bytes:
         _refuse_size(size, max_bytes)
@@ -164,25 +167,22 @@ def _field_name(location: tuple[int | str, ...]) -> str:
     )
 
 
-def fingerprints(spec: SandboxSpec) -> tuple[str, str]:
-    """Return `spec_sha256` and `request_sha256` at the price of one."""
-    fields = spec.model_dump(mode="json")
-    request = _hash_canonical(fields)
-    for name in DELIVERY_FIELDS:
-        del fields[name]
-    return _hash_canonical(fields), request
+_canonical: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 
 def spec_sha256(spec: SandboxSpec) -> str:
     """Return the fingerprint of what runs: sha256 of `spec`'s canonical JSON without `DELIVERY_FIELDS`, in hex."""
-    return _hash_canonical(spec.model_dump(mode="json", exclude=set(DELIVERY_FIELDS)))
+    fields = spec.model_dump(mode="json", exclude=_DELIVERY)
+    return hashlib.sha256(_canonical.encode(fields).encode()).hexdigest()
 
 
-def request_sha256(spec: SandboxSpec) -> str:
-    """Return the fingerprint of all that a producer asked for, how to deliver it included: what an idempotency key stands for."""
-    return _hash_canonical(spec.model_dump(mode="json"))
+def request_sha256(spec: SandboxSpec, spec_hash: str | None = None) -> str:
+    """Return the fingerprint of all that a producer asked for, how to deliver it included: what an idempotency key stands for.
+
+    `spec_hash` is `spec_sha256` where it is known already.
+    """
+    text = f"{spec_hash or spec_sha256(spec)} {json.dumps(_delivery_of(spec))}"
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _hash_canonical(fields: dict[str, Any]) -> str:
-    canonical = json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.sha256(canonical.encode()).hexdigest()
+_DELIVERY: set[str] = set(DELIVERY_FIELDS)

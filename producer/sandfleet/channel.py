@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple, Protocol
-from uuid import uuid4
 
 from pydantic import Field
 from sandfleet_config.outcome import Record
@@ -41,7 +40,7 @@ class Ticket:
     text: str
     record: JobRecord
     fingerprint: str
-    tag: str = field(default_factory=lambda: str(uuid4()))
+    tag: str
 
 
 class AnswerKind(StrEnum):

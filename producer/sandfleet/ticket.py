@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 from sandfleet_config.queues import JOB_ID
 from sandfleet_config.spec import MAX_KEY_CHARS, SandboxSpec
-from sandfleet_config.wire import JobRequest, encode_job, fingerprints, new_spec, raise_faults, spec_sha256
+from sandfleet_config.wire import JobRequest, encode_job, new_spec, raise_faults, request_sha256, spec_sha256
 
 from sandfleet.channel import JobRecord, Ticket
 
@@ -45,12 +45,11 @@ def new_ticket(
     except ValidationError as error:
         raise_faults(error)
     text = encode_job(request, max_spec_bytes)
-    spec_hash, request_hash = fingerprints(parsed)
+    spec_hash = spec_sha256(parsed)
     tag = str(uuid.uuid4())
     # Without a key nothing but this very ticket is the same job: a repeated call finds it by its id, another's id is taken.
-    fingerprint = request_hash if parsed.idempotency_key else tag
-    record = new_record(request, spec_hash)
-    return Ticket(job_id or str(uuid.uuid4()), request, text, record, fingerprint, tag)
+    fingerprint = request_sha256(parsed, spec_hash) if parsed.idempotency_key else tag
+    return Ticket(job_id or tag, request, text, new_record(request, spec_hash), fingerprint, tag)
 
 
 def _with_key(spec: SandboxSpec, key: str) -> SandboxSpec:
@@ -62,7 +61,8 @@ def _with_key(spec: SandboxSpec, key: str) -> SandboxSpec:
 def new_record(request: JobRequest, spec_hash: str | None = None) -> JobRecord:
     """Return what a producer leaves behind of a job."""
     spec = request.spec
-    return JobRecord(
+    # Nothing in it needs a check a second time.
+    return JobRecord.model_construct(
         batch=request.batch,
         labels=spec.labels,
         line=spec.to_line(),

@@ -1,6 +1,6 @@
 -- Queue jobs, each at most once, all or none of them refused for want of room.
 --
--- ARGV: prefix, queue, max_queued (0: no bound), batch ("" none), how many jobs the caller wants to queue in all, then 8 for each:
+-- ARGV (of at most a few thousand jobs: Lua's unpack): prefix, queue, max_queued (0: no bound), batch ("" none), how many jobs the caller wants to queue in all, then 8 for each:
 --       id, message, step (0|3|6|9), idempotency key ("" none), fingerprint, queue_ttl in ms (0: none), max_attempts, record
 -- Returns {"full", jobs in the queue}, or for each job "new", "same", "conflict" or "exists", and its id. "same" was submitted
 -- before with the same key, or the same id, and the same fingerprint; another fingerprint is a "conflict" of keys, or an id that
@@ -42,6 +42,7 @@ if max_queued > 0 then
 end
 
 local answers, is_any_new = {}, false
+local pushed, expiring, members = { ['0'] = {}, ['3'] = {}, ['6'] = {}, ['9'] = {} }, {}, {}
 local function tell(kind, id)
   answers[#answers + 1] = kind
   answers[#answers + 1] = id
@@ -69,18 +70,26 @@ for at = FIRST, #ARGV, WIDTH do
       redis.call('SET', prefix .. 'idem:' .. key, id)
     end
     if expires > 0 then
-      redis.call('ZADD', prefix .. 'expiring', expires, id)
+      expiring[#expiring + 1] = expires
+      expiring[#expiring + 1] = id
     end
-    if batch ~= '' then
-      redis.call('RPUSH', prefix .. 'batch:' .. batch, id)
-    end
-    redis.call('LPUSH', list_of(step), message)
+    members[#members + 1] = id
+    pushed[step][#pushed[step] + 1] = message
     is_any_new = true
     tell('new', id)
   end
 end
 if is_any_new then
+  for step, messages in pairs(pushed) do
+    if #messages > 0 then
+      redis.call('LPUSH', list_of(step), unpack(messages))
+    end
+  end
+  if #expiring > 0 then
+    redis.call('ZADD', prefix .. 'expiring', unpack(expiring))
+  end
   if batch ~= '' then
+    redis.call('RPUSH', prefix .. 'batch:' .. batch, unpack(members))
     redis.call('PERSIST', prefix .. 'batch:' .. batch)
     redis.call('PERSIST', prefix .. 'done:' .. batch)
   end
