@@ -46,12 +46,14 @@ def test_a_killed_workers_jobs_all_run_elsewhere_within_the_lease_and_a_second(h
 
 @pytest.mark.timeout(600)
 def test_an_idle_worker_killed_in_its_sleep_loses_no_job(havoc: Havoc) -> None:
-    havoc.start(1, SANDFLEET_QUEUE="elsewhere", SANDFLEET_QUEUES="")
     jobs: list[str] = []
-    for _ in range(20):
-        idle = havoc.start(1, SANDFLEET_SLOTS_DIR=str(havoc.stage.folder / f"slots-{len(jobs)}"))
+    for number in range(20):
+        # A queue of its own each time: a worker that just came up would run what an earlier round left.
+        queue = f"round-{number}"
+        idle = havoc.start(1, SANDFLEET_QUEUE=queue, SANDFLEET_QUEUES="")
         idle.process.send_signal(signal.SIGSTOP)
-        jobs.append(havoc.submit("true"))
+        jobs.append(havoc.stock.submit("true", queue=queue))
+        havoc.redis.sadd(f"{KEY_PREFIX}queues", queue)
         havoc.kill(idle)
     havoc.start(2)
 
@@ -85,13 +87,15 @@ def test_a_worker_stopped_beyond_its_lease_kills_its_sandboxes_and_ends(havoc: H
 
 def test_a_late_outcome_goes_to_the_duplicates_log(havoc: Havoc) -> None:
     frozen = havoc.start(1)
-    job = havoc.submit("sh", "-c", "sleep 3; echo first")
+    other_slots = str(havoc.stage.folder / "other-slots")
+    havoc.start(1, SANDFLEET_SLOTS_DIR=other_slots, SANDFLEET_QUEUE="elsewhere", SANDFLEET_QUEUES="")
+    job = havoc.submit("sleep", "6")
     havoc.wait_started(job)
-    havoc.start(1, SANDFLEET_SLOTS_DIR=str(havoc.stage.folder / "other-slots"))
-    time.sleep(LEASE_SECONDS)
+    started = time.monotonic()
+    havoc.start(1, SANDFLEET_SLOTS_DIR=other_slots)
     frozen.process.send_signal(signal.SIGSTOP)  # its sandbox runs on and ends
     wait_until(lambda: len(havoc.attempts(job)) == 2, 10, "the job runs elsewhere")
-    time.sleep(1)
+    time.sleep(max(0.0, started + 7 - time.monotonic()))
     frozen.process.send_signal(signal.SIGCONT)
     assert frozen.process.wait(10) == 75
 

@@ -120,12 +120,14 @@ class Stock:
             task_default_queue="sandfleet",
         )
 
-    def submit(self, *command: str, fields: dict[str, Any] | None = None, **options: Any) -> str:
+    def submit(
+        self, *command: str, fields: dict[str, Any] | None = None, queue: str = "sandfleet", **options: Any
+    ) -> str:
         """Queue a job, and return its id."""
         spec = {"image": "busybox", "command": command, "timeout": 30, **(fields or {})}
         text = json.dumps({"contract": 1, "spec": spec})
         # Ignored here only: it saves a subscription, and workers record an outcome whatever the message says.
-        result = self.app.send_task("sandfleet.run", args=[text], queue="sandfleet", ignore_result=True, **options)
+        result = self.app.send_task("sandfleet.run", args=[text], queue=queue, ignore_result=True, **options)
         return str(result.id)
 
     def push(self, body: object, headers: dict[str, Any] | None = None, **envelope: Any) -> str:

@@ -6,7 +6,7 @@ Celery's own tasks (``celery.chord_unlock``, ...) are never reached. What stock 
 never logged.
 """
 
-# ruff: noqa: ARG001, ARG002  Celery calls these methods, with arguments of its own choice
+# ruff: noqa: ARG002  Celery calls these methods, with arguments of its own choice
 from __future__ import annotations
 
 import logging
@@ -16,105 +16,27 @@ from celery import bootsteps
 from celery.exceptions import ImproperlyConfigured
 from celery.worker import state
 from celery.worker.consumer import Consumer
-from celery.worker.consumer.consumer import CLOSE, TERMINATE  # type: ignore[attr-defined]
-from celery.worker.consumer.control import Control
-from celery.worker.consumer.mingle import Mingle
-from celery.worker.request import Request
-from sandfleet_config.errors import SandboxError
+from celery.worker.consumer.consumer import TERMINATE  # type: ignore[attr-defined]
 from sandfleet_config.queues import TASK_NAME
 
 from sandfleet_worker.delivery.envelope import open_message
 from sandfleet_worker.delivery.intake import EXIT_LOST
 from sandfleet_worker.messages import read_delivery
-from sandfleet_worker.tasks import Fenced, Requeued, run_task
+from sandfleet_worker.steps import ClaimedControl, ClaimedTasks
+from sandfleet_worker.tasks import run_task
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from celery.worker.request import Request
     from kombu.message import Message
 
     from sandfleet_worker.delivery.ledger import Claim
 
 log = logging.getLogger(__name__)
 
-STOPPING = {CLOSE, TERMINATE}
-TICK_SECONDS = 1.0
 RELEASE_SECONDS = 15.0
 """How long sandboxes may take to die, and Redis to hear of it, when the worker stops."""
-
-
-class NoConsumer:
-    """Stands where Celery keeps kombu's consumer of the queues: there is nothing to consume on a channel."""
-
-    on_message: Any = None
-    channel = None
-
-    def __init__(self, queues: list[Any]) -> None:
-        self.queues = queues
-
-    def consume(self) -> None:
-        """Do nothing."""
-
-    def cancel(self) -> None:
-        """Do nothing."""
-
-    def close(self) -> None:
-        """Do nothing."""
-
-
-class NoQoS:
-    """Stands where Celery counts prefetched messages: there are none."""
-
-    value = prev = 0
-    _mutex: Any = None
-
-    def update(self) -> None:
-        """Do nothing."""
-
-    def set(self, value: int) -> None:
-        """Do nothing."""
-
-    def increment_eventually(self, count: int = 1) -> None:
-        """Do nothing."""
-
-    def decrement_eventually(self, count: int = 1) -> None:
-        """Do nothing."""
-
-
-class ClaimedTasks(bootsteps.StartStopStep):
-    """Celery's ``Tasks`` step, without a channel: starts the claims and, when the worker stops, drains."""
-
-    requires = (Mingle,)
-
-    def start(self, c: SandboxConsumer) -> None:
-        """Begin to claim; after a lost connection only the receiver of events is new."""
-        c.update_strategies()
-        c.task_consumer = NoConsumer(list(c.app.amqp.queues.consume_from.values()))
-        c.qos = NoQoS()
-        c.begin_claims()
-
-    def stop(self, c: SandboxConsumer) -> None:
-        """Drain if the worker stops; a lost connection comes through here too, and changes nothing."""
-        if c.controller.blueprint.state in STOPPING:
-            c.drain()
-
-    def shutdown(self, c: SandboxConsumer) -> None:
-        """Drain, if nothing did."""
-        c.drain()
-
-    def register_with_event_loop(self, c: SandboxConsumer, hub: Any) -> None:
-        """Let the watchdog see the loop go round."""
-        hub.call_repeatedly(TICK_SECONDS, c.intake.watchdog.tick)
-
-    def info(self, c: SandboxConsumer) -> Any:
-        """Say how many jobs are held."""
-        return {"prefetch_count": 0, "claims": len(c.intake.held.job_ids())}
-
-
-class ClaimedControl(Control):
-    """Celery's ``Control`` step, after ours instead of after ``Tasks``."""
-
-    requires = (ClaimedTasks,)
 
 
 class SandboxConsumer(Consumer):
@@ -232,83 +154,3 @@ def _is_terminating() -> bool:
 
 def _nothing(*_: object) -> None:
     """Stand for an ack or a reject: `finish` and `requeue` have settled the claim before."""
-
-
-def strategy(task: Any, app: Any, consumer: SandboxConsumer) -> Callable[..., None]:
-    """Return the receiver of messages for `task`: Celery's own without what would log, revoke, expire or delay."""
-    events = consumer.event_dispatcher
-
-    def receive(message: Any, payload: object, ack: Any, reject: Any, callbacks: Any) -> None:
-        delivery = message.delivery
-        request = SandboxRequest(
-            message,
-            on_ack=ack,
-            on_reject=reject,
-            app=app,
-            hostname=consumer.hostname,
-            eventer=events,
-            task=task,
-            connection_errors=consumer.connection_errors,
-            headers=message.headers,
-            body=((delivery,), {}, {}),
-            decoded=True,
-        )
-        log.info(
-            "job %s received: %s",
-            delivery.job_id,
-            delivery.line,
-            extra={"action": "job_received", "job_id": delivery.job_id},
-        )
-        request.send_event(
-            "task-received", name=task.name, args=delivery.line, kwargs="", retries=0, root_id=delivery.job_id
-        )
-        state.task_reserved(request)
-        for callback in callbacks or ():
-            callback(request)
-        consumer.on_task_request(request)
-
-    return receive
-
-
-class SandboxRequest(Request):
-    """A job on this worker. Ending it means killing its sandbox; the task then records the outcome, and nothing before it."""
-
-    def revoked(self) -> bool:
-        """Say no: a revoked job starts, finds itself cancelled and ends with an outcome."""
-        return False
-
-    def send_event(self, type: str, **fields: Any) -> None:  # noqa: A002  Celery's
-        """Tell who watches; an outage must not reach the job, and what is not told now is told after it."""
-        try:
-            super().send_event(type, **fields)
-        except Exception as error:  # noqa: BLE001  any kind of a broken connection
-            log.debug("cannot send an event: %s", error)
-
-    def terminate(self, pool: Any, signal: object = None) -> None:
-        """Cancel the job."""
-        pool.cancel(self.id)
-
-    def cancel(self, pool: Any, signal: object = None, emit_retry: bool = True) -> None:  # noqa: FBT001, FBT002  Celery's
-        """Take the job back for another worker (cold shutdown)."""
-        pool.withdraw(self.id)
-
-    def info(self, safe: bool = False) -> Any:  # noqa: FBT001, FBT002  Celery's
-        """Describe the job for ``inspect``, never with its spec."""
-        return {**super().info(safe=True), "args": self.argsrepr, "kwargs": ""}
-
-    def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> None:  # noqa: FBT001, FBT002
-        """Finish a job whose outcome is stored: ack it and tell the event's readers code and message only."""
-        error = getattr(exc_info.exception, "exc", exc_info.exception)  # billiard may have wrapped it
-        if isinstance(error, Fenced):
-            state.task_ready(self)
-            return
-        if isinstance(error, Requeued):
-            state.task_ready(self)
-            self.send_event("task-retried", exception=str(error.args[0]), traceback="")
-            return
-        if not isinstance(error, SandboxError):
-            super().on_failure(exc_info, send_failed_event=send_failed_event, return_ok=return_ok)
-            return
-        state.task_ready(self)
-        self.acknowledge()
-        self.send_event("task-failed", exception=str(error), traceback="")

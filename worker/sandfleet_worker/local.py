@@ -58,7 +58,6 @@ def run_local(settings: WorkerSettings, flower_port: int | None) -> int:
         try:
             children.append(_start_redis(settings, parts))
             settings = settings.model_copy(update={"redis_url": SecretStr(_socket_url(settings))})
-            _requeue(settings)
             children.append(_start_worker(settings, parts))
             _wait_for_worker(settings, children)
             if flower_port is not None:
@@ -157,16 +156,6 @@ def _start_redis(settings: WorkerSettings, parts: contextlib.ExitStack) -> Child
         else:
             client.close()
             return child
-
-
-def _requeue(settings: WorkerSettings) -> None:
-    """Put back what a killed worker had taken: nobody else works on this Redis."""
-    app = new_app(settings)
-    app.conf.broker_transport_options = {**app.conf.broker_transport_options, "visibility_timeout": 0}
-    with app.connection_for_write() as connection:
-        channel: Any = connection.default_channel
-        channel.qos.restore_visible(num=1_000_000)
-    app.close()
 
 
 def _start_worker(settings: WorkerSettings, parts: contextlib.ExitStack) -> Child:

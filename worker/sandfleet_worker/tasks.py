@@ -72,7 +72,7 @@ class RunTask(Task):  # type: ignore[type-arg]  # generic in the stubs only
     """``sandfleet.run``. A program that ran to its own end is Celery's SUCCESS, everything else raises its code's exception."""
 
     name = TASK_NAME
-    Strategy = "sandfleet_worker.consumer:strategy"
+    Strategy = "sandfleet_worker.requests:strategy"
     acks_late = True
     ignore_result = False
     max_retries = 0

@@ -1,14 +1,12 @@
-"""The claimer: takes a slot of the host, then a job, and hands it on; and what this worker holds."""
+"""The claimer: takes a slot of the host, then a job, and hands it on."""
 
 from __future__ import annotations
 
-import fnmatch
 import logging
 import os
 import secrets
 import threading
 import time
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sandfleet_config.errors import ErrorCode
@@ -23,8 +21,10 @@ if TYPE_CHECKING:
 
     import redis
 
+    from sandfleet_worker.delivery.held import Held
     from sandfleet_worker.delivery.ledger import Claim, Ledger
-    from sandfleet_worker.delivery.slots import HostSlots, Slot
+    from sandfleet_worker.delivery.slots import HostSlots
+    from sandfleet_worker.delivery.turns import Turns
 
 log = logging.getLogger(__name__)
 
@@ -34,82 +34,6 @@ LATE_SECONDS = 0.05
 QUEUES_SECONDS = 1.0
 MAX_BACKOFF_SECONDS = 1.0
 WAKE_KEY = f"{KEY_PREFIX}wake"
-
-
-class Held:
-    """The claims that this worker runs, each with its slot; safe for threads."""
-
-    def __init__(self, limit: int) -> None:
-        self._room = threading.Semaphore(limit)
-        self._lock = threading.Lock()
-        self._held: dict[str, tuple[Claim, Slot]] = {}
-
-    def wait_room(self, timeout_seconds: float) -> bool:
-        """Take one of the worker's own places, or return False."""
-        return self._room.acquire(timeout=timeout_seconds)
-
-    def leave_room(self) -> None:
-        """Give back a place for which there was no claim."""
-        self._room.release()
-
-    def add(self, claim: Claim, slot: Slot) -> None:
-        """Hold `claim` in the place that was taken."""
-        with self._lock:
-            self._held[claim.claim_id] = claim, slot
-
-    def find(self, claim_id: str) -> Claim | None:
-        """Return the claim with this id."""
-        with self._lock:
-            found = self._held.get(claim_id)
-        return found[0] if found else None
-
-    def free_slot(self, claim: Claim) -> None:
-        """Free the host's slot: the sandbox is gone, only the outcome is on its way."""
-        with self._lock:
-            found = self._held.get(claim.claim_id)
-        if found:
-            found[1].release()
-
-    def remove(self, claim: Claim) -> None:
-        """Forget a claim that is settled, with its slot and place; once."""
-        with self._lock:
-            found = self._held.pop(claim.claim_id, None)
-        if found:
-            found[1].release()
-            self._room.release()
-
-    def job_ids(self) -> list[str]:
-        """Return the jobs held."""
-        with self._lock:
-            return [claim.job_id for claim, _ in self._held.values()]
-
-
-@dataclass
-class Turns:
-    """Whose turn it is: the queue served last goes to the end."""
-
-    own: str
-    patterns: tuple[str, ...]
-    _order: list[str] = field(default_factory=list)
-
-    def update(self, names: list[str]) -> None:
-        """Take note of the queues there are."""
-        wanted = [self.own] + [name for name in names if name != self.own and self._matches(name)]
-        kept = [name for name in self._order if name in wanted]
-        self._order = kept + [name for name in wanted if name not in kept]
-
-    def served(self, queue: str) -> None:
-        """Send `queue` to the end of the line."""
-        if queue in self._order:
-            self._order.remove(queue)
-            self._order.append(queue)
-
-    def names(self) -> list[str]:
-        """Return the queues, first the one whose turn it is."""
-        return list(self._order)
-
-    def _matches(self, name: str) -> bool:
-        return any(fnmatch.fnmatchcase(name, pattern) for pattern in self.patterns)
 
 
 class Claimer:

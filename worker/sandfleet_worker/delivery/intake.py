@@ -7,10 +7,12 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from sandfleet_worker.delivery.claims import Claimer, Held, Turns
+from sandfleet_worker.delivery.claims import Claimer
+from sandfleet_worker.delivery.held import Held
 from sandfleet_worker.delivery.leases import REDIS_ERRORS, Lease
 from sandfleet_worker.delivery.ledger import Ledger
 from sandfleet_worker.delivery.sweep import Sweeper
+from sandfleet_worker.delivery.turns import Turns
 from sandfleet_worker.delivery.watchdog import Watchdog
 
 if TYPE_CHECKING:

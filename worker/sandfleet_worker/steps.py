@@ -1,0 +1,90 @@
+"""Bootsteps in place of Celery's ``Tasks``: jobs come by claims, so there is no channel to consume and nothing to prefetch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from celery import bootsteps
+from celery.worker.consumer.consumer import CLOSE, TERMINATE  # type: ignore[attr-defined]
+from celery.worker.consumer.control import Control
+from celery.worker.consumer.mingle import Mingle
+
+if TYPE_CHECKING:
+    from sandfleet_worker.consumer import SandboxConsumer
+
+STOPPING = {CLOSE, TERMINATE}
+TICK_SECONDS = 1.0
+
+
+class NoConsumer:
+    """Stands where Celery keeps kombu's consumer of the queues: there is nothing to consume on a channel."""
+
+    on_message: Any = None
+    channel = None
+
+    def __init__(self, queues: list[Any]) -> None:
+        self.queues = queues
+
+    def consume(self) -> None:
+        """Do nothing."""
+
+    def cancel(self) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+class NoQoS:
+    """Stands where Celery counts prefetched messages: there are none."""
+
+    value = prev = 0
+    _mutex: Any = None
+
+    def update(self) -> None:
+        """Do nothing."""
+
+    def set(self, value: int) -> None:
+        """Do nothing."""
+
+    def increment_eventually(self, count: int = 1) -> None:
+        """Do nothing."""
+
+    def decrement_eventually(self, count: int = 1) -> None:
+        """Do nothing."""
+
+
+class ClaimedTasks(bootsteps.StartStopStep):
+    """Celery's ``Tasks`` step, without a channel: starts the claims and, when the worker stops, drains."""
+
+    requires = (Mingle,)
+
+    def start(self, c: SandboxConsumer) -> None:
+        """Begin to claim; after a lost connection only the receiver of events is new."""
+        c.update_strategies()
+        c.task_consumer = NoConsumer(list(c.app.amqp.queues.consume_from.values()))
+        c.qos = NoQoS()
+        c.begin_claims()
+
+    def stop(self, c: SandboxConsumer) -> None:
+        """Drain if the worker stops; a lost connection comes through here too, and changes nothing."""
+        if c.controller.blueprint.state in STOPPING:
+            c.drain()
+
+    def shutdown(self, c: SandboxConsumer) -> None:
+        """Drain, if nothing did."""
+        c.drain()
+
+    def register_with_event_loop(self, c: SandboxConsumer, hub: Any) -> None:
+        """Let the watchdog see the loop go round."""
+        hub.call_repeatedly(TICK_SECONDS, c.intake.watchdog.tick)
+
+    def info(self, c: SandboxConsumer) -> Any:
+        """Say how many jobs are held."""
+        return {"prefetch_count": 0, "claims": len(c.intake.held.job_ids())}
+
+
+class ClaimedControl(Control):
+    """Celery's ``Control`` step, after ours instead of after ``Tasks``."""
+
+    requires = (ClaimedTasks,)
