@@ -190,9 +190,9 @@ class _Wait:
         if self._deadline is None:
             return pause
         if is_over:
+            left = self._awaited()
             raise ResultTimeout(
-                f"not ended in time: {name_jobs(self.pending)} (still queued or running; wait again or cancel)",
-                self.pending,
+                f"not ended in time: {name_jobs(left)} (still queued or running; wait again or cancel)", left
             )
         return min(pause, self._deadline - now)
 

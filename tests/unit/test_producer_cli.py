@@ -5,7 +5,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sandfleet import ErrorCode, FleetUnavailable, Outcome, SandboxResult, SandboxSpec, StreamOutput
+from sandfleet import ErrorCode, FleetUnavailable, GVisorNotAvailable, Outcome, SandboxResult, SandboxSpec, StreamOutput
 from sandfleet.cli import main
 from sandfleet.cli.show import safe_text
 from sandfleet.testing import FakeFleet
@@ -324,3 +324,112 @@ def test_usage_of_the_other_commands_is_2(use: Use, capfd: Capture) -> None:
 def test_text_that_is_safe_is_left_alone() -> None:
     assert safe_text("héllo €\n\tx") == "héllo €\n\tx"
     assert safe_text("\u202eevil\x7f") == "\\u202eevil\\x7f"
+
+
+def broken(_: SandboxSpec) -> Ending:
+    return GVisorNotAvailable.of("no runsc")
+
+
+def test_a_batch_is_shown_waited_for_and_cancelled(use: Use, tmp_path: Path, capfd: Capture) -> None:
+    use(lambda spec: None if spec.image == "slow" else SandboxResult(exit_code=0, stdout="", stderr="", duration=0))
+    (tmp_path / "jobs").write_text('{"image": "slow"}\n{"image": "x"}\n')
+    assert main(["submit", str(tmp_path / "jobs"), "--batch", "nightly"]) == 0
+    slow, done = capfd.readouterr().out.split()
+    assert main(["batch", "show", "nightly"]) == 0
+    out = capfd.readouterr().out
+    assert "jobs          2\nended         1\nwaiting       1\n" in out
+    assert main(["batch", "show", "nightly", "--json"]) == 0
+    assert json.loads(capfd.readouterr().out) == {
+        "batch": "nightly",
+        "total": 2,
+        "done": 1,
+        "codes": {"OK": 1},
+        "job_ids": [slow, done],
+    }
+    assert main(["batch", "wait", "nightly", "--timeout", "0.01"]) == 124
+    out, err = capfd.readouterr()
+    assert out == f"{done}\tOK\n"
+    assert "1 jobs go on. To resume: sandfleet batch wait nightly" in err
+    assert main(["batch", "cancel", "nightly"]) == 0
+    assert capfd.readouterr().out == "nightly\t1 cancelled before they started, 0 asked to end, 1 already ended\n"
+    results = tmp_path / "r"
+    assert main(["batch", "wait", "nightly", "--out", str(results)]) == 1
+    assert [json.loads(line)["code"] for line in results.read_text().splitlines()] == ["OK", "CANCELLED"]
+    capfd.readouterr()
+    assert main(["batch", "show", "no-such"]) == 1
+    assert capfd.readouterr().err.startswith("sandfleet: there is no batch no-such")
+
+
+def test_dead_letters_are_listed_shown_queued_again_and_dropped(use: Use, capfd: Capture) -> None:
+    fleet = use(broken)
+    first, second = fleet.submit_many([SandboxSpec(image="x", command=["a\x1b[31m"])] * 2)
+    assert main(["dead", "list"]) == 0
+    lines = [line.split("\t") for line in capfd.readouterr().out.splitlines()]
+    assert [line[0] for line in lines] == [second.id, first.id]
+    assert lines[0][2:] == ["GVISOR_NOT_AVAILABLE", "3", "sandfleet", r"x 'a\x1b[31m'"]
+    assert main(["dead", "list", "--json", "--limit", "1"]) == 0
+    assert [letter["job_id"] for letter in json.loads(capfd.readouterr().out)] == [second.id]
+    assert main(["dead", "show", first.id]) == 0
+    out = capfd.readouterr().out
+    assert "last code     GVISOR_NOT_AVAILABLE" in out
+    assert "attempt 3     GVISOR_NOT_AVAILABLE on fake" in out
+    assert main(["dead", "show", first.id, "--json"]) == 0
+    assert len(json.loads(capfd.readouterr().out)["attempts"]) == 3
+    assert main(["dead", "requeue", first.id, "no-such"]) == 1
+    out, err = capfd.readouterr()
+    assert out == f"{first.id}\tqueued\n"
+    assert "there is no dead letter no-such" in err
+    assert main(["dead", "purge", second.id]) == 0
+    assert main(["dead", "purge"]) == 0
+    assert capfd.readouterr().out == "1 dropped\n1 dropped\n"
+    assert main(["dead", "show", second.id]) == 1
+
+
+def test_run_and_submit_take_what_delivery_knows(use: Use, tmp_path: Path, capfd: Capture) -> None:
+    fleet = use(end(ErrorCode.OK, exit_code=0))
+    options = "run --queue gpu --priority 0 --queue-ttl 60 --max-attempts 1 --idempotency-key k -- true"
+    assert main(options.split()) == main(options.split()) == 0
+    (spec,) = fleet.specs
+    assert (spec.priority, spec.queue_ttl, spec.max_attempts, spec.idempotency_key) == (0, 60, 1, "k")
+    record = fleet.record(fleet.job_ids[0])
+    assert record is not None
+    assert record.queue == "gpu"
+    (tmp_path / "jobs").write_text('{"image": "x"}\n{"image": "y", "priority": 9}\n')
+    submit = ["submit", str(tmp_path / "jobs"), "--batch", "b", "--queue", "q", "--priority", "3", "--idempotent"]
+    capfd.readouterr()
+    assert main(submit) == main(submit) == 0
+    ids = capfd.readouterr().out.split()
+    assert ids[:2] == ids[2:]
+    assert [spec.priority for spec in fleet.specs[1:]] == [3, 9]
+    (tmp_path / "jobs").write_text('{"image": "z"}\n')
+    assert main(submit) == 1
+    assert "idempotency key 'b/0' stands for job" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "said"),
+    [
+        (["run", "--queue", "a:b", "--", "x"], 125, "a queue's name is"),
+        (["run", "--priority", "10", "--", "x"], 125, "SPEC_INVALID: priority"),
+        (["run", "--max-attempts", "0", "--", "x"], 125, "SPEC_INVALID: max_attempts"),
+        (["submit", "-", "--idempotent"], 2, "--batch"),
+        (["submit", "-", "--queue", "dead"], 2, "no queue may be called dead"),
+        (["batch"], 2, ""),
+        (["dead", "nonsense"], 2, "nonsense"),
+    ],
+)
+def test_bad_usage_of_delivery_options(use: Use, argv: list[str], code: int, said: str, capfd: Capture) -> None:
+    fleet = use(end(ErrorCode.OK, exit_code=0))
+    assert main(argv) == code
+    assert said in capfd.readouterr().err
+    assert fleet.specs == []
+
+
+def test_a_full_queue_is_told_by_the_command(use: Use, tmp_path: Path, capfd: Capture) -> None:
+    fleet = use(lambda _: None)
+    fleet._fake._max_queued = 1
+    (tmp_path / "jobs").write_text('{"image": "x"}\n' * 2)
+    assert main(["submit", str(tmp_path / "jobs")]) == 1
+    err = capfd.readouterr().err
+    assert "holds 0 jobs, 2 more would pass max_queued (1)" in err
+    assert fleet.specs == []
