@@ -47,7 +47,7 @@ def test_sigquit_gives_running_jobs_back_unrecorded(stage: Stage, stock: Stock) 
     assert stock.outcome(job_id)["exit_code"] == 9
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(400)
 def test_after_mixed_jobs_and_a_kill_nothing_is_left(stage: Stage, stock: Stock) -> None:
     worker = stage.start(concurrency=4)
     worker.wait_ready()
@@ -59,9 +59,9 @@ def test_after_mixed_jobs_and_a_kill_nothing_is_left(stage: Stage, stock: Stock)
         "yes | head -c 1000000",
         "cat /dev/zero | head -c 9999999 >/tmp/x",
     ]
-    done = [stock.submit("sh", "-c", scripts[number % len(scripts)]) for number in range(48)]
+    done = [stock.submit("sh", "-c", scripts[number % len(scripts)]) for number in range(500)]
     for job_id in done:
-        stock.outcome(job_id, 120)
+        stock.outcome(job_id, 200)
     running = [stock.submit("sleep", "100", fields={"timeout": 100}) for _ in range(4)]
     wait_until(lambda: all(stage.has_started(job_id) for job_id in running), 20, "four jobs run")
     time.sleep(0.5)
@@ -100,6 +100,13 @@ def test_a_redis_that_evicts_is_refused(stage: Stage) -> None:
     finally:
         stage.redis.config_set("maxmemory-policy", "noeviction")
     assert "noeviction" in worker.log
+
+
+def test_settings_of_another_celery_application_are_not_ours(stage: Stage, stock: Stock) -> None:
+    foreign = "redis://127.0.0.1:1/0"
+    stage.start(CELERY_BROKER_URL=foreign, CELERY_RESULT_BACKEND=foreign).wait_ready()
+
+    assert stock.outcome(stock.submit("true"))["code"] == "OK"
 
 
 def test_celerys_own_tools_work_with_our_app(stage: Stage) -> None:

@@ -146,7 +146,19 @@ def test_path_is_searched_as_execvp_does(command: str, path: str, candidates: li
         (b"P 2", ProtocolFault(2)),
         *(
             (line, ProtocolFault(0))
-            for line in (b"", b"Z", b"R ", b"E 0", b"E 0 2 1", b"E 0 0", b"E  0 0 1", b"E -1 0 1", b"E 1 0 0 0", b"\xff", b"E 1 0\r")
+            for line in (
+                b"",
+                b"Z",
+                b"R ",
+                b"E 0",
+                b"E 0 2 1",
+                b"E 0 0",
+                b"E  0 0 1",
+                b"E -1 0 1",
+                b"E 1 0 0 0",
+                b"\xff",
+                b"E 1 0\r",
+            )
         ),
     ],
 )

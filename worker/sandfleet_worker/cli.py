@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,8 @@ cli = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__d
 images = typer.Typer(no_args_is_help=True, help="Images on this host.")
 cli.add_typer(images, name="images")
 errors = Console(stderr=True)
+
+SHORT_DIGEST_CHARS = len("sha256:") + 12
 
 Concurrency = Annotated[
     int | None, typer.Option(min=1, help="Sandboxes at once on this host, all its workers together.")
@@ -48,8 +51,14 @@ def _fail(text: str) -> None:
     raise typer.Exit(1) from None
 
 
+FOREIGN_SETTINGS = ("CELERY_BROKER_URL", "CELERY_BROKER_READ_URL", "CELERY_BROKER_WRITE_URL", "CELERY_RESULT_BACKEND")
+"""What Celery would prefer to our one setting: they belong to some other application of this environment."""
+
+
 def _read_settings(concurrency: int | None = None, queue: str | None = None) -> WorkerSettings:
     check_environment()
+    for name in FOREIGN_SETTINGS:
+        os.environ.pop(name, None)
     given = {"concurrency": concurrency, "queue": queue}
     return WorkerSettings(**{key: value for key, value in given.items() if value is not None})  # type: ignore[arg-type]
 
@@ -122,7 +131,8 @@ def list_images() -> None:
         found = ImageStore(_read_settings().images.root).list()
     table = Table("name", "digest", "size", "added")
     for image in found:
-        table.add_row(image.name, image.digest, str(image.size_bytes), str(image.created))
+        size = f"{image.size_bytes / 2**20:.1f} MiB"
+        table.add_row(image.name, image.digest[:SHORT_DIGEST_CHARS], size, f"{image.created:%Y-%m-%d %H:%M}")
     Console().print(table)
 
 
