@@ -114,7 +114,7 @@ CAUSES: dict[ErrorCode, Act] = {
     ErrorCode.SPEC_INVALID: (["true"], {"timeout": 100_000}, nothing),
     ErrorCode.CANCELLED: (["sleep", "60"], {}, cancel),
     ErrorCode.GVISOR_NOT_AVAILABLE: (["true"], {"platform": "kvm"}, nothing),
-    ErrorCode.SANDBOX_EXECUTION_FAILED: (["sleep", "25"], {}, kill_sentry),
+    ErrorCode.SANDBOX_EXECUTION_FAILED: (["sleep", "25"], {"max_attempts": 1}, kill_sentry),
 }
 
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from celery.backends.redis import RedisBackend
-from sandfleet_config.errors import Category, ErrorCode, SandboxError
+from sandfleet_config.errors import ErrorCode, SandboxError
 from sandfleet_config.outcome import Outcome
 
 from sandfleet_worker.tasks import Fenced, JobEnd, run_task
-
-if TYPE_CHECKING:
-    from sandfleet_worker.delivery.ledger import Claim
 
 
 class ClaimsBackend(RedisBackend):
@@ -39,9 +36,8 @@ class ClaimsBackend(RedisBackend):
         if claim is None:
             raise Fenced(f"job {task_id} is not held here")
         outcome = _read_outcome(task_id, result)
-        reason = _dead_letter_reason(claim, outcome)
         faults = result.errors if isinstance(result, SandboxError) else ()
-        if not host.intake.settle(claim, lambda: host.intake.ledger.finish(claim, outcome, reason, faults)):
+        if not host.intake.settle(claim, lambda: host.intake.ledger.finish(claim, outcome, faults)):
             raise Fenced(f"job {task_id} was taken over")
         return result
 
@@ -52,10 +48,3 @@ def _read_outcome(task_id: str, result: Any) -> Outcome:
     if isinstance(result, SandboxError) and result.outcome is not None:
         return result.outcome
     return Outcome.of(ErrorCode.INTERNAL, task_id, "a fault in sandfleet itself: see the worker's log")
-
-
-def _dead_letter_reason(claim: Claim, outcome: Outcome) -> str:
-    """Say why the job belongs to the dead letters: trouble of ours, and no try left."""
-    if outcome.code.category is not Category.HOST:
-        return ""
-    return f"{outcome.code.value} after {len(claim.attempts)} of {claim.max_attempts} attempts: {outcome.message}"

@@ -103,6 +103,7 @@ class RunTask(Task):  # type: ignore[type-arg]  # generic in the stubs only
             delay = min(MAX_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2 ** (len(claim.attempts) - 1))
             _log("retried", job, "is tried again in %g s: %s", delay, outcome.to_summary())
             self._requeue(claim, outcome, lambda: intake.ledger.retry(claim, outcome.code, delay, life.host_name))
+        intake.held.replace(replace(claim, reason=life.find_dead_letter_reason(outcome)))
         _log("ended", job, "ended: %s", outcome.to_summary())
         if outcome.code.is_own_end:
             return JobEnd(outcome)
@@ -130,7 +131,7 @@ class Life:
     def __init__(self, host: Host, job: JobHandle, delivery: Delivery, claim: Claim) -> None:
         self._host, self._job, self._delivery, self._claim = host, job, delivery, claim
         self._taken = time.time()
-        self._retry_on: frozenset[ErrorCode] | None = None
+        self._retry_on = frozenset[ErrorCode]()
         self._facts: dict[str, Any] = {"host": host.name}
         self.faults: list[dict[str, str]] = []
 
@@ -161,13 +162,18 @@ class Life:
             return self._end(ErrorCode.INTERNAL, f"a fault in sandfleet itself: see the log of worker {host.worker}")
 
     def may_try_again(self, code: ErrorCode) -> bool:
-        """Whether `code` calls for another attempt and one is left: trouble of ours, or what the spec's `retry_on` names."""
+        """Whether `code` calls for another attempt and one is left: trouble of ours, or what else the spec's `retry_on` names."""
         claim = self._claim
         if claim.flag is not Flag.START or claim.is_last_attempt:
             return False
-        if self._retry_on is None:
-            return code.category is Category.HOST and code.is_retryable
         return code in self._retry_on
+
+    def find_dead_letter_reason(self, outcome: Outcome) -> str:
+        """Say why the job belongs to the dead letters: it would be tried again, or is trouble of ours, and no try is left."""
+        code, claim = outcome.code, self._claim
+        if code.category is not Category.HOST and code not in self._retry_on:
+            return ""
+        return f"{code.value} after {len(claim.attempts)} of {claim.max_attempts} attempts: {outcome.message}"
 
     def _refuse_ended(self) -> None:
         """End a job that was over before any worker had it."""
@@ -182,13 +188,11 @@ class Life:
     def _remember(self, request: JobRequest) -> None:
         spec = request.spec
         self._facts |= {"batch": request.batch, "labels": spec.labels, "spec_sha256": spec_sha256(spec)}
-        wanted: Any = getattr(spec, "retry_on", None)
-        self._retry_on = None if wanted is None else frozenset(ErrorCode(code) for code in wanted)
-        max_attempts: int | None = getattr(spec, "max_attempts", None)
-        if max_attempts and max_attempts != self._claim.max_attempts:
+        self._retry_on = frozenset(spec.retry_on)
+        if spec.max_attempts != self._claim.max_attempts:
             # A stock producer's job had no record: whoever may have to take it over must know before it starts.
-            self._host.intake.ledger.limit_attempts(self._claim, max_attempts)
-            self._claim = replace(self._claim, max_attempts=max_attempts)
+            self._host.intake.ledger.limit_attempts(self._claim, spec.max_attempts)
+            self._claim = replace(self._claim, max_attempts=spec.max_attempts)
 
     def _count_queued(self) -> float:
         """Return the seconds since the job was submitted or, where nobody says when, since this worker has it."""

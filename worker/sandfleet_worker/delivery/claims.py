@@ -7,6 +7,7 @@ import os
 import secrets
 import threading
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from sandfleet_config.errors import ErrorCode
@@ -129,7 +130,7 @@ class Claimer:
         text = "a fault in sandfleet itself kept the job from starting: see the worker's log"
         try:
             if claim.is_last_attempt:
-                self._ledger.finish(claim, Outcome.of(ErrorCode.INTERNAL, claim.job_id, text), reason=text)
+                self._ledger.finish(replace(claim, reason=text), Outcome.of(ErrorCode.INTERNAL, claim.job_id, text))
             else:
                 self._ledger.retry(claim, ErrorCode.INTERNAL, delay_seconds=1.0)
         except REDIS_ERRORS:

@@ -37,6 +37,13 @@ class Held:
             found = self._held.get(claim_id)
         return found[0] if found else None
 
+    def replace(self, claim: Claim) -> None:
+        """Put `claim` in the place of the one with its id: more is known about it now."""
+        with self._lock:
+            found = self._held.get(claim.claim_id)
+            if found:
+                self._held[claim.claim_id] = claim, found[1]
+
     def free_slot(self, claim: Claim) -> None:
         """Free the host's slot: the sandbox is gone, only the outcome is on its way."""
         with self._lock:

@@ -60,6 +60,8 @@ class Claim:
     queue: str = ""
     attempts: tuple[Attempt, ...] = ()
     max_attempts: int = DEFAULT_MAX_ATTEMPTS
+    reason: str = ""
+    """Why the job belongs to the dead letters when it ends; empty where it does not."""
 
     @property
     def is_last_attempt(self) -> bool:
@@ -157,11 +159,9 @@ class Ledger:
             text = "%d messages that are none went to the dead letters"
             log.warning(text, count, extra={"action": "message_set_aside"})
 
-    def finish(
-        self, claim: Claim, outcome: Outcome, reason: str = "", faults: Sequence[Mapping[str, str]] = ()
-    ) -> bool:
-        """Record how the job ended, in the dead letters too for a `reason`; return False if it is not ours any more."""
-        return self._finish(self._identity.owner, claim.claim_id, outcome, reason, faults)
+    def finish(self, claim: Claim, outcome: Outcome, faults: Sequence[Mapping[str, str]] = ()) -> bool:
+        """Record how the job ended, in the dead letters too if its claim says why; return False if it is not ours any more."""
+        return self._finish(self._identity.owner, claim.claim_id, outcome, claim.reason, faults)
 
     def end_queued(self, outcome: Outcome) -> bool:
         """Record the end of a job that nobody has claimed; return False if it is not queued."""

@@ -6,6 +6,7 @@ import logging
 import random
 import threading
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sandfleet_config.errors import ErrorCode
@@ -91,14 +92,22 @@ class Sweeper:
         if is_cancelled:
             self._ledger.finish(claim, self._outcome(claim, ErrorCode.CANCELLED, "the job was cancelled"))
             self._tell(claim, "ends as CANCELLED")
-        elif claim.flag is Flag.START and claim.is_last_attempt and lost is not None:
+        elif (
+            claim.flag is Flag.START and lost is not None and (claim.is_last_attempt or not self._may_run_again(claim))
+        ):
             count = len(claim.attempts)
             text = f"worker {lost.worker} died with the job, and no try is left ({count} of {claim.max_attempts})"
-            self._ledger.finish(claim, self._outcome(claim, ErrorCode.WORKER_LOST, text), reason=text)
+            claim = replace(claim, reason=text)
+            self._ledger.finish(claim, self._outcome(claim, ErrorCode.WORKER_LOST, text))
             self._tell(claim, "ends as WORKER_LOST")
         else:
             self._ledger.retry(claim, ErrorCode.WORKER_LOST)
             self._tell(claim, "goes back to the queue")
+
+    def _may_run_again(self, claim: Claim) -> bool:
+        """Whether the spec lets a dead worker's job run again; a message that is no job is refused by whoever has it next."""
+        delivery = read_delivery(open_message(claim), self._max_spec_bytes)
+        return delivery is None or delivery.request is None or ErrorCode.WORKER_LOST in delivery.request.spec.retry_on
 
     def _tell(self, claim: Claim, what: str) -> None:
         text = "job %s of a dead worker %s"
