@@ -12,7 +12,8 @@
 #   mmdebstrap busybox-static starter images without a registry
 #   gcc libc6-dev             the job's init, a few KB of freestanding C
 #   zstd xz-utils             root file systems that come as compressed tars
-#   procps python3-venv       what the tests look at processes with; the virtual environment
+#   procps iproute2           what the tests look at processes with; what they make hosts of (network namespaces)
+#   python3-venv              the virtual environment
 #
 # and, from PyPI into `.venv`, the three distributions (editable) and the tools, as pinned in constraints.txt.
 # Anywhere else it installs no system package: it names what is missing and ends with 1.
@@ -25,6 +26,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 readonly -A PACKAGE_OF=(
     [redis-server]=redis-server [redis-cli]=redis-tools [mkfs.erofs]=erofs-utils [umoci]=umoci [skopeo]=skopeo
     [mmdebstrap]=mmdebstrap [cc]=gcc [zstd]=zstd [xz]=xz-utils [ps]=procps
+    [ip]=iproute2
 )
 readonly STAMP=.venv/.sandfleet-setup
 

@@ -1,0 +1,172 @@
+"""Several hosts in one machine: network namespaces on one bridge, with a Redis that listens on the bridge's address."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import redis
+from stage import CGROUP_PARENT, Stage, Worker
+from waiting import wait_until
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Self
+
+NETWORK = "10.77.0"
+BRIDGE = "lan"
+START_SECONDS = 10.0
+
+
+def ip(*args: str) -> None:
+    """Run ip(8)."""
+    done = subprocess.run(["ip", *args], capture_output=True, text=True, check=False)
+    if done.returncode:
+        msg = f"ip {' '.join(args)}: {done.stderr.strip()}"
+        raise RuntimeError(msg)
+
+
+def inside(namespace: str, *command: str) -> list[str]:
+    """Return the command line that runs `command` in a network namespace, as the same process.
+
+    Not by `ip netns exec`: that mounts a /sys of its own, which has no cgroups.
+    """
+    return ["nsenter", f"--net=/run/netns/{namespace}", *command]
+
+
+@dataclass
+class LanHost(Stage):
+    """One host: a hostname, an address, folders and cgroups of its own; only the store of images is everybody's."""
+
+    name: str = ""
+    namespace: str = ""
+    hub: str = ""
+
+    @property
+    def cgroup_parent(self) -> str:
+        return f"{CGROUP_PARENT}-{self.name}"
+
+    @property
+    def env(self) -> dict[str, str]:
+        return super().env | {"SANDFLEET_RUNSC__CGROUP_PARENT": self.cgroup_parent}
+
+    def start(self, concurrency: int = 2, **settings: str) -> Worker:
+        log_path = self.folder / f"worker-{len(self.workers)}.log"
+        program = [sys.executable, "-m", "sandfleet_worker.cli", "start", "--concurrency", str(concurrency)]
+        named = ["unshare", "--uts", "sh", "-c", 'hostname "$0" && exec "$@"', self.name, *program]
+        command, env = inside(self.namespace, *named), self.env | settings
+        with log_path.open("wb") as log:
+            process = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
+        worker = Worker(process, log_path)
+        self.workers.append(worker)
+        return worker
+
+    def cut_off(self) -> None:
+        """Take the cable out: nobody hears an end of connection."""
+        ip("-n", self.hub, "link", "set", f"to-{self.name}", "down")
+
+    def join(self) -> None:
+        """Put the cable back."""
+        ip("-n", self.hub, "link", "set", f"to-{self.name}", "up")
+
+    def find_leftovers(self) -> list[str]:
+        own = Path("/sys/fs/cgroup").glob(f"**/{self.cgroup_parent}/*")
+        return super().find_leftovers() + [str(path) for path in own if path.is_dir()]
+
+    def close(self) -> None:
+        super().close()
+        for folder in Path("/sys/fs/cgroup").glob(f"**/{self.cgroup_parent}"):
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+
+@dataclass
+class Lan:
+    """A bridge in a namespace of its own, a Redis on it, and hosts; everything goes at the end, whatever happened.
+
+    The test itself talks to Redis by a unix socket: it is on no host.
+    """
+
+    folder: Path
+    images: Path
+    hosts: list[LanHost] = field(default_factory=list)
+
+    def __enter__(self) -> Self:
+        self._token = f"sft-{os.getpid()}-{secrets.token_hex(3)}"
+        self._password = secrets.token_hex(8)
+        self._namespaces: list[str] = []
+        self._server: subprocess.Popen[bytes] | None = None
+        socket = self.folder / "redis.sock"
+        self.redis: Any = redis.Redis(unix_socket_path=str(socket), password=self._password)
+        self.url = f"unix://:{self._password}@{socket}?db=0"
+        try:
+            self._hub = self._new_namespace("hub")
+            ip("-n", self._hub, "link", "add", BRIDGE, "type", "bridge")
+            ip("-n", self._hub, "address", "add", f"{NETWORK}.1/24", "dev", BRIDGE)
+            ip("-n", self._hub, "link", "set", BRIDGE, "up")
+            self._start_redis(socket)
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _new_namespace(self, name: str) -> str:
+        namespace = f"{self._token}-{name}"
+        ip("netns", "add", namespace)
+        self._namespaces.append(namespace)
+        ip("-n", namespace, "link", "set", "lo", "up")
+        return namespace
+
+    def _start_redis(self, socket: Path) -> None:
+        options = ["--bind", f"{NETWORK}.1", "--port", "6379", "--unixsocket", str(socket), "--dir", str(self.folder)]
+        options += ["--requirepass", self._password, "--save", "", "--appendonly", "yes"]
+        options += ["--maxmemory-policy", "noeviction"]
+        with (self.folder / "redis.log").open("wb") as log:
+            command = inside(self._hub, "redis-server", *options)
+            self._server = subprocess.Popen(command, stdout=log, stderr=log)
+        wait_until(self._answers, START_SECONDS, "redis-server answers")
+
+    def _answers(self) -> bool:
+        try:
+            return bool(self.redis.ping())
+        except redis.ConnectionError:
+            return False
+
+    def add_host(self, name: str) -> LanHost:
+        """Wire a host to the bridge; its workers are not started."""
+        namespace = self._new_namespace(name)
+        port, number = f"to-{name}", len(self.hosts) + 2
+        ip("-n", self._hub, "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", namespace)
+        ip("-n", self._hub, "link", "set", port, "master", BRIDGE, "up")
+        ip("-n", namespace, "address", "add", f"{NETWORK}.{number}/24", "dev", "eth0")
+        ip("-n", namespace, "link", "set", "eth0", "up")
+        folder = self.folder / name
+        folder.mkdir()
+        url = f"redis://:{self._password}@{NETWORK}.1:6379/0"
+        host = LanHost(folder, self.images, url, self.redis, name=name, namespace=namespace, hub=self._hub)
+        self.hosts.append(host)
+        return host
+
+    def close(self) -> None:
+        try:
+            for host in self.hosts:
+                host.close()
+        finally:
+            self.redis.close()
+            if self._server is not None:
+                self._server.kill()
+                self._server.wait()
+            for namespace in self._namespaces:
+                # Links go with their namespace; it is named here, so nothing of another test's.
+                ip("netns", "delete", namespace)
