@@ -10,9 +10,6 @@ from sandfleet_config.queues import KEY_PREFIX
 if TYPE_CHECKING:
     from sandfleet_config.settings import Settings
 
-VISIBILITY_TIMEOUT_SECONDS = 86400
-"""Above every timeout ceiling: Redis hands a message out again when its ack is this late. A dead worker's jobs wait as long."""
-
 
 def celery_url(dsn: str) -> str:
     """Return redis-py's `dsn` as Celery spells it, for broker and result store alike.
@@ -47,12 +44,9 @@ def shared_options(settings: Settings) -> dict[str, Any]:
         "result_accept_content": ["json"],
         "task_default_queue": settings.queue,
         "task_create_missing_queues": True,
-        "task_acks_late": True,
-        "task_reject_on_worker_lost": True,
         "task_track_started": False,
         "result_expires": settings.result_ttl_seconds,
         "result_extended": False,
-        "worker_prefetch_multiplier": 1,
         "worker_send_task_events": True,
         "task_send_sent_event": False,
         "worker_hijack_root_logger": False,
@@ -61,9 +55,6 @@ def shared_options(settings: Settings) -> dict[str, Any]:
         "broker_connection_max_retries": None,
         "broker_transport_options": {
             "global_keyprefix": KEY_PREFIX,
-            "visibility_timeout": VISIBILITY_TIMEOUT_SECONDS,
-            # Default 300 s: a worker that dies inside a sweep would block every sweep for that long.
-            "unacked_mutex_expire": 10,
             "socket_timeout": 15,
             "socket_connect_timeout": 5,
             "socket_keepalive": True,

@@ -53,7 +53,7 @@ def submit_specs(
     try:
         for jobs in fleet.submit_portions(specs, batch=how.batch, queue=how.queue, idempotent=how.is_idempotent):
             ids |= dict.fromkeys(job.id for job in jobs)
-            if not is_json:
+            if not is_json and not (is_waited and out == "-"):  # stdout then is the outcomes'
                 print("\n".join(job.id for job in jobs), flush=True)
     except (KeyboardInterrupt, FleetError) as error:
         # Of the portion under way, which has no ids yet, only the batch's name tells later.
