@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 BIN := .venv/bin
 
-.PHONY: help setup native demo test check bench clean
+.PHONY: help setup native demo test check bench soak clean
 
 help: ## Show the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -28,6 +28,9 @@ check: setup ## Lint, format, types, and the walls between the packages
 
 bench: setup ## Time a job side by side: bare runsc, the runner alone, the whole queue; ARGS="--quick" for a glance
 	@$(BIN)/python benchmarks/bench.py $(ARGS)
+
+soak: setup ## Break workers, sandboxes, connections and Redis at random for minutes; ARGS="--minutes 10 --seed 7"
+	@$(BIN)/python tests/chaos/soak.py $(ARGS)
 
 clean: ## Remove .venv, caches and compiled binaries; what the system got stays
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

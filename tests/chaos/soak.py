@@ -1,0 +1,321 @@
+"""Thousands of short jobs over four workers while workers, sandboxes, connections and Redis are killed at random.
+
+Run it by `make soak` (ARGS="--minutes 10 --seed 7"). It ends with 0 only if every accepted job has exactly one outcome, every
+start beyond the first is told in `attempts[]`, and neither Redis nor the host keeps anything. A seed gives the same choices
+again, not the same moments: what they hit depends on the machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import heapq
+import itertools
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import redis
+from pydantic import SecretStr
+from rich.console import Console
+from rich.table import Table
+from sandfleet import ErrorCode, Fleet, FleetError, SandboxSpec, Settings
+from sandfleet_config.queues import KEY_PREFIX
+from sandfleet_worker.sandbox.images import ImageStore
+
+sys.path.append(str(Path(__file__).parents[1] / "support"))
+from audit import SHOWN, Audit, Finding, count_by
+from havoc import MortalRedis
+from stage import Stage, Worker
+from waiting import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+WORKERS = 4
+CONCURRENCY = 6
+LEASE_SECONDS = 3.0
+PORTION = 20
+BACKLOG = 40
+MAX_REDIS_DEATHS = 4
+REST_SECONDS = 180
+RESTART_SECONDS = 0.5
+TELL_SECONDS = 10.0
+ENDS = {
+    ErrorCode.OK: (["true"], ["sleep", "0.5"], ["seq", "2000"]),
+    ErrorCode.EXIT_NONZERO: (["sh", "-c", "exit 3"],),
+    ErrorCode.SIGNALED: (["sh", "-c", "kill -9 $$"],),
+    ErrorCode.TIMEOUT: (["sleep", "20"],),
+    ErrorCode.COMMAND_NOT_FOUND: (["no-such-program"],),
+}
+"""What programs end as, and such programs; of each ending as many as of any other, but for OK."""
+console = Console(highlight=False)
+
+
+class AlwaysRedis(MortalRedis):
+    """It forgets nothing that it has acknowledged: with `everysec` a kill may cost what the append-only file still lacks."""
+
+    def start(self) -> None:
+        options = ["--port", "0", "--unixsocket", str(self.socket), "--dir", str(self.folder), "--save", ""]
+        options += ["--appendonly", "yes", "--appendfsync", "always", "--maxmemory-policy", "noeviction"]
+        with (self.folder / "redis.log").open("ab") as log:
+            self.process = subprocess.Popen(["redis-server", *options], stdout=log, stderr=log)
+        wait_until(self._answers, 10, "redis-server answers")
+
+
+class Producer(threading.Thread):
+    """Submits portions, each again and again until it is accepted, and keeps the queue from running dry."""
+
+    def __init__(self, url: str, seed: int, jobs: int) -> None:
+        super().__init__(name="producer")
+        self._fleet = Fleet(Settings(redis_url=SecretStr(url)))
+        self._redis: Any = redis.Redis.from_url(url)
+        self._random = random.Random(f"{seed} jobs")  # noqa: S311  no secret
+        self._jobs = jobs
+        self.must_stop = threading.Event()
+        self.batches: list[str] = []
+        self.expected: dict[str, ErrorCode] = {}
+        self.retries = 0
+        self.error: Exception | None = None
+
+    def run(self) -> None:
+        try:
+            while not self.must_stop.is_set() and len(self.expected) < self._jobs:
+                if self._wait_room():
+                    self._submit(f"soak-{len(self.batches)}")
+        except Exception as error:  # noqa: BLE001  the edge of the thread: told at the end
+            self.error = error
+        finally:
+            self._fleet.close()
+            self._redis.close()
+
+    def _wait_room(self) -> bool:
+        try:
+            if self._redis.zcard(f"{KEY_PREFIX}expiring") < BACKLOG:
+                return True
+        except redis.RedisError:
+            pass
+        self.must_stop.wait(0.1)
+        return False
+
+    def _submit(self, batch: str) -> None:
+        codes = [self._random.choice(list(ENDS)) for _ in range(PORTION)]
+        specs = [self._spec(code) for code in codes]
+        # What may have been accepted must be known before, and a stop never leaves a portion half submitted.
+        while True:
+            try:
+                jobs = self._fleet.submit_many(specs, batch=batch, idempotent=True)
+                break
+            except FleetError:
+                self.retries += 1
+                time.sleep(0.05)
+        self.batches.append(batch)
+        self.expected |= dict(zip((job.id for job in jobs), codes, strict=True))
+
+    def _spec(self, code: ErrorCode) -> SandboxSpec:
+        limits = {"timeout": 0.3, "grace": 0.2} if code is ErrorCode.TIMEOUT else {"timeout": 60}
+        command = self._random.choice(ENDS[code])
+        return SandboxSpec(image="busybox", command=command, priority=self._random.randrange(10), **limits)
+
+
+class Soak:
+    """The fleet, its supervisor, and what is done to it."""
+
+    def __init__(self, folder: Path, images: Path, seed: int, jobs: int) -> None:
+        for name in ("redis", "host"):
+            (folder / name).mkdir()
+        self.server = AlwaysRedis(folder / "redis")
+        self.redis: Any = self.server.client
+        self.stage = Stage(folder / "host", images, self.server.url, self.redis)
+        self.producer = Producer(self.server.url, seed, jobs)
+        self.random = random.Random(f"{seed} chaos")  # noqa: S311  no secret
+        self.done: Counter[str] = Counter()
+        self.exits: Counter[int] = Counter()
+        self._live: list[Worker] = []
+        self._frozen: list[Worker] = []
+        self._is_redis_up = True
+        self._later: list[tuple[float, int, Callable[[], None]]] = []
+        self._numbers = itertools.count()
+        self._next_start = 0.0
+
+    def supervise(self) -> None:
+        """Do what is due, and start a worker again that has ended."""
+        now = time.monotonic()
+        while self._later and self._later[0][0] <= now:
+            heapq.heappop(self._later)[2]()
+        for worker in list(self._live):
+            code = worker.process.poll()
+            if code is not None:
+                self._live.remove(worker)
+                self.exits[code] += 1
+        if len(self._live) < WORKERS and now >= self._next_start:
+            self._next_start = now + RESTART_SECONDS
+            self._live.append(self.stage.start(CONCURRENCY, SANDFLEET_LEASE_SECONDS=f"{LEASE_SECONDS:g}"))
+
+    def _after(self, seconds: float, act: Callable[[], None]) -> None:
+        heapq.heappush(self._later, (time.monotonic() + seconds, next(self._numbers), act))
+
+    def run(self, seconds: float) -> None:
+        """Break things for so long, all kinds equally often in random order."""
+        self.supervise()
+        self._live[0].wait_ready()
+        self.producer.start()
+        for _ in range(max(1, min(MAX_REDIS_DEATHS, round(seconds / 40)))):
+            self._after(self.random.uniform(0.2, 0.8) * seconds, self.kill_redis)
+        end, next_told, deck = time.monotonic() + seconds, time.monotonic() + TELL_SECONDS, list[Any]()
+        next_harm = time.monotonic() + 2
+        while time.monotonic() < end and self.producer.is_alive():
+            self.supervise()
+            now = time.monotonic()
+            if now >= next_harm:
+                if not deck:
+                    deck = [self.kill_worker, self.freeze_worker, *[self.kill_sandbox, self.cut_connections] * 2]
+                    self.random.shuffle(deck)
+                deck.pop()()
+                next_harm = now + self.random.uniform(0.4, 1.6)
+            if now >= next_told:
+                next_told += TELL_SECONDS
+                console.print(
+                    f"  {len(self.producer.expected)} jobs accepted, {len(self.stage.workers)} workers so far"
+                )
+            time.sleep(0.02)
+
+    def kill_worker(self) -> None:
+        if self._live:
+            self.random.choice(self._live).process.kill()
+            self.done["SIGKILL of a worker"] += 1
+
+    def freeze_worker(self) -> None:
+        free = [worker for worker in self._live if worker not in self._frozen]
+        if len(free) > WORKERS // 2:
+            worker = self.random.choice(free)
+            worker.process.send_signal(signal.SIGSTOP)
+            self._frozen.append(worker)
+            self._after(self.random.uniform(0.1, 2.5 * LEASE_SECONDS), lambda: self._thaw(worker))
+            self.done["SIGSTOP of a worker, then SIGCONT"] += 1
+
+    def _thaw(self, worker: Worker) -> None:
+        self._frozen.remove(worker)
+        worker.process.send_signal(signal.SIGCONT)
+
+    def kill_sandbox(self) -> None:
+        root, sentries = str(self.stage.folder / "runsc"), []
+        for process in psutil.process_iter(["cmdline"]):
+            words = process.info["cmdline"] or []
+            if "boot" in words and any(root in word for word in words):
+                sentries.append(process)
+        if sentries:
+            self.random.choice(sentries).kill()
+            self.done["SIGKILL of a sentry"] += 1
+
+    def cut_connections(self) -> None:
+        if self._is_redis_up:
+            for kind in ("normal", "pubsub"):
+                self.redis.client_kill_filter(_type=kind, skipme=True)
+            self.done["CLIENT KILL of all"] += 1
+
+    def kill_redis(self) -> None:
+        if self._is_redis_up:
+            self._is_redis_up = False
+            self.server.kill()
+            self._after(self.random.uniform(0, 4), self._start_redis)
+            self.done["SIGKILL of Redis"] += 1
+
+    def _start_redis(self) -> None:
+        self.server.start()
+        self._is_redis_up = True
+
+    def rest(self) -> int:
+        """Harm nobody any more and wait for all outcomes, then for all workers; return how many jobs are left."""
+        self.producer.must_stop.set()
+        self._later = [item for item in self._later if item[2] != self.kill_redis]
+        heapq.heapify(self._later)
+        end = time.monotonic() + REST_SECONDS
+        while (self.producer.is_alive() or self._later or self.count_left()) and time.monotonic() < end:
+            self.supervise()
+            time.sleep(0.1)
+        for worker in self._live:
+            worker.process.send_signal(signal.SIGTERM)
+        self.exits.update(worker.process.wait(60) for worker in self._live)
+        # The last sweep: a worker looks after what dead ones left on its host before it takes jobs.
+        last = self.stage.start(1)
+        last.wait_ready()
+        self.exits[last.stop()] += 1
+        return self.count_left()
+
+    def count_left(self) -> int:
+        if not self._is_redis_up:
+            return len(self.producer.expected)
+        pipe = self.redis.pipeline(transaction=False)
+        for batch in self.producer.batches:
+            pipe.llen(f"{KEY_PREFIX}done:{batch}")
+        return len(self.producer.expected) - sum(pipe.execute())
+
+    def close(self) -> None:
+        self.producer.must_stop.set()
+        for worker in self._frozen:
+            worker.process.send_signal(signal.SIGCONT)
+        self.stage.close()
+        self.server.close()
+        if self.producer.ident:
+            self.producer.join()
+
+
+def report(soak: Soak, findings: list[Finding], outcomes: list[Any]) -> bool:
+    """Print what was done and what holds; return whether all of it does."""
+    table = Table("must hold", "of", "holds")
+    for claim, count, faults in findings:
+        table.add_row(claim, str(count or ""), "yes" if not faults else f"NO: {len(faults)}")
+    console.print("\ndone to them:", ", ".join(f"{count} {what}" for what, count in soak.done.items()))
+    console.print(f"workers: {len(soak.stage.workers)}, their exit codes (times): {dict(soak.exits)}")
+    console.print(
+        f"submits tried again: {soak.producer.retries}; late outcomes: {soak.redis.xlen(KEY_PREFIX + 'duplicates')}"
+    )
+    console.print("outcomes:", count_by(outcomes, lambda outcome: outcome.code.value))
+    console.print("starts of a job:", count_by(outcomes, lambda outcome: f"with {len(outcome.attempts)}"))
+    console.print(table)
+    for claim, _, faults in findings:
+        for fault in faults[:SHOWN]:
+            console.print(f"not so: {claim}: {fault}", markup=False)
+    return not any(finding.faults for finding in findings)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--minutes", type=float, default=3.0, help="how long things are broken")
+    parser.add_argument("--jobs", type=int, default=10_000, help="at most so many jobs")
+    parser.add_argument("--seed", type=int, default=random.randrange(1 << 16), help="of the random choices")  # noqa: S311
+    parser.add_argument("--images", type=Path, help="a store that has busybox, to save its making")
+    parser.add_argument("--keep", type=Path, help="an empty folder for the logs, if they shall stay")
+    args = parser.parse_args()
+    console.print(f"soak: {args.minutes:g} minutes, seed {args.seed}")
+    with tempfile.TemporaryDirectory(prefix="sfs-") as folder:
+        root = args.keep or Path(folder)
+        images = args.images or root / "images"
+        ImageStore(images).add("busybox")
+        soak = Soak(root, images, args.seed, args.jobs)
+        try:
+            soak.run(args.minutes * 60)
+            left = soak.rest()
+            with Fleet(Settings(redis_url=SecretStr(soak.server.url))) as fleet:
+                producer = soak.producer
+                audit = Audit(soak.redis, fleet, soak.stage, producer.batches, producer.expected, max_attempts=3)
+                findings = audit.findings()
+                findings.append(Finding("all came to rest", left, [f"{left} jobs are left"] if left else []))
+                findings.append(
+                    Finding("the producer came through", 0, [repr(producer.error)] if producer.error else [])
+                )
+                return 0 if report(soak, findings, list(audit.outcomes.values())) else 1
+        finally:
+            soak.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
