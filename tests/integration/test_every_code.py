@@ -113,7 +113,7 @@ CAUSES: dict[ErrorCode, Act] = {
     ErrorCode.SECURITY_VIOLATION: (["true"], {"runsc_path": "/bin/sh"}, nothing),
     ErrorCode.SPEC_INVALID: (["true"], {"timeout": 100_000}, nothing),
     ErrorCode.CANCELLED: (["sleep", "60"], {}, cancel),
-    ErrorCode.GVISOR_NOT_AVAILABLE: (["true"], {"platform": "kvm"}, nothing),
+    ErrorCode.GVISOR_NOT_AVAILABLE: (["true"], {"platform": "kvm", "max_attempts": 1}, nothing),
     ErrorCode.SANDBOX_EXECUTION_FAILED: (["sleep", "25"], {"max_attempts": 1}, kill_sentry),
 }
 

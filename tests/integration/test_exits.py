@@ -63,7 +63,7 @@ def test_output_of_any_bytes_arrives_unchanged(module_stage: Stage, stock: Stock
         ({"working_dir": "/no/such"}, ["true"], "WORKING_DIR_INVALID"),
         ({"security": {"user": "nobody-of-that-name"}}, ["true"], "USER_INVALID"),
         ({"output": {"max_bytes": 10, "on_limit": "kill"}}, ["yes"], "OUTPUT_LIMIT"),
-        ({"platform": "kvm"}, ["true"], "GVISOR_NOT_AVAILABLE"),
+        ({"platform": "kvm", "max_attempts": 1}, ["true"], "GVISOR_NOT_AVAILABLE"),
     ],
 )
 def test_what_is_not_the_programs_own_end_is_a_failure(
