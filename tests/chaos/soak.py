@@ -8,6 +8,7 @@ again, not the same moments: what they hit depends on the machine.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import heapq
 import itertools
 import random
@@ -39,8 +40,10 @@ from waiting import wait_until
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from sandfleet import Job
+
 WORKERS = 4
-CONCURRENCY = 6
+CONCURRENCY = 8
 LEASE_SECONDS = 3.0
 PORTION = 20
 BACKLOG = 40
@@ -108,11 +111,11 @@ class Producer(threading.Thread):
     def _submit(self, batch: str) -> None:
         codes = [self._random.choice(list(ENDS)) for _ in range(PORTION)]
         specs = [self._spec(code) for code in codes]
-        # What may have been accepted must be known before, and a stop never leaves a portion half submitted.
-        while True:
+        # Whatever happens, the same portion until all of it is accepted: a stop leaves none half submitted.
+        jobs: list[Job] = []
+        while not jobs:
             try:
                 jobs = self._fleet.submit_many(specs, batch=batch, idempotent=True)
-                break
             except FleetError:
                 self.retries += 1
                 time.sleep(0.05)
@@ -212,8 +215,9 @@ class Soak:
             if "boot" in words and any(root in word for word in words):
                 sentries.append(process)
         if sentries:
-            self.random.choice(sentries).kill()
-            self.done["SIGKILL of a sentry"] += 1
+            with contextlib.suppress(psutil.NoSuchProcess):  # it may have ended by itself
+                self.random.choice(sentries).kill()
+                self.done["SIGKILL of a sentry"] += 1
 
     def cut_connections(self) -> None:
         if self._is_redis_up:
@@ -256,7 +260,8 @@ class Soak:
         pipe = self.redis.pipeline(transaction=False)
         for batch in self.producer.batches:
             pipe.llen(f"{KEY_PREFIX}done:{batch}")
-        return len(self.producer.expected) - sum(pipe.execute())
+        done: list[int] = pipe.execute()
+        return len(self.producer.expected) - sum(done)
 
     def close(self) -> None:
         self.producer.must_stop.set()

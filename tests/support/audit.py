@@ -29,7 +29,7 @@ class Finding(NamedTuple):
     """One thing that must hold, how many were looked at, and what speaks against it."""
 
     claim: str
-    count: int
+    looked_at: int
     faults: Sequence[str]
 
 

@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from typing import TYPE_CHECKING
 
 import pytest
-from sandfleet_worker.delivery.slots import HostSlots
+from sandfleet_worker.delivery.slots import STALE_SECONDS, HostSlots
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -153,3 +154,14 @@ def test_many_threads_never_exceed_the_cap(tmp_path: Path) -> None:
 
     assert len(peak) == 80
     assert max(peak) == 3
+
+
+def test_a_worker_that_was_stopped_in_the_line_holds_nobody_up(tmp_path: Path) -> None:
+    one, other = HostSlots(tmp_path, 1), HostSlots(tmp_path, 1)
+    other._tell(1)
+    assert is_full(one), "it is the other's turn"
+
+    long_ago = time.time() - 2 * STALE_SECONDS
+    os.utime(tmp_path / other._name, (long_ago, long_ago))
+
+    assert not is_full(one)

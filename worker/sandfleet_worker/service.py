@@ -10,9 +10,10 @@ from celery import signals
 from sandfleet_worker.app import new_app
 from sandfleet_worker.control import install_commands
 from sandfleet_worker.delivery.intake import EXIT_LOST
+from sandfleet_worker.delivery.leases import REDIS_ERRORS
 from sandfleet_worker.host import Host
 from sandfleet_worker.logs import set_up_logs
-from sandfleet_worker.preflight import run_preflight
+from sandfleet_worker.preflight import PreflightFailed, run_preflight
 from sandfleet_worker.sandbox.runner import RunscRunner
 from sandfleet_worker.tasks import run_task
 
@@ -32,7 +33,11 @@ def serve(settings: WorkerSettings) -> int:
     set_up_logs(settings)
     with RunscRunner(settings) as runner:
         run_preflight(settings, runner)
-        host = Host.open(settings, runner)
+        try:
+            host = Host.open(settings, runner)
+        except REDIS_ERRORS as error:  # it was there a moment ago
+            msg = f"redis: {settings.redis_address}: {error}\n  fix: start Redis again, then the worker"
+            raise PreflightFailed(msg) from error
         try:
             return _work(settings, host)
         finally:

@@ -33,6 +33,8 @@ POLL_SECONDS = 0.003
 """How often the first waiter looks, while other workers live on the host; their releases cannot wake it."""
 POLL_SECONDS_PER_SLOT = 0.00005
 POLL_SECONDS_ALONE = 0.05
+STALE_SECONDS = 1.0
+"""A first waiter that has not looked for so long has no turn: its process is stopped, or its thread is stuck."""
 
 
 class Slot:
@@ -69,7 +71,7 @@ class _Waiter:
 
 @dataclass(frozen=True)
 class _Member:
-    """What another live worker says about itself; `waiting_since` 0 is nobody."""
+    """What another live worker says about itself; `waiting_since` 0 is nobody, or nobody who still looks."""
 
     cap: int
     waiting_since: int
@@ -192,7 +194,9 @@ class HostSlots:
                 os.close(fd)
                 continue
             cap, since = path.read_text().split()
-            yield _Member(int(cap), int(since))
+            # A waiter writes its file each time that it looks.
+            is_stale = time.time() - path.stat().st_mtime > STALE_SECONDS
+            yield _Member(int(cap), 0 if is_stale else int(since))
 
     def _tell(self, waiting_since: int) -> None:
         self._told = waiting_since
