@@ -26,8 +26,9 @@ check: setup ## Lint, format, types, and the walls between the packages
 	$(BIN)/pyright
 	$(BIN)/lint-imports --no-cache
 
-bench: setup ## Time a job side by side: bare runsc, the runner alone, the whole queue; ARGS="--quick" for a glance
+bench: setup ## Time a job against bare runsc, and one host against two and three; ARGS="--quick" for a glance
 	@$(BIN)/python benchmarks/bench.py $(ARGS)
+	@$(BIN)/python benchmarks/hosts.py $(ARGS)
 
 soak: setup ## Break workers, sandboxes, connections and Redis at random for minutes; ARGS="--minutes 10 --seed 7"
 	@$(BIN)/python tests/chaos/soak.py $(ARGS)

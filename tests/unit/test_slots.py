@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import fcntl
 import os
 import threading
 import time
 from typing import TYPE_CHECKING
 
 import pytest
-from sandfleet_worker.delivery.slots import STALE_SECONDS, HostSlots
+from sandfleet_worker.delivery.slots import GATE, STALE_SECONDS, HostSlots
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -165,3 +166,22 @@ def test_a_worker_that_was_stopped_in_the_line_holds_nobody_up(tmp_path: Path) -
     os.utime(tmp_path / other._name, (long_ago, long_ago))
 
     assert not is_full(one)
+
+
+def test_a_worker_that_is_stopped_while_it_holds_the_gate_does_not_stop_the_host(tmp_path: Path) -> None:
+    one, other = HostSlots(tmp_path, 2), HostSlots(tmp_path, 2)
+    frozen = os.open(tmp_path / GATE, os.O_RDWR)
+    fcntl.flock(frozen, fcntl.LOCK_EX)
+    try:
+        started = time.monotonic()
+        first, second = take(one), take(other)
+        assert first.number != second.number
+        assert is_full(one)
+        first.release()
+        take(other).release()
+        assert time.monotonic() - started < 6
+    finally:
+        os.close(frozen)
+    second.release()
+    with take(one), take(other):
+        assert is_full(other)

@@ -33,6 +33,9 @@ POLL_SECONDS = 0.003
 """How often the first waiter looks, while other workers live on the host; their releases cannot wake it."""
 POLL_SECONDS_PER_SLOT = 0.00005
 POLL_SECONDS_ALONE = 0.05
+GATE_SECONDS = 1.0
+GATE_SECONDS_KNOWN_STUCK = 0.02
+GATE_POLL_SECONDS = 0.0005
 STALE_SECONDS = 1.0
 """A first waiter that has not looked for so long has no turn: its process is stopped, or its thread is stuck."""
 
@@ -85,6 +88,7 @@ class HostSlots:
         self._folder, self._cap = folder, cap
         self._line: deque[_Waiter] = deque()
         self._lock = threading.Lock()
+        self._gate_patience = GATE_SECONDS
         self._gate_fd = _open(folder / GATE)
         with self._gate():
             self._name = f"{MEMBER}{os.getpid()}-{secrets.token_hex(4)}"
@@ -193,7 +197,10 @@ class HostSlots:
                 path.unlink(missing_ok=True)
                 os.close(fd)
                 continue
-            cap, since = path.read_text().split()
+            words = path.read_text().split()
+            if len(words) != 2:  # noqa: PLR2004  it is being born, and the gate was gone round
+                continue
+            cap, since = words
             # A waiter writes its file each time that it looks.
             is_stale = time.time() - path.stat().st_mtime > STALE_SECONDS
             yield _Member(int(cap), 0 if is_stale else int(since))
@@ -206,11 +213,31 @@ class HostSlots:
     def _gate(self) -> Iterator[None]:
         # A descriptor of this process is shared by its threads, and so is its flock: `_lock` keeps them apart,
         # and __init__ and close run without other threads.
-        fcntl.flock(self._gate_fd, fcntl.LOCK_EX)
+        is_ours = self._enter_gate()
         try:
             yield
         finally:
-            fcntl.flock(self._gate_fd, fcntl.LOCK_UN)
+            if is_ours:
+                fcntl.flock(self._gate_fd, fcntl.LOCK_UN)
+
+    def _enter_gate(self) -> bool:
+        """Take the gate, or go round it where its holder must be stopped: a frozen worker may not freeze the host.
+
+        The gate is held for microseconds. Without it the slots themselves still exclude each other, one flock each; what
+        may suffer for the moment is the order of the line, and the count while a greater cap is on its way out.
+        """
+        deadline = time.monotonic() + self._gate_patience
+        while True:
+            try:
+                fcntl.flock(self._gate_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    self._gate_patience = GATE_SECONDS_KNOWN_STUCK
+                    return False
+                time.sleep(GATE_POLL_SECONDS)
+            else:
+                self._gate_patience = GATE_SECONDS
+                return True
 
 
 def _open(path: Path) -> int:
