@@ -5,6 +5,7 @@ number gets in, and only the release itself is used, without the updates that co
 """
 
 import re
+import shutil
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -53,9 +54,22 @@ def build_python(workshop: Workshop) -> None:
             f"deb {_find_mirror(release)} {release} main",
         ],
         env={"SOURCE_DATE_EPOCH": str(FIXED_TIME), "TMPDIR": str(workshop.folder)},
+        wrapper=_private_mounts(),
     )
     for path in (workshop.tree / "usr" / "lib").rglob("*.pyc"):
         _trust_compiled(path)
+
+
+def _private_mounts() -> list[str]:
+    """Return what keeps mmdebstrap's mounts of /proc and /sys to itself, where this host lets us.
+
+    As root it mounts them into the tree, and an umount of its own that fails is only a warning: seen once, with the tree's
+    /sys still the host's when it was to be packed. In a mount namespace they end with it, and so do those of a killed one.
+    """
+    unshare = shutil.which("unshare")
+    if unshare is None or subprocess.run([unshare, "--mount", "true"], capture_output=True, check=False).returncode:
+        return []
+    return [unshare, "--mount", "--"]
 
 
 def _trust_compiled(path: Path) -> None:

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -60,8 +61,17 @@ class Workshop:
         self.tree.chmod(0o755)
         return self.tree
 
-    def run(self, argv: list[str], env: dict[str, str] | None = None, *, is_limited: bool = True) -> str:
+    def run(
+        self,
+        argv: list[str],
+        env: dict[str, str] | None = None,
+        *,
+        is_limited: bool = True,
+        wrapper: Sequence[str] = (),
+    ) -> str:
         """Run a tool, by default one that fills `tree` and must stay within the limits; return its stdout.
+
+        `wrapper` is a command that runs the tool as itself in the end, such as unshare(1).
 
         Raises:
             ImageUnavailable: the tool is not installed.
@@ -72,7 +82,7 @@ class Workshop:
         # In memory: on a full disk the message that it is full would be lost.
         with _new_memory_file("stdout") as out, _new_memory_file("stderr") as err:
             child = subprocess.Popen(
-                [binary, *argv[1:]],
+                [*wrapper, binary, *argv[1:]],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
