@@ -86,11 +86,12 @@ class LimitState(Record):
 
 
 class Runtime(Record):
-    """What ran the sandbox."""
+    """What ran the sandbox; `warm`: it was up before the job came."""
 
     name: str = "runsc"
     version: str = ""
     platform: str = ""
+    warm: bool = False
 
 
 class SandboxResult(Record):

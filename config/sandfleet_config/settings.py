@@ -22,6 +22,7 @@ PREFIX = "SANDFLEET_"
 NESTED = "__"
 LimitName = Literal["memory", "cpu", "pids", "disk"]
 REDIS_SCHEMES = ("redis", "rediss", "unix")
+WARM_PER_CORE = 2
 
 
 class SettingsInvalid(ValueError):
@@ -43,6 +44,9 @@ class RunscSettings(Section):
     boot_deadline_seconds: float = Field(default=20.0, gt=0, description="A sandbox that is not up by then is killed.")
     cgroup_parent: str = Field(default="sandfleet", description="The cgroup under which each sandbox gets its own.")
     rootless: bool = Field(default=False, description="Pass --rootless to runsc: for containers without CAP_SYS_ADMIN.")
+    membarrier: bool = Field(
+        default=False, description="Let programs use membarrier(2); each boot then takes some 30 ms longer."
+    )
 
     @field_validator("cgroup_parent")
     @classmethod
@@ -88,6 +92,29 @@ def split_list(value: object) -> object:
     if isinstance(value, str):
         return tuple(part.strip() for part in value.split(",") if part.strip())
     return value
+
+
+class WarmSettings(Section):
+    """Sandboxes that are booted before their job comes; each is used for one job."""
+
+    size: int = Field(
+        default_factory=lambda: WARM_PER_CORE * (os.cpu_count() or 1),
+        ge=0,
+        le=1024,
+        json_schema_extra={"shown": "the host's cores, twice"},
+        description="Booted sandboxes that a worker keeps idle at most, 48 MiB each at most; 0: each boots when its job comes.",
+    )
+    images: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="Images to boot sandboxes of from the start; others follow from the jobs that come."
+    )
+    idle_seconds: float = Field(
+        default=300.0, gt=0, description="An image that no job has used for so long gets no more sandboxes ahead."
+    )
+
+    @field_validator("images", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return split_list(value)
 
 
 class Settings(BaseSettings):
@@ -158,6 +185,7 @@ class HostSettings(BaseSettings):
 
     runsc: RunscSettings = RunscSettings()
     images: ImagesSettings = ImagesSettings()
+    warm: WarmSettings = Field(default_factory=WarmSettings)
     policy: PolicySettings = PolicySettings()
     allow_unenforced: Annotated[frozenset[LimitName], NoDecode] = Field(
         default=frozenset(),
@@ -177,6 +205,7 @@ class WorkerSettings(Settings, HostSettings):
         default_factory=lambda: os.cpu_count() or 1,
         gt=0,
         le=4096,
+        json_schema_extra={"shown": "the host's cores"},
         description="Sandboxes at once on this host, all its workers together.",
     )
     slots_dir: Path = Field(
@@ -214,7 +243,8 @@ def setting_names(
         if section in Section.__subclasses__():
             yield from setting_names(section, f"{key}{NESTED}")
         else:
-            shown = "the host's cores" if field.default_factory else field.default
+            extra = field.json_schema_extra
+            shown = extra.get("shown") if field.default_factory and isinstance(extra, dict) else field.default
             yield key, str(section), shown, field.description or ""
 
 

@@ -9,6 +9,7 @@ import pytest
 if TYPE_CHECKING:
     from conftest import Run
     from sandfleet_config.outcome import Outcome
+    from sandfleet_config.settings import HostSettings
 
 SECRET = "a-marker-that-only-the-host-knows"
 WRITABLE = {"read_only_rootfs": False}
@@ -42,7 +43,7 @@ class Attack(Protocol):
 
 
 @pytest.fixture(params=["nobody", "root"])
-def attack(request: pytest.FixtureRequest) -> Attack:
+def attack(request: pytest.FixtureRequest, host: HostSettings) -> Attack:
     """Return a function that attacks as that user."""
     run: Run = request.getfixturevalue("run" if request.param == "nobody" else "run_as_root")
 

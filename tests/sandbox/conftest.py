@@ -12,15 +12,18 @@ from attacking import attack
 from initbox import init, init_image, new_sandbox, sandbox
 from leftovers import left_behind
 from sandfleet_config.outcome import Outcome
-from sandfleet_config.settings import HostSettings, ImagesSettings, PolicySettings, RunscSettings
+from sandfleet_config.settings import HostSettings, ImagesSettings, PolicySettings, RunscSettings, WarmSettings
 from sandfleet_config.spec import SandboxSpec
 from sandfleet_worker.policy import admit
 from sandfleet_worker.sandbox.images import ImageStore
 from sandfleet_worker.sandbox.runner import RunscRunner
+from sandfleet_worker.sandbox.warm import IDLE_MEMORY_BYTES
+from waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from sandfleet_worker.policy import Admitted
     from sandfleet_worker.sandbox.cancellation import Cancellation
 
 __all__ = ["attack", "init", "init_image", "new_sandbox", "sandbox"]  # fixtures from beside
@@ -45,10 +48,18 @@ def images_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run the tests of a module with `ROUNDS` twice: each job's sandbox boots for it, or is up before it comes."""
+    rounds = getattr(metafunc.module, "ROUNDS", None)
+    if rounds and "host" in metafunc.fixturenames:
+        metafunc.parametrize("host", rounds, indirect=True)
+
+
 @pytest.fixture
-def host(images_root: Path, tmp_path: Path) -> HostSettings:
-    """Return settings with a state folder of this test's own."""
+def host(request: pytest.FixtureRequest, images_root: Path, tmp_path: Path) -> HostSettings:
+    """Return settings with a state folder of this test's own; cold or warm where the module has both `ROUNDS`."""
     return HostSettings(
+        warm=WarmSettings(size=2 if getattr(request, "param", "cold") == "warm" else 0),
         runsc=RunscSettings(root_dir=tmp_path / "runsc"),
         images=ImagesSettings(root=images_root),
         policy=PolicySettings(platforms=("systrap", "ptrace", "kvm")),
@@ -106,12 +117,25 @@ def run_as_root(host: HostSettings) -> Iterator[Run]:
     assert not left_behind(allowed), "the runner left something on the host"
 
 
+def wait_warm(runner: RunscRunner, limits: Admitted) -> bool:
+    """Wait until a sandbox for such a job is up; return False where the job must get one that boots for it."""
+    if not runner.config.warm.size or limits.memory_bytes < IDLE_MEMORY_BYTES:
+        return False
+    plan = runner._new_plan(runner.images.resolve(limits.spec.image), limits.platform)
+    runner._warm.pin(plan)
+    wait_until(lambda: runner._warm.count_idle(plan), 60, "a sandbox is up")
+    return True
+
+
 def new_run(runner: RunscRunner) -> Run:
     """Return a function that runs a command in a sandbox of `runner`."""
 
     def run_command(*command: str, cancel: Cancellation | None = None, **fields: Any) -> Outcome:
         spec = SandboxSpec.model_validate({"image": "busybox", "command": command, "timeout": 20, **fields})
-        ending = runner.execute(admit(spec, runner.config), cancel=cancel)
+        limits = admit(spec, runner.config)
+        is_warm = wait_warm(runner, limits)
+        ending = runner.execute(limits, cancel=cancel)
+        assert ending.runtime.warm == is_warm
         return ending.to_outcome(job_id="test")
 
     return run_command

@@ -35,6 +35,8 @@ from sandfleet_worker.sandbox.runner import RunscRunner
 if TYPE_CHECKING:
     from conftest import Run
 
+ROUNDS = ("cold", "warm")
+
 
 def new_spec(*command: str, **fields: Any) -> SandboxSpec:
     return SandboxSpec.model_validate({"image": "busybox", "command": command, **fields})

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from attacking import Attack
     from sandfleet_worker.sandbox.runner import RunscRunner
 
+ROUNDS = ("cold", "warm")
+
 # ---- the verdict ----
 
 

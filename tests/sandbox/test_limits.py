@@ -19,6 +19,8 @@ from sandfleet_worker.sandbox.runner import RunscRunner
 if TYPE_CHECKING:
     from conftest import Run
 
+ROUNDS = ("cold", "warm")
+
 MIB = 1 << 20
 
 
@@ -276,5 +278,6 @@ def test_every_other_code_is_raised_with_its_outcome(runner: RunscRunner) -> Non
 
 def test_no_cgroup_is_left(runner: RunscRunner, run: Run) -> None:
     run("true")
+    runner.drain()
     assert runner._tree.parents
     assert not [path for parent in runner._tree.parents.values() for path in parent.glob(f"{runner._owner.name}.*")]

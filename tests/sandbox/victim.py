@@ -7,7 +7,7 @@ import sys
 import threading
 from pathlib import Path
 
-from sandfleet_config.settings import HostSettings, ImagesSettings, RunscSettings
+from sandfleet_config.settings import HostSettings, ImagesSettings, RunscSettings, WarmSettings
 from sandfleet_config.spec import SandboxSpec
 from sandfleet_worker.sandbox.runner import RunscRunner
 from sandfleet_worker.sandbox.supervision import Supervision
@@ -30,7 +30,9 @@ def main() -> None:
     wish = json.loads(sys.stdin.readline())
     setattr(Supervision, "_start_clocks", tell_start)  # noqa: B010  mypy takes it for a method of an instance
     host = HostSettings(
-        runsc=RunscSettings(root_dir=Path(wish["root_dir"])), images=ImagesSettings(root=Path(wish["images"]))
+        runsc=RunscSettings(root_dir=Path(wish["root_dir"])),
+        images=ImagesSettings(root=Path(wish["images"])),
+        warm=WarmSettings(size=wish.get("warm", 0)),
     )
     runner = RunscRunner(host)
     tell(runner._owner.name)

@@ -31,7 +31,8 @@ def test_v2_uses_one_folder_for_all(tmp_path: Path, limits: Admitted) -> None:
     tree = find_tree("sandfleet", v2_root(tmp_path))
     assert (tree.version, tree.enforceable) == (2, frozenset({"memory", "cpu", "pids"}))
     cgroup = SandboxCgroup(tree, "a.1")
-    cgroup.create(limits)
+    cgroup.make()
+    cgroup.apply(limits)
     folder = tmp_path / "sandfleet/a.1"
     assert (folder / "memory.max").read_text() == str(1 << 26)
     assert (folder / "memory.swap.max").read_text() == "0"
@@ -48,7 +49,8 @@ def test_v2_without_delegation_enforces_nothing(tmp_path: Path) -> None:
 
 def test_v2_counters(tmp_path: Path, limits: Admitted) -> None:
     cgroup = SandboxCgroup(find_tree("sandfleet", v2_root(tmp_path)), "a.1")
-    cgroup.create(limits)
+    cgroup.make()
+    cgroup.apply(limits)
     folder = tmp_path / "sandfleet/a.1"
     (folder / "memory.events").write_text("low 0\nhigh 0\nmax 9\noom 2\noom_kill 1\noom_group_kill 0\n")
     (folder / "pids.events").write_text("max 4\n")
@@ -73,7 +75,8 @@ def test_v1_uses_a_folder_a_controller(tmp_path: Path, limits: Admitted) -> None
     tree = find_tree("sandfleet", tmp_path, mountinfo)
     assert (tree.version, tree.enforceable) == (1, frozenset({"memory", "cpu", "pids"}))
     cgroup = SandboxCgroup(tree, "a.1")
-    cgroup.create(limits)
+    cgroup.make()
+    cgroup.apply(limits)
     assert (tmp_path / "memory/sandfleet/a.1/memory.limit_in_bytes").read_text() == str(1 << 26)
     assert (tmp_path / "cpu/sandfleet/a.1/cpu.cfs_quota_us").read_text() == "50000"
     assert len(cgroup.procs_files) == 4
@@ -112,4 +115,4 @@ def test_a_name_that_is_taken_is_an_error(tmp_path: Path, limits: Admitted) -> N
     tree = find_tree("sandfleet", v2_root(tmp_path))
     (tmp_path / "sandfleet/a.1/inside").mkdir(parents=True)
     with pytest.raises(HostResources):
-        SandboxCgroup(tree, "a.1").create(limits)
+        SandboxCgroup(tree, "a.1").make()

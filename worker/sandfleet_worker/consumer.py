@@ -78,7 +78,7 @@ class SandboxConsumer(Consumer):
             msg = "start it with: sandfleet-worker start (plain `celery worker` has no sandboxes)"
             raise ImproperlyConfigured(msg)
         super().__init__(*args, **kwargs)
-        self.intake, self._settings = host.intake, host.settings
+        self.intake, self._runner, self._settings = host.intake, host.runner, host.settings
         self._is_drained = False
 
     def begin_claims(self) -> None:
@@ -103,6 +103,7 @@ class SandboxConsumer(Consumer):
             return
         self._is_drained = True
         self.intake.stop()
+        self._runner.drain()
         is_cold = self.controller.blueprint.state == TERMINATE
         seconds = 0.0 if is_cold or self.intake.lease.is_lost else self._settings.drain_seconds
         if self.intake.wait_until_idle(seconds, _is_terminating):

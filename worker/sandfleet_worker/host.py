@@ -29,6 +29,10 @@ class Runner(Protocol):
         """Run the job to its end; raises `SandboxError` for what failed before the program started."""
         ...
 
+    def drain(self) -> None:
+        """Prepare nothing for jobs to come: there will be none."""
+        ...
+
 
 @dataclass(frozen=True)
 class Host:

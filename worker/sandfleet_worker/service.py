@@ -33,6 +33,7 @@ def serve(settings: WorkerSettings) -> int:
     set_up_logs(settings)
     with RunscRunner(settings) as runner:
         run_preflight(settings, runner)
+        runner.warm_up()
         try:
             host = Host.open(settings, runner)
         except REDIS_ERRORS as error:  # it was there a moment ago

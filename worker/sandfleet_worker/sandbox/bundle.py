@@ -106,7 +106,6 @@ def new_init_job(limits: Admitted, image: Image, user: ResolvedUser) -> InitJob:
         gid=user.gid,
         groups=user.groups,
         cwd=spec.working_dir or image.working_dir or "/",
-        hostname=HOSTNAME,
         rlimits=new_rlimits(limits, user.uid),
         disk_bytes=limits.disk_bytes,
         writable_paths=[WritablePath(path, HOME_MODE if path == home else TMP_MODE) for path in writable],

@@ -121,30 +121,37 @@ def _write_quietly(path: Path, text: str) -> bool:
 def limit_files(version: int, limits: Admitted) -> list[tuple[str, str, str, bool]]:
     """Return what to write: (controller, file, text, whether a failure means the limit does not hold)."""
     fuse = str(PIDS_FUSE_FACTOR * limits.pids_limit + PIDS_FUSE_BASE)
-    memory = str(limits.memory_bytes)
     if version == 1:
-        files = [
-            ("memory", "memory.limit_in_bytes", memory, True),
-            # Absent where the kernel does not account swap: then there is no swap to escape to, or the host has none.
-            ("memory", "memory.memsw.limit_in_bytes", memory, False),
-            ("pids", "pids.max", fuse, True),
-        ]
+        files = [*memory_files(version, limits.memory_bytes), ("pids", "pids.max", fuse, True)]
         if limits.cpu_quota:
             files += [
                 ("cpu", "cpu.cfs_period_us", str(CPU_PERIOD_MICROSECONDS), True),
                 ("cpu", "cpu.cfs_quota_us", str(limits.cpu_quota), True),
             ]
         return files
-    files = [
+    files = [*memory_files(version, limits.memory_bytes), ("pids", "pids.max", fuse, True)]
+    if limits.cpu_quota:
+        files.append(("cpu", "cpu.max", f"{limits.cpu_quota} {CPU_PERIOD_MICROSECONDS}", True))
+    return files
+
+
+def memory_files(version: int, memory_bytes: int) -> list[tuple[str, str, str, bool]]:
+    """Return what to write for a memory limit, in an order that takes it up as well as down; as `limit_files`."""
+    memory = str(memory_bytes)
+    if version == 1:
+        return [
+            # memsw may never be the smaller one. Both are absent where the kernel does not account swap: then there is no swap
+            # to escape to, or the host has none.
+            ("memory", "memory.memsw.limit_in_bytes", "-1", False),
+            ("memory", "memory.limit_in_bytes", memory, True),
+            ("memory", "memory.memsw.limit_in_bytes", memory, False),
+        ]
+    return [
         ("memory", "memory.max", memory, True),
         ("memory", "memory.swap.max", "0", False),
         # The sandbox dies as a whole: a sentry without its stubs, or the reverse, is of no use to anybody.
         ("memory", "memory.oom.group", "1", False),
-        ("pids", "pids.max", fuse, True),
     ]
-    if limits.cpu_quota:
-        files.append(("cpu", "cpu.max", f"{limits.cpu_quota} {CPU_PERIOD_MICROSECONDS}", True))
-    return files
 
 
 class SandboxCgroup:
@@ -167,8 +174,8 @@ class SandboxCgroup:
         """The files through which a process enters: one on v2, one a controller on v1."""
         return [folder / "cgroup.procs" for folder in self._distinct]
 
-    def create(self, limits: Admitted) -> None:
-        """Make the folders and set `limits`; afterwards `enforced` names those that hold.
+    def make(self) -> None:
+        """Make the folders, without limits yet.
 
         Raises:
             HostResources: the kernel would not make the cgroup.
@@ -180,16 +187,23 @@ class SandboxCgroup:
             self.remove()
             msg = f"cannot make the sandbox's cgroup: {error.strerror} ({error.filename})"
             raise HostResources.of(msg) from error
-        self.apply(limits)
+
+    def limit_memory(self, memory_bytes: int) -> None:
+        """Bound the memory until there is a job; what a job is held to, and whether that holds, is `apply`'s."""
+        self._write(memory_files(self._tree.version, memory_bytes))
 
     def apply(self, limits: Admitted) -> None:
         """Write `limits`; afterwards `enforced` names those that hold."""
-        held = set(self._tree.enforceable)
-        for controller, file, text, is_needed in limit_files(self._tree.version, limits):
+        self.enforced = frozenset(self._tree.enforceable - self._write(limit_files(self._tree.version, limits)))
+
+    def _write(self, files: Iterable[tuple[str, str, str, bool]]) -> set[str]:
+        """Write `files`, and return the controllers of which one that is needed failed."""
+        failed: set[str] = set()
+        for controller, file, text, is_needed in files:
             folder = self._folders.get(controller)
             if folder is not None and not _write_quietly(folder / file, text) and is_needed:
-                held.discard(controller)
-        self.enforced = frozenset(held)
+                failed.add(controller)
+        return failed
 
     def oom_kills(self) -> int:
         """Count the processes the kernel killed here for memory."""

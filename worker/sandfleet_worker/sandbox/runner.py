@@ -6,13 +6,13 @@ with RunscRunner() as runner:
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-import os
+import logging
 import threading
 import time
 from typing import TYPE_CHECKING, Self
 
+from sandfleet_config.errors import SandboxError
 from sandfleet_config.outcome import Runtime, StreamOutput, Timing
 from sandfleet_config.settings import HostSettings, check_environment
 from sandfleet_config.spec import SandboxSpec
@@ -27,20 +27,23 @@ from sandfleet_worker.sandbox.janitor import Ownership, SweepReport, sweep
 from sandfleet_worker.sandbox.probe import pack_probe, probe_job, probe_limits, read_probe
 from sandfleet_worker.sandbox.runsc import SandboxPaths, find_runsc, read_head, read_log_errors
 from sandfleet_worker.sandbox.sandbox import Plan, Sandbox
+from sandfleet_worker.sandbox.turns import BootTurns
 from sandfleet_worker.sandbox.verdict import Facts, decide
+from sandfleet_worker.sandbox.warm import IDLE_MEMORY_BYTES, WarmPool
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from types import TracebackType
 
     from sandfleet_config.outcome import SandboxResult
 
     from sandfleet_worker.policy import Admitted
+    from sandfleet_worker.sandbox.images import Image
     from sandfleet_worker.sandbox.initproto import InitJob
     from sandfleet_worker.sandbox.probe import ProbeReport
 
+log = logging.getLogger(__name__)
+
 LOG_CHARS = 2000
-BOOTS_PER_CORE = 2
 LOCAL_JOB = "local"
 
 
@@ -56,8 +59,8 @@ class RunscRunner:
         self._owner = Ownership(self.config.runsc.root_dir)
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
-        # A boot is CPU work (about 0.1 s): more at once than cores can carry would only push each other past their deadline.
-        self._boots = threading.BoundedSemaphore(BOOTS_PER_CORE * (os.cpu_count() or 1))
+        self._turns = BootTurns()
+        self._warm = WarmPool(self.config.warm, self._open_sandbox, self._turns)
 
     def __enter__(self) -> Self:
         """Return the runner itself."""
@@ -71,11 +74,24 @@ class RunscRunner:
 
     def close(self) -> None:
         """Give the runner's folder back; sandboxes that still run are the callers' to end first."""
+        self._warm.close()
         self._owner.release(self._tree)
 
     def sweep(self) -> SweepReport:
         """Clear what dead workers left on this host."""
         return sweep(self.config.runsc.root_dir, self._tree)
+
+    def warm_up(self) -> None:
+        """Begin to boot sandboxes of the images that the settings name; one that is not here is told in the log."""
+        for name in self.config.warm.images:
+            try:
+                self._warm.pin(self._new_plan(self.images.resolve(name), self.config.runsc.platform))
+            except SandboxError as error:
+                log.warning("no sandboxes of %s ahead: %s", name, error.message, extra={"action": "warm_up_failed"})
+
+    def drain(self) -> None:
+        """Boot nothing ahead any more, and destroy what idles; jobs that run go on."""
+        self._warm.drain()
 
     def run(
         self, spec: SandboxSpec, *, deadline: float | None = None, cancel: Cancellation | None = None
@@ -108,18 +124,16 @@ class RunscRunner:
             SandboxError: why no job could run: ``GVisorNotAvailable``, ``HostResources``, ``SandboxCreationFailed``...
         """
         limits = probe_limits(self.config, platform or self.config.runsc.platform)
-        plan = Plan(
-            binary=find_runsc(self.config.runsc.path),
-            settings=self.config.runsc,
-            platform=limits.platform,
-            erofs=pack_probe(self._owner.folder, self._lock),
-        )
+        binary = find_runsc(self.config.runsc.path)
+        plan = Plan.of(binary, limits.platform, pack_probe(self._owner.folder, self._lock))
         now = time.monotonic()
         cancel = Cancellation()
-        ending = self._run_in_sandbox(
-            plan, limits, probe_job(limits), asked=now, resolved=now, deadline=None, cancel=cancel
+        sandbox = self._boot(plan, limits, cancel)
+        return read_probe(
+            self._run_in_sandbox(
+                sandbox, limits, probe_job(limits), asked=now, resolved=now, deadline=None, cancel=cancel
+            )
         )
-        return read_probe(ending)
 
     def execute(self, limits: Admitted, *, deadline: float | None = None, cancel: Cancellation | None = None) -> Ending:
         """Run one admitted job in a sandbox of its own and return how it ended.
@@ -135,20 +149,55 @@ class RunscRunner:
         job = new_init_job(limits, image, user)
         with self.images.hold(image):
             resolved = time.monotonic()
-            plan = Plan(
-                binary=find_runsc(self.config.runsc.path),
-                settings=self.config.runsc,
-                platform=limits.platform,
-                erofs=image.erofs_path,
-            )
+            sandbox = self._take(self._new_plan(image, limits.platform), limits, cancel)
             ending = self._run_in_sandbox(
-                plan, limits, job, asked=asked, resolved=resolved, deadline=deadline, cancel=cancel
+                sandbox, limits, job, asked=asked, resolved=resolved, deadline=deadline, cancel=cancel
             )
         return ending.model_copy(update={"image_digest": image.digest})
 
+    def _new_plan(self, image: Image, platform: str) -> Plan:
+        return Plan.of(find_runsc(self.config.runsc.path), platform, image.erofs_path)
+
+    def _take(self, plan: Plan, limits: Admitted, cancel: Cancellation) -> Sandbox:
+        """Return a sandbox of `plan` for one job: one that is up, or boots, or a new one."""
+        sandbox = self._warm.take(plan) if limits.memory_bytes >= IDLE_MEMORY_BYTES else None
+        if sandbox is None:
+            return self._boot(plan, limits, cancel)
+        try:
+            sandbox.assign(limits)
+        except BaseException:
+            sandbox.destroy()
+            raise
+        return sandbox
+
+    def _boot(self, plan: Plan, limits: Admitted, cancel: Cancellation) -> Sandbox:
+        """Boot a sandbox, under the job's own limits from the start.
+
+        Raises:
+            SandboxError: the job was ended while it waited for its turn, or the sandbox cannot be built.
+        """
+        turn = self._turns.wait(cancel)
+        sandbox: Sandbox | None = None
+        try:
+            sandbox = self._warm.berth() or self._open_sandbox()
+            sandbox.supervision.on_booted = turn.end
+            sandbox.assign(limits)
+            sandbox.boot(plan)
+        except BaseException:
+            turn.end()
+            if sandbox is not None:
+                sandbox.destroy()
+            raise
+        return sandbox
+
+    def _open_sandbox(self) -> Sandbox:
+        name = f"{self._owner.name}.{next(self._numbers)}"
+        paths, cgroup = SandboxPaths(self._owner.folder / name), SandboxCgroup(self._tree, name)
+        return Sandbox(self.config.runsc, paths, cgroup, self.config.allow_unenforced).open()
+
     def _run_in_sandbox(
         self,
-        plan: Plan,
+        sandbox: Sandbox,
         limits: Admitted,
         job: InitJob,
         *,
@@ -157,17 +206,16 @@ class RunscRunner:
         deadline: float | None,
         cancel: Cancellation,
     ) -> Ending:
-        with contextlib.ExitStack() as boot:
-            boot.enter_context(self._boot_turn(cancel))
-            with self._new_sandbox(plan, limits) as sandbox:
-                watch = sandbox.supervision
-                watch.run(job, limits, cancel, deadline, on_booted=boot.close)
-                runsc_exit = sandbox.wait_exit()
-                collected = time.monotonic()
-                verdict = decide(_new_facts(sandbox, runsc_exit, job.argv[0]))
-                usage = sandbox.cgroup.usage()
+        with sandbox:
+            watch = sandbox.supervision
+            watch.run(job, limits, cancel, deadline)
+            runsc_exit = sandbox.wait_exit()
+            collected = time.monotonic()
+            verdict = decide(_new_facts(sandbox, limits, runsc_exit, job.argv[0]))
+            usage = sandbox.cgroup.usage()
         cleaned = time.monotonic()
-        clock = watch.clock
+        clock, plan = watch.clock, sandbox.plan
+        assert plan is not None  # it has booted
         run_end = clock.ended or clock.gone or collected
         run = None if clock.started is None else watch.ran_seconds or run_end - clock.started
         return Ending(
@@ -178,39 +226,23 @@ class RunscRunner:
             duration=run,
             timing=Timing(
                 image=resolved - asked,
-                create=(clock.started or run_end) - clock.spawned,
+                create=(clock.started or run_end) - (clock.taken or asked),
                 run=run,
                 collect=collected - run_end,
                 cleanup=cleaned - collected,
             ),
             usage=usage,
             limits=limit_states(limits, sandbox.enforced),
-            runtime=Runtime(version=plan.binary.version, platform=plan.platform),
+            runtime=Runtime(version=plan.binary.version, platform=plan.platform, warm=sandbox.is_warm),
         )
 
-    @contextlib.contextmanager
-    def _boot_turn(self, cancel: Cancellation) -> Iterator[None]:
-        """Wait for a turn to boot a sandbox; the boot deadline runs from then.
 
-        Raises:
-            SandboxError: the job was ended while it waited.
-        """
-        while not self._boots.acquire(timeout=0.05):
-            cancel.raise_if_set()
-        try:
-            yield
-        finally:
-            self._boots.release()
-
-    def _new_sandbox(self, plan: Plan, limits: Admitted) -> Sandbox:
-        name = f"{self._owner.name}.{next(self._numbers)}"
-        paths, cgroup = SandboxPaths(self._owner.folder / name), SandboxCgroup(self._tree, name)
-        return Sandbox(plan, paths, cgroup, limits, self.config.allow_unenforced)
-
-
-def _new_facts(sandbox: Sandbox, runsc_exit: int | None, command: str) -> Facts:
+def _new_facts(sandbox: Sandbox, limits: Admitted, runsc_exit: int | None, command: str) -> Facts:
     watch = sandbox.supervision
-    stderr = "" if watch.clock.started is not None else watch.stderr.to_output().text.strip()[-LOG_CHARS:]
+    told = watch.boot_stderr.to_output().text + (
+        "" if watch.clock.started is not None else watch.stderr.to_output().text
+    )
+    stderr = told.strip()[-LOG_CHARS:]
     return Facts(
         kill=watch.kill,
         timed_out=watch.timed_out,
@@ -223,7 +255,7 @@ def _new_facts(sandbox: Sandbox, runsc_exit: int | None, command: str) -> Facts:
         runsc_exit=runsc_exit,
         runsc_log=read_log_errors(sandbox.paths.log) or stderr,
         panic=read_head(sandbox.paths.panic_log),
-        platform=sandbox.plan.platform,
+        platform=sandbox.plan.platform if sandbox.plan else "",
         command=command,
-        memory_bytes=sandbox.limits.memory_bytes,
+        memory_bytes=limits.memory_bytes,
     )

@@ -1,7 +1,7 @@
-"""One sandbox, from an empty folder to nothing left: boot up to *ready*, run one job, destroy.
+"""One sandbox, from an empty folder to nothing left: a berth, a boot up to *ready*, perhaps some time idle, one job, gone.
 
-Leaving the context cleans up in total, and can meet: a runsc that is still alive (killed with its cgroup), a busy cgroup
-(retried), files of runsc's state (removed). What fails there is logged and left to the janitor.
+Destroying it cleans up in total, and can meet: a runsc that is still alive (killed with its cgroup), stopped or not, a busy
+cgroup (retried), files of runsc's state (removed). What fails there is logged and left to the janitor.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import shutil
+import signal
 import subprocess
 import time
 from dataclasses import dataclass
@@ -20,9 +21,17 @@ from typing import TYPE_CHECKING, Self
 from sandfleet_config.errors import GVisorNotAvailable, HostResources
 
 from sandfleet_worker.sandbox.bundle import new_config
-from sandfleet_worker.sandbox.capture import Capture
-from sandfleet_worker.sandbox.runsc import NATIVE, SandboxPaths, duplicate_high, launch_command, new_command
-from sandfleet_worker.sandbox.supervision import Clock, Pipes, Supervision
+from sandfleet_worker.sandbox.runsc import (
+    NATIVE,
+    SandboxPaths,
+    duplicate_high,
+    encode_command,
+    find_sentry,
+    launch_command,
+    new_command,
+    read_state,
+)
+from sandfleet_worker.sandbox.supervision import Pipes, Supervision
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,46 +47,68 @@ log = logging.getLogger(__name__)
 
 PIPE_BYTES = 1 << 20
 EXIT_DEADLINE_SECONDS = 10.0
+STOP_SECONDS = 1.0
+DEAD_STATES = ("", "Z", "X")
+"""Of proc_pid_stat(5); empty is a process that is gone."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a sandbox is built from: everything that cannot change once it is up."""
+    """What a sandbox is built from: everything that cannot change once it is up, and nothing of any job.
+
+    `identity` tells the image's file from another one at the same path.
+    """
 
     binary: RunscBinary
-    settings: RunscSettings
     platform: str
     erofs: Path
+    identity: tuple[int, ...]
+
+    @classmethod
+    def of(cls, binary: RunscBinary, platform: str, erofs: Path) -> Self:
+        """Return the plan for the image file that is there now.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+        facts = erofs.stat()
+        return cls(binary, platform, erofs, (facts.st_dev, facts.st_ino, facts.st_mtime_ns, facts.st_size))
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether the image's file has gone or been replaced since."""
+        try:
+            return self.of(self.binary, self.platform, self.erofs) != self
+        except OSError:
+            return True
 
 
 class Sandbox:
-    """One single-use sandbox; enter it to boot, leave it to destroy it."""
+    """One single-use sandbox: `open`, `boot`, perhaps `stop` and `wake`, `assign`, and then its `supervision` runs the job.
+
+    Enter it to have it destroyed at the end. Must be opened by a thread that outlives it, see `launch_command`.
+    """
 
     def __init__(
         self,
-        plan: Plan,
+        settings: RunscSettings,
         paths: SandboxPaths,
         cgroup: SandboxCgroup,
-        limits: Admitted,
         allow_unenforced: frozenset[LimitName] = frozenset(),
     ) -> None:
-        self.plan = plan
-        self._allow_unenforced = allow_unenforced
-        self.paths = paths
-        self.cgroup = cgroup
-        self.limits = limits
+        self._settings, self._allow_unenforced = settings, allow_unenforced
+        self.paths, self.cgroup = paths, cgroup
+        self.plan: Plan | None = None
+        self.is_warm = False
+        self._limits: Admitted | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._pipes: Pipes | None = None
-        self._pidfd = -1
+        self._pidfd = self._sentry = self._sentry_pid = -1
+        self._stopped = 0.0
         self.supervision: Supervision
 
     def __enter__(self) -> Self:
-        """Spawn runsc; what fails half-way is cleaned up before the error leaves."""
-        try:
-            self._create()
-        except BaseException:
-            self.destroy()
-            raise
+        """Return the sandbox, which is open already."""
         return self
 
     def __exit__(
@@ -86,30 +117,93 @@ class Sandbox:
         """Destroy the sandbox and everything it left on the host."""
         self.destroy()
 
-    def _create(self) -> None:
+    def open(self) -> Self:
+        """Make a berth: folder, cgroup, pipes, and a launcher inside that waits. It knows neither image nor job.
+
+        Raises:
+            HostResources: the host has no room; what was made of it is gone again.
+        """
+        try:
+            self._make()
+        except BaseException:
+            self.destroy()
+            raise
+        return self
+
+    def _make(self) -> None:
         try:
             self.paths.make()
-            config = new_config(self.paths.rootfs, self.plan.erofs)
-            (self.paths.folder / "config.json").write_text(json.dumps(config))
         except OSError as error:
-            msg = f"cannot prepare the sandbox's folder: {error.strerror} ({error.filename})"
-            raise HostResources.of(msg) from error
-        self.cgroup.create(self.limits)
-        self._require_limits()
-        spawned = time.monotonic()
+            raise _no_folder(error) from error
+        self.cgroup.make()
         self._spawn()
         assert self._pipes is not None
-        output = self.limits.spec.output
         self.supervision = Supervision(
-            pipes=self._pipes,
-            pidfd=self._pidfd,
-            stdout=Capture(self.limits.output_bytes, output.keep),
-            stderr=Capture(self.limits.output_bytes, output.keep),
-            platform=self.plan.platform,
-            boot_deadline=self.plan.settings.boot_deadline_seconds,
-            kill_sandbox=self.kill,
-            clock=Clock(spawned=spawned),
+            pipes=self._pipes, pidfd=self._pidfd, kill_sandbox=self.kill, end_sandbox=self._kill_runsc
         )
+
+    def boot(self, plan: Plan) -> None:
+        """Start runsc in the berth, under the limits that its cgroup has by now.
+
+        Raises:
+            HostResources: its folder cannot be written.
+        """
+        self.plan = plan
+        try:
+            (self.paths.folder / "config.json").write_text(json.dumps(new_config(self.paths.rootfs, plan.erofs)))
+        except OSError as error:
+            raise _no_folder(error) from error
+        command = encode_command(new_command(plan.binary, self._settings, plan.platform, self.paths, self._passed))
+        self.supervision.begin_boot(plan.platform, self._settings.boot_deadline_seconds)
+        assert self._pipes is not None
+        # Shorter than an empty pipe. A launcher that is gone is told by its exit.
+        with contextlib.suppress(BrokenPipeError):
+            os.write(self._pipes.control, command)
+
+    def stop(self) -> bool:
+        """Stop an idle sandbox's kernel, which would poll for ever; return False where it cannot be found.
+
+        runsc 20240729 burns 2 % of a core in each idle sandbox (gVisor issue 13361); stopped it takes none.
+        """
+        pid = find_sentry(self.paths)
+        if pid is None:
+            return False
+        try:
+            self._sentry, self._sentry_pid = os.pidfd_open(pid), pid
+            signal.pidfd_send_signal(self._sentry, signal.SIGSTOP)
+        except OSError:
+            return False
+        self._stopped = time.monotonic()
+        self.is_warm = True
+        return True
+
+    def wake(self) -> bool:
+        """Let a stopped sandbox go on; return False where it has died, or is about to."""
+        self.supervision.poll()
+        if self.supervision.is_gone:
+            return False
+        if self.is_warm:
+            if not self._is_stopped():
+                return False
+            signal.pidfd_send_signal(self._sentry, signal.SIGCONT)
+        return True
+
+    def _is_stopped(self) -> bool:
+        """Whether the sentry is stopped as it should be: one that was killed is not any more, for some ms before it has ended."""
+        state = read_state(self._sentry_pid)
+        # On a busy host a process gets to its own stop only when it has a core.
+        return state == "T" or (state not in DEAD_STATES and time.monotonic() - self._stopped < STOP_SECONDS)
+
+    def assign(self, limits: Admitted) -> None:
+        """Hold the sandbox to the job's limits from now on.
+
+        Raises:
+            HostResources: one of them cannot be enforced on this host.
+        """
+        self._limits = limits
+        self.supervision.clock.taken = time.monotonic()
+        self.cgroup.apply(limits)
+        self._require_limits(limits)
 
     @property
     def enforced(self) -> frozenset[str]:
@@ -117,9 +211,9 @@ class Sandbox:
         # The disk is a tmpfs inside, made by init: no job starts without it.
         return self.cgroup.enforced | {"disk"}
 
-    def _require_limits(self) -> None:
+    def _require_limits(self, limits: Admitted) -> None:
         """Refuse rather than degrade: a limit that does not hold is an error unless the operator allowed it by name."""
-        needed = {"memory", "pids", "disk"} | ({"cpu"} if self.limits.cpu_quota else set())
+        needed = {"memory", "pids", "disk"} | ({"cpu"} if limits.cpu_quota else set())
         if missing := sorted(needed - self.enforced - self._allow_unenforced):
             names = ",".join(missing)
             msg = (
@@ -140,9 +234,8 @@ class Sandbox:
             opened.append(init)
             passed = [duplicate_high(fd) for fd in (control_r, status_w, init)]
             opened += passed
-            command = new_command(self.plan.binary, self.plan.settings, self.plan.platform, self.paths, passed)
             process = subprocess.Popen(
-                launch_command(command, self.cgroup.procs_files),
+                launch_command(self._settings, passed[0], self.cgroup.procs_files),
                 stdin=stdin_r,
                 stdout=stdout_w,
                 stderr=stderr_w,
@@ -159,6 +252,7 @@ class Sandbox:
             msg = f"cannot start a sandbox: {error.strerror}"
             raise HostResources.of(msg) from error
         self._process = process
+        self._passed = passed  # the launcher has its own; runsc's command line names them by number
         self._pipes = Pipes(control=control_w, status=status_r, stdin=stdin_w, stdout=stdout_r, stderr=stderr_r)
         kept = {control_w, status_r, stdin_w, stdout_r, stderr_r}
         _close([fd for fd in opened if fd not in kept])
@@ -171,9 +265,12 @@ class Sandbox:
 
     def kill(self) -> None:
         """SIGKILL all of it: the attached runsc takes sentry and stubs along by parent-death signal, the cgroup the rest."""
+        self._kill_runsc()
+        self.cgroup.kill()
+
+    def _kill_runsc(self) -> None:
         if self._process is not None:
             self._process.kill()
-        self.cgroup.kill()
 
     def wait_exit(self) -> int | None:
         """Reap runsc and return its exit status; None where it will not die."""
@@ -189,9 +286,10 @@ class Sandbox:
         if self._process is not None and self._process.poll() is None:
             self.kill()
             self.wait_exit()
-        if self._pidfd >= 0:
-            os.close(self._pidfd)
-            self._pidfd = -1
+        for fd in (self._pidfd, self._sentry):
+            if fd >= 0:
+                os.close(fd)
+        self._pidfd = self._sentry = -1
         if self._pipes is not None:
             self.supervision_close()
             self._pipes.close_all()
@@ -205,6 +303,10 @@ class Sandbox:
         """Close the selector, if the sandbox came so far."""
         if hasattr(self, "supervision"):
             self.supervision.close()
+
+
+def _no_folder(error: OSError) -> HostResources:
+    return HostResources.of(f"cannot prepare the sandbox's folder: {error.strerror} ({error.filename})")
 
 
 def _pipe(opened: list[int]) -> tuple[int, int]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 from sandfleet_config.errors import ErrorCode
 
+from sandfleet_worker.sandbox.capture import Capture
 from sandfleet_worker.sandbox.initproto import TERMINATE, Exited, Ready, Signaled, Started, StatusParser, encode_job
 from sandfleet_worker.sandbox.verdict import Kill
 
@@ -23,11 +24,11 @@ if TYPE_CHECKING:
 
     from sandfleet_worker.policy import Admitted
     from sandfleet_worker.sandbox.cancellation import Cancellation
-    from sandfleet_worker.sandbox.capture import Capture
     from sandfleet_worker.sandbox.initproto import InitJob
     from sandfleet_worker.sandbox.verdict import End
 
 READ_BYTES = 1 << 20
+BOOT_OUTPUT_BYTES = 64 << 10
 END_DEADLINE_SECONDS = 10.0
 """After init's report or a kill, the sandbox has this long to vanish before its whole cgroup is killed (again)."""
 
@@ -57,10 +58,11 @@ class Pipes:
 
 @dataclass
 class Clock:
-    """When each step happened, monotonic seconds."""
+    """When each step happened, monotonic seconds; `taken` is when the sandbox got its job."""
 
-    spawned: float = 0.0
+    booted: float | None = None
     ready: float | None = None
+    taken: float | None = None
     started: float | None = None
     ended: float | None = None
     gone: float | None = None
@@ -68,19 +70,23 @@ class Clock:
 
 @dataclass
 class Supervision:
-    """One sandbox's life from spawn to gone. `kill_sandbox` sends SIGKILL to all of it; `boot_deadline` is in seconds."""
+    """One sandbox's life from its launcher to gone.
+
+    `kill_sandbox` sends SIGKILL to all of it, `end_sandbox` to runsc alone, which takes the rest along. `on_booted` is called
+    once, as soon as the sandbox is up or will never be.
+    """
 
     pipes: Pipes
     pidfd: int
-    stdout: Capture
-    stderr: Capture
-    platform: str
-    boot_deadline: float
     kill_sandbox: Callable[[], None]
+    end_sandbox: Callable[[], None]
+    on_booted: Callable[[], None] = lambda: None
     clock: Clock = field(default_factory=Clock)
     kill: Kill | None = None
     timed_out: Literal["soft", "hard"] | None = None
     end: End | None = None
+    stdout: Capture = field(default_factory=lambda: Capture(BOOT_OUTPUT_BYTES, "head"))
+    stderr: Capture = field(default_factory=lambda: Capture(BOOT_OUTPUT_BYTES, "head"))
 
     def __post_init__(self) -> None:
         self._selector = selectors.DefaultSelector()
@@ -89,12 +95,40 @@ class Supervision:
         self._message = memoryview(b"")
         self._limits: Admitted | None = None
         self._cancel: Cancellation | None = None
-        self._deadlines: dict[str, float] = {"boot": self.clock.spawned + self.boot_deadline}
+        self._deadlines: dict[str, float] = {}
+        self._boot_deadline = 0.0
+        self._platform = ""
         self._is_gone = False
+        # What runsc itself says; the job's own captures take their place when it starts.
+        self.boot_stderr = self.stderr
         self._selector.register(self.pidfd, selectors.EVENT_READ, self._on_exit)
         self._selector.register(self.pipes.status, selectors.EVENT_READ, self._read_status)
         self._selector.register(self.pipes.stdout, selectors.EVENT_READ, self._read_stdout)
         self._selector.register(self.pipes.stderr, selectors.EVENT_READ, self._read_stderr)
+
+    def fileno(self) -> int:
+        """Return a descriptor that is readable whenever `poll` has something to do."""
+        return self._selector.fileno()
+
+    @property
+    def next_deadline(self) -> float | None:
+        """When `poll` is due even if nothing happens."""
+        return min(self._deadlines.values(), default=None)
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether runsc has ended."""
+        return self._is_gone
+
+    def begin_boot(self, platform: str, deadline_seconds: float) -> None:
+        """Note that runsc starts now; a sandbox that is not up within `deadline_seconds` is killed."""
+        self._platform, self._boot_deadline = platform, deadline_seconds
+        self.clock.booted = time.monotonic()
+        self._deadlines["boot"] = self.clock.booted + deadline_seconds
+
+    def poll(self) -> None:
+        """Act on what has happened, without waiting."""
+        self._step(0.0)
 
     @property
     def _is_live(self) -> bool:
@@ -122,26 +156,14 @@ class Supervision:
             self._step()
         return self.clock.ready is not None
 
-    def run(
-        self,
-        job: InitJob,
-        limits: Admitted,
-        cancel: Cancellation,
-        deadline: float | None,
-        on_booted: Callable[[], None] = lambda: None,
-    ) -> None:
-        """Hand over `job` and wait until the sandbox is gone and both outputs are read to their ends.
-
-        `on_booted` is called as soon as the sandbox is up, or will never be.
-        """
+    def run(self, job: InitJob, limits: Admitted, cancel: Cancellation, deadline: float | None) -> None:
+        """Hand over `job` and wait until the sandbox is gone and both outputs are read to their ends."""
         self._limits, self._cancel = limits, cancel
         if deadline is not None:
             self._deadlines["deadline"] = deadline
         self._selector.register(cancel.open_fd(), selectors.EVENT_READ, self._on_cancel)
         try:
-            is_ready = self.wait_ready()
-            on_booted()
-            if is_ready:
+            if self.wait_ready():
                 self._hand_over(job)
             while not self._is_gone:
                 self._step()
@@ -157,7 +179,10 @@ class Supervision:
     def _hand_over(self, job: InitJob) -> None:
         assert self._limits is not None
         self._deadlines = {name: at for name, at in self._deadlines.items() if name == "deadline"}
-        self._deadlines["start"] = time.monotonic() + self.boot_deadline
+        self._deadlines["start"] = time.monotonic() + self._boot_deadline
+        output = self._limits.spec.output
+        self.stdout = Capture(self._limits.output_bytes, output.keep)
+        self.stderr = Capture(self._limits.output_bytes, output.keep)
         self._message = memoryview(encode_job(job))
         self._selector.register(self.pipes.control, selectors.EVENT_WRITE, self._feed_control)
         self._stdin = memoryview(self._limits.spec.stdin.to_bytes())
@@ -166,10 +191,9 @@ class Supervision:
         else:
             self.pipes.close("stdin")
 
-    def _step(self) -> None:
+    def _step(self, timeout: float | None = None) -> None:
         """Wait for the next thing to happen, or for the next deadline, and act on it."""
-        timeout = None
-        if self._deadlines:
+        if timeout is None and self._deadlines:
             timeout = max(0.0, min(self._deadlines.values()) - time.monotonic())
         for key, _ in self._selector.select(timeout):
             key.data()
@@ -190,10 +214,10 @@ class Supervision:
         limits = self._limits
         match name:
             case "boot":
-                message = f"platform {self.platform} did not boot a sandbox within {self.boot_deadline:g} s"
+                message = f"platform {self._platform} did not boot a sandbox within {self._boot_deadline:g} s"
                 self._kill(ErrorCode.GVISOR_NOT_AVAILABLE, message)
             case "start":
-                message = f"the program did not start within {self.boot_deadline:g} s of the sandbox being up"
+                message = f"the program did not start within {self._boot_deadline:g} s of the sandbox being up"
                 self._kill(ErrorCode.SANDBOX_CREATION_FAILED, message)
             case "soft":
                 self.timed_out = "soft"
@@ -223,6 +247,7 @@ class Supervision:
         self._is_gone = True
         self.clock.gone = time.monotonic()
         self._selector.unregister(self.pidfd)
+        self.on_booted()
 
     def _read_status(self) -> None:
         if self.pipes.status < 0:
@@ -238,6 +263,8 @@ class Supervision:
             match report:
                 case Ready():
                     self.clock.ready = now
+                    self._deadlines.pop("boot", None)
+                    self.on_booted()
                 case Started():
                     self.clock.started = now
                     self._start_clocks(now)
@@ -245,6 +272,9 @@ class Supervision:
                     self.end = self.end or end
                     self.clock.ended = self.clock.ended or now
                     self._deadlines = {"end": now + END_DEADLINE_SECONDS}
+                    # All that the program wrote is in the pipes: its writes were the host's. What it left in the background
+                    # dies now and not some ms later by runsc's own tidying up.
+                    self.end_sandbox()
 
     def _start_clocks(self, now: float) -> None:
         limits = self._limits

@@ -19,11 +19,12 @@ enum {
     NR_fchown = 93, NR_umask = 95,
     NR_getppid = 110, NR_setsid = 112, NR_setgroups = 116, NR_setresuid = 117, NR_setresgid = 119,
     NR_capget = 125, NR_capset = 126, NR_fstatfs = 138, NR_prctl = 157, NR_chroot = 161, NR_mount = 165, NR_sethostname = 170,
-    NR_clock_gettime = 228, NR_exit_group = 231, NR_openat = 257, NR_mkdirat = 258, NR_fchownat = 260, NR_fchmodat = 268,
-    NR_faccessat = 269, NR_ppoll = 271, NR_signalfd4 = 289, NR_prlimit64 = 302, NR_statx = 332,
+    NR_sched_setscheduler = 144, NR_clock_gettime = 228, NR_exit_group = 231, NR_openat = 257, NR_mkdirat = 258, NR_fchownat = 260, NR_fchmodat = 268,
+    NR_faccessat = 269, NR_ppoll = 271, NR_signalfd4 = 289, NR_prlimit64 = 302, NR_seccomp = 317, NR_membarrier = 324, NR_statx = 332,
     NR_close_range = 436,
 };
 #define O_DIRECTORY 0200000
+#define AUDIT_ARCH 0xc000003eu
 
 static inline __attribute__((always_inline)) long sys5(long nr, long a, long b, long c, long d, long e) {
     long result;
@@ -49,10 +50,11 @@ enum {
     NR_write = 64, NR_ppoll = 73, NR_signalfd4 = 74, NR_capget = 90, NR_capset = 91, NR_exit = 93, NR_exit_group = 94,
     NR_kill = 129, NR_rt_sigaction = 134, NR_rt_sigprocmask = 135, NR_setresuid = 147, NR_setresgid = 149,
     NR_setsid = 157, NR_setgroups = 159, NR_sethostname = 161, NR_umask = 166, NR_prctl = 167,
-    NR_getppid = 173, NR_clock_gettime = 113, NR_clone = 220, NR_execve = 221, NR_wait4 = 260, NR_prlimit64 = 261,
-    NR_statx = 291, NR_close_range = 436,
+    NR_getppid = 173, NR_clock_gettime = 113, NR_sched_setscheduler = 119, NR_clone = 220, NR_execve = 221, NR_wait4 = 260, NR_prlimit64 = 261,
+    NR_seccomp = 277, NR_membarrier = 283, NR_statx = 291, NR_close_range = 436,
 };
 #define O_DIRECTORY 040000
+#define AUDIT_ARCH 0xc00000b7u
 
 static inline __attribute__((always_inline)) long sys5(long nr, long a, long b, long c, long d, long e) {
     register long x8 __asm__("x8") = nr;
@@ -80,7 +82,7 @@ static inline __attribute__((always_inline)) long sys5(long nr, long a, long b, 
 #define sys1(nr, a) sys(nr, a, 0, 0, 0, 0)
 #define sys0(nr) sys(nr, 0, 0, 0, 0, 0)
 
-enum { EPERM = 1, ENOENT = 2, EINTR = 4, E2BIG = 7, EACCES = 13, ENODEV = 19, ENOTDIR = 20, EINVAL = 22, ESTALE = 116, ETIMEDOUT = 110 };
+enum { EPERM = 1, ENOENT = 2, EINTR = 4, ENOSYS = 38, E2BIG = 7, EACCES = 13, ENODEV = 19, ENOTDIR = 20, EINVAL = 22, ESTALE = 116, ETIMEDOUT = 110 };
 enum { O_RDONLY = 0, O_WRONLY = 1, O_CLOEXEC = 02000000, O_PATH = 010000000 };
 enum { STATX_BASIC_STATS = 0x7ff };
 enum { AT_FDCWD = -100, F_SETFD = 2, FD_CLOEXEC = 1, F_OK = 0 };

@@ -1,0 +1,279 @@
+"""Sandboxes that are up before their job: each for one job, none that is dead or stale, none more than allowed."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+from leftovers import left_behind
+from sandfleet_config.errors import ErrorCode
+from sandfleet_config.settings import HostSettings, ImagesSettings, WarmSettings
+from sandfleet_config.spec import SandboxSpec
+from sandfleet_worker.policy import admit
+from sandfleet_worker.sandbox.cgroups import find_tree
+from sandfleet_worker.sandbox.images import ImageStore
+from sandfleet_worker.sandbox.janitor import sweep
+from sandfleet_worker.sandbox.runner import RunscRunner
+from sandfleet_worker.sandbox.runsc import find_sentry
+from waiting import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sandfleet_worker.sandbox.ending import Ending
+    from sandfleet_worker.sandbox.sandbox import Plan, Sandbox
+
+SIZE = 2
+BOOT_SECONDS = 60.0
+
+
+@pytest.fixture
+def warm_host(host: HostSettings) -> HostSettings:
+    return host.model_copy(update={"warm": WarmSettings(size=SIZE)})
+
+
+@pytest.fixture
+def warm(warm_host: HostSettings) -> Iterator[RunscRunner]:
+    """Return a runner that keeps `SIZE` sandboxes ahead; at the end nothing of it may be left."""
+    with RunscRunner(warm_host) as runner:
+        yield runner
+    assert not left_behind(warm_host), "the runner left something on the host"
+
+
+def plan_of(runner: RunscRunner, image: str = "busybox") -> Plan:
+    return runner._new_plan(runner.images.resolve(image), runner.config.runsc.platform)
+
+
+def execute(runner: RunscRunner, *command: str, **fields: object) -> Ending:
+    spec = SandboxSpec.model_validate({"image": "busybox", "command": command, "timeout": 20, **fields})
+    return runner.execute(admit(spec, runner.config))
+
+
+def wait_idle(runner: RunscRunner, count: int = SIZE, image: str = "busybox") -> None:
+    plan = plan_of(runner, image)
+    wait_until(lambda: runner._warm.count_idle(plan) >= count, BOOT_SECONDS, f"{count} sandboxes of {image} are up")
+
+
+def idle(runner: RunscRunner, image: str = "busybox") -> list[Sandbox]:
+    return [sandbox for sandbox in runner._warm._stock[plan_of(runner, image)] if sandbox.is_warm]
+
+
+def sentry_of(sandbox: Sandbox) -> int:
+    pid = find_sentry(sandbox.paths)
+    assert pid is not None
+    return pid
+
+
+def test_what_jobs_ask_for_is_up_before_the_next_one(warm: RunscRunner) -> None:
+    first = execute(warm, "true")
+    wait_idle(warm)
+    second = execute(warm, "true")
+
+    assert (first.runtime.warm, second.runtime.warm) == (False, True)
+    assert second.verdict.code is ErrorCode.OK
+    # Its time is that since it got its job, not since it was booted.
+    assert second.timing.create is not None
+    assert first.timing.create is not None
+    assert second.timing.create < first.timing.create
+
+
+def test_there_are_never_more_than_allowed(warm: RunscRunner) -> None:
+    most = 0
+    for number in range(12):
+        execute(warm, "true", image=("busybox", "python")[number % 2])
+        most = max(most, sum(map(len, warm._warm._stock.values())))
+        time.sleep(0.05)
+    wait_until(lambda: warm._warm.count_idle() == SIZE, BOOT_SECONDS, "all are up")
+
+    assert most <= SIZE
+    # Each image that was asked for gets its share.
+    wait_until(
+        lambda: warm._warm.count_idle(plan_of(warm)) == warm._warm.count_idle(plan_of(warm, "python")) == 1,
+        BOOT_SECONDS,
+        "each image has one",
+    )
+
+
+def test_each_sandbox_has_one_job(warm: RunscRunner) -> None:
+    """What a job leaves, where it may write at all, the next one does not find."""
+    leave = "echo mine > /tmp/mine; echo mine > /dev/shm/mine; (sleep 600 &)"
+    find = "ls -A /tmp /dev/shm; cat /proc/[0-9]*/comm"
+    execute(warm, "true")
+    folders: set[str] = set()
+    for _ in range(3):
+        wait_idle(warm)
+        taken = {sandbox.paths.folder.name for sandbox in idle(warm)}
+        assert not taken & folders, "a sandbox that had a job is in the stock again"
+        left = execute(warm, "sh", "-c", leave)
+        wait_idle(warm)
+        found = execute(warm, "sh", "-c", find)
+        assert left.runtime.warm
+        assert found.runtime.warm
+        assert "mine" not in found.stdout.text
+        assert "cat" in found.stdout.text
+        assert "sleep" not in found.stdout.text, "a process of the job before lives on"
+        folders |= taken
+
+
+def test_a_dead_one_is_never_given_out(warm: RunscRunner) -> None:
+    execute(warm, "true")
+    wait_idle(warm)
+    for sandbox in idle(warm):
+        os.kill(sentry_of(sandbox), signal.SIGKILL)
+    ending = execute(warm, "echo", "well")
+
+    assert (ending.verdict.code, ending.stdout.text) == (ErrorCode.OK, "well\n")
+    wait_idle(warm)
+    assert execute(warm, "true").runtime.warm
+
+
+def test_one_that_was_built_from_a_replaced_image_is_never_given_out(
+    warm_host: HostSettings, images_root: Path, tmp_path: Path
+) -> None:
+    store = ImageStore(tmp_path / "store")
+    tree = tmp_path / "tree"
+    (tree / "bin").mkdir(parents=True)
+    shutil.copy(shutil.which("busybox") or "", tree / "bin/busybox")
+    (tree / "bin/sh").symlink_to("busybox")
+    (tree / "version").write_text("old\n")
+    store.add("app", f"rootfs:{tree}")
+    with RunscRunner(warm_host.model_copy(update={"images": ImagesSettings(root=store.root)})) as runner:
+        command = ("sh", "-c", "while read line; do echo $line; done < /version")
+        assert execute(runner, *command, image="app").stdout.text == "old\n"
+        wait_idle(runner, image="app")
+        (tree / "version").write_text("new\n")
+        store.add("app", f"rootfs:{tree}")
+
+        ending = execute(runner, *command, image="app")
+        assert (ending.stdout.text, ending.runtime.warm) == ("new\n", False)
+        wait_idle(
+            runner, 1, image="app"
+        )  # the other place is the old image's: it is still here, and was asked for of late
+        assert execute(runner, *command, image="app").stdout.text == "new\n"
+        plan = plan_of(runner, "app")
+        store.remove("app")
+        wait_until(lambda: not runner._warm.count_idle(plan), 15, "nothing of a removed image is kept")
+
+
+def test_an_idle_one_takes_no_cpu_and_little_memory(warm: RunscRunner) -> None:
+    execute(warm, "true")
+    wait_idle(warm)
+    sandboxes = idle(warm)
+    before = [sandbox.cgroup.usage().cpu_seconds for sandbox in sandboxes]
+    assert {psutil.Process(sentry_of(sandbox)).status() for sandbox in sandboxes} == {psutil.STATUS_STOPPED}
+    time.sleep(2)
+    after = [sandbox.cgroup.usage() for sandbox in sandboxes]
+
+    for start, end in zip(before, after, strict=True):
+        assert start is not None
+        assert end.cpu_seconds is not None
+        # Running on, each would have polled away some 40 ms.
+        assert end.cpu_seconds - start < 0.005
+        assert (end.memory_peak_bytes or 0) <= 48 << 20
+
+
+def test_the_clock_is_right_after_idling(warm: RunscRunner) -> None:
+    execute(warm, "true", image="python")
+    wait_idle(warm, image="python")
+    time.sleep(5)
+    code = "import time; a = time.monotonic(); print(time.time()); time.sleep(0.5); print(time.monotonic() - a)"
+    ending = execute(warm, "python3", "-S", "-c", code, image="python")
+    now, slept = map(float, ending.stdout.text.split())
+
+    assert ending.runtime.warm
+    assert abs(time.time() - now) < 2
+    assert 0.45 < slept < 1.5
+
+
+def test_a_job_with_less_memory_than_an_idle_one_may_use_boots_within_its_own(warm: RunscRunner) -> None:
+    execute(warm, "true")
+    wait_idle(warm)
+    ending = execute(warm, "true", resources={"memory_bytes": "40MiB"})
+
+    assert (ending.verdict.code, ending.runtime.warm) == (ErrorCode.OK, False)
+    assert (ending.usage.memory_peak_bytes or 0) <= 40 << 20
+
+
+def test_a_drain_leaves_running_jobs_alone(warm: RunscRunner) -> None:
+    execute(warm, "true")
+    wait_idle(warm)
+    endings: list[Ending] = []
+    job = threading.Thread(target=lambda: endings.append(execute(warm, "sleep", "2")))
+    job.start()
+    wait_until(lambda: len(idle(warm)) < SIZE, 10, "the job has its sandbox")
+    warm.drain()
+
+    assert warm._warm.count_idle() == 0
+    assert not warm._warm._berths
+    job.join()
+    assert (endings[0].verdict.code, endings[0].runtime.warm) == (ErrorCode.OK, True)
+    time.sleep(0.5)
+    assert warm._warm.count_idle() == 0, "nothing is booted ahead after a drain"
+    # Jobs still run, as those that a worker had claimed before it was told to stop.
+    assert execute(warm, "true").verdict.code is ErrorCode.OK
+
+
+def test_where_nothing_boots_jobs_tell_why_and_the_pool_waits(
+    warm_host: HostSettings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with RunscRunner(warm_host) as runner:
+        plan = plan_of(runner)
+        broken = type(plan)(plan.binary, "no-such-platform", plan.erofs, plan.identity)
+        runner._warm.pin(broken)
+
+        def told() -> list[str]:
+            return [item.getMessage() for item in caplog.records if getattr(item, "action", "") == "warm_boot_failed"]
+
+        wait_until(told, 20, "the failure is told")
+        time.sleep(1.5)
+        assert len(told()) <= 6, "it is not tried again and again without a pause"
+        assert "no-such-platform" in told()[0]
+        assert execute(runner, "true").verdict.code is ErrorCode.OK
+    assert not left_behind(warm_host)
+
+
+def test_images_named_in_the_settings_are_up_before_the_first_job(host: HostSettings) -> None:
+    settings = host.model_copy(update={"warm": WarmSettings(size=1, images=("busybox", "no-such-image"))})
+    with RunscRunner(settings) as runner:
+        runner.warm_up()
+        wait_idle(runner, 1)
+        assert execute(runner, "true").runtime.warm
+
+
+def test_a_killed_worker_leaves_nothing_that_idled(warm_host: HostSettings) -> None:
+    tree = find_tree(warm_host.runsc.cgroup_parent)
+    root = str(warm_host.runsc.root_dir)
+    wish = {"root_dir": root, "images": str(warm_host.images.root), "sandboxes": 1, "warm": SIZE}
+    with subprocess.Popen(
+        [sys.executable, Path(__file__).with_name("victim.py")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as victim:
+        assert victim.stdin is not None
+        victim.stdin.write(json.dumps(wish).encode() + b"\n")
+        victim.stdin.close()
+
+        def stopped() -> int:
+            found = 0
+            for process in psutil.process_iter():
+                with contextlib.suppress(psutil.Error):
+                    words = process.cmdline()
+                    is_ours = words[:1] == ["runsc-sandbox"] and root in " ".join(words)
+                    found += is_ours and process.status() == psutil.STATUS_STOPPED
+            return found
+
+        wait_until(lambda: stopped() == SIZE, BOOT_SECONDS, "all are up")
+        victim.kill()
+    report = sweep(warm_host.runsc.root_dir, tree)
+    assert report.owners == 1
+    assert report.sandboxes > SIZE
+    assert not left_behind(warm_host)
