@@ -15,7 +15,7 @@ JOBS = 12
 
 
 class Sampler:
-    """Counts the host's sandboxes that run, again and again, into a record that only grows."""
+    """Counts the host's sandboxes that have a job, again and again, into a record that only grows."""
 
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
@@ -33,9 +33,7 @@ class Sampler:
 
     def _sample(self) -> None:
         while not self._stop.wait(0.01):
-            # <root>/<owner>/<sandbox>/: an owner is a worker, a numbered folder in it a sandbox.
-            root = self._stage.folder / "runsc"
-            self.record.append(sum(1 for path in root.glob("sandfleet-*/sandfleet-*.*") if path.is_dir()))
+            self.record.append(len(self._stage.find_running()))
 
 
 def test_two_workers_never_run_more_sandboxes_than_the_hosts_cap(stage: Stage, stock: Stock) -> None:

@@ -70,7 +70,7 @@ def test_after_mixed_jobs_and_a_kill_nothing_is_left(stage: Stage, stock: Stock)
     worker.process.wait()
     stage.start(concurrency=1).wait_ready()
 
-    wait_until(lambda: len(stage.find_leftovers()) <= 1, 10, f"only the new worker's folder: {stage.find_leftovers()}")
+    wait_until(lambda: len(stage.find_owners()) <= 1, 10, f"only what is the new worker's: {stage.find_leftovers()}")
 
 
 @pytest.mark.parametrize(

@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING, Any
 import psutil
 from celery import Celery
 from sandfleet_config.queues import KEY_PREFIX, cancel_key, result_key
+from sandfleet_config.settings import PolicySettings
 from waiting import wait_until
 
 if TYPE_CHECKING:
     import redis
 
 READY = "action=worker_ready"
+JOB_MEMORY_BYTES = PolicySettings().memory_bytes
 CGROUP_PARENT = f"sandfleet-test-{os.getpid()}"
 
 
@@ -106,6 +108,23 @@ class Stage:
                     left.append(" ".join(process.cmdline()))
         left += [str(path) for path in Path("/sys/fs/cgroup").glob(f"**/{CGROUP_PARENT}/*") if path.is_dir()]
         return left
+
+    def find_running(self) -> list[str]:
+        """Name the sandboxes that have a job: an idle one may use less memory than any job here, and a berth has no limit yet."""
+        owners = {path.name for path in (self.folder / "runsc").glob("sandfleet-*")}
+        found = []
+        for folder, file in (("memory", "memory.limit_in_bytes"), ("", "memory.max")):  # cgroup v1 and v2
+            parent = Path("/sys/fs/cgroup", folder, CGROUP_PARENT)
+            for name in os.listdir(parent) if parent.is_dir() else ():  # noqa: PTH208  pathlib's glob fails on what goes meanwhile
+                with contextlib.suppress(OSError):
+                    limit = (parent / name / file).read_text().strip()
+                    if name.split(".")[0] in owners and limit == str(JOB_MEMORY_BYTES):
+                        found.append(name)
+        return found
+
+    def find_owners(self) -> set[str]:
+        """Name the workers, alive or not, of whose sandboxes anything is here."""
+        return {Path(left).name.split(".")[0] for left in self.find_leftovers() if "sandfleet-" in Path(left).name}
 
 
 class Stock:
