@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -42,7 +43,9 @@ def main() -> None:
         return
     if os.geteuid() != 0:
         sys.exit("sandboxes with limits, and counting what they use, need root")
+    earlier = Figures.model_validate_json((RESULTS / JSON).read_text()) if options.add else None
     figures = measure(options)
+    figures = earlier.joined(figures) if earlier else figures
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / JSON).write_text(figures.model_dump_json(indent=1))
     text = "\n\n".join(f"## {name}\n\n{block}" for name, block in render_blocks(figures).items() if block)
@@ -58,6 +61,9 @@ def _read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="two minutes instead of eight: few rounds, short queues")
     parser.add_argument("--only", help=f"some parts only, with commas between: {','.join(PARTS)}")
+    parser.add_argument(
+        "--add", action="store_true", help="with --only: keep the other parts of the last run, of the same code and day"
+    )
     parser.add_argument("--images", type=Path, help="an image store that has busybox and python; made anew by default")
     parser.add_argument("--publish", action="store_true", help="measure nothing: put the last run into README and docs")
     for kind, name in (("tako", "Tako VM"), ("temenos", "temenos")):
@@ -159,4 +165,7 @@ def _draw(figures: Figures) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)

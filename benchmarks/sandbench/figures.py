@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -169,6 +169,27 @@ class Figures(Record):
     upkeep: Upkeep | None = None
     limit: list[Limit] = Field(default_factory=list)
     store: Store | None = None
+
+    def joined(self, later: Self) -> Self:
+        """Return this run with the parts of `later`, which was made in the same place with the same code.
+
+        Raises:
+            ValueError: it was not.
+        """
+        machine = self.machine.model_copy(update={"load_at_start": later.machine.load_at_start})
+        if (machine, self.is_quick) != (later.machine, later.is_quick):
+            raise ValueError("the last run was of other code, another machine, day or length: run all parts again")
+        parts = later.model_dump(exclude={"machine", "is_quick", "took_seconds", "absent"})
+        measured = {name for name, part in parts.items() if part}
+        load = max(self.machine.load_at_start, later.machine.load_at_start)
+        return self.model_copy(
+            update={
+                **{name: getattr(later, name) for name in measured},
+                "machine": machine.model_copy(update={"load_at_start": load}),
+                "took_seconds": self.took_seconds + later.took_seconds,
+                "absent": self.absent | later.absent,
+            }
+        )
 
     def find_latency(self, program: str) -> Latency | None:
         """Return the latencies of a program."""

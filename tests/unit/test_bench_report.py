@@ -138,6 +138,18 @@ def test_what_was_not_measured_is_an_empty_block() -> None:
     assert blocks["absent"] == "- Tako VM: no engine"
 
 
+def test_parts_are_added_to_a_run_of_the_same_code() -> None:
+    growth = [new_growth("queued", 1000, 900.0)]
+    first = new_figures(growth=growth, took_seconds=10.0, absent={"a": "b"})
+    recovery = {"lease_seconds": 6.0, "seconds": [5.0]}
+    both = first.joined(new_figures(recovery=recovery, took_seconds=5.0))
+    assert (len(both.growth), both.took_seconds, both.absent) == (1, 15.0, {"a": "b"})
+    assert both.recovery is not None
+    other = Figures.model_validate({"machine": {**MACHINE, "commit": "def"}, "is_quick": False})
+    with pytest.raises(ValueError, match="other code"):
+        first.joined(other)
+
+
 def test_a_noisy_machine_is_said() -> None:
     quiet = {"program": TRUE, "ms": {BARE: [100.0, 101.0, 102.0], COLD: [1.0, 1.0, 1.0]}}
     noisy = {"program": TRUE, "ms": {BARE: [100.0, 200.0, 400.0], COLD: [1.0, 1.0, 1.0]}}
