@@ -33,9 +33,9 @@ class Counts:
 
 
 FULL = Counts(
-    latency_rounds=60,
-    python_latency_rounds=30,
-    burst_rounds=4,
+    latency_rounds=40,
+    python_latency_rounds=20,
+    burst_rounds=3,
     burst_sizes=(8, 16),
     throughput_rounds=3,
     at_once=(1, 2, 4, 8),
@@ -47,11 +47,11 @@ FULL = Counts(
     in_flight=200,
     prefork_children=20,
     queued=(1_000, 10_000, 100_000),
-    growth_rounds=3,
+    growth_rounds=2,
     measured_jobs=700,
     workers=(1, 2, 4, 8, 16),
-    limit_clients=(1, 2, 3),
-    limit_jobs=6_000,
+    limit_clients=(1, 2),
+    limit_jobs=12_000,
 )
 QUICK = Counts(
     latency_rounds=8,
@@ -72,5 +72,5 @@ QUICK = Counts(
     measured_jobs=600,
     workers=(1, 2),
     limit_clients=(2,),
-    limit_jobs=2_000,
+    limit_jobs=5_000,
 )

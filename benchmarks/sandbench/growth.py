@@ -14,6 +14,7 @@ from sandfleet_config.settings import HostSettings
 from sandfleet_worker.delivery.ledger import Identity, Ledger
 from sandfleet_worker.policy import admit
 
+from sandbench.calls import RESULT_TTL_SECONDS
 from sandbench.figures import Growth, Upkeep
 from sandbench.processes import read_cpu_seconds, wait_until
 from sandbench.programs import TRUE
@@ -39,7 +40,6 @@ MICROS = 1_000_000
 WAIT_SECONDS = 120.0
 JOBS_FACTOR = 2
 """More jobs for a fleet than for one queue: its last ones, for which not every worker is needed, count less."""
-RESULT_TTL_SECONDS = 3600
 
 
 def measure_growth(ground: Ground, counts: Counts) -> tuple[list[Growth], Upkeep]:

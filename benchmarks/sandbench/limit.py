@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import time
 from typing import TYPE_CHECKING, Any
@@ -10,8 +11,9 @@ import redis
 from sandfleet import Fleet, Settings
 from sandfleet_worker.delivery.ledger import Identity, Ledger
 
+from sandbench.calls import RESULT_TTL_SECONDS, Calls, send
 from sandbench.figures import Limit, Store
-from sandbench.growth import MICROS, RESULT_TTL_SECONDS, new_outcome
+from sandbench.growth import MICROS, new_outcome
 from sandbench.programs import TRUE
 from sandbench.stand_in import OUTPUT
 
@@ -23,7 +25,8 @@ if TYPE_CHECKING:
     from sandbench.ground import Ground, Server
 
 LEASE_SECONDS = 300.0
-QUEUE = "sandfleet"
+AT_ONCE = 20
+"""Jobs a round trip."""
 START_SECONDS = 30.0
 SAMPLE_JOBS = 2_000
 
@@ -62,20 +65,22 @@ def _drain(server: Server, clients: int) -> tuple[float, float]:
 
 
 def _take_all(url: str, start: Barrier) -> None:
-    """Claim and finish until nothing is queued: the worker's own ledger, and nothing of the rest of a worker."""
+    """Claim and end jobs until none is queued, many a round trip, with nothing of the rest of a worker."""
     with redis.Redis.from_url(url, protocol=2) as client:
-        ledger = Ledger(client, Identity.new("limit"), RESULT_TTL_SECONDS)
+        identity = Identity.new("limit")
+        ledger, calls = Ledger(client, identity, RESULT_TTL_SECONDS), Calls(identity)
         ledger.register(LEASE_SECONDS)
+        calls.load(client)
         model = new_outcome("", "limit")
         start.wait(START_SECONDS)
-        number = 0
-        while True:
-            number += 1
-            claim, may_be_more = ledger.claim(f"claim{number}", [QUEUE])
-            if claim is not None:
-                ledger.finish(claim, model.model_copy(update={"job_id": claim.job_id}))
-            elif not may_be_more:
+        for first in itertools.count(0, AT_ONCE):
+            ids = [f"claim{number}" for number in range(first, first + AT_ONCE)]
+            answers = send(client, [calls.claim(claim_id) for claim_id in ids])
+            jobs = {claim_id: answer[1] for claim_id, answer in zip(ids, answers, strict=True) if answer[0] == b"job"}
+            if not jobs:
                 break
+            ends = {claim_id: model.model_copy(update={"job_id": job_id.decode()}) for claim_id, job_id in jobs.items()}
+            send(client, [calls.finish(claim_id, outcome) for claim_id, outcome in ends.items()])
         ledger.leave()
 
 

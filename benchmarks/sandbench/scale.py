@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -42,11 +43,11 @@ class Capacity:
 
 
 def find_capacity(figures: Figures) -> Capacity | None:
-    """Return the capacity that a run's figures allow, by the dearest fleet it measured."""
+    """Return the capacity that a run's figures allow, by the middle one of the fleets it measured."""
     rows = [row for row in figures.growth if row.kind == "workers"]
     if not rows or figures.store is None or figures.upkeep is None:
         return None
-    job_us = max(row.redis_cpu_us for row in rows) + figures.store.collect_cpu_us
+    job_us = statistics.median(row.redis_cpu_us for row in rows) + figures.store.collect_cpu_us
     return Capacity(job_us, figures.upkeep.busy_cpu_us)
 
 
@@ -60,7 +61,7 @@ def _render_limit(figures: Figures) -> str:
     if not figures.limit:
         return ""
     lines = [
-        "| processes that only claim and finish | jobs/s | Redis busy | Redis CPU, µs a job |",
+        "| processes that only claim and end jobs | jobs/s | Redis busy | Redis CPU, µs a job |",
         "|---|---:|---:|---:|",
     ]
     lines += [
@@ -95,12 +96,12 @@ def _tell_shares(figures: Figures) -> str:
     store, rows = figures.store, [row for row in figures.growth if row.kind == "workers"]
     if store is None or not rows or not figures.limit:
         return ""
-    whole = max(row.redis_cpu_us for row in rows)
+    whole = statistics.median(row.redis_cpu_us for row in rows)
     steps = min(row.redis_cpu_us for row in figures.limit)
     rest = max(0.0, whole - steps - store.submit_cpu_us)
     return (
-        f"Of it, submit takes {store.submit_cpu_us:.0f}, claim and end {steps:.0f}, collect {store.collect_cpu_us:.0f}, and "
-        f"events, wake-ups and looks {rest:.0f}. "
+        f"Of it, submit takes {store.submit_cpu_us:.0f}, claim and end {steps:.0f} in pipelines, collect "
+        f"{store.collect_cpu_us:.0f}; the other {rest:.0f} are events, wake-ups, looks, and a round trip for each call. "
     )
 
 

@@ -30,7 +30,7 @@ MS = 1000
 SLOTS_A_CORE = 4
 SETTLE_SECONDS = 0.15
 """Between two single jobs: a pool of warm sandboxes fills up again, and none of the next way's time is spent on it."""
-SETTLE_AFTER_BURST_SECONDS = 2.0
+SETTLE_AFTER_BURST_SECONDS = 1.0
 
 
 @contextlib.contextmanager

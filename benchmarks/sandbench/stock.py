@@ -20,7 +20,7 @@ from sandfleet_config.celery import celery_url
 
 from sandbench.bare import BareRunsc
 from sandbench.meter import Meter
-from sandbench.processes import PYTHON, Process, running
+from sandbench.processes import PYTHON, Process, find_children, read_cpu_seconds, running
 from sandbench.programs import PROGRAMS
 from sandbench.queue_way import PACKAGE_FOLDER
 from sandbench.ways import STOCK, Cpu, Run
@@ -85,14 +85,16 @@ class StockWay:
                 raise RuntimeError(f"a stock job did not end well: {record['result']}")
             ends.append(time.perf_counter() - began)
         after = self._read_cpu()
-        inside, redis, producer = (end - start for start, end in zip(before, after, strict=True))
-        return Run(ends, Cpu(redis=redis, producer=producer, total=inside + redis + producer))
+        inside, worker, redis, producer = (end - start for start, end in zip(before, after, strict=True))
+        return Run(ends, Cpu(inside - worker, worker, redis, producer, total=inside + redis + producer))
 
     def _send(self, program: Program) -> Any:
         return self.app.tasks[TASK].delay(program.name)
 
-    def _read_cpu(self) -> tuple[float, float, float]:
-        return self.meter.read_cpu_seconds(), self.server.read_cpu_seconds(), time.process_time()
+    def _read_cpu(self) -> tuple[float, float, float, float]:
+        """Return the CPU of the whole worker with its sandboxes, of Celery's own processes, of Redis and of this process."""
+        own = sum(map(read_cpu_seconds, (self.process.pid, *find_children(self.process.pid))))
+        return self.meter.read_cpu_seconds(), own, self.server.read_cpu_seconds(), time.process_time()
 
 
 @contextlib.contextmanager

@@ -174,7 +174,7 @@ def test_the_scale_of_a_redis_is_arithmetic_over_the_run() -> None:
     }
     text = render_blocks(new_figures(**parts))["scale"]
     assert "ends at about 9,524 jobs/s" in text
-    assert "submit takes 20, claim and end 60, collect 5, and events, wake-ups and looks 20" in text
+    assert "submit takes 20, claim and end 60 in pipelines, collect 5; the other 20 are events" in text
     assert "268 k outcomes" in text
 
 
