@@ -110,7 +110,7 @@ def render_short(figures: Figures) -> str:
 
 def render_latency(figures: Figures) -> str:
     """Return percentiles of each way, and its ratio to bare runsc of the same round."""
-    parts = []
+    parts: list[str] = []
     for item in figures.latency:
         rows = []
         for way, values in item.ms.items():
