@@ -22,7 +22,7 @@ def read_machine() -> Machine:
         cpu=_read_cpu_model(),
         cores=len(os.sched_getaffinity(0)),
         memory_gib=round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1),
-        kernel=platform.release(),
+        kernel=platform.release().partition("-")[0],  # what a distribution or a cloud appends says little to others
         cgroup_version=2 if CGROUP_V2.exists() else 1,
         runsc=_first_line("runsc", "--version").removeprefix("runsc version "),
         redis=_first_line("redis-server", "--version").split("v=")[-1].split()[0],

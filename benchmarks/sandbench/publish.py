@@ -46,4 +46,6 @@ def publish(figures: Figures, results: Path, root: Path = ROOT) -> list[Path]:
     folder = root / PICTURES
     folder.mkdir(parents=True, exist_ok=True)
     pictures = sorted(results.glob("*.png"))
+    # The raw figures too: the tables can be made again from them when a report changes.
+    written.append(Path(shutil.copy(results / "latest.json", folder / "bench.json")))
     return written + [Path(shutil.copy(picture, folder / f"bench-{picture.name}")) for picture in pictures]
