@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 BIN := .venv/bin
 
-.PHONY: help setup native demo test check bench soak clean
+.PHONY: help setup native demo test check bench hosts soak clean
 
 help: ## Show the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -26,8 +26,11 @@ check: setup ## Lint, format, types, and the walls between the packages
 	$(BIN)/pyright
 	$(BIN)/lint-imports --no-cache
 
-bench: setup ## Time a job against bare runsc, and one host against two and three; ARGS="--quick" for a glance
+bench: setup ## Measure jobs side by side with bare runsc and stock Celery, in minutes; ARGS="--quick" for a glance
+	@$(BIN)/python -c 'import matplotlib' 2>/dev/null || $(BIN)/python -m pip install -qq --group bench -c constraints.txt
 	@$(BIN)/python benchmarks/bench.py $(ARGS)
+
+hosts: setup ## Time one batch on one, two and three hosts (network namespaces); ARGS="--quick" for a glance
 	@$(BIN)/python benchmarks/hosts.py $(ARGS)
 
 soak: setup ## Break workers, sandboxes, connections and Redis at random for minutes; ARGS="--minutes 10 --seed 7"

@@ -1,174 +1,171 @@
-"""How fast is a job, side by side in one run: bare `runsc run` as one writes it by hand, our runner alone, and the whole queue.
+"""How fast is it, side by side in one run: bare `runsc run`, stock Celery, others where installed, and the whole queue.
 
-Run it by `make bench` (ARGS="--quick" for a glance). Machines are noisy: quote the ratios, not the milliseconds.
+Run it by `make bench` (ARGS="--quick" for a glance). Machines are noisy: quote the ratios, not the milliseconds. Everything it
+starts is its own and is gone at its end.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
-import shutil
 import signal
-import statistics
-import subprocess
 import sys
-import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.table import Table
-from sandfleet import Fleet, SandboxSpec
-from sandfleet_config.settings import HostSettings, ImagesSettings, RunscSettings, Settings
-from sandfleet_worker.sandbox.images import ImageStore
-from sandfleet_worker.sandbox.runner import RunscRunner
+from sandbench.counts import FULL, QUICK
+from sandbench.figures import Figures
+from sandbench.ground import prepared
+from sandbench.machine import read_machine
+from sandbench.publish import publish
+from sandbench.tables import render_blocks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from sandbench.counts import Counts
+    from sandbench.ground import Ground
 
-SCRIPTS = Path(sys.executable).parent
-SPEC = SandboxSpec(image="busybox", command=["/bin/true"])
-IN_FLIGHT = 2 * (os.cpu_count() or 1)
-console = Console()
-
-
-class BareRunsc:
-    """What a user writes by hand: an unpacked folder, a config.json, an attached `runsc run`."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        busybox = shutil.which("busybox") or sys.exit("busybox is not installed")
-        (folder / "rootfs/bin").mkdir(parents=True)
-        shutil.copy(busybox, folder / "rootfs/bin/true")
-        self._number = 0
-
-    def run(self) -> None:
-        """Run /bin/true in a sandbox of its own."""
-        self._number += 1
-        bundle = self._folder / f"bundle{self._number}"
-        bundle.mkdir()
-        process = {"args": ["/bin/true"], "cwd": "/", "user": {"uid": 65534, "gid": 65534}, "env": ["PATH=/bin"]}
-        root = {"path": str(self._folder / "rootfs"), "readonly": True}
-        config = {"ociVersion": "1.0.2", "process": process, "root": root}
-        (bundle / "config.json").write_text(json.dumps(config))
-        flags = [f"--root={bundle}/state", "--network=none", "--ignore-cgroups", "--platform=systrap"]
-        command = ["runsc", *flags, "run", f"--bundle={bundle}", f"bench{os.getpid()}-{self._number}"]
-        subprocess.run(command, check=True, stdin=subprocess.DEVNULL, capture_output=True)
-        shutil.rmtree(bundle)
-
-
-@contextmanager
-def local_stack(folder: Path, images: Path) -> Iterator[Settings]:
-    """Run Redis and one worker in `folder`."""
-    environment = {
-        **os.environ,
-        "SANDFLEET_LOCAL_DIR": str(folder / "local"),
-        "SANDFLEET_LOCAL_STATE_DIR": str(folder / "state"),
-        "SANDFLEET_SLOTS_DIR": str(folder / "slots"),
-        "SANDFLEET_RUNSC__ROOT_DIR": str(folder / "worker"),
-        "SANDFLEET_IMAGES__ROOT": str(images),
-        "SANDFLEET_CONCURRENCY": str(IN_FLIGHT),
-    }
-    log_path = folder / "stack.log"
-    with log_path.open("wb") as log:
-        command = [str(SCRIPTS / "sandfleet-worker"), "local", "--no-flower"]
-        stack = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
-    try:
-        while "sandfleet is up" not in log_path.read_text(errors="replace"):
-            if stack.poll() is not None:
-                sys.exit(log_path.read_text(errors="replace"))
-            time.sleep(0.1)
-        yield Settings(local_dir=folder / "local")
-    finally:
-        stack.send_signal(signal.SIGTERM)
-        stack.wait(60)
-
-
-def time_once(run: Callable[[], object]) -> float:
-    """Return the milliseconds that `run` takes."""
-    started = time.perf_counter()
-    run()
-    return (time.perf_counter() - started) * 1000
-
-
-def measure_latency(ways: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Run each way in turn, again and again: what the machine does meanwhile hits all of them."""
-    for run in ways.values():
-        run()
-    found: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(rounds):
-        for name, run in ways.items():
-            found[name].append(time_once(run))
-    return found
-
-
-def measure_rate(run: Callable[[], object], jobs: int) -> float:
-    """Return jobs a second with `IN_FLIGHT` at once."""
-    started = time.perf_counter()
-    with ThreadPoolExecutor(IN_FLIGHT) as threads:
-        list(threads.map(lambda _: run(), range(jobs)))
-    return jobs / (time.perf_counter() - started)
-
-
-def measure_queue_rate(fleet: Fleet, jobs: int) -> float:
-    """Return jobs a second of one batch through the queue, from the first submit to the last outcome."""
-    started = time.perf_counter()
-    handles = fleet.submit_many([SPEC] * jobs, batch="bench")
-    ended = sum(1 for outcome in fleet.as_completed(handles, timeout=600) if outcome.is_ok)
-    if ended != jobs:
-        sys.exit(f"only {ended} of {jobs} jobs were OK")
-    return jobs / (time.perf_counter() - started)
-
-
-def show(latencies: dict[str, list[float]], rates: dict[str, float]) -> None:
-    """Print one table: each way against bare runsc."""
-    table = Table(title=f"/bin/true, {os.cpu_count()} cores, {IN_FLIGHT} in flight, {platform.release()}")
-    for column in ("way", "p50 ms", "p95 ms", "of bare", "jobs/s", "of bare "):
-        table.add_column(column, justify="left" if column == "way" else "right")
-    bare_latency, bare_rate = statistics.median(latencies["bare runsc"]), rates["bare runsc"]
-    for name, times in latencies.items():
-        p50, p95 = statistics.median(times), statistics.quantiles(times, n=20)[-1]
-        rate = rates[name]
-        table.add_row(
-            name, f"{p50:.0f}", f"{p95:.0f}", f"{p50 / bare_latency:.2f}", f"{rate:.1f}", f"{rate / bare_rate:.2f}"
-        )
-    console.print(table)
+RESULTS = Path(__file__).parent / "results"
+JSON, MARKDOWN = "latest.json", "latest.md"
+PARTS = ("latency", "bursts", "throughput", "memory", "bulk", "recovery", "growth", "limit")
+NO_MATPLOTLIB = "no pictures: matplotlib is not installed (make bench installs it: pip install --group bench)"
+console = Console(highlight=False)
 
 
 def main() -> None:
-    """Measure, print, and write `benchmarks/results/latest.json`."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a few rounds only")
-    rounds, jobs = (8, 30) if parser.parse_args().quick else (40, 200)
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sandfleet-bench-")))
-        images = folder / "images"
-        ImageStore(images).add("busybox")
-        settings = HostSettings(runsc=RunscSettings(root_dir=folder / "runner"), images=ImagesSettings(root=images))
-        runner = stack.enter_context(RunscRunner(settings))
-        fleet = stack.enter_context(Fleet(stack.enter_context(local_stack(folder, images))))
-        bare = BareRunsc(folder / "bare")
-        ways: dict[str, Callable[[], object]] = {
-            "bare runsc": bare.run,
-            "runner alone": lambda: runner.run(SPEC),
-            "whole queue": lambda: fleet.submit(SPEC).result(timeout=60),
-        }
-        latencies = measure_latency(ways, rounds)
-        rates = {name: measure_rate(ways[name], jobs) for name in ("bare runsc", "runner alone")}
-        rates["whole queue"] = measure_queue_rate(fleet, jobs)
-    show(latencies, rates)
-    results = Path(__file__).parent / "results"
-    results.mkdir(exist_ok=True)
-    record = {"at": datetime.now(UTC).isoformat(), "kernel": platform.release(), "cores": os.cpu_count()}
-    text = json.dumps({**record, "latency_ms": latencies, "jobs_per_second": rates}, indent=1)
-    (results / "latest.json").write_text(text)
+    """Measure the parts that are asked for, print the report, and keep it in `benchmarks/results/`."""
+    options = _read_options()
+    if options.publish:
+        figures = Figures.model_validate_json((RESULTS / JSON).read_text())
+        for path in publish(figures, RESULTS):
+            console.print(f"wrote {path}")
+        return
+    if os.geteuid() != 0:
+        sys.exit("sandboxes with limits, and counting what they use, need root")
+    earlier = Figures.model_validate_json((RESULTS / JSON).read_text()) if options.add else None
+    figures = measure(options)
+    figures = earlier.joined(figures) if earlier else figures
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / JSON).write_text(figures.model_dump_json(indent=1))
+    text = "\n\n".join(f"## {name}\n\n{block}" for name, block in render_blocks(figures).items() if block)
+    (RESULTS / MARKDOWN).write_text(f"# Benchmark\n\n{text}\n")
+    _draw(figures)
+    console.print(text, markup=False)
+    console.print(
+        f"\n{RESULTS / MARKDOWN}, {JSON} and the pictures beside it; --publish puts them into README and docs"
+    )
+
+
+def _read_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="two minutes instead of eight: few rounds, short queues")
+    parser.add_argument("--only", help=f"some parts only, with commas between: {','.join(PARTS)}")
+    parser.add_argument(
+        "--add", action="store_true", help="with --only: keep the other parts of the last run, of the same code and day"
+    )
+    parser.add_argument("--images", type=Path, help="an image store that has busybox and python; made anew by default")
+    parser.add_argument("--publish", action="store_true", help="measure nothing: put the last run into README and docs")
+    for kind, name in (("tako", "Tako VM"), ("temenos", "temenos")):
+        text = f"the interpreter that has {name}; this one by default"
+        parser.add_argument(f"--{kind}-python", type=Path, default=Path(sys.executable), help=text)
+    options = parser.parse_args()
+    options.parts = options.only.split(",") if options.only else list(PARTS)
+    if unknown := set(options.parts) - set(PARTS):
+        parser.error(f"no such part: {', '.join(sorted(unknown))}")
+    return options
+
+
+def measure(options: argparse.Namespace) -> Figures:
+    """Run the parts one after another on ground that is gone afterwards."""
+    counts = QUICK if options.quick else FULL
+    machine, began = read_machine(), time.monotonic()
+    absent: dict[str, str] = {}
+    found: dict[str, Any] = {}
+    with prepared(options.images) as ground:
+        if {"latency", "bursts"} & set(options.parts):
+            found |= _measure_idle(ground, counts, options, absent)
+        for part in options.parts:
+            if part not in ("latency", "bursts"):
+                found |= _timed(part, ground, counts)
+    took = time.monotonic() - began
+    return Figures.model_validate(
+        {"machine": machine, "is_quick": options.quick, "took_seconds": took, "absent": absent, **found}
+    )
+
+
+def _measure_idle(
+    ground: Ground, counts: Counts, options: argparse.Namespace, absent: dict[str, str]
+) -> dict[str, Any]:
+    from sandbench.queue_way import NO_WARM, knows_warm
+    from sandbench.single import idle_ways, measure_bursts, measure_latencies
+    from sandbench.ways import WARM
+
+    if not knows_warm():
+        absent[WARM] = NO_WARM
+    began = time.monotonic()
+    found: dict[str, Any] = {}
+    pythons = {"tako": options.tako_python, "temenos": options.temenos_python}
+    with idle_ways(ground, _count_cores()) as ways:
+        if "latency" in options.parts:
+            found["latency"] = measure_latencies(ground, ways, counts, pythons, absent)
+        if "bursts" in options.parts:
+            found["bursts"] = measure_bursts(ways, counts)
+    console.print(f"latency and bursts: {time.monotonic() - began:.0f} s")
+    return found
+
+
+def _timed(part: str, ground: Ground, counts: Counts) -> dict[str, Any]:
+    began = time.monotonic()
+    found = _measure_part(part, ground, counts)
+    console.print(f"{part}: {time.monotonic() - began:.0f} s")
+    return found
+
+
+def _measure_part(part: str, ground: Ground, counts: Counts) -> dict[str, Any]:
+    from sandbench.bulk import measure_bulk
+    from sandbench.growth import measure_growth
+    from sandbench.limit import measure_limit, measure_store
+    from sandbench.memory import measure_in_flight
+    from sandbench.recovery import measure_recovery
+    from sandbench.saturated import measure_saturated
+
+    match part:
+        case "throughput":
+            throughput, cost = measure_saturated(ground, counts, _count_cores())
+            return {"throughput": throughput, "cost": cost}
+        case "memory":
+            return {"in_flight": measure_in_flight(ground, counts)}
+        case "bulk":
+            return {"bulk": measure_bulk(ground, counts)}
+        case "recovery":
+            return {"recovery": measure_recovery(ground, counts)}
+        case "growth":
+            growth, upkeep = measure_growth(ground, counts)
+            return {"growth": growth, "upkeep": upkeep}
+        case _:
+            return {"limit": list(measure_limit(ground, counts)), "store": measure_store(ground)}
+
+
+def _count_cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def _draw(figures: Figures) -> None:
+    for old in RESULTS.glob("*.png"):
+        old.unlink()
+    try:
+        from sandbench.plots import write_plots
+    except ModuleNotFoundError as error:
+        if error.name != "matplotlib":
+            raise
+        console.print(NO_MATPLOTLIB)
+        return
+    write_plots(figures, RESULTS)
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)

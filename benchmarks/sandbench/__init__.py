@@ -1,0 +1,1 @@
+"""What `benchmarks/bench.py` is made of: ways to run a program, parts that measure them, and a report."""

@@ -1,0 +1,205 @@
+"""What a run of the benchmark found: one JSON file, read again by the report. Units are in the names."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Rounds = dict[str, list[float]]
+"""One figure a round for each way; the same place in two lists is the same round."""
+
+
+class Record(BaseModel):
+    """Frozen, and refuses what it does not know: a report is made of figures of its own kind only."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Machine(Record):
+    """Where and when."""
+
+    date: str
+    cpu: str
+    cores: int
+    memory_gib: float
+    kernel: str
+    cgroup_version: int
+    runsc: str
+    redis: str
+    python: str
+    is_rcu_expedited: bool
+    load_at_start: float
+    commit: str
+
+
+class Latency(Record):
+    """From asking for one job to having its end, on an idle machine."""
+
+    program: str
+    ms: Rounds
+
+
+class Burst(Record):
+    """`size` jobs asked for at once: when half of them had ended, and when the last had."""
+
+    program: str
+    size: int
+    median_ms: Rounds
+    last_ms: Rounds
+
+
+class Throughput(Record):
+    """Jobs a second, saturated, `at_once` of them at a time."""
+
+    program: str
+    at_once: int
+    per_second: Rounds
+
+
+class Cost(Record):
+    """CPU and memory of one job, saturated with as many at a time as there are cores; None is not counted apart."""
+
+    program: str
+    way: str
+    jobs: int
+    sandbox_cpu_ms: float | None = None
+    worker_cpu_ms: float | None = None
+    redis_cpu_ms: float | None = None
+    producer_cpu_ms: float | None = None
+    total_cpu_ms: float
+    memory_peak_mib: float | None = None
+
+    @property
+    def outside_ms(self) -> float | None:
+        """The CPU outside of the sandboxes: worker, Redis and producer."""
+        parts = (self.worker_cpu_ms, self.redis_cpu_ms, self.producer_cpu_ms)
+        return None if None in parts else sum(part for part in parts if part is not None)
+
+
+class InFlight(Record):
+    """Memory (PSS) of one worker, its sandboxes aside, while `jobs` run; and of stock prefork with `children` children."""
+
+    jobs: int
+    worker_mib: float
+    idle_worker_mib: float
+    children: int
+    prefork_mib: float
+    prefork_child_mib: float
+
+
+class Bulk(Record):
+    """Jobs a second that one process puts in and takes out; `jobs` is how many were in each of our rounds."""
+
+    jobs: int
+    stock_jobs: int
+    enqueue_per_second: Rounds
+    collect_per_second: Rounds
+
+
+class Recovery(Record):
+    """Seconds from the kill -9 of a worker to the new start of its jobs elsewhere, one for each trial."""
+
+    lease_seconds: float
+    seconds: list[float]
+
+
+class Growth(Record):
+    """Stand-in jobs through real workers: what one costs with so many jobs queued, or with so many workers."""
+
+    kind: Literal["queued", "workers"]
+    number: int
+    jobs: int
+    per_second: float
+    worker_cpu_us: float
+    redis_cpu_us: float
+    redis_calls: float
+
+
+class Upkeep(Record):
+    """What one of `workers` workers asks of Redis each second, while no job begins or ends: with free slots, and with none."""
+
+    workers: int
+    idle_cpu_us: float
+    idle_calls: float
+    busy_cpu_us: float
+    busy_calls: float
+
+
+class Limit(Record):
+    """One Redis driven by `clients` processes that claim and finish without Celery or sandboxes."""
+
+    clients: int
+    per_second: float
+    redis_busy: float
+    """Share of one core that Redis used."""
+    redis_cpu_us: float
+
+
+class Store(Record):
+    """What jobs take in Redis: CPU by step in microseconds a job, memory in bytes a job."""
+
+    queued_bytes: float
+    ended_bytes: float
+    output_bytes: int
+    network_bytes: float
+    """Into Redis and out of it, from submit to collected outcome; without events, which real workers add."""
+    submit_cpu_us: float
+    collect_cpu_us: float
+    commands: dict[str, tuple[float, float]] = Field(default_factory=dict)
+    """Command -> (calls a job, microseconds a call), from INFO commandstats; a script's own calls count in it too."""
+
+
+class Figures(Record):
+    """Everything one run found; a part that was not asked for is empty."""
+
+    machine: Machine
+    is_quick: bool
+    took_seconds: float = 0.0
+    absent: dict[str, str] = Field(default_factory=dict)
+    """Ways that could not be measured here, and why."""
+    latency: list[Latency] = Field(default_factory=list)
+    bursts: list[Burst] = Field(default_factory=list)
+    throughput: list[Throughput] = Field(default_factory=list)
+    cost: list[Cost] = Field(default_factory=list)
+    in_flight: InFlight | None = None
+    bulk: Bulk | None = None
+    recovery: Recovery | None = None
+    growth: list[Growth] = Field(default_factory=list)
+    upkeep: Upkeep | None = None
+    limit: list[Limit] = Field(default_factory=list)
+    store: Store | None = None
+
+    def joined(self, later: Self) -> Self:
+        """Return this run with the parts of `later`, which was made in the same place with the same code.
+
+        Raises:
+            ValueError: it was not.
+        """
+        machine = self.machine.model_copy(update={"load_at_start": later.machine.load_at_start})
+        if (machine, self.is_quick) != (later.machine, later.is_quick):
+            raise ValueError("the last run was of other code, another machine, day or length: run all parts again")
+        parts = later.model_dump(exclude={"machine", "is_quick", "took_seconds", "absent"})
+        measured = {name for name, part in parts.items() if part}
+        load = max(self.machine.load_at_start, later.machine.load_at_start)
+        return self.model_copy(
+            update={
+                **{name: getattr(later, name) for name in measured},
+                "machine": machine.model_copy(update={"load_at_start": load}),
+                "took_seconds": self.took_seconds + later.took_seconds,
+                "absent": self.absent | later.absent,
+            }
+        )
+
+    def find_latency(self, program: str) -> Latency | None:
+        """Return the latencies of a program."""
+        return next((item for item in self.latency if item.program == program), None)
+
+    def find_throughput(self, program: str, at_once: int) -> Throughput | None:
+        """Return the rates of a program at one concurrency."""
+        found = (item for item in self.throughput if (item.program, item.at_once) == (program, at_once))
+        return next(found, None)
+
+    def find_cost(self, program: str, way: str) -> Cost | None:
+        """Return what a program costs one way."""
+        return next((item for item in self.cost if (item.program, item.way) == (program, way)), None)

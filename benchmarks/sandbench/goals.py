@@ -1,0 +1,166 @@
+"""The goals the project set itself, and how far a run is from each. Pure.
+
+Each is a ratio to what the same run measured of the thing to beat, or a bound; the bar in the table is the share of it reached.
+"""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sandbench.programs import BARE_PYTHON, PYTHON, TRUE
+from sandbench.stats import median_ratio
+from sandbench.ways import BARE, COLD, STOCK, WARM
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sandbench.figures import Figures, Growth
+
+OURS = "sandfleet"
+BATCH_STREAM = "sandfleet, a batch's stream"
+STOCK_JOIN = "stock Celery, join_native"
+MAX_GROWTH = 1.25
+STOCK_RECOVERY = "1 h (Celery's visibility timeout, not measured)"
+PREFORK_JOBS_NOTE = "prefork, one child a job"
+
+
+@dataclass(frozen=True)
+class Goal:
+    """One row: what it is, what was to beat, what we have, the goal, and why it is missed where it is."""
+
+    what: str
+    baseline: str
+    found: str
+    wanted: str
+    score: float
+    """Share of the goal reached: 1 is the goal, more is better than it."""
+    reason: str
+    """Why it is missed and what comes next; shown only then."""
+
+    @property
+    def is_met(self) -> bool:
+        """Whether the goal is reached."""
+        return self.score >= 1
+
+
+NO_WARM = "every job boots its sandbox: this worker has no warm ones. Next: warm sandboxes"
+SLOW_HIT = "a warm hit pays for the queue, the wake-up of the sandbox and its clean-up. Next: profile the hit"
+LESS_BOOT = (
+    "a boot costs runsc this much CPU. Next: a newer runsc, which starts itself less often; EROFS is used already"
+)
+LESS_CPU = "Celery's dispatch, events and the spawn of runsc. Next: profile the worker's threads"
+ENQUEUE = "encoding and one script call for some hundred jobs. Next: less JSON and fewer keys a job"
+COLLECT = "each outcome is read by pydantic in one process. Next: a cheaper check of what our own worker wrote"
+RECOVERY = "a lease is taken over at the next sweep after its end. Next: sweep at the instant of the next end"
+MEMORY = "one thread and its buffers for each job. Next: measure what a job keeps"
+LONGER_QUEUE = "a claim finds more in Redis's memory and less in its caches. Next: profile claim.lua on a long queue"
+MORE_WORKERS = "that many processes share this machine's cores and caches. Next: repeat it with a core for each"
+
+
+def judge(figures: Figures) -> list[Goal]:
+    """Return the goals whose part was measured."""
+    return [
+        *_latency(figures),
+        *_throughput(figures),
+        *_overhead(figures),
+        *_bulk(figures),
+        *_recovery(figures),
+        *_memory(figures),
+        *_growth(figures),
+    ]
+
+
+def _latency(figures: Figures) -> Iterator[Goal]:
+    for program, most_ms, least_ratio in ((TRUE.name, 25.0, 4.0), (BARE_PYTHON.name, 50.0, None)):
+        found = figures.find_latency(program)
+        if found is None:
+            continue
+        way = WARM if WARM in found.ms else COLD
+        reason = SLOW_HIT if way == WARM else NO_WARM
+        ours, bare = statistics.median(found.ms[way]), statistics.median(found.ms[BARE])
+        ratio = median_ratio(found.ms[BARE], found.ms[way])
+        what, baseline = f"`{program}`, submit to outcome, idle, p50", f"{bare:.0f} ms, bare runsc"
+        yield Goal(what, baseline, f"{ours:.0f} ms ({ratio:.1f}x)", f"under {most_ms:.0f} ms", most_ms / ours, reason)
+        if least_ratio is not None:
+            what = f"`{program}`, times faster than bare runsc, queue included"
+            yield Goal(what, "1x", f"{ratio:.2f}x", f"{least_ratio:g}x", ratio / least_ratio, reason)
+
+
+def _throughput(figures: Figures) -> Iterator[Goal]:
+    for program, least in ((TRUE.name, 1.3), (PYTHON.name, 1.4)):
+        rates = [item for item in figures.throughput if item.program == program]
+        busy = figures.find_throughput(program, 2 * figures.machine.cores) or (rates[-1] if rates else None)
+        if busy is None:
+            continue
+        way = WARM if WARM in busy.per_second else COLD
+        ours, bare = statistics.median(busy.per_second[way]), statistics.median(busy.per_second[BARE])
+        ratio = median_ratio(busy.per_second[way], busy.per_second[BARE])
+        what = f"`{program}`, jobs/s, saturated ({busy.at_once} at once), against bare runsc"
+        found = f"{ours:.1f}/s ({ratio:.2f}x)"
+        yield Goal(what, f"{bare:.1f}/s, bare runsc", found, f"{least:g}x", ratio / least, LESS_BOOT)
+
+
+def _overhead(figures: Figures) -> Iterator[Goal]:
+    cost = figures.find_cost(TRUE.name, WARM) or figures.find_cost(TRUE.name, COLD)
+    outside = cost and cost.outside_ms
+    if outside:
+        stock = figures.find_cost(TRUE.name, STOCK)
+        baseline = f"{stock.outside_ms:.1f} ms, stock Celery" if stock and stock.outside_ms else ""
+        what = "fleet's CPU a job: worker, Redis and producer, runsc aside"
+        yield Goal(what, baseline, f"{outside:.1f} ms", "under 3 ms", 3.0 / outside, LESS_CPU)
+
+
+def _bulk(figures: Figures) -> Iterator[Goal]:
+    bulk = figures.bulk
+    if bulk is None:
+        return
+    enqueue, collect = bulk.enqueue_per_second, bulk.collect_per_second
+    rows = (
+        ("enqueue, one producer, `submit_many`, idempotent", enqueue[OURS], enqueue[STOCK], "delay", 20_000, ENQUEUE),
+        ("collect a batch's outcomes", collect[BATCH_STREAM], collect[STOCK_JOIN], "join_native", 80_000, COLLECT),
+    )
+    for what, ours, stock, their_way, least, reason in rows:
+        rate, other = statistics.median(ours), statistics.median(stock)
+        found = f"{rate / 1000:.1f} k/s ({rate / other:.1f}x)"
+        yield Goal(what, f"{other / 1000:.1f} k/s, `{their_way}`", found, f"{least // 1000} k/s", rate / least, reason)
+
+
+def _recovery(figures: Figures) -> Iterator[Goal]:
+    recovery = figures.recovery
+    if recovery is None:
+        return
+    longest, most = max(recovery.seconds), recovery.lease_seconds + 1
+    what = "a killed worker's jobs start elsewhere, longest"
+    wanted = f"lease + 1 s = {most:g} s"
+    yield Goal(what, STOCK_RECOVERY, f"{longest:.1f} s", wanted, most / longest, RECOVERY)
+
+
+def _memory(figures: Figures) -> Iterator[Goal]:
+    memory = figures.in_flight
+    if memory is None:
+        return
+    prefork = memory.jobs * memory.prefork_child_mib / 1024
+    what = f"a worker's memory with {memory.jobs} jobs in flight, sandboxes aside"
+    baseline = f"{prefork:.1f} GiB, {PREFORK_JOBS_NOTE} (from {memory.children})"
+    found = f"{memory.worker_mib:.0f} MiB"
+    yield Goal(what, baseline, found, "under 95 MiB (100 MB)", 95.0 / memory.worker_mib, MEMORY)
+
+
+def _growth(figures: Figures) -> Iterator[Goal]:
+    for kind, unit, reason in (
+        ("queued", "jobs queued", LONGER_QUEUE),
+        ("workers", "workers on one Redis", MORE_WORKERS),
+    ):
+        rows = [row for row in figures.growth if row.kind == kind]
+        if len(rows) > 1:
+            first, last = rows[0], rows[-1]
+            factor = _cpu_us(last) / _cpu_us(first)
+            what = f"fleet's CPU a job with {last.number:,} {unit} against {first.number:,}"
+            baseline, found = f"{_cpu_us(first):,.0f} µs", f"{_cpu_us(last):,.0f} µs ({factor:.2f}x)"
+            yield Goal(what, baseline, found, f"flat: at most {MAX_GROWTH}x", MAX_GROWTH / factor, reason)
+
+
+def _cpu_us(row: Growth) -> float:
+    return row.worker_cpu_us + row.redis_cpu_us

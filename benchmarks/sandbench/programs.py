@@ -1,0 +1,28 @@
+"""The programs that are timed: next to nothing, so that what is measured is the way there and back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sandfleet import SandboxSpec
+
+
+@dataclass(frozen=True)
+class Program:
+    """A command in an image; `name` is for people."""
+
+    name: str
+    image: str
+    command: tuple[str, ...]
+
+    @property
+    def spec(self) -> SandboxSpec:
+        """The program as a job."""
+        return SandboxSpec(image=self.image, command=list(self.command))
+
+
+TRUE = Program("/bin/true", "busybox", ("/bin/true",))
+BARE_PYTHON = Program("python3 -S -c pass", "python", ("python3", "-S", "-c", "pass"))
+PYTHON = Program("python3 -c pass", "python", ("python3", "-c", "pass"))
+IMAGES = ("busybox", "python")
+PROGRAMS = {program.name: program for program in (TRUE, BARE_PYTHON, PYTHON)}

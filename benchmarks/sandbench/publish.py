@@ -1,0 +1,51 @@
+"""Put the last run's tables and pictures where people read them: between the markers of README and docs. Nobody types figures."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sandbench.tables import render_blocks
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from sandbench.figures import Figures
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = ("README.md", "docs/explanation/performance.md", "docs/explanation/scaling.md")
+PICTURES = "docs/explanation/img"
+MARKED = re.compile(r"<!-- bench:(?P<name>[a-z]+):begin -->\n.*?<!-- bench:(?P=name):end -->", re.DOTALL)
+NOT_MEASURED = "(not measured in this run)"
+
+
+def fill(text: str, blocks: Mapping[str, str]) -> str:
+    """Return `text` with each marked block as it is in `blocks`.
+
+    Raises:
+        KeyError: a marker names no block.
+    """
+
+    def replace(match: re.Match[str]) -> str:
+        name = match["name"]
+        return f"<!-- bench:{name}:begin -->\n{blocks[name] or NOT_MEASURED}\n<!-- bench:{name}:end -->"
+
+    return MARKED.sub(replace, text)
+
+
+def publish(figures: Figures, results: Path, root: Path = ROOT) -> list[Path]:
+    """Rewrite the documents and copy the pictures; return what was written."""
+    blocks = render_blocks(figures)
+    written = []
+    for name in DOCUMENTS:
+        path = root / name
+        path.write_text(fill(path.read_text(), blocks))
+        written.append(path)
+    folder = root / PICTURES
+    folder.mkdir(parents=True, exist_ok=True)
+    pictures = sorted(results.glob("*.png"))
+    # The raw figures too: the tables can be made again from them when a report changes.
+    written.append(Path(shutil.copy(results / "latest.json", folder / "bench.json")))
+    return written + [Path(shutil.copy(picture, folder / f"bench-{picture.name}")) for picture in pictures]

@@ -1,0 +1,40 @@
+"""The sandbox wing alone: `RunscRunner` in this process, without Redis or Celery, always cold."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sandbench.ways import RUNNER, Run
+
+if TYPE_CHECKING:
+    from sandfleet_worker.sandbox.runner import RunscRunner
+
+    from sandbench.programs import Program
+
+
+@dataclass
+class RunnerWay:
+    """Jobs by the runner."""
+
+    runner: RunscRunner
+    name: str = RUNNER
+
+    def run(self, program: Program) -> None:
+        """Run the program in a fresh sandbox."""
+        done = self.runner.run(program.spec)
+        if done.exit_code:
+            raise RuntimeError(f"{program.name} ended with {done.exit_code}")
+
+    def run_many(self, program: Program, jobs: int, at_once: int) -> Run:
+        """Run `jobs` in `at_once` threads."""
+        began = time.perf_counter()
+
+        def run(_: int) -> float:
+            self.run(program)
+            return time.perf_counter() - began
+
+        with ThreadPoolExecutor(at_once) as threads:
+            return Run(sorted(threads.map(run, range(jobs))))

@@ -1,0 +1,79 @@
+"""A real worker whose runner ends every job at once: `python -m sandbench.stand_in`, settings by ``SANDFLEET_*``.
+
+Celery app, claimer, lease, pool and result backend are the product's; only the sandbox is missing, so neither runsc nor an image
+is needed, and what a job costs around its sandbox can be seen.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING
+from unittest import mock
+
+from sandfleet_config.errors import ErrorCode
+from sandfleet_config.outcome import Runtime, StreamOutput, Timing, Usage
+from sandfleet_config.settings import WorkerSettings
+from sandfleet_worker import service
+from sandfleet_worker.sandbox.ending import Ending, limit_states
+from sandfleet_worker.sandbox.verdict import Verdict
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from sandfleet_config.settings import HostSettings
+    from sandfleet_worker.policy import Admitted
+
+OUTPUT = b"as long as the last line of a small program's output may be\n"
+
+
+class StandInRunner:
+    """Stands where `RunscRunner` stands. Every field has a value, so that an outcome is as long as a real one."""
+
+    def __init__(self, config: HostSettings | None = None) -> None:
+        self._config = config
+
+    def __enter__(self) -> Self:
+        """Return the runner itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing is held."""
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def execute(self, limits: Admitted, **_: object) -> Ending:
+        """Return the ending of a program that exits 0, at once, or, of ``sleep``, when it would have."""
+        match limits.spec.command:
+            case ("sleep", seconds):
+                time.sleep(float(seconds))
+            case _:
+                pass
+        return new_ending(limits)
+
+
+def new_ending(limits: Admitted) -> Ending:
+    """Return an ending with every fact a real one has."""
+    return Ending(
+        verdict=Verdict(ErrorCode.OK, exit_code=0),
+        stdout=StreamOutput.of(OUTPUT),
+        duration=0.0123456789,
+        timing=Timing(image=0.0001234, create=0.0456789, run=0.0123456, collect=0.0012345, cleanup=0.0012345),
+        usage=Usage(cpu_seconds=0.0612345, memory_peak_bytes=18_874_368, pids_peak=None),
+        limits=limit_states(limits, frozenset({"memory", "cpu", "pids", "disk"})),
+        runtime=Runtime(version="stand-in", platform="none"),
+        image_digest=f"sha256:{0:064x}",
+    )
+
+
+def main() -> int:
+    """Take jobs until SIGTERM."""
+    settings = WorkerSettings()
+    # By name: a `serve` that no longer has these is an error here, not a benchmark of something else.
+    with mock.patch.multiple(service, RunscRunner=StandInRunner, run_preflight=lambda *_: None):
+        return service.serve(settings)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

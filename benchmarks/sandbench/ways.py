@@ -1,0 +1,55 @@
+"""What a way to run a program can do; each of them is a module of its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from sandbench.programs import Program
+
+BARE, STOCK, RUNNER, COLD, WARM = "bare runsc", "stock Celery", "runner alone", "whole queue, cold", "whole queue, warm"
+TEMENOS, TEMENOS_EXEC, TAKO = "temenos, a box a job", "temenos, exec in one box", "Tako VM"
+
+
+@dataclass(frozen=True)
+class Cpu:
+    """CPU seconds of some jobs together; None is not counted apart."""
+
+    sandboxes: float | None = None
+    worker: float | None = None
+    redis: float | None = None
+    producer: float | None = None
+    total: float = 0.0
+
+
+@dataclass(frozen=True)
+class Run:
+    """When each of some jobs ended, in seconds from the first request, in order; and what they used."""
+
+    ends: list[float]
+    cpu: Cpu | None = None
+    memory_peaks_mib: tuple[float, ...] = ()
+
+    @property
+    def per_second(self) -> float:
+        """Jobs a second, from the first request to the last end."""
+        return len(self.ends) / self.ends[-1]
+
+
+class SingleWay(Protocol):
+    """Runs programs one by one, each in a sandbox of its own, and raises where one does not end well."""
+
+    name: str
+
+    def run(self, program: Program) -> None:
+        """Run one, from asking for it to having its end."""
+        ...
+
+
+class Way(SingleWay, Protocol):
+    """Runs many at a time too."""
+
+    def run_many(self, program: Program, jobs: int, at_once: int) -> Run:
+        """Ask for `jobs` at once, `at_once` of which run at a time, and wait for all of them."""
+        ...
