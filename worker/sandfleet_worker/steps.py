@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 
 STOPPING = {CLOSE, TERMINATE}
 TICK_SECONDS = 1.0
+EVENTS_SECONDS = 0.2
+"""How long those who watch may wait for an event."""
+MAX_BUFFERED_EVENTS = 1000
+"""So many are sent at once even between the times, by whichever thread has the last."""
 
 
 class NoConsumer:
@@ -64,6 +68,7 @@ class ClaimedTasks(bootsteps.StartStopStep):
         c.update_strategies()
         c.task_consumer = NoConsumer(list(c.app.amqp.queues.consume_from.values()))
         c.qos = NoQoS()
+        c.event_dispatcher.buffer_limit = MAX_BUFFERED_EVENTS
         c.begin_claims()
 
     def stop(self, c: SandboxConsumer) -> None:
@@ -76,8 +81,9 @@ class ClaimedTasks(bootsteps.StartStopStep):
         c.drain()
 
     def register_with_event_loop(self, c: SandboxConsumer, hub: Any) -> None:
-        """Let the watchdog see the loop go round."""
+        """Let the watchdog see the loop go round, and send events from time to time."""
         hub.call_repeatedly(TICK_SECONDS, c.intake.watchdog.tick)
+        hub.call_repeatedly(EVENTS_SECONDS, c.flush_events)
 
     def info(self, c: SandboxConsumer) -> Any:
         """Say how many jobs are held."""
