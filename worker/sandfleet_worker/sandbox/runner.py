@@ -239,10 +239,8 @@ class RunscRunner:
 
 def _new_facts(sandbox: Sandbox, limits: Admitted, runsc_exit: int | None, command: str) -> Facts:
     watch = sandbox.supervision
-    told = watch.boot_stderr.to_output().text + (
-        "" if watch.clock.started is not None else watch.stderr.to_output().text
-    )
-    stderr = told.strip()[-LOG_CHARS:]
+    # Where init has told the end nobody asks runsc: two files less to read.
+    runsc_log, panic = ("", "") if watch.end is not None else _read_logs(sandbox)
     return Facts(
         kill=watch.kill,
         timed_out=watch.timed_out,
@@ -253,9 +251,18 @@ def _new_facts(sandbox: Sandbox, limits: Admitted, runsc_exit: int | None, comma
         pids_fuse_hits=sandbox.cgroup.pids_fuse_hits(),
         is_output_over=watch.is_output_over,
         runsc_exit=runsc_exit,
-        runsc_log=read_log_errors(sandbox.paths.log) or stderr,
-        panic=read_head(sandbox.paths.panic_log),
+        runsc_log=runsc_log,
+        panic=panic,
         platform=sandbox.plan.platform if sandbox.plan else "",
         command=command,
         memory_bytes=limits.memory_bytes,
     )
+
+
+def _read_logs(sandbox: Sandbox) -> tuple[str, str]:
+    """Return what runsc said, in its log or before the program started on stderr, and the start of a panic."""
+    watch = sandbox.supervision
+    told = watch.boot_stderr.to_output().text
+    if watch.clock.started is None and watch.stderr is not watch.boot_stderr:
+        told += watch.stderr.to_output().text
+    return read_log_errors(sandbox.paths.log) or told.strip()[-LOG_CHARS:], read_head(sandbox.paths.panic_log)
