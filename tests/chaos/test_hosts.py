@@ -16,6 +16,8 @@ from pydantic import SecretStr
 from sandfleet import Fleet, SandboxSpec, Settings
 from sandfleet_config.queues import KEY_PREFIX
 from sandfleet_worker.delivery.intake import EXIT_LOST
+from sandfleet_worker.delivery.ledger import AVOID_SECONDS
+from sandfleet_worker.tasks import FIRST_BACKOFF_SECONDS
 from waiting import wait_until
 
 if TYPE_CHECKING:
@@ -127,3 +129,75 @@ def test_a_host_that_was_cut_off_is_fenced_off_when_it_comes_back(lan: Lan, flee
     assert starts(new, *jobs) == starts(old, *jobs) == [1] * 4
     ended = [name.decode() for name in lan.redis.lrange(f"{KEY_PREFIX}done:cut", 0, -1)]
     assert sorted(ended) == sorted(job.id for job in jobs), "each job has ended once"
+
+
+def test_jobs_that_failed_on_one_host_are_tried_again_on_another(lan: Lan, fleet: Fleet) -> None:
+    first, second = lan.hosts
+    failing = start_worker(first, 4)
+    failing.wait_ready()
+    jobs = [fleet.submit(spec) for spec in sleeps(*[4] * 4)]
+    wait_until(lambda: starts(failing, *jobs) == [1] * 4, 20, "the jobs run")
+    start_worker(second, 4).wait_ready()
+
+    # The host they failed on is idle from now on, and looks for work all the time.
+    first.kill_sentries()
+
+    for job in jobs:
+        assert [(attempt.host, attempt.code) for attempt in job.outcome(30).attempts] == [
+            (first.name, "SANDBOX_EXECUTION_FAILED"),
+            (second.name, "OK"),
+        ]
+    assert starts(failing, *jobs) == [1] * 4
+
+
+def test_where_no_other_host_lives_it_is_tried_again_on_the_same(lan: Lan, fleet: Fleet) -> None:
+    only, gone = lan.hosts
+    lost = start_worker(gone, 1)
+    lost.wait_ready()
+    failing = start_worker(only, 1)
+    failing.wait_ready()
+    gone.cut_off()
+    wait_until(lambda: lan.redis.zcard(f"{KEY_PREFIX}owners") == 1, 10, "the other host's lease has ended")
+    job = fleet.submit(sleeps(2)[0])
+    wait_until(lambda: starts(failing, job) == [1], 20, "the job runs")
+
+    only.kill_sentries()
+
+    began = time.monotonic()
+    wait_until(lambda: starts(failing, job) == [2], FIRST_BACKOFF_SECONDS + MARGIN_SECONDS, "it runs again")
+    assert time.monotonic() - began < FIRST_BACKOFF_SECONDS + AVOID_SECONDS, "nobody waits for a host that is not there"
+    outcome = job.outcome(30)
+    assert [(attempt.host, attempt.code) for attempt in outcome.attempts] == [
+        (only.name, "SANDBOX_EXECUTION_FAILED"),
+        (only.name, "OK"),
+    ]
+    gone.join()
+    assert lost.process.wait(20) == EXIT_LOST
+
+
+def test_where_the_other_host_is_full_it_does_not_wait_for_ever(lan: Lan, fleet: Fleet) -> None:
+    first, full = lan.hosts
+    busy = start_worker(full, 1, SANDFLEET_QUEUE="long")
+    busy.wait_ready()
+    filler = fleet.submit(sleeps(25)[0], queue="long")
+    wait_until(lambda: starts(busy, filler) == [1], 20, "the other host is full")
+    failing = start_worker(first, 1)
+    failing.wait_ready()
+    job = fleet.submit(sleeps(2)[0])
+    wait_until(lambda: starts(failing, job) == [1], 20, "the job runs")
+
+    first.kill_sentries()
+
+    wait_until(lambda: "action=job_retried" in failing.log, 10, "it failed by the host")
+    failed = time.monotonic()
+    patience = FIRST_BACKOFF_SECONDS + AVOID_SECONDS
+    wait_until(lambda: starts(failing, job) == [2], patience + MARGIN_SECONDS, "it runs again where it can")
+    assert time.monotonic() - failed > patience - 0.5, "the other host had its time"
+    outcome = job.outcome(30)
+    assert [(attempt.host, attempt.code) for attempt in outcome.attempts] == [
+        (first.name, "SANDBOX_EXECUTION_FAILED"),
+        (first.name, "OK"),
+    ]
+    assert not filler.is_done
+    filler.cancel()
+    assert filler.outcome(20).code == "CANCELLED"
