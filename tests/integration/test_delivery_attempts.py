@@ -85,7 +85,10 @@ def test_a_second_message_of_a_job_never_runs(stage: Stage, stock: Stock) -> Non
 
     assert starts(stage, job_id) == 1
     told: Any = stock.redis.xrange(f"{KEY_PREFIX}duplicates")
-    assert [fields[b"code"] for _, fields in told if fields[b"job"] == b"twice"] == [b"runs already", b"ended already"]
+    assert [(fields[b"kind"], fields[b"code"]) for _, fields in told if fields[b"job"] == b"twice"] == [
+        (b"message", b"runs already"),
+        (b"message", b"ended already"),
+    ]
 
 
 def test_a_job_whose_time_in_the_queue_is_over_expires_unstarted(stage: Stage, stock: Stock) -> None:

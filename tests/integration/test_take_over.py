@@ -199,3 +199,65 @@ def test_many_heirs_take_each_claim_once_though_some_die_at_it(url: str, client:
         assert not any(ledger.finish(claim, Outcome.of(ErrorCode.OK, claim.job_id)) for ledger, claim in held)
         assert not any(ledger.retry(claim, ErrorCode.INTERNAL) for ledger, claim in held)
         assert sorted(read_queue(client)) == sorted(again)
+        told = Counter((claim_id, kind) for claim_id, kind, _ in read_duplicates(client))
+        assert told == Counter((claim.claim_id, "outcome") for _, claim in held), "one line a run, none for decisions"
+
+
+@pytest.fixture
+def workers(url: str, client: Any) -> list[Ledger]:
+    """Two workers with leases, and a queue of jobs."""
+    with Fleet(Settings(redis_url=SecretStr(url))) as fleet:
+        fleet.submit_many([SandboxSpec(image="x", command=["true"])] * 4, batch=BATCH)
+    ledgers = [Ledger(client, Identity("host", name, f"host:{name}:{name}"), 3600) for name in ("one", "two")]
+    for ledger in ledgers:
+        ledger.register(60)
+    return ledgers
+
+
+def claim_one(ledger: Ledger, claim_id: str) -> Claim:
+    claim, _ = ledger.claim(claim_id, [DEFAULT_QUEUE])
+    assert claim is not None
+    return claim
+
+
+def read_duplicates(client: Any) -> list[tuple[str, str, str]]:
+    entries = [fields for _, fields in client.xrange(f"{KEY_PREFIX}duplicates")]
+    return [(fields[b"claim"].decode(), fields[b"kind"].decode(), fields[b"code"].decode()) for fields in entries]
+
+
+def test_each_fenced_run_leaves_one_line_however_it_ends_and_however_often_it_is_told(
+    client: Any, workers: list[Ledger]
+) -> None:
+    one, two = workers
+    late, killed, failed = (claim_one(one, name) for name in ("late", "killed", "failed"))
+    one.leave()
+    assert two.reap(may_take=True)[0] == "host:one:one"
+
+    for _ in range(2):
+        assert not one.finish(late, Outcome.of(ErrorCode.EXIT_NONZERO, late.job_id))
+        assert not one.release(killed)
+        assert not one.retry(failed, ErrorCode.SANDBOX_CREATION_FAILED)
+
+    assert read_duplicates(client) == [
+        ("late", "outcome", "EXIT_NONZERO"),
+        ("killed", "run", "WORKER_LOST"),
+        ("failed", "run", "SANDBOX_CREATION_FAILED"),
+    ]
+    assert client.ttl(f"{KEY_PREFIX}duplicates") > 0
+
+
+def test_a_repeated_give_back_is_no_fenced_run_whoever_had_the_job_since(client: Any, workers: list[Ledger]) -> None:
+    one, two = workers
+    first = claim_one(one, "first")
+    assert one.release(first)
+    second = claim_one(two, "second")
+    assert second.job_id == first.job_id
+    assert two.retry(second, ErrorCode.INTERNAL)
+
+    # Its answer got lost, and it asks again.
+    assert one.release(first)
+    assert two.retry(second, ErrorCode.INTERNAL)
+
+    assert read_duplicates(client) == []
+    assert len(read_queue(client)) == 4
+    assert [item["worker"] for item in json.loads(client.hget(job_key(first.job_id), "attempts"))] == ["two"]

@@ -124,7 +124,7 @@ class Intake:
                 try:
                     is_ours = act()
                 except REDIS_ERRORS as error:
-                    if self._given_up.is_set() or self.lease.is_lost:
+                    if self._given_up.is_set():
                         text = "job %s is left to others, Redis does not hear how it ended: %s"
                         log.error(text, claim.job_id, error, extra=extra | {"action": "settle_failed"})  # noqa: TRY400
                         return False

@@ -79,7 +79,8 @@ end
 
 local function drop(id, reason)
   waste = waste + 1
-  redis.call('XADD', prefix .. 'duplicates', 'MAXLEN', '~', 10000, '*', 'job', id, 'owner', owner, 'claim', claim, 'code', reason)
+  redis.call('XADD', prefix .. 'duplicates', 'MAXLEN', '~', 10000, '*', 'job', id, 'owner', owner, 'claim', claim,
+    'kind', 'message', 'code', reason)
   redis.call('EXPIRE', prefix .. 'duplicates', DEAD_TTL)
 end
 
