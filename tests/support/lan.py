@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import redis
-from stage import CGROUP_PARENT, Stage, Worker
+from stage import CGROUP_PARENT, PROGRAM, Stage, Worker
 from waiting import wait_until
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from types import TracebackType
     from typing import Self
 
@@ -56,16 +57,15 @@ class LanHost(Stage):
     def env(self) -> dict[str, str]:
         return super().env | {"SANDFLEET_RUNSC__CGROUP_PARENT": self.cgroup_parent}
 
-    def start(self, concurrency: int = 2, **settings: str) -> Worker:
+    def start(self, concurrency: int = 2, program: Sequence[str] = PROGRAM, **settings: str) -> Worker:
         log_path = self.folder / f"worker-{len(self.workers)}.log"
-        program = [sys.executable, "-m", "sandfleet_worker.cli", "start", "--concurrency", str(concurrency)]
-        named = ["unshare", "--uts", "sh", "-c", 'hostname "$0" && exec "$@"', self.name, *program]
+        worker = [sys.executable, *program, "--concurrency", str(concurrency)]
+        named = ["unshare", "--uts", "sh", "-c", 'hostname "$0" && exec "$@"', self.name, *worker]
         command, env = inside(self.namespace, *named), self.env | settings
         with log_path.open("wb") as log:
             process = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
-        worker = Worker(process, log_path)
-        self.workers.append(worker)
-        return worker
+        self.workers.append(Worker(process, log_path))
+        return self.workers[-1]
 
     def cut_off(self) -> None:
         """Take the cable out: nobody hears an end of connection."""

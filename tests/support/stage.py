@@ -20,9 +20,12 @@ from sandfleet_config.queues import KEY_PREFIX, cancel_key, result_key
 from waiting import wait_until
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import redis
 
 READY = "action=worker_ready"
+PROGRAM = ("-m", "sandfleet_worker.cli", "start")
 CGROUP_PARENT = f"sandfleet-test-{os.getpid()}"
 
 
@@ -71,10 +74,10 @@ class Stage:
             "SANDFLEET_RUNSC__BOOT_DEADLINE_SECONDS": "10",
         }
 
-    def start(self, concurrency: int = 2, **settings: str) -> Worker:
-        """Start a worker without waiting for it."""
+    def start(self, concurrency: int = 2, program: Sequence[str] = PROGRAM, **settings: str) -> Worker:
+        """Start a worker without waiting for it; `program` are Python's arguments."""
         log_path = self.folder / f"worker-{len(self.workers)}.log"
-        command = [sys.executable, "-m", "sandfleet_worker.cli", "start", "--concurrency", str(concurrency)]
+        command = [sys.executable, *program, "--concurrency", str(concurrency)]
         with log_path.open("wb") as log:
             process = subprocess.Popen(command, env=self.env | settings, stdout=log, stderr=log, start_new_session=True)
         worker = Worker(process, log_path)

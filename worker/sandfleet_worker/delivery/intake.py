@@ -64,7 +64,7 @@ class Intake:
             is_stopping=lambda: self.lease.is_lost or self._is_stopping(),
         )
         self.sweeper = Sweeper(self.ledger, self.lease, settings.max_spec_bytes)
-        self.watchdog = Watchdog(self.lease, self.claimer)
+        self.watchdog = Watchdog(self.lease, self.claimer, self.held, settings.drain_seconds)
         self._given_up = threading.Event()
 
     def open(self) -> None:
