@@ -134,6 +134,36 @@ def test_a_host_that_was_cut_off_is_fenced_off_when_it_comes_back(lan: Lan, flee
     assert sorted(ended) == sorted(job.id for job in jobs), "each job has ended once"
 
 
+def test_a_lost_lease_is_heard_of_soon_after_a_black_hole(lan: Lan, fleet: Fleet) -> None:
+    cut, other = lan.hosts
+    old = start_worker(cut, 2)
+    old.wait_ready()
+    jobs = fleet.submit_many(sleeps(20, 20), batch="hole", idempotent=True)
+    wait_until(lambda: starts(old, *jobs) == [1] * 2, 20, "the batch runs on the host to be cut off")
+    new = start_worker(other, 2)
+    new.wait_ready()
+    time.sleep(LEASE_SECONDS)
+
+    with cut.black_hole():
+        began = time.monotonic()
+        wait_until(
+            lambda: starts(new, *jobs) == [1] * 2, LEASE_SECONDS + MARGIN_SECONDS + 1, "the batch runs elsewhere"
+        )
+        # TCP (net/ipv4/tcp_timer.c) sends a lost packet again after 0.2 s, and after twice as long each time: whoever waits for
+        # that hears nothing from 6 to 12 s after the loss, though packets come through again.
+        time.sleep(max(0.0, began + 7.5 - time.monotonic()))
+        assert "action=lease_lost" not in old.log
+
+    wait_until(lambda: "action=lease_lost" in old.log, LEASE_SECONDS + 1, "the lost lease is heard of")
+    wait_until(lambda: not cut.find_sentries(), 2, "its sandboxes die")
+    assert old.process.wait(20) == EXIT_LOST
+    for job in jobs:
+        assert [(attempt.host, attempt.code) for attempt in job.outcome(40).attempts] == [
+            (cut.name, "WORKER_LOST"),
+            (other.name, "OK"),
+        ]
+
+
 def test_jobs_that_failed_on_one_host_are_tried_again_on_another(lan: Lan, fleet: Fleet) -> None:
     first, second = lan.hosts
     failing = start_worker(first, 4)

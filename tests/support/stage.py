@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 from celery import Celery
+from cgrouptree import CGROUP_PARENT, find_cgroups
 from sandfleet_config.queues import KEY_PREFIX, cancel_key, result_key
 from waiting import wait_until
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 READY = "action=worker_ready"
 PROGRAM = ("-m", "sandfleet_worker.cli", "start")
-CGROUP_PARENT = f"sandfleet-test-{os.getpid()}"
 
 
 @dataclass
@@ -116,6 +116,11 @@ class Stage:
                 worker.process.kill()
                 worker.process.wait()
 
+    def clean(self) -> None:
+        """Remove what killed workers left, as an operator would."""
+        command = [sys.executable, "-m", "sandfleet_worker.cli", "clean"]
+        subprocess.run(command, env=self.env, check=True, capture_output=True)
+
     def find_leftovers(self) -> list[str]:
         """Name what is left on the host of this stage's sandboxes."""
         root = str(self.folder / "runsc")
@@ -125,8 +130,7 @@ class Stage:
             with contextlib.suppress(psutil.Error):
                 if root in " ".join(process.cmdline()) and process.status() != psutil.STATUS_ZOMBIE:
                     left.append(" ".join(process.cmdline()))
-        left += [str(path) for path in Path("/sys/fs/cgroup").glob(f"**/{CGROUP_PARENT}/*") if path.is_dir()]
-        return left
+        return left + find_cgroups(CGROUP_PARENT)
 
 
 class Stock:
