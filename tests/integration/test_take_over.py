@@ -261,3 +261,38 @@ def test_a_repeated_give_back_is_no_fenced_run_whoever_had_the_job_since(client:
     assert read_duplicates(client) == []
     assert len(read_queue(client)) == 4
     assert [item["worker"] for item in json.loads(client.hget(job_key(first.job_id), "attempts"))] == ["two"]
+
+
+@pytest.fixture
+def no_memory(client: Any) -> Iterator[None]:
+    """Let Redis be at its maxmemory from the moment that a test sets it."""
+    yield
+    client.config_set("maxmemory", 0)
+
+
+def test_at_maxmemory_all_that_ends_is_recorded_and_no_job_is_claimed(
+    client: Any, workers: list[Ledger], no_memory: None
+) -> None:
+    one, two = workers
+    done, failed, late = claim_one(one, "done"), claim_one(one, "failed"), claim_one(two, "late")
+    client.config_set("maxmemory", 1)
+
+    with pytest.raises(redis.exceptions.OutOfMemoryError):
+        one.claim("more", [DEFAULT_QUEUE])
+    assert len(read_queue(client)) == 1, "what cannot be claimed stays"
+
+    one.register(60)
+    assert one.beat(60, []) == []
+    two.leave()
+    assert one.reap(may_take=True)[0] == "host:two:two"
+    ((taken, _),) = one.reap(may_take=False)[1]
+    assert one.retry(taken, ErrorCode.WORKER_LOST)
+    assert not two.finish(late, Outcome.of(ErrorCode.OK, late.job_id))
+    assert one.finish(done, Outcome.of(ErrorCode.OK, done.job_id))
+    assert one.retry(failed, ErrorCode.INTERNAL)
+
+    assert client.exists(f"{KEY_PREFIX}celery-task-meta-{done.job_id}")
+    assert read_duplicates(client) == [("late", "outcome", "OK")]
+    assert len(read_queue(client)) == 3
+    client.config_set("maxmemory", 0)
+    assert {claim_one(one, name).job_id for name in "abc"} >= {failed.job_id, late.job_id}

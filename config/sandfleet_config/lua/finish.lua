@@ -20,6 +20,8 @@ if owner == '' then
   end
 else
   message = redis.call('HGET', claims, claim)
+  -- First: at maxmemory Redis refuses a write that may need memory only where it is a script's first. What has run is recorded.
+  redis.call('HDEL', claims, claim)
   if not message then
     -- The caller repeats what was done, since the answer got lost.
     if redis.call('HGET', job, 'ended_by') == claim then
@@ -34,7 +36,6 @@ else
     end
     return 0
   end
-  redis.call('HDEL', claims, claim)
 end
 
 local key = prefix .. 'celery-task-meta-' .. id

@@ -13,6 +13,7 @@ local job = prefix .. 'job:' .. id
 local claims = prefix .. 'claims:' .. owner
 
 local message = redis.call('HGET', claims, claim)
+redis.call('HDEL', claims, claim) -- first: see beat.lua
 if not message then
   local settled = redis.call('GET', prefix .. 'settled:' .. claim)
   if settled then
@@ -38,7 +39,6 @@ if facts[4] == 'start' and attempts ~= '' then
   end
   attempts = #list > 0 and cjson.encode(list) or ''
 end
-redis.call('HDEL', claims, claim)
 redis.call('SET', prefix .. 'settled:' .. claim, 'given back', 'EX', SETTLED_TTL)
 redis.call('HSET', job, 'state', 'queued', 'attempts', attempts)
 redis.call('HDEL', job, 'claim', 'owner', 'flag')
