@@ -16,6 +16,7 @@ import redis
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+from cgrouptree import CGROUP_PARENT, remove_parents
 from waiting import wait_until
 
 START_SECONDS = 10.0
@@ -28,6 +29,13 @@ class RedisServer:
     url: str
     client: redis.Redis
     process: subprocess.Popen[bytes]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_cgroup_parents() -> Iterator[None]:
+    """Remove the parent cgroups of this session's workers; their own cgroups are gone, or a test failed."""
+    yield
+    remove_parents(CGROUP_PARENT)
 
 
 def find_binary(name: str) -> str:

@@ -41,3 +41,5 @@ def havoc(images_root: Path) -> Iterator[Havoc]:
             yield havoc
         finally:
             havoc.close()
+        havoc.stage.clean()
+        assert havoc.stage.find_leftovers() == [], "something is left on the host"

@@ -33,6 +33,7 @@ from sandfleet_worker.sandbox.images import ImageStore
 
 sys.path.append(str(Path(__file__).parents[1] / "support"))
 from audit import SHOWN, Audit, Finding, count_by
+from cgrouptree import CGROUP_PARENT, remove_parents
 from havoc import MortalRedis
 from stage import Stage, Worker
 from waiting import wait_until
@@ -268,6 +269,7 @@ class Soak:
         for worker in self._frozen:
             worker.process.send_signal(signal.SIGCONT)
         self.stage.close()
+        remove_parents(CGROUP_PARENT)
         self.server.close()
         if self.producer.ident:
             self.producer.join()
@@ -281,7 +283,7 @@ def report(soak: Soak, findings: list[Finding], outcomes: list[Any]) -> bool:
     console.print("\ndone to them:", ", ".join(f"{count} {what}" for what, count in soak.done.items()))
     console.print(f"workers: {len(soak.stage.workers)}, their exit codes (times): {dict(soak.exits)}")
     console.print(
-        f"submits tried again: {soak.producer.retries}; late outcomes: {soak.redis.xlen(KEY_PREFIX + 'duplicates')}"
+        f"submits tried again: {soak.producer.retries}; runs that did not count: {soak.redis.xlen(KEY_PREFIX + 'duplicates')}"
     )
     console.print("outcomes:", count_by(outcomes, lambda outcome: outcome.code.value))
     console.print("starts of a job:", count_by(outcomes, lambda outcome: f"with {len(outcome.attempts)}"))

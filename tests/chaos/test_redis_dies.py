@@ -6,10 +6,16 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
+import redis
+from sandfleet_worker.delivery.intake import EXIT_LOST
+from silence import SilentProxy
 from waiting import wait_until
 
 if TYPE_CHECKING:
     from havoc import Havoc
+
+LEASE_SECONDS = 2.0
+"""What `Havoc.start` gives its workers."""
 
 
 def test_cutting_every_connection_starts_no_job_twice(havoc: Havoc) -> None:
@@ -40,6 +46,71 @@ def test_an_outage_ends_no_worker_and_starts_no_job_twice(havoc: Havoc, seconds:
     havoc.assert_each_once([*running, *later], 60)
     assert all(worker.process.poll() is None for worker in workers)
     assert not any("action=worker_reaped" in worker.log for worker in workers)
+
+
+def test_a_lease_that_was_lost_in_a_silence_is_heard_of_soon_after_it(havoc: Havoc) -> None:
+    with SilentProxy(havoc.stage.folder / "proxy.sock", havoc.server.socket) as proxy:
+        cut = havoc.start(2, SANDFLEET_REDIS_URL=f"unix://{proxy.path}?db=0")
+        jobs = [havoc.submit("sleep", "8") for _ in range(2)]
+        havoc.wait_started(*jobs)
+        other = havoc.start(2, SANDFLEET_SLOTS_DIR=str(havoc.stage.folder / "other-slots"))
+        time.sleep(LEASE_SECONDS + 1.5)
+
+        with proxy.silence():
+            wait_until(lambda: all(havoc.starts(job) == 2 for job in jobs), 10, "the jobs run elsewhere")
+            assert "action=lease_lost" not in cut.log
+
+        wait_until(lambda: "action=lease_lost" in cut.log, LEASE_SECONDS + 1, "the lost lease is heard of")
+        wait_until(lambda: len(havoc.stage.find_sentries()) == 2, 2, "its sandboxes die")
+        assert cut.process.wait(40) == EXIT_LOST
+    for job in jobs:
+        outcome = havoc.outcome(job, 40)
+        told = [(attempt["worker"].rpartition(".")[2], attempt["code"]) for attempt in outcome["attempts"]]
+        assert told == [(str(cut.process.pid), "WORKER_LOST"), (str(other.process.pid), "OK")]
+        assert havoc.ends(job) == 1
+
+
+def test_at_maxmemory_what_runs_is_recorded_and_nothing_new_begins(havoc: Havoc) -> None:
+    worker, victim = havoc.start(2), havoc.start(1, SANDFLEET_SLOTS_DIR=str(havoc.stage.folder / "other-slots"))
+    running = [havoc.submit("sleep", "4") for _ in range(3)]
+    havoc.wait_started(*running)
+    queued = [havoc.submit("true") for _ in range(2)]
+    time.sleep(LEASE_SECONDS + 1)
+
+    with havoc.no_memory():
+        havoc.kill(victim)
+        wait_until(lambda: "action=worker_reaped" in worker.log, LEASE_SECONDS + 2, "a dead worker is taken over")
+        wait_until(lambda: sum(havoc.stock.stored(job) is not None for job in running) == 2, 20, "outcomes are kept")
+        time.sleep(2 * LEASE_SECONDS)
+        with pytest.raises(redis.exceptions.OutOfMemoryError):
+            havoc.redis.set("more", "x")
+        assert sum(havoc.starts(job) for job in running) == 3, "the dead worker's job waits"
+        assert [havoc.starts(job) for job in queued] == [0, 0]
+        assert "action=claims_interrupted" in worker.log
+        assert "action=beat_failed" not in worker.log, "leases go on"
+    assert worker.process.poll() is None
+
+    for job in (*running, *queued):
+        assert havoc.outcome(job)["code"] == "OK"
+        assert havoc.ends(job) == 1
+    assert sum(havoc.starts(job) for job in running) == 4
+    assert [havoc.starts(job) for job in queued] == [1, 1]
+
+
+def test_an_outcome_that_redis_refuses_is_told_until_it_takes_it(havoc: Havoc) -> None:
+    workers = [havoc.start(1), havoc.start(1, SANDFLEET_SLOTS_DIR=str(havoc.stage.folder / "other-slots"))]
+    jobs = [havoc.submit("sleep", "2") for _ in range(2)]
+    havoc.wait_started(*jobs)
+
+    with havoc.read_only():
+        wait_until(lambda: all(havoc.ends(job) for job in jobs), 20, "the jobs end")
+        wait_until(lambda: all("action=settle_waits" in worker.log for worker in workers), 5, "their workers wait")
+        time.sleep(2 * LEASE_SECONDS)
+        assert [havoc.stock.stored(job) for job in jobs] == [None, None]
+
+    havoc.assert_each_once([*jobs, havoc.submit("true")])
+    assert all(worker.process.poll() is None for worker in workers)
+    assert havoc.duplicates() == []
 
 
 def test_garbage_goes_to_the_dead_letters_and_stops_nobody(havoc: Havoc) -> None:

@@ -82,7 +82,11 @@ def test_a_worker_stopped_beyond_its_lease_kills_its_sandboxes_and_ends(havoc: H
         assert outcome["attempts"][1]["worker"].endswith(f".{other.process.pid}")
         assert havoc.starts(job) == 2
         assert havoc.ends(job) == 1
-    assert f"job {jobs[0]} ended" not in frozen.log
+    assert "action=job_ended" not in frozen.log
+    told = havoc.duplicates()
+    assert sorted(fields[b"job"].decode() for fields in told) == sorted(jobs)
+    assert [(fields[b"kind"], fields[b"code"]) for fields in told] == [(b"run", b"WORKER_LOST")] * 2
+    assert all(f":{frozen.process.pid}:".encode() in fields[b"owner"] for fields in told)
 
 
 def test_a_late_outcome_goes_to_the_duplicates_log(havoc: Havoc) -> None:
@@ -101,9 +105,9 @@ def test_a_late_outcome_goes_to_the_duplicates_log(havoc: Havoc) -> None:
 
     assert havoc.outcome(job)["code"] == "OK"
     assert len(havoc.outcome(job)["attempts"]) == 2
-    told = [fields for fields in havoc.duplicates() if fields[b"job"].decode() == job]
-    assert len(told) == frozen.log.count(f"job {job} ended")
-    assert frozen.log.count("action=fenced") == 1
+    told = [(fields[b"job"].decode(), fields[b"kind"], fields[b"code"]) for fields in havoc.duplicates()]
+    assert told == [(job, b"outcome", b"OK")]
+    assert frozen.log.count(f"action=job_ended job_id={job}") == frozen.log.count("action=fenced") == 1
 
 
 def test_a_job_that_outlives_many_leases_starts_once(havoc: Havoc) -> None:

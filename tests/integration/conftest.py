@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import tempfile
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sandfleet_config.queues import KEY_PREFIX
 from sandfleet_worker.sandbox.images import ImageStore
-from stage import CGROUP_PARENT, Stage, Stock
+from stage import Stage, Stock
 from waiting import wait_until
 
 if TYPE_CHECKING:
@@ -34,15 +33,6 @@ def images_root() -> Iterator[Path]:
         root = Path(kept or folder)
         ImageStore(root).add("busybox")
         yield root
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _no_cgroup_parents() -> Iterator[None]:
-    """Remove the parent cgroups of this session's workers; their own cgroups are gone, or a test failed."""
-    yield
-    for folder in Path("/sys/fs/cgroup").glob(f"**/{CGROUP_PARENT}"):
-        with contextlib.suppress(OSError):
-            folder.rmdir()
 
 
 def require(name: str) -> None:

@@ -2,38 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import signal
-import time
 from typing import TYPE_CHECKING, Any
 
-import psutil
 import pytest
 from sandfleet_config.queues import CANCEL_TTL_SECONDS, KEY_PREFIX, cancel_key, job_key
 from waiting import wait_until
 
 if TYPE_CHECKING:
     from stage import Stage, Stock
-
-
-def kill_sentry(stage: Stage) -> None:
-    """Kill the sandbox that runs: trouble of ours, from outside."""
-
-    def find() -> list[psutil.Process]:
-        found = []
-        for process in psutil.process_iter():
-            with contextlib.suppress(psutil.Error):
-                words = process.cmdline()
-                if words and words[0] == "runsc-sandbox" and str(stage.folder) in " ".join(words):
-                    found.append(process)
-        return found
-
-    wait_until(find, 20, "a sentry runs")
-    time.sleep(0.3)
-    for process in find():
-        os.kill(process.pid, signal.SIGKILL)
 
 
 def starts(stage: Stage, job_id: str) -> int:
@@ -44,7 +21,7 @@ def test_trouble_of_ours_is_tried_again_and_told(stage: Stage, stock: Stock) -> 
     stage.start(1).wait_ready()
     job_id = stock.submit("sleep", "2")
     wait_until(lambda: starts(stage, job_id) == 1, 20, "the job runs")
-    kill_sentry(stage)
+    stage.kill_sentries()
 
     outcome = stock.outcome(job_id, 30)
 
@@ -61,7 +38,7 @@ def test_after_the_last_try_the_code_stands_and_the_job_is_a_dead_letter(stage: 
     job_id = stock.submit("sleep", "20")
     for count in (1, 2, 3):
         wait_until(lambda count=count: starts(stage, job_id) == count, 20, "the job runs")  # type: ignore[misc]
-        kill_sentry(stage)
+        stage.kill_sentries()
 
     outcome = stock.outcome(job_id, 30)
 
@@ -108,7 +85,10 @@ def test_a_second_message_of_a_job_never_runs(stage: Stage, stock: Stock) -> Non
 
     assert starts(stage, job_id) == 1
     told: Any = stock.redis.xrange(f"{KEY_PREFIX}duplicates")
-    assert [fields[b"code"] for _, fields in told if fields[b"job"] == b"twice"] == [b"runs already", b"ended already"]
+    assert [(fields[b"kind"], fields[b"code"]) for _, fields in told if fields[b"job"] == b"twice"] == [
+        (b"message", b"runs already"),
+        (b"message", b"ended already"),
+    ]
 
 
 def test_a_job_whose_time_in_the_queue_is_over_expires_unstarted(stage: Stage, stock: Stock) -> None:

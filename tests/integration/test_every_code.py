@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
+from cgrouptree import CGROUP_PARENT, find_cgroups
 from pydantic import SecretStr
 from sandfleet import Fleet, SandboxSpec
 from sandfleet_config.errors import ERROR_CLASSES, ErrorCode, SandboxError
 from sandfleet_config.settings import Settings
 from sandfleet_worker.sandbox.images import ImageStore
-from stage import CGROUP_PARENT
 from waiting import wait_until
 
 if TYPE_CHECKING:
@@ -84,9 +84,9 @@ def kill_sentry(house: House, job: Job) -> None:
 def lower_fuse(house: House, job: Job) -> None:
     wait_until(lambda: house.stage.has_started(job.id), 20, "the job runs")
     time.sleep(1)
-    for folder in Path("/sys/fs/cgroup").glob(f"**/{CGROUP_PARENT}/sandfleet-*"):
+    for folder in find_cgroups(CGROUP_PARENT):
         with contextlib.suppress(OSError):
-            (folder / "pids.max").write_text("1")
+            Path(folder, "pids.max").write_text("1")
 
 
 def cancel(_house: House, job: Job) -> None:

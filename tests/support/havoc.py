@@ -15,6 +15,7 @@ from stage import Stage, Stock
 from waiting import wait_until
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from stage import Worker
@@ -110,6 +111,24 @@ class Havoc:
             with contextlib.suppress(redis.ResponseError):
                 self.redis.client_kill_filter(_id=number)
         return len(others)
+
+    @contextlib.contextmanager
+    def no_memory(self) -> Iterator[None]:
+        """Let Redis be at its maxmemory, which it takes from nobody (`noeviction`)."""
+        self.redis.config_set("maxmemory", 1)
+        try:
+            yield
+        finally:
+            self.redis.config_set("maxmemory", 0)
+
+    @contextlib.contextmanager
+    def read_only(self) -> Iterator[None]:
+        """Let Redis answer and refuse every write, as a replica does after a fail-over."""
+        self.redis.replicaof("127.0.0.1", 1)
+        try:
+            yield
+        finally:
+            self.redis.replicaof("NO", "ONE")
 
     def stop_redis_for(self, seconds: float) -> None:
         self.server.kill()

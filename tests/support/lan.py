@@ -12,15 +12,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import redis
-from stage import CGROUP_PARENT, Stage, Worker
+from cgrouptree import CGROUP_PARENT, find_cgroups, remove_parents
+from stage import PROGRAM, Stage, Worker
 from waiting import wait_until
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
     from types import TracebackType
     from typing import Self
 
 NETWORK = "10.77.0"
-BRIDGE = "lan"
+BRIDGE, BRIDGE_ADDRESS = "lan", "02:00:0a:4d:00:01"
 START_SECONDS = 10.0
 
 
@@ -56,16 +58,15 @@ class LanHost(Stage):
     def env(self) -> dict[str, str]:
         return super().env | {"SANDFLEET_RUNSC__CGROUP_PARENT": self.cgroup_parent}
 
-    def start(self, concurrency: int = 2, **settings: str) -> Worker:
+    def start(self, concurrency: int = 2, program: Sequence[str] = PROGRAM, **settings: str) -> Worker:
         log_path = self.folder / f"worker-{len(self.workers)}.log"
-        program = [sys.executable, "-m", "sandfleet_worker.cli", "start", "--concurrency", str(concurrency)]
-        named = ["unshare", "--uts", "sh", "-c", 'hostname "$0" && exec "$@"', self.name, *program]
+        worker = [sys.executable, *program, "--concurrency", str(concurrency)]
+        named = ["unshare", "--uts", "sh", "-c", 'hostname "$0" && exec "$@"', self.name, *worker]
         command, env = inside(self.namespace, *named), self.env | settings
         with log_path.open("wb") as log:
             process = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
-        worker = Worker(process, log_path)
-        self.workers.append(worker)
-        return worker
+        self.workers.append(Worker(process, log_path))
+        return self.workers[-1]
 
     def cut_off(self) -> None:
         """Take the cable out: nobody hears an end of connection."""
@@ -75,15 +76,23 @@ class LanHost(Stage):
         """Put the cable back."""
         ip("-n", self.hub, "link", "set", f"to-{self.name}", "up")
 
+    @contextlib.contextmanager
+    def black_hole(self) -> Iterator[None]:
+        """Lose every packet on the way, as behind a router: the cable is in, and no failing ARP tells TCP to try again soon."""
+        gateway = (f"{NETWORK}.1", "lladdr", BRIDGE_ADDRESS, "dev", "eth0")
+        ip("-n", self.namespace, "neighbour", "replace", *gateway, "nud", "permanent")
+        ip("-n", self.hub, "link", "set", f"to-{self.name}", "nomaster")
+        try:
+            yield
+        finally:
+            ip("-n", self.hub, "link", "set", f"to-{self.name}", "master", BRIDGE)
+
     def find_leftovers(self) -> list[str]:
-        own = Path("/sys/fs/cgroup").glob(f"**/{self.cgroup_parent}/*")
-        return super().find_leftovers() + [str(path) for path in own if path.is_dir()]
+        return super().find_leftovers() + find_cgroups(self.cgroup_parent)
 
     def close(self) -> None:
         super().close()
-        for folder in Path("/sys/fs/cgroup").glob(f"**/{self.cgroup_parent}"):
-            with contextlib.suppress(OSError):
-                folder.rmdir()
+        remove_parents(self.cgroup_parent)
 
 
 @dataclass
@@ -107,7 +116,8 @@ class Lan:
         self.url = f"unix://:{self._password}@{socket}?db=0"
         try:
             self._hub = self._new_namespace("hub")
-            ip("-n", self._hub, "link", "add", BRIDGE, "type", "bridge")
+            # An address of its own: else it is one of the ports', and changes when that one goes.
+            ip("-n", self._hub, "link", "add", BRIDGE, "address", BRIDGE_ADDRESS, "type", "bridge")
             ip("-n", self._hub, "address", "add", f"{NETWORK}.1/24", "dev", BRIDGE)
             ip("-n", self._hub, "link", "set", BRIDGE, "up")
             self._start_redis(socket)

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,16 +16,19 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 from celery import Celery
+from cgrouptree import CGROUP_PARENT, find_cgroups
 from sandfleet_config.queues import KEY_PREFIX, cancel_key, result_key
 from sandfleet_config.settings import PolicySettings
 from waiting import wait_until
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import redis
 
 READY = "action=worker_ready"
 JOB_MEMORY_BYTES = PolicySettings().memory_bytes
-CGROUP_PARENT = f"sandfleet-test-{os.getpid()}"
+PROGRAM = ("-m", "sandfleet_worker.cli", "start")
 
 
 @dataclass
@@ -72,10 +76,10 @@ class Stage:
             "SANDFLEET_RUNSC__BOOT_DEADLINE_SECONDS": "10",
         }
 
-    def start(self, concurrency: int = 2, **settings: str) -> Worker:
-        """Start a worker without waiting for it."""
+    def start(self, concurrency: int = 2, program: Sequence[str] = PROGRAM, **settings: str) -> Worker:
+        """Start a worker without waiting for it; `program` are Python's arguments."""
         log_path = self.folder / f"worker-{len(self.workers)}.log"
-        command = [sys.executable, "-m", "sandfleet_worker.cli", "start", "--concurrency", str(concurrency)]
+        command = [sys.executable, *program, "--concurrency", str(concurrency)]
         with log_path.open("wb") as log:
             process = subprocess.Popen(command, env=self.env | settings, stdout=log, stderr=log, start_new_session=True)
         worker = Worker(process, log_path)
@@ -85,6 +89,23 @@ class Stage:
     def has_started(self, job_id: str) -> bool:
         """Whether a worker of this stage has begun to run the job."""
         return any(f"job {job_id} starts" in worker.log for worker in self.workers)
+
+    def find_sentries(self) -> list[psutil.Process]:
+        """Return the processes of this host's running sandboxes, one each."""
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                words = process.cmdline()
+                if words and words[0] == "runsc-sandbox" and str(self.folder) in " ".join(words):
+                    found.append(process)
+        return found
+
+    def kill_sentries(self) -> None:
+        """Kill the sandboxes that run: trouble of ours, from outside."""
+        wait_until(self.find_sentries, 20, "a sentry runs")
+        time.sleep(0.3)
+        for process in self.find_sentries():
+            os.kill(process.pid, signal.SIGKILL)
 
     def close(self) -> None:
         for worker in self.workers:
@@ -97,6 +118,11 @@ class Stage:
                 worker.process.kill()
                 worker.process.wait()
 
+    def clean(self) -> None:
+        """Remove what killed workers left, as an operator would."""
+        command = [sys.executable, "-m", "sandfleet_worker.cli", "clean"]
+        subprocess.run(command, env=self.env, check=True, capture_output=True)
+
     def find_leftovers(self) -> list[str]:
         """Name what is left on the host of this stage's sandboxes."""
         root = str(self.folder / "runsc")
@@ -106,8 +132,7 @@ class Stage:
             with contextlib.suppress(psutil.Error):
                 if root in " ".join(process.cmdline()) and process.status() != psutil.STATUS_ZOMBIE:
                     left.append(" ".join(process.cmdline()))
-        left += [str(path) for path in Path("/sys/fs/cgroup").glob(f"**/{CGROUP_PARENT}/*") if path.is_dir()]
-        return left
+        return left + find_cgroups(CGROUP_PARENT)
 
     def find_running(self) -> list[str]:
         """Name the sandboxes that have a job: an idle one may use less memory than any job here, and a berth has no limit yet."""

@@ -34,9 +34,10 @@ IMAGE_TOOLS = {
 
 
 class State(StrEnum):
-    """Whether a finding keeps jobs from running."""
+    """Whether a finding keeps jobs from running; a tip only says what would be faster."""
 
     OK = "ok"
+    TIP = "tip"
     WARNING = "warning"
     FAILED = "failed"
 

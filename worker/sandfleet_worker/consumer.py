@@ -32,11 +32,14 @@ if TYPE_CHECKING:
     from kombu.message import Message
 
     from sandfleet_worker.delivery.ledger import Claim
+    from sandfleet_worker.messages import Delivery
 
 log = logging.getLogger(__name__)
 
 RELEASE_SECONDS = 15.0
 """How long sandboxes may take to die, and Redis to hear of it, when the worker stops."""
+OVERDUE_SECONDS = 600.0
+"""How far a job may be past all its limits before it counts as one that hangs: a full disk or a swapping host takes its time."""
 
 
 class SandboxConsumer(Consumer):
@@ -105,7 +108,16 @@ class SandboxConsumer(Consumer):
             msg = "the claim's script let a message without a usable id through"
             raise RuntimeError(msg)
         message.headers, message.delivery = delivery.to_headers(), delivery
+        self.intake.held.expect_end(claim, self._find_longest(delivery))
         self.strategies[TASK_NAME](message, None, _nothing, _nothing, self.on_task_message)
+
+    def _find_longest(self, delivery: Delivery) -> float:
+        """Return the seconds after which the job's sandbox must be gone, with much to spare: its limits, and its turn to boot."""
+        settings, seconds = self._settings, OVERDUE_SECONDS
+        if delivery.request is not None:
+            seconds += delivery.request.spec.timeout_seconds + delivery.request.spec.grace
+        # Those that boot before it may each use up a boot deadline; then come its own two, of the sandbox and of the program.
+        return seconds + (settings.concurrency + 2) * settings.runsc.boot_deadline_seconds
 
     def drain(self) -> None:
         """Claim no more, let what runs end within ``drain_seconds``, and give the rest back; once."""
@@ -117,10 +129,17 @@ class SandboxConsumer(Consumer):
         is_cold = self.controller.blueprint.state == TERMINATE
         seconds = 0.0 if is_cold or self.intake.lease.is_lost else self._settings.drain_seconds
         if not self.intake.wait_until_idle(seconds, _is_terminating):
-            self.pool.withdraw_all("the worker stops")
-            self.intake.wait_until_idle(RELEASE_SECONDS, lambda: False)
-            self.intake.give_up()
+            self._withdraw_jobs()
         self.flush_events()
+
+    def _withdraw_jobs(self) -> None:
+        """Give back what still runs, and leave without what does not end."""
+        self.pool.withdraw_all("the worker stops")
+        self.intake.wait_until_idle(RELEASE_SECONDS, lambda: False)
+        self.intake.give_up()
+        if hung := self.intake.held.running_job_ids():
+            # Celery would wait for their threads for ever, with the lease held.
+            self.intake.watchdog.abandon(f"{len(hung)} sandboxes do not end")
 
     def _cancel_jobs(self, job_ids: Sequence[str]) -> None:
         for job_id in job_ids:

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 from sandfleet_config.errors import SandboxError
 
 from sandfleet_worker.checks import (
@@ -22,6 +22,7 @@ from sandfleet_worker.checks import (
     check_tools,
 )
 from sandfleet_worker.sandbox.runner import RunscRunner
+from sandfleet_worker.tuning import check_tuning
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,7 +31,12 @@ if TYPE_CHECKING:
     from sandfleet_config.settings import WorkerSettings
 
 PLATFORMS = ("systrap", "ptrace", "kvm")
-MARKS = {State.OK: "[green]ok[/]", State.WARNING: "[yellow]warning[/]", State.FAILED: "[red]failed[/]"}
+MARKS = {
+    State.OK: "[green]ok[/]",
+    State.TIP: "[cyan]tip[/]",
+    State.WARNING: "[yellow]warning[/]",
+    State.FAILED: "[red]failed[/]",
+}
 
 
 def examine(settings: WorkerSettings) -> Iterator[Finding]:
@@ -42,6 +48,7 @@ def examine(settings: WorkerSettings) -> Iterator[Finding]:
     yield check_folder("slots", settings.slots_dir, "SANDFLEET_SLOTS_DIR")
     yield from check_redis(settings)
     yield check_disk(settings)
+    yield from check_tuning(settings)
 
 
 def _check_sandboxes(settings: WorkerSettings) -> Iterator[Finding]:
@@ -73,7 +80,8 @@ def report(settings: WorkerSettings, console: Console, *, as_json: bool) -> bool
     if as_json:
         print(json.dumps([asdict(finding) for finding in findings], indent=2))  # noqa: T201  the command's output
     else:
-        table = Table("what", "state", "found", "fix")
+        # Folded and not cut: people copy it.
+        table = Table("what", "state", Column("found", overflow="fold"), Column("fix", overflow="fold"))
         for finding in findings:
             table.add_row(finding.name, MARKS[finding.state], escape(finding.detail), escape(finding.fix))
         console.print(table)

@@ -10,7 +10,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from sandfleet_worker.delivery.intake import Intake
+from sandfleet_worker.delivery.intake import TIMEOUT_SECONDS, Intake
 from sandfleet_worker.delivery.ledger import Identity
 from sandfleet_worker.delivery.slots import HostSlots
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from sandfleet_worker.policy import Admitted
     from sandfleet_worker.sandbox.cancellation import Cancellation
     from sandfleet_worker.sandbox.ending import Ending
+
+CONNECT_SECONDS = 5.0
 
 
 class Runner(Protocol):
@@ -53,7 +55,7 @@ class Host:
         """
         identity = Identity.new(socket.gethostname())
         slots = HostSlots(settings.slots_dir, settings.concurrency)
-        intake = Intake(settings, identity, slots, lambda: connect(settings))
+        intake = Intake(settings, identity, slots, lambda seconds: connect(settings, seconds))
         try:
             intake.open()
         except BaseException:
@@ -77,10 +79,14 @@ class Host:
         return self.identity.worker
 
 
-def connect(settings: WorkerSettings) -> redis.Redis:
-    """Return a client for the fleet's Redis with time limits; it connects when first used.
+def connect(settings: WorkerSettings, timeout_seconds: float = TIMEOUT_SECONDS) -> redis.Redis:
+    """Return a client for the fleet's Redis that waits so long for an answer; it connects when first used.
 
     It repeats nothing by itself: only the caller knows what a lost answer means.
     """
-    options: dict[str, Any] = {"socket_timeout": 15, "socket_connect_timeout": 5, "health_check_interval": 10}
+    options: dict[str, Any] = {
+        "socket_timeout": timeout_seconds,
+        "socket_connect_timeout": min(CONNECT_SECONDS, timeout_seconds),
+        "health_check_interval": 10,
+    }
     return redis.Redis.from_url(settings.redis_dsn, retry=Retry(NoBackoff(), 0), **options)

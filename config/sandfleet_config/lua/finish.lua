@@ -7,6 +7,7 @@
 -- Returns 1, or 0 where the job is not the caller's (any more): then nothing is recorded but a line in the duplicates log.
 local prefix, owner, claim, id, code, result = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local ttl, reason, dead_ttl = tonumber(ARGV[7]), ARGV[8], tonumber(ARGV[9])
+local SETTLED_TTL = 86400
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local job = prefix .. 'job:' .. id
@@ -19,16 +20,22 @@ if owner == '' then
   end
 else
   message = redis.call('HGET', claims, claim)
+  -- First: at maxmemory Redis refuses a write that may need memory only where it is a script's first. What has run is recorded.
+  redis.call('HDEL', claims, claim)
   if not message then
     -- The caller repeats what was done, since the answer got lost.
     if redis.call('HGET', job, 'ended_by') == claim then
       return 1
     end
-    redis.call('XADD', prefix .. 'duplicates', 'MAXLEN', '~', 10000, '*', 'job', id, 'owner', owner, 'claim', claim, 'code', code)
-    redis.call('EXPIRE', prefix .. 'duplicates', dead_ttl)
+    -- One line however often the call is repeated; none where no run ended, but a decision about a dead worker's job came late.
+    local is_first = redis.call('SET', prefix .. 'settled:' .. claim, 'fenced', 'NX', 'EX', SETTLED_TTL)
+    if is_first and claim:sub(1, 6) ~= 'taken-' then
+      redis.call('XADD', prefix .. 'duplicates', 'MAXLEN', '~', 10000, '*', 'job', id, 'owner', owner, 'claim', claim,
+        'kind', 'outcome', 'code', code)
+      redis.call('EXPIRE', prefix .. 'duplicates', dead_ttl)
+    end
     return 0
   end
-  redis.call('HDEL', claims, claim)
 end
 
 local key = prefix .. 'celery-task-meta-' .. id

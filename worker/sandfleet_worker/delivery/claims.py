@@ -60,7 +60,8 @@ class Claimer:
         self._queues_read = 0.0
         self._last_wake: bytes | None = None
         self._backoff = 0.0
-        self.busy_since: float | None = None
+        self.progressed = time.monotonic()
+        """When it last went on: it does several times a second, but where one call to Redis takes longer."""
         self.is_broken = False
 
     @property
@@ -71,15 +72,23 @@ class Claimer:
     def start(self, receive: Callable[[Claim], None]) -> None:
         """Begin to claim."""
         self._receive = receive
+        self._progress()
         self._thread.start()
 
-    def stop(self) -> None:
+    def end(self) -> None:
         """Claim no more; a claim that is under way is still handed on."""
         if not self._stop.is_set():
             self._stop.set()
             os.eventfd_write(self._stop_fd, 1)
+
+    def stop(self) -> None:
+        """End, and wait for it."""
+        self.end()
         if self.is_started:
             self._thread.join()
+
+    def _progress(self) -> None:
+        self.progressed = time.monotonic()
 
     def _is_stopping(self) -> bool:
         return self._stop.is_set() or self._is_told_to_stop()
@@ -93,11 +102,10 @@ class Claimer:
 
     def _claim_jobs(self) -> None:
         while not self._is_stopping():
-            self.busy_since = None
+            self._progress()
             if not self._held.wait_room(LOOK_SECONDS):
                 continue
-            slot = self._slots.acquire(self._stop_fd)
-            self.busy_since = time.monotonic()
+            slot = self._slots.acquire(self._stop_fd, self._progress)
             claim = None
             try:
                 if slot is not None and not self._is_stopping():
@@ -144,7 +152,7 @@ class Claimer:
         """
         claim_id = secrets.token_hex(12)
         while not self._is_stopping():
-            self.busy_since = time.monotonic()
+            self._progress()
             try:
                 if time.monotonic() - self._queues_read > QUEUES_SECONDS:
                     self._turns.update(self._ledger.read_queues())
@@ -176,7 +184,6 @@ class Claimer:
 
     def _wait(self) -> None:
         """Sleep until a producer wakes everybody, or it is time to look."""
-        self.busy_since = None
         try:
             if self._last_wake is None:
                 newest = self._redis.xrevrange(WAKE_KEY, count=1)

@@ -1,8 +1,10 @@
-"""What this worker holds: its claims, each with its slot."""
+"""What this worker holds: its claims, each with its slot and the time by which its sandbox must be gone."""
 
 from __future__ import annotations
 
 import threading
+import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -10,13 +12,23 @@ if TYPE_CHECKING:
     from sandfleet_worker.delivery.slots import Slot
 
 
+@dataclass
+class _Entry:
+    """One claim; `latest_end` is monotonic, None where nobody has said yet or the sandbox is gone."""
+
+    claim: Claim
+    slot: Slot
+    latest_end: float | None = None
+    is_running: bool = True
+
+
 class Held:
-    """The claims that this worker runs, each with its slot; safe for threads."""
+    """The claims that this worker runs; safe for threads."""
 
     def __init__(self, limit: int) -> None:
         self._room = threading.Semaphore(limit)
         self._lock = threading.Lock()
-        self._held: dict[str, tuple[Claim, Slot]] = {}
+        self._held: dict[str, _Entry] = {}
 
     def wait_room(self, timeout_seconds: float) -> bool:
         """Take one of the worker's own places, or return False."""
@@ -29,37 +41,58 @@ class Held:
     def add(self, claim: Claim, slot: Slot) -> None:
         """Hold `claim` in the place that was taken."""
         with self._lock:
-            self._held[claim.claim_id] = claim, slot
+            self._held[claim.claim_id] = _Entry(claim, slot)
+
+    def expect_end(self, claim: Claim, within_seconds: float) -> None:
+        """Note that the job's sandbox must be gone by then, whatever happens to it; later, the job hangs."""
+        with self._lock:
+            found = self._held.get(claim.claim_id)
+            if found:
+                found.latest_end = time.monotonic() + within_seconds
 
     def find(self, claim_id: str) -> Claim | None:
         """Return the claim with this id."""
         with self._lock:
             found = self._held.get(claim_id)
-        return found[0] if found else None
+        return found.claim if found else None
 
     def replace(self, claim: Claim) -> None:
         """Put `claim` in the place of the one with its id: more is known about it now."""
         with self._lock:
             found = self._held.get(claim.claim_id)
             if found:
-                self._held[claim.claim_id] = claim, found[1]
+                found.claim = claim
 
     def free_slot(self, claim: Claim) -> None:
-        """Free the host's slot: the sandbox is gone, only the outcome is on its way."""
+        """Free the host's slot: the sandbox is gone, only the outcome is on its way, and Redis may let it wait."""
         with self._lock:
             found = self._held.get(claim.claim_id)
+            if found:
+                found.is_running, found.latest_end = False, None
         if found:
-            found[1].release()
+            found.slot.release()
 
     def remove(self, claim: Claim) -> None:
         """Forget a claim that is settled, with its slot and place; once."""
         with self._lock:
             found = self._held.pop(claim.claim_id, None)
         if found:
-            found[1].release()
+            found.slot.release()
             self._room.release()
 
     def job_ids(self) -> list[str]:
         """Return the jobs held."""
         with self._lock:
-            return [claim.job_id for claim, _ in self._held.values()]
+            return [entry.claim.job_id for entry in self._held.values()]
+
+    def running_job_ids(self) -> list[str]:
+        """Return the jobs whose sandboxes are not gone yet."""
+        with self._lock:
+            return [entry.claim.job_id for entry in self._held.values() if entry.is_running]
+
+    def overdue_job_ids(self) -> list[str]:
+        """Return the jobs whose sandboxes should be gone by now."""
+        now = time.monotonic()
+        with self._lock:
+            entries = list(self._held.values())
+        return [entry.claim.job_id for entry in entries if entry.latest_end is not None and entry.latest_end < now]

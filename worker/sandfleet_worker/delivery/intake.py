@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+TIMEOUT_SECONDS = 15.0
+"""How long to wait for an answer of Redis: an outcome of many MiB takes its time."""
 SETTLE_PAUSE_SECONDS = 0.5
 EXIT_LOST = 75
 """sysexits(3), EX_TEMPFAIL: the supervisor starts the worker again."""
@@ -34,15 +36,17 @@ EXIT_LOST = 75
 class Intake:
     """One worker's hold on its jobs. `stop` ends the claims, `close` everything.
 
-    `connect` makes a client: the lease has its own, so that no big transfer delays a beat.
+    `connect` makes a client that waits so many seconds for an answer. The lease has its own, so that no big transfer delays a
+    beat, and with less patience: where packets vanish, only a new try finds out that they come through again.
     """
 
     def __init__(
-        self, settings: WorkerSettings, identity: Identity, slots: HostSlots, connect: Callable[[], redis.Redis]
+        self, settings: WorkerSettings, identity: Identity, slots: HostSlots, connect: Callable[[float], redis.Redis]
     ) -> None:
         self._settings = settings
-        self._clients = [connect() for _ in range(3)]
-        shared, for_lease, for_claims = self._clients
+        shared, for_claims = connect(TIMEOUT_SECONDS), connect(TIMEOUT_SECONDS)
+        for_lease = connect(min(TIMEOUT_SECONDS, settings.lease_seconds))
+        self._clients = (shared, for_claims, for_lease)
         self.ledger = Ledger(shared, identity, settings.result_ttl_seconds)
         self.held = Held(settings.concurrency)
         self._is_stopping: Callable[[], bool] = lambda: False
@@ -64,7 +68,7 @@ class Intake:
             is_stopping=lambda: self.lease.is_lost or self._is_stopping(),
         )
         self.sweeper = Sweeper(self.ledger, self.lease, settings.max_spec_bytes)
-        self.watchdog = Watchdog(self.lease, self.claimer)
+        self.watchdog = Watchdog(self.lease, self.claimer, self.held, settings.drain_seconds)
         self._given_up = threading.Event()
 
     def open(self) -> None:
@@ -124,7 +128,7 @@ class Intake:
                 try:
                     is_ours = act()
                 except REDIS_ERRORS as error:
-                    if self._given_up.is_set() or self.lease.is_lost:
+                    if self._given_up.is_set():
                         text = "job %s is left to others, Redis does not hear how it ended: %s"
                         log.error(text, claim.job_id, error, extra=extra | {"action": "settle_failed"})  # noqa: TRY400
                         return False

@@ -13,6 +13,7 @@ from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
+from sandfleet_config.errors import ErrorCode
 from sandfleet_config.outcome import Attempt
 from sandfleet_config.queues import CANCEL_TTL_SECONDS, KEY_PREFIX, job_key
 from sandfleet_config.scripts import DEAD_TTL_SECONDS, read_script, stored_result
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     import redis
-    from sandfleet_config.errors import ErrorCode
     from sandfleet_config.outcome import Outcome
 
 log = logging.getLogger(__name__)
@@ -180,7 +180,7 @@ class Ledger:
 
     def release(self, claim: Claim) -> bool:
         """Give the job back as if it had not been claimed; return False if it is not ours any more."""
-        return self._requeue(claim, "release", "", 0, "")
+        return self._requeue(claim, "release", ErrorCode.WORKER_LOST.value, 0, "")
 
     def _requeue(self, claim: Claim, mode: str, code: str, delay_seconds: float, avoid_host: str) -> bool:
         owner, delay, avoid = self._identity.owner, round(delay_seconds * 1000), round(AVOID_SECONDS * 1000)

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
     from types import TracebackType
 
@@ -103,8 +103,8 @@ class HostSlots:
             os.close(self._member_fd)
         os.close(self._gate_fd)
 
-    def acquire(self, cancel_fd: int | None = None) -> Slot | None:
-        """Wait for a slot and return it, or None when `cancel_fd` became readable first."""
+    def acquire(self, cancel_fd: int | None = None, on_look: Callable[[], None] = lambda: None) -> Slot | None:
+        """Wait for a slot and return it, or None when `cancel_fd` became readable first; `on_look` hears of each look."""
         waiter = _Waiter()
         poller = select.poll()
         poller.register(waiter.wake_fd, select.POLLIN)
@@ -115,6 +115,7 @@ class HostSlots:
         try:
             while True:
                 slot, pause = self._try(waiter)
+                on_look()
                 if slot is not None:
                     return slot
                 for fd, _ in poller.poll(None if pause is None else pause * 1000):

@@ -6,7 +6,8 @@
 local prefix, owner, lease = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-if not redis.call('ZSCORE', prefix .. 'owners', owner) then
+-- ZREM first: at maxmemory Redis refuses a write that may need memory only where it is a script's first.
+if redis.call('ZREM', prefix .. 'owners', owner) == 0 then
   return { 'lost' }
 end
 redis.call('ZADD', prefix .. 'owners', now + lease, owner)

@@ -18,6 +18,8 @@ if not lease then
 elseif tonumber(lease) < now then
   return { 'late' }
 end
+-- It changes nothing, but is a write that Redis refuses at maxmemory: there, what runs comes to its end and nothing new begins.
+redis.call('ZADD', prefix .. 'owners', 'XX', lease, owner)
 
 local waste, set_aside_count = 0, 0
 local function answer(id, message)
@@ -79,7 +81,8 @@ end
 
 local function drop(id, reason)
   waste = waste + 1
-  redis.call('XADD', prefix .. 'duplicates', 'MAXLEN', '~', 10000, '*', 'job', id, 'owner', owner, 'claim', claim, 'code', reason)
+  redis.call('XADD', prefix .. 'duplicates', 'MAXLEN', '~', 10000, '*', 'job', id, 'owner', owner, 'claim', claim,
+    'kind', 'message', 'code', reason)
   redis.call('EXPIRE', prefix .. 'duplicates', DEAD_TTL)
 end
 

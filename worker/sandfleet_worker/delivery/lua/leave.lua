@@ -4,9 +4,8 @@
 -- Returns how many claims it leaves behind.
 local prefix, owner = ARGV[1], ARGV[2]
 local left = redis.call('HLEN', prefix .. 'claims:' .. owner)
-if left == 0 then
-  redis.call('ZREM', prefix .. 'owners', owner)
-else
-  redis.call('ZADD', prefix .. 'owners', 'XX', 0, owner)
+local was_there = redis.call('ZREM', prefix .. 'owners', owner) == 1 -- first: see beat.lua
+if was_there and left > 0 then
+  redis.call('ZADD', prefix .. 'owners', 0, owner)
 end
 return left

@@ -15,6 +15,7 @@ if lease and tonumber(lease) >= now and may_take then
   dead = redis.call('ZRANGEBYSCORE', owners, '-inf', '(' .. now, 'LIMIT', 0, 1)[1] or ''
 end
 if dead ~= '' then
+  redis.call('ZREM', owners, dead) -- first: see beat.lua
   local pairs_of_dead = redis.call('HGETALL', prefix .. 'claims:' .. dead)
   for at = 1, #pairs_of_dead, 2 do
     local message = pairs_of_dead[at + 1]
@@ -23,7 +24,6 @@ if dead ~= '' then
     redis.call('HSET', prefix .. 'job:' .. cjson.decode(message).headers.id, 'claim', claim, 'owner', owner)
   end
   redis.call('DEL', prefix .. 'claims:' .. dead)
-  redis.call('ZREM', owners, dead)
 end
 
 local answer = { dead }

@@ -1,10 +1,11 @@
 -- Give a claimed job back to its queue: for another try, or because its worker stops.
 --
 -- ARGV: prefix, owner, claim id, job id, mode, code, delay in ms, host to avoid ("" none), for how long in ms
--- Mode "retry" ends the attempt with `code` and counts it; "release" takes it back as if it had not been.
--- Returns 1, or 0 where the claim is not the caller's (any more).
+-- Mode "retry" ends the attempt with `code` and counts it; "release" takes it back as if it had not been: its code is for the
+-- duplicates log only.
+-- Returns 1, or 0 where the claim is not the caller's (any more): then nothing changes but for a line in the duplicates log.
 local prefix, owner, claim, id, mode, code = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
-local WAKE_TTL = 3600
+local WAKE_TTL, SETTLED_TTL, DUPLICATES_TTL = 3600, 86400, 7 * 86400
 local delay, avoid, avoid_ms = tonumber(ARGV[7]), ARGV[8], tonumber(ARGV[9])
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -12,9 +13,20 @@ local job = prefix .. 'job:' .. id
 local claims = prefix .. 'claims:' .. owner
 
 local message = redis.call('HGET', claims, claim)
+redis.call('HDEL', claims, claim) -- first: see beat.lua
 if not message then
-  -- The caller repeats what was done, since the answer got lost.
-  return redis.call('HGET', job, 'given_back') == claim and 1 or 0
+  local settled = redis.call('GET', prefix .. 'settled:' .. claim)
+  if settled then
+    -- The caller repeats what was done, since the answer got lost.
+    return settled == 'given back' and 1 or 0
+  end
+  redis.call('SET', prefix .. 'settled:' .. claim, 'fenced', 'EX', SETTLED_TTL)
+  if claim:sub(1, 6) ~= 'taken-' then -- else no run ended, only a decision about a dead worker's job came late
+    redis.call('XADD', prefix .. 'duplicates', 'MAXLEN', '~', 10000, '*', 'job', id, 'owner', owner, 'claim', claim,
+      'kind', 'run', 'code', code)
+    redis.call('EXPIRE', prefix .. 'duplicates', DUPLICATES_TTL)
+  end
+  return 0
 end
 local facts = redis.call('HMGET', job, 'queue', 'step', 'attempts', 'flag', 'expires', 'submitted', 'queue_ttl')
 local queue, step, attempts = facts[1], facts[2], facts[3] or ''
@@ -27,8 +39,8 @@ if facts[4] == 'start' and attempts ~= '' then
   end
   attempts = #list > 0 and cjson.encode(list) or ''
 end
-redis.call('HDEL', claims, claim)
-redis.call('HSET', job, 'state', 'queued', 'attempts', attempts, 'given_back', claim)
+redis.call('SET', prefix .. 'settled:' .. claim, 'given back', 'EX', SETTLED_TTL)
+redis.call('HSET', job, 'state', 'queued', 'attempts', attempts)
 redis.call('HDEL', job, 'claim', 'owner', 'flag')
 
 -- Somebody did take the job: its time in the queue starts anew, and still ends.

@@ -1,0 +1,111 @@
+"""Workers that hang for real: each ends, and its jobs run elsewhere."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import stalling
+from sandfleet_config.queues import KEY_PREFIX
+from sandfleet_worker.delivery.watchdog import EXIT_STALLED
+from waiting import wait_until
+
+if TYPE_CHECKING:
+    from havoc import Havoc
+    from stage import Worker
+
+LEASE_SECONDS = 2.0
+MARGIN_SECONDS = 2.0
+BOOT_SECONDS = 2
+
+
+class Stalling:
+    """A worker that hangs in `place` when told to, beside one that does not, each with slots of its own."""
+
+    def __init__(self, havoc: Havoc, place: str, concurrency: int, **settings: str) -> None:
+        self.file = havoc.stage.folder / "hang"
+        program = [str(Path(stalling.__file__)), place, str(self.file), "start"]
+        given = {"SANDFLEET_LEASE_SECONDS": f"{LEASE_SECONDS:g}"} | settings
+        self.worker: Worker = havoc.stage.start(concurrency, program=program, **given)
+        self.worker.wait_ready()
+
+    def hang(self) -> None:
+        self.file.touch()
+
+
+def start_other(havoc: Havoc) -> Worker:
+    other = havoc.start(2, SANDFLEET_SLOTS_DIR=str(havoc.stage.folder / "other-slots"))
+    time.sleep(LEASE_SECONDS + 1.5)  # it must know the fleet for a lease before it takes anybody over
+    return other
+
+
+@pytest.mark.parametrize(
+    ("place", "said"), [("turns", "the claimer has made"), ("slots", "the claimer has made"), ("loop", "Celery's loop")]
+)
+def test_a_worker_that_consumes_no_more_ends_and_its_jobs_run_elsewhere(havoc: Havoc, place: str, said: str) -> None:
+    stalled = Stalling(havoc, place, 3)  # a place more than jobs: it keeps looking for work
+    jobs = [havoc.submit("sleep", "14") for _ in range(2)]
+    havoc.wait_started(*jobs)
+    other = start_other(havoc)
+
+    stalled.hang()
+
+    patience = stalling.STALL_SECONDS + MARGIN_SECONDS
+    assert stalled.worker.process.wait(patience) == EXIT_STALLED
+    ended = time.monotonic()
+    wait_until(lambda: all(len(havoc.attempts(job)) == 2 for job in jobs), LEASE_SECONDS + 1, "its jobs are taken over")
+    wait_until(lambda: all(havoc.starts(job) == 2 for job in jobs), LEASE_SECONDS + 1, "its jobs run elsewhere")
+    assert time.monotonic() - ended < LEASE_SECONDS + 1
+    line = next(line for line in stalled.worker.log.splitlines() if "action=worker_stalled" in line)
+    assert said in line
+    wait_until(lambda: len(havoc.stage.find_sentries()) == 2, 10, "its sandboxes died with it")
+    for job in jobs:
+        outcome = havoc.outcome(job, 40)
+        told = [(attempt["worker"].rpartition(".")[2], attempt["code"]) for attempt in outcome["attempts"]]
+        assert told == [(str(stalled.worker.process.pid), "WORKER_LOST"), (str(other.process.pid), "OK")]
+        assert havoc.ends(job) == 1
+
+
+def hanging_job(havoc: Havoc, seconds: int = 1) -> str:
+    fields = {"labels": {stalling.HANGING_LABEL: "yes"}, "timeout": 2, "grace": 0}
+    return havoc.stock.submit("sleep", str(seconds), fields=fields)
+
+
+def test_a_job_that_hangs_in_its_worker_runs_elsewhere_and_costs_the_others_nothing(havoc: Havoc) -> None:
+    stalled = Stalling(havoc, "job", 2, SANDFLEET_RUNSC__BOOT_DEADLINE_SECONDS=str(BOOT_SECONDS))
+    stalled.hang()
+    beside = havoc.submit("sleep", "15")
+    havoc.wait_started(beside)
+    hung = hanging_job(havoc)
+    havoc.wait_started(hung)
+    other = start_other(havoc)
+
+    wait_until(lambda: "action=job_overdue" in stalled.worker.log, 20, "the watchdog sees it")
+    assert havoc.stock.stored(beside) is None, "the other job still runs"
+    later = havoc.submit("true")
+
+    assert havoc.outcome(beside, 30)["attempts"][0]["worker"].endswith(f".{stalled.worker.process.pid}")
+    assert stalled.worker.process.wait(5) == EXIT_STALLED
+    again = havoc.outcome(hung, LEASE_SECONDS + 1 + 10)
+    assert again["code"] == "OK"
+    told = [(attempt["worker"].rpartition(".")[2], attempt["code"]) for attempt in again["attempts"]]
+    assert told == [(str(stalled.worker.process.pid), "WORKER_LOST"), (str(other.process.pid), "OK")]
+    havoc.assert_each_once([beside, later])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGQUIT], ids=lambda number: number.name)
+def test_a_worker_that_is_told_to_stop_ends_though_a_job_hangs(havoc: Havoc, number: signal.Signals) -> None:
+    stalled = Stalling(havoc, "job", 2, SANDFLEET_DRAIN_SECONDS="1")
+    stalled.hang()
+    hung = hanging_job(havoc)
+    havoc.wait_started(hung)
+    time.sleep(1.5)  # its sandbox has ended
+
+    assert stalled.worker.stop(number, 30) == EXIT_STALLED
+
+    wait_until(lambda: havoc.redis.zcard(f"{KEY_PREFIX}owners") == 1, 1, "its lease is its own until it ends")
+    havoc.start(1)
+    assert [attempt["code"] for attempt in havoc.outcome(hung, 20)["attempts"]] == ["WORKER_LOST", "OK"]

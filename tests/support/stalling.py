@@ -1,0 +1,88 @@
+"""A worker that hangs for real, in one place, from the moment a file exists: `python stalling.py PLACE FILE start ...`.
+
+It is the worker's own program in every other way; only its patience is shortened, so that a test need not wait for minutes.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from sandfleet_worker import cli, consumer, steps
+from sandfleet_worker.delivery import watchdog
+from sandfleet_worker.delivery.slots import HostSlots
+from sandfleet_worker.delivery.turns import Turns
+from sandfleet_worker.sandbox.runner import RunscRunner
+
+STALL_SECONDS = 3.0
+OVERDUE_SECONDS = 1.0
+HANGING_LABEL = "hang"
+
+
+def hang_if(file: Path) -> None:
+    if file.exists():
+        threading.Event().wait()
+
+
+def put(owner: Any, name: str, function: Any) -> None:
+    setattr(owner, name, function)
+
+
+def hang_in_turns(file: Path) -> None:
+    names = Turns.names
+
+    def hang(turns: Turns) -> list[str]:
+        hang_if(file)
+        return names(turns)
+
+    put(Turns, "names", hang)
+
+
+def hang_in_slots(file: Path) -> None:
+    take = HostSlots._take
+
+    def hang(slots: HostSlots, cap: int) -> tuple[int, int] | None:
+        hang_if(file)
+        return take(slots, cap)
+
+    put(HostSlots, "_take", hang)
+
+
+def hang_in_loop(file: Path) -> None:
+    register = steps.ClaimedTasks.register_with_event_loop
+
+    def hang(step: Any, c: Any, hub: Any) -> None:
+        register(step, c, hub)
+        hub.call_repeatedly(0.1, hang_if, file)
+
+    put(steps.ClaimedTasks, "register_with_event_loop", hang)
+
+
+def hang_in_job(file: Path) -> None:
+    execute = RunscRunner.execute
+
+    def hang(runner: RunscRunner, limits: Any, **options: Any) -> Any:
+        ending = execute(runner, limits, **options)
+        if HANGING_LABEL in limits.spec.labels:
+            hang_if(file)
+        return ending
+
+    put(RunscRunner, "execute", hang)
+
+
+PLACES = {"turns": hang_in_turns, "slots": hang_in_slots, "loop": hang_in_loop, "job": hang_in_job}
+
+
+def main() -> None:
+    place, file = sys.argv[1], Path(sys.argv[2])
+    del sys.argv[1:3]
+    watchdog.STALL_SECONDS, watchdog.LOOK_SECONDS = STALL_SECONDS, 0.2
+    consumer.OVERDUE_SECONDS = OVERDUE_SECONDS
+    PLACES[place](file)
+    cli.main()
+
+
+if __name__ == "__main__":
+    main()

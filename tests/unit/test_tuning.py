@@ -1,0 +1,116 @@
+"""The doctor's tips: what would make a host faster, from files that look like one."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+from rich.console import Console
+from sandfleet_config.settings import RunscSettings, WorkerSettings
+from sandfleet_worker import doctor
+from sandfleet_worker.checks import Finding, State
+from sandfleet_worker.tuning import check_grace_periods, check_slots_per_core, check_tuning, find_filesystem
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MOUNTINFO = """\
+21 1 8:1 / / rw,relatime - ext4 /dev/root rw
+22 21 0:20 / /run rw,nosuid - tmpfs tmpfs rw,mode=755
+23 22 0:21 / /run/user rw shared:4 master:2 - ext4 /dev/sdb1 rw
+24 21 0:22 / /with\\040blank rw - xfs /dev/sdc1 rw
+25 21 0:23 / /twice rw - ext4 /dev/sdd1 rw
+26 25 0:24 / /twice rw - tmpfs tmpfs rw
+"""
+
+
+def new_sys(folder: Path, **files: str) -> Path:
+    (folder / "kernel").mkdir()
+    for name, text in files.items():
+        (folder / "kernel" / name).write_text(f"{text}\n")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("files", "states"),
+    [
+        ({}, []),
+        ({"rcu_expedited": "0"}, [State.TIP]),
+        ({"rcu_expedited": "0", "rcu_normal": "0"}, [State.TIP]),
+        ({"rcu_expedited": "1", "rcu_normal": "0"}, [State.OK]),
+        ({"rcu_expedited": "1", "rcu_normal": "1"}, [State.TIP]),
+    ],
+    ids=str,
+)
+def test_slow_grace_periods_are_told(tmp_path: Path, files: dict[str, str], states: list[State]) -> None:
+    found = list(check_grace_periods(new_sys(tmp_path, **files)))
+
+    assert [finding.state for finding in found] == states
+    assert all(bool(finding.fix) == (finding.state is State.TIP) for finding in found)
+
+
+@pytest.mark.parametrize(("slots", "state"), [(1, State.OK), (4, State.OK), (5, State.TIP)])
+def test_more_than_two_slots_a_core_are_told(slots: int, state: State) -> None:
+    assert check_slots_per_core(slots, cores=2).state is state
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("/run/gvisor", "tmpfs"),
+        ("/runtime", "ext4"),
+        ("/run/user/0/gvisor", "ext4"),
+        ("/with blank/gvisor", "xfs"),
+        ("/twice/gvisor", "tmpfs"),
+    ],
+)
+def test_the_filesystem_of_a_folder_that_need_not_be_there(tmp_path: Path, path: str, kind: str) -> None:
+    # Below a folder of the test's own, so that no link of this machine counts.
+    text = "\n".join(_below(tmp_path, line) for line in MOUNTINFO.splitlines())
+    assert find_filesystem(tmp_path / path.lstrip("/"), text) == kind
+
+
+def _below(folder: Path, line: str) -> str:
+    words = line.split(" ")
+    words[4] = str(folder).replace(" ", "\\040") + words[4].rstrip("/")
+    return " ".join(words)
+
+
+def test_a_link_counts_as_where_it_leads(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    text = f"1 0 0:1 / {tmp_path} rw - tmpfs t rw\n2 1 0:2 / {tmp_path}/disk rw - ext4 d rw"
+    assert find_filesystem(tmp_path / "link" / "gvisor", text) == "ext4"
+
+
+def test_a_host_has_all_tips_and_none(tmp_path: Path) -> None:
+    mountinfo = tmp_path / "mountinfo"
+    for kind, expedited, slots, states in (("ext4", "0", 64, {State.TIP}), ("tmpfs", "1", 4, {State.OK})):
+        mountinfo.write_text(f"1 0 0:1 / / rw - {kind} x rw")
+        folder = tmp_path / kind
+        folder.mkdir()
+        sys = new_sys(folder, rcu_expedited=expedited)
+        settings = WorkerSettings(concurrency=slots, runsc=RunscSettings(root_dir=tmp_path / "runsc"))
+
+        found = list(check_tuning(settings, sys=sys, mountinfo=mountinfo, cores=2))
+
+        assert len(found) == 3
+        assert {finding.state for finding in found} == states
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_tip_is_shown_and_fails_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *, as_json: bool
+) -> None:
+    tip = Finding("slots per core", State.TIP, "many", "fewer")
+    monkeypatch.setattr(doctor, "examine", lambda _: iter([tip]))
+    text = io.StringIO()
+
+    assert doctor.report(WorkerSettings(), Console(file=text, width=100), as_json=as_json)
+
+    if as_json:
+        assert json.loads(capsys.readouterr().out)[0]["state"] == "tip"
+    else:
+        assert {"tip", "fewer"} <= set(text.getvalue().split())
