@@ -10,7 +10,7 @@ from pydantic import Field
 from sandfleet_config.outcome import Record
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from sandfleet_config.outcome import Outcome
     from sandfleet_config.wire import JobRequest
@@ -93,6 +93,12 @@ class Channel(Protocol):
         """Return each job's outcome in order, None where there is none yet."""
         ...
 
+    def outcome_portions(
+        self, portions: Iterable[Sequence[str]]
+    ) -> Iterator[tuple[Sequence[str], list[Outcome | None]]]:
+        """Yield each portion of job ids with their outcomes, as `outcomes` returns them; `portions` are read one ahead."""
+        ...
+
     def records(self, job_ids: Sequence[str]) -> list[JobRecord | None]:
         """Return what was left at submit, in order, None where there is nothing."""
         ...
@@ -113,8 +119,8 @@ class Channel(Protocol):
         """Return the batch's jobs in the order of their submit."""
         ...
 
-    def done_ids(self, name: str, start: int = 0) -> list[str]:
-        """Return those of the batch's jobs that have ended, in the order of their ends, from `start`."""
+    def done_ids(self, name: str, start: int = 0, limit: int | None = None) -> list[str]:
+        """Return those of the batch's jobs that have ended, in the order of their ends, `limit` from `start`."""
         ...
 
     def dead_letters(self, limit: int) -> list[DeadLetter]:

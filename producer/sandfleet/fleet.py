@@ -201,9 +201,15 @@ class Fleet:
         return self._channel.records([job_id])[0]
 
     def as_completed(self, jobs: Iterable[Job | str], timeout: float | None = None) -> OutcomeStream:
-        """Return the outcomes of `jobs` (handles or ids) as they end, for ``for`` and ``async for``; each job once."""
-        ids = [job.id if isinstance(job, Job) else job for job in jobs]
-        return OutcomeStream(self._channel, ids, timeout)
+        """Return the outcomes of `jobs` (handles or ids) as they end, for ``for`` and ``async for``; each job once.
+
+        While it waits for many handles of one batch, as `submit_many` returns them, it follows the list of that batch's ends;
+        other jobs are asked for one by one, again and again.
+        """
+        handles = list(jobs)
+        batches = {job.batch if isinstance(job, Job) else None for job in handles}
+        ids = [job.id if isinstance(job, Job) else job for job in handles]
+        return OutcomeStream(self._channel, ids, timeout, batch=batches.pop() if len(batches) == 1 else None)
 
     def execute(
         self, code: str, language: str = "python", profile: str = "", *, config: Config | None = None, **fields: Any
@@ -245,4 +251,7 @@ class Fleet:
                     )
                 case _:
                     assert_never(answer.kind)
-        return [Job(answer.job_id, self._channel) for answer in answers]
+        return [
+            Job(answer.job_id, self._channel, ticket.request.batch)
+            for ticket, answer in zip(tickets, answers, strict=True)
+        ]

@@ -19,7 +19,7 @@ from sandfleet.errors import JobUnknown
 from sandfleet.room import refuse_full
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from sandfleet_config.spec import SandboxSpec
 
@@ -134,6 +134,12 @@ class FakeChannel:
             found = [self._jobs.get(job_id) for job_id in job_ids]
             return [job.outcome if job else None for job in found]
 
+    def outcome_portions(
+        self, portions: Iterable[Sequence[str]]
+    ) -> Iterator[tuple[Sequence[str], list[Outcome | None]]]:
+        """Return what was recorded, portion by portion."""
+        return ((job_ids, self.outcomes(job_ids)) for job_ids in portions)
+
     def records(self, job_ids: Sequence[str]) -> list[JobRecord | None]:
         """Return what was left at submit."""
         with self._lock:
@@ -181,10 +187,11 @@ class FakeChannel:
         with self._lock:
             return [job_id for job_id, job in self._jobs.items() if job.ticket.record.batch == name]
 
-    def done_ids(self, name: str, start: int = 0) -> list[str]:
+    def done_ids(self, name: str, start: int = 0, limit: int | None = None) -> list[str]:
         """Return the batch's ended jobs in the order of their ends."""
         with self._lock:
-            return [job_id for job_id in self._done if self._jobs[job_id].ticket.record.batch == name][start:]
+            done = [job_id for job_id in self._done if self._jobs[job_id].ticket.record.batch == name]
+            return done[start:] if limit is None else done[start : start + limit]
 
     def dead_letters(self, limit: int) -> list[DeadLetter]:
         """Return the newest."""

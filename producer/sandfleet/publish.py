@@ -11,16 +11,18 @@ from sandfleet_config.queues import CANCEL_TTL_SECONDS, KEY_PREFIX, batch_key, d
 from sandfleet_config.scripts import DEAD_TTL_SECONDS, read_script, step_of, stored_result
 
 from sandfleet.channel import Answer, AnswerKind, BatchCounts, CancelState, JobRecord, Look
-from sandfleet.collect import parse_outcome
 from sandfleet.connection import Connections
 from sandfleet.endings import new_ending, parse_attempts
 from sandfleet.errors import QueueFull
+from sandfleet.flight import Flight
 from sandfleet.letters import RedisLetters
 from sandfleet.message import new_message
+from sandfleet.pause import collector_paused
 from sandfleet.room import Room, refuse_full
+from sandfleet.stored import parse_outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from sandfleet_config.outcome import Outcome
     from sandfleet_config.settings import Settings
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 
 MILLI: Final = 1000
 TRIMMED_AT_ONCE: Final = 500
+PARSED_AT_ONCE: Final = 100
+"""Few enough for a core's cache, and enough for the collector of garbage to be called seldom."""
 RECORD_FIELDS: Final = ("record", "state", "queue", "attempts")
 
 
@@ -78,15 +82,32 @@ class RedisChannel:
 
     def outcomes(self, job_ids: Sequence[str]) -> list[Outcome | None]:
         """Read the results Celery stored. What cannot be read is an outcome too: ``INTERNAL``, and why."""
-        if not job_ids:
-            return []
-        with self._connections.guard():
-            client: Any = self._connections.redis
-            found: list[bytes | None] = client.mget([result_key(job_id) for job_id in job_ids])
-        return [
-            None if raw is None else parse_outcome(raw, job_id, self._read_record)
-            for job_id, raw in zip(job_ids, found, strict=True)
-        ]
+        return [outcome for _, found in self.outcome_portions([job_ids]) for outcome in found] if job_ids else []
+
+    def outcome_portions(
+        self, portions: Iterable[Sequence[str]]
+    ) -> Iterator[tuple[Sequence[str], list[Outcome | None]]]:
+        """Read portion by portion, and parse one, a few outcomes at a time, while Redis looks up the next."""
+        last: tuple[Sequence[str], list[bytes | None]] = ((), [])
+        for job_ids in portions:
+            flight = Flight(self._connections.redis, "MGET", *map(result_key, job_ids))
+            with self._connections.guard(), flight:
+                yield from self._parse(*last)
+                found: list[bytes | None] = flight.answer()
+            last = job_ids, found
+        yield from self._parse(*last)
+
+    def _parse(
+        self, job_ids: Sequence[str], found: Sequence[bytes | None]
+    ) -> Iterator[tuple[Sequence[str], list[Outcome | None]]]:
+        for start in range(0, len(job_ids), PARSED_AT_ONCE):
+            part = job_ids[start : start + PARSED_AT_ONCE]
+            with collector_paused():
+                outcomes = [
+                    None if raw is None else parse_outcome(raw, job_id, self._read_record)
+                    for job_id, raw in zip(part, found[start : start + PARSED_AT_ONCE], strict=True)
+                ]
+            yield part, outcomes
 
     def records(self, job_ids: Sequence[str]) -> list[JobRecord | None]:
         """Read what producers left at submit, and the state of now."""
@@ -166,14 +187,14 @@ class RedisChannel:
         """Read the list that submits write."""
         return self._read_list(batch_key(name), 0)
 
-    def done_ids(self, name: str, start: int = 0) -> list[str]:
+    def done_ids(self, name: str, start: int = 0, limit: int | None = None) -> list[str]:
         """Read the list that ends write."""
-        return self._read_list(done_key(name), start)
+        return self._read_list(done_key(name), start, limit)
 
-    def _read_list(self, key: str, start: int) -> list[str]:
+    def _read_list(self, key: str, start: int, limit: int | None = None) -> list[str]:
         with self._connections.guard():
             client: Any = self._connections.redis
-            return [item.decode() for item in client.lrange(key, start, -1)]
+            return [item.decode() for item in client.lrange(key, start, -1 if limit is None else start + limit - 1)]
 
     def dead_letters(self, limit: int) -> list[DeadLetter]:
         """Read the newest."""
