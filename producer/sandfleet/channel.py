@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -13,9 +12,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from sandfleet_config.outcome import Outcome
-    from sandfleet_config.wire import JobRequest
 
     from sandfleet.dead import DeadLetter
+    from sandfleet.ticket import Ticket
 
 
 class JobRecord(Record):
@@ -31,23 +30,15 @@ class JobRecord(Record):
     """``queued``, ``running`` or ``ended`` at the time of the look; not part of what was left."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ticket:
-    """A job ready to be queued: `text` is its encoded request, `fingerprint` what its key or id stands for."""
-
-    job_id: str
-    request: JobRequest
-    text: str
-    record: JobRecord
-    fingerprint: str
-    tag: str
-
-
 class AnswerKind(StrEnum):
-    """What became of a ticket: queued, or found to be queued before, or in conflict with what is there."""
+    """What became of a ticket: queued, or found to be queued before, or in conflict with what is there.
+
+    ``elsewhere`` was queued before, in another batch.
+    """
 
     NEW = "new"
     SAME = "same"
+    ELSEWHERE = "elsewhere"
     CONFLICT = "conflict"
     EXISTS = "exists"
 
@@ -87,6 +78,15 @@ class Channel(Protocol):
 
     def publish(self, tickets: Sequence[Ticket], queue: str, wanted: int) -> list[Answer]:
         """Queue jobs of one batch, those that are not there yet; `QueueFull`, and none is, where `wanted` have no room."""
+        ...
+
+    def publish_portions(
+        self, portions: Iterable[Sequence[Ticket]], queue: str, wanted: int
+    ) -> Iterator[tuple[Sequence[Ticket], list[Answer]]]:
+        """Publish portion by portion; the next is asked of `portions` while the last is on its way.
+
+        What `portions` raises comes through when that one has been yielded.
+        """
         ...
 
     def outcomes(self, job_ids: Sequence[str]) -> list[Outcome | None]:

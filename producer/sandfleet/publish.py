@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import ValidationError
-from redis.exceptions import OutOfMemoryError
+from redis.exceptions import NoScriptError, OutOfMemoryError
 from sandfleet_config.errors import ErrorCode
 from sandfleet_config.queues import CANCEL_TTL_SECONDS, KEY_PREFIX, batch_key, done_key, job_key, result_key
 from sandfleet_config.scripts import DEAD_TTL_SECONDS, read_script, step_of, stored_result
@@ -27,10 +27,11 @@ if TYPE_CHECKING:
     from sandfleet_config.outcome import Outcome
     from sandfleet_config.settings import Settings
 
-    from sandfleet.channel import Ticket
     from sandfleet.dead import DeadLetter
+    from sandfleet.ticket import Ticket
 
 MILLI: Final = 1000
+ANSWER_KINDS: Final = {kind.value.encode(): kind for kind in AnswerKind}
 TRIMMED_AT_ONCE: Final = 500
 PARSED_AT_ONCE: Final = 100
 """Few enough for a core's cache, and enough for the collector of garbage to be called seldom."""
@@ -51,34 +52,73 @@ class RedisChannel:
 
         So it may be repeated when nobody knows how far it came: by redis-py after a lost answer, by a producer after its death.
         """
-        arguments: list[Any] = [KEY_PREFIX, queue, self.settings.max_queued, tickets[0].request.batch or "", wanted]
+        return next(answers for _, answers in self.publish_portions([tickets], queue, wanted))
+
+    def publish_portions(
+        self, portions: Iterable[Sequence[Ticket]], queue: str, wanted: int
+    ) -> Iterator[tuple[Sequence[Ticket], list[Answer]]]:
+        """Publish portion by portion; the next is made while Redis works on the last, and nothing is under way at a yield."""
+        source = self._prepare(portions, queue, wanted)
+        current = next(source, None)
+        while current is not None:
+            tickets, command = current
+            with self._connections.guard():
+                self._room.check(self._connections.redis)
+            with Flight(self._connections.redis, "EVALSHA", self._script("submit").sha, 0, *command) as flight:
+                try:
+                    following = next(source, None)
+                except BaseException:
+                    yield tickets, self._land(flight, command, tickets)
+                    raise
+                answers = self._land(flight, command, tickets)
+            yield tickets, answers
+            current = following
+
+    def _prepare(
+        self, portions: Iterable[Sequence[Ticket]], queue: str, wanted: int
+    ) -> Iterator[tuple[Sequence[Ticket], list[Any]]]:
+        for tickets in portions:
+            yield tickets, self._new_submit(tickets, queue, wanted)
+            wanted -= len(tickets)
+
+    def _new_submit(self, tickets: Sequence[Ticket], queue: str, wanted: int) -> list[Any]:
+        batch = tickets[0].batch or ""
+        arguments: list[Any] = [KEY_PREFIX, queue, self.settings.max_queued, batch, max(wanted, len(tickets))]
         for ticket in tickets:
-            spec = ticket.request.spec
+            spec = ticket.spec
             arguments += (
                 ticket.job_id,
                 new_message(ticket, queue),
                 step_of(spec.priority),
-                spec.idempotency_key,
+                ticket.key,
                 ticket.fingerprint,
                 max(1, round(spec.queue_ttl * MILLI)),
                 spec.max_attempts,
-                ticket.record.model_dump_json(exclude_defaults=True, exclude={"queue", "state"}),
+                ticket.encode_record(),
             )
-        with self._connections.guard():
-            self._room.check(self._connections.redis)
+        return arguments
+
+    def _land(self, flight: Flight, command: Sequence[Any], tickets: Sequence[Ticket]) -> list[Answer]:
         with self._connections.guard(*(ticket.job_id for ticket in tickets)):
             try:
-                answer: list[Any] = self._run("submit", arguments)
+                answer = self._await_script(flight, "submit", command)
             except OutOfMemoryError as error:
                 raise QueueFull(
                     f"not queued: Redis is out of memory ({error}): let jobs end, or raise maxmemory"
                 ) from error
         if answer[0] == b"full":
-            raise refuse_full(queue, answer[1], max(wanted, len(tickets)), self.settings.max_queued)
+            _, queue, _, _, wanted, *_ = command
+            raise refuse_full(queue, answer[1], wanted, self.settings.max_queued)
         return [
-            Answer(AnswerKind(kind.decode()), job_id.decode())
-            for kind, job_id in zip(answer[::2], answer[1::2], strict=True)
+            Answer(ANSWER_KINDS[kind], job_id.decode()) for kind, job_id in zip(answer[::2], answer[1::2], strict=True)
         ]
+
+    def _await_script(self, flight: Flight, name: str, arguments: Sequence[Any]) -> list[Any]:
+        try:
+            found: list[Any] = flight.answer()
+        except NoScriptError:
+            found = self._run(name, arguments)  # sends it whole
+        return found
 
     def outcomes(self, job_ids: Sequence[str]) -> list[Outcome | None]:
         """Read the results Celery stored. What cannot be read is an outcome too: ``INTERNAL``, and why."""
