@@ -206,9 +206,13 @@ class PidsLimit(ResourceLimit):
 
 
 class RequestError(SandboxError):
-    """The job cannot run as it was asked for; the same spec fails again."""
+    """The job cannot run as it was asked for; the same spec fails again.
+
+    `job_ids` are the jobs of the same ``submit_many`` of an iterator that had been queued before; they do not cross Celery.
+    """
 
     category = Category.REQUEST
+    job_ids: tuple[str, ...] = ()
 
 
 class SpecInvalid(RequestError):

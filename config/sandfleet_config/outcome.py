@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, Literal, Self, cast
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from sandfleet_config.errors import ERROR_CLASSES, Category, ErrorCode, SandboxError
 from sandfleet_config.spec import encode_payload
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 UTF8_MAX_CONTINUATION = 3
 """Bytes of one UTF-8 character that a cut can leave behind."""
@@ -103,15 +105,30 @@ class SandboxResult(Record):
     duration: float
 
 
+def _find_category(fields: dict[str, Any]) -> Category:
+    code: ErrorCode = fields.get("code", ErrorCode.INTERNAL)  # older pydantic asks even where `code` was refused
+    return code.category
+
+
+def _find_retryable(fields: dict[str, Any]) -> bool:
+    code: ErrorCode = fields.get("code", ErrorCode.INTERNAL)
+    return code.is_retryable
+
+
 class Outcome(Record):
-    """How one job ended. Null means "did not happen", never 0."""
+    """How one job ended. Null means "did not happen", never 0.
+
+    It has no validator and no private attribute: pydantic would leave its compiled path for each, and a producer that collects
+    a hundred thousand outcomes would pay for it.
+    """
 
     job_id: str
     batch: str | None = None
     labels: dict[str, str] = Field(default_factory=dict)
     code: ErrorCode
-    category: Category
-    retryable: bool
+    # They follow from the code, and travel for readers that do not have the table.
+    category: Category = Field(default_factory=_find_category)
+    retryable: bool = Field(default_factory=_find_retryable)
     message: str = ""
     exit_code: int | None = None
     signal: int | None = None
@@ -127,19 +144,6 @@ class Outcome(Record):
     runtime: Runtime = Runtime()
     image_digest: str | None = None
     spec_sha256: str = ""
-    _errors: list[dict[str, str]] = PrivateAttr(default_factory=list[dict[str, str]])
-
-    @model_validator(mode="before")
-    @classmethod
-    def _derive(cls, value: object) -> object:
-        """Category and retryable follow from the code; they travel for readers that do not have the table."""
-        if not isinstance(value, Mapping):
-            return value
-        fields = cast("Mapping[str, Any]", value)
-        if "code" not in fields or {"category", "retryable"} <= fields.keys():
-            return fields
-        code = ErrorCode(fields["code"])
-        return {**fields, "category": code.category, "retryable": code.is_retryable}
 
     @classmethod
     def of(cls, code: ErrorCode, job_id: str, message: str = "", **fields: Any) -> Self:
@@ -167,17 +171,18 @@ class Outcome(Record):
             case _:
                 return f"{self.code.value}: {self.message}"
 
-    def with_errors(self, errors: list[dict[str, str]]) -> Self:
+    def with_errors(self, errors: list[dict[str, str]]) -> Outcome:
         """Return this outcome with the faults of a refused request, for `to_error`; they travel beside the outcome."""
-        copy = self.model_copy()
-        copy._errors = errors  # noqa: SLF001  its own class
-        return copy
+        return RefusedOutcome.new(self, errors) if errors else self
 
     def to_error(self) -> SandboxError | None:
         """Return the exception of the code, or None for ``OK``."""
+        return self._new_error(())
+
+    def _new_error(self, errors: Sequence[Mapping[str, str]]) -> SandboxError | None:
         if self.code is ErrorCode.OK:
             return None
-        return ERROR_CLASSES[self.code].of(self.message, self.to_json(), self._errors)
+        return ERROR_CLASSES[self.code].of(self.message, self.to_json(), errors)
 
     def to_result(self) -> SandboxResult:
         """Return the seed's result where the program ran to its own end (any exit), else raise the code's exception.
@@ -196,6 +201,23 @@ class Outcome(Record):
             "an outcome OK came without an exit code", self.to_json()
         )
         raise error
+
+
+class RefusedOutcome(Outcome):
+    """An outcome that knows the faults of its request, field by field; its JSON is that of any outcome."""
+
+    _errors: list[dict[str, str]] = PrivateAttr(default_factory=list[dict[str, str]])
+
+    @classmethod
+    def new(cls, outcome: Outcome, errors: list[dict[str, str]]) -> RefusedOutcome:
+        """Return `outcome` with `errors`."""
+        refused = cls.model_construct(outcome.model_fields_set, **dict(outcome))
+        refused._errors = errors  # noqa: SLF001  its own class
+        return refused
+
+    def to_error(self) -> SandboxError | None:
+        """Return the exception of the code, faults included."""
+        return self._new_error(self._errors)
 
 
 def cut_to_characters(kept: bytes, *, is_cut_at_start: bool = False, is_cut_at_end: bool = False) -> bytes:

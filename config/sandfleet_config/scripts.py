@@ -44,6 +44,7 @@ def read_script(name: str) -> str:
     return resources.files("sandfleet_config").joinpath("lua", f"{name}.lua").read_text()
 
 
+@cache
 def step_of(priority: int) -> int:
     """Return the list a priority goes to: kombu's steps, 0 first."""
     return max(step for step in PRIORITY_STEPS if step <= priority)

@@ -23,6 +23,8 @@ NESTED = "__"
 LimitName = Literal["memory", "cpu", "pids", "disk"]
 REDIS_SCHEMES = ("redis", "rediss", "unix")
 WARM_PER_CORE = 2
+DERIVED = {"SANDFLEET_CONCURRENCY": "the host's cores", "SANDFLEET_WARM__SIZE": "the host's cores, twice"}
+"""Defaults that follow from the host, in words."""
 
 
 class SettingsInvalid(ValueError):
@@ -101,7 +103,6 @@ class WarmSettings(Section):
         default_factory=lambda: WARM_PER_CORE * (os.cpu_count() or 1),
         ge=0,
         le=1024,
-        json_schema_extra={"shown": "the host's cores, twice"},
         description="Booted sandboxes that a worker keeps idle at most, 48 MiB each at most; 0: each boots when its job comes.",
     )
     images: Annotated[tuple[str, ...], NoDecode] = Field(
@@ -205,7 +206,6 @@ class WorkerSettings(Settings, HostSettings):
         default_factory=lambda: os.cpu_count() or 1,
         gt=0,
         le=4096,
-        json_schema_extra={"shown": "the host's cores"},
         description="Sandboxes at once on this host, all its workers together.",
     )
     slots_dir: Path = Field(
@@ -243,8 +243,7 @@ def setting_names(
         if section in Section.__subclasses__():
             yield from setting_names(section, f"{key}{NESTED}")
         else:
-            extra = field.json_schema_extra
-            shown = extra.get("shown") if field.default_factory and isinstance(extra, dict) else field.default
+            shown = DERIVED[key] if field.default_factory else field.default
             yield key, str(section), shown, field.description or ""
 
 

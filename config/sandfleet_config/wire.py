@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, NoReturn, Self, cast
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
@@ -20,7 +21,9 @@ from sandfleet_config.spec import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+
+    from sandfleet_config.errors import ErrorCode
 
 CONTRACT_VERSIONS: Final = (1, 2)
 """What this release speaks. 2 adds `spec.DELIVERY_FIELDS`; a request without them says 1, for workers a version behind."""
@@ -80,13 +83,41 @@ def encode_job(request: JobRequest, max_bytes: int = MAX_SPEC_BYTES) -> str:
     Raises:
         SpecTooLarge: over `max_bytes`.
     """
-    # exclude_defaults keeps the message short and lets an older worker run specs that use none of the newer fields.
-    text = request.model_dump_json(exclude_defaults=True, exclude={"contract"})
-    text = f'{{"contract":{request.contract},{text[1:]}'
-    size = len(text.encode())
+    spec = request.spec
+    return join_job(
+        encode_run(spec), spec, spec.idempotency_key, request.batch, contract=request.contract, max_bytes=max_bytes
+    )
+
+
+def encode_run(spec: SandboxSpec) -> str:
+    """Return what of `spec` says what runs, as a JSON object: no `DELIVERY_FIELDS`, and nothing that is as it is by default.
+
+    Without the defaults it is short, and an older worker runs specs that use none of the newer fields.
+    """
+    return spec.model_dump_json(exclude_defaults=True, exclude=_DELIVERY)
+
+
+def join_job(run: str, spec: SandboxSpec, key: str, batch: str | None, *, contract: int, max_bytes: int) -> str:
+    """Return the JSON string of a job from `run`, which is `encode_run` of `spec`; `key` is its idempotency key.
+
+    Raises:
+        SpecTooLarge: over `max_bytes`.
+    """
+    named_key = f',"idempotency_key":{_encode(key)}' if key else ""
+    delivery = encode_delivery(spec.priority, spec.queue_ttl, spec.max_attempts, spec.retry_on)
+    named_batch = f',"batch":{_encode(batch)}' if batch is not None else ""
+    text = f'{{"contract":{contract},"spec":{run[:-1]}{named_key}{delivery}}}{named_batch}}}'
+    size = len(text) if text.isascii() else len(text.encode())
     if size > max_bytes:
         _refuse_size(size, max_bytes)
     return text
+
+
+@lru_cache(maxsize=256)
+def encode_delivery(priority: int, queue_ttl: float, max_attempts: int, retry_on: Sequence[ErrorCode]) -> str:
+    """Return what of the delivery fields, the key aside, is not as by default, as it continues a JSON object."""
+    fields = zip(DELIVERY_FIELDS[1:], (priority, queue_ttl, max_attempts, retry_on), _DEFAULT_DELIVERY[1:], strict=True)
+    return "".join(f',"{name}":{json.dumps(value)}' for name, value, default in fields if value != default)
 
 
 def decode_job(text: object, max_bytes: int = MAX_SPEC_BYTES) -> JobRequest:
@@ -167,22 +198,30 @@ def _field_name(location: tuple[int | str, ...]) -> str:
     )
 
 
-_canonical: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+def spec_sha256(spec: SandboxSpec, run: str | None = None) -> str:
+    """Return the fingerprint of what runs: sha256 of `encode_run`, its labels in the order of their names, in hex.
+
+    `run` is `encode_run` of `spec` where it is known already.
+    """
+    if len(spec.labels) > 1:
+        run = encode_run(spec.model_copy(update={"labels": dict(sorted(spec.labels.items()))}))
+    return hashlib.sha256((run or encode_run(spec)).encode()).hexdigest()
 
 
-def spec_sha256(spec: SandboxSpec) -> str:
-    """Return the fingerprint of what runs: sha256 of `spec`'s canonical JSON without `DELIVERY_FIELDS`, in hex."""
-    fields = spec.model_dump(mode="json", exclude=_DELIVERY)
-    return hashlib.sha256(_canonical.encode(fields).encode()).hexdigest()
-
-
-def request_sha256(spec: SandboxSpec, spec_hash: str | None = None) -> str:
+def request_sha256(spec: SandboxSpec, spec_hash: str | None = None, key: str = "") -> str:
     """Return the fingerprint of all that a producer asked for, how to deliver it included: what an idempotency key stands for.
 
-    `spec_hash` is `spec_sha256` where it is known already.
+    `spec_hash` is `spec_sha256` where it is known already, `key` the idempotency key where the spec has none of its own.
     """
-    text = f"{spec_hash or spec_sha256(spec)} {json.dumps(_delivery_of(spec))}"
+    how = _encode_how(spec.priority, spec.queue_ttl, spec.max_attempts, spec.retry_on)
+    text = f"{spec_hash or spec_sha256(spec)} [{_encode(spec.idempotency_key or key)}, {how}]"
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+@lru_cache(maxsize=256)
+def _encode_how(*fields: object) -> str:
+    return json.dumps(fields)[1:-1]
+
+
+_encode: Final = json.JSONEncoder().encode
 _DELIVERY: set[str] = set(DELIVERY_FIELDS)

@@ -7,8 +7,9 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from sandfleet.channel import CancelState
-from sandfleet.collect import CHUNK_JOBS, BatchStream
+from sandfleet.collect import BatchStream
 from sandfleet.job import Job
+from sandfleet.waits import split
 
 if TYPE_CHECKING:
     from sandfleet_config.outcome import Outcome
@@ -46,28 +47,25 @@ class Batch:
     @property
     def jobs(self) -> list[Job]:
         """Its jobs, in the order of their submit."""
-        return [Job(job_id, self._channel) for job_id in self.job_ids]
+        return [Job(job_id, self._channel, self.name) for job_id in self.job_ids]
 
     def as_completed(self, timeout: float | None = None) -> BatchStream:
         """Return the outcomes as they end, those that have ended first, for ``for`` and ``async for``; each job once.
 
-        It costs the same however many jobs still wait, unlike ``Fleet.as_completed`` of their ids. It ends when all that were
-        submitted by then have ended.
+        It costs the same however many jobs still wait. It ends when all that were submitted by then have ended.
         """
         return BatchStream(self._channel, self.name, timeout)
 
     def outcomes(self) -> list[Outcome]:
         """Return the outcomes there are now, in the order of their ends."""
-        done = self._channel.done_ids(self.name)
-        chunks = [done[start : start + CHUNK_JOBS] for start in range(0, len(done), CHUNK_JOBS)]
-        return [outcome for chunk in chunks for outcome in self._channel.outcomes(chunk) if outcome is not None]
+        portions = self._channel.outcome_portions(split(self._channel.done_ids(self.name)))
+        return [outcome for _, found in portions for outcome in found if outcome is not None]
 
     def cancel(self) -> Counter[CancelState]:
         """Cancel every job that has been submitted so far; return how many were ended, asked to end, and had ended before."""
-        ids = self.job_ids
         counts: Counter[CancelState] = Counter()
-        for start in range(0, len(ids), CHUNK_JOBS):
-            counts.update(self._channel.cancel(ids[start : start + CHUNK_JOBS]))
+        for portion in split(self.job_ids):
+            counts.update(self._channel.cancel(portion))
         return counts
 
     async def cancel_async(self) -> Counter[CancelState]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -10,12 +9,12 @@ from pydantic import Field
 from sandfleet_config.outcome import Record
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from sandfleet_config.outcome import Outcome
-    from sandfleet_config.wire import JobRequest
 
     from sandfleet.dead import DeadLetter
+    from sandfleet.ticket import Ticket
 
 
 class JobRecord(Record):
@@ -31,23 +30,15 @@ class JobRecord(Record):
     """``queued``, ``running`` or ``ended`` at the time of the look; not part of what was left."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ticket:
-    """A job ready to be queued: `text` is its encoded request, `fingerprint` what its key or id stands for."""
-
-    job_id: str
-    request: JobRequest
-    text: str
-    record: JobRecord
-    fingerprint: str
-    tag: str
-
-
 class AnswerKind(StrEnum):
-    """What became of a ticket: queued, or found to be queued before, or in conflict with what is there."""
+    """What became of a ticket: queued, or found to be queued before, or in conflict with what is there.
+
+    ``elsewhere`` was queued before, in another batch.
+    """
 
     NEW = "new"
     SAME = "same"
+    ELSEWHERE = "elsewhere"
     CONFLICT = "conflict"
     EXISTS = "exists"
 
@@ -89,8 +80,23 @@ class Channel(Protocol):
         """Queue jobs of one batch, those that are not there yet; `QueueFull`, and none is, where `wanted` have no room."""
         ...
 
+    def publish_portions(
+        self, portions: Iterable[Sequence[Ticket]], queue: str, wanted: int
+    ) -> Iterator[tuple[Sequence[Ticket], list[Answer]]]:
+        """Publish portion by portion; the next is asked of `portions` while the last is on its way.
+
+        What `portions` raises comes through when that one has been yielded.
+        """
+        ...
+
     def outcomes(self, job_ids: Sequence[str]) -> list[Outcome | None]:
         """Return each job's outcome in order, None where there is none yet."""
+        ...
+
+    def outcome_portions(
+        self, portions: Iterable[Sequence[str]]
+    ) -> Iterator[tuple[Sequence[str], list[Outcome | None]]]:
+        """Yield each portion of job ids with their outcomes, as `outcomes` returns them; `portions` are read one ahead."""
         ...
 
     def records(self, job_ids: Sequence[str]) -> list[JobRecord | None]:
@@ -113,8 +119,8 @@ class Channel(Protocol):
         """Return the batch's jobs in the order of their submit."""
         ...
 
-    def done_ids(self, name: str, start: int = 0) -> list[str]:
-        """Return those of the batch's jobs that have ended, in the order of their ends, from `start`."""
+    def done_ids(self, name: str, start: int = 0, limit: int | None = None) -> list[str]:
+        """Return those of the batch's jobs that have ended, in the order of their ends, `limit` from `start`."""
         ...
 
     def dead_letters(self, limit: int) -> list[DeadLetter]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self, assert_never
+from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import ValidationError
+from sandfleet_config.errors import RequestError
 from sandfleet_config.execute import ExecuteRequest
 from sandfleet_config.queues import check_queue
 from sandfleet_config.settings import Settings, SettingsInvalid, check_environment
@@ -12,22 +13,22 @@ from sandfleet_config.wire import raise_faults
 
 from sandfleet.backend import Backend, Config
 from sandfleet.batch import Batch
-from sandfleet.channel import AnswerKind
 from sandfleet.collect import OutcomeStream
 from sandfleet.dead import DeadLetters
-from sandfleet.errors import BatchUnknown, FleetError, IdempotencyConflict, JobExists, JobUnknown
+from sandfleet.errors import BatchUnknown, FleetError, JobUnknown
 from sandfleet.job import Job
 from sandfleet.runner import FleetRunner
-from sandfleet.ticket import chunk_tickets, new_ticket
+from sandfleet.submission import Submission
+from sandfleet.ticket import Desk
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Mapping
     from types import TracebackType
 
     from sandfleet_config.execute import ExecuteResult
     from sandfleet_config.spec import SandboxSpec
 
-    from sandfleet.channel import Channel, JobRecord, Ticket
+    from sandfleet.channel import Channel, JobRecord
 
 
 def read_settings() -> Settings:
@@ -106,8 +107,7 @@ class Fleet:
             QueueFull: there is no room in the queue, or in Redis. Nothing was queued.
             FleetUnavailable: Redis is out of reach; ``job_ids`` names the job if it may have been queued all the same.
         """
-        ticket = new_ticket(spec, max_spec_bytes=self.settings.max_spec_bytes, batch=batch, job_id=job_id)
-        return self._publish([ticket], self._check_queue(queue), 1)[0]
+        return self._new_submission(batch, queue).submit_one(spec, job_id)
 
     def submit_many(
         self,
@@ -116,25 +116,56 @@ class Fleet:
         batch: str | None = None,
         queue: str | None = None,
         idempotent: bool = False,
+        on_progress: Callable[[int], object] | None = None,
     ) -> list[Job]:
         """Queue many jobs, a few hundred in one step; return their handles in the order of `specs`.
 
-        All specs of a list or tuple are checked before the first is queued. Those of any other iterable are read, checked and
-        queued in portions, so that it may be longer than memory: a faulty one stops it, and those before it are queued.
-
-        `idempotent` gives each spec without a key of its own the key ``<batch>/<its number from 0>``: after a crash, or any
-        error, the same call with the same specs in the same order queues what is missing, and returns the handles of all.
+        A list or tuple is checked as a whole before the first is queued; other iterables are read, checked and queued as they
+        come. `idempotent` gives spec number n of `batch` the key ``<batch>/<n>`` where it has none: a producer that died runs the
+        same call again, and what is queued already is found, not queued again. `on_progress` is called with how many are queued.
 
         Raises:
-            SandboxError: as `submit`.
-            FleetError: as `submit`; ``job_ids`` are the jobs that were, or may have been, queued.
+            SpecInvalid: specs are faulty; ``errors`` names them (``specs[17].command``), up to 50 faults. Of a list nothing was
+                queued. An iterator stops at the first: ``job_ids`` are the jobs of the specs before it, which are queued.
+            SecurityViolation: likewise, where one of them asks for what nobody may have; this outranks the other faults.
+            SpecTooLarge: likewise, where specs are too large and nothing else is wrong.
+            QueueFull: there is no room; of a list, nothing was queued.
+            IdempotencyConflict, FleetUnavailable: as `submit`. ``job_ids`` of these are the jobs that are, or may be, queued.
+            ValueError: `idempotent` without a batch.
         """
         jobs: list[Job] = []
         try:
             for portion in self.submit_portions(specs, batch=batch, queue=queue, idempotent=idempotent):
                 jobs += portion
-        except FleetError as error:
-            error.job_ids = tuple(dict.fromkeys([*(job.id for job in jobs), *error.job_ids]))
+                if on_progress is not None:
+                    on_progress(len(jobs))
+        except (FleetError, RequestError) as error:
+            _add_jobs(error, jobs)
+            raise
+        return jobs
+
+    async def submit_many_async(
+        self,
+        specs: Iterable[SandboxSpec | Mapping[str, Any]] | AsyncIterable[SandboxSpec | Mapping[str, Any]],
+        *,
+        batch: str | None = None,
+        queue: str | None = None,
+        idempotent: bool = False,
+        on_progress: Callable[[int], object] | None = None,
+    ) -> list[Job]:
+        """Do what `submit_many` does and leave the event loop free; `specs` may be asynchronous too.
+
+        Such a source, and `on_progress`, run in the event loop, a plain iterator in other threads. A cancelled call may still
+        queue the portion that is under way.
+        """
+        jobs: list[Job] = []
+        try:
+            async for portion in self._new_submission(batch, queue, is_keyed=idempotent).submit_async(specs):
+                jobs += portion
+                if on_progress is not None:
+                    on_progress(len(jobs))
+        except (FleetError, RequestError) as error:
+            _add_jobs(error, jobs)
             raise
         return jobs
 
@@ -146,28 +177,15 @@ class Fleet:
         queue: str | None = None,
         idempotent: bool = False,
     ) -> Iterator[list[Job]]:
-        """Do what `submit_many` does, and yield the handles of each portion once it is queued: nothing grows with the batch."""
-        if idempotent and not batch:
-            raise ValueError("an idempotent submit needs the name of a batch: its jobs' keys begin with it")
-        name = self._check_queue(queue)
-        tickets = (
-            new_ticket(
-                spec,
-                max_spec_bytes=self.settings.max_spec_bytes,
-                batch=batch,
-                key=f"{batch}/{index}" if idempotent else None,
-            )
-            for index, spec in enumerate(specs)
-        )
-        if isinstance(specs, list | tuple):
-            ready = list(tickets)
-            return self._publish_portions(ready, name, len(ready))
-        return self._publish_portions(tickets, name, 0)
+        """Do what `submit_many` does, and yield the handles of each portion once it is queued: nothing grows with the batch.
 
-    def _publish_portions(self, tickets: Iterable[Ticket], queue: str, wanted: int) -> Iterator[list[Job]]:
-        for chunk in chunk_tickets(tickets):
-            yield self._publish(chunk, queue, max(wanted, len(chunk)))
-            wanted -= len(chunk)
+        The specs of the next portion are read before that.
+        """
+        return self._new_submission(batch, queue, is_keyed=idempotent).submit(specs)
+
+    def _new_submission(self, batch: str | None, queue: str | None, *, is_keyed: bool = False) -> Submission:
+        name = self.settings.queue if queue is None else check_queue(queue)
+        return Submission(self._channel, Desk(batch, self.settings.max_spec_bytes, is_keyed=is_keyed), name)
 
     def job(self, job_id: str) -> Job:
         """Find a job again, from any process; never waits.
@@ -201,9 +219,15 @@ class Fleet:
         return self._channel.records([job_id])[0]
 
     def as_completed(self, jobs: Iterable[Job | str], timeout: float | None = None) -> OutcomeStream:
-        """Return the outcomes of `jobs` (handles or ids) as they end, for ``for`` and ``async for``; each job once."""
-        ids = [job.id if isinstance(job, Job) else job for job in jobs]
-        return OutcomeStream(self._channel, ids, timeout)
+        """Return the outcomes of `jobs` (handles or ids) as they end, for ``for`` and ``async for``; each job once.
+
+        While it waits for many handles of one batch, as `submit_many` returns them, it follows the list of that batch's ends;
+        other jobs are asked for one by one, again and again.
+        """
+        handles = list(jobs)
+        batches = {job.batch if isinstance(job, Job) else None for job in handles}
+        ids = [job.id if isinstance(job, Job) else job for job in handles]
+        return OutcomeStream(self._channel, ids, timeout, batch=batches.pop() if len(batches) == 1 else None)
 
     def execute(
         self, code: str, language: str = "python", profile: str = "", *, config: Config | None = None, **fields: Any
@@ -222,27 +246,6 @@ class Fleet:
             raise_faults(error)
         return Backend(config or Config(), client=FleetRunner(self)).execute(request)
 
-    def _check_queue(self, queue: str | None) -> str:
-        return self.settings.queue if queue is None else check_queue(queue)
 
-    def _publish(self, tickets: list[Ticket], queue: str, wanted: int) -> list[Job]:
-        answers = self._channel.publish(tickets, queue, wanted)
-        for ticket, answer in zip(tickets, answers, strict=True):
-            match answer.kind:
-                case AnswerKind.NEW | AnswerKind.SAME:
-                    continue
-                case AnswerKind.EXISTS:
-                    raise JobExists(f"there is a job {ticket.job_id} already", [ticket.job_id])
-                case AnswerKind.CONFLICT:
-                    key = ticket.request.spec.idempotency_key
-                    queued = [found.job_id for found in answers if found.kind in (AnswerKind.NEW, AnswerKind.SAME)]
-                    raise IdempotencyConflict(
-                        f"idempotency key {key!r} stands for job {answer.job_id}, which was submitted with another spec:"
-                        " give the new job a key of its own, or submit it as it was",
-                        key,
-                        answer.job_id,
-                        queued,
-                    )
-                case _:
-                    assert_never(answer.kind)
-        return [Job(answer.job_id, self._channel) for answer in answers]
+def _add_jobs(error: FleetError | RequestError, jobs: Iterable[Job]) -> None:
+    error.job_ids = tuple(dict.fromkeys([*(job.id for job in jobs), *error.job_ids]))

@@ -40,12 +40,16 @@ class CancelResult:
 
 
 class Job:
-    """One job, by its `id`; cheap to make, safe for concurrent use. Two handles of one id are equal."""
+    """One job, by its `id`; cheap to make, safe for concurrent use. Two handles of one id are equal.
 
-    __slots__ = ("_channel", "_outcome", "id")
+    `batch` is the name of its batch, None where it has none or this handle does not know.
+    """
 
-    def __init__(self, job_id: str, channel: Channel) -> None:
+    __slots__ = ("_channel", "_outcome", "batch", "id")
+
+    def __init__(self, job_id: str, channel: Channel, batch: str | None = None) -> None:
         self.id = job_id
+        self.batch = batch
         self._channel = channel
         self._outcome: Outcome | None = None
 

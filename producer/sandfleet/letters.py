@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any, Final
 
 from sandfleet_config.errors import ErrorCode
 from sandfleet_config.queues import KEY_PREFIX, dead_key
 from sandfleet_config.scripts import read_script, step_of
-from sandfleet_config.wire import request_sha256
+from sandfleet_config.wire import request_sha256, spec_sha256
 
 from sandfleet.dead import DeadLetter
 from sandfleet.endings import parse_attempts
@@ -62,7 +63,7 @@ class RedisLetters:
         if request is None:
             return "unreadable"
         spec = request.spec
-        record = new_record(request).model_dump_json(exclude_defaults=True)
+        record = new_record(spec, request.batch, spec_sha256(spec), time.time()).model_dump_json(exclude_defaults=True)
         what = (KEY_PREFIX, job_id, step_of(spec.priority), spec.idempotency_key, request_sha256(spec))
         how = (max(1, round(spec.queue_ttl * MILLI)), spec.max_attempts, record, request.batch or "")
         with self._connections.guard():

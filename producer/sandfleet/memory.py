@@ -19,11 +19,11 @@ from sandfleet.errors import JobUnknown
 from sandfleet.room import refuse_full
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from sandfleet_config.spec import SandboxSpec
 
-    from sandfleet.channel import Ticket
+    from sandfleet.ticket import Ticket
 
 Ending: TypeAlias = Outcome | SandboxResult | SandboxError | None
 """How a scripted job ends; None leaves it queued, to be ended by `FakeFleet.finish` or by a cancel."""
@@ -62,14 +62,22 @@ class FakeChannel:
                 self._play(answer.job_id)
         return answers
 
+    def publish_portions(
+        self, portions: Iterable[Sequence[Ticket]], queue: str, wanted: int
+    ) -> Iterator[tuple[Sequence[Ticket], list[Answer]]]:
+        """Publish portion by portion."""
+        for tickets in portions:
+            yield tickets, self.publish(tickets, queue, max(wanted, len(tickets)))
+            wanted -= len(tickets)
+
     def _check_room(self, tickets: Sequence[Ticket], queue: str, wanted: int) -> None:
         queued = sum(job.outcome is None and job.queue == queue for job in self._jobs.values())
-        is_known = any(ticket.request.spec.idempotency_key in self._keys for ticket in tickets)
+        is_known = any(ticket.key in self._keys for ticket in tickets)
         if self._max_queued and not is_known and queued + wanted > self._max_queued:
             raise refuse_full(queue, queued, wanted, self._max_queued)
 
     def _add(self, ticket: Ticket, queue: str) -> Answer:
-        key = ticket.request.spec.idempotency_key
+        key = ticket.key
         job_id = self._keys.get(key, ticket.job_id) if key else ticket.job_id
         known = self._jobs.get(job_id)
         if known is None:
@@ -78,7 +86,8 @@ class FakeChannel:
                 self._keys[key] = job_id
             return Answer(AnswerKind.NEW, job_id)
         if known.ticket.fingerprint == ticket.fingerprint:
-            return Answer(AnswerKind.SAME, job_id)
+            is_here = known.ticket.batch == ticket.batch
+            return Answer(AnswerKind.SAME if is_here else AnswerKind.ELSEWHERE, job_id)
         return Answer(AnswerKind.CONFLICT if key in self._keys else AnswerKind.EXISTS, job_id)
 
     def _play(self, job_id: str) -> None:
@@ -115,16 +124,15 @@ class FakeChannel:
                 outcome = outcome.model_copy(update={"attempts": attempts})
             job.outcome = outcome
             self._done.append(job_id)
-            if attempts and outcome.code in job.ticket.request.spec.retry_on:
-                record = job.ticket.record
+            if attempts and outcome.code in job.ticket.spec.retry_on:
                 self._dead[job_id] = DeadLetter(
                     job_id=job_id,
                     code=outcome.code,
                     reason="no try is left",
                     at=time.time(),
                     queue=job.queue,
-                    batch=record.batch,
-                    line=record.line,
+                    batch=job.ticket.batch,
+                    line=job.ticket.line,
                     attempts=attempts,
                 )
 
@@ -133,6 +141,12 @@ class FakeChannel:
         with self._lock:
             found = [self._jobs.get(job_id) for job_id in job_ids]
             return [job.outcome if job else None for job in found]
+
+    def outcome_portions(
+        self, portions: Iterable[Sequence[str]]
+    ) -> Iterator[tuple[Sequence[str], list[Outcome | None]]]:
+        """Return what was recorded, portion by portion."""
+        return ((job_ids, self.outcomes(job_ids)) for job_ids in portions)
 
     def records(self, job_ids: Sequence[str]) -> list[JobRecord | None]:
         """Return what was left at submit."""
@@ -153,7 +167,7 @@ class FakeChannel:
 
     def _seconds_left(self, job_id: str) -> float:
         job = self._jobs[job_id]
-        return job.queued + job.ticket.request.spec.queue_ttl - time.time()
+        return job.queued + job.ticket.spec.queue_ttl - time.time()
 
     def _new_ending(self, code: ErrorCode, job_id: str) -> Outcome:
         return new_ending(code, job_id, self._jobs[job_id].ticket.record, ())
@@ -179,12 +193,13 @@ class FakeChannel:
     def batch_ids(self, name: str) -> list[str]:
         """Return the batch's jobs in the order of their submit."""
         with self._lock:
-            return [job_id for job_id, job in self._jobs.items() if job.ticket.record.batch == name]
+            return [job_id for job_id, job in self._jobs.items() if job.ticket.batch == name]
 
-    def done_ids(self, name: str, start: int = 0) -> list[str]:
+    def done_ids(self, name: str, start: int = 0, limit: int | None = None) -> list[str]:
         """Return the batch's ended jobs in the order of their ends."""
         with self._lock:
-            return [job_id for job_id in self._done if self._jobs[job_id].ticket.record.batch == name][start:]
+            done = [job_id for job_id in self._done if self._jobs[job_id].ticket.batch == name]
+            return done[start:] if limit is None else done[start : start + limit]
 
     def dead_letters(self, limit: int) -> list[DeadLetter]:
         """Return the newest."""
@@ -228,7 +243,7 @@ class FakeChannel:
     def specs(self) -> list[SandboxSpec]:
         """Return the specs in the order of their submission."""
         with self._lock:
-            return [job.ticket.request.spec for job in self._jobs.values()]
+            return [job.ticket.spec for job in self._jobs.values()]
 
     def job_ids(self) -> list[str]:
         """Return the ids in the order of their submission."""
@@ -242,9 +257,9 @@ def _new_record(job: _Job) -> JobRecord:
 
 def _new_outcome(ticket: Ticket, ending: Outcome | SandboxResult | SandboxError) -> Outcome:
     known: dict[str, Any] = {
-        "batch": ticket.record.batch,
-        "labels": ticket.request.spec.labels,
-        "spec_sha256": ticket.record.spec_sha256,
+        "batch": ticket.batch,
+        "labels": ticket.spec.labels,
+        "spec_sha256": ticket.spec_hash,
     }
     match ending:
         case Outcome():

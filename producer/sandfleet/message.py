@@ -17,10 +17,11 @@ from sandfleet_config.wire import MAX_SPEC_BYTES, decode_job
 if TYPE_CHECKING:
     from sandfleet_config.wire import JobRequest
 
-    from sandfleet.channel import Ticket
+    from sandfleet.ticket import Ticket
 
 REPLY_TO: Final = str(uuid.uuid4())
 """Where a stock worker of Celery's ``rpc`` backend would answer; nobody listens."""
+_encode: Final = json.JSONEncoder().encode
 
 
 def new_message(ticket: Ticket, queue: str) -> str:
@@ -28,16 +29,16 @@ def new_message(ticket: Ticket, queue: str) -> str:
 
     Put together by hand: a JSON encoder takes ten times as long, and every value here is an id, a number or encoded.
     """
-    spec, record = ticket.request.spec, ticket.record
-    body = f'[[{json.dumps(ticket.text)}], {{}}, {{"callbacks": null, "errbacks": null, "chain": null, "chord": null}}]'
+    spec = ticket.spec
+    body = f'[[{_encode(ticket.text)}], {{}}, {{"callbacks": null, "errbacks": null, "chain": null, "chord": null}}]'
     # `expires` stays null: Redis' clock decides about `queue_ttl`, by the record, and an expiry here would end a later retry.
     # Workers' logs and Flower show `argsrepr` instead of the arguments.
     headers = (
         f'{{"lang": "py", "task": "{TASK_NAME}", "id": "{ticket.job_id}", "shadow": null, "eta": null, "expires": null,'
         f' "group": null, "group_index": null, "retries": 0, "timelimit": [{spec.timeout_seconds + spec.grace!r},'
-        f' {spec.timeout_seconds!r}], "root_id": "{ticket.job_id}", "parent_id": null, "argsrepr": {json.dumps(record.line)},'
+        f' {spec.timeout_seconds!r}], "root_id": "{ticket.job_id}", "parent_id": null, "argsrepr": {_encode(ticket.line)},'
         f' "kwargsrepr": "", "origin": {_origin(os.getpid())}, "ignore_result": null, "replaced_task_nesting": 0,'
-        f' "stamped_headers": null, "stamps": {{}}, "{SUBMITTED_HEADER}": {record.submitted!r}, "{RECORDED_HEADER}": true}}'
+        f' "stamped_headers": null, "stamps": {{}}, "{SUBMITTED_HEADER}": {ticket.submitted!r}, "{RECORDED_HEADER}": true}}'
     )
     properties = (
         f'{{"correlation_id": "{ticket.job_id}", "reply_to": "{REPLY_TO}", "delivery_mode": 2, "delivery_info":'

@@ -5,31 +5,36 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import ValidationError
-from redis.exceptions import OutOfMemoryError
+from redis.exceptions import NoScriptError, OutOfMemoryError
 from sandfleet_config.errors import ErrorCode
 from sandfleet_config.queues import CANCEL_TTL_SECONDS, KEY_PREFIX, batch_key, done_key, job_key, result_key
 from sandfleet_config.scripts import DEAD_TTL_SECONDS, read_script, step_of, stored_result
 
 from sandfleet.channel import Answer, AnswerKind, BatchCounts, CancelState, JobRecord, Look
-from sandfleet.collect import parse_outcome
 from sandfleet.connection import Connections
 from sandfleet.endings import new_ending, parse_attempts
 from sandfleet.errors import QueueFull
+from sandfleet.flight import Flight
 from sandfleet.letters import RedisLetters
 from sandfleet.message import new_message
+from sandfleet.pause import collector_paused
 from sandfleet.room import Room, refuse_full
+from sandfleet.stored import parse_outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from sandfleet_config.outcome import Outcome
     from sandfleet_config.settings import Settings
 
-    from sandfleet.channel import Ticket
     from sandfleet.dead import DeadLetter
+    from sandfleet.ticket import Ticket
 
 MILLI: Final = 1000
+ANSWER_KINDS: Final = {kind.value.encode(): kind for kind in AnswerKind}
 TRIMMED_AT_ONCE: Final = 500
+PARSED_AT_ONCE: Final = 100
+"""Few enough for a core's cache, and enough for the collector of garbage to be called seldom."""
 RECORD_FIELDS: Final = ("record", "state", "queue", "attempts")
 
 
@@ -47,46 +52,102 @@ class RedisChannel:
 
         So it may be repeated when nobody knows how far it came: by redis-py after a lost answer, by a producer after its death.
         """
-        arguments: list[Any] = [KEY_PREFIX, queue, self.settings.max_queued, tickets[0].request.batch or "", wanted]
+        return next(answers for _, answers in self.publish_portions([tickets], queue, wanted))
+
+    def publish_portions(
+        self, portions: Iterable[Sequence[Ticket]], queue: str, wanted: int
+    ) -> Iterator[tuple[Sequence[Ticket], list[Answer]]]:
+        """Publish portion by portion; the next is made while Redis works on the last, and nothing is under way at a yield."""
+        source = self._prepare(portions, queue, wanted)
+        current = next(source, None)
+        while current is not None:
+            tickets, command = current
+            with self._connections.guard():
+                self._room.check(self._connections.redis)
+            with Flight(self._connections.redis, "EVALSHA", self._script("submit").sha, 0, *command) as flight:
+                try:
+                    following = next(source, None)
+                except BaseException:
+                    yield tickets, self._land(flight, command, tickets)
+                    raise
+                answers = self._land(flight, command, tickets)
+            yield tickets, answers
+            current = following
+
+    def _prepare(
+        self, portions: Iterable[Sequence[Ticket]], queue: str, wanted: int
+    ) -> Iterator[tuple[Sequence[Ticket], list[Any]]]:
+        for tickets in portions:
+            yield tickets, self._new_submit(tickets, queue, wanted)
+            wanted -= len(tickets)
+
+    def _new_submit(self, tickets: Sequence[Ticket], queue: str, wanted: int) -> list[Any]:
+        batch = tickets[0].batch or ""
+        arguments: list[Any] = [KEY_PREFIX, queue, self.settings.max_queued, batch, max(wanted, len(tickets))]
         for ticket in tickets:
-            spec = ticket.request.spec
+            spec = ticket.spec
             arguments += (
                 ticket.job_id,
                 new_message(ticket, queue),
                 step_of(spec.priority),
-                spec.idempotency_key,
+                ticket.key,
                 ticket.fingerprint,
                 max(1, round(spec.queue_ttl * MILLI)),
                 spec.max_attempts,
-                ticket.record.model_dump_json(exclude_defaults=True, exclude={"queue", "state"}),
+                ticket.encode_record(),
             )
-        with self._connections.guard():
-            self._room.check(self._connections.redis)
+        return arguments
+
+    def _land(self, flight: Flight, command: Sequence[Any], tickets: Sequence[Ticket]) -> list[Answer]:
         with self._connections.guard(*(ticket.job_id for ticket in tickets)):
             try:
-                answer: list[Any] = self._run("submit", arguments)
+                answer = self._await_script(flight, "submit", command)
             except OutOfMemoryError as error:
                 raise QueueFull(
                     f"not queued: Redis is out of memory ({error}): let jobs end, or raise maxmemory"
                 ) from error
         if answer[0] == b"full":
-            raise refuse_full(queue, answer[1], max(wanted, len(tickets)), self.settings.max_queued)
+            _, queue, _, _, wanted, *_ = command
+            raise refuse_full(queue, answer[1], wanted, self.settings.max_queued)
         return [
-            Answer(AnswerKind(kind.decode()), job_id.decode())
-            for kind, job_id in zip(answer[::2], answer[1::2], strict=True)
+            Answer(ANSWER_KINDS[kind], job_id.decode()) for kind, job_id in zip(answer[::2], answer[1::2], strict=True)
         ]
+
+    def _await_script(self, flight: Flight, name: str, arguments: Sequence[Any]) -> list[Any]:
+        try:
+            found: list[Any] = flight.answer()
+        except NoScriptError:
+            found = self._run(name, arguments)  # sends it whole
+        return found
 
     def outcomes(self, job_ids: Sequence[str]) -> list[Outcome | None]:
         """Read the results Celery stored. What cannot be read is an outcome too: ``INTERNAL``, and why."""
-        if not job_ids:
-            return []
-        with self._connections.guard():
-            client: Any = self._connections.redis
-            found: list[bytes | None] = client.mget([result_key(job_id) for job_id in job_ids])
-        return [
-            None if raw is None else parse_outcome(raw, job_id, self._read_record)
-            for job_id, raw in zip(job_ids, found, strict=True)
-        ]
+        return [outcome for _, found in self.outcome_portions([job_ids]) for outcome in found] if job_ids else []
+
+    def outcome_portions(
+        self, portions: Iterable[Sequence[str]]
+    ) -> Iterator[tuple[Sequence[str], list[Outcome | None]]]:
+        """Read portion by portion, and parse one, a few outcomes at a time, while Redis looks up the next."""
+        last: tuple[Sequence[str], list[bytes | None]] = ((), [])
+        for job_ids in portions:
+            flight = Flight(self._connections.redis, "MGET", *map(result_key, job_ids))
+            with self._connections.guard(), flight:
+                yield from self._parse(*last)
+                found: list[bytes | None] = flight.answer()
+            last = job_ids, found
+        yield from self._parse(*last)
+
+    def _parse(
+        self, job_ids: Sequence[str], found: Sequence[bytes | None]
+    ) -> Iterator[tuple[Sequence[str], list[Outcome | None]]]:
+        for start in range(0, len(job_ids), PARSED_AT_ONCE):
+            part = job_ids[start : start + PARSED_AT_ONCE]
+            with collector_paused():
+                outcomes = [
+                    None if raw is None else parse_outcome(raw, job_id, self._read_record)
+                    for job_id, raw in zip(part, found[start : start + PARSED_AT_ONCE], strict=True)
+                ]
+            yield part, outcomes
 
     def records(self, job_ids: Sequence[str]) -> list[JobRecord | None]:
         """Read what producers left at submit, and the state of now."""
@@ -166,14 +227,14 @@ class RedisChannel:
         """Read the list that submits write."""
         return self._read_list(batch_key(name), 0)
 
-    def done_ids(self, name: str, start: int = 0) -> list[str]:
+    def done_ids(self, name: str, start: int = 0, limit: int | None = None) -> list[str]:
         """Read the list that ends write."""
-        return self._read_list(done_key(name), start)
+        return self._read_list(done_key(name), start, limit)
 
-    def _read_list(self, key: str, start: int) -> list[str]:
+    def _read_list(self, key: str, start: int, limit: int | None = None) -> list[str]:
         with self._connections.guard():
             client: Any = self._connections.redis
-            return [item.decode() for item in client.lrange(key, start, -1)]
+            return [item.decode() for item in client.lrange(key, start, -1 if limit is None else start + limit - 1)]
 
     def dead_letters(self, limit: int) -> list[DeadLetter]:
         """Read the newest."""

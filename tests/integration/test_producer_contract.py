@@ -17,9 +17,11 @@ from sandfleet import (
     ErrorCode,
     Fleet,
     IdempotencyConflict,
+    Job,
     JobExists,
     JobUnknown,
     ResultTimeout,
+    SandboxSpec,
     SecurityViolation,
     Settings,
     Signaled,
@@ -31,7 +33,7 @@ from sandfleet_config.wire import spec_sha256
 from stand_in import BROKEN, EXIT_3, HELLO, IMAGE, KILLED, LONG, MISSING, StandIn, play, shell
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
 
     from stage import Stage
 
@@ -238,10 +240,124 @@ def test_a_list_is_checked_as_a_whole_and_an_iterator_in_portions(fleet: Fleet) 
         fleet.submit_many(faulty, batch=name, queue="nobody")
     with pytest.raises(BatchUnknown):
         fleet.batch(name)
-    with pytest.raises(SpecInvalid):
+    with pytest.raises(SpecInvalid) as caught:
         fleet.submit_many(iter(faulty), batch=name, queue="nobody")
-    assert fleet.batch(name).counts.total == 256
+    assert [fault["field"] for fault in caught.value.errors] == ["specs[300].image"]
+    assert "the 300 specs before it were queued" in caught.value.message
+    assert list(caught.value.job_ids) == fleet.batch(name).job_ids
+    assert fleet.batch(name).counts.total == 300
     fleet.batch(name).cancel()
+
+
+def test_every_faulty_spec_of_a_list_is_told_at_once(fleet: Fleet) -> None:
+    name = unique("batch")
+    bad = {"image": "", "command": "ls", "timeout": -1}
+    specs: list[Any] = [HELLO, bad, HELLO.model_dump(), {"image": "x", "stdin": "x" * 300_000}, HELLO, None]
+    with pytest.raises(SpecInvalid, match="nothing was queued, 3 of 6 specs are faulty") as caught:
+        fleet.submit_many(specs, batch=name)
+    fields = [fault["field"] for fault in caught.value.errors]
+    assert sorted(fields) == ["specs[1].command", "specs[1].image", "specs[1].timeout", "specs[3]", "specs[5]"]
+    assert caught.value.job_ids == ()
+    with pytest.raises(SpecTooLarge) as large:
+        fleet.submit_many(tuple(specs[2:5]), batch=name)
+    assert [fault["field"] for fault in large.value.errors] == ["specs[1]"]
+    with pytest.raises(BatchUnknown):
+        fleet.batch(name)
+
+
+def test_a_violation_outranks_many_other_faults(fleet: Fleet) -> None:
+    specs = [{"image": ""}] * 100 + [{"image": "x", "security": {"privileged": True}}]
+    with pytest.raises(SecurityViolation) as caught:
+        fleet.submit_many(specs, batch=unique("batch"))
+    assert len(caught.value.errors) == 50
+    assert caught.value.errors[0]["field"] == "specs[100].security.privileged"
+    assert "101 of 101 specs are faulty" in caught.value.message
+    assert "and 51 more" in caught.value.message
+
+
+def test_progress_is_told_as_jobs_are_queued(fleet: Fleet) -> None:
+    name, told = unique("batch"), [0]
+    jobs = fleet.submit_many([LONG] * 600, batch=name, queue="nobody", on_progress=told.append)
+    assert told[-1] == len(jobs) == 600
+    assert len(told) > 2
+    assert told == sorted(told)
+    fleet.batch(name).cancel()
+
+
+def test_jobs_are_submitted_from_an_event_loop(fleet: Fleet) -> None:
+    specs, name, told = [HELLO, EXIT_3] * 3, unique("batch"), [0]
+
+    async def produce(count: int) -> AsyncIterator[SandboxSpec]:
+        for spec in specs[:count]:
+            await asyncio.sleep(0)
+            yield spec
+
+    async def submit() -> None:
+        half = await fleet.submit_many_async(produce(3), batch=name, idempotent=True)
+        jobs = await fleet.submit_many_async(produce(6), batch=name, idempotent=True, on_progress=told.append)
+        assert jobs[:3] == half
+        assert await fleet.submit_many_async(specs, batch=name, idempotent=True) == jobs
+        assert await fleet.submit_many_async(iter(specs), batch=name, idempotent=True) == jobs
+        assert told[-1] == 6
+        outcomes = [outcome async for outcome in fleet.as_completed(jobs, timeout=20)]
+        assert sorted(outcome.job_id for outcome in outcomes) == sorted(job.id for job in jobs)
+        with pytest.raises(SpecInvalid, match=r"nothing was queued.*specs\[1\].image"):
+            await fleet.submit_many_async([HELLO, {"image": ""}])
+        assert await fleet.submit_many_async(produce(0)) == []
+
+    async def produce_faulty() -> AsyncIterator[Any]:
+        for _ in range(1200):
+            yield LONG
+        yield {"image": ""}
+
+    async def submit_faulty() -> None:
+        with pytest.raises(SpecInvalid) as caught:
+            await fleet.submit_many_async(produce_faulty(), batch=f"{name}-2", queue="nobody")
+        assert [fault["field"] for fault in caught.value.errors] == ["specs[1200].image"]
+        assert list(caught.value.job_ids) == fleet.batch(f"{name}-2").job_ids
+        assert len(caught.value.job_ids) == 1200
+
+    asyncio.run(submit())
+    asyncio.run(submit_faulty())
+    fleet.batch(f"{name}-2").cancel()
+
+
+def test_what_a_source_of_specs_raises_comes_after_what_is_queued(fleet: Fleet) -> None:
+    name = unique("batch")
+
+    def produce() -> Iterator[SandboxSpec]:
+        for _ in range(600):
+            yield LONG
+        raise OSError("the disk is gone")
+
+    seen: list[Job] = []
+    with pytest.raises(OSError, match="the disk is gone") as caught:  # noqa: PT012  the portions before it count too
+        for portion in fleet.submit_portions(produce(), batch=name, queue="nobody"):
+            seen += portion
+    assert type(caught.value) is OSError
+    assert len(seen) == 512
+    assert [job.id for job in seen] == fleet.batch(name).job_ids
+    fleet.batch(name).cancel()
+
+
+def test_a_submit_that_is_given_up_queues_nothing_more(fleet: Fleet) -> None:
+    name = unique("batch")
+    portions = fleet.submit_portions(iter([LONG] * 2000), batch=name, queue="nobody")
+    first = next(portions)
+    portions.close()  # type: ignore[attr-defined]
+    assert fleet.batch(name).job_ids == [job.id for job in first]
+    fleet.batch(name).cancel()
+
+
+def test_a_job_of_another_batch_is_awaited_with_those_of_this_one(fleet: Fleet) -> None:
+    name, specs = unique("batch"), [shell("echo hello", idempotency_key=unique("key")) for _ in range(300)]
+    first = fleet.submit(specs[7], batch=f"{name}-before")
+    jobs = fleet.submit_many(specs, batch=name)
+    assert jobs[7] == first
+    assert {job.batch for job in jobs[:7]} == {name}
+    assert jobs[7].batch is None
+    assert fleet.batch(name).counts.total == 299
+    assert len(list(fleet.as_completed(jobs, timeout=60))) == 300
 
 
 def test_a_batch_is_found_again_by_its_name(fleet: Fleet) -> None:

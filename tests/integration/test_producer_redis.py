@@ -253,9 +253,10 @@ def test_a_full_redis_takes_nothing(redis_server: Any, client: redis.Redis) -> N
 
 def test_a_producer_that_lost_the_answer_submits_once(fleet: Fleet, client: redis.Redis) -> None:
     """As redis-py does after a connection that broke: the same call again."""
-    from sandfleet.ticket import new_ticket
+    from sandfleet.ticket import Desk
 
-    tickets = [new_ticket(SPEC, max_spec_bytes=10_000, batch="b") for _ in range(3)]
+    desk = Desk("b", 10_000)
+    tickets = desk.issue([desk.new_draft(SPEC) for _ in range(3)])
     first = fleet._channel.publish(tickets, "sandfleet", 3)
     again = fleet._channel.publish(tickets, "sandfleet", 3)
     assert [answer.job_id for answer in first] == [answer.job_id for answer in again]
@@ -272,7 +273,7 @@ def test_an_iterator_is_queued_as_it_comes(fleet: Fleet, client: redis.Redis) ->
             yield SPEC
 
     assert len(fleet.submit_many(produce())) == 1000
-    assert max(seen) == 768, "the last portion is made when the others are queued"
+    assert 512 <= max(seen) <= 768, "the last portion is made while the one before it is on its way"
 
 
 def test_large_specs_go_in_smaller_portions(fleet: Fleet) -> None:
@@ -338,7 +339,7 @@ def test_a_result_outlives_its_record(fleet: Fleet, client: redis.Redis) -> None
 
 
 def test_a_job_redis_lost_ends_the_wait(fleet: Fleet, client: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sandfleet.collect.PRESENCE_SECONDS", 0.1)
+    monkeypatch.setattr("sandfleet.waits.PRESENCE_SECONDS", 0.1)
     job = fleet.submit(SPEC)
     client.delete(job_key(job.id))
     with pytest.raises(JobUnknown):

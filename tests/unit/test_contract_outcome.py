@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import pytest
-from sandfleet_config.errors import ErrorCode
+from pydantic import ValidationError
+from sandfleet_config.errors import Category, ErrorCode
 from sandfleet_config.outcome import Outcome, StreamOutput, cut_to_characters
 
 EURO = "€".encode()
@@ -34,6 +35,14 @@ def test_what_was_never_text_is_not_trimmed() -> None:
 def test_an_older_reader_ignores_facts_it_does_not_know() -> None:
     data = {**Outcome.of(ErrorCode.OK, "j1", exit_code=0).to_json(), "new_fact": 1}
     assert Outcome.model_validate(data).is_ok
+
+
+def test_category_and_retryable_follow_from_the_code_where_they_are_missing() -> None:
+    outcome = Outcome.model_validate({"job_id": "j1", "code": "EXPIRED"})
+    assert (outcome.category, outcome.retryable) == (Category.CONTROL, True)
+    with pytest.raises(ValidationError) as caught:
+        Outcome.model_validate({"job_id": "j1", "code": "NEW_CODE"})
+    assert ("code",) in {error["loc"] for error in caught.value.errors()}
 
 
 def test_null_means_it_did_not_happen() -> None:

@@ -67,6 +67,27 @@ def test_the_fingerprint_is_of_the_meaning_not_of_the_spelling() -> None:
     assert spec_sha256(one) != spec_sha256(new_spec({"image": "x"}))
 
 
+@pytest.mark.parametrize(
+    "fields", [FULL, FULL | NEWER, {"image": "x", "labels": {"b": "€", "a": ""}, "env": {"A": "\n"}}]
+)
+def test_the_fingerprint_is_the_same_on_both_sides(fields: dict[str, Any]) -> None:
+    spec = new_spec(fields)
+    read = decode_job(encode_job(JobRequest(spec=spec))).spec
+    assert spec_sha256(read) == spec_sha256(spec)
+    assert request_sha256(read) == request_sha256(spec)
+
+
+def test_the_fingerprint_tells_specs_apart() -> None:
+    others = [{**FULL, name: value} for name, value in {"image": "y", "grace": 1, "stdin": "x", "labels": {}}.items()]
+    assert len({spec_sha256(new_spec(fields)) for fields in (FULL, *others)}) == 5
+
+
+def test_a_field_that_is_as_by_default_is_no_part_of_the_fingerprint() -> None:
+    """So a field that a newer release adds changes nothing for those who do not use it."""
+    said = SandboxSpec.model_validate(SandboxSpec(image="x").model_dump())
+    assert spec_sha256(said) == spec_sha256(SandboxSpec(image="x"))
+
+
 def test_all_faults_are_told_at_once() -> None:
     faulty = {
         "image": "",

@@ -1,15 +1,28 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+import os
+import pickle
 import threading
-from typing import Any
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from sandfleet import ErrorCode, JobUnknown, Outcome, ResultTimeout, SandboxSpec
 from sandfleet.channel import JobRecord
-from sandfleet.collect import OutcomeStream, parse_outcome
+from sandfleet.collect import OutcomeStream
+from sandfleet.ends import Ends
+from sandfleet.memory import FakeChannel
+from sandfleet.pause import collector_paused
+from sandfleet.stored import parse_outcome
 from sandfleet.testing import FakeFleet
+from sandfleet_config.outcome import Attempt, LimitState, StreamOutput, Timing, Usage
+from sandfleet_config.scripts import stored_result
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
 
 OK = Outcome.of(ErrorCode.OK, "j1", exit_code=0)
 OOM = Outcome.of(ErrorCode.OUT_OF_MEMORY, "j1", "too big", signal=9)
@@ -34,6 +47,46 @@ def test_outcomes_are_taken_from_success_and_from_failure() -> None:
     error = OOM.to_error()
     assert error is not None
     assert parse_outcome(failure("OutOfMemory", *error.args), "j1") == OOM
+
+
+def new_full(code: ErrorCode) -> Outcome:
+    now = datetime.now(UTC)
+    return Outcome.of(
+        code,
+        "j1",
+        "why \u20ac",
+        batch="nightly",
+        labels={"name": "n"},
+        exit_code=3,
+        stdout=StreamOutput.of(b"\xff\x00"),
+        duration=0.5,
+        timing=Timing(queued=0.25),
+        usage=Usage(memory_peak_bytes=1 << 40),
+        limits={"memory": LimitState(value=1 << 40, enforced=True), "cpu": LimitState(value=0.5, enforced=False)},
+        attempts=(Attempt(host="h", worker="w", code=code, started=now, ended=now),),
+    )
+
+
+@pytest.mark.parametrize("code", list(ErrorCode))
+def test_what_a_worker_stored_is_read_as_it_was(code: ErrorCode) -> None:
+    outcome = new_full(code)
+    found = parse_outcome(stored_result(outcome).encode(), "j1")
+    assert found == outcome
+    assert found is not None
+    assert found.to_json() == outcome.to_json()
+    assert pickle.loads(pickle.dumps(found)) == outcome  # noqa: S301  our own
+
+
+def test_the_faults_of_a_refused_request_are_on_its_outcome() -> None:
+    outcome, faults = new_full(ErrorCode.SPEC_INVALID), [{"field": "image", "message": "missing"}]
+    found = parse_outcome(stored_result(outcome, faults).encode(), "j1")
+    assert found is not None
+    assert found.to_json() == outcome.to_json()
+    copied = pickle.loads(pickle.dumps(found))  # noqa: S301  our own
+    assert copied == found
+    for error in (found.to_error(), copied.to_error()):
+        assert error is not None
+        assert error.errors == faults
 
 
 def test_a_failure_without_outcome_keeps_code_and_message() -> None:
@@ -111,7 +164,7 @@ def test_more_jobs_than_one_round_trip_takes() -> None:
 
 
 def test_a_job_that_redis_forgot_ends_the_wait_after_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sandfleet.collect.PRESENCE_SECONDS", 0.0)
+    monkeypatch.setattr("sandfleet.waits.PRESENCE_SECONDS", 0.0)
     fleet = FakeFleet()
     job = fleet.submit(SPEC)
     seen: list[Outcome] = []
@@ -145,3 +198,167 @@ def test_a_stream_can_be_walked_again() -> None:
     stream = fleet.as_completed(fleet.submit_many([SPEC, SPEC]))
     assert isinstance(stream, OutcomeStream)
     assert len(list(stream)) == len(list(stream)) == 2
+
+
+class CountingChannel(FakeChannel):
+    """Counts the outcomes it was asked for."""
+
+    asked = 0
+
+    def outcomes(self, job_ids: Sequence[str]) -> list[Outcome | None]:
+        self.asked += len(job_ids)
+        return super().outcomes(job_ids)
+
+    def outcome_portions(
+        self, portions: Iterable[Sequence[str]]
+    ) -> Iterator[tuple[Sequence[str], list[Outcome | None]]]:
+        return ((job_ids, self.outcomes(job_ids)) for job_ids in portions)
+
+
+class CountingFleet(FakeFleet):
+    def __init__(self) -> None:
+        super().__init__(lambda _: None)
+        self.channel = self._channel = CountingChannel(lambda _: None)
+
+
+@pytest.fixture
+def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many rounds as can be."""
+    monkeypatch.setattr("sandfleet.waits.FIRST_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr("sandfleet.waits.IDLE_SHARE", 0)
+
+
+@pytest.mark.usefixtures("no_pause")
+@pytest.mark.parametrize("is_async", [False, True])
+def test_many_handles_of_a_batch_are_not_asked_for_again_and_again(*, is_async: bool) -> None:
+    fleet = CountingFleet()
+    jobs = fleet.submit_many([SPEC] * 500, batch="b")
+    early, late = jobs[:100], jobs[100:]
+    for job in early:
+        fleet.channel.finish(job.id, OK)
+    stream = fleet.as_completed(jobs, timeout=20)
+
+    def note(outcome: Outcome, seen: list[str] = []) -> list[str]:  # noqa: B006  it remembers
+        seen.append(outcome.job_id)
+        if len(seen) >= len(early) and late:
+            fleet.channel.finish(late.pop().id, OK)  # each end is found in a round of its own
+        return seen
+
+    async def collect() -> None:
+        async for outcome in stream:
+            note(outcome)
+
+    if is_async:
+        asyncio.run(collect())
+    else:
+        for outcome in stream:
+            note(outcome)
+    assert fleet.channel.asked <= 500 + 400, "once all of them, and each that ends later once"
+
+
+@pytest.mark.usefixtures("no_pause")
+def test_handles_of_several_batches_are_all_awaited() -> None:
+    fleet = CountingFleet()
+    jobs = [*fleet.submit_many([SPEC] * 150, batch="a"), *fleet.submit_many([SPEC] * 150, batch="b")]
+
+    def end() -> None:
+        for job in jobs:
+            fleet.channel.finish(job.id, OK)
+
+    timer = threading.Timer(0.05, end)
+    timer.start()
+    assert {outcome.job_id for outcome in fleet.as_completed(jobs, timeout=20)} == {job.id for job in jobs}
+    timer.join()
+
+
+def test_a_followed_job_that_ended_without_its_batch_list_is_found_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a stock worker, which does not know batches, would end it."""
+    monkeypatch.setattr("sandfleet.waits.PRESENCE_SECONDS", 0.05)
+    fleet = CountingFleet()
+    jobs = fleet.submit_many([SPEC] * 300, batch="b")
+
+    def end() -> None:
+        for job in jobs:
+            fleet.channel.finish(job.id, OK)
+        fleet.channel._done.clear()
+
+    timer = threading.Timer(0.05, end)
+    timer.start()
+    assert len(list(fleet.as_completed(jobs, timeout=20))) == 300
+    timer.join()
+
+
+def test_a_reader_that_takes_its_time_is_not_made_to_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, slept = [0.0], []
+    monkeypatch.setattr("sandfleet.waits.time.monotonic", lambda: now[0])
+    fleet = FakeFleet(lambda _: None)
+    first, second = fleet.submit_many([SPEC, SPEC])
+    fleet.finish(first.id, OK)
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        fleet.finish(second.id, OK)
+
+    monkeypatch.setattr("sandfleet.collect.time.sleep", sleep)
+    for _ in fleet.as_completed([first, second]):
+        now[0] += 0.5
+    assert slept == [pytest.approx(0.005)]
+
+
+def test_the_list_of_ends_is_read_again_where_something_was_taken_out_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sandfleet.ends.ENDS_AT_ONCE", 3)
+    fleet = CountingFleet()
+    ids = [job.id for job in fleet.submit_many([SPEC] * 10, batch="b")]
+    done, ends = fleet.channel._done, Ends(fleet.channel, "b")
+    done += ids[:7]
+    assert [job_id for part in ends.read_new() for job_id in part] == ids[:7]
+    assert list(ends.read_new()) == []
+    del done[2]
+    done += ids[7:9]
+    assert [job_id for part in ends.read_new() for job_id in part] == [*ids[:2], *ids[3:9]]
+    done.append(ids[9])
+    assert list(ends.read_new()) == [[ids[9]]]
+    done.clear()
+    assert list(ends.read_new()) == []
+    assert ends.count == 0
+    done += ids[:5]
+    ends.skip()
+    done.append(ids[5])
+    assert list(ends.read_new()) == [[ids[5]]]
+
+
+def test_a_batch_whose_dead_letter_runs_again_is_awaited_to_its_new_end() -> None:
+    fleet = CountingFleet()
+    jobs = fleet.submit_many([SPEC] * 3, batch="b")
+    for job in jobs:
+        fleet.channel.finish(job.id, OK)
+    fleet.channel._jobs[jobs[2].id].outcome = None  # taken out of the dead letters, a moment before it leaves the list
+    timer = threading.Timer(0.05, fleet.channel.finish, (jobs[2].id, OOM))
+    timer.start()
+    outcomes = list(fleet.batch("b").as_completed(timeout=5))
+    timer.join()
+    assert [outcome.code for outcome in outcomes] == [ErrorCode.OK, ErrorCode.OK, ErrorCode.OUT_OF_MEMORY]
+
+
+def test_the_garbage_collector_is_as_it_was_after_a_pause() -> None:
+    with collector_paused():
+        assert not gc.isenabled()
+        with collector_paused():
+            pass
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        with collector_paused():
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+
+
+def test_a_child_forked_in_a_pause_has_a_garbage_collector() -> None:
+    with collector_paused():
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if gc.isenabled() else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -2,9 +2,9 @@
 --
 -- ARGV (of at most a few thousand jobs: Lua's unpack): prefix, queue, max_queued (0: no bound), batch ("" none), how many jobs the caller wants to queue in all, then 8 for each:
 --       id, message, step (0|3|6|9), idempotency key ("" none), fingerprint, queue_ttl in ms (0: none), max_attempts, record
--- Returns {"full", jobs in the queue}, or for each job "new", "same", "conflict" or "exists", and its id. "same" was submitted
--- before with the same key, or the same id, and the same fingerprint; another fingerprint is a "conflict" of keys, or an id that
--- "exists". Only new ones are queued.
+-- Returns {"full", jobs in the queue}, or for each job "new", "same", "elsewhere", "conflict" or "exists", and its id. "same" was
+-- submitted before with the same key, or the same id, and the same fingerprint, "elsewhere" was so in another batch; another
+-- fingerprint is a "conflict" of keys, or an id that "exists". Only new ones are queued.
 local prefix, queue, max_queued, batch, wanted = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5])
 local FIRST, WIDTH, WAKE_TTL = 6, 8, 3600
 local count = (#ARGV - FIRST + 1) / WIDTH
@@ -53,9 +53,10 @@ for at = FIRST, #ARGV, WIDTH do
   local queue_ttl, max_attempts, record = tonumber(ARGV[at + 5]), ARGV[at + 6], ARGV[at + 7]
   local keyed = key ~= '' and redis.call('GET', prefix .. 'idem:' .. key)
   local job = prefix .. 'job:' .. (keyed or id)
-  local known = redis.call('HGET', job, 'fingerprint')
+  local facts = redis.call('HMGET', job, 'fingerprint', 'batch')
+  local known = facts[1]
   if known == fingerprint then
-    tell('same', keyed or id)
+    tell(facts[2] == batch and 'same' or 'elsewhere', keyed or id)
   elseif known and keyed then
     tell('conflict', keyed)
   elseif known or redis.call('EXISTS', prefix .. 'job:' .. id, prefix .. 'celery-task-meta-' .. id) > 0 then

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sandfleet_config.spec import SandboxSpec
 
     from sandfleet.fleet import Fleet
+    from sandfleet.job import Job
 
 
 @dataclass(frozen=True)
@@ -47,16 +48,17 @@ def submit_specs(
     fleet: Fleet, specs: list[SandboxSpec], how: Submission, *, is_waited: bool, out: str | None, is_json: bool
 ) -> int:
     """Queue the jobs, wait for them if asked to; return the exit code."""
-    ids: dict[str, None] = {}
+    handles: dict[Job, None] = {}
     counts: Counter[ErrorCode] = Counter()
     status = 0
     try:
         for jobs in fleet.submit_portions(specs, batch=how.batch, queue=how.queue, idempotent=how.is_idempotent):
-            ids |= dict.fromkeys(job.id for job in jobs)
+            handles |= dict.fromkeys(jobs)
             if not is_json and not (is_waited and out == "-"):  # stdout then is the outcomes'
                 print("\n".join(job.id for job in jobs), flush=True)
     except (KeyboardInterrupt, FleetError) as error:
         # Of the portion under way, which has no ids yet, only the batch's name tells later.
+        ids = [job.id for job in handles]
         resume = resume_batch_command(how.batch, out) if how.batch else resume_command(ids, out)
         note(f"stopped: at least {len(ids)} of {len(specs)} jobs were queued. To wait for them: {resume}")
         if isinstance(error, FleetError):
@@ -64,10 +66,14 @@ def submit_specs(
         status = INTERRUPTED
     else:
         if is_waited:
-            status, counts = wait_for_jobs(fleet, list(ids), out=out, is_listed=False)
+            status, counts = wait_for_jobs(fleet, list(handles), out=out, is_listed=False)
     if is_json:
         codes = {code.value: count for code, count in counts.items()}
-        print(json.dumps({"batch": how.batch, "job_ids": list(ids)} | ({"codes": codes} if is_waited else {})))
+        print(
+            json.dumps(
+                {"batch": how.batch, "job_ids": [job.id for job in handles]} | ({"codes": codes} if is_waited else {})
+            )
+        )
     return status
 
 

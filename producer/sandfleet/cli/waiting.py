@@ -20,7 +20,7 @@ from sandfleet.cli.show import explain, note, print_summary, safe_line, stderr_c
 from sandfleet.errors import FleetError, ResultTimeout
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Sequence
 
     from sandfleet_config.errors import ErrorCode
     from sandfleet_config.outcome import Outcome
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from sandfleet.batch import Batch
     from sandfleet.collect import OutcomeStream
     from sandfleet.fleet import Fleet
+    from sandfleet.job import Job
 
 PLAIN_SECONDS = 5.0
 """Without a terminal one line of progress is printed at most this often."""
@@ -69,19 +70,19 @@ class _Meter:
 
 
 def wait_for_jobs(
-    fleet: Fleet, job_ids: list[str], *, out: str | None, timeout: float | None = None, is_listed: bool = True
+    fleet: Fleet, jobs: Sequence[Job | str], *, out: str | None, timeout: float | None = None, is_listed: bool = True
 ) -> tuple[int, Counter[ErrorCode]]:
-    """Wait for `job_ids`, write outcomes to `out` as they come, sum up; return exit code and counts.
+    """Wait for `jobs`, write outcomes to `out` as they come, sum up; return exit code and counts.
 
     `is_listed` prints one line a job on stdout where `out` takes none of it. Ctrl-C and the timeout only end the wait.
     """
-    left = dict.fromkeys(job_ids)
+    left = dict.fromkeys(job if isinstance(job, str) else job.id for job in jobs)
 
     def forget(outcome: Outcome) -> str:
         left.pop(outcome.job_id, None)
         return outcome.job_id
 
-    stream = fleet.as_completed(left, timeout)
+    stream = fleet.as_completed(jobs, timeout)
     return _wait(stream, len(left), forget, lambda: resume_command(left, out), out=out, is_listed=is_listed)
 
 
@@ -144,7 +145,7 @@ def resume_batch_command(name: str, out: str | None) -> str:
     return shlex.join(["sandfleet", "batch", "wait", name, *(["--out", out] if out else [])])
 
 
-def resume_command(job_ids: dict[str, None], out: str | None) -> str:
+def resume_command(job_ids: Iterable[str], out: str | None) -> str:
     """Return the command that waits for the rest; many ids go through a file."""
     ids = list(job_ids)
     if len(ids) <= IDS_ON_A_LINE:
