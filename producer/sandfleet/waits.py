@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 
 CHUNK_JOBS = 200
 """Outcomes fetched at once: with full output (64 KiB a stream, base64) about 35 MB, and two such portions are in memory."""
-FIRST_PAUSE_SECONDS = 0.005
+SHORTEST_PAUSE_SECONDS = 0.002
 LONGEST_PAUSE_SECONDS = 0.05
-PAUSE_GROWTH = 1.5
+PAUSE_SHARE = 1 / 16
+"""A pause is such a part of what has been waited since the last end: looking late costs a job a few per cent, not a fixed time."""
 FIRST_LOOK_SECONDS = 1.0
 EXPIRY_SLACK_SECONDS = 0.01
 IDLE_SHARE = 4
@@ -42,7 +43,7 @@ class Wait:
         now = time.monotonic()
         self._deadline = None if timeout is None else now + timeout
         self._next_look = now + min(FIRST_LOOK_SECONDS, PRESENCE_SECONDS)
-        self._pause = FIRST_PAUSE_SECONDS
+        self._waiting_since = now
         self._has_found = False
         self._idle_seconds = 0.0
 
@@ -85,8 +86,10 @@ class Wait:
             return 0.0
         if not self.pending:
             return None
-        self._pause = FIRST_PAUSE_SECONDS if self._has_found else min(LONGEST_PAUSE_SECONDS, self._pause * PAUSE_GROWTH)
-        pause = max(self._pause, IDLE_SHARE * self._idle_seconds)
+        if self._has_found:
+            self._waiting_since = now
+        pause = min(LONGEST_PAUSE_SECONDS, max(SHORTEST_PAUSE_SECONDS, PAUSE_SHARE * (now - self._waiting_since)))
+        pause = max(pause, IDLE_SHARE * self._idle_seconds)
         if self._deadline is None:
             return pause
         if is_over:
