@@ -43,6 +43,12 @@ class StandInRunner:
     def close(self) -> None:
         """Nothing is held."""
 
+    def drain(self) -> None:
+        """Nothing is prepared."""
+
+    def warm_up(self) -> None:
+        """Nothing needs to be prepared."""
+
     def execute(self, limits: Admitted, **_: object) -> Ending:
         """Return the ending of a program that exits 0, at once, or, of ``sleep``, when it would have."""
         match limits.spec.command:

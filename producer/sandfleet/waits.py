@@ -20,7 +20,9 @@ CHUNK_JOBS = 200
 SHORTEST_PAUSE_SECONDS = 0.002
 LONGEST_PAUSE_SECONDS = 0.05
 PAUSE_SHARE = 1 / 16
-"""A pause is such a part of what has been waited since the last end: looking late costs a job a few per cent, not a fixed time."""
+"""A pause is such a part of what has been waited since the last end: looking late costs a job some per cent, no fixed time."""
+SHORTEST_PAUSE_OF_MANY_SECONDS = 0.01
+"""Of many jobs one ends all the time: asking as often as for a single one would cost more than the jobs."""
 FIRST_LOOK_SECONDS = 1.0
 EXPIRY_SLACK_SECONDS = 0.01
 IDLE_SHARE = 4
@@ -44,6 +46,7 @@ class Wait:
         self._deadline = None if timeout is None else now + timeout
         self._next_look = now + min(FIRST_LOOK_SECONDS, PRESENCE_SECONDS)
         self._waiting_since = now
+        self._shortest_pause = SHORTEST_PAUSE_SECONDS if len(self.pending) == 1 else SHORTEST_PAUSE_OF_MANY_SECONDS
         self._has_found = False
         self._idle_seconds = 0.0
 
@@ -88,7 +91,7 @@ class Wait:
             return None
         if self._has_found:
             self._waiting_since = now
-        pause = min(LONGEST_PAUSE_SECONDS, max(SHORTEST_PAUSE_SECONDS, PAUSE_SHARE * (now - self._waiting_since)))
+        pause = min(LONGEST_PAUSE_SECONDS, max(self._shortest_pause, PAUSE_SHARE * (now - self._waiting_since)))
         pause = max(pause, IDLE_SHARE * self._idle_seconds)
         if self._deadline is None:
             return pause

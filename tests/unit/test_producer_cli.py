@@ -167,7 +167,7 @@ def test_run_says_it_when_nobody_listens(use: Use, monkeypatch: Patch, capfd: Ca
 
     # The job ends only after the look, and the note is printed while it is waited for.
     monkeypatch.setattr(fleet, "has_workers", nobody)
-    monkeypatch.setattr("sandfleet.waits.FIRST_PAUSE_SECONDS", 0.3)
+    monkeypatch.setattr("sandfleet.waits.SHORTEST_PAUSE_SECONDS", 0.3)
     monkeypatch.setattr("sandfleet.waits.LONGEST_PAUSE_SECONDS", 0.3)
     assert main(["run", "--", "x"]) == 0
     assert "no worker is listening on redis://127.0.0.1:6379/0" in capfd.readouterr().err

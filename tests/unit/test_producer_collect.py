@@ -18,6 +18,7 @@ from sandfleet.memory import FakeChannel
 from sandfleet.pause import collector_paused
 from sandfleet.stored import parse_outcome
 from sandfleet.testing import FakeFleet
+from sandfleet.waits import SHORTEST_PAUSE_OF_MANY_SECONDS
 from sandfleet_config.outcome import Attempt, LimitState, StreamOutput, Timing, Usage
 from sandfleet_config.scripts import stored_result
 
@@ -224,7 +225,7 @@ class CountingFleet(FakeFleet):
 @pytest.fixture
 def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     """As many rounds as can be."""
-    monkeypatch.setattr("sandfleet.waits.FIRST_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr("sandfleet.waits.LONGEST_PAUSE_SECONDS", 0.0)
     monkeypatch.setattr("sandfleet.waits.IDLE_SHARE", 0)
 
 
@@ -302,7 +303,7 @@ def test_a_reader_that_takes_its_time_is_not_made_to_wait(monkeypatch: pytest.Mo
     monkeypatch.setattr("sandfleet.collect.time.sleep", sleep)
     for _ in fleet.as_completed([first, second]):
         now[0] += 0.5
-    assert slept == [pytest.approx(0.005)]
+    assert slept == [pytest.approx(SHORTEST_PAUSE_OF_MANY_SECONDS)]
 
 
 def test_the_list_of_ends_is_read_again_where_something_was_taken_out_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
