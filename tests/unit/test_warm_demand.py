@@ -1,0 +1,71 @@
+"""Of which images sandboxes are booted ahead, and how many."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from sandfleet_worker.sandbox.cancellation import Cancellation
+from sandfleet_worker.sandbox.demand import Demand, share
+from sandfleet_worker.sandbox.turns import BootTurns
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.mark.parametrize(
+    ("size", "weights", "places"),
+    [
+        (4, {}, {}),
+        (0, {"a": 1.0}, {}),
+        (4, {"a": 1.0}, {"a": 4}),
+        (4, {"a": 1.0, "b": 1.0}, {"a": 2, "b": 2}),
+        (4, {"a": 9.0, "b": 0.1}, {"a": 3, "b": 1}),
+        (2, {"a": 3.0, "b": 2.0, "c": 1.0}, {"a": 1, "b": 1}),
+        (8, {"a": 4.0, "b": 2.0, "c": 1.0}, {"a": 5, "b": 2, "c": 1}),
+    ],
+)
+def test_places_are_shared_by_weight_one_at_least(size: int, weights: Any, places: Any) -> None:
+    assert share(size, weights) == places
+
+
+def test_what_was_asked_for_of_late_counts_more() -> None:
+    clock = Clock()
+    demand: Any = Demand(4, 300, clock)
+    for _ in range(8):
+        demand.note("old")
+    clock.now += 120
+    for _ in range(2):
+        demand.note("new")
+    assert demand.targets() == {"new": 3, "old": 1}
+
+
+def test_what_nobody_asks_for_is_forgotten_unless_it_is_pinned() -> None:
+    clock = Clock()
+    demand: Any = Demand(4, 300, clock)
+    demand.pin("pinned")
+    demand.note("used")
+    clock.now += 299
+    assert set(demand.targets()) == {"pinned", "used"}
+    clock.now += 2
+    assert demand.targets() == {"pinned": 4}
+    demand.note("pinned")
+    clock.now += 301
+    assert demand.targets() == {"pinned": 4}
+    demand.forget("pinned")
+    assert demand.targets() == {}
+
+
+def test_a_turn_ends_once() -> None:
+    turns = BootTurns(1)
+    turn = turns.wait(Cancellation())
+    assert turns.take() is None
+    turn.end()
+    turn.end()
+    assert turns.take() is not None
+    assert turns.take() is None
