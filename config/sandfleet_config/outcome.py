@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+from pydantic.dataclasses import dataclass
 
 from sandfleet_config.errors import ERROR_CLASSES, Category, ErrorCode, SandboxError
 from sandfleet_config.spec import encode_payload
@@ -80,9 +81,11 @@ class Usage(Record):
     pids_peak: int | None = None
 
 
-class LimitState(Record):
+@dataclass(frozen=True, slots=True, config=ConfigDict(extra="ignore"))
+class LimitState:
     """A limit as it was in force: `value` in the limit's own unit, and whether the host could hold the job to it."""
 
+    # Half of what is in an outcome are these, and without a dict and a set each they take a third of the memory.
     value: float | int
     enforced: bool
 

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import pickle
+
 import pytest
 from pydantic import ValidationError
 from sandfleet_config.errors import Category, ErrorCode
-from sandfleet_config.outcome import Outcome, StreamOutput, cut_to_characters
+from sandfleet_config.outcome import LimitState, Outcome, StreamOutput, cut_to_characters
 
 EURO = "€".encode()
 
@@ -43,6 +45,27 @@ def test_category_and_retryable_follow_from_the_code_where_they_are_missing() ->
     with pytest.raises(ValidationError) as caught:
         Outcome.model_validate({"job_id": "j1", "code": "NEW_CODE"})
     assert ("code",) in {error["loc"] for error in caught.value.errors()}
+
+
+def test_limits_travel_compare_and_copy_like_the_rest() -> None:
+    limits = {"memory_bytes": LimitState(value=1, enforced=True), "timeout": LimitState(value=0.5, enforced=False)}
+    outcome = Outcome.of(ErrorCode.OK, "j1", limits=limits)
+    assert outcome.to_json()["limits"] == {
+        "memory_bytes": {"value": 1, "enforced": True},
+        "timeout": {"value": 0.5, "enforced": False},
+    }
+    for copied in (
+        Outcome.model_validate_json(outcome.model_dump_json()),
+        Outcome.model_validate(outcome.to_json()),
+        pickle.loads(pickle.dumps(outcome)),  # noqa: S301  our own
+        outcome.model_copy(deep=True),
+    ):
+        assert copied == outcome
+        assert copied.limits["memory_bytes"].value == 1
+    with pytest.raises(AttributeError):
+        outcome.limits["timeout"].value = 2  # type: ignore[misc]
+    newer = {"value": 1, "enforced": True, "new_fact": 1}
+    assert Outcome.model_validate({"job_id": "j1", "code": "OK", "limits": {"x": newer}}).limits["x"].enforced
 
 
 def test_null_means_it_did_not_happen() -> None:
