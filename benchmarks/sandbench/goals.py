@@ -59,8 +59,10 @@ LESS_CPU = (
     "most of it is the job's own thread: a folder, four cgroups (v1), five pipes and a process for each sandbox, then Celery's"
     " tracer and two scripts. Next: cgroup v2 (one folder), posix_spawn for Popen, a claim and an end in one round trip"
 )
-ENQUEUE = "checking, encoding and a script that writes three keys a job, on cores that ran at two thirds of their speed. Next: one key"
-COLLECT = "each outcome becomes a checked model of some sixty values in one process. Next: read its inner parts when they are asked for"
+ENQUEUE = "checking, encoding and a script that writes three keys a job. Next: one key a job"
+COLLECT = (
+    "each outcome becomes a checked model of some sixty values. Next: read its inner parts when they are asked for"
+)
 RECOVERY = "a lease is taken over at the next sweep after its end. Next: sweep at the instant of the next end"
 MEMORY = "one thread and its buffers for each job. Next: measure what a job keeps"
 LONGER_QUEUE = "a claim finds more in Redis's memory and less in its caches. Next: profile claim.lua on a long queue"
