@@ -38,6 +38,7 @@ def main() -> None:
     options = _read_options()
     if options.publish:
         figures = Figures.model_validate_json((RESULTS / JSON).read_text())
+        _draw(figures)  # anew: the goals may be told otherwise than when they were measured
         for path in publish(figures, RESULTS):
             console.print(f"wrote {path}")
         return
