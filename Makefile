@@ -29,8 +29,9 @@ check: setup ## Lint, format, types, and the walls between the packages
 bench: setup ## Measure jobs side by side with bare runsc and stock Celery, in minutes; ARGS="--quick" for a glance
 	@$(BIN)/python -c 'import matplotlib' 2>/dev/null || $(BIN)/python -m pip install -qq --group bench -c constraints.txt
 	@$(BIN)/python benchmarks/bench.py $(ARGS)
+	@$(if $(filter-out --quick,$(ARGS)),,$(BIN)/python benchmarks/hosts.py $(ARGS))
 
-hosts: setup ## Time one batch on one, two and three hosts (network namespaces); ARGS="--quick" for a glance
+hosts: setup ## The last part of it: one batch on one, two and three hosts (network namespaces)
 	@$(BIN)/python benchmarks/hosts.py $(ARGS)
 
 soak: setup ## Break workers, sandboxes, connections and Redis at random for minutes; ARGS="--minutes 10 --seed 7"
