@@ -224,6 +224,35 @@ def test_a_drain_leaves_running_jobs_alone(warm: RunscRunner) -> None:
     assert execute(warm, "true").verdict.code is ErrorCode.OK
 
 
+def test_what_is_given_up_in_the_middle_of_its_boot_gives_its_turn_back(warm: RunscRunner) -> None:
+    for _ in range(3):
+        runner_turns = [warm._turns.take() for _ in range(warm._turns.limit)]
+        assert all(runner_turns), "a turn is missing"
+        for turn in runner_turns:
+            assert turn is not None
+            turn.end()
+        warm._warm._is_draining = False
+        warm._warm.pin(plan_of(warm))
+        wait_until(lambda: any(warm._warm._stock.values()), BOOT_SECONDS, "one boots")
+        warm.drain()
+    assert execute(warm, "true").verdict.code is ErrorCode.OK
+
+
+def test_a_dead_berth_is_never_given_out(warm: RunscRunner) -> None:
+    execute(warm, "true")
+    wait_until(lambda: len(warm._warm._berths) == warm._turns.limit, BOOT_SECONDS, "the berths are ready")
+    wait_idle(warm)
+    with warm._warm._lock:
+        dead = list(warm._warm._berths)
+        for berth in dead:
+            berth.kill()
+    for berth in dead:
+        berth.wait_exit()
+    # Less memory than an idle sandbox may use: it boots one of its own, from a berth.
+    ending = execute(warm, "echo", "well", resources={"memory_bytes": "40MiB"})
+    assert (ending.verdict.code, ending.stdout.text) == (ErrorCode.OK, "well\n")
+
+
 def test_where_nothing_boots_jobs_tell_why_and_the_pool_waits(
     warm_host: HostSettings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

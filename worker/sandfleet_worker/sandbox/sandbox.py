@@ -185,7 +185,10 @@ class Sandbox:
         if self.is_warm:
             if not self._is_stopped():
                 return False
-            signal.pidfd_send_signal(self._sentry, signal.SIGCONT)
+            try:
+                signal.pidfd_send_signal(self._sentry, signal.SIGCONT)
+            except ProcessLookupError:
+                return False
         return True
 
     def _is_stopped(self) -> bool:
@@ -300,8 +303,9 @@ class Sandbox:
         remove_folder(self.paths.folder)
 
     def supervision_close(self) -> None:
-        """Close the selector, if the sandbox came so far."""
+        """Close the selector, if the sandbox came so far; one that was still booting gives its turn back."""
         if hasattr(self, "supervision"):
+            self.supervision.on_booted()
             self.supervision.close()
 
 

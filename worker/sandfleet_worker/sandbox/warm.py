@@ -88,7 +88,12 @@ class WarmPool:
         """Take a berth that is ready, for a job that boots a sandbox of its own; the caller destroys it."""
         with self._lock:
             self._tell_thread()
-            return self._berths.popleft() if self._berths else None
+            while self._berths:
+                sandbox = self._berths.popleft()
+                if sandbox.wake():
+                    return sandbox
+                sandbox.destroy()
+        return None
 
     def pin(self, plan: Plan) -> None:
         """Keep sandboxes of `plan` whether or not jobs ask for them."""
