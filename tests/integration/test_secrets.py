@@ -102,6 +102,8 @@ def find_in_redis(stock: Stock, needle: bytes) -> set[str]:
         b"set": client.smembers,
         b"hash": lambda key: [word for pair in client.hgetall(key).items() for word in pair],
         b"zset": lambda key: client.zrange(key, 0, -1),
+        b"stream": lambda key: [word for _, pairs in client.xrange(key) for pair in pairs.items() for word in pair],
+        b"none": lambda _: [],  # it went meanwhile
     }
     found = set()
     for key in client.scan_iter("*"):
