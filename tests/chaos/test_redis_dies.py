@@ -61,7 +61,7 @@ def test_a_lease_that_was_lost_in_a_silence_is_heard_of_soon_after_it(havoc: Hav
             assert "action=lease_lost" not in cut.log
 
         wait_until(lambda: "action=lease_lost" in cut.log, LEASE_SECONDS + 1, "the lost lease is heard of")
-        wait_until(lambda: len(havoc.stage.find_sentries()) == 2, 2, "its sandboxes die")
+        wait_until(lambda: len(havoc.stage.find_running()) == 2, 2, "its sandboxes die")
         assert cut.process.wait(40) == EXIT_LOST
     for job in jobs:
         outcome = havoc.outcome(job, 40)

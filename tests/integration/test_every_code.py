@@ -59,8 +59,8 @@ def house(module_stage_folder: Stage) -> Iterator[House]:
         yield House(stage, fleet, runsc, images)
 
 
-def sentry(house: House) -> psutil.Process:
-    """Return the sentry of the one job that runs."""
+def sentries(house: House) -> list[psutil.Process]:
+    """Return the sentries of the one job that runs, and of the sandboxes that idle beside it."""
     found: list[psutil.Process] = []
 
     def look() -> bool:
@@ -71,14 +71,15 @@ def sentry(house: House) -> psutil.Process:
         return bool(found)
 
     wait_until(look, 20, "a sentry runs")
-    return found[0]
+    return found
 
 
 def kill_sentry(house: House, job: Job) -> None:
     wait_until(lambda: house.stage.has_started(job.id), 20, "the job runs")
-    process = sentry(house)
     time.sleep(0.5)
-    os.kill(process.pid, signal.SIGKILL)
+    for process in sentries(house):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGKILL)
 
 
 def lower_fuse(house: House, job: Job) -> None:

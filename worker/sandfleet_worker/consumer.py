@@ -147,6 +147,7 @@ class SandboxConsumer(Consumer):
 
     def _end_after_lost_lease(self) -> None:
         self.pool.withdraw_all("the worker has lost its lease")
+        self._runner.drain()
         flags: Any = state
         flags.should_terminate = EXIT_LOST
 

@@ -72,7 +72,9 @@ class Plan:
             FileNotFoundError: there is none.
         """
         facts = erofs.stat()
-        return cls(binary, platform, erofs, (facts.st_dev, facts.st_ino, facts.st_mtime_ns, facts.st_size))
+        # The change time too: whoever overwrites a file in place can set its other times back, not that one (inode(7)).
+        identity = (facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
+        return cls(binary, platform, erofs, identity)
 
     @property
     def is_stale(self) -> bool:
