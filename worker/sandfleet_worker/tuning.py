@@ -44,7 +44,7 @@ def check_grace_periods(sys: Path) -> Iterator[Finding]:
         detail = f"rcu_normal is {normal}: the kernel may not hurry them"
         yield Finding(name, State.TIP, detail, f"echo 0 > /sys/kernel/rcu_normal on the host, then see {PAGE}")
     elif expedited == "0":
-        detail = "rcu_expedited is 0: a program in a new sandbox took 131 ms where it was measured, and 72 with 1"
+        detail = "rcu_expedited is 0: a program in a new sandbox took 93 ms where it was measured, and 76 with 1"
         yield Finding(name, State.TIP, detail, f"echo 1 > /sys/kernel/rcu_expedited on the host; what it costs: {PAGE}")
     else:
         yield Finding(name, State.OK, f"expedited (rcu_expedited is {expedited})")
