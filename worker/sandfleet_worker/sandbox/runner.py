@@ -86,8 +86,8 @@ class RunscRunner:
         for name in self.config.warm.images:
             try:
                 self._warm.pin(self._new_plan(self.images.resolve(name), self.config.runsc.platform))
-            except SandboxError as error:
-                log.warning("no sandboxes of %s ahead: %s", name, error.message, extra={"action": "warm_up_failed"})
+            except (SandboxError, OSError) as error:  # it may be removed at this very moment
+                log.warning("no sandboxes of %s ahead: %s", name, error, extra={"action": "warm_up_failed"})
 
     def drain(self) -> None:
         """Boot nothing ahead any more, and destroy what idles; jobs that run go on."""

@@ -92,7 +92,7 @@ def release_date(version: str) -> int | None:
 def find_sentry(paths: SandboxPaths) -> int | None:
     """Return the process id of the sandbox's kernel, None where runsc's state does not tell it (yet).
 
-    runsc does not write its state in one step (20240729): what cannot be read now is read again later. A number that another
+    runsc does not write its state in one step (20240729): what cannot be read now may be, some ms later. A number that another
     process has got meanwhile is refused: the sentry's own command line names the sandbox's folder.
     """
     for path in paths.state.glob("*.state"):

@@ -47,6 +47,7 @@ log = logging.getLogger(__name__)
 
 PIPE_BYTES = 1 << 20
 EXIT_DEADLINE_SECONDS = 10.0
+STATE_READS, STATE_PAUSE_SECONDS = 10, 0.002
 STOP_SECONDS = 1.0
 DEAD_STATES = ("", "Z", "X")
 """Of proc_pid_stat(5); empty is a process that is gone."""
@@ -102,7 +103,6 @@ class Sandbox:
         self.paths, self.cgroup = paths, cgroup
         self.plan: Plan | None = None
         self.is_warm = False
-        self._limits: Admitted | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._pipes: Pipes | None = None
         self._pidfd = self._sentry = self._sentry_pid = -1
@@ -167,8 +167,12 @@ class Sandbox:
 
         runsc 20240729 burns 2 % of a core in each idle sandbox (gVisor issue 13361); stopped it takes none.
         """
-        pid = find_sentry(self.paths)
-        if pid is None:
+        for _ in range(STATE_READS):  # runsc may be writing it just now, see `find_sentry`
+            pid = find_sentry(self.paths)
+            if pid is not None:
+                break
+            time.sleep(STATE_PAUSE_SECONDS)
+        else:
             return False
         try:
             self._sentry, self._sentry_pid = os.pidfd_open(pid), pid
@@ -205,7 +209,6 @@ class Sandbox:
         Raises:
             HostResources: one of them cannot be enforced on this host.
         """
-        self._limits = limits
         self.supervision.clock.taken = time.monotonic()
         self.cgroup.apply(limits)
         self._require_limits(limits)
