@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
+from jobs import wait_job_cgroup
 from sandfleet_config.errors import (
     Cancelled,
     ErrorCode,
@@ -31,6 +32,7 @@ from sandfleet_worker.policy import admit
 from sandfleet_worker.sandbox.cancellation import Cancellation
 from sandfleet_worker.sandbox.images import ImageStore
 from sandfleet_worker.sandbox.runner import RunscRunner
+from waiting import wait_until
 
 if TYPE_CHECKING:
     from conftest import Run
@@ -206,15 +208,19 @@ def test_a_sandbox_that_cannot_be_built(runner: RunscRunner, monkeypatch: pytest
 
 
 def sentry_of(runner: RunscRunner) -> psutil.Process:
-    """Return the sentry of this runner's one sandbox, once its program is up."""
-    deadline = time.monotonic() + 15
-    while time.monotonic() < deadline:
+    """Return the sentry of this runner's one job, once it has the job."""
+    name = wait_job_cgroup(runner).name
+    found: list[psutil.Process] = []
+
+    def look() -> bool:
         for process in psutil.process_iter(["name", "cmdline"]):
             words = process.info["cmdline"] or []
-            if words and "runsc-sandbox" in words[0] and any(runner._owner.name in word for word in words):
-                return process
-        time.sleep(0.02)
-    pytest.fail("no sentry was seen")
+            if words and "runsc-sandbox" in words[0] and name in words:
+                found.append(process)
+        return bool(found)
+
+    wait_until(look, 60, "the job's sentry is up")
+    return found[0]
 
 
 def test_a_sentry_killed_by_hand_is_not_the_programs_fault(runner: RunscRunner, run: Run) -> None:

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 
 import psutil
 import pytest
+from jobs import wait_job_cgroup
 from sandfleet_config.errors import ErrorCode, HostResources, OutOfMemory, SandboxTimeout
 from sandfleet_config.settings import HostSettings
 from sandfleet_config.spec import SandboxSpec
 from sandfleet_worker.policy import admit
 from sandfleet_worker.sandbox.cgroups import CgroupTree
 from sandfleet_worker.sandbox.runner import RunscRunner
+from waiting import wait_until
 
 if TYPE_CHECKING:
     from conftest import Run
@@ -213,15 +215,10 @@ def test_the_hosts_process_fuse_is_told(runner: RunscRunner, python: Run) -> Non
     """Where the host's own pids limit stops the sandbox (here: lowered by hand while it runs), it is no fault of the program."""
 
     def lower() -> None:
-        parent = runner._tree.parents["pids"]
-        deadline = time.monotonic() + 15
-        while time.monotonic() < deadline:
-            for folder in parent.glob(f"{runner._owner.name}.*"):
-                if len((folder / "cgroup.procs").read_text().split()) >= 4:
-                    time.sleep(0.5)  # the program is up and forks slowly
-                    (folder / "pids.max").write_text("1")
-                    return
-            time.sleep(0.01)
+        folder = wait_job_cgroup(runner)
+        wait_until(lambda: len((folder / "cgroup.procs").read_text().split()) >= 4, 15, "the sandbox is up")
+        time.sleep(0.5)  # the program is up and forks slowly
+        (folder / "pids.max").write_text("1")
 
     thread = threading.Thread(target=lower)
     thread.start()
