@@ -23,6 +23,8 @@ PAUSE_SHARE = 1 / 16
 """A pause is such a part of what has been waited since the last end: looking late costs a job some per cent, no fixed time."""
 SHORTEST_PAUSE_OF_MANY_SECONDS = 0.01
 """Of many jobs one ends all the time: asking as often as for a single one would cost more than the jobs."""
+GAP_SHARE_OF_MANY = 1 / 2
+"""And of many a pause is such a part of what was paused between the last two ends: some two questions an end, not ten."""
 FIRST_LOOK_SECONDS = 1.0
 EXPIRY_SLACK_SECONDS = 0.01
 IDLE_SHARE = 4
@@ -46,7 +48,9 @@ class Wait:
         self._deadline = None if timeout is None else now + timeout
         self._next_look = now + min(FIRST_LOOK_SECONDS, PRESENCE_SECONDS)
         self._waiting_since = now
-        self._shortest_pause = SHORTEST_PAUSE_SECONDS if len(self.pending) == 1 else SHORTEST_PAUSE_OF_MANY_SECONDS
+        self._paused_seconds = 0.0
+        self._is_of_many = len(self.pending) != 1
+        self._shortest_pause = SHORTEST_PAUSE_OF_MANY_SECONDS if self._is_of_many else SHORTEST_PAUSE_SECONDS
         self._has_found = False
         self._idle_seconds = 0.0
 
@@ -90,9 +94,13 @@ class Wait:
         if not self.pending:
             return None
         if self._has_found:
-            self._waiting_since = now
+            if self._is_of_many:
+                gap_pause = GAP_SHARE_OF_MANY * self._paused_seconds
+                self._shortest_pause = max(SHORTEST_PAUSE_OF_MANY_SECONDS, gap_pause)
+            self._waiting_since, self._paused_seconds = now, 0.0
         pause = min(LONGEST_PAUSE_SECONDS, max(self._shortest_pause, PAUSE_SHARE * (now - self._waiting_since)))
         pause = max(pause, IDLE_SHARE * self._idle_seconds)
+        self._paused_seconds += pause
         if self._deadline is None:
             return pause
         if is_over:

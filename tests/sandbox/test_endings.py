@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
-from jobs import wait_job_cgroup
+from jobcgroup import wait_job_cgroup
 from sandfleet_config.errors import (
     Cancelled,
     ErrorCode,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 import pytest
-from jobs import wait_job_cgroup
+from jobcgroup import wait_job_cgroup
 from sandfleet_config.errors import ErrorCode, HostResources, OutOfMemory, SandboxTimeout
 from sandfleet_config.settings import HostSettings
 from sandfleet_config.spec import SandboxSpec

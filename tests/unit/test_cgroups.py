@@ -39,7 +39,7 @@ def test_v2_uses_one_folder_for_all(tmp_path: Path, limits: Admitted) -> None:
     assert (folder / "memory.oom.group").read_text() == "1"
     assert (folder / "cpu.max").read_text() == "50000 100000"
     assert (folder / "pids.max").read_text() == str(4 * 256 + 256)
-    assert cgroup.procs_files == [folder / "cgroup.procs"]
+    assert cgroup.procs_files == [str(folder / "cgroup.procs")]
     assert cgroup.enforced == {"memory", "cpu", "pids"}
 
 

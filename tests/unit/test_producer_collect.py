@@ -306,6 +306,29 @@ def test_a_reader_that_takes_its_time_is_not_made_to_wait(monkeypatch: pytest.Mo
     assert slept == [pytest.approx(SHORTEST_PAUSE_OF_MANY_SECONDS)]
 
 
+def test_many_jobs_are_asked_for_about_twice_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, pauses = [0.0], []
+    monkeypatch.setattr("sandfleet.waits.time.monotonic", lambda: now[0])
+    fleet = FakeFleet(lambda _: None)
+    jobs = fleet.submit_many([SPEC] * 60)
+    ends = [(0.04 * (number + 1), job.id) for number, job in enumerate(jobs[:40])]
+    ends += [(1.6 + 0.005 * (number + 1), job.id) for number, job in enumerate(jobs[40:])]
+
+    def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        now[0] += seconds
+        while ends and ends[0][0] <= now[0]:
+            fleet.finish(ends.pop(0)[1], OK)
+
+    monkeypatch.setattr("sandfleet.collect.time.sleep", sleep)
+    assert len(list(fleet.as_completed(jobs))) == 60
+    assert sum(pauses) == pytest.approx(1.7, abs=0.03)
+    # With pauses of 10 ms throughout it would be some 160 questions.
+    assert 40 <= len(pauses) <= 105
+    # In the burst at the end it asks often again.
+    assert pauses[-1] == pytest.approx(SHORTEST_PAUSE_OF_MANY_SECONDS)
+
+
 def test_the_list_of_ends_is_read_again_where_something_was_taken_out_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sandfleet.ends.ENDS_AT_ONCE", 3)
     fleet = CountingFleet()

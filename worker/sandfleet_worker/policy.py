@@ -96,7 +96,7 @@ def _violations(spec: SandboxSpec, host: HostSettings) -> Iterator[dict[str, str
 
 def _above_ceiling(spec: SandboxSpec, policy: PolicySettings) -> Iterator[dict[str, str]]:
     wish = spec.resources
-    cpu_ceiling = policy.cpu_quota or (os.cpu_count() or 1) * CPU_PERIOD_MICROSECONDS
+    cpu_ceiling = policy.cpu_quota or ((os.cpu_count() or 1) * CPU_PERIOD_MICROSECONDS if wish.cpu_quota else 0)
     ceilings: tuple[tuple[str, float, float, str], ...] = (
         ("resources.memory_bytes", wish.memory_bytes, policy.memory_bytes, "bytes"),
         ("resources.cpu_quota", wish.cpu_quota, cpu_ceiling, "microseconds per 100 ms"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import resource
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +44,12 @@ There is no bounding set: what is dropped, no execve gives back.
 
 TMP_MODE = 0o1777
 HOME_MODE = 0o700
+
+
+@functools.lru_cache(maxsize=64)
+def encode_config(rootfs: Path, erofs: Path) -> bytes:
+    """Return `new_config` as the file that it becomes."""
+    return json.dumps(new_config(rootfs, erofs)).encode()
 
 
 def new_config(rootfs: Path, erofs: Path) -> dict[str, Any]:

@@ -33,6 +33,7 @@ PIDS_FUSE_BASE = 256
 """Host tasks a sandbox may have: guest threads are not host threads one to one, and the sentry needs some of its own."""
 
 REMOVE_DEADLINE_SECONDS = 5.0
+FIRST_REMOVE_PAUSE_SECONDS = 0.001
 READ_BYTES = 1 << 16
 """More than any file we read has."""
 V1_CONTROLLERS = ("memory", "pids", "cpu", "cpuacct")
@@ -169,18 +170,15 @@ class SandboxCgroup:
 
     def __init__(self, tree: CgroupTree, name: str) -> None:
         self._tree = tree
-        self._folders = {controller: parent / name for controller, parent in tree.parents.items()}
-        self._names = {controller: str(folder) for controller, folder in self._folders.items()}
+        # Text, not paths, here and where `_distinct` goes: pathlib makes a system call twice as dear.
+        self._names = {controller: f"{parent}/{name}" for controller, parent in tree.parents.items()}
+        self._distinct = list(dict.fromkeys(self._names.values()))
         self.enforced: frozenset[str] = frozenset()
 
     @property
-    def _distinct(self) -> list[Path]:
-        return list(dict.fromkeys(self._folders.values()))
-
-    @property
-    def procs_files(self) -> list[Path]:
+    def procs_files(self) -> list[str]:
         """The files through which a process enters: one on v2, one a controller on v1."""
-        return [folder / "cgroup.procs" for folder in self._distinct]
+        return [f"{folder}/cgroup.procs" for folder in self._distinct]
 
     def make(self) -> None:
         """Make the folders, without limits yet.
@@ -190,7 +188,7 @@ class SandboxCgroup:
         """
         try:
             for folder in self._distinct:
-                folder.mkdir()
+                os.mkdir(folder)  # noqa: PTH102
         except OSError as error:
             self.remove()
             msg = f"cannot make the sandbox's cgroup: {error.strerror} ({error.filename})"
@@ -232,7 +230,7 @@ class SandboxCgroup:
                 memory_peak_bytes=self._read_number("memory", "memory.max_usage_in_bytes"),
                 pids_peak=self._read_number("pids", "pids.peak"),
             )
-        cpu = self._read_field("cpu", "cpu.stat", "usage_usec") if "cpu" in self._folders else None
+        cpu = self._read_field("cpu", "cpu.stat", "usage_usec") if "cpu" in self._names else None
         return Usage(
             cpu_seconds=None if cpu is None else cpu / 1e6,
             memory_peak_bytes=self._read_number("memory", "memory.peak"),
@@ -278,12 +276,12 @@ class SandboxCgroup:
         remove_cgroups(self._distinct)
 
 
-def kill_members(folders: Iterable[Path]) -> bool:
+def kill_members(folders: Iterable[Path | str]) -> bool:
     """SIGKILL every process in `folders`; return whether there was one."""
     found = False
     for folder in folders:
         with contextlib.suppress(OSError):
-            for line in (folder / "cgroup.procs").read_text().split():
+            for line in Path(folder, "cgroup.procs").read_text().split():
                 found = True
                 if line != "0":  # a process of another pid namespace shows as 0
                     with contextlib.suppress(ProcessLookupError):
@@ -291,7 +289,7 @@ def kill_members(folders: Iterable[Path]) -> bool:
     return found
 
 
-def remove_cgroups(folders: Iterable[Path]) -> None:
+def remove_cgroups(folders: Iterable[Path | str]) -> None:
     """Remove `folders` (a sandbox's cgroup on each controller), killing what is inside.
 
     Raises:
@@ -299,10 +297,10 @@ def remove_cgroups(folders: Iterable[Path]) -> None:
     """
     deadline = time.monotonic() + REMOVE_DEADLINE_SECONDS
     for folder in folders:
-        pause = 0.001
+        pause = FIRST_REMOVE_PAUSE_SECONDS
         while True:
             try:
-                folder.rmdir()
+                os.rmdir(folder)  # noqa: PTH106
                 break
             except FileNotFoundError:
                 break
@@ -311,6 +309,7 @@ def remove_cgroups(folders: Iterable[Path]) -> None:
                 if error.errno != errno.EBUSY or time.monotonic() > deadline:
                     msg = f"cannot remove the cgroup {folder}: {error.strerror}"
                     raise HostResources.of(msg) from error
-            kill_members([folder])
+            if pause > FIRST_REMOVE_PAUSE_SECONDS:  # what was killed with its sandbox has mostly ended by then
+                kill_members([folder])
             time.sleep(pause)
             pause = min(pause * 2, 0.05)

@@ -25,7 +25,7 @@ from sandfleet_worker.sandbox.ending import Ending, limit_states
 from sandfleet_worker.sandbox.images import ImageStore, resolve_user
 from sandfleet_worker.sandbox.janitor import Ownership, SweepReport, sweep
 from sandfleet_worker.sandbox.probe import pack_probe, probe_job, probe_limits, read_probe
-from sandfleet_worker.sandbox.runsc import SandboxPaths, find_runsc, read_head, read_log_errors
+from sandfleet_worker.sandbox.runsc import ROOTFS, SandboxPaths, find_runsc, read_head, read_log_errors
 from sandfleet_worker.sandbox.sandbox import Plan, Sandbox
 from sandfleet_worker.sandbox.turns import BootTurns
 from sandfleet_worker.sandbox.verdict import Facts, decide
@@ -57,6 +57,7 @@ class RunscRunner:
         self.images = ImageStore(self.config.images.root)
         self._tree = find_tree(self.config.runsc.cgroup_parent)
         self._owner = Ownership(self.config.runsc.root_dir)
+        (self._owner.folder / ROOTFS).mkdir(mode=0o755)
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
         self._turns = BootTurns()

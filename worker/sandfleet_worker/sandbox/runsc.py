@@ -34,6 +34,7 @@ And a process inherits the size of its parent's descriptor table: runsc (2024072
 process with threads waits for an RCU grace period, 8 to 15 ms a boot (measured).
 """
 
+ROOTFS = "rootfs"
 LOG_TAIL_BYTES = 4096
 LAUNCH_EXIT_CGROUP, LAUNCH_EXIT_EXEC, LAUNCH_EXIT_PARENT_GONE = 120, 121, 122
 
@@ -52,12 +53,23 @@ def find_runsc(name: str) -> RunscBinary:
     Raises:
         GVisorNotAvailable: not found, not runnable, or too old for our sandboxes; the message says what to install.
     """
+    try:
+        path = _find_path(name, os.environ.get("PATH"))
+        stat = os.stat(path)  # noqa: PTH116  each job takes this way, and pathlib makes it twice as dear
+    except FileNotFoundError:
+        _find_path.cache_clear()  # it may have moved
+        path = _find_path(name, os.environ.get("PATH"))
+        stat = os.stat(path)  # noqa: PTH116
+    return _read_version(path, stat.st_mtime_ns, stat.st_size)
+
+
+@functools.lru_cache(maxsize=8)
+def _find_path(name: str, _search_path: str | None) -> str:
     path = shutil.which(name)
     if path is None:
         msg = f"runsc was not found as {name!r}: install gVisor (Debian trixie's package `runsc`) or set SANDFLEET_RUNSC__PATH"
         raise GVisorNotAvailable.of(msg)
-    stat = Path(path).stat()
-    return _read_version(path, stat.st_mtime_ns, stat.st_size)
+    return path
 
 
 @functools.lru_cache(maxsize=8)
@@ -95,11 +107,11 @@ def find_sentry(paths: SandboxPaths) -> int | None:
     runsc does not write its state in one step (20240729): what cannot be read now may be, some ms later. A number that another
     process has got meanwhile is refused: the sentry's own command line names the sandbox's folder.
     """
-    for path in paths.state.glob("*.state"):
+    for path in paths.folder.glob("*.state"):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             pid = int(json.loads(path.read_bytes())["sandbox"]["pid"])
             words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-            if pid > 0 and f"--root={paths.state}".encode() in words:
+            if pid > 0 and f"--root={paths.folder}".encode() in words:
                 return pid
     return None
 
@@ -115,14 +127,9 @@ def read_state(pid: int) -> str:
 
 @dataclass(frozen=True)
 class SandboxPaths:
-    """The files of one sandbox, all below its own folder."""
+    """The files of one sandbox, all in its own folder: the bundle, and runsc's private ``--root`` as well."""
 
     folder: Path
-
-    @property
-    def state(self) -> Path:
-        """Runsc's private ``--root``."""
-        return self.folder / "state"
 
     @property
     def log(self) -> Path:
@@ -136,14 +143,12 @@ class SandboxPaths:
 
     @property
     def rootfs(self) -> Path:
-        """An empty folder: the real root is the EROFS image named in the bundle's annotations."""
-        return self.folder / "rootfs"
+        """An empty folder beside, for all: the real root is the EROFS image named in the bundle's annotations."""
+        return self.folder.with_name(ROOTFS)
 
     def make(self) -> None:
-        """Make the folders, private to root."""
+        """Make the folder, private to root."""
         self.folder.mkdir(mode=0o700)
-        self.state.mkdir(mode=0o700)
-        self.rootfs.mkdir(mode=0o755)
 
 
 def new_command(
@@ -156,7 +161,7 @@ def new_command(
     """Return the argv of one attached sandbox; `fds` are (control read end, status write end, init's ELF)."""
     control, status, init = fds
     flags = [
-        f"--root={paths.state}",
+        f"--root={paths.folder}",
         f"--platform={platform}",
         "--network=none",
         # Our own cgroup holds the limits and outlives the sandbox, so that its counters can be read.
@@ -173,7 +178,7 @@ def new_command(
     return [binary.path, *flags, "run", *run, paths.folder.name]
 
 
-def launch_command(settings: RunscSettings, command_fd: int, procs_files: Sequence[Path]) -> list[str]:
+def launch_command(settings: RunscSettings, command_fd: int, procs_files: Sequence[str]) -> list[str]:
     """Return the argv of a launcher that enters its cgroups, waits on `command_fd` and dies with the thread that spawns it."""
     membarrier = str(int(settings.membarrier))
     return [
@@ -182,7 +187,7 @@ def launch_command(settings: RunscSettings, command_fd: int, procs_files: Sequen
         str(command_fd),
         membarrier,
         str(len(procs_files)),
-        *map(str, procs_files),
+        *procs_files,
     ]
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import logging
 import os
 import shutil
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Self
 
 from sandfleet_config.errors import GVisorNotAvailable, HostResources
 
-from sandfleet_worker.sandbox.bundle import new_config
+from sandfleet_worker.sandbox.bundle import encode_config
 from sandfleet_worker.sandbox.runsc import (
     NATIVE,
     SandboxPaths,
@@ -152,7 +151,8 @@ class Sandbox:
         """
         self.plan = plan
         try:
-            (self.paths.folder / "config.json").write_text(json.dumps(new_config(self.paths.rootfs, plan.erofs)))
+            with open(f"{self.paths.folder}/config.json", "xb") as file:  # noqa: PTH123  faster than pathlib's
+                file.write(encode_config(self.paths.rootfs, plan.erofs))
         except OSError as error:
             raise _no_folder(error) from error
         command = encode_command(new_command(plan.binary, self._settings, plan.platform, self.paths, self._passed))
@@ -277,8 +277,9 @@ class Sandbox:
         self.cgroup.kill()
 
     def _kill_runsc(self) -> None:
-        if self._process is not None:
-            self._process.kill()
+        if self._pidfd >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
     def wait_exit(self) -> int | None:
         """Reap runsc and return its exit status; None where it will not die."""
@@ -332,10 +333,28 @@ def _close(fds: list[int]) -> None:
 def remove_folder(folder: Path) -> None:
     """Remove a sandbox's folder; fine when it is gone already."""
     try:
-        shutil.rmtree(folder)
+        if not _remove_flat(folder):
+            shutil.rmtree(folder)
     except FileNotFoundError:
         pass
     except OSError as error:
         log.warning(
             "cannot remove %s: %s; the janitor will try again", folder, error.strerror, extra={"action": "folder_left"}
         )
+
+
+def _remove_flat(folder: Path) -> bool:
+    """Remove a folder of files, as every sandbox's is, by a third of the system calls of `shutil.rmtree`; follow no link.
+
+    Return False where there is more in it.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        for name in os.listdir(descriptor):  # noqa: PTH208  pathlib knows no descriptors
+            os.unlink(name, dir_fd=descriptor)
+    except IsADirectoryError:
+        return False
+    finally:
+        os.close(descriptor)
+    os.rmdir(folder)  # noqa: PTH106  each job takes this way, and pathlib makes it dearer
+    return True
