@@ -47,9 +47,10 @@ log = logging.getLogger(__name__)
 PIPE_BYTES = 1 << 20
 EXIT_DEADLINE_SECONDS = 10.0
 STATE_READS, STATE_PAUSE_SECONDS = 10, 0.002
-STOP_SECONDS = 1.0
-DEAD_STATES = ("", "Z", "X")
-"""Of proc_pid_stat(5); empty is a process that is gone."""
+STOP_SECONDS = 5.0
+"""On a busy host a process gets to its own stop only when it has a core."""
+STOPPED = "T"
+"""Of proc_pid_stat(5)."""
 
 
 @dataclass(frozen=True)
@@ -163,7 +164,9 @@ class Sandbox:
             os.write(self._pipes.control, command)
 
     def stop(self) -> bool:
-        """Stop an idle sandbox's kernel, which would poll for ever; return False where it cannot be found.
+        """Tell an idle sandbox's kernel to stop, which would poll for ever; return False where it cannot be found.
+
+        It is warm once `note_stop` has seen it stopped.
 
         runsc 20240729 burns 2 % of a core in each idle sandbox (gVisor issue 13361); stopped it takes none.
         """
@@ -180,28 +183,30 @@ class Sandbox:
         except OSError:
             return False
         self._stopped = time.monotonic()
-        self.is_warm = True
         return True
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether it was told to stop, and has not been seen stopped yet."""
+        return self._sentry >= 0 and not self.is_warm
+
+    def note_stop(self) -> bool:
+        """See whether the sandbox has stopped; return False where it does not."""
+        self.is_warm = read_state(self._sentry_pid) == STOPPED
+        return self.is_warm or time.monotonic() - self._stopped < STOP_SECONDS
 
     def wake(self) -> bool:
         """Let a stopped sandbox go on; return False where it has died, or is about to."""
         self.supervision.poll()
-        if self.supervision.is_gone:
+        # One that was killed is not stopped any more, for some ms before it has ended.
+        if self.supervision.is_gone or (self.is_warm and read_state(self._sentry_pid) != STOPPED):
             return False
-        if self.is_warm:
-            if not self._is_stopped():
-                return False
+        if self._sentry >= 0:
             try:
                 signal.pidfd_send_signal(self._sentry, signal.SIGCONT)
             except ProcessLookupError:
                 return False
         return True
-
-    def _is_stopped(self) -> bool:
-        """Whether the sentry is stopped as it should be: one that was killed is not any more, for some ms before it has ended."""
-        state = read_state(self._sentry_pid)
-        # On a busy host a process gets to its own stop only when it has a core.
-        return state == "T" or (state not in DEAD_STATES and time.monotonic() - self._stopped < STOP_SECONDS)
 
     def assign(self, limits: Admitted) -> None:
         """Hold the sandbox to the job's limits from now on.

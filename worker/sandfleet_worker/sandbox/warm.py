@@ -37,6 +37,7 @@ IDLE_MEMORY_BYTES = 48 << 20
 
 LOOK_SECONDS = 0.05
 """How often to look for idle cores while something is missing."""
+STOP_LOOK_SECONDS = 0.005
 STALE_SECONDS = 5.0
 WHY_CHARS = 500
 FIRST_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 1.0, 60.0
@@ -177,25 +178,32 @@ class WarmPool:
     def _find_timeout(self) -> float:
         with self._lock:
             deadlines = [sandbox.supervision.next_deadline for sandbox in self._by_fd.values()]
+            is_one_stopping = any(sandbox.is_stopping for sandbox in self._by_fd.values())
         due = [self._next_stale, *(deadline for deadline in deadlines if deadline is not None)]
+        if is_one_stopping:
+            due.append(time.monotonic() + STOP_LOOK_SECONDS)
         if self._next_fill is not None:
             due.append(self._next_fill)
         return max(0.0, min(due) - time.monotonic())
 
     def _find_overdue(self, now: float) -> list[int]:
+        def is_due(sandbox: Sandbox) -> bool:
+            deadline = sandbox.supervision.next_deadline
+            return sandbox.is_stopping or (deadline is not None and deadline <= now)
+
         with self._lock:
-            deadlines = {fd: sandbox.supervision.next_deadline for fd, sandbox in self._by_fd.items()}
-        return [fd for fd, deadline in deadlines.items() if deadline is not None and deadline <= now]
+            return [fd for fd, sandbox in self._by_fd.items() if is_due(sandbox)]
 
     def _attend(self, fd: int) -> None:
-        """See what has become of a spare: up, and then it is stopped; or gone."""
+        """See what has become of a spare: up, and then it is told to stop, and is warm once it has; or gone."""
         with self._lock:
             sandbox = self._by_fd.get(fd)
             if sandbox is None:  # taken meanwhile
                 return
             watch = sandbox.supervision
             watch.poll()
-            if not watch.is_gone and (watch.clock.ready is None or sandbox.is_warm or sandbox.stop()):
+            is_well = watch.clock.ready is None or sandbox.is_warm
+            if not watch.is_gone and (is_well or (sandbox.note_stop() if sandbox.is_stopping else sandbox.stop())):
                 self._backoff = 0.0 if sandbox.is_warm else self._backoff
                 return
             self._remove(sandbox)
