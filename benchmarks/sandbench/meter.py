@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sandfleet_worker.sandbox.cgroups import find_tree, remove_cgroups
+from sandfleet_worker.sandbox.cgroup_tree import find_tree
+from sandfleet_worker.sandbox.cgroups import remove_cgroups
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -17,7 +17,7 @@ import pytest
 from leftovers import left_behind
 from sandfleet_config.errors import ErrorCode, HostResources
 from sandfleet_worker.sandbox import janitor
-from sandfleet_worker.sandbox.cgroups import CgroupTree, find_tree
+from sandfleet_worker.sandbox.cgroup_tree import CgroupTree, find_tree
 from sandfleet_worker.sandbox.janitor import LOCK_NAME, Ownership, SweepReport, sweep
 from sandfleet_worker.sandbox.runner import RunscRunner
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from sandfleet_worker.sandbox import initproto
-from sandfleet_worker.sandbox.runsc import encode_command
+from sandfleet_worker.sandbox.launcher import encode_command
 
 SOURCE = Path(initproto.__file__).parent / "native" / "launch.c"
 CFLAGS = [

@@ -14,7 +14,7 @@ from sandfleet_config.errors import ErrorCode, HostResources, OutOfMemory, Sandb
 from sandfleet_config.settings import HostSettings
 from sandfleet_config.spec import SandboxSpec
 from sandfleet_worker.policy import admit
-from sandfleet_worker.sandbox.cgroups import CgroupTree
+from sandfleet_worker.sandbox.cgroup_tree import CgroupTree
 from sandfleet_worker.sandbox.runner import RunscRunner
 from waiting import wait_until
 

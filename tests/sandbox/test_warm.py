@@ -21,11 +21,11 @@ from sandfleet_config.errors import ErrorCode
 from sandfleet_config.settings import HostSettings, ImagesSettings, WarmSettings
 from sandfleet_config.spec import SandboxSpec
 from sandfleet_worker.policy import admit
-from sandfleet_worker.sandbox.cgroups import find_tree
+from sandfleet_worker.sandbox.cgroup_tree import find_tree
 from sandfleet_worker.sandbox.images import ImageStore
 from sandfleet_worker.sandbox.janitor import sweep
 from sandfleet_worker.sandbox.runner import RunscRunner
-from sandfleet_worker.sandbox.runsc import find_sentry
+from sandfleet_worker.sandbox.sentry import find_sentry
 from sandfleet_worker.sandbox.warm import WarmPool
 from waiting import wait_until
 
@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from sandfleet_worker.sandbox.ending import Ending
-    from sandfleet_worker.sandbox.sandbox import Plan, Sandbox
+    from sandfleet_worker.sandbox.plan import Plan
+    from sandfleet_worker.sandbox.sandbox import Sandbox
 
 SIZE = 2
 BOOT_SECONDS = 60.0

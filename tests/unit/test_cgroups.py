@@ -9,7 +9,8 @@ from sandfleet_config.errors import HostResources
 from sandfleet_config.settings import HostSettings
 from sandfleet_config.spec import SandboxSpec
 from sandfleet_worker.policy import Admitted, admit
-from sandfleet_worker.sandbox.cgroups import SandboxCgroup, find_tree, limit_files, parse_v1_mounts
+from sandfleet_worker.sandbox.cgroup_tree import find_tree, parse_v1_mounts
+from sandfleet_worker.sandbox.cgroups import SandboxCgroup, limit_files
 
 
 @pytest.fixture

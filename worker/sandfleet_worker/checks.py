@@ -12,7 +12,7 @@ import redis
 from sandfleet_config.errors import SandboxError
 
 from sandfleet_worker.host import connect
-from sandfleet_worker.sandbox.cgroups import find_tree
+from sandfleet_worker.sandbox.cgroup_tree import find_tree
 from sandfleet_worker.sandbox.runsc import find_runsc
 
 if TYPE_CHECKING:

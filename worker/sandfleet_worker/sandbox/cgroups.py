@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import logging
 import os
 import signal
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,15 +17,14 @@ from sandfleet_config.errors import HostResources
 from sandfleet_config.outcome import Usage
 
 from sandfleet_worker.policy import CPU_PERIOD_MICROSECONDS
+from sandfleet_worker.sandbox.cgroup_tree import write_quietly
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
     from sandfleet_worker.policy import Admitted
+    from sandfleet_worker.sandbox.cgroup_tree import CgroupTree
 
-log = logging.getLogger(__name__)
-
-CGROUP_ROOT = Path("/sys/fs/cgroup")
 PIDS_FUSE_FACTOR = 4
 PIDS_FUSE_BASE = 256
 """Host tasks a sandbox may have: guest threads are not host threads one to one, and the sentry needs some of its own."""
@@ -36,94 +33,6 @@ REMOVE_DEADLINE_SECONDS = 5.0
 FIRST_REMOVE_PAUSE_SECONDS = 0.001
 READ_BYTES = 1 << 16
 """More than any file we read has."""
-V1_CONTROLLERS = ("memory", "pids", "cpu", "cpuacct")
-V2_CONTROLLERS = ("memory", "pids", "cpu")
-
-
-@dataclass(frozen=True)
-class CgroupTree:
-    """Where sandboxes' cgroups go on this host: controller -> folder of ours. On v2 all controllers share one folder."""
-
-    version: int
-    parents: Mapping[str, Path]
-
-    @property
-    def enforceable(self) -> frozenset[str]:
-        """The limits this tree can hold a job to: of memory, cpu, pids."""
-        return frozenset(self.parents) & {"memory", "cpu", "pids"}
-
-
-def parse_v1_mounts(mountinfo: str) -> dict[str, Path]:
-    """Map each v1 controller of ``/proc/self/mountinfo`` to its mount point (proc(5): optional fields end at ``-``)."""
-    found: dict[str, Path] = {}
-    for line in mountinfo.splitlines():
-        left, _, right = line.partition(" - ")
-        kind, _, options = right.split(" ", 2) if right.count(" ") >= 2 else ("", "", "")  # noqa: PLR2004
-        if kind == "cgroup":
-            mount_point = Path(left.split(" ")[4])
-            for option in options.split(","):
-                if option in V1_CONTROLLERS:
-                    found.setdefault(option, mount_point)
-    return found
-
-
-def find_tree(parent: str, root: Path = CGROUP_ROOT, mountinfo: str | None = None) -> CgroupTree:
-    """Find or make our parent cgroups; what cannot be written is left out, and the tree says so."""
-    if (root / "cgroup.controllers").exists():
-        return _find_v2(parent, root)
-    text = Path("/proc/self/mountinfo").read_text() if mountinfo is None else mountinfo
-    parents: dict[str, Path] = {}
-    for controller, mount_point in parse_v1_mounts(text).items():
-        folder = mount_point / parent
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            if controller == "memory":
-                # Charges of a removed child must not vanish from the parent; also the default on hybrid hosts.
-                _write_quietly(folder / "memory.use_hierarchy", "1")
-        except OSError as error:
-            log.debug("cgroup v1 controller %s cannot be used: %s", controller, error)
-            continue
-        if os.access(folder, os.W_OK):
-            parents[controller] = folder
-    return CgroupTree(version=1, parents=parents)
-
-
-def _find_v2(parent: str, root: Path) -> CgroupTree:
-    folder = root
-    try:
-        for part in Path(parent).parts:
-            _delegate(folder)
-            folder /= part
-            folder.mkdir(exist_ok=True)
-        _delegate(folder)
-        granted = (folder / "cgroup.subtree_control").read_text().split()
-    except OSError as error:
-        log.debug("cgroup v2 folder %s cannot be used: %s", folder, error)
-        return CgroupTree(version=2, parents={})
-    return CgroupTree(version=2, parents={name: folder for name in V2_CONTROLLERS if name in granted})
-
-
-def _delegate(folder: Path) -> None:
-    """Hand every controller down one level, each by itself: one that is missing must not cost the others."""
-    available = (folder / "cgroup.controllers").read_text().split()
-    enabled = (folder / "cgroup.subtree_control").read_text().split()
-    for controller in V2_CONTROLLERS:
-        if controller in available and controller not in enabled:
-            _write_quietly(folder / "cgroup.subtree_control", f"+{controller}")
-
-
-def _write_quietly(path: Path | str, text: str) -> bool:
-    # Plain system calls here and in `_read_text`: each job takes some thirty of them, and pathlib makes each five times as dear.
-    try:
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
-        try:
-            os.write(file, text.encode())
-        finally:
-            os.close(file)
-    except OSError as error:
-        log.debug("cannot write %r to %s: %s", text, path, error)
-        return False
-    return True
 
 
 def limit_files(version: int, limits: Admitted) -> list[tuple[str, str, str, bool]]:
@@ -207,7 +116,7 @@ class SandboxCgroup:
         failed: set[str] = set()
         for controller, file, text, is_needed in files:
             folder = self._names.get(controller)
-            if folder is not None and not _write_quietly(f"{folder}/{file}", text) and is_needed:
+            if folder is not None and not write_quietly(f"{folder}/{file}", text) and is_needed:
                 failed.add(controller)
         return failed
 

@@ -13,7 +13,7 @@ import psutil
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from sandfleet_worker.sandbox.sandbox import Plan
+    from sandfleet_worker.sandbox.plan import Plan
 
 HALF_LIFE_SECONDS = 30.0
 """A job that long ago counts half as much as one of now when images compete for places."""

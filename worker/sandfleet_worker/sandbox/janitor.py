@@ -23,12 +23,12 @@ from typing import TYPE_CHECKING
 from sandfleet_config.errors import HostResources
 
 from sandfleet_worker.sandbox.cgroups import remove_cgroups
-from sandfleet_worker.sandbox.sandbox import remove_folder
+from sandfleet_worker.sandbox.folders import remove_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sandfleet_worker.sandbox.cgroups import CgroupTree
+    from sandfleet_worker.sandbox.cgroup_tree import CgroupTree
 
 log = logging.getLogger(__name__)
 

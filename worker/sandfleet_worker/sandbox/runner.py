@@ -20,13 +20,15 @@ from sandfleet_config.spec import SandboxSpec
 from sandfleet_worker.policy import admit
 from sandfleet_worker.sandbox.bundle import new_init_job
 from sandfleet_worker.sandbox.cancellation import Cancellation
-from sandfleet_worker.sandbox.cgroups import SandboxCgroup, find_tree
+from sandfleet_worker.sandbox.cgroup_tree import find_tree
+from sandfleet_worker.sandbox.cgroups import SandboxCgroup
 from sandfleet_worker.sandbox.ending import Ending, limit_states
 from sandfleet_worker.sandbox.images import ImageStore, resolve_user
 from sandfleet_worker.sandbox.janitor import Ownership, SweepReport, sweep
+from sandfleet_worker.sandbox.plan import Plan
 from sandfleet_worker.sandbox.probe import pack_probe, probe_job, probe_limits, read_probe
 from sandfleet_worker.sandbox.runsc import ROOTFS, SandboxPaths, find_runsc, read_head, read_log_errors
-from sandfleet_worker.sandbox.sandbox import Plan, Sandbox
+from sandfleet_worker.sandbox.sandbox import Sandbox
 from sandfleet_worker.sandbox.turns import BootTurns
 from sandfleet_worker.sandbox.verdict import Facts, decide
 from sandfleet_worker.sandbox.warm import IDLE_MEMORY_BYTES, WarmPool

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import functools
 import json
 import os
 import re
 import shutil
-import struct
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,13 +23,6 @@ NATIVE = Path(__file__).parent / "native"
 VERSION_DEADLINE_SECONDS = 20.0
 MIN_RELEASE_DATE = 20230904
 """runsc gained --pass-fd (2023-03), --exec-fd (2023-04) and an EROFS root (2023-08): older ones cannot run our sandboxes."""
-
-HIGH_FD = 300
-"""runsc dup2()s passed descriptors onto low guest numbers: sources among low numbers would be overwritten.
-
-And a process inherits the size of its parent's descriptor table: runsc (20240729) uses number 256, and to grow the table of a
-process with threads waits for an RCU grace period, 8 to 15 ms a boot (measured).
-"""
 
 ROOTFS = "rootfs"
 LOG_TAIL_BYTES = 4096
@@ -101,30 +91,6 @@ def release_date(version: str) -> int | None:
     return int(match.group(1)) if match else None
 
 
-def find_sentry(paths: SandboxPaths) -> int | None:
-    """Return the process id of the sandbox's kernel, None where runsc's state does not tell it (yet).
-
-    runsc does not write its state in one step (20240729): what cannot be read now may be, some ms later. A number that another
-    process has got meanwhile is refused: the sentry's own command line names the sandbox's folder.
-    """
-    for path in paths.folder.glob("*.state"):
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            pid = int(json.loads(path.read_bytes())["sandbox"]["pid"])
-            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-            if pid > 0 and f"--root={paths.folder}".encode() in words:
-                return pid
-    return None
-
-
-def read_state(pid: int) -> str:
-    """Return the state letter of a process (proc_pid_stat(5)), empty where there is none."""
-    try:
-        # The name before it, in brackets, may hold anything.
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return ""
-
-
 @dataclass(frozen=True)
 class SandboxPaths:
     """The files of one sandbox, all in its own folder: the bundle, and runsc's private ``--root`` as well."""
@@ -176,30 +142,6 @@ def new_command(
         flags.append("--rootless")
     run = [f"--bundle={paths.folder}", f"--pass-fd={control}:3", f"--pass-fd={status}:4", f"--exec-fd={init}"]
     return [binary.path, *flags, "run", *run, paths.folder.name]
-
-
-def launch_command(settings: RunscSettings, command_fd: int, procs_files: Sequence[str]) -> list[str]:
-    """Return the argv of a launcher that enters its cgroups, waits on `command_fd` and dies with the thread that spawns it."""
-    membarrier = str(int(settings.membarrier))
-    return [
-        str(NATIVE / "launch"),
-        str(os.getpid()),
-        str(command_fd),
-        membarrier,
-        str(len(procs_files)),
-        *procs_files,
-    ]
-
-
-def encode_command(command: Sequence[str]) -> bytes:
-    """Pack an argv as the launcher reads it: u32 length, then each word with a zero byte behind it."""
-    words = b"".join(os.fsencode(word) + b"\0" for word in command)
-    return struct.pack("<I", len(words)) + words
-
-
-def duplicate_high(fd: int) -> int:
-    """Return a duplicate of `fd` with a number above those runsc hands to the guest."""
-    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, HIGH_FD)
 
 
 def read_log_errors(path: Path) -> str:

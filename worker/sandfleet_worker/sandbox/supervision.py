@@ -25,35 +25,13 @@ if TYPE_CHECKING:
     from sandfleet_worker.policy import Admitted
     from sandfleet_worker.sandbox.cancellation import Cancellation
     from sandfleet_worker.sandbox.initproto import InitJob
+    from sandfleet_worker.sandbox.launcher import Pipes
     from sandfleet_worker.sandbox.verdict import End
 
 READ_BYTES = 1 << 20
 BOOT_OUTPUT_BYTES = 64 << 10
 END_DEADLINE_SECONDS = 10.0
 """After init's report or a kill, the sandbox has this long to vanish before its whole cgroup is killed (again)."""
-
-
-@dataclass
-class Pipes:
-    """The worker's ends of a sandbox's pipes, all non-blocking; -1 is closed."""
-
-    control: int
-    status: int
-    stdin: int
-    stdout: int
-    stderr: int
-
-    def close(self, name: str) -> None:
-        """Close one end, once."""
-        fd = getattr(self, name)
-        if fd >= 0:
-            setattr(self, name, -1)
-            os.close(fd)
-
-    def close_all(self) -> None:
-        """Close what is open."""
-        for name in ("control", "status", "stdin", "stdout", "stderr"):
-            self.close(name)
 
 
 @dataclass

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
     from sandfleet_config.settings import WarmSettings
 
-    from sandfleet_worker.sandbox.sandbox import Plan, Sandbox
+    from sandfleet_worker.sandbox.plan import Plan
+    from sandfleet_worker.sandbox.sandbox import Sandbox
     from sandfleet_worker.sandbox.turns import BootTurns
 
 log = logging.getLogger(__name__)

@@ -1,0 +1,43 @@
+"""The removal of what a sandbox left in its folder."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a sandbox's folder; fine when it is gone already."""
+    try:
+        if not _remove_flat(folder):
+            shutil.rmtree(folder)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        log.warning(
+            "cannot remove %s: %s; the janitor will try again", folder, error.strerror, extra={"action": "folder_left"}
+        )
+
+
+def _remove_flat(folder: Path) -> bool:
+    """Remove a folder of files, as every sandbox's is, by a third of the system calls of `shutil.rmtree`; follow no link.
+
+    Return False where there is more in it.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        for name in os.listdir(descriptor):  # noqa: PTH208  pathlib knows no descriptors
+            os.unlink(name, dir_fd=descriptor)
+    except IsADirectoryError:
+        return False
+    finally:
+        os.close(descriptor)
+    os.rmdir(folder)  # noqa: PTH106  each job takes this way, and pathlib makes it dearer
+    return True

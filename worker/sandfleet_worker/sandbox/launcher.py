@@ -1,0 +1,181 @@
+"""The process that becomes runsc: a program of ours, already inside the sandbox's cgroup, that waits for its command."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+import struct
+import subprocess
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+from sandfleet_config.errors import GVisorNotAvailable, HostResources
+
+from sandfleet_worker.sandbox.runsc import NATIVE
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sandfleet_config.settings import RunscSettings
+
+HIGH_FD = 300
+"""runsc dup2()s passed descriptors onto low guest numbers: sources among low numbers would be overwritten.
+
+And a process inherits the size of its parent's descriptor table: runsc (20240729) uses number 256, and to grow the table of a
+process with threads waits for an RCU grace period, 8 to 15 ms a boot (measured).
+"""
+
+PIPE_BYTES = 1 << 20
+EXIT_DEADLINE_SECONDS = 10.0
+
+
+@dataclass
+class Pipes:
+    """The worker's ends of a sandbox's pipes, all non-blocking; -1 is closed."""
+
+    control: int
+    status: int
+    stdin: int
+    stdout: int
+    stderr: int
+
+    def close(self, name: str) -> None:
+        """Close one end, once."""
+        fd = getattr(self, name)
+        if fd >= 0:
+            setattr(self, name, -1)
+            os.close(fd)
+
+    def close_all(self) -> None:
+        """Close what is open."""
+        for name in ("control", "status", "stdin", "stdout", "stderr"):
+            self.close(name)
+
+
+@dataclass(eq=False)
+class Launcher:
+    """A launcher and, once it has its command, the attached runsc that it has become.
+
+    `passed` are the descriptors that runsc's command line names: control's read end, status' write end, init's ELF.
+    """
+
+    process: subprocess.Popen[bytes]
+    pidfd: int
+    pipes: Pipes
+    passed: Sequence[int]
+
+    @classmethod
+    def spawn(cls, settings: RunscSettings, procs_files: Sequence[str]) -> Self:
+        """Start one that enters the cgroups of `procs_files`, and dies with the thread that calls this.
+
+        Raises:
+            GVisorNotAvailable: a program of ours is missing.
+            HostResources: the host has no room.
+        """
+        opened: list[int] = []
+        process: subprocess.Popen[bytes] | None = None
+        try:
+            control_r, control_w = _pipe(opened)
+            status_r, status_w = _pipe(opened)
+            stdin_r, stdin_w = _pipe(opened)
+            stdout_r, stdout_w = _pipe(opened)
+            stderr_r, stderr_w = _pipe(opened)
+            init = os.open(NATIVE / "init", os.O_RDONLY | os.O_CLOEXEC)
+            opened.append(init)
+            # The launcher gets its own; here they are closed below.
+            passed = [_duplicate_high(fd) for fd in (control_r, status_w, init)]
+            opened += passed
+            process = subprocess.Popen(
+                launch_command(settings, passed[0], procs_files),
+                stdin=stdin_r,
+                stdout=stdout_w,
+                stderr=stderr_w,
+                pass_fds=passed,
+                cwd="/",
+                env={"PATH": os.environ.get("PATH", os.defpath)},
+                start_new_session=True,
+            )
+            pidfd = os.pidfd_open(process.pid)
+        except OSError as error:
+            _close(opened)  # a launcher that is there ends with its control pipe
+            if process is not None:
+                process.wait()
+            if isinstance(error, FileNotFoundError):
+                msg = f"{error.filename} is missing: reinstall sandfleet-worker (its native programs are built by the package)"
+                raise GVisorNotAvailable.of(msg) from error
+            msg = f"cannot start a sandbox: {error.strerror}"
+            raise HostResources.of(msg) from error
+        kept = {control_w, status_r, stdin_w, stdout_r, stderr_r}
+        _close([fd for fd in opened if fd not in kept])
+        for fd in kept:
+            os.set_blocking(fd, False)
+        for fd in (stdout_r, stderr_r):
+            with contextlib.suppress(OSError):  # only fewer wake-ups: the default of 64 KiB works too
+                fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+        pipes = Pipes(control=control_w, status=status_r, stdin=stdin_w, stdout=stdout_r, stderr=stderr_r)
+        return cls(process, pidfd, pipes, passed)
+
+    def begin(self, command: Sequence[str]) -> None:
+        """Let it become `command`; one that is gone is told by its exit."""
+        with contextlib.suppress(BrokenPipeError):
+            os.write(self.pipes.control, encode_command(command))  # shorter than an empty pipe
+
+    def kill(self) -> None:
+        """SIGKILL it; fine when it is gone."""
+        if self.pidfd >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+
+    def is_alive(self) -> bool:
+        """Whether it still runs; reaps it where it does not."""
+        return self.process.poll() is None
+
+    def wait_exit(self) -> int | None:
+        """Reap it and return its exit status; None where it will not die."""
+        try:
+            return self.process.wait(EXIT_DEADLINE_SECONDS)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def close(self) -> None:
+        """Close what is open; idempotent."""
+        if self.pidfd >= 0:
+            os.close(self.pidfd)
+        self.pidfd = -1
+        self.pipes.close_all()
+
+
+def launch_command(settings: RunscSettings, command_fd: int, procs_files: Sequence[str]) -> list[str]:
+    """Return the argv of a launcher that enters its cgroups, waits on `command_fd` and dies with the thread that spawns it."""
+    membarrier = str(int(settings.membarrier))
+    return [
+        str(NATIVE / "launch"),
+        str(os.getpid()),
+        str(command_fd),
+        membarrier,
+        str(len(procs_files)),
+        *procs_files,
+    ]
+
+
+def encode_command(command: Sequence[str]) -> bytes:
+    """Pack an argv as the launcher reads it: u32 length, then each word with a zero byte behind it."""
+    words = b"".join(os.fsencode(word) + b"\0" for word in command)
+    return struct.pack("<I", len(words)) + words
+
+
+def _duplicate_high(fd: int) -> int:
+    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, HIGH_FD)
+
+
+def _pipe(opened: list[int]) -> tuple[int, int]:
+    ends = os.pipe2(os.O_CLOEXEC)
+    opened += ends
+    return ends
+
+
+def _close(fds: list[int]) -> None:
+    for fd in fds:
+        os.close(fd)
