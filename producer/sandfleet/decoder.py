@@ -30,6 +30,7 @@ def _new_decoder() -> msgspec.json.Decoder[Any]:
     return msgspec.json.Decoder(success | failure)
 
 
+_set: Final = object.__setattr__  # an outcome is frozen
 _decoder: Final = _new_decoder()
 _limits: Final[msgspec.json.Decoder[dict[str, LimitState]]] = msgspec.json.Decoder(TYPES["limits"])
 _runtime: Final[msgspec.json.Decoder[Runtime]] = msgspec.json.Decoder(TYPES["runtime"])
@@ -65,14 +66,13 @@ def _decode_runtime(text: bytes) -> Runtime:
 
 
 def _new_outcome(fields: dict[str, Any]) -> Outcome:
-    """Return an outcome of checked fields the way pickle does; `model_construct` would take as long as the decoding."""
+    """Return an outcome of checked fields; `model_construct` would take as long as the decoding.
+
+    These four are all that an instance has, and what `BaseModel.__setstate__` sets; its documentation names them.
+    """
     outcome = Outcome.__new__(Outcome)
-    outcome.__setstate__(
-        {
-            "__dict__": fields,
-            "__pydantic_fields_set__": FIELDS,  # nobody adds to it: an outcome is frozen, and copies have their own
-            "__pydantic_extra__": None,
-            "__pydantic_private__": None,
-        }
-    )
+    _set(outcome, "__dict__", fields)
+    _set(outcome, "__pydantic_fields_set__", FIELDS)  # nobody adds to it: an outcome is frozen, and a copy has its own
+    _set(outcome, "__pydantic_extra__", None)
+    _set(outcome, "__pydantic_private__", None)
     return outcome

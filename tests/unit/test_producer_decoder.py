@@ -1,22 +1,28 @@
 from __future__ import annotations
 
+import asyncio
 import copy
+import gc
 import json
 import pickle
 import random
+import weakref
 from dataclasses import fields, is_dataclass
 from datetime import UTC, datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sandfleet import ErrorCode, Outcome, stored
+from sandfleet import ErrorCode, Outcome, SandboxSpec, Settings, stored
 from sandfleet.decoder import FIELDS, decode_outcome
+from sandfleet.memory import FakeChannel
+from sandfleet.publish import RedisChannel
 from sandfleet.stored import parse_outcome
+from sandfleet.testing import FakeFleet
 from sandfleet_config.outcome import Attempt, LimitState, Runtime, StreamOutput, Timing, Usage
 from sandfleet_config.scripts import stored_result
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 120_000, tzinfo=UTC)
 FULL: dict[str, Any] = {
@@ -329,3 +335,49 @@ def test_records_with_a_byte_too_few_too_many_or_another_are_read_as_pydantic_re
         found = decode_outcome(changed)
         if found is not None:
             assert_same(found, parse_by_pydantic(changed))
+
+
+class FreshChannel(FakeChannel):
+    """Makes its outcomes anew as they are asked for, and notes how many of the earlier ones somebody has then."""
+
+    most_held = 0
+
+    def outcome_portions(
+        self, portions: Iterable[Sequence[str]]
+    ) -> Iterator[tuple[Sequence[str], list[Outcome | None]]]:
+        made: list[weakref.ref[Outcome]] = []
+        for job_ids in portions:
+            self.most_held = max(self.most_held, sum(reference() is not None for reference in made))
+            yield job_ids, self._make(job_ids, made)
+
+    @staticmethod
+    def _make(job_ids: Sequence[str], made: list[weakref.ref[Outcome]]) -> list[Outcome | None]:
+        fresh: list[Outcome | None] = [Outcome.of(ErrorCode.OK, job_id, exit_code=0) for job_id in job_ids]
+        made += [weakref.ref(outcome) for outcome in fresh if outcome is not None]
+        return fresh
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize("kind", ["jobs", "jobs of a batch", "batch"])
+def test_what_a_reader_has_dropped_is_gone_before_more_is_parsed(kind: str, *, is_async: bool) -> None:
+    channel = FreshChannel(lambda _: OK)
+    fleet = FakeFleet(lambda _: OK)
+    fleet._channel = channel
+    jobs = fleet.submit_many([SandboxSpec(image="x")] * 450, batch=None if kind == "jobs" else "b")
+    stream = fleet.batch("b").as_completed(timeout=20) if kind == "batch" else fleet.as_completed(jobs, timeout=20)
+
+    async def count() -> int:
+        return len([outcome.code async for outcome in stream])
+
+    assert (asyncio.run(count()) if is_async else len([outcome.code for outcome in stream])) == 450
+    assert channel.most_held <= 1, "the reader's own last one"
+
+
+def test_the_collector_of_garbage_does_not_start_for_outcomes_that_are_dropped() -> None:
+    channel, raw = RedisChannel(Settings()), encode(OK)
+    gc.collect()
+    before = gc.get_stats()[0]["collections"]
+    for _, outcomes in channel._parse(["j1"] * 2000, [raw] * 2000):
+        assert len(outcomes) > 1
+        del outcomes
+    assert gc.get_stats()[0]["collections"] - before <= 1
