@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import base64
+from dataclasses import field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 from pydantic.dataclasses import dataclass
@@ -26,10 +27,15 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
-class StreamOutput(Record):
+PART: Final = ConfigDict(extra="ignore")
+"""Of an outcome's parts. They are slotted dataclasses: as models, with a dict and a set each, they took most of its memory."""
+
+
+@dataclass(frozen=True, slots=True, config=PART)
+class StreamOutput:
     """What is kept of one output stream, unchanged, and how many bytes there really were."""
 
-    data: str = Field(default="", repr=False)
+    data: str = field(default="", repr=False)
     encoding: Literal["utf-8", "base64"] = "utf-8"
     total_bytes: int = 0
     truncated: bool = False
@@ -52,7 +58,8 @@ class StreamOutput(Record):
         return self.data if self.encoding == "utf-8" else self.bytes.decode(errors="replace")
 
 
-class Attempt(Record):
+@dataclass(frozen=True, slots=True, kw_only=True, config=PART)
+class Attempt:
     """One start of the job on one worker."""
 
     host: str
@@ -62,7 +69,8 @@ class Attempt(Record):
     ended: datetime | None = None
 
 
-class Timing(Record):
+@dataclass(frozen=True, slots=True, config=PART)
+class Timing:
     """Seconds spent in each step; null is a step that did not happen."""
 
     queued: float | None = None
@@ -73,7 +81,8 @@ class Timing(Record):
     cleanup: float | None = None
 
 
-class Usage(Record):
+@dataclass(frozen=True, slots=True, config=PART)
+class Usage:
     """What the whole sandbox used, the kernel of the sandbox included; null where the host does not count it."""
 
     cpu_seconds: float | None = None
@@ -81,16 +90,16 @@ class Usage(Record):
     pids_peak: int | None = None
 
 
-@dataclass(frozen=True, slots=True, config=ConfigDict(extra="ignore"))
+@dataclass(frozen=True, slots=True, config=PART)
 class LimitState:
     """A limit as it was in force: `value` in the limit's own unit, and whether the host could hold the job to it."""
 
-    # Half of what is in an outcome are these, and without a dict and a set each they take a third of the memory.
     value: float | int
     enforced: bool
 
 
-class Runtime(Record):
+@dataclass(frozen=True, slots=True, config=PART)
+class Runtime:
     """What ran the sandbox; `warm`: it was up before the job came."""
 
     name: str = "runsc"

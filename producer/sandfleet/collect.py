@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from itertools import chain, islice
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from sandfleet.waits import BatchWait, FollowingWait, Wait
@@ -18,9 +18,6 @@ if TYPE_CHECKING:
 
 POLLED_JOBS = 200
 """So many jobs are asked for by one command anyway; for more, the list of their batch's ends says which to ask for."""
-
-AWAITED_PORTIONS = 2
-"""So many portions are fetched at once by another thread: going there and back takes as long as parsing a few outcomes."""
 
 
 class OutcomeStream:
@@ -51,8 +48,7 @@ class OutcomeStream:
         """Yield each outcome once."""
         wait = self._new_wait()
         while wait.pending:
-            for ended in wait.collect():
-                yield from ended
+            yield from chain.from_iterable(wait.collect())
             if (pause := wait.next_pause()) is not None:
                 time.sleep(pause)
         wait.raise_if_lost()
@@ -62,9 +58,11 @@ class OutcomeStream:
         wait = self._new_wait()
         while wait.pending:
             portions = wait.collect()
-            while some := await asyncio.to_thread(list, islice(portions, AWAITED_PORTIONS)):
-                for outcome in chain.from_iterable(some):
+            # Some at a time by another thread: going there and back takes as long as parsing a few.
+            while ended := await asyncio.to_thread(next, portions, None):
+                for outcome in ended:
                     yield outcome
+                ended.clear()  # the event loop still has the list
             if (pause := await asyncio.to_thread(wait.next_pause)) is not None:
                 await asyncio.sleep(pause)
         wait.raise_if_lost()

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from sandfleet_config.errors import ErrorCode, SandboxError
@@ -96,7 +97,7 @@ class FakeChannel:
         attempts: list[Attempt] = []
         ending: Ending = None
         for _ in range(spec.max_attempts):
-            started = time.time()
+            started = datetime.now(UTC)
             try:
                 ending = self._handler(spec)
             except SandboxError as error:
@@ -104,9 +105,7 @@ class FakeChannel:
             if ending is None:
                 return
             code = _new_outcome(ticket, ending).code
-            attempts.append(
-                Attempt.model_validate({"host": "fake", "worker": "fake", "code": code, "started": started})
-            )
+            attempts.append(Attempt(host="fake", worker="fake", code=code, started=started))
             if code not in spec.retry_on:
                 break
         self.finish(job_id, ending, tuple(attempts))

@@ -1,7 +1,7 @@
 """A pause of Python's cyclic garbage collector while many objects are made and none of them is garbage yet.
 
-An outcome is some thirty tracked objects. Left alone, the collector starts again and again while a portion of them is parsed and
-goes over all that the process holds: measured, that takes up to four times as long as the parsing.
+An outcome is a dozen tracked objects. Left alone, the collector starts again and again while a portion of them is parsed and
+goes over all that the process holds: measured, that takes up to twice as long as the parsing.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _state = _State()
 
 @contextmanager
 def collector_paused() -> Generator[None]:
-    """Keep the collector from starting; milliseconds as a rule, and not where somebody has switched it off already."""
+    """Keep the collector from starting; a millisecond as a rule, and not where somebody has switched it off already."""
     if not gc.isenabled():
         yield
         return

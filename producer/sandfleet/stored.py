@@ -9,6 +9,8 @@ from pydantic import Field, TypeAdapter, ValidationError
 from sandfleet_config.errors import ErrorCode
 from sandfleet_config.outcome import Outcome, Record
 
+from sandfleet.decoder import decode_outcome
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
@@ -39,7 +41,7 @@ class _Failure(Record):
 
 
 _stored: Final = TypeAdapter[_Success | _Failure](Annotated[_Success | _Failure, Field(discriminator="status")])
-"""What workers of this release store, read from bytes to `Outcome` without a step in Python."""
+"""What workers of other releases may store too: a field may be absent, and a value of another type that stands for it."""
 
 
 def parse_outcome(
@@ -50,6 +52,9 @@ def parse_outcome(
     What is no outcome of ours becomes one with the code ``INTERNAL`` that says what was found, without repeating it.
     `read_record` is asked only then, for the batch the outcome belongs to.
     """
+    outcome = decode_outcome(raw)
+    if outcome is not None:
+        return outcome
     try:
         stored = _stored.validate_json(raw)
     except ValidationError:

@@ -65,6 +65,8 @@ class Wait:
                 spent += time.monotonic() - resumed
                 yield ended
                 resumed = time.monotonic()  # what the reader does with them is no time of ours
+            # Not held while the next are parsed: what the reader has dropped is gone then, and the collector has nothing to do.
+            del outcomes, ended
         spent += time.monotonic() - resumed
         self._has_found = found > 0
         self._idle_seconds = spent * (asked - found) / asked if asked else 0.0

@@ -5,9 +5,9 @@ from __future__ import annotations
 import base64
 import json
 import threading
-import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Self
 
 import redis
@@ -103,16 +103,14 @@ class StandIn:
         request = decode_job(text)
         attempts: list[Attempt] = []
         while True:
-            started = time.time()
+            started = datetime.now(UTC)
             outcome = self._end(job_id, request)
-            attempts.append(
-                Attempt.model_validate({"host": "h", "worker": "w", "code": outcome.code, "started": started})
-            )
+            attempts.append(Attempt(host="h", worker="w", code=outcome.code, started=started))
             is_failure = outcome.code in request.spec.retry_on
             if not is_failure or len(attempts) >= request.spec.max_attempts:
                 break
         outcome = outcome.model_copy(update={"attempts": tuple(attempts)})
-        history = [attempt.model_dump(mode="json") for attempt in attempts]
+        history = outcome.to_json()["attempts"]
         self._client.hset(job_key(job_id), "attempts", json.dumps(history))
         reason = "no try is left" if is_failure else ""
         arguments = (KEY_PREFIX, OWNER, claim, job_id, outcome.code.value, stored_result(outcome))

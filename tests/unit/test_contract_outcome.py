@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import copy
 import pickle
+from dataclasses import FrozenInstanceError, fields
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -14,7 +17,8 @@ def test_bytes_that_are_not_utf8_arrive_unchanged() -> None:
     raw = bytes(range(256))
     stream = StreamOutput.of(raw)
     assert (stream.encoding, stream.bytes, stream.truncated) == ("base64", raw, False)
-    assert StreamOutput.model_validate_json(stream.model_dump_json()).bytes == raw
+    outcome = Outcome.of(ErrorCode.OK, "j1", stdout=stream)
+    assert Outcome.model_validate_json(outcome.model_dump_json()).stdout.bytes == raw
 
 
 def test_the_true_size_of_cut_output_is_told() -> None:
@@ -72,3 +76,19 @@ def test_null_means_it_did_not_happen() -> None:
     data = Outcome.of(ErrorCode.CANCELLED, "j1").to_json()
     assert [data[name] for name in ("exit_code", "signal", "timed_out", "duration")] == [None] * 4
     assert set(data["timing"].values()) == {None}
+
+
+def test_the_parts_of_an_outcome_have_no_dict_and_ignore_what_they_do_not_know() -> None:
+    data = Outcome.of(ErrorCode.OK, "j1").to_json()
+    data["attempts"] = [{"host": "h", "worker": "w", "started": "2026-01-01T00:00:00Z", "new_fact": 1}]
+    data["limits"] = {"timeout": {"value": 1, "enforced": True, "new_fact": 1}}
+    for name in ("stdout", "stderr", "timing", "usage", "runtime"):
+        data[name]["new_fact"] = 1
+    outcome = Outcome.model_validate(data)
+    parts: list[Any] = [outcome.stdout, outcome.stderr, outcome.timing, outcome.usage, outcome.runtime]
+    for part in (*parts, *outcome.attempts, *outcome.limits.values()):
+        assert not hasattr(part, "__dict__")
+        assert hash(part) == hash(copy.deepcopy(part))
+        with pytest.raises(FrozenInstanceError):
+            setattr(part, fields(part)[0].name, None)
+    assert "s3cret" not in repr(StreamOutput.of(b"s3cret"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -80,10 +81,10 @@ def _measured(outcome: Outcome) -> Iterator[tuple[str, str]]:
     """Yield what was measured: times and use."""
     if outcome.duration is not None:
         yield "time", f"{outcome.duration:.3f} s"
-    steps = [f"{name} {value:.3f}" for name, value in outcome.timing.model_dump().items() if value is not None]
+    steps = [f"{name} {value:.3f}" for name, value in asdict(outcome.timing).items() if value is not None]
     if steps:
         yield "steps", ", ".join(steps) + " (seconds)"
-    used = [f"{name} {value}" for name, value in outcome.usage.model_dump().items() if value is not None]
+    used = [f"{name} {value}" for name, value in asdict(outcome.usage).items() if value is not None]
     if used:
         yield "used", ", ".join(used)
 

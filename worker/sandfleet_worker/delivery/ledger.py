@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import cache
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
+from pydantic import TypeAdapter
 from sandfleet_config.errors import ErrorCode
 from sandfleet_config.outcome import Attempt
 from sandfleet_config.queues import CANCEL_TTL_SECONDS, KEY_PREFIX, job_key
@@ -31,6 +31,7 @@ AVOID_SECONDS = 3.0
 """How long a job that failed on a host waits for another host."""
 MAX_TAKEN = 32
 SWEPT_AT_ONCE = 100
+_attempts: Final = TypeAdapter(tuple[Attempt, ...])
 
 
 class Flag(StrEnum):
@@ -72,7 +73,7 @@ class Claim:
         """Return the attempts, the last one ended with `code` if this claim is one."""
         if self.flag is not Flag.START or not self.attempts:
             return self.attempts
-        last = self.attempts[-1].model_copy(update={"code": code, "ended": datetime.now(UTC)})
+        last = replace(self.attempts[-1], code=code, ended=datetime.now(UTC))
         return (*self.attempts[:-1], last)
 
 
@@ -241,4 +242,4 @@ def _parse(claim_id: str, *facts: bytes) -> Claim:
 
 def parse_attempts(raw: bytes | str) -> tuple[Attempt, ...]:
     """Read the attempts of a job's hash; their times are milliseconds of Redis's clock."""
-    return tuple(Attempt.model_validate(item) for item in json.loads(raw)) if raw else ()
+    return _attempts.validate_json(raw) if raw else ()

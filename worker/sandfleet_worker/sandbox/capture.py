@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 from sandfleet_config.outcome import StreamOutput, cut_to_characters
@@ -46,4 +47,4 @@ class Capture:
         tail = cut_to_characters(tail, is_cut_at_start=True)
         if head and tail:
             head += b"\n... %d bytes omitted ...\n" % (self.total_bytes - len(head) - len(tail))
-        return StreamOutput.of(head + tail, self.total_bytes).model_copy(update={"truncated": True})
+        return replace(StreamOutput.of(head + tail, self.total_bytes), truncated=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from sandfleet_config.outcome import LimitState, Outcome, Record, Runtime, StreamOutput, Timing, Usage
@@ -38,7 +39,7 @@ class Ending(Record):
             stdout=self.stdout,
             stderr=self.stderr,
             duration=self.duration,
-            timing=self.timing.model_copy(update={"queued": queued}),
+            timing=replace(self.timing, queued=queued),
             usage=self.usage,
             limits=self.limits,
             runtime=self.runtime,
