@@ -64,6 +64,7 @@ def new_ending(limits: Admitted) -> Ending:
     return Ending(
         verdict=Verdict(ErrorCode.OK, exit_code=0),
         stdout=StreamOutput.of(OUTPUT),
+        stderr=StreamOutput(),
         duration=0.0123456789,
         timing=Timing(image=0.0001234, create=0.0456789, run=0.0123456, collect=0.0012345, cleanup=0.0012345),
         usage=Usage(cpu_seconds=0.0612345, memory_peak_bytes=18_874_368, pids_peak=None),

@@ -27,7 +27,9 @@ import json
 from datetime import UTC, datetime
 from functools import cache
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from sandfleet_config.errors import ERROR_CLASSES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -52,21 +54,18 @@ def step_of(priority: int) -> int:
 
 def stored_result(outcome: Outcome, faults: Sequence[Mapping[str, str]] = ()) -> str:
     """Return `outcome` as the record that Celery's own backend would have stored for the task; `faults` are the request's."""
-    result: dict[str, Any] = outcome.to_json()
-    error = outcome.to_error()
-    if error is not None and not outcome.code.is_own_end:
-        result = {
-            "exc_type": type(error).__name__,
-            "exc_message": [outcome.code.value, outcome.message, result, *([list(faults)] if faults else [])],
-            "exc_module": type(error).__module__,
-        }
-    return json.dumps(
-        {
-            "status": "SUCCESS" if outcome.code.is_own_end else "FAILURE",
-            "result": result,
-            "traceback": None,
-            "children": [],
-            "date_done": datetime.now(UTC).isoformat(),
-            "task_id": outcome.job_id,
-        }
-    )
+    # Text from pydantic, not plain values to `json`: each job pays for this.
+    result = outcome.model_dump_json()
+    if not outcome.code.is_own_end:
+        error = ERROR_CLASSES[outcome.code]
+        more = f",{json.dumps(list(faults))}" if faults else ""
+        message = f"[{json.dumps(outcome.code.value)},{json.dumps(outcome.message)},{result}{more}]"
+        result = f'{{"exc_type":"{error.__name__}","exc_message":{message},"exc_module":"{error.__module__}"}}'
+    rest: dict[str, object] = {
+        "status": "SUCCESS" if outcome.code.is_own_end else "FAILURE",
+        "traceback": None,
+        "children": [],
+        "date_done": datetime.now(UTC).isoformat(),
+        "task_id": outcome.job_id,
+    }
+    return f'{{"result":{result},{json.dumps(rest)[1:]}'

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from sandfleet_config.outcome import LimitState, Outcome, Record, Runtime, StreamOutput, Timing, Usage
-
-from sandfleet_worker.sandbox.verdict import Verdict
+from sandfleet_config.outcome import LimitState, Outcome, Runtime, StreamOutput, Timing, Usage
 
 if TYPE_CHECKING:
     from sandfleet_worker.policy import Admitted
+    from sandfleet_worker.sandbox.verdict import Verdict
 
 
-class Ending(Record):
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ending:
     """How one sandbox ended; `duration` and `timing` are seconds."""
 
     verdict: Verdict
-    stdout: StreamOutput = StreamOutput()
-    stderr: StreamOutput = StreamOutput()
-    duration: float | None = None
-    timing: Timing = Timing()
-    usage: Usage = Usage()
+    stdout: StreamOutput
+    stderr: StreamOutput
+    duration: float | None
+    timing: Timing
+    usage: Usage
     limits: dict[str, LimitState]
     runtime: Runtime
     image_digest: str | None = None
@@ -51,11 +52,16 @@ class Ending(Record):
 def limit_states(limits: Admitted, enforced: frozenset[str]) -> dict[str, LimitState]:
     """Return each limit with its value and whether it held: bytes, microseconds per 100 ms, processes, seconds."""
     return {
-        "memory_bytes": LimitState(value=limits.memory_bytes, enforced="memory" in enforced),
-        "cpu_quota": LimitState(value=limits.cpu_quota, enforced="cpu" in enforced),
-        "pids_limit": LimitState(value=limits.pids_limit, enforced="pids" in enforced),
-        "disk_bytes": LimitState(value=limits.disk_bytes, enforced="disk" in enforced),
-        "timeout": LimitState(value=limits.timeout_seconds, enforced=True),
-        "grace": LimitState(value=limits.grace_seconds, enforced=True),
-        "output_bytes": LimitState(value=limits.output_bytes, enforced=True),
+        "memory_bytes": _state(limits.memory_bytes, "memory" in enforced),
+        "cpu_quota": _state(limits.cpu_quota, "cpu" in enforced),
+        "pids_limit": _state(limits.pids_limit, "pids" in enforced),
+        "disk_bytes": _state(limits.disk_bytes, "disk" in enforced),
+        "timeout": _state(limits.timeout_seconds, True),
+        "grace": _state(limits.grace_seconds, True),
+        "output_bytes": _state(limits.output_bytes, True),
     }
+
+
+@lru_cache(maxsize=1024, typed=True)
+def _state(value: float, enforced: bool) -> LimitState:  # noqa: FBT001  seven of each job's, mostly the same as the last job's
+    return LimitState(value=value, enforced=enforced)

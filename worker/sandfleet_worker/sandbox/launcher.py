@@ -27,6 +27,7 @@ And a process inherits the size of its parent's descriptor table: runsc (2024072
 process with threads waits for an RCU grace period, 8 to 15 ms a boot (measured).
 """
 
+INIT, LAUNCH = str(NATIVE / "init"), str(NATIVE / "launch")
 PIPE_BYTES = 1 << 20
 EXIT_DEADLINE_SECONDS = 10.0
 
@@ -82,7 +83,7 @@ class Launcher:
             stdin_r, stdin_w = _pipe(opened)
             stdout_r, stdout_w = _pipe(opened)
             stderr_r, stderr_w = _pipe(opened)
-            init = os.open(NATIVE / "init", os.O_RDONLY | os.O_CLOEXEC)
+            init = os.open(INIT, os.O_RDONLY | os.O_CLOEXEC)
             opened.append(init)
             # The launcher gets its own; here they are closed below.
             passed = [_duplicate_high(fd) for fd in (control_r, status_w, init)]
@@ -151,7 +152,7 @@ def launch_command(settings: RunscSettings, command_fd: int, procs_files: Sequen
     """Return the argv of a launcher that enters its cgroups, waits on `command_fd` and dies with the thread that spawns it."""
     membarrier = str(int(settings.membarrier))
     return [
-        str(NATIVE / "launch"),
+        LAUNCH,
         str(os.getpid()),
         str(command_fd),
         membarrier,

@@ -10,6 +10,7 @@ import itertools
 import logging
 import threading
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
 from sandfleet_config.errors import SandboxError
@@ -156,7 +157,7 @@ class RunscRunner:
             ending = self._run_in_sandbox(
                 sandbox, limits, job, asked=asked, resolved=resolved, deadline=deadline, cancel=cancel
             )
-        return ending.model_copy(update={"image_digest": image.digest})
+        return replace(ending, image_digest=image.digest)
 
     def _new_plan(self, image: Image, platform: str) -> Plan:
         return Plan.of(find_runsc(self.config.runsc.path), platform, image.erofs_path)
