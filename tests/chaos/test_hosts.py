@@ -168,7 +168,9 @@ def test_jobs_that_failed_on_one_host_are_tried_again_on_another(lan: Lan, fleet
     first, second = lan.hosts
     failing = start_worker(first, 4)
     failing.wait_ready()
-    jobs = [fleet.submit(spec) for spec in sleeps(*[4] * 4)]
+    jobs = [
+        fleet.submit(spec) for spec in sleeps(*[12] * 4)
+    ]  # longer than the other worker takes to start, on any machine
     wait_until(lambda: starts(failing, *jobs) == [1] * 4, 20, "the jobs run")
     start_worker(second, 4).wait_ready()
 
@@ -176,7 +178,7 @@ def test_jobs_that_failed_on_one_host_are_tried_again_on_another(lan: Lan, fleet
     first.kill_sentries()
 
     for job in jobs:
-        assert [(attempt.host, attempt.code) for attempt in job.outcome(30).attempts] == [
+        assert [(attempt.host, attempt.code) for attempt in job.outcome(60).attempts] == [
             (first.name, "SANDBOX_EXECUTION_FAILED"),
             (second.name, "OK"),
         ]
