@@ -191,7 +191,7 @@ class Life:
         self._retry_on = frozenset(spec.retry_on)
         if spec.max_attempts != self._claim.max_attempts:
             # A stock producer's job had no record: whoever may have to take it over must know before it starts.
-            self._host.intake.ledger.limit_attempts(self._claim, spec.max_attempts)
+            self._host.intake.limit_attempts(self._claim, spec.max_attempts)
             self._claim = replace(self._claim, max_attempts=spec.max_attempts)
 
     def _count_queued(self) -> float:

@@ -1,0 +1,93 @@
+"""What a worker tells Redis of a job while Redis is away."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import redis
+from sandfleet_config.queues import job_key
+from sandfleet_config.settings import WorkerSettings
+from sandfleet_worker.delivery.intake import Intake
+from sandfleet_worker.delivery.ledger import Claim, Flag, Identity
+from sandfleet_worker.delivery.slots import HostSlots
+from sandfleet_worker.host import connect
+from waiting import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+CLAIM = Claim("c1", "j1", Flag.START, b"")
+
+
+class OwnRedis:
+    """A server that a test may kill and start again."""
+
+    def __init__(self, folder: Path, binary: str) -> None:
+        self.socket = folder / "redis.sock"
+        self._command = [binary, "--port", "0", "--unixsocket", str(self.socket), "--dir", str(folder), "--save", ""]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        self.socket.unlink(missing_ok=True)
+        self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)
+        wait_until(self.socket.exists, 10, "redis-server has its socket")
+
+    def kill(self) -> None:
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+
+    @property
+    def url(self) -> str:
+        return f"unix://{self.socket}?db=0"
+
+
+@pytest.fixture
+def own_redis(redis_server: object) -> Iterator[OwnRedis]:
+    with tempfile.TemporaryDirectory(prefix="sft-") as folder:
+        own = OwnRedis(Path(folder), "redis-server")
+        own.start()
+        yield own
+        own.kill()
+
+
+@pytest.fixture
+def intake(own_redis: OwnRedis, tmp_path: Path) -> Iterator[Intake]:
+    slots = HostSlots(tmp_path, 1)
+    settings = WorkerSettings.model_validate({"redis_url": own_redis.url})
+    intake = Intake(settings, Identity.new("here"), slots, lambda seconds: connect(settings, seconds))
+    intake.open()
+    yield intake
+    intake.close()
+    slots.close()
+
+
+def test_the_attempts_of_a_stock_job_are_noted_once_redis_is_back(intake: Intake, own_redis: OwnRedis) -> None:
+    own_redis.kill()
+    noting = threading.Thread(target=intake.limit_attempts, args=(CLAIM, 7))
+    noting.start()
+    time.sleep(1.5)
+    assert noting.is_alive(), "an outage ends no job"
+    own_redis.start()
+    noting.join(10)
+
+    assert not noting.is_alive()
+    with redis.Redis.from_url(own_redis.url, protocol=2) as client:
+        assert client.hget(job_key("j1"), "max_attempts") == b"7"
+
+
+def test_a_worker_that_gives_up_waits_for_redis_no_longer(intake: Intake, own_redis: OwnRedis) -> None:
+    own_redis.kill()
+    noting = threading.Thread(target=intake.limit_attempts, args=(CLAIM, 7))
+    noting.start()
+    time.sleep(0.3)
+    intake.give_up()
+    noting.join(2)
+    assert not noting.is_alive()
+    own_redis.start()
