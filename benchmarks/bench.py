@@ -128,6 +128,7 @@ def _measure_part(part: str, ground: Ground, counts: Counts) -> dict[str, Any]:
     from sandbench.growth import measure_growth
     from sandbench.limit import measure_limit, measure_store
     from sandbench.memory import measure_in_flight
+    from sandbench.one_worker import measure_one_worker
     from sandbench.recovery import measure_recovery
     from sandbench.saturated import measure_saturated
 
@@ -145,7 +146,12 @@ def _measure_part(part: str, ground: Ground, counts: Counts) -> dict[str, Any]:
             growth, upkeep = measure_growth(ground, counts)
             return {"growth": growth, "upkeep": upkeep}
         case _:
-            return {"limit": list(measure_limit(ground, counts)), "store": measure_store(ground)}
+            one_worker = measure_one_worker(ground, counts)
+            return {
+                "one_worker": one_worker,
+                "limit": list(measure_limit(ground, counts)),
+                "store": measure_store(ground),
+            }
 
 
 def _count_cores() -> int:

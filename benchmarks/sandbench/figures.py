@@ -126,6 +126,13 @@ class Upkeep(Record):
     busy_calls: float
 
 
+class OneWorker(Record):
+    """One worker process with all it does for a sandbox, but runsc: where it ends, and its CPU a job."""
+
+    per_second: float
+    cpu_us: float
+
+
 class Limit(Record):
     """One Redis driven by `clients` processes that claim and finish without Celery or sandboxes."""
 
@@ -167,6 +174,7 @@ class Figures(Record):
     recovery: Recovery | None = None
     growth: list[Growth] = Field(default_factory=list)
     upkeep: Upkeep | None = None
+    one_worker: OneWorker | None = None
     limit: list[Limit] = Field(default_factory=list)
     store: Store | None = None
 

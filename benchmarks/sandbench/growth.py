@@ -98,9 +98,9 @@ def _grow_fleet(ground: Ground, counts: Counts) -> tuple[list[Growth], Upkeep]:
             while len(workers) < number:
                 name = ground.new_name("stand-in")
                 workers.append(stack.enter_context(worker(ground, server, name, SLOTS, STAND_IN)))
-            _run_batch(fleet, f"first{number}", SKIPPED_JOBS)
+            run_batch(fleet, f"first{number}", SKIPPED_JOBS)
             before, jobs = Used.read(server, workers), JOBS_FACTOR * counts.measured_jobs
-            _run_batch(fleet, f"batch{number}", jobs)
+            run_batch(fleet, f"batch{number}", jobs)
             found.append(Used.read(server, workers).since(before).to_growth("workers", number, jobs))
         return found, _measure_upkeep(server, fleet, workers, alone_us)
 
@@ -143,7 +143,8 @@ def _rest(server: Server, workers: int) -> tuple[float, float]:
     return used.redis_cpu / worker_seconds * MICROS, used.calls / worker_seconds
 
 
-def _run_batch(fleet: Fleet, name: str, jobs: int) -> None:
+def run_batch(fleet: Fleet, name: str, jobs: int) -> None:
+    """Queue a batch, and return when it has ended."""
     fleet.submit_many([TRUE.spec] * jobs, batch=name)
     _wait_for_done(fleet, name, jobs)
 

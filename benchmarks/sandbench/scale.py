@@ -53,7 +53,13 @@ def find_capacity(figures: Figures) -> Capacity | None:
 
 def render_scale(figures: Figures) -> str:
     """Return limit, capacity, hosts and memory as Markdown; empty where the parts were not measured."""
-    blocks = [_render_limit(figures), _render_hosts(figures), _render_memory(figures), _render_commands(figures)]
+    blocks = [
+        _render_limit(figures),
+        _render_hosts(figures),
+        _render_one_worker(figures),
+        _render_memory(figures),
+        _render_commands(figures),
+    ]
     return "\n\n".join(block for block in blocks if block)
 
 
@@ -102,6 +108,17 @@ def _tell_shares(figures: Figures) -> str:
     return (
         f"Of it, submit takes {store.submit_cpu_us:.0f}, claim and end {steps:.0f} in pipelines, collect "
         f"{store.collect_cpu_us:.0f}; the other {rest:.0f} are events, wake-ups, looks, and a round trip for each call. "
+    )
+
+
+def _render_one_worker(figures: Figures) -> str:
+    one = figures.one_worker
+    if one is None:
+        return ""
+    return (
+        f"One worker process ends at {one.per_second:,.0f} jobs/s. It does everything for a sandbox there but runsc itself "
+        f"(folder, cgroups, pipes, processes, Redis): {one.cpu_us / 1000:.1f} ms of its CPU a job, mostly Python, of which one "
+        f"thread runs at a time."
     )
 
 

@@ -171,11 +171,14 @@ def test_the_scale_of_a_redis_is_arithmetic_over_the_run() -> None:
         "store": STORE,
         "upkeep": {"workers": 2, "idle_cpu_us": 2000.0, "idle_calls": 50.0, "busy_cpu_us": 1000.0, "busy_calls": 20.0},
         "limit": [{"clients": 1, "per_second": 1000.0, "redis_busy": 0.1, "redis_cpu_us": 60.0}],
+        "one_worker": {"per_second": 200.0, "cpu_us": 4000.0},
     }
     text = render_blocks(new_figures(**parts))["scale"]
     assert "ends at about 9,524 jobs/s" in text
     assert "submit takes 20, claim and end 60 in pipelines, collect 5; the other 20 are events" in text
     assert "268 k outcomes" in text
+    assert "One worker process ends at 200 jobs/s" in text
+    assert "4.0 ms of its CPU a job" in text
 
 
 def test_publishing_fills_marked_blocks_only() -> None:
