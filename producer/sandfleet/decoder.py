@@ -38,10 +38,9 @@ _runtime: Final[msgspec.json.Decoder[Runtime]] = msgspec.json.Decoder(TYPES["run
 
 def decode_outcome(raw: bytes) -> Outcome | None:
     """Return the outcome of a usual record of a job that has ended; None for any other."""
-    # json.dumps writes ASCII only. What is no UTF-8 would not be noticed in fields that are passed over.
-    if not raw.isascii():
-        return None
     try:
+        if not raw.isascii():
+            raw.decode()  # in fields that are passed over, msgspec does not notice what is no UTF-8
         result = _decoder.decode(raw).result
         if hasattr(result, "exc_message"):
             code, _, result = result.exc_message
@@ -50,7 +49,7 @@ def decode_outcome(raw: bytes) -> Outcome | None:
         fields = msgspec.structs.asdict(result)
         fields["limits"] = _decode_limits(bytes(fields["limits"])).copy()
         fields["runtime"] = _decode_runtime(bytes(fields["runtime"]))
-    except (msgspec.MsgspecError, RecursionError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
     return _new_outcome(fields)
 

@@ -35,6 +35,8 @@ def test_both_says_how_much_is_missing() -> None:
     output = captured(b"a" * 500 + b"b" * 500, 20, "both").to_output()
     assert output.text == "a" * 10 + "\n... 980 bytes omitted ...\n" + "b" * 10
     assert output.truncated
+    longer = captured(b"a" * 21, 20, "both").to_output()
+    assert (len(longer.bytes) > longer.total_bytes, longer.truncated) == (True, True)
 
 
 def test_a_cut_character_does_not_turn_text_into_base64() -> None:

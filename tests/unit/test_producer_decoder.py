@@ -95,11 +95,13 @@ def assert_same(found: Outcome, expected: Outcome | None) -> None:
 @pytest.mark.parametrize("more", [{}, FULL], ids=["bare", "full"])
 def test_a_usual_record_is_decoded_as_pydantic_would(code: ErrorCode, more: dict[str, Any]) -> None:
     outcome = Outcome.of(code, "j1", "why \u20ac", **more)
-    raw = encode(outcome)
+    raw = stored_result(outcome).encode()
+    assert raw.startswith(b'{"status":'), "what says how to read the rest comes first"
     found, expected = decode_outcome(raw), parse_by_pydantic(raw)
     assert found is not None, "the usual record is decoded the fast way"
     assert found == outcome
     assert_same(found, expected)
+    assert_same(found, decode_outcome(encode(outcome)))
     assert expected is not None
     for twin in (
         pickle.loads(pickle.dumps(found)),  # noqa: S301  our own
@@ -162,6 +164,7 @@ def test_what_a_newer_worker_adds_is_passed_over(outcome: Outcome) -> None:
         b'"queued"', b'"newer": [], "queued"'
     )
     raw = raw.replace(b'"enforced"', b'"newer": 1, "enforced"').replace(b'"warm"', b'"newer": {}, "warm"')
+    raw = raw.replace(b"[1.5, null]", '"\u20ac"'.encode())
     found = decode_outcome(raw)
     assert found is not None
     assert_same(found, parse_by_pydantic(raw))
@@ -190,7 +193,6 @@ def test_a_record_without_a_field_is_left_to_pydantic(name: str) -> None:
         encode(OK, status=None),
         encode(OK).replace(b'"host": "h"', b'"host": "\xff"'),
         encode(OK, traceback="?").replace(b"?", b"\xff"),
-        encode(OK, traceback="?").replace(b"?", "\u20ac".encode()),
         encode(OK)[:-1] + b', "result": null}',
         encode(OK)[:-1] + b', "status": "FAILURE"}',
         encode(OK) + b"}",
@@ -211,59 +213,23 @@ def test_the_order_of_fields_is_the_models_own() -> None:
     assert_same(found, parse_by_pydantic(raw))
 
 
-NUMBERS = [
-    "-0",
-    "-0.0",
-    "1",
-    "1.0",
-    "1.5",
-    "1E2",
-    "1e400",
-    "-1e400",
-    "1e-400",
-    "9007199254740993",
+NUMBERS = ["-0", "-0.0", "1", "1.0", "1.5", "1E2", "1e400", "-1e400", "1e-400", "1" + "0" * 400, "9007199254740993"]
+NUMBERS += [
     "9223372036854775808",
+    "-9223372036854775809",
+    "18446744073709551616",
+    "01",
+    "1.",
+    ".5",
+    "+1",
+    "NaN",
+    "Infinity",
 ]
-NUMBERS += ["-9223372036854775809", "18446744073709551616", "1" + "0" * 400, "01", "1.", ".5", "+1", "NaN", "Infinity"]
-TEXTS = [
-    "",
-    "x",
-    "1",
-    "true",
-    "OK",
-    "ok",
-    "NEW_CODE",
-    "host",
-    "soft",
-    "base64",
-    "utf-16",
-    r"\ud800",
-    r"\udc00x",
-    r"\ud83d\ude00",
-]
-TEXTS += [
-    r"\q",
-    r"\u0000",
-    "\n",
-    "\x7f",
-    "2026-01-01T00:00:00Z",
-    "2026-01-01 00:00:00+02:00",
-    "2026-01-01T00:00:00-0530",
-]
-TEXTS += [
-    "2026-01-01",
-    "2026-01-01T00:00",
-    "2026-01-01T24:00:00Z",
-    "2026-01-01T23:59:60Z",
-    "2026-02-29T00:00:00Z",
-    "1767225600",
-]
-TEXTS += [
-    "0001-01-01T00:00:00+01:00",
-    "9999-12-31T23:59:59.999999-01:00",
-    "0000-01-01T00:00:00Z",
-    "2026-01-01T00:00:00,5z",
-]
+TEXTS = ["", "x", "1", "true", "null", "OK", "ok", "NEW_CODE", "host", "soft", "base64", "utf-16", "\n", "\x7f"]
+TEXTS += [r"\ud800", r"\udc00x", r"\ud83d\ude00", r"\q", r"\u0000", "1767225600", "2026-01-01", "2026-01-01T00:00"]
+TEXTS += ["2026-01-01T00:00:00Z", "2026-01-01 00:00:00+02:00", "2026-01-01T00:00:00-0530", "2026-01-01T00:00:00,5z"]
+TEXTS += ["2026-01-01T24:00:00Z", "2026-01-01T23:59:60Z", "2026-02-29T00:00:00Z", "0000-01-01T00:00:00Z"]
+TEXTS += ["0001-01-01T00:00:00+01:00", "9999-12-31T23:59:59.999999-01:00"]
 OTHERS = [
     "null",
     "true",
@@ -276,18 +242,11 @@ OTHERS = [
     '{"a": 1}',
     '{"a": "b", "a": "c"}',
     '{"a": null}',
-    "1,",
     "",
 ]
-OTHERS += [
-    "[" * 3000 + "]" * 3000,
-    '{"a": ' * 3000 + "1" + "}" * 3000,
-    '{"x": {"enforced": true}}',
-    '{"value": 1, "enforced": 1}',
-]
-OTHERS += [
-    f'{{"x": {{"value": {value}, "enforced": true}}}}' for value in ("true", '"1"', "null", "NaN", "1e400", "1" * 30)
-]
+OTHERS += ["1,", "[" * 3000 + "]" * 3000, '{"a": ' * 3000 + "1" + "}" * 3000, '{"value": 1, "enforced": 1}']
+VALUES = ["true", '"1"', "null", "NaN", "1e400", "1" * 30]
+OTHERS += ['{"x": {"enforced": true}}', *(f'{{"x": {{"value": {value}, "enforced": true}}}}' for value in VALUES)]
 DAMAGES = [*NUMBERS, *(f'"{text}"' for text in TEXTS), *OTHERS]
 
 
