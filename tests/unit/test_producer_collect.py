@@ -68,6 +68,13 @@ def new_full(code: ErrorCode) -> Outcome:
     )
 
 
+@pytest.mark.parametrize("code", [ErrorCode.OK, ErrorCode.INTERNAL])
+def test_half_a_character_in_a_message_loses_no_outcome(code: ErrorCode) -> None:
+    outcome = new_full(code).model_copy(update={"message": "cannot run b\udcff"})
+    found = parse_outcome(stored_result(outcome).encode(), "j1")
+    assert found == outcome
+
+
 @pytest.mark.parametrize("code", list(ErrorCode))
 def test_what_a_worker_stored_is_read_as_it_was(code: ErrorCode) -> None:
     outcome = new_full(code)
