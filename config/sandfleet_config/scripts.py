@@ -3,9 +3,10 @@ r"""The Lua scripts that both sides run in Redis; each file says its arguments a
 Keys, all under `KEY_PREFIX`:
 
     <queue>, <queue>\x06\x16<step>   lists of messages, kombu's own: LPUSH in, RPOP out; steps 0, 3, 6, 9, smaller first
-    job:<id>        hash: state queued|running|ended, queue, step, batch, key, fingerprint, submitted, expires (ms), queue_ttl
-                    (ms), max_attempts, attempts (JSON list), record, code, claim, owner, flag (start|cancelled|expired, while
-                    running), message (while it waits for another try), avoid, avoid_until (the host of a failed attempt)
+    job:<id>        hash: state queued|running|ended, queue, step, batch, key, fingerprint, expires (ms), queue_ttl (ms),
+                    max_attempts, record, attempts (JSON list, from the first claim on), code, claim, owner, flag
+                    (start|cancelled|expired, while running), message (while it waits for another try), avoid, avoid_until (the
+                    host of a failed attempt); submitted (ms), of a stock producer's job or a revived one
     idem:<key>      the job id of an idempotency key
     cancel:<id>     the mark of a cancel
     batch:<name>    list of a batch's job ids, done:<name> those that have ended

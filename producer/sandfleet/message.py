@@ -15,6 +15,8 @@ from sandfleet_config.queues import RECORDED_HEADER, SUBMITTED_HEADER, TASK_NAME
 from sandfleet_config.wire import MAX_SPEC_BYTES, decode_job
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from sandfleet_config.wire import JobRequest
 
     from sandfleet.ticket import Ticket
@@ -24,8 +26,14 @@ REPLY_TO: Final = str(uuid.uuid4())
 _encode: Final = json.JSONEncoder().encode
 
 
-def new_message(ticket: Ticket, queue: str) -> str:
-    """Return the list item that kombu's Redis transport would push for the job (task protocol 2, JSON body in base64).
+def new_messages(tickets: Iterable[Ticket], queue: str) -> list[str]:
+    """Return the list items that kombu's Redis transport would push for the jobs (task protocol 2, JSON body in base64)."""
+    origin = _origin(os.getpid())
+    return [_new_message(ticket, queue, origin) for ticket in tickets]
+
+
+def _new_message(ticket: Ticket, queue: str, origin: str) -> str:
+    """Return one job's.
 
     Put together by hand: a JSON encoder takes ten times as long, and every value here is an id, a number or encoded.
     """
@@ -37,7 +45,7 @@ def new_message(ticket: Ticket, queue: str) -> str:
         f'{{"lang": "py", "task": "{TASK_NAME}", "id": "{ticket.job_id}", "shadow": null, "eta": null, "expires": null,'
         f' "group": null, "group_index": null, "retries": 0, "timelimit": [{spec.timeout_seconds + spec.grace!r},'
         f' {spec.timeout_seconds!r}], "root_id": "{ticket.job_id}", "parent_id": null, "argsrepr": {_encode(ticket.line)},'
-        f' "kwargsrepr": "", "origin": {_origin(os.getpid())}, "ignore_result": null, "replaced_task_nesting": 0,'
+        f' "kwargsrepr": "", "origin": {origin}, "ignore_result": null, "replaced_task_nesting": 0,'
         f' "stamped_headers": null, "stamps": {{}}, "{SUBMITTED_HEADER}": {ticket.submitted!r}, "{RECORDED_HEADER}": true}}'
     )
     properties = (

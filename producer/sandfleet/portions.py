@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 
 PORTION_JOBS = 256
 PORTION_BYTES = 4 << 20
+KEPT_BYTES = 64 << 20
+"""So much of a list that was checked stays encoded until it is queued; what is beyond is encoded again."""
+DRAFT_BYTES = 2048
+"""About what a draft takes beside its text, the spec of a dict included."""
 PORTION_SECONDS = 0.25
 """A source of specs that takes its time does not hold back those it gave before."""
 
@@ -50,24 +54,34 @@ class _Faults:
         return kind.of(f"{summary}: {text}{more}", errors=shown)
 
 
-def check_all(desk: Desk, specs: Sequence[Spec]) -> None:
-    """Return if every spec may be queued; what was encoded for that is thrown away, since it may be more than memory.
+def check_all(desk: Desk, specs: Sequence[Spec]) -> list[Draft]:
+    """Return the drafts of the first specs, up to `KEPT_BYTES`, if every spec may be queued: all may be more than memory.
 
     Raises:
         SandboxError: `SecurityViolation` where any spec is one, else `SpecInvalid` or `SpecTooLarge`; ``errors`` has the faults.
     """
     faults = _Faults()
+    kept: list[Draft] = []
+    room = KEPT_BYTES
     for index, spec in enumerate(specs):
         try:
-            desk.new_draft(spec, index)
+            draft = desk.new_draft(spec, index)
         except RequestError as error:
             faults.add(index, error)
+            room = 0
+            continue
+        room -= len(draft.text) + DRAFT_BYTES
+        if room > 0:
+            kept.append(draft)
     if faults.specs:
         raise faults.new_error(f"nothing was queued, {faults.specs} of {len(specs)} specs are faulty")
+    return kept
 
 
-def split_specs(desk: Desk, specs: Iterable[Spec], first: int = 0) -> Iterator[list[Draft]]:
-    """Yield portions bounded in number, in bytes and in the time it took to get them; `first` is the first spec's index.
+def split_specs(desk: Desk, specs: Iterable[Spec], first: int = 0, kept: Sequence[Draft] = ()) -> Iterator[list[Draft]]:
+    """Yield portions bounded in number, in bytes and in the time it took to get them.
+
+    `first` is the first spec's index; `kept` are the drafts of the first specs, where they are known already.
 
     Raises:
         SandboxError: as `check_all`, for the first faulty spec, after all before it were yielded.
@@ -76,7 +90,7 @@ def split_specs(desk: Desk, specs: Iterable[Spec], first: int = 0) -> Iterator[l
     size, started = 0, time.monotonic()
     for index, spec in enumerate(specs, first):
         try:
-            draft = desk.new_draft(spec, index)
+            draft = kept[index - first] if index - first < len(kept) else desk.new_draft(spec, index)
         except RequestError as error:
             if portion:
                 yield portion

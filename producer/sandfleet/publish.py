@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import ValidationError
@@ -16,7 +17,7 @@ from sandfleet.endings import new_ending, parse_attempts
 from sandfleet.errors import QueueFull
 from sandfleet.flight import Flight
 from sandfleet.letters import RedisLetters
-from sandfleet.message import new_message
+from sandfleet.message import new_messages
 from sandfleet.pause import collector_paused
 from sandfleet.room import Room, refuse_full
 from sandfleet.stored import parse_outcome
@@ -84,16 +85,14 @@ class RedisChannel:
     def _new_submit(self, tickets: Sequence[Ticket], queue: str, wanted: int) -> list[Any]:
         batch = tickets[0].batch or ""
         arguments: list[Any] = [KEY_PREFIX, queue, self.settings.max_queued, batch, max(wanted, len(tickets))]
-        for ticket in tickets:
+        for ticket, message in zip(tickets, new_messages(tickets, queue), strict=True):
             spec = ticket.spec
             arguments += (
                 ticket.job_id,
-                new_message(ticket, queue),
-                step_of(spec.priority),
+                message,
                 ticket.key,
                 ticket.fingerprint,
-                max(1, round(spec.queue_ttl * MILLI)),
-                spec.max_attempts,
+                _encode_delivery(spec.priority, spec.queue_ttl, spec.max_attempts),
                 ticket.encode_record(),
             )
         return arguments
@@ -109,6 +108,8 @@ class RedisChannel:
         if answer[0] == b"full":
             _, queue, _, _, wanted, *_ = command
             raise refuse_full(queue, answer[1], wanted, self.settings.max_queued)
+        if answer == [b"new"]:
+            return [Answer(AnswerKind.NEW, ticket.job_id) for ticket in tickets]
         return [
             Answer(ANSWER_KINDS[kind], job_id.decode()) for kind, job_id in zip(answer[::2], answer[1::2], strict=True)
         ]
@@ -275,6 +276,11 @@ class RedisChannel:
 
     def _run(self, name: str, arguments: Iterable[Any]) -> Any:
         return self._script(name)(args=list(arguments))
+
+
+@lru_cache(maxsize=256)
+def _encode_delivery(priority: int, queue_ttl: float, max_attempts: int) -> str:
+    return f"{step_of(priority)} {max(1, round(queue_ttl * MILLI))} {max_attempts}"
 
 
 def _parse_record(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 
     from sandfleet.channel import Channel
-    from sandfleet.ticket import Desk, Spec, Ticket
+    from sandfleet.ticket import Desk, Draft, Spec, Ticket
 
 GATHERED_JOBS = 4 * PORTION_JOBS
 """Of an asynchronous source so many specs are handed to another thread at once, so that portions overlap there too."""
@@ -38,8 +38,7 @@ class Submission:
     def submit(self, specs: Iterable[Spec]) -> Iterator[list[Job]]:
         """Yield the handles of each portion; a list or tuple is checked as a whole, and must find room as a whole, before."""
         if isinstance(specs, list | tuple):
-            check_all(self._desk, specs)
-            return self._submit(specs, wanted=len(specs))
+            return self._submit(specs, wanted=len(specs), kept=check_all(self._desk, specs))
         return self._submit(specs)
 
     async def submit_async(self, specs: Iterable[Spec] | AsyncIterable[Spec]) -> AsyncIterator[list[Job]]:
@@ -54,8 +53,10 @@ class Submission:
                 yield jobs
             first += len(some)
 
-    def _submit(self, specs: Iterable[Spec], first: int = 0, wanted: int = 0) -> Iterator[list[Job]]:
-        portions = (self._desk.issue(drafts) for drafts in split_specs(self._desk, specs, first))
+    def _submit(
+        self, specs: Iterable[Spec], first: int = 0, wanted: int = 0, kept: Sequence[Draft] = ()
+    ) -> Iterator[list[Job]]:
+        portions = (self._desk.issue(drafts) for drafts in split_specs(self._desk, specs, first, kept))
         for tickets, answers in self._channel.publish_portions(portions, self._queue, wanted):
             yield self._hand_out(tickets, answers)
 

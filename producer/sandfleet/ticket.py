@@ -34,12 +34,28 @@ _encode: Final = json.JSONEncoder().encode
 _any_spec: Final = SandboxSpec(image="-")
 
 
-class Draft(NamedTuple):
-    """A job that may be queued as far as the contract goes: `run` says what runs, `text` is the whole encoded request."""
+class Encoded(NamedTuple):
+    """What all jobs of one spec have in common: `run` says what runs, `labels` are as they were then."""
 
     spec: SandboxSpec
-    key: str
+    labels: dict[str, str]
     run: str
+    spec_hash: str
+    line: str
+    contract: int
+
+    @classmethod
+    def of(cls, spec: SandboxSpec) -> Encoded:
+        """Encode `spec`."""
+        run = encode_run(spec)
+        return cls(spec, dict(spec.labels), run, spec_sha256(spec, run), spec.to_line(), find_contract(spec))
+
+
+class Draft(NamedTuple):
+    """A job that may be queued as far as the contract goes: `text` is the whole encoded request."""
+
+    encoded: Encoded
+    key: str
     text: str
 
 
@@ -91,6 +107,7 @@ class Desk:
         self.batch = batch
         self._max_spec_bytes = max_spec_bytes
         self._is_keyed = is_keyed
+        self._last = Encoded.of(_any_spec)
 
     def new_draft(self, spec: Spec, index: int = 0) -> Draft:
         """Check and encode a spec.
@@ -104,10 +121,17 @@ class Desk:
             key = f"{self.batch}/{index}"
             if len(key) > MAX_KEY_CHARS or not key.isprintable():
                 new_spec({**dict(parsed), "idempotency_key": key})  # refuses it in its own words
-        run = encode_run(parsed)
-        contract = 2 if key else find_contract(parsed)
-        text = join_job(run, parsed, key, self.batch, contract=contract, max_bytes=self._max_spec_bytes)
-        return Draft(parsed, key, run, text)
+        encoded = self._encode(parsed)
+        contract = 2 if key else encoded.contract
+        text = join_job(encoded.run, parsed, key, self.batch, contract=contract, max_bytes=self._max_spec_bytes)
+        return Draft(encoded, key, text)
+
+    def _encode(self, spec: SandboxSpec) -> Encoded:
+        """Encode a spec, the same one several times in a row only once; its labels, a dict, may have changed meanwhile."""
+        last = self._last
+        if last.spec is not spec or last.labels != spec.labels:
+            self._last = last = Encoded.of(spec)
+        return last
 
     def issue(self, drafts: Sequence[Draft], job_id: str | None = None) -> list[Ticket]:
         """Name the jobs, all of them now; `job_id` is the name of the one there is.
@@ -123,11 +147,10 @@ class Desk:
         ]
 
     def _new_ticket(self, draft: Draft, job_id: str | None, tag: str, now: float) -> Ticket:
-        spec, key, run, text = draft
-        spec_hash = spec_sha256(spec, run)
+        (spec, _, _, spec_hash, line, _), key, text = draft
         # Without a key nothing but this very ticket is the same job: a repeated call finds it by its id, another's id is taken.
         fingerprint = request_sha256(spec, spec_hash, key) if key else tag
-        return Ticket(job_id or tag, spec, self.batch, key, text, spec_hash, fingerprint, tag, spec.to_line(), now)
+        return Ticket(job_id or tag, spec, self.batch, key, text, spec_hash, fingerprint, tag, line, now)
 
 
 def draw_ids(count: int) -> list[str]:

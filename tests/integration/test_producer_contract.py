@@ -233,6 +233,19 @@ def test_an_idempotent_batch_may_be_submitted_again(fleet: Fleet) -> None:
     assert len(list(fleet.batch(name).as_completed(timeout=20))) == 3
 
 
+def test_one_key_twice_in_a_list_is_one_job(fleet: Fleet) -> None:
+    spec, name = shell("echo hello", idempotency_key=unique("key")), unique("batch")
+    first, other, again = fleet.submit_many([spec, HELLO, spec], batch=name)
+    assert first == again != other
+    assert sorted(fleet.batch(name).job_ids) == sorted([first.id, other.id])
+    assert [outcome.is_ok for outcome in fleet.batch(name).as_completed(timeout=20)] == [True, True]
+    key = unique("key")
+    with pytest.raises(IdempotencyConflict) as caught:
+        fleet.submit_many([shell("echo hello", idempotency_key=key), shell("exit 3", idempotency_key=key)])
+    assert len(caught.value.job_ids) == 1
+    assert fleet.job(caught.value.job_ids[0]).outcome(timeout=20).is_ok
+
+
 def test_a_list_is_checked_as_a_whole_and_an_iterator_in_portions(fleet: Fleet) -> None:
     name = unique("batch")
     faulty = [HELLO] * 300 + [{"image": ""}]

@@ -27,6 +27,7 @@ from sandfleet import (
     Settings,
     SettingsInvalid,
 )
+from sandfleet.errors import JobExists
 from sandfleet_config.celery import shared_options
 from sandfleet_config.queues import TASK_NAME, cancel_key, job_key, result_key
 from sandfleet_config.wire import decode_job
@@ -262,6 +263,16 @@ def test_a_producer_that_lost_the_answer_submits_once(fleet: Fleet, client: redi
     assert [answer.job_id for answer in first] == [answer.job_id for answer in again]
     assert {answer.kind.value for answer in again} == {"same"}
     assert client.llen(LIST) == fleet.batch("b").counts.total == 3
+
+
+def test_a_job_is_known_by_its_outcome_alone(fleet: Fleet, client: redis.Redis) -> None:
+    """Of a stock producer's job nothing else may be left."""
+    client.set(result_key("taken"), "{}", ex=60)
+    with pytest.raises(JobExists):
+        fleet.submit(SPEC, job_id="taken")
+    assert not client.exists(LIST, job_key("taken"))
+    client.delete(result_key("taken"))
+    assert fleet.submit(SPEC, job_id="taken").id == "taken"
 
 
 def test_an_iterator_is_queued_as_it_comes(fleet: Fleet, client: redis.Redis) -> None:

@@ -6,9 +6,9 @@ import uuid
 from typing import Any
 
 import pytest
-from sandfleet import SandboxSpec, SpecInvalid
+from sandfleet import SandboxSpec, SpecInvalid, portions
 from sandfleet.channel import JobRecord
-from sandfleet.message import new_message
+from sandfleet.message import new_messages
 from sandfleet.ticket import Desk, draw_ids
 from sandfleet_config.wire import JobRequest, decode_job, encode_job, request_sha256, spec_sha256
 
@@ -44,7 +44,7 @@ def test_what_is_put_together_by_hand_is_what_the_models_say(
     assert ticket.spec_hash == spec_sha256(spec)
     assert ticket.fingerprint == (request_sha256(named) if key else ticket.tag)
     assert JobRecord.model_validate_json(ticket.encode_record()) == ticket.record
-    message: dict[str, Any] = json.loads(new_message(ticket, "q"))
+    message: dict[str, Any] = json.loads(new_messages([ticket], "q")[0])
     assert json.loads(base64.b64decode(message["body"]))[0] == [ticket.text]
     assert message["headers"]["argsrepr"] == spec.to_line() == ticket.record.line
 
@@ -60,3 +60,29 @@ def test_ids_are_random_uuids() -> None:
 def test_a_batch_that_may_not_be_called_so_is_refused_before_any_spec() -> None:
     with pytest.raises(SpecInvalid, match="batch"):
         Desk("\x1b[31m", 10_000)
+
+
+def test_a_spec_that_comes_again_is_encoded_once_unless_its_labels_changed() -> None:
+    spec = SandboxSpec(image="x", labels={"name": "one"})
+    desk = Desk("b", 10_000)
+    first, again = desk.new_draft(spec), desk.new_draft(spec)
+    assert first.encoded is again.encoded
+    spec.labels["name"] = "two"
+    (ticket,) = desk.issue([desk.new_draft(spec)])
+    assert ticket.spec_hash == spec_sha256(spec)
+    assert ticket.text == encode_job(JobRequest(batch="b", spec=spec))
+    assert ticket.line == "two: x"
+
+
+@pytest.mark.parametrize("room", [0, 3 * portions.DRAFT_BYTES, 1 << 20])
+def test_a_checked_list_is_kept_within_bounds_and_queued_in_its_order(
+    room: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(portions, "KEPT_BYTES", room)
+    specs = [SandboxSpec(image=f"x{number}") for number in range(10)]
+    desk = Desk("b", 10_000, is_keyed=True)
+    kept = portions.check_all(desk, specs)
+    assert len(kept) == {0: 0, 3 * portions.DRAFT_BYTES: 2, 1 << 20: 10}[room]
+    (drafts,) = portions.split_specs(desk, specs, kept=kept)
+    assert [(draft.encoded.spec, draft.key) for draft in drafts] == [(specs[n], f"b/{n}") for n in range(10)]
+    assert list(map(id, drafts[: len(kept)])) == list(map(id, kept)), "what was kept is not made again"

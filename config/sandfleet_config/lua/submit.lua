@@ -1,12 +1,12 @@
 -- Queue jobs, each at most once, all or none of them refused for want of room.
 --
--- ARGV (of at most a few thousand jobs: Lua's unpack): prefix, queue, max_queued (0: no bound), batch ("" none), how many jobs the caller wants to queue in all, then 8 for each:
---       id, message, step (0|3|6|9), idempotency key ("" none), fingerprint, queue_ttl in ms (0: none), max_attempts, record
--- Returns {"full", jobs in the queue}, or for each job "new", "same", "elsewhere", "conflict" or "exists", and its id. "same" was
--- submitted before with the same key, or the same id, and the same fingerprint, "elsewhere" was so in another batch; another
--- fingerprint is a "conflict" of keys, or an id that "exists". Only new ones are queued.
+-- ARGV (of at most two thousand jobs: Lua's unpack): prefix, queue, max_queued (0: no bound), batch ("" none), how many jobs the caller wants to queue in all, then 6 for each:
+--       id, message, idempotency key ("" none), fingerprint, "step queue_ttl max_attempts" (0|3|6|9, ms or 0 for none, number), record
+-- Returns {"full", jobs in the queue}, {"new"} where every job is, or for each job "new", "same", "elsewhere", "conflict" or "exists",
+-- and its id. "same" was submitted before with the same key, or the same id, and the same fingerprint, "elsewhere" was so in
+-- another batch; another fingerprint is a "conflict" of keys, or an id that "exists". Only new ones are queued.
 local prefix, queue, max_queued, batch, wanted = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5])
-local FIRST, WIDTH, WAKE_TTL = 6, 8, 3600
+local FIRST, WIDTH, WAKE_TTL = 6, 6, 3600
 local count = (#ARGV - FIRST + 1) / WIDTH
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -19,7 +19,7 @@ end
 local function count_new()
   local found = 0
   for at = FIRST, #ARGV, WIDTH do
-    local key = ARGV[at + 3]
+    local key = ARGV[at + 2]
     if (key == '' or redis.call('EXISTS', prefix .. 'idem:' .. key) == 0) and redis.call('EXISTS', prefix .. 'job:' .. ARGV[at]) == 0 then
       found = found + 1
     end
@@ -41,19 +41,64 @@ if max_queued > 0 then
   end
 end
 
-local answers, is_any_new = {}, false
-local pushed, expiring, members = { ['0'] = {}, ['3'] = {}, ['6'] = {}, ['9'] = {} }, {}, {}
+-- Most submits bring nothing that was there before: two calls find that out for all, where a look at each job takes three.
+local function are_all_new()
+  local taken, seen = {}, {}
+  for at = FIRST, #ARGV, WIDTH do
+    local id, key = ARGV[at], ARGV[at + 2]
+    local named, keyed = prefix .. 'job:' .. id, key ~= '' and prefix .. 'idem:' .. key
+    if seen[named] or (keyed and seen[keyed]) then
+      return false -- one job twice in the same submit
+    end
+    seen[named] = true
+    taken[#taken + 1] = named
+    taken[#taken + 1] = prefix .. 'celery-task-meta-' .. id
+    if keyed then
+      seen[keyed] = true
+      taken[#taken + 1] = keyed
+    end
+  end
+  return redis.call('EXISTS', unpack(taken)) == 0
+end
+
+local answers, is_any_new, is_all_new = {}, false, are_all_new()
+local pushed, expiring, members, keyed_ids = { ['0'] = {}, ['3'] = {}, ['6'] = {}, ['9'] = {} }, {}, {}, {}
 local function tell(kind, id)
   answers[#answers + 1] = kind
   answers[#answers + 1] = id
 end
 
-for at = FIRST, #ARGV, WIDTH do
-  local id, message, step, key, fingerprint = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
-  local queue_ttl, max_attempts, record = tonumber(ARGV[at + 5]), ARGV[at + 6], ARGV[at + 7]
+local deliveries = {}
+local function read_delivery(text)
+  if not deliveries[text] then
+    local step, queue_ttl, max_attempts = text:match('^(%d) (%d+) (%d+)$')
+    deliveries[text] = { step, tonumber(queue_ttl), max_attempts }
+  end
+  return unpack(deliveries[text])
+end
+
+local function queue_job(at)
+  local id = ARGV[at]
+  local step, queue_ttl, max_attempts = read_delivery(ARGV[at + 4])
+  local expires = queue_ttl > 0 and now + queue_ttl or 0
+  -- No TTL: a job's keys live until it has ended.
+  redis.call('HSET', prefix .. 'job:' .. id, 'state', 'queued', 'queue', queue, 'step', step, 'batch', batch,
+    'key', ARGV[at + 2], 'fingerprint', ARGV[at + 3], 'expires', expires, 'queue_ttl', queue_ttl, 'max_attempts', max_attempts,
+    'record', ARGV[at + 5])
+  if expires > 0 then
+    expiring[#expiring + 1] = expires
+    expiring[#expiring + 1] = id
+  end
+  members[#members + 1] = id
+  pushed[step][#pushed[step] + 1] = ARGV[at + 1]
+  is_any_new = true
+end
+
+-- Queues a job unless it is known, and tells what it was.
+local function look_and_queue(at)
+  local id, key, fingerprint = ARGV[at], ARGV[at + 2], ARGV[at + 3]
   local keyed = key ~= '' and redis.call('GET', prefix .. 'idem:' .. key)
-  local job = prefix .. 'job:' .. (keyed or id)
-  local facts = redis.call('HMGET', job, 'fingerprint', 'batch')
+  local facts = redis.call('HMGET', prefix .. 'job:' .. (keyed or id), 'fingerprint', 'batch')
   local known = facts[1]
   if known == fingerprint then
     tell(facts[2] == batch and 'same' or 'elsewhere', keyed or id)
@@ -62,23 +107,27 @@ for at = FIRST, #ARGV, WIDTH do
   elseif known or redis.call('EXISTS', prefix .. 'job:' .. id, prefix .. 'celery-task-meta-' .. id) > 0 then
     tell('exists', id)
   else
-    local expires = queue_ttl > 0 and now + queue_ttl or 0
-    -- No TTL: a job's keys live until it has ended.
-    redis.call('HSET', prefix .. 'job:' .. id, 'state', 'queued', 'queue', queue, 'step', step, 'batch', batch, 'key', key,
-      'fingerprint', fingerprint, 'submitted', now, 'expires', expires, 'queue_ttl', queue_ttl, 'max_attempts', max_attempts,
-      'attempts', '', 'record', record)
+    queue_job(at)
     if key ~= '' then
       redis.call('SET', prefix .. 'idem:' .. key, id)
     end
-    if expires > 0 then
-      expiring[#expiring + 1] = expires
-      expiring[#expiring + 1] = id
-    end
-    members[#members + 1] = id
-    pushed[step][#pushed[step] + 1] = message
-    is_any_new = true
     tell('new', id)
   end
+end
+
+for at = FIRST, #ARGV, WIDTH do
+  if not is_all_new then
+    look_and_queue(at)
+  else
+    queue_job(at)
+    if ARGV[at + 2] ~= '' then
+      keyed_ids[#keyed_ids + 1] = prefix .. 'idem:' .. ARGV[at + 2]
+      keyed_ids[#keyed_ids + 1] = ARGV[at]
+    end
+  end
+end
+if #keyed_ids > 0 then
+  redis.call('MSET', unpack(keyed_ids))
 end
 if is_any_new then
   for step, messages in pairs(pushed) do
@@ -99,4 +148,4 @@ if is_any_new then
   redis.call('XADD', prefix .. 'wake', 'MAXLEN', 1, '*', 'queue', queue)
   redis.call('EXPIRE', prefix .. 'wake', WAKE_TTL)
 end
-return answers
+return is_all_new and { 'new' } or answers
