@@ -25,20 +25,34 @@ def find_obstacle() -> str | None:
     return None
 
 
+def try_out(sandbox: Any) -> str | None:
+    """Run once and say why that failed: whether the engine has runsc, and whether that works, shows no earlier."""
+    result = sandbox.run(CODE)
+    if result.exit_code == 0:
+        return None
+    return str(result.error or result.stderr.strip() or f"it ended with {result.exit_code}").splitlines()[0]
+
+
 def main() -> None:
     """Answer until the input ends."""
     with contextlib.ExitStack() as stack:
+        # It prints about its image; our answers are all that may come here.
+        answers = sys.stdout
+        stack.enter_context(contextlib.redirect_stdout(sys.stderr))
         sandbox: Any = None
         for line in sys.stdin:
             if json.loads(line)["mode"] == "hello":
                 try:
                     obstacle = find_obstacle()
-                    sandbox = None if obstacle else stack.enter_context(Sandbox())
+                    if not obstacle:
+                        sandbox = stack.enter_context(Sandbox())
+                        obstacle = try_out(sandbox)
                 except (OSError, RuntimeError) as error:
                     obstacle = str(error).splitlines()[0]
-                print(json.dumps({"unusable": obstacle} if obstacle else {"modes": ["run"]}), flush=True)
+                answer = {"unusable": obstacle} if obstacle else {"modes": ["run"]}
             else:
-                print(json.dumps({"exit_code": sandbox.run(CODE).exit_code}), flush=True)
+                answer = {"exit_code": sandbox.run(CODE).exit_code}
+            print(json.dumps(answer), file=answers, flush=True)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import shutil
 import signal
 import subprocess
@@ -99,6 +100,16 @@ def test_the_programs_world(run: Run) -> None:
     assert (uid, gid, folder, hostname, touched) == ("65534", "65534", "/tmp", "sandbox", "ok")
     assert env.startswith("/usr/local/sbin:")
     assert env.endswith(" 1 2")
+
+
+@pytest.mark.parametrize("is_allowed", [False, True])
+def test_membarrier_has_commands_where_the_host_lets_it(host: HostSettings, *, is_allowed: bool) -> None:
+    number = {"x86_64": 324, "aarch64": 283}[platform.machine()]
+    code = f"import ctypes; call = ctypes.CDLL(None).syscall; print(call({number}, 0, 0) > 0, call({number}, 1, 0))"
+    runsc = host.runsc.model_copy(update={"membarrier": is_allowed})
+    with RunscRunner(host.model_copy(update={"runsc": runsc})) as runner:
+        spec = SandboxSpec(image="python", command=["python3", "-c", code])
+        assert runner.run(spec).stdout == ("True 0\n" if is_allowed else "False -1\n")
 
 
 @pytest.mark.parametrize(

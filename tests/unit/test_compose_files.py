@@ -110,6 +110,18 @@ def test_the_profile_refuses_by_default() -> None:
     assert not allowed & dangerous
 
 
+def test_the_profile_allows_what_the_launcher_and_the_warm_pool_call() -> None:
+    # A launcher that is refused the first two says nothing: sandboxes only become slower.
+    wanted = {"seccomp", "sched_setscheduler", "pidfd_open", "pidfd_send_signal", "eventfd2", "epoll_ctl", "prctl"}
+    free = {
+        name
+        for rule in read_profile()["syscalls"]
+        if rule["action"] == "SCMP_ACT_ALLOW" and "args" not in rule
+        for name in rule["names"]
+    }
+    assert wanted <= free
+
+
 def test_the_profile_hides_clone3_so_that_programs_fall_back() -> None:
     rules = [rule for rule in read_profile()["syscalls"] if "clone3" in rule["names"]]
     assert [(rule["action"], rule["errnoRet"]) for rule in rules] == [("SCMP_ACT_ERRNO", 38)]

@@ -69,9 +69,8 @@ def check_state_folder(folder: Path, mountinfo: str) -> Finding:
     text = (
         f"{detail}: each sandbox writes there, and what a crash of the host leaves stays until the next worker starts"
     )
-    return Finding(
-        "sandboxes' state", State.TIP, text, "set SANDFLEET_RUNSC__ROOT_DIR to a folder on tmpfs, below /run"
-    )
+    fix = "set SANDFLEET_RUNSC__ROOT_DIR (with compose, SANDFLEET_RUN_DIR on the host) to a folder on tmpfs, below /run"
+    return Finding("sandboxes' state", State.TIP, text, fix)
 
 
 def find_filesystem(path: Path, mountinfo: str) -> str:

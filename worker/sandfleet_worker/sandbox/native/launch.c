@@ -65,7 +65,7 @@ static void join_cgroup(const char *path) {
  * (measured with perf: half of all CPU of a short job). Shares of CPU stay as they are.
  *
  * membarrier(2): each start of runsc (20240729), and there are four a boot, registers for it, which waits for an RCU grace
- * period in a process with threads: 30 ms a boot. Told that there is no membarrier, it says the same to the program inside. */
+ * period in a process with threads: 30 ms a boot. Told that there is no membarrier, it offers the program inside none. */
 static void prepare(long allow_membarrier) {
     enum { SCHED_BATCH = 3, SECCOMP_SET_MODE_FILTER = 1 };
     enum { LOAD = 0x20, JUMP_EQUAL = 0x15, RETURN = 0x06, ALLOW = 0x7fff0000, ERRNO = 0x00050000, NR = 0, ARCH = 4 };

@@ -1,0 +1,60 @@
+"""The benchmark's drivers of other people's sandboxes, with stand-ins for those."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from sandbench.foreign import foreign_ways
+from sandbench.ways import TAKO
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Start = Callable[[int, str | None], tuple[list[str], dict[str, str]]]
+
+
+TAKO_VM = """
+import types
+
+class Sandbox:
+    def __enter__(self):
+        print("Building executor image")
+        return self
+    def __exit__(self, *_): pass
+    def run(self, code):
+        return types.SimpleNamespace(exit_code={code}, error={error!r}, stderr="")
+"""
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Start:
+    """Return a function that starts the driver over a Tako VM whose runs end so, and returns its ways and why it has none."""
+
+    def start(code: int, error: str | None) -> tuple[list[str], dict[str, str]]:
+        (tmp_path / "tako_vm.py").write_text(TAKO_VM.format(code=code, error=error))
+        docker = tmp_path / "docker"
+        docker.write_text("#!/bin/sh\n")
+        docker.chmod(0o755)
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+        monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+        absent: dict[str, str] = {}
+        with foreign_ways("tako", Path(sys.executable), tmp_path / "log", absent) as ways:
+            return [way.name for way in ways], absent
+
+    return start
+
+
+def test_tako_is_measured_where_it_runs(told: Start) -> None:
+    assert told(0, None) == ([TAKO], {})
+
+
+@pytest.mark.parametrize(
+    ("code", "error", "why"),
+    [(125, "no such runtime: runsc\nand more", "no such runtime: runsc"), (3, None, "it ended with 3")],
+)
+def test_why_tako_does_not_run_is_told(told: Start, code: int, error: str | None, why: str) -> None:
+    assert told(code, error) == ([], {TAKO: why})
