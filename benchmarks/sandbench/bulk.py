@@ -19,12 +19,16 @@ from sandbench.stock import TASK, new_app
 from sandbench.ways import STOCK
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from celery import Celery
+    from sandfleet import SandboxSpec
 
     from sandbench.counts import Counts
     from sandbench.ground import Ground, Server
 
 OURS = "sandfleet"
+OURS_ONE_SPEC = "sandfleet, one spec for all"
 BATCH_STREAM, HANDLES = "sandfleet, a batch's stream", "sandfleet, as_completed(jobs)"
 STOCK_GET, STOCK_JOIN = "stock Celery, get each", "stock Celery, join_native"
 TIMEOUT_SECONDS = 300.0
@@ -32,7 +36,7 @@ TIMEOUT_SECONDS = 300.0
 
 def measure_bulk(ground: Ground, counts: Counts) -> Bulk:
     """Put in and take out by each client in turn."""
-    enqueue: dict[str, list[float]] = {STOCK: [], OURS: []}
+    enqueue: dict[str, list[float]] = {STOCK: [], OURS_ONE_SPEC: [], OURS: []}
     collect: dict[str, list[float]] = {STOCK_GET: [], STOCK_JOIN: [], HANDLES: [], BATCH_STREAM: []}
     with contextlib.ExitStack() as stack:
         theirs = stack.enter_context(ground.serve_redis(ground.new_name("redis")))
@@ -41,7 +45,13 @@ def measure_bulk(ground: Ground, counts: Counts) -> Bulk:
         fleet = stack.enter_context(Fleet(Settings.model_validate({"redis_url": ours.url})))
         for number in range(counts.bulk_rounds):
             enqueue[STOCK].append(_enqueue_stock(app, counts.stock_bulk_jobs))
-            enqueue[OURS].append(_enqueue(fleet, f"bulk{number}", counts.bulk_jobs))
+            same = [TRUE.spec] * counts.bulk_jobs
+            enqueue[OURS_ONE_SPEC].append(_enqueue(fleet, f"same{number}", same))
+            del same
+            ours.client.flushall()
+            specs = [TRUE.spec.model_copy(update={"labels": {"name": f"job {n}"}}) for n in range(counts.bulk_jobs)]
+            enqueue[OURS].append(_enqueue(fleet, f"bulk{number}", specs))
+            del specs
             for name, rate in _collect_stock(app, theirs, counts.stock_bulk_jobs):
                 collect[name].append(rate)
             end_all(ours, fleet.batch(f"bulk{number}").job_ids, f"bulk{number}")
@@ -56,11 +66,10 @@ def measure_bulk(ground: Ground, counts: Counts) -> Bulk:
     )
 
 
-def _enqueue(fleet: Fleet, batch: str, jobs: int) -> float:
-    specs = [TRUE.spec] * jobs
+def _enqueue(fleet: Fleet, batch: str, specs: Sequence[SandboxSpec]) -> float:
     began = time.perf_counter()
     fleet.submit_many(specs, batch=batch, idempotent=True)
-    return jobs / (time.perf_counter() - began)
+    return len(specs) / (time.perf_counter() - began)
 
 
 def _enqueue_stock(app: Celery, jobs: int) -> float:
