@@ -57,15 +57,22 @@ LESS_BOOT = (
 )
 LESS_CPU = (
     "most of it is the worker's: some 4 ms of Python and system calls (a folder, four cgroups on v1, five pipes, a process;"
-    " Celery's tracer, two scripts, three lines of log), and half as much again where sandboxes empty the caches between. Next: cgroup v2"
-    " (one folder), and fewer of the system calls at which its threads change places"
+    " Celery's tracer, two scripts, three lines of log), and half as much again where sandboxes empty the caches between."
+    " Next: cgroup v2 (one folder), and fewer of the system calls at which its threads change places"
 )
 ENQUEUE = "checking and encoding a job take as long as Redis takes to write its hash. Next: a smaller hash"
-COLLECT = "five microseconds decode an outcome and make it, three are sockets and loops. Next: list of ends and outcomes by one script"
+COLLECT = (
+    "five microseconds decode an outcome and make it, three are sockets and loops. Next: the list of ends and the outcomes"
+    " by one script"
+)
 RECOVERY = "a lease is taken over at the next sweep after its end. Next: sweep at the instant of the next end"
 MEMORY = "one thread and its buffers for each job. Next: measure what a job keeps"
 LONGER_QUEUE = "a claim finds more in Redis's memory and less in its caches. Next: profile claim.lua on a long queue"
-MORE_WORKERS = "that many processes share this machine's cores and caches. Next: repeat it with a core for each"
+MORE_WORKERS = (
+    "what they share, Redis, takes {redis_last:.0f} µs a job for {redis_first:.0f} with one, and {calls_last:.1f} calls for"
+    " {calls_first:.1f}; the workers' own part grows, once so many processes share {cores} cores and their caches. Next: repeat"
+    " it with a core for each"
+)
 
 
 def judge(figures: Figures) -> list[Goal]:
@@ -167,7 +174,14 @@ def _growth(figures: Figures) -> Iterator[Goal]:
             factor = _cpu_us(last) / _cpu_us(first)
             what = f"fleet's CPU a job with {last.number:,} {unit} against {first.number:,}"
             baseline, found = f"{_cpu_us(first):,.0f} µs", f"{_cpu_us(last):,.0f} µs ({factor:.2f}x)"
-            yield Goal(what, baseline, found, f"flat: at most {MAX_GROWTH}x", MAX_GROWTH / factor, reason)
+            why = reason.format(
+                redis_first=first.redis_cpu_us,
+                redis_last=last.redis_cpu_us,
+                calls_first=first.redis_calls,
+                calls_last=last.redis_calls,
+                cores=figures.machine.cores,
+            )
+            yield Goal(what, baseline, found, f"flat: at most {MAX_GROWTH}x", MAX_GROWTH / factor, why)
 
 
 def _cpu_us(row: Growth) -> float:

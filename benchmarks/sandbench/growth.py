@@ -98,7 +98,7 @@ def _grow_fleet(ground: Ground, counts: Counts) -> tuple[list[Growth], Upkeep]:
             while len(workers) < number:
                 name = ground.new_name("stand-in")
                 workers.append(stack.enter_context(worker(ground, server, name, SLOTS, STAND_IN)))
-            run_batch(fleet, f"first{number}", SKIPPED_JOBS)
+            run_batch(fleet, f"first{number}", SKIPPED_JOBS * number)
             before, jobs = Used.read(server, workers), JOBS_FACTOR * counts.measured_jobs
             run_batch(fleet, f"batch{number}", jobs)
             found.append(Used.read(server, workers).since(before).to_growth("workers", number, jobs))
