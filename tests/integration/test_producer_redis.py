@@ -27,6 +27,7 @@ from sandfleet import (
     Settings,
     SettingsInvalid,
 )
+from sandfleet.channel import CancelState
 from sandfleet.errors import JobExists
 from sandfleet_config.celery import shared_options
 from sandfleet_config.queues import TASK_NAME, cancel_key, job_key, result_key
@@ -247,6 +248,21 @@ def test_a_full_redis_takes_nothing(redis_server: Any, client: redis.Redis) -> N
         client.config_set("maxmemory", used // 2)
         with pytest.raises(QueueFull, match="out of memory"):
             Fleet(settings.model_copy(update={"memory_high_percent": 0})).submit(SPEC)
+    finally:
+        client.config_set("maxmemory", 0)
+        forget_jobs(client)
+
+
+def test_a_cancel_needs_no_memory(fleet: Fleet, client: redis.Redis) -> None:
+    """Where Redis is full it is what makes room."""
+    queued, running = fleet.submit_many([SPEC, SPEC], batch="full")
+    client.hset(job_key(running.id), "state", "running")
+    client.config_set("maxmemory", 1)
+    try:
+        states = fleet.batch("full").cancel()
+        assert states == {CancelState.CANCELLED: 1, CancelState.REQUESTED: 1}
+        assert fleet.job(queued.id).outcome(5).code is ErrorCode.CANCELLED
+        assert client.exists(cancel_key(running.id))
     finally:
         client.config_set("maxmemory", 0)
         forget_jobs(client)

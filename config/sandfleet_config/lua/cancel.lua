@@ -7,6 +7,8 @@
 local prefix, id, ttl = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local state = redis.call('HGET', prefix .. 'job:' .. id, 'state') or 'unknown'
 if state ~= 'ended' and redis.call('EXISTS', prefix .. 'celery-task-meta-' .. id) == 0 then
+  -- First: at maxmemory Redis refuses a write that may need memory only where it is a script's first. A cancel makes room there.
+  redis.call('DEL', prefix .. 'cancel:' .. id)
   redis.call('SET', prefix .. 'cancel:' .. id, 'cancel', 'EX', ttl)
   return state
 end

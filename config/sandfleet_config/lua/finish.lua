@@ -20,7 +20,7 @@ if owner == '' then
   end
 else
   message = redis.call('HGET', claims, claim)
-  -- First: at maxmemory Redis refuses a write that may need memory only where it is a script's first. What has run is recorded.
+  -- At maxmemory Redis refuses a write that may need memory only where it is a script's first. What has run is recorded.
   redis.call('HDEL', claims, claim)
   if not message then
     -- The caller repeats what was done, since the answer got lost.
@@ -38,6 +38,7 @@ else
   end
 end
 
+redis.call('ZREM', prefix .. 'expiring', id) -- before any write that may need memory: a job that was cancelled ends at maxmemory too
 local key = prefix .. 'celery-task-meta-' .. id
 redis.call('SET', key, result, 'EX', ttl)
 -- Celery's own backend publishes the record on a channel of the key's name: a stock `get` waits there.
@@ -53,7 +54,6 @@ end
 redis.call('HSET', job, 'state', 'ended', 'code', code, 'ended', now, 'ended_by', claim)
 redis.call('HDEL', job, 'message', 'claim', 'owner', 'flag')
 redis.call('EXPIRE', job, ttl)
-redis.call('ZREM', prefix .. 'expiring', id)
 redis.call('ZREM', prefix .. 'delayed', id)
 redis.call('DEL', prefix .. 'cancel:' .. id)
 if idempotency_key ~= '' then
