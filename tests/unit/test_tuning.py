@@ -11,7 +11,13 @@ from rich.console import Console
 from sandfleet_config.settings import RunscSettings, WorkerSettings
 from sandfleet_worker import doctor
 from sandfleet_worker.checks import Finding, State
-from sandfleet_worker.tuning import check_grace_periods, check_slots_per_core, check_tuning, find_filesystem
+from sandfleet_worker.tuning import (
+    check_grace_periods,
+    check_runsc_pages,
+    check_slots_per_core,
+    check_tuning,
+    find_mount,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -69,7 +75,7 @@ def test_more_than_two_slots_a_core_are_told(slots: int, state: State) -> None:
 def test_the_filesystem_of_a_folder_that_need_not_be_there(tmp_path: Path, path: str, kind: str) -> None:
     # Below a folder of the test's own, so that no link of this machine counts.
     text = "\n".join(_below(tmp_path, line) for line in MOUNTINFO.splitlines())
-    assert find_filesystem(tmp_path / path.lstrip("/"), text) == kind
+    assert find_mount(tmp_path / path.lstrip("/"), text).kind == kind
 
 
 def _below(folder: Path, line: str) -> str:
@@ -82,22 +88,37 @@ def test_a_link_counts_as_where_it_leads(tmp_path: Path) -> None:
     (tmp_path / "disk").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "disk")
     text = f"1 0 0:1 / {tmp_path} rw - tmpfs t rw\n2 1 0:2 / {tmp_path}/disk rw - ext4 d rw"
-    assert find_filesystem(tmp_path / "link" / "gvisor", text) == "ext4"
+    assert find_mount(tmp_path / "link" / "gvisor", text).kind == "ext4"
 
 
 def test_a_host_has_all_tips_and_none(tmp_path: Path) -> None:
     mountinfo = tmp_path / "mountinfo"
     for kind, expedited, slots, states in (("ext4", "0", 64, {State.TIP}), ("tmpfs", "1", 4, {State.OK})):
-        mountinfo.write_text(f"1 0 0:1 / / rw - {kind} x rw")
+        mountinfo.write_text(f"1 0 0:1 / / rw - {kind} x rw,huge=always")
         folder = tmp_path / kind
         folder.mkdir()
         sys = new_sys(folder, rcu_expedited=expedited)
-        settings = WorkerSettings(concurrency=slots, runsc=RunscSettings(root_dir=tmp_path / "runsc"))
+        runsc = RunscSettings(root_dir=tmp_path / "runsc", path="/bin/sh")  # any program
+        settings = WorkerSettings(concurrency=slots, runsc=runsc)
 
         found = list(check_tuning(settings, sys=sys, mountinfo=mountinfo, cores=2))
 
-        assert len(found) == 3
+        assert len(found) == 4
         assert {finding.state for finding in found} == states
+
+
+@pytest.mark.parametrize(
+    ("options", "state"), [("rw", State.TIP), ("rw,huge=never", State.TIP), ("huge=always", State.OK)]
+)
+def test_a_runsc_in_small_pages_is_told(tmp_path: Path, options: str, state: State) -> None:
+    runsc = tmp_path / "runsc"
+    runsc.touch(mode=0o755)
+    (found,) = check_runsc_pages(str(runsc), f"1 0 0:1 / {tmp_path} rw - tmpfs x {options}")
+    assert found.state is state
+
+
+def test_a_runsc_that_is_not_there_is_no_matter_of_pages(tmp_path: Path) -> None:
+    assert not list(check_runsc_pages(str(tmp_path / "runsc"), MOUNTINFO))
 
 
 @pytest.mark.parametrize("as_json", [False, True])

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from sandfleet_worker.checks import Finding, State
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 PAGE = "docs/how-to/tune-a-host.md"
 SLOTS_PER_CORE = 2
+HUGE = frozenset({"huge=always", "huge=within_size"})
+"""Of tmpfs(5): the options under which a program's own pages are huge."""
 
 
 def check_tuning(
@@ -31,7 +34,9 @@ def check_tuning(
     """Compare the host with what was measured to be faster."""
     yield from check_grace_periods(sys)
     yield check_slots_per_core(settings.concurrency, cores or len(os.sched_getaffinity(0)))
-    yield check_state_folder(settings.runsc.root_dir, mountinfo.read_text())
+    mounts = mountinfo.read_text()
+    yield check_state_folder(settings.runsc.root_dir, mounts)
+    yield from check_runsc_pages(settings.runsc.path, mounts)
 
 
 def check_grace_periods(sys: Path) -> Iterator[Finding]:
@@ -62,7 +67,7 @@ def check_slots_per_core(slots: int, cores: int) -> Finding:
 
 def check_state_folder(folder: Path, mountinfo: str) -> Finding:
     """Whether the state of running sandboxes is in memory."""
-    kind = find_filesystem(folder, mountinfo)
+    kind = find_mount(folder, mountinfo).kind
     detail = f"{folder} is on {kind}"
     if kind in {"tmpfs", "ramfs"}:
         return Finding("sandboxes' state", State.OK, detail)
@@ -73,17 +78,45 @@ def check_state_folder(folder: Path, mountinfo: str) -> Finding:
     return Finding("sandboxes' state", State.TIP, text, fix)
 
 
-def find_filesystem(path: Path, mountinfo: str) -> str:
-    """Return the type of the filesystem that `path` is on, or would be made on (proc(5): the type follows the lone ``-``)."""
+def check_runsc_pages(name: str, mountinfo: str) -> Iterator[Finding]:
+    """Whether runsc's own program, which each boot starts four times, is in huge pages."""
+    path = shutil.which(name)
+    if path is None:  # told by another check
+        return
+    mount = find_mount(Path(path), mountinfo)
+    if mount.kind == "tmpfs" and mount.options & HUGE:
+        yield Finding("runsc's pages", State.OK, f"{path} is on tmpfs with huge pages")
+        return
+    detail = (
+        f"{path} is on {mount.kind}: from a tmpfs with huge pages jobs took 6 to 9 % less CPU where it was measured"
+    )
+    yield Finding(
+        "runsc's pages",
+        State.TIP,
+        detail,
+        f"copy it there and set SANDFLEET_RUNSC__PATH; how, and what it costs: {PAGE}",
+    )
+
+
+class Mount(NamedTuple):
+    """A filesystem: its type, and the options of the filesystem itself."""
+
+    kind: str
+    options: frozenset[str]
+
+
+def find_mount(path: Path, mountinfo: str) -> Mount:
+    """Return the filesystem that `path` is on, or would be made on (proc(5): its type follows the lone ``-``)."""
     real = path.resolve()
-    found = (-1, "an unknown filesystem")
+    depth, found = -1, Mount("an unknown filesystem", frozenset())
     for line in mountinfo.splitlines():
         left, _, right = line.partition(" - ")
         mount_point = Path(_unescape(left.split(" ")[4]))
         # Of two mounts on one place the later one is seen.
-        if real.is_relative_to(mount_point) and len(mount_point.parts) >= found[0]:
-            found = len(mount_point.parts), right.split(" ")[0]
-    return found[1]
+        if real.is_relative_to(mount_point) and len(mount_point.parts) >= depth:
+            kind, _, options = right.split(" ", 2)
+            depth, found = len(mount_point.parts), Mount(kind, frozenset(options.split(",")))
+    return found
 
 
 def _unescape(text: str) -> str:
