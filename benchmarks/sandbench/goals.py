@@ -70,8 +70,8 @@ MEMORY = "one thread and its buffers for each job. Next: measure what a job keep
 LONGER_QUEUE = "a claim finds more in Redis's memory and less in its caches. Next: profile claim.lua on a long queue"
 MORE_WORKERS = (
     "what they share, Redis, takes {redis_last:.0f} µs a job for {redis_first:.0f} with one, and {calls_last:.1f} calls for"
-    " {calls_first:.1f}; the workers' own part grows, once so many processes share {cores} cores and their caches. Next: repeat"
-    " it with a core for each"
+    " {calls_first:.1f}, and {rate_last:,.0f} jobs/s end for {rate_first:,.0f}; the workers' own part grows, once so many"
+    " processes share {cores} cores and their caches. Next: repeat it with a core for each"
 )
 
 
@@ -179,6 +179,8 @@ def _growth(figures: Figures) -> Iterator[Goal]:
                 redis_last=last.redis_cpu_us,
                 calls_first=first.redis_calls,
                 calls_last=last.redis_calls,
+                rate_first=first.per_second,
+                rate_last=last.per_second,
                 cores=figures.machine.cores,
             )
             yield Goal(what, baseline, found, f"flat: at most {MAX_GROWTH}x", MAX_GROWTH / factor, why)
