@@ -57,7 +57,7 @@ LESS_BOOT = (
 )
 LESS_CPU = (
     "most of it is the worker's: some 4 ms of Python and system calls (a folder, four cgroups on v1, five pipes, a process;"
-    " Celery's tracer, two scripts, three lines of log), and half as much again where sandboxes empty the caches between."
+    " Celery's tracer, two scripts, three lines of log), and more where sandboxes empty the caches between."
     " Next: cgroup v2 (one folder), and fewer of the system calls at which its threads change places"
 )
 ENQUEUE = "checking and encoding a job take as long as Redis takes to write its hash. Next: a smaller hash"
