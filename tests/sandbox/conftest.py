@@ -15,6 +15,7 @@ from sandfleet_config.outcome import Outcome
 from sandfleet_config.settings import HostSettings, ImagesSettings, PolicySettings, RunscSettings, WarmSettings
 from sandfleet_config.spec import SandboxSpec
 from sandfleet_worker.policy import admit
+from sandfleet_worker.sandbox.demand import Spare
 from sandfleet_worker.sandbox.images import ImageStore
 from sandfleet_worker.sandbox.runner import RunscRunner
 from sandfleet_worker.sandbox.warm import IDLE_MEMORY_BYTES
@@ -53,6 +54,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     rounds = getattr(metafunc.module, "ROUNDS", None)
     if rounds and "host" in metafunc.fixturenames:
         metafunc.parametrize("host", rounds, indirect=True)
+
+
+@pytest.fixture(autouse=True)
+def spare_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let sandboxes be booted ahead whatever else this machine does meanwhile."""
+    monkeypatch.setattr(Spare, "has_cores", lambda _: True)
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from sandfleet_config.settings import HostSettings, ImagesSettings, WarmSettings
 from sandfleet_config.spec import SandboxSpec
 from sandfleet_worker.policy import admit
 from sandfleet_worker.sandbox.cgroup_tree import find_tree
+from sandfleet_worker.sandbox.demand import Spare
 from sandfleet_worker.sandbox.images import ImageStore
 from sandfleet_worker.sandbox.janitor import sweep
 from sandfleet_worker.sandbox.runner import RunscRunner
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from sandfleet_worker.sandbox.sandbox import Sandbox
 
 SIZE = 2
+HAS_CORES = Spare.has_cores
 BOOT_SECONDS = 60.0
 
 
@@ -88,6 +90,28 @@ def test_what_jobs_ask_for_is_up_before_the_next_one(warm: RunscRunner) -> None:
     assert second.timing.create is not None
     assert first.timing.create is not None
     assert second.timing.create < first.timing.create
+
+
+def test_where_every_core_is_busy_nothing_is_booted_ahead(warm: RunscRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(Spare, "has_cores", HAS_CORES)
+        with busy_cores():
+            execute(warm, "true")
+            time.sleep(3)
+            assert not any(warm._warm._stock.values())
+            assert not execute(warm, "true").runtime.warm
+    wait_idle(warm)
+
+
+@contextlib.contextmanager
+def busy_cores() -> Iterator[None]:
+    """Keep every core busy, and a bit more: none is idle for as long as one look lasts."""
+    with contextlib.ExitStack() as stack:
+        for _ in range(2 * (os.cpu_count() or 1)):
+            process = stack.enter_context(subprocess.Popen([sys.executable, "-c", "while True: pass"]))
+            stack.callback(process.kill)
+        time.sleep(0.5)
+        yield
 
 
 def test_there_are_never_more_than_allowed(warm: RunscRunner) -> None:
