@@ -68,7 +68,9 @@ def intake(own_redis: OwnRedis, tmp_path: Path) -> Iterator[Intake]:
     slots.close()
 
 
-def test_the_attempts_of_a_stock_job_are_noted_once_redis_is_back(intake: Intake, own_redis: OwnRedis) -> None:
+def test_the_attempts_of_a_stock_job_are_noted_once_redis_is_back(
+    intake: Intake, own_redis: OwnRedis, caplog: pytest.LogCaptureFixture
+) -> None:
     own_redis.kill()
     noting = threading.Thread(target=intake.limit_attempts, args=(CLAIM, 7))
     noting.start()
@@ -78,6 +80,7 @@ def test_the_attempts_of_a_stock_job_are_noted_once_redis_is_back(intake: Intake
     noting.join(10)
 
     assert not noting.is_alive()
+    assert caplog.text.count("waits for Redis before its start") == 1
     with redis.Redis.from_url(own_redis.url, protocol=2) as client:
         assert client.hget(job_key("j1"), "max_attempts") == b"7"
 

@@ -118,12 +118,15 @@ class Intake:
 
     def limit_attempts(self, claim: Claim, max_attempts: int) -> None:
         """Note what the spec of a stock producer's job says; an outage is waited for, however long, but not past `give_up`."""
+        is_told = False
         while True:
             try:
                 self.ledger.limit_attempts(claim, max_attempts)
             except REDIS_ERRORS as error:
-                text = "job %s waits for Redis before its start: %s"
-                log.warning(text, claim.job_id, error, extra={"action": "start_waits", "job_id": claim.job_id})
+                if not is_told:
+                    text = "job %s waits for Redis before its start: %s"
+                    log.warning(text, claim.job_id, error, extra={"action": "start_waits", "job_id": claim.job_id})
+                is_told = True
                 if self._given_up.wait(SETTLE_PAUSE_SECONDS):
                     return
             else:

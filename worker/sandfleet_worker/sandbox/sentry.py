@@ -29,11 +29,11 @@ class Sentry:
 
     @classmethod
     def find(cls, paths: SandboxPaths) -> Self | None:
-        """Return the sentry of a sandbox that is up; None where there is none any more."""
+        """Return the sentry of a sandbox that is up; None where there is none any more, or no descriptor is left for it."""
         for _ in range(STATE_READS):  # runsc may be writing its state just now, see `find_sentry`
             pid = find_sentry(paths)
             if pid is not None:
-                with contextlib.suppress(ProcessLookupError):
+                with contextlib.suppress(OSError):
                     return cls(pid)
             time.sleep(STATE_PAUSE_SECONDS)
         return None
