@@ -19,7 +19,8 @@ from sandfleet_config.settings import HostSettings, check_environment
 from sandfleet_config.spec import SandboxSpec
 
 from sandfleet_worker.policy import admit
-from sandfleet_worker.sandbox.bundle import new_init_job
+from sandfleet_worker.sandbox.abilities import AbilityFinder
+from sandfleet_worker.sandbox.bundle import new_init_job, pack_job
 from sandfleet_worker.sandbox.cancellation import Cancellation
 from sandfleet_worker.sandbox.cgroup_tree import find_tree
 from sandfleet_worker.sandbox.cgroups import SandboxCgroup
@@ -40,9 +41,10 @@ if TYPE_CHECKING:
     from sandfleet_config.outcome import SandboxResult
 
     from sandfleet_worker.policy import Admitted
+    from sandfleet_worker.sandbox.bundle import PackedJob
     from sandfleet_worker.sandbox.images import Image
-    from sandfleet_worker.sandbox.initproto import InitJob
     from sandfleet_worker.sandbox.probe import ProbeReport
+    from sandfleet_worker.sandbox.runsc import RunscBinary
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +66,10 @@ class RunscRunner:
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
         self._turns = BootTurns()
+        self._abilities = AbilityFinder(
+            self.config.runsc.root_dir, is_rootless=self.config.runsc.rootless, boot=self._boot_probe
+        )
+        self._is_quiet = False  # until a runsc is known
         self._warm = WarmPool(self.config.warm, self._open_sandbox, self._turns)
 
     def __enter__(self) -> Self:
@@ -127,15 +133,24 @@ class RunscRunner:
         Raises:
             SandboxError: why no job could run: ``GVisorNotAvailable``, ``HostResources``, ``SandboxCreationFailed``...
         """
-        limits = probe_limits(self.config, platform or self.config.runsc.platform)
-        binary = find_runsc(self.config.runsc.path)
-        plan = Plan.of(binary, limits.platform, pack_probe(self._owner.folder, self._lock))
+        platform = platform or self.config.runsc.platform
+        binary = self._find_runsc(platform)
+        try:
+            return self._boot_probe(binary, platform)
+        except SandboxError:
+            # What an earlier process remembered may hold no more, as after a move of runsc or of its helpers.
+            self._abilities.forget(binary)
+            return self._boot_probe(self._find_runsc(platform), platform)
+
+    def _boot_probe(self, binary: RunscBinary, platform: str) -> ProbeReport:
+        limits = probe_limits(self.config, platform)
+        plan = Plan.of(binary, platform, pack_probe(self._owner.folder, self._lock))
         now = time.monotonic()
         cancel = Cancellation()
         sandbox = self._boot(plan, limits, cancel)
         return read_probe(
             self._run_in_sandbox(
-                sandbox, limits, probe_job(limits), asked=now, resolved=now, deadline=None, cancel=cancel
+                sandbox, limits, pack_job(probe_job(limits)), asked=now, resolved=now, deadline=None, cancel=cancel
             )
         )
 
@@ -150,7 +165,7 @@ class RunscRunner:
         cancel.raise_if_set()
         image = self.images.resolve(limits.spec.image)
         user = resolve_user(image, limits.spec.security.user)
-        job = new_init_job(limits, image, user)
+        job = pack_job(new_init_job(limits, image, user))
         with self.images.hold(image):
             resolved = time.monotonic()
             sandbox = self._take(self._new_plan(image, limits.platform), limits, cancel)
@@ -160,7 +175,12 @@ class RunscRunner:
         return replace(ending, image_digest=image.digest)
 
     def _new_plan(self, image: Image, platform: str) -> Plan:
-        return Plan.of(find_runsc(self.config.runsc.path), platform, image.erofs_path)
+        return Plan.of(self._find_runsc(platform), platform, image.erofs_path)
+
+    def _find_runsc(self, platform: str) -> RunscBinary:
+        binary = self._abilities.complete(find_runsc(self.config.runsc.path), platform)
+        self._is_quiet = binary.abilities.is_quiet
+        return binary
 
     def _take(self, plan: Plan, limits: Admitted, cancel: Cancellation) -> Sandbox:
         """Return a sandbox of `plan` for one job: one that is up, or boots, or a new one."""
@@ -197,13 +217,14 @@ class RunscRunner:
     def _open_sandbox(self) -> Sandbox:
         name = f"{self._owner.name}.{next(self._numbers)}"
         paths, cgroup = SandboxPaths(self._owner.folder / name), SandboxCgroup(self._tree, name)
-        return Sandbox(self.config.runsc, paths, cgroup, self.config.allow_unenforced).open()
+        settings, allowed = self.config.runsc, self.config.allow_unenforced
+        return Sandbox(settings, paths, cgroup, allowed, is_quiet=self._is_quiet).open()
 
     def _run_in_sandbox(
         self,
         sandbox: Sandbox,
         limits: Admitted,
-        job: InitJob,
+        job: PackedJob,
         *,
         asked: float,
         resolved: float,
@@ -212,10 +233,10 @@ class RunscRunner:
     ) -> Ending:
         with sandbox:
             watch = sandbox.supervision
-            watch.run(job, limits, cancel, deadline)
+            watch.run(job.message, limits, cancel, deadline)
             runsc_exit = sandbox.wait_exit()
             collected = time.monotonic()
-            verdict = decide(_new_facts(sandbox, limits, runsc_exit, job.argv[0]))
+            verdict = decide(_new_facts(sandbox, limits, runsc_exit, job.command))
             usage = sandbox.cgroup.usage()
         cleaned = time.monotonic()
         clock, plan = watch.clock, sandbox.plan

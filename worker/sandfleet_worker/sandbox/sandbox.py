@@ -43,8 +43,10 @@ class Sandbox:
         paths: SandboxPaths,
         cgroup: SandboxCgroup,
         allow_unenforced: frozenset[LimitName] = frozenset(),
+        *,
+        is_quiet: bool = False,
     ) -> None:
-        self._settings, self._allow_unenforced = settings, allow_unenforced
+        self._settings, self._allow_unenforced, self._is_quiet = settings, allow_unenforced, is_quiet
         self.paths, self.cgroup = paths, cgroup
         self.plan: Plan | None = None
         self.is_warm = False
@@ -81,7 +83,7 @@ class Sandbox:
         except OSError as error:
             raise _no_folder(error) from error
         self.cgroup.make()
-        launcher = self._launcher = Launcher.spawn(self._settings, self.cgroup.procs_files)
+        launcher = self._launcher = Launcher.spawn(self._settings, self.cgroup.procs_files, is_quiet=self._is_quiet)
         self.supervision = Supervision(
             pipes=launcher.pipes, pidfd=launcher.pidfd, kill_sandbox=self.kill, end_sandbox=launcher.kill
         )
@@ -95,7 +97,11 @@ class Sandbox:
         self.plan = plan
         try:
             with open(f"{self.paths.folder}/config.json", "xb") as file:  # noqa: PTH123  faster than pathlib's
-                file.write(encode_config(self.paths.rootfs, plan.erofs))
+                file.write(
+                    encode_config(
+                        self.paths.rootfs, plan.erofs, inherits_capabilities=plan.binary.abilities.inherits_capabilities
+                    )
+                )
         except OSError as error:
             raise _no_folder(error) from error
         assert self._launcher is not None
