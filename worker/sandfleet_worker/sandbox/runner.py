@@ -31,8 +31,9 @@ from sandfleet_worker.sandbox.plan import Plan
 from sandfleet_worker.sandbox.probe import pack_probe, probe_job, probe_limits, read_probe
 from sandfleet_worker.sandbox.runsc import ROOTFS, SandboxPaths, find_runsc, read_head, read_log_errors
 from sandfleet_worker.sandbox.sandbox import Sandbox
+from sandfleet_worker.sandbox.sidecars import OPAQUE_FAILURE, find_sidecar_fault
 from sandfleet_worker.sandbox.turns import BootTurns
-from sandfleet_worker.sandbox.verdict import Facts, decide
+from sandfleet_worker.sandbox.verdict import PANIC_CHARS, Facts, decide
 from sandfleet_worker.sandbox.warm import IDLE_MEMORY_BYTES, WarmPool
 
 if TYPE_CHECKING:
@@ -148,11 +149,10 @@ class RunscRunner:
         now = time.monotonic()
         cancel = Cancellation()
         sandbox = self._boot(plan, limits, cancel)
-        return read_probe(
-            self._run_in_sandbox(
-                sandbox, limits, pack_job(probe_job(limits)), asked=now, resolved=now, deadline=None, cancel=cancel
-            )
+        ending = self._run_in_sandbox(
+            sandbox, limits, pack_job(probe_job(limits)), asked=now, resolved=now, deadline=None, cancel=cancel
         )
+        return read_probe(ending, is_sentry_nobody=binary.abilities.is_directfs_off)
 
     def execute(self, limits: Admitted, *, deadline: float | None = None, cancel: Cancellation | None = None) -> Ending:
         """Run one admitted job in a sandbox of its own and return how it ended.
@@ -290,4 +290,8 @@ def _read_logs(sandbox: Sandbox) -> tuple[str, str]:
     told = watch.boot_stderr.to_output().text
     if watch.clock.started is None and watch.stderr is not watch.boot_stderr:
         told += watch.stderr.to_output().text
-    return read_log_errors(sandbox.paths.log) or told.strip()[-LOG_CHARS:], read_head(sandbox.paths.panic_log)
+    text, panic = read_log_errors(sandbox.paths.log) or told.strip()[-LOG_CHARS:], read_head(sandbox.paths.panic_log)
+    if OPAQUE_FAILURE in text and sandbox.plan is not None:
+        cause = find_sidecar_fault(sandbox.plan.binary) or panic.strip()[:PANIC_CHARS]
+        text = f"{text}; {cause}" if cause else text
+    return text, panic

@@ -177,8 +177,10 @@ def _signal_name(number: int) -> str:
 
 def _died_message(facts: Facts) -> str:
     panic = facts.panic.strip()[:PANIC_CHARS]
-    cause = f"the sandbox panicked: {panic}" if panic else "something on the host killed it"
-    return f"the sandbox died under the running program; {cause}"
+    if panic:
+        # Its kernel runs nothing but the job: most such crashes are of the job's making, by a fault of gVisor's.
+        return f"the job met a fault of gVisor's that crashed its sandbox (a newer runsc may be without it): {panic}"
+    return "the sandbox died under the running program; something on the host killed it"
 
 
 def _from_failed_start(facts: Facts) -> tuple[ErrorCode, str]:
