@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from sandfleet_config.errors import RequestError
 from sandfleet_config.execute import ExecuteRequest
 from sandfleet_config.queues import check_queue
-from sandfleet_config.settings import Settings, SettingsInvalid, check_environment
+from sandfleet_config.settings import Settings, SettingsInvalid, check_environment, word_settings_faults
 from sandfleet_config.wire import raise_faults
 
 from sandfleet.backend import Backend, Config
@@ -41,8 +41,7 @@ def read_settings() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        faults = [f"SANDFLEET_{'__'.join(map(str, item['loc'])).upper()}: {item['msg']}" for item in error.errors()]
-        raise SettingsInvalid("; ".join(faults)) from None
+        raise SettingsInvalid(word_settings_faults(error)) from None
 
 
 class Fleet:
@@ -243,7 +242,7 @@ class Fleet:
         try:
             request = ExecuteRequest.model_validate({"code": code, "language": language, "profile": profile, **fields})
         except ValidationError as error:
-            raise_faults(error)
+            raise_faults(error, ExecuteRequest)
         return Backend(config or Config(), client=FleetRunner(self)).execute(request)
 
 

@@ -351,7 +351,7 @@ def test_a_batch_is_shown_waited_for_and_cancelled(use: Use, tmp_path: Path, cap
     assert out == f"{done}\tOK\n"
     assert "1 jobs go on. To resume: sandfleet batch wait nightly" in err
     assert main(["batch", "cancel", "nightly"]) == 0
-    assert capfd.readouterr().out == "nightly\t1 cancelled before they started, 0 asked to end, 1 already ended\n"
+    assert capfd.readouterr().out == "nightly\t1 cancelled before they started, 0 requested, 1 already ended\n"
     results = tmp_path / "r"
     assert main(["batch", "wait", "nightly", "--out", str(results)]) == 1
     assert [json.loads(line)["code"] for line in results.read_text().splitlines()] == ["OK", "CANCELLED"]

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 from sandfleet_config.errors import SandboxError
-from sandfleet_config.settings import SettingsInvalid, WorkerSettings, check_environment
+from sandfleet_config.settings import SettingsInvalid, WorkerSettings, check_environment, word_settings_faults
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,9 +41,7 @@ def _told_plainly() -> Iterator[None]:
     except (PreflightFailed, LocalFailed, SettingsInvalid, SandboxError) as error:
         _fail(str(error))
     except ValidationError as error:
-        _fail(
-            "; ".join(f"SANDFLEET_{'__'.join(map(str, item['loc'])).upper()}: {item['msg']}" for item in error.errors())
-        )
+        _fail(word_settings_faults(error))
 
 
 def _fail(text: str) -> None:

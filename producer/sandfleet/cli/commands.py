@@ -16,6 +16,7 @@ import typer
 from sandfleet_config.errors import SandboxError
 from sandfleet_config.queues import check_queue
 from sandfleet_config.settings import SettingsInvalid
+from sandfleet_config.words import CPU_PERIOD_MICROSECONDS
 
 from sandfleet.cli import batch as batch_commands
 from sandfleet.cli import dead as dead_commands
@@ -23,8 +24,6 @@ from sandfleet.cli import exits
 from sandfleet.cli.show import note
 from sandfleet.errors import FleetError, FleetUnavailable, JobUnknown
 from sandfleet.fleet import Fleet
-
-CPU_PERIOD_MICROSECONDS = 100_000
 
 app = typer.Typer(
     name="sandfleet",

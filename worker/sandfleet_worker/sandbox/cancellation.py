@@ -6,6 +6,7 @@ import os
 import threading
 
 from sandfleet_config.errors import ERROR_CLASSES, ErrorCode
+from sandfleet_config.words import CANCELLED
 
 
 class Cancellation:
@@ -26,7 +27,7 @@ class Cancellation:
         """Whether somebody has asked."""
         return self._event.is_set()
 
-    def cancel(self, code: ErrorCode = ErrorCode.CANCELLED, message: str = "the job was cancelled") -> bool:
+    def cancel(self, code: ErrorCode = ErrorCode.CANCELLED, message: str = CANCELLED) -> bool:
         """Ask the job to end as `code`; return whether this call was the first to ask."""
         with self._lock:
             if self._event.is_set():
