@@ -16,11 +16,11 @@ import typer
 from sandfleet_config.errors import SandboxError
 from sandfleet_config.queues import check_queue
 from sandfleet_config.settings import SettingsInvalid
-from sandfleet_config.words import CPU_PERIOD_MICROSECONDS
 
 from sandfleet.cli import batch as batch_commands
 from sandfleet.cli import dead as dead_commands
 from sandfleet.cli import exits
+from sandfleet.cli.hints import word_usage
 from sandfleet.cli.show import note
 from sandfleet.errors import FleetError, FleetUnavailable, JobUnknown
 from sandfleet.fleet import Fleet
@@ -92,7 +92,7 @@ def run(
     is_json: Annotated[bool, typer.Option("--json", help="Print the outcome instead of the output.")] = False,
 ) -> None:
     """Run one command in a fresh sandbox, print its output and exit with its code. Ctrl-C cancels it."""
-    from sandfleet.cli.run import read_env, read_labels, read_stdin, run_job
+    from sandfleet.cli.run import read_cores, read_env, read_labels, read_stdin, run_job
 
     with Fleet() as fleet:
         fields: dict[str, Any] = {
@@ -102,7 +102,7 @@ def run(
             "env": read_env(env or []),
             "resources": {
                 "memory_bytes": memory,
-                "cpu_quota": round(cpu * CPU_PERIOD_MICROSECONDS),
+                "cpu_quota": read_cores(cpu),
                 "pids_limit": pids,
                 "disk_bytes": disk,
             },
@@ -142,7 +142,7 @@ def submit(
     how = Submission(batch=batch, queue=_check_queue(queue), is_idempotent=idempotent)
     with Fleet() as fleet:
         specs = read_specs(file, fleet.settings.max_spec_bytes, priority)
-        if specs is None:
+        if not specs:
             raise typer.Exit(exits.USAGE)
         raise typer.Exit(submit_specs(fleet, specs, how, is_waited=wait, out=out, is_json=is_json))
 
@@ -215,7 +215,7 @@ def main(argv: list[str] | None = None) -> int:
     except typer.TyperException as error:
         context = getattr(error, "ctx", None)
         command = context.info_name if context is not None else None
-        note(error.format_message())
+        note(word_usage(error))
         return exits.OUR_FAILURE if command == "run" else exits.USAGE
     except SandboxError as error:
         note(str(error))
