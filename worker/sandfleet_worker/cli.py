@@ -110,7 +110,13 @@ def clean() -> None:
 
 @images.command("add")
 def add_image(
-    name: str, source: Annotated[str, typer.Argument(help="rootfs:PATH, oci:PATH; empty: a starter image.")] = ""
+    name: str,
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="rootfs:FOLDER, rootfs:FILE.tar[.gz|.xz|.zst] or oci:LAYOUT[:TAG]; empty: a starter image."
+        ),
+    ] = "",
 ) -> None:
     """Add or replace the image NAME."""
     from sandfleet_worker.sandbox.images import ImageStore
@@ -127,6 +133,9 @@ def list_images() -> None:
 
     with _told_plainly():
         found = ImageStore(_read_settings().images.root).list()
+    if not found:
+        errors.print("there are no images here: sandfleet-worker images add python", markup=False, highlight=False)
+        return
     table = Table("name", "digest", "size", "added")
     for image in found:
         size = f"{image.size_bytes / 2**20:.1f} MiB"
