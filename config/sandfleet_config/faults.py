@@ -72,7 +72,9 @@ _BOUNDS: Final[Mapping[str, tuple[str, str]]] = {
 def describe_faults(error: ValidationError, model: type[BaseModel]) -> list[tuple[dict[str, str], str]]:
     """Return each fault of `error`, which `model` raised, as its field and message; and its pydantic type."""
     details = error.errors(include_url=False, include_input=False)
-    return [(_describe(cast("Mapping[str, Any]", item), model), item["type"]) for item in details]
+    # Of a default that follows from a faulty field: no fault of anybody's.
+    told = [cast("Mapping[str, Any]", item) for item in details if item["type"] != "default_factory_not_called"]
+    return [(_describe(item, model), item["type"]) for item in told]
 
 
 def _describe(item: Mapping[str, Any], model: type[BaseModel]) -> dict[str, str]:

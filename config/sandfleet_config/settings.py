@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import urlsplit, urlunsplit
@@ -275,7 +276,7 @@ def check_environment(environ: Mapping[str, str] | None = None) -> None:
 
 def word_settings_faults(error: ValidationError) -> str:
     """Return every fault of settings by the name of its variable; no value is repeated."""
-    return "; ".join(
-        f"{PREFIX}{fault['field'].replace('.', NESTED).upper()}: {fault['message']}"
-        for fault, _ in describe_faults(error, WorkerSettings)
-    )
+    faults = [fault for fault, _ in describe_faults(error, WorkerSettings)]
+    # An item of a list has no variable of its own.
+    names = [re.sub(r"(\.\d+)+$", "", fault["field"]).replace(".", NESTED).upper() for fault in faults]
+    return "; ".join(f"{PREFIX}{name}: {fault['message']}" for name, fault in zip(names, faults, strict=True))

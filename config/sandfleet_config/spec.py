@@ -187,6 +187,9 @@ class OutputSpec(ContractModel):
 def _env_from_mapping(value: object) -> object:
     if isinstance(value, Mapping):
         return [f"{key}={item}" for key, item in cast("Mapping[object, object]", value).items()]
+    if isinstance(value, str):
+        msg = "must be a list of KEY=VALUE strings, or an object"
+        raise PydanticCustomError("env_type", msg)
     return value
 
 

@@ -54,7 +54,7 @@ def format_limit(field: str, value: float) -> str:
     if name.endswith("bytes"):
         return format_bytes(int(value))
     if name == "cpu_quota":
-        return f"{format_cpu(int(value))} ({int(value)} microseconds of CPU in each 100 ms)"
+        return f"{format_cpu(int(value))} (cpu_quota {int(value)})"
     if name in {"timeout", "grace", "queue_ttl"} or name.endswith("seconds"):
         return format_seconds(value)
     if name == "pids_limit":

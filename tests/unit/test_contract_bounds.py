@@ -80,9 +80,9 @@ def test_a_wish_below_what_can_work_names_the_least() -> None:
             "cpu_quota",
             1,
             10_000,
-            "0.00001 cores (1 microseconds of CPU in each 100 ms) cannot work, the least is 0.1 cores",
+            "0.00001 cores (cpu_quota 1) cannot work, the least is 0.1 cores",
         ),
-        ("cpu_quota", 999, 10_000, "the least is 0.1 cores (10000 microseconds of CPU in each 100 ms)"),
+        ("cpu_quota", 999, 10_000, "the least is 0.1 cores (cpu_quota 10000)"),
         ("disk_bytes", 1, 4096, "1 byte cannot work, the least is 4 KiB"),
     ):
         faults = faults_of(resources={field: below})

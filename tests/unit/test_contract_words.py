@@ -44,7 +44,7 @@ def test_cpu_and_time_are_said_as_people_type_them() -> None:
 
 def test_the_field_says_the_unit() -> None:
     assert format_limit("resources.memory_bytes", 1 << 20) == "1 MiB"
-    assert format_limit("resources.cpu_quota", 50_000) == "0.5 cores (50000 microseconds of CPU in each 100 ms)"
+    assert format_limit("resources.cpu_quota", 50_000) == "0.5 cores (cpu_quota 50000)"
     assert format_limit("resources.pids_limit", 7) == "7 processes and threads"
     assert format_limit("timeout", 1.5) == "1.5 s"
     assert format_limit("SANDFLEET_LEASE_SECONDS", 300) == "300 s"

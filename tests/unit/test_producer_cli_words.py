@@ -58,7 +58,7 @@ def test_a_faulty_wish_is_told_by_the_option_that_was_typed(fleet: FakeFleet, ca
         (["--memory", "4KiB"], "--memory: 4 KiB cannot work, the least is 16 MiB"),
         (
             ["--cpu", "0.00001"],
-            "--cpu: 0.00001 cores (1 microseconds of CPU in each 100 ms) cannot work, the least is 0.1 cores",
+            "--cpu: 0.00001 cores (cpu_quota 1) cannot work, the least is 0.1 cores",
         ),
         (["--cpu", "-1"], "--cpu: must not be negative"),
         (["--cpu", "nan"], "--cpu"),
@@ -199,3 +199,53 @@ def test_sizes_are_said_in_the_units_that_people_type(fleet: FakeFleet, capfd: C
     out = capfd.readouterr().out
     assert "used          0.5 s of CPU, 96 MiB of memory at most, 7 host tasks at most\n" in out
     assert "--- stdout (1 MiB, cut to 2 KiB) ---" in out
+
+
+def test_a_command_line_that_is_wrong_is_told_in_plain_words(fleet: FakeFleet, tmp_path: Path, capfd: Capture) -> None:
+    (tmp_path / "bytes").write_bytes(b"\xd0\xff")
+    (tmp_path / "jobs").write_text(JOBS)
+    binary, jobs = str(tmp_path / "bytes"), str(tmp_path / "jobs")
+    for argv, code, said in (
+        (["run", "--timeout", "2h", "--", "x"], 125, "--timeout: must be a number"),
+        (["run", "--pids", "many", "--", "x"], 125, "--pids: must be a whole number"),
+        (["dead", "list", "--limit", "0"], 2, "--limit: must be at least 1"),
+        (["show"], 2, "missing argument ID (sandfleet show --help tells more)"),
+        (["run", "--env"], 125, "option '--env' requires an argument"),
+        (["submit", "a", "b"], 2, "got unexpected extra argument(s) (b) (sandfleet submit --help tells more)"),
+        (["wait"], 2, "give job ids, or --file with some"),
+        (["submit", "x", "--out", "y"], 2, "--out: needs --wait"),
+        (["run", "--queue", "a:b", "--", "x"], 125, "--queue: a queue's name is 1 to 128 of"),
+        (["submit", "/no/such"], 2, "/no/such: No such file or directory"),
+        (["submit", "/etc"], 2, "/etc: Is a directory"),
+        (["submit", binary], 2, f"{binary} is not text in UTF-8"),
+        (["wait", "--file", binary], 2, f"{binary} is not text in UTF-8"),
+        (["submit", jobs, "--batch", "b\n"], 125, "SPEC_INVALID: batch: must not contain control characters"),
+    ):
+        assert main(argv) == code, argv
+        err = capfd.readouterr().err
+        assert err.startswith(f"sandfleet: {said}"), err
+        assert err.count("\n") == 1
+    assert fleet.specs == []
+
+
+def test_the_help_that_a_bare_command_gets_is_readable(fleet: FakeFleet, capfd: Capture) -> None:
+    for argv in ([], ["batch"], ["dead"]):
+        assert main(argv) == 2
+        err = capfd.readouterr().err
+        assert err.startswith("Usage: sandfleet")
+        assert "\\n" not in err
+        assert err.count("\n") > 5
+    assert fleet.specs == []
+
+
+def test_a_program_that_is_not_in_the_image_is_told_with_the_image(fleet: FakeFleet, capfd: Capture) -> None:
+    """As docker's users type it, the image's name is the program."""
+    from sandfleet import CommandNotFound
+
+    def missing(_: SandboxSpec) -> Outcome:
+        raise CommandNotFound.of("'busybox': no such program in the image")
+
+    fleet._fake._handler = missing
+    assert main(["run", "busybox", "echo", "hi"]) == 127
+    said = "COMMAND_NOT_FOUND: 'busybox': no such program in the image (python; --image NAME takes another)"
+    assert capfd.readouterr().err == f"sandfleet: {said}\n"

@@ -109,6 +109,9 @@ def _above_ceiling(spec: SandboxSpec, policy: PolicySettings) -> Iterator[dict[s
         ("output.max_bytes", spec.output.max_bytes, policy.output_bytes, "OUTPUT_BYTES"),
     )
     for field, asked, ceiling, setting in ceilings:
-        if asked > ceiling:
-            most = f"this host's ceiling of {format_limit(field, ceiling)} (SANDFLEET_POLICY__{setting})"
-            yield _fault(field, f"{format_limit(field, asked)} is above {most}")
+        if asked <= ceiling:
+            continue
+        by = f", set by SANDFLEET_POLICY__{setting}" if getattr(policy, setting.lower()) else ""
+        yield _fault(
+            field, f"{format_limit(field, asked)} is above this host's ceiling of {format_limit(field, ceiling)}{by}"
+        )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
 from importlib.metadata import version
 from typing import Annotated, Any
 
@@ -16,11 +17,12 @@ import typer
 from sandfleet_config.errors import SandboxError
 from sandfleet_config.queues import check_queue
 from sandfleet_config.settings import SettingsInvalid
+from sandfleet_config.usage import is_help, word_usage
 
 from sandfleet.cli import batch as batch_commands
 from sandfleet.cli import dead as dead_commands
 from sandfleet.cli import exits
-from sandfleet.cli.hints import word_usage
+from sandfleet.cli.hints import OTHER_OPTIONS
 from sandfleet.cli.show import note
 from sandfleet.errors import FleetError, FleetUnavailable, JobUnknown
 from sandfleet.fleet import Fleet
@@ -213,10 +215,12 @@ def main(argv: list[str] | None = None) -> int:
     try:
         status = app(args=argv, prog_name="sandfleet", standalone_mode=False)
     except typer.TyperException as error:
-        context = getattr(error, "ctx", None)
-        command = context.info_name if context is not None else None
-        note(word_usage(error))
-        return exits.OUR_FAILURE if command == "run" else exits.USAGE
+        if is_help(error):
+            print(error.format_message(), file=sys.stderr)
+            return exits.USAGE
+        note(word_usage(error, OTHER_OPTIONS))
+        words = sys.argv[1:] if argv is None else argv
+        return exits.OUR_FAILURE if words[:1] == ["run"] else exits.USAGE
     except SandboxError as error:
         note(str(error))
         return exits.OUR_FAILURE
@@ -233,7 +237,10 @@ def main(argv: list[str] | None = None) -> int:
         if not isinstance(end.__context__, BrokenPipeError):
             raise
         return exits.SIGNAL_BASE + signal.SIGPIPE
-    except (OSError, UnicodeError) as error:
+    except OSError as error:
+        note(str(error) if error.filename is None else f"{error.filename}: {error.strerror}")
+        return exits.USAGE
+    except UnicodeError as error:
         note(str(error))
         return exits.USAGE
     return status if isinstance(status, int) else 0

@@ -11,7 +11,7 @@ import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from sandfleet_config.errors import RequestError, SpecInvalid, SpecTooLarge
+from sandfleet_config.errors import ErrorCode, RequestError, SpecInvalid, SpecTooLarge
 from sandfleet_config.words import CPU_PERIOD_MICROSECONDS, format_bytes
 
 from sandfleet.cli.exits import INTERRUPTED, OUR_FAILURE, TERMINATED, exit_code, is_own_exit
@@ -61,7 +61,11 @@ def run_job(fleet: Fleet, fields: Mapping[str, Any], *, queue: str | None = None
     else:
         _pass_output(outcome)
     if not is_own_exit(outcome):
-        note(explain(outcome))
+        # The image of `sandfleet run NAME` is not NAME, as docker's users may think.
+        hint = (
+            f" ({fields['image']}; --image NAME takes another)" if outcome.code is ErrorCode.COMMAND_NOT_FOUND else ""
+        )
+        note(explain(outcome) + hint)
     return exit_code(outcome)
 
 

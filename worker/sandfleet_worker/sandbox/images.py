@@ -218,9 +218,8 @@ class ImageStore:
         return ImageNotFound.of(f"no image {name} here ({here}): run `sandfleet-worker {how}`")
 
     def _nothing_to_remove(self, name: str) -> ImageNotFound:
-        return ImageNotFound.of(
-            f"no image {name} here ({self._name_near(name)}): `sandfleet-worker images list` shows them all"
-        )
+        more = ": `sandfleet-worker images list` shows them all" if self._list_refs() else ""
+        return ImageNotFound.of(f"no image {name} here ({self._name_near(name)}){more}")
 
     def _name_near(self, name: str) -> str:
         names = [image_name for image_name, _ in self._list_refs()]
