@@ -8,6 +8,7 @@ import pickle
 import zlib
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import pytest
 from waiting import wait_until
 
@@ -35,6 +36,8 @@ SPECS: dict[str, tuple[dict[str, Any], str]] = {
     "negative timeout": ({"timeout": -1}, "SPEC_INVALID"),
     "above the ceiling": ({"resources": {"memory_bytes": 1 << 50}}, "SPEC_INVALID"),
     "unknown field": ({"backdoor": 1}, "SPEC_INVALID"),
+    "less memory than a sandbox": ({"resources": {"memory_bytes": 4096}}, "SPEC_INVALID"),
+    "less CPU than a sandbox": ({"resources": {"cpu_quota": 1}}, "SPEC_INVALID"),
     "labels that kombu would decode": ({"labels": {"__type__": "x", "__value__": "y"}}, "SPEC_INVALID"),
     "command of a wrong type": ({"command": {"__type__": "bytes", "__value__": "x"}}, "SPEC_INVALID"),
 }
@@ -44,6 +47,18 @@ SPECS: dict[str, tuple[dict[str, Any], str]] = {
 def test_a_forged_spec_is_refused(module_stage: Stage, stock: Stock, case: str) -> None:
     spec, code = SPECS[case]
     expect_refusal(module_stage, stock, stock.push(body(spec)), code)
+
+
+def test_the_spec_that_took_7_gb_of_a_worker_leaves_its_memory_flat(module_stage: Stage, stock: Stock) -> None:
+    worker = psutil.Process(module_stage.workers[0].process.pid)
+    before = worker.memory_info().rss
+    for spec in (
+        {"command": ["x" * 100_000], "env": ["PATH=" + "a:" * 70_000]},
+        {"command": ["x"], "env": ["PATH=" + ":" * 131_073]},
+        {"command": ["x" * 60_000], "env": ["PATH=" + "a:" * 30_000]},
+    ):
+        expect_refusal(module_stage, stock, stock.push(body(spec)), "SPEC_INVALID")
+    assert worker.memory_info().rss - before < 64 << 20
 
 
 BODIES: dict[str, object] = {

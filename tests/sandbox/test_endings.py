@@ -262,6 +262,22 @@ def test_cancel_ends_a_running_job_and_keeps_its_output(run: Run) -> None:
     assert time.monotonic() - started < 10
 
 
+def test_a_plain_event_ends_a_run(runner: RunscRunner) -> None:
+    spec = SandboxSpec(image="busybox", command=["sleep", "60"], timeout=60)
+    event = threading.Event()
+    assert runner.run(SandboxSpec(image="busybox", command=["true"]), cancel=event).exit_code == 0
+    timer = threading.Timer(0.5, event.set)
+    timer.start()
+    started = time.monotonic()
+    with pytest.raises(Cancelled):
+        runner.run(spec, cancel=event)
+    assert time.monotonic() - started < 20
+    with pytest.raises(Cancelled):
+        runner.run(spec, cancel=event)  # it is set already
+    timer.join()
+    wait_until(lambda: not [t for t in threading.enumerate() if t.name == "cancel"], 5, "no thread of a run is left")
+
+
 def test_cancel_before_the_start_runs_nothing(run: Run) -> None:
     cancel = Cancellation()
     cancel.cancel()

@@ -18,6 +18,7 @@ from celery.worker import state
 from celery.worker.consumer import Consumer
 from celery.worker.consumer.consumer import TERMINATE  # type: ignore[attr-defined]
 from sandfleet_config.queues import TASK_NAME
+from sandfleet_config.words import CANCELLED
 
 from sandfleet_worker.delivery.envelope import open_message
 from sandfleet_worker.delivery.intake import EXIT_LOST
@@ -143,7 +144,7 @@ class SandboxConsumer(Consumer):
 
     def _cancel_jobs(self, job_ids: Sequence[str]) -> None:
         for job_id in job_ids:
-            self.pool.cancel(job_id, "the job was cancelled")
+            self.pool.cancel(job_id, CANCELLED)
 
     def _end_after_lost_lease(self) -> None:
         self.pool.withdraw_all("the worker has lost its lease")

@@ -13,6 +13,7 @@ from celery.worker.control import Panel
 from sandfleet_config.errors import ErrorCode
 from sandfleet_config.outcome import Outcome
 from sandfleet_config.queues import JOB_ID
+from sandfleet_config.words import CANCELLED_QUEUED
 
 from sandfleet_worker.tasks import run_task
 
@@ -47,8 +48,7 @@ def _cancel_queued(intake: Intake, job_id: str) -> None:
     """Mark the job and, where it waits with a record of its own, end it; a stock producer's job ends when it is claimed."""
     if intake.ledger.cancel(job_id) == "queued":
         batch = intake.ledger.read_batch(job_id)
-        text = "the job was cancelled before its start"
-        intake.ledger.end_queued(Outcome.of(ErrorCode.CANCELLED, job_id, text, batch=batch))
+        intake.ledger.end_queued(Outcome.of(ErrorCode.CANCELLED, job_id, CANCELLED_QUEUED, batch=batch))
 
 
 def refuse_queues(state: Any, **_: object) -> dict[str, str]:  # noqa: ARG001  the panel's signature

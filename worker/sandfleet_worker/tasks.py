@@ -13,6 +13,7 @@ from sandfleet_config.errors import ERROR_CLASSES, Cancelled, Category, ErrorCod
 from sandfleet_config.outcome import Outcome, Timing
 from sandfleet_config.queues import TASK_NAME
 from sandfleet_config.wire import spec_sha256
+from sandfleet_config.words import CANCELLED_QUEUED
 
 from sandfleet_worker.delivery.ledger import Flag
 from sandfleet_worker.policy import admit
@@ -182,7 +183,7 @@ class Life:
         if self._delivery.request is not None:
             self._remember(self._delivery.request)
         if self._claim.flag is Flag.CANCELLED:
-            raise Cancelled.of("the job was cancelled before its start")
+            raise Cancelled.of(CANCELLED_QUEUED)
         raise Expired.of("nobody took the job within its time in the queue")
 
     def _remember(self, request: JobRequest) -> None:

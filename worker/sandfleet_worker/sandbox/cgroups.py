@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 from sandfleet_config.errors import HostResources
 from sandfleet_config.outcome import Usage
+from sandfleet_config.words import CPU_PERIOD_MICROSECONDS
 
-from sandfleet_worker.policy import CPU_PERIOD_MICROSECONDS
 from sandfleet_worker.sandbox.cgroup_tree import write_quietly
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from sandfleet_config.spec import SandboxSpec
 from sandfleet_worker.policy import admit
 from sandfleet_worker.sandbox.abilities import AbilityFinder
 from sandfleet_worker.sandbox.bundle import new_init_job, pack_job
-from sandfleet_worker.sandbox.cancellation import Cancellation
+from sandfleet_worker.sandbox.cancellation import Cancellation, CancelSignal, follow
 from sandfleet_worker.sandbox.cgroup_tree import find_tree
 from sandfleet_worker.sandbox.cgroups import SandboxCgroup
 from sandfleet_worker.sandbox.ending import Ending, limit_states
@@ -105,19 +105,20 @@ class RunscRunner:
         self._warm.drain()
 
     def run(
-        self, spec: SandboxSpec, *, deadline: float | None = None, cancel: Cancellation | None = None
+        self, spec: SandboxSpec, *, deadline: float | None = None, cancel: CancelSignal | None = None
     ) -> SandboxResult:
         """Run `spec` to its end; a non-zero exit is returned.
 
         Args:
             spec: what to run; never changed.
             deadline: a `time.monotonic` instant at which the job is killed whatever its own timeout says.
-            cancel: lets another thread end the job.
+            cancel: lets another thread end the job; any ``threading.Event``, or a `Cancellation`.
 
         Raises:
             SandboxError: the class of any other code, with the outcome where the sandbox came up.
         """
-        ending = self.execute(admit(spec, self.config), deadline=deadline, cancel=cancel)
+        with follow(cancel) as cancellation:
+            ending = self.execute(admit(spec, self.config), deadline=deadline, cancel=cancellation)
         return ending.to_outcome(job_id=LOCAL_JOB, labels=spec.labels).to_result()
 
     def ping(self) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Literal, assert_never
 
 from sandfleet_config.errors import Category, ErrorCode
+from sandfleet_config.words import format_bytes
 
 from sandfleet_worker.sandbox.initproto import (
     ROOT_INDEX,
@@ -117,10 +118,9 @@ def _is_from_outside(code: ErrorCode) -> bool:
 
 def _oom_message(facts: Facts) -> str:
     if not facts.is_started:
-        return (
-            f"the sandbox itself does not fit into {facts.memory_bytes} bytes of memory: raise resources.memory_bytes"
-        )
-    return f"the job used more than {facts.memory_bytes} bytes of memory (files on /tmp count): raise resources.memory_bytes"
+        return f"the sandbox itself does not fit into {format_bytes(facts.memory_bytes)} of memory: raise resources.memory_bytes"
+    used = f"more than {format_bytes(facts.memory_bytes)} of memory (files on /tmp count)"
+    return f"the job used {used}: raise resources.memory_bytes"
 
 
 def _from_end(end: End, facts: Facts) -> tuple[ErrorCode, str]:
