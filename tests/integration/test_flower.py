@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from flower.urls import handlers as stock_routes
+from flower.urls import settings
 from flower_pages import MARKER, PASSWORD, TOKEN, Flower, running_flower
 from pydantic import SecretStr
 from sandfleet_config.settings import WorkerSettings
 from sandfleet_worker.app import new_app
+from sandfleet_worker.flower.pages import WORDS
 from waiting import wait_until
 
 if TYPE_CHECKING:
@@ -249,3 +252,13 @@ def test_control_commands_that_cannot_work_say_so(flower: Flower, module_stage: 
     wrong = {name: told for name, told in errors.items() if len(told) != 1 or "setting" not in told[0].get("error", "")}
     assert wrong == {}
     assert "Traceback" not in worker.log
+
+
+def test_our_words_are_in_flowers_own_pages() -> None:
+    # A Flower whose templates read differently would show its own words again, and nothing else would say so.
+    wrong = {
+        name: words
+        for name, texts in WORDS.items()
+        if (words := [word for word in texts if word not in (Path(settings["template_path"]) / name).read_text()])
+    }
+    assert wrong == {}

@@ -165,6 +165,7 @@ HIDDEN_FIELDS = [
 """What the page of a job leaves out of its list of fields."""
 WORDS = {
     "task.html": {
+        "{{ getattr(task, 'result', '') }}": "{{ task.result or 'none yet' }}",
         ">Task details</p>": ">Job</p>",
         "<dt>UUID</dt>": "<dt>ID</dt>",
         "<dt>Arguments</dt>": "<dt>Job</dt>",
