@@ -262,3 +262,12 @@ def test_our_words_are_in_flowers_own_pages() -> None:
         if (words := [word for word in texts if word not in (Path(settings["template_path"]) / name).read_text()])
     }
     assert wrong == {}
+
+
+def test_without_a_password_given_one_is_made_and_no_token_is_taken(module_stage: Stage) -> None:
+    with running_flower(module_stage, FLOWER_BASIC_AUTH="", FLOWER_TOKEN="") as flower:
+        assert flower.password != PASSWORD
+        assert flower.ask("/tasks", password=flower.password)[0] == 200
+        for password in (None, PASSWORD, "Bearer ", f"Bearer {TOKEN}"):
+            for path in ("/tasks", "/metrics", "/api/tasks"):
+                assert flower.ask(path, password=password)[0] == 401, (path, password)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -24,7 +25,14 @@ if TYPE_CHECKING:
 
 MARKER = "PLANTED"
 CONF = Path(sandfleet_worker.__file__).with_name("flowerconfig.py")
-PASSWORD = f"Basic {base64.b64encode(b'me:secret').decode()}"
+
+
+def spell_password(pair: str) -> str:
+    """Return the header that a browser sends for ``user:password``."""
+    return f"Basic {base64.b64encode(pair.encode()).decode()}"
+
+
+PASSWORD = spell_password("me:secret")
 TOKEN = "a-token-for-prometheus"
 
 
@@ -33,6 +41,7 @@ class Flower:
 
     def __init__(self, port: int) -> None:
         self.address = f"http://127.0.0.1:{port}"
+        self.password = PASSWORD
 
     def get(self, path: str) -> str:
         return self._ask(path)
@@ -41,7 +50,7 @@ class Flower:
         return self._ask(path, b"")
 
     def _ask(self, path: str, data: bytes | None = None) -> str:
-        status, text = self.ask(path, data, PASSWORD)
+        status, text = self.ask(path, data, self.password)
         assert status == 200, f"{path}: {status} {text}"
         return text
 
@@ -79,7 +88,7 @@ class Flower:
 
 
 @contextlib.contextmanager
-def running_flower(stage: Stage) -> Iterator[Flower]:
+def running_flower(stage: Stage, **environment: str) -> Iterator[Flower]:
     """Start a Flower on the stage's Redis, and wait until it knows a worker."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -94,7 +103,7 @@ def running_flower(stage: Stage) -> Iterator[Flower]:
         f"--conf={CONF}",
         f"--port={port}",
     ]
-    env = stage.env | {"FLOWER_BASIC_AUTH": "me:secret", "FLOWER_TOKEN": TOKEN}
+    env = stage.env | {"FLOWER_BASIC_AUTH": "me:secret", "FLOWER_TOKEN": TOKEN} | environment
     log_path = stage.folder / "flower.log"
     with log_path.open("wb") as log:
         process = subprocess.Popen(command, env=env, stdout=log, stderr=log)
@@ -107,7 +116,10 @@ def running_flower(stage: Stage) -> Iterator[Flower]:
 
     try:
         wait_until(is_up, 30, "Flower answers")
+        if made := re.search(r"made for this run: (\S+)", log_path.read_text()):
+            page.password = spell_password(made[1])
         wait_until(lambda: page.get_json("/api/workers?refresh=1"), 20, "Flower knows the worker")
+        wait_until(page.find_workers, 20, "Flower has heard the worker")
         yield page
     finally:
         process.terminate()

@@ -12,7 +12,7 @@ from sandfleet_config.wire import JobRequest, new_spec
 from sandfleet_worker.delivery.ledger import Claim, Flag
 from sandfleet_worker.events import MAX_LABEL_CHARS, describe_received
 from sandfleet_worker.flower.jobs import JobTask
-from sandfleet_worker.flower.truth import Knowledge, Record, Truth
+from sandfleet_worker.flower.truth import Knowledge, Record, Truth, read_record
 from sandfleet_worker.messages import Delivery
 
 if TYPE_CHECKING:
@@ -142,3 +142,25 @@ def test_labels_in_an_event_are_bounded() -> None:
     shown = describe(1, labels)["kwargs"]
     assert len(shown) < MAX_LABEL_CHARS + 500
     assert "'labels left out': '29'" in shown
+
+
+def test_a_damaged_record_keeps_no_other_from_being_read() -> None:
+    for attempts in (b"{", b"[1]", b"\xff", b'[{"code": "NEW"}]'):
+        assert read_record(b"queued", None, b"\xff", attempts) == Record("queued", "", "\ufffd", "")
+    assert read_record(None, None, None, None) == Record()
+
+
+def test_what_is_searched_is_parsed_once_and_garbage_is_left_alone(state: Any, send: Callable[..., None]) -> None:
+    rows = [
+        ("{'batch': 'b'}", {"batch": "b"}),
+        ("", ""),
+        ("[1]", "[1]"),
+        ("{'batch': __import__('os')}", "{'batch': __import__('os')}"),
+        ("(" * 10_000, "(" * 10_000),
+    ]
+    found = []
+    for text, _ in rows:
+        state.clear(ready=False)
+        send("task-received", name="sandfleet.run", kwargs=text)
+        found.append((text, state.tasks[JOB].kwargs))
+    assert found == rows

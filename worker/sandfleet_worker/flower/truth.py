@@ -68,16 +68,20 @@ def read_knowledge(client: redis.Redis, job_ids: Sequence[str]) -> Knowledge:
         pipe.hmget(job_key(job_id), "state", "code", "owner", "attempts")
     (seconds, _), owners, queues, *rows = pipe.execute()
     live = frozenset(name.decode() for name, ends in owners if ends >= seconds * 1000)
-    records = {job_id: _read_record(*row) for job_id, row in zip(job_ids, rows, strict=True)}
+    records = {job_id: read_record(*row) for job_id, row in zip(job_ids, rows, strict=True)}
     return Knowledge(records, live, frozenset(name.decode(errors="replace") for name in queues))
 
 
-def _read_record(state: bytes | None, code: bytes | None, owner: bytes | None, attempts: bytes | None) -> Record:
-    tried = parse_attempts(attempts or b"")
+def read_record(state: bytes | None, code: bytes | None, owner: bytes | None, attempts: bytes | None) -> Record:
+    """Return the record that a job's hash spells."""
+    try:
+        tried = parse_attempts(attempts or b"")
+    except ValueError:  # one damaged record must not keep the others from being read
+        tried = ()
     last = tried[-1].code if tried else None
     return Record(
-        (state or b"").decode(),
-        (code or b"").decode(),
+        (state or b"").decode(errors="replace"),
+        (code or b"").decode(errors="replace"),
         (owner or b"").decode(errors="replace"),
         "" if last is None else last.value,
     )
