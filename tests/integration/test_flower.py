@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from flower.urls import handlers as stock_routes
 from flower.urls import settings
 from flower_pages import MARKER, PASSWORD, TOKEN, Flower, running_flower
 from pydantic import SecretStr
+from sandfleet import Fleet, SandboxSpec, Settings
 from sandfleet_config.settings import WorkerSettings
 from sandfleet_worker.app import new_app
 from sandfleet_worker.flower.pages import WORDS
@@ -179,15 +181,23 @@ def test_the_api_that_would_show_outcomes_is_closed(flower: Flower, jobs: dict[s
     assert (status, MARKER in text) == (404, False)
 
 
-def test_the_broker_page_counts_the_right_queue(flower: Flower, module_stage: Stage, stock: Stock) -> None:
-    os.kill(module_stage.workers[0].process.pid, 19)  # SIGSTOP: nobody takes what is queued now
+def test_the_broker_page_counts_every_queue(flower: Flower, module_stage: Stage, stock: Stock) -> None:
+    def count() -> dict[str, int]:
+        return {queue["name"]: queue["messages"] for queue in flower.get_json("/api/queues/length")["active_queues"]}
+
+    spec = SandboxSpec(image="busybox", command=["true"])
+    os.kill(module_stage.workers[0].process.pid, signal.SIGSTOP)  # nobody takes what is queued now
     try:
+        with Fleet(Settings(redis_url=SecretStr(module_stage.redis_url))) as fleet:
+            other = [job.id for job in fleet.submit_many([spec] * 3, queue="other-queue")]
         waiting = [stock.submit("true") for _ in range(7)]
-        lengths = {queue["name"]: queue["messages"] for queue in flower.get_json("/api/queues/length")["active_queues"]}
+        # One of each may already be in the worker's pocket.
+        wait_until(lambda: count().get("other-queue", 0) >= 2, 10, "the queue that no worker names is counted")
+        assert count()["sandfleet"] >= 6
+        assert "other-queue" in flower.get("/broker")
     finally:
-        os.kill(module_stage.workers[0].process.pid, 18)
-    assert lengths["sandfleet"] >= 6  # one may already be in the worker's pocket
-    for job_id in waiting:
+        os.kill(module_stage.workers[0].process.pid, signal.SIGCONT)
+    for job_id in (*waiting, *other):
         stock.outcome(job_id)
 
 
