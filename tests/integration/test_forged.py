@@ -9,7 +9,7 @@ import zlib
 from typing import TYPE_CHECKING, Any
 
 import psutil
-import pytest
+from rows import each_row
 from waiting import wait_until
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ SPECS: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("case", SPECS)
+@each_row("case", SPECS)
 def test_a_forged_spec_is_refused(module_stage: Stage, stock: Stock, case: str) -> None:
     spec, code = SPECS[case]
     expect_refusal(module_stage, stock, stock.push(body(spec)), code)
@@ -87,7 +87,7 @@ BODIES: dict[str, object] = {
 }
 
 
-@pytest.mark.parametrize("case", BODIES)
+@each_row("case", BODIES)
 def test_a_forged_body_is_refused(module_stage: Stage, stock: Stock, case: str) -> None:
     expect_refusal(module_stage, stock, stock.push(BODIES[case]), "SPEC_INVALID")
 
@@ -118,7 +118,7 @@ HEADERS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("case", HEADERS)
+@each_row("case", HEADERS)
 def test_forged_headers_are_refused(module_stage: Stage, stock: Stock, case: str) -> None:
     expect_refusal(module_stage, stock, stock.push(body(), HEADERS[case]), "SPEC_INVALID")
 
@@ -137,7 +137,7 @@ ENVELOPES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("case", ENVELOPES)
+@each_row("case", ENVELOPES)
 def test_a_forged_envelope_is_refused(module_stage: Stage, stock: Stock, case: str) -> None:
     envelope = {"body": body()} | ENVELOPES[case]
 
@@ -149,10 +149,9 @@ def test_a_spec_over_the_limit_is_refused(module_stage: Stage, stock: Stock) -> 
     expect_refusal(module_stage, stock, stock.push("[" + " " * 10_000_000 + "]"), "SPEC_TOO_LARGE")
 
 
-@pytest.mark.parametrize(
+@each_row(
     "job_id",
     [None, 7, {"x": 1}, "", "with space", "../x", "x\n", "*", "x" * 1_000_000],
-    ids=lambda value: ascii(value)[:20],
 )
 def test_a_message_without_a_usable_id_is_set_aside(module_stage: Stage, stock: Stock, job_id: object) -> None:
     before = module_stage.workers[0].log.count("action=message_set_aside")

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
+from rows import each_row
 from sandfleet_config.errors import Category, ErrorCode, SecurityViolation, SpecInvalid, SpecTooLarge
 from sandfleet_config.spec import Payload, SandboxSpec
 from sandfleet_config.wire import (
@@ -168,7 +169,7 @@ def test_a_message_may_not_ask_for_more_than_its_contract_says() -> None:
         decode_job('{"contract":1,"spec":{"image":"x","priority":0}}')
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("field", "value"),
     [
         ("idempotency_key", "k" * 257),
@@ -199,9 +200,7 @@ def test_retry_on_is_a_set_of_codes_and_by_default_the_host_category() -> None:
     assert set(SandboxSpec(image="x").retry_on) == {code for code in ErrorCode if code.category is Category.HOST}
 
 
-@pytest.mark.parametrize(
-    "text", ["", "nonsense", "[]", "1", "null", '"x"', "{}", '{"contract":1}', "[" * 100_000, None, {}, 7]
-)
+@each_row("text", ["", "nonsense", "[]", "1", "null", '"x"', "{}", '{"contract":1}', "[" * 100_000, None, {}, 7])
 def test_what_is_no_spec_is_refused(text: object) -> None:
     with pytest.raises(SpecInvalid):
         decode_job(text)

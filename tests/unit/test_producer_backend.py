@@ -5,6 +5,7 @@ import time
 from typing import Any
 
 import pytest
+from rows import each_row
 from sandfleet import (
     Backend,
     Cancelled,
@@ -160,7 +161,7 @@ def test_languages_and_long_code() -> None:
         backend.execute({"code": "1", "language": "cobol"})
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("stdout", "value"),
     [
         ("", None),

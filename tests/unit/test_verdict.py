@@ -3,7 +3,7 @@ from __future__ import annotations
 import errno
 import signal
 
-import pytest
+from rows import each_row
 from sandfleet_config.errors import ErrorCode
 from sandfleet_worker.sandbox.initproto import (
     ROOT_INDEX,
@@ -25,7 +25,7 @@ def facts(**changes: object) -> Facts:
     return Facts(**{**vars(RUNNING), **changes})
 
 
-@pytest.mark.parametrize("code", range(256))
+@each_row("code", range(256))
 def test_every_exit_is_itself(code: int) -> None:
     verdict = decide(facts(end=Exited(code, disk_full=False)))
     assert verdict.exit_code == code
@@ -33,7 +33,7 @@ def test_every_exit_is_itself(code: int) -> None:
     assert verdict.code is (ErrorCode.OK if code == 0 else ErrorCode.EXIT_NONZERO)
 
 
-@pytest.mark.parametrize("number", range(1, 65))
+@each_row("number", range(1, 65))
 def test_every_signal_is_itself(number: int) -> None:
     verdict = decide(facts(end=Signaled(number, disk_full=False)))
     assert (verdict.code, verdict.signal, verdict.exit_code) == (ErrorCode.SIGNALED, number, None)
@@ -44,7 +44,7 @@ OVERTIME = Kill(ErrorCode.TIMEOUT, "too long")
 FLOODED = Kill(ErrorCode.OUTPUT_LIMIT, "too much")
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("changes", "code"),
     [
         # cancelled > our timer > memory cgroup > output limit > the program's own end
@@ -83,7 +83,7 @@ def test_precedence(changes: dict[str, object], code: ErrorCode) -> None:
     assert decide(facts(**changes)).code is code
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("changes", "code"),
     [
         ({"runsc_exit": 128, "runsc_log": "creating container: boom"}, ErrorCode.SANDBOX_CREATION_FAILED),

@@ -83,6 +83,7 @@ class SandboxConsumer(Consumer):
             raise ImproperlyConfigured(msg)
         super().__init__(*args, **kwargs)
         self.intake, self._runner, self._settings = host.intake, host.runner, host.settings
+        self.queue_patterns = [host.settings.queue, *host.settings.queues]
         self._is_drained = False
 
     def on_send_event_buffered(self) -> Any:
@@ -108,7 +109,7 @@ class SandboxConsumer(Consumer):
         if delivery is None:
             msg = "the claim's script let a message without a usable id through"
             raise RuntimeError(msg)
-        message.headers, message.delivery = delivery.to_headers(), delivery
+        message.headers, message.delivery, message.claim = delivery.to_headers(), delivery, claim
         self.intake.held.expect_end(claim, self._find_longest(delivery))
         self.strategies[TASK_NAME](message, None, _nothing, _nothing, self.on_task_message)
 
@@ -175,13 +176,17 @@ class SandboxConsumer(Consumer):
 
 def is_stopping() -> bool:
     """Whether a signal told this process to stop, even if Celery's loop has not seen it yet."""
-    flags: Any = state
-    return flags.should_stop not in {None, False} or _is_terminating()
+    return _is_set("should_stop") or _is_terminating()
 
 
 def _is_terminating() -> bool:
-    flags: Any = state
-    return flags.should_terminate not in {None, False}
+    return _is_set("should_terminate")
+
+
+def _is_set(name: str) -> bool:
+    """Read a flag as Celery does: the exit code 0 counts as set."""
+    value = getattr(state, name)
+    return value is not None and value is not False
 
 
 def _nothing(*_: object) -> None:

@@ -56,8 +56,9 @@ class JobEnd:
         self._outcome = outcome
 
     def __repr__(self) -> str:
-        """Say ``OK`` or ``exit 3``: this reaches logs, events and Flower, the program's output must not."""
-        return self._outcome.to_summary()
+        """Say ``OK`` or ``EXIT_NONZERO exit 3``: this reaches logs, events and Flower, the program's output must not."""
+        code, text = self._outcome.code.value, self._outcome.to_summary()
+        return text if text.startswith(code) else f"{code} {text}"
 
     @property
     def outcome(self) -> Outcome:

@@ -31,9 +31,9 @@ class Sentry:
     def find(cls, paths: SandboxPaths) -> Self | None:
         """Return the sentry of a sandbox that is up; None where there is none any more, or no descriptor is left for it."""
         for _ in range(STATE_READS):  # runsc may be writing its state just now, see `find_sentry`
-            pid = find_sentry(paths)
-            if pid is not None:
-                with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # of the folder's list as well as of the hold
+                pid = find_sentry(paths)
+                if pid is not None:
                     return cls(pid)
             time.sleep(STATE_PAUSE_SECONDS)
         return None
