@@ -39,12 +39,6 @@ def strategy(task: Any, app: Any, consumer: SandboxConsumer) -> Callable[..., No
             body=((delivery,), {}, {}),
             decoded=True,
         )
-        log.info(
-            "job %s received: %s",
-            delivery.job_id,
-            delivery.line,
-            extra={"action": "job_received", "job_id": delivery.job_id},
-        )
         request.send_event(
             "task-received", name=task.name, args=delivery.line, kwargs="", retries=0, root_id=delivery.job_id
         )

@@ -9,8 +9,8 @@ from celery import signals
 
 from sandfleet_worker.app import new_app
 from sandfleet_worker.control import install_commands
-from sandfleet_worker.delivery.intake import EXIT_LOST
-from sandfleet_worker.delivery.leases import REDIS_ERRORS
+from sandfleet_worker.delivery.outages import REDIS_ERRORS
+from sandfleet_worker.delivery.worker_exit import EXIT_LOST
 from sandfleet_worker.host import Host
 from sandfleet_worker.logs import set_up_logs
 from sandfleet_worker.preflight import PreflightFailed, run_preflight

@@ -1,14 +1,16 @@
 -- Take the messages of jobs that were ended in the queue off its lists' ends, as far as nothing else is before them.
 --
 -- ARGV: prefix, queue, how many at most
--- Returns how many were taken. A claim throws such messages away too; this keeps a queue from filling up with them where no worker
+-- Returns 1 where it stopped at a bound, and a further call may take more, else 0. A claim throws such messages away too; this keeps a queue from filling up with them where no worker
 -- lives. What a claim would find otherwise stays as it is, and stays first.
 local prefix, queue, limit = ARGV[1], ARGV[2], tonumber(ARGV[3])
-local taken, is_empty = 0, true
+local MAX_READ_BYTES = 1048576 -- of messages, a call: Redis serves nobody else while it parses them
+local taken, read_bytes, is_empty = 0, 0, true
 for _, step in ipairs({ '0', '3', '6', '9' }) do
   local list = prefix .. queue .. (step == '0' and '' or '\6\22' .. step)
-  while taken < limit do
+  while taken < limit and read_bytes < MAX_READ_BYTES do
     local message = redis.call('LINDEX', list, -1)
+    read_bytes = read_bytes + #(message or '')
     local is_json, decoded = pcall(cjson.decode, message or '')
     local headers = is_json and type(decoded) == 'table' and decoded.headers
     local id = type(headers) == 'table' and headers.id
@@ -23,4 +25,4 @@ end
 if is_empty then
   redis.call('SREM', prefix .. 'queues', queue)
 end
-return taken
+return (taken >= limit or read_bytes >= MAX_READ_BYTES) and taken > 0 and 1 or 0
