@@ -16,6 +16,27 @@ local function list_of(step)
   return prefix .. queue .. (step == '0' and '' or '\6\22' .. step)
 end
 
+-- A key of a wrong type must refuse the submit before anything is written, or jobs would be queued and the caller told of an error.
+local function find_wrong_type()
+  local wanted_types = { [prefix .. 'expiring'] = 'zset' }
+  for _, step in ipairs({ '0', '3', '6', '9' }) do
+    wanted_types[list_of(step)] = 'list'
+  end
+  if batch ~= '' then
+    wanted_types[prefix .. 'batch:' .. batch], wanted_types[prefix .. 'done:' .. batch] = 'list', 'list'
+  end
+  for name, kind in pairs(wanted_types) do
+    local found = redis.call('TYPE', name).ok
+    if found ~= kind and found ~= 'none' then
+      return 'WRONGTYPE the key ' .. name .. ' is a ' .. found .. ', it must be a ' .. kind .. ': delete it'
+    end
+  end
+end
+local wrong = find_wrong_type()
+if wrong then
+  return redis.error_reply(wrong)
+end
+
 local function count_new()
   local found = 0
   for at = FIRST, #ARGV, WIDTH do
@@ -60,27 +81,6 @@ local function are_all_new()
     end
   end
   return redis.call('EXISTS', unpack(taken)) == 0 and redis.call('EXISTS', unpack(marks)) == 0
-end
-
--- A key of a wrong type must refuse the submit before anything is written, or jobs would be queued and the caller told of an error.
-local function find_wrong_type()
-  local wanted_types = { [prefix .. 'expiring'] = 'zset' }
-  for _, step in ipairs({ '0', '3', '6', '9' }) do
-    wanted_types[list_of(step)] = 'list'
-  end
-  if batch ~= '' then
-    wanted_types[prefix .. 'batch:' .. batch], wanted_types[prefix .. 'done:' .. batch] = 'list', 'list'
-  end
-  for name, kind in pairs(wanted_types) do
-    local found = redis.call('TYPE', name).ok
-    if found ~= kind and found ~= 'none' then
-      return 'WRONGTYPE the key ' .. name .. ' is a ' .. found .. ', it must be a ' .. kind .. ': delete it'
-    end
-  end
-end
-local wrong = find_wrong_type()
-if wrong then
-  return redis.error_reply(wrong)
 end
 
 local answers, is_any_new, is_all_new = {}, false, are_all_new()
