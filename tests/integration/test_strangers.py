@@ -83,7 +83,7 @@ def test_a_hundred_thousand_malformed_messages_are_set_aside_in_bulk(
     assert took < 20, "5 s on a machine that is not busy"
     assert client.get(f"{KEY_PREFIX}malformed_count") == str(MALFORMED + 1).encode()
     told = [record.args for record in caplog.records if getattr(record, "action", "") == "message_set_aside"]
-    assert [sum(column) for column in zip(*told, strict=True)] == [MALFORMED + 1, MAX_KEPT]  # type: ignore[arg-type]
+    assert [sum(column) for column in zip(*told, strict=True)] == [MALFORMED + 1, MAX_KEPT]
     letters = client.keys(f"{KEY_PREFIX}dead:*")
     assert len(letters) == client.zcard(f"{KEY_PREFIX}dead") == client.zcard(f"{KEY_PREFIX}malformed") == MAX_KEPT
     longest = client.hgetall(f"{KEY_PREFIX}dead:message-1")

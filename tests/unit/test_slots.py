@@ -231,7 +231,12 @@ signal.pause()
     assert holder.stdout is not None
     assert holder.stdout.readline()
     ended: list[float] = []
-    thread = threading.Thread(target=lambda: (take(slots).release(), ended.append(time.monotonic())))
+
+    def wait() -> None:
+        take(slots).release()
+        ended.append(time.monotonic())
+
+    thread = threading.Thread(target=wait)
     thread.start()
     time.sleep(0.1)
 
