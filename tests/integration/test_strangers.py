@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,6 +14,7 @@ from sandfleet import Fleet, SandboxSpec, Settings
 from sandfleet_config.errors import ErrorCode
 from sandfleet_config.outcome import Outcome
 from sandfleet_config.queues import DEFAULT_QUEUE, KEY_PREFIX, cancel_key, job_key, result_key
+from sandfleet_config.scripts import read_script
 from sandfleet_worker.delivery import ledger as ledger_module
 from sandfleet_worker.delivery.envelope import open_message
 from sandfleet_worker.delivery.ledger import MAX_QUEUES, Claim, Flag, Identity, Ledger
@@ -277,3 +279,45 @@ def test_a_cancel_of_an_unknown_id_spares_the_job_that_is_submitted_later(
     assert claim.flag is Flag.START
     assert ledger.cancel(job.id) == "running"
     assert client.ttl(cancel_key(job.id)) > 86400
+
+
+def test_a_producer_sees_past_a_record_of_a_wrong_type(url: str, client: Any) -> None:
+    with Fleet(Settings(redis_url=SecretStr(url))) as fleet:
+        jobs = fleet.submit_many([SandboxSpec(image="x", command=["true"])] * 3)
+        client.delete(job_key(jobs[0].id))
+        client.set(job_key(jobs[0].id), "x")
+        jobs[1].cancel()
+        jobs[0].cancel()
+
+        (ended,) = list(fleet.as_completed(jobs[1:2], timeout=5))
+        assert ended.code is ErrorCode.CANCELLED
+    assert client.hget(job_key(jobs[2].id), "state") == b"queued"
+
+
+def test_a_cancel_parses_a_bounded_part_of_the_queue_at_a_time(client: Any) -> None:
+    """It parsed up to 500 messages of 256 KB in one call, and Redis served nobody meanwhile."""
+    script = client.register_script(read_script("trim"))
+    for number in range(12):
+        client.hset(job_key(f"ended-{number}"), "state", "ended")
+        message = json.dumps({"headers": {"id": f"ended-{number}"}, "body": "x" * (1 << 18)})
+        client.lpush(f"{KEY_PREFIX}{DEFAULT_QUEUE}", message)
+    answers, left = [], []
+    while not answers or answers[-1]:
+        answers.append(script(args=[KEY_PREFIX, DEFAULT_QUEUE, 500]))
+        left.append(client.llen(f"{KEY_PREFIX}{DEFAULT_QUEUE}"))
+    assert answers == [1, 1, 1, 0]
+    assert left == [8, 4, 0, 0]
+
+
+def test_a_dead_letter_survives_a_requeue_into_a_queue_that_is_none(url: str, client: Any, ledger: Ledger) -> None:
+    (job,) = submit(url)
+    claim, _ = claim_next(ledger, "one")
+    assert claim is not None
+    assert ledger.finish(replace(claim, reason="it failed"), Outcome.of(ErrorCode.INTERNAL, job))
+    client.set(f"{KEY_PREFIX}{DEFAULT_QUEUE}\x06\x166", "x")
+    with Fleet(Settings(redis_url=SecretStr(url))) as fleet:
+        with pytest.raises(Exception, match="WRONGTYPE"):
+            fleet.dead.requeue(job)
+        client.delete(f"{KEY_PREFIX}{DEFAULT_QUEUE}\x06\x166")
+        fleet.dead.requeue(job)
+    assert client.hget(job_key(job), "state") == b"queued"

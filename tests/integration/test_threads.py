@@ -211,7 +211,7 @@ def test_every_thread_goes_on_after_errors_that_pass_wherever_it_calls_out(
         wait_until(lambda: client.hget(job_key(expired), "code") == b"EXPIRED", 10, "the expired job has ended")  # noqa: B023
         wait_until(lambda: len(fleetlet.got) == 2, 10, "the dead worker's job is claimed")  # noqa: B023
         assert {claim.job_id for claim in fleetlet.got} == {job, taken}
-        assert not intake.exit.is_begun
+        assert intake.exit.code is None
         assert fleetlet.left == []
         assert not intake.lease.is_lost
         wait_until(lambda: intake.lease.steady_seconds > 0, 5, "the lease is kept")  # noqa: B023
@@ -290,7 +290,7 @@ def test_the_lease_is_renewed_while_other_threads_hang(new_fleetlet: Callable[[]
     time.sleep(2 * LEASE_SECONDS)
 
     assert client.zscore(f"{KEY_PREFIX}owners", fleetlet.intake.ledger._identity.owner) > time.time() * 1000
-    assert not fleetlet.intake.exit.is_begun
+    assert fleetlet.intake.exit.code is None
     release.set()
 
 

@@ -8,7 +8,10 @@
 -- submitted later under that id takes the mark away (submit.lua): it is another job.
 local prefix, id, ttl = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local UNKNOWN_TTL = 86400
-local state = redis.call('HGET', prefix .. 'job:' .. id, 'state') or 'unknown'
+local state = redis.pcall('HGET', prefix .. 'job:' .. id, 'state')
+if type(state) ~= 'string' then
+  state = 'unknown' -- no record, or a key of a wrong type
+end
 if state ~= 'ended' and redis.call('EXISTS', prefix .. 'celery-task-meta-' .. id) == 0 then
   -- First: at maxmemory Redis refuses a write that may need memory only where it is a script's first. A cancel makes room there.
   redis.call('DEL', prefix .. 'cancel:' .. id)

@@ -34,12 +34,8 @@ class WorkerExit:
     def __init__(self, drain_seconds: float, leave: Callable[[int], None] = os._exit) -> None:
         self._drain_seconds, self._leave = drain_seconds, leave
         self._lock = threading.Lock()
-        self._is_begun = False
-
-    @property
-    def is_begun(self) -> bool:
-        """Whether the worker is ending because one of its parts said so."""
-        return self._is_begun
+        self.code: int | None = None
+        """What the process ends with because one of its parts said so; None where none has."""
 
     def drain(self, why: str, code: int = EXIT_STALLED) -> None:
         """End in order: claim no more, let running jobs end within ``drain_seconds``, give the rest back."""
@@ -56,7 +52,8 @@ class WorkerExit:
 
     def _begin(self, flag: str, why: str, code: int, within_seconds: float) -> None:
         with self._lock:
-            is_first, self._is_begun = not self._is_begun, True
+            is_first = self.code is None
+            self.code = code if is_first else self.code
         if not is_first and flag == "should_stop":
             return
         flags: Any = state
