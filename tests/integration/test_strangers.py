@@ -301,7 +301,8 @@ def test_a_cancel_parses_a_bounded_part_of_the_queue_at_a_time(client: Any) -> N
         client.hset(job_key(f"ended-{number}"), "state", "ended")
         message = json.dumps({"headers": {"id": f"ended-{number}"}, "body": "x" * (1 << 18)})
         client.lpush(f"{KEY_PREFIX}{DEFAULT_QUEUE}", message)
-    answers, left = [], []
+    answers: list[int] = []
+    left: list[int] = []
     while not answers or answers[-1]:
         answers.append(script(args=[KEY_PREFIX, DEFAULT_QUEUE, 500]))
         left.append(client.llen(f"{KEY_PREFIX}{DEFAULT_QUEUE}"))
