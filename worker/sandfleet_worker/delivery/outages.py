@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, TypeVar
 
 import redis
@@ -56,13 +57,17 @@ def call_until_heard(act: Callable[[], T], backoff: Backoff, pause: Callable[[fl
     Raises:
         NotHeard: `pause` said so, or Redis answers with an error that is no outage for `ANSWER_PATIENCE_SECONDS`.
     """
+    refused_since: float | None = None
     while True:
         try:
             answer = act()
         except REDIS_ERRORS as error:
-            is_hopeless = backoff.failing_seconds > ANSWER_PATIENCE_SECONDS and not (
-                is_outage(error) or is_resource_error(error)
-            )
+            now = time.monotonic()
+            if is_outage(error) or is_resource_error(error):
+                refused_since = None
+            elif refused_since is None:
+                refused_since = now
+            is_hopeless = refused_since is not None and now - refused_since > ANSWER_PATIENCE_SECONDS
             if is_hopeless or pause(backoff.note_failure(error)):
                 raise NotHeard(f"{type(error).__name__}: {error}") from error
         else:

@@ -50,8 +50,8 @@ STALE_SECONDS = 1.0
 class Slot:
     """One held slot; leaving the context frees it."""
 
-    def __init__(self, slots: HostSlots, fd: int, bell_fd: int, number: int) -> None:
-        self._slots, self._fd, self._bell_fd, self.number = slots, fd, bell_fd, number
+    def __init__(self, slots: HostSlots, fd: int, write_fd: int, number: int) -> None:
+        self._slots, self._fd, self._write_fd, self.number = slots, fd, write_fd, number
 
     def __enter__(self) -> Self:
         """Return the slot, which is held already."""
@@ -74,7 +74,7 @@ class Slot:
         if fd < 0:
             return False
         os.close(fd)
-        os.close(self._bell_fd)  # after the lock: it wakes the others
+        os.close(self._write_fd)  # after the lock: it wakes the others
         return True
 
 
@@ -177,11 +177,11 @@ class HostSlots:
     def _hold(self, fd: int, number: int) -> Slot:
         """Return the slot whose lock is `fd`."""
         try:
-            bell_fd = os.open(self._folder / f"{SLOT}{number}", os.O_WRONLY | os.O_CLOEXEC)
+            write_fd = os.open(self._folder / f"{SLOT}{number}", os.O_WRONLY | os.O_CLOEXEC)
         except OSError:
             os.close(fd)
             raise
-        return Slot(self, fd, bell_fd, number)
+        return Slot(self, fd, write_fd, number)
 
     def _leave(self, waiter: _Waiter) -> None:
         with self._lock:
