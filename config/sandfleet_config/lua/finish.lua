@@ -24,29 +24,30 @@ local function try(...)
   return reply
 end
 
-local function is_named_in_record()
-  local facts = redis.call('HMGET', job, 'state', 'claim', 'owner')
-  return facts[1] == 'running' and facts[2] == claim and facts[3] == owner
+local facts = redis.pcall('HMGET', job, 'state', 'claim', 'owner', 'batch', 'key', 'attempts', 'flag', 'ended_by')
+local is_record_wrong = facts.err ~= nil
+if is_record_wrong then
+  facts = {}
 end
 
 local message = ''
 if owner == '' then
-  if redis.call('HGET', job, 'state') ~= 'queued' then
+  if facts[1] ~= 'queued' then
     return 0
   end
 else
   message = try('HGET', claims, claim)
   -- At maxmemory Redis refuses a write that may need memory only where it is a script's first. What has run is recorded.
   try('HDEL', claims, claim)
-  if try('HLEN', job) == nil then
+  if is_record_wrong then
     redis.call('DEL', job)
   end
-  if not message and is_named_in_record() then
+  if not message and facts[1] == 'running' and facts[2] == claim and facts[3] == owner then
     message = ARGV[10] or ''
   end
   if not message then
     -- The caller repeats what was done, since the answer got lost.
-    if redis.call('HGET', job, 'ended_by') == claim then
+    if facts[8] == claim then
       return 1
     end
     -- One line however often the call is repeated; none where no run ended, but a decision about a dead worker's job came late.
@@ -66,9 +67,8 @@ redis.call('SET', key, result, 'EX', ttl)
 -- Celery's own backend publishes the record on a channel of the key's name: a stock `get` waits there.
 redis.call('PUBLISH', key, result)
 
-local facts = redis.call('HMGET', job, 'batch', 'key', 'attempts', 'flag')
-local batch, idempotency_key, attempts = facts[1] or '', facts[2] or '', facts[3] or ''
-if owner ~= '' and facts[4] == 'start' and attempts ~= '' then
+local batch, idempotency_key, attempts = facts[4] or '', facts[5] or '', facts[6] or ''
+if owner ~= '' and facts[7] == 'start' and attempts ~= '' then
   local is_list, list = pcall(cjson.decode, attempts)
   if is_list and type(list) == 'table' and type(list[#list]) == 'table' then
     list[#list].code, list[#list].ended = code, now
