@@ -104,6 +104,19 @@ def test_local_runs_jobs_shows_flower_and_ends_in_order(machine: Machine) -> Non
     assert "Traceback" not in machine.log
 
 
+def test_signals_at_any_time_and_together_end_it_in_order(machine: Machine) -> None:
+    for is_up in (True, False):
+        process = machine.start("--no-flower")
+        sign = "sandfleet is up" if is_up else ""
+        wait_until(lambda: sign in machine.log and psutil.Process(process.pid).children(), 60, "it has begun")  # noqa: B023
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGINT):
+            process.send_signal(number)
+
+        assert process.wait(60) == 0, machine.log
+        assert "Traceback" not in machine.log
+        wait_until(lambda: not find_members(str(machine.stage.folder)), 10, "nothing is left")
+
+
 def test_a_second_local_is_refused(machine: Machine) -> None:
     first = machine.start_ready("--no-flower")
     second = machine.start("--no-flower")

@@ -51,10 +51,9 @@ def run_local(settings: WorkerSettings, flower_port: int | None) -> int:
     if settings.redis_url.get_secret_value():
         msg = "SANDFLEET_REDIS_URL is set, and `local` brings its own Redis: unset it, or run sandfleet-worker start"
         raise LocalFailed(msg)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
     children: list[Child] = []
-    with _exclusive(settings.local_dir), contextlib.ExitStack() as parts:
+    signals = _Signals(children)
+    with contextlib.suppress(Interrupted), _exclusive(settings.local_dir), contextlib.ExitStack() as parts:
         try:
             children.append(_start_redis(settings, parts))
             settings = settings.model_copy(update={"redis_url": SecretStr(_socket_url(settings))})
@@ -68,24 +67,29 @@ def run_local(settings: WorkerSettings, flower_port: int | None) -> int:
             _watch(children)
         except Interrupted:
             _say("ending; a job that still runs after 10 s goes back to the queue (Ctrl-C again: at once)")
-            _hurry_on_signals(children)
+        finally:
+            signals.is_ending = True
     return 0
 
 
-def _interrupt(*_: object) -> None:
-    raise Interrupted
+class _Signals:
+    """SIGINT and SIGTERM: the first raises `Interrupted`, each later one takes the running jobs back at once.
 
+    No second one raises, and none does while the stack ends: what ends it must not be interrupted half way.
+    """
 
-def _hurry_on_signals(children: list[Child]) -> None:
-    """Let a second signal take the running jobs back at once."""
+    def __init__(self, children: list[Child]) -> None:
+        self._children, self.is_ending = children, False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._handle)
 
-    def hurry(*_: object) -> None:
-        for child in children:
+    def _handle(self, *_: object) -> None:
+        if not self.is_ending:
+            self.is_ending = True
+            raise Interrupted
+        for child in self._children:
             if child.name == WORKER:
                 child.send(signal.SIGQUIT)
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, hurry)
 
 
 @contextlib.contextmanager

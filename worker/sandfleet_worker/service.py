@@ -9,8 +9,7 @@ from celery import signals
 
 from sandfleet_worker.app import new_app
 from sandfleet_worker.control import install_commands
-from sandfleet_worker.delivery.intake import EXIT_LOST
-from sandfleet_worker.delivery.leases import REDIS_ERRORS
+from sandfleet_worker.delivery.outages import REDIS_ERRORS
 from sandfleet_worker.host import Host
 from sandfleet_worker.logs import set_up_logs
 from sandfleet_worker.preflight import PreflightFailed, run_preflight
@@ -66,7 +65,7 @@ def _work(settings: WorkerSettings, host: Host) -> int:
         redirect_stdouts=False,
     )
     worker.start()
-    if host.intake.lease.is_lost:
-        return EXIT_LOST
+    if host.intake.exit.code is not None:
+        return host.intake.exit.code
     log.info("worker %s has stopped", host.worker, extra={"action": "worker_stopped"})
     return worker.exitcode or 0

@@ -152,7 +152,7 @@ class Life:
             limits = admit(request.spec, host.settings).shortened(job.soft_seconds, job.hard_seconds)
             job.cancellation.raise_if_set()
             queued = self._count_queued()
-            _log("started", job, "starts: %s", self._delivery.line)
+            _log("started", job, "starts: %s", self._delivery.log_line)
             ending = host.runner.execute(limits, cancel=job.cancellation)
             attempts = self._claim.end_attempts(ending.verdict.code)
             return ending.to_outcome(job_id=job.job_id, queued=queued, attempts=attempts, **self._facts)

@@ -169,7 +169,7 @@ class RunscRunner:
         job = pack_job(new_init_job(limits, image, user))
         with self.images.hold(image):
             resolved = time.monotonic()
-            sandbox = self._take(self._new_plan(image, limits.platform), limits, cancel)
+            sandbox = self._take(self._new_plan(image, limits.platform), limits, cancel, deadline)
             ending = self._run_in_sandbox(
                 sandbox, limits, job, asked=asked, resolved=resolved, deadline=deadline, cancel=cancel
             )
@@ -183,11 +183,11 @@ class RunscRunner:
         self._is_quiet = binary.abilities.is_quiet
         return binary
 
-    def _take(self, plan: Plan, limits: Admitted, cancel: Cancellation) -> Sandbox:
+    def _take(self, plan: Plan, limits: Admitted, cancel: Cancellation, deadline: float | None) -> Sandbox:
         """Return a sandbox of `plan` for one job: one that is up, or boots, or a new one."""
         sandbox = self._warm.take(plan) if limits.memory_bytes >= IDLE_MEMORY_BYTES else None
         if sandbox is None:
-            return self._boot(plan, limits, cancel)
+            return self._boot(plan, limits, cancel, deadline)
         try:
             sandbox.assign(limits)
         except BaseException:
@@ -195,13 +195,13 @@ class RunscRunner:
             raise
         return sandbox
 
-    def _boot(self, plan: Plan, limits: Admitted, cancel: Cancellation) -> Sandbox:
+    def _boot(self, plan: Plan, limits: Admitted, cancel: Cancellation, deadline: float | None = None) -> Sandbox:
         """Boot a sandbox, under the job's own limits from the start.
 
         Raises:
-            SandboxError: the job was ended while it waited for its turn, or the sandbox cannot be built.
+            SandboxError: the job was ended, or its deadline came, while it waited for its turn; the sandbox cannot be built.
         """
-        turn = self._turns.wait(cancel)
+        turn = self._turns.wait(cancel, deadline)
         sandbox: Sandbox | None = None
         try:
             sandbox = self._warm.berth() or self._open_sandbox()
