@@ -72,6 +72,8 @@ class Verdict:
     exit_code: int | None = None
     signal: int | None = None
     timed_out: Literal["soft", "hard"] | None = None
+    is_crash: bool = False
+    """The sandbox's kernel panicked while the program ran."""
 
 
 def decide(facts: Facts) -> Verdict:
@@ -80,7 +82,8 @@ def decide(facts: Facts) -> Verdict:
     exit_code = facts.end.code if isinstance(facts.end, Exited) else None
     signal_number = facts.end.signal if isinstance(facts.end, Signaled) else None
     timed_out = facts.timed_out if code is ErrorCode.TIMEOUT else None
-    return Verdict(code, message, exit_code, signal_number, timed_out)
+    is_crash = code is ErrorCode.SANDBOX_EXECUTION_FAILED and bool(facts.panic)
+    return Verdict(code, message, exit_code, signal_number, timed_out, is_crash)
 
 
 def _decide_code(facts: Facts) -> tuple[ErrorCode, str]:
