@@ -198,10 +198,10 @@ def test_an_idle_one_takes_no_cpu_and_little_memory(warm: RunscRunner) -> None:
     execute(warm, "true")
     wait_idle(warm)
     sandboxes = idle(warm)
-    before = [sandbox.cgroup.usage().cpu_seconds for sandbox in sandboxes]
+    before = [sandbox.cgroup.counters.usage().cpu_seconds for sandbox in sandboxes]
     assert {psutil.Process(sentry_of(sandbox)).status() for sandbox in sandboxes} == {psutil.STATUS_STOPPED}
     time.sleep(2)
-    after = [sandbox.cgroup.usage() for sandbox in sandboxes]
+    after = [sandbox.cgroup.counters.usage() for sandbox in sandboxes]
 
     for start, end in zip(before, after, strict=True):
         assert start is not None

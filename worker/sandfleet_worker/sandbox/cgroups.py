@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sandfleet_config.errors import HostResources
-from sandfleet_config.outcome import Usage
 
 from sandfleet_worker.policy import CPU_PERIOD_MICROSECONDS
 from sandfleet_worker.sandbox.cgroup_tree import write_quietly
+from sandfleet_worker.sandbox.counters import Counters
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -31,8 +31,6 @@ PIDS_FUSE_BASE = 256
 
 REMOVE_DEADLINE_SECONDS = 5.0
 FIRST_REMOVE_PAUSE_SECONDS = 0.001
-READ_BYTES = 1 << 16
-"""More than any file we read has."""
 
 
 def limit_files(version: int, limits: Admitted) -> list[tuple[str, str, str, bool]]:
@@ -82,6 +80,7 @@ class SandboxCgroup:
         # Text, not paths, here and where `_distinct` goes: pathlib makes a system call twice as dear.
         self._names = {controller: f"{parent}/{name}" for controller, parent in tree.parents.items()}
         self._distinct = list(dict.fromkeys(self._names.values()))
+        self.counters = Counters(tree.version, self._names)
         self.enforced: frozenset[str] = frozenset()
 
     @property
@@ -108,8 +107,9 @@ class SandboxCgroup:
         self._write(memory_files(self._tree.version, memory_bytes))
 
     def apply(self, limits: Admitted) -> None:
-        """Write `limits`; afterwards `enforced` names those that hold."""
+        """Hold the sandbox to `limits` from now on, and count from now on; afterwards `enforced` names those that hold."""
         self.enforced = frozenset(self._tree.enforceable - self._write(limit_files(self._tree.version, limits)))
+        self.counters.start(limits.memory_bytes)
 
     def _write(self, files: Iterable[tuple[str, str, str, bool]]) -> set[str]:
         """Write `files`, and return the controllers of which one that is needed failed."""
@@ -119,58 +119,6 @@ class SandboxCgroup:
             if folder is not None and not write_quietly(f"{folder}/{file}", text) and is_needed:
                 failed.add(controller)
         return failed
-
-    def oom_kills(self) -> int:
-        """Count the processes the kernel killed here for memory."""
-        if self._tree.version == 1:
-            return self._read_field("memory", "memory.oom_control", "oom_kill")
-        return self._read_field("memory", "memory.events", "oom_kill")
-
-    def pids_fuse_hits(self) -> int:
-        """Count the forks the host refused here."""
-        return self._read_field("pids", "pids.events", "max")
-
-    def usage(self) -> Usage:
-        """Read what the sandbox used so far."""
-        if self._tree.version == 1:
-            cpu = self._read_number("cpuacct", "cpuacct.usage")
-            return Usage(
-                cpu_seconds=None if cpu is None else cpu / 1e9,
-                memory_peak_bytes=self._read_number("memory", "memory.max_usage_in_bytes"),
-                pids_peak=self._read_number("pids", "pids.peak"),
-            )
-        cpu = self._read_field("cpu", "cpu.stat", "usage_usec") if "cpu" in self._names else None
-        return Usage(
-            cpu_seconds=None if cpu is None else cpu / 1e6,
-            memory_peak_bytes=self._read_number("memory", "memory.peak"),
-            pids_peak=self._read_number("pids", "pids.peak"),
-        )
-
-    def _read_text(self, controller: str, file: str) -> str:
-        folder = self._names.get(controller)
-        if folder is None:
-            return ""
-        try:
-            descriptor = os.open(f"{folder}/{file}", os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
-            return ""  # the kernel is older than the file: the figure is null, never a guess
-        try:
-            return os.read(descriptor, READ_BYTES).decode()
-        except OSError:
-            return ""
-        finally:
-            os.close(descriptor)
-
-    def _read_number(self, controller: str, file: str) -> int | None:
-        text = self._read_text(controller, file).strip()
-        return int(text) if text.isdecimal() else None
-
-    def _read_field(self, controller: str, file: str, field: str) -> int:
-        for line in self._read_text(controller, file).splitlines():
-            name, _, value = line.partition(" ")
-            if name == field and value.strip().isdecimal():
-                return int(value)
-        return 0
 
     def kill(self) -> None:
         """Send SIGKILL to every process inside."""
@@ -182,6 +130,7 @@ class SandboxCgroup:
         Raises:
             HostResources: a process will not die (it hangs in the kernel); the janitor tries again later.
         """
+        self.counters.close()
         remove_cgroups(self._distinct)
 
 

@@ -70,8 +70,10 @@ class Sandbox:
         """
         try:
             self._make()
-        except BaseException:
+        except BaseException as error:
             self.destroy()
+            if isinstance(error, OSError):  # no descriptor is left for the supervision
+                raise HostResources.of(f"cannot start a sandbox: {error.strerror}") from error
             raise
         return self
 
