@@ -5,19 +5,19 @@ runsc runs with ``--ignore-cgroups`` inside it: runsc's own cgroups are gone bef
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
-import signal
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sandfleet_config.errors import HostResources
 
 from sandfleet_worker.policy import CPU_PERIOD_MICROSECONDS
-from sandfleet_worker.sandbox.cgroup_tree import write_quietly
+from sandfleet_worker.sandbox.cgroup_tree import write_existing, write_quietly
 from sandfleet_worker.sandbox.counters import Counters
+from sandfleet_worker.sandbox.processes import kill_processes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -128,7 +128,7 @@ class SandboxCgroup:
         """Kill what is left inside and remove the folders; fine when they are gone already.
 
         Raises:
-            HostResources: a process will not die (it hangs in the kernel); the janitor tries again later.
+            HostResources: a process will not die (it hangs in the kernel); try again later.
         """
         self.counters.close()
         remove_cgroups(self._distinct)
@@ -138,36 +138,49 @@ def kill_members(folders: Iterable[Path | str]) -> bool:
     """SIGKILL every process in `folders`; return whether there was one."""
     found = False
     for folder in folders:
-        with contextlib.suppress(OSError):
-            for line in Path(folder, "cgroup.procs").read_text().split():
-                found = True
-                if line != "0":  # a process of another pid namespace shows as 0
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(int(line), signal.SIGKILL)
+        pids = read_members(folder)
+        found = found or bool(pids)
+        # cgroup v2 since Linux 5.14: all of them at once, and none that is being born escapes.
+        if pids and not write_existing(f"{folder}/cgroup.kill", "1"):
+            kill_processes(pids, partial(read_members, folder))
     return found
+
+
+def read_members(folder: Path | str) -> set[int]:
+    """Return the processes in a cgroup; 0 stands for those of another pid namespace."""
+    try:
+        return {int(line) for line in Path(folder, "cgroup.procs").read_text().split()}
+    except OSError:
+        return set()
 
 
 def remove_cgroups(folders: Iterable[Path | str]) -> None:
     """Remove `folders` (a sandbox's cgroup on each controller), killing what is inside.
 
     Raises:
-        HostResources: a folder stays busy past the deadline.
+        HostResources: a folder stays busy past the deadline; all others are gone.
     """
     deadline = time.monotonic() + REMOVE_DEADLINE_SECONDS
-    for folder in folders:
-        pause = FIRST_REMOVE_PAUSE_SECONDS
-        while True:
-            try:
-                os.rmdir(folder)  # noqa: PTH106
-                break
-            except FileNotFoundError:
-                break
-            except OSError as error:
-                # A killed process stays a member until it is reaped, some ms after its exit.
-                if error.errno != errno.EBUSY or time.monotonic() > deadline:
-                    msg = f"cannot remove the cgroup {folder}: {error.strerror}"
-                    raise HostResources.of(msg) from error
-            if pause > FIRST_REMOVE_PAUSE_SECONDS:  # what was killed with its sandbox has mostly ended by then
-                kill_members([folder])
-            time.sleep(pause)
-            pause = min(pause * 2, 0.05)
+    faults = [fault for folder in folders if (fault := _remove_cgroup(folder, deadline))]
+    if faults:
+        raise HostResources.of("; ".join(faults))
+
+
+def _remove_cgroup(folder: Path | str, deadline: float) -> str:
+    """Remove one; return why it is still there, empty where it is gone."""
+    pause = FIRST_REMOVE_PAUSE_SECONDS
+    while True:
+        try:
+            os.rmdir(folder)  # noqa: PTH106
+        except FileNotFoundError:
+            return ""
+        except OSError as error:
+            # A killed process stays a member until it is reaped, some ms after its exit.
+            if error.errno != errno.EBUSY or time.monotonic() > deadline:
+                return f"cannot remove the cgroup {folder}: {error.strerror}"
+        else:
+            return ""
+        if pause > FIRST_REMOVE_PAUSE_SECONDS:  # what was killed with its sandbox has mostly ended by then
+            kill_members([folder])
+        time.sleep(pause)
+        pause = min(pause * 2, 0.05)

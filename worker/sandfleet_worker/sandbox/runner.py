@@ -31,6 +31,7 @@ from sandfleet_worker.sandbox.initproto import ExecFailed, Exited
 from sandfleet_worker.sandbox.janitor import Ownership, SweepReport, sweep
 from sandfleet_worker.sandbox.plan import Plan
 from sandfleet_worker.sandbox.probe import pack_probe, probe_job, probe_limits, read_probe
+from sandfleet_worker.sandbox.remover import Remover
 from sandfleet_worker.sandbox.runsc import ROOTFS, SandboxPaths, find_runsc, read_head, read_log_errors
 from sandfleet_worker.sandbox.sandbox import Sandbox
 from sandfleet_worker.sandbox.turns import BootTurns
@@ -39,7 +40,7 @@ from sandfleet_worker.sandbox.warm import IDLE_MEMORY_BYTES, WarmPool
 from sandfleet_worker.supervised_thread import is_resource_error
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from types import TracebackType
 
     from sandfleet_config.outcome import SandboxResult
@@ -58,7 +59,11 @@ LOCAL_JOB = "local"
 class RunscRunner:
     """Runs specs in fresh sandboxes; safe for concurrent use. Call `close`, or use it as a context manager."""
 
-    def __init__(self, config: HostSettings | None = None) -> None:
+    def __init__(self, config: HostSettings | None = None, on_failure: Callable[[str], None] = lambda _: None) -> None:
+        """Set up; `on_failure` hears, from a thread of the runner, why that can go on no more: it is in the log, too.
+
+        Sandboxes still run then, but none is booted ahead: a worker had better end.
+        """
         if config is None:
             check_environment()
         self.config = config or HostSettings()
@@ -71,7 +76,8 @@ class RunscRunner:
         self._turns = BootTurns()
         self.descriptors = self._fit_descriptors()
         warm = self.config.warm.model_copy(update={"size": self.descriptors.spares})
-        self._warm = WarmPool(warm, self._open_sandbox, self._turns)
+        self._remover = Remover(on_failure)
+        self._warm = WarmPool(warm, self._open_sandbox, self._turns, self._remover, on_failure)
 
     def __enter__(self) -> Self:
         """Return the runner itself."""
@@ -86,6 +92,7 @@ class RunscRunner:
     def close(self) -> None:
         """Give the runner's folder back; sandboxes that still run are the callers' to end first."""
         self._warm.close()
+        self._remover.close()
         self._owner.release(self._tree)
 
     def _fit_descriptors(self) -> DescriptorNeed:
@@ -221,7 +228,9 @@ class RunscRunner:
     def _open_sandbox(self) -> Sandbox:
         name = f"{self._owner.name}.{next(self._numbers)}"
         paths, cgroup = SandboxPaths(self._owner.folder / name), SandboxCgroup(self._tree, name)
-        return Sandbox(self.config.runsc, paths, cgroup, self.config.allow_unenforced).open()
+        return Sandbox(
+            self.config.runsc, paths, cgroup, self.config.allow_unenforced, on_left=self._remover.retry
+        ).open()
 
     def _run_in_sandbox(
         self,

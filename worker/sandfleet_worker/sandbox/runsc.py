@@ -35,6 +35,8 @@ class RunscBinary:
 
     path: str
     version: str
+    needs_stop: bool = True
+    """Whether its idle sandboxes take CPU unless they are stopped (releases before 20260622, gVisor issue 13361)."""
 
 
 def find_runsc(name: str) -> RunscBinary:

@@ -34,7 +34,11 @@ class Sentry:
             pid = find_sentry(paths)
             if pid is not None:
                 with contextlib.suppress(OSError):
-                    return cls(pid)
+                    sentry = cls(pid)
+                    # Asked again now that it is held: the number may have been another process's by then.
+                    if find_sentry(paths) == pid:
+                        return sentry
+                    sentry.close()
             time.sleep(STATE_PAUSE_SECONDS)
         return None
 
