@@ -112,8 +112,7 @@ class ImageStore:
             config = _unpack(source, oci, workshop)
             add_mount_points(workshop.tree)
             header = b"sandfleet tree 1\0" + repr(config).encode() + b"\0\n"
-            content = settle(workshop.tree, began, header=header, is_hashed=oci is None)
-            self._limits.check(content.size_bytes, content.files)
+            content = settle(workshop.tree, began, self._limits, header=header, is_hashed=oci is None)
             blob = folder / "blob"
             blob.mkdir(mode=0o755)
             erofs = blob / "image.erofs"
