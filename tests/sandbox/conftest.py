@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 from attacking import attack
-from initbox import init, init_image, new_sandbox, sandbox
+from initbox import abilities_folder, init, init_image, new_sandbox, runsc, sandbox
 from leftovers import left_behind
 from sandfleet_config.outcome import Outcome
 from sandfleet_config.settings import HostSettings, ImagesSettings, PolicySettings, RunscSettings, WarmSettings
 from sandfleet_config.spec import SandboxSpec
 from sandfleet_worker.policy import admit
+from sandfleet_worker.sandbox.abilities import MEMORY_FILE
 from sandfleet_worker.sandbox.demand import Spare
 from sandfleet_worker.sandbox.images import ImageStore
 from sandfleet_worker.sandbox.runner import RunscRunner
@@ -26,8 +27,17 @@ if TYPE_CHECKING:
 
     from sandfleet_worker.policy import Admitted
     from sandfleet_worker.sandbox.cancellation import Cancellation
+    from sandfleet_worker.sandbox.runsc import RunscBinary
 
-__all__ = ["attack", "init", "init_image", "new_sandbox", "sandbox"]  # fixtures from beside
+__all__ = [
+    "abilities_folder",
+    "attack",
+    "init",
+    "init_image",
+    "new_sandbox",
+    "runsc",
+    "sandbox",
+]  # fixtures from beside
 
 BINARIES = ("runsc", "mkfs.erofs", "mmdebstrap", "busybox")
 
@@ -63,8 +73,16 @@ def spare_cores(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def host(request: pytest.FixtureRequest, images_root: Path, tmp_path: Path) -> HostSettings:
-    """Return settings with a state folder of this test's own; cold or warm where the module has both `ROUNDS`."""
+def host(
+    request: pytest.FixtureRequest, images_root: Path, tmp_path: Path, runsc: RunscBinary, abilities_folder: Path
+) -> HostSettings:
+    """Return settings with a state folder of this test's own; cold or warm where the module has both `ROUNDS`.
+
+    What runsc can do is known there: no test but those of that meets the sandboxes that find it out.
+    """
+    assert runsc.abilities.is_quiet == ("sidecar-usage-policy" in runsc.flags)
+    (tmp_path / "runsc").mkdir(mode=0o711)
+    shutil.copy(abilities_folder / MEMORY_FILE, tmp_path / "runsc")
     return HostSettings(
         warm=WarmSettings(size=2 if getattr(request, "param", "cold") == "warm" else 0),
         runsc=RunscSettings(root_dir=tmp_path / "runsc"),

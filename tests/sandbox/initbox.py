@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import shutil
 import subprocess
@@ -15,12 +14,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from sandfleet_config.settings import HostSettings, RunscSettings, WarmSettings
 from sandfleet_worker.sandbox import initproto
-from sandfleet_worker.sandbox.bundle import INIT_CAPABILITIES
+from sandfleet_worker.sandbox.bundle import encode_config
 from sandfleet_worker.sandbox.initproto import InitJob, Ready, Report, Rlimit, Started, StatusParser, WritablePath
+from sandfleet_worker.sandbox.runner import RunscRunner
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
+
+    from sandfleet_worker.sandbox.runsc import RunscBinary
 
 HERE = Path(__file__).parent
 NATIVE = Path(initproto.__file__).parent / "native"
@@ -51,6 +54,21 @@ def compile_c(source: Path, binary: Path, *flags: str) -> Path:
 def init(tmp_path_factory: pytest.TempPathFactory) -> Path:
     require("runsc", "mkfs.erofs", "busybox", "cc")
     return compile_c(NATIVE / "init.c", tmp_path_factory.mktemp("init") / "init", *CFLAGS)
+
+
+@pytest.fixture(scope="session")
+def abilities_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a state folder in which it is remembered what the runsc under test can do."""
+    return tmp_path_factory.mktemp("abilities")
+
+
+@pytest.fixture(scope="session")
+def runsc(abilities_folder: Path) -> RunscBinary:
+    """Return the runsc under test, with what it can do."""
+    require("runsc", "mkfs.erofs")
+    settings = RunscSettings(root_dir=abilities_folder)
+    with RunscRunner(HostSettings(runsc=settings, warm=WarmSettings(size=0))) as runner:
+        return runner._find_runsc(settings.platform)
 
 
 @pytest.fixture(scope="session")
@@ -86,10 +104,11 @@ def init_image(init: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Sandbox:
     """One attached runsc with our init in it, up to `Ready`."""
 
-    def __init__(self, folder: Path, image: Path, init: Path, capabilities: Sequence[str] = INIT_CAPABILITIES) -> None:
+    def __init__(self, folder: Path, image: Path, init: Path, runsc: RunscBinary) -> None:
         self.folder = folder
         (folder / "rootfs").mkdir(parents=True)
-        (folder / "config.json").write_text(json.dumps(bundle(folder, image, capabilities)))
+        inherits = runsc.abilities.inherits_capabilities
+        (folder / "config.json").write_bytes(encode_config(folder / "rootfs", image, inherits_capabilities=inherits))
         self.output: dict[str, bytearray] = {"stdout": bytearray(), "stderr": bytearray()}
         self._parser = StatusParser()
         self._reports: list[Report] = []
@@ -99,7 +118,8 @@ class Sandbox:
         # runsc puts passed descriptors on low numbers of the guest: ours must not be among them.
         high = [fcntl.fcntl(fd, fcntl.F_DUPFD, 220) for fd in (control_read, status_write, init_fd)]
         command = [
-            "runsc",
+            runsc.path,
+            *(["--directfs=false"] if runsc.abilities.is_directfs_off else []),
             f"--root={folder / 'state'}",
             "--network=none",
             "--ignore-cgroups",
@@ -190,39 +210,12 @@ class Sandbox:
 NewSandbox = Callable[[], Sandbox]
 
 
-def bundle(folder: Path, image: Path, capabilities: Sequence[str]) -> dict[str, Any]:
-    return {
-        "ociVersion": "1.0.2",
-        "root": {"path": str(folder / "rootfs"), "readonly": True},
-        "annotations": {
-            "dev.gvisor.spec.rootfs.source": str(image),
-            "dev.gvisor.spec.rootfs.type": "erofs",
-            "dev.gvisor.spec.rootfs.overlay": "memory",
-        },
-        "hostname": "sandbox",
-        "process": {
-            "args": ["init"],
-            "env": [],
-            "cwd": "/",
-            "user": {"uid": 0, "gid": 0},
-            "terminal": False,
-            "noNewPrivileges": True,
-            # No bounding set: an execve could never give back what is dropped.
-            "capabilities": {"bounding": [], "effective": list(capabilities), "permitted": list(capabilities)},
-        },
-        "mounts": [
-            {"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"]},
-        ],
-        "linux": {"namespaces": [{"type": kind} for kind in ("pid", "ipc", "uts", "mount", "network")]},
-    }
-
-
 @pytest.fixture
-def new_sandbox(tmp_path: Path, init_image: Path, init: Path) -> Iterator[NewSandbox]:
+def new_sandbox(tmp_path: Path, init_image: Path, init: Path, runsc: RunscBinary) -> Iterator[NewSandbox]:
     with contextlib.ExitStack() as stack:
 
         def start() -> Sandbox:
-            sandbox = Sandbox(tmp_path / f"s{time.monotonic_ns()}", init_image, init)
+            sandbox = Sandbox(tmp_path / f"s{time.monotonic_ns()}", init_image, init, runsc)
             stack.callback(sandbox.close)
             return sandbox
 

@@ -27,6 +27,7 @@ from sandfleet_worker.sandbox.initproto import (
 
 if TYPE_CHECKING:
     from initbox import NewSandbox, Sandbox
+    from sandfleet_worker.sandbox.runsc import RunscBinary
 
 # ---- how a job ends ----
 
@@ -141,8 +142,11 @@ def test_the_job_gets_its_own_user_folder_environment_and_limits(sandbox: Sandbo
     lines = sandbox.stdout.splitlines()
     assert lines[:6] == ["uid=1000 gid=1001 groups=5,6", "/tmp", "0077", "box-7", "red", "64"]
     assert lines[6].split() == ["Groups:", "5", "6"]
-    assert {line.split()[1] for line in lines[7:]} == {"0" * 16}
-    assert len(lines) == 11
+    # Ambient ones (CapAmb) are shown since 20260615.
+    names = {"CapInh:", "CapPrm:", "CapEff:", "CapBnd:"}
+    found = dict(zip(*[iter(" ".join(lines[7:]).split())] * 2, strict=True))
+    assert names <= found.keys() <= names | {"CapAmb:"}
+    assert set(found.values()) == {"0" * 16}
 
 
 def test_root_has_no_capabilities_either(sandbox: Sandbox) -> None:
@@ -221,6 +225,35 @@ def test_nothing_else_is_writable(new_sandbox: NewSandbox, uid: int) -> None:
     sandbox.run(shell(script, uid=uid, gid=uid))
     assert sandbox.stdout == ""
     assert sandbox.stderr.count("touch: ") == 6
+
+
+@pytest.mark.parametrize("uid", [NOBODY, 0])
+def test_no_folder_of_dev_is_a_disk_without_a_limit(new_sandbox: NewSandbox, uid: int) -> None:
+    sandbox = new_sandbox()
+    script = "cd /dev; for f in $(busybox find . -type d); do test $f = ./shm || touch $f/f 2>&- && echo $f; done"
+    assert sandbox.run(shell(script, uid=uid, gid=uid)) == Exited(1, disk_full=False)
+    assert sandbox.stdout == "./shm\n"
+
+
+def test_many_empty_files_are_a_full_disk(sandbox: Sandbox, runsc: RunscBinary) -> None:
+    """gVisor's tmpfs has nr_inodes since 20260520; on older releases the memory limit bounds them."""
+    # One busybox for many files: the shell would need a process for each.
+    script = "cd /tmp; i=0; while test $i -lt 60; do mkdir $i; cd $i; eval busybox touch $NAMES || break; cd ..; i=$((i+1)); done"
+    names = " ".join(f"f{number}" for number in range(100))
+    ended = sandbox.run(shell(f"{script} 2>&-; echo $i; test $i = 60", envp=[f"PATH={PATH}", f"NAMES={names}"]))
+    if runsc.abilities.is_quiet:
+        assert ended == Exited(1, disk_full=True)
+        assert 38 <= int(sandbox.stdout) <= 40  # 8 MiB: 4096 inodes
+    else:
+        assert ended == Exited(0, disk_full=False)
+
+
+@pytest.mark.parametrize("uid", [NOBODY, 0, 1000])
+def test_standard_output_opens_again(new_sandbox: NewSandbox, uid: int) -> None:
+    sandbox = new_sandbox()
+    script = "echo a >/dev/stdout && echo b >/dev/stderr && echo c >/proc/self/fd/1"
+    assert sandbox.run(shell(script, uid=uid, gid=uid)) == Exited(0, disk_full=False), sandbox.stderr
+    assert (sandbox.stdout, sandbox.stderr) == ("a\nc\n", "b\n")
 
 
 # ---- the writable root ----

@@ -212,7 +212,7 @@ def test_labels_never_become_annotations(runner: RunscRunner, run: Run) -> None:
     looker.join()
     assert (outcome.code, outcome.stdout.text) == (ErrorCode.OK, "whole\n")
     annotations = json.loads(texts[0])["annotations"]
-    assert set(annotations) == {f"dev.gvisor.spec.rootfs.{name}" for name in ("source", "type", "overlay")}
+    assert set(annotations) == {f"dev.gvisor.spec.rootfs.{name}" for name in ("source", "type")}
     assert annotations["dev.gvisor.spec.rootfs.source"] == str(runner.images.resolve("busybox").erofs_path)
     assert "kubernetes" not in texts[0]
 

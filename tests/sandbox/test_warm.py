@@ -26,13 +26,13 @@ from sandfleet_config.spec import SandboxSpec
 from sandfleet_worker.policy import admit
 from sandfleet_worker.sandbox import cgroups, remover
 from sandfleet_worker.sandbox import warm as warm_module
+from sandfleet_worker.sandbox.abilities import AbilityFinder
 from sandfleet_worker.sandbox.cgroup_tree import find_tree
 from sandfleet_worker.sandbox.cgroups import SandboxCgroup
 from sandfleet_worker.sandbox.demand import Demand, Spare
 from sandfleet_worker.sandbox.images import ImageStore
 from sandfleet_worker.sandbox.janitor import sweep
 from sandfleet_worker.sandbox.runner import RunscRunner
-from sandfleet_worker.sandbox.runsc import RunscBinary, find_runsc
 from sandfleet_worker.sandbox.sandbox import Sandbox
 from sandfleet_worker.sandbox.sentry import find_sentry
 from sandfleet_worker.sandbox.supervision import Supervision
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
     from sandfleet_worker.sandbox.ending import Ending
     from sandfleet_worker.sandbox.plan import Plan
+    from sandfleet_worker.sandbox.runsc import RunscBinary
 
 SIZE = 2
 HAS_CORES = Spare.has_cores
@@ -208,7 +209,8 @@ def test_an_idle_one_takes_no_cpu_and_little_memory(warm: RunscRunner) -> None:
     wait_idle(warm)
     sandboxes = idle(warm)
     before = [sandbox.cgroup.counters.usage().cpu_seconds for sandbox in sandboxes]
-    assert {psutil.Process(sentry_of(sandbox)).status() for sandbox in sandboxes} == {psutil.STATUS_STOPPED}
+    states = {psutil.Process(sentry_of(sandbox)).status() for sandbox in sandboxes}
+    assert (states == {psutil.STATUS_STOPPED}) != plan_of(warm).binary.abilities.is_quiet
     time.sleep(2)
     after = [sandbox.cgroup.counters.usage() for sandbox in sandboxes]
 
@@ -329,6 +331,8 @@ def test_a_killed_worker_leaves_nothing_that_idled(warm_host: HostSettings) -> N
     tree = find_tree(warm_host.runsc.cgroup_parent)
     root = str(warm_host.runsc.root_dir)
     wish = {"root_dir": root, "images": str(warm_host.images.root), "sandboxes": 1, "warm": SIZE}
+    with RunscRunner(warm_host) as runner:
+        is_quiet = plan_of(runner).binary.abilities.is_quiet
     with subprocess.Popen(
         [sys.executable, Path(__file__).with_name("victim.py")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as victim:
@@ -342,10 +346,11 @@ def test_a_killed_worker_leaves_nothing_that_idled(warm_host: HostSettings) -> N
                 with contextlib.suppress(psutil.Error):
                     words = process.cmdline()
                     is_ours = words[:1] == ["runsc-sandbox"] and root in " ".join(words)
-                    found += is_ours and process.status() == psutil.STATUS_STOPPED
+                    found += is_ours and (is_quiet or process.status() == psutil.STATUS_STOPPED)
             return found
 
-        wait_until(lambda: stopped() == SIZE, BOOT_SECONDS, "all are up")
+        # One that need not stop looks like the one that has a job.
+        wait_until(lambda: stopped() == SIZE + is_quiet, BOOT_SECONDS, "all are up")
         victim.kill()
     report = sweep(warm_host.runsc.root_dir, tree)
     assert report.owners == 1
@@ -378,12 +383,14 @@ def test_no_job_waits_for_the_removal_of_a_sandbox(warm: RunscRunner, monkeypatc
         monkeypatch.setattr(sandbox, "try_destroy", wait_long)
         os.kill(sentry_of(sandbox), signal.SIGKILL)
     started = time.monotonic()
-    assert execute(warm, "true").verdict.code is ErrorCode.OK
-    assert is_removing.wait(10)
-    assert execute(warm, "true").verdict.code is ErrorCode.OK
-    wait_idle(warm)  # the pool goes on, too
-    assert time.monotonic() - started < 30
-    may_go_on.set()
+    try:
+        assert execute(warm, "true").verdict.code is ErrorCode.OK
+        assert is_removing.wait(10)
+        assert execute(warm, "true").verdict.code is ErrorCode.OK
+        wait_idle(warm)  # the pool goes on, too
+        assert time.monotonic() - started < 30
+    finally:
+        may_go_on.set()
     wait_until(lambda: not warm._remover.count_left(), 10, "they are gone")
 
 
@@ -406,10 +413,13 @@ def test_what_would_not_go_is_tried_again(warm: RunscRunner, monkeypatch: pytest
 def test_sandboxes_that_need_no_stop_are_warm_as_soon_as_they_are_up(
     warm_host: HostSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def find(name: str) -> RunscBinary:
-        return replace(find_runsc(name), needs_stop=False)
+    complete = AbilityFinder.complete
 
-    monkeypatch.setattr("sandfleet_worker.sandbox.runner.find_runsc", find)
+    def say_quiet(finder: AbilityFinder, binary: RunscBinary, platform: str) -> RunscBinary:
+        known = complete(finder, binary, platform)
+        return known.with_abilities(replace(known.abilities, is_quiet=True))
+
+    monkeypatch.setattr(AbilityFinder, "complete", say_quiet)
     with RunscRunner(warm_host) as runner:
         execute(runner, "true")
         wait_idle(runner)
@@ -430,6 +440,7 @@ CALLED_BY_THE_THREAD = [
     (BootTurns, "take"),
     (Sandbox, "open"),
     (Sandbox, "boot"),
+    (Sandbox, "hold"),
     (Sandbox, "stop"),
     (Sandbox, "note_stop"),
     (SandboxCgroup, "limit_memory"),
@@ -438,6 +449,10 @@ CALLED_BY_THE_THREAD = [
     (WarmPool, "_find_timeout"),
     (WarmPool, "_tidy"),
 ]
+
+
+CALLED_IF = {True: {"hold"}, False: {"stop", "note_stop"}}
+"""What is not called where sandboxes have to stop while they idle, and where not."""
 
 
 class Failing:
@@ -464,8 +479,10 @@ def test_the_pool_recovers_from_an_error_wherever_its_thread_calls_out(
 ) -> None:
     monkeypatch.setattr(warm_module, "TIDY_SECONDS", 0.2)
     monkeypatch.setattr(warm_module, "FIRST_BACKOFF_SECONDS", 0.05)
+    is_quiet = plan_of(warm).binary.abilities.is_quiet
+    calls = [(owner, name) for owner, name in CALLED_BY_THE_THREAD if name not in CALLED_IF[not is_quiet]]
     errors = itertools.cycle([OSError(errno.EMFILE, "no descriptor"), KeyError("a bug")])
-    for (owner, name), error in zip(CALLED_BY_THE_THREAD, errors, strict=False):
+    for (owner, name), error in zip(calls, errors, strict=False):
         execute(warm, "true")
         wait_idle(warm)
         failing = Failing(owner, name, error)
@@ -510,7 +527,8 @@ def test_what_the_thread_cannot_recover_from_is_told_and_harms_no_job(
     def fail(_: Spare) -> bool:
         raise SystemExit
 
-    with RunscRunner(warm_host, on_failure=told.append) as runner:
+    with RunscRunner(warm_host) as runner:
+        runner.on_failure = told.append
         execute(runner, "true")
         wait_idle(runner)
         job = threading.Thread(target=lambda: endings.append(execute(runner, "sleep", "3")))

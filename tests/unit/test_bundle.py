@@ -2,7 +2,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from sandfleet_worker.sandbox.bundle import new_config, new_env
+from sandfleet_worker.sandbox.initproto import exec_candidates
 
 
 def test_the_last_of_a_name_counts() -> None:
@@ -11,8 +13,35 @@ def test_the_last_of_a_name_counts() -> None:
 
 
 def test_a_bundle_mounts_nothing_of_the_host() -> None:
-    config = new_config(Path("/r"), Path("/i.erofs"))
-    assert {mount["type"] for mount in config["mounts"]} <= {"proc", "sysfs"}
+    config = new_config(Path("/r"), Path("/i.erofs"), inherits_capabilities=True)
+    assert [mount["type"] for mount in config["mounts"]] == ["proc", "sysfs"]
     assert config["root"] == {"path": "/r", "readonly": True}
-    assert all(key.startswith("dev.gvisor.spec.rootfs.") for key in config["annotations"])
-    assert config["process"]["capabilities"]["bounding"] == []
+    assert config["annotations"] == {
+        "dev.gvisor.spec.rootfs.source": "/i.erofs",
+        "dev.gvisor.spec.rootfs.type": "erofs",
+    }
+
+
+INIT_CAPABILITIES = [
+    *("CAP_KILL", "CAP_SETUID", "CAP_SETGID", "CAP_SYS_ADMIN", "CAP_SYS_CHROOT", "CAP_CHOWN", "CAP_DAC_READ_SEARCH"),
+    *("CAP_DAC_OVERRIDE", "CAP_FOWNER"),
+]
+
+
+def test_init_has_no_bounding_set_and_nothing_in_its_environment() -> None:
+    """A bounding set would reach the sentry on the host before 20240916; /proc/gvisor/spec_environ shows the environment."""
+    held = {"effective": INIT_CAPABILITIES, "permitted": INIT_CAPABILITIES}
+    for inherits, more in ((False, {}), (True, {"inheritable": INIT_CAPABILITIES})):
+        process = new_config(Path("/r"), Path("/i.erofs"), inherits_capabilities=inherits)["process"]
+        assert process["capabilities"] == {"bounding": [], **held, **more}
+        assert process["env"] == []
+        assert process["noNewPrivileges"] is True
+
+
+def test_a_command_that_is_too_long_to_look_up_is_refused_before_anything_is_built() -> None:
+    """70,000 folders of PATH and a program's name of 100,000 bytes were 7 GB."""
+    for name, path in (("x" * 100_000, "a:" * 70_000), ("x", ":" * 1_100_000), ("x" * 1_100_000, "/bin")):
+        with pytest.raises(ValueError, match="name the program by its path"):
+            exec_candidates(name, path)
+    assert exec_candidates("x", "a::b") == ["a/x", "x", "b/x"]
+    assert exec_candidates("/bin/x", ":" * 1_100_000) == ["/bin/x"]

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import functools
 import json
+import math
+import os
 import resource
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sandfleet_config.errors import SpecInvalid, UserInvalid
 
-from sandfleet_worker.sandbox.initproto import InitJob, Rlimit, WritablePath, exec_candidates
+from sandfleet_worker.sandbox.initproto import InitJob, Rlimit, WritablePath, encode_job, exec_candidates
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,12 +50,12 @@ HOME_MODE = 0o700
 
 
 @functools.lru_cache(maxsize=64)
-def encode_config(rootfs: Path, erofs: Path) -> bytes:
+def encode_config(rootfs: Path, erofs: Path, *, inherits_capabilities: bool) -> bytes:
     """Return `new_config` as the file that it becomes."""
-    return json.dumps(new_config(rootfs, erofs)).encode()
+    return json.dumps(new_config(rootfs, erofs, inherits_capabilities=inherits_capabilities)).encode()
 
 
-def new_config(rootfs: Path, erofs: Path) -> dict[str, Any]:
+def new_config(rootfs: Path, erofs: Path, *, inherits_capabilities: bool) -> dict[str, Any]:
     """Return config.json: an immutable EROFS root, no bind mount from the host, init as guest root.
 
     A job's writable root is init's doing, inside. Labels never become annotations: runsc reads those as flags.
@@ -65,7 +68,7 @@ def new_config(rootfs: Path, erofs: Path) -> dict[str, Any]:
             "args": ["init"],
             "env": [],
             "cwd": "/",
-            "capabilities": {"bounding": [], "effective": INIT_CAPABILITIES, "permitted": INIT_CAPABILITIES},
+            "capabilities": new_capabilities(inherits_capabilities=inherits_capabilities),
             "noNewPrivileges": True,
             # Else the guest inherits the worker's hard limit, and init, without CAP_SYS_RESOURCE, cannot raise it.
             "rlimits": [{"type": "RLIMIT_NOFILE", "soft": MAX_OPEN_FILES, "hard": MAX_OPEN_FILES}],
@@ -80,10 +83,40 @@ def new_config(rootfs: Path, erofs: Path) -> dict[str, Any]:
         "annotations": {
             "dev.gvisor.spec.rootfs.source": str(erofs),
             "dev.gvisor.spec.rootfs.type": "erofs",
-            # runsc 20240729 demands the key even for a read-only root.
-            "dev.gvisor.spec.rootfs.overlay": "memory",
         },
     }
+
+
+def new_capabilities(*, inherits_capabilities: bool) -> dict[str, list[str]]:
+    """Return init's capabilities.
+
+    From release 20250611 on, an exec by root gets the union of bounding and inheritable ones, so that without either init would
+    have none. A bounding set would do as well, but releases before 20240916 give it to the sentry process on the host.
+    """
+    held = {"effective": INIT_CAPABILITIES, "permitted": INIT_CAPABILITIES}
+    return {"bounding": [], **held, **({"inheritable": INIT_CAPABILITIES} if inherits_capabilities else {})}
+
+
+@dataclass(frozen=True)
+class PackedJob:
+    """The message that gives init its job, the first word of its command, and the size of its longest argument or variable."""
+
+    message: bytes
+    command: str
+    longest_argument_bytes: int
+
+
+def pack_job(job: InitJob) -> PackedJob:
+    """Return the job as a message.
+
+    Raises:
+        SpecInvalid: the job does not fit into a message.
+    """
+    try:
+        longest = max(len(item.encode(errors="surrogateescape")) for item in (*job.argv, *job.envp))
+        return PackedJob(encode_job(job), job.argv[0], longest)
+    except ValueError as error:
+        raise SpecInvalid.of(str(error)) from error
 
 
 def new_init_job(limits: Admitted, image: Image, user: ResolvedUser) -> InitJob:
@@ -103,11 +136,15 @@ def new_init_job(limits: Admitted, image: Image, user: ResolvedUser) -> InitJob:
         raise SpecInvalid.of(msg, errors=[{"field": "command", "message": msg}])
     home = home_of(image, user)
     env = new_env(image.env, spec.env, home)
+    try:
+        candidates = exec_candidates(argv[0], env["PATH"])
+    except ValueError as error:
+        raise SpecInvalid.of(f"command: {error}", errors=[{"field": "command", "message": str(error)}]) from error
     writable = ["/tmp", "/dev/shm"]  # noqa: S108  folders of the sandbox, not of the host
     if spec.security.read_only_rootfs and home != "/tmp" and image.has_directory(home):  # noqa: S108
         writable.append(home)
     return InitJob(
-        candidates=exec_candidates(argv[0], env["PATH"]),
+        candidates=candidates,
         argv=argv,
         envp=[f"{key}={value}" for key, value in env.items()],
         uid=user.uid,
@@ -140,9 +177,12 @@ def new_env(image_env: Sequence[str], spec_env: Sequence[str], home: str) -> dic
 def new_rlimits(limits: Admitted, uid: int) -> list[Rlimit]:
     """Return the guest's own limits. RLIMIT_NPROC is the pids limit: a host cgroup does not count guest threads.
 
-    RLIMIT_CPU is not enforced by gVisor (measured); the wall clock and the CPU quota are.
+    RLIMIT_CPU is more than a process can use before its time is up on every core: should the worker's own clock fail, the
+    sandbox's kernel ends it. It holds where it is set in the guest; in the bundle, releases before 20241118 ignore it (tried).
     """
     stack = Rlimit(resource.RLIMIT_STACK, STACK_BYTES, STACK_BYTES)
+    wall_seconds = limits.timeout_seconds + limits.grace_seconds
+    cpu_seconds = math.ceil(wall_seconds * (os.cpu_count() or 1)) + 1
     # gVisor counts a user's processes by their births (measured): a job's first one is born as init's user and not
     # among them. For uid 0 init itself stands in for it, which was born as root.
     counted = limits.pids_limit if uid == 0 else limits.pids_limit - 1
@@ -150,5 +190,6 @@ def new_rlimits(limits: Admitted, uid: int) -> list[Rlimit]:
         Rlimit(resource.RLIMIT_NPROC, counted, counted),
         Rlimit(resource.RLIMIT_NOFILE, MAX_OPEN_FILES, MAX_OPEN_FILES),
         Rlimit(resource.RLIMIT_CORE, 0, 0),
+        Rlimit(resource.RLIMIT_CPU, cpu_seconds, cpu_seconds),
         stack,
     ]

@@ -212,11 +212,22 @@ def encode_job(job: InitJob) -> bytes:
 
 
 def exec_candidates(command0: str, path_env: str) -> list[str]:
-    """Expand a command's first word as execvp(3) does; an empty PATH entry is the current folder."""
+    """Expand a command's first word as execvp(3) does; an empty PATH entry is the current folder.
+
+    Raises:
+        ValueError: all of them would not fit into a message.
+    """
     if not command0:
         return []
     if "/" in command0:
         return [command0]
+    # Before any is built: 70,000 folders and a name of 100,000 bytes would be 7 GB.
+    folders, separators = path_env.count(":") + 1, 2
+    if len(path_env) + folders * (len(command0) + separators) > MAX_MESSAGE_BYTES:
+        raise ValueError(
+            f"a PATH of {folders} folders and a program's name of {len(command0)} characters are too long to look it up: "
+            "name the program by its path"
+        )
     return [f"{folder}/{command0}" if folder else command0 for folder in path_env.split(":")]
 
 

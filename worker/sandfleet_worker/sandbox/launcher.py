@@ -65,8 +65,10 @@ class Launcher:
     passed: Sequence[int]
 
     @classmethod
-    def spawn(cls, settings: RunscSettings, procs_files: Sequence[str]) -> Self:
+    def spawn(cls, settings: RunscSettings, procs_files: Sequence[str], *, is_quiet: bool = False) -> Self:
         """Start one that enters the cgroups of `procs_files`, and dies with the thread that calls this.
+
+        `is_quiet` is runsc's, see `Abilities`.
 
         Raises:
             GVisorNotAvailable: a program of ours is missing.
@@ -85,7 +87,7 @@ class Launcher:
             # The launcher gets its own; here they are closed below.
             passed = [_duplicate_high(fd, opened) for fd in (control_r, status_w, init)]
             process = subprocess.Popen(
-                launch_command(settings, passed[0], procs_files),
+                launch_command(settings, passed[0], procs_files, is_quiet=is_quiet),
                 stdin=stdin_r,
                 stdout=stdout_w,
                 stderr=stderr_w,
@@ -147,14 +149,17 @@ class Launcher:
         self.pipes.close_all()
 
 
-def launch_command(settings: RunscSettings, command_fd: int, procs_files: Sequence[str]) -> list[str]:
+def launch_command(
+    settings: RunscSettings, command_fd: int, procs_files: Sequence[str], *, is_quiet: bool = False
+) -> list[str]:
     """Return the argv of a launcher that enters its cgroups, waits on `command_fd` and dies with the thread that spawns it."""
-    membarrier = str(int(settings.membarrier))
+    membarrier, batch = str(int(settings.membarrier or is_quiet)), str(int(not is_quiet))
     return [
         LAUNCH,
         str(os.getpid()),
         str(command_fd),
         membarrier,
+        batch,
         str(len(procs_files)),
         *procs_files,
     ]

@@ -20,14 +20,15 @@ from sandfleet_config.settings import HostSettings, WorkerSettings, check_enviro
 from sandfleet_config.spec import SandboxSpec
 
 from sandfleet_worker.policy import admit
-from sandfleet_worker.sandbox.bundle import new_init_job
+from sandfleet_worker.sandbox.abilities import AbilityFinder
+from sandfleet_worker.sandbox.bundle import new_init_job, pack_job
 from sandfleet_worker.sandbox.cancellation import Cancellation
 from sandfleet_worker.sandbox.cgroup_tree import find_tree
 from sandfleet_worker.sandbox.cgroups import SandboxCgroup
 from sandfleet_worker.sandbox.descriptors import DescriptorNeed, raise_limit
 from sandfleet_worker.sandbox.ending import Ending, limit_states
 from sandfleet_worker.sandbox.images import ImageStore, resolve_user
-from sandfleet_worker.sandbox.initproto import ExecFailed, Exited
+from sandfleet_worker.sandbox.initproto import Exited
 from sandfleet_worker.sandbox.janitor import Ownership, SweepReport, sweep
 from sandfleet_worker.sandbox.plan import Plan
 from sandfleet_worker.sandbox.probe import pack_probe, probe_job, probe_limits, read_probe
@@ -46,9 +47,10 @@ if TYPE_CHECKING:
     from sandfleet_config.outcome import SandboxResult
 
     from sandfleet_worker.policy import Admitted
+    from sandfleet_worker.sandbox.bundle import PackedJob
     from sandfleet_worker.sandbox.images import Image
-    from sandfleet_worker.sandbox.initproto import InitJob
     from sandfleet_worker.sandbox.probe import ProbeReport
+    from sandfleet_worker.sandbox.runsc import RunscBinary
 
 log = logging.getLogger(__name__)
 
@@ -59,14 +61,13 @@ LOCAL_JOB = "local"
 class RunscRunner:
     """Runs specs in fresh sandboxes; safe for concurrent use. Call `close`, or use it as a context manager."""
 
-    def __init__(self, config: HostSettings | None = None, on_failure: Callable[[str], None] = lambda _: None) -> None:
-        """Set up; `on_failure` hears, from a thread of the runner, why that can go on no more: it is in the log, too.
-
-        Sandboxes still run then, but none is booted ahead: a worker had better end.
-        """
+    def __init__(self, config: HostSettings | None = None) -> None:
+        """Set up for `config`, by default the environment's settings."""
         if config is None:
             check_environment()
         self.config = config or HostSettings()
+        self.on_failure: Callable[[str], None] = lambda _: None
+        """Hears why a thread of the runner has ended, in that thread: jobs still run, each in a sandbox that boots for it."""
         self.images = ImageStore(self.config.images.root)
         self._tree = find_tree(self.config.runsc.cgroup_parent)
         self._owner = Ownership(self.config.runsc.root_dir)
@@ -76,8 +77,12 @@ class RunscRunner:
         self._turns = BootTurns()
         self.descriptors = self._fit_descriptors()
         warm = self.config.warm.model_copy(update={"size": self.descriptors.spares})
-        self._remover = Remover(on_failure)
-        self._warm = WarmPool(warm, self._open_sandbox, self._turns, self._remover, on_failure)
+        self._remover = Remover(self._fail)
+        self._abilities = AbilityFinder(
+            self.config.runsc.root_dir, is_rootless=self.config.runsc.rootless, boot=self._boot_probe
+        )
+        self._is_quiet = False  # until a runsc is known
+        self._warm = WarmPool(warm, self._open_sandbox, self._turns, self._remover, self._fail)
 
     def __enter__(self) -> Self:
         """Return the runner itself."""
@@ -94,6 +99,9 @@ class RunscRunner:
         self._warm.close()
         self._remover.close()
         self._owner.release(self._tree)
+
+    def _fail(self, reason: str) -> None:
+        self.on_failure(reason)
 
     def _fit_descriptors(self) -> DescriptorNeed:
         """Raise the process's limit of open files, and return what fits under it; too low a limit costs sandboxes ahead first."""
@@ -155,15 +163,24 @@ class RunscRunner:
         Raises:
             SandboxError: why no job could run: ``GVisorNotAvailable``, ``HostResources``, ``SandboxCreationFailed``...
         """
-        limits = probe_limits(self.config, platform or self.config.runsc.platform)
-        binary = find_runsc(self.config.runsc.path)
-        plan = Plan.of(binary, limits.platform, pack_probe(self._owner.folder, self._lock))
+        platform = platform or self.config.runsc.platform
+        binary = self._find_runsc(platform)
+        try:
+            return self._boot_probe(binary, platform)
+        except SandboxError:
+            # What an earlier process remembered may hold no more, as after a move of runsc or of its helpers.
+            self._abilities.forget(binary)
+            return self._boot_probe(self._find_runsc(platform), platform)
+
+    def _boot_probe(self, binary: RunscBinary, platform: str) -> ProbeReport:
+        limits = probe_limits(self.config, platform)
+        plan = Plan.of(binary, platform, pack_probe(self._owner.folder, self._lock))
         now = time.monotonic()
         cancel = Cancellation()
         sandbox = self._boot(plan, limits, cancel)
         return read_probe(
             self._run_in_sandbox(
-                sandbox, limits, probe_job(limits), asked=now, resolved=now, deadline=None, cancel=cancel
+                sandbox, limits, pack_job(probe_job(limits)), asked=now, resolved=now, deadline=None, cancel=cancel
             )
         )
 
@@ -181,7 +198,7 @@ class RunscRunner:
         cancel.raise_if_set()
         image = self.images.resolve(limits.spec.image)
         user = resolve_user(image, limits.spec.security.user)
-        job = new_init_job(limits, image, user)
+        job = pack_job(new_init_job(limits, image, user))
         with self.images.hold(image):
             resolved = time.monotonic()
             sandbox = self._take(self._new_plan(image, limits.platform), limits, cancel)
@@ -191,7 +208,12 @@ class RunscRunner:
         return replace(ending, image_digest=image.digest)
 
     def _new_plan(self, image: Image, platform: str) -> Plan:
-        return Plan.of(find_runsc(self.config.runsc.path), platform, image.erofs_path)
+        return Plan.of(self._find_runsc(platform), platform, image.erofs_path)
+
+    def _find_runsc(self, platform: str) -> RunscBinary:
+        binary = self._abilities.complete(find_runsc(self.config.runsc.path), platform)
+        self._is_quiet = binary.abilities.is_quiet
+        return binary
 
     def _take(self, plan: Plan, limits: Admitted, cancel: Cancellation) -> Sandbox:
         """Return a sandbox of `plan` for one job: one that is up, or boots, or a new one."""
@@ -228,15 +250,14 @@ class RunscRunner:
     def _open_sandbox(self) -> Sandbox:
         name = f"{self._owner.name}.{next(self._numbers)}"
         paths, cgroup = SandboxPaths(self._owner.folder / name), SandboxCgroup(self._tree, name)
-        return Sandbox(
-            self.config.runsc, paths, cgroup, self.config.allow_unenforced, on_left=self._remover.retry
-        ).open()
+        settings, allowed = self.config.runsc, self.config.allow_unenforced
+        return Sandbox(settings, paths, cgroup, allowed, is_quiet=self._is_quiet, on_left=self._remover.retry).open()
 
     def _run_in_sandbox(
         self,
         sandbox: Sandbox,
         limits: Admitted,
-        job: InitJob,
+        job: PackedJob,
         *,
         asked: float,
         resolved: float,
@@ -245,7 +266,7 @@ class RunscRunner:
     ) -> Ending:
         with sandbox:
             watch = sandbox.supervision
-            watch.run(job, limits, cancel, deadline)
+            watch.run(job.message, limits, cancel, deadline)
             runsc_exit = sandbox.wait_exit()
             collected = time.monotonic()
             verdict = decide(_new_facts(sandbox, limits, runsc_exit, job))
@@ -292,7 +313,7 @@ def _host_faults() -> Iterator[None]:
         raise HostResources.of(msg) from error
 
 
-def _new_facts(sandbox: Sandbox, limits: Admitted, runsc_exit: int | None, job: InitJob) -> Facts:
+def _new_facts(sandbox: Sandbox, limits: Admitted, runsc_exit: int | None, job: PackedJob) -> Facts:
     watch = sandbox.supervision
     # Where init has told the end nobody asks runsc: two files less to read.
     runsc_log, panic = ("", "") if watch.end is not None else _read_logs(sandbox)
@@ -309,14 +330,10 @@ def _new_facts(sandbox: Sandbox, limits: Admitted, runsc_exit: int | None, job: 
         runsc_log=runsc_log,
         panic=panic,
         platform=sandbox.plan.platform if sandbox.plan else "",
-        command=job.argv[0],
-        longest_argument_bytes=_find_longest(job) if isinstance(watch.end, ExecFailed) else 0,
+        command=job.command,
+        longest_argument_bytes=job.longest_argument_bytes,
         memory_bytes=limits.memory_bytes,
     )
-
-
-def _find_longest(job: InitJob) -> int:
-    return max(len(item.encode(errors="surrogateescape")) for item in (*job.argv, *job.envp))
 
 
 def _is_image_overwritten(sandbox: Sandbox) -> bool:

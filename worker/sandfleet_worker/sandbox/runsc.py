@@ -8,9 +8,9 @@ import os
 import re
 import shutil
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from sandfleet_config.errors import GVisorNotAvailable
 
@@ -30,13 +30,31 @@ LAUNCH_EXIT_CGROUP, LAUNCH_EXIT_EXEC, LAUNCH_EXIT_PARENT_GONE = 120, 121, 122
 
 
 @dataclass(frozen=True)
+class Abilities:
+    """How sandboxes boot with a runsc, as a boot has shown; see abilities.py.
+
+    `inherits_capabilities`: the bundle gives init its capabilities as inheritable ones. `is_directfs_off`: boot with
+    ``--directfs=false``, which makes the host's sentry nobody without capabilities. `is_quiet`: an idle sandbox takes no CPU,
+    and neither SCHED_BATCH nor hiding membarrier(2) makes a boot faster.
+    """
+
+    inherits_capabilities: bool = False
+    is_directfs_off: bool = False
+    is_quiet: bool = False
+
+
+@dataclass(frozen=True)
 class RunscBinary:
-    """A runsc that was found on this host."""
+    """A runsc that was found on this host; `flags` are the names of the global flags that it knows."""
 
     path: str
     version: str
-    needs_stop: bool = True
-    """Whether its idle sandboxes take CPU unless they are stopped (releases before 20260622, gVisor issue 13361)."""
+    flags: frozenset[str] = field(default=frozenset(), repr=False)
+    abilities: Abilities = Abilities()
+
+    def with_abilities(self, abilities: Abilities) -> Self:
+        """Return the same binary with what it can do."""
+        return replace(self, abilities=abilities)
 
 
 def find_runsc(name: str) -> RunscBinary:
@@ -66,19 +84,29 @@ def _find_path(name: str, _search_path: str | None) -> str:
 
 @functools.lru_cache(maxsize=8)
 def _read_version(path: str, mtime_ns: int, size: int) -> RunscBinary:  # noqa: ARG001  a changed file is asked anew
-    try:
-        done = subprocess.run(
-            [path, "--version"], capture_output=True, text=True, timeout=VERSION_DEADLINE_SECONDS, check=True
-        )
-    except (OSError, subprocess.SubprocessError) as error:
-        msg = f"{path} --version does not work: {error}"
-        raise GVisorNotAvailable.of(msg) from error
-    version = parse_version(done.stdout)
+    version = parse_version(_ask(path, "--version"))
     released = release_date(version)
     if released is not None and released < MIN_RELEASE_DATE:
         msg = f"runsc {version} is too old (needs release {MIN_RELEASE_DATE} or later): install Debian trixie's package `runsc`"
         raise GVisorNotAvailable.of(msg)
-    return RunscBinary(path, version)
+    return RunscBinary(path, version, parse_flags(_ask(path, "flags")))
+
+
+def _ask(path: str, word: str) -> str:
+    try:
+        done = subprocess.run(
+            [path, word], capture_output=True, text=True, timeout=VERSION_DEADLINE_SECONDS, check=True
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        msg = f"{path} {word} does not work: {error}"
+        raise GVisorNotAvailable.of(msg) from error
+    # runsc prints its flags on stderr.
+    return done.stdout + done.stderr
+
+
+def parse_flags(text: str) -> frozenset[str]:
+    """Return the names of the global flags in what ``runsc flags`` prints: a line of each begins with blanks and a dash."""
+    return frozenset(re.findall(r"^\s+-([a-z][a-zA-Z0-9-]*)", text, re.MULTILINE))
 
 
 def parse_version(text: str) -> str:
@@ -142,6 +170,8 @@ def new_command(
     ]
     if settings.rootless:
         flags.append("--rootless")
+    if binary.abilities.is_directfs_off:
+        flags.append("--directfs=false")
     run = [f"--bundle={paths.folder}", f"--pass-fd={control}:3", f"--pass-fd={status}:4", f"--exec-fd={init}"]
     return [binary.path, *flags, "run", *run, paths.folder.name]
 

@@ -44,10 +44,12 @@ class Sandbox:
         paths: SandboxPaths,
         cgroup: SandboxCgroup,
         allow_unenforced: frozenset[LimitName] = frozenset(),
+        *,
+        is_quiet: bool = False,
         on_left: Callable[[Sandbox], None] = lambda _: None,
     ) -> None:
+        self._settings, self._allow_unenforced, self._is_quiet = settings, allow_unenforced, is_quiet
         self._on_left = on_left
-        self._settings, self._allow_unenforced = settings, allow_unenforced
         self.paths, self.cgroup = paths, cgroup
         self.plan: Plan | None = None
         self.is_warm = False
@@ -86,7 +88,7 @@ class Sandbox:
         except OSError as error:
             raise _no_folder(error) from error
         self.cgroup.make()
-        launcher = self._launcher = Launcher.spawn(self._settings, self.cgroup.procs_files)
+        launcher = self._launcher = Launcher.spawn(self._settings, self.cgroup.procs_files, is_quiet=self._is_quiet)
         self.supervision = Supervision(
             pipes=launcher.pipes, pidfd=launcher.pidfd, kill_sandbox=self.kill, end_sandbox=launcher.kill
         )
@@ -100,7 +102,11 @@ class Sandbox:
         self.plan = plan
         try:
             with open(f"{self.paths.folder}/config.json", "xb") as file:  # noqa: PTH123  faster than pathlib's
-                file.write(encode_config(self.paths.rootfs, plan.erofs))
+                file.write(
+                    encode_config(
+                        self.paths.rootfs, plan.erofs, inherits_capabilities=plan.binary.abilities.inherits_capabilities
+                    )
+                )
         except OSError as error:
             raise _no_folder(error) from error
         assert self._launcher is not None
@@ -116,6 +122,12 @@ class Sandbox:
         """
         self._sentry = Sentry.find(self.paths)
         return self._sentry is not None and self._sentry.stop()
+
+    def hold(self) -> bool:
+        """Hold an idle sandbox's kernel as it is, where it need not stop: it is warm at once. False where it cannot be found."""
+        self._sentry = Sentry.find(self.paths)
+        self.is_warm = self._sentry is not None
+        return self.is_warm
 
     @property
     def is_stopping(self) -> bool:
@@ -135,6 +147,8 @@ class Sandbox:
             return False
         if self._sentry is None:
             return True
+        if not self._sentry.is_told_to_stop:
+            return not self._sentry.is_dying
         return (self._sentry.is_stopped or not self.is_warm) and self._sentry.go_on()
 
     def assign(self, limits: Admitted) -> None:

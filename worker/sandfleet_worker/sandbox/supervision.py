@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 from sandfleet_config.errors import ErrorCode
 
 from sandfleet_worker.sandbox.capture import Capture
-from sandfleet_worker.sandbox.initproto import TERMINATE, Exited, Ready, Signaled, Started, StatusParser, encode_job
+from sandfleet_worker.sandbox.initproto import TERMINATE, Exited, Ready, Signaled, Started, StatusParser
 from sandfleet_worker.sandbox.verdict import Kill
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from sandfleet_worker.policy import Admitted
     from sandfleet_worker.sandbox.cancellation import Cancellation
-    from sandfleet_worker.sandbox.initproto import InitJob
     from sandfleet_worker.sandbox.launcher import Pipes
     from sandfleet_worker.sandbox.verdict import End
 
@@ -134,15 +133,15 @@ class Supervision:
             self._step()
         return self.clock.ready is not None
 
-    def run(self, job: InitJob, limits: Admitted, cancel: Cancellation, deadline: float | None) -> None:
-        """Hand over `job` and wait until the sandbox is gone and both outputs are read to their ends."""
+    def run(self, message: bytes, limits: Admitted, cancel: Cancellation, deadline: float | None) -> None:
+        """Hand over the job's `message` and wait until the sandbox is gone and both outputs are read to their ends."""
         self._limits, self._cancel = limits, cancel
         if deadline is not None:
             self._deadlines["deadline"] = deadline
         self._selector.register(cancel.open_fd(), selectors.EVENT_READ, self._on_cancel)
         try:
             if self.wait_ready():
-                self._hand_over(job)
+                self._hand_over(message)
             while not self._is_gone:
                 self._step()
             self._drain()
@@ -154,14 +153,14 @@ class Supervision:
         """Close the selector; the pipes are the caller's."""
         self._selector.close()
 
-    def _hand_over(self, job: InitJob) -> None:
+    def _hand_over(self, message: bytes) -> None:
         assert self._limits is not None
         self._deadlines = {name: at for name, at in self._deadlines.items() if name == "deadline"}
         self._deadlines["start"] = time.monotonic() + self._boot_deadline
         output = self._limits.spec.output
         self.stdout = Capture(self._limits.output_bytes, output.keep)
         self.stderr = Capture(self._limits.output_bytes, output.keep)
-        self._message = memoryview(encode_job(job))
+        self._message = memoryview(message)
         self._selector.register(self.pipes.control, selectors.EVENT_WRITE, self._feed_control)
         self._stdin = memoryview(self._limits.spec.stdin.to_bytes())
         if self._stdin:

@@ -176,7 +176,7 @@ def _from_end(end: End, facts: Facts) -> tuple[ErrorCode, str]:
                 )
             return ErrorCode.SIGNALED, f"the program was ended by {name}"
         case ExecFailed(errno=number, path_exists=exists):
-            return _from_exec(number, exists, facts.command, facts.longest_argument_bytes)
+            return _from_exec(number, exists, facts)
         case ChdirFailed(errno=number):
             return ErrorCode.WORKING_DIR_INVALID, f"cannot change to the working directory: {os.strerror(number)}"
         case UserFailed(errno=number):
@@ -192,8 +192,10 @@ def _from_end(end: End, facts: Facts) -> tuple[ErrorCode, str]:
             assert_never(end)
 
 
-def _from_exec(number: int, path_exists: bool, command: str, longest: int) -> tuple[ErrorCode, str]:  # noqa: FBT001  init's own field
-    shown = ascii(command)
+def _from_exec(number: int, path_exists: bool, facts: Facts) -> tuple[ErrorCode, str]:  # noqa: FBT001  init's own field
+    shown, longest = ascii(facts.command), facts.longest_argument_bytes
+    if number in {errno.ENOMEM, errno.EAGAIN} and facts.counts.fork_failures:
+        return _from_fork_failure(facts)  # gVisor needs a host process for each address space
     if number in {errno.ENOENT, errno.ENOTDIR}:
         reason = "its interpreter is not in the image" if path_exists else "no such program in the image"
         return ErrorCode.COMMAND_NOT_FOUND, f"{shown}: {reason}"

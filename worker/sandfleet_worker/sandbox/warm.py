@@ -257,9 +257,8 @@ class WarmPool:
             return False
         if watch.clock.ready is None or sandbox.is_warm:
             return True
-        if plan is not None and not plan.binary.needs_stop:
-            sandbox.is_warm = True
-            return True
+        if plan is not None and plan.binary.abilities.is_quiet:
+            return sandbox.hold()
         return sandbox.note_stop() if sandbox.is_stopping else sandbox.stop()
 
     def _note_failure(self, why: str) -> None:

@@ -36,6 +36,7 @@ enum fault {
 
 enum { CAP_KILL = 5, CAP_SETGID = 6, CAP_SETUID = 7, CAP_SETPCAP = 8 };
 enum { MS_NOSUID = 2, MS_NODEV = 4, MS_BIND = 4096, MS_REC = 16384 };
+enum { BYTES_PER_INODE = 2048, LEAST_INODES = 1024 };
 enum { CLONE_VM = 0x100, CLONE_VFORK = 0x4000 };
 enum { POLLIN = 1, WNOHANG = 1, CLOCK_MONOTONIC = 1 };
 
@@ -66,7 +67,7 @@ static u32 pointers_used;
 static struct job job;
 static volatile struct failure failure;
 static u8 child_stack[16384] __attribute__((aligned(16)));
-static int disk = -1;
+static int disk = -1, has_inode_limit;
 static u64 started; /* when the program was executed, in microseconds of the sandbox's clock */
 
 /* ---- reports ---- */
@@ -200,21 +201,32 @@ static void check_mount(long result, u32 index) {
 
 /* One tmpfs carries everything the job can write, so that disk_bytes bounds the sum. It is mounted on the first path,
  * and we stand inside it until all is bound: a relative name stays right whatever has been mounted over that path since.
- * gVisor's tmpfs knows no nr_inodes (an unknown option is EINVAL): what many empty files take of the sentry's memory
- * is bounded by the memory cgroup only. */
-static void mount_disk(void) {
+ * A file that is not empty takes a page of 4 KiB at least, so the size bounds those; nr_inodes bounds the empty ones and the
+ * folders. Releases before 20260520 refuse the option (EINVAL), and there the memory cgroup alone bounds them. */
+static long mount_limited_tmpfs(int limits_inodes) {
     struct line options;
+    u64 inodes = job.disk_bytes / BYTES_PER_INODE;
     options.length = 0;
+    put_text(&options, "mode=0700,size=");
+    put_number(&options, job.disk_bytes);
+    if (limits_inodes) {
+        put_text(&options, ",nr_inodes=");
+        put_number(&options, inodes < LEAST_INODES ? LEAST_INODES : inodes);
+    }
+    options.text[options.length] = 0;
+    return sys(NR_mount, "tmpfs", job.paths[0], "tmpfs", MS_NOSUID | MS_NODEV, options.text);
+}
+
+static void mount_disk(void) {
     /* gVisor mounts on a plain file without a word; and no path may miss because an earlier mount hid it. */
     for (u32 i = 0; i < job.path_count; i++) {
         long folder = sys4(NR_openat, AT_FDCWD, job.paths[i], O_PATH | O_DIRECTORY | O_CLOEXEC, 0);
         check_mount(folder, i);
         sys1(NR_close, folder);
     }
-    put_text(&options, "mode=0700,size=");
-    put_number(&options, job.disk_bytes);
-    options.text[options.length] = 0;
-    check_mount(sys(NR_mount, "tmpfs", job.paths[0], "tmpfs", MS_NOSUID | MS_NODEV, options.text), 0);
+    long mounted = mount_limited_tmpfs(1);
+    has_inode_limit = mounted != -EINVAL;
+    check_mount(has_inode_limit ? mounted : mount_limited_tmpfs(0), 0);
     check_mount(sys1(NR_chdir, job.paths[0]), 0);
     disk = (int)sys4(NR_openat, AT_FDCWD, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
     check_mount(disk, 0);
@@ -291,6 +303,27 @@ static long keep_capabilities(u32 wanted) {
     return sys2(NR_capset, &header, data);
 }
 
+/* gVisor's /dev is a tmpfs without a size, and root's: a job of uid 0 could write there past its disk limit. So are the folders in
+ * it: net on every release, char since 20260817. /dev/shm has had its own limit by now. */
+static void keep_from_dev(u32 uid) {
+    static u8 entries[4096] __attribute__((aligned(8)));
+    struct entry { u64 inode, offset; unsigned short length; u8 kind; char name[]; };
+    long folder = sys4(NR_openat, AT_FDCWD, "/dev", O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
+    if (folder == -ENOENT) return;
+    if (folder < 0 || sys3(NR_fchown, folder, uid, uid) < 0) report_fault(FAULT_PRIVILEGES);
+    for (;;) {
+        long size = sys3(NR_getdents64, folder, entries, sizeof entries);
+        if (size < 0) report_fault(FAULT_PRIVILEGES);
+        if (!size) break;
+        for (long at = 0; at < size; at += ((struct entry *)(entries + at))->length) {
+            struct entry *entry = (struct entry *)(entries + at);
+            if (entry->kind != DT_DIR || entry->name[0] == '.' || is_same(entry->name, "shm") || is_same(entry->name, "pts")) continue;
+            if (sys(NR_fchownat, folder, entry->name, uid, uid, AT_SYMLINK_NOFOLLOW) < 0) report_fault(FAULT_PRIVILEGES);
+        }
+    }
+    sys1(NR_close, folder);
+}
+
 /* Before the job exists, so that there is no moment in which it could signal us. The pipes need it as well: gVisor
  * lets anyone who may open the pipe itself open it through /proc/1/fd, and a forged "E 0 0" was seen from a job of
  * uid 0 without capabilities. */
@@ -299,8 +332,9 @@ static void become_init_user(void) {
     for (int fd = CONTROL; fd <= STATUS; fd++)
         if (sys2(NR_fchmod, fd, 0) < 0 || sys3(NR_fchown, fd, uid, uid) < 0) report_fault(FAULT_PRIVILEGES);
     if (disk >= 0 && sys3(NR_fchown, disk, uid, uid) < 0) report_fault(FAULT_PRIVILEGES);
-    /* gVisor's /dev is a tmpfs without a size, and root's; /dev/shm has had its own limit by now. */
-    if (job.uid == 0) sys(NR_fchownat, AT_FDCWD, "/dev", uid, uid, 0);
+    if (job.uid == 0) keep_from_dev(uid);
+    /* As runc does: else a job that is not root cannot open /dev/stdout or /dev/stderr, which are links to these. */
+    for (int fd = 0; fd <= 2; fd++) sys3(NR_fchown, fd, job.uid, job.gid);
     if (sys2(NR_prctl, PR_SET_KEEPCAPS, 1) < 0) report_fault(FAULT_PRIVILEGES);
     if (sys3(NR_setresgid, uid, uid, uid) < 0 || sys3(NR_setresuid, uid, uid, uid) < 0) report_fault(FAULT_PRIVILEGES);
     if (keep_capabilities(1u << CAP_KILL | 1u << CAP_SETUID | 1u << CAP_SETGID | 1u << CAP_SETPCAP) < 0)
@@ -348,6 +382,32 @@ static void drop_privileges(void) {
     if (error < 0) fail_child('U', error, 0, 0);
 }
 
+/* Signals that a descriptor sends on its owner's behalf (fcntl(2), F_SETOWN and F_SETSIG) are checked against the uid alone, and uid 0
+ * may signal everyone, without a capability (gVisor, pkg/sentry/kernel/fasync): SIGKILL to init would end the sandbox without a
+ * report. So a job of uid 0 may name no owner. */
+static void forbid_descriptor_owners(void) {
+    enum { SET_MODE_FILTER = 1, LOAD = 0x20, EQUAL = 0x15, RETURN = 0x06, ALLOW = 0x7fff0000, ERRNO = 0x00050000 };
+    enum { NR = 0, ARCH = 4, ARGUMENT1 = 24, F_SETOWN = 8, F_SETOWN_EX = 15, FIOSETOWN = 0x8901, SIOCSPGRP = 0x8902 };
+    struct { unsigned short code; u8 if_true, if_false; u32 value; } filter[] = {
+        {LOAD, 0, 0, ARCH},
+        {EQUAL, 0, 9, AUDIT_ARCH}, /* other calls than this machine's own do not exist in gVisor */
+        {LOAD, 0, 0, NR},
+        {EQUAL, 1, 0, NR_fcntl},
+        {EQUAL, 3, 6, NR_ioctl},
+        {LOAD, 0, 0, ARGUMENT1},
+        {EQUAL, 5, 0, F_SETOWN},
+        {EQUAL, 4, 3, F_SETOWN_EX},
+        {LOAD, 0, 0, ARGUMENT1},
+        {EQUAL, 2, 0, FIOSETOWN},
+        {EQUAL, 1, 0, SIOCSPGRP},
+        {RETURN, 0, 0, ALLOW},
+        {RETURN, 0, 0, ERRNO | EPERM},
+    };
+    struct { unsigned short length; void *filter; } program = {sizeof filter / sizeof *filter, filter};
+    long error = sys3(NR_seccomp, SET_MODE_FILTER, 0, &program);
+    if (error < 0) fail_child('U', error, 0, 0);
+}
+
 /* As execvp(3): the next candidate after "not here", EACCES remembered. Beyond it we tell a missing file from
  * one whose interpreter is missing (ENOENT both), and a file from a PATH folder we may not search. */
 static __attribute__((noreturn)) void exec_program(void) {
@@ -374,6 +434,7 @@ __attribute__((used)) static void run_child(void) {
     sys1(NR_umask, job.umask);
     set_rlimits();
     drop_privileges();
+    if (job.uid == 0) forbid_descriptor_owners();
     long error = sys1(NR_chdir, job.cwd);
     if (error < 0) fail_child('C', error, 0, 0);
     /* Ours are close-on-exec as well; this is for whatever a later runsc might leave open. */
@@ -398,9 +459,9 @@ __asm__(".text\nspawn:\n"
 /* ---- while the job runs ---- */
 
 static u32 is_disk_full(void) {
-    u64 statfs[16]; /* f_type, f_bsize, f_blocks, f_bfree, ... : 15 words on both machines */
+    u64 statfs[16]; /* f_type, f_bsize, f_blocks, f_bfree, f_bavail, f_files, f_ffree, ... : 15 words on both machines */
     if (disk < 0 || sys2(NR_fstatfs, disk, statfs) < 0) return 0;
-    return statfs[3] == 0;
+    return statfs[3] == 0 || (has_inode_limit && statfs[6] == 0);
 }
 
 static u64 now_microseconds(void) {

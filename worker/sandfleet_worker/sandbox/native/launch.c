@@ -1,12 +1,12 @@
 /* launch: what the worker execs on the host to start runsc.
  *
- *     launch <expected-ppid> <fd> <membarrier: 0 or 1> <n> <cgroup.procs path>*n
+ *     launch <expected-ppid> <fd> <membarrier: 0 or 1> <batch: 0 or 1> <n> <cgroup.procs path>*n
  *
  * 1. Asks to be killed when the worker dies, so that no sandbox outlives a killed worker. The kernel sends
  *    the signal when the *thread* that spawned us ends: spawn from a thread that lives as long as the worker.
  * 2. Moves itself into its cgroups (v1: one a controller; v2: one), which waits for an RCU grace period (11.7 ms
  *    measured): so it is done ahead, and a sandbox begins in a launcher that is inside already.
- * 3. Puts signals back to their defaults (Python ignores SIGPIPE), and becomes a batch process, see `prepare`.
+ * 3. Puts signals back to their defaults (Python ignores SIGPIPE), and does what older releases of runsc need, see `prepare`.
  * 4. Waits on <fd> for the command: u32 length (little-endian) of what follows, the program's path and its arguments, each
  *    ended by a zero byte. It reads no byte more: what comes after is init's. End of file is a sandbox nobody needed.
  * 5. Execs the program.
@@ -57,7 +57,8 @@ static void join_cgroup(const char *path) {
     sys1(NR_close, file);
 }
 
-/* Both only make a sandbox faster, so a kernel or a container that refuses them changes nothing but time.
+/* Both only make a sandbox of an older runsc faster (before 20260224 and 20260714), so a kernel or a container that refuses them
+ * changes nothing but time.
  *
  * SCHED_BATCH: a batch process that is woken does not preempt the one that woke it. Under systrap the kernel of the sandbox and
  * its stub wake each other at every system call and page fault. Woken on the same core, the stub preempts the waker before that
@@ -66,11 +67,11 @@ static void join_cgroup(const char *path) {
  *
  * membarrier(2): each start of runsc (20240729), and there are four a boot, registers for it, which waits for an RCU grace
  * period in a process with threads: 30 ms a boot. Told that there is no membarrier, it offers the program inside none. */
-static void prepare(long allow_membarrier) {
+static void prepare(long allow_membarrier, long is_batch) {
     enum { SCHED_BATCH = 3, SECCOMP_SET_MODE_FILTER = 1 };
     enum { LOAD = 0x20, JUMP_EQUAL = 0x15, RETURN = 0x06, ALLOW = 0x7fff0000, ERRNO = 0x00050000, NR = 0, ARCH = 4 };
     int priority = 0;
-    sys3(NR_sched_setscheduler, 0, SCHED_BATCH, &priority);
+    if (is_batch) sys3(NR_sched_setscheduler, 0, SCHED_BATCH, &priority);
     if (allow_membarrier) return;
     struct { unsigned short code; u8 if_true, if_false; u32 value; } filter[] = {
         {LOAD, 0, 0, ARCH},
@@ -120,17 +121,18 @@ __attribute__((used)) static void start(long *stack) {
     long parent = argc > 1 ? parse_number(argv[1]) : -1;
     long file = argc > 2 ? parse_number(argv[2]) : -1;
     long membarrier = argc > 3 ? parse_number(argv[3]) : -1;
-    long cgroups = argc > 4 ? parse_number(argv[4]) : -1;
-    if (parent < 0 || file < 0 || membarrier < 0 || cgroups < 0 || 5 + cgroups != argc)
-        fail(FAILED_USAGE, "usage: launch <ppid> <fd> <membarrier> <n> <cgroup.procs>*n", 0, -EINVAL);
+    long batch = argc > 4 ? parse_number(argv[4]) : -1;
+    long cgroups = argc > 5 ? parse_number(argv[5]) : -1;
+    if (parent < 0 || file < 0 || membarrier < 0 || batch < 0 || cgroups < 0 || 6 + cgroups != argc)
+        fail(FAILED_USAGE, "usage: launch <ppid> <fd> <membarrier> <batch> <n> <cgroup.procs>*n", 0, -EINVAL);
 
     /* Asked for before the check: a parent that dies in between is then caught by one or the other. */
     long error = sys2(NR_prctl, PR_SET_PDEATHSIG, SIGKILL);
     if (error < 0) fail(FAILED_PARENT, "parent", 0, error);
     if (sys0(NR_getppid) != parent) fail(FAILED_PARENT, "parent", 0, 0);
-    for (long i = 0; i < cgroups; i++) join_cgroup(argv[5 + i]);
+    for (long i = 0; i < cgroups; i++) join_cgroup(argv[6 + i]);
     reset_signals();
-    prepare(membarrier);
+    prepare(membarrier, batch);
     read_command(file);
     error = sys3(NR_execve, arguments[0], arguments, envp);
     fail(FAILED_EXEC, "exec", arguments[0], error);
