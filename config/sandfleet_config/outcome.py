@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 from pydantic.dataclasses import dataclass
 
 from sandfleet_config.errors import ERROR_CLASSES, Category, ErrorCode, SandboxError
-from sandfleet_config.spec import encode_payload
+from sandfleet_config.payload import encode_payload
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import urlsplit, urlunsplit
@@ -11,12 +12,16 @@ from urllib.parse import urlsplit, urlunsplit
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from sandfleet_config.bounds import MIN_CPU_QUOTA, MIN_DISK_BYTES, MIN_MEMORY_BYTES, MIN_TIMEOUT_SECONDS, least
+from sandfleet_config.faults import describe_faults
 from sandfleet_config.queues import DEFAULT_QUEUE, check_queue
 from sandfleet_config.spec import Bytes
 from sandfleet_config.wire import MAX_SPEC_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+    from pydantic import ValidationError
 
 PREFIX = "SANDFLEET_"
 NESTED = "__"
@@ -68,13 +73,17 @@ class ImagesSettings(Section):
 class PolicySettings(Section):
     """What this host lets a spec ask for; a forged message meets the same wall."""
 
-    memory_bytes: Bytes = Field(default=512 << 20, gt=0, description="Ceiling and default of memory.")
-    cpu_quota: int = Field(default=0, ge=0, description="Ceiling in microseconds each 100 ms; 0 is all cores.")
+    memory_bytes: Bytes = Field(default=512 << 20, ge=MIN_MEMORY_BYTES, description="Ceiling and default of memory.")
+    cpu_quota: Annotated[int, least("cpu_quota", MIN_CPU_QUOTA)] = Field(
+        default=0, ge=0, description="Ceiling in microseconds each 100 ms; 0 is all cores."
+    )
     pids_limit: int = Field(default=256, gt=0, description="Ceiling and default of processes and threads.")
-    disk_bytes: Bytes = Field(default=256 << 20, gt=0, description="Ceiling and default of writable disk.")
-    timeout_seconds: float = Field(default=3600.0, gt=0, description="Ceiling of `timeout`.")
+    disk_bytes: Bytes = Field(default=256 << 20, ge=MIN_DISK_BYTES, description="Ceiling and default of writable disk.")
+    timeout_seconds: float = Field(default=3600.0, ge=MIN_TIMEOUT_SECONDS, description="Ceiling of `timeout`.")
     grace_seconds: float = Field(default=60.0, ge=0, description="Ceiling of `grace`.")
-    output_bytes: Bytes = Field(default=8 << 20, gt=0, description="Ceiling of `output.max_bytes`.")
+    output_bytes: Bytes = Field(
+        default=1 << 20, gt=0, description="Ceiling of `output.max_bytes`; outcomes are kept in Redis."
+    )
     images: Annotated[tuple[str, ...], NoDecode] = Field(
         default=("*",), description="Allowed images: glob patterns of names or digests."
     )
@@ -263,3 +272,11 @@ def check_environment(environ: Mapping[str, str] | None = None) -> None:
             hints.append(f"{key} (did you mean {near[0]}?)" if near else key)
         msg = f"unknown settings in the environment: {', '.join(hints)}"
         raise SettingsInvalid(msg)
+
+
+def word_settings_faults(error: ValidationError) -> str:
+    """Return every fault of settings by the name of its variable; no value is repeated."""
+    faults = [fault for fault, _ in describe_faults(error, WorkerSettings)]
+    # An item of a list has no variable of its own.
+    names = [re.sub(r"(\.\d+)+$", "", fault["field"]).replace(".", NESTED).upper() for fault in faults]
+    return "; ".join(f"{PREFIX}{name}: {fault['message']}" for name, fault in zip(names, faults, strict=True))

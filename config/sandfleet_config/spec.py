@@ -24,7 +24,26 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from sandfleet_config.bounds import (
+    MAX_COMMAND_ITEMS,
+    MAX_ENV_ITEMS,
+    MAX_LABEL_KEY_CHARS,
+    MAX_LABEL_VALUE_CHARS,
+    MAX_LABELS,
+    MAX_NAME_CHARS,
+    MAX_PATH_BYTES,
+    MIN_CPU_QUOTA,
+    MIN_DISK_BYTES,
+    MIN_MEMORY_BYTES,
+    MIN_TIMEOUT_SECONDS,
+    check_arguments,
+    check_search_path,
+    check_text,
+    least,
+    refuse_longer,
+)
 from sandfleet_config.errors import Category, ErrorCode
+from sandfleet_config.payload import encode_payload
 
 SECURITY_VIOLATION = "security_violation"
 """The pydantic error type that marks a fault as a violation and not merely a mistake."""
@@ -40,13 +59,6 @@ DEFAULT_ATTEMPTS = 3
 MAX_ATTEMPTS = 20
 MAX_KEY_CHARS = 256
 RETRIED_CODES = tuple(code for code in ErrorCode if code.category is Category.HOST)
-MAX_LABELS = 32
-MAX_LABEL_KEY_CHARS = 64
-MAX_LABEL_VALUE_CHARS = 256
-MAX_NAME_CHARS = 512
-MAX_COMMAND_ITEMS = 4096
-MAX_ENV_ITEMS = 4096
-
 _byte_size = TypeAdapter(ByteSize)
 
 
@@ -60,13 +72,6 @@ def _parse_bytes(value: object) -> object:
     return value
 
 
-def _refuse_nul(value: str) -> str:
-    if "\0" in value:
-        msg = "must not contain a NUL character"
-        raise PydanticCustomError("nul_character", msg)
-    return value
-
-
 def refuse_control_characters(value: str) -> str:
     """Keep terminals and log lines safe: names and labels are printed as they are."""
     if not value.isprintable():
@@ -76,7 +81,7 @@ def refuse_control_characters(value: str) -> str:
 
 
 Bytes = Annotated[int, BeforeValidator(_parse_bytes), Field(ge=0, le=1 << 62)]
-Text = Annotated[str, AfterValidator(_refuse_nul)]
+Text = Annotated[str, AfterValidator(check_text)]
 Name = Annotated[str, Field(max_length=MAX_NAME_CHARS), AfterValidator(refuse_control_characters)]
 Seconds = Annotated[float, Field(ge=0, le=10 * 365 * 86400, allow_inf_nan=False)]
 
@@ -92,7 +97,7 @@ class ContractModel(BaseModel):  # noqa: PLW1641  pydantic hashes what is frozen
 
 
 class Payload(ContractModel):
-    """Bytes in JSON: as text where they are UTF-8, else base64."""
+    """Bytes in JSON: as text, or base64 where they are no UTF-8 or shorter so."""
 
     data: str = ""
     encoding: Literal["utf-8", "base64"] = "utf-8"
@@ -122,27 +127,19 @@ class Payload(ContractModel):
         return self.data.encode()
 
 
-def encode_payload(raw: bytes) -> dict[str, str]:
-    """Return `raw` as the JSON form of a `Payload`."""
-    try:
-        return {"data": raw.decode(), "encoding": "utf-8"}
-    except UnicodeDecodeError:
-        return {"data": base64.b64encode(raw).decode("ascii"), "encoding": "base64"}
-
-
 class ResourceSpec(ContractModel):
     """Limits of one job; zero is the host's ceiling, and a wish above that ceiling is refused, never shortened."""
 
-    memory_bytes: Bytes = Field(
+    memory_bytes: Annotated[Bytes, least("memory_bytes", MIN_MEMORY_BYTES)] = Field(
         default=0, description="Memory of the whole sandbox; files on tmpfs count. Takes `256MiB`."
     )
-    cpu_quota: int = Field(
-        default=0, ge=0, le=1 << 40, description="Microseconds of CPU in each 100 ms; 50000 is half a core."
+    cpu_quota: Annotated[int, Field(ge=0, le=1 << 40), least("cpu_quota", MIN_CPU_QUOTA)] = Field(
+        default=0, description="Microseconds of CPU in each 100 ms; 50000 is half a core."
     )
     pids_limit: int = Field(
         default=0, ge=0, le=1 << 22, description="Processes and threads at once; past it fork fails (EAGAIN)."
     )
-    disk_bytes: Bytes = Field(
+    disk_bytes: Annotated[Bytes, least("disk_bytes", MIN_DISK_BYTES)] = Field(
         default=0, description="Bytes in all writable folders together; they count as memory too."
     )
 
@@ -190,6 +187,9 @@ class OutputSpec(ContractModel):
 def _env_from_mapping(value: object) -> object:
     if isinstance(value, Mapping):
         return [f"{key}={item}" for key, item in cast("Mapping[object, object]", value).items()]
+    if isinstance(value, str):
+        msg = "must be a list of KEY=VALUE strings, or an object"
+        raise PydanticCustomError("env_type", msg)
     return value
 
 
@@ -198,6 +198,8 @@ def _check_env_item(item: str) -> str:
     if not separator or not name:
         msg = "must be KEY=VALUE"
         raise PydanticCustomError("env_item", msg)
+    if name == "PATH":
+        check_search_path(item)
     return item
 
 
@@ -266,7 +268,7 @@ class SandboxSpec(ContractModel):
     platform: Name = ""
     runsc_path: Name = ""
     root_dir: Name = ""
-    timeout: Seconds = 0.0
+    timeout: Annotated[Seconds, least("timeout", MIN_TIMEOUT_SECONDS)] = 0.0
     labels: Annotated[dict[LabelKey, LabelValue], Field(max_length=MAX_LABELS)] = Field(default_factory=dict)
     stdin: Payload = Payload()
     grace: Seconds = DEFAULT_GRACE_SECONDS
@@ -310,7 +312,13 @@ class SandboxSpec(ContractModel):
         if value and not value.startswith("/"):
             msg = "must be an absolute path inside the image"
             raise PydanticCustomError("working_dir", msg)
+        refuse_longer(value, MAX_PATH_BYTES, "a path can be no longer")
         return value
+
+    @model_validator(mode="after")
+    def _check_sum(self) -> Self:
+        check_arguments((*self.command, *self.env))
+        return self
 
     @property
     def timeout_seconds(self) -> float:

@@ -10,18 +10,22 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, NoReturn, Self
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
+from sandfleet_config.bounds import MAX_NAME_CHARS
 from sandfleet_config.errors import SecurityViolation, SpecInvalid, SpecTooLarge
+from sandfleet_config.faults import describe_faults
 from sandfleet_config.spec import (
     DELIVERY_FIELDS,
-    MAX_NAME_CHARS,
     SECURITY_VIOLATION,
     ContractModel,
     SandboxSpec,
     refuse_control_characters,
 )
+from sandfleet_config.words import format_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from pydantic import BaseModel
 
     from sandfleet_config.errors import ErrorCode
 
@@ -142,7 +146,7 @@ def decode_job(text: object, max_bytes: int = MAX_SPEC_BYTES) -> JobRequest:
     try:
         return JobRequest.model_validate_json(text)
     except ValidationError as error:
-        raise_faults(error)
+        raise_faults(error, JobRequest)
 
 
 def _parse_object(text: str) -> dict[str, Any]:
@@ -159,43 +163,42 @@ def _parse_object(text: str) -> dict[str, Any]:
 
 def _check_contract(raw: dict[str, Any]) -> None:
     version: object = raw.get("contract")
-    if isinstance(version, bool) or version not in CONTRACT_VERSIONS:
-        shown = version if isinstance(version, int) else "none that can be read"
-        spoken = " and ".join(map(str, CONTRACT_VERSIONS))
-        msg = f"the message's contract version is {shown}, this side speaks {spoken}: bring both to one release"
-        raise SpecInvalid.of(msg)
+    is_number = isinstance(version, int) and not isinstance(version, bool)
+    if is_number and version in CONTRACT_VERSIONS:
+        return
+    spoken = " and ".join(map(str, CONTRACT_VERSIONS))
+    if "contract" not in raw:
+        found = "a bare spec" if "image" in raw else "an object without it"
+        message = f'the version is missing, the argument is {found}: send {{"contract": {CONTRACT_VERSIONS[0]}, "spec": {{...}}}}'
+    elif is_number:
+        message = f"the version is {version}, this side speaks {spoken}: bring both to one release"
+    else:
+        message = f"the version must be {' or '.join(map(str, CONTRACT_VERSIONS))}"
+    raise SpecInvalid.of(f"contract: {message}", errors=[{"field": "contract", "message": message}])
 
 
 def _refuse_size(size: int, max_bytes: int) -> NoReturn:
-    msg = f"the encoded spec has {size} bytes, the limit is {max_bytes}: put large inputs into the image"
+    msg = (
+        f"the encoded spec has {format_bytes(size)}, the limit is {format_bytes(max_bytes)} (SANDFLEET_MAX_SPEC_BYTES):"
+        " put large inputs into the image"
+    )
     raise SpecTooLarge.of(msg)
 
 
-def raise_faults(error: ValidationError) -> NoReturn:
-    """Raise pydantic's `error` as ours, every fault listed, no input value repeated (it may be a secret).
+def raise_faults(error: ValidationError, model: type[BaseModel] = SandboxSpec) -> NoReturn:
+    """Raise pydantic's `error`, which `model` raised, as ours: every fault listed, no input value repeated (it may be a secret).
 
     Raises:
         SecurityViolation: one of the faults is a violation.
         SpecInvalid: otherwise.
     """
-    details = error.errors(include_url=False, include_context=False, include_input=False)
-    faults = [{"field": _field_name(item["loc"]), "message": item["msg"]} for item in details[:MAX_REPORTED_FAULTS]]
-    is_violation = any(item["type"] == SECURITY_VIOLATION for item in details)
+    described = describe_faults(error, model)
+    faults = [fault for fault, _ in described[:MAX_REPORTED_FAULTS]]
+    is_violation = any(kind == SECURITY_VIOLATION for _, kind in described)
     text = "; ".join(f"{fault['field']}: {fault['message']}" for fault in faults)
-    if len(details) > MAX_REPORTED_FAULTS:
-        text += f"; and {len(details) - MAX_REPORTED_FAULTS} more"
+    if len(described) > MAX_REPORTED_FAULTS:
+        text += f"; and {len(described) - MAX_REPORTED_FAULTS} more"
     raise (SecurityViolation if is_violation else SpecInvalid).of(text, errors=faults) from None
-
-
-def _field_name(location: tuple[int | str, ...]) -> str:
-    parts = [str(part) for part in location]
-    if parts[:1] == ["spec"] and len(parts) > 1:
-        parts = parts[1:]
-    # An unknown key is the sender's own text: show it printable and short.
-    return (
-        ".".join(part if part.isprintable() and len(part) <= MAX_NAME_CHARS else ascii(part)[:80] for part in parts)
-        or "spec"
-    )
 
 
 def spec_sha256(spec: SandboxSpec, run: str | None = None) -> str:

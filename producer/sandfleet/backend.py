@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from pydantic import ValidationError
+from sandfleet_config.bounds import MAX_ITEM_BYTES
 from sandfleet_config.errors import ClientNotConfigured, DaemonUnavailable, ImageUnavailable, SandboxError, SpecInvalid
 from sandfleet_config.execute import BackendInfo, ExecuteRequest, ExecuteResult, LimitsEnforced
 from sandfleet_config.spec import DEFAULT_TIMEOUT_SECONDS
@@ -35,8 +36,6 @@ DEFAULT_PLATFORM: Final = "systrap"
 USER: Final = "nobody:nogroup"
 VALUE_PREFIX: Final = "__OUT__:"
 VALUE_KEY: Final = "__out"
-LONGEST_ARGUMENT_BYTES: Final = 96 * 1024
-"""The kernel refuses one argument over 128 KiB (execve(2), MAX_ARG_STRLEN): longer code goes by stdin."""
 MICROSECONDS_PER_MILLI: Final = 1000
 
 INTERPRETERS: Final[Mapping[str, tuple[str, str, str]]] = {
@@ -186,11 +185,11 @@ def _check_request(request: ExecuteRequest | Mapping[str, Any]) -> ExecuteReques
     try:
         return ExecuteRequest.model_validate(request)
     except ValidationError as error:
-        raise_faults(error)
+        raise_faults(error, ExecuteRequest)
 
 
 def new_command(language: str, code: str) -> tuple[list[str], str]:
-    """Return the command that runs `code`, and its stdin (the code itself where it is too long for an argument).
+    """Return the command that runs `code`, and its stdin: the code itself where it is longer than one argument may be.
 
     Raises:
         SpecInvalid: the language is not known.
@@ -199,7 +198,7 @@ def new_command(language: str, code: str) -> tuple[list[str], str]:
         message = f"must be one of {', '.join(INTERPRETERS)}"
         raise SpecInvalid.of(f"language: {message}", errors=[{"field": "language", "message": message}])
     program, flag, from_stdin = INTERPRETERS[language]
-    if len(code.encode(errors="replace")) > LONGEST_ARGUMENT_BYTES:
+    if len(code.encode(errors="replace")) > MAX_ITEM_BYTES:
         return [program, from_stdin], code
     return [program, flag, code], ""
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from sandfleet_config.outcome import Outcome
 
     from sandfleet.channel import Channel
+    from sandfleet.interfaces import CancelSignal
 
 POLLED_JOBS = 200
 """So many jobs are asked for by one command anyway; for more, the list of their batch's ends says which to ask for."""
@@ -23,7 +24,8 @@ POLLED_JOBS = 200
 class OutcomeStream:
     """The outcomes of some jobs as they end, each once; for ``for`` and for ``async for``.
 
-    `batch` is the name of the batch that all of the jobs are known to belong to, None where there is no such batch.
+    `batch` is the name of the batch that all of the jobs are known to belong to, None where there is no such batch. ``for`` ends
+    where `cancel` is set.
 
     Raises, while iterated:
         ResultTimeout: `timeout` seconds after the start of the iteration jobs have not ended; they are in ``job_ids``.
@@ -32,12 +34,19 @@ class OutcomeStream:
     """
 
     def __init__(
-        self, channel: Channel, job_ids: Iterable[str], timeout: float | None = None, *, batch: str | None = None
+        self,
+        channel: Channel,
+        job_ids: Iterable[str],
+        timeout: float | None = None,
+        *,
+        batch: str | None = None,
+        cancel: CancelSignal | None = None,
     ) -> None:
         self._channel = channel
         self._job_ids = tuple(dict.fromkeys(job_ids))
         self._timeout = timeout
         self._batch = batch
+        self._cancel = cancel
 
     def _new_wait(self) -> Wait:
         if self._batch and len(self._job_ids) > POLLED_JOBS:
@@ -49,9 +58,16 @@ class OutcomeStream:
         wait = self._new_wait()
         while wait.pending:
             yield from chain.from_iterable(wait.collect())
-            if (pause := wait.next_pause()) is not None:
-                time.sleep(pause)
+            if (pause := wait.next_pause()) is not None and self._pause(pause):
+                return
         wait.raise_if_lost()
+
+    def _pause(self, seconds: float) -> bool:
+        """Pause; return whether the wait was cancelled meanwhile."""
+        if self._cancel is not None:
+            return self._cancel.wait(seconds)
+        time.sleep(seconds)
+        return False
 
     async def __aiter__(self) -> AsyncIterator[Outcome]:
         """Yield each outcome once; the event loop stays free."""

@@ -48,7 +48,7 @@ class DeadLetters:
         Raises:
             JobUnknown: no dead letter has that id.
         """
-        letter = self._channel.dead_letter(job_id)
+        letter = self._channel.dead_letter(job_id) if job_id.isprintable() else None
         if letter is None:
             raise _unknown(job_id)
         return letter
@@ -60,7 +60,7 @@ class DeadLetters:
             JobUnknown: no dead letter has that id.
             FleetError: it holds no job that could run.
         """
-        match self._channel.revive(job_id):
+        match self._channel.revive(job_id) if job_id.isprintable() else "unknown":
             case "queued" | "alive":
                 return Job(job_id, self._channel)
             case "unreadable":

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 from pydantic import TypeAdapter, ValidationError
 from sandfleet_config.errors import ErrorCode
 from sandfleet_config.outcome import Attempt, Outcome, Timing
+from sandfleet_config.words import CANCELLED_QUEUED
 
 if TYPE_CHECKING:
     from sandfleet.channel import JobRecord
 
 MESSAGES = {
-    ErrorCode.CANCELLED: "the job was cancelled before its start",
+    ErrorCode.CANCELLED: CANCELLED_QUEUED,
     ErrorCode.EXPIRED: "nobody took the job within its queue_ttl: is a worker running, and is there room?",
 }
 _attempts = TypeAdapter(tuple[Attempt, ...])

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import ValidationError
 from sandfleet_config.errors import RequestError
 from sandfleet_config.execute import ExecuteRequest
-from sandfleet_config.queues import check_queue
-from sandfleet_config.settings import Settings, SettingsInvalid, check_environment
+from sandfleet_config.queues import JOB_ID, check_queue
+from sandfleet_config.settings import Settings, SettingsInvalid, check_environment, word_settings_faults
 from sandfleet_config.wire import raise_faults
 
 from sandfleet.backend import Backend, Config
@@ -41,12 +42,11 @@ def read_settings() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        faults = [f"SANDFLEET_{'__'.join(map(str, item['loc'])).upper()}: {item['msg']}" for item in error.errors()]
-        raise SettingsInvalid("; ".join(faults)) from None
+        raise SettingsInvalid(word_settings_faults(error)) from None
 
 
 class Fleet:
-    """A fleet of workers behind one Redis. Safe for threads, and usable in a forked child; a context manager.
+    """A fleet of workers behind one Redis. Safe for threads, and usable in a forked child; for ``with`` and ``async with``.
 
     Nothing is connected before the first use. `settings` default to the environment's ``SANDFLEET_*``.
     """
@@ -68,6 +68,16 @@ class Fleet:
     ) -> None:
         """Close the connections; jobs go on."""
         self.close()
+
+    async def __aenter__(self) -> Self:
+        """Return the fleet itself; nothing is connected yet."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the connections; jobs go on."""
+        await asyncio.to_thread(self.close)
 
     def close(self) -> None:
         """Close the connections; jobs go on, and a later use connects anew."""
@@ -194,6 +204,8 @@ class Fleet:
             JobUnknown: there is neither a job nor an outcome of that id.
         """
         job = Job(job_id, self._channel)
+        if not JOB_ID.match(job_id):
+            raise JobUnknown(f"there is no job {ascii(job_id)[1:-1]}: no job has such an id", [job_id])
         if self._channel.records([job_id])[0] is None and not job.is_done:
             raise JobUnknown(f"there is no job {ascii(job_id)[1:-1]}, or it ended too long ago", [job_id])
         return job
@@ -205,7 +217,7 @@ class Fleet:
             BatchUnknown: no batch has that name, or all of it ended too long ago.
         """
         batch = Batch(name, self._channel)
-        if not batch.counts.total:
+        if not name.isprintable() or not batch.counts.total:
             raise BatchUnknown(f"there is no batch {ascii(name)[1:-1]}, or it ended too long ago")
         return batch
 
@@ -243,7 +255,7 @@ class Fleet:
         try:
             request = ExecuteRequest.model_validate({"code": code, "language": language, "profile": profile, **fields})
         except ValidationError as error:
-            raise_faults(error)
+            raise_faults(error, ExecuteRequest)
         return Backend(config or Config(), client=FleetRunner(self)).execute(request)
 
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class CancelSignal(Protocol):
-    """Anything one can wait for, such as a ``threading.Event``."""
+    """Anything one can wait for in a thread: a ``threading.Event``, or one of ``multiprocessing``."""
 
     def wait(self, timeout: float | None = None, /) -> bool:
         """Wait for the wish to cancel; whether there is one."""

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from sandfleet_config.outcome import Outcome, SandboxResult
 
     from sandfleet.channel import Channel
+    from sandfleet.interfaces import CancelSignal
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,13 @@ class Job:
         """
         if self._outcome is None:
             (self._outcome,) = OutcomeStream(self._channel, [self.id], timeout)
+        return self._outcome
+
+    def wait(self, timeout: float | None = None, cancel: CancelSignal | None = None) -> Outcome | None:
+        """Do what `outcome` does, but return None as soon as `cancel` is set; the job goes on."""
+        if self._outcome is None:
+            for outcome in OutcomeStream(self._channel, [self.id], timeout, cancel=cancel):
+                self._outcome = outcome
         return self._outcome
 
     async def outcome_async(self, timeout: float | None = None) -> Outcome:  # noqa: ASYNC109  as `outcome`

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from sandfleet_config.words import format_bytes
+
 from sandfleet.errors import QueueFull
 
 if TYPE_CHECKING:
@@ -38,8 +40,9 @@ class Room:
             self._used, self._maximum, self._looked = int(facts["used_memory"]), int(facts["maxmemory"]), now
         if self._maximum and self._used * PERCENT > self._maximum * high:
             raise QueueFull(
-                f"not queued: Redis uses {self._used} of its {self._maximum} bytes (maxmemory), the limit is {high} %: wait"
-                " until workers have taken jobs and outcomes have expired, or raise maxmemory (or SANDFLEET_MEMORY_HIGH_PERCENT)"
+                f"not queued: Redis uses {format_bytes(self._used)} of its maxmemory of {format_bytes(self._maximum)},"
+                f" the limit is {high} % (SANDFLEET_MEMORY_HIGH_PERCENT): wait"
+                " until workers have taken jobs and outcomes have expired, or raise maxmemory"
             )
 
 

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from sandfleet.interfaces import CancelSignal
     from sandfleet.job import Job
 
-CANCEL_LOOK_SECONDS: Final = 0.02
 KILL_SECONDS: Final = 10.0
 """How long a cancelled job's outcome is waited for: its sandbox is being killed."""
 
@@ -56,10 +55,10 @@ class FleetRunner:
 
 def _wait(job: Job, deadline: float | None, cancel: CancelSignal | None) -> Outcome | None:
     """Return the outcome, None where the deadline or the cancel came first."""
-    while True:
-        remaining = None if deadline is None else deadline - time.monotonic()
-        if (cancel is not None and cancel.wait(0)) or (remaining is not None and remaining <= 0):
-            return None
-        slices = [seconds for seconds in (remaining, CANCEL_LOOK_SECONDS if cancel else None) if seconds is not None]
-        with contextlib.suppress(ResultTimeout):
-            return job.outcome(min(slices, default=None))
+    if cancel is not None and cancel.wait(0):
+        return None
+    timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
+    try:
+        return job.wait(timeout, cancel)
+    except ResultTimeout:
+        return None

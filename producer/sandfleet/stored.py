@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, cast
 from pydantic import Field, TypeAdapter, ValidationError
 from sandfleet_config.errors import ErrorCode
 from sandfleet_config.outcome import Outcome, Record
+from sandfleet_config.words import CANCELLED
 
 from sandfleet.decoder import decode_outcome
 
@@ -80,7 +81,7 @@ def _explain(raw: bytes, job_id: str, read_record: Callable[[str], JobRecord | N
                 if outcome is not None:
                     return outcome
             case "REVOKED":
-                code, message = ErrorCode.CANCELLED, "the job was revoked"
+                code, message = ErrorCode.CANCELLED, CANCELLED
             case _:
                 message = "the job's result in Redis has a status that Celery does not know"
     except ValidationError as error:

@@ -103,7 +103,7 @@ class Desk:
         try:
             JobRequest(batch=batch, spec=_any_spec)
         except ValidationError as error:
-            raise_faults(error)
+            raise_faults(error, JobRequest)
         self.batch = batch
         self._max_spec_bytes = max_spec_bytes
         self._is_keyed = is_keyed

@@ -1,20 +1,22 @@
-"""What people see in Flower: a line a job, its code, and no secret."""
+"""What people see in Flower: the truth about each job, no secret, and no button that does nothing."""
 
 from __future__ import annotations
 
-import base64
-import json
 import os
-import socket
-import subprocess
-import sys
-import urllib.error
-import urllib.request
+import re
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import sandfleet_worker
+from flower.urls import handlers as stock_routes
+from flower.urls import settings
+from flower_pages import MARKER, PASSWORD, TOKEN, Flower, running_flower
+from pydantic import SecretStr
+from sandfleet import Fleet, SandboxSpec, Settings
+from sandfleet_config.settings import WorkerSettings
+from sandfleet_worker.app import new_app
+from sandfleet_worker.flower.pages import WORDS
 from waiting import wait_until
 
 if TYPE_CHECKING:
@@ -22,88 +24,32 @@ if TYPE_CHECKING:
 
     from stage import Stage, Stock
 
-MARKER = "PLANTED"
-CONF = Path(sandfleet_worker.__file__).with_name("flowerconfig.py")
-
-
-class Flower:
-    """A running Flower and its password."""
-
-    def __init__(self, port: int) -> None:
-        self.address = f"http://127.0.0.1:{port}"
-        self._headers = {"Authorization": f"Basic {base64.b64encode(b'me:secret').decode()}"}
-
-    def get(self, path: str) -> str:
-        return self._ask(path)
-
-    def post(self, path: str) -> str:
-        return self._ask(path, b"")
-
-    def _ask(self, path: str, data: bytes | None = None) -> str:
-        request = urllib.request.Request(f"{self.address}{path}", data=data, headers=self._headers)  # noqa: S310  ours
-        with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310  ours
-            return str(answer.read().decode())
-
-    def get_json(self, path: str) -> Any:
-        return json.loads(self.get(path))
-
-    def status(self, path: str) -> int:
-        """Ask without a password."""
-        try:
-            with urllib.request.urlopen(f"{self.address}{path}", timeout=10) as answer:  # noqa: S310  ours
-                return int(answer.status)
-        except urllib.error.HTTPError as error:
-            error.close()
-            return error.code
+OPEN = ("/healthcheck", "/static/", "/login", "/logout", "/.*")
+"""What needs no password: a sign of life, Flower's own style sheets, and pages that lead nowhere here."""
 
 
 @pytest.fixture(scope="module")
 def flower(module_stage: Stage) -> Iterator[Flower]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [
-        sys.executable,
-        "-m",
-        "celery",
-        "-A",
-        "sandfleet_worker.app",
-        "flower",
-        f"--conf={CONF}",
-        f"--port={port}",
-    ]
-    env = module_stage.env | {"FLOWER_BASIC_AUTH": "me:secret"}
-    log_path = module_stage.folder / "flower.log"
-    with log_path.open("wb") as log:
-        process = subprocess.Popen(command, env=env, stdout=log, stderr=log)
-    page = Flower(port)
-
-    def is_up() -> bool:
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", port)) == 0
-
-    try:
-        wait_until(is_up, 30, "Flower answers")
-        wait_until(lambda: page.get_json("/api/workers?refresh=1"), 20, "Flower knows the worker")
+    with running_flower(module_stage) as page:
         yield page
-    finally:
-        process.terminate()
-        process.wait(20)
-    assert MARKER not in log_path.read_text()
 
 
 @pytest.fixture(scope="module")
-def jobs(flower: Flower, module_stage: Stage, stock: Stock) -> dict[str, str]:
+def jobs(flower: Flower, stock: Stock) -> dict[str, str]:
     """Run one job of each kind, and wait until Flower knows their ends."""
     commands: dict[str, tuple[list[str], dict[str, Any]]] = {
-        "OK": (["sh", "-c", "echo $SECRET; cat"], {"labels": {"name": "sieve"}}),
-        "exit 3": (["sh", "-c", "echo $SECRET; cat; exit 3"], {}),
-        "TIMEOUT": (["sh", "-c", "cat; sleep 60"], {"timeout": 0.3}),
-        "SPEC_INVALID": (["true"], {"timeout": -1}),
-        "IMAGE_NOT_FOUND": (["true"], {"image": "nowhere"}),
+        "OK": (["sh", "-c", "echo $SECRET; cat"], {"labels": {"name": "sieve", "suite": "s7"}}),
+        "EXIT_NONZERO exit 2": (["sh", "-c", "echo $SECRET; cat; exit 2"], {"labels": {"suite": "s8"}}),
+        "TIMEOUT: ": (["sh", "-c", "cat; sleep 60"], {"timeout": 0.3}),
+        "SPEC_INVALID: ": (["true"], {"timeout": -1}),
+        "IMAGE_NOT_FOUND: ": (["true"], {"image": "nowhere"}),
     }
     secrets = {"env": [f"SECRET={MARKER}"], "stdin": MARKER}
-    found = {end: stock.submit(*command, fields=secrets | fields) for end, (command, fields) in commands.items()}
+    found = {
+        end: stock.submit(*command, fields=secrets | fields, batch="nightly build")
+        for end, (command, fields) in commands.items()
+    }
+    found["OK, alone"] = stock.submit("true")
     for job_id in found.values():
         stock.outcome(job_id)
 
@@ -115,24 +61,108 @@ def jobs(flower: Flower, module_stage: Stage, stock: Stock) -> dict[str, str]:
     return found
 
 
-@pytest.mark.parametrize("path", ["/", "/tasks", "/broker", "/api/tasks", "/api/workers"])
-def test_nobody_enters_without_the_password(flower: Flower, path: str) -> None:
-    assert flower.status(path) == 401
+def test_every_page_needs_the_password(flower: Flower) -> None:
+    paths = [route[0] if isinstance(route, tuple) else route.regex.pattern.rstrip("$") for route in stock_routes]
+    paths = [path if path.startswith("/") else f"/{path}" for path in paths]
+    assert {"/metrics", "/tasks", "/broker", "/api/tasks"} <= set(paths)
+
+    closed = [re.sub(r"\(.*\)", "x", path) for path in paths if not path.startswith(OPEN)]
+    answers = {path: (flower.ask(path)[0], flower.ask(path, b"")[0]) for path in closed}
+
+    assert len(answers) >= 25
+    # 405: there is no such method, with or without a password.
+    assert {path: found for path, found in answers.items() if 401 not in found or not set(found) <= {401, 405}} == {}
 
 
-def test_each_job_is_a_readable_line_with_its_code(flower: Flower, jobs: dict[str, str]) -> None:
-    tasks = flower.get_json("/api/tasks")
-
-    assert tasks[jobs["OK"]]["args"] == "sieve: busybox sh -c 'echo $SECRET; cat'"
-    assert tasks[jobs["OK"]]["result"] == "OK"
-    assert tasks[jobs["exit 3"]]["result"] == "exit 3"
-    for code in ("TIMEOUT", "SPEC_INVALID", "IMAGE_NOT_FOUND"):
-        assert tasks[jobs[code]]["exception"].startswith(f"{code}: ")
+def test_the_sign_of_life_is_open_and_says_no_more(flower: Flower) -> None:
+    assert flower.ask("/healthcheck") == (200, "OK")
 
 
-def test_the_jobs_page_shows_the_code(flower: Flower, jobs: dict[str, str]) -> None:
+def test_metrics_need_the_password_or_the_token(flower: Flower) -> None:
+    status, text = flower.ask("/metrics")
+    assert (status, "flower_" in text) == (401, False)
+    for password in (PASSWORD, f"Bearer {TOKEN}"):
+        status, text = flower.ask("/metrics", password=password)
+        assert (status, "flower_worker_online" in text) == (200, True)
+    for wrong in ("Bearer", "Bearer ", "Bearer x", f"Basic {TOKEN}", f"Bearer {TOKEN}x", "Bearer tök"):
+        assert flower.ask("/metrics", password=wrong)[0] == 401, wrong
+
+
+def test_the_token_reads_the_api_and_changes_nothing(flower: Flower, jobs: dict[str, str]) -> None:
+    token = f"Bearer {TOKEN}"
+    status, text = flower.ask("/api/tasks", password=token)
+    assert (status, jobs["OK"] in text) == (200, True)
+
+    assert flower.ask(f"/api/task/revoke/{jobs['OK']}", b"", password=token)[0] == 401
+    assert flower.ask("/api/worker/shutdown/x", b"", password=token)[0] == 401
+    assert flower.ask("/tasks", password=token)[0] == 401
+
+
+def test_each_job_is_a_readable_line_that_starts_with_its_code(flower: Flower, jobs: dict[str, str]) -> None:
+    rows = {row["uuid"]: row for row in flower.find_rows()}
+
+    assert rows[jobs["OK"]]["args"] == "sieve: busybox sh -c 'echo $SECRET; cat'"
+    found = {end: rows[job_id]["result"] for end, job_id in jobs.items()}
+    assert {end: text for end, text in found.items() if not text.startswith(end.removesuffix(", alone"))} == {}
+
+
+def test_a_program_that_ended_with_2_is_a_failure_here_and_celerys_success(
+    flower: Flower, jobs: dict[str, str], stock: Stock
+) -> None:
+    rows = {row["uuid"]: row for row in flower.find_rows()}
+    states = {end: rows[job_id]["state"] for end, job_id in jobs.items()}
+    expected = {end: "SUCCESS" if end.startswith("OK") else "FAILURE" for end in jobs}
+    assert states == expected
+
+    failed = jobs["EXIT_NONZERO exit 2"]
+    assert failed in flower.find_ids("state:FAILURE")
+    assert '<span class="badge text-bg-danger">FAILURE</span>' in flower.get(f"/task/{failed}")
+    assert rows[failed]["runtime"] > 0
+    record = stock.stored(failed)
+    assert record is not None
+    assert (record["status"], record["result"]["exit_code"]) == ("SUCCESS", 2)
+
+
+def test_batch_queue_and_attempt_are_columns(flower: Flower, jobs: dict[str, str]) -> None:
+    page = flower.get("/tasks")
+    columns = re.findall(r'<th data-column="(\w+)">(.+?)</th>', page)
+    assert [name for name, _ in columns][:3] == ["state", "result", "uuid"]
+    assert {"batch": "Batch", "queue": "Queue", "attempt": "Attempt"}.items() <= dict(columns).items()
+
+    rows = {row["uuid"]: row for row in flower.find_rows()}
+    found = {end: [rows[job_id][name] for name in ("batch", "queue", "attempt")] for end, job_id in jobs.items()}
+    # What is no valid spec has no batch that could be believed.
+    without = {"OK, alone", "SPEC_INVALID: "}
+    assert found == {end: [None if end in without else "nightly build", "sandfleet", 1] for end in jobs}
+
+
+def test_a_batch_is_found_by_its_name_and_a_job_by_its_label(flower: Flower, jobs: dict[str, str]) -> None:
+    in_batch = set(jobs.values()) - {jobs["OK, alone"], jobs["SPEC_INVALID: "]}
+    searches = {
+        "nightly": in_batch,
+        '"nightly build"': in_batch,
+        'kwargs:"batch=nightly build"': in_batch,
+        "kwargs:label.suite=s7": {jobs["OK"]},
+        "kwargs:label.suite=s8": {jobs["EXIT_NONZERO exit 2"]},
+        'kwargs:"batch=nightly build" state:FAILURE': in_batch - {jobs["OK"]},
+        "result:EXIT_NONZERO": {jobs["EXIT_NONZERO exit 2"]},
+    }
+    found = {search: flower.find_ids(search) for search in searches}
+    assert found == searches
+
+
+def test_the_jobs_page_shows_code_batch_and_labels(flower: Flower, jobs: dict[str, str]) -> None:
     for end, job_id in jobs.items():
-        assert end in flower.get(f"/task/{job_id}")
+        page = flower.get(f"/task/{job_id}")
+        assert end.removesuffix(", alone") in page
+        assert ("nightly build" in page) == (end not in {"OK, alone", "SPEC_INVALID: "}), end
+    assert "s7" in flower.get(f"/task/{jobs['OK']}")
+
+
+def test_each_page_says_how_much_flower_remembers(flower: Flower, jobs: dict[str, str]) -> None:
+    worker = next(iter(flower.find_workers()))
+    for path in ("/", "/tasks", "/broker", f"/task/{jobs['OK']}", f"/worker/{worker}"):
+        assert "Flower remembers the last 20,000 tasks" in flower.get(path), path
 
 
 def test_no_page_shows_output_environment_or_stdin(flower: Flower, jobs: dict[str, str]) -> None:
@@ -147,21 +177,27 @@ def test_no_page_shows_output_environment_or_stdin(flower: Flower, jobs: dict[st
 
 
 def test_the_api_that_would_show_outcomes_is_closed(flower: Flower, jobs: dict[str, str]) -> None:
-    with pytest.raises(urllib.error.HTTPError) as raised:
-        flower.get(f"/api/task/result/{jobs['OK']}")
-    assert raised.value.code == 404
-    raised.value.close()
+    status, text = flower.ask(f"/api/task/result/{jobs['OK']}", password=PASSWORD)
+    assert (status, MARKER in text) == (404, False)
 
 
-def test_the_broker_page_counts_the_right_queue(flower: Flower, module_stage: Stage, stock: Stock) -> None:
-    os.kill(module_stage.workers[0].process.pid, 19)  # SIGSTOP: nobody takes what is queued now
+def test_the_broker_page_counts_every_queue(flower: Flower, module_stage: Stage, stock: Stock) -> None:
+    def count() -> dict[str, int]:
+        return {queue["name"]: queue["messages"] for queue in flower.get_json("/api/queues/length")["active_queues"]}
+
+    spec = SandboxSpec(image="busybox", command=["true"])
+    os.kill(module_stage.workers[0].process.pid, signal.SIGSTOP)  # nobody takes what is queued now
     try:
+        with Fleet(Settings(redis_url=SecretStr(module_stage.redis_url))) as fleet:
+            other = [job.id for job in fleet.submit_many([spec] * 3, queue="other-queue")]
         waiting = [stock.submit("true") for _ in range(7)]
-        lengths = {queue["name"]: queue["messages"] for queue in flower.get_json("/api/queues/length")["active_queues"]}
+        # One of each may already be in the worker's pocket.
+        wait_until(lambda: count().get("other-queue", 0) >= 2, 10, "the queue that no worker names is counted")
+        assert count()["sandfleet"] >= 6
+        assert "other-queue" in flower.get("/broker")
     finally:
-        os.kill(module_stage.workers[0].process.pid, 18)
-    assert lengths["sandfleet"] >= 6  # one may already be in the worker's pocket
-    for job_id in waiting:
+        os.kill(module_stage.workers[0].process.pid, signal.SIGCONT)
+    for job_id in (*waiting, *other):
         stock.outcome(job_id)
 
 
@@ -171,3 +207,77 @@ def test_flowers_button_cancels(flower: Flower, module_stage: Stage, stock: Stoc
     flower.post(f"/api/task/revoke/{job_id}?terminate=true")
 
     assert stock.outcome(job_id, 15)["code"] == "CANCELLED"
+
+
+GONE = {
+    "/api/worker/pool/grow/{}": "SANDFLEET_CONCURRENCY",
+    "/api/worker/pool/shrink/{}": "SANDFLEET_CONCURRENCY",
+    "/api/worker/pool/autoscale/{}?min=1&max=2": "SANDFLEET_CONCURRENCY",
+    "/api/worker/pool/restart/{}": "Drain",
+    "/api/worker/queue/add-consumer/{}?queue=more": "SANDFLEET_QUEUES",
+    "/api/worker/queue/cancel-consumer/{}?queue=sandfleet": "SANDFLEET_QUEUES",
+    "/api/task/timeout/sandfleet.run?workername={}&soft=1": "timeout",
+    "/api/task/rate-limit/sandfleet.run?workername={}&ratelimit=1": "SANDFLEET_CONCURRENCY",
+    "/api/task/apply/sandfleet.run": "sandfleet run",
+    "/api/task/result/x": "sandfleet show",
+    "/api/task/abort/x": "revoke",
+}
+"""What Flower offers and sandfleet has not, and the word that says what there is in its place."""
+
+
+def test_what_cannot_work_says_so(flower: Flower) -> None:
+    worker = next(iter(flower.find_workers()))
+    found = {path: flower.ask(path.format(worker), b"{}", PASSWORD) for path in GONE}  # as Flower's own buttons do
+    assert {path: answer for path, answer in found.items() if answer[0] != 404 or GONE[path] not in answer[1]} == {}
+
+
+def test_the_workers_page_has_no_button_that_cannot_work(flower: Flower) -> None:
+    worker = next(iter(flower.find_workers()))
+    page = flower.get(f"/worker/{worker}")
+
+    buttons = {" ".join(text.split()) for text in re.findall(r"<button[^>]*>([^<]*)</button>", page)}
+    assert buttons >= {"Drain", "Refresh"}
+    wrong = ("grow", "shrink", "autoscale", "restart", "consumer", "rate-limit", "timeout", "Shut Down")
+    assert [word for word in wrong if word in page] == []
+
+
+def test_control_commands_that_cannot_work_say_so(flower: Flower, module_stage: Stage) -> None:
+    commands: dict[str, dict[str, Any]] = {
+        "pool_grow": {"n": 1},
+        "pool_shrink": {"n": 1},
+        "pool_restart": {},
+        "autoscale": {"min": 1, "max": 2},
+        "time_limit": {"task_name": "sandfleet.run", "soft": 1},
+        "rate_limit": {"task_name": "sandfleet.run", "rate_limit": "1/s"},
+        "add_consumer": {"queue": "more"},
+        "cancel_consumer": {"queue": "sandfleet"},
+    }
+    worker = module_stage.workers[0]
+    with new_app(WorkerSettings(redis_url=SecretStr(module_stage.redis_url))) as app:
+        found = {
+            name: app.control.broadcast(name, arguments=arguments, reply=True, limit=1, timeout=10)
+            for name, arguments in commands.items()
+        }
+    errors = {name: [next(iter(answer.values())) for answer in answers or ()] for name, answers in found.items()}
+    wrong = {name: told for name, told in errors.items() if len(told) != 1 or "setting" not in told[0].get("error", "")}
+    assert wrong == {}
+    assert "Traceback" not in worker.log
+
+
+def test_our_words_are_in_flowers_own_pages() -> None:
+    # A Flower whose templates read differently would show its own words again, and nothing else would say so.
+    wrong = {
+        name: words
+        for name, texts in WORDS.items()
+        if (words := [word for word in texts if word not in (Path(settings["template_path"]) / name).read_text()])
+    }
+    assert wrong == {}
+
+
+def test_without_a_password_given_one_is_made_and_no_token_is_taken(module_stage: Stage) -> None:
+    with running_flower(module_stage, FLOWER_BASIC_AUTH="", FLOWER_TOKEN="") as flower:
+        assert flower.password != PASSWORD
+        assert flower.ask("/tasks", password=flower.password)[0] == 200
+        for password in (None, PASSWORD, "Bearer ", f"Bearer {TOKEN}"):
+            for path in ("/tasks", "/metrics", "/api/tasks"):
+                assert flower.ask(path, password=password)[0] == 401, (path, password)

@@ -8,7 +8,8 @@ import pickle
 import zlib
 from typing import TYPE_CHECKING, Any
 
-import pytest
+import psutil
+from rows import each_row
 from waiting import wait_until
 
 if TYPE_CHECKING:
@@ -35,15 +36,29 @@ SPECS: dict[str, tuple[dict[str, Any], str]] = {
     "negative timeout": ({"timeout": -1}, "SPEC_INVALID"),
     "above the ceiling": ({"resources": {"memory_bytes": 1 << 50}}, "SPEC_INVALID"),
     "unknown field": ({"backdoor": 1}, "SPEC_INVALID"),
+    "less memory than a sandbox": ({"resources": {"memory_bytes": 4096}}, "SPEC_INVALID"),
+    "less CPU than a sandbox": ({"resources": {"cpu_quota": 1}}, "SPEC_INVALID"),
     "labels that kombu would decode": ({"labels": {"__type__": "x", "__value__": "y"}}, "SPEC_INVALID"),
     "command of a wrong type": ({"command": {"__type__": "bytes", "__value__": "x"}}, "SPEC_INVALID"),
 }
 
 
-@pytest.mark.parametrize("case", SPECS)
+@each_row("case", SPECS)
 def test_a_forged_spec_is_refused(module_stage: Stage, stock: Stock, case: str) -> None:
     spec, code = SPECS[case]
     expect_refusal(module_stage, stock, stock.push(body(spec)), code)
+
+
+def test_the_spec_that_took_7_gb_of_a_worker_leaves_its_memory_flat(module_stage: Stage, stock: Stock) -> None:
+    worker = psutil.Process(module_stage.workers[0].process.pid)
+    before = worker.memory_info().rss
+    for spec in (
+        {"command": ["x" * 100_000], "env": ["PATH=" + "a:" * 70_000]},
+        {"command": ["x"], "env": ["PATH=" + ":" * 131_073]},
+        {"command": ["x" * 60_000], "env": ["PATH=" + "a:" * 30_000]},
+    ):
+        expect_refusal(module_stage, stock, stock.push(body(spec)), "SPEC_INVALID")
+    assert worker.memory_info().rss - before < 64 << 20
 
 
 BODIES: dict[str, object] = {
@@ -72,7 +87,7 @@ BODIES: dict[str, object] = {
 }
 
 
-@pytest.mark.parametrize("case", BODIES)
+@each_row("case", BODIES)
 def test_a_forged_body_is_refused(module_stage: Stage, stock: Stock, case: str) -> None:
     expect_refusal(module_stage, stock, stock.push(BODIES[case]), "SPEC_INVALID")
 
@@ -103,7 +118,7 @@ HEADERS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("case", HEADERS)
+@each_row("case", HEADERS)
 def test_forged_headers_are_refused(module_stage: Stage, stock: Stock, case: str) -> None:
     expect_refusal(module_stage, stock, stock.push(body(), HEADERS[case]), "SPEC_INVALID")
 
@@ -122,7 +137,7 @@ ENVELOPES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("case", ENVELOPES)
+@each_row("case", ENVELOPES)
 def test_a_forged_envelope_is_refused(module_stage: Stage, stock: Stock, case: str) -> None:
     envelope = {"body": body()} | ENVELOPES[case]
 
@@ -134,10 +149,9 @@ def test_a_spec_over_the_limit_is_refused(module_stage: Stage, stock: Stock) -> 
     expect_refusal(module_stage, stock, stock.push("[" + " " * 10_000_000 + "]"), "SPEC_TOO_LARGE")
 
 
-@pytest.mark.parametrize(
+@each_row(
     "job_id",
     [None, 7, {"x": 1}, "", "with space", "../x", "x\n", "*", "x" * 1_000_000],
-    ids=lambda value: ascii(value)[:20],
 )
 def test_a_message_without_a_usable_id_is_set_aside(module_stage: Stage, stock: Stock, job_id: object) -> None:
     before = module_stage.workers[0].log.count("action=message_set_aside")

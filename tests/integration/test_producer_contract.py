@@ -12,10 +12,12 @@ import redis
 from pydantic import SecretStr
 from sandfleet import (
     BatchUnknown,
+    Cancelled,
     CancelState,
     CommandNotFound,
     ErrorCode,
     Fleet,
+    FleetRunner,
     IdempotencyConflict,
     Job,
     JobExists,
@@ -156,6 +158,32 @@ def test_a_wait_ends_in_time_and_the_job_can_be_cancelled_again_and_again(fleet:
     assert (again.is_requested, again.code, str(again)) == (False, ErrorCode.CANCELLED, "already ended: CANCELLED")
 
 
+def test_a_fleet_is_an_asynchronous_context_manager_too(fleet: Fleet) -> None:
+    async def use() -> str:
+        async with fleet as entered:
+            assert entered is fleet
+            outcome = await entered.submit(HELLO).outcome_async(timeout=20)
+        return outcome.stdout.text
+
+    assert asyncio.run(use()) == "hello\n"
+    fleet.ping()  # a later use connects anew
+
+
+def test_a_plain_event_cancels_a_run_and_no_event_changes_it(fleet: Fleet) -> None:
+    runner, event = FleetRunner(fleet), threading.Event()
+    assert runner.run(HELLO, cancel=event).stdout == "hello\n"
+    assert runner.run(EXIT_3, cancel=event, deadline=time.monotonic() + 20).exit_code == 3
+    timer = threading.Timer(0.2, event.set)
+    timer.start()
+    started = time.monotonic()
+    with pytest.raises(Cancelled):
+        runner.run(LONG, cancel=event)
+    assert time.monotonic() - started < 15
+    with pytest.raises(Cancelled):
+        runner.run(LONG, cancel=event)  # it is set already
+    timer.join()
+
+
 def test_a_cancel_after_the_end_changes_nothing(fleet: Fleet) -> None:
     job = fleet.submit(EXIT_3)
     job.outcome(timeout=20)
@@ -212,7 +240,8 @@ def test_the_same_key_with_another_spec_is_an_error(fleet: Fleet) -> None:
     with pytest.raises(IdempotencyConflict) as many:
         fleet.submit_many([HELLO, others[0], HELLO])
     assert len(many.value.job_ids) == 2
-    assert all(outcome.is_ok for outcome in fleet.as_completed([job, *many.value.job_ids], timeout=20))
+    outcomes = list(fleet.as_completed([job, *many.value.job_ids], timeout=20))
+    assert [outcome.code for outcome in outcomes] == [ErrorCode.OK] * 3
 
 
 def test_an_idempotent_batch_may_be_submitted_again(fleet: Fleet) -> None:

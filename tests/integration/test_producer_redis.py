@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +20,14 @@ from sandfleet import (
     ErrorCode,
     Fleet,
     FleetError,
+    FleetRunner,
     FleetUnavailable,
     JobUnknown,
     Payload,
     QueueFull,
+    ResultTimeout,
     SandboxSpec,
+    SandboxTimeout,
     Settings,
     SettingsInvalid,
 )
@@ -35,7 +39,7 @@ from sandfleet_config.wire import decode_job
 from waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     import redis
@@ -484,3 +488,18 @@ def test_a_reader_that_goes_away_is_no_traceback(fleet: Fleet, tmp_path: Path) -
     assert "Traceback" not in process.stderr.read()
     process.stderr.close()
     assert process.wait(30) == 141
+
+
+def test_a_wait_that_can_be_cancelled_costs_redis_no_more_than_a_plain_one(fleet: Fleet, client: redis.Redis) -> None:
+    def count_commands(wait: Callable[[], object]) -> int:
+        before = int(client.info("stats")["total_commands_processed"])
+        with pytest.raises((ResultTimeout, SandboxTimeout)):
+            wait()
+        return int(client.info("stats")["total_commands_processed"]) - before
+
+    plain = count_commands(lambda: fleet.submit(SPEC).outcome(timeout=1.5))
+    runner = FleetRunner(fleet)
+    held = count_commands(lambda: runner.run(SPEC, deadline=time.monotonic() + 1.5, cancel=threading.Event()))
+    # What is left above is the cancel of the job at the deadline.
+    assert held < plain + 60, (held, plain)
+    assert held < 200

@@ -140,7 +140,7 @@ def test_doctor_says_what_the_host_can_do(stage: Stage) -> None:
     assert findings["redis"]["state"] == "ok"
     assert "busybox" in findings["images"]["detail"].split(", ")
     assert findings["slots per core"]["state"] == "tip"
-    assert all(finding["fix"] for finding in findings.values() if finding["state"] != "ok")
+    assert [name for name, finding in findings.items() if finding["state"] != "ok" and not finding["fix"]] == []
     assert done.returncode == 0
 
 

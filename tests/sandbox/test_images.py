@@ -48,6 +48,31 @@ def new_tree(tree: Path, text: str = "hello") -> Path:
     return tree
 
 
+def test_a_source_that_is_none_is_told_what_to_give_instead(store: ImageStore, tree: Path, tmp_path: Path) -> None:
+    store.add("app", f"rootfs:{tree}")
+    text = tmp_path / "notes.txt"
+    text.write_text("no archive\n")
+    for source, said in (
+        (f"rootfs:{text}", f"rootfs:{text} is no tar file"),
+        ("rootfs:/no/such", "rootfs:/no/such is neither a folder nor a tar file"),
+        (str(tree), f"did you mean rootfs:{tree}?"),
+        ("docker://alpine:3", "skopeo copy docker://alpine:3 oci:FOLDER:NAME"),
+        ("docker-archive:/a.tar", "skopeo copy docker-archive:/a.tar oci:FOLDER:NAME"),
+        ("alpine", "cannot make an image from 'alpine'"),
+        (None, "there is no starter image 'nope'"),
+    ):
+        with pytest.raises(ImageInvalid) as caught:
+            store.add("nope", source)
+        assert said in caught.value.message
+        assert "tar:" not in caught.value.message
+    with pytest.raises(ImageNotFound) as missing:
+        store.remove("nope")
+    assert (
+        missing.value.message
+        == "no image nope here (this host has: app): `sandfleet-worker images list` shows them all"
+    )
+
+
 def test_a_folder_becomes_an_image(store: ImageStore, tree: Path, tmp_path: Path) -> None:
     said: list[str] = []
     image = store.add("team/app:v1", f"rootfs:{tree}", on_progress=said.append)

@@ -183,7 +183,7 @@ def test_too_deep_a_tree_is_refused(store: ImageStore, tmp_path: Path) -> None:
 def test_what_is_no_tar_is_refused(store: ImageStore, tmp_path: Path, content: bytes) -> None:
     target = tmp_path / "a.tar"
     target.write_bytes(content)
-    with pytest.raises(ImageInvalid, match="tar failed"):
+    with pytest.raises(ImageInvalid, match=r"is no tar file|tar failed"):
         store.add("app", f"rootfs:{target}")
 
 

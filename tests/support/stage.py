@@ -167,11 +167,16 @@ class Stock:
         )
 
     def submit(
-        self, *command: str, fields: dict[str, Any] | None = None, queue: str = "sandfleet", **options: Any
+        self,
+        *command: str,
+        fields: dict[str, Any] | None = None,
+        queue: str = "sandfleet",
+        batch: str | None = None,
+        **options: Any,
     ) -> str:
         """Queue a job, and return its id."""
         spec = {"image": "busybox", "command": command, "timeout": 30, **(fields or {})}
-        text = json.dumps({"contract": 2 if "max_attempts" in spec else 1, "spec": spec})
+        text = json.dumps({"contract": 2 if "max_attempts" in spec else 1, "spec": spec, "batch": batch})
         # Ignored here only: it saves a subscription, and workers record an outcome whatever the message says.
         result = self.app.send_task("sandfleet.run", args=[text], queue=queue, ignore_result=True, **options)
         return str(result.id)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import sys
 from typing import Literal
 
-import pytest
+from rows import each_row
 from sandfleet_worker.sandbox.capture import Capture
 
 
@@ -14,8 +14,8 @@ def captured(data: bytes, limit: int, keep: Literal["head", "tail", "both"], chu
     return capture
 
 
-@pytest.mark.parametrize("keep", ["head", "tail", "both"])
-@pytest.mark.parametrize("chunk", [1, 7, 1000])
+@each_row("keep", ["head", "tail", "both"])
+@each_row("chunk", [1, 7, 1000])
 def test_what_fits_is_kept_unchanged(keep: Literal["head", "tail", "both"], chunk: int) -> None:
     data = bytes(range(256)) * 2
     output = captured(data, 512, keep, chunk).to_output()

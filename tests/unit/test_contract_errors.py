@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import sandfleet
+from rows import each_row
 from sandfleet_config.errors import ERROR_CLASSES, ErrorCode, SandboxError
 from sandfleet_config.outcome import Outcome, StreamOutput
 
@@ -34,7 +35,7 @@ def test_all_of_the_package_is_there() -> None:
     assert [name for name in sandfleet.__all__ if not hasattr(sandfleet, name)] == []
 
 
-@pytest.mark.parametrize("code", [code for code in ErrorCode if code is not ErrorCode.OK])
+@each_row("code", [code for code in ErrorCode if code is not ErrorCode.OK])
 def test_an_error_survives_the_way_celery_rebuilds_it(code: ErrorCode) -> None:
     cls = ERROR_CLASSES[code]
     outcome = Outcome.of(code, "j1", "why", exit_code=3, stdout=StreamOutput.of(b"\xff\x00"))

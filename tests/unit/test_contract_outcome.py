@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
+from sandfleet.decoder import decode_outcome
 from sandfleet_config.errors import Category, ErrorCode
 from sandfleet_config.outcome import LimitState, Outcome, StreamOutput, cut_to_characters
+from sandfleet_config.scripts import stored_result
 
 EURO = "€".encode()
 
@@ -93,3 +95,31 @@ def test_the_parts_of_an_outcome_have_no_dict_and_ignore_what_they_do_not_know()
         with pytest.raises(FrozenInstanceError):
             setattr(part, fields(part)[0].name, None)
     assert "s3cret" not in repr(StreamOutput.of(b"s3cret"))
+
+
+def test_what_is_stored_is_never_much_larger_than_what_was_printed() -> None:
+    size = 100_000
+    for name, raw in {
+        "zeros": bytes(size),
+        "escape sequences": b"\x1b[31m" * (size // 5),
+        "an empty line again and again": b"\n" * size,
+        "quotes and backslashes": b'"\\' * (size // 2),
+        "some controls": (b"a" * 9 + b"\0") * (size // 10),
+        "few controls": (b"a" * 99 + b"\0") * (size // 100),
+        "text": b"what a program prints, line by line\n" * (size // 36),
+        "other letters": "\u0436\u0443\u043a ".encode() * (size // 7),
+        "no text": bytes(range(256)) * (size // 256),
+        "delete": b"\x7f" * size,
+    }.items():
+        stream = StreamOutput.of(raw)
+        outcome = Outcome.of(ErrorCode.EXIT_NONZERO, "j", stdout=stream)
+        stored = stored_result(outcome)
+        assert len(stored.encode()) < len(raw) * 4 / 3 + 2000, name
+        read = decode_outcome(stored.encode())
+        assert read == outcome, name
+        assert read.stdout.bytes == raw
+        assert read.stdout.text == raw.decode(errors="replace")
+    # Text that people and other tools look at stays text.
+    assert StreamOutput.of(b"hi\n" * 300 + b"\x1b[0m\0").encoding == "utf-8"
+    assert StreamOutput.of("\u0436\u0443\u043a\n".encode() * size).encoding == "utf-8"
+    assert StreamOutput.of(b'{"a": [1, "x"], "b": null}\n' * 1000).encoding == "utf-8"

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from rows import each_row
 from sandfleet_config.errors import UserInvalid
 from sandfleet_worker.sandbox.accounts import (
     MAX_ENTRIES,
@@ -44,7 +45,7 @@ def new_image(user: str = "", passwd: str = PASSWD, group: str = GROUP) -> Image
     )
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("user", "expected"),
     [
         ("app", ResolvedUser(1000, 1001, (29, 44), "/home/app", "app")),
@@ -70,7 +71,7 @@ def test_unset_means_the_images_own_user_unless_that_is_root(own: str, uid: int)
     assert resolve_user(new_image(own), "").uid == uid
 
 
-@pytest.mark.parametrize(
+@each_row(
     "user",
     [
         "ghost",
@@ -105,7 +106,7 @@ def test_nobody_works_without_any_passwd() -> None:
     )
 
 
-@pytest.mark.parametrize(
+@each_row(
     "line",
     ["", ":::::::", "a", "a:x:1:1", "a:x:-1:1::/:/", "a:x:1:one::/:/", "a:x:٣:1::/:/", "a b:x:1:1::/:/",
      "../a:x:1:1::/:/", "a:x:99999999999:1::/:/", "+::::::", "a:x:1:1::/:/:extra", "\0:x:1:1::/:/"],

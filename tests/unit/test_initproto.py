@@ -4,6 +4,7 @@ import struct
 from typing import Any
 
 import pytest
+from rows import each_row
 from sandfleet_worker.sandbox.initproto import (
     MAX_MESSAGE_BYTES,
     MAX_REPORT_BYTES,
@@ -63,7 +64,7 @@ def test_a_job_is_laid_out_as_documented() -> None:
     assert encode_job(job) == struct.pack("<I", len(body)) + body
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("fields", "message"),
     [
         ({"argv": []}, "no command"),
@@ -129,7 +130,7 @@ def test_path_is_searched_as_execvp_does(command: str, path: str, candidates: li
     assert exec_candidates(command, path) == candidates
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("line", "report"),
     [
         (b"R", Ready()),

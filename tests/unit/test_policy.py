@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 from sandfleet_config.errors import SecurityViolation, SpecInvalid
 from sandfleet_config.settings import HostSettings, PolicySettings
 from sandfleet_config.spec import SandboxSpec
@@ -40,6 +41,34 @@ def test_a_wish_above_the_ceiling_is_refused_and_never_shortened(fields: dict[st
     with pytest.raises(SpecInvalid) as caught:
         admit(new_spec(**fields), HOST)
     assert [fault["field"] for fault in caught.value.errors] == [field]
+
+
+def test_a_wish_above_the_ceiling_is_told_in_the_units_that_were_typed_with_the_setting() -> None:
+    host = HostSettings(policy=PolicySettings(cpu_quota=100_000))
+    for fields, said in (
+        (
+            {"resources": {"memory_bytes": "64GB"}},
+            "resources.memory_bytes: 64 GB is above this host's ceiling of 512 MiB",
+        ),
+        ({"resources": {"memory_bytes": "64GB"}}, ", set by SANDFLEET_POLICY__MEMORY_BYTES"),
+        ({"resources": {"cpu_quota": 250_000}}, "2.5 cores (cpu_quota 250000) is above"),
+        ({"resources": {"cpu_quota": 250_000}}, "ceiling of 1 core (cpu_quota 100000)"),
+        ({"resources": {"pids_limit": 300}}, "300 processes and threads is above this host's ceiling of 256 processes"),
+        ({"timeout": 7200}, "timeout: 7200 s (2 h) is above this host's ceiling of 3600 s (1 h)"),
+        ({"output": {"max_bytes": "8MiB"}}, "output.max_bytes: 8 MiB is above this host's ceiling of 1 MiB"),
+    ):
+        with pytest.raises(SpecInvalid) as caught:
+            admit(new_spec(**fields), host)
+        assert said in caught.value.message
+        # As at submit: the field once, the words once.
+        (fault,) = caught.value.errors
+        assert caught.value.message == f"{fault['field']}: {fault['message']}"
+
+
+def test_a_host_cannot_be_set_up_so_that_no_job_can_run() -> None:
+    for field in ("memory_bytes", "cpu_quota", "disk_bytes"):
+        with pytest.raises(ValidationError, match=field):
+            PolicySettings.model_validate({field: 1})
 
 
 def test_all_faults_are_told_at_once() -> None:

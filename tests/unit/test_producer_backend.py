@@ -5,6 +5,7 @@ import time
 from typing import Any
 
 import pytest
+from rows import each_row
 from sandfleet import (
     Backend,
     Cancelled,
@@ -106,12 +107,16 @@ def test_an_image_that_cannot_be_resolved() -> None:
 
 def test_the_spec_has_the_seeds_defaults_labels_and_units() -> None:
     parts = Parts()
-    limits = {"cpu_quota_millis": 50, "memory_bytes": 1024, "pids_max": 8, "disk_bytes": 4096}
+    limits = {"cpu_quota_millis": 50, "memory_bytes": 64 << 20, "pids_max": 8, "disk_bytes": 4096}
     Backend(parts.config()).execute({"code": "print(1)", "limits": limits, "metadata": {"name": "a"}})
     (spec,) = parts.specs
     assert spec.command == ("python3", "-c", "print(1)")
     assert spec.resources.cpu_quota == 50_000
-    assert (spec.resources.memory_bytes, spec.resources.pids_limit, spec.resources.disk_bytes) == (1024, 8, 4096)
+    assert (spec.resources.memory_bytes, spec.resources.pids_limit, spec.resources.disk_bytes) == (
+        64 << 20,
+        8,
+        4096,
+    )
     assert spec.labels == {"name": "a", "runtime.profile": "standard", "runtime.backend": "gvisor"}
     assert spec.timeout == 30
     assert (spec.platform, spec.runsc_path, spec.root_dir) == ("", "", "")
@@ -156,7 +161,7 @@ def test_languages_and_long_code() -> None:
         backend.execute({"code": "1", "language": "cobol"})
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("stdout", "value"),
     [
         ("", None),
@@ -203,7 +208,7 @@ def test_the_fleet_executes_and_tells_the_limits_that_held() -> None:
         runtime=Runtime(platform="kvm"),
     )
     fleet = FakeFleet(lambda _: outcome)
-    result = fleet.execute("print(1)", profile="hardened", timeout=5, limits={"memory_bytes": "1MiB"})
+    result = fleet.execute("print(1)", profile="hardened", timeout=5, limits={"memory_bytes": "64MiB"})
     assert (result.value, result.exit_code) == ([1], 3)
     assert result.limits_enforced.model_dump() == {
         "timeout": True,
@@ -214,7 +219,7 @@ def test_the_fleet_executes_and_tells_the_limits_that_held() -> None:
     }
     assert result.backend.details["platform"] == "kvm"
     assert fleet.specs[0].timeout == 5
-    assert fleet.specs[0].resources.memory_bytes == 1 << 20
+    assert fleet.specs[0].resources.memory_bytes == 64 << 20
 
 
 def test_what_is_no_exit_is_raised() -> None:

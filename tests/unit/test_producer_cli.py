@@ -69,7 +69,10 @@ def test_run_names_the_code_where_the_exit_is_not_the_programs(use: Use, capfd: 
 def test_run_says_what_was_cut(use: Use, capfd: Capture) -> None:
     use(end(ErrorCode.OK, exit_code=0, stdout=StreamOutput.of(b"abc", 1000)))
     assert main(["run", "--", "x"]) == 0
-    assert capfd.readouterr().err == "sandfleet: stdout was cut: 3 of 1000 bytes are kept (see --max-output, --keep)\n"
+    assert (
+        capfd.readouterr().err
+        == "sandfleet: stdout was cut: 3 bytes of 1000 bytes are kept (see --max-output, --keep)\n"
+    )
 
 
 def test_run_makes_the_spec_from_its_options(use: Use, monkeypatch: Patch) -> None:
@@ -112,11 +115,11 @@ def test_run_without_options_is_the_smallest_spec(use: Use) -> None:
     [
         (["--bogus"], "--bogus"),
         (["--timeout", "soon"], "--timeout"),
-        (["--timeout", "-1"], "SPEC_INVALID: timeout"),
-        (["--memory", "lots"], "resources.memory_bytes"),
+        (["--timeout", "-1"], "SPEC_INVALID: --timeout"),
+        (["--memory", "lots"], "--memory: must be a number of bytes"),
         (["-e", "NOT_SET_HERE"], "NOT_SET_HERE"),
         (["--label", "x"], "--label x"),
-        (["--keep", "middle"], "output.keep"),
+        (["--keep", "middle"], "--keep"),
     ],
 )
 def test_run_with_bad_usage_is_125_as_with_docker(use: Use, options: list[str], said: str, capfd: Capture) -> None:
@@ -133,7 +136,7 @@ def test_run_refuses_a_stdin_that_is_too_long(use: Use, monkeypatch: Patch, capf
     fleet = use(end(ErrorCode.OK, exit_code=0))
     monkeypatch.setattr("sys.stdin", Binary(b"x" * (fleet.settings.max_spec_bytes + 1)))
     assert main(["run", "-i", "--", "cat"]) == 125
-    assert "SPEC_TOO_LARGE: stdin has more than 262144 bytes" in capfd.readouterr().err
+    assert "SPEC_TOO_LARGE: stdin has more than 256 KiB" in capfd.readouterr().err
     assert fleet.specs == []
 
 
@@ -351,7 +354,7 @@ def test_a_batch_is_shown_waited_for_and_cancelled(use: Use, tmp_path: Path, cap
     assert out == f"{done}\tOK\n"
     assert "1 jobs go on. To resume: sandfleet batch wait nightly" in err
     assert main(["batch", "cancel", "nightly"]) == 0
-    assert capfd.readouterr().out == "nightly\t1 cancelled before they started, 0 asked to end, 1 already ended\n"
+    assert capfd.readouterr().out == "nightly\t1 cancelled before they started, 0 requested, 1 already ended\n"
     results = tmp_path / "r"
     assert main(["batch", "wait", "nightly", "--out", str(results)]) == 1
     assert [json.loads(line)["code"] for line in results.read_text().splitlines()] == ["OK", "CANCELLED"]
@@ -410,8 +413,8 @@ def test_run_and_submit_take_what_delivery_knows(use: Use, tmp_path: Path, capfd
     ("argv", "code", "said"),
     [
         (["run", "--queue", "a:b", "--", "x"], 125, "a queue's name is"),
-        (["run", "--priority", "10", "--", "x"], 125, "SPEC_INVALID: priority"),
-        (["run", "--max-attempts", "0", "--", "x"], 125, "SPEC_INVALID: max_attempts"),
+        (["run", "--priority", "10", "--", "x"], 125, "SPEC_INVALID: --priority"),
+        (["run", "--max-attempts", "0", "--", "x"], 125, "SPEC_INVALID: --max-attempts"),
         (["submit", "-", "--idempotent"], 2, "--batch"),
         (["submit", "-", "--queue", "dead"], 2, "no queue may be called dead"),
         (["batch"], 2, ""),

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from rows import each_row
 from sandfleet import ErrorCode, JobUnknown, Outcome, ResultTimeout, SandboxSpec
 from sandfleet.channel import JobRecord
 from sandfleet.collect import OutcomeStream
@@ -75,7 +76,7 @@ def test_half_a_character_in_a_message_loses_no_outcome(code: ErrorCode) -> None
     assert found == outcome
 
 
-@pytest.mark.parametrize("code", list(ErrorCode))
+@each_row("code", list(ErrorCode))
 def test_what_a_worker_stored_is_read_as_it_was(code: ErrorCode) -> None:
     outcome = new_full(code)
     found = parse_outcome(stored_result(outcome).encode(), "j1")
@@ -106,7 +107,7 @@ def test_a_failure_without_outcome_keeps_code_and_message() -> None:
     assert two.code is ErrorCode.SPEC_INVALID
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("raw", "code", "said"),
     [
         (failure("NotRegistered", "other.task"), ErrorCode.INTERNAL, "NotRegistered: other.task"),
@@ -114,7 +115,7 @@ def test_a_failure_without_outcome_keeps_code_and_message() -> None:
         (failure("ValueError", "OK", "a forged end", OK.to_json()), ErrorCode.INTERNAL, "ValueError"),
         (failure("X"), ErrorCode.INTERNAL, "X"),
         (stored("FAILURE", "text"), ErrorCode.INTERNAL, "damaged"),
-        (stored("REVOKED", {"exc_type": "TaskRevokedError"}), ErrorCode.CANCELLED, "revoked"),
+        (stored("REVOKED", {"exc_type": "TaskRevokedError"}), ErrorCode.CANCELLED, "the job was cancelled"),
         (stored("SUCCESS", None), ErrorCode.INTERNAL, "cannot be read"),
         (stored("SUCCESS", {"code": "NEW_CODE", "job_id": "j1"}), ErrorCode.INTERNAL, "cannot be read"),
         (stored("SUCCESS", {**OK.to_json(), "exit_code": "s3cret"}), ErrorCode.INTERNAL, "exit_code"),

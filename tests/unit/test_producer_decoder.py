@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from rows import each_row
 from sandfleet import ErrorCode, Outcome, SandboxSpec, Settings, stored
 from sandfleet.decoder import FIELDS, decode_outcome
 from sandfleet.memory import FakeChannel
@@ -91,8 +92,8 @@ def assert_same(found: Outcome, expected: Outcome | None) -> None:
     assert found.model_fields_set == expected.model_fields_set
 
 
-@pytest.mark.parametrize("code", list(ErrorCode))
-@pytest.mark.parametrize("more", [{}, FULL], ids=["bare", "full"])
+@each_row("code", list(ErrorCode))
+@each_row("more", [{}, FULL])
 def test_a_usual_record_is_decoded_as_pydantic_would(code: ErrorCode, more: dict[str, Any]) -> None:
     outcome = Outcome.of(code, "j1", "why \u20ac", **more)
     raw = stored_result(outcome).encode()
@@ -170,7 +171,7 @@ def test_what_a_newer_worker_adds_is_passed_over(outcome: Outcome) -> None:
     assert_same(found, parse_by_pydantic(raw))
 
 
-@pytest.mark.parametrize("name", Outcome.model_fields)
+@each_row("name", Outcome.model_fields)
 def test_a_record_without_a_field_is_left_to_pydantic(name: str) -> None:
     for outcome in (OK, OOM):
         record = json.loads(stored_result(outcome))
@@ -183,7 +184,7 @@ def test_a_record_without_a_field_is_left_to_pydantic(name: str) -> None:
         assert name not in found.model_fields_set or found.code is ErrorCode.INTERNAL or name in {"code", "job_id"}
 
 
-@pytest.mark.parametrize(
+@each_row(
     "raw",
     [
         stored_result(OOM, [{"field": "image", "message": "missing"}]).encode(),

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
+from rows import each_row
 from sandfleet.cli.exits import exit_code, is_own_exit
 from sandfleet_config.errors import ErrorCode
 from sandfleet_config.outcome import Outcome
@@ -39,7 +39,7 @@ EXITS: dict[ErrorCode, tuple[dict[str, Any], int]] = {
 }
 
 
-@pytest.mark.parametrize("code", ErrorCode)
+@each_row("code", ErrorCode)
 def test_each_code_has_its_exit(code: ErrorCode) -> None:
     fields, expected = EXITS[code]
     outcome = Outcome.of(code, "j1", **fields)
@@ -47,15 +47,15 @@ def test_each_code_has_its_exit(code: ErrorCode) -> None:
     assert is_own_exit(outcome) == (code in {ErrorCode.OK, ErrorCode.EXIT_NONZERO})
 
 
-@pytest.mark.parametrize("number", range(1, 256))
+@each_row("number", range(1, 256))
 def test_a_programs_own_exit_stays_itself(number: int) -> None:
     outcome = Outcome.of(ErrorCode.EXIT_NONZERO, "j1", exit_code=number)
     assert exit_code(outcome) == number
     assert is_own_exit(outcome)
 
 
-@pytest.mark.parametrize("code", [code for code in ErrorCode if code is not ErrorCode.OK])
-@pytest.mark.parametrize("fields", [{}, {"exit_code": 0}])
+@each_row("code", [code for code in ErrorCode if code is not ErrorCode.OK])
+@each_row("fields", [{}, {"exit_code": 0}])
 def test_only_ok_exits_0(code: ErrorCode, fields: dict[str, Any]) -> None:
     assert exit_code(Outcome.of(code, "j1", **fields)) != 0
 

@@ -3,7 +3,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from sandfleet import ErrorCode, JobExists, JobUnknown, Outcome, OutOfMemory, SandboxResult, SandboxSpec, SpecTooLarge
+from sandfleet import (
+    ErrorCode,
+    JobExists,
+    JobUnknown,
+    Outcome,
+    OutOfMemory,
+    Payload,
+    SandboxResult,
+    SandboxSpec,
+    SpecTooLarge,
+)
 from sandfleet.testing import Ending, FakeFleet
 from sandfleet_config.settings import Settings
 
@@ -66,5 +76,5 @@ def test_the_size_limit_is_that_of_the_settings() -> None:
 def test_nothing_is_queued_of_many_if_one_is_faulty() -> None:
     fleet = FakeFleet()
     with pytest.raises(SpecTooLarge):
-        fleet.submit_many([SPEC, SandboxSpec(image="x", command=["y" * 300_000])])
+        fleet.submit_many([SPEC, SandboxSpec(image="x", stdin=Payload(data="y" * 300_000))])
     assert fleet.specs == []

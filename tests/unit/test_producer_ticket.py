@@ -6,6 +6,7 @@ import uuid
 from typing import Any
 
 import pytest
+from rows import each_row
 from sandfleet import SandboxSpec, SpecInvalid, portions
 from sandfleet.channel import JobRecord
 from sandfleet.message import new_messages
@@ -28,9 +29,9 @@ FULL = SandboxSpec.model_validate(
 SMALL = SandboxSpec(image="x")
 
 
-@pytest.mark.parametrize("spec", [SMALL, FULL, FULL.model_copy(update={"idempotency_key": "own \u20ac"})])
-@pytest.mark.parametrize("batch", [None, 'b "\u20ac"'])
-@pytest.mark.parametrize("is_keyed", [False, True])
+@each_row("spec", [SMALL, FULL, FULL.model_copy(update={"idempotency_key": "own \u20ac"})])
+@each_row("batch", [None, 'b "\u20ac"'])
+@each_row("is_keyed", [False, True])
 def test_what_is_put_together_by_hand_is_what_the_models_say(
     spec: SandboxSpec, batch: str | None, *, is_keyed: bool
 ) -> None:

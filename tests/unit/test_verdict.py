@@ -3,7 +3,7 @@ from __future__ import annotations
 import errno
 import signal
 
-import pytest
+from rows import each_row
 from sandfleet_config.errors import ErrorCode
 from sandfleet_worker.sandbox.counters import Counts
 from sandfleet_worker.sandbox.initproto import (
@@ -26,7 +26,7 @@ def facts(**changes: object) -> Facts:
     return Facts(**{**vars(RUNNING), **changes})
 
 
-@pytest.mark.parametrize("code", range(256))
+@each_row("code", range(256))
 def test_every_exit_is_itself(code: int) -> None:
     verdict = decide(facts(end=Exited(code, disk_full=False)))
     assert verdict.exit_code == code
@@ -34,7 +34,7 @@ def test_every_exit_is_itself(code: int) -> None:
     assert verdict.code is (ErrorCode.OK if code == 0 else ErrorCode.EXIT_NONZERO)
 
 
-@pytest.mark.parametrize("number", range(1, 65))
+@each_row("number", range(1, 65))
 def test_every_signal_is_itself(number: int) -> None:
     verdict = decide(facts(end=Signaled(number, disk_full=False)))
     assert (verdict.code, verdict.signal, verdict.exit_code) == (ErrorCode.SIGNALED, number, None)
@@ -51,7 +51,7 @@ PIDS_FUSE = Counts(fork_failures=3, pids_fuse_hits=3)
 PARENTS_PIDS = Counts(fork_failures=3)
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("changes", "code"),
     [
         # cancelled > our timer > memory cgroup > output limit > the program's own end
@@ -114,7 +114,7 @@ def test_precedence(changes: dict[str, object], code: ErrorCode) -> None:
     assert decide(facts(**changes)).code is code
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("changes", "code"),
     [
         ({"runsc_exit": 128, "runsc_log": "creating container: boom"}, ErrorCode.SANDBOX_CREATION_FAILED),

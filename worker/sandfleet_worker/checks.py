@@ -12,8 +12,10 @@ import redis
 from sandfleet_config.errors import SandboxError
 
 from sandfleet_worker.host import connect
+from sandfleet_worker.sandbox.abilities import QUIET_FLAG
 from sandfleet_worker.sandbox.cgroup_tree import find_tree
-from sandfleet_worker.sandbox.runsc import find_runsc
+from sandfleet_worker.sandbox.runsc import find_runsc, release_date
+from sandfleet_worker.sandbox.sidecars import find_closed_folder, find_sidecar_fault, sidecar_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,10 +23,19 @@ if TYPE_CHECKING:
 
     from sandfleet_config.settings import WorkerSettings
 
+    from sandfleet_worker.sandbox.probe import ProbeReport
     from sandfleet_worker.sandbox.runner import RunscRunner
+    from sandfleet_worker.sandbox.runsc import RunscBinary
 
 MIN_FREE_BYTES = 1 << 30
 SAFE_POLICY = "noeviction"
+RELEASES_PAGE = "docs/how-to/gvisor-releases.md"
+TESTED_RELEASES = (20240729, 20250503, 20260905)
+"""The tests pass on the first and the last of these with each change; on the second in `make test-releases`."""
+CRASH_FIXED_RELEASE = 20260601
+"""Before, any job ends its own sandbox by leaving a folder that it has removed (gVisor commit 9b9807a3c)."""
+PREFERRED_RELEASE = 20260714
+"""From here on a boot waits for no membarrier call, and an idle sandbox takes no CPU (since 20260622)."""
 IMAGE_TOOLS = {
     "mkfs.erofs": "packs images: install erofs-utils",
     "umoci": "unpacks OCI images: install umoci",
@@ -101,16 +112,66 @@ def check_folder(name: str, folder: Path, setting: str) -> Finding:
     return Finding(name, State.OK, str(folder))
 
 
-def check_runsc(settings: WorkerSettings) -> Finding:
-    """Whether there is a runsc, and which."""
+def check_runsc(settings: WorkerSettings) -> Iterator[Finding]:
+    """Whether there is a runsc, of which release, and whether its helpers fit it."""
     try:
         binary = find_runsc(settings.runsc.path)
     except SandboxError as error:
-        return Finding("runsc", State.FAILED, error.message, "install gVisor, or set SANDFLEET_RUNSC__PATH")
-    return Finding("runsc", State.OK, f"{binary.path}, version {binary.version}")
+        yield Finding("runsc", State.FAILED, error.message, "install gVisor, or set SANDFLEET_RUNSC__PATH")
+        return
+    yield check_release(binary)
+    yield check_sidecars(binary)
 
 
-def check_platform(settings: WorkerSettings, runner: RunscRunner, platform: str) -> Finding:
+def check_release(binary: RunscBinary) -> Finding:
+    """Whether this release of runsc was tested, and what is known of it."""
+    released = release_date(binary.version)
+    found = f"{binary.path}, release {binary.version}"
+    tested = ", ".join(map(str, TESTED_RELEASES))
+    fix = f"install the newest official release with its folder gvisor-bin: {RELEASES_PAGE}"
+    if released is None:
+        detail = f"{found}: it names no date, so nobody can say whether it was tested (these were: {tested})"
+        return Finding("runsc", State.WARNING, detail, fix)
+    if not TESTED_RELEASES[0] <= released <= TESTED_RELEASES[-1]:
+        which = "older" if released < TESTED_RELEASES[0] else "newer"
+        detail = f"{found}: {which} than every release that was tested ({tested})"
+        return Finding("runsc", State.WARNING, detail, f"run `make test` on it, or {fix}")
+    if released < CRASH_FIXED_RELEASE:
+        detail = f"{found}: a job can crash its own sandbox (fixed in {CRASH_FIXED_RELEASE})"
+        return Finding("runsc", State.WARNING, detail, fix)
+    if released < PREFERRED_RELEASE:
+        return Finding("runsc", State.TIP, f"{found}: from {PREFERRED_RELEASE} on a sandbox boots faster", fix)
+    return Finding("runsc", State.OK, found)
+
+
+def check_sidecars(binary: RunscBinary) -> Finding:
+    """Whether the helper binaries beside runsc are a whole set of its own release."""
+    name, folder = "runsc's helpers", sidecar_folder(binary)
+    if QUIET_FLAG not in binary.flags:
+        return Finding(name, State.OK, "this release has none")
+    if fault := find_sidecar_fault(binary):
+        return Finding(name, State.FAILED, f"no sandbox boots: {fault}", f"{RELEASES_PAGE} says how to install both")
+    if folder.is_dir():
+        return Finding(name, State.OK, f"{', '.join(sorted(path.name for path in folder.iterdir()))} in {folder}")
+    detail = f"no {folder}: each boot takes some ms longer, and releases after 2026-10 will not boot without it"
+    return Finding(name, State.TIP, detail, f"install it beside runsc: {RELEASES_PAGE}")
+
+
+def check_sentry(settings: WorkerSettings, report: ProbeReport) -> Finding:
+    """Whether the kernel of a sandbox has any right on this host."""
+    name = "sandbox process"
+    if report.is_sentry_nobody:
+        return Finding(name, State.OK, "on this host it is nobody, without capabilities")
+    if settings.runsc.rootless:
+        return Finding(name, State.OK, "rootless: it is the worker's user, in a user namespace")
+    detail = "on this host it is root, with six capabilities: runsc does not boot with --directfs=false"
+    closed = find_closed_folder(find_runsc(settings.runsc.path))
+    if closed is None:
+        return Finding(name, State.TIP, detail, f"a newer release may: {RELEASES_PAGE}")
+    return Finding(name, State.WARNING, f"{detail}, since the user nobody cannot reach {closed}", f"chmod o+x {closed}")
+
+
+def check_platform(settings: WorkerSettings, runner: RunscRunner, platform: str) -> Iterator[Finding]:
     """Boot a sandbox on `platform` and run a program in it; comes back within the boot deadline."""
     is_needed = platform == settings.runsc.platform
     name = f"platform {platform}"
@@ -123,9 +184,12 @@ def check_platform(settings: WorkerSettings, runner: RunscRunner, platform: str)
             if is_needed
             else "not needed: jobs run on another platform"
         )
-        return Finding(name, state, error.message, fix)
+        yield Finding(name, state, error.message, fix)
+        return
     used = ", used for jobs" if is_needed else ""
-    return Finding(name, State.OK, f"a sandbox was up after {report.boot_seconds * 1000:.0f} ms{used}")
+    yield Finding(name, State.OK, f"a sandbox was up after {report.boot_seconds * 1000:.0f} ms{used}")
+    if is_needed:
+        yield check_sentry(settings, report)
 
 
 def check_limits(settings: WorkerSettings) -> Finding:

@@ -6,19 +6,22 @@ import os
 import sys
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 from sandfleet_config.errors import SandboxError
-from sandfleet_config.settings import SettingsInvalid, WorkerSettings, check_environment
+from sandfleet_config.settings import SettingsInvalid, WorkerSettings, check_environment, word_settings_faults
+from sandfleet_config.usage import is_help, word_usage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-cli = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__, add_completion=False)
+HELP = "Start a worker, run everything on one machine, look after images and the host."
+
+cli = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=HELP, add_completion=False)
 images = typer.Typer(no_args_is_help=True, help="Images on this host.")
 cli.add_typer(images, name="images")
 errors = Console(stderr=True)
@@ -41,14 +44,20 @@ def _told_plainly() -> Iterator[None]:
     except (PreflightFailed, LocalFailed, SettingsInvalid, SandboxError) as error:
         _fail(str(error))
     except ValidationError as error:
-        _fail(
-            "; ".join(f"SANDFLEET_{'__'.join(map(str, item['loc'])).upper()}: {item['msg']}" for item in error.errors())
-        )
+        _fail(word_settings_faults(error))
+    except OSError as error:
+        if error.filename is None:
+            raise
+        _fail(f"{error.filename}: {error.strerror}")
 
 
-def _fail(text: str) -> None:
-    errors.print(f"error: {text}", style="red", markup=False, highlight=False, soft_wrap=True)
+def _fail(text: str) -> NoReturn:
+    _print_error(text)
     raise typer.Exit(1) from None
+
+
+def _print_error(text: str) -> None:
+    errors.print(f"error: {text}", style="red", markup=False, highlight=False, soft_wrap=True)
 
 
 FOREIGN_SETTINGS = ("CELERY_BROKER_URL", "CELERY_BROKER_READ_URL", "CELERY_BROKER_WRITE_URL", "CELERY_RESULT_BACKEND")
@@ -112,7 +121,13 @@ def clean() -> None:
 
 @images.command("add")
 def add_image(
-    name: str, source: Annotated[str, typer.Argument(help="rootfs:PATH, oci:PATH; empty: a starter image.")] = ""
+    name: str,
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="rootfs:FOLDER, rootfs:FILE.tar[.gz|.xz|.zst] or oci:LAYOUT[:TAG]; empty: a starter image."
+        ),
+    ] = "",
 ) -> None:
     """Add or replace the image NAME."""
     from sandfleet_worker.sandbox.images import ImageStore
@@ -129,6 +144,9 @@ def list_images() -> None:
 
     with _told_plainly():
         found = ImageStore(_read_settings().images.root).list()
+    if not found:
+        print("there are no images here: sandfleet-worker images add python", file=sys.stderr)
+        return
     table = Table("name", "digest", "size", "added")
     for image in found:
         size = f"{image.size_bytes / 2**20:.1f} MiB"
@@ -146,10 +164,20 @@ def remove_image(name: str) -> None:
     print(f"removed {name}")
 
 
-def main() -> None:
-    """Run the command line."""
+def main(argv: list[str] | None = None) -> NoReturn:
+    """Run the command line and exit; a wrong one is one line and exit code 2."""
     sys.argv[0] = Path(sys.argv[0]).name
-    cli()
+    try:
+        status = cli(args=argv, prog_name="sandfleet-worker", standalone_mode=False)
+    except typer.Abort:
+        sys.exit(1)
+    except typer.TyperException as error:
+        if is_help(error):
+            print(error.format_message(), file=sys.stderr)
+        else:
+            _print_error(word_usage(error, {}))
+        sys.exit(2)
+    sys.exit(status if isinstance(status, int) else 0)
 
 
 if __name__ == "__main__":

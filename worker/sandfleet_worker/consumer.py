@@ -18,6 +18,7 @@ from celery.worker import state
 from celery.worker.consumer import Consumer
 from celery.worker.consumer.consumer import TERMINATE  # type: ignore[attr-defined]
 from sandfleet_config.queues import TASK_NAME
+from sandfleet_config.words import CANCELLED
 
 from sandfleet_worker.delivery.envelope import open_message
 from sandfleet_worker.delivery.intake import EXIT_LOST
@@ -82,6 +83,7 @@ class SandboxConsumer(Consumer):
             raise ImproperlyConfigured(msg)
         super().__init__(*args, **kwargs)
         self.intake, self._runner, self._settings = host.intake, host.runner, host.settings
+        self.queue_patterns = [host.settings.queue, *host.settings.queues]
         self._is_drained = False
 
     def on_send_event_buffered(self) -> Any:
@@ -107,7 +109,7 @@ class SandboxConsumer(Consumer):
         if delivery is None:
             msg = "the claim's script let a message without a usable id through"
             raise RuntimeError(msg)
-        message.headers, message.delivery = delivery.to_headers(), delivery
+        message.headers, message.delivery, message.claim = delivery.to_headers(), delivery, claim
         self.intake.held.expect_end(claim, self._find_longest(delivery))
         self.strategies[TASK_NAME](message, None, _nothing, _nothing, self.on_task_message)
 
@@ -143,7 +145,7 @@ class SandboxConsumer(Consumer):
 
     def _cancel_jobs(self, job_ids: Sequence[str]) -> None:
         for job_id in job_ids:
-            self.pool.cancel(job_id, "the job was cancelled")
+            self.pool.cancel(job_id, CANCELLED)
 
     def _end_after_lost_lease(self) -> None:
         self.pool.withdraw_all("the worker has lost its lease")
@@ -174,13 +176,17 @@ class SandboxConsumer(Consumer):
 
 def is_stopping() -> bool:
     """Whether a signal told this process to stop, even if Celery's loop has not seen it yet."""
-    flags: Any = state
-    return flags.should_stop not in {None, False} or _is_terminating()
+    return _is_set("should_stop") or _is_terminating()
 
 
 def _is_terminating() -> bool:
-    flags: Any = state
-    return flags.should_terminate not in {None, False}
+    return _is_set("should_terminate")
+
+
+def _is_set(name: str) -> bool:
+    """Read a flag as Celery does: the exit code 0 counts as set."""
+    value = getattr(state, name)
+    return value is not None and value is not False
 
 
 def _nothing(*_: object) -> None:

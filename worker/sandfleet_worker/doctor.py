@@ -41,7 +41,7 @@ MARKS = {
 
 def examine(settings: WorkerSettings) -> Iterator[Finding]:
     """Yield the findings as they are made; booting the platforms takes up to a boot deadline each."""
-    yield check_runsc(settings)
+    yield from check_runsc(settings)
     yield from _check_sandboxes(settings)
     yield check_limits(settings)
     yield from check_tools()
@@ -61,7 +61,7 @@ def _check_sandboxes(settings: WorkerSettings) -> Iterator[Finding]:
         return
     try:
         for platform in sorted({*PLATFORMS, settings.runsc.platform}, key=lambda name: name != settings.runsc.platform):
-            yield check_platform(settings, runner, platform)
+            yield from check_platform(settings, runner, platform)
         yield _check_images(runner)
     finally:
         runner.close()

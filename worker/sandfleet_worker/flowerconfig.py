@@ -1,6 +1,8 @@
 """Flower's settings: ``celery -A sandfleet_worker.app flower --conf=<this file>``; options on the command line win.
 
-Flower executes this file; it is no module of the worker.
+Flower executes this file; it is no module of the worker. The environment says who may enter:
+``FLOWER_BASIC_AUTH`` is ``user:password``, or several with commas between them; ``FLOWER_TOKEN`` is a bearer token that may read
+``/metrics`` and ``/api``, and change nothing.
 """
 
 from __future__ import annotations
@@ -10,17 +12,17 @@ import secrets
 import sys
 from typing import Any
 
-from flower import urls
-from flower.api.tasks import TaskResult
+try:
+    from sandfleet_worker.flower.app import install
 
-# The one address that would show a program's output: outcomes are for those who submitted the job.
-urls.handlers[:] = [
-    handler for handler in urls.handlers if not (isinstance(handler, tuple) and handler[1] is TaskResult)
-]
+    install(os.environ.get("FLOWER_TOKEN", ""))
+except ImportError as error:
+    sys.exit(f"error: this Flower is not like 2.2, which sandfleet knows ({error}); fix: pip install 'flower>=2.2,<3'")
 
-# About 5 KB of memory a task; Flower's own default of 100 000 would take half a gigabyte.
+# About 6 KB of memory a task; Flower's own default of 100 000 would take more than half a gigabyte.
 max_tasks = 20_000
-tasks_columns = "name,uuid,state,args,result,received,started,runtime,worker"
+tasks_columns = "state,result,uuid,args,batch,queue,attempt,runtime,received,worker"
+purge_offline_workers = 300
 address = os.environ.get("FLOWER_ADDRESS", "127.0.0.1")
 
 # Nobody gets in without a password, whoever starts Flower and however.
@@ -31,7 +33,7 @@ if not basic_auth:
 
 
 def format_task(task: Any) -> Any:
-    """Show a failed job's code where others show their result."""
+    """Show what went wrong where others show their result: a fault in sandfleet itself has no result of ours."""
     if task.exception and not task.result:
         task.result = task.exception
     return task

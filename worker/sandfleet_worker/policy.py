@@ -11,15 +11,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from sandfleet_config.errors import SecurityViolation, SpecInvalid
+from sandfleet_config.words import CPU_PERIOD_MICROSECONDS, format_limit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from sandfleet_config.settings import HostSettings, PolicySettings
     from sandfleet_config.spec import SandboxSpec
-
-CPU_PERIOD_MICROSECONDS = 100_000
-"""The window a quota counts in: the contract's "microseconds of CPU per 100 ms"."""
 
 
 @dataclass(frozen=True)
@@ -56,9 +54,9 @@ def admit(spec: SandboxSpec, host: HostSettings) -> Admitted:
         SpecInvalid: a limit is above the host's ceiling (a wish is refused, never silently shortened).
     """
     if violations := list(_violations(spec, host)):
-        raise SecurityViolation.of("; ".join(fault["message"] for fault in violations), errors=violations)
+        raise SecurityViolation.of(_join(violations), errors=violations)
     if faults := list(_above_ceiling(spec, host.policy)):
-        raise SpecInvalid.of("; ".join(fault["message"] for fault in faults), errors=faults)
+        raise SpecInvalid.of(_join(faults), errors=faults)
     policy, wish = host.policy, spec.resources
     return Admitted(
         spec=spec,
@@ -75,7 +73,11 @@ def admit(spec: SandboxSpec, host: HostSettings) -> Admitted:
 
 
 def _fault(field: str, message: str) -> dict[str, str]:
-    return {"field": field, "message": f"{field}: {message}"}
+    return {"field": field, "message": message}
+
+
+def _join(faults: Iterable[dict[str, str]]) -> str:
+    return "; ".join(f"{fault['field']}: {fault['message']}" for fault in faults)
 
 
 def _violations(spec: SandboxSpec, host: HostSettings) -> Iterator[dict[str, str]]:
@@ -97,20 +99,19 @@ def _violations(spec: SandboxSpec, host: HostSettings) -> Iterator[dict[str, str
 def _above_ceiling(spec: SandboxSpec, policy: PolicySettings) -> Iterator[dict[str, str]]:
     wish = spec.resources
     cpu_ceiling = policy.cpu_quota or ((os.cpu_count() or 1) * CPU_PERIOD_MICROSECONDS if wish.cpu_quota else 0)
-    ceilings: tuple[tuple[str, float, float, str], ...] = (
-        ("resources.memory_bytes", wish.memory_bytes, policy.memory_bytes, "bytes"),
-        ("resources.cpu_quota", wish.cpu_quota, cpu_ceiling, "microseconds per 100 ms"),
-        ("resources.pids_limit", wish.pids_limit, policy.pids_limit, "processes"),
-        ("resources.disk_bytes", wish.disk_bytes, policy.disk_bytes, "bytes"),
-        ("timeout", spec.timeout, policy.timeout_seconds, "seconds"),
-        ("grace", spec.grace, policy.grace_seconds, "seconds"),
-        ("output.max_bytes", spec.output.max_bytes, policy.output_bytes, "bytes"),
+    ceilings = (
+        ("resources.memory_bytes", wish.memory_bytes, policy.memory_bytes, "MEMORY_BYTES"),
+        ("resources.cpu_quota", wish.cpu_quota, cpu_ceiling, "CPU_QUOTA"),
+        ("resources.pids_limit", wish.pids_limit, policy.pids_limit, "PIDS_LIMIT"),
+        ("resources.disk_bytes", wish.disk_bytes, policy.disk_bytes, "DISK_BYTES"),
+        ("timeout", spec.timeout, policy.timeout_seconds, "TIMEOUT_SECONDS"),
+        ("grace", spec.grace, policy.grace_seconds, "GRACE_SECONDS"),
+        ("output.max_bytes", spec.output.max_bytes, policy.output_bytes, "OUTPUT_BYTES"),
     )
-    for field, asked, ceiling, unit in ceilings:
-        if asked > ceiling:
-            yield _fault(field, f"{_show(asked)} {unit} is above this host's ceiling of {_show(ceiling)}")
-
-
-def _show(number: float) -> str:
-    """Return a number in full: 512 MiB is 536870912, not 5.36871e+08."""
-    return str(int(number)) if number == int(number) else str(number)
+    for field, asked, ceiling, setting in ceilings:
+        if asked <= ceiling:
+            continue
+        by = f", set by SANDFLEET_POLICY__{setting}" if getattr(policy, setting.lower()) else ""
+        yield _fault(
+            field, f"{format_limit(field, asked)} is above this host's ceiling of {format_limit(field, ceiling)}{by}"
+        )

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from billiard.einfo import ExceptionInfo
 from celery.concurrency.base import BasePool
 from sandfleet_config.errors import ErrorCode
+from sandfleet_config.words import CANCELLED
 
 from sandfleet_worker.sandbox.cancellation import Cancellation
 
@@ -108,9 +109,9 @@ class SandboxPool(BasePool):
         with self._lock:
             job = self._jobs.get(pid)
         if job is not None:
-            job.cancellation.cancel(ErrorCode.CANCELLED, "the job was revoked")
+            job.cancellation.cancel(ErrorCode.CANCELLED, CANCELLED)
 
-    def cancel(self, job_id: str, message: str = "the job was revoked") -> bool:
+    def cancel(self, job_id: str, message: str = CANCELLED) -> bool:
         """Cancel every run of `job_id` in this pool; return whether there was one."""
         jobs = self._find(job_id)
         for job in jobs:

@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import logging
+import time
 from typing import TYPE_CHECKING, Any
 
 from celery.worker import state
 from celery.worker.request import Request
-from sandfleet_config.errors import SandboxError
+from sandfleet_config.errors import ErrorCode, SandboxError
 
+from sandfleet_worker.events import describe_end, describe_received
 from sandfleet_worker.tasks import Fenced, Requeued
 
 if TYPE_CHECKING:
@@ -45,9 +47,7 @@ def strategy(task: Any, app: Any, consumer: SandboxConsumer) -> Callable[..., No
             delivery.line,
             extra={"action": "job_received", "job_id": delivery.job_id},
         )
-        request.send_event(
-            "task-received", name=task.name, args=delivery.line, kwargs="", retries=0, root_id=delivery.job_id
-        )
+        request.send_event("task-received", name=task.name, **describe_received(delivery, message.claim))
         state.task_reserved(request)
         for callback in callbacks or ():
             callback(request)
@@ -64,7 +64,12 @@ class SandboxRequest(Request):
         return False
 
     def send_event(self, type: str, **fields: Any) -> None:  # noqa: A002  Celery's
-        """Tell who watches; an outage must not reach the job, and what is not told now is told after it."""
+        """Tell who watches; an outage must not reach the job, and what is not told now is told after it.
+
+        Who watches wants to see ``exit 2`` as a failure. The stored result stays Celery's SUCCESS, as the contract says.
+        """
+        if type == "task-succeeded" and fields["result"] != ErrorCode.OK.value:
+            type, fields = "task-failed", describe_end(fields["result"], fields["runtime"])  # noqa: A001  Celery's
         try:
             super().send_event(type, **fields)
         except Exception as error:  # noqa: BLE001  any kind of a broken connection
@@ -90,11 +95,12 @@ class SandboxRequest(Request):
             return
         if isinstance(error, Requeued):
             state.task_ready(self)
-            self.send_event("task-retried", exception=str(error.args[0]), traceback="")
+            self.send_event("task-retried", **describe_end(str(error.args[0])))
             return
         if not isinstance(error, SandboxError):
             super().on_failure(exc_info, send_failed_event=send_failed_event, return_ok=return_ok)
             return
         state.task_ready(self)
         self.acknowledge()
-        self.send_event("task-failed", exception=str(error), traceback="")
+        seconds = None if self.time_start is None else time.time() - self.time_start
+        self.send_event("task-failed", **describe_end(str(error), seconds))

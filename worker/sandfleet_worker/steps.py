@@ -86,8 +86,12 @@ class ClaimedTasks(bootsteps.StartStopStep):
         hub.call_repeatedly(EVENTS_SECONDS, c.flush_events)
 
     def info(self, c: SandboxConsumer) -> Any:
-        """Say how many jobs are held."""
-        return {"prefetch_count": 0, "claims": len(c.intake.held.job_ids())}
+        """Say how many jobs are held, and from which queues they come."""
+        return {
+            "prefetch_count": 0,
+            "claims": len(c.intake.held.job_ids()),
+            "queues": c.queue_patterns,
+        }
 
 
 class ClaimedControl(Control):

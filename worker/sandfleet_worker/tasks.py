@@ -13,6 +13,7 @@ from sandfleet_config.errors import ERROR_CLASSES, Cancelled, Category, ErrorCod
 from sandfleet_config.outcome import Outcome, Timing
 from sandfleet_config.queues import TASK_NAME
 from sandfleet_config.wire import spec_sha256
+from sandfleet_config.words import CANCELLED_QUEUED
 
 from sandfleet_worker.delivery.ledger import Flag
 from sandfleet_worker.policy import admit
@@ -55,8 +56,9 @@ class JobEnd:
         self._outcome = outcome
 
     def __repr__(self) -> str:
-        """Say ``OK`` or ``exit 3``: this reaches logs, events and Flower, the program's output must not."""
-        return self._outcome.to_summary()
+        """Say ``OK`` or ``EXIT_NONZERO exit 3``: this reaches logs, events and Flower, the program's output must not."""
+        code, text = self._outcome.code.value, self._outcome.to_summary()
+        return text if text.startswith(code) else f"{code} {text}"
 
     @property
     def outcome(self) -> Outcome:
@@ -182,7 +184,7 @@ class Life:
         if self._delivery.request is not None:
             self._remember(self._delivery.request)
         if self._claim.flag is Flag.CANCELLED:
-            raise Cancelled.of("the job was cancelled before its start")
+            raise Cancelled.of(CANCELLED_QUEUED)
         raise Expired.of("nobody took the job within its time in the queue")
 
     def _remember(self, request: JobRequest) -> None:

@@ -61,6 +61,6 @@ def describe_cancel(batch: Batch) -> str:
     """Cancel, and say what that did."""
     counts = batch.cancel()
     return (
-        f"{counts[CancelState.CANCELLED]} cancelled before they started, {counts[CancelState.REQUESTED]} asked to end,"
+        f"{counts[CancelState.CANCELLED]} cancelled before they started, {counts[CancelState.REQUESTED]} requested,"
         f" {counts[CancelState.ENDED]} already ended"
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
 from importlib.metadata import version
 from typing import Annotated, Any
 
@@ -16,15 +17,15 @@ import typer
 from sandfleet_config.errors import SandboxError
 from sandfleet_config.queues import check_queue
 from sandfleet_config.settings import SettingsInvalid
+from sandfleet_config.usage import is_help, word_usage
 
 from sandfleet.cli import batch as batch_commands
 from sandfleet.cli import dead as dead_commands
 from sandfleet.cli import exits
+from sandfleet.cli.hints import OTHER_OPTIONS
 from sandfleet.cli.show import note
 from sandfleet.errors import FleetError, FleetUnavailable, JobUnknown
 from sandfleet.fleet import Fleet
-
-CPU_PERIOD_MICROSECONDS = 100_000
 
 app = typer.Typer(
     name="sandfleet",
@@ -93,7 +94,7 @@ def run(
     is_json: Annotated[bool, typer.Option("--json", help="Print the outcome instead of the output.")] = False,
 ) -> None:
     """Run one command in a fresh sandbox, print its output and exit with its code. Ctrl-C cancels it."""
-    from sandfleet.cli.run import read_env, read_labels, read_stdin, run_job
+    from sandfleet.cli.run import read_cores, read_env, read_labels, read_stdin, run_job
 
     with Fleet() as fleet:
         fields: dict[str, Any] = {
@@ -103,7 +104,7 @@ def run(
             "env": read_env(env or []),
             "resources": {
                 "memory_bytes": memory,
-                "cpu_quota": round(cpu * CPU_PERIOD_MICROSECONDS),
+                "cpu_quota": read_cores(cpu),
                 "pids_limit": pids,
                 "disk_bytes": disk,
             },
@@ -143,7 +144,7 @@ def submit(
     how = Submission(batch=batch, queue=_check_queue(queue), is_idempotent=idempotent)
     with Fleet() as fleet:
         specs = read_specs(file, fleet.settings.max_spec_bytes, priority)
-        if specs is None:
+        if not specs:
             raise typer.Exit(exits.USAGE)
         raise typer.Exit(submit_specs(fleet, specs, how, is_waited=wait, out=out, is_json=is_json))
 
@@ -214,10 +215,12 @@ def main(argv: list[str] | None = None) -> int:
     try:
         status = app(args=argv, prog_name="sandfleet", standalone_mode=False)
     except typer.TyperException as error:
-        context = getattr(error, "ctx", None)
-        command = context.info_name if context is not None else None
-        note(error.format_message())
-        return exits.OUR_FAILURE if command == "run" else exits.USAGE
+        if is_help(error):
+            print(error.format_message(), file=sys.stderr)
+            return exits.USAGE
+        note(word_usage(error, OTHER_OPTIONS))
+        words = sys.argv[1:] if argv is None else argv
+        return exits.OUR_FAILURE if words[:1] == ["run"] else exits.USAGE
     except SandboxError as error:
         note(str(error))
         return exits.OUR_FAILURE
@@ -234,7 +237,10 @@ def main(argv: list[str] | None = None) -> int:
         if not isinstance(end.__context__, BrokenPipeError):
             raise
         return exits.SIGNAL_BASE + signal.SIGPIPE
-    except (OSError, UnicodeError) as error:
+    except OSError as error:
+        note(str(error) if error.filename is None else f"{error.filename}: {error.strerror}")
+        return exits.USAGE
+    except UnicodeError as error:
         note(str(error))
         return exits.USAGE
     return status if isinstance(status, int) else 0

@@ -36,6 +36,8 @@ def list_letters(
     if is_json:
         print(json.dumps([letter.model_dump(mode="json") for letter in letters], indent=2))
         return
+    if not letters:
+        note("there are no dead letters")
     for letter in letters:
         code = letter.code.value if letter.code else "-"
         what = letter.line or letter.garbage

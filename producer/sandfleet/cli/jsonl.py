@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
+import typer
 from sandfleet_config.errors import SandboxError, SpecInvalid
 from sandfleet_config.wire import JobRequest, encode_job, new_spec
 
@@ -32,11 +33,14 @@ def read_lines(name: str) -> list[str]:
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is not UTF-8.
+        typer.BadParameter: it is not UTF-8.
     """
-    if name == STDIN:
-        return sys.stdin.buffer.read().decode().split("\n")
-    return Path(name).read_bytes().decode().split("\n")
+    raw = sys.stdin.buffer.read() if name == STDIN else Path(name).read_bytes()
+    try:
+        return raw.decode().split("\n")
+    except UnicodeDecodeError as error:
+        shown = "stdin" if name == STDIN else name
+        raise typer.BadParameter(f"{shown} is not text in UTF-8 (byte {error.start + 1})") from None
 
 
 def parse_specs(
@@ -75,7 +79,7 @@ def read_ids(name: str) -> list[str]:
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is not UTF-8.
+        typer.BadParameter: it is not UTF-8.
     """
     return [line.strip() for line in read_lines(name) if line.strip()]
 

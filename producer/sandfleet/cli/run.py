@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import sys
@@ -10,9 +11,11 @@ import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from sandfleet_config.errors import SpecInvalid, SpecTooLarge
+from sandfleet_config.errors import ErrorCode, RequestError, SpecInvalid, SpecTooLarge
+from sandfleet_config.words import CPU_PERIOD_MICROSECONDS, format_bytes
 
-from sandfleet.cli.exits import INTERRUPTED, TERMINATED, exit_code, is_own_exit
+from sandfleet.cli.exits import INTERRUPTED, OUR_FAILURE, TERMINATED, exit_code, is_own_exit
+from sandfleet.cli.hints import word_refusal
 from sandfleet.cli.show import explain, note
 from sandfleet.errors import FleetError
 
@@ -36,7 +39,13 @@ class Terminated(Exception):
 
 def run_job(fleet: Fleet, fields: Mapping[str, Any], *, queue: str | None = None, is_json: bool) -> int:
     """Submit the spec `fields`, wait, pass output on; return the exit code. Ctrl-C and SIGTERM cancel the job."""
-    job = fleet.submit(fields, queue=queue)
+    try:
+        job = fleet.submit(fields, queue=queue)
+    except RequestError as error:
+        note(word_refusal(error))
+        return OUR_FAILURE
+    if not fields["command"]:
+        note("no command was given: the image's own one runs")
     try:
         with _sigterm_raises(), _watch_for_workers(fleet):
             outcome = job.outcome()
@@ -52,7 +61,11 @@ def run_job(fleet: Fleet, fields: Mapping[str, Any], *, queue: str | None = None
     else:
         _pass_output(outcome)
     if not is_own_exit(outcome):
-        note(explain(outcome))
+        # The image of `sandfleet run NAME` is not NAME, as docker's users may think.
+        hint = (
+            f" ({fields['image']}; --image NAME takes another)" if outcome.code is ErrorCode.COMMAND_NOT_FOUND else ""
+        )
+        note(explain(outcome) + hint)
     return exit_code(outcome)
 
 
@@ -71,7 +84,8 @@ def _pass_output(outcome: Outcome) -> None:
         _write(stream, target)
         if stream.truncated:
             note(
-                f"{name} was cut: {len(stream.bytes)} of {stream.total_bytes} bytes are kept (see --max-output, --keep)"
+                f"{name} was cut: {format_bytes(len(stream.bytes))} of {format_bytes(stream.total_bytes)} are kept"
+                " (see --max-output, --keep)"
             )
 
 
@@ -128,9 +142,22 @@ def read_stdin(max_bytes: int) -> bytes:
     raw = sys.stdin.buffer.read(max_bytes + 1)
     if len(raw) > max_bytes:
         raise SpecTooLarge.of(
-            f"stdin has more than {max_bytes} bytes (max_spec_bytes): put large inputs into the image"
+            f"stdin has more than {format_bytes(max_bytes)} (SANDFLEET_MAX_SPEC_BYTES): put large inputs into the image"
         )
     return raw
+
+
+def read_cores(cores: float) -> int:
+    """Return cores as a CPU quota: microseconds in each 100 ms.
+
+    Raises:
+        SpecInvalid: it is no number of cores.
+    """
+    if not math.isfinite(cores):
+        raise SpecInvalid.of("--cpu: must be a number of cores, such as 0.5")
+    quota = round(cores * CPU_PERIOD_MICROSECONDS)
+    # So little that it rounds to 0, which would be the host's ceiling.
+    return quota or (1 if cores > 0 else 0)
 
 
 def read_env(items: Sequence[str]) -> list[str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
+from sandfleet_config.words import format_bytes
 
 from sandfleet.cli.exits import SOME_NOT_OK
 
@@ -84,7 +85,12 @@ def _measured(outcome: Outcome) -> Iterator[tuple[str, str]]:
     steps = [f"{name} {value:.3f}" for name, value in asdict(outcome.timing).items() if value is not None]
     if steps:
         yield "steps", ", ".join(steps) + " (seconds)"
-    used = [f"{name} {value}" for name, value in asdict(outcome.usage).items() if value is not None]
+    usage = outcome.usage
+    used = [
+        *([] if usage.cpu_seconds is None else [f"{usage.cpu_seconds:g} s of CPU"]),
+        *([] if usage.memory_peak_bytes is None else [f"{format_bytes(usage.memory_peak_bytes)} of memory at most"]),
+        *([] if usage.pids_peak is None else [f"{usage.pids_peak} host tasks at most"]),
+    ]
     if used:
         yield "used", ", ".join(used)
 
@@ -119,8 +125,8 @@ def print_lines(lines: Iterable[tuple[str, str]]) -> None:
 
 def print_stream(name: str, stream: StreamOutput) -> None:
     """Print what a program wrote; on a terminal with its control sequences spelled out."""
-    cut = f", cut to {len(stream.bytes)}" if stream.truncated else ""
-    print(f"\n--- {name} ({stream.total_bytes} bytes{cut}) ---")
+    cut = f", cut to {format_bytes(len(stream.bytes))}" if stream.truncated else ""
+    print(f"\n--- {name} ({format_bytes(stream.total_bytes)}{cut}) ---")
     text = safe_text(stream.text) if sys.stdout.isatty() else stream.text
     print(text, end="" if text.endswith("\n") or not text else "\n")
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import typer
 
 from sandfleet.cli.exits import INTERRUPTED, SOME_NOT_OK
-from sandfleet.cli.jsonl import parse_specs, read_ids, read_lines
+from sandfleet.cli.jsonl import STDIN, parse_specs, read_ids, read_lines
 from sandfleet.cli.show import note
-from sandfleet.cli.waiting import resume_batch_command, resume_command, wait_for_jobs
+from sandfleet.cli.waiting import open_results, resume_batch, resume_jobs, wait_for_jobs
 from sandfleet.errors import FleetError, JobUnknown
 
 if TYPE_CHECKING:
@@ -32,16 +32,18 @@ class Submission:
     is_idempotent: bool = False
 
 
-def read_specs(name: str, max_spec_bytes: int, priority: int | None) -> list[SandboxSpec] | None:
-    """Read the file `name`; `priority` is for lines without. None where any line is faulty, which has been told."""
+def read_specs(name: str, max_spec_bytes: int, priority: int | None) -> list[SandboxSpec]:
+    """Read the file `name`; `priority` is for lines without. Empty where nothing can be queued, and why has been told."""
     specs, faults = parse_specs(read_lines(name), max_spec_bytes, {} if priority is None else {"priority": priority})
-    if not faults:
-        return specs
     for fault in faults:
         note(f"line {fault.number}: {fault.text}")
-    bad = len({fault.number for fault in faults})
-    note(f"nothing was queued: {bad} of {bad + len(specs)} lines are faulty")
-    return None
+    if faults:
+        bad = len({fault.number for fault in faults})
+        note(f"nothing was queued: {bad} of {bad + len(specs)} lines are faulty")
+        return []
+    if not specs:
+        note(f"nothing was queued: {'stdin' if name == STDIN else name} has no jobs")
+    return specs
 
 
 def submit_specs(
@@ -51,22 +53,25 @@ def submit_specs(
     handles: dict[Job, None] = {}
     counts: Counter[ErrorCode] = Counter()
     status = 0
-    try:
-        for jobs in fleet.submit_portions(specs, batch=how.batch, queue=how.queue, idempotent=how.is_idempotent):
-            handles |= dict.fromkeys(jobs)
-            if not is_json and not (is_waited and out == "-"):  # stdout then is the outcomes'
-                print("\n".join(job.id for job in jobs), flush=True)
-    except (KeyboardInterrupt, FleetError) as error:
-        # Of the portion under way, which has no ids yet, only the batch's name tells later.
-        ids = [job.id for job in handles]
-        resume = resume_batch_command(how.batch, out) if how.batch else resume_command(ids, out)
-        note(f"stopped: at least {len(ids)} of {len(specs)} jobs were queued. To wait for them: {resume}")
-        if isinstance(error, FleetError):
-            raise
-        status = INTERRUPTED
-    else:
-        if is_waited:
-            status, counts = wait_for_jobs(fleet, list(handles), out=out, is_listed=False)
+
+    def resume() -> str:
+        return resume_batch(how.batch, out) if how.batch else resume_jobs([job.id for job in handles], out)
+
+    with open_results(out) as results:  # before the first job is queued: what cannot be written is told then
+        try:
+            for jobs in fleet.submit_portions(specs, batch=how.batch, queue=how.queue, idempotent=how.is_idempotent):
+                handles |= dict.fromkeys(jobs)
+                if not is_json and not (is_waited and out == STDIN):  # stdout then is the outcomes'
+                    print("\n".join(job.id for job in jobs), flush=True)
+        except (KeyboardInterrupt, FleetError) as error:
+            # Of the portion under way, which has no ids yet, only the batch's name tells later.
+            note(f"stopped: at least {len(handles)} of {len(specs)} jobs were queued. To wait for them: {resume()}")
+            if isinstance(error, FleetError):
+                raise
+            status = INTERRUPTED
+        else:
+            if is_waited:
+                status, counts = wait_for_jobs(fleet, list(handles), results, batch=how.batch, is_listed=False)
     if is_json:
         codes = {code.value: count for code, count in counts.items()}
         print(
@@ -92,5 +97,5 @@ def wait_for(fleet: Fleet, job_ids: list[str], *, file: str | None, out: str | N
             is_unknown = True
     if is_unknown:
         return SOME_NOT_OK
-    status, _ = wait_for_jobs(fleet, ids, out=out, timeout=timeout)
-    return status
+    with open_results(out) as results:
+        return wait_for_jobs(fleet, ids, results, timeout=timeout)[0]

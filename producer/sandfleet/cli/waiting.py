@@ -8,7 +8,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from contextlib import ExitStack
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Self
 
@@ -20,7 +21,7 @@ from sandfleet.cli.show import explain, note, print_summary, safe_line, stderr_c
 from sandfleet.errors import FleetError, ResultTimeout
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Generator, Iterable, Sequence
 
     from sandfleet_config.errors import ErrorCode
     from sandfleet_config.outcome import Outcome
@@ -69,37 +70,70 @@ class _Meter:
             note(f"{self.done} of {self._total} jobs ended, {self._not_ok} not OK")
 
 
-def wait_for_jobs(
-    fleet: Fleet, jobs: Sequence[Job | str], *, out: str | None, timeout: float | None = None, is_listed: bool = True
-) -> tuple[int, Counter[ErrorCode]]:
-    """Wait for `jobs`, write outcomes to `out` as they come, sum up; return exit code and counts.
+@dataclass(frozen=True)
+class Results:
+    """Where outcomes go: the file's name as it was typed, and the open file; None for nowhere."""
 
-    `is_listed` prints one line a job on stdout where `out` takes none of it. Ctrl-C and the timeout only end the wait.
+    name: str | None = None
+    file: IO[str] | None = None
+
+
+@contextmanager
+def open_results(name: str | None) -> Generator[Results]:
+    """Open the file `name` to append to; ``-`` is stdout.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    if name is None or name == STDIN:
+        yield Results(name, None if name is None else sys.stdout)
+        return
+    with Path(name).open("a", encoding="utf-8") as file:
+        yield Results(name, file)
+
+
+def wait_for_jobs(
+    fleet: Fleet,
+    jobs: Sequence[Job | str],
+    results: Results,
+    *,
+    timeout: float | None = None,
+    batch: str | None = None,
+    is_listed: bool = True,
+) -> tuple[int, Counter[ErrorCode]]:
+    """Wait for `jobs`, write outcomes as they come, sum up; return exit code and counts.
+
+    `is_listed` prints one line a job on stdout where `results` takes none of it. Ctrl-C and the timeout only end the wait.
+    `batch` is the name of the batch that is all of `jobs`.
     """
     left = dict.fromkeys(job if isinstance(job, str) else job.id for job in jobs)
 
-    def forget(outcome: Outcome) -> str:
+    def forget(outcome: Outcome) -> None:
         left.pop(outcome.job_id, None)
-        return outcome.job_id
+
+    def resume() -> str:
+        return resume_batch(batch, results.name) if batch else resume_jobs(left, results.name)
 
     stream = fleet.as_completed(jobs, timeout)
-    return _wait(stream, len(left), forget, lambda: resume_command(left, out), out=out, is_listed=is_listed)
+    return _wait(stream, len(left), forget, resume, results=results, is_listed=is_listed)
 
 
 def wait_for_batch(batch: Batch, *, out: str | None, timeout: float | None = None) -> int:
     """Wait for all jobs of `batch` as `wait_for_jobs` does; return the exit code."""
-    resume = resume_batch_command(batch.name, out)
     stream, total = batch.as_completed(timeout), batch.counts.total
-    return _wait(stream, total, lambda outcome: outcome.job_id, lambda: resume, out=out, is_listed=True)[0]
+    with open_results(out) as results:
+        return _wait(
+            stream, total, lambda _: None, lambda: resume_batch(batch.name, out), results=results, is_listed=True
+        )[0]
 
 
 def _wait(
     stream: OutcomeStream,
     total: int,
-    take: Callable[[Outcome], str],
+    take: Callable[[Outcome], None],
     resume: Callable[[], str],
     *,
-    out: str | None,
+    results: Results,
     is_listed: bool,
 ) -> tuple[int, Counter[ErrorCode]]:
     counts: Counter[ErrorCode] = Counter()
@@ -107,45 +141,36 @@ def _wait(
     def say(what: str) -> None:
         note(f"{what}; {total - counts.total()} jobs go on. To resume: {resume()}")
 
-    with ExitStack() as stack:
-        file = _open_out(stack, out)
-        try:
-            with _Meter(total) as meter:
-                for outcome in stream:
-                    job_id = take(outcome)
-                    counts[outcome.code] += 1
-                    if file is not None:
-                        write_outcome(file, outcome.to_json())
-                    elif is_listed:
-                        print(f"{job_id}\t{safe_line(explain(outcome))}", flush=True)
-                    meter.count(outcome)
-        except KeyboardInterrupt:
-            say("stopped waiting")
-            return INTERRUPTED, counts
-        except ResultTimeout:
-            say("the time is up")
-            print_summary(counts)
-            return TIMEOUT, counts
-        except FleetError:
-            say("stopped waiting")
-            raise
+    try:
+        with _Meter(total) as meter:
+            for outcome in stream:
+                take(outcome)
+                counts[outcome.code] += 1
+                if results.file is not None:
+                    write_outcome(results.file, outcome.to_json())
+                elif is_listed:
+                    print(f"{outcome.job_id}\t{safe_line(explain(outcome))}", flush=True)
+                meter.count(outcome)
+    except KeyboardInterrupt:
+        say("stopped waiting")
+        return INTERRUPTED, counts
+    except ResultTimeout:
+        say("the time is up")
+        print_summary(counts)
+        return TIMEOUT, counts
+    except FleetError:
+        say("stopped waiting")
+        raise
     return print_summary(counts), counts
 
 
-def _open_out(stack: ExitStack, out: str | None) -> IO[str] | None:
-    if out is None:
-        return None
-    if out == STDIN:
-        return sys.stdout
-    return stack.enter_context(Path(out).open("a", encoding="utf-8"))
+def resume_batch(name: str, out: str | None) -> str:
+    """Return the command that waits for a whole batch, and what it does otherwise than the first wait."""
+    command = shlex.join(["sandfleet", "batch", "wait", name, *(["--out", out] if out else [])])
+    return f"{command} (it writes those that have ended once more)" if out else command
 
 
-def resume_batch_command(name: str, out: str | None) -> str:
-    """Return the command that waits for a whole batch."""
-    return shlex.join(["sandfleet", "batch", "wait", name, *(["--out", out] if out else [])])
-
-
-def resume_command(job_ids: Iterable[str], out: str | None) -> str:
+def resume_jobs(job_ids: Iterable[str], out: str | None) -> str:
     """Return the command that waits for the rest; many ids go through a file."""
     ids = list(job_ids)
     if len(ids) <= IDS_ON_A_LINE:

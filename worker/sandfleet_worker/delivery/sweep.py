@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from sandfleet_config.errors import ErrorCode
 from sandfleet_config.outcome import Outcome
 from sandfleet_config.wire import spec_sha256
+from sandfleet_config.words import CANCELLED
 
 from sandfleet_worker.delivery.envelope import open_message
 from sandfleet_worker.delivery.leases import REDIS_ERRORS
@@ -90,7 +91,7 @@ class Sweeper:
         """Settle a dead worker's job: its outcome if it may not run again, else back to the queue."""
         lost = claim.attempts[-1] if claim.attempts else None
         if is_cancelled:
-            self._ledger.finish(claim, self._outcome(claim, ErrorCode.CANCELLED, "the job was cancelled"))
+            self._ledger.finish(claim, self._outcome(claim, ErrorCode.CANCELLED, CANCELLED))
             self._tell(claim, "ends as CANCELLED")
         elif (
             claim.flag is Flag.START and lost is not None and (claim.is_last_attempt or not self._may_run_again(claim))

@@ -4,8 +4,25 @@ from __future__ import annotations
 
 import os
 import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final, Protocol
 
 from sandfleet_config.errors import ERROR_CLASSES, ErrorCode
+from sandfleet_config.words import CANCELLED
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+LOOK_SECONDS: Final = 0.1
+"""How long a thread that follows a signal may live on after its run."""
+
+
+class CancelSignal(Protocol):
+    """Anything one can wait for in a thread, such as a ``threading.Event``; `Cancellation` is one that says why."""
+
+    def wait(self, timeout: float | None = None, /) -> bool:
+        """Wait for the wish to cancel; whether there is one."""
+        ...
 
 
 class Cancellation:
@@ -26,7 +43,7 @@ class Cancellation:
         """Whether somebody has asked."""
         return self._event.is_set()
 
-    def cancel(self, code: ErrorCode = ErrorCode.CANCELLED, message: str = "the job was cancelled") -> bool:
+    def cancel(self, code: ErrorCode = ErrorCode.CANCELLED, message: str = CANCELLED) -> bool:
         """Ask the job to end as `code`; return whether this call was the first to ask."""
         with self._lock:
             if self._event.is_set():
@@ -63,3 +80,30 @@ class Cancellation:
             if self._eventfd is not None:
                 os.close(self._eventfd)
                 self._eventfd = None
+
+
+@contextmanager
+def follow(signal: CancelSignal | None) -> Iterator[Cancellation]:
+    """Yield a `Cancellation` that is set when `signal` is: itself where it is one."""
+    if isinstance(signal, Cancellation):
+        yield signal
+        return
+    cancellation = Cancellation()
+    if signal is None:
+        yield cancellation
+        return
+    if signal.wait(0):
+        cancellation.cancel()
+    ended = threading.Event()
+
+    def watch(signal: CancelSignal = signal) -> None:
+        while not ended.is_set():
+            if signal.wait(LOOK_SECONDS):
+                cancellation.cancel()
+                return
+
+    threading.Thread(target=watch, name="cancel", daemon=True).start()
+    try:
+        yield cancellation
+    finally:
+        ended.set()

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sandfleet_config.errors import HostResources
+from sandfleet_config.words import CPU_PERIOD_MICROSECONDS
 
-from sandfleet_worker.policy import CPU_PERIOD_MICROSECONDS
 from sandfleet_worker.sandbox.cgroup_tree import write_existing, write_quietly
 from sandfleet_worker.sandbox.counters import Counters
 from sandfleet_worker.sandbox.processes import kill_processes

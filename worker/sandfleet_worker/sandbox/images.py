@@ -26,7 +26,7 @@ from sandfleet_config.errors import ImageInvalid, ImageNotFound
 from sandfleet_worker.sandbox.accounts import ResolvedUser, resolve_user
 from sandfleet_worker.sandbox.image import Image, damaged, describe, read_image
 from sandfleet_worker.sandbox.oci import ImageConfig, OciImage, read_oci
-from sandfleet_worker.sandbox.pack import add_mount_points, hash_whole, settle, write_erofs
+from sandfleet_worker.sandbox.pack import add_hosts, add_mount_points, hash_whole, settle, write_erofs
 from sandfleet_worker.sandbox.references import Reference, encode_name, is_digest, is_name
 from sandfleet_worker.sandbox.staging import (
     host_faults,
@@ -45,6 +45,9 @@ __all__ = ["Image", "ImageStore", "Limits", "ResolvedUser", "resolve_user"]
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[str], None]
+
+COPIED_KINDS = frozenset({"containers-storage", "docker", "docker-archive", "docker-daemon", "oci-archive"})
+"""Sources that skopeo(1) can copy into an OCI layout."""
 
 
 class ImageStore:
@@ -111,6 +114,7 @@ class ImageStore:
             on_progress(f"unpacking {source}")
             config = _unpack(source, oci, workshop)
             add_mount_points(workshop.tree)
+            add_hosts(workshop.tree)
             header = b"sandfleet tree 1\0" + repr(config).encode() + b"\0\n"
             content = settle(workshop.tree, began, self._limits, header=header, is_hashed=oci is None)
             blob = folder / "blob"
@@ -207,13 +211,20 @@ class ImageStore:
         return image if image.name == name else image.model_copy(update={"name": name})
 
     def _not_found(self, name: str) -> ImageNotFound:
-        names = [image_name for image_name, _ in self._list_refs()]
-        near = difflib.get_close_matches(name, names, n=3, cutoff=0.5) or names[:5]
-        here = f"this host has: {', '.join(near)}" if near else "this host has no image at all"
+        here = self._name_near(name)
         how = f"images add {name}" if name in STARTERS else f"images add {name} SOURCE"
         if is_digest(name):
             how = "images add NAME SOURCE"
         return ImageNotFound.of(f"no image {name} here ({here}): run `sandfleet-worker {how}`")
+
+    def _nothing_to_remove(self, name: str) -> ImageNotFound:
+        more = ": `sandfleet-worker images list` shows them all" if self._list_refs() else ""
+        return ImageNotFound.of(f"no image {name} here ({self._name_near(name)}){more}")
+
+    def _name_near(self, name: str) -> str:
+        names = [image_name for image_name, _ in self._list_refs()]
+        near = difflib.get_close_matches(name, names, n=3, cutoff=0.5) or names[:5]
+        return f"this host has: {', '.join(near)}" if near else "this host has no image at all"
 
     @contextlib.contextmanager
     def hold(self, image: Image) -> Iterator[None]:
@@ -255,12 +266,12 @@ class ImageStore:
             digest = str(wanted.digest)
             names = [name for name, other in refs.items() if other == digest]
             if not names and not self._blob(digest).exists():
-                raise self._not_found(reference)
+                raise self._nothing_to_remove(reference)
             return digest, names
         if wanted.name not in refs and self._ref(wanted.name).exists():
             return "", [wanted.name]  # a damaged reference can be removed like any other
         if wanted.name not in refs or wanted.digest not in {None, refs[wanted.name]}:
-            raise self._not_found(reference)
+            raise self._nothing_to_remove(reference)
         digest = refs.pop(wanted.name)
         return "" if digest in refs.values() else digest, [wanted.name]
 
@@ -345,12 +356,24 @@ def _unpack(source: str, oci: OciImage | None, workshop: Workshop) -> ImageConfi
         return ImageConfig()
     starter = STARTERS.get(rest) if kind == "starter" else None
     if starter is None:
-        raise ImageInvalid.of(
-            f"cannot make an image from {source[:200]!r}: give rootfs:FOLDER, rootfs:FILE.tar[.gz|.xz|.zst] or "
-            f"oci:LAYOUT[:TAG]; without a source there are: {', '.join(STARTERS)}"
-        )
+        raise _no_source(source)
     starter.build(workshop)
     return starter.config
+
+
+def _no_source(source: str) -> ImageInvalid:
+    """Return the error of a source that no image can be made from, with what to give instead."""
+    kind, _, rest = source.partition(":")
+    shown = source[:200]
+    forms = "rootfs:FOLDER, rootfs:FILE.tar[.gz|.xz|.zst] or oci:LAYOUT[:TAG]"
+    starters = ", ".join(STARTERS)
+    if kind == "starter":
+        return ImageInvalid.of(f"there is no starter image {rest[:200]!r}, only {starters}: give a source, {forms}")
+    if kind in COPIED_KINDS:
+        copy = f"skopeo copy {shown} oci:FOLDER:NAME"
+        return ImageInvalid.of(f"{kind}: is not read here: copy it first (`{copy}`), then give oci:FOLDER:NAME")
+    hint = f", did you mean rootfs:{shown}?" if Path(source).exists() else f"; without a source there are: {starters}"
+    return ImageInvalid.of(f"cannot make an image from {shown!r}: give {forms}{hint}")
 
 
 def _is_same_file(descriptor: int, path: Path) -> bool:

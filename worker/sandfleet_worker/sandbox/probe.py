@@ -34,11 +34,15 @@ PACK_DEADLINE_SECONDS = 30.0
 
 
 class ProbeReport(Record):
-    """A sandbox that ran: seconds from spawn to the program's start, and the limits the host held it to."""
+    """A sandbox that ran: seconds from spawn to the program's start, and the limits the host held it to.
+
+    `is_sentry_nobody`: its kernel ran on the host as nobody, without capabilities.
+    """
 
     platform: str
     version: str
     boot_seconds: float
+    is_sentry_nobody: bool
     limits: dict[str, LimitState]
 
 
@@ -89,7 +93,7 @@ def probe_job(limits: Admitted) -> InitJob:
     )
 
 
-def read_probe(ending: Ending) -> ProbeReport:
+def read_probe(ending: Ending, *, is_sentry_nobody: bool) -> ProbeReport:
     """Return what the probe showed, or raise why it did not end as it must.
 
     Raises:
@@ -104,5 +108,6 @@ def read_probe(ending: Ending) -> ProbeReport:
         platform=ending.runtime.platform,
         version=ending.runtime.version,
         boot_seconds=ending.timing.create or 0.0,
+        is_sentry_nobody=is_sentry_nobody,
         limits=ending.limits,
     )

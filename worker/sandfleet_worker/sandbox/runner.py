@@ -22,7 +22,7 @@ from sandfleet_config.spec import SandboxSpec
 from sandfleet_worker.policy import admit
 from sandfleet_worker.sandbox.abilities import AbilityFinder
 from sandfleet_worker.sandbox.bundle import new_init_job, pack_job
-from sandfleet_worker.sandbox.cancellation import Cancellation
+from sandfleet_worker.sandbox.cancellation import Cancellation, CancelSignal, follow
 from sandfleet_worker.sandbox.cgroup_tree import find_tree
 from sandfleet_worker.sandbox.cgroups import SandboxCgroup
 from sandfleet_worker.sandbox.descriptors import DescriptorNeed, raise_limit
@@ -35,8 +35,9 @@ from sandfleet_worker.sandbox.probe import pack_probe, probe_job, probe_limits, 
 from sandfleet_worker.sandbox.remover import Remover
 from sandfleet_worker.sandbox.runsc import ROOTFS, SandboxPaths, find_runsc, read_head, read_log_errors
 from sandfleet_worker.sandbox.sandbox import Sandbox
+from sandfleet_worker.sandbox.sidecars import OPAQUE_FAILURE, find_sidecar_fault
 from sandfleet_worker.sandbox.turns import BootTurns
-from sandfleet_worker.sandbox.verdict import Facts, decide
+from sandfleet_worker.sandbox.verdict import PANIC_CHARS, Facts, decide
 from sandfleet_worker.sandbox.warm import IDLE_MEMORY_BYTES, WarmPool
 from sandfleet_worker.supervised_thread import is_resource_error
 
@@ -134,19 +135,20 @@ class RunscRunner:
         self._warm.drain()
 
     def run(
-        self, spec: SandboxSpec, *, deadline: float | None = None, cancel: Cancellation | None = None
+        self, spec: SandboxSpec, *, deadline: float | None = None, cancel: CancelSignal | None = None
     ) -> SandboxResult:
         """Run `spec` to its end; a non-zero exit is returned.
 
         Args:
             spec: what to run; never changed.
             deadline: a `time.monotonic` instant at which the job is killed whatever its own timeout says.
-            cancel: lets another thread end the job.
+            cancel: lets another thread end the job; any ``threading.Event``, or a `Cancellation`.
 
         Raises:
             SandboxError: the class of any other code, with the outcome where the sandbox came up.
         """
-        ending = self.execute(admit(spec, self.config), deadline=deadline, cancel=cancel)
+        with follow(cancel) as cancellation:
+            ending = self.execute(admit(spec, self.config), deadline=deadline, cancel=cancellation)
         return ending.to_outcome(job_id=LOCAL_JOB, labels=spec.labels).to_result()
 
     def ping(self) -> None:
@@ -178,11 +180,10 @@ class RunscRunner:
         now = time.monotonic()
         cancel = Cancellation()
         sandbox = self._boot(plan, limits, cancel)
-        return read_probe(
-            self._run_in_sandbox(
-                sandbox, limits, pack_job(probe_job(limits)), asked=now, resolved=now, deadline=None, cancel=cancel
-            )
+        ending = self._run_in_sandbox(
+            sandbox, limits, pack_job(probe_job(limits)), asked=now, resolved=now, deadline=None, cancel=cancel
         )
+        return read_probe(ending, is_sentry_nobody=binary.abilities.is_directfs_off)
 
     def execute(self, limits: Admitted, *, deadline: float | None = None, cancel: Cancellation | None = None) -> Ending:
         """Run one admitted job in a sandbox of its own and return how it ended.
@@ -349,4 +350,8 @@ def _read_logs(sandbox: Sandbox) -> tuple[str, str]:
     told = watch.boot_stderr.to_output().text
     if watch.clock.started is None and watch.stderr is not watch.boot_stderr:
         told += watch.stderr.to_output().text
-    return read_log_errors(sandbox.paths.log) or told.strip()[-LOG_CHARS:], read_head(sandbox.paths.panic_log)
+    text, panic = read_log_errors(sandbox.paths.log) or told.strip()[-LOG_CHARS:], read_head(sandbox.paths.panic_log)
+    if OPAQUE_FAILURE in text and sandbox.plan is not None:
+        cause = find_sidecar_fault(sandbox.plan.binary) or panic.strip()[:PANIC_CHARS]
+        text = f"{text}; {cause}" if cause else text
+    return text, panic

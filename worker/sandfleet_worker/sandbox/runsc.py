@@ -112,7 +112,7 @@ def parse_flags(text: str) -> frozenset[str]:
 def parse_version(text: str) -> str:
     """Return the version of ``runsc --version``'s first line, such as ``0.0~20240729.0`` or ``release-20240729.0``."""
     first = text.splitlines()[0] if text else ""
-    return first.removeprefix("runsc version").strip()
+    return first.rpartition("version ")[2].strip()
 
 
 def release_date(version: str) -> int | None:

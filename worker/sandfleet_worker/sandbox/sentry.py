@@ -32,16 +32,20 @@ class Sentry:
     def find(cls, paths: SandboxPaths) -> Self | None:
         """Return the sentry of a sandbox that is up; None where there is none any more, or no descriptor is left for it."""
         for _ in range(STATE_READS):  # runsc may be writing its state just now, see `find_sentry`
-            pid = find_sentry(paths)
-            if pid is not None:
-                with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # of the folder's list as well as of the hold
+                pid = find_sentry(paths)
+                if pid is not None:
                     sentry = cls(pid)
                     # Asked again now that it is held: the number may have been another process's by then.
-                    if find_sentry(paths) == pid:
+                    if sentry.is_sentry_of(paths):
                         return sentry
                     sentry.close()
             time.sleep(STATE_PAUSE_SECONDS)
         return None
+
+    def is_sentry_of(self, paths: SandboxPaths) -> bool:
+        """Whether the process that is held is the sentry of this sandbox: while it lives nobody else has its number."""
+        return _names_folder(self._pid, paths)
 
     def stop(self) -> bool:
         """Tell it to stop; return False where it is gone."""
@@ -93,10 +97,17 @@ def find_sentry(paths: SandboxPaths) -> int | None:
     for path in paths.folder.glob("*.state"):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             pid = int(json.loads(path.read_bytes())["sandbox"]["pid"])
-            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-            if pid > 0 and f"--root={paths.folder}".encode() in words:
+            if pid > 0 and _names_folder(pid, paths):
                 return pid
     return None
+
+
+def _names_folder(pid: int, paths: SandboxPaths) -> bool:
+    """Whether a process's command line names the sandbox's folder; False where it has ended."""
+    try:
+        return f"--root={paths.folder}".encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
 
 
 def read_state(pid: int) -> str:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from sandfleet_config.errors import ErrorCode
+from sandfleet_config.words import format_bytes
 
 from sandfleet_worker.sandbox.capture import Capture
 from sandfleet_worker.sandbox.initproto import TERMINATE, Exited, Ready, Signaled, Started, StatusParser
@@ -283,7 +284,10 @@ class Supervision:
         ):
             self._read_status()
             if self._is_live:
-                self._kill(ErrorCode.OUTPUT_LIMIT, f"the job wrote more than {capture.max_bytes} bytes to {name}")
+                self._kill(
+                    ErrorCode.OUTPUT_LIMIT,
+                    f"the job wrote more than {format_bytes(capture.max_bytes)} to {name}: raise output.max_bytes",
+                )
 
     def _feed_control(self) -> None:
         try:

@@ -14,6 +14,7 @@ from sandfleet_config.errors import ImageInvalid
 from sandfleet_worker.sandbox.oci import OciImage
 from sandfleet_worker.sandbox.tools import Workshop
 
+NO_TAR = "does not look like a tar archive"
 _IS_ROOT = os.geteuid() == 0
 
 
@@ -48,6 +49,15 @@ def _copy_folder(source: Path, workshop: Workshop) -> None:
 
 
 def _extract_tar(source: Path, workshop: Workshop) -> None:
+    try:
+        _run_tar(source, workshop)
+    except ImageInvalid as error:
+        if NO_TAR in error.message:
+            raise ImageInvalid.of(f"rootfs:{source} is no tar file (plain, gz, bz2, xz or zst)") from error
+        raise
+
+
+def _run_tar(source: Path, workshop: Workshop) -> None:
     owner = ["--same-owner", "--numeric-owner"] if _IS_ROOT else ["--no-same-owner"]
     workshop.run(
         [

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import Literal, assert_never
 
 from sandfleet_config.errors import Category, ErrorCode
+from sandfleet_config.words import format_bytes
 
 from sandfleet_worker.sandbox.counters import Counts
 from sandfleet_worker.sandbox.initproto import (
@@ -131,7 +132,7 @@ def _is_from_outside(code: ErrorCode) -> bool:
 
 
 def _from_oom_kill(facts: Facts) -> tuple[ErrorCode, str]:
-    limit = f"{facts.memory_bytes} bytes"
+    limit = format_bytes(facts.memory_bytes)
     if not facts.counts.own_ooms:
         return (
             ErrorCode.HOST_RESOURCES,
@@ -219,8 +220,10 @@ def _signal_name(number: int) -> str:
 
 def _died_message(facts: Facts) -> str:
     panic = facts.panic.strip()[:PANIC_CHARS]
-    cause = f"the sandbox panicked: {panic}" if panic else "something on the host killed it"
-    return f"the sandbox died under the running program; {cause}"
+    if panic:
+        # Its kernel runs nothing but the job: most such crashes are of the job's making, by a fault of gVisor's.
+        return f"the job met a fault of gVisor's that crashed its sandbox (a newer runsc may be without it): {panic}"
+    return "the sandbox died under the running program; something on the host killed it"
 
 
 def _from_failed_start(facts: Facts) -> tuple[ErrorCode, str]:

@@ -1,0 +1,159 @@
+"""Word what pydantic found wrong, for the person who typed it: the unit of the field, and what was probably meant.
+
+No input value is ever repeated: it may be a secret.
+"""
+
+from __future__ import annotations
+
+import difflib
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from pydantic import BaseModel
+
+from sandfleet_config.words import format_limit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from pydantic import ValidationError
+
+SHOWN_NAME_CHARS: Final = 80
+NEARNESS: Final = 0.65
+"""How alike two names are (`difflib`) for one to be taken for the other."""
+KEY_MARK: Final = "[key]"
+"""How pydantic says that a mapping's key is at fault, not its value."""
+
+OTHER_NAMES: Final[Mapping[str, str]] = {
+    "args": "command",
+    "argv": "command",
+    "cmd": "command",
+    "cwd": "working_dir",
+    "entrypoint": "command",
+    "mem": "resources.memory_bytes",
+    "network": "security.network_mode",
+    "processes": "resources.pids_limit",
+    "tags": "labels",
+    "ttl": "queue_ttl",
+}
+"""What other tools call our fields, where the name alone is not near enough."""
+
+_KINDS: Final[Mapping[str, str]] = {
+    "missing": "is required",
+    "string_type": "must be a string",
+    "string_unicode": "is not valid UTF-8",
+    "string_too_short": "must not be empty",
+    "int_type": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_parsing_size": "is too large",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "float_parsing": "must be a number",
+    "finite_number": "must be a finite number",
+    "bool_type": "must be true or false",
+    "bool_parsing": "must be true or false",
+    "tuple_type": "must be a list",
+    "list_type": "must be a list",
+    "dict_type": "must be an object of names and values",
+    "model_type": "must be an object",
+    "model_attributes_type": "must be an object",
+    "byte_size": "must be a number of bytes, or a size such as 256MiB",
+    "byte_size_unit": "must be a number of bytes, or a size such as 256MiB",
+    "json_invalid": "is not JSON",
+}
+_BOUNDS: Final[Mapping[str, tuple[str, str]]] = {
+    "greater_than": ("gt", "must be more than"),
+    "greater_than_equal": ("ge", "must be at least"),
+    "less_than": ("lt", "must be less than"),
+    "less_than_equal": ("le", "must be at most"),
+}
+
+
+def describe_faults(error: ValidationError, model: type[BaseModel]) -> list[tuple[dict[str, str], str]]:
+    """Return each fault of `error`, which `model` raised, as its field and message; and its pydantic type."""
+    details = error.errors(include_url=False, include_input=False)
+    # Of a default that follows from a faulty field: no fault of anybody's.
+    told = [cast("Mapping[str, Any]", item) for item in details if item["type"] != "default_factory_not_called"]
+    return [(_describe(item, model), item["type"]) for item in told]
+
+
+def _describe(item: Mapping[str, Any], model: type[BaseModel]) -> dict[str, str]:
+    location = tuple(str(part) for part in item["loc"])
+    if location[:1] == ("spec",) and len(location) > 1 and (inner := _model_of(model, "spec")) is not None:
+        location, model = location[1:], inner
+    is_key = location[-1:] == (KEY_MARK,)
+    if is_key:
+        location = location[:-1]
+    field = ".".join(map(_printable, location))
+    message = (
+        f"there is no such field{_suggest(location, model)}"
+        if item["type"] == "extra_forbidden"
+        else _word(item, field)
+    )
+    return {"field": field or "spec", "message": f"the name {message}" if is_key else message}
+
+
+def _word(item: Mapping[str, Any], field: str) -> str:
+    kind: str = item["type"]
+    context: Mapping[str, Any] = item.get("ctx", {})
+    if kind in _BOUNDS:
+        name, words = _BOUNDS[kind]
+        bound = context[name]
+        return (
+            "must not be negative" if (kind, bound) == ("greater_than_equal", 0) else f"{words} {_show(field, bound)}"
+        )
+    if kind in {"literal_error", "enum"}:
+        return f"must be {context['expected']}"
+    if kind == "string_too_long":
+        return f"has too many characters, the limit is {context['max_length']}"
+    if kind == "too_long":
+        actual = context.get("actual_length")
+        return f"has {actual or 'too many'} items, the limit is {context['max_length']}"
+    if kind == "value_error":
+        return str(context["error"])
+    return _KINDS.get(kind) or str(item["msg"])
+
+
+def _show(field: str, bound: object) -> str:
+    return format_limit(field, bound) if isinstance(bound, int | float) else str(bound)
+
+
+def _printable(part: str) -> str:
+    # An unknown key is the sender's own text: show it printable and short.
+    return part if part.isprintable() and len(part) <= SHOWN_NAME_CHARS else ascii(part)[:SHOWN_NAME_CHARS]
+
+
+def _suggest(location: Sequence[str], model: type[BaseModel]) -> str:
+    """Say which field was probably meant, by its whole path."""
+    name = location[-1].lower()
+    paths = _field_paths(model)
+    # Of two fields of one name, the one at the same place of the spec counts.
+    beside = ".".join(location[:-1])
+    leaves = {
+        path.rpartition(".")[2]: path for path in sorted(paths, key=lambda path: path.rpartition(".")[0] == beside)
+    }
+    meant = [path for other, path in OTHER_NAMES.items() if other == name and path in paths]
+    begins = [leaf for leaf in leaves if leaf == name or leaf.startswith(f"{name}_") or name.startswith(leaf)]
+    meant += [leaves[leaf] for leaf in begins]
+    meant += [leaves[leaf] for leaf in difflib.get_close_matches(name, leaves, n=1, cutoff=NEARNESS)]
+    return f", did you mean {meant[0]}?" if meant else ""
+
+
+@cache
+def _field_paths(model: type[BaseModel]) -> tuple[str, ...]:
+    """Return the paths of all fields of `model`, those of its parts included."""
+    return tuple(_walk(model, ""))
+
+
+def _walk(model: type[BaseModel], prefix: str) -> Iterator[str]:
+    for name in model.model_fields:
+        yield prefix + name
+        part = _model_of(model, name)
+        if part is not None:
+            yield from _walk(part, f"{prefix}{name}.")
+
+
+def _model_of(model: type[BaseModel], name: str) -> type[BaseModel] | None:
+    info = model.model_fields.get(name)
+    kind: Any = info.annotation if info else None
+    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None

@@ -1,0 +1,73 @@
+"""What there is instead of other tools' options, and the option of ``sandfleet run`` that a field at fault came from."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from sandfleet_config.errors import RequestError
+
+NO_NETWORK: Final = "sandboxes have no network but loopback"
+NO_MOUNT: Final = "no folder of the host is mounted: put files into the image, or send them by --stdin"
+NO_NEED: Final = "each sandbox is removed when its job ends"
+
+OTHER_OPTIONS: Final[Mapping[str, str]] = {
+    "--cap-add": "no job gets capabilities",
+    "--entrypoint": "the command comes after --",
+    "--hostname": "did you mean --label name=...?",
+    "--mount": NO_MOUNT,
+    "--name": "did you mean --label name=...?",
+    "--net": NO_NETWORK,
+    "--network": NO_NETWORK,
+    "--privileged": "no job is privileged",
+    "--rm": NO_NEED,
+    "--volume": NO_MOUNT,
+    "-v": NO_MOUNT,
+    "--detach": "did you mean sandfleet submit?",
+    "-d": "did you mean sandfleet submit?",
+}
+"""What `docker run` has, and what to do here instead."""
+
+RUN_OPTIONS: Final[Mapping[str, str]] = {
+    "command": "the command",
+    "env": "--env",
+    "grace": "--grace",
+    "idempotency_key": "--idempotency-key",
+    "image": "--image",
+    "labels": "--label",
+    "max_attempts": "--max-attempts",
+    "output.keep": "--keep",
+    "output.max_bytes": "--max-output",
+    "output.on_limit": "--on-output-limit",
+    "priority": "--priority",
+    "queue_ttl": "--queue-ttl",
+    "resources.cpu_quota": "--cpu",
+    "resources.disk_bytes": "--disk",
+    "resources.memory_bytes": "--memory",
+    "resources.pids_limit": "--pids",
+    "security.user": "--user",
+    "stdin": "--stdin",
+    "timeout": "--timeout",
+    "working_dir": "--workdir",
+}
+"""The option of ``sandfleet run`` that a field of the spec comes from."""
+
+
+def word_refusal(error: RequestError) -> str:
+    """Return why ``sandfleet run`` was refused, each field by the option that it comes from."""
+    if not error.errors:
+        return str(error)
+    return f"{error.code.value}: " + "; ".join(
+        f"{_option_of(fault['field'])}: {fault['message']}" for fault in error.errors
+    )
+
+
+def _option_of(field: str) -> str:
+    if field in RUN_OPTIONS:
+        return RUN_OPTIONS[field]
+    head, _, rest = field.partition(".")
+    if rest.isdecimal() and head in RUN_OPTIONS:
+        return f"{RUN_OPTIONS[head]}, item {int(rest) + 1}"
+    return f"{RUN_OPTIONS[head]} {rest}" if head == "labels" else field

@@ -1,0 +1,38 @@
+"""What docs/how-to/send-from-outside.md tells people to type works, and a likely mistake is told with the field."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pytest
+    from stage import Stage, Stock
+
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "send-from-outside.md"
+
+
+def test_the_example_of_the_page_runs_a_job(
+    module_stage: Stage, stock: Stock, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert module_stage.workers
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    assert "redis://127.0.0.1:6379/0" in code
+    own: dict[str, object] = {}
+    exec(code.replace("redis://127.0.0.1:6379/0", stock.app.conf.broker_url), own)  # noqa: S102  our own page
+    app = own["app"]
+    app.close()  # type: ignore[attr-defined]
+    assert capfd.readouterr().out == "EXIT_NONZERO 3 hello\n\n"
+
+
+def test_a_bare_spec_is_told_what_to_send(module_stage: Stage, stock: Stock) -> None:
+    assert module_stage.workers
+    text = json.dumps({"image": "busybox", "command": ["true"]})
+    result = stock.app.send_task("sandfleet.run", args=[text], queue="sandfleet", ignore_result=True)
+    outcome = stock.outcome(result.id)
+    assert outcome["code"] == "SPEC_INVALID"
+    said = "contract: the version is missing, the argument is a bare spec: send "
+    assert outcome["message"] == said + '{"contract": 1, "spec": {...}}'
+    assert said.removesuffix(": send ") in PAGE.read_text()

@@ -1,0 +1,126 @@
+"""What must hold on every release of runsc, and what is told where a release or its installation is faulty."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from sandfleet_config.errors import ErrorCode, SandboxCreationFailed
+from sandfleet_config.settings import WorkerSettings
+from sandfleet_worker.checks import State, check_runsc, check_sentry
+from sandfleet_worker.sandbox.cancellation import Cancellation
+from sandfleet_worker.sandbox.runner import RunscRunner
+from sandfleet_worker.sandbox.runsc import release_date
+from test_endings import sentry_of
+
+if TYPE_CHECKING:
+    from conftest import Run
+    from sandfleet_config.settings import HostSettings
+    from sandfleet_worker.sandbox.runsc import RunscBinary
+
+CRASH = """
+import os
+os.makedirs("/tmp/a/b"); os.chdir("/tmp/a/b"); os.rmdir("/tmp/a/b"); os.rmdir("/tmp/a")
+os.chdir("..")
+"""
+"""Before 20260601 gVisor's kernel panics at the last step."""
+
+
+def test_the_sandboxs_kernel_is_nobody_without_capabilities_on_the_host(runner: RunscRunner, run: Run) -> None:
+    seen: list[str] = []
+    cancel = Cancellation()
+
+    def look() -> None:
+        seen.extend(Path(f"/proc/{sentry_of(runner).pid}/status").read_text().splitlines())
+        cancel.cancel()
+
+    looker = threading.Thread(target=look)
+    looker.start()
+    run("sleep", "60", cancel=cancel, timeout=60)
+    looker.join()
+    told = dict(line.split(":\t", 1) for line in seen)
+    assert told["Uid"].split() == ["65534"] * 4
+    assert told["CapEff"] == told["CapPrm"] == told["CapInh"] == "0" * 16
+    assert runner.probe().is_sentry_nobody
+
+
+def test_a_job_that_crashes_the_kernel_of_its_sandbox_is_told_so(python: Run, runsc: RunscBinary) -> None:
+    outcome = python(CRASH)
+    if (release_date(runsc.version) or 0) < 20260601:
+        assert outcome.code is ErrorCode.SANDBOX_EXECUTION_FAILED
+        assert outcome.message.startswith("the job met a fault of gVisor's that crashed its sandbox")
+    else:
+        assert outcome.code is ErrorCode.OK
+
+
+def with_runsc(host: HostSettings, path: Path) -> HostSettings:
+    return host.model_copy(update={"runsc": host.runsc.model_copy(update={"path": str(path)})})
+
+
+def doctor_settings(host: HostSettings) -> WorkerSettings:
+    return WorkerSettings(**{name: getattr(host, name) for name in ("runsc", "images", "policy", "warm")})
+
+
+def test_a_runsc_that_nobody_may_not_execute_still_runs_jobs_and_doctor_says_why_it_is_root(
+    host: HostSettings, runsc: RunscBinary, open_folder: Path
+) -> None:
+    closed = Path(shutil.copy(runsc.path, open_folder / "runsc"))
+    closed.chmod(0o700)
+    settings = with_runsc(host, closed)
+    with RunscRunner(settings) as runner:
+        report = runner.probe()
+    assert not report.is_sentry_nobody
+    finding = check_sentry(doctor_settings(settings), report)
+    assert (finding.state, finding.fix) == (State.WARNING, f"chmod o+x {closed}")
+
+
+def test_sandboxes_boot_with_and_without_the_helpers_beside_runsc(
+    host: HostSettings, runsc: RunscBinary, open_folder: Path
+) -> None:
+    alone = Path(shutil.copy(runsc.path, open_folder / "runsc"))
+    with RunscRunner(with_runsc(host, alone)) as runner:
+        assert runner.probe().version == runsc.version
+    helpers = Path(runsc.path).resolve().parent / "gvisor-bin"
+    assert helpers.is_dir() == runsc.abilities.is_quiet
+    assert State.FAILED not in {finding.state for finding in check_runsc(doctor_settings(with_runsc(host, alone)))}
+
+
+@pytest.mark.parametrize("fault", ["half", "other release"])
+def test_a_faulty_set_of_helpers_is_named_where_a_boot_fails_and_by_doctor(
+    host: HostSettings, runsc: RunscBinary, open_folder: Path, fault: str
+) -> None:
+    if not runsc.abilities.is_quiet:
+        return  # this release starts no helpers
+    alone = Path(shutil.copy(runsc.path, open_folder / "runsc"))
+    helpers = open_folder / "gvisor-bin"
+    helpers.mkdir()
+    if fault == "half":
+        # What gVisor's own does without a sentry: it starts /proc/self/exe, which is itself, and that ends.
+        (helpers / "gvisor-sentry-prewarmer").write_text("#!/bin/sh\nexit 1\n")
+        (helpers / "gvisor-sentry-prewarmer").chmod(0o755)
+        told = "gvisor_sentry is missing"
+    else:
+        sentry = (Path(runsc.path).resolve().parent / "gvisor-bin/gvisor_sentry").read_bytes()
+        other = runsc.version.encode()[:-1] + b"9"
+        (helpers / "gvisor_sentry").write_bytes(sentry.replace(runsc.version.encode(), other))
+        (helpers / "gvisor_sentry").chmod(0o755)
+        told = f"gvisor_sentry is of version {other.decode()}, runsc is {runsc.version}"
+    settings = with_runsc(host, alone)
+    finding = list(check_runsc(doctor_settings(settings)))[-1]
+    assert finding.state is State.FAILED
+    assert told in finding.detail
+    with RunscRunner(settings) as runner, pytest.raises(SandboxCreationFailed, match="client sync file.*" + told):
+        runner.probe()
+
+
+@pytest.fixture
+def open_folder(tmp_path: Path) -> Path:
+    """Return a folder that nobody may reach; pytest's own are closed to others."""
+    folder = tmp_path / "open"
+    folder.mkdir()
+    for place in (folder, *folder.parents[:3]):
+        place.chmod(place.stat().st_mode | 0o001)
+    return folder

@@ -1,0 +1,62 @@
+"""What `sandfleet-worker` says to a person who made a mistake."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from sandfleet_worker.cli import main
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def run(*argv: str) -> int:
+    with pytest.raises(SystemExit) as caught:
+        main(list(argv))
+    assert isinstance(caught.value.code, int)
+    return caught.value.code
+
+
+def test_a_mistake_is_one_line_in_plain_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SANDFLEET_IMAGES__ROOT", str(tmp_path / "images"))
+    (tmp_path / "file").write_text("")
+    for argv, code, said in (
+        (["strat"], 2, "no such command: strat: did you mean start?"),
+        (["start", "--concurrency", "0"], 2, "--concurrency: must be at least 1"),
+        (["start", "--concurrency", "many"], 2, "--concurrency: must be a whole number"),
+        (["local", "--flower-prot", "1"], 2, "no such option: --flower-prot: did you mean --flower-port?"),
+        (["images", "rm"], 2, "missing argument NAME (sandfleet-worker images rm --help tells more)"),
+        (["images", "rm", "nope"], 1, "IMAGE_NOT_FOUND: no image nope here (this host has no image at all)"),
+    ):
+        assert run(*argv) == code, argv
+        err = capfd.readouterr().err
+        assert err.startswith(f"error: {said}"), err
+        assert err.count("\n") == 1
+    monkeypatch.setenv("SANDFLEET_IMAGES__ROOT", str(tmp_path / "file" / "images"))
+    assert run("images", "add", "x", "rootfs:/etc") == 1
+    err = capfd.readouterr().err
+    assert err.startswith(f"error: {tmp_path / 'file' / 'images'}")
+    assert "Traceback" not in err
+    monkeypatch.setenv("SANDFLEET_ALLOW_UNENFORCED", "gpu")
+    assert run("images", "list") == 1
+    assert capfd.readouterr().err == "error: SANDFLEET_ALLOW_UNENFORCED: must be 'memory', 'cpu', 'pids' or 'disk'\n"
+
+
+def test_an_empty_list_of_images_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SANDFLEET_IMAGES__ROOT", str(tmp_path / "images"))
+    assert run("images", "list") == 0
+    assert capfd.readouterr() == ("", "there are no images here: sandfleet-worker images add python\n")
+
+
+def test_the_help_is_readable(capfd: pytest.CaptureFixture[str]) -> None:
+    assert run() == 2
+    shown = "".join(capfd.readouterr())
+    assert "start" in shown
+    assert "doctor" in shown
+    assert "``" not in shown
+    assert run("--help") == 0
