@@ -19,6 +19,7 @@ from pydantic import SecretStr
 
 from sandfleet_worker.app import new_app
 from sandfleet_worker.children import Child, Stage
+from sandfleet_worker.oom_score import FLOWER, LOCAL_REDIS, LOCAL_WORKER, lower_oom_score, raise_oom_score
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -145,6 +146,7 @@ def _start_redis(settings: WorkerSettings, parts: contextlib.ExitStack) -> Child
     }
     command = [binary, *(word for name, value in options.items() for word in (f"--{name}", value))]
     child = Child("redis", command, os.environ, on_parent_death=signal.SIGTERM)
+    lower_oom_score(child.pid, LOCAL_REDIS)
     parts.callback(socket_path.unlink, missing_ok=True)
     parts.callback(child.stop, Stage(signal.SIGTERM, 30.0))
     client = redis.Redis.from_url(_socket_url(settings))
@@ -165,6 +167,7 @@ def _start_redis(settings: WorkerSettings, parts: contextlib.ExitStack) -> Child
 def _start_worker(settings: WorkerSettings, parts: contextlib.ExitStack) -> Child:
     command = [sys.executable, "-m", "sandfleet_worker.cli", "start", "--concurrency", str(settings.concurrency)]
     child = Child(WORKER, command, _environment(settings), on_parent_death=signal.SIGKILL)
+    raise_oom_score(child.pid, LOCAL_WORKER)  # Redis comes last even without the right to lower its score
     parts.callback(child.stop, Stage(signal.SIGTERM, DRAIN_SECONDS), Stage(signal.SIGQUIT, 15.0))
     return child
 
@@ -187,6 +190,7 @@ def _start_flower(settings: WorkerSettings, parts: contextlib.ExitStack, wanted_
     # By environment: every user of the machine can read a command line.
     env = {**_environment(settings), "FLOWER_BASIC_AUTH": f"{FLOWER_USER}:{password}"}
     child = Child("flower", [*command, "--logging=warning"], env, on_parent_death=signal.SIGKILL)
+    raise_oom_score(child.pid, FLOWER)
     parts.callback(child.stop, Stage(signal.SIGTERM, 5.0))
     deadline = time.monotonic() + FLOWER_DEADLINE_SECONDS
     while not _is_listening(port) and time.monotonic() < deadline:

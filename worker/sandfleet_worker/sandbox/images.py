@@ -116,8 +116,7 @@ class ImageStore:
             add_mount_points(workshop.tree)
             add_hosts(workshop.tree)
             header = b"sandfleet tree 1\0" + repr(config).encode() + b"\0\n"
-            content = settle(workshop.tree, began, header=header, is_hashed=oci is None)
-            self._limits.check(content.size_bytes, content.files)
+            content = settle(workshop.tree, began, self._limits, header=header, is_hashed=oci is None)
             blob = folder / "blob"
             blob.mkdir(mode=0o755)
             erofs = blob / "image.erofs"

@@ -10,7 +10,7 @@ from pathlib import Path
 from sandfleet_config.errors import ImageInvalid
 
 from sandfleet_worker.sandbox.bundle import HOSTNAME
-from sandfleet_worker.sandbox.tools import Workshop
+from sandfleet_worker.sandbox.tools import Limits, Workshop
 
 MOUNT_POINTS = {"dev": 0o755, "proc": 0o555, "sys": 0o555, "tmp": 0o1777}
 """runsc can only mount onto directories that a read-only root already has."""
@@ -64,12 +64,15 @@ def add_hosts(tree: Path) -> None:
     hosts.chmod(0o644)
 
 
-def settle(tree: Path, began: float, *, header: bytes, is_hashed: bool = True) -> Content:
-    """Drop device nodes and sockets, fix times, measure, and hash.
+def settle(tree: Path, began: float, limits: Limits, *, header: bytes, is_hashed: bool = True) -> Content:
+    """Drop device nodes and sockets, fix times, measure, and hash; each file is measured before it is read.
 
     A plain file keeps its time if it is older than `began`: Python checks its .pyc files against their sources' times,
     and without a valid .pyc every import compiles anew. What was made just now, folders and links get a fixed time, so
     that the same source always yields the same file.
+
+    Raises:
+        ImageInvalid: the files outgrow `limits`; a sparse file counts as long as it is.
     """
     digest = hashlib.sha256(header)
     size = files = 0
@@ -84,10 +87,11 @@ def settle(tree: Path, began: float, *, header: bytes, is_hashed: bool = True) -
         files += 1
         inode = (facts.st_dev, facts.st_ino)
         name = path[len(os.fsencode(tree)) :]
-        if is_hashed:
-            _hash_entry(digest, path, name, facts, seen.get(inode))
         if stat.S_ISREG(mode) and inode not in seen:
             size += facts.st_size
+        limits.check(size, files)
+        if is_hashed:
+            _hash_entry(digest, path, name, facts, seen.get(inode))
         if facts.st_nlink > 1:
             seen.setdefault(inode, name)
         if not stat.S_ISREG(mode) or facts.st_mtime >= began:
