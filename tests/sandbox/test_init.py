@@ -169,6 +169,14 @@ def test_a_file_size_limit_holds(sandbox: Sandbox) -> None:
     assert "File too large" in sandbox.stderr
 
 
+def test_a_cpu_limit_holds(sandbox: Sandbox) -> None:
+    """It does where it is set in the guest; in the bundle, releases before 20241118 ignore it."""
+    ended = sandbox.run(shell("while :; do :; done", rlimits=[limit(resource.RLIMIT_CPU, 1)]))
+    assert isinstance(ended, Signaled)
+    assert ended.signal in {signal.SIGXCPU, signal.SIGKILL}
+    assert ended.ran_microseconds >= 900_000
+
+
 @pytest.mark.parametrize(("uid", "most"), [(NOBODY, 50), (0, 49)])
 def test_the_process_limit_holds(new_sandbox: NewSandbox, uid: int, most: int) -> None:
     # gVisor does not count the process that changed its uid, but counts init's start as root's.
