@@ -7,6 +7,8 @@ export PATH := $(GVISOR)/bin:$(PATH)
 OLD := SANDFLEET_RUNSC__PATH=$(GVISOR)/debian/runsc
 # What depends on runsc: these tests run on both releases.
 RELEASE_TESTS := tests/sandbox tests/integration/test_exits.py
+# What needs neither runsc nor a worker.
+FAST_TESTS := tests/unit $(addprefix tests/integration/test_producer_,contract.py redis.py flight.py)
 
 .PHONY: help setup native demo test test-fast test-releases check bench hosts soak clean
 
@@ -27,7 +29,7 @@ test: setup ## Run all tests, then those that depend on runsc once more on the r
 	@$(if $(ARGS)$(SANDFLEET_RUNSC__PATH),,$(OLD) $(BIN)/python -m pytest $(RELEASE_TESTS))
 
 test-fast: setup ## Run the tests of the parts, and of producer and contract on a real Redis, in less than a minute
-	@$(BIN)/python -m pytest -q tests/unit tests/integration -k "unit or producer or contract" $(ARGS)
+	@$(BIN)/python -m pytest -q $(FAST_TESTS) -k "not sandbox_fleet" $(ARGS)
 
 check: setup ## Lint, format, types, and the walls between the packages
 	$(BIN)/ruff check

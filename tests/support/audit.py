@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from lasting import lasting_keys
 from sandfleet_config.errors import Category, ErrorCode
 from sandfleet_config.queues import KEY_PREFIX
 
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from stage import Stage
 
 STARTED = re.compile(r" action=job_started job_id=(\S+)$", re.MULTILINE)
-LASTING_KEYS = ("_kombu.binding", "unacked_mutex", "owners", "queues")
-"""Names of queues, exchanges and live workers: a handful, however many jobs there were. Nothing else may lack a TTL."""
 SHOWN = 5
 
 
@@ -122,14 +121,9 @@ class Audit:
         return Finding("each attempt but the last failed by the host, the last gave the outcome", count, faults)
 
     def _keys_will_go(self) -> Finding:
-        client: Any = self.client
-        names = [key.decode() for key in client.scan_iter("*", count=1000)]
-        faults = [
-            name
-            for name in names
-            if client.ttl(name) == -1 and not name.removeprefix(KEY_PREFIX).startswith(LASTING_KEYS)
-        ]
-        return Finding("no key of a finished job lacks a TTL", len(names), sorted(faults))
+        faults = lasting_keys(self.client)
+        count: Any = self.client.dbsize()
+        return Finding("no key of a finished job lacks a TTL", count, faults)
 
     def _nothing_is_held(self) -> Finding:
         client: Any = self.client
