@@ -31,6 +31,11 @@ test: setup ## Run all tests, then those that depend on runsc once more on the r
 test-fast: setup ## Run the tests of the parts, and of producer and contract on a real Redis, in less than a minute
 	@$(BIN)/python -m pytest -q $(FAST_TESTS) -k "not sandbox_fleet" $(ARGS)
 
+test-releases: setup ## Run a thousand jobs on each of three releases of runsc, then the tests that depend on it on that of 2025
+	@gvisor/build.sh $(GVISOR) 20250503 >/dev/null
+	@$(BIN)/python tests/chaos/compare_releases.py $(ARGS)
+	@SANDFLEET_RUNSC__PATH=$(GVISOR)/release-20250503.0/runsc $(BIN)/python -m pytest $(RELEASE_TESTS)
+
 check: setup ## Lint, format, types, and the walls between the packages
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
