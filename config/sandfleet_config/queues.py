@@ -22,6 +22,8 @@ RESERVED_QUEUES = frozenset(
         "expiring",
         "dead",
         "duplicates",
+        "malformed",
+        "malformed_count",
         "unacked",
         "unacked_index",
         "unacked_mutex",

@@ -15,6 +15,8 @@ Keys, all under `KEY_PREFIX`:
     claims:<owner>  hash: claim id -> message; ids that begin with "taken-" are a dead worker's, not decided yet
     delayed         sorted set: job id -> when it may be tried again; expiring: job id -> end of its queue_ttl
     dead            sorted set of dead letters by time, dead:<id> a hash each
+    malformed       sorted set of those dead letters that are messages without a usable id, by time
+    malformed_count how many such messages there were, kept or not
     settled:<claim> how a claim was settled, for who asks again: "given back", or "fenced" where it was not the caller's any more
     duplicates      stream of what did not count, one entry each: job, owner, claim, kind, code. Kind "outcome": a run's outcome
                     came after another worker had taken its job over; "run": such a run was killed, or had failed and would have

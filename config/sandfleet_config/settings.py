@@ -52,7 +52,8 @@ class RunscSettings(Section):
     cgroup_parent: str = Field(default="sandfleet", description="The cgroup under which each sandbox gets its own.")
     rootless: bool = Field(default=False, description="Pass --rootless to runsc: for containers without CAP_SYS_ADMIN.")
     membarrier: bool = Field(
-        default=False, description="Let programs use membarrier(2); each boot then takes some 30 ms longer."
+        default=False,
+        description="Let programs use membarrier(2) on runsc before 20260714; each boot then takes some 30 ms longer.",
     )
 
     @field_validator("cgroup_parent")

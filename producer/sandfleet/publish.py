@@ -213,7 +213,7 @@ class RedisChannel:
                 script(args=[KEY_PREFIX, "", "", job_id, code.value, result, *keeping], client=pipe)
             ended = {job_id for job_id, answer in zip(job_ids, pipe.execute(), strict=True) if answer == 1}
             for queue in queues - {""}:
-                while self._run("trim", [KEY_PREFIX, queue, TRIMMED_AT_ONCE]) == TRIMMED_AT_ONCE:
+                while self._run("trim", [KEY_PREFIX, queue, TRIMMED_AT_ONCE]):
                     pass
         return ended
 

@@ -87,7 +87,7 @@ def test_at_maxmemory_what_runs_is_recorded_and_nothing_new_begins(havoc: Havoc)
         assert sum(havoc.starts(job) for job in running) == 3, "the dead worker's job waits"
         assert [havoc.starts(job) for job in queued] == [0, 0]
         assert "action=claims_interrupted" in worker.log
-        assert "action=beat_failed" not in worker.log, "leases go on"
+        assert "action=beats_interrupted" not in worker.log, "leases go on"
     assert worker.process.poll() is None
 
     for job in (*running, *queued):
@@ -104,7 +104,9 @@ def test_an_outcome_that_redis_refuses_is_told_until_it_takes_it(havoc: Havoc) -
 
     with havoc.read_only():
         wait_until(lambda: all(havoc.ends(job) for job in jobs), 20, "the jobs end")
-        wait_until(lambda: all("action=settle_waits" in worker.log for worker in workers), 5, "their workers wait")
+        wait_until(
+            lambda: all("action=settle_interrupted" in worker.log for worker in workers), 5, "their workers wait"
+        )
         time.sleep(2 * LEASE_SECONDS)
         assert [havoc.stock.stored(job) for job in jobs] == [None, None]
 

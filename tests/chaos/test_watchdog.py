@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import signal
 import time
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 import stalling
 from sandfleet_config.queues import KEY_PREFIX
-from sandfleet_worker.delivery.watchdog import EXIT_STALLED
+from sandfleet_worker.delivery.worker_exit import EXIT_LOST, EXIT_STALLED
 from waiting import wait_until
 
 if TYPE_CHECKING:
@@ -67,6 +68,72 @@ def test_a_worker_that_consumes_no_more_ends_and_its_jobs_run_elsewhere(havoc: H
         told = [(attempt["worker"].rpartition(".")[2], attempt["code"]) for attempt in outcome["attempts"]]
         assert told == [(str(stalled.worker.process.pid), "WORKER_LOST"), (str(other.process.pid), "OK")]
         assert havoc.ends(job) == 1
+
+
+@pytest.mark.parametrize("thread", ["claimer", "sweeper"])
+def test_a_worker_whose_thread_fails_lets_its_jobs_end_and_leaves(havoc: Havoc, thread: str) -> None:
+    failing = Stalling(havoc, f"failing {thread}", 2)
+    job = havoc.submit("sleep", "4")
+    havoc.wait_started(job)
+
+    failing.hang()
+
+    assert failing.worker.process.wait(20) == EXIT_STALLED
+    assert f"the thread {thread} has failed with KeyError" in failing.worker.log
+    havoc.assert_each_once([job], 1)
+    assert havoc.stage.find_leftovers() == []
+    later = havoc.submit("true")
+    havoc.start(1)
+    havoc.assert_each_once([later])
+
+
+def test_a_worker_whose_lease_fails_ends_at_once_and_its_jobs_run_elsewhere(havoc: Havoc) -> None:
+    failing = Stalling(havoc, "failing lease", 2)
+    job = havoc.submit("sleep", "6")
+    havoc.wait_started(job)
+    other = start_other(havoc)
+
+    failing.hang()
+
+    assert failing.worker.process.wait(LEASE_SECONDS + stalling.EXIT_SECONDS) == EXIT_STALLED
+    wait_until(lambda: havoc.starts(job) == 2, LEASE_SECONDS + 1, "it runs elsewhere")
+    outcome = havoc.outcome(job, 30)
+    assert (outcome["code"], outcome["attempts"][-1]["worker"]) == ("OK", f"{outcome['host']}.{other.process.pid}")
+    assert havoc.ends(job) == 1
+
+
+def test_a_worker_that_loses_its_lease_before_its_consumer_has_started_ends(havoc: Havoc) -> None:
+    """Once while Celery cannot begin, which the deadline ends, and once where it begins soon after, and ends in order."""
+    for is_late in (True, False):
+        program = [str(Path(stalling.__file__)), "late consumer", str(havoc.stage.folder / f"begin-{is_late}"), "start"]
+        worker = havoc.stage.start(1, program=program, SANDFLEET_LEASE_SECONDS=f"{LEASE_SECONDS:g}")
+        wait_until(lambda: "the consumer waits" in worker.log, 60, "it has its lease")  # noqa: B023
+        havoc.redis.delete(f"{KEY_PREFIX}owners")
+        wait_until(lambda: "action=lease_lost" in worker.log, LEASE_SECONDS, "it hears of it")  # noqa: B023
+        if not is_late:
+            (havoc.stage.folder / f"begin-{is_late}").touch()
+
+        assert worker.process.wait(stalling.EXIT_SECONDS + 3) == EXIT_LOST
+        assert ("could not end in order" in worker.log) is is_late
+
+
+def test_a_worker_without_descriptors_waits_and_goes_on(havoc: Havoc) -> None:
+    worker = havoc.start(2)
+    running = havoc.submit("sleep", "5")
+    havoc.wait_started(running)
+    before = resource.prlimit(worker.process.pid, resource.RLIMIT_NOFILE)
+
+    resource.prlimit(worker.process.pid, resource.RLIMIT_NOFILE, (10, before[1]))
+    queued = havoc.submit("true")
+    wait_until(lambda: "action=claims_interrupted" in worker.log, 10, "the claimer has no descriptor")
+    time.sleep(LEASE_SECONDS + 1)
+    assert worker.process.poll() is None, worker.log
+    assert havoc.redis.zcard(f"{KEY_PREFIX}owners") == 1
+    resource.prlimit(worker.process.pid, resource.RLIMIT_NOFILE, before)
+
+    havoc.assert_each_once([running, queued], 30)
+    assert worker.log.count("action=claims_interrupted") == worker.log.count("action=claims_resumed") == 1
+    assert worker.process.poll() is None
 
 
 def hanging_job(havoc: Havoc, seconds: int = 1) -> str:

@@ -52,6 +52,18 @@ def test_output_of_any_bytes_arrives_unchanged(module_stage: Stage, stock: Stock
     assert outcome["timing"]["queued"] >= 0
 
 
+def test_a_job_that_crashes_every_sandbox_is_tried_twice_and_no_more(module_stage: Stage, stock: Stock) -> None:
+    """Releases before 20260601 crash here, and each new sandbox of theirs would; on later ones the program ends well."""
+    script = "mkdir -p /tmp/a/b; cd /tmp/a/b; rmdir /tmp/a/b /tmp/a; cd -P ..; true"
+    outcome = stock.outcome(stock.submit("sh", "-c", script, fields={"max_attempts": 10}))
+
+    if outcome["code"] != "OK":
+        assert [attempt["code"] for attempt in outcome["attempts"]] == ["SANDBOX_EXECUTION_FAILED"] * 2
+        assert "crashed its sandbox" in outcome["message"]
+    else:
+        assert len(outcome["attempts"]) == 1
+
+
 @pytest.mark.parametrize(
     ("fields", "command", "code"),
     [

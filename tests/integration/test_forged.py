@@ -5,11 +5,15 @@ from __future__ import annotations
 import base64
 import json
 import pickle
+import time
+import uuid
 import zlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
 from rows import each_row
+from sandfleet_config.queues import KEY_PREFIX
 from waiting import wait_until
 
 if TYPE_CHECKING:
@@ -191,6 +195,68 @@ def test_a_job_with_a_future_expiry_and_the_limits_of_the_header_runs(module_sta
     assert outcome["code"] == "TIMEOUT"
     assert outcome["limits"]["timeout"]["value"] == 1
     assert outcome["limits"]["grace"]["value"] == 1
+
+
+CJSON_ONLY = {
+    "a hexadecimal number": b'{"headers": {"id": "%s", "task": "sandfleet.run"}, "x": 0x10}',
+    "no UTF-8": b'{"headers": {"id": "%s", "task": "sandfleet.run"}, "x": "\xff\xfe"}',
+    "5,000 digits": b'{"headers": {"id": "%s", "task": "sandfleet.run"}, "x": ' + b"9" * 5000 + b"}",
+    "990 levels": b'{"headers": {"id": "%s", "task": "sandfleet.run"}, "x": ' + b"[" * 990 + b"]" * 990 + b"}",
+}
+
+
+def test_a_message_that_lua_reads_and_python_does_not_is_refused_at_once(module_stage: Stage, stock: Stock) -> None:
+    for case, message in CJSON_ONLY.items():
+        job_id = f"cjson-{uuid.uuid4()}"
+        stock.redis.lpush(f"{KEY_PREFIX}sandfleet", message % job_id.encode())
+        expect_refusal(module_stage, stock, job_id, "SPEC_INVALID")
+        assert [attempt["code"] for attempt in stock.outcome(job_id)["attempts"]] == ["SPEC_INVALID"], case
+
+
+MALFORMED_JOBS = 5000
+
+
+def test_thousands_of_malformed_jobs_do_not_hold_a_good_one_up(module_stage: Stage, stock: Stock) -> None:
+    """Each ends with an outcome of its own, in the claimer's thread: through Celery and the pool each took 9 ms."""
+    name = uuid.uuid4().hex
+    messages = [json.dumps({"headers": {"id": f"malformed-{name}-{number}"}}) for number in range(MALFORMED_JOBS)]
+    stock.redis.lpush(f"{KEY_PREFIX}sandfleet", *messages)
+    began = time.monotonic()
+
+    assert stock.outcome(stock.submit("true"), 60)["code"] == "OK"
+
+    took = time.monotonic() - began
+    assert took < 0.004 * MALFORMED_JOBS, "under a millisecond each, if the machine is not busy"
+    for number in (0, MALFORMED_JOBS // 2, MALFORMED_JOBS - 1):
+        assert stock.outcome(f"malformed-{name}-{number}")["code"] == "SPEC_INVALID"
+
+
+MAX_GROWTH_BYTES = 100 << 20
+
+
+def test_a_spec_that_would_grow_in_the_worker_is_refused_with_its_memory_flat(
+    module_stage: Stage, stock: Stock
+) -> None:
+    """Folders of PATH times the command's name: 240 KB of a spec once became 7 GB."""
+    worker = module_stage.workers[0]
+    assert stock.outcome(stock.submit("true"))["code"] == "OK"
+    # proc_pid_clear_refs: 5 sets the peak back to what is used now.
+    Path(f"/proc/{worker.process.pid}/clear_refs").write_text("5")
+    before = peak_bytes(worker.process.pid)
+
+    job_id = stock.push(body({"command": ["x" * 100_000], "env": {"PATH": "a:" * 70_000}}))
+
+    expect_refusal(module_stage, stock, job_id, "SPEC_INVALID")
+    assert peak_bytes(worker.process.pid) - before < MAX_GROWTH_BYTES
+    expect_refusal(
+        module_stage, stock, stock.push(body({"command": ["x"], "env": {"PATH": ":" * 140_000}})), "SPEC_INVALID"
+    )
+
+
+def peak_bytes(pid: int) -> int:
+    """Return the most memory that a process has had resident (proc_pid_status(5): VmHWM)."""
+    line = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024
 
 
 def test_every_fault_is_named(module_stage: Stage, stock: Stock) -> None:

@@ -71,6 +71,7 @@ def intake(own_redis: OwnRedis, tmp_path: Path) -> Iterator[Intake]:
 def test_the_attempts_of_a_stock_job_are_noted_once_redis_is_back(
     intake: Intake, own_redis: OwnRedis, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO")
     own_redis.kill()
     noting = threading.Thread(target=intake.limit_attempts, args=(CLAIM, 7))
     noting.start()
@@ -80,9 +81,26 @@ def test_the_attempts_of_a_stock_job_are_noted_once_redis_is_back(
     noting.join(10)
 
     assert not noting.is_alive()
-    assert caplog.text.count("waits for Redis before its start") == 1
+    actions = [getattr(record, "action", "") for record in caplog.records]
+    assert [action for action in actions if action.startswith("start_")] == ["start_interrupted", "start_resumed"]
+
+
+def test_the_attempts_of_a_job_that_another_worker_has_stay_as_they_are(intake: Intake, own_redis: OwnRedis) -> None:
     with redis.Redis.from_url(own_redis.url, protocol=2) as client:
-        assert client.hget(job_key("j1"), "max_attempts") == b"7"
+        record = {"state": "running", "claim": CLAIM.claim_id, "owner": intake.lease._ledger._identity.owner}
+        for changed, expected in (
+            ({}, b"7"),
+            ({"claim": "c2"}, None),
+            ({"owner": "x"}, None),
+            ({"state": "ended"}, None),
+        ):
+            client.delete(job_key("j1"))
+            client.hset(job_key("j1"), mapping=record | changed)
+            intake.limit_attempts(CLAIM, 7)
+            assert client.hget(job_key("j1"), "max_attempts") == expected, changed
+        client.delete(job_key("j1"))
+        intake.limit_attempts(CLAIM, 7)
+        assert not client.exists(job_key("j1")), "no key without an end is left"
 
 
 def test_a_worker_that_gives_up_waits_for_redis_no_longer(intake: Intake, own_redis: OwnRedis) -> None:

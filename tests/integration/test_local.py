@@ -104,6 +104,41 @@ def test_local_runs_jobs_shows_flower_and_ends_in_order(machine: Machine) -> Non
     assert "Traceback" not in machine.log
 
 
+def test_signals_at_any_time_and_together_end_it_in_order(machine: Machine) -> None:
+    for is_up in (True, False):
+        process = machine.start("--no-flower")
+        sign = "sandfleet is up" if is_up else ""
+        wait_until(lambda: sign in machine.log and psutil.Process(process.pid).children(), 60, "it has begun")  # noqa: B023
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGINT):
+            process.send_signal(number)
+
+        assert process.wait(60) == 0, machine.log
+        assert "Traceback" not in machine.log
+        wait_until(lambda: not find_members(str(machine.stage.folder)), 10, "nothing is left")
+
+
+def test_where_memory_runs_out_redis_goes_last(machine: Machine) -> None:
+    process = machine.start_ready("--no-flower")
+    children = psutil.Process(process.pid).children()
+    scores = {
+        name: next(score_of(child.pid) for child in children if name in child.cmdline()[0] or name in child.cmdline())
+        for name in ("redis-server", "start")
+    }
+    job = machine.stock.submit("sleep", "20")
+
+    def sandbox_scores() -> list[int]:
+        lines = {process.pid: " ".join(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"])}
+        folder = str(machine.stage.folder)
+        return [score_of(pid) for pid, line in lines.items() if line.startswith("runsc-sandbox") and folder in line]
+
+    wait_until(sandbox_scores, 30, "a sandbox is up")
+    assert scores["redis-server"] < scores["start"] < min(sandbox_scores()), job
+
+
+def score_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/oom_score_adj").read_text())
+
+
 def test_a_second_local_is_refused(machine: Machine) -> None:
     first = machine.start_ready("--no-flower")
     second = machine.start("--no-flower")

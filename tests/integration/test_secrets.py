@@ -111,3 +111,19 @@ def find_in_redis(stock: Stock, needle: bytes) -> set[str]:
         if any(value is not None and needle in value for value in (key, *values)):
             found.add(key.decode())
     return found
+
+
+def test_arguments_are_in_no_line_of_a_log_and_a_job_has_two_lines(module_stage: Stage, stock: Stock) -> None:
+    module_stage.workers[-1].stop()
+    worker = module_stage.start(concurrency=2)
+    worker.wait_ready()
+    job_id = stock.submit("sh", "-c", f"true {MARKER}-argument", f"--token={MARKER}-argument")
+    missing = stock.submit("/no/such/program", f"{MARKER}-argument")
+    assert stock.outcome(job_id)["code"] == "OK"
+    assert stock.outcome(missing)["code"] == "COMMAND_NOT_FOUND"
+    worker.stop()
+
+    assert MARKER not in worker.log
+    lines = [line for line in worker.log.splitlines() if job_id in line]
+    assert len(lines) == 2, lines
+    assert "busybox sh (3 arguments)" in lines[0]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,11 +20,11 @@ from sandfleet_config.queues import DEFAULT_QUEUE, KEY_PREFIX, job_key
 from sandfleet_config.scripts import PRIORITY_STEPS
 from sandfleet_worker.delivery.leases import Lease
 from sandfleet_worker.delivery.ledger import Claim, Identity, Ledger
-from sandfleet_worker.delivery.sweep import Sweeper
+from sandfleet_worker.delivery.sweep import DELAYS_SECONDS, Sweeper
 from waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 DEAD_WORKERS, JOBS_EACH = 6, 100
 HEIRS, MORTALS = 8, 3
@@ -31,8 +33,8 @@ MAX_SPEC_BYTES = 1 << 18
 BATCH = "taken"
 
 
-class Dead(Exception):
-    """The worker is killed here."""
+class Dead(BaseException):
+    """The worker is killed here: nothing of it may go on."""
 
 
 class CountingLedger(Ledger):
@@ -45,8 +47,8 @@ class CountingLedger(Ledger):
         self.decided: list[tuple[str, bool]] = []
         self._decisions_left = decisions_left
 
-    def reap(self, *, may_take: bool) -> tuple[str, list[tuple[Claim, bool]]]:
-        dead, taken = super().reap(may_take=may_take)
+    def reap(self, *, may_take: bool, passed_over: Iterable[str] = ()) -> tuple[str, list[tuple[Claim, bool]]]:
+        dead, taken = super().reap(may_take=may_take, passed_over=passed_over)
         self.taken_over += [dead] if dead else []
         return dead, taken
 
@@ -82,8 +84,10 @@ class Heir:
     def __post_init__(self) -> None:
         self.ledger = CountingLedger(self.client, self.name, self.decisions_left)
         nothing: Any = lambda *_: ()  # noqa: E731
-        self.lease = Lease(self.ledger, LEASE_SECONDS, job_ids=nothing, on_cancelled=nothing, on_lost=nothing)
-        self.sweeper = Sweeper(self.ledger, self.lease, MAX_SPEC_BYTES)
+        self.lease = Lease(
+            self.ledger, LEASE_SECONDS, claims=nothing, on_cancelled=nothing, on_lost=nothing, on_failure=nothing
+        )
+        self.sweeper = Sweeper(self.ledger, self.lease, MAX_SPEC_BYTES, nothing)
         self.thread = threading.Thread(target=self._run)
 
     def open(self) -> None:
@@ -96,14 +100,14 @@ class Heir:
             while not self.stop.is_set():
                 self.sweeper.sweep()
         except Dead:
-            self.lease._stop.set()  # no beat any more, and nobody gives the lease up
+            self.lease._thread.tell_to_stop()  # no beat any more, and nobody gives the lease up
         except Exception as error:  # noqa: BLE001  the edge of the thread: told by the test
             self.errors.append(error)
 
     def close(self) -> None:
         self.start.set()
         self.stop.set()
-        self.sweeper._stop.set()  # its own loop ends too, should there be no end of dead workers
+        self.sweeper._thread.tell_to_stop()  # its own loop ends too, should there be no end of dead workers
         self.thread.join()
         self.lease.stop()
         self.client.close()
@@ -147,7 +151,8 @@ def claim_all(client: Any) -> list[tuple[Ledger, Claim]]:
 
 def read_queue(client: Any) -> list[str]:
     keys = [f"{KEY_PREFIX}{DEFAULT_QUEUE}" + (f"\x06\x16{step}" if step else "") for step in PRIORITY_STEPS]
-    return [json.loads(message)["headers"]["id"] for key in keys for message in client.lrange(key, 0, -1)]
+    waiting = [job_id.decode() for job_id in client.zrange(f"{KEY_PREFIX}delayed", 0, -1)]
+    return waiting + [json.loads(message)["headers"]["id"] for key in keys for message in client.lrange(key, 0, -1)]
 
 
 def read_owners(client: Any) -> set[str]:
@@ -282,7 +287,7 @@ def test_at_maxmemory_all_that_ends_is_recorded_and_no_job_is_claimed(
     assert len(read_queue(client)) == 1, "what cannot be claimed stays"
 
     one.register(60)
-    assert one.beat(60, []) == []
+    assert one.beat(60, []) == ([], [])
     two.leave()
     assert one.reap(may_take=True)[0] == "host:two:two"
     ((taken, _),) = one.reap(may_take=False)[1]
@@ -295,4 +300,71 @@ def test_at_maxmemory_all_that_ends_is_recorded_and_no_job_is_claimed(
     assert read_duplicates(client) == [("late", "outcome", "OK")]
     assert len(read_queue(client)) == 3
     client.config_set("maxmemory", 0)
+    time.sleep(DELAYS_SECONDS[0])  # the dead worker's job waits so long
     assert {claim_one(one, name).job_id for name in "abc"} >= {failed.job_id, late.job_id}
+
+
+def test_a_dead_workers_job_does_not_come_back_at_once(client: Any, workers: list[Ledger]) -> None:
+    """It may be what killed the worker: those beside it go first."""
+    one, two = workers
+    poison = claim_one(one, "poison")
+    one.leave()
+    lease: Any = SimpleNamespace(may_take_over=True)
+    Sweeper(two, lease, MAX_SPEC_BYTES, lambda _: None).sweep()
+
+    assert claim_one(two, "next").job_id != poison.job_id
+    assert client.zscore(f"{KEY_PREFIX}delayed", poison.job_id)
+    assert client.hget(job_key(poison.job_id), "avoid") == b"host"
+
+
+def test_a_sweep_goes_on_behind_claims_that_cannot_be_decided(client: Any, workers: list[Ledger]) -> None:
+    one, two = workers
+    spoilt, good = claim_one(one, "spoilt"), claim_one(one, "good")
+    client.hset(
+        job_key(spoilt.job_id),
+        mapping={"queue": "wrong", "step": "0", "attempts": "{", "max_attempts": "x", "flag": "y"},
+    )
+    client.zadd(f"{KEY_PREFIX}wrong", {"x": 1})
+    strange = {
+        b"strange": b"no JSON",
+        b"list": b"[]",
+        b"id": b'{"headers": {"id": 7}}',
+        b"hex": b'{"headers": {"id": "hex"}, "x": 0x10}',
+    }
+    client.hset(f"{KEY_PREFIX}claims:host:one:one", mapping=strange)
+    client.set(f"{KEY_PREFIX}claims:host:three:three", "no hash")
+    client.zadd(f"{KEY_PREFIX}owners", {"host:three:three": 0})
+    one.leave()
+    lease: Any = SimpleNamespace(may_take_over=True)
+    sweeper = Sweeper(two, lease, MAX_SPEC_BYTES, lambda _: None)
+
+    sweeper.sweep()
+
+    assert client.hget(job_key(good.job_id), "state") == b"queued"
+    assert read_owners(client) == {"host:two:two"}
+    left = list(client.hgetall(f"{KEY_PREFIX}claims:host:two:two").values())
+    assert [json.loads(message)["headers"]["id"] for message in left] == [spoilt.job_id], (
+        "nothing else is left, and it waits"
+    )
+    client.delete(f"{KEY_PREFIX}wrong")
+    sweeper._passed_over.clear()
+    sweeper.sweep()
+    assert client.hget(job_key(spoilt.job_id), "state") == b"queued"
+
+
+def test_a_job_whose_claim_is_deleted_has_its_outcome_and_an_heir(client: Any, workers: list[Ledger]) -> None:
+    one, two = workers
+    ended, retried, restored = (claim_one(one, name) for name in ("ended", "retried", "restored"))
+    client.delete(f"{KEY_PREFIX}claims:host:one:one")
+
+    assert one.finish(ended, Outcome.of(ErrorCode.OK, ended.job_id))
+    assert client.hget(job_key(ended.job_id), "state") == b"ended"
+    assert one.retry(retried, ErrorCode.INTERNAL)
+    assert retried.job_id in read_queue(client)
+    assert one.beat(60, [restored]) == ([], ["restored"])
+    assert [one.restore(claim) for claim in (ended, retried, restored)] == [False, False, True]
+    assert one.beat(60, [restored]) == ([], [])
+    one.leave()
+    two.reap(may_take=True)
+    assert not one.restore(restored), "another worker has it"
+    assert not one.finish(restored, Outcome.of(ErrorCode.OK, restored.job_id))

@@ -222,6 +222,36 @@ def test_a_sandbox_that_cannot_be_built(runner: RunscRunner, monkeypatch: pytest
         runner.run(new_spec("true"))
 
 
+def test_an_image_file_that_is_cut_under_a_job_is_not_the_programs_fault(host: HostSettings, tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    (tree / "bin").mkdir(parents=True)
+    shutil.copy(shutil.which("busybox") or "", tree / "bin/busybox")
+    (tree / "bin/sh").symlink_to("busybox")
+    (tree / "data").write_bytes(os.urandom(16 << 20))
+    store = ImageStore(tmp_path / "store")
+    image = store.add("app", f"rootfs:{tree}")
+    spec = new_spec(
+        "sh",
+        "-c",
+        "while :; do busybox cat /data > /dev/null || exit 1; busybox sleep 0.1; done",
+        image="app",
+        timeout=30,
+    )
+    with RunscRunner(host.model_copy(update={"images": ImagesSettings(root=store.root)})) as runner:
+
+        def cut() -> None:
+            wait_job_cgroup(runner)
+            time.sleep(1)  # the program is up
+            os.truncate(image.erofs_path, 1 << 20)
+
+        thread = threading.Thread(target=cut)
+        thread.start()
+        ending = runner.execute(admit(spec, runner.config))
+        thread.join()
+    assert ending.verdict.code is ErrorCode.SANDBOX_EXECUTION_FAILED, (ending.verdict, ending.stderr.text)
+    assert "image" in ending.verdict.message
+
+
 def sentry_of(runner: RunscRunner) -> psutil.Process:
     """Return the sentry of this runner's one job, once it has the job."""
     name = wait_job_cgroup(runner).name

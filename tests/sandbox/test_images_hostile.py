@@ -143,6 +143,21 @@ def test_one_huge_sparse_file_is_stopped(store: ImageStore, tmp_path: Path) -> N
     assert list((tmp_path / "store" / "staging").iterdir()) == []
 
 
+@pytest.mark.timeout(30)
+def test_a_huge_sparse_file_that_the_kernel_did_not_stop_is_not_hashed(
+    store: ImageStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a busy machine cp has made its file before it is limited; a terabyte of zeros takes an hour to hash."""
+    monkeypatch.setattr("sandfleet_worker.sandbox.tools.resource.prlimit", lambda *_: None)
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    with (tree / "sparse").open("wb") as stream:
+        stream.truncate(1 << 40)
+    with pytest.raises(ImageInvalid, match="more than 32 MiB"):
+        store.add("app", f"rootfs:{tree}")
+    assert list((tmp_path / "store" / "staging").iterdir()) == []
+
+
 def test_many_files_that_outgrow_the_limit_together_are_stopped(store: ImageStore, tmp_path: Path) -> None:
     target = tmp_path / "bomb.tar.gz"
     with tarfile.open(target, "w:gz", compresslevel=1) as archive:

@@ -187,6 +187,32 @@ def test_a_setuid_program_gives_nothing(run: Run, suid_image: str, security: dic
 # ---- the worker ----
 
 
+def test_localhost_and_the_sandboxs_own_name_resolve(python: Run) -> None:
+    outcome = python("""
+import asyncio, socket
+print(socket.gethostbyname("localhost"), socket.gethostbyname(socket.gethostname()), socket.getfqdn("127.0.0.1"))
+
+async def echo(reader, writer):
+    writer.write(await reader.readline())
+    writer.close()
+
+async def talk():
+    server = await asyncio.start_server(echo, "localhost", 0)
+    addresses = {each.getsockname()[0] for each in server.sockets}
+    for address in sorted(addresses):
+        port = next(each for each in server.sockets if each.getsockname()[0] == address).getsockname()[1]
+        reader, writer = await asyncio.open_connection(address, port)
+        writer.write(b"hello\\n")
+        print(address, (await reader.readline()).decode().strip())
+
+asyncio.run(talk())
+""")
+    assert outcome.code is ErrorCode.OK, outcome.stderr.text
+    first, *heard = outcome.stdout.text.splitlines()
+    assert first == "127.0.0.1 127.0.0.1 localhost"
+    assert "127.0.0.1 hello" in heard
+
+
 def test_labels_never_become_annotations(runner: RunscRunner, run: Run) -> None:
     labels = {
         "dev.gvisor.flag.host-uds": "all",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import itertools
 import json
 import os
 import shutil
@@ -11,8 +13,9 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
@@ -21,21 +24,28 @@ from sandfleet_config.errors import ErrorCode
 from sandfleet_config.settings import HostSettings, ImagesSettings, WarmSettings
 from sandfleet_config.spec import SandboxSpec
 from sandfleet_worker.policy import admit
+from sandfleet_worker.sandbox import cgroups, remover
+from sandfleet_worker.sandbox import warm as warm_module
+from sandfleet_worker.sandbox.abilities import AbilityFinder
 from sandfleet_worker.sandbox.cgroup_tree import find_tree
-from sandfleet_worker.sandbox.demand import Spare
+from sandfleet_worker.sandbox.cgroups import SandboxCgroup
+from sandfleet_worker.sandbox.demand import Demand, Spare
 from sandfleet_worker.sandbox.images import ImageStore
 from sandfleet_worker.sandbox.janitor import sweep
 from sandfleet_worker.sandbox.runner import RunscRunner
+from sandfleet_worker.sandbox.sandbox import Sandbox
 from sandfleet_worker.sandbox.sentry import find_sentry
+from sandfleet_worker.sandbox.supervision import Supervision
+from sandfleet_worker.sandbox.turns import BootTurns
 from sandfleet_worker.sandbox.warm import WarmPool
 from waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from sandfleet_worker.sandbox.ending import Ending
     from sandfleet_worker.sandbox.plan import Plan
-    from sandfleet_worker.sandbox.sandbox import Sandbox
+    from sandfleet_worker.sandbox.runsc import RunscBinary
 
 SIZE = 2
 HAS_CORES = Spare.has_cores
@@ -198,10 +208,11 @@ def test_an_idle_one_takes_no_cpu_and_little_memory(warm: RunscRunner) -> None:
     execute(warm, "true")
     wait_idle(warm)
     sandboxes = idle(warm)
-    before = [sandbox.cgroup.usage().cpu_seconds for sandbox in sandboxes]
-    assert {psutil.Process(sentry_of(sandbox)).status() for sandbox in sandboxes} == {psutil.STATUS_STOPPED}
+    before = [sandbox.cgroup.counters.usage().cpu_seconds for sandbox in sandboxes]
+    states = {psutil.Process(sentry_of(sandbox)).status() for sandbox in sandboxes}
+    assert (states == {psutil.STATUS_STOPPED}) != plan_of(warm).binary.abilities.is_quiet
     time.sleep(2)
-    after = [sandbox.cgroup.usage() for sandbox in sandboxes]
+    after = [sandbox.cgroup.counters.usage() for sandbox in sandboxes]
 
     for start, end in zip(before, after, strict=True):
         assert start is not None
@@ -320,6 +331,8 @@ def test_a_killed_worker_leaves_nothing_that_idled(warm_host: HostSettings) -> N
     tree = find_tree(warm_host.runsc.cgroup_parent)
     root = str(warm_host.runsc.root_dir)
     wish = {"root_dir": root, "images": str(warm_host.images.root), "sandboxes": 1, "warm": SIZE}
+    with RunscRunner(warm_host) as runner:
+        is_quiet = plan_of(runner).binary.abilities.is_quiet
     with subprocess.Popen(
         [sys.executable, Path(__file__).with_name("victim.py")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as victim:
@@ -333,12 +346,199 @@ def test_a_killed_worker_leaves_nothing_that_idled(warm_host: HostSettings) -> N
                 with contextlib.suppress(psutil.Error):
                     words = process.cmdline()
                     is_ours = words[:1] == ["runsc-sandbox"] and root in " ".join(words)
-                    found += is_ours and process.status() == psutil.STATUS_STOPPED
+                    found += is_ours and (is_quiet or process.status() == psutil.STATUS_STOPPED)
             return found
 
-        wait_until(lambda: stopped() == SIZE, BOOT_SECONDS, "all are up")
+        # One that need not stop looks like the one that has a job.
+        wait_until(lambda: stopped() == SIZE + is_quiet, BOOT_SECONDS, "all are up")
         victim.kill()
     report = sweep(warm_host.runsc.root_dir, tree)
     assert report.owners == 1
     assert report.sandboxes > SIZE
+    assert not left_behind(warm_host)
+
+
+def test_spares_of_an_image_that_nobody_asks_for_any_more_are_given_back(host: HostSettings) -> None:
+    with RunscRunner(host.model_copy(update={"warm": WarmSettings(size=SIZE, idle_seconds=1)})) as runner:
+        execute(runner, "true")
+        wait_idle(runner)
+        folders = [sandbox.paths.folder for sandbox in idle(runner)]
+        wait_until(lambda: not any(folder.exists() for folder in folders), 20, "they are gone")
+        assert not any(runner._warm._stock.values())
+        assert execute(runner, "true").verdict.code is ErrorCode.OK
+
+
+def test_no_job_waits_for_the_removal_of_a_sandbox(warm: RunscRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+    execute(warm, "true")
+    wait_idle(warm)
+    is_removing, may_go_on = threading.Event(), threading.Event()
+    dead = idle(warm)
+    for sandbox in dead:
+        destroy = sandbox.try_destroy
+
+        def wait_long(destroy: Callable[[], bool] = destroy) -> bool:
+            is_removing.set()
+            return may_go_on.wait(60) and destroy()
+
+        monkeypatch.setattr(sandbox, "try_destroy", wait_long)
+        os.kill(sentry_of(sandbox), signal.SIGKILL)
+    started = time.monotonic()
+    try:
+        assert execute(warm, "true").verdict.code is ErrorCode.OK
+        assert is_removing.wait(10)
+        assert execute(warm, "true").verdict.code is ErrorCode.OK
+        wait_idle(warm)  # the pool goes on, too
+        assert time.monotonic() - started < 30
+    finally:
+        may_go_on.set()
+    wait_until(lambda: not warm._remover.count_left(), 10, "they are gone")
+
+
+def test_what_would_not_go_is_tried_again(warm: RunscRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cgroups, "REMOVE_DEADLINE_SECONDS", 0.1)
+    execute(warm, "true")
+    wait_idle(warm)
+    parent = warm._tree.parents["memory"]
+    folders = [parent / sandbox.paths.folder.name for sandbox in idle(warm)]
+    for folder in folders:
+        (folder / "inner").mkdir()
+    assert execute(warm, "true").verdict.code is ErrorCode.OK
+    assert warm._remover.count_left() == 1
+    for folder in folders:
+        (folder / "inner").rmdir()
+    wait_until(lambda: not warm._remover.count_left(), 10, "it is gone")
+    assert sum(folder.exists() for folder in folders) == SIZE - 1
+
+
+def test_sandboxes_that_need_no_stop_are_warm_as_soon_as_they_are_up(
+    warm_host: HostSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    complete = AbilityFinder.complete
+
+    def say_quiet(finder: AbilityFinder, binary: RunscBinary, platform: str) -> RunscBinary:
+        known = complete(finder, binary, platform)
+        return known.with_abilities(replace(known.abilities, is_quiet=True))
+
+    monkeypatch.setattr(AbilityFinder, "complete", say_quiet)
+    with RunscRunner(warm_host) as runner:
+        execute(runner, "true")
+        wait_idle(runner)
+        assert psutil.STATUS_STOPPED not in {psutil.Process(sentry_of(sandbox)).status() for sandbox in idle(runner)}
+        ending = execute(runner, "echo", "well")
+        assert (ending.verdict.code, ending.stdout.text, ending.runtime.warm) == (ErrorCode.OK, "well\n", True)
+        wait_idle(runner)
+        for sandbox in idle(runner):
+            os.kill(sentry_of(sandbox), signal.SIGKILL)
+        wait_until(lambda: execute(runner, "true").runtime.warm, 30, "dead ones are replaced")
+
+
+CALLED_BY_THE_THREAD = [
+    (Spare, "has_cores"),
+    (Spare, "has_memory"),
+    (Demand, "targets"),
+    (Demand, "plans"),
+    (BootTurns, "take"),
+    (Sandbox, "open"),
+    (Sandbox, "boot"),
+    (Sandbox, "hold"),
+    (Sandbox, "stop"),
+    (Sandbox, "note_stop"),
+    (SandboxCgroup, "limit_memory"),
+    (Supervision, "poll"),
+    (Supervision, "fileno"),
+    (WarmPool, "_find_timeout"),
+    (WarmPool, "_tidy"),
+]
+
+
+CALLED_IF = {True: {"hold"}, False: {"stop", "note_stop"}}
+"""What is not called where sandboxes have to stop while they idle, and where not."""
+
+
+class Failing:
+    """A method that fails some times, in the pool's thread only."""
+
+    def __init__(self, owner: type, name: str, error: Exception) -> None:
+        self.left = 3
+        call = getattr(owner, name)
+
+        def method(*args: Any, **fields: Any) -> Any:
+            if threading.current_thread().name == "warm" and self.left:
+                self.left -= 1
+                raise error
+            return call(*args, **fields)
+
+        self.method = method
+
+    def has_failed(self) -> bool:
+        return not self.left
+
+
+def test_the_pool_recovers_from_an_error_wherever_its_thread_calls_out(
+    warm: RunscRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(warm_module, "TIDY_SECONDS", 0.2)
+    monkeypatch.setattr(warm_module, "FIRST_BACKOFF_SECONDS", 0.05)
+    is_quiet = plan_of(warm).binary.abilities.is_quiet
+    calls = [(owner, name) for owner, name in CALLED_BY_THE_THREAD if name not in CALLED_IF[not is_quiet]]
+    errors = itertools.cycle([OSError(errno.EMFILE, "no descriptor"), KeyError("a bug")])
+    for (owner, name), error in zip(calls, errors, strict=False):
+        execute(warm, "true")
+        wait_idle(warm)
+        failing = Failing(owner, name, error)
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, failing.method)
+            execute(warm, "true")
+            wait_until(failing.has_failed, 20, f"{name} is called")
+            wait_idle(warm)
+        assert warm._warm._thread.is_alive, name
+    turns = [turn for _ in range(warm._turns.limit) if (turn := warm._turns.take())]
+    assert len(turns) == warm._turns.limit, "a turn was lost"
+
+
+def test_an_error_of_the_remover_loses_no_sandbox(warm: RunscRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remover, "FIRST_PAUSE_SECONDS", 0.1)
+    execute(warm, "true")
+    wait_idle(warm)
+    dead = idle(warm)
+    failed: set[str] = set()
+    destroy = Sandbox.try_destroy
+
+    def fail(sandbox: Sandbox) -> bool:
+        if sandbox in dead and sandbox.paths.folder.name not in failed:
+            failed.add(sandbox.paths.folder.name)
+            raise KeyError
+        return destroy(sandbox)
+
+    monkeypatch.setattr(Sandbox, "try_destroy", fail)
+    for sandbox in dead:
+        os.kill(sentry_of(sandbox), signal.SIGKILL)
+    wait_until(lambda: len(failed) == SIZE, 20, "their removal has failed")
+    wait_until(lambda: not any(sandbox.paths.folder.exists() for sandbox in dead), 20, "they are gone all the same")
+    wait_until(lambda: not warm._remover.count_left(), 10, "none is left")
+
+
+def test_what_the_thread_cannot_recover_from_is_told_and_harms_no_job(
+    warm_host: HostSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    endings: list[Ending] = []
+
+    def fail(_: Spare) -> bool:
+        raise SystemExit
+
+    with RunscRunner(warm_host) as runner:
+        runner.on_failure = told.append
+        execute(runner, "true")
+        wait_idle(runner)
+        job = threading.Thread(target=lambda: endings.append(execute(runner, "sleep", "3")))
+        job.start()
+        wait_until(lambda: len(idle(runner)) < SIZE, 10, "the job has its sandbox")
+        monkeypatch.setattr(Spare, "has_cores", fail)
+        wait_until(lambda: told, 20, "it is told")
+        assert "SystemExit" in told[0]
+        wait_until(lambda: not runner._warm.count_idle(), 10, "nothing idles any more")
+        job.join()
+        assert (endings[0].verdict.code, endings[0].runtime.warm) == (ErrorCode.OK, True)
+        assert execute(runner, "true").verdict.code is ErrorCode.OK
     assert not left_behind(warm_host)

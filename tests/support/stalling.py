@@ -1,4 +1,4 @@
-"""A worker that hangs for real, in one place, from the moment a file exists: `python stalling.py PLACE FILE start ...`.
+"""A worker that hangs or fails in one place from the moment a file exists: `python stalling.py PLACE FILE start ...`.
 
 It is the worker's own program in every other way; only its patience is shortened, so that a test need not wait for minutes.
 """
@@ -7,17 +7,24 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sandfleet_worker import cli, consumer, steps
-from sandfleet_worker.delivery import watchdog
+from sandfleet_worker.delivery import watchdog, worker_exit
+from sandfleet_worker.delivery.ledger import Ledger
 from sandfleet_worker.delivery.slots import HostSlots
 from sandfleet_worker.delivery.turns import Turns
 from sandfleet_worker.sandbox.runner import RunscRunner
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 STALL_SECONDS = 3.0
 OVERDUE_SECONDS = 1.0
+EXIT_SECONDS = 4.0
+"""How long a worker that ends by itself may take beyond what its jobs may."""
 HANGING_LABEL = "hang"
 
 
@@ -72,7 +79,47 @@ def hang_in_job(file: Path) -> None:
     put(RunscRunner, "execute", hang)
 
 
-PLACES = {"turns": hang_in_turns, "slots": hang_in_slots, "loop": hang_in_loop, "job": hang_in_job}
+def fail_if(file: Path) -> None:
+    if file.exists():
+        raise KeyError("no such thing")
+
+
+def fail_in(owner: Any, name: str) -> Callable[[Path], None]:
+    function = getattr(owner, name)
+
+    def install(file: Path) -> None:
+        def fail(*args: Any, **kwargs: Any) -> Any:
+            fail_if(file)
+            return function(*args, **kwargs)
+
+        put(owner, name, fail)
+
+    return install
+
+
+def wait_before_consumer(file: Path) -> None:
+    """Let Celery's consumer begin only when the file exists."""
+    start = steps.ClaimedTasks.start
+
+    def wait(step: Any, c: Any) -> None:
+        print("the consumer waits", file=sys.stderr, flush=True)  # noqa: T201
+        while not file.exists():
+            time.sleep(0.05)
+        start(step, c)
+
+    put(steps.ClaimedTasks, "start", wait)
+
+
+PLACES = {
+    "turns": hang_in_turns,
+    "slots": hang_in_slots,
+    "loop": hang_in_loop,
+    "job": hang_in_job,
+    "failing claimer": fail_in(Turns, "names"),
+    "failing sweeper": fail_in(Ledger, "reap"),
+    "failing lease": fail_in(Ledger, "beat"),
+    "late consumer": wait_before_consumer,
+}
 
 
 def main() -> None:
@@ -80,6 +127,7 @@ def main() -> None:
     del sys.argv[1:3]
     watchdog.STALL_SECONDS, watchdog.LOOK_SECONDS = STALL_SECONDS, 0.2
     consumer.OVERDUE_SECONDS = OVERDUE_SECONDS
+    worker_exit.RELEASE_SECONDS = worker_exit.MARGIN_SECONDS = EXIT_SECONDS / 2
     PLACES[place](file)
     cli.main()
 

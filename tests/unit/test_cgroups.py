@@ -11,6 +11,7 @@ from sandfleet_config.spec import SandboxSpec
 from sandfleet_worker.policy import Admitted, admit
 from sandfleet_worker.sandbox.cgroup_tree import find_tree, parse_v1_mounts
 from sandfleet_worker.sandbox.cgroups import SandboxCgroup, limit_files
+from sandfleet_worker.sandbox.counters import Counts
 
 
 @pytest.fixture
@@ -48,18 +49,65 @@ def test_v2_without_delegation_enforces_nothing(tmp_path: Path) -> None:
     assert find_tree("sandfleet", v2_root(tmp_path, "")).enforceable == frozenset()
 
 
+def write_v2_events(folder: Path, *, oom: int, oom_kill: int) -> None:
+    (folder / "memory.events.local").write_text(
+        f"low 0\nhigh 0\nmax 9\noom {oom}\noom_kill {oom_kill}\noom_group_kill 0\n"
+    )
+
+
 def test_v2_counters(tmp_path: Path, limits: Admitted) -> None:
+    cgroup = SandboxCgroup(find_tree("sandfleet", v2_root(tmp_path)), "a.1")
+    cgroup.make()
+    folder = tmp_path / "sandfleet/a.1"
+    write_v2_events(folder, oom=2, oom_kill=1)
+    (folder / "pids.events").write_text("max 4\n")
+    cgroup.apply(limits)
+    assert cgroup.counters.read() == Counts(), "what happened while it idled is not the job's"
+
+    for oom, oom_kill, own_ooms in ((2, 3, 0), (3, 3, 1), (2, 1, 0), (3, 1, 0)):
+        write_v2_events(folder, oom=oom, oom_kill=oom_kill)
+        counts = cgroup.counters.read()
+        assert (counts.oom_kills, counts.own_ooms) == (oom_kill - 1, own_ooms), (oom, oom_kill)
+    (folder / "cpu.stat").write_text("usage_usec 1500000\nuser_usec 1\n")
+    (folder / "memory.peak").write_text("4096\n")
+    usage = cgroup.counters.usage()
+    assert (usage.cpu_seconds, usage.memory_peak_bytes, usage.pids_peak) == (1.5, 4096, None)
+
+
+def test_v2_of_a_kernel_without_local_events(tmp_path: Path, limits: Admitted) -> None:
+    cgroup = SandboxCgroup(find_tree("sandfleet", v2_root(tmp_path)), "a.1")
+    cgroup.make()
+    cgroup.apply(limits)
+    (tmp_path / "sandfleet/a.1/memory.events").write_text("oom 1\noom_kill 2\n")
+    assert cgroup.counters.read() == Counts(oom_kills=2, own_ooms=1)
+
+
+def test_a_fork_that_a_parents_limit_refused_is_not_the_jobs(tmp_path: Path, limits: Admitted) -> None:
     cgroup = SandboxCgroup(find_tree("sandfleet", v2_root(tmp_path)), "a.1")
     cgroup.make()
     cgroup.apply(limits)
     folder = tmp_path / "sandfleet/a.1"
-    (folder / "memory.events").write_text("low 0\nhigh 0\nmax 9\noom 2\noom_kill 1\noom_group_kill 0\n")
     (folder / "pids.events").write_text("max 4\n")
-    (folder / "cpu.stat").write_text("usage_usec 1500000\nuser_usec 1\n")
-    (folder / "memory.peak").write_text("4096\n")
-    assert (cgroup.oom_kills(), cgroup.pids_fuse_hits()) == (1, 4)
-    usage = cgroup.usage()
-    assert (usage.cpu_seconds, usage.memory_peak_bytes, usage.pids_peak) == (1.5, 4096, None)
+    for peak, limit, own in (("100", "1280", 0), ("1280", "1280", 4), (None, "1280", 4), ("12", "max", 4)):
+        (folder / "pids.max").write_text(limit)
+        (folder / "pids.peak").unlink(missing_ok=True)
+        if peak:
+            (folder / "pids.peak").write_text(peak)
+        counts = cgroup.counters.read()
+        assert (counts.fork_failures, counts.pids_fuse_hits) == (4, own), (peak, limit)
+
+
+def test_v1_without_oom_notifications_tells_by_the_peak(tmp_path: Path, limits: Admitted) -> None:
+    (tmp_path / "memory").mkdir()
+    tree = find_tree("sandfleet", tmp_path, v1_mountinfo(tmp_path, "memory"))
+    cgroup = SandboxCgroup(tree, "a.1")
+    cgroup.make()
+    cgroup.apply(limits)
+    folder = tmp_path / "memory/sandfleet/a.1"
+    (folder / "memory.oom_control").write_text("oom_kill_disable 0\nunder_oom 0\noom_kill 1\n")
+    for peak, own_ooms in ((1 << 26, 1), ((1 << 26) - 4096, 1), (1 << 25, 0)):
+        (folder / "memory.max_usage_in_bytes").write_text(f"{peak}\n")
+        assert cgroup.counters.read() == Counts(oom_kills=1, own_ooms=own_ooms), peak
 
 
 def v1_mountinfo(root: Path, *controllers: str) -> str:

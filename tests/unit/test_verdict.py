@@ -5,6 +5,7 @@ import signal
 
 from rows import each_row
 from sandfleet_config.errors import ErrorCode
+from sandfleet_worker.sandbox.counters import Counts
 from sandfleet_worker.sandbox.initproto import (
     ROOT_INDEX,
     ChdirFailed,
@@ -44,22 +45,43 @@ OVERTIME = Kill(ErrorCode.TIMEOUT, "too long")
 FLOODED = Kill(ErrorCode.OUTPUT_LIMIT, "too much")
 
 
+OWN_OOM = Counts(oom_kills=1, own_ooms=1)
+HOST_OOM = Counts(oom_kills=1)
+PIDS_FUSE = Counts(fork_failures=3, pids_fuse_hits=3)
+PARENTS_PIDS = Counts(fork_failures=3)
+
+
 @each_row(
     ("changes", "code"),
     [
         # cancelled > our timer > memory cgroup > output limit > the program's own end
-        ({"kill": KILLED, "timed_out": "soft", "oom_kills": 1}, ErrorCode.CANCELLED),
-        ({"kill": OVERTIME, "timed_out": "hard", "oom_kills": 1}, ErrorCode.TIMEOUT),
+        ({"kill": KILLED, "timed_out": "soft", "counts": OWN_OOM}, ErrorCode.CANCELLED),
+        ({"kill": OVERTIME, "timed_out": "hard", "counts": OWN_OOM}, ErrorCode.TIMEOUT),
         ({"timed_out": "soft", "end": Exited(0, disk_full=False)}, ErrorCode.TIMEOUT),
-        ({"timed_out": "soft", "end": Signaled(15, disk_full=False), "oom_kills": 1}, ErrorCode.TIMEOUT),
-        ({"kill": FLOODED, "is_output_over": True, "oom_kills": 1}, ErrorCode.OUT_OF_MEMORY),
+        ({"timed_out": "soft", "end": Signaled(15, disk_full=False), "counts": OWN_OOM}, ErrorCode.TIMEOUT),
+        ({"kill": FLOODED, "is_output_over": True, "counts": OWN_OOM}, ErrorCode.OUT_OF_MEMORY),
         ({"kill": FLOODED, "is_output_over": True}, ErrorCode.OUTPUT_LIMIT),
         ({"is_output_over": True, "end": Exited(0, disk_full=False)}, ErrorCode.OUTPUT_LIMIT),
-        ({"oom_kills": 1, "end": Exited(1, disk_full=False)}, ErrorCode.OUT_OF_MEMORY),
-        ({"oom_kills": 1, "end": Exited(0, disk_full=False)}, ErrorCode.OK),
-        ({"oom_kills": 1}, ErrorCode.OUT_OF_MEMORY),
-        ({"pids_fuse_hits": 3}, ErrorCode.PIDS_LIMIT),
-        ({"pids_fuse_hits": 3, "end": Exited(1, disk_full=False)}, ErrorCode.EXIT_NONZERO),
+        ({"counts": OWN_OOM, "end": Exited(1, disk_full=False)}, ErrorCode.OUT_OF_MEMORY),
+        ({"counts": OWN_OOM, "end": Exited(0, disk_full=False)}, ErrorCode.OK),
+        ({"counts": OWN_OOM}, ErrorCode.OUT_OF_MEMORY),
+        ({"counts": HOST_OOM}, ErrorCode.HOST_RESOURCES),
+        ({"counts": HOST_OOM, "end": Exited(1, disk_full=False)}, ErrorCode.HOST_RESOURCES),
+        ({"counts": HOST_OOM, "end": Signaled(9, disk_full=False)}, ErrorCode.HOST_RESOURCES),
+        ({"counts": HOST_OOM, "end": Exited(0, disk_full=False)}, ErrorCode.OK),
+        ({"counts": HOST_OOM, "kill": KILLED}, ErrorCode.CANCELLED),
+        ({"counts": HOST_OOM, "kill": OVERTIME, "timed_out": "hard"}, ErrorCode.TIMEOUT),
+        ({"counts": HOST_OOM, "kill": FLOODED, "is_output_over": True}, ErrorCode.HOST_RESOURCES),
+        ({"counts": PARENTS_PIDS}, ErrorCode.HOST_RESOURCES),
+        ({"counts": PARENTS_PIDS, "end": Exited(1, disk_full=False)}, ErrorCode.EXIT_NONZERO),
+        ({"counts": PARENTS_PIDS, "end": ExecFailed(errno.ENOMEM, path_exists=True)}, ErrorCode.HOST_RESOURCES),
+        ({"counts": PIDS_FUSE, "end": ExecFailed(errno.ENOMEM, path_exists=True)}, ErrorCode.PIDS_LIMIT),
+        ({"end": ExecFailed(errno.ENOMEM, path_exists=True)}, ErrorCode.COMMAND_NOT_EXECUTABLE),
+        ({"is_image_overwritten": True, "end": Signaled(7, disk_full=False)}, ErrorCode.SANDBOX_EXECUTION_FAILED),
+        ({"is_image_overwritten": True, "end": Exited(0, disk_full=False)}, ErrorCode.OK),
+        ({"is_image_overwritten": True, "counts": OWN_OOM}, ErrorCode.OUT_OF_MEMORY),
+        ({"counts": PIDS_FUSE}, ErrorCode.PIDS_LIMIT),
+        ({"counts": PIDS_FUSE, "end": Exited(1, disk_full=False)}, ErrorCode.EXIT_NONZERO),
         ({"end": Exited(1, disk_full=True)}, ErrorCode.DISK_LIMIT),
         ({"end": Exited(0, disk_full=True)}, ErrorCode.OK),
         ({"end": Signaled(7, disk_full=True)}, ErrorCode.DISK_LIMIT),
@@ -68,6 +90,15 @@ FLOODED = Kill(ErrorCode.OUTPUT_LIMIT, "too much")
         ({"end": ExecFailed(errno.ENOENT, path_exists=True)}, ErrorCode.COMMAND_NOT_FOUND),
         ({"end": ExecFailed(errno.EACCES, path_exists=True)}, ErrorCode.COMMAND_NOT_EXECUTABLE),
         ({"end": ExecFailed(errno.ENOEXEC, path_exists=True)}, ErrorCode.COMMAND_NOT_EXECUTABLE),
+        ({"end": ExecFailed(errno.E2BIG, path_exists=True)}, ErrorCode.SPEC_INVALID),
+        (
+            {"end": ExecFailed(errno.ENAMETOOLONG, path_exists=True), "longest_argument_bytes": 1 << 17},
+            ErrorCode.SPEC_INVALID,
+        ),
+        (
+            {"end": ExecFailed(errno.ENAMETOOLONG, path_exists=False), "longest_argument_bytes": (1 << 17) - 1},
+            ErrorCode.COMMAND_NOT_EXECUTABLE,
+        ),
         ({"end": ChdirFailed(errno.ENOENT)}, ErrorCode.WORKING_DIR_INVALID),
         ({"end": UserFailed(errno.EINVAL)}, ErrorCode.USER_INVALID),
         ({"end": MountFailed(errno.ENOENT, 0)}, ErrorCode.SANDBOX_CREATION_FAILED),
@@ -91,7 +122,7 @@ def test_precedence(changes: dict[str, object], code: ErrorCode) -> None:
         ({"runsc_exit": 120, "runsc_log": "launch: cgroup /x: 13"}, ErrorCode.HOST_RESOURCES),
         ({"runsc_exit": 121, "runsc_log": "launch: exec /x: 2"}, ErrorCode.GVISOR_NOT_AVAILABLE),
         ({"runsc_exit": 122}, ErrorCode.INTERNAL),
-        ({"runsc_exit": 1, "oom_kills": 1}, ErrorCode.OUT_OF_MEMORY),
+        ({"runsc_exit": 1, "counts": OWN_OOM}, ErrorCode.OUT_OF_MEMORY),
         ({"kill": Kill(ErrorCode.GVISOR_NOT_AVAILABLE, "did not boot")}, ErrorCode.GVISOR_NOT_AVAILABLE),
         ({"kill": KILLED}, ErrorCode.CANCELLED),
         ({"is_ready": True, "runsc_exit": 137}, ErrorCode.SANDBOX_CREATION_FAILED),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from types import SimpleNamespace
 from typing import Any
@@ -14,15 +15,26 @@ from sandfleet_worker.delivery.watchdog import STALL_SECONDS, Watchdog
 LONG = STALL_SECONDS + 1
 
 
-def new_watchdog(
-    steady: float = 1e6, quiet: float = 0, *, broken: bool = False, idle: float = 0, overdue: tuple[str, ...] = ()
-) -> Watchdog:
+def new_watchdog(steady: float = 1e6, quiet: float = 0, *, idle: float = 0, held: Any = None) -> Watchdog:
     lease: Any = SimpleNamespace(steady_seconds=steady)
-    claimer: Any = SimpleNamespace(progressed=time.monotonic() - quiet, is_broken=broken)
-    held: Any = SimpleNamespace(overdue_job_ids=lambda: list(overdue))
-    watchdog = Watchdog(lease, claimer, held, 0.0, leave=lambda _: None)
+    claimer: Any = Claiming(time.monotonic() - quiet)
+    told: Any = []
+    watchdog = Watchdog(lease, claimer, held or Held(2), 0.1, abandon=told.append, on_failure=told.append)
     watchdog._ticked = time.monotonic() - idle
     return watchdog
+
+
+class Claiming:
+    """A claimer as the watchdog sees it."""
+
+    def __init__(self, progressed: float) -> None:
+        self.progressed, self.is_paused = progressed, False
+
+    def pause(self) -> None:
+        self.is_paused = True
+
+    def resume(self) -> None:
+        self.is_paused = False
 
 
 @pytest.mark.parametrize(
@@ -34,7 +46,6 @@ def new_watchdog(
         ({"idle": LONG}, "loop"),
         ({"quiet": LONG, "idle": LONG, "steady": 0}, ""),
         ({"quiet": LONG, "idle": LONG, "steady": 30}, ""),
-        ({"broken": True, "steady": 0}, "died"),
     ],
     ids=str,
 )
@@ -45,17 +56,57 @@ def test_only_a_stall_while_redis_answers_counts(facts: dict[str, Any], said: st
     assert bool(stall) == bool(said)
 
 
+def hold(*names: str) -> tuple[Held, list[Claim]]:
+    held, slot = Held(len(names)), SimpleNamespace(release=lambda: None)
+    claims = [Claim(name, name, Flag.START, b"") for name in names]
+    for claim in claims:
+        assert held.wait_room(0)
+        held.add(claim, slot)  # type: ignore[arg-type]
+    return held, claims
+
+
+def test_a_job_that_ends_while_the_watchdog_waits_for_the_others_costs_nobody_anything() -> None:
+    held, (late, beside) = hold("late", "beside")
+    held.expect_end(late, -1)
+    watchdog = new_watchdog(held=held)
+    watchdog._drain_seconds = 30.0
+    end = threading.Timer(0.2, held.remove, (late,))
+    end.start()
+
+    began = time.monotonic()
+    watchdog._step()
+
+    end.join()
+    told: Any = watchdog._abandon.__self__  # type: ignore[attr-defined]
+    assert told == []
+    assert time.monotonic() - began < 10, "it does not wait for the others any longer"
+    assert not watchdog._claimer.is_paused, "jobs are claimed again"  # type: ignore[attr-defined]
+    assert held.find(beside.claim_id)
+
+
+def test_a_job_that_still_hangs_ends_the_worker_once_the_others_are_done() -> None:
+    held, (late, beside) = hold("late", "beside")
+    held.expect_end(late, -1)
+    watchdog = new_watchdog(held=held)
+    watchdog._drain_seconds = 30.0
+    threading.Timer(0.2, held.remove, (beside,)).start()
+
+    watchdog._step()
+
+    told: Any = watchdog._abandon.__self__  # type: ignore[attr-defined]
+    assert told == ["job late should have ended long ago"]
+    assert watchdog._claimer.is_paused  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize(("steady", "found"), [(1e6, ["a"]), (0, [])])
 def test_a_job_that_hangs_counts_while_redis_answers(steady: float, found: list[str]) -> None:
-    assert new_watchdog(steady, overdue=("a",)).find_overdue() == found
+    held, (claim,) = hold("a")
+    held.expect_end(claim, -1)
+    assert new_watchdog(steady, held=held).find_overdue() == found
 
 
 def test_a_job_is_overdue_only_while_its_sandbox_is_not_gone() -> None:
-    held, slot = Held(2), SimpleNamespace(release=lambda: None)
-    late, gone = (Claim(name, name, Flag.START, b"") for name in ("late", "gone"))
-    for claim in (late, gone):
-        assert held.wait_room(0)
-        held.add(claim, slot)  # type: ignore[arg-type]
+    held, (late, gone) = hold("late", "gone")
     assert held.overdue_job_ids() == []
 
     for claim in (late, gone):

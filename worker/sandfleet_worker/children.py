@@ -51,6 +51,11 @@ class Child:
         )
 
     @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    @property
     def ended(self) -> int | None:
         """The exit code, negative for a signal; None while it runs."""
         return self._process.poll()

@@ -21,8 +21,10 @@ from sandfleet_config.queues import TASK_NAME
 from sandfleet_config.words import CANCELLED
 
 from sandfleet_worker.delivery.envelope import open_message
-from sandfleet_worker.delivery.intake import EXIT_LOST
+from sandfleet_worker.delivery.ledger import Flag
+from sandfleet_worker.delivery.worker_exit import RELEASE_SECONDS
 from sandfleet_worker.messages import read_delivery
+from sandfleet_worker.refusal import refuse
 from sandfleet_worker.steps import ClaimedControl, ClaimedTasks
 from sandfleet_worker.tasks import run_task
 
@@ -37,8 +39,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-RELEASE_SECONDS = 15.0
-"""How long sandboxes may take to die, and Redis to hear of it, when the worker stops."""
 OVERDUE_SECONDS = 600.0
 """How far a job may be past all its limits before it counts as one that hangs: a full disk or a swapping host takes its time."""
 
@@ -98,17 +98,21 @@ class SandboxConsumer(Consumer):
 
     def begin_claims(self) -> None:
         """Let the claimer work from now on."""
+        self.pool.on_left = self._settle_left
         self.intake.start(
             self.receive, is_stopping=is_stopping, end_job=self._cancel_jobs, end_all=self._end_after_lost_lease
         )
 
     def receive(self, claim: Claim) -> None:
-        """Hand a claimed job to the pool; called in the claimer's thread."""
+        """Hand a claimed job to the pool, or end it if it is none; called in the claimer's thread."""
         message: Any = open_message(claim)
         delivery = read_delivery(message, self._settings.max_spec_bytes)
         if delivery is None:
             msg = "the claim's script let a message without a usable id through"
             raise RuntimeError(msg)
+        if delivery.refusal is not None and claim.flag is Flag.START:
+            refuse(self.intake, claim, delivery, delivery.refusal, self.event_dispatcher)
+            return
         message.headers, message.delivery, message.claim = delivery.to_headers(), delivery, claim
         self.intake.held.expect_end(claim, self._find_longest(delivery))
         self.strategies[TASK_NAME](message, None, _nothing, _nothing, self.on_task_message)
@@ -141,17 +145,20 @@ class SandboxConsumer(Consumer):
         self.intake.give_up()
         if hung := self.intake.held.running_job_ids():
             # Celery would wait for their threads for ever, with the lease held.
-            self.intake.watchdog.abandon(f"{len(hung)} sandboxes do not end")
+            self.intake.exit.abandon(f"{len(hung)} sandboxes do not end")
+
+    def _settle_left(self, claim_id: str, failure: Exception | None) -> None:
+        """Settle a job whose thread has left it without an end: Celery's own code has failed around it."""
+        if claim := self.intake.held.find(claim_id):
+            self.intake.settle_unrun(claim, failure)
 
     def _cancel_jobs(self, job_ids: Sequence[str]) -> None:
         for job_id in job_ids:
             self.pool.cancel(job_id, CANCELLED)
 
     def _end_after_lost_lease(self) -> None:
+        """Kill what runs; the rest is done by the stop that `WorkerExit` has asked for."""
         self.pool.withdraw_all("the worker has lost its lease")
-        self._runner.drain()
-        flags: Any = state
-        flags.should_terminate = EXIT_LOST
 
     def on_decode_error(self, message: Message, exc: Exception) -> None:
         """Drop a broken control message."""

@@ -19,6 +19,7 @@ from pydantic import SecretStr
 
 from sandfleet_worker.app import new_app
 from sandfleet_worker.children import Child, Stage
+from sandfleet_worker.oom_score import FLOWER, LOCAL_REDIS, LOCAL_WORKER, lower_oom_score, raise_oom_score
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,10 +52,9 @@ def run_local(settings: WorkerSettings, flower_port: int | None) -> int:
     if settings.redis_url.get_secret_value():
         msg = "SANDFLEET_REDIS_URL is set, and `local` brings its own Redis: unset it, or run sandfleet-worker start"
         raise LocalFailed(msg)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
     children: list[Child] = []
-    with _exclusive(settings.local_dir), contextlib.ExitStack() as parts:
+    signals = _Signals(children)
+    with contextlib.suppress(Interrupted), _exclusive(settings.local_dir), contextlib.ExitStack() as parts:
         try:
             children.append(_start_redis(settings, parts))
             settings = settings.model_copy(update={"redis_url": SecretStr(_socket_url(settings))})
@@ -68,24 +68,29 @@ def run_local(settings: WorkerSettings, flower_port: int | None) -> int:
             _watch(children)
         except Interrupted:
             _say("ending; a job that still runs after 10 s goes back to the queue (Ctrl-C again: at once)")
-            _hurry_on_signals(children)
+        finally:
+            signals.is_ending = True
     return 0
 
 
-def _interrupt(*_: object) -> None:
-    raise Interrupted
+class _Signals:
+    """SIGINT and SIGTERM: the first raises `Interrupted`, each later one takes the running jobs back at once.
 
+    No second one raises, and none does while the stack ends: what ends it must not be interrupted half way.
+    """
 
-def _hurry_on_signals(children: list[Child]) -> None:
-    """Let a second signal take the running jobs back at once."""
+    def __init__(self, children: list[Child]) -> None:
+        self._children, self.is_ending = children, False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._handle)
 
-    def hurry(*_: object) -> None:
-        for child in children:
+    def _handle(self, *_: object) -> None:
+        if not self.is_ending:
+            self.is_ending = True
+            raise Interrupted
+        for child in self._children:
             if child.name == WORKER:
                 child.send(signal.SIGQUIT)
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, hurry)
 
 
 @contextlib.contextmanager
@@ -141,6 +146,7 @@ def _start_redis(settings: WorkerSettings, parts: contextlib.ExitStack) -> Child
     }
     command = [binary, *(word for name, value in options.items() for word in (f"--{name}", value))]
     child = Child("redis", command, os.environ, on_parent_death=signal.SIGTERM)
+    lower_oom_score(child.pid, LOCAL_REDIS)
     parts.callback(socket_path.unlink, missing_ok=True)
     parts.callback(child.stop, Stage(signal.SIGTERM, 30.0))
     client = redis.Redis.from_url(_socket_url(settings))
@@ -161,6 +167,7 @@ def _start_redis(settings: WorkerSettings, parts: contextlib.ExitStack) -> Child
 def _start_worker(settings: WorkerSettings, parts: contextlib.ExitStack) -> Child:
     command = [sys.executable, "-m", "sandfleet_worker.cli", "start", "--concurrency", str(settings.concurrency)]
     child = Child(WORKER, command, _environment(settings), on_parent_death=signal.SIGKILL)
+    raise_oom_score(child.pid, LOCAL_WORKER)  # Redis comes last even without the right to lower its score
     parts.callback(child.stop, Stage(signal.SIGTERM, DRAIN_SECONDS), Stage(signal.SIGQUIT, 15.0))
     return child
 
@@ -183,6 +190,7 @@ def _start_flower(settings: WorkerSettings, parts: contextlib.ExitStack, wanted_
     # By environment: every user of the machine can read a command line.
     env = {**_environment(settings), "FLOWER_BASIC_AUTH": f"{FLOWER_USER}:{password}"}
     child = Child("flower", [*command, "--logging=warning"], env, on_parent_death=signal.SIGKILL)
+    raise_oom_score(child.pid, FLOWER)
     parts.callback(child.stop, Stage(signal.SIGTERM, 5.0))
     deadline = time.monotonic() + FLOWER_DEADLINE_SECONDS
     while not _is_listening(port) and time.monotonic() < deadline:

@@ -19,10 +19,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from kombu.message import Message
+    from sandfleet_config.spec import SandboxSpec
 
 JSON_TYPE = "application/json"
 WORKFLOW_KEYS = ("chain", "chord", "callbacks", "errbacks")
 MAX_SECONDS = 1e11
+MAX_PROGRAM_CHARS = 60
 BODY_BYTES_PER_SPEC_BYTE = 6
 """JSON inside a JSON string: a byte becomes six characters at worst."""
 TASK_NAME_FORM = re.compile(r"[a-z_]+(\.[a-z_]+){0,5}\Z")
@@ -30,10 +32,14 @@ TASK_NAME_FORM = re.compile(r"[a-z_]+(\.[a-z_]+){0,5}\Z")
 
 @dataclass(frozen=True)
 class Delivery:
-    """What a message asks for; `line` is all that people see of it. Limits are the message's own, in seconds."""
+    """What a message asks for; `line` is all that people see of it, and `log_line` of that what a log may hold.
+
+    Limits are the message's own, in seconds.
+    """
 
     job_id: str
     line: str = "refused"
+    log_line: str = "refused"
     soft_seconds: float | None = None
     hard_seconds: float | None = None
     expires: datetime | None = None
@@ -93,6 +99,7 @@ def read_delivery(message: Message, max_spec_bytes: int) -> Delivery | None:
     return Delivery(
         job_id,
         request.spec.to_line(),
+        _to_log_line(request.spec),
         soft_seconds=soft or None,
         hard_seconds=hard or None,
         expires=_parse_time(headers.get("expires")),
@@ -101,8 +108,19 @@ def read_delivery(message: Message, max_spec_bytes: int) -> Delivery | None:
     )
 
 
+def _to_log_line(spec: SandboxSpec) -> str:
+    """Return image, program and how many arguments it has: an argument may be a secret, and logs are read by many."""
+    name = spec.labels.get("name", "")
+    program = spec.command[0] if spec.command else "the image's own command"
+    program = program if program.isprintable() and len(program) <= MAX_PROGRAM_CHARS else "a program"
+    count = max(0, len(spec.command) - 1)
+    return f"{name + ': ' if name else ''}{spec.image} {program} ({count} argument{'' if count == 1 else 's'})"
+
+
 def _read_body(message: Message, max_spec_bytes: int) -> Any:
     """Parse the body as plain JSON: kombu's own decoder would act on ``{"__type__": ...}``."""
+    if not getattr(message, "is_json", True):
+        raise SpecInvalid.of("message: is not JSON (RFC 8259), or is nested too deeply")
     if message.content_type != JSON_TYPE or str(message.content_encoding).lower() not in {"utf-8", "utf8"}:
         raise SpecInvalid.of(f"content type: must be {JSON_TYPE} in utf-8")
     raw: Any = message.body

@@ -34,6 +34,7 @@ class JobHandle:
 
     number: int
     job_id: str
+    claim_id: str = ""
     soft_seconds: float | None = None
     hard_seconds: float | None = None
     cancellation: Cancellation = field(default_factory=Cancellation)
@@ -64,6 +65,8 @@ class SandboxPool(BasePool):
         self._numbers = itertools.count(1)
         self._jobs: dict[int, JobHandle] = {}
         self._lock = threading.Lock()
+        self.on_left: Callable[[str, Exception | None], None] = lambda _claim_id, _failure: None
+        """Called in the job's thread after all else, with the claim's id and the error that Celery's own code met, if one did."""
 
     def on_apply(
         self,
@@ -80,29 +83,46 @@ class SandboxPool(BasePool):
         **_: Any,
     ) -> None:
         """Queue one job for a thread; Celery's prefetch keeps the queue empty."""
-        job = JobHandle(next(self._numbers), correlation_id, soft_timeout, timeout)
+        job = JobHandle(next(self._numbers), correlation_id, _find_claim_id(args), soft_timeout, timeout)
         with self._lock:
             self._jobs[job.number] = job
 
         def run() -> None:
             _current.set(job)
+            failure: Exception | None = None
             try:
                 accept_callback(job.number, time.monotonic())
                 try:
                     result = target(*args, **kwargs)
-                except Exception:  # noqa: BLE001  the edge: Celery's own tracer failed
+                except Exception as error:  # noqa: BLE001  the edge: Celery's own tracer failed
+                    failure = error
                     error_callback(ExceptionInfo())
                 else:
                     callback(result)
-            except Exception:
+            except Exception as error:
+                failure = error
                 log.exception(
                     "cannot report job %s", job.job_id, extra={"action": "report_failed", "job_id": job.job_id}
                 )
             finally:
-                with self._lock:
-                    del self._jobs[job.number]
+                self._leave(job, failure)
 
-        self._executor.submit(run)
+        try:
+            self._executor.submit(run)
+        except BaseException:  # no thread is left, or the pool is shut: whoever called settles the job
+            with self._lock:
+                del self._jobs[job.number]
+            raise
+
+    def _leave(self, job: JobHandle, failure: Exception | None) -> None:
+        """Forget a job that is over in every way, and see that it did not stay claimed without an end."""
+        with self._lock:
+            del self._jobs[job.number]
+        try:
+            self.on_left(job.claim_id, failure)
+        except Exception:
+            extra = {"action": "settle_failed", "job_id": job.job_id}
+            log.exception("job %s is left to others", job.job_id, extra=extra)
 
     def terminate_job(self, pid: int, signal: int | None = None) -> None:  # noqa: ARG002  every signal means the same here
         """Cancel the job with the number `pid`: its sandbox is killed, then it ends as ``CANCELLED``."""
@@ -146,3 +166,11 @@ class SandboxPool(BasePool):
     def _get_info(self) -> dict[str, Any]:
         with self._lock:
             return {"implementation": "sandfleet", "max-concurrency": self.limit, "jobs": len(self._jobs)}
+
+
+def _find_claim_id(args: tuple[Any, ...]) -> str:
+    """Return the claim's id from the arguments of Celery's tracer: task, id, the request as a dict, ..."""
+    for item in args:
+        if isinstance(item, dict) and isinstance(item.get("properties"), dict):
+            return str(item["properties"].get("delivery_tag", ""))
+    return ""

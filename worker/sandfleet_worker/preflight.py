@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import resource
 from typing import TYPE_CHECKING
 
 from sandfleet_config.errors import SandboxError
@@ -30,6 +31,7 @@ def run_preflight(settings: WorkerSettings, runner: RunscRunner) -> None:
     Raises:
         PreflightFailed: with the first reason and its fix.
     """
+    check_descriptors(runner)
     for finding in _facts(settings):
         if finding.state is State.FAILED:
             msg = f"{finding.name}: {finding.detail}\n  fix: {finding.fix}"
@@ -49,6 +51,21 @@ def run_preflight(settings: WorkerSettings, runner: RunscRunner) -> None:
         report.boot_seconds * 1000,
         extra={"action": "preflight_passed"},
     )
+
+
+def check_descriptors(runner: RunscRunner) -> None:
+    """Refuse to begin what would run out of descriptors under load; the limit is raised already as far as may be.
+
+    Raises:
+        PreflightFailed: with the limit that is needed.
+    """
+    need, limit = runner.descriptors, resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if limit != resource.RLIM_INFINITY and need.total > limit:
+        msg = (
+            f"open files: {need.jobs} sandboxes at once need a limit of {need.total}, and the hard limit is {limit}\n"
+            f"  fix: ulimit -Hn {need.total}, LimitNOFILE={need.total} in the unit, or a smaller SANDFLEET_CONCURRENCY"
+        )
+        raise PreflightFailed(msg)
 
 
 def _facts(settings: WorkerSettings) -> Iterator[Finding]:

@@ -41,12 +41,6 @@ def strategy(task: Any, app: Any, consumer: SandboxConsumer) -> Callable[..., No
             body=((delivery,), {}, {}),
             decoded=True,
         )
-        log.info(
-            "job %s received: %s",
-            delivery.job_id,
-            delivery.line,
-            extra={"action": "job_received", "job_id": delivery.job_id},
-        )
         request.send_event("task-received", name=task.name, **describe_received(delivery, message.claim))
         state.task_reserved(request)
         for callback in callbacks or ():

@@ -9,8 +9,7 @@ from celery import signals
 
 from sandfleet_worker.app import new_app
 from sandfleet_worker.control import install_commands
-from sandfleet_worker.delivery.intake import EXIT_LOST
-from sandfleet_worker.delivery.leases import REDIS_ERRORS
+from sandfleet_worker.delivery.outages import REDIS_ERRORS
 from sandfleet_worker.host import Host
 from sandfleet_worker.logs import set_up_logs
 from sandfleet_worker.preflight import PreflightFailed, run_preflight
@@ -39,6 +38,7 @@ def serve(settings: WorkerSettings) -> int:
         except REDIS_ERRORS as error:  # it was there a moment ago
             msg = f"redis: {settings.redis_address}: {error}\n  fix: start Redis again, then the worker"
             raise PreflightFailed(msg) from error
+        runner.on_failure = host.intake.exit.drain
         try:
             return _work(settings, host)
         finally:
@@ -66,7 +66,7 @@ def _work(settings: WorkerSettings, host: Host) -> int:
         redirect_stdouts=False,
     )
     worker.start()
-    if host.intake.lease.is_lost:
-        return EXIT_LOST
+    if host.intake.exit.code is not None:
+        return host.intake.exit.code
     log.info("worker %s has stopped", host.worker, extra={"action": "worker_stopped"})
     return worker.exitcode or 0

@@ -134,6 +134,7 @@ class Life:
         self._host, self._job, self._delivery, self._claim = host, job, delivery, claim
         self._taken = time.time()
         self._retry_on = frozenset[ErrorCode]()
+        self._has_crashed = False
         self._facts: dict[str, Any] = {"host": host.name}
         self.faults: list[dict[str, str]] = []
 
@@ -152,9 +153,10 @@ class Life:
             limits = admit(request.spec, host.settings).shortened(job.soft_seconds, job.hard_seconds)
             job.cancellation.raise_if_set()
             queued = self._count_queued()
-            _log("started", job, "starts: %s", self._delivery.line)
+            _log("started", job, "starts: %s", self._delivery.log_line)
             ending = host.runner.execute(limits, cancel=job.cancellation)
             attempts = self._claim.end_attempts(ending.verdict.code)
+            self._has_crashed = ending.verdict.is_crash
             return ending.to_outcome(job_id=job.job_id, queued=queued, attempts=attempts, **self._facts)
         except SandboxError as error:
             self.faults = error.errors
@@ -168,6 +170,8 @@ class Life:
         claim = self._claim
         if claim.flag is not Flag.START or claim.is_last_attempt:
             return False
+        if self._has_crashed and any(attempt.code is code for attempt in claim.attempts[:-1]):
+            return False  # it crashes every sandbox that it gets: a fault of gVisor's that the job meets
         return code in self._retry_on
 
     def find_dead_letter_reason(self, outcome: Outcome) -> str:

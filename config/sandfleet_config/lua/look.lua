@@ -9,7 +9,10 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local answers, soonest = { -1 }, -1
 for at = 2, #ARGV do
-  local facts = redis.call('HMGET', prefix .. 'job:' .. ARGV[at], 'state', 'expires')
+  local facts = redis.pcall('HMGET', prefix .. 'job:' .. ARGV[at], 'state', 'expires')
+  if facts.err then
+    facts = {} -- a key of a wrong type is no record, and must not hide the others
+  end
   local expires = tonumber(facts[2] or 0) or 0
   local found = facts[1] and 'there' or 'gone'
   if facts[1] == 'queued' and expires > 0 then

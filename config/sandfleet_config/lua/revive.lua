@@ -14,16 +14,24 @@ local message, queue = facts[1] or '', facts[2] or ''
 if message == '' or queue == '' then
   return 'unknown'
 end
+local list = prefix .. queue .. (step == '0' and '' or '\6\22' .. step)
+-- Keys of a wrong type, which only a stranger can have written, must be found before anything is changed: these reads error then.
+redis.call('LLEN', list)
+redis.call('ZCARD', prefix .. 'expiring')
+if batch ~= '' then
+  redis.call('LLEN', prefix .. 'batch:' .. batch)
+  redis.call('LLEN', prefix .. 'done:' .. batch)
+end
 redis.call('DEL', dead)
-redis.call('ZREM', prefix .. 'dead', id)
-local state = redis.call('HGET', job, 'state')
+redis.pcall('ZREM', prefix .. 'dead', id)
+local state = redis.pcall('HGET', job, 'state') -- of a wrong type it is no record, and goes
 if state == 'queued' or state == 'running' then
   return 'alive'
 end
 
 if key ~= '' then
-  local holder = redis.call('GET', prefix .. 'idem:' .. key)
-  if holder and holder ~= id then
+  local holder = redis.pcall('GET', prefix .. 'idem:' .. key)
+  if type(holder) == 'string' and holder ~= id then
     key = '' -- the key was given to another job after this one's was gone
   else
     redis.call('SET', prefix .. 'idem:' .. key, id)
@@ -43,8 +51,8 @@ if batch ~= '' then
   redis.call('PERSIST', members)
   redis.call('PERSIST', done)
 end
-redis.call('LPUSH', prefix .. queue .. (step == '0' and '' or '\6\22' .. step), message)
-redis.call('SADD', prefix .. 'queues', queue)
-redis.call('XADD', prefix .. 'wake', 'MAXLEN', 1, '*', 'queue', queue)
+redis.call('LPUSH', list, message)
+redis.pcall('SADD', prefix .. 'queues', queue)
+redis.pcall('XADD', prefix .. 'wake', 'MAXLEN', 1, '*', 'queue', queue)
 redis.call('EXPIRE', prefix .. 'wake', WAKE_TTL)
 return 'queued'

@@ -16,6 +16,27 @@ local function list_of(step)
   return prefix .. queue .. (step == '0' and '' or '\6\22' .. step)
 end
 
+-- A key of a wrong type must refuse the submit before anything is written, or jobs would be queued and the caller told of an error.
+local function find_wrong_type()
+  local wanted_types = { [prefix .. 'expiring'] = 'zset' }
+  for _, step in ipairs({ '0', '3', '6', '9' }) do
+    wanted_types[list_of(step)] = 'list'
+  end
+  if batch ~= '' then
+    wanted_types[prefix .. 'batch:' .. batch], wanted_types[prefix .. 'done:' .. batch] = 'list', 'list'
+  end
+  for name, kind in pairs(wanted_types) do
+    local found = redis.call('TYPE', name).ok
+    if found ~= kind and found ~= 'none' then
+      return 'WRONGTYPE the key ' .. name .. ' is a ' .. found .. ', it must be a ' .. kind .. ': delete it'
+    end
+  end
+end
+local wrong = find_wrong_type()
+if wrong then
+  return redis.error_reply(wrong)
+end
+
 local function count_new()
   local found = 0
   for at = FIRST, #ARGV, WIDTH do
@@ -43,7 +64,7 @@ end
 
 -- Most submits bring nothing that was there before: two calls find that out for all, where a look at each job takes three.
 local function are_all_new()
-  local taken, seen = {}, {}
+  local taken, marks, seen = {}, {}, {}
   for at = FIRST, #ARGV, WIDTH do
     local id, key = ARGV[at], ARGV[at + 2]
     local named, keyed = prefix .. 'job:' .. id, key ~= '' and prefix .. 'idem:' .. key
@@ -53,12 +74,13 @@ local function are_all_new()
     seen[named] = true
     taken[#taken + 1] = named
     taken[#taken + 1] = prefix .. 'celery-task-meta-' .. id
+    marks[#marks + 1] = prefix .. 'cancel:' .. id -- of a cancel before the submit, when the id was unknown: see cancel.lua
     if keyed then
       seen[keyed] = true
       taken[#taken + 1] = keyed
     end
   end
-  return redis.call('EXISTS', unpack(taken)) == 0
+  return redis.call('EXISTS', unpack(taken)) == 0 and redis.call('EXISTS', unpack(marks)) == 0
 end
 
 local answers, is_any_new, is_all_new = {}, false, are_all_new()
@@ -97,9 +119,13 @@ end
 -- Queues a job unless it is known, and tells what it was.
 local function look_and_queue(at)
   local id, key, fingerprint = ARGV[at], ARGV[at + 2], ARGV[at + 3]
-  local keyed = key ~= '' and redis.call('GET', prefix .. 'idem:' .. key)
-  local facts = redis.call('HMGET', prefix .. 'job:' .. (keyed or id), 'fingerprint', 'batch')
-  local known = facts[1]
+  -- A key of a wrong type must not stop it half way: an idempotency key counts as free then, a record as another job's.
+  local keyed = key ~= '' and redis.pcall('GET', prefix .. 'idem:' .. key)
+  if type(keyed) == 'table' then
+    keyed = false
+  end
+  local facts = redis.pcall('HMGET', prefix .. 'job:' .. (keyed or id), 'fingerprint', 'batch')
+  local known = facts.err and '' or facts[1]
   if known == fingerprint then
     tell(facts[2] == batch and 'same' or 'elsewhere', keyed or id)
   elseif known and keyed then
@@ -108,6 +134,7 @@ local function look_and_queue(at)
     tell('exists', id)
   else
     queue_job(at)
+    redis.call('DEL', prefix .. 'cancel:' .. id) -- not first: see finish.lua
     if key ~= '' then
       redis.call('SET', prefix .. 'idem:' .. key, id)
     end
@@ -143,9 +170,9 @@ if is_any_new then
     redis.call('PERSIST', prefix .. 'batch:' .. batch)
     redis.call('PERSIST', prefix .. 'done:' .. batch)
   end
-  redis.call('SADD', prefix .. 'queues', queue)
+  redis.pcall('SADD', prefix .. 'queues', queue) -- these may fail: the jobs are queued, and workers look by themselves
   -- Idle workers block on this stream; one entry is enough to wake them all.
-  redis.call('XADD', prefix .. 'wake', 'MAXLEN', 1, '*', 'queue', queue)
+  redis.pcall('XADD', prefix .. 'wake', 'MAXLEN', 1, '*', 'queue', queue)
   redis.call('EXPIRE', prefix .. 'wake', WAKE_TTL)
 end
 return is_all_new and { 'new' } or answers

@@ -1,18 +1,21 @@
 -- Take the messages of jobs that were ended in the queue off its lists' ends, as far as nothing else is before them.
 --
 -- ARGV: prefix, queue, how many at most
--- Returns how many were taken. A claim throws such messages away too; this keeps a queue from filling up with them where no worker
+-- Returns 1 where it stopped at a bound, and a further call may take more, else 0. A claim throws such messages away too; this keeps a queue from filling up with them where no worker
 -- lives. What a claim would find otherwise stays as it is, and stays first.
 local prefix, queue, limit = ARGV[1], ARGV[2], tonumber(ARGV[3])
-local taken, is_empty = 0, true
+local MAX_READ_BYTES = 1048576 -- of messages, a call: Redis serves nobody else while it parses them
+local taken, read_bytes, is_empty = 0, 0, true
 for _, step in ipairs({ '0', '3', '6', '9' }) do
   local list = prefix .. queue .. (step == '0' and '' or '\6\22' .. step)
-  while taken < limit do
-    local message = redis.call('LINDEX', list, -1)
-    local is_json, decoded = pcall(cjson.decode, message or '')
+  while taken < limit and read_bytes < MAX_READ_BYTES do
+    local message = redis.pcall('LINDEX', list, -1)
+    message = type(message) == 'string' and message or '' -- nothing, or a key of a wrong type
+    read_bytes = read_bytes + #message
+    local is_json, decoded = pcall(cjson.decode, message)
     local headers = is_json and type(decoded) == 'table' and decoded.headers
     local id = type(headers) == 'table' and headers.id
-    if type(id) ~= 'string' or redis.call('HGET', prefix .. 'job:' .. id, 'state') ~= 'ended' then
+    if type(id) ~= 'string' or redis.pcall('HGET', prefix .. 'job:' .. id, 'state') ~= 'ended' then
       break
     end
     redis.call('RPOP', list)
@@ -21,6 +24,6 @@ for _, step in ipairs({ '0', '3', '6', '9' }) do
   is_empty = is_empty and redis.call('EXISTS', list) == 0
 end
 if is_empty then
-  redis.call('SREM', prefix .. 'queues', queue)
+  redis.pcall('SREM', prefix .. 'queues', queue)
 end
-return taken
+return (taken >= limit or read_bytes >= MAX_READ_BYTES) and taken > 0 and 1 or 0

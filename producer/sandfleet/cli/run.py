@@ -33,8 +33,8 @@ PATIENCE_SECONDS = 2.0
 """A job on a live fleet has often ended by then; if not, ask whether anybody listens."""
 
 
-class Terminated(Exception):
-    """SIGTERM came: cancel as for Ctrl-C."""
+class Terminated(BaseException):
+    """SIGTERM came: cancel as for Ctrl-C. No ``except Exception`` on the way may keep it, as none keeps `KeyboardInterrupt`."""
 
 
 def run_job(fleet: Fleet, fields: Mapping[str, Any], *, queue: str | None = None, is_json: bool) -> int:

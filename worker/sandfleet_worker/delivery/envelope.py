@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 class ClaimedMessage(Message):
     """A message that no channel holds: `finish` and `requeue` have settled it, so an ack or a reject means nothing."""
 
+    is_json = True
+    """False for a message that Python cannot read."""
+
     def ack(self, multiple: bool = False) -> None:  # noqa: FBT001, FBT002  kombu's signature
         """Do nothing."""
 
@@ -33,11 +36,14 @@ class ClaimedMessage(Message):
 
 
 def open_message(claim: Claim) -> ClaimedMessage:
-    """Return the message of `claim`. Its properties are ours; its headers and body are the sender's, unchecked.
+    """Return the message of `claim`. Its properties and its id are ours; headers and body are the sender's, unchecked.
 
-    The claim's script has seen that it is JSON with an object `headers`; a body that is not what it says becomes None.
+    The claim's script has read it as JSON with an object `headers`. Lua's cjson reads more than Python's `json` (0x10, invalid
+    UTF-8, integers of 5,000 digits, 1,000 levels): such a message is not `is_json`, and the job is refused. A body that is
+    not what it says becomes None.
     """
-    raw: dict[str, Any] = json.loads(claim.message)
+    parsed = _read_json(claim.message)
+    raw = parsed or {}
     headers = raw.get("headers")
     properties = {"delivery_tag": claim.claim_id, "correlation_id": claim.job_id}
     message = ClaimedMessage(
@@ -48,9 +54,18 @@ def open_message(claim: Claim) -> ClaimedMessage:
         delivery_info={"exchange": "", "routing_key": claim.queue, "redelivered": len(claim.attempts) > 1},
         properties=properties,
     )
+    message.is_json = parsed is not None
     # Set afterwards: kombu would unpack a compressed body at once, and such bodies are refused.
-    message.headers = headers if isinstance(headers, dict) else {"id": claim.job_id}
+    message.headers = (headers if isinstance(headers, dict) else {}) | {"id": claim.job_id}
     return message
+
+
+def _read_json(text: bytes) -> dict[str, Any] | None:
+    try:
+        raw = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return raw if isinstance(raw, dict) else None
 
 
 def _read_body(raw: dict[str, Any]) -> Any:

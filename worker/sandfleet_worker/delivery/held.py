@@ -80,6 +80,11 @@ class Held:
             found.slot.release()
             self._room.release()
 
+    def claims(self) -> list[Claim]:
+        """Return the claims held."""
+        with self._lock:
+            return [entry.claim for entry in self._held.values()]
+
     def job_ids(self) -> list[str]:
         """Return the jobs held."""
         with self._lock:

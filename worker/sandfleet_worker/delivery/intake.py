@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import threading
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
+
+from sandfleet_config.errors import ErrorCode
+from sandfleet_config.outcome import Outcome
 
 from sandfleet_worker.delivery.claims import Claimer
 from sandfleet_worker.delivery.held import Held
-from sandfleet_worker.delivery.leases import REDIS_ERRORS, Lease
+from sandfleet_worker.delivery.leases import Lease
 from sandfleet_worker.delivery.ledger import Ledger
+from sandfleet_worker.delivery.outages import NotHeard, call_until_heard
 from sandfleet_worker.delivery.sweep import Sweeper
 from sandfleet_worker.delivery.turns import Turns
 from sandfleet_worker.delivery.watchdog import Watchdog
+from sandfleet_worker.delivery.worker_exit import EXIT_LOST, EXIT_STALLED, WorkerExit
+from sandfleet_worker.supervised_thread import Backoff, is_resource_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -24,13 +33,12 @@ if TYPE_CHECKING:
     from sandfleet_worker.delivery.ledger import Claim, Identity
     from sandfleet_worker.delivery.slots import HostSlots
 
+__all__ = ["EXIT_LOST", "TIMEOUT_SECONDS", "Intake"]
 log = logging.getLogger(__name__)
 
+UNRUN_DELAY_SECONDS = 1.0
 TIMEOUT_SECONDS = 15.0
 """How long to wait for an answer of Redis: an outcome of many MiB takes its time."""
-SETTLE_PAUSE_SECONDS = 0.5
-EXIT_LOST = 75
-"""sysexits(3), EX_TEMPFAIL: the supervisor starts the worker again."""
 
 
 class Intake:
@@ -41,9 +49,15 @@ class Intake:
     """
 
     def __init__(
-        self, settings: WorkerSettings, identity: Identity, slots: HostSlots, connect: Callable[[float], redis.Redis]
+        self,
+        settings: WorkerSettings,
+        identity: Identity,
+        slots: HostSlots,
+        connect: Callable[[float], redis.Redis],
+        leave: Callable[[int], None] = os._exit,
     ) -> None:
         self._settings = settings
+        self.exit = WorkerExit(settings.drain_seconds, leave)
         shared, for_claims = connect(TIMEOUT_SECONDS), connect(TIMEOUT_SECONDS)
         for_lease = connect(min(TIMEOUT_SECONDS, settings.lease_seconds))
         self._clients = (shared, for_claims, for_lease)
@@ -55,9 +69,10 @@ class Intake:
         self.lease = Lease(
             Ledger(for_lease, identity, settings.result_ttl_seconds),
             settings.lease_seconds,
-            job_ids=self.held.job_ids,
+            claims=self.held.claims,
             on_cancelled=self._on_cancelled,
             on_lost=self._on_lost,
+            on_failure=self._on_lease_failure,
         )
         self.claimer = Claimer(
             for_claims,
@@ -66,9 +81,18 @@ class Intake:
             self.held,
             Turns(settings.queue, settings.queues),
             is_stopping=lambda: self.lease.is_lost or self._is_stopping(),
+            on_unstarted=self._settle_unstarted,
+            on_failure=self.exit.drain,
         )
-        self.sweeper = Sweeper(self.ledger, self.lease, settings.max_spec_bytes)
-        self.watchdog = Watchdog(self.lease, self.claimer, self.held, settings.drain_seconds)
+        self.sweeper = Sweeper(self.ledger, self.lease, settings.max_spec_bytes, self.exit.drain)
+        self.watchdog = Watchdog(
+            self.lease,
+            self.claimer,
+            self.held,
+            settings.drain_seconds,
+            abandon=self.exit.abandon,
+            on_failure=self.exit.drain,
+        )
         self._given_up = threading.Event()
 
     def open(self) -> None:
@@ -96,6 +120,14 @@ class Intake:
             self._end_job(job_ids)
 
     def _on_lost(self) -> None:
+        # First of all, and even if the consumer has not started: no worker without a lease lives on.
+        self.exit.withdraw("the lease is lost", EXIT_LOST)
+        if self._end_all is not None:
+            self._end_all()
+
+    def _on_lease_failure(self, why: str) -> None:
+        """End: nobody renews the lease any more, and others take over what runs here when it ends."""
+        self.exit.withdraw(why, EXIT_STALLED)
         if self._end_all is not None:
             self._end_all()
 
@@ -118,42 +150,59 @@ class Intake:
 
     def limit_attempts(self, claim: Claim, max_attempts: int) -> None:
         """Note what the spec of a stock producer's job says; an outage is waited for, however long, but not past `give_up`."""
-        is_told = False
-        while True:
-            try:
-                self.ledger.limit_attempts(claim, max_attempts)
-            except REDIS_ERRORS as error:
-                if not is_told:
-                    text = "job %s waits for Redis before its start: %s"
-                    log.warning(text, claim.job_id, error, extra={"action": "start_waits", "job_id": claim.job_id})
-                is_told = True
-                if self._given_up.wait(SETTLE_PAUSE_SECONDS):
-                    return
-            else:
-                return
+        backoff = Backoff("start", subject=f"job {claim.job_id} waits for Redis before its start")
+        with contextlib.suppress(NotHeard):
+            call_until_heard(lambda: self.ledger.limit_attempts(claim, max_attempts), backoff, self._given_up.wait)
 
     def settle(self, claim: Claim, act: Callable[[], bool]) -> bool:
         """Call `act`, which finishes or requeues `claim`, until Redis has heard it, and forget the claim.
 
         Returns whether the claim was still ours. An outage is waited for, however long, but not past `give_up`.
         """
-        extra = {"action": "settle_waits", "job_id": claim.job_id}
-        is_told = is_ours = False
+        return self._settle(claim, act, self._given_up.wait)
+
+    def settle_unrun(self, claim: Claim, failure: Exception | None) -> None:
+        """Settle a job that ended without an outcome by a fault of ours, as a failed attempt.
+
+        Its claim must not stay, seen by nobody, under a lease that is kept: the job would be running for ever.
+        """
+        self._settle(claim, self._fail_attempt(claim, failure), self._given_up.wait)
+
+    def settle_in_claimer(self, claim: Claim, act: Callable[[], bool]) -> bool:
+        """Settle in the claimer's thread, which must not wait for Redis once it is told to end."""
+
+        def pause(seconds: float) -> bool:
+            return self._given_up.is_set() or self.claimer.pause_for(seconds)
+
+        return self._settle(claim, act, pause)
+
+    def _settle_unstarted(self, claim: Claim, failure: Exception) -> None:
+        self.settle_in_claimer(claim, self._fail_attempt(claim, failure))
+
+    def _fail_attempt(self, claim: Claim, failure: Exception | None) -> Callable[[], bool]:
+        """Return the call that counts the attempt, and queues the job for the next or ends it."""
+        code, text = ErrorCode.INTERNAL, "a fault in sandfleet itself: see the worker's log"
+        if failure is not None and is_resource_error(failure):
+            text = "the host had no descriptors, threads, memory or disk left to run the job: see the worker's log"
+            code = ErrorCode.HOST_RESOURCES
+
+        def act() -> bool:
+            if not claim.is_last_attempt:
+                return self.ledger.retry(claim, code, UNRUN_DELAY_SECONDS)
+            outcome = Outcome.of(code, claim.job_id, text, attempts=claim.end_attempts(code))
+            return self.ledger.finish(replace(claim, reason=text), outcome)
+
+        return act
+
+    def _settle(self, claim: Claim, act: Callable[[], bool], pause: Callable[[float], bool]) -> bool:
+        extra = {"job_id": claim.job_id}
+        backoff = Backoff("settle", subject=f"the end of job {claim.job_id} waits for Redis")
         try:
-            while True:
-                try:
-                    is_ours = act()
-                except REDIS_ERRORS as error:
-                    if self._given_up.is_set():
-                        text = "job %s is left to others, Redis does not hear how it ended: %s"
-                        log.error(text, claim.job_id, error, extra=extra | {"action": "settle_failed"})  # noqa: TRY400
-                        return False
-                    if not is_told:
-                        log.warning("job %s has ended and waits for Redis: %s", claim.job_id, error, extra=extra)
-                    is_told = True
-                    self._given_up.wait(SETTLE_PAUSE_SECONDS)
-                else:
-                    break
+            is_ours = call_until_heard(act, backoff, pause)
+        except NotHeard as error:
+            text = "job %s is left to others, Redis does not hear how it ended: %s"
+            log.error(text, claim.job_id, error, extra=extra | {"action": "settle_failed"})  # noqa: TRY400
+            return False
         finally:
             self.held.remove(claim)
         if not is_ours:

@@ -3,32 +3,30 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from typing import TYPE_CHECKING
 
-import redis
-
 from sandfleet_worker.delivery.ledger import LeaseLost
+from sandfleet_worker.delivery.outages import REDIS_ERRORS, can_pass
+from sandfleet_worker.supervised_thread import Backoff, SupervisedThread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from sandfleet_worker.delivery.ledger import Ledger
+    from sandfleet_worker.delivery.ledger import Claim, Ledger
 
 log = logging.getLogger(__name__)
 
 BEATS_PER_LEASE = 3
 MAX_RETRY_SECONDS = 0.5
-REDIS_ERRORS = (redis.RedisError, OSError)
 
 
 class Lease:
     """Keeps this worker's lease in a thread of its own.
 
-    `job_ids` names the jobs that run here, `on_cancelled` hears which of them somebody cancelled, and `on_lost` that another
-    worker has taken over; both are called in the lease's thread. An outage of Redis changes nothing here: jobs run on, and
-    the beats are tried until one succeeds.
+    `claims` returns what runs here, `on_cancelled` hears which jobs of these somebody cancelled, `on_lost` that another worker
+    has taken over, and `on_failure` that the thread has failed; all are called in the lease's thread. An outage of Redis changes
+    nothing here: jobs run on, and the beats are tried until one succeeds.
     """
 
     def __init__(
@@ -36,14 +34,16 @@ class Lease:
         ledger: Ledger,
         lease_seconds: float,
         *,
-        job_ids: Callable[[], Sequence[str]],
+        claims: Callable[[], Sequence[Claim]],
         on_cancelled: Callable[[Sequence[str]], None],
         on_lost: Callable[[], None],
+        on_failure: Callable[[str], None],
     ) -> None:
         self._ledger, self._seconds = ledger, lease_seconds
-        self._job_ids, self._on_cancelled, self._on_lost = job_ids, on_cancelled, on_lost
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="lease", daemon=True)
+        self._claims, self._on_cancelled, self._on_lost = claims, on_cancelled, on_lost
+        longest = min(MAX_RETRY_SECONDS, lease_seconds / (2 * BEATS_PER_LEASE))
+        backoff = Backoff("beats", longest_seconds=longest)
+        self._thread = SupervisedThread("lease", self._beat, on_failure, can_pass=can_pass, backoff=backoff)
         self._steady_since: float | None = None
         self._last = 0.0
         self.is_lost = False
@@ -56,8 +56,7 @@ class Lease:
 
     def stop(self) -> None:
         """Beat no more, and give the lease up if Redis is there to hear it."""
-        self._stop.set()
-        self._thread.join()
+        self._thread.stop()
         if self.is_lost:
             return
         try:
@@ -81,36 +80,36 @@ class Lease:
         # Redis counts whole seconds.
         return self._ledger.read_uptime() > self._seconds + 1
 
-    def _run(self) -> None:
-        pause = self._seconds / BEATS_PER_LEASE
-        while not self._stop.wait(pause):
-            began = time.monotonic()
-            try:
-                cancelled = self._ledger.beat(self._seconds, self._job_ids())
-                if cancelled:
-                    self._on_cancelled(cancelled)
-            except LeaseLost:
-                self.is_lost = True
-                log.critical("the lease is lost: ending what runs here", extra={"action": "lease_lost"})
-                self._on_lost()
-                return
-            except REDIS_ERRORS as error:
-                pause = min(MAX_RETRY_SECONDS, self._seconds / (2 * BEATS_PER_LEASE))
-                self._note_failure(error)
-            else:
-                self._note_success()
-                pause = max(0.0, self._seconds / BEATS_PER_LEASE - (time.monotonic() - began))
+    def _beat(self) -> float:
+        """Beat once; return the pause until the next beat."""
+        began = time.monotonic()
+        claims = self._claims()
+        try:
+            cancelled, missing = self._ledger.beat(self._seconds, claims)
+        except LeaseLost:
+            self.is_lost = True
+            self._thread.tell_to_stop()
+            log.critical("the lease is lost: ending what runs here", extra={"action": "lease_lost"})
+            self._on_lost()
+            return 0.0
+        except REDIS_ERRORS:
+            self._steady_since = None
+            raise
+        self._note_success()
+        self._restore([claim for claim in claims if claim.claim_id in missing])
+        if cancelled:
+            self._on_cancelled(cancelled)
+        return max(0.0, self._seconds / BEATS_PER_LEASE - (time.monotonic() - began))
 
-    def _note_failure(self, error: Exception) -> None:
-        if self._steady_since is not None:
-            log.warning("no beat reaches Redis: %s", error, extra={"action": "beat_failed"})
-        self._steady_since = None
+    def _restore(self, missing: Sequence[Claim]) -> None:
+        """Put back claims that somebody deleted; what has ended at this very moment is not there either, and stays away."""
+        for claim in missing:
+            if self._ledger.restore(claim):
+                text = "the claim of job %s was deleted in Redis, and is put back"
+                log.warning(text, claim.job_id, extra={"action": "claim_restored", "job_id": claim.job_id})
 
     def _note_success(self) -> None:
         now = time.monotonic()
-        if self._steady_since is None:
-            log.info("beats reach Redis again", extra={"action": "beat_recovered"})
-            self._steady_since = now
-        elif now - self._last > self._seconds:
+        if self._steady_since is None or now - self._last > self._seconds:
             self._steady_since = now
         self._last = now

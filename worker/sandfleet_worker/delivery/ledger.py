@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import time
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -12,10 +13,10 @@ from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any, Final
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 from sandfleet_config.errors import ErrorCode
 from sandfleet_config.outcome import Attempt
-from sandfleet_config.queues import CANCEL_TTL_SECONDS, KEY_PREFIX, job_key
+from sandfleet_config.queues import CANCEL_TTL_SECONDS, KEY_PREFIX, check_queue, job_key
 from sandfleet_config.scripts import DEAD_TTL_SECONDS, read_script, stored_result
 
 if TYPE_CHECKING:
@@ -31,6 +32,9 @@ AVOID_SECONDS = 3.0
 """How long a job that failed on a host waits for another host."""
 MAX_TAKEN = 32
 SWEPT_AT_ONCE = 100
+MAX_QUEUES = 1000
+"""How many names of queues a worker reads at a time. Of more it takes others each time, at random, so that each has its turn."""
+TELL_SECONDS = 1.0
 _attempts: Final = TypeAdapter(tuple[Attempt, ...])
 
 
@@ -40,6 +44,9 @@ class Flag(StrEnum):
     START = "start"
     CANCELLED = "cancelled"
     EXPIRED = "expired"
+
+
+_FLAGS: Final = frozenset(flag.value.encode() for flag in Flag)
 
 
 class LeaseLost(Exception):
@@ -101,11 +108,14 @@ class Ledger:
 
     def __init__(self, client: redis.Redis, identity: Identity, result_ttl_seconds: int) -> None:
         self._identity, self._ttl = identity, result_ttl_seconds
-        own = ("register", "beat", "leave", "claim", "requeue", "reap")
+        own = ("register", "beat", "leave", "claim", "requeue", "reap", "restore", "limit_attempts")
         shared = ("finish", "cancel")
         texts = {name: _read(name) for name in own} | {name: read_script(name) for name in shared}
         self._scripts: dict[str, Any] = {name: client.register_script(text) for name, text in texts.items()}
         self._redis: Any = client
+        self._malformed = self._kept = 0
+        self._told_malformed = float("-inf")
+        self._are_queues_bounded = False
 
     def _call(self, name: str, *args: str | float | bytes) -> Any:
         return self._scripts[name](keys=[], args=[KEY_PREFIX, *args])
@@ -114,16 +124,22 @@ class Ledger:
         """Begin this worker's lease."""
         self._call("register", self._identity.owner, round(lease_seconds * 1000))
 
-    def beat(self, lease_seconds: float, job_ids: Sequence[str]) -> list[str]:
-        """Renew the lease, and return which of `job_ids` are cancelled.
+    def beat(self, lease_seconds: float, claims: Sequence[Claim]) -> tuple[list[str], list[str]]:
+        """Renew the lease; return which jobs of `claims` are cancelled, and the ids of those claims that are not there.
 
         Raises:
             LeaseLost: somebody has taken over.
         """
-        state, *cancelled = self._call("beat", self._identity.owner, round(lease_seconds * 1000), *job_ids)
+        names = [name for claim in claims for name in (claim.claim_id, claim.job_id)]
+        state, *found = self._call("beat", self._identity.owner, round(lease_seconds * 1000), *names)
         if state == b"lost":
             raise LeaseLost
-        return [job_id.decode() for job_id in cancelled]
+        cancelled, missing = found
+        return [job_id.decode() for job_id in cancelled], [claim_id.decode() for claim_id in missing]
+
+    def restore(self, claim: Claim) -> bool:
+        """Put a deleted claim back; return False if the job is not ours any more."""
+        return bool(self._call("restore", self._identity.owner, claim.claim_id, claim.job_id, claim.message))
 
     def leave(self) -> int:
         """End the lease; return how many claims are left for others to take over."""
@@ -134,8 +150,15 @@ class Ledger:
         return float(self._redis.info("server")["uptime_in_seconds"])
 
     def read_queues(self) -> list[str]:
-        """Return the names of the queues that may hold jobs."""
-        return sorted(name.decode(errors="replace") for name in self._redis.smembers(f"{KEY_PREFIX}queues"))
+        """Return the names of queues that may hold jobs, at most `MAX_QUEUES`, without those that no queue may have."""
+        key = f"{KEY_PREFIX}queues"
+        names = [name.decode(errors="replace") for name in self._redis.srandmember(key, MAX_QUEUES)]
+        is_bounded = len(names) >= MAX_QUEUES
+        if is_bounded and not self._are_queues_bounded:
+            text = "Redis names %d queues; a worker reads %d at a time, so jobs in them may wait for their turn: see the set %s"
+            log.warning(text, self._redis.scard(key), MAX_QUEUES, key, extra={"action": "queues_bounded"})
+        self._are_queues_bounded = is_bounded
+        return sorted(name for name in names if _is_queue_name(name))
 
     def claim(self, claim_id: str, queues: Iterable[str]) -> tuple[Claim | None, bool]:
         """Take the next job of `queues`; return it, and whether asking again at once may find one.
@@ -152,27 +175,39 @@ class Ledger:
             case b"late":
                 raise LeaseLate
             case state:
-                self._tell_set_aside(answer[-1])
-                return (_parse(claim_id, *answer[1:-1]) if state == b"job" else None), state != b"none"
+                *found, malformed, kept = answer[1:]
+                self._tell_set_aside(malformed, kept)
+                return (_parse(claim_id, *found) if state == b"job" else None), state != b"none"
 
-    def _tell_set_aside(self, count: int) -> None:
-        if count:
-            text = "%d messages that are none went to the dead letters"
-            log.warning(text, count, extra={"action": "message_set_aside"})
+    def _tell_set_aside(self, malformed: int, kept: int) -> None:
+        """Log what was set aside, at most once in `TELL_SECONDS`: there may be a hundred thousand."""
+        self._malformed, self._kept = self._malformed + malformed, self._kept + kept
+        if self._malformed and time.monotonic() - self._told_malformed >= TELL_SECONDS:
+            self._told_malformed = time.monotonic()
+            text = "%d malformed messages were set aside, %d of them are kept as dead letters"
+            log.warning(text, self._malformed, self._kept, extra={"action": "message_set_aside"})
+            self._malformed = self._kept = 0
 
     def finish(self, claim: Claim, outcome: Outcome, faults: Sequence[Mapping[str, str]] = ()) -> bool:
         """Record how the job ended, in the dead letters too if its claim says why; return False if it is not ours any more."""
-        return self._finish(self._identity.owner, claim.claim_id, outcome, claim.reason, faults)
+        message = claim.message if claim.reason else b""
+        return self._finish(self._identity.owner, claim.claim_id, outcome, claim.reason, faults, message)
 
     def end_queued(self, outcome: Outcome) -> bool:
         """Record the end of a job that nobody has claimed; return False if it is not queued."""
-        return self._finish("", "", outcome, "", ())
+        return self._finish("", "", outcome)
 
-    def _finish(
-        self, owner: str, claim_id: str, outcome: Outcome, reason: str, faults: Sequence[Mapping[str, str]]
+    def _finish(  # noqa: PLR0917  what the script asks for
+        self,
+        owner: str,
+        claim_id: str,
+        outcome: Outcome,
+        reason: str = "",
+        faults: Sequence[Mapping[str, str]] = (),
+        message: bytes = b"",
     ) -> bool:
         text = stored_result(outcome, faults)
-        args = (owner, claim_id, outcome.job_id, outcome.code.value, text, self._ttl, reason, DEAD_TTL_SECONDS)
+        args = (owner, claim_id, outcome.job_id, outcome.code.value, text, self._ttl, reason, DEAD_TTL_SECONDS, message)
         return bool(self._call("finish", *args))
 
     def retry(self, claim: Claim, code: ErrorCode, delay_seconds: float = 0.0, avoid_host: str = "") -> bool:
@@ -184,12 +219,16 @@ class Ledger:
         return self._requeue(claim, "release", ErrorCode.WORKER_LOST.value, 0, "")
 
     def _requeue(self, claim: Claim, mode: str, code: str, delay_seconds: float, avoid_host: str) -> bool:
-        owner, delay, avoid = self._identity.owner, round(delay_seconds * 1000), round(AVOID_SECONDS * 1000)
-        return bool(self._call("requeue", owner, claim.claim_id, claim.job_id, mode, code, delay, avoid_host, avoid))
+        what = (self._identity.owner, claim.claim_id, claim.job_id, mode, code)
+        when = (round(delay_seconds * 1000), avoid_host, round(AVOID_SECONDS * 1000))
+        return bool(self._call("requeue", *what, *when, claim.message))
 
-    def reap(self, *, may_take: bool) -> tuple[str, list[tuple[Claim, bool]]]:
-        """Take one dead worker over if `may_take`; return its name and the claims to decide about, each with "is cancelled"."""
-        answer = self._call("reap", self._identity.owner, secrets.token_hex(6), MAX_TAKEN, int(may_take))
+    def reap(self, *, may_take: bool, passed_over: Iterable[str] = ()) -> tuple[str, list[tuple[Claim, bool]]]:
+        """Take one dead worker over if `may_take`; return its name and the claims to decide about, each with "is cancelled".
+
+        `passed_over` are the ids of taken claims that wait for a later try.
+        """
+        answer = self._call("reap", self._identity.owner, secrets.token_hex(6), MAX_TAKEN, int(may_take), *passed_over)
         taken = []
         for at in range(1, len(answer), 8):
             claim_id, *facts, cancelled = answer[at : at + 8]
@@ -205,9 +244,9 @@ class Ledger:
         raw = self._redis.hget(job_key(job_id), "batch")
         return raw.decode() if raw else None
 
-    def limit_attempts(self, claim: Claim, max_attempts: int) -> None:
-        """Note what the spec of a stock producer's job says, before it starts."""
-        self._redis.hset(job_key(claim.job_id), "max_attempts", max_attempts)
+    def limit_attempts(self, claim: Claim, max_attempts: int) -> bool:
+        """Note what the spec of a stock producer's job says, before it starts; return False if it is not ours any more."""
+        return bool(self._call("limit_attempts", self._identity.owner, claim.claim_id, claim.job_id, max_attempts))
 
     def find_expired(self) -> list[str]:
         """Return queued jobs whose time in the queue is over."""
@@ -226,20 +265,31 @@ class Ledger:
         self._redis.zremrangebyscore(f"{KEY_PREFIX}dead", "-inf", (seconds - DEAD_TTL_SECONDS) * 1000)
 
 
+def _is_queue_name(name: str) -> bool:
+    try:
+        check_queue(name)
+    except ValueError:
+        return False
+    return True
+
+
 def _parse(claim_id: str, *facts: bytes) -> Claim:
-    """Read the facts that `claim.lua` and `reap.lua` tell of a job."""
+    """Read the facts that `claim.lua` and `reap.lua` tell of a job. A record that a stranger has spoilt tells nothing."""
     job_id, flag, message, queue, attempts, max_attempts = facts
     return Claim(
         claim_id,
-        job_id.decode(),
-        Flag(flag.decode()),
+        job_id.decode(errors="replace"),
+        Flag(flag.decode()) if flag in _FLAGS else Flag.START,
         message,
         queue=queue.decode(errors="replace"),
         attempts=parse_attempts(attempts),
-        max_attempts=int(max_attempts or DEFAULT_MAX_ATTEMPTS),
+        max_attempts=int(max_attempts) if max_attempts.isdigit() and len(max_attempts) < 10 else DEFAULT_MAX_ATTEMPTS,  # noqa: PLR2004
     )
 
 
 def parse_attempts(raw: bytes | str) -> tuple[Attempt, ...]:
-    """Read the attempts of a job's hash; their times are milliseconds of Redis's clock."""
-    return _attempts.validate_json(raw) if raw else ()
+    """Read the attempts of a job's hash; their times are milliseconds of Redis's clock. Unreadable ones count as none."""
+    try:
+        return _attempts.validate_json(raw) if raw else ()
+    except ValidationError:
+        return ()

@@ -4,6 +4,9 @@ Every lock is a ``flock``, which the kernel drops with the process, so a ``kill 
 member file, locked for its life, that says its cap and since when its first waiter waits: the greatest cap of the live members
 counts, and a free slot goes to whoever on the host has waited longest.
 
+A holder of a slot also has its file open for writing, and nobody else has. Its release, or its death, is thus an event of the
+folder (inotify(7), IN_CLOSE_WRITE) that wakes who waits. Looking for a free slot opens files for reading only, and wakes nobody.
+
 Invariant: slots are taken, and member files written, read or removed, only by the holder of the gate lock.
 """
 
@@ -20,6 +23,8 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
+from sandfleet_worker.delivery.folder_watch import FolderWatch
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
@@ -30,9 +35,11 @@ MEMBER = "member-"
 SLOT = "slot-"
 RECORD_BYTES = 64
 POLL_SECONDS = 0.003
-"""How often the first waiter looks, while other workers live on the host; their releases cannot wake it."""
+"""How far apart two looks of the first waiter are at least, while other workers live on the host; without a watch, always."""
 POLL_SECONDS_PER_SLOT = 0.00005
 POLL_SECONDS_ALONE = 0.05
+POLL_SECONDS_WATCHING = 0.25
+"""How often the first waiter looks where the folder's events wake it. Less than `STALE_SECONDS`: a look is its sign of life."""
 GATE_SECONDS = 1.0
 GATE_SECONDS_KNOWN_STUCK = 0.02
 GATE_POLL_SECONDS = 0.0005
@@ -43,8 +50,8 @@ STALE_SECONDS = 1.0
 class Slot:
     """One held slot; leaving the context frees it."""
 
-    def __init__(self, slots: HostSlots, fd: int, number: int) -> None:
-        self._slots, self._fd, self.number = slots, fd, number
+    def __init__(self, slots: HostSlots, fd: int, write_fd: int, number: int) -> None:
+        self._slots, self._fd, self._write_fd, self.number = slots, fd, write_fd, number
 
     def __enter__(self) -> Self:
         """Return the slot, which is held already."""
@@ -58,10 +65,17 @@ class Slot:
 
     def release(self) -> None:
         """Free the slot, once."""
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
+        if self.drop():
             self._slots._wake_first()  # noqa: SLF001  the two are one mechanism
+
+    def drop(self) -> bool:
+        """Free the slot, and tell only the other workers of the host; return whether it was held."""
+        fd, self._fd = self._fd, -1
+        if fd < 0:
+            return False
+        os.close(fd)
+        os.close(self._write_fd)  # after the lock: it wakes the others
+        return True
 
 
 @dataclass(eq=False)
@@ -90,6 +104,8 @@ class HostSlots:
         self._lock = threading.Lock()
         self._gate_patience = GATE_SECONDS
         self._gate_fd = _open(folder / GATE)
+        self._told = -1
+        self._watch = FolderWatch(folder)
         with self._gate():
             self._name = f"{MEMBER}{os.getpid()}-{secrets.token_hex(4)}"
             self._member_fd = _open(folder / self._name)
@@ -101,44 +117,71 @@ class HostSlots:
         with self._gate():
             (self._folder / self._name).unlink(missing_ok=True)
             os.close(self._member_fd)
+        self._watch.close()
         os.close(self._gate_fd)
 
     def acquire(self, cancel_fd: int | None = None, on_look: Callable[[], None] = lambda: None) -> Slot | None:
         """Wait for a slot and return it, or None when `cancel_fd` became readable first; `on_look` hears of each look."""
         waiter = _Waiter()
-        poller = select.poll()
-        poller.register(waiter.wake_fd, select.POLLIN)
-        if cancel_fd is not None:
-            poller.register(cancel_fd, select.POLLIN)
         with self._lock:
             self._line.append(waiter)
         try:
             while True:
-                slot, pause = self._try(waiter)
+                slot, pause, spacing = self._try(waiter)
                 on_look()
                 if slot is not None:
                     return slot
-                for fd, _ in poller.poll(None if pause is None else pause * 1000):
-                    if fd == cancel_fd:
-                        return None
-                    os.eventfd_read(fd)
+                if not self._pause(waiter, cancel_fd, pause, spacing):
+                    return None
         finally:
             self._leave(waiter)
 
-    def _try(self, waiter: _Waiter) -> tuple[Slot | None, float | None]:
-        """Try for a slot; where there is none yet, return how long to pause (None: until woken)."""
+    def _pause(self, waiter: _Waiter, cancel_fd: int | None, seconds: float | None, spacing_seconds: float) -> bool:
+        """Wait so long, or until it is worth a look; return False when `cancel_fd` is readable."""
+        poller = select.poll()
+        poller.register(waiter.wake_fd, select.POLLIN)
+        watch_fd = self._watch.fd if seconds is not None else None  # the first in line only: it drains it
+        for fd in (cancel_fd, watch_fd):
+            if fd is not None:
+                poller.register(fd, select.POLLIN)
+        ready = [fd for fd, _ in poller.poll(None if seconds is None else seconds * 1000)]
+        if cancel_fd in ready:
+            return False
+        if waiter.wake_fd in ready:
+            os.eventfd_read(waiter.wake_fd)
+        elif watch_fd in ready:
+            time.sleep(spacing_seconds)  # the host's jobs may be short: no look for each of them
+            self._watch.drain()
+        return True
+
+    def _try(self, waiter: _Waiter) -> tuple[Slot | None, float | None, float]:
+        """Try for a slot; where there is none yet, return how long to pause (None: until woken), and how far apart looks are."""
         with self._lock:
             if self._line[0] is not waiter:
-                return None, None
+                return None, None, 0.0
             with self._gate():
                 others = list(self._other_members())
                 cap = max([self._cap, *(other.cap for other in others)])
                 is_my_turn = all(not 0 < other.waiting_since < waiter.since for other in others)
                 taken = self._take(cap) if is_my_turn else None
-                self._tell(0 if taken else waiter.since)
-        if taken:
-            return Slot(self, *taken), None
-        return None, POLL_SECONDS + cap * POLL_SECONDS_PER_SLOT if others else POLL_SECONDS_ALONE
+                slot = self._hold(*taken) if taken else None
+                try:
+                    self._tell(0 if slot else waiter.since)
+                except OSError:
+                    if slot:
+                        slot.drop()
+                    raise
+        spacing = POLL_SECONDS + cap * POLL_SECONDS_PER_SLOT if others else POLL_SECONDS_ALONE
+        return slot, spacing if self._watch.fd is None else POLL_SECONDS_WATCHING, spacing
+
+    def _hold(self, fd: int, number: int) -> Slot:
+        """Return the slot whose lock is `fd`."""
+        try:
+            write_fd = os.open(self._folder / f"{SLOT}{number}", os.O_WRONLY | os.O_CLOEXEC)
+        except OSError:
+            os.close(fd)
+            raise
+        return Slot(self, fd, write_fd, number)
 
     def _leave(self, waiter: _Waiter) -> None:
         with self._lock:
@@ -161,16 +204,21 @@ class HostSlots:
         held_above = sum(1 for number in self._slot_numbers() if number >= cap and not self._remove_if_free(number))
         held = 0
         found: tuple[int, int] | None = None
-        for number in range(cap):
-            fd = _lock_now(self._folder / f"{SLOT}{number}")
-            if fd is None:
-                held += 1
-            elif found is None:
-                found = fd, number
-            else:
-                os.close(fd)
-            if found and not held_above:
-                return found
+        try:
+            for number in range(cap):
+                fd = _lock_now(self._folder / f"{SLOT}{number}")
+                if fd is None:
+                    held += 1
+                elif found is None:
+                    found = fd, number
+                else:
+                    os.close(fd)
+                if found and not held_above:
+                    return found
+        except OSError:  # no descriptor is left
+            if found:
+                os.close(found[0])
+            raise
         if found and held + held_above >= cap:
             os.close(found[0])
             return None
@@ -207,6 +255,9 @@ class HostSlots:
             yield _Member(int(cap), 0 if is_stale else int(since))
 
     def _tell(self, waiting_since: int) -> None:
+        if waiting_since == self._told:
+            os.utime(self._member_fd)  # a sign of life that wakes nobody
+            return
         self._told = waiting_since
         os.pwrite(self._member_fd, f"{self._cap} {waiting_since}".ljust(RECORD_BYTES).encode(), 0)
 
@@ -247,10 +298,13 @@ def _open(path: Path) -> int:
 
 def _lock_now(path: Path) -> int | None:
     """Return a descriptor that holds the lock of `path`, or None where somebody else has it."""
-    fd = _open(path)
+    fd = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(fd)
         return None
+    except OSError:
+        os.close(fd)
+        raise
     return fd

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import logging
 import random
-import threading
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import redis
 from sandfleet_config.errors import ErrorCode
 from sandfleet_config.outcome import Outcome
 from sandfleet_config.wire import spec_sha256
 from sandfleet_config.words import CANCELLED
 
 from sandfleet_worker.delivery.envelope import open_message
-from sandfleet_worker.delivery.leases import REDIS_ERRORS
 from sandfleet_worker.delivery.ledger import Flag
+from sandfleet_worker.delivery.outages import can_pass, is_outage
 from sandfleet_worker.messages import read_delivery
+from sandfleet_worker.supervised_thread import Backoff, SupervisedThread, is_resource_error
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from sandfleet_worker.delivery.leases import Lease
@@ -31,17 +33,20 @@ REAP_SECONDS = 0.5
 EXPIRE_SECONDS = 1.0
 DEAD_SECONDS = 60.0
 EXPIRED = "nobody took the job within its time in the queue"
+DELAYS_SECONDS = (0.2, 2.0, 8.0)
+"""How long a dead worker's job waits for its next try, by the number of its attempts: it may be what killed the worker."""
+AGAIN_SECONDS = 10.0
+"""How long a taken claim waits about which the decision has failed."""
 
 
 class Sweeper:
-    """Looks around in a thread of its own; many workers' sweepers may race."""
+    """Looks around in a thread of its own; many workers' sweepers may race. `on_failure` hears that the thread has failed."""
 
-    def __init__(self, ledger: Ledger, lease: Lease, max_spec_bytes: int) -> None:
+    def __init__(self, ledger: Ledger, lease: Lease, max_spec_bytes: int, on_failure: Callable[[str], None]) -> None:
         self._ledger, self._lease, self._max_spec_bytes = ledger, lease, max_spec_bytes
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="sweeper", daemon=True)
+        self._thread = SupervisedThread("sweeper", self._step, on_failure, can_pass=can_pass, backoff=Backoff("sweeps"))
         self._next_expire = self._next_dead = 0.0
-        self._is_failing = False
+        self._passed_over: dict[str, float] = {}
 
     def start(self) -> None:
         """Begin to look around."""
@@ -49,22 +54,12 @@ class Sweeper:
 
     def stop(self) -> None:
         """Stop after what is under way."""
-        self._stop.set()
-        self._thread.join()
+        self._thread.stop()
 
-    def _run(self) -> None:
+    def _step(self) -> float:
+        self.sweep()
         # Not in step with each other, so that the fleet looks more often than each of its workers.
-        while not self._stop.wait(REAP_SECONDS * random.uniform(0.6, 1.0)):  # noqa: S311  no secret
-            try:
-                self.sweep()
-            except REDIS_ERRORS as error:
-                if not self._is_failing:
-                    log.warning("cannot look after dead workers: %s", error, extra={"action": "sweep_failed"})
-                self._is_failing = True
-            except Exception:
-                log.exception("a sweep failed", extra={"action": "sweep_failed"})
-            else:
-                self._is_failing = False
+        return REAP_SECONDS * random.uniform(0.6, 1.0)  # noqa: S311  no secret
 
     def sweep(self) -> None:
         """Look around once."""
@@ -78,14 +73,28 @@ class Sweeper:
             self._ledger.drop_stale_dead()
 
     def _reap(self) -> None:
-        while not self._stop.is_set():
-            dead, taken = self._ledger.reap(may_take=self._lease.may_take_over)
+        while not self._thread.stopping.is_set():
+            now = time.monotonic()
+            self._passed_over = {name: until for name, until in self._passed_over.items() if until > now}
+            dead, taken = self._ledger.reap(may_take=self._lease.may_take_over, passed_over=self._passed_over)
             if dead:
                 log.warning("took over worker %s: its lease has ended", dead, extra={"action": "worker_reaped"})
             for claim, is_cancelled in taken:
-                self._decide(claim, is_cancelled=is_cancelled)
+                self._decide_safely(claim, is_cancelled=is_cancelled)
             if not dead and not taken:
                 return
+
+    def _decide_safely(self, claim: Claim, *, is_cancelled: bool) -> None:
+        """Decide about one claim; where that fails, it waits, and those behind it do not."""
+        try:
+            self._decide(claim, is_cancelled=is_cancelled)
+        except Exception as error:
+            if is_outage(error) or is_resource_error(error):
+                raise
+            self._passed_over[claim.claim_id] = time.monotonic() + AGAIN_SECONDS
+            text = "cannot decide about job %s of a dead worker, the next try follows in %g s"
+            extra = {"action": "take_over_failed", "job_id": claim.job_id}
+            log.exception(text, claim.job_id, AGAIN_SECONDS, extra=extra)
 
     def _decide(self, claim: Claim, *, is_cancelled: bool) -> None:
         """Settle a dead worker's job: its outcome if it may not run again, else back to the queue."""
@@ -102,7 +111,9 @@ class Sweeper:
             self._ledger.finish(claim, self._outcome(claim, ErrorCode.WORKER_LOST, text))
             self._tell(claim, "ends as WORKER_LOST")
         else:
-            self._ledger.retry(claim, ErrorCode.WORKER_LOST)
+            number = min(max(1, len(claim.attempts)), len(DELAYS_SECONDS))
+            host = lost.host if lost is not None else ""
+            self._ledger.retry(claim, ErrorCode.WORKER_LOST, DELAYS_SECONDS[number - 1], host)
             self._tell(claim, "goes back to the queue")
 
     def _may_run_again(self, claim: Claim) -> bool:
@@ -126,8 +137,18 @@ class Sweeper:
 
     def _expire(self) -> None:
         for job_id in self._ledger.find_expired():
-            batch = self._ledger.read_batch(job_id)
-            if self._ledger.end_queued(Outcome.of(ErrorCode.EXPIRED, job_id, EXPIRED, batch=batch)):
-                log.info("job %s has expired", job_id, extra={"action": "job_expired", "job_id": job_id})
-            else:
+            try:
+                self._expire_one(job_id)
+            except redis.ResponseError as error:
+                if is_outage(error):
+                    raise
+                # Its record is none. It must not come first for ever.
+                log.warning("cannot end job %s: %s", job_id, error, extra={"action": "expiry_failed", "job_id": job_id})
                 self._ledger.forget_expiry(job_id)
+
+    def _expire_one(self, job_id: str) -> None:
+        batch = self._ledger.read_batch(job_id)
+        if self._ledger.end_queued(Outcome.of(ErrorCode.EXPIRED, job_id, EXPIRED, batch=batch)):
+            log.info("job %s has expired", job_id, extra={"action": "job_expired", "job_id": job_id})
+        else:
+            self._ledger.forget_expiry(job_id)

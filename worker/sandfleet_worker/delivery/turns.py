@@ -16,9 +16,9 @@ class Turns:
 
     def update(self, names: list[str]) -> None:
         """Take note of the queues there are."""
-        wanted = [self.own] + [name for name in names if name != self.own and self._matches(name)]
-        kept = [name for name in self._order if name in wanted]
-        self._order = kept + [name for name in wanted if name not in kept]
+        wanted = dict.fromkeys([self.own, *(name for name in names if self._matches(name))])
+        kept = dict.fromkeys(name for name in self._order if name in wanted)
+        self._order = [*kept, *(name for name in wanted if name not in kept)]
 
     def served(self, queue: str) -> None:
         """Send `queue` to the end of the line."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-import os
-import threading
 import time
 from typing import TYPE_CHECKING
+
+from sandfleet_worker.delivery.worker_exit import EXIT_STALLED
+from sandfleet_worker.supervised_thread import SupervisedThread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -15,18 +16,18 @@ if TYPE_CHECKING:
     from sandfleet_worker.delivery.held import Held
     from sandfleet_worker.delivery.leases import Lease
 
+__all__ = ["EXIT_STALLED", "Watchdog"]
 log = logging.getLogger(__name__)
 
 STALL_SECONDS = 60.0
 LOOK_SECONDS = 2.0
-EXIT_STALLED = 70
-"""sysexits(3), EX_SOFTWARE."""
 
 
 class Watchdog:
-    """Watches the claimer, Celery's loop and the jobs held, and leaves with `EXIT_STALLED` when one hangs while Redis answers.
+    """Watches the claimer, Celery's loop and the jobs held, and calls `abandon` when one hangs while Redis answers.
 
-    The others of a job that hangs get `drain_seconds`: it is one program's doing, perhaps, and they have done nothing.
+    The others of a job that hangs get `drain_seconds`: it is one program's doing, perhaps, and they have done nothing. A thread
+    that fails is none of its business: a `SupervisedThread` says so itself. `on_failure` hears that this one has.
     """
 
     def __init__(
@@ -35,23 +36,23 @@ class Watchdog:
         claimer: Claimer,
         held: Held,
         drain_seconds: float,
-        leave: Callable[[int], None] = os._exit,
+        *,
+        abandon: Callable[[str], None],
+        on_failure: Callable[[str], None],
     ) -> None:
-        self._lease, self._claimer, self._held, self._leave = lease, claimer, held, leave
+        self._lease, self._claimer, self._held, self._abandon = lease, claimer, held, abandon
         self._drain_seconds = drain_seconds
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
+        self._thread = SupervisedThread("watchdog", self._step, on_failure)
         self._ticked = time.monotonic()
 
     def start(self) -> None:
         """Begin to watch."""
+        self.tick()
         self._thread.start()
 
     def stop(self) -> None:
         """Watch no more: the worker ends by itself."""
-        self._stop.set()
-        if self._thread.ident is not None:
-            self._thread.join()
+        self._thread.stop()
 
     def tick(self) -> None:
         """Note that Celery's loop goes round."""
@@ -65,8 +66,6 @@ class Watchdog:
     def find_stall(self) -> str:
         """Say what is stuck, or nothing."""
         now = time.monotonic()
-        if self._claimer.is_broken:
-            return "the claimer has died"
         if not self._is_redis_steady:
             return ""
         if now - self._claimer.progressed > STALL_SECONDS:
@@ -79,28 +78,32 @@ class Watchdog:
         """Return the jobs that hang."""
         return self._held.overdue_job_ids() if self._is_redis_steady else []
 
-    def abandon(self, why: str) -> None:
-        """Leave at once: sandboxes die with the process, by the kernel; its lease ends, and another worker takes over."""
-        log.critical("%s: the worker ends, its jobs run elsewhere", why, extra={"action": "worker_stalled"})
-        self._leave(EXIT_STALLED)
+    def _step(self) -> float:
+        if overdue := self.find_overdue():
+            overdue = self._wait_for_others(overdue)
+        stall = f"{_name(overdue)} should have ended long ago" if overdue else self.find_stall()
+        if stall and not self._thread.stopping.is_set():
+            self._abandon(stall)
+            self._thread.tell_to_stop()
+        return LOOK_SECONDS
 
-    def _run(self) -> None:
-        while not self._stop.wait(LOOK_SECONDS):
-            overdue = self.find_overdue()
-            if overdue:
-                self._wait_for_others(overdue)
-            stall = f"{_name(overdue)} should have ended long ago" if overdue else self.find_stall()
-            if stall and not self._stop.is_set():
-                self.abandon(stall)
-                return
-
-    def _wait_for_others(self, overdue: Sequence[str]) -> None:
-        text = "%s should have ended long ago: no job is claimed any more, the others have %g s to end"
+    def _wait_for_others(self, overdue: Sequence[str]) -> list[str]:
+        """Let the other jobs end, and return those that hang still: one may come to its end meanwhile, however late."""
+        text = "%s should have ended long ago: no job is claimed, the others have %g s to end"
         log.error(text, _name(overdue), self._drain_seconds, extra={"action": "job_overdue"})
-        self._claimer.end()
+        self._claimer.pause()
         deadline = time.monotonic() + self._drain_seconds
-        while set(self._held.job_ids()) - set(overdue) and time.monotonic() < deadline and not self._stop.wait(0.05):
-            pass
+        while time.monotonic() < deadline and not self._thread.stopping.wait(0.05):
+            hanging = self._held.overdue_job_ids()
+            if not hanging or not set(self._held.job_ids()) - set(hanging):
+                break
+        hanging = self._held.overdue_job_ids()
+        if not hanging:
+            log.warning(
+                "%s ended after all: jobs are claimed again", _name(overdue), extra={"action": "job_overdue_ended"}
+            )
+            self._claimer.resume()
+        return hanging
 
 
 def _name(job_ids: Sequence[str]) -> str:

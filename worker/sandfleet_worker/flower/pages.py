@@ -12,7 +12,7 @@ from flower.views.monitor import Metrics
 from sandfleet_config.queues import JOB_ID
 from tornado import template, web
 
-from sandfleet_worker.delivery.leases import REDIS_ERRORS
+from sandfleet_worker.delivery.outages import REDIS_ERRORS
 
 REPLY_SECONDS = 5.0
 

@@ -99,10 +99,11 @@ def new_capabilities(*, inherits_capabilities: bool) -> dict[str, list[str]]:
 
 @dataclass(frozen=True)
 class PackedJob:
-    """The message that gives init its job, and the first word of the job's command."""
+    """The message that gives init its job, the first word of its command, and the size of its longest argument or variable."""
 
     message: bytes
     command: str
+    longest_argument_bytes: int
 
 
 def pack_job(job: InitJob) -> PackedJob:
@@ -112,7 +113,8 @@ def pack_job(job: InitJob) -> PackedJob:
         SpecInvalid: the job does not fit into a message.
     """
     try:
-        return PackedJob(encode_job(job), job.argv[0])
+        longest = max(len(item.encode(errors="surrogateescape")) for item in (*job.argv, *job.envp))
+        return PackedJob(encode_job(job), job.argv[0], longest)
     except ValueError as error:
         raise SpecInvalid.of(str(error)) from error
 

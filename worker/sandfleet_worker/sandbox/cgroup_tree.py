@@ -90,6 +90,19 @@ def _delegate(folder: Path) -> None:
             write_quietly(folder / "cgroup.subtree_control", f"+{controller}")
 
 
+def write_existing(path: str, text: str) -> bool:
+    """Write `text` to a file that may not be there; return False where it is not, or cannot be written."""
+    try:
+        file = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(file, text.encode())
+        finally:
+            os.close(file)
+    except OSError:
+        return False
+    return True
+
+
 def write_quietly(path: Path | str, text: str) -> bool:
     """Write `text`; return False, and log why, where that is not possible."""
     # Plain system calls here and in cgroups.py: each job takes some thirty of them, and pathlib makes each five times as dear.

@@ -5,19 +5,19 @@ runsc runs with ``--ignore-cgroups`` inside it: runsc's own cgroups are gone bef
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
-import signal
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sandfleet_config.errors import HostResources
-from sandfleet_config.outcome import Usage
 from sandfleet_config.words import CPU_PERIOD_MICROSECONDS
 
-from sandfleet_worker.sandbox.cgroup_tree import write_quietly
+from sandfleet_worker.sandbox.cgroup_tree import write_existing, write_quietly
+from sandfleet_worker.sandbox.counters import Counters
+from sandfleet_worker.sandbox.processes import kill_processes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -31,8 +31,6 @@ PIDS_FUSE_BASE = 256
 
 REMOVE_DEADLINE_SECONDS = 5.0
 FIRST_REMOVE_PAUSE_SECONDS = 0.001
-READ_BYTES = 1 << 16
-"""More than any file we read has."""
 
 
 def limit_files(version: int, limits: Admitted) -> list[tuple[str, str, str, bool]]:
@@ -82,6 +80,7 @@ class SandboxCgroup:
         # Text, not paths, here and where `_distinct` goes: pathlib makes a system call twice as dear.
         self._names = {controller: f"{parent}/{name}" for controller, parent in tree.parents.items()}
         self._distinct = list(dict.fromkeys(self._names.values()))
+        self.counters = Counters(tree.version, self._names)
         self.enforced: frozenset[str] = frozenset()
 
     @property
@@ -108,8 +107,9 @@ class SandboxCgroup:
         self._write(memory_files(self._tree.version, memory_bytes))
 
     def apply(self, limits: Admitted) -> None:
-        """Write `limits`; afterwards `enforced` names those that hold."""
+        """Hold the sandbox to `limits` from now on, and count from now on; afterwards `enforced` names those that hold."""
         self.enforced = frozenset(self._tree.enforceable - self._write(limit_files(self._tree.version, limits)))
+        self.counters.start(limits.memory_bytes)
 
     def _write(self, files: Iterable[tuple[str, str, str, bool]]) -> set[str]:
         """Write `files`, and return the controllers of which one that is needed failed."""
@@ -120,58 +120,6 @@ class SandboxCgroup:
                 failed.add(controller)
         return failed
 
-    def oom_kills(self) -> int:
-        """Count the processes the kernel killed here for memory."""
-        if self._tree.version == 1:
-            return self._read_field("memory", "memory.oom_control", "oom_kill")
-        return self._read_field("memory", "memory.events", "oom_kill")
-
-    def pids_fuse_hits(self) -> int:
-        """Count the forks the host refused here."""
-        return self._read_field("pids", "pids.events", "max")
-
-    def usage(self) -> Usage:
-        """Read what the sandbox used so far."""
-        if self._tree.version == 1:
-            cpu = self._read_number("cpuacct", "cpuacct.usage")
-            return Usage(
-                cpu_seconds=None if cpu is None else cpu / 1e9,
-                memory_peak_bytes=self._read_number("memory", "memory.max_usage_in_bytes"),
-                pids_peak=self._read_number("pids", "pids.peak"),
-            )
-        cpu = self._read_field("cpu", "cpu.stat", "usage_usec") if "cpu" in self._names else None
-        return Usage(
-            cpu_seconds=None if cpu is None else cpu / 1e6,
-            memory_peak_bytes=self._read_number("memory", "memory.peak"),
-            pids_peak=self._read_number("pids", "pids.peak"),
-        )
-
-    def _read_text(self, controller: str, file: str) -> str:
-        folder = self._names.get(controller)
-        if folder is None:
-            return ""
-        try:
-            descriptor = os.open(f"{folder}/{file}", os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
-            return ""  # the kernel is older than the file: the figure is null, never a guess
-        try:
-            return os.read(descriptor, READ_BYTES).decode()
-        except OSError:
-            return ""
-        finally:
-            os.close(descriptor)
-
-    def _read_number(self, controller: str, file: str) -> int | None:
-        text = self._read_text(controller, file).strip()
-        return int(text) if text.isdecimal() else None
-
-    def _read_field(self, controller: str, file: str, field: str) -> int:
-        for line in self._read_text(controller, file).splitlines():
-            name, _, value = line.partition(" ")
-            if name == field and value.strip().isdecimal():
-                return int(value)
-        return 0
-
     def kill(self) -> None:
         """Send SIGKILL to every process inside."""
         kill_members(self._distinct)
@@ -180,8 +128,9 @@ class SandboxCgroup:
         """Kill what is left inside and remove the folders; fine when they are gone already.
 
         Raises:
-            HostResources: a process will not die (it hangs in the kernel); the janitor tries again later.
+            HostResources: a process will not die (it hangs in the kernel); try again later.
         """
+        self.counters.close()
         remove_cgroups(self._distinct)
 
 
@@ -189,36 +138,49 @@ def kill_members(folders: Iterable[Path | str]) -> bool:
     """SIGKILL every process in `folders`; return whether there was one."""
     found = False
     for folder in folders:
-        with contextlib.suppress(OSError):
-            for line in Path(folder, "cgroup.procs").read_text().split():
-                found = True
-                if line != "0":  # a process of another pid namespace shows as 0
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(int(line), signal.SIGKILL)
+        pids = read_members(folder)
+        found = found or bool(pids)
+        # cgroup v2 since Linux 5.14: all of them at once, and none that is being born escapes.
+        if pids and not write_existing(f"{folder}/cgroup.kill", "1"):
+            kill_processes(pids, partial(read_members, folder))
     return found
+
+
+def read_members(folder: Path | str) -> set[int]:
+    """Return the processes in a cgroup; 0 stands for those of another pid namespace."""
+    try:
+        return {int(line) for line in Path(folder, "cgroup.procs").read_text().split()}
+    except OSError:
+        return set()
 
 
 def remove_cgroups(folders: Iterable[Path | str]) -> None:
     """Remove `folders` (a sandbox's cgroup on each controller), killing what is inside.
 
     Raises:
-        HostResources: a folder stays busy past the deadline.
+        HostResources: a folder stays busy past the deadline; all others are gone.
     """
     deadline = time.monotonic() + REMOVE_DEADLINE_SECONDS
-    for folder in folders:
-        pause = FIRST_REMOVE_PAUSE_SECONDS
-        while True:
-            try:
-                os.rmdir(folder)  # noqa: PTH106
-                break
-            except FileNotFoundError:
-                break
-            except OSError as error:
-                # A killed process stays a member until it is reaped, some ms after its exit.
-                if error.errno != errno.EBUSY or time.monotonic() > deadline:
-                    msg = f"cannot remove the cgroup {folder}: {error.strerror}"
-                    raise HostResources.of(msg) from error
-            if pause > FIRST_REMOVE_PAUSE_SECONDS:  # what was killed with its sandbox has mostly ended by then
-                kill_members([folder])
-            time.sleep(pause)
-            pause = min(pause * 2, 0.05)
+    faults = [fault for folder in folders if (fault := _remove_cgroup(folder, deadline))]
+    if faults:
+        raise HostResources.of("; ".join(faults))
+
+
+def _remove_cgroup(folder: Path | str, deadline: float) -> str:
+    """Remove one; return why it is still there, empty where it is gone."""
+    pause = FIRST_REMOVE_PAUSE_SECONDS
+    while True:
+        try:
+            os.rmdir(folder)  # noqa: PTH106
+        except FileNotFoundError:
+            return ""
+        except OSError as error:
+            # A killed process stays a member until it is reaped, some ms after its exit.
+            if error.errno != errno.EBUSY or time.monotonic() > deadline:
+                return f"cannot remove the cgroup {folder}: {error.strerror}"
+        else:
+            return ""
+        if pause > FIRST_REMOVE_PAUSE_SECONDS:  # what was killed with its sandbox has mostly ended by then
+            kill_members([folder])
+        time.sleep(pause)
+        pause = min(pause * 2, 0.05)

@@ -13,17 +13,17 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def remove_folder(folder: Path) -> None:
-    """Remove a sandbox's folder; fine when it is gone already."""
+def remove_folder(folder: Path) -> bool:
+    """Remove a sandbox's folder; fine when it is gone already. Return whether it is gone; why not is in the log."""
     try:
         if not _remove_flat(folder):
             shutil.rmtree(folder)
     except FileNotFoundError:
         pass
     except OSError as error:
-        log.warning(
-            "cannot remove %s: %s; the janitor will try again", folder, error.strerror, extra={"action": "folder_left"}
-        )
+        log.warning("cannot remove %s: %s; it is tried again later", folder, error, extra={"action": "folder_left"})
+        return False
+    return True
 
 
 def _remove_flat(folder: Path) -> bool:

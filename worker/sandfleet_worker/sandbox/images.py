@@ -26,7 +26,7 @@ from sandfleet_config.errors import ImageInvalid, ImageNotFound
 from sandfleet_worker.sandbox.accounts import ResolvedUser, resolve_user
 from sandfleet_worker.sandbox.image import Image, damaged, describe, read_image
 from sandfleet_worker.sandbox.oci import ImageConfig, OciImage, read_oci
-from sandfleet_worker.sandbox.pack import add_mount_points, hash_whole, settle, write_erofs
+from sandfleet_worker.sandbox.pack import add_hosts, add_mount_points, hash_whole, settle, write_erofs
 from sandfleet_worker.sandbox.references import Reference, encode_name, is_digest, is_name
 from sandfleet_worker.sandbox.staging import (
     host_faults,
@@ -114,9 +114,9 @@ class ImageStore:
             on_progress(f"unpacking {source}")
             config = _unpack(source, oci, workshop)
             add_mount_points(workshop.tree)
+            add_hosts(workshop.tree)
             header = b"sandfleet tree 1\0" + repr(config).encode() + b"\0\n"
-            content = settle(workshop.tree, began, header=header, is_hashed=oci is None)
-            self._limits.check(content.size_bytes, content.files)
+            content = settle(workshop.tree, began, self._limits, header=header, is_hashed=oci is None)
             blob = folder / "blob"
             blob.mkdir(mode=0o755)
             erofs = blob / "image.erofs"

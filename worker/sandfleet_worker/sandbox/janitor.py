@@ -14,7 +14,6 @@ import fcntl
 import logging
 import os
 import secrets
-import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from sandfleet_config.errors import HostResources
 
 from sandfleet_worker.sandbox.cgroups import remove_cgroups
 from sandfleet_worker.sandbox.folders import remove_folder
+from sandfleet_worker.sandbox.processes import kill_processes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,9 +67,15 @@ class Ownership:
 
     def release(self, tree: CgroupTree) -> None:
         """Remove the folder and its lock; the sandboxes in it are gone by then, or a later sweep's."""
-        with contextlib.suppress(FileNotFoundError), _locked(self._root / JANITOR_LOCK):
-            if not any(_find_cgroups(self.name, tree)):
-                remove_folder(self.folder)
+        try:
+            with _locked(self._root / JANITOR_LOCK):
+                if not any(_find_cgroups(self.name, tree)):
+                    remove_folder(self.folder)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            text = "%s stays for the next sweep: %s"
+            log.warning(text, self.folder, error.strerror, extra={"action": "folder_left"})
         with contextlib.suppress(OSError):
             os.close(self._lock)
 
@@ -81,13 +87,17 @@ def sweep(root: Path, tree: CgroupTree) -> SweepReport:
         return SweepReport()
     with _locked(root / JANITOR_LOCK):
         for folder in sorted(root.glob(f"{OWNER_PREFIX}*")):
-            if not folder.is_dir() or _is_alive(folder):
-                continue
-            processes += _kill_processes(folder)
-            sandboxes += _remove_sandboxes(folder, tree)
-            if not any(_find_cgroups(folder.name, tree)):
-                remove_folder(folder)
-            owners += 1
+            try:
+                if not folder.is_dir() or _is_alive(folder):
+                    continue
+                processes += _kill_processes(folder)
+                sandboxes += _remove_sandboxes(folder, tree)
+                if not any(_find_cgroups(folder.name, tree)):
+                    remove_folder(folder)
+                owners += 1
+            except OSError as error:  # one owner's leftovers must not keep those of the others
+                text = "cannot clear %s: %s; the next sweep will try again"
+                log.warning(text, folder, error, extra={"action": "folder_left"})
     if owners:
         log.info(
             "cleared %d sandboxes and %d processes of %d dead workers",
@@ -105,6 +115,8 @@ def _is_alive(folder: Path) -> bool:
         lock = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
         return False
+    except PermissionError:
+        return True  # another user's: not ours to judge
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -138,11 +150,13 @@ def _kill_processes(folder: Path) -> int:
     mark = f"--root={folder}/"
     killed: set[int] = set()
     deadline = time.monotonic() + KILL_DEADLINE_SECONDS
+
+    def find() -> set[int]:
+        return {process for process, command in _processes() if any(word.startswith(mark) for word in command)}
+
     # A process that is dying, or starting another one, shows in the next round; a zombie has no command line.
-    while found := {process for process, command in _processes() if any(word.startswith(mark) for word in command)}:
-        for process in found:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(process, signal.SIGKILL)
+    while found := find():
+        kill_processes(found, find)
         killed |= found
         if time.monotonic() > deadline:
             log.warning("%d processes will not die", len(found), extra={"action": "processes_left"})

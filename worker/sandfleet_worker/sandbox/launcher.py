@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
+import resource
 import signal
 import struct
 import subprocess
@@ -13,19 +15,14 @@ from typing import TYPE_CHECKING, Self
 
 from sandfleet_config.errors import GVisorNotAvailable, HostResources
 
+from sandfleet_worker.oom_score import SANDBOX, raise_oom_score
+from sandfleet_worker.sandbox.descriptors import HIGH_FD, RUNSC
 from sandfleet_worker.sandbox.runsc import NATIVE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from sandfleet_config.settings import RunscSettings
-
-HIGH_FD = 300
-"""runsc dup2()s passed descriptors onto low guest numbers: sources among low numbers would be overwritten.
-
-And a process inherits the size of its parent's descriptor table: runsc (20240729) uses number 256, and to grow the table of a
-process with threads waits for an RCU grace period, 8 to 15 ms a boot (measured).
-"""
 
 INIT, LAUNCH = str(NATIVE / "init"), str(NATIVE / "launch")
 PIPE_BYTES = 1 << 20
@@ -88,8 +85,7 @@ class Launcher:
             init = os.open(INIT, os.O_RDONLY | os.O_CLOEXEC)
             opened.append(init)
             # The launcher gets its own; here they are closed below.
-            passed = [_duplicate_high(fd) for fd in (control_r, status_w, init)]
-            opened += passed
+            passed = [_duplicate_high(fd, opened) for fd in (control_r, status_w, init)]
             process = subprocess.Popen(
                 launch_command(settings, passed[0], procs_files, is_quiet=is_quiet),
                 stdin=stdin_r,
@@ -101,15 +97,18 @@ class Launcher:
                 start_new_session=True,
             )
             pidfd = os.pidfd_open(process.pid)
-        except OSError as error:
+        except BaseException as error:
             _close(opened)  # a launcher that is there ends with its control pipe
             if process is not None:
                 process.wait()
+            if not isinstance(error, OSError):
+                raise
             if isinstance(error, FileNotFoundError):
                 msg = f"{error.filename} is missing: reinstall sandfleet-worker (its native programs are built by the package)"
                 raise GVisorNotAvailable.of(msg) from error
             msg = f"cannot start a sandbox: {error.strerror}"
             raise HostResources.of(msg) from error
+        raise_oom_score(process.pid, SANDBOX)
         kept = {control_w, status_r, stdin_w, stdout_r, stderr_r}
         _close([fd for fd in opened if fd not in kept])
         for fd in kept:
@@ -172,8 +171,14 @@ def encode_command(command: Sequence[str]) -> bytes:
     return struct.pack("<I", len(words)) + words
 
 
-def _duplicate_high(fd: int) -> int:
-    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, HIGH_FD)
+def _duplicate_high(fd: int, opened: list[int]) -> int:
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if limit > HIGH_FD:
+        opened.append(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, HIGH_FD))
+        # runsc needs numbers above: where there are none it says "bad file descriptor", and that user namespaces are the cause.
+        if opened[-1] + RUNSC < limit:
+            return opened[-1]
+    raise OSError(errno.EMFILE, f"the limit of open files, {limit}, is too low (ulimit -n, LimitNOFILE=)")
 
 
 def _pipe(opened: list[int]) -> tuple[int, int]:

@@ -9,10 +9,13 @@ from pathlib import Path
 
 from sandfleet_config.errors import ImageInvalid
 
-from sandfleet_worker.sandbox.tools import Workshop
+from sandfleet_worker.sandbox.bundle import HOSTNAME
+from sandfleet_worker.sandbox.tools import Limits, Workshop
 
 MOUNT_POINTS = {"dev": 0o755, "proc": 0o555, "sys": 0o555, "tmp": 0o1777}
 """runsc can only mount onto directories that a read-only root already has."""
+
+HOSTS = f"127.0.0.1\tlocalhost {HOSTNAME}\n::1\tlocalhost ip6-localhost ip6-loopback\n"
 
 FIXED_TIME = 1_700_000_000
 """The time of everything whose own time means nothing; only plain files keep theirs (see `settle`)."""
@@ -45,12 +48,31 @@ def add_mount_points(tree: Path) -> None:
             path.chmod(mode)
 
 
-def settle(tree: Path, began: float, *, header: bytes, is_hashed: bool = True) -> Content:
-    """Drop device nodes and sockets, fix times, measure, and hash.
+def add_hosts(tree: Path) -> None:
+    """Make /etc/hosts name the sandbox's own addresses, in place of what the image has, as Docker does.
+
+    Nothing resolves these names otherwise: a sandbox has no network but loopback. No link of the tree is followed.
+    """
+    folder, hosts = tree / "etc", tree / "etc/hosts"
+    if not folder.is_symlink() and not folder.exists():
+        folder.mkdir()
+        folder.chmod(0o755)
+    if folder.is_symlink() or not folder.is_dir() or (hosts.is_dir() and not hosts.is_symlink()):
+        return
+    hosts.unlink(missing_ok=True)  # it may be a link, or one of several names of a file
+    hosts.write_text(HOSTS)
+    hosts.chmod(0o644)
+
+
+def settle(tree: Path, began: float, limits: Limits, *, header: bytes, is_hashed: bool = True) -> Content:
+    """Drop device nodes and sockets, fix times, measure, and hash; each file is measured before it is read.
 
     A plain file keeps its time if it is older than `began`: Python checks its .pyc files against their sources' times,
     and without a valid .pyc every import compiles anew. What was made just now, folders and links get a fixed time, so
     that the same source always yields the same file.
+
+    Raises:
+        ImageInvalid: the files outgrow `limits`; a sparse file counts as long as it is.
     """
     digest = hashlib.sha256(header)
     size = files = 0
@@ -65,10 +87,11 @@ def settle(tree: Path, began: float, *, header: bytes, is_hashed: bool = True) -
         files += 1
         inode = (facts.st_dev, facts.st_ino)
         name = path[len(os.fsencode(tree)) :]
-        if is_hashed:
-            _hash_entry(digest, path, name, facts, seen.get(inode))
         if stat.S_ISREG(mode) and inode not in seen:
             size += facts.st_size
+        limits.check(size, files)
+        if is_hashed:
+            _hash_entry(digest, path, name, facts, seen.get(inode))
         if facts.st_nlink > 1:
             seen.setdefault(inode, name)
         if not stat.S_ISREG(mode) or facts.st_mtime >= began:

@@ -42,3 +42,17 @@ class Plan:
             return self.of(self.binary, self.platform, self.erofs) != self
         except OSError:
             return True
+
+    @property
+    def is_overwritten(self) -> bool:
+        """Whether somebody has written to the very file since: what runs from it has lost its ground.
+
+        A file that was replaced or removed lives on for those that have it open.
+        """
+        try:
+            facts = self.erofs.stat()
+        except OSError:
+            return False
+        device, inode, size, modified, _ = self.identity
+        is_same_file = (facts.st_dev, facts.st_ino) == (device, inode)
+        return is_same_file and (facts.st_size, facts.st_mtime_ns) != (size, modified)

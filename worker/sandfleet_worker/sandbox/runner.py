@@ -6,6 +6,7 @@ with RunscRunner() as runner:
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import threading
@@ -13,9 +14,9 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
-from sandfleet_config.errors import SandboxError
+from sandfleet_config.errors import HostResources, SandboxError
 from sandfleet_config.outcome import Runtime, StreamOutput, Timing
-from sandfleet_config.settings import HostSettings, check_environment
+from sandfleet_config.settings import HostSettings, WorkerSettings, check_environment
 from sandfleet_config.spec import SandboxSpec
 
 from sandfleet_worker.policy import admit
@@ -24,19 +25,24 @@ from sandfleet_worker.sandbox.bundle import new_init_job, pack_job
 from sandfleet_worker.sandbox.cancellation import Cancellation, CancelSignal, follow
 from sandfleet_worker.sandbox.cgroup_tree import find_tree
 from sandfleet_worker.sandbox.cgroups import SandboxCgroup
+from sandfleet_worker.sandbox.descriptors import DescriptorNeed, raise_limit
 from sandfleet_worker.sandbox.ending import Ending, limit_states
 from sandfleet_worker.sandbox.images import ImageStore, resolve_user
+from sandfleet_worker.sandbox.initproto import Exited
 from sandfleet_worker.sandbox.janitor import Ownership, SweepReport, sweep
 from sandfleet_worker.sandbox.plan import Plan
 from sandfleet_worker.sandbox.probe import pack_probe, probe_job, probe_limits, read_probe
+from sandfleet_worker.sandbox.remover import Remover
 from sandfleet_worker.sandbox.runsc import ROOTFS, SandboxPaths, find_runsc, read_head, read_log_errors
 from sandfleet_worker.sandbox.sandbox import Sandbox
 from sandfleet_worker.sandbox.sidecars import OPAQUE_FAILURE, find_sidecar_fault
 from sandfleet_worker.sandbox.turns import BootTurns
 from sandfleet_worker.sandbox.verdict import PANIC_CHARS, Facts, decide
 from sandfleet_worker.sandbox.warm import IDLE_MEMORY_BYTES, WarmPool
+from sandfleet_worker.supervised_thread import is_resource_error
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from types import TracebackType
 
     from sandfleet_config.outcome import SandboxResult
@@ -57,9 +63,12 @@ class RunscRunner:
     """Runs specs in fresh sandboxes; safe for concurrent use. Call `close`, or use it as a context manager."""
 
     def __init__(self, config: HostSettings | None = None) -> None:
+        """Set up for `config`, by default the environment's settings."""
         if config is None:
             check_environment()
         self.config = config or HostSettings()
+        self.on_failure: Callable[[str], None] = lambda _: None
+        """Hears why a thread of the runner has ended, in that thread: jobs still run, each in a sandbox that boots for it."""
         self.images = ImageStore(self.config.images.root)
         self._tree = find_tree(self.config.runsc.cgroup_parent)
         self._owner = Ownership(self.config.runsc.root_dir)
@@ -67,11 +76,14 @@ class RunscRunner:
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
         self._turns = BootTurns()
+        self.descriptors = self._fit_descriptors()
+        warm = self.config.warm.model_copy(update={"size": self.descriptors.spares})
+        self._remover = Remover(self._fail)
         self._abilities = AbilityFinder(
             self.config.runsc.root_dir, is_rootless=self.config.runsc.rootless, boot=self._boot_probe
         )
         self._is_quiet = False  # until a runsc is known
-        self._warm = WarmPool(self.config.warm, self._open_sandbox, self._turns)
+        self._warm = WarmPool(warm, self._open_sandbox, self._turns, self._remover, self._fail)
 
     def __enter__(self) -> Self:
         """Return the runner itself."""
@@ -86,7 +98,25 @@ class RunscRunner:
     def close(self) -> None:
         """Give the runner's folder back; sandboxes that still run are the callers' to end first."""
         self._warm.close()
+        self._remover.close()
         self._owner.release(self._tree)
+
+    def _fail(self, reason: str) -> None:
+        self.on_failure(reason)
+
+    def _fit_descriptors(self) -> DescriptorNeed:
+        """Raise the process's limit of open files, and return what fits under it; too low a limit costs sandboxes ahead first."""
+        # Without a worker's settings nobody says how many jobs run at once: each asks for itself, see `execute`.
+        jobs = self.config.concurrency if isinstance(self.config, WorkerSettings) else 1
+        wanted = DescriptorNeed(jobs, self._turns.limit, self.config.warm.size)
+        limit = raise_limit(wanted.total)
+        fitting = wanted.fit(limit)
+        if fitting.spares < wanted.spares:
+            text = "open files are limited to %d: %d sandboxes ahead instead of %d, which would need a limit of %d"
+            log.warning(
+                text, limit, fitting.spares, wanted.spares, wanted.total, extra={"action": "fewer_sandboxes_ahead"}
+            )
+        return fitting
 
     def sweep(self) -> SweepReport:
         """Clear what dead workers left on this host."""
@@ -161,15 +191,18 @@ class RunscRunner:
         Raises:
             SandboxError: what kept the sandbox from being built: image, user, command, runsc, limits nobody can hold.
         """
+        with _host_faults():
+            return self._execute(limits, deadline, cancel or Cancellation())
+
+    def _execute(self, limits: Admitted, deadline: float | None, cancel: Cancellation) -> Ending:
         asked = time.monotonic()
-        cancel = cancel or Cancellation()
         cancel.raise_if_set()
         image = self.images.resolve(limits.spec.image)
         user = resolve_user(image, limits.spec.security.user)
         job = pack_job(new_init_job(limits, image, user))
         with self.images.hold(image):
             resolved = time.monotonic()
-            sandbox = self._take(self._new_plan(image, limits.platform), limits, cancel)
+            sandbox = self._take(self._new_plan(image, limits.platform), limits, cancel, deadline)
             ending = self._run_in_sandbox(
                 sandbox, limits, job, asked=asked, resolved=resolved, deadline=deadline, cancel=cancel
             )
@@ -183,11 +216,11 @@ class RunscRunner:
         self._is_quiet = binary.abilities.is_quiet
         return binary
 
-    def _take(self, plan: Plan, limits: Admitted, cancel: Cancellation) -> Sandbox:
+    def _take(self, plan: Plan, limits: Admitted, cancel: Cancellation, deadline: float | None) -> Sandbox:
         """Return a sandbox of `plan` for one job: one that is up, or boots, or a new one."""
         sandbox = self._warm.take(plan) if limits.memory_bytes >= IDLE_MEMORY_BYTES else None
         if sandbox is None:
-            return self._boot(plan, limits, cancel)
+            return self._boot(plan, limits, cancel, deadline)
         try:
             sandbox.assign(limits)
         except BaseException:
@@ -195,13 +228,13 @@ class RunscRunner:
             raise
         return sandbox
 
-    def _boot(self, plan: Plan, limits: Admitted, cancel: Cancellation) -> Sandbox:
+    def _boot(self, plan: Plan, limits: Admitted, cancel: Cancellation, deadline: float | None = None) -> Sandbox:
         """Boot a sandbox, under the job's own limits from the start.
 
         Raises:
-            SandboxError: the job was ended while it waited for its turn, or the sandbox cannot be built.
+            SandboxError: the job was ended, or its deadline came, while it waited for its turn; the sandbox cannot be built.
         """
-        turn = self._turns.wait(cancel)
+        turn = self._turns.wait(cancel, deadline)
         sandbox: Sandbox | None = None
         try:
             sandbox = self._warm.berth() or self._open_sandbox()
@@ -219,7 +252,7 @@ class RunscRunner:
         name = f"{self._owner.name}.{next(self._numbers)}"
         paths, cgroup = SandboxPaths(self._owner.folder / name), SandboxCgroup(self._tree, name)
         settings, allowed = self.config.runsc, self.config.allow_unenforced
-        return Sandbox(settings, paths, cgroup, allowed, is_quiet=self._is_quiet).open()
+        return Sandbox(settings, paths, cgroup, allowed, is_quiet=self._is_quiet, on_left=self._remover.retry).open()
 
     def _run_in_sandbox(
         self,
@@ -237,8 +270,8 @@ class RunscRunner:
             watch.run(job.message, limits, cancel, deadline)
             runsc_exit = sandbox.wait_exit()
             collected = time.monotonic()
-            verdict = decide(_new_facts(sandbox, limits, runsc_exit, job.command))
-            usage = sandbox.cgroup.usage()
+            verdict = decide(_new_facts(sandbox, limits, runsc_exit, job))
+            usage = sandbox.cgroup.counters.usage()
         cleaned = time.monotonic()
         clock, plan = watch.clock, sandbox.plan
         assert plan is not None  # it has booted
@@ -263,7 +296,25 @@ class RunscRunner:
         )
 
 
-def _new_facts(sandbox: Sandbox, limits: Admitted, runsc_exit: int | None, command: str) -> Facts:
+@contextlib.contextmanager
+def _host_faults() -> Iterator[None]:
+    """Tell a host without a descriptor, a thread, memory or disk left as what it is.
+
+    Raises:
+        HostResources: there is none left.
+    """
+    try:
+        yield
+    except SandboxError:
+        raise
+    except Exception as error:
+        if not is_resource_error(error):
+            raise
+        msg = f"this host has no room for the job: {getattr(error, 'strerror', None) or error}"
+        raise HostResources.of(msg) from error
+
+
+def _new_facts(sandbox: Sandbox, limits: Admitted, runsc_exit: int | None, job: PackedJob) -> Facts:
     watch = sandbox.supervision
     # Where init has told the end nobody asks runsc: two files less to read.
     runsc_log, panic = ("", "") if watch.end is not None else _read_logs(sandbox)
@@ -273,16 +324,24 @@ def _new_facts(sandbox: Sandbox, limits: Admitted, runsc_exit: int | None, comma
         is_ready=watch.clock.ready is not None,
         is_started=watch.clock.started is not None,
         end=watch.end,
-        oom_kills=sandbox.cgroup.oom_kills(),
-        pids_fuse_hits=sandbox.cgroup.pids_fuse_hits(),
+        counts=sandbox.cgroup.counters.read(),
+        is_image_overwritten=_is_image_overwritten(sandbox),
         is_output_over=watch.is_output_over,
         runsc_exit=runsc_exit,
         runsc_log=runsc_log,
         panic=panic,
         platform=sandbox.plan.platform if sandbox.plan else "",
-        command=command,
+        command=job.command,
+        longest_argument_bytes=job.longest_argument_bytes,
         memory_bytes=limits.memory_bytes,
     )
+
+
+def _is_image_overwritten(sandbox: Sandbox) -> bool:
+    """Whether the file that the sandbox runs from was written to; asked only where the job did not end well."""
+    end, plan = sandbox.supervision.end, sandbox.plan
+    has_ended_well = isinstance(end, Exited) and end.code == 0
+    return plan is not None and not has_ended_well and plan.is_overwritten
 
 
 def _read_logs(sandbox: Sandbox) -> tuple[str, str]:

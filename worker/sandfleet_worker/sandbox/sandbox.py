@@ -1,7 +1,7 @@
 """One sandbox, from an empty folder to nothing left: a berth, a boot up to *ready*, perhaps some time idle, one job, gone.
 
 Destroying it cleans up in total, and can meet: a runsc that is still alive (killed with its cgroup), stopped or not, a busy
-cgroup (retried), files of runsc's state (removed). What fails there is logged and left to the janitor.
+cgroup (retried), files of runsc's state (removed). What will not go is logged and handed to `on_left`, to be tried again.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from sandfleet_worker.sandbox.sentry import Sentry
 from sandfleet_worker.sandbox.supervision import Supervision
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
     from sandfleet_config.settings import LimitName, RunscSettings
@@ -45,8 +46,10 @@ class Sandbox:
         allow_unenforced: frozenset[LimitName] = frozenset(),
         *,
         is_quiet: bool = False,
+        on_left: Callable[[Sandbox], None] = lambda _: None,
     ) -> None:
         self._settings, self._allow_unenforced, self._is_quiet = settings, allow_unenforced, is_quiet
+        self._on_left = on_left
         self.paths, self.cgroup = paths, cgroup
         self.plan: Plan | None = None
         self.is_warm = False
@@ -72,8 +75,10 @@ class Sandbox:
         """
         try:
             self._make()
-        except BaseException:
+        except BaseException as error:
             self.destroy()
+            if isinstance(error, OSError):  # no descriptor is left for the supervision
+                raise HostResources.of(f"cannot start a sandbox: {error.strerror}") from error
             raise
         return self
 
@@ -118,6 +123,12 @@ class Sandbox:
         self._sentry = Sentry.find(self.paths)
         return self._sentry is not None and self._sentry.stop()
 
+    def hold(self) -> bool:
+        """Hold an idle sandbox's kernel as it is, where it need not stop: it is warm at once. False where it cannot be found."""
+        self._sentry = Sentry.find(self.paths)
+        self.is_warm = self._sentry is not None
+        return self.is_warm
+
     @property
     def is_stopping(self) -> bool:
         """Whether it was told to stop, and has not been seen stopped yet."""
@@ -136,6 +147,8 @@ class Sandbox:
             return False
         if self._sentry is None:
             return True
+        if not self._sentry.is_told_to_stop:
+            return not self._sentry.is_dying
         return (self._sentry.is_stopped or not self.is_warm) and self._sentry.go_on()
 
     def assign(self, limits: Admitted) -> None:
@@ -176,7 +189,12 @@ class Sandbox:
         return None if self._launcher is None else self._launcher.wait_exit()
 
     def destroy(self) -> None:
-        """Kill and remove everything; idempotent."""
+        """Kill and remove everything; idempotent. What will not go now goes later, see `on_left`."""
+        if not self.try_destroy():
+            self._on_left(self)
+
+    def try_destroy(self) -> bool:
+        """Kill and remove everything; return whether it is all gone. Safe to call again."""
         if self._launcher is not None:
             if self._launcher.is_alive():
                 self.kill()
@@ -189,8 +207,9 @@ class Sandbox:
         try:
             self.cgroup.remove()
         except HostResources as error:
-            log.warning("%s; the janitor will try again", error.message, extra={"action": "cgroup_left"})
-        remove_folder(self.paths.folder)
+            log.warning("%s; it is tried again later", error.message, extra={"action": "cgroup_left"})
+            return False  # its folder stays: a process in it may still need that
+        return remove_folder(self.paths.folder)
 
     def _close_supervision(self) -> None:
         """Close it, if the sandbox came so far; one that was still booting gives its turn back."""

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from typing import TYPE_CHECKING
+
+from sandfleet_config.errors import SandboxTimeout
 
 if TYPE_CHECKING:
     from sandfleet_worker.sandbox.cancellation import Cancellation
@@ -34,14 +37,16 @@ class BootTurns:
         self.limit = limit or BOOTS_PER_CORE * (os.cpu_count() or 1)
         self._turns = threading.BoundedSemaphore(self.limit)
 
-    def wait(self, cancel: Cancellation) -> Turn:
-        """Wait for a turn.
+    def wait(self, cancel: Cancellation, deadline: float | None = None) -> Turn:
+        """Wait for a turn, until the `time.monotonic` instant `deadline` at most.
 
         Raises:
-            SandboxError: the job was ended while it waited.
+            SandboxError: the job was ended while it waited, or the deadline came first.
         """
         while not self._turns.acquire(timeout=0.05):
             cancel.raise_if_set()
+            if deadline is not None and time.monotonic() >= deadline:
+                raise SandboxTimeout.of("the caller's deadline passed while the job waited to boot its sandbox")
         return Turn(self._turns)
 
     def take(self) -> Turn | None:

@@ -1,8 +1,15 @@
 """Whose failure is it? The one place that decides how a job ended, from facts, with a fixed precedence. Pure: no I/O.
 
-cancelled > our timer > memory cgroup (unless init reported exit 0) > output limit > host's process fuse > init's report
-> the sandbox died after *started* > it never came up. runsc's exit status is never believed: under systrap an OOM is
-"exit 1", a missing program 128, a killed sentry looks like the program's own death.
+1. Somebody ended the job from outside: it was cancelled, or its worker stops.
+2. Our timer.
+3. The kernel killed in the sandbox for memory, and init did not report exit 0: the job's own limit, or the host's memory.
+4. The output limit, and our other kills: the sandbox did not come up in time.
+5. What init reported: the program's own end. Where the image's file was changed under it, a failure is not the program's.
+6. Without a report: the host refused the sandbox a process, by the job's own limit or another one.
+7. Without a report: the sandbox died after *started*, or never came up.
+
+runsc's exit status is never believed: under systrap an OOM is "exit 1", a missing program 128, a killed sentry looks like the
+program's own death.
 """
 
 from __future__ import annotations
@@ -10,12 +17,13 @@ from __future__ import annotations
 import errno
 import os
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, assert_never
 
 from sandfleet_config.errors import Category, ErrorCode
 from sandfleet_config.words import format_bytes
 
+from sandfleet_worker.sandbox.counters import Counts
 from sandfleet_worker.sandbox.initproto import (
     ROOT_INDEX,
     ChdirFailed,
@@ -33,6 +41,8 @@ End = Exited | Signaled | ExecFailed | ChdirFailed | UserFailed | MountFailed | 
 """The reports after which init is gone."""
 
 PANIC_CHARS = 600
+MAX_ARGUMENT_BYTES = 128 << 10
+"""Of one argument or variable, its zero byte included (execve(2): MAX_ARG_STRLEN)."""
 
 
 @dataclass(frozen=True)
@@ -52,14 +62,17 @@ class Facts:
     is_ready: bool = False
     is_started: bool = False
     end: End | None = None
-    oom_kills: int = 0
-    pids_fuse_hits: int = 0
+    counts: Counts = field(default_factory=Counts)
+    is_image_overwritten: bool = False
+    """Whether the image's file was written to while the sandbox ran from it."""
     is_output_over: bool = False
     runsc_exit: int | None = None
     runsc_log: str = ""
     panic: str = ""
     platform: str = ""
     command: str = ""
+    longest_argument_bytes: int = 0
+    """Of all arguments and variables, where the program could not be started."""
     memory_bytes: int = 0
 
 
@@ -72,6 +85,8 @@ class Verdict:
     exit_code: int | None = None
     signal: int | None = None
     timed_out: Literal["soft", "hard"] | None = None
+    is_crash: bool = False
+    """The sandbox's kernel panicked while the program ran."""
 
 
 def decide(facts: Facts) -> Verdict:
@@ -80,7 +95,8 @@ def decide(facts: Facts) -> Verdict:
     exit_code = facts.end.code if isinstance(facts.end, Exited) else None
     signal_number = facts.end.signal if isinstance(facts.end, Signaled) else None
     timed_out = facts.timed_out if code is ErrorCode.TIMEOUT else None
-    return Verdict(code, message, exit_code, signal_number, timed_out)
+    is_crash = code is ErrorCode.SANDBOX_EXECUTION_FAILED and bool(facts.panic)
+    return Verdict(code, message, exit_code, signal_number, timed_out, is_crash)
 
 
 def _decide_code(facts: Facts) -> tuple[ErrorCode, str]:
@@ -90,19 +106,21 @@ def _decide_code(facts: Facts) -> tuple[ErrorCode, str]:
     if facts.timed_out is not None:
         return ErrorCode.TIMEOUT, kill.message if kill else "the job ran past its timeout and ended after SIGTERM"
     has_exited_ok = isinstance(facts.end, Exited) and facts.end.code == 0
-    if facts.oom_kills and not has_exited_ok:
-        return ErrorCode.OUT_OF_MEMORY, _oom_message(facts)
+    if facts.counts.oom_kills and not has_exited_ok:
+        return _from_oom_kill(facts)
     if facts.is_output_over:
         return ErrorCode.OUTPUT_LIMIT, kill.message if kill else "the job wrote more than output.max_bytes"
     if kill is not None:
         return kill.code, kill.message
+    if facts.is_image_overwritten and not has_exited_ok:
+        return (
+            ErrorCode.SANDBOX_EXECUTION_FAILED,
+            "the image's file on this host was written to while the job ran: add the image again",
+        )
     if facts.end is not None:
         return _from_end(facts.end, facts)
-    if facts.pids_fuse_hits:
-        return (
-            ErrorCode.PIDS_LIMIT,
-            "the sandbox ran out of host processes: lower the job's parallelism or raise resources.pids_limit",
-        )
+    if facts.counts.fork_failures:
+        return _from_fork_failure(facts)
     if facts.is_started:
         return ErrorCode.SANDBOX_EXECUTION_FAILED, _died_message(facts)
     return _from_failed_start(facts)
@@ -116,11 +134,30 @@ def _is_from_outside(code: ErrorCode) -> bool:
     }
 
 
-def _oom_message(facts: Facts) -> str:
+def _from_oom_kill(facts: Facts) -> tuple[ErrorCode, str]:
+    limit = format_bytes(facts.memory_bytes)
+    if not facts.counts.own_ooms:
+        return (
+            ErrorCode.HOST_RESOURCES,
+            f"the host, or a cgroup above the sandbox's, ran out of memory; the job was within its own limit of {limit}",
+        )
     if not facts.is_started:
-        return f"the sandbox itself does not fit into {format_bytes(facts.memory_bytes)} of memory: raise resources.memory_bytes"
-    used = f"more than {format_bytes(facts.memory_bytes)} of memory (files on /tmp count)"
-    return f"the job used {used}: raise resources.memory_bytes"
+        message = f"the sandbox itself does not fit into {limit} of memory: raise resources.memory_bytes"
+    else:
+        message = f"the job used more than {limit} of memory (files on /tmp count): raise resources.memory_bytes"
+    return ErrorCode.OUT_OF_MEMORY, message
+
+
+def _from_fork_failure(facts: Facts) -> tuple[ErrorCode, str]:
+    if facts.counts.pids_fuse_hits:
+        return (
+            ErrorCode.PIDS_LIMIT,
+            "the sandbox ran out of host processes: lower the job's parallelism or raise resources.pids_limit",
+        )
+    return (
+        ErrorCode.HOST_RESOURCES,
+        "the host refused the sandbox a process: the limit of a cgroup above the sandbox's (pids.max) was reached",
+    )
 
 
 def _from_end(end: End, facts: Facts) -> tuple[ErrorCode, str]:
@@ -143,7 +180,7 @@ def _from_end(end: End, facts: Facts) -> tuple[ErrorCode, str]:
                 )
             return ErrorCode.SIGNALED, f"the program was ended by {name}"
         case ExecFailed(errno=number, path_exists=exists):
-            return _from_exec(number, exists, facts.command)
+            return _from_exec(number, exists, facts)
         case ChdirFailed(errno=number):
             return ErrorCode.WORKING_DIR_INVALID, f"cannot change to the working directory: {os.strerror(number)}"
         case UserFailed(errno=number):
@@ -159,11 +196,20 @@ def _from_end(end: End, facts: Facts) -> tuple[ErrorCode, str]:
             assert_never(end)
 
 
-def _from_exec(number: int, path_exists: bool, command: str) -> tuple[ErrorCode, str]:  # noqa: FBT001  init's own field
-    shown = ascii(command)
+def _from_exec(number: int, path_exists: bool, facts: Facts) -> tuple[ErrorCode, str]:  # noqa: FBT001  init's own field
+    shown, longest = ascii(facts.command), facts.longest_argument_bytes
+    if number in {errno.ENOMEM, errno.EAGAIN} and facts.counts.fork_failures:
+        return _from_fork_failure(facts)  # gVisor needs a host process for each address space
     if number in {errno.ENOENT, errno.ENOTDIR}:
         reason = "its interpreter is not in the image" if path_exists else "no such program in the image"
         return ErrorCode.COMMAND_NOT_FOUND, f"{shown}: {reason}"
+    if longest >= MAX_ARGUMENT_BYTES:  # gVisor calls it ENAMETOOLONG, Linux E2BIG
+        return (
+            ErrorCode.SPEC_INVALID,
+            f"{shown}: an argument or a variable takes {longest} bytes; {MAX_ARGUMENT_BYTES - 1} are possible (execve(2))",
+        )
+    if number == errno.E2BIG:
+        return ErrorCode.SPEC_INVALID, f"{shown}: command and env are too long for one program (execve(2))"
     hint = " (a script needs a first line such as #!/bin/sh)" if number == errno.ENOEXEC else ""
     return ErrorCode.COMMAND_NOT_EXECUTABLE, f"{shown}: {os.strerror(number)}{hint}"
 

@@ -1,16 +1,19 @@
-"""Sandboxes that are up before their job comes: booted to *ready*, stopped while idle, used for one job, destroyed.
+"""Sandboxes that are up before their job comes: booted to *ready*, perhaps stopped while idle, used for one job, destroyed.
 
 Why nothing of one job can reach another: `take` gives a sandbox out once and keeps no way back; whoever takes it destroys it.
 Until then it has run nothing but runsc and our init, from a `Plan` that says nothing of any job. All that is a job's (argv, env,
 user, limits, disk, stdin) comes after that, through pipes and a cgroup that were made for this one sandbox.
 
-A thread of its own keeps the stock: it alone boots ahead, since the kernel kills what a thread has spawned when that ends.
-Invariant: a spare is touched only under the lock, and by whoever has taken it out of the stock from then on.
+A thread of its own keeps the stock: it alone boots ahead, since the kernel kills what a thread has spawned when that ends. It
+recovers from every error: a pool that can do nothing costs time, since each job then boots a sandbox itself.
+Invariant: what is in the stock is touched only under the lock; whoever has taken a sandbox out has it alone. Nothing slow is done
+under the lock: starting jobs wait for it.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import os
 import select
 import threading
@@ -21,6 +24,7 @@ from typing import TYPE_CHECKING
 from sandfleet_config.errors import SandboxError
 
 from sandfleet_worker.sandbox.demand import Demand, Spare
+from sandfleet_worker.supervised_thread import SupervisedThread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,6 +32,7 @@ if TYPE_CHECKING:
     from sandfleet_config.settings import WarmSettings
 
     from sandfleet_worker.sandbox.plan import Plan
+    from sandfleet_worker.sandbox.remover import Remover
     from sandfleet_worker.sandbox.sandbox import Sandbox
     from sandfleet_worker.sandbox.turns import BootTurns
 
@@ -39,7 +44,8 @@ IDLE_MEMORY_BYTES = 48 << 20
 LOOK_SECONDS = 0.05
 """How often to look for idle cores while something is missing."""
 STOP_LOOK_SECONDS = 0.005
-STALE_SECONDS = 5.0
+TIDY_SECONDS = 5.0
+"""How often to look for spares that nobody wants any more."""
 WHY_CHARS = 500
 FIRST_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 1.0, 60.0
 
@@ -49,11 +55,20 @@ class WarmPool:
 
     With size 0 it keeps nothing, and no thread.
 
-    `drain` empties it; `close` ends the thread, and with it, by the kernel, every sandbox that it has spawned.
+    `drain` empties it; `close` ends the thread, and with it, by the kernel, every sandbox that it has spawned. `on_failure` hears
+    of an error that the thread cannot recover from.
     """
 
-    def __init__(self, settings: WarmSettings, open_sandbox: Callable[[], Sandbox], turns: BootTurns) -> None:
-        self._size, self._open, self._turns = settings.size, open_sandbox, turns
+    def __init__(
+        self,
+        settings: WarmSettings,
+        open_sandbox: Callable[[], Sandbox],
+        turns: BootTurns,
+        remover: Remover,
+        on_failure: Callable[[str], None],
+    ) -> None:
+        self._size, self._open, self._turns, self._remover = settings.size, open_sandbox, turns, remover
+        self._on_failure = on_failure
         self._lock = threading.Lock()
         self._demand = Demand(settings.size, settings.idle_seconds)
         self._stock: dict[Plan, deque[Sandbox]] = {}
@@ -63,39 +78,58 @@ class WarmPool:
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._poller = select.epoll()
         self._poller.register(self._wake_fd, select.EPOLLIN)
-        self._is_draining = self._is_closed = False
-        self._thread: threading.Thread | None = None
+        self._is_draining = False
+        self._is_closed = threading.Event()
+        # Errors pass without a limit of time: see above.
+        self._thread = SupervisedThread(
+            "warm", self._look, self._fail, can_pass=lambda _: True, patience_seconds=math.inf
+        )
         self._next_fill: float | None = None
-        self._next_stale = 0.0
+        self._next_tidy = 0.0
         self._backoff = 0.0
         self._not_before = 0.0
 
     def take(self, plan: Plan) -> Sandbox | None:
         """Take the sandbox of `plan` that is furthest, up or still booting, for one job; None where there is none.
 
-        The caller destroys it. One that has died, or was built from a file that has been replaced, is never given out.
+        The caller destroys it. One that has died, in which the kernel has killed for memory, or that was built from a file that
+        has been replaced, is never given out.
         """
         with self._lock:
             self._demand.note(plan)
             self._tell_thread()
-            spares = list(self._stock.get(plan, ()))
-            for sandbox in sorted(spares, key=lambda sandbox: not sandbox.is_warm):
-                self._remove(sandbox)
-                if sandbox.wake():
-                    return sandbox
-                sandbox.destroy()
+        while (sandbox := self._take_out(plan)) is not None:
+            if self._wake(sandbox):
+                return sandbox
         return None
+
+    def _wake(self, sandbox: Sandbox) -> bool:
+        """Wake a sandbox that was taken out; one that cannot be used is given to the remover."""
+        is_well = False
+        try:
+            is_well = sandbox.wake() and not sandbox.cgroup.counters.has_oom_kill
+        finally:
+            if not is_well:
+                self._remover.add(sandbox)
+        return is_well
+
+    def _take_out(self, plan: Plan) -> Sandbox | None:
+        with self._lock:
+            spares = self._stock.get(plan)
+            if not spares:
+                return None
+            sandbox = next((spare for spare in spares if spare.is_warm), spares[0])
+            self._remove(sandbox)
+            return sandbox
 
     def berth(self) -> Sandbox | None:
         """Take a berth that is ready, for a job that boots a sandbox of its own; the caller destroys it."""
-        with self._lock:
-            self._tell_thread()
-            while self._berths:
-                sandbox = self._berths.popleft()
-                if sandbox.wake():
-                    return sandbox
-                sandbox.destroy()
-        return None
+        while True:
+            with self._lock:
+                self._tell_thread()
+                sandbox = self._berths.popleft() if self._berths else None
+            if sandbox is None or self._wake(sandbox):
+                return sandbox
 
     def pin(self, plan: Plan) -> None:
         """Keep sandboxes of `plan` whether or not jobs ask for them."""
@@ -122,11 +156,12 @@ class WarmPool:
     def close(self) -> None:
         """Drain, and end the thread. Idempotent."""
         with self._lock:
-            is_first, self._is_draining, self._is_closed = not self._is_closed, True, True
+            is_first, self._is_draining = not self._is_closed.is_set(), True
+            self._is_closed.set()
+            self._thread.tell_to_stop()
             if is_first:
                 os.eventfd_write(self._wake_fd, 1)
-        if self._thread is not None:
-            self._thread.join()
+        self._thread.stop()
         self.drain()
         if is_first:
             self._poller.close()
@@ -134,32 +169,31 @@ class WarmPool:
 
     def _tell_thread(self) -> None:
         """Let the thread look, which begins with the first job."""
-        if self._is_closed or not self._size:
+        if self._is_closed.is_set() or not self._size:
             return
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="warm", daemon=True)
-            self._thread.start()
         os.eventfd_write(self._wake_fd, 1)
+        if not self._thread.is_started:
+            try:
+                self._thread.start()
+            except RuntimeError as error:  # the host has no thread left: the next job tries again
+                log.warning("nothing is booted ahead yet: %s", error, extra={"action": "warm_pool_not_started"})
+
+    def _fail(self, reason: str) -> None:
+        """Tell that the thread is to end, and keep it: it must stay for as long as what it has spawned may run."""
+        try:
+            self.drain()
+        finally:
+            self._on_failure(reason)
+            self._is_closed.wait()
 
     def _remove(self, sandbox: Sandbox) -> None:
         if sandbox.plan is None:
             self._berths.remove(sandbox)
             return
-        self._stock[sandbox.plan].remove(sandbox)
         fd = sandbox.supervision.fileno()
         self._poller.unregister(fd)
+        self._stock[sandbox.plan].remove(sandbox)
         del self._by_fd[fd]
-
-    def _run(self) -> None:
-        try:
-            while not self._is_closed:
-                self._look()
-        except Exception:
-            log.exception("nothing is booted ahead any more", extra={"action": "warm_pool_died"})
-            self.drain()
-            # Invariant: the thread stays for as long as what it has spawned may run.
-            while not self._is_closed:
-                time.sleep(LOOK_SECONDS)
 
     def _look(self) -> None:
         """Wait for something to happen, and bring the stock to what it should be."""
@@ -171,16 +205,16 @@ class WarmPool:
         now = time.monotonic()
         for fd in self._find_overdue(now):
             self._attend(fd)
-        if now >= self._next_stale:
-            self._next_stale = now + STALE_SECONDS
-            self._drop_stale()
+        if now >= self._next_tidy:
+            self._next_tidy = now + TIDY_SECONDS
+            self._tidy()
         self._fill_in_time(now)
 
     def _find_timeout(self) -> float:
         with self._lock:
             deadlines = [sandbox.supervision.next_deadline for sandbox in self._by_fd.values()]
             is_one_stopping = any(sandbox.is_stopping for sandbox in self._by_fd.values())
-        due = [self._next_stale, *(deadline for deadline in deadlines if deadline is not None)]
+        due = [self._next_tidy, *(deadline for deadline in deadlines if deadline is not None)]
         if is_one_stopping:
             due.append(time.monotonic() + STOP_LOOK_SECONDS)
         if self._next_fill is not None:
@@ -196,21 +230,36 @@ class WarmPool:
             return [fd for fd, sandbox in self._by_fd.items() if is_due(sandbox)]
 
     def _attend(self, fd: int) -> None:
-        """See what has become of a spare: up, and then it is told to stop, and is warm once it has; or gone."""
+        """See what has become of a spare, which nobody can take meanwhile."""
         with self._lock:
             sandbox = self._by_fd.get(fd)
             if sandbox is None:  # taken meanwhile
                 return
-            watch = sandbox.supervision
-            watch.poll()
-            is_well = watch.clock.ready is None or sandbox.is_warm
-            if not watch.is_gone and (is_well or (sandbox.note_stop() if sandbox.is_stopping else sandbox.stop())):
-                self._backoff = 0.0 if sandbox.is_warm else self._backoff
-                return
             self._remove(sandbox)
-            why = watch.kill.message if watch.kill else watch.boot_stderr.to_output().text.strip()[-WHY_CHARS:]
-        sandbox.destroy()
+        try:
+            if self._advance(sandbox):
+                self._backoff = 0.0 if sandbox.is_warm else self._backoff
+                self._keep(sandbox)
+                return
+        except BaseException:
+            self._remover.add(sandbox)
+            raise
+        watch = sandbox.supervision
+        why = watch.kill.message if watch.kill else watch.boot_stderr.to_output().text.strip()[-WHY_CHARS:]
+        self._remover.add(sandbox)
         self._note_failure(why or "it ended by itself")
+
+    def _advance(self, sandbox: Sandbox) -> bool:
+        """Bring a spare one step on: it boots, it is up, it is told to stop, it has stopped. False where it has died."""
+        watch, plan = sandbox.supervision, sandbox.plan
+        watch.poll()
+        if watch.is_gone:
+            return False
+        if watch.clock.ready is None or sandbox.is_warm:
+            return True
+        if plan is not None and plan.binary.abilities.is_quiet:
+            return sandbox.hold()
+        return sandbox.note_stop() if sandbox.is_stopping else sandbox.stop()
 
     def _note_failure(self, why: str) -> None:
         """Boot nothing for a while; jobs boot theirs themselves meanwhile, and tell what is wrong by their outcomes."""
@@ -219,17 +268,27 @@ class WarmPool:
         text = "a sandbox that was booted ahead has failed, the next try follows in %g s: %s"
         log.warning(text, self._backoff, why, extra={"action": "warm_boot_failed"})
 
-    def _drop_stale(self) -> None:
-        """Destroy what was built from a file that has gone or been replaced."""
+    def _tidy(self) -> None:
+        """Give back what nobody wants any more, and what was built from a file that has gone or been replaced."""
         with self._lock:
-            stale = [plan for plan in self._demand.plans() if plan.is_stale]
-            gone = [sandbox for plan in stale for sandbox in self._stock.get(plan, ())]
+            plans = self._demand.plans()
+        stale = [plan for plan in plans if plan.is_stale]
+        with self._lock:
             for plan in stale:
                 self._demand.forget(plan)
-            for sandbox in gone:
-                self._remove(sandbox)
-        for sandbox in gone:
-            sandbox.destroy()
+            self._give_up_unwanted()
+            self._stock = {plan: spares for plan, spares in self._stock.items() if spares}
+
+    def _give_up_unwanted(self) -> None:
+        targets = self._demand.targets()
+        unwanted = [sandbox for plan, spares in self._stock.items() if plan not in targets for sandbox in spares]
+        for sandbox in unwanted:
+            self._give_up(sandbox)
+
+    def _give_up(self, sandbox: Sandbox) -> None:
+        """Take a spare out of the stock to be destroyed; by somebody else, since this is under the lock."""
+        self._remove(sandbox)
+        self._remover.add(sandbox)
 
     def _fill_in_time(self, now: float) -> None:
         """Fill up, at the earliest a moment after something began to be missing: the job that took it comes first."""
@@ -238,17 +297,17 @@ class WarmPool:
         if self._is_draining or not is_missing:
             self._next_fill = None
         elif self._next_fill is None:
-            self._spare.has_cores()  # from here on
             self._next_fill = max(now + LOOK_SECONDS, self._not_before)
+            self._spare.has_cores()  # from here on
         elif now >= self._next_fill:
+            self._next_fill = max(now + LOOK_SECONDS, self._not_before)
             if self._spare.has_cores():
                 self._fill()
             self._next_fill = max(time.monotonic() + LOOK_SECONDS, self._not_before)
 
     def _fill(self) -> None:
         """Boot what is missing, for as long as there are turns, and make berths."""
-        for surplus in self._take_surplus():
-            surplus.destroy()
+        self._make_room()
         while self._boot_one():
             pass
         while len(self._berths) < self._turns.limit and (berth := self._new_berth()) and self._keep(berth):
@@ -260,19 +319,21 @@ class WarmPool:
             plan = self._find_missing()
         if plan is None or not self._spare.has_memory() or (turn := self._turns.take()) is None:
             return False
-        sandbox = self.berth() or self._new_berth()
-        if sandbox is None:
-            turn.end()
-            return False
-        sandbox.supervision.on_booted = turn.end
+        sandbox: Sandbox | None = None
         try:
+            sandbox = self.berth() or self._open()
+            sandbox.supervision.on_booted = turn.end
             sandbox.cgroup.limit_memory(IDLE_MEMORY_BYTES)
             sandbox.boot(plan)
-        except SandboxError as error:
-            sandbox.destroy()
+            return self._keep(sandbox)
+        except BaseException as error:
+            turn.end()
+            if sandbox is not None:
+                self._remover.add(sandbox)
+            if not isinstance(error, SandboxError):
+                raise
             self._note_failure(error.message)
             return False
-        return self._keep(sandbox)
 
     def _new_berth(self) -> Sandbox | None:
         try:
@@ -295,9 +356,9 @@ class WarmPool:
             self._berths.append(sandbox)
             return
         fd = sandbox.supervision.fileno()
+        self._poller.register(fd, select.EPOLLIN)
         self._stock.setdefault(sandbox.plan, deque()).append(sandbox)
         self._by_fd[fd] = sandbox
-        self._poller.register(fd, select.EPOLLIN)
 
     def _find_missing(self) -> Plan | None:
         """Return the plan that lacks most sandboxes, None where there are enough in all."""
@@ -307,15 +368,12 @@ class WarmPool:
         worst = max(lacks, key=lambda plan: lacks[plan], default=None)
         return worst if worst is not None and lacks[worst] > 0 else None
 
-    def _take_surplus(self) -> list[Sandbox]:
-        """Take out what nobody wants any more, and one that stands in the way of an image that has none at all."""
+    def _make_room(self) -> None:
+        """Give back what nobody wants any more, and one that stands in the way of an image that has none at all."""
         with self._lock:
+            self._give_up_unwanted()
             targets = self._demand.targets()
-            unwanted = [sandbox for plan, spares in self._stock.items() if plan not in targets for sandbox in spares]
-            is_full = sum(map(len, self._stock.values())) - len(unwanted) >= self._size
+            is_full = sum(map(len, self._stock.values())) >= self._size
             if is_full and any(not self._stock.get(plan) for plan in targets):
                 extra = {plan: len(self._stock.get(plan, ())) - target for plan, target in targets.items()}
-                unwanted.append(self._stock[max(extra, key=lambda plan: extra[plan])][0])
-            for sandbox in unwanted:
-                self._remove(sandbox)
-        return unwanted
+                self._give_up(self._stock[max(extra, key=lambda plan: extra[plan])][0])

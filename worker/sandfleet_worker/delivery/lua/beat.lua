@@ -1,8 +1,8 @@
--- Renew a worker's lease, and tell it which of its jobs somebody has cancelled.
+-- Renew a worker's lease, and tell it which of its jobs somebody has cancelled, and which of its claims somebody has deleted.
 --
--- ARGV: prefix, owner, lease in ms, then the ids of the jobs it runs
+-- ARGV: prefix, owner, lease in ms, then claim id and job id of each job it runs
 -- Returns {"lost"} where another worker has taken over: a lease that ended is never given back, a late one is renewed;
--- else {"held", cancelled job ids...}.
+-- else {"held", {cancelled job ids...}, {ids of claims that are not there...}}. A claim whose run has just ended is not there, too.
 local prefix, owner, lease = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -11,10 +11,13 @@ if redis.call('ZREM', prefix .. 'owners', owner) == 0 then
   return { 'lost' }
 end
 redis.call('ZADD', prefix .. 'owners', now + lease, owner)
-local answer = { 'held' }
-for at = 4, #ARGV do
-  if redis.call('EXISTS', prefix .. 'cancel:' .. ARGV[at]) == 1 then
-    answer[#answer + 1] = ARGV[at]
+local cancelled, missing = {}, {}
+for at = 4, #ARGV, 2 do
+  if redis.call('EXISTS', prefix .. 'cancel:' .. ARGV[at + 1]) == 1 then
+    cancelled[#cancelled + 1] = ARGV[at + 1]
+  end
+  if redis.pcall('HEXISTS', prefix .. 'claims:' .. owner, ARGV[at]) ~= 1 then
+    missing[#missing + 1] = ARGV[at]
   end
 end
-return answer
+return { 'held', cancelled, missing }

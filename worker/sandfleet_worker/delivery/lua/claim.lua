@@ -3,10 +3,14 @@
 -- ARGV: prefix, owner, claim id (new for each job, the same when a call is repeated because its answer got lost), host, worker,
 --       max_attempts of jobs that do not say, then the names of queues, whose turn it is first
 -- Returns {"lost"} without a lease, {"late"} where the lease has run out and may still be renewed, {"none"}, {"again"} where
--- nothing but waste was found so far, or {"job", id, flag, message, queue, attempts, max_attempts}; the last item of every
--- answer that comes from the queues is how many messages went to the dead letters, for want of an id. With the flag "start" the
--- attempt is counted; "cancelled" and "expired" jobs are handed out for their outcome only.
-local FIRST_QUEUE, MAX_WASTE, MAX_AVOIDED, MAX_PROMOTED, DEAD_TTL, WAKE_TTL = 7, 64, 16, 64, 7 * 86400, 3600
+-- nothing but waste was found so far, or {"job", id, flag, message, queue, attempts, max_attempts}; the last two items of every
+-- answer that comes from the queues are how many messages were set aside because they are malformed (no JSON, no usable id), and
+-- how many of these were kept as dead letters. With the flag "start" the attempt is counted; "cancelled" and "expired" jobs are
+-- handed out for their outcome only.
+-- A key of a wrong type, which only a stranger can have written, counts as empty; it never stops the jobs of other keys.
+local FIRST_QUEUE, MAX_WASTE, MAX_AVOIDED, MAX_PROMOTED, DEAD_TTL, WAKE_TTL = 7, 300, 16, 64, 7 * 86400, 3600
+local MAX_READ_BYTES = 4 * 1048576 -- of messages, a call: Redis serves nobody else meanwhile
+local MAX_MALFORMED, MAX_MALFORMED_BYTES = 1000, 8192 -- malformed messages that are kept, and how much of each
 local prefix, owner, claim, host, worker, default_attempts = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -21,16 +25,28 @@ end
 -- It changes nothing, but is a write that Redis refuses at maxmemory: there, what runs comes to its end and nothing new begins.
 redis.call('ZADD', prefix .. 'owners', 'XX', lease, owner)
 
-local waste, set_aside_count = 0, 0
-local function answer(id, message)
-  local facts = redis.call('HMGET', prefix .. 'job:' .. id, 'flag', 'queue', 'attempts', 'max_attempts')
-  return { 'job', id, facts[1] or 'start', message, facts[2] or '', facts[3] or '', facts[4] or default_attempts,
-    set_aside_count }
+-- Like redis.call, but nil where the key has a wrong type.
+local function try(...)
+  local reply = redis.pcall(...)
+  if type(reply) == 'table' and reply.err then
+    return nil
+  end
+  return reply
 end
 
-local held = redis.call('HGET', claims, claim)
-if held then
-  return answer(cjson.decode(held).headers.id, held)
+local waste, read_bytes, malformed = 0, 0, {}
+local function answer(id, message)
+  local facts = redis.call('HMGET', prefix .. 'job:' .. id, 'flag', 'queue', 'attempts', 'max_attempts')
+  return { 'job', id, facts[1] or 'start', message, facts[2] or '', facts[3] or '', facts[4] or default_attempts }
+end
+
+local held = redis.pcall('HGET', claims, claim)
+if type(held) == 'table' then -- an error: the key has a wrong type, and holds no claim
+  redis.call('DEL', claims)
+elseif held then
+  local found = answer(cjson.decode(held).headers.id, held)
+  found[#found + 1], found[#found + 2] = 0, 0
+  return found
 end
 
 local function list_of(queue, step)
@@ -38,20 +54,19 @@ local function list_of(queue, step)
 end
 
 local function promote_delayed()
-  local due = redis.call('ZRANGEBYSCORE', prefix .. 'delayed', '-inf', now, 'LIMIT', 0, MAX_PROMOTED)
+  local due = try('ZRANGEBYSCORE', prefix .. 'delayed', '-inf', now, 'LIMIT', 0, MAX_PROMOTED) or {}
   for _, id in ipairs(due) do
     redis.call('ZREM', prefix .. 'delayed', id)
     local job = prefix .. 'job:' .. id
-    local facts = redis.call('HMGET', job, 'message', 'queue', 'step')
-    if facts[1] then
+    local facts = try('HMGET', job, 'message', 'queue', 'step') or {}
+    -- The right end is where the next claim looks: the job has waited its turn already.
+    if facts[1] and facts[2] and facts[3] and try('RPUSH', list_of(facts[2], facts[3]), facts[1]) then
       redis.call('HDEL', job, 'message')
-      -- The right end is where the next claim looks: the job has waited its turn already.
-      redis.call('RPUSH', list_of(facts[2], facts[3]), facts[1])
-      redis.call('SADD', prefix .. 'queues', facts[2])
+      try('SADD', prefix .. 'queues', facts[2])
     end
   end
   if #due > 0 then
-    redis.call('XADD', prefix .. 'wake', 'MAXLEN', 1, '*', 'queue', '')
+    try('XADD', prefix .. 'wake', 'MAXLEN', 1, '*', 'queue', '')
     redis.call('EXPIRE', prefix .. 'wake', WAKE_TTL)
   end
 end
@@ -70,18 +85,59 @@ local function is_other_host_alive()
 end
 
 local function set_aside(queue, message, reason)
-  waste, set_aside_count = waste + 1, set_aside_count + 1
-  local id = 'message-' .. claim .. '-' .. waste
-  redis.call('HSET', prefix .. 'dead:' .. id, 'message', message, 'reason', reason, 'code', '', 'at', now, 'queue', queue,
-    'attempts', '')
-  redis.call('EXPIRE', prefix .. 'dead:' .. id, DEAD_TTL)
-  redis.call('ZADD', prefix .. 'dead', now, id)
-  redis.call('EXPIRE', prefix .. 'dead', DEAD_TTL)
+  waste = waste + 1
+  malformed[#malformed + 1] = { queue, message, reason }
+end
+
+-- Returns how many more malformed messages may be kept: those that were purged since give their places back.
+local function count_room()
+  local key = prefix .. 'malformed'
+  try('ZREMRANGEBYSCORE', key, '-inf', now - DEAD_TTL * 1000)
+  if (try('ZCARD', key) or MAX_MALFORMED) >= MAX_MALFORMED then
+    for _, id in ipairs(try('ZRANGE', key, 0, MAX_WASTE) or {}) do
+      if redis.call('EXISTS', prefix .. 'dead:' .. id) == 0 then
+        redis.call('ZREM', key, id)
+      end
+    end
+  end
+  return MAX_MALFORMED - (try('ZCARD', key) or MAX_MALFORMED)
+end
+
+-- Counts the malformed messages and keeps as many as there is room for; returns how many it kept.
+local function keep_malformed()
+  if #malformed == 0 then
+    return 0
+  end
+  local counter, key, dead = prefix .. 'malformed_count', prefix .. 'malformed', prefix .. 'dead'
+  local last = try('INCRBY', counter, #malformed)
+  if not last then
+    redis.call('SET', counter, #malformed)
+    last = #malformed
+  end
+  redis.call('EXPIRE', counter, DEAD_TTL + 86400) -- longer than any letter: a number is never given twice
+  local kept = math.max(0, math.min(#malformed, count_room()))
+  for at = 1, kept do
+    local queue, message, reason = unpack(malformed[at])
+    if #message > MAX_MALFORMED_BYTES then
+      reason = reason .. ' (the first ' .. MAX_MALFORMED_BYTES .. ' of ' .. #message .. ' bytes are kept)'
+      message = message:sub(1, MAX_MALFORMED_BYTES)
+    end
+    local id = 'message-' .. string.format('%.0f', last - #malformed + at)
+    redis.call('DEL', prefix .. 'dead:' .. id)
+    redis.call('HSET', prefix .. 'dead:' .. id, 'message', message, 'reason', reason, 'code', '', 'at', now, 'queue', queue,
+      'attempts', '')
+    redis.call('EXPIRE', prefix .. 'dead:' .. id, DEAD_TTL)
+    try('ZADD', dead, now, id)
+    try('ZADD', key, now, id)
+  end
+  redis.call('EXPIRE', dead, DEAD_TTL)
+  redis.call('EXPIRE', key, DEAD_TTL)
+  return kept
 end
 
 local function drop(id, reason)
   waste = waste + 1
-  redis.call('XADD', prefix .. 'duplicates', 'MAXLEN', '~', 10000, '*', 'job', id, 'owner', owner, 'claim', claim,
+  try('XADD', prefix .. 'duplicates', 'MAXLEN', '~', 10000, '*', 'job', id, 'owner', owner, 'claim', claim,
     'kind', 'message', 'code', reason)
   redis.call('EXPIRE', prefix .. 'duplicates', DEAD_TTL)
 end
@@ -108,6 +164,7 @@ local function take(queue, step, message)
   local id = headers.id
   local job = prefix .. 'job:' .. id
   local facts = redis.call('HMGET', job, 'state', 'code', 'expires', 'avoid', 'avoid_until', 'attempts')
+  -- (an error of this read, or of any other call here, sets the message aside: see `take_safely`)
   local state, code, attempts = facts[1], facts[2], facts[6] or ''
   if state == 'ended' or redis.call('EXISTS', prefix .. 'celery-task-meta-' .. id) == 1 then
     if code == 'CANCELLED' or code == 'EXPIRED' then
@@ -124,24 +181,39 @@ local function take(queue, step, message)
     redis.call('HSET', job, 'queue', queue, 'step', step, 'submitted', now, 'expires', 0, 'max_attempts', default_attempts)
   end
 
-  local expires, flag = tonumber(facts[3] or 0), 'start'
+  local expires, flag = tonumber(facts[3]) or 0, 'start'
   if redis.call('EXISTS', prefix .. 'cancel:' .. id) == 1 then
     flag = 'cancelled'
   elseif expires > 0 and now > expires then
     flag = 'expired'
-  elseif facts[4] == host and now < tonumber(facts[5]) and is_other_host_alive() then
+  elseif facts[4] == host and now < (tonumber(facts[5]) or 0) and is_other_host_alive() then
     return 'avoid'
   else
-    local list = attempts == '' and {} or cjson.decode(attempts)
+    local is_list, list = pcall(cjson.decode, attempts)
+    list = is_list and type(list) == 'table' and list or {}
     list[#list + 1] = { host = host, worker = worker, started = now }
     attempts = cjson.encode(list)
   end
   redis.call('HSET', claims, claim, message)
   redis.call('HSET', job, 'state', 'running', 'claim', claim, 'owner', owner, 'flag', flag, 'attempts', attempts)
   redis.call('HDEL', job, 'message', 'avoid', 'avoid_until')
-  redis.call('ZREM', prefix .. 'expiring', id)
-  redis.call('ZREM', prefix .. 'delayed', id)
+  try('ZREM', prefix .. 'expiring', id)
+  try('ZREM', prefix .. 'delayed', id)
   return answer(id, message)
+end
+
+local function take_safely(queue, step, message)
+  local is_done, answered = pcall(take, queue, step, message)
+  if is_done then
+    return answered
+  end
+  -- The message is off its list: whatever is wrong with its record, it must not get lost.
+  local why = type(answered) == 'table' and answered.err or answered
+  return set_aside(queue, message, "its job's record in Redis cannot be used: " .. tostring(why))
+end
+
+local function is_enough()
+  return waste >= MAX_WASTE or read_bytes >= MAX_READ_BYTES
 end
 
 promote_delayed()
@@ -150,13 +222,13 @@ for at = FIRST_QUEUE, #ARGV do
   local queue, is_empty = ARGV[at], true
   for _, step in ipairs({ '0', '3', '6', '9' }) do
     local list = list_of(queue, step)
-    while not found and waste < MAX_WASTE and #avoided < MAX_AVOIDED do
-      local message = redis.call('RPOP', list)
+    while not found and not is_enough() and #avoided < MAX_AVOIDED do
+      local message = try('RPOP', list)
       if not message then
         break
       end
-      is_empty = false
-      local answered = take(queue, step, message)
+      is_empty, read_bytes = false, read_bytes + #message
+      local answered = take_safely(queue, step, message)
       if answered == 'avoid' then
         avoided[#avoided + 1] = { list, message }
       else
@@ -164,14 +236,17 @@ for at = FIRST_QUEUE, #ARGV do
       end
     end
   end
-  if found or waste >= MAX_WASTE or #avoided >= MAX_AVOIDED then
+  if found or is_enough() or #avoided >= MAX_AVOIDED then
     break
   end
   if is_empty then
-    redis.call('SREM', prefix .. 'queues', queue)
+    try('SREM', prefix .. 'queues', queue)
   end
 end
 for at = #avoided, 1, -1 do
   redis.call('RPUSH', avoided[at][1], avoided[at][2])
 end
-return found or { waste > 0 and 'again' or 'none', set_aside_count }
+found = found or { (waste > 0 or is_enough()) and 'again' or 'none' }
+local kept = keep_malformed()
+found[#found + 1], found[#found + 2] = #malformed, kept
+return found

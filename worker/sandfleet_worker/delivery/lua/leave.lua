@@ -3,7 +3,8 @@
 -- ARGV: prefix, owner
 -- Returns how many claims it leaves behind.
 local prefix, owner = ARGV[1], ARGV[2]
-local left = redis.call('HLEN', prefix .. 'claims:' .. owner)
+local left = redis.pcall('HLEN', prefix .. 'claims:' .. owner)
+left = type(left) == 'number' and left or 0 -- a key of a wrong type holds no claim
 local was_there = redis.call('ZREM', prefix .. 'owners', owner) == 1 -- first: see beat.lua
 if was_there and left > 0 then
   redis.call('ZADD', prefix .. 'owners', 0, owner)

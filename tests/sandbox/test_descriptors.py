@@ -1,0 +1,95 @@
+"""A limit of open files: raised where it may be, kept to where not, and refused with a number where it is too low."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import pytest
+from leftovers import left_behind
+from sandfleet_worker.sandbox.descriptors import DescriptorNeed
+
+if TYPE_CHECKING:
+    from sandfleet_config.settings import HostSettings
+
+BOOTS = 2 * (os.cpu_count() or 1)
+HARD = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+
+
+class Limited(Protocol):
+    """Run jobs in a process with limits of its own; return what that says and what it logs."""
+
+    def __call__(self, limits: tuple[int, int], **wish: Any) -> tuple[dict[str, Any], str]: ...
+
+
+@pytest.fixture
+def limited(host: HostSettings) -> Limited:
+    """Return a function that runs jobs in a process with limits of its own."""
+
+    def run(limits: tuple[int, int], **wish: Any) -> tuple[dict[str, Any], str]:
+        wish = {"concurrency": 2, "warm": 0, "jobs": 2, "command": ["true"]} | wish
+        wish |= {"limits": limits, "root_dir": str(host.runsc.root_dir), "images": str(host.images.root)}
+        support = Path(__file__).parents[1] / "support"
+        done = subprocess.run(
+            [sys.executable, Path(__file__).with_name("limited.py"), json.dumps(wish)],
+            env={**os.environ, "PYTHONPATH": str(support)},
+            capture_output=True,
+            text=True,
+            timeout=280,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert not left_behind(host)
+        return json.loads(done.stdout), done.stderr
+
+    return run
+
+
+def codes_of(told: dict[str, Any]) -> list[str]:
+    return [text.split(":")[0] for text in told["endings"]]
+
+
+def test_a_low_soft_limit_is_raised(limited: Limited) -> None:
+    need = DescriptorNeed(64, BOOTS, 128)
+    told, log = limited((256, HARD), concurrency=64, warm=128)
+    assert codes_of(told) == ["OK", "OK"]
+    assert told["soft"] >= need.total
+    assert told["spares"] == 128
+    assert "ahead" not in log
+
+
+def test_where_the_hard_limit_is_low_fewer_are_booted_ahead(limited: Limited) -> None:
+    limit = DescriptorNeed(2, BOOTS, 3).total
+    told, log = limited((limit, limit), warm=64, is_filled=True)
+    assert codes_of(told) == ["OK"] * 3
+    assert 0 < told["spares"] < 64
+    assert str(DescriptorNeed(2, BOOTS, 64).total) in log
+    assert "Too many open files" not in log
+
+
+def test_a_limit_that_is_too_low_is_refused_with_the_number(limited: Limited) -> None:
+    need = DescriptorNeed(64, BOOTS, 0).total
+    told, _ = limited((512, 512), concurrency=64, warm=64)
+    assert str(need) in told["refused"]
+    assert "512" in told["refused"]
+
+
+def test_as_many_run_as_the_limit_was_computed_for(limited: Limited) -> None:
+    limit = DescriptorNeed(24, BOOTS, 0).total
+    told, _ = limited((limit, limit), concurrency=24, jobs=24, command=["sleep", "5"])
+    assert codes_of(told) == ["OK"] * 24, told["endings"]
+
+
+def test_a_runner_alone_tells_that_the_host_has_no_descriptor_left(limited: Limited) -> None:
+    told, _ = limited((100, 100), is_forced=True)
+    assert codes_of(told) == ["HOST_RESOURCES"] * 2
+    assert "limit of open files, 100" in told["endings"][0]
+    assert told["after"] == told["before"], "descriptors leak"
+    told, _ = limited((400, 400), is_forced=True, jobs=60, command=["sleep", "5"])
+    assert set(codes_of(told)) == {"OK", "HOST_RESOURCES"}, told["endings"]
+    assert told["after"] == told["before"], "descriptors leak"

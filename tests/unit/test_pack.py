@@ -1,0 +1,64 @@
+"""What packing adds to a tree that a stranger made: never through a link, never outside."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from sandfleet_worker.sandbox.pack import HOSTS, add_hosts
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+def outside(tmp_path: Path) -> Path:
+    """Return a folder of the host with a file in it."""
+    folder = tmp_path / "host"
+    folder.mkdir()
+    (folder / "hosts").write_text("the host's\n")
+    return folder
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    folder = tmp_path / "tree"
+    folder.mkdir()
+    return folder
+
+
+def test_an_image_without_a_hosts_file_gets_one(tree: Path) -> None:
+    add_hosts(tree)
+    assert (tree / "etc/hosts").read_text() == HOSTS
+    assert (tree / "etc/hosts").stat().st_mode & 0o777 == 0o644
+
+
+def test_the_images_own_file_is_replaced_and_its_other_names_keep_it(tree: Path) -> None:
+    (tree / "etc").mkdir()
+    (tree / "etc/hosts").write_text("10.0.0.1 elsewhere\n")
+    (tree / "etc/other").hardlink_to(tree / "etc/hosts")
+    add_hosts(tree)
+    assert (tree / "etc/hosts").read_text() == HOSTS
+    assert (tree / "etc/other").read_text() == "10.0.0.1 elsewhere\n"
+
+
+def test_no_link_is_followed(tree: Path, outside: Path) -> None:
+    (tree / "etc").symlink_to(outside)
+    add_hosts(tree)
+    (tree / "etc").unlink()
+    (tree / "etc").mkdir()
+    (tree / "etc/hosts").symlink_to(outside / "hosts")
+    add_hosts(tree)
+    assert (outside / "hosts").read_text() == "the host's\n"
+    assert (tree / "etc/hosts").read_text() == HOSTS
+    assert not (tree / "etc/hosts").is_symlink()
+
+
+def test_what_is_no_folder_or_no_file_is_left(tree: Path) -> None:
+    (tree / "etc").write_text("a file")
+    add_hosts(tree)
+    assert (tree / "etc").read_text() == "a file"
+    (tree / "etc").unlink()
+    (tree / "etc/hosts/inside").mkdir(parents=True)
+    add_hosts(tree)
+    assert (tree / "etc/hosts/inside").is_dir()

@@ -1,0 +1,75 @@
+"""Redis that is away for a while: what counts as that, and how every part of the worker waits for it."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, TypeVar
+
+import redis
+from redis import exceptions
+
+from sandfleet_worker.supervised_thread import Backoff, is_resource_error
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+REDIS_ERRORS = (redis.RedisError, OSError)
+"""What a call to Redis may raise."""
+ANSWER_PATIENCE_SECONDS = 30.0
+"""How long a call is repeated whose answer is an error but no outage: a key of a wrong type, a script of ours that fails."""
+_PASSING_ANSWERS = (
+    exceptions.OutOfMemoryError,
+    exceptions.ReadOnlyError,
+    exceptions.MasterDownError,
+    exceptions.NoPermissionError,
+    exceptions.NoScriptError,
+)
+_PASSING_WORDS = frozenset(
+    {"MISCONF", "NOREPLICAS", "BUSY", "LOADING", "OOM", "READONLY", "MASTERDOWN", "TRYAGAIN", "UNKILLABLE"}
+)
+T = TypeVar("T")
+
+
+def is_outage(error: BaseException) -> bool:
+    """Whether Redis is away, full, read-only or still loading, so that the same call succeeds later, however long that takes."""
+    if isinstance(error, exceptions.ResponseError):
+        return isinstance(error, _PASSING_ANSWERS) or str(error).split(" ", 1)[0] in _PASSING_WORDS
+    return isinstance(error, redis.RedisError | ConnectionError | TimeoutError)
+
+
+def can_pass(error: BaseException) -> bool:
+    """Whether a thread that calls Redis tries again after `error`: an outage, or an answer that says no.
+
+    An answer that says no, for a key of a wrong type, is no reason to end a worker: the next one would end for it, too.
+    """
+    return isinstance(error, redis.RedisError) or is_outage(error)
+
+
+class NotHeard(Exception):
+    """Redis did not take a call: it is away and nobody waits any longer, or its answer stays an error. The cause says which."""
+
+
+def call_until_heard(act: Callable[[], T], backoff: Backoff, pause: Callable[[float], bool]) -> T:
+    """Call `act` until Redis has heard it, through an outage of any length, and return its answer.
+
+    `pause` waits so many seconds and returns True where nobody waits any longer.
+
+    Raises:
+        NotHeard: `pause` said so, or Redis answers with an error that is no outage for `ANSWER_PATIENCE_SECONDS`.
+    """
+    refused_since: float | None = None
+    while True:
+        try:
+            answer = act()
+        except REDIS_ERRORS as error:
+            now = time.monotonic()
+            if is_outage(error) or is_resource_error(error):
+                refused_since = None
+            elif refused_since is None:
+                refused_since = now
+            is_hopeless = refused_since is not None and now - refused_since > ANSWER_PATIENCE_SECONDS
+            if is_hopeless or pause(backoff.note_failure(error)):
+                raise NotHeard(f"{type(error).__name__}: {error}") from error
+        else:
+            backoff.note_success()
+            return answer

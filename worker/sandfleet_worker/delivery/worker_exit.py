@@ -1,0 +1,67 @@
+"""How a worker ends when one of its own parts says so: in order where Celery still can, and surely in any case."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from typing import TYPE_CHECKING, Any
+
+from celery.worker import state
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+log = logging.getLogger(__name__)
+
+EXIT_STALLED = 70
+"""sysexits(3), EX_SOFTWARE: a part hangs or has failed."""
+EXIT_LOST = 75
+"""sysexits(3), EX_TEMPFAIL: the lease is lost; the supervisor starts the worker again."""
+RELEASE_SECONDS = 15.0
+"""How long sandboxes may take to die, and Redis to hear of it, when the worker stops."""
+MARGIN_SECONDS = 15.0
+
+
+class WorkerExit:
+    """Ends this process, once, with an exit code for its supervisor. Safe for threads.
+
+    Celery is asked by its flags, which its loop looks at each second; it then stops as after a signal. It may be unable to: its
+    loop hangs, or has not begun because Redis is away. So a deadline ends the process by `leave`. Sandboxes die with the process,
+    by the kernel, and other workers take its jobs over when its lease ends.
+    """
+
+    def __init__(self, drain_seconds: float, leave: Callable[[int], None] = os._exit) -> None:
+        self._drain_seconds, self._leave = drain_seconds, leave
+        self._lock = threading.Lock()
+        self.code: int | None = None
+        """What the process ends with because one of its parts said so; None where none has."""
+
+    def drain(self, why: str, code: int = EXIT_STALLED) -> None:
+        """End in order: claim no more, let running jobs end within ``drain_seconds``, give the rest back."""
+        self._begin("should_stop", why, code, self._drain_seconds + RELEASE_SECONDS + MARGIN_SECONDS)
+
+    def withdraw(self, why: str, code: int) -> None:
+        """End quickly: kill what runs, and give back what is still ours."""
+        self._begin("should_terminate", why, code, RELEASE_SECONDS + MARGIN_SECONDS)
+
+    def abandon(self, why: str, code: int = EXIT_STALLED) -> None:
+        """End at once."""
+        log.critical("%s: the worker ends, its jobs run elsewhere", why, extra={"action": "worker_stalled"})
+        self._leave(code)
+
+    def _begin(self, flag: str, why: str, code: int, within_seconds: float) -> None:
+        with self._lock:
+            is_first = self.code is None
+            self.code = code if is_first else self.code
+        if not is_first and flag == "should_stop":
+            return
+        flags: Any = state
+        setattr(flags, flag, code)
+        log.critical("%s: the worker ends", why, extra={"action": "worker_ends"})
+        try:
+            timer = threading.Timer(within_seconds, self.abandon, ("it could not end in order", code))
+            timer.daemon = True
+            timer.start()
+        except RuntimeError:  # no thread is left
+            self.abandon(why, code)

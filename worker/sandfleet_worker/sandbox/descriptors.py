@@ -1,0 +1,66 @@
+"""How many file descriptors a worker needs, and the process's limit on them (getrlimit(2), RLIMIT_NOFILE)."""
+
+from __future__ import annotations
+
+import resource
+from dataclasses import dataclass
+
+HIGH_FD = 300
+"""runsc dup2()s passed descriptors onto low guest numbers: sources among low numbers would be overwritten.
+
+And a process inherits the size of its parent's descriptor table: runsc (20240729) uses number 256, and to grow the table of a
+process with threads waits for an RCU grace period, 8 to 15 ms a boot (measured).
+"""
+
+BASE = 100
+"""Python, Celery, the connections to Redis, logs and locks."""
+PER_JOB = 14
+"""Five pipes, two pidfds, an epoll, the cancellation, two OOM notifications, the image's lock, the host's slot; and one more."""
+PER_SPARE = 8
+"""Five pipes, two pidfds, an epoll."""
+PER_LAUNCHER = 7
+"""Five pipes, a pidfd, an epoll: one that is inside its cgroup already and waits for a sandbox to boot."""
+PER_SPAWN = 14
+"""The other ends of the pipes, init, three duplicates and subprocess' own pipe, for as long as a launcher is being started."""
+PER_SPAWN_HIGH = 3
+"""Of these, those numbered from `HIGH_FD` on."""
+RUNSC = 64
+"""A sandbox's own processes are under the same limit, and number theirs from above those that we pass."""
+WANTED = 1 << 16
+"""The soft limit is not raised further than to this, or to what is needed: some tools loop over all descriptors that may be."""
+
+
+@dataclass(frozen=True)
+class DescriptorNeed:
+    """What one worker process does at once: `jobs` that run, `boots` that begin, `spares` that idle."""
+
+    jobs: int
+    boots: int
+    spares: int
+
+    @property
+    def total(self) -> int:
+        """The least limit under which all of that works."""
+        starting = min(self.boots, self.jobs + 1)
+        waiting = self.boots if self.spares else 0  # a pool of size 0 keeps no launchers either
+        count = BASE + PER_JOB * self.jobs + PER_SPARE * self.spares + PER_LAUNCHER * waiting + PER_SPAWN * starting
+        return max(count, HIGH_FD + PER_SPAWN_HIGH * starting) + RUNSC + 1
+
+    def fit(self, limit: int) -> DescriptorNeed:
+        """Return this with as many spares as fit under `limit`, perhaps none."""
+        if self.total <= limit:
+            return self
+        least = DescriptorNeed(self.jobs, self.boots, 1)
+        spares = max(0, min(self.spares, (limit - least.total) // PER_SPARE + 1)) if self.spares else 0
+        return DescriptorNeed(self.jobs, self.boots, spares)
+
+
+def raise_limit(needed: int) -> int:
+    """Raise this process's soft limit as far as is of use and the hard limit lets it; return the soft limit in force."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return max(needed, WANTED)
+    target = max(needed, WANTED) if hard == resource.RLIM_INFINITY else min(hard, max(needed, WANTED))
+    if soft < target:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (target, hard))  # up to the hard limit it needs no right
+    return max(soft, target)

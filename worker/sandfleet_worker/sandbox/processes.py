@@ -1,0 +1,47 @@
+"""Killing processes that are found by number, and never another one that has got the number meanwhile."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable
+
+log = logging.getLogger(__name__)
+
+AT_ONCE = 64
+"""Processes that are held at once, each by a descriptor."""
+
+
+def kill_processes(pids: Iterable[int], find_again: Callable[[], Collection[int]]) -> None:
+    """SIGKILL those of `pids` that `find_again` still finds.
+
+    A number that another process has got meanwhile harms nobody: each is held by a pidfd before it is looked for again. One that
+    may not be signalled is logged, and the others are killed all the same.
+    """
+    ordered = sorted(pids)
+    for start in range(0, len(ordered), AT_ONCE):
+        with contextlib.ExitStack() as opened:
+            held: dict[int, int] = {}
+            for pid in ordered[start : start + AT_ONCE]:
+                # Ended, of another pid namespace (0), or no descriptor is left.
+                with contextlib.suppress(OSError, ValueError):
+                    held[pid] = os.pidfd_open(pid)
+                    opened.callback(os.close, held[pid])
+            found = find_again()
+            for pid, pidfd in held.items():
+                if pid in found:
+                    _kill(pid, pidfd)
+
+
+def _kill(pid: int, pidfd: int) -> None:
+    try:
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    except ProcessLookupError:
+        pass  # it has ended
+    except OSError as error:
+        log.warning("cannot kill process %d: %s", pid, error.strerror, extra={"action": "process_left"})
