@@ -7,11 +7,16 @@ export PATH := $(GVISOR)/bin:$(PATH)
 OLD := SANDFLEET_RUNSC__PATH=$(GVISOR)/debian/runsc
 # What depends on runsc: these tests run on both releases.
 RELEASE_TESTS := tests/sandbox tests/integration/test_exits.py
+# Makes the starter images once for all runs of pytest that follow, in a folder that goes with the shell.
+WITH_IMAGES := trap 'exit 130' INT TERM; [ -n "$$TEST_IMAGES_ROOT" ] || \
+	{ export TEST_IMAGES_ROOT="$$(mktemp -d -t sandfleet-images-XXXXXX)"; trap 'rm -rf "$$TEST_IMAGES_ROOT"' EXIT; };
+# What needs neither runsc nor a worker.
+FAST_TESTS := tests/unit $(addprefix tests/integration/test_producer_,contract.py redis.py flight.py)
 
 .PHONY: help setup native demo test test-fast test-releases check bench hosts soak clean
 
 help: ## Show the targets
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
 
 setup: ## Install what is missing on this machine and make .venv (idempotent)
 	@scripts/setup.sh
@@ -23,11 +28,16 @@ demo: setup ## Run a batch of good and bad programs through the whole product an
 	@$(BIN)/python demo/demo.py
 
 test: setup ## Run all tests, then those that depend on runsc once more on the release of 2024; ARGS="-k name" goes to pytest
-	@$(BIN)/python -m pytest $(ARGS)
-	@$(if $(ARGS)$(SANDFLEET_RUNSC__PATH),,$(OLD) $(BIN)/python -m pytest $(RELEASE_TESTS))
+	@$(WITH_IMAGES) $(BIN)/python -m pytest $(ARGS) \
+	$(if $(ARGS)$(SANDFLEET_RUNSC__PATH),,&& $(OLD) $(BIN)/python -m pytest $(RELEASE_TESTS))
 
 test-fast: setup ## Run the tests of the parts, and of producer and contract on a real Redis, in less than a minute
-	@$(BIN)/python -m pytest -q tests/unit tests/integration -k "unit or producer or contract" $(ARGS)
+	@$(BIN)/python -m pytest -q $(FAST_TESTS) -k "not sandbox_fleet" $(ARGS)
+
+test-releases: setup ## Run a thousand jobs on each of three releases of runsc, then the tests that depend on it on that of 2025
+	@gvisor/build.sh $(GVISOR) 20250503 >/dev/null
+	@$(WITH_IMAGES) $(BIN)/python tests/chaos/compare_releases.py --images "$$TEST_IMAGES_ROOT" $(ARGS) && \
+	SANDFLEET_RUNSC__PATH=$(GVISOR)/release-20250503.0/runsc $(BIN)/python -m pytest $(RELEASE_TESTS)
 
 check: setup ## Lint, format, types, and the walls between the packages
 	$(BIN)/ruff check

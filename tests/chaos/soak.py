@@ -1,8 +1,10 @@
-"""Thousands of short jobs over four workers while workers, sandboxes, connections and Redis are killed at random.
+"""Thousands of short jobs over four workers while what they stand on breaks at random.
 
-Run it by `make soak` (ARGS="--minutes 10 --seed 7"). It ends with 0 only if every accepted job has exactly one outcome, every
-start beyond the first is told in `attempts[]`, and neither Redis nor the host keeps anything. A seed gives the same choices
-again, not the same moments: what they hit depends on the machine.
+Workers, sandboxes, connections and Redis are killed; descriptors, the disk and the memory of all sandboxes run out; a wall clock
+jumps. Workers run different releases of runsc. Run it by `make soak` (ARGS="--minutes 10 --seed 7"). It ends with 0 only if
+every accepted job has exactly one outcome, every start beyond the first is told in `attempts[]`, every attempt that failed by
+the host was met by a fault that was made, neither Redis nor the host keeps anything, and nothing grew meanwhile. A seed gives
+the same choices again, not the same moments: what they hit depends on the machine.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import argparse
 import contextlib
 import heapq
 import itertools
+import math
 import random
 import signal
 import subprocess
@@ -34,7 +37,10 @@ from sandfleet_worker.sandbox.images import ImageStore
 sys.path.append(str(Path(__file__).parents[1] / "support"))
 from audit import SHOWN, Audit, Finding, count_by
 from cgrouptree import CGROUP_PARENT, remove_parents
+from growth import Growth
+from harms import Harm, ParentMemory, SmallDisk, SteppedClock, give_descriptors, take_descriptors
 from havoc import MortalRedis
+from releases import GVISOR
 from stage import Stage, Worker
 from waiting import wait_until
 
@@ -52,6 +58,16 @@ MAX_REDIS_DEATHS = 4
 REST_SECONDS = 180
 RESTART_SECONDS = 0.5
 TELL_SECONDS = 10.0
+RELEASES = [path for name in ("bin", "debian") if (path := GVISOR / name / "runsc").exists()]
+"""Workers run them in turn; none is there where the set-up could install none: then PATH's."""
+SAMPLES = 200
+"""As many looks at what could grow in a run, one a second at most."""
+STATE_MEBIBYTES = 32
+"""Of the file system with the state of sandboxes and the slots."""
+SPARE_MEMORY_BYTES = 2 << 20
+"""What is left to all sandboxes together for a moment."""
+MAX_STEP_SECONDS = 6 * 3600
+"""Of a wall clock; a job may wait in the queue for longer."""
 ENDS = {
     ErrorCode.OK: (["true"], ["sleep", "0.5"], ["seq", "2000"]),
     ErrorCode.EXIT_NONZERO: (["sh", "-c", "exit 3"],),
@@ -138,16 +154,25 @@ class Soak:
         self.server = AlwaysRedis(folder / "redis")
         self.redis: Any = self.server.client
         self.stage = Stage(folder / "host", images, self.server.url, self.redis)
+        self.stage.state = folder / "host/state"
+        self.disk = SmallDisk(self.stage.state, STATE_MEBIBYTES)
+        self.memory = ParentMemory(CGROUP_PARENT)
+        self.clock = SteppedClock(folder)
+        self.growth = Growth(self.stage)
+        self.harms: list[Harm] = []
+        self.clockless: set[int] = set()
         self.producer = Producer(self.server.url, seed, jobs)
         self.random = random.Random(f"{seed} chaos")  # noqa: S311  no secret
-        self.done: Counter[str] = Counter()
         self.exits: Counter[int] = Counter()
         self._live: list[Worker] = []
         self._frozen: list[Worker] = []
+        self._starved: list[Worker] = []
+        self._ready: set[int] = set()
         self._is_redis_up = True
         self._later: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = itertools.count()
         self._next_start = 0.0
+        self.spared_end: int | None = None
 
     def supervise(self) -> None:
         """Do what is due, and start a worker again that has ended."""
@@ -159,9 +184,38 @@ class Soak:
             if code is not None:
                 self._live.remove(worker)
                 self.exits[code] += 1
+                if worker is self.spared:
+                    self.spared_end = code
         if len(self._live) < WORKERS and now >= self._next_start:
             self._next_start = now + RESTART_SECONDS
-            self._live.append(self.stage.start(CONCURRENCY, SANDFLEET_LEASE_SECONDS=f"{LEASE_SECONDS:g}"))
+            self._live.append(self._start())
+
+    def _start(self) -> Worker:
+        """Start a worker: with each release of runsc in turn, and every fourth with a clock of its own."""
+        number = len(self.stage.workers)
+        settings = {"SANDFLEET_LEASE_SECONDS": f"{LEASE_SECONDS:g}"}
+        if RELEASES:
+            settings["SANDFLEET_RUNSC__PATH"] = str(RELEASES[number % len(RELEASES)])
+        has_clock = number % WORKERS == WORKERS - 1
+        worker = self.stage.start(CONCURRENCY, **settings, **(self.clock.env if has_clock else {}))
+        if has_clock:
+            self.clockless.add(worker.process.pid)
+        return worker
+
+    @property
+    def spared(self) -> Worker:
+        """The first worker: neither killed nor stopped, so that its memory is seen for the whole run."""
+        return self.stage.workers[0]
+
+    def _find_ready(self) -> list[Worker]:
+        """Return the workers that run and have once been ready to take jobs."""
+        self._ready.update(id(worker) for worker in self._live if id(worker) not in self._ready and worker.is_ready)
+        return [worker for worker in self._live if id(worker) in self._ready and worker.process.poll() is None]
+
+    def _harm(self, what: str, worker: Worker | None = None, jobs: float = math.inf) -> Harm:
+        harm = Harm(what, worker.process.pid if worker else None, jobs=jobs)
+        self.harms.append(harm)
+        return harm
 
     def _after(self, seconds: float, act: Callable[[], None]) -> None:
         heapq.heappush(self._later, (time.monotonic() + seconds, next(self._numbers), act))
@@ -175,15 +229,21 @@ class Soak:
             self._after(self.random.uniform(0.2, 0.8) * seconds, self.kill_redis)
         end, next_told, deck = time.monotonic() + seconds, time.monotonic() + TELL_SECONDS, list[Any]()
         next_harm = time.monotonic() + 2
+        pause = max(1.0, seconds / SAMPLES)
+        next_sample = time.monotonic() + pause
         while time.monotonic() < end and self.producer.is_alive():
             self.supervise()
             now = time.monotonic()
             if now >= next_harm:
                 if not deck:
                     deck = [self.kill_worker, self.freeze_worker, *[self.kill_sandbox, self.cut_connections] * 2]
+                    deck += [self.starve_worker, self.fill_disk, self.press_memory, self.step_clock]
                     self.random.shuffle(deck)
                 deck.pop()()
                 next_harm = now + self.random.uniform(0.4, 1.6)
+            if now >= next_sample:
+                next_sample = now + pause
+                self.growth.sample(self.spared, self._find_ready())
             if now >= next_told:
                 next_told += TELL_SECONDS
                 console.print(
@@ -191,56 +251,95 @@ class Soak:
                 )
             time.sleep(0.02)
 
+    def _choose(self) -> Worker | None:
+        """Choose a worker to kill or to stop, or none where enough of them are stopped."""
+        free = [worker for worker in self._live if worker not in self._frozen and worker is not self.spared]
+        return self.random.choice(free) if len(free) > 1 else None
+
     def kill_worker(self) -> None:
-        if self._live:
-            self.random.choice(self._live).process.kill()
-            self.done["SIGKILL of a worker"] += 1
+        if worker := self._choose():
+            # What it ran is tried again once its lease has ended; until then its own clock says when that was.
+            self._harm("SIGKILL of a worker", worker)
+            worker.process.kill()
 
     def freeze_worker(self) -> None:
-        free = [worker for worker in self._live if worker not in self._frozen]
-        if len(free) > WORKERS // 2:
-            worker = self.random.choice(free)
+        if worker := self._choose():
+            harm = self._harm("SIGSTOP of a worker, then SIGCONT", worker)
             worker.process.send_signal(signal.SIGSTOP)
             self._frozen.append(worker)
-            self._after(self.random.uniform(0.1, 2.5 * LEASE_SECONDS), lambda: self._thaw(worker))
-            self.done["SIGSTOP of a worker, then SIGCONT"] += 1
+            self._after(self.random.uniform(0.1, 2.5 * LEASE_SECONDS), lambda: self._thaw(worker, harm))
 
-    def _thaw(self, worker: Worker) -> None:
+    def _thaw(self, worker: Worker, harm: Harm) -> None:
         self._frozen.remove(worker)
         worker.process.send_signal(signal.SIGCONT)
+        harm.end()
 
     def kill_sandbox(self) -> None:
-        root, sentries = str(self.stage.folder / "runsc"), []
-        for process in psutil.process_iter(["cmdline"]):
-            words = process.info["cmdline"] or []
-            if "boot" in words and any(root in word for word in words):
-                sentries.append(process)
-        if sentries:
+        if sentries := self.stage.find_sentries():
+            harm = self._harm("SIGKILL of a sentry", jobs=1)
             with contextlib.suppress(psutil.NoSuchProcess):  # it may have ended by itself
                 self.random.choice(sentries).kill()
-                self.done["SIGKILL of a sentry"] += 1
+            harm.end()
 
     def cut_connections(self) -> None:
         if self._is_redis_up:
+            harm = self._harm("CLIENT KILL of all", jobs=0)
             for kind in ("normal", "pubsub"):
                 self.redis.client_kill_filter(_type=kind, skipme=True)
-            self.done["CLIENT KILL of all"] += 1
+            harm.end()
+
+    def starve_worker(self) -> None:
+        free = [worker for worker in self._find_ready() if worker not in self._starved]
+        worker = self.random.choice(free) if free else None
+        limits = take_descriptors(worker.process.pid) if worker else None
+        if worker and limits:
+            harm = self._harm("no descriptor left to a worker", worker)
+            self._starved.append(worker)
+            self._after(self.random.uniform(0.2, 2), lambda: self._feed(worker, limits, harm))
+
+    def _feed(self, worker: Worker, limits: tuple[int, int], harm: Harm) -> None:
+        self._starved.remove(worker)
+        give_descriptors(worker.process.pid, limits)
+        harm.end()
+
+    def fill_disk(self) -> None:
+        harm = self._harm("full disk of slots and state")
+        self.disk.fill()
+        self._after(self.random.uniform(0.2, 2), lambda: self._free_disk(harm))
+
+    def _free_disk(self, harm: Harm) -> None:
+        self.disk.free()
+        harm.end()
+
+    def press_memory(self) -> None:
+        if self.memory.press(SPARE_MEMORY_BYTES):
+            harm = self._harm("no memory left in the parent cgroup")
+            self._after(self.random.uniform(0.2, 2), lambda: self._release_memory(harm))
+
+    def _release_memory(self, harm: Harm) -> None:
+        self.memory.release()
+        harm.end()
+
+    def step_clock(self) -> None:
+        self.clock.step(self.random.randint(-MAX_STEP_SECONDS, MAX_STEP_SECONDS))
+        self._harm("step of a worker's wall clock", jobs=0)
 
     def kill_redis(self) -> None:
         if self._is_redis_up:
             self._is_redis_up = False
+            harm = self._harm("SIGKILL of Redis")
             self.server.kill()
-            self._after(self.random.uniform(0, 4), self._start_redis)
-            self.done["SIGKILL of Redis"] += 1
+            self._after(self.random.uniform(0, 4), lambda: self._start_redis(harm))
 
-    def _start_redis(self) -> None:
+    def _start_redis(self, harm: Harm) -> None:
         self.server.start()
         self._is_redis_up = True
+        harm.end()
 
     def rest(self) -> int:
         """Harm nobody any more and wait for all outcomes, then for all workers; return how many jobs are left."""
         self.producer.must_stop.set()
-        self._later = [item for item in self._later if item[2] != self.kill_redis]
+        self._later = [item for item in self._later if item[2] != self.kill_redis]  # what is due undoes a harm
         heapq.heapify(self._later)
         end = time.monotonic() + REST_SECONDS
         while (self.producer.is_alive() or self._later or self.count_left()) and time.monotonic() < end:
@@ -268,7 +367,10 @@ class Soak:
         self.producer.must_stop.set()
         for worker in self._frozen:
             worker.process.send_signal(signal.SIGCONT)
+        self.disk.free()
+        self.memory.release()
         self.stage.close()
+        self.disk.close()
         remove_parents(CGROUP_PARENT)
         self.server.close()
         if self.producer.ident:
@@ -280,7 +382,7 @@ def report(soak: Soak, findings: list[Finding], outcomes: list[Any]) -> bool:
     table = Table("must hold", "of", "holds")
     for claim, count, faults in findings:
         table.add_row(claim, str(count or ""), "yes" if not faults else f"NO: {len(faults)}")
-    console.print("\ndone to them:", ", ".join(f"{count} {what}" for what, count in soak.done.items()))
+    console.print("\ndone to them:", count_by(soak.harms, lambda harm: harm.what))
     console.print(f"workers: {len(soak.stage.workers)}, their exit codes (times): {dict(soak.exits)}")
     console.print(
         f"submits tried again: {soak.producer.retries}; runs that did not count: {soak.redis.xlen(KEY_PREFIX + 'duplicates')}"
@@ -288,16 +390,38 @@ def report(soak: Soak, findings: list[Finding], outcomes: list[Any]) -> bool:
     console.print("outcomes:", count_by(outcomes, lambda outcome: outcome.code.value))
     console.print("starts of a job:", count_by(outcomes, lambda outcome: f"with {len(outcome.attempts)}"))
     console.print(table)
+    console.print(grown_table(soak.growth))
     for claim, _, faults in findings:
         for fault in faults[:SHOWN]:
             console.print(f"not so: {claim}: {fault}", markup=False)
     return not any(finding.faults for finding in findings)
 
 
+def grown_table(growth: Growth) -> Table:
+    """Show the medians of the first and of the last third of the run."""
+    table = Table("what may not grow", "samples", "first third", "last third", "grew")
+    for measure, first, last, has_grown in growth.compare():
+        shown = (f"{value / measure.scale:.1f}".removesuffix(".0") for value in (first, last))
+        table.add_row(measure.name, str(len(growth.samples[measure])), *shown, "YES" if has_grown else "no")
+    return table
+
+
+def find_growth(soak: Soak) -> list[str]:
+    """Say what grew, and whether the worker that was spared lives no more."""
+    grown = [
+        f"{measure.name}: {first / measure.scale:.1f}, then {last / measure.scale:.1f}"
+        for measure, first, last, has_grown in soak.growth.compare()
+        if has_grown
+    ]
+    if soak.spared_end is not None:
+        grown.append(f"the worker that was spared ended by itself with {soak.spared_end}: {soak.spared.log[-1000:]}")
+    return grown
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--minutes", type=float, default=3.0, help="how long things are broken")
-    parser.add_argument("--jobs", type=int, default=10_000, help="at most so many jobs")
+    parser.add_argument("--jobs", type=int, default=1_000_000, help="at most so many jobs")
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 16), help="of the random choices")  # noqa: S311
     parser.add_argument("--images", type=Path, help="a store that has busybox, to save its making")
     parser.add_argument("--keep", type=Path, help="an empty folder for the logs, if they shall stay")
@@ -313,12 +437,22 @@ def main() -> int:
             left = soak.rest()
             with Fleet(Settings(redis_url=SecretStr(soak.server.url))) as fleet:
                 producer = soak.producer
-                audit = Audit(soak.redis, fleet, soak.stage, producer.batches, producer.expected, max_attempts=3)
+                audit = Audit(
+                    soak.redis,
+                    fleet,
+                    soak.stage,
+                    producer.batches,
+                    producer.expected,
+                    max_attempts=3,
+                    harms=soak.harms,
+                    clockless=soak.clockless,
+                )
                 findings = audit.findings()
                 findings.append(Finding("all came to rest", left, [f"{left} jobs are left"] if left else []))
                 findings.append(
                     Finding("the producer came through", 0, [repr(producer.error)] if producer.error else [])
                 )
+                findings.append(Finding("nothing grew, and the worker that was spared lived", 0, find_growth(soak)))
                 return 0 if report(soak, findings, list(audit.outcomes.values())) else 1
         finally:
             soak.close()

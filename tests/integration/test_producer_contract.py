@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import redis
+from lasting import lasting_keys
 from pydantic import SecretStr
 from sandfleet import (
     BatchUnknown,
@@ -55,9 +56,9 @@ def redis_fleet(redis_server: Any) -> Iterator[Fleet]:
     with StandIn(url), Fleet(Settings(redis_url=SecretStr(url))) as fleet:
         yield fleet
     with redis.Redis.from_url(url, protocol=2) as client:
-        keys = [key for key in client.scan_iter("*") if client.ttl(key) == -1]
+        keys = lasting_keys(client)
         client.flushdb()
-    assert [key for key in keys if not key.startswith((b"sandfleet:_kombu", b"sandfleet:queues"))] == []
+    assert keys == []
 
 
 @pytest.fixture

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import re
 import socket
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from harms import explain
+from lasting import lasting_keys
 from sandfleet_config.errors import Category, ErrorCode
 from sandfleet_config.queues import KEY_PREFIX
 
@@ -16,13 +19,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     import redis
+    from harms import Harm
     from sandfleet import Fleet, Outcome
+    from sandfleet_config.outcome import Attempt
     from stage import Stage
 
 STARTED = re.compile(r" action=job_started job_id=(\S+)$", re.MULTILINE)
-LASTING_KEYS = ("_kombu.binding", "unacked_mutex", "owners", "queues")
-"""Names of queues, exchanges and live workers: a handful, however many jobs there were. Nothing else may lack a TTL."""
 SHOWN = 5
+SLACK_SECONDS = 1.0
+"""Between a fault and what it does to an attempt, both told in whole moments of a busy machine."""
 
 
 class Finding(NamedTuple):
@@ -43,6 +48,10 @@ class Audit:
     batches: Iterable[str]
     expected: Mapping[str, ErrorCode]
     max_attempts: int
+    harms: list[Harm] = field(default_factory=list)
+    """All that was done to them."""
+    clockless: set[int] = field(default_factory=set)
+    """The processes of workers whose wall clock was stepped: when their attempts were is not known."""
 
     @cached_property
     def outcomes(self) -> dict[str, Outcome]:
@@ -64,6 +73,7 @@ class Audit:
             self._each_has_one_outcome(),
             self._nothing_else_was_run(),
             self._codes_are_right(),
+            self._faults_were_made(),
             self._starts_are_told(),
             self._attempts_are_whole(),
             self._keys_will_go(),
@@ -95,6 +105,38 @@ class Audit:
         ]
         return Finding("each ended as its program does, or by a fault that was made", len(self.outcomes), faults)
 
+    def _faults_were_made(self) -> Finding:
+        """Look at attempts: a job that ended by the host's fault failed so in its last one."""
+        failed = [
+            (job_id, attempt)
+            for job_id, outcome in self.outcomes.items()
+            for attempt in outcome.attempts
+            if attempt.code and attempt.code.category is Category.HOST
+        ]
+        left = explain((self._span(attempt) for _, attempt in failed), self.harms, SLACK_SECONDS)
+        faults = [f"{failed[at][0]}: {failed[at][1]}: {self.outcomes[failed[at][0]].message}" for at in left]
+        faults += [
+            f"{job_id}: INTERNAL: {outcome.message}"
+            for job_id, outcome in self.outcomes.items()
+            if outcome.code is ErrorCode.INTERNAL
+        ]
+        faults += [
+            f"{job_id}: {outcome.code} without an attempt: {outcome.message}"
+            for job_id, outcome in self.outcomes.items()
+            if outcome.category is Category.HOST and not outcome.attempts
+        ]
+        return Finding(
+            "each attempt with a host's code was hit by a fault that was made, each fault hit no more than it can",
+            len(failed),
+            faults,
+        )
+
+    def _span(self, attempt: Attempt) -> tuple[int, float, float]:
+        pid = int(attempt.worker.rpartition(".")[2])
+        if pid in self.clockless:
+            return pid, -math.inf, math.inf
+        return pid, attempt.started.timestamp(), attempt.ended.timestamp() if attempt.ended else math.inf
+
     def _starts_are_told(self) -> Finding:
         faults = []
         for job_id, starts in self.starts.items():
@@ -122,14 +164,9 @@ class Audit:
         return Finding("each attempt but the last failed by the host, the last gave the outcome", count, faults)
 
     def _keys_will_go(self) -> Finding:
-        client: Any = self.client
-        names = [key.decode() for key in client.scan_iter("*", count=1000)]
-        faults = [
-            name
-            for name in names
-            if client.ttl(name) == -1 and not name.removeprefix(KEY_PREFIX).startswith(LASTING_KEYS)
-        ]
-        return Finding("no key of a finished job lacks a TTL", len(names), sorted(faults))
+        faults = lasting_keys(self.client)
+        count: Any = self.client.dbsize()
+        return Finding("no key of a finished job lacks a TTL", count, faults)
 
     def _nothing_is_held(self) -> Finding:
         client: Any = self.client

@@ -42,8 +42,13 @@ class Worker:
     def log(self) -> str:
         return self.log_path.read_text(errors="replace")
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether it has been ready for jobs; it may have ended since."""
+        return READY in self.log
+
     def wait_ready(self) -> None:
-        wait_until(lambda: READY in self.log or self.process.poll() is not None, 60, "the worker is ready")
+        wait_until(lambda: self.is_ready or self.process.poll() is not None, 60, "the worker is ready")
         assert self.process.poll() is None, self.log
 
     def stop(self, number: signal.Signals = signal.SIGTERM, timeout_seconds: float = 60) -> int:
@@ -61,14 +66,19 @@ class Stage:
     redis_url: str
     redis: redis.Redis
     workers: list[Worker] = field(default_factory=list)
+    state: Path = field(init=False)
+    """Where workers keep locks and the state of sandboxes: `folder`, unless a test puts another below it."""
+
+    def __post_init__(self) -> None:
+        self.state = self.folder
 
     @property
     def env(self) -> dict[str, str]:
         own = {key: value for key, value in os.environ.items() if not key.startswith(("SANDFLEET_", "CELERY_"))}
         return own | {
             "SANDFLEET_REDIS_URL": self.redis_url,
-            "SANDFLEET_SLOTS_DIR": str(self.folder / "slots"),
-            "SANDFLEET_RUNSC__ROOT_DIR": str(self.folder / "runsc"),
+            "SANDFLEET_SLOTS_DIR": str(self.state / "slots"),
+            "SANDFLEET_RUNSC__ROOT_DIR": str(self.state / "runsc"),
             "SANDFLEET_RUNSC__CGROUP_PARENT": CGROUP_PARENT,
             "SANDFLEET_IMAGES__ROOT": str(self.images),
             "SANDFLEET_POLICY__PLATFORMS": "kvm",
@@ -125,8 +135,8 @@ class Stage:
 
     def find_leftovers(self) -> list[str]:
         """Name what is left on the host of this stage's sandboxes."""
-        root = str(self.folder / "runsc")
-        left = [str(path) for path in (self.folder / "runsc").glob("sandfleet-*")]
+        root = str(self.state / "runsc")
+        left = [str(path) for path in (self.state / "runsc").glob("sandfleet-*")]
         left += [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if root in line]
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
@@ -136,7 +146,7 @@ class Stage:
 
     def find_running(self) -> list[str]:
         """Name the sandboxes that have a job: an idle one may use less memory than any job here, and a berth has no limit yet."""
-        owners = {path.name for path in (self.folder / "runsc").glob("sandfleet-*")}
+        owners = {path.name for path in (self.state / "runsc").glob("sandfleet-*")}
         found = []
         for folder, file in (("memory", "memory.limit_in_bytes"), ("", "memory.max")):  # cgroup v1 and v2
             parent = Path("/sys/fs/cgroup", folder, CGROUP_PARENT)

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 OWNER = "stand-in"
 RESULT_TTL_SECONDS = 3600
+LOOK_SECONDS = 0.05
+"""How often it looks whether it shall end; a job is taken at once."""
 CLAIM = """
 if redis.call('HGET', KEYS[1], 'state') ~= 'queued' then return 0 end
 redis.call('HSET', KEYS[1], 'state', 'running')
@@ -90,10 +92,10 @@ class StandIn:
 
     def _take(self) -> None:
         while not self._stopped.is_set():
-            found = next((raw for key in list_keys() if (raw := self._client.rpop(key)) is not None), None)
-            if found is None:
-                self._stopped.wait(0.005)
+            popped = self._client.brpop(list_keys(), timeout=LOOK_SECONDS)
+            if popped is None:
                 continue
+            found = popped[1]
             job_id, claim = json.loads(found)["headers"]["id"], str(uuid.uuid4())
             if self._client.eval(CLAIM, 2, job_key(job_id), f"{KEY_PREFIX}claims:{OWNER}", claim, found):
                 self._pool.submit(self._run, job_id, claim, found)

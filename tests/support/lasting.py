@@ -1,0 +1,28 @@
+"""The keys of Redis that would stay for ever."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sandfleet_config.queues import KEY_PREFIX
+
+if TYPE_CHECKING:
+    import redis
+
+LASTING_KEYS = ("_kombu.binding", "unacked_mutex", "owners", "queues")
+"""Names of queues, exchanges and live workers: a handful, however many jobs there were. Nothing else may lack a TTL."""
+# One call however many keys there are: thousands wait for their TTL while a session of tests runs, and each test looks.
+FIND = """
+local found = {}
+for _, name in ipairs(redis.call('KEYS', '*')) do
+  if redis.call('TTL', name) == -1 then found[#found + 1] = name end
+end
+return found
+"""
+
+
+def lasting_keys(client: redis.Redis, allowed: tuple[str, ...] = LASTING_KEYS) -> list[str]:
+    """Return the keys without a TTL, but for those whose names begin with one of `allowed`."""
+    found: Any = client.eval(FIND, 0)
+    names = [name.decode(errors="replace") for name in found]
+    return sorted(name for name in names if not name.removeprefix(KEY_PREFIX).startswith(allowed))
