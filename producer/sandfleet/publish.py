@@ -5,7 +5,9 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
+from kombu.exceptions import OperationalError
 from pydantic import ValidationError
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, OutOfMemoryError
 from sandfleet_config.errors import ErrorCode
 from sandfleet_config.queues import CANCEL_TTL_SECONDS, KEY_PREFIX, batch_key, done_key, job_key, result_key
@@ -258,9 +260,16 @@ class RedisChannel:
     def has_workers(self, timeout_seconds: float) -> bool:
         """Ping all workers and return at the first answer."""
         with self._connections.guard():
-            control = self._connections.app.control
-            answers: Any = control.broadcast("ping", reply=True, timeout=timeout_seconds, limit=1)
+            try:
+                answers = self._ping_workers(timeout_seconds)
+            except (RedisConnectionError, OperationalError):
+                # Celery keeps its connections, and asks one that Redis has closed meanwhile before it makes another.
+                answers = self._ping_workers(timeout_seconds)
         return bool(answers)
+
+    def _ping_workers(self, timeout_seconds: float) -> Any:
+        control = self._connections.app.control
+        return control.broadcast("ping", reply=True, timeout=timeout_seconds, limit=1)
 
     def ping(self) -> None:
         """Ask Redis for a sign of life."""
