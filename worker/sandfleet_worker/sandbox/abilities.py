@@ -34,6 +34,9 @@ QUIET_FLAG = "sidecar-usage-policy"
 """Came with 20260721: such a release takes no CPU in an idle sandbox (20260622), boots without slow membarrier calls (20260714)
 and has no use for SCHED_BATCH (20260224)."""
 
+FAILURES_OF_A_WAY = frozenset({ErrorCode.SANDBOX_CREATION_FAILED, ErrorCode.SANDBOX_EXECUTION_FAILED})
+"""After any other failure of a boot another way would fail as well: no platform, no memory, a boot that hangs."""
+
 MEMORY_FILE = "runsc-abilities.json"
 MAX_REMEMBERED = 16
 
@@ -82,8 +85,8 @@ class AbilityFinder:
                 self._boot(able, platform)
             except SandboxError as error:
                 log.info("runsc %s does not boot with %s: %s", binary.version, abilities, error.message)
-                if error.code not in {ErrorCode.SANDBOX_CREATION_FAILED, ErrorCode.SANDBOX_EXECUTION_FAILED}:
-                    raise  # another way would fail as well: no platform, no memory, a boot that hangs
+                if error.code not in FAILURES_OF_A_WAY:
+                    raise
                 first = first or error
             else:
                 self._write(key, abilities)
