@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import redis
+from harms import give_descriptors, take_descriptors
 from sandfleet_worker.delivery.intake import EXIT_LOST
 from silence import SilentProxy
 from waiting import wait_until
@@ -31,6 +32,24 @@ def test_cutting_every_connection_starts_no_job_twice(havoc: Havoc) -> None:
     assert cuts > 20
     havoc.assert_each_once(jobs, 60)
     assert all(worker.process.poll() is None for worker in workers)
+
+
+def test_a_connection_that_is_cut_while_no_descriptor_is_left_ends_no_worker(havoc: Havoc) -> None:
+    worker = havoc.start(2)
+    limits = take_descriptors(worker.process.pid, limit=8)
+    assert limits
+    assert havoc.cut_all_connections() > 2
+    wait_until(
+        lambda: "action=connection_interrupted" in worker.log or worker.process.poll() is not None,
+        10,
+        "it cannot connect",
+    )
+    assert worker.process.poll() is None, worker.log
+    give_descriptors(worker.process.pid, limits)
+
+    havoc.assert_each_once([havoc.submit("true")])
+    wait_until(lambda: "action=connection_resumed" in worker.log, 10, "its events and commands come and go again")
+    assert worker.process.poll() is None
 
 
 @pytest.mark.parametrize("seconds", [1, 4, 15])

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from harms import give_descriptors, take_descriptors
 from imagetools import extract, new_layout
 from sandfleet_config.errors import ErrorCode, HostResources, ImageInvalid, ImageNotFound, ImageUnavailable
 from sandfleet_worker.sandbox.images import ImageStore
@@ -71,6 +72,26 @@ def test_a_source_that_is_none_is_told_what_to_give_instead(store: ImageStore, t
         missing.value.message
         == "no image nope here (this host has: app): `sandfleet-worker images list` shows them all"
     )
+
+
+def test_a_host_without_a_descriptor_left_calls_no_image_damaged(images_root: Path) -> None:
+    store = ImageStore(images_root)
+    digest = store.resolve("python").digest
+    fresh = ImageStore(images_root)  # it has read no image yet
+    reads = (
+        lambda: store.resolve("python"),
+        lambda: fresh.resolve(digest),
+        store.list,
+        lambda: store.remove("no-such"),
+    )
+    limits = take_descriptors(os.getpid(), limit=3)
+    assert limits
+    try:
+        for read in reads:
+            with pytest.raises(OSError, match="Too many open files"):
+                read()
+    finally:
+        give_descriptors(os.getpid(), limits)
 
 
 def test_a_folder_becomes_an_image(store: ImageStore, tree: Path, tmp_path: Path) -> None:

@@ -103,12 +103,15 @@ class SteppedClock:
             file.write(struct.pack("=q", seconds))
 
 
-def take_descriptors(pid: int) -> tuple[int, int] | None:
-    """Let a process open no descriptor more than it has; return the limit it had, or None if it is gone."""
+def take_descriptors(pid: int, limit: int | None = None) -> tuple[int, int] | None:
+    """Let a process open no descriptor more than it has; return the limit it had, or None if it is gone.
+
+    It may open one where it closes one; not even that with a low `limit`. poll(2) refuses more descriptors than the limit.
+    """
     with contextlib.suppress(psutil.Error, OSError):
         before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
         # The limit bounds numbers, not their count: the lowest free one is the next to be opened.
-        resource.prlimit(pid, resource.RLIMIT_NOFILE, (find_gap(pid), before[1]))
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (find_gap(pid) if limit is None else limit, before[1]))
         return before
     return None
 

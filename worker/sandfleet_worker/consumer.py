@@ -9,7 +9,9 @@ never logged.
 # ruff: noqa: ARG002  Celery calls these methods, with arguments of its own choice
 from __future__ import annotations
 
+import errno
 import logging
+import time
 from typing import TYPE_CHECKING, Any
 
 from celery import bootsteps
@@ -17,6 +19,7 @@ from celery.exceptions import ImproperlyConfigured
 from celery.worker import state
 from celery.worker.consumer import Consumer
 from celery.worker.consumer.consumer import TERMINATE  # type: ignore[attr-defined]
+from kombu.exceptions import OperationalError
 from sandfleet_config.queues import TASK_NAME
 from sandfleet_config.words import CANCELLED
 
@@ -26,6 +29,7 @@ from sandfleet_worker.delivery.worker_exit import RELEASE_SECONDS
 from sandfleet_worker.messages import read_delivery
 from sandfleet_worker.refusal import refuse
 from sandfleet_worker.steps import ClaimedControl, ClaimedTasks
+from sandfleet_worker.supervised_thread import Backoff
 from sandfleet_worker.tasks import run_task
 
 if TYPE_CHECKING:
@@ -72,6 +76,15 @@ class SandboxConsumer(Consumer):
             "celery.worker.consumer.consumer:Evloop",
         ]
 
+        def start(self, parent: Any) -> None:
+            """Let a want of descriptors be a lost connection, which is made again: Celery would end the worker."""
+            try:
+                super().start(parent)
+            except OSError as error:
+                if error.errno not in {errno.EMFILE, errno.ENFILE}:
+                    raise
+                raise ConnectionAbortedError(str(error)) from error
+
         def shutdown(self, parent: Any) -> None:
             """As Celery's."""
             self.send_all(parent, "shutdown")
@@ -95,6 +108,22 @@ class SandboxConsumer(Consumer):
     def flush_events(self) -> None:
         """Send the events since the last time, all in one message."""
         self._flush_events()  # type: ignore[attr-defined]  # Celery's
+
+    def ensure_connected(self, conn: Any) -> Any:
+        """Connect, however long that takes.
+
+        Celery's own tries end where one of them raises in the handler that logs it, as all do while no descriptor is left.
+        """
+        backoff = Backoff("connection", subject="the connection for events and commands")
+        while True:
+            try:
+                connected = super().ensure_connected(conn)
+            except (OperationalError, OSError) as error:
+                state.maybe_shutdown()
+                time.sleep(backoff.note_failure(error))
+            else:
+                backoff.note_success()
+                return connected
 
     def begin_claims(self) -> None:
         """Let the claimer work from now on."""

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ConfigDict
 from sandfleet_config.errors import UserInvalid
 
+from sandfleet_worker.supervised_thread import is_resource_error
+
 if TYPE_CHECKING:
     from sandfleet_worker.sandbox.images import Image
 
@@ -173,11 +175,15 @@ def read_inside(tree: Path, *parts: str) -> str:
             inner = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=folder)
             os.close(folder)
             folder = inner
-    except OSError:
+    except OSError as error:
+        if is_resource_error(error):  # nobody shall pack an image without its users
+            raise
         return ""
     try:
         file = os.open(parts[-1], os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
-    except OSError:
+    except OSError as error:
+        if is_resource_error(error):
+            raise
         return ""
     finally:
         os.close(folder)

@@ -10,6 +10,7 @@ from sandfleet_config.errors import ImageInvalid
 from sandfleet_worker.sandbox.accounts import Group, User, is_real_directory, parse_group, parse_passwd, read_inside
 from sandfleet_worker.sandbox.oci import ImageConfig
 from sandfleet_worker.sandbox.pack import MOUNT_POINTS, hash_whole
+from sandfleet_worker.supervised_thread import is_resource_error
 
 FORMAT = 1
 _SYSTEM_FOLDERS = ("bin", "boot", "dev", "etc", "lib", "lib64", "proc", "sbin", "sys", "usr")
@@ -78,6 +79,8 @@ def read_image(path: Path, digest: str, name: str, erofs_size: int) -> Image:
         raw = json.loads(path.read_bytes())
         image = Image.model_validate({**raw, "name": name, "erofs_path": path.with_name("image.erofs")})
     except (OSError, ValueError, TypeError, ValidationError) as error:
+        if is_resource_error(error):
+            raise
         raise damaged(name, "image.json cannot be read") from error
     if image.digest != digest or image.format != FORMAT or image.size_bytes != erofs_size:
         raise damaged(name, "its files do not belong together")

@@ -39,6 +39,7 @@ from sandfleet_worker.sandbox.staging import (
 from sandfleet_worker.sandbox.starter import STARTERS
 from sandfleet_worker.sandbox.tools import Limits, Workshop
 from sandfleet_worker.sandbox.unpack import unpack_oci, unpack_rootfs
+from sandfleet_worker.supervised_thread import is_resource_error
 
 __all__ = ["Image", "ImageStore", "Limits", "ResolvedUser", "resolve_user"]
 
@@ -188,6 +189,8 @@ class ImageStore:
             with host_faults(self.root):
                 raise error from None
         except (OSError, ValueError, KeyError, TypeError) as error:
+            if is_resource_error(error):
+                raise
             raise damaged(name, "its reference cannot be read") from error
         if not isinstance(digest, str) or not is_digest(digest):
             raise damaged(name, "its reference holds no digest")
@@ -326,7 +329,9 @@ class ImageStore:
             try:
                 ref = json.loads(path.read_bytes())
                 name, digest = str(ref["name"]), str(ref["digest"])
-            except (OSError, ValueError, KeyError, TypeError):
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                if is_resource_error(error):  # a name that is left out may lose its files to the removal of another
+                    raise
                 continue
             if is_name(name) and is_digest(digest):
                 found.append((name, digest))
