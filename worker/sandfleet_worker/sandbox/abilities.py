@@ -17,9 +17,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sandfleet_config.errors import ErrorCode, SandboxError
+from sandfleet_config.errors import ErrorCode, GVisorNotAvailable, SandboxError
 
 from sandfleet_worker.sandbox.runsc import Abilities, RunscBinary, release_date
+from sandfleet_worker.supervised_thread import is_resource_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -125,9 +126,19 @@ def candidates(binary: RunscBinary, *, is_rootless: bool) -> Iterator[Abilities]
 
 
 def _key(binary: RunscBinary) -> str:
-    """Return what tells a runsc from others: its bytes and its place, for nobody must reach it."""
-    facts = os.stat(binary.path)  # noqa: PTH116  as in runsc.py
-    return f"{_hash(binary.path, facts.st_mtime_ns, facts.st_size)} {os.path.realpath(binary.path)}"
+    """Return what tells a runsc from others: its bytes and its place, for nobody must reach it.
+
+    Raises:
+        GVisorNotAvailable: it is gone, or may be executed and not read.
+    """
+    try:
+        facts = os.stat(binary.path)  # noqa: PTH116  as in runsc.py
+        return f"{_hash(binary.path, facts.st_mtime_ns, facts.st_size)} {os.path.realpath(binary.path)}"
+    except OSError as error:
+        if is_resource_error(error):
+            raise
+        msg = f"cannot read {binary.path}: {error.strerror}: make it readable, or set SANDFLEET_RUNSC__PATH"
+        raise GVisorNotAvailable.of(msg) from error
 
 
 @functools.lru_cache(maxsize=8)
