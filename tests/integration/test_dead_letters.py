@@ -144,3 +144,14 @@ def test_the_sum_of_dead_letters_follows_every_way_that_one_goes(client: Any, fl
     assert fleet.dead.purge([deleted]) == 1
     assert check_sum(client) > 0
     assert fleet.dead.count_dropped() == 0
+
+
+def test_an_end_counts_although_old_dead_letters_cannot_be_dropped(
+    fleet: Fleet, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise redis.ResponseError("ERR a script that fails")
+
+    monkeypatch.setattr(ledger, "drop_stale_dead", fail)
+    (job,) = bury(ledger, fleet, 1)
+    assert kept(fleet) == [job]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import secrets
@@ -18,6 +19,8 @@ from sandfleet_config.errors import ErrorCode
 from sandfleet_config.outcome import Attempt
 from sandfleet_config.queues import CANCEL_TTL_SECONDS, KEY_PREFIX, check_queue, job_key
 from sandfleet_config.scripts import DEAD_TTL_SECONDS, MAX_DEAD_BYTES, MAX_DEAD_LETTERS, read_script, stored_result
+
+from sandfleet_worker.delivery.outages import REDIS_ERRORS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -210,7 +213,9 @@ class Ledger:
         args = (owner, claim_id, outcome.job_id, outcome.code.value, text, self._ttl, reason, DEAD_TTL_SECONDS, message)
         is_ours = bool(self._call("finish", *args))
         if reason:
-            self.drop_stale_dead()
+            # The end is recorded, whatever becomes of this: a sweep does the same within a minute.
+            with contextlib.suppress(*REDIS_ERRORS):
+                self.drop_stale_dead()
         return is_ours
 
     def retry(self, claim: Claim, code: ErrorCode, delay_seconds: float = 0.0, avoid_host: str = "") -> bool:
