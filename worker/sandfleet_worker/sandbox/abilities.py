@@ -35,6 +35,9 @@ QUIET_FLAG = "sidecar-usage-policy"
 """Came with 20260721: such a release takes no CPU in an idle sandbox (20260622), boots without slow membarrier calls (20260714)
 and has no use for SCHED_BATCH (20260224)."""
 
+OTHER_WAY_MAY_WORK = frozenset({ErrorCode.SANDBOX_CREATION_FAILED, ErrorCode.SANDBOX_EXECUTION_FAILED})
+"""Codes of a boot that another way may cure. Without a platform or memory, and where boots hang, every way fails."""
+
 MEMORY_FILE = "runsc-abilities.json"
 MAX_REMEMBERED = 16
 
@@ -83,8 +86,8 @@ class AbilityFinder:
                 self._boot(able, platform)
             except SandboxError as error:
                 log.info("runsc %s does not boot with %s: %s", binary.version, abilities, error.message)
-                if error.code not in {ErrorCode.SANDBOX_CREATION_FAILED, ErrorCode.SANDBOX_EXECUTION_FAILED}:
-                    raise  # another way would fail as well: no platform, no memory, a boot that hangs
+                if error.code not in OTHER_WAY_MAY_WORK:
+                    raise
                 first = first or error
             else:
                 self._write(key, abilities)

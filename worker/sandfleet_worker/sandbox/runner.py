@@ -20,7 +20,7 @@ from sandfleet_config.settings import HostSettings, WorkerSettings, check_enviro
 from sandfleet_config.spec import SandboxSpec
 
 from sandfleet_worker.policy import admit
-from sandfleet_worker.sandbox.abilities import AbilityFinder
+from sandfleet_worker.sandbox.abilities import OTHER_WAY_MAY_WORK, AbilityFinder
 from sandfleet_worker.sandbox.bundle import new_init_job, pack_job
 from sandfleet_worker.sandbox.cancellation import Cancellation, CancelSignal, follow
 from sandfleet_worker.sandbox.cgroup_tree import find_tree
@@ -182,7 +182,9 @@ class RunscRunner:
         binary = self._find_runsc(platform)
         try:
             return self._boot_probe(binary, platform)
-        except SandboxError:
+        except SandboxError as error:
+            if error.code not in OTHER_WAY_MAY_WORK:
+                raise
             # What an earlier process remembered may hold no more, as after a move of runsc or of its helpers.
             self._abilities.forget(binary)
             return self._boot_probe(self._find_runsc(platform), platform)
