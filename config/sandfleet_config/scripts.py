@@ -15,6 +15,8 @@ Keys, all under `KEY_PREFIX`:
     claims:<owner>  hash: claim id -> message; ids that begin with "taken-" are a dead worker's, not decided yet
     delayed         sorted set: job id -> when it may be tried again; expiring: job id -> end of its queue_ttl
     dead            sorted set of dead letters by time, dead:<id> a hash each
+    dead_sizes      hash: job id -> bytes of its dead letter, dead_bytes: their sum; messages that are no job are not in it
+    dead_dropped    how many letters were dropped before their time, since there were more than `MAX_DEAD_LETTERS`, or larger ones
     malformed       sorted set of those dead letters that are messages without a usable id, by time
     malformed_count how many such messages there were, kept or not
     settled:<claim> how a claim was settled, for who asks again: "given back", or "fenced" where it was not the caller's any more
@@ -41,6 +43,9 @@ if TYPE_CHECKING:
 
 PRIORITY_STEPS = (0, 3, 6, 9)
 DEAD_TTL_SECONDS = 7 * 86400
+MAX_DEAD_LETTERS = 10_000
+MAX_DEAD_BYTES = 64 << 20
+"""Of all dead letters together; the oldest go first."""
 
 
 @cache

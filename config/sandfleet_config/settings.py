@@ -53,7 +53,7 @@ class RunscSettings(Section):
     rootless: bool = Field(default=False, description="Pass --rootless to runsc: for containers without CAP_SYS_ADMIN.")
     membarrier: bool = Field(
         default=False,
-        description="Let programs use membarrier(2) on runsc before 20260714; each boot then takes some 30 ms longer.",
+        description="Let programs use membarrier(2) on runsc before 20260721; each boot then takes some 30 ms longer.",
     )
 
     @field_validator("cgroup_parent")

@@ -139,6 +139,10 @@ class Channel(Protocol):
         """Drop dead letters, all of them for None; return how many."""
         ...
 
+    def count_dropped_dead(self) -> int:
+        """Return how many dead letters were dropped before their time, as there were too many or they were too large."""
+        ...
+
     def has_workers(self, timeout_seconds: float) -> bool:
         """Whether any worker answers."""
         ...

@@ -33,7 +33,7 @@ class DeadLetter(Record):
 
 
 class DeadLetters:
-    """The fleet's dead letters; kept for 7 days each."""
+    """The fleet's dead letters; kept for 7 days each, `MAX_DEAD_LETTERS` of them and `MAX_DEAD_BYTES` in all."""
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
@@ -41,6 +41,10 @@ class DeadLetters:
     def list(self, limit: int = LISTED) -> list[DeadLetter]:
         """Return the newest, newest first."""
         return self._channel.dead_letters(limit)
+
+    def count_dropped(self) -> int:
+        """Return how many were dropped in the last days before their time: the newest 10,000 are kept, of 64 MiB at most."""
+        return self._channel.count_dropped_dead()
 
     def show(self, job_id: str) -> DeadLetter:
         """Return one with its history.

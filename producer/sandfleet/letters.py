@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sandfleet_config.errors import ErrorCode
 from sandfleet_config.queues import KEY_PREFIX, dead_key
-from sandfleet_config.scripts import read_script, step_of
+from sandfleet_config.scripts import DEAD_TTL_SECONDS, MAX_DEAD_BYTES, MAX_DEAD_LETTERS, read_script, step_of
 from sandfleet_config.wire import request_sha256, spec_sha256
 
 from sandfleet.dead import DeadLetter
@@ -73,7 +73,7 @@ class RedisLetters:
     def purge(self, job_ids: Sequence[str] | None) -> int:
         """Drop letters, a few hundred at a time."""
         if job_ids is not None:
-            return self._drop(job_ids)
+            return sum(self._drop(job_ids[at : at + CHUNK]) for at in range(0, len(job_ids), CHUNK))
         total = 0
         client: Any = self._connections.redis
         while True:
@@ -84,14 +84,17 @@ class RedisLetters:
             total += self._drop(ids)
 
     def _drop(self, job_ids: Sequence[str]) -> int:
-        if not job_ids:
-            return 0
+        bounds = (DEAD_TTL_SECONDS, MAX_DEAD_LETTERS, MAX_DEAD_BYTES)
         with self._connections.guard():
-            pipe = self._connections.new_pipe()
-            pipe.zrem(DEAD, *job_ids)
-            pipe.delete(*(dead_key(job_id) for job_id in job_ids))
-            count: int = pipe.execute()[0]
-        return count
+            count: Any = self._connections.script(read_script("drop_dead"))(args=[KEY_PREFIX, *bounds, *job_ids])
+        return int(count)
+
+    def count_dropped(self) -> int:
+        """Read how many were dropped before their time."""
+        with self._connections.guard():
+            client: Any = self._connections.redis
+            found: bytes | None = client.get(f"{DEAD}_dropped")
+        return int(found) if found and found.isdigit() else 0
 
 
 def parse_letter(job_id: str, fields: Mapping[bytes, bytes]) -> DeadLetter:

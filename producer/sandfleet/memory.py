@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from sandfleet_config.errors import ErrorCode, SandboxError
 from sandfleet_config.outcome import Attempt, Outcome, SandboxResult, StreamOutput
+from sandfleet_config.scripts import MAX_DEAD_BYTES, MAX_DEAD_LETTERS
 from sandfleet_config.wire import decode_job
 
 from sandfleet.channel import Answer, AnswerKind, BatchCounts, CancelState, JobRecord, Look
@@ -52,6 +53,7 @@ class FakeChannel:
         self._keys: dict[str, str] = {}
         self._done: list[str] = []
         self._dead: dict[str, DeadLetter] = {}
+        self._dropped_dead = 0
 
     def publish(self, tickets: Sequence[Ticket], queue: str, wanted: int) -> list[Answer]:
         """Run the handler on what a worker would read of each new job."""
@@ -134,6 +136,17 @@ class FakeChannel:
                     line=job.ticket.line,
                     attempts=attempts,
                 )
+                self._drop_old_letters()
+
+    def _drop_old_letters(self) -> None:
+        """Keep as many as Redis would."""
+        sizes = {job_id: len(self._jobs[job_id].ticket.text) for job_id in self._dead}
+        total = sum(sizes.values())
+        while len(self._dead) > MAX_DEAD_LETTERS or total > MAX_DEAD_BYTES:
+            oldest = next(iter(self._dead))
+            del self._dead[oldest]
+            total -= sizes[oldest]
+            self._dropped_dead += 1
 
     def outcomes(self, job_ids: Sequence[str]) -> list[Outcome | None]:
         """Return what was recorded."""
@@ -228,6 +241,10 @@ class FakeChannel:
             for job_id in dropped:
                 del self._dead[job_id]
             return len(dropped)
+
+    def count_dropped_dead(self) -> int:
+        """Return the count."""
+        return self._dropped_dead
 
     def has_workers(self, timeout_seconds: float) -> bool:  # noqa: ARG002  as in `Channel`
         """Claim that there are."""

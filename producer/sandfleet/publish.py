@@ -257,6 +257,10 @@ class RedisChannel:
         """Delete letters."""
         return self._letters.purge(job_ids)
 
+    def count_dropped_dead(self) -> int:
+        """Read the counter."""
+        return self._letters.count_dropped()
+
     def has_workers(self, timeout_seconds: float) -> bool:
         """Ping all workers and return at the first answer."""
         with self._connections.guard():

@@ -7,9 +7,11 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from sandfleet_worker.delivery.worker_exit import EXIT_STALLED
 from waiting import wait_until
 
 if TYPE_CHECKING:
@@ -130,7 +132,7 @@ def test_plain_celery_worker_is_refused(stage: Stage) -> None:
 
 
 def test_doctor_says_what_the_host_can_do(stage: Stage) -> None:
-    settings = {"SANDFLEET_RUNSC__BOOT_DEADLINE_SECONDS": "3", "SANDFLEET_CONCURRENCY": "4096"}
+    settings = {"SANDFLEET_RUNSC__BOOT_DEADLINE_SECONDS": "3", "SANDFLEET_CONCURRENCY": "512"}
     command = [sys.executable, "-m", "sandfleet_worker.cli", "doctor", "--json"]
 
     done = subprocess.run(command, env=stage.env | settings, capture_output=True, text=True, timeout=60, check=False)
@@ -140,6 +142,7 @@ def test_doctor_says_what_the_host_can_do(stage: Stage) -> None:
     assert findings["redis"]["state"] == "ok"
     assert "busybox" in findings["images"]["detail"].split(", ")
     assert findings["slots per core"]["state"] == "tip"
+    assert findings["open files"]["state"] == "ok"
     assert [name for name, finding in findings.items() if finding["state"] != "ok" and not finding["fix"]] == []
     assert done.returncode == 0
 
@@ -154,3 +157,14 @@ def test_doctor_fails_where_no_job_could_run(stage: Stage) -> None:
     assert {"runsc", "platform systrap"} <= {
         item["name"] for item in json.loads(done.stdout) if item["state"] == "failed"
     }
+
+
+def test_a_thread_of_the_warm_pool_that_fails_for_good_ends_the_worker(stage: Stage) -> None:
+    program = (str(Path(__file__).with_name("failing_pool.py")),)
+    worker = stage.start(program=program, SANDFLEET_WARM__IMAGES="busybox", SANDFLEET_DRAIN_SECONDS="1")
+
+    assert worker.process.wait(60) == EXIT_STALLED, worker.log
+
+    assert "the thread warm has failed with SystemExit: the worker ends" in worker.log
+    assert "action=worker_stalled" not in worker.log, "it ended in order"
+    assert stage.find_leftovers() == []

@@ -8,14 +8,17 @@ import resource
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 from sandfleet_config.errors import SandboxError
 from sandfleet_config.settings import ImagesSettings, PolicySettings, RunscSettings, WarmSettings, WorkerSettings
 from sandfleet_config.spec import SandboxSpec
+from sandfleet_worker.checks import State, check_open_files
 from sandfleet_worker.policy import admit
-from sandfleet_worker.preflight import PreflightFailed, check_descriptors
+from sandfleet_worker.sandbox.cancellation import Cancellation
 from sandfleet_worker.sandbox.demand import Spare
 from sandfleet_worker.sandbox.runner import RunscRunner
+from sandfleet_worker.sandbox.supervision import Supervision
 from waiting import wait_until
 
 
@@ -35,14 +38,12 @@ def main() -> None:
         policy=PolicySettings(memory_bytes=64 << 20),
         warm=WarmSettings(size=wish["warm"]),
     )
-    spec = SandboxSpec.model_validate({"image": "busybox", "command": wish["command"], "timeout": 60})
+    spec = SandboxSpec.model_validate({"image": "busybox", "command": wish["command"], "timeout": 240})
     told: dict[str, object] = {"before": count_descriptors()}
     with RunscRunner(settings) as runner:
-        try:
-            check_descriptors(runner)
-        except PreflightFailed as error:
-            told["refused"] = str(error)
-        if "refused" not in told or wish.get("is_forced"):
+        finding = check_open_files(runner.descriptors, wish["warm"])
+        told["finding"] = [finding.state, finding.detail, finding.fix]
+        if finding.state is not State.FAILED or wish.get("is_forced"):
             told["endings"] = run(runner, spec, wish)
         told["soft"] = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         told["spares"] = runner.descriptors.spares
@@ -51,24 +52,48 @@ def main() -> None:
 
 
 def run(runner: RunscRunner, spec: SandboxSpec, wish: dict[str, int]) -> list[str]:
+    """Run the jobs; return how they ended. Those that are held are cancelled when all of their programs run at the same time."""
     endings: list[str] = []
+    cancels = [Cancellation() for _ in range(wish["jobs"])]
+    watches = watch_all()
 
-    def work() -> None:
+    def work(cancel: Cancellation | None = None) -> None:
         try:
-            verdict = runner.execute(admit(spec, runner.config)).verdict
+            verdict = runner.execute(admit(spec, runner.config), cancel=cancel).verdict
             endings.append(f"{verdict.code}: {verdict.message}")
         except SandboxError as error:
             endings.append(f"{error.code}: {error.message}")
 
-    threads = [threading.Thread(target=work) for _ in range(wish["jobs"])]
+    def are_all_running() -> bool:
+        running = sum(watch.clock.started is not None and watch.clock.ended is None for watch in watches)
+        return bool(endings) or running == len(cancels)
+
+    threads = [threading.Thread(target=work, args=(cancel,)) for cancel in cancels]
     for thread in threads:
         thread.start()
+    if wish.get("is_held"):
+        wait_until(are_all_running, 150, "all run at once, or one has ended")
+        for cancel in cancels:
+            cancel.cancel()
     for thread in threads:
         thread.join()
     if wish.get("is_filled"):
         wait_until(lambda: runner._warm.count_idle() == runner.descriptors.spares, 120, "all are up")
         work()
     return endings
+
+
+def watch_all() -> list[Supervision]:
+    """Return a list that will hold the supervision of each sandbox that has been given a job."""
+    watches: list[Supervision] = []
+    run_job = Supervision.run
+
+    def run(watch: Supervision, *args: Any, **fields: Any) -> None:
+        watches.append(watch)
+        run_job(watch, *args, **fields)
+
+    setattr(Supervision, "run", run)  # noqa: B010  as above
+    return watches
 
 
 if __name__ == "__main__":

@@ -60,7 +60,17 @@ def test_a_low_soft_limit_is_raised(limited: Limited) -> None:
     assert codes_of(told) == ["OK", "OK"]
     assert told["soft"] >= need.total
     assert told["spares"] == 128
+    assert told["finding"][0] == "ok"
     assert "ahead" not in log
+
+
+def test_the_usual_soft_limit_is_enough_for_64_jobs_at_once_and_128_spares(limited: Limited) -> None:
+    assert DescriptorNeed(64, BOOTS, 128).total > 1024
+    told, log = limited((1024, HARD), concurrency=64, warm=128, jobs=64, is_held=True, command=["sleep", "200"])
+    assert codes_of(told) == ["CANCELLED"] * 64, told["endings"]
+    assert told["spares"] == 128
+    assert told["after"] == told["before"], "descriptors leak"
+    assert "Too many open files" not in log
 
 
 def test_where_the_hard_limit_is_low_fewer_are_booted_ahead(limited: Limited) -> None:
@@ -68,6 +78,9 @@ def test_where_the_hard_limit_is_low_fewer_are_booted_ahead(limited: Limited) ->
     told, log = limited((limit, limit), warm=64, is_filled=True)
     assert codes_of(told) == ["OK"] * 3
     assert 0 < told["spares"] < 64
+    state, detail, _ = told["finding"]
+    assert state == "tip", "it works, with fewer of them"
+    assert f"{told['spares']} sandboxes are booted ahead instead of 64" in detail
     assert str(DescriptorNeed(2, BOOTS, 64).total) in log
     assert "Too many open files" not in log
 
@@ -75,14 +88,17 @@ def test_where_the_hard_limit_is_low_fewer_are_booted_ahead(limited: Limited) ->
 def test_a_limit_that_is_too_low_is_refused_with_the_number(limited: Limited) -> None:
     need = DescriptorNeed(64, BOOTS, 0).total
     told, _ = limited((512, 512), concurrency=64, warm=64)
-    assert str(need) in told["refused"]
-    assert "512" in told["refused"]
+    state, detail, fix = told["finding"]
+    assert state == "failed"
+    assert f"64 sandboxes at once need a limit of {need}, and the hard limit is 512" in detail
+    assert f"LimitNOFILE={need}" in fix
+    assert "endings" not in told
 
 
 def test_as_many_run_as_the_limit_was_computed_for(limited: Limited) -> None:
     limit = DescriptorNeed(24, BOOTS, 0).total
-    told, _ = limited((limit, limit), concurrency=24, jobs=24, command=["sleep", "5"])
-    assert codes_of(told) == ["OK"] * 24, told["endings"]
+    told, _ = limited((limit, limit), concurrency=24, jobs=24, is_held=True, command=["sleep", "200"])
+    assert codes_of(told) == ["CANCELLED"] * 24, told["endings"]
 
 
 def test_a_runner_alone_tells_that_the_host_has_no_descriptor_left(limited: Limited) -> None:

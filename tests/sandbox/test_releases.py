@@ -5,12 +5,13 @@ from __future__ import annotations
 import shutil
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
-from sandfleet_config.errors import ErrorCode, SandboxCreationFailed
+from sandfleet_config.errors import ErrorCode, HostResources, SandboxCreationFailed
 from sandfleet_config.settings import WorkerSettings
 from sandfleet_worker.checks import State, check_runsc, check_sentry
+from sandfleet_worker.sandbox.abilities import MEMORY_FILE
 from sandfleet_worker.sandbox.cancellation import Cancellation
 from sandfleet_worker.sandbox.runner import RunscRunner
 from sandfleet_worker.sandbox.runsc import release_date
@@ -124,3 +125,21 @@ def open_folder(tmp_path: Path) -> Path:
     for place in (folder, *folder.parents[:3]):
         place.chmod(place.stat().st_mode | 0o001)
     return folder
+
+
+def test_a_host_without_room_is_told_at_once_and_what_runsc_can_do_is_not_forgotten(
+    runner: RunscRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner.probe()
+    known = (runner.config.runsc.root_dir / MEMORY_FILE).read_text()
+    boots: list[str] = []
+
+    def fail(_binary: RunscBinary, platform: str) -> NoReturn:
+        boots.append(platform)
+        raise HostResources.of("no memory")
+
+    monkeypatch.setattr(runner, "_boot_probe", fail)
+    with pytest.raises(HostResources):
+        runner.probe()
+    assert len(boots) == 1
+    assert (runner.config.runsc.root_dir / MEMORY_FILE).read_text() == known

@@ -528,7 +528,7 @@ def test_what_the_thread_cannot_recover_from_is_told_and_harms_no_job(
         raise SystemExit
 
     with RunscRunner(warm_host) as runner:
-        runner.on_failure = told.append
+        runner.call_on_failure(told.append)
         execute(runner, "true")
         wait_idle(runner)
         job = threading.Thread(target=lambda: endings.append(execute(runner, "sleep", "3")))
@@ -537,6 +537,9 @@ def test_what_the_thread_cannot_recover_from_is_told_and_harms_no_job(
         monkeypatch.setattr(Spare, "has_cores", fail)
         wait_until(lambda: told, 20, "it is told")
         assert "SystemExit" in told[0]
+        late: list[str] = []
+        runner.call_on_failure(late.append)
+        assert late == told, "who asks later hears it, too"
         wait_until(lambda: not runner._warm.count_idle(), 10, "nothing idles any more")
         job.join()
         assert (endings[0].verdict.code, endings[0].runtime.warm) == (ErrorCode.OK, True)

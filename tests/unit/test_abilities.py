@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from sandfleet_config.errors import HostResources, SandboxCreationFailed, SandboxError
+from sandfleet_config.errors import GVisorNotAvailable, HostResources, SandboxCreationFailed, SandboxError
 from sandfleet_worker.sandbox.abilities import AbilityFinder, candidates
 from sandfleet_worker.sandbox.runsc import Abilities, RunscBinary, parse_flags
 
@@ -118,3 +118,11 @@ def test_a_damaged_memory_is_no_memory(tmp_path: Path, binary: RunscBinary) -> N
         (tmp_path / "runsc-abilities.json").write_text(text)
         AbilityFinder(tmp_path, is_rootless=False, boot=boots).complete(binary, "systrap")
     assert len(boots.tried) == 4
+
+
+def test_a_runsc_that_is_gone_or_cannot_be_read_is_told_as_such(binary: RunscBinary, tmp_path: Path) -> None:
+    finder = AbilityFinder(tmp_path, is_rootless=False, boot=Boots())
+    Path(binary.path).unlink()
+    for call in (lambda: finder.complete(binary, "systrap"), lambda: finder.forget(binary)):
+        with pytest.raises(GVisorNotAvailable, match=r"runsc: No such file.*SANDFLEET_RUNSC__PATH"):
+            call()

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 from sandfleet import (
     ErrorCode,
+    HostResources,
     JobExists,
     JobUnknown,
     Outcome,
@@ -78,3 +79,16 @@ def test_nothing_is_queued_of_many_if_one_is_faulty() -> None:
     with pytest.raises(SpecTooLarge):
         fleet.submit_many([SPEC, SandboxSpec(image="x", stdin=Payload(data="y" * 300_000))])
     assert fleet.specs == []
+
+
+def test_dead_letters_are_as_bounded_as_in_redis(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: SandboxSpec) -> None:
+        raise HostResources.of("no memory")
+
+    for bound, kept in (("MAX_DEAD_LETTERS", 3), ("MAX_DEAD_BYTES", 0)):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"sandfleet.memory.{bound}", kept)
+            fleet = FakeFleet(fail)
+            jobs = fleet.submit_many([SPEC] * 5)
+            assert [letter.job_id for letter in fleet.dead.list()] == [job.id for job in jobs[:1:-1]][:kept]
+            assert fleet.dead.count_dropped() == 5 - kept

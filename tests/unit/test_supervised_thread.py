@@ -104,3 +104,10 @@ def test_a_thread_may_stop_itself_and_a_pause_ends_with_stop(stop: Callable[[Sup
 def test_other_os_errors_are_no_resource_errors() -> None:
     assert not is_resource_error(OSError(errno.EPERM, "x"))
     assert not is_resource_error(ConnectionRefusedError(errno.ECONNREFUSED, "x"))
+
+
+def test_a_resource_that_is_missing_for_a_moment_after_a_long_outage_can_pass() -> None:
+    calls, told = run([*[Away()] * 40, PASSING[0]], patience_seconds=0.02)
+    assert (calls, told) == (42, [])
+    _, told = run([*[Away()] * 40, *[PASSING[0]] * 1000], patience_seconds=0.02)
+    assert told == ["the thread work has failed with OSError"]

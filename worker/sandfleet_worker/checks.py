@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from sandfleet_config.settings import WorkerSettings
 
+    from sandfleet_worker.sandbox.descriptors import DescriptorNeed
     from sandfleet_worker.sandbox.probe import ProbeReport
     from sandfleet_worker.sandbox.runner import RunscRunner
     from sandfleet_worker.sandbox.runsc import RunscBinary
@@ -205,6 +207,28 @@ def check_limits(settings: WorkerSettings) -> Finding:
     return Finding(
         "limits", State.FAILED if refused else State.WARNING, f"{detail}; missing: {', '.join(missing)}", fix
     )
+
+
+def check_open_files(fitting: DescriptorNeed, wanted_spares: int) -> Finding:
+    """Whether a worker has enough descriptors. Its limit is raised already as far as may be; `fitting` is what fits under it."""
+    name, limit = "open files", resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    wanted = replace(fitting, spares=wanted_spares)
+    if limit == resource.RLIM_INFINITY:
+        return Finding(name, State.OK, f"no limit, {wanted.total} are needed")
+    if fitting.total > limit:
+        detail = f"{fitting.jobs} sandboxes at once need a limit of {fitting.total}, and the hard limit is {limit}"
+        return Finding(name, State.FAILED, detail, f"{_raise_to(fitting.total)}, or a smaller SANDFLEET_CONCURRENCY")
+    if fitting.spares < wanted.spares:
+        detail = (
+            f"the hard limit is {limit}: {fitting.spares} sandboxes are booted ahead instead of {wanted.spares}, "
+            f"which need {wanted.total}"
+        )
+        return Finding(name, State.TIP, detail, f"{_raise_to(wanted.total)}, or a smaller SANDFLEET_WARM__SIZE")
+    return Finding(name, State.OK, f"a limit of {limit}, {wanted.total} are needed")
+
+
+def _raise_to(limit: int) -> str:
+    return f"ulimit -Hn {limit}, LimitNOFILE={limit} in the unit"
 
 
 def check_tools() -> Iterator[Finding]:

@@ -16,6 +16,7 @@ from sandfleet_worker.checks import (
     check_disk,
     check_folder,
     check_limits,
+    check_open_files,
     check_platform,
     check_redis,
     check_runsc,
@@ -62,6 +63,7 @@ def _check_sandboxes(settings: WorkerSettings) -> Iterator[Finding]:
     try:
         for platform in sorted({*PLATFORMS, settings.runsc.platform}, key=lambda name: name != settings.runsc.platform):
             yield from check_platform(settings, runner, platform)
+        yield check_open_files(runner.descriptors, settings.warm.size)
         yield _check_images(runner)
     finally:
         runner.close()

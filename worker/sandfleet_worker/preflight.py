@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-import resource
 from typing import TYPE_CHECKING
 
 from sandfleet_config.errors import SandboxError
 
-from sandfleet_worker.checks import State, check_folder, check_redis
+from sandfleet_worker.checks import State, check_folder, check_open_files, check_redis
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,8 +30,7 @@ def run_preflight(settings: WorkerSettings, runner: RunscRunner) -> None:
     Raises:
         PreflightFailed: with the first reason and its fix.
     """
-    check_descriptors(runner)
-    for finding in _facts(settings):
+    for finding in _facts(settings, runner):
         if finding.state is State.FAILED:
             msg = f"{finding.name}: {finding.detail}\n  fix: {finding.fix}"
             raise PreflightFailed(msg)
@@ -53,21 +51,7 @@ def run_preflight(settings: WorkerSettings, runner: RunscRunner) -> None:
     )
 
 
-def check_descriptors(runner: RunscRunner) -> None:
-    """Refuse to begin what would run out of descriptors under load; the limit is raised already as far as may be.
-
-    Raises:
-        PreflightFailed: with the limit that is needed.
-    """
-    need, limit = runner.descriptors, resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    if limit != resource.RLIM_INFINITY and need.total > limit:
-        msg = (
-            f"open files: {need.jobs} sandboxes at once need a limit of {need.total}, and the hard limit is {limit}\n"
-            f"  fix: ulimit -Hn {need.total}, LimitNOFILE={need.total} in the unit, or a smaller SANDFLEET_CONCURRENCY"
-        )
-        raise PreflightFailed(msg)
-
-
-def _facts(settings: WorkerSettings) -> Iterator[Finding]:
+def _facts(settings: WorkerSettings, runner: RunscRunner) -> Iterator[Finding]:
+    yield check_open_files(runner.descriptors, settings.warm.size)
     yield check_folder("slots", settings.slots_dir, "SANDFLEET_SLOTS_DIR")
     yield from check_redis(settings)

@@ -38,7 +38,7 @@ def serve(settings: WorkerSettings) -> int:
         except REDIS_ERRORS as error:  # it was there a moment ago
             msg = f"redis: {settings.redis_address}: {error}\n  fix: start Redis again, then the worker"
             raise PreflightFailed(msg) from error
-        runner.on_failure = host.intake.exit.drain
+        runner.call_on_failure(host.intake.exit.drain)
         try:
             return _work(settings, host)
         finally:

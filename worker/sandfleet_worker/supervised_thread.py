@@ -102,6 +102,8 @@ class SupervisedThread:
         self._name, self._step, self._on_failure = name, step, on_failure
         self._can_pass, self._patience = can_pass, patience_seconds
         self._backoff = backoff or Backoff(name)
+        self._missing_since: float | None = None
+        """Since when a resource of the host has been missing; an outage before it does not count."""
         self.stopping = threading.Event()
         """Set by `stop`; a step may wait for it."""
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -148,11 +150,16 @@ class SupervisedThread:
         try:
             pause = self._step()
         except Exception as error:
-            is_passing = (
-                self._backoff.failing_seconds < self._patience if is_resource_error(error) else self._can_pass(error)
-            )
+            is_passing = self._is_resource_awaited() if is_resource_error(error) else self._can_pass(error)
             if not is_passing:
                 raise
             return self._backoff.note_failure(error)
         self._backoff.note_success()
+        self._missing_since = None
         return pause
+
+    def _is_resource_awaited(self) -> bool:
+        """Note that a resource of the host is missing; return whether it may still come back in time."""
+        now = time.monotonic()
+        self._missing_since = now if self._missing_since is None else self._missing_since
+        return now - self._missing_since <= self._patience

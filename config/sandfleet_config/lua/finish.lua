@@ -91,13 +91,20 @@ if batch ~= '' then
   end
 end
 if reason ~= '' then
-  local dead = prefix .. 'dead:' .. id
-  redis.call('DEL', dead)
-  redis.call('HSET', dead, 'message', message, 'reason', reason, 'code', code, 'at', now, 'queue',
-    redis.call('HGET', job, 'queue') or '', 'attempts', redis.call('HGET', job, 'attempts') or '')
+  local dead, sizes, bytes = prefix .. 'dead', prefix .. 'dead_sizes', prefix .. 'dead_bytes'
+  local told = redis.call('HGET', job, 'attempts') or ''
+  redis.call('DEL', dead .. ':' .. id)
+  redis.call('HSET', dead .. ':' .. id, 'message', message, 'reason', reason, 'code', code, 'at', now, 'queue',
+    redis.call('HGET', job, 'queue') or '', 'attempts', told)
+  redis.call('EXPIRE', dead .. ':' .. id, dead_ttl)
+  try('ZADD', dead, now, id)
   redis.call('EXPIRE', dead, dead_ttl)
-  try('ZADD', prefix .. 'dead', now, id)
-  try('ZREMRANGEBYSCORE', prefix .. 'dead', '-inf', now - dead_ttl * 1000)
-  redis.call('EXPIRE', prefix .. 'dead', dead_ttl)
+  -- The sum of sizes is kept here; drop_dead.lua, which the caller runs next, holds it to its bound.
+  local size = #message + #reason + #told
+  local earlier = tonumber(try('HGET', sizes, id) or 0) or 0
+  try('HSET', sizes, id, size)
+  try('INCRBY', bytes, size - earlier)
+  redis.call('EXPIRE', sizes, dead_ttl)
+  redis.call('EXPIRE', bytes, dead_ttl)
 end
 return 1

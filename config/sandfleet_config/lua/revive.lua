@@ -24,6 +24,13 @@ if batch ~= '' then
 end
 redis.call('DEL', dead)
 redis.pcall('ZREM', prefix .. 'dead', id)
+local size = tonumber(redis.pcall('HGET', prefix .. 'dead_sizes', id))
+if size then
+  redis.call('HDEL', prefix .. 'dead_sizes', id)
+  if redis.call('EXISTS', prefix .. 'dead_bytes') == 1 then -- or it would be made, without a TTL
+    redis.pcall('DECRBY', prefix .. 'dead_bytes', size)
+  end
+end
 local state = redis.pcall('HGET', job, 'state') -- of a wrong type it is no record, and goes
 if state == 'queued' or state == 'running' then
   return 'alive'

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from sandfleet_config.scripts import MAX_DEAD_BYTES, MAX_DEAD_LETTERS
 
 from sandfleet.cli.exits import SOME_NOT_OK
 from sandfleet.cli.show import attempt_lines, note, print_lines, safe_line
@@ -32,7 +33,12 @@ def list_letters(
 ) -> None:
     """List the dead letters, one a line: id, when, code, attempts, queue, what it ran or what it was."""
     with Fleet() as fleet:
-        letters = fleet.dead.list(limit)
+        letters, dropped = fleet.dead.list(limit), fleet.dead.count_dropped()
+    if dropped:
+        note(
+            f"{dropped} older dead letters were dropped: Redis keeps the newest {MAX_DEAD_LETTERS:,}, "
+            f"of {MAX_DEAD_BYTES >> 20} MiB at most"
+        )
     if is_json:
         print(json.dumps([letter.model_dump(mode="json") for letter in letters], indent=2))
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import secrets
@@ -17,7 +18,9 @@ from pydantic import TypeAdapter, ValidationError
 from sandfleet_config.errors import ErrorCode
 from sandfleet_config.outcome import Attempt
 from sandfleet_config.queues import CANCEL_TTL_SECONDS, KEY_PREFIX, check_queue, job_key
-from sandfleet_config.scripts import DEAD_TTL_SECONDS, read_script, stored_result
+from sandfleet_config.scripts import DEAD_TTL_SECONDS, MAX_DEAD_BYTES, MAX_DEAD_LETTERS, read_script, stored_result
+
+from sandfleet_worker.delivery.outages import REDIS_ERRORS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -109,7 +112,7 @@ class Ledger:
     def __init__(self, client: redis.Redis, identity: Identity, result_ttl_seconds: int) -> None:
         self._identity, self._ttl = identity, result_ttl_seconds
         own = ("register", "beat", "leave", "claim", "requeue", "reap", "restore", "limit_attempts")
-        shared = ("finish", "cancel")
+        shared = ("finish", "cancel", "drop_dead")
         texts = {name: _read(name) for name in own} | {name: read_script(name) for name in shared}
         self._scripts: dict[str, Any] = {name: client.register_script(text) for name, text in texts.items()}
         self._redis: Any = client
@@ -208,7 +211,12 @@ class Ledger:
     ) -> bool:
         text = stored_result(outcome, faults)
         args = (owner, claim_id, outcome.job_id, outcome.code.value, text, self._ttl, reason, DEAD_TTL_SECONDS, message)
-        return bool(self._call("finish", *args))
+        is_ours = bool(self._call("finish", *args))
+        if reason:
+            # The end is recorded, whatever becomes of this: a sweep does the same within a minute.
+            with contextlib.suppress(*REDIS_ERRORS):
+                self.drop_stale_dead()
+        return is_ours
 
     def retry(self, claim: Claim, code: ErrorCode, delay_seconds: float = 0.0, avoid_host: str = "") -> bool:
         """End this attempt with `code` and queue the job for the next; return False if it is not ours any more."""
@@ -260,9 +268,8 @@ class Ledger:
         self._redis.zrem(f"{KEY_PREFIX}expiring", job_id)
 
     def drop_stale_dead(self) -> None:
-        """Forget dead letters whose keys are gone."""
-        seconds, _ = self._redis.time()
-        self._redis.zremrangebyscore(f"{KEY_PREFIX}dead", "-inf", (seconds - DEAD_TTL_SECONDS) * 1000)
+        """Drop dead letters whose time is over, and the oldest of too many."""
+        self._call("drop_dead", DEAD_TTL_SECONDS, MAX_DEAD_LETTERS, MAX_DEAD_BYTES)
 
 
 def _is_queue_name(name: str) -> bool:

@@ -74,10 +74,7 @@ def read_knowledge(client: redis.Redis, job_ids: Sequence[str]) -> Knowledge:
 
 def read_record(state: bytes | None, code: bytes | None, owner: bytes | None, attempts: bytes | None) -> Record:
     """Return the record that a job's hash spells."""
-    try:
-        tried = parse_attempts(attempts or b"")
-    except ValueError:  # one damaged record must not keep the others from being read
-        tried = ()
+    tried = parse_attempts(attempts or b"")
     last = tried[-1].code if tried else None
     return Record(
         (state or b"").decode(errors="replace"),

@@ -17,9 +17,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sandfleet_config.errors import ErrorCode, SandboxError
+from sandfleet_config.errors import ErrorCode, GVisorNotAvailable, SandboxError
 
 from sandfleet_worker.sandbox.runsc import Abilities, RunscBinary, release_date
+from sandfleet_worker.supervised_thread import is_resource_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -34,8 +35,8 @@ QUIET_FLAG = "sidecar-usage-policy"
 """Came with 20260721: such a release takes no CPU in an idle sandbox (20260622), boots without slow membarrier calls (20260714)
 and has no use for SCHED_BATCH (20260224)."""
 
-FAILURES_OF_A_WAY = frozenset({ErrorCode.SANDBOX_CREATION_FAILED, ErrorCode.SANDBOX_EXECUTION_FAILED})
-"""After any other failure of a boot another way would fail as well: no platform, no memory, a boot that hangs."""
+OTHER_WAY_MAY_WORK = frozenset({ErrorCode.SANDBOX_CREATION_FAILED, ErrorCode.SANDBOX_EXECUTION_FAILED})
+"""Codes of a boot that another way may cure. Without a platform or memory, and where boots hang, every way fails."""
 
 MEMORY_FILE = "runsc-abilities.json"
 MAX_REMEMBERED = 16
@@ -85,7 +86,7 @@ class AbilityFinder:
                 self._boot(able, platform)
             except SandboxError as error:
                 log.info("runsc %s does not boot with %s: %s", binary.version, abilities, error.message)
-                if error.code not in FAILURES_OF_A_WAY:
+                if error.code not in OTHER_WAY_MAY_WORK:
                     raise
                 first = first or error
             else:
@@ -128,9 +129,19 @@ def candidates(binary: RunscBinary, *, is_rootless: bool) -> Iterator[Abilities]
 
 
 def _key(binary: RunscBinary) -> str:
-    """Return what tells a runsc from others: its bytes and its place, for nobody must reach it."""
-    facts = os.stat(binary.path)  # noqa: PTH116  as in runsc.py
-    return f"{_hash(binary.path, facts.st_mtime_ns, facts.st_size)} {os.path.realpath(binary.path)}"
+    """Return what tells a runsc from others: its bytes and its place, for nobody must reach it.
+
+    Raises:
+        GVisorNotAvailable: it is gone, or may be executed and not read.
+    """
+    try:
+        facts = os.stat(binary.path)  # noqa: PTH116  as in runsc.py
+        return f"{_hash(binary.path, facts.st_mtime_ns, facts.st_size)} {os.path.realpath(binary.path)}"
+    except OSError as error:
+        if is_resource_error(error):
+            raise
+        msg = f"cannot read {binary.path}: {error.strerror}: make it readable, or set SANDFLEET_RUNSC__PATH"
+        raise GVisorNotAvailable.of(msg) from error
 
 
 @functools.lru_cache(maxsize=8)

@@ -20,7 +20,7 @@ from sandfleet_config.settings import HostSettings, WorkerSettings, check_enviro
 from sandfleet_config.spec import SandboxSpec
 
 from sandfleet_worker.policy import admit
-from sandfleet_worker.sandbox.abilities import FAILURES_OF_A_WAY, AbilityFinder
+from sandfleet_worker.sandbox.abilities import OTHER_WAY_MAY_WORK, AbilityFinder
 from sandfleet_worker.sandbox.bundle import new_init_job, pack_job
 from sandfleet_worker.sandbox.cancellation import Cancellation, CancelSignal, follow
 from sandfleet_worker.sandbox.cgroup_tree import find_tree
@@ -67,8 +67,9 @@ class RunscRunner:
         if config is None:
             check_environment()
         self.config = config or HostSettings()
-        self.on_failure: Callable[[str], None] = lambda _: None
-        """Hears why a thread of the runner has ended, in that thread: jobs still run, each in a sandbox that boots for it."""
+        self._failure = ""
+        self._on_failure: Callable[[str], None] = lambda _: None
+        self._failure_lock = threading.Lock()
         self.images = ImageStore(self.config.images.root)
         self._tree = find_tree(self.config.runsc.cgroup_parent)
         self._owner = Ownership(self.config.runsc.root_dir)
@@ -101,8 +102,20 @@ class RunscRunner:
         self._remover.close()
         self._owner.release(self._tree)
 
+    def call_on_failure(self, hear: Callable[[str], None]) -> None:
+        """Have `hear` called with the reason why a thread of the runner has ended, in that thread; at once if one has already.
+
+        Jobs still run then, each in a sandbox that boots for it.
+        """
+        with self._failure_lock:
+            self._on_failure, reason = hear, self._failure
+        if reason:
+            hear(reason)
+
     def _fail(self, reason: str) -> None:
-        self.on_failure(reason)
+        with self._failure_lock:
+            hear, self._failure = self._on_failure, reason
+        hear(reason)
 
     def _fit_descriptors(self) -> DescriptorNeed:
         """Raise the process's limit of open files, and return what fits under it; too low a limit costs sandboxes ahead first."""
@@ -147,7 +160,7 @@ class RunscRunner:
         Raises:
             SandboxError: the class of any other code, with the outcome where the sandbox came up.
         """
-        with follow(cancel) as cancellation:
+        with _host_faults(), follow(cancel) as cancellation:  # a thread may follow the signal
             ending = self.execute(admit(spec, self.config), deadline=deadline, cancel=cancellation)
         return ending.to_outcome(job_id=LOCAL_JOB, labels=spec.labels).to_result()
 
@@ -170,7 +183,7 @@ class RunscRunner:
         try:
             return self._boot_probe(binary, platform)
         except SandboxError as error:
-            if error.code not in FAILURES_OF_A_WAY:
+            if error.code not in OTHER_WAY_MAY_WORK:
                 raise
             # What an earlier process remembered may hold no more, as after a move of runsc or of its helpers.
             self._abilities.forget(binary)

@@ -80,7 +80,7 @@ class WarmPool:
         self._poller.register(self._wake_fd, select.EPOLLIN)
         self._is_draining = False
         self._is_closed = threading.Event()
-        # Errors pass without a limit of time: see above.
+        # Errors may last for any time: without a pool each job boots its own sandbox.
         self._thread = SupervisedThread(
             "warm", self._look, self._fail, can_pass=lambda _: True, patience_seconds=math.inf
         )

@@ -1,0 +1,19 @@
+"""A worker whose warm pool fails for good at its first look; see test_worker_life.py."""
+
+from __future__ import annotations
+
+import sys
+from typing import NoReturn
+
+from sandfleet_config.settings import WorkerSettings
+from sandfleet_worker.sandbox.demand import Spare
+from sandfleet_worker.service import serve
+
+
+def fail(_: Spare) -> NoReturn:
+    raise SystemExit("the thread ends")
+
+
+if __name__ == "__main__":
+    setattr(Spare, "has_cores", fail)  # noqa: B010  as in conftest.py
+    sys.exit(serve(WorkerSettings()))
