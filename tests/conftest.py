@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from dataclasses import dataclass
@@ -24,8 +26,18 @@ START_SECONDS = 10.0
 
 
 def pytest_configure() -> None:
-    """Choose the release of runsc."""
+    """Choose the release of runsc, and let programs that tests start be interrupted."""
     choose_release()
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background of a shell; it would be inherited
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def _log_level() -> Iterator[None]:
+    """Set the root logger's level back: Celery's own worker changes it, and tests after it would see no messages."""
+    level = logging.getLogger().level
+    yield
+    logging.getLogger().setLevel(level)
 
 
 def pytest_report_header() -> str:

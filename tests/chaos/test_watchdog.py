@@ -131,8 +131,13 @@ def test_a_worker_without_descriptors_waits_and_goes_on(havoc: Havoc) -> None:
     assert havoc.redis.zcard(f"{KEY_PREFIX}owners") == 1
     resource.prlimit(worker.process.pid, resource.RLIMIT_NOFILE, before)
 
-    havoc.assert_each_once([running, queued], 30)
-    assert worker.log.count("action=claims_interrupted") == worker.log.count("action=claims_resumed") == 1
+    havoc.assert_each_once([running], 30)
+    # The claimer may have had its slot already: then the job's sandbox met the lack, and it was tried again.
+    ended = havoc.outcome(queued, 30)
+    assert ended["code"] == "OK"
+    codes = [attempt["code"] for attempt in ended["attempts"]]
+    assert codes == ["HOST_RESOURCES"] * (len(codes) - 1) + ["OK"]
+    assert worker.log.count("action=claims_interrupted") == worker.log.count("action=claims_resumed") >= 1
     assert worker.process.poll() is None
 
 
