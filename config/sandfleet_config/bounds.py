@@ -1,4 +1,4 @@
-"""What a spec may ask for at most, and at least: each fault names its bound.
+"""The upper and lower bounds of a spec's fields. Each fault names its bound.
 
 The upper bounds keep one spec from filling a worker's memory before it runs; the lower ones are what a sandbox needs at all.
 """

@@ -36,7 +36,7 @@ OTHER_NAMES: Final[Mapping[str, str]] = {
     "tags": "labels",
     "ttl": "queue_ttl",
 }
-"""What other tools call our fields, where the name alone is not near enough."""
+"""Names that other tools use for our fields, where a spelling match would not find ours."""
 
 _KINDS: Final[Mapping[str, str]] = {
     "missing": "is required",

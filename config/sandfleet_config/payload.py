@@ -10,7 +10,7 @@ SMALL_BYTES: Final = 1024
 CONTROL_GROWTH: Final = len("\\u0000") - 1
 """Bytes that a control character such as NUL or ESC grows by in JSON; a quote, a backslash and a newline grow by 1."""
 GROWTH_SHARE: Final = 3
-"""Base64 is longer than the bytes by such a part of them."""
+"""Base64 is longer than the bytes that it encodes by one part in this many."""
 
 _GROWS_BY_ONE: Final = b'"\\\b\f\n\r\t'
 _GROWS: Final = bytes(range(0x20)) + b'"\\'

@@ -153,7 +153,7 @@ SLOW = {ErrorCode.TIMEOUT, ErrorCode.OUT_OF_MEMORY}
 
 @dataclass
 class Result:
-    """What came of the jobs on one release."""
+    """The outcomes of the jobs on one release."""
 
     name: str
     version: str = ""

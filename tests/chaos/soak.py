@@ -65,7 +65,7 @@ SAMPLES = 200
 STATE_MEBIBYTES = 32
 """Of the file system with the state of sandboxes and the slots."""
 SPARE_MEMORY_BYTES = 2 << 20
-"""What is left to all sandboxes together for a moment."""
+"""Memory left to all sandboxes together while their parent cgroup is at its limit, in bytes."""
 MAX_STEP_SECONDS = 6 * 3600
 """Of a wall clock; a job may wait in the queue for longer."""
 ENDS = {

@@ -1,4 +1,4 @@
-"""What people see in Flower: the truth about each job, no secret, and no button that does nothing."""
+"""Flower shows the true end of each job, no secret, and no button that does nothing."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from stage import Stage, Stock
 
 OPEN = ("/healthcheck", "/static/", "/login", "/logout", "/.*")
-"""What needs no password: a sign of life, Flower's own style sheets, and pages that lead nowhere here."""
+"""Paths that need no password: the health check, Flower's style sheets, and pages that do not exist here."""
 
 
 @pytest.fixture(scope="module")
@@ -222,7 +222,7 @@ GONE = {
     "/api/task/result/x": "sandfleet show",
     "/api/task/abort/x": "revoke",
 }
-"""What Flower offers and sandfleet has not, and the word that says what there is in its place."""
+"""Controls that Flower offers and sandfleet does not have, and the message that names what to use instead."""
 
 
 def test_what_cannot_work_says_so(flower: Flower) -> None:

@@ -1,4 +1,4 @@
-"""What Flower shows of workers that die or drain. Each test has the only workers of its Redis."""
+"""Flower's view of workers that die or drain. Each test has the only workers of its Redis."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a stranger with write access to Redis leaves there stops no worker and costs no good job anything."""
+"""Forged messages and keys in Redis stop no worker and harm no good job."""
 
 from __future__ import annotations
 

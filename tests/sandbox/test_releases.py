@@ -1,4 +1,4 @@
-"""What must hold on every release of runsc, and what is told where a release or its installation is faulty."""
+"""Guarantees that hold on every release of runsc, and the messages for a faulty release or installation."""
 
 from __future__ import annotations
 

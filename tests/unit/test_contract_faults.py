@@ -1,4 +1,4 @@
-"""What is wrong with a spec, in words for the person who typed it."""
+"""Words for the faults of a spec, for the person who typed it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the soak judges by."""
+"""The rules by which the soak judges its findings."""
 
 from __future__ import annotations
 

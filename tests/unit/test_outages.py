@@ -1,4 +1,4 @@
-"""What counts as an outage of Redis, and how long a call waits for its end."""
+"""Errors that count as an outage of Redis, and the back-off until it ends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What packing adds to a tree that a stranger made: never through a link, never outside."""
+"""Packing adds files to an untrusted tree: never through a link, never outside of it."""
 
 from __future__ import annotations
 

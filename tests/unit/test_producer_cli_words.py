@@ -1,4 +1,4 @@
-"""What the command says to a person who made a mistake."""
+"""Messages of `sandfleet` for a mistake on its command line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `sandfleet-worker` says to a person who made a mistake."""
+"""Messages of `sandfleet-worker` for a mistake on its command line."""
 
 from __future__ import annotations
 

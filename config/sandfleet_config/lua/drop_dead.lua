@@ -2,7 +2,7 @@
 --
 -- ARGV: prefix, ttl of dead letters in s, how many are kept, of how many bytes in all, then job ids
 -- Returns how many letters with the given ids there were. Only those that were too many are counted in `dead_dropped`.
--- A key of a wrong type, which only a stranger can have written, counts as empty.
+-- A forged key of a wrong type counts as empty.
 local prefix, ttl, max_letters, max_bytes = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local FIRST_ID, MAX_DROPPED, DAY = 5, 1000, 86400
 local dead, sizes, bytes = prefix .. 'dead', prefix .. 'dead_sizes', prefix .. 'dead_bytes'
@@ -58,6 +58,6 @@ if dropped > 0 then
   redis.call('EXPIRE', dropped_count, ttl + DAY)
 end
 if (try('ZCARD', dead) or 0) == 0 then
-  redis.call('DEL', sizes, bytes) -- whatever a stranger did to them, the sum is right again
+  redis.call('DEL', sizes, bytes) -- start again from zero, in case they were forged
 end
 return found

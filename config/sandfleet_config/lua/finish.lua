@@ -6,7 +6,7 @@
 -- that nobody has claimed (CANCELLED, EXPIRED).
 -- Returns 1, or 0 where the job is not the caller's (any more): then nothing is recorded but a line in the duplicates log.
 -- A claim that was deleted is still the caller's while the job's record names it: a take-over writes another one there.
--- A key of a wrong type, which only a stranger can have written, keeps no outcome from being recorded.
+-- A forged key of a wrong type does not stop the call: the outcome is recorded all the same.
 local prefix, owner, claim, id, code, result = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local ttl, reason, dead_ttl = tonumber(ARGV[7]), ARGV[8], tonumber(ARGV[9])
 local SETTLED_TTL = 86400

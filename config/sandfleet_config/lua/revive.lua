@@ -15,7 +15,7 @@ if message == '' or queue == '' then
   return 'unknown'
 end
 local list = prefix .. queue .. (step == '0' and '' or '\6\22' .. step)
--- Keys of a wrong type, which only a stranger can have written, must be found before anything is changed: these reads error then.
+-- Find forged keys of a wrong type before anything is changed: these reads fail on them.
 redis.call('LLEN', list)
 redis.call('ZCARD', prefix .. 'expiring')
 if batch ~= '' then

@@ -1,4 +1,4 @@
-"""What there is instead of other tools' options, and the option of ``sandfleet run`` that a field at fault came from."""
+"""Hints for wrong command lines: our word for another tool's option, and the option that set a faulty field."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ OTHER_OPTIONS: Final[Mapping[str, str]] = {
     "--detach": "did you mean sandfleet submit?",
     "-d": "did you mean sandfleet submit?",
 }
-"""What `docker run` has, and what to do here instead."""
+"""Options of `docker run`, each with what to do here instead."""
 
 RUN_OPTIONS: Final[Mapping[str, str]] = {
     "command": "the command",

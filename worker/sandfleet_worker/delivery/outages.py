@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 REDIS_ERRORS = (redis.RedisError, OSError)
-"""What a call to Redis may raise."""
+"""Errors that a call to Redis may raise."""
 ANSWER_PATIENCE_SECONDS = 30.0
 """How long a call is repeated whose answer is an error but no outage: a key of a wrong type, a script of ours that fails."""
 _PASSING_ANSWERS = (

@@ -35,7 +35,7 @@ class WorkerExit:
         self._drain_seconds, self._leave = drain_seconds, leave
         self._lock = threading.Lock()
         self.code: int | None = None
-        """What the process ends with because one of its parts said so; None where none has."""
+        """Exit code that a part of the worker has asked for; None if none has."""
 
     def drain(self, why: str, code: int = EXIT_STALLED) -> None:
         """End in order: claim no more, let running jobs end within ``drain_seconds``, give the rest back."""

@@ -16,7 +16,7 @@ COLUMNS = {
     "received": "Received",
     "uuid": "ID",
 }
-"""What Flower's Tasks page shall call these fields."""
+"""Column titles of Flower's Tasks page."""
 _STOCK: Any = Task
 _OWN_FIELDS = ("batch", "queue", "attempt")
 

@@ -31,7 +31,7 @@ NOT_HERE: dict[type, str] = {
     tasks.TaskApply: "not here: it would show the program's output. Use `sandfleet run`",
     tasks.TaskResult: "not here: it would show the program's output. Use `sandfleet show ID`",
 }
-"""What Flower has and sandfleet has not, with what there is in its place."""
+"""Controls of Flower that sandfleet does not have, each with what to use instead."""
 
 
 class TokenReader:
@@ -162,7 +162,7 @@ HIDDEN_FIELDS = [
     *("exception", "traceback", "timestamp", "clock", "retries"),  # told already by result, times and attempt
     *("root", "root_id", "parent", "parent_id", "children"),  # jobs have no relatives
 ]
-"""What the page of a job leaves out of its list of fields."""
+"""Fields that the page of a job does not list."""
 WORDS = {
     "task.html": {
         "{{ getattr(task, 'result', '') }}": "{{ task.result or 'none yet' }}",

@@ -32,7 +32,7 @@ LISTS_OF_JOBS = ("active", "reserved", "scheduled")
 
 @dataclass(frozen=True)
 class Record:
-    """What Redis says of a job."""
+    """The state of a job in Redis."""
 
     state: str = ""
     code: str = ""
@@ -43,7 +43,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Knowledge:
-    """What Redis says of some jobs, and of the fleet."""
+    """The state of some jobs, and of the fleet, in Redis."""
 
     records: Mapping[str, Record]
     live_owners: frozenset[str]

@@ -1,4 +1,4 @@
-"""What a runsc can do: asked of the binary, then proved by a boot, and remembered by the binary's hash.
+"""Find out what a runsc can do: ask the binary, prove it by a boot, remember it by the binary's hash.
 
 The one place that knows what differs between releases of gVisor. A version tells nothing of a self-built runsc, so it only
 decides in which order the ways to boot are tried.

@@ -7,7 +7,7 @@
 -- answer that comes from the queues are how many messages were set aside because they are malformed (no JSON, no usable id), and
 -- how many of these were kept as dead letters. With the flag "start" the attempt is counted; "cancelled" and "expired" jobs are
 -- handed out for their outcome only.
--- A key of a wrong type, which only a stranger can have written, counts as empty; it never stops the jobs of other keys.
+-- A forged key of a wrong type counts as empty. It does not stop the jobs of other keys.
 local FIRST_QUEUE, MAX_WASTE, MAX_AVOIDED, MAX_PROMOTED, DEAD_TTL, WAKE_TTL = 7, 300, 16, 64, 7 * 86400, 3600
 local MAX_READ_BYTES = 4 * 1048576 -- of messages, a call: Redis serves nobody else meanwhile
 local MAX_MALFORMED, MAX_MALFORMED_BYTES = 1000, 8192 -- malformed messages that are kept, and how much of each
