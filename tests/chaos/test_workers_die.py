@@ -153,7 +153,7 @@ def test_a_cancelled_job_never_runs_whatever_restarts(havoc: Havoc) -> None:
     assert havoc.outcome(running, 30)["code"] == "OK"
 
 
-def test_a_drain_gives_back_what_does_not_end_at_no_cost(havoc: Havoc) -> None:
+def test_a_drain_tells_what_it_cuts_and_does_not_charge_it(havoc: Havoc) -> None:
     worker = havoc.start(2, SANDFLEET_DRAIN_SECONDS="2")
     short, long = havoc.submit("sleep", "1"), havoc.submit("sleep", "6")
     havoc.wait_started(short, long)
@@ -166,6 +166,9 @@ def test_a_drain_gives_back_what_does_not_end_at_no_cost(havoc: Havoc) -> None:
     assert havoc.outcome(short, 1)["code"] == "OK"
     assert havoc.starts(later) == 0
     havoc.start(2)
-    for job in (long, later):
-        assert [attempt["code"] for attempt in havoc.outcome(job)["attempts"]] == ["OK"]
+    cut, last = havoc.outcome(long)["attempts"]
+    assert (cut["code"], cut["charged"]) == ("WORKER_LOST", False)
+    assert cut["ended"] <= last["started"]
+    assert (last["code"], last["charged"]) == ("OK", True)
     assert havoc.starts(long) == 2
+    assert [attempt["code"] for attempt in havoc.outcome(later)["attempts"]] == ["OK"]

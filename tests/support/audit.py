@@ -14,6 +14,7 @@ from harms import explain
 from lasting import lasting_keys
 from sandfleet_config.errors import Category, ErrorCode
 from sandfleet_config.queues import KEY_PREFIX
+from sandfleet_worker.delivery.ledger import MAX_STARTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -150,18 +151,23 @@ class Audit:
         def is_whole(outcome: Outcome) -> bool:
             attempts = outcome.attempts
             return (
-                0 < len(attempts) <= self.max_attempts
+                0 < len(attempts) <= MAX_STARTS
+                and sum(attempt.charged for attempt in attempts) <= self.max_attempts
+                and all(attempt.charged or attempt.code is ErrorCode.WORKER_LOST for attempt in attempts)
                 and all(attempt.code and attempt.code.category is Category.HOST for attempt in attempts[:-1])
                 and attempts[-1].code is outcome.code
             )
 
         faults = [
-            f"{job_id} ({outcome.code}): {[(attempt.worker, str(attempt.code)) for attempt in outcome.attempts]}"
+            f"{job_id} ({outcome.code}): {[(item.worker, str(item.code), item.charged) for item in outcome.attempts]}"
             for job_id, outcome in self.outcomes.items()
             if not is_whole(outcome)
         ]
         count = sum(len(outcome.attempts) for outcome in self.outcomes.values())
-        return Finding("each attempt but the last failed by the host, the last gave the outcome", count, faults)
+        claim = (
+            "each attempt but the last failed by the host, the last gave the outcome, no more are charged than may be"
+        )
+        return Finding(claim, count, faults)
 
     def _keys_will_go(self) -> Finding:
         faults = lasting_keys(self.client)
