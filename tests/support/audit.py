@@ -49,6 +49,8 @@ class Audit:
     batches: Iterable[str]
     expected: Mapping[str, ErrorCode]
     max_attempts: int
+    once: set[str] = field(default_factory=set)
+    """Those of the jobs that may start once."""
     harms: list[Harm] = field(default_factory=list)
     """All that was done to them."""
     clockless: set[int] = field(default_factory=set)
@@ -76,6 +78,7 @@ class Audit:
             self._codes_are_right(),
             self._faults_were_made(),
             self._starts_are_told(),
+            self._once_is_once(),
             self._attempts_are_whole(),
             self._keys_will_go(),
             self._nothing_is_held(),
@@ -146,6 +149,16 @@ class Audit:
             faults += [f"{job_id}: {count} untold starts by {worker}" for worker, count in (starts - told).items()]
         again = sum(starts.total() - 1 for starts in self.starts.values())
         return Finding("all starts, those beyond the first too, are in attempts[]", again, faults)
+
+    def _once_is_once(self) -> Finding:
+        started = {job_id: starts.total() for job_id, starts in self.starts.items() if job_id in self.once}
+        faults = [f"{job_id}: {count} starts" for job_id, count in started.items() if count > 1]
+        faults += [
+            f"{job_id}: {len(outcome.attempts)} attempts"
+            for job_id, outcome in self.outcomes.items()
+            if job_id in self.once and len(outcome.attempts) > 1
+        ]
+        return Finding("no job with max_attempts=1 was started twice", len(started), faults)
 
     def _attempts_are_whole(self) -> Finding:
         def is_whole(outcome: Outcome) -> bool:

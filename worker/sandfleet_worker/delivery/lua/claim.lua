@@ -11,7 +11,7 @@
 -- A suspect may have killed its worker (reap.lua). A worker that has one takes no other.
 -- A forged key of a wrong type counts as empty. It does not stop the jobs of other keys.
 local FIRST_QUEUE, MAX_WASTE, MAX_AVOIDED, MAX_PROMOTED, DEAD_TTL, WAKE_TTL = 7, 300, 16, 64, 7 * 86400, 3600
-local APART_MS, MAX_SUSPECT_MS = 500, 60000
+local APART_MS, MAX_SUSPECT_MS, MAX_SUSPECTS_BACK = 500, 60000, 4
 local MAX_READ_BYTES = 4 * 1048576 -- of messages, a call: Redis serves nobody else meanwhile
 local MAX_MALFORMED, MAX_MALFORMED_BYTES = 1000, 8192 -- malformed messages that are kept, and how much of each
 local prefix, owner, claim, host, worker, me = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], cjson.decode(ARGV[6])
@@ -38,7 +38,7 @@ local function try(...)
   return reply
 end
 
-local waste, read_bytes, malformed = 0, 0, {}
+local waste, read_bytes, malformed, put_back_suspects = 0, 0, {}, 0
 local function answer(id, message)
   local facts = redis.call('HMGET', prefix .. 'job:' .. id, 'flag', 'queue', 'attempts', 'max_attempts', 'suspect_until')
   local ends = tonumber(facts[5] or '')
@@ -185,8 +185,13 @@ local function find_suspect(text, attempts)
   return nil
 end
 
--- Lets a suspect wait behind the jobs of its queue: this worker has one, and another worker may have none.
+-- Puts a suspect back: this worker has one, and another worker may have none. The first few keep their place, so that another worker
+-- finds them at once; more of them wait for a moment elsewhere, or they would keep this worker from the jobs behind them.
 local function put_apart(id, job, message)
+  put_back_suspects = put_back_suspects + 1
+  if put_back_suspects <= MAX_SUSPECTS_BACK then
+    return 'avoid'
+  end
   redis.call('HSET', job, 'message', message)
   if try('ZADD', prefix .. 'delayed', now + APART_MS, id) then
     return nil
