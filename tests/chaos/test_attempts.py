@@ -128,6 +128,17 @@ def test_a_worker_that_dies_while_a_job_waits_costs_it_nothing(havoc: Havoc, ima
     assert havoc.starts(job) == 1
 
 
+def test_a_try_that_fails_after_its_wait_is_told_although_nothing_started(havoc: Havoc, images: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        _, job = start_waiting(havoc, images, stack)
+        (images / "blobs").rename(images / "gone")
+    outcome = havoc.outcome(job, 20)
+
+    assert outcome["code"] == "IMAGE_NOT_FOUND"
+    assert told(havoc, job) == [("IMAGE_NOT_FOUND", True)]
+    assert havoc.starts(job) == 0
+
+
 def test_a_drain_gives_a_job_that_waits_back_at_once_and_a_cancel_ends_it(havoc: Havoc, images: Path) -> None:
     with contextlib.ExitStack() as stack:
         worker, job = start_waiting(havoc, images, stack)

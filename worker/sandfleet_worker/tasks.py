@@ -187,6 +187,7 @@ class Life:
             job.cancellation.raise_if_set()
             queued = self._count_queued()
             ending = host.runner.execute(limits, cancel=job.cancellation, hooks=self._start)
+            self._note_failed_wait()
             attempts = self.claim.end_attempts(ending.verdict.code)
             self._has_crashed = ending.verdict.is_crash
             return ending.to_outcome(job_id=job.job_id, queued=queued, attempts=attempts, **self._facts)
@@ -254,8 +255,8 @@ class Life:
         return Outcome.of(code, self.job.job_id, message, timing=timing, attempts=attempts, **self._facts)
 
     def _note_failed_wait(self) -> None:
-        """Count the try of a job that failed while it waited: it is not tried again without an end."""
-        if not self.job.cancellation.is_set:
+        """Count the try of a job that has waited and failed before its start: it is not tried again without an end."""
+        if not self.has_started and not self.job.cancellation.is_set:
             with contextlib.suppress(SandboxError):  # it was cancelled at this moment, or another worker has it
                 self._start.note_attempt()
 

@@ -309,8 +309,7 @@ class RunscRunner:
     ) -> Ending:
         with sandbox:
             watch = sandbox.supervision
-            hooks.start()
-            watch.run(job.message, limits, cancel, deadline)
+            watch.run(job.message, limits, cancel, deadline, hooks.start)
             runsc_exit = sandbox.wait_exit()
             collected = time.monotonic()
             verdict = decide(_new_facts(sandbox, limits, runsc_exit, job))

@@ -17,7 +17,7 @@ class StartHooks(Protocol):
         ...
 
     def start(self) -> None:
-        """Hear that the program starts next; raise `SandboxError` to forbid it."""
+        """Hear that the sandbox is up and the program starts next; raise `SandboxError` to forbid it."""
         ...
 
 
