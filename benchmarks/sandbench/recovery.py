@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import TYPE_CHECKING
 
@@ -20,19 +21,23 @@ if TYPE_CHECKING:
     from sandbench.processes import Process
 
 SLOTS = 2
+HEIRS = 2
+"""As many as a worker has jobs: each of them may have killed it, and a worker runs one such job at a time."""
 WAIT_SECONDS = 60.0
 # Longer than it takes to see that all of them run and to kill a worker.
 SPEC = SandboxSpec(image="busybox", command=["sleep", "2"])
 
 
 def measure_recovery(ground: Ground, counts: Counts) -> Recovery:
-    """Kill one of two busy workers again and again, and read from the outcomes when its jobs started on the other."""
+    """Kill one of several busy workers again and again, and read from the outcomes when its jobs started on the others."""
     seconds: list[float] = []
     with (
         ground.serve_redis(ground.new_name("redis")) as server,
         Fleet(Settings.model_validate({"redis_url": server.url})) as fleet,
-        worker(ground, server, "heir", SLOTS, AS_SHIPPED),
+        contextlib.ExitStack() as heirs,
     ):
+        for number in range(HEIRS):
+            heirs.enter_context(worker(ground, server, f"heir{number}", SLOTS, AS_SHIPPED))
         for number in range(counts.trials):
             with worker(ground, server, f"victim{number}", SLOTS, AS_SHIPPED) as victim:
                 seconds += _kill_and_wait(fleet, victim)
@@ -41,7 +46,7 @@ def measure_recovery(ground: Ground, counts: Counts) -> Recovery:
 
 def _kill_and_wait(fleet: Fleet, victim: Process) -> list[float]:
     """Return the seconds from the kill to each new start; all clocks are this machine's."""
-    jobs = fleet.submit_many([SPEC] * (2 * SLOTS))
+    jobs = fleet.submit_many([SPEC] * ((HEIRS + 1) * SLOTS))
     wait_until(lambda: _are_running(fleet, jobs), WAIT_SECONDS, "every job runs")
     victim.kill()
     killed = time.time()

@@ -60,13 +60,15 @@ class StreamOutput:
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=PART)
 class Attempt:
-    """One start of the job on one worker."""
+    """One start of the job on one worker; `charged`: it counts towards `max_attempts`."""
 
     host: str
     worker: str
     code: ErrorCode | None = None
     started: datetime
     ended: datetime | None = None
+    charged: bool = True
+    """False where the job had no part in the start's end: the worker drained, or another job or a power cut may have ended it."""
 
 
 @dataclass(frozen=True, slots=True, config=PART)

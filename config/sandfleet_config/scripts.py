@@ -3,15 +3,19 @@ r"""The Lua scripts that both sides run in Redis; each file says its arguments a
 Keys, all under `KEY_PREFIX`:
 
     <queue>, <queue>\x06\x16<step>   lists of messages, kombu's own: LPUSH in, RPOP out; steps 0, 3, 6, 9, smaller first
-    job:<id>        hash: state queued|running|ended, queue, step, batch, key, fingerprint, expires (ms), queue_ttl (ms),
-                    max_attempts, record, attempts (JSON list, from the first claim on), code, claim, owner, flag
-                    (start|cancelled|expired, while running), message (while it waits for another try), avoid, avoid_until (the
-                    host of a failed attempt); submitted (ms), of a stock producer's job or a revived one
+    job:<id>        hash: state queued|waiting|running|ended, queue, step, batch, key, fingerprint, expires (ms), queue_ttl (ms),
+                    max_attempts, record, attempts (JSON list, from the first claim on; `charged` absent is true), code, claim,
+                    owner, flag (start|cancelled|expired, while claimed), message (while it waits for another try), avoid,
+                    avoid_until (the host of a failed attempt); submitted (ms), of a stock producer's job or a revived one;
+                    suspect (JSON {host, boot, ms}: it may have killed its worker, after a run of so long), suspect_until (ms:
+                    while it runs apart from other suspects). Waiting: claimed, and its program has not started; running: it
+                    may have
     idem:<key>      the job id of an idempotency key
     cancel:<id>     the mark of a cancel
     batch:<name>    list of a batch's job ids, done:<name> those that have ended
     queues          set of the queues that may hold jobs; wake: a stream that idle workers block on
     owners          sorted set: worker (host:pid:token) -> end of its lease (ms of Redis's clock)
+    boot:<host>     the id of the host's boot: of a worker that died under another one, no job did it
     claims:<owner>  hash: claim id -> message; ids that begin with "taken-" are a dead worker's, not decided yet
     delayed         sorted set: job id -> when it may be tried again; expiring: job id -> end of its queue_ttl
     dead            sorted set of dead letters by time, dead:<id> a hash each

@@ -284,7 +284,7 @@ class SandboxSpec(ContractModel):
         description="Seconds until a job that nobody took ends as `EXPIRED`; there is no never.",
     )
     max_attempts: int = Field(
-        default=DEFAULT_ATTEMPTS, ge=1, le=MAX_ATTEMPTS, description="Starts at most; 1 forbids a re-run."
+        default=DEFAULT_ATTEMPTS, ge=1, le=MAX_ATTEMPTS, description="Charged starts at most; 1 is one start."
     )
     retry_on: Annotated[Codes, Field(max_length=len(ErrorCode)), AfterValidator(_check_retried)] = Field(
         default=RETRIED_CODES, description="Codes after which the job is tried again: the host category."

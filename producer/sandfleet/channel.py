@@ -27,7 +27,8 @@ class JobRecord(Record):
     spec_sha256: str = ""
     queue: str = ""
     state: str = ""
-    """``queued``, ``running`` or ``ended`` at the time of the look; not part of what was left."""
+    """``queued``, ``waiting`` (a worker has it, its program has not started), ``running`` or ``ended``,
+    at the time of the look; not part of what was left."""
 
 
 class AnswerKind(StrEnum):

@@ -1,10 +1,11 @@
 """Thousands of short jobs over four workers while what they stand on breaks at random.
 
-Workers, sandboxes, connections and Redis are killed; descriptors, the disk and the memory of all sandboxes run out; a wall clock
-jumps. Workers run different releases of runsc. Run it by `make soak` (ARGS="--minutes 10 --seed 7"). It ends with 0 only if
-every accepted job has exactly one outcome, every start beyond the first is told in `attempts[]`, every attempt that failed by
-the host was met by a fault that was made, neither Redis nor the host keeps anything, and nothing grew meanwhile. A seed gives
-the same choices again, not the same moments: what they hit depends on the machine.
+Workers, sandboxes, connections and Redis are killed; workers are drained by SIGTERM and SIGQUIT; descriptors, the disk and the
+memory of all sandboxes run out; a wall clock jumps. Workers run different releases of runsc. Run it by `make soak`
+(ARGS="--minutes 10 --seed 7"). It ends with 0 only if every accepted job has exactly one outcome, every start is told in
+`attempts[]`, no job that may start once did so twice, every attempt that failed by the host was met by a fault that was made,
+neither Redis nor the host keeps anything, and nothing grew meanwhile. A seed gives the same choices again, not the same
+moments: what they hit depends on the machine.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
 
 WORKERS = 4
 CONCURRENCY = 8
+MAX_ATTEMPTS = 3
 LEASE_SECONDS = 3.0
 PORTION = 20
 BACKLOG = 40
@@ -60,6 +62,10 @@ RESTART_SECONDS = 0.5
 TELL_SECONDS = 10.0
 RELEASES = [path for name in ("bin", "debian") if (path := GVISOR / name / "runsc").exists()]
 """Workers run them in turn; none is there where the set-up could install none: then PATH's."""
+ONCE_SHARE = 0.3
+"""Of the jobs, those that may start once."""
+DRAIN_SECONDS = 0.3
+"""Less than some jobs run: a drain cuts them."""
 SAMPLES = 200
 """As many looks at what could grow in a run, one a second at most."""
 STATE_MEBIBYTES = 32
@@ -102,6 +108,8 @@ class Producer(threading.Thread):
         self.must_stop = threading.Event()
         self.batches: list[str] = []
         self.expected: dict[str, ErrorCode] = {}
+        self.once: set[str] = set()
+        """Jobs that may start once."""
         self.retries = 0
         self.error: Exception | None = None
 
@@ -138,11 +146,14 @@ class Producer(threading.Thread):
                 time.sleep(0.05)
         self.batches.append(batch)
         self.expected |= dict(zip((job.id for job in jobs), codes, strict=True))
+        self.once |= {job.id for job, spec in zip(jobs, specs, strict=True) if spec.max_attempts == 1}
 
     def _spec(self, code: ErrorCode) -> SandboxSpec:
         limits = {"timeout": 0.3, "grace": 0.2} if code is ErrorCode.TIMEOUT else {"timeout": 60}
         command = self._random.choice(ENDS[code])
-        return SandboxSpec(image="busybox", command=command, priority=self._random.randrange(10), **limits)
+        max_attempts = 1 if self._random.random() < ONCE_SHARE else MAX_ATTEMPTS
+        priority = self._random.randrange(10)
+        return SandboxSpec(image="busybox", command=command, priority=priority, max_attempts=max_attempts, **limits)
 
 
 class Soak:
@@ -193,7 +204,7 @@ class Soak:
     def _start(self) -> Worker:
         """Start a worker: with each release of runsc in turn, and every fourth with a clock of its own."""
         number = len(self.stage.workers)
-        settings = {"SANDFLEET_LEASE_SECONDS": f"{LEASE_SECONDS:g}"}
+        settings = {"SANDFLEET_LEASE_SECONDS": f"{LEASE_SECONDS:g}", "SANDFLEET_DRAIN_SECONDS": f"{DRAIN_SECONDS:g}"}
         if RELEASES:
             settings["SANDFLEET_RUNSC__PATH"] = str(RELEASES[number % len(RELEASES)])
         has_clock = number % WORKERS == WORKERS - 1
@@ -238,6 +249,7 @@ class Soak:
                 if not deck:
                     deck = [self.kill_worker, self.freeze_worker, *[self.kill_sandbox, self.cut_connections] * 2]
                     deck += [self.starve_worker, self.fill_disk, self.press_memory, self.step_clock]
+                    deck += [lambda: self.drain_worker(signal.SIGTERM), lambda: self.drain_worker(signal.SIGQUIT)]
                     self.random.shuffle(deck)
                 deck.pop()()
                 next_harm = now + self.random.uniform(0.4, 1.6)
@@ -261,6 +273,11 @@ class Soak:
             # What it ran is tried again once its lease has ended; until then its own clock says when that was.
             self._harm("SIGKILL of a worker", worker)
             worker.process.kill()
+
+    def drain_worker(self, number: signal.Signals) -> None:
+        if worker := self._choose():
+            self._harm(f"{number.name} of a worker", worker)
+            worker.process.send_signal(number)
 
     def freeze_worker(self) -> None:
         if worker := self._choose():
@@ -443,7 +460,8 @@ def main() -> int:
                     soak.stage,
                     producer.batches,
                     producer.expected,
-                    max_attempts=3,
+                    max_attempts=MAX_ATTEMPTS,
+                    once=producer.once,
                     harms=soak.harms,
                     clockless=soak.clockless,
                 )

@@ -265,7 +265,8 @@ def test_a_repeated_give_back_is_no_fenced_run_whoever_had_the_job_since(client:
 
     assert read_duplicates(client) == []
     assert len(read_queue(client)) == 4
-    assert [item["worker"] for item in json.loads(client.hget(job_key(first.job_id), "attempts"))] == ["two"]
+    told = json.loads(client.hget(job_key(first.job_id), "attempts"))
+    assert [(item["worker"], item.get("charged", True)) for item in told] == [("one", False), ("two", True)]
 
 
 @pytest.fixture

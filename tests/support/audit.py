@@ -14,6 +14,7 @@ from harms import explain
 from lasting import lasting_keys
 from sandfleet_config.errors import Category, ErrorCode
 from sandfleet_config.queues import KEY_PREFIX
+from sandfleet_worker.delivery.ledger import MAX_STARTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -48,6 +49,8 @@ class Audit:
     batches: Iterable[str]
     expected: Mapping[str, ErrorCode]
     max_attempts: int
+    once: set[str] = field(default_factory=set)
+    """Those of the jobs that may start once."""
     harms: list[Harm] = field(default_factory=list)
     """All that was done to them."""
     clockless: set[int] = field(default_factory=set)
@@ -75,6 +78,7 @@ class Audit:
             self._codes_are_right(),
             self._faults_were_made(),
             self._starts_are_told(),
+            self._once_is_once(),
             self._attempts_are_whole(),
             self._keys_will_go(),
             self._nothing_is_held(),
@@ -146,22 +150,37 @@ class Audit:
         again = sum(starts.total() - 1 for starts in self.starts.values())
         return Finding("all starts, those beyond the first too, are in attempts[]", again, faults)
 
+    def _once_is_once(self) -> Finding:
+        started = {job_id: starts.total() for job_id, starts in self.starts.items() if job_id in self.once}
+        faults = [f"{job_id}: {count} starts" for job_id, count in started.items() if count > 1]
+        faults += [
+            f"{job_id}: {len(outcome.attempts)} attempts"
+            for job_id, outcome in self.outcomes.items()
+            if job_id in self.once and len(outcome.attempts) > 1
+        ]
+        return Finding("no job with max_attempts=1 was started twice", len(started), faults)
+
     def _attempts_are_whole(self) -> Finding:
         def is_whole(outcome: Outcome) -> bool:
             attempts = outcome.attempts
             return (
-                0 < len(attempts) <= self.max_attempts
+                0 < len(attempts) <= MAX_STARTS
+                and sum(attempt.charged for attempt in attempts) <= self.max_attempts
+                and all(attempt.charged or attempt.code is ErrorCode.WORKER_LOST for attempt in attempts)
                 and all(attempt.code and attempt.code.category is Category.HOST for attempt in attempts[:-1])
                 and attempts[-1].code is outcome.code
             )
 
         faults = [
-            f"{job_id} ({outcome.code}): {[(attempt.worker, str(attempt.code)) for attempt in outcome.attempts]}"
+            f"{job_id} ({outcome.code}): {[(item.worker, str(item.code), item.charged) for item in outcome.attempts]}"
             for job_id, outcome in self.outcomes.items()
             if not is_whole(outcome)
         ]
         count = sum(len(outcome.attempts) for outcome in self.outcomes.values())
-        return Finding("each attempt but the last failed by the host, the last gave the outcome", count, faults)
+        claim = (
+            "each attempt but the last failed by the host, the last gave the outcome, no more are charged than may be"
+        )
+        return Finding(claim, count, faults)
 
     def _keys_will_go(self) -> Finding:
         faults = lasting_keys(self.client)

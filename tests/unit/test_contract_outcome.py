@@ -87,7 +87,7 @@ def test_the_parts_of_an_outcome_have_no_dict_and_ignore_what_they_do_not_know()
     for name in ("stdout", "stderr", "timing", "usage", "runtime"):
         data[name]["new_fact"] = 1
     outcome = Outcome.model_validate(data)
-    assert list(outcome.to_json()["attempts"][0]) == ["host", "worker", "code", "started", "ended"]
+    assert list(outcome.to_json()["attempts"][0]) == ["host", "worker", "code", "started", "ended", "charged"]
     parts: list[Any] = [outcome.stdout, outcome.stderr, outcome.timing, outcome.usage, outcome.runtime]
     for part in (*parts, *outcome.attempts, *outcome.limits.values()):
         assert not hasattr(part, "__dict__")

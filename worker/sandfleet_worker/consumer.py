@@ -161,6 +161,8 @@ class SandboxConsumer(Consumer):
         self._is_drained = True
         self.intake.stop()
         self._runner.drain()
+        for job_id in self.intake.held.waiting_job_ids():
+            self.pool.withdraw(job_id, "the worker stops")
         is_cold = self.controller.blueprint.state == TERMINATE
         seconds = 0.0 if is_cold or self.intake.lease.is_lost else self._settings.drain_seconds
         if not self.intake.wait_until_idle(seconds, _is_terminating):

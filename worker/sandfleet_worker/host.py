@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sandfleet_worker.policy import Admitted
     from sandfleet_worker.sandbox.cancellation import Cancellation
     from sandfleet_worker.sandbox.ending import Ending
+    from sandfleet_worker.sandbox.starting import StartHooks
 
 CONNECT_SECONDS = 5.0
 
@@ -27,8 +28,11 @@ CONNECT_SECONDS = 5.0
 class Runner(Protocol):
     """Runs one admitted job in a fresh sandbox: `sandfleet_worker.sandbox.runner.RunscRunner`."""
 
-    def execute(self, limits: Admitted, *, cancel: Cancellation | None = None) -> Ending:
-        """Run the job to its end; raises `SandboxError` for what failed before the program started."""
+    def execute(self, limits: Admitted, *, cancel: Cancellation | None = None, hooks: StartHooks) -> Ending:
+        """Run the job to its end; `hooks` hear of its way to its start.
+
+        Raises `SandboxError` for what failed before the program started.
+        """
         ...
 
     def drain(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from dataclasses import replace
@@ -16,6 +17,7 @@ from sandfleet_config.wire import spec_sha256
 from sandfleet_config.words import CANCELLED_QUEUED
 
 from sandfleet_worker.delivery.ledger import Flag
+from sandfleet_worker.job_start import JobStart
 from sandfleet_worker.policy import admit
 from sandfleet_worker.pool import current_job
 
@@ -97,11 +99,11 @@ class RunTask(Task):  # type: ignore[type-arg]  # generic in the stubs only
             raise Fenced(f"job {job.job_id} is not held here")
         life = Life(self.host, job, delivery, claim)
         outcome = life.run()
+        claim = life.claim
         intake.held.free_slot(claim)
         if outcome.code is ErrorCode.WORKER_LOST and job.is_withdrawn:
-            _log("withdrawn", job, "goes back to the queue: %s", outcome.message)
-            self._requeue(claim, outcome, lambda: intake.ledger.release(claim))
-        if life.may_try_again(outcome.code):
+            outcome = self._withdraw(life, outcome)
+        elif life.may_try_again(outcome.code):
             delay = min(MAX_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2 ** (len(claim.attempts) - 1))
             _log("retried", job, "is tried again in %g s: %s", delay, outcome.to_summary())
             self._requeue(claim, outcome, lambda: intake.ledger.retry(claim, outcome.code, delay, life.host_name))
@@ -110,6 +112,26 @@ class RunTask(Task):  # type: ignore[type-arg]  # generic in the stubs only
         if outcome.code.is_own_end:
             return JobEnd(outcome)
         raise ERROR_CLASSES[outcome.code].of(outcome.message, outcome.to_json(), life.faults)
+
+    def _withdraw(self, life: Life, outcome: Outcome) -> Outcome:
+        """Give back a job that the worker stops, at no cost; return the outcome of one that has started and may not again.
+
+        Raises:
+            Requeued: the job is back in its queue.
+            Fenced: another worker has taken over.
+        """
+        assert self.host is not None
+        claim, job, ledger = life.claim, life.job, self.host.intake.ledger
+        if not life.has_started:
+            _log("withdrawn", job, "goes back to the queue, it had not started: %s", outcome.message)
+            self._requeue(claim, outcome, lambda: ledger.give_back(claim))
+        why = life.find_why_no_restart()
+        if not why or not self.host.intake.tell_drained(claim):
+            _log("withdrawn", job, "goes back to the queue: %s", outcome.message)
+            self._requeue(claim, outcome, lambda: ledger.release(claim))
+        last = replace(outcome.attempts[-1], charged=False)
+        message = f"drained: the worker stopped and {why}"
+        return outcome.model_copy(update={"message": message, "attempts": (*outcome.attempts[:-1], last)})
 
     def _requeue(self, claim: Claim, outcome: Outcome, act: Callable[[], bool]) -> NoReturn:
         assert self.host is not None
@@ -131,12 +153,23 @@ class Life:
     """One run of one job on this host."""
 
     def __init__(self, host: Host, job: JobHandle, delivery: Delivery, claim: Claim) -> None:
-        self._host, self._job, self._delivery, self._claim = host, job, delivery, claim
+        self._host, self.job, self._delivery = host, job, delivery
+        self._start = JobStart(host.intake, host.slots, claim, job.cancellation, self._log_start)
         self._taken = time.time()
         self._retry_on = frozenset[ErrorCode]()
         self._has_crashed = False
         self._facts: dict[str, Any] = {"host": host.name}
         self.faults: list[dict[str, str]] = []
+
+    @property
+    def claim(self) -> Claim:
+        """The claim, with what is known of the job's attempts by now."""
+        return self._start.claim
+
+    @property
+    def has_started(self) -> bool:
+        """Whether the program may have started."""
+        return self._start.has_started
 
     @property
     def host_name(self) -> str:
@@ -145,7 +178,7 @@ class Life:
 
     def run(self) -> Outcome:
         """Walk the job's whole way; every way out is an outcome."""
-        host, job = self._host, self._job
+        host, job = self._host, self.job
         try:
             self._refuse_ended()
             request = self._delivery.open()
@@ -153,9 +186,9 @@ class Life:
             limits = admit(request.spec, host.settings).shortened(job.soft_seconds, job.hard_seconds)
             job.cancellation.raise_if_set()
             queued = self._count_queued()
-            _log("started", job, "starts: %s", self._delivery.log_line)
-            ending = host.runner.execute(limits, cancel=job.cancellation)
-            attempts = self._claim.end_attempts(ending.verdict.code)
+            ending = host.runner.execute(limits, cancel=job.cancellation, hooks=self._start)
+            self._note_failed_wait()
+            attempts = self.claim.end_attempts(ending.verdict.code)
             self._has_crashed = ending.verdict.is_crash
             return ending.to_outcome(job_id=job.job_id, queued=queued, attempts=attempts, **self._facts)
         except SandboxError as error:
@@ -165,9 +198,18 @@ class Life:
             log.exception("job %s met a fault of ours", job.job_id, extra={"action": "internal", "job_id": job.job_id})
             return self._end(ErrorCode.INTERNAL, f"a fault in sandfleet itself: see the log of worker {host.worker}")
 
+    def _log_start(self) -> None:
+        _log("started", self.job, "starts: %s", self._delivery.log_line)
+
+    def find_why_no_restart(self) -> str:
+        """Say why the job may not start again after a start that is not charged; empty where it may."""
+        if self.claim.is_last_start:
+            return self.claim.describe_limit()
+        return "" if ErrorCode.WORKER_LOST in self._retry_on else "its retry_on does not name WORKER_LOST"
+
     def may_try_again(self, code: ErrorCode) -> bool:
         """Whether `code` calls for another attempt and one is left: trouble of ours, or what else the spec's `retry_on` names."""
-        claim = self._claim
+        claim = self.claim
         if claim.flag is not Flag.START or claim.is_last_attempt:
             return False
         if self._has_crashed and any(attempt.code is code for attempt in claim.attempts[:-1]):
@@ -176,18 +218,20 @@ class Life:
 
     def find_dead_letter_reason(self, outcome: Outcome) -> str:
         """Say why the job belongs to the dead letters: it would be tried again, or is trouble of ours, and no try is left."""
-        code, claim = outcome.code, self._claim
+        code, claim = outcome.code, self.claim
         if code.category is not Category.HOST and code not in self._retry_on:
             return ""
-        return f"{code.value} after {len(claim.attempts)} of {claim.max_attempts} attempts: {outcome.message}"
+        if outcome.attempts and not outcome.attempts[-1].charged:
+            return f"{code.value}: {outcome.message}"
+        return f"{code.value} after {claim.charged_count} of {claim.max_attempts} attempts: {outcome.message}"
 
     def _refuse_ended(self) -> None:
         """End a job that was over before any worker had it."""
-        if self._claim.flag is Flag.START:
+        if self.claim.flag is Flag.START:
             return
         if self._delivery.request is not None:
             self._remember(self._delivery.request)
-        if self._claim.flag is Flag.CANCELLED:
+        if self.claim.flag is Flag.CANCELLED:
             raise Cancelled.of(CANCELLED_QUEUED)
         raise Expired.of("nobody took the job within its time in the queue")
 
@@ -195,10 +239,10 @@ class Life:
         spec = request.spec
         self._facts |= {"batch": request.batch, "labels": spec.labels, "spec_sha256": spec_sha256(spec)}
         self._retry_on = frozenset(spec.retry_on)
-        if spec.max_attempts != self._claim.max_attempts:
+        if spec.max_attempts != self.claim.max_attempts:
             # A stock producer's job had no record: whoever may have to take it over must know before it starts.
-            self._host.intake.limit_attempts(self._claim, spec.max_attempts)
-            self._claim = replace(self._claim, max_attempts=spec.max_attempts)
+            self._host.intake.limit_attempts(self.claim, spec.max_attempts)
+            self._start.claim = replace(self.claim, max_attempts=spec.max_attempts)
 
     def _count_queued(self) -> float:
         """Return the seconds since the job was submitted or, where nobody says when, since this worker has it."""
@@ -206,8 +250,15 @@ class Life:
         return max(0.0, time.time() - (self._taken if submitted is None else submitted))
 
     def _end(self, code: ErrorCode, message: str) -> Outcome:
-        timing, attempts = Timing(queued=self._count_queued()), self._claim.end_attempts(code)
-        return Outcome.of(code, self._job.job_id, message, timing=timing, attempts=attempts, **self._facts)
+        self._note_failed_wait()
+        timing, attempts = Timing(queued=self._count_queued()), self.claim.end_attempts(code)
+        return Outcome.of(code, self.job.job_id, message, timing=timing, attempts=attempts, **self._facts)
+
+    def _note_failed_wait(self) -> None:
+        """Count the try of a job that has waited and failed before its start: it is not tried again without an end."""
+        if not self.has_started and not self.job.cancellation.is_set:
+            with contextlib.suppress(SandboxError):  # it was cancelled at this moment, or another worker has it
+                self._start.note_attempt()
 
 
 def _log(action: str, job: JobHandle, text: str, *args: object) -> None:

@@ -1,7 +1,7 @@
 -- Forbid a job's start, durably, and say where it stands.
 --
 -- ARGV: prefix, job id, ttl of the mark in s
--- Returns "queued", "running", "ended" or "unknown". The caller then ends a queued job itself (finish.lua with owner "") and
+-- Returns "queued", "running" (a worker has it, started or not), "ended" or "unknown". The caller then ends a queued job itself (finish.lua with owner "") and
 -- tells the workers about a running one; the mark makes both certain, whoever dies in between: it is looked at by every claim,
 -- every beat and every take-over. An ended job gets no mark.
 -- An unknown id may be a stock producer's job, which has no record before its first claim, so it gets a mark for a day. A job that is
@@ -16,6 +16,6 @@ if state ~= 'ended' and redis.call('EXISTS', prefix .. 'celery-task-meta-' .. id
   -- First: at maxmemory Redis refuses a write that may need memory only where it is a script's first. A cancel makes room there.
   redis.call('DEL', prefix .. 'cancel:' .. id)
   redis.call('SET', prefix .. 'cancel:' .. id, 'cancel', 'EX', state == 'unknown' and math.min(ttl, UNKNOWN_TTL) or ttl)
-  return state
+  return state == 'waiting' and 'running' or state
 end
 return 'ended'

@@ -42,7 +42,7 @@ else
   if is_record_wrong then
     redis.call('DEL', job)
   end
-  if not message and facts[1] == 'running' and facts[2] == claim and facts[3] == owner then
+  if not message and (facts[1] == 'running' or facts[1] == 'waiting') and facts[2] == claim and facts[3] == owner then
     message = ARGV[10] or ''
   end
   if not message then
@@ -70,7 +70,8 @@ redis.call('PUBLISH', key, result)
 local batch, idempotency_key, attempts = facts[4] or '', facts[5] or '', facts[6] or ''
 if owner ~= '' and facts[7] == 'start' and attempts ~= '' then
   local is_list, list = pcall(cjson.decode, attempts)
-  if is_list and type(list) == 'table' and type(list[#list]) == 'table' then
+  -- An earlier attempt's end stays as it is: a job that waits for its start has no other.
+  if is_list and type(list) == 'table' and type(list[#list]) == 'table' and not list[#list].ended then
     list[#list].code, list[#list].ended = code, now
     redis.call('HSET', job, 'attempts', cjson.encode(list))
   end

@@ -32,7 +32,7 @@ if size then
   end
 end
 local state = redis.pcall('HGET', job, 'state') -- of a wrong type it is no record, and goes
-if state == 'queued' or state == 'running' then
+if state == 'queued' or state == 'waiting' or state == 'running' then
   return 'alive'
 end
 

@@ -89,7 +89,7 @@ def run(
     queue_ttl: Annotated[
         float | None, typer.Option(help="Seconds until it expires in the queue; default 1 day.")
     ] = None,
-    max_attempts: Annotated[int | None, typer.Option(help="Starts at most; default 3.")] = None,
+    max_attempts: Annotated[int | None, typer.Option(help="Charged starts at most; 1 is one start; default 3.")] = None,
     key: Annotated[str, typer.Option("--idempotency-key", help="The same key and spec are the same job.")] = "",
     is_json: Annotated[bool, typer.Option("--json", help="Print the outcome instead of the output.")] = False,
 ) -> None:

@@ -100,7 +100,8 @@ def attempt_lines(attempts: Iterable[Attempt]) -> Iterator[tuple[str, str]]:
     for number, attempt in enumerate(attempts, 1):
         code = attempt.code.value if attempt.code else "?"
         started = attempt.started.isoformat(timespec="seconds")
-        yield f"attempt {number}", f"{code} on {attempt.host} ({attempt.worker}), started {started}"
+        charged = "" if attempt.charged else ", not charged"
+        yield f"attempt {number}", f"{code} on {attempt.host} ({attempt.worker}), started {started}{charged}"
 
 
 def record_lines(job_id: str, record: JobRecord) -> Iterator[tuple[str, str]]:

@@ -155,7 +155,7 @@ class Claimer:
             if time.monotonic() - self._queues_read > QUEUES_SECONDS:
                 self._turns.update(self._ledger.read_queues())
                 self._queues_read = time.monotonic()
-            claim, may_be_more = self._ledger.claim(self._claim_id, self._turns.names())
+            claim, may_be_more = self._ledger.claim(self._claim_id, self._turns.names(), self._facts())
             if claim is not None:
                 self._held.add(claim, slot)
                 self._claim_id = ""
@@ -163,6 +163,10 @@ class Claimer:
             if not may_be_more:
                 return None
         return None
+
+    def _facts(self) -> dict[str, object]:
+        """Return what this worker can take now."""
+        return {"holds_suspect": True} if self._held.holds_suspect() else {}
 
     def _hand_on(self, claim: Claim) -> None:
         assert self._receive is not None

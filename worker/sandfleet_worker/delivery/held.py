@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from sandfleet_worker.delivery.ledger import Claim
     from sandfleet_worker.delivery.slots import Slot
+
+LONGEST_WAIT_SECONDS = 3600.0
+"""After so long a job that waits for its start counts as one that hangs."""
 
 
 @dataclass
@@ -17,9 +20,25 @@ class _Entry:
     """One claim; `latest_end` is monotonic, None where nobody has said yet or the sandbox is gone."""
 
     claim: Claim
-    slot: Slot
+    slot: Slot | None
     latest_end: float | None = None
+    within_seconds: float | None = None
     is_running: bool = True
+    may_lend: bool = False
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def is_suspect(self) -> bool:
+        """Whether the job may still be about to kill this worker."""
+        seconds = self.claim.suspect_seconds
+        if seconds is None or not self.is_running:
+            return False
+        return self.claim.is_waiting or time.monotonic() < self.started + seconds
+
+    def take_slot(self) -> Slot | None:
+        """Take the slot out, for the caller to free."""
+        slot, self.slot = self.slot, None
+        return slot
 
 
 class Held:
@@ -48,7 +67,46 @@ class Held:
         with self._lock:
             found = self._held.get(claim.claim_id)
             if found:
-                found.latest_end = time.monotonic() + within_seconds
+                found.within_seconds, found.latest_end = within_seconds, time.monotonic() + within_seconds
+
+    def wait(self, claim: Claim) -> None:
+        """Note that the job waits: until it starts, another time is its limit."""
+        with self._lock:
+            if found := self._held.get(claim.claim_id):
+                found.claim, found.may_lend = claim, True
+                found.latest_end = time.monotonic() + LONGEST_WAIT_SECONDS
+
+    def lend_slot(self, claim: Claim) -> None:
+        """Free the slot of a job that waits long."""
+        with self._lock:
+            found = self._held.get(claim.claim_id)
+            slot = found.take_slot() if found and found.may_lend else None
+        if slot:
+            slot.release()
+
+    def end_wait(self, claim: Claim) -> bool:
+        """Lend the job's slot no more; return whether it needs another one."""
+        with self._lock:
+            found = self._held.get(claim.claim_id)
+            if found:
+                found.may_lend = False
+            return found is not None and found.slot is None
+
+    def put_slot(self, claim: Claim, slot: Slot) -> None:
+        """Give the job a slot in place of the one that was lent."""
+        with self._lock:
+            found = self._held.get(claim.claim_id)
+            if found:
+                found.slot = slot
+        if not found:
+            slot.release()
+
+    def start(self, claim: Claim) -> None:
+        """Note that a job that has waited starts: its time counts from now."""
+        with self._lock:
+            if found := self._held.get(claim.claim_id):
+                found.claim, found.started = claim, time.monotonic()
+                found.latest_end = None if found.within_seconds is None else found.started + found.within_seconds
 
     def find(self, claim_id: str) -> Claim | None:
         """Return the claim with this id."""
@@ -69,15 +127,18 @@ class Held:
             found = self._held.get(claim.claim_id)
             if found:
                 found.is_running, found.latest_end = False, None
-        if found:
-            found.slot.release()
+            slot = found.take_slot() if found else None
+        if slot:
+            slot.release()
 
     def remove(self, claim: Claim) -> None:
         """Forget a claim that is settled, with its slot and place; once."""
         with self._lock:
             found = self._held.pop(claim.claim_id, None)
+            slot = found.take_slot() if found else None
+        if slot:
+            slot.release()
         if found:
-            found.slot.release()
             self._room.release()
 
     def claims(self) -> list[Claim]:
@@ -85,10 +146,20 @@ class Held:
         with self._lock:
             return [entry.claim for entry in self._held.values()]
 
+    def holds_suspect(self) -> bool:
+        """Whether one of the jobs may have killed an earlier worker, and has not outlived that run yet."""
+        with self._lock:
+            return any(entry.is_suspect for entry in self._held.values())
+
     def job_ids(self) -> list[str]:
         """Return the jobs held."""
         with self._lock:
             return [entry.claim.job_id for entry in self._held.values()]
+
+    def waiting_job_ids(self) -> list[str]:
+        """Return the jobs that wait and have not started."""
+        with self._lock:
+            return [entry.claim.job_id for entry in self._held.values() if entry.claim.is_waiting]
 
     def running_job_ids(self) -> list[str]:
         """Return the jobs whose sandboxes are not gone yet."""

@@ -16,7 +16,7 @@ from sandfleet_config.outcome import Outcome
 from sandfleet_worker.delivery.claims import Claimer
 from sandfleet_worker.delivery.held import Held
 from sandfleet_worker.delivery.leases import Lease
-from sandfleet_worker.delivery.ledger import Ledger
+from sandfleet_worker.delivery.ledger import Claim, Ledger, Refused
 from sandfleet_worker.delivery.outages import NotHeard, call_until_heard
 from sandfleet_worker.delivery.sweep import Sweeper
 from sandfleet_worker.delivery.turns import Turns
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import redis
     from sandfleet_config.settings import WorkerSettings
 
-    from sandfleet_worker.delivery.ledger import Claim, Identity
+    from sandfleet_worker.delivery.ledger import Identity
     from sandfleet_worker.delivery.slots import HostSlots
 
 __all__ = ["EXIT_LOST", "TIMEOUT_SECONDS", "Intake"]
@@ -154,6 +154,30 @@ class Intake:
         with contextlib.suppress(NotHeard):
             call_until_heard(lambda: self.ledger.limit_attempts(claim, max_attempts), backoff, self._given_up.wait)
 
+    def note_wait(self, claim: Claim) -> bool:
+        """Note that the job waits and has not started; return False if it is not ours any more, or Redis does not hear it."""
+        backoff = Backoff("wait", subject=f"job {claim.job_id} waits for Redis before its start")
+        try:
+            return call_until_heard(lambda: self.ledger.wait(claim), backoff, self._given_up.wait)
+        except NotHeard:
+            return False
+
+    def start_job(self, claim: Claim) -> Claim | Refused:
+        """Note that a job that waited starts; return its claim with the attempt, or why it may not start."""
+        backoff = Backoff("start", subject=f"job {claim.job_id} waits for Redis before its start")
+        try:
+            return call_until_heard(lambda: self.ledger.start(claim), backoff, self._given_up.wait)
+        except NotHeard:
+            return Refused.FENCED
+
+    def tell_drained(self, claim: Claim) -> bool:
+        """End the attempt of a job that may not start again; return False if it is not ours, or Redis does not hear it."""
+        backoff = Backoff("settle", subject=f"the end of job {claim.job_id} waits for Redis")
+        try:
+            return call_until_heard(lambda: self.ledger.tell_drained(claim), backoff, self._given_up.wait)
+        except NotHeard:
+            return False
+
     def settle(self, claim: Claim, act: Callable[[], bool]) -> bool:
         """Call `act`, which finishes or requeues `claim`, until Redis has heard it, and forget the claim.
 
@@ -187,10 +211,12 @@ class Intake:
             code = ErrorCode.HOST_RESOURCES
 
         def act() -> bool:
-            if not claim.is_last_attempt:
-                return self.ledger.retry(claim, code, UNRUN_DELAY_SECONDS)
-            outcome = Outcome.of(code, claim.job_id, text, attempts=claim.end_attempts(code))
-            return self.ledger.finish(replace(claim, reason=text), outcome)
+            started = self.ledger.start(claim) if claim.is_waiting else claim  # a try that failed counts
+            known = started if isinstance(started, Claim) else claim
+            if not known.is_last_attempt:
+                return self.ledger.retry(known, code, UNRUN_DELAY_SECONDS)
+            outcome = Outcome.of(code, known.job_id, text, attempts=known.end_attempts(code))
+            return self.ledger.finish(replace(known, reason=text), outcome)
 
         return act
 

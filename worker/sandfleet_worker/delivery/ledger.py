@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import secrets
@@ -12,6 +13,8 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from functools import cache
 from importlib import resources
+from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import TypeAdapter, ValidationError
@@ -31,6 +34,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 DEFAULT_MAX_ATTEMPTS = 3
+MAX_STARTS = 20
+"""Starts of a job at most, charged or not: no job goes round for ever."""
 AVOID_SECONDS = 3.0
 """How long a job that failed on a host waits for another host."""
 MAX_TAKEN = 32
@@ -38,6 +43,7 @@ SWEPT_AT_ONCE = 100
 MAX_QUEUES = 1000
 """How many names of queues a worker reads at a time. Of more it takes others each time, at random, so that each has its turn."""
 TELL_SECONDS = 1.0
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _attempts: Final = TypeAdapter(tuple[Attempt, ...])
 
 
@@ -47,6 +53,13 @@ class Flag(StrEnum):
     START = "start"
     CANCELLED = "cancelled"
     EXPIRED = "expired"
+
+
+class Refused(StrEnum):
+    """Why a job that has waited may not start."""
+
+    CANCELLED = "cancelled"
+    FENCED = "fenced"
 
 
 _FLAGS: Final = frozenset(flag.value.encode() for flag in Flag)
@@ -69,36 +82,74 @@ class Claim:
     flag: Flag
     message: bytes
     queue: str = ""
+    is_waiting: bool = False
+    """Whether the job waits for what its start needs: none of `attempts` is this claim's."""
     attempts: tuple[Attempt, ...] = ()
     max_attempts: int = DEFAULT_MAX_ATTEMPTS
+    suspect_seconds: float | None = None
+    """How long the job runs apart from others that may have killed their worker; None if it is no suspect."""
     reason: str = ""
     """Why the job belongs to the dead letters when it ends; empty where it does not."""
 
     @property
+    def charged_count(self) -> int:
+        """How many attempts count towards `max_attempts`."""
+        return sum(attempt.charged for attempt in self.attempts)
+
+    @property
     def is_last_attempt(self) -> bool:
         """Whether no other attempt may follow."""
-        return len(self.attempts) >= self.max_attempts
+        return self.charged_count >= self.max_attempts or (bool(self.attempts) and self.is_last_start)
+
+    @property
+    def is_last_start(self) -> bool:
+        """Whether no other attempt may follow although this one is not charged."""
+        return self.max_attempts == 1 or len(self.attempts) >= MAX_STARTS
+
+    def describe_limit(self) -> str:
+        """Say which limit ends the job with its last attempt."""
+        if len(self.attempts) >= MAX_STARTS:
+            return f"the job was started {len(self.attempts)} times, {MAX_STARTS} starts are the most of any job"
+        if self.max_attempts == 1:
+            return "max_attempts=1 allows one start"
+        return f"no try is left ({self.charged_count} of {self.max_attempts})"
 
     def end_attempts(self, code: ErrorCode) -> tuple[Attempt, ...]:
-        """Return the attempts, the last one ended with `code` if this claim is one."""
-        if self.flag is not Flag.START or not self.attempts:
+        """Return the attempts, the last one ended with `code` if this claim is one; an earlier end stays as it is."""
+        if not self.is_started:
             return self.attempts
         last = replace(self.attempts[-1], code=code, ended=datetime.now(UTC))
         return (*self.attempts[:-1], last)
 
+    @property
+    def is_started(self) -> bool:
+        """Whether the last attempt is this claim's, and goes on."""
+        is_own = self.flag is Flag.START and not self.is_waiting
+        return is_own and bool(self.attempts) and self.attempts[-1].ended is None
+
 
 @dataclass(frozen=True)
 class Identity:
-    """One run of a worker process: its host, its name for people, and the owner of its claims in Redis."""
+    """One run of a worker process: its host, its name for people, the owner of its claims in Redis, and its host's boot."""
 
     host: str
     worker: str
     owner: str
+    boot: str = ""
+    """Id of the host's boot: another one means that the host's power was cut, or that it was restarted. Empty is unknown."""
 
     @classmethod
     def new(cls, host: str) -> Identity:
         """Name this process; a process id used again is another owner."""
-        return cls(host, f"{host}.{os.getpid()}", f"{host}:{os.getpid()}:{secrets.token_hex(6)}")
+        return cls(host, f"{host}.{os.getpid()}", f"{host}:{os.getpid()}:{secrets.token_hex(6)}", _read_boot())
+
+
+def _read_boot() -> str:
+    """Return the id that the kernel drew when it booted (random(4)); empty where it tells none."""
+    try:
+        return BOOT_ID.read_text().strip()
+    except OSError:
+        return ""
 
 
 @cache
@@ -111,7 +162,19 @@ class Ledger:
 
     def __init__(self, client: redis.Redis, identity: Identity, result_ttl_seconds: int) -> None:
         self._identity, self._ttl = identity, result_ttl_seconds
-        own = ("register", "beat", "leave", "claim", "requeue", "reap", "restore", "limit_attempts")
+        own = (
+            "register",
+            "beat",
+            "leave",
+            "claim",
+            "requeue",
+            "reap",
+            "restore",
+            "limit_attempts",
+            "drained",
+            "wait",
+            "start",
+        )
         shared = ("finish", "cancel", "drop_dead")
         texts = {name: _read(name) for name in own} | {name: read_script(name) for name in shared}
         self._scripts: dict[str, Any] = {name: client.register_script(text) for name, text in texts.items()}
@@ -125,7 +188,8 @@ class Ledger:
 
     def register(self, lease_seconds: float) -> None:
         """Begin this worker's lease."""
-        self._call("register", self._identity.owner, round(lease_seconds * 1000))
+        me = self._identity
+        self._call("register", me.owner, round(lease_seconds * 1000), me.host, me.boot)
 
     def beat(self, lease_seconds: float, claims: Sequence[Claim]) -> tuple[list[str], list[str]]:
         """Renew the lease; return which jobs of `claims` are cancelled, and the ids of those claims that are not there.
@@ -163,15 +227,20 @@ class Ledger:
         self._are_queues_bounded = is_bounded
         return sorted(name for name in names if _is_queue_name(name))
 
-    def claim(self, claim_id: str, queues: Iterable[str]) -> tuple[Claim | None, bool]:
+    def claim(
+        self, claim_id: str, queues: Iterable[str], facts: Mapping[str, object] = MappingProxyType({})
+    ) -> tuple[Claim | None, bool]:
         """Take the next job of `queues`; return it, and whether asking again at once may find one.
+
+        `facts` are what the worker can take now, see `claim.lua`.
 
         Raises:
             LeaseLost: this worker may claim no more.
             LeaseLate: not before the next beat.
         """
         me = self._identity
-        answer = self._call("claim", me.owner, claim_id, me.host, me.worker, DEFAULT_MAX_ATTEMPTS, *queues)
+        text = json.dumps({"max_attempts": DEFAULT_MAX_ATTEMPTS, "boot": me.boot, **facts})
+        answer = self._call("claim", me.owner, claim_id, me.host, me.worker, text, *queues)
         match answer[0]:
             case b"lost":
                 raise LeaseLost
@@ -223,8 +292,17 @@ class Ledger:
         return self._requeue(claim, "retry", code.value, delay_seconds, avoid_host)
 
     def release(self, claim: Claim) -> bool:
-        """Give the job back as if it had not been claimed; return False if it is not ours any more."""
+        """Queue a job again that has started: its attempt is told, not charged; return False if it is not ours any more."""
         return self._requeue(claim, "release", ErrorCode.WORKER_LOST.value, 0, "")
+
+    def give_back(self, claim: Claim) -> bool:
+        """Queue a job again that has not started, as if it had not been claimed; return False if it is not ours any more."""
+        return self._requeue(claim, "free", ErrorCode.WORKER_LOST.value, 0, "")
+
+    def tell_drained(self, claim: Claim) -> bool:
+        """End the attempt of a job that may not start again, not charged; return False if it is not ours any more."""
+        code = ErrorCode.WORKER_LOST.value
+        return bool(self._call("drained", self._identity.owner, claim.claim_id, claim.job_id, code))
 
     def _requeue(self, claim: Claim, mode: str, code: str, delay_seconds: float, avoid_host: str) -> bool:
         what = (self._identity.owner, claim.claim_id, claim.job_id, mode, code)
@@ -238,9 +316,10 @@ class Ledger:
         """
         answer = self._call("reap", self._identity.owner, secrets.token_hex(6), MAX_TAKEN, int(may_take), *passed_over)
         taken = []
-        for at in range(1, len(answer), 8):
-            claim_id, *facts, cancelled = answer[at : at + 8]
-            taken.append((_parse(claim_id.decode(), *facts), cancelled == b"1"))
+        for at in range(1, len(answer), 9):
+            claim_id, *facts, cancelled, state = answer[at : at + 9]
+            claim = _parse(claim_id.decode(), *facts)
+            taken.append((replace(claim, is_waiting=state == b"waiting"), cancelled == b"1"))
         return answer[0].decode(), taken
 
     def cancel(self, job_id: str) -> str:
@@ -255,6 +334,19 @@ class Ledger:
     def limit_attempts(self, claim: Claim, max_attempts: int) -> bool:
         """Note what the spec of a stock producer's job says, before it starts; return False if it is not ours any more."""
         return bool(self._call("limit_attempts", self._identity.owner, claim.claim_id, claim.job_id, max_attempts))
+
+    def wait(self, claim: Claim) -> bool:
+        """Note that the job waits and has not started: its attempt is taken back; return False if it is not ours any more."""
+        return bool(self._call("wait", self._identity.owner, claim.claim_id, claim.job_id))
+
+    def start(self, claim: Claim) -> Claim | Refused:
+        """Note that a job that waited starts, and return its claim with the attempt, or why it may not start."""
+        me = self._identity
+        answer = self._call("start", me.owner, claim.claim_id, claim.job_id, me.host, me.worker, me.boot)
+        if answer[0] != b"started":
+            return Refused(answer[0].decode())
+        suspect_seconds = _parse_suspect(answer[2])
+        return replace(claim, is_waiting=False, attempts=parse_attempts(answer[1]), suspect_seconds=suspect_seconds)
 
     def find_expired(self) -> list[str]:
         """Return queued jobs whose time in the queue is over."""
@@ -282,7 +374,7 @@ def _is_queue_name(name: str) -> bool:
 
 def _parse(claim_id: str, *facts: bytes) -> Claim:
     """Read the facts that `claim.lua` and `reap.lua` tell of a job. A record that a stranger has spoilt tells nothing."""
-    job_id, flag, message, queue, attempts, max_attempts = facts
+    job_id, flag, message, queue, attempts, max_attempts, *suspect_ms = facts
     return Claim(
         claim_id,
         job_id.decode(errors="replace"),
@@ -290,8 +382,18 @@ def _parse(claim_id: str, *facts: bytes) -> Claim:
         message,
         queue=queue.decode(errors="replace"),
         attempts=parse_attempts(attempts),
-        max_attempts=int(max_attempts) if max_attempts.isdigit() and len(max_attempts) < 10 else DEFAULT_MAX_ATTEMPTS,  # noqa: PLR2004
+        max_attempts=_parse_number(max_attempts) or DEFAULT_MAX_ATTEMPTS,
+        suspect_seconds=_parse_suspect(*suspect_ms),
     )
+
+
+def _parse_suspect(text: bytes = b"") -> float | None:
+    milliseconds = _parse_number(text)
+    return None if milliseconds is None else milliseconds / 1000
+
+
+def _parse_number(text: bytes) -> int | None:
+    return int(text) if text.isdigit() and len(text) < 10 else None  # noqa: PLR2004
 
 
 def parse_attempts(raw: bytes | str) -> tuple[Attempt, ...]:

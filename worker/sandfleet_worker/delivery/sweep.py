@@ -34,7 +34,7 @@ EXPIRE_SECONDS = 1.0
 DEAD_SECONDS = 60.0
 EXPIRED = "nobody took the job within its time in the queue"
 DELAYS_SECONDS = (0.2, 2.0, 8.0)
-"""How long a dead worker's job waits for its next try, by the number of its attempts: it may be what killed the worker."""
+"""How long a dead worker's job waits for its next try, by the number of charged attempts: it may be what killed the worker."""
 AGAIN_SECONDS = 10.0
 """How long a taken claim waits about which the decision has failed."""
 
@@ -98,23 +98,30 @@ class Sweeper:
 
     def _decide(self, claim: Claim, *, is_cancelled: bool) -> None:
         """Settle a dead worker's job: its outcome if it may not run again, else back to the queue."""
-        lost = claim.attempts[-1] if claim.attempts else None
-        if is_cancelled:
+        if is_cancelled or claim.flag is Flag.CANCELLED:
             self._ledger.finish(claim, self._outcome(claim, ErrorCode.CANCELLED, CANCELLED))
             self._tell(claim, "ends as CANCELLED")
-        elif (
-            claim.flag is Flag.START and lost is not None and (claim.is_last_attempt or not self._may_run_again(claim))
-        ):
-            count = len(claim.attempts)
-            text = f"worker {lost.worker} died with the job, and no try is left ({count} of {claim.max_attempts})"
+        elif claim.flag is Flag.EXPIRED:
+            self._ledger.finish(claim, self._outcome(claim, ErrorCode.EXPIRED, EXPIRED))
+            self._tell(claim, "ends as EXPIRED")
+        elif claim.is_waiting or not claim.attempts:
+            self._ledger.give_back(claim)
+            self._tell(claim, "goes back to the queue, it had not started")
+        elif claim.is_last_attempt or not self._may_run_again(claim):
+            text = f"worker {claim.attempts[-1].worker} died with the job, and {self._say_why_last(claim)}"
             claim = replace(claim, reason=text)
             self._ledger.finish(claim, self._outcome(claim, ErrorCode.WORKER_LOST, text))
             self._tell(claim, "ends as WORKER_LOST")
         else:
-            number = min(max(1, len(claim.attempts)), len(DELAYS_SECONDS))
-            host = lost.host if lost is not None else ""
-            self._ledger.retry(claim, ErrorCode.WORKER_LOST, DELAYS_SECONDS[number - 1], host)
-            self._tell(claim, "goes back to the queue")
+            number = min(max(1, claim.charged_count), len(DELAYS_SECONDS))
+            delay, host = DELAYS_SECONDS[number - 1], claim.attempts[-1].host
+            self._ledger.retry(claim, ErrorCode.WORKER_LOST, delay, host)
+            charged = "charged" if claim.attempts[-1].charged else "not charged"
+            self._tell(claim, f"goes back to the queue, its start is {charged}")
+
+    @staticmethod
+    def _say_why_last(claim: Claim) -> str:
+        return claim.describe_limit() if claim.is_last_attempt else "its retry_on does not name WORKER_LOST"
 
     def _may_run_again(self, claim: Claim) -> bool:
         """Whether the spec lets a dead worker's job run again; a message that is no job is refused by whoever has it next."""

@@ -95,7 +95,7 @@ def find_correction(task_state: str, record: Record, live_owners: frozenset[str]
         case "queued" if is_started:
             code = record.last_code or ErrorCode.WORKER_LOST.value
             return Correction("task-retried", f"{code}: the job waits in its queue for its next try")
-        case "running" if is_started and record.owner not in live_owners:
+        case "running" | "waiting" if is_started and record.owner not in live_owners:
             text = "the worker is dead: another one decides about the job"
             return Correction("task-retried", f"{ErrorCode.WORKER_LOST.value}: {text}")
         case "":

@@ -54,6 +54,10 @@ class AbilityFinder:
         self._lock = threading.Lock()
         self._found: dict[RunscBinary, RunscBinary] = {}
 
+    def is_known(self, binary: RunscBinary) -> bool:
+        """Whether `complete` answers at once."""
+        return binary in self._found
+
     def complete(self, binary: RunscBinary, platform: str) -> RunscBinary:
         """Return `binary` with its abilities; boots up to four sandboxes on `platform` where they are not known yet.
 

@@ -37,6 +37,7 @@ from sandfleet_worker.sandbox.staging import (
     write_json,
 )
 from sandfleet_worker.sandbox.starter import STARTERS
+from sandfleet_worker.sandbox.starting import NoHooks, StartHooks
 from sandfleet_worker.sandbox.tools import Limits, Workshop
 from sandfleet_worker.sandbox.unpack import unpack_oci, unpack_rootfs
 from sandfleet_worker.supervised_thread import is_resource_error
@@ -46,6 +47,8 @@ __all__ = ["Image", "ImageStore", "Limits", "ResolvedUser", "resolve_user"]
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[str], None]
+_NO_HOOKS = NoHooks()
+LOCK_POLL_SECONDS = 0.05
 
 COPIED_KINDS = frozenset({"containers-storage", "docker", "docker-archive", "docker-daemon", "oci-archive"})
 """Sources that skopeo(1) can copy into an OCI layout."""
@@ -230,15 +233,19 @@ class ImageStore:
         return f"this host has: {', '.join(near)}" if near else "this host has no image at all"
 
     @contextlib.contextmanager
-    def hold(self, image: Image) -> Iterator[None]:
+    def hold(
+        self, image: Image, hooks: StartHooks = _NO_HOOKS, check: Callable[[], None] = lambda: None
+    ) -> Iterator[None]:
         """Keep an image from being removed for as long as a sandbox runs from it.
+
+        `hooks` hear where that takes time, and `check` is called meanwhile; it ends the wait by what it raises.
 
         Raises:
             ImageNotFound: it was removed just before.
         """
         descriptor = self._open_blob(image.digest, image.name)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH)
+            _lock_shared(descriptor, hooks, check)
             # A removal that had the lock first has moved the file away meanwhile.
             if not _is_same_file(descriptor, self._blob(image.digest) / "image.erofs"):
                 raise self._not_found(image.name)
@@ -379,6 +386,20 @@ def _no_source(source: str) -> ImageInvalid:
         return ImageInvalid.of(f"{kind}: is not read here: copy it first (`{copy}`), then give oci:FOLDER:NAME")
     hint = f", did you mean rootfs:{shown}?" if Path(source).exists() else f"; without a source there are: {starters}"
     return ImageInvalid.of(f"cannot make an image from {shown!r}: give {forms}{hint}")
+
+
+def _lock_shared(descriptor: int, hooks: StartHooks, check: Callable[[], None]) -> None:
+    """Wait for whoever has the lock alone, which is a removal."""
+    with contextlib.suppress(BlockingIOError):
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return
+    with hooks.waiting("its image, which somebody is about to remove"):
+        while True:
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                return
+            check()
+            time.sleep(LOCK_POLL_SECONDS)
 
 
 def _is_same_file(descriptor: int, path: Path) -> bool:

@@ -12,7 +12,7 @@ import logging
 import threading
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from sandfleet_config.errors import HostResources, SandboxError
 from sandfleet_config.outcome import Runtime, StreamOutput, Timing
@@ -36,7 +36,8 @@ from sandfleet_worker.sandbox.remover import Remover
 from sandfleet_worker.sandbox.runsc import ROOTFS, SandboxPaths, find_runsc, read_head, read_log_errors
 from sandfleet_worker.sandbox.sandbox import Sandbox
 from sandfleet_worker.sandbox.sidecars import OPAQUE_FAILURE, find_sidecar_fault
-from sandfleet_worker.sandbox.turns import BootTurns
+from sandfleet_worker.sandbox.starting import NoHooks
+from sandfleet_worker.sandbox.turns import BootTurns, raise_if_over
 from sandfleet_worker.sandbox.verdict import PANIC_CHARS, Facts, decide
 from sandfleet_worker.sandbox.warm import IDLE_MEMORY_BYTES, WarmPool
 from sandfleet_worker.supervised_thread import is_resource_error
@@ -52,11 +53,13 @@ if TYPE_CHECKING:
     from sandfleet_worker.sandbox.images import Image
     from sandfleet_worker.sandbox.probe import ProbeReport
     from sandfleet_worker.sandbox.runsc import RunscBinary
+    from sandfleet_worker.sandbox.starting import StartHooks
 
 log = logging.getLogger(__name__)
 
 LOG_CHARS = 2000
 LOCAL_JOB = "local"
+_NO_HOOKS: Final = NoHooks()
 
 
 class RunscRunner:
@@ -200,28 +203,42 @@ class RunscRunner:
         )
         return read_probe(ending, is_sentry_nobody=binary.abilities.is_directfs_off)
 
-    def execute(self, limits: Admitted, *, deadline: float | None = None, cancel: Cancellation | None = None) -> Ending:
-        """Run one admitted job in a sandbox of its own and return how it ended.
+    def execute(
+        self,
+        limits: Admitted,
+        *,
+        deadline: float | None = None,
+        cancel: Cancellation | None = None,
+        hooks: StartHooks = _NO_HOOKS,
+    ) -> Ending:
+        """Run one admitted job in a sandbox of its own and return how it ended; `hooks` hear of its way to its start.
 
         Raises:
             SandboxError: what kept the sandbox from being built: image, user, command, runsc, limits nobody can hold.
         """
         with _host_faults():
-            return self._execute(limits, deadline, cancel or Cancellation())
+            return self._execute(limits, deadline, cancel or Cancellation(), hooks)
 
-    def _execute(self, limits: Admitted, deadline: float | None, cancel: Cancellation) -> Ending:
+    def _execute(self, limits: Admitted, deadline: float | None, cancel: Cancellation, hooks: StartHooks) -> Ending:
         asked = time.monotonic()
         cancel.raise_if_set()
         image = self.images.resolve(limits.spec.image)
         user = resolve_user(image, limits.spec.security.user)
         job = pack_job(new_init_job(limits, image, user))
-        with self.images.hold(image):
+        with self.images.hold(image, hooks, lambda: raise_if_over(cancel, deadline)):
             resolved = time.monotonic()
-            sandbox = self._take(self._new_plan(image, limits.platform), limits, cancel, deadline)
+            sandbox = self._take(self._find_plan(image, limits.platform, hooks), limits, cancel, deadline, hooks)
             ending = self._run_in_sandbox(
-                sandbox, limits, job, asked=asked, resolved=resolved, deadline=deadline, cancel=cancel
+                sandbox, limits, job, asked=asked, resolved=resolved, deadline=deadline, cancel=cancel, hooks=hooks
             )
         return replace(ending, image_digest=image.digest)
+
+    def _find_plan(self, image: Image, platform: str, hooks: StartHooks) -> Plan:
+        """Return the plan of a job's sandbox. Where nobody knows yet how this runsc boots, that is found out first."""
+        if self._abilities.is_known(find_runsc(self.config.runsc.path)):
+            return self._new_plan(image, platform)
+        with hooks.waiting("a probe of runsc"):
+            return self._new_plan(image, platform)
 
     def _new_plan(self, image: Image, platform: str) -> Plan:
         return Plan.of(self._find_runsc(platform), platform, image.erofs_path)
@@ -231,11 +248,13 @@ class RunscRunner:
         self._is_quiet = binary.abilities.is_quiet
         return binary
 
-    def _take(self, plan: Plan, limits: Admitted, cancel: Cancellation, deadline: float | None) -> Sandbox:
+    def _take(
+        self, plan: Plan, limits: Admitted, cancel: Cancellation, deadline: float | None, hooks: StartHooks
+    ) -> Sandbox:
         """Return a sandbox of `plan` for one job: one that is up, or boots, or a new one."""
         sandbox = self._warm.take(plan) if limits.memory_bytes >= IDLE_MEMORY_BYTES else None
         if sandbox is None:
-            return self._boot(plan, limits, cancel, deadline)
+            return self._boot(plan, limits, cancel, deadline, hooks)
         try:
             sandbox.assign(limits)
         except BaseException:
@@ -243,13 +262,20 @@ class RunscRunner:
             raise
         return sandbox
 
-    def _boot(self, plan: Plan, limits: Admitted, cancel: Cancellation, deadline: float | None = None) -> Sandbox:
+    def _boot(
+        self,
+        plan: Plan,
+        limits: Admitted,
+        cancel: Cancellation,
+        deadline: float | None = None,
+        hooks: StartHooks = _NO_HOOKS,
+    ) -> Sandbox:
         """Boot a sandbox, under the job's own limits from the start.
 
         Raises:
             SandboxError: the job was ended, or its deadline came, while it waited for its turn; the sandbox cannot be built.
         """
-        turn = self._turns.wait(cancel, deadline)
+        turn = self._turns.wait(cancel, deadline, hooks)
         sandbox: Sandbox | None = None
         try:
             sandbox = self._warm.berth() or self._open_sandbox()
@@ -279,10 +305,11 @@ class RunscRunner:
         resolved: float,
         deadline: float | None,
         cancel: Cancellation,
+        hooks: StartHooks = _NO_HOOKS,
     ) -> Ending:
         with sandbox:
             watch = sandbox.supervision
-            watch.run(job.message, limits, cancel, deadline)
+            watch.run(job.message, limits, cancel, deadline, hooks.start)
             runsc_exit = sandbox.wait_exit()
             collected = time.monotonic()
             verdict = decide(_new_facts(sandbox, limits, runsc_exit, job))

@@ -134,14 +134,25 @@ class Supervision:
             self._step()
         return self.clock.ready is not None
 
-    def run(self, message: bytes, limits: Admitted, cancel: Cancellation, deadline: float | None) -> None:
-        """Hand over the job's `message` and wait until the sandbox is gone and both outputs are read to their ends."""
+    def run(
+        self,
+        message: bytes,
+        limits: Admitted,
+        cancel: Cancellation,
+        deadline: float | None,
+        allow_start: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Hand over the job's `message` and wait until the sandbox is gone and both outputs are read to their ends.
+
+        `allow_start` is called just before; the job does not start if it raises.
+        """
         self._limits, self._cancel = limits, cancel
         if deadline is not None:
             self._deadlines["deadline"] = deadline
         self._selector.register(cancel.open_fd(), selectors.EVENT_READ, self._on_cancel)
         try:
             if self.wait_ready():
+                allow_start()
                 self._hand_over(message)
             while not self._is_gone:
                 self._step()

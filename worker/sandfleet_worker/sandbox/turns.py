@@ -5,14 +5,32 @@ from __future__ import annotations
 import os
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from sandfleet_config.errors import SandboxTimeout
 
+from sandfleet_worker.sandbox.starting import NoHooks
+
 if TYPE_CHECKING:
     from sandfleet_worker.sandbox.cancellation import Cancellation
+    from sandfleet_worker.sandbox.starting import StartHooks
 
 BOOTS_PER_CORE = 2
+SHORT_WAIT_SECONDS = 0.2
+"""A wait that nobody needs to hear of: a turn takes less than that."""
+LOOK_SECONDS = 0.05
+_NO_HOOKS: Final = NoHooks()
+
+
+def raise_if_over(cancel: Cancellation, deadline: float | None) -> None:
+    """End the wait of a job that shall not start any more.
+
+    Raises:
+        SandboxError: the job was ended, or the `time.monotonic` instant `deadline` has come.
+    """
+    cancel.raise_if_set()
+    if deadline is not None and time.monotonic() >= deadline:
+        raise SandboxTimeout.of("the caller's deadline passed while the job waited to boot its sandbox")
 
 
 class Turn:
@@ -37,17 +55,25 @@ class BootTurns:
         self.limit = limit or BOOTS_PER_CORE * (os.cpu_count() or 1)
         self._turns = threading.BoundedSemaphore(self.limit)
 
-    def wait(self, cancel: Cancellation, deadline: float | None = None) -> Turn:
-        """Wait for a turn, until the `time.monotonic` instant `deadline` at most.
+    def wait(self, cancel: Cancellation, deadline: float | None = None, hooks: StartHooks = _NO_HOOKS) -> Turn:
+        """Wait for a turn, until the `time.monotonic` instant `deadline` at most; `hooks` hear of a wait that is not short.
 
         Raises:
             SandboxError: the job was ended while it waited, or the deadline came first.
         """
-        while not self._turns.acquire(timeout=0.05):
-            cancel.raise_if_set()
-            if deadline is not None and time.monotonic() >= deadline:
-                raise SandboxTimeout.of("the caller's deadline passed while the job waited to boot its sandbox")
-        return Turn(self._turns)
+        if self._turns.acquire(timeout=SHORT_WAIT_SECONDS):
+            return Turn(self._turns)
+        turn: Turn | None = None
+        try:
+            with hooks.waiting("its turn to boot"):
+                while not self._turns.acquire(timeout=LOOK_SECONDS):
+                    raise_if_over(cancel, deadline)
+                turn = Turn(self._turns)
+        except BaseException:
+            if turn is not None:  # it was the job's slot that it waited for then
+                turn.end()
+            raise
+        return turn
 
     def take(self) -> Turn | None:
         """Return a turn if one is free now."""

@@ -1,17 +1,21 @@
 -- Take the next job off the queues and record it under its worker's lease, in one step.
 --
 -- ARGV: prefix, owner, claim id (new for each job, the same when a call is repeated because its answer got lost), host, worker,
---       max_attempts of jobs that do not say, then the names of queues, whose turn it is first
+--       facts of the worker as JSON {max_attempts: of jobs that do not say, boot: id of its host's boot, holds_suspect},
+--       then the names of queues, whose turn it is first
 -- Returns {"lost"} without a lease, {"late"} where the lease has run out and may still be renewed, {"none"}, {"again"} where
--- nothing but waste was found so far, or {"job", id, flag, message, queue, attempts, max_attempts}; the last two items of every
--- answer that comes from the queues are how many messages were set aside because they are malformed (no JSON, no usable id), and
+-- nothing but waste was found so far, or {"job", id, flag, message, queue, attempts, max_attempts, for how many ms it is a suspect
+-- ("" it is none)}; the last two items of every answer that comes from the queues are how many messages were set aside because they are malformed (no JSON, no usable id), and
 -- how many of these were kept as dead letters. With the flag "start" the attempt is counted; "cancelled" and "expired" jobs are
 -- handed out for their outcome only.
+-- A suspect may have killed its worker (reap.lua). A worker that has one takes no other.
 -- A forged key of a wrong type counts as empty. It does not stop the jobs of other keys.
 local FIRST_QUEUE, MAX_WASTE, MAX_AVOIDED, MAX_PROMOTED, DEAD_TTL, WAKE_TTL = 7, 300, 16, 64, 7 * 86400, 3600
+local APART_MS, MAX_SUSPECT_MS, MAX_SUSPECTS_BACK = 500, 60000, 4
 local MAX_READ_BYTES = 4 * 1048576 -- of messages, a call: Redis serves nobody else meanwhile
 local MAX_MALFORMED, MAX_MALFORMED_BYTES = 1000, 8192 -- malformed messages that are kept, and how much of each
-local prefix, owner, claim, host, worker, default_attempts = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+local prefix, owner, claim, host, worker, me = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], cjson.decode(ARGV[6])
+local default_attempts = string.format('%d', me.max_attempts)
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local claims = prefix .. 'claims:' .. owner
@@ -34,10 +38,12 @@ local function try(...)
   return reply
 end
 
-local waste, read_bytes, malformed = 0, 0, {}
+local waste, read_bytes, malformed, put_back_suspects = 0, 0, {}, 0
 local function answer(id, message)
-  local facts = redis.call('HMGET', prefix .. 'job:' .. id, 'flag', 'queue', 'attempts', 'max_attempts')
-  return { 'job', id, facts[1] or 'start', message, facts[2] or '', facts[3] or '', facts[4] or default_attempts }
+  local facts = redis.call('HMGET', prefix .. 'job:' .. id, 'flag', 'queue', 'attempts', 'max_attempts', 'suspect_until')
+  local ends = tonumber(facts[5] or '')
+  local suspect_ms = ends and string.format('%d', math.max(0, ends - now)) or ''
+  return { 'job', id, facts[1] or 'start', message, facts[2] or '', facts[3] or '', facts[4] or default_attempts, suspect_ms }
 end
 
 local held = redis.pcall('HGET', claims, claim)
@@ -155,6 +161,45 @@ local function read_headers(message)
   return headers
 end
 
+-- Returns what is known of a job that may have killed its worker, or nil. It is no suspect, and its attempt is not charged, where the
+-- host has come back with another boot id since: its power was cut.
+local function find_suspect(text, attempts)
+  if not text then
+    return nil
+  end
+  local is_json, suspect = pcall(cjson.decode, text)
+  if not is_json or type(suspect) ~= 'table' or type(suspect.host) ~= 'string' or not tonumber(suspect.ms) then
+    return nil
+  end
+  local known = try('GET', prefix .. 'boot:' .. suspect.host)
+  if suspect.boot == '' or not known or known == suspect.boot then
+    return suspect
+  end
+  for at = #attempts, 1, -1 do
+    local tried = attempts[at]
+    if type(tried) == 'table' and tried.host == suspect.host and tried.boot == suspect.boot then
+      tried.charged = false
+      break
+    end
+  end
+  return nil
+end
+
+-- Puts a suspect back: this worker has one, and another worker may have none. The first few keep their place, so that another worker
+-- finds them at once; more of them wait for a moment elsewhere, or they would keep this worker from the jobs behind them.
+local function put_apart(id, job, message)
+  put_back_suspects = put_back_suspects + 1
+  if put_back_suspects <= MAX_SUSPECTS_BACK then
+    return 'avoid'
+  end
+  redis.call('HSET', job, 'message', message)
+  if try('ZADD', prefix .. 'delayed', now + APART_MS, id) then
+    return nil
+  end
+  redis.call('HDEL', job, 'message')
+  return 'avoid'
+end
+
 -- Returns the answer, "avoid" where another host shall take the job, or nil for waste.
 local function take(queue, step, message)
   local headers, reason = read_headers(message)
@@ -163,7 +208,7 @@ local function take(queue, step, message)
   end
   local id = headers.id
   local job = prefix .. 'job:' .. id
-  local facts = redis.call('HMGET', job, 'state', 'code', 'expires', 'avoid', 'avoid_until', 'attempts')
+  local facts = redis.call('HMGET', job, 'state', 'code', 'expires', 'avoid', 'avoid_until', 'attempts', 'suspect')
   -- (an error of this read, or of any other call here, sets the message aside: see `take_safely`)
   local state, code, attempts = facts[1], facts[2], facts[6] or ''
   if state == 'ended' or redis.call('EXISTS', prefix .. 'celery-task-meta-' .. id) == 1 then
@@ -172,7 +217,7 @@ local function take(queue, step, message)
       return nil
     end
     return drop(id, 'ended already')
-  elseif state == 'running' then
+  elseif state == 'running' or state == 'waiting' then
     return drop(id, 'runs already')
   elseif not state then
     if headers['sandfleet-recorded'] then
@@ -181,7 +226,7 @@ local function take(queue, step, message)
     redis.call('HSET', job, 'queue', queue, 'step', step, 'submitted', now, 'expires', 0, 'max_attempts', default_attempts)
   end
 
-  local expires, flag = tonumber(facts[3]) or 0, 'start'
+  local expires, flag, suspect_until = tonumber(facts[3]) or 0, 'start', nil
   if redis.call('EXISTS', prefix .. 'cancel:' .. id) == 1 then
     flag = 'cancelled'
   elseif expires > 0 and now > expires then
@@ -191,11 +236,21 @@ local function take(queue, step, message)
   else
     local is_list, list = pcall(cjson.decode, attempts)
     list = is_list and type(list) == 'table' and list or {}
-    list[#list + 1] = { host = host, worker = worker, started = now }
+    local suspect = find_suspect(facts[7], list)
+    if suspect and me.holds_suspect then
+      return put_apart(id, job, message)
+    end
+    suspect_until = suspect and now + math.min(MAX_SUSPECT_MS, suspect.ms)
+    list[#list + 1] = { host = host, worker = worker, started = now, boot = me.boot }
     attempts = cjson.encode(list)
   end
   redis.call('HSET', claims, claim, message)
   redis.call('HSET', job, 'state', 'running', 'claim', claim, 'owner', owner, 'flag', flag, 'attempts', attempts)
+  if suspect_until then
+    redis.call('HSET', job, 'suspect_until', suspect_until)
+  elseif facts[7] then
+    redis.call('HDEL', job, 'suspect', 'suspect_until')
+  end
   redis.call('HDEL', job, 'message', 'avoid', 'avoid_until')
   try('ZREM', prefix .. 'expiring', id)
   try('ZREM', prefix .. 'delayed', id)

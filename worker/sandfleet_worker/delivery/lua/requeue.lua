@@ -1,8 +1,9 @@
 -- Give a claimed job back to its queue: for another try, or because its worker stops.
 --
 -- ARGV: prefix, owner, claim id, job id, mode, code, delay in ms, host to avoid ("" none), for how long in ms, message
--- Mode "retry" ends the attempt with `code` and counts it; "release" takes it back as if it had not been: its code is for the
--- duplicates log only.
+-- An attempt that goes on ends with `code`: mode "retry" charges it to the job, "release" does not. In mode "free" the job has not
+-- started, and there was none. An attempt that has ended stays as it is.
+-- Time in the queue is counted over all its waits: that of a run is not in it, and it does not start anew.
 -- Returns 1, or 0 where the claim is not the caller's (any more): then nothing changes but for a line in the duplicates log.
 -- A claim that was deleted is still the caller's while the job's record names it: a take-over writes another one there.
 -- Errors for a queue whose key has a wrong type, and changes nothing: the job stays claimed.
@@ -23,14 +24,14 @@ local function try(...)
   return reply
 end
 
-local facts = redis.call('HMGET', job, 'queue', 'step', 'attempts', 'flag', 'expires', 'submitted', 'queue_ttl')
+local facts = redis.call('HMGET', job, 'queue', 'step', 'attempts', 'flag', 'expires', 'state', 'suspect_until')
 -- A record that was deleted meanwhile names no queue: the job goes to the default one.
 local queue, step, attempts = facts[1] or 'sandfleet', facts[2] or '0', facts[3] or ''
 local list_key = prefix .. queue .. (step == '0' and '' or '\6\22' .. step)
 local message = try('HGET', claims, claim)
 if not message then
   local named = redis.call('HMGET', job, 'state', 'claim', 'owner')
-  if named[1] == 'running' and named[2] == claim and named[3] == owner then
+  if (named[1] == 'running' or named[1] == 'waiting') and named[2] == claim and named[3] == owner then
     message = ARGV[10]
   end
 end
@@ -52,26 +53,36 @@ if not message then
   end
   return 0
 end
-if facts[4] == 'start' and attempts ~= '' then
+local ran = 0
+if facts[4] == 'start' and facts[6] ~= 'waiting' and attempts ~= '' then
   local is_list, list = pcall(cjson.decode, attempts)
   list = is_list and type(list) == 'table' and list or {}
-  if mode == 'release' then
+  local last = type(list[#list]) == 'table' and list[#list] or { ended = now }
+  if mode == 'free' and not last.ended then
     list[#list] = nil
-  elseif type(list[#list]) == 'table' then
-    list[#list].code, list[#list].ended = code, now
+  elseif mode ~= 'free' then
+    ran = math.max(0, now - (tonumber(last.started) or now))
+    if not last.ended then
+      last.code, last.ended = code, now
+      if mode == 'release' then
+        last.charged = false
+      end
+    end
   end
   attempts = #list > 0 and cjson.encode(list) or ''
 end
 redis.call('SET', prefix .. 'settled:' .. claim, 'given back', 'EX', SETTLED_TTL)
 redis.call('HSET', job, 'state', 'queued', 'attempts', attempts, 'queue', queue, 'step', step)
 redis.call('HDEL', job, 'claim', 'owner', 'flag')
+if claim:sub(1, 6) ~= 'taken-' and (mode == 'retry' or mode == 'release' and now > (tonumber(facts[7] or '') or now)) then
+  redis.call('HDEL', job, 'suspect', 'suspect_until') -- its worker lives: it kills none
+end
 
--- Somebody did take the job: its time in the queue starts anew, and still ends.
 local expires = tonumber(facts[5]) or 0
 if expires > 0 then
-  local queue_ttl = tonumber(facts[7]) or expires - (tonumber(facts[6]) or now)
-  redis.call('HSET', job, 'queue_ttl', queue_ttl, 'expires', now + queue_ttl)
-  try('ZADD', prefix .. 'expiring', now + queue_ttl, id)
+  expires = expires + ran + delay
+  redis.call('HSET', job, 'expires', expires)
+  try('ZADD', prefix .. 'expiring', expires, id)
 end
 if avoid ~= '' then
   redis.call('HSET', job, 'avoid', avoid, 'avoid_until', now + delay + avoid_ms)

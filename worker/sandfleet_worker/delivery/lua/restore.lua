@@ -4,7 +4,7 @@
 -- Returns 1, or 0 where the job's record does not name the claim: it has ended, or was taken over.
 local prefix, owner, claim, id, message = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local facts = redis.call('HMGET', prefix .. 'job:' .. id, 'state', 'claim', 'owner')
-if facts[1] ~= 'running' or facts[2] ~= claim or facts[3] ~= owner then
+if (facts[1] ~= 'running' and facts[1] ~= 'waiting') or facts[2] ~= claim or facts[3] ~= owner then
   return 0
 end
 local claims = prefix .. 'claims:' .. owner

@@ -1,0 +1,111 @@
+"""What a worker holds: slots that are lent, suspects, and times that count from the start."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from sandfleet_config.outcome import Attempt
+from sandfleet_worker.delivery import held as held_module
+from sandfleet_worker.delivery.held import Held
+from sandfleet_worker.delivery.ledger import MAX_STARTS, Claim, Flag
+
+CLAIM = Claim("c", "job", Flag.START, b"")
+WAITING = replace(CLAIM, is_waiting=True)
+
+
+class FakeSlot:
+    def __init__(self) -> None:
+        self.released = 0
+
+    def release(self) -> None:
+        self.released += 1
+
+
+def hold(claim: Claim = CLAIM) -> tuple[Held, Any]:
+    held, slot = Held(1), FakeSlot()
+    assert held.wait_room(0)
+    held.add(claim, slot)  # type: ignore[arg-type]
+    return held, slot
+
+
+def test_a_slot_is_lent_only_while_its_job_waits_and_freed_once() -> None:
+    held, slot = hold()
+    held.lend_slot(CLAIM)
+    assert slot.released == 0, "it does not wait"
+    held.wait(WAITING)
+    assert held.waiting_job_ids() == ["job"]
+    held.lend_slot(WAITING)
+    assert slot.released == 1
+    assert not held.wait_room(0), "the worker's own place stays taken"
+    assert held.end_wait(WAITING)
+    other: Any = FakeSlot()
+    held.put_slot(WAITING, other)
+    held.lend_slot(WAITING)
+    assert other.released == 0, "the wait is over"
+    held.start(CLAIM)
+    assert held.waiting_job_ids() == []
+    held.free_slot(CLAIM)
+    held.remove(CLAIM)
+    assert (slot.released, other.released) == (1, 1)
+    assert held.wait_room(0)
+    late: Any = FakeSlot()
+    held.put_slot(CLAIM, late)
+    assert late.released == 1, "the job is gone"
+
+
+def test_a_wait_that_ends_in_time_keeps_the_slot() -> None:
+    held, slot = hold()
+    held.wait(WAITING)
+    assert not held.end_wait(WAITING)
+    held.lend_slot(WAITING)
+    assert slot.released == 0
+
+
+def test_the_time_of_a_job_counts_from_its_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    held, _ = hold()
+    held.expect_end(CLAIM, -1)
+    assert held.overdue_job_ids() == ["job"]
+    held.wait(WAITING)
+    assert held.overdue_job_ids() == []
+    held.start(CLAIM)
+    assert held.overdue_job_ids() == ["job"]
+    monkeypatch.setattr(held_module, "LONGEST_WAIT_SECONDS", -1)
+    held.expect_end(CLAIM, 60)
+    assert held.overdue_job_ids() == []
+    held.wait(WAITING)
+    assert held.overdue_job_ids() == ["job"], "a wait does not last for ever"
+
+
+def test_a_suspect_is_one_until_it_has_outlived_its_earlier_run() -> None:
+    for seconds, is_suspect in ((None, False), (0.0, False), (60.0, True)):
+        held, _ = hold(replace(CLAIM, suspect_seconds=seconds))
+        assert held.holds_suspect() is is_suspect
+    held, _ = hold()
+    held.wait(replace(WAITING, suspect_seconds=0.0))
+    assert held.holds_suspect(), "its time has not begun"
+    held.start(replace(CLAIM, suspect_seconds=60.0))
+    held.free_slot(CLAIM)
+    assert not held.holds_suspect(), "it has ended"
+
+
+def test_charged_starts_count_and_all_starts_are_bounded() -> None:
+    def claim(max_attempts: int, *charged: bool) -> Claim:
+        started = datetime.now(UTC)
+        attempts = tuple(Attempt(host="h", worker="w", started=started, charged=item) for item in charged)
+        return replace(CLAIM, attempts=attempts, max_attempts=max_attempts)
+
+    many = (False,) * MAX_STARTS
+    rows = (
+        (claim(3), False, False),
+        (claim(3, True, False, False, False), False, False),
+        (claim(3, True, False, True, True), True, False),
+        (claim(1), False, True),
+        (claim(1, False), True, True),
+        (claim(3, *many[1:]), False, False),
+        (claim(3, *many), True, True),
+    )
+    for found, is_last_attempt, is_last_start in rows:
+        assert (found.is_last_attempt, found.is_last_start) == (is_last_attempt, is_last_start), found.attempts

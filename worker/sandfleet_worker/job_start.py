@@ -1,0 +1,113 @@
+"""One job's way from its claim to its start: what waits has not started, and holds no slot while it waits long."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from sandfleet_config.errors import ErrorCode
+from sandfleet_config.words import CANCELLED
+
+from sandfleet_worker.delivery.ledger import Claim, Refused
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from sandfleet_worker.delivery.intake import Intake
+    from sandfleet_worker.delivery.slots import HostSlots
+    from sandfleet_worker.sandbox.cancellation import Cancellation
+
+log = logging.getLogger(__name__)
+
+LONG_WAIT_SECONDS = 1.0
+"""How long a job that waits keeps its slot."""
+TAKEN_OVER = "another worker has taken the job over"
+
+
+class JobStart:
+    """Tells Redis that the job of `claim` waits, and that it starts; its methods are called in the job's thread.
+
+    `on_start` is called once, just before the program starts. A job that may not start is withdrawn by its `cancel`.
+    """
+
+    def __init__(
+        self, intake: Intake, slots: HostSlots, claim: Claim, cancel: Cancellation, on_start: Callable[[], None]
+    ) -> None:
+        self._intake, self._slots, self._cancel, self._on_start = intake, slots, cancel, on_start
+        self.claim = claim
+        """What is known of the job by now; its attempts change when it waits and when it starts."""
+        self.has_started = False
+        """Whether the program may have started."""
+
+    @contextmanager
+    def waiting(self, why: str) -> Iterator[None]:
+        """Wait as a job that has not started; the slot is given back after `LONG_WAIT_SECONDS`, and taken again at the end.
+
+        Raises:
+            SandboxError: the job was cancelled or withdrawn meanwhile, or another worker has it.
+        """
+        self._begin_wait(why)
+        timer = threading.Timer(LONG_WAIT_SECONDS, self._intake.held.lend_slot, (self.claim,))
+        timer.daemon = True
+        with contextlib.suppress(RuntimeError):  # no thread is left: it waits with its slot
+            timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+            is_lent = self._intake.held.end_wait(self.claim)
+        if is_lent:
+            self._take_slot()
+
+    def start(self) -> None:
+        """Note the attempt of a job that has waited, and let the program start.
+
+        Raises:
+            SandboxError: the job was cancelled or withdrawn meanwhile, or another worker has it.
+        """
+        self._cancel.raise_if_set()
+        self.note_attempt()
+        self.has_started = True
+        self._on_start()
+
+    def note_attempt(self) -> None:
+        """Record the attempt of a job that has waited: it starts, or fails.
+
+        Raises:
+            SandboxError: as `start`.
+        """
+        if not self.claim.is_waiting:
+            return
+        match self._intake.start_job(self.claim):
+            case Claim() as claim:
+                self.claim = claim
+                self._intake.held.start(claim)
+            case Refused.CANCELLED:
+                self._cancel.cancel(ErrorCode.CANCELLED, CANCELLED)
+            case Refused.FENCED:
+                self._cancel.cancel(ErrorCode.WORKER_LOST, TAKEN_OVER)
+        self._cancel.raise_if_set()
+
+    def _begin_wait(self, why: str) -> None:
+        if not self.claim.is_waiting:
+            if not self._intake.note_wait(self.claim):
+                self._cancel.cancel(ErrorCode.WORKER_LOST, TAKEN_OVER)
+                self._cancel.raise_if_set()
+            self.claim = replace(self.claim, is_waiting=True, attempts=self.claim.attempts[:-1])
+            extra = {"action": "job_waits", "job_id": self.claim.job_id}
+            log.info("job %s waits for %s", self.claim.job_id, why, extra=extra)
+        self._intake.held.wait(self.claim)
+
+    def _take_slot(self) -> None:
+        try:
+            slot = self._slots.acquire(self._cancel.open_fd())
+        finally:
+            self._cancel.close_fd()
+        if slot is None:
+            self._cancel.raise_if_set()
+        else:
+            self._intake.held.put_slot(self.claim, slot)
