@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import secrets
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import TypeAdapter, ValidationError
 from sandfleet_config.errors import ErrorCode
-from sandfleet_config.outcome import Attempt
+from sandfleet_config.outcome import Attempt, replace_new_code
 from sandfleet_config.queues import CANCEL_TTL_SECONDS, KEY_PREFIX, check_queue, job_key
 from sandfleet_config.scripts import DEAD_TTL_SECONDS, MAX_DEAD_BYTES, MAX_DEAD_LETTERS, read_script, stored_result
 
@@ -299,4 +300,13 @@ def parse_attempts(raw: bytes | str) -> tuple[Attempt, ...]:
     try:
         return _attempts.validate_json(raw) if raw else ()
     except ValidationError:
+        return _parse_unusual_attempts(raw)
+
+
+def _parse_unusual_attempts(raw: bytes | str) -> tuple[Attempt, ...]:
+    """Read attempts with codes of a newer release: they count, too."""
+    try:
+        items: Any = json.loads(raw)
+        return _attempts.validate_python([replace_new_code(item) for item in items])
+    except (ValueError, TypeError, RecursionError):
         return ()
