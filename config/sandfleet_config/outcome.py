@@ -55,6 +55,10 @@ class StreamOutput:
         truncated = total > len(kept) if total_bytes is not None else False
         return cls(**encode_payload(kept), total_bytes=total, truncated=truncated)  # type: ignore[arg-type]
 
+    def dropped(self) -> StreamOutput:
+        """Return the stream with nothing kept."""
+        return StreamOutput(total_bytes=self.total_bytes, truncated=self.total_bytes > 0)
+
     @property
     def bytes(self) -> bytes:
         """The kept bytes."""
@@ -199,6 +203,17 @@ class Outcome(Record):
                 return f"exit {self.exit_code}"
             case _:
                 return f"{self.code.value}: {self.message}"
+
+    @property
+    def output_bytes(self) -> int:
+        """How many bytes of output the outcome carries, as encoded."""
+        return len(self.stdout.data) + len(self.stderr.data)
+
+    def without_output(self, why: str) -> Outcome:
+        """Return this outcome without the kept output, told as truncated; `why` is added to the message."""
+        message = f"{self.message}; {why}" if self.message else why
+        dropped = {"stdout": self.stdout.dropped(), "stderr": self.stderr.dropped(), "message": message}
+        return self.model_copy(update=dropped)
 
     def with_errors(self, errors: list[dict[str, str]]) -> Outcome:
         """Return this outcome with the faults of a refused request, for `to_error`; they travel beside the outcome."""

@@ -48,6 +48,7 @@ WORKER_SETTINGS = {"SANDFLEET_LEASE_SECONDS": "2", "SANDFLEET_DRAIN_SECONDS": "1
 STEP_SECONDS = 120
 """Until a producer's step ends, its own time-outs included."""
 MAX_LOG_CHARS = 3000
+KILLED_SANDBOX = {"SANDBOX_CREATION_FAILED", "SANDBOX_EXECUTION_FAILED"}
 
 
 @dataclass(frozen=True)
@@ -251,7 +252,11 @@ class Upgrade:
             lambda: len(stage.find_running()) >= len(doomed | retried), 30, "the sandboxes to kill have their jobs"
         )
         stage.kill_sentries()
-        producer.call("wait", ids=list(doomed))
+        told = producer.call("wait", ids=list(doomed))
+        # Whether the kill comes before the program's start or after decides which of the two it is.
+        doomed = {job_id: Case(case.command, told[job_id]["code"], None) for job_id, case in doomed.items()}
+        faults = [f"it is {case.code}" for case in doomed.values() if case.code not in KILLED_SANDBOX]
+        self._check("a killed sandbox is the host's fault", faults)
         running = self._submit(before, "running", [Case(["sleep", "6"], "OK") for _ in range(2)])
         held = running | retried
         wait_until(lambda: all(is_running(stage, job_id) for job_id in held), 30, "the jobs run")
@@ -268,26 +273,26 @@ class Upgrade:
         for batch, jobs in {"running": running, "queued": queued, "ended": ended, "retried": retried}.items():
             self._check_read(batch, jobs, min_attempts=0 if batch == "queued" else 1)
         self._check_read("doomed", doomed)
-        self._requeue(stage, before, after, list(doomed))
+        self._requeue(stage, before, after, doomed)
 
-    def _requeue(self, stage: Stage, before: Release, after: Release, doomed: list[str]) -> None:
+    def _requeue(self, stage: Stage, before: Release, after: Release, doomed: dict[str, Case]) -> None:
         for side in (before, after):
             found, listed = self._producers[side.name].call("dead"), side.command(stage, "dead", "list")
             self._check(
                 f"{side.name} lists the dead letter of {before.name}",
                 [
                     f"dead.list() is {found}, dead list prints {listed}"
-                    for job_id in doomed
-                    if found.get(job_id) != "SANDBOX_EXECUTION_FAILED" or job_id not in listed
+                    for job_id, case in doomed.items()
+                    if found.get(job_id) != case.code or job_id not in listed
                 ],
             )
-        self._producers[after.name].call("requeue", ids=doomed)
+        self._producers[after.name].call("requeue", ids=list(doomed))
         again = {job_id: Case([], "OK") for job_id in doomed}
         self._check_read("doomed", again)
         left = self._producers[after.name].call("dead")
         self._check(
             f"{after.name} requeues it",
-            [f"it is still a dead letter: {left}"] if set(left) & set(doomed) else [],
+            [f"it is still a dead letter: {left}"] if left.keys() & doomed.keys() else [],
         )
 
 
