@@ -188,7 +188,7 @@ class Outcome(Record):
     @property
     def is_ok(self) -> bool:
         """Whether the program exited 0 within its limits."""
-        return self.code.category is Category.OK
+        return self.code is ErrorCode.OK or self.code.category is Category.OK
 
     def to_json(self) -> dict[str, Any]:
         """Return the plain JSON form that travels."""
