@@ -12,7 +12,7 @@ WITH_IMAGES := trap 'exit 130' INT TERM; [ -n "$$TEST_IMAGES_ROOT" ] || \
 # What needs neither runsc nor a worker.
 FAST_TESTS := tests/unit $(addprefix tests/integration/test_producer_,contract.py redis.py flight.py)
 
-.PHONY: help setup native demo test test-fast test-releases check bench hosts soak clean
+.PHONY: help setup native demo test test-fast test-releases test-upgrade check bench hosts soak clean
 
 help: ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -36,6 +36,9 @@ test-releases: setup ## Run a thousand jobs on each of three releases of runsc, 
 	@gvisor/build.sh $(GVISOR) 20250503 >/dev/null
 	@$(WITH_IMAGES) $(BIN)/python tests/chaos/compare_releases.py --images "$$TEST_IMAGES_ROOT" $(ARGS) && \
 	SANDFLEET_RUNSC__PATH=$(GVISOR)/release-20250503.0/runsc $(BIN)/python -m pytest $(RELEASE_TESTS)
+
+test-upgrade: setup ## Let workers and producers of an earlier commit and of this one share a Redis, in minutes; ARGS="--commit abc1234"
+	@$(WITH_IMAGES) $(BIN)/python tests/chaos/mixed_releases.py --images "$$TEST_IMAGES_ROOT" $(ARGS)
 
 check: setup ## Lint, format, types, and the walls between the packages
 	$(BIN)/ruff check

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 RESULTS = Path(__file__).parent / "results"
 JSON, MARKDOWN = "latest.json", "latest.md"
-PARTS = ("latency", "bursts", "throughput", "memory", "bulk", "recovery", "growth", "limit")
+PARTS = ("latency", "bursts", "throughput", "memory", "bulk", "recovery", "growth", "limit", "redis")
 NO_MATPLOTLIB = "no pictures: matplotlib is not installed (make bench installs it: pip install --group bench)"
 console = Console(highlight=False)
 
@@ -130,6 +130,7 @@ def _measure_part(part: str, ground: Ground, counts: Counts) -> dict[str, Any]:
     from sandbench.memory import measure_in_flight
     from sandbench.one_worker import measure_one_worker
     from sandbench.recovery import measure_recovery
+    from sandbench.redis_use import measure_redis_use
     from sandbench.saturated import measure_saturated
 
     match part:
@@ -145,6 +146,8 @@ def _measure_part(part: str, ground: Ground, counts: Counts) -> dict[str, Any]:
         case "growth":
             growth, upkeep = measure_growth(ground, counts)
             return {"growth": growth, "upkeep": upkeep}
+        case "redis":
+            return {"redis_use": measure_redis_use(ground, counts.redis_jobs)}
         case _:
             one_worker = measure_one_worker(ground, counts)
             return {

@@ -30,6 +30,7 @@ class Counts:
     workers: tuple[int, ...]
     limit_clients: tuple[int, ...]
     limit_jobs: int
+    redis_jobs: int
 
 
 FULL = Counts(
@@ -52,6 +53,7 @@ FULL = Counts(
     workers=(1, 2, 4, 8, 16),
     limit_clients=(1, 2),
     limit_jobs=12_000,
+    redis_jobs=300,
 )
 QUICK = Counts(
     latency_rounds=8,
@@ -73,4 +75,5 @@ QUICK = Counts(
     workers=(1, 2),
     limit_clients=(2,),
     limit_jobs=5_000,
+    redis_jobs=100,
 )

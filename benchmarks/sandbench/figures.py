@@ -157,6 +157,15 @@ class Store(Record):
     """Command -> (calls a job, microseconds a call), from INFO commandstats; a script's own calls count in it too."""
 
 
+class RedisUse(Record):
+    """What one of `jobs` jobs asks of Redis, from submit to collected outcome, by Redis's own counters."""
+
+    jobs: int
+    script_calls: float
+    input_bytes: float
+    output_bytes: float
+
+
 class Figures(Record):
     """Everything one run found; a part that was not asked for is empty."""
 
@@ -177,6 +186,7 @@ class Figures(Record):
     one_worker: OneWorker | None = None
     limit: list[Limit] = Field(default_factory=list)
     store: Store | None = None
+    redis_use: RedisUse | None = None
 
     def joined(self, later: Self) -> Self:
         """Return this run with the parts of `later`, which was made in the same place with the same code.

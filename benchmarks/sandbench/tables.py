@@ -32,6 +32,7 @@ def render_blocks(figures: Figures) -> dict[str, str]:
         "bulk": render_bulk(figures),
         "recovery": render_recovery(figures),
         "growth": render_growth(figures),
+        "redis": render_redis_use(figures),
         "scale": render_scale(figures),
         "absent": render_absent(figures),
     }
@@ -214,6 +215,18 @@ def render_growth(figures: Figures) -> str:
         cpu = (f"{row.worker_cpu_us:,.0f}", f"{row.redis_cpu_us:,.0f}")
         rows.append([what, f"{row.per_second:,.0f}", *cpu, f"{row.redis_calls:.1f}"])
     return table(head, rows) if rows else ""
+
+
+def render_redis_use(figures: Figures) -> str:
+    """Say what a job asks of Redis."""
+    use = figures.redis_use
+    if use is None:
+        return ""
+    bytes_told = f"sends it {use.input_bytes:,.0f} bytes and gets {use.output_bytes:,.0f}"
+    return (
+        f"From submit to outcome, each of {use.jobs} jobs calls {use.script_calls:.2f} scripts in Redis, {bytes_told}, by Redis's"
+        " own counters; the worker's beats and looks in vain are in it."
+    )
 
 
 def render_absent(figures: Figures) -> str:

@@ -1,6 +1,7 @@
 """Every way a job can end, and the exception of each.
 
-The codes are stable strings; nothing here is ever renamed (a golden file in the tests holds the table).
+The codes are stable strings; nothing here is ever renamed (a golden file in the tests holds the table). A code that a newer
+release wrote (`read_code`) counts as its category says, and is raised as the category's class.
 
     SandboxError
     ├── ProgramError      ExitNonZero  Signaled
@@ -19,13 +20,20 @@ its own and none inherits an ``OSError`` kind (``OSError.__new__`` swallows a th
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from sandfleet_config.outcome import Outcome
+
+
+CODE_NAME = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
+"""What a code of any release looks like; another text is damage, not a code."""
+KEPT_CODES = 128
 
 
 class Category(StrEnum):
@@ -40,7 +48,13 @@ class Category(StrEnum):
 
 
 class ErrorCode(StrEnum):
-    """How a job ended; the value is what travels and what users match on."""
+    """How a job ended; the value is what travels and what users match on.
+
+    A code of a newer release is an instance too, made by `read_code`, but none of the names below and in no loop over them.
+    """
+
+    _told_category: Category
+    _is_told_retryable: bool
 
     OK = "OK"
     EXIT_NONZERO = "EXIT_NONZERO"
@@ -72,19 +86,66 @@ class ErrorCode(StrEnum):
     INTERNAL = "INTERNAL"
 
     @property
+    def is_known(self) -> bool:
+        """Whether this release has the code; else its category and `is_retryable` are what the record told."""
+        return self._name_ in ErrorCode.__members__
+
+    @property
     def category(self) -> Category:
         """Whose doing this ending is."""
-        return Category.OK if self is ErrorCode.OK else ERROR_CLASSES[self].category
+        if self in ERROR_CLASSES:
+            return ERROR_CLASSES[self].category
+        return Category.OK if self is ErrorCode.OK else self._told_category
 
     @property
     def is_retryable(self) -> bool:
         """Whether running the same spec again can end better."""
-        return self is not ErrorCode.OK and ERROR_CLASSES[self].is_retryable
+        if self in ERROR_CLASSES:
+            return ERROR_CLASSES[self].is_retryable
+        return self is not ErrorCode.OK and self._is_told_retryable
 
     @property
     def is_own_end(self) -> bool:
         """Whether the program ran and exited by itself, whatever its number: Celery's ``SUCCESS``."""
-        return self in {ErrorCode.OK, ErrorCode.EXIT_NONZERO}
+        return self is ErrorCode.EXIT_NONZERO or self.category is Category.OK
+
+    @classmethod
+    @lru_cache(KEPT_CODES)
+    def of_newer_release(cls, name: str, category: Category, *, is_retryable: bool) -> Self:
+        """Return the code `name`, the same instance for the same arguments: codes are compared by identity."""
+        # As `enum.Flag` makes its combinations: an instance, but no name of the class.
+        code = str.__new__(cls, name)
+        code._name_ = code._value_ = name
+        code._told_category, code._is_told_retryable = category, is_retryable  # noqa: SLF001  its own class
+        return code
+
+    def __reduce_ex__(self, protocol: object) -> tuple[Any, ...]:
+        """Pickle what a code of a newer release was made of, too."""
+        return read_code, (self.value, self.category, self.is_retryable)
+
+
+def read_code(text: object, category: object = None, retryable: object = None) -> ErrorCode:
+    """Return the code `text`; for one of a newer release the record's `category` and `retryable` count.
+
+    Without a category that is known here it is trouble of ours (`Category.HOST`), which may end better.
+
+    Raises:
+        ValueError: no release has such a code.
+    """
+    name = str(text)
+    if name in ErrorCode.__members__:
+        return ErrorCode(name)
+    if not isinstance(text, str) or not CODE_NAME.fullmatch(name):
+        raise ValueError("no code is called so")
+    told = read_category(category)
+    return ErrorCode.of_newer_release(
+        name, told, is_retryable=retryable if isinstance(retryable, bool) else told is Category.HOST
+    )
+
+
+def read_category(value: object) -> Category:
+    """Return the category `value`; one that is not known here is trouble of ours."""
+    return Category(value) if isinstance(value, str) and value in set(Category) else Category.HOST
 
 
 class SandboxError(Exception):
@@ -105,15 +166,27 @@ class SandboxError(Exception):
         message: str,
         outcome: Mapping[str, Any] | None = None,
         errors: Sequence[Mapping[str, str]] | None = None,
+        code: ErrorCode | None = None,
     ) -> Self:
-        """Build the exception; `outcome` is an `Outcome` in its JSON form, `errors` the faults by field."""
-        args: tuple[object, ...] = (cls.error_code.value, message, dict(outcome) if outcome is not None else None)
+        """Build the exception; `outcome` is an `Outcome` in its JSON form, `errors` the faults by field.
+
+        `code` is one of a newer release where this class is the category's.
+        """
+        told = (code or cls.error_code).value
+        args: tuple[object, ...] = (told, message, dict(outcome) if outcome is not None else None)
         return cls(*args, [dict(error) for error in errors]) if errors else cls(*args)
 
     @property
     def code(self) -> ErrorCode:
         """The stable code."""
-        return self.error_code
+        text = self.args[0] if self.args else None
+        if text == self.error_code.value or text in ErrorCode.__members__:
+            return self.error_code
+        told = cast("dict[str, object]", self.args[2] if len(self.args) > 2 and self.args[2] else {})  # noqa: PLR2004
+        try:
+            return read_code(text, self.category, told.get("retryable"))
+        except ValueError:
+            return self.error_code
 
     @property
     def message(self) -> str:
@@ -123,7 +196,8 @@ class SandboxError(Exception):
     @property
     def retryable(self) -> bool:
         """Whether running the same spec again can end better."""
-        return self.is_retryable
+        code = self.code
+        return self.is_retryable if code.is_known else code.is_retryable
 
     @property
     def outcome(self) -> Outcome | None:
@@ -131,7 +205,7 @@ class SandboxError(Exception):
         from sandfleet_config.outcome import Outcome
 
         raw = self.args[2] if len(self.args) > 2 else None  # noqa: PLR2004  (code, message, outcome, errors)
-        return None if raw is None else Outcome.model_validate(raw)
+        return None if raw is None else Outcome.read(raw)
 
     @property
     def errors(self) -> list[dict[str, str]]:
@@ -140,11 +214,11 @@ class SandboxError(Exception):
 
     def __str__(self) -> str:
         """Say code and message: the outcome holds program output, which must reach no log."""
-        return f"{self.error_code.value}: {self.message}"
+        return f"{self.code.value}: {self.message}"
 
     def __repr__(self) -> str:
         """Say code and message only, as `__str__` does."""
-        return f"{type(self).__name__}({self.error_code.value!r}, {self.message!r})"
+        return f"{type(self).__name__}({self.code.value!r}, {self.message!r})"
 
 
 class ProgramError(SandboxError):
@@ -374,3 +448,11 @@ def _collect(base: type[SandboxError]) -> dict[ErrorCode, type[SandboxError]]:
 
 ERROR_CLASSES: dict[ErrorCode, type[SandboxError]] = _collect(SandboxError)
 """The one exception class of each code but ``OK``."""
+_CATEGORY_CLASSES: dict[Category, type[SandboxError]] = {
+    cls.category: cls for cls in (ProgramError, LimitError, RequestError, ControlError, HostError)
+}
+
+
+def error_class(code: ErrorCode) -> type[SandboxError]:
+    """Return the exception class of any code but ``OK``: for one of a newer release, that of its category."""
+    return ERROR_CLASSES.get(code) or _CATEGORY_CLASSES.get(code.category, HostError)

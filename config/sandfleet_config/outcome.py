@@ -5,12 +5,20 @@ from __future__ import annotations
 import base64
 from dataclasses import field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, cast
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 from pydantic.dataclasses import dataclass
 
-from sandfleet_config.errors import ERROR_CLASSES, Category, ErrorCode, SandboxError
+from sandfleet_config.errors import (
+    ERROR_CLASSES,
+    Category,
+    ErrorCode,
+    SandboxError,
+    error_class,
+    read_category,
+    read_code,
+)
 from sandfleet_config.payload import encode_payload
 
 if TYPE_CHECKING:
@@ -46,6 +54,10 @@ class StreamOutput:
         total = len(kept) if total_bytes is None else total_bytes
         truncated = total > len(kept) if total_bytes is not None else False
         return cls(**encode_payload(kept), total_bytes=total, truncated=truncated)  # type: ignore[arg-type]
+
+    def dropped(self) -> StreamOutput:
+        """Return the stream with nothing kept."""
+        return StreamOutput(total_bytes=self.total_bytes, truncated=self.total_bytes > 0)
 
     @property
     def bytes(self) -> bytes:
@@ -166,10 +178,19 @@ class Outcome(Record):
             code=code, job_id=job_id, message=message, category=code.category, retryable=code.is_retryable, **fields
         )
 
+    @classmethod
+    def read(cls, raw: object) -> Self:
+        """Read the JSON form as any release may have written it: a code that is new is kept, and its category counts.
+
+        Raises:
+            pydantic.ValidationError: it is no outcome.
+        """
+        return cls.model_validate(_replace_new_codes(raw))
+
     @property
     def is_ok(self) -> bool:
         """Whether the program exited 0 within its limits."""
-        return self.code is ErrorCode.OK
+        return self.code is ErrorCode.OK or self.code.category is Category.OK
 
     def to_json(self) -> dict[str, Any]:
         """Return the plain JSON form that travels."""
@@ -185,6 +206,17 @@ class Outcome(Record):
             case _:
                 return f"{self.code.value}: {self.message}"
 
+    @property
+    def output_bytes(self) -> int:
+        """How many bytes of output the outcome carries, as encoded."""
+        return len(self.stdout.data) + len(self.stderr.data)
+
+    def without_output(self, why: str) -> Outcome:
+        """Return this outcome without the kept output, told as truncated; `why` is added to the message."""
+        message = f"{self.message}; {why}" if self.message else why
+        dropped = {"stdout": self.stdout.dropped(), "stderr": self.stderr.dropped(), "message": message}
+        return self.model_copy(update=dropped)
+
     def with_errors(self, errors: list[dict[str, str]]) -> Outcome:
         """Return this outcome with the faults of a refused request, for `to_error`; they travel beside the outcome."""
         return RefusedOutcome.new(self, errors) if errors else self
@@ -194,9 +226,9 @@ class Outcome(Record):
         return self._new_error(())
 
     def _new_error(self, errors: Sequence[Mapping[str, str]]) -> SandboxError | None:
-        if self.code is ErrorCode.OK:
+        if self.is_ok:
             return None
-        return ERROR_CLASSES[self.code].of(self.message, self.to_json(), errors)
+        return error_class(self.code).of(self.message, self.to_json(), errors, code=self.code)
 
     def to_result(self) -> SandboxResult:
         """Return the seed's result where the program ran to its own end (any exit), else raise the code's exception.
@@ -232,6 +264,34 @@ class RefusedOutcome(Outcome):
     def to_error(self) -> SandboxError | None:
         """Return the exception of the code, faults included."""
         return self._new_error(self._errors)
+
+
+def _replace_new_codes(raw: object) -> object:
+    """Return an outcome's JSON with codes of a newer release as `ErrorCode`: pydantic refuses them as text."""
+    if not isinstance(raw, dict):
+        return raw
+    fields = cast("dict[str, Any]", raw)
+    told = (fields.get("category"), fields.get("retryable"))
+    attempts = fields.get("attempts")
+    if isinstance(attempts, list):
+        fields = {**fields, "attempts": [replace_new_code(item, *told) for item in cast("list[object]", attempts)]}
+    if "category" in fields:
+        fields = {**fields, "category": read_category(told[0])}
+    return replace_new_code(fields, *told)
+
+
+def replace_new_code(raw: object, *told: object) -> object:
+    """Return `raw`, an attempt's or an outcome's JSON, with a code of a newer release as `ErrorCode`.
+
+    `told` are category and retryable, if the record says them.
+    """
+    if not isinstance(raw, dict):
+        return raw
+    fields = cast("dict[str, Any]", raw)
+    try:
+        return {**fields, "code": read_code(fields["code"], *told)}
+    except (KeyError, ValueError):
+        return fields
 
 
 def cut_to_characters(kept: bytes, *, is_cut_at_start: bool = False, is_cut_at_end: bool = False) -> bytes:

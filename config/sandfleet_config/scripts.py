@@ -38,7 +38,7 @@ from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING
 
-from sandfleet_config.errors import ERROR_CLASSES
+from sandfleet_config.errors import error_class
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -68,7 +68,7 @@ def stored_result(outcome: Outcome, faults: Sequence[Mapping[str, str]] = ()) ->
     """Return `outcome` as the record that Celery's own backend would have stored for the task; `faults` are the request's."""
     result = _encode(outcome)
     if not outcome.code.is_own_end:
-        error = ERROR_CLASSES[outcome.code]
+        error = error_class(outcome.code)
         more = f",{json.dumps(list(faults))}" if faults else ""
         message = f"[{json.dumps(outcome.code.value)},{json.dumps(outcome.message)},{result}{more}]"
         result = f'{{"exc_type":"{error.__name__}","exc_message":{message},"exc_module":"{error.__module__}"}}'

@@ -153,6 +153,12 @@ class Settings(BaseSettings):
         le=100,
         description="Submit is refused (`QueueFull`) above this share of Redis's maxmemory; 0 is no bound.",
     )
+    claim_memory_percent: int = Field(
+        default=90,
+        ge=0,
+        le=100,
+        description="Workers claim nothing above this share of Redis's maxmemory, so that what runs can end; 0 is no bound.",
+    )
     local_dir: Path = Field(
         default=Path("/run/sandfleet/local"), description="Where `sandfleet-worker local` keeps its socket."
     )

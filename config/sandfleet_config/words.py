@@ -10,6 +10,7 @@ from typing import Final
 
 CANCELLED: Final = "the job was cancelled"
 CANCELLED_QUEUED: Final = "the job was cancelled before it started"
+OUTPUT_DROPPED: Final = "its output was dropped: Redis was at its maxmemory when the job ended"
 
 CPU_PERIOD_MICROSECONDS: Final = 100_000
 """The window that a CPU quota counts in: the contract's "microseconds of CPU in each 100 ms"."""

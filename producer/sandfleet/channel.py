@@ -104,6 +104,10 @@ class Channel(Protocol):
         """Return what was left at submit, in order, None where there is nothing."""
         ...
 
+    def explain_no_claims(self) -> str:
+        """Say why workers claim no job at all now, for Redis's memory; empty where they do."""
+        ...
+
     def look(self, job_ids: Sequence[str]) -> Look:
         """End those of the jobs whose time in the queue is over, and say which of them nobody knows."""
         ...

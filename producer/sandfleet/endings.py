@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 from sandfleet_config.errors import ErrorCode
-from sandfleet_config.outcome import Attempt, Outcome, Timing
+from sandfleet_config.outcome import Attempt, Outcome, Timing, replace_new_code
 from sandfleet_config.words import CANCELLED_QUEUED
 
 if TYPE_CHECKING:
@@ -41,6 +41,8 @@ def parse_attempts(raw: bytes | str | None) -> tuple[Attempt, ...]:
         return ()
     try:
         items: Any = json.loads(raw)
-        return _attempts.validate_python([{**item, "code": item.get("code") or None} for item in items])
+        return _attempts.validate_python(
+            [replace_new_code({**item, "code": item.get("code") or None}) for item in items]
+        )
     except (ValidationError, ValueError, TypeError, AttributeError):
         return ()

@@ -230,6 +230,10 @@ class Fleet:
         """Return what was left at submit (batch, line, time) and the state of now, None where it is gone."""
         return self._channel.records([job_id])[0]
 
+    def explain_no_claims(self) -> str:
+        """Say why workers claim no job at all now, as far as Redis's memory is the reason; empty where it is not."""
+        return self._channel.explain_no_claims()
+
     def as_completed(self, jobs: Iterable[Job | str], timeout: float | None = None) -> OutcomeStream:
         """Return the outcomes of `jobs` (handles or ids) as they end, for ``for`` and ``async for``; each job once.
 

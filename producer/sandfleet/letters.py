@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from sandfleet_config.errors import ErrorCode
+from sandfleet_config.errors import ErrorCode, read_code
 from sandfleet_config.queues import KEY_PREFIX, dead_key
 from sandfleet_config.scripts import DEAD_TTL_SECONDS, MAX_DEAD_BYTES, MAX_DEAD_LETTERS, read_script, step_of
 from sandfleet_config.wire import request_sha256, spec_sha256
@@ -101,10 +101,9 @@ def parse_letter(job_id: str, fields: Mapping[bytes, bytes]) -> DeadLetter:
     """Return what people may see of a letter: never the message, unless it is no job's."""
     message = fields.get(b"message", b"")
     request = read_request(message)
-    code = fields.get(b"code", b"").decode(errors="replace")
     return DeadLetter(
         job_id=job_id,
-        code=ErrorCode(code) if code in set(ErrorCode) else None,
+        code=_read_code(fields.get(b"code", b"").decode(errors="replace")),
         reason=fields.get(b"reason", b"").decode(errors="replace"),
         at=float(fields.get(b"at", b"0")) / MILLI,
         queue=fields.get(b"queue", b"").decode(errors="replace"),
@@ -113,6 +112,13 @@ def parse_letter(job_id: str, fields: Mapping[bytes, bytes]) -> DeadLetter:
         attempts=parse_attempts(fields.get(b"attempts")),
         garbage="" if request else show_bytes(message),
     )
+
+
+def _read_code(text: str) -> ErrorCode | None:
+    try:
+        return read_code(text)
+    except ValueError:
+        return None
 
 
 def show_bytes(raw: bytes) -> str:

@@ -160,6 +160,10 @@ class FakeChannel:
         """Return what was recorded, portion by portion."""
         return ((job_ids, self.outcomes(job_ids)) for job_ids in portions)
 
+    def explain_no_claims(self) -> str:
+        """Say nothing: there is no Redis."""
+        return ""
+
     def records(self, job_ids: Sequence[str]) -> list[JobRecord | None]:
         """Return what was left at submit."""
         with self._lock:

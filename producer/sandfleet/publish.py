@@ -154,6 +154,11 @@ class RedisChannel:
                 for job_id, raw in zip(job_ids, found, strict=True)
             ]
 
+    def explain_no_claims(self) -> str:
+        """Compare Redis's memory with the mark at which workers stop to claim."""
+        with self._connections.guard():
+            return self._room.explain_no_claims(self._connections.redis)
+
     def records(self, job_ids: Sequence[str]) -> list[JobRecord | None]:
         """Read what producers left at submit, and the state of now."""
         with self._connections.guard():

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from sandfleet_config.queues import KEY_PREFIX, result_key
 from sandfleet_config.words import format_bytes
 
 from sandfleet.errors import QueueFull
@@ -15,6 +16,12 @@ if TYPE_CHECKING:
 
 MEMORY_LOOK_SECONDS = 1.0
 PERCENT = 100
+SAMPLED_KEYS = 32
+"""Keys of Redis looked at, at random, each time; those that are outcomes are measured."""
+FIRST_GUESS_BYTES = 2048
+"""Of an outcome in Redis before any was measured: one without output."""
+KEPT_SAMPLES = 256
+_RESULT = result_key("").encode()
 
 
 class Room:
@@ -23,27 +30,72 @@ class Room:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._looked = float("-inf")
-        self._used = self._maximum = 0
+        self._used = self._maximum = self._queued = 0
+        self._sizes: list[int] = []
+
+    @property
+    def outcome_bytes(self) -> int:
+        """The mean size of the outcomes that were measured."""
+        return sum(self._sizes) // len(self._sizes) if self._sizes else FIRST_GUESS_BYTES
 
     def check(self, client: redis.Redis) -> None:
-        """Return if there is room.
+        """Return if there is room, for the outcomes of the jobs that are queued too.
 
         Raises:
-            QueueFull: Redis uses more than ``memory_high_percent`` of its maxmemory.
+            QueueFull: Redis uses more than ``memory_high_percent`` of its maxmemory, or will when the queued jobs have ended.
         """
         high = self._settings.memory_high_percent
         if not high:
             return
         now = time.monotonic()
         if now - self._looked >= MEMORY_LOOK_SECONDS:
-            facts = client.info("memory")  # pyright: ignore[reportUnknownMemberType]
-            self._used, self._maximum, self._looked = int(facts["used_memory"]), int(facts["maxmemory"]), now
-        if self._maximum and self._used * PERCENT > self._maximum * high:
+            self._look(client)
+            self._looked = now
+        to_come = self._queued * self.outcome_bytes
+        if self._maximum and (self._used + to_come) * PERCENT > self._maximum * high:
+            more = (
+                f", and the outcomes of {self._queued} queued jobs need about {format_bytes(to_come)}"
+                if to_come
+                else ""
+            )
             raise QueueFull(
-                f"not queued: Redis uses {format_bytes(self._used)} of its maxmemory of {format_bytes(self._maximum)},"
+                f"not queued: Redis uses {format_bytes(self._used)} of its maxmemory of {format_bytes(self._maximum)}{more};"
                 f" the limit is {high} % (SANDFLEET_MEMORY_HIGH_PERCENT): wait"
                 " until workers have taken jobs and outcomes have expired, or raise maxmemory"
             )
+
+    def explain_no_claims(self, client: redis.Redis) -> str:
+        """Say that Redis uses more than the share above which workers claim nothing; empty where it does not."""
+        self._read_memory(client)
+        high = self._settings.claim_memory_percent
+        if not high or not self._maximum or self._used * PERCENT <= self._maximum * high:
+            return ""
+        return (
+            f"Redis uses {self._used * PERCENT // self._maximum} % of its maxmemory: workers claim nothing above {high} %"
+            " (SANDFLEET_CLAIM_MEMORY_PERCENT); forget batches, or raise maxmemory"
+        )
+
+    def _read_memory(self, client: Any) -> None:
+        facts = client.info("memory")
+        self._used, self._maximum = int(facts["used_memory"]), int(facts["maxmemory"])
+
+    def _look(self, client: Any) -> None:
+        self._read_memory(client)
+        if not self._maximum:
+            return
+        with client.pipeline(transaction=False) as pipe:
+            # Each queued job of ours expires: this counts them over all queues. What a stock producer sent is not in it.
+            pipe.zcard(f"{KEY_PREFIX}expiring")
+            for _ in range(SAMPLED_KEYS):
+                pipe.randomkey()
+            queued, *keys = pipe.execute(raise_on_error=False)
+        self._queued = queued if isinstance(queued, int) else 0
+        with client.pipeline(transaction=False) as pipe:
+            for key in keys:
+                if isinstance(key, bytes) and key.startswith(_RESULT):
+                    pipe.memory_usage(key)
+            sizes = pipe.execute(raise_on_error=False)
+        self._sizes = [*self._sizes, *(size for size in sizes if isinstance(size, int))][-KEPT_SAMPLES:]
 
 
 def refuse_full(queue: str, queued: int, wanted: int, max_queued: int) -> QueueFull:

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, cast
 
 from pydantic import Field, TypeAdapter, ValidationError
-from sandfleet_config.errors import ErrorCode
+from sandfleet_config.errors import ErrorCode, read_code
 from sandfleet_config.outcome import Outcome, Record
 from sandfleet_config.words import CANCELLED
 
@@ -75,7 +75,7 @@ def _explain(raw: bytes, job_id: str, read_record: Callable[[str], JobRecord | N
             case str(status) if status in UNFINISHED:
                 return None
             case "SUCCESS":
-                return Outcome.model_validate(body.get("result"))
+                return Outcome.read(body.get("result"))
             case "FAILURE":
                 code, message, outcome = _parse_failure(_as_dict(body.get("result")))
                 if outcome is not None:
@@ -98,12 +98,12 @@ def _parse_failure(result: dict[str, Any]) -> tuple[ErrorCode, str, Outcome | No
     """Take code, message and outcome from a `SandboxError`; name an exception that is none of ours."""
     raw_args = result.get("exc_message")
     args = list(cast("Iterable[Any]", raw_args)) if isinstance(raw_args, list) else [raw_args]
-    code = _find_code(args[0]) if len(args) > 1 else None
+    code = _find_code(args) if len(args) > 1 else None
     if code is None:
         text = f"{result.get('exc_type')}: {' '.join(str(arg) for arg in args)}"
         return ErrorCode.INTERNAL, f"Celery ended the job: {text[:FOREIGN_CHARS]}", None
     try:
-        outcome = Outcome.model_validate(args[2]) if len(args) > 2 and args[2] is not None else None  # noqa: PLR2004
+        outcome = Outcome.read(args[2]) if len(args) > 2 and args[2] is not None else None  # noqa: PLR2004
     except ValidationError:
         outcome = None  # the code and the message still say what happened
     if outcome is not None and len(args) > 3:  # noqa: PLR2004
@@ -112,10 +112,11 @@ def _parse_failure(result: dict[str, Any]) -> tuple[ErrorCode, str, Outcome | No
     return code, str(args[1]), outcome
 
 
-def _find_code(value: object) -> ErrorCode | None:
-    """Return the code of an ending that is an error."""
+def _find_code(args: list[Any]) -> ErrorCode | None:
+    """Return the code of an ending that is an error; one of a newer release has the category that the outcome tells."""
+    told = cast("dict[str, Any]", args[2]) if len(args) > 2 and isinstance(args[2], dict) else {}  # noqa: PLR2004
     try:
-        code = ErrorCode(str(value))
+        code = read_code(args[0], told.get("category"), told.get("retryable"))
     except ValueError:
         return None
     return None if code is ErrorCode.OK else code

@@ -66,6 +66,8 @@ class Stage:
     redis_url: str
     redis: redis.Redis
     workers: list[Worker] = field(default_factory=list)
+    python: str = sys.executable
+    """Of the workers that are started next: another release has its own."""
     state: Path = field(init=False)
     """Where workers keep locks and the state of sandboxes: `folder`, unless a test puts another below it."""
 
@@ -89,7 +91,7 @@ class Stage:
     def start(self, concurrency: int = 2, program: Sequence[str] = PROGRAM, **settings: str) -> Worker:
         """Start a worker without waiting for it; `program` are Python's arguments."""
         log_path = self.folder / f"worker-{len(self.workers)}.log"
-        command = [sys.executable, *program, "--concurrency", str(concurrency)]
+        command = [self.python, *program, "--concurrency", str(concurrency)]
         with log_path.open("wb") as log:
             process = subprocess.Popen(command, env=self.env | settings, stdout=log, stderr=log, start_new_session=True)
         worker = Worker(process, log_path)

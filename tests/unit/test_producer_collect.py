@@ -117,7 +117,7 @@ def test_a_failure_without_outcome_keeps_code_and_message() -> None:
         (stored("FAILURE", "text"), ErrorCode.INTERNAL, "damaged"),
         (stored("REVOKED", {"exc_type": "TaskRevokedError"}), ErrorCode.CANCELLED, "the job was cancelled"),
         (stored("SUCCESS", None), ErrorCode.INTERNAL, "cannot be read"),
-        (stored("SUCCESS", {"code": "NEW_CODE", "job_id": "j1"}), ErrorCode.INTERNAL, "cannot be read"),
+        (stored("SUCCESS", {"code": "no code", "job_id": "j1"}), ErrorCode.INTERNAL, "cannot be read"),
         (stored("SUCCESS", {**OK.to_json(), "exit_code": "s3cret"}), ErrorCode.INTERNAL, "exit_code"),
         (stored("NOVEL", None), ErrorCode.INTERNAL, "status"),
         (b"{}", ErrorCode.INTERNAL, "status"),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import redis
 from sandfleet_config.errors import SandboxError
+from sandfleet_config.words import format_bytes
 
 from sandfleet_worker.host import connect
 from sandfleet_worker.sandbox.abilities import QUIET_FLAG
@@ -19,7 +20,7 @@ from sandfleet_worker.sandbox.runsc import find_runsc, release_date
 from sandfleet_worker.sandbox.sidecars import find_closed_folder, find_sidecar_fault, sidecar_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from sandfleet_config.settings import WorkerSettings
@@ -92,11 +93,27 @@ def check_redis(settings: WorkerSettings) -> Iterator[Finding]:
             f"maxmemory-policy is {policy}: a full Redis would drop queued jobs silently",
             f"redis-cli config set maxmemory-policy {SAFE_POLICY}, and the same line in redis.conf",
         )
+    yield _check_redis_memory(settings, info)
     if info.get("aof_enabled"):
         yield Finding("redis persistence", State.OK, "append-only file")
     else:
         detail = "no append-only file: a restart of Redis loses queued jobs"
         yield Finding("redis persistence", State.WARNING, detail, "set appendonly yes in redis.conf")
+
+
+def _check_redis_memory(settings: WorkerSettings, info: Mapping[str, Any]) -> Finding:
+    used, maximum = int(info.get("used_memory", 0)), int(info.get("maxmemory", 0))
+    if not maximum:
+        detail = f"uses {format_bytes(used)}; without a maxmemory nothing stops producers and workers before its host is full"
+        return Finding("redis memory", State.OK, detail)
+    detail = f"uses {format_bytes(used)} of its maxmemory of {format_bytes(maximum)}"
+    high = settings.claim_memory_percent
+    if high and used * 100 > maximum * high:
+        why = f"{detail}: workers claim nothing above {high} % (SANDFLEET_CLAIM_MEMORY_PERCENT)"
+        return Finding(
+            "redis memory", State.WARNING, why, "forget batches that nobody reads any more, or raise maxmemory"
+        )
+    return Finding("redis memory", State.OK, detail)
 
 
 def check_folder(name: str, folder: Path, setting: str) -> Finding:

@@ -1,10 +1,12 @@
 -- Record how a job ended, once: outcome, completion of its batch, the end of its claim and the TTL of its keys in one step.
 --
 -- ARGV: prefix, owner, claim id, job id, code, result (Celery's record as JSON), result_ttl in s, reason for the dead letters
---       ("" none), ttl of dead letters in s, message for the dead letters where Redis has lost it ("" none)
+--       ("" none), ttl of dead letters in s, message for the dead letters where Redis has lost it ("" none), "droppable" where the
+--       result has output that the caller may drop
 -- A worker gives its owner and claim. With owner "" the job must still be queued: a producer, or a worker's sweep, ends a job
 -- that nobody has claimed (CANCELLED, EXPIRED).
 -- Returns 1, or 0 where the job is not the caller's (any more): then nothing is recorded but a line in the duplicates log.
+-- Returns -1, and has done nothing, where Redis is at maxmemory and the result is droppable: the caller sends it without output.
 -- A claim that was deleted is still the caller's while the job's record names it: a take-over writes another one there.
 -- A forged key of a wrong type does not stop the call: the outcome is recorded all the same.
 local prefix, owner, claim, id, code, result = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
@@ -22,6 +24,15 @@ local function try(...)
     return nil
   end
   return reply
+end
+
+-- At maxmemory Redis refuses a write that may need memory, where it is a script's first. This one changes nothing.
+local function is_memory_full()
+  local reply = redis.pcall('ZADD', prefix .. 'owners', 'XX', 0, '')
+  return type(reply) == 'table' and reply.err ~= nil and reply.err:find('OOM', 1, true) ~= nil
+end
+if ARGV[11] == 'droppable' and is_memory_full() then
+  return -1
 end
 
 local facts = redis.pcall('HMGET', job, 'state', 'claim', 'owner', 'batch', 'key', 'attempts', 'flag', 'ended_by')

@@ -194,6 +194,8 @@ def show(
                 print(json.dumps({"job_id": job_id, "code": None, **record.model_dump()}, indent=2))
                 return
             print_lines(record_lines(job_id, record))
+            if record.state == "queued" and (why := fleet.explain_no_claims()):
+                print_lines([("waits", why)])
 
 
 @app.command()

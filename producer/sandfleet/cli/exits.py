@@ -49,7 +49,7 @@ def _program_exit(outcome: Outcome) -> int:
     """Return how the program itself ended; where a limit killed it before that, SIGKILL."""
     if outcome.signal is not None:
         return SIGNAL_BASE + outcome.signal
-    if outcome.exit_code is not None and (outcome.exit_code or outcome.code is ErrorCode.OK):
+    if outcome.exit_code is not None and (outcome.exit_code or outcome.is_ok):
         return outcome.exit_code
     return KILLED if outcome.code.category is Category.LIMIT else OUR_FAILURE
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
+from sandfleet_config.errors import Category
 from sandfleet_config.words import format_bytes
 
 from sandfleet.cli.exits import SOME_NOT_OK
@@ -143,4 +144,4 @@ def print_summary(counts: Mapping[ErrorCode, int]) -> int:
 
 
 def _is_ok(code: ErrorCode) -> bool:
-    return code.value == "OK"
+    return code.category is Category.OK

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from sandfleet_worker.delivery.held import Held
     from sandfleet_worker.delivery.ledger import Claim, Ledger
+    from sandfleet_worker.delivery.redis_memory import RedisMemory
     from sandfleet_worker.delivery.slots import HostSlots, Slot
     from sandfleet_worker.delivery.turns import Turns
 
@@ -49,12 +50,14 @@ class Claimer:
         held: Held,
         turns: Turns,
         *,
+        memory: RedisMemory,
         is_stopping: Callable[[], bool],
         on_unstarted: Callable[[Claim, Exception], None],
         on_failure: Callable[[str], None],
     ) -> None:
         self._redis: Any = client
         self._ledger, self._slots, self._held, self._turns = ledger, slots, held, turns
+        self._memory = memory
         self._is_told_to_stop, self._on_unstarted = is_stopping, on_unstarted
         self._receive: Callable[[Claim], None] | None = None
         self._stop_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -138,7 +141,7 @@ class Claimer:
             if self._is_stopping():
                 self._thread.tell_to_stop()
                 return False
-            if self._is_paused.is_set():
+            if self._is_paused.is_set() or self._memory.is_high():
                 self._thread.stopping.wait(LOOK_SECONDS)
             elif self._held.wait_room(LOOK_SECONDS):
                 return True

@@ -18,6 +18,7 @@ from sandfleet_worker.delivery.held import Held
 from sandfleet_worker.delivery.leases import Lease
 from sandfleet_worker.delivery.ledger import Claim, Ledger, Refused
 from sandfleet_worker.delivery.outages import NotHeard, call_until_heard
+from sandfleet_worker.delivery.redis_memory import RedisMemory
 from sandfleet_worker.delivery.sweep import Sweeper
 from sandfleet_worker.delivery.turns import Turns
 from sandfleet_worker.delivery.watchdog import Watchdog
@@ -80,6 +81,7 @@ class Intake:
             slots,
             self.held,
             Turns(settings.queue, settings.queues),
+            memory=RedisMemory(for_claims, settings.claim_memory_percent),
             is_stopping=lambda: self.lease.is_lost or self._is_stopping(),
             on_unstarted=self._settle_unstarted,
             on_failure=self.exit.drain,

@@ -17,18 +17,19 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
+import redis
 from pydantic import TypeAdapter, ValidationError
 from sandfleet_config.errors import ErrorCode
-from sandfleet_config.outcome import Attempt
+from sandfleet_config.outcome import Attempt, replace_new_code
 from sandfleet_config.queues import CANCEL_TTL_SECONDS, KEY_PREFIX, check_queue, job_key
 from sandfleet_config.scripts import DEAD_TTL_SECONDS, MAX_DEAD_BYTES, MAX_DEAD_LETTERS, read_script, stored_result
+from sandfleet_config.words import OUTPUT_DROPPED
 
 from sandfleet_worker.delivery.outages import REDIS_ERRORS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    import redis
     from sandfleet_config.outcome import Outcome
 
 log = logging.getLogger(__name__)
@@ -44,6 +45,8 @@ MAX_QUEUES = 1000
 """How many names of queues a worker reads at a time. Of more it takes others each time, at random, so that each has its turn."""
 TELL_SECONDS = 1.0
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+DROPPED_FROM_BYTES = 4096
+"""Outputs that together are smaller are recorded even beyond maxmemory: the outcome itself takes a quarter of it."""
 _attempts: Final = TypeAdapter(tuple[Attempt, ...])
 
 
@@ -261,31 +264,52 @@ class Ledger:
             self._malformed = self._kept = 0
 
     def finish(self, claim: Claim, outcome: Outcome, faults: Sequence[Mapping[str, str]] = ()) -> bool:
-        """Record how the job ended, in the dead letters too if its claim says why; return False if it is not ours any more."""
+        """Record how the job ended, in the dead letters too if its claim says why; return False if it is not ours any more.
+
+        Where Redis is at its maxmemory, the outcome is recorded without its output, and says so.
+        """
         message = claim.message if claim.reason else b""
-        return self._finish(self._identity.owner, claim.claim_id, outcome, claim.reason, faults, message)
+        before, after = (self._identity.owner, claim.claim_id), (claim.reason, message)
+        if outcome.output_bytes >= DROPPED_FROM_BYTES:
+            answer = self._finish(before, outcome, after, faults, droppable=True)
+            if answer >= 0:
+                return bool(answer)
+            log.warning(
+                "the output of job %s is dropped: Redis has no memory for %d bytes",
+                claim.job_id,
+                outcome.output_bytes,
+                extra={"action": "output_dropped", "job_id": claim.job_id},
+            )
+            outcome = outcome.without_output(OUTPUT_DROPPED)
+        return bool(self._finish(before, outcome, after, faults))
 
     def end_queued(self, outcome: Outcome) -> bool:
         """Record the end of a job that nobody has claimed; return False if it is not queued."""
-        return self._finish("", "", outcome)
+        return bool(self._finish(("", ""), outcome))
 
-    def _finish(  # noqa: PLR0917  what the script asks for
+    def _finish(
         self,
-        owner: str,
-        claim_id: str,
+        holder: tuple[str, str],
         outcome: Outcome,
-        reason: str = "",
+        dead: tuple[str, bytes] = ("", b""),
         faults: Sequence[Mapping[str, str]] = (),
-        message: bytes = b"",
-    ) -> bool:
-        text = stored_result(outcome, faults)
-        args = (owner, claim_id, outcome.job_id, outcome.code.value, text, self._ttl, reason, DEAD_TTL_SECONDS, message)
-        is_ours = bool(self._call("finish", *args))
-        if reason:
+        *,
+        droppable: bool = False,
+    ) -> int:
+        """Call the script; `holder` are owner and claim, `dead` reason and message for the dead letters."""
+        text, (reason, message) = stored_result(outcome, faults), dead
+        args = (*holder, outcome.job_id, outcome.code.value, text, self._ttl, reason, DEAD_TTL_SECONDS, message)
+        try:
+            answer = int(self._call("finish", *args, *(["droppable"] if droppable else [])))
+        except redis.exceptions.OutOfMemoryError:
+            if not droppable:
+                raise
+            answer = -1
+        if reason and answer >= 0:
             # The end is recorded, whatever becomes of this: a sweep does the same within a minute.
             with contextlib.suppress(*REDIS_ERRORS):
                 self.drop_stale_dead()
-        return is_ours
+        return answer
 
     def retry(self, claim: Claim, code: ErrorCode, delay_seconds: float = 0.0, avoid_host: str = "") -> bool:
         """End this attempt with `code` and queue the job for the next; return False if it is not ours any more."""
@@ -401,4 +425,13 @@ def parse_attempts(raw: bytes | str) -> tuple[Attempt, ...]:
     try:
         return _attempts.validate_json(raw) if raw else ()
     except ValidationError:
+        return _parse_unusual_attempts(raw)
+
+
+def _parse_unusual_attempts(raw: bytes | str) -> tuple[Attempt, ...]:
+    """Read attempts with codes of a newer release: they count, too."""
+    try:
+        items: Any = json.loads(raw)
+        return _attempts.validate_python([replace_new_code(item) for item in items])
+    except (ValueError, TypeError, RecursionError):
         return ()
