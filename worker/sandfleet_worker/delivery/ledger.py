@@ -71,6 +71,7 @@ class Claim:
     queue: str = ""
     attempts: tuple[Attempt, ...] = ()
     max_attempts: int = DEFAULT_MAX_ATTEMPTS
+    run: int = 1
     reason: str = ""
     """Why the job belongs to the dead letters when it ends; empty where it does not."""
 
@@ -194,6 +195,8 @@ class Ledger:
     def finish(self, claim: Claim, outcome: Outcome, faults: Sequence[Mapping[str, str]] = ()) -> bool:
         """Record how the job ended, in the dead letters too if its claim says why; return False if it is not ours any more."""
         message = claim.message if claim.reason else b""
+        if claim.run != outcome.run:
+            outcome = outcome.model_copy(update={"run": claim.run})
         return self._finish(self._identity.owner, claim.claim_id, outcome, claim.reason, faults, message)
 
     def end_queued(self, outcome: Outcome) -> bool:
@@ -238,8 +241,8 @@ class Ledger:
         """
         answer = self._call("reap", self._identity.owner, secrets.token_hex(6), MAX_TAKEN, int(may_take), *passed_over)
         taken = []
-        for at in range(1, len(answer), 8):
-            claim_id, *facts, cancelled = answer[at : at + 8]
+        for at in range(1, len(answer), 9):
+            claim_id, *facts, cancelled = answer[at : at + 9]
             taken.append((_parse(claim_id.decode(), *facts), cancelled == b"1"))
         return answer[0].decode(), taken
 
@@ -247,10 +250,10 @@ class Ledger:
         """Forbid the job's start, durably; return where it stands: queued, running, ended or unknown."""
         return str(self._call("cancel", job_id, CANCEL_TTL_SECONDS).decode())
 
-    def read_batch(self, job_id: str) -> str | None:
-        """Return the batch of a queued job."""
-        raw = self._redis.hget(job_key(job_id), "batch")
-        return raw.decode() if raw else None
+    def read_place(self, job_id: str) -> dict[str, Any]:
+        """Return the batch and the run of a queued job, as fields of its outcome."""
+        batch, run = self._redis.hmget(job_key(job_id), "batch", "run")
+        return {"batch": batch.decode() if batch else None, "run": _parse_count(run or b"", 1)}
 
     def limit_attempts(self, claim: Claim, max_attempts: int) -> bool:
         """Note what the spec of a stock producer's job says, before it starts; return False if it is not ours any more."""
@@ -282,7 +285,7 @@ def _is_queue_name(name: str) -> bool:
 
 def _parse(claim_id: str, *facts: bytes) -> Claim:
     """Read the facts that `claim.lua` and `reap.lua` tell of a job. A record that a stranger has spoilt tells nothing."""
-    job_id, flag, message, queue, attempts, max_attempts = facts
+    job_id, flag, message, queue, attempts, max_attempts, run = facts
     return Claim(
         claim_id,
         job_id.decode(errors="replace"),
@@ -290,8 +293,13 @@ def _parse(claim_id: str, *facts: bytes) -> Claim:
         message,
         queue=queue.decode(errors="replace"),
         attempts=parse_attempts(attempts),
-        max_attempts=int(max_attempts) if max_attempts.isdigit() and len(max_attempts) < 10 else DEFAULT_MAX_ATTEMPTS,  # noqa: PLR2004
+        max_attempts=_parse_count(max_attempts, DEFAULT_MAX_ATTEMPTS),
+        run=_parse_count(run, 1),
     )
+
+
+def _parse_count(raw: bytes, default: int) -> int:
+    return int(raw) if raw.isdigit() and len(raw) < 10 else default  # noqa: PLR2004
 
 
 def parse_attempts(raw: bytes | str) -> tuple[Attempt, ...]:

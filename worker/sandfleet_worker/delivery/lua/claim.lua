@@ -3,7 +3,7 @@
 -- ARGV: prefix, owner, claim id (new for each job, the same when a call is repeated because its answer got lost), host, worker,
 --       max_attempts of jobs that do not say, then the names of queues, whose turn it is first
 -- Returns {"lost"} without a lease, {"late"} where the lease has run out and may still be renewed, {"none"}, {"again"} where
--- nothing but waste was found so far, or {"job", id, flag, message, queue, attempts, max_attempts}; the last two items of every
+-- nothing but waste was found so far, or {"job", id, flag, message, queue, attempts, max_attempts, run}; the last two items of every
 -- answer that comes from the queues are how many messages were set aside because they are malformed (no JSON, no usable id), and
 -- how many of these were kept as dead letters. With the flag "start" the attempt is counted; "cancelled" and "expired" jobs are
 -- handed out for their outcome only.
@@ -36,8 +36,8 @@ end
 
 local waste, read_bytes, malformed = 0, 0, {}
 local function answer(id, message)
-  local facts = redis.call('HMGET', prefix .. 'job:' .. id, 'flag', 'queue', 'attempts', 'max_attempts')
-  return { 'job', id, facts[1] or 'start', message, facts[2] or '', facts[3] or '', facts[4] or default_attempts }
+  local facts = redis.call('HMGET', prefix .. 'job:' .. id, 'flag', 'queue', 'attempts', 'max_attempts', 'run')
+  return { 'job', id, facts[1] or 'start', message, facts[2] or '', facts[3] or '', facts[4] or default_attempts, facts[5] or '1' }
 end
 
 local held = redis.pcall('HGET', claims, claim)
