@@ -170,6 +170,7 @@ class Outcome(Record):
     runtime: Runtime = Runtime()
     image_digest: str | None = None
     spec_sha256: str = ""
+    run: int = 1
 
     @classmethod
     def of(cls, code: ErrorCode, job_id: str, message: str = "", **fields: Any) -> Self:

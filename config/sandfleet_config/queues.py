@@ -79,9 +79,14 @@ def batch_key(name: str) -> str:
     return f"{KEY_PREFIX}batch:{name}"
 
 
-def done_key(name: str) -> str:
-    """Return the key of the list of those of a batch's job ids that have ended, in the order of their ends."""
-    return f"{KEY_PREFIX}done:{name}"
+def ends_key(name: str) -> str:
+    """Return the key of the stream of a batch's ends."""
+    return f"{KEY_PREFIX}ends:{name}"
+
+
+def run_key(job_id: str, run: int) -> str:
+    """Return the key of the result record of an earlier run."""
+    return f"{KEY_PREFIX}run:{run}:{job_id}"
 
 
 def result_key(job_id: str) -> str:

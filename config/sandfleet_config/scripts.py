@@ -6,19 +6,28 @@ Keys, all under `KEY_PREFIX`:
     job:<id>        hash: state queued|waiting|running|ended, queue, step, batch, key, fingerprint, expires (ms), queue_ttl (ms),
                     max_attempts, record, attempts (JSON list, from the first claim on; `charged` absent is true), code, claim,
                     owner, flag (start|cancelled|expired, while claimed), message (while it waits for another try), avoid,
-                    avoid_until (the host of a failed attempt); submitted (ms), of a stock producer's job or a revived one;
+                    avoid_until (the host of a failed attempt); submitted (ms), of a stock producer's job or of a later run;
                     suspect (JSON {host, boot, ms}: it may have killed its worker, after a run of so long), suspect_until (ms:
-                    while it runs apart from other suspects). Waiting: claimed, and its program has not started; running: it
-                    may have
+                    while it runs apart from other suspects); run (absent: 1); ended_by (the claim that ended the last run that
+                    has ended), end_entry (of its end in ends:<batch>). Waiting: claimed, and its program has not started;
+                    running: it may have
+    run:<n>:<id>    Celery's result record of run n of a job that was run again since, with the TTL that it had
     idem:<key>      the job id of an idempotency key
     cancel:<id>     the mark of a cancel
-    batch:<name>    list of a batch's job ids, done:<name> those that have ended
+    batch:<name>    list of a batch's job ids, in the order of their submit
+    ends:<name>     stream of its ends: id, run, code; one entry for each job that has ended, of its newest run
+    counts:<name>   hash: how many of its jobs ended with each code; sealed ("1" once all are submitted), dropped, imported: see
+                    batch_keys.lua
+    done:<name>     list of ids as their first runs ended: producers of release e5bcdee read it, and its workers write it.
+                    These four live for 30 days after the last submit or end, for result_ttl once all jobs have ended. What ended
+                    so long ago that its record is gone is dropped from each as the batch goes on.
     queues          set of the queues that may hold jobs; wake: a stream that idle workers block on
     owners          sorted set: worker (host:pid:token) -> end of its lease (ms of Redis's clock)
     boot:<host>     the id of the host's boot: of a worker that died under another one, no job did it
     claims:<owner>  hash: claim id -> message; ids that begin with "taken-" are a dead worker's, not decided yet
     delayed         sorted set: job id -> when it may be tried again; expiring: job id -> end of its queue_ttl
-    dead            sorted set of dead letters by time, dead:<id> a hash each
+    dead            sorted set of dead letters by time, dead:<id> a hash each: message, reason, code, at, queue, attempts,
+                    batch, run
     dead_sizes      hash: job id -> bytes of its dead letter, dead_bytes: their sum; messages that are no job are not in it
     dead_dropped    how many letters were dropped before their time, since there were more than `MAX_DEAD_LETTERS`, or larger ones
     malformed       sorted set of those dead letters that are messages without a usable id, by time
@@ -33,6 +42,7 @@ Keys, all under `KEY_PREFIX`:
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, datetime
 from functools import cache
 from importlib import resources
@@ -50,12 +60,14 @@ DEAD_TTL_SECONDS = 7 * 86400
 MAX_DEAD_LETTERS = 10_000
 MAX_DEAD_BYTES = 64 << 20
 """Of all dead letters together; the oldest go first."""
+_INCLUDE = re.compile(r"^-- include: (\w+)$", re.MULTILINE)
 
 
 @cache
 def read_script(name: str) -> str:
-    """Return the text of ``lua/<name>.lua``."""
-    return resources.files("sandfleet_config").joinpath("lua", f"{name}.lua").read_text()
+    """Return the text of ``lua/<name>.lua``; a line ``-- include: other`` in it stands for the text of ``lua/other.lua``."""
+    text = resources.files("sandfleet_config").joinpath("lua", f"{name}.lua").read_text()
+    return _INCLUDE.sub(lambda found: read_script(found[1]), text)
 
 
 @cache

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from pydantic import Field
 from sandfleet_config.outcome import Record
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator
 
     from sandfleet_config.outcome import Outcome
 
     from sandfleet.dead import DeadLetter
     from sandfleet.ticket import Ticket
+    from sandfleet.waker import Waker
 
 
 class JobRecord(Record):
@@ -26,6 +29,7 @@ class JobRecord(Record):
     submitted: float = 0.0
     spec_sha256: str = ""
     queue: str = ""
+    run: int = 1
     state: str = ""
     """``queued``, ``waiting`` (a worker has it, its program has not started), ``running`` or ``ended``,
     at the time of the look; not part of what was left."""
@@ -74,6 +78,67 @@ class BatchCounts(NamedTuple):
     done: int
 
 
+class BatchState(NamedTuple):
+    """How far a batch is: `total` jobs, `ended` of them, `codes` with how many ended so, whether all are submitted.
+
+    `ends` are job ids and runs behind the place that was asked for, `place` is that of the last of them, and `imported` says how
+    many ends were found that workers of an older release have recorded.
+    """
+
+    total: int = 0
+    ended: int = 0
+    codes: Mapping[str, int] = MappingProxyType({})
+    is_sealed: bool = False
+    ends: Sequence[tuple[str, int]] = ()
+    place: str = "0-0"
+    imported: int = 0
+
+
+class RunState(StrEnum):
+    """What became of the wish to run a job again: it is queued; a later run has begun before, or it has not ended; or why not."""
+
+    QUEUED = "queued"
+    LATER = "later"
+    NO_MESSAGE = "no message"
+    UNREADABLE = "unreadable"
+    UNUSABLE = "unusable"
+    UNKNOWN = "unknown"
+
+
+class JobWatch(Protocol):
+    """Hears of the ends of some jobs, and wakes who waits."""
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it still hears anything."""
+        ...
+
+    def take(self) -> Sequence[str] | None:
+        """Return those that have ended since the last call; None where any may have."""
+        ...
+
+    def close(self) -> None:
+        """Hear no more."""
+        ...
+
+
+class BatchWatch(Protocol):
+    """Wakes who waits at the next end of a batch."""
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it still hears anything."""
+        ...
+
+    def arm(self, place: str) -> None:
+        """Wake at the first end behind `place`, once."""
+        ...
+
+    def close(self) -> None:
+        """Hear no more."""
+        ...
+
+
 class Channel(Protocol):
     """The way to the workers and back; safe for concurrent use. Each method raises `FleetUnavailable` where it leads nowhere."""
 
@@ -116,16 +181,32 @@ class Channel(Protocol):
         """End each job that is queued, and ask for the end of each that runs."""
         ...
 
-    def batch_counts(self, name: str) -> BatchCounts:
-        """Return the batch's size and how far it is; zeros where nobody knows it."""
+    def watch_jobs(self, job_ids: Sequence[str], waker: Waker) -> JobWatch:
+        """Wake `waker` when one of the jobs ends."""
+        ...
+
+    def watch_batch(self, name: str, waker: Waker) -> BatchWatch:
+        """Wake `waker` when a job of the batch ends."""
+        ...
+
+    def earlier_outcome(self, job_id: str, run: int) -> Outcome | None:
+        """Return the outcome of a run before the newest one, None where it is kept no more."""
+        ...
+
+    def read_batch(self, name: str, place: str = "", limit: int = 0) -> BatchState:
+        """Return how far the batch is, and `limit` of its ends behind `place`; without a place none, and that of the newest."""
         ...
 
     def batch_ids(self, name: str) -> list[str]:
         """Return the batch's jobs in the order of their submit."""
         ...
 
-    def done_ids(self, name: str, start: int = 0, limit: int | None = None) -> list[str]:
-        """Return those of the batch's jobs that have ended, in the order of their ends, `limit` from `start`."""
+    def seal(self, name: str) -> None:
+        """Note that all jobs of the batch have been submitted; the next submit takes that back."""
+        ...
+
+    def forget_batch(self, name: str) -> Iterator[tuple[int, int]]:
+        """Delete the batch's jobs that have ended, with outcomes and dead letters; yield how many went and stayed."""
         ...
 
     def dead_letters(self, limit: int) -> list[DeadLetter]:
@@ -136,8 +217,12 @@ class Channel(Protocol):
         """Return one, None where there is none."""
         ...
 
-    def revive(self, job_id: str) -> str:
-        """Queue a dead letter again; ``queued``, or why not: ``unknown``, ``alive``, ``unreadable``."""
+    def dead_runs(self, batch: str | None) -> Iterator[list[tuple[str, int]]]:
+        """Yield the ids of dead letters, of one batch or all, and which run of its job each is of; some hundred at a time."""
+        ...
+
+    def start_runs(self, runs: Sequence[tuple[str, int]]) -> list[RunState]:
+        """Queue dead letters again, each if the run of its job that is given is still the newest."""
         ...
 
     def purge_dead(self, job_ids: Sequence[str] | None) -> int:

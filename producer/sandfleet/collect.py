@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import closing
 from itertools import chain
 from typing import TYPE_CHECKING
 
 from sandfleet.waits import BatchWait, FollowingWait, Wait
+from sandfleet.waker import CancelRelay
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Iterator
@@ -17,8 +19,8 @@ if TYPE_CHECKING:
     from sandfleet.channel import Channel
     from sandfleet.interfaces import CancelSignal
 
-POLLED_JOBS = 200
-"""So many jobs are asked for by one command anyway; for more, the list of their batch's ends says which to ask for."""
+SUBSCRIBED_JOBS = 200
+"""So many jobs are listened to one by one; of more of one batch, the stream of its ends says which have ended."""
 
 
 class OutcomeStream:
@@ -49,39 +51,36 @@ class OutcomeStream:
         self._cancel = cancel
 
     def _new_wait(self) -> Wait:
-        if self._batch and len(self._job_ids) > POLLED_JOBS:
+        if self._batch and len(self._job_ids) > SUBSCRIBED_JOBS:
             return FollowingWait(self._channel, self._job_ids, self._timeout, self._batch)
         return Wait(self._channel, self._job_ids, self._timeout)
 
     def __iter__(self) -> Iterator[Outcome]:
         """Yield each outcome once."""
-        wait = self._new_wait()
-        while wait.pending:
-            yield from chain.from_iterable(wait.collect())
-            if (pause := wait.next_pause()) is not None and self._pause(pause):
-                return
-        wait.raise_if_lost()
-
-    def _pause(self, seconds: float) -> bool:
-        """Pause; return whether the wait was cancelled meanwhile."""
-        if self._cancel is not None:
-            return self._cancel.wait(seconds)
-        time.sleep(seconds)
-        return False
+        with closing(self._new_wait()) as wait, closing(CancelRelay(wait.waker, self._cancel)) as relay:
+            while wait.pending:
+                yield from chain.from_iterable(wait.collect())
+                if pause := wait.next_pause():
+                    if relay.wait(pause):
+                        return
+                    if (rest := wait.began + wait.gather_seconds - time.monotonic()) > 0:
+                        time.sleep(rest)
+            wait.raise_if_lost()
 
     async def __aiter__(self) -> AsyncIterator[Outcome]:
         """Yield each outcome once; the event loop stays free."""
-        wait = self._new_wait()
-        while wait.pending:
-            portions = wait.collect()
-            # Some at a time by another thread: going there and back takes as long as parsing a few.
-            while ended := await asyncio.to_thread(next, portions, None):
-                for outcome in ended:
-                    yield outcome
-                ended.clear()  # the event loop still has the list
-            if (pause := await asyncio.to_thread(wait.next_pause)) is not None:
-                await asyncio.sleep(pause)
-        wait.raise_if_lost()
+        with closing(self._new_wait()) as wait:
+            while wait.pending:
+                portions = wait.collect()
+                # Some at a time by another thread: going there and back takes as long as parsing a few.
+                while ended := await asyncio.to_thread(next, portions, None):
+                    for outcome in ended:
+                        yield outcome
+                    ended.clear()  # the event loop still has the list
+                if pause := await asyncio.to_thread(wait.next_pause):
+                    await wait.waker.wait_async(pause)
+                    await asyncio.sleep(max(0.0, wait.began + wait.gather_seconds - time.monotonic()))
+            wait.raise_if_lost()
 
 
 class BatchStream(OutcomeStream):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from sandfleet.channel import CancelState
 from sandfleet.collect import OutcomeStream
+from sandfleet.errors import JobUnknown
 
 if TYPE_CHECKING:
     from sandfleet_config.errors import ErrorCode
@@ -46,13 +47,12 @@ class Job:
     `batch` is the name of its batch, None where it has none or this handle does not know.
     """
 
-    __slots__ = ("_channel", "_outcome", "batch", "id")
+    __slots__ = ("_channel", "batch", "id")
 
     def __init__(self, job_id: str, channel: Channel, batch: str | None = None) -> None:
         self.id = job_id
         self.batch = batch
         self._channel = channel
-        self._outcome: Outcome | None = None
 
     def __eq__(self, other: object) -> bool:
         """Compare by id."""
@@ -68,37 +68,53 @@ class Job:
 
     @property
     def is_done(self) -> bool:
-        """Whether the job has ended; asks Redis until it has."""
-        if self._outcome is None:
-            self._outcome = self._channel.outcomes([self.id])[0]
-        if self._outcome is None and self._channel.look([self.id]).ended:
-            self._outcome = self._channel.outcomes([self.id])[0]
-        return self._outcome is not None
+        """Whether the job's newest run has ended."""
+        return self._look() is not None
 
-    def outcome(self, timeout: float | None = None) -> Outcome:
-        """Wait for the end and return it, whatever it is: what the job did is never raised.
+    def _look(self) -> Outcome | None:
+        found = self._channel.outcomes([self.id])[0]
+        if found is None and self._channel.look([self.id]).ended:
+            found = self._channel.outcomes([self.id])[0]
+        return found
+
+    def outcome(self, timeout: float | None = None, *, run: int | None = None) -> Outcome:
+        """Wait for the end of the newest run and return it, whatever it is: what the job did is never raised.
+
+        `run` is the number of a run, from 1: an earlier one had ended before the next began, and its outcome is kept as long
+        as it would have been.
 
         Raises:
             ResultTimeout: it has not ended within `timeout` seconds (None waits for ever, 0 just looks); the job goes on.
-            JobUnknown: Redis has forgotten the job.
+            JobUnknown: Redis has forgotten the job, or that run, or there is no such run.
             FleetUnavailable: Redis is out of reach.
         """
-        if self._outcome is None:
-            (self._outcome,) = OutcomeStream(self._channel, [self.id], timeout)
-        return self._outcome
+        if run is not None and (earlier := self._find_run(run)) is not None:
+            return earlier
+        (outcome,) = OutcomeStream(self._channel, [self.id], timeout)
+        return outcome
+
+    def _find_run(self, run: int) -> Outcome | None:
+        """Return the outcome of a run before the newest one; None where `run` is the newest."""
+        earlier = self._channel.earlier_outcome(self.id, run)
+        if earlier is not None:
+            return earlier
+        record = self._channel.records([self.id])[0]
+        newest = record.run if record is not None else 1
+        if run == newest:
+            return None
+        what = "has been forgotten" if 0 < run < newest else f"does not exist: its newest is run {newest}"
+        raise JobUnknown(f"run {run} of job {self.id} {what}", [self.id])
 
     def wait(self, timeout: float | None = None, cancel: CancelSignal | None = None) -> Outcome | None:
         """Do what `outcome` does, but return None as soon as `cancel` is set; the job goes on."""
-        if self._outcome is None:
-            for outcome in OutcomeStream(self._channel, [self.id], timeout, cancel=cancel):
-                self._outcome = outcome
-        return self._outcome
+        return next(iter(OutcomeStream(self._channel, [self.id], timeout, cancel=cancel)), None)
 
-    async def outcome_async(self, timeout: float | None = None) -> Outcome:  # noqa: ASYNC109  as `outcome`
+    async def outcome_async(self, timeout: float | None = None, *, run: int | None = None) -> Outcome:  # noqa: ASYNC109  as `outcome`
         """Do what `outcome` does and leave the event loop free."""
-        if self._outcome is None:
-            (self._outcome,) = [outcome async for outcome in OutcomeStream(self._channel, [self.id], timeout)]
-        return self._outcome
+        if run is not None and (earlier := await asyncio.to_thread(self._find_run, run)) is not None:
+            return earlier
+        (outcome,) = [outcome async for outcome in OutcomeStream(self._channel, [self.id], timeout)]
+        return outcome
 
     def result(self, timeout: float | None = None) -> SandboxResult:
         """Wait for the end and return the program's result, any exit included.
@@ -118,13 +134,13 @@ class Job:
 
         A running job's outcome appears when its sandbox is gone.
         """
-        if self._outcome is not None or self.is_done:
-            return CancelResult(self.id, self._outcome.code if self._outcome else None)
+        if (outcome := self._look()) is not None:
+            return CancelResult(self.id, outcome.code)
         match self._channel.cancel([self.id])[0]:
             case CancelState.CANCELLED:
                 return CancelResult(self.id, is_ended=True)
-            case CancelState.ENDED if self.is_done and self._outcome is not None:  # between the look and the cancel
-                return CancelResult(self.id, self._outcome.code)
+            case CancelState.ENDED if (outcome := self._look()) is not None:  # between the look and the cancel
+                return CancelResult(self.id, outcome.code)
             case _:
                 return CancelResult(self.id)
 

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import TYPE_CHECKING, Any, Final
 
 from sandfleet_config.errors import ErrorCode, read_code
-from sandfleet_config.queues import KEY_PREFIX, dead_key
+from sandfleet_config.queues import KEY_PREFIX, dead_key, job_key
 from sandfleet_config.scripts import DEAD_TTL_SECONDS, MAX_DEAD_BYTES, MAX_DEAD_LETTERS, read_script, step_of
 from sandfleet_config.wire import request_sha256, spec_sha256
 
+from sandfleet.channel import RunState
 from sandfleet.dead import DeadLetter
 from sandfleet.endings import parse_attempts
 from sandfleet.message import read_request
 from sandfleet.ticket import new_record
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from sandfleet.connection import Connections
 
@@ -24,10 +26,11 @@ DEAD: Final = f"{KEY_PREFIX}dead"
 MILLI: Final = 1000
 CHUNK: Final = 200
 SHOWN_BYTES: Final = 200
+RECORD_GONE: Final = "gone"
 
 
 class RedisLetters:
-    """Reads, revives and drops dead letters."""
+    """Reads dead letters, queues them again, drops them."""
 
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
@@ -54,21 +57,66 @@ class RedisLetters:
             found: dict[bytes, bytes] = client.hgetall(dead_key(job_id))
         return found
 
-    def revive(self, job_id: str) -> str:
-        """Queue the letter's message again, with a new record: the old one may be gone."""
-        fields = self._read_fields(job_id)
-        if not fields:
-            return "unknown"
-        request = read_request(fields.get(b"message", b""))
+    def find_runs(self, batch: str | None) -> Iterator[list[tuple[str, int]]]:
+        """Yield the jobs of dead letters, oldest first, and which run each letter is of; messages that are no job are none."""
+        with self._connections.guard():
+            client: Any = self._connections.redis
+            ids: list[str] = [item.decode(errors="replace") for item in client.zrange(DEAD, 0, -1)]
+        for at in range(0, len(ids), CHUNK):
+            part = ids[at : at + CHUNK]
+            with self._connections.guard():
+                pipe = self._connections.new_pipe()
+                for job_id in part:
+                    pipe.hmget(dead_key(job_id), "code", "run", "batch")
+                    pipe.hget(job_key(job_id), "batch")  # a letter of an older release does not say
+                found = pipe.execute()
+            letters = zip(part, found[::2], found[1::2], strict=True)
+            yield [
+                (job_id, _parse_run(run))
+                for job_id, (code, run, named), recorded in letters
+                if code and (batch is None or (named or recorded or b"").decode() == batch)
+            ]
+
+    def start_runs(self, runs: Sequence[tuple[str, int]]) -> list[RunState]:
+        """Queue the letters' messages again, some hundred by one call."""
+        return [state for at in range(0, len(runs), CHUNK) for state in self._start_runs(runs[at : at + CHUNK])]
+
+    def _start_runs(self, runs: Sequence[tuple[str, int]]) -> list[RunState]:
+        states = self._call_next_run([(job_id, run, "") for job_id, run in runs])
+        gone = [at for at, state in enumerate(states) if state == RECORD_GONE]
+        records = {at: self._read_lost_record(runs[at][0]) for at in gone}
+        readable = [at for at in gone if records[at]]
+        again = self._call_next_run([(*runs[at], records[at]) for at in readable])
+        found = dict(enumerate(states)) | dict.fromkeys(gone, RunState.UNREADABLE.value)
+        found |= dict(zip(readable, again, strict=True))
+        return [RunState(found[at]) for at in range(len(runs))]
+
+    def _call_next_run(self, jobs: Sequence[tuple[str, int, str]]) -> list[str]:
+        if not jobs:
+            return []
+        with self._connections.guard():
+            script = self._connections.script(read_script("next_run"))
+            answers: list[bytes] = script(args=[KEY_PREFIX, *(word for job in jobs for word in job)])
+        return [answer.decode() for answer in answers]
+
+    def _read_lost_record(self, job_id: str) -> str:
+        """Make a job's record anew from its message, as JSON for the script; empty where there is no message that is a job."""
+        request = read_request(self._read_fields(job_id).get(b"message", b""))
         if request is None:
-            return "unreadable"
+            return ""
         spec = request.spec
         record = new_record(spec, request.batch, spec_sha256(spec), time.time()).model_dump_json(exclude_defaults=True)
-        what = (KEY_PREFIX, job_id, step_of(spec.priority), spec.idempotency_key, request_sha256(spec))
-        how = (max(1, round(spec.queue_ttl * MILLI)), spec.max_attempts, record, request.batch or "")
-        with self._connections.guard():
-            answer: Any = self._connections.script(read_script("revive"))(args=[*what, *how])
-        return str(answer.decode())
+        return json.dumps(
+            {
+                "step": str(step_of(spec.priority)),
+                "key": spec.idempotency_key,
+                "fingerprint": request_sha256(spec),
+                "queue_ttl": max(1, round(spec.queue_ttl * MILLI)),
+                "max_attempts": spec.max_attempts,
+                "record": record,
+                "batch": request.batch or "",
+            }
+        )
 
     def purge(self, job_ids: Sequence[str] | None) -> int:
         """Drop letters, a few hundred at a time."""
@@ -111,6 +159,7 @@ def parse_letter(job_id: str, fields: Mapping[bytes, bytes]) -> DeadLetter:
         line=request.spec.to_line() if request else "",
         attempts=parse_attempts(fields.get(b"attempts")),
         garbage="" if request else show_bytes(message),
+        run=_parse_run(fields.get(b"run")),
     )
 
 
@@ -119,6 +168,10 @@ def _read_code(text: str) -> ErrorCode | None:
         return read_code(text)
     except ValueError:
         return None
+
+
+def _parse_run(raw: bytes | None) -> int:
+    return int(raw) if raw and raw.isdigit() else 1
 
 
 def show_bytes(raw: bytes) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -14,7 +15,7 @@ from sandfleet_config.outcome import Attempt, Outcome, SandboxResult, StreamOutp
 from sandfleet_config.scripts import MAX_DEAD_BYTES, MAX_DEAD_LETTERS
 from sandfleet_config.wire import decode_job
 
-from sandfleet.channel import Answer, AnswerKind, BatchCounts, CancelState, JobRecord, Look
+from sandfleet.channel import Answer, AnswerKind, BatchState, CancelState, JobRecord, Look, RunState
 from sandfleet.dead import DeadLetter
 from sandfleet.endings import new_ending
 from sandfleet.errors import JobUnknown
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from sandfleet_config.spec import SandboxSpec
 
     from sandfleet.ticket import Ticket
+    from sandfleet.waker import Waker
 
 Ending: TypeAlias = Outcome | SandboxResult | SandboxError | None
 """How a scripted job ends; None leaves it queued, to be ended by `FakeFleet.finish` or by a cancel."""
@@ -34,12 +36,39 @@ Handler: TypeAlias = "Callable[[SandboxSpec], Ending]"
 
 @dataclass
 class _Job:
-    """One job, and how often the handler has had it since it was last queued."""
+    """One job; `outcome` is its newest run's."""
 
     ticket: Ticket
     queue: str
     queued: float
     outcome: Outcome | None = None
+    run: int = 1
+    earlier: dict[int, Outcome] = field(default_factory=dict[int, Outcome])
+
+
+class _Watch:
+    """A `JobWatch` and a `BatchWatch`: it wakes at the ends of the jobs that `is_awaited` names."""
+
+    def __init__(self, channel: FakeChannel, is_awaited: Callable[[str], bool], waker: Waker) -> None:
+        self._channel, self._waker = channel, waker
+        self.is_awaited = is_awaited
+        self._ended: list[str] | None = None
+        self.is_alive = True
+
+    def take(self) -> list[str] | None:
+        ended, self._ended = self._ended, []
+        return ended
+
+    def arm(self, place: str) -> None:  # noqa: ARG002  as in `BatchWatch`
+        self._waker.wake()  # something may have ended since it was read
+
+    def note(self, job_id: str) -> None:
+        if self._ended is not None:
+            self._ended.append(job_id)
+        self._waker.wake()
+
+    def close(self) -> None:
+        self._channel.drop_watch(self)
 
 
 class FakeChannel:
@@ -51,7 +80,10 @@ class FakeChannel:
         self._lock = threading.RLock()
         self._jobs: dict[str, _Job] = {}
         self._keys: dict[str, str] = {}
-        self._done: list[str] = []
+        self._ends: dict[int, tuple[str, int]] = {}
+        self._ended = 0
+        self._sealed: set[str] = set()
+        self._watches: list[_Watch] = []
         self._dead: dict[str, DeadLetter] = {}
         self._dropped_dead = 0
 
@@ -60,6 +92,8 @@ class FakeChannel:
         with self._lock:
             self._check_room(tickets, queue, wanted)
             answers = [self._add(ticket, queue) for ticket in tickets]
+            if any(answer.kind is AnswerKind.NEW for answer in answers):
+                self._sealed.discard(tickets[0].batch or "")
         for answer in answers:
             if answer.kind is AnswerKind.NEW:
                 self._play(answer.job_id)
@@ -123,8 +157,9 @@ class FakeChannel:
             outcome = _new_outcome(job.ticket, ending)
             if attempts and not outcome.attempts:
                 outcome = outcome.model_copy(update={"attempts": attempts})
-            job.outcome = outcome
-            self._done.append(job_id)
+            job.outcome = outcome = outcome.model_copy(update={"run": job.run})
+            self._ended += 1
+            self._ends[self._ended] = (job_id, job.run)
             if attempts and outcome.code in job.ticket.spec.retry_on:
                 self._dead[job_id] = DeadLetter(
                     job_id=job_id,
@@ -135,8 +170,11 @@ class FakeChannel:
                     batch=job.ticket.batch,
                     line=job.ticket.line,
                     attempts=attempts,
+                    run=job.run,
                 )
                 self._drop_old_letters()
+            for watch in [watch for watch in self._watches if watch.is_awaited(job_id)]:
+                watch.note(job_id)
 
     def _drop_old_letters(self) -> None:
         """Keep as many as Redis would."""
@@ -186,7 +224,7 @@ class FakeChannel:
         return job.queued + job.ticket.spec.queue_ttl - time.time()
 
     def _new_ending(self, code: ErrorCode, job_id: str) -> Outcome:
-        return new_ending(code, job_id, self._jobs[job_id].ticket.record, ())
+        return new_ending(code, job_id, _new_record(self._jobs[job_id]), ())
 
     def cancel(self, job_ids: Sequence[str]) -> list[CancelState]:
         """End each job that waits as ``CANCELLED``: nothing ever runs here."""
@@ -202,20 +240,67 @@ class FakeChannel:
         self.finish(job_id, self._new_ending(ErrorCode.CANCELLED, job_id))
         return CancelState.CANCELLED
 
-    def batch_counts(self, name: str) -> BatchCounts:
-        """Count the batch's jobs."""
-        return BatchCounts(len(self.batch_ids(name)), len(self.done_ids(name)))
+    def watch_jobs(self, job_ids: Sequence[str], waker: Waker) -> _Watch:
+        """Wake at the end of any of the jobs; now, too: one may have ended before."""
+        found = self._add_watch(_Watch(self, frozenset(job_ids).__contains__, waker))
+        waker.wake()
+        return found
+
+    def watch_batch(self, name: str, waker: Waker) -> _Watch:
+        """Wake at the end of any job of the batch."""
+        return self._add_watch(_Watch(self, lambda job_id: self._jobs[job_id].ticket.batch == name, waker))
+
+    def _add_watch(self, watch: _Watch) -> _Watch:
+        with self._lock:
+            self._watches.append(watch)
+        return watch
+
+    def drop_watch(self, watch: _Watch) -> None:
+        """Wake it no more."""
+        with self._lock:
+            if watch in self._watches:
+                self._watches.remove(watch)
+
+    def earlier_outcome(self, job_id: str, run: int) -> Outcome | None:
+        """Return what was recorded."""
+        with self._lock:
+            job = self._jobs.get(job_id)
+            return job.earlier.get(run) if job else None
+
+    def read_batch(self, name: str, place: str = "", limit: int = 0) -> BatchState:
+        """Count the batch's jobs, and list its ends."""
+        with self._lock:
+            members = self.batch_ids(name)
+            ended = [outcome for job_id in members if (outcome := self._jobs[job_id].outcome) is not None]
+            numbers = [number for number, (job_id, _) in self._ends.items() if self._jobs[job_id].ticket.batch == name]
+            start = int(place.partition("-")[0]) if place else 0
+            shown = [number for number in numbers if number > start][:limit] if place else []
+            last = (shown or [start])[-1] if place else max(numbers, default=0)
+            codes = Counter(outcome.code.value for outcome in ended)
+            ends = [self._ends[number] for number in shown]
+            return BatchState(len(members), len(ended), codes, name in self._sealed, ends, f"{last}-0")
+
+    def seal(self, name: str) -> None:
+        """Note it."""
+        with self._lock:
+            self._sealed.add(name)
+
+    def forget_batch(self, name: str) -> Iterator[tuple[int, int]]:
+        """Delete what has ended."""
+        with self._lock:
+            ids = self.batch_ids(name)
+            ended = [job_id for job_id in ids if self._jobs[job_id].outcome is not None]
+            self.purge_dead(ended)
+            for job_id in ended:
+                self._keys.pop(self._jobs[job_id].ticket.key, None)
+                del self._jobs[job_id]
+            self._ends = {number: end for number, end in self._ends.items() if end[0] in self._jobs}
+        yield len(ended), len(ids) - len(ended)
 
     def batch_ids(self, name: str) -> list[str]:
         """Return the batch's jobs in the order of their submit."""
         with self._lock:
             return [job_id for job_id, job in self._jobs.items() if job.ticket.batch == name]
-
-    def done_ids(self, name: str, start: int = 0, limit: int | None = None) -> list[str]:
-        """Return the batch's ended jobs in the order of their ends."""
-        with self._lock:
-            done = [job_id for job_id in self._done if self._jobs[job_id].ticket.batch == name]
-            return done[start:] if limit is None else done[start : start + limit]
 
     def dead_letters(self, limit: int) -> list[DeadLetter]:
         """Return the newest."""
@@ -227,16 +312,31 @@ class FakeChannel:
         with self._lock:
             return self._dead.get(job_id)
 
-    def revive(self, job_id: str) -> str:
-        """Run the handler again."""
+    def dead_runs(self, batch: str | None) -> Iterator[list[tuple[str, int]]]:
+        """Yield all at once."""
         with self._lock:
+            yield [
+                (letter.job_id, letter.run) for letter in self._dead.values() if batch is None or letter.batch == batch
+            ]
+
+    def start_runs(self, runs: Sequence[tuple[str, int]]) -> list[RunState]:
+        """Run the handler again."""
+        return [self._start_run(job_id, run) for job_id, run in runs]
+
+    def _start_run(self, job_id: str, run: int) -> RunState:
+        with self._lock:
+            job = self._jobs.get(job_id)
+            if job is None:
+                return RunState.UNKNOWN
+            if job.outcome is None or job.run != run:
+                return RunState.LATER
             if self._dead.pop(job_id, None) is None:
-                return "unknown"
-            job = self._jobs[job_id]
-            job.outcome, job.queued = None, time.time()
-            self._done.remove(job_id)
+                return RunState.NO_MESSAGE
+            job.earlier[run] = job.outcome
+            job.outcome, job.queued, job.run = None, time.time(), run + 1
+            self._ends = {number: end for number, end in self._ends.items() if end[0] != job_id}
         self._play(job_id)
-        return "queued"
+        return RunState.QUEUED
 
     def purge_dead(self, job_ids: Sequence[str] | None) -> int:
         """Forget letters."""
@@ -272,7 +372,8 @@ class FakeChannel:
 
 
 def _new_record(job: _Job) -> JobRecord:
-    return job.ticket.record.model_copy(update={"queue": job.queue, "state": "ended" if job.outcome else "queued"})
+    state = "ended" if job.outcome else "queued"
+    return job.ticket.record.model_copy(update={"queue": job.queue, "state": state, "run": job.run})
 
 
 def _new_outcome(ticket: Ticket, ending: Outcome | SandboxResult | SandboxError) -> Outcome:

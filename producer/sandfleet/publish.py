@@ -10,16 +10,17 @@ from pydantic import ValidationError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, OutOfMemoryError
 from sandfleet_config.errors import ErrorCode
-from sandfleet_config.queues import CANCEL_TTL_SECONDS, KEY_PREFIX, batch_key, done_key, job_key, result_key
+from sandfleet_config.queues import CANCEL_TTL_SECONDS, KEY_PREFIX, batch_key, job_key, result_key, run_key
 from sandfleet_config.scripts import DEAD_TTL_SECONDS, read_script, step_of, stored_result
 
-from sandfleet.channel import Answer, AnswerKind, BatchCounts, CancelState, JobRecord, Look
+from sandfleet.channel import Answer, AnswerKind, BatchState, CancelState, JobRecord, Look
 from sandfleet.connection import Connections
 from sandfleet.endings import new_ending, parse_attempts
 from sandfleet.errors import QueueFull
 from sandfleet.flight import Flight
 from sandfleet.letters import RedisLetters
 from sandfleet.message import new_messages
+from sandfleet.notices import Notices
 from sandfleet.pause import collector_paused
 from sandfleet.room import Room, refuse_full
 from sandfleet.stored import parse_outcome
@@ -30,15 +31,18 @@ if TYPE_CHECKING:
     from sandfleet_config.outcome import Outcome
     from sandfleet_config.settings import Settings
 
+    from sandfleet.channel import BatchWatch, JobWatch, RunState
     from sandfleet.dead import DeadLetter
     from sandfleet.ticket import Ticket
+    from sandfleet.waker import Waker
 
 MILLI: Final = 1000
 ANSWER_KINDS: Final = {kind.value.encode(): kind for kind in AnswerKind}
 TRIMMED_AT_ONCE: Final = 500
 PARSED_AT_ONCE: Final = 50
 """Fewer objects than start the collector of garbage: it has nothing to do where a reader drops what it has read."""
-RECORD_FIELDS: Final = ("record", "state", "queue", "attempts")
+RECORD_FIELDS: Final = ("record", "state", "queue", "run", "attempts")
+FORGOTTEN_AT_ONCE: Final = 500
 
 
 class RedisChannel:
@@ -49,6 +53,7 @@ class RedisChannel:
         self._connections = Connections(settings)
         self._room = Room(settings)
         self._letters = RedisLetters(self._connections)
+        self._notices = Notices(self._connections)
 
     def publish(self, tickets: Sequence[Ticket], queue: str, wanted: int) -> list[Answer]:
         """Leave each job's record and its message in one step, unless they are there already.
@@ -224,27 +229,64 @@ class RedisChannel:
                     pass
         return ended
 
-    def batch_counts(self, name: str) -> BatchCounts:
-        """Count the batch's two lists."""
-        with self._connections.guard():
-            pipe = self._connections.new_pipe()
-            pipe.llen(batch_key(name))
-            pipe.llen(done_key(name))
-            total, done = pipe.execute()
-        return BatchCounts(total, done if total else 0)
+    def watch_jobs(self, job_ids: Sequence[str], waker: Waker) -> JobWatch:
+        """Subscribe to the notices that `finish.lua` publishes."""
+        return self._notices.watch_jobs(job_ids, waker)
 
-    def batch_ids(self, name: str) -> list[str]:
-        """Read the list that submits write."""
-        return self._read_list(batch_key(name), 0)
+    def watch_batch(self, name: str, waker: Waker) -> BatchWatch:
+        """Follow the stream of the batch's ends."""
+        return self._notices.watch_batch(name, waker)
 
-    def done_ids(self, name: str, start: int = 0, limit: int | None = None) -> list[str]:
-        """Read the list that ends write."""
-        return self._read_list(done_key(name), start, limit)
-
-    def _read_list(self, key: str, start: int, limit: int | None = None) -> list[str]:
+    def earlier_outcome(self, job_id: str, run: int) -> Outcome | None:
+        """Read the result record that the next run has moved."""
         with self._connections.guard():
             client: Any = self._connections.redis
-            return [item.decode() for item in client.lrange(key, start, -1 if limit is None else start + limit - 1)]
+            raw: bytes | None = client.get(run_key(job_id, run))
+        return None if raw is None else parse_outcome(raw, job_id, self._read_record)
+
+    def read_batch(self, name: str, place: str = "", limit: int = 0) -> BatchState:
+        """Read counts and ends in one step."""
+        with self._connections.guard():
+            total, ended, last, ends, imported, counts = self._run("read_batch", [KEY_PREFIX, name, place, limit])
+        fields = dict(zip(counts[::2], counts[1::2], strict=True))
+        return BatchState(
+            total,
+            ended,
+            {key.decode(): int(value) for key, value in fields.items() if key.isupper()},
+            b"sealed" in fields,
+            [
+                (job_id, int(run))
+                for job_id, _, run in (line.partition(" ") for line in ends.decode().split("\n"))
+                if run
+            ],
+            last.decode(),
+            imported,
+        )
+
+    def batch_ids(self, name: str) -> list[str]:
+        """Read the list that submits write; a job whose record was lost, and that was run again, stands in it twice."""
+        with self._connections.guard():
+            client: Any = self._connections.redis
+            return list(dict.fromkeys(item.decode() for item in client.lrange(batch_key(name), 0, -1)))
+
+    def seal(self, name: str) -> None:
+        """Set a field of the batch's counts."""
+        with self._connections.guard():
+            self._run("seal", [KEY_PREFIX, name])
+
+    def forget_batch(self, name: str) -> Iterator[tuple[int, int]]:
+        """Delete some hundred jobs at a time."""
+        with self._connections.guard():
+            client: Any = self._connections.redis
+            left: int = client.llen(batch_key(name))
+        while left > 0:
+            with self._connections.guard():
+                kept, *raw = self._run("forget_batch", [KEY_PREFIX, name, min(left, FORGOTTEN_AT_ONCE)])
+            ids = [job_id.decode() for job_id in raw]
+            if ids:
+                self._letters.purge(ids)
+            left -= FORGOTTEN_AT_ONCE
+            yield len(ids), kept
 
     def dead_letters(self, limit: int) -> list[DeadLetter]:
         """Read the newest."""
@@ -254,9 +296,13 @@ class RedisChannel:
         """Read one."""
         return self._letters.read(job_id)
 
-    def revive(self, job_id: str) -> str:
-        """Put the message back as it was."""
-        return self._letters.revive(job_id)
+    def dead_runs(self, batch: str | None) -> Iterator[list[tuple[str, int]]]:
+        """Read ids and runs only."""
+        return self._letters.find_runs(batch)
+
+    def start_runs(self, runs: Sequence[tuple[str, int]]) -> list[RunState]:
+        """Put each message back as it was."""
+        return self._letters.start_runs(runs)
 
     def purge_dead(self, job_ids: Sequence[str] | None) -> int:
         """Delete letters."""
@@ -287,6 +333,7 @@ class RedisChannel:
 
     def close(self) -> None:
         """Close every connection; the next use opens new ones."""
+        self._notices.close()
         self._connections.close()
 
     def _script(self, name: str) -> Any:
@@ -302,7 +349,7 @@ def _encode_delivery(priority: int, queue_ttl: float, max_attempts: int) -> str:
 
 
 def _parse_record(
-    raw: bytes | None, state: bytes | None, queue: bytes | None, _attempts: bytes | None
+    raw: bytes | None, state: bytes | None, queue: bytes | None, run: bytes | None, _attempts: bytes | None
 ) -> JobRecord | None:
     """Return what is known; a stock producer's job has a state, from its claim on, and no record."""
     if state is None:
@@ -311,4 +358,5 @@ def _parse_record(
         record = JobRecord.model_validate_json(raw or b"{}")
     except ValidationError:
         record = JobRecord()  # it is there, so the job is known
-    return record.model_copy(update={"state": state.decode(), "queue": (queue or b"").decode()})
+    number = int(run) if run and run.isdigit() else 1
+    return record.model_copy(update={"state": state.decode(), "queue": (queue or b"").decode(), "run": number})

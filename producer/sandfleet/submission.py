@@ -38,8 +38,17 @@ class Submission:
     def submit(self, specs: Iterable[Spec]) -> Iterator[list[Job]]:
         """Yield the handles of each portion; a list or tuple is checked as a whole, and must find room as a whole, before."""
         if isinstance(specs, list | tuple):
-            return self._submit(specs, wanted=len(specs), kept=check_all(self._desk, specs))
-        return self._submit(specs)
+            return self._seal_after(self._submit(specs, wanted=len(specs), kept=check_all(self._desk, specs)))
+        return self._seal_after(self._submit(specs))
+
+    def _seal_after(self, portions: Iterator[list[Job]]) -> Iterator[list[Job]]:
+        """Say that the batch is complete when all portions are queued."""
+        yield from portions
+        self._seal()
+
+    def _seal(self) -> None:
+        if self._desk.batch:
+            self._channel.seal(self._desk.batch)
 
     async def submit_async(self, specs: Iterable[Spec] | AsyncIterable[Spec]) -> AsyncIterator[list[Job]]:
         """Do what `submit` does in other threads, one after the other; an asynchronous source is read here."""
@@ -52,6 +61,7 @@ class Submission:
             async for jobs in _drive(self._submit(some, first)):
                 yield jobs
             first += len(some)
+        await asyncio.to_thread(self._seal)
 
     def _submit(
         self, specs: Iterable[Spec], first: int = 0, wanted: int = 0, kept: Sequence[Draft] = ()

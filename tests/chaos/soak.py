@@ -113,6 +113,10 @@ class Producer(threading.Thread):
         self.retries = 0
         self.error: Exception | None = None
 
+    def count_ended(self) -> int:
+        """Count the jobs that have ended, of batches too whose ends workers of an older release have recorded."""
+        return sum(self._fleet.batch(name).counts.done for name in list(self.batches))
+
     def run(self) -> None:
         try:
             while not self.must_stop.is_set() and len(self.expected) < self._jobs:
@@ -374,11 +378,7 @@ class Soak:
     def count_left(self) -> int:
         if not self._is_redis_up:
             return len(self.producer.expected)
-        pipe = self.redis.pipeline(transaction=False)
-        for batch in self.producer.batches:
-            pipe.llen(f"{KEY_PREFIX}done:{batch}")
-        done: list[int] = pipe.execute()
-        return len(self.producer.expected) - sum(done)
+        return len(self.producer.expected) - self.producer.count_ended()
 
     def close(self) -> None:
         self.producer.must_stop.set()

@@ -130,7 +130,7 @@ def test_a_host_that_was_cut_off_is_fenced_off_when_it_comes_back(lan: Lan, flee
         ]
         assert outcome.host == other.name
     assert starts(new, *jobs) == starts(old, *jobs) == [1] * 4
-    ended = [name.decode() for name in lan.redis.lrange(f"{KEY_PREFIX}done:cut", 0, -1)]
+    ended = [fields[b"id"].decode() for _, fields in lan.redis.xrange(f"{KEY_PREFIX}ends:cut")]
     assert sorted(ended) == sorted(job.id for job in jobs), "each job has ended once"
 
 

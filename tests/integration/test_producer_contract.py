@@ -412,7 +412,7 @@ def test_a_batch_is_found_again_by_its_name(fleet: Fleet) -> None:
     outcomes = list(batch.as_completed(timeout=20))
     assert sorted(outcome.job_id for outcome in outcomes) == sorted(batch.job_ids)
     assert batch.is_done
-    assert batch.counts == (3, 3)
+    assert (batch.counts, batch.codes, batch.is_sealed) == ((3, 3), {"OK": 2, "EXIT_NONZERO": 1}, True)
     assert [outcome.job_id for outcome in batch.outcomes()] == [outcome.job_id for outcome in outcomes]
 
     async def collect() -> list[str]:
@@ -437,6 +437,11 @@ def test_a_batch_is_cancelled_as_a_whole(fleet: Fleet) -> None:
     outcomes = list(fleet.batch(name).as_completed(timeout=20))
     assert sorted(outcome.code for outcome in outcomes) == [ErrorCode.CANCELLED] * 20 + [ErrorCode.OK]
     assert fleet.batch(name).cancel() == {CancelState.ENDED: 21}
+    assert fleet.batch(name).forget() == (21, 0)
+    with pytest.raises(BatchUnknown):
+        fleet.batch(name)
+    with pytest.raises(JobUnknown):
+        fleet.job(done.id)
 
 
 @pytest.fixture(params=FLEETS[:2])
@@ -501,8 +506,11 @@ def test_a_job_without_a_try_left_is_a_dead_letter(stand_in_fleet: Fleet) -> Non
     second = again.outcome(timeout=20)
     assert second.code is ErrorCode.GVISOR_NOT_AVAILABLE
     assert len(second.attempts) == 2, "its attempts are fresh"
+    assert (second.run, job.outcome(run=1)) == (2, outcome)
     assert len(list(fleet.batch(name).as_completed(timeout=20))) == 1
-    assert fleet.batch(name).counts == (1, 1)
+    assert (fleet.batch(name).counts, fleet.batch(name).codes) == ((1, 1), {"GVISOR_NOT_AVAILABLE": 1})
+    assert fleet.dead.requeue(job.id, run=1) == job, "a second click"
+    assert job.outcome(timeout=0) == second, "does nothing"
     assert fleet.dead.purge() >= 1
     assert fleet.dead.list() == []
     with pytest.raises(JobUnknown):

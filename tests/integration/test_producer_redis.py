@@ -372,7 +372,7 @@ def test_a_result_outlives_its_record(fleet: Fleet, client: redis.Redis) -> None
 
 
 def test_a_job_redis_lost_ends_the_wait(fleet: Fleet, client: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sandfleet.waits.PRESENCE_SECONDS", 0.1)
+    monkeypatch.setattr("sandfleet.waits.LOOK_SECONDS", 0.1)
     job = fleet.submit(SPEC)
     client.delete(job_key(job.id))
     with pytest.raises(JobUnknown):

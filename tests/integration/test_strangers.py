@@ -157,17 +157,30 @@ def test_a_key_of_a_wrong_type_stops_nobody(url: str, client: Any, ledger: Ledge
         "claims:host:one:one",
         "batch:b",
         "done:b",
+        "ends:b",
+        "counts:b",
         "expiring",
     ]
     names += [name.removeprefix(KEY_PREFIX) for name in lists]
-    refusing = {"batch:b", "done:b", "expiring", *(name.removeprefix(KEY_PREFIX) for name in lists)}
+    refusing = {
+        "batch:b",
+        "done:b",
+        "ends:b",
+        "counts:b",
+        "expiring",
+        *(name.removeprefix(KEY_PREFIX) for name in lists),
+    }
     for number, name in enumerate(names):
         client.flushdb()
         ledger.register(600)
         (before,) = submit(url)
         if client.type(KEY_PREFIX + name) == b"list":
             continue  # the list of the job itself
-        wrong = {"a": 1} if name in {"queues", "batch:b", "done:b"} or name.startswith(DEFAULT_QUEUE) else None
+        wrong = (
+            {"a": 1}
+            if name in {"queues", "batch:b", "done:b", "ends:b", "counts:b"} or name.startswith(DEFAULT_QUEUE)
+            else None
+        )
         client.delete(KEY_PREFIX + name)
         if wrong:
             client.zadd(KEY_PREFIX + name, wrong)
@@ -320,7 +333,7 @@ def test_a_dead_letter_survives_a_requeue_into_a_queue_that_is_none(url: str, cl
     assert ledger.finish(replace(claim, reason="it failed"), Outcome.of(ErrorCode.INTERNAL, job))
     client.set(f"{KEY_PREFIX}{DEFAULT_QUEUE}\x06\x166", "x")
     with Fleet(Settings(redis_url=SecretStr(url))) as fleet:
-        with pytest.raises(Exception, match="WRONGTYPE"):
+        with pytest.raises(Exception, match="has a wrong type"):
             fleet.dead.requeue(job)
         client.delete(f"{KEY_PREFIX}{DEFAULT_QUEUE}\x06\x166")
         fleet.dead.requeue(job)

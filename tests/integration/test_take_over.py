@@ -194,7 +194,7 @@ def test_many_heirs_take_each_claim_once_though_some_die_at_it(url: str, client:
         decided = Counter(job_id for heir in heirs for job_id, is_ours in heir.ledger.decided if is_ours)
         assert decided == Counter(again + never_again), "each job was decided about once"
         assert sorted(read_queue(client)) == sorted(again)
-        ended = [job_id.decode() for job_id in client.lrange(f"{KEY_PREFIX}done:{BATCH}", 0, -1)]
+        ended = [fields[b"id"].decode() for _, fields in client.xrange(f"{KEY_PREFIX}ends:{BATCH}")]
         assert sorted(ended) == sorted(never_again)
         assert {client.hget(job_key(job_id), "code") for job_id in never_again} == {b"WORKER_LOST"}
         for ledger, claim in held:

@@ -111,7 +111,8 @@ class StandIn:
             is_failure = outcome.code in request.spec.retry_on
             if not is_failure or len(attempts) >= request.spec.max_attempts:
                 break
-        outcome = outcome.model_copy(update={"attempts": tuple(attempts)})
+        run = int(self._client.hget(job_key(job_id), "run") or 1)
+        outcome = outcome.model_copy(update={"attempts": tuple(attempts), "run": run})
         history = outcome.to_json()["attempts"]
         self._client.hset(job_key(job_id), "attempts", json.dumps(history))
         reason = "no try is left" if is_failure else ""

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -149,10 +150,10 @@ def test_run_prints_the_outcome_as_json(use: Use, capfd: Capture) -> None:
 def test_run_cancels_on_ctrl_c(use: Use, monkeypatch: Patch, capfd: Capture) -> None:
     fleet = use(lambda _: None)
 
-    def interrupt(_: float) -> None:
+    def interrupt(_: object, seconds: float) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("sandfleet.collect.time.sleep", interrupt)
+    monkeypatch.setattr("sandfleet.waker.Waker.wait", interrupt)
     assert main(["run", "--", "x"]) == 130
     err = capfd.readouterr().err
     assert "CANCELLED" in err
@@ -165,13 +166,11 @@ def test_run_says_it_when_nobody_listens(use: Use, monkeypatch: Patch, capfd: Ca
     monkeypatch.setattr("sandfleet.cli.run.PATIENCE_SECONDS", 0.01)
 
     def nobody(timeout_seconds: float = 1.0) -> bool:
-        fleet.finish(fleet.job_ids[0], Outcome.of(ErrorCode.OK, "", exit_code=0))
+        # The job ends only after the look, and the note is printed while it is waited for.
+        threading.Timer(0.3, fleet.finish, (fleet.job_ids[0], Outcome.of(ErrorCode.OK, "", exit_code=0))).start()
         return False
 
-    # The job ends only after the look, and the note is printed while it is waited for.
     monkeypatch.setattr(fleet, "has_workers", nobody)
-    monkeypatch.setattr("sandfleet.waits.SHORTEST_PAUSE_SECONDS", 0.3)
-    monkeypatch.setattr("sandfleet.waits.LONGEST_PAUSE_SECONDS", 0.3)
     assert main(["run", "--", "x"]) == 0
     assert "no worker is listening on redis://127.0.0.1:6379/0" in capfd.readouterr().err
 
@@ -241,10 +240,10 @@ def test_ctrl_c_while_waiting_says_how_to_resume(use: Use, tmp_path: Path, capfd
     use(lambda spec: None if spec.image == "slow" else SandboxResult(exit_code=0, stdout="", stderr="", duration=0))
     (tmp_path / "jobs").write_text('{"image": "slow"}\n{"image": "x"}\n')
 
-    def interrupt(_: float) -> None:
+    def interrupt(_: object, seconds: float) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("sandfleet.collect.time.sleep", interrupt)
+    monkeypatch.setattr("sandfleet.waker.Waker.wait", interrupt)
     out_file = str(tmp_path / "r")
     assert main(["submit", str(tmp_path / "jobs"), "--wait", "--out", out_file]) == 130
     out, err = capfd.readouterr()
@@ -346,6 +345,7 @@ def test_a_batch_is_shown_waited_for_and_cancelled(use: Use, tmp_path: Path, cap
         "batch": "nightly",
         "total": 2,
         "done": 1,
+        "sealed": True,
         "codes": {"OK": 1},
         "job_ids": [slow, done],
     }

@@ -158,10 +158,10 @@ def test_ctrl_c_at_the_wait_of_a_batch_names_the_batch(
 ) -> None:
     (tmp_path / "jobs").write_text(JOBS)
 
-    def interrupt(_: float) -> None:
+    def interrupt(_: object, seconds: float) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("sandfleet.collect.time.sleep", interrupt)
+    monkeypatch.setattr("sandfleet.waker.Waker.wait", interrupt)
     assert main(["submit", str(tmp_path / "jobs"), "--batch", "night ly", "--wait"]) == 130
     assert capfd.readouterr().err.endswith("1 jobs go on. To resume: sandfleet batch wait 'night ly'\n")
     out = str(tmp_path / "r")

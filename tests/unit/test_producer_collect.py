@@ -14,12 +14,10 @@ from rows import each_row
 from sandfleet import ErrorCode, JobUnknown, Outcome, ResultTimeout, SandboxSpec
 from sandfleet.channel import JobRecord
 from sandfleet.collect import OutcomeStream
-from sandfleet.ends import Ends
 from sandfleet.memory import FakeChannel
 from sandfleet.pause import collector_paused
 from sandfleet.stored import parse_outcome
 from sandfleet.testing import FakeFleet
-from sandfleet.waits import SHORTEST_PAUSE_OF_MANY_SECONDS
 from sandfleet_config.outcome import Attempt, LimitState, StreamOutput, Timing, Usage
 from sandfleet_config.scripts import stored_result
 
@@ -173,7 +171,7 @@ def test_more_jobs_than_one_round_trip_takes() -> None:
 
 
 def test_a_job_that_redis_forgot_ends_the_wait_after_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sandfleet.waits.PRESENCE_SECONDS", 0.0)
+    monkeypatch.setattr("sandfleet.waits.LOOK_SECONDS", 0.0)
     fleet = FakeFleet()
     job = fleet.submit(SPEC)
     seen: list[Outcome] = []
@@ -230,16 +228,11 @@ class CountingFleet(FakeFleet):
         self.channel = self._channel = CountingChannel(lambda _: None)
 
 
-@pytest.fixture
-def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As many rounds as can be."""
-    monkeypatch.setattr("sandfleet.waits.LONGEST_PAUSE_SECONDS", 0.0)
-    monkeypatch.setattr("sandfleet.waits.IDLE_SHARE", 0)
-
-
-@pytest.mark.usefixtures("no_pause")
 @pytest.mark.parametrize("is_async", [False, True])
-def test_many_handles_of_a_batch_are_not_asked_for_again_and_again(*, is_async: bool) -> None:
+def test_many_handles_of_a_batch_are_not_asked_for_again_and_again(
+    monkeypatch: pytest.MonkeyPatch, *, is_async: bool
+) -> None:
+    monkeypatch.setattr("sandfleet.waits.LOOK_SECONDS", 1000.0)
     fleet = CountingFleet()
     jobs = fleet.submit_many([SPEC] * 500, batch="b")
     early, late = jobs[:100], jobs[100:]
@@ -265,7 +258,6 @@ def test_many_handles_of_a_batch_are_not_asked_for_again_and_again(*, is_async: 
     assert fleet.channel.asked <= 500 + 400, "once all of them, and each that ends later once"
 
 
-@pytest.mark.usefixtures("no_pause")
 def test_handles_of_several_batches_are_all_awaited() -> None:
     fleet = CountingFleet()
     jobs = [*fleet.submit_many([SPEC] * 150, batch="a"), *fleet.submit_many([SPEC] * 150, batch="b")]
@@ -282,14 +274,14 @@ def test_handles_of_several_batches_are_all_awaited() -> None:
 
 def test_a_followed_job_that_ended_without_its_batch_list_is_found_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """As a stock worker, which does not know batches, would end it."""
-    monkeypatch.setattr("sandfleet.waits.PRESENCE_SECONDS", 0.05)
+    monkeypatch.setattr("sandfleet.waits.LOOK_SECONDS", 0.05)
     fleet = CountingFleet()
     jobs = fleet.submit_many([SPEC] * 300, batch="b")
 
     def end() -> None:
         for job in jobs:
             fleet.channel.finish(job.id, OK)
-        fleet.channel._done.clear()
+        fleet.channel._ends.clear()
 
     timer = threading.Timer(0.05, end)
     timer.start()
@@ -297,74 +289,13 @@ def test_a_followed_job_that_ended_without_its_batch_list_is_found_too(monkeypat
     timer.join()
 
 
-def test_a_reader_that_takes_its_time_is_not_made_to_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    now, slept = [0.0], []
-    monkeypatch.setattr("sandfleet.waits.time.monotonic", lambda: now[0])
-    fleet = FakeFleet(lambda _: None)
-    first, second = fleet.submit_many([SPEC, SPEC])
-    fleet.finish(first.id, OK)
-
-    def sleep(seconds: float) -> None:
-        slept.append(seconds)
-        fleet.finish(second.id, OK)
-
-    monkeypatch.setattr("sandfleet.collect.time.sleep", sleep)
-    for _ in fleet.as_completed([first, second]):
-        now[0] += 0.5
-    assert slept == [pytest.approx(SHORTEST_PAUSE_OF_MANY_SECONDS)]
-
-
-def test_many_jobs_are_asked_for_about_twice_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    now, pauses = [0.0], []
-    monkeypatch.setattr("sandfleet.waits.time.monotonic", lambda: now[0])
-    fleet = FakeFleet(lambda _: None)
-    jobs = fleet.submit_many([SPEC] * 60)
-    ends = [(0.04 * (number + 1), job.id) for number, job in enumerate(jobs[:40])]
-    ends += [(1.6 + 0.005 * (number + 1), job.id) for number, job in enumerate(jobs[40:])]
-
-    def sleep(seconds: float) -> None:
-        pauses.append(seconds)
-        now[0] += seconds
-        while ends and ends[0][0] <= now[0]:
-            fleet.finish(ends.pop(0)[1], OK)
-
-    monkeypatch.setattr("sandfleet.collect.time.sleep", sleep)
-    assert len(list(fleet.as_completed(jobs))) == 60
-    assert sum(pauses) == pytest.approx(1.7, abs=0.03)
-    # With pauses of 10 ms throughout it would be some 160 questions.
-    assert 40 <= len(pauses) <= 105
-    # In the burst at the end it asks often again.
-    assert pauses[-1] == pytest.approx(SHORTEST_PAUSE_OF_MANY_SECONDS)
-
-
-def test_the_list_of_ends_is_read_again_where_something_was_taken_out_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sandfleet.ends.ENDS_AT_ONCE", 3)
-    fleet = CountingFleet()
-    ids = [job.id for job in fleet.submit_many([SPEC] * 10, batch="b")]
-    done, ends = fleet.channel._done, Ends(fleet.channel, "b")
-    done += ids[:7]
-    assert [job_id for part in ends.read_new() for job_id in part] == ids[:7]
-    assert list(ends.read_new()) == []
-    del done[2]
-    done += ids[7:9]
-    assert [job_id for part in ends.read_new() for job_id in part] == [*ids[:2], *ids[3:9]]
-    done.append(ids[9])
-    assert list(ends.read_new()) == [[ids[9]]]
-    done.clear()
-    assert list(ends.read_new()) == []
-    assert ends.count == 0
-    done += ids[:5]
-    ends.skip()
-    done.append(ids[5])
-    assert list(ends.read_new()) == [[ids[5]]]
-
-
 def test_a_batch_whose_dead_letter_runs_again_is_awaited_to_its_new_end() -> None:
     fleet = CountingFleet()
     jobs = fleet.submit_many([SPEC] * 3, batch="b")
     for job in jobs:
         fleet.channel.finish(job.id, OK)
-    fleet.channel._jobs[jobs[2].id].outcome = None  # taken out of the dead letters, a moment before it leaves the list
+    again = fleet.channel._jobs[jobs[2].id]
+    again.outcome, again.run = None, 2  # it runs again, a moment before its end leaves the stream
     timer = threading.Timer(0.05, fleet.channel.finish, (jobs[2].id, OOM))
     timer.start()
     outcomes = list(fleet.batch("b").as_completed(timeout=5))

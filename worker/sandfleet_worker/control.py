@@ -90,8 +90,7 @@ def cancel_waiting(ledger: Ledger, job_id: str) -> str:
     """
     state = ledger.cancel(job_id)
     if state == "queued":
-        batch = ledger.read_batch(job_id)
-        ledger.end_queued(Outcome.of(ErrorCode.CANCELLED, job_id, CANCELLED_QUEUED, batch=batch))
+        ledger.end_queued(Outcome.of(ErrorCode.CANCELLED, job_id, CANCELLED_QUEUED, **ledger.read_place(job_id)))
     return state
 
 

@@ -1,4 +1,4 @@
--- Record how a job ended, once: outcome, completion of its batch, the end of its claim and the TTL of its keys in one step.
+-- Record how a run of a job ended, once: outcome, end in its batch, the end of its claim and the TTL of its keys in one step.
 --
 -- ARGV: prefix, owner, claim id, job id, code, result (Celery's record as JSON), result_ttl in s, reason for the dead letters
 --       ("" none), ttl of dead letters in s, message for the dead letters where Redis has lost it ("" none), "droppable" where the
@@ -11,7 +11,7 @@
 -- A forged key of a wrong type does not stop the call: the outcome is recorded all the same.
 local prefix, owner, claim, id, code, result = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local ttl, reason, dead_ttl = tonumber(ARGV[7]), ARGV[8], tonumber(ARGV[9])
-local SETTLED_TTL = 86400
+local SETTLED_TTL, MAX_IMPORTED = 86400, 100
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local job = prefix .. 'job:' .. id
@@ -35,7 +35,8 @@ if ARGV[11] == 'droppable' and is_memory_full() then
   return -1
 end
 
-local facts = redis.pcall('HMGET', job, 'state', 'claim', 'owner', 'batch', 'key', 'attempts', 'flag', 'ended_by')
+-- include: batch_keys
+local facts = redis.pcall('HMGET', job, 'state', 'claim', 'owner', 'batch', 'key', 'attempts', 'flag', 'ended_by', 'run')
 local is_record_wrong = facts.err ~= nil
 if is_record_wrong then
   facts = {}
@@ -78,7 +79,7 @@ redis.call('SET', key, result, 'EX', ttl)
 -- Celery's own backend publishes the record on a channel of the key's name: a stock `get` waits there.
 redis.call('PUBLISH', key, result)
 
-local batch, idempotency_key, attempts = facts[4] or '', facts[5] or '', facts[6] or ''
+local batch, idempotency_key, attempts, run = facts[4] or '', facts[5] or '', facts[6] or '', facts[9] or '1'
 if owner ~= '' and facts[7] == 'start' and attempts ~= '' then
   local is_list, list = pcall(cjson.decode, attempts)
   -- An earlier attempt's end stays as it is: a job that waits for its start has no other.
@@ -96,18 +97,20 @@ if idempotency_key ~= '' then
   redis.call('EXPIRE', prefix .. 'idem:' .. idempotency_key, ttl)
 end
 if batch ~= '' then
-  local members, done = prefix .. 'batch:' .. batch, prefix .. 'done:' .. batch
-  if (try('RPUSH', done, id) or 0) >= (try('LLEN', members) or 0) then
-    redis.call('EXPIRE', members, ttl)
-    redis.call('EXPIRE', done, ttl)
+  local keys = batch_keys(batch)
+  import_ends(keys, MAX_IMPORTED)
+  add_end(keys, id, run, code)
+  if run == '1' and try('RPUSH', keys.done, id) then -- of a later run the list has the id already
+    add_count(keys, 'imported', 1)
   end
+  expire_batch(keys, ttl, true)
 end
 if reason ~= '' then
   local dead, sizes, bytes = prefix .. 'dead', prefix .. 'dead_sizes', prefix .. 'dead_bytes'
   local told = redis.call('HGET', job, 'attempts') or ''
   redis.call('DEL', dead .. ':' .. id)
   redis.call('HSET', dead .. ':' .. id, 'message', message, 'reason', reason, 'code', code, 'at', now, 'queue',
-    redis.call('HGET', job, 'queue') or '', 'attempts', told)
+    redis.call('HGET', job, 'queue') or '', 'attempts', told, 'batch', batch, 'run', run)
   redis.call('EXPIRE', dead .. ':' .. id, dead_ttl)
   try('ZADD', dead, now, id)
   redis.call('EXPIRE', dead, dead_ttl)

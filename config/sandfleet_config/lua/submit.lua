@@ -11,6 +11,16 @@ local count = (#ARGV - FIRST + 1) / WIDTH
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
+-- Like redis.call, but nil where the key has a wrong type.
+local function try(...)
+  local reply = redis.pcall(...)
+  if type(reply) == 'table' and reply.err then
+    return nil
+  end
+  return reply
+end
+
+-- include: batch_keys
 -- The names of kombu's priority lists: step 0 has the bare name.
 local function list_of(step)
   return prefix .. queue .. (step == '0' and '' or '\6\22' .. step)
@@ -23,7 +33,9 @@ local function find_wrong_type()
     wanted_types[list_of(step)] = 'list'
   end
   if batch ~= '' then
-    wanted_types[prefix .. 'batch:' .. batch], wanted_types[prefix .. 'done:' .. batch] = 'list', 'list'
+    local keys = batch_keys(batch)
+    wanted_types[keys.members], wanted_types[keys.done], wanted_types[keys.ends] = 'list', 'list', 'stream'
+    wanted_types[keys.counts] = 'hash'
   end
   for name, kind in pairs(wanted_types) do
     local found = redis.call('TYPE', name).ok
@@ -166,9 +178,11 @@ if is_any_new then
     redis.call('ZADD', prefix .. 'expiring', unpack(expiring))
   end
   if batch ~= '' then
-    redis.call('RPUSH', prefix .. 'batch:' .. batch, unpack(members))
-    redis.call('PERSIST', prefix .. 'batch:' .. batch)
-    redis.call('PERSIST', prefix .. 'done:' .. batch)
+    local keys = batch_keys(batch)
+    redis.call('RPUSH', keys.members, unpack(members))
+    redis.call('HDEL', keys.counts, 'sealed')
+    drop_forgotten(keys, 2 * #members + 4, true) -- faster than the batch grows
+    expire_batch(keys, BATCH_TTL)
   end
   redis.pcall('SADD', prefix .. 'queues', queue) -- these may fail: the jobs are queued, and workers look by themselves
   -- Idle workers block on this stream; one entry is enough to wake them all.

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
+import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from sandfleet_config.errors import ErrorCode
 
 from sandfleet.channel import CancelState
 from sandfleet.cli.show import print_lines, print_summary
@@ -16,7 +17,9 @@ from sandfleet.fleet import Fleet
 if TYPE_CHECKING:
     from sandfleet.batch import Batch
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at a batch, wait for it, cancel it.")
+app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Look at a batch, wait for it, cancel it, forget it."
+)
 Name = Annotated[str, typer.Argument(metavar="NAME")]
 
 
@@ -29,14 +32,14 @@ def show(
     """Show how far a batch is, and how its jobs ended so far."""
     with Fleet() as fleet:
         batch = fleet.batch(name)
-        total, done = batch.counts
-        codes = Counter(outcome.code for outcome in batch.outcomes())
+        (total, done), codes, is_sealed = batch.counts, batch.codes, batch.is_sealed
         if is_json:
-            shown = {"batch": name, "total": total, "done": done, "codes": {code.value: codes[code] for code in codes}}
+            shown = {"batch": name, "total": total, "done": done, "sealed": is_sealed, "codes": codes}
             print(json.dumps(shown | {"job_ids": batch.job_ids}, indent=2))
             return
-        print_lines([("batch", name), ("jobs", str(total)), ("ended", str(done)), ("waiting", str(total - done))])
-        print_summary(codes)
+        jobs = f"{total}" if is_sealed else f"{total} so far"
+        print_lines([("batch", name), ("jobs", jobs), ("ended", str(done)), ("waiting", str(total - done))])
+        print_summary({code: codes[code.value] for code in ErrorCode if code.value in codes})
 
 
 @app.command()
@@ -55,6 +58,24 @@ def cancel(name: Name) -> None:
     """Cancel every job of a batch, queued or running; says what that did."""
     with Fleet() as fleet:
         print(f"{name}\t{describe_cancel(fleet.batch(name))}")
+
+
+@app.command()
+def forget(
+    name: Name,
+    *,
+    is_sure: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Delete a batch's jobs that have ended, with outcomes and dead letters; jobs that have not are kept. It cannot be undone."""
+    with Fleet() as fleet:
+        batch = fleet.batch(name)
+        total, done = batch.counts
+        if not is_sure:
+            if not sys.stdin.isatty():
+                raise typer.BadParameter("nothing was deleted: say --yes where nobody can be asked")
+            typer.confirm(f"Delete {done} of {total} jobs of batch {name}, with their outcomes?", abort=True, err=True)
+        forgotten, kept = batch.forget()
+        print(f"{name}\t{forgotten} forgotten" + (f", {kept} kept: they have not ended" if kept else ""))
 
 
 def describe_cancel(batch: Batch) -> str:

@@ -174,15 +174,16 @@ def wait(
 def show(
     job_id: Annotated[str, typer.Argument(metavar="ID")],
     *,
+    run: Annotated[int | None, typer.Option(min=1, help="An earlier run of a job that was run again.")] = None,
     is_json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")] = False,
 ) -> None:
-    """Show a job: its outcome and output if it has ended."""
+    """Show a job: its newest run's outcome and output if that has ended."""
     from sandfleet.cli.show import outcome_lines, print_lines, print_stream, record_lines
 
     with Fleet() as fleet:
         job = fleet.job(job_id)
-        if job.is_done:
-            outcome = job.outcome()
+        if run is not None or job.is_done:
+            outcome = job.outcome(None if run is None else 0, run=run)
             if is_json:
                 print(json.dumps(outcome.to_json(), indent=2))
                 return

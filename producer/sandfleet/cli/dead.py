@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from sandfleet_config.scripts import MAX_DEAD_BYTES, MAX_DEAD_LETTERS
 
+from sandfleet.channel import RunState
 from sandfleet.cli.exits import SOME_NOT_OK
 from sandfleet.cli.show import attempt_lines, note, print_lines, safe_line
 from sandfleet.errors import FleetError, FleetUnavailable
@@ -22,6 +24,13 @@ if TYPE_CHECKING:
 app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Look at dead letters, queue them again, drop them."
 )
+_REQUEUED = frozenset((RunState.QUEUED, RunState.LATER))
+_WHY_NOT = {
+    RunState.NO_MESSAGE: "what it ran is kept no more",
+    RunState.UNREADABLE: "it holds no job that could run: purge it",
+    RunState.UNUSABLE: "a key of its queue or batch in Redis has a wrong type",
+    RunState.UNKNOWN: "it is gone",
+}
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -63,20 +72,42 @@ def show(job_id: Annotated[str, typer.Argument(metavar="ID")], *, is_json: AsJso
 
 
 @app.command()
-def requeue(job_ids: Annotated[list[str], typer.Argument(metavar="ID...")]) -> None:
-    """Queue jobs again under their old ids, with fresh attempts; their old outcomes go."""
-    exit_code = 0
+def requeue(
+    job_ids: Annotated[list[str] | None, typer.Argument(metavar="[ID]...")] = None,
+    *,
+    batch: Annotated[str | None, typer.Option(help="All dead letters of this batch.")] = None,
+    is_all: Annotated[bool, typer.Option("--all", help="All dead letters.")] = False,
+) -> None:
+    """Run jobs again under their old ids, with fresh attempts; their earlier outcomes are kept (show --run)."""
+    if (bool(job_ids), batch is not None, is_all).count(True) != 1:
+        raise typer.BadParameter("give job ids, or --batch NAME, or --all")
     with Fleet() as fleet:
-        for job_id in job_ids:
-            try:
-                fleet.dead.requeue(job_id)
-                print(f"{job_id}\tqueued", flush=True)
-            except FleetUnavailable:
-                raise
-            except FleetError as error:
-                note(str(error))
-                exit_code = SOME_NOT_OK
-    raise typer.Exit(exit_code)
+        raise typer.Exit(_requeue(fleet, job_ids) if job_ids else _requeue_all(fleet, batch))
+
+
+def _requeue(fleet: Fleet, job_ids: list[str]) -> int:
+    exit_code = 0
+    for job_id in job_ids:
+        try:
+            fleet.dead.requeue(job_id)
+            print(f"{job_id}\tqueued", flush=True)
+        except FleetUnavailable:
+            raise
+        except FleetError as error:
+            note(str(error))
+            exit_code = SOME_NOT_OK
+    return exit_code
+
+
+def _requeue_all(fleet: Fleet, batch: str | None) -> int:
+    states: Counter[RunState] = Counter()
+    for job_id, state in fleet.dead.requeue_all(batch):
+        states[state] += 1
+        if state not in _REQUEUED:
+            note(f"{safe_line(job_id)} was not queued: {_WHY_NOT[state]}")
+    later = f", {states[RunState.LATER]} were queued before" if states[RunState.LATER] else ""
+    print(f"{states[RunState.QUEUED]} queued{later}")
+    return 0 if states.keys() <= _REQUEUED else SOME_NOT_OK
 
 
 @app.command()
@@ -93,6 +124,8 @@ def _lines(letter: DeadLetter) -> Iterator[tuple[str, str]]:
         yield "last code", letter.code.value
     if letter.reason:
         yield "reason", letter.reason
+    if letter.run > 1:
+        yield "run", str(letter.run)
     yield "queue", letter.queue
     if letter.batch is not None:
         yield "batch", letter.batch

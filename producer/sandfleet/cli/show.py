@@ -57,6 +57,7 @@ def explain(outcome: Outcome) -> str:
 def outcome_lines(outcome: Outcome) -> Iterator[tuple[str, str]]:
     """Yield what there is to say of `outcome` but its output, as (name, text)."""
     yield "job", outcome.job_id
+    yield from _run_line(outcome.run)
     yield "outcome", explain(outcome)
     if outcome.exit_code is not None:
         yield "exit", str(outcome.exit_code)
@@ -77,6 +78,13 @@ def outcome_lines(outcome: Outcome) -> Iterator[tuple[str, str]]:
     yield from attempt_lines(outcome.attempts)
     if outcome.image_digest:
         yield "image", outcome.image_digest
+
+
+def _run_line(run: int) -> Iterator[tuple[str, str]]:
+    """Yield which run it is, if there were others before, and how to see them."""
+    if run > 1:
+        earlier = "run 1" if run == 2 else f"runs 1 to {run - 1}"  # noqa: PLR2004
+        yield "run", f"{run} (--run shows {earlier}, as long as outcomes are kept)"
 
 
 def _measured(outcome: Outcome) -> Iterator[tuple[str, str]]:
@@ -108,6 +116,7 @@ def attempt_lines(attempts: Iterable[Attempt]) -> Iterator[tuple[str, str]]:
 def record_lines(job_id: str, record: JobRecord) -> Iterator[tuple[str, str]]:
     """Yield what is known of a job that has not ended."""
     yield "job", job_id
+    yield from _run_line(record.run)
     yield "state", record.state or "queued or running"
     if record.queue:
         yield "queue", record.queue

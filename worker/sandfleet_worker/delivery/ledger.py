@@ -91,6 +91,7 @@ class Claim:
     max_attempts: int = DEFAULT_MAX_ATTEMPTS
     suspect_seconds: float | None = None
     """How long the job runs apart from others that may have killed their worker; None if it is no suspect."""
+    run: int = 1
     reason: str = ""
     """Why the job belongs to the dead letters when it ends; empty where it does not."""
 
@@ -269,6 +270,8 @@ class Ledger:
         Where Redis is at its maxmemory, the outcome is recorded without its output, and says so.
         """
         message = claim.message if claim.reason else b""
+        if claim.run != outcome.run:
+            outcome = outcome.model_copy(update={"run": claim.run})
         before, after = (self._identity.owner, claim.claim_id), (claim.reason, message)
         if outcome.output_bytes >= DROPPED_FROM_BYTES:
             answer = self._finish(before, outcome, after, faults, droppable=True)
@@ -340,8 +343,8 @@ class Ledger:
         """
         answer = self._call("reap", self._identity.owner, secrets.token_hex(6), MAX_TAKEN, int(may_take), *passed_over)
         taken = []
-        for at in range(1, len(answer), 9):
-            claim_id, *facts, cancelled, state = answer[at : at + 9]
+        for at in range(1, len(answer), 10):
+            claim_id, *facts, cancelled, state = answer[at : at + 10]
             claim = _parse(claim_id.decode(), *facts)
             taken.append((replace(claim, is_waiting=state == b"waiting"), cancelled == b"1"))
         return answer[0].decode(), taken
@@ -350,10 +353,10 @@ class Ledger:
         """Forbid the job's start, durably; return where it stands: queued, running, ended or unknown."""
         return str(self._call("cancel", job_id, CANCEL_TTL_SECONDS).decode())
 
-    def read_batch(self, job_id: str) -> str | None:
-        """Return the batch of a queued job."""
-        raw = self._redis.hget(job_key(job_id), "batch")
-        return raw.decode() if raw else None
+    def read_place(self, job_id: str) -> dict[str, Any]:
+        """Return the batch and the run of a queued job, as fields of its outcome."""
+        batch, run = self._redis.hmget(job_key(job_id), "batch", "run")
+        return {"batch": batch.decode() if batch else None, "run": _parse_number(run or b"") or 1}
 
     def limit_attempts(self, claim: Claim, max_attempts: int) -> bool:
         """Note what the spec of a stock producer's job says, before it starts; return False if it is not ours any more."""
@@ -398,7 +401,7 @@ def _is_queue_name(name: str) -> bool:
 
 def _parse(claim_id: str, *facts: bytes) -> Claim:
     """Read the facts that `claim.lua` and `reap.lua` tell of a job. A record that a stranger has spoilt tells nothing."""
-    job_id, flag, message, queue, attempts, max_attempts, *suspect_ms = facts
+    job_id, flag, message, queue, attempts, max_attempts, run, *suspect_ms = facts
     return Claim(
         claim_id,
         job_id.decode(errors="replace"),
@@ -408,6 +411,7 @@ def _parse(claim_id: str, *facts: bytes) -> Claim:
         attempts=parse_attempts(attempts),
         max_attempts=_parse_number(max_attempts) or DEFAULT_MAX_ATTEMPTS,
         suspect_seconds=_parse_suspect(*suspect_ms),
+        run=_parse_number(run) or 1,
     )
 
 

@@ -154,8 +154,7 @@ class Sweeper:
                 self._ledger.forget_expiry(job_id)
 
     def _expire_one(self, job_id: str) -> None:
-        batch = self._ledger.read_batch(job_id)
-        if self._ledger.end_queued(Outcome.of(ErrorCode.EXPIRED, job_id, EXPIRED, batch=batch)):
+        if self._ledger.end_queued(Outcome.of(ErrorCode.EXPIRED, job_id, EXPIRED, **self._ledger.read_place(job_id))):
             log.info("job %s has expired", job_id, extra={"action": "job_expired", "job_id": job_id})
         else:
             self._ledger.forget_expiry(job_id)

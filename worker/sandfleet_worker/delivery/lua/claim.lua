@@ -4,8 +4,9 @@
 --       facts of the worker as JSON {max_attempts: of jobs that do not say, boot: id of its host's boot, holds_suspect},
 --       then the names of queues, whose turn it is first
 -- Returns {"lost"} without a lease, {"late"} where the lease has run out and may still be renewed, {"none"}, {"again"} where
--- nothing but waste was found so far, or {"job", id, flag, message, queue, attempts, max_attempts, for how many ms it is a suspect
--- ("" it is none)}; the last two items of every answer that comes from the queues are how many messages were set aside because they are malformed (no JSON, no usable id), and
+-- nothing but waste was found so far, or {"job", id, flag, message, queue, attempts, max_attempts, run, for how many ms it is a
+-- suspect ("" it is none)}; the last two items of every answer that comes from the queues are how many messages were set aside because
+-- they are malformed (no JSON, no usable id), and
 -- how many of these were kept as dead letters. With the flag "start" the attempt is counted; "cancelled" and "expired" jobs are
 -- handed out for their outcome only.
 -- A suspect may have killed its worker (reap.lua). A worker that has one takes no other.
@@ -40,10 +41,11 @@ end
 
 local waste, read_bytes, malformed, put_back_suspects = 0, 0, {}, 0
 local function answer(id, message)
-  local facts = redis.call('HMGET', prefix .. 'job:' .. id, 'flag', 'queue', 'attempts', 'max_attempts', 'suspect_until')
-  local ends = tonumber(facts[5] or '')
+  local facts = redis.call('HMGET', prefix .. 'job:' .. id, 'flag', 'queue', 'attempts', 'max_attempts', 'run', 'suspect_until')
+  local ends = tonumber(facts[6] or '')
   local suspect_ms = ends and string.format('%d', math.max(0, ends - now)) or ''
-  return { 'job', id, facts[1] or 'start', message, facts[2] or '', facts[3] or '', facts[4] or default_attempts, suspect_ms }
+  return { 'job', id, facts[1] or 'start', message, facts[2] or '', facts[3] or '', facts[4] or default_attempts, facts[5] or '1',
+    suspect_ms }
 end
 
 local held = redis.pcall('HGET', claims, claim)

@@ -1,0 +1,59 @@
+-- Delete the records and outcomes of a batch's jobs that have ended, and the jobs' ends with them: the next few of its members.
+--
+-- ARGV: prefix, batch, how many members to look at
+-- Returns {how many members were kept since they have not ended, ids of the jobs that were forgotten...}. A member that is kept
+-- goes to the end of the list: as many looks as there were members find each once.
+local prefix, batch, limit = ARGV[1], ARGV[2], tonumber(ARGV[3])
+
+-- Like redis.call, but nil where the key has a wrong type.
+local function try(...)
+  local reply = redis.pcall(...)
+  if type(reply) == 'table' and reply.err then
+    return nil
+  end
+  return reply
+end
+
+-- include: batch_keys
+local keys = batch_keys(batch)
+import_ends(keys, limit)
+local function forget(id, facts)
+  local names = { prefix .. 'job:' .. id, prefix .. 'celery-task-meta-' .. id }
+  for run = 1, math.min(1000, (tonumber(facts[2]) or 1) - 1) do
+    names[#names + 1] = prefix .. 'run:' .. run .. ':' .. id
+  end
+  if facts[3] and facts[3] ~= '' and try('GET', prefix .. 'idem:' .. facts[3]) == id then
+    names[#names + 1] = prefix .. 'idem:' .. facts[3]
+  end
+  redis.call('UNLINK', unpack(names))
+  if facts[4] then
+    take_end(keys, facts[4], facts[5] or '')
+  elseif not facts[1] then
+    -- Its record went before: so did its end, or it stands at the front of the stream and goes by `drop_forgotten`.
+    add_count(keys, 'dropped', -math.min(1, read_count(keys, 'dropped')))
+  end
+end
+
+drop_forgotten(keys, limit, true)
+local answer = { 0 }
+for _ = 1, limit do
+  local id = try('LPOP', keys.members)
+  if not id then
+    break
+  end
+  local facts = try('HMGET', prefix .. 'job:' .. id, 'state', 'run', 'key', 'end_entry', 'code') or {}
+  if facts[1] and facts[1] ~= 'ended' then
+    redis.call('RPUSH', keys.members, id)
+    answer[1] = answer[1] + 1
+  else
+    forget(id, facts)
+    answer[#answer + 1] = id
+  end
+end
+drop_forgotten(keys, limit, true)
+if redis.call('EXISTS', keys.members) == 0 then
+  redis.call('UNLINK', keys.ends, keys.counts, keys.done)
+else
+  expire_batch(keys, BATCH_TTL)
+end
+return answer

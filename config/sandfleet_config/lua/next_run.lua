@@ -1,0 +1,135 @@
+-- Start the next run of jobs that have ended: each is queued again as if it were submitted now, if its newest run is the one that
+-- the caller saw.
+--
+-- ARGV: prefix, then 3 for each job (at most some hundred): id, the run that the caller saw, "" or what its record says, as JSON
+--       (queue_ttl in ms, max_attempts, step, key, fingerprint, record, batch): for a record that is gone
+-- Returns for each job: "queued"; "later" where a later run has begun already, or the job has not ended; "gone" where the record is
+-- gone and was not given; "no message" where there is nothing to run; "unknown" where nothing is known of it; "unusable" where a key
+-- has a wrong type. Only "queued" changes anything. The message comes from the job's dead letter, which goes.
+-- The earlier outcome moves to run:<number>:<id> and keeps its TTL.
+local prefix = ARGV[1]
+local FIRST, WIDTH, WAKE_TTL = 2, 3, 3600
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+
+-- Like redis.call, but nil where the key has a wrong type.
+local function try(...)
+  local reply = redis.pcall(...)
+  if type(reply) == 'table' and reply.err then
+    return nil
+  end
+  return reply
+end
+
+-- include: batch_keys
+local KEPT = { 'queue', 'step', 'batch', 'key', 'fingerprint', 'queue_ttl', 'max_attempts', 'record', 'needs', 'ended_by' }
+
+local function read_record(job)
+  local values = try('HMGET', job, 'state', 'run', 'code', 'end_entry', unpack(KEPT)) or {}
+  local record = { state = values[1], run = values[2], code = values[3], end_entry = values[4] }
+  for at, name in ipairs(KEPT) do
+    record[name] = values[at + 4] or nil
+  end
+  return record
+end
+
+local function drop_letter(id)
+  redis.call('DEL', prefix .. 'dead:' .. id)
+  try('ZREM', prefix .. 'dead', id)
+  local size = tonumber(try('HGET', prefix .. 'dead_sizes', id) or nil)
+  if size then
+    redis.call('HDEL', prefix .. 'dead_sizes', id)
+    if redis.call('EXISTS', prefix .. 'dead_bytes') == 1 then -- or it would be made, without a TTL
+      try('DECRBY', prefix .. 'dead_bytes', size)
+    end
+  end
+end
+
+-- Returns the idempotency key if it is the job's, and keeps it until the run has ended.
+local function hold_key(id, key)
+  if key == '' then
+    return key
+  end
+  local holder = try('GET', prefix .. 'idem:' .. key)
+  if holder and holder ~= id then
+    return '' -- it was given to another job after this one's was gone
+  end
+  redis.call('SET', prefix .. 'idem:' .. key, id)
+  return key
+end
+
+local function is_usable(list, keys)
+  return try('LLEN', list) and try('ZCARD', prefix .. 'expiring')
+    and (not keys or (try('LLEN', keys.members) and try('XLEN', keys.ends) and try('HLEN', keys.counts)))
+end
+
+local queues = {}
+local function start(id, seen, given)
+  local job, result = prefix .. 'job:' .. id, prefix .. 'celery-task-meta-' .. id
+  local record = read_record(job)
+  local letter = try('HMGET', prefix .. 'dead:' .. id, 'message', 'queue', 'run') or {}
+  local message, queue = letter[1] or '', record.queue or letter[2] or ''
+  local run = tonumber(record.state and (record.run or 1) or letter[3] or 1) or 1
+  if record.state and (record.state ~= 'ended' or run ~= seen) then
+    return 'later'
+  elseif message == '' or queue == '' then
+    return record.state and 'no message' or 'unknown'
+  elseif run ~= seen then
+    return 'later'
+  end
+  local is_gone = not record.state
+  if is_gone then
+    if given == '' then
+      return 'gone'
+    end
+    record = cjson.decode(given)
+  end
+  local step, queue_ttl = record.step or '0', tonumber(record.queue_ttl or 0) or 0
+  local keys = record.batch and record.batch ~= '' and batch_keys(record.batch)
+  local list = prefix .. queue .. (step == '0' and '' or '\6\22' .. step)
+  if not is_usable(list, keys) then
+    return 'unusable'
+  end
+
+  drop_letter(id)
+  if redis.call('EXISTS', result) == 1 then
+    redis.call('RENAME', result, prefix .. 'run:' .. string.format('%.0f', run) .. ':' .. id)
+  end
+  if keys then
+    take_end(keys, record.end_entry, record.code or '')
+  end
+  local expires = queue_ttl > 0 and now + queue_ttl or 0
+  local fields = { 'state', 'queued', 'run', string.format('%.0f', run + 1), 'submitted', now, 'expires', expires, 'attempts', '' }
+  record.queue, record.step, record.key = queue, step, hold_key(id, record.key or '')
+  for _, name in ipairs(KEPT) do
+    if record[name] then
+      fields[#fields + 1] = name
+      fields[#fields + 1] = record[name]
+    end
+  end
+  redis.call('DEL', job, prefix .. 'cancel:' .. id)
+  redis.call('HSET', job, unpack(fields))
+  if expires > 0 then
+    redis.call('ZADD', prefix .. 'expiring', expires, id)
+  end
+  if keys then
+    if is_gone then
+      redis.call('RPUSH', keys.members, id)
+    end
+    expire_batch(keys, BATCH_TTL)
+  end
+  redis.call('LPUSH', list, message)
+  queues[queue] = true
+  return 'queued'
+end
+
+local answers = {}
+for at = FIRST, #ARGV, WIDTH do
+  answers[#answers + 1] = start(ARGV[at], tonumber(ARGV[at + 1]), ARGV[at + 2])
+end
+for queue in pairs(queues) do
+  try('SADD', prefix .. 'queues', queue)
+  try('XADD', prefix .. 'wake', 'MAXLEN', 1, '*', 'queue', queue)
+  redis.call('EXPIRE', prefix .. 'wake', WAKE_TTL)
+end
+return answers

@@ -1,0 +1,14 @@
+-- Say that all jobs of a batch have been submitted; the next submit to it takes that back.
+--
+-- ARGV: prefix, batch
+-- Returns 1, or 0 where there is no such batch.
+local members, counts = ARGV[1] .. 'batch:' .. ARGV[2], ARGV[1] .. 'counts:' .. ARGV[2]
+local ttl = redis.call('TTL', members)
+if ttl == -2 then
+  return 0
+end
+redis.call('HSET', counts, 'sealed', '1')
+if ttl > 0 then
+  redis.call('EXPIRE', counts, ttl)
+end
+return 1

@@ -1,0 +1,295 @@
+"""Runs: a person's retry starts the next run of the same job, once, and the earlier outcome is kept."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import redis
+from lasting import lasting_keys
+from pydantic import SecretStr
+from sandfleet import CancelState, ErrorCode, Fleet, JobUnknown, Outcome, SandboxSpec, Settings
+from sandfleet.channel import RunState
+from sandfleet.cli import main
+from sandfleet_config.queues import DEFAULT_QUEUE, KEY_PREFIX, job_key, result_key, run_key
+from sandfleet_worker.delivery import ledger as ledger_module
+from sandfleet_worker.delivery.ledger import Claim, Identity, Ledger
+from waiting import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SPEC = SandboxSpec(image="x", command=["true"], max_attempts=2)
+JOBS, RETRIED = 10_000, 2_500
+LOST = ErrorCode.WORKER_LOST
+
+
+@pytest.fixture
+def url(redis_server: Any) -> str:
+    return str(redis_server.url).replace("db=0", "db=9")
+
+
+@pytest.fixture
+def client(url: str) -> Iterator[Any]:
+    """A database of the test's own."""
+    with redis.Redis.from_url(url, protocol=2) as client:
+        client.flushdb()
+        yield client
+        client.flushdb()
+
+
+@pytest.fixture
+def fleet(url: str, client: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fleet]:
+    monkeypatch.setenv("SANDFLEET_REDIS_URL", url)  # for the command, too
+    with Fleet(Settings(redis_url=SecretStr(url))) as fleet:
+        yield fleet
+
+
+@pytest.fixture
+def ledger(client: Any) -> Ledger:
+    found = Ledger(client, Identity("host", "one", "host:one:1"), 3600)
+    found.register(600)
+    return found
+
+
+def claim_next(ledger: Ledger) -> Claim:
+    claim, _ = ledger.claim(f"claim-{time.monotonic_ns()}", [DEFAULT_QUEUE])
+    assert claim is not None
+    return claim
+
+
+def end(ledger: Ledger, claim: Claim, code: ErrorCode = ErrorCode.OK) -> str:
+    """End the claim's run, as a dead letter where it is the host's fault."""
+    outcome = Outcome.of(code, claim.job_id, exit_code=0, attempts=claim.end_attempts(code))
+    reason = "no try is left" if code is LOST else ""
+    assert ledger.finish(replace(claim, reason=reason), outcome)
+    return claim.job_id
+
+
+def test_the_next_run_has_an_outcome_and_attempts_of_its_own(client: Any, fleet: Fleet, ledger: Ledger) -> None:
+    job = fleet.submit(SPEC, batch="b")
+    ledger.retry(claim_next(ledger), LOST)
+    end(ledger, claim_next(ledger), LOST)
+    first = job.outcome(timeout=5)
+    assert (first.run, first.code, len(first.attempts)) == (1, LOST, 2)
+    ttl = client.ttl(result_key(job.id))
+
+    assert fleet.dead.requeue(job.id, run=1) == job
+
+    assert not job.is_done
+    assert fleet.batch("b").counts == (1, 0)
+    assert fleet.batch("b").codes == {}, "the earlier code counts no more"
+    assert job.outcome(run=1) == first
+    assert ttl - 5 <= client.ttl(run_key(job.id, 1)) <= ttl
+    claim = claim_next(ledger)
+    assert (claim.run, claim.max_attempts, len(claim.attempts)) == (2, 2, 1), "attempts count within a run"
+    assert ledger.retry(claim, LOST)
+    claim = claim_next(ledger)
+    assert claim.is_last_attempt
+    end(ledger, claim)
+    second = job.outcome(timeout=5)
+    assert (second.run, second.code, len(second.attempts)) == (2, ErrorCode.OK, 2)
+    assert job.outcome(run=2, timeout=5) == second
+    assert job.outcome(run=1) == first
+    assert (fleet.batch("b").counts, fleet.batch("b").codes) == ((1, 1), {"OK": 1})
+    for run in (0, 3):
+        with pytest.raises(JobUnknown, match=f"run {run} of job"):
+            job.outcome(run=run)
+    client.delete(run_key(job.id, 1))
+    with pytest.raises(JobUnknown, match="forgotten"):
+        job.outcome(run=1)
+    assert lasting_keys(client, ("owners", "queues")) == []
+
+
+def test_a_second_click_does_nothing(client: Any, fleet: Fleet, ledger: Ledger) -> None:
+    job = fleet.submit(SPEC)
+    end(ledger, claim_next(ledger), LOST)
+    seen = fleet.dead.show(job.id).run
+    for _ in range(2):
+        fleet.dead.requeue(job.id, run=seen)
+        assert client.hget(job_key(job.id), "run") == b"2"
+    claim = claim_next(ledger)
+    fleet.dead.requeue(job.id, run=seen)  # while it runs
+    end(ledger, claim, LOST)
+    fleet.dead.requeue(job.id, run=seen)  # and when that run has ended
+    assert job.outcome(timeout=5).run == 2
+    assert fleet.dead.show(job.id).run == 2
+    fleet.dead.requeue(job.id)  # as it is now
+    assert client.hget(job_key(job.id), "run") == b"3"
+    end(ledger, claim_next(ledger))
+    assert [job.outcome(run=run, timeout=5).run for run in (1, 2, 3)] == [1, 2, 3]
+
+
+def test_a_cancel_and_an_expiry_end_the_newest_run(client: Any, fleet: Fleet, ledger: Ledger) -> None:
+    cancelled, expired = fleet.submit_many([SPEC.model_copy(update={"queue_ttl": 60.0})] * 2, batch="b")
+    for _ in range(2):
+        end(ledger, claim_next(ledger), LOST)
+    assert dict(fleet.dead.requeue_all("b")) == dict.fromkeys((cancelled.id, expired.id), RunState.QUEUED)
+    assert cancelled.cancel().is_ended
+    client.hset(job_key(expired.id), "expires", 1)
+    assert expired.is_done
+    for job, code in ((cancelled, ErrorCode.CANCELLED), (expired, ErrorCode.EXPIRED)):
+        assert (job.outcome(timeout=5).run, job.outcome(timeout=5).code) == (2, code)
+        assert job.outcome(run=1).code is LOST
+    assert fleet.batch("b").codes == {"CANCELLED": 1, "EXPIRED": 1}
+    assert fleet.batch("b").cancel() == {CancelState.ENDED: 2}
+
+
+def test_the_key_stands_for_the_job_as_it_was_first_submitted(client: Any, fleet: Fleet, ledger: Ledger) -> None:
+    spec = SPEC.model_copy(update={"idempotency_key": "k"})
+    job = fleet.submit(spec)
+    end(ledger, claim_next(ledger), LOST)
+    fleet.dead.requeue(job.id)
+    assert fleet.submit(spec) == job
+    assert client.ttl(f"{KEY_PREFIX}idem:k") == -1, "as long as the job lives"
+    end(ledger, claim_next(ledger))
+    assert fleet.submit(spec) == job
+    assert client.ttl(f"{KEY_PREFIX}idem:k") > 0
+
+
+def test_a_reader_under_way_has_each_run_once(fleet: Fleet, ledger: Ledger) -> None:
+    """What it has read stays; the later run's outcome comes as well, and the stream ends when all have ended."""
+    again, other = fleet.submit_many([SPEC] * 2, batch="b")
+    claims = {claim.job_id: claim for claim in (claim_next(ledger), claim_next(ledger))}
+    seen: list[tuple[str, int]] = []
+
+    def collect() -> None:
+        seen.extend((outcome.job_id, outcome.run) for outcome in fleet.batch("b").as_completed(timeout=60))
+
+    thread = threading.Thread(target=collect)
+    thread.start()
+    end(ledger, claims[again.id], LOST)
+    wait_until(lambda: seen == [(again.id, 1)], 20, "its first run is seen")
+    fleet.dead.requeue(again.id)
+    end(ledger, claims[other.id])
+    wait_until(lambda: len(seen) == 2, 20, "the other is seen")
+    assert thread.is_alive(), "the second run is awaited"
+    end(ledger, claim_next(ledger))
+    thread.join(30)
+    assert seen == [(again.id, 1), (other.id, 1), (again.id, 2)]
+    assert [outcome.run for outcome in fleet.as_completed([again])] == [2], "a later reader has the newest only"
+    assert {outcome.run for outcome in fleet.batch("b").as_completed(timeout=5)} == {1, 2}
+
+
+def test_a_late_end_of_an_earlier_run_changes_nothing(client: Any, fleet: Fleet, ledger: Ledger) -> None:
+    job = fleet.submit(SPEC)
+    claim = claim_next(ledger)
+    end(ledger, claim, LOST)
+    fleet.dead.requeue(job.id)
+    assert ledger.finish(claim, Outcome.of(LOST, job.id)), "the call is repeated, as its answer was lost"
+    assert not job.is_done
+    second = claim_next(ledger)
+    assert ledger.finish(claim, Outcome.of(LOST, job.id))
+    assert not client.exists(f"{KEY_PREFIX}duplicates")
+    end(ledger, second)
+    assert [job.outcome(run=run, timeout=5).code for run in (1, 2)] == [LOST, ErrorCode.OK]
+
+
+def test_the_commands_queue_again_and_show_runs(
+    client: Any, fleet: Fleet, ledger: Ledger, capfd: pytest.CaptureFixture[str]
+) -> None:
+    jobs = [*fleet.submit_many([SPEC] * 3, batch="b"), *fleet.submit_many([SPEC] * 2, batch="c")]
+    for _ in jobs:
+        end(ledger, claim_next(ledger), LOST)
+    client.zadd(f"{KEY_PREFIX}dead", {"message-1": 1})
+    client.hset(f"{KEY_PREFIX}dead:message-1", mapping={"message": "x", "code": "", "queue": "q"})
+    assert main(["dead", "requeue"]) == 2
+    assert main(["dead", "requeue", "--all", "--batch", "b"]) == 2
+    capfd.readouterr()
+    assert main(["dead", "requeue", "--batch", "b"]) == 0
+    assert capfd.readouterr().out == "3 queued\n"
+    assert main(["dead", "requeue", "--all"]) == 0
+    assert capfd.readouterr().out == "2 queued\n"
+    assert main(["show", jobs[0].id]) == 0
+    shown = capfd.readouterr().out
+    assert "state         queued\n" in shown
+    assert "run           2 (--run shows run 1, as long as outcomes are kept)\n" in shown
+    assert main(["show", jobs[0].id, "--run", "1"]) == 0
+    assert "WORKER_LOST" in capfd.readouterr().out
+    assert main(["show", jobs[0].id, "--run", "7"]) == 1
+    assert "its newest is run 2" in capfd.readouterr().err
+    for _ in jobs:
+        end(ledger, claim_next(ledger))
+    client.delete(f"{KEY_PREFIX}dead:message-1", f"{KEY_PREFIX}dead")
+
+
+def test_a_job_that_left_no_message_is_told_so(fleet: Fleet, ledger: Ledger) -> None:
+    job = fleet.submit(SPEC)
+    end(ledger, claim_next(ledger))
+    assert fleet._channel.start_runs([(job.id, 1), ("no-such", 1)]) == [RunState.NO_MESSAGE, RunState.UNKNOWN]
+    assert job.is_done
+
+
+def test_a_letter_of_an_old_release_runs_again(client: Any, fleet: Fleet, ledger: Ledger) -> None:
+    """It says neither run nor batch, and its job's end stands in the list only."""
+    job = fleet.submit(SPEC, batch="b")
+    end(ledger, claim_next(ledger), LOST)
+    client.hdel(f"{KEY_PREFIX}dead:{job.id}", "run", "batch")
+    client.hdel(job_key(job.id), "end_entry")
+    client.delete(f"{KEY_PREFIX}ends:b", f"{KEY_PREFIX}counts:b")
+    assert dict(fleet.dead.requeue_all("b")) == {job.id: RunState.QUEUED}
+    assert fleet.batch("b").counts == (1, 0)
+    end(ledger, claim_next(ledger))
+    assert (fleet.batch("b").counts, fleet.batch("b").codes) == ((1, 1), {"OK": 1})
+    assert job.outcome(run=1).code is LOST
+
+
+def retry_at_once(url: str, batch: str) -> Counter[RunState]:
+    """Two producers click at the same moment, each with the letters that it saw before."""
+    gate, states = threading.Barrier(2), Counter[RunState]()
+
+    def click() -> None:
+        with Fleet(Settings(redis_url=SecretStr(url))) as fleet:
+            portions = list(fleet._channel.dead_runs(batch))
+            gate.wait()
+            for runs in portions:
+                states.update(fleet._channel.start_runs(runs))
+
+    clicks = [threading.Thread(target=click) for _ in range(2)]
+    for thread in clicks:
+        thread.start()
+    for thread in clicks:
+        thread.join()
+    return states
+
+
+def test_a_quarter_of_a_batch_is_run_again_by_two_producers_at_once(
+    url: str, client: Any, fleet: Fleet, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_retries(url, client, fleet, ledger, monkeypatch, JOBS, RETRIED)
+
+
+def check_retries(  # noqa: PLR0917  all of a test
+    url: str, client: Any, fleet: Fleet, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, jobs: int, retried: int
+) -> dict[str, float]:
+    """Each job that is retried has two runs, each run one outcome; return the seconds that it took."""
+    monkeypatch.setattr(ledger_module, "MAX_DEAD_LETTERS", retried)
+    ids = [job.id for job in fleet.submit_many([SPEC] * jobs, batch="b")]
+    lost = set(ids[::4][:retried])
+    began = time.monotonic()
+    for _ in ids:
+        claim = claim_next(ledger)
+        end(ledger, claim, LOST if claim.job_id in lost else ErrorCode.OK)
+    ended = time.monotonic()
+    assert fleet.batch("b").codes == {"OK": jobs - retried, "WORKER_LOST": retried}
+
+    states = retry_at_once(url, "b")
+
+    took = {"ends": ended - began, "retries": time.monotonic() - ended}
+    assert states == {RunState.QUEUED: retried, RunState.LATER: retried}
+    assert fleet.batch("b").counts == (jobs, jobs - retried)
+    for _ in range(retried):
+        end(ledger, claim_next(ledger))
+    assert ledger.claim("none", [DEFAULT_QUEUE])[0] is None, "nothing was queued twice"
+    assert (fleet.batch("b").counts, fleet.batch("b").codes) == ((jobs, jobs), {"OK": jobs})
+    runs = {outcome.job_id: outcome.run for outcome in fleet.batch("b").as_completed(timeout=60)}
+    assert runs == {job_id: 2 if job_id in lost else 1 for job_id in ids}
+    earlier = client.keys(f"{KEY_PREFIX}run:*")
+    assert {key.decode() for key in earlier} == {run_key(job_id, 1) for job_id in lost}
+    assert len(client.xrange(f"{KEY_PREFIX}ends:b")) == jobs
+    assert lasting_keys(client, ("owners", "queues")) == []
+    return took
