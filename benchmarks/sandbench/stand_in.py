@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from sandfleet_config.settings import HostSettings
     from sandfleet_worker.policy import Admitted
+    from sandfleet_worker.sandbox.starting import StartHooks
 
 OUTPUT = b"as long as the last line of a small program's output may be\n"
 
@@ -49,8 +50,9 @@ class StandInRunner:
     def warm_up(self) -> None:
         """Nothing needs to be prepared."""
 
-    def execute(self, limits: Admitted, **_: object) -> Ending:
+    def execute(self, limits: Admitted, *, hooks: StartHooks, **_: object) -> Ending:
         """Return the ending of a program that exits 0, at once, or, of ``sleep``, when it would have."""
+        hooks.start()
         match limits.spec.command:
             case ("sleep", seconds):
                 time.sleep(float(seconds))

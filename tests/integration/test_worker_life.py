@@ -32,7 +32,7 @@ def test_sigterm_finishes_what_runs_and_takes_nothing_new(stage: Stage, stock: S
     assert stock.outcome(second)["code"] == "OK"
 
 
-def test_sigquit_gives_running_jobs_back_unrecorded(stage: Stage, stock: Stock) -> None:
+def test_sigquit_gives_running_jobs_back_and_charges_them_nothing(stage: Stage, stock: Stock) -> None:
     worker = stage.start(concurrency=2)
     worker.wait_ready()
     job_id = stock.submit("sh", "-c", "sleep 3; exit 9")
@@ -46,7 +46,10 @@ def test_sigquit_gives_running_jobs_back_unrecorded(stage: Stage, stock: Stock) 
     assert stage.find_leftovers() == []
     assert stock.stored(job_id) is None
     stage.start(concurrency=2).wait_ready()
-    assert stock.outcome(job_id)["exit_code"] == 9
+    outcome = stock.outcome(job_id)
+    assert outcome["exit_code"] == 9
+    told = [(attempt["code"], attempt["charged"]) for attempt in outcome["attempts"]]
+    assert told == [("WORKER_LOST", False), ("EXIT_NONZERO", True)]
 
 
 @pytest.mark.timeout(400)
