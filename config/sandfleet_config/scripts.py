@@ -6,12 +6,18 @@ Keys, all under `KEY_PREFIX`:
     job:<id>        hash: state queued|running|ended, queue, step, batch, key, fingerprint, expires (ms), queue_ttl (ms),
                     max_attempts, record, attempts (JSON list, from the first claim on), code, claim, owner, flag
                     (start|cancelled|expired, while running), message (while it waits for another try), avoid, avoid_until (the
-                    host of a failed attempt); submitted (ms), of a stock producer's job or a revived one
+                    host of a failed attempt); submitted (ms), of a stock producer's job or a revived one; needs (JSON, from the
+                    submit on: contract, image, requires and the limits that it asks for, see `wire.encode_needs`); why, why_at
+                    (ms): why it waits in the queue, as the host that looked at it last says; short_since (ms), kept_by: since
+                    when it has waited for memory, and the host that keeps its own for it
     idem:<key>      the job id of an idempotency key
     cancel:<id>     the mark of a cancel
     batch:<name>    list of a batch's job ids, done:<name> those that have ended
     queues          set of the queues that may hold jobs; wake: a stream that idle workers block on
     owners          sorted set: worker (host:pid:token) -> end of its lease (ms of Redis's clock)
+    hosts           hash: worker -> what its host has (JSON: see placing.lua); images:<owner>: set of the names and digests of its
+                    images. Both go with the lease, or 2 minutes after the last beat of their own
+    keeps:<host>    the job that a host keeps its memory for: it takes no smaller one meanwhile. For 5 s, and again at each claim
     claims:<owner>  hash: claim id -> message; ids that begin with "taken-" are a dead worker's, not decided yet
     delayed         sorted set: job id -> when it may be tried again; expiring: job id -> end of its queue_ttl
     dead            sorted set of dead letters by time, dead:<id> a hash each

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
@@ -36,9 +37,10 @@ if TYPE_CHECKING:
 MILLI: Final = 1000
 ANSWER_KINDS: Final = {kind.value.encode(): kind for kind in AnswerKind}
 TRIMMED_AT_ONCE: Final = 500
+BUDGET_SECONDS: Final = 1.0
 PARSED_AT_ONCE: Final = 50
 """Fewer objects than start the collector of garbage: it has nothing to do where a reader drops what it has read."""
-RECORD_FIELDS: Final = ("record", "state", "queue", "attempts")
+RECORD_FIELDS: Final = ("record", "state", "queue", "why", "why_at", "attempts")
 
 
 class RedisChannel:
@@ -48,6 +50,8 @@ class RedisChannel:
         self.settings = settings
         self._connections = Connections(settings)
         self._room = Room(settings)
+        self._largest_budget: int | None = None
+        self._budget_read = float("-inf")
         self._letters = RedisLetters(self._connections)
 
     def publish(self, tickets: Sequence[Ticket], queue: str, wanted: int) -> list[Answer]:
@@ -96,6 +100,7 @@ class RedisChannel:
                 ticket.fingerprint,
                 _encode_delivery(spec.priority, spec.queue_ttl, spec.max_attempts),
                 ticket.encode_record(),
+                ticket.needs,
             )
         return arguments
 
@@ -176,6 +181,15 @@ class RedisChannel:
         expired = [job_id for job_id, state in states.items() if state == b"expired"]
         ended = self._finish(ErrorCode.EXPIRED, expired)
         return Look(gone, len(ended), None if soonest < 0 else soonest / MILLI)
+
+    def find_largest_budget(self) -> int | None:
+        """Ask Redis for what live workers say about their hosts, once a second at most."""
+        now = time.monotonic()
+        if now - self._budget_read >= BUDGET_SECONDS:
+            with self._connections.guard():
+                found = int(self._run("budgets", [KEY_PREFIX]))
+            self._largest_budget, self._budget_read = found or None, now
+        return self._largest_budget
 
     def cancel(self, job_ids: Sequence[str]) -> list[CancelState]:
         """Forbid each start, durably; end what is queued; tell the workers about the rest, whose ends they record."""
@@ -297,7 +311,12 @@ def _encode_delivery(priority: int, queue_ttl: float, max_attempts: int) -> str:
 
 
 def _parse_record(
-    raw: bytes | None, state: bytes | None, queue: bytes | None, _attempts: bytes | None
+    raw: bytes | None,
+    state: bytes | None,
+    queue: bytes | None,
+    why: bytes | None,
+    why_at: bytes | None,
+    _attempts: bytes | None,
 ) -> JobRecord | None:
     """Return what is known; a stock producer's job has a state, from its claim on, and no record."""
     if state is None:
@@ -306,4 +325,8 @@ def _parse_record(
         record = JobRecord.model_validate_json(raw or b"{}")
     except ValidationError:
         record = JobRecord()  # it is there, so the job is known
-    return record.model_copy(update={"state": state.decode(), "queue": (queue or b"").decode()})
+    known: dict[str, object] = {"state": state.decode(), "queue": (queue or b"").decode()}
+    if why and state == b"queued":
+        at = float(why_at) / MILLI if why_at and why_at.isdigit() else 0.0
+        known |= {"why": why.decode(errors="replace"), "why_at": at}
+    return record.model_copy(update=known)

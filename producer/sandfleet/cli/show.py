@@ -107,6 +107,9 @@ def record_lines(job_id: str, record: JobRecord) -> Iterator[tuple[str, str]]:
     """Yield what is known of a job that has not ended."""
     yield "job", job_id
     yield "state", record.state or "queued or running"
+    if record.why:
+        since = datetime.fromtimestamp(record.why_at, UTC).isoformat(timespec="seconds")
+        yield "waits", f"{record.why} ({since})" if record.why_at else record.why
     if record.queue:
         yield "queue", record.queue
     if record.line:

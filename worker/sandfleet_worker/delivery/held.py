@@ -63,6 +63,12 @@ class Held:
             if found:
                 found.claim = claim
 
+    def reserve(self, claim: Claim, memory_bytes: int) -> bool:
+        """Reserve memory of the host for the claim's slot; return False where there is not so much."""
+        with self._lock:
+            found = self._held.get(claim.claim_id)
+        return found is not None and found.slot.reserve(memory_bytes)
+
     def free_slot(self, claim: Claim) -> None:
         """Free the host's slot: the sandbox is gone, only the outcome is on its way, and Redis may let it wait."""
         with self._lock:

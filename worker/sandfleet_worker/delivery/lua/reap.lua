@@ -34,6 +34,8 @@ if lease and tonumber(lease) >= now and may_take then
 end
 if dead ~= '' then
   redis.call('ZREM', owners, dead) -- first: see beat.lua
+  try('HDEL', prefix .. 'hosts', dead)
+  redis.call('DEL', prefix .. 'images:' .. dead)
   local pairs_of_dead = try('HGETALL', prefix .. 'claims:' .. dead) or {}
   for at = 1, #pairs_of_dead, 2 do
     local message = pairs_of_dead[at + 1]

@@ -1,8 +1,10 @@
 -- Give a claimed job back to its queue: for another try, or because its worker stops.
 --
--- ARGV: prefix, owner, claim id, job id, mode, code, delay in ms, host to avoid ("" none), for how long in ms, message
+-- ARGV: prefix, owner, claim id, job id, mode, code, delay in ms, host to avoid ("" none), for how long in ms, message;
+--       of mode "putback" also why (a text for people), what the job needs (JSON, "" where it is not known), and its queue_ttl
+--       in ms, which its record does not have where a stock producer sent it
 -- Mode "retry" ends the attempt with `code` and counts it; "release" takes it back as if it had not been: its code is for the
--- duplicates log only.
+-- duplicates log only. "putback" does so too, of a job that never started, and says why; its time in the queue goes on.
 -- Returns 1, or 0 where the claim is not the caller's (any more): then nothing changes but for a line in the duplicates log.
 -- A claim that was deleted is still the caller's while the job's record names it: a take-over writes another one there.
 -- Errors for a queue whose key has a wrong type, and changes nothing: the job stays claimed.
@@ -55,7 +57,7 @@ end
 if facts[4] == 'start' and attempts ~= '' then
   local is_list, list = pcall(cjson.decode, attempts)
   list = is_list and type(list) == 'table' and list or {}
-  if mode == 'release' then
+  if mode == 'release' or mode == 'putback' then
     list[#list] = nil
   elseif type(list[#list]) == 'table' then
     list[#list].code, list[#list].ended = code, now
@@ -66,9 +68,19 @@ redis.call('SET', prefix .. 'settled:' .. claim, 'given back', 'EX', SETTLED_TTL
 redis.call('HSET', job, 'state', 'queued', 'attempts', attempts, 'queue', queue, 'step', step)
 redis.call('HDEL', job, 'claim', 'owner', 'flag')
 
--- Somebody did take the job: its time in the queue starts anew, and still ends.
+-- Of a job that somebody did take the time in the queue starts anew, and still ends.
 local expires = tonumber(facts[5]) or 0
-if expires > 0 then
+if mode == 'putback' then
+  redis.call('HSET', job, 'why', ARGV[11], 'why_at', now)
+  if ARGV[12] ~= '' then
+    redis.call('HSET', job, 'needs', ARGV[12])
+  end
+  if expires <= 0 then
+    expires = (tonumber(facts[6]) or now) + tonumber(ARGV[13])
+    redis.call('HSET', job, 'queue_ttl', ARGV[13], 'expires', expires)
+  end
+  try('ZADD', prefix .. 'expiring', expires, id)
+elseif expires > 0 then
   local queue_ttl = tonumber(facts[7]) or expires - (tonumber(facts[6]) or now)
   redis.call('HSET', job, 'queue_ttl', queue_ttl, 'expires', now + queue_ttl)
   try('ZADD', prefix .. 'expiring', now + queue_ttl, id)
