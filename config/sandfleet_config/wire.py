@@ -122,9 +122,9 @@ def encode_needs(spec: SandboxSpec) -> str:
     return json.dumps(needs, separators=(",", ":"))[1:]
 
 
-def join_needs(contract: int, needs: str) -> str:
+def join_needs(contract: int, needs: str = "") -> str:
     """Return the field `needs` of a job's record: the contract version, and what `encode_needs` has made of the spec."""
-    return f'{{"contract":{contract},{needs}'
+    return f'{{"contract":{contract},{needs}' if needs else f'{{"contract":{contract}}}'
 
 
 def find_wishes(spec: SandboxSpec) -> dict[str, float]:

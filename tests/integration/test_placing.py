@@ -10,15 +10,16 @@ import redis
 from pydantic import SecretStr
 from sandfleet import Fleet, Settings, SpecInvalid
 from sandfleet_config.queues import DEFAULT_QUEUE, KEY_PREFIX, job_key
-from sandfleet_worker.delivery.ledger import Identity, Ledger, PutBack
+from sandfleet_config.wire import join_needs
+from sandfleet_worker.delivery.envelope import open_message
+from sandfleet_worker.delivery.ledger import Claim, Flag, Identity, Ledger, PutBack
+from sandfleet_worker.messages import read_delivery
 from waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from sandfleet import Job
-    from sandfleet_worker.delivery.ledger import Claim
-
 MIB = 1 << 20
 FREE = 1 << 40
 
@@ -160,6 +161,26 @@ def test_a_newer_contract_is_put_back_and_never_ended(fleet: Fleet, client: Any)
     client.zadd(f"{KEY_PREFIX}delayed", {job.id: 1})
     assert old.claim() is None
     new.takes(job)
+
+
+def test_a_stock_producers_newer_message_is_for_whoever_speaks_it(client: Any) -> None:
+    one = HostOfTest(client, "one")
+    for contract, newer in ((4, 4), (3, 0), (0, 0), ("4", 0), (True, 0), (10**9, 0)):
+        text = json.dumps({"contract": contract, "spec": {"image": ""}})
+        body = json.dumps([[text], {}, {}])
+        headers = {"id": "stock", "task": "sandfleet.run"}
+        message = {"body": body, "content-type": "application/json", "content-encoding": "utf-8", "headers": headers}
+        claim = Claim("claim", "stock", Flag.START, json.dumps(message).encode())
+        delivery = read_delivery(open_message(claim), 1000)
+        assert delivery is not None
+        assert (delivery.newer_contract, delivery.request) == (newer, None)
+    needs = join_needs(4)
+    assert not one.ledger.has_other_host(needs, DEFAULT_QUEUE)
+    other = HostOfTest(client, "other", contract=4)
+    assert one.ledger.has_other_host(needs, DEFAULT_QUEUE)
+    assert not one.ledger.has_other_host(needs, "another")
+    other.ledger.leave()
+    assert not one.ledger.has_other_host(needs, DEFAULT_QUEUE)
 
 
 def test_a_worker_of_an_older_release_counts_as_one_that_may_have_everything_of_contract_2(

@@ -157,7 +157,7 @@ class SandboxConsumer(Consumer):
         about memory that another worker of the host was given meanwhile.
         """
         if delivery.request is None:
-            needs = join_needs(delivery.newer_contract, "}") if delivery.newer_contract else ""
+            needs = join_needs(delivery.newer_contract) if delivery.newer_contract else ""
             if not needs or not self.intake.has_other_host(needs, claim.queue):
                 return False
             self.intake.put_back(claim, PutBack(f"needs contract version {delivery.newer_contract}", needs))
