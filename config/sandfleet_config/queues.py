@@ -18,6 +18,7 @@ RESERVED_QUEUES = frozenset(
         "queues",
         "wake",
         "owners",
+        "hosts",
         "delayed",
         "expiring",
         "dead",

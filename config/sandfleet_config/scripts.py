@@ -9,7 +9,10 @@ Keys, all under `KEY_PREFIX`:
                     avoid_until (the host of a failed attempt); submitted (ms), of a stock producer's job or of a later run;
                     suspect (JSON {host, boot, ms}: it may have killed its worker, after a run of so long), suspect_until (ms:
                     while it runs apart from other suspects); run (absent: 1); ended_by (the claim that ended the last run that
-                    has ended), end_entry (of its end in ends:<batch>). Waiting: claimed, and its program has not started;
+                    has ended), end_entry (of its end in ends:<batch>); needs (JSON, from the submit on: contract, image,
+                    requires and the limits that it asks for, see `wire.encode_needs`); why, why_at (ms): why it waits in the
+                    queue, as the host that looked at it last says; short_since (ms), kept_by: since when it has waited for
+                    memory, and the host that keeps its own for it. Waiting: claimed, and its program has not started;
                     running: it may have
     run:<n>:<id>    Celery's result record of run n of a job that was run again since, with the TTL that it had
     idem:<key>      the job id of an idempotency key
@@ -24,6 +27,9 @@ Keys, all under `KEY_PREFIX`:
     queues          set of the queues that may hold jobs; wake: a stream that idle workers block on
     owners          sorted set: worker (host:pid:token) -> end of its lease (ms of Redis's clock)
     boot:<host>     the id of the host's boot: of a worker that died under another one, no job did it
+    hosts           hash: worker -> what its host has (JSON: see placing.lua); images:<owner>: set of the names and digests of its
+                    images. Both go with the lease, or 2 minutes after the last beat of their own
+    keeps:<host>    the job that a host keeps its memory for: it takes no smaller one meanwhile. For 5 s, and again at each claim
     claims:<owner>  hash: claim id -> message; ids that begin with "taken-" are a dead worker's, not decided yet
     delayed         sorted set: job id -> when it may be tried again; expiring: job id -> end of its queue_ttl
     dead            sorted set of dead letters by time, dead:<id> a hash each: message, reason, code, at, queue, attempts,

@@ -12,10 +12,17 @@ from urllib.parse import urlsplit, urlunsplit
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from sandfleet_config.bounds import MIN_CPU_QUOTA, MIN_DISK_BYTES, MIN_MEMORY_BYTES, MIN_TIMEOUT_SECONDS, least
+from sandfleet_config.bounds import (
+    MAX_LABELS,
+    MIN_CPU_QUOTA,
+    MIN_DISK_BYTES,
+    MIN_MEMORY_BYTES,
+    MIN_TIMEOUT_SECONDS,
+    least,
+)
 from sandfleet_config.faults import describe_faults
 from sandfleet_config.queues import DEFAULT_QUEUE, check_queue
-from sandfleet_config.spec import Bytes
+from sandfleet_config.spec import Bytes, LabelKey, LabelValue
 from sandfleet_config.wire import MAX_SPEC_BYTES
 
 if TYPE_CHECKING:
@@ -28,7 +35,13 @@ NESTED = "__"
 LimitName = Literal["memory", "cpu", "pids", "disk"]
 REDIS_SCHEMES = ("redis", "rediss", "unix")
 WARM_PER_CORE = 2
-DERIVED = {"SANDFLEET_CONCURRENCY": "the host's cores", "SANDFLEET_WARM__SIZE": "the host's cores, twice"}
+FOUND_LABELS = ("arch", "runsc")
+"""Labels that a host has without being told: `uname -m`, and the release of runsc as yyyymmdd."""
+DERIVED = {
+    "SANDFLEET_CONCURRENCY": "the host's cores",
+    "SANDFLEET_WARM__SIZE": "the host's cores, twice",
+    "SANDFLEET_HOST_LABELS": "",
+}
 """Defaults that follow from the host, in words."""
 
 
@@ -224,6 +237,15 @@ class WorkerSettings(Settings, HostSettings):
         le=4096,
         description="Sandboxes at once on this host, all its workers together.",
     )
+    memory_budget_bytes: Bytes = Field(
+        default=0,
+        description="Memory that the jobs of this host may use together, by their limits; 0: found, less than the host has.",
+    )
+    host_labels: Annotated[dict[LabelKey, LabelValue], NoDecode] = Field(
+        default_factory=dict,
+        max_length=MAX_LABELS,
+        description="What a job may require of this host (`requires`): key=value, separated by commas.",
+    )
     slots_dir: Path = Field(
         default=Path("/run/sandfleet/slots"), description="Lock files that the workers of a host share."
     )
@@ -247,6 +269,25 @@ class WorkerSettings(Settings, HostSettings):
     @classmethod
     def _split_queues(cls, value: object) -> object:
         return split_list(value)
+
+    @field_validator("host_labels", mode="before")
+    @classmethod
+    def _split_labels(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        parts = [part.strip() for part in value.split(",") if part.strip()]
+        if any("=" not in part for part in parts):
+            msg = "must be key=value, separated by commas"
+            raise ValueError(msg)
+        return dict(part.split("=", 1) for part in parts)
+
+    @field_validator("host_labels")
+    @classmethod
+    def _refuse_found_labels(cls, value: dict[str, str]) -> dict[str, str]:
+        if taken := [key for key in FOUND_LABELS if key in value]:
+            msg = f"{' and '.join(taken)} cannot be set: the worker finds out itself"
+            raise ValueError(msg)
+        return value
 
 
 def setting_names(

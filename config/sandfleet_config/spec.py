@@ -243,7 +243,7 @@ LabelValue = Annotated[str, Field(max_length=MAX_LABEL_VALUE_CHARS), AfterValida
 
 
 DELIVERY_FIELDS: Final = ("idempotency_key", "priority", "queue_ttl", "max_attempts", "retry_on")
-"""Fields of contract 2: how a job is delivered. What runs is in the others."""
+"""Fields of contract 2: how a job is delivered. What runs is in the others, and on which hosts in `requires` (contract 3)."""
 
 
 class SandboxSpec(ContractModel):
@@ -270,6 +270,10 @@ class SandboxSpec(ContractModel):
     root_dir: Name = ""
     timeout: Annotated[Seconds, least("timeout", MIN_TIMEOUT_SECONDS)] = 0.0
     labels: Annotated[dict[LabelKey, LabelValue], Field(max_length=MAX_LABELS)] = Field(default_factory=dict)
+    requires: Annotated[dict[LabelKey, LabelValue], Field(max_length=MAX_LABELS)] = Field(
+        default_factory=dict,
+        description="Labels that the job's host must have: its own (`SANDFLEET_HOST_LABELS`), `arch` and `runsc`.",
+    )
     stdin: Payload = Payload()
     grace: Seconds = DEFAULT_GRACE_SECONDS
     output: OutputSpec = OutputSpec()

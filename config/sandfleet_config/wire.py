@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from functools import lru_cache
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, NoReturn, Self, cast
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, NoReturn, Self, TypeAlias, cast
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
@@ -14,6 +14,8 @@ from sandfleet_config.bounds import MAX_NAME_CHARS
 from sandfleet_config.errors import SecurityViolation, SpecInvalid, SpecTooLarge
 from sandfleet_config.faults import describe_faults
 from sandfleet_config.spec import (
+    DEFAULT_GRACE_SECONDS,
+    DEFAULT_OUTPUT_BYTES,
     DELIVERY_FIELDS,
     SECURITY_VIOLATION,
     ContractModel,
@@ -29,14 +31,20 @@ if TYPE_CHECKING:
 
     from sandfleet_config.errors import ErrorCode
 
-CONTRACT_VERSIONS: Final = (1, 2)
-"""What this release speaks. 2 adds `spec.DELIVERY_FIELDS`; a request without them says 1, for workers a version behind."""
+CONTRACT_VERSIONS: Final = (1, 2, 3)
+"""What this release speaks. 2 adds `spec.DELIVERY_FIELDS`, 3 `requires`.
+
+A request says the lowest version that covers what it uses, for workers a version behind.
+"""
+ContractVersion: TypeAlias = Literal[1, 2, 3]
 MAX_SPEC_BYTES = 256 * 1024
 MAX_REPORTED_FAULTS = 50
 
 
-def find_contract(spec: SandboxSpec) -> Literal[1, 2]:
+def find_contract(spec: SandboxSpec) -> ContractVersion:
     """Return the lowest contract version that can say `spec`."""
+    if spec.requires:
+        return 3
     return 1 if _delivery_of(spec) == _DEFAULT_DELIVERY else 2
 
 
@@ -47,7 +55,7 @@ def _delivery_of(spec: SandboxSpec) -> tuple[object, ...]:
 _DEFAULT_DELIVERY: Final = _delivery_of(SandboxSpec(image="-"))
 
 
-def _find_contract_of(fields: dict[str, Any]) -> Literal[1, 2]:
+def _find_contract_of(fields: dict[str, Any]) -> ContractVersion:
     spec = fields.get("spec")  # absent where it is faulty, which is told anyway
     return find_contract(spec) if isinstance(spec, SandboxSpec) else 1
 
@@ -57,14 +65,16 @@ class JobRequest(ContractModel):
 
     spec: SandboxSpec
     batch: Annotated[str, Field(max_length=MAX_NAME_CHARS), AfterValidator(refuse_control_characters)] | None = None
-    contract: Literal[1, 2] = Field(default_factory=_find_contract_of)
+    contract: ContractVersion = Field(default_factory=_find_contract_of)
 
     @model_validator(mode="after")
     def _check_claim(self) -> Self:
         """Refuse a message that says less than it asks for: a reader would trust the number."""
-        if self.contract == 1 and find_contract(self.spec) != 1:
-            msg = "{fields} need contract version 2"
-            raise PydanticCustomError("contract", msg, {"fields": ", ".join(DELIVERY_FIELDS)})
+        needed = find_contract(self.spec)
+        if self.contract < needed:
+            msg = "{fields} need contract version {needed}"
+            fields = ", ".join(DELIVERY_FIELDS) if needed == 2 else "what it requires of its host"  # noqa: PLR2004
+            raise PydanticCustomError("contract", msg, {"fields": fields, "needed": needed})
         return self
 
 
@@ -99,6 +109,43 @@ def encode_run(spec: SandboxSpec) -> str:
     Without the defaults it is short, and an older worker runs specs that use none of the newer fields.
     """
     return spec.model_dump_json(exclude_defaults=True, exclude=_DELIVERY)
+
+
+def encode_needs(spec: SandboxSpec) -> str:
+    """Return what `spec` needs of its host, as the rest of a JSON object that begins with the contract version.
+
+    Names are those of `find_wishes`, and `image`, `requires`. `join_needs` adds the version.
+    """
+    needs: dict[str, object] = {"image": _normalize_image(spec.image), **find_wishes(spec)}
+    if spec.requires:
+        needs["requires"] = spec.requires
+    return json.dumps(needs, separators=(",", ":"))[1:]
+
+
+def join_needs(contract: int, needs: str = "") -> str:
+    """Return the field `needs` of a job's record: the contract version, and what `encode_needs` has made of the spec."""
+    return f'{{"contract":{contract},{needs}' if needs else f'{{"contract":{contract}}}'
+
+
+def find_wishes(spec: SandboxSpec) -> dict[str, float]:
+    """Return the limits that `spec` asks for itself, by the names of the host's ceilings; what is as by default is not there."""
+    wish = spec.resources
+    asked: dict[str, float] = {
+        "memory_bytes": wish.memory_bytes,
+        "cpu_quota": wish.cpu_quota,
+        "pids_limit": wish.pids_limit,
+        "disk_bytes": wish.disk_bytes,
+        "timeout": spec.timeout,
+        "grace": 0 if spec.grace == DEFAULT_GRACE_SECONDS else spec.grace,
+        "output_bytes": 0 if spec.output.max_bytes == DEFAULT_OUTPUT_BYTES else spec.output.max_bytes,
+    }
+    return {name: value for name, value in asked.items() if value}
+
+
+def _normalize_image(image: str) -> str:
+    """Return the image's name as hosts list it: without the default tag, its digest kept."""
+    name, separator, digest = image.partition("@")
+    return f"{name.removesuffix(':latest')}{separator}{digest}"
 
 
 def join_job(run: str, spec: SandboxSpec, key: str, batch: str | None, *, contract: int, max_bytes: int) -> str:
@@ -166,14 +213,14 @@ def _check_contract(raw: dict[str, Any]) -> None:
     is_number = isinstance(version, int) and not isinstance(version, bool)
     if is_number and version in CONTRACT_VERSIONS:
         return
-    spoken = " and ".join(map(str, CONTRACT_VERSIONS))
+    spoken = " to ".join(str(version) for version in sorted({min(CONTRACT_VERSIONS), max(CONTRACT_VERSIONS)}))
     if "contract" not in raw:
         found = "a bare spec" if "image" in raw else "an object without it"
         message = f'the version is missing, the argument is {found}: send {{"contract": {CONTRACT_VERSIONS[0]}, "spec": {{...}}}}'
     elif is_number:
         message = f"the version is {version}, this side speaks {spoken}: bring both to one release"
     else:
-        message = f"the version must be {' or '.join(map(str, CONTRACT_VERSIONS))}"
+        message = f"the version must be a number, {spoken}"
     raise SpecInvalid.of(f"contract: {message}", errors=[{"field": "contract", "message": message}])
 
 
@@ -202,12 +249,13 @@ def raise_faults(error: ValidationError, model: type[BaseModel] = SandboxSpec) -
 
 
 def spec_sha256(spec: SandboxSpec, run: str | None = None) -> str:
-    """Return the fingerprint of what runs: sha256 of `encode_run`, its labels in the order of their names, in hex.
+    """Return the fingerprint of what runs: sha256 of `encode_run`, its labels and `requires` sorted by name, in hex.
 
     `run` is `encode_run` of `spec` where it is known already.
     """
-    if len(spec.labels) > 1:
-        run = encode_run(spec.model_copy(update={"labels": dict(sorted(spec.labels.items()))}))
+    if len(spec.labels) > 1 or len(spec.requires) > 1:
+        ordered = {name: dict(sorted(getattr(spec, name).items())) for name in ("labels", "requires")}
+        run = encode_run(spec.model_copy(update=ordered))
     return hashlib.sha256((run or encode_run(spec)).encode()).hexdigest()
 
 

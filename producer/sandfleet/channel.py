@@ -33,6 +33,10 @@ class JobRecord(Record):
     state: str = ""
     """``queued``, ``waiting`` (a worker has it, its program has not started), ``running`` or ``ended``,
     at the time of the look; not part of what was left."""
+    why: str = ""
+    """Why a queued job waits, as the host that looked at it last says: "needs 1 GiB of memory, host-07 has 600 MiB free"."""
+    why_at: float = 0.0
+    """When that was, unix time."""
 
 
 class AnswerKind(StrEnum):
@@ -175,6 +179,10 @@ class Channel(Protocol):
 
     def look(self, job_ids: Sequence[str]) -> Look:
         """End those of the jobs whose time in the queue is over, and say which of them nobody knows."""
+        ...
+
+    def find_largest_budget(self) -> int | None:
+        """Return the most memory that the jobs of any live host may have together; None where that is not known of all."""
         ...
 
     def cancel(self, job_ids: Sequence[str]) -> list[CancelState]:

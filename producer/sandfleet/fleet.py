@@ -109,7 +109,8 @@ class Fleet:
         `queue` defaults to the settings' queue; queues take turns.
 
         Raises:
-            SpecInvalid: the spec (a dict is taken too) is faulty; every fault is in ``errors``. Nothing was queued.
+            SpecInvalid: the spec (a dict is taken too) is faulty; every fault is in ``errors``. Nothing was queued. So is one
+                that asks for more memory than any live host has for its jobs.
             SecurityViolation: it asks for what nobody may have. Nothing was queued.
             SpecTooLarge: it is over ``max_spec_bytes``. Nothing was queued.
             IdempotencyConflict: its key stands for a job with another spec.
@@ -195,7 +196,13 @@ class Fleet:
 
     def _new_submission(self, batch: str | None, queue: str | None, *, is_keyed: bool = False) -> Submission:
         name = self.settings.queue if queue is None else check_queue(queue)
-        return Submission(self._channel, Desk(batch, self.settings.max_spec_bytes, is_keyed=is_keyed), name)
+        desk = Desk(
+            batch,
+            self.settings.max_spec_bytes,
+            is_keyed=is_keyed,
+            find_largest_budget=self._channel.find_largest_budget,
+        )
+        return Submission(self._channel, desk, name)
 
     def job(self, job_id: str) -> Job:
         """Find a job again, from any process; never waits.

@@ -226,6 +226,10 @@ class FakeChannel:
     def _new_ending(self, code: ErrorCode, job_id: str) -> Outcome:
         return new_ending(code, job_id, _new_record(self._jobs[job_id]), ())
 
+    def find_largest_budget(self) -> int | None:
+        """Return None: there are no hosts."""
+        return None
+
     def cancel(self, job_ids: Sequence[str]) -> list[CancelState]:
         """End each job that waits as ``CANCELLED``: nothing ever runs here."""
         with self._lock:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
@@ -39,9 +40,10 @@ if TYPE_CHECKING:
 MILLI: Final = 1000
 ANSWER_KINDS: Final = {kind.value.encode(): kind for kind in AnswerKind}
 TRIMMED_AT_ONCE: Final = 500
+BUDGET_SECONDS: Final = 1.0
 PARSED_AT_ONCE: Final = 50
 """Fewer objects than start the collector of garbage: it has nothing to do where a reader drops what it has read."""
-RECORD_FIELDS: Final = ("record", "state", "queue", "run", "attempts")
+RECORD_FIELDS: Final = ("record", "state", "queue", "run", "why", "why_at", "attempts")
 FORGOTTEN_AT_ONCE: Final = 500
 
 
@@ -52,6 +54,8 @@ class RedisChannel:
         self.settings = settings
         self._connections = Connections(settings)
         self._room = Room(settings)
+        self._largest_budget: int | None = None
+        self._budget_read = float("-inf")
         self._letters = RedisLetters(self._connections)
         self._notices = Notices(self._connections)
 
@@ -101,6 +105,7 @@ class RedisChannel:
                 ticket.fingerprint,
                 _encode_delivery(spec.priority, spec.queue_ttl, spec.max_attempts),
                 ticket.encode_record(),
+                ticket.needs,
             )
         return arguments
 
@@ -170,7 +175,7 @@ class RedisChannel:
             pipe = self._connections.new_pipe()
             for job_id in job_ids:
                 pipe.hmget(job_key(job_id), *RECORD_FIELDS)
-            return [_parse_record(*facts) for facts in pipe.execute()]
+            return [_parse_record(facts) for facts in pipe.execute()]
 
     def _read_record(self, job_id: str) -> JobRecord | None:
         return self.records([job_id])[0]
@@ -186,6 +191,15 @@ class RedisChannel:
         expired = [job_id for job_id, state in states.items() if state == b"expired"]
         ended = self._finish(ErrorCode.EXPIRED, expired)
         return Look(gone, len(ended), None if soonest < 0 else soonest / MILLI)
+
+    def find_largest_budget(self) -> int | None:
+        """Ask Redis for what live workers say about their hosts, once a second at most."""
+        now = time.monotonic()
+        if now - self._budget_read >= BUDGET_SECONDS:
+            with self._connections.guard():
+                found = int(self._run("budgets", [KEY_PREFIX]))
+            self._largest_budget, self._budget_read = found or None, now
+        return self._largest_budget
 
     def cancel(self, job_ids: Sequence[str]) -> list[CancelState]:
         """Forbid each start, durably; end what is queued; tell the workers about the rest, whose ends they record."""
@@ -218,7 +232,7 @@ class RedisChannel:
             script = self._script("finish")
             queues: set[str] = set()
             for job_id, fields in zip(job_ids, facts, strict=True):
-                record = _parse_record(*fields) or JobRecord()
+                record = _parse_record(fields) or JobRecord()
                 queues.add(record.queue)
                 result = stored_result(new_ending(code, job_id, record, parse_attempts(fields[-1])))
                 keeping = (self.settings.result_ttl_seconds, "", DEAD_TTL_SECONDS)
@@ -348,15 +362,19 @@ def _encode_delivery(priority: int, queue_ttl: float, max_attempts: int) -> str:
     return f"{step_of(priority)} {max(1, round(queue_ttl * MILLI))} {max_attempts}"
 
 
-def _parse_record(
-    raw: bytes | None, state: bytes | None, queue: bytes | None, run: bytes | None, _attempts: bytes | None
-) -> JobRecord | None:
-    """Return what is known; a stock producer's job has a state, from its claim on, and no record."""
+def _parse_record(facts: Sequence[bytes | None]) -> JobRecord | None:
+    """Return what the values of `RECORD_FIELDS` say; a stock producer's job has a state, from its claim on, and no record."""
+    found = dict(zip(RECORD_FIELDS, facts, strict=True))
+    state, run, why, why_at = found["state"], found["run"], found["why"], found["why_at"]
     if state is None:
         return None
     try:
-        record = JobRecord.model_validate_json(raw or b"{}")
+        record = JobRecord.model_validate_json(found["record"] or b"{}")
     except ValidationError:
         record = JobRecord()  # it is there, so the job is known
     number = int(run) if run and run.isdigit() else 1
-    return record.model_copy(update={"state": state.decode(), "queue": (queue or b"").decode(), "run": number})
+    known: dict[str, object] = {"state": state.decode(), "queue": (found["queue"] or b"").decode(), "run": number}
+    if why and state == b"queued":
+        at = float(why_at) / MILLI if why_at and why_at.isdigit() else 0.0
+        known |= {"why": why.decode(errors="replace"), "why_at": at}
+    return record.model_copy(update=known)

@@ -9,23 +9,27 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 from pydantic import ValidationError
+from sandfleet_config.errors import SpecInvalid
 from sandfleet_config.queues import JOB_ID
 from sandfleet_config.spec import MAX_KEY_CHARS, SandboxSpec
 from sandfleet_config.wire import (
     JobRequest,
+    encode_needs,
     encode_run,
     find_contract,
     join_job,
+    join_needs,
     new_spec,
     raise_faults,
     request_sha256,
     spec_sha256,
 )
+from sandfleet_config.words import format_bytes
 
 from sandfleet.channel import JobRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 Spec: TypeAlias = SandboxSpec | Mapping[str, Any]
 UUID_BYTES: Final = 16
@@ -35,7 +39,10 @@ _any_spec: Final = SandboxSpec(image="-")
 
 
 class Encoded(NamedTuple):
-    """What all jobs of one spec have in common: `run` says what runs, `labels` are as they were then."""
+    """What all jobs of one spec have in common: `run` says what runs, `labels` and `requires` are as they were then.
+
+    `needs` says what its host must have: see `wire.encode_needs`.
+    """
 
     spec: SandboxSpec
     labels: dict[str, str]
@@ -43,12 +50,23 @@ class Encoded(NamedTuple):
     spec_hash: str
     line: str
     contract: int
+    requires: dict[str, str]
+    needs: str
 
     @classmethod
     def of(cls, spec: SandboxSpec) -> Encoded:
         """Encode `spec`."""
         run = encode_run(spec)
-        return cls(spec, dict(spec.labels), run, spec_sha256(spec, run), spec.to_line(), find_contract(spec))
+        return cls(
+            spec,
+            dict(spec.labels),
+            run,
+            spec_sha256(spec, run),
+            spec.to_line(),
+            find_contract(spec),
+            dict(spec.requires),
+            encode_needs(spec),
+        )
 
 
 class Draft(NamedTuple):
@@ -62,7 +80,7 @@ class Draft(NamedTuple):
 class Ticket(NamedTuple):
     """A job ready to be queued: `text` is its encoded request, `fingerprint` what its key or id stands for.
 
-    `key` is its idempotency key, which need not stand in `spec`. `submitted` is unix time.
+    `key` is its idempotency key, which need not stand in `spec`. `submitted` is unix time. `needs` is JSON for the record.
     """
 
     job_id: str
@@ -75,6 +93,7 @@ class Ticket(NamedTuple):
     tag: str
     line: str
     submitted: float
+    needs: str
 
     @property
     def record(self) -> JobRecord:
@@ -91,8 +110,17 @@ class Ticket(NamedTuple):
 class Desk:
     """Turns the specs of one submit into tickets; all of them belong to one batch, or to none."""
 
-    def __init__(self, batch: str | None, max_spec_bytes: int, *, is_keyed: bool = False) -> None:
+    def __init__(
+        self,
+        batch: str | None,
+        max_spec_bytes: int,
+        *,
+        is_keyed: bool = False,
+        find_largest_budget: Callable[[], int | None] = lambda: None,
+    ) -> None:
         """Check the batch's name; `is_keyed` gives each spec without an idempotency key one of the batch and its index.
+
+        `find_largest_budget` says how much memory a job may have at most, if that is known; asked where a spec names its memory.
 
         Raises:
             SpecInvalid: no batch may have that name.
@@ -107,6 +135,7 @@ class Desk:
         self.batch = batch
         self._max_spec_bytes = max_spec_bytes
         self._is_keyed = is_keyed
+        self._find_largest_budget = find_largest_budget
         self._last = Encoded.of(_any_spec)
 
     def new_draft(self, spec: Spec, index: int = 0) -> Draft:
@@ -122,16 +151,25 @@ class Desk:
             if len(key) > MAX_KEY_CHARS or not key.isprintable():
                 new_spec({**dict(parsed), "idempotency_key": key})  # refuses it in its own words
         encoded = self._encode(parsed)
-        contract = 2 if key else encoded.contract
+        contract = max(2, encoded.contract) if key else encoded.contract
         text = join_job(encoded.run, parsed, key, self.batch, contract=contract, max_bytes=self._max_spec_bytes)
         return Draft(encoded, key, text)
 
     def _encode(self, spec: SandboxSpec) -> Encoded:
         """Encode a spec, the same one several times in a row only once; its labels, a dict, may have changed meanwhile."""
         last = self._last
-        if last.spec is not spec or last.labels != spec.labels:
+        if last.spec is not spec or last.labels != spec.labels or last.requires != spec.requires:
+            self._refuse_too_large(spec.resources.memory_bytes)
             self._last = last = Encoded.of(spec)
         return last
+
+    def _refuse_too_large(self, memory_bytes: int) -> None:
+        """Refuse a job that fits on no live host: it would wait until it expires."""
+        if memory_bytes and (largest := self._find_largest_budget()) is not None and memory_bytes > largest:
+            asked, most = format_bytes(memory_bytes), format_bytes(largest)
+            message = f"{asked} is more than any live host has for its jobs: the largest has {most}"
+            fault = {"field": "resources.memory_bytes", "message": message}
+            raise SpecInvalid.of(f"{fault['field']}: {message}", errors=[fault])
 
     def issue(self, drafts: Sequence[Draft], job_id: str | None = None) -> list[Ticket]:
         """Name the jobs, all of them now; `job_id` is the name of the one there is.
@@ -147,10 +185,11 @@ class Desk:
         ]
 
     def _new_ticket(self, draft: Draft, job_id: str | None, tag: str, now: float) -> Ticket:
-        (spec, _, _, spec_hash, line, _), key, text = draft
+        (spec, _, _, spec_hash, line, contract, _, needs), key, text = draft
         # Without a key nothing but this very ticket is the same job: a repeated call finds it by its id, another's id is taken.
         fingerprint = request_sha256(spec, spec_hash, key) if key else tag
-        return Ticket(job_id or tag, spec, self.batch, key, text, spec_hash, fingerprint, tag, line, now)
+        needs = join_needs(max(2, contract) if key else contract, needs)
+        return Ticket(job_id or tag, spec, self.batch, key, text, spec_hash, fingerprint, tag, line, now, needs)
 
 
 def draw_ids(count: int) -> list[str]:

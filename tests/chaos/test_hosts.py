@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
@@ -17,7 +18,9 @@ from sandfleet import Fleet, SandboxSpec, Settings
 from sandfleet_config.queues import KEY_PREFIX
 from sandfleet_worker.delivery.intake import EXIT_LOST
 from sandfleet_worker.delivery.ledger import AVOID_SECONDS
+from sandfleet_worker.sandbox.images import ImageStore
 from sandfleet_worker.tasks import FIRST_BACKOFF_SECONDS
+from stage import Stock
 from waiting import wait_until
 
 if TYPE_CHECKING:
@@ -237,3 +240,43 @@ def test_where_the_other_host_is_full_it_does_not_wait_for_ever(lan: Lan, fleet:
     assert not filler.is_done
     filler.cancel()
     assert filler.outcome(20).code == "CANCELLED"
+
+
+def test_jobs_run_where_their_image_and_their_labels_are(lan: Lan, fleet: Fleet) -> None:
+    """A host without the image fails fast, and so it ended most jobs of the others."""
+    without, having = lan.hosts
+    without.images = lan.folder / "own-images"
+    workers = [start_worker(without, 4), start_worker(having, 2, SANDFLEET_HOST_LABELS="gpu=yes")]
+    for worker in workers:
+        worker.wait_ready()
+    jobs = fleet.submit_many(sleeps(*[0.1] * 12), batch="image")
+    text = json.dumps({"contract": 1, "spec": {"image": "busybox", "command": ["true"]}})
+    stock = Stock(lan.url, lan.redis)
+    untold = [stock.push([[text], {}, {}]) for _ in range(6)]
+    nowhere = fleet.submit(SandboxSpec(image="nowhere", command=["true"]))
+    never = fleet.submit(SandboxSpec(image="busybox", command=["true"], requires={"zone": "b"}))
+
+    outcomes = [*(job.outcome(60) for job in jobs), *(fleet.job(job_id).outcome(60) for job_id in untold)]
+    assert {(outcome.code, outcome.host, len(outcome.attempts)) for outcome in outcomes} == {("OK", having.name, 1)}
+    assert nowhere.outcome(10).code == "IMAGE_NOT_FOUND"
+    wait_until(lambda: _read_why(fleet, never) == "no live host has zone=b", 5, "the record says why it waits")
+
+    ImageStore(without.images).add("busybox")
+    wait_until(lambda: _count_hosts_with(lan, "busybox") == 2, 3, "an image that was added is told")
+    assert starts(workers[0], *jobs) == [0] * 12
+    labelled = [
+        fleet.submit(SandboxSpec(image="busybox", command=["sleep", "0.1"], requires={"gpu": "yes"})) for _ in range(6)
+    ]
+    assert {(job.outcome(30).code, job.outcome().host) for job in labelled} == {("OK", having.name)}
+    start_worker(without, 1, SANDFLEET_HOST_LABELS="zone=b").wait_ready()
+    outcome = never.outcome(10)
+    assert (outcome.code, outcome.host) == ("OK", without.name)
+
+
+def _read_why(fleet: Fleet, job: Job) -> str:
+    record = fleet.record(job.id)
+    return record.why if record else ""
+
+
+def _count_hosts_with(lan: Lan, image: str) -> int:
+    return sum(lan.redis.sismember(key, image) for key in lan.redis.scan_iter(f"{KEY_PREFIX}images:*"))

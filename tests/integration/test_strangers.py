@@ -288,7 +288,7 @@ def test_a_cancel_of_an_unknown_id_spares_the_job_that_is_submitted_later(
         args = [KEY_PREFIX, DEFAULT_QUEUE, 0, "", 1]
         script = fleet._channel._script("submit")  # type: ignore[attr-defined]  # its id is the caller's there
         message = json.dumps({"headers": {"id": job.id}})
-        assert script(args=[*args, job.id, message, "", "print", "0 60000 3", "{}"])[0] == b"new"
+        assert script(args=[*args, job.id, message, "", "print", "0 60000 3", "{}", "{}"])[0] == b"new"
 
     claim, _ = claim_next(ledger, "one")
     assert claim is not None

@@ -124,9 +124,9 @@ def test_a_faulty_request_to_execute_is_told_with_the_names_of_its_own_fields() 
         ({"spec": {}}, 'contract: the version is missing, the argument is an object without it: send {"contract": 1,'),
         (
             {"contract": 9, "spec": {}},
-            "contract: the version is 9, this side speaks 1 and 2: bring both to one release",
+            "contract: the version is 9, this side speaks 1 to 3: bring both to one release",
         ),
-        ({"contract": "1", "spec": {}}, "contract: the version must be 1 or 2"),
+        ({"contract": "1", "spec": {}}, "contract: the version must be a number, 1 to 3"),
     ],
 )
 def test_a_message_without_its_contract_is_told_the_field_and_what_to_send(argument: dict[str, Any], said: str) -> None:

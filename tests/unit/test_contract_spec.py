@@ -6,12 +6,15 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 from rows import each_row
+from sandfleet_config.bounds import MAX_LABELS
 from sandfleet_config.errors import Category, ErrorCode, SecurityViolation, SpecInvalid, SpecTooLarge
 from sandfleet_config.spec import Payload, SandboxSpec
 from sandfleet_config.wire import (
     JobRequest,
     decode_job,
     encode_job,
+    encode_needs,
+    join_needs,
     new_spec,
     request_sha256,
     spec_sha256,
@@ -139,7 +142,7 @@ def test_errors_repeat_no_value() -> None:
 
 
 def test_another_contract_version_is_refused() -> None:
-    for version in (3, 0, "1", None, True):
+    for version in (4, 0, "1", None, True):
         with pytest.raises(SpecInvalid, match="contract: the version "):
             decode_job(json.dumps({"contract": version, "spec": {"image": "x"}}))
 
@@ -154,6 +157,46 @@ def test_a_request_says_the_lowest_contract_that_can_say_it() -> None:
         assert decode_job(text) == request
         assert spec_sha256(request.spec) == spec_sha256(plain.spec), "what runs is the same"
         assert request_sha256(request.spec) != request_sha256(plain.spec)
+
+
+def test_what_a_job_requires_of_its_host_is_contract_3_in_any_order() -> None:
+    request = JobRequest(spec=new_spec({"image": "x", "requires": {"gpu": "yes", "arch": "x86_64"}, "priority": 0}))
+    text = encode_job(request)
+    assert json.loads(text)["contract"] == request.contract == 3
+    assert decode_job(text) == request
+    other = new_spec({"image": "x", "requires": {"arch": "x86_64", "gpu": "yes"}, "priority": 0})
+    assert spec_sha256(other) == spec_sha256(request.spec)
+    assert request_sha256(other) == request_sha256(request.spec)
+    assert spec_sha256(other) != spec_sha256(SandboxSpec(image="x"))
+    for contract in (1, 2):
+        with pytest.raises(SpecInvalid, match="what it requires of its host need contract version 3"):
+            decode_job(json.dumps({"contract": contract, "spec": {"image": "x", "requires": {"gpu": "yes"}}}))
+    for faulty in (
+        {"": "x"},
+        {"__a": "x"},
+        {"a": "\x1b"},
+        {str(number): "" for number in range(MAX_LABELS + 1)},
+        ["gpu"],
+    ):
+        with pytest.raises(SpecInvalid) as caught:
+            new_spec({"image": "x", "requires": faulty})
+        assert {error["field"].split(".")[0] for error in caught.value.errors} == {"requires"}
+
+
+def test_needs_tell_what_a_host_must_have_and_nothing_that_every_host_has() -> None:
+    assert json.loads(join_needs(1, encode_needs(SandboxSpec(image="x:latest")))) == {"contract": 1, "image": "x"}
+    pinned = f"team/x:latest@sha256:{'0' * 64}"
+    assert json.loads(join_needs(3, encode_needs(new_spec(FULL | {"image": pinned, "requires": {"gpu": "yes"}})))) == {
+        "contract": 3,
+        "image": pinned.replace(":latest", ""),
+        "memory_bytes": 256 << 20,
+        "cpu_quota": 50000,
+        "pids_limit": 32,
+        "disk_bytes": 1 << 20,
+        "timeout": 2.5,
+        "output_bytes": 1 << 10,
+        "requires": {"gpu": "yes"},
+    }
 
 
 def test_a_worker_one_contract_behind_refuses_the_newer_fields_clearly(monkeypatch: pytest.MonkeyPatch) -> None:

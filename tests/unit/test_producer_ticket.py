@@ -11,7 +11,15 @@ from sandfleet import SandboxSpec, SpecInvalid, portions
 from sandfleet.channel import JobRecord
 from sandfleet.message import new_messages
 from sandfleet.ticket import Desk, draw_ids
-from sandfleet_config.wire import JobRequest, decode_job, encode_job, request_sha256, spec_sha256
+from sandfleet_config.wire import (
+    JobRequest,
+    decode_job,
+    encode_job,
+    encode_needs,
+    join_needs,
+    request_sha256,
+    spec_sha256,
+)
 
 FULL = SandboxSpec.model_validate(
     {
@@ -24,6 +32,7 @@ FULL = SandboxSpec.model_validate(
         "queue_ttl": 60.5,
         "max_attempts": 1,
         "retry_on": ["WORKER_LOST"],
+        "requires": {"gpu": "yes", "arch": "x86_64"},
     }
 )
 SMALL = SandboxSpec(image="x")
@@ -45,6 +54,7 @@ def test_what_is_put_together_by_hand_is_what_the_models_say(
     assert ticket.spec_hash == spec_sha256(spec)
     assert ticket.fingerprint == (request_sha256(named) if key else ticket.tag)
     assert JobRecord.model_validate_json(ticket.encode_record()) == ticket.record
+    assert ticket.needs == join_needs(request.contract, encode_needs(spec))
     message: dict[str, Any] = json.loads(new_messages([ticket], "q")[0])
     assert json.loads(base64.b64decode(message["body"]))[0] == [ticket.text]
     assert message["headers"]["argsrepr"] == spec.to_line() == ticket.record.line

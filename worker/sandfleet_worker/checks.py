@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from sandfleet_config.settings import WorkerSettings
 
     from sandfleet_worker.sandbox.descriptors import DescriptorNeed
+    from sandfleet_worker.sandbox.memory_budget import MemoryBudget
     from sandfleet_worker.sandbox.probe import ProbeReport
     from sandfleet_worker.sandbox.runner import RunscRunner
     from sandfleet_worker.sandbox.runsc import RunscBinary
@@ -242,6 +243,16 @@ def check_open_files(fitting: DescriptorNeed, wanted_spares: int) -> Finding:
         )
         return Finding(name, State.TIP, detail, f"{_raise_to(wanted.total)}, or a smaller SANDFLEET_WARM__SIZE")
     return Finding(name, State.OK, f"a limit of {limit}, {wanted.total} are needed")
+
+
+def check_memory(budget: MemoryBudget, ceiling_bytes: int) -> Finding:
+    """How much memory jobs may have together, by what, and whether that is enough for one of the largest."""
+    name, detail = "memory for jobs", f"{budget.job_bytes >> 20} MiB by their limits, {budget.describe()}"
+    if budget.job_bytes >= ceiling_bytes:
+        return Finding(name, State.OK, detail)
+    text = f"{detail}: less than the ceiling of one job ({format_bytes(ceiling_bytes)}), which is lowered to it"
+    fix = f"give {budget.bound} more, or lower SANDFLEET_POLICY__MEMORY_BYTES"
+    return Finding(name, State.WARNING, text, fix)
 
 
 def _raise_to(limit: int) -> str:

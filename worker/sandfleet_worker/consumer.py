@@ -21,10 +21,11 @@ from celery.worker.consumer import Consumer
 from celery.worker.consumer.consumer import TERMINATE  # type: ignore[attr-defined]
 from kombu.exceptions import OperationalError
 from sandfleet_config.queues import TASK_NAME
-from sandfleet_config.words import CANCELLED
+from sandfleet_config.wire import encode_needs, join_needs
+from sandfleet_config.words import CANCELLED, format_bytes
 
 from sandfleet_worker.delivery.envelope import open_message
-from sandfleet_worker.delivery.ledger import Flag
+from sandfleet_worker.delivery.ledger import Flag, PutBack
 from sandfleet_worker.delivery.worker_exit import RELEASE_SECONDS
 from sandfleet_worker.messages import read_delivery
 from sandfleet_worker.refusal import refuse
@@ -95,6 +96,7 @@ class SandboxConsumer(Consumer):
             msg = "start it with: sandfleet-worker start (plain `celery worker` has no sandboxes)"
             raise ImproperlyConfigured(msg)
         super().__init__(*args, **kwargs)
+        self._host = host
         self.intake, self._runner, self._settings = host.intake, host.runner, host.settings
         self.queue_patterns = [host.settings.queue, *host.settings.queues]
         self._is_drained = False
@@ -139,12 +141,40 @@ class SandboxConsumer(Consumer):
         if delivery is None:
             msg = "the claim's script let a message without a usable id through"
             raise RuntimeError(msg)
+        if claim.flag is Flag.START and self._put_back(claim, delivery):
+            return
         if delivery.refusal is not None and claim.flag is Flag.START:
             refuse(self.intake, claim, delivery, delivery.refusal, self.event_dispatcher)
             return
         message.headers, message.delivery, message.claim = delivery.to_headers(), delivery, claim
         self.intake.held.expect_end(claim, self._find_longest(delivery))
         self.strategies[TASK_NAME](message, None, _nothing, _nothing, self.on_task_message)
+
+    def _put_back(self, claim: Claim, delivery: Delivery) -> bool:
+        """Give a job back that another host must take, or this one later; return whether it was.
+
+        The claim's script has decided so already about jobs whose record says what they need: this is about the others, and
+        about memory that another worker of the host was given meanwhile.
+        """
+        if delivery.request is None:
+            needs = join_needs(delivery.newer_contract) if delivery.newer_contract else ""
+            if not needs or not self.intake.has_other_host(needs, claim.queue):
+                return False
+            self.intake.put_back(claim, PutBack(f"needs contract version {delivery.newer_contract}", needs))
+            return True
+        spec, abilities = delivery.request.spec, self._host.abilities
+        needs = join_needs(delivery.request.contract, encode_needs(spec))
+        if label := abilities.find_missing_label(spec):
+            why = f"needs {label}, which {self._host.name} does not have"
+            self.intake.put_back(claim, PutBack(why, needs, spec.queue_ttl))
+            return True
+        ceiling = abilities.find_settings().policy.memory_bytes
+        memory_bytes = spec.resources.memory_bytes or ceiling
+        if memory_bytes > ceiling or self.intake.reserve(claim, memory_bytes):
+            return False  # more than the ceiling is refused before it starts
+        why = f"needs {format_bytes(memory_bytes)} of memory, which {self._host.name} does not have free"
+        self.intake.put_back(claim, PutBack(why, needs, spec.queue_ttl), is_short=True)
+        return True
 
     def _find_longest(self, delivery: Delivery) -> float:
         """Return the seconds after which the job's sandbox must be gone, with much to spare: its limits, and its turn to boot."""

@@ -16,6 +16,7 @@ from sandfleet_worker.checks import (
     check_disk,
     check_folder,
     check_limits,
+    check_memory,
     check_open_files,
     check_platform,
     check_redis,
@@ -64,6 +65,7 @@ def _check_sandboxes(settings: WorkerSettings) -> Iterator[Finding]:
         for platform in sorted({*PLATFORMS, settings.runsc.platform}, key=lambda name: name != settings.runsc.platform):
             yield from check_platform(settings, runner, platform)
         yield check_open_files(runner.descriptors, settings.warm.size)
+        yield check_memory(runner.memory, settings.policy.memory_bytes)
         yield _check_images(runner)
     finally:
         runner.close()

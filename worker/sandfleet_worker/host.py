@@ -13,6 +13,7 @@ from redis.retry import Retry
 from sandfleet_worker.delivery.intake import TIMEOUT_SECONDS, Intake
 from sandfleet_worker.delivery.ledger import Identity
 from sandfleet_worker.delivery.slots import HostSlots
+from sandfleet_worker.host_facts import HostAbilities
 
 if TYPE_CHECKING:
     from sandfleet_config.settings import WorkerSettings
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from sandfleet_worker.policy import Admitted
     from sandfleet_worker.sandbox.cancellation import Cancellation
     from sandfleet_worker.sandbox.ending import Ending
+    from sandfleet_worker.sandbox.images import ImageStore
+    from sandfleet_worker.sandbox.memory_budget import MemoryBudget
     from sandfleet_worker.sandbox.starting import StartHooks
 
 CONNECT_SECONDS = 5.0
@@ -27,6 +30,13 @@ CONNECT_SECONDS = 5.0
 
 class Runner(Protocol):
     """Runs one admitted job in a fresh sandbox: `sandfleet_worker.sandbox.runner.RunscRunner`."""
+
+    memory: MemoryBudget
+    images: ImageStore
+
+    def limit_spares(self, lacking_bytes: int) -> MemoryBudget:
+        """Keep so many sandboxes ahead less that `lacking_bytes` more are left for jobs; return the memory as it is then."""
+        ...
 
     def execute(self, limits: Admitted, *, cancel: Cancellation | None = None, hooks: StartHooks) -> Ending:
         """Run the job to its end; `hooks` hear of its way to its start.
@@ -49,6 +59,7 @@ class Host:
     slots: HostSlots
     identity: Identity
     intake: Intake
+    abilities: HostAbilities
 
     @classmethod
     def open(cls, settings: WorkerSettings, runner: Runner) -> Self:
@@ -58,14 +69,19 @@ class Host:
             redis.RedisError: Redis is not there.
         """
         identity = Identity.new(socket.gethostname())
-        slots = HostSlots(settings.slots_dir, settings.concurrency)
-        intake = Intake(settings, identity, slots, lambda seconds: connect(settings, seconds))
+        memory = runner.memory
+        slots = HostSlots(settings.slots_dir, settings.concurrency, memory.total_bytes, memory.own_bytes)
+        _make_room(settings, runner, slots)
+        abilities = HostAbilities(settings, runner.images, slots)
+        intake = Intake(
+            settings, identity, slots, lambda seconds: connect(settings, seconds), read_facts=abilities.read
+        )
         try:
             intake.open()
         except BaseException:
             slots.close()
             raise
-        return cls(settings=settings, runner=runner, slots=slots, identity=identity, intake=intake)
+        return cls(settings=settings, runner=runner, slots=slots, identity=identity, intake=intake, abilities=abilities)
 
     def close(self) -> None:
         """End the lease and leave the host's slots."""
@@ -81,6 +97,14 @@ class Host:
     def worker(self) -> str:
         """The worker's name for people."""
         return self.identity.worker
+
+
+def _make_room(settings: WorkerSettings, runner: Runner, slots: HostSlots) -> None:
+    """Give up sandboxes ahead where one job of the ceiling's size does not fit beside what the host's workers take."""
+    memory = slots.read_memory()
+    if memory is not None and memory.budget < settings.policy.memory_bytes:
+        slots.take_less(runner.limit_spares(settings.policy.memory_bytes - memory.budget).own_bytes)
+        slots.read_memory()
 
 
 def connect(settings: WorkerSettings, timeout_seconds: float = TIMEOUT_SECONDS) -> redis.Redis:

@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 LONG_WAIT_SECONDS = 1.0
 """How long a job that waits keeps its slot."""
+MEMORY_LOOK_SECONDS = 0.1
 TAKEN_OVER = "another worker has taken the job over"
 
 
@@ -103,11 +104,13 @@ class JobStart:
         self._intake.held.wait(self.claim)
 
     def _take_slot(self) -> None:
-        try:
-            slot = self._slots.acquire(self._cancel.open_fd())
-        finally:
-            self._cancel.close_fd()
-        if slot is None:
+        """Wait for a slot, and for the job's memory; both were lent."""
+        while True:
+            try:
+                slot = self._slots.acquire(self._cancel.open_fd())
+            finally:
+                self._cancel.close_fd()
+            if slot is not None and self._intake.held.put_slot(self.claim, slot):
+                return
+            self._cancel.wait(0 if slot is None else MEMORY_LOOK_SECONDS)
             self._cancel.raise_if_set()
-        else:
-            self._intake.held.put_slot(self.claim, slot)

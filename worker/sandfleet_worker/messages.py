@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from sandfleet_config.errors import Expired, SandboxError, SpecInvalid, SpecTooLarge
 from sandfleet_config.queues import JOB_ID, SUBMITTED_HEADER, TASK_NAME
-from sandfleet_config.wire import JobRequest, decode_job
+from sandfleet_config.wire import CONTRACT_VERSIONS, JobRequest, decode_job
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 JSON_TYPE = "application/json"
 WORKFLOW_KEYS = ("chain", "chord", "callbacks", "errbacks")
 MAX_SECONDS = 1e11
+MAX_CONTRACT = 1000
+"""A greater version is a mistake."""
 MAX_PROGRAM_CHARS = 60
 BODY_BYTES_PER_SPEC_BYTE = 6
 """JSON inside a JSON string: a byte becomes six characters at worst."""
@@ -46,6 +48,8 @@ class Delivery:
     submitted: float | None = None
     request: JobRequest | None = field(default=None, repr=False)
     refusal: SandboxError | None = None
+    newer_contract: int = 0
+    """The contract version of a request that is newer than what this release speaks; 0 of any other."""
 
     def open(self) -> JobRequest:
         """Return the job.
@@ -86,6 +90,7 @@ def read_delivery(message: Message, max_spec_bytes: int) -> Delivery | None:
         job_id = _first_protocol_id(message)
     if not isinstance(job_id, str) or not JOB_ID.match(job_id):
         return None
+    body: Any = None
     try:
         body = _read_body(message, max_spec_bytes)
         faults = [*_header_faults(headers), *_body_faults(body)]
@@ -93,7 +98,8 @@ def read_delivery(message: Message, max_spec_bytes: int) -> Delivery | None:
             raise SpecInvalid.of("; ".join(fault["message"] for fault in faults), errors=faults)
         request = decode_job(body[0][0], max_spec_bytes)
     except SandboxError as refusal:
-        return Delivery(job_id, refusal=refusal.with_traceback(None))
+        newer = _find_newer_contract(body) if any(fault["field"] == "contract" for fault in refusal.errors) else 0
+        return Delivery(job_id, refusal=refusal.with_traceback(None), newer_contract=newer)
     hard, soft = headers.get("timelimit") or (None, None)
     submitted = headers.get(SUBMITTED_HEADER)
     return Delivery(
@@ -106,6 +112,12 @@ def read_delivery(message: Message, max_spec_bytes: int) -> Delivery | None:
         submitted=submitted if submitted is not None and _is_seconds(submitted) else None,
         request=request,
     )
+
+
+def _find_newer_contract(body: Any) -> int:
+    """Return the contract version of a request that was refused for it, if it is newer than ours."""
+    version: object = json.loads(body[0][0]).get("contract")
+    return version if isinstance(version, int) and CONTRACT_VERSIONS[-1] < version < MAX_CONTRACT else 0
 
 
 def _to_log_line(spec: SandboxSpec) -> str:

@@ -96,19 +96,32 @@ def _violations(spec: SandboxSpec, host: HostSettings) -> Iterator[dict[str, str
         yield _fault("image", f"{spec.image!r} is not in this host's policy (SANDFLEET_POLICY__IMAGES)")
 
 
+def find_ceilings(policy: PolicySettings) -> dict[str, float]:
+    """Return the most that a spec may ask for, by the names of `wire.find_wishes`."""
+    return {
+        "memory_bytes": policy.memory_bytes,
+        "cpu_quota": policy.cpu_quota or (os.cpu_count() or 1) * CPU_PERIOD_MICROSECONDS,
+        "pids_limit": policy.pids_limit,
+        "disk_bytes": policy.disk_bytes,
+        "timeout": policy.timeout_seconds,
+        "grace": policy.grace_seconds,
+        "output_bytes": policy.output_bytes,
+    }
+
+
 def _above_ceiling(spec: SandboxSpec, policy: PolicySettings) -> Iterator[dict[str, str]]:
-    wish = spec.resources
-    cpu_ceiling = policy.cpu_quota or ((os.cpu_count() or 1) * CPU_PERIOD_MICROSECONDS if wish.cpu_quota else 0)
-    ceilings = (
-        ("resources.memory_bytes", wish.memory_bytes, policy.memory_bytes, "MEMORY_BYTES"),
-        ("resources.cpu_quota", wish.cpu_quota, cpu_ceiling, "CPU_QUOTA"),
-        ("resources.pids_limit", wish.pids_limit, policy.pids_limit, "PIDS_LIMIT"),
-        ("resources.disk_bytes", wish.disk_bytes, policy.disk_bytes, "DISK_BYTES"),
-        ("timeout", spec.timeout, policy.timeout_seconds, "TIMEOUT_SECONDS"),
-        ("grace", spec.grace, policy.grace_seconds, "GRACE_SECONDS"),
-        ("output.max_bytes", spec.output.max_bytes, policy.output_bytes, "OUTPUT_BYTES"),
+    wish, ceilings = spec.resources, find_ceilings(policy)
+    asked_for = (
+        ("resources.memory_bytes", wish.memory_bytes, "memory_bytes", "MEMORY_BYTES"),
+        ("resources.cpu_quota", wish.cpu_quota, "cpu_quota", "CPU_QUOTA"),
+        ("resources.pids_limit", wish.pids_limit, "pids_limit", "PIDS_LIMIT"),
+        ("resources.disk_bytes", wish.disk_bytes, "disk_bytes", "DISK_BYTES"),
+        ("timeout", spec.timeout, "timeout", "TIMEOUT_SECONDS"),
+        ("grace", spec.grace, "grace", "GRACE_SECONDS"),
+        ("output.max_bytes", spec.output.max_bytes, "output_bytes", "OUTPUT_BYTES"),
     )
-    for field, asked, ceiling, setting in ceilings:
+    for field, asked, name, setting in asked_for:
+        ceiling = ceilings[name]
         if asked <= ceiling:
             continue
         by = f", set by SANDFLEET_POLICY__{setting}" if getattr(policy, setting.lower()) else ""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from sandfleet_config.errors import SandboxError
 
-from sandfleet_worker.checks import State, check_folder, check_open_files, check_redis
+from sandfleet_worker.checks import State, check_folder, check_memory, check_open_files, check_redis
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,5 +53,8 @@ def run_preflight(settings: WorkerSettings, runner: RunscRunner) -> None:
 
 def _facts(settings: WorkerSettings, runner: RunscRunner) -> Iterator[Finding]:
     yield check_open_files(runner.descriptors, settings.warm.size)
+    memory = check_memory(runner.memory, settings.policy.memory_bytes)
+    log.info("%s: %s", memory.name, memory.detail, extra={"action": "memory_found"})
+    yield memory
     yield check_folder("slots", settings.slots_dir, "SANDFLEET_SLOTS_DIR")
     yield from check_redis(settings)

@@ -32,12 +32,12 @@ def serve(settings: WorkerSettings) -> int:
     set_up_logs(settings)
     with RunscRunner(settings) as runner:
         run_preflight(settings, runner)
-        runner.warm_up()
         try:
             host = Host.open(settings, runner)
         except REDIS_ERRORS as error:  # it was there a moment ago
             msg = f"redis: {settings.redis_address}: {error}\n  fix: start Redis again, then the worker"
             raise PreflightFailed(msg) from error
+        runner.warm_up()  # after it is known how many sandboxes have a place
         runner.call_on_failure(host.intake.exit.drain)
         try:
             return _work(settings, host)

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from celery import Task
 from celery.exceptions import Reject
-from sandfleet_config.errors import ERROR_CLASSES, Cancelled, Category, ErrorCode, Expired, SandboxError
+from sandfleet_config.errors import ERROR_CLASSES, Cancelled, Category, ErrorCode, Expired, SandboxError, SpecInvalid
 from sandfleet_config.outcome import Outcome, Timing
 from sandfleet_config.queues import TASK_NAME
-from sandfleet_config.wire import spec_sha256
+from sandfleet_config.wire import encode_needs, join_needs, spec_sha256
 from sandfleet_config.words import CANCELLED_QUEUED
 
-from sandfleet_worker.delivery.ledger import Flag
+from sandfleet_worker.delivery.ledger import Flag, PutBack
 from sandfleet_worker.job_start import JobStart
 from sandfleet_worker.policy import admit
 from sandfleet_worker.pool import current_job
@@ -25,11 +25,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from celery import Celery
+    from sandfleet_config.spec import SandboxSpec
     from sandfleet_config.wire import JobRequest
 
     from sandfleet_worker.delivery.ledger import Claim
     from sandfleet_worker.host import Host
     from sandfleet_worker.messages import Delivery
+    from sandfleet_worker.policy import Admitted
     from sandfleet_worker.pool import JobHandle
 
 log = logging.getLogger(__name__)
@@ -101,6 +103,10 @@ class RunTask(Task):  # type: ignore[type-arg]  # generic in the stubs only
         outcome = life.run()
         claim = life.claim
         intake.held.free_slot(claim)
+        why = life.find_put_back()
+        if why is not None and intake.has_other_host(why.needs, claim.queue):
+            _log("put_back", job, "is put back for another host: %s", why.text)
+            self._requeue(claim, outcome, lambda: intake.ledger.put_back(claim, why, life.host_name))
         if outcome.code is ErrorCode.WORKER_LOST and job.is_withdrawn:
             outcome = self._withdraw(life, outcome)
         elif life.may_try_again(outcome.code):
@@ -160,6 +166,7 @@ class Life:
         self._has_crashed = False
         self._facts: dict[str, Any] = {"host": host.name}
         self.faults: list[dict[str, str]] = []
+        self._lacks = ""
 
     @property
     def claim(self) -> Claim:
@@ -183,7 +190,7 @@ class Life:
             self._refuse_ended()
             request = self._delivery.open()
             self._remember(request)
-            limits = admit(request.spec, host.settings).shortened(job.soft_seconds, job.hard_seconds)
+            limits = self._admit(request.spec).shortened(job.soft_seconds, job.hard_seconds)
             job.cancellation.raise_if_set()
             queued = self._count_queued()
             ending = host.runner.execute(limits, cancel=job.cancellation, hooks=self._start)
@@ -193,6 +200,8 @@ class Life:
             return ending.to_outcome(job_id=job.job_id, queued=queued, attempts=attempts, **self._facts)
         except SandboxError as error:
             self.faults = error.errors
+            if error.code is ErrorCode.IMAGE_NOT_FOUND:
+                self._lacks = f"needs an image that {host.name} does not have"
             return self._end(error.code, error.message)
         except Exception:
             log.exception("job %s met a fault of ours", job.job_id, extra={"action": "internal", "job_id": job.job_id})
@@ -206,6 +215,22 @@ class Life:
         if self.claim.is_last_start:
             return self.claim.describe_limit()
         return "" if ErrorCode.WORKER_LOST in self._retry_on else "its retry_on does not name WORKER_LOST"
+
+    def _admit(self, spec: SandboxSpec) -> Admitted:
+        """Return the limits that the job gets here; a wish above this host's ceilings may be granted by another."""
+        try:
+            return admit(spec, self._host.abilities.find_settings())
+        except SpecInvalid:
+            self._lacks = f"needs more than {self.host_name} lets a job have"
+            raise
+
+    def find_put_back(self) -> PutBack | None:
+        """Return why another host may run the job where this one cannot, known before its start; None of any other end."""
+        request = self._delivery.request
+        if not self._lacks or request is None:
+            return None
+        needs = join_needs(request.contract, encode_needs(request.spec))
+        return PutBack(self._lacks, needs, request.spec.queue_ttl)
 
     def may_try_again(self, code: ErrorCode) -> bool:
         """Whether `code` calls for another attempt and one is left: trouble of ours, or what else the spec's `retry_on` names."""

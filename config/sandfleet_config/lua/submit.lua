@@ -1,12 +1,13 @@
 -- Queue jobs, each at most once, all or none of them refused for want of room.
 --
--- ARGV (of at most two thousand jobs: Lua's unpack): prefix, queue, max_queued (0: no bound), batch ("" none), how many jobs the caller wants to queue in all, then 6 for each:
---       id, message, idempotency key ("" none), fingerprint, "step queue_ttl max_attempts" (0|3|6|9, ms or 0 for none, number), record
+-- ARGV (of at most two thousand jobs: Lua's unpack): prefix, queue, max_queued (0: no bound), batch ("" none), how many jobs the caller wants to queue in all, then 7 for each:
+--       id, message, idempotency key ("" none), fingerprint, "step queue_ttl max_attempts" (0|3|6|9, ms or 0 for none, number), record,
+--       needs
 -- Returns {"full", jobs in the queue}, {"new"} where every job is, or for each job "new", "same", "elsewhere", "conflict" or "exists",
 -- and its id. "same" was submitted before with the same key, or the same id, and the same fingerprint, "elsewhere" was so in
 -- another batch; another fingerprint is a "conflict" of keys, or an id that "exists". Only new ones are queued.
 local prefix, queue, max_queued, batch, wanted = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5])
-local FIRST, WIDTH, WAKE_TTL = 6, 6, 3600
+local FIRST, WIDTH, WAKE_TTL = 6, 7, 3600
 local count = (#ARGV - FIRST + 1) / WIDTH
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -118,7 +119,7 @@ local function queue_job(at)
   -- No TTL: a job's keys live until it has ended.
   redis.call('HSET', prefix .. 'job:' .. id, 'state', 'queued', 'queue', queue, 'step', step, 'batch', batch,
     'key', ARGV[at + 2], 'fingerprint', ARGV[at + 3], 'expires', expires, 'queue_ttl', queue_ttl, 'max_attempts', max_attempts,
-    'record', ARGV[at + 5])
+    'record', ARGV[at + 5], 'needs', ARGV[at + 6])
   if expires > 0 then
     expiring[#expiring + 1] = expires
     expiring[#expiring + 1] = id

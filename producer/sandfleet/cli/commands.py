@@ -77,6 +77,9 @@ def run(
     workdir: Annotated[str, typer.Option("--workdir", "-w", help="Absolute path in the image.")] = "",
     user: Annotated[str, typer.Option("--user", "-u", help="name, uid, name:group or uid:gid.")] = "",
     label: Annotated[list[str] | None, typer.Option("--label", "-l", help="key=value; repeatable.")] = None,
+    require: Annotated[
+        list[str] | None, typer.Option(help="A label that the host must have, key=value; repeatable.")
+    ] = None,
     writable: Annotated[bool, typer.Option("--writable", help="A writable root file system.")] = False,
     max_output: Annotated[str | None, typer.Option(help="Bytes kept a stream, such as 1MiB; default 64KiB.")] = None,
     keep: Annotated[str, typer.Option(help="head, tail or both.")] = "head",
@@ -111,6 +114,7 @@ def run(
             "security": {"user": user, "read_only_rootfs": not writable},
             "timeout": timeout,
             "labels": read_labels(label or []),
+            "requires": read_labels(require or [], "--require"),
             "output": {"keep": keep, "on_limit": on_output_limit} | ({"max_bytes": max_output} if max_output else {}),
         }
         given = {"grace": grace, "priority": priority, "queue_ttl": queue_ttl, "max_attempts": max_attempts}
@@ -129,12 +133,16 @@ def submit(
     batch: Annotated[str | None, typer.Option(help="A name for all of them.")] = None,
     queue: QueueOption = None,
     priority: PriorityOption = None,
+    require: Annotated[
+        list[str] | None, typer.Option(help="As of run, for lines without `requires`; repeatable.")
+    ] = None,
     idempotent: Annotated[
         bool, typer.Option("--idempotent", help="Queue only what an earlier call with this file and --batch did not.")
     ] = False,
     is_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of ids.")] = False,
 ) -> None:
     """Queue a file of jobs; the whole file is checked before the first is queued. Prints job ids, one a line."""
+    from sandfleet.cli.run import read_labels
     from sandfleet.cli.submit import Submission, read_specs, submit_specs
 
     if out is not None and not wait:
@@ -143,7 +151,9 @@ def submit(
         raise typer.BadParameter("needs --batch", param_hint="--idempotent")
     how = Submission(batch=batch, queue=_check_queue(queue), is_idempotent=idempotent)
     with Fleet() as fleet:
-        specs = read_specs(file, fleet.settings.max_spec_bytes, priority)
+        given = {"priority": priority, "requires": read_labels(require or [], "--require") or None}
+        defaults = {name: value for name, value in given.items() if value is not None}
+        specs = read_specs(file, fleet.settings.max_spec_bytes, defaults)
         if not specs:
             raise typer.Exit(exits.USAGE)
         raise typer.Exit(submit_specs(fleet, specs, how, is_waited=wait, out=out, is_json=is_json))

@@ -172,7 +172,7 @@ def read_env(items: Sequence[str]) -> list[str]:
     return [item if "=" in item else f"{item}={os.environ[item]}" for item in items]
 
 
-def read_labels(items: Sequence[str]) -> dict[str, str]:
+def read_labels(items: Sequence[str], option: str = "--label") -> dict[str, str]:
     """Return ``key=value`` items as a dict.
 
     Raises:
@@ -180,5 +180,5 @@ def read_labels(items: Sequence[str]) -> dict[str, str]:
     """
     faulty = [item for item in items if "=" not in item]
     if faulty:
-        raise SpecInvalid.of(f"--label {' '.join(faulty)}: must be key=value")
+        raise SpecInvalid.of(f"{option} {' '.join(faulty)}: must be key=value")
     return dict(item.split("=", 1) for item in items)

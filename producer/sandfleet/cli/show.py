@@ -118,6 +118,9 @@ def record_lines(job_id: str, record: JobRecord) -> Iterator[tuple[str, str]]:
     yield "job", job_id
     yield from _run_line(record.run)
     yield "state", record.state or "queued or running"
+    if record.why:
+        since = datetime.fromtimestamp(record.why_at, UTC).isoformat(timespec="seconds")
+        yield "waits", f"{record.why} ({since})" if record.why_at else record.why
     if record.queue:
         yield "queue", record.queue
     if record.line:

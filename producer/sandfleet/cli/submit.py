@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -16,6 +16,8 @@ from sandfleet.cli.waiting import open_results, resume_batch, resume_jobs, wait_
 from sandfleet.errors import FleetError, JobUnknown
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from sandfleet_config.errors import ErrorCode
     from sandfleet_config.spec import SandboxSpec
 
@@ -32,9 +34,9 @@ class Submission:
     is_idempotent: bool = False
 
 
-def read_specs(name: str, max_spec_bytes: int, priority: int | None) -> list[SandboxSpec]:
-    """Read the file `name`; `priority` is for lines without. Empty where nothing can be queued, and why has been told."""
-    specs, faults = parse_specs(read_lines(name), max_spec_bytes, {} if priority is None else {"priority": priority})
+def read_specs(name: str, max_spec_bytes: int, defaults: Mapping[str, Any]) -> list[SandboxSpec]:
+    """Read the file `name`; `defaults` are for fields a line has not. Empty where nothing can be queued, and why was told."""
+    specs, faults = parse_specs(read_lines(name), max_spec_bytes, defaults)
     for fault in faults:
         note(f"line {fault.number}: {fault.text}")
     if faults:

@@ -64,6 +64,7 @@ class Claimer:
         self._thread = SupervisedThread("claimer", self._step, on_failure, can_pass=can_pass, backoff=Backoff("claims"))
         self._is_paused = threading.Event()
         self._claim_id = ""
+        self._is_short = False
         self._queues_read = 0.0
         self._last_wake: bytes | None = None
         self.progressed = time.monotonic()
@@ -130,9 +131,17 @@ class Claimer:
                 self._held.leave_room()
         if claim is not None:
             self._hand_on(claim)
-        elif slot is not None:
+        if self._is_short:
+            # An end on this host makes room, and none of what Redis tells.
+            self._is_short = False
+            self._slots.wait_for_release(LOOK_SECONDS)
+        elif claim is None and slot is not None:
             self._wait()
         return None
+
+    def wait_for_memory(self) -> None:
+        """Let the next claim wait for an end on this host; called by `receive`."""
+        self._is_short = True
 
     def _wait_for_room(self) -> bool:
         """Take one of the worker's places; return False where it stops first."""
@@ -158,7 +167,9 @@ class Claimer:
             if time.monotonic() - self._queues_read > QUEUES_SECONDS:
                 self._turns.update(self._ledger.read_queues())
                 self._queues_read = time.monotonic()
+            self._slots.expect_release()
             claim, may_be_more = self._ledger.claim(self._claim_id, self._turns.names(), self._facts())
+            self._is_short = self._ledger.is_short
             if claim is not None:
                 self._held.add(claim, slot)
                 self._claim_id = ""
@@ -169,7 +180,13 @@ class Claimer:
 
     def _facts(self) -> dict[str, object]:
         """Return what this worker can take now."""
-        return {"holds_suspect": True} if self._held.holds_suspect() else {}
+        facts: dict[str, object] = {}
+        memory = self._slots.read_memory()
+        if memory is not None:
+            facts["free"] = max(0, memory.free)
+        if self._held.holds_suspect():
+            facts["holds_suspect"] = True
+        return facts
 
     def _hand_on(self, claim: Claim) -> None:
         assert self._receive is not None

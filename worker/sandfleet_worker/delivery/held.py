@@ -23,6 +23,7 @@ class _Entry:
     slot: Slot | None
     latest_end: float | None = None
     within_seconds: float | None = None
+    memory_bytes: int = 0
     is_running: bool = True
     may_lend: bool = False
     started: float = field(default_factory=time.monotonic)
@@ -92,14 +93,17 @@ class Held:
                 found.may_lend = False
             return found is not None and found.slot is None
 
-    def put_slot(self, claim: Claim, slot: Slot) -> None:
-        """Give the job a slot in place of the one that was lent."""
+    def put_slot(self, claim: Claim, slot: Slot) -> bool:
+        """Give the job a slot in place of the one that was lent; return False, and free it, where its memory is not free."""
         with self._lock:
             found = self._held.get(claim.claim_id)
-            if found:
-                found.slot = slot
-        if not found:
-            slot.release()
+        if found and (not found.memory_bytes or slot.reserve(found.memory_bytes)):
+            with self._lock:
+                if claim.claim_id in self._held:
+                    found.slot = slot
+                    return True
+        slot.release()
+        return found is None
 
     def start(self, claim: Claim) -> None:
         """Note that a job that has waited starts: its time counts from now."""
@@ -120,6 +124,16 @@ class Held:
             found = self._held.get(claim.claim_id)
             if found:
                 found.claim = claim
+
+    def reserve(self, claim: Claim, memory_bytes: int) -> bool:
+        """Reserve memory of the host for the claim's slot; return False where there is not so much."""
+        with self._lock:
+            found = self._held.get(claim.claim_id)
+            slot = found.slot if found else None
+        if found is None or slot is None or not slot.reserve(memory_bytes):
+            return False
+        found.memory_bytes = memory_bytes
+        return True
 
     def free_slot(self, claim: Claim) -> None:
         """Free the host's slot: the sandbox is gone, only the outcome is on its way, and Redis may let it wait."""

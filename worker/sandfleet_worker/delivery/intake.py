@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 from sandfleet_config.errors import ErrorCode
 from sandfleet_config.outcome import Outcome
 
+from sandfleet_worker.delivery.announcer import Announcer
 from sandfleet_worker.delivery.claims import Claimer
 from sandfleet_worker.delivery.held import Held
 from sandfleet_worker.delivery.leases import Lease
 from sandfleet_worker.delivery.ledger import Claim, Ledger, Refused
-from sandfleet_worker.delivery.outages import NotHeard, call_until_heard
+from sandfleet_worker.delivery.outages import REDIS_ERRORS, NotHeard, call_until_heard
 from sandfleet_worker.delivery.redis_memory import RedisMemory
 from sandfleet_worker.delivery.sweep import Sweeper
 from sandfleet_worker.delivery.turns import Turns
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
     import redis
     from sandfleet_config.settings import WorkerSettings
 
-    from sandfleet_worker.delivery.ledger import Identity
+    from sandfleet_worker.delivery.announcer import HostFacts
+    from sandfleet_worker.delivery.ledger import Identity, PutBack
     from sandfleet_worker.delivery.slots import HostSlots
 
 __all__ = ["EXIT_LOST", "TIMEOUT_SECONDS", "Intake"]
@@ -46,7 +48,8 @@ class Intake:
     """One worker's hold on its jobs. `stop` ends the claims, `close` everything.
 
     `connect` makes a client that waits so many seconds for an answer. The lease has its own, so that no big transfer delays a
-    beat, and with less patience: where packets vanish, only a new try finds out that they come through again.
+    beat, and with less patience: where packets vanish, only a new try finds out that they come through again. `read_facts` says
+    what this host has; without it nothing is announced.
     """
 
     def __init__(
@@ -56,6 +59,8 @@ class Intake:
         slots: HostSlots,
         connect: Callable[[float], redis.Redis],
         leave: Callable[[int], None] = os._exit,
+        *,
+        read_facts: Callable[[], HostFacts] | None = None,
     ) -> None:
         self._settings = settings
         self.exit = WorkerExit(settings.drain_seconds, leave)
@@ -86,6 +91,7 @@ class Intake:
             on_unstarted=self._settle_unstarted,
             on_failure=self.exit.drain,
         )
+        self.announcer = read_facts and Announcer(self.ledger, read_facts, self.exit.drain)
         self.sweeper = Sweeper(self.ledger, self.lease, settings.max_spec_bytes, self.exit.drain)
         self.watchdog = Watchdog(
             self.lease,
@@ -100,6 +106,8 @@ class Intake:
     def open(self) -> None:
         """Begin the lease; raises ``redis.RedisError`` if Redis is not there."""
         self.lease.start()
+        if self.announcer:
+            self.announcer.start()
         self.sweeper.start()
 
     def start(
@@ -145,6 +153,8 @@ class Intake:
     def close(self) -> None:
         """End everything; jobs that are still held are taken over by others at once."""
         self.stop()
+        if self.announcer:
+            self.announcer.stop()
         self.sweeper.stop()
         self.lease.stop()
         for client in self._clients:
@@ -193,6 +203,25 @@ class Intake:
         Its claim must not stay, seen by nobody, under a lease that is kept: the job would be running for ever.
         """
         self._settle(claim, self._fail_attempt(claim, failure), self._given_up.wait)
+
+    def reserve(self, claim: Claim, memory_bytes: int) -> bool:
+        """Reserve memory of the host for a held claim; return False where there is not so much."""
+        return self.held.reserve(claim, memory_bytes)
+
+    def has_other_host(self, needs: str, queue: str) -> bool:
+        """Whether another live worker has what a job needs; False where Redis does not say."""
+        try:
+            return self.ledger.has_other_host(needs, queue)
+        except REDIS_ERRORS:
+            return False
+
+    def put_back(self, claim: Claim, why: PutBack, *, is_short: bool = False) -> None:
+        """Give a job back that this host cannot run; called in the claimer's thread. `is_short`: for want of memory."""
+        extra = {"action": "job_put_back", "job_id": claim.job_id}
+        log.info("job %s is put back: %s", claim.job_id, why.text, extra=extra)
+        self.settle_in_claimer(claim, lambda: self.ledger.put_back(claim, why))
+        if is_short:
+            self.claimer.wait_for_memory()
 
     def settle_in_claimer(self, claim: Claim, act: Callable[[], bool]) -> bool:
         """Settle in the claimer's thread, which must not wait for Redis once it is told to end."""

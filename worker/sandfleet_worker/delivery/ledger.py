@@ -23,6 +23,7 @@ from sandfleet_config.errors import ErrorCode
 from sandfleet_config.outcome import Attempt, replace_new_code
 from sandfleet_config.queues import CANCEL_TTL_SECONDS, KEY_PREFIX, check_queue, job_key
 from sandfleet_config.scripts import DEAD_TTL_SECONDS, MAX_DEAD_BYTES, MAX_DEAD_LETTERS, read_script, stored_result
+from sandfleet_config.spec import DEFAULT_QUEUE_TTL_SECONDS
 from sandfleet_config.words import OUTPUT_DROPPED
 
 from sandfleet_worker.delivery.outages import REDIS_ERRORS
@@ -133,6 +134,18 @@ class Claim:
 
 
 @dataclass(frozen=True)
+class PutBack:
+    """Why a host cannot run a job that it has claimed, for people, and what of the job a record of a stock producer lacks.
+
+    `needs` is JSON, as a submit leaves it. `queue_ttl_seconds` is how long it may wait in the queue.
+    """
+
+    text: str
+    needs: str
+    queue_ttl_seconds: float = DEFAULT_QUEUE_TTL_SECONDS
+
+
+@dataclass(frozen=True)
 class Identity:
     """One run of a worker process: its host, its name for people, the owner of its claims in Redis, and its host's boot."""
 
@@ -170,22 +183,26 @@ class Ledger:
             "register",
             "beat",
             "leave",
-            "claim",
             "requeue",
             "reap",
             "restore",
             "limit_attempts",
+            "announce",
             "drained",
             "wait",
             "start",
         )
+        placing = ("claim", "other_host")
         shared = ("finish", "cancel", "drop_dead")
         texts = {name: _read(name) for name in own} | {name: read_script(name) for name in shared}
+        texts |= {name: _read("placing") + _read(name) for name in placing}
         self._scripts: dict[str, Any] = {name: client.register_script(text) for name, text in texts.items()}
         self._redis: Any = client
         self._malformed = self._kept = 0
         self._told_malformed = float("-inf")
         self._are_queues_bounded = False
+        self.is_short = False
+        """Whether the last claim found a job that waits for memory of this host, and no other."""
 
     def _call(self, name: str, *args: str | float | bytes) -> Any:
         return self._scripts[name](keys=[], args=[KEY_PREFIX, *args])
@@ -236,7 +253,7 @@ class Ledger:
     ) -> tuple[Claim | None, bool]:
         """Take the next job of `queues`; return it, and whether asking again at once may find one.
 
-        `facts` are what the worker can take now, see `claim.lua`.
+        `facts` are what changes from claim to claim, see `claim.lua`.
 
         Raises:
             LeaseLost: this worker may claim no more.
@@ -245,6 +262,7 @@ class Ledger:
         me = self._identity
         text = json.dumps({"max_attempts": DEFAULT_MAX_ATTEMPTS, "boot": me.boot, **facts})
         answer = self._call("claim", me.owner, claim_id, me.host, me.worker, text, *queues)
+        self.is_short = answer[0] == b"short"
         match answer[0]:
             case b"lost":
                 raise LeaseLost
@@ -253,7 +271,7 @@ class Ledger:
             case state:
                 *found, malformed, kept = answer[1:]
                 self._tell_set_aside(malformed, kept)
-                return (_parse(claim_id, *found) if state == b"job" else None), state != b"none"
+                return (_parse(claim_id, *found) if state == b"job" else None), state not in {b"none", b"short"}
 
     def _tell_set_aside(self, malformed: int, kept: int) -> None:
         """Log what was set aside, at most once in `TELL_SECONDS`: there may be a hundred thousand."""
@@ -330,6 +348,24 @@ class Ledger:
         """End the attempt of a job that may not start again, not charged; return False if it is not ours any more."""
         code = ErrorCode.WORKER_LOST.value
         return bool(self._call("drained", self._identity.owner, claim.claim_id, claim.job_id, code))
+
+    def put_back(self, claim: Claim, why: PutBack, avoid_host: str = "") -> bool:
+        """Give back a job that this host cannot run, as if it had not been claimed; return False if it is not ours any more.
+
+        `avoid_host` leaves it to others for a while.
+        """
+        what = (self._identity.owner, claim.claim_id, claim.job_id, "putback", ErrorCode.WORKER_LOST.value)
+        when = (0, avoid_host, round(AVOID_SECONDS * 1000))
+        told = (why.text, why.needs, round(why.queue_ttl_seconds * 1000))
+        return bool(self._call("requeue", *what, *when, claim.message, *told))
+
+    def has_other_host(self, needs: str, queue: str) -> bool:
+        """Whether another live worker that takes jobs from `queue` has what a job needs."""
+        return bool(self._call("other_host", self._identity.owner, needs, queue))
+
+    def announce(self, facts: str, images: Iterable[str], ttl_seconds: int) -> bool:
+        """Say what this host has, for claims and submits of others; return False without a lease."""
+        return bool(self._call("announce", self._identity.owner, facts, ttl_seconds, *images))
 
     def _requeue(self, claim: Claim, mode: str, code: str, delay_seconds: float, avoid_host: str) -> bool:
         what = (self._identity.owner, claim.claim_id, claim.job_id, mode, code)

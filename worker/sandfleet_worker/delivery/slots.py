@@ -7,7 +7,12 @@ counts, and a free slot goes to whoever on the host has waited longest.
 A holder of a slot also has its file open for writing, and nobody else has. Its release, or its death, is thus an event of the
 folder (inotify(7), IN_CLOSE_WRITE) that wakes who waits. Looking for a free slot opens files for reading only, and wakes nobody.
 
-Invariant: slots are taken, and member files written, read or removed, only by the holder of the gate lock.
+The file of a held slot also says how many bytes of memory its job may use: its reservation. A member file says how much memory
+its worker found on the host, and what the worker takes of it. What jobs may reserve together is the smallest such memory, less
+what all live members take. A reservation counts only while its slot's lock is held, so it goes with its worker, too.
+
+Invariant: slots are taken, member files written, read or removed, and reservations summed and made, only by the holder of the
+gate lock.
 """
 
 from __future__ import annotations
@@ -21,7 +26,7 @@ import threading
 import time
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from sandfleet_worker.delivery.folder_watch import FolderWatch
 
@@ -33,7 +38,8 @@ if TYPE_CHECKING:
 GATE = "gate"
 MEMBER = "member-"
 SLOT = "slot-"
-RECORD_BYTES = 64
+RECORD_BYTES = 80
+RESERVATION_BYTES = 24
 POLL_SECONDS = 0.003
 """How far apart two looks of the first waiter are at least, while other workers live on the host; without a watch, always."""
 POLL_SECONDS_PER_SLOT = 0.00005
@@ -52,6 +58,7 @@ class Slot:
 
     def __init__(self, slots: HostSlots, fd: int, write_fd: int, number: int) -> None:
         self._slots, self._fd, self._write_fd, self.number = slots, fd, write_fd, number
+        self._reserved = 0
 
     def __enter__(self) -> Self:
         """Return the slot, which is held already."""
@@ -63,16 +70,27 @@ class Slot:
         """Free the slot."""
         self.release()
 
+    def reserve(self, memory_bytes: int) -> bool:
+        """Reserve memory of the host for the slot's job, instead of what it had; return False where there is not so much."""
+        with self._slots._looked_at() as memory:  # noqa: SLF001  the two are one mechanism
+            if self._fd < 0 or (memory is not None and memory_bytes > memory.free + self._reserved):
+                return False
+            os.pwrite(self._write_fd, str(memory_bytes).ljust(RESERVATION_BYTES).encode(), 0)
+            self._reserved = memory_bytes
+            return True
+
     def release(self) -> None:
         """Free the slot, once."""
         if self.drop():
-            self._slots._wake_first()  # noqa: SLF001  the two are one mechanism
+            self._slots._wake_first()  # noqa: SLF001
 
     def drop(self) -> bool:
         """Free the slot, and tell only the other workers of the host; return whether it was held."""
         fd, self._fd = self._fd, -1
         if fd < 0:
             return False
+        if self._reserved:
+            os.ftruncate(self._write_fd, 0)
         os.close(fd)
         os.close(self._write_fd)  # after the lock: it wakes the others
         return True
@@ -92,14 +110,34 @@ class _Member:
 
     cap: int
     waiting_since: int
+    memory_bytes: int = 0
+    own_bytes: int = 0
+
+
+class HostMemory(NamedTuple):
+    """Bytes of memory that jobs on this host may reserve together, and how many of them no job reserves.
+
+    `free` is below 0 where the budget became smaller meanwhile.
+    """
+
+    budget: int
+    free: int
 
 
 class HostSlots:
-    """The host's slots as one worker sees them; safe for threads. `cap` is what this worker was configured with."""
+    """The host's slots as one worker sees them; safe for threads. `cap` is what this worker was configured with.
 
-    def __init__(self, folder: Path, cap: int) -> None:
+    `memory_bytes` is what this worker was told the host has for jobs and workers (0: nobody said, memory is not counted), and
+    `own_bytes` what of that the worker takes itself.
+    """
+
+    def __init__(self, folder: Path, cap: int, memory_bytes: int = 0, own_bytes: int = 0) -> None:
         folder.mkdir(mode=0o755, parents=True, exist_ok=True)
         self._folder, self._cap = folder, cap
+        self._memory_bytes, self._own_bytes = memory_bytes, own_bytes
+        self._released = threading.Event()
+        self.last_memory: HostMemory | None = None
+        """What `read_memory` found last, in any thread."""
         self._line: deque[_Waiter] = deque()
         self._lock = threading.Lock()
         self._gate_patience = GATE_SECONDS
@@ -119,6 +157,53 @@ class HostSlots:
             os.close(self._member_fd)
         self._watch.close()
         os.close(self._gate_fd)
+
+    def read_memory(self) -> HostMemory | None:
+        """Return the memory of the host as it is now; None where nobody said how much there is."""
+        with self._looked_at() as memory:
+            self.last_memory = memory
+            return memory
+
+    def take_less(self, own_bytes: int) -> None:
+        """Say that this worker takes `own_bytes` of the host's memory for itself from now on."""
+        with self._lock, self._gate():
+            self._own_bytes = own_bytes
+            self._write(self._told)
+
+    def expect_release(self) -> None:
+        """Note only releases from now on."""
+        self._released.clear()
+
+    def wait_for_release(self, timeout_seconds: float) -> None:
+        """Wait until a slot of this worker has been freed since `expect_release`, or for so long."""
+        self._released.wait(timeout_seconds)
+
+    @contextlib.contextmanager
+    def _looked_at(self) -> Iterator[HostMemory | None]:
+        """Hold the gate, and say what memory there is."""
+        if not self._memory_bytes:
+            yield None
+            return
+        with self._lock, self._gate():
+            members = list(self._other_members())
+            known = [self._memory_bytes, *(other.memory_bytes for other in members if other.memory_bytes)]
+            budget = max(0, min(known) - self._own_bytes - sum(other.own_bytes for other in members))
+            yield HostMemory(budget, budget - self._sum_reserved())
+
+    def _sum_reserved(self) -> int:
+        total = 0
+        for number in self._slot_numbers():
+            try:
+                fd = os.open(self._folder / f"{SLOT}{number}", os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError:  # the gate was gone round
+                continue
+            try:
+                text = os.read(fd, RESERVATION_BYTES).strip()
+                if text and not _is_free(fd):
+                    total += int(text)
+            finally:
+                os.close(fd)
+        return total
 
     def acquire(self, cancel_fd: int | None = None, on_look: Callable[[], None] = lambda: None) -> Slot | None:
         """Wait for a slot and return it, or None when `cancel_fd` became readable first; `on_look` hears of each look."""
@@ -177,7 +262,8 @@ class HostSlots:
     def _hold(self, fd: int, number: int) -> Slot:
         """Return the slot whose lock is `fd`."""
         try:
-            write_fd = os.open(self._folder / f"{SLOT}{number}", os.O_WRONLY | os.O_CLOEXEC)
+            # Truncated: a holder that was killed left its reservation.
+            write_fd = os.open(self._folder / f"{SLOT}{number}", os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC)
         except OSError:
             os.close(fd)
             raise
@@ -195,6 +281,7 @@ class HostSlots:
         self._wake_first()
 
     def _wake_first(self) -> None:
+        self._released.set()
         with self._lock:
             if self._line:
                 os.eventfd_write(self._line[0].wake_fd, 1)
@@ -247,19 +334,24 @@ class HostSlots:
                 os.close(fd)
                 continue
             words = path.read_text().split()
-            if len(words) != 2:  # noqa: PLR2004  it is being born, and the gate was gone round
+            # Two words are a worker's of an older release. Any other number: it is being born, and the gate was gone round.
+            if len(words) not in {2, 4}:
                 continue
-            cap, since = words
+            cap, since, *memory = map(int, words)
             # A waiter writes its file each time that it looks.
             is_stale = time.time() - path.stat().st_mtime > STALE_SECONDS
-            yield _Member(int(cap), 0 if is_stale else int(since))
+            yield _Member(cap, 0 if is_stale else since, *memory)
 
     def _tell(self, waiting_since: int) -> None:
         if waiting_since == self._told:
             os.utime(self._member_fd)  # a sign of life that wakes nobody
             return
         self._told = waiting_since
-        os.pwrite(self._member_fd, f"{self._cap} {waiting_since}".ljust(RECORD_BYTES).encode(), 0)
+        self._write(waiting_since)
+
+    def _write(self, waiting_since: int) -> None:
+        text = f"{self._cap} {waiting_since} {self._memory_bytes} {self._own_bytes}"
+        os.pwrite(self._member_fd, text.ljust(RECORD_BYTES).encode(), 0)
 
     @contextlib.contextmanager
     def _gate(self) -> Iterator[None]:
@@ -294,6 +386,15 @@ class HostSlots:
 
 def _open(path: Path) -> int:
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+
+
+def _is_free(fd: int) -> bool:
+    """Whether nobody else holds the lock of the file that `fd` is open on; the caller closes it."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _lock_now(path: Path) -> int | None:

@@ -44,6 +44,10 @@ class Demand:
         self._size, self._idle_seconds, self._clock = size, idle_seconds, clock
         self._uses: dict[Plan, _Use] = {}
 
+    def resize(self, size: int) -> None:
+        """Share out so many places from now on."""
+        self._size = size
+
     def note(self, plan: Plan) -> None:
         """Count a job that `plan` serves."""
         now = self._clock()

@@ -321,6 +321,15 @@ class ImageStore:
                 logger.warning("image %s is left out: %s", name, error, extra={"action": "image_damaged"})
         return images
 
+    def read_identity(self) -> tuple[int, ...]:
+        """Return what changes with each image that is added, named or removed; cheap."""
+        return tuple(folder.stat().st_mtime_ns if folder.exists() else 0 for folder in (self._refs, self._blobs))
+
+    def list_references(self) -> set[str]:
+        """Return the names of the images that are here, and their digests; whether they are whole is not looked at."""
+        blobs = {path.name.replace("-", ":", 1) for path in self._blobs.glob("sha256-*")}
+        return blobs | {name for name, digest in self._list_refs() if digest in blobs}
+
     def verify(self, image: Image) -> None:
         """Read the whole image file and compare it with what was packed.
 

@@ -30,6 +30,7 @@ from sandfleet_worker.sandbox.ending import Ending, limit_states
 from sandfleet_worker.sandbox.images import ImageStore, resolve_user
 from sandfleet_worker.sandbox.initproto import Exited
 from sandfleet_worker.sandbox.janitor import Ownership, SweepReport, sweep
+from sandfleet_worker.sandbox.memory_budget import MemoryBudget, find_budget
 from sandfleet_worker.sandbox.plan import Plan
 from sandfleet_worker.sandbox.probe import pack_probe, probe_job, probe_limits, read_probe
 from sandfleet_worker.sandbox.remover import Remover
@@ -81,7 +82,8 @@ class RunscRunner:
         self._lock = threading.Lock()
         self._turns = BootTurns()
         self.descriptors = self._fit_descriptors()
-        warm = self.config.warm.model_copy(update={"size": self.descriptors.spares})
+        self.memory = self._find_memory()
+        warm = self.config.warm.model_copy(update={"size": self.memory.spares})
         self._remover = Remover(self._fail)
         self._abilities = AbilityFinder(
             self.config.runsc.root_dir, is_rootless=self.config.runsc.rootless, boot=self._boot_probe
@@ -133,6 +135,32 @@ class RunscRunner:
                 text, limit, fitting.spares, wanted.spares, wanted.total, extra={"action": "fewer_sandboxes_ahead"}
             )
         return fitting
+
+    def limit_spares(self, lacking_bytes: int) -> MemoryBudget:
+        """Keep so many sandboxes ahead less that `lacking_bytes` more are left for jobs; return the memory as it is then."""
+        before, self.memory = self.memory, self.memory.lessen(lacking_bytes)
+        if self.memory != before:
+            self._warm.resize(self.memory.spares)
+            text = "memory for jobs is bounded by %s: %d sandboxes ahead instead of %d, beside the host's other workers"
+            what = (self.memory.bound, self.memory.spares, before.spares)
+            log.warning(text, *what, extra={"action": "fewer_sandboxes_ahead"})
+        return self.memory
+
+    def _find_memory(self) -> MemoryBudget:
+        """Find how much memory the jobs of this host may use; too little costs sandboxes ahead first."""
+        wanted, is_worker = self.descriptors.spares, isinstance(self.config, WorkerSettings)
+        found = find_budget(
+            self._tree,
+            spares=wanted,
+            job_bytes=self.config.policy.memory_bytes,
+            given_bytes=self.config.memory_budget_bytes if isinstance(self.config, WorkerSettings) else 0,
+        )
+        if not is_worker:  # nobody counts what runs at once
+            return replace(found, spares=wanted)
+        if found.spares < wanted:
+            text = "memory for jobs is bounded by %s: %d sandboxes ahead instead of %d"
+            log.warning(text, found.bound, found.spares, wanted, extra={"action": "fewer_sandboxes_ahead"})
+        return found
 
     def sweep(self) -> SweepReport:
         """Clear what dead workers left on this host."""

@@ -137,6 +137,12 @@ class WarmPool:
             self._demand.pin(plan)
             self._tell_thread()
 
+    def resize(self, size: int) -> None:
+        """Keep up to `size` sandboxes from now on; what there is more is used up first."""
+        with self._lock:
+            self._size = size
+            self._demand.resize(size)
+
     def count_idle(self, plan: Plan | None = None) -> int:
         """Return how many sandboxes are up and wait for a job, of `plan` or in all."""
         with self._lock:

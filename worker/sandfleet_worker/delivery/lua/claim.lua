@@ -1,18 +1,27 @@
 -- Take the next job off the queues and record it under its worker's lease, in one step.
 --
 -- ARGV: prefix, owner, claim id (new for each job, the same when a call is repeated because its answer got lost), host, worker,
---       facts of the worker as JSON {max_attempts: of jobs that do not say, boot: id of its host's boot, holds_suspect},
---       then the names of queues, whose turn it is first
--- Returns {"lost"} without a lease, {"late"} where the lease has run out and may still be renewed, {"none"}, {"again"} where
--- nothing but waste was found so far, or {"job", id, flag, message, queue, attempts, max_attempts, run, for how many ms it is a
--- suspect ("" it is none)}; the last two items of every answer that comes from the queues are how many messages were set aside because
--- they are malformed (no JSON, no usable id), and
+--       facts of the worker as JSON, then the names of queues, whose turn it is first
+-- The facts: max_attempts of jobs that do not say; boot, the id of its host's boot; holds_suspect; free, the bytes of memory that no job
+-- on this host reserves (absent: no bound). placing.lua stands before this.
+-- Returns {"lost"} without a lease, {"late"} where the lease has run out and may still be renewed, {"none"}, {"short"} where
+-- a job waits for memory of this host, {"again"} where nothing but waste was found so far, or {"job", id, flag, message, queue,
+-- attempts, max_attempts, run, for how many ms it is a suspect ("" it is none)}; the last two items of every answer that comes from the
+-- queues are how many messages were set aside because they are malformed (no JSON, no usable id), and
 -- how many of these were kept as dead letters. With the flag "start" the attempt is counted; "cancelled" and "expired" jobs are
 -- handed out for their outcome only.
 -- A suspect may have killed its worker (reap.lua). A worker that has one takes no other.
 -- A forged key of a wrong type counts as empty. It does not stop the jobs of other keys.
-local FIRST_QUEUE, MAX_WASTE, MAX_AVOIDED, MAX_PROMOTED, DEAD_TTL, WAKE_TTL = 7, 300, 16, 64, 7 * 86400, 3600
+--
+-- A job that this host cannot take now is put back where it was, at the right end of its list, and its record says why. One that
+-- waits for a label or a contract version that no live host has waits aside, in `delayed`, so that it stands in nobody's way.
+-- The job at the head of a list that could not be taken for want of memory for KEEP_AFTER ms gets it by keeps:<host>: while that key
+-- lives, the host takes no other job but those of a smaller step in the same queue. One host at a time does so for a job.
 local APART_MS, MAX_SUSPECT_MS, MAX_SUSPECTS_BACK = 500, 60000, 4
+local FIRST_QUEUE, MAX_WASTE, MAX_PROMOTED, DEAD_TTL, WAKE_TTL = 7, 300, 64, 7 * 86400, 3600
+local MAX_AVOIDED, MAX_AVOIDED_IN_ALL = 16, 64 -- jobs that are put back, of one list and of all, a call
+local KEEP_AFTER, KEEP_FOR, WHY_AGAIN = 10000, 5000, 1000 -- ms
+local ASIDE_MS, MAX_ASIDE = 2000, 100000
 local MAX_READ_BYTES = 4 * 1048576 -- of messages, a call: Redis serves nobody else meanwhile
 local MAX_MALFORMED, MAX_MALFORMED_BYTES = 1000, 8192 -- malformed messages that are kept, and how much of each
 local prefix, owner, claim, host, worker, me = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], cjson.decode(ARGV[6])
@@ -39,7 +48,8 @@ local function try(...)
   return reply
 end
 
-local waste, read_bytes, malformed, put_back_suspects = 0, 0, {}, 0
+local placing = new_placing(prefix, owner, now)
+local waste, read_bytes, malformed, aside, put_back_suspects = 0, 0, {}, 0, 0
 local function answer(id, message)
   local facts = redis.call('HMGET', prefix .. 'job:' .. id, 'flag', 'queue', 'attempts', 'max_attempts', 'run', 'suspect_until')
   local ends = tonumber(facts[6] or '')
@@ -187,6 +197,12 @@ local function find_suspect(text, attempts)
   return nil
 end
 
+local function tell_why(job, last, why)
+  if now - (tonumber(last) or 0) >= WHY_AGAIN then
+    redis.call('HSET', job, 'why', why, 'why_at', now)
+  end
+end
+
 -- Puts a suspect back: this worker has one, and another worker may have none. The first few keep their place, so that another worker
 -- finds them at once; more of them wait for a moment elsewhere, or they would keep this worker from the jobs behind them.
 local function put_apart(id, job, message)
@@ -202,15 +218,97 @@ local function put_apart(id, job, message)
   return 'avoid'
 end
 
--- Returns the answer, "avoid" where another host shall take the job, or nil for waste.
-local function take(queue, step, message)
+local keep_key = prefix .. 'keeps:' .. host
+local kept -- the job that this host keeps its memory for
+local function read_kept()
+  local id = try('GET', keep_key)
+  if not id then
+    return nil
+  end
+  local facts = try('HMGET', prefix .. 'job:' .. id, 'state', 'queue', 'step') or {}
+  if facts[1] ~= 'queued' or not facts[2] or not tonumber(facts[3]) then
+    redis.call('DEL', keep_key)
+    return nil
+  end
+  redis.call('PEXPIRE', keep_key, KEEP_FOR)
+  return { id = id, queue = facts[2], step = tonumber(facts[3]) }
+end
+
+local function is_kept_from(queue, step)
+  return kept ~= nil and (queue ~= kept.queue or tonumber(step) > kept.step)
+end
+
+local function stop_keeping(id)
+  if kept and kept.id == id then
+    redis.call('DEL', keep_key)
+    kept = nil
+  end
+end
+
+-- Keeps this host's memory for the job at the head of a list, if it has waited for long and no other host does so.
+local function keep_for(id, queue, step, since, kept_by)
+  local job = prefix .. 'job:' .. id
+  if not since then
+    redis.call('HSET', job, 'short_since', now)
+  elseif not kept and now - (tonumber(since) or now) >= KEEP_AFTER and try('GET', prefix .. 'keeps:' .. (kept_by or '')) ~= id then
+    redis.call('SET', keep_key, id, 'PX', KEEP_FOR)
+    redis.call('HSET', job, 'kept_by', host)
+    kept = { id = id, queue = queue, step = tonumber(step) }
+  end
+end
+
+-- Takes a job out of its list for a while.
+local function set_aside_waiting(id, message)
+  local delayed = prefix .. 'delayed'
+  if (try('ZCARD', delayed) or MAX_ASIDE) >= MAX_ASIDE or not try('ZADD', delayed, now + ASIDE_MS, id) then
+    return false
+  end
+  redis.call('HSET', prefix .. 'job:' .. id, 'message', message)
+  aside = aside + 1
+  return true
+end
+
+-- Returns nil where this host can take the job now, or is the one to end it; else "avoid" or "short" where it is to be put back and
+-- "nobody" where no live host has what it needs; and why.
+local function find_obstacle(id, queue, step, text)
+  local needs = text and placing.read_json(text) or {}
+  local kind, lack
+  if text then
+    kind, lack = placing.find_lack(owner, needs)
+  end
+  if kind then
+    stop_keeping(id)
+    if placing.has_other_host(needs, queue) then
+      return 'avoid', 'needs ' .. lack .. ', which ' .. host .. ' does not have'
+    elseif kind == 'label' or kind == 'contract' then
+      return 'nobody', placing.tell_nobody(needs, kind, lack)
+    end
+  end
+  if kept and kept.id ~= id and tonumber(step) >= kept.step then
+    return 'short', host .. ' keeps its memory for job ' .. kept.id
+  elseif not text or not me.free or kind == 'ceiling' then
+    return nil
+  end
+  local own = placing.read_host(owner)
+  local memory = tonumber(needs.memory_bytes) or (own and own.ceilings and own.ceilings.memory_bytes) or 0
+  if memory > me.free then
+    return 'short', 'needs ' .. placing.format_bytes(memory) .. ' of memory, ' .. host .. ' has ' .. placing.format_bytes(me.free)
+      .. ' free'
+  end
+  return nil
+end
+
+-- Returns the answer, "avoid" where another host shall take the job, "short" where this one shall later, "aside" where no live host
+-- can, or nil for waste.
+local function take(queue, step, message, is_head)
   local headers, reason = read_headers(message)
   if not headers then
     return set_aside(queue, message, reason)
   end
   local id = headers.id
   local job = prefix .. 'job:' .. id
-  local facts = redis.call('HMGET', job, 'state', 'code', 'expires', 'avoid', 'avoid_until', 'attempts', 'suspect')
+  local facts = redis.call('HMGET', job, 'state', 'code', 'expires', 'avoid', 'avoid_until', 'attempts', 'suspect', 'needs', 'why_at',
+    'short_since', 'kept_by')
   -- (an error of this read, or of any other call here, sets the message aside: see `take_safely`)
   local state, code, attempts = facts[1], facts[2], facts[6] or ''
   if state == 'ended' or redis.call('EXISTS', prefix .. 'celery-task-meta-' .. id) == 1 then
@@ -236,10 +334,19 @@ local function take(queue, step, message)
   elseif facts[4] == host and now < (tonumber(facts[5]) or 0) and is_other_host_alive() then
     return 'avoid'
   else
+    local obstacle, why = find_obstacle(id, queue, step, facts[8])
+    if obstacle then
+      tell_why(job, facts[9], why)
+      if obstacle == 'short' and is_head then
+        keep_for(id, queue, step, facts[10], facts[11])
+      end
+      return obstacle == 'nobody' and (set_aside_waiting(id, message) and 'aside' or 'avoid') or obstacle
+    end
     local is_list, list = pcall(cjson.decode, attempts)
     list = is_list and type(list) == 'table' and list or {}
     local suspect = find_suspect(facts[7], list)
     if suspect and me.holds_suspect then
+      tell_why(job, facts[9], 'may have killed its worker, as a job may have that ' .. worker .. ' runs now: they do not run together')
       return put_apart(id, job, message)
     end
     suspect_until = suspect and now + math.min(MAX_SUSPECT_MS, suspect.ms)
@@ -253,14 +360,15 @@ local function take(queue, step, message)
   elseif facts[7] then
     redis.call('HDEL', job, 'suspect', 'suspect_until')
   end
-  redis.call('HDEL', job, 'message', 'avoid', 'avoid_until')
+  redis.call('HDEL', job, 'message', 'avoid', 'avoid_until', 'why', 'why_at', 'short_since', 'kept_by')
+  stop_keeping(id)
   try('ZREM', prefix .. 'expiring', id)
   try('ZREM', prefix .. 'delayed', id)
   return answer(id, message)
 end
 
-local function take_safely(queue, step, message)
-  local is_done, answered = pcall(take, queue, step, message)
+local function take_safely(queue, step, message, is_head)
+  local is_done, answered = pcall(take, queue, step, message, is_head)
   if is_done then
     return answered
   end
@@ -270,40 +378,43 @@ local function take_safely(queue, step, message)
 end
 
 local function is_enough()
-  return waste >= MAX_WASTE or read_bytes >= MAX_READ_BYTES
+  return waste >= MAX_WASTE or aside >= MAX_WASTE or read_bytes >= MAX_READ_BYTES
 end
 
 promote_delayed()
-local found, avoided = nil, {}
+kept = read_kept()
+local found, avoided, is_short = nil, {}, false
 for at = FIRST_QUEUE, #ARGV do
   local queue, is_empty = ARGV[at], true
   for _, step in ipairs({ '0', '3', '6', '9' }) do
-    local list = list_of(queue, step)
-    while not found and not is_enough() and #avoided < MAX_AVOIDED do
+    local list, put_back = list_of(queue, step), 0
+    while not found and not is_enough() and put_back < MAX_AVOIDED and #avoided < MAX_AVOIDED_IN_ALL
+      and not is_kept_from(queue, step) do
       local message = try('RPOP', list)
       if not message then
         break
       end
       is_empty, read_bytes = false, read_bytes + #message
-      local answered = take_safely(queue, step, message)
-      if answered == 'avoid' then
+      local answered = take_safely(queue, step, message, put_back == 0)
+      if answered == 'avoid' or answered == 'short' then
         avoided[#avoided + 1] = { list, message }
-      else
+        put_back, is_short = put_back + 1, is_short or answered == 'short'
+      elseif answered ~= 'aside' then
         found = answered
       end
     end
   end
-  if found or is_enough() or #avoided >= MAX_AVOIDED then
+  if found or is_enough() or #avoided >= MAX_AVOIDED_IN_ALL then
     break
   end
-  if is_empty then
+  if is_empty and not kept then
     try('SREM', prefix .. 'queues', queue)
   end
 end
 for at = #avoided, 1, -1 do
   redis.call('RPUSH', avoided[at][1], avoided[at][2])
 end
-found = found or { (waste > 0 or is_enough()) and 'again' or 'none' }
+found = found or { (waste > 0 or is_enough()) and 'again' or is_short and 'short' or 'none' }
 local kept = keep_malformed()
 found[#found + 1], found[#found + 2] = #malformed, kept
 return found

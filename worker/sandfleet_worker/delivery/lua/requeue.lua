@@ -1,8 +1,10 @@
 -- Give a claimed job back to its queue: for another try, or because its worker stops.
 --
--- ARGV: prefix, owner, claim id, job id, mode, code, delay in ms, host to avoid ("" none), for how long in ms, message
--- An attempt that goes on ends with `code`: mode "retry" charges it to the job, "release" does not. In mode "free" the job has not
--- started, and there was none. An attempt that has ended stays as it is.
+-- ARGV: prefix, owner, claim id, job id, mode, code, delay in ms, host to avoid ("" none), for how long in ms, message;
+--       of mode "putback" also why (a text for people), what the job needs (JSON, "" where it is not known), and its queue_ttl
+--       in ms, which its record does not have where a stock producer sent it
+-- An attempt that goes on ends with `code`: mode "retry" charges it to the job, "release" does not. In the modes "free" and "putback"
+-- the job has not started, and there was none; "putback" says why. An attempt that has ended stays as it is.
 -- Time in the queue is counted over all its waits: that of a run is not in it, and it does not start anew.
 -- Returns 1, or 0 where the claim is not the caller's (any more): then nothing changes but for a line in the duplicates log.
 -- A claim that was deleted is still the caller's while the job's record names it: a take-over writes another one there.
@@ -24,7 +26,7 @@ local function try(...)
   return reply
 end
 
-local facts = redis.call('HMGET', job, 'queue', 'step', 'attempts', 'flag', 'expires', 'state', 'suspect_until')
+local facts = redis.call('HMGET', job, 'queue', 'step', 'attempts', 'flag', 'expires', 'state', 'suspect_until', 'submitted')
 -- A record that was deleted meanwhile names no queue: the job goes to the default one.
 local queue, step, attempts = facts[1] or 'sandfleet', facts[2] or '0', facts[3] or ''
 local list_key = prefix .. queue .. (step == '0' and '' or '\6\22' .. step)
@@ -58,9 +60,10 @@ if facts[4] == 'start' and facts[6] ~= 'waiting' and attempts ~= '' then
   local is_list, list = pcall(cjson.decode, attempts)
   list = is_list and type(list) == 'table' and list or {}
   local last = type(list[#list]) == 'table' and list[#list] or { ended = now }
-  if mode == 'free' and not last.ended then
+  local has_not_started = mode == 'free' or mode == 'putback'
+  if has_not_started and not last.ended then
     list[#list] = nil
-  elseif mode ~= 'free' then
+  elseif not has_not_started then
     ran = math.max(0, now - (tonumber(last.started) or now))
     if not last.ended then
       last.code, last.ended = code, now
@@ -79,6 +82,16 @@ if claim:sub(1, 6) ~= 'taken-' and (mode == 'retry' or mode == 'release' and now
 end
 
 local expires = tonumber(facts[5]) or 0
+if mode == 'putback' then
+  redis.call('HSET', job, 'why', ARGV[11], 'why_at', now)
+  if ARGV[12] ~= '' then
+    redis.call('HSET', job, 'needs', ARGV[12])
+  end
+  if expires <= 0 then
+    expires = (tonumber(facts[8]) or now) + tonumber(ARGV[13])
+    redis.call('HSET', job, 'queue_ttl', ARGV[13])
+  end
+end
 if expires > 0 then
   expires = expires + ran + delay
   redis.call('HSET', job, 'expires', expires)

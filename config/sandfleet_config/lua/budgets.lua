@@ -1,0 +1,18 @@
+-- Find the largest memory budget of a live host.
+--
+-- ARGV: prefix
+-- Returns it in bytes, or 0 where no worker lives, or one does not say what its host has.
+local prefix = ARGV[1]
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local largest = 0
+for _, owner in ipairs(redis.pcall('ZRANGEBYSCORE', prefix .. 'owners', now, '+inf')) do
+  local text = redis.pcall('HGET', prefix .. 'hosts', owner)
+  local is_json, host = pcall(cjson.decode, type(text) == 'string' and text or '')
+  local budget = is_json and type(host) == 'table' and tonumber(host.budget) or 0
+  if budget <= 0 then
+    return 0
+  end
+  largest = math.max(largest, budget)
+end
+return largest

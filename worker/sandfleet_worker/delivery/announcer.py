@@ -1,0 +1,54 @@
+"""Says in Redis what this worker's host has, so that others know where a job can run; renewed while the worker lives."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+from sandfleet_worker.delivery.outages import can_pass
+from sandfleet_worker.supervised_thread import Backoff, SupervisedThread
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sandfleet_worker.delivery.ledger import Ledger
+
+LOOK_SECONDS = 0.5
+"""How often to look for what has changed, as an image that was added."""
+RENEW_SECONDS = 20.0
+TTL_SECONDS = 120
+
+
+class HostFacts(NamedTuple):
+    """What a host has: JSON as `placing.lua` reads it, and the names and digests of its images."""
+
+    text: str
+    images: tuple[str, ...]
+
+
+class Announcer:
+    """Tells what `read_facts` returns when it changes, and from time to time, in a thread of its own."""
+
+    def __init__(self, ledger: Ledger, read_facts: Callable[[], HostFacts], on_failure: Callable[[str], None]) -> None:
+        self._ledger, self._read_facts = ledger, read_facts
+        self._told: HostFacts | None = None
+        self._told_at = 0.0
+        self._thread = SupervisedThread(
+            "announcer", self._step, on_failure, can_pass=can_pass, backoff=Backoff("announcements")
+        )
+
+    def start(self) -> None:
+        """Tell for the first time, and go on; raises ``redis.RedisError`` if Redis is not there."""
+        self._step()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Tell no more: what was told goes with the lease."""
+        self._thread.stop()
+
+    def _step(self) -> float:
+        facts, now = self._read_facts(), time.monotonic()
+        is_new = facts != self._told or now - self._told_at >= RENEW_SECONDS
+        if is_new and self._ledger.announce(facts.text, facts.images, TTL_SECONDS):
+            self._told, self._told_at = facts, now
+        return LOOK_SECONDS

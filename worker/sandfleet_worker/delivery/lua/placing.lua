@@ -1,0 +1,126 @@
+-- What a job needs, and which live host has it. A part of other scripts: it stands before them, and is no script by itself.
+--
+-- A host says in the hash `hosts` what it has, under its worker's name: host, queues (patterns), contract, ceilings, labels and
+-- has_all_images. The names and digests of its images are the set images:<owner>. A job says in the field `needs` of its record:
+-- contract, image, requires, and the limits that it asks for, by the names of the ceilings.
+-- A worker of an older release says nothing: it counts as one that has everything of contract 2.
+local function new_placing(prefix, owner, now)
+  local UNTOLD_CONTRACT, NAMES = 2, { memory_bytes = 'memory', cpu_quota = 'CPU', pids_limit = 'processes', disk_bytes = 'disk',
+    timeout = 'time', grace = 'grace', output_bytes = 'output' }
+  local SIZES = { { 1073741824, 'GiB' }, { 1048576, 'MiB' }, { 1024, 'KiB' } }
+  local entries, others = {}, nil
+  local placing = {}
+
+  function placing.read_json(text)
+    local is_json, found = pcall(cjson.decode, text)
+    return is_json and type(found) == 'table' and found or nil
+  end
+
+  -- Returns what a worker says about its host: nil where it says nothing.
+  function placing.read_host(name)
+    if entries[name] == nil then
+      local text = redis.pcall('HGET', prefix .. 'hosts', name)
+      entries[name] = type(text) == 'string' and placing.read_json(text) or false
+    end
+    return entries[name] or nil
+  end
+
+  local function list_others()
+    if not others then
+      others = {}
+      for _, name in ipairs(redis.call('ZRANGEBYSCORE', prefix .. 'owners', now, '+inf')) do
+        if name ~= owner then
+          others[#others + 1] = name
+        end
+      end
+    end
+    return others
+  end
+
+  function placing.format_bytes(count)
+    for _, size in ipairs(SIZES) do
+      if count >= size[1] then
+        return (string.format('%.2f', count / size[1]):gsub('%.?0+$', '')) .. ' ' .. size[2]
+      end
+    end
+    return string.format('%.0f', count) .. ' bytes'
+  end
+
+  local function describe(name, value)
+    return NAMES[name] .. ' ' .. (name:match('bytes$') and placing.format_bytes(value) or string.format('%.14g', value))
+  end
+
+  -- Returns which kind of thing the host of worker `name` lacks for a job ("contract", "label", "ceiling", "image"), and its text.
+  function placing.find_lack(name, needs)
+    local host = placing.read_host(name)
+    local contract = tonumber(needs.contract) or 1
+    if contract > (host and tonumber(host.contract) or UNTOLD_CONTRACT) then
+      return 'contract', 'contract version ' .. contract
+    elseif not host then
+      return nil
+    end
+    for key, value in pairs(needs.requires or {}) do
+      if (host.labels or {})[key] ~= value then
+        return 'label', key .. '=' .. tostring(value)
+      end
+    end
+    for key, ceiling in pairs(host.ceilings or {}) do
+      if NAMES[key] and (tonumber(needs[key]) or 0) > ceiling then
+        return 'ceiling', describe(key, needs[key])
+      end
+    end
+    if host.has_all_images and type(needs.image) == 'string' then
+      for part in needs.image:gmatch('[^@]+') do
+        if redis.pcall('SISMEMBER', prefix .. 'images:' .. name, part) == 0 then
+          return 'image', 'image ' .. needs.image
+        end
+      end
+    end
+    return nil
+  end
+
+  local function matches(pattern, queue)
+    local plain = pattern:gsub('[%^%$%(%)%%%.%+%-]', '%%%0'):gsub('%*', '.*'):gsub('%?', '.'):gsub('%[!', '[^')
+    local is_pattern, found = pcall(string.match, queue, '^' .. plain .. '$')
+    return not is_pattern or found ~= nil -- what cannot be read may match
+  end
+
+  local function takes_from(name, queue)
+    local host = placing.read_host(name)
+    if not host or type(host.queues) ~= 'table' then
+      return true
+    end
+    for _, pattern in ipairs(host.queues) do
+      if matches(tostring(pattern), queue) then
+        return true
+      end
+    end
+    return false
+  end
+
+  -- Whether another live worker can run the job.
+  function placing.has_other_host(needs, queue)
+    for _, name in ipairs(list_others()) do
+      if takes_from(name, queue) and not placing.find_lack(name, needs) then
+        return true
+      end
+    end
+    return false
+  end
+
+  -- Says why no live host can run a job that waits for a label or a contract version; `kind` and `text` are what this one lacks.
+  function placing.tell_nobody(needs, kind, text)
+    if kind == 'contract' then
+      return 'no live host speaks ' .. text
+    end
+    local alone = { contract = 1, requires = needs.requires }
+    for _, name in ipairs(list_others()) do
+      if not placing.find_lack(name, alone) then
+        return 'no live host with ' .. text .. ' has all that the job needs'
+      end
+    end
+    return 'no live host has ' .. text
+  end
+
+  return placing
+end

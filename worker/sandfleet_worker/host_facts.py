@@ -1,0 +1,65 @@
+"""What this host has for jobs, as it is told to the fleet and as its own worker checks it: labels, ceilings, memory, images."""
+
+from __future__ import annotations
+
+import json
+import platform
+from typing import TYPE_CHECKING
+
+from sandfleet_config.wire import CONTRACT_VERSIONS
+
+from sandfleet_worker.delivery.announcer import HostFacts
+from sandfleet_worker.policy import find_ceilings
+from sandfleet_worker.sandbox.runsc import find_runsc, release_date
+
+if TYPE_CHECKING:
+    from sandfleet_config.settings import WorkerSettings
+    from sandfleet_config.spec import SandboxSpec
+
+    from sandfleet_worker.delivery.slots import HostSlots
+    from sandfleet_worker.sandbox.images import ImageStore
+
+MAX_IMAGES = 1000
+"""Names and digests that are told. Where there are more, none is, and a job that finds its image missing is put back then."""
+
+
+class HostAbilities:
+    """Reads what the host has; cheap where nothing has changed."""
+
+    def __init__(self, settings: WorkerSettings, images: ImageStore, slots: HostSlots) -> None:
+        self._settings, self._images, self._slots = settings, images, slots
+        self._identity: tuple[int, ...] | None = None
+        self._references: tuple[str, ...] = ()
+        binary = find_runsc(settings.runsc.path)
+        release = str(release_date(binary.version) or binary.version)
+        self.labels = settings.host_labels | {"arch": platform.machine(), "runsc": release}
+
+    def find_settings(self) -> WorkerSettings:
+        """Return the host's settings with the ceiling of memory in force: no job may have more than all of them together."""
+        settings, memory = self._settings, self._slots.last_memory
+        if memory is None or memory.budget >= settings.policy.memory_bytes:
+            return settings
+        policy = settings.policy.model_copy(update={"memory_bytes": memory.budget})
+        return settings.model_copy(update={"policy": policy})
+
+    def find_missing_label(self, spec: SandboxSpec) -> str:
+        """Return a label that `spec` requires and this host does not have, as text; empty where it has all."""
+        return next((f"{key}={value}" for key, value in spec.requires.items() if self.labels.get(key) != value), "")
+
+    def read(self) -> HostFacts:
+        """Return what is told to the fleet."""
+        memory = self._slots.read_memory()
+        identity = self._images.read_identity()
+        if identity != self._identity:
+            self._references = tuple(sorted(self._images.list_references()))
+            self._identity = identity
+        has_all = len(self._references) <= MAX_IMAGES
+        facts = {
+            "queues": [self._settings.queue, *self._settings.queues],
+            "contract": CONTRACT_VERSIONS[-1],
+            "budget": memory.budget if memory else 0,
+            "ceilings": find_ceilings(self.find_settings().policy),
+            "labels": self.labels,
+            "has_all_images": has_all,
+        }
+        return HostFacts(json.dumps(facts, separators=(",", ":")), self._references if has_all else ())

@@ -1,0 +1,110 @@
+"""How much memory the jobs of this host may use together, and what bounds it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sandfleet_config.words import format_bytes
+
+from sandfleet_worker.sandbox.cgroup_tree import CGROUP_ROOT, parse_v1_mounts
+from sandfleet_worker.sandbox.warm import IDLE_MEMORY_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sandfleet_worker.sandbox.cgroup_tree import CgroupTree
+
+PERCENT, BUDGET_PERCENT = 100, 90
+"""The rest is for the kernel, its page cache and whoever else lives on the host."""
+WORKER_BYTES = 64 << 20
+"""What a worker process takes: 40 to 66 MiB were measured."""
+UNLIMITED_BYTES = 1 << 60
+"""cgroup v1 writes a number near 2^63 where there is no limit."""
+
+
+@dataclass(frozen=True)
+class MemoryBudget:
+    """The memory of a host as one worker finds it: `total_bytes` for all jobs and workers, `own_bytes` of it for itself.
+
+    `bound` names what bounds it, for people. `spares` is how many idle sandboxes are counted in `own_bytes`.
+    """
+
+    total_bytes: int
+    own_bytes: int
+    spares: int
+    bound: str
+
+    @property
+    def job_bytes(self) -> int:
+        """What jobs may reserve where no other worker lives on the host."""
+        return max(0, self.total_bytes - self.own_bytes)
+
+    def lessen(self, lacking_bytes: int) -> MemoryBudget:
+        """Return this with so many spares less that `lacking_bytes` more are left for jobs, or with none."""
+        fewer = min(self.spares, -(-max(0, lacking_bytes) // IDLE_MEMORY_BYTES)) if self.own_bytes else 0
+        return replace(self, spares=self.spares - fewer, own_bytes=self.own_bytes - fewer * IDLE_MEMORY_BYTES)
+
+    def describe(self) -> str:
+        """Say what bounds it, for people."""
+        if not self.own_bytes:
+            return f"set by {self.bound}"
+        own = f"what the worker and its {self.spares} idle sandboxes may take"
+        return f"{BUDGET_PERCENT} % of {self.bound} less {format_bytes(self.own_bytes)}, {own}"
+
+
+def find_budget(
+    tree: CgroupTree,
+    *,
+    spares: int,
+    job_bytes: int,
+    given_bytes: int = 0,
+    root: Path = CGROUP_ROOT,
+    proc: Path = Path("/proc"),
+) -> MemoryBudget:
+    """Return the budget: `given_bytes`, or 90 % of the least of MemTotal and the limits of all cgroups around the sandboxes.
+
+    Of `spares`, as many are counted as fit beside one job of `job_bytes`, the largest that may come: the others have no place.
+    """
+    if given_bytes:
+        return MemoryBudget(given_bytes, 0, spares, "SANDFLEET_MEMORY_BUDGET_BYTES")
+    least, bound, has_worker = min(_find_limits(tree, root, proc))
+    total = least * BUDGET_PERCENT // PERCENT
+    worker = WORKER_BYTES if has_worker else 0
+    fitting = max(0, min(spares, (total - worker - job_bytes) // IDLE_MEMORY_BYTES))
+    return MemoryBudget(total, worker + fitting * IDLE_MEMORY_BYTES, fitting, bound)
+
+
+def _find_limits(tree: CgroupTree, root: Path, proc: Path) -> Iterator[tuple[int, str, bool]]:
+    """Yield each limit, what sets it, and whether this process is under it, too."""
+    meminfo = dict(line.split(":", 1) for line in (proc / "meminfo").read_text().splitlines() if ":" in line)
+    yield int(meminfo["MemTotal"].split()[0]) << 10, "MemTotal", True
+    top = root if tree.version != 1 else parse_v1_mounts((proc / "self/mountinfo").read_text()).get("memory")
+    own = _find_own(tree.version, top, proc)
+    folder = tree.parents.get("memory", own)
+    file = "memory.max" if tree.version != 1 else "memory.limit_in_bytes"
+    while folder is not None and top is not None and folder.is_relative_to(top):
+        limit = _read_limit(folder / file)
+        if limit < UNLIMITED_BYTES:
+            # In a container that sees no more than its own cgroups, the path of its own may not be there.
+            yield int(limit), str(folder / file), own is None or not own.exists() or own.is_relative_to(folder)
+        folder = folder.parent
+
+
+def _find_own(version: int, top: Path | None, proc: Path) -> Path | None:
+    """Return the memory cgroup of this process; `top` is where they are mounted."""
+    for line in (proc / "self/cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        if top is not None and (not controllers if version != 1 else "memory" in controllers.split(",")):
+            return top / path.lstrip("/")
+    return None
+
+
+def _read_limit(path: Path) -> float:
+    try:
+        text = path.read_text().strip()
+    except OSError:  # the root of a v2 tree has none, and a container may not see all
+        return math.inf
+    return int(text) if text.isdecimal() else math.inf
