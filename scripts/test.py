@@ -22,20 +22,28 @@ END_SECONDS = 60
 """How long tests that are interrupted may take to clean up."""
 
 
-class ReleaseTests(threading.Thread):
-    """The tests that depend on runsc, on one release after the other, out of the terminal's reach; `codes` are pytest's."""
+class Stream(threading.Thread):
+    """Runs pytest once for each release in turn, out of the terminal's reach; `codes` are pytest's. "" is the chosen release."""
 
-    def __init__(self, tests: list[str], releases: list[str], output: IO[bytes]) -> None:
-        super().__init__(name="releases", daemon=True)
-        self._command = [*PYTEST, "-o", "cache_dir=.pytest_cache/releases", *tests]
+    def __init__(self, arguments: list[str], releases: list[str], output: IO[bytes] | None = None) -> None:
+        super().__init__(daemon=True)
+        self._command = [*PYTEST, *arguments]
         self._releases, self._output = releases, output
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._must_stop = False
         self.codes: list[int] = []
+        self.ended = threading.Event()
+        """Instead of `join`: in Python 3.11 an interrupt of `join` makes the thread look dead."""
 
     def run(self) -> None:
-        """Run pytest once for each release; "" is the one that the tests choose."""
+        """Run pytest."""
+        try:
+            self._run()
+        finally:
+            self.ended.set()
+
+    def _run(self) -> None:
         for runsc in self._releases:
             env = os.environ | ({"SANDFLEET_RUNSC__PATH": runsc} if runsc else {})
             with self._lock:
@@ -47,18 +55,20 @@ class ReleaseTests(threading.Thread):
                     stdin=subprocess.DEVNULL,
                     stdout=self._output,
                     stderr=self._output,
-                    start_new_session=True,
+                    start_new_session=True,  # one interrupt, from `stop`: a second one would end the clean-up
                 )
             self.codes.append(self._process.wait())
 
-    def stop(self) -> None:
-        """Interrupt pytest, and kill it with its children if it does not end."""
+    def tell_to_stop(self) -> None:
+        """Interrupt pytest."""
         with self._lock:
             self._must_stop = True
             if self._process is not None and self._process.poll() is None:
                 self._process.send_signal(signal.SIGINT)
-        self.join(END_SECONDS)
-        if self.is_alive() and self._process is not None:
+
+    def stop(self) -> None:
+        """Wait for the end of a stream that was told to, and kill pytest with its children if it does not end."""
+        if not self.ended.wait(END_SECONDS) and self._process is not None:
             os.killpg(self._process.pid, signal.SIGKILL)
 
 
@@ -76,17 +86,25 @@ def main() -> int:
     signal.signal(signal.SIGTERM, on_signal)
     with tempfile.NamedTemporaryFile(prefix="sandfleet-tests-") as output:
         print(f"the tests that depend on runsc run beside the others, and print to {output.name} meanwhile", flush=True)
-        beside = ReleaseTests(options.tests, ["", options.old] if options.old else [""], output.file)
-        beside.start()
+        releases = ["", options.old] if options.old else [""]
+        beside = Stream(["-o", "cache_dir=.pytest_cache/releases", *options.tests], releases, output.file)
+        rest = Stream([f"--ignore={test}" for test in options.tests], [""])
+        streams = (rest, beside)
         try:
-            code = subprocess.call([*PYTEST, *(f"--ignore={test}" for test in options.tests)], stdin=subprocess.DEVNULL)
-            beside.join()
+            for stream in streams:
+                stream.start()
+            for stream in streams:
+                stream.ended.wait()
         finally:
-            beside.stop()
+            for stream in streams:
+                stream.tell_to_stop()
+            for stream in streams:
+                stream.stop()
         output.seek(0)
         sys.stdout.buffer.write(output.read())
         sys.stdout.flush()
-    return next((found for found in [code, *beside.codes] if found), 0)
+    codes = [*rest.codes, *beside.codes]
+    return next((code for code in codes if code), 0 if len(codes) == 1 + len(releases) else 1)
 
 
 if __name__ == "__main__":
