@@ -8,8 +8,8 @@ import logging
 import os
 import secrets
 import time
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from enum import StrEnum
 from functools import cache
 from importlib import resources
@@ -95,6 +95,8 @@ class Claim:
     run: int = 1
     reason: str = ""
     """Why the job belongs to the dead letters when it ends; empty where it does not."""
+    told: float = field(default_factory=time.monotonic, compare=False)
+    """When Redis told of the last start, monotonic."""
 
     @property
     def charged_count(self) -> int:
@@ -120,11 +122,15 @@ class Claim:
         return f"no try is left ({self.charged_count} of {self.max_attempts})"
 
     def end_attempts(self, code: ErrorCode) -> tuple[Attempt, ...]:
-        """Return the attempts, the last one ended with `code` if this claim is one; an earlier end stays as it is."""
+        """Return the attempts, the last one ended with `code` if this claim is one; an earlier end stays as it is.
+
+        The end is by Redis's clock, as the start is: this host's may be wrong, or be set meanwhile.
+        """
         if not self.is_started:
             return self.attempts
-        last = replace(self.attempts[-1], code=code, ended=datetime.now(UTC))
-        return (*self.attempts[:-1], last)
+        last = self.attempts[-1]
+        ended = last.started + timedelta(seconds=time.monotonic() - self.told)
+        return (*self.attempts[:-1], replace(last, code=code, ended=ended))
 
     @property
     def is_started(self) -> bool:
@@ -408,8 +414,8 @@ class Ledger:
         answer = self._call("start", me.owner, claim.claim_id, claim.job_id, me.host, me.worker, me.boot)
         if answer[0] != b"started":
             return Refused(answer[0].decode())
-        suspect_seconds = _parse_suspect(answer[2])
-        return replace(claim, is_waiting=False, attempts=parse_attempts(answer[1]), suspect_seconds=suspect_seconds)
+        started = replace(claim, is_waiting=False, attempts=parse_attempts(answer[1]), told=time.monotonic())
+        return replace(started, suspect_seconds=_parse_suspect(answer[2]))
 
     def find_expired(self) -> list[str]:
         """Return queued jobs whose time in the queue is over."""
