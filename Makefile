@@ -13,7 +13,7 @@ WITH_IMAGES := trap 'exit 130' INT TERM; [ -n "$$TEST_IMAGES_ROOT" ] || \
 # What needs neither runsc nor a worker.
 FAST_TESTS := tests/unit $(addprefix tests/integration/test_producer_,contract.py redis.py flight.py)
 
-.PHONY: help setup native demo test test-fast test-releases check bench hosts soak clean
+.PHONY: help setup native demo test test-fast test-releases test-retries check bench hosts soak clean
 
 help: ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -38,6 +38,9 @@ test-releases: setup ## Run a thousand jobs on each of three releases of runsc, 
 	@gvisor/build.sh $(GVISOR) 20250503 >/dev/null
 	@$(WITH_IMAGES) $(BIN)/python tests/chaos/compare_releases.py --images "$$TEST_IMAGES_ROOT" $(ARGS) && \
 	SANDFLEET_RUNSC__PATH=$(GVISOR)/release-20250503.0/runsc $(BIN)/python -m pytest $(RELEASE_TESTS)
+
+test-retries: setup ## A batch of 100,000 jobs of which two producers run 25,000 again at the same moment
+	@TEST_RETRIED_BATCH=100000 $(BIN)/python -m pytest tests/integration/test_runs.py -k quarter --timeout 7200 -s
 
 check: setup ## Lint, format, types, and the walls between the packages
 	$(BIN)/ruff check
