@@ -12,7 +12,7 @@ WITH_IMAGES := trap 'exit 130' INT TERM; [ -n "$$TEST_IMAGES_ROOT" ] || \
 # What needs neither runsc nor a worker.
 FAST_TESTS := tests/unit $(addprefix tests/integration/test_producer_,contract.py redis.py flight.py)
 
-.PHONY: help setup native demo test test-fast test-releases test-upgrade check bench hosts soak clean
+.PHONY: help setup native demo test test-fast test-releases test-upgrade test-retries check bench hosts soak clean
 
 help: ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -39,6 +39,9 @@ test-releases: setup ## Run a thousand jobs on each of three releases of runsc, 
 
 test-upgrade: setup ## Let workers and producers of an earlier commit and of this one share a Redis, in minutes; ARGS="--commit abc1234"
 	@$(WITH_IMAGES) $(BIN)/python tests/chaos/mixed_releases.py --images "$$TEST_IMAGES_ROOT" $(ARGS)
+
+test-retries: setup ## A batch of 100,000 jobs of which two producers run 25,000 again at the same moment
+	@TEST_RETRIED_BATCH=100000 $(BIN)/python -m pytest tests/integration/test_runs.py -k quarter --timeout 7200 -s
 
 check: setup ## Lint, format, types, and the walls between the packages
 	$(BIN)/ruff check

@@ -57,10 +57,9 @@ class JobWatch:
         """Return those that have ended; None where any may have: after the subscription began, or was lost.
 
         Raises:
-            redis.RedisError: Redis refuses the subscription.
+            FleetUnavailable: Redis refuses the subscription.
         """
-        if self.error is not None:
-            raise self.error
+        self._notices.raise_error(self.error)
         with self._lock:
             ended, self._ended = self._ended, []
         return ended
@@ -107,10 +106,9 @@ class BatchWatch:
         """Wake at the first end behind `place` of the stream; at once if there is one already.
 
         Raises:
-            redis.RedisError: Redis refuses to tell.
+            FleetUnavailable: Redis refuses to tell.
         """
-        if self.error is not None:
-            raise self.error
+        self._notices.raise_error(self.error)
         self.place = place
         self._notices.ask(lambda reader: reader.read_stream(self))
 
@@ -169,6 +167,12 @@ class Notices:
                 self._reader.accept(watch)
                 self._reader.start()
             self._reader.ask(request)
+
+    def raise_error(self, error: Exception | None) -> None:
+        """Raise what Redis has answered to a watch, as `FleetUnavailable`."""
+        if error is not None:
+            with self._connections.guard():
+                raise error
 
     def drop(self, watch: JobWatch | BatchWatch) -> None:
         """Serve the watch no more."""

@@ -205,6 +205,15 @@ def test_a_new_producer_hears_of_the_ends_that_old_workers_record(client: Any, f
     assert lasting_keys(client, ("owners", "queues")) == []
 
 
+def test_the_keys_of_a_batch_go_together_though_an_old_worker_ended_the_last_job(client: Any, fleet: Fleet) -> None:
+    for job in fleet.submit_many([SPEC] * 3, batch="b"):
+        end_as_old_worker(client, job.id, "b")
+    assert len(list(fleet.batch("b").as_completed(timeout=20))) == 3
+    assert [0 < client.ttl(f"{KEY_PREFIX}{name}:b") <= 3600 for name in ("batch", "ends", "counts", "done")] == [
+        True
+    ] * 4
+
+
 def test_a_batch_of_an_old_fleet_is_read_and_goes_on(client: Any, fleet: Fleet, ledger: Ledger) -> None:
     """Its keys are a list of members and one of ends; nothing else is there."""
     jobs = fleet.submit_many([SPEC] * 5, batch="b")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections import Counter
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 SPEC = SandboxSpec(image="x", command=["true"], max_attempts=2)
-JOBS, RETRIED = 10_000, 2_500
+JOBS = int(os.environ.get("TEST_RETRIED_BATCH", "4000"))
+"""In a batch of which a quarter is run again; `make test-retries` takes 100,000."""
 LOST = ErrorCode.WORKER_LOST
 
 
@@ -39,7 +41,7 @@ def client(url: str) -> Iterator[Any]:
     with redis.Redis.from_url(url, protocol=2) as client:
         client.flushdb()
         yield client
-        client.flushdb()
+        client.flushdb(asynchronous=True)
 
 
 @pytest.fixture
@@ -52,7 +54,7 @@ def fleet(url: str, client: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fl
 @pytest.fixture
 def ledger(client: Any) -> Ledger:
     found = Ledger(client, Identity("host", "one", "host:one:1"), 3600)
-    found.register(600)
+    found.register(7200)  # nobody renews it, and the largest batch takes minutes
     return found
 
 
@@ -260,36 +262,29 @@ def retry_at_once(url: str, batch: str) -> Counter[RunState]:
 def test_a_quarter_of_a_batch_is_run_again_by_two_producers_at_once(
     url: str, client: Any, fleet: Fleet, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    check_retries(url, client, fleet, ledger, monkeypatch, JOBS, RETRIED)
-
-
-def check_retries(  # noqa: PLR0917  all of a test
-    url: str, client: Any, fleet: Fleet, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, jobs: int, retried: int
-) -> dict[str, float]:
-    """Each job that is retried has two runs, each run one outcome; return the seconds that it took."""
+    """Each job that is retried has two runs, each run one outcome."""
+    jobs, retried = JOBS, JOBS // 4
     monkeypatch.setattr(ledger_module, "MAX_DEAD_LETTERS", retried)
     ids = [job.id for job in fleet.submit_many([SPEC] * jobs, batch="b")]
-    lost = set(ids[::4][:retried])
-    began = time.monotonic()
+    lost = set(ids[::4])
     for _ in ids:
         claim = claim_next(ledger)
         end(ledger, claim, LOST if claim.job_id in lost else ErrorCode.OK)
-    ended = time.monotonic()
     assert fleet.batch("b").codes == {"OK": jobs - retried, "WORKER_LOST": retried}
 
+    began = time.monotonic()
     states = retry_at_once(url, "b")
+    print(f"{retried} of {jobs} jobs were queued again in {time.monotonic() - began:.1f} s, by two producers at once")  # noqa: T201  with -s
 
-    took = {"ends": ended - began, "retries": time.monotonic() - ended}
     assert states == {RunState.QUEUED: retried, RunState.LATER: retried}
     assert fleet.batch("b").counts == (jobs, jobs - retried)
     for _ in range(retried):
         end(ledger, claim_next(ledger))
     assert ledger.claim("none", [DEFAULT_QUEUE])[0] is None, "nothing was queued twice"
     assert (fleet.batch("b").counts, fleet.batch("b").codes) == ((jobs, jobs), {"OK": jobs})
-    runs = {outcome.job_id: outcome.run for outcome in fleet.batch("b").as_completed(timeout=60)}
+    runs = {outcome.job_id: outcome.run for outcome in fleet.batch("b").as_completed(timeout=600)}
     assert runs == {job_id: 2 if job_id in lost else 1 for job_id in ids}
     earlier = client.keys(f"{KEY_PREFIX}run:*")
     assert {key.decode() for key in earlier} == {run_key(job_id, 1) for job_id in lost}
     assert len(client.xrange(f"{KEY_PREFIX}ends:b")) == jobs
     assert lasting_keys(client, ("owners", "queues")) == []
-    return took

@@ -225,6 +225,19 @@ def test_a_forked_child_waits_on_its_own(client: Any, fleet: Fleet, ledger: Ledg
     assert [outcome.job_id for outcome in stream] == [second.id]
 
 
+def test_a_user_who_may_not_subscribe_is_told(client: Any, url: str) -> None:
+    client.acl_setuser("deaf", enabled=True, passwords=["+pw"], keys=["*"], commands=["+@all"], channels=[], reset=True)
+    try:
+        with Fleet(Settings(redis_url=SecretStr(url.replace("unix://", "unix://deaf:pw@")))) as fleet:
+            job = fleet.submit(SPEC)
+            with pytest.raises(FleetUnavailable, match=r"refuses.*channel"):
+                job.outcome(timeout=30)
+            with pytest.raises(ResultTimeout):
+                job.outcome(timeout=0)
+    finally:
+        client.acl_deluser("deaf")
+
+
 def test_a_redis_that_goes_away_is_told_while_nothing_ends(tmp_path: Any) -> None:
     import subprocess
 

@@ -68,7 +68,9 @@ local function drop_forgotten(keys, limit, may_lose)
   end
   local dropped = read_count(keys, 'dropped')
   local before = dropped
-  for _, entry in ipairs(try('XRANGE', keys.ends, '-', '+', 'COUNT', limit) or {}) do
+  local first = (try('XRANGE', keys.ends, '-', '+', 'COUNT', 1) or {})[1]
+  local oldest = first and is_gone(first[2][2]) and redis.call('XRANGE', keys.ends, '-', '+', 'COUNT', limit) or {}
+  for _, entry in ipairs(oldest) do
     if not is_gone(entry[2][2]) then
       break
     end

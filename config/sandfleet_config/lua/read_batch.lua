@@ -31,4 +31,11 @@ else
   end
 end
 local total, ended = count_jobs(keys)
+if imported > 0 and ended >= total then -- an older worker ended the last one, and gave a TTL to the keys that it knows
+  local left = redis.call('TTL', keys.members)
+  if left > 0 then
+    redis.call('EXPIRE', keys.ends, left)
+    redis.call('EXPIRE', keys.counts, left)
+  end
+end
 return { total, ended, place, table.concat(lines, '\n'), imported, try('HGETALL', keys.counts) or {} }

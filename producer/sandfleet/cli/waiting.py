@@ -139,7 +139,7 @@ def _wait(
     counts: Counter[ErrorCode] = Counter()
 
     def say(what: str) -> None:
-        note(f"{what}; {total - counts.total()} jobs go on. To resume: {resume()}")
+        note(f"{what}; {max(0, total - counts.total())} jobs go on. To resume: {resume()}")
 
     try:
         with _Meter(total) as meter:
