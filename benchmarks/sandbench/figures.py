@@ -161,6 +161,8 @@ class RedisUse(Record):
     """What one of `jobs` jobs asks of Redis, from submit to collected outcome, by Redis's own counters."""
 
     jobs: int
+    seconds: float
+    """All of them took; beats and looks in vain, some a second, are in the figures."""
     script_calls: float
     input_bytes: float
     output_bytes: float

@@ -6,6 +6,7 @@ Run by another release's Python, ``python -m sandbench.redis_use IMAGES JOBS`` m
 from __future__ import annotations
 
 import argparse
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,11 +51,12 @@ def measure_redis_use(ground: Ground, jobs: int) -> RedisUse:
         worker(ground, server, ground.new_name("worker"), SLOTS, AS_SHIPPED),
     ):
         _run_batch(fleet, "first", FIRST_JOBS)
-        before = Counters.read(server)
+        before, began = Counters.read(server), time.monotonic()
         _run_batch(fleet, "batch", jobs)
-        after = Counters.read(server)
+        after, seconds = Counters.read(server), time.monotonic() - began
     return RedisUse(
         jobs=jobs,
+        seconds=seconds,
         script_calls=(after.script_calls - before.script_calls) / jobs,
         input_bytes=(after.input_bytes - before.input_bytes) / jobs,
         output_bytes=(after.output_bytes - before.output_bytes) / jobs,

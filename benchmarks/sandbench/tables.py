@@ -222,10 +222,13 @@ def render_redis_use(figures: Figures) -> str:
     use = figures.redis_use
     if use is None:
         return ""
-    bytes_told = f"sends it {use.input_bytes:,.0f} bytes and gets {use.output_bytes:,.0f}"
+    jobs, told = (
+        f"{use.jobs} jobs in {use.seconds:.0f} s",
+        f"sends it {use.input_bytes:,.0f} bytes and gets {use.output_bytes:,.0f}",
+    )
     return (
-        f"From submit to outcome, each of {use.jobs} jobs calls {use.script_calls:.2f} scripts in Redis, {bytes_told}, by Redis's"
-        " own counters; the worker's beats and looks in vain are in it."
+        f"From submit to outcome, each of {jobs} calls {use.script_calls:.2f} scripts in Redis, {told}, by Redis's own counters;"
+        " the worker's beats and looks in vain are in it."
     )
 
 

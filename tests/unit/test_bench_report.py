@@ -197,3 +197,10 @@ def test_each_document_has_blocks_that_the_report_knows() -> None:
         marked = {match["name"] for match in MARKED.finditer((ROOT / name).read_text())}
         assert marked, name
         assert marked <= known, name
+
+
+def test_what_a_job_asks_of_redis_is_told_with_the_time_that_its_looks_in_vain_took() -> None:
+    use = {"jobs": 300, "seconds": 12.4, "script_calls": 2.784, "input_bytes": 5633.8, "output_bytes": 3553.5}
+    told = render_blocks(new_figures(redis_use=use))["redis"]
+    assert "each of 300 jobs in 12 s calls 2.78 scripts in Redis, sends it 5,634 bytes and gets 3,554" in told
+    assert render_blocks(new_figures())["redis"] == ""
