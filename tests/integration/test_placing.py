@@ -307,3 +307,43 @@ def test_what_a_worker_said_goes_with_its_lease(client: Any) -> None:
     assert client.keys(f"{KEY_PREFIX}images:*") == [f"{KEY_PREFIX}images:one:1:1".encode()]
     assert not left.ledger.announce("{}", ["x"], 600), "without a lease nothing is said"
     assert dead.claim is not None
+
+
+def test_a_host_keeps_no_memory_for_a_job_that_it_does_not_reach(fleet: Fleet, client: Any) -> None:
+    one = HostOfTest(client, "one")
+    large = submit(fleet, **needs_memory(400))
+    client.hset(job_key(large.id), "short_since", 1)
+    assert one.claim(free=300 * MIB) is None
+    kept = f"{KEY_PREFIX}keeps:one"
+    assert client.get(kept) == large.id.encode()
+    queued = f"{KEY_PREFIX}{DEFAULT_QUEUE}\x06\x166"
+    for _ in range(20):
+        submit(fleet, **needs_memory(100))
+        assert client.lmove(queued, queued, "LEFT", "RIGHT"), "as a job that is given back"
+    client.pexpire(kept, 1000)
+    assert one.claim() is None
+    assert client.pttl(kept) <= 1000, "nobody sees the job: the key's time goes on"
+    client.delete(kept)
+    assert one.claim() is not None
+
+
+def test_a_worker_of_other_queues_does_not_make_its_host_keep_memory(fleet: Fleet, client: Any) -> None:
+    one = HostOfTest(client, "one")
+    large = submit(fleet, **needs_memory(400))
+    client.hset(job_key(large.id), "short_since", 1)
+    assert one.claim(free=300 * MIB) is None
+    kept = f"{KEY_PREFIX}keeps:one"
+    client.pexpire(kept, 1000)
+    neighbour = Ledger(client, Identity("one", "one.2", "one:2:2"), 3600)
+    neighbour.register(600_000)
+    assert neighbour.claim("neighbour-1", ["another"], {"free": FREE}) == (None, False)
+    assert client.pttl(kept) <= 1000, "it cannot know whether the job is still waited for"
+
+
+def test_many_jobs_of_another_host_hold_up_none_of_this_one(fleet: Fleet, client: Any) -> None:
+    one, other = HostOfTest(client, "one"), HostOfTest(client, "other", labels={"gpu": "yes"})
+    many = fleet.submit_many([{"image": "x", "requires": {"gpu": "yes"}}] * 1000, batch="gpu")
+    after = submit(fleet)
+    one.takes(after)
+    other.takes(many[0])
+    assert one.claim() is None

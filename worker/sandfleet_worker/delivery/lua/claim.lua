@@ -15,13 +15,17 @@
 --
 -- A job that this host cannot take now is put back where it was, at the right end of its list, and its record says why. One that
 -- waits for a label or a contract version that no live host has waits aside, in `delayed`, so that it stands in nobody's way.
+-- So do those for another host that are more than MAX_OF_OTHERS in a list.
 -- The job at the head of a list that could not be taken for want of memory for KEEP_AFTER ms gets it by keeps:<host>: while that key
--- lives, the host takes no other job but those of a smaller step in the same queue. One host at a time does so for a job.
+-- lives, the host takes no other job but those of a smaller step in the same queue. One host at a time does so for a job, and only
+-- as long as a claim of it comes upon the job: others may stand before it, or its worker may be dead.
 local APART_MS, MAX_SUSPECT_MS, MAX_SUSPECTS_BACK = 500, 60000, 4
 local FIRST_QUEUE, MAX_WASTE, MAX_PROMOTED, DEAD_TTL, WAKE_TTL = 7, 300, 64, 7 * 86400, 3600
 local MAX_AVOIDED, MAX_AVOIDED_IN_ALL = 16, 64 -- jobs that are put back, of one list and of all, a call
 local KEEP_AFTER, KEEP_FOR, WHY_AGAIN = 10000, 5000, 1000 -- ms
-local ASIDE_MS, MAX_ASIDE = 2000, 100000
+local MAX_OF_OTHERS = 12 -- jobs for another host that keep their place; less than MAX_AVOIDED, or they would hide those behind them
+local ASIDE_MS, OF_OTHERS_MS, MAX_ASIDE = 2000, 200, 100000
+local ASIDE_MS_EACH = 2 -- with so many aside that more than 500 would come back a second, each waits longer
 local MAX_READ_BYTES = 4 * 1048576 -- of messages, a call: Redis serves nobody else meanwhile
 local MAX_MALFORMED, MAX_MALFORMED_BYTES = 1000, 8192 -- malformed messages that are kept, and how much of each
 local prefix, owner, claim, host, worker, me = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], cjson.decode(ARGV[6])
@@ -49,7 +53,7 @@ local function try(...)
 end
 
 local placing = new_placing(prefix, owner, now)
-local waste, read_bytes, malformed, aside, put_back_suspects = 0, 0, {}, 0, 0
+local waste, read_bytes, malformed, aside, put_back_suspects, of_others = 0, 0, {}, 0, 0, 0
 local function answer(id, message)
   local facts = redis.call('HMGET', prefix .. 'job:' .. id, 'flag', 'queue', 'attempts', 'max_attempts', 'run', 'suspect_until')
   local ends = tonumber(facts[6] or '')
@@ -73,17 +77,20 @@ end
 
 local function promote_delayed()
   local due = try('ZRANGEBYSCORE', prefix .. 'delayed', '-inf', now, 'LIMIT', 0, MAX_PROMOTED) or {}
+  local is_any_new = false
   for _, id in ipairs(due) do
     redis.call('ZREM', prefix .. 'delayed', id)
     local job = prefix .. 'job:' .. id
-    local facts = try('HMGET', job, 'message', 'queue', 'step') or {}
+    local facts = try('HMGET', job, 'message', 'queue', 'step', 'why') or {}
     -- The right end is where the next claim looks: the job has waited its turn already.
     if facts[1] and facts[2] and facts[3] and try('RPUSH', list_of(facts[2], facts[3]), facts[1]) then
       redis.call('HDEL', job, 'message')
       try('SADD', prefix .. 'queues', facts[2])
+      is_any_new = is_any_new or not facts[4]
     end
   end
-  if #due > 0 then
+  -- What a host has put aside wakes nobody: thousands of them would keep all idle workers busy. These look by themselves.
+  if is_any_new then
     try('XADD', prefix .. 'wake', 'MAXLEN', 1, '*', 'queue', '')
     redis.call('EXPIRE', prefix .. 'wake', WAKE_TTL)
   end
@@ -230,7 +237,6 @@ local function read_kept()
     redis.call('DEL', keep_key)
     return nil
   end
-  redis.call('PEXPIRE', keep_key, KEEP_FOR)
   return { id = id, queue = facts[2], step = tonumber(facts[3]) }
 end
 
@@ -257,10 +263,11 @@ local function keep_for(id, queue, step, since, kept_by)
   end
 end
 
--- Takes a job out of its list for a while.
-local function set_aside_waiting(id, message)
+-- Takes a job out of its list for a while, `ms` at least.
+local function set_aside_waiting(id, message, ms)
   local delayed = prefix .. 'delayed'
-  if (try('ZCARD', delayed) or MAX_ASIDE) >= MAX_ASIDE or not try('ZADD', delayed, now + ASIDE_MS, id) then
+  local count = try('ZCARD', delayed) or MAX_ASIDE
+  if count >= MAX_ASIDE or not try('ZADD', delayed, now + math.max(ms, ASIDE_MS_EACH * count), id) then
     return false
   end
   redis.call('HSET', prefix .. 'job:' .. id, 'message', message)
@@ -268,21 +275,38 @@ local function set_aside_waiting(id, message)
   return true
 end
 
--- Returns nil where this host can take the job now, or is the one to end it; else "avoid" or "short" where it is to be put back and
--- "nobody" where no live host has what it needs; and why.
+-- Returns what hosts say of such needs: the obstacle "other" or "nobody" and why, or nil; what this host lacks; the needs.
+local compared = {}
+local function compare_hosts(queue, text)
+  local key = queue .. ' ' .. text
+  local known = compared[key] -- the jobs of a batch need the same
+  if known then
+    return unpack(known, 1, 4)
+  end
+  local needs = placing.read_json(text) or {}
+  local kind, lack = placing.find_lack(owner, needs)
+  local obstacle, why
+  if kind and placing.has_other_host(needs, queue) then
+    obstacle, why = 'other', 'needs ' .. lack .. ', which ' .. host .. ' does not have'
+  elseif kind == 'label' or kind == 'contract' then
+    obstacle, why = 'nobody', placing.tell_nobody(needs, kind, lack)
+  end
+  compared[key] = { obstacle, why, kind, needs }
+  return obstacle, why, kind, needs
+end
+
+-- Returns nil where this host can take the job now, or is the one to end it; else "other" where another host can, "short" where this
+-- one can later and "nobody" where no live host has what it needs; and why.
 local function find_obstacle(id, queue, step, text)
-  local needs = text and placing.read_json(text) or {}
-  local kind, lack
+  local obstacle, why, kind, needs
   if text then
-    kind, lack = placing.find_lack(owner, needs)
+    obstacle, why, kind, needs = compare_hosts(queue, text)
   end
   if kind then
     stop_keeping(id)
-    if placing.has_other_host(needs, queue) then
-      return 'avoid', 'needs ' .. lack .. ', which ' .. host .. ' does not have'
-    elseif kind == 'label' or kind == 'contract' then
-      return 'nobody', placing.tell_nobody(needs, kind, lack)
-    end
+  end
+  if obstacle then
+    return obstacle, why
   end
   if kept and kept.id ~= id and tonumber(step) >= kept.step then
     return 'short', host .. ' keeps its memory for job ' .. kept.id
@@ -292,10 +316,24 @@ local function find_obstacle(id, queue, step, text)
   local own = placing.read_host(owner)
   local memory = tonumber(needs.memory_bytes) or (own and own.ceilings and own.ceilings.memory_bytes) or 0
   if memory > me.free then
+    if kept and kept.id == id then
+      redis.call('PEXPIRE', keep_key, KEEP_FOR)
+    end
     return 'short', 'needs ' .. placing.format_bytes(memory) .. ' of memory, ' .. host .. ' has ' .. placing.format_bytes(me.free)
       .. ' free'
   end
   return nil
+end
+
+-- Returns what becomes of a job that meets an obstacle: "avoid", "short" or "aside".
+local function put_back(id, message, obstacle)
+  of_others = of_others + (obstacle == 'other' and 1 or 0)
+  if obstacle == 'short' then
+    return 'short'
+  elseif obstacle == 'other' and of_others <= MAX_OF_OTHERS then
+    return 'avoid'
+  end
+  return set_aside_waiting(id, message, obstacle == 'other' and OF_OTHERS_MS or ASIDE_MS) and 'aside' or 'avoid'
 end
 
 -- Returns the answer, "avoid" where another host shall take the job, "short" where this one shall later, "aside" where no live host
@@ -340,7 +378,7 @@ local function take(queue, step, message, is_head)
       if obstacle == 'short' and is_head then
         keep_for(id, queue, step, facts[10], facts[11])
       end
-      return obstacle == 'nobody' and (set_aside_waiting(id, message) and 'aside' or 'avoid') or obstacle
+      return put_back(id, message, obstacle)
     end
     local is_list, list = pcall(cjson.decode, attempts)
     list = is_list and type(list) == 'table' and list or {}
@@ -387,18 +425,19 @@ local found, avoided, is_short = nil, {}, false
 for at = FIRST_QUEUE, #ARGV do
   local queue, is_empty = ARGV[at], true
   for _, step in ipairs({ '0', '3', '6', '9' }) do
-    local list, put_back = list_of(queue, step), 0
-    while not found and not is_enough() and put_back < MAX_AVOIDED and #avoided < MAX_AVOIDED_IN_ALL
+    local list, count = list_of(queue, step), 0
+    of_others = 0
+    while not found and not is_enough() and count < MAX_AVOIDED and #avoided < MAX_AVOIDED_IN_ALL
       and not is_kept_from(queue, step) do
       local message = try('RPOP', list)
       if not message then
         break
       end
       is_empty, read_bytes = false, read_bytes + #message
-      local answered = take_safely(queue, step, message, put_back == 0)
+      local answered = take_safely(queue, step, message, count == 0)
       if answered == 'avoid' or answered == 'short' then
         avoided[#avoided + 1] = { list, message }
-        put_back, is_short = put_back + 1, is_short or answered == 'short'
+        count, is_short = count + 1, is_short or answered == 'short'
       elseif answered ~= 'aside' then
         found = answered
       end
