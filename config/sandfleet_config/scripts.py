@@ -12,7 +12,8 @@ Keys, all under `KEY_PREFIX`:
                     has ended), end_entry (of its end in ends:<batch>); needs (JSON, from the submit on: contract, image,
                     requires and the limits that it asks for, see `wire.encode_needs`); why, why_at (ms): why it waits in the
                     queue, as the host that looked at it last says; short_since (ms), kept_by: since when it has waited for
-                    memory, and the host that keeps its own for it. Waiting: claimed, and its program has not started;
+                    memory, and the host that keeps its own for it; refused_by (workers that could not run it, whatever they
+                    had said of their hosts, a space after each). Waiting: claimed, and its program has not started;
                     running: it may have
     run:<n>:<id>    Celery's result record of run n of a job that was run again since, with the TTL that it had
     idem:<key>      the job id of an idempotency key

@@ -175,12 +175,12 @@ def test_a_stock_producers_newer_message_is_for_whoever_speaks_it(client: Any) -
         assert delivery is not None
         assert (delivery.newer_contract, delivery.request) == (newer, None)
     needs = join_needs(4)
-    assert not one.ledger.has_other_host(needs, DEFAULT_QUEUE)
+    assert not one.ledger.has_other_host(needs, DEFAULT_QUEUE, "stock")
     other = HostOfTest(client, "other", contract=4)
-    assert one.ledger.has_other_host(needs, DEFAULT_QUEUE)
-    assert not one.ledger.has_other_host(needs, "another")
+    assert one.ledger.has_other_host(needs, DEFAULT_QUEUE, "stock")
+    assert not one.ledger.has_other_host(needs, "another", "stock")
     other.ledger.leave()
-    assert not one.ledger.has_other_host(needs, DEFAULT_QUEUE)
+    assert not one.ledger.has_other_host(needs, DEFAULT_QUEUE, "stock")
 
 
 def test_a_worker_of_an_older_release_counts_as_one_that_may_have_everything_of_contract_2(
@@ -307,6 +307,26 @@ def test_what_a_worker_said_goes_with_its_lease(client: Any) -> None:
     assert client.keys(f"{KEY_PREFIX}images:*") == [f"{KEY_PREFIX}images:one:1:1".encode()]
     assert not left.ledger.announce("{}", ["x"], 600), "without a lease nothing is said"
     assert dead.claim is not None
+
+
+def test_hosts_that_each_found_that_they_cannot_run_a_job_do_not_hand_it_to_each_other_for_ever(
+    fleet: Fleet, client: Any
+) -> None:
+    one, other = (HostOfTest(client, name, has_all_images=False) for name in ("one", "other"))
+    job = submit(fleet, image="nowhere")
+    why = PutBack("needs an image that it does not have", join_needs(1, '"image":"nowhere"}'))
+    claim = one.claim()
+    assert claim is not None
+    assert one.ledger.has_other_host(why.needs, DEFAULT_QUEUE, job.id)
+    assert one.ledger.put_back(claim, why, "one")
+    claim = other.claim()
+    assert claim is not None
+    assert not other.ledger.has_other_host(why.needs, DEFAULT_QUEUE, job.id), "the other one was tried"
+    third = HostOfTest(client, "third")
+    assert not other.ledger.has_other_host(why.needs, DEFAULT_QUEUE, job.id)
+    third.ledger.leave()
+    HostOfTest(client, "fourth", images=("nowhere",))
+    assert other.ledger.has_other_host(why.needs, DEFAULT_QUEUE, job.id)
 
 
 def test_a_host_keeps_no_memory_for_a_job_that_it_does_not_reach(fleet: Fleet, client: Any) -> None:

@@ -158,7 +158,7 @@ class SandboxConsumer(Consumer):
         """
         if delivery.request is None:
             needs = join_needs(delivery.newer_contract) if delivery.newer_contract else ""
-            if not needs or not self.intake.has_other_host(needs, claim.queue):
+            if not needs or not self.intake.has_other_host(needs, claim):
                 return False
             self.intake.put_back(claim, PutBack(f"needs contract version {delivery.newer_contract}", needs))
             return True

@@ -104,7 +104,7 @@ class RunTask(Task):  # type: ignore[type-arg]  # generic in the stubs only
         claim = life.claim
         intake.held.free_slot(claim)
         why = life.find_put_back()
-        if why is not None and intake.has_other_host(why.needs, claim.queue):
+        if why is not None and intake.has_other_host(why.needs, claim):
             _log("put_back", job, "is put back for another host: %s", why.text)
             self._requeue(claim, outcome, lambda: intake.ledger.put_back(claim, why, life.host_name))
         if outcome.code is ErrorCode.WORKER_LOST and job.is_withdrawn:

@@ -208,10 +208,10 @@ class Intake:
         """Reserve memory of the host for a held claim; return False where there is not so much."""
         return self.held.reserve(claim, memory_bytes)
 
-    def has_other_host(self, needs: str, queue: str) -> bool:
-        """Whether another live worker has what a job needs; False where Redis does not say."""
+    def has_other_host(self, needs: str, claim: Claim) -> bool:
+        """Whether another live worker has what the claim's job needs; False where Redis does not say."""
         try:
-            return self.ledger.has_other_host(needs, queue)
+            return self.ledger.has_other_host(needs, claim.queue, claim.job_id)
         except REDIS_ERRORS:
             return False
 

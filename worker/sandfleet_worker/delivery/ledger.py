@@ -365,9 +365,9 @@ class Ledger:
         told = (why.text, why.needs, round(why.queue_ttl_seconds * 1000))
         return bool(self._call("requeue", *what, *when, claim.message, *told))
 
-    def has_other_host(self, needs: str, queue: str) -> bool:
-        """Whether another live worker that takes jobs from `queue` has what a job needs."""
-        return bool(self._call("other_host", self._identity.owner, needs, queue))
+    def has_other_host(self, needs: str, queue: str, job_id: str) -> bool:
+        """Whether another live worker that takes jobs from `queue` has what a job needs, and did not put it back itself."""
+        return bool(self._call("other_host", self._identity.owner, needs, queue, job_id))
 
     def announce(self, facts: str, images: Iterable[str], ttl_seconds: int) -> bool:
         """Say what this host has, for claims and submits of others; return False without a lease."""

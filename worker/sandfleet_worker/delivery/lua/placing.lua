@@ -98,10 +98,11 @@ local function new_placing(prefix, owner, now)
     return false
   end
 
-  -- Whether another live worker can run the job.
-  function placing.has_other_host(needs, queue)
+  -- Whether another live worker can run the job, but for those that `refused_by` names.
+  function placing.has_other_host(needs, queue, refused_by)
+    local refused = ' ' .. (refused_by or '')
     for _, name in ipairs(list_others()) do
-      if takes_from(name, queue) and not placing.find_lack(name, needs) then
+      if not refused:find(' ' .. name .. ' ', 1, true) and takes_from(name, queue) and not placing.find_lack(name, needs) then
         return true
       end
     end

@@ -84,6 +84,9 @@ end
 local expires = tonumber(facts[5]) or 0
 if mode == 'putback' then
   redis.call('HSET', job, 'why', ARGV[11], 'why_at', now)
+  if avoid ~= '' then -- it has tried to start it, whatever it said that it has
+    redis.call('HSET', job, 'refused_by', (redis.call('HGET', job, 'refused_by') or '') .. owner .. ' ')
+  end
   if ARGV[12] ~= '' then
     redis.call('HSET', job, 'needs', ARGV[12])
   end
