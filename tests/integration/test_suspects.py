@@ -346,3 +346,28 @@ def test_time_in_the_queue_is_counted_over_all_waits_and_no_run(scene: Scene) ->
         claim = scene.claim(worker)
         assert claim is not None
         assert worker.finish(claim, Outcome.of(ErrorCode.OK, job_id))
+
+
+def test_at_maxmemory_what_has_started_is_told_and_what_has_not_goes_back(scene: Scene) -> None:
+    """Each row: what a worker tells of a job that it has claimed; nothing new starts meanwhile."""
+    one = scene.worker("one")
+    scene.submit(6)
+    held = list(scene.take(one, 5).values())
+    waits = held[4]
+    assert one.wait(waits)
+    scene.client.config_set("maxmemory", 1)
+    try:
+        assert one.wait(held[0])
+        assert one.give_back(held[0])
+        assert one.tell_drained(held[1])
+        assert one.finish(held[1], Outcome.of(ErrorCode.WORKER_LOST, held[1].job_id, "drained"))
+        assert one.release(held[2])
+        assert one.retry(held[3], ErrorCode.INTERNAL)
+        for refused in (lambda: one.start(waits), lambda: scene.claim(one)):
+            with pytest.raises(redis.exceptions.OutOfMemoryError):
+                refused()
+    finally:
+        scene.client.config_set("maxmemory", 0)
+    assert [scene.field(claim.job_id, "state") for claim in held] == ["queued", "ended", "queued", "queued", "waiting"]
+    assert scene.attempts(held[0].job_id) == []
+    assert scene.charged(held[1].job_id) == [False]

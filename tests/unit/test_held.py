@@ -79,6 +79,29 @@ def test_the_time_of_a_job_counts_from_its_start(monkeypatch: pytest.MonkeyPatch
     assert held.overdue_job_ids() == ["job"], "a wait does not last for ever"
 
 
+def test_a_job_that_waits_for_a_slot_again_does_not_hang_and_keeps_its_memory_from_new_jobs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    held, slot = hold()
+    slot.reserve = lambda _: True
+    assert held.reserve(CLAIM, 700)
+    monkeypatch.setattr(held_module, "LONGEST_WAIT_SECONDS", -1)
+    held.wait(WAITING)
+    held.lend_slot(WAITING)
+    assert held.count_wanted_bytes() == 0, "nobody knows how long it will wait"
+    assert held.end_wait(WAITING)
+    assert held.count_wanted_bytes() == 700
+    assert held.overdue_job_ids() == [], "the slots are others', for as long as their jobs last"
+    other: Any = FakeSlot()
+    other.reserve = lambda _: False
+    assert not held.put_slot(WAITING, other)
+    assert (other.released, held.count_wanted_bytes()) == (1, 700)
+    other.reserve = lambda _: True
+    assert held.put_slot(WAITING, other)
+    assert held.count_wanted_bytes() == 0
+    assert held.overdue_job_ids() == ["job"], "now it is to start"
+
+
 def test_a_suspect_is_one_until_it_has_outlived_its_earlier_run() -> None:
     for seconds, is_suspect in ((None, False), (0.0, False), (60.0, True)):
         held, _ = hold(replace(CLAIM, suspect_seconds=seconds))

@@ -183,7 +183,7 @@ class Claimer:
         facts: dict[str, object] = {}
         memory = self._slots.read_memory()
         if memory is not None:
-            facts["free"] = max(0, memory.free)
+            facts["free"] = max(0, memory.free - self._held.count_wanted_bytes())
         if self._held.holds_suspect():
             facts["holds_suspect"] = True
         return facts

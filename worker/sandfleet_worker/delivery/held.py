@@ -86,12 +86,22 @@ class Held:
             slot.release()
 
     def end_wait(self, claim: Claim) -> bool:
-        """Lend the job's slot no more; return whether it needs another one."""
+        """Lend the job's slot no more; return whether it needs another one, for which it waits as long as others' jobs last."""
         with self._lock:
             found = self._held.get(claim.claim_id)
             if found:
                 found.may_lend = False
+                if found.slot is None:
+                    found.latest_end = None
             return found is not None and found.slot is None
+
+    def count_wanted_bytes(self) -> int:
+        """Return how much memory jobs need that have lent their slots and want to go on: new jobs leave it to them."""
+        with self._lock:
+            entries = list(self._held.values())
+            return sum(
+                entry.memory_bytes for entry in entries if entry.is_running and not (entry.slot or entry.may_lend)
+            )
 
     def put_slot(self, claim: Claim, slot: Slot) -> bool:
         """Give the job a slot in place of the one that was lent; return False, and free it, where its memory is not free."""
@@ -100,7 +110,7 @@ class Held:
         if found and (not found.memory_bytes or slot.reserve(found.memory_bytes)):
             with self._lock:
                 if claim.claim_id in self._held:
-                    found.slot = slot
+                    found.slot, found.latest_end = slot, time.monotonic() + LONGEST_WAIT_SECONDS
                     return True
         slot.release()
         return found is None

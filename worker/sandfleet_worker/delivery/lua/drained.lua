@@ -10,6 +10,7 @@ local facts = redis.call('HMGET', job, 'state', 'claim', 'owner', 'attempts')
 if facts[1] ~= 'running' or facts[2] ~= claim or facts[3] ~= owner then
   return 0
 end
+redis.call('HDEL', job, 'message') -- the first write, which Redis lets through at maxmemory: see beat.lua
 local is_list, list = pcall(cjson.decode, facts[4] or '')
 local last = is_list and type(list) == 'table' and list[#list]
 if type(last) == 'table' and not last.ended then

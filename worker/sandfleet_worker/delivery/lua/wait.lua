@@ -11,9 +11,9 @@ end
 if facts[1] == 'waiting' then
   return 1 -- the answer got lost
 end
+redis.call('HDEL', job, 'suspect_until') -- the first write, which Redis lets through at maxmemory: see beat.lua
 local is_list, list = pcall(cjson.decode, facts[4] or '')
 list = is_list and type(list) == 'table' and list or {}
 list[#list] = nil
 redis.call('HSET', job, 'state', 'waiting', 'attempts', #list > 0 and cjson.encode(list) or '')
-redis.call('HDEL', job, 'suspect_until')
 return 1
