@@ -371,3 +371,15 @@ def test_at_maxmemory_what_has_started_is_told_and_what_has_not_goes_back(scene:
     assert [scene.field(claim.job_id, "state") for claim in held] == ["queued", "ended", "queued", "queued", "waiting"]
     assert scene.attempts(held[0].job_id) == []
     assert scene.charged(held[1].job_id) == [False]
+
+
+def test_a_start_is_told_although_the_job_expires_before_the_next(scene: Scene) -> None:
+    one = scene.worker("one")
+    (job_id,) = scene.submit(queue_ttl=600)
+    assert one.release(scene.take(one, 1)[job_id])
+    scene.client.zadd(f"{KEY_PREFIX}expiring", {job_id: 1})
+    scene.sweep(one)
+    assert scene.field(job_id, "code") == "EXPIRED"
+    with Fleet(Settings(redis_url=SecretStr(scene.url))) as fleet:
+        (attempt,) = fleet.job(job_id).outcome(5).attempts
+    assert (attempt.code, attempt.charged) == (ErrorCode.WORKER_LOST, False)

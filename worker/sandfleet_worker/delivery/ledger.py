@@ -396,9 +396,10 @@ class Ledger:
         return str(self._call("cancel", job_id, CANCEL_TTL_SECONDS).decode())
 
     def read_place(self, job_id: str) -> dict[str, Any]:
-        """Return the batch and the run of a queued job, as fields of its outcome."""
-        batch, run = self._redis.hmget(job_key(job_id), "batch", "run")
-        return {"batch": batch.decode() if batch else None, "run": _parse_number(run or b"") or 1}
+        """Return the batch, the run and the earlier attempts of a queued job, as fields of its outcome."""
+        batch, run, attempts = self._redis.hmget(job_key(job_id), "batch", "run", "attempts")
+        facts = {"run": _parse_number(run or b"") or 1, "attempts": parse_attempts(attempts or b"")}
+        return {"batch": batch.decode() if batch else None, **facts}
 
     def limit_attempts(self, claim: Claim, max_attempts: int) -> bool:
         """Note what the spec of a stock producer's job says, before it starts; return False if it is not ours any more."""
