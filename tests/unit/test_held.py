@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from sandfleet_config.outcome import Attempt
+from sandfleet_config.spec import SandboxSpec
+from sandfleet_config.wire import JobRequest
 from sandfleet_worker.delivery import held as held_module
 from sandfleet_worker.delivery.held import Held
 from sandfleet_worker.delivery.ledger import MAX_STARTS, Claim, Flag
+from sandfleet_worker.messages import Delivery
+from sandfleet_worker.sandbox.cancellation import Cancellation
+from sandfleet_worker.tasks import Life
 
 CLAIM = Claim("c", "job", Flag.START, b"")
 WAITING = replace(CLAIM, is_waiting=True)
@@ -100,6 +106,18 @@ def test_a_job_that_waits_for_a_slot_again_does_not_hang_and_keeps_its_memory_fr
     assert held.put_slot(WAITING, other)
     assert held.count_wanted_bytes() == 0
     assert held.overdue_job_ids() == ["job"], "now it is to start"
+
+
+def test_what_a_stock_producers_job_says_of_its_attempts_holds_for_whoever_settles_it() -> None:
+    held, _ = hold()
+    limited: list[int] = []
+    intake = SimpleNamespace(held=held, limit_attempts=lambda _, number: limited.append(number))
+    host: Any = SimpleNamespace(name="h", intake=intake, slots=None)
+    life = Life(host, SimpleNamespace(job_id="job", cancellation=Cancellation()), Delivery("job"), CLAIM)  # type: ignore[arg-type]
+    life._remember(JobRequest(spec=SandboxSpec(image="x", max_attempts=1)))
+    found = held.find("c")
+    assert found is not None
+    assert (limited, life.claim.max_attempts, found.max_attempts) == ([1], 1, 1)
 
 
 def test_a_suspect_is_one_until_it_has_outlived_its_earlier_run() -> None:

@@ -268,6 +268,7 @@ class Life:
             # A stock producer's job had no record: whoever may have to take it over must know before it starts.
             self._host.intake.limit_attempts(self.claim, spec.max_attempts)
             self._start.claim = replace(self.claim, max_attempts=spec.max_attempts)
+            self._host.intake.held.replace(self.claim)
 
     def _count_queued(self) -> float:
         """Return the seconds since the job was submitted or, where nobody says when, since this worker has it."""
