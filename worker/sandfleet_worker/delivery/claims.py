@@ -127,7 +127,7 @@ class Claimer:
         finally:
             if claim is None:
                 if slot is not None:
-                    slot.release()
+                    slot.release(was_used=False)
                 self._held.leave_room()
         if claim is not None:
             self._hand_on(claim)

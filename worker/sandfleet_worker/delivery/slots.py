@@ -79,10 +79,10 @@ class Slot:
             self._reserved = memory_bytes
             return True
 
-    def release(self) -> None:
-        """Free the slot, once."""
+    def release(self, *, was_used: bool = True) -> None:
+        """Free the slot, once; `was_used` says that its job makes room, for `HostSlots.wait_for_release`."""
         if self.drop():
-            self._slots._wake_first()  # noqa: SLF001
+            self._slots._note_release(is_end=was_used)  # noqa: SLF001
 
     def drop(self) -> bool:
         """Free the slot, and tell only the other workers of the host; return whether it was held."""
@@ -175,7 +175,7 @@ class HostSlots:
         self._released.clear()
 
     def wait_for_release(self, timeout_seconds: float) -> None:
-        """Wait until a slot of this worker has been freed since `expect_release`, or for so long."""
+        """Wait until a slot of this worker that was used has been freed since `expect_release`, or for so long."""
         self._released.wait(timeout_seconds)
 
     @contextlib.contextmanager
@@ -280,8 +280,12 @@ class HostSlots:
         os.close(waiter.wake_fd)
         self._wake_first()
 
+    def _note_release(self, *, is_end: bool) -> None:
+        if is_end:
+            self._released.set()
+        self._wake_first()
+
     def _wake_first(self) -> None:
-        self._released.set()
         with self._lock:
             if self._line:
                 os.eventfd_write(self._line[0].wake_fd, 1)

@@ -1,0 +1,62 @@
+"""How often the claimer asks Redis."""
+
+from __future__ import annotations
+
+import threading
+import time
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from sandfleet_worker.delivery import claims as claims_module
+from sandfleet_worker.delivery.claims import Claimer
+from sandfleet_worker.delivery.held import Held
+from sandfleet_worker.delivery.slots import HostSlots
+from sandfleet_worker.delivery.turns import Turns
+from waiting import wait_until
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_jobs_that_wait_for_memory_are_asked_for_now_and_then_and_at_each_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claims_module, "LOOK_SECONDS", 1.0)
+    calls: list[float] = []
+
+    def claim(*_: object) -> tuple[None, bool]:
+        calls.append(time.monotonic())
+        return None, False
+
+    slots = HostSlots(tmp_path, 2, 1 << 30)
+    other = slots.acquire()
+    assert other is not None
+    ledger: Any = SimpleNamespace(claim=claim, is_short=True, read_queues=list)
+    memory: Any = SimpleNamespace(is_high=lambda: False)
+    is_over = threading.Event()
+    claimer = Claimer(
+        SimpleNamespace(),  # type: ignore[arg-type]
+        ledger,
+        slots,
+        Held(2),
+        Turns("q", []),
+        memory=memory,
+        is_stopping=is_over.is_set,
+        on_unstarted=lambda *_: None,
+        on_failure=lambda _: None,
+    )
+    claimer.start(lambda _: None)
+    try:
+        wait_until(lambda: len(calls) > 1, 10, "it asks")
+        time.sleep(0.5)
+        assert len(calls) < 5
+        wait_until(lambda: time.monotonic() - calls[-1] < 0.2, 10, "it has just asked")
+        released = time.monotonic()
+        other.release()
+        wait_until(lambda: calls[-1] > released, 10, "it asks again")
+        assert calls[-1] - released < 0.6
+    finally:
+        is_over.set()
+        claimer.stop()
+        slots.close()
