@@ -367,3 +367,15 @@ def test_many_jobs_of_another_host_hold_up_none_of_this_one(fleet: Fleet, client
     one.takes(after)
     other.takes(many[0])
     assert one.claim() is None
+
+
+def test_a_large_job_is_helped_although_one_for_another_host_stands_before_it(fleet: Fleet, client: Any) -> None:
+    one, _ = HostOfTest(client, "one"), HostOfTest(client, "other", labels={"gpu": "yes"})
+    submit(fleet, requires={"gpu": "yes"})
+    large, larger = submit(fleet, **needs_memory(400)), submit(fleet, **needs_memory(500))
+    submit(fleet, **needs_memory(100))
+    client.hset(job_key(large.id), "short_since", 1)
+    client.hset(job_key(larger.id), "short_since", 1)
+    assert one.claim(free=300 * MIB) is None
+    assert client.get(f"{KEY_PREFIX}keeps:one") == large.id.encode()
+    one.takes(large, free=400 * MIB)

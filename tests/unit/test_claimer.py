@@ -40,7 +40,7 @@ def test_jobs_that_wait_for_memory_are_asked_for_now_and_then_and_at_each_end(
         ledger,
         slots,
         Held(2),
-        Turns("q", []),
+        Turns("q", ()),
         memory=memory,
         is_stopping=is_over.is_set,
         on_unstarted=lambda *_: None,

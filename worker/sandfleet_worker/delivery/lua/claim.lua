@@ -16,7 +16,7 @@
 -- A job that this host cannot take now is put back where it was, at the right end of its list, and its record says why. One that
 -- waits for a label or a contract version that no live host has waits aside, in `delayed`, so that it stands in nobody's way.
 -- So do those for another host that are more than MAX_OF_OTHERS in a list.
--- The job at the head of a list that could not be taken for want of memory for KEEP_AFTER ms gets it by keeps:<host>: while that key
+-- The first job of a list that could not be taken for want of memory, for KEEP_AFTER ms, gets it by keeps:<host>: while that key
 -- lives, the host takes no other job but those of a smaller step in the same queue. One host at a time does so for a job, and only
 -- as long as a claim of it comes upon the job: others may stand before it, or its worker may be dead.
 local APART_MS, MAX_SUSPECT_MS, MAX_SUSPECTS_BACK = 500, 60000, 4
@@ -251,7 +251,7 @@ local function stop_keeping(id)
   end
 end
 
--- Keeps this host's memory for the job at the head of a list, if it has waited for long and no other host does so.
+-- Keeps this host's memory for the first such job of a list, if it has waited for long and no other host does so.
 local function keep_for(id, queue, step, since, kept_by)
   local job = prefix .. 'job:' .. id
   if not since then
@@ -338,7 +338,7 @@ end
 
 -- Returns the answer, "avoid" where another host shall take the job, "short" where this one shall later, "aside" where no live host
 -- can, or nil for waste.
-local function take(queue, step, message, is_head)
+local function take(queue, step, message, is_first_short)
   local headers, reason = read_headers(message)
   if not headers then
     return set_aside(queue, message, reason)
@@ -375,7 +375,7 @@ local function take(queue, step, message, is_head)
     local obstacle, why = find_obstacle(id, queue, step, facts[8])
     if obstacle then
       tell_why(job, facts[9], why)
-      if obstacle == 'short' and is_head then
+      if obstacle == 'short' and is_first_short then
         keep_for(id, queue, step, facts[10], facts[11])
       end
       return put_back(id, message, obstacle)
@@ -405,8 +405,8 @@ local function take(queue, step, message, is_head)
   return answer(id, message)
 end
 
-local function take_safely(queue, step, message, is_head)
-  local is_done, answered = pcall(take, queue, step, message, is_head)
+local function take_safely(queue, step, message, is_first_short)
+  local is_done, answered = pcall(take, queue, step, message, is_first_short)
   if is_done then
     return answered
   end
@@ -425,7 +425,7 @@ local found, avoided, is_short = nil, {}, false
 for at = FIRST_QUEUE, #ARGV do
   local queue, is_empty = ARGV[at], true
   for _, step in ipairs({ '0', '3', '6', '9' }) do
-    local list, count = list_of(queue, step), 0
+    local list, count, has_short = list_of(queue, step), 0, false
     of_others = 0
     while not found and not is_enough() and count < MAX_AVOIDED and #avoided < MAX_AVOIDED_IN_ALL
       and not is_kept_from(queue, step) do
@@ -434,14 +434,15 @@ for at = FIRST_QUEUE, #ARGV do
         break
       end
       is_empty, read_bytes = false, read_bytes + #message
-      local answered = take_safely(queue, step, message, count == 0)
+      local answered = take_safely(queue, step, message, not has_short)
       if answered == 'avoid' or answered == 'short' then
         avoided[#avoided + 1] = { list, message }
-        count, is_short = count + 1, is_short or answered == 'short'
+        count, has_short = count + 1, has_short or answered == 'short'
       elseif answered ~= 'aside' then
         found = answered
       end
     end
+    is_short = is_short or has_short
   end
   if found or is_enough() or #avoided >= MAX_AVOIDED_IN_ALL then
     break
