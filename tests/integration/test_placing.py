@@ -379,3 +379,29 @@ def test_a_large_job_is_helped_although_one_for_another_host_stands_before_it(fl
     assert one.claim(free=300 * MIB) is None
     assert client.get(f"{KEY_PREFIX}keeps:one") == large.id.encode()
     one.takes(large, free=400 * MIB)
+
+
+def test_what_nobody_can_read_of_a_host_or_of_a_jobs_needs_costs_no_job(fleet: Fleet, client: Any) -> None:
+    """Each row: what stands there instead, of the host that claims and of another."""
+    for facts in (
+        {"labels": 5, "ceilings": {"memory_bytes": "x", "timeout": None}},
+        {"labels": "a", "ceilings": 5, "contract": "x", "queues": 5},
+        {"labels": {"gpu": ["yes"]}, "ceilings": {"memory_bytes": {}}, "queues": [{}], "has_all_images": "x"},
+    ):
+        client.flushdb()
+        one = HostOfTest(client, "one")
+        HostOfTest(client, "other", **facts)
+        one.takes(submit(fleet, image="x"))
+        one.announce(**facts)
+        job = submit(fleet, image="x")
+        one.takes(job)
+        waits = submit(fleet, requires={"gpu": "yes"})
+        assert one.claim() is None
+        assert client.hget(job_key(waits.id), "state") == b"queued"
+        assert client.zcard(f"{KEY_PREFIX}dead") == 0
+    client.flushdb()
+    one = HostOfTest(client, "one")
+    for needs in ('{"requires":5}', '{"memory_bytes":{},"image":5,"contract":[]}', "5", "x", '{"timeout":"x"}'):
+        job = submit(fleet)
+        client.hset(job_key(job.id), "needs", needs)
+        one.takes(job)

@@ -314,7 +314,7 @@ local function find_obstacle(id, queue, step, text)
     return nil
   end
   local own = placing.read_host(owner)
-  local memory = tonumber(needs.memory_bytes) or (own and own.ceilings and own.ceilings.memory_bytes) or 0
+  local memory = tonumber(needs.memory_bytes) or (own and tonumber(own.ceilings.memory_bytes)) or 0
   if memory > me.free then
     if kept and kept.id == id then
       redis.call('PEXPIRE', keep_key, KEEP_FOR)

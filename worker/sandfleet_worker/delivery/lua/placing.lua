@@ -20,7 +20,13 @@ local function new_placing(prefix, owner, now)
   function placing.read_host(name)
     if entries[name] == nil then
       local text = redis.pcall('HGET', prefix .. 'hosts', name)
-      entries[name] = type(text) == 'string' and placing.read_json(text) or false
+      local found = type(text) == 'string' and placing.read_json(text) or false
+      for _, part in ipairs({ 'labels', 'ceilings' }) do
+        if found and type(found[part]) ~= 'table' then -- of no release that we know
+          found[part] = {}
+        end
+      end
+      entries[name] = found
     end
     return entries[name] or nil
   end
@@ -59,13 +65,13 @@ local function new_placing(prefix, owner, now)
     elseif not host then
       return nil
     end
-    for key, value in pairs(needs.requires or {}) do
-      if (host.labels or {})[key] ~= value then
+    for key, value in pairs(type(needs.requires) == 'table' and needs.requires or {}) do
+      if host.labels[key] ~= value then
         return 'label', key .. '=' .. tostring(value)
       end
     end
-    for key, ceiling in pairs(host.ceilings or {}) do
-      if NAMES[key] and (tonumber(needs[key]) or 0) > ceiling then
+    for key, ceiling in pairs(host.ceilings) do
+      if NAMES[key] and (tonumber(needs[key]) or 0) > (tonumber(ceiling) or math.huge) then
         return 'ceiling', describe(key, needs[key])
       end
     end
