@@ -50,7 +50,7 @@ class HostOfTest:
 
     def __init__(self, client: Any, name: str, *, images: tuple[str, ...] = ("x",), **facts: Any) -> None:
         self.name, self._images, self._calls = name, images, 0
-        ceilings = {"memory_bytes": 512 * MIB, "timeout": 3600}
+        ceilings = {"memory_bytes": 512 * MIB, "timeout": 3600, "cpu_quota": 200_000}
         self._facts = {
             "queues": [DEFAULT_QUEUE],
             "contract": 3,
@@ -106,9 +106,20 @@ def test_a_job_goes_where_its_needs_are_met(fleet: Fleet, client: Any) -> None:
             needs_memory(600),
             {"ceilings": {"memory_bytes": 1 << 30}},
             ("x",),
-            "needs memory 600 MiB, which one does not have",
+            "needs 600 MiB of memory, which one does not let a job have",
         ),
-        ({"timeout": 7200}, {"ceilings": {"timeout": 9000}}, ("x",), "needs time 7200, which one does not have"),
+        (
+            {"timeout": 7200},
+            {"ceilings": {"timeout": 9000}},
+            ("x",),
+            "needs a timeout of 7200 s, which one does not let a job have",
+        ),
+        (
+            {"resources": {"cpu_quota": 250_000}},
+            {"ceilings": {"cpu_quota": 400_000}},
+            ("x",),
+            "needs 2.5 cores, which one does not let a job have",
+        ),
         ({"requires": {"gpu": "yes"}}, {"labels": {"gpu": "yes"}}, ("x",), "needs gpu=yes, which one does not have"),
     ):
         client.flushdb()
@@ -204,6 +215,9 @@ def test_a_job_waits_for_memory_at_its_place_and_says_so(fleet: Fleet, client: A
     assert read_why(fleet, large) == "needs 400 MiB of memory, one has 300 MiB free"
     assert one.claim(free=399 * MIB) is None
     assert one.ledger.is_short
+    client.hdel(job_key(large.id), "why_at")
+    assert one.claim(free=400 * MIB - 1) is None
+    assert read_why(fleet, large) == "needs 419430400 bytes of memory, one has 419430399 bytes free"
     assert read_why(fleet, untold) == "needs 512 MiB of memory, one has 399 MiB free"
     one.takes(large, free=400 * MIB)
     assert one.claim(free=400 * MIB) is None, "a job that does not say gets as much as the host lets it have"

@@ -287,7 +287,8 @@ local function compare_hosts(queue, text)
   local kind, lack = placing.find_lack(owner, needs)
   local obstacle, why
   if kind and placing.has_other_host(needs, queue) then
-    obstacle, why = 'other', 'needs ' .. lack .. ', which ' .. host .. ' does not have'
+    local verb = kind == 'ceiling' and ' does not let a job have' or ' does not have'
+    obstacle, why = 'other', 'needs ' .. lack .. ', which ' .. host .. verb
   elseif kind == 'label' or kind == 'contract' then
     obstacle, why = 'nobody', placing.tell_nobody(needs, kind, lack)
   end
@@ -319,8 +320,11 @@ local function find_obstacle(id, queue, step, text)
     if kept and kept.id == id then
       redis.call('PEXPIRE', keep_key, KEEP_FOR)
     end
-    return 'short', 'needs ' .. placing.format_bytes(memory) .. ' of memory, ' .. host .. ' has ' .. placing.format_bytes(me.free)
-      .. ' free'
+    local wanted, free = placing.format_bytes(memory), placing.format_bytes(me.free)
+    if wanted == free then -- but for a few bytes
+      wanted, free = string.format('%.0f bytes', memory), string.format('%.0f bytes', me.free)
+    end
+    return 'short', 'needs ' .. wanted .. ' of memory, ' .. host .. ' has ' .. free .. ' free'
   end
   return nil
 end

@@ -5,8 +5,9 @@
 -- contract, image, requires, and the limits that it asks for, by the names of the ceilings.
 -- A worker of an older release says nothing: it counts as one that has everything of contract 2.
 local function new_placing(prefix, owner, now)
-  local UNTOLD_CONTRACT, NAMES = 2, { memory_bytes = 'memory', cpu_quota = 'CPU', pids_limit = 'processes', disk_bytes = 'disk',
-    timeout = 'time', grace = 'grace', output_bytes = 'output' }
+  local UNTOLD_CONTRACT, CPU_PERIOD = 2, 100000 -- us
+  local LIMITS = { memory_bytes = '%s of memory', cpu_quota = '%s cores', pids_limit = '%s processes and threads',
+    disk_bytes = '%s of disk', timeout = 'a timeout of %s s', grace = 'a grace of %s s', output_bytes = '%s of output a stream' }
   local SIZES = { { 1073741824, 'GiB' }, { 1048576, 'MiB' }, { 1024, 'KiB' } }
   local entries, others = {}, nil
   local placing = {}
@@ -53,7 +54,10 @@ local function new_placing(prefix, owner, now)
   end
 
   local function describe(name, value)
-    return NAMES[name] .. ' ' .. (name:match('bytes$') and placing.format_bytes(value) or string.format('%.14g', value))
+    if name:match('bytes$') then
+      return LIMITS[name]:format(placing.format_bytes(value))
+    end
+    return LIMITS[name]:format(string.format('%.14g', name == 'cpu_quota' and value / CPU_PERIOD or value))
   end
 
   -- Returns which kind of thing the host of worker `name` lacks for a job ("contract", "label", "ceiling", "image"), and its text.
@@ -71,8 +75,8 @@ local function new_placing(prefix, owner, now)
       end
     end
     for key, ceiling in pairs(host.ceilings) do
-      if NAMES[key] and (tonumber(needs[key]) or 0) > (tonumber(ceiling) or math.huge) then
-        return 'ceiling', describe(key, needs[key])
+      if LIMITS[key] and (tonumber(needs[key]) or 0) > (tonumber(ceiling) or math.huge) then
+        return 'ceiling', describe(key, tonumber(needs[key]))
       end
     end
     if host.has_all_images and type(needs.image) == 'string' then
