@@ -397,11 +397,12 @@ def test_a_large_job_is_helped_although_one_for_another_host_stands_before_it(fl
 
 def test_what_nobody_can_read_of_a_host_or_of_a_jobs_needs_costs_no_job(fleet: Fleet, client: Any) -> None:
     """Each row: what stands there instead, of the host that claims and of another."""
-    for facts in (
+    rows: tuple[dict[str, Any], ...] = (
         {"labels": 5, "ceilings": {"memory_bytes": "x", "timeout": None}},
         {"labels": "a", "ceilings": 5, "contract": "x", "queues": 5},
         {"labels": {"gpu": ["yes"]}, "ceilings": {"memory_bytes": {}}, "queues": [{}], "has_all_images": "x"},
-    ):
+    )
+    for facts in rows:
         client.flushdb()
         one = HostOfTest(client, "one")
         HostOfTest(client, "other", **facts)

@@ -34,7 +34,12 @@ class Announcer:
         self._told: HostFacts | None = None
         self._told_at = 0.0
         self._thread = SupervisedThread(
-            "announcer", self._step, on_failure, can_pass=can_pass, backoff=Backoff("announcements")
+            "announcer",
+            self._step,
+            on_failure,
+            # Where the images cannot be read, jobs say so: that ends no worker.
+            can_pass=lambda error: can_pass(error) or isinstance(error, OSError),
+            backoff=Backoff("announcements"),
         )
 
     def start(self) -> None:
