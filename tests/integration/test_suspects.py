@@ -357,6 +357,9 @@ def test_at_maxmemory_what_has_started_is_told_and_what_has_not_goes_back(scene:
     assert one.wait(waits)
     scene.client.config_set("maxmemory", 1)
     try:
+        assert one.announce("{}", ["x"], 60)
+        scene.client.hdel(f"{KEY_PREFIX}claims:host:one:one", held[0].claim_id)
+        assert one.restore(held[0])
         assert one.wait(held[0])
         assert one.give_back(held[0])
         assert one.tell_drained(held[1])
@@ -371,6 +374,14 @@ def test_at_maxmemory_what_has_started_is_told_and_what_has_not_goes_back(scene:
     assert [scene.field(claim.job_id, "state") for claim in held] == ["queued", "ended", "queued", "queued", "waiting"]
     assert scene.attempts(held[0].job_id) == []
     assert scene.charged(held[1].job_id) == [False]
+    heir = scene.worker("heir")
+    scene.client.zadd(f"{KEY_PREFIX}owners", {one._identity.owner: scene.now() - 1})
+    scene.client.config_set("maxmemory", 1)
+    try:
+        scene.sweep(heir)
+    finally:
+        scene.client.config_set("maxmemory", 0)
+    assert scene.field(waits.job_id, "state") == "queued"
 
 
 def test_a_start_is_told_although_the_job_expires_before_the_next(scene: Scene) -> None:

@@ -7,12 +7,12 @@ local hosts, images = prefix .. 'hosts', prefix .. 'images:' .. ARGV[2]
 if not redis.call('ZSCORE', prefix .. 'owners', owner) then
   return 0
 end
+redis.call('DEL', images) -- the first write, which Redis lets through at maxmemory: see beat.lua
 if redis.call('TYPE', hosts).ok ~= 'hash' then
   redis.call('DEL', hosts)
 end
 redis.call('HSET', hosts, owner, ARGV[3])
 redis.call('EXPIRE', hosts, ttl)
-redis.call('DEL', images)
 for at = 5, #ARGV do
   redis.call('SADD', images, ARGV[at])
 end

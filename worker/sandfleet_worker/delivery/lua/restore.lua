@@ -7,6 +7,7 @@ local facts = redis.call('HMGET', prefix .. 'job:' .. id, 'state', 'claim', 'own
 if (facts[1] ~= 'running' and facts[1] ~= 'waiting') or facts[2] ~= claim or facts[3] ~= owner then
   return 0
 end
+redis.call('HDEL', prefix .. 'job:' .. id, 'message') -- the first write, which Redis lets through at maxmemory: see beat.lua
 local claims = prefix .. 'claims:' .. owner
 if redis.call('TYPE', claims).ok ~= 'hash' then
   redis.call('DEL', claims)
