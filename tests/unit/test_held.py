@@ -24,10 +24,11 @@ WAITING = replace(CLAIM, is_waiting=True)
 
 class FakeSlot:
     def __init__(self) -> None:
-        self.released = 0
+        self.released, self.was_used = 0, False
 
-    def release(self) -> None:
+    def release(self, *, was_used: bool = True) -> None:
         self.released += 1
+        self.was_used = was_used
 
 
 def hold(claim: Claim = CLAIM) -> tuple[Held, Any]:
@@ -101,7 +102,7 @@ def test_a_job_that_waits_for_a_slot_again_does_not_hang_and_keeps_its_memory_fr
     other: Any = FakeSlot()
     other.reserve = lambda _: False
     assert not held.put_slot(WAITING, other)
-    assert (other.released, held.count_wanted_bytes()) == (1, 700)
+    assert (other.released, other.was_used, held.count_wanted_bytes()) == (1, False, 700)
     other.reserve = lambda _: True
     assert held.put_slot(WAITING, other)
     assert held.count_wanted_bytes() == 0

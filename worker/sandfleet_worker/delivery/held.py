@@ -112,7 +112,7 @@ class Held:
                 if claim.claim_id in self._held:
                     found.slot, found.latest_end = slot, time.monotonic() + LONGEST_WAIT_SECONDS
                     return True
-        slot.release()
+        slot.release(was_used=False)
         return found is None
 
     def start(self, claim: Claim) -> None:
