@@ -182,13 +182,11 @@ class Intake:
         except NotHeard:
             return Refused.FENCED
 
-    def tell_drained(self, claim: Claim) -> bool:
-        """End the attempt of a job that may not start again; return False if it is not ours, or Redis does not hear it."""
+    def tell_drained(self, claim: Claim) -> None:
+        """End the attempt of a job that may not start again, not charged; its outcome follows, and says so, too."""
         backoff = Backoff("settle", subject=f"the end of job {claim.job_id} waits for Redis")
-        try:
-            return call_until_heard(lambda: self.ledger.tell_drained(claim), backoff, self._given_up.wait)
-        except NotHeard:
-            return False
+        with contextlib.suppress(NotHeard):
+            call_until_heard(lambda: self.ledger.tell_drained(claim), backoff, self._given_up.wait)
 
     def settle(self, claim: Claim, act: Callable[[], bool]) -> bool:
         """Call `act`, which finishes or requeues `claim`, until Redis has heard it, and forget the claim.
