@@ -244,8 +244,8 @@ class Fleet:
     def as_completed(self, jobs: Iterable[Job | str], timeout: float | None = None) -> OutcomeStream:
         """Return the outcomes of `jobs` (handles or ids) as they end, for ``for`` and ``async for``; each job once.
 
-        While it waits for many handles of one batch, as `submit_many` returns them, it follows the list of that batch's ends;
-        other jobs are asked for one by one, again and again.
+        While it waits for many handles of one batch, as `submit_many` returns them, it follows the stream of that batch's ends;
+        of other jobs it listens to each one's notice. Of a job that was run again it is the newest run's outcome.
         """
         handles = list(jobs)
         batches = {job.batch if isinstance(job, Job) else None for job in handles}

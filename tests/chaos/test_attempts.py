@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from sandfleet_config.queues import KEY_PREFIX, job_key
+from sandfleet_worker.sandbox.images import ImageStore
 from waiting import wait_until
 
 if TYPE_CHECKING:
@@ -102,9 +103,9 @@ def image_busy(root: Path) -> Iterator[None]:
 
 @pytest.fixture
 def images(havoc: Havoc, tmp_path: Path) -> Path:
-    """The images in a store of the test's own."""
+    """An image in a store of the test's own."""
     root = tmp_path / "images"
-    shutil.copytree(havoc.stage.images, root)
+    ImageStore(root).add("busybox")
     havoc.stage.images = root
     return root
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +60,7 @@ def bury(ledger: Ledger, fleet: Fleet, count: int, stdin: str = "") -> list[str]
         assert claim is not None
         assert claim.job_id == job_id
         assert ledger.finish(replace(claim, reason="no try is left"), Outcome.of(ErrorCode.WORKER_LOST, job_id))
+        time.sleep(0.002)  # letters of the same millisecond have no order
     return jobs
 
 

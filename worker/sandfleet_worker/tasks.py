@@ -110,7 +110,7 @@ class RunTask(Task):  # type: ignore[type-arg]  # generic in the stubs only
         if outcome.code is ErrorCode.WORKER_LOST and job.is_withdrawn:
             outcome = self._withdraw(life, outcome)
         elif life.may_try_again(outcome.code):
-            delay = min(MAX_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2 ** (len(claim.attempts) - 1))
+            delay = min(MAX_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2 ** max(0, claim.charged_count - 1))
             _log("retried", job, "is tried again in %g s: %s", delay, outcome.to_summary())
             self._requeue(claim, outcome, lambda: intake.ledger.retry(claim, outcome.code, delay, life.host_name))
         intake.held.replace(replace(claim, reason=life.find_dead_letter_reason(outcome)))
@@ -132,12 +132,14 @@ class RunTask(Task):  # type: ignore[type-arg]  # generic in the stubs only
             _log("withdrawn", job, "goes back to the queue, it had not started: %s", outcome.message)
             self._requeue(claim, outcome, lambda: ledger.give_back(claim))
         why = life.find_why_no_restart()
-        if not why or not self.host.intake.tell_drained(claim):
+        if not why:
             _log("withdrawn", job, "goes back to the queue: %s", outcome.message)
             self._requeue(claim, outcome, lambda: ledger.release(claim))
-        last = replace(outcome.attempts[-1], charged=False)
+        # Whatever Redis hears of this, such a job never goes back to the queue.
+        self.host.intake.tell_drained(claim)
+        cut = tuple(replace(last, charged=False) for last in outcome.attempts[-1:])
         message = f"drained: the worker stopped and {why}"
-        return outcome.model_copy(update={"message": message, "attempts": (*outcome.attempts[:-1], last)})
+        return outcome.model_copy(update={"message": message, "attempts": outcome.attempts[:-1] + cut})
 
     def _requeue(self, claim: Claim, outcome: Outcome, act: Callable[[], bool]) -> NoReturn:
         assert self.host is not None

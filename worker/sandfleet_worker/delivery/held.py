@@ -28,13 +28,12 @@ class _Entry:
     may_lend: bool = False
     started: float = field(default_factory=time.monotonic)
 
-    @property
-    def is_suspect(self) -> bool:
-        """Whether the job may still be about to kill this worker."""
+    def is_suspect(self, margin_seconds: float) -> bool:
+        """Whether the job may still be about to kill this worker, or was so less than `margin_seconds` ago."""
         seconds = self.claim.suspect_seconds
         if seconds is None or not self.is_running:
             return False
-        return self.claim.is_waiting or time.monotonic() < self.started + seconds
+        return self.claim.is_waiting or time.monotonic() < self.started + seconds + margin_seconds
 
     def take_slot(self) -> Slot | None:
         """Take the slot out, for the caller to free."""
@@ -43,9 +42,14 @@ class _Entry:
 
 
 class Held:
-    """The claims that this worker runs; safe for threads."""
+    """The claims that this worker runs; safe for threads.
 
-    def __init__(self, limit: int) -> None:
+    `suspect_margin_seconds` should be the time between two beats of the lease. If the worker dies, its heirs know when it beat
+    last: whoever was no suspect any more by then is not mixed up with the suspect that came next.
+    """
+
+    def __init__(self, limit: int, suspect_margin_seconds: float = 0.0) -> None:
+        self._suspect_margin_seconds = suspect_margin_seconds
         self._room = threading.Semaphore(limit)
         self._lock = threading.Lock()
         self._held: dict[str, _Entry] = {}
@@ -173,7 +177,7 @@ class Held:
     def holds_suspect(self) -> bool:
         """Whether one of the jobs may have killed an earlier worker, and has not outlived that run yet."""
         with self._lock:
-            return any(entry.is_suspect for entry in self._held.values())
+            return any(entry.is_suspect(self._suspect_margin_seconds) for entry in self._held.values())
 
     def job_ids(self) -> list[str]:
         """Return the jobs held."""

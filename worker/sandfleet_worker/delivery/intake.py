@@ -16,7 +16,7 @@ from sandfleet_config.outcome import Outcome
 from sandfleet_worker.delivery.announcer import Announcer
 from sandfleet_worker.delivery.claims import Claimer
 from sandfleet_worker.delivery.held import Held
-from sandfleet_worker.delivery.leases import Lease
+from sandfleet_worker.delivery.leases import BEATS_PER_LEASE, Lease
 from sandfleet_worker.delivery.ledger import Claim, Ledger, Refused
 from sandfleet_worker.delivery.outages import REDIS_ERRORS, NotHeard, call_until_heard
 from sandfleet_worker.delivery.redis_memory import RedisMemory
@@ -68,7 +68,7 @@ class Intake:
         for_lease = connect(min(TIMEOUT_SECONDS, settings.lease_seconds))
         self._clients = (shared, for_claims, for_lease)
         self.ledger = Ledger(shared, identity, settings.result_ttl_seconds)
-        self.held = Held(settings.concurrency)
+        self.held = Held(settings.concurrency, settings.lease_seconds / BEATS_PER_LEASE)
         self._is_stopping: Callable[[], bool] = lambda: False
         self._end_job: Callable[[Sequence[str]], None] | None = None
         self._end_all: Callable[[], None] | None = None
@@ -182,13 +182,11 @@ class Intake:
         except NotHeard:
             return Refused.FENCED
 
-    def tell_drained(self, claim: Claim) -> bool:
-        """End the attempt of a job that may not start again; return False if it is not ours, or Redis does not hear it."""
+    def tell_drained(self, claim: Claim) -> None:
+        """End the attempt of a job that may not start again, not charged; its outcome follows, and says so, too."""
         backoff = Backoff("settle", subject=f"the end of job {claim.job_id} waits for Redis")
-        try:
-            return call_until_heard(lambda: self.ledger.tell_drained(claim), backoff, self._given_up.wait)
-        except NotHeard:
-            return False
+        with contextlib.suppress(NotHeard):
+            call_until_heard(lambda: self.ledger.tell_drained(claim), backoff, self._given_up.wait)
 
     def settle(self, claim: Claim, act: Callable[[], bool]) -> bool:
         """Call `act`, which finishes or requeues `claim`, until Redis has heard it, and forget the claim.
