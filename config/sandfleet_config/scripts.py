@@ -8,7 +8,8 @@ Keys, all under `KEY_PREFIX`:
                     owner, flag (start|cancelled|expired, while claimed), message (while it waits for another try), avoid,
                     avoid_until (the host of a failed attempt); submitted (ms), of a stock producer's job or of a later run;
                     suspect (JSON {host, boot, ms}: it may have killed its worker, after a run of so long), suspect_until (ms:
-                    while it runs apart from other suspects); run (absent: 1); ended_by (the claim that ended the last run that
+                    while it runs apart from other suspects); lost_waits (how many workers died while
+                    it waited for its start); run (absent: 1); ended_by (the claim that ended the last run that
                     has ended), end_entry (of its end in ends:<batch>); needs (JSON, from the submit on: contract, image,
                     requires and the limits that it asks for, see `wire.encode_needs`); why, why_at (ms): why it waits in the
                     queue, as the host that looked at it last says; short_since (ms), kept_by: since when it has waited for

@@ -273,6 +273,19 @@ def test_max_attempts_1_is_one_start_charged_or_not_and_a_wait_is_none(scene: Sc
     assert (claim.job_id, len(claim.attempts)) == (waiting, 1)
 
 
+def test_a_job_whose_workers_die_before_it_starts_ends_after_twenty_of_them(scene: Scene) -> None:
+    (job_id,) = scene.submit()
+    heir = scene.worker("heir")
+    for number in range(MAX_STARTS):
+        assert scene.field(job_id, "state") == "queued"
+        dead = scene.worker(f"dead-{number}")
+        assert dead.wait(scene.take(dead, 1)[job_id])
+        scene.kill(dead, heir)
+
+    assert (scene.field(job_id, "state"), scene.field(job_id, "code")) == ("ended", "WORKER_LOST")
+    assert scene.attempts(job_id) == []
+
+
 def test_a_wait_takes_the_attempt_back_and_a_start_records_it(scene: Scene) -> None:
     (job_id,) = scene.submit()
     worker = scene.worker("worker")

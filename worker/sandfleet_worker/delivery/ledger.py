@@ -89,6 +89,8 @@ class Claim:
     is_waiting: bool = False
     """Whether the job waits for what its start needs: none of `attempts` is this claim's."""
     attempts: tuple[Attempt, ...] = ()
+    lost_waits: int = 0
+    """How many workers have died while the job waited for its start."""
     max_attempts: int = DEFAULT_MAX_ATTEMPTS
     suspect_seconds: float | None = None
     """How long the job runs apart from others that may have killed their worker; None if it is no suspect."""
@@ -385,9 +387,9 @@ class Ledger:
         """
         answer = self._call("reap", self._identity.owner, secrets.token_hex(6), MAX_TAKEN, int(may_take), *passed_over)
         taken = []
-        for at in range(1, len(answer), 10):
-            claim_id, *facts, cancelled, state = answer[at : at + 10]
-            claim = _parse(claim_id.decode(), *facts)
+        for at in range(1, len(answer), 11):
+            claim_id, *facts, cancelled, state, lost_waits = answer[at : at + 11]
+            claim = replace(_parse(claim_id.decode(), *facts), lost_waits=_parse_number(lost_waits) or 0)
             taken.append((replace(claim, is_waiting=state == b"waiting"), cancelled == b"1"))
         return answer[0].decode(), taken
 

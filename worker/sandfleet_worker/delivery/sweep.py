@@ -15,7 +15,7 @@ from sandfleet_config.wire import spec_sha256
 from sandfleet_config.words import CANCELLED
 
 from sandfleet_worker.delivery.envelope import open_message
-from sandfleet_worker.delivery.ledger import Flag
+from sandfleet_worker.delivery.ledger import MAX_STARTS, Flag
 from sandfleet_worker.delivery.outages import can_pass, is_outage
 from sandfleet_worker.messages import read_delivery
 from sandfleet_worker.supervised_thread import Backoff, SupervisedThread, is_resource_error
@@ -35,6 +35,8 @@ DEAD_SECONDS = 60.0
 EXPIRED = "nobody took the job within its time in the queue"
 DELAYS_SECONDS = (0.2, 2.0, 8.0)
 """How long a dead worker's job waits for its next try, by the number of charged attempts: it may be what killed the worker."""
+MAX_LOST_WAITS = MAX_STARTS - 1
+"""A job is not charged for workers that die before it starts, but it may have killed them: by its image, for one."""
 AGAIN_SECONDS = 10.0
 """How long a taken claim waits about which the decision has failed."""
 
@@ -104,6 +106,11 @@ class Sweeper:
         elif claim.flag is Flag.EXPIRED:
             self._ledger.finish(claim, self._outcome(claim, ErrorCode.EXPIRED, EXPIRED))
             self._tell(claim, "ends as EXPIRED")
+        elif claim.lost_waits >= MAX_LOST_WAITS:
+            text = f"{claim.lost_waits + 1} workers died while the job waited for its start, or its sandbox booted"
+            claim = replace(claim, reason=text)
+            self._ledger.finish(claim, self._outcome(claim, ErrorCode.WORKER_LOST, text))
+            self._tell(claim, "ends as WORKER_LOST")
         elif claim.is_waiting or not claim.attempts:
             self._ledger.give_back(claim)
             self._tell(claim, "goes back to the queue, it had not started")

@@ -2,8 +2,8 @@
 --
 -- ARGV: prefix, owner, token (new for each call), limit, "1" to take over or "0" only to look at what was taken before,
 --       then the ids of taken claims to pass over
--- Returns {dead worker or "", then 10 for each taken claim of the caller, this call's or an earlier one's that it has not decided:
--- claim id, job id, flag, message, queue, attempts, max_attempts, run, "1" if cancelled, state}. Many may race: each claim has one owner.
+-- Returns {dead worker or "", then 11 for each taken claim of the caller, this call's or an earlier one's that it has not decided:
+-- claim id, job id, flag, message, queue, attempts, max_attempts, run, "1" if cancelled, state, lost_waits}. Many may race: each claim has one owner.
 -- The attempts of what had started under the dead worker end here, as WORKER_LOST, and it is decided which of them is charged.
 -- What cannot be a claim (no JSON, no id, a key of a wrong type) is thrown away: only a stranger can have written it.
 local prefix, owner, token, limit, may_take = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5] == '1'
@@ -116,9 +116,10 @@ for _, claim in ipairs(try('HKEYS', mine) or {}) do
     local message = redis.call('HGET', mine, claim)
     local id = read_id(message)
     if id then
-      local facts = try('HMGET', prefix .. 'job:' .. id, 'flag', 'queue', 'attempts', 'max_attempts', 'run', 'state') or {}
+      local facts = try('HMGET', prefix .. 'job:' .. id, 'flag', 'queue', 'attempts', 'max_attempts', 'run', 'state',
+        'lost_waits') or {}
       for _, value in ipairs({ claim, id, facts[1] or 'start', message, facts[2] or '', facts[3] or '', facts[4] or '',
-        facts[5] or '1', tostring(redis.call('EXISTS', prefix .. 'cancel:' .. id)), facts[6] or '' }) do
+        facts[5] or '1', tostring(redis.call('EXISTS', prefix .. 'cancel:' .. id)), facts[6] or '', facts[7] or '' }) do
         answer[#answer + 1] = value
       end
     else

@@ -77,6 +77,9 @@ end
 redis.call('SET', prefix .. 'settled:' .. claim, 'given back', 'EX', SETTLED_TTL)
 redis.call('HSET', job, 'state', 'queued', 'attempts', attempts, 'queue', queue, 'step', step)
 redis.call('HDEL', job, 'claim', 'owner', 'flag')
+if mode == 'free' and claim:sub(1, 6) == 'taken-' then
+  redis.call('HINCRBY', job, 'lost_waits', 1) -- what kills its worker before it starts must not do so for ever
+end
 if claim:sub(1, 6) ~= 'taken-' and (mode == 'retry' or mode == 'release' and now > (tonumber(facts[7] or '') or now)) then
   redis.call('HDEL', job, 'suspect', 'suspect_until') -- its worker lives: it kills none
 end
