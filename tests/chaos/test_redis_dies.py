@@ -70,7 +70,7 @@ def test_an_outage_ends_no_worker_and_starts_no_job_twice(havoc: Havoc, seconds:
 def test_a_lease_that_was_lost_in_a_silence_is_heard_of_soon_after_it(havoc: Havoc) -> None:
     with SilentProxy(havoc.stage.folder / "proxy.sock", havoc.server.socket) as proxy:
         cut = havoc.start(2, SANDFLEET_REDIS_URL=f"unix://{proxy.path}?db=0")
-        job = havoc.submit("sleep", "8")
+        job = havoc.submit("sleep", "14")  # longer than the other worker takes to start, on any machine
         havoc.wait_started(job)
         other = havoc.start(2, SANDFLEET_SLOTS_DIR=str(havoc.stage.folder / "other-slots"))
         time.sleep(LEASE_SECONDS + 1.5)
@@ -80,7 +80,7 @@ def test_a_lease_that_was_lost_in_a_silence_is_heard_of_soon_after_it(havoc: Hav
             assert "action=lease_lost" not in cut.log
 
         wait_until(lambda: "action=lease_lost" in cut.log, LEASE_SECONDS + 1, "the lost lease is heard of")
-        wait_until(lambda: len(havoc.stage.find_running()) == 1, 2, "its sandbox dies")
+        wait_until(lambda: len(havoc.stage.find_running()) == 1, 5, "its sandbox dies")
         assert cut.process.wait(40) == EXIT_LOST
     outcome = havoc.outcome(job, 40)
     told = [(attempt["worker"].rpartition(".")[2], attempt["code"]) for attempt in outcome["attempts"]]

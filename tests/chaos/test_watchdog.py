@@ -88,7 +88,7 @@ def test_a_worker_whose_thread_fails_lets_its_jobs_end_and_leaves(havoc: Havoc, 
 
 def test_a_worker_whose_lease_fails_ends_at_once_and_its_jobs_run_elsewhere(havoc: Havoc) -> None:
     failing = Stalling(havoc, "failing lease", 2)
-    job = havoc.submit("sleep", "6")
+    job = havoc.submit("sleep", "12")
     havoc.wait_started(job)
     other = start_other(havoc)
 
