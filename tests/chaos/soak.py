@@ -1,11 +1,12 @@
 """Thousands of short jobs over four workers while what they stand on breaks at random.
 
 Workers, sandboxes, connections and Redis are killed; workers are drained by SIGTERM and SIGQUIT; descriptors, the disk and the
-memory of all sandboxes run out; a wall clock jumps. Workers run different releases of runsc. Run it by `make soak`
-(ARGS="--minutes 10 --seed 7"). It ends with 0 only if every accepted job has exactly one outcome, every start is told in
-`attempts[]`, no job that may start once did so twice, every attempt that failed by the host was met by a fault that was made,
-neither Redis nor the host keeps anything, and nothing grew meanwhile. A seed gives the same choices again, not the same
-moments: what they hit depends on the machine.
+memory of all sandboxes run out; a wall clock jumps. Workers run different releases of runsc. What ends among the dead letters is
+run again, now and then by two producers at the same moment. Run it by `make soak` (ARGS="--minutes 10 --seed 7"). It ends with
+0 only if every run of every accepted job has exactly one outcome, a retry started one run, every start is told in the
+`attempts[]` of its run, no job that may start once did so twice in a run, every attempt that failed by the host was met by a
+fault that was made, neither Redis nor the host keeps anything, and nothing grew meanwhile. A seed gives the same choices again,
+not the same moments: what they hit depends on the machine.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ from growth import Growth
 from harms import Harm, ParentMemory, SmallDisk, SteppedClock, give_descriptors, take_descriptors
 from havoc import MortalRedis
 from releases import GVISOR
+from retries import Retrier
 from stage import Stage, Worker
 from waiting import wait_until
 
@@ -177,6 +179,7 @@ class Soak:
         self.harms: list[Harm] = []
         self.clockless: set[int] = set()
         self.producer = Producer(self.server.url, seed, jobs)
+        self.retrier = Retrier(self.server.url, seed)
         self.random = random.Random(f"{seed} chaos")  # noqa: S311  no secret
         self.exits: Counter[int] = Counter()
         self._live: list[Worker] = []
@@ -240,6 +243,7 @@ class Soak:
         self.supervise()
         self._live[0].wait_ready()
         self.producer.start()
+        self.retrier.start()
         for _ in range(max(1, min(MAX_REDIS_DEATHS, round(seconds / 40)))):
             self._after(self.random.uniform(0.2, 0.8) * seconds, self.kill_redis)
         end, next_told, deck = time.monotonic() + seconds, time.monotonic() + TELL_SECONDS, list[Any]()
@@ -359,11 +363,12 @@ class Soak:
 
     def rest(self) -> int:
         """Harm nobody any more and wait for all outcomes, then for all workers; return how many jobs are left."""
-        self.producer.must_stop.set()
+        for thread in (self.producer, self.retrier):
+            thread.must_stop.set()
         self._later = [item for item in self._later if item[2] != self.kill_redis]  # what is due undoes a harm
         heapq.heapify(self._later)
         end = time.monotonic() + REST_SECONDS
-        while (self.producer.is_alive() or self._later or self.count_left()) and time.monotonic() < end:
+        while (self._is_asking() or self._later or self.count_left()) and time.monotonic() < end:
             self.supervise()
             time.sleep(0.1)
         for worker in self._live:
@@ -375,13 +380,17 @@ class Soak:
         self.exits[last.stop()] += 1
         return self.count_left()
 
+    def _is_asking(self) -> bool:
+        return self.producer.is_alive() or self.retrier.is_alive()
+
     def count_left(self) -> int:
         if not self._is_redis_up:
             return len(self.producer.expected)
         return len(self.producer.expected) - self.producer.count_ended()
 
     def close(self) -> None:
-        self.producer.must_stop.set()
+        for thread in (self.producer, self.retrier):
+            thread.must_stop.set()
         for worker in self._frozen:
             worker.process.send_signal(signal.SIGCONT)
         self.disk.free()
@@ -390,11 +399,12 @@ class Soak:
         self.disk.close()
         remove_parents(CGROUP_PARENT)
         self.server.close()
-        if self.producer.ident:
-            self.producer.join()
+        for thread in (self.producer, self.retrier):
+            if thread.ident:
+                thread.join()
 
 
-def report(soak: Soak, findings: list[Finding], outcomes: list[Any]) -> bool:
+def report(soak: Soak, findings: list[Finding], audit: Audit) -> bool:
     """Print what was done and what holds; return whether all of it does."""
     table = Table("must hold", "of", "holds")
     for claim, count, faults in findings:
@@ -404,8 +414,14 @@ def report(soak: Soak, findings: list[Finding], outcomes: list[Any]) -> bool:
     console.print(
         f"submits tried again: {soak.producer.retries}; runs that did not count: {soak.redis.xlen(KEY_PREFIX + 'duplicates')}"
     )
-    console.print("outcomes:", count_by(outcomes, lambda outcome: outcome.code.value))
-    console.print("starts of a job:", count_by(outcomes, lambda outcome: f"with {len(outcome.attempts)}"))
+    retries = soak.retrier.retries
+    console.print(
+        f"retries that two producers started at once: {retries.twice}, that Redis did not answer: {retries.failed}"
+    )
+    outcomes = audit.outcomes.values()
+    console.print("outcomes of runs:", count_by(outcomes, lambda outcome: outcome.code.value))
+    console.print("runs of a job:", count_by(audit.runs.values(), lambda count: f"with {count}"))
+    console.print("starts of a run:", count_by(outcomes, lambda outcome: f"with {len(outcome.attempts)}"))
     console.print(table)
     console.print(grown_table(soak.growth))
     for claim, _, faults in findings:
@@ -460,6 +476,7 @@ def main() -> int:
                     soak.stage,
                     producer.batches,
                     producer.expected,
+                    soak.retrier.retries,
                     max_attempts=MAX_ATTEMPTS,
                     once=producer.once,
                     harms=soak.harms,
@@ -467,11 +484,10 @@ def main() -> int:
                 )
                 findings = audit.findings()
                 findings.append(Finding("all came to rest", left, [f"{left} jobs are left"] if left else []))
-                findings.append(
-                    Finding("the producer came through", 0, [repr(producer.error)] if producer.error else [])
-                )
+                errors = [repr(error) for error in (producer.error, soak.retrier.error) if error]
+                findings.append(Finding("the producers came through", 0, errors))
                 findings.append(Finding("nothing grew, and the worker that was spared lived", 0, find_growth(soak)))
-                return 0 if report(soak, findings, list(audit.outcomes.values())) else 1
+                return 0 if report(soak, findings, audit) else 1
         finally:
             soak.close()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 import socket
@@ -12,8 +13,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from harms import explain
 from lasting import lasting_keys
+from sandfleet import JobUnknown
 from sandfleet_config.errors import Category, ErrorCode
-from sandfleet_config.queues import KEY_PREFIX
+from sandfleet_config.queues import KEY_PREFIX, job_key
+from sandfleet_config.scripts import MAX_DEAD_LETTERS
 from sandfleet_worker.delivery.ledger import MAX_STARTS
 
 if TYPE_CHECKING:
@@ -21,14 +24,25 @@ if TYPE_CHECKING:
 
     import redis
     from harms import Harm
+    from retries import Retries
     from sandfleet import Fleet, Outcome
     from sandfleet_config.outcome import Attempt
     from stage import Stage
 
-STARTED = re.compile(r" action=job_started job_id=(\S+)$", re.MULTILINE)
+STARTED = re.compile(r" starts(?: \(run (\d+)\))?: .* action=job_started job_id=(\S+)$", re.MULTILINE)
 SHOWN = 5
 SLACK_SECONDS = 1.0
 """Between a fault and what it does to an attempt, both told in whole moments of a busy machine."""
+
+
+class Run(NamedTuple):
+    """One run of one job."""
+
+    job_id: str
+    number: int
+
+    def __str__(self) -> str:
+        return self.job_id if self.number == 1 else f"{self.job_id} (run {self.number})"
 
 
 class Finding(NamedTuple):
@@ -48,6 +62,7 @@ class Audit:
     stage: Stage
     batches: Iterable[str]
     expected: Mapping[str, ErrorCode]
+    retries: Retries
     max_attempts: int
     once: set[str] = field(default_factory=set)
     """Those of the jobs that may start once."""
@@ -57,23 +72,45 @@ class Audit:
     """The processes of workers whose wall clock was stepped: when their attempts were is not known."""
 
     @cached_property
-    def outcomes(self) -> dict[str, Outcome]:
+    def newest(self) -> dict[str, Outcome]:
+        """The outcome of each job's newest run."""
         found = [outcome for batch in self.batches for outcome in self.fleet.batch(batch).outcomes()]
         return {outcome.job_id: outcome for outcome in found}
 
     @cached_property
-    def starts(self) -> dict[str, Counter[str]]:
-        """Each job's starts by worker, from the append-only logs of all workers there ever were."""
-        found: dict[str, Counter[str]] = {}
+    def runs(self) -> dict[str, int]:
+        """How many runs each accepted job has had, as its record says."""
+        pipe: Any = self.client.pipeline(transaction=False)
+        for job_id in self.expected:
+            pipe.hget(job_key(job_id), "run")
+        return {job_id: int(raw or 1) for job_id, raw in zip(self.expected, pipe.execute(), strict=True)}
+
+    @cached_property
+    def outcomes(self) -> dict[Run, Outcome]:
+        """The outcome of each run that can be read."""
+        found = {Run(job_id, self.runs.get(job_id, 1)): outcome for job_id, outcome in self.newest.items()}
+        for job_id, count in self.runs.items():
+            for number in range(1, count):
+                with contextlib.suppress(JobUnknown):  # told as an outcome that is missing
+                    found[Run(job_id, number)] = self.fleet.job(job_id).outcome(timeout=0, run=number)
+        return found
+
+    @cached_property
+    def starts(self) -> dict[Run, Counter[str]]:
+        """The starts of each run by worker, from the append-only logs of all workers there ever were."""
+        found: dict[Run, Counter[str]] = {}
         for worker in self.stage.workers:
             name = f"{socket.gethostname()}.{worker.process.pid}"
-            for job_id in STARTED.findall(worker.log):
-                found.setdefault(job_id, Counter())[name] += 1
+            for number, job_id in STARTED.findall(worker.log):
+                found.setdefault(Run(job_id, int(number or 1)), Counter())[name] += 1
         return found
 
     def findings(self) -> list[Finding]:
         return [
             self._each_has_one_outcome(),
+            self._batches_agree(),
+            self._retries_start_one_run(),
+            self._letters_are_of_newest_runs(),
             self._nothing_else_was_run(),
             self._codes_are_right(),
             self._faults_were_made(),
@@ -89,46 +126,105 @@ class Audit:
         return [key.decode() for key in self.client.scan_iter(f"{KEY_PREFIX}{pattern}", count=1000)]
 
     def _each_has_one_outcome(self) -> Finding:
+        runs = [Run(job_id, number) for job_id, count in self.runs.items() for number in range(1, count + 1)]
+        faults = [f"{run}: no outcome can be read" for run in runs if run not in self.outcomes]
+        faults += [
+            f"{run}: its outcome says that it is of {outcome.job_id}, run {outcome.run}"
+            for run, outcome in self.outcomes.items()
+            if (outcome.job_id, outcome.run) != run
+        ]
+        return Finding("every run of every accepted job has an outcome, and says which run it is", len(runs), faults)
+
+    def _batches_agree(self) -> Finding:
+        """Look at each batch's stream of ends and its counts.
+
+        `finish.lua` adds to the stream each time that it records an outcome, and Redis counts what was ever added: that
+        is one for each run, however many ends of earlier runs were taken out again.
+        """
         client: Any = self.client
-        times: Counter[str] = Counter()
+        faults = []
         for name in self.batches:
-            _ = self.fleet.batch(name).counts  # what workers of an older release have recorded is added to the stream
-            # `finish.lua` adds to this stream each time that it records an outcome.
-            times.update(fields[b"id"].decode() for _, fields in client.xrange(f"{KEY_PREFIX}ends:{name}"))
-        faults = [f"{job_id}: {times[job_id]} outcomes" for job_id in self.expected if times[job_id] != 1]
-        faults += [f"{job_id}: no outcome can be read" for job_id in self.expected if job_id not in self.outcomes]
-        return Finding("every accepted job has exactly one outcome", len(self.expected), faults)
+            total, done = self.fleet.batch(name).counts
+            key = f"{KEY_PREFIX}ends:{name}"
+            ends = Counter(
+                (fields[b"id"].decode(), int(fields[b"run"]), fields[b"code"].decode())
+                for _, fields in client.xrange(key)
+            )
+            jobs = [job_id for job_id, outcome in self.newest.items() if outcome.batch == name]
+            wanted = Counter((job_id, self.runs.get(job_id, 1), self.newest[job_id].code.value) for job_id in jobs)
+            faults += [f"{name}: {count} ends too many of {end}" for end, count in (ends - wanted).items()]
+            faults += [f"{name}: no end of {end}" for end in wanted - ends]
+            codes = Counter(self.newest[job_id].code.value for job_id in jobs)
+            counted = {code: count for code, count in self.fleet.batch(name).codes.items() if count}
+            if counted != codes or (total, done) != (len(jobs), len(jobs)):
+                faults.append(f"{name}: {len(jobs)} jobs as {dict(codes)}, counted are {done} of {total} as {counted}")
+            added = int(client.xinfo_stream(key)["entries-added"]) if client.exists(key) else 0
+            runs = sum(self.runs.get(job_id, 1) for job_id in jobs)
+            if added != runs:
+                faults.append(f"{name}: {added} outcomes were recorded, of {runs} runs")
+        count = sum(self.runs.values())
+        return Finding(
+            "exactly one outcome of each run was recorded; ends and counts of batches say the same", count, faults
+        )
+
+    def _retries_start_one_run(self) -> Finding:
+        batch_of = {job_id: outcome.batch for job_id, outcome in self.newest.items()}
+        faults = self.retries.find_miscounts(self.runs, batch_of)
+        faults += [
+            f"{run}: it was run again though it ended {outcome.code}"
+            for run, outcome in self.outcomes.items()
+            if run.number < self.runs.get(run.job_id, 1) and outcome.category is not Category.HOST
+        ]
+        later = sum(count - 1 for count in self.runs.values())
+        return Finding("each retry started one run, also where two producers did it at once", later, faults)
+
+    def _letters_are_of_newest_runs(self) -> Finding:
+        letters = self.fleet.dead.list(MAX_DEAD_LETTERS)
+        faults = [
+            f"{letter.job_id}: a letter of run {letter.run} with {letter.code}, not of run {self.runs.get(letter.job_id)}"
+            for letter in letters
+            if letter.job_id not in self.newest
+            or (letter.run, letter.code) != (self.runs.get(letter.job_id), self.newest[letter.job_id].code)
+        ]
+        ids = {letter.job_id for letter in letters}
+        faults += [
+            f"{job_id}: {outcome.code} and no dead letter"
+            for job_id, outcome in self.newest.items()
+            if outcome.category is Category.HOST and job_id not in ids
+        ]
+        return Finding("the dead letters are the jobs whose newest run ended by the host", len(letters), faults)
 
     def _nothing_else_was_run(self) -> Finding:
-        known = {name.removeprefix(f"{KEY_PREFIX}job:") for name in self._names("job:*")} | set(self.starts)
+        known = {name.removeprefix(f"{KEY_PREFIX}job:") for name in self._names("job:*")}
+        known |= {run.job_id for run in self.starts}
         return Finding("there is no job that was not accepted", len(known), sorted(known - set(self.expected)))
 
     def _codes_are_right(self) -> Finding:
         faults = [
-            f"{job_id}: {outcome.code}, not {self.expected.get(job_id)}: {outcome.message}"
-            for job_id, outcome in self.outcomes.items()
-            if outcome.code is not self.expected.get(job_id) and outcome.category is not Category.HOST
+            f"{run}: {outcome.code}, not {self.expected.get(run.job_id)}: {outcome.message}"
+            for run, outcome in self.outcomes.items()
+            if outcome.code is not self.expected.get(run.job_id) and outcome.category is not Category.HOST
         ]
         return Finding("each ended as its program does, or by a fault that was made", len(self.outcomes), faults)
 
     def _faults_were_made(self) -> Finding:
         """Look at attempts: a job that ended by the host's fault failed so in its last one."""
         failed = [
-            (job_id, attempt)
-            for job_id, outcome in self.outcomes.items()
+            (run, attempt)
+            for run, outcome in self.outcomes.items()
             for attempt in outcome.attempts
             if attempt.code and attempt.code.category is Category.HOST
         ]
         left = explain((self._span(attempt) for _, attempt in failed), self.harms, SLACK_SECONDS)
         faults = [f"{failed[at][0]}: {failed[at][1]}: {self.outcomes[failed[at][0]].message}" for at in left]
         faults += [
-            f"{job_id}: INTERNAL: {outcome.message}"
-            for job_id, outcome in self.outcomes.items()
+            f"{run}: INTERNAL: {outcome.message}"
+            for run, outcome in self.outcomes.items()
             if outcome.code is ErrorCode.INTERNAL
         ]
         faults += [
-            f"{job_id}: {outcome.code} without an attempt: {outcome.message}"
-            for job_id, outcome in self.outcomes.items()
+            f"{run}: {outcome.code} without an attempt: {outcome.message}"
+            for run, outcome in self.outcomes.items()
             if outcome.category is Category.HOST and not outcome.attempts
         ]
         return Finding(
@@ -145,22 +241,22 @@ class Audit:
 
     def _starts_are_told(self) -> Finding:
         faults = []
-        for job_id, starts in self.starts.items():
-            outcome = self.outcomes.get(job_id)
+        for run, starts in self.starts.items():
+            outcome = self.outcomes.get(run)
             told = Counter(attempt.worker for attempt in outcome.attempts) if outcome else Counter[str]()
-            faults += [f"{job_id}: {count} untold starts by {worker}" for worker, count in (starts - told).items()]
+            faults += [f"{run}: {count} untold starts by {worker}" for worker, count in (starts - told).items()]
         again = sum(starts.total() - 1 for starts in self.starts.values())
         return Finding("all starts, those beyond the first too, are in attempts[]", again, faults)
 
     def _once_is_once(self) -> Finding:
-        started = {job_id: starts.total() for job_id, starts in self.starts.items() if job_id in self.once}
-        faults = [f"{job_id}: {count} starts" for job_id, count in started.items() if count > 1]
+        started = {run: starts.total() for run, starts in self.starts.items() if run.job_id in self.once}
+        faults = [f"{run}: {count} starts" for run, count in started.items() if count > 1]
         faults += [
-            f"{job_id}: {len(outcome.attempts)} attempts"
-            for job_id, outcome in self.outcomes.items()
-            if job_id in self.once and len(outcome.attempts) > 1
+            f"{run}: {len(outcome.attempts)} attempts"
+            for run, outcome in self.outcomes.items()
+            if run.job_id in self.once and len(outcome.attempts) > 1
         ]
-        return Finding("no job with max_attempts=1 was started twice", len(started), faults)
+        return Finding("no job with max_attempts=1 was started twice in a run", len(started), faults)
 
     def _attempts_are_whole(self) -> Finding:
         def is_whole(outcome: Outcome) -> bool:
@@ -174,8 +270,8 @@ class Audit:
             )
 
         faults = [
-            f"{job_id} ({outcome.code}): {[(item.worker, str(item.code), item.charged) for item in outcome.attempts]}"
-            for job_id, outcome in self.outcomes.items()
+            f"{run} ({outcome.code}): {[(item.worker, str(item.code), item.charged) for item in outcome.attempts]}"
+            for run, outcome in self.outcomes.items()
             if not is_whole(outcome)
         ]
         count = sum(len(outcome.attempts) for outcome in self.outcomes.values())
