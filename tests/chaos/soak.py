@@ -2,11 +2,13 @@
 
 Workers, sandboxes, connections and Redis are killed; workers are drained by SIGTERM and SIGQUIT; descriptors, the disk and the
 memory of all sandboxes run out; a wall clock jumps. Workers run different releases of runsc. What ends among the dead letters is
-run again, now and then by two producers at the same moment. Run it by `make soak` (ARGS="--minutes 10 --seed 7"). It ends with
-0 only if every run of every accepted job has exactly one outcome, a retry started one run, every start is told in the
-`attempts[]` of its run, no job that may start once did so twice in a run, every attempt that failed by the host was met by a
-fault that was made, neither Redis nor the host keeps anything, and nothing grew meanwhile. A seed gives the same choices again,
-not the same moments: what they hit depends on the machine.
+run again, now and then by two producers at the same moment. Run it by `make soak` (ARGS="--minutes 10 --seed 7"); with
+`--earlier e5bcdee` every third worker is of that commit.
+
+It ends with 0 only if every run of every accepted job has exactly one outcome, a retry started one run, every start is told in
+the `attempts[]` of its run, no job that may start once did so twice in a run, every attempt that failed by the host was met by
+a fault that was made, neither Redis nor the host keeps anything, and nothing grew meanwhile. A seed gives the same choices
+again, not the same moments: what they hit depends on the machine.
 """
 
 from __future__ import annotations
@@ -42,6 +44,7 @@ from cgrouptree import CGROUP_PARENT, remove_parents
 from growth import Growth
 from harms import Harm, ParentMemory, SmallDisk, SteppedClock, give_descriptors, take_descriptors
 from havoc import MortalRedis
+from old_release import old_release
 from releases import GVISOR
 from retries import Retrier
 from stage import Stage, Worker
@@ -64,6 +67,10 @@ RESTART_SECONDS = 0.5
 TELL_SECONDS = 10.0
 RELEASES = [path for name in ("bin", "debian") if (path := GVISOR / name / "runsc").exists()]
 """Workers run them in turn; none is there where the set-up could install none: then PATH's."""
+EARLIER_RUNSC = GVISOR / "debian/runsc"
+"""Workers before runsc of 2026 start on no other."""
+EARLIER_TURN = 3
+"""Every third worker is of the earlier release, if there is one; the spared one is not."""
 ONCE_SHARE = 0.3
 """Of the jobs, those that may start once."""
 DRAIN_SECONDS = 0.3
@@ -165,7 +172,8 @@ class Producer(threading.Thread):
 class Soak:
     """The fleet, its supervisor, and what is done to it."""
 
-    def __init__(self, folder: Path, images: Path, seed: int, jobs: int) -> None:
+    def __init__(self, folder: Path, images: Path, seed: int, jobs: int, earlier: Path | None = None) -> None:
+        """`earlier` is the Python of an earlier release: every third worker is of it then."""
         for name in ("redis", "host"):
             (folder / name).mkdir()
         self.server = AlwaysRedis(folder / "redis")
@@ -178,6 +186,8 @@ class Soak:
         self.growth = Growth(self.stage)
         self.harms: list[Harm] = []
         self.clockless: set[int] = set()
+        self.earlier: set[int] = set()
+        self._earlier_python = earlier
         self.producer = Producer(self.server.url, seed, jobs)
         self.retrier = Retrier(self.server.url, seed)
         self.random = random.Random(f"{seed} chaos")  # noqa: S311  no secret
@@ -209,15 +219,21 @@ class Soak:
             self._live.append(self._start())
 
     def _start(self) -> Worker:
-        """Start a worker: with each release of runsc in turn, and every fourth with a clock of its own."""
+        """Start a worker: with each release of runsc in turn, every fourth with its own clock, every third an earlier one."""
         number = len(self.stage.workers)
         settings = {"SANDFLEET_LEASE_SECONDS": f"{LEASE_SECONDS:g}", "SANDFLEET_DRAIN_SECONDS": f"{DRAIN_SECONDS:g}"}
         if RELEASES:
             settings["SANDFLEET_RUNSC__PATH"] = str(RELEASES[number % len(RELEASES)])
         has_clock = number % WORKERS == WORKERS - 1
+        is_earlier = self._earlier_python is not None and number % EARLIER_TURN == EARLIER_TURN - 1
+        self.stage.python = str(self._earlier_python) if is_earlier else sys.executable
+        if is_earlier:
+            settings["SANDFLEET_RUNSC__PATH"] = str(EARLIER_RUNSC)
         worker = self.stage.start(CONCURRENCY, **settings, **(self.clock.env if has_clock else {}))
         if has_clock:
             self.clockless.add(worker.process.pid)
+        if is_earlier:
+            self.earlier.add(worker.process.pid)
         return worker
 
     @property
@@ -375,6 +391,7 @@ class Soak:
             worker.process.send_signal(signal.SIGTERM)
         self.exits.update(worker.process.wait(60) for worker in self._live)
         # The last sweep: a worker looks after what dead ones left on its host before it takes jobs.
+        self.stage.python = sys.executable
         last = self.stage.start(1)
         last.wait_ready()
         self.exits[last.stop()] += 1
@@ -411,6 +428,8 @@ def report(soak: Soak, findings: list[Finding], audit: Audit) -> bool:
         table.add_row(claim, str(count or ""), "yes" if not faults else f"NO: {len(faults)}")
     console.print("\ndone to them:", count_by(soak.harms, lambda harm: harm.what))
     console.print(f"workers: {len(soak.stage.workers)}, their exit codes (times): {dict(soak.exits)}")
+    if soak.earlier:
+        console.print(f"workers of the earlier release: {len(soak.earlier)}")
     console.print(
         f"submits tried again: {soak.producer.retries}; runs that did not count: {soak.redis.xlen(KEY_PREFIX + 'duplicates')}"
     )
@@ -456,15 +475,17 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=3.0, help="how long things are broken")
     parser.add_argument("--jobs", type=int, default=1_000_000, help="at most so many jobs")
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 16), help="of the random choices")  # noqa: S311
+    parser.add_argument("--earlier", metavar="COMMIT", help="let every third worker be of this commit, such as e5bcdee")
     parser.add_argument("--images", type=Path, help="a store that has busybox, to save its making")
     parser.add_argument("--keep", type=Path, help="an empty folder for the logs, if they shall stay")
     args = parser.parse_args()
     console.print(f"soak: {args.minutes:g} minutes, seed {args.seed}")
-    with tempfile.TemporaryDirectory(prefix="sfs-") as folder:
+    with tempfile.TemporaryDirectory(prefix="sfs-") as folder, contextlib.ExitStack() as stack:
         root = args.keep or Path(folder)
         images = args.images or root / "images"
         ImageStore(images).add("busybox")
-        soak = Soak(root, images, args.seed, args.jobs)
+        earlier = stack.enter_context(old_release(args.earlier, Path(folder) / "earlier")) if args.earlier else None
+        soak = Soak(root, images, args.seed, args.jobs, earlier)
         try:
             soak.run(args.minutes * 60)
             left = soak.rest()
@@ -481,6 +502,7 @@ def main() -> int:
                     once=producer.once,
                     harms=soak.harms,
                     clockless=soak.clockless,
+                    earlier=soak.earlier,
                 )
                 findings = audit.findings()
                 findings.append(Finding("all came to rest", left, [f"{left} jobs are left"] if left else []))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import time
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import pytest
 import redis
 from audit import Audit
 from pydantic import SecretStr
@@ -17,7 +19,7 @@ from sandfleet_config.queues import DEFAULT_QUEUE, KEY_PREFIX, job_key, run_key
 from sandfleet_worker.delivery.ledger import Claim, Identity, Ledger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from sandfleet import Job
 
@@ -41,6 +43,7 @@ class Rest:
         self._ledger.register(3600)
         self.retries = Retries()
         self.log = ""
+        self.earlier: set[int] = set()
         spec = SandboxSpec(image="x", command=["true"], max_attempts=1)
         self.jobs = [self.fleet.submit(spec, batch="b") for _ in range(3)]
         _, again, dead = self.jobs
@@ -69,7 +72,17 @@ class Rest:
         worker = SimpleNamespace(process=SimpleNamespace(pid=1), log=self.log)
         stage: Any = SimpleNamespace(workers=[worker], find_leftovers=list)
         expected = {job.id: ErrorCode.OK for job in self.jobs}
-        audit = Audit(self.client, self.fleet, stage, ["b"], expected, self.retries, max_attempts=1, once=set(expected))
+        audit = Audit(
+            self.client,
+            self.fleet,
+            stage,
+            ["b"],
+            expected,
+            self.retries,
+            max_attempts=1,
+            once=set(expected),
+            earlier=self.earlier,
+        )
         return {finding.claim for finding in audit.findings() if finding.faults}
 
 
@@ -110,15 +123,35 @@ WRONG: tuple[tuple[str, Callable[[Rest], object]], ...] = (
 )
 
 
-def test_it_finds_what_is_wrong_with_runs_and_batches(redis_server: Any) -> None:
+@pytest.fixture
+def new_rest(redis_server: Any) -> Iterator[Callable[[], Rest]]:
     url = str(redis_server.url).replace("db=0", "db=9")
-    with redis.Redis.from_url(url, protocol=2) as client:
-        for number, (claim, spoil) in enumerate(WRONG):
+    with redis.Redis.from_url(url, protocol=2) as client, contextlib.ExitStack() as stack:
+
+        def make() -> Rest:
             client.flushdb()
             rest = Rest(url, client)
-            rest.log = "".join(start_line(rest.jobs[1], run) for run in (1, 2))
-            assert not rest.find_faults() & CLAIMS
-            spoil(rest)
-            assert claim in rest.find_faults(), number
-            rest.fleet.close()
+            stack.callback(rest.fleet.close)
+            return rest
+
+        yield make
         client.flushdb(asynchronous=True)
+
+
+def test_it_finds_what_is_wrong_with_runs_and_batches(new_rest: Callable[[], Rest]) -> None:
+    for number, (claim, spoil) in enumerate(WRONG):
+        rest = new_rest()
+        rest.log = "".join(start_line(rest.jobs[1], run) for run in (1, 2))
+        assert not rest.find_faults() & CLAIMS
+        spoil(rest)
+        assert claim in rest.find_faults(), number
+
+
+def test_it_counts_the_starts_of_an_earlier_release_over_all_runs(new_rest: Callable[[], Rest]) -> None:
+    rest = new_rest()
+    rest.earlier = {1}
+    job = rest.jobs[1]
+    drained = f"12:00:00 INFO job {job.id} goes back to the queue: drained action=job_withdrawn job_id={job.id}\n"
+    for starts, withdrawn, faults in ((2, 0, set()), (3, 1, set()), (3, 0, {TOLD, ONCE})):
+        rest.log = start_line(job, 1) * starts + drained * withdrawn
+        assert rest.find_faults() & CLAIMS == faults, (starts, withdrawn)

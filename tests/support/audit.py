@@ -27,9 +27,10 @@ if TYPE_CHECKING:
     from retries import Retries
     from sandfleet import Fleet, Outcome
     from sandfleet_config.outcome import Attempt
-    from stage import Stage
+    from stage import Stage, Worker
 
 STARTED = re.compile(r" starts(?: \(run (\d+)\))?: .* action=job_started job_id=(\S+)$", re.MULTILINE)
+WITHDRAWN = re.compile(r" action=job_withdrawn job_id=(\S+)$", re.MULTILINE)
 SHOWN = 5
 SLACK_SECONDS = 1.0
 """Between a fault and what it does to an attempt, both told in whole moments of a busy machine."""
@@ -70,6 +71,8 @@ class Audit:
     """All that was done to them."""
     clockless: set[int] = field(default_factory=set)
     """The processes of workers whose wall clock was stepped: when their attempts were is not known."""
+    earlier: set[int] = field(default_factory=set)
+    """The processes of workers of a release before runs: it calls each run the first, and tells no start that a drain cuts."""
 
     @cached_property
     def newest(self) -> dict[str, Outcome]:
@@ -97,13 +100,29 @@ class Audit:
 
     @cached_property
     def starts(self) -> dict[Run, Counter[str]]:
-        """The starts of each run by worker, from the append-only logs of all workers there ever were."""
+        """The starts of each run by worker, from the append-only logs of all workers of this release that there ever were."""
         found: dict[Run, Counter[str]] = {}
         for worker in self.stage.workers:
-            name = f"{socket.gethostname()}.{worker.process.pid}"
-            for number, job_id in STARTED.findall(worker.log):
-                found.setdefault(Run(job_id, int(number or 1)), Counter())[name] += 1
+            if worker.process.pid not in self.earlier:
+                for number, job_id in STARTED.findall(worker.log):
+                    found.setdefault(Run(job_id, int(number or 1)), Counter())[_name(worker)] += 1
         return found
+
+    @cached_property
+    def earlier_starts(self) -> dict[str, Counter[str]]:
+        """The starts of each job by worker of the earlier release, but for those that it has cut to drain."""
+        found: dict[str, Counter[str]] = {}
+        for worker in self.stage.workers:
+            if worker.process.pid in self.earlier:
+                log = worker.log
+                starts = Counter(job_id for _, job_id in STARTED.findall(log)) - Counter(WITHDRAWN.findall(log))
+                for job_id, count in starts.items():
+                    found.setdefault(job_id, Counter())[_name(worker)] = count
+        return found
+
+    def _numbers(self, run: int | None) -> set[int | None]:
+        """Return what may be told as the number of a run."""
+        return {run, 1} if self.earlier else {run}
 
     def findings(self) -> list[Finding]:
         return [
@@ -131,7 +150,7 @@ class Audit:
         faults += [
             f"{run}: its outcome says that it is of {outcome.job_id}, run {outcome.run}"
             for run, outcome in self.outcomes.items()
-            if (outcome.job_id, outcome.run) != run
+            if outcome.job_id != run.job_id or outcome.run not in self._numbers(run.number)
         ]
         return Finding("every run of every accepted job has an outcome, and says which run it is", len(runs), faults)
 
@@ -139,7 +158,8 @@ class Audit:
         """Look at each batch's stream of ends and its counts.
 
         `finish.lua` adds to the stream each time that it records an outcome, and Redis counts what was ever added: that
-        is one for each run, however many ends of earlier runs were taken out again.
+        is one for each run, however many ends of earlier runs were taken out again. An end that a worker of the earlier
+        release recorded may be missing: it is added later, unless another run has begun.
         """
         client: Any = self.client
         faults = []
@@ -160,7 +180,7 @@ class Audit:
                 faults.append(f"{name}: {len(jobs)} jobs as {dict(codes)}, counted are {done} of {total} as {counted}")
             added = int(client.xinfo_stream(key)["entries-added"]) if client.exists(key) else 0
             runs = sum(self.runs.get(job_id, 1) for job_id in jobs)
-            if added != runs:
+            if added > runs or (added < runs and not self.earlier):
                 faults.append(f"{name}: {added} outcomes were recorded, of {runs} runs")
         count = sum(self.runs.values())
         return Finding(
@@ -184,7 +204,8 @@ class Audit:
             f"{letter.job_id}: a letter of run {letter.run} with {letter.code}, not of run {self.runs.get(letter.job_id)}"
             for letter in letters
             if letter.job_id not in self.newest
-            or (letter.run, letter.code) != (self.runs.get(letter.job_id), self.newest[letter.job_id].code)
+            or letter.run not in self._numbers(self.runs.get(letter.job_id))
+            or letter.code is not self.newest[letter.job_id].code
         ]
         ids = {letter.job_id for letter in letters}
         faults += [
@@ -196,7 +217,7 @@ class Audit:
 
     def _nothing_else_was_run(self) -> Finding:
         known = {name.removeprefix(f"{KEY_PREFIX}job:") for name in self._names("job:*")}
-        known |= {run.job_id for run in self.starts}
+        known |= {run.job_id for run in self.starts} | set(self.earlier_starts)
         return Finding("there is no job that was not accepted", len(known), sorted(known - set(self.expected)))
 
     def _codes_are_right(self) -> Finding:
@@ -241,22 +262,39 @@ class Audit:
 
     def _starts_are_told(self) -> Finding:
         faults = []
+        told_in_all: dict[str, Counter[str]] = {}
+        for run, outcome in self.outcomes.items():
+            told_in_all.setdefault(run.job_id, Counter()).update(attempt.worker for attempt in outcome.attempts)
         for run, starts in self.starts.items():
-            outcome = self.outcomes.get(run)
-            told = Counter(attempt.worker for attempt in outcome.attempts) if outcome else Counter[str]()
-            faults += [f"{run}: {count} untold starts by {worker}" for worker, count in (starts - told).items()]
+            attempts = self.outcomes[run].attempts if run in self.outcomes else ()
+            untold = starts - Counter(attempt.worker for attempt in attempts)
+            faults += [f"{run}: {count} untold starts by {worker}" for worker, count in untold.items()]
+        for job_id, starts in self.earlier_starts.items():
+            untold = starts - told_in_all.get(job_id, Counter())
+            faults += [f"{job_id}: {count} untold starts by {worker}, in all runs" for worker, count in untold.items()]
         again = sum(starts.total() - 1 for starts in self.starts.values())
         return Finding("all starts, those beyond the first too, are in attempts[]", again, faults)
 
     def _once_is_once(self) -> Finding:
         started = {run: starts.total() for run, starts in self.starts.items() if run.job_id in self.once}
         faults = [f"{run}: {count} starts" for run, count in started.items() if count > 1]
+        # The earlier release does not say of which run a start is.
+        in_all = Counter(
+            {job_id: starts.total() for job_id, starts in self.earlier_starts.items() if job_id in self.once}
+        )
+        for run, count in started.items():
+            in_all[run.job_id] += count
+        faults += [
+            f"{job_id}: {count} starts in {self.runs.get(job_id)} runs"
+            for job_id, count in in_all.items()
+            if count > self.runs.get(job_id, 0)
+        ]
         faults += [
             f"{run}: {len(outcome.attempts)} attempts"
             for run, outcome in self.outcomes.items()
             if run.job_id in self.once and len(outcome.attempts) > 1
         ]
-        return Finding("no job with max_attempts=1 was started twice in a run", len(started), faults)
+        return Finding("no job with max_attempts=1 was started twice in a run", in_all.total(), faults)
 
     def _attempts_are_whole(self) -> Finding:
         def is_whole(outcome: Outcome) -> bool:
@@ -299,6 +337,10 @@ class Audit:
     def _host_is_clean(self) -> Finding:
         left = self.stage.find_leftovers()
         return Finding("no process, cgroup, mount or folder of a sandbox is left on the host", 0, left)
+
+
+def _name(worker: Worker) -> str:
+    return f"{socket.gethostname()}.{worker.process.pid}"
 
 
 def count_by(items: Iterable[Any], key: Callable[[Any], str]) -> str:
