@@ -170,7 +170,7 @@ class Audit:
                 (fields[b"id"].decode(), int(fields[b"run"]), fields[b"code"].decode())
                 for _, fields in client.xrange(key)
             )
-            jobs = [job_id for job_id, outcome in self.newest.items() if outcome.batch == name]
+            jobs = [job_id for job_id in self.fleet.batch(name).job_ids if job_id in self.newest]
             wanted = Counter((job_id, self.runs.get(job_id, 1), self.newest[job_id].code.value) for job_id in jobs)
             faults += [f"{name}: {count} ends too many of {end}" for end, count in (ends - wanted).items()]
             faults += [f"{name}: no end of {end}" for end in wanted - ends]
@@ -188,7 +188,7 @@ class Audit:
         )
 
     def _retries_start_one_run(self) -> Finding:
-        batch_of = {job_id: outcome.batch for job_id, outcome in self.newest.items()}
+        batch_of = {job_id: name for name in self.batches for job_id in self.fleet.batch(name).job_ids}
         faults = self.retries.find_miscounts(self.runs, batch_of)
         faults += [
             f"{run}: it was run again though it ended {outcome.code}"

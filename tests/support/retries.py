@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -25,6 +25,9 @@ AT_ONCE = 5
 """Letters that are clicked one after another, between two pauses."""
 BATCH_SHARE = 0.25
 """Of the retries, those of a whole batch."""
+REMEMBERED = 20
+LATE_SHARE = 0.1
+"""Of the letters that were clicked before, those that are clicked again."""
 TWICE_SHARE = 0.4
 """Of the retries, those that two producers start at the same moment."""
 
@@ -45,15 +48,17 @@ class Retries:
     """How often it did not answer, by batch: it may have started a run of each of its jobs."""
     twice: int = 0
     """Retries that two producers started at the same moment."""
+    late: int = 0
+    """Letters that were clicked again, some time after the first click."""
     failed: int = 0
     """Retries that Redis did not answer."""
 
-    def find_miscounts(self, newest: Mapping[str, int], batch_of: Mapping[str, str | None]) -> list[str]:
+    def find_miscounts(self, newest: Mapping[str, int], batch_of: Mapping[str, str]) -> list[str]:
         """Say which jobs, by id with the number of their newest run, have more or fewer runs than were started."""
         faults = []
         for job_id, run in newest.items():
             asked, answered = self.asked.get(job_id, set()), self.answered.get(job_id, set())
-            unsure = self.unsure[job_id] + self.lost[batch_of.get(job_id) or ""]
+            unsure = self.unsure[job_id] + self.lost[batch_of.get(job_id, "")]
             most = 1 + len(asked) + self.queued[job_id] + unsure
             least = 1 + max(answered | {self.queued[job_id]})
             if not least <= run <= most:
@@ -72,6 +77,7 @@ class Retrier(threading.Thread):
         self._fleets = [Fleet(Settings(redis_url=SecretStr(url))) for _ in range(2)]
         self._random = random.Random(f"{seed} retries")  # noqa: S311  no secret
         self._lock = threading.Lock()
+        self._clicked: deque[DeadLetter] = deque(maxlen=REMEMBERED)
         self.must_stop = threading.Event()
         self.retries = Retries()
         self.error: Exception | None = None
@@ -117,7 +123,11 @@ class Retrier(threading.Thread):
             return None if batch is None else lambda fleet: self._retry_batch(fleet, batch)
         free = [letter for letter in letters if letter.run < MAX_RUNS]
         chosen = self._random.sample(free, min(AT_ONCE, len(free)))
-        return lambda fleet: self._retry_each(fleet, chosen)
+        # A late click shows a letter that somebody has seen before: its next run has begun, and may have ended.
+        late = [letter for letter in self._clicked if self._random.random() < LATE_SHARE]
+        self.retries.late += len(late)
+        self._clicked.extend(chosen)
+        return lambda fleet: self._retry_each(fleet, [*chosen, *late])
 
     def _retry_each(self, fleet: Fleet, letters: list[DeadLetter]) -> None:
         for letter in letters:
