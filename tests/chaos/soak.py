@@ -1,11 +1,14 @@
 """Thousands of short jobs over four workers while what they stand on breaks at random.
 
 Workers, sandboxes, connections and Redis are killed; workers are drained by SIGTERM and SIGQUIT; descriptors, the disk and the
-memory of all sandboxes run out; a wall clock jumps. Workers run different releases of runsc. Run it by `make soak`
-(ARGS="--minutes 10 --seed 7"). It ends with 0 only if every accepted job has exactly one outcome, every start is told in
-`attempts[]`, no job that may start once did so twice, every attempt that failed by the host was met by a fault that was made,
-neither Redis nor the host keeps anything, and nothing grew meanwhile. A seed gives the same choices again, not the same
-moments: what they hit depends on the machine.
+memory of all sandboxes run out; a wall clock jumps. Workers run different releases of runsc. What ends among the dead letters is
+run again, now and then by two producers at the same moment. Run it by `make soak` (ARGS="--minutes 10 --seed 7"); with
+`--earlier e5bcdee` every third worker is of that commit.
+
+It ends with 0 only if every run of every accepted job has exactly one outcome, a retry started one run, every start is told in
+the `attempts[]` of its run, no job that may start once did so twice in a run, every attempt that failed by the host was met by
+a fault that was made, neither Redis nor the host keeps anything, and nothing grew meanwhile. A seed gives the same choices
+again, not the same moments: what they hit depends on the machine.
 """
 
 from __future__ import annotations
@@ -41,7 +44,9 @@ from cgrouptree import CGROUP_PARENT, remove_parents
 from growth import Growth
 from harms import Harm, ParentMemory, SmallDisk, SteppedClock, give_descriptors, take_descriptors
 from havoc import MortalRedis
+from old_release import old_release
 from releases import GVISOR
+from retries import Retrier
 from stage import Stage, Worker
 from waiting import wait_until
 
@@ -62,6 +67,10 @@ RESTART_SECONDS = 0.5
 TELL_SECONDS = 10.0
 RELEASES = [path for name in ("bin", "debian") if (path := GVISOR / name / "runsc").exists()]
 """Workers run them in turn; none is there where the set-up could install none: then PATH's."""
+EARLIER_RUNSC = GVISOR / "debian/runsc"
+"""Workers before runsc of 2026 start on no other."""
+EARLIER_TURN = 3
+"""Every third worker is of the earlier release, if there is one; the spared one is not."""
 ONCE_SHARE = 0.3
 """Of the jobs, those that may start once."""
 DRAIN_SECONDS = 0.3
@@ -70,6 +79,8 @@ SAMPLES = 200
 """As many looks at what could grow in a run, one a second at most."""
 STATE_MEBIBYTES = 32
 """Of the file system with the state of sandboxes and the slots."""
+BUDGET_BYTES = 8 << 30
+"""For jobs and workers: one that starts while the parent cgroup is at its limit would take that for what the host has."""
 SPARE_MEMORY_BYTES = 2 << 20
 """Memory left to all sandboxes together while their parent cgroup is at its limit, in bytes."""
 MAX_STEP_SECONDS = 6 * 3600
@@ -163,7 +174,8 @@ class Producer(threading.Thread):
 class Soak:
     """The fleet, its supervisor, and what is done to it."""
 
-    def __init__(self, folder: Path, images: Path, seed: int, jobs: int) -> None:
+    def __init__(self, folder: Path, images: Path, seed: int, jobs: int, earlier: Path | None = None) -> None:
+        """`earlier` is the Python of an earlier release: every third worker is of it then."""
         for name in ("redis", "host"):
             (folder / name).mkdir()
         self.server = AlwaysRedis(folder / "redis")
@@ -176,7 +188,10 @@ class Soak:
         self.growth = Growth(self.stage)
         self.harms: list[Harm] = []
         self.clockless: set[int] = set()
+        self.earlier: set[int] = set()
+        self._earlier_python = earlier
         self.producer = Producer(self.server.url, seed, jobs)
+        self.retrier = Retrier(self.server.url, seed)
         self.random = random.Random(f"{seed} chaos")  # noqa: S311  no secret
         self.exits: Counter[int] = Counter()
         self._live: list[Worker] = []
@@ -206,15 +221,23 @@ class Soak:
             self._live.append(self._start())
 
     def _start(self) -> Worker:
-        """Start a worker: with each release of runsc in turn, and every fourth with a clock of its own."""
+        """Start a worker: with each release of runsc in turn, every fourth with its own clock, every third an earlier one."""
         number = len(self.stage.workers)
         settings = {"SANDFLEET_LEASE_SECONDS": f"{LEASE_SECONDS:g}", "SANDFLEET_DRAIN_SECONDS": f"{DRAIN_SECONDS:g}"}
         if RELEASES:
             settings["SANDFLEET_RUNSC__PATH"] = str(RELEASES[number % len(RELEASES)])
         has_clock = number % WORKERS == WORKERS - 1
+        is_earlier = self._earlier_python is not None and number % EARLIER_TURN == EARLIER_TURN - 1
+        self.stage.python = str(self._earlier_python) if is_earlier else sys.executable
+        if is_earlier:
+            settings["SANDFLEET_RUNSC__PATH"] = str(EARLIER_RUNSC)
+        else:
+            settings["SANDFLEET_MEMORY_BUDGET_BYTES"] = str(BUDGET_BYTES)
         worker = self.stage.start(CONCURRENCY, **settings, **(self.clock.env if has_clock else {}))
         if has_clock:
             self.clockless.add(worker.process.pid)
+        if is_earlier:
+            self.earlier.add(worker.process.pid)
         return worker
 
     @property
@@ -240,6 +263,7 @@ class Soak:
         self.supervise()
         self._live[0].wait_ready()
         self.producer.start()
+        self.retrier.start()
         for _ in range(max(1, min(MAX_REDIS_DEATHS, round(seconds / 40)))):
             self._after(self.random.uniform(0.2, 0.8) * seconds, self.kill_redis)
         end, next_told, deck = time.monotonic() + seconds, time.monotonic() + TELL_SECONDS, list[Any]()
@@ -359,21 +383,29 @@ class Soak:
 
     def rest(self) -> int:
         """Harm nobody any more and wait for all outcomes, then for all workers; return how many jobs are left."""
-        self.producer.must_stop.set()
+        for thread in (self.producer, self.retrier):
+            thread.must_stop.set()
         self._later = [item for item in self._later if item[2] != self.kill_redis]  # what is due undoes a harm
         heapq.heapify(self._later)
         end = time.monotonic() + REST_SECONDS
-        while (self.producer.is_alive() or self._later or self.count_left()) and time.monotonic() < end:
+        while (self._is_asking() or self._later or self.count_left()) and time.monotonic() < end:
             self.supervise()
             time.sleep(0.1)
         for worker in self._live:
             worker.process.send_signal(signal.SIGTERM)
         self.exits.update(worker.process.wait(60) for worker in self._live)
         # The last sweep: a worker looks after what dead ones left on its host before it takes jobs.
+        self.stage.python = sys.executable
         last = self.stage.start(1)
         last.wait_ready()
+        with contextlib.suppress(AssertionError):  # told by the audit
+            # One that was told to end while it started has left its lease behind.
+            wait_until(lambda: self.redis.zcard(f"{KEY_PREFIX}owners") == 1, 3 * LEASE_SECONDS, "no lease is left")
         self.exits[last.stop()] += 1
         return self.count_left()
+
+    def _is_asking(self) -> bool:
+        return self.producer.is_alive() or self.retrier.is_alive()
 
     def count_left(self) -> int:
         if not self._is_redis_up:
@@ -381,7 +413,8 @@ class Soak:
         return len(self.producer.expected) - self.producer.count_ended()
 
     def close(self) -> None:
-        self.producer.must_stop.set()
+        for thread in (self.producer, self.retrier):
+            thread.must_stop.set()
         for worker in self._frozen:
             worker.process.send_signal(signal.SIGCONT)
         self.disk.free()
@@ -390,22 +423,32 @@ class Soak:
         self.disk.close()
         remove_parents(CGROUP_PARENT)
         self.server.close()
-        if self.producer.ident:
-            self.producer.join()
+        for thread in (self.producer, self.retrier):
+            if thread.ident:
+                thread.join()
 
 
-def report(soak: Soak, findings: list[Finding], outcomes: list[Any]) -> bool:
+def report(soak: Soak, findings: list[Finding], audit: Audit) -> bool:
     """Print what was done and what holds; return whether all of it does."""
     table = Table("must hold", "of", "holds")
     for claim, count, faults in findings:
         table.add_row(claim, str(count or ""), "yes" if not faults else f"NO: {len(faults)}")
     console.print("\ndone to them:", count_by(soak.harms, lambda harm: harm.what))
     console.print(f"workers: {len(soak.stage.workers)}, their exit codes (times): {dict(soak.exits)}")
+    if soak.earlier:
+        console.print(f"workers of the earlier release: {len(soak.earlier)}")
     console.print(
         f"submits tried again: {soak.producer.retries}; runs that did not count: {soak.redis.xlen(KEY_PREFIX + 'duplicates')}"
     )
-    console.print("outcomes:", count_by(outcomes, lambda outcome: outcome.code.value))
-    console.print("starts of a job:", count_by(outcomes, lambda outcome: f"with {len(outcome.attempts)}"))
+    retries = soak.retrier.retries
+    console.print(
+        f"retries that two producers started at once: {retries.twice}, letters clicked again later: {retries.late},"
+        f" retries without an answer: {retries.failed}"
+    )
+    outcomes = audit.outcomes.values()
+    console.print("outcomes of runs:", count_by(outcomes, lambda outcome: outcome.code.value))
+    console.print("runs of a job:", count_by(audit.runs.values(), lambda count: f"with {count}"))
+    console.print("starts of a run:", count_by(outcomes, lambda outcome: f"with {len(outcome.attempts)}"))
     console.print(table)
     console.print(grown_table(soak.growth))
     for claim, _, faults in findings:
@@ -440,15 +483,17 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=3.0, help="how long things are broken")
     parser.add_argument("--jobs", type=int, default=1_000_000, help="at most so many jobs")
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 16), help="of the random choices")  # noqa: S311
+    parser.add_argument("--earlier", metavar="COMMIT", help="let every third worker be of this commit, such as e5bcdee")
     parser.add_argument("--images", type=Path, help="a store that has busybox, to save its making")
     parser.add_argument("--keep", type=Path, help="an empty folder for the logs, if they shall stay")
     args = parser.parse_args()
     console.print(f"soak: {args.minutes:g} minutes, seed {args.seed}")
-    with tempfile.TemporaryDirectory(prefix="sfs-") as folder:
+    with tempfile.TemporaryDirectory(prefix="sfs-") as folder, contextlib.ExitStack() as stack:
         root = args.keep or Path(folder)
         images = args.images or root / "images"
         ImageStore(images).add("busybox")
-        soak = Soak(root, images, args.seed, args.jobs)
+        earlier = stack.enter_context(old_release(args.earlier, Path(folder) / "earlier")) if args.earlier else None
+        soak = Soak(root, images, args.seed, args.jobs, earlier)
         try:
             soak.run(args.minutes * 60)
             left = soak.rest()
@@ -460,18 +505,19 @@ def main() -> int:
                     soak.stage,
                     producer.batches,
                     producer.expected,
+                    soak.retrier.retries,
                     max_attempts=MAX_ATTEMPTS,
                     once=producer.once,
                     harms=soak.harms,
                     clockless=soak.clockless,
+                    earlier=soak.earlier,
                 )
                 findings = audit.findings()
                 findings.append(Finding("all came to rest", left, [f"{left} jobs are left"] if left else []))
-                findings.append(
-                    Finding("the producer came through", 0, [repr(producer.error)] if producer.error else [])
-                )
+                errors = [repr(error) for error in (producer.error, soak.retrier.error) if error]
+                findings.append(Finding("the producers came through", 0, errors))
                 findings.append(Finding("nothing grew, and the worker that was spared lived", 0, find_growth(soak)))
-                return 0 if report(soak, findings, list(audit.outcomes.values())) else 1
+                return 0 if report(soak, findings, audit) else 1
         finally:
             soak.close()
 

@@ -288,3 +288,17 @@ def test_a_quarter_of_a_batch_is_run_again_by_two_producers_at_once(
     assert {key.decode() for key in earlier} == {run_key(job_id, 1) for job_id in lost}
     assert len(client.xrange(f"{KEY_PREFIX}ends:b")) == jobs
     assert lasting_keys(client, ("owners", "queues")) == []
+
+
+def test_a_run_ends_once_where_an_older_workers_end_of_the_run_before_comes_late(
+    client: Any, fleet: Fleet, ledger: Ledger
+) -> None:
+    job = fleet.submit(SPEC, batch="b")
+    end(ledger, claim_next(ledger), LOST)
+    # As a worker of e5bcdee leaves it: the end stands in the list alone.
+    client.delete(f"{KEY_PREFIX}ends:b", f"{KEY_PREFIX}counts:b")
+    client.hdel(job_key(job.id), "end_entry")
+    fleet.dead.requeue(job.id, run=1)
+    end(ledger, claim_next(ledger))
+    assert [fields[b"run"] for _, fields in client.xrange(f"{KEY_PREFIX}ends:b")] == [b"2"]
+    assert fleet.batch("b").codes == {"OK": 1}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 import socket
@@ -12,8 +13,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from harms import explain
 from lasting import lasting_keys
+from sandfleet import JobUnknown
 from sandfleet_config.errors import Category, ErrorCode
-from sandfleet_config.queues import KEY_PREFIX
+from sandfleet_config.queues import KEY_PREFIX, job_key
+from sandfleet_config.scripts import MAX_DEAD_LETTERS
 from sandfleet_worker.delivery.ledger import MAX_STARTS
 
 if TYPE_CHECKING:
@@ -21,14 +24,26 @@ if TYPE_CHECKING:
 
     import redis
     from harms import Harm
+    from retries import Retries
     from sandfleet import Fleet, Outcome
     from sandfleet_config.outcome import Attempt
-    from stage import Stage
+    from stage import Stage, Worker
 
-STARTED = re.compile(r" action=job_started job_id=(\S+)$", re.MULTILINE)
+STARTED = re.compile(r" starts(?: \(run (\d+)\))?: .* action=job_started job_id=(\S+)$", re.MULTILINE)
+WITHDRAWN = re.compile(r" action=job_withdrawn job_id=(\S+)$", re.MULTILINE)
 SHOWN = 5
 SLACK_SECONDS = 1.0
 """Between a fault and what it does to an attempt, both told in whole moments of a busy machine."""
+
+
+class Run(NamedTuple):
+    """One run of one job."""
+
+    job_id: str
+    number: int
+
+    def __str__(self) -> str:
+        return self.job_id if self.number == 1 else f"{self.job_id} (run {self.number})"
 
 
 class Finding(NamedTuple):
@@ -48,6 +63,7 @@ class Audit:
     stage: Stage
     batches: Iterable[str]
     expected: Mapping[str, ErrorCode]
+    retries: Retries
     max_attempts: int
     once: set[str] = field(default_factory=set)
     """Those of the jobs that may start once."""
@@ -55,25 +71,65 @@ class Audit:
     """All that was done to them."""
     clockless: set[int] = field(default_factory=set)
     """The processes of workers whose wall clock was stepped: when their attempts were is not known."""
+    earlier: set[int] = field(default_factory=set)
+    """The processes of workers of a release before runs: it calls each run the first, and tells no start that a drain cuts."""
 
     @cached_property
-    def outcomes(self) -> dict[str, Outcome]:
+    def newest(self) -> dict[str, Outcome]:
+        """The outcome of each job's newest run."""
         found = [outcome for batch in self.batches for outcome in self.fleet.batch(batch).outcomes()]
         return {outcome.job_id: outcome for outcome in found}
 
     @cached_property
-    def starts(self) -> dict[str, Counter[str]]:
-        """Each job's starts by worker, from the append-only logs of all workers there ever were."""
+    def runs(self) -> dict[str, int]:
+        """How many runs each accepted job has had, as its record says."""
+        pipe: Any = self.client.pipeline(transaction=False)
+        for job_id in self.expected:
+            pipe.hget(job_key(job_id), "run")
+        return {job_id: int(raw or 1) for job_id, raw in zip(self.expected, pipe.execute(), strict=True)}
+
+    @cached_property
+    def outcomes(self) -> dict[Run, Outcome]:
+        """The outcome of each run that can be read."""
+        found = {Run(job_id, self.runs.get(job_id, 1)): outcome for job_id, outcome in self.newest.items()}
+        for job_id, count in self.runs.items():
+            for number in range(1, count):
+                with contextlib.suppress(JobUnknown):  # told as an outcome that is missing
+                    found[Run(job_id, number)] = self.fleet.job(job_id).outcome(timeout=0, run=number)
+        return found
+
+    @cached_property
+    def starts(self) -> dict[Run, Counter[str]]:
+        """The starts of each run by worker, from the append-only logs of all workers of this release that there ever were."""
+        found: dict[Run, Counter[str]] = {}
+        for worker in self.stage.workers:
+            if worker.process.pid not in self.earlier:
+                for number, job_id in STARTED.findall(worker.log):
+                    found.setdefault(Run(job_id, int(number or 1)), Counter())[_name(worker)] += 1
+        return found
+
+    @cached_property
+    def earlier_starts(self) -> dict[str, Counter[str]]:
+        """The starts of each job by worker of the earlier release, but for those that it has cut to drain."""
         found: dict[str, Counter[str]] = {}
         for worker in self.stage.workers:
-            name = f"{socket.gethostname()}.{worker.process.pid}"
-            for job_id in STARTED.findall(worker.log):
-                found.setdefault(job_id, Counter())[name] += 1
+            if worker.process.pid in self.earlier:
+                log = worker.log
+                starts = Counter(job_id for _, job_id in STARTED.findall(log)) - Counter(WITHDRAWN.findall(log))
+                for job_id, count in starts.items():
+                    found.setdefault(job_id, Counter())[_name(worker)] = count
         return found
+
+    def _numbers(self, run: int | None) -> set[int | None]:
+        """Return what may be told as the number of a run."""
+        return {run, 1} if self.earlier else {run}
 
     def findings(self) -> list[Finding]:
         return [
             self._each_has_one_outcome(),
+            self._batches_agree(),
+            self._retries_start_one_run(),
+            self._letters_are_of_newest_runs(),
             self._nothing_else_was_run(),
             self._codes_are_right(),
             self._faults_were_made(),
@@ -89,46 +145,107 @@ class Audit:
         return [key.decode() for key in self.client.scan_iter(f"{KEY_PREFIX}{pattern}", count=1000)]
 
     def _each_has_one_outcome(self) -> Finding:
+        runs = [Run(job_id, number) for job_id, count in self.runs.items() for number in range(1, count + 1)]
+        faults = [f"{run}: no outcome can be read" for run in runs if run not in self.outcomes]
+        faults += [
+            f"{run}: its outcome says that it is of {outcome.job_id}, run {outcome.run}"
+            for run, outcome in self.outcomes.items()
+            if outcome.job_id != run.job_id or outcome.run not in self._numbers(run.number)
+        ]
+        return Finding("every run of every accepted job has an outcome, and says which run it is", len(runs), faults)
+
+    def _batches_agree(self) -> Finding:
+        """Look at each batch's stream of ends and its counts.
+
+        `finish.lua` adds to the stream each time that it records an outcome, and Redis counts what was ever added: that
+        is one for each run, however many ends of earlier runs were taken out again. An end that a worker of the earlier
+        release recorded may be missing: it is added later, unless another run has begun.
+        """
         client: Any = self.client
-        times: Counter[str] = Counter()
+        faults = []
         for name in self.batches:
-            _ = self.fleet.batch(name).counts  # what workers of an older release have recorded is added to the stream
-            # `finish.lua` adds to this stream each time that it records an outcome.
-            times.update(fields[b"id"].decode() for _, fields in client.xrange(f"{KEY_PREFIX}ends:{name}"))
-        faults = [f"{job_id}: {times[job_id]} outcomes" for job_id in self.expected if times[job_id] != 1]
-        faults += [f"{job_id}: no outcome can be read" for job_id in self.expected if job_id not in self.outcomes]
-        return Finding("every accepted job has exactly one outcome", len(self.expected), faults)
+            total, done = self.fleet.batch(name).counts
+            key = f"{KEY_PREFIX}ends:{name}"
+            ends = Counter(
+                (fields[b"id"].decode(), int(fields[b"run"]), fields[b"code"].decode())
+                for _, fields in client.xrange(key)
+            )
+            jobs = [job_id for job_id in self.fleet.batch(name).job_ids if job_id in self.newest]
+            wanted = Counter((job_id, self.runs.get(job_id, 1), self.newest[job_id].code.value) for job_id in jobs)
+            faults += [f"{name}: {count} ends too many of {end}" for end, count in (ends - wanted).items()]
+            faults += [f"{name}: no end of {end}" for end in wanted - ends]
+            codes = Counter(self.newest[job_id].code.value for job_id in jobs)
+            counted = {code: count for code, count in self.fleet.batch(name).codes.items() if count}
+            if counted != codes or (total, done) != (len(jobs), len(jobs)):
+                faults.append(f"{name}: {len(jobs)} jobs as {dict(codes)}, counted are {done} of {total} as {counted}")
+            added = int(client.xinfo_stream(key)["entries-added"]) if client.exists(key) else 0
+            runs = sum(self.runs.get(job_id, 1) for job_id in jobs)
+            if added > runs or (added < runs and not self.earlier):
+                faults.append(f"{name}: {added} outcomes were recorded, of {runs} runs")
+        count = sum(self.runs.values())
+        return Finding(
+            "exactly one outcome of each run was recorded; ends and counts of batches say the same", count, faults
+        )
+
+    def _retries_start_one_run(self) -> Finding:
+        batch_of = {job_id: name for name in self.batches for job_id in self.fleet.batch(name).job_ids}
+        faults = self.retries.find_miscounts(self.runs, batch_of)
+        faults += [
+            f"{run}: it was run again though it ended {outcome.code}"
+            for run, outcome in self.outcomes.items()
+            if run.number < self.runs.get(run.job_id, 1) and outcome.category is not Category.HOST
+        ]
+        later = sum(count - 1 for count in self.runs.values())
+        return Finding("each retry started one run, also where two producers did it at once", later, faults)
+
+    def _letters_are_of_newest_runs(self) -> Finding:
+        letters = self.fleet.dead.list(MAX_DEAD_LETTERS)
+        faults = [
+            f"{letter.job_id}: a letter of run {letter.run} with {letter.code}, not of run {self.runs.get(letter.job_id)}"
+            for letter in letters
+            if letter.job_id not in self.newest
+            or letter.run not in self._numbers(self.runs.get(letter.job_id))
+            or letter.code is not self.newest[letter.job_id].code
+        ]
+        ids = {letter.job_id for letter in letters}
+        faults += [
+            f"{job_id}: {outcome.code} and no dead letter"
+            for job_id, outcome in self.newest.items()
+            if outcome.category is Category.HOST and job_id not in ids
+        ]
+        return Finding("the dead letters are the jobs whose newest run ended by the host", len(letters), faults)
 
     def _nothing_else_was_run(self) -> Finding:
-        known = {name.removeprefix(f"{KEY_PREFIX}job:") for name in self._names("job:*")} | set(self.starts)
+        known = {name.removeprefix(f"{KEY_PREFIX}job:") for name in self._names("job:*")}
+        known |= {run.job_id for run in self.starts} | set(self.earlier_starts)
         return Finding("there is no job that was not accepted", len(known), sorted(known - set(self.expected)))
 
     def _codes_are_right(self) -> Finding:
         faults = [
-            f"{job_id}: {outcome.code}, not {self.expected.get(job_id)}: {outcome.message}"
-            for job_id, outcome in self.outcomes.items()
-            if outcome.code is not self.expected.get(job_id) and outcome.category is not Category.HOST
+            f"{run}: {outcome.code}, not {self.expected.get(run.job_id)}: {outcome.message}"
+            for run, outcome in self.outcomes.items()
+            if outcome.code is not self.expected.get(run.job_id) and outcome.category is not Category.HOST
         ]
         return Finding("each ended as its program does, or by a fault that was made", len(self.outcomes), faults)
 
     def _faults_were_made(self) -> Finding:
         """Look at attempts: a job that ended by the host's fault failed so in its last one."""
         failed = [
-            (job_id, attempt)
-            for job_id, outcome in self.outcomes.items()
+            (run, attempt)
+            for run, outcome in self.outcomes.items()
             for attempt in outcome.attempts
             if attempt.code and attempt.code.category is Category.HOST
         ]
         left = explain((self._span(attempt) for _, attempt in failed), self.harms, SLACK_SECONDS)
         faults = [f"{failed[at][0]}: {failed[at][1]}: {self.outcomes[failed[at][0]].message}" for at in left]
         faults += [
-            f"{job_id}: INTERNAL: {outcome.message}"
-            for job_id, outcome in self.outcomes.items()
+            f"{run}: INTERNAL: {outcome.message}"
+            for run, outcome in self.outcomes.items()
             if outcome.code is ErrorCode.INTERNAL
         ]
         faults += [
-            f"{job_id}: {outcome.code} without an attempt: {outcome.message}"
-            for job_id, outcome in self.outcomes.items()
+            f"{run}: {outcome.code} without an attempt: {outcome.message}"
+            for run, outcome in self.outcomes.items()
             if outcome.category is Category.HOST and not outcome.attempts
         ]
         return Finding(
@@ -145,22 +262,39 @@ class Audit:
 
     def _starts_are_told(self) -> Finding:
         faults = []
-        for job_id, starts in self.starts.items():
-            outcome = self.outcomes.get(job_id)
-            told = Counter(attempt.worker for attempt in outcome.attempts) if outcome else Counter[str]()
-            faults += [f"{job_id}: {count} untold starts by {worker}" for worker, count in (starts - told).items()]
+        told_in_all: dict[str, Counter[str]] = {}
+        for run, outcome in self.outcomes.items():
+            told_in_all.setdefault(run.job_id, Counter()).update(attempt.worker for attempt in outcome.attempts)
+        for run, starts in self.starts.items():
+            attempts = self.outcomes[run].attempts if run in self.outcomes else ()
+            untold = starts - Counter(attempt.worker for attempt in attempts)
+            faults += [f"{run}: {count} untold starts by {worker}" for worker, count in untold.items()]
+        for job_id, starts in self.earlier_starts.items():
+            untold = starts - told_in_all.get(job_id, Counter())
+            faults += [f"{job_id}: {count} untold starts by {worker}, in all runs" for worker, count in untold.items()]
         again = sum(starts.total() - 1 for starts in self.starts.values())
         return Finding("all starts, those beyond the first too, are in attempts[]", again, faults)
 
     def _once_is_once(self) -> Finding:
-        started = {job_id: starts.total() for job_id, starts in self.starts.items() if job_id in self.once}
-        faults = [f"{job_id}: {count} starts" for job_id, count in started.items() if count > 1]
+        started = {run: starts.total() for run, starts in self.starts.items() if run.job_id in self.once}
+        faults = [f"{run}: {count} starts" for run, count in started.items() if count > 1]
+        # The earlier release does not say of which run a start is.
+        in_all = Counter(
+            {job_id: starts.total() for job_id, starts in self.earlier_starts.items() if job_id in self.once}
+        )
+        for run, count in started.items():
+            in_all[run.job_id] += count
         faults += [
-            f"{job_id}: {len(outcome.attempts)} attempts"
-            for job_id, outcome in self.outcomes.items()
-            if job_id in self.once and len(outcome.attempts) > 1
+            f"{job_id}: {count} starts in {self.runs.get(job_id)} runs"
+            for job_id, count in in_all.items()
+            if count > self.runs.get(job_id, 0)
         ]
-        return Finding("no job with max_attempts=1 was started twice", len(started), faults)
+        faults += [
+            f"{run}: {len(outcome.attempts)} attempts"
+            for run, outcome in self.outcomes.items()
+            if run.job_id in self.once and len(outcome.attempts) > 1
+        ]
+        return Finding("no job with max_attempts=1 was started twice in a run", in_all.total(), faults)
 
     def _attempts_are_whole(self) -> Finding:
         def is_whole(outcome: Outcome) -> bool:
@@ -174,8 +308,8 @@ class Audit:
             )
 
         faults = [
-            f"{job_id} ({outcome.code}): {[(item.worker, str(item.code), item.charged) for item in outcome.attempts]}"
-            for job_id, outcome in self.outcomes.items()
+            f"{run} ({outcome.code}): {[(item.worker, str(item.code), item.charged) for item in outcome.attempts]}"
+            for run, outcome in self.outcomes.items()
             if not is_whole(outcome)
         ]
         count = sum(len(outcome.attempts) for outcome in self.outcomes.values())
@@ -203,6 +337,10 @@ class Audit:
     def _host_is_clean(self) -> Finding:
         left = self.stage.find_leftovers()
         return Finding("no process, cgroup, mount or folder of a sandbox is left on the host", 0, left)
+
+
+def _name(worker: Worker) -> str:
+    return f"{socket.gethostname()}.{worker.process.pid}"
 
 
 def count_by(items: Iterable[Any], key: Callable[[Any], str]) -> str:

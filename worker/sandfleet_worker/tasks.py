@@ -210,7 +210,8 @@ class Life:
             return self._end(ErrorCode.INTERNAL, f"a fault in sandfleet itself: see the log of worker {host.worker}")
 
     def _log_start(self) -> None:
-        _log("started", self.job, "starts: %s", self._delivery.log_line)
+        run = f" (run {self.claim.run})" if self.claim.run > 1 else ""
+        _log("started", self.job, "starts%s: %s", run, self._delivery.log_line)
 
     def find_why_no_restart(self) -> str:
         """Say why the job may not start again after a start that is not charged; empty where it may."""

@@ -98,8 +98,10 @@ if idempotency_key ~= '' then
 end
 if batch ~= '' then
   local keys = batch_keys(batch)
-  import_ends(keys, MAX_IMPORTED)
-  add_end(keys, id, run, code)
+  -- An older worker's end of an earlier run of this job may have come here only now: it is imported as this end.
+  if import_ends(keys, MAX_IMPORTED) == 0 or redis.call('HEXISTS', job, 'end_entry') == 0 then
+    add_end(keys, id, run, code)
+  end
   if run == '1' and try('RPUSH', keys.done, id) then -- of a later run the list has the id already
     add_count(keys, 'imported', 1)
   end
