@@ -87,6 +87,12 @@ def test_doctor_says_the_budget_and_what_bounds_it() -> None:
     tight = check_memory(MemoryBudget(300 * MIB, 0, 0, "SANDFLEET_MEMORY_BUDGET_BYTES"), JOB)
     assert tight.state is State.WARNING
     assert "300 MiB by their limits, set by SANDFLEET_MEMORY_BUDGET_BYTES: less than the ceiling" in tight.detail
+    lowered = check_memory(MemoryBudget(32 * MIB, 0, 0, "/sys/fs/cgroup/pods/memory.max"), 32 * MIB)
+    assert lowered.state is State.OK, "the operator wants small jobs"
+    none = check_memory(MemoryBudget(32 * MIB, 0, 0, "/sys/fs/cgroup/pods/memory.max"), JOB)
+    assert none.state is State.FAILED
+    assert "no job does its work in less than 64 MiB" in none.detail
+    assert "give /sys/fs/cgroup/pods/memory.max more" in none.fix
 
 
 def test_labels_of_a_host_are_key_value_and_none_that_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

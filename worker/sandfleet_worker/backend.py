@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+import logging
+from typing import TYPE_CHECKING, Any
 
 from celery.backends.redis import RedisBackend
 from sandfleet_config.errors import ErrorCode, SandboxError
 from sandfleet_config.outcome import Outcome
 
 from sandfleet_worker.tasks import Fenced, JobEnd, run_task
+
+if TYPE_CHECKING:
+    from sandfleet_worker.delivery.ledger import Claim
+
+log = logging.getLogger(__name__)
 
 
 class ClaimsBackend(RedisBackend):
@@ -35,16 +41,20 @@ class ClaimsBackend(RedisBackend):
         claim = host.intake.held.find(request.properties["delivery_tag"])
         if claim is None:
             raise Fenced(f"job {task_id} is not held here")
-        outcome = _read_outcome(task_id, result)
+        outcome = _read_outcome(claim, result)
         faults = result.errors if isinstance(result, SandboxError) else ()
         if not host.intake.settle(claim, lambda: host.intake.ledger.finish(claim, outcome, faults)):
             raise Fenced(f"job {task_id} was taken over")
         return result
 
 
-def _read_outcome(task_id: str, result: Any) -> Outcome:
+def _read_outcome(claim: Claim, result: Any) -> Outcome:
     if isinstance(result, JobEnd):
         return result.outcome
     if isinstance(result, SandboxError) and result.outcome is not None:
         return result.outcome
-    return Outcome.of(ErrorCode.INTERNAL, task_id, "a fault in sandfleet itself: see the worker's log")
+    extra = {"action": "internal", "job_id": claim.job_id}
+    fault = result if isinstance(result, BaseException) else None
+    log.error("job %s has no outcome but %s", claim.job_id, type(result).__name__, exc_info=fault, extra=extra)
+    text, code = "a fault in sandfleet itself: see the worker's log", ErrorCode.INTERNAL
+    return Outcome.of(code, claim.job_id, text, attempts=claim.end_attempts(code))

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from sandfleet_worker.sandbox.runsc import RunscBinary
 
 MIN_FREE_BYTES = 1 << 30
+MIN_BUDGET_BYTES = 64 << 20
+"""With less memory for all jobs together than this, and less than the ceiling of one, a worker does not start."""
 SAFE_POLICY = "noeviction"
 RELEASES_PAGE = "docs/how-to/gvisor-releases.md"
 TESTED_RELEASES = (20240729, 20250503, 20260905)
@@ -250,8 +252,11 @@ def check_memory(budget: MemoryBudget, ceiling_bytes: int) -> Finding:
     name, detail = "memory for jobs", f"{budget.job_bytes >> 20} MiB by their limits, {budget.describe()}"
     if budget.job_bytes >= ceiling_bytes:
         return Finding(name, State.OK, detail)
-    text = f"{detail}: less than the ceiling of one job ({format_bytes(ceiling_bytes)}), which is lowered to it"
     fix = f"give {budget.bound} more, or lower SANDFLEET_POLICY__MEMORY_BYTES"
+    if budget.job_bytes < MIN_BUDGET_BYTES:
+        text = f"{detail}: no job does its work in less than {format_bytes(MIN_BUDGET_BYTES)}, and it would be blamed for that"
+        return Finding(name, State.FAILED, text, fix)
+    text = f"{detail}: less than the ceiling of one job ({format_bytes(ceiling_bytes)}), which is lowered to it"
     return Finding(name, State.WARNING, text, fix)
 
 

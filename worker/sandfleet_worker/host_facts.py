@@ -6,6 +6,7 @@ import json
 import platform
 from typing import TYPE_CHECKING
 
+from sandfleet_config.bounds import MIN_MEMORY_BYTES
 from sandfleet_config.wire import CONTRACT_VERSIONS
 
 from sandfleet_worker.delivery.announcer import HostFacts
@@ -39,7 +40,7 @@ class HostAbilities:
         settings, memory = self._settings, self._slots.last_memory
         if memory is None or memory.budget >= settings.policy.memory_bytes:
             return settings
-        policy = settings.policy.model_copy(update={"memory_bytes": memory.budget})
+        policy = settings.policy.model_copy(update={"memory_bytes": max(memory.budget, MIN_MEMORY_BYTES)})
         return settings.model_copy(update={"policy": policy})
 
     def find_missing_label(self, spec: SandboxSpec) -> str:
