@@ -100,9 +100,9 @@ def main() -> int:
                 stream.tell_to_stop()
             for stream in streams:
                 stream.stop()
-        output.seek(0)
-        sys.stdout.buffer.write(output.read())
-        sys.stdout.flush()
+            output.seek(0)
+            sys.stdout.buffer.write(output.read())
+            sys.stdout.flush()
     codes = [*rest.codes, *beside.codes]
     return next((code for code in codes if code), 0 if len(codes) == 1 + len(releases) else 1)
 
