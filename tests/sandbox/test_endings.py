@@ -241,7 +241,7 @@ def test_an_image_file_that_is_cut_under_a_job_is_not_the_programs_fault(host: H
 
         def cut() -> None:
             wait_job_cgroup(runner)
-            time.sleep(1)  # the program is up
+            time.sleep(3)  # the program is up, on a busy machine too
             os.truncate(image.erofs_path, 1 << 20)
 
         thread = threading.Thread(target=cut)
@@ -271,7 +271,7 @@ def sentry_of(runner: RunscRunner) -> psutil.Process:
 def test_a_sentry_killed_by_hand_is_not_the_programs_fault(runner: RunscRunner, run: Run) -> None:
     def kill() -> None:
         sentry = sentry_of(runner)
-        time.sleep(0.5)
+        time.sleep(2)  # the program is up, on a busy machine too
         os.kill(sentry.pid, signal.SIGKILL)  # it hands every other signal on to the guest
 
     thread = threading.Thread(target=kill)

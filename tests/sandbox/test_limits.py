@@ -229,7 +229,7 @@ def test_the_hosts_process_fuse_is_told(runner: RunscRunner, python: Run) -> Non
     def lower() -> None:
         folder = wait_job_cgroup(runner)
         wait_until(lambda: len((folder / "cgroup.procs").read_text().split()) >= 4, 15, "the sandbox is up")
-        time.sleep(0.5)  # the program is up and forks slowly
+        time.sleep(2)  # the program is up, and forks slowly
         (folder / "pids.max").write_text("1")
 
     thread = threading.Thread(target=lower)
