@@ -4,6 +4,7 @@ BIN := .venv/bin
 GVISOR := /usr/local/lib/sandfleet/gvisor
 # The newest runsc that the set-up made comes before others on PATH; SANDFLEET_RUNSC__PATH outranks both.
 export PATH := $(GVISOR)/bin:$(PATH)
+OLD := SANDFLEET_RUNSC__PATH=$(GVISOR)/debian/runsc
 # What depends on runsc: these tests run on both releases.
 RELEASE_TESTS := tests/sandbox tests/integration/test_exits.py
 # Makes the starter images once for all runs of pytest that follow, in a folder that goes with the shell.
@@ -26,8 +27,9 @@ native: ## Compile the job's init again if its source is newer
 demo: setup ## Run a batch of good and bad programs through the whole product and check each outcome
 	@$(BIN)/python demo/demo.py
 
-test: setup ## Run all tests, those that depend on runsc on the release of 2024, too; ARGS="-k name" goes to pytest
-	@$(WITH_IMAGES) $(BIN)/python $(if $(ARGS),-m pytest $(ARGS),scripts/test.py $(if $(SANDFLEET_RUNSC__PATH),,--old $(GVISOR)/debian/runsc) $(RELEASE_TESTS))
+test: setup ## Run all tests, then those that depend on runsc once more on the release of 2024; ARGS="-k name" goes to pytest
+	@$(WITH_IMAGES) $(BIN)/python -m pytest $(ARGS) \
+	$(if $(ARGS)$(SANDFLEET_RUNSC__PATH),,&& $(OLD) $(BIN)/python -m pytest $(RELEASE_TESTS))
 
 test-fast: setup ## Run the tests of the parts, and of producer and contract on a real Redis, in less than a minute
 	@$(BIN)/python -m pytest -q $(FAST_TESTS) -k "not sandbox_fleet" $(ARGS)

@@ -57,10 +57,8 @@ def test_a_worker_that_consumes_no_more_ends_and_its_jobs_run_elsewhere(havoc: H
 
     patience = stalling.STALL_SECONDS + MARGIN_SECONDS
     assert stalled.worker.process.wait(patience) == EXIT_STALLED
-    ended = time.monotonic()
     wait_until(lambda: len(havoc.attempts(job)) == 2, LEASE_SECONDS + 1, "its job is taken over")
     wait_until(lambda: havoc.starts(job) == 2, LEASE_SECONDS + 1, "its job runs elsewhere")
-    assert time.monotonic() - ended < LEASE_SECONDS + 1
     line = next(line for line in stalled.worker.log.splitlines() if "action=worker_stalled" in line)
     assert said in line
     wait_until(

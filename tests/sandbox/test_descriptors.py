@@ -106,6 +106,6 @@ def test_a_runner_alone_tells_that_the_host_has_no_descriptor_left(limited: Limi
     assert codes_of(told) == ["HOST_RESOURCES"] * 2
     assert "limit of open files, 100" in told["endings"][0]
     assert told["after"] == told["before"], "descriptors leak"
-    told, _ = limited((400, 400), is_forced=True, jobs=60, command=["sleep", "5"])
+    told, _ = limited((400, 400), is_forced=True, jobs=60, command=["sleep", "15"])  # all at once, on any machine
     assert set(codes_of(told)) == {"OK", "HOST_RESOURCES"}, told["endings"]
     assert told["after"] == told["before"], "descriptors leak"
