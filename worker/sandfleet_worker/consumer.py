@@ -172,7 +172,9 @@ class SandboxConsumer(Consumer):
         memory_bytes = spec.resources.memory_bytes or ceiling
         if memory_bytes > ceiling or self.intake.reserve(claim, memory_bytes):
             return False  # more than the ceiling is refused before it starts
-        why = f"needs {format_bytes(memory_bytes)} of memory, which {self._host.name} does not have free"
+        memory = self._host.slots.read_memory()
+        free = format_bytes(max(0, memory.free if memory else 0))
+        why = f"needs {format_bytes(memory_bytes)} of memory, {self._host.name} has {free} free"
         self.intake.put_back(claim, PutBack(why, needs, spec.queue_ttl), is_short=True)
         return True
 
