@@ -92,7 +92,8 @@ def test_what_runs_ends_at_maxmemory_with_its_outcome_and_without_large_output(
         with pytest.raises(redis.exceptions.OutOfMemoryError):
             havoc.redis.set("more", "x")
         assert worker.log.count("action=output_dropped") == 2
-        wait_until(lambda: "action=claims_stopped" in worker.log, 5, "the worker says that it claims nothing")
+        # It looks every 10 s where Redis had no maxmemory (redis_memory.NO_LIMIT_LOOK_SECONDS).
+        wait_until(lambda: "action=claims_stopped" in worker.log, 12, "the worker says that it claims nothing")
         time.sleep(1.5)
         assert not havoc.starts(queued.id)
         assert main(["show", queued.id]) == 0
@@ -145,6 +146,7 @@ def test_a_producer_counts_the_outcomes_of_queued_jobs(havoc: Havoc, fleet: Flee
         havoc.redis.zrem(f"{KEY_PREFIX}expiring", job.id)
 
     def is_refused() -> bool:
+        time.sleep(0.1)  # the guard looks once a second: what is queued between two looks is small here
         try:
             guarded.submit_many([new_spec("true")] * 5)
         except QueueFull as error:
