@@ -72,6 +72,7 @@ class Intake:
         self._is_stopping: Callable[[], bool] = lambda: False
         self._end_job: Callable[[Sequence[str]], None] | None = None
         self._end_all: Callable[[], None] | None = None
+        self._must_end_jobs = False
         self.lease = Lease(
             Ledger(for_lease, identity, settings.result_ttl_seconds),
             settings.lease_seconds,
@@ -122,6 +123,8 @@ class Intake:
         if self.claimer.is_started:
             return
         self._is_stopping, self._end_job, self._end_all = is_stopping, end_job, end_all
+        if self._must_end_jobs:  # the lease was lost before this
+            end_all()
         self.watchdog.start()
         self.claimer.start(receive)
 
@@ -132,12 +135,15 @@ class Intake:
     def _on_lost(self) -> None:
         # First of all, and even if the consumer has not started: no worker without a lease lives on.
         self.exit.withdraw("the lease is lost", EXIT_LOST)
-        if self._end_all is not None:
-            self._end_all()
+        self._end_jobs()
 
     def _on_lease_failure(self, why: str) -> None:
         """End: nobody renews the lease any more, and others take over what runs here when it ends."""
         self.exit.withdraw(why, EXIT_STALLED)
+        self._end_jobs()
+
+    def _end_jobs(self) -> None:
+        self._must_end_jobs = True
         if self._end_all is not None:
             self._end_all()
 
