@@ -29,6 +29,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from sandfleet_worker.delivery.folder_watch import FolderWatch
+from sandfleet_worker.delivery.lock_files import is_free, lock_now, open_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -141,12 +142,12 @@ class HostSlots:
         self._line: deque[_Waiter] = deque()
         self._lock = threading.Lock()
         self._gate_patience = GATE_SECONDS
-        self._gate_fd = _open(folder / GATE)
+        self._gate_fd = open_file(folder / GATE)
         self._told = -1
         self._watch = FolderWatch(folder)
         with self._gate():
             self._name = f"{MEMBER}{os.getpid()}-{secrets.token_hex(4)}"
-            self._member_fd = _open(folder / self._name)
+            self._member_fd = open_file(folder / self._name)
             fcntl.flock(self._member_fd, fcntl.LOCK_EX)
             self._tell(0)
 
@@ -199,7 +200,7 @@ class HostSlots:
                 continue
             try:
                 text = os.read(fd, RESERVATION_BYTES).strip()
-                if text and not _is_free(fd):
+                if text and not is_free(fd):
                     total += int(text)
             finally:
                 os.close(fd)
@@ -297,7 +298,7 @@ class HostSlots:
         found: tuple[int, int] | None = None
         try:
             for number in range(cap):
-                fd = _lock_now(self._folder / f"{SLOT}{number}")
+                fd = lock_now(self._folder / f"{SLOT}{number}")
                 if fd is None:
                     held += 1
                 elif found is None:
@@ -320,7 +321,7 @@ class HostSlots:
 
     def _remove_if_free(self, number: int) -> bool:
         path = self._folder / f"{SLOT}{number}"
-        fd = _lock_now(path)
+        fd = lock_now(path)
         if fd is None:
             return False
         path.unlink(missing_ok=True)
@@ -332,7 +333,7 @@ class HostSlots:
             if not name.startswith(MEMBER) or name == self._name:
                 continue
             path = self._folder / name
-            fd = _lock_now(path)
+            fd = lock_now(path)
             if fd is not None:  # its worker is dead
                 path.unlink(missing_ok=True)
                 os.close(fd)
@@ -386,30 +387,3 @@ class HostSlots:
             else:
                 self._gate_patience = GATE_SECONDS
                 return True
-
-
-def _open(path: Path) -> int:
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-
-
-def _is_free(fd: int) -> bool:
-    """Whether nobody else holds the lock of the file that `fd` is open on; the caller closes it."""
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _lock_now(path: Path) -> int | None:
-    """Return a descriptor that holds the lock of `path`, or None where somebody else has it."""
-    fd = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(fd)
-        return None
-    except OSError:
-        os.close(fd)
-        raise
-    return fd

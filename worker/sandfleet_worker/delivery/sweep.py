@@ -101,30 +101,28 @@ class Sweeper:
     def _decide(self, claim: Claim, *, is_cancelled: bool) -> None:
         """Settle a dead worker's job: its outcome if it may not run again, else back to the queue."""
         if is_cancelled or claim.flag is Flag.CANCELLED:
-            self._ledger.finish(claim, self._outcome(claim, ErrorCode.CANCELLED, CANCELLED))
-            self._tell(claim, "ends as CANCELLED")
+            self._end(claim, ErrorCode.CANCELLED, CANCELLED)
         elif claim.flag is Flag.EXPIRED:
-            self._ledger.finish(claim, self._outcome(claim, ErrorCode.EXPIRED, EXPIRED))
-            self._tell(claim, "ends as EXPIRED")
+            self._end(claim, ErrorCode.EXPIRED, EXPIRED)
         elif claim.lost_waits >= MAX_LOST_WAITS:
             text = f"{claim.lost_waits + 1} workers died while the job waited for its start, or its sandbox booted"
-            claim = replace(claim, reason=text)
-            self._ledger.finish(claim, self._outcome(claim, ErrorCode.WORKER_LOST, text))
-            self._tell(claim, "ends as WORKER_LOST")
+            self._end(replace(claim, reason=text), ErrorCode.WORKER_LOST, text)
         elif claim.is_waiting or not claim.attempts:
             self._ledger.give_back(claim)
             self._tell(claim, "goes back to the queue, it had not started")
         elif claim.is_last_attempt or not self._may_run_again(claim):
             text = f"worker {claim.attempts[-1].worker} died with the job, and {self._say_why_last(claim)}"
-            claim = replace(claim, reason=text)
-            self._ledger.finish(claim, self._outcome(claim, ErrorCode.WORKER_LOST, text))
-            self._tell(claim, "ends as WORKER_LOST")
+            self._end(replace(claim, reason=text), ErrorCode.WORKER_LOST, text)
         else:
             number = min(max(1, claim.charged_count), len(DELAYS_SECONDS))
             delay, host = DELAYS_SECONDS[number - 1], claim.attempts[-1].host
             self._ledger.retry(claim, ErrorCode.WORKER_LOST, delay, host)
             charged = "charged" if claim.attempts[-1].charged else "not charged"
             self._tell(claim, f"goes back to the queue, its start is {charged}")
+
+    def _end(self, claim: Claim, code: ErrorCode, text: str) -> None:
+        self._ledger.finish(claim, self._outcome(claim, code, text))
+        self._tell(claim, f"ends as {code.value}")
 
     @staticmethod
     def _say_why_last(claim: Claim) -> str:

@@ -30,6 +30,7 @@ from sandfleet_worker.sandbox.pack import add_hosts, add_mount_points, hash_whol
 from sandfleet_worker.sandbox.references import Reference, encode_name, is_digest, is_name
 from sandfleet_worker.sandbox.staging import (
     host_faults,
+    lock_shared,
     locked,
     remove_tree,
     staging_folder,
@@ -48,7 +49,6 @@ logger = logging.getLogger(__name__)
 
 Progress = Callable[[str], None]
 _NO_HOOKS = NoHooks()
-LOCK_POLL_SECONDS = 0.05
 
 COPIED_KINDS = frozenset({"containers-storage", "docker", "docker-archive", "docker-daemon", "oci-archive"})
 """Sources that skopeo(1) can copy into an OCI layout."""
@@ -245,7 +245,7 @@ class ImageStore:
         """
         descriptor = self._open_blob(image.digest, image.name)
         try:
-            _lock_shared(descriptor, hooks, check)
+            lock_shared(descriptor, hooks, check)
             # A removal that had the lock first has moved the file away meanwhile.
             if not _is_same_file(descriptor, self._blob(image.digest) / "image.erofs"):
                 raise self._not_found(image.name)
@@ -395,20 +395,6 @@ def _no_source(source: str) -> ImageInvalid:
         return ImageInvalid.of(f"{kind}: is not read here: copy it first (`{copy}`), then give oci:FOLDER:NAME")
     hint = f", did you mean rootfs:{shown}?" if Path(source).exists() else f"; without a source there are: {starters}"
     return ImageInvalid.of(f"cannot make an image from {shown!r}: give {forms}{hint}")
-
-
-def _lock_shared(descriptor: int, hooks: StartHooks, check: Callable[[], None]) -> None:
-    """Wait for whoever has the lock alone, which is a removal."""
-    with contextlib.suppress(BlockingIOError):
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        return
-    with hooks.waiting("its image, which somebody is about to remove"):
-        while True:
-            with contextlib.suppress(BlockingIOError):
-                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                return
-            check()
-            time.sleep(LOCK_POLL_SECONDS)
 
 
 def _is_same_file(descriptor: int, path: Path) -> bool:

@@ -27,19 +27,18 @@ from sandfleet_worker.sandbox.cgroup_tree import find_tree
 from sandfleet_worker.sandbox.cgroups import SandboxCgroup
 from sandfleet_worker.sandbox.descriptors import DescriptorNeed, raise_limit
 from sandfleet_worker.sandbox.ending import Ending, limit_states
+from sandfleet_worker.sandbox.facts import collect_facts
 from sandfleet_worker.sandbox.images import ImageStore, resolve_user
-from sandfleet_worker.sandbox.initproto import Exited
 from sandfleet_worker.sandbox.janitor import Ownership, SweepReport, sweep
 from sandfleet_worker.sandbox.memory_budget import MemoryBudget, find_budget
 from sandfleet_worker.sandbox.plan import Plan
 from sandfleet_worker.sandbox.probe import pack_probe, probe_job, probe_limits, read_probe
 from sandfleet_worker.sandbox.remover import Remover
-from sandfleet_worker.sandbox.runsc import ROOTFS, SandboxPaths, find_runsc, read_head, read_log_errors
+from sandfleet_worker.sandbox.runsc import ROOTFS, SandboxPaths, find_runsc
 from sandfleet_worker.sandbox.sandbox import Sandbox
-from sandfleet_worker.sandbox.sidecars import OPAQUE_FAILURE, find_sidecar_fault
 from sandfleet_worker.sandbox.starting import NoHooks
 from sandfleet_worker.sandbox.turns import BootTurns, raise_if_over
-from sandfleet_worker.sandbox.verdict import PANIC_CHARS, Facts, decide
+from sandfleet_worker.sandbox.verdict import decide
 from sandfleet_worker.sandbox.warm import IDLE_MEMORY_BYTES, WarmPool
 from sandfleet_worker.supervised_thread import is_resource_error
 
@@ -58,7 +57,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LOG_CHARS = 2000
 LOCAL_JOB = "local"
 _NO_HOOKS: Final = NoHooks()
 
@@ -255,24 +253,21 @@ class RunscRunner:
         job = pack_job(new_init_job(limits, image, user))
         with self.images.hold(image, hooks, lambda: raise_if_over(cancel, deadline)):
             resolved = time.monotonic()
-            sandbox = self._take(self._find_plan(image, limits.platform, hooks), limits, cancel, deadline, hooks)
+            sandbox = self._take(self._new_plan(image, limits.platform, hooks), limits, cancel, deadline, hooks)
             ending = self._run_in_sandbox(
                 sandbox, limits, job, asked=asked, resolved=resolved, deadline=deadline, cancel=cancel, hooks=hooks
             )
         return replace(ending, image_digest=image.digest)
 
-    def _find_plan(self, image: Image, platform: str, hooks: StartHooks) -> Plan:
-        """Return the plan of a job's sandbox. Where nobody knows yet how this runsc boots, that is found out first."""
-        if self._abilities.is_known(find_runsc(self.config.runsc.path)):
-            return self._new_plan(image, platform)
-        with hooks.waiting("a probe of runsc"):
-            return self._new_plan(image, platform)
+    def _new_plan(self, image: Image, platform: str, hooks: StartHooks = _NO_HOOKS) -> Plan:
+        return Plan.of(self._find_runsc(platform, hooks), platform, image.erofs_path)
 
-    def _new_plan(self, image: Image, platform: str) -> Plan:
-        return Plan.of(self._find_runsc(platform), platform, image.erofs_path)
-
-    def _find_runsc(self, platform: str) -> RunscBinary:
-        binary = self._abilities.complete(find_runsc(self.config.runsc.path), platform)
+    def _find_runsc(self, platform: str, hooks: StartHooks = _NO_HOOKS) -> RunscBinary:
+        """Return the host's runsc with what it can do; a job that has to wait for a probe boot is told so by `hooks`."""
+        found = find_runsc(self.config.runsc.path)
+        is_known = self._abilities.is_known(found)
+        with contextlib.nullcontext() if is_known else hooks.waiting("a probe of runsc"):
+            binary = self._abilities.complete(found, platform)
         self._is_quiet = binary.abilities.is_quiet
         return binary
 
@@ -340,7 +335,7 @@ class RunscRunner:
             watch.run(job.message, limits, cancel, deadline, hooks.start)
             runsc_exit = sandbox.wait_exit()
             collected = time.monotonic()
-            verdict = decide(_new_facts(sandbox, limits, runsc_exit, job))
+            verdict = decide(collect_facts(sandbox, limits, runsc_exit, job))
             usage = sandbox.cgroup.counters.usage()
         cleaned = time.monotonic()
         clock, plan = watch.clock, sandbox.plan
@@ -382,46 +377,3 @@ def _host_faults() -> Iterator[None]:
             raise
         msg = f"this host has no room for the job: {getattr(error, 'strerror', None) or error}"
         raise HostResources.of(msg) from error
-
-
-def _new_facts(sandbox: Sandbox, limits: Admitted, runsc_exit: int | None, job: PackedJob) -> Facts:
-    watch = sandbox.supervision
-    # Where init has told the end nobody asks runsc: two files less to read.
-    runsc_log, panic = ("", "") if watch.end is not None else _read_logs(sandbox)
-    return Facts(
-        kill=watch.kill,
-        timed_out=watch.timed_out,
-        is_ready=watch.clock.ready is not None,
-        is_started=watch.clock.started is not None,
-        end=watch.end,
-        counts=sandbox.cgroup.counters.read(),
-        is_image_overwritten=_is_image_overwritten(sandbox),
-        is_output_over=watch.is_output_over,
-        runsc_exit=runsc_exit,
-        runsc_log=runsc_log,
-        panic=panic,
-        platform=sandbox.plan.platform if sandbox.plan else "",
-        command=job.command,
-        longest_argument_bytes=job.longest_argument_bytes,
-        memory_bytes=limits.memory_bytes,
-    )
-
-
-def _is_image_overwritten(sandbox: Sandbox) -> bool:
-    """Whether the file that the sandbox runs from was written to; asked only where the job did not end well."""
-    end, plan = sandbox.supervision.end, sandbox.plan
-    has_ended_well = isinstance(end, Exited) and end.code == 0
-    return plan is not None and not has_ended_well and plan.is_overwritten
-
-
-def _read_logs(sandbox: Sandbox) -> tuple[str, str]:
-    """Return what runsc said, in its log or before the program started on stderr, and the start of a panic."""
-    watch = sandbox.supervision
-    told = watch.boot_stderr.to_output().text
-    if watch.clock.started is None and watch.stderr is not watch.boot_stderr:
-        told += watch.stderr.to_output().text
-    text, panic = read_log_errors(sandbox.paths.log) or told.strip()[-LOG_CHARS:], read_head(sandbox.paths.panic_log)
-    if OPAQUE_FAILURE in text and sandbox.plan is not None:
-        cause = find_sidecar_fault(sandbox.plan.binary) or panic.strip()[:PANIC_CHARS]
-        text = f"{text}; {cause}" if cause else text
-    return text, panic

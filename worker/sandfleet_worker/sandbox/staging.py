@@ -12,12 +12,16 @@ import json
 import os
 import subprocess
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from sandfleet_config.errors import HostResources, ImageUnavailable
 
+from sandfleet_worker.sandbox.starting import StartHooks
+
+LOCK_POLL_SECONDS = 0.05
 OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -54,12 +58,22 @@ def sweep(parent: Path) -> None:
             os.close(lock)
 
 
-def _lock_now(descriptor: int) -> bool:
+def _lock_now(descriptor: int, how: int = fcntl.LOCK_EX) -> bool:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, how | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True
+
+
+def lock_shared(descriptor: int, hooks: StartHooks, check: Callable[[], None]) -> None:
+    """Lock an image's file together with other jobs; `hooks` and `check` hear of the wait for a removal, which has it alone."""
+    if _lock_now(descriptor, fcntl.LOCK_SH):
+        return
+    with hooks.waiting("its image, which somebody is about to remove"):
+        while not _lock_now(descriptor, fcntl.LOCK_SH):
+            check()
+            time.sleep(LOCK_POLL_SECONDS)
 
 
 @contextlib.contextmanager

@@ -210,21 +210,6 @@ local function tell_why(job, last, why)
   end
 end
 
--- Puts a suspect back: this worker has one, and another worker may have none. The first few keep their place, so that another worker
--- finds them at once; more of them wait for a moment elsewhere, or they would keep this worker from the jobs behind them.
-local function put_apart(id, job, message)
-  put_back_suspects = put_back_suspects + 1
-  if put_back_suspects <= MAX_SUSPECTS_BACK then
-    return 'avoid'
-  end
-  redis.call('HSET', job, 'message', message)
-  if try('ZADD', prefix .. 'delayed', now + APART_MS, id) then
-    return nil
-  end
-  redis.call('HDEL', job, 'message')
-  return 'avoid'
-end
-
 local keep_key = prefix .. 'keeps:' .. host
 local kept -- the job that this host keeps its memory for
 local function read_kept()
@@ -273,6 +258,14 @@ local function set_aside_waiting(id, message, ms)
   redis.call('HSET', prefix .. 'job:' .. id, 'message', message)
   aside = aside + 1
   return true
+end
+
+-- Puts a suspect back: this worker has one, and another worker may have none. The first few keep their place, so that another worker
+-- finds them at once; more of them wait for a moment elsewhere, or they would keep this worker from the jobs behind them.
+local function put_apart(id, message)
+  put_back_suspects = put_back_suspects + 1
+  local is_aside = put_back_suspects > MAX_SUSPECTS_BACK and set_aside_waiting(id, message, APART_MS)
+  return is_aside and 'aside' or 'avoid'
 end
 
 -- Returns what hosts say of such needs: the obstacle "other" or "nobody" and why, or nil; what this host lacks; the needs.
@@ -389,7 +382,7 @@ local function take(queue, step, message, is_first_short)
     local suspect = find_suspect(facts[7], list)
     if suspect and me.holds_suspect then
       tell_why(job, facts[9], 'may have killed its worker, as a job may have that ' .. worker .. ' runs now: they do not run together')
-      return put_apart(id, job, message)
+      return put_apart(id, message)
     end
     suspect_until = suspect and now + math.min(MAX_SUSPECT_MS, suspect.ms)
     list[#list + 1] = { host = host, worker = worker, started = now, boot = me.boot }
@@ -459,6 +452,5 @@ for at = #avoided, 1, -1 do
   redis.call('RPUSH', avoided[at][1], avoided[at][2])
 end
 found = found or { (waste > 0 or is_enough()) and 'again' or is_short and 'short' or 'none' }
-local kept = keep_malformed()
-found[#found + 1], found[#found + 2] = #malformed, kept
+found[#found + 1], found[#found + 2] = #malformed, keep_malformed()
 return found
