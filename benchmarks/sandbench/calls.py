@@ -8,7 +8,8 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Any, cast
 
-from sandfleet_worker.delivery.ledger import Claim, Flag, Ledger
+from sandfleet_worker.delivery.claim import Claim, Flag
+from sandfleet_worker.delivery.ledger import Ledger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

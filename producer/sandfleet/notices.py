@@ -16,7 +16,8 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import redis
-from sandfleet_config.queues import ends_key, result_key
+
+from sandfleet.watches import BatchWatch, JobWatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -33,94 +34,8 @@ IDLE_SECONDS: Final = 5.0
 """The thread and its connection end when nobody has waited for so long."""
 JOIN_SECONDS: Final = 5.0
 SUBSCRIBED_AT_ONCE: Final = 500
-_Watch = TypeVar("_Watch", "JobWatch", "BatchWatch")
+_Watch = TypeVar("_Watch", JobWatch, BatchWatch)
 _LOST: Final = (redis.ConnectionError, redis.TimeoutError, OSError)
-
-
-class JobWatch:
-    """Tells which of some jobs have ended since the last call of `take`."""
-
-    def __init__(self, notices: Notices, job_ids: Sequence[str], waker: Waker) -> None:
-        self._notices, self._pid = notices, os.getpid()
-        self.channels = {result_key(job_id).encode(): job_id for job_id in job_ids}
-        self.waker = waker
-        self._lock = threading.Lock()
-        self._ended: list[str] | None = []
-        self.error: Exception | None = None
-
-    @property
-    def is_alive(self) -> bool:
-        """Whether it still hears anything: not after the fleet was closed, nor in a forked child."""
-        return self._pid == os.getpid() and self._notices.has(self)
-
-    def take(self) -> list[str] | None:
-        """Return those that have ended; None where any may have: after the subscription began, or was lost.
-
-        Raises:
-            FleetUnavailable: Redis refuses the subscription.
-        """
-        self._notices.raise_error(self.error)
-        with self._lock:
-            ended, self._ended = self._ended, []
-        return ended
-
-    def note(self, job_id: str | None) -> None:
-        """Note an end, or with None that any may have ended, and wake who waits."""
-        with self._lock:
-            if job_id is None:
-                self._ended = None
-            elif self._ended is not None:
-                self._ended.append(job_id)
-        self.waker.wake()
-
-    def fail(self, error: Exception) -> None:
-        """Have `take` raise."""
-        self.error = error
-        self.waker.wake()
-
-    def close(self) -> None:
-        """Hear no more."""
-        if self._pid == os.getpid():
-            self._notices.drop(self)
-
-
-class BatchWatch:
-    """Wakes at the next end of a batch, once for each `arm`."""
-
-    def __init__(self, notices: Notices, name: str, waker: Waker) -> None:
-        self._notices, self._pid = notices, os.getpid()
-        self.key = ends_key(name)
-        self.place = "0-0"
-        self.waker = waker
-        self.error: Exception | None = None
-        # The reader's own:
-        self.connection: Any = None
-        self.deadline = 0.0
-
-    @property
-    def is_alive(self) -> bool:
-        """Whether it still hears anything."""
-        return self._pid == os.getpid() and self._notices.has(self)
-
-    def arm(self, place: str) -> None:
-        """Wake at the first end behind `place` of the stream; at once if there is one already.
-
-        Raises:
-            FleetUnavailable: Redis refuses to tell.
-        """
-        self._notices.raise_error(self.error)
-        self.place = place
-        self._notices.ask(lambda reader: reader.read_stream(self))
-
-    def fail(self, error: Exception) -> None:
-        """Have `arm` raise."""
-        self.error = error
-        self.waker.wake()
-
-    def close(self) -> None:
-        """Hear no more."""
-        if self._pid == os.getpid():
-            self._notices.drop(self)
 
 
 class Notices:

@@ -11,8 +11,9 @@ from pydantic import SecretStr
 from sandfleet import Fleet, Settings, SpecInvalid
 from sandfleet_config.queues import DEFAULT_QUEUE, KEY_PREFIX, job_key
 from sandfleet_config.wire import join_needs
+from sandfleet_worker.delivery.claim import Claim, Flag, PutBack
 from sandfleet_worker.delivery.envelope import open_message
-from sandfleet_worker.delivery.ledger import Claim, Flag, Identity, Ledger, PutBack
+from sandfleet_worker.delivery.ledger import Identity, Ledger
 from sandfleet_worker.messages import read_delivery
 from waiting import wait_until
 

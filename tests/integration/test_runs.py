@@ -18,7 +18,8 @@ from sandfleet.channel import RunState
 from sandfleet.cli import main
 from sandfleet_config.queues import DEFAULT_QUEUE, KEY_PREFIX, job_key, result_key, run_key
 from sandfleet_worker.delivery import ledger as ledger_module
-from sandfleet_worker.delivery.ledger import Claim, Identity, Ledger
+from sandfleet_worker.delivery.claim import Claim
+from sandfleet_worker.delivery.ledger import Identity, Ledger
 from waiting import wait_until
 
 if TYPE_CHECKING:

@@ -16,8 +16,9 @@ from sandfleet_config.outcome import Outcome
 from sandfleet_config.queues import DEFAULT_QUEUE, KEY_PREFIX, cancel_key, job_key, result_key
 from sandfleet_config.scripts import read_script
 from sandfleet_worker.delivery import ledger as ledger_module
+from sandfleet_worker.delivery.claim import Claim, Flag
 from sandfleet_worker.delivery.envelope import open_message
-from sandfleet_worker.delivery.ledger import MAX_QUEUES, Claim, Flag, Identity, Ledger
+from sandfleet_worker.delivery.ledger import MAX_QUEUES, Identity, Ledger
 from sandfleet_worker.delivery.sweep import Sweeper
 from sandfleet_worker.delivery.turns import Turns
 from sandfleet_worker.messages import read_delivery

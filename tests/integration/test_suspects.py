@@ -12,7 +12,8 @@ from pydantic import SecretStr
 from sandfleet import ErrorCode, Fleet, SandboxSpec, Settings
 from sandfleet_config.outcome import Outcome
 from sandfleet_config.queues import DEFAULT_QUEUE, KEY_PREFIX, cancel_key, job_key
-from sandfleet_worker.delivery.ledger import MAX_STARTS, Claim, Identity, Ledger, Refused
+from sandfleet_worker.delivery.claim import MAX_STARTS, Claim, Refused
+from sandfleet_worker.delivery.ledger import Identity, Ledger
 from sandfleet_worker.delivery.sweep import Sweeper
 
 if TYPE_CHECKING:

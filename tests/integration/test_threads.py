@@ -29,7 +29,7 @@ from waiting import wait_until
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from sandfleet_worker.delivery.ledger import Claim
+    from sandfleet_worker.delivery.claim import Claim
 
 LEASE_SECONDS = 1.0
 TIMES = 2

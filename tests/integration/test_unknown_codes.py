@@ -24,7 +24,8 @@ from sandfleet_config.errors import (
 )
 from sandfleet_config.queues import DEFAULT_QUEUE, KEY_PREFIX, job_key
 from sandfleet_config.scripts import DEAD_TTL_SECONDS, read_script
-from sandfleet_worker.delivery.ledger import Identity, Ledger, parse_attempts
+from sandfleet_worker.delivery.claim import parse_attempts
+from sandfleet_worker.delivery.ledger import Identity, Ledger
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

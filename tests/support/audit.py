@@ -17,7 +17,7 @@ from sandfleet import JobUnknown
 from sandfleet_config.errors import Category, ErrorCode
 from sandfleet_config.queues import KEY_PREFIX, job_key
 from sandfleet_config.scripts import MAX_DEAD_LETTERS
-from sandfleet_worker.delivery.ledger import MAX_STARTS
+from sandfleet_worker.delivery.claim import MAX_STARTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 from sandfleet_config.errors import ErrorCode
 from sandfleet_config.outcome import Attempt
-from sandfleet_worker.delivery.ledger import Claim, Flag
+from sandfleet_worker.delivery.claim import Claim, Flag
 
 REDIS_TIME = datetime(2001, 2, 3, tzinfo=UTC)
 

@@ -12,8 +12,8 @@ from sandfleet_config.outcome import Attempt
 from sandfleet_config.spec import SandboxSpec
 from sandfleet_config.wire import JobRequest
 from sandfleet_worker.delivery import held as held_module
+from sandfleet_worker.delivery.claim import MAX_STARTS, Claim, Flag
 from sandfleet_worker.delivery.held import Held
-from sandfleet_worker.delivery.ledger import MAX_STARTS, Claim, Flag
 from sandfleet_worker.messages import Delivery
 from sandfleet_worker.sandbox.cancellation import Cancellation
 from sandfleet_worker.tasks import Life

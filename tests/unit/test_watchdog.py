@@ -8,8 +8,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from sandfleet_worker.delivery.claim import Claim, Flag
 from sandfleet_worker.delivery.held import Held
-from sandfleet_worker.delivery.ledger import Claim, Flag
 from sandfleet_worker.delivery.watchdog import STALL_SECONDS, Watchdog
 
 LONG = STALL_SECONDS + 1

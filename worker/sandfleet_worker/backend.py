@@ -12,7 +12,7 @@ from sandfleet_config.outcome import Outcome
 from sandfleet_worker.tasks import Fenced, JobEnd, run_task
 
 if TYPE_CHECKING:
-    from sandfleet_worker.delivery.ledger import Claim
+    from sandfleet_worker.delivery.claim import Claim
 
 log = logging.getLogger(__name__)
 

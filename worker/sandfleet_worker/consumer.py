@@ -24,8 +24,8 @@ from sandfleet_config.queues import TASK_NAME
 from sandfleet_config.wire import encode_needs, join_needs
 from sandfleet_config.words import CANCELLED, format_bytes
 
+from sandfleet_worker.delivery.claim import Flag, PutBack
 from sandfleet_worker.delivery.envelope import open_message
-from sandfleet_worker.delivery.ledger import Flag, PutBack
 from sandfleet_worker.delivery.worker_exit import RELEASE_SECONDS
 from sandfleet_worker.messages import read_delivery
 from sandfleet_worker.refusal import refuse
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from celery.worker.request import Request
     from kombu.message import Message
 
-    from sandfleet_worker.delivery.ledger import Claim
+    from sandfleet_worker.delivery.claim import Claim
     from sandfleet_worker.messages import Delivery
 
 log = logging.getLogger(__name__)

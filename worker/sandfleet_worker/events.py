@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sandfleet_worker.delivery.ledger import Claim
+    from sandfleet_worker.delivery.claim import Claim
     from sandfleet_worker.messages import Delivery
 
 MAX_LABEL_CHARS = 1024

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from sandfleet_config.errors import ErrorCode
 from sandfleet_config.words import CANCELLED
 
-from sandfleet_worker.delivery.ledger import Claim, Refused
+from sandfleet_worker.delivery.claim import Claim, Refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -17,8 +17,8 @@ from sandfleet_worker.events import describe_end, describe_received
 if TYPE_CHECKING:
     from sandfleet_config.errors import SandboxError
 
+    from sandfleet_worker.delivery.claim import Claim
     from sandfleet_worker.delivery.intake import Intake
-    from sandfleet_worker.delivery.ledger import Claim
     from sandfleet_worker.messages import Delivery
 
 log = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from sandfleet_config.queues import TASK_NAME
 from sandfleet_config.wire import encode_needs, join_needs, spec_sha256
 from sandfleet_config.words import CANCELLED_QUEUED
 
-from sandfleet_worker.delivery.ledger import Flag, PutBack
+from sandfleet_worker.delivery.claim import Flag, PutBack
 from sandfleet_worker.job_start import JobStart
 from sandfleet_worker.policy import admit
 from sandfleet_worker.pool import current_job
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from sandfleet_config.spec import SandboxSpec
     from sandfleet_config.wire import JobRequest
 
-    from sandfleet_worker.delivery.ledger import Claim
+    from sandfleet_worker.delivery.claim import Claim
     from sandfleet_worker.host import Host
     from sandfleet_worker.messages import Delivery
     from sandfleet_worker.policy import Admitted

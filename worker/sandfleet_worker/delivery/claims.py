@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
     import redis
 
+    from sandfleet_worker.delivery.claim import Claim
     from sandfleet_worker.delivery.held import Held
-    from sandfleet_worker.delivery.ledger import Claim, Ledger
+    from sandfleet_worker.delivery.ledger import Ledger
     from sandfleet_worker.delivery.redis_memory import RedisMemory
     from sandfleet_worker.delivery.slots import HostSlots, Slot
     from sandfleet_worker.delivery.turns import Turns

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from kombu.message import Message
 
 if TYPE_CHECKING:
-    from sandfleet_worker.delivery.ledger import Claim
+    from sandfleet_worker.delivery.claim import Claim
 
 
 class ClaimedMessage(Message):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from sandfleet_worker.delivery.ledger import Claim
+    from sandfleet_worker.delivery.claim import Claim
     from sandfleet_worker.delivery.slots import Slot
 
 LONGEST_WAIT_SECONDS = 3600.0

@@ -14,10 +14,11 @@ from sandfleet_config.errors import ErrorCode
 from sandfleet_config.outcome import Outcome
 
 from sandfleet_worker.delivery.announcer import Announcer
+from sandfleet_worker.delivery.claim import Claim, Refused
 from sandfleet_worker.delivery.claims import Claimer
 from sandfleet_worker.delivery.held import Held
 from sandfleet_worker.delivery.leases import BEATS_PER_LEASE, Lease
-from sandfleet_worker.delivery.ledger import Claim, Ledger, Refused
+from sandfleet_worker.delivery.ledger import Ledger
 from sandfleet_worker.delivery.outages import REDIS_ERRORS, NotHeard, call_until_heard
 from sandfleet_worker.delivery.redis_memory import RedisMemory
 from sandfleet_worker.delivery.sweep import Sweeper
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
     from sandfleet_config.settings import WorkerSettings
 
     from sandfleet_worker.delivery.announcer import HostFacts
-    from sandfleet_worker.delivery.ledger import Identity, PutBack
+    from sandfleet_worker.delivery.claim import PutBack
+    from sandfleet_worker.delivery.ledger import Identity
     from sandfleet_worker.delivery.slots import HostSlots
 
 __all__ = ["EXIT_LOST", "TIMEOUT_SECONDS", "Intake"]

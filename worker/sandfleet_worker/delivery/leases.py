@@ -13,7 +13,8 @@ from sandfleet_worker.supervised_thread import Backoff, SupervisedThread
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from sandfleet_worker.delivery.ledger import Claim, Ledger
+    from sandfleet_worker.delivery.claim import Claim
+    from sandfleet_worker.delivery.ledger import Ledger
 
 log = logging.getLogger(__name__)
 

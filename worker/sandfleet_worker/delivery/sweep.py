@@ -14,8 +14,8 @@ from sandfleet_config.outcome import Outcome
 from sandfleet_config.wire import spec_sha256
 from sandfleet_config.words import CANCELLED
 
+from sandfleet_worker.delivery.claim import MAX_STARTS, Flag
 from sandfleet_worker.delivery.envelope import open_message
-from sandfleet_worker.delivery.ledger import MAX_STARTS, Flag
 from sandfleet_worker.delivery.outages import can_pass, is_outage
 from sandfleet_worker.messages import read_delivery
 from sandfleet_worker.supervised_thread import Backoff, SupervisedThread, is_resource_error
@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from sandfleet_worker.delivery.claim import Claim
     from sandfleet_worker.delivery.leases import Lease
-    from sandfleet_worker.delivery.ledger import Claim, Ledger
+    from sandfleet_worker.delivery.ledger import Ledger
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from celery import states
 from sandfleet_config.errors import ErrorCode
 from sandfleet_config.queues import KEY_PREFIX, job_key
 
-from sandfleet_worker.delivery.ledger import parse_attempts
+from sandfleet_worker.delivery.claim import parse_attempts
 from sandfleet_worker.events import describe_end
 
 if TYPE_CHECKING:

@@ -1,0 +1,158 @@
+"""One job as a worker holds it, read from what the scripts tell of it."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Final
+
+from pydantic import TypeAdapter, ValidationError
+from sandfleet_config.outcome import Attempt, replace_new_code
+from sandfleet_config.spec import DEFAULT_QUEUE_TTL_SECONDS
+
+if TYPE_CHECKING:
+    from sandfleet_config.errors import ErrorCode
+
+DEFAULT_MAX_ATTEMPTS = 3
+MAX_STARTS = 20
+"""Starts of a job at most, charged or not: no job goes round for ever."""
+_attempts: Final = TypeAdapter(tuple[Attempt, ...])
+
+
+class Flag(StrEnum):
+    """Why a job was handed out: to run, or for its outcome only."""
+
+    START = "start"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+
+
+class Refused(StrEnum):
+    """Why a job that has waited may not start."""
+
+    CANCELLED = "cancelled"
+    FENCED = "fenced"
+
+
+_FLAGS: Final = frozenset(flag.value.encode() for flag in Flag)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One job as a worker holds it; `claim_id` fences off everything later. `attempts` include this one if it starts."""
+
+    claim_id: str
+    job_id: str
+    flag: Flag
+    message: bytes
+    queue: str = ""
+    is_waiting: bool = False
+    """Whether the job waits for what its start needs: none of `attempts` is this claim's."""
+    attempts: tuple[Attempt, ...] = ()
+    lost_waits: int = 0
+    """How many workers have died while the job waited for its start."""
+    max_attempts: int = DEFAULT_MAX_ATTEMPTS
+    suspect_seconds: float | None = None
+    """How long the job runs apart from others that may have killed their worker; None if it is no suspect."""
+    run: int = 1
+    reason: str = ""
+    """Why the job belongs to the dead letters when it ends; empty where it does not."""
+    told: float = field(default_factory=time.monotonic, compare=False)
+    """When Redis told of the last start, monotonic."""
+
+    @property
+    def charged_count(self) -> int:
+        """How many attempts count towards `max_attempts`."""
+        return sum(attempt.charged for attempt in self.attempts)
+
+    @property
+    def is_last_attempt(self) -> bool:
+        """Whether no other attempt may follow."""
+        return self.charged_count >= self.max_attempts or (bool(self.attempts) and self.is_last_start)
+
+    @property
+    def is_last_start(self) -> bool:
+        """Whether no other attempt may follow although this one is not charged."""
+        return self.max_attempts == 1 or len(self.attempts) >= MAX_STARTS
+
+    def describe_limit(self) -> str:
+        """Say which limit ends the job with its last attempt."""
+        if len(self.attempts) >= MAX_STARTS:
+            return f"the job was started {len(self.attempts)} times, {MAX_STARTS} starts are the most of any job"
+        if self.max_attempts == 1:
+            return "max_attempts=1 allows one start"
+        return f"no try is left ({self.charged_count} of {self.max_attempts})"
+
+    def end_attempts(self, code: ErrorCode) -> tuple[Attempt, ...]:
+        """Return the attempts, the last one ended with `code` if this claim is one; an earlier end stays as it is.
+
+        The end is by Redis's clock, as the start is: this host's may be wrong, or be set meanwhile.
+        """
+        if not self.is_started:
+            return self.attempts
+        last = self.attempts[-1]
+        ended = last.started + timedelta(seconds=time.monotonic() - self.told)
+        return (*self.attempts[:-1], replace(last, code=code, ended=ended))
+
+    @property
+    def is_started(self) -> bool:
+        """Whether the last attempt is this claim's, and goes on."""
+        is_own = self.flag is Flag.START and not self.is_waiting
+        return is_own and bool(self.attempts) and self.attempts[-1].ended is None
+
+
+@dataclass(frozen=True)
+class PutBack:
+    """Why a host cannot run a job that it has claimed, for people, and what of the job a record of a stock producer lacks.
+
+    `needs` is JSON, as a submit leaves it. `queue_ttl_seconds` is how long it may wait in the queue.
+    """
+
+    text: str
+    needs: str
+    queue_ttl_seconds: float = DEFAULT_QUEUE_TTL_SECONDS
+
+
+def parse_claim(claim_id: str, *facts: bytes) -> Claim:
+    """Read the facts that `claim.lua` and `reap.lua` tell of a job. A record that a stranger has spoilt tells nothing."""
+    job_id, flag, message, queue, attempts, max_attempts, run, *suspect_ms = facts
+    return Claim(
+        claim_id,
+        job_id.decode(errors="replace"),
+        Flag(flag.decode()) if flag in _FLAGS else Flag.START,
+        message,
+        queue=queue.decode(errors="replace"),
+        attempts=parse_attempts(attempts),
+        max_attempts=parse_number(max_attempts) or DEFAULT_MAX_ATTEMPTS,
+        suspect_seconds=parse_suspect(*suspect_ms),
+        run=parse_number(run) or 1,
+    )
+
+
+def parse_suspect(text: bytes = b"") -> float | None:
+    milliseconds = parse_number(text)
+    return None if milliseconds is None else milliseconds / 1000
+
+
+def parse_number(text: bytes) -> int | None:
+    return int(text) if text.isdigit() and len(text) < 10 else None  # noqa: PLR2004
+
+
+def parse_attempts(raw: bytes | str) -> tuple[Attempt, ...]:
+    """Read the attempts of a job's hash; their times are milliseconds of Redis's clock. Unreadable ones count as none."""
+    try:
+        return _attempts.validate_json(raw) if raw else ()
+    except ValidationError:
+        return _parse_unusual_attempts(raw)
+
+
+def _parse_unusual_attempts(raw: bytes | str) -> tuple[Attempt, ...]:
+    """Read attempts with codes of a newer release: they count, too."""
+    try:
+        items: Any = json.loads(raw)
+        return _attempts.validate_python([replace_new_code(item) for item in items])
+    except (ValueError, TypeError, RecursionError):
+        return ()
