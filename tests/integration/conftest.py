@@ -10,16 +10,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import redis
 from lasting import lasting_keys
+from pydantic import SecretStr
+from sandfleet import Fleet, Settings
 from sandfleet_config.queues import KEY_PREFIX
+from sandfleet_worker.delivery.ledger import Identity, Ledger
 from sandfleet_worker.sandbox.images import ImageStore
 from stage import Stage, Stock
 from waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    import redis
 
 
 @pytest.fixture(scope="session")
@@ -81,6 +83,37 @@ def module_stage(redis_server: Any, images_root: Path) -> Iterator[Stage]:
 def module_stage_folder(redis_server: Any, images_root: Path) -> Iterator[Stage]:
     """A host for all tests of a module, workers not started."""
     yield from _new_stage(redis_server, images_root)
+
+
+@pytest.fixture
+def url(redis_server: Any) -> str:
+    """A database of the test's own, for tests that need no worker."""
+    return str(redis_server.url).replace("db=0", "db=7")
+
+
+@pytest.fixture
+def client(url: str) -> Iterator[Any]:
+    """A client of that database, which is empty before and after."""
+    with redis.Redis.from_url(url, protocol=2) as client:
+        client.flushdb()
+        yield client
+        client.flushdb(asynchronous=True)  # the largest batch fills it
+
+
+@pytest.fixture
+def fleet(url: str, client: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fleet]:
+    """A fleet on that database; the commands use it, too."""
+    monkeypatch.setenv("SANDFLEET_REDIS_URL", url)
+    with Fleet(Settings(redis_url=SecretStr(url))) as fleet:
+        yield fleet
+
+
+@pytest.fixture
+def ledger(client: Any) -> Ledger:
+    """One worker as Redis sees it, with a lease that nobody needs to renew."""
+    found = Ledger(client, Identity("host", "one", "host:one:one"), 3600)
+    found.register(7200)
+    return found
 
 
 @pytest.fixture(autouse=True)

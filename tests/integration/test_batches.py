@@ -5,50 +5,19 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
-import redis
 from lasting import lasting_keys
-from pydantic import SecretStr
-from sandfleet import BatchUnknown, ErrorCode, Fleet, JobUnknown, Outcome, ResultTimeout, SandboxSpec, Settings
+from sandfleet import BatchUnknown, ErrorCode, Fleet, JobUnknown, Outcome, ResultTimeout, SandboxSpec
 from sandfleet.cli import main
 from sandfleet_config.queues import DEFAULT_QUEUE, KEY_PREFIX, job_key, result_key
 from sandfleet_config.scripts import stored_result
 from sandfleet_worker.delivery.ledger import Identity, Ledger
 from waiting import wait_until
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 SPEC = SandboxSpec(image="x", command=["true"])
 OK, BAD = ErrorCode.OK, ErrorCode.EXIT_NONZERO
-
-
-@pytest.fixture
-def url(redis_server: Any) -> str:
-    return str(redis_server.url).replace("db=0", "db=7")
-
-
-@pytest.fixture
-def client(url: str) -> Iterator[Any]:
-    """A database of the test's own."""
-    with redis.Redis.from_url(url, protocol=2) as client:
-        client.flushdb()
-        yield client
-        client.flushdb()
-
-
-@pytest.fixture
-def fleet(url: str, client: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fleet]:
-    monkeypatch.setenv("SANDFLEET_REDIS_URL", url)  # for the command, too
-    with Fleet(Settings(redis_url=SecretStr(url))) as fleet:
-        yield fleet
-
-
-@pytest.fixture
-def ledger(client: Any) -> Ledger:
-    return new_ledger(client, 3600)
 
 
 def new_ledger(client: Any, ttl: int, name: str = "one") -> Ledger:

@@ -4,51 +4,19 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import redis
-from pydantic import SecretStr
-from sandfleet import Fleet, SandboxSpec, Settings
+from sandfleet import Fleet, SandboxSpec
 from sandfleet.cli import main
 from sandfleet_config.errors import ErrorCode
 from sandfleet_config.outcome import Outcome
 from sandfleet_config.queues import DEFAULT_QUEUE, KEY_PREFIX
 from sandfleet_worker.delivery import ledger as ledger_module
-from sandfleet_worker.delivery.ledger import Identity, Ledger
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from sandfleet_worker.delivery.ledger import Ledger
 
 DEAD, SIZES, BYTES = f"{KEY_PREFIX}dead", f"{KEY_PREFIX}dead_sizes", f"{KEY_PREFIX}dead_bytes"
-
-
-@pytest.fixture
-def url(redis_server: Any) -> str:
-    return str(redis_server.url).replace("db=0", "db=6")
-
-
-@pytest.fixture
-def client(url: str) -> Iterator[Any]:
-    """A database of the test's own."""
-    with redis.Redis.from_url(url, protocol=2) as client:
-        client.flushdb()
-        yield client
-        client.flushdb()
-
-
-@pytest.fixture
-def fleet(url: str, client: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fleet]:
-    monkeypatch.setenv("SANDFLEET_REDIS_URL", url)  # for the command, too
-    with Fleet(Settings(redis_url=SecretStr(url))) as fleet:
-        yield fleet
-
-
-@pytest.fixture
-def ledger(client: Any) -> Ledger:
-    found = Ledger(client, Identity("host", "one", "host:one:one"), 3600)
-    found.register(600)
-    return found
 
 
 def bury(ledger: Ledger, fleet: Fleet, count: int, stdin: str = "") -> list[str]:

@@ -6,9 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import redis
-from pydantic import SecretStr
-from sandfleet import Fleet, Settings, SpecInvalid
+from sandfleet import Fleet, SpecInvalid
 from sandfleet_config.queues import DEFAULT_QUEUE, KEY_PREFIX, job_key
 from sandfleet_config.wire import join_needs
 from sandfleet_worker.delivery.claim import Claim, Flag, PutBack
@@ -18,32 +16,9 @@ from sandfleet_worker.messages import read_delivery
 from waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from sandfleet import Job
 MIB = 1 << 20
 FREE = 1 << 40
-
-
-@pytest.fixture
-def url(redis_server: Any) -> str:
-    return str(redis_server.url).replace("db=0", "db=6")
-
-
-@pytest.fixture
-def client(url: str) -> Iterator[Any]:
-    """A database of the test's own."""
-    with redis.Redis.from_url(url, protocol=2) as client:
-        client.flushdb()
-        yield client
-        client.flushdb()
-
-
-@pytest.fixture
-def fleet(url: str, client: Any) -> Iterator[Fleet]:
-    assert client.dbsize() == 0
-    with Fleet(Settings(redis_url=SecretStr(url))) as fleet:
-        yield fleet
 
 
 class HostOfTest:

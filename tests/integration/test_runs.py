@@ -7,10 +7,9 @@ import threading
 import time
 from collections import Counter
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
-import redis
 from lasting import lasting_keys
 from pydantic import SecretStr
 from sandfleet import CancelState, ErrorCode, Fleet, JobUnknown, Outcome, SandboxSpec, Settings
@@ -19,44 +18,13 @@ from sandfleet.cli import main
 from sandfleet_config.queues import DEFAULT_QUEUE, KEY_PREFIX, job_key, result_key, run_key
 from sandfleet_worker.delivery import ledger as ledger_module
 from sandfleet_worker.delivery.claim import Claim
-from sandfleet_worker.delivery.ledger import Identity, Ledger
+from sandfleet_worker.delivery.ledger import Ledger
 from waiting import wait_until
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 SPEC = SandboxSpec(image="x", command=["true"], max_attempts=2)
 JOBS = int(os.environ.get("TEST_RETRIED_BATCH", "4000"))
 """In a batch of which a quarter is run again; `make test-retries` takes 100,000."""
 LOST = ErrorCode.WORKER_LOST
-
-
-@pytest.fixture
-def url(redis_server: Any) -> str:
-    return str(redis_server.url).replace("db=0", "db=9")
-
-
-@pytest.fixture
-def client(url: str) -> Iterator[Any]:
-    """A database of the test's own."""
-    with redis.Redis.from_url(url, protocol=2) as client:
-        client.flushdb()
-        yield client
-        client.flushdb(asynchronous=True)
-
-
-@pytest.fixture
-def fleet(url: str, client: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fleet]:
-    monkeypatch.setenv("SANDFLEET_REDIS_URL", url)  # for the command, too
-    with Fleet(Settings(redis_url=SecretStr(url))) as fleet:
-        yield fleet
-
-
-@pytest.fixture
-def ledger(client: Any) -> Ledger:
-    found = Ledger(client, Identity("host", "one", "host:one:1"), 3600)
-    found.register(7200)  # nobody renews it, and the largest batch takes minutes
-    return found
 
 
 def claim_next(ledger: Ledger) -> Claim:

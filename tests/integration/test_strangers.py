@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
-import redis
 from pydantic import SecretStr
 from sandfleet import Fleet, SandboxSpec, Settings
 from sandfleet_config.errors import ErrorCode
@@ -18,37 +17,13 @@ from sandfleet_config.scripts import read_script
 from sandfleet_worker.delivery import ledger as ledger_module
 from sandfleet_worker.delivery.claim import Claim, Flag
 from sandfleet_worker.delivery.envelope import open_message
-from sandfleet_worker.delivery.ledger import MAX_QUEUES, Identity, Ledger
+from sandfleet_worker.delivery.ledger import MAX_QUEUES, Ledger
 from sandfleet_worker.delivery.sweep import Sweeper
 from sandfleet_worker.delivery.turns import Turns
 from sandfleet_worker.messages import read_delivery
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 MALFORMED = 100_000
 MAX_KEPT, MAX_KEPT_BYTES = 1000, 8192
-
-
-@pytest.fixture
-def url(redis_server: Any) -> str:
-    return str(redis_server.url).replace("db=0", "db=5")
-
-
-@pytest.fixture
-def client(url: str) -> Iterator[Any]:
-    """A database of the test's own."""
-    with redis.Redis.from_url(url, protocol=2) as client:
-        client.flushdb()
-        yield client
-        client.flushdb()
-
-
-@pytest.fixture
-def ledger(client: Any) -> Ledger:
-    found = Ledger(client, Identity("host", "one", "host:one:one"), 3600)
-    found.register(600)
-    return found
 
 
 def submit(url: str, count: int = 1, **options: Any) -> list[str]:

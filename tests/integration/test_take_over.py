@@ -115,11 +115,6 @@ class Heir:
 
 
 @pytest.fixture
-def url(redis_server: Any) -> str:
-    return str(redis_server.url).replace("db=0", "db=3")
-
-
-@pytest.fixture
 def client(url: str) -> Iterator[Any]:
     """A database of the test's own."""
     with redis.Redis.from_url(url) as client:

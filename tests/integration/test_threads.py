@@ -128,19 +128,6 @@ class Forward:
 
 
 @pytest.fixture
-def url(redis_server: Any) -> str:
-    return str(redis_server.url).replace("db=0", "db=4")
-
-
-@pytest.fixture
-def client(url: str) -> Iterator[Any]:
-    with redis.Redis.from_url(url, protocol=2) as client:
-        client.flushdb()
-        yield client
-        client.flushdb()
-
-
-@pytest.fixture
 def new_fleetlet(
     url: str, client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[..., Fleetlet]]:
@@ -258,6 +245,8 @@ def test_a_worker_that_loses_its_lease_before_its_consumer_starts_ends(
     assert fleetlet.left == [EXIT_LOST]
     flags: Any = state
     assert flags.should_terminate == EXIT_LOST, "and in order, where Celery's loop begins before that"
+    fleetlet.start()
+    assert fleetlet.is_ended.is_set(), "what would run is ended, although the claims begin after the loss"
 
 
 def test_a_job_that_cannot_be_started_while_redis_is_away_goes_back_once_it_is_there(

@@ -5,12 +5,10 @@ from __future__ import annotations
 import copy
 import json
 import pickle
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
-import redis
-from pydantic import SecretStr
-from sandfleet import ErrorCode, Fleet, Outcome, SandboxSpec, Settings
+from sandfleet import ErrorCode, Fleet, Outcome, SandboxSpec
 from sandfleet.cli import main
 from sandfleet.cli.exits import exit_code
 from sandfleet_config.errors import (
@@ -27,32 +25,8 @@ from sandfleet_config.scripts import DEAD_TTL_SECONDS, read_script
 from sandfleet_worker.delivery.claim import parse_attempts
 from sandfleet_worker.delivery.ledger import Identity, Ledger
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 NEW = "SOMETHING_NEW"
 ATTEMPT = {"host": "h", "worker": "h.1", "started": 1_700_000_000_000, "ended": 1_700_000_001_000}
-
-
-@pytest.fixture
-def url(redis_server: Any) -> str:
-    return str(redis_server.url).replace("db=0", "db=7")
-
-
-@pytest.fixture
-def client(url: str) -> Iterator[Any]:
-    """A database of the test's own."""
-    with redis.Redis.from_url(url, protocol=2) as client:
-        client.flushdb()
-        yield client
-        client.flushdb()
-
-
-@pytest.fixture
-def fleet(url: str, client: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fleet]:
-    monkeypatch.setenv("SANDFLEET_REDIS_URL", url)  # for the command, too
-    with Fleet(Settings(redis_url=SecretStr(url))) as fleet:
-        yield fleet
 
 
 def forge(

@@ -7,50 +7,19 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
-import redis
 from pydantic import SecretStr
 from sandfleet import ErrorCode, Fleet, FleetRunner, FleetUnavailable, Outcome, ResultTimeout, SandboxSpec, Settings
 from sandfleet_config.errors import Cancelled
 from sandfleet_config.queues import DEFAULT_QUEUE
-from sandfleet_worker.delivery.ledger import Identity, Ledger
+from sandfleet_worker.delivery.ledger import Ledger
 from waiting import wait_until
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 SPEC = SandboxSpec(image="x", command=["true"])
 QUIET_SECONDS = 4.0
 Wait = Callable[[], object]
-
-
-@pytest.fixture
-def url(redis_server: Any) -> str:
-    return str(redis_server.url).replace("db=0", "db=8")
-
-
-@pytest.fixture
-def client(url: str) -> Iterator[Any]:
-    """A database of the test's own."""
-    with redis.Redis.from_url(url, protocol=2) as client:
-        client.flushdb()
-        yield client
-        client.flushdb()
-
-
-@pytest.fixture
-def fleet(url: str, client: Any) -> Iterator[Fleet]:
-    with Fleet(Settings(redis_url=SecretStr(url))) as fleet:
-        yield fleet
-
-
-@pytest.fixture
-def ledger(client: Any) -> Ledger:
-    found = Ledger(client, Identity("host", "one", "host:one:1"), 3600)
-    found.register(600)
-    return found
 
 
 @pytest.fixture

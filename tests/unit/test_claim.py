@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+import pytest
 from sandfleet_config.errors import ErrorCode
 from sandfleet_config.outcome import Attempt
+from sandfleet_worker.backend import _read_outcome
 from sandfleet_worker.delivery.claim import Claim, Flag
 
 REDIS_TIME = datetime(2001, 2, 3, tzinfo=UTC)
@@ -22,3 +24,13 @@ def test_an_attempt_ends_by_the_clock_it_started_by() -> None:
     assert last.code is ErrorCode.OK
     assert last.ended is not None
     assert timedelta(0) <= last.ended - second.started < timedelta(seconds=60), "whatever this host's clock says"
+
+
+def test_what_ends_without_an_outcome_keeps_its_attempts_and_says_what_it_was(caplog: pytest.LogCaptureFixture) -> None:
+    claim = Claim("c", "j", Flag.START, b"", attempts=(Attempt(host="a", worker="a.1", started=REDIS_TIME),))
+
+    outcome = _read_outcome(claim, ValueError("no such thing"))
+
+    assert (outcome.code, outcome.job_id) == (ErrorCode.INTERNAL, "j")
+    assert [attempt.code for attempt in outcome.attempts] == [ErrorCode.INTERNAL]
+    assert "no such thing" in caplog.text
