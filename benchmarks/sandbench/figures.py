@@ -158,7 +158,7 @@ class Store(Record):
 
 
 class RedisUse(Record):
-    """What one of `jobs` jobs asks of Redis, from submit to collected outcome, by Redis's own counters."""
+    """Count the script calls and bytes of one job, from submit to collected outcome: Redis's counters, divided by `jobs`."""
 
     jobs: int
     seconds: float

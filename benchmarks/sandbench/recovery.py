@@ -34,10 +34,10 @@ def measure_recovery(ground: Ground, counts: Counts) -> Recovery:
     with (
         ground.serve_redis(ground.new_name("redis")) as server,
         Fleet(Settings.model_validate({"redis_url": server.url})) as fleet,
-        contextlib.ExitStack() as heirs,
+        contextlib.ExitStack() as others,
     ):
         for number in range(HEIRS):
-            heirs.enter_context(worker(ground, server, f"heir{number}", SLOTS, AS_SHIPPED))
+            others.enter_context(worker(ground, server, f"other{number}", SLOTS, AS_SHIPPED))
         for number in range(counts.trials):
             with worker(ground, server, f"victim{number}", SLOTS, AS_SHIPPED) as victim:
                 seconds += _kill_and_wait(fleet, victim)

@@ -1,4 +1,4 @@
-"""What a job asks of Redis, by Redis's own counters: calls of scripts, and bytes in and out, producer and worker together.
+"""Count the script calls and bytes that a job costs Redis, of producer and worker together. The counters are Redis's own.
 
 Run by another release's Python, ``python -m sandbench.redis_use IMAGES JOBS`` measures that release and prints JSON.
 """

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 CODE_NAME = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
-"""What a code of any release looks like; another text is damage, not a code."""
+"""The form of a code, in any release. Any other text is no code."""
 KEPT_CODES = 128
 
 
@@ -127,7 +127,7 @@ class ErrorCode(StrEnum):
 def read_code(text: object, category: object = None, retryable: object = None) -> ErrorCode:
     """Return the code `text`; for one of a newer release the record's `category` and `retryable` count.
 
-    Without a category that is known here it is trouble of ours (`Category.HOST`), which may end better.
+    A category that this release does not know counts as `Category.HOST`: the fleet's fault, and worth another try.
 
     Raises:
         ValueError: no release has such a code.
@@ -144,7 +144,7 @@ def read_code(text: object, category: object = None, retryable: object = None) -
 
 
 def read_category(value: object) -> Category:
-    """Return the category `value`; one that is not known here is trouble of ours."""
+    """Return the category `value`, or `Category.HOST` for one that this release does not know."""
     return Category(value) if isinstance(value, str) and value in set(Category) else Category.HOST
 
 

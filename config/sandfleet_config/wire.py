@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from sandfleet_config.errors import ErrorCode
 
 CONTRACT_VERSIONS: Final = (1, 2, 3)
-"""What this release speaks. 2 adds `spec.DELIVERY_FIELDS`, 3 `requires`.
+"""Contract versions that this release speaks. Version 2 adds `spec.DELIVERY_FIELDS`, version 3 adds `requires`.
 
 A request says the lowest version that covers what it uses, for workers a version behind.
 """

@@ -99,7 +99,11 @@ class BatchState(NamedTuple):
 
 
 class RunState(StrEnum):
-    """What became of the wish to run a job again: it is queued; a later run has begun before, or it has not ended; or why not."""
+    """Result of asking for another run of a job.
+
+    ``queued``: the next run is queued. ``later``: another run has begun since, or this one has not ended. The others say why
+    there is nothing to run.
+    """
 
     QUEUED = "queued"
     LATER = "later"

@@ -39,7 +39,7 @@ _any_spec: Final = SandboxSpec(image="-")
 
 
 class Encoded(NamedTuple):
-    """What all jobs of one spec have in common: `run` says what runs, `labels` and `requires` are as they were then.
+    """The encoded part that all jobs of one spec share: `run` says what runs, `labels` and `requires` are as they were then.
 
     `needs` says what its host must have: see `wire.encode_needs`.
     """

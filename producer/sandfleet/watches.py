@@ -1,4 +1,4 @@
-"""What a wait hears of jobs that end: the handles that `notices` serves."""
+"""Handles by which a wait hears of jobs that end; `notices` serves them."""
 
 from __future__ import annotations
 

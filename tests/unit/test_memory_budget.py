@@ -91,7 +91,7 @@ def test_doctor_says_the_budget_and_what_bounds_it() -> None:
     assert lowered.state is State.OK, "the operator wants small jobs"
     none = check_memory(MemoryBudget(32 * MIB, 0, 0, "/sys/fs/cgroup/pods/memory.max"), JOB)
     assert none.state is State.FAILED
-    assert "no job does its work in less than 64 MiB" in none.detail
+    assert "jobs need at least 64 MiB" in none.detail
     assert "give /sys/fs/cgroup/pods/memory.max more" in none.fix
 
 

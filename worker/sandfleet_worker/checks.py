@@ -254,7 +254,8 @@ def check_memory(budget: MemoryBudget, ceiling_bytes: int) -> Finding:
         return Finding(name, State.OK, detail)
     fix = f"give {budget.bound} more, or lower SANDFLEET_POLICY__MEMORY_BYTES"
     if budget.job_bytes < MIN_BUDGET_BYTES:
-        text = f"{detail}: no job does its work in less than {format_bytes(MIN_BUDGET_BYTES)}, and it would be blamed for that"
+        least = format_bytes(MIN_BUDGET_BYTES)
+        text = f"{detail}: jobs need at least {least}, or they end as OUT_OF_MEMORY for what the host lacks"
         return Finding(name, State.FAILED, text, fix)
     text = f"{detail}: less than the ceiling of one job ({format_bytes(ceiling_bytes)}), which is lowered to it"
     return Finding(name, State.WARNING, text, fix)

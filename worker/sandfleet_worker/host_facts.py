@@ -1,4 +1,4 @@
-"""What this host has for jobs, as it is told to the fleet and as its own worker checks it: labels, ceilings, memory, images."""
+"""Labels, ceilings, memory and images of this host: told to the fleet, and checked by its own worker."""
 
 from __future__ import annotations
 

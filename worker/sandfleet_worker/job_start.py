@@ -40,7 +40,7 @@ class JobStart:
     ) -> None:
         self._intake, self._slots, self._cancel, self._on_start = intake, slots, cancel, on_start
         self.claim = claim
-        """What is known of the job by now; its attempts change when it waits and when it starts."""
+        """The claim as it is now; its attempts change when the job waits and when it starts."""
         self.has_started = False
         """Whether the program may have started."""
 

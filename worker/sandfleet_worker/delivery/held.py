@@ -44,8 +44,8 @@ class _Entry:
 class Held:
     """The claims that this worker runs; safe for threads.
 
-    `suspect_margin_seconds` should be the time between two beats of the lease. If the worker dies, its heirs know when it beat
-    last: whoever was no suspect any more by then is not mixed up with the suspect that came next.
+    `suspect_margin_seconds` should be the time between two beats of the lease. Whoever takes over from a dead worker knows only
+    its last beat. With this margin the last suspect's time is over by that beat, so only the next suspect is charged.
     """
 
     def __init__(self, limit: int, suspect_margin_seconds: float = 0.0) -> None:

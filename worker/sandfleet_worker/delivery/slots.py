@@ -138,7 +138,7 @@ class HostSlots:
         self._memory_bytes, self._own_bytes = memory_bytes, own_bytes
         self._released = threading.Event()
         self.last_memory: HostMemory | None = None
-        """What `read_memory` found last, in any thread."""
+        """The last result of `read_memory`, from any thread."""
         self._line: deque[_Waiter] = deque()
         self._lock = threading.Lock()
         self._gate_patience = GATE_SECONDS

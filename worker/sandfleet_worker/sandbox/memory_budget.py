@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 PERCENT, BUDGET_PERCENT = 100, 90
 """The rest is for the kernel, its page cache and whoever else lives on the host."""
 WORKER_BYTES = 64 << 20
-"""What a worker process takes: 40 to 66 MiB were measured."""
+"""Memory of one worker process: 40 to 66 MiB were measured."""
 UNLIMITED_BYTES = 1 << 60
 """cgroup v1 writes a number near 2^63 where there is no limit."""
 
@@ -39,7 +39,7 @@ class MemoryBudget:
 
     @property
     def job_bytes(self) -> int:
-        """What jobs may reserve where no other worker lives on the host."""
+        """Memory that jobs may reserve where no other worker lives on the host."""
         return max(0, self.total_bytes - self.own_bytes)
 
     def lessen(self, lacking_bytes: int) -> MemoryBudget:

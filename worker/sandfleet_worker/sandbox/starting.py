@@ -1,4 +1,4 @@
-"""What a runner tells of a job before its program starts: that it waits for something slow, and that it starts now."""
+"""Hooks of a job on its way to its start: the runner tells that the job waits for something slow, and that it starts now."""
 
 from __future__ import annotations
 

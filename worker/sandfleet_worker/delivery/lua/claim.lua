@@ -381,7 +381,7 @@ local function take(queue, step, message, is_first_short)
     list = is_list and type(list) == 'table' and list or {}
     local suspect = find_suspect(facts[7], list)
     if suspect and me.holds_suspect then
-      tell_why(job, facts[9], 'may have killed its worker, as a job may have that ' .. worker .. ' runs now: they do not run together')
+      tell_why(job, facts[9], 'may have killed its worker, and so may a job that ' .. worker .. ' runs now: such jobs do not run together')
       return put_apart(id, message)
     end
     suspect_until = suspect and now + math.min(MAX_SUSPECT_MS, suspect.ms)
