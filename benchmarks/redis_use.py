@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from sandbench.figures import RedisUse
 from sandbench.programs import IMAGES
-from sandfleet_worker.sandbox.images import ImageStore
+from sandfleet_worker.sandbox.image.store import ImageStore
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 from old_release import old_release

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import redis
 from sandfleet_config.settings import HostSettings, ImagesSettings, RunscSettings
-from sandfleet_worker.sandbox.cgroup_tree import find_tree
-from sandfleet_worker.sandbox.images import ImageStore
+from sandfleet_worker.sandbox.cgroup.tree import find_tree
+from sandfleet_worker.sandbox.image.store import ImageStore
 from sandfleet_worker.sandbox.runner import RunscRunner
 
 from sandbench.processes import Process, running, wait_until

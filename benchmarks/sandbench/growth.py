@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from sandfleet import BatchUnknown, Fleet, SandboxSpec, Settings
-from sandfleet_config.errors import ErrorCode
+from sandfleet_config.codes import ErrorCode
 from sandfleet_config.outcome import Outcome
 from sandfleet_config.settings import HostSettings
 from sandfleet_worker.delivery.ledger import Identity, Ledger
-from sandfleet_worker.policy import admit
+from sandfleet_worker.sandbox.policy import admit
 
 from sandbench.calls import RESULT_TTL_SECONDS
 from sandbench.figures import Growth, Upkeep

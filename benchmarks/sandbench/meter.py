@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sandfleet_worker.sandbox.cgroup_tree import find_tree
-from sandfleet_worker.sandbox.cgroups import remove_cgroups
+from sandfleet_worker.sandbox.cgroup.cgroup import remove_cgroups
+from sandfleet_worker.sandbox.cgroup.tree import find_tree
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

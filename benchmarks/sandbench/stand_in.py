@@ -11,10 +11,10 @@ import time
 from typing import TYPE_CHECKING
 from unittest import mock
 
-from sandfleet_config.errors import ErrorCode
+from sandfleet_config.codes import ErrorCode
 from sandfleet_config.outcome import Runtime, StreamOutput, Timing, Usage
 from sandfleet_config.settings import WorkerSettings
-from sandfleet_worker import service
+from sandfleet_worker.commands import start as service
 from sandfleet_worker.sandbox.ending import Ending, limit_states
 from sandfleet_worker.sandbox.verdict import Verdict
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from typing import Self
 
     from sandfleet_config.settings import HostSettings
-    from sandfleet_worker.policy import Admitted
-    from sandfleet_worker.sandbox.starting import StartHooks
+    from sandfleet_worker.sandbox.policy import Admitted
+    from sandfleet_worker.sandbox.start_hooks import StartHooks
 
 OUTPUT = b"as long as the last line of a small program's output may be\n"
 

@@ -1,7 +1,4 @@
-"""Every way a job can end, and the exception of each.
-
-The codes are stable strings; nothing here is ever renamed (a golden file in the tests holds the table). A code that a newer
-release wrote (`read_code`) counts as its category says, and is raised as the category's class.
+"""The exception of each error code. A code that a newer release wrote is raised as the class of its category.
 
     SandboxError
     ├── ProgramError      ExitNonZero  Signaled
@@ -20,132 +17,13 @@ its own and none inherits an ``OSError`` kind (``OSError.__new__`` swallows a th
 
 from __future__ import annotations
 
-import re
-from enum import StrEnum
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
+
+from sandfleet_config.codes import CODES, Category, ErrorCode, read_code
+from sandfleet_config.outcome import Outcome, SandboxResult
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-
-    from sandfleet_config.outcome import Outcome
-
-
-CODE_NAME = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
-"""The form of a code, in any release. Any other text is no code."""
-KEPT_CODES = 128
-
-
-class Category(StrEnum):
-    """Whose doing an ending is."""
-
-    OK = "ok"
-    PROGRAM = "program"
-    LIMIT = "limit"
-    REQUEST = "request"
-    CONTROL = "control"
-    HOST = "host"
-
-
-class ErrorCode(StrEnum):
-    """How a job ended; the value is what travels and what users match on.
-
-    A code of a newer release is an instance too, made by `read_code`, but none of the names below and in no loop over them.
-    """
-
-    _told_category: Category
-    _is_told_retryable: bool
-
-    OK = "OK"
-    EXIT_NONZERO = "EXIT_NONZERO"
-    SIGNALED = "SIGNALED"
-    TIMEOUT = "TIMEOUT"
-    OUT_OF_MEMORY = "OUT_OF_MEMORY"
-    OUTPUT_LIMIT = "OUTPUT_LIMIT"
-    DISK_LIMIT = "DISK_LIMIT"
-    PIDS_LIMIT = "PIDS_LIMIT"
-    SPEC_INVALID = "SPEC_INVALID"
-    SPEC_TOO_LARGE = "SPEC_TOO_LARGE"
-    SECURITY_VIOLATION = "SECURITY_VIOLATION"
-    IMAGE_NOT_FOUND = "IMAGE_NOT_FOUND"
-    IMAGE_INVALID = "IMAGE_INVALID"
-    COMMAND_NOT_FOUND = "COMMAND_NOT_FOUND"
-    COMMAND_NOT_EXECUTABLE = "COMMAND_NOT_EXECUTABLE"
-    WORKING_DIR_INVALID = "WORKING_DIR_INVALID"
-    USER_INVALID = "USER_INVALID"
-    CANCELLED = "CANCELLED"
-    EXPIRED = "EXPIRED"
-    GVISOR_NOT_AVAILABLE = "GVISOR_NOT_AVAILABLE"
-    DAEMON_UNAVAILABLE = "DAEMON_UNAVAILABLE"
-    CLIENT_NOT_CONFIGURED = "CLIENT_NOT_CONFIGURED"
-    SANDBOX_CREATION_FAILED = "SANDBOX_CREATION_FAILED"
-    SANDBOX_EXECUTION_FAILED = "SANDBOX_EXECUTION_FAILED"
-    IMAGE_UNAVAILABLE = "IMAGE_UNAVAILABLE"
-    HOST_RESOURCES = "HOST_RESOURCES"
-    WORKER_LOST = "WORKER_LOST"
-    INTERNAL = "INTERNAL"
-
-    @property
-    def is_known(self) -> bool:
-        """Whether this release has the code; else its category and `is_retryable` are what the record told."""
-        return self._name_ in ErrorCode.__members__
-
-    @property
-    def category(self) -> Category:
-        """Whose doing this ending is."""
-        if self in ERROR_CLASSES:
-            return ERROR_CLASSES[self].category
-        return Category.OK if self is ErrorCode.OK else self._told_category
-
-    @property
-    def is_retryable(self) -> bool:
-        """Whether running the same spec again can end better."""
-        if self in ERROR_CLASSES:
-            return ERROR_CLASSES[self].is_retryable
-        return self is not ErrorCode.OK and self._is_told_retryable
-
-    @property
-    def is_own_end(self) -> bool:
-        """Whether the program ran and exited by itself, whatever its number: Celery's ``SUCCESS``."""
-        return self is ErrorCode.EXIT_NONZERO or self.category is Category.OK
-
-    @classmethod
-    @lru_cache(KEPT_CODES)
-    def of_newer_release(cls, name: str, category: Category, *, is_retryable: bool) -> Self:
-        """Return the code `name`, the same instance for the same arguments: codes are compared by identity."""
-        # As `enum.Flag` makes its combinations: an instance, but no name of the class.
-        code = str.__new__(cls, name)
-        code._name_ = code._value_ = name
-        code._told_category, code._is_told_retryable = category, is_retryable  # noqa: SLF001  its own class
-        return code
-
-    def __reduce_ex__(self, protocol: object) -> tuple[Any, ...]:
-        """Pickle what a code of a newer release was made of, too."""
-        return read_code, (self.value, self.category, self.is_retryable)
-
-
-def read_code(text: object, category: object = None, retryable: object = None) -> ErrorCode:
-    """Return the code `text`; for one of a newer release the record's `category` and `retryable` count.
-
-    A category that this release does not know counts as `Category.HOST`: the fleet's fault, and worth another try.
-
-    Raises:
-        ValueError: no release has such a code.
-    """
-    name = str(text)
-    if name in ErrorCode.__members__:
-        return ErrorCode(name)
-    if not isinstance(text, str) or not CODE_NAME.fullmatch(name):
-        raise ValueError("no code is called so")
-    told = read_category(category)
-    return ErrorCode.of_newer_release(
-        name, told, is_retryable=retryable if isinstance(retryable, bool) else told is Category.HOST
-    )
-
-
-def read_category(value: object) -> Category:
-    """Return the category `value`, or `Category.HOST` for one that this release does not know."""
-    return Category(value) if isinstance(value, str) and value in set(Category) else Category.HOST
 
 
 class SandboxError(Exception):
@@ -159,6 +37,11 @@ class SandboxError(Exception):
     is_retryable: ClassVar[bool] = False
     op: ClassVar[str] = "run"
     backend: ClassVar[str] = "gvisor"
+
+    def __init_subclass__(cls) -> None:
+        """Take category and `is_retryable` of a class that has a code from the table."""
+        if "error_code" in vars(cls):
+            cls.category, cls.is_retryable, _ = CODES[cls.error_code]
 
     @classmethod
     def of(
@@ -202,8 +85,6 @@ class SandboxError(Exception):
     @property
     def outcome(self) -> Outcome | None:
         """The whole outcome where there is one: output, exit code and signal so far are kept in every ending."""
-        from sandfleet_config.outcome import Outcome
-
         raw = self.args[2] if len(self.args) > 2 else None  # noqa: PLR2004  (code, message, outcome, errors)
         return None if raw is None else Outcome.read(raw)
 
@@ -368,7 +249,6 @@ class Expired(ControlError):
     """Nobody took the job within its time in the queue."""
 
     error_code = ErrorCode.EXPIRED
-    is_retryable = True
 
 
 class HostError(SandboxError):
@@ -395,7 +275,6 @@ class ClientNotConfigured(HostError):
     """The backend was given no runner."""
 
     error_code = ErrorCode.CLIENT_NOT_CONFIGURED
-    is_retryable = False
 
 
 class SandboxCreationFailed(HostError):
@@ -437,16 +316,9 @@ class InternalError(HostError):
     error_code = ErrorCode.INTERNAL
 
 
-def _collect(base: type[SandboxError]) -> dict[ErrorCode, type[SandboxError]]:
-    found: dict[ErrorCode, type[SandboxError]] = {}
-    for cls in base.__subclasses__():
-        if "error_code" in vars(cls):
-            found[cls.error_code] = cls
-        found |= _collect(cls)
-    return found
-
-
-ERROR_CLASSES: dict[ErrorCode, type[SandboxError]] = _collect(SandboxError)
+ERROR_CLASSES: dict[ErrorCode, type[SandboxError]] = {
+    code: globals()[facts.exception] for code, facts in CODES.items() if facts.exception
+}
 """The one exception class of each code but ``OK``."""
 _CATEGORY_CLASSES: dict[Category, type[SandboxError]] = {
     cls.category: cls for cls in (ProgramError, LimitError, RequestError, ControlError, HostError)
@@ -456,3 +328,26 @@ _CATEGORY_CLASSES: dict[Category, type[SandboxError]] = {
 def error_class(code: ErrorCode) -> type[SandboxError]:
     """Return the exception class of any code but ``OK``: for one of a newer release, that of its category."""
     return ERROR_CLASSES.get(code) or _CATEGORY_CLASSES.get(code.category, HostError)
+
+
+def new_error(outcome: Outcome) -> SandboxError | None:
+    """Return the exception of the outcome's code with the faults of its request, or None for ``OK``."""
+    if outcome.is_ok:
+        return None
+    return error_class(outcome.code).of(outcome.message, outcome.to_json(), outcome.faults, code=outcome.code)
+
+
+def to_result(outcome: Outcome) -> SandboxResult:
+    """Return the seed's result where the program ran to its own end (any exit), else raise the code's exception.
+
+    Raises:
+        SandboxError: the class of the code; the whole outcome is on it.
+    """
+    if outcome.code.is_own_end and outcome.exit_code is not None:
+        return SandboxResult(
+            exit_code=outcome.exit_code,
+            stdout=outcome.stdout.text,
+            stderr=outcome.stderr.text,
+            duration=outcome.duration or 0.0,
+        )
+    raise new_error(outcome) or InternalError.of("an outcome OK came without an exit code", outcome.to_json())

@@ -10,15 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Self, cast
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 from pydantic.dataclasses import dataclass
 
-from sandfleet_config.errors import (
-    ERROR_CLASSES,
-    Category,
-    ErrorCode,
-    SandboxError,
-    error_class,
-    read_category,
-    read_code,
-)
+from sandfleet_config.codes import Category, ErrorCode, read_category, read_code
 from sandfleet_config.payload import encode_payload
 
 if TYPE_CHECKING:
@@ -219,35 +211,13 @@ class Outcome(Record):
         return self.model_copy(update=dropped)
 
     def with_errors(self, errors: list[dict[str, str]]) -> Outcome:
-        """Return this outcome with the faults of a refused request, for `to_error`; they travel beside the outcome."""
+        """Return this outcome with the faults of a refused request."""
         return RefusedOutcome.new(self, errors) if errors else self
 
-    def to_error(self) -> SandboxError | None:
-        """Return the exception of the code, or None for ``OK``."""
-        return self._new_error(())
-
-    def _new_error(self, errors: Sequence[Mapping[str, str]]) -> SandboxError | None:
-        if self.is_ok:
-            return None
-        return error_class(self.code).of(self.message, self.to_json(), errors, code=self.code)
-
-    def to_result(self) -> SandboxResult:
-        """Return the seed's result where the program ran to its own end (any exit), else raise the code's exception.
-
-        Raises:
-            SandboxError: the class of the code; the whole outcome is on it.
-        """
-        if self.code.is_own_end and self.exit_code is not None:
-            return SandboxResult(
-                exit_code=self.exit_code,
-                stdout=self.stdout.text,
-                stderr=self.stderr.text,
-                duration=self.duration or 0.0,
-            )
-        error = self.to_error() or ERROR_CLASSES[ErrorCode.INTERNAL].of(
-            "an outcome OK came without an exit code", self.to_json()
-        )
-        raise error
+    @property
+    def faults(self) -> Sequence[Mapping[str, str]]:
+        """The faults of a refused request, field by field; they travel beside the outcome."""
+        return ()
 
 
 class RefusedOutcome(Outcome):
@@ -262,9 +232,10 @@ class RefusedOutcome(Outcome):
         refused._errors = errors  # noqa: SLF001  its own class
         return refused
 
-    def to_error(self) -> SandboxError | None:
-        """Return the exception of the code, faults included."""
-        return self._new_error(self._errors)
+    @property
+    def faults(self) -> Sequence[Mapping[str, str]]:
+        """The faults, field by field."""
+        return self._errors
 
 
 def _replace_new_codes(raw: object) -> object:

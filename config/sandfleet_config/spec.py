@@ -42,7 +42,7 @@ from sandfleet_config.bounds import (
     least,
     refuse_longer,
 )
-from sandfleet_config.errors import Category, ErrorCode
+from sandfleet_config.codes import Category, ErrorCode
 from sandfleet_config.payload import encode_payload
 
 SECURITY_VIOLATION = "security_violation"

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from pydantic import BaseModel
 
-    from sandfleet_config.errors import ErrorCode
+    from sandfleet_config.codes import ErrorCode
 
 CONTRACT_VERSIONS: Final = (1, 2, 3)
 """Contract versions that this release speaks. Version 2 adds `spec.DELIVERY_FIELDS`, version 3 adds `requires`.

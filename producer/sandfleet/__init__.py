@@ -1,16 +1,15 @@
 """Submit jobs that run in gVisor sandboxes on a fleet of hosts, and collect their outcomes."""
 
+from sandfleet_config.codes import Category, ErrorCode
 from sandfleet_config.errors import (
     ERROR_CLASSES,
     Cancelled,
-    Category,
     ClientNotConfigured,
     CommandNotExecutable,
     CommandNotFound,
     ControlError,
     DaemonUnavailable,
     DiskLimit,
-    ErrorCode,
     ExitNonZero,
     Expired,
     GVisorNotAvailable,
@@ -44,11 +43,11 @@ from sandfleet_config.outcome import Outcome, SandboxResult, StreamOutput
 from sandfleet_config.settings import Settings, SettingsInvalid
 from sandfleet_config.spec import OutputSpec, Payload, ResourceSpec, SandboxSpec, SecuritySpec
 
-from sandfleet.backend import Backend, Config
 from sandfleet.batch import Batch
-from sandfleet.channel import BatchCounts, CancelState, JobRecord
-from sandfleet.collect import BatchStream, OutcomeStream
-from sandfleet.dead import DeadLetter, DeadLetters
+from sandfleet.channel.records import BatchCounts, CancelState, DeadLetter, JobRecord
+from sandfleet.channel.waker import CancelSignal
+from sandfleet.collect.stream import BatchStream, OutcomeStream
+from sandfleet.dead_letters import DeadLetters
 from sandfleet.errors import (
     BatchUnknown,
     FleetError,
@@ -59,10 +58,11 @@ from sandfleet.errors import (
     QueueFull,
     ResultTimeout,
 )
+from sandfleet.execute.backend import Backend, Config
+from sandfleet.execute.fleet_runner import FleetRunner
+from sandfleet.execute.interfaces import HealthChecker, ImageResolver, Logger, RunResult, SandboxRunner
 from sandfleet.fleet import Fleet
-from sandfleet.interfaces import CancelSignal, HealthChecker, ImageResolver, Logger, RunResult, SandboxRunner
 from sandfleet.job import CancelResult, Job
-from sandfleet.runner import FleetRunner
 
 __all__ = [
     "ERROR_CLASSES",

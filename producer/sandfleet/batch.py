@@ -6,17 +6,17 @@ import asyncio
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
-from sandfleet.channel import BatchCounts, CancelState
-from sandfleet.collect import BatchStream
+from sandfleet.channel.records import BatchCounts, CancelState
+from sandfleet.collect.polling import ENDS_AT_ONCE, split
+from sandfleet.collect.stream import BatchStream
 from sandfleet.job import Job
-from sandfleet.waits import ENDS_AT_ONCE, split
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from sandfleet_config.outcome import Outcome
 
-    from sandfleet.channel import Channel
+    from sandfleet.channel.protocol import Channel
 
 
 class Forgotten(NamedTuple):

@@ -12,15 +12,15 @@ from sandfleet_config.queues import JOB_ID, check_queue
 from sandfleet_config.settings import Settings, SettingsInvalid, check_environment, word_settings_faults
 from sandfleet_config.wire import raise_faults
 
-from sandfleet.backend import Backend, Config
 from sandfleet.batch import Batch
-from sandfleet.collect import OutcomeStream
-from sandfleet.dead import DeadLetters
+from sandfleet.collect.stream import OutcomeStream
+from sandfleet.dead_letters import DeadLetters
 from sandfleet.errors import BatchUnknown, FleetError, JobUnknown
+from sandfleet.execute.backend import Backend, Config
+from sandfleet.execute.fleet_runner import FleetRunner
 from sandfleet.job import Job
-from sandfleet.runner import FleetRunner
-from sandfleet.submission import Submission
-from sandfleet.ticket import Desk
+from sandfleet.submit.encode import Desk
+from sandfleet.submit.submission import Submission
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Mapping
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from sandfleet_config.execute import ExecuteResult
     from sandfleet_config.spec import SandboxSpec
 
-    from sandfleet.channel import Channel, JobRecord
+    from sandfleet.channel.protocol import Channel
+    from sandfleet.channel.records import JobRecord
 
 
 def read_settings() -> Settings:
@@ -54,7 +55,7 @@ class Fleet:
     def __init__(self, settings: Settings | None = None, *, channel: Channel | None = None) -> None:
         self.settings = read_settings() if settings is None else settings
         if channel is None:
-            from sandfleet.publish import RedisChannel
+            from sandfleet.channel.redis_channel import RedisChannel
 
             channel = RedisChannel(self.settings)
         self._channel = channel

@@ -6,16 +6,18 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sandfleet.channel import CancelState
-from sandfleet.collect import OutcomeStream
+from sandfleet_config.errors import to_result
+
+from sandfleet.channel.records import CancelState
+from sandfleet.collect.stream import OutcomeStream
 from sandfleet.errors import JobUnknown
 
 if TYPE_CHECKING:
-    from sandfleet_config.errors import ErrorCode
+    from sandfleet_config.codes import ErrorCode
     from sandfleet_config.outcome import Outcome, SandboxResult
 
-    from sandfleet.channel import Channel
-    from sandfleet.interfaces import CancelSignal
+    from sandfleet.channel.protocol import Channel
+    from sandfleet.channel.waker import CancelSignal
 
 
 @dataclass(frozen=True)
@@ -123,11 +125,11 @@ class Job:
             SandboxError: the class of the outcome's code where the program did not run to its own end.
             ResultTimeout: as `outcome`; so are `JobUnknown` and `FleetUnavailable`.
         """
-        return self.outcome(timeout).to_result()
+        return to_result(self.outcome(timeout))
 
     async def result_async(self, timeout: float | None = None) -> SandboxResult:  # noqa: ASYNC109  as `result`
         """Do what `result` does and leave the event loop free."""
-        return (await self.outcome_async(timeout)).to_result()
+        return to_result(await self.outcome_async(timeout))
 
     def cancel(self) -> CancelResult:
         """End the job if it is queued, ask for its end if it runs, and say what that did; as often as you like.

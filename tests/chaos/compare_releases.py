@@ -23,8 +23,8 @@ from pydantic import SecretStr
 from rich.console import Console
 from rich.table import Table
 from sandfleet import Fleet, Outcome, Settings
-from sandfleet_config.errors import ErrorCode
-from sandfleet_worker.sandbox.images import ImageStore
+from sandfleet_config.codes import ErrorCode
+from sandfleet_worker.sandbox.image.store import ImageStore
 
 sys.path.append(str(Path(__file__).parents[1] / "support"))
 sys.path.append(str(Path(__file__).parents[2] / "demo"))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from havoc import Havoc
-from sandfleet_worker.sandbox.images import ImageStore
+from sandfleet_worker.sandbox.image.store import ImageStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

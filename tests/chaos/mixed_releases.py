@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 from sandfleet_config.queues import KEY_PREFIX, job_key
-from sandfleet_worker.sandbox.images import ImageStore
+from sandfleet_worker.sandbox.image.store import ImageStore
 
 sys.path.append(str(Path(__file__).parents[1] / "support"))
 from cgrouptree import CGROUP_PARENT, remove_parents

@@ -36,7 +36,7 @@ from rich.console import Console
 from rich.table import Table
 from sandfleet import ErrorCode, Fleet, FleetError, SandboxSpec, Settings
 from sandfleet_config.queues import KEY_PREFIX
-from sandfleet_worker.sandbox.images import ImageStore
+from sandfleet_worker.sandbox.image.store import ImageStore
 
 sys.path.append(str(Path(__file__).parents[1] / "support"))
 from audit import SHOWN, Audit, Finding, count_by

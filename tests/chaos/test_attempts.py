@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from sandfleet_config.queues import KEY_PREFIX, job_key
-from sandfleet_worker.sandbox.images import ImageStore
+from sandfleet_worker.sandbox.image.store import ImageStore
 from waiting import wait_until
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ import sys
 from typing import NoReturn
 
 from sandfleet_config.settings import WorkerSettings
-from sandfleet_worker.sandbox.demand import Spare
-from sandfleet_worker.service import serve
+from sandfleet_worker.commands.start import serve
+from sandfleet_worker.sandbox.warm.demand import Spare
 
 
 def fail(_: Spare) -> NoReturn:

@@ -10,7 +10,7 @@ import pytest
 import redis
 from sandfleet import Fleet, SandboxSpec
 from sandfleet.cli import main
-from sandfleet_config.errors import ErrorCode
+from sandfleet_config.codes import ErrorCode
 from sandfleet_config.outcome import Outcome
 from sandfleet_config.queues import DEFAULT_QUEUE, KEY_PREFIX
 from sandfleet_worker.delivery import ledger as ledger_module

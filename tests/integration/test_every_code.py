@@ -16,9 +16,10 @@ import pytest
 from cgrouptree import CGROUP_PARENT, find_cgroups
 from pydantic import SecretStr
 from sandfleet import Fleet, SandboxSpec
-from sandfleet_config.errors import ERROR_CLASSES, ErrorCode, SandboxError
+from sandfleet_config.codes import ErrorCode
+from sandfleet_config.errors import ERROR_CLASSES, SandboxError
 from sandfleet_config.settings import Settings
-from sandfleet_worker.sandbox.images import ImageStore
+from sandfleet_worker.sandbox.image.store import ImageStore
 from waiting import wait_until
 
 if TYPE_CHECKING:

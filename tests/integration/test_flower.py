@@ -16,7 +16,7 @@ from pydantic import SecretStr
 from sandfleet import Fleet, SandboxSpec, Settings
 from sandfleet_config.settings import WorkerSettings
 from sandfleet_worker.app import new_app
-from sandfleet_worker.flower.pages import WORDS
+from sandfleet_worker.celery_worker.flower.pages import WORDS
 from waiting import wait_until
 
 if TYPE_CHECKING:

@@ -14,9 +14,9 @@ import redis
 from sandfleet_config.queues import job_key
 from sandfleet_config.settings import WorkerSettings
 from sandfleet_worker.delivery.claim import Claim, Flag
+from sandfleet_worker.delivery.host_slots import HostSlots
 from sandfleet_worker.delivery.intake import Intake
 from sandfleet_worker.delivery.ledger import Identity
-from sandfleet_worker.delivery.slots import HostSlots
 from sandfleet_worker.host import connect
 from waiting import wait_until
 

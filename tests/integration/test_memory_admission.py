@@ -14,8 +14,8 @@ import pytest
 from cgrouptree import remove_parents
 from pydantic import SecretStr
 from sandfleet import Fleet, SandboxSpec, Settings
-from sandfleet_worker.sandbox.cgroup_tree import find_tree, write_quietly
-from sandfleet_worker.sandbox.cgroups import memory_files
+from sandfleet_worker.sandbox.cgroup.cgroup import memory_files
+from sandfleet_worker.sandbox.cgroup.tree import find_tree, write_quietly
 from waiting import wait_until
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from sandfleet_config.wire import join_needs
 from sandfleet_worker.delivery.claim import Claim, Flag, PutBack
 from sandfleet_worker.delivery.envelope import open_message
 from sandfleet_worker.delivery.ledger import Identity, Ledger
-from sandfleet_worker.messages import read_delivery
+from sandfleet_worker.delivery.read_message import read_delivery
 from waiting import wait_until
 
 if TYPE_CHECKING:

@@ -31,7 +31,7 @@ from sandfleet import (
     SpecInvalid,
     SpecTooLarge,
 )
-from sandfleet.testing import FakeFleet
+from sandfleet.testing.fake_fleet import FakeFleet
 from sandfleet_config.wire import spec_sha256
 from stand_in import BROKEN, EXIT_3, HELLO, IMAGE, KILLED, LONG, MISSING, StandIn, play, shell
 

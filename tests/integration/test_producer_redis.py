@@ -33,7 +33,7 @@ from sandfleet import (
     Settings,
     SettingsInvalid,
 )
-from sandfleet.channel import CancelState
+from sandfleet.channel.records import CancelState
 from sandfleet.errors import JobExists
 from sandfleet_config.celery import shared_options
 from sandfleet_config.queues import TASK_NAME, cancel_key, job_key, result_key
@@ -276,7 +276,7 @@ def test_a_cancel_needs_no_memory(fleet: Fleet, client: redis.Redis) -> None:
 
 def test_a_producer_that_lost_the_answer_submits_once(fleet: Fleet, client: redis.Redis) -> None:
     """As redis-py does after a connection that broke: the same call again."""
-    from sandfleet.ticket import Desk
+    from sandfleet.submit.encode import Desk
 
     desk = Desk("b", 10_000)
     tickets = desk.issue([desk.new_draft(SPEC) for _ in range(3)])
@@ -373,7 +373,7 @@ def test_a_result_outlives_its_record(fleet: Fleet, client: redis.Redis) -> None
 
 
 def test_a_job_redis_lost_ends_the_wait(fleet: Fleet, client: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sandfleet.waits.LOOK_SECONDS", 0.1)
+    monkeypatch.setattr("sandfleet.collect.polling.LOOK_SECONDS", 0.1)
     job = fleet.submit(SPEC)
     client.delete(job_key(job.id))
     with pytest.raises(JobUnknown):

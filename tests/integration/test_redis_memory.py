@@ -18,7 +18,7 @@ from sandfleet import Fleet, QueueFull, SandboxSpec, Settings
 from sandfleet.cli import main
 from sandfleet_config.queues import KEY_PREFIX
 from sandfleet_config.settings import WorkerSettings
-from sandfleet_worker.checks import State, check_redis
+from sandfleet_worker.commands.checks import State, check_redis
 from waiting import wait_until
 
 if TYPE_CHECKING:

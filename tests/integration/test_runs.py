@@ -13,7 +13,7 @@ import pytest
 from lasting import lasting_keys
 from pydantic import SecretStr
 from sandfleet import CancelState, ErrorCode, Fleet, JobUnknown, Outcome, SandboxSpec, Settings
-from sandfleet.channel import RunState
+from sandfleet.channel.records import RunState
 from sandfleet.cli import main
 from sandfleet_config.queues import DEFAULT_QUEUE, KEY_PREFIX, job_key, result_key, run_key
 from sandfleet_worker.delivery import ledger as ledger_module

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 from sandfleet import Fleet, SandboxSpec, Settings
-from sandfleet_config.errors import ErrorCode
+from sandfleet_config.codes import ErrorCode
 from sandfleet_config.outcome import Outcome
 from sandfleet_config.queues import DEFAULT_QUEUE, KEY_PREFIX, cancel_key, job_key, result_key
 from sandfleet_config.scripts import read_script
@@ -18,9 +18,9 @@ from sandfleet_worker.delivery import ledger as ledger_module
 from sandfleet_worker.delivery.claim import Claim, Flag
 from sandfleet_worker.delivery.envelope import open_message
 from sandfleet_worker.delivery.ledger import MAX_QUEUES, Ledger
-from sandfleet_worker.delivery.sweep import Sweeper
-from sandfleet_worker.delivery.turns import Turns
-from sandfleet_worker.messages import read_delivery
+from sandfleet_worker.delivery.queue_rotation import Turns
+from sandfleet_worker.delivery.read_message import read_delivery
+from sandfleet_worker.delivery.sweeper import Sweeper
 
 MALFORMED = 100_000
 MAX_KEPT, MAX_KEPT_BYTES = 1000, 8192

@@ -14,7 +14,7 @@ from sandfleet_config.outcome import Outcome
 from sandfleet_config.queues import DEFAULT_QUEUE, KEY_PREFIX, cancel_key, job_key
 from sandfleet_worker.delivery.claim import MAX_STARTS, Claim, Refused
 from sandfleet_worker.delivery.ledger import Identity, Ledger
-from sandfleet_worker.delivery.sweep import Sweeper
+from sandfleet_worker.delivery.sweeper import Sweeper
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

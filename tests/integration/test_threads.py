@@ -15,13 +15,14 @@ import redis
 from celery.worker import state
 from pydantic import SecretStr
 from sandfleet import Fleet, SandboxSpec, Settings
-from sandfleet_config.errors import ErrorCode
+from sandfleet_config.codes import ErrorCode
 from sandfleet_config.queues import DEFAULT_QUEUE, KEY_PREFIX, cancel_key, job_key
 from sandfleet_config.settings import WorkerSettings
-from sandfleet_worker.delivery import sweep, watchdog, worker_exit
+from sandfleet_worker.delivery import sweeper as sweep
+from sandfleet_worker.delivery import watchdog, worker_exit
+from sandfleet_worker.delivery.host_slots import HostSlots
 from sandfleet_worker.delivery.intake import Intake
 from sandfleet_worker.delivery.ledger import Identity, Ledger
-from sandfleet_worker.delivery.slots import HostSlots
 from sandfleet_worker.delivery.worker_exit import EXIT_LOST, EXIT_STALLED
 from sandfleet_worker.host import connect
 from waiting import wait_until

@@ -11,14 +11,15 @@ import pytest
 from sandfleet import ErrorCode, Fleet, Outcome, SandboxSpec
 from sandfleet.cli import main
 from sandfleet.cli.exits import exit_code
+from sandfleet_config.codes import Category
 from sandfleet_config.errors import (
-    Category,
     ControlError,
     HostError,
     LimitError,
     ProgramError,
     RequestError,
     SandboxError,
+    new_error,
 )
 from sandfleet_config.queues import DEFAULT_QUEUE, KEY_PREFIX, job_key
 from sandfleet_config.scripts import DEAD_TTL_SECONDS, read_script
@@ -124,7 +125,7 @@ def test_an_unknown_code_of_category_ok_is_a_result(fleet: Fleet, client: Any) -
     outcome = fleet.job(job_id).outcome(0)
 
     assert (outcome.code.value, outcome.is_ok, outcome.code.is_own_end, exit_code(outcome)) == (NEW, True, True, 0)
-    assert outcome.to_error() is None
+    assert new_error(outcome) is None
     assert fleet.job(job_id).result(0).stdout == "so far"
 
 

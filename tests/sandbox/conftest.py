@@ -14,20 +14,20 @@ from leftovers import left_behind
 from sandfleet_config.outcome import Outcome
 from sandfleet_config.settings import HostSettings, ImagesSettings, PolicySettings, RunscSettings, WarmSettings
 from sandfleet_config.spec import SandboxSpec
-from sandfleet_worker.policy import admit
-from sandfleet_worker.sandbox.abilities import MEMORY_FILE
-from sandfleet_worker.sandbox.demand import Spare
-from sandfleet_worker.sandbox.images import ImageStore
+from sandfleet_worker.sandbox.image.store import ImageStore
+from sandfleet_worker.sandbox.policy import admit
+from sandfleet_worker.sandbox.process.abilities import MEMORY_FILE
 from sandfleet_worker.sandbox.runner import RunscRunner
-from sandfleet_worker.sandbox.warm import IDLE_MEMORY_BYTES
+from sandfleet_worker.sandbox.warm.demand import Spare
+from sandfleet_worker.sandbox.warm.pool import IDLE_MEMORY_BYTES
 from waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sandfleet_worker.policy import Admitted
-    from sandfleet_worker.sandbox.cancellation import Cancellation
-    from sandfleet_worker.sandbox.runsc import RunscBinary
+    from sandfleet_worker.sandbox.policy import Admitted
+    from sandfleet_worker.sandbox.process.cancellation import Cancellation
+    from sandfleet_worker.sandbox.process.runsc import RunscBinary
 
 __all__ = [
     "abilities_folder",

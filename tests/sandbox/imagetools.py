@@ -3,7 +3,7 @@
 import subprocess
 from pathlib import Path
 
-from sandfleet_worker.sandbox.images import Image
+from sandfleet_worker.sandbox.image.image import Image
 
 
 def extract(image: Image, target: Path) -> Path:

@@ -15,18 +15,26 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from sandfleet_config.settings import HostSettings, RunscSettings, WarmSettings
-from sandfleet_worker.sandbox import initproto
-from sandfleet_worker.sandbox.bundle import encode_config
-from sandfleet_worker.sandbox.initproto import InitJob, Ready, Report, Rlimit, Started, StatusParser, WritablePath
+from sandfleet_worker.sandbox.process import init_protocol
+from sandfleet_worker.sandbox.process.bundle import encode_config
+from sandfleet_worker.sandbox.process.init_protocol import (
+    InitJob,
+    Ready,
+    Report,
+    Rlimit,
+    Started,
+    StatusParser,
+    WritablePath,
+)
 from sandfleet_worker.sandbox.runner import RunscRunner
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sandfleet_worker.sandbox.runsc import RunscBinary
+    from sandfleet_worker.sandbox.process.runsc import RunscBinary
 
 HERE = Path(__file__).parent
-NATIVE = Path(initproto.__file__).parent / "native"
+NATIVE = Path(init_protocol.__file__).parent / "native"
 CFLAGS = [
     *("-Os", "-static", "-nostdlib", "-ffreestanding", "-fno-stack-protector", "-fno-pie", "-no-pie"),
     *("-fno-asynchronous-unwind-tables", "-Wl,-z,noexecstack", "-Wl,--build-id=none"),
@@ -164,7 +172,7 @@ class Sandbox:
 
     def start(self, job: InitJob) -> Report | None:
         assert self.next_report() == Ready(), (self.folder / "runsc.log").read_text()
-        self.send(initproto.encode_job(job))
+        self.send(init_protocol.encode_job(job))
         return self.next_report()
 
     def finish(self) -> Report | None:
@@ -229,7 +237,7 @@ def sandbox(new_sandbox: NewSandbox) -> Sandbox:
 
 def job(*argv: str, **fields: Any) -> InitJob:
     known: dict[str, Any] = {
-        "candidates": initproto.exec_candidates(argv[0], PATH),
+        "candidates": init_protocol.exec_candidates(argv[0], PATH),
         "envp": [f"PATH={PATH}"],
         "uid": NOBODY,
         "gid": NOBODY,

@@ -13,12 +13,12 @@ from typing import Any
 from sandfleet_config.errors import SandboxError
 from sandfleet_config.settings import ImagesSettings, PolicySettings, RunscSettings, WarmSettings, WorkerSettings
 from sandfleet_config.spec import SandboxSpec
-from sandfleet_worker.checks import State, check_open_files
-from sandfleet_worker.policy import admit
-from sandfleet_worker.sandbox.cancellation import Cancellation
-from sandfleet_worker.sandbox.demand import Spare
+from sandfleet_worker.commands.checks import State, check_open_files
+from sandfleet_worker.sandbox.policy import admit
+from sandfleet_worker.sandbox.process.cancellation import Cancellation
+from sandfleet_worker.sandbox.process.supervision import Supervision
 from sandfleet_worker.sandbox.runner import RunscRunner
-from sandfleet_worker.sandbox.supervision import Supervision
+from sandfleet_worker.sandbox.warm.demand import Spare
 from waiting import wait_until
 
 

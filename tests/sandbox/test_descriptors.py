@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 from leftovers import left_behind
-from sandfleet_worker.sandbox.descriptors import DescriptorNeed
+from sandfleet_worker.system.descriptors import DescriptorNeed
 
 if TYPE_CHECKING:
     from sandfleet_config.settings import HostSettings

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 from jobcgroup import wait_job_cgroup
+from sandfleet_config.codes import ErrorCode
 from sandfleet_config.errors import (
     Cancelled,
-    ErrorCode,
     GVisorNotAvailable,
     HostResources,
     ImageNotFound,
@@ -29,15 +29,15 @@ from sandfleet_config.errors import (
 )
 from sandfleet_config.settings import HostSettings, ImagesSettings, PolicySettings, RunscSettings
 from sandfleet_config.spec import SandboxSpec
-from sandfleet_worker.policy import admit
-from sandfleet_worker.sandbox.cancellation import Cancellation
-from sandfleet_worker.sandbox.images import ImageStore
+from sandfleet_worker.sandbox.image.store import ImageStore
+from sandfleet_worker.sandbox.policy import admit
+from sandfleet_worker.sandbox.process.cancellation import Cancellation
 from sandfleet_worker.sandbox.runner import RunscRunner
 from waiting import wait_until
 
 if TYPE_CHECKING:
     from conftest import Run
-    from sandfleet_worker.sandbox.runsc import RunscBinary
+    from sandfleet_worker.sandbox.process.runsc import RunscBinary
 
 ROUNDS = ("cold", "warm")
 

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING
 import pytest
 from harms import give_descriptors, take_descriptors
 from imagetools import extract, new_layout
-from sandfleet_config.errors import ErrorCode, HostResources, ImageInvalid, ImageNotFound, ImageUnavailable
-from sandfleet_worker.sandbox.images import ImageStore
-from sandfleet_worker.sandbox.pack import FIXED_TIME
+from sandfleet_config.codes import ErrorCode
+from sandfleet_config.errors import HostResources, ImageInvalid, ImageNotFound, ImageUnavailable
+from sandfleet_worker.sandbox.image.pack import FIXED_TIME
+from sandfleet_worker.sandbox.image.store import ImageStore
 
 if TYPE_CHECKING:
     from conftest import Run
@@ -317,7 +318,7 @@ def test_a_killed_add_leaves_nothing_behind_once_another_came(store: ImageStore,
     os.mkfifo(fifo)
     code = (
         "import sys; from pathlib import Path; from sandfleet_worker.sandbox import unpack\n"
-        "from sandfleet_worker.sandbox.images import ImageStore\n"
+        "from sandfleet_worker.sandbox.image.store import ImageStore\n"
         # A tool that never ends stands in for a large image.
         "unpack._copy_folder = lambda source, workshop: workshop.run(['sleep', '600'])\n"
         "ImageStore(Path(sys.argv[1])).add('app', 'rootfs:' + sys.argv[2])"

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from imagetools import extract, new_layout
 from sandfleet_config.errors import ImageInvalid
-from sandfleet_worker.sandbox.images import ImageStore, Limits, resolve_user
+from sandfleet_worker.sandbox.image.store import ImageStore, Limits
+from sandfleet_worker.sandbox.image.users import resolve_user
 
 MARK = b"written by the archive"
 
@@ -148,7 +149,7 @@ def test_a_huge_sparse_file_that_the_kernel_did_not_stop_is_not_hashed(
     store: ImageStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a busy machine cp has made its file before it is limited; a terabyte of zeros takes an hour to hash."""
-    monkeypatch.setattr("sandfleet_worker.sandbox.tools.resource.prlimit", lambda *_: None)
+    monkeypatch.setattr("sandfleet_worker.sandbox.image.tools.resource.prlimit", lambda *_: None)
     tree = tmp_path / "tree"
     tree.mkdir()
     with (tree / "sparse").open("wb") as stream:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 from attacking import REFUSED, SECRET, answers
-from sandfleet_config.errors import ErrorCode
+from sandfleet_config.codes import ErrorCode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

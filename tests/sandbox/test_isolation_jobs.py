@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 from attacking import REFUSED, SECRET, WRITABLE, answers
-from sandfleet_config.errors import ErrorCode
-from sandfleet_worker.sandbox.images import ImageStore
+from sandfleet_config.codes import ErrorCode
+from sandfleet_worker.sandbox.image.store import ImageStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 from leftovers import left_behind
-from sandfleet_config.errors import ErrorCode, HostResources
-from sandfleet_worker.sandbox import cgroups, janitor
-from sandfleet_worker.sandbox.cgroup_tree import CgroupTree, find_tree
+from sandfleet_config.codes import ErrorCode
+from sandfleet_config.errors import HostResources
+from sandfleet_worker.sandbox import janitor
+from sandfleet_worker.sandbox.cgroup import cgroup as cgroups
+from sandfleet_worker.sandbox.cgroup.tree import CgroupTree, find_tree
 from sandfleet_worker.sandbox.janitor import LOCK_NAME, Ownership, SweepReport, sweep
-from sandfleet_worker.sandbox.processes import kill_processes
 from sandfleet_worker.sandbox.runner import RunscRunner
+from sandfleet_worker.system.processes import kill_processes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -12,11 +12,12 @@ import psutil
 import pytest
 from jobcgroup import wait_job_cgroup
 from sandfleet_config.bounds import MIN_CPU_QUOTA, MIN_DISK_BYTES, MIN_MEMORY_BYTES
-from sandfleet_config.errors import ErrorCode, HostResources, OutOfMemory, SandboxTimeout
+from sandfleet_config.codes import ErrorCode
+from sandfleet_config.errors import HostResources, OutOfMemory, SandboxTimeout
 from sandfleet_config.settings import HostSettings
 from sandfleet_config.spec import SandboxSpec
-from sandfleet_worker.policy import admit
-from sandfleet_worker.sandbox.cgroup_tree import CgroupTree
+from sandfleet_worker.sandbox.cgroup.tree import CgroupTree
+from sandfleet_worker.sandbox.policy import admit
 from sandfleet_worker.sandbox.runner import RunscRunner
 from waiting import wait_until
 

@@ -16,13 +16,13 @@ from cgrouptree import remove_parents
 from conftest import wait_warm
 from jobcgroup import wait_job_cgroup
 from leftovers import left_behind
-from sandfleet_config.errors import ErrorCode
+from sandfleet_config.codes import ErrorCode
 from sandfleet_config.settings import HostSettings, WarmSettings
 from sandfleet_config.spec import SandboxSpec
-from sandfleet_worker.policy import admit
-from sandfleet_worker.sandbox.cancellation import Cancellation
-from sandfleet_worker.sandbox.cgroup_tree import find_tree, write_quietly
-from sandfleet_worker.sandbox.cgroups import SandboxCgroup, memory_files
+from sandfleet_worker.sandbox.cgroup.cgroup import SandboxCgroup, memory_files
+from sandfleet_worker.sandbox.cgroup.tree import find_tree, write_quietly
+from sandfleet_worker.sandbox.policy import admit
+from sandfleet_worker.sandbox.process.cancellation import Cancellation
 from sandfleet_worker.sandbox.runner import RunscRunner
 from waiting import wait_until
 

@@ -8,19 +8,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import pytest
-from sandfleet_config.errors import ErrorCode, HostResources, SandboxCreationFailed
+from sandfleet_config.codes import ErrorCode
+from sandfleet_config.errors import HostResources, SandboxCreationFailed
 from sandfleet_config.settings import WorkerSettings
-from sandfleet_worker.checks import State, check_runsc, check_sentry
-from sandfleet_worker.sandbox.abilities import MEMORY_FILE
-from sandfleet_worker.sandbox.cancellation import Cancellation
+from sandfleet_worker.commands.checks import State, check_runsc, check_sentry
+from sandfleet_worker.sandbox.process.abilities import MEMORY_FILE
+from sandfleet_worker.sandbox.process.cancellation import Cancellation
+from sandfleet_worker.sandbox.process.runsc import release_date
 from sandfleet_worker.sandbox.runner import RunscRunner
-from sandfleet_worker.sandbox.runsc import release_date
 from test_endings import sentry_of
 
 if TYPE_CHECKING:
     from conftest import Run
     from sandfleet_config.settings import HostSettings
-    from sandfleet_worker.sandbox.runsc import RunscBinary
+    from sandfleet_worker.sandbox.process.runsc import RunscBinary
 
 CRASH = """
 import os

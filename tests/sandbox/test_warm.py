@@ -20,32 +20,33 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 from leftovers import left_behind
-from sandfleet_config.errors import ErrorCode
+from sandfleet_config.codes import ErrorCode
 from sandfleet_config.settings import HostSettings, ImagesSettings, WarmSettings
 from sandfleet_config.spec import SandboxSpec
-from sandfleet_worker.policy import admit
-from sandfleet_worker.sandbox import cgroups, remover
-from sandfleet_worker.sandbox import warm as warm_module
-from sandfleet_worker.sandbox.abilities import AbilityFinder
-from sandfleet_worker.sandbox.cgroup_tree import find_tree
-from sandfleet_worker.sandbox.cgroups import SandboxCgroup
-from sandfleet_worker.sandbox.demand import Demand, Spare
-from sandfleet_worker.sandbox.images import ImageStore
+from sandfleet_worker.sandbox.cgroup import cgroup as cgroups
+from sandfleet_worker.sandbox.cgroup.cgroup import SandboxCgroup
+from sandfleet_worker.sandbox.cgroup.tree import find_tree
+from sandfleet_worker.sandbox.image.store import ImageStore
 from sandfleet_worker.sandbox.janitor import sweep
+from sandfleet_worker.sandbox.policy import admit
+from sandfleet_worker.sandbox.process import remover
+from sandfleet_worker.sandbox.process.abilities import AbilityFinder
+from sandfleet_worker.sandbox.process.sandbox import Sandbox
+from sandfleet_worker.sandbox.process.sentry import find_sentry
+from sandfleet_worker.sandbox.process.supervision import Supervision
 from sandfleet_worker.sandbox.runner import RunscRunner
-from sandfleet_worker.sandbox.sandbox import Sandbox
-from sandfleet_worker.sandbox.sentry import find_sentry
-from sandfleet_worker.sandbox.supervision import Supervision
-from sandfleet_worker.sandbox.turns import BootTurns
-from sandfleet_worker.sandbox.warm import WarmPool
+from sandfleet_worker.sandbox.warm import pool as warm_module
+from sandfleet_worker.sandbox.warm.boot_limit import BootTurns
+from sandfleet_worker.sandbox.warm.demand import Demand, Spare
+from sandfleet_worker.sandbox.warm.pool import WarmPool
 from waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from sandfleet_worker.sandbox.ending import Ending
-    from sandfleet_worker.sandbox.plan import Plan
-    from sandfleet_worker.sandbox.runsc import RunscBinary
+    from sandfleet_worker.sandbox.process.plan import Plan
+    from sandfleet_worker.sandbox.process.runsc import RunscBinary
 
 SIZE = 2
 HAS_CORES = Spare.has_cores

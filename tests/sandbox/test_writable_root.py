@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from sandfleet_config.errors import ErrorCode
+from sandfleet_config.codes import ErrorCode
 
 if TYPE_CHECKING:
     from conftest import Run

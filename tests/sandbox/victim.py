@@ -9,9 +9,9 @@ from pathlib import Path
 
 from sandfleet_config.settings import HostSettings, ImagesSettings, RunscSettings, WarmSettings
 from sandfleet_config.spec import SandboxSpec
-from sandfleet_worker.sandbox.demand import Spare
+from sandfleet_worker.sandbox.process.supervision import Supervision
 from sandfleet_worker.sandbox.runner import RunscRunner
-from sandfleet_worker.sandbox.supervision import Supervision
+from sandfleet_worker.sandbox.warm.demand import Spare
 
 _start_clocks = Supervision._start_clocks
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from harms import explain
 from lasting import lasting_keys
 from sandfleet import JobUnknown
-from sandfleet_config.errors import Category, ErrorCode
+from sandfleet_config.codes import Category, ErrorCode
 from sandfleet_config.queues import KEY_PREFIX, job_key
 from sandfleet_config.scripts import MAX_DEAD_LETTERS
 from sandfleet_worker.delivery.claim import MAX_STARTS

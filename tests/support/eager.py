@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sandfleet_worker import cli
-from sandfleet_worker.sandbox.demand import Spare
+from sandfleet_worker.sandbox.warm.demand import Spare
 
 
 def has_cores(_: Spare) -> bool:

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
 from sandfleet import Fleet, FleetError, JobUnknown, Settings
-from sandfleet.channel import RunState
+from sandfleet.channel.records import RunState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from sandfleet.dead import DeadLetter
+    from sandfleet.channel.records import DeadLetter
 
 MAX_RUNS = 4
 """A job that has had so many is left alone, so that all come to rest."""

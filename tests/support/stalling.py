@@ -11,11 +11,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sandfleet_worker import cli, consumer, steps
+from sandfleet_worker import cli
+from sandfleet_worker.celery_worker import consumer, steps
 from sandfleet_worker.delivery import watchdog, worker_exit
+from sandfleet_worker.delivery.host_slots import HostSlots
 from sandfleet_worker.delivery.ledger import Ledger
-from sandfleet_worker.delivery.slots import HostSlots
-from sandfleet_worker.delivery.turns import Turns
+from sandfleet_worker.delivery.queue_rotation import Turns
 from sandfleet_worker.sandbox.runner import RunscRunner
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from sandfleet_config.errors import GVisorNotAvailable, HostResources, SandboxCreationFailed, SandboxError
-from sandfleet_worker.sandbox.abilities import AbilityFinder, candidates
-from sandfleet_worker.sandbox.runsc import Abilities, RunscBinary, parse_flags
+from sandfleet_worker.sandbox.process.abilities import AbilityFinder, candidates
+from sandfleet_worker.sandbox.process.runsc import Abilities, RunscBinary, parse_flags
 
 OLD = RunscBinary("/bin/true", "0.0~20240729.0", frozenset({"directfs", "platform"}))
 NEW = RunscBinary("/bin/true", "release-20260905.0", frozenset({"directfs", "sidecar-usage-policy"}))

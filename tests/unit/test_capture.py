@@ -4,7 +4,7 @@ import sys
 from typing import Literal
 
 from rows import each_row
-from sandfleet_worker.sandbox.capture import Capture
+from sandfleet_worker.sandbox.process.capture import Capture
 
 
 def captured(data: bytes, limit: int, keep: Literal["head", "tail", "both"], chunk: int = 7) -> Capture:

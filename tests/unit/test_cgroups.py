@@ -8,10 +8,10 @@ import pytest
 from sandfleet_config.errors import HostResources
 from sandfleet_config.settings import HostSettings
 from sandfleet_config.spec import SandboxSpec
-from sandfleet_worker.policy import Admitted, admit
-from sandfleet_worker.sandbox.cgroup_tree import find_tree, parse_v1_mounts
-from sandfleet_worker.sandbox.cgroups import SandboxCgroup, limit_files
-from sandfleet_worker.sandbox.counters import Counts
+from sandfleet_worker.sandbox.cgroup.cgroup import SandboxCgroup, limit_files
+from sandfleet_worker.sandbox.cgroup.counters import Counts
+from sandfleet_worker.sandbox.cgroup.tree import find_tree, parse_v1_mounts
+from sandfleet_worker.sandbox.policy import Admitted, admit
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from sandfleet_config.errors import ErrorCode
+from sandfleet_config.codes import ErrorCode
 from sandfleet_config.outcome import Attempt
-from sandfleet_worker.backend import _read_outcome
+from sandfleet_worker.celery_worker.backend import _read_outcome
 from sandfleet_worker.delivery.claim import Claim, Flag
 
 REDIS_TIME = datetime(2001, 2, 3, tzinfo=UTC)

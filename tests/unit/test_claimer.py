@@ -8,11 +8,11 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sandfleet_worker.delivery import claims as claims_module
-from sandfleet_worker.delivery.claims import Claimer
-from sandfleet_worker.delivery.held import Held
-from sandfleet_worker.delivery.slots import HostSlots
-from sandfleet_worker.delivery.turns import Turns
+from sandfleet_worker.delivery import claimer as claims_module
+from sandfleet_worker.delivery.claimer import Claimer
+from sandfleet_worker.delivery.held_claims import Held
+from sandfleet_worker.delivery.host_slots import HostSlots
+from sandfleet_worker.delivery.queue_rotation import Turns
 from waiting import wait_until
 
 if TYPE_CHECKING:

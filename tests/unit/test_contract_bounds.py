@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from sandfleet import Fleet, SpecTooLarge
-from sandfleet.testing import FakeFleet
+from sandfleet.testing.fake_fleet import FakeFleet
 from sandfleet_config.errors import SpecInvalid
 from sandfleet_config.spec import SandboxSpec
 from sandfleet_config.wire import JobRequest, decode_job, encode_job, new_spec

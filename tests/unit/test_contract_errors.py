@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import sandfleet
 from rows import each_row
-from sandfleet_config.errors import ERROR_CLASSES, ErrorCode, SandboxError
+from sandfleet_config.codes import ErrorCode
+from sandfleet_config.errors import ERROR_CLASSES, SandboxError, new_error, to_result
 from sandfleet_config.outcome import Outcome, StreamOutput
 
 GOLDEN = Path(__file__).parent / "golden" / "error_codes.json"
@@ -48,7 +49,7 @@ def test_an_error_survives_the_way_celery_rebuilds_it(code: ErrorCode) -> None:
 
 def test_neither_text_nor_repr_of_an_error_repeats_output() -> None:
     outcome = Outcome.of(ErrorCode.TIMEOUT, "j1", "too long", stdout=StreamOutput.of(b"s3cret"))
-    error = outcome.to_error()
+    error = new_error(outcome)
     assert isinstance(error, SandboxError)
     for text in (str(error), repr(error), repr(outcome), str(outcome)):
         assert "s3cret" not in text
@@ -56,13 +57,12 @@ def test_neither_text_nor_repr_of_an_error_repeats_output() -> None:
 
 
 def test_a_nonzero_exit_is_a_result_and_every_other_code_is_raised() -> None:
-    result = Outcome.of(
-        ErrorCode.EXIT_NONZERO, "j1", exit_code=137, stdout=StreamOutput.of(b"x"), duration=1.5
-    ).to_result()
+    outcome = Outcome.of(ErrorCode.EXIT_NONZERO, "j1", exit_code=137, stdout=StreamOutput.of(b"x"), duration=1.5)
+    result = to_result(outcome)
     assert (result.exit_code, result.stdout, result.duration) == (137, "x", 1.5)
     for code, cls in ERROR_CLASSES.items():
         if code is not ErrorCode.EXIT_NONZERO:
             with pytest.raises(cls) as caught:
-                Outcome.of(code, "j1", "why", exit_code=1).to_result()
+                to_result(Outcome.of(code, "j1", "why", exit_code=1))
             assert caught.value.outcome is not None
             assert caught.value.outcome.exit_code == 1

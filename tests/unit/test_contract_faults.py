@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 from sandfleet.fleet import read_settings
-from sandfleet.testing import FakeFleet
-from sandfleet_config.errors import ErrorCode, SpecInvalid
+from sandfleet.testing.fake_fleet import FakeFleet
+from sandfleet_config.codes import ErrorCode
+from sandfleet_config.errors import SpecInvalid
 from sandfleet_config.settings import SettingsInvalid
 from sandfleet_config.wire import decode_job, new_spec
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
-from sandfleet.decoder import decode_outcome
-from sandfleet_config.errors import Category, ErrorCode
+from sandfleet.channel.decoder import decode_outcome
+from sandfleet_config.codes import Category, ErrorCode
 from sandfleet_config.outcome import LimitState, Outcome, StreamOutput, cut_to_characters
 from sandfleet_config.scripts import stored_result
 

@@ -7,7 +7,8 @@ import pytest
 from pydantic import ValidationError
 from rows import each_row
 from sandfleet_config.bounds import MAX_LABELS
-from sandfleet_config.errors import Category, ErrorCode, SecurityViolation, SpecInvalid, SpecTooLarge
+from sandfleet_config.codes import Category, ErrorCode
+from sandfleet_config.errors import SecurityViolation, SpecInvalid, SpecTooLarge
 from sandfleet_config.spec import Payload, SandboxSpec
 from sandfleet_config.wire import (
     JobRequest,

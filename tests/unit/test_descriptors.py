@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from sandfleet_worker.sandbox.descriptors import DescriptorNeed
+from sandfleet_worker.system.descriptors import DescriptorNeed
 
 
 @pytest.mark.parametrize("cores", [1, 2, 24, 64])

@@ -9,11 +9,11 @@ import pytest
 from flower.events import EventsState
 from sandfleet_config.bounds import MAX_LABELS
 from sandfleet_config.wire import JobRequest, new_spec
+from sandfleet_worker.celery_worker.events import MAX_LABEL_CHARS, describe_received
+from sandfleet_worker.celery_worker.flower.jobs import JobTask
+from sandfleet_worker.celery_worker.flower.truth import Knowledge, Record, Truth, read_record
 from sandfleet_worker.delivery.claim import Claim, Flag
-from sandfleet_worker.events import MAX_LABEL_CHARS, describe_received
-from sandfleet_worker.flower.jobs import JobTask
-from sandfleet_worker.flower.truth import Knowledge, Record, Truth, read_record
-from sandfleet_worker.messages import Delivery
+from sandfleet_worker.delivery.read_message import Delivery
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -7,16 +7,15 @@ from pathlib import Path
 import pytest
 from rows import each_row
 from sandfleet_config.errors import UserInvalid
-from sandfleet_worker.sandbox.accounts import (
+from sandfleet_worker.sandbox.image.accounts import (
     MAX_ENTRIES,
-    ResolvedUser,
     is_real_directory,
     parse_group,
     parse_passwd,
     read_inside,
-    resolve_user,
 )
-from sandfleet_worker.sandbox.image import Image
+from sandfleet_worker.sandbox.image.image import Image
+from sandfleet_worker.sandbox.image.users import ResolvedUser, resolve_user
 
 PASSWD = """root:x:0:0:root:/root:/bin/sh
 app:x:1000:1001:App:/home/app:/bin/sh

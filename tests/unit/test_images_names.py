@@ -3,7 +3,7 @@
 import pytest
 from rows import each_row
 from sandfleet_config.errors import ImageNotFound
-from sandfleet_worker.sandbox.references import Reference, encode_name, is_name
+from sandfleet_worker.sandbox.image.references import Reference, encode_name, is_name
 
 DIGEST = "sha256:" + "0a" * 32
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from sandfleet_config.errors import ImageInvalid
-from sandfleet_worker.sandbox.oci import INDEX, MANIFEST, ImageConfig, parse_config, read_oci
+from sandfleet_worker.sandbox.image.oci import INDEX, MANIFEST, ImageConfig, parse_config, read_oci
 
 REF = "org.opencontainers.image.ref.name"
 

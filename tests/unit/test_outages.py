@@ -10,7 +10,7 @@ import pytest
 from redis import exceptions
 from sandfleet_worker.delivery import outages
 from sandfleet_worker.delivery.outages import NotHeard, call_until_heard, can_pass, is_outage
-from sandfleet_worker.supervised_thread import Backoff
+from sandfleet_worker.system.supervised_thread import Backoff
 
 OUTAGES = [
     exceptions.ConnectionError("gone"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from sandfleet_worker.sandbox.pack import HOSTS, add_hosts
+from sandfleet_worker.sandbox.image.pack import HOSTS, add_hosts
 
 if TYPE_CHECKING:
     from pathlib import Path

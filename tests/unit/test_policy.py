@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from sandfleet_config.errors import SecurityViolation, SpecInvalid
 from sandfleet_config.settings import HostSettings, PolicySettings
 from sandfleet_config.spec import SandboxSpec
-from sandfleet_worker.policy import admit
+from sandfleet_worker.sandbox.policy import admit
 
 HOST = HostSettings()
 

@@ -6,7 +6,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sandfleet_worker.pool import SandboxPool
+from sandfleet_worker.celery_worker.pool import SandboxPool
 from waiting import wait_until
 
 if TYPE_CHECKING:

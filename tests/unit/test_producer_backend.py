@@ -26,8 +26,8 @@ from sandfleet import (
     SpecInvalid,
     StreamOutput,
 )
-from sandfleet.backend import parse_value
-from sandfleet.testing import FakeFleet
+from sandfleet.execute.backend import parse_value
+from sandfleet.testing.fake_fleet import FakeFleet
 from sandfleet_config.outcome import LimitState, Runtime
 
 

@@ -9,13 +9,13 @@ import pytest
 from sandfleet import ErrorCode, FleetUnavailable, GVisorNotAvailable, Outcome, SandboxResult, SandboxSpec, StreamOutput
 from sandfleet.cli import main
 from sandfleet.cli.show import safe_text
-from sandfleet.testing import FakeFleet
+from sandfleet.testing.fake_fleet import FakeFleet
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from sandfleet.testing import Ending
+    from sandfleet.testing.fake_fleet import Ending
 
     Capture = pytest.CaptureFixture[str]
     Patch = pytest.MonkeyPatch
@@ -153,7 +153,7 @@ def test_run_cancels_on_ctrl_c(use: Use, monkeypatch: Patch, capfd: Capture) -> 
     def interrupt(_: object, seconds: float) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("sandfleet.waker.Waker.wait", interrupt)
+    monkeypatch.setattr("sandfleet.channel.waker.Waker.wait", interrupt)
     assert main(["run", "--", "x"]) == 130
     err = capfd.readouterr().err
     assert "CANCELLED" in err
@@ -243,7 +243,7 @@ def test_ctrl_c_while_waiting_says_how_to_resume(use: Use, tmp_path: Path, capfd
     def interrupt(_: object, seconds: float) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("sandfleet.waker.Waker.wait", interrupt)
+    monkeypatch.setattr("sandfleet.channel.waker.Waker.wait", interrupt)
     out_file = str(tmp_path / "r")
     assert main(["submit", str(tmp_path / "jobs"), "--wait", "--out", out_file]) == 130
     out, err = capfd.readouterr()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from sandfleet import ErrorCode, Outcome, SandboxResult, SandboxSpec
 from sandfleet.cli import main
-from sandfleet.testing import FakeFleet
+from sandfleet.testing.fake_fleet import FakeFleet
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -161,7 +161,7 @@ def test_ctrl_c_at_the_wait_of_a_batch_names_the_batch(
     def interrupt(_: object, seconds: float) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("sandfleet.waker.Waker.wait", interrupt)
+    monkeypatch.setattr("sandfleet.channel.waker.Waker.wait", interrupt)
     assert main(["submit", str(tmp_path / "jobs"), "--batch", "night ly", "--wait"]) == 130
     assert capfd.readouterr().err.endswith("1 jobs go on. To resume: sandfleet batch wait 'night ly'\n")
     out = str(tmp_path / "r")

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from rows import each_row
 from sandfleet import ErrorCode, JobUnknown, Outcome, ResultTimeout, SandboxSpec
-from sandfleet.channel import JobRecord
-from sandfleet.collect import OutcomeStream
-from sandfleet.memory import FakeChannel
-from sandfleet.pause import collector_paused
-from sandfleet.stored import parse_outcome
-from sandfleet.testing import FakeFleet
+from sandfleet.channel.pause import collector_paused
+from sandfleet.channel.records import JobRecord
+from sandfleet.channel.stored_result import parse_outcome
+from sandfleet.collect.stream import OutcomeStream
+from sandfleet.testing.fake_channel import FakeChannel
+from sandfleet.testing.fake_fleet import FakeFleet
+from sandfleet_config.errors import new_error
 from sandfleet_config.outcome import Attempt, LimitState, StreamOutput, Timing, Usage
 from sandfleet_config.scripts import stored_result
 
@@ -44,7 +45,7 @@ def test_what_has_not_ended_has_no_outcome(status: str) -> None:
 
 def test_outcomes_are_taken_from_success_and_from_failure() -> None:
     assert parse_outcome(stored("SUCCESS", OK.to_json()), "j1") == OK
-    error = OOM.to_error()
+    error = new_error(OOM)
     assert error is not None
     assert parse_outcome(failure("OutOfMemory", *error.args), "j1") == OOM
 
@@ -91,7 +92,7 @@ def test_the_faults_of_a_refused_request_are_on_its_outcome() -> None:
     assert found.to_json() == outcome.to_json()
     copied = pickle.loads(pickle.dumps(found))  # noqa: S301  our own
     assert copied == found
-    for error in (found.to_error(), copied.to_error()):
+    for error in (new_error(found), new_error(copied)):
         assert error is not None
         assert error.errors == faults
 
@@ -171,7 +172,7 @@ def test_more_jobs_than_one_round_trip_takes() -> None:
 
 
 def test_a_job_that_redis_forgot_ends_the_wait_after_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sandfleet.waits.LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("sandfleet.collect.polling.LOOK_SECONDS", 0.0)
     fleet = FakeFleet()
     job = fleet.submit(SPEC)
     seen: list[Outcome] = []
@@ -232,7 +233,7 @@ class CountingFleet(FakeFleet):
 def test_many_handles_of_a_batch_are_not_asked_for_again_and_again(
     monkeypatch: pytest.MonkeyPatch, *, is_async: bool
 ) -> None:
-    monkeypatch.setattr("sandfleet.waits.LOOK_SECONDS", 1000.0)
+    monkeypatch.setattr("sandfleet.collect.polling.LOOK_SECONDS", 1000.0)
     fleet = CountingFleet()
     jobs = fleet.submit_many([SPEC] * 500, batch="b")
     early, late = jobs[:100], jobs[100:]
@@ -274,7 +275,7 @@ def test_handles_of_several_batches_are_all_awaited() -> None:
 
 def test_a_followed_job_that_ended_without_its_batch_list_is_found_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """As a stock worker, which does not know batches, would end it."""
-    monkeypatch.setattr("sandfleet.waits.LOOK_SECONDS", 0.05)
+    monkeypatch.setattr("sandfleet.collect.polling.LOOK_SECONDS", 0.05)
     fleet = CountingFleet()
     jobs = fleet.submit_many([SPEC] * 300, batch="b")
 

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from rows import each_row
-from sandfleet import ErrorCode, Outcome, SandboxSpec, Settings, stored
-from sandfleet.decoder import FIELDS, decode_outcome
-from sandfleet.memory import FakeChannel
-from sandfleet.publish import RedisChannel
-from sandfleet.stored import parse_outcome
-from sandfleet.testing import FakeFleet
+from sandfleet import ErrorCode, Outcome, SandboxSpec, Settings
+from sandfleet.channel import stored_result as stored
+from sandfleet.channel.decoder import FIELDS, decode_outcome
+from sandfleet.channel.redis_channel import RedisChannel
+from sandfleet.channel.stored_result import parse_outcome
+from sandfleet.testing.fake_channel import FakeChannel
+from sandfleet.testing.fake_fleet import FakeFleet
 from sandfleet_config.outcome import Attempt, LimitState, Runtime, StreamOutput, Timing, Usage
 from sandfleet_config.scripts import stored_result
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from rows import each_row
 from sandfleet.cli.exits import exit_code, is_own_exit
-from sandfleet_config.errors import ErrorCode
+from sandfleet_config.codes import ErrorCode
 from sandfleet_config.outcome import Outcome
 
 EXITS: dict[ErrorCode, tuple[dict[str, Any], int]] = {

@@ -15,7 +15,7 @@ from sandfleet import (
     SandboxSpec,
     SpecTooLarge,
 )
-from sandfleet.testing import Ending, FakeFleet
+from sandfleet.testing.fake_fleet import Ending, FakeFleet
 from sandfleet_config.settings import Settings
 
 SPEC = SandboxSpec(image="x", labels={"name": "n"})
@@ -87,7 +87,7 @@ def test_dead_letters_are_as_bounded_as_in_redis(monkeypatch: pytest.MonkeyPatch
 
     for bound, kept in (("MAX_DEAD_LETTERS", 3), ("MAX_DEAD_BYTES", 0)):
         with monkeypatch.context() as patch:
-            patch.setattr(f"sandfleet.memory.{bound}", kept)
+            patch.setattr(f"sandfleet.testing.fake_channel.{bound}", kept)
             fleet = FakeFleet(fail)
             jobs = fleet.submit_many([SPEC] * 5)
             assert [letter.job_id for letter in fleet.dead.list()] == [job.id for job in jobs[:1:-1]][:kept]

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from sandfleet_worker.sandbox.runsc import SandboxPaths
-from sandfleet_worker.sandbox.sentry import Sentry
+from sandfleet_worker.sandbox.process.runsc import SandboxPaths
+from sandfleet_worker.sandbox.process.sentry import Sentry
 from waiting import wait_until
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def test_a_sentry_for_which_no_descriptor_is_left_is_none(
         def refuse(_pid: int, number: int = number) -> int:
             raise OSError(number, os.strerror(number))
 
-        monkeypatch.setattr("sandfleet_worker.sandbox.sentry.os.pidfd_open", refuse)
+        monkeypatch.setattr("sandfleet_worker.sandbox.process.sentry.os.pidfd_open", refuse)
         assert Sentry.find(paths) is None
     monkeypatch.undo()
     found = Sentry.find(paths)

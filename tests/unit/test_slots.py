@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 from sandfleet_worker.delivery.folder_watch import FolderWatch
-from sandfleet_worker.delivery.slots import GATE, STALE_SECONDS, HostSlots
+from sandfleet_worker.delivery.host_slots import GATE, STALE_SECONDS, HostSlots
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sandfleet_worker.delivery.slots import Slot
+    from sandfleet_worker.delivery.host_slots import Slot
 
 
 @pytest.fixture
@@ -220,7 +220,7 @@ def test_a_killed_holder_wakes_who_waits(tmp_path: Path) -> None:
     program = f"""
 import signal, time
 from pathlib import Path
-from sandfleet_worker.delivery.slots import HostSlots
+from sandfleet_worker.delivery.host_slots import HostSlots
 slots = HostSlots(Path({str(tmp_path)!r}), 1)
 held = slots.acquire()
 print("held", flush=True)
@@ -279,7 +279,7 @@ def test_the_reservation_of_a_killed_worker_is_gone_with_it(tmp_path: Path) -> N
     program = f"""
 import signal
 from pathlib import Path
-from sandfleet_worker.delivery.slots import HostSlots
+from sandfleet_worker.delivery.host_slots import HostSlots
 slot = HostSlots(Path({str(tmp_path)!r}), 1, 1000).acquire()
 print(slot.reserve(600), flush=True)
 signal.pause()

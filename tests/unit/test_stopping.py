@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from celery.platforms import EX_FAILURE, EX_OK
 from celery.worker import state
-from sandfleet_worker.consumer import is_stopping
+from sandfleet_worker.celery_worker.consumer import is_stopping
 
 
 def test_every_exit_code_that_celery_sets_counts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import threading
 from typing import TYPE_CHECKING
 
 import pytest
-from sandfleet_worker.supervised_thread import Backoff, SupervisedThread, is_resource_error
+from sandfleet_worker.system.supervised_thread import Backoff, SupervisedThread, is_resource_error
 from waiting import wait_until
 
 if TYPE_CHECKING:

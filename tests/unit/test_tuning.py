@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import pytest
 from rich.console import Console
 from sandfleet_config.settings import RunscSettings, WorkerSettings
-from sandfleet_worker import doctor
-from sandfleet_worker.checks import Finding, State
-from sandfleet_worker.tuning import (
+from sandfleet_worker.commands import doctor
+from sandfleet_worker.commands.checks import Finding, State
+from sandfleet_worker.commands.tuning import (
     check_grace_periods,
     check_runsc_pages,
     check_slots_per_core,

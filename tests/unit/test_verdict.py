@@ -4,9 +4,10 @@ import errno
 import signal
 
 from rows import each_row
-from sandfleet_config.errors import ErrorCode
-from sandfleet_worker.sandbox.counters import Counts
-from sandfleet_worker.sandbox.initproto import (
+from sandfleet_config.codes import ErrorCode
+from sandfleet_worker.sandbox.cgroup.counters import Counts
+from sandfleet_worker.sandbox.process.facts import Facts, Kill
+from sandfleet_worker.sandbox.process.init_protocol import (
     ROOT_INDEX,
     ChdirFailed,
     ExecFailed,
@@ -17,7 +18,7 @@ from sandfleet_worker.sandbox.initproto import (
     Signaled,
     UserFailed,
 )
-from sandfleet_worker.sandbox.verdict import Facts, Kill, decide
+from sandfleet_worker.sandbox.verdict import decide
 
 RUNNING = Facts(is_ready=True, is_started=True, runsc_exit=0, memory_bytes=1 << 20, command="prog")
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from sandfleet_worker.sandbox.cancellation import Cancellation
-from sandfleet_worker.sandbox.demand import Demand, share
-from sandfleet_worker.sandbox.turns import BootTurns
+from sandfleet_worker.sandbox.process.cancellation import Cancellation
+from sandfleet_worker.sandbox.warm.boot_limit import BootTurns
+from sandfleet_worker.sandbox.warm.demand import Demand, share
 
 
 class Clock:

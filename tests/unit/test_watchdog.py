@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from sandfleet_worker.delivery.claim import Claim, Flag
-from sandfleet_worker.delivery.held import Held
+from sandfleet_worker.delivery.held_claims import Held
 from sandfleet_worker.delivery.watchdog import STALL_SECONDS, Watchdog
 
 LONG = STALL_SECONDS + 1

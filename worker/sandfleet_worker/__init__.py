@@ -1,0 +1,1 @@
+"""Takes jobs from Redis and runs each in a fresh gVisor sandbox."""

@@ -14,6 +14,8 @@ from sandfleet_config.settings import WorkerSettings
 
 from sandfleet_worker.tasks import RunTask
 
+BACKEND = "sandfleet_worker.celery_worker.backend:ClaimsBackend"
+
 
 def worker_options(settings: WorkerSettings) -> dict[str, Any]:
     """Return Celery's configuration for this side."""
@@ -21,9 +23,9 @@ def worker_options(settings: WorkerSettings) -> dict[str, Any]:
     return {
         **shared,
         # `finish` in place of check-then-set; Celery's own prefix of a socket's scheme goes, ours names the class.
-        "result_backend": f"sandfleet_worker.backend:ClaimsBackend+{shared['result_backend'].removeprefix('redis+')}",
-        "worker_pool": "sandfleet_worker.pool:SandboxPool",
-        "worker_consumer": "sandfleet_worker.consumer:SandboxConsumer",
+        "result_backend": f"{BACKEND}+{shared['result_backend'].removeprefix('redis+')}",
+        "worker_pool": "sandfleet_worker.celery_worker.pool:SandboxPool",
+        "worker_consumer": "sandfleet_worker.celery_worker.consumer:SandboxConsumer",
         "worker_concurrency": settings.concurrency,
         "worker_disable_rate_limits": True,
         "worker_redirect_stdouts": False,

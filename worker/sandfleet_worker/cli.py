@@ -36,8 +36,8 @@ Concurrency = Annotated[
 @contextmanager
 def _told_plainly() -> Iterator[None]:
     """Turn the errors people can mend into one red sentence and exit code 1; anything else is a bug and keeps its traceback."""
-    from sandfleet_worker.local import LocalFailed
-    from sandfleet_worker.preflight import PreflightFailed
+    from sandfleet_worker.commands.local import LocalFailed
+    from sandfleet_worker.commands.preflight import PreflightFailed
 
     try:
         yield
@@ -78,7 +78,7 @@ def start(
     queue: Annotated[str | None, typer.Option(help="The queue to take jobs from.")] = None,
 ) -> None:
     """Take jobs until SIGTERM (finish what runs) or SIGQUIT (give it back to the queue)."""
-    from sandfleet_worker.service import serve
+    from sandfleet_worker.commands.start import serve
 
     with _told_plainly():
         code = serve(_read_settings(concurrency, queue))
@@ -92,7 +92,7 @@ def local(
     flower_port: Annotated[int, typer.Option(help="Flower's port; a free one where it is taken.")] = 5555,
 ) -> None:
     """Run everything on this machine: a private Redis, one worker and Flower. Ctrl-C ends it; queued jobs are kept."""
-    from sandfleet_worker.local import run_local
+    from sandfleet_worker.commands.local import run_local
 
     with _told_plainly():
         code = run_local(_read_settings(concurrency), flower_port=flower_port if flower else None)
@@ -102,7 +102,7 @@ def local(
 @cli.command()
 def doctor(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:  # noqa: FBT002
     """Say what this host can and cannot do, with the fix; exit 1 if jobs cannot run."""
-    from sandfleet_worker.doctor import report
+    from sandfleet_worker.commands.doctor import report
 
     with _told_plainly():
         is_able = report(_read_settings(), Console(), as_json=json)
@@ -130,7 +130,7 @@ def add_image(
     ] = "",
 ) -> None:
     """Add or replace the image NAME."""
-    from sandfleet_worker.sandbox.images import ImageStore
+    from sandfleet_worker.sandbox.image.store import ImageStore
 
     with _told_plainly():
         image = ImageStore(_read_settings().images.root).add(name, source or None)
@@ -140,7 +140,7 @@ def add_image(
 @images.command("list")
 def list_images() -> None:
     """List the images on this host."""
-    from sandfleet_worker.sandbox.images import ImageStore
+    from sandfleet_worker.sandbox.image.store import ImageStore
 
     with _told_plainly():
         found = ImageStore(_read_settings().images.root).list()
@@ -157,7 +157,7 @@ def list_images() -> None:
 @images.command("rm")
 def remove_image(name: str) -> None:
     """Remove the image NAME; jobs that use it now keep it."""
-    from sandfleet_worker.sandbox.images import ImageStore
+    from sandfleet_worker.sandbox.image.store import ImageStore
 
     with _told_plainly():
         ImageStore(_read_settings().images.root).remove(name)

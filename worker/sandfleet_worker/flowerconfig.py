@@ -13,7 +13,7 @@ import sys
 from typing import Any
 
 try:
-    from sandfleet_worker.flower.app import install
+    from sandfleet_worker.celery_worker.flower.app import install
 
     install(os.environ.get("FLOWER_TOKEN", ""))
 except ImportError as error:

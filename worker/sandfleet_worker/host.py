@@ -10,20 +10,20 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from sandfleet_worker.delivery.host_slots import HostSlots
 from sandfleet_worker.delivery.intake import TIMEOUT_SECONDS, Intake
 from sandfleet_worker.delivery.ledger import Identity
-from sandfleet_worker.delivery.slots import HostSlots
 from sandfleet_worker.host_facts import HostAbilities
 
 if TYPE_CHECKING:
     from sandfleet_config.settings import WorkerSettings
 
-    from sandfleet_worker.policy import Admitted
-    from sandfleet_worker.sandbox.cancellation import Cancellation
     from sandfleet_worker.sandbox.ending import Ending
-    from sandfleet_worker.sandbox.images import ImageStore
+    from sandfleet_worker.sandbox.image.store import ImageStore
     from sandfleet_worker.sandbox.memory_budget import MemoryBudget
-    from sandfleet_worker.sandbox.starting import StartHooks
+    from sandfleet_worker.sandbox.policy import Admitted
+    from sandfleet_worker.sandbox.process.cancellation import Cancellation
+    from sandfleet_worker.sandbox.start_hooks import StartHooks
 
 CONNECT_SECONDS = 5.0
 

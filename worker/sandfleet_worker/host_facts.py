@@ -10,15 +10,15 @@ from sandfleet_config.bounds import MIN_MEMORY_BYTES
 from sandfleet_config.wire import CONTRACT_VERSIONS
 
 from sandfleet_worker.delivery.announcer import HostFacts
-from sandfleet_worker.policy import find_ceilings
-from sandfleet_worker.sandbox.runsc import find_runsc, release_date
+from sandfleet_worker.sandbox.policy import find_ceilings
+from sandfleet_worker.sandbox.process.runsc import find_runsc, release_date
 
 if TYPE_CHECKING:
     from sandfleet_config.settings import WorkerSettings
     from sandfleet_config.spec import SandboxSpec
 
-    from sandfleet_worker.delivery.slots import HostSlots
-    from sandfleet_worker.sandbox.images import ImageStore
+    from sandfleet_worker.delivery.host_slots import HostSlots
+    from sandfleet_worker.sandbox.image.store import ImageStore
 
 MAX_IMAGES = 1000
 """Names and digests that are told. Where there are more, none is, and a job that finds its image missing is put back then."""

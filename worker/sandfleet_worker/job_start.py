@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from sandfleet_config.errors import ErrorCode
+from sandfleet_config.codes import ErrorCode
 from sandfleet_config.words import CANCELLED
 
 from sandfleet_worker.delivery.claim import Claim, Refused
@@ -17,9 +17,9 @@ from sandfleet_worker.delivery.claim import Claim, Refused
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from sandfleet_worker.delivery.host_slots import HostSlots
     from sandfleet_worker.delivery.intake import Intake
-    from sandfleet_worker.delivery.slots import HostSlots
-    from sandfleet_worker.sandbox.cancellation import Cancellation
+    from sandfleet_worker.sandbox.process.cancellation import Cancellation
 
 log = logging.getLogger(__name__)
 

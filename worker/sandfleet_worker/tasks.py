@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from celery import Task
 from celery.exceptions import Reject
-from sandfleet_config.errors import ERROR_CLASSES, Cancelled, Category, ErrorCode, Expired, SandboxError, SpecInvalid
+from sandfleet_config.codes import Category, ErrorCode
+from sandfleet_config.errors import ERROR_CLASSES, Cancelled, Expired, SandboxError, SpecInvalid
 from sandfleet_config.outcome import Outcome, Timing
 from sandfleet_config.queues import TASK_NAME
 from sandfleet_config.wire import encode_needs, join_needs, spec_sha256
 from sandfleet_config.words import CANCELLED_QUEUED
 
 from sandfleet_worker.delivery.claim import Flag, PutBack
+from sandfleet_worker.job_handle import current_job
 from sandfleet_worker.job_start import JobStart
-from sandfleet_worker.policy import admit
-from sandfleet_worker.pool import current_job
+from sandfleet_worker.sandbox.policy import admit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,10 +30,10 @@ if TYPE_CHECKING:
     from sandfleet_config.wire import JobRequest
 
     from sandfleet_worker.delivery.claim import Claim
+    from sandfleet_worker.delivery.read_message import Delivery
     from sandfleet_worker.host import Host
-    from sandfleet_worker.messages import Delivery
-    from sandfleet_worker.policy import Admitted
-    from sandfleet_worker.pool import JobHandle
+    from sandfleet_worker.job_handle import JobHandle
+    from sandfleet_worker.sandbox.policy import Admitted
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +79,7 @@ class RunTask(Task):  # type: ignore[type-arg]  # generic in the stubs only
     """``sandfleet.run``. A program that ran to its own end is Celery's SUCCESS, everything else raises its code's exception."""
 
     name = TASK_NAME
-    Strategy = "sandfleet_worker.requests:strategy"
+    Strategy = "sandfleet_worker.celery_worker.requests:strategy"
     acks_late = True
     ignore_result = False
     max_retries = 0

@@ -7,9 +7,9 @@ import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from sandfleet_config.errors import ErrorCode
+from sandfleet_config.codes import ErrorCode
 
-from sandfleet.channel import CancelState
+from sandfleet.channel.records import CancelState
 from sandfleet.cli.show import print_lines, print_summary
 from sandfleet.cli.waiting import wait_for_batch
 from sandfleet.fleet import Fleet

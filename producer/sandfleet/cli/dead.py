@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from sandfleet_config.scripts import MAX_DEAD_BYTES, MAX_DEAD_LETTERS
 
-from sandfleet.channel import RunState
+from sandfleet.channel.records import RunState
 from sandfleet.cli.exits import SOME_NOT_OK
 from sandfleet.cli.show import attempt_lines, note, print_lines, safe_line
 from sandfleet.errors import FleetError, FleetUnavailable
@@ -19,7 +19,7 @@ from sandfleet.fleet import Fleet
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sandfleet.dead import DeadLetter
+    from sandfleet.channel.records import DeadLetter
 
 app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Look at dead letters, queue them again, drop them."

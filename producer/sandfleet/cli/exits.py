@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, assert_never
 
-from sandfleet_config.errors import Category, ErrorCode
+from sandfleet_config.codes import Category, ErrorCode
 
 if TYPE_CHECKING:
     from sandfleet_config.outcome import Outcome

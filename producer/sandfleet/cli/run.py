@@ -11,7 +11,8 @@ import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from sandfleet_config.errors import ErrorCode, RequestError, SpecInvalid, SpecTooLarge
+from sandfleet_config.codes import ErrorCode
+from sandfleet_config.errors import RequestError, SpecInvalid, SpecTooLarge
 from sandfleet_config.words import CPU_PERIOD_MICROSECONDS, format_bytes
 
 from sandfleet.cli.exits import INTERRUPTED, OUR_FAILURE, TERMINATED, exit_code, is_own_exit

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
-from sandfleet_config.errors import Category
+from sandfleet_config.codes import Category
 from sandfleet_config.words import format_bytes
 
 from sandfleet.cli.exits import SOME_NOT_OK
@@ -17,10 +17,10 @@ from sandfleet.cli.exits import SOME_NOT_OK
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from sandfleet_config.errors import ErrorCode
+    from sandfleet_config.codes import ErrorCode
     from sandfleet_config.outcome import Attempt, Outcome, StreamOutput
 
-    from sandfleet.channel import JobRecord
+    from sandfleet.channel.records import JobRecord
 
 KEPT_CONTROLS = "\n\t"
 

@@ -18,7 +18,7 @@ from sandfleet.errors import FleetError, JobUnknown
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from sandfleet_config.errors import ErrorCode
+    from sandfleet_config.codes import ErrorCode
     from sandfleet_config.spec import SandboxSpec
 
     from sandfleet.fleet import Fleet

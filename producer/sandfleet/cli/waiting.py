@@ -23,11 +23,11 @@ from sandfleet.errors import FleetError, ResultTimeout
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Sequence
 
-    from sandfleet_config.errors import ErrorCode
+    from sandfleet_config.codes import ErrorCode
     from sandfleet_config.outcome import Outcome
 
     from sandfleet.batch import Batch
-    from sandfleet.collect import OutcomeStream
+    from sandfleet.collect.stream import OutcomeStream
     from sandfleet.fleet import Fleet
     from sandfleet.job import Job
 

@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from sandfleet_worker.delivery.outages import can_pass
-from sandfleet_worker.supervised_thread import Backoff, SupervisedThread
+from sandfleet_worker.system.supervised_thread import Backoff, SupervisedThread
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -14,7 +14,7 @@ from sandfleet_config.outcome import Attempt, replace_new_code
 from sandfleet_config.spec import DEFAULT_QUEUE_TTL_SECONDS
 
 if TYPE_CHECKING:
-    from sandfleet_config.errors import ErrorCode
+    from sandfleet_config.codes import ErrorCode
 
 DEFAULT_MAX_ATTEMPTS = 3
 MAX_STARTS = 20

@@ -10,22 +10,22 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from sandfleet_config.errors import ErrorCode
+from sandfleet_config.codes import ErrorCode
 from sandfleet_config.outcome import Outcome
 
 from sandfleet_worker.delivery.announcer import Announcer
 from sandfleet_worker.delivery.claim import Claim, Refused
-from sandfleet_worker.delivery.claims import Claimer
-from sandfleet_worker.delivery.held import Held
-from sandfleet_worker.delivery.leases import BEATS_PER_LEASE, Lease
+from sandfleet_worker.delivery.claimer import Claimer
+from sandfleet_worker.delivery.held_claims import Held
+from sandfleet_worker.delivery.lease import BEATS_PER_LEASE, Lease
 from sandfleet_worker.delivery.ledger import Ledger
 from sandfleet_worker.delivery.outages import REDIS_ERRORS, NotHeard, call_until_heard
+from sandfleet_worker.delivery.queue_rotation import Turns
 from sandfleet_worker.delivery.redis_memory import RedisMemory
-from sandfleet_worker.delivery.sweep import Sweeper
-from sandfleet_worker.delivery.turns import Turns
+from sandfleet_worker.delivery.sweeper import Sweeper
 from sandfleet_worker.delivery.watchdog import Watchdog
 from sandfleet_worker.delivery.worker_exit import EXIT_LOST, EXIT_STALLED, WorkerExit
-from sandfleet_worker.supervised_thread import Backoff, is_resource_error
+from sandfleet_worker.system.supervised_thread import Backoff, is_resource_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
     from sandfleet_worker.delivery.announcer import HostFacts
     from sandfleet_worker.delivery.claim import PutBack
+    from sandfleet_worker.delivery.host_slots import HostSlots
     from sandfleet_worker.delivery.ledger import Identity
-    from sandfleet_worker.delivery.slots import HostSlots
 
 __all__ = ["EXIT_LOST", "TIMEOUT_SECONDS", "Intake"]
 log = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 import redis
 from redis import exceptions
 
-from sandfleet_worker.supervised_thread import Backoff, is_resource_error
+from sandfleet_worker.system.supervised_thread import Backoff, is_resource_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable

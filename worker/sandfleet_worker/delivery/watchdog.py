@@ -7,14 +7,14 @@ import time
 from typing import TYPE_CHECKING
 
 from sandfleet_worker.delivery.worker_exit import EXIT_STALLED
-from sandfleet_worker.supervised_thread import SupervisedThread
+from sandfleet_worker.system.supervised_thread import SupervisedThread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from sandfleet_worker.delivery.claims import Claimer
-    from sandfleet_worker.delivery.held import Held
-    from sandfleet_worker.delivery.leases import Lease
+    from sandfleet_worker.delivery.claimer import Claimer
+    from sandfleet_worker.delivery.held_claims import Held
+    from sandfleet_worker.delivery.lease import Lease
 
 __all__ = ["EXIT_STALLED", "Watchdog"]
 log = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sandfleet_config.outcome import LimitState, Outcome, Runtime, StreamOutput, Timing, Usage
 
 if TYPE_CHECKING:
-    from sandfleet_worker.policy import Admitted
+    from sandfleet_worker.sandbox.policy import Admitted
     from sandfleet_worker.sandbox.verdict import Verdict
 
 

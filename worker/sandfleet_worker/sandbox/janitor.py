@@ -21,14 +21,14 @@ from typing import TYPE_CHECKING
 
 from sandfleet_config.errors import HostResources
 
-from sandfleet_worker.sandbox.cgroups import remove_cgroups
-from sandfleet_worker.sandbox.folders import remove_folder
-from sandfleet_worker.sandbox.processes import kill_processes
+from sandfleet_worker.sandbox.cgroup.cgroup import remove_cgroups
+from sandfleet_worker.sandbox.process.folders import remove_folder
+from sandfleet_worker.system.processes import kill_processes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sandfleet_worker.sandbox.cgroup_tree import CgroupTree
+    from sandfleet_worker.sandbox.cgroup.tree import CgroupTree
 
 log = logging.getLogger(__name__)
 

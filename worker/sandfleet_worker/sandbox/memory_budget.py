@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 from sandfleet_config.words import format_bytes
 
-from sandfleet_worker.sandbox.cgroup_tree import CGROUP_ROOT, parse_v1_mounts
-from sandfleet_worker.sandbox.warm import IDLE_MEMORY_BYTES
+from sandfleet_worker.sandbox.cgroup.tree import CGROUP_ROOT, parse_v1_mounts
+from sandfleet_worker.sandbox.warm.pool import IDLE_MEMORY_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sandfleet_worker.sandbox.cgroup_tree import CgroupTree
+    from sandfleet_worker.sandbox.cgroup.tree import CgroupTree
 
 PERCENT, BUDGET_PERCENT = 100, 90
 """The rest is for the kernel, its page cache and whoever else lives on the host."""

@@ -7,14 +7,15 @@ import subprocess
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from sandfleet_config.errors import ERROR_CLASSES, ErrorCode, HostResources
+from sandfleet_config.codes import ErrorCode
+from sandfleet_config.errors import ERROR_CLASSES, HostResources
 from sandfleet_config.outcome import LimitState, Record
 from sandfleet_config.spec import SandboxSpec
 
-from sandfleet_worker.policy import admit
-from sandfleet_worker.sandbox.bundle import new_rlimits
-from sandfleet_worker.sandbox.initproto import InitJob, WritablePath
-from sandfleet_worker.sandbox.runsc import NATIVE
+from sandfleet_worker.sandbox.policy import admit
+from sandfleet_worker.sandbox.process.bundle import new_rlimits
+from sandfleet_worker.sandbox.process.init_protocol import InitJob, WritablePath
+from sandfleet_worker.sandbox.process.runsc import NATIVE
 
 if TYPE_CHECKING:
     import threading
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 
     from sandfleet_config.settings import HostSettings
 
-    from sandfleet_worker.policy import Admitted
     from sandfleet_worker.sandbox.ending import Ending
+    from sandfleet_worker.sandbox.policy import Admitted
 
 PROGRAM = "/probe"
 PROGRAM_EXIT = 123

@@ -14,33 +14,34 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Self
 
-from sandfleet_config.errors import HostResources, SandboxError
+from sandfleet_config.errors import HostResources, SandboxError, to_result
 from sandfleet_config.outcome import Runtime, StreamOutput, Timing
 from sandfleet_config.settings import HostSettings, WorkerSettings, check_environment
 from sandfleet_config.spec import SandboxSpec
 
-from sandfleet_worker.policy import admit
-from sandfleet_worker.sandbox.abilities import OTHER_WAY_MAY_WORK, AbilityFinder
-from sandfleet_worker.sandbox.bundle import new_init_job, pack_job
-from sandfleet_worker.sandbox.cancellation import Cancellation, CancelSignal, follow
-from sandfleet_worker.sandbox.cgroup_tree import find_tree
-from sandfleet_worker.sandbox.cgroups import SandboxCgroup
-from sandfleet_worker.sandbox.descriptors import DescriptorNeed, raise_limit
+from sandfleet_worker.sandbox.cgroup.cgroup import SandboxCgroup
+from sandfleet_worker.sandbox.cgroup.tree import find_tree
 from sandfleet_worker.sandbox.ending import Ending, limit_states
-from sandfleet_worker.sandbox.facts import collect_facts
-from sandfleet_worker.sandbox.images import ImageStore, resolve_user
+from sandfleet_worker.sandbox.image.store import ImageStore
+from sandfleet_worker.sandbox.image.users import resolve_user
 from sandfleet_worker.sandbox.janitor import Ownership, SweepReport, sweep
 from sandfleet_worker.sandbox.memory_budget import MemoryBudget, find_budget
-from sandfleet_worker.sandbox.plan import Plan
+from sandfleet_worker.sandbox.policy import admit
 from sandfleet_worker.sandbox.probe import pack_probe, probe_job, probe_limits, read_probe
-from sandfleet_worker.sandbox.remover import Remover
-from sandfleet_worker.sandbox.runsc import ROOTFS, SandboxPaths, find_runsc
-from sandfleet_worker.sandbox.sandbox import Sandbox
-from sandfleet_worker.sandbox.starting import NoHooks
-from sandfleet_worker.sandbox.turns import BootTurns, raise_if_over
+from sandfleet_worker.sandbox.process.abilities import OTHER_WAY_MAY_WORK, AbilityFinder
+from sandfleet_worker.sandbox.process.bundle import new_init_job, pack_job
+from sandfleet_worker.sandbox.process.cancellation import Cancellation, CancelSignal, follow
+from sandfleet_worker.sandbox.process.plan import Plan
+from sandfleet_worker.sandbox.process.remover import Remover
+from sandfleet_worker.sandbox.process.reports import collect_facts
+from sandfleet_worker.sandbox.process.runsc import ROOTFS, SandboxPaths, find_runsc
+from sandfleet_worker.sandbox.process.sandbox import Sandbox
+from sandfleet_worker.sandbox.start_hooks import NoHooks
 from sandfleet_worker.sandbox.verdict import decide
-from sandfleet_worker.sandbox.warm import IDLE_MEMORY_BYTES, WarmPool
-from sandfleet_worker.supervised_thread import is_resource_error
+from sandfleet_worker.sandbox.warm.boot_limit import BootTurns, raise_if_over
+from sandfleet_worker.sandbox.warm.pool import IDLE_MEMORY_BYTES, WarmPool
+from sandfleet_worker.system.descriptors import DescriptorNeed, raise_limit
+from sandfleet_worker.system.supervised_thread import is_resource_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -48,12 +49,12 @@ if TYPE_CHECKING:
 
     from sandfleet_config.outcome import SandboxResult
 
-    from sandfleet_worker.policy import Admitted
-    from sandfleet_worker.sandbox.bundle import PackedJob
-    from sandfleet_worker.sandbox.images import Image
+    from sandfleet_worker.sandbox.image.image import Image
+    from sandfleet_worker.sandbox.policy import Admitted
     from sandfleet_worker.sandbox.probe import ProbeReport
-    from sandfleet_worker.sandbox.runsc import RunscBinary
-    from sandfleet_worker.sandbox.starting import StartHooks
+    from sandfleet_worker.sandbox.process.bundle import PackedJob
+    from sandfleet_worker.sandbox.process.runsc import RunscBinary
+    from sandfleet_worker.sandbox.start_hooks import StartHooks
 
 log = logging.getLogger(__name__)
 
@@ -191,7 +192,7 @@ class RunscRunner:
         """
         with _host_faults(), follow(cancel) as cancellation:  # a thread may follow the signal
             ending = self.execute(admit(spec, self.config), deadline=deadline, cancel=cancellation)
-        return ending.to_outcome(job_id=LOCAL_JOB, labels=spec.labels).to_result()
+        return to_result(ending.to_outcome(job_id=LOCAL_JOB, labels=spec.labels))
 
     def ping(self) -> None:
         """Say whether sandboxes can be run at all, by running one.

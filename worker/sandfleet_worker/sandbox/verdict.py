@@ -17,14 +17,14 @@ from __future__ import annotations
 import errno
 import os
 import signal
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, assert_never
 
-from sandfleet_config.errors import Category, ErrorCode
+from sandfleet_config.codes import Category, ErrorCode
 from sandfleet_config.words import format_bytes
 
-from sandfleet_worker.sandbox.counters import Counts
-from sandfleet_worker.sandbox.initproto import (
+from sandfleet_worker.sandbox.process.facts import PANIC_CHARS, End, Facts
+from sandfleet_worker.sandbox.process.init_protocol import (
     ROOT_INDEX,
     ChdirFailed,
     ExecFailed,
@@ -35,45 +35,10 @@ from sandfleet_worker.sandbox.initproto import (
     Signaled,
     UserFailed,
 )
-from sandfleet_worker.sandbox.runsc import LAUNCH_EXIT_CGROUP, LAUNCH_EXIT_EXEC, LAUNCH_EXIT_PARENT_GONE
+from sandfleet_worker.sandbox.process.runsc import LAUNCH_EXIT_CGROUP, LAUNCH_EXIT_EXEC, LAUNCH_EXIT_PARENT_GONE
 
-End = Exited | Signaled | ExecFailed | ChdirFailed | UserFailed | MountFailed | RlimitFailed | ProtocolFault
-"""The reports after which init is gone."""
-
-PANIC_CHARS = 600
 MAX_ARGUMENT_BYTES = 128 << 10
 """Of one argument or variable, its zero byte included (execve(2): MAX_ARG_STRLEN)."""
-
-
-@dataclass(frozen=True)
-class Kill:
-    """Why we killed, recorded before the kill, and only while init had not reported an end."""
-
-    code: ErrorCode
-    message: str
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What is known when a sandbox is gone."""
-
-    kill: Kill | None = None
-    timed_out: Literal["soft", "hard"] | None = None
-    is_ready: bool = False
-    is_started: bool = False
-    end: End | None = None
-    counts: Counts = field(default_factory=Counts)
-    is_image_overwritten: bool = False
-    """Whether the image's file was written to while the sandbox ran from it."""
-    is_output_over: bool = False
-    runsc_exit: int | None = None
-    runsc_log: str = ""
-    panic: str = ""
-    platform: str = ""
-    command: str = ""
-    longest_argument_bytes: int = 0
-    """Of all arguments and variables, where the program could not be started."""
-    memory_bytes: int = 0
 
 
 @dataclass(frozen=True)

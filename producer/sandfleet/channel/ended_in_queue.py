@@ -1,0 +1,49 @@
+"""Outcomes that a producer records itself: of jobs that no worker has taken, cancelled or expired in the queue."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING, Any
+
+from pydantic import TypeAdapter, ValidationError
+from sandfleet_config.codes import ErrorCode
+from sandfleet_config.outcome import Attempt, Outcome, Timing, replace_new_code
+from sandfleet_config.words import CANCELLED_QUEUED
+
+if TYPE_CHECKING:
+    from sandfleet.channel.records import JobRecord
+
+MESSAGES = {
+    ErrorCode.CANCELLED: CANCELLED_QUEUED,
+    ErrorCode.EXPIRED: "nobody took the job within its queue_ttl: is a worker running, and is there room?",
+}
+_attempts = TypeAdapter(tuple[Attempt, ...])
+
+
+def new_ending(code: ErrorCode, job_id: str, record: JobRecord, attempts: tuple[Attempt, ...]) -> Outcome:
+    """Return the outcome ``CANCELLED`` or ``EXPIRED`` of a job that waits; earlier tries are told."""
+    return Outcome.of(
+        code,
+        job_id,
+        MESSAGES[code],
+        batch=record.batch,
+        labels=record.labels,
+        spec_sha256=record.spec_sha256,
+        attempts=attempts,
+        run=record.run,
+        timing=Timing(queued=max(0.0, time.time() - record.submitted) if record.submitted else None),
+    )
+
+
+def parse_attempts(raw: bytes | str | None) -> tuple[Attempt, ...]:
+    """Read the attempts that Redis has of a job; what cannot be read was none."""
+    if not raw:
+        return ()
+    try:
+        items: Any = json.loads(raw)
+        return _attempts.validate_python(
+            [replace_new_code({**item, "code": item.get("code") or None}) for item in items]
+        )
+    except (ValidationError, ValueError, TypeError, AttributeError):
+        return ()

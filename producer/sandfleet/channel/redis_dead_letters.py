@@ -1,0 +1,178 @@
+"""Dead letters as Redis holds them."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from sandfleet_config.codes import ErrorCode, read_code
+from sandfleet_config.queues import KEY_PREFIX, dead_key, job_key
+from sandfleet_config.scripts import DEAD_TTL_SECONDS, MAX_DEAD_BYTES, MAX_DEAD_LETTERS, read_script, step_of
+from sandfleet_config.wire import request_sha256, spec_sha256
+
+from sandfleet.channel.ended_in_queue import parse_attempts
+from sandfleet.channel.message import read_request
+from sandfleet.channel.records import DeadLetter, RunState, new_record
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from sandfleet.channel.connection import Connections
+
+DEAD: Final = f"{KEY_PREFIX}dead"
+MILLI: Final = 1000
+CHUNK: Final = 200
+SHOWN_BYTES: Final = 200
+RECORD_GONE: Final = "gone"
+
+
+class RedisLetters:
+    """Reads dead letters, queues them again, drops them."""
+
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
+
+    def read_newest(self, limit: int) -> list[DeadLetter]:
+        """Return the newest `limit`, newest first."""
+        with self._connections.guard():
+            client: Any = self._connections.redis
+            ids: list[bytes] = client.zrange(DEAD, 0, max(0, limit - 1), desc=True)
+            pipe = self._connections.new_pipe()
+            for job_id in ids:
+                pipe.hgetall(dead_key(job_id.decode()))
+            found = pipe.execute()
+        return [parse_letter(job_id.decode(), fields) for job_id, fields in zip(ids, found, strict=True) if fields]
+
+    def read(self, job_id: str) -> DeadLetter | None:
+        """Return one."""
+        fields = self._read_fields(job_id)
+        return parse_letter(job_id, fields) if fields else None
+
+    def _read_fields(self, job_id: str) -> dict[bytes, bytes]:
+        with self._connections.guard():
+            client: Any = self._connections.redis
+            found: dict[bytes, bytes] = client.hgetall(dead_key(job_id))
+        return found
+
+    def find_runs(self, batch: str | None) -> Iterator[list[tuple[str, int]]]:
+        """Yield the jobs of dead letters, oldest first, and which run each letter is of; messages that are no job are none."""
+        with self._connections.guard():
+            client: Any = self._connections.redis
+            ids: list[str] = [item.decode(errors="replace") for item in client.zrange(DEAD, 0, -1)]
+        for at in range(0, len(ids), CHUNK):
+            part = ids[at : at + CHUNK]
+            with self._connections.guard():
+                pipe = self._connections.new_pipe()
+                for job_id in part:
+                    pipe.hmget(dead_key(job_id), "code", "run", "batch")
+                    pipe.hget(job_key(job_id), "batch")  # a letter of an older release does not say
+                found = pipe.execute()
+            letters = zip(part, found[::2], found[1::2], strict=True)
+            yield [
+                (job_id, _parse_run(run))
+                for job_id, (code, run, named), recorded in letters
+                if code and (batch is None or (named or recorded or b"").decode() == batch)
+            ]
+
+    def start_runs(self, runs: Sequence[tuple[str, int]]) -> list[RunState]:
+        """Queue the letters' messages again, some hundred by one call."""
+        return [state for at in range(0, len(runs), CHUNK) for state in self._start_runs(runs[at : at + CHUNK])]
+
+    def _start_runs(self, runs: Sequence[tuple[str, int]]) -> list[RunState]:
+        states = self._call_next_run([(job_id, run, "") for job_id, run in runs])
+        gone = [at for at, state in enumerate(states) if state == RECORD_GONE]
+        records = {at: self._read_lost_record(runs[at][0]) for at in gone}
+        readable = [at for at in gone if records[at]]
+        again = self._call_next_run([(*runs[at], records[at]) for at in readable])
+        found = dict(enumerate(states)) | dict.fromkeys(gone, RunState.UNREADABLE.value)
+        found |= dict(zip(readable, again, strict=True))
+        return [RunState(found[at]) for at in range(len(runs))]
+
+    def _call_next_run(self, jobs: Sequence[tuple[str, int, str]]) -> list[str]:
+        if not jobs:
+            return []
+        with self._connections.guard():
+            script = self._connections.script(read_script("next_run"))
+            answers: list[bytes] = script(args=[KEY_PREFIX, *(word for job in jobs for word in job)])
+        return [answer.decode() for answer in answers]
+
+    def _read_lost_record(self, job_id: str) -> str:
+        """Make a job's record anew from its message, as JSON for the script; empty where there is no message that is a job."""
+        request = read_request(self._read_fields(job_id).get(b"message", b""))
+        if request is None:
+            return ""
+        spec = request.spec
+        record = new_record(spec, request.batch, spec_sha256(spec), time.time()).model_dump_json(exclude_defaults=True)
+        return json.dumps(
+            {
+                "step": str(step_of(spec.priority)),
+                "key": spec.idempotency_key,
+                "fingerprint": request_sha256(spec),
+                "queue_ttl": max(1, round(spec.queue_ttl * MILLI)),
+                "max_attempts": spec.max_attempts,
+                "record": record,
+                "batch": request.batch or "",
+            }
+        )
+
+    def purge(self, job_ids: Sequence[str] | None) -> int:
+        """Drop letters, a few hundred at a time."""
+        if job_ids is not None:
+            return sum(self._drop(job_ids[at : at + CHUNK]) for at in range(0, len(job_ids), CHUNK))
+        total = 0
+        client: Any = self._connections.redis
+        while True:
+            with self._connections.guard():
+                ids = [item.decode() for item in client.zrange(DEAD, 0, CHUNK - 1)]
+            if not ids:
+                return total
+            total += self._drop(ids)
+
+    def _drop(self, job_ids: Sequence[str]) -> int:
+        bounds = (DEAD_TTL_SECONDS, MAX_DEAD_LETTERS, MAX_DEAD_BYTES)
+        with self._connections.guard():
+            count: Any = self._connections.script(read_script("drop_dead"))(args=[KEY_PREFIX, *bounds, *job_ids])
+        return int(count)
+
+    def count_dropped(self) -> int:
+        """Read how many were dropped before their time."""
+        with self._connections.guard():
+            client: Any = self._connections.redis
+            found: bytes | None = client.get(f"{DEAD}_dropped")
+        return int(found) if found and found.isdigit() else 0
+
+
+def parse_letter(job_id: str, fields: Mapping[bytes, bytes]) -> DeadLetter:
+    """Return what people may see of a letter: never the message, unless it is no job's."""
+    message = fields.get(b"message", b"")
+    request = read_request(message)
+    return DeadLetter(
+        job_id=job_id,
+        code=_read_code(fields.get(b"code", b"").decode(errors="replace")),
+        reason=fields.get(b"reason", b"").decode(errors="replace"),
+        at=float(fields.get(b"at", b"0")) / MILLI,
+        queue=fields.get(b"queue", b"").decode(errors="replace"),
+        batch=request.batch if request else None,
+        line=request.spec.to_line() if request else "",
+        attempts=parse_attempts(fields.get(b"attempts")),
+        garbage="" if request else show_bytes(message),
+        run=_parse_run(fields.get(b"run")),
+    )
+
+
+def _read_code(text: str) -> ErrorCode | None:
+    try:
+        return read_code(text)
+    except ValueError:
+        return None
+
+
+def _parse_run(raw: bytes | None) -> int:
+    return int(raw) if raw and raw.isdigit() else 1
+
+
+def show_bytes(raw: bytes) -> str:
+    r"""Return the first bytes as text that is safe to print, ``\x1b`` and the like spelled out."""
+    text = ascii(raw[:SHOWN_BYTES])[2:-1]
+    return text if len(raw) <= SHOWN_BYTES else f"{text}... ({len(raw)} bytes)"

@@ -1,0 +1,128 @@
+"""Celery's result records, as Redis has them, read as outcomes; what is none becomes one that says so."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, cast
+
+from pydantic import Field, TypeAdapter, ValidationError
+from sandfleet_config.codes import ErrorCode, read_code
+from sandfleet_config.outcome import Outcome, Record
+from sandfleet_config.words import CANCELLED
+
+from sandfleet.channel.decoder import decode_outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from sandfleet.channel.records import JobRecord
+
+FOREIGN_CHARS = 500
+UNFINISHED = frozenset({"PENDING", "RECEIVED", "STARTED", "RETRY"})
+
+
+class _Success(Record):
+    """A program that ran to its own end."""
+
+    status: Literal["SUCCESS"]
+    result: Outcome
+
+
+class _Error(Record):
+    """A `SandboxError` as Celery stores it, without faults of a request."""
+
+    exc_message: tuple[ErrorCode, str, Outcome]
+
+
+class _Failure(Record):
+    """Every other end of a job."""
+
+    status: Literal["FAILURE"]
+    result: _Error
+
+
+_stored: Final = TypeAdapter[_Success | _Failure](Annotated[_Success | _Failure, Field(discriminator="status")])
+"""What workers of other releases may store too: a field may be absent, and a value of another type that stands for it."""
+
+
+def parse_outcome(
+    raw: bytes, job_id: str, read_record: Callable[[str], JobRecord | None] = lambda _: None
+) -> Outcome | None:
+    """Read Celery's result record; None where the job has not ended.
+
+    What is no outcome of ours becomes one with the code ``INTERNAL`` that says what was found, without repeating it.
+    `read_record` is asked only then, for the batch the outcome belongs to.
+    """
+    outcome = decode_outcome(raw)
+    if outcome is not None:
+        return outcome
+    try:
+        stored = _stored.validate_json(raw)
+    except ValidationError:
+        return _explain(raw, job_id, read_record)
+    if isinstance(stored, _Success):
+        return stored.result
+    code, _, outcome = stored.result.exc_message
+    return outcome if code is not ErrorCode.OK else _explain(raw, job_id, read_record)
+
+
+def _explain(raw: bytes, job_id: str, read_record: Callable[[str], JobRecord | None]) -> Outcome | None:
+    """Take apart, piece by piece, what is not the usual record."""
+    code = ErrorCode.INTERNAL
+    try:
+        body = _as_dict(json.loads(raw))
+        match body.get("status"):
+            case str(status) if status in UNFINISHED:
+                return None
+            case "SUCCESS":
+                return Outcome.read(body.get("result"))
+            case "FAILURE":
+                code, message, outcome = _parse_failure(_as_dict(body.get("result")))
+                if outcome is not None:
+                    return outcome
+            case "REVOKED":
+                code, message = ErrorCode.CANCELLED, CANCELLED
+            case _:
+                message = "the job's result in Redis has a status that Celery does not know"
+    except ValidationError as error:
+        fields = ", ".join(sorted({".".join(map(str, item["loc"])) or "outcome" for item in error.errors()}))
+        message = f"the job's outcome in Redis cannot be read (at {fields}): is the worker of another release?"
+    except (ValueError, TypeError, RecursionError):
+        message = "the job's result in Redis is damaged"
+    record = read_record(job_id)
+    batch, sha256 = (record.batch, record.spec_sha256) if record else (None, "")
+    return Outcome.of(code, job_id, message, batch=batch, spec_sha256=sha256)
+
+
+def _parse_failure(result: dict[str, Any]) -> tuple[ErrorCode, str, Outcome | None]:
+    """Take code, message and outcome from a `SandboxError`; name an exception that is none of ours."""
+    raw_args = result.get("exc_message")
+    args = list(cast("Iterable[Any]", raw_args)) if isinstance(raw_args, list) else [raw_args]
+    code = _find_code(args) if len(args) > 1 else None
+    if code is None:
+        text = f"{result.get('exc_type')}: {' '.join(str(arg) for arg in args)}"
+        return ErrorCode.INTERNAL, f"Celery ended the job: {text[:FOREIGN_CHARS]}", None
+    try:
+        outcome = Outcome.read(args[2]) if len(args) > 2 and args[2] is not None else None  # noqa: PLR2004
+    except ValidationError:
+        outcome = None  # the code and the message still say what happened
+    if outcome is not None and len(args) > 3:  # noqa: PLR2004
+        faults = cast("Iterable[Any]", args[3] or ())
+        outcome = outcome.with_errors([_as_dict(fault) for fault in faults])
+    return code, str(args[1]), outcome
+
+
+def _find_code(args: list[Any]) -> ErrorCode | None:
+    """Return the code of an ending that is an error; one of a newer release has the category that the outcome tells."""
+    told = cast("dict[str, Any]", args[2]) if len(args) > 2 and isinstance(args[2], dict) else {}  # noqa: PLR2004
+    try:
+        code = read_code(args[0], told.get("category"), told.get("retryable"))
+    except ValueError:
+        return None
+    return None if code is ErrorCode.OK else code
+
+
+def _as_dict(value: object) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError
+    return cast("dict[str, Any]", value)

@@ -1,0 +1,90 @@
+"""Wakes a thread or a coroutine that waits for the ends of jobs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from typing import Protocol
+
+CANCEL_LOOK_SECONDS = 0.1
+"""How long the thread that waits for a cancel may outlive the wait."""
+
+
+class CancelSignal(Protocol):
+    """Anything one can wait for in a thread: a ``threading.Event``, or one of ``multiprocessing``."""
+
+    def wait(self, timeout: float | None = None, /) -> bool:
+        """Wait for the wish to cancel; whether there is one."""
+        ...
+
+
+class Waker:
+    """One wait's bell: `wake` from any thread ends the wait under way, or else the next one."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._future: asyncio.Future[None] | None = None
+
+    def wake(self) -> None:
+        """End the wait."""
+        self._event.set()
+        loop = self._loop
+        if loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits there
+                loop.call_soon_threadsafe(self._wake_coroutine)
+
+    def _wake_coroutine(self) -> None:
+        if self._future is not None and not self._future.done():
+            self._future.set_result(None)
+
+    def wait(self, seconds: float) -> None:
+        """Wait so long at most; a signal's handler may raise through it."""
+        self._event.wait(seconds)
+        self._event.clear()
+
+    async def wait_async(self, seconds: float) -> None:
+        """Do what `wait` does and leave the event loop free."""
+        self._loop = asyncio.get_running_loop()
+        self._future = self._loop.create_future()
+        timer = self._loop.call_later(seconds, self._wake_coroutine)
+        try:
+            if not self._event.is_set():
+                await self._future
+        finally:
+            timer.cancel()
+            self._loop = self._future = None
+            self._event.clear()
+
+
+class CancelRelay:
+    """Waits with a waker, and for a cancel: all that such a signal can do is to be waited for, so a thread of its own does."""
+
+    def __init__(self, waker: Waker, cancel: CancelSignal | None) -> None:
+        self._waker, self._cancel = waker, cancel
+        self._is_over = False
+        self._thread: threading.Thread | None = None
+
+    def wait(self, seconds: float) -> bool:
+        """Wait so long at most; return whether there is a wish to cancel."""
+        if self._cancel is None:
+            self._waker.wait(seconds)
+            return False
+        if self._thread is None or not self._thread.is_alive():  # in a forked child it is not
+            self._thread = threading.Thread(
+                target=self._look, args=(self._cancel,), name="sandfleet-cancel", daemon=True
+            )
+            self._thread.start()
+        self._waker.wait(seconds)
+        return self._cancel.wait(0)
+
+    def _look(self, cancel: CancelSignal) -> None:
+        while not self._is_over:
+            if cancel.wait(CANCEL_LOOK_SECONDS):
+                self._waker.wake()
+                return
+
+    def close(self) -> None:
+        """Let the thread end."""
+        self._is_over = True

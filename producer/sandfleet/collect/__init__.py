@@ -1,0 +1,1 @@
+"""Collect: outcomes as jobs end."""

@@ -1,0 +1,88 @@
+"""Dead letters: jobs that used up their attempts, and messages that were no jobs; kept for people to look at and to try again."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, assert_never
+
+from sandfleet.channel.records import DeadLetter, RunState
+from sandfleet.errors import FleetError, JobUnknown
+from sandfleet.job import Job
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from sandfleet.channel.protocol import Channel
+
+LISTED = 1000
+
+
+class DeadLetters:
+    """The fleet's dead letters; kept for 7 days each, `MAX_DEAD_LETTERS` of them and `MAX_DEAD_BYTES` in all."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+
+    def list(self, limit: int = LISTED) -> list[DeadLetter]:
+        """Return the newest, newest first."""
+        return self._channel.dead_letters(limit)
+
+    def count_dropped(self) -> int:
+        """Return how many were dropped in the last days before their time: the newest 10,000 are kept, of 64 MiB at most."""
+        return self._channel.count_dropped_dead()
+
+    def show(self, job_id: str) -> DeadLetter:
+        """Return one with its history.
+
+        Raises:
+            JobUnknown: no dead letter has that id.
+        """
+        letter = self._channel.dead_letter(job_id) if job_id.isprintable() else None
+        if letter is None:
+            raise _unknown(job_id)
+        return letter
+
+    def requeue(self, job_id: str, run: int | None = None) -> Job:
+        """Queue the job again under its old id, as its next run, with fresh attempts; the earlier outcome is kept.
+
+        `run` is the one that the caller has seen (default: the letter's of now). Where a later one has begun already, as by a
+        second click, nothing happens.
+
+        Raises:
+            JobUnknown: no dead letter has that id.
+            FleetError: it holds no job that could run.
+        """
+        letter = self._channel.dead_letter(job_id) if job_id.isprintable() else None
+        if letter is None and run is None:
+            raise _unknown(job_id)
+        seen = run if run is not None else letter.run if letter is not None else 1
+        (state,) = self._channel.start_runs([(job_id, seen)])
+        match state:
+            case RunState.QUEUED | RunState.LATER:
+                return Job(job_id, self._channel)
+            case RunState.UNREADABLE:
+                raise FleetError(f"dead letter {ascii(job_id)[1:-1]} holds no job that could run: purge it", [job_id])
+            case RunState.UNUSABLE:
+                raise FleetError(
+                    f"job {job_id} was not queued: a key of its queue or batch in Redis has a wrong type", [job_id]
+                )
+            case RunState.NO_MESSAGE | RunState.UNKNOWN:
+                raise _unknown(job_id)
+            case _:
+                assert_never(state)
+
+    def requeue_all(self, batch: str | None = None) -> Iterator[tuple[str, RunState]]:
+        """Queue all dead letters again, or those of one batch; yield each job's id and what became of it, as it is done.
+
+        Those that become dead letters meanwhile are left alone.
+        """
+        for runs in list(self._channel.dead_runs(batch)):
+            states = self._channel.start_runs(runs)
+            yield from zip((job_id for job_id, _ in runs), states, strict=True)
+
+    def purge(self, job_ids: Sequence[str] | None = None) -> int:
+        """Drop these dead letters, or all of them; return how many there were. Outcomes stay."""
+        return self._channel.purge_dead(job_ids)
+
+
+def _unknown(job_id: str) -> JobUnknown:
+    return JobUnknown(f"there is no dead letter {ascii(job_id)[1:-1]}", [job_id])

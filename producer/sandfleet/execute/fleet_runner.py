@@ -1,0 +1,72 @@
+"""A `SandboxRunner` over the fleet: submit, wait, and cancel at the caller's deadline or wish."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import TYPE_CHECKING, Final, Protocol
+
+from sandfleet_config.errors import Cancelled, SandboxTimeout, to_result
+
+from sandfleet.errors import ResultTimeout
+from sandfleet.execute.interfaces import RunResult
+
+if TYPE_CHECKING:
+    from sandfleet_config.outcome import Outcome
+    from sandfleet_config.spec import SandboxSpec
+
+    from sandfleet.channel.waker import CancelSignal
+    from sandfleet.job import Job
+
+
+class Submitter(Protocol):
+    """Queues one job: `sandfleet.Fleet`."""
+
+    def submit(self, spec: SandboxSpec, /) -> Job:
+        """Queue `spec` and return the job's handle."""
+        ...
+
+
+KILL_SECONDS: Final = 10.0
+"""How long a cancelled job's outcome is waited for: its sandbox is being killed."""
+
+
+class FleetRunner:
+    """A `SandboxRunner` that submits to a fleet and waits; safe for concurrent use."""
+
+    def __init__(self, fleet: Submitter) -> None:
+        self._fleet = fleet
+
+    def run(self, spec: SandboxSpec, *, deadline: float | None = None, cancel: CancelSignal | None = None) -> RunResult:
+        """Submit `spec` and wait for its end; at `deadline`, or on `cancel`, the job is cancelled.
+
+        Raises:
+            SandboxError: the class of any code but ``OK`` and ``EXIT_NONZERO``; at the deadline `SandboxTimeout`.
+            FleetUnavailable: Redis is out of reach.
+        """
+        job = self._fleet.submit(spec)
+        outcome = _wait(job, deadline, cancel)
+        if outcome is None:
+            job.cancel()
+            with contextlib.suppress(ResultTimeout):
+                outcome = job.outcome(KILL_SECONDS)
+            is_ours = outcome is None or not outcome.code.is_own_end
+            if is_ours and deadline is not None and time.monotonic() >= deadline:
+                raise SandboxTimeout.of(
+                    "the caller's deadline passed, the job was cancelled", outcome.to_json() if outcome else None
+                )
+            if outcome is None:
+                raise Cancelled.of("the cancel was requested; the job's end is not known yet")
+        result = to_result(outcome)
+        return RunResult(**dict(result), outcome=outcome)
+
+
+def _wait(job: Job, deadline: float | None, cancel: CancelSignal | None) -> Outcome | None:
+    """Return the outcome, None where the deadline or the cancel came first."""
+    if cancel is not None and cancel.wait(0):
+        return None
+    timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
+    try:
+        return job.wait(timeout, cancel)
+    except ResultTimeout:
+        return None

@@ -1,0 +1,1 @@
+"""Submit: specs are checked, encoded and sent."""

@@ -1,0 +1,14 @@
+"""A fleet in memory for your own tests: the API of `Fleet`, no Redis, no worker, no sandbox.
+
+def handler(spec):
+return SandboxResult(exit_code=0, stdout="42", stderr="", duration=0.1)
+
+fleet = FakeFleet(handler)
+assert my_code(fleet) == 42
+assert fleet.specs[0].image == "python"
+"""
+
+from sandfleet.testing.fake_channel import Ending, FakeChannel, Handler
+from sandfleet.testing.fake_fleet import FakeFleet
+
+__all__ = ["Ending", "FakeChannel", "FakeFleet", "Handler"]

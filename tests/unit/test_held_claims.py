@@ -1,0 +1,153 @@
+"""What a worker holds: slots that are lent, suspects, and times that count from the start."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from sandfleet_config.outcome import Attempt
+from sandfleet_config.spec import SandboxSpec
+from sandfleet_config.wire import JobRequest
+from sandfleet_worker.delivery import held_claims as held_module
+from sandfleet_worker.delivery.claim import MAX_STARTS, Claim, Flag
+from sandfleet_worker.delivery.held_claims import Held
+from sandfleet_worker.delivery.read_message import Delivery
+from sandfleet_worker.sandbox.process.cancellation import Cancellation
+from sandfleet_worker.tasks import Life
+
+CLAIM = Claim("c", "job", Flag.START, b"")
+WAITING = replace(CLAIM, is_waiting=True)
+
+
+class FakeSlot:
+    def __init__(self) -> None:
+        self.released, self.was_used = 0, False
+
+    def release(self, *, was_used: bool = True) -> None:
+        self.released += 1
+        self.was_used = was_used
+
+
+def hold(claim: Claim = CLAIM) -> tuple[Held, Any]:
+    held, slot = Held(1), FakeSlot()
+    assert held.wait_room(0)
+    held.add(claim, slot)  # type: ignore[arg-type]
+    return held, slot
+
+
+def test_a_slot_is_lent_only_while_its_job_waits_and_freed_once() -> None:
+    held, slot = hold()
+    held.lend_slot(CLAIM)
+    assert slot.released == 0, "it does not wait"
+    held.wait(WAITING)
+    assert held.waiting_job_ids() == ["job"]
+    held.lend_slot(WAITING)
+    assert slot.released == 1
+    assert not held.wait_room(0), "the worker's own place stays taken"
+    assert held.end_wait(WAITING)
+    other: Any = FakeSlot()
+    held.put_slot(WAITING, other)
+    held.lend_slot(WAITING)
+    assert other.released == 0, "the wait is over"
+    held.start(CLAIM)
+    assert held.waiting_job_ids() == []
+    held.free_slot(CLAIM)
+    held.remove(CLAIM)
+    assert (slot.released, other.released) == (1, 1)
+    assert held.wait_room(0)
+    late: Any = FakeSlot()
+    held.put_slot(CLAIM, late)
+    assert late.released == 1, "the job is gone"
+
+
+def test_a_wait_that_ends_in_time_keeps_the_slot() -> None:
+    held, slot = hold()
+    held.wait(WAITING)
+    assert not held.end_wait(WAITING)
+    held.lend_slot(WAITING)
+    assert slot.released == 0
+
+
+def test_the_time_of_a_job_counts_from_its_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    held, _ = hold()
+    held.expect_end(CLAIM, -1)
+    assert held.overdue_job_ids() == ["job"]
+    held.wait(WAITING)
+    assert held.overdue_job_ids() == []
+    held.start(CLAIM)
+    assert held.overdue_job_ids() == ["job"]
+    monkeypatch.setattr(held_module, "LONGEST_WAIT_SECONDS", -1)
+    held.expect_end(CLAIM, 60)
+    assert held.overdue_job_ids() == []
+    held.wait(WAITING)
+    assert held.overdue_job_ids() == ["job"], "a wait does not last for ever"
+
+
+def test_a_job_that_waits_for_a_slot_again_does_not_hang_and_keeps_its_memory_from_new_jobs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    held, slot = hold()
+    slot.reserve = lambda _: True
+    assert held.reserve(CLAIM, 700)
+    monkeypatch.setattr(held_module, "LONGEST_WAIT_SECONDS", -1)
+    held.wait(WAITING)
+    held.lend_slot(WAITING)
+    assert held.count_wanted_bytes() == 0, "nobody knows how long it will wait"
+    assert held.end_wait(WAITING)
+    assert held.count_wanted_bytes() == 700
+    assert held.overdue_job_ids() == [], "the slots are others', for as long as their jobs last"
+    other: Any = FakeSlot()
+    other.reserve = lambda _: False
+    assert not held.put_slot(WAITING, other)
+    assert (other.released, other.was_used, held.count_wanted_bytes()) == (1, False, 700)
+    other.reserve = lambda _: True
+    assert held.put_slot(WAITING, other)
+    assert held.count_wanted_bytes() == 0
+    assert held.overdue_job_ids() == ["job"], "now it is to start"
+
+
+def test_what_a_stock_producers_job_says_of_its_attempts_holds_for_whoever_settles_it() -> None:
+    held, _ = hold()
+    limited: list[int] = []
+    intake = SimpleNamespace(held=held, limit_attempts=lambda _, number: limited.append(number))
+    host: Any = SimpleNamespace(name="h", intake=intake, slots=None)
+    life = Life(host, SimpleNamespace(job_id="job", cancellation=Cancellation()), Delivery("job"), CLAIM)  # type: ignore[arg-type]
+    life._remember(JobRequest(spec=SandboxSpec(image="x", max_attempts=1)))
+    found = held.find("c")
+    assert found is not None
+    assert (limited, life.claim.max_attempts, found.max_attempts) == ([1], 1, 1)
+
+
+def test_a_suspect_is_one_until_it_has_outlived_its_earlier_run() -> None:
+    for seconds, is_suspect in ((None, False), (0.0, False), (60.0, True)):
+        held, _ = hold(replace(CLAIM, suspect_seconds=seconds))
+        assert held.holds_suspect() is is_suspect
+    held, _ = hold()
+    held.wait(replace(WAITING, suspect_seconds=0.0))
+    assert held.holds_suspect(), "its time has not begun"
+    held.start(replace(CLAIM, suspect_seconds=60.0))
+    held.free_slot(CLAIM)
+    assert not held.holds_suspect(), "it has ended"
+
+
+def test_charged_starts_count_and_all_starts_are_bounded() -> None:
+    def claim(max_attempts: int, *charged: bool) -> Claim:
+        started = datetime.now(UTC)
+        attempts = tuple(Attempt(host="h", worker="w", started=started, charged=item) for item in charged)
+        return replace(CLAIM, attempts=attempts, max_attempts=max_attempts)
+
+    many = (False,) * MAX_STARTS
+    rows = (
+        (claim(3), False, False),
+        (claim(3, True, False, False, False), False, False),
+        (claim(3, True, False, True, True), True, False),
+        (claim(1), False, True),
+        (claim(1, False), True, True),
+        (claim(3, *many[1:]), False, False),
+        (claim(3, *many), True, True),
+    )
+    for found, is_last_attempt, is_last_start in rows:
+        assert (found.is_last_attempt, found.is_last_start) == (is_last_attempt, is_last_start), found.attempts

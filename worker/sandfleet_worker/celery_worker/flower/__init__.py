@@ -1,0 +1,1 @@
+"""Sandfleet's parts of Flower."""

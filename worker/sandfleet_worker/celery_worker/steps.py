@@ -1,0 +1,100 @@
+"""Bootsteps in place of Celery's ``Tasks``: jobs come by claims, so there is no channel to consume and nothing to prefetch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import bootsteps
+from celery.worker.consumer.consumer import CLOSE, TERMINATE  # type: ignore[attr-defined]
+from celery.worker.consumer.control import Control
+from celery.worker.consumer.mingle import Mingle
+
+STOPPING = {CLOSE, TERMINATE}
+TICK_SECONDS = 1.0
+EVENTS_SECONDS = 0.2
+"""How long those who watch may wait for an event."""
+MAX_BUFFERED_EVENTS = 1000
+"""So many are sent at once even between the times, by whichever thread has the last."""
+
+
+class NoConsumer:
+    """Stands where Celery keeps kombu's consumer of the queues: there is nothing to consume on a channel."""
+
+    on_message: Any = None
+    channel = None
+
+    def __init__(self, queues: list[Any]) -> None:
+        self.queues = queues
+
+    def consume(self) -> None:
+        """Do nothing."""
+
+    def cancel(self) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+class NoQoS:
+    """Stands where Celery counts prefetched messages: there are none."""
+
+    value = prev = 0
+    _mutex: Any = None
+
+    def update(self) -> None:
+        """Do nothing."""
+
+    def set(self, value: int) -> None:
+        """Do nothing."""
+
+    def increment_eventually(self, count: int = 1) -> None:
+        """Do nothing."""
+
+    def decrement_eventually(self, count: int = 1) -> None:
+        """Do nothing."""
+
+
+class ClaimedTasks(bootsteps.StartStopStep):
+    """Celery's ``Tasks`` step, without a channel: starts the claims and, when the worker stops, drains.
+
+    The consumer `c` is a `sandfleet_worker.celery_worker.consumer.SandboxConsumer`.
+    """
+
+    requires = (Mingle,)
+
+    def start(self, c: Any) -> None:
+        """Begin to claim; after a lost connection only the receiver of events is new."""
+        c.update_strategies()
+        c.task_consumer = NoConsumer(list(c.app.amqp.queues.consume_from.values()))
+        c.qos = NoQoS()
+        c.event_dispatcher.buffer_limit = MAX_BUFFERED_EVENTS
+        c.begin_claims()
+
+    def stop(self, c: Any) -> None:
+        """Drain if the worker stops; a lost connection comes through here too, and changes nothing."""
+        if c.controller.blueprint.state in STOPPING:
+            c.drain()
+
+    def shutdown(self, c: Any) -> None:
+        """Drain, if nothing did."""
+        c.drain()
+
+    def register_with_event_loop(self, c: Any, hub: Any) -> None:
+        """Let the watchdog see the loop go round, and send events from time to time."""
+        hub.call_repeatedly(TICK_SECONDS, c.intake.watchdog.tick)
+        hub.call_repeatedly(EVENTS_SECONDS, c.flush_events)
+
+    def info(self, c: Any) -> Any:
+        """Say how many jobs are held, and from which queues they come."""
+        return {
+            "prefetch_count": 0,
+            "claims": len(c.intake.held.job_ids()),
+            "queues": c.queue_patterns,
+        }
+
+
+class ClaimedControl(Control):
+    """Celery's ``Control`` step, after ours instead of after ``Tasks``."""
+
+    requires = (ClaimedTasks,)

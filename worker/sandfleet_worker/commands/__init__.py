@@ -1,0 +1,1 @@
+"""The commands: what ``sandfleet-worker X`` does."""

@@ -1,0 +1,72 @@
+"""Run one worker in this process until it is told to stop."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from celery import signals
+
+from sandfleet_worker.app import new_app
+from sandfleet_worker.celery_worker.control import install_commands
+from sandfleet_worker.commands.preflight import PreflightFailed, run_preflight
+from sandfleet_worker.delivery.outages import REDIS_ERRORS
+from sandfleet_worker.host import Host
+from sandfleet_worker.sandbox.runner import RunscRunner
+from sandfleet_worker.system.logs import set_up_logs
+from sandfleet_worker.tasks import run_task
+
+if TYPE_CHECKING:
+    from sandfleet_config.settings import WorkerSettings
+
+log = logging.getLogger(__name__)
+
+
+def serve(settings: WorkerSettings) -> int:
+    """Prove that sandboxes run here, then take jobs; return the process's exit code.
+
+    Raises:
+        PreflightFailed: no job could run; none was taken.
+        SandboxError: the runner cannot even be set up.
+    """
+    set_up_logs(settings)
+    with RunscRunner(settings) as runner:
+        run_preflight(settings, runner)
+        try:
+            host = Host.open(settings, runner)
+        except REDIS_ERRORS as error:  # it was there a moment ago
+            msg = f"redis: {settings.redis_address}: {error}\n  fix: start Redis again, then the worker"
+            raise PreflightFailed(msg) from error
+        runner.warm_up()  # after it is known how many sandboxes have a place
+        runner.call_on_failure(host.intake.exit.drain)
+        try:
+            return _work(settings, host)
+        finally:
+            host.close()
+
+
+def _work(settings: WorkerSettings, host: Host) -> int:
+    install_commands()
+    app = new_app(settings)
+    run_task(app).host = host
+
+    def announce(**_: object) -> None:
+        text = "worker %s is ready: queue %s, %d sandboxes at once on this host"
+        log.info(text, host.worker, settings.queue, settings.concurrency, extra={"action": "worker_ready"})
+
+    signals.worker_ready.connect(announce)
+    worker = app.Worker(
+        # Celery puts the host's name behind the @; the process id keeps two workers of a host apart.
+        hostname=f"{host.worker}@{host.name}",
+        queues=[settings.queue],
+        without_mingle=True,
+        without_gossip=True,
+        quiet=True,
+        loglevel=settings.log_level,
+        redirect_stdouts=False,
+    )
+    worker.start()
+    if host.intake.exit.code is not None:
+        return host.intake.exit.code
+    log.info("worker %s has stopped", host.worker, extra={"action": "worker_stopped"})
+    return worker.exitcode or 0

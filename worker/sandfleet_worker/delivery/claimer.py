@@ -1,0 +1,218 @@
+"""The claimer: takes a slot of the host, then a job, and hands it on."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from sandfleet_config.queues import KEY_PREFIX
+
+from sandfleet_worker.delivery.ledger import LeaseLate, LeaseLost
+from sandfleet_worker.delivery.outages import REDIS_ERRORS, can_pass
+from sandfleet_worker.system.supervised_thread import Backoff, SupervisedThread
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import redis
+
+    from sandfleet_worker.delivery.claim import Claim
+    from sandfleet_worker.delivery.held_claims import Held
+    from sandfleet_worker.delivery.host_slots import HostSlots, Slot
+    from sandfleet_worker.delivery.ledger import Ledger
+    from sandfleet_worker.delivery.queue_rotation import Turns
+    from sandfleet_worker.delivery.redis_memory import RedisMemory
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 0.25
+"""How often an idle worker looks by itself: stock producers wake nobody."""
+LATE_SECONDS = 0.05
+QUEUES_SECONDS = 1.0
+WAKE_KEY = f"{KEY_PREFIX}wake"
+
+
+class Claimer:
+    """Claims jobs in a thread of its own and calls `receive` with each. It uses no channel, so none can lose a job.
+
+    `on_unstarted` settles a claim that `receive` failed to start, and `on_failure` hears that the thread has failed; both are
+    called in the claimer's thread.
+    """
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        ledger: Ledger,
+        slots: HostSlots,
+        held: Held,
+        turns: Turns,
+        *,
+        memory: RedisMemory,
+        is_stopping: Callable[[], bool],
+        on_unstarted: Callable[[Claim, Exception], None],
+        on_failure: Callable[[str], None],
+    ) -> None:
+        self._redis: Any = client
+        self._ledger, self._slots, self._held, self._turns = ledger, slots, held, turns
+        self._memory = memory
+        self._is_told_to_stop, self._on_unstarted = is_stopping, on_unstarted
+        self._receive: Callable[[Claim], None] | None = None
+        self._stop_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._thread = SupervisedThread("claimer", self._step, on_failure, can_pass=can_pass, backoff=Backoff("claims"))
+        self._is_paused = threading.Event()
+        self._claim_id = ""
+        self._is_short = False
+        self._queues_read = 0.0
+        self._last_wake: bytes | None = None
+        self.progressed = time.monotonic()
+        """When it last went on: it does several times a second, but where one call to Redis takes longer."""
+
+    @property
+    def is_started(self) -> bool:
+        """Whether the thread has ever run."""
+        return self._thread.is_started
+
+    def start(self, receive: Callable[[Claim], None]) -> None:
+        """Begin to claim."""
+        self._receive = receive
+        self._progress()
+        self._thread.start()
+
+    def pause(self) -> None:
+        """Claim nothing until `resume`; a claim that is under way is still handed on."""
+        self._is_paused.set()
+
+    def resume(self) -> None:
+        """Claim again."""
+        self._is_paused.clear()
+
+    def end(self) -> None:
+        """Claim no more; a claim that is under way is still handed on."""
+        if not self._thread.stopping.is_set():
+            self._thread.tell_to_stop()
+            os.eventfd_write(self._stop_fd, 1)
+
+    def stop(self) -> None:
+        """End, and wait for it."""
+        self.end()
+        self._thread.stop()
+
+    def pause_for(self, seconds: float) -> bool:
+        """Wait so long; return whether it is to end instead."""
+        self._progress()
+        return self._thread.stopping.wait(seconds) or self._is_stopping()
+
+    def _progress(self) -> None:
+        self.progressed = time.monotonic()
+
+    def _is_stopping(self) -> bool:
+        return self._thread.stopping.is_set() or self._is_told_to_stop()
+
+    def _step(self) -> float | None:
+        """Claim one job and hand it on, or look for one in vain; return how long to pause."""
+        if not self._wait_for_room():
+            return 0.0
+        slot, claim = None, None
+        try:
+            slot = self._slots.acquire(self._stop_fd, self._progress)
+            if slot is not None and not self._is_stopping() and not self._is_paused.is_set():
+                claim = self._claim(slot)
+        except LeaseLost:
+            return LOOK_SECONDS  # the lease's thread hears it too, and ends the worker
+        except LeaseLate:
+            return LATE_SECONDS
+        finally:
+            if claim is None:
+                if slot is not None:
+                    slot.release(was_used=False)
+                self._held.leave_room()
+        if claim is not None:
+            self._hand_on(claim)
+        if self._is_short:
+            # An end on this host makes room, and none of what Redis tells.
+            self._is_short = False
+            self._slots.wait_for_release(LOOK_SECONDS)
+        elif claim is None and slot is not None:
+            self._wait()
+        return None
+
+    def wait_for_memory(self) -> None:
+        """Let the next claim wait for an end on this host; called by `receive`."""
+        self._is_short = True
+
+    def _wait_for_room(self) -> bool:
+        """Take one of the worker's places; return False where it stops first."""
+        while True:
+            self._progress()
+            if self._is_stopping():
+                self._thread.tell_to_stop()
+                return False
+            if self._is_paused.is_set() or self._memory.is_high():
+                self._thread.stopping.wait(LOOK_SECONDS)
+            elif self._held.wait_room(LOOK_SECONDS):
+                return True
+
+    def _claim(self, slot: Slot) -> Claim | None:
+        """Claim one job and hold it with `slot`.
+
+        A call whose answer may be lost is repeated under the same id until it is known, by this step or a later one. Where a stop
+        comes first, the claim stays under the lease, which ends with this worker.
+        """
+        self._claim_id = self._claim_id or secrets.token_hex(12)
+        while not self._is_stopping():
+            self._progress()
+            if time.monotonic() - self._queues_read > QUEUES_SECONDS:
+                self._turns.update(self._ledger.read_queues())
+                self._queues_read = time.monotonic()
+            self._slots.expect_release()
+            claim, may_be_more = self._ledger.claim(self._claim_id, self._turns.names(), self._facts())
+            self._is_short = self._ledger.is_short
+            if claim is not None:
+                self._held.add(claim, slot)
+                self._claim_id = ""
+                return claim
+            if not may_be_more:
+                return None
+        return None
+
+    def _facts(self) -> dict[str, object]:
+        """Return what this worker can take now."""
+        facts: dict[str, object] = {}
+        memory = self._slots.read_memory()
+        if memory is not None:
+            facts["free"] = max(0, memory.free - self._held.count_wanted_bytes())
+        if self._held.holds_suspect():
+            facts["holds_suspect"] = True
+        return facts
+
+    def _hand_on(self, claim: Claim) -> None:
+        assert self._receive is not None
+        try:
+            self._turns.served(claim.queue)
+            self._receive(claim)
+        except Exception as error:
+            extra = {"action": "receive_failed", "job_id": claim.job_id}
+            log.exception("cannot start job %s", claim.job_id, extra=extra)
+            self._on_unstarted(claim, error)
+
+    def _wait(self) -> None:
+        """Sleep until a producer wakes everybody, or it is time to look."""
+        try:
+            if self._last_wake is None:
+                newest = self._redis.xrevrange(WAKE_KEY, count=1)
+                self._last_wake = newest[0][0] if newest else b"0-0"
+            answer = self._redis.xread({WAKE_KEY: self._last_wake}, block=round(LOOK_SECONDS * 1000))
+        except REDIS_ERRORS:
+            self._last_wake = None
+            self._thread.stopping.wait(LOOK_SECONDS)
+            return
+        if answer:
+            entries = next(iter(answer.values())) if isinstance(answer, dict) else answer[0][1]
+            # RESP3 wraps a stream's entries in one more list.
+            entries = entries[0] if entries and isinstance(entries[0], list) else entries
+            self._last_wake = entries[-1][0]
+            self._queues_read = 0.0  # it may be a new queue

@@ -1,0 +1,202 @@
+"""What this worker holds: its claims, each with its slot and the time by which its sandbox must be gone."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sandfleet_worker.delivery.claim import Claim
+    from sandfleet_worker.delivery.host_slots import Slot
+
+LONGEST_WAIT_SECONDS = 3600.0
+"""After so long a job that waits for its start counts as one that hangs."""
+
+
+@dataclass
+class _Entry:
+    """One claim; `latest_end` is monotonic, None where nobody has said yet or the sandbox is gone."""
+
+    claim: Claim
+    slot: Slot | None
+    latest_end: float | None = None
+    within_seconds: float | None = None
+    memory_bytes: int = 0
+    is_running: bool = True
+    may_lend: bool = False
+    started: float = field(default_factory=time.monotonic)
+
+    def is_suspect(self, margin_seconds: float) -> bool:
+        """Whether the job may still be about to kill this worker, or was so less than `margin_seconds` ago."""
+        seconds = self.claim.suspect_seconds
+        if seconds is None or not self.is_running:
+            return False
+        return self.claim.is_waiting or time.monotonic() < self.started + seconds + margin_seconds
+
+    def take_slot(self) -> Slot | None:
+        """Take the slot out, for the caller to free."""
+        slot, self.slot = self.slot, None
+        return slot
+
+
+class Held:
+    """The claims that this worker runs; safe for threads.
+
+    `suspect_margin_seconds` should be the time between two beats of the lease. Whoever takes over from a dead worker knows only
+    its last beat. With this margin the last suspect's time is over by that beat, so only the next suspect is charged.
+    """
+
+    def __init__(self, limit: int, suspect_margin_seconds: float = 0.0) -> None:
+        self._suspect_margin_seconds = suspect_margin_seconds
+        self._room = threading.Semaphore(limit)
+        self._lock = threading.Lock()
+        self._held: dict[str, _Entry] = {}
+
+    def wait_room(self, timeout_seconds: float) -> bool:
+        """Take one of the worker's own places, or return False."""
+        return self._room.acquire(timeout=timeout_seconds)
+
+    def leave_room(self) -> None:
+        """Give back a place for which there was no claim."""
+        self._room.release()
+
+    def add(self, claim: Claim, slot: Slot) -> None:
+        """Hold `claim` in the place that was taken."""
+        with self._lock:
+            self._held[claim.claim_id] = _Entry(claim, slot)
+
+    def expect_end(self, claim: Claim, within_seconds: float) -> None:
+        """Note that the job's sandbox must be gone by then, whatever happens to it; later, the job hangs."""
+        with self._lock:
+            found = self._held.get(claim.claim_id)
+            if found:
+                found.within_seconds, found.latest_end = within_seconds, time.monotonic() + within_seconds
+
+    def wait(self, claim: Claim) -> None:
+        """Note that the job waits: until it starts, another time is its limit."""
+        with self._lock:
+            if found := self._held.get(claim.claim_id):
+                found.claim, found.may_lend = claim, True
+                found.latest_end = time.monotonic() + LONGEST_WAIT_SECONDS
+
+    def lend_slot(self, claim: Claim) -> None:
+        """Free the slot of a job that waits long."""
+        with self._lock:
+            found = self._held.get(claim.claim_id)
+            slot = found.take_slot() if found and found.may_lend else None
+        if slot:
+            slot.release()
+
+    def end_wait(self, claim: Claim) -> bool:
+        """Lend the job's slot no more; return whether it needs another one, for which it waits as long as others' jobs last."""
+        with self._lock:
+            found = self._held.get(claim.claim_id)
+            if found:
+                found.may_lend = False
+                if found.slot is None:
+                    found.latest_end = None
+            return found is not None and found.slot is None
+
+    def count_wanted_bytes(self) -> int:
+        """Return how much memory jobs need that have lent their slots and want to go on: new jobs leave it to them."""
+        with self._lock:
+            entries = list(self._held.values())
+            return sum(
+                entry.memory_bytes for entry in entries if entry.is_running and not (entry.slot or entry.may_lend)
+            )
+
+    def put_slot(self, claim: Claim, slot: Slot) -> bool:
+        """Give the job a slot in place of the one that was lent; return False, and free it, where its memory is not free."""
+        with self._lock:
+            found = self._held.get(claim.claim_id)
+        if found and (not found.memory_bytes or slot.reserve(found.memory_bytes)):
+            with self._lock:
+                if claim.claim_id in self._held:
+                    found.slot, found.latest_end = slot, time.monotonic() + LONGEST_WAIT_SECONDS
+                    return True
+        slot.release(was_used=False)
+        return found is None
+
+    def start(self, claim: Claim) -> None:
+        """Note that a job that has waited starts: its time counts from now."""
+        with self._lock:
+            if found := self._held.get(claim.claim_id):
+                found.claim, found.started = claim, time.monotonic()
+                found.latest_end = None if found.within_seconds is None else found.started + found.within_seconds
+
+    def find(self, claim_id: str) -> Claim | None:
+        """Return the claim with this id."""
+        with self._lock:
+            found = self._held.get(claim_id)
+        return found.claim if found else None
+
+    def replace(self, claim: Claim) -> None:
+        """Put `claim` in the place of the one with its id: more is known about it now."""
+        with self._lock:
+            found = self._held.get(claim.claim_id)
+            if found:
+                found.claim = claim
+
+    def reserve(self, claim: Claim, memory_bytes: int) -> bool:
+        """Reserve memory of the host for the claim's slot; return False where there is not so much."""
+        with self._lock:
+            found = self._held.get(claim.claim_id)
+            slot = found.slot if found else None
+        if found is None or slot is None or not slot.reserve(memory_bytes):
+            return False
+        found.memory_bytes = memory_bytes
+        return True
+
+    def free_slot(self, claim: Claim) -> None:
+        """Free the host's slot: the sandbox is gone, only the outcome is on its way, and Redis may let it wait."""
+        with self._lock:
+            found = self._held.get(claim.claim_id)
+            if found:
+                found.is_running, found.latest_end = False, None
+            slot = found.take_slot() if found else None
+        if slot:
+            slot.release()
+
+    def remove(self, claim: Claim) -> None:
+        """Forget a claim that is settled, with its slot and place; once."""
+        with self._lock:
+            found = self._held.pop(claim.claim_id, None)
+            slot = found.take_slot() if found else None
+        if slot:
+            slot.release()
+        if found:
+            self._room.release()
+
+    def claims(self) -> list[Claim]:
+        """Return the claims held."""
+        with self._lock:
+            return [entry.claim for entry in self._held.values()]
+
+    def holds_suspect(self) -> bool:
+        """Whether one of the jobs may have killed an earlier worker, and has not outlived that run yet."""
+        with self._lock:
+            return any(entry.is_suspect(self._suspect_margin_seconds) for entry in self._held.values())
+
+    def job_ids(self) -> list[str]:
+        """Return the jobs held."""
+        with self._lock:
+            return [entry.claim.job_id for entry in self._held.values()]
+
+    def waiting_job_ids(self) -> list[str]:
+        """Return the jobs that wait and have not started."""
+        with self._lock:
+            return [entry.claim.job_id for entry in self._held.values() if entry.claim.is_waiting]
+
+    def running_job_ids(self) -> list[str]:
+        """Return the jobs whose sandboxes are not gone yet."""
+        with self._lock:
+            return [entry.claim.job_id for entry in self._held.values() if entry.is_running]
+
+    def overdue_job_ids(self) -> list[str]:
+        """Return the jobs whose sandboxes should be gone by now."""
+        now = time.monotonic()
+        with self._lock:
+            entries = list(self._held.values())
+        return [entry.claim.job_id for entry in entries if entry.latest_end is not None and entry.latest_end < now]

@@ -1,0 +1,116 @@
+"""A worker's lease: one beat each third of it, whatever its jobs do, by Redis's clock."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from sandfleet_worker.delivery.ledger import LeaseLost
+from sandfleet_worker.delivery.outages import REDIS_ERRORS, can_pass
+from sandfleet_worker.system.supervised_thread import Backoff, SupervisedThread
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from sandfleet_worker.delivery.claim import Claim
+    from sandfleet_worker.delivery.ledger import Ledger
+
+log = logging.getLogger(__name__)
+
+BEATS_PER_LEASE = 3
+MAX_RETRY_SECONDS = 0.5
+
+
+class Lease:
+    """Keeps this worker's lease in a thread of its own.
+
+    `claims` returns what runs here, `on_cancelled` hears which jobs of these somebody cancelled, `on_lost` that another worker
+    has taken over, and `on_failure` that the thread has failed; all are called in the lease's thread. An outage of Redis changes
+    nothing here: jobs run on, and the beats are tried until one succeeds.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        lease_seconds: float,
+        *,
+        claims: Callable[[], Sequence[Claim]],
+        on_cancelled: Callable[[Sequence[str]], None],
+        on_lost: Callable[[], None],
+        on_failure: Callable[[str], None],
+    ) -> None:
+        self._ledger, self._seconds = ledger, lease_seconds
+        self._claims, self._on_cancelled, self._on_lost = claims, on_cancelled, on_lost
+        longest = min(MAX_RETRY_SECONDS, lease_seconds / (2 * BEATS_PER_LEASE))
+        backoff = Backoff("beats", longest_seconds=longest)
+        self._thread = SupervisedThread("lease", self._beat, on_failure, can_pass=can_pass, backoff=backoff)
+        self._steady_since: float | None = None
+        self._last = 0.0
+        self.is_lost = False
+
+    def start(self) -> None:
+        """Begin the lease; raises ``redis.RedisError`` if Redis is not there."""
+        self._ledger.register(self._seconds)
+        self._steady_since = self._last = time.monotonic()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Beat no more, and give the lease up if Redis is there to hear it."""
+        self._thread.stop()
+        if self.is_lost:
+            return
+        try:
+            left = self._ledger.leave()
+        except REDIS_ERRORS as error:
+            log.warning("cannot give the lease up: %s", error, extra={"action": "lease_left_behind"})
+        else:
+            log.info("gave the lease up, %d jobs left to others", left, extra={"action": "lease_ended"})
+
+    @property
+    def steady_seconds(self) -> float:
+        """How long every beat has succeeded without a gap; 0 in an outage."""
+        since, now = self._steady_since, time.monotonic()
+        return 0.0 if since is None or now - self._last > self._seconds else now - since
+
+    @property
+    def may_take_over(self) -> bool:
+        """Whether a silent worker is dead for sure: we, and Redis, have been there long enough for it to renew."""
+        if self.steady_seconds <= self._seconds:
+            return False
+        # Redis counts whole seconds.
+        return self._ledger.read_uptime() > self._seconds + 1
+
+    def _beat(self) -> float:
+        """Beat once; return the pause until the next beat."""
+        began = time.monotonic()
+        claims = self._claims()
+        try:
+            cancelled, missing = self._ledger.beat(self._seconds, claims)
+        except LeaseLost:
+            self.is_lost = True
+            self._thread.tell_to_stop()
+            log.critical("the lease is lost: ending what runs here", extra={"action": "lease_lost"})
+            self._on_lost()
+            return 0.0
+        except REDIS_ERRORS:
+            self._steady_since = None
+            raise
+        self._note_success()
+        self._restore([claim for claim in claims if claim.claim_id in missing])
+        if cancelled:
+            self._on_cancelled(cancelled)
+        return max(0.0, self._seconds / BEATS_PER_LEASE - (time.monotonic() - began))
+
+    def _restore(self, missing: Sequence[Claim]) -> None:
+        """Put back claims that somebody deleted; what has ended at this very moment is not there either, and stays away."""
+        for claim in missing:
+            if self._ledger.restore(claim):
+                text = "the claim of job %s was deleted in Redis, and is put back"
+                log.warning(text, claim.job_id, extra={"action": "claim_restored", "job_id": claim.job_id})
+
+    def _note_success(self) -> None:
+        now = time.monotonic()
+        if self._steady_since is None or now - self._last > self._seconds:
+            self._steady_since = now
+        self._last = now

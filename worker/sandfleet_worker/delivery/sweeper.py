@@ -1,0 +1,166 @@
+"""What any worker does for all: takes dead workers over, ends what waited too long."""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import redis
+from sandfleet_config.codes import ErrorCode
+from sandfleet_config.outcome import Outcome
+from sandfleet_config.wire import spec_sha256
+from sandfleet_config.words import CANCELLED
+
+from sandfleet_worker.delivery.claim import MAX_STARTS, Flag
+from sandfleet_worker.delivery.envelope import open_message
+from sandfleet_worker.delivery.outages import can_pass, is_outage
+from sandfleet_worker.delivery.read_message import read_delivery
+from sandfleet_worker.system.supervised_thread import Backoff, SupervisedThread, is_resource_error
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from sandfleet_worker.delivery.claim import Claim
+    from sandfleet_worker.delivery.lease import Lease
+    from sandfleet_worker.delivery.ledger import Ledger
+
+log = logging.getLogger(__name__)
+
+REAP_SECONDS = 0.5
+EXPIRE_SECONDS = 1.0
+DEAD_SECONDS = 60.0
+EXPIRED = "nobody took the job within its time in the queue"
+DELAYS_SECONDS = (0.2, 2.0, 8.0)
+"""How long a dead worker's job waits for its next try, by the number of charged attempts: it may be what killed the worker."""
+MAX_LOST_WAITS = MAX_STARTS - 1
+"""A job is not charged for workers that die before it starts, but it may have killed them: by its image, for one."""
+AGAIN_SECONDS = 10.0
+"""How long a taken claim waits about which the decision has failed."""
+
+
+class Sweeper:
+    """Looks around in a thread of its own; many workers' sweepers may race. `on_failure` hears that the thread has failed."""
+
+    def __init__(self, ledger: Ledger, lease: Lease, max_spec_bytes: int, on_failure: Callable[[str], None]) -> None:
+        self._ledger, self._lease, self._max_spec_bytes = ledger, lease, max_spec_bytes
+        self._thread = SupervisedThread("sweeper", self._step, on_failure, can_pass=can_pass, backoff=Backoff("sweeps"))
+        self._next_expire = self._next_dead = 0.0
+        self._passed_over: dict[str, float] = {}
+
+    def start(self) -> None:
+        """Begin to look around."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop after what is under way."""
+        self._thread.stop()
+
+    def _step(self) -> float:
+        self.sweep()
+        # Not in step with each other, so that the fleet looks more often than each of its workers.
+        return REAP_SECONDS * random.uniform(0.6, 1.0)  # noqa: S311  no secret
+
+    def sweep(self) -> None:
+        """Look around once."""
+        self._reap()
+        now = time.monotonic()
+        if now >= self._next_expire:
+            self._next_expire = now + EXPIRE_SECONDS
+            self._expire()
+        if now >= self._next_dead:
+            self._next_dead = now + DEAD_SECONDS
+            self._ledger.drop_stale_dead()
+
+    def _reap(self) -> None:
+        while not self._thread.stopping.is_set():
+            now = time.monotonic()
+            self._passed_over = {name: until for name, until in self._passed_over.items() if until > now}
+            dead, taken = self._ledger.reap(may_take=self._lease.may_take_over, passed_over=self._passed_over)
+            if dead:
+                log.warning("took over worker %s: its lease has ended", dead, extra={"action": "worker_reaped"})
+            for claim, is_cancelled in taken:
+                self._decide_safely(claim, is_cancelled=is_cancelled)
+            if not dead and not taken:
+                return
+
+    def _decide_safely(self, claim: Claim, *, is_cancelled: bool) -> None:
+        """Decide about one claim; where that fails, it waits, and those behind it do not."""
+        try:
+            self._decide(claim, is_cancelled=is_cancelled)
+        except Exception as error:
+            if is_outage(error) or is_resource_error(error):
+                raise
+            self._passed_over[claim.claim_id] = time.monotonic() + AGAIN_SECONDS
+            text = "cannot decide about job %s of a dead worker, the next try follows in %g s"
+            extra = {"action": "take_over_failed", "job_id": claim.job_id}
+            log.exception(text, claim.job_id, AGAIN_SECONDS, extra=extra)
+
+    def _decide(self, claim: Claim, *, is_cancelled: bool) -> None:
+        """Settle a dead worker's job: its outcome if it may not run again, else back to the queue."""
+        if is_cancelled or claim.flag is Flag.CANCELLED:
+            self._end(claim, ErrorCode.CANCELLED, CANCELLED)
+        elif claim.flag is Flag.EXPIRED:
+            self._end(claim, ErrorCode.EXPIRED, EXPIRED)
+        elif claim.lost_waits >= MAX_LOST_WAITS:
+            text = f"{claim.lost_waits + 1} workers died while the job waited for its start, or its sandbox booted"
+            self._end(replace(claim, reason=text), ErrorCode.WORKER_LOST, text)
+        elif claim.is_waiting or not claim.attempts:
+            self._ledger.give_back(claim)
+            self._tell(claim, "goes back to the queue, it had not started")
+        elif claim.is_last_attempt or not self._may_run_again(claim):
+            text = f"worker {claim.attempts[-1].worker} died with the job, and {self._say_why_last(claim)}"
+            self._end(replace(claim, reason=text), ErrorCode.WORKER_LOST, text)
+        else:
+            number = min(max(1, claim.charged_count), len(DELAYS_SECONDS))
+            delay, host = DELAYS_SECONDS[number - 1], claim.attempts[-1].host
+            self._ledger.retry(claim, ErrorCode.WORKER_LOST, delay, host)
+            charged = "charged" if claim.attempts[-1].charged else "not charged"
+            self._tell(claim, f"goes back to the queue, its start is {charged}")
+
+    def _end(self, claim: Claim, code: ErrorCode, text: str) -> None:
+        self._ledger.finish(claim, self._outcome(claim, code, text))
+        self._tell(claim, f"ends as {code.value}")
+
+    @staticmethod
+    def _say_why_last(claim: Claim) -> str:
+        return claim.describe_limit() if claim.is_last_attempt else "its retry_on does not name WORKER_LOST"
+
+    def _may_run_again(self, claim: Claim) -> bool:
+        """Whether the spec lets a dead worker's job run again; a message that is no job is refused by whoever has it next."""
+        delivery = read_delivery(open_message(claim), self._max_spec_bytes)
+        return delivery is None or delivery.request is None or ErrorCode.WORKER_LOST in delivery.request.spec.retry_on
+
+    def _tell(self, claim: Claim, what: str) -> None:
+        text = "job %s of a dead worker %s"
+        log.warning(text, claim.job_id, what, extra={"action": "job_taken_over", "job_id": claim.job_id})
+
+    def _outcome(self, claim: Claim, code: ErrorCode, message: str) -> Outcome:
+        facts: dict[str, Any] = {"attempts": claim.end_attempts(code)}
+        delivery = read_delivery(open_message(claim), self._max_spec_bytes)
+        if delivery is not None and delivery.request is not None:
+            spec = delivery.request.spec
+            facts |= {"batch": delivery.request.batch, "labels": spec.labels, "spec_sha256": spec_sha256(spec)}
+        if claim.attempts:
+            facts["host"] = claim.attempts[-1].host
+        return Outcome.of(code, claim.job_id, message, **facts)
+
+    def _expire(self) -> None:
+        for job_id in self._ledger.find_expired():
+            try:
+                self._expire_one(job_id)
+            except redis.ResponseError as error:
+                if is_outage(error):
+                    raise
+                # Its record is none. It must not come first for ever.
+                log.warning("cannot end job %s: %s", job_id, error, extra={"action": "expiry_failed", "job_id": job_id})
+                self._ledger.forget_expiry(job_id)
+
+    def _expire_one(self, job_id: str) -> None:
+        if self._ledger.end_queued(Outcome.of(ErrorCode.EXPIRED, job_id, EXPIRED, **self._ledger.read_place(job_id))):
+            log.info("job %s has expired", job_id, extra={"action": "job_expired", "job_id": job_id})
+        else:
+            self._ledger.forget_expiry(job_id)

@@ -1,0 +1,186 @@
+"""One cgroup a sandbox, made and owned by the worker, on cgroup v1 and v2.
+
+runsc runs with ``--ignore-cgroups`` inside it: runsc's own cgroups are gone before their counters can be read.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sandfleet_config.errors import HostResources
+from sandfleet_config.words import CPU_PERIOD_MICROSECONDS
+
+from sandfleet_worker.sandbox.cgroup.counters import Counters
+from sandfleet_worker.sandbox.cgroup.tree import write_existing, write_quietly
+from sandfleet_worker.system.processes import kill_processes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from sandfleet_worker.sandbox.cgroup.tree import CgroupTree
+    from sandfleet_worker.sandbox.policy import Admitted
+
+PIDS_FUSE_FACTOR = 4
+PIDS_FUSE_BASE = 256
+"""Host tasks a sandbox may have: guest threads are not host threads one to one, and the sentry needs some of its own."""
+
+REMOVE_DEADLINE_SECONDS = 5.0
+FIRST_REMOVE_PAUSE_SECONDS = 0.001
+
+
+def limit_files(version: int, limits: Admitted) -> list[tuple[str, str, str, bool]]:
+    """Return what to write: (controller, file, text, whether a failure means the limit does not hold)."""
+    fuse = str(PIDS_FUSE_FACTOR * limits.pids_limit + PIDS_FUSE_BASE)
+    if version == 1:
+        files = [*memory_files(version, limits.memory_bytes), ("pids", "pids.max", fuse, True)]
+        if limits.cpu_quota:
+            files += [
+                ("cpu", "cpu.cfs_period_us", str(CPU_PERIOD_MICROSECONDS), True),
+                ("cpu", "cpu.cfs_quota_us", str(limits.cpu_quota), True),
+            ]
+        return files
+    files = [*memory_files(version, limits.memory_bytes), ("pids", "pids.max", fuse, True)]
+    if limits.cpu_quota:
+        files.append(("cpu", "cpu.max", f"{limits.cpu_quota} {CPU_PERIOD_MICROSECONDS}", True))
+    return files
+
+
+def memory_files(version: int, memory_bytes: int) -> list[tuple[str, str, str, bool]]:
+    """Return what to write for a memory limit, in an order that takes it up as well as down; as `limit_files`."""
+    memory = str(memory_bytes)
+    if version == 1:
+        return [
+            # memsw may never be the smaller one. Both are absent where the kernel does not account swap: then there is no swap
+            # to escape to, or the host has none.
+            ("memory", "memory.memsw.limit_in_bytes", "-1", False),
+            ("memory", "memory.limit_in_bytes", memory, True),
+            ("memory", "memory.memsw.limit_in_bytes", memory, False),
+        ]
+    return [
+        ("memory", "memory.max", memory, True),
+        ("memory", "memory.swap.max", "0", False),
+        # The sandbox dies as a whole: a sentry without its stubs, or the reverse, is of no use to anybody.
+        ("memory", "memory.oom.group", "1", False),
+    ]
+
+
+class SandboxCgroup:
+    """The cgroup of one sandbox, on every controller; a context manager whose end leaves nothing.
+
+    Clean-up can meet: tasks still dying (EBUSY, retried), tasks that must be killed first, a folder already gone.
+    """
+
+    def __init__(self, tree: CgroupTree, name: str) -> None:
+        self._tree = tree
+        # Text, not paths, here and where `_distinct` goes: pathlib makes a system call twice as dear.
+        self._names = {controller: f"{parent}/{name}" for controller, parent in tree.parents.items()}
+        self._distinct = list(dict.fromkeys(self._names.values()))
+        self.counters = Counters(tree.version, self._names)
+        self.enforced: frozenset[str] = frozenset()
+
+    @property
+    def procs_files(self) -> list[str]:
+        """The files through which a process enters: one on v2, one a controller on v1."""
+        return [f"{folder}/cgroup.procs" for folder in self._distinct]
+
+    def make(self) -> None:
+        """Make the folders, without limits yet.
+
+        Raises:
+            HostResources: the kernel would not make the cgroup.
+        """
+        try:
+            for folder in self._distinct:
+                os.mkdir(folder)  # noqa: PTH102
+        except OSError as error:
+            self.remove()
+            msg = f"cannot make the sandbox's cgroup: {error.strerror} ({error.filename})"
+            raise HostResources.of(msg) from error
+
+    def limit_memory(self, memory_bytes: int) -> None:
+        """Bound the memory until there is a job; what a job is held to, and whether that holds, is `apply`'s."""
+        self._write(memory_files(self._tree.version, memory_bytes))
+
+    def apply(self, limits: Admitted) -> None:
+        """Hold the sandbox to `limits` from now on, and count from now on; afterwards `enforced` names those that hold."""
+        self.enforced = frozenset(self._tree.enforceable - self._write(limit_files(self._tree.version, limits)))
+        self.counters.start(limits.memory_bytes)
+
+    def _write(self, files: Iterable[tuple[str, str, str, bool]]) -> set[str]:
+        """Write `files`, and return the controllers of which one that is needed failed."""
+        failed: set[str] = set()
+        for controller, file, text, is_needed in files:
+            folder = self._names.get(controller)
+            if folder is not None and not write_quietly(f"{folder}/{file}", text) and is_needed:
+                failed.add(controller)
+        return failed
+
+    def kill(self) -> None:
+        """Send SIGKILL to every process inside."""
+        kill_members(self._distinct)
+
+    def remove(self) -> None:
+        """Kill what is left inside and remove the folders; fine when they are gone already.
+
+        Raises:
+            HostResources: a process will not die (it hangs in the kernel); try again later.
+        """
+        self.counters.close()
+        remove_cgroups(self._distinct)
+
+
+def kill_members(folders: Iterable[Path | str]) -> bool:
+    """SIGKILL every process in `folders`; return whether there was one."""
+    found = False
+    for folder in folders:
+        pids = read_members(folder)
+        found = found or bool(pids)
+        # cgroup v2 since Linux 5.14: all of them at once, and none that is being born escapes.
+        if pids and not write_existing(f"{folder}/cgroup.kill", "1"):
+            kill_processes(pids, partial(read_members, folder))
+    return found
+
+
+def read_members(folder: Path | str) -> set[int]:
+    """Return the processes in a cgroup; 0 stands for those of another pid namespace."""
+    try:
+        return {int(line) for line in Path(folder, "cgroup.procs").read_text().split()}
+    except OSError:
+        return set()
+
+
+def remove_cgroups(folders: Iterable[Path | str]) -> None:
+    """Remove `folders` (a sandbox's cgroup on each controller), killing what is inside.
+
+    Raises:
+        HostResources: a folder stays busy past the deadline; all others are gone.
+    """
+    deadline = time.monotonic() + REMOVE_DEADLINE_SECONDS
+    faults = [fault for folder in folders if (fault := _remove_cgroup(folder, deadline))]
+    if faults:
+        raise HostResources.of("; ".join(faults))
+
+
+def _remove_cgroup(folder: Path | str, deadline: float) -> str:
+    """Remove one; return why it is still there, empty where it is gone."""
+    pause = FIRST_REMOVE_PAUSE_SECONDS
+    while True:
+        try:
+            os.rmdir(folder)  # noqa: PTH106
+        except FileNotFoundError:
+            return ""
+        except OSError as error:
+            # A killed process stays a member until it is reaped, some ms after its exit.
+            if error.errno != errno.EBUSY or time.monotonic() > deadline:
+                return f"cannot remove the cgroup {folder}: {error.strerror}"
+        else:
+            return ""
+        if pause > FIRST_REMOVE_PAUSE_SECONDS:  # what was killed with its sandbox has mostly ended by then
+            kill_members([folder])
+        time.sleep(pause)
+        pause = min(pause * 2, 0.05)

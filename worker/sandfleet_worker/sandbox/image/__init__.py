@@ -1,0 +1,1 @@
+"""Images of this host: read, unpacked, packed to one EROFS file a digest."""

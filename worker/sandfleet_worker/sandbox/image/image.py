@@ -1,0 +1,100 @@
+"""What is known of one image of this host, and how that is read out of an unpacked tree and of image.json."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from sandfleet_config.errors import ImageInvalid
+
+from sandfleet_worker.sandbox.image.accounts import (
+    Group,
+    User,
+    is_real_directory,
+    parse_group,
+    parse_passwd,
+    read_inside,
+)
+from sandfleet_worker.sandbox.image.oci import ImageConfig
+from sandfleet_worker.sandbox.image.pack import MOUNT_POINTS, hash_whole
+from sandfleet_worker.system.supervised_thread import is_resource_error
+
+FORMAT = 1
+_SYSTEM_FOLDERS = ("bin", "boot", "dev", "etc", "lib", "lib64", "proc", "sbin", "sys", "usr")
+
+
+class Image(BaseModel):
+    """One image of this host, as image.json holds it; `name` is what it was asked for by."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: int = FORMAT
+    name: str
+    digest: str
+    erofs_path: Path
+    size_bytes: int = Field(description="Of image.erofs.")
+    erofs_sha256: str
+    created: datetime = Field(description="When it was added to this host.")
+    source: str
+    env: tuple[str, ...] = ()
+    entrypoint: tuple[str, ...] = ()
+    cmd: tuple[str, ...] = ()
+    working_dir: str = ""
+    user: str = ""
+    users: dict[str, User] = {}
+    groups: dict[str, Group] = {}
+    directories: frozenset[str] = Field(
+        default=frozenset(),
+        description="Mount points and users' homes that are real directories, fit to carry a tmpfs.",
+    )
+
+    def has_directory(self, path: str) -> bool:
+        """Whether a mount point or a user's own home is a directory of the image, reached by no link."""
+        return path in self.directories
+
+
+def describe(tree: Path, erofs: Path, config: ImageConfig) -> Image:
+    """Return what is known of a tree; name, digest and place are the caller's to fill in."""
+    users = parse_passwd(read_inside(tree, "etc", "passwd"))
+    wanted = {f"/{name}" for name in MOUNT_POINTS} | {user.home for user in users.values() if _is_own_home(user.home)}
+    return Image(
+        name="",
+        digest="",
+        erofs_path=erofs,
+        size_bytes=erofs.stat().st_size,
+        erofs_sha256=hash_whole(erofs),
+        created=datetime.now(UTC),
+        source="",
+        env=config.env,
+        entrypoint=config.entrypoint,
+        cmd=config.cmd,
+        working_dir=config.working_dir,
+        user=config.user,
+        users=users,
+        groups=parse_group(read_inside(tree, "etc", "group")),
+        directories=frozenset(path for path in wanted if is_real_directory(tree, path)),
+    )
+
+
+def _is_own_home(home: str) -> bool:
+    # Debian's `daemon` lives in /usr/sbin: a writable home mounted there would hide the system's programs.
+    return home.split("/")[1] not in {"", *_SYSTEM_FOLDERS}
+
+
+def read_image(path: Path, digest: str, name: str, erofs_size: int) -> Image:
+    try:
+        raw = json.loads(path.read_bytes())
+        image = Image.model_validate({**raw, "name": name, "erofs_path": path.with_name("image.erofs")})
+    except (OSError, ValueError, TypeError, ValidationError) as error:
+        if is_resource_error(error):
+            raise
+        raise damaged(name, "image.json cannot be read") from error
+    if image.digest != digest or image.format != FORMAT or image.size_bytes != erofs_size:
+        raise damaged(name, "its files do not belong together")
+    return image
+
+
+def damaged(name: str, why: str) -> ImageInvalid:
+    return ImageInvalid.of(
+        f"image {name} is damaged ({why}): `sandfleet-worker images rm {name}`, then `images add` it again"
+    )

@@ -1,0 +1,178 @@
+"""Read an OCI image layout: which manifest a tag means, and what its config says. Nothing is unpacked here.
+
+Layout and media types: OCI image-spec v1.1, image-layout.md, manifest.md, config.md.
+"""
+
+import hashlib
+import json
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sandfleet_config.errors import ImageInvalid
+
+from sandfleet_worker.sandbox.image.references import is_digest
+
+MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+INDEX = "application/vnd.oci.image.index.v1+json"
+_REF_NAME = "org.opencontainers.image.ref.name"
+_MAX_JSON_BYTES = 4 << 20
+_MAX_CONFIG_ITEMS = 4096
+_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+
+
+@dataclass(frozen=True, slots=True)
+class ImageConfig:
+    """What an image says about running it, as in Docker."""
+
+    env: tuple[str, ...] = ()
+    entrypoint: tuple[str, ...] = ()
+    cmd: tuple[str, ...] = ()
+    working_dir: str = ""
+    user: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class OciImage:
+    """One manifest of a layout; `digest` is the manifest's."""
+
+    layout: Path
+    descriptor: dict[str, Any]
+    config: ImageConfig
+
+    @property
+    def digest(self) -> str:
+        return str(self.descriptor["digest"])
+
+
+def split_source(source: str) -> tuple[Path, str]:
+    """Split `folder[:tag]`; a folder whose own name holds a colon is taken as it is."""
+    if Path(source).is_dir():
+        return Path(source), ""
+    folder, _, tag = source.rpartition(":")
+    return (Path(folder), tag) if folder else (Path(source), "")
+
+
+def read_oci(source: str) -> OciImage:
+    """Read the manifest and config that `folder[:tag]` names; blobs must match their digests.
+
+    Raises:
+        ImageInvalid: no layout, no such tag, several images and no tag, a damaged blob, another media type.
+    """
+    layout, tag = split_source(source)
+    index = _parse(_read_file(layout / "index.json", f"oci:{source} is no OCI image layout"), "index.json")
+    descriptor = _pick(layout, _descriptors(index), tag, depth=0)
+    manifest = _read_blob(layout, descriptor)
+    config = _parse(_read_blob_bytes(layout, _dict(manifest.get("config"), "config")), "config")
+    return OciImage(
+        layout=layout,
+        descriptor={key: descriptor[key] for key in ("mediaType", "digest", "size") if key in descriptor},
+        config=parse_config(_dict(config.get("config") or {}, "config")),
+    )
+
+
+def _pick(layout: Path, found: list[dict[str, Any]], tag: str, depth: int) -> dict[str, Any]:
+    if tag:
+        tagged = [
+            entry for entry in found if _dict(entry.get("annotations") or {}, "annotations").get(_REF_NAME) == tag
+        ]
+        if not tagged:
+            raise ImageInvalid.of(f"{layout} has no tag {tag!r}; it has: {', '.join(_tags(found)) or 'none'}")
+        found = tagged
+    fitting = [entry for entry in found if _fits_this_machine(entry)]
+    if len(fitting) != 1:
+        raise ImageInvalid.of(
+            f"{layout} holds {len(fitting)} images for this machine: name one as oci:{layout}:TAG"
+            f" (tags: {', '.join(_tags(found)) or 'none'})"
+        )
+    chosen = fitting[0]
+    if chosen.get("mediaType") == INDEX and depth == 0:
+        return _pick(layout, _descriptors(_read_blob(layout, chosen)), "", depth=1)
+    if chosen.get("mediaType") != MANIFEST:
+        raise ImageInvalid.of(
+            f"{layout}: {str(chosen.get('mediaType'))[:100]!r} is no OCI image manifest; "
+            "`skopeo copy SOURCE oci:FOLDER:TAG` converts Docker's formats"
+        )
+    return chosen
+
+
+def _fits_this_machine(descriptor: dict[str, Any]) -> bool:
+    wanted = descriptor.get("platform")
+    if not isinstance(wanted, dict):
+        return True
+    machine = platform.machine()
+    return wanted.get("os") == "linux" and wanted.get("architecture") == _ARCHITECTURES.get(machine, machine)
+
+
+def _tags(found: list[dict[str, Any]]) -> list[str]:
+    names = [_dict(entry.get("annotations") or {}, "annotations").get(_REF_NAME) for entry in found]
+    return sorted(str(name)[:128] for name in names if name)[:20]
+
+
+def parse_config(raw: dict[str, Any]) -> ImageConfig:
+    """Parse the `config` object of an image config.
+
+    Raises:
+        ImageInvalid: a field is of another type than the specification says, or absurdly long.
+    """
+    user, working_dir = raw.get("User") or "", raw.get("WorkingDir") or ""
+    if not isinstance(user, str) or not isinstance(working_dir, str) or "\0" in user + working_dir:
+        raise ImageInvalid.of("the image's config is damaged: User and WorkingDir must be strings")
+    env = tuple(item for item in _strings(raw, "Env") if "=" in item)
+    return ImageConfig(
+        env=env, entrypoint=_strings(raw, "Entrypoint"), cmd=_strings(raw, "Cmd"), working_dir=working_dir, user=user
+    )
+
+
+def _strings(raw: dict[str, Any], key: str) -> tuple[str, ...]:
+    value = raw.get(key) or []
+    is_right = isinstance(value, list) and len(value) <= _MAX_CONFIG_ITEMS
+    if not is_right or not all(isinstance(item, str) and "\0" not in item for item in value):
+        raise ImageInvalid.of(f"the image's config is damaged: {key} must be a list of strings")
+    return tuple(value)
+
+
+def _descriptors(index: dict[str, Any]) -> list[dict[str, Any]]:
+    entries = index.get("manifests")
+    if not isinstance(entries, list):
+        raise ImageInvalid.of("the image index is damaged: it lists no manifests")
+    return [_dict(entry, "manifests") for entry in entries]
+
+
+def _read_blob(layout: Path, descriptor: dict[str, Any]) -> dict[str, Any]:
+    return _parse(_read_blob_bytes(layout, descriptor), str(descriptor.get("digest")))
+
+
+def _read_blob_bytes(layout: Path, descriptor: dict[str, Any]) -> bytes:
+    digest = descriptor.get("digest")
+    if not isinstance(digest, str) or not is_digest(digest):
+        raise ImageInvalid.of(f"{layout}: {str(digest)[:100]!r} is no sha256 digest")
+    hexadecimal = digest.removeprefix("sha256:")
+    data = _read_file(layout / "blobs" / "sha256" / hexadecimal, f"{layout} lacks a blob it lists")
+    if hashlib.sha256(data).hexdigest() != hexadecimal:
+        raise ImageInvalid.of(f"{layout}: blob {digest} is damaged (its content has another digest): copy it again")
+    return data
+
+
+def _read_file(path: Path, fault: str) -> bytes:
+    try:
+        if not path.is_file() or path.stat().st_size > _MAX_JSON_BYTES:
+            raise ImageInvalid.of(f"{fault}: {path} is not a plain file of at most {_MAX_JSON_BYTES >> 20} MiB")
+        return path.read_bytes()
+    except OSError as error:
+        raise ImageInvalid.of(f"{fault}: {path}: {error.strerror}") from error
+
+
+def _parse(data: bytes, what: str) -> dict[str, Any]:
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ImageInvalid.of(f"{what} is damaged: it is not JSON") from error
+    return _dict(value, what)
+
+
+def _dict(value: object, what: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ImageInvalid.of(f"{what} is damaged: it is not a JSON object")
+    return value

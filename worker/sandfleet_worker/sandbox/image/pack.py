@@ -1,0 +1,168 @@
+"""Turn an unpacked tree into one read-only EROFS file: make it fit for runsc, measure it, name it by content, pack it."""
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from sandfleet_config.errors import ImageInvalid
+
+from sandfleet_worker.sandbox.image.tools import Limits, Workshop
+
+MOUNT_POINTS = {"dev": 0o755, "proc": 0o555, "sys": 0o555, "tmp": 0o1777}
+"""runsc can only mount onto directories that a read-only root already has."""
+
+HOSTNAME = "sandbox"
+"""Of every sandbox."""
+HOSTS = f"127.0.0.1\tlocalhost {HOSTNAME}\n::1\tlocalhost ip6-localhost ip6-loopback\n"
+
+FIXED_TIME = 1_700_000_000
+"""The time of everything whose own time means nothing; only plain files keep theirs (see `settle`)."""
+
+MAX_DEPTH = 128
+"""Folders in folders; a deeper tree has paths that no program could open."""
+
+FIXED_UUID = "73616e64-666c-4565-8474-696d61676521"
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What a settled tree holds; `digest` is over names, kinds, modes, owners, targets and bytes, not over times."""
+
+    digest: str
+    size_bytes: int
+    files: int
+    latest: int
+    """The latest time of any file."""
+
+
+def add_mount_points(tree: Path) -> None:
+    """Make /dev, /proc, /sys and /tmp real directories; a link or file in their place would defeat the mounts."""
+    tree.chmod(stat.S_IMODE(tree.stat().st_mode) | 0o555)
+    for name, mode in MOUNT_POINTS.items():
+        path = tree / name
+        if path.is_symlink() or not path.is_dir():
+            path.unlink(missing_ok=True)
+            path.mkdir()
+            path.chmod(mode)
+
+
+def add_hosts(tree: Path) -> None:
+    """Make /etc/hosts name the sandbox's own addresses, in place of what the image has, as Docker does.
+
+    Nothing resolves these names otherwise: a sandbox has no network but loopback. No link of the tree is followed.
+    """
+    folder, hosts = tree / "etc", tree / "etc/hosts"
+    if not folder.is_symlink() and not folder.exists():
+        folder.mkdir()
+        folder.chmod(0o755)
+    if folder.is_symlink() or not folder.is_dir() or (hosts.is_dir() and not hosts.is_symlink()):
+        return
+    hosts.unlink(missing_ok=True)  # it may be a link, or one of several names of a file
+    hosts.write_text(HOSTS)
+    hosts.chmod(0o644)
+
+
+def settle(tree: Path, began: float, limits: Limits, *, header: bytes, is_hashed: bool = True) -> Content:
+    """Drop device nodes and sockets, fix times, measure, and hash; each file is measured before it is read.
+
+    A plain file keeps its time if it is older than `began`: Python checks its .pyc files against their sources' times,
+    and without a valid .pyc every import compiles anew. What was made just now, folders and links get a fixed time, so
+    that the same source always yields the same file.
+
+    Raises:
+        ImageInvalid: the files outgrow `limits`; a sparse file counts as long as it is.
+    """
+    digest = hashlib.sha256(header)
+    size = files = 0
+    latest = FIXED_TIME
+    seen: dict[tuple[int, int], bytes] = {}
+    for path, facts in _walk(os.fsencode(tree)):
+        mode = facts.st_mode
+        if stat.S_ISCHR(mode) or stat.S_ISBLK(mode) or stat.S_ISSOCK(mode):
+            # A sandbox's devices are gVisor's own, in /dev.
+            os.unlink(path)  # noqa: PTH108  the name is bytes, maybe no text
+            continue
+        files += 1
+        inode = (facts.st_dev, facts.st_ino)
+        name = path[len(os.fsencode(tree)) :]
+        if stat.S_ISREG(mode) and inode not in seen:
+            size += facts.st_size
+        limits.check(size, files)
+        if is_hashed:
+            _hash_entry(digest, path, name, facts, seen.get(inode))
+        if facts.st_nlink > 1:
+            seen.setdefault(inode, name)
+        if not stat.S_ISREG(mode) or facts.st_mtime >= began:
+            os.utime(path, (FIXED_TIME, FIXED_TIME), follow_symlinks=False)
+        else:
+            latest = max(latest, int(facts.st_mtime) + 1)
+    return Content(digest=f"sha256:{digest.hexdigest()}", size_bytes=size, files=files, latest=latest)
+
+
+def _walk(folder: bytes, depth: int = 0) -> Iterator[tuple[bytes, os.stat_result]]:
+    """Yield every path below in one order on every machine, a folder after what it holds; links are not followed."""
+    if depth > MAX_DEPTH:
+        raise ImageInvalid.of(f"the image has folders more than {MAX_DEPTH} deep")
+    with os.scandir(folder) as entries:
+        ordered = sorted(entries, key=lambda entry: entry.name)
+    for entry in ordered:
+        facts = entry.stat(follow_symlinks=False)
+        if stat.S_ISDIR(facts.st_mode):
+            yield from _walk(entry.path, depth + 1)
+        else:
+            yield entry.path, facts
+    yield folder, os.lstat(folder)
+
+
+def _hash_entry(digest: "hashlib._Hash", path: bytes, name: bytes, facts: os.stat_result, twin: bytes | None) -> None:
+    # Invariant: no field holds a NUL byte, so two different trees never feed the hash the same bytes.
+    mode = facts.st_mode
+    fields = [name, b"%o" % mode, b"%d" % facts.st_uid, b"%d" % facts.st_gid]
+    if twin is not None and not stat.S_ISDIR(mode):
+        fields += [b"same as", twin]
+    elif stat.S_ISLNK(mode):
+        fields.append(os.readlink(path))  # noqa: PTH115  likewise
+    elif stat.S_ISREG(mode):
+        fields.append(_hash_file(path))
+    digest.update(b"\0".join(fields) + b"\0\n")
+
+
+def _hash_file(path: bytes) -> bytes:
+    with open(path, "rb", buffering=0) as stream:  # noqa: PTH123  the name is bytes, maybe no text
+        return hashlib.file_digest(stream, "sha256").hexdigest().encode()
+
+
+def write_erofs(workshop: Workshop, target: Path, latest: int) -> None:
+    """Pack the tree; the same tree gives the same bytes.
+
+    SOURCE_DATE_EPOCH stamps the file and cuts later times, so with the latest one it cuts none; -T would set them all.
+
+    Uncompressed, with no data inside inodes: runsc reads nothing else. No extended attributes: capabilities on files
+    mean nothing in a sandbox without privileges, and the host's security labels are not the image's.
+    """
+    workshop.run(
+        [
+            "mkfs.erofs",
+            "--quiet",
+            "-x-1",
+            "--preserve-mtime",
+            f"-U{FIXED_UUID}",
+            *([] if os.geteuid() == 0 else ["--all-root"]),
+            "-Enoinline_data",
+            str(target),
+            str(workshop.tree),
+        ],
+        {"SOURCE_DATE_EPOCH": str(latest)},
+        is_limited=False,
+    )
+    with target.open("rb") as stream:
+        os.fsync(stream.fileno())
+
+
+def hash_whole(path: Path) -> str:
+    """Return the sha256 of a file, to tell later whether it was damaged."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,139 @@
+"""Where an image is put together before it is published, in one rename, as a whole.
+
+A staging folder is locked (flock on the folder itself) for as long as its maker, or a tool that it started, lives: the
+kernel lets go when they die, whatever kills them. So a folder whose lock is free is a leftover, and the next add
+removes it.
+"""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from sandfleet_config.errors import HostResources, ImageUnavailable
+
+from sandfleet_worker.sandbox.start_hooks import StartHooks
+
+LOCK_POLL_SECONDS = 0.05
+OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT)
+
+
+@contextlib.contextmanager
+def staging_folder(parent: Path) -> Iterator[tuple[Path, int]]:
+    """Yield an empty locked folder and its lock's descriptor, which the tools that write there must inherit."""
+    parent.mkdir(parents=True, exist_ok=True)
+    sweep(parent)
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix="add-", dir=parent))
+        lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        # A sweep may have come between the two lines above; then it holds the lock, or the folder is gone.
+        if _lock_now(lock) and folder.exists():
+            break
+        os.close(lock)
+    try:
+        yield folder, lock
+    finally:
+        remove_tree(folder)
+        os.close(lock)
+
+
+def sweep(parent: Path) -> None:
+    """Remove what killed adds, and removals cut short, have left."""
+    for folder in parent.glob("*-*"):
+        try:
+            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        except OSError:
+            continue
+        try:
+            if _lock_now(lock):
+                remove_tree(folder)
+        finally:
+            os.close(lock)
+
+
+def _lock_now(descriptor: int, how: int = fcntl.LOCK_EX) -> bool:
+    try:
+        fcntl.flock(descriptor, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def lock_shared(descriptor: int, hooks: StartHooks, check: Callable[[], None]) -> None:
+    """Lock an image's file together with other jobs; `hooks` and `check` hear of the wait for a removal, which has it alone."""
+    if _lock_now(descriptor, fcntl.LOCK_SH):
+        return
+    with hooks.waiting("its image, which somebody is about to remove"):
+        while not _lock_now(descriptor, fcntl.LOCK_SH):
+            check()
+            time.sleep(LOCK_POLL_SECONDS)
+
+
+@contextlib.contextmanager
+def locked(path: Path, waiting: str = "", on_progress: Any = None) -> Iterator[None]:
+    """Hold the lock file at `path`; `waiting` is said through `on_progress` if somebody else holds it now."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        if not _lock_now(descriptor):
+            if waiting and on_progress is not None:
+                on_progress(waiting)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove a folder with hostile contents: never across a mount (a half-made root may hold the host's /dev)."""
+    subprocess.run(["rm", "-rf", "--one-file-system", "--", str(folder)], check=False, capture_output=True)
+
+
+def write_json(path: Path, value: Any, temporary: Path) -> None:
+    """Write a file whole or not at all; `temporary` is a path on the same file system."""
+    with temporary.open("w", encoding="utf-8") as stream:
+        json.dump(value, stream, indent=1, sort_keys=True)
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def host_faults(root: Path) -> Iterator[None]:
+    """Turn the host's own trouble (a full disk, missing rights) into errors that say so."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in OUT_OF_SPACE:
+            raise disk_full(root) from error
+        if isinstance(error, PermissionError):
+            raise ImageUnavailable.of(
+                f"{error.filename or root}: permission denied; the image store is root's: run as root, "
+                "or set SANDFLEET_IMAGES__ROOT to a folder of your own"
+            ) from error
+        raise
+
+
+def disk_full(root: Path) -> HostResources:
+    facts = os.statvfs(root)
+    free = facts.f_bavail * facts.f_frsize >> 20
+    return HostResources.of(
+        f"no space left for images in {root} ({free} MiB and {facts.f_favail} files free): make room, "
+        "`sandfleet-worker images rm` what is not needed, or set SANDFLEET_IMAGES__ROOT to a larger disk"
+    )

@@ -1,0 +1,151 @@
+"""Images made on the spot, without a registry: `python` out of Debian's packages, `busybox` out of the host's binary.
+
+The same mirror state (or the same busybox) yields the same digest again and again: no clock, host name or random
+number gets in, and only the release itself is used, without the updates that come daily.
+"""
+
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from sandfleet_config.errors import ImageUnavailable
+
+from sandfleet_worker.sandbox.image.oci import ImageConfig
+from sandfleet_worker.sandbox.image.pack import FIXED_TIME
+from sandfleet_worker.sandbox.image.tools import Workshop, find_tool
+
+_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_UNNEEDED = ("doc", "man", "info", "locale", "lintian", "bug")
+_CHECKED_HASH, _UNCHECKED_HASH = b"\x03\0\0\0", b"\x01\0\0\0"
+_ACCOUNTS = "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/bin/false\n"
+_GROUP = "root:x:0:\nnogroup:x:65534:\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Starter:
+    """An image that needs no source."""
+
+    build: Callable[[Workshop], None]
+    config: ImageConfig
+    summary: str
+
+
+def build_python(workshop: Workshop) -> None:
+    """Let mmdebstrap install Debian's essential packages and Python, of the host's own release and mirror."""
+    release = _read_release()
+    excludes = [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in _UNNEEDED]
+    workshop.run(
+        [
+            "mmdebstrap",
+            "--quiet",
+            "--variant=essential",
+            "--include=python3",
+            "--format=directory",
+            *excludes,
+            # People type `python`; Debian only has python3.
+            '--customize-hook=ln -s python3 "$1/usr/bin/python"',
+            # What a host leaves in a chroot has no place in an image.
+            '--customize-hook=rm -f "$1/etc/hostname" "$1/etc/resolv.conf"',
+            release,
+            str(workshop.tree),
+            f"deb {_find_mirror(release)} {release} main",
+        ],
+        env={"SOURCE_DATE_EPOCH": str(FIXED_TIME), "TMPDIR": str(workshop.folder)},
+        wrapper=_private_mounts(),
+    )
+    for path in (workshop.tree / "usr" / "lib").rglob("*.pyc"):
+        _trust_compiled(path)
+
+
+def _private_mounts() -> list[str]:
+    """Return what keeps mmdebstrap's mounts of /proc and /sys to itself, where this host lets us.
+
+    As root it mounts them into the tree, and an umount of its own that fails is only a warning: seen once, with the tree's
+    /sys still the host's when it was to be packed. In a mount namespace they end with it, and so do those of a killed one.
+    """
+    unshare = shutil.which("unshare")
+    if unshare is None or subprocess.run([unshare, "--mount", "true"], capture_output=True, check=False).returncode:
+        return []
+    return [unshare, "--mount", "--"]
+
+
+def _trust_compiled(path: Path) -> None:
+    """Turn a .pyc that is checked against its source's hash at every import into one that is not (PEP 552).
+
+    Reproducible builds compile the first kind; in an image that cannot change, reading each source again is in vain.
+    """
+    with path.open("r+b") as stream:
+        head = stream.read(8)
+        if head[4:] == _CHECKED_HASH:
+            stream.seek(4)
+            stream.write(_UNCHECKED_HASH)
+
+
+def _read_release() -> str:
+    facts = dict(line.split("=", 1) for line in Path("/etc/os-release").read_text().splitlines() if "=" in line)
+    release = facts.get("VERSION_CODENAME", "").strip('"')
+    if facts.get("ID") != "debian" or not re.fullmatch(r"[a-z]+", release):
+        raise ImageUnavailable.of(
+            "the starter image `python` is made on Debian only: here give a source, "
+            "`sandfleet-worker images add python oci:FOLDER:TAG` (skopeo copy docker://python:slim oci:FOLDER:TAG)"
+        )
+    return release
+
+
+def _find_mirror(release: str) -> str:
+    argv = [
+        "apt-get",
+        "indextargets",
+        "--format",
+        "$(REPO_URI) $(COMPONENT)",
+        "Created-By: Packages",
+        f"Release: {release}",
+    ]
+    done = subprocess.run([find_tool(argv[0]), *argv[1:]], capture_output=True, text=True, check=False)
+    for line in done.stdout.splitlines():
+        mirror, _, component = line.rpartition(" ")
+        if component == "main":
+            return mirror
+    raise ImageUnavailable.of(
+        f"apt knows no mirror of Debian {release}: add one to its sources, or give the image a source"
+    )
+
+
+def build_busybox(workshop: Workshop) -> None:
+    """Put the host's static busybox, and a link for each of its programs, into a tree of its own."""
+    binary = Path(find_tool("busybox"))
+    _refuse_dynamic(binary)
+    workshop.new_tree()
+    for name in ("bin", "sbin", "usr/bin", "usr/sbin", "etc", "root"):
+        (workshop.tree / name).mkdir(parents=True, exist_ok=True)
+    target = workshop.tree / "bin" / "busybox"
+    target.write_bytes(binary.read_bytes())
+    listed = subprocess.run([binary, "--list-full"], capture_output=True, text=True, check=True).stdout
+    for line in sorted(set(listed.split())):
+        link = workshop.tree / line
+        if re.fullmatch(r"(usr/)?s?bin/[^/]+", line) and not link.exists():
+            link.symlink_to("/bin/busybox")
+    (workshop.tree / "etc" / "passwd").write_text(_ACCOUNTS)
+    (workshop.tree / "etc" / "group").write_text(_GROUP)
+    for path in workshop.tree.rglob("*"):
+        if not path.is_symlink():
+            path.chmod(0o755 if path.is_dir() or path == target else 0o644)
+
+
+def _refuse_dynamic(binary: Path) -> None:
+    # A program that needs a loader names it in its head (ELF PT_INTERP): the image would have neither it nor a libc.
+    if b"/ld-" in binary.read_bytes()[:4096]:
+        raise ImageUnavailable.of(f"{binary} is not static: install busybox-static")
+
+
+STARTERS = {
+    "python": Starter(
+        build_python,
+        ImageConfig(env=(_PATH, "LANG=C.UTF-8"), cmd=("python3",)),
+        "Debian's essential packages and Python 3",
+    ),
+    "busybox": Starter(build_busybox, ImageConfig(env=(_PATH,), cmd=("sh",)), "a shell and small tools in 2 MB"),
+}

@@ -1,0 +1,95 @@
+"""Fill a staging folder with the files of an image source. Every source is taken to be hostile.
+
+The tools run on a fresh private folder, and never follow a link out of it: GNU tar drops leading slashes, refuses
+names with `..` and makes links that leave the folder last; umoci resolves every path inside the root. Device nodes
+they may make are removed before the tree is packed (`pack.settle`).
+"""
+
+import json
+import os
+from pathlib import Path
+
+from sandfleet_config.errors import ImageInvalid
+
+from sandfleet_worker.sandbox.image.oci import OciImage
+from sandfleet_worker.sandbox.image.tools import Workshop
+
+NO_TAR = "does not look like a tar archive"
+_IS_ROOT = os.geteuid() == 0
+
+
+def unpack_rootfs(source: Path, workshop: Workshop) -> None:
+    """Copy a folder, or extract a tar (plain, gz, bz2, xz or zst, told by its content).
+
+    Raises:
+        ImageInvalid: it is neither, or the tar is broken or tries to leave its folder.
+    """
+    if source.is_dir():
+        workshop.new_tree()
+        _copy_folder(source, workshop)
+    elif source.is_file():
+        workshop.new_tree()
+        _extract_tar(source, workshop)
+    else:
+        raise ImageInvalid.of(f"rootfs:{source} is neither a folder nor a tar file on this host")
+
+
+def _copy_folder(source: Path, workshop: Workshop) -> None:
+    # Without other file systems: a running system's tree would bring its /proc and every mounted disk.
+    argv = [
+        "cp",
+        "--archive",
+        "--no-preserve=xattr,context",
+        "--one-file-system",
+        "--reflink=auto",
+        "--sparse=auto",
+        "--",
+    ]
+    workshop.run([*argv, f"{source.resolve()}/.", str(workshop.tree)])
+
+
+def _extract_tar(source: Path, workshop: Workshop) -> None:
+    try:
+        _run_tar(source, workshop)
+    except ImageInvalid as error:
+        if NO_TAR in error.message:
+            raise ImageInvalid.of(f"rootfs:{source} is no tar file (plain, gz, bz2, xz or zst)") from error
+        raise
+
+
+def _run_tar(source: Path, workshop: Workshop) -> None:
+    owner = ["--same-owner", "--numeric-owner"] if _IS_ROOT else ["--no-same-owner"]
+    workshop.run(
+        [
+            "tar",
+            "--extract",
+            "--force-local",  # a colon in the path is no host name
+            f"--file={source.resolve()}",
+            f"--directory={workshop.tree}",
+            "--same-permissions",
+            "--no-acls",
+            "--no-selinux",
+            "--no-xattrs",
+            "--delay-directory-restore",
+            *owner,
+        ]
+    )
+
+
+def unpack_oci(image: OciImage, workshop: Workshop) -> None:
+    """Apply the layers of one manifest.
+
+    umoci sees a layout of ours that lists just this manifest and shares the blobs: whatever tags, nested indexes or
+    faults the source's own index has stay outside, and the source, maybe read-only, is not written to.
+
+    Raises:
+        ImageInvalid: a blob is missing, altered or of a kind that umoci does not know.
+    """
+    layout = workshop.folder / "layout"
+    layout.mkdir()
+    (layout / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
+    (layout / "blobs").symlink_to((image.layout / "blobs").resolve(), target_is_directory=True)
+    descriptor = {**image.descriptor, "annotations": {"org.opencontainers.image.ref.name": "image"}}
+    (layout / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [descriptor]}))
+    rootless = [] if _IS_ROOT else ["--rootless"]
+    workshop.run(["umoci", "raw", "unpack", *rootless, "--image", f"{layout}:image", str(workshop.tree)])

@@ -1,0 +1,1 @@
+"""One sandbox as processes: bundle, runsc, init, supervision, clean-up."""

@@ -1,0 +1,155 @@
+"""Find out what a runsc can do: ask the binary, prove it by a boot, remember it by the binary's hash.
+
+The one place that knows what differs between releases of gVisor. A version tells nothing of a self-built runsc, so it only
+decides in which order the ways to boot are tried.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+import logging
+import os
+import threading
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sandfleet_config.codes import ErrorCode
+from sandfleet_config.errors import GVisorNotAvailable, SandboxError
+
+from sandfleet_worker.sandbox.process.runsc import Abilities, RunscBinary, release_date
+from sandfleet_worker.system.supervised_thread import is_resource_error
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+log = logging.getLogger(__name__)
+
+INHERITABLE_RELEASE = 20240916
+"""From here on an exec by root gets bounding and inheritable capabilities; before, the spec's capabilities go to the host's
+sentry, and inheritable ones make the boot fail (gVisor commits ae76d34ef, a178e09bb)."""
+
+QUIET_FLAG = "sidecar-usage-policy"
+"""Came with 20260721: such a release takes no CPU in an idle sandbox (20260622), boots without slow membarrier calls (20260714)
+and has no use for SCHED_BATCH (20260224)."""
+
+OTHER_WAY_MAY_WORK = frozenset({ErrorCode.SANDBOX_CREATION_FAILED, ErrorCode.SANDBOX_EXECUTION_FAILED})
+"""Codes of a boot that another way may cure. Without a platform or memory, and where boots hang, every way fails."""
+
+MEMORY_FILE = "runsc-abilities.json"
+MAX_REMEMBERED = 16
+
+
+class AbilityFinder:
+    """Finds out how sandboxes boot with a runsc; safe for threads.
+
+    `boot` boots one sandbox with the abilities that it is given, runs a program of ours in it, and raises `SandboxError` where
+    that fails. `folder` keeps what was found for the next process.
+    """
+
+    def __init__(self, folder: Path, *, is_rootless: bool, boot: Callable[[RunscBinary, str], object]) -> None:
+        self._file, self._is_rootless, self._boot = folder / MEMORY_FILE, is_rootless, boot
+        self._lock = threading.Lock()
+        self._found: dict[RunscBinary, RunscBinary] = {}
+
+    def is_known(self, binary: RunscBinary) -> bool:
+        """Whether `complete` answers at once."""
+        return binary in self._found
+
+    def complete(self, binary: RunscBinary, platform: str) -> RunscBinary:
+        """Return `binary` with its abilities; boots up to four sandboxes on `platform` where they are not known yet.
+
+        Raises:
+            SandboxError: no way to boot works. It is the failure of the way that should have worked.
+        """
+        if (found := self._found.get(binary)) is not None:
+            return found
+        with self._lock:
+            if (found := self._found.get(binary)) is None:
+                found = self._find(binary, platform)
+                self._found[binary] = found
+        return found
+
+    def forget(self, binary: RunscBinary) -> None:
+        """Try the ways anew at the next call: what was remembered does not work (any more)."""
+        with self._lock:
+            self._found = {asked: found for asked, found in self._found.items() if found.path != binary.path}
+            self._write(_key(binary), None)
+
+    def _find(self, binary: RunscBinary, platform: str) -> RunscBinary:
+        key = _key(binary)
+        if (known := self._read().get(key)) is not None:
+            with contextlib.suppress(TypeError):  # written by another release of ours
+                return binary.with_abilities(Abilities(**known))
+        first: SandboxError | None = None
+        for abilities in candidates(binary, is_rootless=self._is_rootless):
+            able = binary.with_abilities(abilities)
+            try:
+                self._boot(able, platform)
+            except SandboxError as error:
+                log.info("runsc %s does not boot with %s: %s", binary.version, abilities, error.message)
+                if error.code not in OTHER_WAY_MAY_WORK:
+                    raise
+                first = first or error
+            else:
+                self._write(key, abilities)
+                return able
+        assert first is not None  # there is one candidate at least
+        raise first
+
+    def _read(self) -> dict[str, dict[str, bool]]:
+        try:
+            known = json.loads(self._file.read_bytes())
+        except (OSError, ValueError):
+            return {}
+        return known if isinstance(known, dict) else {}
+
+    def _write(self, key: str, abilities: Abilities | None) -> None:
+        """Remember for other processes; without it they only try again."""
+        known = {other: facts for other, facts in self._read().items() if other != key}
+        if abilities is not None:
+            known[key] = asdict(abilities)
+        newest = dict(list(known.items())[-MAX_REMEMBERED:])
+        partial = self._file.with_name(f"{MEMORY_FILE}.{os.getpid()}")
+        try:
+            partial.write_text(json.dumps(newest))
+            partial.rename(self._file)
+        except OSError as error:
+            log.debug("cannot remember what runsc can do: %s", error)
+
+
+def candidates(binary: RunscBinary, *, is_rootless: bool) -> Iterator[Abilities]:
+    """Yield the ways to boot with `binary`, the best first."""
+    is_quiet = QUIET_FLAG in binary.flags
+    released = release_date(binary.version)
+    is_old = released is not None and released < INHERITABLE_RELEASE
+    # Without --directfs=false the host's sentry is root with six capabilities; rootless it would get more of them.
+    directfs = [False] if is_rootless or "directfs" not in binary.flags else [True, False]
+    for inherits in (not is_old, is_old):
+        for is_off in directfs:
+            yield Abilities(inherits_capabilities=inherits, is_directfs_off=is_off, is_quiet=is_quiet)
+
+
+def _key(binary: RunscBinary) -> str:
+    """Return what tells a runsc from others: its bytes and its place, for nobody must reach it.
+
+    Raises:
+        GVisorNotAvailable: it is gone, or may be executed and not read.
+    """
+    try:
+        facts = os.stat(binary.path)  # noqa: PTH116  as in runsc.py
+        return f"{_hash(binary.path, facts.st_mtime_ns, facts.st_size)} {os.path.realpath(binary.path)}"
+    except OSError as error:
+        if is_resource_error(error):
+            raise
+        msg = f"cannot read {binary.path}: {error.strerror}: make it readable, or set SANDFLEET_RUNSC__PATH"
+        raise GVisorNotAvailable.of(msg) from error
+
+
+@functools.lru_cache(maxsize=8)
+def _hash(path: str, _mtime_ns: int, _size: int) -> str:
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

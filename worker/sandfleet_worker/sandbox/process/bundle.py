@@ -1,0 +1,196 @@
+"""The OCI bundle of a sandbox and the message that gives init its job. Pure: no I/O."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import os
+import resource
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sandfleet_config.errors import SpecInvalid, UserInvalid
+
+from sandfleet_worker.sandbox.image.pack import HOSTNAME
+from sandfleet_worker.sandbox.process.init_protocol import InitJob, Rlimit, WritablePath, encode_job, exec_candidates
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from sandfleet_worker.sandbox.image.image import Image
+    from sandfleet_worker.sandbox.image.users import ResolvedUser
+    from sandfleet_worker.sandbox.policy import Admitted
+
+DOCKER_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+MAX_OPEN_FILES = 65000
+"""At 65536 a job could kill its own sandbox: gVisor's pipe(2) goes one past the limit, where its table ends: a panic."""
+
+STACK_BYTES = 8 << 20
+INIT_CAPABILITIES = [
+    "CAP_KILL",  # signal the job's processes; the only one that init keeps while the job runs
+    "CAP_SETUID",
+    "CAP_SETGID",
+    "CAP_SYS_ADMIN",  # mount, sethostname
+    "CAP_SYS_CHROOT",
+    "CAP_CHOWN",  # the writable folders, and the pipes
+    "CAP_DAC_READ_SEARCH",  # reach a HOME that lies in a folder closed to others
+    # A writable root's overlay changes files of every owner in its upper folder, as the user who mounted it (measured:
+    # without these a job may neither write nor chmod its own files there).
+    "CAP_DAC_OVERRIDE",
+    "CAP_FOWNER",
+]
+"""What init needs to mount what the job may write and become its user.
+
+There is no bounding set: what is dropped, no execve gives back.
+"""
+
+TMP_MODE = 0o1777
+HOME_MODE = 0o700
+
+
+@functools.lru_cache(maxsize=64)
+def encode_config(rootfs: Path, erofs: Path, *, inherits_capabilities: bool) -> bytes:
+    """Return `new_config` as the file that it becomes."""
+    return json.dumps(new_config(rootfs, erofs, inherits_capabilities=inherits_capabilities)).encode()
+
+
+def new_config(rootfs: Path, erofs: Path, *, inherits_capabilities: bool) -> dict[str, Any]:
+    """Return config.json: an immutable EROFS root, no bind mount from the host, init as guest root.
+
+    A job's writable root is init's doing, inside. Labels never become annotations: runsc reads those as flags.
+    """
+    return {
+        "ociVersion": "1.0.2",
+        "process": {
+            "terminal": False,
+            "user": {"uid": 0, "gid": 0},
+            "args": ["init"],
+            "env": [],
+            "cwd": "/",
+            "capabilities": new_capabilities(inherits_capabilities=inherits_capabilities),
+            "noNewPrivileges": True,
+            # Else the guest inherits the worker's hard limit, and init, without CAP_SYS_RESOURCE, cannot raise it.
+            "rlimits": [{"type": "RLIMIT_NOFILE", "soft": MAX_OPEN_FILES, "hard": MAX_OPEN_FILES}],
+        },
+        "root": {"path": str(rootfs), "readonly": True},
+        "hostname": HOSTNAME,
+        "mounts": [
+            {"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"]},
+            {"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["ro", "nosuid", "noexec", "nodev"]},
+        ],
+        "linux": {"namespaces": [{"type": kind} for kind in ("pid", "network", "ipc", "uts", "mount")]},
+        "annotations": {
+            "dev.gvisor.spec.rootfs.source": str(erofs),
+            "dev.gvisor.spec.rootfs.type": "erofs",
+        },
+    }
+
+
+def new_capabilities(*, inherits_capabilities: bool) -> dict[str, list[str]]:
+    """Return init's capabilities.
+
+    From release 20250611 on, an exec by root gets the union of bounding and inheritable ones, so that without either init would
+    have none. A bounding set would do as well, but releases before 20240916 give it to the sentry process on the host.
+    """
+    held = {"effective": INIT_CAPABILITIES, "permitted": INIT_CAPABILITIES}
+    return {"bounding": [], **held, **({"inheritable": INIT_CAPABILITIES} if inherits_capabilities else {})}
+
+
+@dataclass(frozen=True)
+class PackedJob:
+    """The message that gives init its job, the first word of its command, and the size of its longest argument or variable."""
+
+    message: bytes
+    command: str
+    longest_argument_bytes: int
+
+
+def pack_job(job: InitJob) -> PackedJob:
+    """Return the job as a message.
+
+    Raises:
+        SpecInvalid: the job does not fit into a message.
+    """
+    try:
+        longest = max(len(item.encode(errors="surrogateescape")) for item in (*job.argv, *job.envp))
+        return PackedJob(encode_job(job), job.argv[0], longest)
+    except ValueError as error:
+        raise SpecInvalid.of(str(error)) from error
+
+
+def new_init_job(limits: Admitted, image: Image, user: ResolvedUser) -> InitJob:
+    """Return what init runs: the image's config and the spec's wishes joined as Docker joins them.
+
+    Raises:
+        SpecInvalid: neither spec nor image names a command, or it cannot be packed.
+        UserInvalid: the user is root, and the host's policy does not allow that.
+    """
+    spec = limits.spec
+    if (user.uid == 0 or user.gid == 0 or 0 in user.groups) and not limits.allow_root:
+        msg = "security.user is root or in group 0, which this host's policy does not allow (SANDFLEET_POLICY__ALLOW_ROOT)"
+        raise UserInvalid.of(msg)
+    argv = [*image.entrypoint, *(spec.command or image.cmd)]
+    if not argv:
+        msg = "command: the spec names no command and the image has no default one"
+        raise SpecInvalid.of(msg, errors=[{"field": "command", "message": msg}])
+    home = home_of(image, user)
+    env = new_env(image.env, spec.env, home)
+    try:
+        candidates = exec_candidates(argv[0], env["PATH"])
+    except ValueError as error:
+        raise SpecInvalid.of(f"command: {error}", errors=[{"field": "command", "message": str(error)}]) from error
+    writable = ["/tmp", "/dev/shm"]  # noqa: S108  folders of the sandbox, not of the host
+    if spec.security.read_only_rootfs and home != "/tmp" and image.has_directory(home):  # noqa: S108
+        writable.append(home)
+    return InitJob(
+        candidates=candidates,
+        argv=argv,
+        envp=[f"{key}={value}" for key, value in env.items()],
+        uid=user.uid,
+        gid=user.gid,
+        groups=user.groups,
+        cwd=spec.working_dir or image.working_dir or "/",
+        rlimits=new_rlimits(limits, user.uid),
+        disk_bytes=limits.disk_bytes,
+        writable_paths=[WritablePath(path, HOME_MODE if path == home else TMP_MODE) for path in writable],
+        is_root_writable=not spec.security.read_only_rootfs,
+    )
+
+
+def home_of(image: Image, user: ResolvedUser) -> str:
+    """Return the HOME a job gets: the user's own where the image has that folder, else /tmp, so that it is writable."""
+    home = user.home
+    is_usable = home not in {"", "/"} and not home.startswith(("/tmp/", "/dev", "/proc", "/sys"))  # noqa: S108
+    return home if is_usable and image.has_directory(home) else "/tmp"  # noqa: S108
+
+
+def new_env(image_env: Sequence[str], spec_env: Sequence[str], home: str) -> dict[str, str]:
+    """Return the environment: Docker's defaults, then the image's, then the spec's; the last of a name counts."""
+    env = {"PATH": DOCKER_PATH, "HOME": home, "HOSTNAME": HOSTNAME}
+    for item in (*image_env, *spec_env):
+        key, _, value = item.partition("=")
+        env[key] = value
+    return env
+
+
+def new_rlimits(limits: Admitted, uid: int) -> list[Rlimit]:
+    """Return the guest's own limits. RLIMIT_NPROC is the pids limit: a host cgroup does not count guest threads.
+
+    RLIMIT_CPU is more than a process can use before its time is up on every core: should the worker's own clock fail, the
+    sandbox's kernel ends it. It holds where it is set in the guest; in the bundle, releases before 20241118 ignore it (tried).
+    """
+    stack = Rlimit(resource.RLIMIT_STACK, STACK_BYTES, STACK_BYTES)
+    wall_seconds = limits.timeout_seconds + limits.grace_seconds
+    cpu_seconds = math.ceil(wall_seconds * (os.cpu_count() or 1)) + 1
+    # gVisor counts a user's processes by their births (measured): a job's first one is born as init's user and not
+    # among them. For uid 0 init itself stands in for it, which was born as root.
+    counted = limits.pids_limit if uid == 0 else limits.pids_limit - 1
+    return [
+        Rlimit(resource.RLIMIT_NPROC, counted, counted),
+        Rlimit(resource.RLIMIT_NOFILE, MAX_OPEN_FILES, MAX_OPEN_FILES),
+        Rlimit(resource.RLIMIT_CORE, 0, 0),
+        Rlimit(resource.RLIMIT_CPU, cpu_seconds, cpu_seconds),
+        stack,
+    ]

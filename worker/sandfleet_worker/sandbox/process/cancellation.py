@@ -1,0 +1,110 @@
+"""A request to end a job early, from any thread."""
+
+from __future__ import annotations
+
+import os
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final, Protocol
+
+from sandfleet_config.codes import ErrorCode
+from sandfleet_config.errors import ERROR_CLASSES
+from sandfleet_config.words import CANCELLED
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+LOOK_SECONDS: Final = 0.1
+"""How long a thread that follows a signal may live on after its run."""
+
+
+class CancelSignal(Protocol):
+    """Anything one can wait for in a thread, such as a ``threading.Event``; `Cancellation` is one that says why."""
+
+    def wait(self, timeout: float | None = None, /) -> bool:
+        """Wait for the wish to cancel; whether there is one."""
+        ...
+
+
+class Cancellation:
+    """Says once, to whoever waits, that the job shall end and why; the first reason stands.
+
+    The waiting loop watches `fileno`, which becomes readable with the first `cancel`.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._event = threading.Event()
+        self._eventfd: int | None = None
+        self.code = ErrorCode.CANCELLED
+        self.message = ""
+
+    @property
+    def is_set(self) -> bool:
+        """Whether somebody has asked."""
+        return self._event.is_set()
+
+    def cancel(self, code: ErrorCode = ErrorCode.CANCELLED, message: str = CANCELLED) -> bool:
+        """Ask the job to end as `code`; return whether this call was the first to ask."""
+        with self._lock:
+            if self._event.is_set():
+                return False
+            self.code, self.message = code, message
+            self._event.set()
+            if self._eventfd is not None:
+                os.eventfd_write(self._eventfd, 1)
+            return True
+
+    def wait(self, timeout_seconds: float | None = None) -> bool:
+        """Wait for somebody to ask; return whether one did."""
+        return self._event.wait(timeout_seconds)
+
+    def raise_if_set(self) -> None:
+        """Raise the reason as its exception, if there is one.
+
+        Raises:
+            SandboxError: the class of the reason's code, usually ``Cancelled``.
+        """
+        if self._event.is_set():
+            raise ERROR_CLASSES[self.code].of(self.message)
+
+    def open_fd(self) -> int:
+        """Return a file descriptor that is readable from the first `cancel` on; one at a time, ended by `close_fd`."""
+        with self._lock:
+            if self._eventfd is None:
+                self._eventfd = os.eventfd(1 if self._event.is_set() else 0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            return self._eventfd
+
+    def close_fd(self) -> None:
+        """Close what `open_fd` gave."""
+        with self._lock:
+            if self._eventfd is not None:
+                os.close(self._eventfd)
+                self._eventfd = None
+
+
+@contextmanager
+def follow(signal: CancelSignal | None) -> Iterator[Cancellation]:
+    """Yield a `Cancellation` that is set when `signal` is: itself where it is one."""
+    if isinstance(signal, Cancellation):
+        yield signal
+        return
+    cancellation = Cancellation()
+    if signal is None:
+        yield cancellation
+        return
+    if signal.wait(0):
+        cancellation.cancel()
+    ended = threading.Event()
+
+    def watch(signal: CancelSignal = signal) -> None:
+        while not ended.is_set():
+            if signal.wait(LOOK_SECONDS):
+                cancellation.cancel()
+                return
+
+    threading.Thread(target=watch, name="cancel", daemon=True).start()
+    try:
+        yield cancellation
+    finally:
+        ended.set()

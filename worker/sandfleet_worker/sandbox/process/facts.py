@@ -1,0 +1,56 @@
+"""Facts of a sandbox that is gone, from which `verdict` decides: init's report, the kernel's counters, runsc's messages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from sandfleet_config.codes import ErrorCode
+
+from sandfleet_worker.sandbox.cgroup.counters import Counts
+from sandfleet_worker.sandbox.process.init_protocol import (
+    ChdirFailed,
+    ExecFailed,
+    Exited,
+    MountFailed,
+    ProtocolFault,
+    RlimitFailed,
+    Signaled,
+    UserFailed,
+)
+
+End = Exited | Signaled | ExecFailed | ChdirFailed | UserFailed | MountFailed | RlimitFailed | ProtocolFault
+"""The reports after which init is gone."""
+
+PANIC_CHARS = 600
+
+
+@dataclass(frozen=True)
+class Kill:
+    """Why we killed, recorded before the kill, and only while init had not reported an end."""
+
+    code: ErrorCode
+    message: str
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known when a sandbox is gone."""
+
+    kill: Kill | None = None
+    timed_out: Literal["soft", "hard"] | None = None
+    is_ready: bool = False
+    is_started: bool = False
+    end: End | None = None
+    counts: Counts = field(default_factory=Counts)
+    is_image_overwritten: bool = False
+    """Whether the image's file was written to while the sandbox ran from it."""
+    is_output_over: bool = False
+    runsc_exit: int | None = None
+    runsc_log: str = ""
+    panic: str = ""
+    platform: str = ""
+    command: str = ""
+    longest_argument_bytes: int = 0
+    """Of all arguments and variables, where the program could not be started."""
+    memory_bytes: int = 0

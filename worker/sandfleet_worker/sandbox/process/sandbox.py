@@ -1,0 +1,222 @@
+"""One sandbox, from an empty folder to nothing left: a berth, a boot up to *ready*, perhaps some time idle, one job, gone.
+
+Destroying it cleans up in total, and can meet: a runsc that is still alive (killed with its cgroup), stopped or not, a busy
+cgroup (retried), files of runsc's state (removed). What will not go is logged and handed to `on_left`, to be tried again.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, Self
+
+from sandfleet_config.errors import HostResources
+
+from sandfleet_worker.sandbox.process.bundle import encode_config
+from sandfleet_worker.sandbox.process.folders import remove_folder
+from sandfleet_worker.sandbox.process.launcher import Launcher
+from sandfleet_worker.sandbox.process.runsc import SandboxPaths, new_command
+from sandfleet_worker.sandbox.process.sentry import Sentry
+from sandfleet_worker.sandbox.process.supervision import Supervision
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+    from sandfleet_config.settings import LimitName, RunscSettings
+
+    from sandfleet_worker.sandbox.cgroup.cgroup import SandboxCgroup
+    from sandfleet_worker.sandbox.policy import Admitted
+    from sandfleet_worker.sandbox.process.plan import Plan
+
+log = logging.getLogger(__name__)
+
+
+class Sandbox:
+    """One single-use sandbox: `open`, `boot`, perhaps `stop` and `wake`, `assign`, and then its `supervision` runs the job.
+
+    Enter it to have it destroyed at the end. Must be opened by a thread that outlives it, see `Launcher`.
+    """
+
+    def __init__(
+        self,
+        settings: RunscSettings,
+        paths: SandboxPaths,
+        cgroup: SandboxCgroup,
+        allow_unenforced: frozenset[LimitName] = frozenset(),
+        *,
+        is_quiet: bool = False,
+        on_left: Callable[[Sandbox], None] = lambda _: None,
+    ) -> None:
+        self._settings, self._allow_unenforced, self._is_quiet = settings, allow_unenforced, is_quiet
+        self._on_left = on_left
+        self.paths, self.cgroup = paths, cgroup
+        self.plan: Plan | None = None
+        self.is_warm = False
+        self._launcher: Launcher | None = None
+        self._sentry: Sentry | None = None
+        self.supervision: Supervision
+
+    def __enter__(self) -> Self:
+        """Return the sandbox, which is open already."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Destroy the sandbox and everything it left on the host."""
+        self.destroy()
+
+    def open(self) -> Self:
+        """Make a berth: folder, cgroup, pipes, and a launcher inside that waits. It knows neither image nor job.
+
+        Raises:
+            HostResources: the host has no room; what was made of it is gone again.
+        """
+        try:
+            self._make()
+        except BaseException as error:
+            self.destroy()
+            if isinstance(error, OSError):  # no descriptor is left for the supervision
+                raise HostResources.of(f"cannot start a sandbox: {error.strerror}") from error
+            raise
+        return self
+
+    def _make(self) -> None:
+        try:
+            self.paths.make()
+        except OSError as error:
+            raise _no_folder(error) from error
+        self.cgroup.make()
+        launcher = self._launcher = Launcher.spawn(self._settings, self.cgroup.procs_files, is_quiet=self._is_quiet)
+        self.supervision = Supervision(
+            pipes=launcher.pipes, pidfd=launcher.pidfd, kill_sandbox=self.kill, end_sandbox=launcher.kill
+        )
+
+    def boot(self, plan: Plan) -> None:
+        """Start runsc in the berth, under the limits that its cgroup has by now.
+
+        Raises:
+            HostResources: its folder cannot be written.
+        """
+        self.plan = plan
+        try:
+            with open(f"{self.paths.folder}/config.json", "xb") as file:  # noqa: PTH123  faster than pathlib's
+                file.write(
+                    encode_config(
+                        self.paths.rootfs, plan.erofs, inherits_capabilities=plan.binary.abilities.inherits_capabilities
+                    )
+                )
+        except OSError as error:
+            raise _no_folder(error) from error
+        assert self._launcher is not None
+        self.supervision.begin_boot(plan.platform, self._settings.boot_deadline_seconds)
+        self._launcher.begin(new_command(plan.binary, self._settings, plan.platform, self.paths, self._launcher.passed))
+
+    def stop(self) -> bool:
+        """Tell an idle sandbox's kernel to stop, which would poll for ever; return False where it cannot be found.
+
+        It is warm once `note_stop` has seen it stopped.
+
+        runsc 20240729 burns 2 % of a core in each idle sandbox (gVisor issue 13361); stopped it takes none.
+        """
+        self._sentry = Sentry.find(self.paths)
+        return self._sentry is not None and self._sentry.stop()
+
+    def hold(self) -> bool:
+        """Hold an idle sandbox's kernel as it is, where it need not stop: it is warm at once. False where it cannot be found."""
+        self._sentry = Sentry.find(self.paths)
+        self.is_warm = self._sentry is not None
+        return self.is_warm
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether it was told to stop, and has not been seen stopped yet."""
+        return self._sentry is not None and not self.is_warm
+
+    def note_stop(self) -> bool:
+        """See whether the sandbox has stopped; return False where it does not."""
+        assert self._sentry is not None
+        self.is_warm = self._sentry.is_stopped
+        return self.is_warm or not self._sentry.is_late
+
+    def wake(self) -> bool:
+        """Let a stopped sandbox go on; return False where it has died, or is about to."""
+        self.supervision.poll()
+        if self.supervision.is_gone:
+            return False
+        if self._sentry is None:
+            return True
+        if not self._sentry.is_told_to_stop:
+            return not self._sentry.is_dying
+        return (self._sentry.is_stopped or not self.is_warm) and self._sentry.go_on()
+
+    def assign(self, limits: Admitted) -> None:
+        """Hold the sandbox to the job's limits from now on.
+
+        Raises:
+            HostResources: one of them cannot be enforced on this host.
+        """
+        self.supervision.clock.taken = time.monotonic()
+        self.cgroup.apply(limits)
+        self._require_limits(limits)
+
+    @property
+    def enforced(self) -> frozenset[str]:
+        """The limits this host holds the job to: of memory, cpu, pids, disk."""
+        # The disk is a tmpfs inside, made by init: no job starts without it.
+        return self.cgroup.enforced | {"disk"}
+
+    def _require_limits(self, limits: Admitted) -> None:
+        """Refuse rather than degrade: a limit that does not hold is an error unless the operator allowed it by name."""
+        needed = {"memory", "pids", "disk"} | ({"cpu"} if limits.cpu_quota else set())
+        if missing := sorted(needed - self.enforced - self._allow_unenforced):
+            names = ",".join(missing)
+            msg = (
+                f"this host cannot enforce the limits {names}: give the worker a writable cgroup, "
+                f"or set SANDFLEET_ALLOW_UNENFORCED={names} to run without them"
+            )
+            raise HostResources.of(msg)
+
+    def kill(self) -> None:
+        """SIGKILL all of it: the attached runsc takes sentry and stubs along by parent-death signal, the cgroup the rest."""
+        if self._launcher is not None:
+            self._launcher.kill()
+        self.cgroup.kill()
+
+    def wait_exit(self) -> int | None:
+        """Reap runsc and return its exit status; None where it will not die."""
+        return None if self._launcher is None else self._launcher.wait_exit()
+
+    def destroy(self) -> None:
+        """Kill and remove everything; idempotent. What will not go now goes later, see `on_left`."""
+        if not self.try_destroy():
+            self._on_left(self)
+
+    def try_destroy(self) -> bool:
+        """Kill and remove everything; return whether it is all gone. Safe to call again."""
+        if self._launcher is not None:
+            if self._launcher.is_alive():
+                self.kill()
+                self.wait_exit()
+            self._close_supervision()
+            self._launcher.close()
+        if self._sentry is not None:
+            self._sentry.close()
+            self._sentry = None
+        try:
+            self.cgroup.remove()
+        except HostResources as error:
+            log.warning("%s; it is tried again later", error.message, extra={"action": "cgroup_left"})
+            return False  # its folder stays: a process in it may still need that
+        return remove_folder(self.paths.folder)
+
+    def _close_supervision(self) -> None:
+        """Close it, if the sandbox came so far; one that was still booting gives its turn back."""
+        if hasattr(self, "supervision"):
+            self.supervision.on_booted()
+            self.supervision.close()
+
+
+def _no_folder(error: OSError) -> HostResources:
+    return HostResources.of(f"cannot prepare the sandbox's folder: {error.strerror} ({error.filename})")

@@ -1,0 +1,1 @@
+"""Sandboxes that are booted before their job comes."""
