@@ -8,6 +8,7 @@ import contextlib
 import inspect
 import io
 import os
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -88,7 +89,9 @@ def page(docs_fleet: DocsFleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize("name", RUN_PAGES)
-def test_each_block_of_the_page_runs(page: Page, name: str) -> None:
+def test_each_block_of_the_page_runs(page: Page, tmp_path: Path, name: str) -> None:
+    for sample in (ROOT / name).parent.glob("*.jsonl"):
+        shutil.copy(sample, tmp_path)
     for block in BLOCKS[name]:
         page.take(block)
 
