@@ -1,20 +1,23 @@
-"""Print the README's table of settings, or put it there with --write."""
+"""Print the table of settings, or put it into its page with --write."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-from sandfleet_config.settings import setting_names
+from sandfleet_config.settings import Settings, setting_names
 
-README = Path(__file__).parent.parent / "README.md"
+PAGE = Path(__file__).parent.parent / "docs/reference/settings.md"
 BEGIN, END = "<!-- settings:begin -->", "<!-- settings:end -->"
 
 
 def new_table() -> str:
     """Return the table as Markdown."""
-    rows = ["| variable | default | what it is |", "|---|---|---|"]
-    rows += [f"| `{name}` | {show(default)} | {description} |" for name, _, default, description in setting_names()]
+    shared = {name for name, *_ in setting_names(Settings)}
+    rows = ["| variable | read by | default | what it is |", "|---|---|---|---|"]
+    for name, _, default, description in setting_names():
+        readers = "both" if name in shared else "worker"
+        rows.append(f"| `{name}` | {readers} | {show(default)} | {description} |")
     return "\n".join(rows)
 
 
@@ -27,7 +30,7 @@ def show(default: object) -> str:
 
 
 def rewrite(text: str) -> str:
-    """Return the README's text with the table of today."""
+    """Return the page's text with the table of today."""
     head, _, rest = text.partition(BEGIN)
     _, _, tail = rest.partition(END)
     return f"{head}{BEGIN}\n{new_table()}\n{END}{tail}"
@@ -35,6 +38,6 @@ def rewrite(text: str) -> str:
 
 if __name__ == "__main__":
     if "--write" in sys.argv[1:]:
-        README.write_text(rewrite(README.read_text()))
+        PAGE.write_text(rewrite(PAGE.read_text()))
     else:
         print(new_table())

@@ -39,9 +39,12 @@ class NativeBuildError(Exception):
 
 
 class NativeBuildHook(BuildHookInterface[Any]):
+    """Compile the C programs when a wheel is built, and name the platform in the wheel's tag."""
+
     PLUGIN_NAME = "custom"
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        """Add the binaries to the wheel."""
         del version
         compiled = [compile_if_older(source) for source in find_sources()]
         build_data["artifacts"] += [str(binary.relative_to(self.root)) for binary in compiled]
@@ -51,6 +54,7 @@ class NativeBuildHook(BuildHookInterface[Any]):
 
 
 def find_sources() -> list[Path]:
+    """Return the C programs."""
     return sorted(NATIVE.glob("*.c"))
 
 
@@ -76,6 +80,11 @@ def compile_if_older(source: Path) -> Path:
 
 
 def find_compiler() -> str:
+    """Return the C compiler.
+
+    Raises:
+        NativeBuildError: there is none.
+    """
     for name in (os.environ.get("CC", ""), "cc", "gcc", "clang"):
         if name and (path := shutil.which(name)):
             return path
@@ -86,6 +95,7 @@ def find_compiler() -> str:
 
 
 def main() -> int:
+    """Compile what is out of date, without an installation."""
     try:
         for source in find_sources():
             compile_if_older(source)

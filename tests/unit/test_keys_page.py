@@ -23,12 +23,6 @@ def load() -> Any:
     return module
 
 
-def test_the_page_shows_what_the_docstring_says() -> None:
-    module = load()
-    page = module.PAGE.read_text()
-    assert module.rewrite(page) == page, "run: python scripts/keys_page.py --write"
-
-
 def test_the_docstring_names_every_key() -> None:
     told = " ".join(f"{name} {text}" for name, text in load().read_keys())
     named = set(re.findall(r"[a-z][a-z_-]*", told))
