@@ -14,7 +14,7 @@ BEGIN, END = "<!-- packages:begin -->", "<!-- packages:end -->"
 FOLDERS = {"sandfleet_config": "config", "sandfleet": "producer", "sandfleet_worker": "worker"}
 CONTAINERS = (*FOLDERS, "sandfleet_worker.sandbox")
 """What gets a diagram of its own."""
-ROW_CELLS = 96
+ROW_CELLS = 76
 
 
 def new_diagrams() -> str:
