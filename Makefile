@@ -13,7 +13,7 @@ WITH_IMAGES := trap 'exit 130' INT TERM; [ -n "$$TEST_IMAGES_ROOT" ] || \
 # What needs neither runsc nor a worker.
 FAST_TESTS := tests/unit $(addprefix tests/integration/test_producer_,contract.py redis.py pipelined.py)
 
-.PHONY: help setup native demo test test-fast test-releases test-upgrade test-retries check docs bench hosts soak clean
+.PHONY: help setup native demo test test-fast test-releases test-upgrade test-retries check docs renew bench hosts soak clean
 
 help: ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -55,6 +55,10 @@ check: setup ## Lint, format, types, and the walls between the packages
 docs: setup ## Build the docs site in build/docs; a dead link, a missing anchor or an orphan page fails it
 	@$(BIN)/python -m sphinx -W --keep-going -n -q -b html -d build/doctrees docs build/docs
 	@echo "open build/docs/index.html"
+
+renew: ## Make again what is made from the code: tables of the reference, and the lists of what is not run, too long or to be renamed
+	@for program in scripts/*_table.py scripts/*_page.py scripts/*_pages.py tests/support/pages.py tests/support/identifiers.py \
+	tests/support/measures.py; do $(BIN)/python "$$program" --write || exit 1; done
 
 bench: setup ## Measure jobs side by side with bare runsc and stock Celery, in minutes; ARGS="--quick" for a glance
 	@$(BIN)/python -c 'import matplotlib' 2>/dev/null || $(BIN)/python -m pip install -qq --group bench -c constraints.txt

@@ -48,12 +48,16 @@ def describe_type(annotation: Any, name: str = "") -> str:
     if origin is Literal:
         return " or ".join(f"`{arg}`" for arg in args)
     if origin in (tuple, list):
-        return f"list of {describe_type(args[0], name)}s"
+        return f"list of {_pluralize(describe_type(args[0], name))}"
     if origin is dict:
-        return f"object of {describe_type(args[1], name)}s by name"
+        return f"object of {_pluralize(describe_type(args[1], name))} by name"
     if annotation is Payload:
         return "text, or `{data, encoding}`"
     return _describe_class(annotation, name)
+
+
+def _pluralize(words: str) -> str:
+    return re.sub(r"^\w+", r"\g<0>s", words)
 
 
 def _describe_class(annotation: Any, name: str) -> str:
