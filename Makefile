@@ -53,7 +53,7 @@ check: setup ## Lint, format, types, and the walls between the packages
 	$(BIN)/lint-imports --no-cache
 
 docs: setup ## Build the docs site in build/docs; a dead link, a missing anchor or an orphan page fails it
-	@$(BIN)/python -m sphinx -W --keep-going -n -q -b html -d build/doctrees docs build/docs
+	@$(BIN)/python -m sphinx -E -W --keep-going -n -q -b html -d build/doctrees docs build/docs
 	@echo "open build/docs/index.html"
 
 renew: ## Make again what is made from the code: tables of the reference, and the lists of what is not run, too long or to be renamed

@@ -166,9 +166,11 @@ def _widen(name: str, field: dict[str, Any]) -> None:
 
 
 def find_outcome_rows() -> Iterator[tuple[str, ...]]:
-    """Yield field and type of an outcome; its parts follow it."""
+    """Yield field, type and, where the model has it, the meaning of each field of an outcome and of its parts."""
     for name, field in Outcome.model_fields.items():
-        yield from _find_rows_below(name, field.annotation)
+        told = field.description or ""
+        for row in _find_rows_below(name, field.annotation):
+            yield *row, f"In Python only. {told}" if field.exclude else told
 
 
 def _find_rows_below(path: str, kind: Any) -> Iterator[tuple[str, ...]]:
