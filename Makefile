@@ -11,7 +11,8 @@ RELEASE_TESTS := tests/sandbox tests/integration/test_exits.py
 WITH_IMAGES := trap 'exit 130' INT TERM; [ -n "$$TEST_IMAGES_ROOT" ] || \
 	{ export TEST_IMAGES_ROOT="$$(mktemp -d -t sandfleet-images-XXXXXX)"; trap 'rm -rf "$$TEST_IMAGES_ROOT"' EXIT; };
 # What needs neither runsc nor a worker.
-FAST_TESTS := tests/unit $(addprefix tests/integration/test_producer_,contract.py redis.py pipelined.py)
+FAST_TESTS := tests/unit $(addprefix tests/integration/test_producer_,contract.py redis.py pipelined.py) \
+	$(addprefix tests/docs/test_,contributing.py identifiers.py links.py measures.py reference.py)
 
 .PHONY: help setup native demo test test-fast test-releases test-upgrade test-retries check docs renew bench hosts soak clean
 
@@ -32,7 +33,7 @@ test: setup ## Run all tests, then those that depend on runsc once more on the r
 	$(if $(ARGS)$(SANDFLEET_RUNSC__PATH),,&& $(OLD) $(BIN)/python -m pytest $(RELEASE_TESTS))
 
 test-fast: setup ## Run the tests of the parts, and of producer and contract on a real Redis, in less than a minute
-	@$(BIN)/python -m pytest -q $(FAST_TESTS) -k "not sandbox_fleet" $(ARGS)
+	@$(BIN)/python -m pytest -q $(FAST_TESTS) -k "not sandbox_fleet and not sample_jobs" $(ARGS)
 
 test-releases: setup ## Run a thousand jobs on each of three releases of runsc, then the tests that depend on it on that of 2025
 	@gvisor/build.sh $(GVISOR) 20250503 >/dev/null
