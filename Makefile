@@ -11,9 +11,10 @@ RELEASE_TESTS := tests/sandbox tests/integration/test_exits.py
 WITH_IMAGES := trap 'exit 130' INT TERM; [ -n "$$TEST_IMAGES_ROOT" ] || \
 	{ export TEST_IMAGES_ROOT="$$(mktemp -d -t sandfleet-images-XXXXXX)"; trap 'rm -rf "$$TEST_IMAGES_ROOT"' EXIT; };
 # What needs neither runsc nor a worker.
-FAST_TESTS := tests/unit $(addprefix tests/integration/test_producer_,contract.py redis.py pipelined.py)
+FAST_TESTS := tests/unit $(addprefix tests/integration/test_producer_,contract.py redis.py pipelined.py) \
+	$(addprefix tests/docs/test_,contributing.py identifiers.py links.py measures.py reference.py)
 
-.PHONY: help setup native demo test test-fast test-releases test-upgrade test-retries check docs bench hosts soak clean
+.PHONY: help setup native demo test test-fast test-releases test-upgrade test-retries check docs renew bench hosts soak clean
 
 help: ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -32,7 +33,7 @@ test: setup ## Run all tests, then those that depend on runsc once more on the r
 	$(if $(ARGS)$(SANDFLEET_RUNSC__PATH),,&& $(OLD) $(BIN)/python -m pytest $(RELEASE_TESTS))
 
 test-fast: setup ## Run the tests of the parts, and of producer and contract on a real Redis, in less than a minute
-	@$(BIN)/python -m pytest -q $(FAST_TESTS) -k "not sandbox_fleet" $(ARGS)
+	@$(BIN)/python -m pytest -q $(FAST_TESTS) -k "not sandbox_fleet and not sample_jobs" $(ARGS)
 
 test-releases: setup ## Run a thousand jobs on each of three releases of runsc, then the tests that depend on it on that of 2025
 	@gvisor/build.sh $(GVISOR) 20250503 >/dev/null
@@ -53,8 +54,12 @@ check: setup ## Lint, format, types, and the walls between the packages
 	$(BIN)/lint-imports --no-cache
 
 docs: setup ## Build the docs site in build/docs; a dead link, a missing anchor or an orphan page fails it
-	@$(BIN)/python -m sphinx -W --keep-going -n -q -b html -d build/doctrees docs build/docs
+	@$(BIN)/python -m sphinx -E -W --keep-going -n -q -b html -d build/doctrees docs build/docs
 	@echo "open build/docs/index.html"
+
+renew: ## Make again what is made from the code: tables of the reference, and the lists of what is not run, too long or to be renamed
+	@for program in scripts/*_table.py scripts/*_page.py scripts/*_pages.py tests/support/pages.py tests/support/identifiers.py \
+	tests/support/measures.py; do $(BIN)/python "$$program" --write || exit 1; done
 
 bench: setup ## Measure jobs side by side with bare runsc and stock Celery, in minutes; ARGS="--quick" for a glance
 	@$(BIN)/python -c 'import matplotlib' 2>/dev/null || $(BIN)/python -m pip install -qq --group bench -c constraints.txt

@@ -48,12 +48,16 @@ def describe_type(annotation: Any, name: str = "") -> str:
     if origin is Literal:
         return " or ".join(f"`{arg}`" for arg in args)
     if origin in (tuple, list):
-        return f"list of {describe_type(args[0], name)}s"
+        return f"list of {_pluralize(describe_type(args[0], name))}"
     if origin is dict:
-        return f"object of {describe_type(args[1], name)}s by name"
+        return f"object of {_pluralize(describe_type(args[1], name))} by name"
     if annotation is Payload:
         return "text, or `{data, encoding}`"
     return _describe_class(annotation, name)
+
+
+def _pluralize(words: str) -> str:
+    return re.sub(r"^\w+", r"\g<0>s", words)
 
 
 def _describe_class(annotation: Any, name: str) -> str:
@@ -162,9 +166,11 @@ def _widen(name: str, field: dict[str, Any]) -> None:
 
 
 def find_outcome_rows() -> Iterator[tuple[str, ...]]:
-    """Yield field and type of an outcome; its parts follow it."""
+    """Yield field, type and, where the model has it, the meaning of each field of an outcome and of its parts."""
     for name, field in Outcome.model_fields.items():
-        yield from _find_rows_below(name, field.annotation)
+        told = field.description or ""
+        for row in _find_rows_below(name, field.annotation):
+            yield *row, f"In Python only. {told}" if field.exclude else told
 
 
 def _find_rows_below(path: str, kind: Any) -> Iterator[tuple[str, ...]]:

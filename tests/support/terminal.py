@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import selectors
@@ -43,11 +44,11 @@ class Terminal:
 
     def __exit__(self, *_: object) -> None:
         os.close(self._commands)
-        try:
-            self._process.wait(5)
-        except subprocess.TimeoutExpired:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(1)
+        with contextlib.suppress(ProcessLookupError):  # what a page left in the background is of its group
             os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
+        self._process.wait()
         if self._process.stdout is not None:
             self._process.stdout.close()
 
