@@ -61,15 +61,18 @@ def test_a_killed_workers_jobs_run_elsewhere_one_after_the_other_from_the_lease_
 
 @pytest.mark.timeout(600)
 def test_an_idle_worker_killed_in_its_sleep_loses_no_job(havoc: Havoc) -> None:
+    """Twenty workers, four at a time; each has a queue of its own, so that none runs what another has left."""
     jobs: list[str] = []
-    for number in range(20):
-        # A queue of its own each time: a worker that just came up would run what an earlier round left.
-        queue = f"round-{number}"
-        idle = havoc.start(1, SANDFLEET_QUEUE=queue, SANDFLEET_QUEUES="")
-        idle.process.send_signal(signal.SIGSTOP)
-        jobs.append(havoc.stock.submit("true", queue=queue))
-        havoc.redis.sadd(f"{KEY_PREFIX}queues", queue)
-        havoc.kill(idle)
+    for first in range(0, 20, 4):
+        queues = [f"queue-{number}" for number in range(first, first + 4)]
+        settings = {"SANDFLEET_QUEUES": "", "SANDFLEET_LEASE_SECONDS": f"{LEASE_SECONDS:g}"}
+        idle = [havoc.stage.start(1, SANDFLEET_QUEUE=queue, **settings) for queue in queues]
+        for worker, queue in zip(idle, queues, strict=True):
+            worker.wait_ready()
+            worker.process.send_signal(signal.SIGSTOP)
+            jobs.append(havoc.stock.submit("true", queue=queue))
+            havoc.redis.sadd(f"{KEY_PREFIX}queues", queue)
+            havoc.kill(worker)
     havoc.start(2)
 
     for job in jobs:

@@ -64,7 +64,7 @@ def test_after_mixed_jobs_and_a_kill_nothing_is_left(stage: Stage, stock: Stock)
         "yes | head -c 1000000",
         "cat /dev/zero | head -c 9999999 >/tmp/x",
     ]
-    done = [stock.submit("sh", "-c", scripts[number % len(scripts)]) for number in range(500)]
+    done = [stock.submit("sh", "-c", scripts[number % len(scripts)]) for number in range(150)]
     for job_id in done:
         stock.outcome(job_id, 200)
     running = [stock.submit("sleep", "100", fields={"timeout": 100}) for _ in range(4)]
