@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from sandfleet_config.fields import Bytes, ContractModel, Seconds
 from sandfleet_config.outcome import Record
-from sandfleet_config.spec import Bytes, ContractModel, Seconds
 
 Profile = Literal["dev", "standard", "hardened"]
 

@@ -5,23 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 from functools import lru_cache
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, NoReturn, Self, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, Self, TypeAlias, cast
 
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from sandfleet_config.bounds import MAX_NAME_CHARS
 from sandfleet_config.errors import SecurityViolation, SpecInvalid, SpecTooLarge
 from sandfleet_config.faults import describe_faults
-from sandfleet_config.spec import (
-    DEFAULT_GRACE_SECONDS,
-    DEFAULT_OUTPUT_BYTES,
-    DELIVERY_FIELDS,
-    SECURITY_VIOLATION,
-    ContractModel,
-    SandboxSpec,
-    refuse_control_characters,
-)
+from sandfleet_config.fields import SECURITY_VIOLATION, ContractModel, Name
+from sandfleet_config.spec import DEFAULT_GRACE_SECONDS, DEFAULT_OUTPUT_BYTES, DELIVERY_FIELDS, SandboxSpec
 from sandfleet_config.words import format_bytes
 
 if TYPE_CHECKING:
@@ -64,7 +56,7 @@ class JobRequest(ContractModel):
     """A spec on its way: the spec, the batch it belongs to, and the contract both sides must speak."""
 
     spec: SandboxSpec
-    batch: Annotated[str, Field(max_length=MAX_NAME_CHARS), AfterValidator(refuse_control_characters)] | None = None
+    batch: Name | None = None
     contract: ContractVersion = Field(default_factory=_find_contract_of)
 
     @model_validator(mode="after")

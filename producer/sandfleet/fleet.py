@@ -6,10 +6,11 @@ import asyncio
 from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import ValidationError
+from sandfleet_config.environment import check_environment, word_settings_faults
 from sandfleet_config.errors import RequestError
 from sandfleet_config.execute import ExecuteRequest
 from sandfleet_config.queues import JOB_ID, check_queue
-from sandfleet_config.settings import Settings, SettingsInvalid, check_environment, word_settings_faults
+from sandfleet_config.settings import Settings, SettingsInvalid
 from sandfleet_config.wire import raise_faults
 
 from sandfleet.batch import Batch

@@ -9,8 +9,9 @@ import pytest
 from pydantic import ValidationError
 from sandfleet.channel.decoder import decode_outcome
 from sandfleet_config.codes import Category, ErrorCode
-from sandfleet_config.outcome import LimitState, Outcome, StreamOutput, cut_to_characters
+from sandfleet_config.outcome import LimitState, Outcome, StreamOutput
 from sandfleet_config.scripts import stored_result
+from sandfleet_config.utf8 import cut_to_characters
 
 EURO = "€".encode()
 

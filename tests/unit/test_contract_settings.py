@@ -4,7 +4,8 @@ import pytest
 from pydantic import SecretStr, ValidationError
 from sandfleet.fleet import Fleet, read_settings
 from sandfleet_config.celery import celery_url, shared_options
-from sandfleet_config.settings import Settings, SettingsInvalid, WorkerSettings, check_environment
+from sandfleet_config.environment import check_environment
+from sandfleet_config.settings import Settings, SettingsInvalid, WorkerSettings
 
 
 def test_the_environment_is_read_nested_sections_included(monkeypatch: pytest.MonkeyPatch) -> None:

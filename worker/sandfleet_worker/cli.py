@@ -12,8 +12,9 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
+from sandfleet_config.environment import check_environment, word_settings_faults
 from sandfleet_config.errors import SandboxError
-from sandfleet_config.settings import SettingsInvalid, WorkerSettings, check_environment, word_settings_faults
+from sandfleet_config.settings import SettingsInvalid, WorkerSettings
 from sandfleet_config.usage import is_help, word_usage
 
 if TYPE_CHECKING:

@@ -14,9 +14,10 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Self
 
+from sandfleet_config.environment import check_environment
 from sandfleet_config.errors import HostResources, SandboxError, to_result
 from sandfleet_config.outcome import Runtime, StreamOutput, Timing
-from sandfleet_config.settings import HostSettings, WorkerSettings, check_environment
+from sandfleet_config.settings import HostSettings, WorkerSettings
 from sandfleet_config.spec import SandboxSpec
 
 from sandfleet_worker.sandbox.cgroup.cgroup import SandboxCgroup

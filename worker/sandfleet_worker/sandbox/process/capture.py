@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
-from sandfleet_config.outcome import StreamOutput, cut_to_characters
+from sandfleet_config.outcome import StreamOutput
+from sandfleet_config.utf8 import cut_to_characters
 
 
 class Capture:
