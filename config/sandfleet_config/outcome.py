@@ -5,16 +5,13 @@ from __future__ import annotations
 import base64
 from dataclasses import field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final, Literal, Self, cast
+from typing import Any, Final, Literal, Self, cast
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from sandfleet_config.codes import Category, ErrorCode, read_category, read_code
 from sandfleet_config.payload import encode_payload
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
 
 
 class Record(BaseModel):
@@ -160,6 +157,10 @@ class Outcome(Record):
     image_digest: str | None = None
     spec_sha256: str = ""
     run: int = 1
+    # Beside the outcome in a result record, not in its JSON: few outcomes have any.
+    faults: tuple[dict[str, str], ...] = Field(
+        default=(), exclude=True, repr=False, description="Faults of a refused request: `field` and `message` of each."
+    )
 
     @classmethod
     def of(cls, code: ErrorCode, job_id: str, message: str = "", **fields: Any) -> Self:
@@ -206,33 +207,6 @@ class Outcome(Record):
         message = f"{self.message}; {why}" if self.message else why
         dropped = {"stdout": self.stdout.dropped(), "stderr": self.stderr.dropped(), "message": message}
         return self.model_copy(update=dropped)
-
-    def with_errors(self, errors: list[dict[str, str]]) -> Outcome:
-        """Return this outcome with the faults of a refused request."""
-        return RefusedOutcome.new(self, errors) if errors else self
-
-    @property
-    def faults(self) -> Sequence[Mapping[str, str]]:
-        """The faults of a refused request, field by field; they travel beside the outcome."""
-        return ()
-
-
-class RefusedOutcome(Outcome):
-    """An outcome that knows the faults of its request, field by field; its JSON is that of any outcome."""
-
-    _errors: list[dict[str, str]] = PrivateAttr(default_factory=list[dict[str, str]])
-
-    @classmethod
-    def new(cls, outcome: Outcome, errors: list[dict[str, str]]) -> RefusedOutcome:
-        """Return `outcome` with `errors`."""
-        refused = cls.model_construct(outcome.model_fields_set, **dict(outcome))
-        refused._errors = errors  # noqa: SLF001  its own class
-        return refused
-
-    @property
-    def faults(self) -> Sequence[Mapping[str, str]]:
-        """The faults, field by field."""
-        return self._errors
 
 
 def _replace_new_codes(raw: object) -> object:

@@ -85,7 +85,11 @@ def step_of(priority: int) -> int:
 
 
 def stored_result(outcome: Outcome, faults: Sequence[Mapping[str, str]] = ()) -> str:
-    """Return `outcome` as the record that Celery's own backend would have stored for the task; `faults` are the request's."""
+    """Return `outcome` as the record that Celery's own backend would have stored for the task.
+
+    `faults` are those of a refused request; without them, those of the outcome.
+    """
+    faults = faults or outcome.faults
     result = _encode(outcome)
     if not outcome.code.is_own_end:
         error = error_class(outcome.code)

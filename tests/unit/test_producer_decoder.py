@@ -139,7 +139,7 @@ def test_a_decoded_outcome_changes_as_any_other() -> None:
     assert found is not None
     assert other is not None
     copied = found.model_copy(update={"job_id": "j2", "unknown": 1})
-    assert (copied.job_id, found.job_id, FIELDS) == ("j2", "j1", set(Outcome.model_fields))
+    assert (copied.job_id, found.job_id, FIELDS) == ("j2", "j1", set(OK.to_json()))
     found.limits["memory_bytes"] = found.limits["grace"]
     del found.labels["name"]
     assert other == OK
@@ -172,7 +172,7 @@ def test_what_a_newer_worker_adds_is_passed_over(outcome: Outcome) -> None:
     assert_same(found, parse_by_pydantic(raw))
 
 
-@each_row("name", Outcome.model_fields)
+@each_row("name", list(OK.to_json()))
 def test_a_record_without_a_field_is_left_to_pydantic(name: str) -> None:
     for outcome in (OK, OOM):
         record = json.loads(stored_result(outcome))

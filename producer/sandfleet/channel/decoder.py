@@ -15,8 +15,10 @@ from sandfleet_config.codes import ErrorCode
 from sandfleet_config.outcome import LimitState, Outcome, Runtime
 
 KEPT_TEXTS: Final = 128
-FIELDS: Final = set(Outcome.model_fields)
-TYPES: Final[dict[str, Any]] = {name: field.annotation for name, field in Outcome.model_fields.items()}
+TYPES: Final[dict[str, Any]] = {
+    name: field.annotation for name, field in Outcome.model_fields.items() if not field.exclude
+}
+FIELDS: Final = set(TYPES)
 
 
 def _new_decoder() -> msgspec.json.Decoder[Any]:
@@ -49,6 +51,7 @@ def decode_outcome(raw: bytes) -> Outcome | None:
         fields = msgspec.structs.asdict(result)
         fields["limits"] = _decode_limits(bytes(fields["limits"])).copy()
         fields["runtime"] = _decode_runtime(bytes(fields["runtime"]))
+        fields["faults"] = ()  # they travel beside the outcome: such a record is left to pydantic
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
     return _new_outcome(fields)

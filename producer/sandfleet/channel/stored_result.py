@@ -108,7 +108,7 @@ def _parse_failure(result: dict[str, Any]) -> tuple[ErrorCode, str, Outcome | No
         outcome = None  # the code and the message still say what happened
     if outcome is not None and len(args) > 3:  # noqa: PLR2004
         faults = cast("Iterable[Any]", args[3] or ())
-        outcome = outcome.with_errors([_as_dict(fault) for fault in faults])
+        outcome = outcome.model_copy(update={"faults": tuple(_as_dict(fault) for fault in faults)})
     return code, str(args[1]), outcome
 
 
