@@ -1,4 +1,4 @@
-"""Check the ``SANDFLEET_*`` variables: refuse unknown ones, and word faults by the name of the variable."""
+"""Check the ``SANDFLEET_*`` variables: refuse unknown ones, and name the variable of each fault."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def check_environment(environ: Mapping[str, str] | None = None) -> None:
-    """Refuse ``SANDFLEET_*`` variables that no setting reads, so that a typing error does not become a silent default.
+    """Refuse ``SANDFLEET_*`` variables that no setting reads: a typing error is not a silent default.
 
     Raises:
         SettingsInvalid: it names each one, with the nearest known name.
@@ -35,7 +35,10 @@ def check_environment(environ: Mapping[str, str] | None = None) -> None:
 
 
 def word_settings_faults(error: ValidationError) -> str:
-    """Return the faults of settings in one line, each with the name of its variable; no value is repeated."""
+    """Return the faults of settings in one line, each with the name of its variable.
+
+    No value is repeated.
+    """
     faults = [fault for fault, _ in describe_faults(error, WorkerSettings)]
     # An item of a list has no variable of its own.
     names = [re.sub(r"(\.\d+)+$", "", fault["field"]).replace(".", NESTED).upper() for fault in faults]

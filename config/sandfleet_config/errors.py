@@ -1,4 +1,6 @@
-"""The exception of each error code. A code that a newer release wrote is raised as the class of its category.
+"""The exception of each error code.
+
+A code that a newer release wrote is raised as the class of its category.
 
     SandboxError
     ├── ProgramError      ExitNonZero  Signaled
@@ -29,7 +31,7 @@ class ProgramError(SandboxError):
 
 
 class ExitNonZero(ProgramError):
-    """The program exited with a number other than 0 (never raised by ``result``, which returns it)."""
+    """The program exited with a number other than 0; ``result`` returns it and raises nothing."""
 
     error_code = ErrorCode.EXIT_NONZERO
 
@@ -47,7 +49,10 @@ class LimitError(SandboxError):
 
 
 class SandboxTimeout(LimitError):
-    """The job ran past its ``timeout``; ``outcome.timed_out`` says whether TERM (soft) or KILL (hard) ended it."""
+    """The job ran past its ``timeout``.
+
+    ``outcome.timed_out`` says whether TERM (soft) or KILL (hard) ended it.
+    """
 
     error_code = ErrorCode.TIMEOUT
 
@@ -57,7 +62,10 @@ class ResourceLimit(LimitError):
 
 
 class OutOfMemory(ResourceLimit):
-    """The kernel killed processes in the job's memory cgroup. Raise ``resources.memory_bytes``; files on /tmp count as memory."""
+    """The kernel killed processes in the job's memory cgroup.
+
+    Raise ``resources.memory_bytes``; files on /tmp count as memory.
+    """
 
     error_code = ErrorCode.OUT_OF_MEMORY
 
@@ -75,7 +83,10 @@ class DiskLimit(ResourceLimit):
 
 
 class PidsLimit(ResourceLimit):
-    """The host's hard limit on processes ended the sandbox. At ``pids_limit`` itself, fork fails with EAGAIN instead."""
+    """The host's hard limit on processes ended the sandbox.
+
+    At ``pids_limit`` itself, fork fails with EAGAIN instead.
+    """
 
     error_code = ErrorCode.PIDS_LIMIT
 
@@ -92,7 +103,10 @@ class RequestError(SandboxError):
 
 
 class SpecInvalid(RequestError):
-    """The spec, or the message that carries it, breaks the contract; ``errors`` lists every fault."""
+    """The spec, or the message that carries it, breaks the contract.
+
+    ``errors`` lists every fault.
+    """
 
     error_code = ErrorCode.SPEC_INVALID
     op = "validate"
@@ -134,7 +148,7 @@ class CommandNotFound(RequestError):
 
 
 class CommandNotExecutable(RequestError):
-    """The file exists, but the job's user may not execute it, or the kernel does not know its format."""
+    """The job's user may not execute the file, or the kernel does not know its format."""
 
     error_code = ErrorCode.COMMAND_NOT_EXECUTABLE
     op = "exec"
@@ -179,7 +193,7 @@ class HostError(SandboxError):
 
 
 class GVisorNotAvailable(HostError):
-    """No working runsc on the host: no binary, one too old, or a platform that does not boot in time."""
+    """No runsc works on the host: it is missing or too old, or its platform does not boot in time."""
 
     error_code = ErrorCode.GVISOR_NOT_AVAILABLE
     op = "create"
@@ -247,19 +261,27 @@ _CATEGORY_CLASSES: dict[Category, type[SandboxError]] = {
 
 
 def error_class(code: ErrorCode) -> type[SandboxError]:
-    """Return the exception class of `code`, which is not ``OK``; for a code of a newer release, the class of its category."""
+    """Return the exception class of `code`, which is not ``OK``.
+
+    For a code of a newer release, the class of its category.
+    """
     return ERROR_CLASSES.get(code) or _CATEGORY_CLASSES.get(code.category, HostError)
 
 
 def new_error(outcome: Outcome) -> SandboxError | None:
-    """Return the exception of the outcome's code, with the faults of a refused request; None for ``OK``."""
+    """Return the exception of the outcome's code, with the faults of a refused request.
+
+    None for ``OK``.
+    """
     if outcome.is_ok:
         return None
     return error_class(outcome.code).of(outcome.message, outcome.to_json(), outcome.faults, code=outcome.code)
 
 
 def to_result(outcome: Outcome) -> SandboxResult:
-    """Return the seed's result if the program exited by itself, with any number; otherwise raise the code's exception.
+    """Return the seed's result if the program exited by itself, with any number.
+
+    Otherwise raise the code's exception.
 
     Raises:
         SandboxError: the class of the code; it carries the whole outcome.

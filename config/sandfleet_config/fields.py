@@ -1,4 +1,4 @@
-"""The field types of the contract's models: each reads the forms that people type, and refuses what breaks its bounds."""
+"""The field types of the contract's models: they parse what people type, and check its bounds."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _parse_bytes(value: object) -> object:
 
 
 def refuse_control_characters(value: str) -> str:
-    """Refuse control characters: names and labels are printed on terminals and in logs as they are."""
+    """Refuse control characters: names and labels are printed on terminals and in logs."""
     if not value.isprintable():
         msg = "must not contain control characters"
         raise PydanticCustomError("control_character", msg)
@@ -54,7 +54,10 @@ class ContractModel(BaseModel):  # noqa: PLW1641  pydantic hashes what is frozen
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     def __eq__(self, other: object) -> bool:
-        """Compare by value, and first by identity: a dump without defaults compares each part with its default, mostly itself."""
+        """Compare by identity, then by value.
+
+        A dump without defaults compares each part with its default, which it mostly is.
+        """
         return self is other or super().__eq__(other)
 
 
@@ -88,8 +91,8 @@ def _check_retried(value: Sequence[ErrorCode]) -> tuple[ErrorCode, ...]:
 
 
 def _refuse_reserved(key: str) -> str:
-    # The outcome repeats the labels, and kombu decodes {"__type__": ..., "__value__": ...} as a value of its own. An outcome
-    # with such labels could not be read.
+    # The outcome repeats the labels, and kombu decodes {"__type__": ..., "__value__": ...} as a value of
+    # its own. An outcome with such labels could not be read.
     if key.startswith("__"):
         msg = "must not begin with two underscores"
         raise PydanticCustomError("label_key", msg)
@@ -110,7 +113,8 @@ if TYPE_CHECKING:
     Env = Sequence[EnvItem]
     RetriedCodes = Sequence[ErrorCode]
 else:
-    # A spec never changes, so tuples; lists are accepted too. `Sequence` is not used: pydantic serializes it in Python, slowly.
+    # Tuples, since a spec never changes; lists are accepted too. Not `Sequence`: pydantic serializes it
+    # in Python, slowly.
     Texts = tuple[Text, ...]
     Env = Annotated[tuple[EnvItem, ...], BeforeValidator(_read_env), Field(max_length=MAX_ENV_ITEMS)]
     RetriedCodes = Annotated[tuple[ErrorCode, ...], Field(max_length=len(ErrorCode)), AfterValidator(_check_retried)]

@@ -1,4 +1,4 @@
-"""The base class of the exceptions in `sandfleet_config.errors`: how the ending of a job is an exception that crosses Celery.
+"""The base class of `sandfleet_config.errors`: the ending of a job as an exception that crosses Celery.
 
 Invariant: Celery rebuilds an exception as ``cls(*args)`` from JSON. So no class of the tree has an ``__init__`` of its own, and
 none inherits an ``OSError`` kind: ``OSError.__new__`` swallows a third argument.
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class SandboxError(Exception):
-    """The ending of a job as an exception: ``args`` is ``(code, message, outcome as JSON | None[, errors])``.
+    """The ending of a job; ``args`` is ``(code, message, outcome as JSON | None[, errors])``.
 
     Build an instance with `of`, never with a bare message.
     """
@@ -28,7 +28,7 @@ class SandboxError(Exception):
     backend: ClassVar[str] = "gvisor"
 
     def __init_subclass__(cls) -> None:
-        """Set `category` and `is_retryable` from the table of codes, for a class that has a code."""
+        """Set `category` and `is_retryable` from the table of codes, if the class has a code."""
         if "error_code" in vars(cls):
             cls.category, cls.is_retryable, _ = CODES[cls.error_code]
 
@@ -40,9 +40,10 @@ class SandboxError(Exception):
         errors: Sequence[Mapping[str, str]] | None = None,
         code: ErrorCode | None = None,
     ) -> Self:
-        """Build the exception. `outcome` is an `Outcome` in its JSON form, `errors` the faults by field.
+        """Build the exception.
 
-        `code` is needed only for a code of a newer release, whose class is that of its category.
+        `outcome` is an `Outcome` in its JSON form, `errors` the faults by field. `code` is needed
+        only for a code of a newer release, whose class is that of its category.
         """
         told = (code or cls.error_code).value
         args: tuple[object, ...] = (told, message, dict(outcome) if outcome is not None else None)
@@ -73,17 +74,26 @@ class SandboxError(Exception):
 
     @property
     def outcome(self) -> Outcome | None:
-        """The whole outcome, if there is one; it has the output, exit code and signal up to the end, however the job ended."""
+        """The whole outcome, if there is one.
+
+        It has the output, exit code and signal up to the end, however the job ended.
+        """
         raw = self.args[2] if len(self.args) > 2 else None  # noqa: PLR2004  (code, message, outcome, errors)
         return None if raw is None else Outcome.read(raw)
 
     @property
     def errors(self) -> list[dict[str, str]]:
-        """Every fault of a refused request as ``{"field": ..., "message": ...}``; empty for any other ending."""
+        """Every fault of a refused request as ``{"field": ..., "message": ...}``.
+
+        Empty for any other ending.
+        """
         return cast("list[dict[str, str]]", self.args[3]) if len(self.args) > 3 else []  # noqa: PLR2004
 
     def __str__(self) -> str:
-        """Return code and message. The outcome is left out: it holds program output, which must not get into a log."""
+        """Return code and message.
+
+        The outcome is left out: it holds program output, which must not get into a log.
+        """
         return f"{self.code.value}: {self.message}"
 
     def __repr__(self) -> str:

@@ -1,4 +1,7 @@
-"""The settings of producers and workers, read from ``SANDFLEET_*``. An unknown name is an error, not a silent default."""
+"""The settings of producers and workers, read from ``SANDFLEET_*``.
+
+An unknown name is an error, not a silent default.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +54,10 @@ NameList = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_list)]
 
 
 class SettingsInvalid(ValueError):
-    """A variable of the environment or a settings argument is wrong; the message names every fault."""
+    """A variable of the environment or a settings argument is wrong.
+
+    The message names every fault.
+    """
 
 
 class Section(BaseModel):
@@ -90,7 +96,10 @@ class ImagesSettings(Section):
 
 
 class PolicySettings(Section):
-    """The ceilings and permissions of this host. Every message is checked against them, a forged one too."""
+    """The ceilings and permissions of this host.
+
+    Every message is checked against them, a forged one too.
+    """
 
     memory_bytes: Bytes = Field(default=512 << 20, ge=MIN_MEMORY_BYTES, description="Ceiling and default of memory.")
     cpu_quota: Annotated[int, least("cpu_quota", MIN_CPU_QUOTA)] = Field(
@@ -176,7 +185,10 @@ class Settings(BaseSettings):
 
     @property
     def redis_dsn(self) -> str:
-        """The Redis URL in force, as redis-py spells it (``unix:///path?db=0`` for a socket). It may hold a password."""
+        """The Redis URL in force, as redis-py spells it (``unix:///path?db=0`` for a socket).
+
+        It may hold a password.
+        """
         given = self.redis_url.get_secret_value()
         if given:
             return given
@@ -267,7 +279,7 @@ class WorkerSettings(Settings, HostSettings):
 def setting_names(
     model: type[BaseModel] = WorkerSettings, prefix: str = PREFIX
 ) -> Iterator[tuple[str, str, object, str]]:
-    """Yield each setting as (environment name, type, default, description), nested sections included."""
+    """Yield (variable, type, default, description) of each setting, nested sections included."""
     for name, field in model.model_fields.items():
         key = f"{prefix}{name}".upper()
         section: Any = field.annotation

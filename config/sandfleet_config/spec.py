@@ -1,4 +1,4 @@
-"""The sandbox spec: image, command, limits and security, as in the seed, and how the job is delivered.
+"""The sandbox spec: image, command, limits and security of a job, and how it is delivered.
 
 Construction raises pydantic's ``ValidationError`` with every fault at once. `sandfleet_config.wire` makes of it
 ``SpecInvalid`` or ``SecurityViolation``.
@@ -87,7 +87,10 @@ class Payload(ContractModel):
 
 
 class ResourceSpec(ContractModel):
-    """Limits of one job. Zero is the host's ceiling; more than the ceiling is refused, never lowered silently."""
+    """Limits of one job.
+
+    Zero is the host's ceiling; more than the ceiling is refused, never lowered silently.
+    """
 
     memory_bytes: Annotated[Bytes, least("memory_bytes", MIN_MEMORY_BYTES)] = Field(
         default=0, description="Memory of the whole sandbox; files on tmpfs count. Takes `256MiB`."
@@ -104,7 +107,10 @@ class ResourceSpec(ContractModel):
 
 
 class SecuritySpec(ContractModel):
-    """User, root filesystem, network and privileges of the sandbox; the host's policy outranks it."""
+    """User, root filesystem, network and privileges of the sandbox.
+
+    The host's policy outranks it.
+    """
 
     user: Name = Field(
         default="", description="`name`, `uid`, `name:group` or `uid:gid`; empty is the image's own if not root."
@@ -144,16 +150,19 @@ class OutputSpec(ContractModel):
 
 
 DELIVERY_FIELDS: Final = ("idempotency_key", "priority", "queue_ttl", "max_attempts", "retry_on")
-"""Fields of contract version 2: how a job is delivered. `requires` (version 3) says on which hosts it may run."""
+"""Fields of contract version 2: how a job is delivered.
+
+`requires` (version 3) says on which hosts it may run.
+"""
 
 
 class SandboxSpec(ContractModel):
     """One job: an image, a command and its limits.
 
-    `timeout` and `grace` are seconds. At `timeout` the program gets SIGTERM; `grace` later the sandbox is killed. Both clocks
-    start when the program has started. Paths are inside the image.
-
-    The last five fields (`DELIVERY_FIELDS`) say how the job is delivered; `wire.spec_sha256` does not count them.
+    `timeout` and `grace` are seconds. At `timeout` the program gets SIGTERM; `grace` later the
+    sandbox is killed. Both clocks start when the program has started. Paths are inside the image.
+    The last five fields (`DELIVERY_FIELDS`) say how the job is delivered; `wire.spec_sha256` does
+    not count them.
     """
 
     image: Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARS), AfterValidator(refuse_control_characters)]
@@ -227,7 +236,10 @@ class SandboxSpec(ContractModel):
         return self.timeout or DEFAULT_TIMEOUT_SECONDS
 
     def to_line(self, width: int = 120) -> str:
-        """Return one printable line for people: the label `name`, image and command. Env, stdin and output are never in it."""
+        """Return one printable line for people: the label `name`, image and command.
+
+        Env, stdin and output are never in it.
+        """
         name = self.labels.get("name", "")
         words = " ".join(word if word.isprintable() and " " not in word else ascii(word) for word in self.command)
         line = f"{name + ': ' if name else ''}{self.image} {words}".rstrip()

@@ -1,6 +1,7 @@
-"""Word what is wrong with a command line, for `sandfleet` and `sandfleet-worker` alike.
+"""Describe errors of a command line, for `sandfleet` and `sandfleet-worker` alike.
 
-The errors are typer's; they are told by what they have, so that the contract does not depend on typer.
+The errors are typer's. They are recognized by their attributes, so that the contract does not depend on
+typer.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 NEARNESS: Final = 0.7
-"""How alike two names are (`difflib`) for one to be taken for the other."""
+"""The least similarity of two names (`difflib`, 0 to 1) at which one is suggested for the other."""
 
 _VALUE: Final = re.compile(r"Invalid value(?: for '?(?P<name>[^':]+)'?)?: (?P<said>.*)", re.DOTALL)
 _VALUES: Final = (
@@ -27,12 +28,12 @@ _UNKNOWN_COMMAND: Final = re.compile(r"No such command '(.*?)'\.", re.DOTALL)
 
 
 def is_help(error: Any) -> bool:
-    """Whether `error` is no mistake but the help that a bare command gets."""
+    """Whether `error` is not a mistake but the help that a command without arguments prints."""
     return type(error).__name__ == "NoArgsIsHelpError"
 
 
 def word_usage(error: Any, others: Mapping[str, str]) -> str:
-    """Return what is wrong with the command line; `others` says what to do instead of options that other tools have."""
+    """Return the message of `error`; `others` maps options of other tools to advice on ours."""
     message: str = error.format_message()
     context = getattr(error, "ctx", None)
     if context is not None and hasattr(error, "possibilities"):
@@ -62,7 +63,7 @@ def _suggest(name: str, known: Iterable[str], others: Mapping[str, str], command
     if name in others:
         return f": {others[name]}"
     names = list(known)
-    # The name cut off, or with a plural's s: --mem, --cpus.
+    # A prefix of the name, or its plural: --mem, --cpus.
     near = [other for other in names if len(name) > len("--x") and (other.startswith(name) or name == f"{other}s")]
     near += difflib.get_close_matches(name, names, n=1, cutoff=NEARNESS)
     return f": did you mean {near[0]}?" if near else f" ({command} --help lists them)"

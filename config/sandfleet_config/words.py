@@ -1,6 +1,7 @@
-"""Word limits in the units that people type (KiB, cores, seconds), and the endings that both sides record.
+"""Format limits in the units that people type (KiB, cores, seconds); messages that both sides record.
 
-Every message takes its units from here, so that a limit reads the same at submit, on the host and in an outcome.
+Every message formats its limits here, so that a limit reads the same at submit, on the host and in
+an outcome.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ CANCELLED_QUEUED: Final = "the job was cancelled before it started"
 OUTPUT_DROPPED: Final = "its output was dropped: Redis was at its maxmemory when the job ended"
 
 CPU_PERIOD_MICROSECONDS: Final = 100_000
-"""The window that a CPU quota counts in: the contract's "microseconds of CPU in each 100 ms"."""
+"""The period of a CPU quota: the contract counts microseconds of CPU in each 100 ms."""
 
 _BINARY: Final = ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
 _DECIMAL: Final = ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"))
@@ -21,7 +22,7 @@ _LONG_TIMES: Final = ((86400, "day"), (3600, "h"))
 
 
 def format_bytes(count: int) -> str:
-    """Return ``512 MiB``, ``64 GB`` or ``1000 bytes``; two sizes that differ never read the same."""
+    """Return ``512 MiB``, ``64 GB`` or ``1000 bytes``; different sizes give different texts."""
     for units in (_BINARY, _DECIMAL):
         size, name = next(((size, name) for size, name in units if count >= size), (0, ""))
         if size and count * 100 % size == 0:
@@ -33,13 +34,13 @@ def format_bytes(count: int) -> str:
 
 
 def format_cpu(quota: int) -> str:
-    """Return a CPU quota, microseconds in each 100 ms, as ``0.5 cores``."""
+    """Return `quota`, in microseconds of CPU in each 100 ms, as ``0.5 cores``."""
     cores = _plain(quota / CPU_PERIOD_MICROSECONDS, 5)
     return f"{cores} core" if cores == "1" else f"{cores} cores"
 
 
 def format_seconds(seconds: float) -> str:
-    """Return ``2.5 s``; whole hours and days are said as well: ``3600 s (1 h)``."""
+    """Return ``2.5 s``; whole hours and days are added: ``3600 s (1 h)``."""
     text = f"{Decimal(repr(float(seconds))):f}".removesuffix(".0") + " s"
     for size, name in _LONG_TIMES:
         if seconds >= size and seconds % size == 0:
@@ -50,7 +51,7 @@ def format_seconds(seconds: float) -> str:
 
 
 def format_limit(field: str, value: float) -> str:
-    """Return `value` of a spec's or a setting's `field` (``resources.memory_bytes``) in the unit of that field."""
+    """Return `value` with the unit of `field`, which a spec or the settings have."""
     name = field.rpartition(".")[2].lower()
     if name.endswith("bytes"):
         return format_bytes(int(value))
@@ -64,6 +65,6 @@ def format_limit(field: str, value: float) -> str:
 
 
 def _plain(number: float, digits: int) -> str:
-    """Return a number in full, without an exponent and without zeros at its end."""
+    """Return `number` without an exponent and without trailing zeros."""
     text = f"{number:.{digits}f}"
     return text.rstrip("0").rstrip(".") if "." in text else text

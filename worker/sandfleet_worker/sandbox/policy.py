@@ -97,7 +97,7 @@ def _violations(spec: SandboxSpec, host: HostSettings) -> Iterator[dict[str, str
 
 
 def find_ceilings(policy: PolicySettings) -> dict[str, float]:
-    """Return the most that a spec may ask for, by the names of `wire.find_wishes`."""
+    """Return the most that a spec may ask for, by the names of `wire.find_requested_limits`."""
     return {
         "memory_bytes": policy.memory_bytes,
         "cpu_quota": policy.cpu_quota or (os.cpu_count() or 1) * CPU_PERIOD_MICROSECONDS,
