@@ -1,7 +1,7 @@
--- Find the largest memory budget of a live host.
+-- Return the largest memory budget of the hosts that have a live worker, in bytes.
 --
 -- ARGV: prefix
--- Returns it in bytes, or 0 where no worker lives, or one does not say what its host has.
+-- Returns 0 if no worker lives, or if a live one does not report its host's budget.
 local prefix = ARGV[1]
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)

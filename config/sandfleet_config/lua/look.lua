@@ -1,9 +1,9 @@
--- Look at jobs that somebody waits for.
+-- Check jobs that a producer waits for: does each have a record, and has it expired in the queue?
 --
 -- ARGV: prefix, then job ids
--- Returns {ms until the next of them expires in the queue (-1: none will), then for each job "gone", "expired" or "there"}.
--- "gone" has no record; "expired" is still queued past its time: the caller ends it (finish.lua with owner ""), as any worker's
--- sweep would, if one lived.
+-- Returns {ms until the next of them expires in the queue (-1: none does), then "gone", "expired" or
+-- "there" for each job}. A "gone" job has no record. An "expired" job is queued past its time: the caller
+-- ends it (finish.lua with owner ""), as the sweep of a live worker does.
 local prefix = ARGV[1]
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -11,7 +11,7 @@ local answers, soonest = { -1 }, -1
 for at = 2, #ARGV do
   local facts = redis.pcall('HMGET', prefix .. 'job:' .. ARGV[at], 'state', 'expires')
   if facts.err then
-    facts = {} -- a key of a wrong type is no record, and must not hide the others
+    facts = {} -- a key of a wrong type counts as no record
   end
   local expires = tonumber(facts[2] or 0) or 0
   local found = facts[1] and 'there' or 'gone'

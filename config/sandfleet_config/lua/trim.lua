@@ -1,16 +1,17 @@
--- Take the messages of jobs that were ended in the queue off its lists' ends, as far as nothing else is before them.
+-- Remove messages of ended jobs from the ends of a queue's lists, up to the first other message.
 --
--- ARGV: prefix, queue, how many at most
--- Returns 1 where it stopped at a bound, and a further call may take more, else 0. A claim throws such messages away too; this keeps a queue from filling up with them where no worker
--- lives. What a claim would find otherwise stays as it is, and stays first.
+-- ARGV: prefix, queue, largest number of messages
+-- Returns 1 if it stopped at a bound, so that a further call may remove more; otherwise 0. A claim removes
+-- such messages too. This script keeps a queue from filling up with them while no worker lives. The first
+-- other message stays, and stays first.
 local prefix, queue, limit = ARGV[1], ARGV[2], tonumber(ARGV[3])
-local MAX_READ_BYTES = 1048576 -- of messages, a call: Redis serves nobody else while it parses them
+local MAX_READ_BYTES = 1048576 -- of messages in one call: Redis serves no other client while it parses them
 local taken, read_bytes, is_empty = 0, 0, true
 for _, step in ipairs({ '0', '3', '6', '9' }) do
   local list = prefix .. queue .. (step == '0' and '' or '\6\22' .. step)
   while taken < limit and read_bytes < MAX_READ_BYTES do
     local message = redis.pcall('LINDEX', list, -1)
-    message = type(message) == 'string' and message or '' -- nothing, or a key of a wrong type
+    message = type(message) == 'string' and message or '' -- the list is empty, or a key of a wrong type
     read_bytes = read_bytes + #message
     local is_json, decoded = pcall(cjson.decode, message)
     local headers = is_json and type(decoded) == 'table' and decoded.headers
