@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import socket
 import time
-from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -66,7 +65,7 @@ class Rest:
         attempts = claim.end_attempts(code)
         outcome = Outcome.of(code, job.id, exit_code=0, batch="b", attempts=attempts)
         reason = "" if code is ErrorCode.OK else "no try is left"
-        assert self._ledger.finish(replace(claim, reason=reason), outcome)
+        assert self._ledger.finish(claim, outcome, reason=reason)
 
     def find_faults(self) -> set[str]:
         """Return what does not hold."""

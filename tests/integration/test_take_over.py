@@ -64,9 +64,9 @@ class CountingLedger(Ledger):
         self.decided.append((claim.job_id, is_ours))
         return is_ours
 
-    def finish(self, claim: Claim, outcome: Outcome, faults: Any = ()) -> bool:
+    def finish(self, claim: Claim, outcome: Outcome, faults: Any = (), reason: str = "") -> bool:
         self._die_in_time()
-        is_ours = super().finish(claim, outcome, faults)
+        is_ours = super().finish(claim, outcome, faults, reason)
         self.decided.append((claim.job_id, is_ours))
         return is_ours
 

@@ -13,10 +13,11 @@ from functools import cache
 from importlib import resources
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, assert_never
 
 import redis
 from sandfleet_config.codes import ErrorCode
+from sandfleet_config.outcome import Outcome
 from sandfleet_config.queues import CANCEL_TTL_SECONDS, KEY_PREFIX, check_queue, job_key
 from sandfleet_config.scripts import DEAD_TTL_SECONDS, MAX_DEAD_BYTES, MAX_DEAD_LETTERS, read_script, stored_result
 from sandfleet_config.words import OUTPUT_DROPPED
@@ -24,7 +25,6 @@ from sandfleet_config.words import OUTPUT_DROPPED
 from sandfleet_worker.delivery.claim import (
     DEFAULT_MAX_ATTEMPTS,
     Claim,
-    PutBack,
     Refused,
     parse_attempts,
     parse_claim,
@@ -32,16 +32,17 @@ from sandfleet_worker.delivery.claim import (
     parse_suspect,
 )
 from sandfleet_worker.delivery.outages import REDIS_ERRORS
+from sandfleet_worker.delivery.settlement import FailedAttempt, Finish, GiveBack, PutBack, Release, Retry, Settlement
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
-
-    from sandfleet_config.outcome import Outcome
 
 log = logging.getLogger(__name__)
 
 AVOID_SECONDS = 3.0
 """How long a job that failed on a host waits for another host."""
+FAILED_DELAY_SECONDS = 1.0
+"""How long a job waits for its next try after a fault of ours."""
 MAX_TAKEN = 32
 SWEPT_AT_ONCE = 100
 MAX_QUEUES = 1000
@@ -197,15 +198,47 @@ class Ledger:
             log.warning(text, self._malformed, self._kept, extra={"action": "message_set_aside"})
             self._malformed = self._kept = 0
 
-    def finish(self, claim: Claim, outcome: Outcome, faults: Sequence[Mapping[str, str]] = ()) -> bool:
-        """Record how the job ended, in the dead letters too if its claim says why; return False if it is not ours any more.
+    def settle(self, claim: Claim, how: Settlement) -> bool:
+        """End `claim` in the way `how`; return False if it is not ours any more. Every end of a claim comes here."""
+        match how:
+            case Finish():
+                if how.is_drained:
+                    self.tell_drained(claim)
+                return self.finish(claim, how.outcome, how.faults, how.dead_letter_reason)
+            case Retry():
+                return self.retry(claim, how.code, how.delay_seconds, how.avoid_host)
+            case Release():
+                return self.release(claim)
+            case GiveBack():
+                return self.give_back(claim)
+            case PutBack():
+                return self.put_back(claim, how)
+            case FailedAttempt():
+                return self._fail_attempt(claim, how)
+            case _:
+                assert_never(how)
+
+    def _fail_attempt(self, claim: Claim, failed: FailedAttempt) -> bool:
+        """Count the attempt, also of a job that waited for its start, and queue the job for the next or end it."""
+        started = self.start(claim) if claim.is_waiting else claim
+        known = started if isinstance(started, Claim) else claim
+        if not known.is_last_attempt:
+            return self.retry(known, failed.code, FAILED_DELAY_SECONDS)
+        attempts = known.end_attempts(failed.code)
+        outcome = Outcome.of(failed.code, known.job_id, failed.message, attempts=attempts)
+        return self.finish(known, outcome, reason=failed.message)
+
+    def finish(
+        self, claim: Claim, outcome: Outcome, faults: Sequence[Mapping[str, str]] = (), reason: str = ""
+    ) -> bool:
+        """Record how the job ended, in the dead letters too if there is a `reason`; return False if it is not ours any more.
 
         Where Redis is at its maxmemory, the outcome is recorded without its output, and says so.
         """
-        message = claim.message if claim.reason else b""
+        message = claim.message if reason else b""
         if claim.run != outcome.run:
             outcome = outcome.model_copy(update={"run": claim.run})
-        before, after = (self._identity.owner, claim.claim_id), (claim.reason, message)
+        before, after = (self._identity.owner, claim.claim_id), (reason, message)
         if outcome.output_bytes >= DROPPED_FROM_BYTES:
             answer = self._finish(before, outcome, after, faults, droppable=True)
             if answer >= 0:
@@ -264,13 +297,10 @@ class Ledger:
         code = ErrorCode.WORKER_LOST.value
         return bool(self._call("drained", self._identity.owner, claim.claim_id, claim.job_id, code))
 
-    def put_back(self, claim: Claim, why: PutBack, avoid_host: str = "") -> bool:
-        """Give back a job that this host cannot run, as if it had not been claimed; return False if it is not ours any more.
-
-        `avoid_host` leaves it to others for a while.
-        """
+    def put_back(self, claim: Claim, why: PutBack) -> bool:
+        """Give back a job that this host cannot run, as if it had not been claimed; return False if it is not ours any more."""
         what = (self._identity.owner, claim.claim_id, claim.job_id, "putback", ErrorCode.WORKER_LOST.value)
-        when = (0, avoid_host, round(AVOID_SECONDS * 1000))
+        when = (0, why.avoid_host, round(AVOID_SECONDS * 1000))
         told = (why.text, why.needs, round(why.queue_ttl_seconds * 1000))
         return bool(self._call("requeue", *what, *when, claim.message, *told))
 
