@@ -11,9 +11,8 @@ from typing import Any
 from sandfleet_config.codes import ErrorCode
 from sandfleet_config.outcome import Attempt, Outcome
 from sandfleet_config.scripts import read_script
-from sandfleet_worker.delivery import ledger as ledger_module
 from sandfleet_worker.delivery.claim import Claim, Flag
-from sandfleet_worker.delivery.ledger import Identity, Ledger
+from sandfleet_worker.delivery.ledger import PACKAGE, Identity, Ledger
 from sandfleet_worker.delivery.settlement import FailedAttempt, Finish
 
 REDIS_TIME = datetime(2001, 2, 3, tzinfo=UTC)
@@ -68,7 +67,7 @@ def test_the_last_attempt_of_a_drained_job_is_ended_before_the_job_is() -> None:
         return call
 
     client: Any = SimpleNamespace(register_script=register)
-    names |= {ledger_module._read("drained"): "drained", read_script("finish"): "finish"}
+    names |= {read_script("drained", PACKAGE): "drained", read_script("finish"): "finish"}
     ledger = Ledger(client, Identity("a", "a.1", "a:1:x"), 60)
 
     assert ledger.settle(

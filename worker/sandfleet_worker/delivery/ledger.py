@@ -9,8 +9,6 @@ import os
 import secrets
 import time
 from dataclasses import dataclass, replace
-from functools import cache
-from importlib import resources
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, assert_never
@@ -53,6 +51,14 @@ DROPPED_FROM_BYTES = 4096
 """Outputs that together are smaller are recorded even beyond maxmemory: the outcome itself takes a quarter of it."""
 
 
+PACKAGE = "sandfleet_worker.delivery"
+SCRIPTS = (
+    *("register", "beat", "leave", "announce", "claim", "restore", "limit_attempts", "wait", "start"),
+    *("finish", "requeue", "drained", "reap", "other_host", "cancel", "drop_dead"),
+)
+"""The scripts that a worker calls. Those that are not in this package's ``lua`` are the contract's."""
+
+
 class LeaseLost(Exception):
     """Another worker has taken this one's jobs over: it must stop them and end."""
 
@@ -85,33 +91,12 @@ def _read_boot() -> str:
         return ""
 
 
-@cache
-def _read(name: str) -> str:
-    return resources.files("sandfleet_worker.delivery").joinpath("lua", f"{name}.lua").read_text()
-
-
 class Ledger:
     """The claims, leases and endings of one worker in Redis. Every method may raise ``redis.RedisError``."""
 
     def __init__(self, client: redis.Redis, identity: Identity, result_ttl_seconds: int) -> None:
         self._identity, self._ttl = identity, result_ttl_seconds
-        own = (
-            "register",
-            "beat",
-            "leave",
-            "requeue",
-            "reap",
-            "restore",
-            "limit_attempts",
-            "announce",
-            "drained",
-            "wait",
-            "start",
-        )
-        placing = ("claim", "other_host")
-        shared = ("finish", "cancel", "drop_dead")
-        texts = {name: _read(name) for name in own} | {name: read_script(name) for name in shared}
-        texts |= {name: _read("placing") + _read(name) for name in placing}
+        texts = {name: read_script(name, PACKAGE) for name in SCRIPTS}
         self._scripts: dict[str, Any] = {name: client.register_script(text) for name, text in texts.items()}
         self._redis: Any = client
         self._malformed = self._kept = 0
