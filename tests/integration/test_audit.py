@@ -16,7 +16,8 @@ from retries import Retries
 from sandfleet import ErrorCode, Fleet, Outcome, SandboxSpec, Settings
 from sandfleet_config.queues import DEFAULT_QUEUE, KEY_PREFIX, job_key, run_key
 from sandfleet_worker.delivery.claim import Claim
-from sandfleet_worker.delivery.ledger import Identity, Ledger
+from sandfleet_worker.delivery.identity import Identity
+from sandfleet_worker.delivery.ledger import Ledger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

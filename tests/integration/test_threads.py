@@ -21,8 +21,9 @@ from sandfleet_config.settings import WorkerSettings
 from sandfleet_worker.delivery import sweeper as sweep
 from sandfleet_worker.delivery import watchdog, worker_exit
 from sandfleet_worker.delivery.host_slots import HostSlots
+from sandfleet_worker.delivery.identity import Identity
 from sandfleet_worker.delivery.intake import Intake
-from sandfleet_worker.delivery.ledger import Identity, Ledger
+from sandfleet_worker.delivery.ledger import Ledger
 from sandfleet_worker.delivery.worker_exit import EXIT_LOST, EXIT_STALLED
 from sandfleet_worker.host import connect
 from waiting import wait_until

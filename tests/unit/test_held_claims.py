@@ -15,8 +15,8 @@ from sandfleet_config.wire import JobRequest
 from sandfleet_worker.delivery import held_claims as held_module
 from sandfleet_worker.delivery.claim import MAX_STARTS, Claim, Flag
 from sandfleet_worker.delivery.held_claims import Held
+from sandfleet_worker.delivery.identity import Identity
 from sandfleet_worker.delivery.intake import Intake
-from sandfleet_worker.delivery.ledger import Identity
 from sandfleet_worker.delivery.read_message import Delivery
 from sandfleet_worker.job_run import JobRun
 from sandfleet_worker.sandbox.process.cancellation import Cancellation

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from sandfleet_worker.delivery.announcer import HostFacts
     from sandfleet_worker.delivery.host_slots import HostSlots
-    from sandfleet_worker.delivery.ledger import Identity
+    from sandfleet_worker.delivery.identity import Identity
     from sandfleet_worker.delivery.settlement import PutBack, Settlement
 
 __all__ = ["EXIT_LOST", "TIMEOUT_SECONDS", "Intake"]
@@ -62,36 +62,20 @@ class Intake:
         *,
         read_facts: Callable[[], HostFacts] | None = None,
     ) -> None:
-        self._settings = settings
+        self._settings, self._identity = settings, identity
         self.exit = WorkerExit(settings.drain_seconds, leave)
         shared, for_claims = connect(TIMEOUT_SECONDS), connect(TIMEOUT_SECONDS)
         for_lease = connect(min(TIMEOUT_SECONDS, settings.lease_seconds))
         self._clients = (shared, for_claims, for_lease)
-        self.ledger = Ledger(shared, identity, settings.result_ttl_seconds)
+        self.ledger = self._new_ledger(shared)
         self.held = Held(settings.concurrency, settings.lease_seconds / BEATS_PER_LEASE)
+        self._given_up = threading.Event()
         self._is_stopping: Callable[[], bool] = lambda: False
         self._end_job: Callable[[Sequence[str]], None] | None = None
         self._end_all: Callable[[], None] | None = None
         self._must_end_jobs = False
-        self.lease = Lease(
-            Ledger(for_lease, identity, settings.result_ttl_seconds),
-            settings.lease_seconds,
-            claims=self.held.claims,
-            on_cancelled=self._on_cancelled,
-            on_lost=self._on_lost,
-            on_failure=self._on_lease_failure,
-        )
-        self.claimer = Claimer(
-            for_claims,
-            Ledger(for_claims, identity, settings.result_ttl_seconds),
-            slots,
-            self.held,
-            Turns(settings.queue, settings.queues),
-            memory=RedisMemory(for_claims, settings.claim_memory_percent),
-            is_stopping=lambda: self.lease.is_lost or self._is_stopping(),
-            on_unstarted=self._settle_unstarted,
-            on_failure=self.exit.drain,
-        )
+        self.lease = self._new_lease(for_lease)
+        self.claimer = self._new_claimer(for_claims, slots)
         self.announcer = read_facts and Announcer(self.ledger, read_facts, self.exit.drain)
         self.sweeper = Sweeper(self.ledger, self.lease, settings.max_spec_bytes, self.exit.drain)
         self.watchdog = Watchdog(
@@ -102,7 +86,32 @@ class Intake:
             abandon=self.exit.abandon,
             on_failure=self.exit.drain,
         )
-        self._given_up = threading.Event()
+
+    def _new_ledger(self, client: redis.Redis) -> Ledger:
+        return Ledger(client, self._identity, self._settings.result_ttl_seconds)
+
+    def _new_lease(self, client: redis.Redis) -> Lease:
+        return Lease(
+            self._new_ledger(client),
+            self._settings.lease_seconds,
+            claims=self.held.claims,
+            on_cancelled=self._on_cancelled,
+            on_lost=self._on_lost,
+            on_failure=self._on_lease_failure,
+        )
+
+    def _new_claimer(self, client: redis.Redis, slots: HostSlots) -> Claimer:
+        return Claimer(
+            client,
+            self._new_ledger(client),
+            slots,
+            self.held,
+            Turns(self._settings.queue, self._settings.queues),
+            memory=RedisMemory(client, self._settings.claim_memory_percent),
+            is_stopping=lambda: self.lease.is_lost or self._is_stopping(),
+            on_unstarted=self._settle_unstarted,
+            on_failure=self.exit.drain,
+        )
 
     def open(self) -> None:
         """Begin the lease; raises ``redis.RedisError`` if Redis is not there."""
