@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     import redis
     from sandfleet_config.outcome import Outcome
-    from sandfleet_worker.delivery.ledger import Identity
+    from sandfleet_worker.delivery.identity import Identity
 
 RESULT_TTL_SECONDS = 3600
 QUEUE = "sandfleet"

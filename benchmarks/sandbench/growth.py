@@ -11,7 +11,8 @@ from sandfleet import BatchUnknown, Fleet, SandboxSpec, Settings
 from sandfleet_config.codes import ErrorCode
 from sandfleet_config.outcome import Outcome
 from sandfleet_config.settings import HostSettings
-from sandfleet_worker.delivery.ledger import Identity, Ledger
+from sandfleet_worker.delivery.identity import Identity
+from sandfleet_worker.delivery.ledger import Ledger
 from sandfleet_worker.sandbox.policy import admit
 
 from sandbench.calls import RESULT_TTL_SECONDS

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import redis
 from sandfleet import Fleet, Settings
-from sandfleet_worker.delivery.ledger import Identity, Ledger
+from sandfleet_worker.delivery.identity import Identity
+from sandfleet_worker.delivery.ledger import Ledger
 
 from sandbench.calls import RESULT_TTL_SECONDS, Calls, send
 from sandbench.figures import Limit, Store

@@ -72,10 +72,16 @@ _INCLUDE = re.compile(r"^-- include: (\w+)$", re.MULTILINE)
 
 
 @cache
-def read_script(name: str) -> str:
-    """Return the text of ``lua/<name>.lua``; a line ``-- include: other`` in it stands for the text of ``lua/other.lua``."""
-    text = resources.files("sandfleet_config").joinpath("lua", f"{name}.lua").read_text()
-    return _INCLUDE.sub(lambda found: read_script(found[1]), text)
+def read_script(name: str, package: str = "sandfleet_config") -> str:
+    """Return the text of the script ``lua/<name>.lua`` of `package`.
+
+    A line ``-- include: part`` stands for the text of ``lua/part.lua``, of the same package or else of
+    this one: ``prelude`` has the clock.
+    """
+    file = resources.files(package).joinpath("lua", f"{name}.lua")
+    if not file.is_file():
+        file = resources.files("sandfleet_config").joinpath("lua", f"{name}.lua")
+    return _INCLUDE.sub(lambda found: read_script(found[1], package), file.read_text())
 
 
 @cache

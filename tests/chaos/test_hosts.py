@@ -16,10 +16,10 @@ from lan import Lan
 from pydantic import SecretStr
 from sandfleet import Fleet, SandboxSpec, Settings
 from sandfleet_config.queues import KEY_PREFIX
+from sandfleet_worker.delivery.claim_calls import AVOID_SECONDS
 from sandfleet_worker.delivery.intake import EXIT_LOST
-from sandfleet_worker.delivery.ledger import AVOID_SECONDS
+from sandfleet_worker.job_run import FIRST_BACKOFF_SECONDS
 from sandfleet_worker.sandbox.image.store import ImageStore
-from sandfleet_worker.tasks import FIRST_BACKOFF_SECONDS
 from stage import Stock
 from waiting import wait_until
 

@@ -13,7 +13,8 @@ from sandfleet import BatchUnknown, ErrorCode, Fleet, JobUnknown, Outcome, Resul
 from sandfleet.cli import main
 from sandfleet_config.queues import DEFAULT_QUEUE, KEY_PREFIX, job_key, result_key
 from sandfleet_config.scripts import stored_result
-from sandfleet_worker.delivery.ledger import Identity, Ledger
+from sandfleet_worker.delivery.identity import Identity
+from sandfleet_worker.delivery.ledger import Ledger
 from waiting import wait_until
 
 SPEC = SandboxSpec(image="x", command=["true"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -27,7 +26,7 @@ def bury(ledger: Ledger, fleet: Fleet, count: int, stdin: str = "") -> list[str]
         claim, _ = ledger.claim(f"claim-{job_id}", [DEFAULT_QUEUE])
         assert claim is not None
         assert claim.job_id == job_id
-        assert ledger.finish(replace(claim, reason="no try is left"), Outcome.of(ErrorCode.WORKER_LOST, job_id))
+        assert ledger.finish(claim, Outcome.of(ErrorCode.WORKER_LOST, job_id), reason="no try is left")
         time.sleep(0.002)  # letters of the same millisecond have no order
     return jobs
 
@@ -110,7 +109,7 @@ def test_the_sum_of_dead_letters_follows_every_way_that_one_goes(client: Any, fl
     claim, _ = ledger.claim("again", [DEFAULT_QUEUE])
     assert claim is not None
     assert claim.job_id == revived
-    ledger.finish(replace(claim, reason="once more"), Outcome.of(ErrorCode.WORKER_LOST, revived))
+    ledger.finish(claim, Outcome.of(ErrorCode.WORKER_LOST, revived), reason="once more")
     assert fleet.dead.purge([deleted]) == 1
     assert check_sum(client) > 0
     assert fleet.dead.count_dropped() == 0

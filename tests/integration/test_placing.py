@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from sandfleet import Fleet, SpecInvalid
 from sandfleet_config.queues import DEFAULT_QUEUE, KEY_PREFIX, job_key
 from sandfleet_config.wire import join_needs
-from sandfleet_worker.delivery.claim import Claim, Flag, PutBack
+from sandfleet_worker.delivery.claim import Claim, Flag
 from sandfleet_worker.delivery.envelope import open_message
-from sandfleet_worker.delivery.ledger import Identity, Ledger
+from sandfleet_worker.delivery.identity import Identity
+from sandfleet_worker.delivery.ledger import Ledger
 from sandfleet_worker.delivery.read_message import read_delivery
+from sandfleet_worker.delivery.settlement import PutBack
 from waiting import wait_until
 
 if TYPE_CHECKING:
@@ -308,7 +311,7 @@ def test_hosts_that_each_found_that_they_cannot_run_a_job_do_not_hand_it_to_each
     claim = one.claim()
     assert claim is not None
     assert one.ledger.has_other_host(why.needs, DEFAULT_QUEUE, job.id)
-    assert one.ledger.put_back(claim, why, "one")
+    assert one.ledger.put_back(claim, replace(why, avoid_host="one"))
     claim = other.claim()
     assert claim is not None
     assert not other.ledger.has_other_host(why.needs, DEFAULT_QUEUE, job.id), "the other one was tried"

@@ -6,7 +6,6 @@ import os
 import threading
 import time
 from collections import Counter
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -37,7 +36,7 @@ def end(ledger: Ledger, claim: Claim, code: ErrorCode = ErrorCode.OK) -> str:
     """End the claim's run, as a dead letter where it is the host's fault."""
     outcome = Outcome.of(code, claim.job_id, exit_code=0, attempts=claim.end_attempts(code))
     reason = "no try is left" if code is LOST else ""
-    assert ledger.finish(replace(claim, reason=reason), outcome)
+    assert ledger.finish(claim, outcome, reason=reason)
     return claim.job_id
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -175,7 +174,7 @@ def test_a_dead_letter_stays_when_its_queue_has_a_wrong_type(url: str, client: A
     (job,) = submit(url)
     claim, _ = claim_next(ledger, "one")
     assert claim is not None
-    assert ledger.finish(replace(claim, reason="it failed"), Outcome.of(ErrorCode.INTERNAL, job))
+    assert ledger.finish(claim, Outcome.of(ErrorCode.INTERNAL, job), reason="it failed")
     client.set(f"{KEY_PREFIX}{DEFAULT_QUEUE}\x06\x166", "x")
     with Fleet(Settings(redis_url=SecretStr(url))) as fleet:
         with pytest.raises(Exception, match="has a wrong type"):

@@ -13,7 +13,8 @@ from sandfleet import ErrorCode, Fleet, SandboxSpec, Settings
 from sandfleet_config.outcome import Outcome
 from sandfleet_config.queues import DEFAULT_QUEUE, KEY_PREFIX, cancel_key, job_key
 from sandfleet_worker.delivery.claim import MAX_STARTS, Claim, Refused
-from sandfleet_worker.delivery.ledger import Identity, Ledger
+from sandfleet_worker.delivery.identity import Identity
+from sandfleet_worker.delivery.ledger import Ledger
 from sandfleet_worker.delivery.sweeper import Sweeper
 
 if TYPE_CHECKING:

@@ -19,8 +19,9 @@ from sandfleet_config.outcome import Outcome
 from sandfleet_config.queues import DEFAULT_QUEUE, KEY_PREFIX, job_key
 from sandfleet_config.scripts import PRIORITY_STEPS
 from sandfleet_worker.delivery.claim import Claim
+from sandfleet_worker.delivery.identity import Identity
 from sandfleet_worker.delivery.lease import Lease
-from sandfleet_worker.delivery.ledger import Identity, Ledger
+from sandfleet_worker.delivery.ledger import Ledger
 from sandfleet_worker.delivery.sweeper import DELAYS_SECONDS, Sweeper
 from waiting import wait_until
 
@@ -64,9 +65,9 @@ class CountingLedger(Ledger):
         self.decided.append((claim.job_id, is_ours))
         return is_ours
 
-    def finish(self, claim: Claim, outcome: Outcome, faults: Any = ()) -> bool:
+    def finish(self, claim: Claim, outcome: Outcome, faults: Any = (), reason: str = "") -> bool:
         self._die_in_time()
-        is_ours = super().finish(claim, outcome, faults)
+        is_ours = super().finish(claim, outcome, faults, reason)
         self.decided.append((claim.job_id, is_ours))
         return is_ours
 

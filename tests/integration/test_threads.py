@@ -20,7 +20,8 @@ from sandfleet_config.codes import ErrorCode
 from sandfleet_config.queues import DEFAULT_QUEUE, KEY_PREFIX, cancel_key, job_key
 from sandfleet_worker.delivery import sweeper as sweep
 from sandfleet_worker.delivery import watchdog, worker_exit
-from sandfleet_worker.delivery.ledger import Identity, Ledger
+from sandfleet_worker.delivery.identity import Identity
+from sandfleet_worker.delivery.ledger import Ledger
 from sandfleet_worker.delivery.worker_exit import EXIT_LOST, EXIT_STALLED
 from waiting import wait_until
 

@@ -24,7 +24,8 @@ from sandfleet_config.errors import (
 from sandfleet_config.queues import DEFAULT_QUEUE, KEY_PREFIX, job_key
 from sandfleet_config.scripts import DEAD_TTL_SECONDS, read_script
 from sandfleet_worker.delivery.claim import parse_attempts
-from sandfleet_worker.delivery.ledger import Identity, Ledger
+from sandfleet_worker.delivery.identity import Identity
+from sandfleet_worker.delivery.ledger import Ledger
 
 NEW = "SOMETHING_NEW"
 ATTEMPT = {"host": "h", "worker": "h.1", "started": 1_700_000_000_000, "ended": 1_700_000_001_000}

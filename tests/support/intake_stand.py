@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from sandfleet_config.settings import WorkerSettings
 from sandfleet_worker.delivery.host_slots import HostSlots
+from sandfleet_worker.delivery.identity import Identity
 from sandfleet_worker.delivery.intake import Intake
-from sandfleet_worker.delivery.ledger import Identity
 from sandfleet_worker.host import connect
 
 if TYPE_CHECKING:

@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING, Any
 from sandfleet_worker import cli
 from sandfleet_worker.celery_worker import consumer, steps
 from sandfleet_worker.delivery import watchdog, worker_exit
-from sandfleet_worker.delivery.host_slots import HostSlots
 from sandfleet_worker.delivery.ledger import Ledger
 from sandfleet_worker.delivery.queue_rotation import Turns
+from sandfleet_worker.delivery.slot_folder import SlotFolder
 from sandfleet_worker.sandbox.runner import RunscRunner
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from sandfleet_worker.delivery.slot_folder import HeldFiles
 
 STALL_SECONDS = 3.0
 OVERDUE_SECONDS = 1.0
@@ -49,13 +51,13 @@ def hang_in_turns(file: Path) -> None:
 
 
 def hang_in_slots(file: Path) -> None:
-    take = HostSlots._take
+    take = SlotFolder.take
 
-    def hang(slots: HostSlots, cap: int) -> tuple[int, int] | None:
+    def hang(folder: SlotFolder, cap: int) -> HeldFiles | None:
         hang_if(file)
-        return take(slots, cap)
+        return take(folder, cap)
 
-    put(HostSlots, "_take", hang)
+    put(SlotFolder, "take", hang)
 
 
 def hang_in_loop(file: Path) -> None:

@@ -9,14 +9,17 @@ from typing import Any
 
 import pytest
 from sandfleet_config.outcome import Attempt
+from sandfleet_config.settings import WorkerSettings
 from sandfleet_config.spec import SandboxSpec
 from sandfleet_config.wire import JobRequest
 from sandfleet_worker.delivery import held_claims as held_module
 from sandfleet_worker.delivery.claim import MAX_STARTS, Claim, Flag
 from sandfleet_worker.delivery.held_claims import Held
+from sandfleet_worker.delivery.identity import Identity
+from sandfleet_worker.delivery.intake import Intake
 from sandfleet_worker.delivery.read_message import Delivery
+from sandfleet_worker.job_run import JobRun
 from sandfleet_worker.sandbox.process.cancellation import Cancellation
-from sandfleet_worker.tasks import Life
 
 CLAIM = Claim("c", "job", Flag.START, b"")
 WAITING = replace(CLAIM, is_waiting=True)
@@ -110,15 +113,23 @@ def test_a_job_that_waits_for_a_slot_again_does_not_hang_and_keeps_its_memory_fr
 
 
 def test_what_a_stock_producers_job_says_of_its_attempts_holds_for_whoever_settles_it() -> None:
-    held, _ = hold()
-    limited: list[int] = []
-    intake = SimpleNamespace(held=held, limit_attempts=lambda _, number: limited.append(number))
+    asked: list[Any] = []
+
+    def ask(*, keys: list[Any], args: list[Any]) -> int:
+        asked.append((keys, args))
+        return 1
+
+    client: Any = SimpleNamespace(register_script=lambda _: ask)
+    settings = WorkerSettings.model_validate({"redis_url": "redis://nowhere"})
+    intake = Intake(settings, Identity("h", "h.1", "h:1:x"), None, lambda _: client)  # type: ignore[arg-type]
+    assert intake.held.wait_room(0)
+    intake.held.add(CLAIM, FakeSlot())  # type: ignore[arg-type]
     host: Any = SimpleNamespace(name="h", intake=intake, slots=None)
-    life = Life(host, SimpleNamespace(job_id="job", cancellation=Cancellation()), Delivery("job"), CLAIM)  # type: ignore[arg-type]
-    life._remember(JobRequest(spec=SandboxSpec(image="x", max_attempts=1)))
-    found = held.find("c")
+    run = JobRun(host, SimpleNamespace(job_id="job", cancellation=Cancellation()), Delivery("job"), CLAIM)  # type: ignore[arg-type]
+    run._remember(JobRequest(spec=SandboxSpec(image="x", max_attempts=1)))
+    found = intake.held.find("c")
     assert found is not None
-    assert (limited, life.claim.max_attempts, found.max_attempts) == ([1], 1, 1)
+    assert (asked[0][1][-1], run.claim.max_attempts, found.max_attempts) == (1, 1, 1)
 
 
 def test_a_suspect_is_one_until_it_has_outlived_its_earlier_run() -> None:

@@ -1,3 +1,5 @@
+"""Slots of a host: counted over its workers, given in order, and freed with a killed worker."""
+
 from __future__ import annotations
 
 import contextlib
@@ -13,7 +15,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 from sandfleet_worker.delivery.folder_watch import FolderWatch
-from sandfleet_worker.delivery.host_slots import GATE, STALE_SECONDS, HostSlots
+from sandfleet_worker.delivery.host_slots import HostSlots
+from sandfleet_worker.delivery.slot_folder import GATE, STALE_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -168,7 +171,7 @@ def test_a_worker_that_was_stopped_in_the_line_holds_nobody_up(tmp_path: Path) -
     assert is_full(one), "it is the other's turn"
 
     long_ago = time.time() - 2 * STALE_SECONDS
-    os.utime(tmp_path / other._name, (long_ago, long_ago))
+    os.utime(tmp_path / other._files.name, (long_ago, long_ago))
 
     assert not is_full(one)
 

@@ -11,8 +11,8 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from sandfleet_worker.delivery.host_slots import HostSlots
+from sandfleet_worker.delivery.identity import Identity
 from sandfleet_worker.delivery.intake import TIMEOUT_SECONDS, Intake
-from sandfleet_worker.delivery.ledger import Identity
 from sandfleet_worker.host_facts import HostAbilities
 
 if TYPE_CHECKING:

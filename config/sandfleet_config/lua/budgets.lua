@@ -3,8 +3,7 @@
 -- ARGV: prefix
 -- Returns 0 if no worker lives, or if a live one does not report its host's budget.
 local prefix = ARGV[1]
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
+-- include: prelude
 local largest = 0
 for _, owner in ipairs(redis.pcall('ZRANGEBYSCORE', prefix .. 'owners', now, '+inf')) do
   local text = redis.pcall('HGET', prefix .. 'hosts', owner)

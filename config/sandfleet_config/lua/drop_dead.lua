@@ -9,16 +9,7 @@ local prefix, ttl, max_letters, max_bytes = ARGV[1], tonumber(ARGV[2]), tonumber
 local FIRST_ID, MAX_DROPPED, DAY = 5, 1000, 86400
 local dead, sizes, bytes = prefix .. 'dead', prefix .. 'dead_sizes', prefix .. 'dead_bytes'
 local dropped_count = prefix .. 'dead_dropped'
-local now = redis.call('TIME')[1] * 1000
-
--- Like redis.call, but nil where the key has a wrong type.
-local function try(...)
-  local reply = redis.pcall(...)
-  if type(reply) == 'table' and reply.err then
-    return nil
-  end
-  return reply
-end
+-- include: prelude
 
 -- Deletes a letter. Returns 1, or 0 if there is none.
 local function drop(id)

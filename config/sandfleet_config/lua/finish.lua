@@ -15,19 +15,9 @@
 local prefix, owner, claim, id, code, result = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local ttl, reason, dead_ttl = tonumber(ARGV[7]), ARGV[8], tonumber(ARGV[9])
 local SETTLED_TTL, MAX_IMPORTED = 86400, 100
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
+-- include: prelude
 local job = prefix .. 'job:' .. id
 local claims = prefix .. 'claims:' .. owner
-
--- Like redis.call, but nil where the key has a wrong type.
-local function try(...)
-  local reply = redis.pcall(...)
-  if type(reply) == 'table' and reply.err then
-    return nil
-  end
-  return reply
-end
 
 -- At maxmemory Redis refuses a write that may need memory, where it is a script's first. This one changes nothing.
 local function is_memory_full()

@@ -5,14 +5,7 @@
 -- goes to the end of the list, so that as many checks as the batch has members reach each member once.
 local prefix, batch, limit = ARGV[1], ARGV[2], tonumber(ARGV[3])
 
--- Like redis.call, but nil where the key has a wrong type.
-local function try(...)
-  local reply = redis.pcall(...)
-  if type(reply) == 'table' and reply.err then
-    return nil
-  end
-  return reply
-end
+-- include: prelude
 
 -- include: batch_keys
 local keys = batch_keys(batch)

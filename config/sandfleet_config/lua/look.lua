@@ -5,8 +5,7 @@
 -- "there" for each job}. A "gone" job has no record. An "expired" job is queued past its time: the caller
 -- ends it (finish.lua with owner ""), as the sweep of a live worker does.
 local prefix = ARGV[1]
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
+-- include: prelude
 local answers, soonest = { -1 }, -1
 for at = 2, #ARGV do
   local facts = redis.pcall('HMGET', prefix .. 'job:' .. ARGV[at], 'state', 'expires')

@@ -15,17 +15,7 @@
 -- run:<number>:<id> and keeps its TTL.
 local prefix = ARGV[1]
 local FIRST, WIDTH, WAKE_TTL = 2, 3, 3600
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-
--- Like redis.call, but nil where the key has a wrong type.
-local function try(...)
-  local reply = redis.pcall(...)
-  if type(reply) == 'table' and reply.err then
-    return nil
-  end
-  return reply
-end
+-- include: prelude
 
 -- include: batch_keys
 local KEPT = { 'queue', 'step', 'batch', 'key', 'fingerprint', 'queue_ttl', 'max_attempts', 'record', 'needs', 'ended_by' }

@@ -7,14 +7,7 @@
 local prefix, batch, after, limit = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 local MAX_IMPORTED, MAX_DROPPED = 1000, 200
 
--- Like redis.call, but nil where the key has a wrong type.
-local function try(...)
-  local reply = redis.pcall(...)
-  if type(reply) == 'table' and reply.err then
-    return nil
-  end
-  return reply
-end
+-- include: prelude
 
 -- include: batch_keys
 local keys = batch_keys(batch)

@@ -14,17 +14,7 @@
 local prefix, queue, max_queued, batch, wanted = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5])
 local FIRST, WIDTH, WAKE_TTL = 6, 7, 3600
 local count = (#ARGV - FIRST + 1) / WIDTH
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-
--- Like redis.call, but nil where the key has a wrong type.
-local function try(...)
-  local reply = redis.pcall(...)
-  if type(reply) == 'table' and reply.err then
-    return nil
-  end
-  return reply
-end
+-- include: prelude
 
 -- include: batch_keys
 -- Returns kombu's name of a priority list; step 0 has the bare name.

@@ -26,9 +26,10 @@ from sandfleet_config.words import CANCELLED, format_bytes
 
 from sandfleet_worker.celery_worker.refusal import refuse
 from sandfleet_worker.celery_worker.steps import ClaimedControl, ClaimedTasks
-from sandfleet_worker.delivery.claim import Flag, PutBack
+from sandfleet_worker.delivery.claim import Flag
 from sandfleet_worker.delivery.envelope import open_message
 from sandfleet_worker.delivery.read_message import read_delivery
+from sandfleet_worker.delivery.settlement import FailedAttempt, PutBack
 from sandfleet_worker.delivery.worker_exit import RELEASE_SECONDS
 from sandfleet_worker.system.supervised_thread import Backoff
 from sandfleet_worker.tasks import run_task
@@ -170,7 +171,7 @@ class SandboxConsumer(Consumer):
             return True
         ceiling = abilities.find_settings().policy.memory_bytes
         memory_bytes = spec.resources.memory_bytes or ceiling
-        if memory_bytes > ceiling or self.intake.reserve(claim, memory_bytes):
+        if memory_bytes > ceiling or self.intake.held.reserve(claim, memory_bytes):
             return False  # more than the ceiling is refused before it starts
         memory = self._host.slots.read_memory()
         free = format_bytes(max(0, memory.free if memory else 0))
@@ -213,7 +214,7 @@ class SandboxConsumer(Consumer):
     def _settle_left(self, claim_id: str, failure: Exception | None) -> None:
         """Settle a job whose thread has left it without an end: Celery's own code has failed around it."""
         if claim := self.intake.held.find(claim_id):
-            self.intake.settle_unrun(claim, failure)
+            self.intake.settle(claim, FailedAttempt.of(failure))
 
     def _cancel_jobs(self, job_ids: Sequence[str]) -> None:
         for job_id in job_ids:

@@ -13,6 +13,7 @@ from sandfleet_config.outcome import Outcome, Timing
 from sandfleet_config.queues import TASK_NAME
 
 from sandfleet_worker.celery_worker.events import describe_end, describe_received
+from sandfleet_worker.delivery.settlement import Finish
 
 if TYPE_CHECKING:
     from sandfleet_config.errors import SandboxError
@@ -35,8 +36,7 @@ def refuse(intake: Intake, claim: Claim, delivery: Delivery, refusal: SandboxErr
         attempts=claim.end_attempts(refusal.code),
         host=claim.attempts[-1].host if claim.attempts else None,
     )
-    faults = refusal.errors
-    if not intake.settle_in_claimer(claim, lambda: intake.ledger.finish(claim, outcome, faults)):
+    if not intake.settle(claim, Finish(outcome, refusal.errors), in_claimer=True):
         return
     log.info(
         "job %s ended: %s", claim.job_id, outcome.to_summary(), extra={"action": "job_ended", "job_id": claim.job_id}

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import TypeAdapter, ValidationError
 from sandfleet_config.outcome import Attempt, replace_new_code
-from sandfleet_config.spec import DEFAULT_QUEUE_TTL_SECONDS
 
 if TYPE_CHECKING:
     from sandfleet_config.codes import ErrorCode
@@ -58,8 +57,6 @@ class Claim:
     suspect_seconds: float | None = None
     """How long the job runs apart from others that may have killed their worker; None if it is no suspect."""
     run: int = 1
-    reason: str = ""
-    """Why the job belongs to the dead letters when it ends; empty where it does not."""
     told: float = field(default_factory=time.monotonic, compare=False)
     """When Redis told of the last start, monotonic."""
 
@@ -102,18 +99,6 @@ class Claim:
         """Whether the last attempt is this claim's, and goes on."""
         is_own = self.flag is Flag.START and not self.is_waiting
         return is_own and bool(self.attempts) and self.attempts[-1].ended is None
-
-
-@dataclass(frozen=True)
-class PutBack:
-    """Why a host cannot run a job that it has claimed, for people, and what of the job a record of a stock producer lacks.
-
-    `needs` is JSON, as a submit leaves it. `queue_ttl_seconds` is how long it may wait in the queue.
-    """
-
-    text: str
-    needs: str
-    queue_ttl_seconds: float = DEFAULT_QUEUE_TTL_SECONDS
 
 
 def parse_claim(claim_id: str, *facts: bytes) -> Claim:

@@ -132,11 +132,10 @@ class Held:
             found = self._held.get(claim_id)
         return found.claim if found else None
 
-    def replace(self, claim: Claim) -> None:
-        """Put `claim` in the place of the one with its id: more is known about it now."""
+    def limit_attempts(self, claim: Claim) -> None:
+        """Note the `max_attempts` of `claim`, which only the job's spec told."""
         with self._lock:
-            found = self._held.get(claim.claim_id)
-            if found:
+            if found := self._held.get(claim.claim_id):
                 found.claim = claim
 
     def reserve(self, claim: Claim, memory_bytes: int) -> bool:

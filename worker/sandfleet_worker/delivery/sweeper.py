@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import random
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import redis
@@ -18,6 +17,7 @@ from sandfleet_worker.delivery.claim import MAX_STARTS, Flag
 from sandfleet_worker.delivery.envelope import open_message
 from sandfleet_worker.delivery.outages import can_pass, is_outage
 from sandfleet_worker.delivery.read_message import read_delivery
+from sandfleet_worker.delivery.settlement import Finish, GiveBack, Retry
 from sandfleet_worker.system.supervised_thread import Backoff, SupervisedThread, is_resource_error
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from sandfleet_worker.delivery.claim import Claim
     from sandfleet_worker.delivery.lease import Lease
     from sandfleet_worker.delivery.ledger import Ledger
+    from sandfleet_worker.delivery.settlement import Settlement
 
 log = logging.getLogger(__name__)
 
@@ -88,9 +89,10 @@ class Sweeper:
                 return
 
     def _decide_safely(self, claim: Claim, *, is_cancelled: bool) -> None:
-        """Decide about one claim; where that fails, it waits, and those behind it do not."""
+        """Settle one claim; where that fails, it waits, and those behind it do not."""
         try:
-            self._decide(claim, is_cancelled=is_cancelled)
+            how, text = self._decide(claim, is_cancelled=is_cancelled)
+            self._ledger.settle(claim, how)
         except Exception as error:
             if is_outage(error) or is_resource_error(error):
                 raise
@@ -98,32 +100,33 @@ class Sweeper:
             text = "cannot decide about job %s of a dead worker, the next try follows in %g s"
             extra = {"action": "take_over_failed", "job_id": claim.job_id}
             log.exception(text, claim.job_id, AGAIN_SECONDS, extra=extra)
-
-    def _decide(self, claim: Claim, *, is_cancelled: bool) -> None:
-        """Settle a dead worker's job: its outcome if it may not run again, else back to the queue."""
-        if is_cancelled or claim.flag is Flag.CANCELLED:
-            self._end(claim, ErrorCode.CANCELLED, CANCELLED)
-        elif claim.flag is Flag.EXPIRED:
-            self._end(claim, ErrorCode.EXPIRED, EXPIRED)
-        elif claim.lost_waits >= MAX_LOST_WAITS:
-            text = f"{claim.lost_waits + 1} workers died while the job waited for its start, or its sandbox booted"
-            self._end(replace(claim, reason=text), ErrorCode.WORKER_LOST, text)
-        elif claim.is_waiting or not claim.attempts:
-            self._ledger.give_back(claim)
-            self._tell(claim, "goes back to the queue, it had not started")
-        elif claim.is_last_attempt or not self._may_run_again(claim):
-            text = f"worker {claim.attempts[-1].worker} died with the job, and {self._say_why_last(claim)}"
-            self._end(replace(claim, reason=text), ErrorCode.WORKER_LOST, text)
         else:
-            number = min(max(1, claim.charged_count), len(DELAYS_SECONDS))
-            delay, host = DELAYS_SECONDS[number - 1], claim.attempts[-1].host
-            self._ledger.retry(claim, ErrorCode.WORKER_LOST, delay, host)
-            charged = "charged" if claim.attempts[-1].charged else "not charged"
-            self._tell(claim, f"goes back to the queue, its start is {charged}")
+            extra = {"action": "job_taken_over", "job_id": claim.job_id}
+            log.warning("job %s of a dead worker %s", claim.job_id, text, extra=extra)
 
-    def _end(self, claim: Claim, code: ErrorCode, text: str) -> None:
-        self._ledger.finish(claim, self._outcome(claim, code, text))
-        self._tell(claim, f"ends as {code.value}")
+    def _decide(self, claim: Claim, *, is_cancelled: bool) -> tuple[Settlement, str]:
+        """Return what becomes of a dead worker's job, its outcome if it may not run again, and a text for the log."""
+        if is_cancelled or claim.flag is Flag.CANCELLED:
+            return self._end(claim, ErrorCode.CANCELLED, CANCELLED)
+        if claim.flag is Flag.EXPIRED:
+            return self._end(claim, ErrorCode.EXPIRED, EXPIRED)
+        if claim.lost_waits >= MAX_LOST_WAITS:
+            text = f"{claim.lost_waits + 1} workers died while the job waited for its start, or its sandbox booted"
+            return self._end(claim, ErrorCode.WORKER_LOST, text, dead_letter_reason=text)
+        if claim.is_waiting or not claim.attempts:
+            return GiveBack(), "goes back to the queue, it had not started"
+        if claim.is_last_attempt or not self._may_run_again(claim):
+            text = f"worker {claim.attempts[-1].worker} died with the job, and {self._say_why_last(claim)}"
+            return self._end(claim, ErrorCode.WORKER_LOST, text, dead_letter_reason=text)
+        number = min(max(1, claim.charged_count), len(DELAYS_SECONDS))
+        last = claim.attempts[-1]
+        charged = "charged" if last.charged else "not charged"
+        how = Retry(ErrorCode.WORKER_LOST, DELAYS_SECONDS[number - 1], last.host)
+        return how, f"goes back to the queue, its start is {charged}"
+
+    def _end(self, claim: Claim, code: ErrorCode, text: str, dead_letter_reason: str = "") -> tuple[Settlement, str]:
+        outcome = self._outcome(claim, code, text)
+        return Finish(outcome, dead_letter_reason=dead_letter_reason), f"ends as {code.value}"
 
     @staticmethod
     def _say_why_last(claim: Claim) -> str:
@@ -133,10 +136,6 @@ class Sweeper:
         """Whether the spec lets a dead worker's job run again; a message that is no job is refused by whoever has it next."""
         delivery = read_delivery(open_message(claim), self._max_spec_bytes)
         return delivery is None or delivery.request is None or ErrorCode.WORKER_LOST in delivery.request.spec.retry_on
-
-    def _tell(self, claim: Claim, what: str) -> None:
-        text = "job %s of a dead worker %s"
-        log.warning(text, claim.job_id, what, extra={"action": "job_taken_over", "job_id": claim.job_id})
 
     def _outcome(self, claim: Claim, code: ErrorCode, message: str) -> Outcome:
         facts: dict[str, Any] = {"attempts": claim.end_attempts(code)}

@@ -18,7 +18,8 @@ from sandfleet_worker.celery_worker.control import cancel_waiting
 from sandfleet_worker.celery_worker.flower.jobs import COLUMNS, JobTask
 from sandfleet_worker.celery_worker.flower.pages import CHANGED, NOT_HERE, PageLoader, change_route, handler_of
 from sandfleet_worker.celery_worker.flower.truth import Truth, read_knowledge
-from sandfleet_worker.delivery.ledger import Identity, Ledger
+from sandfleet_worker.delivery.identity import Identity
+from sandfleet_worker.delivery.ledger import Ledger
 from sandfleet_worker.host import connect
 
 if TYPE_CHECKING:

@@ -8,18 +8,8 @@
 -- What cannot be a claim (no JSON, no id, a key of a wrong type) is thrown away: only a stranger can have written it.
 local prefix, owner, token, limit, may_take = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5] == '1'
 local TAKEN = 'taken-'
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
+-- include: prelude
 local owners, mine = prefix .. 'owners', prefix .. 'claims:' .. owner
-
--- Like redis.call, but nil where the key has a wrong type.
-local function try(...)
-  local reply = redis.pcall(...)
-  if type(reply) == 'table' and reply.err then
-    return nil
-  end
-  return reply
-end
 
 local function read_id(message)
   local is_json, decoded = pcall(cjson.decode, message)

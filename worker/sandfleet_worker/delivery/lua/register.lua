@@ -2,8 +2,8 @@
 --
 -- ARGV: prefix, owner, lease in ms, host ("" unknown), id of the host's boot
 -- The boot's id tells others that the host's power was cut: its jobs did nothing. Returns when it ends (ms of Redis's clock).
-local time = redis.call('TIME')
-local ends = time[1] * 1000 + math.floor(time[2] / 1000) + tonumber(ARGV[3])
+-- include: prelude
+local ends = now + tonumber(ARGV[3])
 redis.call('ZREM', ARGV[1] .. 'owners', ARGV[2]) -- first, for the sake of a Redis at maxmemory: see beat.lua
 redis.call('ZADD', ARGV[1] .. 'owners', ends, ARGV[2])
 if ARGV[5] ~= '' then
