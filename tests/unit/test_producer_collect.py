@@ -172,7 +172,7 @@ def test_more_jobs_than_one_round_trip_takes() -> None:
 
 
 def test_a_job_that_redis_forgot_ends_the_wait_after_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sandfleet.collect.polling.LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("sandfleet.collect.polling.CHECK_SECONDS", 0.0)
     fleet = FakeFleet()
     job = fleet.submit(SPEC)
     seen: list[Outcome] = []
@@ -217,10 +217,8 @@ class CountingChannel(FakeChannel):
         self.asked += len(job_ids)
         return super().outcomes(job_ids)
 
-    def outcome_portions(
-        self, portions: Iterable[Sequence[str]]
-    ) -> Iterator[tuple[Sequence[str], list[Outcome | None]]]:
-        return ((job_ids, self.outcomes(job_ids)) for job_ids in portions)
+    def outcome_chunks(self, chunks: Iterable[Sequence[str]]) -> Iterator[tuple[Sequence[str], list[Outcome | None]]]:
+        return ((job_ids, self.outcomes(job_ids)) for job_ids in chunks)
 
 
 class CountingFleet(FakeFleet):
@@ -233,7 +231,7 @@ class CountingFleet(FakeFleet):
 def test_many_handles_of_a_batch_are_not_asked_for_again_and_again(
     monkeypatch: pytest.MonkeyPatch, *, is_async: bool
 ) -> None:
-    monkeypatch.setattr("sandfleet.collect.polling.LOOK_SECONDS", 1000.0)
+    monkeypatch.setattr("sandfleet.collect.polling.CHECK_SECONDS", 1000.0)
     fleet = CountingFleet()
     jobs = fleet.submit_many([SPEC] * 500, batch="b")
     early, late = jobs[:100], jobs[100:]
@@ -275,14 +273,14 @@ def test_handles_of_several_batches_are_all_awaited() -> None:
 
 def test_a_followed_job_that_ended_without_its_batch_list_is_found_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """As a stock worker, which does not know batches, would end it."""
-    monkeypatch.setattr("sandfleet.collect.polling.LOOK_SECONDS", 0.05)
+    monkeypatch.setattr("sandfleet.collect.polling.CHECK_SECONDS", 0.05)
     fleet = CountingFleet()
     jobs = fleet.submit_many([SPEC] * 300, batch="b")
 
     def end() -> None:
         for job in jobs:
             fleet.channel.finish(job.id, OK)
-        fleet.channel._ends.clear()
+        fleet.channel._entries.clear()
 
     timer = threading.Timer(0.05, end)
     timer.start()

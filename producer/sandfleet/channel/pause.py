@@ -1,6 +1,6 @@
 """A pause of Python's cyclic garbage collector while many objects are made and none of them is garbage yet.
 
-An outcome is a dozen tracked objects. Left alone, the collector starts again and again while a portion of them is parsed and
+An outcome is a dozen tracked objects. Left alone, the collector starts again and again while a chunk of them is parsed and
 goes over all that the process holds: measured, that takes up to twice as long as the parsing.
 """
 

@@ -143,20 +143,20 @@ def submit(
 ) -> None:
     """Queue a file of jobs; the whole file is checked before the first is queued. Prints job ids, one a line."""
     from sandfleet.cli.run import read_labels
-    from sandfleet.cli.submit import Submission, read_specs, submit_specs
+    from sandfleet.cli.submit import SubmitOptions, read_specs, submit_specs
 
     if out is not None and not wait:
         raise typer.BadParameter("needs --wait", param_hint="--out")
     if idempotent and not batch:
         raise typer.BadParameter("needs --batch", param_hint="--idempotent")
-    how = Submission(batch=batch, queue=_check_queue(queue), is_idempotent=idempotent)
+    options = SubmitOptions(batch=batch, queue=_check_queue(queue), is_idempotent=idempotent)
     with Fleet() as fleet:
         given = {"priority": priority, "requires": read_labels(require or [], "--require") or None}
         defaults = {name: value for name, value in given.items() if value is not None}
         specs = read_specs(file, fleet.settings.max_spec_bytes, defaults)
         if not specs:
             raise typer.Exit(exits.USAGE)
-        raise typer.Exit(submit_specs(fleet, specs, how, is_waited=wait, out=out, is_json=is_json))
+        raise typer.Exit(submit_specs(fleet, specs, options, is_waited=wait, out=out, is_json=is_json))
 
 
 def _check_queue(name: str | None) -> str | None:
