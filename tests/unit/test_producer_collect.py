@@ -1,9 +1,7 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import json
-import os
 import pickle
 import threading
 from datetime import UTC, datetime
@@ -12,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from rows import each_row
 from sandfleet import ErrorCode, JobUnknown, Outcome, ResultTimeout, SandboxSpec
-from sandfleet.channel.pause import collector_paused
 from sandfleet.channel.records import JobRecord
 from sandfleet.channel.stored_result import parse_outcome
 from sandfleet.collect.stream import OutcomeStream
@@ -300,27 +297,3 @@ def test_a_batch_whose_dead_letter_runs_again_is_awaited_to_its_new_end() -> Non
     outcomes = list(fleet.batch("b").as_completed(timeout=5))
     timer.join()
     assert [outcome.code for outcome in outcomes] == [ErrorCode.OK, ErrorCode.OK, ErrorCode.OUT_OF_MEMORY]
-
-
-def test_the_garbage_collector_is_as_it_was_after_a_pause() -> None:
-    with collector_paused():
-        assert not gc.isenabled()
-        with collector_paused():
-            pass
-        assert not gc.isenabled()
-    assert gc.isenabled()
-    gc.disable()
-    try:
-        with collector_paused():
-            pass
-        assert not gc.isenabled()
-    finally:
-        gc.enable()
-
-
-def test_a_child_forked_in_a_pause_has_a_garbage_collector() -> None:
-    with collector_paused():
-        child = os.fork()
-        if child == 0:
-            os._exit(0 if gc.isenabled() else 1)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -335,7 +335,7 @@ def test_what_a_reader_has_dropped_is_gone_before_more_is_parsed(kind: str, *, i
     assert channel.most_held <= 1, "the reader's own last one"
 
 
-def test_the_collector_of_garbage_does_not_start_for_outcomes_that_are_dropped() -> None:
+def test_the_garbage_collector_does_not_start_for_outcomes_that_are_dropped() -> None:
     reader, raw = OutcomeReader(Connections(Settings())), encode(OK)
     gc.collect()
     before = gc.get_stats()[0]["collections"]

@@ -10,6 +10,7 @@ import typer
 from sandfleet_config.codes import ErrorCode
 
 from sandfleet.channel.records import CancelState
+from sandfleet.cli import options
 from sandfleet.cli.show import print_lines, print_summary
 from sandfleet.cli.waiting import wait_for_batch
 from sandfleet.fleet import Fleet
@@ -45,8 +46,8 @@ def show(
 @app.command()
 def wait(
     name: Name,
-    out: Annotated[str | None, typer.Option(help="Append outcomes as JSON lines; - is stdout.")] = None,
-    timeout: Annotated[float | None, typer.Option(help="Seconds to wait; the jobs go on.")] = None,
+    out: options.Out = None,
+    timeout: options.WaitTimeout = None,
 ) -> None:
     """Wait for a batch and sum up, those that have ended included; exits 1 if any was not OK. Ctrl-C only stops waiting."""
     with Fleet() as fleet:

@@ -59,7 +59,7 @@ class Wait:
             ended = self._take(job_ids, outcomes)
             if ended:
                 yield ended
-            # Released before the next chunk is parsed: two chunks are in memory at most.
+            # Released before the next outcomes are parsed: see `outcome_reader.PARSED_AT_ONCE`.
             del outcomes, ended
 
     def _new_chunks(self) -> Iterable[Sequence[str]]:
