@@ -265,7 +265,8 @@ class Fleet:
         `fields` are those of `ExecuteRequest`: ``timeout``, ``limits``, ``metadata``. `config` chooses image and network.
 
         Raises:
-            SandboxError: the class of every code but ``OK`` and ``EXIT_NONZERO``; `SpecInvalid` for a faulty request.
+            SpecInvalid: the request is faulty.
+            SandboxError: the class of every other code but ``OK`` and ``EXIT_NONZERO``.
             FleetUnavailable: Redis is out of reach.
         """
         try:

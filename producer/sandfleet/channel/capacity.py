@@ -57,7 +57,8 @@ class Capacity:
             raise self._new_error(to_come, high)
 
     def _new_error(self, to_come: int, high: float) -> QueueFull:
-        more = f", and the outcomes of {self._queued} queued jobs need about {format_bytes(to_come)}" if to_come else ""
+        need = f", and the outcomes of {self._queued} queued jobs need about {format_bytes(to_come)}"
+        more = need if to_come else ""
         return QueueFull(
             f"not queued: Redis uses {format_bytes(self._used)} of its maxmemory of {format_bytes(self._maximum)}{more};"
             f" the limit is {high} % (SANDFLEET_MEMORY_HIGH_PERCENT): wait"

@@ -1,4 +1,4 @@
-"""``sandfleet batch``: a named batch, from any process."""
+"""``sandfleet batch``: show, wait for, cancel or forget a batch."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def wait(
 def cancel(name: Name) -> None:
     """Cancel every job of a batch, queued or running; says what that did."""
     with Fleet() as fleet:
-        print(f"{name}\t{describe_cancel(fleet.batch(name))}")
+        print(f"{name}\t{cancel_batch(fleet.batch(name))}")
 
 
 @app.command()
@@ -79,8 +79,8 @@ def forget(
         print(f"{name}\t{forgotten} forgotten" + (f", {kept} kept: they have not ended" if kept else ""))
 
 
-def describe_cancel(batch: Batch) -> str:
-    """Cancel, and say what that did."""
+def cancel_batch(batch: Batch) -> str:
+    """Cancel the batch and return how many jobs are in each state, for people."""
     counts = batch.cancel()
     return (
         f"{counts[CancelState.CANCELLED]} cancelled before they started, {counts[CancelState.REQUESTED]} requested,"

@@ -1,8 +1,9 @@
 """The ``sandfleet`` command: ``run``, ``submit``, ``show``, ``wait``, ``cancel``, ``batch``, ``dead``.
 
-Exit codes of ``run``: the program's own; 124 timeout, 125 our failure or bad usage (as docker), 126 not executable,
-127 not found, 128+N signal, 137 out of memory, 130 cancelled. Of the others: 0; 1 a job not OK or not known; 2 bad usage or a
-bad file; 124 the wait's own timeout; 125 the fleet is out of reach; 130 Ctrl-C.
+Exit codes of ``run``: the program's own; 124 timeout; 125 our failure or bad usage (as docker); 126 not
+executable; 127 not found; 128+N signal; 137 out of memory; 130 cancelled.
+Exit codes of the others: 0; 1 a job is not OK or not known; 2 bad usage or a bad file; 124 the wait's
+timeout; 125 the fleet is out of reach; 130 Ctrl-C.
 """
 
 from __future__ import annotations
@@ -220,7 +221,7 @@ def main(argv: list[str] | None = None) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return exits.INTERRUPTED
     except SystemExit as end:
-        # typer ends so where whoever read our output has gone; its 1 could pass for the program's own exit.
+        # typer's exit code 1 for a closed stdout could pass for the program's own.
         if not isinstance(end.__context__, BrokenPipeError):
             raise
         return exits.SIGNAL_BASE + signal.SIGPIPE

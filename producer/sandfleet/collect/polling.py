@@ -20,10 +20,11 @@ if TYPE_CHECKING:
     from sandfleet.channel.protocol import Channel, JobWatch
 
 CHUNK_JOBS = 200
-"""Outcomes fetched by one call: with full output (64 KiB a stream, base64) about 35 MB, and two chunks are in memory."""
+"""Outcomes fetched by one call: about 35 MB with full output (64 KiB a stream, base64). Two chunks are in memory."""
 FIRST_CHECK_SECONDS = 1.0
 """So soon a wait for an unknown job fails. Most jobs end before, and cost no check."""
 CHECK_SECONDS = 10.0
+"""So late at most a wait finds a job that ended, was lost or expired without a notice."""
 EXPIRY_SLACK_SECONDS = 0.01
 """Redis counts in whole milliseconds, and a job has expired only after the last of them."""
 

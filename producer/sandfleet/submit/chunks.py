@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 CHUNK_JOBS = 256
 CHUNK_BYTES = 4 << 20
 CHUNK_SECONDS = 0.25
-"""A source of specs that takes longer is not waited for: what it has given so far is sent."""
+"""A chunk is sent after so long, however few specs its source has given."""
 CACHED_BYTES = 64 << 20
-"""Bound of what is kept encoded of a list between its check and its submit; the rest is encoded again."""
+"""How much of a checked list stays encoded until it is queued; the rest is encoded twice."""
 JOB_OVERHEAD_BYTES = 2048
-"""About the memory that an encoded request takes besides its text, its spec included."""
+"""Memory of an encoded request besides its text, about, its spec included."""
 HANDED_OVER_JOBS = 4 * CHUNK_JOBS
 """How many specs of an asynchronous source go to another thread at once: so many that chunks overlap there."""
 

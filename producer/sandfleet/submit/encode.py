@@ -1,4 +1,4 @@
-"""Encode checked jobs into what the channel sends."""
+"""Encode checked jobs for the channel."""
 
 from __future__ import annotations
 

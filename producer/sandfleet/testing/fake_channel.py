@@ -55,7 +55,7 @@ class FakeChannel:
         self._dead = FakeDeadLetters()
 
     def publish(self, jobs: Sequence[EncodedJob], queue: str, wanted: int) -> list[Submitted]:
-        """Add jobs, and call the handler with what a worker would read of each new one."""
+        """Add jobs, and call the handler for each new one."""
         with self._lock:
             self._check_room(jobs, queue, wanted)
             found = [self._add(job, queue) for job in jobs]
@@ -99,7 +99,9 @@ class FakeChannel:
         self.finish(job_id, ending, attempts)
 
     def finish(self, job_id: str, ending: Ending, attempts: tuple[Attempt, ...] = ()) -> None:
-        """Record a job's outcome, unless it has one. A job that may be retried and has no attempt left is a dead letter.
+        """Record a job's outcome, unless it has one.
+
+        A job that may be retried and has no attempt left is a dead letter.
 
         Raises:
             JobUnknown: no such job was submitted.
