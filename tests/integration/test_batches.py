@@ -76,10 +76,10 @@ def test_a_batch_is_sealed_by_a_submit_that_comes_to_its_end(fleet: Fleet, ledge
     fleet.submit(SPEC, batch="b")
     batch = fleet.batch("b")
     assert not batch.is_sealed, "more may follow"
-    portions = fleet.submit_portions(iter([SPEC] * 600), batch="b")
-    next(portions)
+    chunks = fleet.submit_chunks(iter([SPEC] * 600), batch="b")
+    next(chunks)
     assert not batch.is_sealed
-    list(portions)
+    list(chunks)
     assert batch.is_sealed
     fleet.submit(SPEC, batch="b")
     assert not batch.is_sealed, "a submit takes it back"

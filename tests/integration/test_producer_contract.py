@@ -276,7 +276,7 @@ def test_one_key_twice_in_a_list_is_one_job(fleet: Fleet) -> None:
     assert fleet.job(caught.value.job_ids[0]).outcome(timeout=20).is_ok
 
 
-def test_a_list_is_checked_as_a_whole_and_an_iterator_in_portions(fleet: Fleet) -> None:
+def test_a_list_is_checked_as_a_whole_and_an_iterator_in_chunks(fleet: Fleet) -> None:
     name = unique("batch")
     faulty = [HELLO] * 300 + [{"image": ""}]
     with pytest.raises(SpecInvalid):
@@ -374,9 +374,9 @@ def test_what_a_source_of_specs_raises_comes_after_what_is_queued(fleet: Fleet) 
         raise OSError("the disk is gone")
 
     seen: list[Job] = []
-    with pytest.raises(OSError, match="the disk is gone") as caught:  # noqa: PT012  the portions before it count too
-        for portion in fleet.submit_portions(produce(), batch=name, queue="nobody"):
-            seen += portion
+    with pytest.raises(OSError, match="the disk is gone") as caught:  # noqa: PT012  the chunks before it count too
+        for chunk in fleet.submit_chunks(produce(), batch=name, queue="nobody"):
+            seen += chunk
     assert type(caught.value) is OSError
     assert len(seen) == 512
     assert [job.id for job in seen] == fleet.batch(name).job_ids
@@ -385,9 +385,9 @@ def test_what_a_source_of_specs_raises_comes_after_what_is_queued(fleet: Fleet) 
 
 def test_a_submit_that_is_given_up_queues_nothing_more(fleet: Fleet) -> None:
     name = unique("batch")
-    portions = fleet.submit_portions(iter([LONG] * 2000), batch=name, queue="nobody")
-    first = next(portions)
-    portions.close()  # type: ignore[attr-defined]
+    chunks = fleet.submit_chunks(iter([LONG] * 2000), batch=name, queue="nobody")
+    first = next(chunks)
+    chunks.close()  # type: ignore[attr-defined]
     assert fleet.batch(name).job_ids == [job.id for job in first]
     fleet.batch(name).cancel()
 

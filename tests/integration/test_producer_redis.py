@@ -276,14 +276,15 @@ def test_a_cancel_needs_no_memory(fleet: Fleet, client: redis.Redis) -> None:
 
 def test_a_producer_that_lost_the_answer_submits_once(fleet: Fleet, client: redis.Redis) -> None:
     """As redis-py does after a connection that broke: the same call again."""
-    from sandfleet.submit.encode import Desk
+    from sandfleet.submit.check import CheckedJob
+    from sandfleet.submit.encode import JobEncoder
 
-    desk = Desk("b", 10_000)
-    tickets = desk.issue([desk.new_draft(SPEC) for _ in range(3)])
-    first = fleet._channel.publish(tickets, "sandfleet", 3)
-    again = fleet._channel.publish(tickets, "sandfleet", 3)
-    assert [answer.job_id for answer in first] == [answer.job_id for answer in again]
-    assert {answer.kind.value for answer in again} == {"same"}
+    encoder = JobEncoder("b", 10_000)
+    jobs = encoder.name([encoder.encode(CheckedJob(SPEC, "")) for _ in range(3)])
+    first = fleet._channel.publish(jobs, "sandfleet", 3)
+    again = fleet._channel.publish(jobs, "sandfleet", 3)
+    assert [submitted.job_id for submitted in first] == [submitted.job_id for submitted in again]
+    assert {submitted.state.value for submitted in again} == {"same"}
     assert client.llen(LIST) == fleet.batch("b").counts.total == 3
 
 
@@ -306,15 +307,15 @@ def test_an_iterator_is_queued_as_it_comes(fleet: Fleet, client: redis.Redis) ->
             yield SPEC
 
     assert len(fleet.submit_many(produce())) == 1000
-    # A slow machine makes smaller portions, so that more of them are queued before the last is made.
-    assert 512 <= max(seen) < 1000, "the last portion is made while the one before it is on its way"
+    # A slow machine makes smaller chunks, so that more of them are queued before the last is made.
+    assert 512 <= max(seen) < 1000, "the last chunk is made while the one before it is on its way"
 
 
-def test_large_specs_go_in_smaller_portions(fleet: Fleet) -> None:
+def test_large_specs_go_in_smaller_chunks(fleet: Fleet) -> None:
     spec = SPEC.model_copy(update={"stdin": Payload(data="x" * 200_000)})
-    portions = [len(jobs) for jobs in fleet.submit_portions([spec] * 50)]
-    assert sum(portions) == 50
-    assert max(portions) < 30
+    chunks = [len(jobs) for jobs in fleet.submit_chunks([spec] * 50)]
+    assert sum(chunks) == 50
+    assert max(chunks) < 30
 
 
 def test_a_dead_letter_that_is_no_job_is_shown_escaped(fleet: Fleet, client: redis.Redis) -> None:
@@ -373,7 +374,7 @@ def test_a_result_outlives_its_record(fleet: Fleet, client: redis.Redis) -> None
 
 
 def test_a_job_redis_lost_ends_the_wait(fleet: Fleet, client: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sandfleet.collect.polling.LOOK_SECONDS", 0.1)
+    monkeypatch.setattr("sandfleet.collect.polling.CHECK_SECONDS", 0.1)
     job = fleet.submit(SPEC)
     client.delete(job_key(job.id))
     with pytest.raises(JobUnknown):

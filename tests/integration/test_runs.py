@@ -214,9 +214,9 @@ def retry_at_once(url: str, batch: str) -> Counter[RunState]:
 
     def click() -> None:
         with Fleet(Settings(redis_url=SecretStr(url))) as fleet:
-            portions = list(fleet._channel.dead_runs(batch))
+            chunks = list(fleet._channel.dead_runs(batch))
             gate.wait()
-            for runs in portions:
+            for runs in chunks:
                 states.update(fleet._channel.start_runs(runs))
 
     clicks = [threading.Thread(target=click) for _ in range(2)]

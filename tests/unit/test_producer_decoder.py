@@ -15,8 +15,9 @@ import pytest
 from rows import each_row
 from sandfleet import ErrorCode, Outcome, SandboxSpec, Settings
 from sandfleet.channel import stored_result as stored
+from sandfleet.channel.connection import Connections
 from sandfleet.channel.decoder import FIELDS, decode_outcome
-from sandfleet.channel.redis_channel import RedisChannel
+from sandfleet.channel.outcome_reader import OutcomeReader
 from sandfleet.channel.stored_result import parse_outcome
 from sandfleet.testing.fake_channel import FakeChannel
 from sandfleet.testing.fake_fleet import FakeFleet
@@ -305,11 +306,9 @@ class FreshChannel(FakeChannel):
 
     most_held = 0
 
-    def outcome_portions(
-        self, portions: Iterable[Sequence[str]]
-    ) -> Iterator[tuple[Sequence[str], list[Outcome | None]]]:
+    def outcome_chunks(self, chunks: Iterable[Sequence[str]]) -> Iterator[tuple[Sequence[str], list[Outcome | None]]]:
         made: list[weakref.ref[Outcome]] = []
-        for job_ids in portions:
+        for job_ids in chunks:
             self.most_held = max(self.most_held, sum(reference() is not None for reference in made))
             yield job_ids, self._make(job_ids, made)
 
@@ -336,11 +335,11 @@ def test_what_a_reader_has_dropped_is_gone_before_more_is_parsed(kind: str, *, i
     assert channel.most_held <= 1, "the reader's own last one"
 
 
-def test_the_collector_of_garbage_does_not_start_for_outcomes_that_are_dropped() -> None:
-    channel, raw = RedisChannel(Settings()), encode(OK)
+def test_the_garbage_collector_does_not_start_for_outcomes_that_are_dropped() -> None:
+    reader, raw = OutcomeReader(Connections(Settings())), encode(OK)
     gc.collect()
     before = gc.get_stats()[0]["collections"]
-    for _, outcomes in channel._parse(["j1"] * 2000, [raw] * 2000):
+    for _, outcomes in reader._parse(["j1"] * 2000, [raw] * 2000):
         assert len(outcomes) > 1
         del outcomes
     assert gc.get_stats()[0]["collections"] - before <= 1

@@ -87,7 +87,7 @@ def test_dead_letters_are_as_bounded_as_in_redis(monkeypatch: pytest.MonkeyPatch
 
     for bound, kept in (("MAX_DEAD_LETTERS", 3), ("MAX_DEAD_BYTES", 0)):
         with monkeypatch.context() as patch:
-            patch.setattr(f"sandfleet.testing.fake_channel.{bound}", kept)
+            patch.setattr(f"sandfleet.testing.fake_dead_letters.{bound}", kept)
             fleet = FakeFleet(fail)
             jobs = fleet.submit_many([SPEC] * 5)
             assert [letter.job_id for letter in fleet.dead.list()] == [job.id for job in jobs[:1:-1]][:kept]
