@@ -147,8 +147,8 @@ def wait_warm(runner: RunscRunner, limits: Admitted) -> bool:
     if not runner.config.warm.size or limits.memory_bytes < IDLE_MEMORY_BYTES:
         return False
     plan = runner._new_plan(runner.images.resolve(limits.spec.image), limits.platform)
-    runner._warm.pin(plan)
-    wait_until(lambda: runner._warm.count_idle(plan), 60, "a sandbox is up")
+    runner._provider.pool.pin(plan)
+    wait_until(lambda: runner._provider.pool.count_idle(plan), 60, "a sandbox is up")
     return True
 
 

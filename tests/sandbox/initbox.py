@@ -26,6 +26,7 @@ from sandfleet_worker.sandbox.process.init_protocol import (
     StatusParser,
     WritablePath,
 )
+from sandfleet_worker.sandbox.process.runsc import NATIVE
 from sandfleet_worker.sandbox.runner import RunscRunner
 
 if TYPE_CHECKING:
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from sandfleet_worker.sandbox.process.runsc import RunscBinary
 
 HERE = Path(__file__).parent
-NATIVE = Path(init_protocol.__file__).parent / "native"
 CFLAGS = [
     *("-Os", "-static", "-nostdlib", "-ffreestanding", "-fno-stack-protector", "-fno-pie", "-no-pie"),
     *("-fno-asynchronous-unwind-tables", "-Wl,-z,noexecstack", "-Wl,--build-id=none"),

@@ -78,7 +78,7 @@ def run(runner: RunscRunner, spec: SandboxSpec, wish: dict[str, int]) -> list[st
     for thread in threads:
         thread.join()
     if wish.get("is_filled"):
-        wait_until(lambda: runner._warm.count_idle() == runner.descriptors.spares, 120, "all are up")
+        wait_until(lambda: runner._provider.pool.count_idle() == runner.descriptors.spares, 120, "all are up")
         work()
     return endings
 

@@ -77,11 +77,13 @@ def execute(runner: RunscRunner, *command: str, **fields: object) -> Ending:
 
 def wait_idle(runner: RunscRunner, count: int = SIZE, image: str = "busybox") -> None:
     plan = plan_of(runner, image)
-    wait_until(lambda: runner._warm.count_idle(plan) >= count, BOOT_SECONDS, f"{count} sandboxes of {image} are up")
+    wait_until(
+        lambda: runner._provider.pool.count_idle(plan) >= count, BOOT_SECONDS, f"{count} sandboxes of {image} are up"
+    )
 
 
 def idle(runner: RunscRunner, image: str = "busybox") -> list[Sandbox]:
-    return [sandbox for sandbox in runner._warm._stock[plan_of(runner, image)] if sandbox.is_warm]
+    return [sandbox for sandbox in runner._provider.pool._stock[plan_of(runner, image)] if sandbox.is_warm]
 
 
 def sentry_of(sandbox: Sandbox) -> int:
@@ -109,7 +111,7 @@ def test_where_every_core_is_busy_nothing_is_booted_ahead(warm: RunscRunner, mon
         with busy_cores():
             execute(warm, "true")
             time.sleep(3)
-            assert not any(warm._warm._stock.values())
+            assert not any(warm._provider.pool._stock.values())
             assert not execute(warm, "true").runtime.warm
     wait_idle(warm)
 
@@ -129,14 +131,18 @@ def test_there_are_never_more_than_allowed(warm: RunscRunner) -> None:
     most = 0
     for number in range(12):
         execute(warm, "true", image=("busybox", "python")[number % 2])
-        most = max(most, sum(map(len, warm._warm._stock.values())))
+        most = max(most, sum(map(len, warm._provider.pool._stock.values())))
         time.sleep(0.05)
-    wait_until(lambda: warm._warm.count_idle() == SIZE, BOOT_SECONDS, "all are up")
+    wait_until(lambda: warm._provider.pool.count_idle() == SIZE, BOOT_SECONDS, "all are up")
 
     assert most <= SIZE
     # Each image that was asked for gets its share.
     wait_until(
-        lambda: warm._warm.count_idle(plan_of(warm)) == warm._warm.count_idle(plan_of(warm, "python")) == 1,
+        lambda: (
+            warm._provider.pool.count_idle(plan_of(warm))
+            == warm._provider.pool.count_idle(plan_of(warm, "python"))
+            == 1
+        ),
         BOOT_SECONDS,
         "each image has one",
     )
@@ -202,7 +208,7 @@ def test_one_that_was_built_from_a_replaced_image_is_never_given_out(
         assert execute(runner, *command, image="app").stdout.text == "new\n"
         plan = plan_of(runner, "app")
         store.remove("app")
-        wait_until(lambda: not runner._warm.count_idle(plan), 15, "nothing of a removed image is kept")
+        wait_until(lambda: not runner._provider.pool.count_idle(plan), 15, "nothing of a removed image is kept")
 
 
 def test_an_idle_one_takes_no_cpu_and_little_memory(warm: RunscRunner) -> None:
@@ -254,12 +260,12 @@ def test_a_drain_leaves_running_jobs_alone(warm: RunscRunner) -> None:
     wait_until(lambda: len(idle(warm)) < SIZE, 10, "the job has its sandbox")
     warm.drain()
 
-    assert warm._warm.count_idle() == 0
-    assert not warm._warm._berths
+    assert warm._provider.pool.count_idle() == 0
+    assert not warm._provider.pool._berths
     job.join()
     assert (endings[0].verdict.code, endings[0].runtime.warm) == (ErrorCode.OK, True)
     time.sleep(0.5)
-    assert warm._warm.count_idle() == 0, "nothing is booted ahead after a drain"
+    assert warm._provider.pool.count_idle() == 0, "nothing is booted ahead after a drain"
     # Jobs still run, as those that a worker had claimed before it was told to stop.
     assert execute(warm, "true").verdict.code is ErrorCode.OK
 
@@ -274,9 +280,9 @@ def test_what_is_given_up_in_the_middle_of_its_boot_gives_its_turn_back(warm: Ru
     for _ in range(5):
         # The pool's thread may be in the middle of one more boot when the drain returns; it gives that up right after.
         wait_until(all_free, 5, "every turn is back")
-        warm._warm._is_draining = False
-        warm._warm.pin(plan_of(warm))
-        wait_until(lambda: any(warm._warm._stock.values()), BOOT_SECONDS, "one boots")
+        warm._provider.pool._is_draining = False
+        warm._provider.pool.pin(plan_of(warm))
+        wait_until(lambda: any(warm._provider.pool._stock.values()), BOOT_SECONDS, "one boots")
         warm.drain()
     wait_until(all_free, 5, "every turn is back")
     assert execute(warm, "true").verdict.code is ErrorCode.OK
@@ -284,10 +290,10 @@ def test_what_is_given_up_in_the_middle_of_its_boot_gives_its_turn_back(warm: Ru
 
 def test_a_dead_berth_is_never_given_out(warm: RunscRunner) -> None:
     execute(warm, "true")
-    wait_until(lambda: len(warm._warm._berths) == warm._turns.limit, BOOT_SECONDS, "the berths are ready")
+    wait_until(lambda: len(warm._provider.pool._berths) == warm._turns.limit, BOOT_SECONDS, "the berths are ready")
     wait_idle(warm)
-    with warm._warm._lock:
-        dead = list(warm._warm._berths)
+    with warm._provider.pool._lock:
+        dead = list(warm._provider.pool._berths)
         for berth in dead:
             berth.kill()
     for berth in dead:
@@ -310,7 +316,7 @@ def test_where_nothing_boots_jobs_tell_why_and_the_pool_waits(
     monkeypatch.setattr(WarmPool, "_note_failure", note)
     with RunscRunner(warm_host) as runner:
         plan = plan_of(runner)
-        runner._warm.pin(type(plan)(plan.binary, "no-such-platform", plan.erofs, plan.identity))
+        runner._provider.pool.pin(type(plan)(plan.binary, "no-such-platform", plan.erofs, plan.identity))
         wait_until(lambda: told, BOOT_SECONDS, "the failure is told")
         time.sleep(1.5)
         # One or two boots at a time, and a pause of a second after the first failure, of two after the next.
@@ -365,7 +371,7 @@ def test_spares_of_an_image_that_nobody_asks_for_any_more_are_given_back(host: H
         wait_idle(runner)
         folders = [sandbox.paths.folder for sandbox in idle(runner)]
         wait_until(lambda: not any(folder.exists() for folder in folders), 20, "they are gone")
-        assert not any(runner._warm._stock.values())
+        assert not any(runner._provider.pool._stock.values())
         assert execute(runner, "true").verdict.code is ErrorCode.OK
 
 
@@ -392,7 +398,7 @@ def test_no_job_waits_for_the_removal_of_a_sandbox(warm: RunscRunner, monkeypatc
         assert time.monotonic() - started < 30
     finally:
         may_go_on.set()
-    wait_until(lambda: not warm._remover.count_left(), 10, "they are gone")
+    wait_until(lambda: not warm._provider.remover.count_left(), 10, "they are gone")
 
 
 def test_what_would_not_go_is_tried_again(warm: RunscRunner, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -404,12 +410,12 @@ def test_what_would_not_go_is_tried_again(warm: RunscRunner, monkeypatch: pytest
     for folder in folders:
         (folder / "inner").mkdir()
     assert execute(warm, "true").verdict.code is ErrorCode.OK
-    assert warm._remover.count_left() == 1
+    assert warm._provider.remover.count_left() == 1
     for folder in folders:
         (folder / "inner").rmdir()
     # Not by `count_left`: while the remover tries one, it is not counted.
     wait_until(lambda: sum(folder.exists() for folder in folders) == SIZE - 1, 20, "it is gone, and no other")
-    wait_until(lambda: not warm._remover.count_left(), 10, "nothing is left to remove")
+    wait_until(lambda: not warm._provider.remover.count_left(), 10, "nothing is left to remove")
 
 
 def test_sandboxes_that_need_no_stop_are_warm_as_soon_as_they_are_up(
@@ -493,7 +499,7 @@ def test_the_pool_recovers_from_an_error_wherever_its_thread_calls_out(
             execute(warm, "true")
             wait_until(failing.has_failed, 20, f"{name} is called")
             wait_idle(warm)
-        assert warm._warm._thread.is_alive, name
+        assert warm._provider.pool._thread.is_alive, name
     turns = [turn for _ in range(warm._turns.limit) if (turn := warm._turns.take())]
     assert len(turns) == warm._turns.limit, "a turn was lost"
 
@@ -517,7 +523,7 @@ def test_an_error_of_the_remover_loses_no_sandbox(warm: RunscRunner, monkeypatch
         os.kill(sentry_of(sandbox), signal.SIGKILL)
     wait_until(lambda: len(failed) == SIZE, 20, "their removal has failed")
     wait_until(lambda: not any(sandbox.paths.folder.exists() for sandbox in dead), 20, "they are gone all the same")
-    wait_until(lambda: not warm._remover.count_left(), 10, "none is left")
+    wait_until(lambda: not warm._provider.remover.count_left(), 10, "none is left")
 
 
 def test_what_the_thread_cannot_recover_from_is_told_and_harms_no_job(
@@ -542,7 +548,7 @@ def test_what_the_thread_cannot_recover_from_is_told_and_harms_no_job(
         late: list[str] = []
         runner.call_on_failure(late.append)
         assert late == told, "who asks later hears it, too"
-        wait_until(lambda: not runner._warm.count_idle(), 10, "nothing idles any more")
+        wait_until(lambda: not runner._provider.pool.count_idle(), 10, "nothing idles any more")
         job.join()
         assert (endings[0].verdict.code, endings[0].runtime.warm) == (ErrorCode.OK, True)
         assert execute(runner, "true").verdict.code is ErrorCode.OK

@@ -11,10 +11,12 @@ import time
 from typing import TYPE_CHECKING, Self
 
 from sandfleet_config.errors import HostResources
+from sandfleet_config.outcome import StreamOutput
 
 from sandfleet_worker.sandbox.process.bundle import encode_config
 from sandfleet_worker.sandbox.process.folders import remove_folder
 from sandfleet_worker.sandbox.process.launcher import Launcher
+from sandfleet_worker.sandbox.process.measurement import Measurement, collect_facts
 from sandfleet_worker.sandbox.process.runsc import SandboxPaths, new_command
 from sandfleet_worker.sandbox.process.sentry import Sentry
 from sandfleet_worker.sandbox.process.supervision import Supervision
@@ -23,10 +25,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
+    from sandfleet_config.outcome import Usage
     from sandfleet_config.settings import LimitName, RunscSettings
 
     from sandfleet_worker.sandbox.cgroup.cgroup import SandboxCgroup
     from sandfleet_worker.sandbox.policy import Admitted
+    from sandfleet_worker.sandbox.process.bundle import PackedJob
+    from sandfleet_worker.sandbox.process.cancellation import Cancellation
+    from sandfleet_worker.sandbox.process.facts import Facts
     from sandfleet_worker.sandbox.process.plan import Plan
 
 log = logging.getLogger(__name__)
@@ -177,6 +183,57 @@ class Sandbox:
                 f"or set SANDFLEET_ALLOW_UNENFORCED={names} to run without them"
             )
             raise HostResources.of(msg)
+
+    def run(
+        self,
+        job: PackedJob,
+        limits: Admitted,
+        cancel: Cancellation,
+        deadline: float | None = None,
+        allow_start: Callable[[], None] = lambda: None,
+    ) -> Measurement:
+        """Run the job to its end, destroy the sandbox, and return everything that was measured.
+
+        Args:
+            job: the message that gives init its job.
+            limits: the limits that `assign` has set.
+            cancel: ends the job early.
+            deadline: a `time.monotonic` instant at which the job is killed.
+            allow_start: called just before the job is handed over. The job does not start if it raises.
+        """
+        supervision, plan = self.supervision, self.plan
+        assert plan is not None  # it was booted
+        with self:
+            supervision.run(job.message, limits, cancel, deadline, allow_start)
+            runsc_exit = self.wait_exit()
+            collected = time.monotonic()
+            counts, usage = self.cgroup.counters.read(), self.cgroup.counters.usage()
+            facts = collect_facts(
+                supervision, plan, self.paths, counts=counts, runsc_exit=runsc_exit, limits=limits, job=job
+            )
+        return self._measure(facts, usage, collected)
+
+    def _measure(self, facts: Facts, usage: Usage, collected: float) -> Measurement:
+        """Join `facts` with the outputs and durations of a sandbox that is destroyed; `collected` is when runsc was reaped."""
+        supervision, clock = self.supervision, self.supervision.clock
+        assert self.plan is not None
+        assert clock.taken is not None  # by `assign`
+        ended = clock.ended or clock.gone or collected
+        run_seconds = None if clock.started is None else supervision.ran_seconds or ended - clock.started
+        return Measurement(
+            facts=facts,
+            stdout=supervision.stdout.to_output(),
+            # Before *started*, only runsc itself can have written there.
+            stderr=supervision.stderr.to_output() if clock.started is not None else StreamOutput(),
+            create_seconds=(clock.started or ended) - clock.taken,
+            run_seconds=run_seconds,
+            collect_seconds=collected - ended,
+            cleanup_seconds=time.monotonic() - collected,
+            usage=usage,
+            enforced=self.enforced,
+            plan=self.plan,
+            is_warm=self.is_warm,
+        )
 
     def kill(self) -> None:
         """SIGKILL all of it: the attached runsc takes sentry and stubs along by parent-death signal, the cgroup the rest."""
