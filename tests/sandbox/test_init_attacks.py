@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 from initbox import NOBODY, job, limit, shell
-from sandfleet_worker.sandbox.process import init_protocol
-from sandfleet_worker.sandbox.process.init_protocol import Exited, Signaled, Started
+from sandfleet_worker.sandbox.process import init_job
+from sandfleet_worker.sandbox.process.init_reports import Exited, Signaled, Started
 
 if TYPE_CHECKING:
     from initbox import NewSandbox, Sandbox
@@ -77,7 +77,7 @@ def test_the_namespace_attack_is_a_real_one(sandbox: Sandbox) -> None:
     while "mount" not in sandbox.stdout and time.monotonic() < deadline:
         time.sleep(0.02)
     assert sandbox.stdout == "clone 0 unshare 0 mount 0 "
-    sandbox.send(init_protocol.KILL)
+    sandbox.send(init_job.KILL)
     assert sandbox.finish() == Signaled(signal.SIGKILL, disk_full=False)
 
 
@@ -91,11 +91,11 @@ def test_closed_output_does_not_confuse_anyone(sandbox: Sandbox) -> None:
     assert sandbox.run(shell("exec <&- >&- 2>&-; sleep 0.2; exit 4")) == Exited(4, disk_full=False)
 
 
-@pytest.mark.parametrize("command", [init_protocol.TERMINATE, init_protocol.KILL])
+@pytest.mark.parametrize("command", [init_job.TERMINATE, init_job.KILL])
 def test_a_fork_bomb_is_stopped(new_sandbox: NewSandbox, command: bytes) -> None:
     sandbox = new_sandbox()
     assert sandbox.start(job("attacks", "bomb", rlimits=[limit(resource.RLIMIT_NPROC, 100)])) == Started()
     time.sleep(1)
     sandbox.send(command)
-    number = signal.SIGTERM if command == init_protocol.TERMINATE else signal.SIGKILL
+    number = signal.SIGTERM if command == init_job.TERMINATE else signal.SIGKILL
     assert sandbox.finish() == Signaled(number, disk_full=False)

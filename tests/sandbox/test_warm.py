@@ -35,7 +35,8 @@ from sandfleet_worker.sandbox.process.sandbox import Sandbox
 from sandfleet_worker.sandbox.process.sentry import find_sentry
 from sandfleet_worker.sandbox.process.supervision import Supervision
 from sandfleet_worker.sandbox.runner import RunscRunner
-from sandfleet_worker.sandbox.warm import pool as warm_module
+from sandfleet_worker.sandbox.warm import fill_schedule
+from sandfleet_worker.sandbox.warm import pool as pool_module
 from sandfleet_worker.sandbox.warm.boot_limit import BootTurns
 from sandfleet_worker.sandbox.warm.demand import Demand, Spare
 from sandfleet_worker.sandbox.warm.pool import WarmPool
@@ -83,7 +84,7 @@ def wait_idle(runner: RunscRunner, count: int = SIZE, image: str = "busybox") ->
 
 
 def idle(runner: RunscRunner, image: str = "busybox") -> list[Sandbox]:
-    return [sandbox for sandbox in runner._provider.pool._stock[plan_of(runner, image)] if sandbox.is_warm]
+    return [sandbox for sandbox in runner._provider.pool._spares.by_plan[plan_of(runner, image)] if sandbox.is_warm]
 
 
 def sentry_of(sandbox: Sandbox) -> int:
@@ -111,7 +112,7 @@ def test_where_every_core_is_busy_nothing_is_booted_ahead(warm: RunscRunner, mon
         with busy_cores():
             execute(warm, "true")
             time.sleep(3)
-            assert not any(warm._provider.pool._stock.values())
+            assert not any(warm._provider.pool._spares.by_plan.values())
             assert not execute(warm, "true").runtime.warm
     wait_idle(warm)
 
@@ -131,7 +132,7 @@ def test_there_are_never_more_than_allowed(warm: RunscRunner) -> None:
     most = 0
     for number in range(12):
         execute(warm, "true", image=("busybox", "python")[number % 2])
-        most = max(most, sum(map(len, warm._provider.pool._stock.values())))
+        most = max(most, sum(map(len, warm._provider.pool._spares.by_plan.values())))
         time.sleep(0.05)
     wait_until(lambda: warm._provider.pool.count_idle() == SIZE, BOOT_SECONDS, "all are up")
 
@@ -261,7 +262,7 @@ def test_a_drain_leaves_running_jobs_alone(warm: RunscRunner) -> None:
     warm.drain()
 
     assert warm._provider.pool.count_idle() == 0
-    assert not warm._provider.pool._berths
+    assert not warm._provider.pool._spares.unbooted
     job.join()
     assert (endings[0].verdict.code, endings[0].runtime.warm) == (ErrorCode.OK, True)
     time.sleep(0.5)
@@ -282,7 +283,7 @@ def test_what_is_given_up_in_the_middle_of_its_boot_gives_its_turn_back(warm: Ru
         wait_until(all_free, 5, "every turn is back")
         warm._provider.pool._is_draining = False
         warm._provider.pool.pin(plan_of(warm))
-        wait_until(lambda: any(warm._provider.pool._stock.values()), BOOT_SECONDS, "one boots")
+        wait_until(lambda: any(warm._provider.pool._spares.by_plan.values()), BOOT_SECONDS, "one boots")
         warm.drain()
     wait_until(all_free, 5, "every turn is back")
     assert execute(warm, "true").verdict.code is ErrorCode.OK
@@ -290,10 +291,12 @@ def test_what_is_given_up_in_the_middle_of_its_boot_gives_its_turn_back(warm: Ru
 
 def test_a_dead_berth_is_never_given_out(warm: RunscRunner) -> None:
     execute(warm, "true")
-    wait_until(lambda: len(warm._provider.pool._berths) == warm._turns.limit, BOOT_SECONDS, "the berths are ready")
+    wait_until(
+        lambda: len(warm._provider.pool._spares.unbooted) == warm._turns.limit, BOOT_SECONDS, "the berths are ready"
+    )
     wait_idle(warm)
     with warm._provider.pool._lock:
-        dead = list(warm._provider.pool._berths)
+        dead = list(warm._provider.pool._spares.unbooted)
         for berth in dead:
             berth.kill()
     for berth in dead:
@@ -371,7 +374,7 @@ def test_spares_of_an_image_that_nobody_asks_for_any_more_are_given_back(host: H
         wait_idle(runner)
         folders = [sandbox.paths.folder for sandbox in idle(runner)]
         wait_until(lambda: not any(folder.exists() for folder in folders), 20, "they are gone")
-        assert not any(runner._provider.pool._stock.values())
+        assert not any(runner._provider.pool._spares.by_plan.values())
         assert execute(runner, "true").verdict.code is ErrorCode.OK
 
 
@@ -455,7 +458,7 @@ CALLED_BY_THE_THREAD = [
     (Supervision, "poll"),
     (Supervision, "fileno"),
     (WarmPool, "_find_timeout"),
-    (WarmPool, "_tidy"),
+    (WarmPool, "_remove_stale"),
 ]
 
 
@@ -485,8 +488,8 @@ class Failing:
 def test_the_pool_recovers_from_an_error_wherever_its_thread_calls_out(
     warm: RunscRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(warm_module, "TIDY_SECONDS", 0.2)
-    monkeypatch.setattr(warm_module, "FIRST_BACKOFF_SECONDS", 0.05)
+    monkeypatch.setattr(pool_module, "STALE_POLL_SECONDS", 0.2)
+    monkeypatch.setattr(fill_schedule, "FIRST_BACKOFF_SECONDS", 0.05)
     is_quiet = plan_of(warm).binary.abilities.is_quiet
     calls = [(owner, name) for owner, name in CALLED_BY_THE_THREAD if name not in CALLED_IF[not is_quiet]]
     errors = itertools.cycle([OSError(errno.EMFILE, "no descriptor"), KeyError("a bug")])

@@ -91,7 +91,7 @@ class SandboxProvider:
         turn = self._boot_limit.wait(cancel, deadline, hooks)
         sandbox: Sandbox | None = None
         try:
-            sandbox = self.pool.berth() or self._open()
+            sandbox = self.pool.take_unbooted() or self._open()
             sandbox.supervision.on_booted = turn.end
             sandbox.assign(limits)
             sandbox.boot(plan)

@@ -6,7 +6,7 @@
  *
  *     fd 3  control pipe, read: one job message, then single bytes: 'T' = SIGTERM to every process,
  *           'K' = SIGKILL to every process; end of file = exit at once (the worker is gone)
- *     fd 4  status pipe, written: text lines, each by one write; init_protocol.py lists them and the job's layout
+ *     fd 4  status pipe, written: text lines, each by one write; init_reports.py lists them. init_job.py has the job's layout
  *
  * Started by runsc from host descriptors:
  *     runsc ... run --bundle B --pass-fd=<control read end>:3 --pass-fd=<status write end>:4 --exec-fd=<this ELF> ID

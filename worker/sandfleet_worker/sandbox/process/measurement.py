@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sandfleet_worker.sandbox.process.facts import PANIC_CHARS, Facts
-from sandfleet_worker.sandbox.process.init_protocol import Exited
+from sandfleet_worker.sandbox.process.init_reports import Exited
 from sandfleet_worker.sandbox.process.runsc import read_head, read_log_errors
 from sandfleet_worker.sandbox.process.sidecars import OPAQUE_FAILURE, find_sidecar_fault
 

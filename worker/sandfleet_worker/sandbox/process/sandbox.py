@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+BOOT_FAILURE_CHARS = 500
+
 
 class Sandbox:
     """One single-use sandbox: `open`, `boot`, perhaps `stop` and `wake`, `assign`, and then its `supervision` runs the job.
@@ -118,6 +120,23 @@ class Sandbox:
         assert self._launcher is not None
         self.supervision.begin_boot(plan.platform, self._settings.boot_deadline_seconds)
         self._launcher.begin(new_command(plan.binary, self._settings, plan.platform, self.paths, self._launcher.passed))
+
+    def advance(self) -> bool:
+        """Bring a spare one step on: it boots, is up, is told to stop, has stopped. Return False where it has died."""
+        self.supervision.poll()
+        if self.supervision.is_gone:
+            return False
+        if self.supervision.clock.ready is None or self.is_warm:
+            return True
+        if self.plan is not None and self.plan.binary.abilities.is_quiet:
+            return self.hold()
+        return self.note_stop() if self.is_stopping else self.stop()
+
+    def read_boot_failure(self) -> str:
+        """Say why a spare has died: the reason of our kill, else the end of runsc's messages."""
+        kill = self.supervision.kill
+        text = kill.message if kill else self.supervision.boot_stderr.to_output().text.strip()[-BOOT_FAILURE_CHARS:]
+        return text or "it ended by itself"
 
     def stop(self) -> bool:
         """Tell an idle sandbox's kernel to stop, which would poll for ever; return False where it cannot be found.

@@ -41,12 +41,8 @@ class Demand:
     """What jobs asked for of late; not safe for threads."""
 
     def __init__(self, size: int, idle_seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._size, self._idle_seconds, self._clock = size, idle_seconds, clock
+        self.size, self._idle_seconds, self._clock = size, idle_seconds, clock
         self._uses: dict[Plan, _Use] = {}
-
-    def resize(self, size: int) -> None:
-        """Share out so many places from now on."""
-        self._size = size
 
     def note(self, plan: Plan) -> None:
         """Count a job that `plan` serves."""
@@ -76,7 +72,7 @@ class Demand:
             plan for plan, use in self._uses.items() if not use.is_pinned and now - use.at > self._idle_seconds
         ]:
             del self._uses[plan]
-        return share(self._size, {plan: use.weigh(now) for plan, use in self._uses.items()})
+        return share(self.size, {plan: use.weigh(now) for plan, use in self._uses.items()})
 
 
 def share(size: int, weights: Mapping[Plan, float]) -> dict[Plan, int]:

@@ -5,26 +5,28 @@ from typing import Any
 
 import pytest
 from rows import each_row
-from sandfleet_worker.sandbox.process.init_protocol import (
+from sandfleet_worker.sandbox.process.init_job import (
     MAX_MESSAGE_BYTES,
+    InitJob,
+    Rlimit,
+    WritablePath,
+    encode_job,
+    exec_candidates,
+)
+from sandfleet_worker.sandbox.process.init_reports import (
     MAX_REPORT_BYTES,
     ChdirFailed,
     ExecFailed,
     Exited,
-    InitJob,
     MountFailed,
     ProtocolFault,
     Ready,
     Report,
-    Rlimit,
     RlimitFailed,
     Signaled,
     Started,
     StatusParser,
     UserFailed,
-    WritablePath,
-    encode_job,
-    exec_candidates,
     parse_report,
 )
 
