@@ -18,7 +18,7 @@ from sandfleet_worker.sandbox.image.store import ImageStore
 from sandfleet_worker.sandbox.policy import admit
 from sandfleet_worker.sandbox.process.abilities import MEMORY_FILE
 from sandfleet_worker.sandbox.runner import RunscRunner
-from sandfleet_worker.sandbox.warm.demand import Spare
+from sandfleet_worker.sandbox.warm.demand import HostLoad
 from sandfleet_worker.sandbox.warm.pool import IDLE_MEMORY_BYTES
 from waiting import wait_until
 
@@ -69,7 +69,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture(autouse=True)
 def spare_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let sandboxes be booted ahead whatever else this machine does meanwhile."""
-    monkeypatch.setattr(Spare, "has_cores", lambda _: True)
+    monkeypatch.setattr(HostLoad, "has_idle_cores", lambda _: True)
 
 
 @pytest.fixture

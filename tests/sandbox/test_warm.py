@@ -1,4 +1,4 @@
-"""Sandboxes that are up before their job: each for one job, none that is dead or stale, none more than allowed."""
+"""Spares: each serves one job, none is dead or stale, and there are never more than allowed."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ from sandfleet_worker.sandbox.process.supervision import Supervision
 from sandfleet_worker.sandbox.runner import RunscRunner
 from sandfleet_worker.sandbox.warm import fill_schedule
 from sandfleet_worker.sandbox.warm import pool as pool_module
-from sandfleet_worker.sandbox.warm.boot_limit import BootTurns
-from sandfleet_worker.sandbox.warm.demand import Demand, Spare
+from sandfleet_worker.sandbox.warm.boot_limit import BootLimit
+from sandfleet_worker.sandbox.warm.demand import Demand, HostLoad
 from sandfleet_worker.sandbox.warm.pool import WarmPool
 from waiting import wait_until
 
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from sandfleet_worker.sandbox.process.runsc import RunscBinary
 
 SIZE = 2
-HAS_CORES = Spare.has_cores
+HAS_IDLE_CORES = HostLoad.has_idle_cores
 BOOT_SECONDS = 60.0
 
 
@@ -61,7 +61,7 @@ def warm_host(host: HostSettings) -> HostSettings:
 
 @pytest.fixture
 def warm(warm_host: HostSettings) -> Iterator[RunscRunner]:
-    """Return a runner that keeps `SIZE` sandboxes ahead; at the end nothing of it may be left."""
+    """Return a runner with `SIZE` spares; at the end nothing of it may be left."""
     with RunscRunner(warm_host) as runner:
         yield runner
     assert not left_behind(warm_host), "the runner left something on the host"
@@ -93,7 +93,7 @@ def sentry_of(sandbox: Sandbox) -> int:
     return pid
 
 
-def test_what_jobs_ask_for_is_up_before_the_next_one(warm: RunscRunner) -> None:
+def test_a_spare_is_up_before_the_next_job_of_its_image(warm: RunscRunner) -> None:
     first = execute(warm, "true")
     wait_idle(warm)
     second = execute(warm, "true")
@@ -106,9 +106,9 @@ def test_what_jobs_ask_for_is_up_before_the_next_one(warm: RunscRunner) -> None:
     assert second.timing.create < first.timing.create
 
 
-def test_where_every_core_is_busy_nothing_is_booted_ahead(warm: RunscRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_spare_is_booted_while_all_cores_are_busy(warm: RunscRunner, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(Spare, "has_cores", HAS_CORES)
+        patch.setattr(HostLoad, "has_idle_cores", HAS_IDLE_CORES)
         with busy_cores():
             execute(warm, "true")
             time.sleep(3)
@@ -119,7 +119,7 @@ def test_where_every_core_is_busy_nothing_is_booted_ahead(warm: RunscRunner, mon
 
 @contextlib.contextmanager
 def busy_cores() -> Iterator[None]:
-    """Keep every core busy, and a bit more: none is idle for as long as one look lasts."""
+    """Keep every core busy, and a bit more: none is idle between two polls."""
     with contextlib.ExitStack() as stack:
         for _ in range(2 * (os.cpu_count() or 1)):
             process = stack.enter_context(subprocess.Popen([sys.executable, "-c", "while True: pass"]))
@@ -128,7 +128,7 @@ def busy_cores() -> Iterator[None]:
         yield
 
 
-def test_there_are_never_more_than_allowed(warm: RunscRunner) -> None:
+def test_there_are_never_more_spares_than_allowed(warm: RunscRunner) -> None:
     most = 0
     for number in range(12):
         execute(warm, "true", image=("busybox", "python")[number % 2])
@@ -170,7 +170,7 @@ def test_each_sandbox_has_one_job(warm: RunscRunner) -> None:
         folders |= taken
 
 
-def test_a_dead_one_is_never_given_out(warm: RunscRunner) -> None:
+def test_a_dead_spare_is_never_given_out(warm: RunscRunner) -> None:
     execute(warm, "true")
     wait_idle(warm)
     for _ in range(5):
@@ -184,7 +184,7 @@ def test_a_dead_one_is_never_given_out(warm: RunscRunner) -> None:
     assert execute(warm, "true").runtime.warm
 
 
-def test_one_that_was_built_from_a_replaced_image_is_never_given_out(
+def test_a_spare_of_a_replaced_image_is_never_given_out(
     warm_host: HostSettings, images_root: Path, tmp_path: Path
 ) -> None:
     store = ImageStore(tmp_path / "store")
@@ -212,7 +212,7 @@ def test_one_that_was_built_from_a_replaced_image_is_never_given_out(
         wait_until(lambda: not runner._provider.pool.count_idle(plan), 15, "nothing of a removed image is kept")
 
 
-def test_an_idle_one_takes_no_cpu_and_little_memory(warm: RunscRunner) -> None:
+def test_an_idle_spare_takes_no_cpu_and_little_memory(warm: RunscRunner) -> None:
     execute(warm, "true")
     wait_idle(warm)
     sandboxes = idle(warm)
@@ -243,7 +243,7 @@ def test_the_clock_is_right_after_idling(warm: RunscRunner) -> None:
     assert 0.45 < slept < 1.5
 
 
-def test_a_job_with_less_memory_than_an_idle_one_may_use_boots_within_its_own(warm: RunscRunner) -> None:
+def test_a_job_with_less_memory_than_an_idle_spare_may_use_boots_within_its_own(warm: RunscRunner) -> None:
     execute(warm, "true")
     wait_idle(warm)
     ending = execute(warm, "true", resources={"memory_bytes": "40MiB"})
@@ -271,42 +271,44 @@ def test_a_drain_leaves_running_jobs_alone(warm: RunscRunner) -> None:
     assert execute(warm, "true").verdict.code is ErrorCode.OK
 
 
-def test_what_is_given_up_in_the_middle_of_its_boot_gives_its_turn_back(warm: RunscRunner) -> None:
+def test_a_spare_that_is_destroyed_while_it_boots_releases_its_boot_slot(warm: RunscRunner) -> None:
     def all_free() -> bool:
-        turns = [turn for _ in range(warm._turns.limit) if (turn := warm._turns.take())]
-        for turn in turns:
-            turn.end()
-        return len(turns) == warm._turns.limit
+        slots = [slot for _ in range(warm._boot_limit.limit) if (slot := warm._boot_limit.try_acquire())]
+        for slot in slots:
+            slot.release()
+        return len(slots) == warm._boot_limit.limit
 
     for _ in range(5):
         # The pool's thread may be in the middle of one more boot when the drain returns; it gives that up right after.
-        wait_until(all_free, 5, "every turn is back")
+        wait_until(all_free, 5, "every boot slot is free")
         warm._provider.pool._is_draining = False
         warm._provider.pool.pin(plan_of(warm))
         wait_until(lambda: any(warm._provider.pool._spares.by_plan.values()), BOOT_SECONDS, "one boots")
         warm.drain()
-    wait_until(all_free, 5, "every turn is back")
+    wait_until(all_free, 5, "every boot slot is free")
     assert execute(warm, "true").verdict.code is ErrorCode.OK
 
 
-def test_a_dead_berth_is_never_given_out(warm: RunscRunner) -> None:
+def test_a_dead_unbooted_sandbox_is_never_given_out(warm: RunscRunner) -> None:
     execute(warm, "true")
     wait_until(
-        lambda: len(warm._provider.pool._spares.unbooted) == warm._turns.limit, BOOT_SECONDS, "the berths are ready"
+        lambda: len(warm._provider.pool._spares.unbooted) == warm._boot_limit.limit,
+        BOOT_SECONDS,
+        "unbooted sandboxes are open",
     )
     wait_idle(warm)
     with warm._provider.pool._lock:
         dead = list(warm._provider.pool._spares.unbooted)
-        for berth in dead:
-            berth.kill()
-    for berth in dead:
-        berth.wait_exit()
-    # Less memory than an idle sandbox may use: it boots one of its own, from a berth.
+        for unbooted in dead:
+            unbooted.kill()
+    for unbooted in dead:
+        unbooted.wait_exit()
+    # Less memory than an idle sandbox may use: it boots one of its own, from an unbooted one.
     ending = execute(warm, "echo", "well", resources={"memory_bytes": "40MiB"})
     assert (ending.verdict.code, ending.stdout.text) == (ErrorCode.OK, "well\n"), ending.verdict.message
 
 
-def test_where_nothing_boots_jobs_tell_why_and_the_pool_waits(
+def test_the_pool_backs_off_while_no_sandbox_boots_and_outcomes_say_why(
     warm_host: HostSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[str] = []
@@ -337,7 +339,7 @@ def test_images_named_in_the_settings_are_up_before_the_first_job(host: HostSett
         assert execute(runner, "true").runtime.warm
 
 
-def test_a_killed_worker_leaves_nothing_that_idled(warm_host: HostSettings) -> None:
+def test_a_killed_worker_leaves_no_spare(warm_host: HostSettings) -> None:
     tree = find_tree(warm_host.runsc.cgroup_parent)
     root = str(warm_host.runsc.root_dir)
     wish = {"root_dir": root, "images": str(warm_host.images.root), "sandboxes": 1, "warm": SIZE}
@@ -404,7 +406,7 @@ def test_no_job_waits_for_the_removal_of_a_sandbox(warm: RunscRunner, monkeypatc
     wait_until(lambda: not warm._provider.remover.count_left(), 10, "they are gone")
 
 
-def test_what_would_not_go_is_tried_again(warm: RunscRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_removal_that_failed_is_tried_again(warm: RunscRunner, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cgroups, "REMOVE_DEADLINE_SECONDS", 0.1)
     execute(warm, "true")
     wait_idle(warm)
@@ -421,7 +423,7 @@ def test_what_would_not_go_is_tried_again(warm: RunscRunner, monkeypatch: pytest
     wait_until(lambda: not warm._provider.remover.count_left(), 10, "nothing is left to remove")
 
 
-def test_sandboxes_that_need_no_stop_are_warm_as_soon_as_they_are_up(
+def test_spares_that_need_no_stop_are_warm_as_soon_as_they_are_up(
     warm_host: HostSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     complete = AbilityFinder.complete
@@ -444,11 +446,11 @@ def test_sandboxes_that_need_no_stop_are_warm_as_soon_as_they_are_up(
 
 
 CALLED_BY_THE_THREAD = [
-    (Spare, "has_cores"),
-    (Spare, "has_memory"),
+    (HostLoad, "has_idle_cores"),
+    (HostLoad, "has_free_memory"),
     (Demand, "targets"),
     (Demand, "plans"),
-    (BootTurns, "take"),
+    (BootLimit, "try_acquire"),
     (Sandbox, "open"),
     (Sandbox, "boot"),
     (Sandbox, "hold"),
@@ -503,8 +505,8 @@ def test_the_pool_recovers_from_an_error_wherever_its_thread_calls_out(
             wait_until(failing.has_failed, 20, f"{name} is called")
             wait_idle(warm)
         assert warm._provider.pool._thread.is_alive, name
-    turns = [turn for _ in range(warm._turns.limit) if (turn := warm._turns.take())]
-    assert len(turns) == warm._turns.limit, "a turn was lost"
+    slots = [slot for _ in range(warm._boot_limit.limit) if (slot := warm._boot_limit.try_acquire())]
+    assert len(slots) == warm._boot_limit.limit, "a boot slot was lost"
 
 
 def test_an_error_of_the_remover_loses_no_sandbox(warm: RunscRunner, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -529,13 +531,13 @@ def test_an_error_of_the_remover_loses_no_sandbox(warm: RunscRunner, monkeypatch
     wait_until(lambda: not warm._provider.remover.count_left(), 10, "none is left")
 
 
-def test_what_the_thread_cannot_recover_from_is_told_and_harms_no_job(
+def test_a_fatal_error_of_the_pools_thread_is_told_and_harms_no_job(
     warm_host: HostSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[str] = []
     endings: list[Ending] = []
 
-    def fail(_: Spare) -> bool:
+    def fail(_: HostLoad) -> bool:
         raise SystemExit
 
     with RunscRunner(warm_host) as runner:
@@ -545,7 +547,7 @@ def test_what_the_thread_cannot_recover_from_is_told_and_harms_no_job(
         job = threading.Thread(target=lambda: endings.append(execute(runner, "sleep", "3")))
         job.start()
         wait_until(lambda: len(idle(runner)) < SIZE, 10, "the job has its sandbox")
-        monkeypatch.setattr(Spare, "has_cores", fail)
+        monkeypatch.setattr(HostLoad, "has_idle_cores", fail)
         wait_until(lambda: told, 20, "it is told")
         assert "SystemExit" in told[0]
         late: list[str] = []

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from sandfleet_worker.sandbox.process.cancellation import Cancellation
     from sandfleet_worker.sandbox.process.plan import Plan
     from sandfleet_worker.sandbox.start_hooks import StartHooks
-    from sandfleet_worker.sandbox.warm.boot_limit import BootTurns
+    from sandfleet_worker.sandbox.warm.boot_limit import BootLimit
 
 _NO_HOOKS: Final = NoHooks()
 
@@ -39,7 +39,7 @@ class SandboxProvider:
         config: HostSettings,
         tree: CgroupTree,
         folder: Path,
-        boot_limit: BootTurns,
+        boot_limit: BootLimit,
         *,
         spares: int,
         on_failure: Callable[[str], None],
@@ -88,15 +88,15 @@ class SandboxProvider:
         Raises:
             SandboxError: the job was ended, or its deadline came, while it waited to boot; the sandbox cannot be built.
         """
-        turn = self._boot_limit.wait(cancel, deadline, hooks)
+        slot = self._boot_limit.acquire(cancel, deadline, hooks)
         sandbox: Sandbox | None = None
         try:
             sandbox = self.pool.take_unbooted() or self._open()
-            sandbox.supervision.on_booted = turn.end
+            sandbox.supervision.on_booted = slot.release
             sandbox.assign(limits)
             sandbox.boot(plan)
         except BaseException:
-            turn.end()
+            slot.release()
             if sandbox is not None:
                 sandbox.destroy()
             raise

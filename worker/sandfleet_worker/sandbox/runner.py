@@ -35,7 +35,7 @@ from sandfleet_worker.sandbox.process.runsc import ROOTFS, find_runsc
 from sandfleet_worker.sandbox.provider import SandboxProvider
 from sandfleet_worker.sandbox.start_hooks import NoHooks
 from sandfleet_worker.sandbox.verdict import decide
-from sandfleet_worker.sandbox.warm.boot_limit import BootTurns, raise_if_over
+from sandfleet_worker.sandbox.warm.boot_limit import BootLimit, raise_if_over
 from sandfleet_worker.system.supervised_thread import is_resource_error
 
 if TYPE_CHECKING:
@@ -72,12 +72,12 @@ class RunscRunner:
         self._owner = Ownership(self.config.runsc.root_dir)
         folder = self._owner.folder
         (folder / ROOTFS).mkdir(mode=0o755)
-        self._turns = BootTurns()
-        self.descriptors = fit_descriptors(self.config, self._turns.limit)
+        self._boot_limit = BootLimit()
+        self.descriptors = fit_descriptors(self.config, self._boot_limit.limit)
         self.memory = fit_memory(self.config, self._tree, self.descriptors.spares)
         spares = self.memory.spares
         self._provider = SandboxProvider(
-            self.config, self._tree, folder, self._turns, spares=spares, on_failure=self._fail
+            self.config, self._tree, folder, self._boot_limit, spares=spares, on_failure=self._fail
         )
         self._prober = Prober(self.config, self._provider, folder)
         runsc = self.config.runsc

@@ -84,21 +84,21 @@ def share(size: int, weights: Mapping[Plan, float]) -> dict[Plan, int]:
     return places
 
 
-class Spare:
+class HostLoad:
     """Whether the host has cores and memory to spare, by what it did since the last look; not safe for threads."""
 
     def __init__(self) -> None:
         self._ticks = os.sysconf("SC_CLK_TCK")
         self._last = self._read()
 
-    def has_cores(self) -> bool:
+    def has_idle_cores(self) -> bool:
         """Whether half a core or more had nothing to do since the last call."""
         idle, at = self._read()
         last_idle, last_at = self._last
         self._last = idle, at
         return idle - last_idle >= SPARE_CORES * (at - last_at)
 
-    def has_memory(self) -> bool:
+    def has_free_memory(self) -> bool:
         """Whether enough of the host's memory is available."""
         memory = psutil.virtual_memory()
         return bool(memory.available >= MIN_AVAILABLE_SHARE * memory.total)

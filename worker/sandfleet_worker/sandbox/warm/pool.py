@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from sandfleet_config.errors import SandboxError
 
-from sandfleet_worker.sandbox.warm.demand import Demand, Spare
+from sandfleet_worker.sandbox.warm.demand import Demand, HostLoad
 from sandfleet_worker.sandbox.warm.fill_schedule import FillSchedule
 from sandfleet_worker.sandbox.warm.spares import Spares
 from sandfleet_worker.system.supervised_thread import SupervisedThread
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from sandfleet_worker.sandbox.process.plan import Plan
     from sandfleet_worker.sandbox.process.remover import Remover
     from sandfleet_worker.sandbox.process.sandbox import Sandbox
-    from sandfleet_worker.sandbox.warm.boot_limit import BootTurns
+    from sandfleet_worker.sandbox.warm.boot_limit import BootLimit
 
 log = logging.getLogger(__name__)
 
@@ -57,14 +57,14 @@ class WarmPool:
         self,
         settings: WarmSettings,
         open_sandbox: Callable[[], Sandbox],
-        boot_limit: BootTurns,
+        boot_limit: BootLimit,
         remover: Remover,
         on_failure: Callable[[str], None],
     ) -> None:
         self._open, self._boot_limit, self._remover, self._on_failure = open_sandbox, boot_limit, remover, on_failure
         self._lock = threading.Lock()
         self._demand = Demand(settings.size, settings.idle_seconds)
-        self._load = Spare()
+        self._load = HostLoad()
         self._schedule = FillSchedule()
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._poller = select.epoll()
@@ -238,10 +238,10 @@ class WarmPool:
             self._schedule.clear()
         elif self._schedule.next_at is None:
             self._schedule.postpone()
-            self._load.has_cores()  # counts from here on
+            self._load.has_idle_cores()  # counts from here on
         elif now >= self._schedule.next_at:
             self._schedule.postpone()
-            if self._load.has_cores():
+            if self._load.has_idle_cores():
                 self._fill()
             self._schedule.postpone()
 
@@ -249,7 +249,7 @@ class WarmPool:
         return None if self._is_draining else self._spares.find_missing(self._demand.size, self._demand.targets())
 
     def _fill(self) -> None:
-        """Boot missing spares, for as long as the boot limit allows it, and open sandboxes."""
+        """Boot missing spares, for as long as there are boot slots, and open sandboxes."""
         with self._lock:
             self._discard(self._spares.find_unwanted(self._demand.targets()))
             self._discard(self._spares.find_surplus(self._demand.size, self._demand.targets()))
@@ -262,17 +262,17 @@ class WarmPool:
         """Boot a spare of the plan that lacks most; False where there is nothing to do, or no way to do it now."""
         with self._lock:
             plan = self._find_missing()
-        if plan is None or not self._load.has_memory() or (turn := self._boot_limit.take()) is None:
+        if plan is None or not self._load.has_free_memory() or (slot := self._boot_limit.try_acquire()) is None:
             return False
         sandbox: Sandbox | None = None
         try:
             sandbox = self.take_unbooted() or self._open()
-            sandbox.supervision.on_booted = turn.end
+            sandbox.supervision.on_booted = slot.release
             sandbox.cgroup.limit_memory(IDLE_MEMORY_BYTES)
             sandbox.boot(plan)
             return self._keep(sandbox)
         except BaseException as error:
-            turn.end()
+            slot.release()
             if sandbox is not None:
                 self._remover.add(sandbox)
             if not isinstance(error, SandboxError):
