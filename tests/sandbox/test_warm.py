@@ -403,7 +403,7 @@ def test_no_job_waits_for_the_removal_of_a_sandbox(warm: RunscRunner, monkeypatc
         assert time.monotonic() - started < 30
     finally:
         may_go_on.set()
-    wait_until(lambda: not warm._provider.remover.count_left(), 10, "they are gone")
+    wait_until(lambda: not warm._provider.remover.count_pending(), 10, "they are gone")
 
 
 def test_a_removal_that_failed_is_tried_again(warm: RunscRunner, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -415,12 +415,12 @@ def test_a_removal_that_failed_is_tried_again(warm: RunscRunner, monkeypatch: py
     for folder in folders:
         (folder / "inner").mkdir()
     assert execute(warm, "true").verdict.code is ErrorCode.OK
-    assert warm._provider.remover.count_left() == 1
+    assert warm._provider.remover.count_pending() == 1
     for folder in folders:
         (folder / "inner").rmdir()
-    # Not by `count_left`: while the remover tries one, it is not counted.
+    # Not by `count_pending`: while the remover tries one, it is not counted.
     wait_until(lambda: sum(folder.exists() for folder in folders) == SIZE - 1, 20, "it is gone, and no other")
-    wait_until(lambda: not warm._provider.remover.count_left(), 10, "nothing is left to remove")
+    wait_until(lambda: not warm._provider.remover.count_pending(), 10, "nothing is left to remove")
 
 
 def test_spares_that_need_no_stop_are_warm_as_soon_as_they_are_up(
@@ -453,9 +453,9 @@ CALLED_BY_THE_THREAD = [
     (BootLimit, "try_acquire"),
     (Sandbox, "open"),
     (Sandbox, "boot"),
-    (Sandbox, "hold"),
+    (Sandbox, "mark_warm"),
     (Sandbox, "stop"),
-    (Sandbox, "note_stop"),
+    (Sandbox, "check_stopped"),
     (SandboxCgroup, "limit_memory"),
     (Supervision, "poll"),
     (Supervision, "fileno"),
@@ -464,7 +464,7 @@ CALLED_BY_THE_THREAD = [
 ]
 
 
-CALLED_IF = {True: {"hold"}, False: {"stop", "note_stop"}}
+CALLED_IF = {True: {"mark_warm"}, False: {"stop", "check_stopped"}}
 """What is not called where sandboxes have to stop while they idle, and where not."""
 
 
@@ -528,7 +528,7 @@ def test_an_error_of_the_remover_loses_no_sandbox(warm: RunscRunner, monkeypatch
         os.kill(sentry_of(sandbox), signal.SIGKILL)
     wait_until(lambda: len(failed) == SIZE, 20, "their removal has failed")
     wait_until(lambda: not any(sandbox.paths.folder.exists() for sandbox in dead), 20, "they are gone all the same")
-    wait_until(lambda: not warm._provider.remover.count_left(), 10, "none is left")
+    wait_until(lambda: not warm._provider.remover.count_pending(), 10, "none is left")
 
 
 def test_a_fatal_error_of_the_pools_thread_is_told_and_harms_no_job(

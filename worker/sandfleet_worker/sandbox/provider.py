@@ -106,4 +106,6 @@ class SandboxProvider:
         name = f"{self._folder.name}.{next(self._numbers)}"
         paths, cgroup = SandboxPaths(self._folder / name), SandboxCgroup(self._tree, name)
         settings, allowed = self._config.runsc, self._config.allow_unenforced
-        return Sandbox(settings, paths, cgroup, allowed, is_quiet=self.is_quiet, on_left=self.remover.retry).open()
+        return Sandbox(
+            settings, paths, cgroup, allowed, is_quiet=self.is_quiet, on_not_removed=self.remover.retry
+        ).open()

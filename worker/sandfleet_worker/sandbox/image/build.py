@@ -11,7 +11,7 @@ from sandfleet_config.errors import ImageInvalid
 from sandfleet_worker.sandbox.image.catalog import EROFS, FACTS
 from sandfleet_worker.sandbox.image.image import Image, describe
 from sandfleet_worker.sandbox.image.oci import ImageConfig
-from sandfleet_worker.sandbox.image.pack import add_hosts, add_mount_points, settle, write_erofs
+from sandfleet_worker.sandbox.image.pack import add_hosts, add_mount_points, normalize, write_erofs
 from sandfleet_worker.sandbox.image.staging import write_json
 from sandfleet_worker.sandbox.image.starter import STARTERS
 from sandfleet_worker.sandbox.image.unpack import unpack_oci, unpack_rootfs
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sandfleet_worker.sandbox.image.oci import OciImage
-    from sandfleet_worker.sandbox.image.tools import Workshop
+    from sandfleet_worker.sandbox.image.tools import StagingFolder
 
 COPIED_KINDS = frozenset({"containers-storage", "docker", "docker-archive", "docker-daemon", "oci-archive"})
 """Sources that skopeo(1) can copy into an OCI layout."""
 
 
 def build_image(
-    name: str, source: str, oci: OciImage | None, workshop: Workshop, on_progress: Callable[[str], None]
+    name: str, source: str, oci: OciImage | None, staging: StagingFolder, on_progress: Callable[[str], None]
 ) -> Image:
     """Make an image of `source`; its two files are in the folder of `erofs_path`, ready to be moved.
 
@@ -38,36 +38,36 @@ def build_image(
     """
     began = time.time()
     on_progress(f"unpacking {source}")
-    config = _unpack(source, oci, workshop)
-    add_mount_points(workshop.tree)
-    add_hosts(workshop.tree)
+    config = _unpack(source, oci, staging)
+    add_mount_points(staging.tree)
+    add_hosts(staging.tree)
     header = b"sandfleet tree 1\0" + repr(config).encode() + b"\0\n"
-    content = settle(workshop.tree, began, workshop.limits, header=header, is_hashed=oci is None)
-    blob = workshop.folder / "blob"
+    content = normalize(staging.tree, began, staging.limits, header=header, is_hashed=oci is None)
+    blob = staging.folder / "blob"
     blob.mkdir(mode=0o755)
     erofs = blob / EROFS
     on_progress(f"packing {content.files} files, {content.size_bytes / 1e6:.1f} MB")
-    write_erofs(workshop, erofs, content.latest)
+    write_erofs(staging, erofs, content.latest)
     digest = oci.digest if oci else content.digest
-    image = describe(workshop.tree, erofs, config).model_copy(update={"name": name, "digest": digest, "source": source})
+    image = describe(staging.tree, erofs, config).model_copy(update={"name": name, "digest": digest, "source": source})
     # The reader knows where the image is: a store may be moved.
     stored = image.model_dump(mode="json", exclude={"name", "erofs_path"})
-    write_json(blob / FACTS, stored, workshop.folder / "image.json.new")
+    write_json(blob / FACTS, stored, staging.folder / "image.json.new")
     return image
 
 
-def _unpack(source: str, oci: OciImage | None, workshop: Workshop) -> ImageConfig:
+def _unpack(source: str, oci: OciImage | None, staging: StagingFolder) -> ImageConfig:
     if oci is not None:
-        unpack_oci(oci, workshop)
+        unpack_oci(oci, staging)
         return oci.config
     kind, _, rest = source.partition(":")
     if kind == "rootfs" and rest:
-        unpack_rootfs(Path(rest), workshop)
+        unpack_rootfs(Path(rest), staging)
         return ImageConfig()
     starter = STARTERS.get(rest) if kind == "starter" else None
     if starter is None:
         raise _no_source(source)
-    starter.build(workshop)
+    starter.build(staging)
     return starter.config
 
 

@@ -39,7 +39,7 @@ from sandfleet_worker.sandbox.image.staging import (
     sync_folder,
     write_json,
 )
-from sandfleet_worker.sandbox.image.tools import Limits, Workshop
+from sandfleet_worker.sandbox.image.tools import Limits, StagingFolder
 from sandfleet_worker.sandbox.image.users import ResolvedUser, resolve_user
 from sandfleet_worker.sandbox.start_hooks import NoHooks
 
@@ -96,7 +96,7 @@ class ImageStore:
                 image = self._build(name, source, oci, on_progress)
             else:
                 on_progress("already here")
-            return self._point(name, image)
+            return self._write_ref(name, image)
 
     def _find_added(self, name: str, source: str, oci: OciImage | None, *, is_fresh: bool) -> Image | None:
         """Return the image that this add would make, where that is known beforehand and its file is whole."""
@@ -112,7 +112,7 @@ class ImageStore:
 
     def _build(self, name: str, source: str, oci: OciImage | None, on_progress: Progress) -> Image:
         with staging_folder(self._staging) as (folder, lock):
-            built = build_image(name, source, oci, Workshop(folder, lock, self._limits), on_progress)
+            built = build_image(name, source, oci, StagingFolder(folder, lock, self._limits), on_progress)
             self._publish(built.erofs_path.parent, built.digest)
         on_progress(f"added {name} as {built.digest}")
         return built.model_copy(update={"erofs_path": self._catalog.blob_path(built.digest) / EROFS})
@@ -132,7 +132,7 @@ class ImageStore:
             blob.rename(target)
             sync_folder(self._catalog.blobs)
 
-    def _point(self, name: str, image: Image) -> Image:
+    def _write_ref(self, name: str, image: Image) -> Image:
         with locked(self._locks / "refs"):
             if not (self._catalog.blob_path(image.digest) / FACTS).exists():
                 raise ImageNotFound.of(f"image {name} was removed while it was being added: add it again")
@@ -182,10 +182,10 @@ class ImageStore:
         """
         wanted = Reference.parse(reference)
         with host_faults(self.root), locked(self._locks / "refs"):
-            digest, going = self._choose_to_remove(wanted, reference)
+            digest, names = self._choose_to_remove(wanted, reference)
             if digest and self._catalog.blob_path(digest).exists():
                 self._discard_unless_held(digest, reference)
-            for name in going:
+            for name in names:
                 self._catalog.ref_path(name).unlink(missing_ok=True)
         logger.info("image %s removed", reference, extra={"action": "image_removed", "image": reference})
 
@@ -223,10 +223,10 @@ class ImageStore:
 
     def _discard(self, blob: Path) -> None:
         self._staging.mkdir(parents=True, exist_ok=True)
-        grave = self._staging / f"gone-{os.getpid()}-{time.monotonic_ns()}"
-        blob.rename(grave)
+        trash = self._staging / f"gone-{os.getpid()}-{time.monotonic_ns()}"
+        blob.rename(trash)
         self._catalog.forget(blob)
-        remove_tree(grave)
+        remove_tree(trash)
 
     def list(self) -> list[Image]:
         """Return every image by name, then those that no name points to any more, under their digest."""

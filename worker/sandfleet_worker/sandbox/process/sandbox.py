@@ -1,7 +1,7 @@
 """One sandbox, from an empty folder to nothing left: a berth, a boot up to *ready*, perhaps some time idle, one job, gone.
 
 Destroying it cleans up in total, and can meet: a runsc that is still alive (killed with its cgroup), stopped or not, a busy
-cgroup (retried), files of runsc's state (removed). What will not go is logged and handed to `on_left`, to be tried again.
+cgroup (retried), files of runsc's state (removed). What will not go is logged and handed to `on_not_removed`, to be tried again.
 """
 
 from __future__ import annotations
@@ -54,10 +54,10 @@ class Sandbox:
         allow_unenforced: frozenset[LimitName] = frozenset(),
         *,
         is_quiet: bool = False,
-        on_left: Callable[[Sandbox], None] = lambda _: None,
+        on_not_removed: Callable[[Sandbox], None] = lambda _: None,
     ) -> None:
         self._settings, self._allow_unenforced, self._is_quiet = settings, allow_unenforced, is_quiet
-        self._on_left = on_left
+        self._on_not_removed = on_not_removed
         self.paths, self.cgroup = paths, cgroup
         self.plan: Plan | None = None
         self.is_warm = False
@@ -129,8 +129,8 @@ class Sandbox:
         if self.supervision.clock.ready is None or self.is_warm:
             return True
         if self.plan is not None and self.plan.binary.abilities.is_quiet:
-            return self.hold()
-        return self.note_stop() if self.is_stopping else self.stop()
+            return self.mark_warm()
+        return self.check_stopped() if self.is_stopping else self.stop()
 
     def read_boot_failure(self) -> str:
         """Say why a spare has died: the reason of our kill, else the end of runsc's messages."""
@@ -141,14 +141,14 @@ class Sandbox:
     def stop(self) -> bool:
         """Tell an idle sandbox's kernel to stop, which would poll for ever; return False where it cannot be found.
 
-        It is warm once `note_stop` has seen it stopped.
+        It is warm once `check_stopped` has seen it stopped.
 
         runsc 20240729 burns 2 % of a core in each idle sandbox (gVisor issue 13361); stopped it takes none.
         """
         self._sentry = Sentry.find(self.paths)
         return self._sentry is not None and self._sentry.stop()
 
-    def hold(self) -> bool:
+    def mark_warm(self) -> bool:
         """Hold an idle sandbox's kernel as it is, where it need not stop: it is warm at once. False where it cannot be found."""
         self._sentry = Sentry.find(self.paths)
         self.is_warm = self._sentry is not None
@@ -159,7 +159,7 @@ class Sandbox:
         """Whether it was told to stop, and has not been seen stopped yet."""
         return self._sentry is not None and not self.is_warm
 
-    def note_stop(self) -> bool:
+    def check_stopped(self) -> bool:
         """See whether the sandbox has stopped; return False where it does not."""
         assert self._sentry is not None
         self.is_warm = self._sentry.is_stopped
@@ -174,7 +174,7 @@ class Sandbox:
             return True
         if not self._sentry.is_told_to_stop:
             return not self._sentry.is_dying
-        return (self._sentry.is_stopped or not self.is_warm) and self._sentry.go_on()
+        return (self._sentry.is_stopped or not self.is_warm) and self._sentry.resume()
 
     def assign(self, limits: Admitted) -> None:
         """Hold the sandbox to the job's limits from now on.
@@ -265,9 +265,9 @@ class Sandbox:
         return None if self._launcher is None else self._launcher.wait_exit()
 
     def destroy(self) -> None:
-        """Kill and remove everything; idempotent. What will not go now goes later, see `on_left`."""
+        """Kill and remove everything; idempotent. What will not go now goes later, see `on_not_removed`."""
         if not self.try_destroy():
-            self._on_left(self)
+            self._on_not_removed(self)
 
     def try_destroy(self) -> bool:
         """Kill and remove everything; return whether it is all gone. Safe to call again."""
