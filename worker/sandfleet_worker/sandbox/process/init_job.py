@@ -3,15 +3,15 @@
 Little-endian; `text` ends with a zero byte, `list(x)` is a u32 count and its items.
 
     u32 length of all that follows, at most 1 MiB
-    u32 magic "SFJ1", u32 flags (1: user namespaces allowed, 2: writable root)
-    u32 uid, u32 gid, u32 umask, u64 disk_bytes
+    u32 magic "SFJ2", u32 flags (1: writable root)
+    u32 uid, u32 gid, u64 disk_bytes
     list(u32 extra gid)
     list(u32 resource, u64 soft, u64 hard)
     list(u32 mode, text path)                       the writable paths
-    text hostname ("" leaves it), text cwd
+    text cwd
     list(text) exec candidates, list(text) argv, list(text) envp
 
-After it single bytes: `TERMINATE` and `KILL`. End of file ends the sandbox at once. init_reports.py has the answers.
+After it single bytes: `TERMINATE`. End of file ends the sandbox at once. init_reports.py has the answers.
 """
 
 import itertools
@@ -23,14 +23,11 @@ from typing import Final
 
 TERMINATE: Final = b"T"
 """SIGTERM, then SIGCONT, to every process of the job."""
-KILL: Final = b"K"
-"""SIGKILL to every process of the job, again and again until its main process is gone; init then reports it."""
 
 MAX_MESSAGE_BYTES: Final = 1 << 20
 
-_MAGIC: Final = 0x314A4653
-_FLAG_USER_NAMESPACES: Final = 1
-_FLAG_WRITABLE_ROOT: Final = 2
+_MAGIC: Final = 0x324A4653
+_FLAG_WRITABLE_ROOT: Final = 1
 _NO_ID: Final = 2**32 - 1
 # The sizes of init's static tables; it refuses more with ProtocolFault(Fault.LAYOUT).
 _MAX_POINTERS: Final = 1 << 17
@@ -72,13 +69,10 @@ class InitJob:
     gid: int
     groups: Sequence[int] = ()
     cwd: str = "/"
-    hostname: str = ""
-    umask: int = 0o022
     rlimits: Sequence[Rlimit] = ()
     disk_bytes: int = 0
     writable_paths: Sequence[WritablePath] = ()
     is_root_writable: bool = False
-    allow_user_namespaces: bool = False
 
 
 def encode_job(job: InitJob) -> bytes:
@@ -91,11 +85,12 @@ def encode_job(job: InitJob) -> bytes:
     try:
         body = b"".join(
             (
-                struct.pack("<IIIIIQ", _MAGIC, _flags(job), job.uid, job.gid, job.umask, job.disk_bytes),
+                struct.pack(
+                    "<IIIIQ", _MAGIC, _FLAG_WRITABLE_ROOT * job.is_root_writable, job.uid, job.gid, job.disk_bytes
+                ),
                 _list(struct.pack("<I", group) for group in job.groups),
                 _list(struct.pack("<IQQ", limit.resource, limit.soft, limit.hard) for limit in job.rlimits),
                 _list(struct.pack("<I", path.mode) + _text(path.path) for path in job.writable_paths),
-                _text(job.hostname),
                 _text(job.cwd),
                 _list(map(_text, job.candidates)),
                 _list(map(_text, job.argv)),
@@ -127,10 +122,6 @@ def exec_candidates(command0: str, path_env: str) -> list[str]:
             "name the program by its path"
         )
     return [f"{folder}/{command0}" if folder else command0 for folder in path_env.split(":")]
-
-
-def _flags(job: InitJob) -> int:
-    return _FLAG_USER_NAMESPACES * job.allow_user_namespaces | _FLAG_WRITABLE_ROOT * job.is_root_writable
 
 
 def _list(items: Iterable[bytes]) -> bytes:

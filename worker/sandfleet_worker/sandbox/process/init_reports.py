@@ -29,7 +29,6 @@ class Fault(IntEnum):
 
     LENGTH = 1
     LAYOUT = 2
-    HOSTNAME = 3
     ROOT = 4
     PRIVILEGES = 5
     SIGNALS = 6
