@@ -18,7 +18,7 @@ from sandfleet_worker.sandbox.policy import admit
 from sandfleet_worker.sandbox.process.cancellation import Cancellation
 from sandfleet_worker.sandbox.process.supervision import Supervision
 from sandfleet_worker.sandbox.runner import RunscRunner
-from sandfleet_worker.sandbox.warm.demand import Spare
+from sandfleet_worker.sandbox.warm.demand import HostLoad
 from waiting import wait_until
 
 
@@ -30,7 +30,7 @@ def main() -> None:
     wish = json.loads(sys.argv[1])
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     resource.setrlimit(resource.RLIMIT_NOFILE, tuple(wish["limits"]))
-    setattr(Spare, "has_cores", lambda _: True)  # noqa: B010  as in conftest.py
+    setattr(HostLoad, "has_idle_cores", lambda _: True)  # noqa: B010  as in conftest.py
     settings = WorkerSettings(
         concurrency=wish["concurrency"],
         runsc=RunscSettings(root_dir=Path(wish["root_dir"])),
@@ -78,7 +78,7 @@ def run(runner: RunscRunner, spec: SandboxSpec, wish: dict[str, int]) -> list[st
     for thread in threads:
         thread.join()
     if wish.get("is_filled"):
-        wait_until(lambda: runner._warm.count_idle() == runner.descriptors.spares, 120, "all are up")
+        wait_until(lambda: runner._provider.pool.count_idle() == runner.descriptors.spares, 120, "all are up")
         work()
     return endings
 

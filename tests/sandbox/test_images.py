@@ -317,10 +317,10 @@ def test_a_killed_add_leaves_nothing_behind_once_another_came(store: ImageStore,
     fifo = tmp_path / "slow.tar"
     os.mkfifo(fifo)
     code = (
-        "import sys; from pathlib import Path; from sandfleet_worker.sandbox import unpack\n"
+        "import sys; from pathlib import Path; from sandfleet_worker.sandbox.image import unpack\n"
         "from sandfleet_worker.sandbox.image.store import ImageStore\n"
         # A tool that never ends stands in for a large image.
-        "unpack._copy_folder = lambda source, workshop: workshop.run(['sleep', '600'])\n"
+        "unpack._copy_folder = lambda source, staging: staging.run(['sleep', '600'])\n"
         "ImageStore(Path(sys.argv[1])).add('app', 'rootfs:' + sys.argv[2])"
     )
     child = subprocess.Popen([sys.executable, "-c", code, str(store.root), str(tree)], start_new_session=True)

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from initbox import DISK, NOBODY, PATH, close_control, job, limit, shell, wait_for_output
-from sandfleet_worker.sandbox.process import init_protocol
-from sandfleet_worker.sandbox.process.init_protocol import (
+from sandfleet_worker.sandbox.process import init_job
+from sandfleet_worker.sandbox.process.init_job import WritablePath
+from sandfleet_worker.sandbox.process.init_reports import (
     ChdirFailed,
     ExecFailed,
     Exited,
@@ -22,7 +23,6 @@ from sandfleet_worker.sandbox.process.init_protocol import (
     Signaled,
     Started,
     UserFailed,
-    WritablePath,
 )
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def test_a_failed_set_up_says_which(new_sandbox: NewSandbox, fields: dict[str, A
 
 def test_a_uid_that_means_unchanged_is_refused(sandbox: Sandbox) -> None:
     assert sandbox.next_report() == Ready()
-    message = bytearray(init_protocol.encode_job(job("true")))
+    message = bytearray(init_job.encode_job(job("true")))
     message[12:16] = b"\xff" * 4
     sandbox.send(bytes(message))
     assert sandbox.finish() == UserFailed(errno.EINVAL)
@@ -95,8 +95,8 @@ def test_a_uid_that_means_unchanged_is_refused(sandbox: Sandbox) -> None:
     [
         (struct.pack("<I", 1 << 21), Fault.LENGTH),
         (struct.pack("<I4s", 4, b"abcd"), Fault.LAYOUT),
-        (struct.pack("<I4s", 4, b"SFJ1"), Fault.LAYOUT),
-        (struct.pack("<I4sI", 8, b"SFJ1", 4), Fault.LAYOUT),
+        (struct.pack("<I4s", 4, b"SFJ2"), Fault.LAYOUT),
+        (struct.pack("<I4sI", 8, b"SFJ2", 2), Fault.LAYOUT),
     ],
 )
 def test_a_bad_message_is_a_protocol_fault(new_sandbox: NewSandbox, message: bytes, fault: Fault) -> None:
@@ -110,7 +110,7 @@ def test_a_bad_message_is_a_protocol_fault(new_sandbox: NewSandbox, message: byt
 def test_a_message_cut_short_or_too_long_is_a_protocol_fault(new_sandbox: NewSandbox, size: int) -> None:
     sandbox = new_sandbox()
     assert sandbox.next_report() == Ready()
-    body = init_protocol.encode_job(job("true"))[4:]
+    body = init_job.encode_job(job("true"))[4:]
     body = body[:size] if size < 0 else body + b"\0" * size
     sandbox.send(struct.pack("<I", len(body)) + body)
     assert sandbox.finish() == ProtocolFault(Fault.LAYOUT)
@@ -133,14 +133,12 @@ def test_the_job_gets_its_own_user_folder_environment_and_limits(sandbox: Sandbo
         gid=1001,
         groups=[5, 6],
         cwd="/tmp",
-        umask=0o077,
-        hostname="box-7",
         envp=[f"PATH={PATH}", "COLOUR=red"],
         rlimits=[limit(resource.RLIMIT_NOFILE, 64), limit(resource.RLIMIT_CORE, 0)],
     )
     assert sandbox.run(described) == Exited(0, disk_full=False), sandbox.stderr
     lines = sandbox.stdout.splitlines()
-    assert lines[:6] == ["uid=1000 gid=1001 groups=5,6", "/tmp", "0077", "box-7", "red", "64"]
+    assert lines[:6] == ["uid=1000 gid=1001 groups=5,6", "/tmp", "0022", "sandbox", "red", "64"]
     assert lines[6].split() == ["Groups:", "5", "6"]
     # Ambient ones (CapAmb) are shown since 20260615.
     names = {"CapInh:", "CapPrm:", "CapEff:", "CapBnd:"}
@@ -292,8 +290,8 @@ def test_the_disk_limit_holds_for_a_writable_root(new_sandbox: NewSandbox, uid: 
 
 def test_a_writable_root_without_a_disk_is_refused(sandbox: Sandbox) -> None:
     assert sandbox.next_report() == Ready()
-    message = bytearray(init_protocol.encode_job(job("true", writable_paths=(), disk_bytes=0)))
-    message[8] |= 2
+    message = bytearray(init_job.encode_job(job("true", writable_paths=(), disk_bytes=0)))
+    message[8] |= 1
     sandbox.send(bytes(message))
     assert sandbox.finish() == ProtocolFault(Fault.LAYOUT)
 
@@ -304,15 +302,13 @@ def test_a_writable_root_without_a_disk_is_refused(sandbox: Sandbox) -> None:
 @pytest.mark.parametrize(
     ("script", "command", "report"),
     [
-        ("echo up; sleep 60", init_protocol.TERMINATE, Signaled(signal.SIGTERM, disk_full=False)),
+        ("echo up; sleep 60", init_job.TERMINATE, Signaled(signal.SIGTERM, disk_full=False)),
         (
             "trap 'exit 7' TERM; echo up; while :; do sleep 0.05; done",
-            init_protocol.TERMINATE,
+            init_job.TERMINATE,
             Exited(7, disk_full=False),
         ),
-        ("echo up; kill -STOP $$", init_protocol.TERMINATE, Signaled(signal.SIGTERM, disk_full=False)),
-        ("trap '' TERM; echo up; sleep 60", init_protocol.KILL, Signaled(signal.SIGKILL, disk_full=False)),
-        ("echo up; kill -STOP $$", init_protocol.KILL, Signaled(signal.SIGKILL, disk_full=False)),
+        ("echo up; kill -STOP $$", init_job.TERMINATE, Signaled(signal.SIGTERM, disk_full=False)),
         ("echo up; sleep 0.3; exit 3", b"?", Exited(3, disk_full=False)),
     ],
 )

@@ -139,7 +139,7 @@ def test_a_host_without_room_is_told_at_once_and_what_runsc_can_do_is_not_forgot
         boots.append(platform)
         raise HostResources.of("no memory")
 
-    monkeypatch.setattr(runner, "_boot_probe", fail)
+    monkeypatch.setattr(runner._prober, "boot", fail)
     with pytest.raises(HostResources):
         runner.probe()
     assert len(boots) == 1

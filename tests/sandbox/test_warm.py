@@ -1,4 +1,4 @@
-"""Sandboxes that are up before their job: each for one job, none that is dead or stale, none more than allowed."""
+"""Spares: each serves one job, none is dead or stale, and there are never more than allowed."""
 
 from __future__ import annotations
 
@@ -35,9 +35,10 @@ from sandfleet_worker.sandbox.process.sandbox import Sandbox
 from sandfleet_worker.sandbox.process.sentry import find_sentry
 from sandfleet_worker.sandbox.process.supervision import Supervision
 from sandfleet_worker.sandbox.runner import RunscRunner
-from sandfleet_worker.sandbox.warm import pool as warm_module
-from sandfleet_worker.sandbox.warm.boot_limit import BootTurns
-from sandfleet_worker.sandbox.warm.demand import Demand, Spare
+from sandfleet_worker.sandbox.warm import fill_schedule
+from sandfleet_worker.sandbox.warm import pool as pool_module
+from sandfleet_worker.sandbox.warm.boot_limit import BootLimit
+from sandfleet_worker.sandbox.warm.demand import Demand, HostLoad
 from sandfleet_worker.sandbox.warm.pool import WarmPool
 from waiting import wait_until
 
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
     from sandfleet_worker.sandbox.process.runsc import RunscBinary
 
 SIZE = 2
-HAS_CORES = Spare.has_cores
+HAS_IDLE_CORES = HostLoad.has_idle_cores
 BOOT_SECONDS = 60.0
 
 
@@ -60,7 +61,7 @@ def warm_host(host: HostSettings) -> HostSettings:
 
 @pytest.fixture
 def warm(warm_host: HostSettings) -> Iterator[RunscRunner]:
-    """Return a runner that keeps `SIZE` sandboxes ahead; at the end nothing of it may be left."""
+    """Return a runner with `SIZE` spares; at the end nothing of it may be left."""
     with RunscRunner(warm_host) as runner:
         yield runner
     assert not left_behind(warm_host), "the runner left something on the host"
@@ -77,11 +78,13 @@ def execute(runner: RunscRunner, *command: str, **fields: object) -> Ending:
 
 def wait_idle(runner: RunscRunner, count: int = SIZE, image: str = "busybox") -> None:
     plan = plan_of(runner, image)
-    wait_until(lambda: runner._warm.count_idle(plan) >= count, BOOT_SECONDS, f"{count} sandboxes of {image} are up")
+    wait_until(
+        lambda: runner._provider.pool.count_idle(plan) >= count, BOOT_SECONDS, f"{count} sandboxes of {image} are up"
+    )
 
 
 def idle(runner: RunscRunner, image: str = "busybox") -> list[Sandbox]:
-    return [sandbox for sandbox in runner._warm._stock[plan_of(runner, image)] if sandbox.is_warm]
+    return [sandbox for sandbox in runner._provider.pool._spares.by_plan[plan_of(runner, image)] if sandbox.is_warm]
 
 
 def sentry_of(sandbox: Sandbox) -> int:
@@ -90,7 +93,7 @@ def sentry_of(sandbox: Sandbox) -> int:
     return pid
 
 
-def test_what_jobs_ask_for_is_up_before_the_next_one(warm: RunscRunner) -> None:
+def test_a_spare_is_up_before_the_next_job_of_its_image(warm: RunscRunner) -> None:
     first = execute(warm, "true")
     wait_idle(warm)
     second = execute(warm, "true")
@@ -103,20 +106,20 @@ def test_what_jobs_ask_for_is_up_before_the_next_one(warm: RunscRunner) -> None:
     assert second.timing.create < first.timing.create
 
 
-def test_where_every_core_is_busy_nothing_is_booted_ahead(warm: RunscRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_spare_is_booted_while_all_cores_are_busy(warm: RunscRunner, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(Spare, "has_cores", HAS_CORES)
+        patch.setattr(HostLoad, "has_idle_cores", HAS_IDLE_CORES)
         with busy_cores():
             execute(warm, "true")
             time.sleep(3)
-            assert not any(warm._warm._stock.values())
+            assert not any(warm._provider.pool._spares.by_plan.values())
             assert not execute(warm, "true").runtime.warm
     wait_idle(warm)
 
 
 @contextlib.contextmanager
 def busy_cores() -> Iterator[None]:
-    """Keep every core busy, and a bit more: none is idle for as long as one look lasts."""
+    """Keep every core busy, and a bit more: none is idle between two polls."""
     with contextlib.ExitStack() as stack:
         for _ in range(2 * (os.cpu_count() or 1)):
             process = stack.enter_context(subprocess.Popen([sys.executable, "-c", "while True: pass"]))
@@ -125,18 +128,22 @@ def busy_cores() -> Iterator[None]:
         yield
 
 
-def test_there_are_never_more_than_allowed(warm: RunscRunner) -> None:
+def test_there_are_never_more_spares_than_allowed(warm: RunscRunner) -> None:
     most = 0
     for number in range(12):
         execute(warm, "true", image=("busybox", "python")[number % 2])
-        most = max(most, sum(map(len, warm._warm._stock.values())))
+        most = max(most, sum(map(len, warm._provider.pool._spares.by_plan.values())))
         time.sleep(0.05)
-    wait_until(lambda: warm._warm.count_idle() == SIZE, BOOT_SECONDS, "all are up")
+    wait_until(lambda: warm._provider.pool.count_idle() == SIZE, BOOT_SECONDS, "all are up")
 
     assert most <= SIZE
     # Each image that was asked for gets its share.
     wait_until(
-        lambda: warm._warm.count_idle(plan_of(warm)) == warm._warm.count_idle(plan_of(warm, "python")) == 1,
+        lambda: (
+            warm._provider.pool.count_idle(plan_of(warm))
+            == warm._provider.pool.count_idle(plan_of(warm, "python"))
+            == 1
+        ),
         BOOT_SECONDS,
         "each image has one",
     )
@@ -163,7 +170,7 @@ def test_each_sandbox_has_one_job(warm: RunscRunner) -> None:
         folders |= taken
 
 
-def test_a_dead_one_is_never_given_out(warm: RunscRunner) -> None:
+def test_a_dead_spare_is_never_given_out(warm: RunscRunner) -> None:
     execute(warm, "true")
     wait_idle(warm)
     for _ in range(5):
@@ -177,7 +184,7 @@ def test_a_dead_one_is_never_given_out(warm: RunscRunner) -> None:
     assert execute(warm, "true").runtime.warm
 
 
-def test_one_that_was_built_from_a_replaced_image_is_never_given_out(
+def test_a_spare_of_a_replaced_image_is_never_given_out(
     warm_host: HostSettings, images_root: Path, tmp_path: Path
 ) -> None:
     store = ImageStore(tmp_path / "store")
@@ -202,10 +209,10 @@ def test_one_that_was_built_from_a_replaced_image_is_never_given_out(
         assert execute(runner, *command, image="app").stdout.text == "new\n"
         plan = plan_of(runner, "app")
         store.remove("app")
-        wait_until(lambda: not runner._warm.count_idle(plan), 15, "nothing of a removed image is kept")
+        wait_until(lambda: not runner._provider.pool.count_idle(plan), 15, "nothing of a removed image is kept")
 
 
-def test_an_idle_one_takes_no_cpu_and_little_memory(warm: RunscRunner) -> None:
+def test_an_idle_spare_takes_no_cpu_and_little_memory(warm: RunscRunner) -> None:
     execute(warm, "true")
     wait_idle(warm)
     sandboxes = idle(warm)
@@ -236,7 +243,7 @@ def test_the_clock_is_right_after_idling(warm: RunscRunner) -> None:
     assert 0.45 < slept < 1.5
 
 
-def test_a_job_with_less_memory_than_an_idle_one_may_use_boots_within_its_own(warm: RunscRunner) -> None:
+def test_a_job_with_less_memory_than_an_idle_spare_may_use_boots_within_its_own(warm: RunscRunner) -> None:
     execute(warm, "true")
     wait_idle(warm)
     ending = execute(warm, "true", resources={"memory_bytes": "40MiB"})
@@ -254,50 +261,54 @@ def test_a_drain_leaves_running_jobs_alone(warm: RunscRunner) -> None:
     wait_until(lambda: len(idle(warm)) < SIZE, 10, "the job has its sandbox")
     warm.drain()
 
-    assert warm._warm.count_idle() == 0
-    assert not warm._warm._berths
+    assert warm._provider.pool.count_idle() == 0
+    assert not warm._provider.pool._spares.unbooted
     job.join()
     assert (endings[0].verdict.code, endings[0].runtime.warm) == (ErrorCode.OK, True)
     time.sleep(0.5)
-    assert warm._warm.count_idle() == 0, "nothing is booted ahead after a drain"
+    assert warm._provider.pool.count_idle() == 0, "nothing is booted ahead after a drain"
     # Jobs still run, as those that a worker had claimed before it was told to stop.
     assert execute(warm, "true").verdict.code is ErrorCode.OK
 
 
-def test_what_is_given_up_in_the_middle_of_its_boot_gives_its_turn_back(warm: RunscRunner) -> None:
+def test_a_spare_that_is_destroyed_while_it_boots_releases_its_boot_slot(warm: RunscRunner) -> None:
     def all_free() -> bool:
-        turns = [turn for _ in range(warm._turns.limit) if (turn := warm._turns.take())]
-        for turn in turns:
-            turn.end()
-        return len(turns) == warm._turns.limit
+        slots = [slot for _ in range(warm._boot_limit.limit) if (slot := warm._boot_limit.try_acquire())]
+        for slot in slots:
+            slot.release()
+        return len(slots) == warm._boot_limit.limit
 
     for _ in range(5):
         # The pool's thread may be in the middle of one more boot when the drain returns; it gives that up right after.
-        wait_until(all_free, 5, "every turn is back")
-        warm._warm._is_draining = False
-        warm._warm.pin(plan_of(warm))
-        wait_until(lambda: any(warm._warm._stock.values()), BOOT_SECONDS, "one boots")
+        wait_until(all_free, 5, "every boot slot is free")
+        warm._provider.pool._is_draining = False
+        warm._provider.pool.pin(plan_of(warm))
+        wait_until(lambda: any(warm._provider.pool._spares.by_plan.values()), BOOT_SECONDS, "one boots")
         warm.drain()
-    wait_until(all_free, 5, "every turn is back")
+    wait_until(all_free, 5, "every boot slot is free")
     assert execute(warm, "true").verdict.code is ErrorCode.OK
 
 
-def test_a_dead_berth_is_never_given_out(warm: RunscRunner) -> None:
+def test_a_dead_unbooted_sandbox_is_never_given_out(warm: RunscRunner) -> None:
     execute(warm, "true")
-    wait_until(lambda: len(warm._warm._berths) == warm._turns.limit, BOOT_SECONDS, "the berths are ready")
+    wait_until(
+        lambda: len(warm._provider.pool._spares.unbooted) == warm._boot_limit.limit,
+        BOOT_SECONDS,
+        "unbooted sandboxes are open",
+    )
     wait_idle(warm)
-    with warm._warm._lock:
-        dead = list(warm._warm._berths)
-        for berth in dead:
-            berth.kill()
-    for berth in dead:
-        berth.wait_exit()
-    # Less memory than an idle sandbox may use: it boots one of its own, from a berth.
+    with warm._provider.pool._lock:
+        dead = list(warm._provider.pool._spares.unbooted)
+        for unbooted in dead:
+            unbooted.kill()
+    for unbooted in dead:
+        unbooted.wait_exit()
+    # Less memory than an idle sandbox may use: it boots one of its own, from an unbooted one.
     ending = execute(warm, "echo", "well", resources={"memory_bytes": "40MiB"})
     assert (ending.verdict.code, ending.stdout.text) == (ErrorCode.OK, "well\n"), ending.verdict.message
 
 
-def test_where_nothing_boots_jobs_tell_why_and_the_pool_waits(
+def test_the_pool_backs_off_while_no_sandbox_boots_and_outcomes_say_why(
     warm_host: HostSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[str] = []
@@ -310,7 +321,7 @@ def test_where_nothing_boots_jobs_tell_why_and_the_pool_waits(
     monkeypatch.setattr(WarmPool, "_note_failure", note)
     with RunscRunner(warm_host) as runner:
         plan = plan_of(runner)
-        runner._warm.pin(type(plan)(plan.binary, "no-such-platform", plan.erofs, plan.identity))
+        runner._provider.pool.pin(type(plan)(plan.binary, "no-such-platform", plan.erofs, plan.identity))
         wait_until(lambda: told, BOOT_SECONDS, "the failure is told")
         time.sleep(1.5)
         # One or two boots at a time, and a pause of a second after the first failure, of two after the next.
@@ -328,7 +339,7 @@ def test_images_named_in_the_settings_are_up_before_the_first_job(host: HostSett
         assert execute(runner, "true").runtime.warm
 
 
-def test_a_killed_worker_leaves_nothing_that_idled(warm_host: HostSettings) -> None:
+def test_a_killed_worker_leaves_no_spare(warm_host: HostSettings) -> None:
     tree = find_tree(warm_host.runsc.cgroup_parent)
     root = str(warm_host.runsc.root_dir)
     wish = {"root_dir": root, "images": str(warm_host.images.root), "sandboxes": 1, "warm": SIZE}
@@ -365,7 +376,7 @@ def test_spares_of_an_image_that_nobody_asks_for_any_more_are_given_back(host: H
         wait_idle(runner)
         folders = [sandbox.paths.folder for sandbox in idle(runner)]
         wait_until(lambda: not any(folder.exists() for folder in folders), 20, "they are gone")
-        assert not any(runner._warm._stock.values())
+        assert not any(runner._provider.pool._spares.by_plan.values())
         assert execute(runner, "true").verdict.code is ErrorCode.OK
 
 
@@ -392,10 +403,10 @@ def test_no_job_waits_for_the_removal_of_a_sandbox(warm: RunscRunner, monkeypatc
         assert time.monotonic() - started < 30
     finally:
         may_go_on.set()
-    wait_until(lambda: not warm._remover.count_left(), 10, "they are gone")
+    wait_until(lambda: not warm._provider.remover.count_pending(), 10, "they are gone")
 
 
-def test_what_would_not_go_is_tried_again(warm: RunscRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_removal_that_failed_is_tried_again(warm: RunscRunner, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cgroups, "REMOVE_DEADLINE_SECONDS", 0.1)
     execute(warm, "true")
     wait_idle(warm)
@@ -404,15 +415,15 @@ def test_what_would_not_go_is_tried_again(warm: RunscRunner, monkeypatch: pytest
     for folder in folders:
         (folder / "inner").mkdir()
     assert execute(warm, "true").verdict.code is ErrorCode.OK
-    assert warm._remover.count_left() == 1
+    assert warm._provider.remover.count_pending() == 1
     for folder in folders:
         (folder / "inner").rmdir()
-    # Not by `count_left`: while the remover tries one, it is not counted.
+    # Not by `count_pending`: while the remover tries one, it is not counted.
     wait_until(lambda: sum(folder.exists() for folder in folders) == SIZE - 1, 20, "it is gone, and no other")
-    wait_until(lambda: not warm._remover.count_left(), 10, "nothing is left to remove")
+    wait_until(lambda: not warm._provider.remover.count_pending(), 10, "nothing is left to remove")
 
 
-def test_sandboxes_that_need_no_stop_are_warm_as_soon_as_they_are_up(
+def test_spares_that_need_no_stop_are_warm_as_soon_as_they_are_up(
     warm_host: HostSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     complete = AbilityFinder.complete
@@ -435,25 +446,25 @@ def test_sandboxes_that_need_no_stop_are_warm_as_soon_as_they_are_up(
 
 
 CALLED_BY_THE_THREAD = [
-    (Spare, "has_cores"),
-    (Spare, "has_memory"),
+    (HostLoad, "has_idle_cores"),
+    (HostLoad, "has_free_memory"),
     (Demand, "targets"),
     (Demand, "plans"),
-    (BootTurns, "take"),
+    (BootLimit, "try_acquire"),
     (Sandbox, "open"),
     (Sandbox, "boot"),
-    (Sandbox, "hold"),
+    (Sandbox, "mark_warm"),
     (Sandbox, "stop"),
-    (Sandbox, "note_stop"),
+    (Sandbox, "check_stopped"),
     (SandboxCgroup, "limit_memory"),
     (Supervision, "poll"),
     (Supervision, "fileno"),
     (WarmPool, "_find_timeout"),
-    (WarmPool, "_tidy"),
+    (WarmPool, "_remove_stale"),
 ]
 
 
-CALLED_IF = {True: {"hold"}, False: {"stop", "note_stop"}}
+CALLED_IF = {True: {"mark_warm"}, False: {"stop", "check_stopped"}}
 """What is not called where sandboxes have to stop while they idle, and where not."""
 
 
@@ -479,8 +490,8 @@ class Failing:
 def test_the_pool_recovers_from_an_error_wherever_its_thread_calls_out(
     warm: RunscRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(warm_module, "TIDY_SECONDS", 0.2)
-    monkeypatch.setattr(warm_module, "FIRST_BACKOFF_SECONDS", 0.05)
+    monkeypatch.setattr(pool_module, "STALE_POLL_SECONDS", 0.2)
+    monkeypatch.setattr(fill_schedule, "FIRST_BACKOFF_SECONDS", 0.05)
     is_quiet = plan_of(warm).binary.abilities.is_quiet
     calls = [(owner, name) for owner, name in CALLED_BY_THE_THREAD if name not in CALLED_IF[not is_quiet]]
     errors = itertools.cycle([OSError(errno.EMFILE, "no descriptor"), KeyError("a bug")])
@@ -493,9 +504,9 @@ def test_the_pool_recovers_from_an_error_wherever_its_thread_calls_out(
             execute(warm, "true")
             wait_until(failing.has_failed, 20, f"{name} is called")
             wait_idle(warm)
-        assert warm._warm._thread.is_alive, name
-    turns = [turn for _ in range(warm._turns.limit) if (turn := warm._turns.take())]
-    assert len(turns) == warm._turns.limit, "a turn was lost"
+        assert warm._provider.pool._thread.is_alive, name
+    slots = [slot for _ in range(warm._boot_limit.limit) if (slot := warm._boot_limit.try_acquire())]
+    assert len(slots) == warm._boot_limit.limit, "a boot slot was lost"
 
 
 def test_an_error_of_the_remover_loses_no_sandbox(warm: RunscRunner, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -517,16 +528,16 @@ def test_an_error_of_the_remover_loses_no_sandbox(warm: RunscRunner, monkeypatch
         os.kill(sentry_of(sandbox), signal.SIGKILL)
     wait_until(lambda: len(failed) == SIZE, 20, "their removal has failed")
     wait_until(lambda: not any(sandbox.paths.folder.exists() for sandbox in dead), 20, "they are gone all the same")
-    wait_until(lambda: not warm._remover.count_left(), 10, "none is left")
+    wait_until(lambda: not warm._provider.remover.count_pending(), 10, "none is left")
 
 
-def test_what_the_thread_cannot_recover_from_is_told_and_harms_no_job(
+def test_a_fatal_error_of_the_pools_thread_is_told_and_harms_no_job(
     warm_host: HostSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[str] = []
     endings: list[Ending] = []
 
-    def fail(_: Spare) -> bool:
+    def fail(_: HostLoad) -> bool:
         raise SystemExit
 
     with RunscRunner(warm_host) as runner:
@@ -536,13 +547,13 @@ def test_what_the_thread_cannot_recover_from_is_told_and_harms_no_job(
         job = threading.Thread(target=lambda: endings.append(execute(runner, "sleep", "3")))
         job.start()
         wait_until(lambda: len(idle(runner)) < SIZE, 10, "the job has its sandbox")
-        monkeypatch.setattr(Spare, "has_cores", fail)
+        monkeypatch.setattr(HostLoad, "has_idle_cores", fail)
         wait_until(lambda: told, 20, "it is told")
         assert "SystemExit" in told[0]
         late: list[str] = []
         runner.call_on_failure(late.append)
         assert late == told, "who asks later hears it, too"
-        wait_until(lambda: not runner._warm.count_idle(), 10, "nothing idles any more")
+        wait_until(lambda: not runner._provider.pool.count_idle(), 10, "nothing idles any more")
         job.join()
         assert (endings[0].verdict.code, endings[0].runtime.warm) == (ErrorCode.OK, True)
         assert execute(runner, "true").verdict.code is ErrorCode.OK

@@ -51,19 +51,19 @@ def admit(spec: SandboxSpec, host: HostSettings) -> Admitted:
 
     Raises:
         SecurityViolation: the spec names a binary, folder, platform, network, profile or image that the policy does not list.
-        SpecInvalid: a limit is above the host's ceiling (a wish is refused, never silently shortened).
+        SpecInvalid: a limit is above the host's ceiling (the request is refused, never silently shortened).
     """
     if violations := list(_violations(spec, host)):
         raise SecurityViolation.of(_join(violations), errors=violations)
     if faults := list(_above_ceiling(spec, host.policy)):
         raise SpecInvalid.of(_join(faults), errors=faults)
-    policy, wish = host.policy, spec.resources
+    policy, requested = host.policy, spec.resources
     return Admitted(
         spec=spec,
-        memory_bytes=wish.memory_bytes or policy.memory_bytes,
-        cpu_quota=wish.cpu_quota or policy.cpu_quota,
-        pids_limit=wish.pids_limit or policy.pids_limit,
-        disk_bytes=wish.disk_bytes or policy.disk_bytes,
+        memory_bytes=requested.memory_bytes or policy.memory_bytes,
+        cpu_quota=requested.cpu_quota or policy.cpu_quota,
+        pids_limit=requested.pids_limit or policy.pids_limit,
+        disk_bytes=requested.disk_bytes or policy.disk_bytes,
         timeout_seconds=spec.timeout_seconds if spec.timeout else min(spec.timeout_seconds, policy.timeout_seconds),
         grace_seconds=min(spec.grace, policy.grace_seconds),
         output_bytes=spec.output.max_bytes or policy.output_bytes,
@@ -110,21 +110,21 @@ def find_ceilings(policy: PolicySettings) -> dict[str, float]:
 
 
 def _above_ceiling(spec: SandboxSpec, policy: PolicySettings) -> Iterator[dict[str, str]]:
-    wish, ceilings = spec.resources, find_ceilings(policy)
-    asked_for = (
-        ("resources.memory_bytes", wish.memory_bytes, "memory_bytes", "MEMORY_BYTES"),
-        ("resources.cpu_quota", wish.cpu_quota, "cpu_quota", "CPU_QUOTA"),
-        ("resources.pids_limit", wish.pids_limit, "pids_limit", "PIDS_LIMIT"),
-        ("resources.disk_bytes", wish.disk_bytes, "disk_bytes", "DISK_BYTES"),
+    requested, ceilings = spec.resources, find_ceilings(policy)
+    requests = (
+        ("resources.memory_bytes", requested.memory_bytes, "memory_bytes", "MEMORY_BYTES"),
+        ("resources.cpu_quota", requested.cpu_quota, "cpu_quota", "CPU_QUOTA"),
+        ("resources.pids_limit", requested.pids_limit, "pids_limit", "PIDS_LIMIT"),
+        ("resources.disk_bytes", requested.disk_bytes, "disk_bytes", "DISK_BYTES"),
         ("timeout", spec.timeout, "timeout", "TIMEOUT_SECONDS"),
         ("grace", spec.grace, "grace", "GRACE_SECONDS"),
         ("output.max_bytes", spec.output.max_bytes, "output_bytes", "OUTPUT_BYTES"),
     )
-    for field, asked, name, setting in asked_for:
+    for field, request, name, setting in requests:
         ceiling = ceilings[name]
-        if asked <= ceiling:
+        if request <= ceiling:
             continue
         by = f", set by SANDFLEET_POLICY__{setting}" if getattr(policy, setting.lower()) else ""
         yield _fault(
-            field, f"{format_limit(field, asked)} is above this host's ceiling of {format_limit(field, ceiling)}{by}"
+            field, f"{format_limit(field, request)} is above this host's ceiling of {format_limit(field, ceiling)}{by}"
         )

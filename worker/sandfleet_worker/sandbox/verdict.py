@@ -23,10 +23,11 @@ from typing import Literal, assert_never
 from sandfleet_config.codes import Category, ErrorCode
 from sandfleet_config.words import format_bytes
 
-from sandfleet_worker.sandbox.process.facts import PANIC_CHARS, End, Facts
-from sandfleet_worker.sandbox.process.init_protocol import (
+from sandfleet_worker.sandbox.process.facts import PANIC_CHARS, Facts
+from sandfleet_worker.sandbox.process.init_reports import (
     ROOT_INDEX,
     ChdirFailed,
+    End,
     ExecFailed,
     Exited,
     MountFailed,

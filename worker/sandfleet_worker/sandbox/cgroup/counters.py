@@ -51,14 +51,14 @@ class Counters:
         self._version, self._folders = version, folders
         self._before = Counts()
         self._memory_bytes = 0
-        self._own_watch = self._parent_watch = -1
+        self._own_oom_fd = self._parent_oom_fd = -1
 
     def start(self, memory_bytes: int) -> None:
         """Count from now on, for a job that may use `memory_bytes`: an idle sandbox's events are not the job's."""
         self.close()
         self._memory_bytes = memory_bytes
         if self._version == 1 and "memory" in self._folders:
-            self._watch_ooms(self._folders["memory"])
+            self._count_ooms(self._folders["memory"])
         self._before = Counts(
             oom_kills=self._read_oom_kills(), own_ooms=self._read_v2_ooms(), fork_failures=self._read_fork_failures()
         )
@@ -97,16 +97,16 @@ class Counters:
 
     def close(self) -> None:
         """Close the notifications; idempotent."""
-        for watch in (self._own_watch, self._parent_watch):
-            if watch >= 0:
-                os.close(watch)
-        self._own_watch = self._parent_watch = -1
+        for eventfd in (self._own_oom_fd, self._parent_oom_fd):
+            if eventfd >= 0:
+                os.close(eventfd)
+        self._own_oom_fd = self._parent_oom_fd = -1
 
-    def _watch_ooms(self, folder: str) -> None:
+    def _count_ooms(self, folder: str) -> None:
         try:
             # The parent first: an OOM between the two is then told as an ancestor's, never blamed on the job.
-            self._parent_watch = _watch(os.path.dirname(folder))  # noqa: PTH120  text as everywhere here
-            self._own_watch = _watch(folder)
+            self._parent_oom_fd = _open_oom_eventfd(os.path.dirname(folder))  # noqa: PTH120  text as everywhere here
+            self._own_oom_fd = _open_oom_eventfd(folder)
         except OSError:  # no descriptor left, or a kernel without notifications: the peak must do
             self.close()
 
@@ -126,11 +126,11 @@ class Counters:
     def _count_own_ooms(self) -> int:
         if self._version != 1:
             return self._read_v2_ooms() - self._before.own_ooms
-        if self._own_watch < 0:
+        if self._own_oom_fd < 0:
             peak = self._read_number("memory", "memory.max_usage_in_bytes")
             return int(peak is None or peak >= self._memory_bytes - PEAK_MARGIN_BYTES)
-        own = _read_events(self._own_watch)
-        return max(0, own - _read_events(self._parent_watch))
+        own = _read_events(self._own_oom_fd)
+        return max(0, own - _read_events(self._parent_oom_fd))
 
     def _read_fork_failures(self) -> int:
         return self._read_field("pids", "pids.events", "max") or 0
@@ -166,24 +166,24 @@ class Counters:
         return None
 
 
-def _watch(folder: str) -> int:
+def _open_oom_eventfd(folder: str) -> int:
     """Return an eventfd that counts the OOMs of a v1 memory cgroup and of its ancestors (cgroup-v1/memory.rst, section 9)."""
-    watch = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+    eventfd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
     try:
         with contextlib.ExitStack() as opened:
             oom_control = os.open(f"{folder}/memory.oom_control", os.O_RDONLY | os.O_CLOEXEC)
             opened.callback(os.close, oom_control)
             control = os.open(f"{folder}/cgroup.event_control", os.O_WRONLY | os.O_CLOEXEC)
             opened.callback(os.close, control)
-            os.write(control, f"{watch} {oom_control}".encode())
+            os.write(control, f"{eventfd} {oom_control}".encode())
     except BaseException:
-        os.close(watch)
+        os.close(eventfd)
         raise
-    return watch
+    return eventfd
 
 
-def _read_events(watch: int) -> int:
+def _read_events(eventfd: int) -> int:
     try:
-        return os.eventfd_read(watch)
+        return os.eventfd_read(eventfd)
     except BlockingIOError:
         return 0

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sandfleet_config.errors import ImageInvalid
 
-from sandfleet_worker.sandbox.image.tools import Limits, Workshop
+from sandfleet_worker.sandbox.image.tools import Limits, StagingFolder
 
 MOUNT_POINTS = {"dev": 0o755, "proc": 0o555, "sys": 0o555, "tmp": 0o1777}
 """runsc can only mount onto directories that a read-only root already has."""
@@ -19,7 +19,7 @@ HOSTNAME = "sandbox"
 HOSTS = f"127.0.0.1\tlocalhost {HOSTNAME}\n::1\tlocalhost ip6-localhost ip6-loopback\n"
 
 FIXED_TIME = 1_700_000_000
-"""The time of everything whose own time means nothing; only plain files keep theirs (see `settle`)."""
+"""The time of everything whose own time means nothing; only plain files keep theirs (see `normalize`)."""
 
 MAX_DEPTH = 128
 """Folders in folders; a deeper tree has paths that no program could open."""
@@ -65,7 +65,7 @@ def add_hosts(tree: Path) -> None:
     hosts.chmod(0o644)
 
 
-def settle(tree: Path, began: float, limits: Limits, *, header: bytes, is_hashed: bool = True) -> Content:
+def normalize(tree: Path, began: float, limits: Limits, *, header: bytes, is_hashed: bool = True) -> Content:
     """Drop device nodes and sockets, fix times, measure, and hash; each file is measured before it is read.
 
     A plain file keeps its time if it is older than `began`: Python checks its .pyc files against their sources' times,
@@ -135,7 +135,7 @@ def _hash_file(path: bytes) -> bytes:
         return hashlib.file_digest(stream, "sha256").hexdigest().encode()
 
 
-def write_erofs(workshop: Workshop, target: Path, latest: int) -> None:
+def write_erofs(staging: StagingFolder, target: Path, latest: int) -> None:
     """Pack the tree; the same tree gives the same bytes.
 
     SOURCE_DATE_EPOCH stamps the file and cuts later times, so with the latest one it cuts none; -T would set them all.
@@ -143,7 +143,7 @@ def write_erofs(workshop: Workshop, target: Path, latest: int) -> None:
     Uncompressed, with no data inside inodes: runsc reads nothing else. No extended attributes: capabilities on files
     mean nothing in a sandbox without privileges, and the host's security labels are not the image's.
     """
-    workshop.run(
+    staging.run(
         [
             "mkfs.erofs",
             "--quiet",
@@ -153,7 +153,7 @@ def write_erofs(workshop: Workshop, target: Path, latest: int) -> None:
             *([] if os.geteuid() == 0 else ["--all-root"]),
             "-Enoinline_data",
             str(target),
-            str(workshop.tree),
+            str(staging.tree),
         ],
         {"SOURCE_DATE_EPOCH": str(latest)},
         is_limited=False,

@@ -15,7 +15,7 @@ from sandfleet_config.errors import ImageUnavailable
 
 from sandfleet_worker.sandbox.image.oci import ImageConfig
 from sandfleet_worker.sandbox.image.pack import FIXED_TIME
-from sandfleet_worker.sandbox.image.tools import Workshop, find_tool
+from sandfleet_worker.sandbox.image.tools import StagingFolder, find_tool
 
 _PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _UNNEEDED = ("doc", "man", "info", "locale", "lintian", "bug")
@@ -28,16 +28,16 @@ _GROUP = "root:x:0:\nnogroup:x:65534:\n"
 class Starter:
     """An image that needs no source."""
 
-    build: Callable[[Workshop], None]
+    build: Callable[[StagingFolder], None]
     config: ImageConfig
     summary: str
 
 
-def build_python(workshop: Workshop) -> None:
+def build_python(staging: StagingFolder) -> None:
     """Let mmdebstrap install Debian's essential packages and Python, of the host's own release and mirror."""
     release = _read_release()
     excludes = [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in _UNNEEDED]
-    workshop.run(
+    staging.run(
         [
             "mmdebstrap",
             "--quiet",
@@ -50,13 +50,13 @@ def build_python(workshop: Workshop) -> None:
             # What a host leaves in a chroot has no place in an image.
             '--customize-hook=rm -f "$1/etc/hostname" "$1/etc/resolv.conf"',
             release,
-            str(workshop.tree),
+            str(staging.tree),
             f"deb {_find_mirror(release)} {release} main",
         ],
-        env={"SOURCE_DATE_EPOCH": str(FIXED_TIME), "TMPDIR": str(workshop.folder)},
+        env={"SOURCE_DATE_EPOCH": str(FIXED_TIME), "TMPDIR": str(staging.folder)},
         wrapper=_private_mounts(),
     )
-    for path in (workshop.tree / "usr" / "lib").rglob("*.pyc"):
+    for path in (staging.tree / "usr" / "lib").rglob("*.pyc"):
         _trust_compiled(path)
 
 
@@ -114,23 +114,23 @@ def _find_mirror(release: str) -> str:
     )
 
 
-def build_busybox(workshop: Workshop) -> None:
+def build_busybox(staging: StagingFolder) -> None:
     """Put the host's static busybox, and a link for each of its programs, into a tree of its own."""
     binary = Path(find_tool("busybox"))
     _refuse_dynamic(binary)
-    workshop.new_tree()
+    staging.new_tree()
     for name in ("bin", "sbin", "usr/bin", "usr/sbin", "etc", "root"):
-        (workshop.tree / name).mkdir(parents=True, exist_ok=True)
-    target = workshop.tree / "bin" / "busybox"
+        (staging.tree / name).mkdir(parents=True, exist_ok=True)
+    target = staging.tree / "bin" / "busybox"
     target.write_bytes(binary.read_bytes())
     listed = subprocess.run([binary, "--list-full"], capture_output=True, text=True, check=True).stdout
     for line in sorted(set(listed.split())):
-        link = workshop.tree / line
+        link = staging.tree / line
         if re.fullmatch(r"(usr/)?s?bin/[^/]+", line) and not link.exists():
             link.symlink_to("/bin/busybox")
-    (workshop.tree / "etc" / "passwd").write_text(_ACCOUNTS)
-    (workshop.tree / "etc" / "group").write_text(_GROUP)
-    for path in workshop.tree.rglob("*"):
+    (staging.tree / "etc" / "passwd").write_text(_ACCOUNTS)
+    (staging.tree / "etc" / "group").write_text(_GROUP)
+    for path in staging.tree.rglob("*"):
         if not path.is_symlink():
             path.chmod(0o755 if path.is_dir() or path == target else 0o644)
 

@@ -20,9 +20,9 @@ DEFAULT_MAX_FILES = 2_000_000
 _PACKAGES = {"mkfs.erofs": "erofs-utils", "cp": "coreutils"}
 _FULL_DISK = ("no space left on device", "disk quota exceeded", "error 28")
 # Watching costs at most this share of the time that the tool runs.
-_WATCH_SHARE = 0.05
-_WATCH_LEAST_SECONDS = 0.2
-_MAX_SAID = 2000
+_MEASURE_SHARE = 0.05
+_MEASURE_SECONDS = 0.2
+_MAX_OUTPUT_CHARS = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class Workshop:
+class StagingFolder:
     """The staging folder of one add: its tools inherit `lock`, so that nobody sweeps under a tool that still writes."""
 
     folder: Path
@@ -92,37 +92,39 @@ class Workshop:
             )
             try:
                 if is_limited:
-                    self._watch(child)
+                    self._wait_within_limits(child)
                 else:
                     child.wait()
             finally:
                 child.kill()
                 child.wait()
-            self._judge(argv[0], child.returncode, _read_back(err))
+            self._check_exit(argv[0], child.returncode, _read_back(err))
             return _read_back(out)
 
-    def _watch(self, child: subprocess.Popen[bytes]) -> None:
+    def _wait_within_limits(self, child: subprocess.Popen[bytes]) -> None:
         # One endless (or sparse) file is stopped by the kernel, many of them by the watch.
         resource.prlimit(child.pid, resource.RLIMIT_FSIZE, (self.limits.max_bytes, self.limits.max_bytes))
-        pause = _WATCH_LEAST_SECONDS
+        pause = _MEASURE_SECONDS
         while True:
             try:
                 child.wait(pause)
             except subprocess.TimeoutExpired:
                 began = time.monotonic()
                 self.limits.check(*_measure_now(self.tree))
-                pause = max(_WATCH_LEAST_SECONDS, (time.monotonic() - began) / _WATCH_SHARE)
+                pause = max(_MEASURE_SECONDS, (time.monotonic() - began) / _MEASURE_SHARE)
             else:
                 return
 
-    def _judge(self, tool: str, code: int, said: str) -> None:
+    def _check_exit(self, tool: str, code: int, output: str) -> None:
         if code == 0:
             return
-        if any(sign in said.lower() for sign in _FULL_DISK):
+        if any(sign in output.lower() for sign in _FULL_DISK):
             raise disk_full(self.folder)
-        if code == -signal.SIGXFSZ or "file too large" in said.lower():
+        if code == -signal.SIGXFSZ or "file too large" in output.lower():
             self.limits.check(self.limits.max_bytes + 1, 0)
-        raise ImageInvalid.of(f"{tool} failed ({_how(code)}): {said[-_MAX_SAID:].strip() or 'it said nothing'}")
+        raise ImageInvalid.of(
+            f"{tool} failed ({_how(code)}): {output[-_MAX_OUTPUT_CHARS:].strip() or 'it said nothing'}"
+        )
 
 
 def find_tool(name: str) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from sandfleet_config.errors import SpecInvalid, UserInvalid
 
 from sandfleet_worker.sandbox.image.pack import HOSTNAME
-from sandfleet_worker.sandbox.process.init_protocol import InitJob, Rlimit, WritablePath, encode_job, exec_candidates
+from sandfleet_worker.sandbox.process.init_job import InitJob, Rlimit, WritablePath, encode_job, exec_candidates
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

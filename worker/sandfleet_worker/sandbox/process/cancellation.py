@@ -14,7 +14,7 @@ from sandfleet_config.words import CANCELLED
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-LOOK_SECONDS: Final = 0.1
+POLL_SECONDS: Final = 0.1
 """How long a thread that follows a signal may live on after its run."""
 
 
@@ -97,13 +97,13 @@ def follow(signal: CancelSignal | None) -> Iterator[Cancellation]:
         cancellation.cancel()
     ended = threading.Event()
 
-    def watch(signal: CancelSignal = signal) -> None:
+    def poll_signal(signal: CancelSignal = signal) -> None:
         while not ended.is_set():
-            if signal.wait(LOOK_SECONDS):
+            if signal.wait(POLL_SECONDS):
                 cancellation.cancel()
                 return
 
-    threading.Thread(target=watch, name="cancel", daemon=True).start()
+    threading.Thread(target=poll_signal, name="cancel", daemon=True).start()
     try:
         yield cancellation
     finally:

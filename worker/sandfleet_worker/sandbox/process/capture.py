@@ -28,10 +28,10 @@ class Capture:
     def feed(self, chunk: bytes) -> None:
         """Take what was read."""
         self.total_bytes += len(chunk)
-        room = self._head_limit - len(self._head)
-        if room > 0:
-            self._head += chunk[:room]
-            chunk = chunk[room:]
+        free = self._head_limit - len(self._head)
+        if free > 0:
+            self._head += chunk[:free]
+            chunk = chunk[free:]
         if self._tail_limit and chunk:
             self._tail += chunk[-self._tail_limit :]
             # Trimmed only at twice the limit: each byte is moved once on average, however small the chunks are.

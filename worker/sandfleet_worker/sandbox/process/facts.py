@@ -8,21 +8,21 @@ from typing import Literal
 from sandfleet_config.codes import ErrorCode
 
 from sandfleet_worker.sandbox.cgroup.counters import Counts
-from sandfleet_worker.sandbox.process.init_protocol import (
-    ChdirFailed,
-    ExecFailed,
-    Exited,
-    MountFailed,
-    ProtocolFault,
-    RlimitFailed,
-    Signaled,
-    UserFailed,
-)
-
-End = Exited | Signaled | ExecFailed | ChdirFailed | UserFailed | MountFailed | RlimitFailed | ProtocolFault
-"""The reports after which init is gone."""
+from sandfleet_worker.sandbox.process.init_reports import End
 
 PANIC_CHARS = 600
+
+
+@dataclass
+class Clock:
+    """When each step happened, monotonic seconds; `taken` is when the sandbox got its job."""
+
+    booted: float | None = None
+    ready: float | None = None
+    taken: float | None = None
+    started: float | None = None
+    ended: float | None = None
+    gone: float | None = None
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """One sandbox, from an empty folder to nothing left: a berth, a boot up to *ready*, perhaps some time idle, one job, gone.
 
 Destroying it cleans up in total, and can meet: a runsc that is still alive (killed with its cgroup), stopped or not, a busy
-cgroup (retried), files of runsc's state (removed). What will not go is logged and handed to `on_left`, to be tried again.
+cgroup (retried), files of runsc's state (removed). What will not go is logged and handed to `on_not_removed`, to be tried again.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ import time
 from typing import TYPE_CHECKING, Self
 
 from sandfleet_config.errors import HostResources
+from sandfleet_config.outcome import StreamOutput
 
 from sandfleet_worker.sandbox.process.bundle import encode_config
 from sandfleet_worker.sandbox.process.folders import remove_folder
 from sandfleet_worker.sandbox.process.launcher import Launcher
+from sandfleet_worker.sandbox.process.measurement import Measurement, collect_facts
 from sandfleet_worker.sandbox.process.runsc import SandboxPaths, new_command
 from sandfleet_worker.sandbox.process.sentry import Sentry
 from sandfleet_worker.sandbox.process.supervision import Supervision
@@ -23,13 +25,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
+    from sandfleet_config.outcome import Usage
     from sandfleet_config.settings import LimitName, RunscSettings
 
     from sandfleet_worker.sandbox.cgroup.cgroup import SandboxCgroup
     from sandfleet_worker.sandbox.policy import Admitted
+    from sandfleet_worker.sandbox.process.bundle import PackedJob
+    from sandfleet_worker.sandbox.process.cancellation import Cancellation
+    from sandfleet_worker.sandbox.process.facts import Facts
     from sandfleet_worker.sandbox.process.plan import Plan
 
 log = logging.getLogger(__name__)
+
+BOOT_FAILURE_CHARS = 500
 
 
 class Sandbox:
@@ -46,10 +54,10 @@ class Sandbox:
         allow_unenforced: frozenset[LimitName] = frozenset(),
         *,
         is_quiet: bool = False,
-        on_left: Callable[[Sandbox], None] = lambda _: None,
+        on_not_removed: Callable[[Sandbox], None] = lambda _: None,
     ) -> None:
         self._settings, self._allow_unenforced, self._is_quiet = settings, allow_unenforced, is_quiet
-        self._on_left = on_left
+        self._on_not_removed = on_not_removed
         self.paths, self.cgroup = paths, cgroup
         self.plan: Plan | None = None
         self.is_warm = False
@@ -113,17 +121,34 @@ class Sandbox:
         self.supervision.begin_boot(plan.platform, self._settings.boot_deadline_seconds)
         self._launcher.begin(new_command(plan.binary, self._settings, plan.platform, self.paths, self._launcher.passed))
 
+    def advance(self) -> bool:
+        """Bring a spare one step on: it boots, is up, is told to stop, has stopped. Return False where it has died."""
+        self.supervision.poll()
+        if self.supervision.is_gone:
+            return False
+        if self.supervision.clock.ready is None or self.is_warm:
+            return True
+        if self.plan is not None and self.plan.binary.abilities.is_quiet:
+            return self.mark_warm()
+        return self.check_stopped() if self.is_stopping else self.stop()
+
+    def read_boot_failure(self) -> str:
+        """Say why a spare has died: the reason of our kill, else the end of runsc's messages."""
+        kill = self.supervision.kill
+        text = kill.message if kill else self.supervision.boot_stderr.to_output().text.strip()[-BOOT_FAILURE_CHARS:]
+        return text or "it ended by itself"
+
     def stop(self) -> bool:
         """Tell an idle sandbox's kernel to stop, which would poll for ever; return False where it cannot be found.
 
-        It is warm once `note_stop` has seen it stopped.
+        It is warm once `check_stopped` has seen it stopped.
 
         runsc 20240729 burns 2 % of a core in each idle sandbox (gVisor issue 13361); stopped it takes none.
         """
         self._sentry = Sentry.find(self.paths)
         return self._sentry is not None and self._sentry.stop()
 
-    def hold(self) -> bool:
+    def mark_warm(self) -> bool:
         """Hold an idle sandbox's kernel as it is, where it need not stop: it is warm at once. False where it cannot be found."""
         self._sentry = Sentry.find(self.paths)
         self.is_warm = self._sentry is not None
@@ -134,7 +159,7 @@ class Sandbox:
         """Whether it was told to stop, and has not been seen stopped yet."""
         return self._sentry is not None and not self.is_warm
 
-    def note_stop(self) -> bool:
+    def check_stopped(self) -> bool:
         """See whether the sandbox has stopped; return False where it does not."""
         assert self._sentry is not None
         self.is_warm = self._sentry.is_stopped
@@ -149,7 +174,7 @@ class Sandbox:
             return True
         if not self._sentry.is_told_to_stop:
             return not self._sentry.is_dying
-        return (self._sentry.is_stopped or not self.is_warm) and self._sentry.go_on()
+        return (self._sentry.is_stopped or not self.is_warm) and self._sentry.resume()
 
     def assign(self, limits: Admitted) -> None:
         """Hold the sandbox to the job's limits from now on.
@@ -178,6 +203,57 @@ class Sandbox:
             )
             raise HostResources.of(msg)
 
+    def run(
+        self,
+        job: PackedJob,
+        limits: Admitted,
+        cancel: Cancellation,
+        deadline: float | None = None,
+        allow_start: Callable[[], None] = lambda: None,
+    ) -> Measurement:
+        """Run the job to its end, destroy the sandbox, and return everything that was measured.
+
+        Args:
+            job: the message that gives init its job.
+            limits: the limits that `assign` has set.
+            cancel: ends the job early.
+            deadline: a `time.monotonic` instant at which the job is killed.
+            allow_start: called just before the job is handed over. The job does not start if it raises.
+        """
+        supervision, plan = self.supervision, self.plan
+        assert plan is not None  # it was booted
+        with self:
+            supervision.run(job.message, limits, cancel, deadline, allow_start)
+            runsc_exit = self.wait_exit()
+            collected = time.monotonic()
+            counts, usage = self.cgroup.counters.read(), self.cgroup.counters.usage()
+            facts = collect_facts(
+                supervision, plan, self.paths, counts=counts, runsc_exit=runsc_exit, limits=limits, job=job
+            )
+        return self._measure(facts, usage, collected)
+
+    def _measure(self, facts: Facts, usage: Usage, collected: float) -> Measurement:
+        """Join `facts` with the outputs and durations of a sandbox that is destroyed; `collected` is when runsc was reaped."""
+        supervision, clock = self.supervision, self.supervision.clock
+        assert self.plan is not None
+        assert clock.taken is not None  # by `assign`
+        ended = clock.ended or clock.gone or collected
+        run_seconds = None if clock.started is None else supervision.ran_seconds or ended - clock.started
+        return Measurement(
+            facts=facts,
+            stdout=supervision.stdout.to_output(),
+            # Before *started*, only runsc itself can have written there.
+            stderr=supervision.stderr.to_output() if clock.started is not None else StreamOutput(),
+            create_seconds=(clock.started or ended) - clock.taken,
+            run_seconds=run_seconds,
+            collect_seconds=collected - ended,
+            cleanup_seconds=time.monotonic() - collected,
+            usage=usage,
+            enforced=self.enforced,
+            plan=self.plan,
+            is_warm=self.is_warm,
+        )
+
     def kill(self) -> None:
         """SIGKILL all of it: the attached runsc takes sentry and stubs along by parent-death signal, the cgroup the rest."""
         if self._launcher is not None:
@@ -189,9 +265,9 @@ class Sandbox:
         return None if self._launcher is None else self._launcher.wait_exit()
 
     def destroy(self) -> None:
-        """Kill and remove everything; idempotent. What will not go now goes later, see `on_left`."""
+        """Kill and remove everything; idempotent. What will not go now goes later, see `on_not_removed`."""
         if not self.try_destroy():
-            self._on_left(self)
+            self._on_not_removed(self)
 
     def try_destroy(self) -> bool:
         """Kill and remove everything; return whether it is all gone. Safe to call again."""

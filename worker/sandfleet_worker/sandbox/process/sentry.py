@@ -72,7 +72,7 @@ class Sentry:
         """Whether it should have stopped by now."""
         return time.monotonic() - self._asked > STOP_SECONDS
 
-    def go_on(self) -> bool:
+    def resume(self) -> bool:
         """Let it go on; return False where it is gone."""
         return self._signal(signal.SIGCONT)
 

@@ -41,12 +41,8 @@ class Demand:
     """What jobs asked for of late; not safe for threads."""
 
     def __init__(self, size: int, idle_seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._size, self._idle_seconds, self._clock = size, idle_seconds, clock
+        self.size, self._idle_seconds, self._clock = size, idle_seconds, clock
         self._uses: dict[Plan, _Use] = {}
-
-    def resize(self, size: int) -> None:
-        """Share out so many places from now on."""
-        self._size = size
 
     def note(self, plan: Plan) -> None:
         """Count a job that `plan` serves."""
@@ -76,7 +72,7 @@ class Demand:
             plan for plan, use in self._uses.items() if not use.is_pinned and now - use.at > self._idle_seconds
         ]:
             del self._uses[plan]
-        return share(self._size, {plan: use.weigh(now) for plan, use in self._uses.items()})
+        return share(self.size, {plan: use.weigh(now) for plan, use in self._uses.items()})
 
 
 def share(size: int, weights: Mapping[Plan, float]) -> dict[Plan, int]:
@@ -88,21 +84,21 @@ def share(size: int, weights: Mapping[Plan, float]) -> dict[Plan, int]:
     return places
 
 
-class Spare:
+class HostLoad:
     """Whether the host has cores and memory to spare, by what it did since the last look; not safe for threads."""
 
     def __init__(self) -> None:
         self._ticks = os.sysconf("SC_CLK_TCK")
         self._last = self._read()
 
-    def has_cores(self) -> bool:
+    def has_idle_cores(self) -> bool:
         """Whether half a core or more had nothing to do since the last call."""
         idle, at = self._read()
         last_idle, last_at = self._last
         self._last = idle, at
         return idle - last_idle >= SPARE_CORES * (at - last_at)
 
-    def has_memory(self) -> bool:
+    def has_free_memory(self) -> bool:
         """Whether enough of the host's memory is available."""
         memory = psutil.virtual_memory()
         return bool(memory.available >= MIN_AVAILABLE_SHARE * memory.total)

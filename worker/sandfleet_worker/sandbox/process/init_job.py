@@ -1,63 +1,39 @@
-"""What the worker and the sandbox's init (`native/init.c`) say to each other: the job message and the report lines.
+"""The job message: what the worker tells the sandbox's init (`native/init.c`) on the control pipe.
 
-The job message on the control pipe, little-endian; `text` ends with a zero byte, `list(x)` is a u32 count and its items.
+Little-endian; `text` ends with a zero byte, `list(x)` is a u32 count and its items.
 
     u32 length of all that follows, at most 1 MiB
-    u32 magic "SFJ1", u32 flags (1: user namespaces allowed, 2: writable root)
-    u32 uid, u32 gid, u32 umask, u64 disk_bytes
+    u32 magic "SFJ2", u32 flags (1: writable root)
+    u32 uid, u32 gid, u64 disk_bytes
     list(u32 extra gid)
     list(u32 resource, u64 soft, u64 hard)
     list(u32 mode, text path)                       the writable paths
-    text hostname ("" leaves it), text cwd
+    text cwd
     list(text) exec candidates, list(text) argv, list(text) envp
 
-After it single bytes: `TERMINATE` and `KILL`; end of file ends the sandbox at once.
+After it single bytes: `TERMINATE`. End of file ends the sandbox at once. init_reports.py has the answers.
 """
 
 import itertools
 import os
-import re
 import struct
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from enum import IntEnum
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
-CONTROL_FD: Final = 3
-STATUS_FD: Final = 4
 TERMINATE: Final = b"T"
 """SIGTERM, then SIGCONT, to every process of the job."""
-KILL: Final = b"K"
-"""SIGKILL to every process of the job, again and again until its main process is gone; init then reports it."""
 
-RLIM_INFINITY: Final = 2**64 - 1
 MAX_MESSAGE_BYTES: Final = 1 << 20
-MAX_REPORT_BYTES: Final = 4096
 
-ROOT_INDEX: Final = 0xFFFF
-"""Stands for the writable root in `MountFailed`."""
-
-_MAGIC: Final = 0x314A4653
-_FLAG_USER_NAMESPACES: Final = 1
-_FLAG_WRITABLE_ROOT: Final = 2
+_MAGIC: Final = 0x324A4653
+_FLAG_WRITABLE_ROOT: Final = 1
 _NO_ID: Final = 2**32 - 1
 # The sizes of init's static tables; it refuses more with ProtocolFault(Fault.LAYOUT).
 _MAX_POINTERS: Final = 1 << 17
 _MAX_GROUPS: Final = 64
 _MAX_RLIMITS: Final = 16
 _MAX_WRITABLE_PATHS: Final = 64
-
-
-class Fault(IntEnum):
-    """The numbers of `P` lines: trouble of ours, never the program's."""
-
-    LENGTH = 1
-    LAYOUT = 2
-    HOSTNAME = 3
-    ROOT = 4
-    PRIVILEGES = 5
-    SIGNALS = 6
-    SPAWN = 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,94 +69,10 @@ class InitJob:
     gid: int
     groups: Sequence[int] = ()
     cwd: str = "/"
-    hostname: str = ""
-    umask: int = 0o022
     rlimits: Sequence[Rlimit] = ()
     disk_bytes: int = 0
     writable_paths: Sequence[WritablePath] = ()
     is_root_writable: bool = False
-    allow_user_namespaces: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """The sandbox is up and waits for its job."""
-
-
-@dataclass(frozen=True, slots=True)
-class Started:
-    """The program runs: its execve succeeded."""
-
-
-@dataclass(frozen=True, slots=True)
-class Exited:
-    """The program ended by itself; `disk_full`: the writable paths had no free block then; `ran` since its start."""
-
-    code: int
-    disk_full: bool
-    ran_microseconds: int = field(default=0, compare=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Signaled:
-    """The program was ended by a signal."""
-
-    signal: int
-    disk_full: bool
-    ran_microseconds: int = field(default=0, compare=False)
-
-
-@dataclass(frozen=True, slots=True)
-class ExecFailed:
-    """No candidate could be executed; `path_exists` tells ENOENT of a missing interpreter from a missing file."""
-
-    errno: int
-    path_exists: bool
-
-
-@dataclass(frozen=True, slots=True)
-class ChdirFailed:
-    errno: int
-
-
-@dataclass(frozen=True, slots=True)
-class UserFailed:
-    errno: int
-
-
-@dataclass(frozen=True, slots=True)
-class MountFailed:
-    """`index` is that of the writable path, or `ROOT_INDEX`; ENOENT: the image has no such folder."""
-
-    errno: int
-    index: int
-
-
-@dataclass(frozen=True, slots=True)
-class RlimitFailed:
-    errno: int
-    resource: int
-
-
-@dataclass(frozen=True, slots=True)
-class ProtocolFault:
-    """`number` is a `Fault`, or 0 for a line that init does not write."""
-
-    number: int
-
-
-Report = (
-    Ready
-    | Started
-    | Exited
-    | Signaled
-    | ExecFailed
-    | ChdirFailed
-    | UserFailed
-    | MountFailed
-    | RlimitFailed
-    | ProtocolFault
-)
 
 
 def encode_job(job: InitJob) -> bytes:
@@ -193,11 +85,12 @@ def encode_job(job: InitJob) -> bytes:
     try:
         body = b"".join(
             (
-                struct.pack("<IIIIIQ", _MAGIC, _flags(job), job.uid, job.gid, job.umask, job.disk_bytes),
+                struct.pack(
+                    "<IIIIQ", _MAGIC, _FLAG_WRITABLE_ROOT * job.is_root_writable, job.uid, job.gid, job.disk_bytes
+                ),
                 _list(struct.pack("<I", group) for group in job.groups),
                 _list(struct.pack("<IQQ", limit.resource, limit.soft, limit.hard) for limit in job.rlimits),
                 _list(struct.pack("<I", path.mode) + _text(path.path) for path in job.writable_paths),
-                _text(job.hostname),
                 _text(job.cwd),
                 _list(map(_text, job.candidates)),
                 _list(map(_text, job.argv)),
@@ -229,50 +122,6 @@ def exec_candidates(command0: str, path_env: str) -> list[str]:
             "name the program by its path"
         )
     return [f"{folder}/{command0}" if folder else command0 for folder in path_env.split(":")]
-
-
-# One regular expression a line of init, and what its numbers become.
-_FORMS: Final[tuple[tuple[re.Pattern[bytes], Callable[..., Report]], ...]] = (
-    (re.compile(rb"R"), Ready),
-    (re.compile(rb"S"), Started),
-    (re.compile(rb"E ([0-9]{1,3}) ([01]) ([0-9]{1,18})"), lambda code, full, ran: Exited(code, bool(full), ran)),
-    (re.compile(rb"G ([0-9]{1,3}) ([01]) ([0-9]{1,18})"), lambda signal, full, ran: Signaled(signal, bool(full), ran)),
-    (re.compile(rb"X ([0-9]{1,5}) ([01])"), lambda errno, exists: ExecFailed(errno, bool(exists))),
-    (re.compile(rb"C ([0-9]{1,5})"), ChdirFailed),
-    (re.compile(rb"U ([0-9]{1,5})"), UserFailed),
-    (re.compile(rb"M ([0-9]{1,5}) ([0-9]{1,5})"), MountFailed),
-    (re.compile(rb"L ([0-9]{1,5}) ([0-9]{1,10})"), RlimitFailed),
-    (re.compile(rb"P ([0-9]{1,5})"), ProtocolFault),
-)
-
-
-def parse_report(line: bytes) -> Report:
-    """Read one status line, with or without its newline; one that init does not write is `ProtocolFault(0)`."""
-    text = line.removesuffix(b"\n")
-    for form, report in _FORMS:
-        if found := form.fullmatch(text):
-            return report(*map(int, found.groups()))
-    return ProtocolFault(0)
-
-
-class StatusParser:
-    """Cuts what comes from the status pipe into reports, however it was split."""
-
-    def __init__(self) -> None:
-        self._rest = b""
-
-    def feed(self, data: bytes) -> list[Report]:
-        """Take the next bytes and return the reports they complete; more than 4 KiB without a newline is a fault."""
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        reports = [parse_report(line) for line in lines]
-        if len(self._rest) > MAX_REPORT_BYTES:
-            self._rest = b""
-            reports.append(ProtocolFault(0))
-        return reports
-
-
-def _flags(job: InitJob) -> int:
-    return _FLAG_USER_NAMESPACES * job.allow_user_namespaces | _FLAG_WRITABLE_ROOT * job.is_root_writable
 
 
 def _list(items: Iterable[bytes]) -> bytes:
