@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from pydantic import AfterValidator
 from pydantic_core import PydanticCustomError
 
-from sandfleet_config.words import format_bytes, format_limit
+from sandfleet_config.units import format_bytes, format_limit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -34,7 +34,7 @@ def check_environment(environ: Mapping[str, str] | None = None) -> None:
         raise SettingsInvalid(msg)
 
 
-def word_settings_faults(error: ValidationError) -> str:
+def describe_settings_faults(error: ValidationError) -> str:
     """Return the faults of settings in one line, each with the name of its variable.
 
     No value is repeated.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from pydantic import BaseModel
 
-from sandfleet_config.words import format_limit
+from sandfleet_config.units import format_limit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

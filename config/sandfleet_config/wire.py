@@ -14,7 +14,7 @@ from sandfleet_config.errors import SecurityViolation, SpecInvalid, SpecTooLarge
 from sandfleet_config.faults import describe_faults
 from sandfleet_config.fields import SECURITY_VIOLATION, ContractModel, Name
 from sandfleet_config.spec import DEFAULT_GRACE_SECONDS, DEFAULT_OUTPUT_BYTES, DELIVERY_FIELDS, SandboxSpec
-from sandfleet_config.words import format_bytes
+from sandfleet_config.units import format_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

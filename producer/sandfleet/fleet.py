@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import ValidationError
-from sandfleet_config.environment import check_environment, word_settings_faults
+from sandfleet_config.environment import check_environment, describe_settings_faults
 from sandfleet_config.errors import RequestError
 from sandfleet_config.execute import ExecuteRequest
 from sandfleet_config.queues import JOB_ID, check_queue
@@ -45,7 +45,7 @@ def read_settings() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        raise SettingsInvalid(word_settings_faults(error)) from None
+        raise SettingsInvalid(describe_settings_faults(error)) from None
 
 
 class Fleet:

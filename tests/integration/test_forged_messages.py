@@ -103,7 +103,7 @@ def test_the_id_inside_a_message_does_not_change_the_claimed_id() -> None:
 
 def test_a_cancel_parses_a_bounded_part_of_the_queue_per_call(client: Any) -> None:
     """It parsed up to 500 messages of 256 KB in one call, and Redis served nobody meanwhile."""
-    script = client.register_script(read_script("trim"))
+    script = client.register_script(read_script("drop_ended_messages"))
     for number in range(12):
         client.hset(job_key(f"ended-{number}"), "state", "ended")
         message = json.dumps({"headers": {"id": f"ended-{number}"}, "body": "x" * (1 << 18)})

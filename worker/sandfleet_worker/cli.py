@@ -12,10 +12,10 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
-from sandfleet_config.environment import check_environment, word_settings_faults
+from sandfleet_config.command_line import describe_usage_error, is_help
+from sandfleet_config.environment import check_environment, describe_settings_faults
 from sandfleet_config.errors import SandboxError
 from sandfleet_config.settings import SettingsInvalid, WorkerSettings
-from sandfleet_config.usage import is_help, word_usage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,7 +45,7 @@ def _told_plainly() -> Iterator[None]:
     except (PreflightFailed, LocalFailed, SettingsInvalid, SandboxError) as error:
         _fail(str(error))
     except ValidationError as error:
-        _fail(word_settings_faults(error))
+        _fail(describe_settings_faults(error))
     except OSError as error:
         if error.filename is None:
             raise
@@ -176,7 +176,7 @@ def main(argv: list[str] | None = None) -> NoReturn:
         if is_help(error):
             print(error.format_message(), file=sys.stderr)
         else:
-            _print_error(word_usage(error, {}))
+            _print_error(describe_usage_error(error, {}))
         sys.exit(2)
     sys.exit(status if isinstance(status, int) else 0)
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sandfleet_config.codes import ErrorCode
-from sandfleet_config.words import CANCELLED
+from sandfleet_config.messages import CANCELLED
 
 from sandfleet_worker.delivery.claim import Claim, Refused
 

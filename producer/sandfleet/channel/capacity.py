@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from sandfleet_config.queues import KEY_PREFIX, result_key
-from sandfleet_config.words import format_bytes
+from sandfleet_config.units import format_bytes
 
 from sandfleet.errors import QueueFull
 

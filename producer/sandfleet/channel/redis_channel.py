@@ -88,7 +88,7 @@ class RedisChannel:
         now = time.monotonic()
         if now - self._budget_read >= BUDGET_SECONDS:
             with self._connections.guard():
-                found = int(self._run("budgets", [KEY_PREFIX]))
+                found = int(self._run("largest_budget", [KEY_PREFIX]))
             self._largest_budget, self._budget_read = found or None, now
         return self._largest_budget
 
@@ -97,7 +97,7 @@ class RedisChannel:
         if not job_ids:
             return ExpiryCheck([], 0, None)
         with self._connections.guard():
-            soonest, *found = self._run("look", [KEY_PREFIX, *job_ids])
+            soonest, *found = self._run("check_jobs", [KEY_PREFIX, *job_ids])
         states = dict(zip(job_ids, found, strict=True))
         unknown = [job_id for job_id, state in states.items() if state == b"gone"]
         overdue = [job_id for job_id, state in states.items() if state == b"expired"]
@@ -139,7 +139,7 @@ class RedisChannel:
                 script(args=[KEY_PREFIX, "", "", job_id, code.value, result, *ttls], client=pipe)
             ended = {job_id for job_id, reply in zip(job_ids, pipe.execute(), strict=True) if reply == 1}
             for queue in queues - {""}:
-                while self._run("trim", [KEY_PREFIX, queue, TRIMMED_AT_ONCE]):
+                while self._run("drop_ended_messages", [KEY_PREFIX, queue, TRIMMED_AT_ONCE]):
                     pass
         return ended
 

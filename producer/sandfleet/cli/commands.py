@@ -15,10 +15,10 @@ from importlib.metadata import version
 from typing import Annotated
 
 import typer
+from sandfleet_config.command_line import describe_usage_error, is_help
 from sandfleet_config.errors import SandboxError
 from sandfleet_config.queues import check_queue
 from sandfleet_config.settings import SettingsInvalid
-from sandfleet_config.usage import is_help, word_usage
 
 from sandfleet.cli import batch as batch_commands
 from sandfleet.cli import dead as dead_commands
@@ -206,7 +206,7 @@ def main(argv: list[str] | None = None) -> int:
         if is_help(error):
             print(error.format_message(), file=sys.stderr)
             return exits.USAGE
-        note(word_usage(error, OTHER_OPTIONS))
+        note(describe_usage_error(error, OTHER_OPTIONS))
         words = sys.argv[1:] if argv is None else argv
         return exits.OUR_FAILURE if words[:1] == ["run"] else exits.USAGE
     except SandboxError as error:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from sandfleet_config.codes import ErrorCode
 from sandfleet_config.errors import RequestError, SpecInvalid, SpecTooLarge
-from sandfleet_config.words import CPU_PERIOD_MICROSECONDS, format_bytes
+from sandfleet_config.units import CPU_PERIOD_MICROSECONDS, format_bytes
 
 from sandfleet.cli.exits import INTERRUPTED, OUR_FAILURE, TERMINATED, exit_code, is_own_exit
 from sandfleet.cli.hints import word_refusal

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 from sandfleet_config.codes import Category
-from sandfleet_config.words import format_bytes
+from sandfleet_config.units import format_bytes
 
 from sandfleet.cli.exits import SOME_NOT_OK
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 from pydantic import ValidationError
 from sandfleet_config.errors import SpecInvalid
 from sandfleet_config.spec import MAX_KEY_CHARS, SandboxSpec
+from sandfleet_config.units import format_bytes
 from sandfleet_config.wire import JobRequest, new_spec, raise_faults
-from sandfleet_config.words import format_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -20,9 +20,10 @@ from celery.worker import state
 from celery.worker.consumer import Consumer
 from celery.worker.consumer.consumer import TERMINATE  # type: ignore[attr-defined]
 from kombu.exceptions import OperationalError
+from sandfleet_config.messages import CANCELLED
 from sandfleet_config.queues import TASK_NAME
+from sandfleet_config.units import format_bytes
 from sandfleet_config.wire import encode_needs, join_needs
-from sandfleet_config.words import CANCELLED, format_bytes
 
 from sandfleet_worker.celery_worker.refusal import refuse
 from sandfleet_worker.celery_worker.steps import ClaimedControl, ClaimedTasks

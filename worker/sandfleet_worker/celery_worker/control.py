@@ -16,9 +16,9 @@ from celery.platforms import EX_OK
 from celery.worker import state as worker_state
 from celery.worker.control import Panel
 from sandfleet_config.codes import ErrorCode
+from sandfleet_config.messages import CANCELLED_QUEUED
 from sandfleet_config.outcome import Outcome
 from sandfleet_config.queues import JOB_ID
-from sandfleet_config.words import CANCELLED_QUEUED
 
 from sandfleet_worker.tasks import run_task
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from billiard.einfo import ExceptionInfo
 from celery.concurrency.base import BasePool
 from sandfleet_config.codes import ErrorCode
-from sandfleet_config.words import CANCELLED
+from sandfleet_config.messages import CANCELLED
 
 from sandfleet_worker.job_handle import JobHandle, set_current_job
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import redis
 from sandfleet_config.errors import SandboxError
-from sandfleet_config.words import format_bytes
+from sandfleet_config.units import format_bytes
 
 from sandfleet_worker.host import connect
 from sandfleet_worker.sandbox.cgroup.tree import find_tree

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, assert_never
 
 import redis
 from sandfleet_config.codes import ErrorCode
+from sandfleet_config.messages import OUTPUT_DROPPED
 from sandfleet_config.outcome import Outcome
 from sandfleet_config.queues import KEY_PREFIX
 from sandfleet_config.scripts import DEAD_TTL_SECONDS, MAX_DEAD_BYTES, MAX_DEAD_LETTERS, read_script, stored_result
-from sandfleet_config.words import OUTPUT_DROPPED
 
 from sandfleet_worker.delivery.claim import Claim, Refused, parse_attempts, parse_suspect
 from sandfleet_worker.delivery.outages import REDIS_ERRORS

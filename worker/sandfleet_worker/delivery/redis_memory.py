@@ -6,7 +6,7 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any
 
-from sandfleet_config.words import format_bytes
+from sandfleet_config.units import format_bytes
 
 if TYPE_CHECKING:
     import redis

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sandfleet_config.words import format_bytes
+from sandfleet_config.units import format_bytes
 
 from sandfleet_worker.sandbox.cgroup.tree import CGROUP_ROOT, parse_v1_mounts
 from sandfleet_worker.sandbox.warm.pool import IDLE_MEMORY_BYTES

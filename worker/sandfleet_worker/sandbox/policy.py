@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from sandfleet_config.errors import SecurityViolation, SpecInvalid
-from sandfleet_config.words import CPU_PERIOD_MICROSECONDS, format_limit
+from sandfleet_config.units import CPU_PERIOD_MICROSECONDS, format_limit
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Literal, assert_never
 
 from sandfleet_config.codes import Category, ErrorCode
-from sandfleet_config.words import format_bytes
+from sandfleet_config.units import format_bytes
 
 from sandfleet_worker.sandbox.process.facts import PANIC_CHARS, Facts
 from sandfleet_worker.sandbox.process.init_reports import (

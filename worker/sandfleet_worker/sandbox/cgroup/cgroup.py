@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sandfleet_config.errors import HostResources
-from sandfleet_config.words import CPU_PERIOD_MICROSECONDS
+from sandfleet_config.units import CPU_PERIOD_MICROSECONDS
 
 from sandfleet_worker.sandbox.cgroup.counters import Counters
 from sandfleet_worker.sandbox.cgroup.tree import write_existing, write_quietly

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from sandfleet_config.codes import ErrorCode
 from sandfleet_config.errors import ERROR_CLASSES
-from sandfleet_config.words import CANCELLED
+from sandfleet_config.messages import CANCELLED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from sandfleet_config.codes import ErrorCode
-from sandfleet_config.words import format_bytes
+from sandfleet_config.units import format_bytes
 
 from sandfleet_worker.sandbox.process.capture import Capture
 from sandfleet_worker.sandbox.process.deadlines import Deadline, Deadlines, new_kill

@@ -1,4 +1,4 @@
-"""Format limits in the units that people type (KiB, cores, seconds); messages that both sides record.
+"""Format limits in the units that people type: KiB, cores, seconds.
 
 Every message formats its limits here, so that a limit reads the same at submit, on the host and in
 an outcome.
@@ -8,10 +8,6 @@ from __future__ import annotations
 
 from decimal import Decimal
 from typing import Final
-
-CANCELLED: Final = "the job was cancelled"
-CANCELLED_QUEUED: Final = "the job was cancelled before it started"
-OUTPUT_DROPPED: Final = "its output was dropped: Redis was at its maxmemory when the job ended"
 
 CPU_PERIOD_MICROSECONDS: Final = 100_000
 """The period of a CPU quota: the contract counts microseconds of CPU in each 100 ms."""

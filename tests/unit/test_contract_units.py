@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from sandfleet_config.words import format_bytes, format_cpu, format_limit, format_seconds
+from sandfleet_config.units import format_bytes, format_cpu, format_limit, format_seconds
 
 
 def test_bytes_are_said_in_the_units_that_people_type() -> None:

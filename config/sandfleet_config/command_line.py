@@ -32,7 +32,7 @@ def is_help(error: Any) -> bool:
     return type(error).__name__ == "NoArgsIsHelpError"
 
 
-def word_usage(error: Any, others: Mapping[str, str]) -> str:
+def describe_usage_error(error: Any, others: Mapping[str, str]) -> str:
     """Return the message of `error`; `others` maps options of other tools to advice on ours."""
     message: str = error.format_message()
     context = getattr(error, "ctx", None)
