@@ -17,8 +17,8 @@ from sandfleet_worker.delivery import ledger as ledger_module
 from sandfleet_worker.delivery.claim import Claim, Flag
 from sandfleet_worker.delivery.envelope import open_message
 from sandfleet_worker.delivery.ledger import MAX_QUEUES, Ledger
-from sandfleet_worker.delivery.queue_rotation import Turns
-from sandfleet_worker.delivery.read_message import read_delivery
+from sandfleet_worker.delivery.queue_rotation import QueueRotation
+from sandfleet_worker.delivery.read_message import read_message
 from sandfleet_worker.delivery.sweeper import Sweeper
 
 MALFORMED = 100_000
@@ -42,7 +42,7 @@ def claim_next(ledger: Ledger, claim_id: str, limit: int = 1000) -> tuple[Claim 
 def test_a_hundred_thousand_malformed_messages_are_set_aside_in_bulk(
     url: str, client: Any, ledger: Ledger, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ledger_module, "TELL_SECONDS", 0.0)
+    monkeypatch.setattr(ledger_module, "LOG_SECONDS", 0.0)
     (good,) = submit(url)
     list_key = next(key for key in client.keys(f"{KEY_PREFIX}{DEFAULT_QUEUE}*") if client.type(key) == b"list")
     kinds = [b"{}", b"no JSON", b'{"headers": {"id": "a b"}}', b"[" * 10_000]
@@ -99,20 +99,20 @@ def test_what_lua_reads_and_python_does_not_is_an_invalid_spec(client: Any, ledg
         claim, _ = claim_next(ledger, f"claim-{number}")
         assert claim is not None, case
 
-        delivery = read_delivery(open_message(claim), 1 << 18)
+        job_message = read_message(open_message(claim), 1 << 18)
 
-        assert delivery is not None, case
-        assert delivery.job_id == f"job-{number}"
-        assert delivery.refusal is not None, case
-        assert delivery.refusal.code is ErrorCode.SPEC_INVALID
+        assert job_message is not None, case
+        assert job_message.job_id == f"job-{number}"
+        assert job_message.refusal is not None, case
+        assert job_message.refusal.code is ErrorCode.SPEC_INVALID
         assert ledger.finish(claim, Outcome.of(ErrorCode.SPEC_INVALID, claim.job_id, "x")), case
 
 
 def test_the_id_of_a_claim_is_the_one_that_was_claimed() -> None:
     claim = Claim("c", "one", Flag.START, b'{"headers": {"id": "two", "task": "sandfleet.run"}}')
-    delivery = read_delivery(open_message(claim), 1 << 18)
-    assert delivery is not None
-    assert delivery.job_id == "one"
+    job_message = read_message(open_message(claim), 1 << 18)
+    assert job_message is not None
+    assert job_message.job_id == "one"
 
 
 def test_a_key_of_a_wrong_type_stops_nobody(url: str, client: Any, ledger: Ledger) -> None:
@@ -231,18 +231,18 @@ def test_of_many_queues_a_worker_reads_a_bounded_number_and_says_so(
 ) -> None:
     for start in range(0, 200_000, 10_000):
         client.sadd(f"{KEY_PREFIX}queues", *(f"q-{number}" for number in range(start, start + 10_000)))
-    turns, seen = Turns(DEFAULT_QUEUE, ("*",)), set[str]()
+    rotation, seen = QueueRotation(DEFAULT_QUEUE, ("*",)), set[str]()
 
     began = time.monotonic()
     for _ in range(5):
-        turns.update(ledger.read_queues())
-        assert len(turns.names()) <= MAX_QUEUES + 1
-        seen |= set(turns.names())
-        ledger.claim("claim", turns.names())
+        rotation.update(ledger.read_queues())
+        assert len(rotation.names()) <= MAX_QUEUES + 1
+        seen |= set(rotation.names())
+        ledger.claim("claim", rotation.names())
     took = time.monotonic() - began
 
     assert took < 5
-    assert DEFAULT_QUEUE in turns.names()
+    assert DEFAULT_QUEUE in rotation.names()
     assert len(seen) > 2 * MAX_QUEUES, "others each time"
     (told,) = [record for record in caplog.records if getattr(record, "action", "") == "queues_bounded"]
     assert "200000" in told.getMessage()

@@ -37,14 +37,14 @@ LEASE_SECONDS = 1.0
 TIMES = 2
 PASSING = (OSError(errno.EMFILE, "Too many open files"), redis.ConnectionError("gone"))
 PLACES: dict[str, Callable[[Any], tuple[Any, str]]] = {
-    "claimer, a place": lambda intake: (intake.held, "wait_room"),
+    "claimer, a place": lambda intake: (intake.held_claims, "take_capacity"),
     "claimer, a slot": lambda intake: (intake.claimer._slots, "acquire"),
     "claimer, the queues": lambda intake: (intake.claimer._ledger, "read_queues"),
-    "claimer, whose turn": lambda intake: (intake.claimer._turns, "update"),
-    "claimer, turns": lambda intake: (intake.claimer._turns, "names"),
+    "claimer, whose turn": lambda intake: (intake.claimer._rotation, "update"),
+    "claimer, turns": lambda intake: (intake.claimer._rotation, "names"),
     "claimer, the claim": lambda intake: (intake.claimer._ledger, "claim"),
-    "claimer, holding it": lambda intake: (intake.held, "add"),
-    "claimer, served": lambda intake: (intake.claimer._turns, "served"),
+    "claimer, holding it": lambda intake: (intake.held_claims, "add"),
+    "claimer, served": lambda intake: (intake.claimer._rotation, "served"),
     "claimer, the wait": lambda intake: (intake.claimer._redis, "xread"),
     "lease, what runs": lambda intake: (intake.lease, "_claims"),
     "lease, the beat": lambda intake: (intake.lease._ledger, "beat"),
@@ -56,7 +56,7 @@ PLACES: dict[str, Callable[[Any], tuple[Any, str]]] = {
     "sweeper, the expired": lambda intake: (intake.ledger, "find_expired"),
     "sweeper, an end": lambda intake: (intake.ledger, "end_queued"),
     "sweeper, dead letters": lambda intake: (intake.ledger, "drop_stale_dead"),
-    "watchdog, what hangs": lambda intake: (intake.held, "overdue_job_ids"),
+    "watchdog, what hangs": lambda intake: (intake.held_claims, "overdue_job_ids"),
     "watchdog, a stall": lambda intake: (intake.watchdog, "find_stall"),
 }
 HANDLED = {"claimer, served", "sweeper, a decision"}
@@ -135,7 +135,7 @@ def new_fleetlet(
 ) -> Iterator[Callable[..., Fleetlet]]:
     monkeypatch.setattr(worker_exit, "RELEASE_SECONDS", 0.1)
     monkeypatch.setattr(worker_exit, "MARGIN_SECONDS", 0.1)
-    monkeypatch.setattr(watchdog, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(watchdog, "POLL_SECONDS", 0.05)
     monkeypatch.setattr(watchdog, "STALL_SECONDS", 2.0)
     monkeypatch.setattr(sweep, "DEAD_SECONDS", 0.1)
     opened: list[Fleetlet] = []
@@ -274,7 +274,7 @@ def test_a_job_that_cannot_be_started_while_redis_is_away_goes_back_once_it_is_t
     assert [claim.job_id for claim in fleetlet.got] == [job] * 3
     codes = [attempt.code for attempt in fleetlet.got[-1].attempts]
     assert codes == [ErrorCode.HOST_RESOURCES, ErrorCode.INTERNAL, None]
-    assert fleetlet.intake.held.job_ids() == [job]
+    assert fleetlet.intake.held_claims.job_ids() == [job]
 
 
 def test_the_lease_is_renewed_while_other_threads_hang(new_fleetlet: Callable[[], Fleetlet], client: Any) -> None:
