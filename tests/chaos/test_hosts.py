@@ -102,12 +102,12 @@ def test_a_host_that_comes_back_after_a_cut_is_fenced_off(lan: Lan, fleet: Fleet
     cut, other = lan.hosts
     old = start_worker(cut, 2, SANDFLEET_QUEUES="")
     # Two workers: each of the batch may have killed its worker, so the two run apart.
-    others = [start_worker(other, 2, SANDFLEET_QUEUE="first") for _ in range(2)]
-    for worker in (old, *others):
+    successors = [start_worker(other, 2, SANDFLEET_QUEUE="first") for _ in range(2)]
+    for worker in (old, *successors):
         worker.wait_ready()
 
     def starts_elsewhere(jobs: Sequence[Job]) -> list[int]:
-        return [sum(counts) for counts in zip(*(starts(worker, *jobs) for worker in others), strict=True)]
+        return [sum(counts) for counts in zip(*(starts(successor, *jobs) for successor in successors), strict=True)]
 
     # While the other host is full, all of the batch goes to the one that will be cut off.
     fillers = [fleet.submit(spec, queue="first") for spec in sleeps(3, 3)]

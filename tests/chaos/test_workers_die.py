@@ -99,8 +99,8 @@ def test_a_worker_stopped_beyond_its_lease_kills_its_sandboxes_and_ends(havoc: H
         assert [attempt["code"] for attempt in outcome["attempts"]] == ["WORKER_LOST", "CANCELLED"]
         assert havoc.starts(job) == 2
         assert havoc.ends(job) == 1
-    takers = {havoc.outcome(job)["attempts"][1]["worker"].rpartition(".")[2] for job in jobs}
-    assert takers == {str(other.process.pid) for other in others}
+    successors = {havoc.outcome(job)["attempts"][1]["worker"].rpartition(".")[2] for job in jobs}
+    assert successors == {str(other.process.pid) for other in others}
     assert "action=job_ended" not in frozen.log
     told = havoc.duplicates()
     assert sorted(fields[b"job"].decode() for fields in told) == sorted(jobs)

@@ -15,7 +15,7 @@ from sandfleet_config.outcome import Outcome
 from sandfleet_config.queues import DEFAULT_QUEUE, KEY_PREFIX, cancel_key, job_key, result_key
 from sandfleet_worker.delivery.claim import Flag
 from sandfleet_worker.delivery.ledger import MAX_QUEUES, Ledger
-from sandfleet_worker.delivery.queue_rotation import Turns
+from sandfleet_worker.delivery.queue_rotation import QueueRotation
 from sandfleet_worker.delivery.sweeper import Sweeper
 
 LISTS = tuple(f"{DEFAULT_QUEUE}{step}" for step in ("", "\x06\x163", "\x06\x166", "\x06\x169"))
@@ -116,18 +116,18 @@ def test_a_worker_reads_a_bounded_number_of_queues_and_says_so(
 ) -> None:
     for start in range(0, 200_000, 10_000):
         client.sadd(f"{KEY_PREFIX}queues", *(f"q-{number}" for number in range(start, start + 10_000)))
-    turns, seen = Turns(DEFAULT_QUEUE, ("*",)), set[str]()
+    rotation, seen = QueueRotation(DEFAULT_QUEUE, ("*",)), set[str]()
 
     began = time.monotonic()
     for _ in range(5):
-        turns.update(ledger.read_queues())
-        assert len(turns.names()) <= MAX_QUEUES + 1
-        seen |= set(turns.names())
-        ledger.claim("claim", turns.names())
+        rotation.update(ledger.read_queues())
+        assert len(rotation.names()) <= MAX_QUEUES + 1
+        seen |= set(rotation.names())
+        ledger.claim("claim", rotation.names())
     took = time.monotonic() - began
 
     assert took < 5
-    assert DEFAULT_QUEUE in turns.names()
+    assert DEFAULT_QUEUE in rotation.names()
     assert len(seen) > 2 * MAX_QUEUES, "others each time"
     (told,) = [record for record in caplog.records if getattr(record, "action", "") == "queues_bounded"]
     assert "200000" in told.getMessage()

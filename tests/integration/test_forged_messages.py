@@ -16,7 +16,7 @@ from sandfleet_config.scripts import read_script
 from sandfleet_worker.delivery import ledger as ledger_module
 from sandfleet_worker.delivery.claim import Claim, Flag
 from sandfleet_worker.delivery.envelope import open_message
-from sandfleet_worker.delivery.read_message import read_delivery
+from sandfleet_worker.delivery.read_message import read_message
 
 if TYPE_CHECKING:
     import pytest
@@ -38,7 +38,7 @@ CJSON_ONLY = {
 def test_a_hundred_thousand_malformed_messages_are_set_aside_in_bulk(
     url: str, client: Any, ledger: Ledger, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ledger_module, "TELL_SECONDS", 0.0)
+    monkeypatch.setattr(ledger_module, "LOG_SECONDS", 0.0)
     (good,) = submit(url)
     list_key = next(key for key in client.keys(f"{KEY_PREFIX}{DEFAULT_QUEUE}*") if client.type(key) == b"list")
     kinds = [b"{}", b"no JSON", b'{"headers": {"id": "a b"}}', b"[" * 10_000]
@@ -85,20 +85,20 @@ def test_a_message_that_only_lua_can_read_is_an_invalid_spec(client: Any, ledger
         claim, _ = claim_next(ledger, f"claim-{number}")
         assert claim is not None, case
 
-        delivery = read_delivery(open_message(claim), 1 << 18)
+        job_message = read_message(open_message(claim), 1 << 18)
 
-        assert delivery is not None, case
-        assert delivery.job_id == f"job-{number}"
-        assert delivery.refusal is not None, case
-        assert delivery.refusal.code is ErrorCode.SPEC_INVALID
+        assert job_message is not None, case
+        assert job_message.job_id == f"job-{number}"
+        assert job_message.refusal is not None, case
+        assert job_message.refusal.code is ErrorCode.SPEC_INVALID
         assert ledger.finish(claim, Outcome.of(ErrorCode.SPEC_INVALID, claim.job_id, "x")), case
 
 
 def test_the_id_inside_a_message_does_not_change_the_claimed_id() -> None:
     claim = Claim("c", "one", Flag.START, b'{"headers": {"id": "two", "task": "sandfleet.run"}}')
-    delivery = read_delivery(open_message(claim), 1 << 18)
-    assert delivery is not None
-    assert delivery.job_id == "one"
+    job_message = read_message(open_message(claim), 1 << 18)
+    assert job_message is not None
+    assert job_message.job_id == "one"
 
 
 def test_a_cancel_parses_a_bounded_part_of_the_queue_per_call(client: Any) -> None:

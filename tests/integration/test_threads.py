@@ -33,14 +33,14 @@ if TYPE_CHECKING:
 TIMES = 2
 PASSING = (OSError(errno.EMFILE, "Too many open files"), redis.ConnectionError("gone"))
 PLACES: dict[str, Callable[[Any], tuple[Any, str]]] = {
-    "claimer, a place": lambda intake: (intake.held, "wait_room"),
+    "claimer, a place": lambda intake: (intake.held_claims, "take_capacity"),
     "claimer, a slot": lambda intake: (intake.claimer._slots, "acquire"),
     "claimer, the queues": lambda intake: (intake.claimer._ledger, "read_queues"),
-    "claimer, whose turn": lambda intake: (intake.claimer._turns, "update"),
-    "claimer, turns": lambda intake: (intake.claimer._turns, "names"),
+    "claimer, whose turn": lambda intake: (intake.claimer._rotation, "update"),
+    "claimer, turns": lambda intake: (intake.claimer._rotation, "names"),
     "claimer, the claim": lambda intake: (intake.claimer._ledger, "claim"),
-    "claimer, holding it": lambda intake: (intake.held, "add"),
-    "claimer, served": lambda intake: (intake.claimer._turns, "served"),
+    "claimer, holding it": lambda intake: (intake.held_claims, "add"),
+    "claimer, served": lambda intake: (intake.claimer._rotation, "served"),
     "claimer, the wait": lambda intake: (intake.claimer._redis, "xread"),
     "lease, what runs": lambda intake: (intake.lease, "_claims"),
     "lease, the beat": lambda intake: (intake.lease._ledger, "beat"),
@@ -52,7 +52,7 @@ PLACES: dict[str, Callable[[Any], tuple[Any, str]]] = {
     "sweeper, the expired": lambda intake: (intake.ledger, "find_expired"),
     "sweeper, an end": lambda intake: (intake.ledger, "end_queued"),
     "sweeper, dead letters": lambda intake: (intake.ledger, "drop_stale_dead"),
-    "watchdog, what hangs": lambda intake: (intake.held, "overdue_job_ids"),
+    "watchdog, what hangs": lambda intake: (intake.held_claims, "overdue_job_ids"),
     "watchdog, a stall": lambda intake: (intake.watchdog, "find_stall"),
 }
 HANDLED = {"claimer, served", "sweeper, a decision"}
@@ -65,7 +65,7 @@ def new_stand(
 ) -> Iterator[Callable[..., IntakeStand]]:
     monkeypatch.setattr(worker_exit, "RELEASE_SECONDS", 0.1)
     monkeypatch.setattr(worker_exit, "MARGIN_SECONDS", 0.1)
-    monkeypatch.setattr(watchdog, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(watchdog, "POLL_SECONDS", 0.05)
     monkeypatch.setattr(watchdog, "STALL_SECONDS", 2.0)
     monkeypatch.setattr(sweep, "DEAD_SECONDS", 0.1)
     opened: list[IntakeStand] = []
@@ -202,7 +202,7 @@ def test_a_job_that_fails_to_start_while_redis_is_away_is_tried_again_later(
     assert [claim.job_id for claim in stand.got] == [job] * 3
     codes = [attempt.code for attempt in stand.got[-1].attempts]
     assert codes == [ErrorCode.HOST_RESOURCES, ErrorCode.INTERNAL, None]
-    assert stand.intake.held.job_ids() == [job]
+    assert stand.intake.held_claims.job_ids() == [job]
 
 
 def test_the_lease_is_renewed_while_other_threads_hang(new_stand: Callable[[], IntakeStand], client: Any) -> None:

@@ -167,7 +167,7 @@ def test_many_threads_never_exceed_the_cap(tmp_path: Path) -> None:
 
 def test_a_worker_that_was_stopped_in_the_line_holds_nobody_up(tmp_path: Path) -> None:
     one, other = HostSlots(tmp_path, 1), HostSlots(tmp_path, 1)
-    other._tell(1)
+    other._publish_wait(1)
     assert is_full(one), "it is the other's turn"
 
     long_ago = time.time() - 2 * STALE_SECONDS
@@ -203,7 +203,7 @@ def test_a_wait_at_a_great_cap_looks_a_few_times_a_second_and_yet_ends_at_once(t
     ended: list[float] = []
 
     def wait() -> None:
-        slot = other.acquire(on_look=lambda: looks.append(time.monotonic()))
+        slot = other.acquire(on_poll=lambda: looks.append(time.monotonic()))
         ended.append(time.monotonic())
         assert slot is not None
         slot.release()

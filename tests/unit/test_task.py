@@ -14,7 +14,7 @@ from sandfleet_config.spec import SandboxSpec
 from sandfleet_config.wire import JobRequest
 from sandfleet_worker.celery_worker.backend import ClaimsBackend
 from sandfleet_worker.delivery.claim import Claim, Flag
-from sandfleet_worker.delivery.read_message import Delivery
+from sandfleet_worker.delivery.read_message import JobMessage
 from sandfleet_worker.delivery.settlement import Finish, GiveBack, PutBack, Release, Retry
 from sandfleet_worker.job_handle import JobHandle, set_current_job
 from sandfleet_worker.job_run import JobRun
@@ -37,13 +37,13 @@ class Worker:
 
     def run(self, **spec: Any) -> Any:
         held = SimpleNamespace(find=lambda _: self.claim, free_slot=lambda _: None)
-        intake = SimpleNamespace(held=held, settle=self._settle, has_other_host=lambda *_: self._has_other_host)
+        intake = SimpleNamespace(held_claims=held, settle=self._settle, has_other_host=lambda *_: self._has_other_host)
         runner = SimpleNamespace(execute=self._execute)
         task = RunTask()
         task.host = SimpleNamespace(name="h", worker="h.1", intake=intake, slots=None, runner=runner, abilities=self)  # type: ignore[assignment]
         set_current_job(self.job)
         request = JobRequest(spec=SandboxSpec(image="x", **spec))
-        return task.run(Delivery("job", request=request, soft_seconds=1.0, hard_seconds=2.0))
+        return task.run(JobMessage("job", request=request, soft_seconds=1.0, hard_seconds=2.0))
 
     def _settle(self, claim: Claim, how: Settlement) -> bool:
         assert claim.claim_id == "c"

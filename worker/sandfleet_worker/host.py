@@ -71,7 +71,7 @@ class Host:
         identity = Identity.new(socket.gethostname())
         memory = runner.memory
         slots = HostSlots(settings.slots_dir, settings.concurrency, memory.total_bytes, memory.own_bytes)
-        _make_room(settings, runner, slots)
+        _fit_spares(settings, runner, slots)
         abilities = HostAbilities(settings, runner.images, slots)
         intake = Intake(
             settings, identity, slots, lambda seconds: connect(settings, seconds), read_facts=abilities.read
@@ -99,7 +99,7 @@ class Host:
         return self.identity.worker
 
 
-def _make_room(settings: WorkerSettings, runner: Runner, slots: HostSlots) -> None:
+def _fit_spares(settings: WorkerSettings, runner: Runner, slots: HostSlots) -> None:
     """Give up sandboxes ahead where one job of the ceiling's size does not fit beside what the host's workers take."""
     memory = slots.read_memory()
     if memory is not None and memory.budget < settings.policy.memory_bytes:

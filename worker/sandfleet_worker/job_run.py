@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from sandfleet_config.wire import JobRequest
 
     from sandfleet_worker.delivery.claim import Claim
-    from sandfleet_worker.delivery.read_message import Delivery
+    from sandfleet_worker.delivery.read_message import JobMessage
     from sandfleet_worker.delivery.settlement import Settlement
     from sandfleet_worker.host import Host
     from sandfleet_worker.job_handle import JobHandle
@@ -39,8 +39,8 @@ MAX_BACKOFF_SECONDS = 30.0
 class JobRun:
     """One run of the job of `claim` on this host. Call `execute`, then `decide`, both in the job's thread."""
 
-    def __init__(self, host: Host, job: JobHandle, delivery: Delivery, claim: Claim) -> None:
-        self._host, self._job, self._delivery = host, job, delivery
+    def __init__(self, host: Host, job: JobHandle, job_message: JobMessage, claim: Claim) -> None:
+        self._host, self._job, self._message = host, job, job_message
         self._start = JobStart(host.intake, host.slots, claim, job.cancellation, self._log_start)
         self._taken = time.time()
         self._retry_on = frozenset[ErrorCode]()
@@ -58,7 +58,7 @@ class JobRun:
         """Admit the job, run it in a sandbox, and return its outcome: of a refusal and of a fault of ours, too."""
         try:
             self._refuse_ended()
-            request = self._delivery.open()
+            request = self._message.open()
             self._remember(request)
             limits = self._admit(request.spec).shortened(self._job.soft_seconds, self._job.hard_seconds)
             self._job.cancellation.raise_if_set()
@@ -119,7 +119,7 @@ class JobRun:
 
     def _find_put_back(self) -> PutBack | None:
         """Return why another host may run the job where this one cannot, known before its start; None of any other end."""
-        request = self._delivery.request
+        request = self._message.request
         if not self._lacks or request is None:
             return None
         needs = join_needs(request.contract, encode_needs(request.spec))
@@ -147,8 +147,8 @@ class JobRun:
         """End a job that was cancelled or had expired before any worker had it."""
         if self.claim.flag is Flag.START:
             return
-        if self._delivery.request is not None:
-            self._remember(self._delivery.request)
+        if self._message.request is not None:
+            self._remember(self._message.request)
         if self.claim.flag is Flag.CANCELLED:
             raise Cancelled.of(CANCELLED_QUEUED)
         raise Expired.of("nobody took the job within its time in the queue")
@@ -172,7 +172,7 @@ class JobRun:
 
     def _count_queued(self) -> float:
         """Return the seconds since the job was submitted or, where nobody says when, since this worker has it."""
-        submitted = self._delivery.submitted
+        submitted = self._message.submitted
         return max(0.0, time.time() - (self._taken if submitted is None else submitted))
 
     def _end(self, code: ErrorCode, message: str) -> Outcome:
@@ -189,7 +189,7 @@ class JobRun:
 
     def _log_start(self) -> None:
         run = f" (run {self.claim.run})" if self.claim.run > 1 else ""
-        self._log("started", "starts%s: %s", run, self._delivery.log_line)
+        self._log("started", "starts%s: %s", run, self._message.log_line)
 
     def _log(self, action: str, text: str, *args: object) -> None:
         extra = {"action": f"job_{action}", "job_id": self._job.job_id}

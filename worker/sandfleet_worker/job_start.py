@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 LONG_WAIT_SECONDS = 1.0
 """How long a job that waits keeps its slot."""
-MEMORY_LOOK_SECONDS = 0.1
+MEMORY_POLL_SECONDS = 0.1
 TAKEN_OVER = "another worker has taken the job over"
 
 
@@ -52,7 +52,7 @@ class JobStart:
             SandboxError: the job was cancelled or withdrawn meanwhile, or another worker has it.
         """
         self._begin_wait(why)
-        timer = threading.Timer(LONG_WAIT_SECONDS, self._intake.held.lend_slot, (self.claim,))
+        timer = threading.Timer(LONG_WAIT_SECONDS, self._intake.held_claims.give_back_slot, (self.claim,))
         timer.daemon = True
         with contextlib.suppress(RuntimeError):  # no thread is left: it waits with its slot
             timer.start()
@@ -60,8 +60,8 @@ class JobStart:
             yield
         finally:
             timer.cancel()
-            is_lent = self._intake.held.end_wait(self.claim)
-        if is_lent:
+            is_given_back = self._intake.held_claims.end_wait(self.claim)
+        if is_given_back:
             self._take_slot()
 
     def start(self) -> None:
@@ -86,7 +86,7 @@ class JobStart:
         match self._intake.start_job(self.claim):
             case Claim() as claim:
                 self.claim = claim
-                self._intake.held.start(claim)
+                self._intake.held_claims.start(claim)
             case Refused.CANCELLED:
                 self._cancel.cancel(ErrorCode.CANCELLED, CANCELLED)
             case Refused.FENCED:
@@ -101,7 +101,7 @@ class JobStart:
             self.claim = replace(self.claim, is_waiting=True, attempts=self.claim.attempts[:-1])
             extra = {"action": "job_waits", "job_id": self.claim.job_id}
             log.info("job %s waits for %s", self.claim.job_id, why, extra=extra)
-        self._intake.held.wait(self.claim)
+        self._intake.held_claims.wait(self.claim)
 
     def _take_slot(self) -> None:
         """Wait for a slot, and for the job's memory; both were lent."""
@@ -110,7 +110,7 @@ class JobStart:
                 slot = self._slots.acquire(self._cancel.open_fd())
             finally:
                 self._cancel.close_fd()
-            if slot is not None and self._intake.held.put_slot(self.claim, slot):
+            if slot is not None and self._intake.held_claims.set_slot(self.claim, slot):
                 return
-            self._cancel.wait(0 if slot is None else MEMORY_LOOK_SECONDS)
+            self._cancel.wait(0 if slot is None else MEMORY_POLL_SECONDS)
             self._cancel.raise_if_set()

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from celery import Celery
     from sandfleet_config.outcome import Outcome
 
-    from sandfleet_worker.delivery.read_message import Delivery
+    from sandfleet_worker.delivery.read_message import JobMessage
     from sandfleet_worker.host import Host
 
 
@@ -61,8 +61,8 @@ class RunTask(Task):  # type: ignore[type-arg]  # generic in the stubs only
     throws = (SandboxError,)
     host: Host | None = None
 
-    def run(self, delivery: Delivery) -> OwnEnd:
-        """Run the job of `delivery` and settle its claim.
+    def run(self, job_message: JobMessage) -> OwnEnd:
+        """Run the job of `job_message` and settle its claim.
 
         Raises:
             SandboxError: the class of the outcome's code, with its message and without its output.
@@ -71,12 +71,12 @@ class RunTask(Task):  # type: ignore[type-arg]  # generic in the stubs only
         """
         assert self.host is not None  # the consumer does not start without
         job, intake = current_job(), self.host.intake
-        claim = intake.held.find(job.claim_id)
+        claim = intake.held_claims.find(job.claim_id)
         if claim is None:
             raise Fenced(f"job {job.job_id} is not held here")
-        run = JobRun(self.host, job, delivery, claim)
+        run = JobRun(self.host, job, job_message, claim)
         outcome = run.execute()
-        intake.held.free_slot(run.claim)  # the sandbox is gone, and Redis may let the end wait
+        intake.held_claims.free_slot(run.claim)  # the sandbox is gone, and Redis may let the end wait
         settlement = run.decide(outcome)
         if not intake.settle(run.claim, settlement):
             raise Fenced(f"job {job.job_id} was taken over")

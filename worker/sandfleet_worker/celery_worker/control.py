@@ -63,7 +63,7 @@ def drain(state: Any, **_: object) -> dict[str, str]:
     assert host is not None  # the consumer does not start without
     flags: Any = worker_state
     flags.should_stop = EX_OK
-    running, seconds = len(host.intake.held.running_job_ids()), host.settings.drain_seconds
+    running, seconds = len(host.intake.held_claims.running_job_ids()), host.settings.drain_seconds
     log.info("told to drain: %d jobs run", running, extra={"action": "drain"})
     text = f"{host.worker} takes no more jobs. It ends when its {running} running jobs have ended"
     return {"ok": f"{text}; those that take longer than {seconds:g} s go back to their queue"}

@@ -38,7 +38,7 @@ class SandboxPool(BasePool):
         self._numbers = itertools.count(1)
         self._jobs: dict[int, JobHandle] = {}
         self._lock = threading.Lock()
-        self.on_left: Callable[[str, Exception | None], None] = lambda _claim_id, _failure: None
+        self.on_done: Callable[[str, Exception | None], None] = lambda _claim_id, _failure: None
         """Called in the job's thread after all else, with the claim's id and the error that Celery's own code met, if one did."""
 
     def on_apply(
@@ -95,7 +95,7 @@ class SandboxPool(BasePool):
         with self._lock:
             del self._jobs[job.number]
         try:
-            self.on_left(job.claim_id, failure)
+            self.on_done(job.claim_id, failure)
         except Exception:
             extra = {"action": "settle_failed", "job_id": job.job_id}
             log.exception("job %s is left to others", job.job_id, extra=extra)

@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
     from sandfleet_worker.delivery.claim import Claim
     from sandfleet_worker.delivery.intake import Intake
-    from sandfleet_worker.delivery.read_message import Delivery
+    from sandfleet_worker.delivery.read_message import JobMessage
 
 log = logging.getLogger(__name__)
 
 
-def refuse(intake: Intake, claim: Claim, delivery: Delivery, refusal: SandboxError, events: Any) -> None:
+def refuse(intake: Intake, claim: Claim, job_message: JobMessage, refusal: SandboxError, events: Any) -> None:
     """Record that `claim` ends with `refusal`, and tell who watches; called in the claimer's thread."""
-    queued = 0.0 if delivery.submitted is None else max(0.0, time.time() - delivery.submitted)
+    queued = 0.0 if job_message.submitted is None else max(0.0, time.time() - job_message.submitted)
     outcome = Outcome.of(
         refusal.code,
         claim.job_id,
@@ -42,7 +42,7 @@ def refuse(intake: Intake, claim: Claim, delivery: Delivery, refusal: SandboxErr
         "job %s ended: %s", claim.job_id, outcome.to_summary(), extra={"action": "job_ended", "job_id": claim.job_id}
     )
     try:
-        events.send("task-received", uuid=claim.job_id, name=TASK_NAME, **describe_received(delivery, claim))
+        events.send("task-received", uuid=claim.job_id, name=TASK_NAME, **describe_received(job_message, claim))
         events.send("task-failed", uuid=claim.job_id, traceback="", **describe_end(str(refusal)))
     except Exception as error:  # noqa: BLE001  any kind of a broken connection
         log.debug("cannot send an event: %s", error)

@@ -28,7 +28,7 @@ def strategy(task: Any, app: Any, consumer: SandboxConsumer) -> Callable[..., No
     events = consumer.event_dispatcher
 
     def receive(message: Any, payload: object, ack: Any, reject: Any, callbacks: Any) -> None:
-        delivery = message.delivery
+        job_message = message.job_message
         request = SandboxRequest(
             message,
             on_ack=ack,
@@ -39,10 +39,10 @@ def strategy(task: Any, app: Any, consumer: SandboxConsumer) -> Callable[..., No
             task=task,
             connection_errors=consumer.connection_errors,
             headers=message.headers,
-            body=((delivery,), {}, {}),
+            body=((job_message,), {}, {}),
             decoded=True,
         )
-        request.send_event("task-received", name=task.name, **describe_received(delivery, message.claim))
+        request.send_event("task-received", name=task.name, **describe_received(job_message, message.claim))
         state.task_reserved(request)
         for callback in callbacks or ():
             callback(request)

@@ -89,7 +89,7 @@ class ClaimedTasks(bootsteps.StartStopStep):
         """Say how many jobs are held, and from which queues they come."""
         return {
             "prefetch_count": 0,
-            "claims": len(c.intake.held.job_ids()),
+            "claims": len(c.intake.held_claims.job_ids()),
             "queues": c.queue_patterns,
         }
 

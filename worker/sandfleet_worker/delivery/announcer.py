@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from sandfleet_worker.delivery.ledger import Ledger
 
-LOOK_SECONDS = 0.5
+POLL_SECONDS = 0.5
 """How often to look for what has changed, as an image that was added."""
 RENEW_SECONDS = 20.0
 TTL_SECONDS = 120
@@ -31,8 +31,8 @@ class Announcer:
 
     def __init__(self, ledger: Ledger, read_facts: Callable[[], HostFacts], on_failure: Callable[[str], None]) -> None:
         self._ledger, self._read_facts = ledger, read_facts
-        self._told: HostFacts | None = None
-        self._told_at = 0.0
+        self._announced: HostFacts | None = None
+        self._announced_at = 0.0
         self._thread = SupervisedThread(
             "announcer",
             self._step,
@@ -53,7 +53,7 @@ class Announcer:
 
     def _step(self) -> float:
         facts, now = self._read_facts(), time.monotonic()
-        is_new = facts != self._told or now - self._told_at >= RENEW_SECONDS
+        is_new = facts != self._announced or now - self._announced_at >= RENEW_SECONDS
         if is_new and self._ledger.announce(facts.text, facts.images, TTL_SECONDS):
-            self._told, self._told_at = facts, now
-        return LOOK_SECONDS
+            self._announced, self._announced_at = facts, now
+        return POLL_SECONDS

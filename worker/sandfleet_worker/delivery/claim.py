@@ -57,7 +57,7 @@ class Claim:
     suspect_seconds: float | None = None
     """How long the job runs apart from others that may have killed their worker; None if it is no suspect."""
     run: int = 1
-    told: float = field(default_factory=time.monotonic, compare=False)
+    started_monotonic: float = field(default_factory=time.monotonic, compare=False)
     """When Redis told of the last start, monotonic."""
 
     @property
@@ -91,7 +91,7 @@ class Claim:
         if not self.is_started:
             return self.attempts
         last = self.attempts[-1]
-        ended = last.started + timedelta(seconds=time.monotonic() - self.told)
+        ended = last.started + timedelta(seconds=time.monotonic() - self.started_monotonic)
         return (*self.attempts[:-1], replace(last, code=code, ended=ended))
 
     @property

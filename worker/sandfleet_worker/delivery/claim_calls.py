@@ -70,7 +70,9 @@ class ClaimCalls:
         answer = self._call("start", me.owner, claim.claim_id, claim.job_id, me.host, me.worker, me.boot)
         if answer[0] != b"started":
             return Refused(answer[0].decode())
-        started = replace(claim, is_waiting=False, attempts=parse_attempts(answer[1]), told=time.monotonic())
+        started = replace(
+            claim, is_waiting=False, attempts=parse_attempts(answer[1]), started_monotonic=time.monotonic()
+        )
         return replace(started, suspect_seconds=parse_suspect(answer[2]))
 
     def restore(self, claim: Claim) -> bool:
@@ -82,7 +84,7 @@ class ClaimCalls:
         match how:
             case Finish():
                 if how.is_drained:
-                    self.tell_drained(claim)
+                    self.end_drained_attempt(claim)
                 return self.finish(claim, how.outcome, how.faults, how.dead_letter_reason)
             case Retry():
                 return self.retry(claim, how.code, how.delay_seconds, how.avoid_host)
@@ -171,7 +173,7 @@ class ClaimCalls:
         """Queue a job again that has not started, as if it had not been claimed."""
         return self._requeue(claim, "free", ErrorCode.WORKER_LOST.value, 0, "")
 
-    def tell_drained(self, claim: Claim) -> bool:
+    def end_drained_attempt(self, claim: Claim) -> bool:
         """End the attempt of a job that may not start again, not charged."""
         code = ErrorCode.WORKER_LOST.value
         return bool(self._call("drained", self._identity.owner, claim.claim_id, claim.job_id, code))
@@ -180,8 +182,8 @@ class ClaimCalls:
         """Give back a job that this host cannot run, as if it had not been claimed."""
         what = (self._identity.owner, claim.claim_id, claim.job_id, "putback", ErrorCode.WORKER_LOST.value)
         when = (0, why.avoid_host, round(AVOID_SECONDS * 1000))
-        told = (why.text, why.needs, round(why.queue_ttl_seconds * 1000))
-        return bool(self._call("requeue", *what, *when, claim.message, *told))
+        started_monotonic = (why.text, why.needs, round(why.queue_ttl_seconds * 1000))
+        return bool(self._call("requeue", *what, *when, claim.message, *started_monotonic))
 
     def _requeue(self, claim: Claim, mode: str, code: str, delay_seconds: float, avoid_host: str) -> bool:
         what = (self._identity.owner, claim.claim_id, claim.job_id, mode, code)

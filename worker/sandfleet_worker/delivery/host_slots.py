@@ -167,15 +167,15 @@ class HostSlots:
             budget = max(0, min(known) - me.own_bytes - sum(other.own_bytes for other in others))
             yield HostMemory(budget, budget - self._files.sum_reserved())
 
-    def acquire(self, cancel_fd: int | None = None, on_look: Callable[[], None] = lambda: None) -> Slot | None:
-        """Wait for a slot and return it, or None when `cancel_fd` became readable first; `on_look` hears of each look."""
+    def acquire(self, cancel_fd: int | None = None, on_poll: Callable[[], None] = lambda: None) -> Slot | None:
+        """Wait for a slot and return it, or None when `cancel_fd` became readable first; `on_poll` hears of each look."""
         waiter = _Waiter()
         with self._lock:
             self._waiters.append(waiter)
         try:
             while True:
                 slot, pause, spacing = self._try(waiter)
-                on_look()
+                on_poll()
                 if slot is not None:
                     return slot
                 if not self._pause(waiter, cancel_fd, pause, spacing):
@@ -217,7 +217,7 @@ class HostSlots:
                 files = self._files.take(cap) if is_my_turn else None
                 slot = Slot(self, files) if files else None
                 try:
-                    self._tell(0 if slot else waiter.since)
+                    self._publish_wait(0 if slot else waiter.since)
                 except OSError:
                     if slot:
                         slot.drop()
@@ -225,7 +225,7 @@ class HostSlots:
         spacing = POLL_SECONDS + cap * POLL_SECONDS_PER_SLOT if others else POLL_SECONDS_ALONE
         return slot, spacing if self._watch.fd is None else POLL_SECONDS_WATCHING, spacing
 
-    def _tell(self, waiting_since: int) -> None:
+    def _publish_wait(self, waiting_since: int) -> None:
         """Tell the other workers since when the first waiter of this one waits."""
         if waiting_since == self._me.waiting_since:
             self._files.touch_member()
@@ -240,7 +240,7 @@ class HostSlots:
             since = self._waiters[0].since if self._waiters else 0
             if was_first and since != self._me.waiting_since:
                 with self._files.gate():
-                    self._tell(since)
+                    self._publish_wait(since)
         os.close(waiter.wake_fd)
         self._wake_first()
 

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, TypeVar
 from sandfleet_worker.delivery.announcer import Announcer
 from sandfleet_worker.delivery.claim import Claim, Refused
 from sandfleet_worker.delivery.claimer import Claimer
-from sandfleet_worker.delivery.held_claims import Held
+from sandfleet_worker.delivery.held_claims import HeldClaims
 from sandfleet_worker.delivery.lease import BEATS_PER_LEASE, Lease
 from sandfleet_worker.delivery.ledger import Ledger
-from sandfleet_worker.delivery.outages import REDIS_ERRORS, NotHeard, call_until_heard
-from sandfleet_worker.delivery.queue_rotation import Turns
+from sandfleet_worker.delivery.outages import REDIS_ERRORS, NotAnswered, call_until_answered
+from sandfleet_worker.delivery.queue_rotation import QueueRotation
 from sandfleet_worker.delivery.redis_memory import RedisMemory
 from sandfleet_worker.delivery.settlement import FailedAttempt
 from sandfleet_worker.delivery.sweeper import Sweeper
@@ -68,7 +68,7 @@ class Intake:
         for_lease = connect(min(TIMEOUT_SECONDS, settings.lease_seconds))
         self._clients = (shared, for_claims, for_lease)
         self.ledger = self._new_ledger(shared)
-        self.held = Held(settings.concurrency, settings.lease_seconds / BEATS_PER_LEASE)
+        self.held_claims = HeldClaims(settings.concurrency, settings.lease_seconds / BEATS_PER_LEASE)
         self._given_up = threading.Event()
         self._is_stopping: Callable[[], bool] = lambda: False
         self._end_job: Callable[[Sequence[str]], None] | None = None
@@ -81,7 +81,7 @@ class Intake:
         self.watchdog = Watchdog(
             self.lease,
             self.claimer,
-            self.held,
+            self.held_claims,
             settings.drain_seconds,
             abandon=self.exit.abandon,
             on_failure=self.exit.drain,
@@ -94,7 +94,7 @@ class Intake:
         return Lease(
             self._new_ledger(client),
             self._settings.lease_seconds,
-            claims=self.held.claims,
+            claims=self.held_claims.claims,
             on_cancelled=self._on_cancelled,
             on_lost=self._on_lost,
             on_failure=self._on_lease_failure,
@@ -105,8 +105,8 @@ class Intake:
             client,
             self._new_ledger(client),
             slots,
-            self.held,
-            Turns(self._settings.queue, self._settings.queues),
+            self.held_claims,
+            QueueRotation(self._settings.queue, self._settings.queues),
             memory=RedisMemory(client, self._settings.claim_memory_percent),
             is_stopping=lambda: self.lease.is_lost or self._is_stopping(),
             on_unstarted=self._settle_unstarted,
@@ -178,29 +178,29 @@ class Intake:
     def limit_attempts(self, claim: Claim, max_attempts: int) -> Claim:
         """Note how many attempts the spec of a stock producer's job allows; return the claim that says so."""
         known = replace(claim, max_attempts=max_attempts)
-        with contextlib.suppress(NotHeard):
+        with contextlib.suppress(NotAnswered):
             self._call_before_start("start", claim, lambda: self.ledger.limit_attempts(claim, max_attempts))
-        self.held.limit_attempts(known)
+        self.held_claims.limit_attempts(known)
         return known
 
     def note_wait(self, claim: Claim) -> bool:
         """Note that the job waits and has not started; return False if it is not ours any more, or Redis does not hear it."""
         try:
             return self._call_before_start("wait", claim, lambda: self.ledger.wait(claim))
-        except NotHeard:
+        except NotAnswered:
             return False
 
     def start_job(self, claim: Claim) -> Claim | Refused:
         """Note that a job that waited starts; return its claim with the attempt, or why it may not start."""
         try:
             return self._call_before_start("start", claim, lambda: self.ledger.start(claim))
-        except NotHeard:
+        except NotAnswered:
             return Refused.FENCED
 
     def _call_before_start(self, name: str, claim: Claim, act: Callable[[], T]) -> T:
-        """Call `act` until Redis has heard it, through an outage of any length; raise `NotHeard` after `give_up`."""
+        """Call `act` until Redis has heard it, through an outage of any length; raise `NotAnswered` after `give_up`."""
         backoff = Backoff(name, subject=f"job {claim.job_id} waits for Redis before its start")
-        return call_until_heard(act, backoff, self._given_up.wait)
+        return call_until_answered(act, backoff, self._given_up.wait)
 
     def has_other_host(self, needs: str, claim: Claim) -> bool:
         """Whether another live worker has what the claim's job needs; False where Redis does not say."""
@@ -209,12 +209,12 @@ class Intake:
         except REDIS_ERRORS:
             return False
 
-    def put_back(self, claim: Claim, why: PutBack, *, is_short: bool = False) -> None:
-        """Give a job back that this host cannot run; called in the claimer's thread. `is_short`: for want of memory."""
+    def put_back(self, claim: Claim, why: PutBack, *, lacks_memory: bool = False) -> None:
+        """Give a job back that this host cannot run; called in the claimer's thread. `lacks_memory`: for want of memory."""
         extra = {"action": "job_put_back", "job_id": claim.job_id}
         log.info("job %s is put back: %s", claim.job_id, why.text, extra=extra)
         self.settle(claim, why, in_claimer=True)
-        if is_short:
+        if lacks_memory:
             self.claimer.wait_for_memory()
 
     def settle(self, claim: Claim, how: Settlement, *, in_claimer: bool = False) -> bool:
@@ -228,13 +228,13 @@ class Intake:
         extra = {"job_id": claim.job_id}
         backoff = Backoff("settle", subject=f"the end of job {claim.job_id} waits for Redis")
         try:
-            is_ours = call_until_heard(lambda: self.ledger.settle(claim, how), backoff, pause)
-        except NotHeard as error:
+            is_ours = call_until_answered(lambda: self.ledger.settle(claim, how), backoff, pause)
+        except NotAnswered as error:
             text = "job %s is left to others, Redis does not hear how it ended: %s"
             log.error(text, claim.job_id, error, extra=extra | {"action": "settle_failed"})  # noqa: TRY400
             return False
         finally:
-            self.held.remove(claim)
+            self.held_claims.remove(claim)
         if not is_ours:
             text = "job %s was taken over by another worker: what it did here does not count"
             log.warning(text, claim.job_id, extra=extra | {"action": "fenced"})
@@ -249,7 +249,7 @@ class Intake:
     def wait_until_idle(self, timeout_seconds: float, is_hurried: Callable[[], bool]) -> bool:
         """Wait for every held job to be settled; return False when time is up, or the wait is `is_hurried`."""
         deadline = time.monotonic() + timeout_seconds
-        while self.held.job_ids():
+        while self.held_claims.job_ids():
             if time.monotonic() > deadline or is_hurried():
                 return False
             time.sleep(0.02)

@@ -50,7 +50,7 @@ class Ledger(ClaimCalls):
         self._malformed = self._kept = 0
         self._malformed_logged = float("-inf")
         self._are_queues_bounded = False
-        self.is_short = False
+        self.lacks_memory = False
         """Whether the last claim found a job that waits for memory of this host, and no other."""
 
     def register(self, lease_seconds: float) -> None:
@@ -104,7 +104,7 @@ class Ledger(ClaimCalls):
         me = self._identity
         text = json.dumps({"max_attempts": DEFAULT_MAX_ATTEMPTS, "boot": me.boot, **facts})
         answer = self._call("claim", me.owner, claim_id, me.host, me.worker, text, *queues)
-        self.is_short = answer[0] == b"short"
+        self.lacks_memory = answer[0] == b"short"
         match answer[0]:
             case b"lost":
                 raise LeaseLost

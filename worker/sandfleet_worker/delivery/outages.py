@@ -45,11 +45,11 @@ def can_pass(error: BaseException) -> bool:
     return isinstance(error, redis.RedisError) or is_outage(error)
 
 
-class NotHeard(Exception):
+class NotAnswered(Exception):
     """Redis did not take a call: it is away and nobody waits any longer, or its answer stays an error. The cause says which."""
 
 
-def call_until_heard(act: Callable[[], T], backoff: Backoff, pause: Callable[[float], bool]) -> T:
+def call_until_answered(act: Callable[[], T], backoff: Backoff, pause: Callable[[float], bool]) -> T:
     """Call `act` until Redis has heard it, through an outage of any length, and return its answer.
 
     `pause` waits so many seconds and returns True where nobody waits any longer.
@@ -69,7 +69,7 @@ def call_until_heard(act: Callable[[], T], backoff: Backoff, pause: Callable[[fl
                 refused_since = now
             is_hopeless = refused_since is not None and now - refused_since > ANSWER_PATIENCE_SECONDS
             if is_hopeless or pause(backoff.note_failure(error)):
-                raise NotHeard(f"{type(error).__name__}: {error}") from error
+                raise NotAnswered(f"{type(error).__name__}: {error}") from error
         else:
             backoff.note_success()
             return answer

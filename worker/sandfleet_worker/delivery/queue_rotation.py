@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass
-class Turns:
+class QueueRotation:
     """Whose turn it is: the queue served last goes to the end."""
 
     own: str

@@ -33,7 +33,7 @@ TASK_NAME_FORM = re.compile(r"[a-z_]+(\.[a-z_]+){0,5}\Z")
 
 
 @dataclass(frozen=True)
-class Delivery:
+class JobMessage:
     """What a message asks for; `line` is all that people see of it, and `log_line` of that what a log may hold.
 
     Limits are the message's own, in seconds.
@@ -82,7 +82,7 @@ class Delivery:
         }
 
 
-def read_delivery(message: Message, max_spec_bytes: int) -> Delivery | None:
+def read_message(message: Message, max_spec_bytes: int) -> JobMessage | None:
     """Return what `message` asks for, refusals included; None where no outcome could be told, for want of a usable id."""
     headers: dict[str, Any] = message.headers or {}
     job_id: object = headers.get("id")
@@ -99,10 +99,10 @@ def read_delivery(message: Message, max_spec_bytes: int) -> Delivery | None:
         request = decode_job(body[0][0], max_spec_bytes)
     except SandboxError as refusal:
         newer = _find_newer_contract(body) if any(fault["field"] == "contract" for fault in refusal.errors) else 0
-        return Delivery(job_id, refusal=refusal.with_traceback(None), newer_contract=newer)
+        return JobMessage(job_id, refusal=refusal.with_traceback(None), newer_contract=newer)
     hard, soft = headers.get("timelimit") or (None, None)
     submitted = headers.get(SUBMITTED_HEADER)
-    return Delivery(
+    return JobMessage(
         job_id,
         request.spec.to_line(),
         _to_log_line(request.spec),

@@ -16,7 +16,7 @@ from sandfleet_config.wire import spec_sha256
 from sandfleet_worker.delivery.claim import MAX_STARTS, Flag
 from sandfleet_worker.delivery.envelope import open_message
 from sandfleet_worker.delivery.outages import can_pass, is_outage
-from sandfleet_worker.delivery.read_message import read_delivery
+from sandfleet_worker.delivery.read_message import read_message
 from sandfleet_worker.delivery.settlement import Finish, GiveBack, Retry
 from sandfleet_worker.system.supervised_thread import Backoff, SupervisedThread, is_resource_error
 
@@ -134,15 +134,19 @@ class Sweeper:
 
     def _may_run_again(self, claim: Claim) -> bool:
         """Whether the spec lets a dead worker's job run again; a message that is no job is refused by whoever has it next."""
-        delivery = read_delivery(open_message(claim), self._max_spec_bytes)
-        return delivery is None or delivery.request is None or ErrorCode.WORKER_LOST in delivery.request.spec.retry_on
+        job_message = read_message(open_message(claim), self._max_spec_bytes)
+        return (
+            job_message is None
+            or job_message.request is None
+            or ErrorCode.WORKER_LOST in job_message.request.spec.retry_on
+        )
 
     def _outcome(self, claim: Claim, code: ErrorCode, message: str) -> Outcome:
         facts: dict[str, Any] = {"attempts": claim.end_attempts(code)}
-        delivery = read_delivery(open_message(claim), self._max_spec_bytes)
-        if delivery is not None and delivery.request is not None:
-            spec = delivery.request.spec
-            facts |= {"batch": delivery.request.batch, "labels": spec.labels, "spec_sha256": spec_sha256(spec)}
+        job_message = read_message(open_message(claim), self._max_spec_bytes)
+        if job_message is not None and job_message.request is not None:
+            spec = job_message.request.spec
+            facts |= {"batch": job_message.request.batch, "labels": spec.labels, "spec_sha256": spec_sha256(spec)}
         if claim.attempts:
             facts["host"] = claim.attempts[-1].host
         return Outcome.of(code, claim.job_id, message, **facts)

@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from sandfleet_worker.delivery.claimer import Claimer
-    from sandfleet_worker.delivery.held_claims import Held
+    from sandfleet_worker.delivery.held_claims import HeldClaims
     from sandfleet_worker.delivery.lease import Lease
 
 __all__ = ["EXIT_STALLED", "Watchdog"]
 log = logging.getLogger(__name__)
 
 STALL_SECONDS = 60.0
-LOOK_SECONDS = 2.0
+POLL_SECONDS = 2.0
 
 
 class Watchdog:
@@ -34,13 +34,13 @@ class Watchdog:
         self,
         lease: Lease,
         claimer: Claimer,
-        held: Held,
+        held_claims: HeldClaims,
         drain_seconds: float,
         *,
         abandon: Callable[[str], None],
         on_failure: Callable[[str], None],
     ) -> None:
-        self._lease, self._claimer, self._held, self._abandon = lease, claimer, held, abandon
+        self._lease, self._claimer, self._held_claims, self._abandon = lease, claimer, held_claims, abandon
         self._drain_seconds = drain_seconds
         self._thread = SupervisedThread("watchdog", self._step, on_failure)
         self._ticked = time.monotonic()
@@ -76,7 +76,7 @@ class Watchdog:
 
     def find_overdue(self) -> list[str]:
         """Return the jobs that hang."""
-        return self._held.overdue_job_ids() if self._is_redis_steady else []
+        return self._held_claims.overdue_job_ids() if self._is_redis_steady else []
 
     def _step(self) -> float:
         if overdue := self.find_overdue():
@@ -85,7 +85,7 @@ class Watchdog:
         if stall and not self._thread.stopping.is_set():
             self._abandon(stall)
             self._thread.tell_to_stop()
-        return LOOK_SECONDS
+        return POLL_SECONDS
 
     def _wait_for_others(self, overdue: Sequence[str]) -> list[str]:
         """Let the other jobs end, and return those that hang still: one may come to its end meanwhile, however late."""
@@ -94,10 +94,10 @@ class Watchdog:
         self._claimer.pause()
         deadline = time.monotonic() + self._drain_seconds
         while time.monotonic() < deadline and not self._thread.stopping.wait(0.05):
-            hanging = self._held.overdue_job_ids()
-            if not hanging or not set(self._held.job_ids()) - set(hanging):
+            hanging = self._held_claims.overdue_job_ids()
+            if not hanging or not set(self._held_claims.job_ids()) - set(hanging):
                 break
-        hanging = self._held.overdue_job_ids()
+        hanging = self._held_claims.overdue_job_ids()
         if not hanging:
             log.warning(
                 "%s ended after all: jobs are claimed again", _name(overdue), extra={"action": "job_overdue_ended"}

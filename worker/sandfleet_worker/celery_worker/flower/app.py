@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LOOK_SECONDS = 2.0
+POLL_SECONDS = 2.0
 ANSWER_SECONDS = 5.0
 """How long to wait for Redis."""
 
@@ -62,14 +62,14 @@ class SandfleetFlower(Flower):
         self._redis: redis.Redis = connect(settings, ANSWER_SECONDS)
         self._ledger = Ledger(self._redis, Identity.new(socket.gethostname()), settings.result_ttl_seconds)
         self._is_failing = False
-        self._look = PeriodicCallback(self.look, LOOK_SECONDS * 1000)
+        self._poll = PeriodicCallback(self.poll, POLL_SECONDS * 1000)
 
     def start(self) -> None:
         """Run until told to stop."""
-        self._look.start()
+        self._poll.start()
         super().start()
 
-    async def look(self) -> None:
+    async def poll(self) -> None:
         """Correct what Flower has wrong; without Redis only the workers can be judged, by their silence."""
         self.truth.clear_dead_workers()
         job_ids = self.truth.find_unfinished()
