@@ -36,7 +36,7 @@ def failure(kind: str, *args: object) -> bytes:
 
 
 @pytest.mark.parametrize("status", ["PENDING", "RECEIVED", "STARTED", "RETRY"])
-def test_what_has_not_ended_has_no_outcome(status: str) -> None:
+def test_an_unfinished_job_has_no_outcome(status: str) -> None:
     assert parse_outcome(stored(status, None), "j1") is None
 
 
@@ -73,7 +73,7 @@ def test_half_a_character_in_a_message_loses_no_outcome(code: ErrorCode) -> None
 
 
 @each_row("code", list(ErrorCode))
-def test_what_a_worker_stored_is_read_as_it_was(code: ErrorCode) -> None:
+def test_a_stored_outcome_is_read_unchanged(code: ErrorCode) -> None:
     outcome = new_full(code)
     found = parse_outcome(stored_result(outcome).encode(), "j1")
     assert found == outcome
@@ -123,7 +123,7 @@ def test_a_failure_without_outcome_keeps_code_and_message() -> None:
         (b"[" * 100_000, ErrorCode.INTERNAL, "damaged"),
     ],
 )
-def test_what_cannot_be_read_is_an_outcome_too(raw: bytes, code: ErrorCode, said: str) -> None:
+def test_an_unreadable_result_becomes_an_outcome(raw: bytes, code: ErrorCode, said: str) -> None:
     record = JobRecord(batch="nightly", submitted=1.0, spec_sha256="ab")
     outcome = parse_outcome(raw, "j1", {"j1": record}.get)
     assert outcome is not None
@@ -268,7 +268,7 @@ def test_handles_of_several_batches_are_all_awaited() -> None:
     timer.join()
 
 
-def test_a_followed_job_that_ended_without_its_batch_list_is_found_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_that_ended_without_an_entry_in_its_batchs_list_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """As a stock worker, which does not know batches, would end it."""
     monkeypatch.setattr("sandfleet.collect.polling.CHECK_SECONDS", 0.05)
     fleet = CountingFleet()

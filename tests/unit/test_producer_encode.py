@@ -69,7 +69,7 @@ def test_ids_are_random_uuids() -> None:
     assert new_uuids(0) == []
 
 
-def test_a_batch_that_may_not_be_called_so_is_refused_before_any_spec() -> None:
+def test_a_batch_name_that_is_not_allowed_is_refused_before_any_spec() -> None:
     with pytest.raises(SpecInvalid, match="batch"):
         JobChecker("\x1b[31m")
 

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 CONNECTION_LOST: Final = (redis.ConnectionError, redis.TimeoutError, OSError)
+NO_CONNECTION: Final = (redis.RedisError, OSError)
+"""Errors of a new connection: Redis may also refuse it."""
 BLOCK_SECONDS: Final = 10.0
 """How long Redis blocks a read, and how often a quiet subscription is pinged."""
 SILENCE_SECONDS: Final = 5.0
@@ -24,7 +26,7 @@ class PolledConnection:
     Ended by `release` or by `drop`.
 
     Raises:
-        redis.RedisError, OSError: there is no connection; see `CONNECTION_LOST`.
+        redis.RedisError, OSError: there is no connection; see `NO_CONNECTION`.
     """
 
     def __init__(self, pool: Any, selector: selectors.BaseSelector, on_readable: Callable[[], None]) -> None:

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import redis
 
-from sandfleet.channel.polled_connection import BLOCK_SECONDS, CONNECTION_LOST, SILENCE_SECONDS, PolledConnection
+from sandfleet.channel.polled_connection import (
+    BLOCK_SECONDS,
+    CONNECTION_LOST,
+    NO_CONNECTION,
+    SILENCE_SECONDS,
+    PolledConnection,
+)
 
 if TYPE_CHECKING:
     import selectors
@@ -39,7 +45,7 @@ class StreamReads:
             self._reads[watch] = _Read(connection, time.monotonic() + BLOCK_SECONDS + SILENCE_SECONDS)
             block_ms = round(BLOCK_SECONDS * 1000)
             connection.redis.send_command("XREAD", "COUNT", 1, "BLOCK", block_ms, "STREAMS", watch.key, watch.cursor)
-        except CONNECTION_LOST:
+        except NO_CONNECTION:
             self._drop_and_wake(watch)
 
     def _read_answer(self, watch: BatchWatch) -> None:

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import redis
 
-from sandfleet.channel.polled_connection import BLOCK_SECONDS, CONNECTION_LOST, SILENCE_SECONDS, PolledConnection
+from sandfleet.channel.polled_connection import (
+    BLOCK_SECONDS,
+    CONNECTION_LOST,
+    NO_CONNECTION,
+    SILENCE_SECONDS,
+    PolledConnection,
+)
 
 if TYPE_CHECKING:
     import selectors
@@ -68,7 +74,7 @@ class Subscription:
     def _connect(self, now: float) -> None:
         try:
             self._connection = PolledConnection(self._pool, self._selector, self._read_answers)
-        except CONNECTION_LOST:
+        except NO_CONNECTION:
             # Waits were woken when the last connection was lost; their own calls raise the error.
             self._next_connect = now + RECONNECT_SECONDS
             return
