@@ -59,7 +59,7 @@ class Ending:
         )
 
     def to_outcome(self, *, job_id: str, queued: float | None = None, **fields: Any) -> Outcome:
-        """Return the outcome of the job `job_id`; `fields` are what only the fleet knows: batch, labels, attempts, host."""
+        """Return the outcome of the job `job_id`; `fields` are those that only the fleet knows: batch, labels, attempts, host."""
         verdict = self.verdict
         return Outcome.of(
             verdict.code,
@@ -94,5 +94,5 @@ def limit_states(limits: Admitted, enforced: frozenset[str]) -> dict[str, LimitS
 
 
 @lru_cache(maxsize=1024, typed=True)
-def _state(value: float, enforced: bool) -> LimitState:  # noqa: FBT001  seven of each job's, mostly the same as the last job's
+def _state(value: float, enforced: bool) -> LimitState:  # noqa: FBT001  seven a job, mostly those of the last job
     return LimitState(value=value, enforced=enforced)

@@ -1,6 +1,6 @@
-"""What this host lets a spec have: the wall that a forged message meets after the contract's own.
+"""This host's policy: what a spec may have here. It outranks the spec, and so also a forged message.
 
-Pure: no I/O. `admit` turns wishes into limits in force, or refuses with every reason at once.
+Pure: no I/O. `admit` turns requested limits into limits in force, or refuses with every reason at once.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Admitted:
     allow_root: bool
 
     def shortened(self, soft_seconds: float | None, hard_seconds: float | None) -> Admitted:
-        """Return these limits cut by a message's own: a header may shorten a job, never stretch it."""
+        """Return these limits cut by those of a message's header, which may shorten a job and never lengthen it."""
         timeout, end = self.timeout_seconds, self.timeout_seconds + self.grace_seconds
         if hard_seconds is not None and hard_seconds > 0:
             end = min(end, hard_seconds)

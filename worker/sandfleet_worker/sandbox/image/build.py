@@ -32,7 +32,7 @@ def build_image(
     """Make an image of `source`; its two files are in the folder of `erofs_path`, ready to be moved.
 
     Raises:
-        ImageInvalid: the source or what is in it is not usable.
+        ImageInvalid: the source or its content is not usable.
         ImageUnavailable: a tool or a right is missing on this host.
         HostResources: the disk is full.
     """

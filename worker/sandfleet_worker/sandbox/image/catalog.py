@@ -1,4 +1,4 @@
-"""What is in an image store, read without changing it: names, digests, and what each image says about running it."""
+"""Read an image store: the digests of names, and the facts of images."""
 
 from __future__ import annotations
 
@@ -104,7 +104,9 @@ class Catalog:
                 ref = json.loads(path.read_bytes())
                 name, digest = str(ref["name"]), str(ref["digest"])
             except (OSError, ValueError, KeyError, TypeError) as error:
-                if is_resource_error(error):  # a name that is left out may lose its files to the removal of another
+                if is_resource_error(
+                    error
+                ):  # the removal of another name could remove the files of a name that is left out
                     raise
                 continue
             if is_name(name) and is_digest(digest):

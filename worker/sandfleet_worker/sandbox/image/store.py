@@ -1,13 +1,13 @@
 """The images of this host: each digest is one read-only EROFS file, names point to digests.
 
     blobs/sha256-<hex>/image.erofs   what sandboxes mount; never changed once it is there
-    blobs/sha256-<hex>/image.json    what the image says about running it
+    blobs/sha256-<hex>/image.json    the facts of the image: config, users, groups, sizes
     refs/<encoded name>.json         {"name": ..., "digest": ..., "source": ...}
     staging/                         adds under way; see staging.py
-    locks/                           who adds what, and who changes refs
+    locks/                           one lock file for each add, and one for changes of refs
 
-Everything appears in one rename, whole and synced. Whoever runs a job holds a shared flock on image.erofs itself;
-`remove` needs it exclusively, so an image in use stays.
+Everything appears in one rename, as a whole and synced. A running job holds a shared flock on image.erofs itself. `remove`
+needs an exclusive one, so an image in use stays.
 """
 
 from __future__ import annotations
@@ -70,13 +70,13 @@ class ImageStore:
     def add(
         self, name: str, source: str | None = None, *, is_fresh: bool = False, on_progress: Progress = lambda _: None
     ) -> Image:
-        """Make an image out of `rootfs:FOLDER-OR-TAR`, `oci:LAYOUT[:TAG]` or, with no source, a starter's recipe.
+        """Make an image from `rootfs:FOLDER-OR-TAR`, `oci:LAYOUT[:TAG]` or, without a source, a starter's recipe.
 
         A name that existed points to the new image afterwards. A digest that is here already is not packed again;
         `is_fresh` builds a starter anew even if its name is here.
 
         Raises:
-            ImageInvalid: the name, the source or what is in it is not usable; says why.
+            ImageInvalid: the name, the source or its content is not usable; says why.
             ImageUnavailable: a tool or a right is missing on this host.
             HostResources: the disk is full. In every case nothing half-made is left.
         """
@@ -99,7 +99,7 @@ class ImageStore:
             return self._write_ref(name, image)
 
     def _find_added(self, name: str, source: str, oci: OciImage | None, *, is_fresh: bool) -> Image | None:
-        """Return the image that this add would make, where that is known beforehand and its file is whole."""
+        """Return the image that this add would make, if that is known beforehand and its files are whole; else None."""
         with contextlib.suppress(ImageNotFound, ImageInvalid):
             if oci is not None:
                 image = self.resolve(oci.digest)
@@ -118,7 +118,7 @@ class ImageStore:
         return built.model_copy(update={"erofs_path": self._catalog.blob_path(built.digest) / EROFS})
 
     def _publish(self, blob: Path, digest: str) -> None:
-        """Move a finished blob to its place; one that is already there, whole, stays: jobs may be running from it."""
+        """Move a finished blob to its place. A whole one that is there already stays: jobs may run from it."""
         target = self._catalog.blob_path(digest)
         with locked(self._locks / "refs"):
             self._catalog.blobs.mkdir(parents=True, exist_ok=True)
@@ -147,7 +147,7 @@ class ImageStore:
         """Return the image of a name, `name@sha256:...` or `sha256:...`. Cheap when asked again: some stat calls.
 
         Raises:
-            ImageNotFound: there is none; the message names what to run and what looks alike.
+            ImageNotFound: there is none; the message has the command to run and similar names.
             ImageInvalid: it is here but damaged, or `name` is not the digest that was pinned.
         """
         return self._catalog.resolve(reference)
@@ -158,7 +158,7 @@ class ImageStore:
     ) -> Iterator[None]:
         """Keep an image from being removed for as long as a sandbox runs from it.
 
-        `hooks` hear where that takes time, and `check` is called meanwhile; it ends the wait by what it raises.
+        `hooks` are told of a long wait. `check` is called meanwhile, and ends the wait if it raises.
 
         Raises:
             ImageNotFound: it was removed just before.
@@ -166,7 +166,7 @@ class ImageStore:
         descriptor = self._catalog.open_blob(image.digest, image.name)
         try:
             lock_shared(descriptor, hooks, check)
-            # A removal that had the lock first has moved the file away meanwhile.
+            # A removal that had the lock before has moved the file away.
             if not _is_same_file(descriptor, self._catalog.blob_path(image.digest) / EROFS):
                 raise self._catalog.new_not_found(image.name)
             yield
@@ -190,7 +190,7 @@ class ImageStore:
         logger.info("image %s removed", reference, extra={"action": "image_removed", "image": reference})
 
     def _choose_to_remove(self, wanted: Reference, reference: str) -> tuple[str, Sequence[str]]:
-        """Return the digest whose files go ("" if none does), and the names that go."""
+        """Return the digest whose files to remove ("" for none), and the names to remove."""
         refs = dict(self._catalog.list_refs())
         if wanted.name is None:
             digest = str(wanted.digest)
@@ -229,7 +229,7 @@ class ImageStore:
         remove_tree(trash)
 
     def list(self) -> list[Image]:
-        """Return every image by name, then those that no name points to any more, under their digest."""
+        """Return every image by name, then those without a name under their digest."""
         refs = sorted(self._catalog.list_refs())
         named = {digest for _, digest in refs}
         nameless = (
@@ -244,13 +244,13 @@ class ImageStore:
         return images
 
     def read_identity(self) -> tuple[int, ...]:
-        """Return what changes with each image that is added, named or removed; cheap."""
+        """Return a value that changes when an image is added, named or removed. Cheap."""
         return tuple(
             folder.stat().st_mtime_ns if folder.exists() else 0 for folder in (self._catalog.refs, self._catalog.blobs)
         )
 
     def list_references(self) -> set[str]:
-        """Return the names of the images that are here, and their digests; whether they are whole is not looked at."""
+        """Return the names and digests of the images that are here, whether or not they are whole."""
         blobs = {path.name.replace("-", ":", 1) for path in self._catalog.blobs.glob("sha256-*")}
         return blobs | {name for name, digest in self._catalog.list_refs() if digest in blobs}
 

@@ -19,7 +19,7 @@ DEFAULT_MAX_BYTES = 20 << 30
 DEFAULT_MAX_FILES = 2_000_000
 _PACKAGES = {"mkfs.erofs": "erofs-utils", "cp": "coreutils"}
 _FULL_DISK = ("no space left on device", "disk quota exceeded", "error 28")
-# Watching costs at most this share of the time that the tool runs.
+# Measuring the tree takes at most this share of the time that the tool runs.
 _MEASURE_SHARE = 0.05
 _MEASURE_SECONDS = 0.2
 _MAX_OUTPUT_CHARS = 2000
@@ -27,7 +27,7 @@ _MAX_OUTPUT_CHARS = 2000
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one image may take when unpacked."""
+    """The most that one image may take when unpacked."""
 
     max_bytes: int = DEFAULT_MAX_BYTES
     max_files: int = DEFAULT_MAX_FILES
@@ -45,7 +45,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class StagingFolder:
-    """The staging folder of one add: its tools inherit `lock`, so that nobody sweeps under a tool that still writes."""
+    """The staging folder of one add. Its tools inherit `lock`, so that no sweep removes it while a tool still writes."""
 
     folder: Path
     lock: int
@@ -53,10 +53,11 @@ class StagingFolder:
 
     @property
     def tree(self) -> Path:
+        """The folder of the image's files."""
         return self.folder / "tree"
 
     def new_tree(self) -> Path:
-        """Make the empty tree, whose mode does not depend on the caller's umask."""
+        """Make the empty tree; its mode does not depend on the caller's umask."""
         self.tree.mkdir()
         self.tree.chmod(0o755)
         return self.tree
@@ -79,7 +80,7 @@ class StagingFolder:
             ImageInvalid: the tool failed, or what it wrote outgrew the limits.
         """
         binary = find_tool(argv[0])
-        # In memory: on a full disk the message that it is full would be lost.
+        # In memory: a full disk could not take the message that it is full.
         with _new_memory_file("stdout") as out, _new_memory_file("stderr") as err:
             child = subprocess.Popen(
                 [*wrapper, binary, *argv[1:]],
@@ -102,7 +103,7 @@ class StagingFolder:
             return _read_back(out)
 
     def _wait_within_limits(self, child: subprocess.Popen[bytes]) -> None:
-        # One endless (or sparse) file is stopped by the kernel, many of them by the watch.
+        # The kernel stops one endless (or sparse) file, the measurement stops many files.
         resource.prlimit(child.pid, resource.RLIMIT_FSIZE, (self.limits.max_bytes, self.limits.max_bytes))
         pause = _MEASURE_SECONDS
         while True:
@@ -147,7 +148,7 @@ def _tool_path() -> str:
 
 
 def _tool_env() -> dict[str, str]:
-    """Messages in English, and the way out to a mirror; nothing else of the worker's environment, which holds secrets."""
+    """Return PATH, English messages and the proxy's settings; the rest of the worker's environment may hold secrets."""
     network = {key: value for key, value in os.environ.items() if key.lower().endswith("_proxy") or key == "APT_CONFIG"}
     return {"PATH": _tool_path(), "LC_ALL": "C", **network}
 
@@ -167,7 +168,7 @@ def _how(code: int) -> str:
 
 
 def _measure_now(tree: Path) -> tuple[int, int]:
-    """Return bytes on disk and files of a tree that is just being written; what vanishes meanwhile is not counted."""
+    """Return bytes on disk and number of files of a tree that is being written; skip what vanishes meanwhile."""
     size, files, folders = 0, 0, [str(tree)]
     while folders:
         try:

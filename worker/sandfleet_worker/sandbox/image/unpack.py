@@ -1,8 +1,8 @@
-"""Fill a staging folder with the files of an image source. Every source is taken to be hostile.
+"""Fill a staging folder with the files of an image source. Every source may be hostile.
 
 The tools run on a fresh private folder, and never follow a link out of it: GNU tar drops leading slashes, refuses
-names with `..` and makes links that leave the folder last; umoci resolves every path inside the root. Device nodes
-they may make are removed before the tree is packed (`pack.normalize`).
+names with `..` and makes links that leave the folder last; umoci resolves every path inside the root. Device nodes that
+they make are removed before the tree is packed (`pack.normalize`).
 """
 
 import json
@@ -35,7 +35,7 @@ def unpack_rootfs(source: Path, staging: StagingFolder) -> None:
 
 
 def _copy_folder(source: Path, staging: StagingFolder) -> None:
-    # Without other file systems: a running system's tree would bring its /proc and every mounted disk.
+    # Without other file systems: the tree of a running system has /proc and mounted disks in it.
     argv = [
         "cp",
         "--archive",
@@ -79,8 +79,8 @@ def _run_tar(source: Path, staging: StagingFolder) -> None:
 def unpack_oci(image: OciImage, staging: StagingFolder) -> None:
     """Apply the layers of one manifest.
 
-    umoci sees a layout of ours that lists just this manifest and shares the blobs: whatever tags, nested indexes or
-    faults the source's own index has stay outside, and the source, maybe read-only, is not written to.
+    umoci gets a layout of ours that lists only this manifest and shares the blobs. So it does not see the source's own
+    index with its tags, nested indexes or faults, and does not write to the source, which may be read-only.
 
     Raises:
         ImageInvalid: a blob is missing, altered or of a kind that umoci does not know.

@@ -1,4 +1,4 @@
-"""Facts of a sandbox that is gone, from which `verdict` decides: init's report, the kernel's counters, runsc's messages."""
+"""The facts from which `verdict` decides: init's report, the kernel's counters, runsc's messages, our own kills."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Clock:
 
 @dataclass(frozen=True)
 class Kill:
-    """Why we killed, recorded before the kill, and only while init had not reported an end."""
+    """Why we killed. It is recorded before the kill, and only while init has not reported an end."""
 
     code: ErrorCode
     message: str
@@ -35,7 +35,7 @@ class Kill:
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known when a sandbox is gone."""
+    """The facts that are known when a sandbox is gone."""
 
     kill: Kill | None = None
     timed_out: Literal["soft", "hard"] | None = None

@@ -47,7 +47,7 @@ class Rlimit:
 
 @dataclass(frozen=True, slots=True)
 class WritablePath:
-    """A folder of the image to put a piece of the job's tmpfs on, owned by the job's user."""
+    """A folder of the image that the job may write: a part of its tmpfs is mounted there, owned by the job's user."""
 
     path: str
     mode: int = 0o700
@@ -55,11 +55,11 @@ class WritablePath:
 
 @dataclass(frozen=True, slots=True)
 class InitJob:
-    """Everything init needs to run one program.
+    """Everything that init needs to run one program.
 
     `disk_bytes` bounds the sum of all `writable_paths` and of all changes to a writable root. The paths must be folders
-    of the image, and none may lie in another: what lies in a writable folder is writable already. Include `/tmp` and
-    `/dev/shm`: gVisor makes both an unlimited tmpfs otherwise. A writable root needs at least one, for its place.
+    of the image, and none may be inside another. Include `/tmp` and `/dev/shm`: gVisor makes both an unlimited tmpfs
+    otherwise. A writable root needs at least one path, since it is on the same tmpfs.
     """
 
     candidates: Sequence[str]
@@ -79,7 +79,7 @@ def encode_job(job: InitJob) -> bytes:
     """Pack a job for the control pipe.
 
     Raises:
-        ValueError: the job cannot be said in a message (a zero byte, too long, a number out of range, ...).
+        ValueError: the job does not fit into a message (a zero byte, too long, a number out of range, ...).
     """
     _check(job)
     try:
@@ -114,7 +114,7 @@ def exec_candidates(command0: str, path_env: str) -> list[str]:
         return []
     if "/" in command0:
         return [command0]
-    # Before any is built: 70,000 folders and a name of 100,000 bytes would be 7 GB.
+    # Checked before any is built: 70,000 folders and a name of 100,000 bytes would be 7 GB.
     folders, separators = path_env.count(":") + 1, 2
     if len(path_env) + folders * (len(command0) + separators) > MAX_MESSAGE_BYTES:
         raise ValueError(
@@ -130,7 +130,7 @@ def _list(items: Iterable[bytes]) -> bytes:
 
 
 def _text(text: str) -> bytes:
-    # surrogateescape: an image may name files and users in bytes that are no UTF-8.
+    # With surrogateescape: an image may name files and users in bytes that are not UTF-8.
     data = os.fsencode(text)
     if b"\0" in data:
         raise ValueError("a zero byte cannot be part of a command, a path or an environment variable")
@@ -140,7 +140,7 @@ def _text(text: str) -> bytes:
 def _check(job: InitJob) -> None:
     if not job.argv or not job.candidates:
         raise ValueError("the job has no command")
-    # One more each: init ends every list with a null pointer.
+    # One more for each list: init ends it with a null pointer.
     if len(job.candidates) + len(job.argv) + len(job.envp) + 3 > _MAX_POINTERS:
         raise ValueError("the command and environment have too many entries")
     for name, size, most in (
@@ -165,7 +165,7 @@ def _check_writable_paths(paths: Sequence[str]) -> None:
     for path in paths:
         if not path.startswith("/") or path.startswith("//") or path == "/" or path != os.path.normpath(path):
             raise ValueError(f"writable path {path!r} is not an absolute, normal path below /")
-    # With the slash at its end a folder sorts right before what lies in it.
+    # With a slash at its end, a folder sorts right before the paths inside it.
     folders = sorted(f"{path}/" for path in paths)
     for outer, inner in itertools.pairwise(folders):
         if inner.startswith(outer):

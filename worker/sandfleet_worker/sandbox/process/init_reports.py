@@ -25,7 +25,7 @@ ROOT_INDEX: Final = 0xFFFF
 
 
 class Fault(IntEnum):
-    """The numbers of `P` lines: trouble of ours, never the program's."""
+    """The numbers of `P` lines: a fault of ours, never the program's."""
 
     LENGTH = 1
     LAYOUT = 2
@@ -47,7 +47,7 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Exited:
-    """The program ended by itself; `disk_full`: the writable paths had no free block then; `ran` since its start."""
+    """The program exited. `disk_full`: the writable paths had no free block then."""
 
     code: int
     disk_full: bool
@@ -56,7 +56,7 @@ class Exited:
 
 @dataclass(frozen=True, slots=True)
 class Signaled:
-    """The program was ended by a signal."""
+    """A signal ended the program. `disk_full` as for `Exited`."""
 
     signal: int
     disk_full: bool
@@ -87,7 +87,7 @@ class UserFailed:
 
 @dataclass(frozen=True, slots=True)
 class MountFailed:
-    """`index` is that of the writable path, or `ROOT_INDEX`; ENOENT: the image has no such folder."""
+    """A writable path cannot be mounted; `index` is its position or `ROOT_INDEX`. ENOENT: the image has no such folder."""
 
     errno: int
     index: int
@@ -114,7 +114,7 @@ End = Exited | Signaled | ExecFailed | ChdirFailed | UserFailed | MountFailed | 
 Report = Ready | Started | End
 
 
-# One regular expression a line of init, and what its numbers become.
+# The regular expression of each line, and the report that is made of its numbers.
 _FORMS: Final[tuple[tuple[re.Pattern[bytes], Callable[..., Report]], ...]] = (
     (re.compile(rb"R"), Ready),
     (re.compile(rb"S"), Started),
@@ -130,7 +130,7 @@ _FORMS: Final[tuple[tuple[re.Pattern[bytes], Callable[..., Report]], ...]] = (
 
 
 def parse_report(line: bytes) -> Report:
-    """Read one status line, with or without its newline; one that init does not write is `ProtocolFault(0)`."""
+    """Parse one line, with or without its newline; a line that init does not write is `ProtocolFault(0)`."""
     text = line.removesuffix(b"\n")
     for form, report in _FORMS:
         if found := form.fullmatch(text):
@@ -139,7 +139,7 @@ def parse_report(line: bytes) -> Report:
 
 
 class StatusParser:
-    """Cuts what comes from the status pipe into reports, however it was split."""
+    """Cuts the bytes of the status pipe into reports, however they were split."""
 
     def __init__(self) -> None:
         self._rest = b""

@@ -1,4 +1,4 @@
-"""The process that becomes runsc: a program of ours, already inside the sandbox's cgroup, that waits for its command."""
+"""The process that becomes runsc: a program of ours inside the sandbox's cgroup, which waits for its command."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Launcher:
 
     @classmethod
     def spawn(cls, settings: RunscSettings, procs_files: Sequence[str], *, is_quiet: bool = False) -> Self:
-        """Start one that enters the cgroups of `procs_files`, and dies with the thread that calls this.
+        """Start a launcher that enters the cgroups of `procs_files`, and dies with the thread that calls this.
 
         `is_quiet` is runsc's, see `Abilities`.
 
@@ -61,7 +61,7 @@ class Launcher:
             stderr_r, stderr_w = _pipe(opened)
             init = os.open(INIT, os.O_RDONLY | os.O_CLOEXEC)
             opened.append(init)
-            # The launcher gets its own; here they are closed below.
+            # The launcher gets duplicates of its own; these are closed below.
             passed = [_duplicate_high(fd, opened) for fd in (control_r, status_w, init)]
             command = launch_command(settings, passed[0], procs_files, is_quiet=is_quiet)
             process, pidfd = _start(command, (stdin_r, stdout_w, stderr_w), passed)
@@ -77,34 +77,34 @@ class Launcher:
         for fd in kept:
             os.set_blocking(fd, False)
         for fd in (stdout_r, stderr_r):
-            with contextlib.suppress(OSError):  # only fewer wake-ups: the default of 64 KiB works too
+            with contextlib.suppress(OSError):  # it saves wake-ups: the default of 64 KiB works, too
                 fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         return cls(process, pidfd, pipes, passed)
 
     def begin(self, command: Sequence[str]) -> None:
-        """Let it become `command`; one that is gone is told by its exit."""
+        """Let it become `command`. If it is gone, its exit says so."""
         with contextlib.suppress(BrokenPipeError):
             os.write(self.pipes.control, encode_command(command))  # shorter than an empty pipe
 
     def kill(self) -> None:
-        """SIGKILL it; fine when it is gone."""
+        """SIGKILL it, if it is still there."""
         if self.pidfd >= 0:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
 
     def is_alive(self) -> bool:
-        """Whether it still runs; reaps it where it does not."""
+        """Whether it still runs; reap it if it does not."""
         return self.process.poll() is None
 
     def wait_exit(self) -> int | None:
-        """Reap it and return its exit status; None where it will not die."""
+        """Reap it and return its exit status; None if it is still alive after `EXIT_DEADLINE_SECONDS`."""
         try:
             return self.process.wait(EXIT_DEADLINE_SECONDS)
         except subprocess.TimeoutExpired:
             return None
 
     def close(self) -> None:
-        """Close what is open; idempotent."""
+        """Close its descriptors; idempotent."""
         if self.pidfd >= 0:
             os.close(self.pidfd)
         self.pidfd = -1
@@ -158,7 +158,7 @@ def _new_start_error(error: OSError) -> SandboxError:
 
 
 def encode_command(command: Sequence[str]) -> bytes:
-    """Pack an argv as the launcher reads it: u32 length, then each word with a zero byte behind it."""
+    """Pack an argv as the launcher reads it: u32 length, then each word and a zero byte."""
     words = b"".join(os.fsencode(word) + b"\0" for word in command)
     return struct.pack("<I", len(words)) + words
 
@@ -167,7 +167,7 @@ def _duplicate_high(fd: int, opened: list[int]) -> int:
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if limit > HIGH_FD:
         opened.append(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, HIGH_FD))
-        # runsc needs numbers above: where there are none it says "bad file descriptor", and that user namespaces are the cause.
+        # runsc needs higher numbers. Without them it says "bad file descriptor", and blames user namespaces.
         if opened[-1] + RUNSC < limit:
             return opened[-1]
     raise OSError(errno.EMFILE, f"the limit of open files, {limit}, is too low (ulimit -n, LimitNOFILE=)")

@@ -1,7 +1,7 @@
-"""One sandbox, from an empty folder to nothing left: a berth, a boot up to *ready*, perhaps some time idle, one job, gone.
+"""One sandbox: opened, booted to *ready*, perhaps idle for some time, used for one job, destroyed.
 
-Destroying it cleans up in total, and can meet: a runsc that is still alive (killed with its cgroup), stopped or not, a busy
-cgroup (retried), files of runsc's state (removed). What will not go is logged and handed to `on_not_removed`, to be tried again.
+`destroy` removes all of it, and can meet: a runsc that is still alive, stopped or not (killed with its cgroup), a busy cgroup
+(retried), files of runsc's state (removed). A sandbox that cannot be removed is logged and given to `on_not_removed`.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ BOOT_FAILURE_CHARS = 500
 
 
 class Sandbox:
-    """One single-use sandbox: `open`, `boot`, perhaps `stop` and `wake`, `assign`, and then its `supervision` runs the job.
+    """One single-use sandbox. Call `open`, `boot`, perhaps `advance` and `wake`, `assign`, and `run`, in this order.
 
-    Enter it to have it destroyed at the end. Must be opened by a thread that outlives it, see `Launcher`.
+    Enter it to have it destroyed at the end. Open it in a thread that outlives it, see `Launcher`.
     """
 
     def __init__(
@@ -76,16 +76,16 @@ class Sandbox:
         self.destroy()
 
     def open(self) -> Self:
-        """Make a berth: folder, cgroup, pipes, and a launcher inside that waits. It knows neither image nor job.
+        """Make the folder, the cgroup, the pipes, and a launcher that waits inside. It knows neither image nor job.
 
         Raises:
-            HostResources: the host has no room; what was made of it is gone again.
+            HostResources: the host has no descriptor, process, memory or disk left. Nothing half-made is left.
         """
         try:
             self._make()
         except BaseException as error:
             self.destroy()
-            if isinstance(error, OSError):  # no descriptor is left for the supervision
+            if isinstance(error, OSError):  # the supervision needs a descriptor
                 raise HostResources.of(f"cannot start a sandbox: {error.strerror}") from error
             raise
         return self
@@ -102,7 +102,7 @@ class Sandbox:
         )
 
     def boot(self, plan: Plan) -> None:
-        """Start runsc in the berth, under the limits that its cgroup has by now.
+        """Start runsc, under the limits that the cgroup has by now.
 
         Raises:
             HostResources: its folder cannot be written.
@@ -139,34 +139,32 @@ class Sandbox:
         return text or "it ended by itself"
 
     def stop(self) -> bool:
-        """Tell an idle sandbox's kernel to stop, which would poll for ever; return False where it cannot be found.
+        """Tell an idle sandbox's sentry to stop; return False if it cannot be found. `check_stopped` sees the stop.
 
-        It is warm once `check_stopped` has seen it stopped.
-
-        runsc 20240729 burns 2 % of a core in each idle sandbox (gVisor issue 13361); stopped it takes none.
+        The sentry of runsc 20240729 polls: each idle sandbox takes 2 % of a core (gVisor issue 13361). Stopped it takes none.
         """
         self._sentry = Sentry.find(self.paths)
         return self._sentry is not None and self._sentry.stop()
 
     def mark_warm(self) -> bool:
-        """Hold an idle sandbox's kernel as it is, where it need not stop: it is warm at once. False where it cannot be found."""
+        """Mark an idle sandbox as warm, whose sentry need not stop. Return False if the sentry cannot be found."""
         self._sentry = Sentry.find(self.paths)
         self.is_warm = self._sentry is not None
         return self.is_warm
 
     @property
     def is_stopping(self) -> bool:
-        """Whether it was told to stop, and has not been seen stopped yet."""
+        """Whether the sentry was told to stop, and has not been seen stopped yet."""
         return self._sentry is not None and not self.is_warm
 
     def check_stopped(self) -> bool:
-        """See whether the sandbox has stopped; return False where it does not."""
+        """Mark the sandbox as warm if its sentry has stopped; return False if that takes too long."""
         assert self._sentry is not None
         self.is_warm = self._sentry.is_stopped
         return self.is_warm or not self._sentry.is_late
 
     def wake(self) -> bool:
-        """Let a stopped sandbox go on; return False where it has died, or is about to."""
+        """Resume a stopped sandbox; return False if it has died, or is about to."""
         self.supervision.poll()
         if self.supervision.is_gone:
             return False
@@ -177,7 +175,7 @@ class Sandbox:
         return (self._sentry.is_stopped or not self.is_warm) and self._sentry.resume()
 
     def assign(self, limits: Admitted) -> None:
-        """Hold the sandbox to the job's limits from now on.
+        """Set the job's limits, in force from now on.
 
         Raises:
             HostResources: one of them cannot be enforced on this host.
@@ -188,12 +186,12 @@ class Sandbox:
 
     @property
     def enforced(self) -> frozenset[str]:
-        """The limits this host holds the job to: of memory, cpu, pids, disk."""
-        # The disk is a tmpfs inside, made by init: no job starts without it.
+        """The limits that this host enforces, of memory, cpu, pids, disk."""
+        # The disk is a tmpfs that init mounts: no job starts without it.
         return self.cgroup.enforced | {"disk"}
 
     def _require_limits(self, limits: Admitted) -> None:
-        """Refuse rather than degrade: a limit that does not hold is an error unless the operator allowed it by name."""
+        """Refuse a limit that cannot be enforced, unless the operator allowed that by name."""
         needed = {"memory", "pids", "disk"} | ({"cpu"} if limits.cpu_quota else set())
         if missing := sorted(needed - self.enforced - self._allow_unenforced):
             names = ",".join(missing)
@@ -255,17 +253,17 @@ class Sandbox:
         )
 
     def kill(self) -> None:
-        """SIGKILL all of it: the attached runsc takes sentry and stubs along by parent-death signal, the cgroup the rest."""
+        """SIGKILL all of it: sentry and stubs die with runsc by their parent-death signal, the rest with the cgroup."""
         if self._launcher is not None:
             self._launcher.kill()
         self.cgroup.kill()
 
     def wait_exit(self) -> int | None:
-        """Reap runsc and return its exit status; None where it will not die."""
+        """Reap runsc and return its exit status; None if it does not die."""
         return None if self._launcher is None else self._launcher.wait_exit()
 
     def destroy(self) -> None:
-        """Kill and remove everything; idempotent. What will not go now goes later, see `on_not_removed`."""
+        """Kill and remove everything; idempotent. If that fails, `on_not_removed` tries again later."""
         if not self.try_destroy():
             self._on_not_removed(self)
 
@@ -284,11 +282,11 @@ class Sandbox:
             self.cgroup.remove()
         except HostResources as error:
             log.warning("%s; it is tried again later", error.message, extra={"action": "cgroup_left"})
-            return False  # its folder stays: a process in it may still need that
+            return False  # the folder stays: a process in the cgroup may still need it
         return remove_folder(self.paths.folder)
 
     def _close_supervision(self) -> None:
-        """Close it, if the sandbox came so far; one that was still booting gives its turn back."""
+        """Close the supervision, if there is one yet; release the boot slot of a sandbox that still boots."""
         if hasattr(self, "supervision"):
             self.supervision.on_booted()
             self.supervision.close()
