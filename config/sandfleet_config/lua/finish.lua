@@ -19,7 +19,8 @@ local SETTLED_TTL, MAX_IMPORTED = 86400, 100
 local job = prefix .. 'job:' .. id
 local claims = prefix .. 'claims:' .. owner
 
--- At maxmemory Redis refuses a write that may need memory, where it is a script's first. This one changes nothing.
+-- At maxmemory Redis refuses a write that may need memory as the first write of a script. This ZADD
+-- changes nothing.
 local function is_memory_full()
   local reply = redis.pcall('ZADD', prefix .. 'owners', 'XX', 0, '')
   return type(reply) == 'table' and reply.err ~= nil and reply.err:find('OOM', 1, true) ~= nil
