@@ -1,4 +1,4 @@
-"""The parts on an idle machine: latency one by one, and bursts."""
+"""The parts on an idle machine: latency of single jobs, and bursts."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from typing import TYPE_CHECKING
 
 from sandfleet_worker.sandbox.runner import RunscRunner
 
-from sandbench.bare import BareRunsc
+from sandbench.bare_runsc import BareRunsc
 from sandbench.figures import Burst, Latency
-from sandbench.foreign import foreign_ways
+from sandbench.other_sandboxes import other_ways
 from sandbench.programs import BARE_PYTHON, IMAGES, TRUE
 from sandbench.queue_way import queue_ways
 from sandbench.runner_way import RunnerWay
-from sandbench.stock import stock_way
+from sandbench.stock_celery import stock_way
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from sandbench.counts import Counts
-    from sandbench.ground import Ground
     from sandbench.programs import Program
+    from sandbench.testbed import Testbed
     from sandbench.ways import SingleWay, Way
 
 MS = 1000
@@ -34,26 +34,26 @@ SETTLE_AFTER_BURST_SECONDS = 1.0
 
 
 @contextlib.contextmanager
-def idle_ways(ground: Ground, cores: int) -> Iterator[list[Way]]:
+def idle_ways(testbed: Testbed, cores: int) -> Iterator[list[Way]]:
     """Make every way of ours and the two to compare with, with slots for a burst."""
-    rootfs = {image: ground.unpack(image) for image in IMAGES}
+    rootfs = {image: testbed.unpack(image) for image in IMAGES}
     slots = SLOTS_A_CORE * cores
     with contextlib.ExitStack() as stack:
-        bare = BareRunsc(ground.new_folder("bare"), rootfs)
-        stock = stack.enter_context(stock_way(ground, rootfs, slots))
-        runner = stack.enter_context(RunscRunner(ground.host_settings(ground.new_root())))
-        queues = stack.enter_context(queue_ways(ground, slots))
+        bare = BareRunsc(testbed.new_folder("bare"), rootfs)
+        stock = stack.enter_context(stock_way(testbed, rootfs, slots))
+        runner = stack.enter_context(RunscRunner(testbed.host_settings(testbed.new_root())))
+        queues = stack.enter_context(queue_ways(testbed, slots))
         yield [bare, stock, RunnerWay(runner), *queues]
 
 
 def measure_latencies(
-    ground: Ground, ways: Sequence[Way], counts: Counts, pythons: dict[str, Path], absent: dict[str, str]
+    testbed: Testbed, ways: Sequence[Way], counts: Counts, pythons: dict[str, Path], absent: dict[str, str]
 ) -> list[Latency]:
     """Time each program by each way; `pythons` are the interpreters of other people's sandboxes."""
     with contextlib.ExitStack() as stack:
         every: list[SingleWay] = [*ways]
         for kind, python in pythons.items():
-            every += stack.enter_context(foreign_ways(kind, python, ground.disk / f"{kind}.log", absent))
+            every += stack.enter_context(other_ways(kind, python, testbed.disk / f"{kind}.log", absent))
         return [
             Latency(program=TRUE.name, ms=_measure_rounds(every, TRUE, counts.latency_rounds)),
             Latency(program=BARE_PYTHON.name, ms=_measure_rounds(every, BARE_PYTHON, counts.python_latency_rounds)),
@@ -61,7 +61,7 @@ def measure_latencies(
 
 
 def _measure_rounds(ways: Sequence[SingleWay], program: Program, rounds: int) -> dict[str, list[float]]:
-    """Run each way in turn, again and again: what the machine does meanwhile hits all of them."""
+    """Run each way in turn, many rounds, so that disturbances of the machine hit all of them."""
     for way in ways:
         way.run(program)  # the first of its kind reads files and, warm, tells the pool what is wanted
     time.sleep(SETTLE_AFTER_BURST_SECONDS)
@@ -76,7 +76,7 @@ def _measure_rounds(ways: Sequence[SingleWay], program: Program, rounds: int) ->
 
 
 def measure_bursts(ways: Sequence[Way], counts: Counts) -> list[Burst]:
-    """Ask for many at once, again and again."""
+    """Request many jobs at once, in many rounds."""
     return [_measure_burst(ways, size, counts.burst_rounds) for size in counts.burst_sizes]
 
 

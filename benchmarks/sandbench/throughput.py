@@ -1,4 +1,4 @@
-"""The parts that keep every core busy: jobs a second, and what one costs."""
+"""The parts that keep every core busy: jobs a second, and the cost of a job."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import contextlib
 import statistics
 from typing import TYPE_CHECKING
 
-from sandbench.bare import BareRunsc
+from sandbench.bare_runsc import BareRunsc
 from sandbench.figures import Cost, Throughput
 from sandbench.programs import IMAGES, PYTHON, TRUE
 from sandbench.queue_way import queue_ways
-from sandbench.stock import stock_way
+from sandbench.stock_celery import stock_way
 from sandbench.ways import BARE, Run
 
 if TYPE_CHECKING:
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from sandbench.counts import Counts
-    from sandbench.ground import Ground
     from sandbench.programs import Program
+    from sandbench.testbed import Testbed
     from sandbench.ways import Way
 
 MS = 1000
@@ -30,29 +30,29 @@ BARE_COST_JOBS = 12
 Runs = dict[str, list[Run]]
 
 
-def measure_saturated(ground: Ground, counts: Counts, cores: int) -> tuple[list[Throughput], list[Cost]]:
-    """Run batches by each way in turn at each concurrency; what a job costs is read where every core is busy."""
-    rootfs = {image: ground.unpack(image) for image in IMAGES}
-    bare = BareRunsc(ground.new_folder("bare"), rootfs)
+def measure_saturated(testbed: Testbed, counts: Counts, cores: int) -> tuple[list[Throughput], list[Cost]]:
+    """Run batches by each way in turn at each concurrency; the cost of a job is measured with all cores busy."""
+    rootfs = {image: testbed.unpack(image) for image in IMAGES}
+    bare = BareRunsc(testbed.new_folder("bare"), rootfs)
     rates: list[Throughput] = []
     costs: list[Cost] = []
     busy = BUSY_A_CORE * cores
     for at_once in sorted({*counts.at_once, busy}):
-        with _ways(ground, rootfs, bare, at_once) as ways:
+        with _ways(testbed, rootfs, bare, at_once) as ways:
             for program in (TRUE, PYTHON) if at_once == busy else (TRUE,):
                 found = _run_rounds(ways, program, at_once, min(at_once, busy) * counts.jobs_a_slot, counts)
                 rates.append(_new_throughput(program, at_once, found))
                 if at_once == busy:
-                    costs.append(_measure_bare(bare, program, busy, ground.cgroup_parent))
+                    costs.append(_measure_bare(bare, program, busy, testbed.cgroup_parent))
                     costs += _new_costs(program, found)
     return rates, costs
 
 
 @contextlib.contextmanager
-def _ways(ground: Ground, rootfs: dict[str, Path], bare: BareRunsc, at_once: int) -> Iterator[list[Way]]:
+def _ways(testbed: Testbed, rootfs: dict[str, Path], bare: BareRunsc, at_once: int) -> Iterator[list[Way]]:
     with contextlib.ExitStack() as stack:
-        stock = stack.enter_context(stock_way(ground, rootfs, at_once))
-        yield [bare, stock, *stack.enter_context(queue_ways(ground, at_once))]
+        stock = stack.enter_context(stock_way(testbed, rootfs, at_once))
+        yield [bare, stock, *stack.enter_context(queue_ways(testbed, at_once))]
 
 
 def _run_rounds(ways: Iterable[Way], program: Program, at_once: int, jobs: int, counts: Counts) -> Runs:

@@ -1,6 +1,6 @@
-"""Stock Celery prefork whose task calls `runsc run` by `subprocess`: what one writes with Celery's manual at hand.
+"""Stock Celery prefork whose task calls `runsc run` by `subprocess`, as Celery's manual suggests.
 
-This module is both the producer's side and, as `celery -A sandbench.stock`, the worker's.
+This module is both the producer's side and, as `celery -A sandbench.stock_celery`, the worker's.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from celery import Celery
 from celery.result import ResultSet
 from sandfleet_config.celery import celery_url
 
-from sandbench.bare import BareRunsc
+from sandbench.bare_runsc import BareRunsc
 from sandbench.meter import Meter
 from sandbench.processes import PYTHON, Process, find_children, read_cpu_seconds, running
 from sandbench.programs import PROGRAMS
@@ -28,8 +28,8 @@ from sandbench.ways import STOCK, Cpu, Run
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sandbench.ground import Ground, Server
     from sandbench.programs import Program
+    from sandbench.testbed import Server, Testbed
 
 URL, FOLDER, ROOTFS = "SANDBENCH_URL", "SANDBENCH_FOLDER", "SANDBENCH_ROOTFS"
 TASK = "sandbench.run"
@@ -62,7 +62,7 @@ if URL in os.environ:  # this is the worker
 
 @dataclass
 class StockWay:
-    """Jobs through stock Celery."""
+    """Run jobs through stock Celery."""
 
     app: Celery
     server: Server
@@ -98,23 +98,23 @@ class StockWay:
 
 
 @contextlib.contextmanager
-def stock_way(ground: Ground, rootfs: dict[str, Path], concurrency: int) -> Iterator[StockWay]:
+def stock_way(testbed: Testbed, rootfs: dict[str, Path], concurrency: int) -> Iterator[StockWay]:
     """Run a Redis and one prefork worker."""
     with contextlib.ExitStack() as stack:
-        name = ground.new_name("stock")
-        server = stack.enter_context(ground.serve_redis(f"{name}-redis"))
-        meter = stack.enter_context(Meter(ground.cgroup_parent, name))
+        name = testbed.new_name("stock")
+        server = stack.enter_context(testbed.serve_redis(f"{name}-redis"))
+        meter = stack.enter_context(Meter(testbed.cgroup_parent, name))
         url = celery_url(server.url)
         environment = {
             **os.environ,
             "PYTHONPATH": str(PACKAGE_FOLDER),
             URL: url,
-            FOLDER: str(ground.new_folder("bundles")),
+            FOLDER: str(testbed.new_folder("bundles")),
             ROOTFS: json.dumps({image: str(folder) for image, folder in rootfs.items()}),
         }
-        command = [PYTHON, "-m", "celery", "-A", "sandbench.stock", "worker", "--pool=prefork"]
+        command = [PYTHON, "-m", "celery", "-A", "sandbench.stock_celery", "worker", "--pool=prefork"]
         command += [f"--concurrency={concurrency}", "--without-mingle", "--without-gossip", "--loglevel=INFO"]
-        log_path = ground.disk / f"{name}.log"
+        log_path = testbed.disk / f"{name}.log"
         process = stack.enter_context(running(meter.wrap(command), log_path, environment))
         process.wait_for_line(READY)
         made = stack.enter_context(contextlib.closing(new_app(url)))

@@ -1,4 +1,4 @@
-"""`runsc run` as one writes it by hand: an unpacked folder, a config.json, one attached process."""
+"""Bare `runsc run`: an unpacked root filesystem, a config.json, one attached process."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class BareRunsc:
     numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
     def run(self, program: Program) -> None:
-        """Run the program in a sandbox of its own."""
+        """Run the program in a new sandbox."""
         self._run(program, None)
 
     def run_many(self, program: Program, jobs: int, at_once: int) -> Run:

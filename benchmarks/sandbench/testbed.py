@@ -1,4 +1,4 @@
-"""What a run stands on: folders, images, root file systems, redis-servers; all its own, and gone at its end."""
+"""The testbed of a run: its own folders, images, root filesystems and redis-servers, removed at its end."""
 
 from __future__ import annotations
 
@@ -48,22 +48,22 @@ class Server:
         return float(cpu["used_cpu_sys"]) + float(cpu["used_cpu_user"])
 
     def read_calls(self) -> int:
-        """Return how many commands Redis has been sent or has run in scripts so far."""
+        """Return the number of commands so far, those of scripts included."""
         return sum(int(fact["calls"]) for fact in self.read("commandstats").values())
 
     def read_network_bytes(self) -> int:
-        """Return how many bytes have gone into Redis and out of it so far."""
+        """Return the bytes that Redis has received and sent so far."""
         stats = self.read("stats")
         return int(stats["total_net_input_bytes"]) + int(stats["total_net_output_bytes"])
 
     def read_memory_bytes(self) -> int:
-        """Return what the data take."""
+        """Return the memory of the data, in bytes."""
         return int(self.read("memory")["used_memory"])
 
 
 @dataclass
-class Ground:
-    """Where everything of one run lives. `disk` holds data, `state` (tmpfs where there is one) what lives as long as a job."""
+class Testbed:
+    """The folders of one run: `disk` holds data, `state` (a tmpfs, if there is one) the state of jobs."""
 
     disk: Path
     state: Path
@@ -77,11 +77,11 @@ class Ground:
         return f"sandfleet-bench-{os.getpid()}"
 
     def new_name(self, kind: str) -> str:
-        """Return a name that nothing else of this run has."""
+        """Return a name that is unique in this run."""
         return f"{kind}{next(self.numbers)}"
 
     def new_folder(self, kind: str) -> Path:
-        """Make a folder for what lives as long as a job."""
+        """Make a folder for the state of jobs."""
         folder = self.state / self.new_name(kind)
         folder.mkdir()
         return folder
@@ -122,7 +122,7 @@ class Ground:
         shutil.rmtree(folder)
 
     def sweep(self) -> None:
-        """Clear what killed workers left, then the cgroups."""
+        """Remove the sandboxes that killed workers left, then the cgroups."""
         for root in self.roots:
             with RunscRunner(self.host_settings(root)) as runner:
                 runner.sweep()
@@ -133,16 +133,16 @@ class Ground:
 
 
 @contextlib.contextmanager
-def prepared(images: Path | None = None) -> Iterator[Ground]:
-    """Make the ground; without `images` the starter images are made too (`python` takes a quarter of a minute)."""
+def new_testbed(images: Path | None = None) -> Iterator[Testbed]:
+    """Make a testbed; without `images` the starter images are made too, which takes some 15 s."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends everything in order, as Ctrl-C does
     with contextlib.ExitStack() as stack:
         # Short names: sockets live below (unix(7): 107 characters).
         disk = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sfb-")))
         base = TMPFS if os.access(TMPFS, os.W_OK) else None
         state = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sfb-", dir=base)))
-        ground = Ground(disk, state, images or disk / "images")
+        testbed = Testbed(disk, state, images or disk / "images")
         for name in IMAGES:
-            ImageStore(ground.images).add(name)
-        stack.callback(ground.sweep)
-        yield ground
+            ImageStore(testbed.images).add(name)
+        stack.callback(testbed.sweep)
+        yield testbed

@@ -1,4 +1,4 @@
-"""Other people's sandboxes beside ours, where they are installed: Tako VM and temenos, each in an interpreter of its own.
+"""Other sandboxes, where they are installed: Tako VM and temenos, each in an interpreter of its own.
 
 A driver (`benchmarks/drivers/`) runs under that interpreter and answers one JSON line for each line it reads.
 """
@@ -26,12 +26,12 @@ STOP_SECONDS = 10.0
 
 
 class Unusable(Exception):
-    """It cannot run on this machine; the message says why."""
+    """The sandbox cannot run on this machine; the message says why."""
 
 
 @dataclass
 class ForeignWay:
-    """Jobs through a driver; `mode` is what it is asked for."""
+    """Run jobs through a driver, in its `mode`."""
 
     name: str
     mode: str
@@ -69,7 +69,7 @@ def _pipe(stream: IO[str] | None) -> IO[str]:
 
 
 @contextlib.contextmanager
-def foreign_ways(kind: str, python: Path, log_path: Path, absent: dict[str, str]) -> Iterator[list[ForeignWay]]:
+def other_ways(kind: str, python: Path, log_path: Path, absent: dict[str, str]) -> Iterator[list[ForeignWay]]:
     """Start the driver of `kind` under `python`; where it cannot run, `absent` gets the reason, and there are no ways."""
     if not _has_module(python, MODULES[kind]):
         absent.update(dict.fromkeys(NAMES[kind], f"not installed (pip install {MODULES[kind].replace('_', '-')})"))

@@ -1,4 +1,4 @@
-"""Where one Redis ends: processes that only claim and finish, and what a job takes in Redis step by step."""
+"""Measure the limit of one Redis by processes that only claim and finish, and the cost of each step of a job."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from multiprocessing.synchronize import Barrier
 
     from sandbench.counts import Counts
-    from sandbench.ground import Ground, Server
+    from sandbench.testbed import Server, Testbed
 
 LEASE_SECONDS = 300.0
 AT_ONCE = 20
@@ -32,11 +32,11 @@ START_SECONDS = 30.0
 SAMPLE_JOBS = 2_000
 
 
-def measure_limit(ground: Ground, counts: Counts) -> Iterator[Limit]:
-    """Let more and more clients take jobs as fast as they can."""
+def measure_limit(testbed: Testbed, counts: Counts) -> Iterator[Limit]:
+    """Measure growing numbers of clients that take jobs as fast as they can."""
     for clients in counts.limit_clients:
         with (
-            ground.serve_redis(ground.new_name("redis")) as server,
+            testbed.serve_redis(testbed.new_name("redis")) as server,
             Fleet(Settings.model_validate({"redis_url": server.url})) as fleet,
         ):
             jobs = clients * counts.limit_jobs
@@ -66,7 +66,7 @@ def _drain(server: Server, clients: int) -> tuple[float, float]:
 
 
 def _take_all(url: str, start: Barrier) -> None:
-    """Claim and end jobs until none is queued, many a round trip, with nothing of the rest of a worker."""
+    """Claim and end jobs until none is queued, many in each round trip, without the rest of a worker."""
     with redis.Redis.from_url(url, protocol=2) as client:
         identity = Identity.new("limit")
         ledger, calls = Ledger(client, identity, RESULT_TTL_SECONDS), Calls(identity)
@@ -85,10 +85,10 @@ def _take_all(url: str, start: Barrier) -> None:
         ledger.leave()
 
 
-def measure_store(ground: Ground) -> Store:
+def measure_store(testbed: Testbed) -> Store:
     """Submit, run and collect some jobs, and see after each step what Redis used."""
     with (
-        ground.serve_redis(ground.new_name("redis")) as server,
+        testbed.serve_redis(testbed.new_name("redis")) as server,
         Fleet(Settings.model_validate({"redis_url": server.url})) as fleet,
     ):
         fleet.submit_many([TRUE.spec] * 10, batch="first")
