@@ -140,7 +140,7 @@ def test_a_host_that_comes_back_after_a_cut_is_fenced_off(lan: Lan, fleet: Fleet
     assert sorted(ended) == sorted(job.id for job in jobs), "each job has ended once"
 
 
-def test_a_lost_lease_is_heard_of_soon_after_a_black_hole(lan: Lan, fleet: Fleet) -> None:
+def test_a_worker_learns_of_its_lost_lease_soon_after_a_network_outage(lan: Lan, fleet: Fleet) -> None:
     cut, other = lan.hosts
     old = start_worker(cut, 2)
     old.wait_ready()
@@ -190,7 +190,7 @@ def test_jobs_that_failed_on_one_host_are_tried_again_on_another(lan: Lan, fleet
     assert starts(failing, *jobs) == [1] * 4
 
 
-def test_where_no_other_host_lives_it_is_tried_again_on_the_same(lan: Lan, fleet: Fleet) -> None:
+def test_a_failed_job_is_tried_again_on_the_same_host_if_no_other_lives(lan: Lan, fleet: Fleet) -> None:
     only, gone = lan.hosts
     lost = start_worker(gone, 1)
     lost.wait_ready()
@@ -215,7 +215,7 @@ def test_where_no_other_host_lives_it_is_tried_again_on_the_same(lan: Lan, fleet
     assert lost.process.wait(20) == EXIT_LOST
 
 
-def test_where_the_other_host_is_full_it_does_not_wait_for_ever(lan: Lan, fleet: Fleet) -> None:
+def test_a_failed_job_does_not_wait_for_ever_for_a_full_host(lan: Lan, fleet: Fleet) -> None:
     first, full = lan.hosts
     busy = start_worker(full, 1, SANDFLEET_QUEUE="long")
     busy.wait_ready()

@@ -19,7 +19,7 @@ LEASE_SECONDS = 2.0
 """What `Havoc.start` gives its workers."""
 
 
-def test_a_killed_workers_jobs_run_elsewhere_one_after_the_other_from_the_lease_and_a_second_on(havoc: Havoc) -> None:
+def test_a_killed_workers_jobs_start_elsewhere_one_by_one_a_second_after_its_lease(havoc: Havoc) -> None:
     """Each of them may have killed it: they run apart."""
     victim = havoc.start(4)
     # Each runs until the worker is dead, and on the next one for a moment only.
@@ -60,7 +60,7 @@ def test_a_killed_workers_jobs_run_elsewhere_one_after_the_other_from_the_lease_
 
 
 @pytest.mark.timeout(600)
-def test_an_idle_worker_killed_in_its_sleep_loses_no_job(havoc: Havoc) -> None:
+def test_an_idle_worker_that_is_killed_loses_no_job(havoc: Havoc) -> None:
     jobs: list[str] = []
     for number in range(20):
         # A queue of its own each time: a worker that just came up would run what an earlier round left.
@@ -172,7 +172,7 @@ def test_a_cancelled_job_never_runs_whatever_restarts(havoc: Havoc) -> None:
     assert havoc.outcome(running, 30)["code"] == "OK"
 
 
-def test_a_drain_tells_what_it_cuts_and_does_not_charge_it(havoc: Havoc) -> None:
+def test_a_drain_records_the_attempts_that_it_cuts_and_does_not_charge_them(havoc: Havoc) -> None:
     worker = havoc.start(2, SANDFLEET_DRAIN_SECONDS="2")
     short, long = havoc.submit("sleep", "1"), havoc.submit("sleep", "6")
     havoc.wait_started(short, long)

@@ -139,7 +139,7 @@ def new_rest(redis_server: Any) -> Iterator[Callable[[], Rest]]:
         client.flushdb(asynchronous=True)
 
 
-def test_it_finds_what_is_wrong_with_runs_and_batches(new_rest: Callable[[], Rest]) -> None:
+def test_the_audit_finds_wrong_runs_and_batches(new_rest: Callable[[], Rest]) -> None:
     for number, (claim, spoil) in enumerate(WRONG):
         rest = new_rest()
         rest.log = "".join(start_line(rest.jobs[1], run) for run in (1, 2))
@@ -148,7 +148,7 @@ def test_it_finds_what_is_wrong_with_runs_and_batches(new_rest: Callable[[], Res
         assert claim in rest.find_faults(), number
 
 
-def test_it_counts_the_starts_of_an_earlier_release_over_all_runs(new_rest: Callable[[], Rest]) -> None:
+def test_the_audit_counts_starts_of_an_earlier_release_over_all_runs(new_rest: Callable[[], Rest]) -> None:
     rest = new_rest()
     rest.earlier = {1}
     job = rest.jobs[1]

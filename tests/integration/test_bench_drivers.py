@@ -56,5 +56,5 @@ def test_tako_is_measured_where_it_runs(told: Start) -> None:
     ("code", "error", "why"),
     [(125, "no such runtime: runsc\nand more", "no such runtime: runsc"), (3, None, "it ended with 3")],
 )
-def test_why_tako_does_not_run_is_told(told: Start, code: int, error: str | None, why: str) -> None:
+def test_the_reason_is_given_if_tako_does_not_run(told: Start, code: int, error: str | None, why: str) -> None:
     assert told(code, error) == ([], {TAKO: why})

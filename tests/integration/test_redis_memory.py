@@ -116,7 +116,9 @@ def test_a_running_job_ends_at_maxmemory_with_its_outcome_but_without_large_outp
     assert [havoc.ends(job.id) for job in (large, small, failed, queued)] == [1] * 4
 
 
-def test_workers_stop_before_maxmemory_so_that_what_runs_keeps_its_output(havoc: Havoc, fleet: Fleet) -> None:
+def test_workers_claim_nothing_before_maxmemory_so_that_running_jobs_keep_their_output(
+    havoc: Havoc, fleet: Fleet
+) -> None:
     """Many jobs with large outputs, and a Redis that cannot hold them all: none is lost, and it never passes its maxmemory."""
     maximum = used(havoc) + 48 * MIB
     havoc.redis.set("other", "x" * 30 * MIB, ex=3600)

@@ -3,7 +3,7 @@ from __future__ import annotations
 from sandfleet_config.units import format_bytes, format_cpu, format_limit, format_seconds
 
 
-def test_bytes_are_said_in_the_units_that_people_type() -> None:
+def test_bytes_are_formatted_in_the_units_that_people_type() -> None:
     for count, said in {
         0: "0 bytes",
         1: "1 byte",
@@ -18,14 +18,14 @@ def test_bytes_are_said_in_the_units_that_people_type() -> None:
         assert format_bytes(count) == said
 
 
-def test_two_sizes_that_differ_never_read_the_same() -> None:
+def test_different_sizes_have_different_texts() -> None:
     for count in (512 << 20, 96 << 20, 10**9, 1 << 62, 8 << 20):
         near = {format_bytes(count + step) for step in range(-3, 4)}
         assert len(near) == 7, near
     assert format_bytes((512 << 20) + 1) == "536870913 bytes (about 512 MiB)"
 
 
-def test_cpu_and_time_are_said_as_people_type_them() -> None:
+def test_cpu_and_time_are_formatted_as_people_type_them() -> None:
     assert [format_cpu(quota) for quota in (1, 50_000, 100_000, 250_000)] == [
         "0.00001 cores",
         "0.5 cores",
@@ -42,7 +42,7 @@ def test_cpu_and_time_are_said_as_people_type_them() -> None:
     ]
 
 
-def test_the_field_says_the_unit() -> None:
+def test_the_name_of_a_field_chooses_its_unit() -> None:
     assert format_limit("resources.memory_bytes", 1 << 20) == "1 MiB"
     assert format_limit("resources.cpu_quota", 50_000) == "0.5 cores (cpu_quota 50000)"
     assert format_limit("resources.pids_limit", 7) == "7 processes and threads"
