@@ -166,7 +166,7 @@ class ClaimCalls:
         return self._requeue(claim, "retry", code.value, delay_seconds, avoid_host)
 
     def release(self, claim: Claim) -> bool:
-        """Queue a job again that has started: its attempt is told, not charged."""
+        """Queue a job again that has started: its attempt is recorded, not charged."""
         return self._requeue(claim, "release", ErrorCode.WORKER_LOST.value, 0, "")
 
     def give_back(self, claim: Claim) -> bool:

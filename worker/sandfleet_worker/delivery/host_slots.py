@@ -4,8 +4,8 @@ The greatest cap of the live workers counts. A free slot goes to the waiter on t
 longest. (docs/decisions/0004-delivery.md says what that buys.)
 
 A holder of a slot has its file open for writing, and nobody else has. So its release, or its death, is
-an event of the folder (inotify(7), IN_CLOSE_WRITE) that wakes the waiters. Looking for a free slot opens
-files for reading only, and wakes nobody.
+an event of the folder (inotify(7), IN_CLOSE_WRITE) that wakes the waiters. A poll opens files for reading
+only, and wakes no one.
 
 The file of a held slot says how many bytes of memory its job may use: its reservation. Jobs may reserve
 together the smallest memory that a live worker found on the host, less what all of them take themselves.
@@ -37,13 +37,13 @@ if TYPE_CHECKING:
     from sandfleet_worker.delivery.slot_folder import HeldFiles
 
 POLL_SECONDS = 0.003
-"""Least time between two looks of the first waiter while other workers live on the host; without a watch, always."""
+"""Poll interval of the first waiter without a watch; with one, the least time between two polls while other workers live."""
 POLL_SECONDS_PER_SLOT = 0.00005
 POLL_SECONDS_ALONE = 0.05
 POLL_SECONDS_WATCHING = 0.25
-"""How often the first waiter looks where events of the folder wake it.
+"""Poll interval of the first waiter where events of the folder wake it.
 
-Less than `STALE_SECONDS`: a look is its sign of life.
+Less than `STALE_SECONDS`: a poll is its sign of life.
 """
 
 
@@ -111,8 +111,8 @@ class HostMemory(NamedTuple):
 class HostSlots:
     """The host's slots as one worker sees them; safe for threads.
 
-    `cap` is the worker's setting. `memory_bytes` is what the worker was told the host has for jobs and
-    workers (0: nobody said, memory is not counted), and `own_bytes` the part that the worker takes.
+    `cap` is the worker's setting. `memory_bytes` is the host's memory for jobs and workers (0: unknown,
+    memory is not counted), and `own_bytes` the part that this worker takes.
     """
 
     def __init__(self, folder: Path, cap: int, memory_bytes: int = 0, own_bytes: int = 0) -> None:
@@ -135,7 +135,7 @@ class HostSlots:
         self._files.close()
 
     def read_memory(self) -> HostMemory | None:
-        """Return the memory of the host as it is now; None where nobody said how much there is."""
+        """Return the memory of the host as it is now; None where it is not counted."""
         with self._measured() as memory:
             self.last_memory = memory
             return memory
@@ -168,7 +168,7 @@ class HostSlots:
             yield HostMemory(budget, budget - self._files.sum_reserved())
 
     def acquire(self, cancel_fd: int | None = None, on_poll: Callable[[], None] = lambda: None) -> Slot | None:
-        """Wait for a slot and return it, or None when `cancel_fd` became readable first; `on_poll` hears of each look."""
+        """Wait for a slot and return it, or None when `cancel_fd` became readable first. `on_poll` is called at each poll."""
         waiter = _Waiter()
         with self._lock:
             self._waiters.append(waiter)
@@ -184,7 +184,7 @@ class HostSlots:
             self._leave(waiter)
 
     def _pause(self, waiter: _Waiter, cancel_fd: int | None, seconds: float | None, spacing_seconds: float) -> bool:
-        """Wait so long, or until it is worth a look; return False when `cancel_fd` is readable."""
+        """Wait until it is time to poll again; return False when `cancel_fd` is readable."""
         poller = select.poll()
         poller.register(waiter.wake_fd, select.POLLIN)
         watch_fd = self._watch.fd if seconds is not None else None  # the first waiter only: it drains it
@@ -197,7 +197,7 @@ class HostSlots:
         if waiter.wake_fd in ready:
             os.eventfd_read(waiter.wake_fd)
         elif watch_fd in ready:
-            time.sleep(spacing_seconds)  # the host's jobs may be short: no look for each of them
+            time.sleep(spacing_seconds)  # the host's jobs may be short: one poll for many of them
             self._watch.drain()
         return True
 
@@ -205,7 +205,7 @@ class HostSlots:
         """Try for a slot.
 
         Where there is none yet, return how long to pause (None: until woken), and the least time
-        between two looks.
+        between two polls.
         """
         with self._lock:
             if self._waiters[0] is not waiter:

@@ -3,10 +3,10 @@
 Every lock is a ``flock``, which the kernel drops with the process, so a ``kill -9`` frees what the
 worker held. The folder has three kinds of files:
 
-    gate           held for microseconds by whoever reads or changes the rest
+    gate           locked for microseconds by the worker that reads or changes the rest
     slot-<n>       locked while a job runs; holds the bytes of memory that the job reserves
     member-<name>  one a worker, locked for its life; holds its cap, since when its first waiter waits
-                   (monotonic ns, 0: nobody), the host's memory as it was told, and its own part of it
+                   (monotonic ns, 0: none does), the host's memory, and the part that the worker takes
 
 A worker that is stopped (SIGSTOP) while it holds the gate does not stop the host: others go on without
 the gate. Slots still exclude each other then, one flock each. For that moment the order of the waiters
@@ -37,11 +37,11 @@ GATE_SECONDS = 1.0
 GATE_SECONDS_KNOWN_STUCK = 0.02
 GATE_POLL_SECONDS = 0.0005
 STALE_SECONDS = 1.0
-"""A worker whose first waiter has not looked for so long has no turn: it is stopped, or its thread is stuck."""
+"""A first waiter that has not polled for so long is passed over: it is stopped, or its thread is stuck."""
 
 
 class Member(NamedTuple):
-    """What one live worker says about itself. `waiting_since` 0 is nobody, or nobody who still looks."""
+    """The record of one live worker. `waiting_since` is 0 where no thread waits, or none that still polls."""
 
     cap: int
     waiting_since: int = 0
@@ -100,7 +100,7 @@ class SlotFolder:
 
     @contextlib.contextmanager
     def gate(self) -> Iterator[None]:
-        """Hold the gate, or go round it where its holder must be stopped."""
+        """Hold the gate. Where its holder must be stopped, go on without it."""
         is_ours = self._enter_gate()
         try:
             yield
@@ -123,12 +123,12 @@ class SlotFolder:
                 return True
 
     def write_member(self, member: Member) -> None:
-        """Write what this worker says about itself; this wakes those who wait."""
+        """Write this worker's record; this wakes the waiters."""
         text = " ".join(map(str, member))
         os.pwrite(self._member_fd, text.ljust(RECORD_BYTES).encode(), 0)
 
     def touch_member(self) -> None:
-        """Show that this worker's first waiter still looks; this wakes nobody."""
+        """Show that this worker's first waiter still polls; this wakes no one."""
         os.utime(self._member_fd)
 
     def read_other_members(self) -> Iterator[Member]:
@@ -144,11 +144,11 @@ class SlotFolder:
                 continue
             words = path.read_text().split()
             # Two words are a worker's of an older release. Any other number: it is being born, and the
-            # gate was gone round.
+            # gate was passed over.
             if len(words) not in {2, 4}:
                 continue
             member = Member(*map(int, words))
-            # A waiter touches its file each time that it looks.
+            # A waiter touches its file at each poll.
             is_stale = time.time() - path.stat().st_mtime > STALE_SECONDS
             yield member._replace(waiting_since=0) if is_stale else member
 
@@ -199,7 +199,7 @@ class SlotFolder:
         for number in self._slot_numbers():
             try:
                 fd = os.open(self._folder / f"{SLOT}{number}", os.O_RDONLY | os.O_CLOEXEC)
-            except FileNotFoundError:  # the gate was gone round
+            except FileNotFoundError:  # the gate was passed over
                 continue
             try:
                 text = os.read(fd, RESERVATION_BYTES).strip()
