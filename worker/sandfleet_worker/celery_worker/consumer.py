@@ -88,7 +88,7 @@ class SandboxConsumer(Consumer):
                 raise ConnectionAbortedError(str(error)) from error
 
         def shutdown(self, parent: Any) -> None:
-            """As Celery's."""
+            """Shut the steps down, as Celery does."""
             self.send_all(parent, "shutdown")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -233,11 +233,11 @@ class SandboxConsumer(Consumer):
         self._drop(message, type(exc).__name__)
 
     def on_unknown_task(self, body: object, message: Message, exc: Exception) -> None:
-        """Likewise."""
+        """Drop a message of an unknown task without reading its body."""
         self._drop(message, type(exc).__name__)
 
     def on_unknown_message(self, body: object, message: Message) -> None:
-        """Likewise."""
+        """Drop a message that is no task without reading its body."""
         self._drop(message, "it is no task")
 
     def _drop(self, message: Message, reason: str) -> None:

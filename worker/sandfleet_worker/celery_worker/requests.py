@@ -1,4 +1,4 @@
-"""A job as Celery's worker sees it: its request, and the receiver that makes one of a message."""
+"""Celery's request of a job, and the receiver that builds it from a message."""
 
 # ruff: noqa: ARG001, ARG002  Celery calls these, with arguments of its own choice
 from __future__ import annotations

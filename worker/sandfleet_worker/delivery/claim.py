@@ -118,11 +118,13 @@ def parse_claim(claim_id: str, *facts: bytes) -> Claim:
 
 
 def parse_suspect(text: bytes = b"") -> float | None:
+    """Return the milliseconds in `text` as seconds; None where it is empty or no number."""
     milliseconds = parse_number(text)
     return None if milliseconds is None else milliseconds / 1000
 
 
 def parse_number(text: bytes) -> int | None:
+    """Return the number of at most nine digits in `text`, or None."""
     return int(text) if text.isdigit() and len(text) < 10 else None  # noqa: PLR2004
 
 

@@ -134,7 +134,7 @@ class ClaimCalls:
         return bool(self._finish(before, outcome, after, faults))
 
     def end_queued(self, outcome: Outcome) -> bool:
-        """Record the end of a job that nobody has claimed; return False if it is not queued."""
+        """Record the end of a queued job; return False if it is not queued any more."""
         return bool(self._finish(("", ""), outcome))
 
     def _finish(

@@ -184,7 +184,7 @@ class Claimer:
     def _facts(self) -> dict[str, object]:
         """Return what this worker can take now: see claim.lua."""
         facts: dict[str, object] = {}
-        memory = self._slots.read_memory()
+        memory = self._slots.last_memory  # of the moment at which the slot was taken
         if memory is not None:
             facts["free"] = max(0, memory.free - self._held_claims.count_wanted_bytes())
         if self._held_claims.holds_suspect():
