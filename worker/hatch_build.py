@@ -39,9 +39,12 @@ class NativeBuildError(Exception):
 
 
 class NativeBuildHook(BuildHookInterface[Any]):
+    """Puts the compiled programs into the wheel."""
+
     PLUGIN_NAME = "custom"
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        """Compile the programs and name them, and the wheel's platform, to hatchling."""
         del version
         compiled = [compile_if_older(source) for source in find_sources()]
         build_data["artifacts"] += [str(binary.relative_to(self.root)) for binary in compiled]
@@ -51,6 +54,7 @@ class NativeBuildHook(BuildHookInterface[Any]):
 
 
 def find_sources() -> list[Path]:
+    """Return the C sources of the programs."""
     return sorted(NATIVE.glob("*.c"))
 
 
@@ -76,6 +80,11 @@ def compile_if_older(source: Path) -> Path:
 
 
 def find_compiler() -> str:
+    """Return the path of a C compiler, that of ``CC`` first.
+
+    Raises:
+        NativeBuildError: there is none.
+    """
     for name in (os.environ.get("CC", ""), "cc", "gcc", "clang"):
         if name and (path := shutil.which(name)):
             return path
@@ -86,6 +95,7 @@ def find_compiler() -> str:
 
 
 def main() -> int:
+    """Compile the programs; return the exit code."""
     try:
         for source in find_sources():
             compile_if_older(source)

@@ -53,9 +53,9 @@ def hang_in_turns(file: Path) -> None:
 def hang_in_slots(file: Path) -> None:
     take = SlotFolder.take
 
-    def hang(folder: SlotFolder, cap: int) -> HeldFiles | None:
+    def hang(folder: SlotFolder, cap: int, names: list[str]) -> HeldFiles | None:
         hang_if(file)
-        return take(folder, cap)
+        return take(folder, cap, names)
 
     put(SlotFolder, "take", hang)
 

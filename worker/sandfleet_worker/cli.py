@@ -62,7 +62,7 @@ def _print_error(text: str) -> None:
 
 
 FOREIGN_SETTINGS = ("CELERY_BROKER_URL", "CELERY_BROKER_READ_URL", "CELERY_BROKER_WRITE_URL", "CELERY_RESULT_BACKEND")
-"""What Celery would prefer to our one setting: they belong to some other application of this environment."""
+"""Celery reads these before our one setting. They belong to another application of this environment."""
 
 
 def _read_settings(concurrency: int | None = None, queue: str | None = None) -> WorkerSettings:

@@ -154,12 +154,12 @@ class JobRun:
         raise Expired.of("nobody took the job within its time in the queue")
 
     def _remember(self, request: JobRequest) -> None:
-        """Keep the facts of the request that the outcome tells, and that decide about another attempt."""
+        """Keep the facts of the request for the outcome, and those that decide about another attempt."""
         spec = request.spec
         self._facts |= {"batch": request.batch, "labels": spec.labels, "spec_sha256": spec_sha256(spec)}
         self._retry_on = frozenset(spec.retry_on)
         if spec.max_attempts != self.claim.max_attempts:
-            # A stock producer's job had no record: whoever may have to take it over must know before it starts.
+            # A stock producer's job had no record: a worker that takes it over must know this limit.
             self._start.claim = self._host.intake.limit_attempts(self.claim, spec.max_attempts)
 
     def _admit(self, spec: SandboxSpec) -> Admitted:
@@ -171,7 +171,7 @@ class JobRun:
             raise
 
     def _count_queued(self) -> float:
-        """Return the seconds since the job was submitted or, where nobody says when, since this worker has it."""
+        """Return the seconds since the submit or, where its time is unknown, since this worker has the job."""
         submitted = self._message.submitted
         return max(0.0, time.time() - (self._taken if submitted is None else submitted))
 

@@ -1,4 +1,4 @@
-"""One job's way from its claim to its start: what waits has not started, and holds no slot while it waits long."""
+"""One job from its claim to its start. A job that waits has not started, and gives its slot back while it waits long."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LONG_WAIT_SECONDS = 1.0
-"""How long a job that waits keeps its slot."""
+"""A job that waits longer gives its slot back."""
 MEMORY_POLL_SECONDS = 0.1
 TAKEN_OVER = "another worker has taken the job over"
 
 
 class JobStart:
-    """Tells Redis that the job of `claim` waits, and that it starts; its methods are called in the job's thread.
+    """Records in Redis that the job of `claim` waits, and that it starts. Used in the job's thread.
 
-    `on_start` is called once, just before the program starts. A job that may not start is withdrawn by its `cancel`.
+    `on_start` is called once, just before the program starts. A job that may not start is ended by `cancel`.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class JobStart:
         self._intake.held_claims.wait(self.claim)
 
     def _take_slot(self) -> None:
-        """Wait for a slot, and for the job's memory; both were lent."""
+        """Wait for another slot, and for the job's memory."""
         while True:
             try:
                 slot = self._slots.acquire(self._cancel.open_fd())

@@ -1,7 +1,7 @@
-"""The one task: a job's way from its message to its outcome, and what Celery hears of it.
+"""The one task: a job's way from its message to its outcome, and what it returns to Celery.
 
 A job walks one way: execute (`JobRun.execute` takes a sandbox and runs the program to its verdict), decide what becomes of it,
-settle its claim in Redis, and tell Celery.
+settle its claim in Redis, and return its end to Celery.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How claimed messages enter Celery: every one becomes a request of our one task, its refusal included.
+"""Hands claimed messages to Celery: each becomes a request of our one task, or is refused at once.
 
 They come from the claimer's thread and not through kombu's channel, so what runs does not depend on Celery's connection; that
 one serves events and control commands. A forged message takes the same way as a job and ends with an outcome that says why;
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 OVERDUE_SECONDS = 600.0
-"""How far a job may be past all its limits before it counts as one that hangs: a full disk or a swapping host takes its time."""
+"""A job that is so far past all its limits hangs. A full disk or a swapping host takes its time."""
 
 
 class SandboxConsumer(Consumer):
@@ -80,7 +80,7 @@ class SandboxConsumer(Consumer):
         ]
 
         def start(self, parent: Any) -> None:
-            """Let a want of descriptors be a lost connection, which is made again: Celery would end the worker."""
+            """Turn a lack of descriptors into a lost connection, which is opened again; Celery would end the worker."""
             try:
                 super().start(parent)
             except OSError as error:
@@ -89,7 +89,7 @@ class SandboxConsumer(Consumer):
                 raise ConnectionAbortedError(str(error)) from error
 
         def shutdown(self, parent: Any) -> None:
-            """As Celery's."""
+            """Shut the steps down, as Celery does."""
             self.send_all(parent, "shutdown")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -130,7 +130,7 @@ class SandboxConsumer(Consumer):
                 return connected
 
     def begin_claims(self) -> None:
-        """Let the claimer work from now on."""
+        """Start the claims."""
         self.pool.on_done = self._settle_if_held
         self.intake.start(
             self.receive, is_stopping=is_stopping, end_job=self._cancel_jobs, end_all=self._end_after_lost_lease
@@ -181,7 +181,7 @@ class SandboxConsumer(Consumer):
         return True
 
     def _find_longest(self, job_message: JobMessage) -> float:
-        """Return the seconds after which the job's sandbox must be gone, with much to spare: its limits, and its turn to boot."""
+        """Return the seconds within which the job's sandbox must be gone: its limits, its wait to boot, and a wide margin."""
         settings, seconds = self._settings, OVERDUE_SECONDS
         if job_message.request is not None:
             seconds += job_message.request.spec.timeout_seconds + job_message.request.spec.grace
@@ -230,15 +230,15 @@ class SandboxConsumer(Consumer):
         self._drop(message, type(exc).__name__)
 
     def on_invalid_task(self, body: object, message: Message, exc: Exception) -> None:
-        """Drop it without a look at the body."""
+        """Drop it without reading its body."""
         self._drop(message, type(exc).__name__)
 
     def on_unknown_task(self, body: object, message: Message, exc: Exception) -> None:
-        """Likewise."""
+        """Drop a message of an unknown task without reading its body."""
         self._drop(message, type(exc).__name__)
 
     def on_unknown_message(self, body: object, message: Message) -> None:
-        """Likewise."""
+        """Drop a message that is no task without reading its body."""
         self._drop(message, "it is no task")
 
     def _drop(self, message: Message, reason: str) -> None:
@@ -247,7 +247,7 @@ class SandboxConsumer(Consumer):
 
 
 def is_stopping() -> bool:
-    """Whether a signal told this process to stop, even if Celery's loop has not seen it yet."""
+    """Whether a signal has asked this process to stop, even if Celery's loop has not seen it yet."""
     return _is_set("should_stop") or _is_terminating()
 
 
@@ -262,4 +262,4 @@ def _is_set(name: str) -> bool:
 
 
 def _nothing(*_: object) -> None:
-    """Stand for an ack or a reject: `finish` and `requeue` have settled the claim before."""
+    """Do nothing in place of an ack or a reject: the task settles the claim."""

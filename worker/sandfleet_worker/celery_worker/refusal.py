@@ -1,6 +1,6 @@
-"""A message that is no job ends where it is read: no thread, no request of Celery, only its outcome and its events.
+"""Ends a message that is no job where it is read: with its outcome and events, without a thread or a request.
 
-So a long row of such messages holds up the good jobs behind it for a fraction of a millisecond each.
+So each of many such messages delays the good jobs behind it by a fraction of a millisecond only.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 def refuse(intake: Intake, claim: Claim, job_message: JobMessage, refusal: SandboxError, events: Any) -> None:
-    """Record that `claim` ends with `refusal`, and tell who watches; called in the claimer's thread."""
+    """End `claim` with `refusal`, and send its events; called in the claimer's thread."""
     queued = 0.0 if job_message.submitted is None else max(0.0, time.time() - job_message.submitted)
     outcome = Outcome.of(
         refusal.code,

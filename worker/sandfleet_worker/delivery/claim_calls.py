@@ -134,7 +134,7 @@ class ClaimCalls:
         return bool(self._finish(before, outcome, after, faults))
 
     def end_queued(self, outcome: Outcome) -> bool:
-        """Record the end of a job that nobody has claimed; return False if it is not queued."""
+        """Record the end of a queued job; return False if it is not queued any more."""
         return bool(self._finish(("", ""), outcome))
 
     def _finish(
@@ -166,7 +166,7 @@ class ClaimCalls:
         return self._requeue(claim, "retry", code.value, delay_seconds, avoid_host)
 
     def release(self, claim: Claim) -> bool:
-        """Queue a job again that has started: its attempt is told, not charged."""
+        """Queue a job again that has started: its attempt is recorded, not charged."""
         return self._requeue(claim, "release", ErrorCode.WORKER_LOST.value, 0, "")
 
     def give_back(self, claim: Claim) -> bool:

@@ -30,17 +30,19 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.25
-"""How often an idle worker looks by itself: stock producers wake nobody."""
+"""Poll interval of an idle worker: stock producers do not wake workers."""
 LATE_SECONDS = 0.05
 QUEUES_SECONDS = 1.0
 WAKE_KEY = f"{KEY_PREFIX}wake"
 
 
 class Claimer:
-    """Claims jobs in a thread of its own and calls `receive` with each. It uses no channel, so none can lose a job.
+    """Claims jobs in a thread of its own and calls `receive` with each.
 
-    `on_unstarted` settles a claim that `receive` failed to start, and `on_failure` hears that the thread has failed; both are
-    called in the claimer's thread.
+    It does not use kombu channels, so a dropped connection cannot lose a job.
+
+    `on_unstarted` settles a claim that `receive` failed to start. `on_failure` is called with the reason
+    if the thread fails. Both are called in the claimer's thread.
     """
 
     def __init__(
@@ -69,7 +71,7 @@ class Claimer:
         self._queues_read = 0.0
         self._last_wake: bytes | None = None
         self.progressed = time.monotonic()
-        """When it last went on: it does several times a second, but where one call to Redis takes longer."""
+        """When it last made progress (monotonic): several times a second, unless a call to Redis takes longer."""
 
     @property
     def is_started(self) -> bool:
@@ -113,7 +115,7 @@ class Claimer:
         return self._thread.stopping.is_set() or self._is_told_to_stop()
 
     def _step(self) -> float | None:
-        """Claim one job and hand it on, or look for one in vain; return how long to pause."""
+        """Claim one job, if there is one, and hand it on; return how long to pause."""
         if not self._wait_for_capacity():
             return 0.0
         slot, claim = None, None
@@ -122,7 +124,7 @@ class Claimer:
             if slot is not None and not self._is_stopping() and not self._is_paused.is_set():
                 claim = self._claim(slot)
         except LeaseLost:
-            return POLL_SECONDS  # the lease's thread hears it too, and ends the worker
+            return POLL_SECONDS  # the lease's thread ends the worker
         except LeaseLate:
             return LATE_SECONDS
         finally:
@@ -133,7 +135,7 @@ class Claimer:
         if claim is not None:
             self._hand_on(claim)
         if self._lacks_memory:
-            # An end on this host makes room, and none of what Redis tells.
+            # Only the end of a job on this host frees memory; Redis does not wake us for it.
             self._lacks_memory = False
             self._slots.wait_for_release(POLL_SECONDS)
         elif claim is None and slot is not None:
@@ -145,7 +147,7 @@ class Claimer:
         self._lacks_memory = True
 
     def _wait_for_capacity(self) -> bool:
-        """Take one of the worker's places; return False where it stops first."""
+        """Wait until this worker may hold one more claim; return False where it stops first."""
         while True:
             self._progress()
             if self._is_stopping():
@@ -180,9 +182,9 @@ class Claimer:
         return None
 
     def _facts(self) -> dict[str, object]:
-        """Return what this worker can take now."""
+        """Return what this worker can take now: see claim.lua."""
         facts: dict[str, object] = {}
-        memory = self._slots.read_memory()
+        memory = self._slots.last_memory  # of the moment at which the slot was taken
         if memory is not None:
             facts["free"] = max(0, memory.free - self._held_claims.count_wanted_bytes())
         if self._held_claims.holds_suspect():
@@ -200,7 +202,7 @@ class Claimer:
             self._on_unstarted(claim, error)
 
     def _wait(self) -> None:
-        """Sleep until a producer wakes everybody, or it is time to look."""
+        """Sleep until a submit wakes the workers, or for `POLL_SECONDS`."""
         try:
             if self._last_wake is None:
                 newest = self._redis.xrevrange(WAKE_KEY, count=1)

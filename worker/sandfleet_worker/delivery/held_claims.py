@@ -1,4 +1,4 @@
-"""What this worker holds: its claims, each with its slot and the time by which its sandbox must be gone."""
+"""The claims of this worker, each with its slot and the time by which its sandbox must be gone."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LONGEST_WAIT_SECONDS = 3600.0
 
 @dataclass
 class _Entry:
-    """One claim; `latest_end` is monotonic, None where nobody has said yet or the sandbox is gone."""
+    """One claim. `latest_end` is monotonic; None where it is not known yet, or the sandbox is gone."""
 
     claim: Claim
     slot: Slot | None
@@ -55,15 +55,15 @@ class HeldClaims:
         self._entries: dict[str, _Entry] = {}
 
     def take_capacity(self, timeout_seconds: float) -> bool:
-        """Take one of the worker's own places, or return False."""
+        """Wait to hold one more claim, within the worker's `concurrency`; return False where it holds as many."""
         return self._capacity.acquire(timeout=timeout_seconds)
 
     def return_capacity(self) -> None:
-        """Give back a place for which there was no claim."""
+        """Undo `take_capacity`: there was no claim."""
         self._capacity.release()
 
     def add(self, claim: Claim, slot: Slot) -> None:
-        """Hold `claim` in the place that was taken."""
+        """Hold `claim` with `slot`, after `take_capacity`."""
         with self._lock:
             self._entries[claim.claim_id] = _Entry(claim, slot)
 
@@ -75,7 +75,7 @@ class HeldClaims:
                 found.within_seconds, found.latest_end = within_seconds, time.monotonic() + within_seconds
 
     def wait(self, claim: Claim) -> None:
-        """Note that the job waits: until it starts, another time is its limit."""
+        """Note that the job waits for its start, for `LONGEST_WAIT_SECONDS` at most."""
         with self._lock:
             if found := self._entries.get(claim.claim_id):
                 found.claim, found.may_give_back = claim, True
@@ -90,7 +90,7 @@ class HeldClaims:
             slot.release()
 
     def end_wait(self, claim: Claim) -> bool:
-        """Lend the job's slot no more; return whether it needs another one, for which it waits as long as others' jobs last."""
+        """Keep the slot from now on; return whether it was given back, so that the job needs another one."""
         with self._lock:
             found = self._entries.get(claim.claim_id)
             if found:
@@ -100,7 +100,7 @@ class HeldClaims:
             return found is not None and found.slot is None
 
     def count_wanted_bytes(self) -> int:
-        """Return how much memory jobs need that have lent their slots and want to go on: new jobs leave it to them."""
+        """Return the memory of jobs that gave their slots back and want to go on: new jobs leave it to them."""
         with self._lock:
             entries = list(self._entries.values())
             return sum(
@@ -108,7 +108,7 @@ class HeldClaims:
             )
 
     def set_slot(self, claim: Claim, slot: Slot) -> bool:
-        """Give the job a slot in place of the one that was lent; return False, and free it, where its memory is not free."""
+        """Give the job another slot; free that slot and return False where the job's memory is not free."""
         with self._lock:
             found = self._entries.get(claim.claim_id)
         if found and (not found.memory_bytes or slot.reserve(found.memory_bytes)):
@@ -120,7 +120,7 @@ class HeldClaims:
         return found is None
 
     def start(self, claim: Claim) -> None:
-        """Note that a job that has waited starts: its time counts from now."""
+        """Note that a job that has waited starts: its limits count from now."""
         with self._lock:
             if found := self._entries.get(claim.claim_id):
                 found.claim, found.started = claim, time.monotonic()
@@ -133,7 +133,7 @@ class HeldClaims:
         return found.claim if found else None
 
     def limit_attempts(self, claim: Claim) -> None:
-        """Note the `max_attempts` of `claim`, which only the job's spec told."""
+        """Note the `max_attempts` of `claim`, which was read from the job's spec."""
         with self._lock:
             if found := self._entries.get(claim.claim_id):
                 found.claim = claim
@@ -149,7 +149,7 @@ class HeldClaims:
         return True
 
     def free_slot(self, claim: Claim) -> None:
-        """Free the host's slot: the sandbox is gone, only the outcome is on its way, and Redis may let it wait."""
+        """Free the host's slot: the sandbox is gone, and recording the outcome may take long."""
         with self._lock:
             found = self._entries.get(claim.claim_id)
             if found:
@@ -159,7 +159,7 @@ class HeldClaims:
             slot.release()
 
     def remove(self, claim: Claim) -> None:
-        """Forget a claim that is settled, with its slot and place; once."""
+        """Hold a settled claim no more, and free its slot; once."""
         with self._lock:
             found = self._entries.pop(claim.claim_id, None)
             slot = found.take_slot() if found else None

@@ -4,8 +4,8 @@ The greatest cap of the live workers counts. A free slot goes to the waiter on t
 longest. (docs/decisions/0004-delivery.md says what that buys.)
 
 A holder of a slot has its file open for writing, and nobody else has. So its release, or its death, is
-an event of the folder (inotify(7), IN_CLOSE_WRITE) that wakes the waiters. Looking for a free slot opens
-files for reading only, and wakes nobody.
+an event of the folder (inotify(7), IN_CLOSE_WRITE) that wakes the waiters. A poll opens files for reading
+only, and wakes no one.
 
 The file of a held slot says how many bytes of memory its job may use: its reservation. Jobs may reserve
 together the smallest memory that a live worker found on the host, less what all of them take themselves.
@@ -37,13 +37,13 @@ if TYPE_CHECKING:
     from sandfleet_worker.delivery.slot_folder import HeldFiles
 
 POLL_SECONDS = 0.003
-"""Least time between two looks of the first waiter while other workers live on the host; without a watch, always."""
+"""Poll interval of the first waiter without a watch; with one, the least time between two polls while other workers live."""
 POLL_SECONDS_PER_SLOT = 0.00005
 POLL_SECONDS_ALONE = 0.05
 POLL_SECONDS_WATCHING = 0.25
-"""How often the first waiter looks where events of the folder wake it.
+"""Poll interval of the first waiter where events of the folder wake it.
 
-Less than `STALE_SECONDS`: a look is its sign of life.
+Less than `STALE_SECONDS`: a poll is its sign of life.
 """
 
 
@@ -72,7 +72,7 @@ class Slot:
             files = self._files
             if files is None or (memory is not None and memory_bytes > memory.free + self._reserved):
                 return False
-            files.reserve(memory_bytes)
+            self._slots._files.reserve(files, memory_bytes)  # noqa: SLF001
             self._reserved = memory_bytes
             return True
 
@@ -86,7 +86,7 @@ class Slot:
         files, self._files = self._files, None
         if files is None:
             return False
-        files.close(has_reservation=bool(self._reserved))
+        self._slots._files.free(files)  # noqa: SLF001
         return True
 
 
@@ -95,7 +95,22 @@ class _Waiter:
     """A thread that waits: since when (monotonic ns, one clock for the host), and the eventfd that wakes it."""
 
     since: int = field(default_factory=time.monotonic_ns)
-    wake_fd: int = field(default_factory=lambda: os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
+    wake_fd: int = -1
+
+    def open(self) -> None:
+        """Make the eventfd, once: most threads get a slot at their first try and need none."""
+        if self.wake_fd < 0:
+            self.wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+
+    def wake(self) -> None:
+        """Wake the thread; one that has not tried yet is awake."""
+        if self.wake_fd >= 0:
+            os.eventfd_write(self.wake_fd, 1)
+
+    def close(self) -> None:
+        """Close the eventfd."""
+        if self.wake_fd >= 0:
+            os.close(self.wake_fd)
 
 
 class HostMemory(NamedTuple):
@@ -111,15 +126,15 @@ class HostMemory(NamedTuple):
 class HostSlots:
     """The host's slots as one worker sees them; safe for threads.
 
-    `cap` is the worker's setting. `memory_bytes` is what the worker was told the host has for jobs and
-    workers (0: nobody said, memory is not counted), and `own_bytes` the part that the worker takes.
+    `cap` is the worker's setting. `memory_bytes` is the host's memory for jobs and workers (0: unknown,
+    memory is not counted), and `own_bytes` the part that this worker takes.
     """
 
     def __init__(self, folder: Path, cap: int, memory_bytes: int = 0, own_bytes: int = 0) -> None:
         self._me = Member(cap, 0, memory_bytes, own_bytes)
         self._released = threading.Event()
         self.last_memory: HostMemory | None = None
-        """The last result of `read_memory`, from any thread."""
+        """The last result of `read_memory`, or of the last `acquire` that took a slot; from any thread."""
         self._waiters: deque[_Waiter] = deque()
         self._lock = threading.Lock()
         self._files = SlotFolder(folder)
@@ -135,7 +150,7 @@ class HostSlots:
         self._files.close()
 
     def read_memory(self) -> HostMemory | None:
-        """Return the memory of the host as it is now; None where nobody said how much there is."""
+        """Return the memory of the host as it is now; None where it is not counted."""
         with self._measured() as memory:
             self.last_memory = memory
             return memory
@@ -157,18 +172,21 @@ class HostSlots:
     @contextlib.contextmanager
     def _measured(self) -> Iterator[HostMemory | None]:
         """Hold the gate, and say what memory there is."""
-        me = self._me
-        if not me.memory_bytes:
+        if not self._me.memory_bytes:
             yield None
             return
         with self._lock, self._files.gate():
-            me, others = self._me, list(self._files.read_other_members())
-            known = [me.memory_bytes, *(other.memory_bytes for other in others if other.memory_bytes)]
-            budget = max(0, min(known) - me.own_bytes - sum(other.own_bytes for other in others))
-            yield HostMemory(budget, budget - self._files.sum_reserved())
+            names = self._files.list_names()
+            yield self._sum_memory(list(self._files.read_other_members(names)), names)
+
+    def _sum_memory(self, others: list[Member], names: list[str]) -> HostMemory:
+        me = self._me
+        known = [me.memory_bytes, *(other.memory_bytes for other in others if other.memory_bytes)]
+        budget = max(0, min(known) - me.own_bytes - sum(other.own_bytes for other in others))
+        return HostMemory(budget, budget - self._files.sum_reserved(names))
 
     def acquire(self, cancel_fd: int | None = None, on_poll: Callable[[], None] = lambda: None) -> Slot | None:
-        """Wait for a slot and return it, or None when `cancel_fd` became readable first; `on_poll` hears of each look."""
+        """Wait for a slot and return it, or None when `cancel_fd` became readable first. `on_poll` is called at each poll."""
         waiter = _Waiter()
         with self._lock:
             self._waiters.append(waiter)
@@ -184,7 +202,7 @@ class HostSlots:
             self._leave(waiter)
 
     def _pause(self, waiter: _Waiter, cancel_fd: int | None, seconds: float | None, spacing_seconds: float) -> bool:
-        """Wait so long, or until it is worth a look; return False when `cancel_fd` is readable."""
+        """Wait until it is time to poll again; return False when `cancel_fd` is readable."""
         poller = select.poll()
         poller.register(waiter.wake_fd, select.POLLIN)
         watch_fd = self._watch.fd if seconds is not None else None  # the first waiter only: it drains it
@@ -197,7 +215,7 @@ class HostSlots:
         if waiter.wake_fd in ready:
             os.eventfd_read(waiter.wake_fd)
         elif watch_fd in ready:
-            time.sleep(spacing_seconds)  # the host's jobs may be short: no look for each of them
+            time.sleep(spacing_seconds)  # the host's jobs may be short: one poll for many of them
             self._watch.drain()
         return True
 
@@ -205,19 +223,25 @@ class HostSlots:
         """Try for a slot.
 
         Where there is none yet, return how long to pause (None: until woken), and the least time
-        between two looks.
+        between two polls.
         """
         with self._lock:
             if self._waiters[0] is not waiter:
+                waiter.open()
                 return None, None, 0.0
             with self._files.gate():
-                others = list(self._files.read_other_members())
+                names = self._files.list_names()
+                others = list(self._files.read_other_members(names))
                 cap = max([self._me.cap, *(other.cap for other in others)])
                 is_my_turn = all(not 0 < other.waiting_since < waiter.since for other in others)
-                files = self._files.take(cap) if is_my_turn else None
+                files = self._files.take(cap, names) if is_my_turn else None
                 slot = Slot(self, files) if files else None
                 try:
                     self._publish_wait(0 if slot else waiter.since)
+                    if slot is None:
+                        waiter.open()
+                    elif self._me.memory_bytes:
+                        self.last_memory = self._sum_memory(others, names)
                 except OSError:
                     if slot:
                         slot.drop()
@@ -228,7 +252,8 @@ class HostSlots:
     def _publish_wait(self, waiting_since: int) -> None:
         """Tell the other workers since when the first waiter of this one waits."""
         if waiting_since == self._me.waiting_since:
-            self._files.touch_member()
+            if waiting_since:
+                self._files.touch_member()
             return
         self._me = self._me._replace(waiting_since=waiting_since)
         self._files.write_member(self._me)
@@ -241,7 +266,7 @@ class HostSlots:
             if was_first and since != self._me.waiting_since:
                 with self._files.gate():
                     self._publish_wait(since)
-        os.close(waiter.wake_fd)
+        waiter.close()
         self._wake_first()
 
     def _note_release(self, *, is_end: bool) -> None:
@@ -252,4 +277,4 @@ class HostSlots:
     def _wake_first(self) -> None:
         with self._lock:
             if self._waiters:
-                os.eventfd_write(self._waiters[0].wake_fd, 1)
+                self._waiters[0].wake()

@@ -27,7 +27,7 @@ class Identity:
 
 
 def _read_boot() -> str:
-    """Return the id that the kernel drew when it booted (random(4)); empty where it tells none."""
+    """Return the id that the kernel drew when it booted (random(4)); empty where it has none."""
     try:
         return BOOT_ID.read_text().strip()
     except OSError:

@@ -1,4 +1,4 @@
-"""How jobs come to this worker and leave it: lease, claimer, sweeper and watchdog as one thing with a start and an end."""
+"""Lease, claimer, sweeper and watchdog of one worker, as one object with a start and an end."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 TIMEOUT_SECONDS = 15.0
-"""How long to wait for an answer of Redis: an outcome of many MiB takes its time."""
+"""Timeout of a call to Redis: an outcome of many MiB takes its time."""
 
 
 class Intake:
-    """One worker's hold on its jobs. `stop` ends the claims, `close` everything.
+    """Takes jobs from Redis and settles them. `stop` ends the claims, `close` everything.
 
-    `connect` makes a client that waits so many seconds for an answer. The lease has its own, so that no big transfer delays a
-    beat, and with less patience: where packets vanish, only a new try finds out that they come through again. `read_facts` says
-    what this host has; without it nothing is announced.
+    `connect` returns a client with a timeout in seconds. The lease has a client of its own, so that a
+    large transfer does not delay a beat, with a shorter timeout: where packets get lost, only a new
+    try finds out that they arrive again. `read_facts` describes this host; None announces nothing.
     """
 
     def __init__(
@@ -114,7 +114,11 @@ class Intake:
         )
 
     def open(self) -> None:
-        """Begin the lease; raises ``redis.RedisError`` if Redis is not there."""
+        """Begin the lease.
+
+        Raises:
+            redis.RedisError: Redis is not there.
+        """
         self.lease.start()
         if self.announcer:
             self.announcer.start()
@@ -142,12 +146,12 @@ class Intake:
             self._end_job(job_ids)
 
     def _on_lost(self) -> None:
-        # First of all, and even if the consumer has not started: no worker without a lease lives on.
+        # First, and also before the consumer has started: a worker without a lease must end.
         self.exit.withdraw("the lease is lost", EXIT_LOST)
         self._end_jobs()
 
     def _on_lease_failure(self, why: str) -> None:
-        """End: nobody renews the lease any more, and others take over what runs here when it ends."""
+        """End the worker: its lease is renewed no longer, so others take over its jobs soon."""
         self.exit.withdraw(why, EXIT_STALLED)
         self._end_jobs()
 
@@ -157,16 +161,16 @@ class Intake:
             self._end_all()
 
     def stop(self) -> None:
-        """Claim no more; what runs goes on, and the lease with it."""
+        """Claim no more; running jobs and the lease go on."""
         self.watchdog.stop()
         self.claimer.stop()
 
     def give_up(self) -> None:
-        """Let nothing wait for Redis any longer: what cannot be settled now is taken over by others."""
+        """Wait for Redis no longer: others take over the claims that are not settled by then."""
         self._given_up.set()
 
     def close(self) -> None:
-        """End everything; jobs that are still held are taken over by others at once."""
+        """End everything; others take over the claims that are still held at once."""
         self.stop()
         if self.announcer:
             self.announcer.stop()
@@ -184,7 +188,7 @@ class Intake:
         return known
 
     def note_wait(self, claim: Claim) -> bool:
-        """Note that the job waits and has not started; return False if it is not ours any more, or Redis does not hear it."""
+        """Note that the job waits and has not started; return False if it is not ours any more, or after `give_up`."""
         try:
             return self._call_before_start("wait", claim, lambda: self.ledger.wait(claim))
         except NotAnswered:
@@ -198,7 +202,11 @@ class Intake:
             return Refused.FENCED
 
     def _call_before_start(self, name: str, claim: Claim, act: Callable[[], T]) -> T:
-        """Call `act` until Redis has heard it, through an outage of any length; raise `NotAnswered` after `give_up`."""
+        """Call `act` until Redis answers, through an outage of any length.
+
+        Raises:
+            NotAnswered: `give_up` was called.
+        """
         backoff = Backoff(name, subject=f"job {claim.job_id} waits for Redis before its start")
         return call_until_answered(act, backoff, self._given_up.wait)
 
@@ -210,7 +218,7 @@ class Intake:
             return False
 
     def put_back(self, claim: Claim, why: PutBack, *, lacks_memory: bool = False) -> None:
-        """Give a job back that this host cannot run; called in the claimer's thread. `lacks_memory`: for want of memory."""
+        """Give a job back that this host cannot run (`lacks_memory`: now); called in the claimer's thread."""
         extra = {"action": "job_put_back", "job_id": claim.job_id}
         log.info("job %s is put back: %s", claim.job_id, why.text, extra=extra)
         self.settle(claim, why, in_claimer=True)
@@ -221,8 +229,8 @@ class Intake:
         """End `claim` in the way `how`, and hold it no more; return False if it is not ours any more.
 
         Waits through an outage of Redis of any length, but not past `give_up`; the claimer's thread
-        (`in_claimer`) also waits no longer once it is told to end. A claim whose end Redis does not
-        hear stays under this worker's lease, so another worker takes it over.
+        (`in_claimer`) also waits no longer once the claims end. A claim that cannot be settled stays
+        under this worker's lease, so another worker takes it over.
         """
         pause = self._pause_claimer if in_claimer else self._given_up.wait
         extra = {"job_id": claim.job_id}

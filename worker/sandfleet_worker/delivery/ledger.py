@@ -39,11 +39,11 @@ class LeaseLost(Exception):
 
 
 class LeaseLate(Exception):
-    """The lease has run out, and nobody has taken over yet: renew it first."""
+    """The lease has run out, and no worker has taken over yet: renew it first."""
 
 
 class Ledger(ClaimCalls):
-    """What one worker asks of Redis, its lease and its claims. Every method may raise ``redis.RedisError``."""
+    """The calls of one worker: its lease, its queues, its claims. Every method may raise ``redis.RedisError``."""
 
     def __init__(self, client: redis.Redis, identity: Identity, result_ttl_seconds: int) -> None:
         super().__init__(client, identity, result_ttl_seconds)
@@ -51,7 +51,7 @@ class Ledger(ClaimCalls):
         self._malformed_logged = float("-inf")
         self._are_queues_bounded = False
         self.lacks_memory = False
-        """Whether the last claim found a job that waits for memory of this host, and no other."""
+        """Whether the last claim found only jobs that wait for memory of this host."""
 
     def register(self, lease_seconds: float) -> None:
         """Begin this worker's lease."""
@@ -116,7 +116,7 @@ class Ledger(ClaimCalls):
                 return (parse_claim(claim_id, *found) if state == b"job" else None), state not in {b"none", b"short"}
 
     def _log_malformed(self, malformed: int, kept: int) -> None:
-        """Log what was set aside, at most once in `LOG_SECONDS`: there may be a hundred thousand."""
+        """Log how many malformed messages were found, at most once in `LOG_SECONDS`: there may be 100,000."""
         self._malformed, self._kept = self._malformed + malformed, self._kept + kept
         if self._malformed and time.monotonic() - self._malformed_logged >= LOG_SECONDS:
             self._malformed_logged = time.monotonic()

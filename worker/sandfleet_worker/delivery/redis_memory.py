@@ -1,4 +1,4 @@
-"""Whether Redis has memory for the outcomes of more jobs; where it is short of it, this worker claims none."""
+"""Stops the claims of a worker while Redis has too little memory for the outcomes of more jobs."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ log = logging.getLogger(__name__)
 POLL_SECONDS = 1.0
 NEAR_POLL_SECONDS = 0.1
 NEAR_SHARE = 0.8
-"""Above this share of the mark it looks more often: many large outputs may come in a second."""
+"""Above this share of the limit it polls more often: many large outputs may come in a second."""
 NO_LIMIT_POLL_SECONDS = 10.0
-"""Where Redis has no maxmemory, which an operator may set at any time."""
+"""Poll interval while Redis has no maxmemory: an operator may set one at any time."""
 LOG_SECONDS = 60.0
 PERCENT = 100
 
 
 class RedisMemory:
-    """Looks at Redis's memory once a second, ten times near the mark, and says once a minute that claims stop for it."""
+    """Polls Redis's memory once a second, ten times a second near the limit; logs once a minute that claims have stopped."""
 
     def __init__(self, client: redis.Redis, high_percent: int) -> None:
         self._redis: Any = client
@@ -34,7 +34,7 @@ class RedisMemory:
         self._is_high = False
 
     def is_high(self) -> bool:
-        """Whether Redis uses more than its high-water mark: what runs needs the rest for its outcomes.
+        """Whether Redis uses more than `high_percent` of maxmemory: running jobs need the rest for their outcomes.
 
         Raises:
             redis.RedisError: it does not answer.

@@ -1,6 +1,6 @@
 """The ways in which a worker's claim on a job ends.
 
-`Ledger.settle` does one of them in Redis; `Intake.settle` repeats that until Redis has heard it.
+`Ledger.settle` does one of them in Redis; `Intake.settle` repeats that until Redis answers.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Retry:
 
 @dataclass(frozen=True)
 class Release:
-    """The job has started and goes back to its queue: the attempt is told, and not charged."""
+    """The job has started and goes back to its queue: the attempt is recorded, and not charged."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class FailedAttempt:
 
     @classmethod
     def of(cls, failure: Exception | None) -> FailedAttempt:
-        """Read code and message off the error that was raised; None where nobody knows it."""
+        """Take code and message from the error that was raised; None if it is unknown."""
         if failure is not None and is_resource_error(failure):
             text = "the host had no descriptors, threads, memory or disk left to run the job: see the worker's log"
             return cls(ErrorCode.HOST_RESOURCES, text)

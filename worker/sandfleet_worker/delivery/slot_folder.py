@@ -3,10 +3,10 @@
 Every lock is a ``flock``, which the kernel drops with the process, so a ``kill -9`` frees what the
 worker held. The folder has three kinds of files:
 
-    gate           held for microseconds by whoever reads or changes the rest
+    gate           locked for microseconds by the worker that reads or changes the rest
     slot-<n>       locked while a job runs; holds the bytes of memory that the job reserves
     member-<name>  one a worker, locked for its life; holds its cap, since when its first waiter waits
-                   (monotonic ns, 0: nobody), the host's memory as it was told, and its own part of it
+                   (monotonic ns, 0: none does), the host's memory, and the part that the worker takes
 
 A worker that is stopped (SIGSTOP) while it holds the gate does not stop the host: others go on without
 the gate. Slots still exclude each other then, one flock each. For that moment the order of the waiters
@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from sandfleet_worker.delivery.lock_files import is_free, lock_now, open_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
 GATE = "gate"
@@ -37,11 +37,11 @@ GATE_SECONDS = 1.0
 GATE_SECONDS_KNOWN_STUCK = 0.02
 GATE_POLL_SECONDS = 0.0005
 STALE_SECONDS = 1.0
-"""A worker whose first waiter has not looked for so long has no turn: it is stopped, or its thread is stuck."""
+"""A first waiter that has not polled for so long is passed over: it is stopped, or its thread is stuck."""
 
 
 class Member(NamedTuple):
-    """What one live worker says about itself. `waiting_since` 0 is nobody, or nobody who still looks."""
+    """The record of one live worker. `waiting_since` is 0 where no thread waits, or none that still polls."""
 
     cap: int
     waiting_since: int = 0
@@ -56,23 +56,12 @@ class HeldFiles(NamedTuple):
     fd: int
     write_fd: int
 
-    def reserve(self, memory_bytes: int) -> None:
-        """Write how many bytes of memory the slot's job may use."""
-        os.pwrite(self.write_fd, str(memory_bytes).ljust(RESERVATION_BYTES).encode(), 0)
-
-    def close(self, *, has_reservation: bool) -> None:
-        """Free the slot."""
-        if has_reservation:
-            os.ftruncate(self.write_fd, 0)
-        os.close(self.fd)
-        os.close(self.write_fd)  # after the lock: it wakes the others (IN_CLOSE_WRITE)
-
 
 class SlotFolder:
     """The files of `folder` as one worker uses them.
 
-    Not safe for threads: a descriptor is shared by the threads of a process, and so is its flock.
-    Methods other than `gate` and `close` are called by the holder of the gate.
+    Not safe for threads but for `free`: a descriptor is shared by the threads of a process, and so is
+    its flock. Methods other than `gate`, `free` and `close` are called by the holder of the gate.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -82,6 +71,8 @@ class SlotFolder:
         self._gate_fd = open_file(folder / GATE)
         self.name = f"{MEMBER}{os.getpid()}-{secrets.token_hex(4)}"
         self._member_fd = -1
+        self._own: dict[int, int] = {}
+        """The slots that this worker holds, with the bytes that they reserve: their files need no reading."""
 
     def join(self, member: Member) -> None:
         """Become a member of the host's workers."""
@@ -100,7 +91,7 @@ class SlotFolder:
 
     @contextlib.contextmanager
     def gate(self) -> Iterator[None]:
-        """Hold the gate, or go round it where its holder must be stopped."""
+        """Hold the gate. Where its holder must be stopped, go on without it."""
         is_ours = self._enter_gate()
         try:
             yield
@@ -123,17 +114,21 @@ class SlotFolder:
                 return True
 
     def write_member(self, member: Member) -> None:
-        """Write what this worker says about itself; this wakes those who wait."""
+        """Write this worker's record; this wakes the waiters."""
         text = " ".join(map(str, member))
         os.pwrite(self._member_fd, text.ljust(RECORD_BYTES).encode(), 0)
 
     def touch_member(self) -> None:
-        """Show that this worker's first waiter still looks; this wakes nobody."""
+        """Show that this worker's first waiter still polls; this wakes no one."""
         os.utime(self._member_fd)
 
-    def read_other_members(self) -> Iterator[Member]:
+    def list_names(self) -> list[str]:
+        """Return the names of all files, for one hold of the gate."""
+        return os.listdir(self._folder)  # noqa: PTH208  fast
+
+    def read_other_members(self, names: Iterable[str]) -> Iterator[Member]:
         """Read the files of the other live workers, and remove those of dead ones."""
-        for name in os.listdir(self._folder):  # noqa: PTH208  fast
+        for name in names:
             if not name.startswith(MEMBER) or name == self.name:
                 continue
             path = self._folder / name
@@ -144,37 +139,55 @@ class SlotFolder:
                 continue
             words = path.read_text().split()
             # Two words are a worker's of an older release. Any other number: it is being born, and the
-            # gate was gone round.
+            # gate was passed over.
             if len(words) not in {2, 4}:
                 continue
             member = Member(*map(int, words))
-            # A waiter touches its file each time that it looks.
+            # A waiter touches its file at each poll.
             is_stale = time.time() - path.stat().st_mtime > STALE_SECONDS
             yield member._replace(waiting_since=0) if is_stale else member
 
-    def take(self, cap: int) -> HeldFiles | None:
+    def take(self, cap: int, names: Iterable[str]) -> HeldFiles | None:
         """Lock the first free slot below `cap`, if there is one.
 
         Slots above `cap` that are still held since the cap was greater count, too.
         """
-        locked = self._lock_free(cap)
+        locked = self._lock_free(cap, names)
         if locked is None:
             return None
         fd, number = locked
         try:
             # Truncated: a holder that was killed left its reservation.
             flags = os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC
-            return HeldFiles(number, fd, os.open(self._folder / f"{SLOT}{number}", flags))
+            files = HeldFiles(number, fd, os.open(self._folder / f"{SLOT}{number}", flags))
         except OSError:
             os.close(fd)
             raise
+        self._own[number] = 0
+        return files
 
-    def _lock_free(self, cap: int) -> tuple[int, int] | None:
-        held_above = sum(1 for number in self._slot_numbers() if number >= cap and not self._remove_if_free(number))
+    def reserve(self, files: HeldFiles, memory_bytes: int) -> None:
+        """Write how many bytes of memory the slot's job may use."""
+        os.pwrite(files.write_fd, str(memory_bytes).ljust(RESERVATION_BYTES).encode(), 0)
+        self._own[files.number] = memory_bytes
+
+    def free(self, files: HeldFiles) -> None:
+        """Free a slot; from any thread, and without the gate."""
+        if self._own.pop(files.number, 0):
+            os.ftruncate(files.write_fd, 0)
+        os.close(files.fd)
+        os.close(files.write_fd)  # after the lock: it wakes the others (IN_CLOSE_WRITE)
+
+    def _lock_free(self, cap: int, names: Iterable[str]) -> tuple[int, int] | None:
+        above = [number for number in _slot_numbers(names) if number >= cap]
+        held_above = sum(1 for number in above if number in self._own or not self._remove_if_free(number))
         held = 0
         found: tuple[int, int] | None = None
         try:
             for number in range(cap):
+                if number in self._own:
+                    held += 1
+                    continue
                 fd = lock_now(self._folder / f"{SLOT}{number}")
                 if fd is None:
                     held += 1
@@ -193,13 +206,16 @@ class SlotFolder:
             return None
         return found
 
-    def sum_reserved(self) -> int:
+    def sum_reserved(self, names: Iterable[str]) -> int:
         """Return how many bytes of memory the jobs of all held slots reserve."""
-        total = 0
-        for number in self._slot_numbers():
+        own = self._own.copy()
+        total = sum(own.values())
+        for number in _slot_numbers(names):
+            if number in own:
+                continue
             try:
                 fd = os.open(self._folder / f"{SLOT}{number}", os.O_RDONLY | os.O_CLOEXEC)
-            except FileNotFoundError:  # the gate was gone round
+            except FileNotFoundError:  # the gate was passed over
                 continue
             try:
                 text = os.read(fd, RESERVATION_BYTES).strip()
@@ -209,10 +225,6 @@ class SlotFolder:
                 os.close(fd)
         return total
 
-    def _slot_numbers(self) -> list[int]:
-        names = os.listdir(self._folder)  # noqa: PTH208  fast
-        return [int(name.removeprefix(SLOT)) for name in names if name.startswith(SLOT)]
-
     def _remove_if_free(self, number: int) -> bool:
         path = self._folder / f"{SLOT}{number}"
         fd = lock_now(path)
@@ -221,3 +233,7 @@ class SlotFolder:
         path.unlink(missing_ok=True)
         os.close(fd)
         return True
+
+
+def _slot_numbers(names: Iterable[str]) -> list[int]:
+    return [int(name.removeprefix(SLOT)) for name in names if name.startswith(SLOT)]

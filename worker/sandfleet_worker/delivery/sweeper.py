@@ -1,4 +1,4 @@
-"""What any worker does for all: takes dead workers over, ends what waited too long."""
+"""Each worker's part of the fleet's upkeep: take over dead workers' jobs, end expired jobs, drop old dead letters."""
 
 from __future__ import annotations
 
@@ -36,15 +36,18 @@ EXPIRE_SECONDS = 1.0
 DEAD_SECONDS = 60.0
 EXPIRED = "nobody took the job within its time in the queue"
 DELAYS_SECONDS = (0.2, 2.0, 8.0)
-"""How long a dead worker's job waits for its next try, by the number of charged attempts: it may be what killed the worker."""
+"""Delay of a dead worker's job before its next try, by its number of charged attempts: it may have killed the worker."""
 MAX_LOST_WAITS = MAX_STARTS - 1
 """A job is not charged for workers that die before it starts, but it may have killed them: by its image, for one."""
 AGAIN_SECONDS = 10.0
-"""How long a taken claim waits about which the decision has failed."""
+"""Delay before the next try to settle a claim that could not be settled."""
 
 
 class Sweeper:
-    """Looks around in a thread of its own; many workers' sweepers may race. `on_failure` hears that the thread has failed."""
+    """Sweeps every half second in a thread of its own. Sweepers of many workers may race.
+
+    `on_failure` is called with the reason if the thread fails.
+    """
 
     def __init__(self, ledger: Ledger, lease: Lease, max_spec_bytes: int, on_failure: Callable[[str], None]) -> None:
         self._ledger, self._lease, self._max_spec_bytes = ledger, lease, max_spec_bytes
@@ -53,20 +56,20 @@ class Sweeper:
         self._passed_over: dict[str, float] = {}
 
     def start(self) -> None:
-        """Begin to look around."""
+        """Begin to sweep."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop after what is under way."""
+        """Stop after the sweep that is under way."""
         self._thread.stop()
 
     def _step(self) -> float:
         self.sweep()
-        # Not in step with each other, so that the fleet looks more often than each of its workers.
+        # At random, so that the workers do not sweep at the same time.
         return REAP_SECONDS * random.uniform(0.6, 1.0)  # noqa: S311  no secret
 
     def sweep(self) -> None:
-        """Look around once."""
+        """Sweep once."""
         self._reap()
         now = time.monotonic()
         if now >= self._next_expire:
@@ -89,7 +92,7 @@ class Sweeper:
                 return
 
     def _decide_safely(self, claim: Claim, *, is_cancelled: bool) -> None:
-        """Settle one claim; where that fails, it waits, and those behind it do not."""
+        """Settle one claim; where that fails, it is tried again later and does not block the others."""
         try:
             how, text = self._decide(claim, is_cancelled=is_cancelled)
             self._ledger.settle(claim, how)
@@ -105,7 +108,7 @@ class Sweeper:
             log.warning("job %s of a dead worker %s", claim.job_id, text, extra=extra)
 
     def _decide(self, claim: Claim, *, is_cancelled: bool) -> tuple[Settlement, str]:
-        """Return what becomes of a dead worker's job, its outcome if it may not run again, and a text for the log."""
+        """Return how a dead worker's claim ends (with an outcome if the job may not run again), and a text for the log."""
         if is_cancelled or claim.flag is Flag.CANCELLED:
             return self._end(claim, ErrorCode.CANCELLED, CANCELLED)
         if claim.flag is Flag.EXPIRED:
@@ -133,7 +136,7 @@ class Sweeper:
         return claim.describe_limit() if claim.is_last_attempt else "its retry_on does not name WORKER_LOST"
 
     def _may_run_again(self, claim: Claim) -> bool:
-        """Whether the spec lets a dead worker's job run again; a message that is no job is refused by whoever has it next."""
+        """Whether the spec lets the job run again. A message that is no job is refused by the next worker."""
         job_message = read_message(open_message(claim), self._max_spec_bytes)
         return (
             job_message is None
@@ -158,7 +161,7 @@ class Sweeper:
             except redis.ResponseError as error:
                 if is_outage(error):
                     raise
-                # Its record is none. It must not come first for ever.
+                # Its record cannot be used. It must not block the others.
                 log.warning("cannot end job %s: %s", job_id, error, extra={"action": "expiry_failed", "job_id": job_id})
                 self._ledger.forget_expiry(job_id)
 

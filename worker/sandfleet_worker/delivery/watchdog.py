@@ -1,4 +1,4 @@
-"""Ends a worker that no longer works: one that is stuck must not look alive."""
+"""Ends a worker that is stuck, so that its jobs run elsewhere."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ POLL_SECONDS = 2.0
 
 
 class Watchdog:
-    """Watches the claimer, Celery's loop and the jobs held, and calls `abandon` when one hangs while Redis answers.
+    """Calls `abandon` when the claimer, Celery's loop or a job hangs while Redis answers.
 
-    The others of a job that hangs get `drain_seconds`: it is one program's doing, perhaps, and they have done nothing. A thread
-    that fails is none of its business: a `SupervisedThread` says so itself. `on_failure` hears that this one has.
+    Before it ends a worker for a job that hangs, the other jobs get `drain_seconds` to end. Threads
+    that fail report that themselves (`SupervisedThread`); `on_failure` is called if this one fails.
     """
 
     def __init__(
@@ -55,16 +55,16 @@ class Watchdog:
         self._thread.stop()
 
     def tick(self) -> None:
-        """Note that Celery's loop goes round."""
+        """Note that Celery's loop has made progress."""
         self._ticked = time.monotonic()
 
     @property
     def _is_redis_steady(self) -> bool:
-        """Whether everybody had the time to come back after an outage."""
+        """Whether Redis has answered for so long that each part has recovered from an outage."""
         return self._lease.steady_seconds >= STALL_SECONDS
 
     def find_stall(self) -> str:
-        """Say what is stuck, or nothing."""
+        """Return a text about the part that is stuck; empty where none is."""
         now = time.monotonic()
         if not self._is_redis_steady:
             return ""
@@ -88,7 +88,7 @@ class Watchdog:
         return POLL_SECONDS
 
     def _wait_for_others(self, overdue: Sequence[str]) -> list[str]:
-        """Let the other jobs end, and return those that hang still: one may come to its end meanwhile, however late."""
+        """Let the other jobs end, and return those that still hang then."""
         text = "%s should have ended long ago: no job is claimed, the others have %g s to end"
         log.error(text, _name(overdue), self._drain_seconds, extra={"action": "job_overdue"})
         self._claimer.pause()

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 POLL_SECONDS = 2.0
 ANSWER_SECONDS = 5.0
-"""How long to wait for Redis."""
+"""Timeout of a call to Redis."""
 
 
 def install(token: str) -> None:
@@ -65,7 +65,7 @@ class SandfleetFlower(Flower):
         self._poll = PeriodicCallback(self.poll, POLL_SECONDS * 1000)
 
     def start(self) -> None:
-        """Run until told to stop."""
+        """Run until `stop`, or a signal."""
         self._poll.start()
         super().start()
 
@@ -93,7 +93,7 @@ class SandfleetFlower(Flower):
                 return f"{job_id} is cancelled: it waited in its queue and will not start"
             case "running":
                 tell: Callable[..., Any] = self.capp.control.revoke
-                tell(job_id, terminate=True)  # its worker would hear it with its next beat, too
+                tell(job_id, terminate=True)  # its worker would learn it with its next beat, too
                 return f"{job_id} is cancelled: its sandbox is ended where it runs, and it will not start again"
             case "ended":
                 return f"{job_id} has ended already: nothing is cancelled"

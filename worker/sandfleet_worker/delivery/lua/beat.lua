@@ -1,4 +1,4 @@
--- Renew a worker's lease, and tell it which of its jobs somebody has cancelled, and which of its claims somebody has deleted.
+-- Renew a worker's lease; find its jobs that were cancelled, and its claims that were deleted.
 --
 -- ARGV: prefix, owner, lease in ms, then claim id and job id of each job it runs
 -- Returns {"lost"} where another worker has taken over: a lease that ended is never given back, a late one is renewed;

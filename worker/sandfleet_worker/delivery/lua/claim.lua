@@ -20,9 +20,9 @@
 -- A forged key of a wrong type counts as empty. It does not stop the jobs of other keys.
 -- The parts: placing.lua compares hosts, obstacles.lua says why this host cannot take a job now, and
 -- unusable.lua keeps what is no job.
-local FIRST_QUEUE, MAX_WASTE, MAX_PROMOTED, WAKE_TTL, MAX_SUSPECT_MS = 7, 300, 64, 3600, 60000
+local FIRST_QUEUE, MAX_DISCARDED, MAX_PROMOTED, WAKE_TTL, MAX_SUSPECT_MS = 7, 300, 64, 3600, 60000
 local MAX_AVOIDED, MAX_AVOIDED_IN_ALL = 16, 64 -- jobs that are put back, of one list and of all, a call
-local MAX_READ_BYTES = 4 * 1048576 -- of messages, a call: Redis serves nobody else meanwhile
+local MAX_READ_BYTES = 4 * 1048576 -- of messages, a call: Redis serves no other client meanwhile
 local prefix, owner, claim, host, worker, me = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], cjson.decode(ARGV[6])
 local default_attempts = string.format('%d', me.max_attempts)
 -- include: prelude
@@ -35,7 +35,7 @@ if not lease then
 elseif tonumber(lease) < now then
   return { 'late' }
 end
--- It changes nothing, but is a write that Redis refuses at maxmemory: there, what runs comes to its end and nothing new begins.
+-- Changes nothing, but is a write that Redis refuses at maxmemory: running jobs end then, and none starts.
 redis.call('ZADD', prefix .. 'owners', 'XX', lease, owner)
 
 local placing = new_placing(prefix, owner, now)
@@ -68,14 +68,15 @@ local function promote_delayed()
     redis.call('ZREM', prefix .. 'delayed', id)
     local job = prefix .. 'job:' .. id
     local facts = try('HMGET', job, 'message', 'queue', 'step', 'why') or {}
-    -- The right end is where the next claim looks: the job has waited its turn already.
+    -- At the right end, where the next claim takes it: the job has waited already.
     if facts[1] and facts[2] and facts[3] and try('RPUSH', list_of(facts[2], facts[3]), facts[1]) then
       redis.call('HDEL', job, 'message')
       try('SADD', prefix .. 'queues', facts[2])
       is_any_new = is_any_new or not facts[4]
     end
   end
-  -- What a host has put aside wakes nobody: thousands of them would keep all idle workers busy. These look by themselves.
+  -- Jobs that a host has put aside wake no worker: thousands of them would keep all idle workers busy, and
+  -- these poll anyway.
   if is_any_new then
     try('XADD', prefix .. 'wake', 'MAXLEN', 1, '*', 'queue', '')
     redis.call('EXPIRE', prefix .. 'wake', WAKE_TTL)
@@ -100,7 +101,7 @@ local function take(queue, step, message, is_first_short)
   local state, code, attempts = facts[1], facts[2], facts[6] or ''
   if state == 'ended' or redis.call('EXISTS', prefix .. 'celery-task-meta-' .. id) == 1 then
     if code == 'CANCELLED' or code == 'EXPIRED' then
-      waste = waste + 1 -- it was ended in the queue, and its message had to stay there until now
+      discarded = discarded + 1 -- it was ended in the queue, and its message had to stay there until now
       return nil
     end
     return drop(id, 'ended already')
@@ -159,13 +160,13 @@ local function take_safely(queue, step, message, is_first_short)
   if is_done then
     return answered
   end
-  -- The message is off its list: whatever is wrong with its record, it must not get lost.
+  -- The message is off its list already, and must not get lost with its record.
   local why = type(answered) == 'table' and answered.err or answered
   return set_aside(queue, message, "its job's record in Redis cannot be used: " .. tostring(why))
 end
 
 local function is_enough()
-  return waste >= MAX_WASTE or aside >= MAX_WASTE or read_bytes >= MAX_READ_BYTES
+  return discarded >= MAX_DISCARDED or aside >= MAX_DISCARDED or read_bytes >= MAX_READ_BYTES
 end
 
 promote_delayed()
@@ -203,6 +204,6 @@ end
 for at = #avoided, 1, -1 do
   redis.call('RPUSH', avoided[at][1], avoided[at][2])
 end
-found = found or { (waste > 0 or is_enough()) and 'again' or is_short and 'short' or 'none' }
+found = found or { (discarded > 0 or is_enough()) and 'again' or is_short and 'short' or 'none' }
 found[#found + 1], found[#found + 2] = #malformed, keep_malformed()
 return found

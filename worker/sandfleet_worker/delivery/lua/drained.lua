@@ -1,4 +1,5 @@
--- End the attempt of a job that may not start again, as its worker stops: it is told and not charged. The outcome follows.
+-- End the attempt of a job that may not start again, since its worker stops: it is recorded, not charged.
+-- The outcome follows (finish.lua).
 --
 -- ARGV: prefix, owner, claim id, job id, code
 -- Returns 1, or 0 where the job's record does not name the claim: another worker has it, or it has ended.

@@ -31,8 +31,8 @@ local function is_other_host_alive()
   return has_other_host
 end
 
--- Returns what is known of a job that may have killed its worker, or nil. It is no suspect, and its attempt is not charged, where the
--- host has come back with another boot id since: its power was cut.
+-- Returns the suspect record of a job that may have killed its worker, or nil. Where the host has come back
+-- with another boot id since, its power was cut: the job is no suspect, and its attempt is not charged.
 local function find_suspect(text, attempts)
   if not text then
     return nil
@@ -87,7 +87,8 @@ local function stop_keeping(id)
   end
 end
 
--- Keeps this host's memory for the first such job of a list, if it has waited for long and no other host does so.
+-- Keeps this host's memory for the first such job of a list, if it has waited for KEEP_AFTER and no
+-- other host keeps its memory for it.
 local function keep_for(id, queue, step, since, kept_by)
   local job = prefix .. 'job:' .. id
   if not since then
@@ -99,7 +100,7 @@ local function keep_for(id, queue, step, since, kept_by)
   end
 end
 
--- Takes a job out of its list for a while, `ms` at least.
+-- Moves a job from its list to `delayed` for `ms` at least; returns false where that is full.
 local function set_aside_waiting(id, message, ms)
   local delayed = prefix .. 'delayed'
   local count = try('ZCARD', delayed) or MAX_ASIDE
@@ -111,15 +112,17 @@ local function set_aside_waiting(id, message, ms)
   return true
 end
 
--- Puts a suspect back: this worker has one, and another worker may have none. The first few keep their place, so that another worker
--- finds them at once; more of them wait for a moment elsewhere, or they would keep this worker from the jobs behind them.
+-- Puts a suspect back: this worker has one, and another worker may have none. The first few keep their
+-- place, so that another worker finds them at once. More of them wait in `delayed` for a moment, or they
+-- would keep this worker from the jobs behind them.
 local function put_apart(id, message)
   put_back_suspects = put_back_suspects + 1
   local is_aside = put_back_suspects > MAX_SUSPECTS_BACK and set_aside_waiting(id, message, APART_MS)
   return is_aside and 'aside' or 'avoid'
 end
 
--- Returns what hosts say of such needs: the obstacle "other" or "nobody" and why, or nil; what this host lacks; the needs.
+-- Compares the hosts for such needs. Returns the obstacle ("other" or "nobody") and why, or nil; which kind
+-- of thing this host lacks; and the needs.
 local compared = {}
 local function compare_hosts(queue, text)
   local key = queue .. ' ' .. text
@@ -140,8 +143,8 @@ local function compare_hosts(queue, text)
   return obstacle, why, kind, needs
 end
 
--- Returns nil where this host can take the job now, or is the one to end it; else "other" where another host can, "short" where this
--- one can later and "nobody" where no live host has what it needs; and why.
+-- Returns nil where this host can take the job now, or must end it; else why not, and "other" where another
+-- host can take it, "short" where this one can later, "nobody" where no live host can.
 local function find_obstacle(id, queue, step, text)
   local obstacle, why, kind, needs
   if text then
@@ -173,7 +176,7 @@ local function find_obstacle(id, queue, step, text)
   return nil
 end
 
--- Returns what becomes of a job that meets an obstacle: "avoid", "short" or "aside".
+-- Handles a job that meets an obstacle; returns "avoid", "short" or "aside" as `take` does.
 local function put_back(id, message, obstacle)
   of_others = of_others + (obstacle == 'other' and 1 or 0)
   if obstacle == 'short' then

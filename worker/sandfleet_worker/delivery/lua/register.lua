@@ -1,7 +1,8 @@
 -- Give a worker its lease.
 --
 -- ARGV: prefix, owner, lease in ms, host ("" unknown), id of the host's boot
--- The boot's id tells others that the host's power was cut: its jobs did nothing. Returns when it ends (ms of Redis's clock).
+-- By the boot's id others know that the host's power was cut, and that no job killed its workers.
+-- Returns when the lease ends (ms of Redis's clock).
 -- include: prelude
 local ends = now + tonumber(ARGV[3])
 redis.call('ZREM', ARGV[1] .. 'owners', ARGV[2]) -- first, for the sake of a Redis at maxmemory: see beat.lua

@@ -1,21 +1,21 @@
--- What a claim finds in a queue and no worker runs: malformed messages, and second messages of a job.
+-- Messages that a claim takes off a queue for good: malformed ones, and second messages of a job.
 --
--- A part of claim.lua: uses its `prefix`, `owner`, `claim`, `now`, `try` and MAX_WASTE. `waste` counts the
+-- A part of claim.lua: uses its `prefix`, `owner`, `claim`, `now`, `try` and MAX_DISCARDED. `discarded` counts the
 -- messages that it took off the queues.
 local DEAD_TTL, MAX_MALFORMED, MAX_MALFORMED_BYTES = 7 * 86400, 1000, 8192 -- how many are kept, and how much of each
-local waste, malformed = 0, {}
+local discarded, malformed = 0, {}
 
 local function set_aside(queue, message, reason)
-  waste = waste + 1
+  discarded = discarded + 1
   malformed[#malformed + 1] = { queue, message, reason }
 end
 
--- Returns how many more malformed messages may be kept: those that were purged since give their places back.
-local function count_room()
+-- Returns how many more malformed messages may be kept; those that were purged since do not count.
+local function count_free()
   local key = prefix .. 'malformed'
   try('ZREMRANGEBYSCORE', key, '-inf', now - DEAD_TTL * 1000)
   if (try('ZCARD', key) or MAX_MALFORMED) >= MAX_MALFORMED then
-    for _, id in ipairs(try('ZRANGE', key, 0, MAX_WASTE) or {}) do
+    for _, id in ipairs(try('ZRANGE', key, 0, MAX_DISCARDED) or {}) do
       if redis.call('EXISTS', prefix .. 'dead:' .. id) == 0 then
         redis.call('ZREM', key, id)
       end
@@ -24,7 +24,7 @@ local function count_room()
   return MAX_MALFORMED - (try('ZCARD', key) or MAX_MALFORMED)
 end
 
--- Counts the malformed messages and keeps as many as there is room for; returns how many it kept.
+-- Counts the malformed messages and keeps at most `count_free()` of them; returns how many it kept.
 local function keep_malformed()
   if #malformed == 0 then
     return 0
@@ -35,8 +35,8 @@ local function keep_malformed()
     redis.call('SET', counter, #malformed)
     last = #malformed
   end
-  redis.call('EXPIRE', counter, DEAD_TTL + 86400) -- longer than any letter: a number is never given twice
-  local kept = math.max(0, math.min(#malformed, count_room()))
+  redis.call('EXPIRE', counter, DEAD_TTL + 86400) -- longer than any dead letter, so that no number is given twice
+  local kept = math.max(0, math.min(#malformed, count_free()))
   for at = 1, kept do
     local queue, message, reason = unpack(malformed[at])
     if #message > MAX_MALFORMED_BYTES then
@@ -57,7 +57,7 @@ local function keep_malformed()
 end
 
 local function drop(id, reason)
-  waste = waste + 1
+  discarded = discarded + 1
   try('XADD', prefix .. 'duplicates', 'MAXLEN', '~', 10000, '*', 'job', id, 'owner', owner, 'claim', claim,
     'kind', 'message', 'code', reason)
   redis.call('EXPIRE', prefix .. 'duplicates', DEAD_TTL)
