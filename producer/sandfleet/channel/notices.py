@@ -111,7 +111,7 @@ class NoticeThread(threading.Thread):
         super().__init__(name="sandfleet-notices", daemon=True)
         self.watches: set[JobWatch | BatchWatch] = set()
         self._lock = threading.RLock()  # reentrant: see `Notices`
-        self._is_over = self._is_told_to_stop = False
+        self._is_over = self._is_stopping = False
         self._requests: deque[Callable[[NoticeThread], None]] = deque()
         self._wake_receiver, self._wake_sender = socket.socketpair()
         self._wake_receiver.setblocking(False)
@@ -147,7 +147,7 @@ class NoticeThread(threading.Thread):
         with self._lock:
             if self._is_over:
                 return
-            self._is_told_to_stop = True
+            self._is_stopping = True
             self._wake()
         if threading.current_thread() is not self:
             self.join(JOIN_SECONDS)
@@ -156,7 +156,7 @@ class NoticeThread(threading.Thread):
         """Serve watches until there was none for `IDLE_SECONDS`."""
         idle_since = time.monotonic()
         try:
-            while not self._is_told_to_stop:
+            while not self._is_stopping:
                 self._serve()
                 now = time.monotonic()
                 if self.watches:

@@ -233,13 +233,13 @@ def read_limits_enforced(outcome: Outcome | None) -> LimitsEnforced:
     """Return which limits were enforced; a limit that the outcome does not name was not."""
     limits = outcome.limits if outcome else {}
 
-    def held(name: str) -> bool:
+    def is_enforced(name: str) -> bool:
         return name in limits and limits[name].enforced
 
     return LimitsEnforced(
-        timeout=held("timeout"),
-        memory=held("memory_bytes"),
-        cpu=held("cpu_quota"),
-        pids=held("pids_limit"),
-        disk=held("disk_bytes"),
+        timeout=is_enforced("timeout"),
+        memory=is_enforced("memory_bytes"),
+        cpu=is_enforced("cpu_quota"),
+        pids=is_enforced("pids_limit"),
+        disk=is_enforced("disk_bytes"),
     )
