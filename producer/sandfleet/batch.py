@@ -77,9 +77,9 @@ class Batch:
     def as_completed(self, timeout: float | None = None) -> BatchStream:
         """Return the outcomes of ended jobs, then of others as they end, for ``for`` and ``async for``.
 
-        Its cost does not depend on the number of queued jobs. It ends when all jobs that were submitted by
-        then have ended, whether or not the batch is sealed. Each job comes once, and again if it is run
-        again meanwhile.
+        Its cost does not depend on the number of queued jobs. It ends when all jobs that were
+        submitted by then have ended, whether or not the batch is sealed. Each job comes once, and
+        again if it is run again meanwhile.
         """
         return BatchStream(self._channel, self.name, timeout)
 
@@ -98,8 +98,8 @@ class Batch:
     def forget(self, on_progress: Callable[[int], object] | None = None) -> Forgotten:
         """Delete all ended jobs, with their outcomes and dead letters; keep the others. This cannot be undone.
 
-        Some hundred jobs at a time, so that Redis serves others in between; `on_progress` is called with
-        the number of deleted jobs.
+        Some hundred jobs at a time, so that Redis serves others in between; `on_progress` is called
+        with the number of deleted jobs.
         """
         forgotten = kept = 0
         for deleted, not_ended in self._channel.forget_batch(self.name):

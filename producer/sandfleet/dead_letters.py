@@ -44,8 +44,8 @@ class DeadLetters:
     def requeue(self, job_id: str, run: int | None = None) -> Job:
         """Queue the job again under its id, as its next run, with new attempts; keep the earlier outcome.
 
-        `run` is the run that the caller has seen; default: that of the dead letter. If a later run has
-        begun already, as after a second click, nothing happens.
+        `run` is the run that the caller has seen; default: that of the dead letter. If a later run
+        has begun already, as after a second click, nothing happens.
 
         Raises:
             JobUnknown: no dead letter has that id.

@@ -42,8 +42,8 @@ class Capacity:
         """Return if Redis has memory for new jobs and for the outcomes of all queued ones.
 
         Raises:
-            QueueFull: Redis uses more than ``memory_high_percent`` of its maxmemory, or will when the
-                queued jobs have ended.
+            QueueFull: Redis uses more than ``memory_high_percent`` of its maxmemory, or will when
+                the queued jobs have ended.
         """
         high = self._settings.memory_high_percent
         if not high:

@@ -1,8 +1,9 @@
 """Decode the usual result record, which has every field of this release, twice as fast as pydantic.
 
-Invariant: the result equals what pydantic makes of the same bytes; records that may differ are left to
-pydantic. Three differences remain: the class of a time zone; a time finer than a microsecond, which no
-worker writes, is rounded, not cut; a number with too many digits is no error in a field that is skipped.
+Invariant: the result equals what pydantic makes of the same bytes; records that may differ are left
+to pydantic. Three differences remain: the class of a time zone; a time finer than a microsecond,
+which no worker writes, is rounded, not cut; a number with too many digits is no error in a field
+that is skipped.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Notices about jobs that end: one thread a process waits for them, for all of its watches.
 
-``finish.lua`` publishes each result on the channel of its key and adds an entry to its batch's stream.
-The thread has one pub/sub connection for all watched jobs, and one blocking XREAD a watched batch.
-A notice can get lost with its connection. So a wait that is woken asks Redis which jobs have ended, and
-a lost connection counts as a notice for all of its jobs.
+``finish.lua`` publishes each result on the channel of its key and adds an entry to its batch's
+stream. The thread has one pub/sub connection for all watched jobs, and one blocking XREAD a watched
+batch. A notice can get lost with its connection. So a wait that is woken asks Redis which jobs have
+ended, and a lost connection counts as a notice for all of its jobs.
 """
 
 from __future__ import annotations

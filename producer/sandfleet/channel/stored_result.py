@@ -50,8 +50,8 @@ def parse_outcome(
 ) -> Outcome | None:
     """Parse Celery's result record; None if the job has not ended.
 
-    A record that is no outcome of ours becomes one with the code ``INTERNAL`` that says what was found,
-    without repeating it. Only then `read_record` is called, to find the outcome's batch.
+    A record that is no outcome of ours becomes one with the code ``INTERNAL`` that says what was
+    found, without repeating it. Only then `read_record` is called, to find the outcome's batch.
     """
     outcome = decode_outcome(raw)
     if outcome is not None:

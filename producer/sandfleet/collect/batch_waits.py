@@ -57,8 +57,8 @@ class BatchJobsWait(Wait):
 class BatchWait(BatchJobsWait):
     """Waits for a whole batch, without a list of its pending jobs.
 
-    It returns each run of a job once: a job that is run again meanwhile comes a second time, when that run
-    has ended.
+    It returns each run of a job once: a job that is run again meanwhile comes a second time, when
+    that run has ended.
     """
 
     def __init__(self, channel: Channel, name: str, timeout: float | None) -> None:

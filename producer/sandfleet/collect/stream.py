@@ -27,11 +27,12 @@ SUBSCRIBED_JOBS = 200
 class OutcomeStream:
     """The outcomes of some jobs as they end, each once; for ``for`` and for ``async for``.
 
-    `batch` is the name of the batch of all of the jobs, None if there is no such batch. ``for`` ends when
-    `cancel` is set.
+    `batch` is the name of the batch of all of the jobs, None if there is no such batch. ``for``
+    ends when `cancel` is set.
 
     Raises, while iterated:
-        ResultTimeout: `timeout` seconds after the iteration began, jobs have not ended; see ``job_ids``.
+        ResultTimeout: `timeout` seconds after the iteration began, jobs have not ended; see
+            ``job_ids``.
         JobUnknown: Redis has forgotten a job; raised after all other outcomes.
         FleetUnavailable: Redis is out of reach for longer than a restart takes.
     """

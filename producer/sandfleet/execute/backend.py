@@ -207,7 +207,8 @@ def new_command(language: str, code: str) -> tuple[list[str], str]:
 def parse_value(stdout: str) -> Any:
     """Return the value that the code printed: ``__OUT__:`` and JSON, or a JSON object with ``__out``.
 
-    The last such line counts; None if there is none. Text after ``__OUT__:`` that is no JSON is the value.
+    The last such line counts; None if there is none. Text after ``__OUT__:`` that is no JSON is the
+    value.
     """
     for raw in reversed(stdout.splitlines()):
         line = raw.strip()

@@ -45,8 +45,8 @@ class Submission:
     def submit(self, specs: Iterable[Spec]) -> Iterator[list[Job]]:
         """Yield the handles of each chunk, then seal the batch.
 
-        A list or tuple is checked as a whole before its first job is queued, and the queue must have
-        room for all of it.
+        A list or tuple is checked as a whole before its first job is queued, and the queue must
+        have room for all of it.
         """
         if isinstance(specs, list | tuple):
             cached = encode_all(self._check_and_encode, specs)
