@@ -51,11 +51,11 @@ class Batch:
 
     @property
     def is_sealed(self) -> bool:
-        """Whether all jobs have been submitted: set by `submit_many` and `seal`, unset by the next submit."""
+        """Whether all jobs have been submitted: set by `submit_many` and `seal`, until the next submit."""
         return self._channel.read_batch(self.name).is_sealed
 
     def seal(self) -> None:
-        """Record that all jobs of the batch have been submitted; call it after submitting them one by one."""
+        """Record that all jobs have been submitted; for jobs that were submitted one by one."""
         self._channel.seal(self.name)
 
     @property

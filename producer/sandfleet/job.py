@@ -34,7 +34,10 @@ class CancelResult:
 
     @property
     def is_requested(self) -> bool:
-        """Whether the job had not ended before; its outcome will be ``CANCELLED`` unless it ends first."""
+        """Whether the job had not ended before.
+
+        Its outcome will be ``CANCELLED`` unless it ends first.
+        """
         return self.code is None
 
     def __str__(self) -> str:

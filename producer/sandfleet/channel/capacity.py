@@ -66,7 +66,7 @@ class Capacity:
         )
 
     def explain_no_claims(self, client: redis.Redis) -> str:
-        """Say that Redis uses more than the share above which workers claim nothing; empty if it does not."""
+        """Return that Redis's memory is too full for workers to claim jobs; empty if it is not."""
         self._read_memory(client)
         high = self._settings.claim_memory_percent
         if not high or not self._maximum or self._used * PERCENT <= self._maximum * high:

@@ -21,7 +21,7 @@ TYPES: Final[dict[str, Any]] = {name: field.annotation for name, field in Outcom
 
 
 def _new_decoder() -> msgspec.json.Decoder[Any]:
-    """Derive both records from `Outcome`: all of its fields are required, and types are not converted."""
+    """Derive both records from `Outcome`: all fields are required, no type is converted."""
     # Half of an outcome's objects, and the same text in most outcomes of a batch: decoded once.
     shared = {"limits": msgspec.Raw, "runtime": msgspec.Raw}
     fields: Any = msgspec.defstruct("Fields", list((TYPES | shared).items()), gc=False)

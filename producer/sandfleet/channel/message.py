@@ -1,4 +1,4 @@
-"""Jobs as messages in Redis, as Celery's own ``send_task`` writes them: Flower and stock consumers read them."""
+"""Jobs as messages in Redis, as Celery's own ``send_task`` writes them for Flower and others."""
 
 from __future__ import annotations
 

@@ -48,7 +48,10 @@ class Notices:
         self._thread: NoticeThread | None = None
 
     def watch_jobs(self, job_ids: Sequence[str], waker: Waker) -> JobWatch:
-        """Subscribe to the notices of `job_ids`; `take` returns None once when the subscription has begun."""
+        """Subscribe to the notices of `job_ids`.
+
+        `take` returns None once when the subscription has begun.
+        """
         watch = JobWatch(self, job_ids, waker)
         self.ask(lambda thread: thread.subscription.add(watch), watch)
         return watch

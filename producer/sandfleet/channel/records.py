@@ -173,7 +173,10 @@ class EncodedJob(NamedTuple):
 
 
 class _StoredRecord(msgspec.Struct, omit_defaults=True, gc=False):
-    """The fields of `JobRecord` that are written at submit; encoded five times as fast as the model."""
+    """The fields of `JobRecord` that are written at submit.
+
+    Encoded five times as fast as the model.
+    """
 
     batch: str | None = None
     labels: dict[str, str] = {}

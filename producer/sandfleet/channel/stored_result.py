@@ -113,7 +113,10 @@ def _parse_failure(result: dict[str, Any]) -> tuple[ErrorCode, str, Outcome | No
 
 
 def _find_code(args: list[Any]) -> ErrorCode | None:
-    """Return the code of an error; a code of a newer release gets the category that its outcome says."""
+    """Return the code of an error.
+
+    A code of a newer release gets the category that its outcome says.
+    """
     fields = cast("dict[str, Any]", args[2]) if len(args) > 2 and isinstance(args[2], dict) else {}  # noqa: PLR2004
     try:
         code = read_code(args[0], fields.get("category"), fields.get("retryable"))

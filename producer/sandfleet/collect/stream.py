@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     from sandfleet.channel.waker import CancelSignal
 
 SUBSCRIBED_JOBS = 200
-"""Up to so many jobs get a subscription each; for more jobs of one batch, one read of its stream serves all."""
+"""Up to so many jobs get a subscription each.
+
+For more jobs of one batch, one read of its stream serves all.
+"""
 
 
 class OutcomeStream:

@@ -74,7 +74,10 @@ class Submission:
             self._channel.seal(self._batch)
 
     async def submit_async(self, specs: Iterable[Spec] | AsyncIterable[Spec]) -> AsyncIterator[list[Job]]:
-        """Do what `submit` does in other threads, one after the other; an asynchronous source is read here."""
+        """Do what `submit` does in other threads, one after the other.
+
+        An asynchronous source is read here.
+        """
         if not isinstance(specs, AsyncIterable):
             async for jobs in _read_in_threads(await asyncio.to_thread(self.submit, specs)):
                 yield jobs

@@ -39,7 +39,10 @@ __all__ = ["Ending", "FakeChannel", "Handler"]
 
 
 class FakeChannel:
-    """Keeps jobs in memory; the handler ends each as it is submitted, after as many attempts as its spec allows."""
+    """Keeps jobs in memory.
+
+    The handler ends each as it is submitted, after as many attempts as its spec allows.
+    """
 
     def __init__(self, handler: Handler, max_queued: int = 0) -> None:
         self._handler = handler
