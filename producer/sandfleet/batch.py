@@ -51,11 +51,11 @@ class Batch:
 
     @property
     def is_sealed(self) -> bool:
-        """Whether all jobs have been submitted: set by `submit_many` and `seal`, unset by the next submit."""
+        """Whether all jobs have been submitted: set by `submit_many` and `seal`, until the next submit."""
         return self._channel.read_batch(self.name).is_sealed
 
     def seal(self) -> None:
-        """Record that all jobs of the batch have been submitted; call it after submitting them one by one."""
+        """Record that all jobs have been submitted; for jobs that were submitted one by one."""
         self._channel.seal(self.name)
 
     @property
@@ -77,9 +77,9 @@ class Batch:
     def as_completed(self, timeout: float | None = None) -> BatchStream:
         """Return the outcomes of ended jobs, then of others as they end, for ``for`` and ``async for``.
 
-        Its cost does not depend on the number of queued jobs. It ends when all jobs that were submitted by
-        then have ended, whether or not the batch is sealed. Each job comes once, and again if it is run
-        again meanwhile.
+        Its cost does not depend on the number of queued jobs. It ends when all jobs that were
+        submitted by then have ended, whether or not the batch is sealed. Each job comes once, and
+        again if it is run again meanwhile.
         """
         return BatchStream(self._channel, self.name, timeout)
 
@@ -98,8 +98,8 @@ class Batch:
     def forget(self, on_progress: Callable[[int], object] | None = None) -> Forgotten:
         """Delete all ended jobs, with their outcomes and dead letters; keep the others. This cannot be undone.
 
-        Some hundred jobs at a time, so that Redis serves others in between; `on_progress` is called with
-        the number of deleted jobs.
+        Some hundred jobs at a time, so that Redis serves others in between; `on_progress` is called
+        with the number of deleted jobs.
         """
         forgotten = kept = 0
         for deleted, not_ended in self._channel.forget_batch(self.name):

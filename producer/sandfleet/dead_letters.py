@@ -17,7 +17,7 @@ LISTED = 1000
 
 
 class DeadLetters:
-    """The fleet's dead letters. Each is kept for 7 days; at most `MAX_DEAD_LETTERS` of `MAX_DEAD_BYTES` in all."""
+    """The fleet's dead letters: kept for 7 days, `MAX_DEAD_LETTERS` and `MAX_DEAD_BYTES` at most."""
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
@@ -27,7 +27,7 @@ class DeadLetters:
         return self._channel.dead_letters(limit)
 
     def count_dropped(self) -> int:
-        """Return how many were dropped early in the last days: there is room for 10,000, and for 64 MiB."""
+        """Return how many were dropped early in the last days: 10,000 and 64 MiB are kept."""
         return self._channel.count_dropped_dead()
 
     def show(self, job_id: str) -> DeadLetter:
@@ -44,8 +44,8 @@ class DeadLetters:
     def requeue(self, job_id: str, run: int | None = None) -> Job:
         """Queue the job again under its id, as its next run, with new attempts; keep the earlier outcome.
 
-        `run` is the run that the caller has seen; default: that of the dead letter. If a later run has
-        begun already, as after a second click, nothing happens.
+        `run` is the run that the caller has seen; default: that of the dead letter. If a later run
+        has begun already, as after a second click, nothing happens.
 
         Raises:
             JobUnknown: no dead letter has that id.

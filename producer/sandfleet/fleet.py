@@ -39,7 +39,8 @@ def read_settings() -> Settings:
     """Read ``SANDFLEET_*`` from the environment.
 
     Raises:
-        SettingsInvalid: a variable is no setting, or its value is not valid; names every fault, repeats no value.
+        SettingsInvalid: a variable is no setting, or its value is not valid; names every fault,
+            repeats no value.
     """
     check_environment()
     try:
@@ -109,18 +110,19 @@ class Fleet:
     ) -> Job:
         """Queue one job and return its handle; the job runs whether or not anybody waits.
 
-        With an ``idempotency_key`` in the spec, returns the job that was submitted before with the same
-        key and spec. `queue` defaults to the settings' queue; queues take turns.
+        With an ``idempotency_key`` in the spec, returns the job that was submitted before with the
+        same key and spec. `queue` defaults to the settings' queue; queues take turns.
 
         Raises:
-            SpecInvalid: the spec (it may be a dict) is faulty, or it asks for more memory than any live
-                host has for its jobs; ``errors`` has every fault. Nothing was queued.
+            SpecInvalid: the spec (it may be a dict) is faulty, or it asks for more memory than any
+                live host has for its jobs; ``errors`` has every fault. Nothing was queued.
             SecurityViolation: it asks for what no job may have. Nothing was queued.
             SpecTooLarge: it is larger than ``max_spec_bytes``. Nothing was queued.
             IdempotencyConflict: its key belongs to a job with another spec.
             JobExists: another job has the id `job_id`.
             QueueFull: there is no room in the queue, or in Redis. Nothing was queued.
-            FleetUnavailable: Redis is out of reach; ``job_ids`` has the job's id if it may be queued.
+            FleetUnavailable: Redis is out of reach; ``job_ids`` has the job's id if it may be
+                queued.
         """
         return self._new_submission(batch, queue).submit_one(spec, job_id)
 
@@ -135,16 +137,18 @@ class Fleet:
     ) -> list[Job]:
         """Queue many jobs, a few hundred by one call to Redis; return their handles in the order of `specs`.
 
-        A list or tuple is checked as a whole before its first job is queued. Other iterables are read,
-        checked and queued as they come. `idempotent` gives spec n of `batch` the key ``<batch>/<n>`` if
-        it has none: a producer that died repeats the call, and jobs that are queued already are found.
-        `on_progress` is called with the number of queued jobs after each chunk.
+        A list or tuple is checked as a whole before its first job is queued. Other iterables are
+        read, checked and queued as they come. `idempotent` gives spec n of `batch` the key
+        ``<batch>/<n>`` if it has none: a producer that died repeats the call, and jobs that are
+        queued already are found. `on_progress` is called with the number of queued jobs after each
+        chunk.
 
         Raises:
             SpecInvalid: specs are faulty; ``errors`` names up to 50 faults (``specs[17].command``).
-                Of a list, nothing was queued. An iterator stops at the first faulty spec; ``job_ids``
-                are the jobs of the specs before it, which are queued.
-            SecurityViolation: the same, if a spec asks for what no job may have; outranks other faults.
+                Of a list, nothing was queued. An iterator stops at the first faulty spec;
+                ``job_ids`` are the jobs of the specs before it, which are queued.
+            SecurityViolation: the same, if a spec asks for what no job may have; outranks other
+                faults.
             SpecTooLarge: the same, if too large specs are the only fault.
             QueueFull: there is no room. Of a list, nothing was queued.
             IdempotencyConflict, FleetUnavailable: as `submit`; ``job_ids`` are, or may be, queued.
@@ -172,8 +176,8 @@ class Fleet:
     ) -> list[Job]:
         """Do what `submit_many` does and leave the event loop free; `specs` may be asynchronous.
 
-        An asynchronous source and `on_progress` run in the event loop, a plain iterator in other threads.
-        A cancelled call may still queue the chunk that is under way.
+        An asynchronous source and `on_progress` run in the event loop, a plain iterator in other
+        threads. A cancelled call may still queue the chunk that is under way.
         """
         jobs: list[Job] = []
         try:
@@ -196,7 +200,8 @@ class Fleet:
     ) -> Iterator[list[Job]]:
         """Do what `submit_many` does, but yield the handles of each chunk once it is queued.
 
-        Memory does not grow with the batch. The specs of the next chunk are read before a chunk is yielded.
+        Memory does not grow with the batch. The specs of the next chunk are read before a chunk is
+        yielded.
         """
         return self._new_submission(batch, queue, is_keyed=idempotent).submit(specs)
 
@@ -249,9 +254,9 @@ class Fleet:
     def as_completed(self, jobs: Iterable[Job | str], timeout: float | None = None) -> OutcomeStream:
         """Return the outcomes of `jobs` (handles or ids) as they end, for ``for`` and ``async for``; each job once.
 
-        A job that was run again comes with the outcome of its newest run. For many handles of one batch,
-        as `submit_many` returns them, it reads that batch's stream of ended jobs; for others it
-        subscribes to the notice of each job.
+        A job that was run again comes with the outcome of its newest run. For many handles of one
+        batch, as `submit_many` returns them, it reads that batch's stream of ended jobs; for others
+        it subscribes to the notice of each job.
         """
         handles = list(jobs)
         batches = {job.batch if isinstance(job, Job) else None for job in handles}
@@ -263,7 +268,8 @@ class Fleet:
     ) -> ExecuteResult:
         """Run `code` and wait: ``Backend.Execute`` over the fleet.
 
-        `fields` are those of `ExecuteRequest`: ``timeout``, ``limits``, ``metadata``. `config` chooses image and network.
+        `fields` are those of `ExecuteRequest`: ``timeout``, ``limits``, ``metadata``. `config`
+        chooses image and network.
 
         Raises:
             SpecInvalid: the request is faulty.

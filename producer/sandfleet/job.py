@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 class CancelResult:
     """Result of a cancel.
 
-    `code` is the job's code if it had ended before, else None. `is_ended` says that the job was queued and
-    has ended without a start. Else its end was requested.
+    `code` is the job's code if it had ended before, else None. `is_ended` says that the job was
+    queued and has ended without a start. Else its end was requested.
     """
 
     job_id: str
@@ -34,7 +34,10 @@ class CancelResult:
 
     @property
     def is_requested(self) -> bool:
-        """Whether the job had not ended before; its outcome will be ``CANCELLED`` unless it ends first."""
+        """Whether the job had not ended before.
+
+        Its outcome will be ``CANCELLED`` unless it ends first.
+        """
         return self.code is None
 
     def __str__(self) -> str:
@@ -86,8 +89,8 @@ class Job:
         `run` is the number of a run, from 1. The outcome of an earlier run is kept for its own TTL.
 
         Raises:
-            ResultTimeout: it has not ended within `timeout` seconds (None: no timeout, 0: do not wait).
-                The job goes on.
+            ResultTimeout: it has not ended within `timeout` seconds (None: no timeout, 0: do not
+                wait). The job goes on.
             JobUnknown: Redis has forgotten the job or that run, or there is no such run.
             FleetUnavailable: Redis is out of reach.
         """
@@ -128,7 +131,8 @@ class Job:
         """Wait for the end and return the program's result, whatever its exit code.
 
         Raises:
-            SandboxError: the program did not run to its own end; the class is that of the outcome's code.
+            SandboxError: the program did not run to its own end; the class is that of the outcome's
+                code.
             ResultTimeout, JobUnknown, FleetUnavailable: as `outcome`.
         """
         return to_result(self.outcome(timeout))

@@ -42,8 +42,8 @@ class Capacity:
         """Return if Redis has memory for new jobs and for the outcomes of all queued ones.
 
         Raises:
-            QueueFull: Redis uses more than ``memory_high_percent`` of its maxmemory, or will when the
-                queued jobs have ended.
+            QueueFull: Redis uses more than ``memory_high_percent`` of its maxmemory, or will when
+                the queued jobs have ended.
         """
         high = self._settings.memory_high_percent
         if not high:
@@ -66,7 +66,7 @@ class Capacity:
         )
 
     def explain_no_claims(self, client: redis.Redis) -> str:
-        """Say that Redis uses more than the share above which workers claim nothing; empty if it does not."""
+        """Return that Redis's memory is too full for workers to claim jobs; empty if it is not."""
         self._read_memory(client)
         high = self._settings.claim_memory_percent
         if not high or not self._maximum or self._used * PERCENT <= self._maximum * high:

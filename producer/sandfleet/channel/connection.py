@@ -30,7 +30,10 @@ RETRIES = 5
 
 
 class Connections:
-    """Redis client and Celery app of one process, made at the first use; a forked child makes new ones."""
+    """Redis client and Celery app of one process, made at the first use.
+
+    A forked child makes new ones.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -62,7 +65,10 @@ class Connections:
         return client.pipeline(transaction=False)
 
     def script(self, text: str) -> Any:
-        """Return the Lua script `text`, ready to be called; redis-py sends its text only if Redis lacks it."""
+        """Return the Lua script `text`, ready to be called.
+
+        Redis-py sends its text only if Redis lacks it.
+        """
         client = self.redis
         with self._lock_of_process():
             if text not in self._scripts:

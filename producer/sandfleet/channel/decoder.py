@@ -1,8 +1,9 @@
 """Decode the usual result record, which has every field of this release, twice as fast as pydantic.
 
-Invariant: the result equals what pydantic makes of the same bytes; records that may differ are left to
-pydantic. Three differences remain: the class of a time zone; a time finer than a microsecond, which no
-worker writes, is rounded, not cut; a number with too many digits is no error in a field that is skipped.
+Invariant: the result equals what pydantic makes of the same bytes; records that may differ are left
+to pydantic. Three differences remain: the class of a time zone; a time finer than a microsecond,
+which no worker writes, is rounded, not cut; a number with too many digits is no error in a field
+that is skipped.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ FIELDS: Final = set(TYPES)
 
 
 def _new_decoder() -> msgspec.json.Decoder[Any]:
-    """Derive both records from `Outcome`: all of its fields are required, and types are not converted."""
+    """Derive both records from `Outcome`: all fields are required, no type is converted."""
     # Half of an outcome's objects, and the same text in most outcomes of a batch: decoded once.
     shared = {"limits": msgspec.Raw, "runtime": msgspec.Raw}
     fields: Any = msgspec.defstruct("Fields", list((TYPES | shared).items()), gc=False)

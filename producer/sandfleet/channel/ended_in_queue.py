@@ -22,7 +22,10 @@ _attempts = TypeAdapter(tuple[Attempt, ...])
 
 
 def new_ending(code: ErrorCode, job_id: str, record: JobRecord, attempts: tuple[Attempt, ...]) -> Outcome:
-    """Return the outcome ``CANCELLED`` or ``EXPIRED`` of a queued job; `attempts` are its earlier ones."""
+    """Return the outcome ``CANCELLED`` or ``EXPIRED`` of a queued job.
+
+    `attempts` are its earlier ones.
+    """
     return Outcome.of(
         code,
         job_id,

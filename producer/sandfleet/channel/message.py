@@ -1,4 +1,4 @@
-"""Jobs as messages in Redis, as Celery's own ``send_task`` writes them: Flower and stock consumers read them."""
+"""Jobs as messages in Redis, as Celery's own ``send_task`` writes them for Flower and others."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ _encode: Final = msgspec.json.Encoder().encode
 class _Headers(msgspec.Struct, gc=False, kw_only=True):
     """Celery's task protocol 2, and two headers of ours.
 
-    `expires` stays null: Redis's clock decides about ``queue_ttl`` by the record, and an expiry here
-    would end a later run. Workers' logs and Flower show `argsrepr` instead of the arguments.
+    `expires` stays null: Redis's clock decides about ``queue_ttl`` by the record, and an expiry
+    here would end a later run. Workers' logs and Flower show `argsrepr` instead of the arguments.
     """
 
     lang: str = "py"

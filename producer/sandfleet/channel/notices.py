@@ -1,9 +1,9 @@
 """Notices about jobs that end: one thread a process waits for them, for all of its watches.
 
-``finish.lua`` publishes each result on the channel of its key and adds an entry to its batch's stream.
-The thread has one pub/sub connection for all watched jobs, and one blocking XREAD a watched batch.
-A notice can get lost with its connection. So a wait that is woken asks Redis which jobs have ended, and
-a lost connection counts as a notice for all of its jobs.
+``finish.lua`` publishes each result on the channel of its key and adds an entry to its batch's
+stream. The thread has one pub/sub connection for all watched jobs, and one blocking XREAD a watched
+batch. A notice can get lost with its connection. So a wait that is woken asks Redis which jobs have
+ended, and a lost connection counts as a notice for all of its jobs.
 """
 
 from __future__ import annotations
@@ -48,7 +48,10 @@ class Notices:
         self._thread: NoticeThread | None = None
 
     def watch_jobs(self, job_ids: Sequence[str], waker: Waker) -> JobWatch:
-        """Subscribe to the notices of `job_ids`; `take` returns None once when the subscription has begun."""
+        """Subscribe to the notices of `job_ids`.
+
+        `take` returns None once when the subscription has begun.
+        """
         watch = JobWatch(self, job_ids, waker)
         self.ask(lambda thread: thread.subscription.add(watch), watch)
         return watch
@@ -111,7 +114,7 @@ class NoticeThread(threading.Thread):
         super().__init__(name="sandfleet-notices", daemon=True)
         self.watches: set[JobWatch | BatchWatch] = set()
         self._lock = threading.RLock()  # reentrant: see `Notices`
-        self._is_over = self._is_told_to_stop = False
+        self._is_over = self._is_stopping = False
         self._requests: deque[Callable[[NoticeThread], None]] = deque()
         self._wake_receiver, self._wake_sender = socket.socketpair()
         self._wake_receiver.setblocking(False)
@@ -147,7 +150,7 @@ class NoticeThread(threading.Thread):
         with self._lock:
             if self._is_over:
                 return
-            self._is_told_to_stop = True
+            self._is_stopping = True
             self._wake()
         if threading.current_thread() is not self:
             self.join(JOIN_SECONDS)
@@ -156,7 +159,7 @@ class NoticeThread(threading.Thread):
         """Serve watches until there was none for `IDLE_SECONDS`."""
         idle_since = time.monotonic()
         try:
-            while not self._is_told_to_stop:
+            while not self._is_stopping:
                 self._serve()
                 now = time.monotonic()
                 if self.watches:

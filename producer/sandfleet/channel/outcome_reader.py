@@ -24,7 +24,10 @@ at once take 1.4 times the CPU."""
 
 
 class OutcomeReader:
-    """Reads outcomes; a result that cannot be read becomes the outcome ``INTERNAL``, which says why."""
+    """Reads outcomes.
+
+    A result that cannot be read becomes the outcome ``INTERNAL``, which says why.
+    """
 
     def __init__(self, connections: Connections) -> None:
         self._connections = connections

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 class PipelinedCall:
     """One command: sent when entered, its answer read by `answer`. It must be safe to repeat.
 
-    It has a connection of its own until then, so that threads do not share one. If that connection is
-    lost, `answer` repeats the command through the client, with the client's retries. So does a child
-    that was forked in between, since the socket belongs to its parent.
+    It has a connection of its own until then, so that threads do not share one. If that connection
+    is lost, `answer` repeats the command through the client, with the client's retries. So does a
+    child that was forked in between, since the socket belongs to its parent.
     """
 
     def __init__(self, client: redis.Redis, *command: Any) -> None:

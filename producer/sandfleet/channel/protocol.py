@@ -82,7 +82,10 @@ class Channel(Protocol):
         ...
 
     def outcome_chunks(self, chunks: Iterable[Sequence[str]]) -> Iterator[tuple[Sequence[str], list[Outcome | None]]]:
-        """Yield job ids with their outcomes, as `outcomes` returns them; `chunks` are read one ahead."""
+        """Yield job ids with their outcomes, as `outcomes` returns them.
+
+        `chunks` are read one ahead.
+        """
         ...
 
     def earlier_outcome(self, job_id: str, run: int) -> Outcome | None:
@@ -102,7 +105,7 @@ class Channel(Protocol):
         ...
 
     def expire_overdue(self, job_ids: Sequence[str]) -> ExpiryCheck:
-        """End the jobs that have waited in the queue longer than their ``queue_ttl``; find those without a record."""
+        """End queued jobs whose ``queue_ttl`` is over; find jobs without a record."""
         ...
 
     def cancel(self, job_ids: Sequence[str]) -> list[CancelState]:
@@ -133,7 +136,10 @@ class Channel(Protocol):
         ...
 
     def forget_batch(self, name: str) -> Iterator[tuple[int, int]]:
-        """Delete the batch's ended jobs, with outcomes and dead letters; yield how many were deleted and kept."""
+        """Delete the batch's ended jobs, with outcomes and dead letters.
+
+        Yield how many were deleted and kept.
+        """
         ...
 
     def dead_letters(self, limit: int) -> list[DeadLetter]:
@@ -157,7 +163,7 @@ class Channel(Protocol):
         ...
 
     def count_dropped_dead(self) -> int:
-        """Return how many dead letters were dropped early, because there were too many or too large ones."""
+        """Return how many dead letters were dropped early, for lack of space."""
         ...
 
     def has_workers(self, timeout_seconds: float) -> bool:

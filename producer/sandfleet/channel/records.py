@@ -93,9 +93,9 @@ class BatchCounts(NamedTuple):
 class BatchState(NamedTuple):
     """The state of a batch: `total` jobs, `ended` of them, `codes` counts those by code.
 
-    `entries` are (job id, run) from the batch's stream of ended jobs after the cursor that was asked
-    for; `cursor` is the id of the last of them. `imported` counts ended jobs that workers of an older
-    release had recorded, and that were added to the stream by this read.
+    `entries` are (job id, run) from the batch's stream of ended jobs after the cursor that was
+    asked for; `cursor` is the id of the last of them. `imported` counts ended jobs that workers of
+    an older release had recorded, and that were added to the stream by this read.
     """
 
     total: int = 0
@@ -146,8 +146,8 @@ class EncodedJob(NamedTuple):
 
     `text` is its encoded request. `key` is its idempotency key, which `spec` need not contain.
     `fingerprint` identifies the request: a second submit with the same key or id and the same
-    fingerprint is the same job. `tag` is unique to this message. `line` describes the job on one line.
-    `submitted` is unix time. `needs` is the record's field `needs` (JSON).
+    fingerprint is the same job. `tag` is unique to this message. `line` describes the job on one
+    line. `submitted` is unix time. `needs` is the record's field `needs` (JSON).
     """
 
     job_id: str
@@ -173,7 +173,10 @@ class EncodedJob(NamedTuple):
 
 
 class _StoredRecord(msgspec.Struct, omit_defaults=True, gc=False):
-    """The fields of `JobRecord` that are written at submit; encoded five times as fast as the model."""
+    """The fields of `JobRecord` that are written at submit.
+
+    Encoded five times as fast as the model.
+    """
 
     batch: str | None = None
     labels: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""The `Channel` on Redis: jobs go out as stock Celery messages, outcomes are read where Celery stores them."""
+"""The `Channel` on Redis: stock Celery messages out, Celery's stored results in."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class RedisChannel:
         return self._largest_budget
 
     def expire_overdue(self, job_ids: Sequence[str]) -> ExpiryCheck:
-        """Do for these jobs what any live worker's sweeper does: end as ``EXPIRED`` those whose queue_ttl is over."""
+        """End as ``EXPIRED`` the jobs whose queue_ttl is over, as any live worker would."""
         if not job_ids:
             return ExpiryCheck([], 0, None)
         with self._connections.guard():
@@ -105,7 +105,7 @@ class RedisChannel:
         return ExpiryCheck(unknown, len(ended), None if soonest < 0 else soonest / MILLI)
 
     def cancel(self, job_ids: Sequence[str]) -> list[CancelState]:
-        """Mark the jobs as cancelled, end those that are queued, and tell the workers about the others."""
+        """Mark the jobs as cancelled, end the queued ones, and tell the workers of the others."""
         with self._connections.guard():
             pipe = self._connections.new_pipe()
             script = self._script("cancel")

@@ -56,7 +56,10 @@ class RedisDeadLetters:
         return found
 
     def find_runs(self, batch: str | None) -> Iterator[list[tuple[str, int]]]:
-        """Yield (job id, run) of dead letters, oldest first; messages that are no job are left out."""
+        """Yield (job id, run) of dead letters, oldest first.
+
+        Messages that are no job are left out.
+        """
         with self._connections.guard():
             client: Any = self._connections.redis
             ids: list[str] = [item.decode(errors="replace") for item in client.zrange(DEAD, 0, -1)]
@@ -100,7 +103,10 @@ class RedisDeadLetters:
         return [answer.decode() for answer in answers]
 
     def _read_lost_record(self, job_id: str) -> str:
-        """Make a job's lost record from its message, as JSON for the script; empty if the message is no job."""
+        """Make a job's lost record from its message, as JSON for the script.
+
+        Empty if the message is no job.
+        """
         request = read_request(self._read_fields(job_id).get(b"message", b""))
         if request is None:
             return ""

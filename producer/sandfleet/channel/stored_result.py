@@ -50,8 +50,8 @@ def parse_outcome(
 ) -> Outcome | None:
     """Parse Celery's result record; None if the job has not ended.
 
-    A record that is no outcome of ours becomes one with the code ``INTERNAL`` that says what was found,
-    without repeating it. Only then `read_record` is called, to find the outcome's batch.
+    A record that is no outcome of ours becomes one with the code ``INTERNAL`` that says what was
+    found, without repeating it. Only then `read_record` is called, to find the outcome's batch.
     """
     outcome = decode_outcome(raw)
     if outcome is not None:
@@ -113,7 +113,10 @@ def _parse_failure(result: dict[str, Any]) -> tuple[ErrorCode, str, Outcome | No
 
 
 def _find_code(args: list[Any]) -> ErrorCode | None:
-    """Return the code of an error; a code of a newer release gets the category that its outcome says."""
+    """Return the code of an error.
+
+    A code of a newer release gets the category that its outcome says.
+    """
     fields = cast("dict[str, Any]", args[2]) if len(args) > 2 and isinstance(args[2], dict) else {}  # noqa: PLR2004
     try:
         code = read_code(args[0], fields.get("category"), fields.get("retryable"))

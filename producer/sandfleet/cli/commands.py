@@ -1,9 +1,9 @@
 """The ``sandfleet`` command: ``run``, ``submit``, ``show``, ``wait``, ``cancel``, ``batch``, ``dead``.
 
-Exit codes of ``run``: the program's own; 124 timeout; 125 our failure or bad usage (as docker); 126 not
-executable; 127 not found; 128+N signal; 137 out of memory; 130 cancelled.
-Exit codes of the others: 0; 1 a job is not OK or not known; 2 bad usage or a bad file; 124 the wait's
-timeout; 125 the fleet is out of reach; 130 Ctrl-C.
+Exit codes of ``run``: the program's own; 124 timeout; 125 our failure or bad usage (as docker); 126
+not executable; 127 not found; 128+N signal; 137 out of memory; 130 cancelled. Exit codes of the
+others: 0; 1 a job is not OK or not known; 2 bad usage or a bad file; 124 the wait's timeout; 125
+the fleet is out of reach; 130 Ctrl-C.
 """
 
 from __future__ import annotations

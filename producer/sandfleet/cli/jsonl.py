@@ -46,7 +46,10 @@ def read_lines(name: str) -> list[str]:
 def parse_specs(
     lines: Iterable[str], max_spec_bytes: int, defaults: Mapping[str, Any] | None = None
 ) -> tuple[list[SandboxSpec], list[LineFault]]:
-    """Return all specs and all faults; skip empty lines. `defaults` are for fields that a line lacks."""
+    """Return all specs and all faults.
+
+    Skip empty lines. `defaults` are for fields that a line lacks.
+    """
     specs: list[SandboxSpec] = []
     faults: list[LineFault] = []
     for number, line in enumerate(lines, 1):

@@ -44,7 +44,10 @@ class Terminated(BaseException):
 def run_job(
     fleet: Fleet, fields: dict[str, Any], *, queue: str | None = None, is_stdin_sent: bool = False, is_json: bool
 ) -> int:
-    """Submit the spec `fields`, wait, print its output; return the exit code. Ctrl-C and SIGTERM cancel the job."""
+    """Submit the spec `fields`, wait, print its output.
+
+    Return the exit code. Ctrl-C and SIGTERM cancel the job.
+    """
     if is_stdin_sent:
         fields = {**fields, "stdin": read_stdin(fleet.settings.max_spec_bytes)}
     try:

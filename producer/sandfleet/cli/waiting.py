@@ -103,8 +103,8 @@ def wait_for_jobs(
 ) -> tuple[int, Counter[ErrorCode]]:
     """Wait for `jobs`, write outcomes as they come, print a summary; return exit code and counts.
 
-    `is_listed` prints one line for each job on stdout if `results` has no file. Ctrl-C and the timeout
-    end the wait, not the jobs. `batch` is the name of the batch if `jobs` are all of it.
+    `is_listed` prints one line for each job on stdout if `results` has no file. Ctrl-C and the
+    timeout end the wait, not the jobs. `batch` is the name of the batch if `jobs` are all of it.
     """
     left = dict.fromkeys(job if isinstance(job, str) else job.id for job in jobs)
 

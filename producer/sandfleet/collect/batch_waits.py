@@ -57,8 +57,8 @@ class BatchJobsWait(Wait):
 class BatchWait(BatchJobsWait):
     """Waits for a whole batch, without a list of its pending jobs.
 
-    It returns each run of a job once: a job that is run again meanwhile comes a second time, when that run
-    has ended.
+    It returns each run of a job once: a job that is run again meanwhile comes a second time, when
+    that run has ended.
     """
 
     def __init__(self, channel: Channel, name: str, timeout: float | None) -> None:
@@ -132,7 +132,10 @@ class BatchWait(BatchJobsWait):
         return ended > 0 or bool(self._found)
 
     def _lose_missing(self, unknown: Sequence[str], known: int, before: BatchState) -> None:
-        """Give up as many of the jobs without a record as the batch lacks; the others ended long ago."""
+        """Give up as many of the jobs without a record as the batch lacks.
+
+        The others ended long ago.
+        """
         after = self._channel.read_batch(self._name)
         missing = min(state.total - state.ended for state in (before, after)) - known - len(self._unlisted)
         for job_id in unknown[len(unknown) - missing :] if missing > 0 else ():

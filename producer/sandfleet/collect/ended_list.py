@@ -15,7 +15,10 @@ ENTRIES_AT_ONCE = 2000
 
 
 class EndedList:
-    """The entries after `cursor`; `has_old_workers` says that a worker of an older release ended one of the jobs."""
+    """The entries after `cursor`.
+
+    `has_old_workers` says that a worker of an older release ended one of the jobs.
+    """
 
     def __init__(self, channel: Channel, name: str, waker: Waker) -> None:
         self._channel, self._name, self._waker = channel, name, waker
@@ -28,7 +31,10 @@ class EndedList:
         self.cursor = self._channel.read_batch(self._name).cursor
 
     def read_new(self) -> Iterator[BatchState]:
-        """Yield the new entries, `ENTRIES_AT_ONCE` at most in each state; the last state has fewer."""
+        """Yield the new entries, `ENTRIES_AT_ONCE` at most in each state.
+
+        The last state has fewer.
+        """
         is_more = True
         while is_more:
             state = self._channel.read_batch(self._name, self.cursor, ENTRIES_AT_ONCE)

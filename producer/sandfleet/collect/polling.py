@@ -1,7 +1,7 @@
 """Waiting for jobs: which jobs to ask Redis about, and when.
 
-A wait asks about all jobs once. Then notices say which jobs have ended, and it asks about those. Now and
-then it checks the others: they may have expired, been lost, or ended without a notice.
+A wait asks about all jobs once. Then notices say which jobs have ended, and it asks about those.
+Now and then it checks the others: they may have expired, been lost, or ended without a notice.
 """
 
 from __future__ import annotations

@@ -21,17 +21,21 @@ if TYPE_CHECKING:
     from sandfleet.channel.waker import CancelSignal
 
 SUBSCRIBED_JOBS = 200
-"""Up to so many jobs get a subscription each; for more jobs of one batch, one read of its stream serves all."""
+"""Up to so many jobs get a subscription each.
+
+For more jobs of one batch, one read of its stream serves all.
+"""
 
 
 class OutcomeStream:
     """The outcomes of some jobs as they end, each once; for ``for`` and for ``async for``.
 
-    `batch` is the name of the batch of all of the jobs, None if there is no such batch. ``for`` ends when
-    `cancel` is set.
+    `batch` is the name of the batch of all of the jobs, None if there is no such batch. ``for``
+    ends when `cancel` is set.
 
     Raises, while iterated:
-        ResultTimeout: `timeout` seconds after the iteration began, jobs have not ended; see ``job_ids``.
+        ResultTimeout: `timeout` seconds after the iteration began, jobs have not ended; see
+            ``job_ids``.
         JobUnknown: Redis has forgotten a job; raised after all other outcomes.
         FleetUnavailable: Redis is out of reach for longer than a restart takes.
     """

@@ -207,7 +207,8 @@ def new_command(language: str, code: str) -> tuple[list[str], str]:
 def parse_value(stdout: str) -> Any:
     """Return the value that the code printed: ``__OUT__:`` and JSON, or a JSON object with ``__out``.
 
-    The last such line counts; None if there is none. Text after ``__OUT__:`` that is no JSON is the value.
+    The last such line counts; None if there is none. Text after ``__OUT__:`` that is no JSON is the
+    value.
     """
     for raw in reversed(stdout.splitlines()):
         line = raw.strip()
@@ -233,13 +234,13 @@ def read_limits_enforced(outcome: Outcome | None) -> LimitsEnforced:
     """Return which limits were enforced; a limit that the outcome does not name was not."""
     limits = outcome.limits if outcome else {}
 
-    def held(name: str) -> bool:
+    def is_enforced(name: str) -> bool:
         return name in limits and limits[name].enforced
 
     return LimitsEnforced(
-        timeout=held("timeout"),
-        memory=held("memory_bytes"),
-        cpu=held("cpu_quota"),
-        pids=held("pids_limit"),
-        disk=held("disk_bytes"),
+        timeout=is_enforced("timeout"),
+        memory=is_enforced("memory_bytes"),
+        cpu=is_enforced("cpu_quota"),
+        pids=is_enforced("pids_limit"),
+        disk=is_enforced("disk_bytes"),
     )

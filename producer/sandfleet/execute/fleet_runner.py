@@ -41,7 +41,8 @@ class FleetRunner:
         """Submit `spec` and wait for its end; at `deadline`, or on `cancel`, the job is cancelled.
 
         Raises:
-            SandboxError: the class of any code but ``OK`` and ``EXIT_NONZERO``; at the deadline `SandboxTimeout`.
+            SandboxError: the class of any code but ``OK`` and ``EXIT_NONZERO``; at the deadline
+                `SandboxTimeout`.
             FleetUnavailable: Redis is out of reach.
         """
         job = self._fleet.submit(spec)

@@ -17,7 +17,8 @@ class SandboxRunner(Protocol):
     def run(self, spec: SandboxSpec, *, deadline: float | None = None, cancel: Any = None) -> SandboxResult:
         """Run `spec`; a non-zero exit is returned, every other code raised as its `SandboxError`.
 
-        `deadline` is a ``time.monotonic`` instant, `cancel` a `CancelSignal`; both end the job early.
+        `deadline` is a ``time.monotonic`` instant, `cancel` a `CancelSignal`; both end the job
+        early.
         """
         ...
 

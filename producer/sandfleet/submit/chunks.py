@@ -90,7 +90,8 @@ def split_specs(
 ) -> Iterator[list[EncodedRequest]]:
     """Check and encode specs as they come; yield chunks bounded in number, bytes and time.
 
-    `first` is the index of the first spec; `cached` are the first requests, if they are encoded already.
+    `first` is the index of the first spec; `cached` are the first requests, if they are encoded
+    already.
 
     Raises:
         SandboxError: as `encode_all`, for the first faulty spec, after all before it were yielded.

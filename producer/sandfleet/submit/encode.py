@@ -92,7 +92,10 @@ class JobEncoder:
         return EncodedRequest(shared, key, contract, text)
 
     def _encode_spec(self, spec: SandboxSpec) -> EncodedSpec:
-        """Encode a spec once if it comes several times in a row; its dicts may have changed meanwhile."""
+        """Encode a spec once if it comes several times in a row.
+
+        Its dicts may have changed meanwhile.
+        """
         last = self._last
         if last is None or last.spec is not spec or last.labels != spec.labels or last.requires != spec.requires:
             self._last = last = EncodedSpec.of(spec)
@@ -132,7 +135,10 @@ class JobEncoder:
 
 
 def new_uuids(count: int) -> list[str]:
-    """Return random UUIDs (version 4), all from one read of random bytes; no state that a fork would copy."""
+    """Return random UUIDs (version 4), all from one read of random bytes.
+
+    No state that a fork would copy.
+    """
     drawn = os.urandom(UUID_BYTES * count).hex()
     parts = (drawn[at : at + 2 * UUID_BYTES] for at in range(0, len(drawn), 2 * UUID_BYTES))
     return [f"{x[:8]}-{x[8:12]}-4{x[13:16]}-{_VARIANTS[x[16]]}{x[17:20]}-{x[20:]}" for x in parts]

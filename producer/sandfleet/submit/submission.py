@@ -45,8 +45,8 @@ class Submission:
     def submit(self, specs: Iterable[Spec]) -> Iterator[list[Job]]:
         """Yield the handles of each chunk, then seal the batch.
 
-        A list or tuple is checked as a whole before its first job is queued, and the queue must have
-        room for all of it.
+        A list or tuple is checked as a whole before its first job is queued, and the queue must
+        have room for all of it.
         """
         if isinstance(specs, list | tuple):
             cached = encode_all(self._check_and_encode, specs)
@@ -74,7 +74,10 @@ class Submission:
             self._channel.seal(self._batch)
 
     async def submit_async(self, specs: Iterable[Spec] | AsyncIterable[Spec]) -> AsyncIterator[list[Job]]:
-        """Do what `submit` does in other threads, one after the other; an asynchronous source is read here."""
+        """Do what `submit` does in other threads, one after the other.
+
+        An asynchronous source is read here.
+        """
         if not isinstance(specs, AsyncIterable):
             async for jobs in _read_in_threads(await asyncio.to_thread(self.submit, specs)):
                 yield jobs

@@ -39,7 +39,10 @@ __all__ = ["Ending", "FakeChannel", "Handler"]
 
 
 class FakeChannel:
-    """Keeps jobs in memory; the handler ends each as it is submitted, after as many attempts as its spec allows."""
+    """Keeps jobs in memory.
+
+    The handler ends each as it is submitted, after as many attempts as its spec allows.
+    """
 
     def __init__(self, handler: Handler, max_queued: int = 0) -> None:
         self._handler = handler
@@ -57,7 +60,7 @@ class FakeChannel:
     def publish(self, jobs: Sequence[EncodedJob], queue: str, wanted: int) -> list[Submitted]:
         """Add jobs, and call the handler for each new one."""
         with self._lock:
-            self._check_room(jobs, queue, wanted)
+            self._check_capacity(jobs, queue, wanted)
             found = [self._add(job, queue) for job in jobs]
             new = [submitted.job_id for submitted in found if submitted.state is SubmitState.NEW]
             if new:
@@ -74,7 +77,7 @@ class FakeChannel:
             yield jobs, self.publish(jobs, queue, max(wanted, len(jobs)))
             wanted -= len(jobs)
 
-    def _check_room(self, jobs: Sequence[EncodedJob], queue: str, wanted: int) -> None:
+    def _check_capacity(self, jobs: Sequence[EncodedJob], queue: str, wanted: int) -> None:
         queued = sum(job.outcome is None and job.queue == queue for job in self._jobs.values())
         is_known = any(job.key in self._keys for job in jobs)
         if self._max_queued and not is_known and queued + wanted > self._max_queued:

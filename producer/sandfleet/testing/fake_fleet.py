@@ -23,9 +23,9 @@ def _end_well(spec: SandboxSpec) -> Ending:  # noqa: ARG001  a handler
 class FakeFleet(Fleet):
     """A `Fleet` in memory: `handler` is called with each spec, and returns or raises how the job ends.
 
-    Without a handler each job exits 0 with no output. Specs are checked as the real fleet checks them.
-    A code of the spec's ``retry_on`` calls the handler again, up to ``max_attempts`` times; then the job
-    is a dead letter.
+    Without a handler each job exits 0 with no output. Specs are checked as the real fleet checks
+    them. A code of the spec's ``retry_on`` calls the handler again, up to ``max_attempts`` times;
+    then the job is a dead letter.
     """
 
     def __init__(self, handler: Handler | None = None, *, settings: Settings | None = None) -> None:

@@ -45,7 +45,7 @@ class FakeJob:
 
 
 def call_handler(handler: Handler, job: EncodedJob) -> tuple[Ending, tuple[Attempt, ...]]:
-    """Call `handler` with the spec as a worker reads it, once for each attempt; return the last ending."""
+    """Call `handler` with the spec as a worker reads it, once an attempt; return the last ending."""
     spec = decode_job(job.text, len(job.text.encode())).spec
     attempts: list[Attempt] = []
     ending: Ending = None
