@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 from attacking import attack
+from imagetools import store, tree
 from initbox import abilities_folder, init, init_image, new_sandbox, runsc, sandbox
 from leftovers import left_behind
 from sandfleet_config.outcome import Outcome
@@ -21,6 +22,7 @@ from sandfleet_worker.sandbox.runner import RunscRunner
 from sandfleet_worker.sandbox.warm.demand import HostLoad
 from sandfleet_worker.sandbox.warm.pool import IDLE_MEMORY_BYTES
 from waiting import wait_until
+from warmhost import warm, warm_host
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,6 +39,10 @@ __all__ = [
     "new_sandbox",
     "runsc",
     "sandbox",
+    "store",
+    "tree",
+    "warm",
+    "warm_host",
 ]  # fixtures from beside
 
 BINARIES = ("runsc", "mkfs.erofs", "mmdebstrap", "busybox")

@@ -1,4 +1,4 @@
-"""A process of its own with its own limit of open files: runs sandboxes and says how that went; see test_descriptors.py."""
+"""A program with a limit of open files of its own: runs sandboxes and prints how they ended; see test_descriptors.py."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ def main() -> None:
 
 
 def run(runner: RunscRunner, spec: SandboxSpec, wish: dict[str, int]) -> list[str]:
-    """Run the jobs; return how they ended. Those that are held are cancelled when all of their programs run at the same time."""
+    """Run the jobs; return how they ended. With `is_held`, cancel them when all of their programs run at the same time."""
     endings: list[str] = []
     cancels = [Cancellation() for _ in range(wish["jobs"])]
-    watches = watch_all()
+    supervisions = note_supervisions()
 
     def work(cancel: Cancellation | None = None) -> None:
         try:
@@ -65,7 +65,7 @@ def run(runner: RunscRunner, spec: SandboxSpec, wish: dict[str, int]) -> list[st
             endings.append(f"{error.code}: {error.message}")
 
     def are_all_running() -> bool:
-        running = sum(watch.clock.started is not None and watch.clock.ended is None for watch in watches)
+        running = sum(one.clock.started is not None and one.clock.ended is None for one in supervisions)
         return bool(endings) or running == len(cancels)
 
     threads = [threading.Thread(target=work, args=(cancel,)) for cancel in cancels]
@@ -83,17 +83,17 @@ def run(runner: RunscRunner, spec: SandboxSpec, wish: dict[str, int]) -> list[st
     return endings
 
 
-def watch_all() -> list[Supervision]:
+def note_supervisions() -> list[Supervision]:
     """Return a list that will hold the supervision of each sandbox that has been given a job."""
-    watches: list[Supervision] = []
+    supervisions: list[Supervision] = []
     run_job = Supervision.run
 
-    def run(watch: Supervision, *args: Any, **fields: Any) -> None:
-        watches.append(watch)
-        run_job(watch, *args, **fields)
+    def run(supervision: Supervision, *args: Any, **fields: Any) -> None:
+        supervisions.append(supervision)
+        run_job(supervision, *args, **fields)
 
     setattr(Supervision, "run", run)  # noqa: B010  as above
-    return watches
+    return supervisions
 
 
 if __name__ == "__main__":

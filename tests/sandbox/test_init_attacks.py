@@ -1,3 +1,5 @@
+"""Attacks of a job on init; all fail."""
+
 from __future__ import annotations
 
 import contextlib

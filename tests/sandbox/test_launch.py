@@ -1,3 +1,5 @@
+"""The launcher: cgroups, signals, the command that it becomes, and its exits."""
+
 from __future__ import annotations
 
 import errno

@@ -1,4 +1,4 @@
-"""Whose memory ran out: a job's own, a parent cgroup's, or that of something else in the same cgroup."""
+"""The limit that was hit when memory ran out: the job's own, a parent cgroup's, or the host's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A worker for test_janitor.py to kill: runs sandboxes for ever, says its owner's name and then `started` for each one."""
+"""A worker for test_janitor.py to kill: runs sandboxes without end, prints its owner's name and then `started` for each one."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def tell(word: str) -> None:
     sys.stdout.flush()
 
 
-def tell_start(watch: Supervision, now: float) -> None:
-    _start_clocks(watch, now)
+def tell_start(supervision: Supervision, now: float) -> None:
+    _start_clocks(supervision, now)
     tell("started")
 
 

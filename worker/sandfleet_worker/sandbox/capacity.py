@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 def fit_descriptors(config: HostSettings, boots: int) -> DescriptorNeed:
     """Raise the process's limit of open files, and return how many spares fit under it beside jobs and `boots`."""
-    # Without a worker's settings nobody says how many jobs run at once. A job that finds no descriptor says so.
+    # Only a worker's settings say how many jobs run at once. Otherwise count one: a job that gets no descriptor says so.
     jobs = config.concurrency if isinstance(config, WorkerSettings) else 1
     wanted = DescriptorNeed(jobs, boots, config.warm.size)
     limit = raise_limit(wanted.total)
@@ -39,7 +39,7 @@ def fit_memory(config: HostSettings, tree: CgroupTree, spares: int) -> MemoryBud
         job_bytes=config.policy.memory_bytes,
         given_bytes=config.memory_budget_bytes if isinstance(config, WorkerSettings) else 0,
     )
-    if not is_worker:  # nobody counts how many jobs run at once
+    if not is_worker:  # it does not count how many jobs run at once
         return replace(found, spares=spares)
     if found.spares < spares:
         text = "memory for jobs is bounded by %s: %d spare sandboxes instead of %d"

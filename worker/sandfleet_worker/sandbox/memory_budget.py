@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from sandfleet_worker.sandbox.cgroup.tree import CgroupTree
 
 PERCENT, BUDGET_PERCENT = 100, 90
-"""The rest is for the kernel, its page cache and whoever else lives on the host."""
+"""The rest is for the kernel, its page cache and the host's other programs."""
 WORKER_BYTES = 64 << 20
 """Memory of one worker process: 40 to 66 MiB were measured."""
 UNLIMITED_BYTES = 1 << 60

@@ -8,6 +8,7 @@ from __future__ import annotations
 import fnmatch
 import os
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import TYPE_CHECKING
 
 from sandfleet_config.errors import SecurityViolation, SpecInvalid
@@ -96,11 +97,17 @@ def _violations(spec: SandboxSpec, host: HostSettings) -> Iterator[dict[str, str
         yield _fault("image", f"{spec.image!r} is not in this host's policy (SANDFLEET_POLICY__IMAGES)")
 
 
+@cache
+def count_cores() -> int:
+    """Return the number of this host's cores. Each call of ``os.cpu_count`` would read a file."""
+    return os.cpu_count() or 1
+
+
 def find_ceilings(policy: PolicySettings) -> dict[str, float]:
     """Return the most that a spec may ask for, by the names of `wire.find_requested_limits`."""
     return {
         "memory_bytes": policy.memory_bytes,
-        "cpu_quota": policy.cpu_quota or (os.cpu_count() or 1) * CPU_PERIOD_MICROSECONDS,
+        "cpu_quota": policy.cpu_quota or count_cores() * CPU_PERIOD_MICROSECONDS,
         "pids_limit": policy.pids_limit,
         "disk_bytes": policy.disk_bytes,
         "timeout": policy.timeout_seconds,

@@ -99,20 +99,20 @@ class RunscRunner:
         self._provider.close()
         self._owner.release(self._tree)
 
-    def call_on_failure(self, hear: Callable[[str], None]) -> None:
-        """Call `hear` with the reason when a thread of the runner ends, in that thread; at once if one has ended already.
+    def call_on_failure(self, callback: Callable[[str], None]) -> None:
+        """Call `callback` with the reason when a thread of the runner ends, in that thread; at once if one has ended already.
 
         Jobs still run then, each in a sandbox that boots for it.
         """
         with self._failure_lock:
-            self._on_failure, reason = hear, self._failure
+            self._on_failure, reason = callback, self._failure
         if reason:
-            hear(reason)
+            callback(reason)
 
     def _fail(self, reason: str) -> None:
         with self._failure_lock:
-            hear, self._failure = self._on_failure, reason
-        hear(reason)
+            callback, self._failure = self._on_failure, reason
+        callback(reason)
 
     def limit_spares(self, lacking_bytes: int) -> MemoryBudget:
         """Keep so many spares less that `lacking_bytes` more are left for jobs; return the memory budget as it is then."""
@@ -131,7 +131,7 @@ class RunscRunner:
             try:
                 self._provider.pool.pin(self._new_plan(self.images.resolve(name), self.config.runsc.platform))
             except (SandboxError, OSError) as error:  # it may be removed at this very moment
-                log.warning("no sandboxes of %s ahead: %s", name, error, extra={"action": "warm_up_failed"})
+                log.warning("no spares of %s: %s", name, error, extra={"action": "warm_up_failed"})
 
     def drain(self) -> None:
         """Destroy the spares and boot no more of them; jobs that run go on."""

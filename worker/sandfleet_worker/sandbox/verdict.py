@@ -196,20 +196,20 @@ def _died_message(facts: Facts) -> str:
 
 
 def _from_failed_start(facts: Facts) -> tuple[ErrorCode, str]:
-    told = (
+    text = (
         facts.runsc_log
         or facts.panic.strip()[:PANIC_CHARS]
         or f"runsc ended with status {facts.runsc_exit} and no message"
     )
     match facts.runsc_exit:
         case code if code == LAUNCH_EXIT_CGROUP:
-            return ErrorCode.HOST_RESOURCES, f"the sandbox cannot enter its cgroup: {told}"
+            return ErrorCode.HOST_RESOURCES, f"the sandbox cannot enter its cgroup: {text}"
         case code if code == LAUNCH_EXIT_EXEC:
-            return ErrorCode.GVISOR_NOT_AVAILABLE, f"runsc cannot be started: {told}"
+            return ErrorCode.GVISOR_NOT_AVAILABLE, f"runsc cannot be started: {text}"
         case code if code == LAUNCH_EXIT_PARENT_GONE:
             return ErrorCode.INTERNAL, "the worker's thread ended while it was starting the sandbox"
         case _:
             pass
-    if not facts.is_ready and "platform" in told:
-        return ErrorCode.GVISOR_NOT_AVAILABLE, f"platform {facts.platform} does not work on this host: {told}"
-    return ErrorCode.SANDBOX_CREATION_FAILED, f"runsc could not start the sandbox: {told}"
+    if not facts.is_ready and "platform" in text:
+        return ErrorCode.GVISOR_NOT_AVAILABLE, f"platform {facts.platform} does not work on this host: {text}"
+    return ErrorCode.SANDBOX_CREATION_FAILED, f"runsc could not start the sandbox: {text}"

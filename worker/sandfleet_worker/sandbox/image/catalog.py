@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import json
 import os
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 EROFS, FACTS = "image.erofs", "image.json"
+_parse = functools.lru_cache(maxsize=1024)(Reference.parse)
 
 
 class Catalog:
@@ -27,12 +29,16 @@ class Catalog:
 
     def __init__(self, root: Path) -> None:
         self.root, self.blobs, self.refs = root, root / "blobs", root / "refs"
-        # Images by folder, valid as long as the identities of their files are: see `read_image`.
-        self._cache: dict[Path, tuple[tuple[int, ...], Image]] = {}
+        # Valid for as long as the identities of the files are.
+        self._images: dict[str, tuple[tuple[int, ...], Image]] = {}
+        self._digests: dict[str, tuple[tuple[int, ...], str]] = {}
 
     def blob_path(self, digest: str) -> Path:
         """Return the folder of an image."""
         return self.blobs / digest.replace(":", "-")
+
+    def _blob_text(self, digest: str) -> str:
+        return f"{self.blobs}/{digest.replace(':', '-')}"
 
     def ref_path(self, name: str) -> Path:
         """Return the file that says which digest a name means."""
@@ -40,7 +46,7 @@ class Catalog:
 
     def resolve(self, reference: str) -> Image:
         """Return the image of a name, `name@sha256:...` or `sha256:...`; raises as `ImageStore.resolve`."""
-        wanted = Reference.parse(reference)
+        wanted = _parse(reference)
         if wanted.name is None:
             return self.read_image(str(wanted.digest), reference)
         digest = self._read_ref(wanted.name)
@@ -54,7 +60,14 @@ class Catalog:
         return self.read_image(wanted.digest, wanted.name)
 
     def _read_ref(self, name: str) -> str:
+        """Return the digest of a name. Cheap when asked again: one stat call, since a rename replaces each reference."""
+        path = f"{self.refs}/{encode_name(name)}.json"
         try:
+            facts = os.stat(path)  # noqa: PTH116
+            identity = (facts.st_ino, facts.st_mtime_ns, facts.st_size)
+            known = self._digests.get(name)
+            if known is not None and known[0] == identity:
+                return known[1]
             digest = json.loads(self.ref_path(name).read_bytes())["digest"]
         except (FileNotFoundError, NotADirectoryError) as error:
             raise self.new_not_found(name) from error
@@ -67,6 +80,7 @@ class Catalog:
             raise damaged(name, "its reference cannot be read") from error
         if not isinstance(digest, str) or not is_digest(digest):
             raise damaged(name, "its reference holds no digest")
+        self._digests[name] = (identity, digest)
         return digest
 
     def read_image(self, digest: str, name: str) -> Image:
@@ -76,25 +90,25 @@ class Catalog:
             ImageNotFound: it is not here.
             ImageInvalid: it is here but damaged.
         """
-        blob = self.blob_path(digest)
-        path = blob / FACTS
+        # Text paths here and in `open_blob`: done for each job, and pathlib costs several times as much.
+        blob = self._blob_text(digest)
         try:
-            facts, erofs = path.stat(), (blob / EROFS).stat()
+            facts, erofs = os.stat(f"{blob}/{FACTS}"), os.stat(f"{blob}/{EROFS}")  # noqa: PTH116
         except (FileNotFoundError, NotADirectoryError) as error:
-            if blob.exists():
+            if self.blob_path(digest).exists():
                 raise damaged(name, "a file of it is missing") from error
             raise self.new_not_found(name) from error
         identity = (facts.st_ino, facts.st_mtime_ns, facts.st_size, erofs.st_ino, erofs.st_mtime_ns, erofs.st_size)
-        known = self._cache.get(blob)
+        known = self._images.get(digest)
         if known is None or known[0] != identity:
-            known = (identity, read_image(path, digest, name, erofs.st_size))
-            self._cache[blob] = known
+            known = (identity, read_image(self.blob_path(digest) / FACTS, digest, name, erofs.st_size))
+            self._images[digest] = known
         image = known[1]
         return image if image.name == name else image.model_copy(update={"name": name})
 
-    def forget(self, blob: Path) -> None:
-        """Read an image anew at the next call: its folder is gone."""
-        self._cache.pop(blob, None)
+    def forget(self, digest: str) -> None:
+        """Free the memory of an image that is removed."""
+        self._images.pop(digest, None)
 
     def list_refs(self) -> Sequence[tuple[str, str]]:
         """Return each name with its digest; a damaged reference is left out."""
@@ -120,11 +134,20 @@ class Catalog:
             ImageNotFound: it is not here.
             ImageInvalid: it is here but damaged.
         """
-        blob = self.blob_path(digest)
         try:
-            return os.open(blob / EROFS, os.O_RDONLY | os.O_CLOEXEC)
+            return os.open(f"{self._blob_text(digest)}/{EROFS}", os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError as error:
-            raise (damaged(name, "its file is missing") if blob.exists() else self.new_not_found(name)) from error
+            is_here = self.blob_path(digest).exists()
+            raise (damaged(name, "its file is missing") if is_here else self.new_not_found(name)) from error
+
+    def is_current(self, descriptor: int, digest: str) -> bool:
+        """Whether `descriptor` is still the EROFS file of the image, and no removal has moved that away."""
+        try:
+            here = os.stat(f"{self._blob_text(digest)}/{EROFS}")  # noqa: PTH116
+        except OSError:
+            return False
+        held = os.fstat(descriptor)
+        return (here.st_dev, here.st_ino) == (held.st_dev, held.st_ino)
 
     def new_not_found(self, name: str) -> ImageNotFound:
         """Return the error of an image that is not here, with the command that adds it."""

@@ -7,6 +7,7 @@
 `:latest` is the default tag, so `python:latest` and `python` are one name.
 """
 
+import functools
 import re
 from dataclasses import dataclass
 from typing import Self
@@ -59,6 +60,7 @@ def is_name(text: str) -> bool:
     return is_plain and len(encode_name(text)) <= MAX_ENCODED_NAME
 
 
+@functools.lru_cache(maxsize=1024)
 def encode_name(name: str) -> str:
     """Return the name as one path component. It never starts with a dot, since no name does."""
     return quote(name, safe="")

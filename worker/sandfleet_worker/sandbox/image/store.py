@@ -73,7 +73,7 @@ class ImageStore:
         """Make an image from `rootfs:FOLDER-OR-TAR`, `oci:LAYOUT[:TAG]` or, without a source, a starter's recipe.
 
         A name that existed points to the new image afterwards. A digest that is here already is not packed again;
-        `is_fresh` builds a starter anew even if its name is here.
+        `is_fresh` builds a starter again even if its name is here.
 
         Raises:
             ImageInvalid: the name, the source or its content is not usable; says why.
@@ -126,7 +126,7 @@ class ImageStore:
                 try:
                     self._catalog.read_image(digest, digest)
                 except (ImageInvalid, ImageNotFound):
-                    self._discard(target)
+                    self._discard(digest)
                 else:
                     return
             blob.rename(target)
@@ -167,7 +167,7 @@ class ImageStore:
         try:
             lock_shared(descriptor, hooks, check)
             # A removal that had the lock before has moved the file away.
-            if not _is_same_file(descriptor, self._catalog.blob_path(image.digest) / EROFS):
+            if not self._catalog.is_current(descriptor, image.digest):
                 raise self._catalog.new_not_found(image.name)
             yield
         finally:
@@ -209,11 +209,11 @@ class ImageStore:
         try:
             descriptor = self._catalog.open_blob(digest, reference)
         except ImageInvalid:
-            self._discard(self._catalog.blob_path(digest))
+            self._discard(digest)
             return
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._discard(self._catalog.blob_path(digest))
+            self._discard(digest)
         except BlockingIOError as error:
             raise ImageInvalid.of(
                 f"image {reference} is in use by a running job: remove it again when its jobs have ended"
@@ -221,11 +221,11 @@ class ImageStore:
         finally:
             os.close(descriptor)
 
-    def _discard(self, blob: Path) -> None:
+    def _discard(self, digest: str) -> None:
         self._staging.mkdir(parents=True, exist_ok=True)
         trash = self._staging / f"gone-{os.getpid()}-{time.monotonic_ns()}"
-        blob.rename(trash)
-        self._catalog.forget(blob)
+        self._catalog.blob_path(digest).rename(trash)
+        self._catalog.forget(digest)
         remove_tree(trash)
 
     def list(self) -> list[Image]:
@@ -262,11 +262,3 @@ class ImageStore:
         """
         if hash_whole(image.erofs_path) != image.erofs_sha256:
             raise damaged(image.name, "its file was changed on disk")
-
-
-def _is_same_file(descriptor: int, path: Path) -> bool:
-    try:
-        here = path.stat()
-    except OSError:
-        return False
-    return (here.st_dev, here.st_ino) == (os.fstat(descriptor).st_dev, os.fstat(descriptor).st_ino)

@@ -19,7 +19,7 @@ _IS_ROOT = os.geteuid() == 0
 
 
 def unpack_rootfs(source: Path, staging: StagingFolder) -> None:
-    """Copy a folder, or extract a tar (plain, gz, bz2, xz or zst, told by its content).
+    """Copy a folder, or extract a tar (plain, gz, bz2, xz or zst, recognized by its content).
 
     Raises:
         ImageInvalid: it is neither, or the tar is broken or tries to leave its folder.

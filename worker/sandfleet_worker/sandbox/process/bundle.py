@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import math
-import os
 import resource
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from sandfleet_config.errors import SpecInvalid, UserInvalid
 
 from sandfleet_worker.sandbox.image.pack import HOSTNAME
+from sandfleet_worker.sandbox.policy import count_cores
 from sandfleet_worker.sandbox.process.init_job import InitJob, Rlimit, WritablePath, encode_job, exec_candidates
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ INIT_CAPABILITIES = [
     "CAP_SYS_ADMIN",  # mount, sethostname
     "CAP_SYS_CHROOT",
     "CAP_CHOWN",  # the writable folders, and the pipes
-    "CAP_DAC_READ_SEARCH",  # reach a HOME that lies in a folder closed to others
+    "CAP_DAC_READ_SEARCH",  # reach a HOME inside a folder that is closed to others
     # A writable root's overlay changes files of every owner in its upper folder, as the user who mounted it (measured:
     # without these a job may neither write nor chmod its own files there).
     "CAP_DAC_OVERRIDE",
@@ -183,7 +183,7 @@ def new_rlimits(limits: Admitted, uid: int) -> list[Rlimit]:
     """
     stack = Rlimit(resource.RLIMIT_STACK, STACK_BYTES, STACK_BYTES)
     wall_seconds = limits.timeout_seconds + limits.grace_seconds
-    cpu_seconds = math.ceil(wall_seconds * (os.cpu_count() or 1)) + 1
+    cpu_seconds = math.ceil(wall_seconds * count_cores()) + 1
     # gVisor counts a process for the user that it started as (measured). A job's first process started as init's user, so
     # it is not counted. For uid 0, init is counted in its place, because it started as root.
     counted = limits.pids_limit if uid == 0 else limits.pids_limit - 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
@@ -23,6 +24,10 @@ class Plan:
     erofs: Path
     identity: tuple[int, ...]
 
+    def __hash__(self) -> int:
+        """Hash only `identity`: each job uses its plan as a key several times."""
+        return hash(self.identity)
+
     @classmethod
     def of(cls, binary: RunscBinary, platform: str, erofs: Path) -> Self:
         """Return the plan for the image file that is there now.
@@ -30,7 +35,7 @@ class Plan:
         Raises:
             FileNotFoundError: there is none.
         """
-        facts = erofs.stat()
+        facts = os.stat(erofs)  # noqa: PTH116  as in runsc.py
         # The change time, too: a writer can set back the other times of a file, but not that one (inode(7)).
         identity = (facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
         return cls(binary, platform, erofs, identity)

@@ -43,8 +43,8 @@ def find_sidecar_fault(binary: RunscBinary) -> str:
         )
     version = _ask_version(sentry)
     if version != binary.version:
-        told = f"is of version {version}" if version else "does not tell its version"
-        return f"{sentry} {told}, runsc is {binary.version}: install runsc and {FOLDER} of one release together"
+        state = f"is of version {version}" if version else "does not tell its version"
+        return f"{sentry} {state}, runsc is {binary.version}: install runsc and {FOLDER} of one release together"
     return ""
 
 

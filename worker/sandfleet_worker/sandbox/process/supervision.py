@@ -1,6 +1,6 @@
 """Supervise one running sandbox until it is gone: feed stdin, read both outputs, read init's reports, keep the deadlines, kill.
 
-One thread and one selector wait for all of it; nothing is polled. Invariant: the status pipe is read once more before any
+One thread and one poller wait for all of it; nothing is polled. Invariant: the status pipe is read once more before any
 kill or TERM of ours, so that a job which had already ended is never called killed.
 """
 
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import selectors
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
@@ -22,6 +21,7 @@ from sandfleet_worker.sandbox.process.facts import Clock, Kill
 from sandfleet_worker.sandbox.process.init_job import TERMINATE
 from sandfleet_worker.sandbox.process.init_reports import Exited, Ready, Signaled, Started, StatusParser
 from sandfleet_worker.sandbox.process.pipes import CHUNK_BYTES, Feeder, read_available
+from sandfleet_worker.sandbox.process.poller import WRITE, Poller
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,7 +59,7 @@ class Supervision:
     stderr: Capture = field(default_factory=lambda: Capture(BOOT_OUTPUT_BYTES, "head"))
 
     def __post_init__(self) -> None:
-        self._selector = selectors.DefaultSelector()
+        self._poller = Poller()
         self._parser = StatusParser()
         self._deadlines = Deadlines()
         self._limits: Admitted | None = None
@@ -69,14 +69,14 @@ class Supervision:
         self._is_gone = False
         # runsc's own messages; the job's own captures take their place when it starts.
         self.boot_stderr = self.stderr
-        self._selector.register(self.pidfd, selectors.EVENT_READ, self._on_exit)
-        self._selector.register(self.pipes.status, selectors.EVENT_READ, self._read_status)
-        self._selector.register(self.pipes.stdout, selectors.EVENT_READ, self._read_stdout)
-        self._selector.register(self.pipes.stderr, selectors.EVENT_READ, self._read_stderr)
+        self._poller.register(self.pidfd, self._on_exit)
+        self._poller.register(self.pipes.status, self._read_status)
+        self._poller.register(self.pipes.stdout, self._read_stdout)
+        self._poller.register(self.pipes.stderr, self._read_stderr)
 
     def fileno(self) -> int:
         """Return a descriptor that is readable whenever `poll` has something to do."""
-        return self._selector.fileno()
+        return self._poller.fileno()
 
     @property
     def next_deadline(self) -> float | None:
@@ -139,7 +139,7 @@ class Supervision:
         self._limits, self._cancel = limits, cancel
         if deadline is not None:
             self._deadlines.set(Deadline.CALLER, deadline)
-        self._selector.register(cancel.open_fd(), selectors.EVENT_READ, self._on_cancel)
+        self._poller.register(cancel.open_fd(), self._on_cancel)
         try:
             if self.wait_ready():
                 allow_start()
@@ -148,12 +148,12 @@ class Supervision:
                 self._step()
             self._drain()
         finally:
-            self._selector.unregister(cancel.open_fd())
+            self._poller.unregister(cancel.open_fd())
             cancel.close_fd()
 
     def close(self) -> None:
-        """Close the selector; the pipes are the caller's."""
-        self._selector.close()
+        """Close the poller; the pipes are the caller's."""
+        self._poller.close()
 
     def _hand_over(self, message: bytes, limits: Admitted) -> None:
         self._deadlines.keep_only(Deadline.CALLER)
@@ -162,10 +162,10 @@ class Supervision:
         self.stdout = Capture(limits.output_bytes, output.keep)
         self.stderr = Capture(limits.output_bytes, output.keep)
         self._control = Feeder(self.pipes.control, message)
-        self._selector.register(self.pipes.control, selectors.EVENT_WRITE, self._feed_control)
+        self._poller.register(self.pipes.control, self._feed_control, WRITE)
         if stdin := limits.spec.stdin.to_bytes():
             self._stdin = Feeder(self.pipes.stdin, stdin)
-            self._selector.register(self.pipes.stdin, selectors.EVENT_WRITE, self._feed_stdin)
+            self._poller.register(self.pipes.stdin, self._feed_stdin, WRITE)
         else:
             self.pipes.close("stdin")
 
@@ -173,8 +173,7 @@ class Supervision:
         """Wait for the next event or the next deadline, and act on it."""
         if timeout is None and (due := self._deadlines.next) is not None:
             timeout = max(0.0, due - time.monotonic())
-        for key, _ in self._selector.select(timeout):
-            key.data()
+        self._poller.wait(timeout)
         for name in self._deadlines.take_due(time.monotonic()):
             self._on_deadline(name)
 
@@ -211,7 +210,7 @@ class Supervision:
     def _on_exit(self) -> None:
         self._is_gone = True
         self.clock.gone = time.monotonic()
-        self._selector.unregister(self.pidfd)
+        self._poller.unregister(self.pidfd)
         self.on_booted()
 
     def _read_status(self) -> None:
@@ -270,14 +269,14 @@ class Supervision:
 
     def _feed_control(self) -> None:
         if self._control.feed():
-            self._selector.unregister(self.pipes.control)  # kept open: its end of file ends the sandbox
+            self._poller.unregister(self.pipes.control)  # kept open: its end of file ends the sandbox
 
     def _feed_stdin(self) -> None:
         if self._stdin.feed():
             self._close("stdin")
 
     def _close(self, name: str) -> None:
-        self._selector.unregister(getattr(self.pipes, name))
+        self._poller.unregister(getattr(self.pipes, name))
         self.pipes.close(name)
 
     def _drain(self) -> None:
@@ -288,8 +287,5 @@ class Supervision:
             if remaining <= 0:
                 return
             # A stub that is still dying may hold a pipe's end for some ms more.
-            events = self._selector.select(min(remaining, DRAIN_POLL_SECONDS))
-            for key, _ in events:
-                key.data()
-            if not events:
+            if not self._poller.wait(min(remaining, DRAIN_POLL_SECONDS)):
                 self.kill_sandbox()

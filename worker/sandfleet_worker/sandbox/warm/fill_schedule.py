@@ -17,6 +17,10 @@ class FillSchedule:
         self._backoff = 0.0
         self._not_before = 0.0
 
+    def is_due(self, now: float) -> bool:
+        """Whether to look for missing spares now."""
+        return self.next_at is None or now >= self.next_at
+
     def clear(self) -> None:
         """Plan nothing: no spare is missing."""
         self.next_at = None
@@ -31,6 +35,6 @@ class FillSchedule:
         self._not_before = time.monotonic() + self._backoff
         return self._backoff
 
-    def note_success(self) -> None:
-        """End a row of failures."""
-        self._backoff = 0.0
+    def note_success(self, *, is_up: bool) -> None:
+        """End a row of failures, if a spare is up."""
+        self._backoff = 0.0 if is_up else self._backoff

@@ -196,8 +196,7 @@ class WarmPool:
             self._spares.remove(sandbox)
         try:
             if sandbox.advance():
-                if sandbox.is_warm:
-                    self._schedule.note_success()
+                self._schedule.note_success(is_up=sandbox.is_warm)
                 self._keep(sandbox)
                 return
         except BaseException:
@@ -232,21 +231,22 @@ class WarmPool:
 
     def _fill_if_due(self, now: float) -> None:
         """Boot missing spares, at the earliest a moment after one was taken: the job that took it comes first."""
+        if not self._schedule.is_due(now):
+            return
         with self._lock:
-            is_missing = self._find_missing() is not None or len(self._spares.unbooted) < self._boot_limit.limit
+            is_missing = len(self._spares.unbooted) < self._boot_limit.limit or self._find_missing() is not None
         if self._is_draining or not is_missing:
             self._schedule.clear()
-        elif self._schedule.next_at is None:
-            self._schedule.postpone()
-            self._load.has_idle_cores()  # counts from here on
-        elif now >= self._schedule.next_at:
-            self._schedule.postpone()
-            if self._load.has_idle_cores():
-                self._fill()
+            return
+        is_first = self._schedule.next_at is None
+        self._schedule.postpone()
+        if self._load.has_idle_cores() and not is_first:  # the first call begins to measure
+            self._fill()
             self._schedule.postpone()
 
     def _find_missing(self) -> Plan | None:
-        return None if self._is_draining else self._spares.find_missing(self._demand.size, self._demand.targets())
+        is_full = self._is_draining or self._spares.count_all() >= self._demand.size
+        return None if is_full else self._spares.find_missing(self._demand.targets())
 
     def _fill(self) -> None:
         """Boot missing spares, for as long as there are boot slots, and open sandboxes."""

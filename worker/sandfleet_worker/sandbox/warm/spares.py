@@ -97,10 +97,8 @@ class Spares:
         """Return the descriptors of spares whose deadline has passed, or that were told to stop."""
         return [fd for fd, sandbox in self._by_fd.items() if _is_due(sandbox, now)]
 
-    def find_missing(self, size: int, targets: Mapping[Plan, int]) -> Plan | None:
-        """Return the plan that lacks most spares to its target, None where `size` are there or no plan lacks one."""
-        if self.count_all() >= size:
-            return None
+    def find_missing(self, targets: Mapping[Plan, int]) -> Plan | None:
+        """Return the plan that lacks most spares to its target, None if no plan lacks one."""
         lacks = {plan: target - self.count(plan) for plan, target in targets.items()}
         worst = max(lacks, key=lambda plan: lacks[plan], default=None)
         return worst if worst is not None and lacks[worst] > 0 else None
