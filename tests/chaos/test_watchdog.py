@@ -101,7 +101,7 @@ def test_a_worker_that_consumes_no_more_ends_and_its_jobs_run_elsewhere(havoc: H
 
 
 @pytest.mark.parametrize("thread", ["claimer", "sweeper"])
-def test_a_worker_whose_thread_fails_lets_its_jobs_end_and_leaves(havoc: Havoc, thread: str) -> None:
+def test_a_worker_whose_thread_fails_lets_its_jobs_end_and_exits(havoc: Havoc, thread: str) -> None:
     failing = Stalling(havoc, f"failing {thread}", 2).wait_ready()
     job = havoc.submit("sleep", "4")
     havoc.wait_started(job)

@@ -15,7 +15,8 @@ from lasting import lasting_keys
 from pydantic import SecretStr
 from sandfleet import Fleet, Settings
 from sandfleet_config.queues import KEY_PREFIX
-from sandfleet_worker.delivery.ledger import Identity, Ledger
+from sandfleet_worker.delivery.identity import Identity
+from sandfleet_worker.delivery.ledger import Ledger
 from sandfleet_worker.sandbox.image.store import ImageStore
 from stage import Stage, Stock
 from waiting import wait_until

@@ -205,7 +205,7 @@ CJSON_ONLY = {
 }
 
 
-def test_a_message_that_lua_reads_and_python_does_not_is_refused_at_once(module_stage: Stage, stock: Stock) -> None:
+def test_a_message_that_only_lua_can_read_is_refused_at_once(module_stage: Stage, stock: Stock) -> None:
     for case, message in CJSON_ONLY.items():
         job_id = f"cjson-{uuid.uuid4()}"
         stock.redis.lpush(f"{KEY_PREFIX}sandfleet", message % job_id.encode())
@@ -216,7 +216,7 @@ def test_a_message_that_lua_reads_and_python_does_not_is_refused_at_once(module_
 MALFORMED_JOBS = 5000
 
 
-def test_thousands_of_malformed_jobs_do_not_hold_a_good_one_up(module_stage: Stage, stock: Stock) -> None:
+def test_thousands_of_malformed_jobs_do_not_delay_a_good_one(module_stage: Stage, stock: Stock) -> None:
     """Each ends with an outcome of its own, in the claimer's thread: through Celery and the pool each took 9 ms."""
     name = uuid.uuid4().hex
     messages = [json.dumps({"headers": {"id": f"malformed-{name}-{number}"}}) for number in range(MALFORMED_JOBS)]

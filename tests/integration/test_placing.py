@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from sandfleet import Fleet, SpecInvalid
 from sandfleet_config.queues import DEFAULT_QUEUE, KEY_PREFIX, job_key
 from sandfleet_config.wire import join_needs
-from sandfleet_worker.delivery.claim import Claim, Flag, PutBack
+from sandfleet_worker.delivery.claim import Claim, Flag
 from sandfleet_worker.delivery.envelope import open_message
-from sandfleet_worker.delivery.ledger import Identity, Ledger
-from sandfleet_worker.delivery.read_message import read_delivery
+from sandfleet_worker.delivery.identity import Identity
+from sandfleet_worker.delivery.ledger import Ledger
+from sandfleet_worker.delivery.read_message import read_message
+from sandfleet_worker.delivery.settlement import PutBack
 from waiting import wait_until
 
 if TYPE_CHECKING:
@@ -158,9 +161,9 @@ def test_a_stock_producers_newer_message_is_for_whoever_speaks_it(client: Any) -
         headers = {"id": "stock", "task": "sandfleet.run"}
         message = {"body": body, "content-type": "application/json", "content-encoding": "utf-8", "headers": headers}
         claim = Claim("claim", "stock", Flag.START, json.dumps(message).encode())
-        delivery = read_delivery(open_message(claim), 1000)
-        assert delivery is not None
-        assert (delivery.newer_contract, delivery.request) == (newer, None)
+        job_message = read_message(open_message(claim), 1000)
+        assert job_message is not None
+        assert (job_message.newer_contract, job_message.request) == (newer, None)
     needs = join_needs(4)
     assert not one.ledger.has_other_host(needs, DEFAULT_QUEUE, "stock")
     other = HostOfTest(client, "other", contract=4)
@@ -190,7 +193,7 @@ def test_a_job_waits_for_memory_at_its_place_and_says_so(fleet: Fleet, client: A
     one.takes(small, free=300 * MIB)
     assert read_why(fleet, large) == "needs 400 MiB of memory, one has 300 MiB free"
     assert one.claim(free=399 * MIB) is None
-    assert one.ledger.is_short
+    assert one.ledger.lacks_memory
     client.hdel(job_key(large.id), "why_at")
     assert one.claim(free=400 * MIB - 1) is None
     assert read_why(fleet, large) == "needs 419430400 bytes of memory, one has 419430399 bytes free"
@@ -198,7 +201,7 @@ def test_a_job_waits_for_memory_at_its_place_and_says_so(fleet: Fleet, client: A
     one.takes(large, free=400 * MIB)
     assert one.claim(free=400 * MIB) is None, "a job that does not say gets as much as the host lets it have"
     one.takes(untold, free=512 * MIB)
-    assert not one.ledger.is_short
+    assert not one.ledger.lacks_memory
 
 
 def test_a_host_keeps_its_memory_for_a_job_that_waited_long_and_only_one_does(fleet: Fleet, client: Any) -> None:
@@ -308,7 +311,7 @@ def test_hosts_that_each_found_that_they_cannot_run_a_job_do_not_hand_it_to_each
     claim = one.claim()
     assert claim is not None
     assert one.ledger.has_other_host(why.needs, DEFAULT_QUEUE, job.id)
-    assert one.ledger.put_back(claim, why, "one")
+    assert one.ledger.put_back(claim, replace(why, avoid_host="one"))
     claim = other.claim()
     assert claim is not None
     assert not other.ledger.has_other_host(why.needs, DEFAULT_QUEUE, job.id), "the other one was tried"

@@ -1,4 +1,4 @@
-"""Many workers race to take dead ones over, and some of them die at it: each claim has one heir, and none is lost."""
+"""Many workers race to take dead ones over, and some of them die at it: each claim has one successor, and none is lost."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from sandfleet_config.outcome import Outcome
 from sandfleet_config.queues import DEFAULT_QUEUE, KEY_PREFIX, job_key
 from sandfleet_config.scripts import PRIORITY_STEPS
 from sandfleet_worker.delivery.claim import Claim
+from sandfleet_worker.delivery.identity import Identity
 from sandfleet_worker.delivery.lease import Lease
-from sandfleet_worker.delivery.ledger import Identity, Ledger
+from sandfleet_worker.delivery.ledger import Ledger
 from sandfleet_worker.delivery.sweeper import DELAYS_SECONDS, Sweeper
 from waiting import wait_until
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 DEAD_WORKERS, JOBS_EACH = 6, 100
-HEIRS, MORTALS = 8, 3
+SUCCESSORS, MORTALS = 8, 3
 LEASE_SECONDS = 1.0
 MAX_SPEC_BYTES = 1 << 18
 BATCH = "taken"
@@ -42,8 +43,8 @@ class CountingLedger(Ledger):
     """A ledger that notes whom it takes over and what it decides, and dies before the decision after `decisions_left`."""
 
     def __init__(self, client: redis.Redis, name: str, decisions_left: float) -> None:
-        self.owner = f"heirs:{name}:{name}"
-        super().__init__(client, Identity("heirs", f"heirs.{name}", self.owner), 3600)
+        self.owner = f"successors:{name}:{name}"
+        super().__init__(client, Identity("successors", f"successors.{name}", self.owner), 3600)
         self.taken_over: list[str] = []
         self.decided: list[tuple[str, bool]] = []
         self._decisions_left = decisions_left
@@ -64,15 +65,15 @@ class CountingLedger(Ledger):
         self.decided.append((claim.job_id, is_ours))
         return is_ours
 
-    def finish(self, claim: Claim, outcome: Outcome, faults: Any = ()) -> bool:
+    def finish(self, claim: Claim, outcome: Outcome, faults: Any = (), reason: str = "") -> bool:
         self._die_in_time()
-        is_ours = super().finish(claim, outcome, faults)
+        is_ours = super().finish(claim, outcome, faults, reason)
         self.decided.append((claim.job_id, is_ours))
         return is_ours
 
 
 @dataclass
-class Heir:
+class Successor:
     """A worker of which only lease and sweeper run: a real lease, and sweeps as fast as they go."""
 
     client: redis.Redis
@@ -155,39 +156,45 @@ def read_owners(client: Any) -> set[str]:
     return {name.decode() for name in client.zrange(f"{KEY_PREFIX}owners", 0, -1)}
 
 
-def test_many_heirs_take_each_claim_once_though_some_die_at_it(url: str, client: Any) -> None:
+def test_many_successors_take_each_claim_once_though_some_die_at_it(url: str, client: Any) -> None:
     again, never_again = submit(url)
     held = claim_all(client)
     # The mortals die with claims that they have taken: one at once, the others in the middle of their decisions.
-    lives = [0, 7, 40] + [float("inf")] * (HEIRS - MORTALS)
-    heirs = [Heir(redis.Redis.from_url(url), f"{number}", life) for number, life in enumerate(lives)]
-    mortals, survivors = heirs[:MORTALS], heirs[MORTALS:]
+    lives = [0, 7, 40] + [float("inf")] * (SUCCESSORS - MORTALS)
+    successors = [Successor(redis.Redis.from_url(url), f"{number}", life) for number, life in enumerate(lives)]
+    mortals, survivors = successors[:MORTALS], successors[MORTALS:]
     with ExitStack() as stack:
-        for heir in heirs:
-            stack.callback(heir.close)
-            heir.open()
-        wait_until(lambda: all(heir.lease.may_take_over for heir in heirs), 10, "the heirs know the fleet")
+        for successor in successors:
+            stack.callback(successor.close)
+            successor.open()
+        wait_until(
+            lambda: all(successor.lease.may_take_over for successor in successors), 10, "the successors know the fleet"
+        )
         dead = {ledger._identity.owner for ledger, _ in held}
         client.zadd(f"{KEY_PREFIX}owners", dict.fromkeys(dead, 1))
 
-        for heir in mortals:
-            heir.start.set()
-        wait_until(lambda: all(heir.ledger.taken_over for heir in mortals), 10, "each mortal has taken somebody over")
-        for heir in survivors:
-            heir.start.set()
+        for successor in mortals:
+            successor.start.set()
+        wait_until(
+            lambda: all(successor.ledger.taken_over for successor in mortals), 10, "each mortal has taken somebody over"
+        )
+        for successor in survivors:
+            successor.start.set()
 
-        alive = {heir.ledger.owner for heir in survivors}
+        alive = {successor.ledger.owner for successor in survivors}
         wait_until(lambda: read_owners(client) == alive, 20, "the dead are taken over, and those who died at it")
         wait_until(lambda: not client.keys(f"{KEY_PREFIX}claims:*"), 20, "all is decided")
-        for heir in heirs:
-            heir.stop.set()
-            heir.thread.join()
+        for successor in successors:
+            successor.stop.set()
+            successor.thread.join()
 
-        assert [heir.errors for heir in heirs] == [[]] * HEIRS
-        assert not any(heir.lease.is_lost for heir in survivors)
-        taken_over = Counter(name for heir in heirs for name in heir.ledger.taken_over)
-        assert taken_over == Counter(dead) + Counter(heir.ledger.owner for heir in mortals), "each had one heir"
-        decided = Counter(job_id for heir in heirs for job_id, is_ours in heir.ledger.decided if is_ours)
+        assert [successor.errors for successor in successors] == [[]] * SUCCESSORS
+        assert not any(successor.lease.is_lost for successor in survivors)
+        taken_over = Counter(name for successor in successors for name in successor.ledger.taken_over)
+        assert taken_over == Counter(dead) + Counter(successor.ledger.owner for successor in mortals), (
+            "each had one successor"
+        )
+        decided = Counter(job_id for successor in successors for job_id, is_ours in successor.ledger.decided if is_ours)
         assert decided == Counter(again + never_again), "each job was decided about once"
         assert sorted(read_queue(client)) == sorted(again)
         ended = [fields[b"id"].decode() for _, fields in client.xrange(f"{KEY_PREFIX}ends:{BATCH}")]
@@ -349,7 +356,7 @@ def test_a_sweep_goes_on_behind_claims_that_cannot_be_decided(client: Any, worke
     assert client.hget(job_key(spoilt.job_id), "state") == b"queued"
 
 
-def test_a_job_whose_claim_is_deleted_has_its_outcome_and_an_heir(client: Any, workers: list[Ledger]) -> None:
+def test_a_job_whose_claim_is_deleted_has_its_outcome_and_is_taken_over(client: Any, workers: list[Ledger]) -> None:
     one, two = workers
     ended, retried, restored = (claim_one(one, name) for name in ("ended", "retried", "restored"))
     client.delete(f"{KEY_PREFIX}claims:host:one:one")

@@ -1,4 +1,4 @@
-"""A process of its own with its own limit of open files: runs sandboxes and says how that went; see test_descriptors.py."""
+"""A program with a limit of open files of its own: runs sandboxes and prints how they ended; see test_descriptors.py."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sandfleet_worker.sandbox.policy import admit
 from sandfleet_worker.sandbox.process.cancellation import Cancellation
 from sandfleet_worker.sandbox.process.supervision import Supervision
 from sandfleet_worker.sandbox.runner import RunscRunner
-from sandfleet_worker.sandbox.warm.demand import Spare
+from sandfleet_worker.sandbox.warm.demand import HostLoad
 from waiting import wait_until
 
 
@@ -30,7 +30,7 @@ def main() -> None:
     wish = json.loads(sys.argv[1])
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     resource.setrlimit(resource.RLIMIT_NOFILE, tuple(wish["limits"]))
-    setattr(Spare, "has_cores", lambda _: True)  # noqa: B010  as in conftest.py
+    setattr(HostLoad, "has_idle_cores", lambda _: True)  # noqa: B010  as in conftest.py
     settings = WorkerSettings(
         concurrency=wish["concurrency"],
         runsc=RunscSettings(root_dir=Path(wish["root_dir"])),
@@ -52,10 +52,10 @@ def main() -> None:
 
 
 def run(runner: RunscRunner, spec: SandboxSpec, wish: dict[str, int]) -> list[str]:
-    """Run the jobs; return how they ended. Those that are held are cancelled when all of their programs run at the same time."""
+    """Run the jobs; return how they ended. With `is_held`, cancel them when all of their programs run at the same time."""
     endings: list[str] = []
     cancels = [Cancellation() for _ in range(wish["jobs"])]
-    watches = watch_all()
+    supervisions = note_supervisions()
 
     def work(cancel: Cancellation | None = None) -> None:
         try:
@@ -65,7 +65,7 @@ def run(runner: RunscRunner, spec: SandboxSpec, wish: dict[str, int]) -> list[st
             endings.append(f"{error.code}: {error.message}")
 
     def are_all_running() -> bool:
-        running = sum(watch.clock.started is not None and watch.clock.ended is None for watch in watches)
+        running = sum(one.clock.started is not None and one.clock.ended is None for one in supervisions)
         return bool(endings) or running == len(cancels)
 
     threads = [threading.Thread(target=work, args=(cancel,)) for cancel in cancels]
@@ -78,22 +78,22 @@ def run(runner: RunscRunner, spec: SandboxSpec, wish: dict[str, int]) -> list[st
     for thread in threads:
         thread.join()
     if wish.get("is_filled"):
-        wait_until(lambda: runner._warm.count_idle() == runner.descriptors.spares, 120, "all are up")
+        wait_until(lambda: runner._provider.pool.count_idle() == runner.descriptors.spares, 120, "all are up")
         work()
     return endings
 
 
-def watch_all() -> list[Supervision]:
+def note_supervisions() -> list[Supervision]:
     """Return a list that will hold the supervision of each sandbox that has been given a job."""
-    watches: list[Supervision] = []
+    supervisions: list[Supervision] = []
     run_job = Supervision.run
 
-    def run(watch: Supervision, *args: Any, **fields: Any) -> None:
-        watches.append(watch)
-        run_job(watch, *args, **fields)
+    def run(supervision: Supervision, *args: Any, **fields: Any) -> None:
+        supervisions.append(supervision)
+        run_job(supervision, *args, **fields)
 
     setattr(Supervision, "run", run)  # noqa: B010  as above
-    return watches
+    return supervisions
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A limit of open files: raised where it may be, kept to where not, and refused with a number where it is too low."""
+"""The limit of open files: raised if that is allowed, kept otherwise, and refused with a number if it is too low."""
 
 from __future__ import annotations
 

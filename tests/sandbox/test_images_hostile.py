@@ -1,4 +1,4 @@
-"""Archives that want out of their folder, or to fill the host. Each is named by what becomes of it."""
+"""Archives that try to leave their folder or to fill the host. Each test is named by the outcome."""
 
 import io
 import os

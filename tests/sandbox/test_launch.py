@@ -1,3 +1,5 @@
+"""The launcher: cgroups, signals, the command that it becomes, and its exits."""
+
 from __future__ import annotations
 
 import errno
@@ -10,10 +12,10 @@ import time
 from pathlib import Path
 
 import pytest
-from sandfleet_worker.sandbox.process import init_protocol
 from sandfleet_worker.sandbox.process.launcher import encode_command
+from sandfleet_worker.sandbox.process.runsc import NATIVE
 
-SOURCE = Path(init_protocol.__file__).parent / "native" / "launch.c"
+SOURCE = NATIVE / "launch.c"
 CFLAGS = [
     *("-Os", "-static", "-nostdlib", "-ffreestanding", "-fno-stack-protector", "-fno-pie", "-no-pie"),
     *("-fno-asynchronous-unwind-tables", "-Wl,-z,noexecstack", "-Wl,--build-id=none"),

@@ -1,4 +1,4 @@
-"""Whose memory ran out: a job's own, a parent cgroup's, or that of something else in the same cgroup."""
+"""The limit that was hit when memory ran out: the job's own, a parent cgroup's, or the host's."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ def test_what_the_kernel_killed_beside_an_idle_sandbox_is_not_its_next_jobs(host
     limits = admit(SandboxSpec(image="busybox", command=("sh", "-c", "exit 1")), warm)
     with RunscRunner(warm) as runner:
         assert wait_warm(runner, limits)
-        spares = [spare for spares in runner._warm._stock.values() for spare in spares]
+        spares = [spare for spares in runner._provider.pool._spares.by_plan.values() for spare in spares]
         assert spares
         for spare in spares:
             with eater(runner._tree.parents["memory"] / spare.paths.folder.name, 64, adjust=1000) as process:

@@ -35,14 +35,14 @@ def test_the_sandboxs_kernel_is_nobody_without_capabilities_on_the_host(runner: 
     seen: list[str] = []
     cancel = Cancellation()
 
-    def look() -> None:
+    def poll() -> None:
         seen.extend(Path(f"/proc/{sentry_of(runner).pid}/status").read_text().splitlines())
         cancel.cancel()
 
-    looker = threading.Thread(target=look)
-    looker.start()
+    poller = threading.Thread(target=poll)
+    poller.start()
     run("sleep", "60", cancel=cancel, timeout=60)
-    looker.join()
+    poller.join()
     told = dict(line.split(":\t", 1) for line in seen)
     assert told["Uid"].split() == ["65534"] * 4
     assert told["CapEff"] == told["CapPrm"] == told["CapInh"] == "0" * 16
@@ -139,7 +139,7 @@ def test_a_host_without_room_is_told_at_once_and_what_runsc_can_do_is_not_forgot
         boots.append(platform)
         raise HostResources.of("no memory")
 
-    monkeypatch.setattr(runner, "_boot_probe", fail)
+    monkeypatch.setattr(runner._prober, "boot", fail)
     with pytest.raises(HostResources):
         runner.probe()
     assert len(boots) == 1

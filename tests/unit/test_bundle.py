@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from sandfleet_worker.sandbox.process.bundle import new_config, new_env
-from sandfleet_worker.sandbox.process.init_protocol import exec_candidates
+from sandfleet_worker.sandbox.process.init_job import exec_candidates
 
 
 def test_the_last_of_a_name_counts() -> None:

@@ -71,7 +71,7 @@ def test_a_host_cannot_be_set_up_so_that_no_job_can_run() -> None:
             PolicySettings.model_validate({field: 1})
 
 
-def test_all_faults_are_told_at_once() -> None:
+def test_all_faults_of_a_spec_are_reported_at_once() -> None:
     with pytest.raises(SpecInvalid) as caught:
         admit(new_spec(timeout=9999, grace=99, resources={"pids_limit": 9999}), HOST)
     assert {fault["field"] for fault in caught.value.errors} == {"timeout", "grace", "resources.pids_limit"}

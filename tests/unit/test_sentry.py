@@ -75,11 +75,11 @@ def test_a_sentry_is_found_stopped_and_let_go_on(paths: SandboxPaths, process: s
         assert sentry.is_stopped is False
         assert sentry.stop() is True
         wait_until(lambda: sentry.is_stopped, 5, "it is stopped")
-        assert sentry.go_on() is True
+        assert sentry.resume() is True
         wait_until(lambda: not sentry.is_stopped, 5, "it goes on")
         process.kill()
         process.wait(5)
-        assert (sentry.stop(), sentry.go_on(), sentry.is_stopped) == (False, False, False)
+        assert (sentry.stop(), sentry.resume(), sentry.is_stopped) == (False, False, False)
     finally:
         sentry.close()
 

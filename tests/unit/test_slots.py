@@ -1,3 +1,5 @@
+"""Slots of a host: counted over its workers, given in order, and freed with a killed worker."""
+
 from __future__ import annotations
 
 import contextlib
@@ -13,7 +15,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 from sandfleet_worker.delivery.folder_watch import FolderWatch
-from sandfleet_worker.delivery.host_slots import GATE, STALE_SECONDS, HostSlots
+from sandfleet_worker.delivery.host_slots import HostSlots
+from sandfleet_worker.delivery.slot_folder import GATE, STALE_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -164,11 +167,11 @@ def test_many_threads_never_exceed_the_cap(tmp_path: Path) -> None:
 
 def test_a_worker_that_was_stopped_in_the_line_holds_nobody_up(tmp_path: Path) -> None:
     one, other = HostSlots(tmp_path, 1), HostSlots(tmp_path, 1)
-    other._tell(1)
+    other._publish_wait(1)
     assert is_full(one), "it is the other's turn"
 
     long_ago = time.time() - 2 * STALE_SECONDS
-    os.utime(tmp_path / other._name, (long_ago, long_ago))
+    os.utime(tmp_path / other._files.name, (long_ago, long_ago))
 
     assert not is_full(one)
 
@@ -200,7 +203,7 @@ def test_a_wait_at_a_great_cap_looks_a_few_times_a_second_and_yet_ends_at_once(t
     ended: list[float] = []
 
     def wait() -> None:
-        slot = other.acquire(on_look=lambda: looks.append(time.monotonic()))
+        slot = other.acquire(on_poll=lambda: looks.append(time.monotonic()))
         ended.append(time.monotonic())
         assert slot is not None
         slot.release()

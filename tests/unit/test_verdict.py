@@ -7,7 +7,7 @@ from rows import each_row
 from sandfleet_config.codes import ErrorCode
 from sandfleet_worker.sandbox.cgroup.counters import Counts
 from sandfleet_worker.sandbox.process.facts import Facts, Kill
-from sandfleet_worker.sandbox.process.init_protocol import (
+from sandfleet_worker.sandbox.process.init_reports import (
     ROOT_INDEX,
     ChdirFailed,
     ExecFailed,

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from sandfleet_worker.sandbox.process.cancellation import Cancellation
-from sandfleet_worker.sandbox.warm.boot_limit import BootTurns
+from sandfleet_worker.sandbox.warm.boot_limit import BootLimit
 from sandfleet_worker.sandbox.warm.demand import Demand, share
 
 
@@ -61,11 +61,11 @@ def test_what_nobody_asks_for_is_forgotten_unless_it_is_pinned() -> None:
     assert demand.targets() == {}
 
 
-def test_a_turn_ends_once() -> None:
-    turns = BootTurns(1)
-    turn = turns.wait(Cancellation())
-    assert turns.take() is None
-    turn.end()
-    turn.end()
-    assert turns.take() is not None
-    assert turns.take() is None
+def test_a_boot_slot_is_released_once() -> None:
+    boot_limit = BootLimit(1)
+    slot = boot_limit.acquire(Cancellation())
+    assert boot_limit.try_acquire() is None
+    slot.release()
+    slot.release()
+    assert boot_limit.try_acquire() is not None
+    assert boot_limit.try_acquire() is None

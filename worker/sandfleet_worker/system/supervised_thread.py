@@ -56,7 +56,7 @@ class Backoff:
 
     @property
     def failing_seconds(self) -> float:
-        """How long the series lasts so far; 0 without one."""
+        """Seconds since the first failure of the series; 0 without one."""
         return 0.0 if self._since is None else time.monotonic() - self._since
 
     def note_failure(self, error: BaseException) -> float:

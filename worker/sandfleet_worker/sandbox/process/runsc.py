@@ -1,4 +1,4 @@
-"""The one module that knows runsc's command line, its version and its log; nothing else starts it."""
+"""runsc's command line, its version and its log. No other module starts runsc."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ LAUNCH_EXIT_CGROUP, LAUNCH_EXIT_EXEC, LAUNCH_EXIT_PARENT_GONE = 120, 121, 122
 
 @dataclass(frozen=True)
 class Abilities:
-    """How sandboxes boot with a runsc, as a boot has shown; see abilities.py.
+    """How sandboxes boot with a runsc, as a boot has proved; see abilities.py.
 
     `inherits_capabilities`: the bundle gives init its capabilities as inheritable ones. `is_directfs_off`: boot with
-    ``--directfs=false``, which makes the host's sentry nobody without capabilities. `is_quiet`: an idle sandbox takes no CPU,
-    and neither SCHED_BATCH nor hiding membarrier(2) makes a boot faster.
+    ``--directfs=false``, so that the sentry runs on the host as nobody without capabilities. `is_quiet`: an idle sandbox
+    takes no CPU, and neither SCHED_BATCH nor a hidden membarrier(2) makes a boot faster.
     """
 
     inherits_capabilities: bool = False
@@ -53,7 +53,7 @@ class RunscBinary:
     abilities: Abilities = Abilities()
 
     def with_abilities(self, abilities: Abilities) -> Self:
-        """Return the same binary with what it can do."""
+        """Return the same binary with its abilities."""
         return replace(self, abilities=abilities)
 
 
@@ -65,7 +65,7 @@ def find_runsc(name: str) -> RunscBinary:
     """
     try:
         path = _find_path(name, os.environ.get("PATH"))
-        stat = os.stat(path)  # noqa: PTH116  each job takes this way, and pathlib makes it twice as dear
+        stat = os.stat(path)  # noqa: PTH116  done for each job, and pathlib costs twice as much
     except FileNotFoundError:
         _find_path.cache_clear()  # it may have moved
         path = _find_path(name, os.environ.get("PATH"))
@@ -83,7 +83,7 @@ def _find_path(name: str, _search_path: str | None) -> str:
 
 
 @functools.lru_cache(maxsize=8)
-def _read_version(path: str, mtime_ns: int, size: int) -> RunscBinary:  # noqa: ARG001  a changed file is asked anew
+def _read_version(path: str, mtime_ns: int, size: int) -> RunscBinary:  # noqa: ARG001  they are part of the cache's key: a changed file is asked again
     version = parse_version(_ask(path, "--version"))
     released = release_date(version)
     if released is not None and released < MIN_RELEASE_DATE:
@@ -105,7 +105,7 @@ def _ask(path: str, word: str) -> str:
 
 
 def parse_flags(text: str) -> frozenset[str]:
-    """Return the names of the global flags in what ``runsc flags`` prints: a line of each begins with blanks and a dash."""
+    """Return the names of the global flags that ``runsc flags`` prints: each has a line that begins with blanks and a dash."""
     return frozenset(re.findall(r"^\s+-([a-z][a-zA-Z0-9-]*)", text, re.MULTILINE))
 
 
@@ -116,7 +116,7 @@ def parse_version(text: str) -> str:
 
 
 def release_date(version: str) -> int | None:
-    """Return the date in a version as yyyymmdd; None for a build of one's own, which is taken as new enough."""
+    """Return the date in a version as yyyymmdd; None for a self-built one, which counts as new enough."""
     match = re.search(r"(20\d{6})", version)
     return int(match.group(1)) if match else None
 
@@ -129,7 +129,7 @@ class SandboxPaths:
 
     @property
     def log(self) -> Path:
-        """Runsc's own messages, JSON."""
+        """The log of runsc, JSON."""
         return self.folder / "runsc.log"
 
     @property
@@ -139,7 +139,7 @@ class SandboxPaths:
 
     @property
     def rootfs(self) -> Path:
-        """An empty folder beside, for all: the real root is the EROFS image named in the bundle's annotations."""
+        """An empty folder that all sandboxes share: the real root is the EROFS image that the bundle's annotations name."""
         return self.folder.with_name(ROOTFS)
 
     def make(self) -> None:
@@ -177,10 +177,10 @@ def new_command(
 
 
 def read_log_errors(path: Path) -> str:
-    """Return the last error messages of runsc's JSON log, or its tail where it is no JSON; empty if there is none."""
+    """Return the last three errors and warnings of runsc's JSON log; empty if there is none."""
     text = read_tail(path)
     decoder, position, messages = json.JSONDecoder(), 0, []
-    # Entries follow one another without newlines; debug levels are of no use to a user.
+    # Entries follow one another without newlines. Debug levels do not help a user.
     while (start := text.find("{", position)) >= 0:
         try:
             entry, position = decoder.raw_decode(text, start)
