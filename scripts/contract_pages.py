@@ -23,7 +23,7 @@ from sandfleet_config import ErrorCode, Outcome, Payload, SandboxError, SandboxS
 from sandfleet_config.errors import error_class
 from sandfleet_config.outcome import Timing
 from sandfleet_config.spec import DELIVERY_FIELDS, RETRIED_CODES
-from sandfleet_config.words import format_limit
+from sandfleet_config.units import format_limit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
