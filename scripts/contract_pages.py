@@ -80,7 +80,7 @@ def _find_unit(name: str, annotation: Any) -> str:
         return ""
     if name.endswith("_bytes"):
         return ", bytes"
-    if name.endswith("_seconds") or name in SECONDS:
+    if name.endswith("_seconds") or (name in SECONDS and (annotation, name) != (int, "run")):
         return ", seconds"
     return ", µs in each 100 ms" if name == "cpu_quota" else ""
 
