@@ -25,6 +25,7 @@ from sandfleet_worker.sandbox.cgroup.cgroup import SandboxCgroup
 from sandfleet_worker.sandbox.cgroup.tree import find_tree
 from sandfleet_worker.sandbox.janitor import sweep
 from sandfleet_worker.sandbox.process import remover
+from sandfleet_worker.sandbox.process.idle import IdleState
 from sandfleet_worker.sandbox.process.sandbox import Sandbox
 from sandfleet_worker.sandbox.process.supervision import Supervision
 from sandfleet_worker.sandbox.runner import RunscRunner
@@ -93,9 +94,9 @@ CALLED_BY_THE_THREAD = [
     (BootLimit, "try_acquire"),
     (Sandbox, "open"),
     (Sandbox, "boot"),
-    (Sandbox, "mark_warm"),
-    (Sandbox, "stop"),
-    (Sandbox, "check_stopped"),
+    (IdleState, "mark_warm"),
+    (IdleState, "stop"),
+    (IdleState, "check_stopped"),
     (SandboxCgroup, "limit_memory"),
     (Supervision, "poll"),
     (Supervision, "fileno"),
