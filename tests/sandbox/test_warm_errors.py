@@ -128,7 +128,7 @@ class Failing:
         return not self.left
 
 
-def test_the_pool_recovers_from_an_error_wherever_its_thread_calls_out(
+def test_the_pool_recovers_from_an_error_in_each_call_of_its_thread(
     warm: RunscRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pool_module, "STALE_POLL_SECONDS", 0.2)
@@ -172,7 +172,7 @@ def test_an_error_of_the_remover_loses_no_sandbox(warm: RunscRunner, monkeypatch
     wait_until(lambda: not warm._provider.remover.count_pending(), 10, "none is left")
 
 
-def test_a_fatal_error_of_the_pools_thread_is_told_and_harms_no_job(
+def test_a_fatal_error_of_the_pools_thread_is_reported_and_harms_no_job(
     warm_host: HostSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[str] = []
