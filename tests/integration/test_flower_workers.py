@@ -10,9 +10,15 @@ from flower_pages import running_flower
 from waiting import wait_until
 
 if TYPE_CHECKING:
+    from flower_pages import Flower
     from stage import Stage, Stock
 
 LEASE_SECONDS = "2"
+
+
+def wait_for_failure(flower: Flower, job_id: str, code: str) -> None:
+    wait_until(lambda: flower.find_row(job_id)["state"] == "FAILURE", 20, f"Flower shows {code}")
+    assert flower.find_row(job_id)["result"].startswith(code)
 
 
 def test_a_killed_worker_leaves_no_active_task(stage: Stage, stock: Stock) -> None:
@@ -52,9 +58,8 @@ def test_a_killed_worker_leaves_no_active_task(stage: Stage, stock: Stock) -> No
         wait_until(lambda: flower.find_row(again)["state"] == "STARTED", 20, "the job runs elsewhere")
         row = flower.find_row(again)
         assert (row["attempt"], row["worker"] != name) == (2, True)
-        for job_id, code in ((once, "WORKER_LOST"), (cancelled, "CANCELLED")):
-            wait_until(lambda: flower.find_row(job_id)["state"] == "FAILURE", 20, f"{code} is told")  # noqa: B023  called here
-            assert flower.find_row(job_id)["result"].startswith(code)
+        wait_for_failure(flower, once, "WORKER_LOST")
+        wait_for_failure(flower, cancelled, "CANCELLED")
         flower.post(f"/api/task/revoke/{again}?terminate=true")
         assert stock.outcome(again, 15)["code"] == "CANCELLED"
 

@@ -24,6 +24,8 @@ from waiting import wait_until
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from sandfleet import Outcome
+
 MIB = 1 << 20
 KIB = 1 << 10
 
@@ -65,6 +67,15 @@ def new_spec(script: str, max_bytes: str = "1MiB") -> SandboxSpec:
     return SandboxSpec.model_validate({"image": "busybox", "command": command, "output": {"max_bytes": max_bytes}})
 
 
+def check_dropped_output(outcome: Outcome) -> None:
+    assert (outcome.code, outcome.exit_code) == ("EXIT_NONZERO", 3)
+    for stream, total in ((outcome.stdout, 600_000), (outcome.stderr, 500_000)):
+        assert (stream.text, stream.truncated, stream.total_bytes) == ("", True, total)
+    assert (
+        outcome.message == "the program exited 3; its output was dropped: Redis was at its maxmemory when the job ended"
+    )
+
+
 def test_what_runs_ends_at_maxmemory_with_its_outcome_and_without_large_output(
     havoc: Havoc, fleet: Fleet, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -76,14 +87,7 @@ def test_what_runs_ends_at_maxmemory_with_its_outcome_and_without_large_output(
     queued = fleet.submit(new_spec("echo later"))
 
     with filled(havoc, 101):
-        outcome = large.outcome(30)
-        assert (outcome.code, outcome.exit_code) == ("EXIT_NONZERO", 3)
-        for stream, total in ((outcome.stdout, 600_000), (outcome.stderr, 500_000)):
-            assert (stream.text, stream.truncated, stream.total_bytes) == ("", True, total)
-        assert (
-            outcome.message
-            == "the program exited 3; its output was dropped: Redis was at its maxmemory when the job ended"
-        )
+        check_dropped_output(large.outcome(30))
         outcome = failed.outcome(30)
         assert (outcome.code, outcome.signal, outcome.stdout.truncated) == ("SIGNALED", 9, True)
         assert outcome.message.endswith("; its output was dropped: Redis was at its maxmemory when the job ended")
@@ -92,7 +96,7 @@ def test_what_runs_ends_at_maxmemory_with_its_outcome_and_without_large_output(
         with pytest.raises(redis.exceptions.OutOfMemoryError):
             havoc.redis.set("more", "x")
         assert worker.log.count("action=output_dropped") == 2
-        # It looks every 10 s where Redis had no maxmemory (redis_memory.NO_LIMIT_LOOK_SECONDS).
+        # It looks every 10 s where Redis had no maxmemory (redis_memory.NO_LIMIT_POLL_SECONDS).
         wait_until(lambda: "action=claims_stopped" in worker.log, 12, "the worker says that it claims nothing")
         time.sleep(1.5)
         assert not havoc.starts(queued.id)

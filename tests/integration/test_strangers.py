@@ -115,55 +115,38 @@ def test_the_id_of_a_claim_is_the_one_that_was_claimed() -> None:
     assert job_message.job_id == "one"
 
 
+REFUSING = ("batch:b", "done:b", "ends:b", "counts:b", "expiring")
+"""Keys that a submit checks, and refuses where they have a wrong type."""
+SPOILT = (
+    *("queues", "wake", "delayed", "duplicates", "dead", "dead_sizes", "dead_bytes", "dead_dropped"),
+    *("malformed", "malformed_count", "claims:host:one:one", *REFUSING),
+)
+
+
+def spoil(client: Any, name: str) -> None:
+    """Give the key `name` a type that it must not have."""
+    key = KEY_PREFIX + name
+    client.delete(key)
+    if name in {"queues", *REFUSING[:-1]} or name.startswith(DEFAULT_QUEUE):
+        client.zadd(key, {"a": 1})
+    else:
+        client.rpush(key, "x")
+
+
 def test_a_key_of_a_wrong_type_stops_nobody(url: str, client: Any, ledger: Ledger) -> None:
     """Each in turn: a job is submitted, claimed, and its outcome recorded, or the submit is refused and has queued nothing."""
     lists = [f"{KEY_PREFIX}{DEFAULT_QUEUE}{step}" for step in ("", "\x06\x163", "\x06\x166", "\x06\x169")]
-    names = [
-        "queues",
-        "wake",
-        "delayed",
-        "duplicates",
-        "dead",
-        "dead_sizes",
-        "dead_bytes",
-        "dead_dropped",
-        "malformed",
-        "malformed_count",
-        "claims:host:one:one",
-        "batch:b",
-        "done:b",
-        "ends:b",
-        "counts:b",
-        "expiring",
-    ]
-    names += [name.removeprefix(KEY_PREFIX) for name in lists]
-    refusing = {
-        "batch:b",
-        "done:b",
-        "ends:b",
-        "counts:b",
-        "expiring",
-        *(name.removeprefix(KEY_PREFIX) for name in lists),
-    }
-    for number, name in enumerate(names):
+    lists = [name.removeprefix(KEY_PREFIX) for name in lists]
+    for number, name in enumerate([*SPOILT, *lists]):
         client.flushdb()
         ledger.register(600)
         (before,) = submit(url)
         if client.type(KEY_PREFIX + name) == b"list":
             continue  # the list of the job itself
-        wrong = (
-            {"a": 1}
-            if name in {"queues", "batch:b", "done:b", "ends:b", "counts:b"} or name.startswith(DEFAULT_QUEUE)
-            else None
-        )
-        client.delete(KEY_PREFIX + name)
-        if wrong:
-            client.zadd(KEY_PREFIX + name, wrong)
-        else:
-            client.rpush(KEY_PREFIX + name, "x")
+        spoil(client, name)
         client.rpush(f"{KEY_PREFIX}{DEFAULT_QUEUE}\x06\x166", b"malformed")
 
-        if name in refusing:
+        if name in (*REFUSING, *lists):
             keys = set(client.keys(f"{KEY_PREFIX}job:*"))
             with pytest.raises(Exception, match="must be a"):
                 submit(url, batch="b")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import redis
 from celery.worker import state
+from failing_calls import Failing, Forward
 from pydantic import SecretStr
 from sandfleet import Fleet, SandboxSpec, Settings
 from sandfleet_config.codes import ErrorCode
@@ -63,21 +64,6 @@ HANDLED = {"claimer, served", "sweeper, a decision"}
 """Whatever is raised here costs that job an attempt or a wait, and is told; the thread goes on."""
 
 
-class Failing:
-    """Stands for a function of a thread's that raises one error so many times, and then works."""
-
-    def __init__(self, owner: Any, name: str, error: Exception, times: float) -> None:
-        self._function, self._error, self._times = getattr(owner, name), error, times
-        self.calls = 0
-        setattr(owner, name, self)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        self.calls += 1
-        if self.calls <= self._times:
-            raise self._error
-        return self._function(*args, **kwargs)
-
-
 class Fleetlet:
     """An `Intake` on a real Redis with all its threads, whose process is the test's: `left` says with which code it would end."""
 
@@ -117,16 +103,6 @@ class Fleetlet:
         self.intake.give_up()
         self.intake.close()
         self.slots.close()
-
-
-class Forward:
-    """A bound method that can be replaced by name."""
-
-    def __init__(self, owner: Any, name: str) -> None:
-        self._owner, self._name = owner, name
-
-    def __call__(self, *args: Any) -> Any:
-        return getattr(self._owner, self._name)(*args)
 
 
 @pytest.fixture
