@@ -39,8 +39,7 @@ def test_a_killed_worker_leaves_no_active_task(stage: Stage, stock: Stock) -> No
         # Nobody is there to take the jobs over, and yet nothing runs.
         wait_until(lambda: flower.find_ids("state:STARTED") == set(), 20, "no job counts as running")
         wait_until(lambda: not flower.find_workers()[name]["active"], 20, "the dead worker runs nothing")
-        worker = flower.find_workers()[name]
-        assert (worker["status"], worker["active"]) == (False, 0)
+        assert flower.find_workers()[name]["status"] is False
         assert again not in flower.get(f"/worker/{name}")
         row = flower.find_row(again)
         assert (row["state"], row["result"][:11]) == ("RETRY", "WORKER_LOST")

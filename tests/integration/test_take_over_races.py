@@ -144,45 +144,41 @@ def claim_all(client: Any) -> list[tuple[Ledger, Claim]]:
     return found
 
 
+def race(client: Any, successors: list[Successor], dead: set[str]) -> None:
+    """Let the workers `dead` die, the mortals take them over first, and the others then all the rest."""
+    mortals, survivors = successors[:MORTALS], successors[MORTALS:]
+    wait_until(lambda: all(one.lease.may_take_over for one in successors), 10, "the successors know the fleet")
+    client.zadd(f"{KEY_PREFIX}owners", dict.fromkeys(dead, 1))
+    for one in mortals:
+        one.start.set()
+    wait_until(lambda: all(one.ledger.taken_over for one in mortals), 10, "each mortal has taken somebody over")
+    for one in survivors:
+        one.start.set()
+    alive = {one.ledger.owner for one in survivors}
+    wait_until(lambda: read_owners(client) == alive, 20, "the dead are taken over, and those who died at it")
+    wait_until(lambda: not client.keys(f"{KEY_PREFIX}claims:*"), 20, "all is decided")
+    for one in successors:
+        one.stop.set()
+        one.thread.join()
+    assert [one.errors for one in successors] == [[]] * SUCCESSORS
+    assert not any(one.lease.is_lost for one in survivors)
+    taken_over = Counter(name for one in successors for name in one.ledger.taken_over)
+    assert taken_over == Counter(dead) + Counter(one.ledger.owner for one in mortals), "each had one successor"
+
+
 def test_many_successors_take_each_claim_once_though_some_die_at_it(url: str, client: Any) -> None:
     again, never_again = submit(url)
     held = claim_all(client)
     # The mortals die with claims that they have taken: one at once, the others in the middle of their decisions.
     lives = [0, 7, 40] + [float("inf")] * (SUCCESSORS - MORTALS)
     successors = [Successor(redis.Redis.from_url(url), f"{number}", life) for number, life in enumerate(lives)]
-    mortals, survivors = successors[:MORTALS], successors[MORTALS:]
     with ExitStack() as stack:
         for successor in successors:
             stack.callback(successor.close)
             successor.open()
-        wait_until(
-            lambda: all(successor.lease.may_take_over for successor in successors), 10, "the successors know the fleet"
-        )
-        dead = {ledger._identity.owner for ledger, _ in held}
-        client.zadd(f"{KEY_PREFIX}owners", dict.fromkeys(dead, 1))
+        race(client, successors, {ledger._identity.owner for ledger, _ in held})
 
-        for successor in mortals:
-            successor.start.set()
-        wait_until(
-            lambda: all(successor.ledger.taken_over for successor in mortals), 10, "each mortal has taken somebody over"
-        )
-        for successor in survivors:
-            successor.start.set()
-
-        alive = {successor.ledger.owner for successor in survivors}
-        wait_until(lambda: read_owners(client) == alive, 20, "the dead are taken over, and those who died at it")
-        wait_until(lambda: not client.keys(f"{KEY_PREFIX}claims:*"), 20, "all is decided")
-        for successor in successors:
-            successor.stop.set()
-            successor.thread.join()
-
-        assert [successor.errors for successor in successors] == [[]] * SUCCESSORS
-        assert not any(successor.lease.is_lost for successor in survivors)
-        taken_over = Counter(name for successor in successors for name in successor.ledger.taken_over)
-        assert taken_over == Counter(dead) + Counter(successor.ledger.owner for successor in mortals), (
-            "each had one successor"
-        )
-        decided = Counter(job_id for successor in successors for job_id, is_ours in successor.ledger.decided if is_ours)
+        decided = Counter(job_id for one in successors for job_id, is_ours in one.ledger.decided if is_ours)
         assert decided == Counter(again + never_again), "each job was decided about once"
         assert sorted(read_queue(client)) == sorted(again)
         ended = [fields[b"id"].decode() for _, fields in client.xrange(f"{KEY_PREFIX}ends:{BATCH}")]
@@ -195,5 +191,5 @@ def test_many_successors_take_each_claim_once_though_some_die_at_it(url: str, cl
         assert not any(ledger.finish(claim, Outcome.of(ErrorCode.OK, claim.job_id)) for ledger, claim in held)
         assert not any(ledger.retry(claim, ErrorCode.INTERNAL) for ledger, claim in held)
         assert sorted(read_queue(client)) == sorted(again)
-        told = Counter((claim_id, kind) for claim_id, kind, _ in read_duplicates(client))
-        assert told == Counter((claim.claim_id, "outcome") for _, claim in held), "one line a run, none for decisions"
+        lines = Counter((claim_id, kind) for claim_id, kind, _ in read_duplicates(client))
+        assert lines == Counter((claim.claim_id, "outcome") for _, claim in held), "one line a run, none for decisions"
