@@ -158,7 +158,7 @@ def test_a_drain_gives_a_job_that_waits_back_at_once_and_a_cancel_ends_it(havoc:
     assert told(havoc, job) == [("OK", True)]
 
 
-def test_a_job_that_waits_long_lends_its_slot_and_takes_one_again(havoc: Havoc, images: Path) -> None:
+def test_a_job_that_waits_long_gives_its_slot_back_and_takes_one_again(havoc: Havoc, images: Path) -> None:
     """Two workers share one slot of the host, and only one of them waits for an image."""
     with contextlib.ExitStack() as stack:
         _, waiting = start_waiting(havoc, images, stack)
