@@ -1,4 +1,4 @@
-"""The same thousand jobs on each release of runsc: each ends as it must, on all of them alike, and leaves nothing.
+"""Run the same thousand jobs on each release of runsc, and check that each ends as it must and leaves nothing.
 
 Run it by `make test-releases`, which builds what is missing. For each release it starts a Redis, a host's folders and a worker
 with warm sandboxes of their own. It ends with 1 where one job ended otherwise or was started twice, and where a process, a
@@ -43,10 +43,10 @@ EAGER = Path(__file__).parents[1] / "support/eager.py"
 RELEASES = ("debian", "release-20250503.0", "bin")
 """Their folders; `bin` is the newest that the set-up built."""
 JOB_TIMEOUT_SECONDS = 60
-"""Of jobs that are no test of it: the machine may be busy."""
+"""Timeout of jobs that do not test it, long enough for a busy machine."""
 PATIENCE = 3
 SLOW_EVERY = 4
-"""Jobs that run into a limit of time or memory take seconds: they are in one round of so many."""
+"""Jobs that reach a limit of time or memory take seconds, so only one round in so many has them."""
 END_SECONDS = 3600
 SHOWN = 5
 
@@ -180,7 +180,7 @@ def report(results: list[Result], console: Console) -> bool:
 
 
 def main() -> int:
-    """Run the jobs on all releases; return the exit status."""
+    """Run the jobs on all releases; return the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--jobs", type=int, default=1000, help="so many on each release")
     parser.add_argument("--concurrency", type=int, default=2 * (os.cpu_count() or 1), help="so many at once")

@@ -1,4 +1,4 @@
-"""An earlier release beside this one: each runs and reads the other's jobs, and one takes over where the other stopped.
+"""Run an earlier release beside this one: each runs and reads the other's jobs, and takes over its fleet.
 
 Run it by `make test-upgrade`. It installs the earlier commit from a git worktree into an environment of its own, starts a Redis
 and a host's folders, and lets producers and workers of both releases share them: each producer with the other's worker, both
@@ -45,7 +45,7 @@ KILLED_SANDBOX = {"SANDBOX_CREATION_FAILED", "SANDBOX_EXECUTION_FAILED"}
 
 @dataclass
 class Check:
-    """What was looked at, and the first fault found."""
+    """One check and its faults."""
 
     scenario: str
     what: str
@@ -215,7 +215,7 @@ def is_running(stage: Stage, job_id: str) -> bool:
 
 
 def find_left(stage: Stage) -> list[str]:
-    """Name keys without a TTL, claims that nobody ended, and outcomes that came twice."""
+    """Return keys without a TTL, claims that are not settled, and outcomes that came twice."""
     left = lasting_keys(stage.redis)
     left += [key.decode() for key in stage.redis.scan_iter(f"{KEY_PREFIX}claims:*")]
     twice: Any = stage.redis.xrange(f"{KEY_PREFIX}duplicates")
@@ -224,7 +224,7 @@ def find_left(stage: Stage) -> list[str]:
 
 
 def report(checks: list[Check], console: Console) -> bool:
-    """Print what was checked; return whether all of it is as it must be."""
+    """Print the checks; return whether all of them passed."""
     table = Table("scenario", "checked", "")
     for check in checks:
         table.add_row(check.scenario, check.what, "[red]FAULT[/red]" if check.fault else "ok")
@@ -237,7 +237,7 @@ def report(checks: list[Check], console: Console) -> bool:
 
 
 def main() -> int:
-    """Run all scenarios; return the exit status."""
+    """Run all scenarios; return the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--commit", default=OLD_COMMIT, help="the earlier release")
     parser.add_argument("--images", type=Path, help="a store that has the starter images, to save their making")

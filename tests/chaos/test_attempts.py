@@ -1,4 +1,4 @@
-"""Workers die, drain and wait at each step of a job: every start is told, only the guilty are charged, nothing is run twice."""
+"""Workers die, drain and wait at each step of a job: every start is recorded, and only its cause is charged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two hosts, each a network namespace with a worker of its own: they share the work, and one may be cut off and come back."""
+"""Two hosts, each a network namespace with a worker: they share the work, and one is cut off and comes back."""
 
 from __future__ import annotations
 

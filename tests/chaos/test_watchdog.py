@@ -59,7 +59,7 @@ def start_other(havoc: Havoc) -> Worker:
 
 def test_a_worker_that_consumes_no_more_ends_and_its_jobs_run_elsewhere(havoc: Havoc) -> None:
     """Three workers at once: each has a queue of its own and hangs in another place."""
-    said = {"turns": "the claimer has made", "slots": "the claimer has made", "loop": "Celery's loop"}
+    said = {"rotation": "the claimer has made", "slots": "the claimer has made", "loop": "Celery's loop"}
     # A place more than jobs: each keeps looking for work.
     stalled = {
         place: Stalling(havoc, place, 2, SANDFLEET_QUEUE=place, SANDFLEET_QUEUES=place, SANDFLEET_SLOTS_DIR=slots)

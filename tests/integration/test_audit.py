@@ -1,4 +1,4 @@
-"""The audit of the soak finds what is wrong with runs, ends and counts."""
+"""The audit of the soak finds wrong runs, ends and counts."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Rest:
         assert self._ledger.finish(claim, outcome, reason=reason)
 
     def find_faults(self) -> set[str]:
-        """Return what does not hold."""
+        """Return the claims that do not hold."""
         worker = SimpleNamespace(process=SimpleNamespace(pid=1), log=self.log)
         stage: Any = SimpleNamespace(workers=[worker], find_leftovers=list)
         expected = {job.id: ErrorCode.OK for job in self.jobs}

@@ -1,4 +1,4 @@
-"""The benchmark's drivers of other people's sandboxes, with stand-ins for those."""
+"""The benchmark's drivers of other sandboxes, with stand-ins for those sandboxes."""
 
 from __future__ import annotations
 

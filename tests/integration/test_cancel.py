@@ -1,4 +1,4 @@
-"""A job is cancelled by anybody's plain ``control.revoke``, or by its key, queued or running."""
+"""A stock ``control.revoke`` or the cancel key cancels a job, queued or running."""
 
 from __future__ import annotations
 

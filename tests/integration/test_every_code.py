@@ -1,4 +1,4 @@
-"""Each error code from its real cause, through the queue: as its exception at the producer and as its code in a stock result."""
+"""Cause each error code for real: the producer gets its exception, and a stock result has the code."""
 
 from __future__ import annotations
 

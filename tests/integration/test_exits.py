@@ -1,4 +1,4 @@
-"""A program's own end comes back as it was, through the queue."""
+"""A program's own end comes back through the queue unchanged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a worker tells Redis of a job while Redis is away."""
+"""A worker records attempts and ends of jobs while Redis is down."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A Redis that runs out of memory loses no job and no outcome; output goes first, and it is told."""
+"""A Redis that runs out of memory loses no job and no outcome: only output is dropped, and the outcome says so."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def used(havoc: Havoc) -> int:
 
 @contextmanager
 def filled(havoc: Havoc, percent: float) -> Iterator[None]:
-    """Let Redis use so much of its maxmemory; then give it room again."""
+    """Let Redis use that share of its maxmemory, and raise maxmemory at the end."""
     havoc.redis.config_set("maxmemory", int(used(havoc) * 100 / percent))
     try:
         yield
@@ -119,7 +119,7 @@ def test_a_running_job_ends_at_maxmemory_with_its_outcome_but_without_large_outp
 def test_workers_claim_nothing_before_maxmemory_so_that_running_jobs_keep_their_output(
     havoc: Havoc, fleet: Fleet
 ) -> None:
-    """Many jobs with large outputs, and a Redis that cannot hold them all: none is lost, and it never passes its maxmemory."""
+    """The outputs are larger than Redis. No job is lost, and Redis never exceeds its maxmemory."""
     maximum = used(havoc) + 48 * MIB
     havoc.redis.set("other", "x" * 30 * MIB, ex=3600)
     havoc.redis.config_set("maxmemory", maximum)

@@ -1,4 +1,4 @@
-"""What docs/how-to/send-from-outside.md tells people to type works, and a likely mistake is told with the field."""
+"""The example of docs/how-to/send-from-outside.md works, and a likely mistake gets a message with the field."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ PLACES: dict[str, Callable[[Any], tuple[Any, str]]] = {
     "watchdog, a stall": lambda intake: (intake.watchdog, "find_stall"),
 }
 HANDLED = {"claimer, served", "sweeper, a decision"}
-"""Whatever is raised here costs that job an attempt or a wait, and is told; the thread goes on."""
+"""An error raised here costs its job an attempt or a wait, and is logged; the thread goes on."""
 
 
 @pytest.fixture

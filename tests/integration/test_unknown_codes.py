@@ -1,4 +1,4 @@
-"""Outcomes with codes of a newer release are read by their category, by whoever reads them."""
+"""Every reader treats an outcome with a code of a newer release by its category."""
 
 from __future__ import annotations
 

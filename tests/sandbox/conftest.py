@@ -19,8 +19,8 @@ from sandfleet_worker.sandbox.image.store import ImageStore
 from sandfleet_worker.sandbox.policy import admit
 from sandfleet_worker.sandbox.process.abilities import MEMORY_FILE
 from sandfleet_worker.sandbox.runner import RunscRunner
+from sandfleet_worker.sandbox.warm.booter import IDLE_MEMORY_BYTES
 from sandfleet_worker.sandbox.warm.demand import HostLoad
-from sandfleet_worker.sandbox.warm.pool import IDLE_MEMORY_BYTES
 from waiting import wait_until
 from warmhost import warm, warm_host
 

@@ -73,7 +73,7 @@ def test_the_usual_soft_limit_is_enough_for_64_jobs_at_once_and_128_spares(limit
     assert "Too many open files" not in log
 
 
-def test_where_the_hard_limit_is_low_fewer_are_booted_ahead(limited: Limited) -> None:
+def test_fewer_spares_are_booted_under_a_low_hard_limit(limited: Limited) -> None:
     limit = DescriptorNeed(2, BOOTS, 3).total
     told, log = limited((limit, limit), warm=64, is_filled=True)
     assert codes_of(told) == ["OK"] * 3

@@ -45,7 +45,7 @@ def test_the_programs_own_exit_is_its_own(run: Run, number: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["HUP", "KILL", "SEGV", "TERM", "ABRT", "SYS"])
-def test_a_fatal_signal_is_told_by_number(python: Run, name: str) -> None:
+def test_a_fatal_signal_is_reported_by_number(python: Run, name: str) -> None:
     outcome = python(f"import os; os.kill(os.getpid(), {int(signal.Signals['SIG' + name])})")
     assert (outcome.code, outcome.signal, outcome.exit_code) == (ErrorCode.SIGNALED, signal.Signals["SIG" + name], None)
 
@@ -95,7 +95,7 @@ def test_the_programs_world(run: Run) -> None:
 
 
 @pytest.mark.parametrize("is_allowed", [False, True])
-def test_membarrier_has_commands_where_the_host_lets_it(
+def test_membarrier_has_commands_if_the_host_allows_it(
     host: HostSettings, runsc: RunscBinary, *, is_allowed: bool
 ) -> None:
     """Where it costs no time it is always there."""
@@ -228,7 +228,7 @@ def test_many_threads_share_a_runner(runner: RunscRunner) -> None:
     assert [(result.exit_code, result.stdout) for result in results] == [(4, "same\n")] * 8
 
 
-def test_usage_and_timing_are_told(runner: RunscRunner) -> None:
+def test_usage_and_timing_are_reported(runner: RunscRunner) -> None:
     outcome = runner.execute(admit(new_spec("true"), runner.config)).to_outcome(job_id="x")
     for name in ("image", "create", "run", "collect", "cleanup"):
         assert getattr(outcome.timing, name) is not None, name

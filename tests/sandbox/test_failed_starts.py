@@ -46,7 +46,9 @@ def new_spec(*command: str, **fields: Any) -> SandboxSpec:
         (["true"], {"working_dir": "/etc/passwd", "image": "python"}, ErrorCode.WORKING_DIR_INVALID),
     ],
 )
-def test_what_cannot_start(run: Run, command: list[str], fields: dict[str, Any], code: ErrorCode) -> None:
+def test_a_job_that_cannot_start_ends_with_the_code_of_the_reason(
+    run: Run, command: list[str], fields: dict[str, Any], code: ErrorCode
+) -> None:
     outcome = run(*command, **fields)
     assert (outcome.code, outcome.exit_code, outcome.signal) == (code, None, None)
     assert outcome.message
@@ -63,7 +65,7 @@ def test_what_cannot_start(run: Run, command: list[str], fields: dict[str, Any],
         ({"runsc_path": "/bin/sh"}, SecurityViolation),
     ],
 )
-def test_what_is_refused(runner: RunscRunner, fields: dict[str, Any], error: type[Exception]) -> None:
+def test_a_refused_spec_raises_the_reason(runner: RunscRunner, fields: dict[str, Any], error: type[Exception]) -> None:
     spec = SandboxSpec.model_validate({"image": "busybox", "command": ["true"], **fields})
     with pytest.raises(error):
         runner.run(spec)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from conftest import Run
 
 
-def test_a_source_that_is_none_is_told_what_to_give_instead(store: ImageStore, tree: Path, tmp_path: Path) -> None:
+def test_an_unknown_source_is_refused_with_the_forms_to_use(store: ImageStore, tree: Path, tmp_path: Path) -> None:
     store.add("app", f"rootfs:{tree}")
     text = tmp_path / "notes.txt"
     text.write_text("no archive\n")
@@ -85,9 +85,7 @@ def test_a_folder_becomes_an_image(store: ImageStore, tree: Path, tmp_path: Path
     store.verify(image)
 
 
-def test_the_same_tree_is_the_same_image_whatever_its_times_and_however_it_comes(
-    store: ImageStore, tmp_path: Path
-) -> None:
+def test_the_same_tree_is_the_same_image_with_any_times_and_from_any_source(store: ImageStore, tmp_path: Path) -> None:
     first = new_tree(tmp_path / "one")
     second = new_tree(tmp_path / "two")
     os.utime(second / "hello", (1, 1))
@@ -164,7 +162,7 @@ def test_the_python_starter_comes_out_the_same_again(images_root: Path, store: I
     assert again.erofs_sha256 == first.erofs_sha256
 
 
-def test_the_busybox_starter_comes_out_the_same_whatever_the_umask(store: ImageStore) -> None:
+def test_the_busybox_starter_does_not_depend_on_the_umask(store: ImageStore) -> None:
     digests = {store.add("busybox").digest}
     old = os.umask(0o077)
     try:

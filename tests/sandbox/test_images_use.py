@@ -15,7 +15,7 @@ from sandfleet_config.errors import HostResources, ImageInvalid, ImageNotFound, 
 from sandfleet_worker.sandbox.image.store import ImageStore
 
 
-def test_an_unknown_image_is_told_with_what_is_near(store: ImageStore, tree: Path) -> None:
+def test_an_unknown_image_is_refused_with_similar_names(store: ImageStore, tree: Path) -> None:
     with pytest.raises(ImageNotFound, match="no image at all"):
         store.resolve("judge")
     store.add("judge", f"rootfs:{tree}")
@@ -40,7 +40,7 @@ def test_a_pinned_digest_counts(store: ImageStore, tree: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["truncate", "no json", "bad json", "no erofs", "bad ref"])
-def test_a_damaged_image_is_said_to_be_and_adding_it_again_mends_it(store: ImageStore, tree: Path, damage: str) -> None:
+def test_a_damaged_image_is_reported_and_repaired_by_another_add(store: ImageStore, tree: Path, damage: str) -> None:
     image = store.add("app", f"rootfs:{tree}")
     blob = image.erofs_path.parent
     match damage:
@@ -159,7 +159,7 @@ def test_a_missing_tool_is_named(store: ImageStore, tree: Path, monkeypatch: pyt
 @pytest.mark.parametrize(
     "source", [None, "", "rootfs:", "rootfs:/nowhere", "rootfs:/dev/zero", "docker://x", "oci:", "x"]
 )
-def test_a_source_that_is_none_is_refused(store: ImageStore, source: str | None) -> None:
+def test_an_unknown_source_is_refused(store: ImageStore, source: str | None) -> None:
     with pytest.raises(ImageInvalid):
         store.add("app", source)
 

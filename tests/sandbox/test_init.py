@@ -117,7 +117,7 @@ def test_a_message_cut_short_or_too_long_is_a_protocol_fault(new_sandbox: NewSan
     assert sandbox.finish() == ProtocolFault(Fault.LAYOUT)
 
 
-def test_a_sandbox_nobody_used_ends_silently(sandbox: Sandbox) -> None:
+def test_an_unused_sandbox_ends_without_a_report(sandbox: Sandbox) -> None:
     assert sandbox.next_report() == Ready()
     close_control(sandbox)
     assert sandbox.finish() is None

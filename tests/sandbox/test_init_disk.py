@@ -42,7 +42,7 @@ def test_a_writable_path_may_lie_in_a_closed_folder(sandbox: Sandbox) -> None:
 
 
 @pytest.mark.parametrize("folder", ["/tmp", "/dev/shm", "/home/job"])
-def test_a_full_disk_is_told(new_sandbox: NewSandbox, folder: str) -> None:
+def test_a_full_disk_is_reported(new_sandbox: NewSandbox, folder: str) -> None:
     sandbox = new_sandbox()
     script = f"dd if=/dev/zero of={folder}/f bs=64k count=1000; exit 1"
     assert sandbox.run(shell(script)) == Exited(1, disk_full=True)
@@ -95,7 +95,7 @@ def test_many_empty_files_are_a_full_disk(sandbox: Sandbox, runsc: RunscBinary) 
 # ---- the writable root ----
 
 
-def test_a_writable_root_is_writable_where_the_image_permits(sandbox: Sandbox) -> None:
+def test_a_writable_root_keeps_the_permissions_of_the_image(sandbox: Sandbox) -> None:
     script = """
         touch /home/free/a /tmp/b /dev/shm/c && busybox mv /home/free/a /home/free/d && busybox ln /home/free/d /home/free/e
         touch /etc/f /f; ls /home/free; stat -c '%n %a %u:%g' / /etc /locked /home/free /tmp

@@ -110,7 +110,7 @@ def test_a_sweep_leaves_nothing_of_a_killed_worker(victim: Victim, host: HostSet
     assert not left_behind(host)
 
 
-def test_a_sweep_kills_what_parent_death_did_not(
+def test_a_sweep_kills_processes_that_outlived_their_parent(
     host: HostSettings, tree: CgroupTree, sleeper: subprocess.Popen[bytes]
 ) -> None:
     """A cgroup without a folder: the worker died between the removal of the two."""
@@ -206,7 +206,7 @@ def test_workers_that_start_during_sweeps_keep_their_folders(host: HostSettings,
 @pytest.mark.parametrize(
     "content", ["", LOCK_NAME, "{owner}.1/", "{owner}.1/state/x_sandbox:x.state", "probe/dev/shm/"]
 )
-def test_a_half_made_folder_goes(host: HostSettings, tree: CgroupTree, content: str) -> None:
+def test_a_half_made_folder_is_removed(host: HostSettings, tree: CgroupTree, content: str) -> None:
     folder = make_stale(host, has_lock=False)
     path = folder / content.format(owner=folder.name)
     if content.endswith("/"):
@@ -220,7 +220,7 @@ def test_a_half_made_folder_goes(host: HostSettings, tree: CgroupTree, content: 
     assert not folder.exists()
 
 
-def test_what_is_not_ours_stays(host: HostSettings, tree: CgroupTree, tmp_path: Path) -> None:
+def test_folders_of_others_stay(host: HostSettings, tree: CgroupTree, tmp_path: Path) -> None:
     folder = make_stale(host)
     outside = tmp_path / "outside"
     outside.mkdir()
@@ -234,7 +234,7 @@ def test_what_is_not_ours_stays(host: HostSettings, tree: CgroupTree, tmp_path: 
     assert not folder.exists()
 
 
-def test_a_cgroup_that_will_not_go_is_tried_again(
+def test_a_cgroup_that_cannot_be_removed_is_tried_again(
     host: HostSettings, tree: CgroupTree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = make_stale(host)

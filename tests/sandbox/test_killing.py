@@ -74,7 +74,7 @@ def test_all_members_of_a_cgroup_are_killed_on_both_versions(
     assert sleeper.poll() is None
 
 
-def test_one_cgroup_that_will_not_go_does_not_keep_the_others(
+def test_one_cgroup_that_cannot_be_removed_does_not_keep_the_others(
     tree: CgroupTree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cgroups, "REMOVE_DEADLINE_SECONDS", 0.1)

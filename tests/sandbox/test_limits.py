@@ -29,7 +29,7 @@ ROUNDS = ("cold", "warm")
 MIB = 1 << 20
 
 
-def test_memory_is_limited_and_the_reason_told(python: Run) -> None:
+def test_memory_is_limited_and_the_code_says_so(python: Run) -> None:
     outcome = python("print('before', flush=True); x = bytearray(1 << 30)", resources={"memory_bytes": "96MiB"})
     assert outcome.code is ErrorCode.OUT_OF_MEMORY
     assert outcome.stdout.text == "before\n"
@@ -39,7 +39,7 @@ def test_memory_is_limited_and_the_reason_told(python: Run) -> None:
 
 
 @pytest.mark.parametrize("platform", ["systrap", "ptrace"])
-def test_out_of_memory_is_told_on_every_platform(python: Run, platform: str) -> None:
+def test_out_of_memory_is_reported_on_every_platform(python: Run, platform: str) -> None:
     outcome = python("x = bytearray(1 << 30)", platform=platform, resources={"memory_bytes": "96MiB"})
     assert outcome.code is ErrorCode.OUT_OF_MEMORY
 
@@ -78,7 +78,7 @@ def test_output_is_truncated_and_counted(run: Run) -> None:
 
 
 @pytest.mark.parametrize("stream", [1, 2])
-def test_output_limit_kills_by_wish(run: Run, stream: int) -> None:
+def test_the_output_limit_kills_if_the_spec_asks_for_it(run: Run, stream: int) -> None:
     outcome = run(
         "sh", "-c", f"while :; do echo flood >&{stream}; done", output={"max_bytes": 1000, "on_limit": "kill"}
     )
@@ -86,7 +86,7 @@ def test_output_limit_kills_by_wish(run: Run, stream: int) -> None:
     assert len(outcome.stdout.bytes) + len(outcome.stderr.bytes) <= 1000
 
 
-def test_output_limit_is_told_even_where_the_program_was_faster(run: Run) -> None:
+def test_the_output_limit_is_reported_even_if_the_program_was_faster(run: Run) -> None:
     outcome = run("sh", "-c", "echo 123456", output={"max_bytes": 3, "on_limit": "kill"})
     assert outcome.code is ErrorCode.OUTPUT_LIMIT
 
@@ -114,7 +114,7 @@ def test_a_gibibyte_of_output_is_counted_in_flat_memory(python: Run) -> None:
 
 
 @pytest.mark.parametrize("folder", ["/tmp", "/dev/shm", "$HOME"])
-def test_disk_is_limited_wherever_a_job_can_write(run: Run, folder: str) -> None:
+def test_disk_is_limited_in_each_folder_that_a_job_can_write(run: Run, folder: str) -> None:
     command = f"dd if=/dev/zero of={folder}/x bs=1M"
     outcome = run("sh", "-c", command, resources={"disk_bytes": "8MiB"})
     assert (outcome.code, outcome.exit_code) == (ErrorCode.DISK_LIMIT, 1)
@@ -171,7 +171,7 @@ def test_processes_are_limited(python: Run) -> None:
     assert python(COUNT_FORKS, resources={"pids_limit": 20}).stdout.text == "19\n"
 
 
-def test_processes_of_root_are_limited_alike(run_as_root: Run) -> None:
+def test_processes_of_root_are_limited(run_as_root: Run) -> None:
     outcome = run_as_root("python3", "-c", COUNT_FORKS, image="python", resources={"pids_limit": 20})
     assert outcome.stdout.text == "19\n"
 
@@ -191,7 +191,7 @@ import os; os._exit(0)
     assert python(code, resources={"pids_limit": 20}).stdout.text == "20\n"
 
 
-def test_the_hosts_process_fuse_is_told(runner: RunscRunner, python: Run) -> None:
+def test_the_hosts_process_fuse_is_reported(runner: RunscRunner, python: Run) -> None:
     """Where the host's own pids limit stops the sandbox (here: lowered by hand while it runs), it is no fault of the program."""
 
     def lower() -> None:
@@ -229,7 +229,7 @@ def test_the_least_that_a_spec_may_ask_for_runs_a_program(run: Run) -> None:
         assert outcome.code is ErrorCode.OK, (wish, outcome.message)
 
 
-def test_less_memory_than_a_sandbox_needs_is_told_as_such(runner: RunscRunner) -> None:
+def test_less_memory_than_a_sandbox_needs_is_out_of_memory(runner: RunscRunner) -> None:
     """No spec asks for so little any more; a message's own words may still be wrong."""
     limits = replace(admit(SandboxSpec(image="busybox", command=["true"]), runner.config), memory_bytes=4 << 20)
     outcome = runner.execute(limits).to_outcome(job_id="x")
@@ -237,7 +237,7 @@ def test_less_memory_than_a_sandbox_needs_is_told_as_such(runner: RunscRunner) -
     assert "the sandbox itself does not fit into 4 MiB of memory" in outcome.message
 
 
-def test_a_limit_nobody_can_hold_is_refused_unless_allowed_by_name(
+def test_a_limit_that_cannot_be_enforced_is_refused_unless_allowed_by_name(
     host: HostSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sandfleet_worker.sandbox.runner.find_tree", lambda _parent: CgroupTree(version=2, parents={}))

@@ -23,7 +23,7 @@ def test_the_soft_limit_is_a_term_inside(run: Run) -> None:
     assert outcome.stdout.text == "up\nbye\n"
 
 
-def test_the_hard_limit_kills_what_ignores_term(run: Run) -> None:
+def test_the_hard_limit_kills_a_program_that_ignores_term(run: Run) -> None:
     started = time.monotonic()
     outcome = run("sh", "-c", "trap '' TERM; echo up; while :; do sleep 1; done", timeout=0.5, grace=0.5)
     assert (outcome.code, outcome.timed_out) == (ErrorCode.TIMEOUT, "hard")

@@ -19,8 +19,8 @@ from sandfleet_config.codes import ErrorCode
 from sandfleet_config.settings import HostSettings
 from sandfleet_worker.sandbox.process.abilities import AbilityFinder
 from sandfleet_worker.sandbox.runner import RunscRunner
+from sandfleet_worker.sandbox.warm.booter import SpareBooter
 from sandfleet_worker.sandbox.warm.demand import HostLoad
-from sandfleet_worker.sandbox.warm.pool import WarmPool
 from waiting import wait_until
 from warmhost import BOOT_SECONDS, SIZE, execute, idle, plan_of, sentry_of, wait_idle
 
@@ -223,13 +223,13 @@ def test_the_pool_backs_off_while_no_sandbox_boots_and_outcomes_say_why(
     warm_host: HostSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[str] = []
-    note_failure = WarmPool._note_failure
+    note_failure = SpareBooter.note_failure
 
-    def note(pool: WarmPool, why: str) -> None:
+    def note(booter: SpareBooter, why: str) -> None:
         told.append(why)
-        note_failure(pool, why)
+        note_failure(booter, why)
 
-    monkeypatch.setattr(WarmPool, "_note_failure", note)
+    monkeypatch.setattr(SpareBooter, "note_failure", note)
     with RunscRunner(warm_host) as runner:
         plan = plan_of(runner)
         runner._provider.pool.pin(type(plan)(plan.binary, "no-such-platform", plan.erofs, plan.identity))

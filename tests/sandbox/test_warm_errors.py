@@ -25,6 +25,7 @@ from sandfleet_worker.sandbox.cgroup.cgroup import SandboxCgroup
 from sandfleet_worker.sandbox.cgroup.tree import find_tree
 from sandfleet_worker.sandbox.janitor import sweep
 from sandfleet_worker.sandbox.process import remover
+from sandfleet_worker.sandbox.process.idle import IdleState
 from sandfleet_worker.sandbox.process.sandbox import Sandbox
 from sandfleet_worker.sandbox.process.supervision import Supervision
 from sandfleet_worker.sandbox.runner import RunscRunner
@@ -93,9 +94,9 @@ CALLED_BY_THE_THREAD = [
     (BootLimit, "try_acquire"),
     (Sandbox, "open"),
     (Sandbox, "boot"),
-    (Sandbox, "mark_warm"),
-    (Sandbox, "stop"),
-    (Sandbox, "check_stopped"),
+    (IdleState, "mark_warm"),
+    (IdleState, "stop"),
+    (IdleState, "check_stopped"),
     (SandboxCgroup, "limit_memory"),
     (Supervision, "poll"),
     (Supervision, "fileno"),
@@ -127,7 +128,7 @@ class Failing:
         return not self.left
 
 
-def test_the_pool_recovers_from_an_error_wherever_its_thread_calls_out(
+def test_the_pool_recovers_from_an_error_in_each_call_of_its_thread(
     warm: RunscRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pool_module, "STALE_POLL_SECONDS", 0.2)
@@ -171,7 +172,7 @@ def test_an_error_of_the_remover_loses_no_sandbox(warm: RunscRunner, monkeypatch
     wait_until(lambda: not warm._provider.remover.count_pending(), 10, "none is left")
 
 
-def test_a_fatal_error_of_the_pools_thread_is_told_and_harms_no_job(
+def test_a_fatal_error_of_the_pools_thread_is_reported_and_harms_no_job(
     warm_host: HostSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[str] = []

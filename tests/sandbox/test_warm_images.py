@@ -49,7 +49,7 @@ def test_images_named_in_the_settings_are_up_before_the_first_job(host: HostSett
         assert execute(runner, "true").runtime.warm
 
 
-def test_spares_of_an_image_that_nobody_asks_for_any_more_are_given_back(host: HostSettings) -> None:
+def test_spares_of_an_unused_image_are_destroyed(host: HostSettings) -> None:
     with RunscRunner(host.model_copy(update={"warm": WarmSettings(size=SIZE, idle_seconds=1)})) as runner:
         execute(runner, "true")
         wait_idle(runner)

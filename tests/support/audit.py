@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 SHOWN = 5
 SLACK_SECONDS = 1.0
-"""Between a fault and what it does to an attempt, both told in whole moments of a busy machine."""
+"""Time between a fault and its effect on an attempt, on a busy machine."""
 
 
 class Finding(NamedTuple):
-    """One thing that must hold, how many were looked at, and what speaks against it."""
+    """One promise, the number of things that were checked, and the faults that were found."""
 
     claim: str
     looked_at: int
@@ -62,7 +62,7 @@ class Audit(AuditFacts):
         return Finding("every run of every accepted job has an outcome, and says which run it is", len(runs), faults)
 
     def _batches_agree(self) -> Finding:
-        """Look at each batch's stream of ends and its counts.
+        """Check each batch's stream of ends and its counts.
 
         `finish.lua` adds to the stream each time that it records an outcome, and Redis counts what was ever added: that
         is one for each run, however many ends of earlier runs were taken out again. An end that a worker of the earlier
@@ -136,7 +136,7 @@ class Audit(AuditFacts):
         return Finding("each ended as its program does, or by a fault that was made", len(self.outcomes), faults)
 
     def _faults_were_made(self) -> Finding:
-        """Look at attempts: a job that ended by the host's fault failed so in its last one."""
+        """Check attempts: a job that ended with a code of the host has that code in its last attempt."""
         failed = [
             (run, attempt)
             for run, outcome in self.outcomes.items()

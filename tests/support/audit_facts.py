@@ -51,13 +51,13 @@ class AuditFacts:
     retries: Retries
     max_attempts: int
     once: set[str] = field(default_factory=set)
-    """Those of the jobs that may start once."""
+    """The jobs that may start once."""
     harms: list[Harm] = field(default_factory=list)
-    """All that was done to them."""
+    """The harms that were done."""
     clockless: set[int] = field(default_factory=set)
-    """The processes of workers whose wall clock was stepped: when their attempts were is not known."""
+    """Pids of workers whose wall clock was stepped; the times of their attempts are unknown."""
     earlier: set[int] = field(default_factory=set)
-    """The processes of workers of a release before runs: it calls each run the first, and tells no start that a drain cuts."""
+    """Pids of workers of a release without runs: it numbers each run 1, and records no start that a drain cuts."""
 
     @cached_property
     def newest(self) -> dict[str, Outcome]:
@@ -67,7 +67,7 @@ class AuditFacts:
 
     @cached_property
     def runs(self) -> dict[str, int]:
-        """How many runs each accepted job has had, as its record says."""
+        """The number of runs of each accepted job, from its record."""
         pipe: Any = self.client.pipeline(transaction=False)
         for job_id in self.expected:
             pipe.hget(job_key(job_id), "run")
@@ -85,7 +85,7 @@ class AuditFacts:
 
     @cached_property
     def starts(self) -> dict[Run, Counter[str]]:
-        """The starts of each run by worker, from the append-only logs of all workers of this release that there ever were."""
+        """The starts of each run by worker, from the logs of all workers of this release, dead ones too."""
         found: dict[Run, Counter[str]] = {}
         for worker in self.stage.workers:
             if worker.process.pid not in self.earlier:
@@ -95,7 +95,7 @@ class AuditFacts:
 
     @cached_property
     def earlier_starts(self) -> dict[str, Counter[str]]:
-        """The starts of each job by worker of the earlier release, but for those that it has cut to drain."""
+        """The starts of each job by worker of the earlier release, without those that its drain cut."""
         found: dict[str, Counter[str]] = {}
         for worker in self.stage.workers:
             if worker.process.pid in self.earlier:

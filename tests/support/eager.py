@@ -1,4 +1,4 @@
-"""A worker that boots sandboxes ahead however busy the machine is; in every other way it is the worker's own program."""
+"""Run the worker's program, but let it boot spares even on a busy machine."""
 
 from __future__ import annotations
 

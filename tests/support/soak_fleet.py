@@ -1,4 +1,4 @@
-"""The fleet of the soak, its supervisor, and the harms that are done to it."""
+"""The fleet of the soak: Redis, workers, producers, and the supervisor that restarts workers."""
 
 from __future__ import annotations
 
@@ -35,21 +35,21 @@ LEASE_SECONDS = 3.0
 REST_SECONDS = 180
 RESTART_SECONDS = 0.5
 RELEASES = [path for name in ("bin", "debian") if (path := GVISOR / name / "runsc").exists()]
-"""Workers run them in turn; none is there where the set-up could install none: then PATH's."""
+"""Releases of runsc that workers run in turn; empty if the set-up could install none: then PATH's runsc."""
 EARLIER_RUNSC = GVISOR / "debian/runsc"
-"""Workers before runsc of 2026 start on no other."""
+"""The only release on which workers of the earlier commit start."""
 EARLIER_TURN = 3
 """Every third worker is of the earlier release, if there is one; the spared one is not."""
 DRAIN_SECONDS = 0.3
-"""Less than some jobs run: a drain cuts them."""
+"""Shorter than some jobs, which a drain then cuts."""
 STATE_MEBIBYTES = 32
-"""Of the file system with the state of sandboxes and the slots."""
+"""Size of the filesystem with slots and the state of sandboxes."""
 BUDGET_BYTES = 8 << 30
-"""For jobs and workers: one that starts while the parent cgroup is at its limit would take that for what the host has."""
+"""Memory for jobs, told to workers: one that starts during a limit of the parent cgroup would take that limit."""
 
 
 class AlwaysRedis(MortalRedis):
-    """It forgets nothing that it has acknowledged: with `everysec` a kill may cost what the append-only file still lacks."""
+    """A Redis that keeps all acknowledged writes: with `everysec`, a kill may lose the last second."""
 
     def start(self) -> None:
         options = ["--port", "0", "--unixsocket", str(self.socket), "--dir", str(self.folder), "--save", ""]
@@ -93,7 +93,7 @@ class SoakFleet:
         self.spared_end: int | None = None
 
     def supervise(self) -> None:
-        """Do what is due, and start a worker again that has ended."""
+        """Do the actions that are due, and start a new worker for one that has ended."""
         now = time.monotonic()
         while self._later and self._later[0][0] <= now:
             heapq.heappop(self._later)[2]()

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 MAX_REDIS_DEATHS = 4
 TELL_SECONDS = 10.0
 SAMPLES = 200
-"""As many looks at what could grow in a run, one a second at most."""
+"""Samples of growth in a run; at most one a second."""
 SPARE_MEMORY_BYTES = 2 << 20
 """Memory left to all sandboxes together while their parent cgroup is at its limit, in bytes."""
 MAX_STEP_SECONDS = 6 * 3600
-"""Of a wall clock; a job may wait in the queue for longer."""
+"""Largest step of a wall clock, in s; a job may wait in the queue for longer."""
 console = Console(highlight=False)
 
 
@@ -31,7 +31,7 @@ class Soak(SoakFleet):
     """The fleet, and each harm as a method."""
 
     def run(self, seconds: float) -> None:
-        """Break things for so long, all kinds equally often in random order."""
+        """Do harms for so many seconds: all kinds equally often, in random order."""
         self.supervise()
         self._live[0].wait_ready()
         self.producer.start()
@@ -64,7 +64,7 @@ class Soak(SoakFleet):
             time.sleep(0.02)
 
     def _choose(self) -> Worker | None:
-        """Choose a worker to kill or to stop, or none where enough of them are stopped."""
+        """Choose a worker to kill or to stop; None if only one is left that runs."""
         free = [worker for worker in self._live if worker not in self._frozen and worker is not self.spared]
         return self.random.choice(free) if len(free) > 1 else None
 

@@ -19,7 +19,7 @@ MAX_ATTEMPTS = 3
 PORTION = 20
 BACKLOG = 40
 ONCE_SHARE = 0.3
-"""Of the jobs, those that may start once."""
+"""Share of jobs that may start once."""
 ENDS = {
     ErrorCode.OK: (["true"], ["sleep", "0.5"], ["seq", "2000"]),
     ErrorCode.EXIT_NONZERO: (["sh", "-c", "exit 3"],),
@@ -27,11 +27,11 @@ ENDS = {
     ErrorCode.TIMEOUT: (["sleep", "20"],),
     ErrorCode.COMMAND_NOT_FOUND: (["no-such-program"],),
 }
-"""What programs end as, and such programs; of each ending as many as of any other, but for OK."""
+"""Programs by the code with which they end; each code is chosen equally often."""
 
 
 class Producer(threading.Thread):
-    """Submits portions, each again and again until it is accepted, and keeps the queue from running dry."""
+    """Submit portions, each again until it is accepted, and keep the queue from running empty."""
 
     def __init__(self, url: str, seed: int, jobs: int) -> None:
         super().__init__(name="producer")

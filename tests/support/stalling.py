@@ -40,7 +40,7 @@ def put(owner: Any, name: str, function: Any) -> None:
     setattr(owner, name, function)
 
 
-def hang_in_turns(file: Path) -> None:
+def hang_in_rotation(file: Path) -> None:
     names = QueueRotation.names
 
     def hang(rotation: QueueRotation) -> list[str]:
@@ -114,7 +114,7 @@ def wait_before_consumer(file: Path) -> None:
 
 
 PLACES = {
-    "rotation": hang_in_turns,
+    "rotation": hang_in_rotation,
     "slots": hang_in_slots,
     "loop": hang_in_loop,
     "job": hang_in_job,

@@ -49,7 +49,7 @@ class Hooks:
         """Allow it."""
 
 
-def test_only_a_long_wait_is_told() -> None:
+def test_only_a_long_wait_calls_the_hook() -> None:
     boot_limit, hooks = BootLimit(1), Hooks()
     held = boot_limit.acquire(Cancellation(), None, hooks)
     assert hooks.waits == []

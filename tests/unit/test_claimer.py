@@ -33,7 +33,6 @@ def test_jobs_that_wait_for_memory_are_asked_for_now_and_then_and_at_each_end(
     other = slots.acquire()
     assert other is not None
     ledger: Any = SimpleNamespace(claim=claim, lacks_memory=True, read_queues=list)
-    memory: Any = SimpleNamespace(is_high=lambda: False)
     is_over = threading.Event()
     claimer = Claimer(
         SimpleNamespace(),  # type: ignore[arg-type]
@@ -41,7 +40,7 @@ def test_jobs_that_wait_for_memory_are_asked_for_now_and_then_and_at_each_end(
         slots,
         HeldClaims(2),
         QueueRotation("q", ()),
-        memory=memory,
+        memory=SimpleNamespace(is_high=lambda: False),  # type: ignore[arg-type]
         is_stopping=is_over.is_set,
         on_unstarted=lambda *_: None,
         on_failure=lambda _: None,

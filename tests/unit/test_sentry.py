@@ -104,7 +104,7 @@ def test_a_sandbox_without_a_sentry_of_its_own_has_none(paths: SandboxPaths, pro
     assert Sentry.find(paths) is None
 
 
-def test_a_sentry_for_which_no_descriptor_is_left_is_none(
+def test_no_sentry_is_found_without_a_descriptor_for_it(
     paths: SandboxPaths, process: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So the sandbox is given up; an error would end the thread that keeps all of them."""

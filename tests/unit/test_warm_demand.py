@@ -34,7 +34,7 @@ def test_places_are_shared_by_weight_one_at_least(size: int, weights: Any, place
     assert share(size, weights) == places
 
 
-def test_what_was_asked_for_of_late_counts_more() -> None:
+def test_newer_jobs_count_more() -> None:
     clock = Clock()
     demand: Any = Demand(4, 300, clock)
     for _ in range(8):
@@ -45,7 +45,7 @@ def test_what_was_asked_for_of_late_counts_more() -> None:
     assert demand.targets() == {"new": 3, "old": 1}
 
 
-def test_what_nobody_asks_for_is_forgotten_unless_it_is_pinned() -> None:
+def test_unused_plans_are_forgotten_unless_they_are_pinned() -> None:
     clock = Clock()
     demand: Any = Demand(4, 300, clock)
     demand.pin("pinned")

@@ -5,7 +5,7 @@
 --       then job ids
 -- Returns the number of letters with the given ids. `dead_dropped` counts only those above the bounds.
 -- A key of a wrong type counts as empty.
-local prefix, ttl, max_letters, max_bytes = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local prefix, ttl, max_dead_letters, max_bytes = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local FIRST_ID, MAX_DROPPED, DAY = 5, 1000, 86400
 local dead, sizes, bytes = prefix .. 'dead', prefix .. 'dead_sizes', prefix .. 'dead_bytes'
 local dropped_count = prefix .. 'dead_dropped'
@@ -33,7 +33,7 @@ for _, id in ipairs(try('ZRANGEBYSCORE', dead, '-inf', now - ttl * 1000, 'LIMIT'
 end
 
 local function is_too_much()
-  return (try('ZCARD', dead) or 0) > max_letters or (tonumber(try('GET', bytes) or 0) or 0) > max_bytes
+  return (try('ZCARD', dead) or 0) > max_dead_letters or (tonumber(try('GET', bytes) or 0) or 0) > max_bytes
 end
 local dropped = 0
 while dropped < MAX_DROPPED and is_too_much() do

@@ -29,7 +29,7 @@ local function read_record(job)
   return record
 end
 
-local function drop_letter(id)
+local function drop_dead_letter(id)
   redis.call('DEL', prefix .. 'dead:' .. id)
   try('ZREM', prefix .. 'dead', id)
   local size = tonumber(try('HGET', prefix .. 'dead_sizes', id) or nil)
@@ -63,9 +63,9 @@ local queues = {}
 local function start(id, seen, given)
   local job, result = prefix .. 'job:' .. id, prefix .. 'celery-task-meta-' .. id
   local record = read_record(job)
-  local letter = try('HMGET', prefix .. 'dead:' .. id, 'message', 'queue', 'run') or {}
-  local message, queue = letter[1] or '', record.queue or letter[2] or ''
-  local run = tonumber(record.state and (record.run or 1) or letter[3] or 1) or 1
+  local dead_letter = try('HMGET', prefix .. 'dead:' .. id, 'message', 'queue', 'run') or {}
+  local message, queue = dead_letter[1] or '', record.queue or dead_letter[2] or ''
+  local run = tonumber(record.state and (record.run or 1) or dead_letter[3] or 1) or 1
   if record.state and (record.state ~= 'ended' or run ~= seen) then
     return 'later'
   elseif message == '' or queue == '' then
@@ -87,7 +87,7 @@ local function start(id, seen, given)
     return 'unusable'
   end
 
-  drop_letter(id)
+  drop_dead_letter(id)
   if redis.call('EXISTS', result) == 1 then
     redis.call('RENAME', result, prefix .. 'run:' .. string.format('%.0f', run) .. ':' .. id)
   end

@@ -126,7 +126,7 @@ local function queue_job(at)
 end
 
 -- Queues a job unless it is known, and adds the answer.
-local function look_and_queue(at)
+local function check_and_queue(at)
   local id, key, fingerprint = ARGV[at], ARGV[at + 2], ARGV[at + 3]
   -- A key of a wrong type does not stop the submit: an idempotency key counts as free, a record as another
   -- job's.
@@ -154,7 +154,7 @@ end
 
 for at = FIRST, #ARGV, WIDTH do
   if not is_all_new then
-    look_and_queue(at)
+    check_and_queue(at)
   else
     queue_job(at)
     if ARGV[at + 2] ~= '' then

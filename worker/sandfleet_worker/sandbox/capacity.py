@@ -19,7 +19,8 @@ log = logging.getLogger(__name__)
 
 def fit_descriptors(config: HostSettings, boots: int) -> DescriptorNeed:
     """Raise the process's limit of open files, and return how many spares fit under it beside jobs and `boots`."""
-    # Only a worker's settings say how many jobs run at once. Otherwise count one: a job that gets no descriptor says so.
+    # Only a worker's settings say how many jobs run at once. Otherwise count one: a job that gets
+    # no descriptor says so.
     jobs = config.concurrency if isinstance(config, WorkerSettings) else 1
     wanted = DescriptorNeed(jobs, boots, config.warm.size)
     limit = raise_limit(wanted.total)

@@ -1,4 +1,7 @@
-"""How one sandbox run ended: the verdict with everything that was measured. The fleet makes an outcome of it."""
+"""How one sandbox run ended: the verdict with everything that was measured.
+
+The fleet makes an outcome of it.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,10 @@ class Ending:
         image_seconds: float = 0.0,
         image_digest: str | None = None,
     ) -> Self:
-        """Join the verdict with the figures of its run; `image_seconds` is how long it took to find the image."""
+        """Join the verdict with the figures of its run.
+
+        `image_seconds` is how long it took to find the image.
+        """
         plan = measured.plan
         return cls(
             verdict=verdict,
@@ -59,7 +65,10 @@ class Ending:
         )
 
     def to_outcome(self, *, job_id: str, queued: float | None = None, **fields: Any) -> Outcome:
-        """Return the outcome of the job `job_id`; `fields` are those that only the fleet knows: batch, labels, attempts, host."""
+        """Return the outcome of the job `job_id`.
+
+        `fields` are those that only the fleet knows: batch, labels, attempts, host.
+        """
         verdict = self.verdict
         return Outcome.of(
             verdict.code,

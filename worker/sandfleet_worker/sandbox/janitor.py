@@ -1,10 +1,13 @@
 """Remove the sandboxes of workers that were killed.
 
-Each runner owns one folder below runsc's root folder and holds a flock on a file in it for as long as it lives. The kernel
-drops the lock with the process. A folder whose lock is free is stale, and so are the processes and cgroups that it names.
-Containers that share the root folder share the janitor, too. Cgroups are only removed through the folder that names them:
-a worker may see a host's cgroup tree without the folders of other workers.
-Invariant: so an owner's folder is removed last, and stays for the next sweep if anything that it names could not be removed.
+Each runner owns one folder below runsc's root folder and holds a flock on a file in it for as long
+as it lives. The kernel drops the lock with the process. A folder whose lock is free is stale, and
+so are the processes and cgroups that it names. Containers that share the root folder share the
+janitor, too. Cgroups are only removed through the folder that names them: a worker may see a host's
+cgroup tree without the folders of other workers.
+
+Invariant: so an owner's folder is removed last, and stays for the next sweep if anything that it
+names could not be removed.
 """
 
 from __future__ import annotations
@@ -133,7 +136,8 @@ def _find_cgroups(owner: str, tree: CgroupTree) -> Iterator[Path]:
 
 
 def _remove_sandboxes(folder: Path, tree: CgroupTree) -> int:
-    # The worker may have died between the removal of the cgroup and of the folder, or before it made the cgroup.
+    # The worker may have died between the removal of the cgroup and of the folder, or before it
+    # made the cgroup.
     names = {path.name for path in folder.glob(f"{folder.name}.*")}
     names |= {path.name for path in _find_cgroups(folder.name, tree)}
     for name in sorted(names):
@@ -146,7 +150,10 @@ def _remove_sandboxes(folder: Path, tree: CgroupTree) -> int:
 
 
 def _kill_processes(folder: Path) -> int:
-    """SIGKILL the runsc processes whose state is below `folder`, until none is left. A host may have no cgroups."""
+    """SIGKILL the runsc processes whose state is below `folder`, until none is left.
+
+    A host may have no cgroups.
+    """
     mark = f"--root={folder}/"
     killed: set[int] = set()
     deadline = time.monotonic() + KILL_DEADLINE_SECONDS
@@ -155,7 +162,8 @@ def _kill_processes(folder: Path) -> int:
         """Return the process ids."""
         return {process for process, command in _processes() if any(word.startswith(mark) for word in command)}
 
-    # The next round finds a process that is dying or has started another one. A zombie has no command line.
+    # The next round finds a process that is dying or has started another one. A zombie has no
+    # command line.
     while found := find():
         kill_processes(found, find)
         killed |= found

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from sandfleet_config.units import format_bytes
 
 from sandfleet_worker.sandbox.cgroup.tree import CGROUP_ROOT, parse_v1_mounts
-from sandfleet_worker.sandbox.warm.pool import IDLE_MEMORY_BYTES
+from sandfleet_worker.sandbox.warm.booter import IDLE_MEMORY_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,7 +29,8 @@ UNLIMITED_BYTES = 1 << 60
 class MemoryBudget:
     """The memory of a host as one worker finds it: `total_bytes` for all jobs and workers, `own_bytes` of it for itself.
 
-    `bound` names what bounds it, for people. `spares` is how many idle sandboxes are counted in `own_bytes`.
+    `bound` names what bounds it, for people. `spares` is how many idle sandboxes are counted in
+    `own_bytes`.
     """
 
     total_bytes: int
@@ -43,7 +44,10 @@ class MemoryBudget:
         return max(0, self.total_bytes - self.own_bytes)
 
     def lessen(self, lacking_bytes: int) -> MemoryBudget:
-        """Return this with so many spares less that `lacking_bytes` more are left for jobs; at the least with none."""
+        """Return this with so many spares less that `lacking_bytes` more are left for jobs.
+
+        The result has no spare if that is not enough.
+        """
         fewer = min(self.spares, -(-max(0, lacking_bytes) // IDLE_MEMORY_BYTES)) if self.own_bytes else 0
         return replace(self, spares=self.spares - fewer, own_bytes=self.own_bytes - fewer * IDLE_MEMORY_BYTES)
 
@@ -66,7 +70,8 @@ def find_budget(
 ) -> MemoryBudget:
     """Return the budget: `given_bytes`, or 90 % of the least of MemTotal and the limits of all cgroups around the sandboxes.
 
-    Of `spares`, as many are counted as fit beside one job of `job_bytes`, the largest that may come.
+    Of `spares`, as many are counted as fit beside one job of `job_bytes`, the largest that may
+    come.
     """
     if given_bytes:
         return MemoryBudget(given_bytes, 0, spares, "SANDFLEET_MEMORY_BUDGET_BYTES")
@@ -88,7 +93,8 @@ def _find_limits(tree: CgroupTree, root: Path, proc: Path) -> Iterator[tuple[int
     while folder is not None and top is not None and folder.is_relative_to(top):
         limit = _read_limit(folder / file)
         if limit < UNLIMITED_BYTES:
-            # A container may see only its own cgroups: then the path of this process's own one does not exist.
+            # A container may see only its own cgroups: then the path of this process's own one does
+            # not exist.
             yield int(limit), str(folder / file), own is None or not own.exists() or own.is_relative_to(folder)
         folder = folder.parent
 

@@ -1,6 +1,7 @@
-"""This host's policy: what a spec may have here. It outranks the spec, and so also a forged message.
+"""This host's policy: what a spec may have here.
 
-Pure: no I/O. `admit` turns requested limits into limits in force, or refuses with every reason at once.
+It outranks the spec, and so also a forged message. Pure: no I/O. `admit` turns requested limits
+into limits in force, or refuses with every reason at once.
 """
 
 from __future__ import annotations
@@ -51,8 +52,10 @@ def admit(spec: SandboxSpec, host: HostSettings) -> Admitted:
     """Return the limits `spec` gets on this host.
 
     Raises:
-        SecurityViolation: the spec names a binary, folder, platform, network, profile or image that the policy does not list.
-        SpecInvalid: a limit is above the host's ceiling (the request is refused, never silently shortened).
+        SecurityViolation: the spec names a binary, folder, platform, network, profile or image that
+            the policy does not list.
+        SpecInvalid: a limit is above the host's ceiling (the request is refused, never silently
+            shortened).
     """
     if violations := list(_violations(spec, host)):
         raise SecurityViolation.of(_join(violations), errors=violations)

@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 
 PROGRAM = "/probe"
 PROGRAM_EXIT = 123
-"""The exit status of ``launch`` without arguments. It serves as the probe's program because it is static and small."""
+"""The exit status of ``launch`` without arguments. It serves as the probe's program because it is
+static and small.
+"""
 
 NOBODY = 65534
 PACK_DEADLINE_SECONDS = 30.0
@@ -42,8 +44,8 @@ PACK_DEADLINE_SECONDS = 30.0
 class ProbeReport(Record):
     """A sandbox that ran; `limits` says which of them the host enforced.
 
-    `boot_seconds`: from the request of the sandbox to the program's start. `is_sentry_nobody`: the sandbox's kernel ran
-    on the host as nobody, without capabilities.
+    `boot_seconds`: from the request of the sandbox to the program's start. `is_sentry_nobody`: the
+    sandbox's kernel ran on the host as nobody, without capabilities.
     """
 
     platform: str
@@ -54,7 +56,10 @@ class ProbeReport(Record):
 
 
 class Prober:
-    """Boots probe sandboxes from an image that it makes in `folder` at the first call; safe for threads."""
+    """Boots probe sandboxes from an image that it makes in `folder` at the first call.
+
+    Safe for threads.
+    """
 
     def __init__(self, config: HostSettings, provider: SandboxProvider, folder: Path) -> None:
         self._config, self._provider, self._folder = config, provider, folder

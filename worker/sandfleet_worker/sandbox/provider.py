@@ -10,7 +10,8 @@ from sandfleet_worker.sandbox.process.remover import Remover
 from sandfleet_worker.sandbox.process.runsc import SandboxPaths
 from sandfleet_worker.sandbox.process.sandbox import Sandbox
 from sandfleet_worker.sandbox.start_hooks import NoHooks
-from sandfleet_worker.sandbox.warm.pool import IDLE_MEMORY_BYTES, WarmPool
+from sandfleet_worker.sandbox.warm.booter import IDLE_MEMORY_BYTES
+from sandfleet_worker.sandbox.warm.pool import WarmPool
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,9 +30,10 @@ _NO_HOOKS: Final = NoHooks()
 
 
 class SandboxProvider:
-    """Makes the sandboxes of one runner in `folder`, and keeps up to `spares` of them booted; safe for threads.
+    """Makes the sandboxes of one runner in `folder`, and keeps up to `spares` of them booted.
 
-    `on_failure` gets the reason why a thread of the provider has ended. Jobs still get sandboxes then.
+    Safe for threads. `on_failure` gets the reason why a thread of the provider has ended. Jobs
+    still get sandboxes then.
     """
 
     def __init__(
@@ -53,7 +55,10 @@ class SandboxProvider:
         self.pool = WarmPool(warm, self._open, boot_limit, self.remover, on_failure)
 
     def close(self) -> None:
-        """Destroy the spares and end the threads; sandboxes that run a job are their callers' to end first."""
+        """Destroy the spares and end the threads.
+
+        Sandboxes that run a job are their callers' to end first.
+        """
         self.pool.close()
         self.remover.close()
 
@@ -83,10 +88,13 @@ class SandboxProvider:
         deadline: float | None = None,
         hooks: StartHooks = _NO_HOOKS,
     ) -> Sandbox:
-        """Boot a sandbox that is under the job's own limits from the start. Return while it still boots.
+        """Boot a sandbox that is under the job's own limits from the start.
+
+        Return while it still boots.
 
         Raises:
-            SandboxError: the job was ended, or its deadline came, while it waited to boot; the sandbox cannot be built.
+            SandboxError: the job was ended, or its deadline came, while it waited to boot; the
+                sandbox cannot be built.
         """
         slot = self._boot_limit.acquire(cancel, deadline, hooks)
         sandbox: Sandbox | None = None

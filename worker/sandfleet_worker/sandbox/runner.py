@@ -3,7 +3,8 @@
 with RunscRunner() as runner:
     result = runner.run(SandboxSpec(image="python", command=["python3", "-c", "print(1)"]))
 
-A job goes one way: `execute` finds its image, takes a sandbox, runs the job in it, and decides how it ended.
+A job goes one way: `execute` finds its image, takes a sandbox, runs the job in it, and decides how
+it ended.
 """
 
 from __future__ import annotations
@@ -58,7 +59,10 @@ _NO_HOOKS: Final = NoHooks()
 
 
 class RunscRunner:
-    """Runs specs in fresh sandboxes; safe for concurrent use. Call `close`, or use it as a context manager."""
+    """Runs specs in fresh sandboxes; safe for concurrent use.
+
+    Call `close`, or use it as a context manager.
+    """
 
     def __init__(self, config: HostSettings | None = None) -> None:
         """Set up for `config`, by default the environment's settings."""
@@ -95,13 +99,17 @@ class RunscRunner:
         self.close()
 
     def close(self) -> None:
-        """Destroy the spares and remove the runner's folder. Callers end the sandboxes that run a job first."""
+        """Destroy the spares and remove the runner's folder.
+
+        Callers end the sandboxes that run a job first.
+        """
         self._provider.close()
         self._owner.release(self._tree)
 
     def call_on_failure(self, callback: Callable[[str], None]) -> None:
-        """Call `callback` with the reason when a thread of the runner ends, in that thread; at once if one has ended already.
+        """Call `callback` with the reason when a thread of the runner ends, in that thread.
 
+        At once if one has ended already.
         Jobs still run then, each in a sandbox that boots for it.
         """
         with self._failure_lock:
@@ -115,7 +123,10 @@ class RunscRunner:
         callback(reason)
 
     def limit_spares(self, lacking_bytes: int) -> MemoryBudget:
-        """Keep so many spares less that `lacking_bytes` more are left for jobs; return the memory budget as it is then."""
+        """Keep so many spares less that `lacking_bytes` more are left for jobs.
+
+        Return the memory budget as it is then.
+        """
         before, self.memory = self.memory, give_up_spares(self.memory, lacking_bytes)
         if self.memory != before:
             self._provider.pool.resize(self.memory.spares)
@@ -126,7 +137,10 @@ class RunscRunner:
         return sweep(self.config.runsc.root_dir, self._tree)
 
     def warm_up(self) -> None:
-        """Begin to boot spares of the images that the settings name; log a warning for an image that is not here."""
+        """Begin to boot spares of the images that the settings name.
+
+        Log a warning for an image that is not here.
+        """
         for name in self.config.warm.images:
             try:
                 self._provider.pool.pin(self._new_plan(self.images.resolve(name), self.config.runsc.platform))
@@ -144,7 +158,8 @@ class RunscRunner:
 
         Args:
             spec: the job; never changed.
-            deadline: a `time.monotonic` instant at which the job is killed, even before its own timeout.
+            deadline: a `time.monotonic` instant at which the job is killed, even before its own
+                timeout.
             cancel: lets another thread end the job; any ``threading.Event``, or a `Cancellation`.
 
         Raises:
@@ -163,10 +178,13 @@ class RunscRunner:
         self.probe()
 
     def probe(self, platform: str | None = None) -> ProbeReport:
-        """Boot a sandbox on `platform` (default: the host's) and run a program of ours in it. Needs no image.
+        """Boot a sandbox on `platform` (default: the host's) and run a program of ours in it.
+
+        Needs no image.
 
         Raises:
-            SandboxError: no job could run: ``GVisorNotAvailable``, ``HostResources``, ``SandboxCreationFailed``...
+            SandboxError: no job could run: ``GVisorNotAvailable``, ``HostResources``,
+                ``SandboxCreationFailed``...
         """
         platform = platform or self.config.runsc.platform
         binary = self._find_runsc(platform)
@@ -175,7 +193,8 @@ class RunscRunner:
         except SandboxError as error:
             if error.code not in OTHER_WAY_MAY_WORK:
                 raise
-            # An earlier process may have remembered a way to boot that works no more, as after a move of runsc.
+            # An earlier process may have remembered a way to boot that works no more, as after a
+            # move of runsc.
             self._abilities.forget(binary)
             return self._prober.boot(self._find_runsc(platform), platform)
 
@@ -187,10 +206,13 @@ class RunscRunner:
         cancel: Cancellation | None = None,
         hooks: StartHooks = _NO_HOOKS,
     ) -> Ending:
-        """Run one admitted job in a sandbox of its own and return how it ended; `hooks` are called before its start.
+        """Run one admitted job in a sandbox of its own and return how it ended.
+
+        `hooks` are called before its start.
 
         Raises:
-            SandboxError: the sandbox could not be built: image, user, command, runsc, a limit that cannot be enforced.
+            SandboxError: the sandbox could not be built: image, user, command, runsc, a limit that
+                cannot be enforced.
         """
         with _host_faults():
             return self._execute(limits, deadline, cancel or Cancellation(), hooks)
@@ -213,7 +235,10 @@ class RunscRunner:
         return Plan.of(self._find_runsc(platform, hooks), platform, image.erofs_path)
 
     def _find_runsc(self, platform: str, hooks: StartHooks = _NO_HOOKS) -> RunscBinary:
-        """Return the host's runsc with its abilities; tell `hooks` if the job has to wait for a probe boot."""
+        """Return the host's runsc with its abilities.
+
+        Tell `hooks` if the job has to wait for a probe boot.
+        """
         found = find_runsc(self.config.runsc.path)
         is_known = self._abilities.is_known(found)
         with contextlib.nullcontext() if is_known else hooks.waiting("a probe of runsc"):

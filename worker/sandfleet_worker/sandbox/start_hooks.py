@@ -13,7 +13,10 @@ class StartHooks(Protocol):
     """Called in the job's thread."""
 
     def waiting(self, why: str) -> AbstractContextManager[None]:
-        """Return a context in which the job waits for `why`, such as a boot slot. Leaving it may take time, and may raise."""
+        """Return a context in which the job waits for `why`, such as a boot slot.
+
+        Leaving it may take time, and may raise.
+        """
         ...
 
     def start(self) -> None:

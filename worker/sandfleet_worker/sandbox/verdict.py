@@ -1,15 +1,18 @@
-"""Decide how a job ended and whose failure it is, from facts, with a fixed precedence. No other module does. Pure: no I/O.
+"""Decide how a job ended and whose failure it is, from facts, with a fixed precedence.
 
+No other module does. Pure: no I/O.
 1. The job was ended from outside: it was cancelled, or its worker stops.
 2. Our timer.
-3. The kernel killed in the sandbox for memory, and init did not report exit 0: the job's own limit, or the host's memory.
+3. The kernel killed in the sandbox for memory, and init did not report exit 0: the job's own limit,
+   or the host's memory.
 4. The output limit, and our other kills: the sandbox did not come up in time.
-5. Init's report: the program's own end. If the image's file was changed meanwhile, a failure is not the program's.
+5. Init's report: the program's own end. If the image's file was changed meanwhile, a failure is not
+   the program's.
 6. No report: the host refused the sandbox a process, by the job's own limit or another one.
 7. No report: the sandbox died after *started*, or never came up.
 
-runsc's exit status does not count: under systrap an OOM is "exit 1", a missing program 128, and a killed sentry looks like
-the program's own death.
+runsc's exit status does not count: under systrap an OOM is "exit 1", a missing program 128, and a
+killed sentry looks like the program's own death.
 """
 
 from __future__ import annotations
@@ -39,7 +42,9 @@ from sandfleet_worker.sandbox.process.init_reports import (
 from sandfleet_worker.sandbox.process.runsc import LAUNCH_EXIT_CGROUP, LAUNCH_EXIT_EXEC, LAUNCH_EXIT_PARENT_GONE
 
 MAX_ARGUMENT_BYTES = 128 << 10
-"""The most that one argument or variable may take, its zero byte included (execve(2): MAX_ARG_STRLEN)."""
+"""The most that one argument or variable may take, its zero byte included (execve(2):
+MAX_ARG_STRLEN).
+"""
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,10 @@ class Verdict:
 
 
 def decide(facts: Facts) -> Verdict:
-    """Return how the job ended; every verdict keeps the exit code and the signal that init has reported."""
+    """Return how the job ended.
+
+    Every verdict keeps the exit code and the signal that init has reported.
+    """
     code, message = _decide_code(facts)
     exit_code = facts.end.code if isinstance(facts.end, Exited) else None
     signal_number = facts.end.signal if isinstance(facts.end, Signaled) else None
@@ -190,7 +198,8 @@ def _signal_name(number: int) -> str:
 def _died_message(facts: Facts) -> str:
     panic = facts.panic.strip()[:PANIC_CHARS]
     if panic:
-        # Its kernel runs nothing but the job: most such crashes are of the job's making, by a fault of gVisor's.
+        # Its kernel runs nothing but the job: most such crashes are of the job's making, by a fault
+        # of gVisor's.
         return f"the job met a fault of gVisor's that crashed its sandbox (a newer runsc may be without it): {panic}"
     return "the sandbox died under the running program; something on the host killed it"
 

@@ -1,6 +1,7 @@
 """One cgroup a sandbox, made and owned by the worker, on cgroup v1 and v2.
 
-runsc runs with ``--ignore-cgroups`` inside it, because runsc's own cgroups are gone before their counters can be read.
+runsc runs with ``--ignore-cgroups`` inside it, because runsc's own cgroups are gone before their
+counters can be read.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ if TYPE_CHECKING:
 
 PIDS_FUSE_FACTOR = 4
 PIDS_FUSE_BASE = 256
-"""Host tasks that a sandbox may have: a guest thread may be several host threads, and the sentry has some of its own."""
+"""Host tasks that a sandbox may have: a guest thread may be several host threads, and the sentry
+has some of its own.
+"""
 
 REMOVE_DEADLINE_SECONDS = 5.0
 FIRST_REMOVE_PAUSE_SECONDS = 0.001
@@ -55,8 +58,8 @@ def memory_files(version: int, memory_bytes: int) -> list[tuple[str, str, str, b
     memory = str(memory_bytes)
     if version == 1:
         return [
-            # memsw may never be the smaller one. Both are absent if the kernel does not account swap. Then the host has
-            # no swap, or a cgroup cannot use it.
+            # memsw may never be the smaller one. Both are absent if the kernel does not account
+            # swap. Then the host has no swap, or a cgroup cannot use it.
             ("memory", "memory.memsw.limit_in_bytes", "-1", False),
             ("memory", "memory.limit_in_bytes", memory, True),
             ("memory", "memory.memsw.limit_in_bytes", memory, False),
@@ -64,7 +67,8 @@ def memory_files(version: int, memory_bytes: int) -> list[tuple[str, str, str, b
     return [
         ("memory", "memory.max", memory, True),
         ("memory", "memory.swap.max", "0", False),
-        # Kill the sandbox as a whole: a sentry without its stubs is useless, and so are stubs without a sentry.
+        # Kill the sandbox as a whole: a sentry without its stubs is useless, and so are stubs
+        # without a sentry.
         ("memory", "memory.oom.group", "1", False),
     ]
 
@@ -72,12 +76,14 @@ def memory_files(version: int, memory_bytes: int) -> list[tuple[str, str, str, b
 class SandboxCgroup:
     """The cgroup of one sandbox, on every controller.
 
-    `remove` can meet: tasks that still die (EBUSY, retried), tasks that must be killed first, a folder that is gone.
+    `remove` can meet: tasks that still die (EBUSY, retried), tasks that must be killed first, a
+    folder that is gone.
     """
 
     def __init__(self, tree: CgroupTree, name: str) -> None:
         self._tree = tree
-        # Text, not paths, here and wherever `_distinct` is used: with pathlib a system call costs twice as much.
+        # Text, not paths, here and wherever `_distinct` is used: with pathlib a system call costs
+        # twice as much.
         self._names = {controller: f"{parent}/{name}" for controller, parent in tree.parents.items()}
         self._distinct = list(dict.fromkeys(self._names.values()))
         self.counters = Counters(tree.version, self._names)
@@ -107,7 +113,10 @@ class SandboxCgroup:
         self._write(memory_files(self._tree.version, memory_bytes))
 
     def apply(self, limits: Admitted) -> None:
-        """Set `limits`, and count from now on; afterwards `enforced` names the limits that are in force."""
+        """Set `limits`, and count from now on.
+
+        Afterwards `enforced` names the limits that are in force.
+        """
         self.enforced = frozenset(self._tree.enforceable - self._write(limit_files(self._tree.version, limits)))
         self.counters.start(limits.memory_bytes)
 

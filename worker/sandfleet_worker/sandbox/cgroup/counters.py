@@ -1,14 +1,16 @@
 """The kernel's counts in a sandbox's cgroup since its job came, and the sandbox's usage, on cgroup v1 and v2.
 
-Which limit was hit? The kernel counts a process that it kills for memory in the cgroup of the *killed* process, whether that
-cgroup's own limit was hit, a parent's, or the host's memory. So a second count tells whether the sandbox's own limit was hit:
+Which limit was hit? The kernel counts a process that it kills for memory in the cgroup of the
+*killed* process, whether that cgroup's own limit was hit, a parent's, or the host's memory. So a
+second count tells whether the sandbox's own limit was hit:
 
 * v2: `oom` of memory.events.local, the times that this very cgroup was at its limit and an allocation was about to fail
   (cgroup-v2.rst).
 * v1: OOM notifications. A cgroup is notified of its own OOMs and its ancestors', its parent only of the ancestors' (measured on
   6.18): the difference is its own. memory.failcnt does not help: it stays 0. Without notifications the peak decides.
 
-The same holds for processes: v1, and v2 before 6.12, count a refused fork in the cgroup that forked, whichever limit was hit.
+The same holds for processes: v1, and v2 before 6.12, count a refused fork in the cgroup that
+forked, whichever limit was hit.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ READ_BYTES = 1 << 16
 """Longer than any file that is read here."""
 
 PEAK_MARGIN_BYTES = 1 << 20
-"""The kernel charges memory in batches of some pages a core: a cgroup at its limit may show a peak slightly below."""
+"""The kernel charges memory in batches of some pages a core: a cgroup at its limit may show a peak
+slightly below.
+"""
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,10 @@ class Counts:
 
 
 class Counters:
-    """The counters of one sandbox's cgroup; `folders` maps each controller to the sandbox's folder there."""
+    """The counters of one sandbox's cgroup.
+
+    `folders` maps each controller to the sandbox's folder there.
+    """
 
     def __init__(self, version: int, folders: Mapping[str, str]) -> None:
         self._version, self._folders = version, folders
@@ -104,7 +111,8 @@ class Counters:
 
     def _count_ooms(self, folder: str) -> None:
         try:
-            # The parent first: an OOM between the two then counts as an ancestor's, never as the job's.
+            # The parent first: an OOM between the two then counts as an ancestor's, never as the
+            # job's.
             self._parent_oom_fd = _open_oom_eventfd(os.path.dirname(folder))  # noqa: PTH120  text as everywhere here
             self._own_oom_fd = _open_oom_eventfd(folder)
         except OSError:  # no descriptor left, or a kernel without notifications: the peak decides
@@ -119,7 +127,8 @@ class Counters:
         return self._read_memory_event("oom") if self._version != 1 else 0
 
     def _read_memory_event(self, field: str) -> int:
-        # Kernels before 5.3 have only memory.events, which is the same for a cgroup without children, as ours is.
+        # Kernels before 5.3 have only memory.events, which is the same for a cgroup without
+        # children, as ours is.
         local = self._read_field("memory", "memory.events.local", field)
         return (self._read_field("memory", "memory.events", field) or 0) if local is None else local
 

@@ -20,7 +20,10 @@ V2_CONTROLLERS = ("memory", "pids", "cpu")
 
 @dataclass(frozen=True)
 class CgroupTree:
-    """The parent folder of sandboxes' cgroups for each controller. On v2 all controllers share one folder."""
+    """The parent folder of sandboxes' cgroups for each controller.
+
+    On v2 all controllers share one folder.
+    """
 
     version: int
     parents: Mapping[str, Path]
@@ -56,7 +59,8 @@ def find_tree(parent: str, root: Path = CGROUP_ROOT, mountinfo: str | None = Non
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if controller == "memory":
-                # The parent must keep the charges of a removed child. It is the default on hybrid hosts, too.
+                # The parent must keep the charges of a removed child. It is the default on hybrid
+                # hosts, too.
                 write_quietly(folder / "memory.use_hierarchy", "1")
         except OSError as error:
             log.debug("cgroup v1 controller %s cannot be used: %s", controller, error)
@@ -82,7 +86,10 @@ def _find_v2(parent: str, root: Path) -> CgroupTree:
 
 
 def _delegate(folder: Path) -> None:
-    """Enable every controller one level below. One write for each: a missing controller must not disable the others."""
+    """Enable every controller one level below.
+
+    One write for each: a missing controller must not disable the others.
+    """
     available = (folder / "cgroup.controllers").read_text().split()
     enabled = (folder / "cgroup.subtree_control").read_text().split()
     for controller in V2_CONTROLLERS:
@@ -91,7 +98,10 @@ def _delegate(folder: Path) -> None:
 
 
 def write_existing(path: str, text: str) -> bool:
-    """Write `text` to a file that may not exist; return False if it does not, or cannot be written."""
+    """Write `text` to a file that may not exist.
+
+    Return False if it does not, or cannot be written.
+    """
     try:
         file = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
         try:
@@ -105,7 +115,8 @@ def write_existing(path: str, text: str) -> bool:
 
 def write_quietly(path: Path | str, text: str) -> bool:
     """Write `text`; return False, and log why, if that fails."""
-    # Plain system calls here and in cgroup.py: each job makes some thirty of them, and pathlib costs five times as much.
+    # Plain system calls here and in cgroup.py: each job makes some thirty of them, and pathlib
+    # costs five times as much.
     try:
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
         try:

@@ -29,7 +29,9 @@ COPIED_KINDS = frozenset({"containers-storage", "docker", "docker-archive", "doc
 def build_image(
     name: str, source: str, oci: OciImage | None, staging: StagingFolder, on_progress: Callable[[str], None]
 ) -> Image:
-    """Make an image of `source`; its two files are in the folder of `erofs_path`, ready to be moved.
+    """Make an image of `source`.
+
+    Its two files are in the folder of `erofs_path`, ready to be moved.
 
     Raises:
         ImageInvalid: the source or its content is not usable.

@@ -45,7 +45,10 @@ class Catalog:
         return self.refs / f"{encode_name(name)}.json"
 
     def resolve(self, reference: str) -> Image:
-        """Return the image of a name, `name@sha256:...` or `sha256:...`; raises as `ImageStore.resolve`."""
+        """Return the image of a name, `name@sha256:...` or `sha256:...`.
+
+        Raises as `ImageStore.resolve`.
+        """
         wanted = _parse(reference)
         if wanted.name is None:
             return self.read_image(str(wanted.digest), reference)
@@ -60,7 +63,10 @@ class Catalog:
         return self.read_image(wanted.digest, wanted.name)
 
     def _read_ref(self, name: str) -> str:
-        """Return the digest of a name. Cheap when asked again: one stat call, since a rename replaces each reference."""
+        """Return the digest of a name.
+
+        Cheap when asked again: one stat call, since a rename replaces each reference.
+        """
         path = f"{self.refs}/{encode_name(name)}.json"
         try:
             facts = os.stat(path)  # noqa: PTH116
@@ -84,13 +90,16 @@ class Catalog:
         return digest
 
     def read_image(self, digest: str, name: str) -> Image:
-        """Return the image with this digest, called `name` in messages. Cheap when asked again: two stat calls.
+        """Return the image with this digest, called `name` in messages.
+
+        Cheap when asked again: two stat calls.
 
         Raises:
             ImageNotFound: it is not here.
             ImageInvalid: it is here but damaged.
         """
-        # Text paths here and in `open_blob`: done for each job, and pathlib costs several times as much.
+        # Text paths here and in `open_blob`: done for each job, and pathlib costs several times as
+        # much.
         blob = self._blob_text(digest)
         try:
             facts, erofs = os.stat(f"{blob}/{FACTS}"), os.stat(f"{blob}/{EROFS}")  # noqa: PTH116

@@ -24,7 +24,10 @@ _SYSTEM_FOLDERS = ("bin", "boot", "dev", "etc", "lib", "lib64", "proc", "sbin", 
 
 
 class Image(BaseModel):
-    """One image of this host, as image.json holds it; `name` is the name that it was looked up by."""
+    """One image of this host, as image.json holds it.
+
+    `name` is the name that it was looked up by.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -77,7 +80,8 @@ def describe(tree: Path, erofs: Path, config: ImageConfig) -> Image:
 
 
 def _is_own_home(home: str) -> bool:
-    # The home of Debian's `daemon` is /usr/sbin: a writable home mounted there would hide the system's programs.
+    # The home of Debian's `daemon` is /usr/sbin: a writable home mounted there would hide the
+    # system's programs.
     return home.split("/")[1] not in {"", *_SYSTEM_FOLDERS}
 
 

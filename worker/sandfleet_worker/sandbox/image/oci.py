@@ -59,7 +59,8 @@ def read_oci(source: str) -> OciImage:
     """Read the manifest and config that `folder[:tag]` names; blobs must match their digests.
 
     Raises:
-        ImageInvalid: no layout, no such tag, several images and no tag, a damaged blob, another media type.
+        ImageInvalid: no layout, no such tag, several images and no tag, a damaged blob, another
+            media type.
     """
     layout, tag = split_source(source)
     index = _parse(_read_file(layout / "index.json", f"oci:{source} is no OCI image layout"), "index.json")

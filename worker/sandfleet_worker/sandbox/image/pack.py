@@ -29,7 +29,10 @@ FIXED_UUID = "73616e64-666c-4565-8474-696d61676521"
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """The content of a normalized tree; `digest` covers names, kinds, modes, owners, targets and bytes, not times."""
+    """The content of a normalized tree.
+
+    `digest` covers names, kinds, modes, owners, targets and bytes, not times.
+    """
 
     digest: str
     size_bytes: int
@@ -52,7 +55,8 @@ def add_mount_points(tree: Path) -> None:
 def add_hosts(tree: Path) -> None:
     """Make /etc/hosts name the sandbox's own addresses, in place of what the image has, as Docker does.
 
-    Without it nothing resolves these names: a sandbox has only a loopback network. No link of the tree is followed.
+    Without it nothing resolves these names: a sandbox has only a loopback network. No link of the
+    tree is followed.
     """
     folder, hosts = tree / "etc", tree / "etc/hosts"
     if not folder.is_symlink() and not folder.exists():
@@ -66,11 +70,12 @@ def add_hosts(tree: Path) -> None:
 
 
 def normalize(tree: Path, began: float, limits: Limits, *, header: bytes, is_hashed: bool = True) -> Content:
-    """Drop device nodes and sockets, fix times, measure, and hash; each file is measured before it is read.
+    """Drop device nodes and sockets, fix times, measure, and hash.
 
-    A plain file keeps its time if it is older than `began`: Python compares .pyc files with the times of their sources,
-    and compiles again at each import if they differ. Newer files, folders and links get a fixed time, so that the same
-    source always yields the same image.
+    Each file is measured before it is read. A plain file keeps its time if it is older than
+    `began`: Python compares .pyc files with the times of their sources, and compiles again at each
+    import if they differ. Newer files, folders and links get a fixed time, so that the same source
+    always yields the same image.
 
     Raises:
         ImageInvalid: the files outgrow `limits`; a sparse file counts as long as it is.
@@ -103,7 +108,10 @@ def normalize(tree: Path, began: float, limits: Limits, *, header: bytes, is_has
 
 
 def _walk(folder: bytes, depth: int = 0) -> Iterator[tuple[bytes, os.stat_result]]:
-    """Yield every path below in one order on every machine, a folder after what it holds; links are not followed."""
+    """Yield every path below in one order on every machine, a folder after what it holds.
+
+    Links are not followed.
+    """
     if depth > MAX_DEPTH:
         raise ImageInvalid.of(f"the image has folders more than {MAX_DEPTH} deep")
     with os.scandir(folder) as entries:
@@ -118,7 +126,8 @@ def _walk(folder: bytes, depth: int = 0) -> Iterator[tuple[bytes, os.stat_result
 
 
 def _hash_entry(digest: "hashlib._Hash", path: bytes, name: bytes, facts: os.stat_result, twin: bytes | None) -> None:
-    # Invariant: no field holds a NUL byte, so two different trees never feed the hash the same bytes.
+    # Invariant: no field holds a NUL byte, so two different trees never feed the hash the same
+    # bytes.
     mode = facts.st_mode
     fields = [name, b"%o" % mode, b"%d" % facts.st_uid, b"%d" % facts.st_gid]
     if twin is not None and not stat.S_ISDIR(mode):
@@ -138,10 +147,12 @@ def _hash_file(path: bytes) -> bytes:
 def write_erofs(staging: StagingFolder, target: Path, latest: int) -> None:
     """Pack the tree; the same tree gives the same bytes.
 
-    SOURCE_DATE_EPOCH stamps the file and cuts later times, so with the latest one it cuts none; -T would set them all.
+    SOURCE_DATE_EPOCH stamps the file and cuts later times, so with the latest one it cuts none; -T
+    would set them all.
 
-    Uncompressed, with no data inside inodes: runsc reads nothing else. No extended attributes: capabilities on files
-    mean nothing in a sandbox without privileges, and the host's security labels are not the image's.
+    Uncompressed, with no data inside inodes: runsc reads nothing else. No extended attributes:
+    capabilities on files mean nothing in a sandbox without privileges, and the host's security
+    labels are not the image's.
     """
     staging.run(
         [

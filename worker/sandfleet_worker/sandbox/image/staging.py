@@ -1,7 +1,8 @@
 """Staging folders, in which an image is made before one rename publishes it as a whole.
 
-A staging folder is locked (flock on the folder itself) for as long as its maker, or a tool that it started, lives. The kernel
-drops the lock when they die, however they die. So a folder whose lock is free is a leftover, and the next add removes it.
+A staging folder is locked (flock on the folder itself) for as long as its maker, or a tool that it
+started, lives. The kernel drops the lock when they die, however they die. So a folder whose lock is
+free is a leftover, and the next add removes it.
 """
 
 import contextlib
@@ -66,7 +67,10 @@ def _lock_now(descriptor: int, how: int = fcntl.LOCK_EX) -> bool:
 
 
 def lock_shared(descriptor: int, hooks: StartHooks, check: Callable[[], None]) -> None:
-    """Lock an image's file for reading. While a removal holds it, tell `hooks` and call `check`, which may raise."""
+    """Lock an image's file for reading.
+
+    While a removal holds it, tell `hooks` and call `check`, which may raise.
+    """
     if _lock_now(descriptor, fcntl.LOCK_SH):
         return
     with hooks.waiting("its image, which somebody is about to remove"):

@@ -1,7 +1,8 @@
 """Starter images, made without a registry: `python` from Debian's packages, `busybox` from the host's binary.
 
-The same mirror state (or the same busybox) always yields the same digest: an image contains no clock, host name or random
-number, and only packages of the release itself, without its daily updates.
+The same mirror state (or the same busybox) always yields the same digest: an image contains no
+clock, host name or random number, and only packages of the release itself, without its daily
+updates.
 """
 
 import re
@@ -63,8 +64,9 @@ def build_python(staging: StagingFolder) -> None:
 def _private_mounts() -> list[str]:
     """Return the command that gives mmdebstrap a mount namespace of its own, empty if this host does not allow one.
 
-    As root, mmdebstrap mounts /proc and /sys into the tree. If its umount fails, it only warns: once the host's /sys was
-    still in the tree when it was to be packed (seen). Mounts in a namespace end with it, also if mmdebstrap is killed.
+    As root, mmdebstrap mounts /proc and /sys into the tree. If its umount fails, it only warns:
+    once the host's /sys was still in the tree when it was to be packed (seen). Mounts in a
+    namespace end with it, also if mmdebstrap is killed.
     """
     unshare = shutil.which("unshare")
     if unshare is None or subprocess.run([unshare, "--mount", "true"], capture_output=True, check=False).returncode:
@@ -75,7 +77,8 @@ def _private_mounts() -> list[str]:
 def _trust_compiled(path: Path) -> None:
     """Mark a .pyc file as unchecked, so that no import compares it with its source's hash (PEP 552).
 
-    Reproducible builds make checked ones. An image never changes, so reading each source again is useless.
+    Reproducible builds make checked ones. An image never changes, so reading each source again is
+    useless.
     """
     with path.open("r+b") as stream:
         head = stream.read(8)
@@ -136,7 +139,8 @@ def build_busybox(staging: StagingFolder) -> None:
 
 
 def _refuse_dynamic(binary: Path) -> None:
-    # The head of a dynamic program names its loader (ELF PT_INTERP). The image would have neither loader nor libc.
+    # The head of a dynamic program names its loader (ELF PT_INTERP). The image would have neither
+    # loader nor libc.
     if b"/ld-" in binary.read_bytes()[:4096]:
         raise ImageUnavailable.of(f"{binary} is not static: install busybox-static")
 

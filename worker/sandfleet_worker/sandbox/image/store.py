@@ -6,8 +6,8 @@
     staging/                         adds under way; see staging.py
     locks/                           one lock file for each add, and one for changes of refs
 
-Everything appears in one rename, as a whole and synced. A running job holds a shared flock on image.erofs itself. `remove`
-needs an exclusive one, so an image in use stays.
+Everything appears in one rename, as a whole and synced. A running job holds a shared flock on
+image.erofs itself. `remove` needs an exclusive one, so an image in use stays.
 """
 
 from __future__ import annotations
@@ -72,8 +72,8 @@ class ImageStore:
     ) -> Image:
         """Make an image from `rootfs:FOLDER-OR-TAR`, `oci:LAYOUT[:TAG]` or, without a source, a starter's recipe.
 
-        A name that existed points to the new image afterwards. A digest that is here already is not packed again;
-        `is_fresh` builds a starter again even if its name is here.
+        A name that existed points to the new image afterwards. A digest that is here already is not
+        packed again; `is_fresh` builds a starter again even if its name is here.
 
         Raises:
             ImageInvalid: the name, the source or its content is not usable; says why.
@@ -99,7 +99,10 @@ class ImageStore:
             return self._write_ref(name, image)
 
     def _find_added(self, name: str, source: str, oci: OciImage | None, *, is_fresh: bool) -> Image | None:
-        """Return the image that this add would make, if that is known beforehand and its files are whole; else None."""
+        """Return the image that this add would make; None if that is not known beforehand.
+
+        None also if a file of it is damaged.
+        """
         with contextlib.suppress(ImageNotFound, ImageInvalid):
             if oci is not None:
                 image = self.resolve(oci.digest)
@@ -118,7 +121,10 @@ class ImageStore:
         return built.model_copy(update={"erofs_path": self._catalog.blob_path(built.digest) / EROFS})
 
     def _publish(self, blob: Path, digest: str) -> None:
-        """Move a finished blob to its place. A whole one that is there already stays: jobs may run from it."""
+        """Move a finished blob to its place.
+
+        A whole one that is there already stays: jobs may run from it.
+        """
         target = self._catalog.blob_path(digest)
         with locked(self._locks / "refs"):
             self._catalog.blobs.mkdir(parents=True, exist_ok=True)
@@ -144,7 +150,9 @@ class ImageStore:
         return image.model_copy(update={"name": name})
 
     def resolve(self, reference: str) -> Image:
-        """Return the image of a name, `name@sha256:...` or `sha256:...`. Cheap when asked again: some stat calls.
+        """Return the image of a name, `name@sha256:...` or `sha256:...`.
+
+        Cheap when asked again: some stat calls.
 
         Raises:
             ImageNotFound: there is none; the message has the command to run and similar names.
@@ -158,7 +166,8 @@ class ImageStore:
     ) -> Iterator[None]:
         """Keep an image from being removed for as long as a sandbox runs from it.
 
-        `hooks` are told of a long wait. `check` is called meanwhile, and ends the wait if it raises.
+        `hooks` are told of a long wait. `check` is called meanwhile, and ends the wait if it
+        raises.
 
         Raises:
             ImageNotFound: it was removed just before.
@@ -174,7 +183,9 @@ class ImageStore:
             os.close(descriptor)
 
     def remove(self, reference: str) -> None:
-        """Remove a name, and with its last name the image; a digest removes the image with all its names.
+        """Remove a name, and with its last name the image.
+
+        A digest removes the image with all its names.
 
         Raises:
             ImageNotFound: there is no such image.

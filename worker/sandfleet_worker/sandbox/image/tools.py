@@ -45,7 +45,10 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class StagingFolder:
-    """The staging folder of one add. Its tools inherit `lock`, so that no sweep removes it while a tool still writes."""
+    """The staging folder of one add.
+
+    Its tools inherit `lock`, so that no sweep removes it while a tool still writes.
+    """
 
     folder: Path
     lock: int
@@ -70,8 +73,9 @@ class StagingFolder:
         is_limited: bool = True,
         wrapper: Sequence[str] = (),
     ) -> str:
-        """Run a tool, by default one that fills `tree` and must stay within the limits; return its stdout.
+        """Run a tool, by default one that fills `tree` and must stay within the limits.
 
+        Return its stdout.
         `wrapper` is a command that runs the tool as itself in the end, such as unshare(1).
 
         Raises:
@@ -148,7 +152,10 @@ def _tool_path() -> str:
 
 
 def _tool_env() -> dict[str, str]:
-    """Return PATH, English messages and the proxy's settings; the rest of the worker's environment may hold secrets."""
+    """Return PATH, English messages and the proxy's settings.
+
+    The rest of the worker's environment may hold secrets.
+    """
     network = {key: value for key, value in os.environ.items() if key.lower().endswith("_proxy") or key == "APT_CONFIG"}
     return {"PATH": _tool_path(), "LC_ALL": "C", **network}
 
@@ -168,7 +175,10 @@ def _how(code: int) -> str:
 
 
 def _measure_now(tree: Path) -> tuple[int, int]:
-    """Return bytes on disk and number of files of a tree that is being written; skip what vanishes meanwhile."""
+    """Return bytes on disk and number of files of a tree that is being written.
+
+    Skip what vanishes meanwhile.
+    """
     size, files, folders = 0, 0, [str(tree)]
     while folders:
         try:

@@ -1,8 +1,9 @@
 """Fill a staging folder with the files of an image source. Every source may be hostile.
 
-The tools run on a fresh private folder, and never follow a link out of it: GNU tar drops leading slashes, refuses
-names with `..` and makes links that leave the folder last; umoci resolves every path inside the root. Device nodes that
-they make are removed before the tree is packed (`pack.normalize`).
+The tools run on a fresh private folder, and never follow a link out of it: GNU tar drops leading
+slashes, refuses names with `..` and makes links that leave the folder last; umoci resolves every
+path inside the root. Device nodes that they make are removed before the tree is packed
+(`pack.normalize`).
 """
 
 import json
@@ -79,8 +80,9 @@ def _run_tar(source: Path, staging: StagingFolder) -> None:
 def unpack_oci(image: OciImage, staging: StagingFolder) -> None:
     """Apply the layers of one manifest.
 
-    umoci gets a layout of ours that lists only this manifest and shares the blobs. So it does not see the source's own
-    index with its tags, nested indexes or faults, and does not write to the source, which may be read-only.
+    umoci gets a layout of ours that lists only this manifest and shares the blobs. So it does not
+    see the source's own index with its tags, nested indexes or faults, and does not write to the
+    source, which may be read-only.
 
     Raises:
         ImageInvalid: a blob is missing, altered or of a kind that umoci does not know.

@@ -1,7 +1,7 @@
 """Find out the abilities of a runsc: ask the binary, prove them by a boot, remember them by the binary's hash.
 
-Only this module knows how releases of gVisor differ. The version of a self-built runsc says nothing. So a version only decides
-in which order the ways to boot are tried.
+Only this module knows how releases of gVisor differ. The version of a self-built runsc says
+nothing. So a version only decides in which order the ways to boot are tried.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ QUIET_FLAG = "sidecar-usage-policy"
 and has no use for SCHED_BATCH (20260224)."""
 
 OTHER_WAY_MAY_WORK = frozenset({ErrorCode.SANDBOX_CREATION_FAILED, ErrorCode.SANDBOX_EXECUTION_FAILED})
-"""Codes of a failed boot for which another way may work. Without a platform or memory, and where boots hang, none does."""
+"""Codes of a failed boot for which another way may work. Without a platform or memory, and where
+boots hang, none does.
+"""
 
 MEMORY_FILE = "runsc-abilities.json"
 MAX_REMEMBERED = 16
@@ -46,8 +48,8 @@ MAX_REMEMBERED = 16
 class AbilityFinder:
     """Finds out how sandboxes boot with a runsc; safe for threads.
 
-    `boot` boots one sandbox with the abilities that it is given, runs a program of ours in it, and raises `SandboxError` if
-    that fails. `folder` keeps the result for the next process.
+    `boot` boots one sandbox with the abilities that it is given, runs a program of ours in it, and
+    raises `SandboxError` if that fails. `folder` keeps the result for the next process.
     """
 
     def __init__(self, folder: Path, *, is_rootless: bool, boot: Callable[[RunscBinary, str], object]) -> None:
@@ -60,10 +62,13 @@ class AbilityFinder:
         return binary in self._found
 
     def complete(self, binary: RunscBinary, platform: str) -> RunscBinary:
-        """Return `binary` with its abilities; boot up to four sandboxes on `platform` if they are not known yet.
+        """Return `binary` with its abilities.
+
+        Boot up to four sandboxes on `platform` if they are not known yet.
 
         Raises:
-            SandboxError: no way to boot works. It is the failure of the way that should have worked.
+            SandboxError: no way to boot works. It is the failure of the way that should have
+                worked.
         """
         if (found := self._found.get(binary)) is not None:
             return found
@@ -126,7 +131,8 @@ def candidates(binary: RunscBinary, *, is_rootless: bool) -> Iterator[Abilities]
     is_quiet = QUIET_FLAG in binary.flags
     released = release_date(binary.version)
     is_old = released is not None and released < INHERITABLE_RELEASE
-    # Without --directfs=false the host's sentry is root with six capabilities; rootless it would get more of them.
+    # Without --directfs=false the host's sentry is root with six capabilities; rootless it would
+    # get more of them.
     directfs = [False] if is_rootless or "directfs" not in binary.flags else [True, False]
     for inherits in (not is_old, is_old):
         for is_off in directfs:

@@ -19,7 +19,10 @@ POLL_SECONDS: Final = 0.1
 
 
 class CancelSignal(Protocol):
-    """Anything that a thread can wait for, such as a ``threading.Event``. A `Cancellation` also says why."""
+    """Anything that a thread can wait for, such as a ``threading.Event``.
+
+    A `Cancellation` also says why.
+    """
 
     def wait(self, timeout: float | None = None, /) -> bool:
         """Wait for the request to cancel; return whether there is one."""

@@ -1,4 +1,7 @@
-"""Keep the head, the tail or both of an endless stream in bounded memory, and count all of it. Pure: no I/O."""
+"""Keep the head, the tail or both of an endless stream in bounded memory, and count all of it.
+
+Pure: no I/O.
+"""
 
 from __future__ import annotations
 
@@ -34,12 +37,16 @@ class Capture:
             chunk = chunk[free:]
         if self._tail_limit and chunk:
             self._tail += chunk[-self._tail_limit :]
-            # Trim only at twice the limit: so each byte is moved once on average, however small the chunks are.
+            # Trim only at twice the limit: so each byte is moved once on average, however small the
+            # chunks are.
             if len(self._tail) >= 2 * self._tail_limit:
                 del self._tail[: -self._tail_limit]
 
     def to_output(self) -> StreamOutput:
-        """Return the kept bytes. Cut text ends at a whole character. With ``both``, a line says how much is missing."""
+        """Return the kept bytes.
+
+        Cut text ends at a whole character. With ``both``, a line says how much is missing.
+        """
         head = bytes(self._head)
         tail = bytes(self._tail[-self._tail_limit :]) if self._tail_limit else b""
         if not self.is_over:

@@ -60,7 +60,10 @@ class Deadlines:
         self._at = {name: at}
 
     def take_due(self, now: float) -> Iterator[Deadline]:
-        """Remove and yield those that have passed, the earliest first. Others may be set or dropped meanwhile."""
+        """Remove and yield those that have passed, the earliest first.
+
+        Others may be set or dropped meanwhile.
+        """
         if not self._at or min(self._at.values()) > now:
             return
         for name, at in sorted(self._at.items(), key=lambda item: item[1]):
@@ -69,7 +72,10 @@ class Deadlines:
 
 
 def new_kill(name: Deadline, platform: str, boot_seconds: float, limits: Admitted | None) -> Kill:
-    """Return why a sandbox is killed whose deadline `name` has passed; `boot_seconds` is what it had to boot or to start."""
+    """Return why a sandbox is killed whose deadline `name` has passed.
+
+    `boot_seconds` is what it had to boot or to start.
+    """
     match name:
         case Deadline.BOOT:
             message = f"platform {platform} did not boot a sandbox within {boot_seconds:g} s"

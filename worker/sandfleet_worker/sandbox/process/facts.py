@@ -27,7 +27,10 @@ class Clock:
 
 @dataclass(frozen=True)
 class Kill:
-    """Why we killed. It is recorded before the kill, and only while init has not reported an end."""
+    """Why we killed.
+
+    It is recorded before the kill, and only while init has not reported an end.
+    """
 
     code: ErrorCode
     message: str

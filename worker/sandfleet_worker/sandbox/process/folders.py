@@ -14,7 +14,10 @@ log = logging.getLogger(__name__)
 
 
 def remove_folder(folder: Path) -> bool:
-    """Remove a sandbox's folder, which may be gone already. Return whether it is gone; log why not."""
+    """Remove a sandbox's folder, which may be gone already.
+
+    Return whether it is gone; log why not.
+    """
     try:
         if not _remove_flat(folder):
             shutil.rmtree(folder)
@@ -29,7 +32,8 @@ def remove_folder(folder: Path) -> bool:
 def _remove_flat(folder: Path) -> bool:
     """Remove a folder that holds only files, as that of every sandbox does; follow no link.
 
-    It takes a third of the system calls of `shutil.rmtree`. Return False if the folder holds another folder.
+    It takes a third of the system calls of `shutil.rmtree`. Return False if the folder holds
+    another folder.
     """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:

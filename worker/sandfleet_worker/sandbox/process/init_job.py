@@ -11,7 +11,8 @@ Little-endian; `text` ends with a zero byte, `list(x)` is a u32 count and its it
     text cwd
     list(text) exec candidates, list(text) argv, list(text) envp
 
-After it single bytes: `TERMINATE`. End of file ends the sandbox at once. init_reports.py has the answers.
+After it single bytes: `TERMINATE`. End of file ends the sandbox at once. init_reports.py has the
+answers.
 """
 
 import itertools
@@ -57,9 +58,10 @@ class WritablePath:
 class InitJob:
     """Everything that init needs to run one program.
 
-    `disk_bytes` bounds the sum of all `writable_paths` and of all changes to a writable root. The paths must be folders
-    of the image, and none may be inside another. Include `/tmp` and `/dev/shm`: gVisor makes both an unlimited tmpfs
-    otherwise. A writable root needs at least one path, since it is on the same tmpfs.
+    `disk_bytes` bounds the sum of all `writable_paths` and of all changes to a writable root. The
+    paths must be folders of the image, and none may be inside another. Include `/tmp` and
+    `/dev/shm`: gVisor makes both an unlimited tmpfs otherwise. A writable root needs at least one
+    path, since it is on the same tmpfs.
     """
 
     candidates: Sequence[str]
@@ -79,7 +81,8 @@ def encode_job(job: InitJob) -> bytes:
     """Pack a job for the control pipe.
 
     Raises:
-        ValueError: the job does not fit into a message (a zero byte, too long, a number out of range, ...).
+        ValueError: the job does not fit into a message (a zero byte, too long, a number out of
+            range, ...).
     """
     _check(job)
     try:

@@ -65,7 +65,10 @@ class Signaled:
 
 @dataclass(frozen=True, slots=True)
 class ExecFailed:
-    """No candidate could be executed; `path_exists` tells ENOENT of a missing interpreter from a missing file."""
+    """No candidate could be executed.
+
+    `path_exists` tells ENOENT of a missing interpreter from a missing file.
+    """
 
     errno: int
     path_exists: bool
@@ -87,7 +90,10 @@ class UserFailed:
 
 @dataclass(frozen=True, slots=True)
 class MountFailed:
-    """A writable path cannot be mounted; `index` is its position or `ROOT_INDEX`. ENOENT: the image has no such folder."""
+    """A writable path cannot be mounted; `index` is its position or `ROOT_INDEX`.
+
+    ENOENT: the image has no such folder.
+    """
 
     errno: int
     index: int
@@ -130,7 +136,10 @@ _FORMS: Final[tuple[tuple[re.Pattern[bytes], Callable[..., Report]], ...]] = (
 
 
 def parse_report(line: bytes) -> Report:
-    """Parse one line, with or without its newline; a line that init does not write is `ProtocolFault(0)`."""
+    """Parse one line, with or without its newline.
+
+    A line that init does not write is `ProtocolFault(0)`.
+    """
     text = line.removesuffix(b"\n")
     for form, report in _FORMS:
         if found := form.fullmatch(text):
@@ -145,7 +154,10 @@ class StatusParser:
         self._rest = b""
 
     def feed(self, data: bytes) -> list[Report]:
-        """Take the next bytes and return the reports they complete; more than 4 KiB without a newline is a fault."""
+        """Take the next bytes and return the reports they complete.
+
+        More than 4 KiB without a newline is a fault.
+        """
         *lines, self._rest = (self._rest + data).split(b"\n")
         reports = [parse_report(line) for line in lines]
         if len(self._rest) > MAX_REPORT_BYTES:

@@ -34,7 +34,8 @@ EXIT_DEADLINE_SECONDS = 10.0
 class Launcher:
     """A launcher and, once it has its command, the attached runsc that it has become.
 
-    `passed` are the descriptors that runsc's command line names: control's read end, status' write end, init's ELF.
+    `passed` are the descriptors that runsc's command line names: control's read end, status' write
+    end, init's ELF.
     """
 
     process: subprocess.Popen[bytes]
@@ -97,7 +98,10 @@ class Launcher:
         return self.process.poll() is None
 
     def wait_exit(self) -> int | None:
-        """Reap it and return its exit status; None if it is still alive after `EXIT_DEADLINE_SECONDS`."""
+        """Reap it and return its exit status.
+
+        None if it is still alive after `EXIT_DEADLINE_SECONDS`.
+        """
         try:
             return self.process.wait(EXIT_DEADLINE_SECONDS)
         except subprocess.TimeoutExpired:
@@ -130,7 +134,10 @@ def launch_command(
 def _start(
     command: Sequence[str], streams: tuple[int, int, int], passed: Sequence[int]
 ) -> tuple[subprocess.Popen[bytes], int]:
-    """Start a launcher with `streams` as its stdin, stdout and stderr; return it with a pidfd of it."""
+    """Start a launcher with `streams` as its stdin, stdout and stderr.
+
+    Return it with a pidfd of it.
+    """
     stdin, stdout, stderr = streams
     process = subprocess.Popen(
         command,
@@ -167,7 +174,8 @@ def _duplicate_high(fd: int, opened: list[int]) -> int:
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if limit > HIGH_FD:
         opened.append(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, HIGH_FD))
-        # runsc needs higher numbers. Without them it says "bad file descriptor", and blames user namespaces.
+        # runsc needs higher numbers. Without them it says "bad file descriptor", and blames user
+        # namespaces.
         if opened[-1] + RUNSC < limit:
             return opened[-1]
     raise OSError(errno.EMFILE, f"the limit of open files, {limit}, is too low (ulimit -n, LimitNOFILE=)")

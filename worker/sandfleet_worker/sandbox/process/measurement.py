@@ -27,8 +27,9 @@ LOG_CHARS = 2000
 class Measurement:
     """One sandbox and its job, after both have ended.
 
-    `create_seconds` count from the moment the sandbox got its job to the program's start, or to the end of a sandbox
-    whose program never started. Then `run_seconds` is None. `enforced` names the limits that the kernel held.
+    `create_seconds` count from the moment the sandbox got its job to the program's start, or to the
+    end of a sandbox whose program never started. Then `run_seconds` is None. `enforced` names the
+    limits that the kernel held.
     """
 
     facts: Facts
@@ -54,7 +55,10 @@ def collect_facts(
     limits: Admitted,
     job: PackedJob,
 ) -> Facts:
-    """Return the facts from which `verdict.decide` tells how the job ended. Call it while the sandbox's files exist."""
+    """Return the facts from which `verdict.decide` tells how the job ended.
+
+    Call it while the sandbox's files exist.
+    """
     # Init's report makes runsc's own messages useless: two files less to read.
     runsc_log, panic = ("", "") if supervision.end is not None else _read_logs(supervision, plan, paths)
     return Facts(
@@ -77,7 +81,10 @@ def collect_facts(
 
 
 def _is_image_overwritten(supervision: Supervision, plan: Plan) -> bool:
-    """Whether the image's file was written to while the sandbox ran from it. A job that ended well does not ask."""
+    """Whether the image's file was written to while the sandbox ran from it.
+
+    A job that ended well does not ask.
+    """
     has_ended_well = isinstance(supervision.end, Exited) and supervision.end.code == 0
     return not has_ended_well and plan.is_overwritten
 
@@ -85,8 +92,8 @@ def _is_image_overwritten(supervision: Supervision, plan: Plan) -> bool:
 def _read_logs(supervision: Supervision, plan: Plan, paths: SandboxPaths) -> tuple[str, str]:
     """Return runsc's messages and the start of a panic.
 
-    The messages come from runsc's log. Where that is empty they come from stderr, as far as it was written before the
-    program started.
+    The messages come from runsc's log. Where that is empty they come from stderr, as far as it was
+    written before the program started.
     """
     stderr = supervision.boot_stderr.to_output().text
     if supervision.clock.started is None and supervision.stderr is not supervision.boot_stderr:

@@ -41,8 +41,8 @@ class Feeder:
     def feed(self) -> bool:
         """Write as much as the pipe takes now; return whether nothing is left to write.
 
-        A reader that closed its end takes nothing more. It may do so: a program need not read its stdin, and the death
-        of a sandbox is told by its pidfd.
+        A reader that closed its end takes nothing more. It may do so: a program need not read its
+        stdin, and the death of a sandbox is told by its pidfd.
         """
         try:
             self._rest = self._rest[os.write(self._fd, self._rest[:CHUNK_BYTES]) :]

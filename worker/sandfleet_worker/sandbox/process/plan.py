@@ -36,7 +36,8 @@ class Plan:
             FileNotFoundError: there is none.
         """
         facts = os.stat(erofs)  # noqa: PTH116  as in runsc.py
-        # The change time, too: a writer can set back the other times of a file, but not that one (inode(7)).
+        # The change time, too: a writer can set back the other times of a file, but not that one
+        # (inode(7)).
         identity = (facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
         return cls(binary, platform, erofs, identity)
 

@@ -1,6 +1,7 @@
 """Wait for several descriptors and call the handler of each that is ready (epoll(7)).
 
-It costs a third of the CPU of `selectors` to register a descriptor (measured), and each job registers six.
+It costs a third of the CPU of `selectors` to register a descriptor (measured), and each job
+registers six.
 """
 
 from __future__ import annotations
@@ -36,7 +37,10 @@ class Poller:
         del self._handlers[fd]
 
     def wait(self, timeout_seconds: float | None) -> bool:
-        """Wait for events, without a limit if None, and call their handlers; return False if none came in time."""
+        """Wait for events, without a limit if None, and call their handlers.
+
+        Return False if none came in time.
+        """
         events = self._epoll.poll(timeout_seconds)
         for fd, _ in events:
             if (handler := self._handlers.get(fd)) is not None:

@@ -1,7 +1,8 @@
 """Removes sandboxes in a thread of its own, so that no job has to wait for it, and tries failed removals again.
 
-A removal fails while a process of the sandbox hangs in the kernel, or while its folder cannot be written. The next worker of
-this host sweeps the sandboxes that are still there when this worker ends.
+A removal fails while a process of the sandbox hangs in the kernel, or while its folder cannot be
+written. The next worker of this host sweeps the sandboxes that are still there when this worker
+ends.
 """
 
 from __future__ import annotations
@@ -28,7 +29,10 @@ FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 60.0
 
 @dataclass
 class _Pending:
-    """A sandbox whose removal failed; `due` is the monotonic time of the next try, `pause` the back-off in seconds."""
+    """A sandbox whose removal failed.
+
+    `due` is the monotonic time of the next try, `pause` the back-off in seconds.
+    """
 
     sandbox: Sandbox
     due: float
@@ -36,7 +40,10 @@ class _Pending:
 
 
 class Remover:
-    """Destroys sandboxes, and tries again with back-off; safe for threads. Its thread starts with the first sandbox."""
+    """Destroys sandboxes, and tries again with back-off; safe for threads.
+
+    Its thread starts with the first sandbox.
+    """
 
     def __init__(self, on_failure: Callable[[str], None]) -> None:
         self._lock = threading.Lock()

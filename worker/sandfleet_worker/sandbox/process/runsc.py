@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 NATIVE = Path(__file__).parents[1] / "native"
 VERSION_DEADLINE_SECONDS = 20.0
 MIN_RELEASE_DATE = 20230904
-"""runsc gained --pass-fd (2023-03), --exec-fd (2023-04) and an EROFS root (2023-08): older ones cannot run our sandboxes."""
+"""runsc gained --pass-fd (2023-03), --exec-fd (2023-04) and an EROFS root (2023-08): older ones
+cannot run our sandboxes.
+"""
 
 ROOTFS = "rootfs"
 LOG_TAIL_BYTES = 4096
@@ -33,9 +35,10 @@ LAUNCH_EXIT_CGROUP, LAUNCH_EXIT_EXEC, LAUNCH_EXIT_PARENT_GONE = 120, 121, 122
 class Abilities:
     """How sandboxes boot with a runsc, as a boot has proved; see abilities.py.
 
-    `inherits_capabilities`: the bundle gives init its capabilities as inheritable ones. `is_directfs_off`: boot with
-    ``--directfs=false``, so that the sentry runs on the host as nobody without capabilities. `is_quiet`: an idle sandbox
-    takes no CPU, and neither SCHED_BATCH nor a hidden membarrier(2) makes a boot faster.
+    `inherits_capabilities`: the bundle gives init its capabilities as inheritable ones.
+    `is_directfs_off`: boot with ``--directfs=false``, so that the sentry runs on the host as nobody
+    without capabilities. `is_quiet`: an idle sandbox takes no CPU, and neither SCHED_BATCH nor a
+    hidden membarrier(2) makes a boot faster.
     """
 
     inherits_capabilities: bool = False
@@ -45,7 +48,10 @@ class Abilities:
 
 @dataclass(frozen=True)
 class RunscBinary:
-    """A runsc that was found on this host; `flags` are the names of the global flags that it knows."""
+    """A runsc that was found on this host.
+
+    `flags` are the names of the global flags that it knows.
+    """
 
     path: str
     version: str
@@ -61,7 +67,8 @@ def find_runsc(name: str) -> RunscBinary:
     """Find runsc and ask its version.
 
     Raises:
-        GVisorNotAvailable: not found, not runnable, or too old for our sandboxes; the message says what to install.
+        GVisorNotAvailable: not found, not runnable, or too old for our sandboxes; the message says
+            what to install.
     """
     try:
         path = _find_path(name, os.environ.get("PATH"))
@@ -116,7 +123,10 @@ def parse_version(text: str) -> str:
 
 
 def release_date(version: str) -> int | None:
-    """Return the date in a version as yyyymmdd; None for a self-built one, which counts as new enough."""
+    """Return the date in a version as yyyymmdd.
+
+    None for a self-built one, which counts as new enough.
+    """
     match = re.search(r"(20\d{6})", version)
     return int(match.group(1)) if match else None
 
@@ -154,13 +164,17 @@ def new_command(
     paths: SandboxPaths,
     fds: Sequence[int],
 ) -> list[str]:
-    """Return the argv of one attached sandbox; `fds` are (control read end, status write end, init's ELF)."""
+    """Return the argv of one attached sandbox.
+
+    `fds` are (control read end, status write end, init's ELF).
+    """
     control, status, init = fds
     flags = [
         f"--root={paths.folder}",
         f"--platform={platform}",
         "--network=none",
-        # Our own cgroup holds the limits and outlives the sandbox, so that its counters can be read.
+        # Our own cgroup holds the limits and outlives the sandbox, so that its counters can be
+        # read.
         "--ignore-cgroups",
         f"--log={paths.log}",
         "--log-format=json",
@@ -193,7 +207,10 @@ def read_log_errors(path: Path) -> str:
 
 
 def read_head(path: Path, max_bytes: int = LOG_TAIL_BYTES) -> str:
-    """Return the start of a file as text; empty if there is none. A panic's cause is in its first lines."""
+    """Return the start of a file as text; empty if there is none.
+
+    A panic's cause is in its first lines.
+    """
     try:
         with path.open("rb") as file:
             return file.read(max_bytes).decode(errors="replace")

@@ -1,7 +1,8 @@
 """One sandbox: opened, booted to *ready*, perhaps idle for some time, used for one job, destroyed.
 
-`destroy` removes all of it, and can meet: a runsc that is still alive, stopped or not (killed with its cgroup), a busy cgroup
-(retried), files of runsc's state (removed). A sandbox that cannot be removed is logged and given to `on_not_removed`.
+`destroy` removes all of it, and can meet: a runsc that is still alive, stopped or not (killed with
+its cgroup), a busy cgroup (retried), files of runsc's state (removed). A sandbox that cannot be
+removed is logged and given to `on_not_removed`.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from sandfleet_config.outcome import StreamOutput
 
 from sandfleet_worker.sandbox.process.bundle import encode_config
 from sandfleet_worker.sandbox.process.folders import remove_folder
+from sandfleet_worker.sandbox.process.idle import IdleState
 from sandfleet_worker.sandbox.process.launcher import Launcher
 from sandfleet_worker.sandbox.process.measurement import Measurement, collect_facts
 from sandfleet_worker.sandbox.process.runsc import SandboxPaths, new_command
-from sandfleet_worker.sandbox.process.sentry import Sentry
 from sandfleet_worker.sandbox.process.supervision import Supervision
 
 if TYPE_CHECKING:
@@ -41,8 +42,9 @@ BOOT_FAILURE_CHARS = 500
 
 
 class Sandbox:
-    """One single-use sandbox. Call `open`, `boot`, perhaps `advance` and `wake`, `assign`, and `run`, in this order.
+    """One single-use sandbox.
 
+    Call `open`, `boot`, perhaps `advance` and `wake`, `assign`, and `run`, in this order.
     Enter it to have it destroyed at the end. Open it in a thread that outlives it, see `Launcher`.
     """
 
@@ -60,9 +62,8 @@ class Sandbox:
         self._on_not_removed = on_not_removed
         self.paths, self.cgroup = paths, cgroup
         self.plan: Plan | None = None
-        self.is_warm = False
         self._launcher: Launcher | None = None
-        self._sentry: Sentry | None = None
+        self._idle = IdleState(paths)
         self.supervision: Supervision
 
     def __enter__(self) -> Self:
@@ -76,10 +77,13 @@ class Sandbox:
         self.destroy()
 
     def open(self) -> Self:
-        """Make the folder, the cgroup, the pipes, and a launcher that waits inside. It knows neither image nor job.
+        """Make the folder, the cgroup, the pipes, and a launcher that waits inside.
+
+        It knows neither image nor job.
 
         Raises:
-            HostResources: the host has no descriptor, process, memory or disk left. Nothing half-made is left.
+            HostResources: the host has no descriptor, process, memory or disk left. Nothing
+                half-made is left.
         """
         try:
             self._make()
@@ -122,15 +126,18 @@ class Sandbox:
         self._launcher.begin(new_command(plan.binary, self._settings, plan.platform, self.paths, self._launcher.passed))
 
     def advance(self) -> bool:
-        """Bring a spare one step on: it boots, is up, is told to stop, has stopped. Return False where it has died."""
+        """Bring a spare one step on: it boots, is up, is told to stop, has stopped.
+
+        Return False where it has died.
+        """
         self.supervision.poll()
         if self.supervision.is_gone:
             return False
         if self.supervision.clock.ready is None or self.is_warm:
             return True
         if self.plan is not None and self.plan.binary.abilities.is_quiet:
-            return self.mark_warm()
-        return self.check_stopped() if self.is_stopping else self.stop()
+            return self._idle.mark_warm()
+        return self._idle.check_stopped() if self.is_stopping else self._idle.stop()
 
     def read_boot_failure(self) -> str:
         """Say why a spare has died: the reason of our kill, else the end of runsc's messages."""
@@ -138,41 +145,20 @@ class Sandbox:
         text = kill.message if kill else self.supervision.boot_stderr.to_output().text.strip()[-BOOT_FAILURE_CHARS:]
         return text or "it ended by itself"
 
-    def stop(self) -> bool:
-        """Tell an idle sandbox's sentry to stop; return False if it cannot be found. `check_stopped` sees the stop.
-
-        The sentry of runsc 20240729 polls: each idle sandbox takes 2 % of a core (gVisor issue 13361). Stopped it takes none.
-        """
-        self._sentry = Sentry.find(self.paths)
-        return self._sentry is not None and self._sentry.stop()
-
-    def mark_warm(self) -> bool:
-        """Mark an idle sandbox as warm, whose sentry need not stop. Return False if the sentry cannot be found."""
-        self._sentry = Sentry.find(self.paths)
-        self.is_warm = self._sentry is not None
-        return self.is_warm
+    @property
+    def is_warm(self) -> bool:
+        """Whether it is up and idle, and may be given to a job at once."""
+        return self._idle.is_warm
 
     @property
     def is_stopping(self) -> bool:
-        """Whether the sentry was told to stop, and has not been seen stopped yet."""
-        return self._sentry is not None and not self.is_warm
-
-    def check_stopped(self) -> bool:
-        """Mark the sandbox as warm if its sentry has stopped; return False if that takes too long."""
-        assert self._sentry is not None
-        self.is_warm = self._sentry.is_stopped
-        return self.is_warm or not self._sentry.is_late
+        """Whether its sentry was told to stop, and has not been seen stopped yet."""
+        return self._idle.is_stopping
 
     def wake(self) -> bool:
-        """Resume a stopped sandbox; return False if it has died, or is about to."""
+        """Make an idle sandbox ready for its job; return False if it has died, or is about to."""
         self.supervision.poll()
-        if self.supervision.is_gone:
-            return False
-        if self._sentry is None:
-            return True
-        if not self._sentry.is_told_to_stop:
-            return not self._sentry.is_dying
-        return (self._sentry.is_stopped or not self.is_warm) and self._sentry.resume()
+        return not self.supervision.is_gone and self._idle.resume()
 
     def assign(self, limits: Admitted) -> None:
         """Set the job's limits, in force from now on.
@@ -216,7 +202,8 @@ class Sandbox:
             limits: the limits that `assign` has set.
             cancel: ends the job early.
             deadline: a `time.monotonic` instant at which the job is killed.
-            allow_start: called just before the job is handed over. The job does not start if it raises.
+            allow_start: called just before the job is handed over. The job does not start if it
+                raises.
         """
         supervision, plan = self.supervision, self.plan
         assert plan is not None  # it was booted
@@ -231,7 +218,10 @@ class Sandbox:
         return self._measure(facts, usage, collected)
 
     def _measure(self, facts: Facts, usage: Usage, collected: float) -> Measurement:
-        """Join `facts` with the outputs and durations of a sandbox that is destroyed; `collected` is when runsc was reaped."""
+        """Join `facts` with the outputs and durations of a sandbox that is destroyed.
+
+        `collected` is when runsc was reaped.
+        """
         supervision, clock = self.supervision, self.supervision.clock
         assert self.plan is not None
         assert clock.taken is not None  # by `assign`
@@ -263,7 +253,10 @@ class Sandbox:
         return None if self._launcher is None else self._launcher.wait_exit()
 
     def destroy(self) -> None:
-        """Kill and remove everything; idempotent. If that fails, `on_not_removed` tries again later."""
+        """Kill and remove everything; idempotent.
+
+        If that fails, `on_not_removed` tries again later.
+        """
         if not self.try_destroy():
             self._on_not_removed(self)
 
@@ -275,9 +268,7 @@ class Sandbox:
                 self.wait_exit()
             self._close_supervision()
             self._launcher.close()
-        if self._sentry is not None:
-            self._sentry.close()
-            self._sentry = None
+        self._idle.close()
         try:
             self.cgroup.remove()
         except HostResources as error:
@@ -286,7 +277,10 @@ class Sandbox:
         return remove_folder(self.paths.folder)
 
     def _close_supervision(self) -> None:
-        """Close the supervision, if there is one yet; release the boot slot of a sandbox that still boots."""
+        """Close the supervision, if there is one yet.
+
+        Release the boot slot of a sandbox that still boots.
+        """
         if hasattr(self, "supervision"):
             self.supervision.on_booted()
             self.supervision.close()

@@ -30,13 +30,17 @@ class Sentry:
 
     @classmethod
     def find(cls, paths: SandboxPaths) -> Self | None:
-        """Return the sentry of a sandbox that is up; None if it is gone, or if no descriptor is left."""
+        """Return the sentry of a sandbox that is up.
+
+        None if it is gone, or if no descriptor is left.
+        """
         for _ in range(STATE_READS):  # runsc may be writing its state at this moment, see `find_sentry`
             with contextlib.suppress(OSError):  # of reading the folder as well as of pidfd_open
                 pid = find_sentry(paths)
                 if pid is not None:
                     sentry = cls(pid)
-                    # Checked again with the pidfd open: another process may have got the number meanwhile.
+                    # Checked again with the pidfd open: another process may have got the number
+                    # meanwhile.
                     if sentry.is_sentry_of(paths):
                         return sentry
                     sentry.close()
@@ -44,7 +48,10 @@ class Sentry:
         return None
 
     def is_sentry_of(self, paths: SandboxPaths) -> bool:
-        """Whether the process is the sentry of this sandbox. While it lives no other process gets its number."""
+        """Whether the process is the sentry of this sandbox.
+
+        While it lives no other process gets its number.
+        """
         return _names_folder(self._pid, paths)
 
     def stop(self) -> bool:
@@ -54,7 +61,10 @@ class Sentry:
 
     @property
     def is_stopped(self) -> bool:
-        """Whether it is stopped now. A killed process is not stopped any more, some ms before it has ended."""
+        """Whether it is stopped now.
+
+        A killed process is not stopped any more, some ms before it has ended.
+        """
         return read_state(self._pid) == STOPPED
 
     @property
@@ -91,8 +101,9 @@ class Sentry:
 def find_sentry(paths: SandboxPaths) -> int | None:
     """Return the process id of the sandbox's sentry, None if runsc's state does not hold it (yet).
 
-    runsc does not write its state in one step (20240729): a file that cannot be read now may be readable some ms later.
-    A number that another process has got meanwhile is refused: the sentry's command line names the sandbox's folder.
+    runsc does not write its state in one step (20240729): a file that cannot be read now may be
+    readable some ms later. A number that another process has got meanwhile is refused: the sentry's
+    command line names the sandbox's folder.
     """
     for path in paths.folder.glob("*.state"):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):

@@ -1,7 +1,8 @@
 """The helper binaries of a runsc: files in `gvisor-bin/` beside it, which releases since 20260721 start.
 
-They must be of runsc's own release. An incomplete set, or one of another release, makes every boot fail with a text that
-names no cause (runsc/gvisorbinaries and runsc/sandbox/sandbox.go of gVisor 20260905).
+They must be of runsc's own release. An incomplete set, or one of another release, makes every boot
+fail with a text that names no cause (runsc/gvisorbinaries and runsc/sandbox/sandbox.go of gVisor
+20260905).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 FOLDER = "gvisor-bin"
 SENTRY, PREWARMER = "gvisor_sentry", "gvisor-sentry-prewarmer"
 OPAQUE_FAILURE = "client sync file"
-"""Part of runsc's message when the sandbox process has died before it was up, whatever the cause."""
+"""Part of runsc's message when the sandbox process has died before it was up."""
 
 
 def sidecar_folder(binary: RunscBinary) -> Path:
@@ -29,7 +30,10 @@ def sidecar_folder(binary: RunscBinary) -> Path:
 
 
 def find_sidecar_fault(binary: RunscBinary) -> str:
-    """Say why no sandbox can boot with the helpers beside `binary`; empty if they are right, absent, or not used."""
+    """Say why no sandbox can boot with the helpers beside `binary`.
+
+    Empty if they are right, absent, or not used.
+    """
     folder = sidecar_folder(binary)
     sentry, prewarmer = folder / SENTRY, folder / PREWARMER
     if QUIET_FLAG not in binary.flags or not folder.is_dir():
@@ -49,10 +53,14 @@ def find_sidecar_fault(binary: RunscBinary) -> str:
 
 
 def find_closed_folder(binary: RunscBinary) -> Path | None:
-    """Return the file or folder that keeps the user nobody from executing runsc, as ``--directfs=false`` needs; else None."""
+    """Return the file or folder that the user nobody may not execute; None if there is none.
+
+    With ``--directfs=false`` that user has to execute runsc and its helpers.
+    """
     path = Path(binary.path).resolve()
     sentry = sidecar_folder(binary) / SENTRY
-    # runsc starts itself as /proc/self/exe, whatever folder it is in, and a helper by its path (tried).
+    # runsc starts itself as /proc/self/exe, whatever folder it is in, and a helper by its path
+    # (tried).
     needed = [path, *([sentry, *sentry.parents] if sentry.exists() else [])]
     return next((place for place in needed if not place.stat().st_mode & 0o001), None)
 

@@ -1,7 +1,8 @@
 """Supervise one running sandbox until it is gone: feed stdin, read both outputs, read init's reports, keep the deadlines, kill.
 
-One thread and one poller wait for all of it; nothing is polled. Invariant: the status pipe is read once more before any
-kill or TERM of ours, so that a job which had already ended is never called killed.
+One thread and one poller wait for all of it; nothing is polled. Invariant: the status pipe is read
+once more before any kill or TERM of ours, so that a job which had already ended is never called
+killed.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ if TYPE_CHECKING:
 STATUS_BYTES = 4096
 BOOT_OUTPUT_BYTES = 64 << 10
 END_DEADLINE_SECONDS = 10.0
-"""After init's report or a kill, the sandbox has this long to vanish before its whole cgroup is killed (again)."""
+"""After init's report or a kill, the sandbox has this long to vanish before its whole cgroup is
+killed (again).
+"""
 DRAIN_POLL_SECONDS = 0.05
 
 
@@ -42,8 +45,8 @@ DRAIN_POLL_SECONDS = 0.05
 class Supervision:
     """One sandbox's life from its launcher to its end.
 
-    `kill_sandbox` sends SIGKILL to all of it, `end_sandbox` to runsc alone, which takes the rest along. `on_booted` is called
-    as soon as the sandbox is up or will never be.
+    `kill_sandbox` sends SIGKILL to all of it, `end_sandbox` to runsc alone, which takes the rest
+    along. `on_booted` is called as soon as the sandbox is up or will never be.
     """
 
     pipes: Pipes
@@ -89,7 +92,10 @@ class Supervision:
         return self._is_gone
 
     def begin_boot(self, platform: str, deadline_seconds: float) -> None:
-        """Note that runsc starts now; a sandbox that is not up within `deadline_seconds` is killed."""
+        """Note that runsc starts now.
+
+        A sandbox that is not up within `deadline_seconds` is killed.
+        """
         self._platform, self._boot_seconds = platform, deadline_seconds
         self.clock.booted = time.monotonic()
         self._deadlines.set(Deadline.BOOT, self.clock.booted + deadline_seconds)
@@ -107,7 +113,8 @@ class Supervision:
     def is_output_over(self) -> bool:
         """Whether a stream went past its cap in a job that asked to be killed for it.
 
-        It counts even where the job ended before our kill: which of the two came first is chance, how much was written is not.
+        It counts even where the job ended before our kill: which of the two came first is chance,
+        how much was written is not.
         """
         if self._limits is None or self._limits.spec.output.on_limit != "kill":
             return False
@@ -179,7 +186,8 @@ class Supervision:
 
     def _on_deadline(self, name: Deadline) -> None:
         if name is Deadline.END:
-            # Killed or ended, and still there: kill the rest of it, again and again until it is gone.
+            # Killed or ended, and still there: kill the rest of it, again and again until it is
+            # gone.
             self.kill_sandbox()
             self._deadlines.set(Deadline.END, time.monotonic() + END_DEADLINE_SECONDS)
             return
@@ -234,8 +242,8 @@ class Supervision:
                     self.end = self.end or end
                     self.clock.ended = self.clock.ended or now
                     self._deadlines.set_only(Deadline.END, now + END_DEADLINE_SECONDS)
-                    # All output of the program is in the pipes: its writes were the host's. Its background processes
-                    # die now, and not some ms later when runsc tidies up.
+                    # All output of the program is in the pipes: its writes were the host's. Its
+                    # background processes die now, and not some ms later when runsc tidies up.
                     self.end_sandbox()
 
     def _start_clocks(self, now: float) -> None:

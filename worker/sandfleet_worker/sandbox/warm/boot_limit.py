@@ -59,7 +59,9 @@ class BootLimit:
         self._slots = threading.BoundedSemaphore(self.limit)
 
     def acquire(self, cancel: Cancellation, deadline: float | None = None, hooks: StartHooks = _NO_HOOKS) -> BootSlot:
-        """Wait for a boot slot, until the `time.monotonic` instant `deadline` at most; tell `hooks` of a long wait.
+        """Wait for a boot slot, until the `time.monotonic` instant `deadline` at most.
+
+        Tell `hooks` of a long wait.
 
         Raises:
             SandboxError: the job was ended while it waited, or the deadline came first.

@@ -38,7 +38,10 @@ class _Use:
 
 
 class Demand:
-    """The plans that jobs have asked for, newer jobs counting more; `size` places are shared out. Not safe for threads."""
+    """The plans that jobs have asked for, newer jobs counting more; `size` places are shared out.
+
+    Not safe for threads.
+    """
 
     def __init__(self, size: int, idle_seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         self.size, self._idle_seconds, self._clock = size, idle_seconds, clock
@@ -66,7 +69,10 @@ class Demand:
         return list(self._uses)
 
     def targets(self) -> dict[Plan, int]:
-        """Return how many spares of each plan to keep; forget plans that no job has asked for in `idle_seconds`."""
+        """Return how many spares of each plan to keep.
+
+        Forget plans that no job has asked for in `idle_seconds`.
+        """
         now = self._clock()
         for plan in [
             plan for plan, use in self._uses.items() if not use.is_pinned and now - use.at > self._idle_seconds
@@ -76,7 +82,10 @@ class Demand:
 
 
 def share(size: int, weights: Mapping[Plan, float]) -> dict[Plan, int]:
-    """Split `size` places by weight (D'Hondt), at least one for each of the heaviest plans that fit. Pure."""
+    """Split `size` places by weight (D'Hondt), at least one for each of the heaviest plans that fit.
+
+    Pure.
+    """
     chosen = sorted(weights, key=lambda plan: weights[plan], reverse=True)[:size]
     places = dict.fromkeys(chosen, 1)
     for _ in range(size - len(chosen) if chosen else 0):

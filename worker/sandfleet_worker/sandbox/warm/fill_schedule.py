@@ -10,7 +10,10 @@ FIRST_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 1.0, 60.0
 
 
 class FillSchedule:
-    """The next `time.monotonic` instant to boot spares; `next_at` is None while none is missing. Not safe for threads."""
+    """The next `time.monotonic` instant to boot spares; `next_at` is None while none is missing.
+
+    Not safe for threads.
+    """
 
     def __init__(self) -> None:
         self.next_at: float | None = None

@@ -1,13 +1,14 @@
 """Spares: sandboxes booted to *ready* before their job comes, perhaps stopped while idle, used for one job, destroyed.
 
-Why nothing of one job can reach another: `take` gives a sandbox out once and keeps no reference to it; its taker destroys
-it. Until then it has run only runsc and our init, from a `Plan` that says nothing of any job. All that is a job's (argv,
-env, user, limits, disk, stdin) comes after that, through pipes and a cgroup that were made for this one sandbox.
+Why nothing of one job can reach another: `take` gives a sandbox out once and keeps no reference to
+it; its taker destroys it. Until then it has run only runsc and our init, from a `Plan` that says
+nothing of any job. All that is a job's (argv, env, user, limits, disk, stdin) comes after that,
+through pipes and a cgroup that were made for this one sandbox.
 
-One thread of the pool boots all spares, since the kernel kills a thread's children when the thread ends. It recovers from
-every error: without a pool each job boots a sandbox itself, which costs only time.
-Invariant: the lock guards `_spares`; a sandbox that was taken out of it has one user. Nothing slow is done under the lock:
-starting jobs wait for it.
+One thread of the pool boots all spares, since the kernel kills a thread's children when the thread
+ends. It recovers from every error: without a pool each job boots a sandbox itself, which costs only
+time. Invariant: the lock guards `_spares`; a sandbox that was taken out of it has one user. Nothing
+slow is done under the lock: starting jobs wait for it.
 """
 
 from __future__ import annotations
@@ -20,10 +21,8 @@ import time
 from math import inf
 from typing import TYPE_CHECKING
 
-from sandfleet_config.errors import SandboxError
-
-from sandfleet_worker.sandbox.warm.demand import Demand, HostLoad
-from sandfleet_worker.sandbox.warm.fill_schedule import FillSchedule
+from sandfleet_worker.sandbox.warm.booter import SpareBooter
+from sandfleet_worker.sandbox.warm.demand import Demand
 from sandfleet_worker.sandbox.warm.spares import Spares
 from sandfleet_worker.system.supervised_thread import SupervisedThread
 
@@ -39,9 +38,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-IDLE_MEMORY_BYTES = 48 << 20
-"""The memory limit of an idle sandbox, which uses 15 MB. A job with a smaller limit gets a sandbox that boots within it."""
-
 STALE_POLL_SECONDS = 5.0
 """How often to look for spares that no job wants any more."""
 
@@ -49,8 +45,9 @@ STALE_POLL_SECONDS = 5.0
 class WarmPool:
     """Keeps up to `settings.size` spares of the plans that jobs ask for; safe for threads.
 
-    It also keeps as many unbooted sandboxes as may boot at once. With size 0 it keeps nothing, and has no thread.
-    `on_failure` gets the reason when the thread meets an error that it cannot recover from.
+    It also keeps as many unbooted sandboxes as may boot at once. With size 0 it keeps nothing, and
+    has no thread. `on_failure` gets the reason when the thread meets an error that it cannot
+    recover from.
     """
 
     def __init__(
@@ -61,11 +58,10 @@ class WarmPool:
         remover: Remover,
         on_failure: Callable[[str], None],
     ) -> None:
-        self._open, self._boot_limit, self._remover, self._on_failure = open_sandbox, boot_limit, remover, on_failure
+        self._remover, self._on_failure = remover, on_failure
+        self._booter = SpareBooter(open_sandbox, boot_limit, remover)
         self._lock = threading.Lock()
         self._demand = Demand(settings.size, settings.idle_seconds)
-        self._load = HostLoad()
-        self._schedule = FillSchedule()
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._poller = select.epoll()
         self._poller.register(self._wake_fd, select.EPOLLIN)
@@ -77,15 +73,18 @@ class WarmPool:
     def take(self, plan: Plan) -> Sandbox | None:
         """Take a spare of `plan` for one job: an idle one, else one that still boots, else None.
 
-        The caller destroys it. A spare is never given out if it has died, if the kernel has killed in it for memory, or if
-        it was built from a file that has been replaced.
+        The caller destroys it. A spare is never given out if it has died, if the kernel has killed
+        in it for memory, or if it was built from a file that has been replaced.
         """
         with self._lock:
             self._demand.note(plan)
         return self._take(lambda: self._spares.take(plan))
 
     def take_unbooted(self) -> Sandbox | None:
-        """Take a sandbox that is open and not booted yet, None where there is none; the caller destroys it."""
+        """Take a sandbox that is open and not booted yet, None where there is none.
+
+        The caller destroys it.
+        """
         return self._take(self._spares.take_unbooted)
 
     def _take(self, take_out: Callable[[], Sandbox | None]) -> Sandbox | None:
@@ -97,7 +96,10 @@ class WarmPool:
                 return sandbox
 
     def _wake(self, sandbox: Sandbox) -> bool:
-        """Wake a sandbox that was taken out; give one that cannot be used to the remover and return False."""
+        """Wake a sandbox that was taken out.
+
+        Give one that cannot be used to the remover and return False.
+        """
         is_well = False
         try:
             is_well = sandbox.wake() and not sandbox.cgroup.counters.has_oom_kill
@@ -123,7 +125,10 @@ class WarmPool:
             return self._spares.count_idle(plan)
 
     def drain(self) -> None:
-        """Destroy the spares and boot no more of them; a sandbox that was taken goes on. Idempotent."""
+        """Destroy the spares and boot no more of them; a sandbox that was taken goes on.
+
+        Idempotent.
+        """
         with self._lock:
             self._is_draining = True
             sandboxes = self._spares.take_all()
@@ -131,7 +136,10 @@ class WarmPool:
             sandbox.destroy()
 
     def close(self) -> None:
-        """Drain, and end the thread; the kernel kills every sandbox that the thread has spawned. Idempotent."""
+        """Drain, and end the thread; the kernel kills every sandbox that the thread has spawned.
+
+        Idempotent.
+        """
         with self._lock:
             is_first, self._is_draining = not self._is_closed.is_set(), True
             self._is_closed.set()
@@ -183,8 +191,8 @@ class WarmPool:
     def _find_timeout(self) -> float:
         with self._lock:
             due = [self._next_stale_check, *self._spares.find_deadlines()]
-        if self._schedule.next_at is not None:
-            due.append(self._schedule.next_at)
+        if self._booter.schedule.next_at is not None:
+            due.append(self._booter.schedule.next_at)
         return max(0.0, min(due) - time.monotonic())
 
     def _check(self, fd: int) -> None:
@@ -195,22 +203,17 @@ class WarmPool:
                 return
             self._spares.remove(sandbox)
         try:
-            if sandbox.advance():
-                self._schedule.note_success(is_up=sandbox.is_warm)
-                self._keep(sandbox)
-                return
+            is_alive = sandbox.advance()
         except BaseException:
             self._remover.add(sandbox)
             raise
-        why = sandbox.read_boot_failure()
-        self._remover.add(sandbox)
-        self._note_failure(why)
-
-    def _note_failure(self, why: str) -> None:
-        """Boot nothing for a while; jobs boot theirs themselves meanwhile, and their outcomes say why that fails."""
-        seconds = self._schedule.note_failure()
-        text = "a sandbox that was booted ahead has failed, the next try follows in %g s: %s"
-        log.warning(text, seconds, why, extra={"action": "warm_boot_failed"})
+        if is_alive:
+            self._booter.schedule.note_success(is_up=sandbox.is_warm)
+            self._keep(sandbox)
+        else:
+            why = sandbox.read_boot_failure()
+            self._remover.add(sandbox)
+            self._booter.note_failure(why)
 
     def _remove_stale(self) -> None:
         """Destroy the spares that no job wants any more, and those whose image file has gone or been replaced."""
@@ -224,25 +227,28 @@ class WarmPool:
             self._spares.forget_empty_plans()
 
     def _discard(self, sandboxes: list[Sandbox]) -> None:
-        """Take spares out to be destroyed; by the remover's thread, since this is under the lock."""
+        """Take spares out to be destroyed.
+
+        By the remover's thread, since this is under the lock.
+        """
         for sandbox in sandboxes:
             self._spares.remove(sandbox)
             self._remover.add(sandbox)
 
     def _fill_if_due(self, now: float) -> None:
         """Boot missing spares, at the earliest a moment after one was taken: the job that took it comes first."""
-        if not self._schedule.is_due(now):
+        if not self._booter.schedule.is_due(now):
             return
         with self._lock:
-            is_missing = len(self._spares.unbooted) < self._boot_limit.limit or self._find_missing() is not None
+            is_missing = len(self._spares.unbooted) < self._booter.limit or self._find_missing() is not None
         if self._is_draining or not is_missing:
-            self._schedule.clear()
+            self._booter.schedule.clear()
             return
-        is_first = self._schedule.next_at is None
-        self._schedule.postpone()
-        if self._load.has_idle_cores() and not is_first:  # the first call begins to measure
+        is_first = self._booter.schedule.next_at is None
+        self._booter.schedule.postpone()
+        if self._booter.load.has_idle_cores() and not is_first:  # the first call begins to measure
             self._fill()
-            self._schedule.postpone()
+            self._booter.schedule.postpone()
 
     def _find_missing(self) -> Plan | None:
         is_full = self._is_draining or self._spares.count_all() >= self._demand.size
@@ -259,42 +265,27 @@ class WarmPool:
             pass
 
     def _boot_one(self) -> bool:
-        """Boot a spare of the plan that lacks most; False where there is nothing to do, or no way to do it now."""
+        """Boot a spare of the plan that lacks most; False if none lacks one, or if it cannot be booted now."""
         with self._lock:
             plan = self._find_missing()
-        if plan is None or not self._load.has_free_memory() or (slot := self._boot_limit.try_acquire()) is None:
-            return False
-        sandbox: Sandbox | None = None
-        try:
-            sandbox = self.take_unbooted() or self._open()
-            sandbox.supervision.on_booted = slot.release
-            sandbox.cgroup.limit_memory(IDLE_MEMORY_BYTES)
-            sandbox.boot(plan)
-            return self._keep(sandbox)
-        except BaseException as error:
-            slot.release()
-            if sandbox is not None:
-                self._remover.add(sandbox)
-            if not isinstance(error, SandboxError):
-                raise
-            self._note_failure(error.message)
-            return False
+        sandbox = None if plan is None else self._booter.boot(plan, self.take_unbooted)
+        return sandbox is not None and self._keep(sandbox)
 
     def _open_one(self) -> bool:
-        """Open an unbooted sandbox; False where enough are open, or the host cannot open one now."""
-        if len(self._spares.unbooted) >= self._boot_limit.limit:
-            return False
-        try:
-            return self._keep(self._open())
-        except SandboxError as error:
-            self._note_failure(error.message)
-            return False
+        """Open an unbooted sandbox; False if enough are open, or if the host cannot open one now."""
+        is_full = len(self._spares.unbooted) >= self._booter.limit
+        sandbox = None if is_full else self._booter.open()
+        return sandbox is not None and self._keep(sandbox)
 
     def _keep(self, sandbox: Sandbox) -> bool:
-        """Add a sandbox to the spares; destroy it and return False where the pool was drained meanwhile."""
-        with self._lock:
-            if not self._is_draining:
-                self._spares.add(sandbox)
-                return True
+        """Add a sandbox to the spares; destroy it and return False if the pool was drained meanwhile."""
+        try:
+            with self._lock:
+                if not self._is_draining:
+                    self._spares.add(sandbox)
+                    return True
+        except BaseException:
+            self._remover.add(sandbox)
+            raise
         sandbox.destroy()
         return False
