@@ -44,7 +44,8 @@ def start_other(havoc: Havoc) -> Worker:
 
 
 @pytest.mark.parametrize(
-    ("place", "said"), [("rotation", "the claimer has made"), ("slots", "the claimer has made"), ("loop", "Celery's loop")]
+    ("place", "said"),
+    [("rotation", "the claimer has made"), ("slots", "the claimer has made"), ("loop", "Celery's loop")],
 )
 def test_a_worker_that_consumes_no_more_ends_and_its_jobs_run_elsewhere(havoc: Havoc, place: str, said: str) -> None:
     stalled = Stalling(havoc, place, 2)  # a place more than jobs: it keeps looking for work
