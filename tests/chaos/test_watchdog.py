@@ -57,7 +57,6 @@ def start_other(havoc: Havoc) -> Worker:
     return other
 
 
-<<<<<<< HEAD
 def test_a_worker_that_consumes_no_more_ends_and_its_jobs_run_elsewhere(havoc: Havoc) -> None:
     """Three workers at once: each has a queue of its own and hangs in another place."""
     said = {"rotation": "the claimer has made", "slots": "the claimer has made", "loop": "Celery's loop"}
@@ -76,18 +75,6 @@ def test_a_worker_that_consumes_no_more_ends_and_its_jobs_run_elsewhere(havoc: H
     their_own = {process.pid for process in havoc.stage.find_sentries()}
     # No worker holds two jobs that may have killed theirs.
     others = {str(worker.process.pid) for worker in start_others(havoc, len(jobs))}
-=======
-@pytest.mark.parametrize(
-    ("place", "said"),
-    [("rotation", "the claimer has made"), ("slots", "the claimer has made"), ("loop", "Celery's loop")],
-)
-def test_a_worker_that_consumes_no_more_ends_and_its_jobs_run_elsewhere(havoc: Havoc, place: str, said: str) -> None:
-    stalled = Stalling(havoc, place, 2)  # a place more than jobs: it keeps looking for work
-    job = havoc.submit("sleep", "14")
-    havoc.wait_started(job)
-    its_own = {process.pid for process in havoc.stage.find_sentries()}
-    other = start_other(havoc)
->>>>>>> code-delivery
 
     for one in stalled.values():
         one.hang()

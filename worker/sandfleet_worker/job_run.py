@@ -12,12 +12,7 @@ from sandfleet_config.codes import Category, ErrorCode
 from sandfleet_config.errors import Cancelled, Expired, SandboxError, SpecInvalid
 from sandfleet_config.messages import CANCELLED_QUEUED
 from sandfleet_config.outcome import Outcome, Timing
-<<<<<<< HEAD
-from sandfleet_config.wire import encode_needs, join_needs, spec_sha256
-=======
 from sandfleet_config.wire import spec_sha256
-from sandfleet_config.words import CANCELLED_QUEUED
->>>>>>> code-delivery
 
 from sandfleet_worker.delivery.claim import Flag
 from sandfleet_worker.delivery.settlement import Finish, GiveBack, PutBack, Release, Retry

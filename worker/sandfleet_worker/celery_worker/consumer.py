@@ -22,13 +22,8 @@ from celery.worker.consumer.consumer import TERMINATE  # type: ignore[attr-defin
 from kombu.exceptions import OperationalError
 from sandfleet_config.messages import CANCELLED
 from sandfleet_config.queues import TASK_NAME
-<<<<<<< HEAD
 from sandfleet_config.units import format_bytes
-from sandfleet_config.wire import encode_needs, join_needs
-=======
 from sandfleet_config.wire import join_needs
-from sandfleet_config.words import CANCELLED, format_bytes
->>>>>>> code-delivery
 
 from sandfleet_worker.celery_worker.refusal import refuse
 from sandfleet_worker.celery_worker.steps import ClaimedControl, ClaimedTasks
