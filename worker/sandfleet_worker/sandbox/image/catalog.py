@@ -150,7 +150,7 @@ class Catalog:
             raise (damaged(name, "its file is missing") if is_here else self.new_not_found(name)) from error
 
     def is_current(self, descriptor: int, digest: str) -> bool:
-        """Whether `descriptor` is still the EROFS file of the image, and no removal has moved that away."""
+        """Whether `descriptor` is the EROFS file of the image; False after its removal."""
         try:
             here = os.stat(f"{self._blob_text(digest)}/{EROFS}")  # noqa: PTH116
         except OSError:

@@ -105,7 +105,10 @@ def new_capabilities(*, inherits_capabilities: bool) -> dict[str, list[str]]:
 
 @dataclass(frozen=True)
 class PackedJob:
-    """The message that gives init its job, the first word of its command, and the size of its longest argument or variable."""
+    """The message that gives init its job.
+
+    With it the first word of the command, and the size of the longest argument or variable.
+    """
 
     message: bytes
     command: str
