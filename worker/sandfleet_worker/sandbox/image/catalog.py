@@ -155,8 +155,8 @@ class Catalog:
             here = os.stat(f"{self._blob_text(digest)}/{EROFS}")  # noqa: PTH116
         except OSError:
             return False
-        held = os.fstat(descriptor)
-        return (here.st_dev, here.st_ino) == (held.st_dev, held.st_ino)
+        opened = os.fstat(descriptor)
+        return (here.st_dev, here.st_ino) == (opened.st_dev, opened.st_ino)
 
     def new_not_found(self, name: str) -> ImageNotFound:
         """Return the error of an image that is not here, with the command that adds it."""

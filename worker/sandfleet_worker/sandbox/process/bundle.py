@@ -99,8 +99,8 @@ def new_capabilities(*, inherits_capabilities: bool) -> dict[str, list[str]]:
     Without both, init would have none. A bounding set would do as well, but releases before
     20240916 give it to the sentry process on the host.
     """
-    held = {"effective": INIT_CAPABILITIES, "permitted": INIT_CAPABILITIES}
-    return {"bounding": [], **held, **({"inheritable": INIT_CAPABILITIES} if inherits_capabilities else {})}
+    capabilities = {"effective": INIT_CAPABILITIES, "permitted": INIT_CAPABILITIES}
+    return {"bounding": [], **capabilities, **({"inheritable": INIT_CAPABILITIES} if inherits_capabilities else {})}
 
 
 @dataclass(frozen=True)

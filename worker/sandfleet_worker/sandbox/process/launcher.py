@@ -182,9 +182,9 @@ def _duplicate_high(fd: int, opened: list[int]) -> int:
 
 
 def _pipe(opened: list[int]) -> tuple[int, int]:
-    ends = os.pipe2(os.O_CLOEXEC)
-    opened += ends
-    return ends
+    pipe_ends = os.pipe2(os.O_CLOEXEC)
+    opened += pipe_ends
+    return pipe_ends
 
 
 def _close(fds: list[int]) -> None:
