@@ -109,6 +109,10 @@ class AuditFacts:
         """Return the numbers that may stand for `run`: the earlier release calls each run the first."""
         return {run, 1} if self.earlier else {run}
 
+    def has_earlier_end(self, outcome: Outcome) -> bool:
+        """Whether a worker of the earlier release wrote the outcome."""
+        return bool(outcome.attempts) and int(outcome.attempts[-1].worker.rpartition(".")[2]) in self.earlier
+
     def find_names(self, pattern: str) -> list[str]:
         """Return the keys that match `pattern`."""
         return [key.decode() for key in self.client.scan_iter(f"{KEY_PREFIX}{pattern}", count=1000)]
