@@ -12,7 +12,7 @@ from sandfleet_config.codes import Category, ErrorCode
 from sandfleet_config.errors import Cancelled, Expired, SandboxError, SpecInvalid
 from sandfleet_config.messages import CANCELLED_QUEUED
 from sandfleet_config.outcome import Outcome, Timing
-from sandfleet_config.wire import encode_needs, join_needs, spec_sha256
+from sandfleet_config.wire import spec_sha256
 
 from sandfleet_worker.delivery.claim import Flag
 from sandfleet_worker.delivery.settlement import Finish, GiveBack, PutBack, Release, Retry
@@ -122,8 +122,7 @@ class JobRun:
         request = self._message.request
         if not self._lacks or request is None:
             return None
-        needs = join_needs(request.contract, encode_needs(request.spec))
-        return PutBack(self._lacks, needs, request.spec.queue_ttl, self._host.name)
+        return PutBack.of(request, self._lacks, self._host.name)
 
     def _may_try_again(self, code: ErrorCode) -> bool:
         """Whether the spec's `retry_on` names `code` (by default each trouble of ours), and an attempt is left."""

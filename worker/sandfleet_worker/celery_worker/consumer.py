@@ -23,7 +23,7 @@ from kombu.exceptions import OperationalError
 from sandfleet_config.messages import CANCELLED
 from sandfleet_config.queues import TASK_NAME
 from sandfleet_config.units import format_bytes
-from sandfleet_config.wire import encode_needs, join_needs
+from sandfleet_config.wire import join_needs
 
 from sandfleet_worker.celery_worker.refusal import refuse
 from sandfleet_worker.celery_worker.steps import ClaimedControl, ClaimedTasks
@@ -155,20 +155,20 @@ class SandboxConsumer(Consumer):
     def _put_back(self, claim: Claim, job_message: JobMessage) -> bool:
         """Give a job back that another host must take, or this one later; return whether it was.
 
-        The claim's script has decided so already about jobs whose record says what they need: this is about the others, and
-        about memory that another worker of the host was given meanwhile.
+        claim.lua has decided about jobs whose record has their needs. This decides about the others, and
+        about memory that another worker of the host has reserved since.
         """
-        if job_message.request is None:
+        request = job_message.request
+        if request is None:
             needs = join_needs(job_message.newer_contract) if job_message.newer_contract else ""
             if not needs or not self.intake.has_other_host(needs, claim):
                 return False
             self.intake.put_back(claim, PutBack(f"needs contract version {job_message.newer_contract}", needs))
             return True
-        spec, abilities = job_message.request.spec, self._host.abilities
-        needs = join_needs(job_message.request.contract, encode_needs(spec))
+        spec, abilities = request.spec, self._host.abilities
         if label := abilities.find_missing_label(spec):
             why = f"needs {label}, which {self._host.name} does not have"
-            self.intake.put_back(claim, PutBack(why, needs, spec.queue_ttl))
+            self.intake.put_back(claim, PutBack.of(request, why))
             return True
         ceiling = abilities.find_settings().policy.memory_bytes
         memory_bytes = spec.resources.memory_bytes or ceiling
@@ -177,7 +177,7 @@ class SandboxConsumer(Consumer):
         memory = self._host.slots.read_memory()
         free = format_bytes(max(0, memory.free if memory else 0))
         why = f"needs {format_bytes(memory_bytes)} of memory, {self._host.name} has {free} free"
-        self.intake.put_back(claim, PutBack(why, needs, spec.queue_ttl), lacks_memory=True)
+        self.intake.put_back(claim, PutBack.of(request, why), lacks_memory=True)
         return True
 
     def _find_longest(self, job_message: JobMessage) -> float:

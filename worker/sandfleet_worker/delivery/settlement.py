@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from sandfleet_config.codes import ErrorCode
 from sandfleet_config.spec import DEFAULT_QUEUE_TTL_SECONDS
+from sandfleet_config.wire import encode_needs, join_needs
 
 from sandfleet_worker.system.supervised_thread import is_resource_error
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from sandfleet_config.outcome import Outcome
+    from sandfleet_config.wire import JobRequest
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,12 @@ class PutBack:
     needs: str
     queue_ttl_seconds: float = DEFAULT_QUEUE_TTL_SECONDS
     avoid_host: str = ""
+
+    @classmethod
+    def of(cls, request: JobRequest, text: str, avoid_host: str = "") -> PutBack:
+        """Put back the job of `request`, for the reason `text`."""
+        needs = join_needs(request.contract, encode_needs(request.spec))
+        return cls(text, needs, request.spec.queue_ttl, avoid_host)
 
 
 @dataclass(frozen=True)
