@@ -27,34 +27,34 @@ def count_descriptors() -> int:
 
 
 def main() -> None:
-    wish = json.loads(sys.argv[1])
+    request = json.loads(sys.argv[1])
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    resource.setrlimit(resource.RLIMIT_NOFILE, tuple(wish["limits"]))
+    resource.setrlimit(resource.RLIMIT_NOFILE, tuple(request["limits"]))
     setattr(HostLoad, "has_idle_cores", lambda _: True)  # noqa: B010  as in conftest.py
     settings = WorkerSettings(
-        concurrency=wish["concurrency"],
-        runsc=RunscSettings(root_dir=Path(wish["root_dir"])),
-        images=ImagesSettings(root=Path(wish["images"])),
+        concurrency=request["concurrency"],
+        runsc=RunscSettings(root_dir=Path(request["root_dir"])),
+        images=ImagesSettings(root=Path(request["images"])),
         policy=PolicySettings(memory_bytes=64 << 20),
-        warm=WarmSettings(size=wish["warm"]),
+        warm=WarmSettings(size=request["warm"]),
     )
-    spec = SandboxSpec.model_validate({"image": "busybox", "command": wish["command"], "timeout": 240})
+    spec = SandboxSpec.model_validate({"image": "busybox", "command": request["command"], "timeout": 240})
     told: dict[str, object] = {"before": count_descriptors()}
     with RunscRunner(settings) as runner:
-        finding = check_open_files(runner.descriptors, wish["warm"])
+        finding = check_open_files(runner.descriptors, request["warm"])
         told["finding"] = [finding.state, finding.detail, finding.fix]
-        if finding.state is not State.FAILED or wish.get("is_forced"):
-            told["endings"] = run(runner, spec, wish)
+        if finding.state is not State.FAILED or request.get("is_forced"):
+            told["endings"] = run(runner, spec, request)
         told["soft"] = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         told["spares"] = runner.descriptors.spares
     told["after"] = count_descriptors()
     print(json.dumps(told))  # noqa: T201
 
 
-def run(runner: RunscRunner, spec: SandboxSpec, wish: dict[str, int]) -> list[str]:
+def run(runner: RunscRunner, spec: SandboxSpec, request: dict[str, int]) -> list[str]:
     """Run the jobs; return how they ended. With `is_held`, cancel them when all of their programs run at the same time."""
     endings: list[str] = []
-    cancels = [Cancellation() for _ in range(wish["jobs"])]
+    cancels = [Cancellation() for _ in range(request["jobs"])]
     supervisions = note_supervisions()
 
     def work(cancel: Cancellation | None = None) -> None:
@@ -71,13 +71,13 @@ def run(runner: RunscRunner, spec: SandboxSpec, wish: dict[str, int]) -> list[st
     threads = [threading.Thread(target=work, args=(cancel,)) for cancel in cancels]
     for thread in threads:
         thread.start()
-    if wish.get("is_held"):
+    if request.get("is_held"):
         wait_until(are_all_running, 150, "all run at once, or one has ended")
         for cancel in cancels:
             cancel.cancel()
     for thread in threads:
         thread.join()
-    if wish.get("is_filled"):
+    if request.get("is_filled"):
         wait_until(lambda: runner._provider.pool.count_idle() == runner.descriptors.spares, 120, "all are up")
         work()
     return endings

@@ -24,19 +24,19 @@ HARD = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 class Limited(Protocol):
     """Run jobs in a process with limits of its own; return what that says and what it logs."""
 
-    def __call__(self, limits: tuple[int, int], **wish: Any) -> tuple[dict[str, Any], str]: ...
+    def __call__(self, limits: tuple[int, int], **request: Any) -> tuple[dict[str, Any], str]: ...
 
 
 @pytest.fixture
 def limited(host: HostSettings) -> Limited:
     """Return a function that runs jobs in a process with limits of its own."""
 
-    def run(limits: tuple[int, int], **wish: Any) -> tuple[dict[str, Any], str]:
-        wish = {"concurrency": 2, "warm": 0, "jobs": 2, "command": ["true"]} | wish
-        wish |= {"limits": limits, "root_dir": str(host.runsc.root_dir), "images": str(host.images.root)}
+    def run(limits: tuple[int, int], **request: Any) -> tuple[dict[str, Any], str]:
+        request = {"concurrency": 2, "warm": 0, "jobs": 2, "command": ["true"]} | request
+        request |= {"limits": limits, "root_dir": str(host.runsc.root_dir), "images": str(host.images.root)}
         support = Path(__file__).parents[1] / "support"
         done = subprocess.run(
-            [sys.executable, Path(__file__).with_name("limited.py"), json.dumps(wish)],
+            [sys.executable, Path(__file__).with_name("limited.py"), json.dumps(request)],
             env={**os.environ, "PYTHONPATH": str(support)},
             capture_output=True,
             text=True,

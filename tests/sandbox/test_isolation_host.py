@@ -105,15 +105,15 @@ def test_a_job_takes_no_descriptor_of_the_worker(python: Run, run: Run) -> None:
     peaks: list[int] = []
     is_over = threading.Event()
 
-    def watch() -> None:
+    def poll() -> None:
         while not is_over.wait(0.02):
             peaks.append(process.num_fds())
 
-    watcher = threading.Thread(target=watch)
-    watcher.start()
+    poller = threading.Thread(target=poll)
+    poller.start()
     outcome = python(EXHAUST.format(odd=0))
     is_over.set()
-    watcher.join()
+    poller.join()
     assert outcome.stdout.text.startswith("24 "), outcome.message
     assert max(peaks) - before < 25
     assert process.num_fds() == before

@@ -41,8 +41,8 @@ class Victim:
         )
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        wish = {"root_dir": str(host.runsc.root_dir), "images": str(host.images.root), "sandboxes": SANDBOXES}
-        self.process.stdin.write(json.dumps(wish) + "\n")
+        request = {"root_dir": str(host.runsc.root_dir), "images": str(host.images.root), "sandboxes": SANDBOXES}
+        self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
         self.owner = self.process.stdout.readline().strip()
         self.folder = host.runsc.root_dir / self.owner

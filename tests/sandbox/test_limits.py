@@ -97,17 +97,17 @@ def test_a_gibibyte_of_output_is_counted_in_flat_memory(python: Run) -> None:
     peak = [before]
     done = threading.Event()
 
-    def watch() -> None:
+    def poll() -> None:
         while not done.wait(0.02):
             peak[0] = max(peak[0], psutil.Process().memory_info().rss)
 
-    watcher = threading.Thread(target=watch)
-    watcher.start()
+    poller = threading.Thread(target=poll)
+    poller.start()
     try:
         outcome = python("import os\nb = bytes(1 << 20)\nfor _ in range(1024): os.write(1, b)", timeout=120)
     finally:
         done.set()
-        watcher.join()
+        poller.join()
     assert (outcome.code, outcome.stdout.total_bytes, outcome.stdout.truncated) == (ErrorCode.OK, 1 << 30, True)
     assert len(outcome.stdout.bytes) == 64 << 10
     assert peak[0] - before < 64 * MIB
@@ -211,22 +211,22 @@ def test_the_hosts_process_fuse_is_reported(runner: RunscRunner, python: Run) ->
 def test_cpu_is_limited(python: Run) -> None:
     code = "import time\nend = time.monotonic() + 2\nwhile time.monotonic() < end: pass"
     free = python(code)
-    held = python(code, resources={"cpu_quota": 25_000})
-    assert held.usage.cpu_seconds is not None
+    limited = python(code, resources={"cpu_quota": 25_000})
+    assert limited.usage.cpu_seconds is not None
     assert free.usage.cpu_seconds is not None
-    assert held.usage.cpu_seconds < free.usage.cpu_seconds * 0.6
-    assert held.limits["cpu_quota"].enforced
+    assert limited.usage.cpu_seconds < free.usage.cpu_seconds * 0.6
+    assert limited.limits["cpu_quota"].enforced
 
 
 def test_the_least_that_a_spec_may_ask_for_runs_a_program(run: Run) -> None:
-    for wish in (
+    for request in (
         {"memory_bytes": MIN_MEMORY_BYTES},
         {"cpu_quota": MIN_CPU_QUOTA},
         {"disk_bytes": MIN_DISK_BYTES},
         {"pids_limit": 1},
     ):
-        outcome = run("true", resources=wish)
-        assert outcome.code is ErrorCode.OK, (wish, outcome.message)
+        outcome = run("true", resources=request)
+        assert outcome.code is ErrorCode.OK, (request, outcome.message)
 
 
 def test_less_memory_than_a_sandbox_needs_is_out_of_memory(runner: RunscRunner) -> None:

@@ -204,14 +204,14 @@ def test_a_fatal_error_of_the_pools_thread_is_reported_and_harms_no_job(
 def test_a_killed_worker_leaves_no_spare(warm_host: HostSettings) -> None:
     tree = find_tree(warm_host.runsc.cgroup_parent)
     root = str(warm_host.runsc.root_dir)
-    wish = {"root_dir": root, "images": str(warm_host.images.root), "sandboxes": 1, "warm": SIZE}
+    request = {"root_dir": root, "images": str(warm_host.images.root), "sandboxes": 1, "warm": SIZE}
     with RunscRunner(warm_host) as runner:
         is_quiet = plan_of(runner).binary.abilities.is_quiet
     with subprocess.Popen(
         [sys.executable, Path(__file__).with_name("victim.py")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as victim:
         assert victim.stdin is not None
-        victim.stdin.write(json.dumps(wish).encode() + b"\n")
+        victim.stdin.write(json.dumps(request).encode() + b"\n")
         victim.stdin.close()
 
         def stopped() -> int:

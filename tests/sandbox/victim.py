@@ -28,20 +28,20 @@ def tell_start(supervision: Supervision, now: float) -> None:
 
 def main() -> None:
     # Not from argv: a test's search for processes below its folder would find this one.
-    wish = json.loads(sys.stdin.readline())
+    request = json.loads(sys.stdin.readline())
     setattr(Supervision, "_start_clocks", tell_start)  # noqa: B010  mypy takes it for a method of an instance
     setattr(HostLoad, "has_idle_cores", lambda _: True)  # noqa: B010  as in conftest.py
     host = HostSettings(
-        runsc=RunscSettings(root_dir=Path(wish["root_dir"])),
-        images=ImagesSettings(root=Path(wish["images"])),
-        warm=WarmSettings(size=wish.get("warm", 0)),
+        runsc=RunscSettings(root_dir=Path(request["root_dir"])),
+        images=ImagesSettings(root=Path(request["images"])),
+        warm=WarmSettings(size=request.get("warm", 0)),
     )
     runner = RunscRunner(host)
     tell(runner._owner.name)
     spec = SandboxSpec.model_validate(
         {"image": "busybox", "command": ["sh", "-c", "trap '' TERM HUP; sleep 600 & sleep 600"], "timeout": 600}
     )
-    for _ in range(wish["sandboxes"]):
+    for _ in range(request["sandboxes"]):
         threading.Thread(target=runner.run, args=(spec,)).start()
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def test_a_wait_for_a_boot_slot_ends_with_the_deadline_or_a_cancel_and_takes_none() -> None:
     boot_limit = BootLimit(1)
-    held = boot_limit.acquire(Cancellation())
+    slot = boot_limit.acquire(Cancellation())
     began = time.monotonic()
     with pytest.raises(SandboxTimeout, match="deadline"):
         boot_limit.acquire(Cancellation(), began + 0.1)
@@ -27,7 +27,7 @@ def test_a_wait_for_a_boot_slot_ends_with_the_deadline_or_a_cancel_and_takes_non
     cancelled.cancel()
     with pytest.raises(Cancelled):
         boot_limit.acquire(cancelled, began + 3600)
-    held.release()
+    slot.release()
     assert boot_limit.acquire(Cancellation(), began) is not None, "a free boot slot is taken whatever the time"
 
 
@@ -51,17 +51,17 @@ class Hooks:
 
 def test_only_a_long_wait_calls_the_hook() -> None:
     boot_limit, hooks = BootLimit(1), Hooks()
-    held = boot_limit.acquire(Cancellation(), None, hooks)
+    slot = boot_limit.acquire(Cancellation(), None, hooks)
     assert hooks.waits == []
-    threading.Timer(SHORT_WAIT_SECONDS + 0.2, held.release).start()
+    threading.Timer(SHORT_WAIT_SECONDS + 0.2, slot.release).start()
     boot_limit.acquire(Cancellation(), None, hooks).release()
     assert hooks.waits == ["its turn to boot"]
 
 
 def test_a_boot_slot_is_released_by_a_job_that_gets_no_slot_of_the_host() -> None:
     boot_limit, hooks = BootLimit(1), Hooks(Cancelled.of("no slot"))
-    held = boot_limit.acquire(Cancellation())
-    threading.Timer(SHORT_WAIT_SECONDS + 0.2, held.release).start()
+    slot = boot_limit.acquire(Cancellation())
+    threading.Timer(SHORT_WAIT_SECONDS + 0.2, slot.release).start()
     with pytest.raises(Cancelled, match="no slot"):
         boot_limit.acquire(Cancellation(), None, hooks)
     assert boot_limit.try_acquire() is not None

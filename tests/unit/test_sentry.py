@@ -56,14 +56,14 @@ def no_descriptor_left() -> Iterator[None]:
     resource.setrlimit(
         resource.RLIMIT_NOFILE, (max(int(path.name) for path in Path("/proc/self/fd").iterdir()) + 1, hard)
     )
-    held = []
+    opened = []
     try:
         with contextlib.suppress(OSError):
             while True:
-                held.append(os.dup(0))
+                opened.append(os.dup(0))
         yield
     finally:
-        for number in held:
+        for number in opened:
             os.close(number)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 

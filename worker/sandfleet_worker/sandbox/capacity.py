@@ -1,4 +1,4 @@
-"""How many jobs and spares fit under this process's limit of open files and into this host's memory."""
+"""How many jobs and spares fit under the limit of open files and into this host's memory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 def fit_descriptors(config: HostSettings, boots: int) -> DescriptorNeed:
-    """Raise the process's limit of open files, and return how many spares fit under it beside jobs and `boots`."""
+    """Raise the limit of open files; return how many spares fit under it beside `boots`."""
     # Only a worker's settings say how many jobs run at once. Otherwise count one: a job that gets
     # no descriptor says so.
     jobs = config.concurrency if isinstance(config, WorkerSettings) else 1
@@ -32,7 +32,7 @@ def fit_descriptors(config: HostSettings, boots: int) -> DescriptorNeed:
 
 
 def fit_memory(config: HostSettings, tree: CgroupTree, spares: int) -> MemoryBudget:
-    """Return how much memory this host's jobs may use, and how many of `spares` fit beside the largest job."""
+    """Return the memory of this host's jobs, and how many of `spares` fit beside the largest job."""
     is_worker = isinstance(config, WorkerSettings)
     found = find_budget(
         tree,

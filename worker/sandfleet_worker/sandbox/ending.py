@@ -90,7 +90,10 @@ class Ending:
 
 
 def limit_states(limits: Admitted, enforced: frozenset[str]) -> dict[str, LimitState]:
-    """Return each limit with its value and whether it held: bytes, microseconds per 100 ms, processes, seconds."""
+    """Return each limit with its value and whether it was enforced.
+
+    Units: bytes, microseconds per 100 ms, processes, seconds.
+    """
     return {
         "memory_bytes": _state(limits.memory_bytes, "memory" in enforced),
         "cpu_quota": _state(limits.cpu_quota, "cpu" in enforced),

@@ -27,7 +27,9 @@ UNLIMITED_BYTES = 1 << 60
 
 @dataclass(frozen=True)
 class MemoryBudget:
-    """The memory of a host as one worker finds it: `total_bytes` for all jobs and workers, `own_bytes` of it for itself.
+    """The memory of a host as one worker finds it.
+
+    `total_bytes` is for all jobs and workers, `own_bytes` of it for this worker.
 
     `bound` names what bounds it, for people. `spares` is how many idle sandboxes are counted in
     `own_bytes`.
@@ -68,7 +70,9 @@ def find_budget(
     root: Path = CGROUP_ROOT,
     proc: Path = Path("/proc"),
 ) -> MemoryBudget:
-    """Return the budget: `given_bytes`, or 90 % of the least of MemTotal and the limits of all cgroups around the sandboxes.
+    """Return the budget: `given_bytes`, or 90 % of the least limit.
+
+    The limits are MemTotal and those of all cgroups around the sandboxes.
 
     Of `spares`, as many are counted as fit beside one job of `job_bytes`, the largest that may
     come.

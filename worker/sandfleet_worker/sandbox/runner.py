@@ -249,7 +249,7 @@ class RunscRunner:
 
 @contextlib.contextmanager
 def _host_faults() -> Iterator[None]:
-    """Turn the errors of a host that has no descriptor, thread, memory or disk left into `HostResources`.
+    """Turn a lack of descriptors, threads, memory or disk into `HostResources`.
 
     Raises:
         HostResources: the host has none left.

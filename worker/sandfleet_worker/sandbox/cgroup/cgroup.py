@@ -37,7 +37,10 @@ FIRST_REMOVE_PAUSE_SECONDS = 0.001
 
 
 def limit_files(version: int, limits: Admitted) -> list[tuple[str, str, str, bool]]:
-    """Return the files to write: (controller, file, text, whether a failed write means that the limit is not enforced)."""
+    """Return the files to write: (controller, file, text, is needed).
+
+    A failed write of a needed one means that the limit is not enforced.
+    """
     fuse = str(PIDS_FUSE_FACTOR * limits.pids_limit + PIDS_FUSE_BASE)
     if version == 1:
         files = [*memory_files(version, limits.memory_bytes), ("pids", "pids.max", fuse, True)]
@@ -54,7 +57,10 @@ def limit_files(version: int, limits: Admitted) -> list[tuple[str, str, str, boo
 
 
 def memory_files(version: int, memory_bytes: int) -> list[tuple[str, str, str, bool]]:
-    """Return the files to write for a memory limit, as `limit_files`, in an order that works to raise and to lower it."""
+    """Return the files to write for a memory limit, as `limit_files`.
+
+    Their order works to raise the limit and to lower it.
+    """
     memory = str(memory_bytes)
     if version == 1:
         return [

@@ -1,4 +1,4 @@
-"""The kernel's counts in a sandbox's cgroup since its job came, and the sandbox's usage, on cgroup v1 and v2.
+"""The kernel's counts in a sandbox's cgroup since its job came, and its usage, on v1 and v2.
 
 Which limit was hit? The kernel counts a process that it kills for memory in the cgroup of the
 *killed* process, whether that cgroup's own limit was hit, a parent's, or the host's memory. So a
@@ -61,7 +61,7 @@ class Counters:
         self._own_oom_fd = self._parent_oom_fd = -1
 
     def start(self, memory_bytes: int) -> None:
-        """Count from now on, for a job that may use `memory_bytes`: events of the idle sandbox are not the job's."""
+        """Count from now on, for a job that may use `memory_bytes`."""
         self.close()
         self._memory_bytes = memory_bytes
         if self._version == 1 and "memory" in self._folders:
@@ -176,7 +176,10 @@ class Counters:
 
 
 def _open_oom_eventfd(folder: str) -> int:
-    """Return an eventfd that counts the OOMs of a v1 memory cgroup and of its ancestors (cgroup-v1/memory.rst, section 9)."""
+    """Return an eventfd that counts the OOMs of a v1 memory cgroup and of its ancestors.
+
+    See cgroup-v1/memory.rst, section 9.
+    """
     eventfd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
     try:
         with contextlib.ExitStack() as opened:

@@ -1,4 +1,4 @@
-"""The cgroup controllers that we may use on this host, and the parent folders of sandboxes' cgroups, on v1 and v2."""
+"""The cgroup controllers that we may use, and the parents of sandboxes' cgroups, on v1 and v2."""
 
 from __future__ import annotations
 
@@ -35,7 +35,10 @@ class CgroupTree:
 
 
 def parse_v1_mounts(mountinfo: str) -> dict[str, Path]:
-    """Map each v1 controller of ``/proc/self/mountinfo`` to its mount point (proc(5): optional fields end at ``-``)."""
+    """Map each v1 controller of ``/proc/self/mountinfo`` to its mount point.
+
+    The optional fields of a line end at ``-`` (proc(5)).
+    """
     found: dict[str, Path] = {}
     for line in mountinfo.splitlines():
         left, _, right = line.partition(" - ")

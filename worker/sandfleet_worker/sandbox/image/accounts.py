@@ -83,7 +83,7 @@ def _parse_home(text: str) -> str:
 
 
 def read_inside(tree: Path, *parts: str) -> str:
-    """Return the text of a file of an unpacked image, or "" if it is not a plain file of at most 1 MiB.
+    """Return the text of a file of an unpacked image; "" if it is no plain file of at most 1 MiB.
 
     No symbolic link is followed: an image's etc/passwd may point to the host's.
     """
@@ -113,7 +113,7 @@ def read_inside(tree: Path, *parts: str) -> str:
 
 
 def is_real_directory(tree: Path, path: str) -> bool:
-    """Whether an absolute path of the image is a directory that is reached without a symbolic link."""
+    """Whether an absolute path of the image is a directory, reached without a symbolic link."""
     current = tree
     for part in path.split("/"):
         if part:

@@ -1,4 +1,4 @@
-"""Make one image in a staging folder: unpack its source, describe it, and pack it into one EROFS file."""
+"""Make one image in a staging folder: unpack its source, describe it, and pack it."""
 
 from __future__ import annotations
 

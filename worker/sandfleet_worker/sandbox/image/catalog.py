@@ -150,13 +150,13 @@ class Catalog:
             raise (damaged(name, "its file is missing") if is_here else self.new_not_found(name)) from error
 
     def is_current(self, descriptor: int, digest: str) -> bool:
-        """Whether `descriptor` is still the EROFS file of the image, and no removal has moved that away."""
+        """Whether `descriptor` is the EROFS file of the image; False after its removal."""
         try:
             here = os.stat(f"{self._blob_text(digest)}/{EROFS}")  # noqa: PTH116
         except OSError:
             return False
-        held = os.fstat(descriptor)
-        return (here.st_dev, here.st_ino) == (held.st_dev, held.st_ino)
+        opened = os.fstat(descriptor)
+        return (here.st_dev, here.st_ino) == (opened.st_dev, opened.st_ino)
 
     def new_not_found(self, name: str) -> ImageNotFound:
         """Return the error of an image that is not here, with the command that adds it."""

@@ -52,7 +52,7 @@ class Image(BaseModel):
     )
 
     def has_directory(self, path: str) -> bool:
-        """Whether a mount point or a user's own home is a directory of the image that is reached without a link."""
+        """Whether a mount point or a user's home is a directory, reached without a link."""
         return path in self.directories
 
 

@@ -1,4 +1,4 @@
-"""Pack an unpacked tree into one read-only EROFS file: prepare it for runsc, measure it, hash its content, pack it."""
+"""Prepare an unpacked tree for runsc, hash its content, and pack it into one EROFS file."""
 
 import hashlib
 import os
@@ -42,7 +42,7 @@ class Content:
 
 
 def add_mount_points(tree: Path) -> None:
-    """Make /dev, /proc, /sys and /tmp real directories: runsc could not mount on a link or a file."""
+    """Make /dev, /proc, /sys and /tmp real directories: runsc cannot mount on a link or a file."""
     tree.chmod(stat.S_IMODE(tree.stat().st_mode) | 0o555)
     for name, mode in MOUNT_POINTS.items():
         path = tree / name
@@ -53,7 +53,7 @@ def add_mount_points(tree: Path) -> None:
 
 
 def add_hosts(tree: Path) -> None:
-    """Make /etc/hosts name the sandbox's own addresses, in place of what the image has, as Docker does.
+    """Replace the image's /etc/hosts by one that names the sandbox's own addresses, as Docker does.
 
     Without it nothing resolves these names: a sandbox has only a loopback network. No link of the
     tree is followed.

@@ -27,7 +27,7 @@ OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 @contextlib.contextmanager
 def staging_folder(parent: Path) -> Iterator[tuple[Path, int]]:
-    """Yield an empty locked folder and its lock's descriptor, which the tools that write there must inherit."""
+    """Yield an empty locked folder and the lock's descriptor, which its tools must inherit."""
     parent.mkdir(parents=True, exist_ok=True)
     sweep(parent)
     while True:
@@ -95,7 +95,10 @@ def locked(path: Path, waiting: str = "", on_progress: Any = None) -> Iterator[N
 
 
 def remove_tree(folder: Path) -> None:
-    """Remove a folder with hostile contents, never across a mount: a half-made root may have the host's /dev in it."""
+    """Remove a folder with hostile contents, never across a mount.
+
+    A half-made root may have the host's /dev in it.
+    """
     subprocess.run(["rm", "-rf", "--one-file-system", "--", str(folder)], check=False, capture_output=True)
 
 
@@ -120,7 +123,7 @@ def sync_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def host_faults(root: Path) -> Iterator[None]:
-    """Turn an ``OSError`` of a full disk or of missing rights into `HostResources` or `ImageUnavailable`."""
+    """Turn a full disk into `HostResources`, and missing rights into `ImageUnavailable`."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Starter images, made without a registry: `python` from Debian's packages, `busybox` from the host's binary.
+"""Starter images, made without a registry: `python` and `busybox`, from Debian and the host.
 
 The same mirror state (or the same busybox) always yields the same digest: an image contains no
 clock, host name or random number, and only packages of the release itself, without its daily
@@ -35,7 +35,7 @@ class Starter:
 
 
 def build_python(staging: StagingFolder) -> None:
-    """Let mmdebstrap install Debian's essential packages and Python, of the host's own release and mirror."""
+    """Let mmdebstrap install Debian's essential packages and Python, from the host's mirror."""
     release = _read_release()
     excludes = [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in _UNNEEDED]
     staging.run(
@@ -62,7 +62,7 @@ def build_python(staging: StagingFolder) -> None:
 
 
 def _private_mounts() -> list[str]:
-    """Return the command that gives mmdebstrap a mount namespace of its own, empty if this host does not allow one.
+    """Return the command that gives mmdebstrap a mount namespace; empty if the host forbids one.
 
     As root, mmdebstrap mounts /proc and /sys into the tree. If its umount fails, it only warns:
     once the host's /sys was still in the tree when it was to be packed (seen). Mounts in a
@@ -75,7 +75,7 @@ def _private_mounts() -> list[str]:
 
 
 def _trust_compiled(path: Path) -> None:
-    """Mark a .pyc file as unchecked, so that no import compares it with its source's hash (PEP 552).
+    """Mark a .pyc file as unchecked: no import compares it with its source's hash (PEP 552).
 
     Reproducible builds make checked ones. An image never changes, so reading each source again is
     useless.
@@ -118,7 +118,7 @@ def _find_mirror(release: str) -> str:
 
 
 def build_busybox(staging: StagingFolder) -> None:
-    """Put the host's static busybox, and a link for each of its programs, into a tree of its own."""
+    """Put the host's static busybox, and a link for each of its programs, into a tree."""
     binary = Path(find_tool("busybox"))
     _refuse_dynamic(binary)
     staging.new_tree()

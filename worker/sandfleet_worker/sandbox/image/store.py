@@ -70,7 +70,7 @@ class ImageStore:
     def add(
         self, name: str, source: str | None = None, *, is_fresh: bool = False, on_progress: Progress = lambda _: None
     ) -> Image:
-        """Make an image from `rootfs:FOLDER-OR-TAR`, `oci:LAYOUT[:TAG]` or, without a source, a starter's recipe.
+        """Make an image from `rootfs:FOLDER-OR-TAR`, `oci:LAYOUT[:TAG]`, or else a starter's recipe.
 
         A name that existed points to the new image afterwards. A digest that is here already is not
         packed again; `is_fresh` builds a starter again even if its name is here.
@@ -261,7 +261,7 @@ class ImageStore:
         )
 
     def list_references(self) -> set[str]:
-        """Return the names and digests of the images that are here, whether or not they are whole."""
+        """Return the names and digests of the images that are here, whole or not."""
         blobs = {path.name.replace("-", ":", 1) for path in self._catalog.blobs.glob("sha256-*")}
         return blobs | {name for name, digest in self._catalog.list_refs() if digest in blobs}
 

@@ -1,4 +1,4 @@
-"""Run the tools that write an image's files (tar, umoci, cp, mmdebstrap, mkfs.erofs), within limits."""
+"""Run the tools that write an image's files (tar, umoci, mkfs.erofs, ...), within limits."""
 
 import os
 import resource

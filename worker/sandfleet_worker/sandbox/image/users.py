@@ -28,7 +28,7 @@ class ResolvedUser:
 
 
 def resolve_user(image: Image, user: str) -> ResolvedUser:
-    """Return the numbers behind `name`, `uid`, `name:group`, `uid:gid`, or nothing (then the image's own user).
+    """Return the numbers of `name`, `uid`, `name:group`, `uid:gid`, or "" (the image's own user).
 
     As in Docker: a listed user brings its group, home and, unless a group is named, its
     supplementary groups. Unlike Docker, a number that passwd does not list gets itself as its group

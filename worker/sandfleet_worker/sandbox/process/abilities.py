@@ -1,4 +1,4 @@
-"""Find out the abilities of a runsc: ask the binary, prove them by a boot, remember them by the binary's hash.
+"""Find out the abilities of a runsc: ask it, prove them by a boot, remember them by its hash.
 
 Only this module knows how releases of gVisor differ. The version of a self-built runsc says
 nothing. So a version only decides in which order the ways to boot are tried.
@@ -29,12 +29,18 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 INHERITABLE_RELEASE = 20240916
-"""From here on an exec by root gets bounding and inheritable capabilities; before, the spec's capabilities go to the host's
-sentry, and inheritable ones make the boot fail (gVisor commits ae76d34ef, a178e09bb)."""
+"""From this release on an exec by root gets bounding and inheritable capabilities.
+
+Before, the spec's capabilities go to the host's sentry, and inheritable ones make the boot fail
+(gVisor commits ae76d34ef, a178e09bb).
+"""
 
 QUIET_FLAG = "sidecar-usage-policy"
-"""Came with 20260721: such a release takes no CPU in an idle sandbox (20260622), boots without slow membarrier calls (20260714)
-and has no use for SCHED_BATCH (20260224)."""
+"""A flag that came with 20260721.
+
+Such a release takes no CPU in an idle sandbox (since 20260622), boots without slow membarrier calls
+(20260714), and does not need SCHED_BATCH (20260224).
+"""
 
 OTHER_WAY_MAY_WORK = frozenset({ErrorCode.SANDBOX_CREATION_FAILED, ErrorCode.SANDBOX_EXECUTION_FAILED})
 """Codes of a failed boot for which another way may work. Without a platform or memory, and where
@@ -79,7 +85,7 @@ class AbilityFinder:
         return found
 
     def forget(self, binary: RunscBinary) -> None:
-        """Try the ways to boot again at the next call: the remembered one does not work (any more)."""
+        """Try the ways to boot again at the next call: the remembered one does not work."""
         with self._lock:
             self._found = {asked: found for asked, found in self._found.items() if found.path != binary.path}
             self._write(_key(binary), None)
@@ -140,7 +146,7 @@ def candidates(binary: RunscBinary, *, is_rootless: bool) -> Iterator[Abilities]
 
 
 def _key(binary: RunscBinary) -> str:
-    """Return the key of a runsc: its hash and its path, since the user nobody must be able to reach it.
+    """Return the key of a runsc: its hash and its path, which the user nobody must reach.
 
     Raises:
         GVisorNotAvailable: it is gone, or it can be executed but not read.

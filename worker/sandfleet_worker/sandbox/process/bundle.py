@@ -99,13 +99,16 @@ def new_capabilities(*, inherits_capabilities: bool) -> dict[str, list[str]]:
     Without both, init would have none. A bounding set would do as well, but releases before
     20240916 give it to the sentry process on the host.
     """
-    held = {"effective": INIT_CAPABILITIES, "permitted": INIT_CAPABILITIES}
-    return {"bounding": [], **held, **({"inheritable": INIT_CAPABILITIES} if inherits_capabilities else {})}
+    capabilities = {"effective": INIT_CAPABILITIES, "permitted": INIT_CAPABILITIES}
+    return {"bounding": [], **capabilities, **({"inheritable": INIT_CAPABILITIES} if inherits_capabilities else {})}
 
 
 @dataclass(frozen=True)
 class PackedJob:
-    """The message that gives init its job, the first word of its command, and the size of its longest argument or variable."""
+    """The message that gives init its job.
+
+    With it the first word of the command, and the size of the longest argument or variable.
+    """
 
     message: bytes
     command: str

@@ -1,4 +1,4 @@
-"""The facts from which `verdict` decides: init's report, the kernel's counters, runsc's messages, our own kills."""
+"""The facts from which `verdict` decides: reports, counters, runsc's messages, our own kills."""
 
 from __future__ import annotations
 

@@ -19,10 +19,10 @@ class IdleState:
         self.is_warm = False
 
     def stop(self) -> bool:
-        """Tell the sentry to stop; return False if it cannot be found. `check_stopped` sees the stop.
+        """Tell the sentry to stop; return False if it cannot be found.
 
-        The sentry of runsc 20240729 polls: each idle sandbox takes 2 % of a core (gVisor issue
-        13361). Stopped it takes none.
+        `check_stopped` sees the stop. The sentry of runsc 20240729 polls: each idle sandbox takes 2
+        % of a core (gVisor issue 13361). Stopped it takes none.
         """
         self._sentry = Sentry.find(self._paths)
         return self._sentry is not None and self._sentry.stop()
@@ -33,7 +33,7 @@ class IdleState:
         return self._sentry is not None and not self.is_warm
 
     def check_stopped(self) -> bool:
-        """Mark the sandbox as warm if its sentry has stopped; return False if that takes too long."""
+        """Mark the sandbox as warm if its sentry has stopped; False if that takes too long."""
         assert self._sentry is not None
         self.is_warm = self._sentry.is_stopped
         return self.is_warm or not self._sentry.is_late

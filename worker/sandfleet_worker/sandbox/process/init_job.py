@@ -48,7 +48,7 @@ class Rlimit:
 
 @dataclass(frozen=True, slots=True)
 class WritablePath:
-    """A folder of the image that the job may write: a part of its tmpfs is mounted there, owned by the job's user."""
+    """A folder of the image where a part of the job's tmpfs is mounted, owned by the job's user."""
 
     path: str
     mode: int = 0o700

@@ -1,4 +1,4 @@
-"""The report lines: what the sandbox's init (`native/init.c`) tells the worker on the status pipe, one line each.
+"""The report lines of the sandbox's init (`native/init.c`) on the status pipe, one line each.
 
 R                                      ready: it waits for its job
 S                                      started: the program's execve succeeded

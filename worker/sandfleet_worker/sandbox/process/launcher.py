@@ -1,4 +1,4 @@
-"""The process that becomes runsc: a program of ours inside the sandbox's cgroup, which waits for its command."""
+"""The process that becomes runsc: it waits inside the sandbox's cgroup for its command."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ class Launcher:
 
     @classmethod
     def spawn(cls, settings: RunscSettings, procs_files: Sequence[str], *, is_quiet: bool = False) -> Self:
-        """Start a launcher that enters the cgroups of `procs_files`, and dies with the thread that calls this.
+        """Start a launcher that enters the cgroups of `procs_files`.
 
-        `is_quiet` is runsc's, see `Abilities`.
+        It dies with the thread that calls this. `is_quiet` is runsc's, see `Abilities`.
 
         Raises:
             GVisorNotAvailable: a program of ours is missing.
@@ -118,7 +118,7 @@ class Launcher:
 def launch_command(
     settings: RunscSettings, command_fd: int, procs_files: Sequence[str], *, is_quiet: bool = False
 ) -> list[str]:
-    """Return the argv of a launcher that enters its cgroups, waits on `command_fd` and dies with the thread that spawns it."""
+    """Return the argv of a launcher that waits on `command_fd`, see `native/launch.c`."""
     membarrier, batch = str(int(settings.membarrier or is_quiet)), str(int(not is_quiet))
     return [
         LAUNCH,
@@ -182,9 +182,9 @@ def _duplicate_high(fd: int, opened: list[int]) -> int:
 
 
 def _pipe(opened: list[int]) -> tuple[int, int]:
-    ends = os.pipe2(os.O_CLOEXEC)
-    opened += ends
-    return ends
+    pipe_ends = os.pipe2(os.O_CLOEXEC)
+    opened += pipe_ends
+    return pipe_ends
 
 
 def _close(fds: list[int]) -> None:

@@ -29,7 +29,7 @@ class Measurement:
 
     `create_seconds` count from the moment the sandbox got its job to the program's start, or to the
     end of a sandbox whose program never started. Then `run_seconds` is None. `enforced` names the
-    limits that the kernel held.
+    limits that were in force.
     """
 
     facts: Facts

@@ -54,7 +54,10 @@ class Feeder:
 
 
 def read_available(fd: int, max_bytes: int) -> bytes | None:
-    """Return the bytes that are in a pipe: empty at its end of file, None while there is nothing, or where `fd` is -1."""
+    """Return the bytes that are in a pipe: empty at its end of file, None while there is nothing.
+
+    None also if `fd` is -1.
+    """
     if fd < 0:
         return None
     try:

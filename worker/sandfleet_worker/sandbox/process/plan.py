@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Plan:
-    """What to build a sandbox from: runsc, the platform and the image's file, and nothing of any job.
+    """The runsc, the platform and the image's file of a sandbox, and nothing of any job.
 
     `identity` tells the image's file from another one at the same path.
     """

@@ -1,4 +1,4 @@
-"""Removes sandboxes in a thread of its own, so that no job has to wait for it, and tries failed removals again.
+"""Removes sandboxes in a thread of its own, and tries failed removals again. No job waits for it.
 
 A removal fails while a process of the sandbox hangs in the kernel, or while its folder cannot be
 written. The next worker of this host sweeps the sandboxes that are still there when this worker

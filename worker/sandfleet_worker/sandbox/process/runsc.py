@@ -90,7 +90,7 @@ def _find_path(name: str, _search_path: str | None) -> str:
 
 
 @functools.lru_cache(maxsize=8)
-def _read_version(path: str, mtime_ns: int, size: int) -> RunscBinary:  # noqa: ARG001  they are part of the cache's key: a changed file is asked again
+def _read_version(path: str, mtime_ns: int, size: int) -> RunscBinary:  # noqa: ARG001  part of the cache's key
     version = parse_version(_ask(path, "--version"))
     released = release_date(version)
     if released is not None and released < MIN_RELEASE_DATE:
@@ -112,12 +112,15 @@ def _ask(path: str, word: str) -> str:
 
 
 def parse_flags(text: str) -> frozenset[str]:
-    """Return the names of the global flags that ``runsc flags`` prints: each has a line that begins with blanks and a dash."""
+    """Return the names of the global flags in the output of ``runsc flags``.
+
+    Each flag has a line that begins with blanks and a dash.
+    """
     return frozenset(re.findall(r"^\s+-([a-z][a-zA-Z0-9-]*)", text, re.MULTILINE))
 
 
 def parse_version(text: str) -> str:
-    """Return the version of ``runsc --version``'s first line, such as ``0.0~20240729.0`` or ``release-20240729.0``."""
+    """Return the version in the first line of ``runsc --version``, such as ``release-20240729.0``."""
     first = text.splitlines()[0] if text else ""
     return first.rpartition("version ")[2].strip()
 
@@ -133,7 +136,7 @@ def release_date(version: str) -> int | None:
 
 @dataclass(frozen=True)
 class SandboxPaths:
-    """The files of one sandbox, all in its own folder: the bundle, and runsc's private ``--root`` as well."""
+    """The files of one sandbox, all in its own folder: the bundle and runsc's private ``--root``."""
 
     folder: Path
 
@@ -149,7 +152,10 @@ class SandboxPaths:
 
     @property
     def rootfs(self) -> Path:
-        """An empty folder that all sandboxes share: the real root is the EROFS image that the bundle's annotations name."""
+        """An empty folder that all sandboxes share.
+
+        The real root is the EROFS image that the bundle's annotations name.
+        """
         return self.folder.with_name(ROOTFS)
 
     def make(self) -> None:

@@ -243,7 +243,10 @@ class Sandbox:
         )
 
     def kill(self) -> None:
-        """SIGKILL all of it: sentry and stubs die with runsc by their parent-death signal, the rest with the cgroup."""
+        """SIGKILL all of it.
+
+        Sentry and stubs die with runsc by their parent-death signal, the rest with the cgroup.
+        """
         if self._launcher is not None:
             self._launcher.kill()
         self.cgroup.kill()

@@ -1,4 +1,4 @@
-"""The sentry, a sandbox's kernel, as a process of this host: find it, stop it while it is idle, resume it."""
+"""The sentry, a sandbox's kernel, as a process of this host: find it, stop it, resume it."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def _names_folder(pid: int, paths: SandboxPaths) -> bool:
 
 
 def read_state(pid: int) -> str:
-    """Return the state letter of a process (proc_pid_stat(5)), empty if there is no such process."""
+    """Return the state letter of a process (proc_pid_stat(5)), empty if there is none."""
     try:
         # The name in brackets before it may hold any character.
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]

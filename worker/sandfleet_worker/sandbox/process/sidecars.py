@@ -1,8 +1,8 @@
-"""The helper binaries of a runsc: files in `gvisor-bin/` beside it, which releases since 20260721 start.
+"""The helper binaries of a runsc: files in `gvisor-bin/` beside it.
 
-They must be of runsc's own release. An incomplete set, or one of another release, makes every boot
-fail with a text that names no cause (runsc/gvisorbinaries and runsc/sandbox/sandbox.go of gVisor
-20260905).
+Releases since 20260721 start them. They must be of runsc's own release. An incomplete set, or one
+of another release, makes every boot fail with a text that names no cause (runsc/gvisorbinaries and
+runsc/sandbox/sandbox.go of gVisor 20260905).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ OPAQUE_FAILURE = "client sync file"
 
 
 def sidecar_folder(binary: RunscBinary) -> Path:
-    """Return the folder in which `binary` searches its helpers: beside the file itself, not beside a link to it."""
+    """Return the folder of `binary`'s helpers: beside the file itself, not beside a link to it."""
     return Path(binary.path).resolve().parent / FOLDER
 
 

@@ -1,6 +1,9 @@
-"""Supervise one running sandbox until it is gone: feed stdin, read both outputs, read init's reports, keep the deadlines, kill.
+"""Supervise one running sandbox until it is gone.
 
-One thread and one poller wait for all of it; nothing is polled. Invariant: the status pipe is read
+Feed stdin, read both outputs and init's reports, keep the deadlines, kill. One thread and one
+poller wait for all of it; nothing is polled.
+
+Invariant: the status pipe is read
 once more before any kill or TERM of ours, so that a job which had already ended is never called
 killed.
 """
@@ -92,10 +95,7 @@ class Supervision:
         return self._is_gone
 
     def begin_boot(self, platform: str, deadline_seconds: float) -> None:
-        """Note that runsc starts now.
-
-        A sandbox that is not up within `deadline_seconds` is killed.
-        """
+        """Note that runsc starts now; kill a sandbox that is not up within `deadline_seconds`."""
         self._platform, self._boot_seconds = platform, deadline_seconds
         self.clock.booted = time.monotonic()
         self._deadlines.set(Deadline.BOOT, self.clock.booted + deadline_seconds)
@@ -106,7 +106,7 @@ class Supervision:
 
     @property
     def _is_live(self) -> bool:
-        """Whether we could still end the job: no end is reported, and no kill of ours is decided."""
+        """Whether we could still end the job: no end is reported, no kill of ours decided."""
         return self.end is None and self.kill is None and not self._is_gone
 
     @property
@@ -139,7 +139,7 @@ class Supervision:
         deadline: float | None,
         allow_start: Callable[[], None] = lambda: None,
     ) -> None:
-        """Hand over the job's `message` and wait until the sandbox is gone and both outputs are read to their ends.
+        """Hand over the job's `message` and wait until the sandbox is gone and all output is read.
 
         `allow_start` is called just before; the job does not start if it raises.
         """

@@ -49,7 +49,7 @@ class SpareBooter:
             return None
 
     def boot(self, plan: Plan, take_unbooted: Callable[[], Sandbox | None]) -> Sandbox | None:
-        """Begin to boot a spare of `plan`; None if memory or a boot slot is missing, or if it fails.
+        """Begin to boot a spare; None if memory or a boot slot is missing, or if it fails.
 
         `take_unbooted` returns a sandbox that is open already, if there is one.
         """
@@ -72,7 +72,7 @@ class SpareBooter:
         return sandbox
 
     def note_failure(self, why: str) -> None:
-        """Boot nothing for a while. Jobs boot sandboxes themselves, and their outcomes say why that fails."""
+        """Boot nothing for a while. The outcomes of jobs that boot sandboxes say why that fails."""
         seconds = self.schedule.note_failure()
         text = "a sandbox that was booted ahead has failed, the next try follows in %g s: %s"
         log.warning(text, seconds, why, extra={"action": "warm_boot_failed"})

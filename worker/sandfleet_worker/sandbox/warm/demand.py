@@ -82,7 +82,7 @@ class Demand:
 
 
 def share(size: int, weights: Mapping[Plan, float]) -> dict[Plan, int]:
-    """Split `size` places by weight (D'Hondt), at least one for each of the heaviest plans that fit.
+    """Split `size` places by weight (D'Hondt), at least one for each of the heaviest plans.
 
     Pure.
     """
@@ -113,7 +113,7 @@ class HostLoad:
         return bool(memory.available >= MIN_AVAILABLE_SHARE * memory.total)
 
     def _read(self) -> tuple[float, float]:
-        """Return the idle core-seconds since the boot of the host (proc_stat(5): fields 4 and 5), and the time."""
+        """Return the idle core-seconds since boot (proc_stat(5), fields 4 and 5), and the time."""
         with open("/proc/stat", encoding="ascii") as file:  # noqa: PTH123  read 20 times a second
             words = file.readline().split()
         return (int(words[4]) + int(words[5])) / self._ticks, time.monotonic()

@@ -1,4 +1,4 @@
-"""Spares: sandboxes booted to *ready* before their job comes, perhaps stopped while idle, used for one job, destroyed.
+"""Spares: sandboxes booted before their job comes, used for one job, and destroyed.
 
 Why nothing of one job can reach another: `take` gives a sandbox out once and keeps no reference to
 it; its taker destroys it. Until then it has run only runsc and our init, from a `Plan` that says
@@ -164,7 +164,7 @@ class WarmPool:
                 log.warning("no spare is booted yet: %s", error, extra={"action": "warm_pool_not_started"})
 
     def _fail(self, reason: str) -> None:
-        """Report that the thread has failed, and keep the thread: it must live as long as the sandboxes it has spawned."""
+        """Report that the thread has failed, and keep it: its sandboxes die with it."""
         try:
             self.drain()
         finally:
@@ -216,7 +216,7 @@ class WarmPool:
             self._booter.note_failure(why)
 
     def _remove_stale(self) -> None:
-        """Destroy the spares that no job wants any more, and those whose image file has gone or been replaced."""
+        """Destroy spares that no job wants any more, or whose image was removed or replaced."""
         with self._lock:
             plans = self._demand.plans()
         stale = [plan for plan in plans if plan.is_stale]
@@ -236,7 +236,7 @@ class WarmPool:
             self._remover.add(sandbox)
 
     def _fill_if_due(self, now: float) -> None:
-        """Boot missing spares, at the earliest a moment after one was taken: the job that took it comes first."""
+        """Boot missing spares, a moment after one was taken: the job that took it comes first."""
         if not self._booter.schedule.is_due(now):
             return
         with self._lock:
@@ -265,20 +265,23 @@ class WarmPool:
             pass
 
     def _boot_one(self) -> bool:
-        """Boot a spare of the plan that lacks most; False if none lacks one, or if it cannot be booted now."""
+        """Boot a spare of the plan that lacks most.
+
+        False if none is missing or can be booted now.
+        """
         with self._lock:
             plan = self._find_missing()
         sandbox = None if plan is None else self._booter.boot(plan, self.take_unbooted)
         return sandbox is not None and self._keep(sandbox)
 
     def _open_one(self) -> bool:
-        """Open an unbooted sandbox; False if enough are open, or if the host cannot open one now."""
+        """Open an unbooted sandbox; False if enough are open, or the host cannot now."""
         is_full = len(self._spares.unbooted) >= self._booter.limit
         sandbox = None if is_full else self._booter.open()
         return sandbox is not None and self._keep(sandbox)
 
     def _keep(self, sandbox: Sandbox) -> bool:
-        """Add a sandbox to the spares; destroy it and return False if the pool was drained meanwhile."""
+        """Add a sandbox to the spares; if the pool was drained, destroy it and return False."""
         try:
             with self._lock:
                 if not self._is_draining:

@@ -1,4 +1,4 @@
-"""The sandboxes that a pool keeps: spares that boot or idle, and unbooted ones that are only open."""
+"""The sandboxes that a pool keeps: spares that boot or idle, and unbooted sandboxes."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Spares:
         del self._by_fd[fd]
 
     def take(self, plan: Plan) -> Sandbox | None:
-        """Remove and return a spare of `plan`: an idle one if there is one, else one that still boots, else None."""
+        """Remove and return a spare of `plan`: an idle one, else one that still boots, else None."""
         spares = self.by_plan.get(plan)
         if not spares:
             return None
@@ -87,7 +87,7 @@ class Spares:
         return sum(sandbox.is_warm for sandbox in spares)
 
     def find_deadlines(self) -> list[float]:
-        """Return the `time.monotonic` instants at which spares are due even if none of them is readable."""
+        """Return the `time.monotonic` instants at which spares are due without an event."""
         deadlines = [at for sandbox in self._by_fd.values() if (at := sandbox.supervision.next_deadline) is not None]
         if any(sandbox.is_stopping for sandbox in self._by_fd.values()):
             deadlines.append(time.monotonic() + STOP_POLL_SECONDS)
