@@ -49,7 +49,7 @@ def call(errors: list[Exception], given_up: threading.Event | None = None) -> st
 
 
 def test_an_outage_is_waited_for_and_a_refusal_for_a_while_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outages, "ANSWER_PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(outages, "REFUSAL_TIMEOUT_SECONDS", 0.1)
     began = time.monotonic()
     assert call([OUTAGES[0]] * 50) == "heard"
     assert time.monotonic() - began > 0.1, "it took longer than a refusal may"

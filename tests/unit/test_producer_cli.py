@@ -146,7 +146,7 @@ def test_run_cancels_on_ctrl_c(use: Use, monkeypatch: Patch, capfd: Capture) -> 
 
 def test_run_says_that_no_worker_is_there(use: Use, monkeypatch: Patch, capfd: Capture) -> None:
     fleet = use(lambda _: None)
-    monkeypatch.setattr("sandfleet.cli.run.PATIENCE_SECONDS", 0.01)
+    monkeypatch.setattr("sandfleet.cli.run.WORKER_ANSWER_SECONDS", 0.01)
 
     def has_no_workers(timeout_seconds: float = 1.0) -> bool:
         # The job ends only after the question, and the note is printed during the wait.

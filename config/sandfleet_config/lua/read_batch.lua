@@ -15,10 +15,10 @@ local imported = import_ends(keys, MAX_IMPORTED)
 drop_forgotten(keys, MAX_DROPPED, false)
 local lines, place = {}, after
 if after == '' then
-  local newest = try('XREVRANGE', keys.ends, '+', '-', 'COUNT', 1) or {}
+  local newest = try('XREVRANGE', keys.ended, '+', '-', 'COUNT', 1) or {}
   place = newest[1] and newest[1][1] or '0-0'
 else
-  local read = try('XREAD', 'COUNT', limit, 'STREAMS', keys.ends, after) or {}
+  local read = try('XREAD', 'COUNT', limit, 'STREAMS', keys.ended, after) or {}
   for _, entry in ipairs(read[1] and read[1][2] or {}) do
     place = entry[1]
     lines[#lines + 1] = entry[2][2] .. ' ' .. entry[2][4]
@@ -28,7 +28,7 @@ local total, ended = count_jobs(keys)
 if imported > 0 and ended >= total then -- an older worker ended the last job, and set the TTL of older keys only
   local left = redis.call('TTL', keys.members)
   if left > 0 then
-    redis.call('EXPIRE', keys.ends, left)
+    redis.call('EXPIRE', keys.ended, left)
     redis.call('EXPIRE', keys.counts, left)
   end
 end

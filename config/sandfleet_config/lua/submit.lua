@@ -31,7 +31,7 @@ local function find_wrong_type()
   end
   if batch ~= '' then
     local keys = batch_keys(batch)
-    wanted_types[keys.members], wanted_types[keys.done], wanted_types[keys.ends] = 'list', 'list', 'stream'
+    wanted_types[keys.members], wanted_types[keys.done], wanted_types[keys.ended] = 'list', 'list', 'stream'
     wanted_types[keys.counts] = 'hash'
   end
   for name, kind in pairs(wanted_types) do

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from sandfleet.fleet import Fleet
     from sandfleet.job import Job
 
-PATIENCE_SECONDS = 2.0
+WORKER_ANSWER_SECONDS = 2.0
 """If the job has not ended by then, ask whether any worker is there."""
 
 
@@ -122,7 +122,7 @@ def _sigterm_raises() -> Generator[None]:
 
 @contextmanager
 def _watch_for_workers(fleet: Fleet) -> Generator[None]:
-    """Print a note if no worker answers after `PATIENCE_SECONDS`: the wait may be long."""
+    """Print a note if no worker answers after `WORKER_ANSWER_SECONDS`: the wait may be long."""
 
     def check() -> None:
         try:
@@ -136,7 +136,7 @@ def _watch_for_workers(fleet: Fleet) -> Generator[None]:
             )
 
     ended = threading.Event()
-    timer = threading.Timer(PATIENCE_SECONDS, check)
+    timer = threading.Timer(WORKER_ANSWER_SECONDS, check)
     timer.daemon = True
     timer.start()
     try:

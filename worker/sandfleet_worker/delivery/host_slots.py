@@ -233,8 +233,8 @@ class HostSlots:
                 names = self._files.list_names()
                 others = list(self._files.read_other_members(names))
                 cap = max([self._me.cap, *(other.cap for other in others)])
-                is_my_turn = all(not 0 < other.waiting_since < waiter.since for other in others)
-                files = self._files.take(cap, names) if is_my_turn else None
+                is_first = all(not 0 < other.waiting_since < waiter.since for other in others)
+                files = self._files.take(cap, names) if is_first else None
                 slot = Slot(self, files) if files else None
                 try:
                     self._publish_wait(0 if slot else waiter.since)

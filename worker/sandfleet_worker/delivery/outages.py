@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 REDIS_ERRORS = (redis.RedisError, OSError)
 """Errors that a call to Redis may raise."""
-ANSWER_PATIENCE_SECONDS = 30.0
+REFUSAL_TIMEOUT_SECONDS = 30.0
 """How long to repeat a call that Redis answers with another error: a key of a wrong type, a script that fails."""
 _PASSING_ANSWERS = (
     exceptions.OutOfMemoryError,
@@ -55,7 +55,7 @@ def call_until_answered(act: Callable[[], T], backoff: Backoff, pause: Callable[
     `pause` waits for so many seconds and returns True where the wait is given up.
 
     Raises:
-        NotHeard: `pause` said so, or Redis answers with an error that is no outage for `ANSWER_PATIENCE_SECONDS`.
+        NotHeard: `pause` said so, or Redis answers with an error that is no outage for `REFUSAL_TIMEOUT_SECONDS`.
     """
     refused_since: float | None = None
     while True:
@@ -67,7 +67,7 @@ def call_until_answered(act: Callable[[], T], backoff: Backoff, pause: Callable[
                 refused_since = None
             elif refused_since is None:
                 refused_since = now
-            is_hopeless = refused_since is not None and now - refused_since > ANSWER_PATIENCE_SECONDS
+            is_hopeless = refused_since is not None and now - refused_since > REFUSAL_TIMEOUT_SECONDS
             if is_hopeless or pause(backoff.note_failure(error)):
                 raise NotAnswered(f"{type(error).__name__}: {error}") from error
         else:

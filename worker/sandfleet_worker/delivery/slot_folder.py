@@ -67,7 +67,7 @@ class SlotFolder:
     def __init__(self, folder: Path) -> None:
         folder.mkdir(mode=0o755, parents=True, exist_ok=True)
         self._folder = folder
-        self._gate_patience = GATE_SECONDS
+        self._gate_timeout = GATE_SECONDS
         self._gate_fd = open_file(folder / GATE)
         self.name = f"{MEMBER}{os.getpid()}-{secrets.token_hex(4)}"
         self._member_fd = -1
@@ -100,17 +100,17 @@ class SlotFolder:
                 fcntl.flock(self._gate_fd, fcntl.LOCK_UN)
 
     def _enter_gate(self) -> bool:
-        deadline = time.monotonic() + self._gate_patience
+        deadline = time.monotonic() + self._gate_timeout
         while True:
             try:
                 fcntl.flock(self._gate_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 if time.monotonic() > deadline:
-                    self._gate_patience = GATE_SECONDS_KNOWN_STUCK
+                    self._gate_timeout = GATE_SECONDS_KNOWN_STUCK
                     return False
                 time.sleep(GATE_POLL_SECONDS)
             else:
-                self._gate_patience = GATE_SECONDS
+                self._gate_timeout = GATE_SECONDS
                 return True
 
     def write_member(self, member: Member) -> None:
@@ -181,16 +181,16 @@ class SlotFolder:
     def _lock_free(self, cap: int, names: Iterable[str]) -> tuple[int, int] | None:
         above = [number for number in _slot_numbers(names) if number >= cap]
         held_above = sum(1 for number in above if number in self._own or not self._remove_if_free(number))
-        held = 0
+        taken = 0
         found: tuple[int, int] | None = None
         try:
             for number in range(cap):
                 if number in self._own:
-                    held += 1
+                    taken += 1
                     continue
                 fd = lock_now(self._folder / f"{SLOT}{number}")
                 if fd is None:
-                    held += 1
+                    taken += 1
                 elif found is None:
                     found = fd, number
                 else:
@@ -201,7 +201,7 @@ class SlotFolder:
             if found:
                 os.close(found[0])
             raise
-        if found and held + held_above >= cap:
+        if found and taken + held_above >= cap:
             os.close(found[0])
             return None
         return found

@@ -26,14 +26,14 @@ def kill_processes(pids: Iterable[int], find_again: Callable[[], Collection[int]
     ordered = sorted(pids)
     for start in range(0, len(ordered), AT_ONCE):
         with contextlib.ExitStack() as opened:
-            held: dict[int, int] = {}
+            pidfds: dict[int, int] = {}
             for pid in ordered[start : start + AT_ONCE]:
                 # Ended, of another pid namespace (0), or no descriptor is left.
                 with contextlib.suppress(OSError, ValueError):
-                    held[pid] = os.pidfd_open(pid)
-                    opened.callback(os.close, held[pid])
+                    pidfds[pid] = os.pidfd_open(pid)
+                    opened.callback(os.close, pidfds[pid])
             found = find_again()
-            for pid, pidfd in held.items():
+            for pid, pidfd in pidfds.items():
                 if pid in found:
                     _kill(pid, pidfd)
 

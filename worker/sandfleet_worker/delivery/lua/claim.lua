@@ -42,17 +42,17 @@ local placing = new_placing(prefix, owner, now)
 local read_bytes = 0
 local function answer(id, message)
   local facts = redis.call('HMGET', prefix .. 'job:' .. id, 'flag', 'queue', 'attempts', 'max_attempts', 'run', 'suspect_until')
-  local ends = tonumber(facts[6] or '')
-  local suspect_ms = ends and string.format('%d', math.max(0, ends - now)) or ''
+  local expires = tonumber(facts[6] or '')
+  local suspect_ms = expires and string.format('%d', math.max(0, expires - now)) or ''
   return { 'job', id, facts[1] or 'start', message, facts[2] or '', facts[3] or '', facts[4] or default_attempts, facts[5] or '1',
     suspect_ms }
 end
 
-local held = redis.pcall('HGET', claims, claim)
-if type(held) == 'table' then -- an error: the key has a wrong type, and holds no claim
+local kept_message = redis.pcall('HGET', claims, claim)
+if type(kept_message) == 'table' then -- an error: the key has a wrong type, and holds no claim
   redis.call('DEL', claims)
-elseif held then
-  local found = answer(cjson.decode(held).headers.id, held)
+elseif kept_message then
+  local found = answer(cjson.decode(kept_message).headers.id, kept_message)
   found[#found + 1], found[#found + 2] = 0, 0
   return found
 end

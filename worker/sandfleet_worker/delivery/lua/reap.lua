@@ -77,8 +77,8 @@ end
 if dead ~= '' then
   -- A lease ends one lease after its last beat. The caller's own lease gives that length, within a third.
   -- A worker that left (leave.lua) lived until now.
-  local ends = tonumber(redis.call('ZSCORE', owners, dead))
-  local seen = ends > 0 and ends - (tonumber(lease) - now) or now
+  local expires = tonumber(redis.call('ZSCORE', owners, dead))
+  local seen = expires > 0 and expires - (tonumber(lease) - now) or now
   redis.call('ZREM', owners, dead) -- first: see beat.lua
   local pairs_of_dead, started = try('HGETALL', prefix .. 'claims:' .. dead) or {}, {}
   try('HDEL', prefix .. 'hosts', dead)

@@ -51,7 +51,7 @@ class Remover:
         self._pending: list[_Pending] = []
         self._wake = threading.Event()
         self._thread = SupervisedThread(
-            "remover", self._step, on_failure, can_pass=lambda _: True, patience_seconds=math.inf
+            "remover", self._step, on_failure, can_pass=lambda _: True, timeout_seconds=math.inf
         )
 
     def add(self, sandbox: Sandbox) -> None:

@@ -67,7 +67,7 @@ class WarmPool:
         self._poller.register(self._wake_fd, select.EPOLLIN)
         self._spares = Spares(self._poller)
         self._is_draining, self._is_closed = False, threading.Event()
-        self._thread = SupervisedThread("warm", self._step, self._fail, can_pass=lambda _: True, patience_seconds=inf)
+        self._thread = SupervisedThread("warm", self._step, self._fail, can_pass=lambda _: True, timeout_seconds=inf)
         self._next_stale_check = 0.0
 
     def take(self, plan: Plan) -> Sandbox | None:
