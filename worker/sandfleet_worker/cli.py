@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -20,9 +21,7 @@ from sandfleet_config.settings import SettingsInvalid, WorkerSettings
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-HELP = "Start a worker, run everything on one machine, look after images and the host."
-
-cli = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=HELP, add_completion=False)
+cli = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
 images = typer.Typer(no_args_is_help=True, help="Images on this host.")
 cli.add_typer(images, name="images")
 errors = Console(stderr=True)
@@ -32,6 +31,22 @@ SHORT_DIGEST_CHARS = len("sha256:") + 12
 Concurrency = Annotated[
     int | None, typer.Option(min=1, help="Sandboxes at once on this host, all its workers together.")
 ]
+
+
+def _print_version(is_wanted: bool) -> None:  # noqa: FBT001  typer calls it
+    if is_wanted:
+        print(f"sandfleet-worker {version('sandfleet-worker')}")  # noqa: T201
+        raise typer.Exit
+
+
+@cli.callback()
+def _options(
+    *,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Start a worker, run everything on one machine, look after images and the host."""
 
 
 @contextmanager
