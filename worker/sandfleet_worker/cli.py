@@ -35,7 +35,7 @@ Concurrency = Annotated[
 
 def _print_version(is_wanted: bool) -> None:  # noqa: FBT001  typer calls it
     if is_wanted:
-        print(f"sandfleet-worker {version('sandfleet-worker')}")  # noqa: T201
+        print(f"sandfleet-worker {version('sandfleet-worker')}")
         raise typer.Exit
 
 
