@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -103,6 +104,13 @@ def runner(host: HostSettings) -> Iterator[RunscRunner]:
     with RunscRunner(host) as runner:
         yield runner
     assert not left_behind(host), "the runner left something on the host"
+
+
+@pytest.fixture
+def sleeper() -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen(["sleep", "600"]) as process:
+        yield process
+        process.kill()
 
 
 class Run(Protocol):

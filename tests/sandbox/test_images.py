@@ -50,7 +50,7 @@ def test_a_host_without_a_descriptor_left_calls_no_image_damaged(images_root: Pa
     digest = store.resolve("python").digest
     fresh = ImageStore(images_root)  # it has read no image yet
     reads = (
-        lambda: store.resolve("python"),
+        lambda: fresh.resolve("python"),
         lambda: fresh.resolve(digest),
         store.list,
         lambda: store.remove("no-such"),

@@ -6,16 +6,12 @@ import os
 import signal
 import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from sandfleet_config.errors import HostResources
 from sandfleet_worker.sandbox.cgroup import cgroup as cgroups
 from sandfleet_worker.sandbox.cgroup.tree import CgroupTree, find_tree
 from sandfleet_worker.system.processes import kill_processes
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 
 @pytest.fixture
@@ -89,10 +85,3 @@ def test_one_cgroup_that_cannot_be_removed_does_not_keep_the_others(
     inner.rmdir()
     cgroups.remove_cgroups(folders)
     assert not folders[0].exists()
-
-
-@pytest.fixture
-def sleeper() -> Iterator[subprocess.Popen[bytes]]:
-    with subprocess.Popen(["sleep", "600"]) as process:
-        yield process
-        process.kill()
