@@ -1,7 +1,7 @@
-"""How fast is it, side by side in one run: bare `runsc run`, stock Celery, others where installed, and the whole queue.
+"""Measure sandfleet beside bare `runsc run`, stock Celery and other sandboxes, all in one run.
 
-Run it by `make bench` (ARGS="--quick" for a glance). Machines are noisy: quote the ratios, not the milliseconds. Everything it
-starts is its own and is gone at its end.
+Run it by `make bench` (ARGS="--quick" for two minutes instead of eight). Machines are noisy: quote the
+ratios, not the milliseconds. At its end it stops and removes everything that it started.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from sandbench.counts import FULL, QUICK
 from sandbench.figures import Figures
-from sandbench.ground import prepared
 from sandbench.machine import read_machine
 from sandbench.publish import publish
 from sandbench.tables import render_blocks
+from sandbench.testbed import new_testbed
 
 if TYPE_CHECKING:
     from sandbench.counts import Counts
-    from sandbench.ground import Ground
+    from sandbench.testbed import Testbed
 
 RESULTS = Path(__file__).parent / "results"
 JSON, MARKDOWN = "latest.json", "latest.md"
@@ -34,11 +34,11 @@ console = Console(highlight=False)
 
 
 def main() -> None:
-    """Measure the parts that are asked for, print the report, and keep it in `benchmarks/results/`."""
+    """Measure the requested parts, print the report, and write it to `benchmarks/results/`."""
     options = _read_options()
     if options.publish:
         figures = Figures.model_validate_json((RESULTS / JSON).read_text())
-        _draw(figures)  # anew: the goals may be told otherwise than when they were measured
+        _draw(figures)  # again: the goals may have changed since the run
         for path in publish(figures, RESULTS):
             console.print(f"wrote {path}")
         return
@@ -78,17 +78,17 @@ def _read_options() -> argparse.Namespace:
 
 
 def measure(options: argparse.Namespace) -> Figures:
-    """Run the parts one after another on ground that is gone afterwards."""
+    """Run the parts one after another on a testbed of their own."""
     counts = QUICK if options.quick else FULL
     machine, began = read_machine(), time.monotonic()
     absent: dict[str, str] = {}
     found: dict[str, Any] = {}
-    with prepared(options.images) as ground:
+    with new_testbed(options.images) as testbed:
         if {"latency", "bursts"} & set(options.parts):
-            found |= _measure_idle(ground, counts, options, absent)
+            found |= _measure_idle(testbed, counts, options, absent)
         for part in options.parts:
             if part not in ("latency", "bursts"):
-                found |= _timed(part, ground, counts)
+                found |= _timed(part, testbed, counts)
     took = time.monotonic() - began
     return Figures.model_validate(
         {"machine": machine, "is_quick": options.quick, "took_seconds": took, "absent": absent, **found}
@@ -96,10 +96,10 @@ def measure(options: argparse.Namespace) -> Figures:
 
 
 def _measure_idle(
-    ground: Ground, counts: Counts, options: argparse.Namespace, absent: dict[str, str]
+    testbed: Testbed, counts: Counts, options: argparse.Namespace, absent: dict[str, str]
 ) -> dict[str, Any]:
+    from sandbench.latency import idle_ways, measure_bursts, measure_latencies
     from sandbench.queue_way import NO_WARM, knows_warm
-    from sandbench.single import idle_ways, measure_bursts, measure_latencies
     from sandbench.ways import WARM
 
     if not knows_warm():
@@ -107,53 +107,53 @@ def _measure_idle(
     began = time.monotonic()
     found: dict[str, Any] = {}
     pythons = {"tako": options.tako_python, "temenos": options.temenos_python}
-    with idle_ways(ground, _count_cores()) as ways:
+    with idle_ways(testbed, _count_cores()) as ways:
         if "latency" in options.parts:
-            found["latency"] = measure_latencies(ground, ways, counts, pythons, absent)
+            found["latency"] = measure_latencies(testbed, ways, counts, pythons, absent)
         if "bursts" in options.parts:
             found["bursts"] = measure_bursts(ways, counts)
     console.print(f"latency and bursts: {time.monotonic() - began:.0f} s")
     return found
 
 
-def _timed(part: str, ground: Ground, counts: Counts) -> dict[str, Any]:
+def _timed(part: str, testbed: Testbed, counts: Counts) -> dict[str, Any]:
     began = time.monotonic()
-    found = _measure_part(part, ground, counts)
+    found = _measure_part(part, testbed, counts)
     console.print(f"{part}: {time.monotonic() - began:.0f} s")
     return found
 
 
-def _measure_part(part: str, ground: Ground, counts: Counts) -> dict[str, Any]:
+def _measure_part(part: str, testbed: Testbed, counts: Counts) -> dict[str, Any]:
     from sandbench.bulk import measure_bulk
     from sandbench.growth import measure_growth
-    from sandbench.limit import measure_limit, measure_store
     from sandbench.memory import measure_in_flight
     from sandbench.one_worker import measure_one_worker
     from sandbench.recovery import measure_recovery
+    from sandbench.redis_limit import measure_limit, measure_store
     from sandbench.redis_use import measure_redis_use
-    from sandbench.saturated import measure_saturated
+    from sandbench.throughput import measure_saturated
 
     match part:
         case "throughput":
-            throughput, cost = measure_saturated(ground, counts, _count_cores())
+            throughput, cost = measure_saturated(testbed, counts, _count_cores())
             return {"throughput": throughput, "cost": cost}
         case "memory":
-            return {"in_flight": measure_in_flight(ground, counts)}
+            return {"in_flight": measure_in_flight(testbed, counts)}
         case "bulk":
-            return {"bulk": measure_bulk(ground, counts)}
+            return {"bulk": measure_bulk(testbed, counts)}
         case "recovery":
-            return {"recovery": measure_recovery(ground, counts)}
+            return {"recovery": measure_recovery(testbed, counts)}
         case "growth":
-            growth, upkeep = measure_growth(ground, counts)
+            growth, upkeep = measure_growth(testbed, counts)
             return {"growth": growth, "upkeep": upkeep}
         case "redis":
-            return {"redis_use": measure_redis_use(ground, counts.redis_jobs)}
+            return {"redis_use": measure_redis_use(testbed, counts.redis_jobs)}
         case _:
-            one_worker = measure_one_worker(ground, counts)
+            one_worker = measure_one_worker(testbed, counts)
             return {
                 "one_worker": one_worker,
-                "limit": list(measure_limit(ground, counts)),
-                "store": measure_store(ground),
+                "limit": list(measure_limit(testbed, counts)),
+                "store": measure_store(testbed),
             }
 
 

@@ -1,6 +1,6 @@
-"""How much faster is a second and a third host? Each host is a network namespace with a worker of its own, one job at a time.
+"""Measure one batch on one, two and three hosts. Each host is a network namespace with one worker and one slot.
 
-The jobs sleep: the hosts share this machine's cores, so jobs that need them would show the cores' limit and not the fleet's.
+The jobs sleep. The hosts share this machine's cores, so jobs that need CPU would measure the cores.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ console = Console()
 
 
 def measure(fleet: Fleet, jobs: int) -> tuple[float, Counter[str]]:
-    """Return jobs a second of one batch, and how many ran on each host."""
+    """Return the jobs a second of one batch, and the number of jobs on each host."""
     started = time.perf_counter()
     outcomes = list(fleet.as_completed(fleet.submit_many([SPEC] * jobs), timeout=600))
     rate = jobs / (time.perf_counter() - started)

@@ -1,6 +1,7 @@
-"""Does a job ask more of Redis than it did? An earlier commit and this one, on the same runsc, by Redis's own counters.
+"""Compare the script calls and bytes of a job in Redis between an earlier commit and this one.
 
-Run it by ``python benchmarks/redis_use.py`` (--commit abc1234). It ends with 1 where a job calls more than 1.1 times the scripts.
+Both use the same runsc, and the counters are Redis's own. Run it by ``python benchmarks/redis_use.py``
+(--commit abc1234). The exit code is 1 if a job makes more than 1.1 times the calls.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ console = Console(highlight=False)
 
 
 def measure(python: str, images: Path, jobs: int) -> RedisUse:
-    """Measure the release that `python` has."""
-    # The release of runsc that both start comes first on PATH: a benchmark passes no setting on.
+    """Measure the release that is installed for `python`."""
+    # Both find the same runsc first on PATH: a benchmark does not pass settings on.
     more = {"PATH": f"{GVISOR / 'debian'}:{os.environ['PATH']}", "PYTHONPATH": str(Path(__file__).parent)}
     command = [python, "-m", "sandbench.redis_use", str(images), str(jobs)]
     done = subprocess.run(command, env=os.environ | more, stdout=subprocess.PIPE, check=True)
@@ -39,7 +40,7 @@ def measure(python: str, images: Path, jobs: int) -> RedisUse:
 
 
 def main() -> int:
-    """Measure both in turn; return the exit status."""
+    """Measure both in turn; return the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--commit", default=COMMIT, help="the earlier release")
     parser.add_argument("--jobs", type=int, default=300, help="so many on each")

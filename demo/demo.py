@@ -1,6 +1,7 @@
-"""The main job, end to end: an embedded stack, a batch of real programs, one table, and a check of every ending.
+"""Run a batch of good and bad programs through the whole product, and check how each ends.
 
-Run it by `make demo`. Ends 0 only if every job ended as it must.
+Run it by `make demo`. It starts Redis and a worker of its own. The exit code is 0 only if every job ended
+as it must.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ def wait_for_worker(stack: subprocess.Popen[bytes], log_path: Path) -> None:
 
 
 def add_images() -> None:
-    """Make the starter image; a host that has it says so at once."""
+    """Make the starter image, unless the host has it."""
     console.print("making sure of the image `python` (the first time takes about half a minute)")
     subprocess.run([SCRIPTS / "sandfleet-worker", "images", "add", "python"], check=True)
 
@@ -116,7 +117,7 @@ def show(rows: list[tuple[DemoJob, Outcome]]) -> int:
 
 
 def describe(outcome: Outcome) -> str:
-    """Return the program's own end in two words."""
+    """Return the program's own end: its exit code or its signal."""
     parts = []
     if outcome.exit_code is not None:
         parts.append(f"exit {outcome.exit_code}")
@@ -128,7 +129,7 @@ def describe(outcome: Outcome) -> str:
 
 
 def main() -> int:
-    """Run the demo; return the exit status."""
+    """Run the demo; return the exit code."""
     if os.geteuid() != 0:
         console.print("the demo starts sandboxes with limits: run it as root")
         return 1

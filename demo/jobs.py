@@ -1,4 +1,4 @@
-"""The batch of the demo: real programs, one of each good and bad end, and what each must come to."""
+"""The batch of the demo: real programs, at least one for each kind of ending, and how each must end."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DemoJob:
-    """A spec as plain data, the code it must end with, and what else must hold."""
+    """A spec as plain data, the code that it must end with, and further conditions."""
 
     label: str
     code: str

@@ -23,7 +23,7 @@ from sandfleet_config import ErrorCode, Outcome, Payload, SandboxError, SandboxS
 from sandfleet_config.errors import error_class
 from sandfleet_config.outcome import Timing
 from sandfleet_config.spec import DELIVERY_FIELDS, RETRIED_CODES
-from sandfleet_config.words import format_limit
+from sandfleet_config.units import format_limit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -80,7 +80,7 @@ def _find_unit(name: str, annotation: Any) -> str:
         return ""
     if name.endswith("_bytes"):
         return ", bytes"
-    if name.endswith("_seconds") or name in SECONDS:
+    if name.endswith("_seconds") or (name in SECONDS and (annotation, name) != (int, "run")):
         return ", seconds"
     return ", µs in each 100 ms" if name == "cpu_quota" else ""
 

@@ -1,4 +1,4 @@
-"""What several kinds of tests need."""
+"""Fixtures for all kinds of tests: the release of runsc, a redis-server, clean-up."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Drives Tako VM (PyPI: tako-vm) for the benchmark, under an interpreter that has it; stdlib and tako_vm only.
+"""Drive Tako VM (PyPI: tako-vm) for the benchmark, under an interpreter that has it. Imports: stdlib and tako_vm.
 
 It runs Python code in containers of a Docker engine, with runsc as the runtime, and brings its own image.
 """
@@ -18,7 +18,7 @@ CODE = "pass"
 
 
 def find_obstacle() -> str | None:
-    """Say why it cannot run here."""
+    """Return why it cannot run here."""
     done = subprocess.run(["docker", "info"], capture_output=True, text=True, check=False)
     if done.returncode:
         return f"it needs a Docker engine: {done.stderr.strip().splitlines()[-1]}"
@@ -26,7 +26,7 @@ def find_obstacle() -> str | None:
 
 
 def try_out(sandbox: Any) -> str | None:
-    """Run once and say why that failed: whether the engine has runsc, and whether that works, shows no earlier."""
+    """Run once and return why it failed: only a run shows whether the engine has runsc, and whether it works."""
     result = sandbox.run(CODE)
     if result.exit_code == 0:
         return None

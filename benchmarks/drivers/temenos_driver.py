@@ -1,6 +1,7 @@
-"""Drives temenos (PyPI) for the benchmark, under an interpreter that has it; stdlib and temenos only.
+"""Drive temenos (PyPI) for the benchmark, under an interpreter that has it. Imports: stdlib and temenos.
 
-Reads one JSON object a line, answers one a line. Its boxes see the host's own /usr, read-only, so the host's programs are run.
+It reads one JSON object a line, and answers with one. Its boxes see the host's /usr, read-only: they run
+the host's programs.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ numbers = itertools.count(1)
 
 
 def run_in_new_box(command: list[str]) -> dict[str, Any]:
-    """Open a box, run the command, close the box: as fresh as a job of ours."""
+    """Run the command in a new box, as each of our jobs has a new sandbox."""
     with Box(f"bench{next(numbers)}", POLICY) as box:
         return {"exit_code": box.exec(command).exit_code}
 

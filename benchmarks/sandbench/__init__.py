@@ -1,1 +1,1 @@
-"""What `benchmarks/bench.py` is made of: ways to run a program, parts that measure them, and a report."""
+"""The modules of `benchmarks/bench.py`: ways to run a program, parts that measure them, and the report."""

@@ -1,4 +1,4 @@
-"""How fast one producer puts jobs in and takes outcomes out, beside stock Celery's client."""
+"""Measure how fast one producer submits jobs and collects outcomes, beside stock Celery's client."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sandfleet_config.celery import celery_url
 from sandbench.figures import Bulk
 from sandbench.growth import end_all
 from sandbench.programs import TRUE
-from sandbench.stock import TASK, new_app
+from sandbench.stock_celery import TASK, new_app
 from sandbench.ways import STOCK
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from sandfleet import SandboxSpec
 
     from sandbench.counts import Counts
-    from sandbench.ground import Ground, Server
+    from sandbench.testbed import Server, Testbed
 
 OURS = "sandfleet"
 OURS_ONE_SPEC = "sandfleet, one spec for all"
@@ -34,13 +34,13 @@ STOCK_GET, STOCK_JOIN = "stock Celery, get each", "stock Celery, join_native"
 TIMEOUT_SECONDS = 300.0
 
 
-def measure_bulk(ground: Ground, counts: Counts) -> Bulk:
-    """Put in and take out by each client in turn."""
+def measure_bulk(testbed: Testbed, counts: Counts) -> Bulk:
+    """Submit and collect by each client in turn."""
     enqueue: dict[str, list[float]] = {STOCK: [], OURS_ONE_SPEC: [], OURS: []}
     collect: dict[str, list[float]] = {STOCK_GET: [], STOCK_JOIN: [], HANDLES: [], BATCH_STREAM: []}
     with contextlib.ExitStack() as stack:
-        theirs = stack.enter_context(ground.serve_redis(ground.new_name("redis")))
-        ours = stack.enter_context(ground.serve_redis(ground.new_name("redis")))
+        theirs = stack.enter_context(testbed.serve_redis(testbed.new_name("redis")))
+        ours = stack.enter_context(testbed.serve_redis(testbed.new_name("redis")))
         app = stack.enter_context(contextlib.closing(new_app(celery_url(theirs.url))))
         fleet = stack.enter_context(Fleet(Settings.model_validate({"redis_url": ours.url})))
         for number in range(counts.bulk_rounds):

@@ -1,6 +1,6 @@
-"""The worker's own calls of Redis, taken down instead of sent, to be sent in pipelines.
+"""Record the calls that a worker makes to Redis, so that many can be sent in one pipeline.
 
-One by one they are bound by the round trips and by Python: Redis would idle, and its limit stay unseen.
+Sent one by one they are bound by round trips and by Python: Redis would idle, below its limit.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
     import redis
     from sandfleet_config.outcome import Outcome
-    from sandfleet_worker.delivery.ledger import Identity
+    from sandfleet_worker.delivery.identity import Identity
 
 RESULT_TTL_SECONDS = 3600
 QUEUE = "sandfleet"
 
 
 class TakenDown(Exception):
-    """Carries a script's hash and arguments out of the ledger's method, which would read the answer next."""
+    """Carry a script's hash and arguments out of the ledger's method before it reads an answer."""
 
     def __init__(self, sha: str, arguments: Sequence[Any]) -> None:
         super().__init__(sha)
@@ -31,7 +31,7 @@ class TakenDown(Exception):
 
 
 class Scribe:
-    """Stands where the ledger has its client."""
+    """Replace the ledger's client."""
 
     def __init__(self) -> None:
         self.scripts: dict[str, str] = {}
@@ -48,7 +48,7 @@ class Scribe:
 
 
 class Calls:
-    """Claims and ends of one worker, as its ledger would send them."""
+    """The claims and ends of one worker, as its ledger sends them."""
 
     def __init__(self, identity: Identity) -> None:
         self._scribe = Scribe()

@@ -1,4 +1,4 @@
-"""How much of everything a run does: in full within about eight minutes on two cores, quickly within two."""
+"""The rounds and jobs of a run: the full run takes about eight minutes on two cores, the quick one two."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Counts:
     burst_sizes: tuple[int, ...]
     throughput_rounds: int
     at_once: tuple[int, ...]
-    """Jobs at a time beside the two a core that keep every core busy; Python runs only with those."""
+    """Concurrencies beside two jobs a core, which keeps every core busy; Python runs only at that one."""
     jobs_a_slot: int
     bulk_rounds: int
     bulk_jobs: int

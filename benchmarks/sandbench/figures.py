@@ -1,4 +1,4 @@
-"""What a run of the benchmark found: one JSON file, read again by the report. Units are in the names."""
+"""The figures of a run, one JSON file that the report reads. Units are in the names."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ Rounds = dict[str, list[float]]
 
 
 class Record(BaseModel):
-    """Frozen, and refuses what it does not know: a report is made of figures of its own kind only."""
+    """A model that is frozen and refuses unknown fields: a report reads figures of its own version only."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Machine(Record):
-    """Where and when."""
+    """The machine, the commit and the time of the run."""
 
     date: str
     cpu: str
@@ -34,14 +34,14 @@ class Machine(Record):
 
 
 class Latency(Record):
-    """From asking for one job to having its end, on an idle machine."""
+    """Time from the request of one job to its end, on an idle machine."""
 
     program: str
     ms: Rounds
 
 
 class Burst(Record):
-    """`size` jobs asked for at once: when half of them had ended, and when the last had."""
+    """`size` jobs requested at once: when half of them and when all had ended."""
 
     program: str
     size: int
@@ -50,7 +50,7 @@ class Burst(Record):
 
 
 class Throughput(Record):
-    """Jobs a second, saturated, `at_once` of them at a time."""
+    """Jobs a second with `at_once` jobs at a time, all cores busy."""
 
     program: str
     at_once: int
@@ -89,7 +89,7 @@ class InFlight(Record):
 
 
 class Bulk(Record):
-    """Jobs a second that one process puts in and takes out; `jobs` is how many were in each of our rounds."""
+    """Jobs a second that one process submits and collects; `jobs` is the number in each of our rounds."""
 
     jobs: int
     stock_jobs: int
@@ -105,7 +105,7 @@ class Recovery(Record):
 
 
 class Growth(Record):
-    """Stand-in jobs through real workers: what one costs with so many jobs queued, or with so many workers."""
+    """The cost of one stand-in job on real workers, by the number of queued jobs or of workers."""
 
     kind: Literal["queued", "workers"]
     number: int
@@ -127,7 +127,7 @@ class Upkeep(Record):
 
 
 class OneWorker(Record):
-    """One worker process with all it does for a sandbox, but runsc: where it ends, and its CPU a job."""
+    """The limit of one worker process that does everything but run runsc, and its CPU a job."""
 
     per_second: float
     cpu_us: float
@@ -144,13 +144,13 @@ class Limit(Record):
 
 
 class Store(Record):
-    """What jobs take in Redis: CPU by step in microseconds a job, memory in bytes a job."""
+    """The cost of a job in Redis: CPU of each step in microseconds, memory in bytes."""
 
     queued_bytes: float
     ended_bytes: float
     output_bytes: int
     network_bytes: float
-    """Into Redis and out of it, from submit to collected outcome; without events, which real workers add."""
+    """Bytes to and from Redis, from submit to collected outcome; events, which real workers add, do not count."""
     submit_cpu_us: float
     collect_cpu_us: float
     commands: dict[str, tuple[float, float]] = Field(default_factory=dict)
@@ -169,13 +169,13 @@ class RedisUse(Record):
 
 
 class Figures(Record):
-    """Everything one run found; a part that was not asked for is empty."""
+    """All figures of one run; a part that was not requested is empty."""
 
     machine: Machine
     is_quick: bool
     took_seconds: float = 0.0
     absent: dict[str, str] = Field(default_factory=dict)
-    """Ways that could not be measured here, and why."""
+    """Ways that could not be measured here, and the reason of each."""
     latency: list[Latency] = Field(default_factory=list)
     bursts: list[Burst] = Field(default_factory=list)
     throughput: list[Throughput] = Field(default_factory=list)

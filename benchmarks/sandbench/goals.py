@@ -1,6 +1,6 @@
-"""The goals the project set itself, and how far a run is from each. Pure.
+"""The goals of the project, and the share of each that a run reaches. Pure.
 
-Each is a ratio to what the same run measured of the thing to beat, or a bound; the bar in the table is the share of it reached.
+A goal is a bound, or a ratio to another way of the same run.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ PREFORK_JOBS_NOTE = "prefork, one child a job"
 
 @dataclass(frozen=True)
 class Goal:
-    """One row: what it is, what was to beat, what we have, the goal, and why it is missed where it is."""
+    """One row of the table of goals: measure, baseline, our figure, goal, and the reason if it is missed."""
 
     what: str
     baseline: str
@@ -39,7 +39,7 @@ class Goal:
     score: float
     """Share of the goal reached: 1 is the goal, more is better than it."""
     reason: str
-    """Why it is missed and what comes next; shown only then."""
+    """The reason if it is missed, and the next step."""
 
     @property
     def is_met(self) -> bool:

@@ -1,4 +1,4 @@
-"""What a job costs around its sandbox as queues and fleets grow: real workers, a stand-in runner, one Redis."""
+"""Measure the cost of a job beside its sandbox as queue and fleet grow: real workers, a stand-in runner, one Redis."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from sandfleet import BatchUnknown, Fleet, SandboxSpec, Settings
 from sandfleet_config.codes import ErrorCode
 from sandfleet_config.outcome import Outcome
 from sandfleet_config.settings import HostSettings
-from sandfleet_worker.delivery.ledger import Identity, Ledger
+from sandfleet_worker.delivery.identity import Identity
+from sandfleet_worker.delivery.ledger import Ledger
 from sandfleet_worker.sandbox.policy import admit
 
 from sandbench.calls import RESULT_TTL_SECONDS
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
     from sandfleet import Job
 
     from sandbench.counts import Counts
-    from sandbench.ground import Ground, Server
     from sandbench.processes import Process
+    from sandbench.testbed import Server, Testbed
 
 SLOTS = 8
 BATCH = "growth"
@@ -42,23 +43,23 @@ JOBS_FACTOR = 2
 """More jobs for a fleet than for one queue: its last ones, for which not every worker is needed, count less."""
 
 
-def measure_growth(ground: Ground, counts: Counts) -> tuple[list[Growth], Upkeep]:
+def measure_growth(testbed: Testbed, counts: Counts) -> tuple[list[Growth], Upkeep]:
     """Measure each length of queue, then each number of workers, then the last of those at rest."""
-    queues = list(_grow_queue(ground, counts))
-    fleets, upkeep = _grow_fleet(ground, counts)
+    queues = list(_grow_queue(testbed, counts))
+    fleets, upkeep = _grow_fleet(testbed, counts)
     return [*queues, *fleets], upkeep
 
 
-def _grow_queue(ground: Ground, counts: Counts) -> Iterator[Growth]:
-    """Let a new worker begin on queues of each length in turn, and look at as many jobs of each."""
+def _grow_queue(testbed: Testbed, counts: Counts) -> Iterator[Growth]:
+    """Start a new worker on a queue of each length in turn, and measure the same number of jobs of each."""
     with contextlib.ExitStack() as stack:
         queues = []
         for queued in counts.queued:
-            server = stack.enter_context(ground.serve_redis(ground.new_name("redis")))
+            server = stack.enter_context(testbed.serve_redis(testbed.new_name("redis")))
             fleet = stack.enter_context(Fleet(Settings.model_validate({"redis_url": server.url})))
             queues.append((queued, server, fleet))
         rounds = [
-            [_begin_queue(ground, server, fleet, queued, counts.measured_jobs) for queued, server, fleet in queues]
+            [_begin_queue(testbed, server, fleet, queued, counts.measured_jobs) for queued, server, fleet in queues]
             for _ in range(counts.growth_rounds)
         ]
     for queued, found in zip(counts.queued, zip(*rounds, strict=True), strict=True):
@@ -66,11 +67,11 @@ def _grow_queue(ground: Ground, counts: Counts) -> Iterator[Growth]:
         yield Used.sum(used for _, used in found).to_growth("queued", queued, jobs)
 
 
-def _begin_queue(ground: Ground, server: Server, fleet: Fleet, queued: int, jobs: int) -> tuple[int, Used]:
+def _begin_queue(testbed: Testbed, server: Server, fleet: Fleet, queued: int, jobs: int) -> tuple[int, Used]:
     """Fill the queue up to `queued`, and return how many jobs a new worker has ended then, and what was used for them."""
     total, ended = _count(fleet)
     fleet.submit_many([TRUE.spec] * (queued - total + ended), batch=BATCH)
-    with worker(ground, server, ground.new_name("stand-in"), SLOTS, STAND_IN) as process:
+    with worker(testbed, server, testbed.new_name("stand-in"), SLOTS, STAND_IN) as process:
         _wait_for_done(fleet, BATCH, ended + SKIPPED_JOBS)
         before, began = Used.read(server, [process]), fleet.batch(BATCH).counts.done
         _wait_for_done(fleet, BATCH, began + jobs)
@@ -84,10 +85,10 @@ def _count(fleet: Fleet) -> tuple[int, int]:
         return 0, 0
 
 
-def _grow_fleet(ground: Ground, counts: Counts) -> tuple[list[Growth], Upkeep]:
+def _grow_fleet(testbed: Testbed, counts: Counts) -> tuple[list[Growth], Upkeep]:
     """Add workers, and give them a batch whenever their number is one to measure."""
     with (
-        ground.serve_redis(ground.new_name("redis")) as server,
+        testbed.serve_redis(testbed.new_name("redis")) as server,
         Fleet(Settings.model_validate({"redis_url": server.url})) as fleet,
         contextlib.ExitStack() as stack,
     ):
@@ -96,8 +97,8 @@ def _grow_fleet(ground: Ground, counts: Counts) -> tuple[list[Growth], Upkeep]:
         found: list[Growth] = []
         for number in counts.workers:
             while len(workers) < number:
-                name = ground.new_name("stand-in")
-                workers.append(stack.enter_context(worker(ground, server, name, SLOTS, STAND_IN)))
+                name = testbed.new_name("stand-in")
+                workers.append(stack.enter_context(worker(testbed, server, name, SLOTS, STAND_IN)))
             run_batch(fleet, f"first{number}", SKIPPED_JOBS * number)
             before, jobs = Used.read(server, workers), JOBS_FACTOR * counts.measured_jobs
             run_batch(fleet, f"batch{number}", jobs)
@@ -106,7 +107,7 @@ def _grow_fleet(ground: Ground, counts: Counts) -> tuple[list[Growth], Upkeep]:
 
 
 def _measure_upkeep(server: Server, fleet: Fleet, workers: Sequence[Process], alone_us: float) -> Upkeep:
-    """Look at workers at rest; `alone_us` is what Redis takes each second for nobody."""
+    """Measure workers at rest; `alone_us` is Redis's CPU each second without workers."""
     own_us = alone_us / len(workers)
     idle_cpu, idle_calls = _rest(server, len(workers))
     # Every slot has a job that sleeps through the rest and the look for it.
@@ -156,7 +157,7 @@ def _wait_for_done(fleet: Fleet, batch: str, jobs: int) -> None:
 
 @dataclass(frozen=True)
 class Used:
-    """Clock, CPU seconds and Redis's calls at one instant, or between two."""
+    """Clock, CPU seconds and calls of Redis at one moment, or between two."""
 
     seconds: float
     worker_cpu: float

@@ -1,4 +1,4 @@
-"""The facts of the machine that belong to every figure."""
+"""The facts of the machine on which the figures were measured."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NO_SUCH_COMMIT = "unknown"
 
 
 def read_machine() -> Machine:
-    """Return what this machine is, and how busy it was before we began."""
+    """Return the facts of this machine, and its load before the run."""
     return Machine(
         date=datetime.now(UTC).date().isoformat(),
         cpu=_read_cpu_model(),

@@ -1,4 +1,4 @@
-"""The memory of a worker with many jobs in flight, its sandboxes aside, beside stock prefork's."""
+"""Measure the memory of a worker with many running jobs, without its sandboxes, beside stock prefork."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from sandbench.figures import InFlight
 from sandbench.processes import find_children, read_pss_mib, wait_until
 from sandbench.programs import IMAGES
 from sandbench.queue_way import WITHOUT_WARM, Kind, worker
-from sandbench.stock import stock_way
+from sandbench.stock_celery import stock_way
 
 if TYPE_CHECKING:
     from sandbench.counts import Counts
-    from sandbench.ground import Ground
+    from sandbench.testbed import Testbed
 
 # The worker's own memory is asked for, whatever is in the sandboxes. On systrap each idle one of 2024's runsc takes 2 % of a core
 # for ever, which two hundred of them would not leave to the rest; and warm ones would only be in the way of so many cold starts.
@@ -28,7 +28,7 @@ LOOK_SECONDS = 0.3
 SETTLE_SECONDS = 1.0
 
 
-def measure_in_flight(ground: Ground, counts: Counts) -> InFlight:
+def measure_in_flight(testbed: Testbed, counts: Counts) -> InFlight:
     """Let `in_flight` jobs sleep in their sandboxes, and read the worker's own PSS."""
     jobs = counts.in_flight
     spec = SandboxSpec.model_validate(
@@ -41,8 +41,8 @@ def measure_in_flight(ground: Ground, counts: Counts) -> InFlight:
         }
     )
     with (
-        ground.serve_redis(ground.new_name("redis")) as server,
-        worker(ground, server, "in-flight", jobs, MANY_IDLE) as process,
+        testbed.serve_redis(testbed.new_name("redis")) as server,
+        worker(testbed, server, "in-flight", jobs, MANY_IDLE) as process,
         Fleet(Settings.model_validate({"redis_url": server.url})) as fleet,
     ):
         idle = read_pss_mib(process.pid)
@@ -57,7 +57,7 @@ def measure_in_flight(ground: Ground, counts: Counts) -> InFlight:
         fleet.batch("in-flight").cancel()
         for _ in fleet.as_completed(handles, timeout=BOOT_SECONDS):
             pass
-    children, whole, each = _measure_prefork(ground, counts.prefork_children)
+    children, whole, each = _measure_prefork(testbed, counts.prefork_children)
     return InFlight(
         jobs=jobs,
         worker_mib=busy,
@@ -68,8 +68,8 @@ def measure_in_flight(ground: Ground, counts: Counts) -> InFlight:
     )
 
 
-def _measure_prefork(ground: Ground, children: int) -> tuple[int, float, float]:
-    rootfs = {image: ground.unpack(image) for image in IMAGES}
-    with stock_way(ground, rootfs, children) as way:
+def _measure_prefork(testbed: Testbed, children: int) -> tuple[int, float, float]:
+    rootfs = {image: testbed.unpack(image) for image in IMAGES}
+    with stock_way(testbed, rootfs, children) as way:
         each = [read_pss_mib(pid) for pid in find_children(way.process.pid)]
         return len(each), read_pss_mib(way.process.pid) + sum(each), statistics.median(each)

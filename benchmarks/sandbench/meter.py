@@ -1,4 +1,4 @@
-"""A cgroup to count what a command and everything it starts use: exact where rusage loses re-parented processes."""
+"""Measure CPU and memory of a command and its descendants by a cgroup; rusage loses re-parented processes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Meter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Remove it, and kill what is left inside."""
+        """Kill the processes that are left inside, and remove it."""
         remove_cgroups(self._distinct)
 
     @property

@@ -57,9 +57,9 @@ def _draw_goals(figures: Figures) -> Any:
     bars = axes.barh(names, scores, color=[MET if goal.is_met else MISSED for goal in goals])
     labels = [f"{goal.found} / {goal.wanted}".replace("`", "") for goal in goals]
     # On white, for the line of the goal runs through some of them.
-    ground = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+    background = {"facecolor": "white", "edgecolor": "none", "pad": 1}
     axes.axvline(1, color="black", linewidth=1)
-    axes.bar_label(bars, labels, padding=4, fontsize=8, bbox=ground)
+    axes.bar_label(bars, labels, padding=4, fontsize=8, bbox=background)
     axes.set(xlim=(0, MOST_SCORE * 1.35), xlabel="share of the goal reached (line: the goal)")
     axes.tick_params(axis="y", labelsize=8)
     return picture

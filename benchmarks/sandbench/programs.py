@@ -1,4 +1,4 @@
-"""The programs that are timed: next to nothing, so that what is measured is the way there and back."""
+"""The programs that are timed. They do almost nothing, so that the time is that of the way there and back."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sandfleet import SandboxSpec
 
 @dataclass(frozen=True)
 class Program:
-    """A command in an image; `name` is for people."""
+    """A command in an image; reports show `name`."""
 
     name: str
     image: str

@@ -1,4 +1,4 @@
-"""Put the last run's tables and pictures where people read them: between the markers of README and docs. Nobody types figures."""
+"""Write tables and pictures of the last run into README and docs, between their markers."""
 
 from __future__ import annotations
 

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from sandfleet import Outcome
 
-    from sandbench.ground import Ground, Server
     from sandbench.programs import Program
+    from sandbench.testbed import Server, Testbed
 
 WAIT_SECONDS = 300.0
 MIB = 1 << 20
@@ -38,7 +38,7 @@ def knows_warm() -> bool:
 
 @dataclass(frozen=True)
 class Kind:
-    """What a worker is started as: a program, and settings beside those of its place."""
+    """How a worker is started: its program, and settings beside those of its testbed."""
 
     program: tuple[str, ...] = ("-m", "sandfleet_worker.cli", "start")
     settings: Mapping[str, str] = field(default_factory=dict)
@@ -51,7 +51,7 @@ STAND_IN = Kind(("-m", "sandbench.stand_in"), WITHOUT_WARM.settings)
 
 @dataclass
 class QueueWay:
-    """Jobs through a fleet."""
+    """Run jobs through a fleet."""
 
     name: str
     fleet: Fleet
@@ -90,9 +90,9 @@ def _check(outcome: Outcome) -> Outcome:
 
 
 @contextlib.contextmanager
-def worker(ground: Ground, server: Server, name: str, concurrency: int, kind: Kind) -> Iterator[Process]:
+def worker(testbed: Testbed, server: Server, name: str, concurrency: int, kind: Kind) -> Iterator[Process]:
     """Run a worker on a host of its own (slots, state); it is ready."""
-    root = ground.new_root()
+    root = testbed.new_root()
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("SANDFLEET_", "CELERY_"))}
     environment |= {
         "PYTHONPATH": os.pathsep.join(filter(None, (str(PACKAGE_FOLDER), os.environ.get("PYTHONPATH", "")))),
@@ -100,31 +100,31 @@ def worker(ground: Ground, server: Server, name: str, concurrency: int, kind: Ki
         "SANDFLEET_CONCURRENCY": str(concurrency),
         "SANDFLEET_SLOTS_DIR": str(root.with_suffix(".slots")),
         "SANDFLEET_RUNSC__ROOT_DIR": str(root),
-        "SANDFLEET_RUNSC__CGROUP_PARENT": ground.cgroup_parent,
-        "SANDFLEET_IMAGES__ROOT": str(ground.images),
+        "SANDFLEET_RUNSC__CGROUP_PARENT": testbed.cgroup_parent,
+        "SANDFLEET_IMAGES__ROOT": str(testbed.images),
         "SANDFLEET_DRAIN_SECONDS": "0",
     }
-    log_path = ground.disk / f"{name}-{root.name}.log"
+    log_path = testbed.disk / f"{name}-{root.name}.log"
     with running([PYTHON, *kind.program], log_path, environment | dict(kind.settings)) as process:
         process.wait_for_line(READY)
         yield process
 
 
 @contextlib.contextmanager
-def queue_way(ground: Ground, name: str, concurrency: int, kind: Kind) -> Iterator[QueueWay]:
+def queue_way(testbed: Testbed, name: str, concurrency: int, kind: Kind) -> Iterator[QueueWay]:
     """Run a fleet of one worker."""
     with contextlib.ExitStack() as stack:
-        server = stack.enter_context(ground.serve_redis(ground.new_name("redis")))
-        process = stack.enter_context(worker(ground, server, "worker", concurrency, kind))
+        server = stack.enter_context(testbed.serve_redis(testbed.new_name("redis")))
+        process = stack.enter_context(worker(testbed, server, "worker", concurrency, kind))
         fleet = stack.enter_context(Fleet(Settings.model_validate({"redis_url": server.url})))
         yield QueueWay(name, fleet, server, [process])
 
 
 @contextlib.contextmanager
-def queue_ways(ground: Ground, concurrency: int) -> Iterator[list[QueueWay]]:
+def queue_ways(testbed: Testbed, concurrency: int) -> Iterator[list[QueueWay]]:
     """Run the fleets that this release can: without warm sandboxes, and with them as they are by default."""
     with contextlib.ExitStack() as stack:
-        ways = [stack.enter_context(queue_way(ground, COLD, concurrency, WITHOUT_WARM))]
+        ways = [stack.enter_context(queue_way(testbed, COLD, concurrency, WITHOUT_WARM))]
         if knows_warm():
-            ways.append(stack.enter_context(queue_way(ground, WARM, concurrency, AS_SHIPPED)))
+            ways.append(stack.enter_context(queue_way(testbed, WARM, concurrency, AS_SHIPPED)))
         yield ways

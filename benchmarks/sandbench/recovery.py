@@ -1,4 +1,4 @@
-"""How long a killed worker's jobs wait for their next start."""
+"""Measure how long the jobs of a killed worker wait for their next start."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from sandfleet import Job
 
     from sandbench.counts import Counts
-    from sandbench.ground import Ground
     from sandbench.processes import Process
+    from sandbench.testbed import Testbed
 
 SLOTS = 2
 HEIRS = 2
@@ -28,18 +28,18 @@ WAIT_SECONDS = 60.0
 SPEC = SandboxSpec(image="busybox", command=["sleep", "2"])
 
 
-def measure_recovery(ground: Ground, counts: Counts) -> Recovery:
+def measure_recovery(testbed: Testbed, counts: Counts) -> Recovery:
     """Kill one of several busy workers again and again, and read from the outcomes when its jobs started on the others."""
     seconds: list[float] = []
     with (
-        ground.serve_redis(ground.new_name("redis")) as server,
+        testbed.serve_redis(testbed.new_name("redis")) as server,
         Fleet(Settings.model_validate({"redis_url": server.url})) as fleet,
         contextlib.ExitStack() as others,
     ):
         for number in range(HEIRS):
-            others.enter_context(worker(ground, server, f"other{number}", SLOTS, AS_SHIPPED))
+            others.enter_context(worker(testbed, server, f"other{number}", SLOTS, AS_SHIPPED))
         for number in range(counts.trials):
-            with worker(ground, server, f"victim{number}", SLOTS, AS_SHIPPED) as victim:
+            with worker(testbed, server, f"victim{number}", SLOTS, AS_SHIPPED) as victim:
                 seconds += _kill_and_wait(fleet, victim)
     return Recovery(lease_seconds=float(WorkerSettings.model_fields["lease_seconds"].default), seconds=seconds)
 

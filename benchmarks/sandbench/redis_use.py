@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 from sandfleet import Fleet, Settings
 
 from sandbench.figures import RedisUse
-from sandbench.ground import prepared
 from sandbench.programs import TRUE
 from sandbench.queue_way import AS_SHIPPED, WAIT_SECONDS, worker
+from sandbench.testbed import new_testbed
 
 if TYPE_CHECKING:
-    from sandbench.ground import Ground, Server
+    from sandbench.testbed import Server, Testbed
 
 SLOTS = 4
 FIRST_JOBS = 20
@@ -43,12 +43,12 @@ class Counters:
         return cls(calls, int(stats["total_net_input_bytes"]), int(stats["total_net_output_bytes"]))
 
 
-def measure_redis_use(ground: Ground, jobs: int) -> RedisUse:
+def measure_redis_use(testbed: Testbed, jobs: int) -> RedisUse:
     """Run one batch of jobs of `/bin/true` through one worker as it is shipped, and read its outcomes as they end."""
     with (
-        ground.serve_redis(ground.new_name("redis")) as server,
+        testbed.serve_redis(testbed.new_name("redis")) as server,
         Fleet(Settings.model_validate({"redis_url": server.url})) as fleet,
-        worker(ground, server, ground.new_name("worker"), SLOTS, AS_SHIPPED),
+        worker(testbed, server, testbed.new_name("worker"), SLOTS, AS_SHIPPED),
     ):
         _run_batch(fleet, "first", FIRST_JOBS)
         before, began = Counters.read(server), time.monotonic()
@@ -76,8 +76,8 @@ def main() -> None:
     parser.add_argument("images", type=Path, help="an image store that has busybox and python")
     parser.add_argument("jobs", type=int, help="so many")
     options = parser.parse_args()
-    with prepared(options.images) as ground:
-        print(measure_redis_use(ground, options.jobs).model_dump_json())
+    with new_testbed(options.images) as testbed:
+        print(measure_redis_use(testbed, options.jobs).model_dump_json())
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The sandbox wing alone: `RunscRunner` in this process, without Redis or Celery, always cold."""
+"""`RunscRunner` in this process, without Redis and Celery; each sandbox is booted for its job."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class RunnerWay:
-    """Jobs by the runner."""
+    """Run jobs by the runner."""
 
     runner: RunscRunner
     name: str = RUNNER

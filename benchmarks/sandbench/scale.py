@@ -1,4 +1,4 @@
-"""How much fleet one Redis carries: arithmetic from what a run measured. Pure."""
+"""Compute the size of the fleet that one Redis serves, from the figures of a run. Pure."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ GIB = 1 << 30
 
 @dataclass(frozen=True)
 class Capacity:
-    """What one Redis's thread allows."""
+    """The capacity of one Redis's thread."""
 
     job_us: float
     """Redis's CPU a job, from submit to collected outcome."""

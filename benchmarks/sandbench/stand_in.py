@@ -29,7 +29,7 @@ OUTPUT = b"as long as the last line of a small program's output may be\n"
 
 
 class StandInRunner:
-    """Stands where `RunscRunner` stands. Every field has a value, so that an outcome is as long as a real one."""
+    """Replace `RunscRunner`. Every field has a value, so that an outcome is as long as a real one."""
 
     def __init__(self, config: HostSettings | None = None) -> None:
         self._config = config
@@ -62,7 +62,7 @@ class StandInRunner:
 
 
 def new_ending(limits: Admitted) -> Ending:
-    """Return an ending with every fact a real one has."""
+    """Return an ending with all fields of a real one."""
     return Ending(
         verdict=Verdict(ErrorCode.OK, exit_code=0),
         stdout=StreamOutput.of(OUTPUT),

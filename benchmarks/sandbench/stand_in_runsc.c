@@ -1,6 +1,6 @@
 /* Stands where runsc stands and runs nothing: says what init says of a program that exits 0 at once, and is gone.
  * So a worker can be measured that does everything for a sandbox (folder, cgroups, pipes, processes) but the sandbox.
- * The worker's own probe of the host gets the real runsc, whose path is compiled in. */
+ * The worker's own probe of the host, and what it asks the binary, get the real runsc, whose path is compiled in. */
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
@@ -25,7 +25,7 @@ int main(int count, char **words) {
     int control = -1, status = -1;
     for (int at = 1; at < count; at++) {
         int outside, inside;
-        if (!strcmp(words[at], "--version")) return execv(RUNSC, words);
+        if (!strcmp(words[at], "--version") || !strcmp(words[at], "flags")) return execv(RUNSC, words);
         if (!strncmp(words[at], "--bundle=", 9) && is_probe(words[at] + 9)) return execv(RUNSC, words);
         if (sscanf(words[at], "--pass-fd=%d:%d", &outside, &inside) != 2) continue;
         if (inside == CONTROL) control = outside;

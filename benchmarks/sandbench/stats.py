@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 NOISY_SPREAD = 0.5
-"""A machine is called noisy where the middle 80 % of the bare runs spread over more than this share of their median."""
+"""A machine is noisy if the middle 80 % of the bare runs spread over more than this share of their median."""
 
 
 @dataclass(frozen=True)

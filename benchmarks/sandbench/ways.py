@@ -1,4 +1,4 @@
-"""What a way to run a program can do; each of them is a module of its own."""
+"""The interfaces of a way to run a program; each way has a module of its own."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TEMENOS, TEMENOS_EXEC, TAKO = "temenos, a box a job", "temenos, exec in one box"
 
 @dataclass(frozen=True)
 class Cpu:
-    """CPU seconds of some jobs together; None is not counted apart."""
+    """CPU seconds of some jobs together; None if it is not measured separately."""
 
     sandboxes: float | None = None
     worker: float | None = None
@@ -38,18 +38,18 @@ class Run:
 
 
 class SingleWay(Protocol):
-    """Runs programs one by one, each in a sandbox of its own, and raises where one does not end well."""
+    """Run programs one by one, each in a sandbox of its own. A program that fails raises."""
 
     name: str
 
     def run(self, program: Program) -> None:
-        """Run one, from asking for it to having its end."""
+        """Run one program and return when it has ended."""
         ...
 
 
 class Way(SingleWay, Protocol):
-    """Runs many at a time too."""
+    """Run many programs at a time, too."""
 
     def run_many(self, program: Program, jobs: int, at_once: int) -> Run:
-        """Ask for `jobs` at once, `at_once` of which run at a time, and wait for all of them."""
+        """Request `jobs` at once, of which `at_once` run at a time, and wait for all of them."""
         ...

@@ -1,6 +1,7 @@
-"""The upper and lower bounds of a spec's fields. Each fault names its bound.
+"""The upper and lower bounds of a spec's fields, and the checks that use them.
 
-The upper bounds keep one spec from filling a worker's memory before it runs; the lower ones are what a sandbox needs at all.
+Each message names its bound. The upper bounds limit the memory that a spec takes in a worker before it
+runs. The lower bounds are the least that a sandbox needs.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from pydantic import AfterValidator
 from pydantic_core import PydanticCustomError
 
-from sandfleet_config.words import format_bytes, format_limit
+from sandfleet_config.units import format_bytes, format_limit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,29 +23,40 @@ MAX_NAME_CHARS: Final = 512
 MAX_COMMAND_ITEMS: Final = 4096
 MAX_ENV_ITEMS: Final = 4096
 MAX_ITEM_BYTES: Final = 64 * 1024
-"""One argument or one ``KEY=VALUE``: half of what the kernel takes (execve(2), MAX_ARG_STRLEN)."""
+"""Bytes of one argument or one ``KEY=VALUE``: half of MAX_ARG_STRLEN in execve(2)."""
 MAX_ARGUMENT_BYTES: Final = 512 * 1024
-"""`command` and `env` together: half of init's message; the image's own environment and the lengths take from the rest."""
+"""Bytes of `command` and `env` together: half of init's message.
+
+The image's environment uses the other half.
+"""
 MAX_PATH_FOLDERS: Final = 256
-"""Folders in PATH: a program is looked for in each."""
+"""Folders in PATH; init searches each for the program."""
 MAX_PATH_BYTES: Final = 4095
-"""One path: what the kernel takes (path_resolution(7), PATH_MAX)."""
+"""Bytes of one path: the kernel's limit (path_resolution(7), PATH_MAX)."""
 MAX_UTF8_BYTES: Final = 4
-"""Bytes of one character."""
+"""Bytes of the longest character."""
 
 MIN_MEMORY_BYTES: Final = 16 * 1024 * 1024
-"""An idle sandbox takes 11 to 13 MiB; with 14 MiB it boots on every release of runsc that was tried."""
+"""An idle sandbox uses 11 to 13 MiB.
+
+With 14 MiB it boots on every release of runsc that was tried.
+"""
 MIN_CPU_QUOTA: Final = 10_000
-"""A tenth of a core: a sandbox boots in 1.2 s then. With 5000 it takes 3 s, with 1000, the kernel's own least, 18 of the 20 s
-that a boot may take; and a program starts as much later."""
+"""A tenth of a core, in microseconds each 100 ms; a sandbox boots in 1.2 s with it.
+
+With 5000 a boot takes 3 s. With 1000, the kernel's least, it takes 18 of the 20 s that it may take.
+"""
 MIN_DISK_BYTES: Final = 4096
-"""A page: less cannot be told from it."""
+"""One page, the unit in which a filesystem counts."""
 MIN_TIMEOUT_SECONDS: Final = 0.001
-"""A program of nothing but its start takes some ms."""
+"""Starting a program alone takes some ms."""
 
 
 def least(field: str, bound: float) -> AfterValidator:
-    """Return a validator that refuses a wish below `bound`, which no host can grant; zero stays what it means."""
+    """Return a validator that refuses a value below `bound`.
+
+    Zero is allowed, it means the default.
+    """
 
     def check(value: float) -> float:
         if 0 < value < bound:
@@ -58,12 +70,12 @@ def least(field: str, bound: float) -> AfterValidator:
 
 
 def check_text(value: str) -> str:
-    """Refuse what cannot be one argument, one variable or one path of a program."""
+    """Refuse a text that cannot be an argument, an environment variable or a path of a program."""
     if "\0" in value:
         msg = "must not contain a NUL character"
         raise PydanticCustomError("nul_character", msg)
     if not value.isascii() and not _is_utf8(value):
-        # Half a UTF-16 pair: Python's stand-in for a byte of argv that is no UTF-8.
+        # Half a UTF-16 pair, by which Python represents a byte of argv that is not UTF-8.
         msg = "is not valid UTF-8: send other bytes by stdin"
         raise PydanticCustomError("not_utf8", msg)
     refuse_longer(value, MAX_ITEM_BYTES, "send it by stdin or put it into the image")
@@ -79,7 +91,7 @@ def _is_utf8(value: str) -> bool:
 
 
 def refuse_longer(value: str, max_bytes: int, advice: str) -> None:
-    """Refuse a text of more than `max_bytes` in UTF-8."""
+    """Refuse a text of more than `max_bytes` in UTF-8; the message ends with `advice`."""
     if len(value) * MAX_UTF8_BYTES > max_bytes and (size := len(value.encode())) > max_bytes:
         msg = "has {size}, the limit is {limit}: {advice}"
         sizes = {"size": format_bytes(size), "limit": format_bytes(max_bytes)}
@@ -87,14 +99,14 @@ def refuse_longer(value: str, max_bytes: int, advice: str) -> None:
 
 
 def check_search_path(item: str) -> None:
-    """Refuse ``PATH=...`` with too many folders."""
+    """Refuse an item ``PATH=...`` with too many folders."""
     if (folders := item.count(":") + 1) > MAX_PATH_FOLDERS:
         msg = "PATH has {folders} folders, the limit is {limit}"
         raise PydanticCustomError("path_folders", msg, {"folders": folders, "limit": MAX_PATH_FOLDERS})
 
 
 def check_arguments(items: Sequence[str]) -> None:
-    """Refuse a command and environment that do not fit into init's message."""
+    """Refuse a command and an environment that do not fit into init's message."""
     if sum(map(len, items)) * MAX_UTF8_BYTES <= MAX_ARGUMENT_BYTES:
         return
     size = sum(len(item.encode()) for item in items)

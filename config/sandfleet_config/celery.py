@@ -1,4 +1,4 @@
-"""The Celery options both sides share: one Redis is broker and result store, JSON only, nothing lost on purpose."""
+"""The Celery options of both sides: one Redis is broker and result store, and only JSON is sent."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ if TYPE_CHECKING:
 def celery_url(dsn: str) -> str:
     """Return redis-py's `dsn` as Celery spells it, for broker and result store alike.
 
-    Only sockets differ: ``unix://:secret@/path?db=1`` is ``redis+socket://:secret@/path?virtual_host=1`` there. The part before
-    the plus names the transport and the result backend; what follows is parsed by each of them (kombu's ``_connparams``,
-    Celery's ``_params_from_url``), and both take a password only before the path.
+    Only sockets differ: ``unix://:secret@/path?db=1`` becomes
+    ``redis+socket://:secret@/path?virtual_host=1``. The part before the plus names the transport and the
+    result backend. Each of them parses the rest (kombu's ``_connparams``, Celery's
+    ``_params_from_url``), and both accept a password only before the path.
     """
     parts = urlsplit(dsn)
     if parts.scheme != "unix":
@@ -29,15 +30,12 @@ def celery_url(dsn: str) -> str:
 
 
 def shared_options(settings: Settings) -> dict[str, Any]:
-    """Return the Celery configuration for producers, workers and Flower.
-
-    Each line that is not obvious says why (measured on Celery and kombu 5.7).
-    """
+    """Return the Celery configuration of producers, workers and Flower (for Celery 5.7)."""
     url = celery_url(settings.redis_dsn)
     return {
         "broker_url": url,
         "result_backend": url,
-        # JSON both ways; the spec is one string inside it, so kombu's object hook (`__type__`) never sees its keys.
+        # The spec is one string in the JSON: kombu's object hook (`__type__`) does not see its keys.
         "task_serializer": "json",
         "result_serializer": "json",
         "accept_content": ["json"],
@@ -61,9 +59,9 @@ def shared_options(settings: Settings) -> dict[str, Any]:
             "health_check_interval": 10,
         },
         "result_backend_transport_options": {"global_keyprefix": KEY_PREFIX},
-        # An outcome that ends during a Redis outage is stored when Redis is back, not lost.
+        # An outcome of a job that ends during an outage of Redis is stored when Redis is back.
         "result_backend_always_retry": True,
-        # Celery hands this on to a unix socket's connection too, which refuses the argument.
+        # Celery passes this to the connection of a unix socket too, which refuses the argument.
         "redis_socket_keepalive": not url.startswith("redis+socket:"),
         "redis_backend_health_check_interval": 10,
     }

@@ -1,7 +1,7 @@
-"""Every way a job can end: the table of error codes, with category and whether another try can help.
+"""The table of error codes: code, category, whether another attempt can help, and exception class.
 
-The codes are stable strings; nothing here is ever renamed (a golden file in the tests holds the table). A code that a newer
-release wrote (`read_code`) counts as its category says.
+The codes are stable strings and are never renamed; a golden file in the tests has the table. A code of a
+newer release (`read_code`) is treated by its category.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from functools import lru_cache
 from typing import Any, Final, NamedTuple, Self
 
 CODE_NAME = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
-"""The form of a code, in any release. Any other text is no code."""
+"""The form of a code in every release."""
 KEPT_CODES = 128
+"""Codes of newer releases that are cached."""
 
 
 class Category(StrEnum):
-    """Whose doing an ending is."""
+    """The party that caused an ending."""
 
     OK = "ok"
     PROGRAM = "program"
@@ -29,9 +30,9 @@ class Category(StrEnum):
 
 
 class ErrorCode(StrEnum):
-    """How a job ended; the value is what travels and what users match on.
+    """How a job ended. The value is sent, and users match on it.
 
-    A code of a newer release is an instance too, made by `read_code`, but none of the names below and in no loop over them.
+    `read_code` makes an instance of a code of a newer release, too. It is not a member of the class.
     """
 
     _told_category: Category
@@ -68,43 +69,52 @@ class ErrorCode(StrEnum):
 
     @property
     def is_known(self) -> bool:
-        """Whether this release has the code; else its category and `is_retryable` are what the record told."""
+        """Whether this release has the code.
+
+        For any other, the record says category and `is_retryable`.
+        """
         return self._name_ in ErrorCode.__members__
 
     @property
     def category(self) -> Category:
-        """Whose doing this ending is."""
+        """The party that caused this ending."""
         facts = CODES.get(self)
         return facts.category if facts else self._told_category
 
     @property
     def is_retryable(self) -> bool:
-        """Whether running the same spec again can end better."""
+        """Whether another run of the same spec can succeed."""
         facts = CODES.get(self)
         return facts.is_retryable if facts else self._is_told_retryable
 
     @property
     def is_own_end(self) -> bool:
-        """Whether the program ran and exited by itself, whatever its number: Celery's ``SUCCESS``."""
+        """Whether the program exited by itself, with any number: Celery's ``SUCCESS``."""
         return self is ErrorCode.EXIT_NONZERO or self.category is Category.OK
 
     @classmethod
     @lru_cache(KEPT_CODES)
     def of_newer_release(cls, name: str, category: Category, *, is_retryable: bool) -> Self:
-        """Return the code `name`, the same instance for the same arguments: codes are compared by identity."""
-        # As `enum.Flag` makes its combinations: an instance, but no name of the class.
+        """Return the code `name`.
+
+        Equal arguments give the same instance, since codes are compared by identity.
+        """
+        # As `enum.Flag` makes its combinations: an instance that is not a member.
         code = str.__new__(cls, name)
         code._name_ = code._value_ = name
         code._told_category, code._is_told_retryable = category, is_retryable  # noqa: SLF001  its own class
         return code
 
     def __reduce_ex__(self, protocol: object) -> tuple[Any, ...]:
-        """Pickle what a code of a newer release was made of, too."""
+        """Pickle name, category and `is_retryable`; a code of a newer release needs all three."""
         return read_code, (self.value, self.category, self.is_retryable)
 
 
 class CodeFacts(NamedTuple):
-    """One row of the table of codes: whose doing it is, whether another try can help, and the name of its class in `errors`."""
+    """One row of the table of codes.
+
+    `exception` is the name of its class in `sandfleet_config.errors`.
+    """
 
     category: Category
     is_retryable: bool
@@ -141,16 +151,17 @@ CODES: Final[Mapping[ErrorCode, CodeFacts]] = {
     ErrorCode.WORKER_LOST: CodeFacts(Category.HOST, True, "WorkerLost"),
     ErrorCode.INTERNAL: CodeFacts(Category.HOST, True, "InternalError"),
 }
-"""The table of codes. A new code is one more name above, one row here, and one class in `errors`."""
+"""The table of codes. A new code needs a member above, a row here, and a class in `errors`."""
 
 
 def read_code(text: object, category: object = None, retryable: object = None) -> ErrorCode:
-    """Return the code `text`; for one of a newer release the record's `category` and `retryable` count.
+    """Return the code `text`.
 
-    A category that this release does not know counts as `Category.HOST`: the fleet's fault, and worth another try.
+    A code of a newer release gets the `category` and `retryable` of its record. An unknown category
+    counts as `Category.HOST`: the fleet's fault, and retryable.
 
     Raises:
-        ValueError: no release has such a code.
+        ValueError: `text` does not have the form of a code.
     """
     name = str(text)
     if name in ErrorCode.__members__:
@@ -164,5 +175,5 @@ def read_code(text: object, category: object = None, retryable: object = None) -
 
 
 def read_category(value: object) -> Category:
-    """Return the category `value`, or `Category.HOST` for one that this release does not know."""
+    """Return the category `value`; an unknown one counts as `Category.HOST`."""
     return Category(value) if isinstance(value, str) and value in set(Category) else Category.HOST

@@ -1,4 +1,6 @@
-"""The exception of each error code. A code that a newer release wrote is raised as the class of its category.
+"""The exception of each error code.
+
+A code that a newer release wrote is raised as the class of its category.
 
     SandboxError
     ├── ProgramError      ExitNonZero  Signaled
@@ -10,160 +12,90 @@
     └── HostError         GVisorNotAvailable  DaemonUnavailable  ClientNotConfigured  SandboxCreationFailed
                           SandboxExecutionFailed  ImageUnavailable  HostResources  WorkerLost  InternalError
 
-Invariant: these classes cross Celery, which rebuilds an exception as ``cls(*args)`` from JSON. So none has an ``__init__`` of
-its own and none inherits an ``OSError`` kind (``OSError.__new__`` swallows a third argument): the job's own timeout is
-``SandboxTimeout``, and only the producer's waiting error is a ``TimeoutError``.
+The classes cross Celery: see the invariant in `sandfleet_config.sandbox_error`. This is why the job's own timeout is
+``SandboxTimeout``, and only the producer's waiting error is a ``TimeoutError``. A result record names this module, so that a
+producer of another release finds the class: no class moves away from here.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
-
-from sandfleet_config.codes import CODES, Category, ErrorCode, read_code
+from sandfleet_config.codes import CODES, Category, ErrorCode
 from sandfleet_config.outcome import Outcome, SandboxResult
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-
-class SandboxError(Exception):
-    """The ending of a job as an exception: ``args`` is ``(code, message, outcome as JSON | None[, errors])``.
-
-    Raise a class of this tree with `of`; never call it with a bare message.
-    """
-
-    error_code: ClassVar[ErrorCode] = ErrorCode.INTERNAL
-    category: ClassVar[Category] = Category.HOST
-    is_retryable: ClassVar[bool] = False
-    op: ClassVar[str] = "run"
-    backend: ClassVar[str] = "gvisor"
-
-    def __init_subclass__(cls) -> None:
-        """Take category and `is_retryable` of a class that has a code from the table."""
-        if "error_code" in vars(cls):
-            cls.category, cls.is_retryable, _ = CODES[cls.error_code]
-
-    @classmethod
-    def of(
-        cls,
-        message: str,
-        outcome: Mapping[str, Any] | None = None,
-        errors: Sequence[Mapping[str, str]] | None = None,
-        code: ErrorCode | None = None,
-    ) -> Self:
-        """Build the exception; `outcome` is an `Outcome` in its JSON form, `errors` the faults by field.
-
-        `code` is one of a newer release where this class is the category's.
-        """
-        told = (code or cls.error_code).value
-        args: tuple[object, ...] = (told, message, dict(outcome) if outcome is not None else None)
-        return cls(*args, [dict(error) for error in errors]) if errors else cls(*args)
-
-    @property
-    def code(self) -> ErrorCode:
-        """The stable code."""
-        text = self.args[0] if self.args else None
-        if text == self.error_code.value or text in ErrorCode.__members__:
-            return self.error_code
-        told = cast("dict[str, object]", self.args[2] if len(self.args) > 2 and self.args[2] else {})  # noqa: PLR2004
-        try:
-            return read_code(text, self.category, told.get("retryable"))
-        except ValueError:
-            return self.error_code
-
-    @property
-    def message(self) -> str:
-        """What happened and what to do, for people."""
-        return str(self.args[1]) if len(self.args) > 1 else ""
-
-    @property
-    def retryable(self) -> bool:
-        """Whether running the same spec again can end better."""
-        code = self.code
-        return self.is_retryable if code.is_known else code.is_retryable
-
-    @property
-    def outcome(self) -> Outcome | None:
-        """The whole outcome where there is one: output, exit code and signal so far are kept in every ending."""
-        raw = self.args[2] if len(self.args) > 2 else None  # noqa: PLR2004  (code, message, outcome, errors)
-        return None if raw is None else Outcome.read(raw)
-
-    @property
-    def errors(self) -> list[dict[str, str]]:
-        """Every fault of the request as ``{"field": ..., "message": ...}``; empty where the request was not at fault."""
-        return cast("list[dict[str, str]]", self.args[3]) if len(self.args) > 3 else []  # noqa: PLR2004
-
-    def __str__(self) -> str:
-        """Say code and message: the outcome holds program output, which must reach no log."""
-        return f"{self.code.value}: {self.message}"
-
-    def __repr__(self) -> str:
-        """Say code and message only, as `__str__` does."""
-        return f"{type(self).__name__}({self.code.value!r}, {self.message!r})"
+from sandfleet_config.sandbox_error import SandboxError as SandboxError  # noqa: PLC0414  users import it from here
 
 
 class ProgramError(SandboxError):
-    """The program ran and ended by itself, badly."""
+    """The program ran and ended by itself, with a number other than 0 or by a signal."""
 
     category = Category.PROGRAM
 
 
 class ExitNonZero(ProgramError):
-    """The program exited with a number other than 0 (never raised by ``result``, which returns it)."""
+    """The program exited with a number other than 0; ``result`` returns it and raises nothing."""
 
     error_code = ErrorCode.EXIT_NONZERO
 
 
 class Signaled(ProgramError):
-    """A signal ended the program, and nobody of ours had sent it."""
+    """A signal that sandfleet did not send ended the program."""
 
     error_code = ErrorCode.SIGNALED
 
 
 class LimitError(SandboxError):
-    """The job ran into a limit of its spec or of the host."""
+    """The job reached a limit of its spec or of the host."""
 
     category = Category.LIMIT
 
 
 class SandboxTimeout(LimitError):
-    """The job ran past its ``timeout``; ``outcome.timed_out`` says whether TERM (soft) or KILL (hard) ended it."""
+    """The job ran past its ``timeout``.
+
+    ``outcome.timed_out`` says whether TERM (soft) or KILL (hard) ended it.
+    """
 
     error_code = ErrorCode.TIMEOUT
 
 
 class ResourceLimit(LimitError):
-    """The job used up something other than time."""
+    """The job reached a limit of memory, output, disk or processes."""
 
 
 class OutOfMemory(ResourceLimit):
-    """The kernel killed in the job's memory cgroup (files on /tmp count as memory): raise ``resources.memory_bytes``."""
+    """The kernel killed processes in the job's memory cgroup.
+
+    Raise ``resources.memory_bytes``; files on /tmp count as memory.
+    """
 
     error_code = ErrorCode.OUT_OF_MEMORY
 
 
 class OutputLimit(ResourceLimit):
-    """The job wrote more than ``output.max_bytes`` and asked to be killed for it (``on_limit: kill``)."""
+    """The job wrote more than ``output.max_bytes``, and its spec says ``on_limit: kill``."""
 
     error_code = ErrorCode.OUTPUT_LIMIT
 
 
 class DiskLimit(ResourceLimit):
-    """The program ended badly on a full disk: raise ``resources.disk_bytes``."""
+    """The program failed while its disk was full. Raise ``resources.disk_bytes``."""
 
     error_code = ErrorCode.DISK_LIMIT
 
 
 class PidsLimit(ResourceLimit):
-    """The host's process fuse fired; inside the limit the program itself sees EAGAIN and ends as it likes."""
+    """The host's hard limit on processes ended the sandbox.
+
+    At ``pids_limit`` itself, fork fails with EAGAIN instead.
+    """
 
     error_code = ErrorCode.PIDS_LIMIT
 
 
 class RequestError(SandboxError):
-    """The job cannot run as it was asked for; the same spec fails again.
+    """The job cannot run as its spec asks; the same spec fails again.
 
-    `job_ids` are the jobs of the same ``submit_many`` of an iterator that had been queued before; they do not cross Celery.
+    `job_ids`: the jobs that the same ``submit_many`` had already queued, if it was given an
+    iterator. They do not cross Celery.
     """
 
     category = Category.REQUEST
@@ -171,35 +103,38 @@ class RequestError(SandboxError):
 
 
 class SpecInvalid(RequestError):
-    """The spec, or the message that carried it, breaks the contract; ``errors`` lists every fault."""
+    """The spec, or the message that carries it, breaks the contract.
+
+    ``errors`` lists every fault.
+    """
 
     error_code = ErrorCode.SPEC_INVALID
     op = "validate"
 
 
 class SpecTooLarge(RequestError):
-    """The encoded spec is over ``max_spec_bytes``: ship big inputs inside the image or fetch them by reference."""
+    """The encoded spec is larger than ``max_spec_bytes``. Put large inputs into the image."""
 
     error_code = ErrorCode.SPEC_TOO_LARGE
     op = "validate"
 
 
 class SecurityViolation(RequestError):
-    """The spec asks for what the contract or the host's policy forbids."""
+    """The spec asks for something that the contract or the host's policy forbids."""
 
     error_code = ErrorCode.SECURITY_VIOLATION
     op = "validate"
 
 
 class ImageNotFound(RequestError):
-    """No image of that name is on the host: ``sandfleet-worker images list`` shows what is."""
+    """The host has no image of that name; ``sandfleet-worker images list`` shows those it has."""
 
     error_code = ErrorCode.IMAGE_NOT_FOUND
     op = "image"
 
 
 class ImageInvalid(RequestError):
-    """The image is there but is damaged, or not one a sandbox can run."""
+    """The image is damaged, or a sandbox cannot run it."""
 
     error_code = ErrorCode.IMAGE_INVALID
     op = "image"
@@ -213,7 +148,7 @@ class CommandNotFound(RequestError):
 
 
 class CommandNotExecutable(RequestError):
-    """The file is there, but the job's user may not execute it or the kernel does not know its format."""
+    """The job's user may not execute the file, or the kernel does not know its format."""
 
     error_code = ErrorCode.COMMAND_NOT_EXECUTABLE
     op = "exec"
@@ -234,31 +169,31 @@ class UserInvalid(RequestError):
 
 
 class ControlError(SandboxError):
-    """Somebody, or the queue's own clock, ended the job."""
+    """A person, or the time limit of the queue, ended the job."""
 
     category = Category.CONTROL
 
 
 class Cancelled(ControlError):
-    """The job was cancelled or revoked; where it was running, its sandbox is gone."""
+    """The job was cancelled or revoked; if it was running, its sandbox was destroyed."""
 
     error_code = ErrorCode.CANCELLED
 
 
 class Expired(ControlError):
-    """Nobody took the job within its time in the queue."""
+    """No worker took the job within its ``queue_ttl``."""
 
     error_code = ErrorCode.EXPIRED
 
 
 class HostError(SandboxError):
-    """Trouble of ours: the program is not to blame, and another try may well end better."""
+    """The host or the fleet failed, not the program; another attempt can succeed."""
 
     is_retryable = True
 
 
 class GVisorNotAvailable(HostError):
-    """No working runsc on the host: no binary, one too old, or a platform that does not boot in time."""
+    """No runsc works on the host: it is missing or too old, or its platform does not boot in time."""
 
     error_code = ErrorCode.GVISOR_NOT_AVAILABLE
     op = "create"
@@ -278,34 +213,34 @@ class ClientNotConfigured(HostError):
 
 
 class SandboxCreationFailed(HostError):
-    """runsc could not build the sandbox; its own log is in the message."""
+    """runsc could not create the sandbox; the message has its log."""
 
     error_code = ErrorCode.SANDBOX_CREATION_FAILED
     op = "create"
 
 
 class SandboxExecutionFailed(HostError):
-    """The sandbox died under the program: the sentry panicked or was killed from outside."""
+    """The sandbox ended before the program: its sentry panicked, or was killed from outside."""
 
     error_code = ErrorCode.SANDBOX_EXECUTION_FAILED
 
 
 class ImageUnavailable(HostError):
-    """The image exists elsewhere, and the host could not get it now."""
+    """The image exists, but the host could not get it now."""
 
     error_code = ErrorCode.IMAGE_UNAVAILABLE
     op = "image"
 
 
 class HostResources(HostError):
-    """The host is out of something it needs: disk, memory, file descriptors, or a limit it cannot enforce."""
+    """The host has no disk, memory or file descriptors left, or cannot enforce a limit."""
 
     error_code = ErrorCode.HOST_RESOURCES
     op = "create"
 
 
 class WorkerLost(HostError):
-    """The worker or its host died with the job, and no try is left."""
+    """The worker or its host died while it ran the job, and no attempt is left."""
 
     error_code = ErrorCode.WORKER_LOST
 
@@ -319,29 +254,37 @@ class InternalError(HostError):
 ERROR_CLASSES: dict[ErrorCode, type[SandboxError]] = {
     code: globals()[facts.exception] for code, facts in CODES.items() if facts.exception
 }
-"""The one exception class of each code but ``OK``."""
+"""The exception class of each code; ``OK`` has none."""
 _CATEGORY_CLASSES: dict[Category, type[SandboxError]] = {
     cls.category: cls for cls in (ProgramError, LimitError, RequestError, ControlError, HostError)
 }
 
 
 def error_class(code: ErrorCode) -> type[SandboxError]:
-    """Return the exception class of any code but ``OK``: for one of a newer release, that of its category."""
+    """Return the exception class of `code`, which is not ``OK``.
+
+    For a code of a newer release, the class of its category.
+    """
     return ERROR_CLASSES.get(code) or _CATEGORY_CLASSES.get(code.category, HostError)
 
 
 def new_error(outcome: Outcome) -> SandboxError | None:
-    """Return the exception of the outcome's code with the faults of its request, or None for ``OK``."""
+    """Return the exception of the outcome's code, with the faults of a refused request.
+
+    None for ``OK``.
+    """
     if outcome.is_ok:
         return None
     return error_class(outcome.code).of(outcome.message, outcome.to_json(), outcome.faults, code=outcome.code)
 
 
 def to_result(outcome: Outcome) -> SandboxResult:
-    """Return the seed's result where the program ran to its own end (any exit), else raise the code's exception.
+    """Return the seed's result if the program exited by itself, with any number.
+
+    Otherwise raise the code's exception.
 
     Raises:
-        SandboxError: the class of the code; the whole outcome is on it.
+        SandboxError: the class of the code; it carries the whole outcome.
     """
     if outcome.code.is_own_end and outcome.exit_code is not None:
         return SandboxResult(

@@ -1,4 +1,4 @@
-"""The seed's ``Backend.Execute``: code in, value out."""
+"""Request and result of the seed's ``Backend.Execute``: it runs code and returns its value."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from sandfleet_config.fields import Bytes, ContractModel, Seconds
 from sandfleet_config.outcome import Record
-from sandfleet_config.spec import Bytes, ContractModel, Seconds
 
 Profile = Literal["dev", "standard", "hardened"]
 
 
 class ExecuteLimits(ContractModel):
-    """Limits of one execution; zero is the host's ceiling. `cpu_quota_millis` is CPU milliseconds in each 100 ms."""
+    """Limits of one execution; zero is the host's ceiling.
+
+    `cpu_quota_millis`: milliseconds of CPU in each 100 ms.
+    """
 
     cpu_quota_millis: Annotated[int, Field(ge=0)] = 0
     memory_bytes: Bytes = 0
@@ -22,7 +25,7 @@ class ExecuteLimits(ContractModel):
 
 
 class ExecuteRequest(ContractModel):
-    """Code to run, in a language the backend knows, under a profile."""
+    """Code to run, its language, its limits and the profile to run it with."""
 
     code: Annotated[str, Field(min_length=1)]
     language: str = "python"
@@ -33,7 +36,7 @@ class ExecuteRequest(ContractModel):
 
 
 class BackendInfo(Record):
-    """What ran the code."""
+    """The backend that ran the code."""
 
     kind: str = "gvisor"
     readiness: str = "ready"
@@ -41,7 +44,7 @@ class BackendInfo(Record):
 
 
 class LimitsEnforced(Record):
-    """Which limits the host really held the code to."""
+    """The limits that the host enforced."""
 
     timeout: bool = False
     memory: bool = False
@@ -51,7 +54,10 @@ class LimitsEnforced(Record):
 
 
 class ExecuteResult(Record):
-    """What the code answered: `value` is the last ``__OUT__:`` line or JSON object with the key ``__out``."""
+    """The result of the code.
+
+    `value`: its last ``__OUT__:`` line, or its last JSON object with the key ``__out``.
+    """
 
     value: Any = None
     exit_code: int = 0

@@ -1,6 +1,7 @@
-"""Word what pydantic found wrong, for the person who typed it: the unit of the field, and what was probably meant.
+"""Describe pydantic's faults for the person who typed the spec.
 
-No input value is ever repeated: it may be a secret.
+A message has the unit of the field, and the name that was probably meant. No message repeats an input
+value, which may be a secret.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from pydantic import BaseModel
 
-from sandfleet_config.words import format_limit
+from sandfleet_config.units import format_limit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -20,9 +21,9 @@ if TYPE_CHECKING:
 
 SHOWN_NAME_CHARS: Final = 80
 NEARNESS: Final = 0.65
-"""How alike two names are (`difflib`) for one to be taken for the other."""
+"""The least similarity of two names (`difflib`, 0 to 1) at which one is suggested for the other."""
 KEY_MARK: Final = "[key]"
-"""How pydantic says that a mapping's key is at fault, not its value."""
+"""The mark of pydantic at a fault of a mapping's key; without it the value is at fault."""
 
 OTHER_NAMES: Final[Mapping[str, str]] = {
     "args": "command",
@@ -36,7 +37,7 @@ OTHER_NAMES: Final[Mapping[str, str]] = {
     "tags": "labels",
     "ttl": "queue_ttl",
 }
-"""Names that other tools use for our fields, where a spelling match would not find ours."""
+"""Names that other tools use for fields of a spec, where the spelling alone would not find ours."""
 
 _KINDS: Final[Mapping[str, str]] = {
     "missing": "is required",
@@ -70,37 +71,39 @@ _BOUNDS: Final[Mapping[str, tuple[str, str]]] = {
 
 
 def describe_faults(error: ValidationError, model: type[BaseModel]) -> list[tuple[dict[str, str], str]]:
-    """Return each fault of `error`, which `model` raised, as its field and message; and its pydantic type."""
+    """Return field and message of each fault of `error`, which `model` raised, and its pydantic type."""
     details = error.errors(include_url=False, include_input=False)
-    # Of a default that follows from a faulty field: no fault of anybody's.
+    # A default that depends on a faulty field is not computed; the faulty field is reported itself.
     told = [cast("Mapping[str, Any]", item) for item in details if item["type"] != "default_factory_not_called"]
     return [(_describe(item, model), item["type"]) for item in told]
 
 
 def _describe(item: Mapping[str, Any], model: type[BaseModel]) -> dict[str, str]:
     location = tuple(str(part) for part in item["loc"])
-    if location[:1] == ("spec",) and len(location) > 1 and (inner := _model_of(model, "spec")) is not None:
+    if location[:1] == ("spec",) and len(location) > 1 and (inner := _find_part(model, "spec")) is not None:
         location, model = location[1:], inner
     is_key = location[-1:] == (KEY_MARK,)
     if is_key:
         location = location[:-1]
-    field = ".".join(map(_printable, location))
+    field = ".".join(map(_to_printable, location))
     message = (
         f"there is no such field{_suggest(location, model)}"
         if item["type"] == "extra_forbidden"
-        else _word(item, field)
+        else _describe_kind(item, field)
     )
     return {"field": field or "spec", "message": f"the name {message}" if is_key else message}
 
 
-def _word(item: Mapping[str, Any], field: str) -> str:
+def _describe_kind(item: Mapping[str, Any], field: str) -> str:
     kind: str = item["type"]
     context: Mapping[str, Any] = item.get("ctx", {})
     if kind in _BOUNDS:
         name, words = _BOUNDS[kind]
         bound = context[name]
         return (
-            "must not be negative" if (kind, bound) == ("greater_than_equal", 0) else f"{words} {_show(field, bound)}"
+            "must not be negative"
+            if (kind, bound) == ("greater_than_equal", 0)
+            else f"{words} {_format_bound(field, bound)}"
         )
     if kind in {"literal_error", "enum"}:
         return f"must be {context['expected']}"
@@ -114,20 +117,20 @@ def _word(item: Mapping[str, Any], field: str) -> str:
     return _KINDS.get(kind) or str(item["msg"])
 
 
-def _show(field: str, bound: object) -> str:
+def _format_bound(field: str, bound: object) -> str:
     return format_limit(field, bound) if isinstance(bound, int | float) else str(bound)
 
 
-def _printable(part: str) -> str:
-    # An unknown key is the sender's own text: show it printable and short.
+def _to_printable(part: str) -> str:
+    # An unknown key is text of the sender: show it printable and short.
     return part if part.isprintable() and len(part) <= SHOWN_NAME_CHARS else ascii(part)[:SHOWN_NAME_CHARS]
 
 
 def _suggest(location: Sequence[str], model: type[BaseModel]) -> str:
-    """Say which field was probably meant, by its whole path."""
+    """Return the hint with the path of the field that was probably meant, or nothing."""
     name = location[-1].lower()
     paths = _field_paths(model)
-    # Of two fields of one name, the one at the same place of the spec counts.
+    # Of two fields with the same name, suggest the one beside the unknown field.
     beside = ".".join(location[:-1])
     leaves = {
         path.rpartition(".")[2]: path for path in sorted(paths, key=lambda path: path.rpartition(".")[0] == beside)
@@ -141,19 +144,19 @@ def _suggest(location: Sequence[str], model: type[BaseModel]) -> str:
 
 @cache
 def _field_paths(model: type[BaseModel]) -> tuple[str, ...]:
-    """Return the paths of all fields of `model`, those of its parts included."""
+    """Return the paths of all fields of `model` and of its parts."""
     return tuple(_walk(model, ""))
 
 
 def _walk(model: type[BaseModel], prefix: str) -> Iterator[str]:
     for name in model.model_fields:
         yield prefix + name
-        part = _model_of(model, name)
+        part = _find_part(model, name)
         if part is not None:
             yield from _walk(part, f"{prefix}{name}.")
 
 
-def _model_of(model: type[BaseModel], name: str) -> type[BaseModel] | None:
+def _find_part(model: type[BaseModel], name: str) -> type[BaseModel] | None:
     info = model.model_fields.get(name)
     kind: Any = info.annotation if info else None
     return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None

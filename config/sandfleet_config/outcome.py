@@ -1,39 +1,36 @@
-"""How a job ended: the one record every accepted job gets, and the seed's plain result."""
+"""The outcome, the one record of how an accepted job ended; and the seed's plain result."""
 
 from __future__ import annotations
 
 import base64
 from dataclasses import field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final, Literal, Self, cast
+from typing import Any, Final, Literal, Self, cast
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from sandfleet_config.codes import Category, ErrorCode, read_category, read_code
 from sandfleet_config.payload import encode_payload
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-UTF8_MAX_CONTINUATION = 3
-"""Bytes of one UTF-8 character that a cut can leave behind."""
-
 
 class Record(BaseModel):
-    """A value the fleet reports: frozen; a reader older than the worker ignores fields it does not know."""
+    """A value that the fleet reports.
 
-    # Unlike the spec's models, which refuse unknown fields: an ignored wish would be a lie, an ignored fact is not.
+    It is frozen, and ignores unknown fields: an older reader reads newer workers.
+    """
+
+    # A spec refuses unknown fields, since the job would run without them.
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
 PART: Final = ConfigDict(extra="ignore")
-"""Of an outcome's parts. They are slotted dataclasses: as models, with a dict and a set each, they took most of its memory."""
+"""Config of an outcome's parts. They are slotted dataclasses: models took most of its memory."""
 
 
 @dataclass(frozen=True, slots=True, config=PART)
 class StreamOutput:
-    """What is kept of one output stream, unchanged, and how many bytes there really were."""
+    """The kept bytes of one output stream, and the number of bytes that the program wrote."""
 
     data: str = field(default="", repr=False)
     encoding: Literal["utf-8", "base64"] = "utf-8"
@@ -42,13 +39,16 @@ class StreamOutput:
 
     @classmethod
     def of(cls, kept: bytes, total_bytes: int | None = None) -> Self:
-        """Wrap `kept`; `total_bytes` is what the program wrote (default: all of it is kept)."""
+        """Encode `kept`.
+
+        `total_bytes` is the number of bytes that the program wrote, by default those kept.
+        """
         total = len(kept) if total_bytes is None else total_bytes
         truncated = total > len(kept) if total_bytes is not None else False
         return cls(**encode_payload(kept), total_bytes=total, truncated=truncated)  # type: ignore[arg-type]
 
     def dropped(self) -> StreamOutput:
-        """Return the stream with nothing kept."""
+        """Return this stream without its data; it counts as truncated."""
         return StreamOutput(total_bytes=self.total_bytes, truncated=self.total_bytes > 0)
 
     @property
@@ -58,13 +58,13 @@ class StreamOutput:
 
     @property
     def text(self) -> str:
-        """The kept bytes as text; what is not UTF-8 becomes U+FFFD."""
+        """The kept bytes as text; bytes that are not UTF-8 become U+FFFD."""
         return self.data if self.encoding == "utf-8" else self.bytes.decode(errors="replace")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=PART)
 class Attempt:
-    """One start of the job on one worker; `charged`: it counts towards `max_attempts`."""
+    """One start of the job on one worker; a charged one counts towards `max_attempts`."""
 
     host: str
     worker: str
@@ -72,12 +72,15 @@ class Attempt:
     started: datetime
     ended: datetime | None = None
     charged: bool = True
-    """False where the job had no part in the start's end: the worker drained, or another job or a power cut may have ended it."""
+    """False if the job did not cause the end.
+
+    The worker drained, or another job or a power cut may have ended it.
+    """
 
 
 @dataclass(frozen=True, slots=True, config=PART)
 class Timing:
-    """Seconds spent in each step; null is a step that did not happen."""
+    """The duration of each step in seconds; null for a step that did not happen."""
 
     queued: float | None = None
     image: float | None = None
@@ -89,7 +92,10 @@ class Timing:
 
 @dataclass(frozen=True, slots=True, config=PART)
 class Usage:
-    """What the whole sandbox used, the kernel of the sandbox included; null where the host does not count it."""
+    """Resources that the sandbox used, its kernel included.
+
+    Null if the host does not count them.
+    """
 
     cpu_seconds: float | None = None
     memory_peak_bytes: int | None = None
@@ -98,7 +104,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True, config=PART)
 class LimitState:
-    """A limit as it was in force: `value` in the limit's own unit, and whether the host could hold the job to it."""
+    """A limit in force: its value in its own unit, and whether the host could enforce it."""
 
     value: float | int
     enforced: bool
@@ -106,7 +112,7 @@ class LimitState:
 
 @dataclass(frozen=True, slots=True, config=PART)
 class Runtime:
-    """What ran the sandbox; `warm`: it was up before the job came."""
+    """The runtime of the sandbox. `warm`: the sandbox was a spare, booted before the job came."""
 
     name: str = "runsc"
     version: str = ""
@@ -115,7 +121,7 @@ class Runtime:
 
 
 class SandboxResult(Record):
-    """The seed's result: text of both streams, and seconds from the program's start to its end."""
+    """The seed's result: both streams as text; `duration` is the program's, in seconds."""
 
     exit_code: int
     stdout: str = Field(repr=False)
@@ -136,15 +142,15 @@ def _find_retryable(fields: dict[str, Any]) -> bool:
 class Outcome(Record):
     """How one job ended. Null means "did not happen", never 0.
 
-    It has no validator and no private attribute: pydantic would leave its compiled path for each, and a producer that collects
-    a hundred thousand outcomes would pay for it.
+    Invariant: no validator and no private attribute. Each would make pydantic leave its compiled path,
+    and slow down a producer that collects a hundred thousand outcomes.
     """
 
     job_id: str
     batch: str | None = None
     labels: dict[str, str] = Field(default_factory=dict)
     code: ErrorCode
-    # They follow from the code, and travel for readers that do not have the table.
+    # Both follow from the code. They are sent for readers that do not have the table of codes.
     category: Category = Field(default_factory=_find_category)
     retryable: bool = Field(default_factory=_find_retryable)
     message: str = ""
@@ -163,20 +169,26 @@ class Outcome(Record):
     image_digest: str | None = None
     spec_sha256: str = ""
     run: int = 1
+    # Stored beside the outcome in a result record, not in its JSON: few outcomes have any.
+    faults: tuple[dict[str, str], ...] = Field(
+        default=(), exclude=True, repr=False, description="Faults of a refused request: `field` and `message` of each."
+    )
 
     @classmethod
     def of(cls, code: ErrorCode, job_id: str, message: str = "", **fields: Any) -> Self:
-        """Build an outcome whose category and retryable follow from `code`."""
+        """Build an outcome; `category` and `retryable` follow from `code`."""
         return cls(
             code=code, job_id=job_id, message=message, category=code.category, retryable=code.is_retryable, **fields
         )
 
     @classmethod
     def read(cls, raw: object) -> Self:
-        """Read the JSON form as any release may have written it: a code that is new is kept, and its category counts.
+        """Parse the JSON form of any release.
+
+        A code of a newer release is kept, and counts as its category.
 
         Raises:
-            pydantic.ValidationError: it is no outcome.
+            pydantic.ValidationError: `raw` is not an outcome.
         """
         return cls.model_validate(_replace_new_codes(raw))
 
@@ -186,11 +198,11 @@ class Outcome(Record):
         return self.code is ErrorCode.OK or self.code.category is Category.OK
 
     def to_json(self) -> dict[str, Any]:
-        """Return the plain JSON form that travels."""
+        """Return the plain JSON form that is sent."""
         return self.model_dump(mode="json")
 
     def to_summary(self) -> str:
-        """Return the ending in a few words: ``OK``, ``exit 3``, ``OUT_OF_MEMORY: ...``."""
+        """Return a short text of the ending: ``OK``, ``exit 3``, ``OUT_OF_MEMORY: ...``."""
         match self.code:
             case ErrorCode.OK:
                 return "OK"
@@ -201,45 +213,21 @@ class Outcome(Record):
 
     @property
     def output_bytes(self) -> int:
-        """How many bytes of output the outcome carries, as encoded."""
+        """The size of both streams as encoded, in characters."""
         return len(self.stdout.data) + len(self.stderr.data)
 
     def without_output(self, why: str) -> Outcome:
-        """Return this outcome without the kept output, told as truncated; `why` is added to the message."""
+        """Return this outcome without its output, which counts as truncated.
+
+        `why` is added to the message.
+        """
         message = f"{self.message}; {why}" if self.message else why
         dropped = {"stdout": self.stdout.dropped(), "stderr": self.stderr.dropped(), "message": message}
         return self.model_copy(update=dropped)
 
-    def with_errors(self, errors: list[dict[str, str]]) -> Outcome:
-        """Return this outcome with the faults of a refused request."""
-        return RefusedOutcome.new(self, errors) if errors else self
-
-    @property
-    def faults(self) -> Sequence[Mapping[str, str]]:
-        """The faults of a refused request, field by field; they travel beside the outcome."""
-        return ()
-
-
-class RefusedOutcome(Outcome):
-    """An outcome that knows the faults of its request, field by field; its JSON is that of any outcome."""
-
-    _errors: list[dict[str, str]] = PrivateAttr(default_factory=list[dict[str, str]])
-
-    @classmethod
-    def new(cls, outcome: Outcome, errors: list[dict[str, str]]) -> RefusedOutcome:
-        """Return `outcome` with `errors`."""
-        refused = cls.model_construct(outcome.model_fields_set, **dict(outcome))
-        refused._errors = errors  # noqa: SLF001  its own class
-        return refused
-
-    @property
-    def faults(self) -> Sequence[Mapping[str, str]]:
-        """The faults, field by field."""
-        return self._errors
-
 
 def _replace_new_codes(raw: object) -> object:
-    """Return an outcome's JSON with codes of a newer release as `ErrorCode`: pydantic refuses them as text."""
+    """Replace codes of a newer release by `ErrorCode` in an outcome's JSON; pydantic refuses the text."""
     if not isinstance(raw, dict):
         return raw
     fields = cast("dict[str, Any]", raw)
@@ -253,9 +241,9 @@ def _replace_new_codes(raw: object) -> object:
 
 
 def replace_new_code(raw: object, *told: object) -> object:
-    """Return `raw`, an attempt's or an outcome's JSON, with a code of a newer release as `ErrorCode`.
+    """Replace a code of a newer release by `ErrorCode` in the JSON of an attempt or an outcome.
 
-    `told` are category and retryable, if the record says them.
+    `told` are `category` and `retryable` of the record, if it has them.
     """
     if not isinstance(raw, dict):
         return raw
@@ -264,38 +252,3 @@ def replace_new_code(raw: object, *told: object) -> object:
         return {**fields, "code": read_code(fields["code"], *told)}
     except (KeyError, ValueError):
         return fields
-
-
-def cut_to_characters(kept: bytes, *, is_cut_at_start: bool = False, is_cut_at_end: bool = False) -> bytes:
-    """Trim the halves of UTF-8 characters that a cap left at the ends, so that cut text stays text.
-
-    What is not UTF-8 without those halves is returned as it is.
-    """
-    start = _count_orphans(kept) if is_cut_at_start else 0
-    end = len(kept) - (_count_unfinished(kept) if is_cut_at_end else 0)
-    candidate = kept[start:end]
-    try:
-        candidate.decode()
-    except UnicodeDecodeError:
-        return kept
-    return candidate
-
-
-def _count_orphans(kept: bytes) -> int:
-    """Return how many continuation bytes (10xxxxxx) stand at the start without their leading byte."""
-    head = kept[:UTF8_MAX_CONTINUATION]
-    return next((index for index, byte in enumerate(head) if not _is_continuation(byte)), len(head))
-
-
-def _count_unfinished(kept: bytes) -> int:
-    """Return how many bytes at the end begin a character that goes on after them."""
-    for count in range(1, min(UTF8_MAX_CONTINUATION, len(kept)) + 1):
-        byte = kept[-count]
-        if not _is_continuation(byte):
-            # A leading byte has as many ones at its top as its character has bytes.
-            return count if (byte >> (7 - count)) == (1 << (count + 1)) - 1 else 0
-    return 0
-
-
-def _is_continuation(byte: int) -> bool:
-    return byte >> 6 == 0b10  # noqa: PLR2004  the two top bits

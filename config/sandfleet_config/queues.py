@@ -1,4 +1,4 @@
-"""The names both sides use in Redis and in Celery."""
+"""The names of queues, keys, headers and the task, in Redis and in Celery."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import re
 TASK_NAME = "sandfleet.run"
 DEFAULT_QUEUE = "sandfleet"
 KEY_PREFIX = "sandfleet:"
-"""Before every key in Redis: Celery's own by its ``global_keyprefix``, ours by the functions below."""
+"""The prefix of every key in Redis; Celery's keys get it by ``global_keyprefix``."""
 
 JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}\Z")
-"""What a job may be called; a message with another id can have no outcome and is dropped."""
+"""The form of a job id. A message with any other id is dropped, since it cannot have an outcome."""
 
 QUEUE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
 RESERVED_QUEUES = frozenset(
@@ -33,23 +33,26 @@ RESERVED_QUEUES = frozenset(
         "unacked_mutex",
     )
 )
-"""Names of other keys under `KEY_PREFIX`: a queue is a key of its own name there."""
+"""Names of other keys under `KEY_PREFIX`, where a queue is a key of its name."""
 
 SUBMITTED_HEADER = "sandfleet-submitted"
-"""Message header with the time of submission, seconds since the epoch; the outcome's ``timing.queued`` counts from it."""
+"""Message header: the time of submit, s since the epoch; ``timing.queued`` counts from it."""
 
 RECORDED_HEADER = "sandfleet-recorded"
-"""Message header of a job that has a record (`job_key`): a message whose record is gone has ended long ago and is never run."""
+"""Message header of a job with a record (`job_key`).
+
+If the record is gone, the job ended long ago and does not run.
+"""
 
 CANCEL_TTL_SECONDS = 8 * 86400
-"""A cancel outlives any time a job may wait in the queue (`spec.MAX_QUEUE_TTL_SECONDS`) or be kept as a dead letter."""
+"""Longer than a job may wait (`spec.MAX_QUEUE_TTL_SECONDS`), and than a dead letter is kept."""
 
 
 def check_queue(name: str) -> str:
-    """Return `name` if a queue may be called so.
+    """Return `name` if it is a valid name of a queue.
 
     Raises:
-        ValueError: it may not, and why.
+        ValueError: it is not valid; the message says why.
     """
     if not QUEUE_NAME.match(name):
         msg = "a queue's name is 1 to 128 of A-Z a-z 0-9 . _ - and starts with a letter or a digit"
@@ -61,12 +64,12 @@ def check_queue(name: str) -> str:
 
 
 def cancel_key(job_id: str) -> str:
-    """Return the key whose existence cancels a job before its start."""
+    """Return the key of the cancel mark: while it exists, the job does not start."""
     return f"{KEY_PREFIX}cancel:{job_id}"
 
 
 def job_key(job_id: str) -> str:
-    """Return the key of the record a producer leaves at submit."""
+    """Return the key of a job's record, which submit writes."""
     return f"{KEY_PREFIX}job:{job_id}"
 
 

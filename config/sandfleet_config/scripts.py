@@ -1,49 +1,60 @@
-r"""The Lua scripts that both sides run in Redis; each file says its arguments and what it answers.
+r"""The Lua scripts that both sides run in Redis. Each file says its arguments and its answers.
 
 Keys, all under `KEY_PREFIX`:
 
-    <queue>, <queue>\x06\x16<step>   lists of messages, kombu's own: LPUSH in, RPOP out; steps 0, 3, 6, 9, smaller first
-    job:<id>        hash: state queued|waiting|running|ended, queue, step, batch, key, fingerprint, expires (ms), queue_ttl (ms),
-                    max_attempts, record, attempts (JSON list, from the first claim on; `charged` absent is true), code, claim,
-                    owner, flag (start|cancelled|expired, while claimed), message (while it waits for another try), avoid,
-                    avoid_until (the host of a failed attempt); submitted (ms), of a stock producer's job or of a later run;
-                    suspect (JSON {host, boot, ms}: it may have killed its worker, after a run of so long), suspect_until (ms:
-                    while it runs apart from other suspects); lost_waits (how many workers died while
-                    it waited for its start); run (absent: 1); ended_by (the claim that ended the last run that
-                    has ended), end_entry (of its end in ends:<batch>); needs (JSON, from the submit on: contract, image,
-                    requires and the limits that it asks for, see `wire.encode_needs`); why, why_at (ms): why it waits in the
-                    queue, as the host that looked at it last says; short_since (ms), kept_by: since when it has waited for
-                    memory, and the host that keeps its own for it; refused_by (workers that could not run it, whatever they
-                    had said of their hosts, a space after each). Waiting: claimed, and its program has not started;
-                    running: it may have
-    run:<n>:<id>    Celery's result record of run n of a job that was run again since, with the TTL that it had
+    <queue>, <queue>\x06\x16<step>   lists of messages, as kombu has them: LPUSH adds, RPOP takes; steps 0, 3, 6
+                    and 9, smaller first
+    job:<id>        hash, the record of a job. From submit on: state (queued|waiting|running|ended; a claimed job
+                    is waiting until its program may have started, then running), queue, step, batch, key,
+                    fingerprint, expires (ms), queue_ttl (ms), max_attempts, record, needs (JSON with contract,
+                    image, requires and the limits it asks for: see `wire.encode_needs`). submitted (ms): of a
+                    stock producer's job, or of a later run. Of the claim: claim, owner, flag
+                    (start|cancelled|expired). Of attempts: attempts (JSON list, from the first claim on; `charged`
+                    absent is true), message (while the job waits for another attempt), avoid and avoid_until (the
+                    host of a failed attempt), suspect (JSON {host, boot, ms}: the job may have killed its worker,
+                    after a run of so many ms), suspect_until (ms: until then it runs apart from other suspects),
+                    lost_waits (the number of workers that died before the job started). Of runs: run
+                    (absent: 1), ended_by (the claim that ended the last ended run), code, end_entry (of its end in
+                    ends:<batch>). Of placing: why and why_at (ms): why the job waits in the queue, as the last
+                    host that checked it says; short_since (ms): since when it has waited for memory; kept_by: the
+                    host that keeps its memory for it; refused_by: workers that could not run it although they
+                    had announced that they could, with a space after each
+    run:<n>:<id>    Celery's result record of run n, of a job that was run again since; it keeps its TTL
     idem:<key>      the job id of an idempotency key
-    cancel:<id>     the mark of a cancel
-    batch:<name>    list of a batch's job ids, in the order of their submit
-    ends:<name>     stream of its ends: id, run, code; one entry for each job that has ended, of its newest run
-    counts:<name>   hash: how many of its jobs ended with each code; sealed ("1" once all are submitted), dropped, imported: see
-                    batch_keys.lua
-    done:<name>     list of ids as their first runs ended: producers of release e5bcdee read it, and its workers write it.
-                    These four live for 30 days after the last submit or end, for result_ttl once all jobs have ended. What ended
-                    so long ago that its record is gone is dropped from each as the batch goes on.
-    queues          set of the queues that may hold jobs; wake: a stream that idle workers block on
+    cancel:<id>     the cancel mark of a job
+    batch:<name>    list of a batch's job ids, in the order of submit
+    ends:<name>     stream of a batch's ends: id, run, code; one entry for each ended job, of its newest run
+    counts:<name>   hash: the number of jobs that ended with each code; sealed ("1" once all are submitted), dropped,
+                    imported: see batch_keys.lua
+    done:<name>     list of the ids of ended jobs, in the order of the ends of their first runs; read by producers
+                    of release e5bcdee and written by its workers. These four live for 30 days after the last submit
+                    or end, and for result_ttl once all jobs have ended. Jobs whose records have expired are dropped
+                    from each while the batch is used.
+    queues          set of the queues that may hold jobs; wake: a stream on which idle workers block
     owners          sorted set: worker (host:pid:token) -> end of its lease (ms of Redis's clock)
-    boot:<host>     the id of the host's boot: of a worker that died under another one, no job did it
-    hosts           hash: worker -> what its host has (JSON: see placing.lua); images:<owner>: set of the names and digests of its
-                    images. Both go with the lease, or 2 minutes after the last beat of their own
-    keeps:<host>    the job that a host keeps its memory for: it takes no smaller one meanwhile. For 5 s, and again at each claim
-    claims:<owner>  hash: claim id -> message; ids that begin with "taken-" are a dead worker's, not decided yet
+    boot:<host>     the id of the host's boot. The jobs of a worker that died under another boot id are no suspects
+    hosts           hash: worker -> what its host has (JSON: see placing.lua); images:<owner>: set of the names and
+                    digests of its images. Both are deleted with the lease, or expire 2 minutes after the worker's
+                    last beat
+    keeps:<host>    the job for which a host keeps its memory: it takes no smaller job meanwhile. Expires after 5 s,
+                    and is renewed at each claim
+    claims:<owner>  hash: claim id -> message. An id with "taken-" at its start is a claim of a dead worker that was
+                    taken over and is not decided yet
     delayed         sorted set: job id -> when it may be tried again; expiring: job id -> end of its queue_ttl
-    dead            sorted set of dead letters by time, dead:<id> a hash each: message, reason, code, at, queue, attempts,
-                    batch, run
-    dead_sizes      hash: job id -> bytes of its dead letter, dead_bytes: their sum; messages that are no job are not in it
-    dead_dropped    how many letters were dropped before their time, since there were more than `MAX_DEAD_LETTERS`, or larger ones
-    malformed       sorted set of those dead letters that are messages without a usable id, by time
-    malformed_count how many such messages there were, kept or not
-    settled:<claim> how a claim was settled, for who asks again: "given back", or "fenced" where it was not the caller's any more
-    duplicates      stream of what did not count, one entry each: job, owner, claim, kind, code. Kind "outcome": a run's outcome
-                    came after another worker had taken its job over; "run": such a run was killed, or had failed and would have
-                    been tried again (code: why); "message": a second message of a job was dropped (code: a sentence)
+    dead            sorted set of dead letters by time; dead:<id>: hash of each, with message, reason, code, at,
+                    queue, attempts, batch, run
+    dead_sizes      hash: job id -> bytes of its dead letter; dead_bytes: their sum. Messages that are no job do not
+                    count
+    dead_dropped    the number of letters that were dropped before their TTL, because the number or the size of all
+                    was above its bound (`MAX_DEAD_LETTERS`, `MAX_DEAD_BYTES`)
+    malformed       sorted set by time of those dead letters that are messages without a usable id
+    malformed_count the number of such messages, kept or not
+    settled:<claim> how a claim was settled, for a repeated call: "given back", or "fenced" if it was no longer the
+                    caller's
+    duplicates      stream of runs and messages that did not count: job, owner, claim, kind, code. Kind "outcome":
+                    an outcome came after another worker had taken the job over. "run": such a run was killed, or
+                    failed and would have been tried again; the code says why. "message": a second message of a
+                    job was dropped; code is a sentence
     celery-task-meta-<id>   Celery's result record
 """
 
@@ -67,25 +78,35 @@ PRIORITY_STEPS = (0, 3, 6, 9)
 DEAD_TTL_SECONDS = 7 * 86400
 MAX_DEAD_LETTERS = 10_000
 MAX_DEAD_BYTES = 64 << 20
-"""Of all dead letters together; the oldest go first."""
+"""Size of all dead letters together; the oldest are dropped first."""
 _INCLUDE = re.compile(r"^-- include: (\w+)$", re.MULTILINE)
 
 
 @cache
-def read_script(name: str) -> str:
-    """Return the text of ``lua/<name>.lua``; a line ``-- include: other`` in it stands for the text of ``lua/other.lua``."""
-    text = resources.files("sandfleet_config").joinpath("lua", f"{name}.lua").read_text()
-    return _INCLUDE.sub(lambda found: read_script(found[1]), text)
+def read_script(name: str, package: str = "sandfleet_config") -> str:
+    """Return the text of the script ``lua/<name>.lua`` of `package`.
+
+    A line ``-- include: part`` stands for the text of ``lua/part.lua``, of the same package or else of
+    this one: ``prelude`` has the clock.
+    """
+    file = resources.files(package).joinpath("lua", f"{name}.lua")
+    if not file.is_file():
+        file = resources.files("sandfleet_config").joinpath("lua", f"{name}.lua")
+    return _INCLUDE.sub(lambda found: read_script(found[1], package), file.read_text())
 
 
 @cache
 def step_of(priority: int) -> int:
-    """Return the list a priority goes to: kombu's steps, 0 first."""
+    """Return kombu's step of `priority`, which names the list of its messages; 0 comes first."""
     return max(step for step in PRIORITY_STEPS if step <= priority)
 
 
 def stored_result(outcome: Outcome, faults: Sequence[Mapping[str, str]] = ()) -> str:
-    """Return `outcome` as the record that Celery's own backend would have stored for the task; `faults` are the request's."""
+    """Return `outcome` as the record that Celery's own backend would have stored for the task.
+
+    `faults` are those of a refused request; without them, those of the outcome.
+    """
+    faults = faults or outcome.faults
     result = _encode(outcome)
     if not outcome.code.is_own_end:
         error = error_class(outcome.code)
@@ -99,14 +120,14 @@ def stored_result(outcome: Outcome, faults: Sequence[Mapping[str, str]] = ()) ->
         "date_done": datetime.now(UTC).isoformat(),
         "task_id": outcome.job_id,
     }
-    # The status first: a producer that has passed over the result to find it reads all of it twice.
+    # The status comes first: a producer's decoder needs it before the result.
     return f'{{"status":"{status}","result":{result},{json.dumps(rest)[1:]}'
 
 
 def _encode(outcome: Outcome) -> str:
     try:
-        # Twice as fast as plain values and `json`: each job pays for this.
+        # Twice as fast as plain values and `json`; every job is encoded here.
         return outcome.model_dump_json()
     except ValueError:
-        # Half a UTF-16 pair, which a file name of odd bytes becomes in a message. It is no UTF-8, but may be escaped.
+        # Half a UTF-16 pair, from a file name that is not UTF-8. JSON can escape it.
         return json.dumps(outcome.to_json())

@@ -1,15 +1,16 @@
-"""Settings of both sides, read from ``SANDFLEET_*``; a key nobody knows is an error, not a silent default."""
+"""The settings of producers and workers, read from ``SANDFLEET_*``.
+
+An unknown name is an error, not a silent default.
+"""
 
 from __future__ import annotations
 
-import difflib
 import os
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import urlsplit, urlunsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from sandfleet_config.bounds import (
@@ -20,15 +21,12 @@ from sandfleet_config.bounds import (
     MIN_TIMEOUT_SECONDS,
     least,
 )
-from sandfleet_config.faults import describe_faults
+from sandfleet_config.fields import Bytes, LabelKey, LabelValue
 from sandfleet_config.queues import DEFAULT_QUEUE, check_queue
-from sandfleet_config.spec import Bytes, LabelKey, LabelValue
 from sandfleet_config.wire import MAX_SPEC_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    from pydantic import ValidationError
+    from collections.abc import Iterator
 
 PREFIX = "SANDFLEET_"
 NESTED = "__"
@@ -36,27 +34,40 @@ LimitName = Literal["memory", "cpu", "pids", "disk"]
 REDIS_SCHEMES = ("redis", "rediss", "unix")
 WARM_PER_CORE = 2
 FOUND_LABELS = ("arch", "runsc")
-"""Labels that a host has without being told: `uname -m`, and the release of runsc as yyyymmdd."""
+"""Labels that each host has by itself: `uname -m`, and the release of runsc as yyyymmdd."""
 DERIVED = {
     "SANDFLEET_CONCURRENCY": "the host's cores",
     "SANDFLEET_WARM__SIZE": "the host's cores, twice",
     "SANDFLEET_HOST_LABELS": "",
 }
-"""Defaults that follow from the host, in words."""
+"""Defaults that depend on the host, as the table of settings words them."""
+
+
+def _split_list(value: object) -> object:
+    """Read ``a,b`` from an environment variable as a list."""
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return value
+
+
+NameList = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_list)]
 
 
 class SettingsInvalid(ValueError):
-    """The environment or a settings argument is wrong; the message names every fault."""
+    """A variable of the environment or a settings argument is wrong.
+
+    The message names every fault.
+    """
 
 
 class Section(BaseModel):
-    """One concern's settings."""
+    """A group of settings about one concern."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class RunscSettings(Section):
-    """How this host runs sandboxes; the seed's ``Config``."""
+    """How this host runs runsc; the seed's ``Config``."""
 
     path: str = Field(default="runsc", description="The runsc binary, a name on PATH or an absolute path.")
     platform: str = Field(default="systrap", description="systrap, ptrace or kvm.")
@@ -85,7 +96,10 @@ class ImagesSettings(Section):
 
 
 class PolicySettings(Section):
-    """What this host lets a spec ask for; a forged message meets the same wall."""
+    """The ceilings and permissions of this host.
+
+    Every message is checked against them, a forged one too.
+    """
 
     memory_bytes: Bytes = Field(default=512 << 20, ge=MIN_MEMORY_BYTES, description="Ceiling and default of memory.")
     cpu_quota: Annotated[int, least("cpu_quota", MIN_CPU_QUOTA)] = Field(
@@ -98,29 +112,13 @@ class PolicySettings(Section):
     output_bytes: Bytes = Field(
         default=1 << 20, gt=0, description="Ceiling of `output.max_bytes`; outcomes are kept in Redis."
     )
-    images: Annotated[tuple[str, ...], NoDecode] = Field(
-        default=("*",), description="Allowed images: glob patterns of names or digests."
-    )
-    platforms: Annotated[tuple[str, ...], NoDecode] = Field(
-        default=(), description="Platforms a spec may name beside the host's."
-    )
+    images: NameList = Field(default=("*",), description="Allowed images: glob patterns of names or digests.")
+    platforms: NameList = Field(default=(), description="Platforms a spec may name beside the host's.")
     allow_root: bool = Field(default=False, description="Let a spec's user be root (without capabilities).")
-
-    @field_validator("images", "platforms", mode="before")
-    @classmethod
-    def _split(cls, value: object) -> object:
-        return split_list(value)
-
-
-def split_list(value: object) -> object:
-    """Read ``a,b`` from an environment variable as a list."""
-    if isinstance(value, str):
-        return tuple(part.strip() for part in value.split(",") if part.strip())
-    return value
 
 
 class WarmSettings(Section):
-    """Sandboxes that are booted before their job comes; each is used for one job."""
+    """Spares: sandboxes that are booted before their job comes. Each is used for one job."""
 
     size: int = Field(
         default_factory=lambda: WARM_PER_CORE * (os.cpu_count() or 1),
@@ -128,21 +126,16 @@ class WarmSettings(Section):
         le=1024,
         description="Booted sandboxes that a worker keeps idle at most, 48 MiB each at most; 0: each boots when its job comes.",
     )
-    images: Annotated[tuple[str, ...], NoDecode] = Field(
+    images: NameList = Field(
         default=(), description="Images to boot sandboxes of from the start; others follow from the jobs that come."
     )
     idle_seconds: float = Field(
         default=300.0, gt=0, description="An image that no job has used for so long gets no more sandboxes ahead."
     )
 
-    @field_validator("images", mode="before")
-    @classmethod
-    def _split(cls, value: object) -> object:
-        return split_list(value)
-
 
 class Settings(BaseSettings):
-    """What producers and workers share."""
+    """The settings that producers and workers share."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX, env_nested_delimiter=NESTED, frozen=True, extra="forbid", populate_by_name=True
@@ -192,7 +185,10 @@ class Settings(BaseSettings):
 
     @property
     def redis_dsn(self) -> str:
-        """The Redis URL in force, in redis-py's form (``unix:///path?db=0`` for a socket); it may hold a password."""
+        """The Redis URL in force, as redis-py spells it (``unix:///path?db=0`` for a socket).
+
+        It may hold a password.
+        """
         given = self.redis_url.get_secret_value()
         if given:
             return given
@@ -207,7 +203,7 @@ class Settings(BaseSettings):
 
 
 class HostSettings(BaseSettings):
-    """What a host that runs sandboxes needs; enough for `RunscRunner` alone."""
+    """The settings of a host that runs sandboxes; `RunscRunner` needs no others."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX, env_nested_delimiter=NESTED, frozen=True, extra="forbid", populate_by_name=True
@@ -217,19 +213,14 @@ class HostSettings(BaseSettings):
     images: ImagesSettings = ImagesSettings()
     warm: WarmSettings = Field(default_factory=WarmSettings)
     policy: PolicySettings = PolicySettings()
-    allow_unenforced: Annotated[frozenset[LimitName], NoDecode] = Field(
+    allow_unenforced: Annotated[frozenset[LimitName], NoDecode, BeforeValidator(_split_list)] = Field(
         default=frozenset(),
         description="Limits that may go unenforced where the host cannot hold them: any of memory,cpu,pids,disk.",
     )
 
-    @field_validator("allow_unenforced", mode="before")
-    @classmethod
-    def _split(cls, value: object) -> object:
-        return split_list(value)
-
 
 class WorkerSettings(Settings, HostSettings):
-    """What a worker needs."""
+    """The settings of a worker."""
 
     concurrency: int = Field(
         default_factory=lambda: os.cpu_count() or 1,
@@ -249,7 +240,7 @@ class WorkerSettings(Settings, HostSettings):
     slots_dir: Path = Field(
         default=Path("/run/sandfleet/slots"), description="Lock files that the workers of a host share."
     )
-    queues: Annotated[tuple[str, ...], NoDecode] = Field(
+    queues: NameList = Field(
         default=("*",), description="Other queues to take jobs from, in turn with `queue`: glob patterns."
     )
     lease_seconds: float = Field(
@@ -264,11 +255,6 @@ class WorkerSettings(Settings, HostSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         default="INFO", description="The worker's log level."
     )
-
-    @field_validator("queues", mode="before")
-    @classmethod
-    def _split_queues(cls, value: object) -> object:
-        return split_list(value)
 
     @field_validator("host_labels", mode="before")
     @classmethod
@@ -293,7 +279,7 @@ class WorkerSettings(Settings, HostSettings):
 def setting_names(
     model: type[BaseModel] = WorkerSettings, prefix: str = PREFIX
 ) -> Iterator[tuple[str, str, object, str]]:
-    """Yield each setting as (environment name, type, default, description), nested sections included."""
+    """Yield (variable, type, default, description) of each setting, nested sections included."""
     for name, field in model.model_fields.items():
         key = f"{prefix}{name}".upper()
         section: Any = field.annotation
@@ -302,29 +288,3 @@ def setting_names(
         else:
             shown = DERIVED[key] if field.default_factory else field.default
             yield key, str(section), shown, field.description or ""
-
-
-def check_environment(environ: Mapping[str, str] | None = None) -> None:
-    """Refuse ``SANDFLEET_*`` variables that no setting reads: a typo must not become a silent default.
-
-    Raises:
-        SettingsInvalid: names each one, with the nearest known name.
-    """
-    known = {key for key, *_ in setting_names()}
-    present = os.environ if environ is None else environ
-    unknown = sorted(key for key in present if key.upper().startswith(PREFIX) and key.upper() not in known)
-    if unknown:
-        hints: list[str] = []
-        for key in unknown:
-            near = difflib.get_close_matches(key.upper(), known, n=1)
-            hints.append(f"{key} (did you mean {near[0]}?)" if near else key)
-        msg = f"unknown settings in the environment: {', '.join(hints)}"
-        raise SettingsInvalid(msg)
-
-
-def word_settings_faults(error: ValidationError) -> str:
-    """Return every fault of settings by the name of its variable; no value is repeated."""
-    faults = [fault for fault, _ in describe_faults(error, WorkerSettings)]
-    # An item of a list has no variable of its own.
-    names = [re.sub(r"(\.\d+)+$", "", fault["field"]).replace(".", NESTED).upper() for fault in faults]
-    return "; ".join(f"{PREFIX}{name}: {fault['message']}" for name, fault in zip(names, faults, strict=True))

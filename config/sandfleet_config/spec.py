@@ -1,6 +1,6 @@
-"""What to run: the sandbox spec, field for field the seed's, and what a producer may add to it.
+"""The sandbox spec: image, command, limits and security of a job, and how it is delivered.
 
-Construction raises pydantic's ``ValidationError`` with every fault at once; `sandfleet_config.wire` turns that into
+Construction raises pydantic's ``ValidationError`` with every fault at once. `sandfleet_config.wire` makes of it
 ``SpecInvalid`` or ``SecurityViolation``.
 """
 
@@ -8,28 +8,14 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Final, Literal, Self, cast
+from collections.abc import Sequence
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ByteSize,
-    ConfigDict,
-    Field,
-    TypeAdapter,
-    field_validator,
-    model_validator,
-)
+from pydantic import AfterValidator, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from sandfleet_config.bounds import (
     MAX_COMMAND_ITEMS,
-    MAX_ENV_ITEMS,
-    MAX_LABEL_KEY_CHARS,
-    MAX_LABEL_VALUE_CHARS,
-    MAX_LABELS,
     MAX_NAME_CHARS,
     MAX_PATH_BYTES,
     MIN_CPU_QUOTA,
@@ -37,16 +23,24 @@ from sandfleet_config.bounds import (
     MIN_MEMORY_BYTES,
     MIN_TIMEOUT_SECONDS,
     check_arguments,
-    check_search_path,
-    check_text,
     least,
     refuse_longer,
 )
 from sandfleet_config.codes import Category, ErrorCode
+from sandfleet_config.fields import (
+    SECURITY_VIOLATION,
+    Bytes,
+    ContractModel,
+    Env,
+    Labels,
+    Name,
+    RetriedCodes,
+    Seconds,
+    Text,
+    Texts,
+    refuse_control_characters,
+)
 from sandfleet_config.payload import encode_payload
-
-SECURITY_VIOLATION = "security_violation"
-"""The pydantic error type that marks a fault as a violation and not merely a mistake."""
 
 DEFAULT_TIMEOUT_SECONDS = 30.0
 DEFAULT_GRACE_SECONDS = 5.0
@@ -59,45 +53,10 @@ DEFAULT_ATTEMPTS = 3
 MAX_ATTEMPTS = 20
 MAX_KEY_CHARS = 256
 RETRIED_CODES = tuple(code for code in ErrorCode if code.category is Category.HOST)
-_byte_size = TypeAdapter(ByteSize)
-
-
-def _parse_bytes(value: object) -> object:
-    """Read ``"256MiB"`` as bytes; pass every other kind on to pydantic."""
-    if isinstance(value, str):
-        return int(_byte_size.validate_python(value))
-    if isinstance(value, bool):
-        msg = "must be a number of bytes"
-        raise PydanticCustomError("bytes_type", msg)
-    return value
-
-
-def refuse_control_characters(value: str) -> str:
-    """Keep terminals and log lines safe: names and labels are printed as they are."""
-    if not value.isprintable():
-        msg = "must not contain control characters"
-        raise PydanticCustomError("control_character", msg)
-    return value
-
-
-Bytes = Annotated[int, BeforeValidator(_parse_bytes), Field(ge=0, le=1 << 62)]
-Text = Annotated[str, AfterValidator(check_text)]
-Name = Annotated[str, Field(max_length=MAX_NAME_CHARS), AfterValidator(refuse_control_characters)]
-Seconds = Annotated[float, Field(ge=0, le=10 * 365 * 86400, allow_inf_nan=False)]
-
-
-class ContractModel(BaseModel):  # noqa: PLW1641  pydantic hashes what is frozen
-    """A value of the contract: frozen, and an unknown field is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
-
-    def __eq__(self, other: object) -> bool:
-        """Compare by value; a dump without defaults compares every part with its default, mostly with itself."""
-        return self is other or super().__eq__(other)
 
 
 class Payload(ContractModel):
-    """Bytes in JSON: as text, or base64 where they are no UTF-8 or shorter so."""
+    """Bytes in JSON: as text, or as base64 if they are not UTF-8, or shorter in base64."""
 
     data: str = ""
     encoding: Literal["utf-8", "base64"] = "utf-8"
@@ -121,14 +80,17 @@ class Payload(ContractModel):
         return self
 
     def to_bytes(self) -> bytes:
-        """Return the bytes themselves."""
+        """Return the decoded bytes."""
         if self.encoding == "base64":
             return base64.b64decode(self.data, validate=True)
         return self.data.encode()
 
 
 class ResourceSpec(ContractModel):
-    """Limits of one job; zero is the host's ceiling, and a wish above that ceiling is refused, never shortened."""
+    """Limits of one job.
+
+    Zero is the host's ceiling; more than the ceiling is refused, never lowered silently.
+    """
 
     memory_bytes: Annotated[Bytes, least("memory_bytes", MIN_MEMORY_BYTES)] = Field(
         default=0, description="Memory of the whole sandbox; files on tmpfs count. Takes `256MiB`."
@@ -145,7 +107,10 @@ class ResourceSpec(ContractModel):
 
 
 class SecuritySpec(ContractModel):
-    """How the sandbox is closed; the host's policy outranks it."""
+    """User, root filesystem, network and privileges of the sandbox.
+
+    The host's policy outranks it.
+    """
 
     user: Name = Field(
         default="", description="`name`, `uid`, `name:group` or `uid:gid`; empty is the image's own if not root."
@@ -173,7 +138,7 @@ class SecuritySpec(ContractModel):
 
 
 class OutputSpec(ContractModel):
-    """How much of stdout and of stderr is kept; both are always read to their end and counted."""
+    """How much of stdout and of stderr is kept. Both are always read to their end and counted."""
 
     max_bytes: Bytes = Field(
         default=DEFAULT_OUTPUT_BYTES, description="Kept bytes a stream; zero is the host's ceiling."
@@ -184,93 +149,34 @@ class OutputSpec(ContractModel):
     on_limit: Literal["truncate", "kill"] = "truncate"
 
 
-def _env_from_mapping(value: object) -> object:
-    if isinstance(value, Mapping):
-        return [f"{key}={item}" for key, item in cast("Mapping[object, object]", value).items()]
-    if isinstance(value, str):
-        msg = "must be a list of KEY=VALUE strings, or an object"
-        raise PydanticCustomError("env_type", msg)
-    return value
-
-
-def _check_env_item(item: str) -> str:
-    name, separator, _ = item.partition("=")
-    if not separator or not name:
-        msg = "must be KEY=VALUE"
-        raise PydanticCustomError("env_item", msg)
-    if name == "PATH":
-        check_search_path(item)
-    return item
-
-
-def _check_retried(value: Sequence[ErrorCode]) -> tuple[ErrorCode, ...]:
-    """Refuse what no other try may follow; order and repetition mean nothing."""
-    final = [code for code in value if code.category in (Category.OK, Category.CONTROL)]
-    if final:
-        msg = "{codes} cannot be tried again: such a job has ended as it was meant to"
-        raise PydanticCustomError("retry_on", msg, {"codes": ", ".join(final)})
-    return tuple(code for code in ErrorCode if code in value)
-
-
-EnvItem = Annotated[Text, AfterValidator(_check_env_item)]
-if TYPE_CHECKING:
-    Texts = Sequence[Text]
-    Codes = Sequence[ErrorCode]
-    EnvItems = Sequence[EnvItem]
-else:
-    # Kept as tuples, since a spec never changes, and taken from lists too. pydantic serializes a `Sequence` in Python, slowly.
-    Texts = tuple[Text, ...]
-    Codes = tuple[ErrorCode, ...]
-    EnvItems = tuple[EnvItem, ...]
-
-
-def _refuse_reserved(key: str) -> str:
-    # The outcome repeats the labels, and kombu decodes {"__type__": ..., "__value__": ...} as a value of its own:
-    # such an outcome could never be read again.
-    if key.startswith("__"):
-        msg = "must not begin with two underscores"
-        raise PydanticCustomError("label_key", msg)
-    return key
-
-
-LabelKey = Annotated[
-    str,
-    Field(min_length=1, max_length=MAX_LABEL_KEY_CHARS),
-    AfterValidator(refuse_control_characters),
-    AfterValidator(_refuse_reserved),
-]
-LabelValue = Annotated[str, Field(max_length=MAX_LABEL_VALUE_CHARS), AfterValidator(refuse_control_characters)]
-
-
 DELIVERY_FIELDS: Final = ("idempotency_key", "priority", "queue_ttl", "max_attempts", "retry_on")
-"""Fields of contract 2: how a job is delivered. What runs is in the others, and on which hosts in `requires` (contract 3)."""
+"""Fields of contract version 2: how a job is delivered.
+
+`requires` (version 3) says on which hosts it may run.
+"""
 
 
 class SandboxSpec(ContractModel):
     """One job: an image, a command and its limits.
 
-    `timeout` and `grace` are seconds. At `timeout` the program gets SIGTERM, `grace` later the sandbox is killed; both clocks
-    start when the program has started. Paths are inside the image.
-
-    The last five fields say how the job is delivered, not what runs: they are no part of `wire.spec_sha256`.
+    `timeout` and `grace` are seconds. At `timeout` the program gets SIGTERM; `grace` later the
+    sandbox is killed. Both clocks start when the program has started. Paths are inside the image.
+    The last five fields (`DELIVERY_FIELDS`) say how the job is delivered; `wire.spec_sha256` does
+    not count them.
     """
 
     image: Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARS), AfterValidator(refuse_control_characters)]
     command: Annotated[Texts, Field(max_length=MAX_COMMAND_ITEMS)] = ()
     working_dir: Text = ""
-    env: Annotated[
-        EnvItems,
-        BeforeValidator(_env_from_mapping),
-        Field(max_length=MAX_ENV_ITEMS, description="`KEY=VALUE` strings; a mapping is taken too."),
-    ] = ()
+    env: Env = Field(default=(), description="`KEY=VALUE` strings; a mapping is taken too.")
     resources: ResourceSpec = ResourceSpec()
     security: SecuritySpec = SecuritySpec()
     platform: Name = ""
     runsc_path: Name = ""
     root_dir: Name = ""
     timeout: Annotated[Seconds, least("timeout", MIN_TIMEOUT_SECONDS)] = 0.0
-    labels: Annotated[dict[LabelKey, LabelValue], Field(max_length=MAX_LABELS)] = Field(default_factory=dict)
-    requires: Annotated[dict[LabelKey, LabelValue], Field(max_length=MAX_LABELS)] = Field(
+    labels: Labels = Field(default_factory=dict)
+    requires: Labels = Field(
         default_factory=dict,
         description="Labels that the job's host must have: its own (`SANDFLEET_HOST_LABELS`), `arch` and `runsc`.",
     )
@@ -290,13 +196,13 @@ class SandboxSpec(ContractModel):
     max_attempts: int = Field(
         default=DEFAULT_ATTEMPTS, ge=1, le=MAX_ATTEMPTS, description="Charged starts at most; 1 is one start."
     )
-    retry_on: Annotated[Codes, Field(max_length=len(ErrorCode)), AfterValidator(_check_retried)] = Field(
+    retry_on: RetriedCodes = Field(
         default=RETRIED_CODES, description="Codes after which the job is tried again: the host category."
     )
 
     @field_validator("command", mode="before")
     @classmethod
-    def _refuse_a_string(cls, value: object) -> object:
+    def _refuse_string(cls, value: object) -> object:
         if isinstance(value, str):
             msg = "must be a list of strings, such as ['sh', '-c', '...']"
             raise PydanticCustomError("command_type", msg)
@@ -304,7 +210,7 @@ class SandboxSpec(ContractModel):
 
     @field_validator("command")
     @classmethod
-    def _refuse_an_empty_program(cls, value: Sequence[str]) -> Sequence[str]:
+    def _refuse_empty_program(cls, value: Sequence[str]) -> Sequence[str]:
         if value and not value[0]:
             msg = "the program's name must not be empty"
             raise PydanticCustomError("command_empty", msg)
@@ -326,11 +232,14 @@ class SandboxSpec(ContractModel):
 
     @property
     def timeout_seconds(self) -> float:
-        """The soft limit in force: the seed's 30 s where the spec says 0."""
+        """The soft limit in force, in seconds: 30 s, as in the seed, if the spec says 0."""
         return self.timeout or DEFAULT_TIMEOUT_SECONDS
 
     def to_line(self, width: int = 120) -> str:
-        """Return one printable line for people: label, image and command; never env, stdin or output."""
+        """Return one printable line for people: the label `name`, image and command.
+
+        Env, stdin and output are never in it.
+        """
         name = self.labels.get("name", "")
         words = " ".join(word if word.isprintable() and " " not in word else ascii(word) for word in self.command)
         line = f"{name + ': ' if name else ''}{self.image} {words}".rstrip()

@@ -1,28 +1,20 @@
-"""What travels: one JSON string with the contract version, and how to read one that a stranger may have written."""
+"""Encode and decode a job as one JSON string with the contract version; a decoded one is checked."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from functools import lru_cache
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, NoReturn, Self, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, Self, TypeAlias, cast
 
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from sandfleet_config.bounds import MAX_NAME_CHARS
 from sandfleet_config.errors import SecurityViolation, SpecInvalid, SpecTooLarge
 from sandfleet_config.faults import describe_faults
-from sandfleet_config.spec import (
-    DEFAULT_GRACE_SECONDS,
-    DEFAULT_OUTPUT_BYTES,
-    DELIVERY_FIELDS,
-    SECURITY_VIOLATION,
-    ContractModel,
-    SandboxSpec,
-    refuse_control_characters,
-)
-from sandfleet_config.words import format_bytes
+from sandfleet_config.fields import SECURITY_VIOLATION, ContractModel, Name
+from sandfleet_config.spec import DEFAULT_GRACE_SECONDS, DEFAULT_OUTPUT_BYTES, DELIVERY_FIELDS, SandboxSpec
+from sandfleet_config.units import format_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -32,9 +24,10 @@ if TYPE_CHECKING:
     from sandfleet_config.codes import ErrorCode
 
 CONTRACT_VERSIONS: Final = (1, 2, 3)
-"""Contract versions that this release speaks. Version 2 adds `spec.DELIVERY_FIELDS`, version 3 adds `requires`.
+"""Contract versions that this release speaks.
 
-A request says the lowest version that covers what it uses, for workers a version behind.
+Version 2 adds `spec.DELIVERY_FIELDS`, version 3 `requires`. A request says the lowest version that
+has all fields it uses, so that older workers can run it.
 """
 ContractVersion: TypeAlias = Literal[1, 2, 3]
 MAX_SPEC_BYTES = 256 * 1024
@@ -42,7 +35,7 @@ MAX_REPORTED_FAULTS = 50
 
 
 def find_contract(spec: SandboxSpec) -> ContractVersion:
-    """Return the lowest contract version that can say `spec`."""
+    """Return the lowest contract version that has all fields `spec` uses."""
     if spec.requires:
         return 3
     return 1 if _delivery_of(spec) == _DEFAULT_DELIVERY else 2
@@ -56,20 +49,20 @@ _DEFAULT_DELIVERY: Final = _delivery_of(SandboxSpec(image="-"))
 
 
 def _find_contract_of(fields: dict[str, Any]) -> ContractVersion:
-    spec = fields.get("spec")  # absent where it is faulty, which is told anyway
+    spec = fields.get("spec")  # absent if it is faulty, which is a fault of its own
     return find_contract(spec) if isinstance(spec, SandboxSpec) else 1
 
 
 class JobRequest(ContractModel):
-    """A spec on its way: the spec, the batch it belongs to, and the contract both sides must speak."""
+    """A job as it is sent: its spec, its batch and the contract version that the worker must speak."""
 
     spec: SandboxSpec
-    batch: Annotated[str, Field(max_length=MAX_NAME_CHARS), AfterValidator(refuse_control_characters)] | None = None
+    batch: Name | None = None
     contract: ContractVersion = Field(default_factory=_find_contract_of)
 
     @model_validator(mode="after")
     def _check_claim(self) -> Self:
-        """Refuse a message that says less than it asks for: a reader would trust the number."""
+        """Refuse a version that lacks fields of the spec: workers choose jobs by the version."""
         needed = find_contract(self.spec)
         if self.contract < needed:
             msg = "{fields} need contract version {needed}"
@@ -82,8 +75,8 @@ def new_spec(fields: Mapping[str, Any]) -> SandboxSpec:
     """Build a spec from plain data.
 
     Raises:
-        SpecInvalid: with every fault in ``errors``.
-        SecurityViolation: where one of the faults is a violation, which outranks the others.
+        SpecInvalid: ``errors`` has every fault.
+        SecurityViolation: likewise, if one of the faults is a violation.
     """
     try:
         return SandboxSpec.model_validate(fields)
@@ -92,7 +85,7 @@ def new_spec(fields: Mapping[str, Any]) -> SandboxSpec:
 
 
 def encode_job(request: JobRequest, max_bytes: int = MAX_SPEC_BYTES) -> str:
-    """Return `request` as the one JSON string that Celery carries.
+    """Return `request` as the JSON string that Celery sends.
 
     Raises:
         SpecTooLarge: over `max_bytes`.
@@ -104,37 +97,38 @@ def encode_job(request: JobRequest, max_bytes: int = MAX_SPEC_BYTES) -> str:
 
 
 def encode_run(spec: SandboxSpec) -> str:
-    """Return what of `spec` says what runs, as a JSON object: no `DELIVERY_FIELDS`, and nothing that is as it is by default.
+    """Return `spec` as a JSON object, without `DELIVERY_FIELDS` and without defaults.
 
-    Without the defaults it is short, and an older worker runs specs that use none of the newer fields.
+    Without the defaults it is short, and an older worker can run a spec that uses no newer field.
     """
     return spec.model_dump_json(exclude_defaults=True, exclude=_DELIVERY)
 
 
 def encode_needs(spec: SandboxSpec) -> str:
-    """Return what `spec` needs of its host, as the rest of a JSON object that begins with the contract version.
+    """Return the needs of `spec` that its host must meet, as the rest of a JSON object.
 
-    Names are those of `find_wishes`, and `image`, `requires`. `join_needs` adds the version.
+    The object begins with the contract version, which `join_needs` adds. The names are `image`,
+    `requires` and those of `find_requested_limits`.
     """
-    needs: dict[str, object] = {"image": _normalize_image(spec.image), **find_wishes(spec)}
+    needs: dict[str, object] = {"image": _normalize_image(spec.image), **find_requested_limits(spec)}
     if spec.requires:
         needs["requires"] = spec.requires
     return json.dumps(needs, separators=(",", ":"))[1:]
 
 
 def join_needs(contract: int, needs: str = "") -> str:
-    """Return the field `needs` of a job's record: the contract version, and what `encode_needs` has made of the spec."""
+    """Return the field `needs` of a job's record. `needs` is the text of `encode_needs`."""
     return f'{{"contract":{contract},{needs}' if needs else f'{{"contract":{contract}}}'
 
 
-def find_wishes(spec: SandboxSpec) -> dict[str, float]:
-    """Return the limits that `spec` asks for itself, by the names of the host's ceilings; what is as by default is not there."""
-    wish = spec.resources
+def find_requested_limits(spec: SandboxSpec) -> dict[str, float]:
+    """Return the limits that differ from the defaults, by the names of the host's ceilings."""
+    resources = spec.resources
     asked: dict[str, float] = {
-        "memory_bytes": wish.memory_bytes,
-        "cpu_quota": wish.cpu_quota,
-        "pids_limit": wish.pids_limit,
-        "disk_bytes": wish.disk_bytes,
+        "memory_bytes": resources.memory_bytes,
+        "cpu_quota": resources.cpu_quota,
+        "pids_limit": resources.pids_limit,
+        "disk_bytes": resources.disk_bytes,
         "timeout": spec.timeout,
         "grace": 0 if spec.grace == DEFAULT_GRACE_SECONDS else spec.grace,
         "output_bytes": 0 if spec.output.max_bytes == DEFAULT_OUTPUT_BYTES else spec.output.max_bytes,
@@ -143,13 +137,13 @@ def find_wishes(spec: SandboxSpec) -> dict[str, float]:
 
 
 def _normalize_image(image: str) -> str:
-    """Return the image's name as hosts list it: without the default tag, its digest kept."""
+    """Return the image's name as hosts list it: without the tag `latest`, with its digest."""
     name, separator, digest = image.partition("@")
     return f"{name.removesuffix(':latest')}{separator}{digest}"
 
 
 def join_job(run: str, spec: SandboxSpec, key: str, batch: str | None, *, contract: int, max_bytes: int) -> str:
-    """Return the JSON string of a job from `run`, which is `encode_run` of `spec`; `key` is its idempotency key.
+    """Return the JSON string of a job. `run` is `encode_run` of `spec`, `key` its idempotency key.
 
     Raises:
         SpecTooLarge: over `max_bytes`.
@@ -166,18 +160,21 @@ def join_job(run: str, spec: SandboxSpec, key: str, batch: str | None, *, contra
 
 @lru_cache(maxsize=256)
 def encode_delivery(priority: int, queue_ttl: float, max_attempts: int, retry_on: Sequence[ErrorCode]) -> str:
-    """Return what of the delivery fields, the key aside, is not as by default, as it continues a JSON object."""
+    """Return the delivery fields that differ from the defaults, as part of a JSON object.
+
+    The key is not in it.
+    """
     fields = zip(DELIVERY_FIELDS[1:], (priority, queue_ttl, max_attempts, retry_on), _DEFAULT_DELIVERY[1:], strict=True)
     return "".join(f',"{name}":{json.dumps(value)}' for name, value, default in fields if value != default)
 
 
 def decode_job(text: object, max_bytes: int = MAX_SPEC_BYTES) -> JobRequest:
-    """Read what `encode_job` wrote, or say every reason why it is not that.
+    """Decode and check a string of `encode_job`; the error tells every fault.
 
     Raises:
         SpecInvalid: not a string, not JSON, another contract version, or a faulty spec.
         SpecTooLarge: over `max_bytes`.
-        SecurityViolation: the spec asks for what nobody may have.
+        SecurityViolation: the spec asks for something that no job may have.
     """
     if not isinstance(text, str):
         msg = f"the job's argument must be one JSON string with the spec, not {type(text).__name__}"
@@ -233,7 +230,9 @@ def _refuse_size(size: int, max_bytes: int) -> NoReturn:
 
 
 def raise_faults(error: ValidationError, model: type[BaseModel] = SandboxSpec) -> NoReturn:
-    """Raise pydantic's `error`, which `model` raised, as ours: every fault listed, no input value repeated (it may be a secret).
+    """Raise the exception for pydantic's `error`, which `model` raised. It lists every fault.
+
+    No input value is repeated: it may be a secret.
 
     Raises:
         SecurityViolation: one of the faults is a violation.
@@ -249,9 +248,10 @@ def raise_faults(error: ValidationError, model: type[BaseModel] = SandboxSpec) -
 
 
 def spec_sha256(spec: SandboxSpec, run: str | None = None) -> str:
-    """Return the fingerprint of what runs: sha256 of `encode_run`, its labels and `requires` sorted by name, in hex.
+    """Return the fingerprint of the spec without `DELIVERY_FIELDS`, in hex.
 
-    `run` is `encode_run` of `spec` where it is known already.
+    It is the sha256 of `encode_run` with `labels` and `requires` sorted by name. `run` is `encode_run` of
+    `spec`, if the caller has it.
     """
     if len(spec.labels) > 1 or len(spec.requires) > 1:
         ordered = {name: dict(sorted(getattr(spec, name).items())) for name in ("labels", "requires")}
@@ -260,9 +260,10 @@ def spec_sha256(spec: SandboxSpec, run: str | None = None) -> str:
 
 
 def request_sha256(spec: SandboxSpec, spec_hash: str | None = None, key: str = "") -> str:
-    """Return the fingerprint of all that a producer asked for, how to deliver it included: what an idempotency key stands for.
+    """Return the fingerprint of the spec with `DELIVERY_FIELDS`, in hex.
 
-    `spec_hash` is `spec_sha256` where it is known already, `key` the idempotency key where the spec has none of its own.
+    The same idempotency key with another fingerprint is a conflict. `spec_hash` is `spec_sha256` of
+    `spec`, if the caller has it. `key` is the idempotency key of a spec without one.
     """
     how = _encode_how(spec.priority, spec.queue_ttl, spec.max_attempts, spec.retry_on)
     text = f"{spec_hash or spec_sha256(spec)} [{_encode(spec.idempotency_key or key)}, {how}]"

@@ -1,4 +1,4 @@
-"""A named batch of jobs, found again from any process."""
+"""`Batch`: a named batch of jobs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
 from sandfleet.channel.records import BatchCounts, CancelState
-from sandfleet.collect.polling import ENDS_AT_ONCE, split
+from sandfleet.collect.ended_list import ENTRIES_AT_ONCE
+from sandfleet.collect.polling import split
 from sandfleet.collect.stream import BatchStream
 from sandfleet.job import Job
 
@@ -20,14 +21,14 @@ if TYPE_CHECKING:
 
 
 class Forgotten(NamedTuple):
-    """How many jobs of a batch were forgotten, and how many were kept since they have not ended."""
+    """How many jobs of a batch were deleted, and how many were kept because they have not ended."""
 
     forgotten: int
     kept: int
 
 
 class Batch:
-    """One batch, by its `name`; cheap to make, safe for concurrent use."""
+    """A handle of one batch; cheap to make, safe for concurrent use."""
 
     def __init__(self, name: str, channel: Channel) -> None:
         self.name = name
@@ -39,22 +40,22 @@ class Batch:
 
     @property
     def counts(self) -> BatchCounts:
-        """How many jobs were submitted so far (`total`) and how many of them have ended (`done`)."""
+        """The number of jobs submitted so far (`total`) and of those that have ended (`done`)."""
         state = self._channel.read_batch(self.name)
         return BatchCounts(state.total, state.ended)
 
     @property
     def codes(self) -> dict[str, int]:
-        """How many of its jobs ended with each code; of a job that is run again, the newest run counts."""
+        """The number of jobs that ended with each code; the newest run of each job counts."""
         return dict(self._channel.read_batch(self.name).codes)
 
     @property
     def is_sealed(self) -> bool:
-        """Whether all of its jobs have been submitted: said by `submit_many` at its end, or by `seal`, until the next submit."""
+        """Whether all jobs have been submitted: set by `submit_many` and `seal`, until the next submit."""
         return self._channel.read_batch(self.name).is_sealed
 
     def seal(self) -> None:
-        """Say that all jobs of the batch have been submitted; for those who submit them one by one."""
+        """Record that all jobs have been submitted; for jobs that were submitted one by one."""
         self._channel.seal(self.name)
 
     @property
@@ -74,43 +75,44 @@ class Batch:
         return [Job(job_id, self._channel, self.name) for job_id in self.job_ids]
 
     def as_completed(self, timeout: float | None = None) -> BatchStream:
-        """Return the outcomes as they end, those that have ended first, for ``for`` and ``async for``; each job once.
+        """Return the outcomes of ended jobs, then of others as they end, for ``for`` and ``async for``.
 
-        It costs the same however many jobs still wait. It ends when all that were submitted by then have ended, whether or
-        not the batch is sealed. A job that is run again meanwhile is awaited again, and its new outcome comes, too.
+        Its cost does not depend on the number of queued jobs. It ends when all jobs that were
+        submitted by then have ended, whether or not the batch is sealed. Each job comes once, and
+        again if it is run again meanwhile.
         """
         return BatchStream(self._channel, self.name, timeout)
 
     def outcomes(self) -> list[Outcome]:
-        """Return the outcomes there are now, in the order of their ends."""
-        portions = self._channel.outcome_portions(self._ended_portions())
-        return [outcome for _, found in portions for outcome in found if outcome is not None]
+        """Return the outcomes of all ended jobs, in the order in which they ended."""
+        chunks = self._channel.outcome_chunks(self._ended_chunks())
+        return [outcome for _, found in chunks for outcome in found if outcome is not None]
 
-    def _ended_portions(self) -> Iterator[Sequence[str]]:
-        place, is_more = "0-0", True
+    def _ended_chunks(self) -> Iterator[Sequence[str]]:
+        cursor, is_more = "0-0", True
         while is_more:
-            state = self._channel.read_batch(self.name, place, ENDS_AT_ONCE)
-            place, is_more = state.place, len(state.ends) == ENDS_AT_ONCE
-            yield from split([job_id for job_id, _ in state.ends])
+            state = self._channel.read_batch(self.name, cursor, ENTRIES_AT_ONCE)
+            cursor, is_more = state.cursor, len(state.entries) == ENTRIES_AT_ONCE
+            yield from split([job_id for job_id, _ in state.entries])
 
     def forget(self, on_progress: Callable[[int], object] | None = None) -> Forgotten:
-        """Delete the jobs that have ended, with outcomes, dead letters and their places in the batch; return how many.
+        """Delete all ended jobs, with their outcomes and dead letters; keep the others. This cannot be undone.
 
-        Jobs that have not ended are kept, and told. It is done in steps, so that Redis serves others meanwhile; `on_progress` is
-        called with how many are gone. There is no way back.
+        Some hundred jobs at a time, so that Redis serves others in between; `on_progress` is called
+        with the number of deleted jobs.
         """
         forgotten = kept = 0
-        for went, stayed in self._channel.forget_batch(self.name):
-            forgotten, kept = forgotten + went, kept + stayed
+        for deleted, not_ended in self._channel.forget_batch(self.name):
+            forgotten, kept = forgotten + deleted, kept + not_ended
             if on_progress is not None:
                 on_progress(forgotten)
         return Forgotten(forgotten, kept)
 
     def cancel(self) -> Counter[CancelState]:
-        """Cancel every job that has been submitted so far; return how many were ended, asked to end, and had ended before."""
+        """Cancel all jobs submitted so far; return how many jobs are in each state."""
         counts: Counter[CancelState] = Counter()
-        for portion in split(self.job_ids):
-            counts.update(self._channel.cancel(portion))
+        for chunk in split(self.job_ids):
+            counts.update(self._channel.cancel(chunk))
         return counts
 
     async def cancel_async(self) -> Counter[CancelState]:

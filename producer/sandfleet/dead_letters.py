@@ -1,4 +1,4 @@
-"""Dead letters: jobs that used up their attempts, and messages that were no jobs; kept for people to look at and to try again."""
+"""`DeadLetters`: jobs that have no attempt left, and messages that are no jobs."""
 
 from __future__ import annotations
 
@@ -17,44 +17,44 @@ LISTED = 1000
 
 
 class DeadLetters:
-    """The fleet's dead letters; kept for 7 days each, `MAX_DEAD_LETTERS` of them and `MAX_DEAD_BYTES` in all."""
+    """The fleet's dead letters: kept for 7 days, `MAX_DEAD_LETTERS` and `MAX_DEAD_BYTES` at most."""
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
 
     def list(self, limit: int = LISTED) -> list[DeadLetter]:
-        """Return the newest, newest first."""
+        """Return the newest dead letters, newest first."""
         return self._channel.dead_letters(limit)
 
     def count_dropped(self) -> int:
-        """Return how many were dropped in the last days before their time: the newest 10,000 are kept, of 64 MiB at most."""
+        """Return how many were dropped early in the last days: 10,000 and 64 MiB are kept."""
         return self._channel.count_dropped_dead()
 
     def show(self, job_id: str) -> DeadLetter:
-        """Return one with its history.
+        """Return one dead letter with its attempts.
 
         Raises:
             JobUnknown: no dead letter has that id.
         """
-        letter = self._channel.dead_letter(job_id) if job_id.isprintable() else None
-        if letter is None:
+        found = self._channel.dead_letter(job_id) if job_id.isprintable() else None
+        if found is None:
             raise _unknown(job_id)
-        return letter
+        return found
 
     def requeue(self, job_id: str, run: int | None = None) -> Job:
-        """Queue the job again under its old id, as its next run, with fresh attempts; the earlier outcome is kept.
+        """Queue the job again under its id, as its next run, with new attempts; keep the earlier outcome.
 
-        `run` is the one that the caller has seen (default: the letter's of now). Where a later one has begun already, as by a
-        second click, nothing happens.
+        `run` is the run that the caller has seen; default: that of the dead letter. If a later run
+        has begun already, as after a second click, nothing happens.
 
         Raises:
             JobUnknown: no dead letter has that id.
-            FleetError: it holds no job that could run.
+            FleetError: it contains no job that could run.
         """
-        letter = self._channel.dead_letter(job_id) if job_id.isprintable() else None
-        if letter is None and run is None:
+        found = self._channel.dead_letter(job_id) if job_id.isprintable() else None
+        if found is None and run is None:
             raise _unknown(job_id)
-        seen = run if run is not None else letter.run if letter is not None else 1
+        seen = run if run is not None else found.run if found is not None else 1
         (state,) = self._channel.start_runs([(job_id, seen)])
         match state:
             case RunState.QUEUED | RunState.LATER:
@@ -71,16 +71,16 @@ class DeadLetters:
                 assert_never(state)
 
     def requeue_all(self, batch: str | None = None) -> Iterator[tuple[str, RunState]]:
-        """Queue all dead letters again, or those of one batch; yield each job's id and what became of it, as it is done.
+        """Queue all dead letters again, or those of one batch; yield each job's id and the result.
 
-        Those that become dead letters meanwhile are left alone.
+        Jobs that become dead letters meanwhile are left alone.
         """
         for runs in list(self._channel.dead_runs(batch)):
             states = self._channel.start_runs(runs)
             yield from zip((job_id for job_id, _ in runs), states, strict=True)
 
     def purge(self, job_ids: Sequence[str] | None = None) -> int:
-        """Drop these dead letters, or all of them; return how many there were. Outcomes stay."""
+        """Delete these dead letters, or all of them; return how many. Outcomes are kept."""
         return self._channel.purge_dead(job_ids)
 
 

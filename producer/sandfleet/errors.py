@@ -1,4 +1,4 @@
-"""What can go wrong between a producer and the fleet; how a job ended is `sandfleet_config.errors`' business.
+"""Errors between a producer and the fleet. How a job ended is an error of `sandfleet_config.errors`.
 
 FleetError
 ├── FleetUnavailable   (also a ConnectionError)
@@ -21,7 +21,10 @@ MAX_NAMED_JOBS = 3
 
 
 class FleetError(Exception):
-    """Trouble between this process and the fleet; it says nothing about how a job ends. `job_ids` are the jobs concerned."""
+    """An error between this process and the fleet; it says nothing about how a job ends.
+
+    `job_ids` are the jobs concerned.
+    """
 
     def __init__(self, message: str, job_ids: Iterable[str] = ()) -> None:
         super().__init__(message)
@@ -36,31 +39,31 @@ class FleetError(Exception):
 class FleetUnavailable(FleetError, ConnectionError):
     """Redis cannot be reached or refuses: start it, or set ``SANDFLEET_REDIS_URL``.
 
-    `job_ids` are jobs that may have been queued all the same.
+    `job_ids` are jobs that may have been queued nevertheless.
     """
 
 
 class ResultTimeout(FleetError, TimeoutError):
-    """The wait is over, the jobs in `job_ids` are not: they go on; wait again, or cancel them."""
+    """The timeout of a wait passed. The jobs in `job_ids` go on: wait again, or cancel them."""
 
 
 class JobUnknown(FleetError, LookupError):
-    """The fleet has neither a job nor an outcome of that id: never submitted, or ended longer ago than outcomes are kept."""
+    """The fleet knows no job of that id: it was never submitted, or its outcome has expired."""
 
 
 class BatchUnknown(JobUnknown):
-    """The fleet has no batch of that name: never submitted, or all of it ended longer ago than outcomes are kept."""
+    """The fleet knows no batch of that name: it was never submitted, or all of it has expired."""
 
 
 class QueueFull(FleetError):
-    """The queue holds ``max_queued`` jobs, or Redis is nearly full: wait until workers have taken some, then submit again.
+    """The queue has ``max_queued`` jobs, or Redis is nearly full: submit again when workers have taken some.
 
-    `job_ids` are the jobs of the same call that had been queued before.
+    `job_ids` are the jobs of the same call that are queued.
     """
 
 
 class IdempotencyConflict(FleetError, ValueError):
-    """`key` stands for the job `job_id`, which was submitted with another spec: a new job needs a new key.
+    """`key` belongs to the job `job_id`, which has another spec: give a new job a new key.
 
     `job_ids` are the jobs of the same call that are queued.
     """
@@ -76,7 +79,7 @@ class JobExists(FleetError, ValueError):
 
 
 def name_jobs(job_ids: Iterable[str]) -> str:
-    """Return a few of `job_ids` for a message, and how many more there are."""
+    """Return the first of `job_ids` for a message, and how many more there are."""
     ids = list(job_ids)
     shown = ", ".join(ids[:MAX_NAMED_JOBS])
     return shown if len(ids) <= MAX_NAMED_JOBS else f"{shown} and {len(ids) - MAX_NAMED_JOBS} more"

@@ -1,4 +1,4 @@
-"""The producer's door: submit jobs, find them again, collect their outcomes."""
+"""`Fleet`: submit jobs, find them again, collect their outcomes."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import asyncio
 from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import ValidationError
+from sandfleet_config.environment import check_environment, describe_settings_faults
 from sandfleet_config.errors import RequestError
 from sandfleet_config.execute import ExecuteRequest
 from sandfleet_config.queues import JOB_ID, check_queue
-from sandfleet_config.settings import Settings, SettingsInvalid, check_environment, word_settings_faults
+from sandfleet_config.settings import Settings, SettingsInvalid
 from sandfleet_config.wire import raise_faults
 
 from sandfleet.batch import Batch
@@ -19,7 +20,8 @@ from sandfleet.errors import BatchUnknown, FleetError, JobUnknown
 from sandfleet.execute.backend import Backend, Config
 from sandfleet.execute.fleet_runner import FleetRunner
 from sandfleet.job import Job
-from sandfleet.submit.encode import Desk
+from sandfleet.submit.check import JobChecker
+from sandfleet.submit.encode import JobEncoder
 from sandfleet.submit.submission import Submission
 
 if TYPE_CHECKING:
@@ -37,19 +39,21 @@ def read_settings() -> Settings:
     """Read ``SANDFLEET_*`` from the environment.
 
     Raises:
-        SettingsInvalid: a variable no setting reads, or a value that is none; every fault named, no value repeated.
+        SettingsInvalid: a variable is no setting, or its value is not valid; names every fault,
+            repeats no value.
     """
     check_environment()
     try:
         return Settings()
     except ValidationError as error:
-        raise SettingsInvalid(word_settings_faults(error)) from None
+        raise SettingsInvalid(describe_settings_faults(error)) from None
 
 
 class Fleet:
-    """A fleet of workers behind one Redis. Safe for threads, and usable in a forked child; for ``with`` and ``async with``.
+    """A fleet of workers behind one Redis; for ``with`` and ``async with``.
 
-    Nothing is connected before the first use. `settings` default to the environment's ``SANDFLEET_*``.
+    Safe for concurrent use, also in a forked child. Nothing is connected before the first use.
+    `settings` default to the environment's ``SANDFLEET_*``.
     """
 
     def __init__(self, settings: Settings | None = None, *, channel: Channel | None = None) -> None:
@@ -81,19 +85,19 @@ class Fleet:
         await asyncio.to_thread(self.close)
 
     def close(self) -> None:
-        """Close the connections; jobs go on, and a later use connects anew."""
+        """Close the connections; jobs go on, and a later use connects again."""
         self._channel.close()
 
     def ping(self) -> None:
         """Return if Redis answers.
 
         Raises:
-            FleetUnavailable: it does not, and why.
+            FleetUnavailable: it does not; the message says why.
         """
         self._channel.ping()
 
     def has_workers(self, timeout_seconds: float = 1.0) -> bool:
-        """Whether any worker answers within `timeout_seconds`; at once if one does."""
+        """Whether any worker answers within `timeout_seconds`; returns at the first answer."""
         return self._channel.has_workers(timeout_seconds)
 
     def submit(
@@ -106,18 +110,19 @@ class Fleet:
     ) -> Job:
         """Queue one job and return its handle; the job runs whether or not anybody waits.
 
-        With an ``idempotency_key`` in the spec, a job that was submitted before with the same key and spec is returned as it is.
-        `queue` defaults to the settings' queue; queues take turns.
+        With an ``idempotency_key`` in the spec, returns the job that was submitted before with the
+        same key and spec. `queue` defaults to the settings' queue; queues take turns.
 
         Raises:
-            SpecInvalid: the spec (a dict is taken too) is faulty; every fault is in ``errors``. Nothing was queued. So is one
-                that asks for more memory than any live host has for its jobs.
-            SecurityViolation: it asks for what nobody may have. Nothing was queued.
-            SpecTooLarge: it is over ``max_spec_bytes``. Nothing was queued.
-            IdempotencyConflict: its key stands for a job with another spec.
-            JobExists: `job_id` was given and another job has it.
+            SpecInvalid: the spec (it may be a dict) is faulty, or it asks for more memory than any
+                live host has for its jobs; ``errors`` has every fault. Nothing was queued.
+            SecurityViolation: it asks for what no job may have. Nothing was queued.
+            SpecTooLarge: it is larger than ``max_spec_bytes``. Nothing was queued.
+            IdempotencyConflict: its key belongs to a job with another spec.
+            JobExists: another job has the id `job_id`.
             QueueFull: there is no room in the queue, or in Redis. Nothing was queued.
-            FleetUnavailable: Redis is out of reach; ``job_ids`` names the job if it may have been queued all the same.
+            FleetUnavailable: Redis is out of reach; ``job_ids`` has the job's id if it may be
+                queued.
         """
         return self._new_submission(batch, queue).submit_one(spec, job_id)
 
@@ -130,25 +135,29 @@ class Fleet:
         idempotent: bool = False,
         on_progress: Callable[[int], object] | None = None,
     ) -> list[Job]:
-        """Queue many jobs, a few hundred in one step; return their handles in the order of `specs`.
+        """Queue many jobs, a few hundred by one call to Redis; return their handles in the order of `specs`.
 
-        A list or tuple is checked as a whole before the first is queued; other iterables are read, checked and queued as they
-        come. `idempotent` gives spec number n of `batch` the key ``<batch>/<n>`` where it has none: a producer that died runs the
-        same call again, and what is queued already is found, not queued again. `on_progress` is called with how many are queued.
+        A list or tuple is checked as a whole before its first job is queued. Other iterables are
+        read, checked and queued as they come. `idempotent` gives spec n of `batch` the key
+        ``<batch>/<n>`` if it has none: a producer that died repeats the call, and jobs that are
+        queued already are found. `on_progress` is called with the number of queued jobs after each
+        chunk.
 
         Raises:
-            SpecInvalid: specs are faulty; ``errors`` names them (``specs[17].command``), up to 50 faults. Of a list nothing was
-                queued. An iterator stops at the first: ``job_ids`` are the jobs of the specs before it, which are queued.
-            SecurityViolation: likewise, where one of them asks for what nobody may have; this outranks the other faults.
-            SpecTooLarge: likewise, where specs are too large and nothing else is wrong.
-            QueueFull: there is no room; of a list, nothing was queued.
-            IdempotencyConflict, FleetUnavailable: as `submit`. ``job_ids`` of these are the jobs that are, or may be, queued.
+            SpecInvalid: specs are faulty; ``errors`` names up to 50 faults (``specs[17].command``).
+                Of a list, nothing was queued. An iterator stops at the first faulty spec;
+                ``job_ids`` are the jobs of the specs before it, which are queued.
+            SecurityViolation: the same, if a spec asks for what no job may have; outranks other
+                faults.
+            SpecTooLarge: the same, if too large specs are the only fault.
+            QueueFull: there is no room. Of a list, nothing was queued.
+            IdempotencyConflict, FleetUnavailable: as `submit`; ``job_ids`` are, or may be, queued.
             ValueError: `idempotent` without a batch.
         """
         jobs: list[Job] = []
         try:
-            for portion in self.submit_portions(specs, batch=batch, queue=queue, idempotent=idempotent):
-                jobs += portion
+            for chunk in self.submit_chunks(specs, batch=batch, queue=queue, idempotent=idempotent):
+                jobs += chunk
                 if on_progress is not None:
                     on_progress(len(jobs))
         except (FleetError, RequestError) as error:
@@ -165,15 +174,15 @@ class Fleet:
         idempotent: bool = False,
         on_progress: Callable[[int], object] | None = None,
     ) -> list[Job]:
-        """Do what `submit_many` does and leave the event loop free; `specs` may be asynchronous too.
+        """Do what `submit_many` does and leave the event loop free; `specs` may be asynchronous.
 
-        Such a source, and `on_progress`, run in the event loop, a plain iterator in other threads. A cancelled call may still
-        queue the portion that is under way.
+        An asynchronous source and `on_progress` run in the event loop, a plain iterator in other
+        threads. A cancelled call may still queue the chunk that is under way.
         """
         jobs: list[Job] = []
         try:
-            async for portion in self._new_submission(batch, queue, is_keyed=idempotent).submit_async(specs):
-                jobs += portion
+            async for chunk in self._new_submission(batch, queue, is_keyed=idempotent).submit_async(specs):
+                jobs += chunk
                 if on_progress is not None:
                     on_progress(len(jobs))
         except (FleetError, RequestError) as error:
@@ -181,7 +190,7 @@ class Fleet:
             raise
         return jobs
 
-    def submit_portions(
+    def submit_chunks(
         self,
         specs: Iterable[SandboxSpec | Mapping[str, Any]],
         *,
@@ -189,21 +198,21 @@ class Fleet:
         queue: str | None = None,
         idempotent: bool = False,
     ) -> Iterator[list[Job]]:
-        """Do what `submit_many` does, and yield the handles of each portion once it is queued: nothing grows with the batch.
+        """Do what `submit_many` does, but yield the handles of each chunk once it is queued.
 
-        The specs of the next portion are read before that.
+        Memory does not grow with the batch. The specs of the next chunk are read before a chunk is
+        yielded.
         """
         return self._new_submission(batch, queue, is_keyed=idempotent).submit(specs)
 
+    submit_portions = submit_chunks
+    """The name of `submit_chunks` in earlier releases."""
+
     def _new_submission(self, batch: str | None, queue: str | None, *, is_keyed: bool = False) -> Submission:
         name = self.settings.queue if queue is None else check_queue(queue)
-        desk = Desk(
-            batch,
-            self.settings.max_spec_bytes,
-            is_keyed=is_keyed,
-            find_largest_budget=self._channel.find_largest_budget,
-        )
-        return Submission(self._channel, desk, name)
+        checker = JobChecker(batch, is_keyed=is_keyed, find_largest_budget=self._channel.find_largest_budget)
+        encoder = JobEncoder(batch, self.settings.max_spec_bytes)
+        return Submission(self._channel, checker, encoder, queue=name, batch=batch)
 
     def job(self, job_id: str) -> Job:
         """Find a job again, from any process; never waits.
@@ -231,22 +240,23 @@ class Fleet:
 
     @property
     def dead(self) -> DeadLetters:
-        """The jobs that used up their attempts: look at them, queue them again, drop them."""
+        """The dead letters: jobs that have no attempt left."""
         return DeadLetters(self._channel)
 
     def record(self, job_id: str) -> JobRecord | None:
-        """Return what was left at submit (batch, line, time) and the state of now, None where it is gone."""
+        """Return a job's record (batch, line, time of submit) and current state, None if it has expired."""
         return self._channel.records([job_id])[0]
 
     def explain_no_claims(self) -> str:
-        """Say why workers claim no job at all now, as far as Redis's memory is the reason; empty where it is not."""
+        """Return why workers claim no job now, as far as Redis's memory is the reason; else empty."""
         return self._channel.explain_no_claims()
 
     def as_completed(self, jobs: Iterable[Job | str], timeout: float | None = None) -> OutcomeStream:
         """Return the outcomes of `jobs` (handles or ids) as they end, for ``for`` and ``async for``; each job once.
 
-        While it waits for many handles of one batch, as `submit_many` returns them, it follows the stream of that batch's ends;
-        of other jobs it listens to each one's notice. Of a job that was run again it is the newest run's outcome.
+        A job that was run again comes with the outcome of its newest run. For many handles of one
+        batch, as `submit_many` returns them, it reads that batch's stream of ended jobs; for others
+        it subscribes to the notice of each job.
         """
         handles = list(jobs)
         batches = {job.batch if isinstance(job, Job) else None for job in handles}
@@ -256,12 +266,14 @@ class Fleet:
     def execute(
         self, code: str, language: str = "python", profile: str = "", *, config: Config | None = None, **fields: Any
     ) -> ExecuteResult:
-        """Run `code` and wait: the seed's ``Backend.Execute`` over the fleet.
+        """Run `code` and wait: ``Backend.Execute`` over the fleet.
 
-        `fields` are those of `ExecuteRequest`: ``timeout``, ``limits``, ``metadata``. `config` chooses image and network.
+        `fields` are those of `ExecuteRequest`: ``timeout``, ``limits``, ``metadata``. `config`
+        chooses image and network.
 
         Raises:
-            SandboxError: every code but ``OK`` and ``EXIT_NONZERO``, as its class; a faulty request is `SpecInvalid`.
+            SpecInvalid: the request is faulty.
+            SandboxError: the class of every other code but ``OK`` and ``EXIT_NONZERO``.
             FleetUnavailable: Redis is out of reach.
         """
         try:

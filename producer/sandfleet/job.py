@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CancelResult:
-    """What a cancel did: `code` is how the job had ended already, else None.
+    """Result of a cancel.
 
-    `is_ended` is true where nobody had taken the job: it has ended now, without a start. Else its end was requested.
+    `code` is the job's code if it had ended before, else None. `is_ended` says that the job was
+    queued and has ended without a start. Else its end was requested.
     """
 
     job_id: str
@@ -33,20 +34,23 @@ class CancelResult:
 
     @property
     def is_requested(self) -> bool:
-        """Whether the job had not ended yet; its outcome will say ``CANCELLED`` unless it ends first."""
+        """Whether the job had not ended before.
+
+        Its outcome will be ``CANCELLED`` unless it ends first.
+        """
         return self.code is None
 
     def __str__(self) -> str:
-        """Say it in a few words."""
+        """Describe the result."""
         if self.code is not None:
             return f"already ended: {self.code.value}"
         return "cancelled before it started" if self.is_ended else "cancel requested"
 
 
 class Job:
-    """One job, by its `id`; cheap to make, safe for concurrent use. Two handles of one id are equal.
+    """A handle of one job; cheap to make, safe for concurrent use. Two handles of one id are equal.
 
-    `batch` is the name of its batch, None where it has none or this handle does not know.
+    `batch` is the name of its batch, None if it has none or the handle does not know it.
     """
 
     __slots__ = ("_channel", "batch", "id")
@@ -71,23 +75,23 @@ class Job:
     @property
     def is_done(self) -> bool:
         """Whether the job's newest run has ended."""
-        return self._look() is not None
+        return self._find_outcome() is not None
 
-    def _look(self) -> Outcome | None:
+    def _find_outcome(self) -> Outcome | None:
         found = self._channel.outcomes([self.id])[0]
-        if found is None and self._channel.look([self.id]).ended:
+        if found is None and self._channel.expire_overdue([self.id]).ended:
             found = self._channel.outcomes([self.id])[0]
         return found
 
     def outcome(self, timeout: float | None = None, *, run: int | None = None) -> Outcome:
-        """Wait for the end of the newest run and return it, whatever it is: what the job did is never raised.
+        """Wait for the newest run to end and return its outcome; no way in which a job ends is raised.
 
-        `run` is the number of a run, from 1: an earlier one had ended before the next began, and its outcome is kept as long
-        as it would have been.
+        `run` is the number of a run, from 1. The outcome of an earlier run is kept for its own TTL.
 
         Raises:
-            ResultTimeout: it has not ended within `timeout` seconds (None waits for ever, 0 just looks); the job goes on.
-            JobUnknown: Redis has forgotten the job, or that run, or there is no such run.
+            ResultTimeout: it has not ended within `timeout` seconds (None: no timeout, 0: do not
+                wait). The job goes on.
+            JobUnknown: Redis has forgotten the job or that run, or there is no such run.
             FleetUnavailable: Redis is out of reach.
         """
         if run is not None and (earlier := self._find_run(run)) is not None:
@@ -96,7 +100,7 @@ class Job:
         return outcome
 
     def _find_run(self, run: int) -> Outcome | None:
-        """Return the outcome of a run before the newest one; None where `run` is the newest."""
+        """Return the outcome of a run before the newest one; None if `run` is the newest."""
         earlier = self._channel.earlier_outcome(self.id, run)
         if earlier is not None:
             return earlier
@@ -111,7 +115,12 @@ class Job:
         """Do what `outcome` does, but return None as soon as `cancel` is set; the job goes on."""
         return next(iter(OutcomeStream(self._channel, [self.id], timeout, cancel=cancel)), None)
 
-    async def outcome_async(self, timeout: float | None = None, *, run: int | None = None) -> Outcome:  # noqa: ASYNC109  as `outcome`
+    async def outcome_async(
+        self,
+        timeout: float | None = None,  # noqa: ASYNC109  as `outcome`
+        *,
+        run: int | None = None,
+    ) -> Outcome:
         """Do what `outcome` does and leave the event loop free."""
         if run is not None and (earlier := await asyncio.to_thread(self._find_run, run)) is not None:
             return earlier
@@ -119,11 +128,12 @@ class Job:
         return outcome
 
     def result(self, timeout: float | None = None) -> SandboxResult:
-        """Wait for the end and return the program's result, any exit included.
+        """Wait for the end and return the program's result, whatever its exit code.
 
         Raises:
-            SandboxError: the class of the outcome's code where the program did not run to its own end.
-            ResultTimeout: as `outcome`; so are `JobUnknown` and `FleetUnavailable`.
+            SandboxError: the program did not run to its own end; the class is that of the outcome's
+                code.
+            ResultTimeout, JobUnknown, FleetUnavailable: as `outcome`.
         """
         return to_result(self.outcome(timeout))
 
@@ -132,16 +142,16 @@ class Job:
         return to_result(await self.outcome_async(timeout))
 
     def cancel(self) -> CancelResult:
-        """End the job if it is queued, ask for its end if it runs, and say what that did; as often as you like.
+        """End the job if it is queued, or request its end if it runs; may be repeated.
 
-        A running job's outcome appears when its sandbox is gone.
+        The outcome of a running job appears when its sandbox is gone.
         """
-        if (outcome := self._look()) is not None:
+        if (outcome := self._find_outcome()) is not None:
             return CancelResult(self.id, outcome.code)
         match self._channel.cancel([self.id])[0]:
             case CancelState.CANCELLED:
                 return CancelResult(self.id, is_ended=True)
-            case CancelState.ENDED if (outcome := self._look()) is not None:  # between the look and the cancel
+            case CancelState.ENDED if (outcome := self._find_outcome()) is not None:  # meanwhile
                 return CancelResult(self.id, outcome.code)
             case _:
                 return CancelResult(self.id)

@@ -1,4 +1,4 @@
-"""An earlier release beside this one: each runs and reads the other's jobs, and one takes over where the other stopped.
+"""Run an earlier release beside this one: each runs and reads the other's jobs, and takes over its fleet.
 
 Run it by `make test-upgrade`. It installs the earlier commit from a git worktree into an environment of its own, starts a Redis
 and a host's folders, and lets producers and workers of both releases share them: each producer with the other's worker, both
@@ -10,16 +10,13 @@ where something is left in Redis without a TTL or on the host.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import signal
-import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,8 +30,9 @@ from cgrouptree import CGROUP_PARENT, remove_parents
 from havoc import MortalRedis
 from lasting import lasting_keys
 from old_release import OldReleaseMissing, old_release
+from release_pair import CASES, MAX_LOG_CHARS, Case, Producer, Release, compare
 from releases import GVISOR, choose_release
-from stage import PROGRAM, Stage, Worker
+from stage import Stage
 from waiting import wait_until
 
 if TYPE_CHECKING:
@@ -42,101 +40,16 @@ if TYPE_CHECKING:
 
 OLD_COMMIT = "e5bcdee"
 """The last commit before runsc of 2026 and before issue 10: what fleets may run today."""
-STEPS = Path(__file__).parents[1] / "support/producer_steps.py"
-CONCURRENCY = 3
-WORKER_SETTINGS = {"SANDFLEET_LEASE_SECONDS": "2", "SANDFLEET_DRAIN_SECONDS": "1"}
-STEP_SECONDS = 120
-"""Until a producer's step ends, its own time-outs included."""
-MAX_LOG_CHARS = 3000
 KILLED_SANDBOX = {"SANDBOX_CREATION_FAILED", "SANDBOX_EXECUTION_FAILED"}
-
-
-@dataclass(frozen=True)
-class Case:
-    """A job and its end."""
-
-    command: list[str]
-    code: str
-    exit_code: int | None = 0
-    stdout: str = ""
-    more: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def spec(self) -> dict[str, Any]:
-        return {"image": "busybox", "command": self.command, "timeout": 30, **self.more}
-
-
-OK = Case(["echo", "hello"], "OK", stdout="hello\n")
-CASES = (
-    OK,
-    Case(["sh", "-c", "echo out; exit 3"], "EXIT_NONZERO", 3, "out\n"),
-    Case(["sh", "-c", "exit 137"], "EXIT_NONZERO", 137),
-    Case(["sh", "-c", "kill -9 $$"], "SIGNALED", None),
-    Case(["sleep", "30"], "TIMEOUT", None, more={"timeout": 1, "grace": 0}),
-    Case(["no-such-program"], "COMMAND_NOT_FOUND", None),
-    Case(["true"], "IMAGE_NOT_FOUND", None, more={"image": "no-such-image"}),
-    Case(["sleep", "1"], "OK", more={"priority": 0, "labels": {"who": "me"}, "max_attempts": 2}),
-)
 
 
 @dataclass
 class Check:
-    """What was looked at, and the first fault found."""
+    """One check and its faults."""
 
     scenario: str
     what: str
     fault: str
-
-
-@dataclass(frozen=True)
-class Release:
-    """One side: its Python, and what its worker needs."""
-
-    name: str
-    python: str
-    settings: dict[str, str]
-
-    def command(self, stage: Stage, *words: str) -> str:
-        """Run the `sandfleet` command of this release; return what it printed."""
-        command = [self.python, "-m", "sandfleet.cli", *words]
-        done = subprocess.run(command, env=stage.env, capture_output=True, text=True, timeout=STEP_SECONDS, check=False)
-        return f"{done.stdout}{done.stderr}"
-
-    def start(self, stage: Stage) -> Worker:
-        """Start a worker of this release and wait until it is ready."""
-        stage.python = self.python
-        worker = stage.start(CONCURRENCY, PROGRAM, **WORKER_SETTINGS, **self.settings)
-        worker.wait_ready()
-        return worker
-
-
-class Producer:
-    """A producer of one release, a process of its own."""
-
-    def __init__(self, release: Release, stage: Stage) -> None:
-        self.name = release.name
-        self._log_path = stage.folder / f"producer-{release.name}.log"
-        with self._log_path.open("wb") as log:
-            self._process = subprocess.Popen(
-                [release.python, str(STEPS)], env=stage.env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log
-            )
-
-    def call(self, step: str, **arguments: object) -> Any:
-        """Have it do one step; return what it answers."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps([step, arguments]).encode() + b"\n")
-        self._process.stdin.flush()
-        answer = self._process.stdout.readline()
-        if not answer:
-            msg = f"{step} of the producer of {self.name} failed: {self._log_path.read_text()[-MAX_LOG_CHARS:]}"
-            raise AssertionError(msg)
-        return json.loads(answer)
-
-    def close(self) -> None:
-        """End it."""
-        self._process.kill()
-        self._process.communicate()
 
 
 class Upgrade:
@@ -296,30 +209,13 @@ class Upgrade:
         )
 
 
-def compare(found: list[dict[str, Any]], wanted: dict[str, Case], min_attempts: int) -> list[str]:
-    """Say where the outcomes are not those of the jobs, each once."""
-    counts = Counter(outcome["job_id"] for outcome in found)
-    faults = [f"{job_id} has {counts[job_id]} outcomes" for job_id in wanted if counts[job_id] != 1]
-    faults += [f"{job_id} is none of them" for job_id in counts if job_id not in wanted]
-    for outcome in found:
-        case = wanted.get(outcome["job_id"])
-        if case is None:
-            continue
-        told = (outcome["code"], outcome["exit_code"], outcome["stdout"])
-        if told != (case.code, case.exit_code, case.stdout):
-            faults.append(f"{case.command} ended as {told}")
-        if len(outcome["attempts"]) < min_attempts or (outcome["attempts"] and outcome["attempts"][-1] != case.code):
-            faults.append(f"{case.command} tells attempts {outcome['attempts']}")
-    return faults
-
-
 def is_running(stage: Stage, job_id: str) -> bool:
     """Whether a worker has the job now."""
     return stage.redis.hget(job_key(job_id), "state") == b"running"
 
 
 def find_left(stage: Stage) -> list[str]:
-    """Name keys without a TTL, claims that nobody ended, and outcomes that came twice."""
+    """Return keys without a TTL, claims that are not settled, and outcomes that came twice."""
     left = lasting_keys(stage.redis)
     left += [key.decode() for key in stage.redis.scan_iter(f"{KEY_PREFIX}claims:*")]
     twice: Any = stage.redis.xrange(f"{KEY_PREFIX}duplicates")
@@ -328,7 +224,7 @@ def find_left(stage: Stage) -> list[str]:
 
 
 def report(checks: list[Check], console: Console) -> bool:
-    """Print what was checked; return whether all of it is as it must be."""
+    """Print the checks; return whether all of them passed."""
     table = Table("scenario", "checked", "")
     for check in checks:
         table.add_row(check.scenario, check.what, "[red]FAULT[/red]" if check.fault else "ok")
@@ -341,7 +237,7 @@ def report(checks: list[Check], console: Console) -> bool:
 
 
 def main() -> int:
-    """Run all scenarios; return the exit status."""
+    """Run all scenarios; return the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--commit", default=OLD_COMMIT, help="the earlier release")
     parser.add_argument("--images", type=Path, help="a store that has the starter images, to save their making")

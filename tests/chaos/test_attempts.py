@@ -1,4 +1,4 @@
-"""Workers die, drain and wait at each step of a job: every start is told, only the guilty are charged, nothing is run twice."""
+"""Workers die, drain and wait at each step of a job: every start is recorded, and only its cause is charged."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_a_worker_that_dies_while_a_job_waits_costs_it_nothing(havoc: Havoc, ima
     assert havoc.starts(job) == 1
 
 
-def test_a_try_that_fails_after_its_wait_is_told_although_nothing_started(havoc: Havoc, images: Path) -> None:
+def test_an_attempt_that_fails_after_a_wait_is_recorded_although_nothing_started(havoc: Havoc, images: Path) -> None:
     with contextlib.ExitStack() as stack:
         _, job = start_waiting(havoc, images, stack)
         (images / "blobs").rename(images / "gone")
@@ -140,7 +140,7 @@ def test_a_try_that_fails_after_its_wait_is_told_although_nothing_started(havoc:
     assert havoc.starts(job) == 0
 
 
-def test_a_drain_gives_a_job_that_waits_back_at_once_and_a_cancel_ends_it(havoc: Havoc, images: Path) -> None:
+def test_a_drain_gives_a_waiting_job_back_at_once_and_a_cancel_ends_it(havoc: Havoc, images: Path) -> None:
     with contextlib.ExitStack() as stack:
         worker, job = start_waiting(havoc, images, stack)
         cancelled = havoc.stock.submit("true")
@@ -158,7 +158,7 @@ def test_a_drain_gives_a_job_that_waits_back_at_once_and_a_cancel_ends_it(havoc:
     assert told(havoc, job) == [("OK", True)]
 
 
-def test_a_job_that_waits_long_lends_its_slot_and_takes_one_again(havoc: Havoc, images: Path) -> None:
+def test_a_job_that_waits_long_gives_its_slot_back_and_takes_one_later(havoc: Havoc, images: Path) -> None:
     """Two workers share one slot of the host, and only one of them waits for an image."""
     with contextlib.ExitStack() as stack:
         _, waiting = start_waiting(havoc, images, stack)

@@ -21,7 +21,7 @@ def test_a_fleet_that_is_broken_at_random_for_half_a_minute_keeps_its_promises(i
     assert ended.returncode == 0, f"{ended.stdout}\n{ended.stderr}"
 
 
-def test_a_workers_wall_clock_is_stepped_and_its_waits_are_not(tmp_path: Path) -> None:
+def test_a_step_of_the_wall_clock_does_not_change_waits(tmp_path: Path) -> None:
     clock = SteppedClock(tmp_path)
     code = """
 import sys, threading, time

@@ -31,50 +31,78 @@ class Stalling:
         program = [str(Path(stalling.__file__)), place, str(self.file), "start"]
         given = {"SANDFLEET_LEASE_SECONDS": f"{LEASE_SECONDS:g}"} | settings
         self.worker: Worker = havoc.stage.start(concurrency, program=program, **given)
+
+    def wait_ready(self) -> Stalling:
         self.worker.wait_ready()
+        return self
 
     def hang(self) -> None:
         self.file.touch()
 
 
+def start_others(havoc: Havoc, count: int) -> list[Worker]:
+    settings = {"SANDFLEET_LEASE_SECONDS": f"{LEASE_SECONDS:g}"}
+    others = [
+        havoc.stage.start(2, SANDFLEET_SLOTS_DIR=str(havoc.stage.folder / f"other-slots-{number}"), **settings)
+        for number in range(count)
+    ]
+    for other in others:
+        other.wait_ready()
+    time.sleep(LEASE_SECONDS + 1.5)  # they must know the fleet for a lease before they take anybody over
+    return others
+
+
 def start_other(havoc: Havoc) -> Worker:
-    other = havoc.start(2, SANDFLEET_SLOTS_DIR=str(havoc.stage.folder / "other-slots"))
-    time.sleep(LEASE_SECONDS + 1.5)  # it must know the fleet for a lease before it takes anybody over
+    (other,) = start_others(havoc, 1)
     return other
 
 
-@pytest.mark.parametrize(
-    ("place", "said"), [("turns", "the claimer has made"), ("slots", "the claimer has made"), ("loop", "Celery's loop")]
-)
-def test_a_worker_that_consumes_no_more_ends_and_its_jobs_run_elsewhere(havoc: Havoc, place: str, said: str) -> None:
-    stalled = Stalling(havoc, place, 2)  # a place more than jobs: it keeps looking for work
-    job = havoc.submit("sleep", "14")
-    havoc.wait_started(job)
-    its_own = {process.pid for process in havoc.stage.find_sentries()}
-    other = start_other(havoc)
+def test_a_worker_that_consumes_no_more_ends_and_its_jobs_run_elsewhere(havoc: Havoc) -> None:
+    """Three workers at once: each has a queue of its own and hangs in another place."""
+    said = {"rotation": "the claimer has made", "slots": "the claimer has made", "loop": "Celery's loop"}
+    # A place more than jobs: each keeps looking for work.
+    stalled = {
+        place: Stalling(havoc, place, 2, SANDFLEET_QUEUE=place, SANDFLEET_QUEUES=place, SANDFLEET_SLOTS_DIR=slots)
+        for place in said
+        for slots in [str(havoc.stage.folder / f"slots-{place}")]
+    }
+    for one in stalled.values():
+        one.wait_ready()
+    # Long enough for the others to start on a busy machine; the second run ends at the same moment.
+    script = f"while [ $(date +%s) -lt {int(time.time()) + 25} ]; do sleep 0.2; done"
+    jobs = {place: havoc.stock.submit("sh", "-c", script, queue=place) for place in said}
+    havoc.wait_started(*jobs.values())
+    their_own = {process.pid for process in havoc.stage.find_sentries()}
+    # No worker holds two jobs that may have killed theirs.
+    others = {str(worker.process.pid) for worker in start_others(havoc, len(jobs))}
 
-    stalled.hang()
+    for one in stalled.values():
+        one.hang()
 
-    patience = stalling.STALL_SECONDS + MARGIN_SECONDS
-    assert stalled.worker.process.wait(patience) == EXIT_STALLED
-    wait_until(lambda: len(havoc.attempts(job)) == 2, LEASE_SECONDS + 1, "its job is taken over")
-    wait_until(lambda: havoc.starts(job) == 2, LEASE_SECONDS + 1, "its job runs elsewhere")
-    line = next(line for line in stalled.worker.log.splitlines() if "action=worker_stalled" in line)
-    assert said in line
+    for place, job in jobs.items():
+        victim = stalled[place].worker
+        assert victim.process.wait(stalling.STALL_SECONDS + MARGIN_SECONDS) == EXIT_STALLED
+        line = next(line for line in victim.log.splitlines() if "action=worker_stalled" in line)
+        assert said[place] in line
+        wait_until(lambda: len(havoc.attempts(job)) == 2, LEASE_SECONDS + 1, "its job is taken over")  # noqa: B023
+        wait_until(lambda: havoc.starts(job) == 2, LEASE_SECONDS + 1, "its job runs elsewhere")  # noqa: B023
     wait_until(
-        lambda: its_own.isdisjoint(process.pid for process in havoc.stage.find_sentries()),
+        lambda: their_own.isdisjoint(process.pid for process in havoc.stage.find_sentries()),
         10,
-        "its sandboxes died with it",
+        "their sandboxes died with them",
     )
-    outcome = havoc.outcome(job, 40)
-    told = [(attempt["worker"].rpartition(".")[2], attempt["code"]) for attempt in outcome["attempts"]]
-    assert told == [(str(stalled.worker.process.pid), "WORKER_LOST"), (str(other.process.pid), "OK")]
-    assert havoc.ends(job) == 1
+    for place, job in jobs.items():
+        attempts = havoc.outcome(job, 40)["attempts"]
+        assert [attempt["code"] for attempt in attempts] == ["WORKER_LOST", "OK"]
+        first, second = (attempt["worker"].rpartition(".")[2] for attempt in attempts)
+        assert first == str(stalled[place].worker.process.pid)
+        assert second in others
+        assert havoc.ends(job) == 1
 
 
 @pytest.mark.parametrize("thread", ["claimer", "sweeper"])
-def test_a_worker_whose_thread_fails_lets_its_jobs_end_and_leaves(havoc: Havoc, thread: str) -> None:
-    failing = Stalling(havoc, f"failing {thread}", 2)
+def test_a_worker_whose_thread_fails_lets_its_jobs_end_and_exits(havoc: Havoc, thread: str) -> None:
+    failing = Stalling(havoc, f"failing {thread}", 2).wait_ready()
     job = havoc.submit("sleep", "4")
     havoc.wait_started(job)
 
@@ -90,7 +118,7 @@ def test_a_worker_whose_thread_fails_lets_its_jobs_end_and_leaves(havoc: Havoc, 
 
 
 def test_a_worker_whose_lease_fails_ends_at_once_and_its_jobs_run_elsewhere(havoc: Havoc) -> None:
-    failing = Stalling(havoc, "failing lease", 2)
+    failing = Stalling(havoc, "failing lease", 2).wait_ready()
     job = havoc.submit("sleep", "12")
     havoc.wait_started(job)
     other = start_other(havoc)
@@ -149,7 +177,7 @@ def hanging_job(havoc: Havoc, seconds: int = 1) -> str:
 
 
 def test_a_job_that_hangs_in_its_worker_runs_elsewhere_and_costs_the_others_nothing(havoc: Havoc) -> None:
-    stalled = Stalling(havoc, "job", 2, SANDFLEET_RUNSC__BOOT_DEADLINE_SECONDS=str(BOOT_SECONDS))
+    stalled = Stalling(havoc, "job", 2, SANDFLEET_RUNSC__BOOT_DEADLINE_SECONDS=str(BOOT_SECONDS)).wait_ready()
     stalled.hang()
     beside = havoc.submit("sleep", "15")
     havoc.wait_started(beside)
@@ -172,7 +200,7 @@ def test_a_job_that_hangs_in_its_worker_runs_elsewhere_and_costs_the_others_noth
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGQUIT], ids=lambda number: number.name)
 def test_a_worker_that_is_told_to_stop_ends_though_a_job_hangs(havoc: Havoc, number: signal.Signals) -> None:
-    stalled = Stalling(havoc, "job", 2, SANDFLEET_DRAIN_SECONDS="1")
+    stalled = Stalling(havoc, "job", 2, SANDFLEET_DRAIN_SECONDS="1").wait_ready()
     stalled.hang()
     hung = hanging_job(havoc)
     havoc.wait_started(hung)

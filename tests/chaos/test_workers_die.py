@@ -19,7 +19,7 @@ LEASE_SECONDS = 2.0
 """What `Havoc.start` gives its workers."""
 
 
-def test_a_killed_workers_jobs_run_elsewhere_one_after_the_other_from_the_lease_and_a_second_on(havoc: Havoc) -> None:
+def test_a_killed_workers_jobs_start_elsewhere_one_by_one_a_second_after_its_lease(havoc: Havoc) -> None:
     """Each of them may have killed it: they run apart."""
     victim = havoc.start(4)
     # Each runs until the worker is dead, and on the next one for a moment only.
@@ -60,16 +60,19 @@ def test_a_killed_workers_jobs_run_elsewhere_one_after_the_other_from_the_lease_
 
 
 @pytest.mark.timeout(600)
-def test_an_idle_worker_killed_in_its_sleep_loses_no_job(havoc: Havoc) -> None:
+def test_an_idle_worker_that_is_killed_loses_no_job(havoc: Havoc) -> None:
+    """Twenty workers, four at a time; each has a queue of its own, so that none runs what another has left."""
     jobs: list[str] = []
-    for number in range(20):
-        # A queue of its own each time: a worker that just came up would run what an earlier round left.
-        queue = f"round-{number}"
-        idle = havoc.start(1, SANDFLEET_QUEUE=queue, SANDFLEET_QUEUES="")
-        idle.process.send_signal(signal.SIGSTOP)
-        jobs.append(havoc.stock.submit("true", queue=queue))
-        havoc.redis.sadd(f"{KEY_PREFIX}queues", queue)
-        havoc.kill(idle)
+    for first in range(0, 20, 4):
+        queues = [f"queue-{number}" for number in range(first, first + 4)]
+        settings = {"SANDFLEET_QUEUES": "", "SANDFLEET_LEASE_SECONDS": f"{LEASE_SECONDS:g}"}
+        idle = [havoc.stage.start(1, SANDFLEET_QUEUE=queue, **settings) for queue in queues]
+        for worker, queue in zip(idle, queues, strict=True):
+            worker.wait_ready()
+            worker.process.send_signal(signal.SIGSTOP)
+            jobs.append(havoc.stock.submit("true", queue=queue))
+            havoc.redis.sadd(f"{KEY_PREFIX}queues", queue)
+            havoc.kill(worker)
     havoc.start(2)
 
     for job in jobs:
@@ -99,8 +102,8 @@ def test_a_worker_stopped_beyond_its_lease_kills_its_sandboxes_and_ends(havoc: H
         assert [attempt["code"] for attempt in outcome["attempts"]] == ["WORKER_LOST", "CANCELLED"]
         assert havoc.starts(job) == 2
         assert havoc.ends(job) == 1
-    heirs = {havoc.outcome(job)["attempts"][1]["worker"].rpartition(".")[2] for job in jobs}
-    assert heirs == {str(other.process.pid) for other in others}
+    successors = {havoc.outcome(job)["attempts"][1]["worker"].rpartition(".")[2] for job in jobs}
+    assert successors == {str(other.process.pid) for other in others}
     assert "action=job_ended" not in frozen.log
     told = havoc.duplicates()
     assert sorted(fields[b"job"].decode() for fields in told) == sorted(jobs)
@@ -172,7 +175,7 @@ def test_a_cancelled_job_never_runs_whatever_restarts(havoc: Havoc) -> None:
     assert havoc.outcome(running, 30)["code"] == "OK"
 
 
-def test_a_drain_tells_what_it_cuts_and_does_not_charge_it(havoc: Havoc) -> None:
+def test_a_drain_records_the_attempts_that_it_cuts_and_does_not_charge_them(havoc: Havoc) -> None:
     worker = havoc.start(2, SANDFLEET_DRAIN_SECONDS="2")
     short, long = havoc.submit("sleep", "1"), havoc.submit("sleep", "6")
     havoc.wait_started(short, long)

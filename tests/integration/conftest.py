@@ -15,7 +15,8 @@ from lasting import lasting_keys
 from pydantic import SecretStr
 from sandfleet import Fleet, Settings
 from sandfleet_config.queues import KEY_PREFIX
-from sandfleet_worker.delivery.ledger import Identity, Ledger
+from sandfleet_worker.delivery.identity import Identity
+from sandfleet_worker.delivery.ledger import Ledger
 from sandfleet_worker.sandbox.image.store import ImageStore
 from stage import Stage, Stock
 from waiting import wait_until
@@ -55,7 +56,7 @@ def _new_stage(redis_server: Any, images_root: Path) -> Iterator[Stage]:
 
 
 def _forget_jobs(client: redis.Redis) -> None:
-    """Drop what a test left queued, or claimed by a worker that it killed, on purpose; what has ended must have a TTL."""
+    """Delete jobs that a test left queued or claimed on purpose; ended jobs must have a TTL."""
     for key in ("sandfleet", "unacked", "unacked_index", "owners", "queues", "delayed", "expiring"):
         client.delete(f"{KEY_PREFIX}{key}")
     for name in client.scan_iter(f"{KEY_PREFIX}claims:*"):

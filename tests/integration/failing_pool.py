@@ -7,13 +7,13 @@ from typing import NoReturn
 
 from sandfleet_config.settings import WorkerSettings
 from sandfleet_worker.commands.start import serve
-from sandfleet_worker.sandbox.warm.demand import Spare
+from sandfleet_worker.sandbox.warm.demand import HostLoad
 
 
-def fail(_: Spare) -> NoReturn:
+def fail(_: HostLoad) -> NoReturn:
     raise SystemExit("the thread ends")
 
 
 if __name__ == "__main__":
-    setattr(Spare, "has_cores", fail)  # noqa: B010  as in conftest.py
+    setattr(HostLoad, "has_idle_cores", fail)  # noqa: B010  as in conftest.py
     sys.exit(serve(WorkerSettings()))

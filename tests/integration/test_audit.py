@@ -1,11 +1,10 @@
-"""The audit of the soak finds what is wrong with runs, ends and counts."""
+"""The audit of the soak finds wrong runs, ends and counts."""
 
 from __future__ import annotations
 
 import contextlib
 import socket
 import time
-from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,8 @@ from retries import Retries
 from sandfleet import ErrorCode, Fleet, Outcome, SandboxSpec, Settings
 from sandfleet_config.queues import DEFAULT_QUEUE, KEY_PREFIX, job_key, run_key
 from sandfleet_worker.delivery.claim import Claim
-from sandfleet_worker.delivery.ledger import Identity, Ledger
+from sandfleet_worker.delivery.identity import Identity
+from sandfleet_worker.delivery.ledger import Ledger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -66,10 +66,10 @@ class Rest:
         attempts = claim.end_attempts(code)
         outcome = Outcome.of(code, job.id, exit_code=0, batch="b", attempts=attempts)
         reason = "" if code is ErrorCode.OK else "no try is left"
-        assert self._ledger.finish(replace(claim, reason=reason), outcome)
+        assert self._ledger.finish(claim, outcome, reason=reason)
 
     def find_faults(self) -> set[str]:
-        """Return what does not hold."""
+        """Return the claims that do not hold."""
         worker = SimpleNamespace(process=SimpleNamespace(pid=1), log=self.log)
         stage: Any = SimpleNamespace(workers=[worker], find_leftovers=list)
         expected = {job.id: ErrorCode.OK for job in self.jobs}
@@ -139,7 +139,7 @@ def new_rest(redis_server: Any) -> Iterator[Callable[[], Rest]]:
         client.flushdb(asynchronous=True)
 
 
-def test_it_finds_what_is_wrong_with_runs_and_batches(new_rest: Callable[[], Rest]) -> None:
+def test_the_audit_finds_wrong_runs_and_batches(new_rest: Callable[[], Rest]) -> None:
     for number, (claim, spoil) in enumerate(WRONG):
         rest = new_rest()
         rest.log = "".join(start_line(rest.jobs[1], run) for run in (1, 2))
@@ -148,7 +148,7 @@ def test_it_finds_what_is_wrong_with_runs_and_batches(new_rest: Callable[[], Res
         assert claim in rest.find_faults(), number
 
 
-def test_it_counts_the_starts_of_an_earlier_release_over_all_runs(new_rest: Callable[[], Rest]) -> None:
+def test_the_audit_counts_starts_of_an_earlier_release_over_all_runs(new_rest: Callable[[], Rest]) -> None:
     rest = new_rest()
     rest.earlier = {1}
     job = rest.jobs[1]

@@ -1,4 +1,4 @@
-"""Batches in Redis: ends as a stream, counts by code, seal, a bounded life, forget; and a fleet of two releases on one batch."""
+"""Batches in Redis: the stream of ended jobs, counts by code, seal, TTLs, forget; two releases on one batch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from sandfleet import BatchUnknown, ErrorCode, Fleet, JobUnknown, Outcome, Resul
 from sandfleet.cli import main
 from sandfleet_config.queues import DEFAULT_QUEUE, KEY_PREFIX, job_key, result_key
 from sandfleet_config.scripts import stored_result
-from sandfleet_worker.delivery.ledger import Identity, Ledger
+from sandfleet_worker.delivery.identity import Identity
+from sandfleet_worker.delivery.ledger import Ledger
 from waiting import wait_until
 
 SPEC = SandboxSpec(image="x", command=["true"])
@@ -55,7 +56,7 @@ def read_stream(client: Any, batch: str) -> list[tuple[str, str, str]]:
     return [tuple(fields[name].decode() for name in (b"id", b"run", b"code")) for _, fields in entries]
 
 
-def test_ends_are_a_stream_and_are_counted_by_code(client: Any, fleet: Fleet, ledger: Ledger) -> None:
+def test_ended_jobs_are_a_stream_and_are_counted_by_code(client: Any, fleet: Fleet, ledger: Ledger) -> None:
     fleet.submit_many([SPEC] * 3, batch="b")
     batch = fleet.batch("b")
     assert (batch.counts, batch.codes, batch.is_sealed) == ((3, 0), {}, True)
@@ -71,14 +72,14 @@ def test_ends_are_a_stream_and_are_counted_by_code(client: Any, fleet: Fleet, le
     ] * 4
 
 
-def test_a_batch_is_sealed_by_a_submit_that_comes_to_its_end(fleet: Fleet, ledger: Ledger) -> None:
+def test_a_complete_submit_seals_its_batch(fleet: Fleet, ledger: Ledger) -> None:
     fleet.submit(SPEC, batch="b")
     batch = fleet.batch("b")
     assert not batch.is_sealed, "more may follow"
-    portions = fleet.submit_portions(iter([SPEC] * 600), batch="b")
-    next(portions)
+    chunks = fleet.submit_chunks(iter([SPEC] * 600), batch="b")
+    next(chunks)
     assert not batch.is_sealed
-    list(portions)
+    list(chunks)
     assert batch.is_sealed
     fleet.submit(SPEC, batch="b")
     assert not batch.is_sealed, "a submit takes it back"
@@ -92,7 +93,7 @@ def test_a_batch_is_sealed_by_a_submit_that_comes_to_its_end(fleet: Fleet, ledge
 
 
 def test_a_name_used_as_a_standing_label_does_not_grow(client: Any, fleet: Fleet) -> None:
-    """What ended longer ago than outcomes are kept is dropped as the batch goes on, though some job of it always waits."""
+    """Jobs whose outcomes have expired are dropped from the batch, although it always has a queued job."""
     ledger = new_ledger(client, 1)
     for _ in range(4):
         fleet.submit_many([SPEC] * 50, batch="label")
@@ -116,7 +117,7 @@ def test_a_name_used_as_a_standing_label_does_not_grow(client: Any, fleet: Fleet
     assert lasting_keys(client, ("owners", "queues")) == []
 
 
-def test_a_batch_is_forgotten_but_for_what_has_not_ended(
+def test_forget_deletes_the_ended_jobs_of_a_batch(
     client: Any, fleet: Fleet, ledger: Ledger, capfd: pytest.CaptureFixture[str]
 ) -> None:
     keyed = [SandboxSpec(image="x", idempotency_key=f"key-{number}") for number in range(1203)]
@@ -146,7 +147,7 @@ def test_a_batch_is_forgotten_but_for_what_has_not_ended(
         fleet.batch("b")
 
 
-def test_a_new_producer_hears_of_the_ends_that_old_workers_record(client: Any, fleet: Fleet, ledger: Ledger) -> None:
+def test_a_new_producer_finds_the_ended_jobs_of_old_workers(client: Any, fleet: Fleet, ledger: Ledger) -> None:
     jobs = fleet.submit_many([SPEC] * 6, batch="b")
     end_as_old_worker(client, jobs[0].id, "b")
     batch = fleet.batch("b")

@@ -1,4 +1,4 @@
-"""The benchmark's drivers of other people's sandboxes, with stand-ins for those."""
+"""The benchmark's drivers of other sandboxes, with stand-ins for those sandboxes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from sandbench.foreign import foreign_ways
+from sandbench.other_sandboxes import other_ways
 from sandbench.ways import TAKO
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Start:
         monkeypatch.setenv("PYTHONPATH", str(tmp_path))
         monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
         absent: dict[str, str] = {}
-        with foreign_ways("tako", Path(sys.executable), tmp_path / "log", absent) as ways:
+        with other_ways("tako", Path(sys.executable), tmp_path / "log", absent) as ways:
             return [way.name for way in ways], absent
 
     return start
@@ -56,5 +56,5 @@ def test_tako_is_measured_where_it_runs(told: Start) -> None:
     ("code", "error", "why"),
     [(125, "no such runtime: runsc\nand more", "no such runtime: runsc"), (3, None, "it ended with 3")],
 )
-def test_why_tako_does_not_run_is_told(told: Start, code: int, error: str | None, why: str) -> None:
+def test_the_reason_is_given_if_tako_does_not_run(told: Start, code: int, error: str | None, why: str) -> None:
     assert told(code, error) == ([], {TAKO: why})

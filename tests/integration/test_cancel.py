@@ -1,4 +1,4 @@
-"""A job is cancelled by anybody's plain ``control.revoke``, or by its key, queued or running."""
+"""A stock ``control.revoke`` or the cancel key cancels a job, queued or running."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_the_cancel_key_keeps_a_job_from_starting(module_stage: Stage, stock: St
     assert not module_stage.has_started(job_id)
 
 
-def test_revoking_an_unknown_or_absurd_id_harms_nobody(module_stage: Stage, stock: Stock) -> None:
+def test_a_revoke_of_an_unknown_or_malformed_id_harms_no_job(module_stage: Stage, stock: Stock) -> None:
     stock.app.control.revoke(["never-heard-of", "with space", "x" * 5000], terminate=True)
 
     assert stock.outcome(stock.submit("true"))["code"] == "OK"

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from stage import Stage, Stock
 
 
-def test_a_revoked_queued_job_never_runs_and_is_told_when_a_worker_takes_it(stage: Stage, stock: Stock) -> None:
+def test_a_revoked_queued_job_never_runs_and_ends_as_cancelled(stage: Stage, stock: Stock) -> None:
     stage.start(concurrency=1).wait_ready()
     first = stock.submit("sleep", "3")
     second = stock.submit("touch", "/tmp/x")

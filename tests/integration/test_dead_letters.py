@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +12,7 @@ from sandfleet.cli import main
 from sandfleet_config.codes import ErrorCode
 from sandfleet_config.outcome import Outcome
 from sandfleet_config.queues import DEFAULT_QUEUE, KEY_PREFIX
-from sandfleet_worker.delivery import ledger as ledger_module
+from sandfleet_worker.delivery import claim_calls
 from sandfleet_worker.delivery.ledger import Ledger
 
 DEAD, SIZES, BYTES = f"{KEY_PREFIX}dead", f"{KEY_PREFIX}dead_sizes", f"{KEY_PREFIX}dead_bytes"
@@ -27,7 +26,7 @@ def bury(ledger: Ledger, fleet: Fleet, count: int, stdin: str = "") -> list[str]
         claim, _ = ledger.claim(f"claim-{job_id}", [DEFAULT_QUEUE])
         assert claim is not None
         assert claim.job_id == job_id
-        assert ledger.finish(replace(claim, reason="no try is left"), Outcome.of(ErrorCode.WORKER_LOST, job_id))
+        assert ledger.finish(claim, Outcome.of(ErrorCode.WORKER_LOST, job_id), reason="no try is left")
         time.sleep(0.002)  # letters of the same millisecond have no order
     return jobs
 
@@ -55,7 +54,7 @@ def test_the_oldest_of_too_many_dead_letters_are_dropped_and_counted(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(ledger_module, "MAX_DEAD_LETTERS", 4)
+    monkeypatch.setattr(claim_calls, "MAX_DEAD_LETTERS", 4)
     first = bury(ledger, fleet, 4)
     assert kept(fleet) == first
     assert fleet.dead.count_dropped() == 0
@@ -82,7 +81,7 @@ def test_dead_letters_are_bounded_in_bytes(
     one = check_sum(client)
     fleet.dead.purge()
     assert check_sum(client) == 0
-    monkeypatch.setattr(ledger_module, "MAX_DEAD_BYTES", 18 * one)
+    monkeypatch.setattr(claim_calls, "MAX_DEAD_BYTES", 18 * one)
     smalls = bury(ledger, fleet, 8)
     large = bury(ledger, fleet, 1, "x" * 8 * one)[0]
 
@@ -110,7 +109,7 @@ def test_the_sum_of_dead_letters_follows_every_way_that_one_goes(client: Any, fl
     claim, _ = ledger.claim("again", [DEFAULT_QUEUE])
     assert claim is not None
     assert claim.job_id == revived
-    ledger.finish(replace(claim, reason="once more"), Outcome.of(ErrorCode.WORKER_LOST, revived))
+    ledger.finish(claim, Outcome.of(ErrorCode.WORKER_LOST, revived), reason="once more")
     assert fleet.dead.purge([deleted]) == 1
     assert check_sum(client) > 0
     assert fleet.dead.count_dropped() == 0

@@ -1,4 +1,4 @@
-"""Each error code from its real cause, through the queue: as its exception at the producer and as its code in a stock result."""
+"""Cause each error code for real: the producer gets its exception, and a stock result has the code."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def test_every_fault_that_a_worker_finds_reaches_the_producer(house: House) -> N
     assert [fault["field"] for fault in caught.value.errors] == ["timeout", "grace"]
 
 
-def test_a_runsc_removed_after_start_up_is_told_and_comes_back(house: House) -> None:
+def test_a_removed_runsc_is_reported_and_the_worker_recovers_when_it_is_back(house: House) -> None:
     away = house.runsc.with_name("away")
     house.runsc.rename(away)
     try:
@@ -158,7 +158,7 @@ def test_a_runsc_removed_after_start_up_is_told_and_comes_back(house: House) -> 
     assert house.submit("true").outcome(timeout=30).code is ErrorCode.OK
 
 
-def test_an_image_that_is_no_file_system_cannot_become_a_sandbox(house: House) -> None:
+def test_an_image_that_is_not_a_filesystem_is_refused(house: House) -> None:
     image = house.images.add("busybox")
     kept = image.erofs_path.read_bytes()
     # The same size and time: what the store can see of it is as it was.

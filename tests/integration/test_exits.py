@@ -1,4 +1,4 @@
-"""A program's own end comes back as it was, through the queue."""
+"""A program's own end comes back through the queue unchanged."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_output_of_any_bytes_arrives_unchanged(module_stage: Stage, stock: Stock
     assert outcome["timing"]["queued"] >= 0
 
 
-def test_a_job_that_crashes_every_sandbox_is_tried_twice_and_no_more(module_stage: Stage, stock: Stock) -> None:
+def test_a_job_that_crashes_every_sandbox_is_tried_again_once(module_stage: Stage, stock: Stock) -> None:
     """Releases before 20260601 crash here, and each new sandbox of theirs would; on later ones the program ends well."""
     script = "mkdir -p /tmp/a/b; cd /tmp/a/b; rmdir /tmp/a/b /tmp/a; cd -P ..; true"
     outcome = stock.outcome(stock.submit("sh", "-c", script, fields={"max_attempts": 10}))
@@ -78,7 +78,7 @@ def test_a_job_that_crashes_every_sandbox_is_tried_twice_and_no_more(module_stag
         ({"platform": "kvm", "max_attempts": 1}, ["true"], "GVISOR_NOT_AVAILABLE"),
     ],
 )
-def test_what_is_not_the_programs_own_end_is_a_failure(
+def test_every_ending_but_the_programs_own_is_a_celery_failure(
     module_stage: Stage, stock: Stock, fields: dict[str, object], command: list[str], code: str
 ) -> None:
     record = stock.wait(stock.submit(*command, fields=fields))

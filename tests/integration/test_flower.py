@@ -74,7 +74,7 @@ def test_every_page_needs_the_password(flower: Flower) -> None:
     assert {path: found for path, found in answers.items() if 401 not in found or not set(found) <= {401, 405}} == {}
 
 
-def test_the_sign_of_life_is_open_and_says_no_more(flower: Flower) -> None:
+def test_healthcheck_needs_no_password_and_says_only_ok(flower: Flower) -> None:
     assert flower.ask("/healthcheck") == (200, "OK")
 
 
@@ -159,7 +159,7 @@ def test_the_jobs_page_shows_code_batch_and_labels(flower: Flower, jobs: dict[st
     assert "s7" in flower.get(f"/task/{jobs['OK']}")
 
 
-def test_each_page_says_how_much_flower_remembers(flower: Flower, jobs: dict[str, str]) -> None:
+def test_each_page_says_how_many_tasks_flower_keeps(flower: Flower, jobs: dict[str, str]) -> None:
     worker = next(iter(flower.find_workers()))
     for path in ("/", "/tasks", "/broker", f"/task/{jobs['OK']}", f"/worker/{worker}"):
         assert "Flower remembers the last 20,000 tasks" in flower.get(path), path
@@ -225,7 +225,7 @@ GONE = {
 """Controls that Flower offers and sandfleet does not have, and the message that names what to use instead."""
 
 
-def test_what_cannot_work_says_so(flower: Flower) -> None:
+def test_an_action_that_cannot_work_is_refused_with_a_reason(flower: Flower) -> None:
     worker = next(iter(flower.find_workers()))
     found = {path: flower.ask(path.format(worker), b"{}", PASSWORD) for path in GONE}  # as Flower's own buttons do
     assert {path: answer for path, answer in found.items() if answer[0] != 404 or GONE[path] not in answer[1]} == {}
@@ -241,7 +241,7 @@ def test_the_workers_page_has_no_button_that_cannot_work(flower: Flower) -> None
     assert [word for word in wrong if word in page] == []
 
 
-def test_control_commands_that_cannot_work_say_so(flower: Flower, module_stage: Stage) -> None:
+def test_control_commands_that_cannot_work_are_refused_with_a_reason(flower: Flower, module_stage: Stage) -> None:
     commands: dict[str, dict[str, Any]] = {
         "pool_grow": {"n": 1},
         "pool_shrink": {"n": 1},
@@ -264,7 +264,7 @@ def test_control_commands_that_cannot_work_say_so(flower: Flower, module_stage: 
     assert "Traceback" not in worker.log
 
 
-def test_our_words_are_in_flowers_own_pages() -> None:
+def test_flowers_pages_have_the_texts_that_we_replace() -> None:
     # A Flower whose templates read differently would show its own words again, and nothing else would say so.
     wrong = {
         name: words
@@ -274,7 +274,7 @@ def test_our_words_are_in_flowers_own_pages() -> None:
     assert wrong == {}
 
 
-def test_without_a_password_given_one_is_made_and_no_token_is_taken(module_stage: Stage) -> None:
+def test_without_a_given_password_one_is_made_and_no_token_is_accepted(module_stage: Stage) -> None:
     with running_flower(module_stage, FLOWER_BASIC_AUTH="", FLOWER_TOKEN="") as flower:
         assert flower.password != PASSWORD
         assert flower.ask("/tasks", password=flower.password)[0] == 200

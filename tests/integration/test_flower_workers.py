@@ -10,9 +10,20 @@ from flower_pages import running_flower
 from waiting import wait_until
 
 if TYPE_CHECKING:
+    from flower_pages import Flower
     from stage import Stage, Stock
 
 LEASE_SECONDS = "2"
+
+
+def assert_runs_nothing(flower: Flower, name: str) -> None:
+    """Check that Flower shows the dead worker `name` without active tasks; no other worker lives."""
+    wait_until(lambda: flower.find_ids("state:STARTED") == set(), 20, "no job counts as running")
+    wait_until(lambda: not flower.find_workers()[name]["active"], 20, "the dead worker runs nothing")
+    worker = flower.find_workers()[name]
+    assert (worker["status"], worker["active"]) == (False, 0)
+    gauge = f'flower_worker_number_of_currently_executing_tasks{{worker="{name}"}} 0.0'
+    assert gauge in flower.get("/metrics")
 
 
 def test_a_killed_worker_leaves_no_active_task(stage: Stage, stock: Stock) -> None:
@@ -30,16 +41,10 @@ def test_a_killed_worker_leaves_no_active_task(stage: Stage, stock: Stock) -> No
 
         doomed.stop(signal.SIGKILL)
 
-        # Nobody is there to take the jobs over, and yet nothing runs.
-        wait_until(lambda: flower.find_ids("state:STARTED") == set(), 20, "no job counts as running")
-        wait_until(lambda: not flower.find_workers()[name]["active"], 20, "the dead worker runs nothing")
-        worker = flower.find_workers()[name]
-        assert (worker["status"], worker["active"]) == (False, 0)
+        assert_runs_nothing(flower, name)
         assert again not in flower.get(f"/worker/{name}")
         row = flower.find_row(again)
         assert (row["state"], row["result"][:11]) == ("RETRY", "WORKER_LOST")
-        gauge = f'flower_worker_number_of_currently_executing_tasks{{worker="{name}"}} 0.0'
-        assert gauge in flower.get("/metrics")
 
         # The button works without a worker, too.
         told = json.loads(flower.post(f"/api/task/revoke/{cancelled}?terminate=true"))["message"]

@@ -1,4 +1,4 @@
-"""What a stranger pushes into the queue never runs, never stops the worker, and the outcome says why."""
+"""A forged message never runs and never stops the worker, and its outcome says why."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ def test_a_message_without_a_usable_id_is_set_aside(module_stage: Stage, stock: 
 
 
 def test_a_message_of_the_first_protocol_is_set_aside(module_stage: Stage, stock: Stock) -> None:
-    """Its id is in a body that nobody has looked at when a job is claimed."""
+    """Its id is in the body, which is not read when a job is claimed."""
     before = module_stage.workers[0].log.count("action=message_set_aside")
     stock.push(
         {"task": "sandfleet.run", "id": "first-protocol", "args": body()[0], "kwargs": {}},
@@ -205,7 +205,7 @@ CJSON_ONLY = {
 }
 
 
-def test_a_message_that_lua_reads_and_python_does_not_is_refused_at_once(module_stage: Stage, stock: Stock) -> None:
+def test_a_message_that_only_lua_can_read_is_refused_at_once(module_stage: Stage, stock: Stock) -> None:
     for case, message in CJSON_ONLY.items():
         job_id = f"cjson-{uuid.uuid4()}"
         stock.redis.lpush(f"{KEY_PREFIX}sandfleet", message % job_id.encode())
@@ -216,7 +216,7 @@ def test_a_message_that_lua_reads_and_python_does_not_is_refused_at_once(module_
 MALFORMED_JOBS = 5000
 
 
-def test_thousands_of_malformed_jobs_do_not_hold_a_good_one_up(module_stage: Stage, stock: Stock) -> None:
+def test_thousands_of_malformed_jobs_do_not_delay_a_good_one(module_stage: Stage, stock: Stock) -> None:
     """Each ends with an outcome of its own, in the claimer's thread: through Celery and the pool each took 9 ms."""
     name = uuid.uuid4().hex
     messages = [json.dumps({"headers": {"id": f"malformed-{name}-{number}"}}) for number in range(MALFORMED_JOBS)]
@@ -254,7 +254,7 @@ def test_a_spec_that_would_grow_in_the_worker_is_refused_with_its_memory_flat(
 
 
 def peak_bytes(pid: int) -> int:
-    """Return the most memory that a process has had resident (proc_pid_status(5): VmHWM)."""
+    """Return the peak of a process's resident memory (proc_pid_status(5): VmHWM)."""
     line = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) * 1024
 

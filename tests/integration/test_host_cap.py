@@ -15,7 +15,7 @@ JOBS = 12
 
 
 class Sampler:
-    """Counts the host's sandboxes that have a job, again and again, into a record that only grows."""
+    """Count the host's sandboxes that have a job, repeatedly, into a record that only grows."""
 
     def __init__(self, stage: Stage) -> None:
         self._stage = stage

@@ -1,4 +1,4 @@
-"""What a worker tells Redis of a job while Redis is away."""
+"""A worker records attempts and ends of jobs while Redis is down."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from sandfleet_config.queues import job_key
 from sandfleet_config.settings import WorkerSettings
 from sandfleet_worker.delivery.claim import Claim, Flag
 from sandfleet_worker.delivery.host_slots import HostSlots
+from sandfleet_worker.delivery.identity import Identity
 from sandfleet_worker.delivery.intake import Intake
-from sandfleet_worker.delivery.ledger import Identity
 from sandfleet_worker.host import connect
 from waiting import wait_until
 

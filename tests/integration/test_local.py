@@ -117,7 +117,7 @@ def test_signals_at_any_time_and_together_end_it_in_order(machine: Machine) -> N
         wait_until(lambda: not find_members(str(machine.stage.folder)), 10, "nothing is left")
 
 
-def test_where_memory_runs_out_redis_goes_last(machine: Machine) -> None:
+def test_when_memory_runs_out_redis_is_killed_last(machine: Machine) -> None:
     process = machine.start_ready("--no-flower")
     children = psutil.Process(process.pid).children()
     scores = {
@@ -149,7 +149,7 @@ def test_a_second_local_is_refused(machine: Machine) -> None:
     assert first.poll() is None
 
 
-def test_after_a_kill_everything_is_gone_and_a_restart_runs_what_was_queued(machine: Machine) -> None:
+def test_a_killed_local_leaves_nothing_and_a_restart_runs_the_queued_jobs(machine: Machine) -> None:
     process = machine.start_ready("--no-flower")
     stock = machine.stock
     jobs = [stock.submit("sh", "-c", "sleep 1; exit 4") for _ in range(4)]
@@ -163,7 +163,7 @@ def test_after_a_kill_everything_is_gone_and_a_restart_runs_what_was_queued(mach
     assert [machine.stock.outcome(job_id)["exit_code"] for job_id in jobs] == [4, 4, 4, 4]
 
 
-def test_a_crashed_child_ends_the_rest_and_is_told(machine: Machine) -> None:
+def test_a_crashed_child_ends_the_others_and_is_reported(machine: Machine) -> None:
     process = machine.start_ready("--no-flower")
     worker = next(child for child in psutil.Process(process.pid).children() if "start" in child.cmdline())
     worker.kill()

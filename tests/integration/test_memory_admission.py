@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 MIB = 1 << 20
 PARENT_MIB, LIMIT_MIB, USED_MIB = 700, 512, 400
 EAT = f"dd if=/dev/zero of=/dev/null bs={USED_MIB}M count=1 && sleep 0.5 && echo whole"
-"""Reads into a buffer of that size."""
+"""Read into a buffer of that size."""
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def sleep(seconds: float, mib: int) -> SandboxSpec:
 
 
 class Limits:
-    """The greatest sum of the limits of sandboxes below a cgroup that ever was."""
+    """The peak of the sum of the limits of sandboxes below a cgroup."""
 
     def __init__(self, folder: Path) -> None:
         self._folder, self.greatest = folder, 0

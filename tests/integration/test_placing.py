@@ -3,72 +3,20 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import Any
 
-import pytest
-from sandfleet import Fleet, SpecInvalid
+from placing_hosts import MIB, HostOfTest, needs_memory, read_why, submit
+from sandfleet import Fleet
 from sandfleet_config.queues import DEFAULT_QUEUE, KEY_PREFIX, job_key
 from sandfleet_config.wire import join_needs
-from sandfleet_worker.delivery.claim import Claim, Flag, PutBack
+from sandfleet_worker.delivery.claim import Claim, Flag
 from sandfleet_worker.delivery.envelope import open_message
-from sandfleet_worker.delivery.ledger import Identity, Ledger
-from sandfleet_worker.delivery.read_message import read_delivery
+from sandfleet_worker.delivery.identity import Identity
+from sandfleet_worker.delivery.ledger import Ledger
+from sandfleet_worker.delivery.read_message import read_message
+from sandfleet_worker.delivery.settlement import PutBack
 from waiting import wait_until
-
-if TYPE_CHECKING:
-    from sandfleet import Job
-MIB = 1 << 20
-FREE = 1 << 40
-
-
-class HostOfTest:
-    """A worker's ledger on a host that has what the test says."""
-
-    def __init__(self, client: Any, name: str, *, images: tuple[str, ...] = ("x",), **facts: Any) -> None:
-        self.name, self._images, self._calls = name, images, 0
-        ceilings = {"memory_bytes": 512 * MIB, "timeout": 3600, "cpu_quota": 200_000}
-        self._facts = {
-            "queues": [DEFAULT_QUEUE],
-            "contract": 3,
-            "budget": 1024 * MIB,
-            "ceilings": ceilings,
-            "labels": {},
-            "has_all_images": True,
-        } | facts
-        self.ledger = Ledger(client, Identity(name, f"{name}.1", f"{name}:1:1"), 3600)
-        self.ledger.register(600_000)
-        self.announce()
-
-    def announce(self, **facts: Any) -> None:
-        self._facts |= facts
-        assert self.ledger.announce(json.dumps(self._facts), self._images, 600)
-
-    def claim(self, free: int = FREE) -> Claim | None:
-        self._calls += 1
-        claim_id = f"{self.name}-{self._calls}"
-        while True:
-            claim, may_be_more = self.ledger.claim(claim_id, [DEFAULT_QUEUE], {"free": free})
-            if claim is not None or not may_be_more:
-                return claim
-
-    def takes(self, job: Job, free: int = FREE) -> None:
-        claim = self.claim(free)
-        assert claim is not None
-        assert claim.job_id == job.id
-
-
-def submit(fleet: Fleet, **fields: Any) -> Job:
-    return fleet.submit({"image": "x", "command": ["true"], **fields})
-
-
-def read_why(fleet: Fleet, job: Job) -> str:
-    record = fleet.record(job.id)
-    assert record is not None
-    return record.why
-
-
-def needs_memory(mib: int) -> dict[str, Any]:
-    return {"resources": {"memory_bytes": mib * MIB}}
 
 
 def test_a_job_goes_where_its_needs_are_met(fleet: Fleet, client: Any) -> None:
@@ -158,9 +106,9 @@ def test_a_stock_producers_newer_message_is_for_whoever_speaks_it(client: Any) -
         headers = {"id": "stock", "task": "sandfleet.run"}
         message = {"body": body, "content-type": "application/json", "content-encoding": "utf-8", "headers": headers}
         claim = Claim("claim", "stock", Flag.START, json.dumps(message).encode())
-        delivery = read_delivery(open_message(claim), 1000)
-        assert delivery is not None
-        assert (delivery.newer_contract, delivery.request) == (newer, None)
+        job_message = read_message(open_message(claim), 1000)
+        assert job_message is not None
+        assert (job_message.newer_contract, job_message.request) == (newer, None)
     needs = join_needs(4)
     assert not one.ledger.has_other_host(needs, DEFAULT_QUEUE, "stock")
     other = HostOfTest(client, "other", contract=4)
@@ -182,50 +130,6 @@ def test_a_worker_of_an_older_release_counts_as_one_that_may_have_everything_of_
     older.leave()
     one.takes(job)
     fleet.submit({"image": "x", "resources": {"memory_bytes": "1GiB"}})
-
-
-def test_a_job_waits_for_memory_at_its_place_and_says_so(fleet: Fleet, client: Any) -> None:
-    one = HostOfTest(client, "one")
-    large, small, untold = submit(fleet, **needs_memory(400)), submit(fleet, **needs_memory(100)), submit(fleet)
-    one.takes(small, free=300 * MIB)
-    assert read_why(fleet, large) == "needs 400 MiB of memory, one has 300 MiB free"
-    assert one.claim(free=399 * MIB) is None
-    assert one.ledger.is_short
-    client.hdel(job_key(large.id), "why_at")
-    assert one.claim(free=400 * MIB - 1) is None
-    assert read_why(fleet, large) == "needs 419430400 bytes of memory, one has 419430399 bytes free"
-    assert read_why(fleet, untold) == "needs 512 MiB of memory, one has 399 MiB free"
-    one.takes(large, free=400 * MIB)
-    assert one.claim(free=400 * MIB) is None, "a job that does not say gets as much as the host lets it have"
-    one.takes(untold, free=512 * MIB)
-    assert not one.ledger.is_short
-
-
-def test_a_host_keeps_its_memory_for_a_job_that_waited_long_and_only_one_does(fleet: Fleet, client: Any) -> None:
-    one, other = HostOfTest(client, "one"), HostOfTest(client, "other")
-    large = submit(fleet, **needs_memory(400))
-    first, second, third = (submit(fleet, **needs_memory(100)) for _ in range(3))
-    one.takes(first, free=300 * MIB)
-    client.hincrby(job_key(large.id), "short_since", -10_000)
-
-    assert one.claim(free=300 * MIB) is None
-    assert read_why(fleet, second) == f"one keeps its memory for job {large.id}"
-    other.takes(second, free=300 * MIB)
-    urgent = submit(fleet, priority=0, **needs_memory(100))
-    one.takes(urgent, free=300 * MIB)
-    assert 0 < client.pttl(f"{KEY_PREFIX}keeps:one") <= 5000
-    one.takes(large, free=400 * MIB)
-    assert not client.exists(f"{KEY_PREFIX}keeps:one")
-    one.takes(third, free=300 * MIB)
-
-
-def test_a_kept_job_that_is_gone_frees_the_host(fleet: Fleet, client: Any) -> None:
-    one = HostOfTest(client, "one")
-    large, small = submit(fleet, **needs_memory(400)), submit(fleet, **needs_memory(100))
-    client.hset(job_key(large.id), "short_since", 1)
-    assert one.claim(free=300 * MIB) is None
-    assert large.cancel().is_ended
-    one.takes(small, free=300 * MIB)
 
 
 def test_what_is_put_back_by_its_worker_was_never_started(fleet: Fleet, client: Any) -> None:
@@ -261,32 +165,6 @@ def test_a_stock_producers_job_that_waits_for_a_host_expires_like_any_other(clie
     assert (found.job_id, found.flag) == ("stock", "expired")
 
 
-def test_a_job_too_large_for_every_live_host_is_refused_at_submit(fleet: Fleet, client: Any) -> None:
-    large = {"image": "x", "resources": {"memory_bytes": "1GiB"}}
-    fleet.submit(large)  # no host is known
-    fleet.close()
-    HostOfTest(client, "small", budget=300 * MIB)
-    HostOfTest(client, "larger", budget=700 * MIB)
-
-    def refusal() -> str:
-        try:
-            fleet.submit(large)
-        except SpecInvalid as error:
-            return error.message
-        return ""
-
-    wait_until(refusal, 3, "the hosts are seen")
-    assert (
-        refusal()
-        == "resources.memory_bytes: 1 GiB is more than any live host has for its jobs: the largest has 700 MiB"
-    )
-    with pytest.raises(
-        SpecInvalid, match=r"nothing was queued, 1 of 2 specs are faulty: specs\[1\].resources.memory_bytes"
-    ):
-        fleet.submit_many([{"image": "x"}, large])
-    fleet.submit({"image": "x", "resources": {"memory_bytes": "700MiB"}})
-
-
 def test_what_a_worker_said_goes_with_its_lease(client: Any) -> None:
     left, dead, one = (HostOfTest(client, name) for name in ("left", "dead", "one"))
     assert client.hlen(f"{KEY_PREFIX}hosts") == 3
@@ -308,7 +186,7 @@ def test_hosts_that_each_found_that_they_cannot_run_a_job_do_not_hand_it_to_each
     claim = one.claim()
     assert claim is not None
     assert one.ledger.has_other_host(why.needs, DEFAULT_QUEUE, job.id)
-    assert one.ledger.put_back(claim, why, "one")
+    assert one.ledger.put_back(claim, replace(why, avoid_host="one"))
     claim = other.claim()
     assert claim is not None
     assert not other.ledger.has_other_host(why.needs, DEFAULT_QUEUE, job.id), "the other one was tried"
@@ -317,37 +195,6 @@ def test_hosts_that_each_found_that_they_cannot_run_a_job_do_not_hand_it_to_each
     third.ledger.leave()
     HostOfTest(client, "fourth", images=("nowhere",))
     assert other.ledger.has_other_host(why.needs, DEFAULT_QUEUE, job.id)
-
-
-def test_a_host_keeps_no_memory_for_a_job_that_it_does_not_reach(fleet: Fleet, client: Any) -> None:
-    one = HostOfTest(client, "one")
-    large = submit(fleet, **needs_memory(400))
-    client.hset(job_key(large.id), "short_since", 1)
-    assert one.claim(free=300 * MIB) is None
-    kept = f"{KEY_PREFIX}keeps:one"
-    assert client.get(kept) == large.id.encode()
-    queued = f"{KEY_PREFIX}{DEFAULT_QUEUE}\x06\x166"
-    for _ in range(20):
-        submit(fleet, **needs_memory(100))
-        assert client.lmove(queued, queued, "LEFT", "RIGHT"), "as a job that is given back"
-    client.pexpire(kept, 1000)
-    assert one.claim() is None
-    assert client.pttl(kept) <= 1000, "nobody sees the job: the key's time goes on"
-    client.delete(kept)
-    assert one.claim() is not None
-
-
-def test_a_worker_of_other_queues_does_not_make_its_host_keep_memory(fleet: Fleet, client: Any) -> None:
-    one = HostOfTest(client, "one")
-    large = submit(fleet, **needs_memory(400))
-    client.hset(job_key(large.id), "short_since", 1)
-    assert one.claim(free=300 * MIB) is None
-    kept = f"{KEY_PREFIX}keeps:one"
-    client.pexpire(kept, 1000)
-    neighbour = Ledger(client, Identity("one", "one.2", "one:2:2"), 3600)
-    neighbour.register(600_000)
-    assert neighbour.claim("neighbour-1", ["another"], {"free": FREE}) == (None, False)
-    assert client.pttl(kept) <= 1000, "it cannot know whether the job is still waited for"
 
 
 def test_many_jobs_of_another_host_hold_up_none_of_this_one(fleet: Fleet, client: Any) -> None:
@@ -360,18 +207,6 @@ def test_many_jobs_of_another_host_hold_up_none_of_this_one(fleet: Fleet, client
         assert claim is not None
         assert claim.job_id in {job.id for job in many}
     assert one.claim() is None
-
-
-def test_a_large_job_is_helped_although_one_for_another_host_stands_before_it(fleet: Fleet, client: Any) -> None:
-    one, _ = HostOfTest(client, "one"), HostOfTest(client, "other", labels={"gpu": "yes"})
-    submit(fleet, requires={"gpu": "yes"})
-    large, larger = submit(fleet, **needs_memory(400)), submit(fleet, **needs_memory(500))
-    submit(fleet, **needs_memory(100))
-    client.hset(job_key(large.id), "short_since", 1)
-    client.hset(job_key(larger.id), "short_since", 1)
-    assert one.claim(free=300 * MIB) is None
-    assert client.get(f"{KEY_PREFIX}keeps:one") == large.id.encode()
-    one.takes(large, free=400 * MIB)
 
 
 def test_what_nobody_can_read_of_a_host_or_of_a_jobs_needs_costs_no_job(fleet: Fleet, client: Any) -> None:

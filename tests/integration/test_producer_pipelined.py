@@ -1,4 +1,4 @@
-"""Commands under way while the producer does something else, and what becomes of them when the connection does not hold."""
+"""Pipelined calls: their answers, broken connections, forks and threads."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from pydantic import SecretStr
 from sandfleet import Fleet, QueueFull, SandboxSpec, Settings
-from sandfleet.channel.pipelined import Flight
+from sandfleet.channel.pipelined import PipelinedCall
 from sandfleet_config.queues import KEY_PREFIX
 from waiting import wait_until
 
@@ -41,15 +41,15 @@ def cut_all(client: redis.Redis) -> None:
     client.client_kill_filter(_type="normal", skipme=True)
 
 
-def test_an_answer_is_had_once_and_the_connection_is_given_back(client: redis.Redis) -> None:
+def test_an_answer_is_read_once_and_the_connection_is_returned(client: redis.Redis) -> None:
     for number in range(1, 4):
-        with Flight(client, "INCR", "counter") as flight:
-            assert flight.answer() == number
+        with PipelinedCall(client, "INCR", "counter") as call:
+            assert call.answer() == number
     assert len(client.connection_pool._in_use_connections) == 0
 
 
-def test_an_answer_that_nobody_reads_is_nobody_elses(client: redis.Redis) -> None:
-    with Flight(client, "SET", "counter", 7):
+def test_an_unread_answer_is_not_read_by_another_call(client: redis.Redis) -> None:
+    with PipelinedCall(client, "SET", "counter", 7):
         pass
     # The unread "OK" would be the next command's answer, had it stayed in a connection that is used again.
     assert client.echo("mine") == b"mine"
@@ -57,11 +57,11 @@ def test_an_answer_that_nobody_reads_is_nobody_elses(client: redis.Redis) -> Non
     assert len(client.connection_pool._in_use_connections) == 0
 
 
-def test_a_connection_that_breaks_is_made_up_for(client: redis.Redis, fleet: Fleet) -> None:
+def test_a_call_whose_connection_breaks_is_repeated(client: redis.Redis, fleet: Fleet) -> None:
     connection: Any = fleet._channel._connections.redis  # type: ignore[attr-defined]
-    with Flight(connection, "GET", "counter") as flight:
+    with PipelinedCall(connection, "GET", "counter") as call:
         cut_all(client)
-        assert flight.answer() is None
+        assert call.answer() is None
     assert len(connection.connection_pool._in_use_connections) == 0
 
 
@@ -108,12 +108,12 @@ def test_a_reader_that_stops_leaves_no_connection_behind(fleet: Fleet) -> None:
     assert len(pool._in_use_connections) == 0
 
 
-def test_a_child_that_goes_on_with_its_parents_flight_has_an_answer_of_its_own(client: redis.Redis) -> None:
-    with Flight(client, "INCR", "counter") as flight:
+def test_a_forked_child_repeats_the_call_of_its_parent(client: redis.Redis) -> None:
+    with PipelinedCall(client, "INCR", "counter") as call:
         child = os.fork()
         if child == 0:
-            os._exit(0 if flight.answer() in (1, 2) else 1)
-        assert flight.answer() in (1, 2)
+            os._exit(0 if call.answer() in (1, 2) else 1)
+        assert call.answer() in (1, 2)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert client.get("counter") == b"2"
 
@@ -135,7 +135,7 @@ def test_threads_submit_and_collect_side_by_side(client: redis.Redis, fleet: Fle
     assert client.scard(f"{KEY_PREFIX}queues") == 0
 
 
-def test_a_source_that_fails_while_there_is_no_room_is_told_of_that(redis_server: Any, fleet: Fleet) -> None:
+def test_an_error_of_the_source_does_not_hide_a_full_queue(redis_server: Any, fleet: Fleet) -> None:
     def produce() -> Iterator[SandboxSpec]:
         yield from [SPEC] * 512
         raise ValueError("the source")

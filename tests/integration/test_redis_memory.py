@@ -1,4 +1,4 @@
-"""A Redis that runs out of memory loses no job and no outcome; output goes first, and it is told."""
+"""A Redis that runs out of memory loses no job and no outcome: only output is dropped, and the outcome says so."""
 
 from __future__ import annotations
 
@@ -24,6 +24,9 @@ from waiting import wait_until
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from sandfleet import Job
+
+OUTPUT_DROPPED = "its output was dropped: Redis was at its maxmemory when the job ended"
 MIB = 1 << 20
 KIB = 1 << 10
 
@@ -52,7 +55,7 @@ def used(havoc: Havoc) -> int:
 
 @contextmanager
 def filled(havoc: Havoc, percent: float) -> Iterator[None]:
-    """Let Redis use so much of its maxmemory; then give it room again."""
+    """Let Redis use that share of its maxmemory, and raise maxmemory at the end."""
     havoc.redis.config_set("maxmemory", int(used(havoc) * 100 / percent))
     try:
         yield
@@ -65,7 +68,13 @@ def new_spec(script: str, max_bytes: str = "1MiB") -> SandboxSpec:
     return SandboxSpec.model_validate({"image": "busybox", "command": command, "output": {"max_bytes": max_bytes}})
 
 
-def test_what_runs_ends_at_maxmemory_with_its_outcome_and_without_large_output(
+def show(job: Job, capsys: pytest.CaptureFixture[str]) -> str:
+    """Return what `sandfleet show` prints of the job."""
+    assert main(["show", job.id]) == 0
+    return capsys.readouterr().out
+
+
+def test_a_running_job_ends_at_maxmemory_with_its_outcome_but_without_large_output(
     havoc: Havoc, fleet: Fleet, capsys: pytest.CaptureFixture[str]
 ) -> None:
     worker, settings = havoc.start(3), WorkerSettings(redis_url=SecretStr(havoc.server.url))
@@ -80,13 +89,10 @@ def test_what_runs_ends_at_maxmemory_with_its_outcome_and_without_large_output(
         assert (outcome.code, outcome.exit_code) == ("EXIT_NONZERO", 3)
         for stream, total in ((outcome.stdout, 600_000), (outcome.stderr, 500_000)):
             assert (stream.text, stream.truncated, stream.total_bytes) == ("", True, total)
-        assert (
-            outcome.message
-            == "the program exited 3; its output was dropped: Redis was at its maxmemory when the job ended"
-        )
+        assert outcome.message == f"the program exited 3; {OUTPUT_DROPPED}"
         outcome = failed.outcome(30)
         assert (outcome.code, outcome.signal, outcome.stdout.truncated) == ("SIGNALED", 9, True)
-        assert outcome.message.endswith("; its output was dropped: Redis was at its maxmemory when the job ended")
+        assert outcome.message.endswith(f"; {OUTPUT_DROPPED}")
         outcome = small.outcome(30)
         assert (outcome.code, outcome.stdout.text, outcome.message) == ("OK", "kept\n", "")
         with pytest.raises(redis.exceptions.OutOfMemoryError):
@@ -96,13 +102,11 @@ def test_what_runs_ends_at_maxmemory_with_its_outcome_and_without_large_output(
         wait_until(lambda: "action=claims_stopped" in worker.log, 12, "the worker says that it claims nothing")
         time.sleep(1.5)
         assert not havoc.starts(queued.id)
-        assert main(["show", queued.id]) == 0
-        assert "of its maxmemory: workers claim nothing above 90 %" in capsys.readouterr().out
+        assert "of its maxmemory: workers claim nothing above 90 %" in show(queued, capsys)
         (finding,) = (item for item in check_redis(settings) if item.name == "redis memory")
         assert finding.state is State.WARNING
         assert "workers claim nothing above 90 %" in finding.detail
-        assert main(["show", large.id]) == 0
-        assert "600000 bytes" in capsys.readouterr().out
+        assert "600000 bytes" in show(large, capsys)
 
     assert {item.state for item in check_redis(settings) if item.name == "redis memory"} == {State.OK}
     assert queued.outcome(30).stdout.text == "later\n"
@@ -112,8 +116,10 @@ def test_what_runs_ends_at_maxmemory_with_its_outcome_and_without_large_output(
     assert [havoc.ends(job.id) for job in (large, small, failed, queued)] == [1] * 4
 
 
-def test_workers_stop_before_maxmemory_so_that_what_runs_keeps_its_output(havoc: Havoc, fleet: Fleet) -> None:
-    """Many jobs with large outputs, and a Redis that cannot hold them all: none is lost, and it never passes its maxmemory."""
+def test_workers_claim_nothing_before_maxmemory_so_that_running_jobs_keep_their_output(
+    havoc: Havoc, fleet: Fleet
+) -> None:
+    """The outputs are larger than Redis. No job is lost, and Redis never exceeds its maxmemory."""
     maximum = used(havoc) + 48 * MIB
     havoc.redis.set("other", "x" * 30 * MIB, ex=3600)
     havoc.redis.config_set("maxmemory", maximum)

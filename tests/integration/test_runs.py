@@ -6,7 +6,6 @@ import os
 import threading
 import time
 from collections import Counter
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,7 +15,7 @@ from sandfleet import CancelState, ErrorCode, Fleet, JobUnknown, Outcome, Sandbo
 from sandfleet.channel.records import RunState
 from sandfleet.cli import main
 from sandfleet_config.queues import DEFAULT_QUEUE, KEY_PREFIX, job_key, result_key, run_key
-from sandfleet_worker.delivery import ledger as ledger_module
+from sandfleet_worker.delivery import claim_calls
 from sandfleet_worker.delivery.claim import Claim
 from sandfleet_worker.delivery.ledger import Ledger
 from waiting import wait_until
@@ -37,7 +36,7 @@ def end(ledger: Ledger, claim: Claim, code: ErrorCode = ErrorCode.OK) -> str:
     """End the claim's run, as a dead letter where it is the host's fault."""
     outcome = Outcome.of(code, claim.job_id, exit_code=0, attempts=claim.end_attempts(code))
     reason = "no try is left" if code is LOST else ""
-    assert ledger.finish(replace(claim, reason=reason), outcome)
+    assert ledger.finish(claim, outcome, reason=reason)
     return claim.job_id
 
 
@@ -110,7 +109,7 @@ def test_a_cancel_and_an_expiry_end_the_newest_run(client: Any, fleet: Fleet, le
     assert fleet.batch("b").cancel() == {CancelState.ENDED: 2}
 
 
-def test_the_key_stands_for_the_job_as_it_was_first_submitted(client: Any, fleet: Fleet, ledger: Ledger) -> None:
+def test_an_idempotency_key_means_the_job_as_first_submitted(client: Any, fleet: Fleet, ledger: Ledger) -> None:
     spec = SPEC.model_copy(update={"idempotency_key": "k"})
     job = fleet.submit(spec)
     end(ledger, claim_next(ledger), LOST)
@@ -122,7 +121,7 @@ def test_the_key_stands_for_the_job_as_it_was_first_submitted(client: Any, fleet
     assert client.ttl(f"{KEY_PREFIX}idem:k") > 0
 
 
-def test_a_reader_under_way_has_each_run_once(fleet: Fleet, ledger: Ledger) -> None:
+def test_a_stream_yields_each_run_once(fleet: Fleet, ledger: Ledger) -> None:
     """What it has read stays; the later run's outcome comes as well, and the stream ends when all have ended."""
     again, other = fleet.submit_many([SPEC] * 2, batch="b")
     claims = {claim.job_id: claim for claim in (claim_next(ledger), claim_next(ledger))}
@@ -188,14 +187,14 @@ def test_the_commands_queue_again_and_show_runs(
     client.delete(f"{KEY_PREFIX}dead:message-1", f"{KEY_PREFIX}dead")
 
 
-def test_a_job_that_left_no_message_is_told_so(fleet: Fleet, ledger: Ledger) -> None:
+def test_a_job_without_a_message_cannot_run_again(fleet: Fleet, ledger: Ledger) -> None:
     job = fleet.submit(SPEC)
     end(ledger, claim_next(ledger))
     assert fleet._channel.start_runs([(job.id, 1), ("no-such", 1)]) == [RunState.NO_MESSAGE, RunState.UNKNOWN]
     assert job.is_done
 
 
-def test_a_letter_of_an_old_release_runs_again(client: Any, fleet: Fleet, ledger: Ledger) -> None:
+def test_a_dead_letter_of_an_old_release_runs_again(client: Any, fleet: Fleet, ledger: Ledger) -> None:
     """It says neither run nor batch, and its job's end stands in the list only."""
     job = fleet.submit(SPEC, batch="b")
     end(ledger, claim_next(ledger), LOST)
@@ -210,14 +209,14 @@ def test_a_letter_of_an_old_release_runs_again(client: Any, fleet: Fleet, ledger
 
 
 def retry_at_once(url: str, batch: str) -> Counter[RunState]:
-    """Two producers click at the same moment, each with the letters that it saw before."""
+    """Two producers click at the same moment, each with the dead letters that it saw before."""
     gate, states = threading.Barrier(2), Counter[RunState]()
 
     def click() -> None:
         with Fleet(Settings(redis_url=SecretStr(url))) as fleet:
-            portions = list(fleet._channel.dead_runs(batch))
+            chunks = list(fleet._channel.dead_runs(batch))
             gate.wait()
-            for runs in portions:
+            for runs in chunks:
                 states.update(fleet._channel.start_runs(runs))
 
     clicks = [threading.Thread(target=click) for _ in range(2)]
@@ -233,7 +232,7 @@ def test_a_quarter_of_a_batch_is_run_again_by_two_producers_at_once(
 ) -> None:
     """Each job that is retried has two runs, each run one outcome."""
     jobs, retried = JOBS, JOBS // 4
-    monkeypatch.setattr(ledger_module, "MAX_DEAD_LETTERS", retried)
+    monkeypatch.setattr(claim_calls, "MAX_DEAD_LETTERS", retried)
     ids = [job.id for job in fleet.submit_many([SPEC] * jobs, batch="b")]
     lost = set(ids[::4])
     for _ in ids:

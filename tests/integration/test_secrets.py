@@ -33,7 +33,7 @@ JOBS: dict[str, tuple[list[str], dict[str, Any]]] = {
 
 
 class Events:
-    """Everything Celery broadcasts, kept."""
+    """All events that Celery broadcasts."""
 
     def __init__(self, app: Any) -> None:
         self.seen: list[dict[str, Any]] = []

@@ -1,4 +1,4 @@
-"""What docs/how-to/send-from-outside.md tells people to type works, and a likely mistake is told with the field."""
+"""The example of docs/how-to/send-from-outside.md works, and a likely mistake gets a message with the field."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_the_example_of_the_page_runs_a_job(
     assert capfd.readouterr().out == "EXIT_NONZERO 3 hello\n\n"
 
 
-def test_a_bare_spec_is_told_what_to_send(module_stage: Stage, stock: Stock) -> None:
+def test_a_bare_spec_is_refused_with_an_example(module_stage: Stage, stock: Stock) -> None:
     assert module_stage.workers
     text = json.dumps({"image": "busybox", "command": ["true"]})
     result = stock.app.send_task("sandfleet.run", args=[text], queue="sandfleet", ignore_result=True)

@@ -1,4 +1,4 @@
-"""Outcomes with codes of a newer release are read by their category, by whoever reads them."""
+"""Every reader treats an outcome with a code of a newer release by its category."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ from sandfleet_config.errors import (
 from sandfleet_config.queues import DEFAULT_QUEUE, KEY_PREFIX, job_key
 from sandfleet_config.scripts import DEAD_TTL_SECONDS, read_script
 from sandfleet_worker.delivery.claim import parse_attempts
-from sandfleet_worker.delivery.ledger import Identity, Ledger
+from sandfleet_worker.delivery.identity import Identity
+from sandfleet_worker.delivery.ledger import Ledger
 
 NEW = "SOMETHING_NEW"
 ATTEMPT = {"host": "h", "worker": "h.1", "started": 1_700_000_000_000, "ended": 1_700_000_001_000}
@@ -81,7 +82,7 @@ CATEGORIES: dict[str, tuple[Category, type[SandboxError], int]] = {
 }
 
 
-def test_an_unknown_code_is_told_as_it_is_and_counts_as_its_category(
+def test_an_unknown_code_keeps_its_name_and_counts_as_its_category(
     fleet: Fleet, client: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name, (category, error_class, exit_status) in CATEGORIES.items():
@@ -136,7 +137,7 @@ def test_a_batch_with_unknown_codes_is_read_to_its_end(fleet: Fleet, client: Any
     assert {outcome.code.category for outcome in fleet.as_completed(jobs, timeout=5)} == {Category.HOST, Category.LIMIT}
 
 
-def test_a_code_that_could_be_none_is_damage(fleet: Fleet, client: Any) -> None:
+def test_a_text_that_cannot_be_a_code_is_damage(fleet: Fleet, client: Any) -> None:
     """It may drive a terminal, or fill a table of metrics."""
     for code in ("\x1b[31mRED", "lower", "", "X" * 65, "A B", 7, None):
         outcome = fleet.job(forge(fleet, client, "limit", code=code)).outcome(0)

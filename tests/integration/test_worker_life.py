@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from stage import Stage, Stock
 
 
-def test_sigterm_finishes_what_runs_and_takes_nothing_new(stage: Stage, stock: Stock) -> None:
+def test_sigterm_lets_running_jobs_end_and_claims_nothing(stage: Stage, stock: Stock) -> None:
     worker = stage.start(concurrency=1)
     worker.wait_ready()
     first, second = stock.submit("sleep", "2"), stock.submit("true")
@@ -64,7 +64,7 @@ def test_after_mixed_jobs_and_a_kill_nothing_is_left(stage: Stage, stock: Stock)
         "yes | head -c 1000000",
         "cat /dev/zero | head -c 9999999 >/tmp/x",
     ]
-    done = [stock.submit("sh", "-c", scripts[number % len(scripts)]) for number in range(500)]
+    done = [stock.submit("sh", "-c", scripts[number % len(scripts)]) for number in range(150)]
     for job_id in done:
         stock.outcome(job_id, 200)
     running = [stock.submit("sleep", "100", fields={"timeout": 100}) for _ in range(4)]
@@ -107,7 +107,7 @@ def test_a_redis_that_evicts_is_refused(stage: Stage) -> None:
     assert "noeviction" in worker.log
 
 
-def test_settings_of_another_celery_application_are_not_ours(stage: Stage, stock: Stock) -> None:
+def test_settings_of_another_celery_application_are_ignored(stage: Stage, stock: Stock) -> None:
     foreign = "redis://127.0.0.1:1/0"
     stage.start(CELERY_BROKER_URL=foreign, CELERY_RESULT_BACKEND=foreign).wait_ready()
 
@@ -134,7 +134,7 @@ def test_plain_celery_worker_is_refused(stage: Stage) -> None:
     assert "sandfleet-worker start" in done.stdout + done.stderr
 
 
-def test_doctor_says_what_the_host_can_do(stage: Stage) -> None:
+def test_doctor_reports_what_the_host_can_do(stage: Stage) -> None:
     settings = {"SANDFLEET_RUNSC__BOOT_DEADLINE_SECONDS": "3", "SANDFLEET_CONCURRENCY": "512"}
     command = [sys.executable, "-m", "sandfleet_worker.cli", "doctor", "--json"]
 
@@ -150,7 +150,7 @@ def test_doctor_says_what_the_host_can_do(stage: Stage) -> None:
     assert done.returncode == 0
 
 
-def test_doctor_fails_where_no_job_could_run(stage: Stage) -> None:
+def test_doctor_fails_if_no_job_could_run(stage: Stage) -> None:
     command = [sys.executable, "-m", "sandfleet_worker.cli", "doctor", "--json"]
     env = stage.env | {"SANDFLEET_RUNSC__PATH": "/no/runsc"}
 

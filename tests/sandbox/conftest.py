@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 from attacking import attack
+from imagetools import store, tree
 from initbox import abilities_folder, init, init_image, new_sandbox, runsc, sandbox
 from leftovers import left_behind
 from sandfleet_config.outcome import Outcome
@@ -18,9 +20,10 @@ from sandfleet_worker.sandbox.image.store import ImageStore
 from sandfleet_worker.sandbox.policy import admit
 from sandfleet_worker.sandbox.process.abilities import MEMORY_FILE
 from sandfleet_worker.sandbox.runner import RunscRunner
-from sandfleet_worker.sandbox.warm.demand import Spare
-from sandfleet_worker.sandbox.warm.pool import IDLE_MEMORY_BYTES
+from sandfleet_worker.sandbox.warm.booter import IDLE_MEMORY_BYTES
+from sandfleet_worker.sandbox.warm.demand import HostLoad
 from waiting import wait_until
+from warmhost import warm, warm_host
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,6 +40,10 @@ __all__ = [
     "new_sandbox",
     "runsc",
     "sandbox",
+    "store",
+    "tree",
+    "warm",
+    "warm_host",
 ]  # fixtures from beside
 
 BINARIES = ("runsc", "mkfs.erofs", "mmdebstrap", "busybox")
@@ -69,7 +76,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture(autouse=True)
 def spare_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let sandboxes be booted ahead whatever else this machine does meanwhile."""
-    monkeypatch.setattr(Spare, "has_cores", lambda _: True)
+    monkeypatch.setattr(HostLoad, "has_idle_cores", lambda _: True)
 
 
 @pytest.fixture
@@ -97,6 +104,13 @@ def runner(host: HostSettings) -> Iterator[RunscRunner]:
     with RunscRunner(host) as runner:
         yield runner
     assert not left_behind(host), "the runner left something on the host"
+
+
+@pytest.fixture
+def sleeper() -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen(["sleep", "600"]) as process:
+        yield process
+        process.kill()
 
 
 class Run(Protocol):
@@ -147,8 +161,8 @@ def wait_warm(runner: RunscRunner, limits: Admitted) -> bool:
     if not runner.config.warm.size or limits.memory_bytes < IDLE_MEMORY_BYTES:
         return False
     plan = runner._new_plan(runner.images.resolve(limits.spec.image), limits.platform)
-    runner._warm.pin(plan)
-    wait_until(lambda: runner._warm.count_idle(plan), 60, "a sandbox is up")
+    runner._provider.pool.pin(plan)
+    wait_until(lambda: runner._provider.pool.count_idle(plan), 60, "a sandbox is up")
     return True
 
 

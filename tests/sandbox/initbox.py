@@ -15,17 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from sandfleet_config.settings import HostSettings, RunscSettings, WarmSettings
-from sandfleet_worker.sandbox.process import init_protocol
+from sandfleet_worker.sandbox.process import init_job
 from sandfleet_worker.sandbox.process.bundle import encode_config
-from sandfleet_worker.sandbox.process.init_protocol import (
-    InitJob,
-    Ready,
-    Report,
-    Rlimit,
-    Started,
-    StatusParser,
-    WritablePath,
-)
+from sandfleet_worker.sandbox.process.init_job import InitJob, Rlimit, WritablePath
+from sandfleet_worker.sandbox.process.init_reports import Ready, Report, Started, StatusParser
+from sandfleet_worker.sandbox.process.runsc import NATIVE
 from sandfleet_worker.sandbox.runner import RunscRunner
 
 if TYPE_CHECKING:
@@ -34,7 +28,6 @@ if TYPE_CHECKING:
     from sandfleet_worker.sandbox.process.runsc import RunscBinary
 
 HERE = Path(__file__).parent
-NATIVE = Path(init_protocol.__file__).parent / "native"
 CFLAGS = [
     *("-Os", "-static", "-nostdlib", "-ffreestanding", "-fno-stack-protector", "-fno-pie", "-no-pie"),
     *("-fno-asynchronous-unwind-tables", "-Wl,-z,noexecstack", "-Wl,--build-id=none"),
@@ -172,7 +165,7 @@ class Sandbox:
 
     def start(self, job: InitJob) -> Report | None:
         assert self.next_report() == Ready(), (self.folder / "runsc.log").read_text()
-        self.send(init_protocol.encode_job(job))
+        self.send(init_job.encode_job(job))
         return self.next_report()
 
     def finish(self) -> Report | None:
@@ -237,7 +230,7 @@ def sandbox(new_sandbox: NewSandbox) -> Sandbox:
 
 def job(*argv: str, **fields: Any) -> InitJob:
     known: dict[str, Any] = {
-        "candidates": init_protocol.exec_candidates(argv[0], PATH),
+        "candidates": init_job.exec_candidates(argv[0], PATH),
         "envp": [f"PATH={PATH}"],
         "uid": NOBODY,
         "gid": NOBODY,

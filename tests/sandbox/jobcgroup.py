@@ -1,4 +1,4 @@
-"""Which of a runner's sandboxes has the job, where others are up and wait for theirs."""
+"""Find the cgroup of the sandbox that has a job, among a runner's idle ones."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def wait_job_cgroup(runner: RunscRunner) -> Path:
     parent = runner._tree.parents["pids"]
     found: list[Path] = []
 
-    def look() -> bool:
+    def poll() -> bool:
         for folder in parent.glob(f"{runner._owner.name}.*"):
             with contextlib.suppress(FileNotFoundError):
                 if (folder / "pids.max").read_text().strip() != "max":
                     found.append(folder)
         return bool(found)
 
-    wait_until(look, 60, "a sandbox has a job")
+    wait_until(poll, 60, "a sandbox has a job")
     assert len(found) == 1
     return found[0]

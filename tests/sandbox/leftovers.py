@@ -1,4 +1,4 @@
-"""What sandboxes left on this host."""
+"""Find what sandboxes have left on this host."""
 
 from __future__ import annotations
 

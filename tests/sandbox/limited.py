@@ -1,4 +1,4 @@
-"""A process of its own with its own limit of open files: runs sandboxes and says how that went; see test_descriptors.py."""
+"""A program with a limit of open files of its own: runs sandboxes and prints how they ended; see test_descriptors.py."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sandfleet_worker.sandbox.policy import admit
 from sandfleet_worker.sandbox.process.cancellation import Cancellation
 from sandfleet_worker.sandbox.process.supervision import Supervision
 from sandfleet_worker.sandbox.runner import RunscRunner
-from sandfleet_worker.sandbox.warm.demand import Spare
+from sandfleet_worker.sandbox.warm.demand import HostLoad
 from waiting import wait_until
 
 
@@ -27,35 +27,35 @@ def count_descriptors() -> int:
 
 
 def main() -> None:
-    wish = json.loads(sys.argv[1])
+    request = json.loads(sys.argv[1])
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    resource.setrlimit(resource.RLIMIT_NOFILE, tuple(wish["limits"]))
-    setattr(Spare, "has_cores", lambda _: True)  # noqa: B010  as in conftest.py
+    resource.setrlimit(resource.RLIMIT_NOFILE, tuple(request["limits"]))
+    setattr(HostLoad, "has_idle_cores", lambda _: True)  # noqa: B010  as in conftest.py
     settings = WorkerSettings(
-        concurrency=wish["concurrency"],
-        runsc=RunscSettings(root_dir=Path(wish["root_dir"])),
-        images=ImagesSettings(root=Path(wish["images"])),
+        concurrency=request["concurrency"],
+        runsc=RunscSettings(root_dir=Path(request["root_dir"])),
+        images=ImagesSettings(root=Path(request["images"])),
         policy=PolicySettings(memory_bytes=64 << 20),
-        warm=WarmSettings(size=wish["warm"]),
+        warm=WarmSettings(size=request["warm"]),
     )
-    spec = SandboxSpec.model_validate({"image": "busybox", "command": wish["command"], "timeout": 240})
+    spec = SandboxSpec.model_validate({"image": "busybox", "command": request["command"], "timeout": 240})
     told: dict[str, object] = {"before": count_descriptors()}
     with RunscRunner(settings) as runner:
-        finding = check_open_files(runner.descriptors, wish["warm"])
+        finding = check_open_files(runner.descriptors, request["warm"])
         told["finding"] = [finding.state, finding.detail, finding.fix]
-        if finding.state is not State.FAILED or wish.get("is_forced"):
-            told["endings"] = run(runner, spec, wish)
+        if finding.state is not State.FAILED or request.get("is_forced"):
+            told["endings"] = run(runner, spec, request)
         told["soft"] = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         told["spares"] = runner.descriptors.spares
     told["after"] = count_descriptors()
     print(json.dumps(told))  # noqa: T201
 
 
-def run(runner: RunscRunner, spec: SandboxSpec, wish: dict[str, int]) -> list[str]:
-    """Run the jobs; return how they ended. Those that are held are cancelled when all of their programs run at the same time."""
+def run(runner: RunscRunner, spec: SandboxSpec, request: dict[str, int]) -> list[str]:
+    """Run the jobs; return how they ended. With `is_held`, cancel them when all of their programs run at the same time."""
     endings: list[str] = []
-    cancels = [Cancellation() for _ in range(wish["jobs"])]
-    watches = watch_all()
+    cancels = [Cancellation() for _ in range(request["jobs"])]
+    supervisions = note_supervisions()
 
     def work(cancel: Cancellation | None = None) -> None:
         try:
@@ -65,35 +65,35 @@ def run(runner: RunscRunner, spec: SandboxSpec, wish: dict[str, int]) -> list[st
             endings.append(f"{error.code}: {error.message}")
 
     def are_all_running() -> bool:
-        running = sum(watch.clock.started is not None and watch.clock.ended is None for watch in watches)
+        running = sum(one.clock.started is not None and one.clock.ended is None for one in supervisions)
         return bool(endings) or running == len(cancels)
 
     threads = [threading.Thread(target=work, args=(cancel,)) for cancel in cancels]
     for thread in threads:
         thread.start()
-    if wish.get("is_held"):
+    if request.get("is_held"):
         wait_until(are_all_running, 150, "all run at once, or one has ended")
         for cancel in cancels:
             cancel.cancel()
     for thread in threads:
         thread.join()
-    if wish.get("is_filled"):
-        wait_until(lambda: runner._warm.count_idle() == runner.descriptors.spares, 120, "all are up")
+    if request.get("is_filled"):
+        wait_until(lambda: runner._provider.pool.count_idle() == runner.descriptors.spares, 120, "all are up")
         work()
     return endings
 
 
-def watch_all() -> list[Supervision]:
+def note_supervisions() -> list[Supervision]:
     """Return a list that will hold the supervision of each sandbox that has been given a job."""
-    watches: list[Supervision] = []
+    supervisions: list[Supervision] = []
     run_job = Supervision.run
 
-    def run(watch: Supervision, *args: Any, **fields: Any) -> None:
-        watches.append(watch)
-        run_job(watch, *args, **fields)
+    def run(supervision: Supervision, *args: Any, **fields: Any) -> None:
+        supervisions.append(supervision)
+        run_job(supervision, *args, **fields)
 
     setattr(Supervision, "run", run)  # noqa: B010  as above
-    return watches
+    return supervisions
 
 
 if __name__ == "__main__":

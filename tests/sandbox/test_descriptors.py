@@ -1,4 +1,4 @@
-"""A limit of open files: raised where it may be, kept to where not, and refused with a number where it is too low."""
+"""The limit of open files: raised if that is allowed, kept otherwise, and refused with a number if it is too low."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ HARD = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 class Limited(Protocol):
     """Run jobs in a process with limits of its own; return what that says and what it logs."""
 
-    def __call__(self, limits: tuple[int, int], **wish: Any) -> tuple[dict[str, Any], str]: ...
+    def __call__(self, limits: tuple[int, int], **request: Any) -> tuple[dict[str, Any], str]: ...
 
 
 @pytest.fixture
 def limited(host: HostSettings) -> Limited:
     """Return a function that runs jobs in a process with limits of its own."""
 
-    def run(limits: tuple[int, int], **wish: Any) -> tuple[dict[str, Any], str]:
-        wish = {"concurrency": 2, "warm": 0, "jobs": 2, "command": ["true"]} | wish
-        wish |= {"limits": limits, "root_dir": str(host.runsc.root_dir), "images": str(host.images.root)}
+    def run(limits: tuple[int, int], **request: Any) -> tuple[dict[str, Any], str]:
+        request = {"concurrency": 2, "warm": 0, "jobs": 2, "command": ["true"]} | request
+        request |= {"limits": limits, "root_dir": str(host.runsc.root_dir), "images": str(host.images.root)}
         support = Path(__file__).parents[1] / "support"
         done = subprocess.run(
-            [sys.executable, Path(__file__).with_name("limited.py"), json.dumps(wish)],
+            [sys.executable, Path(__file__).with_name("limited.py"), json.dumps(request)],
             env={**os.environ, "PYTHONPATH": str(support)},
             capture_output=True,
             text=True,
@@ -73,7 +73,7 @@ def test_the_usual_soft_limit_is_enough_for_64_jobs_at_once_and_128_spares(limit
     assert "Too many open files" not in log
 
 
-def test_where_the_hard_limit_is_low_fewer_are_booted_ahead(limited: Limited) -> None:
+def test_fewer_spares_are_booted_under_a_low_hard_limit(limited: Limited) -> None:
     limit = DescriptorNeed(2, BOOTS, 3).total
     told, log = limited((limit, limit), warm=64, is_filled=True)
     assert codes_of(told) == ["OK"] * 3

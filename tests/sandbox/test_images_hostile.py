@@ -1,4 +1,4 @@
-"""Archives that want out of their folder, or to fill the host. Each is named by what becomes of it."""
+"""Archives that try to leave their folder or to fill the host. Each test is named by the outcome."""
 
 import io
 import os
@@ -181,7 +181,7 @@ def test_too_deep_a_tree_is_refused(store: ImageStore, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"no tar at all" * 100, b"\x1f\x8b broken gzip"])
-def test_what_is_no_tar_is_refused(store: ImageStore, tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_a_tar_is_refused(store: ImageStore, tmp_path: Path, content: bytes) -> None:
     target = tmp_path / "a.tar"
     target.write_bytes(content)
     with pytest.raises(ImageInvalid, match=r"is no tar file|tar failed"):

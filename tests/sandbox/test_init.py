@@ -1,3 +1,5 @@
+"""Init's reports, and the environment that it gives a job."""
+
 from __future__ import annotations
 
 import errno
@@ -8,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from initbox import DISK, NOBODY, PATH, close_control, job, limit, shell, wait_for_output
-from sandfleet_worker.sandbox.process import init_protocol
-from sandfleet_worker.sandbox.process.init_protocol import (
+from sandfleet_worker.sandbox.process import init_job
+from sandfleet_worker.sandbox.process.init_job import WritablePath
+from sandfleet_worker.sandbox.process.init_reports import (
     ChdirFailed,
     ExecFailed,
     Exited,
@@ -22,12 +25,10 @@ from sandfleet_worker.sandbox.process.init_protocol import (
     Signaled,
     Started,
     UserFailed,
-    WritablePath,
 )
 
 if TYPE_CHECKING:
     from initbox import NewSandbox, Sandbox
-    from sandfleet_worker.sandbox.process.runsc import RunscBinary
 
 # ---- how a job ends ----
 
@@ -84,7 +85,7 @@ def test_a_failed_set_up_says_which(new_sandbox: NewSandbox, fields: dict[str, A
 
 def test_a_uid_that_means_unchanged_is_refused(sandbox: Sandbox) -> None:
     assert sandbox.next_report() == Ready()
-    message = bytearray(init_protocol.encode_job(job("true")))
+    message = bytearray(init_job.encode_job(job("true")))
     message[12:16] = b"\xff" * 4
     sandbox.send(bytes(message))
     assert sandbox.finish() == UserFailed(errno.EINVAL)
@@ -95,8 +96,8 @@ def test_a_uid_that_means_unchanged_is_refused(sandbox: Sandbox) -> None:
     [
         (struct.pack("<I", 1 << 21), Fault.LENGTH),
         (struct.pack("<I4s", 4, b"abcd"), Fault.LAYOUT),
-        (struct.pack("<I4s", 4, b"SFJ1"), Fault.LAYOUT),
-        (struct.pack("<I4sI", 8, b"SFJ1", 4), Fault.LAYOUT),
+        (struct.pack("<I4s", 4, b"SFJ2"), Fault.LAYOUT),
+        (struct.pack("<I4sI", 8, b"SFJ2", 2), Fault.LAYOUT),
     ],
 )
 def test_a_bad_message_is_a_protocol_fault(new_sandbox: NewSandbox, message: bytes, fault: Fault) -> None:
@@ -110,13 +111,13 @@ def test_a_bad_message_is_a_protocol_fault(new_sandbox: NewSandbox, message: byt
 def test_a_message_cut_short_or_too_long_is_a_protocol_fault(new_sandbox: NewSandbox, size: int) -> None:
     sandbox = new_sandbox()
     assert sandbox.next_report() == Ready()
-    body = init_protocol.encode_job(job("true"))[4:]
+    body = init_job.encode_job(job("true"))[4:]
     body = body[:size] if size < 0 else body + b"\0" * size
     sandbox.send(struct.pack("<I", len(body)) + body)
     assert sandbox.finish() == ProtocolFault(Fault.LAYOUT)
 
 
-def test_a_sandbox_nobody_used_ends_silently(sandbox: Sandbox) -> None:
+def test_an_unused_sandbox_ends_without_a_report(sandbox: Sandbox) -> None:
     assert sandbox.next_report() == Ready()
     close_control(sandbox)
     assert sandbox.finish() is None
@@ -133,14 +134,12 @@ def test_the_job_gets_its_own_user_folder_environment_and_limits(sandbox: Sandbo
         gid=1001,
         groups=[5, 6],
         cwd="/tmp",
-        umask=0o077,
-        hostname="box-7",
         envp=[f"PATH={PATH}", "COLOUR=red"],
         rlimits=[limit(resource.RLIMIT_NOFILE, 64), limit(resource.RLIMIT_CORE, 0)],
     )
     assert sandbox.run(described) == Exited(0, disk_full=False), sandbox.stderr
     lines = sandbox.stdout.splitlines()
-    assert lines[:6] == ["uid=1000 gid=1001 groups=5,6", "/tmp", "0077", "box-7", "red", "64"]
+    assert lines[:6] == ["uid=1000 gid=1001 groups=5,6", "/tmp", "0022", "sandbox", "red", "64"]
     assert lines[6].split() == ["Groups:", "5", "6"]
     # Ambient ones (CapAmb) are shown since 20260615.
     names = {"CapInh:", "CapPrm:", "CapEff:", "CapBnd:"}
@@ -186,76 +185,6 @@ def test_the_process_limit_holds(new_sandbox: NewSandbox, uid: int, most: int) -
     assert sandbox.stdout == f"forks {most} errno {errno.EAGAIN}\n"
 
 
-# ---- the disk ----
-
-
-def test_writable_paths_belong_to_the_job(sandbox: Sandbox) -> None:
-    script = "stat -c '%n %a %u:%g' /tmp /dev/shm /home/job; touch /tmp/a /dev/shm/b /home/job/c && ls /tmp /home/job"
-    assert sandbox.run(shell(script, uid=1000, gid=1001)) == Exited(0, disk_full=False)
-    assert sandbox.stdout.splitlines() == [
-        *("/tmp 1777 1000:1001", "/dev/shm 1777 1000:1001", "/home/job 700 1000:1001"),
-        *("/home/job:", "c", "", "/tmp:", "a"),
-    ]
-
-
-def test_a_writable_path_may_lie_in_a_closed_folder(sandbox: Sandbox) -> None:
-    paths = [*DISK, WritablePath("/private/work")]
-    assert sandbox.run(shell("touch /private/work/f", uid=1000, gid=1000, writable_paths=paths)) == Exited(
-        0, disk_full=False
-    )
-
-
-@pytest.mark.parametrize("folder", ["/tmp", "/dev/shm", "/home/job"])
-def test_a_full_disk_is_told(new_sandbox: NewSandbox, folder: str) -> None:
-    sandbox = new_sandbox()
-    script = f"dd if=/dev/zero of={folder}/f bs=64k count=1000; exit 1"
-    assert sandbox.run(shell(script)) == Exited(1, disk_full=True)
-    assert "128+0 records out" in sandbox.stderr
-
-
-def test_the_disk_limit_is_the_sum_of_all_writable_paths(sandbox: Sandbox) -> None:
-    script = "dd if=/dev/zero of=/tmp/f bs=1M count=5 && dd if=/dev/zero of=/home/job/f bs=1M count=5; kill -9 $$"
-    assert sandbox.run(shell(script)) == Signaled(signal.SIGKILL, disk_full=True)
-    assert "5+0 records out" in sandbox.stderr
-    assert "3+0 records out" in sandbox.stderr
-
-
-def test_a_disk_that_is_not_full_is_not(sandbox: Sandbox) -> None:
-    assert sandbox.run(shell("dd if=/dev/zero of=/tmp/f bs=1M count=7; exit 1")) == Exited(1, disk_full=False)
-
-
-@pytest.mark.parametrize("uid", [NOBODY, 0])
-def test_nothing_else_is_writable(new_sandbox: NewSandbox, uid: int) -> None:
-    sandbox = new_sandbox()
-    script = (
-        "touch /f /dev/f /proc/f /sys/f /home/f /dev/pts/f; cd /proc/1/fd/6 && touch f; busybox find / -xdev -name f"
-    )
-    sandbox.run(shell(script, uid=uid, gid=uid))
-    assert sandbox.stdout == ""
-    assert sandbox.stderr.count("touch: ") == 6
-
-
-@pytest.mark.parametrize("uid", [NOBODY, 0])
-def test_no_folder_of_dev_is_a_disk_without_a_limit(new_sandbox: NewSandbox, uid: int) -> None:
-    sandbox = new_sandbox()
-    script = "cd /dev; for f in $(busybox find . -type d); do test $f = ./shm || touch $f/f 2>&- && echo $f; done"
-    assert sandbox.run(shell(script, uid=uid, gid=uid)) == Exited(1, disk_full=False)
-    assert sandbox.stdout == "./shm\n"
-
-
-def test_many_empty_files_are_a_full_disk(sandbox: Sandbox, runsc: RunscBinary) -> None:
-    """gVisor's tmpfs has nr_inodes since 20260520; on older releases the memory limit bounds them."""
-    # One busybox for many files: the shell would need a process for each.
-    script = "cd /tmp; i=0; while test $i -lt 60; do mkdir $i; cd $i; eval busybox touch $NAMES || break; cd ..; i=$((i+1)); done"
-    names = " ".join(f"f{number}" for number in range(100))
-    ended = sandbox.run(shell(f"{script} 2>&-; echo $i; test $i = 60", envp=[f"PATH={PATH}", f"NAMES={names}"]))
-    if runsc.abilities.is_quiet:
-        assert ended == Exited(1, disk_full=True)
-        assert 38 <= int(sandbox.stdout) <= 40  # 8 MiB: 4096 inodes
-    else:
-        assert ended == Exited(0, disk_full=False)
-
-
 @pytest.mark.parametrize("uid", [NOBODY, 0, 1000])
 def test_standard_output_opens_again(new_sandbox: NewSandbox, uid: int) -> None:
     sandbox = new_sandbox()
@@ -264,55 +193,19 @@ def test_standard_output_opens_again(new_sandbox: NewSandbox, uid: int) -> None:
     assert (sandbox.stdout, sandbox.stderr) == ("a\nc\n", "b\n")
 
 
-# ---- the writable root ----
-
-
-def test_a_writable_root_is_writable_where_the_image_permits(sandbox: Sandbox) -> None:
-    script = """
-        touch /home/free/a /tmp/b /dev/shm/c && busybox mv /home/free/a /home/free/d && busybox ln /home/free/d /home/free/e
-        touch /etc/f /f; ls /home/free; stat -c '%n %a %u:%g' / /etc /locked /home/free /tmp
-    """
-    assert sandbox.run(shell(script, uid=1000, gid=1000, is_root_writable=True)) == Exited(0, disk_full=False)
-    assert sandbox.stdout.splitlines() == [
-        *("d", "e"),
-        *("/ 751 0:7", "/etc 755 0:0", "/locked 700 0:0", "/home/free 700 1000:1000", "/tmp 1777 1000:1000"),
-    ]
-    assert sandbox.stderr.count("Permission denied") == 2
-
-
-@pytest.mark.parametrize("uid", [NOBODY, 0])
-def test_the_disk_limit_holds_for_a_writable_root(new_sandbox: NewSandbox, uid: int) -> None:
-    sandbox = new_sandbox()
-    folder = "/etc" if uid == 0 else "/home/shared"
-    script = f"dd if=/dev/zero of=/tmp/f bs=1M count=5 && dd if=/dev/zero of={folder}/f bs=64k count=1000"
-    assert sandbox.run(shell(script, uid=uid, gid=uid, is_root_writable=True)) == Exited(1, disk_full=True)
-    assert "5+0 records out" in sandbox.stderr
-    assert "48+0 records out" in sandbox.stderr
-
-
-def test_a_writable_root_without_a_disk_is_refused(sandbox: Sandbox) -> None:
-    assert sandbox.next_report() == Ready()
-    message = bytearray(init_protocol.encode_job(job("true", writable_paths=(), disk_bytes=0)))
-    message[8] |= 2
-    sandbox.send(bytes(message))
-    assert sandbox.finish() == ProtocolFault(Fault.LAYOUT)
-
-
 # ---- control ----
 
 
 @pytest.mark.parametrize(
     ("script", "command", "report"),
     [
-        ("echo up; sleep 60", init_protocol.TERMINATE, Signaled(signal.SIGTERM, disk_full=False)),
+        ("echo up; sleep 60", init_job.TERMINATE, Signaled(signal.SIGTERM, disk_full=False)),
         (
             "trap 'exit 7' TERM; echo up; while :; do sleep 0.05; done",
-            init_protocol.TERMINATE,
+            init_job.TERMINATE,
             Exited(7, disk_full=False),
         ),
-        ("echo up; kill -STOP $$", init_protocol.TERMINATE, Signaled(signal.SIGTERM, disk_full=False)),
-        ("trap '' TERM; echo up; sleep 60", init_protocol.KILL, Signaled(signal.SIGKILL, disk_full=False)),
-        ("echo up; kill -STOP $$", init_protocol.KILL, Signaled(signal.SIGKILL, disk_full=False)),
+        ("echo up; kill -STOP $$", init_job.TERMINATE, Signaled(signal.SIGTERM, disk_full=False)),
         ("echo up; sleep 0.3; exit 3", b"?", Exited(3, disk_full=False)),
     ],
 )

@@ -1,5 +1,8 @@
+"""Attacks of a job on init; all fail."""
+
 from __future__ import annotations
 
+import contextlib
 import errno
 import resource
 import signal
@@ -7,12 +10,16 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from initbox import NOBODY, job, limit, shell
-from sandfleet_worker.sandbox.process import init_protocol
-from sandfleet_worker.sandbox.process.init_protocol import Exited, Signaled, Started
+from initbox import CFLAGS, NOBODY, Sandbox, close_control, compile_c, job, limit, shell
+from sandfleet_worker.sandbox.process import init_job
+from sandfleet_worker.sandbox.process.init_reports import Exited, Signaled, Started
+from sandfleet_worker.sandbox.process.runsc import NATIVE
 
 if TYPE_CHECKING:
-    from initbox import NewSandbox, Sandbox
+    from pathlib import Path
+
+    from initbox import NewSandbox
+    from sandfleet_worker.sandbox.process.runsc import RunscBinary
 
 
 @pytest.mark.parametrize("uid", [NOBODY, 0])
@@ -68,17 +75,17 @@ def test_a_user_namespace_lifts_no_limit(new_sandbox: NewSandbox, uid: int, *, i
     assert int(sandbox.stdout.split()[7]) <= 20
 
 
-def test_the_namespace_attack_is_a_real_one(sandbox: Sandbox) -> None:
+def test_the_namespace_attack_is_a_real_one(tmp_path: Path, init_image: Path, runsc: RunscBinary) -> None:
     """Should a later gVisor fail this, the chroot in init may go."""
-    limits = [limit(resource.RLIMIT_NPROC, 20)]
-    attack = job("attacks", "make-namespaces", rlimits=limits, allow_user_namespaces=True)
-    assert sandbox.start(attack) == Started()
-    deadline = time.monotonic() + 20
-    while "mount" not in sandbox.stdout and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert sandbox.stdout == "clone 0 unshare 0 mount 0 "
-    sandbox.send(init_protocol.KILL)
-    assert sandbox.finish() == Signaled(signal.SIGKILL, disk_full=False)
+    open_init = compile_c(NATIVE / "init.c", tmp_path / "init", *CFLAGS, "-DALLOW_USER_NAMESPACES")
+    with contextlib.closing(Sandbox(tmp_path / "sandbox", init_image, open_init, runsc)) as sandbox:
+        assert sandbox.start(job("attacks", "make-namespaces", rlimits=[limit(resource.RLIMIT_NPROC, 20)])) == Started()
+        deadline = time.monotonic() + 20
+        while "mount" not in sandbox.stdout and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert sandbox.stdout == "clone 0 unshare 0 mount 0 "
+        close_control(sandbox)
+        assert sandbox.finish() is None
 
 
 @pytest.mark.parametrize(("attack", "code"), [("leave-daemons", 5), ("leave-stopped-children", 6)])
@@ -91,11 +98,8 @@ def test_closed_output_does_not_confuse_anyone(sandbox: Sandbox) -> None:
     assert sandbox.run(shell("exec <&- >&- 2>&-; sleep 0.2; exit 4")) == Exited(4, disk_full=False)
 
 
-@pytest.mark.parametrize("command", [init_protocol.TERMINATE, init_protocol.KILL])
-def test_a_fork_bomb_is_stopped(new_sandbox: NewSandbox, command: bytes) -> None:
-    sandbox = new_sandbox()
+def test_a_fork_bomb_is_stopped(sandbox: Sandbox) -> None:
     assert sandbox.start(job("attacks", "bomb", rlimits=[limit(resource.RLIMIT_NPROC, 100)])) == Started()
     time.sleep(1)
-    sandbox.send(command)
-    number = signal.SIGTERM if command == init_protocol.TERMINATE else signal.SIGKILL
-    assert sandbox.finish() == Signaled(number, disk_full=False)
+    sandbox.send(init_job.TERMINATE)
+    assert sandbox.finish() == Signaled(signal.SIGTERM, disk_full=False)

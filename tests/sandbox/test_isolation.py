@@ -1,4 +1,4 @@
-"""What a hostile program tries on init, the network and the host's files, and does not get: one attack a test."""
+"""Attacks of a program on init, the network and the host's files; all fail. One attack a test."""
 
 from __future__ import annotations
 

@@ -1,3 +1,5 @@
+"""The launcher: cgroups, signals, the command that it becomes, and its exits."""
+
 from __future__ import annotations
 
 import errno
@@ -10,10 +12,10 @@ import time
 from pathlib import Path
 
 import pytest
-from sandfleet_worker.sandbox.process import init_protocol
 from sandfleet_worker.sandbox.process.launcher import encode_command
+from sandfleet_worker.sandbox.process.runsc import NATIVE
 
-SOURCE = Path(init_protocol.__file__).parent / "native" / "launch.c"
+SOURCE = NATIVE / "launch.c"
 CFLAGS = [
     *("-Os", "-static", "-nostdlib", "-ffreestanding", "-fno-stack-protector", "-fno-pie", "-no-pie"),
     *("-fno-asynchronous-unwind-tables", "-Wl,-z,noexecstack", "-Wl,--build-id=none"),
@@ -72,7 +74,7 @@ def test_launch_says_which_cgroup_it_could_not_join(launch: Path, tmp_path: Path
     assert (done.returncode, done.stderr.decode()) == (120, f"launch: cgroup {tmp_path / 'none'}: {errno.ENOENT}\n")
 
 
-def test_launch_says_what_it_could_not_execute(launch: Path) -> None:
+def test_launch_names_the_program_that_it_could_not_execute(launch: Path) -> None:
     done = run_launch(launch, os.getpid(), 0, 0, 1, 0, message=encode("/bin/nowhere"))
     assert (done.returncode, done.stderr) == (121, f"launch: exec /bin/nowhere: {errno.ENOENT}\n".encode())
 
@@ -97,7 +99,7 @@ def test_launch_refuses_nonsense(launch: Path, arguments: list[str]) -> None:
 
 
 @pytest.mark.parametrize("batch", ["0", "1"])
-def test_launch_resets_signals_and_becomes_a_batch_process_where_it_shall(launch: Path, batch: str) -> None:
+def test_launch_resets_signals_and_becomes_a_batch_process_if_asked_to(launch: Path, batch: str) -> None:
     # Python ignores SIGPIPE, and Popen's own reset of it is off here.
     code = "import os; print(os.sched_getscheduler(0) == os.SCHED_BATCH, open('/proc/self/status').read())"
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""Whose memory ran out: a job's own, a parent cgroup's, or that of something else in the same cgroup."""
+"""The limit that was hit when memory ran out: the job's own, a parent cgroup's, or the host's."""
 
 from __future__ import annotations
 
@@ -143,7 +143,9 @@ time.sleep(600)
 """
 
 
-def test_a_full_parent_is_told_though_page_cache_had_filled_the_jobs_limit(grandparent: Path, tmp_path: Path) -> None:
+def test_a_full_parent_is_reported_though_page_cache_had_filled_the_jobs_limit(
+    grandparent: Path, tmp_path: Path
+) -> None:
     """Without a sandbox: its cgroup, and in it a program that the kernel lets go to its limit before it is killed."""
     cgroup = SandboxCgroup(find_tree(f"{grandparent.name}/jobs"), "by-hand")
     cgroup.make()
@@ -166,12 +168,12 @@ def test_a_full_parent_is_told_though_page_cache_had_filled_the_jobs_limit(grand
         cgroup.remove()
 
 
-def test_what_the_kernel_killed_beside_an_idle_sandbox_is_not_its_next_jobs(host: HostSettings) -> None:
+def test_a_kill_beside_an_idle_sandbox_does_not_count_for_its_next_job(host: HostSettings) -> None:
     warm = host.model_copy(update={"warm": WarmSettings(size=1)})
     limits = admit(SandboxSpec(image="busybox", command=("sh", "-c", "exit 1")), warm)
     with RunscRunner(warm) as runner:
         assert wait_warm(runner, limits)
-        spares = [spare for spares in runner._warm._stock.values() for spare in spares]
+        spares = [spare for spares in runner._provider.pool._spares.by_plan.values() for spare in spares]
         assert spares
         for spare in spares:
             with eater(runner._tree.parents["memory"] / spare.paths.folder.name, 64, adjust=1000) as process:

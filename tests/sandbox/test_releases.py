@@ -35,21 +35,23 @@ def test_the_sandboxs_kernel_is_nobody_without_capabilities_on_the_host(runner: 
     seen: list[str] = []
     cancel = Cancellation()
 
-    def look() -> None:
+    def poll() -> None:
         seen.extend(Path(f"/proc/{sentry_of(runner).pid}/status").read_text().splitlines())
         cancel.cancel()
 
-    looker = threading.Thread(target=look)
-    looker.start()
+    poller = threading.Thread(target=poll)
+    poller.start()
     run("sleep", "60", cancel=cancel, timeout=60)
-    looker.join()
+    poller.join()
     told = dict(line.split(":\t", 1) for line in seen)
     assert told["Uid"].split() == ["65534"] * 4
     assert told["CapEff"] == told["CapPrm"] == told["CapInh"] == "0" * 16
     assert runner.probe().is_sentry_nobody
 
 
-def test_a_job_that_crashes_the_kernel_of_its_sandbox_is_told_so(python: Run, runsc: RunscBinary) -> None:
+def test_a_job_that_crashes_the_kernel_of_its_sandbox_ends_with_a_message_that_says_so(
+    python: Run, runsc: RunscBinary
+) -> None:
     outcome = python(CRASH)
     if (release_date(runsc.version) or 0) < 20260601:
         assert outcome.code is ErrorCode.SANDBOX_EXECUTION_FAILED
@@ -66,7 +68,7 @@ def doctor_settings(host: HostSettings) -> WorkerSettings:
     return WorkerSettings(**{name: getattr(host, name) for name in ("runsc", "images", "policy", "warm")})
 
 
-def test_a_runsc_that_nobody_may_not_execute_still_runs_jobs_and_doctor_says_why_it_is_root(
+def test_a_runsc_that_the_user_nobody_may_not_execute_runs_jobs_as_root_and_doctor_says_why(
     host: HostSettings, runsc: RunscBinary, open_folder: Path
 ) -> None:
     closed = Path(shutil.copy(runsc.path, open_folder / "runsc"))
@@ -91,7 +93,7 @@ def test_sandboxes_boot_with_and_without_the_helpers_beside_runsc(
 
 
 @pytest.mark.parametrize("fault", ["half", "other release"])
-def test_a_faulty_set_of_helpers_is_named_where_a_boot_fails_and_by_doctor(
+def test_a_faulty_set_of_helpers_is_named_by_a_failed_boot_and_by_doctor(
     host: HostSettings, runsc: RunscBinary, open_folder: Path, fault: str
 ) -> None:
     if not runsc.abilities.is_quiet:
@@ -128,7 +130,7 @@ def open_folder(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_host_without_room_is_told_at_once_and_what_runsc_can_do_is_not_forgotten(
+def test_a_probe_without_memory_fails_at_once_and_keeps_the_abilities_of_runsc(
     runner: RunscRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runner.probe()
@@ -139,7 +141,7 @@ def test_a_host_without_room_is_told_at_once_and_what_runsc_can_do_is_not_forgot
         boots.append(platform)
         raise HostResources.of("no memory")
 
-    monkeypatch.setattr(runner, "_boot_probe", fail)
+    monkeypatch.setattr(runner._prober, "boot", fail)
     with pytest.raises(HostResources):
         runner.probe()
     assert len(boots) == 1

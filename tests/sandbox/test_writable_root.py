@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 WRITABLE = {"read_only_rootfs": False}
 
 
-def test_nobody_writes_where_the_image_lets_everybody(run: Run) -> None:
+def test_the_user_nobody_writes_in_folders_that_are_open_to_all(run: Run) -> None:
     script = "echo kept >/var/tmp/x && cat /var/tmp/x; echo no >/etc/x; echo no >/x; rm /etc/passwd; echo $?"
     outcome = run("sh", "-c", script, image="python", security=WRITABLE)
     assert outcome.stdout.text == "kept\n1\n"
     assert outcome.stderr.text.count("Permission denied") == 3
 
 
-def test_root_by_policy_writes_what_is_roots(run_as_root: Run) -> None:
+def test_root_by_policy_writes_the_files_of_root(run_as_root: Run) -> None:
     script = """
         echo a >>/etc/passwd && rm /bin/true /usr/bin/env && rm -r /usr/share/doc && mkdir /new
         tail -n 1 /etc/passwd; ls /
@@ -86,7 +86,7 @@ def test_the_disk_is_one_limit_for_root_and_tmp(run: Run) -> None:
     assert "3+0 records out" in outcome.stderr.text
 
 
-def test_what_is_deleted_is_free_again(run: Run) -> None:
+def test_deleted_files_free_their_space(run: Run) -> None:
     script = "for i in 1 2 3 4; do dd if=/dev/zero of=/var/tmp/x bs=1M count=6 && rm /var/tmp/x || exit 1; done"
     outcome = run("sh", "-c", script, image="python", security=WRITABLE, resources={"disk_bytes": "8MiB"})
     assert outcome.code is ErrorCode.OK, outcome.stderr.text

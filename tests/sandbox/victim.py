@@ -1,4 +1,4 @@
-"""A worker for test_janitor.py to kill: runs sandboxes for ever, says its owner's name and then `started` for each one."""
+"""A worker for test_janitor.py to kill: runs sandboxes without end, prints its owner's name and then `started` for each one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sandfleet_config.settings import HostSettings, ImagesSettings, RunscSetting
 from sandfleet_config.spec import SandboxSpec
 from sandfleet_worker.sandbox.process.supervision import Supervision
 from sandfleet_worker.sandbox.runner import RunscRunner
-from sandfleet_worker.sandbox.warm.demand import Spare
+from sandfleet_worker.sandbox.warm.demand import HostLoad
 
 _start_clocks = Supervision._start_clocks
 
@@ -21,27 +21,27 @@ def tell(word: str) -> None:
     sys.stdout.flush()
 
 
-def tell_start(watch: Supervision, now: float) -> None:
-    _start_clocks(watch, now)
+def tell_start(supervision: Supervision, now: float) -> None:
+    _start_clocks(supervision, now)
     tell("started")
 
 
 def main() -> None:
     # Not from argv: a test's search for processes below its folder would find this one.
-    wish = json.loads(sys.stdin.readline())
+    request = json.loads(sys.stdin.readline())
     setattr(Supervision, "_start_clocks", tell_start)  # noqa: B010  mypy takes it for a method of an instance
-    setattr(Spare, "has_cores", lambda _: True)  # noqa: B010  as in conftest.py
+    setattr(HostLoad, "has_idle_cores", lambda _: True)  # noqa: B010  as in conftest.py
     host = HostSettings(
-        runsc=RunscSettings(root_dir=Path(wish["root_dir"])),
-        images=ImagesSettings(root=Path(wish["images"])),
-        warm=WarmSettings(size=wish.get("warm", 0)),
+        runsc=RunscSettings(root_dir=Path(request["root_dir"])),
+        images=ImagesSettings(root=Path(request["images"])),
+        warm=WarmSettings(size=request.get("warm", 0)),
     )
     runner = RunscRunner(host)
     tell(runner._owner.name)
     spec = SandboxSpec.model_validate(
         {"image": "busybox", "command": ["sh", "-c", "trap '' TERM HUP; sleep 600 & sleep 600"], "timeout": 600}
     )
-    for _ in range(wish["sandboxes"]):
+    for _ in range(request["sandboxes"]):
         threading.Thread(target=runner.run, args=(spec,)).start()
 
 

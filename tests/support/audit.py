@@ -1,128 +1,38 @@
-"""What must hold of Redis, of the workers' logs and of the host when a fleet has come to rest, whatever was done to it."""
+"""Check Redis, the workers' logs and the host after a soak: each promise is one finding."""
 
 from __future__ import annotations
 
-import contextlib
-import math
-import re
-import socket
 from collections import Counter
-from dataclasses import dataclass, field
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from audit_facts import AuditFacts, Run
 from harms import explain
 from lasting import lasting_keys
-from sandfleet import JobUnknown
 from sandfleet_config.codes import Category, ErrorCode
-from sandfleet_config.queues import KEY_PREFIX, job_key
+from sandfleet_config.queues import KEY_PREFIX
 from sandfleet_config.scripts import MAX_DEAD_LETTERS
 from sandfleet_worker.delivery.claim import MAX_STARTS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
-    import redis
-    from harms import Harm
-    from retries import Retries
-    from sandfleet import Fleet, Outcome
-    from sandfleet_config.outcome import Attempt
-    from stage import Stage, Worker
+    from sandfleet import Outcome
 
-STARTED = re.compile(r" starts(?: \(run (\d+)\))?: .* action=job_started job_id=(\S+)$", re.MULTILINE)
-WITHDRAWN = re.compile(r" action=job_withdrawn job_id=(\S+)$", re.MULTILINE)
 SHOWN = 5
 SLACK_SECONDS = 1.0
-"""Between a fault and what it does to an attempt, both told in whole moments of a busy machine."""
-
-
-class Run(NamedTuple):
-    """One run of one job."""
-
-    job_id: str
-    number: int
-
-    def __str__(self) -> str:
-        return self.job_id if self.number == 1 else f"{self.job_id} (run {self.number})"
+"""Time between a fault and its effect on an attempt, on a busy machine."""
 
 
 class Finding(NamedTuple):
-    """One thing that must hold, how many were looked at, and what speaks against it."""
+    """One promise, the number of things that were checked, and the faults that were found."""
 
     claim: str
     looked_at: int
     faults: Sequence[str]
 
 
-@dataclass(frozen=True)
-class Audit:
-    """Compares what was accepted, `expected` (job id to the code its program ends with), with what there is."""
-
-    client: redis.Redis
-    fleet: Fleet
-    stage: Stage
-    batches: Iterable[str]
-    expected: Mapping[str, ErrorCode]
-    retries: Retries
-    max_attempts: int
-    once: set[str] = field(default_factory=set)
-    """Those of the jobs that may start once."""
-    harms: list[Harm] = field(default_factory=list)
-    """All that was done to them."""
-    clockless: set[int] = field(default_factory=set)
-    """The processes of workers whose wall clock was stepped: when their attempts were is not known."""
-    earlier: set[int] = field(default_factory=set)
-    """The processes of workers of a release before runs: it calls each run the first, and tells no start that a drain cuts."""
-
-    @cached_property
-    def newest(self) -> dict[str, Outcome]:
-        """The outcome of each job's newest run."""
-        found = [outcome for batch in self.batches for outcome in self.fleet.batch(batch).outcomes()]
-        return {outcome.job_id: outcome for outcome in found}
-
-    @cached_property
-    def runs(self) -> dict[str, int]:
-        """How many runs each accepted job has had, as its record says."""
-        pipe: Any = self.client.pipeline(transaction=False)
-        for job_id in self.expected:
-            pipe.hget(job_key(job_id), "run")
-        return {job_id: int(raw or 1) for job_id, raw in zip(self.expected, pipe.execute(), strict=True)}
-
-    @cached_property
-    def outcomes(self) -> dict[Run, Outcome]:
-        """The outcome of each run that can be read."""
-        found = {Run(job_id, self.runs.get(job_id, 1)): outcome for job_id, outcome in self.newest.items()}
-        for job_id, count in self.runs.items():
-            for number in range(1, count):
-                with contextlib.suppress(JobUnknown):  # told as an outcome that is missing
-                    found[Run(job_id, number)] = self.fleet.job(job_id).outcome(timeout=0, run=number)
-        return found
-
-    @cached_property
-    def starts(self) -> dict[Run, Counter[str]]:
-        """The starts of each run by worker, from the append-only logs of all workers of this release that there ever were."""
-        found: dict[Run, Counter[str]] = {}
-        for worker in self.stage.workers:
-            if worker.process.pid not in self.earlier:
-                for number, job_id in STARTED.findall(worker.log):
-                    found.setdefault(Run(job_id, int(number or 1)), Counter())[_name(worker)] += 1
-        return found
-
-    @cached_property
-    def earlier_starts(self) -> dict[str, Counter[str]]:
-        """The starts of each job by worker of the earlier release, but for those that it has cut to drain."""
-        found: dict[str, Counter[str]] = {}
-        for worker in self.stage.workers:
-            if worker.process.pid in self.earlier:
-                log = worker.log
-                starts = Counter(job_id for _, job_id in STARTED.findall(log)) - Counter(WITHDRAWN.findall(log))
-                for job_id, count in starts.items():
-                    found.setdefault(job_id, Counter())[_name(worker)] = count
-        return found
-
-    def _numbers(self, run: int | None) -> set[int | None]:
-        """Return what may be told as the number of a run."""
-        return {run, 1} if self.earlier else {run}
+class Audit(AuditFacts):
+    """Compare the accepted jobs with their outcomes; each check is one `Finding`."""
 
     def findings(self) -> list[Finding]:
         return [
@@ -141,21 +51,18 @@ class Audit:
             self._host_is_clean(),
         ]
 
-    def _names(self, pattern: str) -> list[str]:
-        return [key.decode() for key in self.client.scan_iter(f"{KEY_PREFIX}{pattern}", count=1000)]
-
     def _each_has_one_outcome(self) -> Finding:
         runs = [Run(job_id, number) for job_id, count in self.runs.items() for number in range(1, count + 1)]
         faults = [f"{run}: no outcome can be read" for run in runs if run not in self.outcomes]
         faults += [
             f"{run}: its outcome says that it is of {outcome.job_id}, run {outcome.run}"
             for run, outcome in self.outcomes.items()
-            if outcome.job_id != run.job_id or outcome.run not in self._numbers(run.number)
+            if outcome.job_id != run.job_id or outcome.run not in self.find_run_numbers(run.number)
         ]
         return Finding("every run of every accepted job has an outcome, and says which run it is", len(runs), faults)
 
     def _batches_agree(self) -> Finding:
-        """Look at each batch's stream of ends and its counts.
+        """Check each batch's stream of ends and its counts.
 
         `finish.lua` adds to the stream each time that it records an outcome, and Redis counts what was ever added: that
         is one for each run, however many ends of earlier runs were taken out again. An end that a worker of the earlier
@@ -204,7 +111,7 @@ class Audit:
             f"{letter.job_id}: a letter of run {letter.run} with {letter.code}, not of run {self.runs.get(letter.job_id)}"
             for letter in letters
             if letter.job_id not in self.newest
-            or letter.run not in self._numbers(self.runs.get(letter.job_id))
+            or letter.run not in self.find_run_numbers(self.runs.get(letter.job_id))
             or letter.code is not self.newest[letter.job_id].code
         ]
         ids = {letter.job_id for letter in letters}
@@ -216,7 +123,7 @@ class Audit:
         return Finding("the dead letters are the jobs whose newest run ended by the host", len(letters), faults)
 
     def _nothing_else_was_run(self) -> Finding:
-        known = {name.removeprefix(f"{KEY_PREFIX}job:") for name in self._names("job:*")}
+        known = {name.removeprefix(f"{KEY_PREFIX}job:") for name in self.find_names("job:*")}
         known |= {run.job_id for run in self.starts} | set(self.earlier_starts)
         return Finding("there is no job that was not accepted", len(known), sorted(known - set(self.expected)))
 
@@ -224,19 +131,22 @@ class Audit:
         faults = [
             f"{run}: {outcome.code}, not {self.expected.get(run.job_id)}: {outcome.message}"
             for run, outcome in self.outcomes.items()
-            if outcome.code is not self.expected.get(run.job_id) and outcome.category is not Category.HOST
+            if outcome.code is not self.expected.get(run.job_id)
+            and outcome.category is not Category.HOST
+            # The earlier release tells a lack of the host's memory as the job's own.
+            and not (outcome.code is ErrorCode.OUT_OF_MEMORY and self.has_earlier_end(outcome))
         ]
         return Finding("each ended as its program does, or by a fault that was made", len(self.outcomes), faults)
 
     def _faults_were_made(self) -> Finding:
-        """Look at attempts: a job that ended by the host's fault failed so in its last one."""
+        """Check attempts: a job that ended with a code of the host has that code in its last attempt."""
         failed = [
             (run, attempt)
             for run, outcome in self.outcomes.items()
             for attempt in outcome.attempts
             if attempt.code and attempt.code.category is Category.HOST
         ]
-        left = explain((self._span(attempt) for _, attempt in failed), self.harms, SLACK_SECONDS)
+        left = explain((self.find_span(attempt) for _, attempt in failed), self.harms, SLACK_SECONDS)
         faults = [f"{failed[at][0]}: {failed[at][1]}: {self.outcomes[failed[at][0]].message}" for at in left]
         faults += [
             f"{run}: INTERNAL: {outcome.message}"
@@ -253,12 +163,6 @@ class Audit:
             len(failed),
             faults,
         )
-
-    def _span(self, attempt: Attempt) -> tuple[int, float, float]:
-        pid = int(attempt.worker.rpartition(".")[2])
-        if pid in self.clockless:
-            return pid, -math.inf, math.inf
-        return pid, attempt.started.timestamp(), attempt.ended.timestamp() if attempt.ended else math.inf
 
     def _starts_are_told(self) -> Finding:
         faults = []
@@ -301,7 +205,8 @@ class Audit:
             attempts = outcome.attempts
             return (
                 0 < len(attempts) <= MAX_STARTS
-                and sum(attempt.charged for attempt in attempts) <= self.max_attempts
+                # An outcome of the earlier release does not say which attempts are charged.
+                and (sum(item.charged for item in attempts) <= self.max_attempts or self.has_earlier_end(outcome))
                 and all(attempt.charged or attempt.code is ErrorCode.WORKER_LOST for attempt in attempts)
                 and all(attempt.code and attempt.code.category is Category.HOST for attempt in attempts[:-1])
                 and attempts[-1].code is outcome.code
@@ -325,7 +230,7 @@ class Audit:
 
     def _nothing_is_held(self) -> Finding:
         client: Any = self.client
-        held = [f"{name}: {client.hlen(name)} claims" for name in self._names("claims:*")]
+        held = [f"{name}: {client.hlen(name)} claims" for name in self.find_names("claims:*")]
         held += [f"owner {name.decode()}" for name in client.zrange(f"{KEY_PREFIX}owners", 0, -1)]
         held += [f"{name}: {count} left" for name in ("expiring", "delayed") if (count := self._zcard(name))]
         return Finding("no worker, claim or expiry is left in Redis", len(self.stage.workers), held)
@@ -337,10 +242,6 @@ class Audit:
     def _host_is_clean(self) -> Finding:
         left = self.stage.find_leftovers()
         return Finding("no process, cgroup, mount or folder of a sandbox is left on the host", 0, left)
-
-
-def _name(worker: Worker) -> str:
-    return f"{socket.gethostname()}.{worker.process.pid}"
 
 
 def count_by(items: Iterable[Any], key: Callable[[Any], str]) -> str:

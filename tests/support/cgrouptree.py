@@ -1,4 +1,4 @@
-"""The cgroups that tests' workers make, below a parent of a name of the tests' own."""
+"""Find and remove the cgroups of workers in tests, below a parent cgroup that only tests use."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def find_cgroups(name: str) -> list[str]:
 
 
 def remove_parents(name: str) -> None:
-    """Remove the parents `name`; one with a cgroup below stays, and a test has failed for it."""
+    """Remove the parents `name`. A parent that has a cgroup below stays; a test has failed for it."""
     for parent in find_parents(name):
         with contextlib.suppress(OSError):
             parent.rmdir()

@@ -1,15 +1,15 @@
-"""A worker that boots sandboxes ahead however busy the machine is; in every other way it is the worker's own program."""
+"""Run the worker's program, but let it boot spares even on a busy machine."""
 
 from __future__ import annotations
 
 from sandfleet_worker import cli
-from sandfleet_worker.sandbox.warm.demand import Spare
+from sandfleet_worker.sandbox.warm.demand import HostLoad
 
 
-def has_cores(_: Spare) -> bool:
+def has_idle_cores(_: HostLoad) -> bool:
     return True
 
 
 if __name__ == "__main__":
-    setattr(Spare, "has_cores", has_cores)  # noqa: B010  types forbid the plain form
+    setattr(HostLoad, "has_idle_cores", has_idle_cores)  # noqa: B010  types forbid the plain form
     cli.main()

@@ -1,4 +1,4 @@
-"""A real Flower on a test's Redis, asked as a browser would ask it."""
+"""A real Flower on a test's Redis, and requests to it as a browser sends them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether anything grows while a fleet runs: samples of its processes, its host and its Redis, early ones beside late ones."""
+"""Detect growth while a fleet runs: compare early and late samples of its processes, its host and its Redis."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 MIB = 1 << 20
 TOLERATED_SHARE = 0.1
 MIN_SAMPLES = 30
-"""A measure with fewer is left out: half a minute, in which workers come up, says nothing of growth."""
+"""A measure with fewer samples is left out: workers that still start say nothing about growth."""
 
 
 @dataclass(frozen=True)
@@ -44,13 +44,13 @@ ALL = (RSS, DESCRIPTORS, THREADS, OTHERS_RSS, OTHERS_DESCRIPTORS, CGROUPS, MOUNT
 
 @dataclass
 class Growth:
-    """Samples a stage at moments somebody else chooses."""
+    """Sample a stage; the caller chooses the moments."""
 
     stage: Stage
     samples: dict[Measure, list[float]] = field(default_factory=dict)
 
     def sample(self, spared: Worker, ready: list[Worker]) -> None:
-        """Look once, at workers that are `ready`; what cannot be looked at now (a Redis that is away) is left out."""
+        """Take one sample of the `ready` workers; measures that fail now, as Redis is down, are left out."""
         for worker in ready:
             is_spared = worker is spared
             with contextlib.suppress(psutil.Error):

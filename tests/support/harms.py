@@ -1,4 +1,4 @@
-"""What is done to a host and its workers, and undone: descriptors, a disk, memory and the wall clock run out or go wrong."""
+"""Harms to a host and its workers, and their end: no descriptors, no disk, no memory, a step of the wall clock."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Harm:
 
 
 class SmallDisk:
-    """A file system of few MiB at `folder`, which can be filled."""
+    """A filesystem of few MiB at `folder`, which a test can fill."""
 
     def __init__(self, folder: Path, mebibytes: int) -> None:
         self.folder = folder
@@ -73,7 +73,7 @@ class ParentMemory:
             self._limit, self._used, self._unlimited = v2 / "memory.max", v2 / "memory.current", "max"
 
     def press(self, spare_bytes: int) -> bool:
-        """Leave the sandboxes so much beside what they use now; return whether the kernel lets it be."""
+        """Limit the sandboxes to what they use now and so much more; return whether the kernel accepts it."""
         try:
             self._limit.write_text(str(int(self._used.read_text()) + spare_bytes))
         except OSError:  # no worker has made it yet, or it grew meanwhile (EBUSY)
@@ -86,7 +86,7 @@ class ParentMemory:
 
 
 class SteppedClock:
-    """A wall clock for some workers that is put forward and back while they run."""
+    """A wall clock for some workers, which a test steps forward and back while they run."""
 
     def __init__(self, folder: Path) -> None:
         self._library, self._step = folder / "clock.so", folder / "clock-step"

@@ -1,4 +1,4 @@
-"""A fleet to break: a redis-server that can be killed and started again, workers, and the count of what they did."""
+"""A fleet that tests break: a redis-server that can be killed and restarted, workers, and counts of their actions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ START_SECONDS = 10.0
 
 
 class MortalRedis:
-    """A redis-server of the test's own, with its append-only file."""
+    """A redis-server with an append-only file, for one test."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.socket = folder, folder / "redis.sock"
@@ -75,7 +75,7 @@ class Havoc:
         return self.stock.submit(*command)
 
     def starts(self, job_id: str) -> int:
-        """Count, over the logs of all workers there ever were, how often the job was started."""
+        """Count the starts of the job in the logs of all workers, dead ones too."""
         mark = f"action=job_started job_id={job_id}"
         return sum(worker.log.count(mark) for worker in self.stage.workers)
 
@@ -114,7 +114,7 @@ class Havoc:
 
     @contextlib.contextmanager
     def no_memory(self) -> Iterator[None]:
-        """Let Redis be at its maxmemory, which it takes from nobody (`noeviction`)."""
+        """Let Redis be at its maxmemory; it evicts nothing (`noeviction`)."""
         self.redis.config_set("maxmemory", 1)
         try:
             yield

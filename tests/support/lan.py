@@ -69,16 +69,16 @@ class LanHost(Stage):
         return self.workers[-1]
 
     def cut_off(self) -> None:
-        """Take the cable out: nobody hears an end of connection."""
+        """Cut the link: no side gets an end of its connections."""
         ip("-n", self.hub, "link", "set", f"to-{self.name}", "down")
 
     def join(self) -> None:
-        """Put the cable back."""
+        """Restore the link."""
         ip("-n", self.hub, "link", "set", f"to-{self.name}", "up")
 
     @contextlib.contextmanager
     def black_hole(self) -> Iterator[None]:
-        """Lose every packet on the way, as behind a router: the cable is in, and no failing ARP tells TCP to try again soon."""
+        """Drop every packet, as a router would: the link is up, so no failing ARP makes TCP retry soon."""
         gateway = (f"{NETWORK}.1", "lladdr", BRIDGE_ADDRESS, "dev", "eth0")
         ip("-n", self.namespace, "neighbour", "replace", *gateway, "nud", "permanent")
         ip("-n", self.hub, "link", "set", f"to-{self.name}", "nomaster")

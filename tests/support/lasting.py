@@ -1,4 +1,4 @@
-"""The keys of Redis that would stay for ever."""
+"""Find keys of Redis that never expire."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import redis
 
 LASTING_KEYS = ("_kombu.binding", "unacked_mutex", "owners", "queues")
-"""Names of queues, exchanges and live workers: a handful, however many jobs there were. Nothing else may lack a TTL."""
+"""Names of queues, exchanges and live workers: few, however many jobs there were. All other keys need a TTL."""
 # One call however many keys there are: thousands wait for their TTL while a session of tests runs, and each test looks.
 FIND = """
 local found = {}

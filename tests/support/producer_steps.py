@@ -1,4 +1,4 @@
-"""A producer that does what it is told, for another release's Python too: a step as a JSON line on stdin, its answer on stdout.
+"""A producer that reads steps as JSON lines on stdin and answers on stdout; other releases' Pythons run it too.
 
 Uses only what every release of `sandfleet` has. SANDFLEET_REDIS_URL names the Redis. It ends with its stdin.
 """

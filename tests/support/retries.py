@@ -1,4 +1,4 @@
-"""Next runs of dead letters, started while a fleet runs, now and then by two producers at the same moment."""
+"""Start next runs of dead letters while a fleet runs, some by two producers at the same moment."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A way to Redis on which answers stop coming, without an end of any connection: what a dead firewall or NAT does."""
+"""A proxy to Redis that stops answering without closing connections, as a dead firewall or NAT does."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ READ_BYTES = 1 << 16
 
 
 class SilentProxy:
-    """Passes bytes between `path` and the unix socket `target`; a connection that a silence has met stays silent for good."""
+    """Pass bytes between `path` and the unix socket `target`. A connection that a silence has hit stays silent."""
 
     def __init__(self, path: Path, target: Path) -> None:
         self.path, self._target = path, target

@@ -44,7 +44,7 @@ class Worker:
 
     @property
     def is_ready(self) -> bool:
-        """Whether it has been ready for jobs; it may have ended since."""
+        """Whether it was ready for jobs at some time; it may have ended since."""
         return READY in self.log
 
     def wait_ready(self) -> None:

@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING, Any
 from sandfleet_worker import cli
 from sandfleet_worker.celery_worker import consumer, steps
 from sandfleet_worker.delivery import watchdog, worker_exit
-from sandfleet_worker.delivery.host_slots import HostSlots
 from sandfleet_worker.delivery.ledger import Ledger
-from sandfleet_worker.delivery.queue_rotation import Turns
+from sandfleet_worker.delivery.queue_rotation import QueueRotation
+from sandfleet_worker.delivery.slot_folder import SlotFolder
 from sandfleet_worker.sandbox.runner import RunscRunner
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from sandfleet_worker.delivery.slot_folder import HeldFiles
 
 STALL_SECONDS = 3.0
 OVERDUE_SECONDS = 1.0
@@ -38,24 +40,24 @@ def put(owner: Any, name: str, function: Any) -> None:
     setattr(owner, name, function)
 
 
-def hang_in_turns(file: Path) -> None:
-    names = Turns.names
+def hang_in_rotation(file: Path) -> None:
+    names = QueueRotation.names
 
-    def hang(turns: Turns) -> list[str]:
+    def hang(rotation: QueueRotation) -> list[str]:
         hang_if(file)
-        return names(turns)
+        return names(rotation)
 
-    put(Turns, "names", hang)
+    put(QueueRotation, "names", hang)
 
 
 def hang_in_slots(file: Path) -> None:
-    take = HostSlots._take
+    take = SlotFolder.take
 
-    def hang(slots: HostSlots, cap: int) -> tuple[int, int] | None:
+    def hang(folder: SlotFolder, cap: int, names: list[str]) -> HeldFiles | None:
         hang_if(file)
-        return take(slots, cap)
+        return take(folder, cap, names)
 
-    put(HostSlots, "_take", hang)
+    put(SlotFolder, "take", hang)
 
 
 def hang_in_loop(file: Path) -> None:
@@ -112,11 +114,11 @@ def wait_before_consumer(file: Path) -> None:
 
 
 PLACES = {
-    "turns": hang_in_turns,
+    "rotation": hang_in_rotation,
     "slots": hang_in_slots,
     "loop": hang_in_loop,
     "job": hang_in_job,
-    "failing claimer": fail_in(Turns, "names"),
+    "failing claimer": fail_in(QueueRotation, "names"),
     "failing sweeper": fail_in(Ledger, "reap"),
     "failing lease": fail_in(Ledger, "beat"),
     "late consumer": wait_before_consumer,
@@ -126,7 +128,7 @@ PLACES = {
 def main() -> None:
     place, file = sys.argv[1], Path(sys.argv[2])
     del sys.argv[1:3]
-    watchdog.STALL_SECONDS, watchdog.LOOK_SECONDS = STALL_SECONDS, 0.2
+    watchdog.STALL_SECONDS, watchdog.POLL_SECONDS = STALL_SECONDS, 0.2
     consumer.OVERDUE_SECONDS = OVERDUE_SECONDS
     worker_exit.RELEASE_SECONDS = worker_exit.MARGIN_SECONDS = EXIT_SECONDS / 2
     PLACES[place](file)

@@ -1,4 +1,4 @@
-"""Wait for something to become true; never sleep and hope."""
+"""Wait until a condition is true, instead of sleeping."""
 
 from __future__ import annotations
 

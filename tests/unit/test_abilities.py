@@ -31,7 +31,7 @@ def test_no_flag_is_passed_to_a_runsc_that_does_not_know_it() -> None:
     assert ways(ANCIENT) == ways(NEW, is_rootless=True) == [(True, False), (False, False)]
 
 
-def test_flags_are_read_from_what_runsc_prints() -> None:
+def test_flags_are_parsed_from_the_output_of_runsc() -> None:
     text = "Usage:\n  -directfs\n    \tdirectly access (default true)\n  -net-raw\n  -TESTONLY-x string\nnot -this\n"
     assert parse_flags(text) == {"directfs", "net-raw"}
 
@@ -72,7 +72,7 @@ def test_the_first_way_that_works_is_remembered_for_other_processes(tmp_path: Pa
     assert len(boots.tried) == 2
 
 
-def test_another_file_at_the_same_place_and_the_same_file_elsewhere_are_tried_anew(
+def test_another_file_at_the_same_path_and_the_same_file_at_another_path_are_tried_again(
     tmp_path: Path, binary: RunscBinary
 ) -> None:
     boots = Boots(WITHOUT_DIRECTFS)
@@ -84,7 +84,7 @@ def test_another_file_at_the_same_place_and_the_same_file_elsewhere_are_tried_an
     assert len(boots.tried) == 3
 
 
-def test_what_was_forgotten_is_tried_anew(tmp_path: Path, binary: RunscBinary) -> None:
+def test_forgotten_abilities_are_tried_again(tmp_path: Path, binary: RunscBinary) -> None:
     boots = Boots(WITHOUT_DIRECTFS)
     finder = AbilityFinder(tmp_path, is_rootless=False, boot=boots)
     finder.complete(binary, "systrap")
@@ -93,7 +93,7 @@ def test_what_was_forgotten_is_tried_anew(tmp_path: Path, binary: RunscBinary) -
     assert finder.complete(binary, "systrap").abilities == WITH_DIRECTFS
 
 
-def test_where_no_way_works_the_first_failure_is_told_and_nothing_remembered(
+def test_if_no_way_works_the_first_failure_is_raised_and_nothing_remembered(
     tmp_path: Path, binary: RunscBinary
 ) -> None:
     boots = Boots()
@@ -104,7 +104,7 @@ def test_where_no_way_works_the_first_failure_is_told_and_nothing_remembered(
     assert len(boots.tried) == 8
 
 
-def test_a_host_without_room_is_not_asked_for_the_other_ways(tmp_path: Path, binary: RunscBinary) -> None:
+def test_without_memory_no_other_way_is_tried(tmp_path: Path, binary: RunscBinary) -> None:
     boots = Boots()
     boots.error = HostResources
     with pytest.raises(HostResources):
@@ -120,7 +120,7 @@ def test_a_damaged_memory_is_no_memory(tmp_path: Path, binary: RunscBinary) -> N
     assert len(boots.tried) == 4
 
 
-def test_a_runsc_that_is_gone_or_cannot_be_read_is_told_as_such(binary: RunscBinary, tmp_path: Path) -> None:
+def test_a_runsc_that_is_gone_or_cannot_be_read_is_not_available(binary: RunscBinary, tmp_path: Path) -> None:
     finder = AbilityFinder(tmp_path, is_rootless=False, boot=Boots())
     Path(binary.path).unlink()
     for call in (lambda: finder.complete(binary, "systrap"), lambda: finder.forget(binary)):

@@ -1,4 +1,4 @@
-"""Turns to boot a sandbox."""
+"""The limit of sandboxes that boot at once."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from typing import TYPE_CHECKING
 import pytest
 from sandfleet_config.errors import Cancelled, SandboxTimeout
 from sandfleet_worker.sandbox.process.cancellation import Cancellation
-from sandfleet_worker.sandbox.warm.boot_limit import SHORT_WAIT_SECONDS, BootTurns
+from sandfleet_worker.sandbox.warm.boot_limit import SHORT_WAIT_SECONDS, BootLimit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-def test_a_wait_for_a_turn_ends_with_the_deadline_or_a_cancel_and_takes_none() -> None:
-    turns = BootTurns(1)
-    held = turns.wait(Cancellation())
+def test_a_wait_for_a_boot_slot_ends_with_the_deadline_or_a_cancel_and_takes_none() -> None:
+    boot_limit = BootLimit(1)
+    slot = boot_limit.acquire(Cancellation())
     began = time.monotonic()
     with pytest.raises(SandboxTimeout, match="deadline"):
-        turns.wait(Cancellation(), began + 0.1)
+        boot_limit.acquire(Cancellation(), began + 0.1)
     assert 0.1 <= time.monotonic() - began < 2
     cancelled = Cancellation()
     cancelled.cancel()
     with pytest.raises(Cancelled):
-        turns.wait(cancelled, began + 3600)
-    held.end()
-    assert turns.wait(Cancellation(), began) is not None, "a turn that is free is taken whatever the time"
+        boot_limit.acquire(cancelled, began + 3600)
+    slot.release()
+    assert boot_limit.acquire(Cancellation(), began) is not None, "a free boot slot is taken whatever the time"
 
 
 class Hooks:
@@ -49,19 +49,19 @@ class Hooks:
         """Allow it."""
 
 
-def test_only_a_wait_that_is_not_short_is_told() -> None:
-    turns, hooks = BootTurns(1), Hooks()
-    held = turns.wait(Cancellation(), None, hooks)
+def test_only_a_long_wait_calls_the_hook() -> None:
+    boot_limit, hooks = BootLimit(1), Hooks()
+    slot = boot_limit.acquire(Cancellation(), None, hooks)
     assert hooks.waits == []
-    threading.Timer(SHORT_WAIT_SECONDS + 0.2, held.end).start()
-    turns.wait(Cancellation(), None, hooks).end()
+    threading.Timer(SHORT_WAIT_SECONDS + 0.2, slot.release).start()
+    boot_limit.acquire(Cancellation(), None, hooks).release()
     assert hooks.waits == ["its turn to boot"]
 
 
-def test_a_turn_is_given_back_by_a_job_that_gets_no_slot() -> None:
-    turns, hooks = BootTurns(1), Hooks(Cancelled.of("no slot"))
-    held = turns.wait(Cancellation())
-    threading.Timer(SHORT_WAIT_SECONDS + 0.2, held.end).start()
+def test_a_boot_slot_is_released_by_a_job_that_gets_no_slot_of_the_host() -> None:
+    boot_limit, hooks = BootLimit(1), Hooks(Cancelled.of("no slot"))
+    slot = boot_limit.acquire(Cancellation())
+    threading.Timer(SHORT_WAIT_SECONDS + 0.2, slot.release).start()
     with pytest.raises(Cancelled, match="no slot"):
-        turns.wait(Cancellation(), None, hooks)
-    assert turns.take() is not None
+        boot_limit.acquire(Cancellation(), None, hooks)
+    assert boot_limit.try_acquire() is not None

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from sandfleet_worker.sandbox.process.bundle import new_config, new_env
-from sandfleet_worker.sandbox.process.init_protocol import exec_candidates
+from sandfleet_worker.sandbox.process.init_job import exec_candidates
 
 
 def test_the_last_of_a_name_counts() -> None:
@@ -30,10 +30,10 @@ INIT_CAPABILITIES = [
 
 def test_init_has_no_bounding_set_and_nothing_in_its_environment() -> None:
     """A bounding set would reach the sentry on the host before 20240916; /proc/gvisor/spec_environ shows the environment."""
-    held = {"effective": INIT_CAPABILITIES, "permitted": INIT_CAPABILITIES}
+    capabilities = {"effective": INIT_CAPABILITIES, "permitted": INIT_CAPABILITIES}
     for inherits, more in ((False, {}), (True, {"inheritable": INIT_CAPABILITIES})):
         process = new_config(Path("/r"), Path("/i.erofs"), inherits_capabilities=inherits)["process"]
-        assert process["capabilities"] == {"bounding": [], **held, **more}
+        assert process["capabilities"] == {"bounding": [], **capabilities, **more}
         assert process["env"] == []
         assert process["noNewPrivileges"] is True
 

@@ -16,7 +16,7 @@ def captured(data: bytes, limit: int, keep: Literal["head", "tail", "both"], chu
 
 @each_row("keep", ["head", "tail", "both"])
 @each_row("chunk", [1, 7, 1000])
-def test_what_fits_is_kept_unchanged(keep: Literal["head", "tail", "both"], chunk: int) -> None:
+def test_output_within_the_limit_is_kept_unchanged(keep: Literal["head", "tail", "both"], chunk: int) -> None:
     data = bytes(range(256)) * 2
     output = captured(data, 512, keep, chunk).to_output()
     assert output.bytes == data
@@ -47,7 +47,7 @@ def test_a_cut_character_does_not_turn_text_into_base64() -> None:
             assert output.encoding == "utf-8", (limit, keep)
 
 
-def test_memory_stays_bounded_whatever_the_chunks() -> None:
+def test_memory_stays_bounded_with_chunks_of_any_size() -> None:
     capture = Capture(1000, "both")
     for _ in range(100_000):
         capture.feed(b"x")

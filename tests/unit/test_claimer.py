@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sandfleet_worker.delivery import claimer as claims_module
 from sandfleet_worker.delivery.claimer import Claimer
-from sandfleet_worker.delivery.held_claims import Held
+from sandfleet_worker.delivery.held_claims import HeldClaims
 from sandfleet_worker.delivery.host_slots import HostSlots
-from sandfleet_worker.delivery.queue_rotation import Turns
+from sandfleet_worker.delivery.queue_rotation import QueueRotation
 from waiting import wait_until
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def test_jobs_that_wait_for_memory_are_asked_for_now_and_then_and_at_each_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(claims_module, "LOOK_SECONDS", 1.0)
+    monkeypatch.setattr(claims_module, "POLL_SECONDS", 1.0)
     calls: list[float] = []
 
     def claim(*_: object) -> tuple[None, bool]:
@@ -32,16 +32,15 @@ def test_jobs_that_wait_for_memory_are_asked_for_now_and_then_and_at_each_end(
     slots = HostSlots(tmp_path, 2, 1 << 30)
     other = slots.acquire()
     assert other is not None
-    ledger: Any = SimpleNamespace(claim=claim, is_short=True, read_queues=list)
-    memory: Any = SimpleNamespace(is_high=lambda: False)
+    ledger: Any = SimpleNamespace(claim=claim, lacks_memory=True, read_queues=list)
     is_over = threading.Event()
     claimer = Claimer(
         SimpleNamespace(),  # type: ignore[arg-type]
         ledger,
         slots,
-        Held(2),
-        Turns("q", ()),
-        memory=memory,
+        HeldClaims(2),
+        QueueRotation("q", ()),
+        memory=SimpleNamespace(is_high=lambda: False),  # type: ignore[arg-type]
         is_stopping=is_over.is_set,
         on_unstarted=lambda *_: None,
         on_failure=lambda _: None,

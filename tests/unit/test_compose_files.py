@@ -1,4 +1,4 @@
-"""The files that build and start containers, as far as reading them shows; whether they work takes a Docker engine."""
+"""Read the files that build and start containers; only a Docker engine can show whether they work."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def test_the_spec_that_took_7_gb_of_a_worker_is_refused_at_submit() -> None:
         decode_job(json.dumps({"contract": 1, "spec": {**poison, "env": [f"PATH={'a:' * 70_000}"]}}), 1 << 20)
 
 
-def test_each_bound_is_named_where_it_is_hit() -> None:
+def test_a_fault_names_the_bound_that_the_spec_breaks() -> None:
     long = "y" * (64 * KIB + 1)
     for fields, field, said in (
         ({"command": ["sh", long]}, "command.1", "has 65537 bytes (about 64 KiB), the limit is 64 KiB"),
@@ -55,7 +55,7 @@ def test_each_bound_is_named_where_it_is_hit() -> None:
         assert said in faults[field]
 
 
-def test_what_is_just_within_the_bounds_is_taken() -> None:
+def test_a_spec_exactly_at_its_bounds_is_accepted() -> None:
     fields: dict[str, Any] = {
         "image": "i" * 512,
         "command": ["sh", "y" * (64 * KIB)],
@@ -72,7 +72,7 @@ def test_a_spec_within_its_bounds_may_still_be_too_large_for_the_fleet() -> None
         FakeFleet().submit(SandboxSpec(image="x", command=["y" * 60_000] * 5))
 
 
-def test_a_wish_below_what_can_work_names_the_least() -> None:
+def test_a_limit_too_small_to_work_is_refused_with_the_least_value() -> None:
     for field, below, least, said in (
         ("memory_bytes", 4096, 16 << 20, "4 KiB cannot work, the least is 16 MiB"),
         ("memory_bytes", "15MiB", "16MiB", "15 MiB cannot work, the least is 16 MiB"),
@@ -94,7 +94,7 @@ def test_a_wish_below_what_can_work_names_the_least() -> None:
     assert new_spec({"image": "x", "timeout": 0, "resources": zeros}) == SandboxSpec(image="x")
 
 
-def test_half_a_character_is_refused_wherever_it_stands() -> None:
+def test_half_a_character_is_refused_in_every_field() -> None:
     """A byte of argv that is no UTF-8 comes from Python as half a UTF-16 pair."""
     half = "a\udcff"
     for fields, field in (

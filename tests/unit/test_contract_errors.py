@@ -13,7 +13,7 @@ from sandfleet_config.outcome import Outcome, StreamOutput
 GOLDEN = Path(__file__).parent / "golden" / "error_codes.json"
 
 
-def test_the_table_of_codes_is_as_published() -> None:
+def test_the_table_of_codes_equals_the_golden_file() -> None:
     table = {
         code.value: {
             "category": code.category.value,
@@ -32,12 +32,12 @@ def test_every_code_but_ok_has_its_own_class_and_users_can_import_it() -> None:
         assert getattr(sandfleet, cls.__name__) is cls
 
 
-def test_all_of_the_package_is_there() -> None:
+def test_every_exported_name_exists() -> None:
     assert [name for name in sandfleet.__all__ if not hasattr(sandfleet, name)] == []
 
 
 @each_row("code", [code for code in ErrorCode if code is not ErrorCode.OK])
-def test_an_error_survives_the_way_celery_rebuilds_it(code: ErrorCode) -> None:
+def test_celery_can_rebuild_every_error(code: ErrorCode) -> None:
     cls = ERROR_CLASSES[code]
     outcome = Outcome.of(code, "j1", "why", exit_code=3, stdout=StreamOutput.of(b"\xff\x00"))
     args = json.loads(json.dumps(cls.of("why", outcome.to_json()).args))

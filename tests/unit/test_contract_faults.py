@@ -24,7 +24,7 @@ def message_of(field: str, value: object) -> tuple[str, str]:
     return caught.value.errors[0]["field"], caught.value.errors[0]["message"]
 
 
-def test_a_mistyped_field_is_told_which_was_meant() -> None:
+def test_a_mistyped_field_gets_a_hint_at_the_right_one() -> None:
     for typed, meant in {
         "comand": "command",
         "cmd": "command",
@@ -48,7 +48,7 @@ def test_a_mistyped_field_is_told_which_was_meant() -> None:
     assert message_of("zzz", 1) == ("zzz", "there is no such field")
 
 
-def test_a_mistyped_field_of_a_message_is_told_as_well() -> None:
+def test_a_mistyped_field_of_a_message_gets_a_hint_too() -> None:
     for text, said in (
         (
             '{"contract":1,"spec":{"image":"x","resources":{"memory":1}}}',
@@ -60,7 +60,7 @@ def test_a_mistyped_field_of_a_message_is_told_as_well() -> None:
             decode_job(text)
 
 
-def test_every_kind_of_fault_is_said_in_plain_words() -> None:
+def test_every_kind_of_fault_has_a_plain_message() -> None:
     code = ", ".join(f"'{code.value}'" for code in ErrorCode)
     for field, value, said in (
         ("image", "", "must not be empty"),
@@ -95,7 +95,7 @@ def test_every_kind_of_fault_is_said_in_plain_words() -> None:
         new_spec({})
 
 
-def test_a_faulty_setting_is_told_in_the_same_words(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_faulty_setting_gets_the_same_messages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SANDFLEET_RESULT_TTL_SECONDS", "0")
     monkeypatch.setenv("SANDFLEET_MEMORY_HIGH_PERCENT", "lots")
     with pytest.raises(SettingsInvalid) as caught:
@@ -105,7 +105,7 @@ def test_a_faulty_setting_is_told_in_the_same_words(monkeypatch: pytest.MonkeyPa
     )
 
 
-def test_a_faulty_request_to_execute_is_told_with_the_names_of_its_own_fields() -> None:
+def test_faults_of_an_execute_request_name_its_own_fields() -> None:
     for fields, said in (
         ({"timout": 1}, "timout: there is no such field, did you mean timeout?"),
         ({"limits": {"memory": 1}}, "limits.memory: there is no such field, did you mean limits.memory_bytes?"),
@@ -130,7 +130,9 @@ def test_a_faulty_request_to_execute_is_told_with_the_names_of_its_own_fields() 
         ({"contract": "1", "spec": {}}, "contract: the version must be a number, 1 to 3"),
     ],
 )
-def test_a_message_without_its_contract_is_told_the_field_and_what_to_send(argument: dict[str, Any], said: str) -> None:
+def test_a_message_without_a_contract_version_gets_the_field_and_an_example(
+    argument: dict[str, Any], said: str
+) -> None:
     with pytest.raises(SpecInvalid) as caught:
         decode_job(json.dumps(argument))
     assert caught.value.message.startswith(said)

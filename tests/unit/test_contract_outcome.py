@@ -9,8 +9,9 @@ import pytest
 from pydantic import ValidationError
 from sandfleet.channel.decoder import decode_outcome
 from sandfleet_config.codes import Category, ErrorCode
-from sandfleet_config.outcome import LimitState, Outcome, StreamOutput, cut_to_characters
+from sandfleet_config.outcome import LimitState, Outcome, StreamOutput
 from sandfleet_config.scripts import stored_result
+from sandfleet_config.utf8 import cut_to_characters
 
 EURO = "€".encode()
 
@@ -23,29 +24,29 @@ def test_bytes_that_are_not_utf8_arrive_unchanged() -> None:
     assert Outcome.model_validate_json(outcome.model_dump_json()).stdout.bytes == raw
 
 
-def test_the_true_size_of_cut_output_is_told() -> None:
+def test_cut_output_has_its_true_size() -> None:
     stream = StreamOutput.of(b"abc", 1 << 30)
     assert (stream.text, stream.total_bytes, stream.truncated) == ("abc", 1 << 30, True)
 
 
 @pytest.mark.parametrize("missing", [1, 2])
-def test_a_cut_inside_a_character_keeps_text_text(missing: int) -> None:
+def test_text_that_is_cut_inside_a_character_stays_text(missing: int) -> None:
     assert cut_to_characters(b"a" + EURO[:-missing], is_cut_at_end=True) == b"a"
     assert cut_to_characters(EURO[missing:] + b"a", is_cut_at_start=True) == b"a"
 
 
-def test_what_was_never_text_is_not_trimmed() -> None:
+def test_bytes_that_are_not_text_are_not_trimmed() -> None:
     raw = b"\xff\xfe\x00"
     assert cut_to_characters(raw, is_cut_at_end=True, is_cut_at_start=True) == raw
     assert cut_to_characters(b"a" + EURO[:-1]) == b"a" + EURO[:-1]
 
 
-def test_an_older_reader_ignores_facts_it_does_not_know() -> None:
+def test_an_older_reader_ignores_unknown_fields() -> None:
     data = {**Outcome.of(ErrorCode.OK, "j1", exit_code=0).to_json(), "new_fact": 1}
     assert Outcome.model_validate(data).is_ok
 
 
-def test_category_and_retryable_follow_from_the_code_where_they_are_missing() -> None:
+def test_missing_category_and_retryable_follow_from_the_code() -> None:
     outcome = Outcome.model_validate({"job_id": "j1", "code": "EXPIRED"})
     assert (outcome.category, outcome.retryable) == (Category.CONTROL, True)
     with pytest.raises(ValidationError) as caught:
@@ -53,7 +54,7 @@ def test_category_and_retryable_follow_from_the_code_where_they_are_missing() ->
     assert ("code",) in {error["loc"] for error in caught.value.errors()}
 
 
-def test_limits_travel_compare_and_copy_like_the_rest() -> None:
+def test_limits_are_sent_compared_and_copied_like_other_fields() -> None:
     limits = {"memory_bytes": LimitState(value=1, enforced=True), "timeout": LimitState(value=0.5, enforced=False)}
     outcome = Outcome.of(ErrorCode.OK, "j1", limits=limits)
     assert outcome.to_json()["limits"] == {
@@ -74,13 +75,13 @@ def test_limits_travel_compare_and_copy_like_the_rest() -> None:
     assert Outcome.model_validate({"job_id": "j1", "code": "OK", "limits": {"x": newer}}).limits["x"].enforced
 
 
-def test_null_means_it_did_not_happen() -> None:
+def test_null_means_did_not_happen() -> None:
     data = Outcome.of(ErrorCode.CANCELLED, "j1").to_json()
     assert [data[name] for name in ("exit_code", "signal", "timed_out", "duration")] == [None] * 4
     assert set(data["timing"].values()) == {None}
 
 
-def test_the_parts_of_an_outcome_have_no_dict_and_ignore_what_they_do_not_know() -> None:
+def test_the_parts_of_an_outcome_have_no_dict_and_ignore_unknown_fields() -> None:
     data = Outcome.of(ErrorCode.OK, "j1").to_json()
     data["attempts"] = [{"host": "h", "worker": "w", "started": "2026-01-01T00:00:00Z", "new_fact": 1}]
     data["limits"] = {"timeout": {"value": 1, "enforced": True, "new_fact": 1}}
@@ -97,7 +98,7 @@ def test_the_parts_of_an_outcome_have_no_dict_and_ignore_what_they_do_not_know()
     assert "s3cret" not in repr(StreamOutput.of(b"s3cret"))
 
 
-def test_what_is_stored_is_never_much_larger_than_what_was_printed() -> None:
+def test_a_stored_output_is_never_much_larger_than_the_output() -> None:
     size = 100_000
     for name, raw in {
         "zeros": bytes(size),

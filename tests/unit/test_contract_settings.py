@@ -4,10 +4,11 @@ import pytest
 from pydantic import SecretStr, ValidationError
 from sandfleet.fleet import Fleet, read_settings
 from sandfleet_config.celery import celery_url, shared_options
-from sandfleet_config.settings import Settings, SettingsInvalid, WorkerSettings, check_environment
+from sandfleet_config.environment import check_environment
+from sandfleet_config.settings import Settings, SettingsInvalid, WorkerSettings
 
 
-def test_the_environment_is_read_nested_sections_included(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_are_read_from_the_environment_with_nested_sections(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SANDFLEET_REDIS_URL", "redis://:pw@host:1/2")
     monkeypatch.setenv("SANDFLEET_POLICY__MEMORY_BYTES", "1GiB")
     monkeypatch.setenv("SANDFLEET_POLICY__IMAGES", "python, sha256:*")
@@ -20,12 +21,12 @@ def test_the_environment_is_read_nested_sections_included(monkeypatch: pytest.Mo
     assert read_settings().redis_dsn == settings.redis_dsn  # a worker's settings do not trouble a producer
 
 
-def test_a_typo_is_an_error_with_a_hint() -> None:
+def test_an_unknown_setting_is_an_error_with_a_hint() -> None:
     with pytest.raises(SettingsInvalid, match=r"SANDFLEET_REDIS_UR \(did you mean SANDFLEET_REDIS_URL\?\)"):
         check_environment({"SANDFLEET_REDIS_UR": "x"})
 
 
-def test_a_typo_stops_a_fleet_that_reads_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_setting_stops_a_fleet_that_reads_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SANDFLEET_QUEU", "x")
     with pytest.raises(SettingsInvalid, match="SANDFLEET_QUEUE"):
         Fleet()

@@ -45,7 +45,7 @@ NEWER: dict[str, Any] = {
 """The fields of contract 2."""
 
 
-def test_a_full_spec_survives_the_wire() -> None:
+def test_a_spec_with_every_field_is_decoded_as_it_was() -> None:
     request = JobRequest(batch="nightly", spec=new_spec(FULL))
     text = encode_job(request)
     assert decode_job(text) == request
@@ -55,13 +55,13 @@ def test_a_full_spec_survives_the_wire() -> None:
     assert decode_job(text).spec.env == ("A=1", "B=x=y")
 
 
-def test_the_smallest_spec_survives_the_wire_and_is_short() -> None:
+def test_the_smallest_spec_is_decoded_as_it_was_and_is_short() -> None:
     request = JobRequest(spec=SandboxSpec(image="x"))
     assert encode_job(request) == '{"contract":1,"spec":{"image":"x"}}'
     assert decode_job(encode_job(request)) == request
 
 
-def test_the_fingerprint_is_of_the_meaning_not_of_the_spelling() -> None:
+def test_the_fingerprint_does_not_depend_on_spelling() -> None:
     one = new_spec(
         {"image": "x", "env": {"A": "1"}, "labels": {"a": "1", "b": "2"}, "resources": {"memory_bytes": 64 << 20}}
     )
@@ -82,18 +82,18 @@ def test_the_fingerprint_is_the_same_on_both_sides(fields: dict[str, Any]) -> No
     assert request_sha256(read) == request_sha256(spec)
 
 
-def test_the_fingerprint_tells_specs_apart() -> None:
+def test_different_specs_have_different_fingerprints() -> None:
     others = [{**FULL, name: value} for name, value in {"image": "y", "grace": 1, "stdin": "x", "labels": {}}.items()]
     assert len({spec_sha256(new_spec(fields)) for fields in (FULL, *others)}) == 5
 
 
-def test_a_field_that_is_as_by_default_is_no_part_of_the_fingerprint() -> None:
+def test_a_field_with_its_default_does_not_change_the_fingerprint() -> None:
     """So a field that a newer release adds changes nothing for those who do not use it."""
     said = SandboxSpec.model_validate(SandboxSpec(image="x").model_dump())
     assert spec_sha256(said) == spec_sha256(SandboxSpec(image="x"))
 
 
-def test_all_faults_are_told_at_once() -> None:
+def test_all_faults_of_a_spec_are_reported_at_once() -> None:
     faulty = {
         "image": "",
         "command": "ls",
@@ -124,7 +124,7 @@ def test_all_faults_are_told_at_once() -> None:
 
 
 @pytest.mark.parametrize("security", [{"privileged": True}, {"network_mode": "host"}])
-def test_a_violation_outranks_other_faults_and_they_are_still_told(security: dict[str, Any]) -> None:
+def test_a_violation_outranks_other_faults_which_are_reported_too(security: dict[str, Any]) -> None:
     with pytest.raises(SecurityViolation) as caught:
         new_spec({"image": "", "security": security, "timeout": -1})
     assert {"image", "timeout"} < {error["field"] for error in caught.value.errors}
@@ -148,7 +148,7 @@ def test_another_contract_version_is_refused() -> None:
             decode_job(json.dumps({"contract": version, "spec": {"image": "x"}}))
 
 
-def test_a_request_says_the_lowest_contract_that_can_say_it() -> None:
+def test_a_request_says_the_lowest_contract_that_has_its_fields() -> None:
     plain = JobRequest(spec=SandboxSpec(image="x", priority=6, max_attempts=3, queue_ttl=86400))
     assert encode_job(plain) == '{"contract":1,"spec":{"image":"x"}}'
     for field, value in NEWER.items():
@@ -160,7 +160,7 @@ def test_a_request_says_the_lowest_contract_that_can_say_it() -> None:
         assert request_sha256(request.spec) != request_sha256(plain.spec)
 
 
-def test_what_a_job_requires_of_its_host_is_contract_3_in_any_order() -> None:
+def test_requires_is_contract_3_and_its_order_does_not_count() -> None:
     request = JobRequest(spec=new_spec({"image": "x", "requires": {"gpu": "yes", "arch": "x86_64"}, "priority": 0}))
     text = encode_job(request)
     assert json.loads(text)["contract"] == request.contract == 3
@@ -184,7 +184,7 @@ def test_what_a_job_requires_of_its_host_is_contract_3_in_any_order() -> None:
         assert {error["field"].split(".")[0] for error in caught.value.errors} == {"requires"}
 
 
-def test_needs_tell_what_a_host_must_have_and_nothing_that_every_host_has() -> None:
+def test_needs_list_only_what_not_every_host_has() -> None:
     assert json.loads(join_needs(1, encode_needs(SandboxSpec(image="x:latest")))) == {"contract": 1, "image": "x"}
     pinned = f"team/x:latest@sha256:{'0' * 64}"
     assert json.loads(join_needs(3, encode_needs(new_spec(FULL | {"image": pinned, "requires": {"gpu": "yes"}})))) == {
@@ -200,7 +200,9 @@ def test_needs_tell_what_a_host_must_have_and_nothing_that_every_host_has() -> N
     }
 
 
-def test_a_worker_one_contract_behind_refuses_the_newer_fields_clearly(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_one_contract_behind_refuses_newer_fields_with_a_clear_message(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     text = encode_job(JobRequest(spec=SandboxSpec(image="x", max_attempts=1)))
     monkeypatch.setattr("sandfleet_config.wire.CONTRACT_VERSIONS", (1,))
     with pytest.raises(SpecInvalid, match="the version is 2, this side speaks 1: bring both to one release"):
@@ -208,7 +210,7 @@ def test_a_worker_one_contract_behind_refuses_the_newer_fields_clearly(monkeypat
     assert decode_job('{"contract":1,"spec":{"image":"x"}}').spec.max_attempts == 3
 
 
-def test_a_message_may_not_ask_for_more_than_its_contract_says() -> None:
+def test_a_message_with_fields_newer_than_its_contract_is_refused() -> None:
     with pytest.raises(SpecInvalid, match="need contract version 2"):
         decode_job('{"contract":1,"spec":{"image":"x","priority":0}}')
 
@@ -245,7 +247,7 @@ def test_retry_on_is_a_set_of_codes_and_by_default_the_host_category() -> None:
 
 
 @each_row("text", ["", "nonsense", "[]", "1", "null", '"x"', "{}", '{"contract":1}', "[" * 100_000, None, {}, 7])
-def test_what_is_no_spec_is_refused(text: object) -> None:
+def test_a_message_that_is_not_a_spec_is_refused(text: object) -> None:
     with pytest.raises(SpecInvalid):
         decode_job(text)
 
@@ -261,7 +263,7 @@ def test_the_size_limit_counts_bytes_on_both_sides() -> None:
         decode_job(text, size - 1)
 
 
-def test_kombus_type_trap_is_plain_text_to_us() -> None:
+def test_kombus_type_key_in_a_spec_stays_plain_text() -> None:
     """kombu's decoder acts on such a dict, or drops the message; inside our one string it never sees it."""
     from kombu.utils.json import dumps, loads
 
@@ -281,7 +283,7 @@ def test_payloads_take_text_and_bytes() -> None:
     assert Payload.model_validate_json(binary.model_dump_json()) == binary
 
 
-def test_the_line_for_people_shows_neither_env_nor_stdin_and_is_printable() -> None:
+def test_the_line_of_a_spec_is_printable_and_shows_neither_env_nor_stdin() -> None:
     spec = new_spec({"image": "x", "command": ["sh", "-c", "a\x1b[31m"], "env": ["K=s3cret"], "stdin": "s3cret"})
     assert spec.to_line() == r"x sh -c 'a\x1b[31m'"
     assert len(new_spec({"image": "x", "command": ["y" * 500]}).to_line()) == 120

@@ -13,7 +13,7 @@ from sandfleet_worker.celery_worker.events import MAX_LABEL_CHARS, describe_rece
 from sandfleet_worker.celery_worker.flower.jobs import JobTask
 from sandfleet_worker.celery_worker.flower.truth import Knowledge, Record, Truth, read_record
 from sandfleet_worker.delivery.claim import Claim, Flag
-from sandfleet_worker.delivery.read_message import Delivery
+from sandfleet_worker.delivery.read_message import JobMessage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,9 +51,9 @@ def send(state: Any) -> Callable[..., None]:
 
 def describe(attempts: int, labels: dict[str, str] | None = None) -> dict[str, Any]:
     spec = new_spec({"image": "busybox", "command": ["true"], "labels": labels or {}})
-    delivery = Delivery(JOB, spec.to_line(), request=JobRequest(spec=spec, batch="nightly"))
+    job_message = JobMessage(JOB, spec.to_line(), request=JobRequest(spec=spec, batch="nightly"))
     claim = Claim("c", JOB, Flag.START, b"", queue="q", attempts=(None,) * attempts)  # type: ignore[arg-type]  # counted only
-    return describe_received(delivery, claim)
+    return describe_received(job_message, claim)
 
 
 def tell(truth: Truth, record: Record) -> None:

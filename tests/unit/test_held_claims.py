@@ -9,14 +9,17 @@ from typing import Any
 
 import pytest
 from sandfleet_config.outcome import Attempt
+from sandfleet_config.settings import WorkerSettings
 from sandfleet_config.spec import SandboxSpec
 from sandfleet_config.wire import JobRequest
 from sandfleet_worker.delivery import held_claims as held_module
 from sandfleet_worker.delivery.claim import MAX_STARTS, Claim, Flag
-from sandfleet_worker.delivery.held_claims import Held
-from sandfleet_worker.delivery.read_message import Delivery
+from sandfleet_worker.delivery.held_claims import HeldClaims
+from sandfleet_worker.delivery.identity import Identity
+from sandfleet_worker.delivery.intake import Intake
+from sandfleet_worker.delivery.read_message import JobMessage
+from sandfleet_worker.job_run import JobRun
 from sandfleet_worker.sandbox.process.cancellation import Cancellation
-from sandfleet_worker.tasks import Life
 
 CLAIM = Claim("c", "job", Flag.START, b"")
 WAITING = replace(CLAIM, is_waiting=True)
@@ -31,35 +34,35 @@ class FakeSlot:
         self.was_used = was_used
 
 
-def hold(claim: Claim = CLAIM) -> tuple[Held, Any]:
-    held, slot = Held(1), FakeSlot()
-    assert held.wait_room(0)
+def hold(claim: Claim = CLAIM) -> tuple[HeldClaims, Any]:
+    held, slot = HeldClaims(1), FakeSlot()
+    assert held.take_capacity(0)
     held.add(claim, slot)  # type: ignore[arg-type]
     return held, slot
 
 
 def test_a_slot_is_lent_only_while_its_job_waits_and_freed_once() -> None:
     held, slot = hold()
-    held.lend_slot(CLAIM)
+    held.give_back_slot(CLAIM)
     assert slot.released == 0, "it does not wait"
     held.wait(WAITING)
     assert held.waiting_job_ids() == ["job"]
-    held.lend_slot(WAITING)
+    held.give_back_slot(WAITING)
     assert slot.released == 1
-    assert not held.wait_room(0), "the worker's own place stays taken"
+    assert not held.take_capacity(0), "the worker's own place stays taken"
     assert held.end_wait(WAITING)
     other: Any = FakeSlot()
-    held.put_slot(WAITING, other)
-    held.lend_slot(WAITING)
+    held.set_slot(WAITING, other)
+    held.give_back_slot(WAITING)
     assert other.released == 0, "the wait is over"
     held.start(CLAIM)
     assert held.waiting_job_ids() == []
     held.free_slot(CLAIM)
     held.remove(CLAIM)
     assert (slot.released, other.released) == (1, 1)
-    assert held.wait_room(0)
+    assert held.take_capacity(0)
     late: Any = FakeSlot()
-    held.put_slot(CLAIM, late)
+    held.set_slot(CLAIM, late)
     assert late.released == 1, "the job is gone"
 
 
@@ -67,7 +70,7 @@ def test_a_wait_that_ends_in_time_keeps_the_slot() -> None:
     held, slot = hold()
     held.wait(WAITING)
     assert not held.end_wait(WAITING)
-    held.lend_slot(WAITING)
+    held.give_back_slot(WAITING)
     assert slot.released == 0
 
 
@@ -94,31 +97,39 @@ def test_a_job_that_waits_for_a_slot_again_does_not_hang_and_keeps_its_memory_fr
     assert held.reserve(CLAIM, 700)
     monkeypatch.setattr(held_module, "LONGEST_WAIT_SECONDS", -1)
     held.wait(WAITING)
-    held.lend_slot(WAITING)
+    held.give_back_slot(WAITING)
     assert held.count_wanted_bytes() == 0, "nobody knows how long it will wait"
     assert held.end_wait(WAITING)
     assert held.count_wanted_bytes() == 700
     assert held.overdue_job_ids() == [], "the slots are others', for as long as their jobs last"
     other: Any = FakeSlot()
     other.reserve = lambda _: False
-    assert not held.put_slot(WAITING, other)
+    assert not held.set_slot(WAITING, other)
     assert (other.released, other.was_used, held.count_wanted_bytes()) == (1, False, 700)
     other.reserve = lambda _: True
-    assert held.put_slot(WAITING, other)
+    assert held.set_slot(WAITING, other)
     assert held.count_wanted_bytes() == 0
     assert held.overdue_job_ids() == ["job"], "now it is to start"
 
 
 def test_what_a_stock_producers_job_says_of_its_attempts_holds_for_whoever_settles_it() -> None:
-    held, _ = hold()
-    limited: list[int] = []
-    intake = SimpleNamespace(held=held, limit_attempts=lambda _, number: limited.append(number))
+    asked: list[Any] = []
+
+    def ask(*, keys: list[Any], args: list[Any]) -> int:
+        asked.append((keys, args))
+        return 1
+
+    client: Any = SimpleNamespace(register_script=lambda _: ask)
+    settings = WorkerSettings.model_validate({"redis_url": "redis://nowhere"})
+    intake = Intake(settings, Identity("h", "h.1", "h:1:x"), None, lambda _: client)  # type: ignore[arg-type]
+    assert intake.held_claims.take_capacity(0)
+    intake.held_claims.add(CLAIM, FakeSlot())  # type: ignore[arg-type]
     host: Any = SimpleNamespace(name="h", intake=intake, slots=None)
-    life = Life(host, SimpleNamespace(job_id="job", cancellation=Cancellation()), Delivery("job"), CLAIM)  # type: ignore[arg-type]
-    life._remember(JobRequest(spec=SandboxSpec(image="x", max_attempts=1)))
-    found = held.find("c")
+    run = JobRun(host, SimpleNamespace(job_id="job", cancellation=Cancellation()), JobMessage("job"), CLAIM)  # type: ignore[arg-type]
+    run._remember(JobRequest(spec=SandboxSpec(image="x", max_attempts=1)))
+    found = intake.held_claims.find("c")
     assert found is not None
-    assert (limited, life.claim.max_attempts, found.max_attempts) == ([1], 1, 1)
+    assert (asked[0][1][-1], run.claim.max_attempts, found.max_attempts) == (1, 1, 1)
 
 
 def test_a_suspect_is_one_until_it_has_outlived_its_earlier_run() -> None:

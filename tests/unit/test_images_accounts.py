@@ -89,7 +89,7 @@ def test_unset_means_the_images_own_user_unless_that_is_root(own: str, uid: int)
         "a\nb",
     ],
 )
-def test_what_means_nobody_is_refused_with_the_names_there_are(user: str) -> None:
+def test_an_unknown_user_is_refused_with_the_names_that_there_are(user: str) -> None:
     with pytest.raises(UserInvalid, match=r"user|group"):
         resolve_user(new_image(), user)
 
@@ -99,7 +99,7 @@ def test_an_images_own_user_that_it_does_not_list_is_refused() -> None:
         resolve_user(new_image("ghost"), "")
 
 
-def test_nobody_works_without_any_passwd() -> None:
+def test_the_user_nobody_works_without_a_passwd_file() -> None:
     assert resolve_user(new_image(passwd="", group=""), "nobody:nogroup") == ResolvedUser(
         65534, 65534, (), "/", "nobody"
     )

@@ -1,4 +1,4 @@
-"""The page of Redis keys is what the scripts' docstring says, and that names every key there is."""
+"""The page of Redis keys equals the docstring of the scripts, which names every key."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from sandfleet_config.settings import WorkerSettings
 from sandfleet_worker.commands.checks import State, check_memory
 from sandfleet_worker.sandbox.cgroup.tree import CgroupTree
 from sandfleet_worker.sandbox.memory_budget import WORKER_BYTES, MemoryBudget, find_budget
-from sandfleet_worker.sandbox.warm.pool import IDLE_MEMORY_BYTES
+from sandfleet_worker.sandbox.warm.booter import IDLE_MEMORY_BYTES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -60,7 +60,7 @@ def test_the_least_of_all_cgroups_around_the_sandboxes_counts(tmp_path: Path, pr
     assert found.bound == f"{tmp_path}/cg/system/worker/{file}", "sandboxes are where their worker is"
 
 
-def test_sandboxes_ahead_get_what_one_large_job_leaves(tmp_path: Path, proc: Path) -> None:
+def test_spares_get_the_memory_that_one_large_job_leaves(tmp_path: Path, proc: Path) -> None:
     for mib, spares in ((8000, 4), (700, 2), (600, 0)):
         tree = new_tree(tmp_path / "cg", 2, {"pods": str(mib * MIB)})
         found = find_budget(tree, spares=4, job_bytes=JOB, root=tmp_path / "cg", proc=proc)
@@ -72,13 +72,13 @@ def test_sandboxes_ahead_get_what_one_large_job_leaves(tmp_path: Path, proc: Pat
         assert found.lessen(1 << 40).spares == 0
 
 
-def test_a_setting_overrides_what_is_found(tmp_path: Path, proc: Path) -> None:
+def test_a_setting_overrides_the_budget_that_was_found(tmp_path: Path, proc: Path) -> None:
     tree = new_tree(tmp_path / "cg", 1, {"pods": str(64 * MIB)})
     found = find_budget(tree, spares=4, job_bytes=JOB, given_bytes=8 << 30, root=tmp_path / "cg", proc=proc)
     assert (found.job_bytes, found.spares, found.bound) == (8 << 30, 4, "SANDFLEET_MEMORY_BUDGET_BYTES")
 
 
-def test_doctor_says_the_budget_and_what_bounds_it() -> None:
+def test_doctor_says_the_budget_and_its_bound() -> None:
     fine = check_memory(MemoryBudget(3600 * MIB, WORKER_BYTES, 0, "MemTotal"), JOB)
     assert (fine.state, fine.detail) == (
         State.OK,

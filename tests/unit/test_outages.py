@@ -9,7 +9,7 @@ import time
 import pytest
 from redis import exceptions
 from sandfleet_worker.delivery import outages
-from sandfleet_worker.delivery.outages import NotHeard, call_until_heard, can_pass, is_outage
+from sandfleet_worker.delivery.outages import NotAnswered, call_until_answered, can_pass, is_outage
 from sandfleet_worker.system.supervised_thread import Backoff
 
 OUTAGES = [
@@ -45,16 +45,16 @@ def call(errors: list[Exception], given_up: threading.Event | None = None) -> st
         return "heard"
 
     event = given_up or threading.Event()
-    return call_until_heard(act, Backoff("settle", 0.001, 0.01), event.wait)
+    return call_until_answered(act, Backoff("settle", 0.001, 0.01), event.wait)
 
 
 def test_an_outage_is_waited_for_and_a_refusal_for_a_while_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outages, "ANSWER_PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(outages, "REFUSAL_TIMEOUT_SECONDS", 0.1)
     began = time.monotonic()
     assert call([OUTAGES[0]] * 50) == "heard"
     assert time.monotonic() - began > 0.1, "it took longer than a refusal may"
     assert call([OUTAGES[0]] * 50 + [REFUSALS[0]] * 3) == "heard", "the outage before it does not count"
-    with pytest.raises(NotHeard, match="WRONGTYPE"):
+    with pytest.raises(NotAnswered, match="WRONGTYPE"):
         call([REFUSALS[0]] * 10_000)
     with pytest.raises(KeyError):
         call([KeyError("x")])
@@ -64,5 +64,5 @@ def test_nobody_waits_who_has_given_up() -> None:
     given_up = threading.Event()
     given_up.set()
     assert call([], given_up) == "heard", "one try is made in any case"
-    with pytest.raises(NotHeard, match="gone"):
+    with pytest.raises(NotAnswered, match="gone"):
         call([OUTAGES[0]], given_up)

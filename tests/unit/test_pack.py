@@ -54,7 +54,7 @@ def test_no_link_is_followed(tree: Path, outside: Path) -> None:
     assert not (tree / "etc/hosts").is_symlink()
 
 
-def test_what_is_no_folder_or_no_file_is_left(tree: Path) -> None:
+def test_paths_that_are_not_folders_or_files_are_left(tree: Path) -> None:
     (tree / "etc").write_text("a file")
     add_hosts(tree)
     assert (tree / "etc").read_text() == "a file"

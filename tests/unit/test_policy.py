@@ -37,13 +37,13 @@ def test_zero_is_the_ceiling() -> None:
         ({"output": {"max_bytes": "9MiB"}}, "output.max_bytes"),
     ],
 )
-def test_a_wish_above_the_ceiling_is_refused_and_never_shortened(fields: dict[str, Any], field: str) -> None:
+def test_a_request_above_the_ceiling_is_refused_and_never_shortened(fields: dict[str, Any], field: str) -> None:
     with pytest.raises(SpecInvalid) as caught:
         admit(new_spec(**fields), HOST)
     assert [fault["field"] for fault in caught.value.errors] == [field]
 
 
-def test_a_wish_above_the_ceiling_is_told_in_the_units_that_were_typed_with_the_setting() -> None:
+def test_a_request_above_the_ceiling_is_reported_in_its_own_units_with_the_setting() -> None:
     host = HostSettings(policy=PolicySettings(cpu_quota=100_000))
     for fields, said in (
         (
@@ -71,7 +71,7 @@ def test_a_host_cannot_be_set_up_so_that_no_job_can_run() -> None:
             PolicySettings.model_validate({field: 1})
 
 
-def test_all_faults_are_told_at_once() -> None:
+def test_all_faults_are_reported_at_once() -> None:
     with pytest.raises(SpecInvalid) as caught:
         admit(new_spec(timeout=9999, grace=99, resources={"pids_limit": 9999}), HOST)
     assert {fault["field"] for fault in caught.value.errors} == {"timeout", "grace", "resources.pids_limit"}
@@ -87,12 +87,12 @@ def test_all_faults_are_told_at_once() -> None:
         {"security": {"seccomp_profile": "mine"}},
     ],
 )
-def test_a_spec_cannot_choose_what_is_the_hosts(fields: dict[str, Any]) -> None:
+def test_a_spec_cannot_choose_settings_of_the_host(fields: dict[str, Any]) -> None:
     with pytest.raises(SecurityViolation):
         admit(new_spec(**fields), HOST)
 
 
-def test_a_spec_may_repeat_what_the_host_has() -> None:
+def test_a_spec_may_repeat_settings_of_the_host() -> None:
     repeated = new_spec(platform="systrap", runsc_path="runsc", root_dir="/var/run/gvisor/")
     assert admit(repeated, HOST).platform == "systrap"
 

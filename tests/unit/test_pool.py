@@ -30,7 +30,7 @@ def test_a_job_is_told_as_left_whatever_fails_around_it(pool: SandboxPool) -> No
     nothing: Any = lambda *_: None  # noqa: E731
     for failing in ("accept_callback", "target", "callback", "error_callback", ""):
         left: list[tuple[str, Exception | None]] = []
-        pool.on_left = lambda claim_id, error: left.append((claim_id, error))  # noqa: B023
+        pool.on_done = lambda claim_id, error: left.append((claim_id, error))  # noqa: B023
         functions = dict.fromkeys(("accept_callback", "callback", "error_callback"), nothing) | {"target": nothing}
         if failing:
             functions[failing] = fail

@@ -68,7 +68,7 @@ class Parts:
         return Config(client=self, health_checker=self, image_resolver=self, logger=self, **fields)
 
 
-def test_the_order_is_health_image_run_and_a_failing_log_is_not_heard() -> None:
+def test_the_order_is_health_image_run_and_errors_of_the_log_are_ignored() -> None:
     parts = Parts()
     result = Backend(parts.config()).execute({"code": "1"})
     assert parts.calls == ["ping", "resolve", "run"]
@@ -89,7 +89,7 @@ def test_no_runner() -> None:
     assert parts.calls == []
 
 
-def test_a_failing_ping_is_told_with_its_cause() -> None:
+def test_a_failing_health_check_is_raised_with_its_cause() -> None:
     cause = OSError("no runsc")
     parts = Parts(ping=cause)
     with pytest.raises(DaemonUnavailable, match="no runsc") as caught:
@@ -184,7 +184,7 @@ def test_the_value_of_an_output(stdout: str, value: object) -> None:
     assert parse_value(stdout) == value
 
 
-def test_a_plain_runner_vouches_for_no_limit() -> None:
+def test_a_plain_runner_enforces_no_limit() -> None:
     result = Backend(Parts(SandboxResult(exit_code=3, stdout="__OUT__:1", stderr="e", duration=2.0)).config()).execute(
         {"code": "1"}
     )
@@ -192,7 +192,7 @@ def test_a_plain_runner_vouches_for_no_limit() -> None:
     assert not any(result.limits_enforced.model_dump().values())
 
 
-def test_the_fleet_executes_and_tells_the_limits_that_held() -> None:
+def test_the_fleet_executes_and_names_the_limits_that_were_enforced() -> None:
     limits = {
         "memory_bytes": LimitState(value=1, enforced=True),
         "cpu_quota": LimitState(value=1, enforced=False),
@@ -222,7 +222,7 @@ def test_the_fleet_executes_and_tells_the_limits_that_held() -> None:
     assert fleet.specs[0].resources.memory_bytes == 64 << 20
 
 
-def test_what_is_no_exit_is_raised() -> None:
+def test_other_codes_than_an_exit_are_raised() -> None:
     with pytest.raises(OutOfMemory):
         FakeFleet(lambda _: OutOfMemory.of("too big")).execute("1")
     with pytest.raises(SpecInvalid):

@@ -52,7 +52,7 @@ def test_bytes_that_are_no_utf8_are_a_fault_of_the_spec_and_no_traceback(fleet: 
     assert fleet.specs == []
 
 
-def test_a_faulty_wish_is_told_by_the_option_that_was_typed(fleet: FakeFleet, capfd: Capture) -> None:
+def test_a_faulty_field_is_named_by_the_option_that_was_typed(fleet: FakeFleet, capfd: Capture) -> None:
     for options, said in (
         (["--memory", "lots"], "--memory: must be a number of bytes, or a size such as 256MiB"),
         (["--memory", "4KiB"], "--memory: 4 KiB cannot work, the least is 16 MiB"),
@@ -83,7 +83,7 @@ def test_a_faulty_wish_is_told_by_the_option_that_was_typed(fleet: FakeFleet, ca
     assert fleet.specs == []
 
 
-def test_an_option_of_other_tools_is_told_what_there_is_instead(fleet: FakeFleet, capfd: Capture) -> None:
+def test_an_option_of_docker_gets_a_hint(fleet: FakeFleet, capfd: Capture) -> None:
     for option, said in (
         ("--network=host", "no such option: --network: sandboxes have no network but loopback"),
         ("--net=none", "no such option: --net: sandboxes have no network but loopback"),
@@ -106,7 +106,7 @@ def test_an_option_of_other_tools_is_told_what_there_is_instead(fleet: FakeFleet
     assert fleet.specs == []
 
 
-def test_a_command_that_is_none_is_told_which_was_meant(fleet: FakeFleet, capfd: Capture) -> None:
+def test_an_unknown_command_gets_the_nearest_one_as_a_hint(fleet: FakeFleet, capfd: Capture) -> None:
     for argv, said in (
         (["submti", "x"], "no such command: submti: did you mean submit?"),
         (["ps"], "no such command: ps (sandfleet --help lists them)"),
@@ -182,7 +182,7 @@ def test_every_cancel_reads_the_same(fleet: FakeFleet, capfd: Capture) -> None:
     assert capfd.readouterr().out == "b\t0 cancelled before they started, 0 requested, 1 already ended\n"
 
 
-def test_sizes_are_said_in_the_units_that_people_type(fleet: FakeFleet, capfd: Capture) -> None:
+def test_sizes_are_printed_in_the_units_that_people_type(fleet: FakeFleet, capfd: Capture) -> None:
     from sandfleet_config.outcome import LimitState, StreamOutput, Usage
 
     outcome = Outcome.of(
@@ -201,7 +201,7 @@ def test_sizes_are_said_in_the_units_that_people_type(fleet: FakeFleet, capfd: C
     assert "--- stdout (1 MiB, cut to 2 KiB) ---" in out
 
 
-def test_a_command_line_that_is_wrong_is_told_in_plain_words(fleet: FakeFleet, tmp_path: Path, capfd: Capture) -> None:
+def test_a_wrong_command_line_gets_a_message_in_plain_words(fleet: FakeFleet, tmp_path: Path, capfd: Capture) -> None:
     (tmp_path / "bytes").write_bytes(b"\xd0\xff")
     (tmp_path / "jobs").write_text(JOBS)
     binary, jobs = str(tmp_path / "bytes"), str(tmp_path / "jobs")
@@ -238,7 +238,7 @@ def test_the_help_that_a_bare_command_gets_is_readable(fleet: FakeFleet, capfd: 
     assert fleet.specs == []
 
 
-def test_a_program_that_is_not_in_the_image_is_told_with_the_image(fleet: FakeFleet, capfd: Capture) -> None:
+def test_a_program_that_is_not_in_the_image_is_reported_with_the_image(fleet: FakeFleet, capfd: Capture) -> None:
     """As docker's users type it, the image's name is the program."""
     from sandfleet import CommandNotFound
 

@@ -1,9 +1,7 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import json
-import os
 import pickle
 import threading
 from datetime import UTC, datetime
@@ -12,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from rows import each_row
 from sandfleet import ErrorCode, JobUnknown, Outcome, ResultTimeout, SandboxSpec
-from sandfleet.channel.pause import collector_paused
 from sandfleet.channel.records import JobRecord
 from sandfleet.channel.stored_result import parse_outcome
 from sandfleet.collect.stream import OutcomeStream
@@ -39,7 +36,7 @@ def failure(kind: str, *args: object) -> bytes:
 
 
 @pytest.mark.parametrize("status", ["PENDING", "RECEIVED", "STARTED", "RETRY"])
-def test_what_has_not_ended_has_no_outcome(status: str) -> None:
+def test_an_unfinished_job_has_no_outcome(status: str) -> None:
     assert parse_outcome(stored(status, None), "j1") is None
 
 
@@ -76,7 +73,7 @@ def test_half_a_character_in_a_message_loses_no_outcome(code: ErrorCode) -> None
 
 
 @each_row("code", list(ErrorCode))
-def test_what_a_worker_stored_is_read_as_it_was(code: ErrorCode) -> None:
+def test_a_stored_outcome_is_read_unchanged(code: ErrorCode) -> None:
     outcome = new_full(code)
     found = parse_outcome(stored_result(outcome).encode(), "j1")
     assert found == outcome
@@ -126,7 +123,7 @@ def test_a_failure_without_outcome_keeps_code_and_message() -> None:
         (b"[" * 100_000, ErrorCode.INTERNAL, "damaged"),
     ],
 )
-def test_what_cannot_be_read_is_an_outcome_too(raw: bytes, code: ErrorCode, said: str) -> None:
+def test_an_unreadable_result_becomes_an_outcome(raw: bytes, code: ErrorCode, said: str) -> None:
     record = JobRecord(batch="nightly", submitted=1.0, spec_sha256="ab")
     outcome = parse_outcome(raw, "j1", {"j1": record}.get)
     assert outcome is not None
@@ -172,7 +169,7 @@ def test_more_jobs_than_one_round_trip_takes() -> None:
 
 
 def test_a_job_that_redis_forgot_ends_the_wait_after_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sandfleet.collect.polling.LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("sandfleet.collect.polling.CHECK_SECONDS", 0.0)
     fleet = FakeFleet()
     job = fleet.submit(SPEC)
     seen: list[Outcome] = []
@@ -217,10 +214,8 @@ class CountingChannel(FakeChannel):
         self.asked += len(job_ids)
         return super().outcomes(job_ids)
 
-    def outcome_portions(
-        self, portions: Iterable[Sequence[str]]
-    ) -> Iterator[tuple[Sequence[str], list[Outcome | None]]]:
-        return ((job_ids, self.outcomes(job_ids)) for job_ids in portions)
+    def outcome_chunks(self, chunks: Iterable[Sequence[str]]) -> Iterator[tuple[Sequence[str], list[Outcome | None]]]:
+        return ((job_ids, self.outcomes(job_ids)) for job_ids in chunks)
 
 
 class CountingFleet(FakeFleet):
@@ -233,7 +228,7 @@ class CountingFleet(FakeFleet):
 def test_many_handles_of_a_batch_are_not_asked_for_again_and_again(
     monkeypatch: pytest.MonkeyPatch, *, is_async: bool
 ) -> None:
-    monkeypatch.setattr("sandfleet.collect.polling.LOOK_SECONDS", 1000.0)
+    monkeypatch.setattr("sandfleet.collect.polling.CHECK_SECONDS", 1000.0)
     fleet = CountingFleet()
     jobs = fleet.submit_many([SPEC] * 500, batch="b")
     early, late = jobs[:100], jobs[100:]
@@ -273,16 +268,16 @@ def test_handles_of_several_batches_are_all_awaited() -> None:
     timer.join()
 
 
-def test_a_followed_job_that_ended_without_its_batch_list_is_found_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_that_ended_without_an_entry_in_its_batchs_list_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """As a stock worker, which does not know batches, would end it."""
-    monkeypatch.setattr("sandfleet.collect.polling.LOOK_SECONDS", 0.05)
+    monkeypatch.setattr("sandfleet.collect.polling.CHECK_SECONDS", 0.05)
     fleet = CountingFleet()
     jobs = fleet.submit_many([SPEC] * 300, batch="b")
 
     def end() -> None:
         for job in jobs:
             fleet.channel.finish(job.id, OK)
-        fleet.channel._ends.clear()
+        fleet.channel._entries.clear()
 
     timer = threading.Timer(0.05, end)
     timer.start()
@@ -302,27 +297,3 @@ def test_a_batch_whose_dead_letter_runs_again_is_awaited_to_its_new_end() -> Non
     outcomes = list(fleet.batch("b").as_completed(timeout=5))
     timer.join()
     assert [outcome.code for outcome in outcomes] == [ErrorCode.OK, ErrorCode.OK, ErrorCode.OUT_OF_MEMORY]
-
-
-def test_the_garbage_collector_is_as_it_was_after_a_pause() -> None:
-    with collector_paused():
-        assert not gc.isenabled()
-        with collector_paused():
-            pass
-        assert not gc.isenabled()
-    assert gc.isenabled()
-    gc.disable()
-    try:
-        with collector_paused():
-            pass
-        assert not gc.isenabled()
-    finally:
-        gc.enable()
-
-
-def test_a_child_forked_in_a_pause_has_a_garbage_collector() -> None:
-    with collector_paused():
-        child = os.fork()
-        if child == 0:
-            os._exit(0 if gc.isenabled() else 1)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -60,5 +60,5 @@ def test_only_ok_exits_0(code: ErrorCode, fields: dict[str, Any]) -> None:
     assert exit_code(Outcome.of(code, "j1", **fields)) != 0
 
 
-def test_an_ok_that_tells_no_exit_is_not_believed() -> None:
+def test_an_ok_without_an_exit_code_is_our_failure() -> None:
     assert exit_code(Outcome.of(ErrorCode.OK, "j1")) == 125

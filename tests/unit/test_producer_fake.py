@@ -21,14 +21,14 @@ from sandfleet_config.settings import Settings
 SPEC = SandboxSpec(image="x", labels={"name": "n"})
 
 
-def test_without_a_script_every_job_is_ok() -> None:
+def test_without_a_handler_every_job_is_ok() -> None:
     with FakeFleet() as fleet:
         result = fleet.submit(SPEC).result()
     assert (result.exit_code, result.stdout) == (0, "")
     assert fleet.specs == [SPEC]
 
 
-def test_a_script_answers_with_results_outcomes_or_errors() -> None:
+def test_a_handler_returns_results_outcomes_or_errors() -> None:
     endings: Iterator[Ending] = iter(
         [
             SandboxResult(exit_code=3, stdout="out", stderr="err", duration=1.0),
@@ -49,7 +49,7 @@ def test_a_script_answers_with_results_outcomes_or_errors() -> None:
     assert fleet.job(outcomes[1].job_id).outcome() == outcomes[1]
 
 
-def test_a_script_may_raise_the_ending() -> None:
+def test_a_handler_may_raise_the_error() -> None:
     def fail(_: SandboxSpec) -> None:
         raise OutOfMemory.of("too big")
 
@@ -87,8 +87,8 @@ def test_dead_letters_are_as_bounded_as_in_redis(monkeypatch: pytest.MonkeyPatch
 
     for bound, kept in (("MAX_DEAD_LETTERS", 3), ("MAX_DEAD_BYTES", 0)):
         with monkeypatch.context() as patch:
-            patch.setattr(f"sandfleet.testing.fake_channel.{bound}", kept)
+            patch.setattr(f"sandfleet.testing.fake_dead_letters.{bound}", kept)
             fleet = FakeFleet(fail)
             jobs = fleet.submit_many([SPEC] * 5)
-            assert [letter.job_id for letter in fleet.dead.list()] == [job.id for job in jobs[:1:-1]][:kept]
+            assert [dead.job_id for dead in fleet.dead.list()] == [job.id for job in jobs[:1:-1]][:kept]
             assert fleet.dead.count_dropped() == 5 - kept

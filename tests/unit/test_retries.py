@@ -1,4 +1,4 @@
-"""How many runs a job may have had after the soak's retries."""
+"""The number of runs that a job may have after the soak's retries."""
 
 from __future__ import annotations
 

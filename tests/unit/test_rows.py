@@ -1,4 +1,4 @@
-"""The loop over a table's rows: as telling as a test for each."""
+"""The loop over a table's rows reports failures as well as one test for each row."""
 
 from __future__ import annotations
 

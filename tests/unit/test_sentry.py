@@ -56,14 +56,14 @@ def no_descriptor_left() -> Iterator[None]:
     resource.setrlimit(
         resource.RLIMIT_NOFILE, (max(int(path.name) for path in Path("/proc/self/fd").iterdir()) + 1, hard)
     )
-    held = []
+    opened = []
     try:
         with contextlib.suppress(OSError):
             while True:
-                held.append(os.dup(0))
+                opened.append(os.dup(0))
         yield
     finally:
-        for number in held:
+        for number in opened:
             os.close(number)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
@@ -75,11 +75,11 @@ def test_a_sentry_is_found_stopped_and_let_go_on(paths: SandboxPaths, process: s
         assert sentry.is_stopped is False
         assert sentry.stop() is True
         wait_until(lambda: sentry.is_stopped, 5, "it is stopped")
-        assert sentry.go_on() is True
+        assert sentry.resume() is True
         wait_until(lambda: not sentry.is_stopped, 5, "it goes on")
         process.kill()
         process.wait(5)
-        assert (sentry.stop(), sentry.go_on(), sentry.is_stopped) == (False, False, False)
+        assert (sentry.stop(), sentry.resume(), sentry.is_stopped) == (False, False, False)
     finally:
         sentry.close()
 
@@ -104,7 +104,7 @@ def test_a_sandbox_without_a_sentry_of_its_own_has_none(paths: SandboxPaths, pro
     assert Sentry.find(paths) is None
 
 
-def test_a_sentry_for_which_no_descriptor_is_left_is_none(
+def test_no_sentry_is_found_without_a_descriptor_for_it(
     paths: SandboxPaths, process: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So the sandbox is given up; an error would end the thread that keeps all of them."""

@@ -22,7 +22,7 @@ class Away(Exception):
     """The service is away."""
 
 
-def run(errors: list[Exception], patience_seconds: float = 60.0) -> tuple[int, list[str]]:
+def run(errors: list[Exception], timeout_seconds: float = 60.0) -> tuple[int, list[str]]:
     """Run a thread whose step raises each of `errors` once and then succeeds; return its calls, and what it told."""
     numbers, told, done = itertools.count(), list[str](), threading.Event()
     calls = 0
@@ -42,7 +42,7 @@ def run(errors: list[Exception], patience_seconds: float = 60.0) -> tuple[int, l
 
     thread = SupervisedThread(
         "work", step, fail,
-        can_pass=lambda error: isinstance(error, Away), patience_seconds=patience_seconds, backoff=Backoff("work", 0.001, 0.002),
+        can_pass=lambda error: isinstance(error, Away), timeout_seconds=timeout_seconds, backoff=Backoff("work", 0.001, 0.002),
     )  # fmt: skip
     thread.start()
     assert done.wait(10)
@@ -69,10 +69,10 @@ def test_a_thread_that_cannot_go_on_is_told_at_once(caplog: pytest.LogCaptureFix
 
 
 def test_a_resource_that_is_missing_too_long_ends_the_worker_and_an_outage_does_not() -> None:
-    calls, told = run([PASSING[0]] * 1000, patience_seconds=0.02)
+    calls, told = run([PASSING[0]] * 1000, timeout_seconds=0.02)
     assert 1 < calls < 100
     assert told == ["the thread work has failed with OSError"]
-    assert run([Away()] * 100, patience_seconds=0.02) == (101, [])
+    assert run([Away()] * 100, timeout_seconds=0.02) == (101, [])
 
 
 def test_a_system_exit_of_a_step_is_told_too() -> None:
@@ -107,7 +107,7 @@ def test_other_os_errors_are_no_resource_errors() -> None:
 
 
 def test_a_resource_that_is_missing_for_a_moment_after_a_long_outage_can_pass() -> None:
-    calls, told = run([*[Away()] * 40, PASSING[0]], patience_seconds=0.02)
+    calls, told = run([*[Away()] * 40, PASSING[0]], timeout_seconds=0.02)
     assert (calls, told) == (42, [])
-    _, told = run([*[Away()] * 40, *[PASSING[0]] * 1000], patience_seconds=0.02)
+    _, told = run([*[Away()] * 40, *[PASSING[0]] * 1000], timeout_seconds=0.02)
     assert told == ["the thread work has failed with OSError"]

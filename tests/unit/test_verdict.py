@@ -7,7 +7,7 @@ from rows import each_row
 from sandfleet_config.codes import ErrorCode
 from sandfleet_worker.sandbox.cgroup.counters import Counts
 from sandfleet_worker.sandbox.process.facts import Facts, Kill
-from sandfleet_worker.sandbox.process.init_protocol import (
+from sandfleet_worker.sandbox.process.init_reports import (
     ROOT_INDEX,
     ChdirFailed,
     ExecFailed,
@@ -135,7 +135,7 @@ def test_failed_start(changes: dict[str, object], code: ErrorCode) -> None:
     assert verdict.message
 
 
-def test_what_the_program_gave_is_kept_in_a_timeout() -> None:
+def test_a_timeout_keeps_the_programs_exit_and_signal() -> None:
     verdict = decide(facts(timed_out="soft", end=Signaled(signal.SIGTERM, disk_full=False)))
     assert (verdict.signal, verdict.timed_out) == (signal.SIGTERM, "soft")
     verdict = decide(facts(timed_out="soft", end=Exited(7, disk_full=False)))

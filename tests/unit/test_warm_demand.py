@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from sandfleet_worker.sandbox.process.cancellation import Cancellation
-from sandfleet_worker.sandbox.warm.boot_limit import BootTurns
+from sandfleet_worker.sandbox.warm.boot_limit import BootLimit
 from sandfleet_worker.sandbox.warm.demand import Demand, share
 
 
@@ -34,7 +34,7 @@ def test_places_are_shared_by_weight_one_at_least(size: int, weights: Any, place
     assert share(size, weights) == places
 
 
-def test_what_was_asked_for_of_late_counts_more() -> None:
+def test_newer_jobs_count_more() -> None:
     clock = Clock()
     demand: Any = Demand(4, 300, clock)
     for _ in range(8):
@@ -45,7 +45,7 @@ def test_what_was_asked_for_of_late_counts_more() -> None:
     assert demand.targets() == {"new": 3, "old": 1}
 
 
-def test_what_nobody_asks_for_is_forgotten_unless_it_is_pinned() -> None:
+def test_unused_plans_are_forgotten_unless_they_are_pinned() -> None:
     clock = Clock()
     demand: Any = Demand(4, 300, clock)
     demand.pin("pinned")
@@ -61,11 +61,11 @@ def test_what_nobody_asks_for_is_forgotten_unless_it_is_pinned() -> None:
     assert demand.targets() == {}
 
 
-def test_a_turn_ends_once() -> None:
-    turns = BootTurns(1)
-    turn = turns.wait(Cancellation())
-    assert turns.take() is None
-    turn.end()
-    turn.end()
-    assert turns.take() is not None
-    assert turns.take() is None
+def test_a_boot_slot_is_released_once() -> None:
+    boot_limit = BootLimit(1)
+    slot = boot_limit.acquire(Cancellation())
+    assert boot_limit.try_acquire() is None
+    slot.release()
+    slot.release()
+    assert boot_limit.try_acquire() is not None
+    assert boot_limit.try_acquire() is None

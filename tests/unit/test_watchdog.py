@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from sandfleet_worker.delivery.claim import Claim, Flag
-from sandfleet_worker.delivery.held_claims import Held
+from sandfleet_worker.delivery.held_claims import HeldClaims
 from sandfleet_worker.delivery.watchdog import STALL_SECONDS, Watchdog
 
 LONG = STALL_SECONDS + 1
@@ -19,7 +19,7 @@ def new_watchdog(steady: float = 1e6, quiet: float = 0, *, idle: float = 0, held
     lease: Any = SimpleNamespace(steady_seconds=steady)
     claimer: Any = Claiming(time.monotonic() - quiet)
     told: Any = []
-    watchdog = Watchdog(lease, claimer, held or Held(2), 0.1, abandon=told.append, on_failure=told.append)
+    watchdog = Watchdog(lease, claimer, held or HeldClaims(2), 0.1, abandon=told.append, on_failure=told.append)
     watchdog._ticked = time.monotonic() - idle
     return watchdog
 
@@ -56,11 +56,11 @@ def test_only_a_stall_while_redis_answers_counts(facts: dict[str, Any], said: st
     assert bool(stall) == bool(said)
 
 
-def hold(*names: str) -> tuple[Held, list[Claim]]:
-    held, slot = Held(len(names)), SimpleNamespace(release=lambda: None)
+def hold(*names: str) -> tuple[HeldClaims, list[Claim]]:
+    held, slot = HeldClaims(len(names)), SimpleNamespace(release=lambda: None)
     claims = [Claim(name, name, Flag.START, b"") for name in names]
     for claim in claims:
-        assert held.wait_room(0)
+        assert held.take_capacity(0)
         held.add(claim, slot)  # type: ignore[arg-type]
     return held, claims
 

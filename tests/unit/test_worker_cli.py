@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -60,3 +61,8 @@ def test_the_help_is_readable(capfd: pytest.CaptureFixture[str]) -> None:
     assert "doctor" in shown
     assert "``" not in shown
     assert run("--help") == 0
+
+
+def test_the_version_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
+    assert run("--version") == 0
+    assert re.fullmatch(r"sandfleet-worker \d+\.\d+\.\d+\n", capfd.readouterr().out)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -12,16 +13,15 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
+from sandfleet_config.command_line import describe_usage_error, is_help
+from sandfleet_config.environment import check_environment, describe_settings_faults
 from sandfleet_config.errors import SandboxError
-from sandfleet_config.settings import SettingsInvalid, WorkerSettings, check_environment, word_settings_faults
-from sandfleet_config.usage import is_help, word_usage
+from sandfleet_config.settings import SettingsInvalid, WorkerSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-HELP = "Start a worker, run everything on one machine, look after images and the host."
-
-cli = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=HELP, add_completion=False)
+cli = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
 images = typer.Typer(no_args_is_help=True, help="Images on this host.")
 cli.add_typer(images, name="images")
 errors = Console(stderr=True)
@@ -33,8 +33,24 @@ Concurrency = Annotated[
 ]
 
 
+def _print_version(is_wanted: bool) -> None:  # noqa: FBT001  typer calls it
+    if is_wanted:
+        print(f"sandfleet-worker {version('sandfleet-worker')}")
+        raise typer.Exit
+
+
+@cli.callback()
+def _options(
+    *,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Start a worker, run everything on one machine, look after images and the host."""
+
+
 @contextmanager
-def _told_plainly() -> Iterator[None]:
+def _print_known_errors() -> Iterator[None]:
     """Turn the errors people can mend into one red sentence and exit code 1; anything else is a bug and keeps its traceback."""
     from sandfleet_worker.commands.local import LocalFailed
     from sandfleet_worker.commands.preflight import PreflightFailed
@@ -44,7 +60,7 @@ def _told_plainly() -> Iterator[None]:
     except (PreflightFailed, LocalFailed, SettingsInvalid, SandboxError) as error:
         _fail(str(error))
     except ValidationError as error:
-        _fail(word_settings_faults(error))
+        _fail(describe_settings_faults(error))
     except OSError as error:
         if error.filename is None:
             raise
@@ -61,7 +77,7 @@ def _print_error(text: str) -> None:
 
 
 FOREIGN_SETTINGS = ("CELERY_BROKER_URL", "CELERY_BROKER_READ_URL", "CELERY_BROKER_WRITE_URL", "CELERY_RESULT_BACKEND")
-"""What Celery would prefer to our one setting: they belong to some other application of this environment."""
+"""Celery reads these before our one setting. They belong to another application of this environment."""
 
 
 def _read_settings(concurrency: int | None = None, queue: str | None = None) -> WorkerSettings:
@@ -80,7 +96,7 @@ def start(
     """Take jobs until SIGTERM (finish what runs) or SIGQUIT (give it back to the queue)."""
     from sandfleet_worker.commands.start import serve
 
-    with _told_plainly():
+    with _print_known_errors():
         code = serve(_read_settings(concurrency, queue))
     raise typer.Exit(code)
 
@@ -94,7 +110,7 @@ def local(
     """Run everything on this machine: a private Redis, one worker and Flower. Ctrl-C ends it; queued jobs are kept."""
     from sandfleet_worker.commands.local import run_local
 
-    with _told_plainly():
+    with _print_known_errors():
         code = run_local(_read_settings(concurrency), flower_port=flower_port if flower else None)
     raise typer.Exit(code)
 
@@ -104,7 +120,7 @@ def doctor(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = F
     """Say what this host can and cannot do, with the fix; exit 1 if jobs cannot run."""
     from sandfleet_worker.commands.doctor import report
 
-    with _told_plainly():
+    with _print_known_errors():
         is_able = report(_read_settings(), Console(), as_json=json)
     raise typer.Exit(0 if is_able else 1)
 
@@ -114,7 +130,7 @@ def clean() -> None:
     """Remove what killed workers left: processes, mounts, cgroups, folders. Safe beside live workers."""
     from sandfleet_worker.sandbox.runner import RunscRunner
 
-    with _told_plainly(), RunscRunner(_read_settings()) as runner:
+    with _print_known_errors(), RunscRunner(_read_settings()) as runner:
         swept = runner.sweep()
     print(f"removed {swept.sandboxes} sandboxes and {swept.processes} processes of {swept.owners} dead workers")
 
@@ -132,7 +148,7 @@ def add_image(
     """Add or replace the image NAME."""
     from sandfleet_worker.sandbox.image.store import ImageStore
 
-    with _told_plainly():
+    with _print_known_errors():
         image = ImageStore(_read_settings().images.root).add(name, source or None)
     print(f"{image.name} {image.digest}")
 
@@ -142,7 +158,7 @@ def list_images() -> None:
     """List the images on this host."""
     from sandfleet_worker.sandbox.image.store import ImageStore
 
-    with _told_plainly():
+    with _print_known_errors():
         found = ImageStore(_read_settings().images.root).list()
     if not found:
         print("there are no images here: sandfleet-worker images add python", file=sys.stderr)
@@ -159,7 +175,7 @@ def remove_image(name: str) -> None:
     """Remove the image NAME; jobs that use it now keep it."""
     from sandfleet_worker.sandbox.image.store import ImageStore
 
-    with _told_plainly():
+    with _print_known_errors():
         ImageStore(_read_settings().images.root).remove(name)
     print(f"removed {name}")
 
@@ -175,7 +191,7 @@ def main(argv: list[str] | None = None) -> NoReturn:
         if is_help(error):
             print(error.format_message(), file=sys.stderr)
         else:
-            _print_error(word_usage(error, {}))
+            _print_error(describe_usage_error(error, {}))
         sys.exit(2)
     sys.exit(status if isinstance(status, int) else 0)
 

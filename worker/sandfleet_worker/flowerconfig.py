@@ -25,7 +25,7 @@ tasks_columns = "state,result,uuid,args,batch,queue,attempt,runtime,received,wor
 purge_offline_workers = 300
 address = os.environ.get("FLOWER_ADDRESS", "127.0.0.1")
 
-# Nobody gets in without a password, whoever starts Flower and however.
+# Flower always asks for a password, also where it is started by hand.
 basic_auth = [pair for pair in os.environ.get("FLOWER_BASIC_AUTH", "").split(",") if pair]
 if not basic_auth:
     basic_auth = [f"sandfleet:{secrets.token_urlsafe(12)}"]

@@ -1,4 +1,4 @@
-"""What the jobs of one worker process share: settings, the runner of sandboxes, the host's slots and Redis."""
+"""One worker process: the settings, sandbox runner, slots and Redis connections that its jobs share."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from sandfleet_worker.delivery.host_slots import HostSlots
+from sandfleet_worker.delivery.identity import Identity
 from sandfleet_worker.delivery.intake import TIMEOUT_SECONDS, Intake
-from sandfleet_worker.delivery.ledger import Identity
 from sandfleet_worker.host_facts import HostAbilities
 
 if TYPE_CHECKING:
@@ -35,18 +35,19 @@ class Runner(Protocol):
     images: ImageStore
 
     def limit_spares(self, lacking_bytes: int) -> MemoryBudget:
-        """Keep so many sandboxes ahead less that `lacking_bytes` more are left for jobs; return the memory as it is then."""
+        """Keep fewer spares, so that jobs have `lacking_bytes` more; return the memory budget then."""
         ...
 
     def execute(self, limits: Admitted, *, cancel: Cancellation | None = None, hooks: StartHooks) -> Ending:
-        """Run the job to its end; `hooks` hear of its way to its start.
+        """Run the job to its end; `hooks` are called when it waits and when it starts.
 
-        Raises `SandboxError` for what failed before the program started.
+        Raises:
+            SandboxError: something failed before the program started.
         """
         ...
 
     def drain(self) -> None:
-        """Prepare nothing for jobs to come: there will be none."""
+        """Boot no more spares: no more jobs will come."""
         ...
 
 
@@ -71,7 +72,7 @@ class Host:
         identity = Identity.new(socket.gethostname())
         memory = runner.memory
         slots = HostSlots(settings.slots_dir, settings.concurrency, memory.total_bytes, memory.own_bytes)
-        _make_room(settings, runner, slots)
+        _fit_spares(settings, runner, slots)
         abilities = HostAbilities(settings, runner.images, slots)
         intake = Intake(
             settings, identity, slots, lambda seconds: connect(settings, seconds), read_facts=abilities.read
@@ -99,8 +100,8 @@ class Host:
         return self.identity.worker
 
 
-def _make_room(settings: WorkerSettings, runner: Runner, slots: HostSlots) -> None:
-    """Give up sandboxes ahead where one job of the ceiling's size does not fit beside what the host's workers take."""
+def _fit_spares(settings: WorkerSettings, runner: Runner, slots: HostSlots) -> None:
+    """Keep fewer spares where one job of the memory ceiling's size would not fit beside them."""
     memory = slots.read_memory()
     if memory is not None and memory.budget < settings.policy.memory_bytes:
         slots.take_less(runner.limit_spares(settings.policy.memory_bytes - memory.budget).own_bytes)
@@ -108,9 +109,9 @@ def _make_room(settings: WorkerSettings, runner: Runner, slots: HostSlots) -> No
 
 
 def connect(settings: WorkerSettings, timeout_seconds: float = TIMEOUT_SECONDS) -> redis.Redis:
-    """Return a client for the fleet's Redis that waits so long for an answer; it connects when first used.
+    """Return a client for the fleet's Redis with this timeout; it connects when first used.
 
-    It repeats nothing by itself: only the caller knows what a lost answer means.
+    It does not retry: only the caller knows what a lost answer means.
     """
     options: dict[str, Any] = {
         "socket_timeout": timeout_seconds,

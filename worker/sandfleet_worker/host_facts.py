@@ -1,4 +1,4 @@
-"""Labels, ceilings, memory and images of this host: told to the fleet, and checked by its own worker."""
+"""Labels, ceilings, memory and images of this host: announced to the fleet, and checked by its own worker."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     from sandfleet_worker.sandbox.image.store import ImageStore
 
 MAX_IMAGES = 1000
-"""Names and digests that are told. Where there are more, none is, and a job that finds its image missing is put back then."""
+"""Most names and digests that are announced.
+
+With more, none are, and a job that does not find its image here is put back then.
+"""
 
 
 class HostAbilities:
@@ -36,7 +39,7 @@ class HostAbilities:
         self.labels = settings.host_labels | {"arch": platform.machine(), "runsc": release}
 
     def find_settings(self) -> WorkerSettings:
-        """Return the host's settings with the ceiling of memory in force: no job may have more than all of them together."""
+        """Return the host's settings, with the memory ceiling at most the budget of all jobs together."""
         settings, memory = self._settings, self._slots.last_memory
         if memory is None or memory.budget >= settings.policy.memory_bytes:
             return settings
@@ -48,7 +51,7 @@ class HostAbilities:
         return next((f"{key}={value}" for key, value in spec.requires.items() if self.labels.get(key) != value), "")
 
     def read(self) -> HostFacts:
-        """Return what is told to the fleet."""
+        """Return the facts to announce to the fleet."""
         memory = self._slots.read_memory()
         identity = self._images.read_identity()
         if identity != self._identity:

@@ -1,4 +1,4 @@
-"""One running job as its threads see it: its limits and the way to end it."""
+"""One running job as its threads see it: its limits, and its cancellation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sandfleet_worker.sandbox.process.cancellation import Cancellation
 
 @dataclass(eq=False)
 class JobHandle:
-    """One job in the pool. `number` stands for a process id where Celery wants one; limits are the message's, in seconds."""
+    """One job in the pool. Celery gets `number` as its process id; limits are the message's, in seconds."""
 
     number: int
     job_id: str
@@ -23,7 +23,7 @@ class JobHandle:
 
     @property
     def is_withdrawn(self) -> bool:
-        """Whether the worker took the job back before anybody cancelled it: nothing is recorded, the message goes back."""
+        """Whether the worker took the job back before it was cancelled: it goes back to its queue without an outcome."""
         return self.cancellation.is_set and self.cancellation.code is ErrorCode.WORKER_LOST
 
 

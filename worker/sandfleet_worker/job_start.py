@@ -1,4 +1,4 @@
-"""One job's way from its claim to its start: what waits has not started, and holds no slot while it waits long."""
+"""One job from its claim to its start. A job that waits has not started, and gives its slot back while it waits long."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sandfleet_config.codes import ErrorCode
-from sandfleet_config.words import CANCELLED
+from sandfleet_config.messages import CANCELLED
 
 from sandfleet_worker.delivery.claim import Claim, Refused
 
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LONG_WAIT_SECONDS = 1.0
-"""How long a job that waits keeps its slot."""
-MEMORY_LOOK_SECONDS = 0.1
+"""A job that waits longer gives its slot back."""
+MEMORY_POLL_SECONDS = 0.1
 TAKEN_OVER = "another worker has taken the job over"
 
 
 class JobStart:
-    """Tells Redis that the job of `claim` waits, and that it starts; its methods are called in the job's thread.
+    """Records in Redis that the job of `claim` waits, and that it starts. Used in the job's thread.
 
-    `on_start` is called once, just before the program starts. A job that may not start is withdrawn by its `cancel`.
+    `on_start` is called once, just before the program starts. A job that may not start is ended by `cancel`.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class JobStart:
             SandboxError: the job was cancelled or withdrawn meanwhile, or another worker has it.
         """
         self._begin_wait(why)
-        timer = threading.Timer(LONG_WAIT_SECONDS, self._intake.held.lend_slot, (self.claim,))
+        timer = threading.Timer(LONG_WAIT_SECONDS, self._intake.held_claims.give_back_slot, (self.claim,))
         timer.daemon = True
         with contextlib.suppress(RuntimeError):  # no thread is left: it waits with its slot
             timer.start()
@@ -60,8 +60,8 @@ class JobStart:
             yield
         finally:
             timer.cancel()
-            is_lent = self._intake.held.end_wait(self.claim)
-        if is_lent:
+            is_given_back = self._intake.held_claims.end_wait(self.claim)
+        if is_given_back:
             self._take_slot()
 
     def start(self) -> None:
@@ -86,7 +86,7 @@ class JobStart:
         match self._intake.start_job(self.claim):
             case Claim() as claim:
                 self.claim = claim
-                self._intake.held.start(claim)
+                self._intake.held_claims.start(claim)
             case Refused.CANCELLED:
                 self._cancel.cancel(ErrorCode.CANCELLED, CANCELLED)
             case Refused.FENCED:
@@ -101,16 +101,16 @@ class JobStart:
             self.claim = replace(self.claim, is_waiting=True, attempts=self.claim.attempts[:-1])
             extra = {"action": "job_waits", "job_id": self.claim.job_id}
             log.info("job %s waits for %s", self.claim.job_id, why, extra=extra)
-        self._intake.held.wait(self.claim)
+        self._intake.held_claims.wait(self.claim)
 
     def _take_slot(self) -> None:
-        """Wait for a slot, and for the job's memory; both were lent."""
+        """Wait for another slot, and for the job's memory."""
         while True:
             try:
                 slot = self._slots.acquire(self._cancel.open_fd())
             finally:
                 self._cancel.close_fd()
-            if slot is not None and self._intake.held.put_slot(self.claim, slot):
+            if slot is not None and self._intake.held_claims.set_slot(self.claim, slot):
                 return
-            self._cancel.wait(0 if slot is None else MEMORY_LOOK_SECONDS)
+            self._cancel.wait(0 if slot is None else MEMORY_POLL_SECONDS)
             self._cancel.raise_if_set()

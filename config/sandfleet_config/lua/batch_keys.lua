@@ -1,12 +1,15 @@
--- What scripts do with the keys of one batch; included where a script has the line "-- include: batch_keys", after `prefix` and `try`.
+-- Functions for the keys of a batch. A script includes them by the line "-- include: batch_keys", after
+-- `prefix` and `try`.
 --
--- batch:<name> list of members; ends:<name> stream of ends, one entry for each job, its newest run's; counts:<name> hash: jobs by
--- code, `sealed`, `dropped` (ends that were dropped and whose members still stand in the list) and `imported`; done:<name> list of
--- ended ids, which releases before this one write and read. `imported` counts the items of it that the stream has, too.
+-- batch:<name>   list of the ids of its jobs, the members
+-- ends:<name>    stream of ends: one entry for each ended job, of its newest run
+-- counts:<name>  hash: jobs by code; `sealed`; `dropped`, dropped ends whose members are still in the list;
+--                `imported`, items of done:<name> that the stream has too
+-- done:<name>    list of ended ids, which release e5bcdee reads and writes
 -- Invariant: a batch has LLEN(batch) - dropped jobs, of which XLEN(ends) have ended.
-local BATCH_TTL = 30 * 86400 -- of a batch that goes on: no job waits that long (spec.MAX_QUEUE_TTL_SECONDS)
+local BATCH_TTL = 30 * 86400 -- s, of a batch with jobs that have not ended; longer than a job may wait in the queue
 local function batch_keys(name)
-  return { members = prefix .. 'batch:' .. name, ends = prefix .. 'ends:' .. name, counts = prefix .. 'counts:' .. name,
+  return { members = prefix .. 'batch:' .. name, ended = prefix .. 'ends:' .. name, counts = prefix .. 'counts:' .. name,
     done = prefix .. 'done:' .. name }
 end
 
@@ -22,26 +25,26 @@ end
 
 -- Adds an end to the stream and counts it.
 local function add_end(keys, id, run, code)
-  local entry = try('XADD', keys.ends, '*', 'id', id, 'run', run, 'code', code)
+  local entry = try('XADD', keys.ended, '*', 'id', id, 'run', run, 'code', code)
   if entry then
     redis.call('HSET', prefix .. 'job:' .. id, 'end_entry', entry)
     add_count(keys, code, 1)
   end
 end
 
--- Takes an end out of the stream again; nothing happens where it is not there any more.
+-- Deletes an end from the stream, if it is still there.
 local function take_end(keys, entry, code)
-  if entry and try('XDEL', keys.ends, entry) == 1 then
+  if entry and try('XDEL', keys.ended, entry) == 1 then
     add_count(keys, code, -1)
   end
 end
 
--- Adds the ends that only the list `done` has: an older worker recorded them. Returns how many.
+-- Imports ends that only the list `done` has, since an older worker recorded them. Returns their number.
 local function import_ends(keys, limit)
   local length, imported = try('LLEN', keys.done) or 0, read_count(keys, 'imported')
   if imported == length then
     return 0
-  elseif imported > length then -- an older producer has taken dead letters out of it
+  elseif imported > length then -- an older producer has removed dead letters from the list
     add_count(keys, 'imported', length - imported)
     return 0
   end
@@ -53,23 +56,23 @@ local function import_ends(keys, limit)
       add_end(keys, id, facts[3] or '1', facts[2] or '')
       found = found + 1
     elseif not facts[1] then
-      add_count(keys, 'dropped', 1) -- it ended so long ago that its record is gone
+      add_count(keys, 'dropped', 1) -- it ended long ago: its record has expired
     end
   end
   add_count(keys, 'imported', #ids)
   return found
 end
 
--- Drops what ended so long ago that its record is gone, from the front of each list: at most `limit` items of each.
--- A member without an end is dropped only where `may_lose`: a reader is told that its job is unknown.
+-- Drops jobs whose records have expired from the front of each list, at most `limit` from each.
+-- A member without an end is dropped only if `may_lose`: a reader of it gets JobUnknown.
 local function drop_forgotten(keys, limit, may_lose)
   local function is_gone(id)
     return id and redis.call('EXISTS', prefix .. 'job:' .. id) == 0
   end
   local dropped = read_count(keys, 'dropped')
   local before = dropped
-  local first = (try('XRANGE', keys.ends, '-', '+', 'COUNT', 1) or {})[1]
-  local oldest = first and is_gone(first[2][2]) and redis.call('XRANGE', keys.ends, '-', '+', 'COUNT', limit) or {}
+  local first = (try('XRANGE', keys.ended, '-', '+', 'COUNT', 1) or {})[1]
+  local oldest = first and is_gone(first[2][2]) and redis.call('XRANGE', keys.ended, '-', '+', 'COUNT', limit) or {}
   for _, entry in ipairs(oldest) do
     if not is_gone(entry[2][2]) then
       break
@@ -93,13 +96,14 @@ local function drop_forgotten(keys, limit, may_lose)
   add_count(keys, 'imported', -math.min(done, read_count(keys, 'imported')))
 end
 
--- Returns how many jobs the batch has, and how many of them have ended.
+-- Returns the number of jobs of the batch, and the number of those that have ended.
 local function count_jobs(keys)
   local total = math.max(0, (try('LLEN', keys.members) or 0) - read_count(keys, 'dropped'))
-  return total, math.min(total, try('XLEN', keys.ends) or 0)
+  return total, math.min(total, try('XLEN', keys.ended) or 0)
 end
 
--- Sets the TTL of all keys: `ttl` where every job has ended. With `now_and_then` else at the first of each hundred ends only.
+-- Sets the TTL of all keys: `ttl` if every job has ended, else at least BATCH_TTL. With `now_and_then` it is
+-- renewed only at the first of each hundred ends.
 local function expire_batch(keys, ttl, now_and_then)
   local total, ended = count_jobs(keys)
   if now_and_then and ended < total and ended % 100 ~= 1 then

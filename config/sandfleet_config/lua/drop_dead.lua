@@ -1,30 +1,23 @@
--- Drop dead letters: those with the given ids, those whose time is over, and the oldest where all are too many or too large.
+-- Delete dead letters: those with the given ids, those older than their TTL, and the oldest above the
+-- bounds.
 --
--- ARGV: prefix, ttl of dead letters in s, how many are kept, of how many bytes in all, then job ids
--- Returns how many letters with the given ids there were. Only those that were too many are counted in `dead_dropped`.
--- A forged key of a wrong type counts as empty.
-local prefix, ttl, max_letters, max_bytes = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+-- ARGV: prefix, TTL of dead letters in s, their largest number, their largest size in bytes in all,
+--       then job ids
+-- Returns the number of letters with the given ids. `dead_dropped` counts only those above the bounds.
+-- A key of a wrong type counts as empty.
+local prefix, ttl, max_dead_letters, max_bytes = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local FIRST_ID, MAX_DROPPED, DAY = 5, 1000, 86400
 local dead, sizes, bytes = prefix .. 'dead', prefix .. 'dead_sizes', prefix .. 'dead_bytes'
 local dropped_count = prefix .. 'dead_dropped'
-local now = redis.call('TIME')[1] * 1000
+-- include: prelude
 
--- Like redis.call, but nil where the key has a wrong type.
-local function try(...)
-  local reply = redis.pcall(...)
-  if type(reply) == 'table' and reply.err then
-    return nil
-  end
-  return reply
-end
-
--- Returns 1, or 0 where there is no such letter.
+-- Deletes a letter. Returns 1, or 0 if there is none.
 local function drop(id)
   redis.call('DEL', prefix .. 'dead:' .. id)
   local size = tonumber(try('HGET', sizes, id) or 0)
   if size and size > 0 then
     redis.call('HDEL', sizes, id)
-    if redis.call('EXISTS', bytes) == 1 then -- or it would be made, without a TTL
+    if redis.call('EXISTS', bytes) == 1 then -- DECRBY would create it without a TTL
       try('DECRBY', bytes, size)
     end
   end
@@ -40,7 +33,7 @@ for _, id in ipairs(try('ZRANGEBYSCORE', dead, '-inf', now - ttl * 1000, 'LIMIT'
 end
 
 local function is_too_much()
-  return (try('ZCARD', dead) or 0) > max_letters or (tonumber(try('GET', bytes) or 0) or 0) > max_bytes
+  return (try('ZCARD', dead) or 0) > max_dead_letters or (tonumber(try('GET', bytes) or 0) or 0) > max_bytes
 end
 local dropped = 0
 while dropped < MAX_DROPPED and is_too_much() do
@@ -58,6 +51,6 @@ if dropped > 0 then
   redis.call('EXPIRE', dropped_count, ttl + DAY)
 end
 if (try('ZCARD', dead) or 0) == 0 then
-  redis.call('DEL', sizes, bytes) -- start again from zero, in case they were forged
+  redis.call('DEL', sizes, bytes) -- the sums may be forged: start again from zero
 end
 return found

@@ -1,32 +1,26 @@
--- Record how a run of a job ended, once: outcome, end in its batch, the end of its claim and the TTL of its keys in one step.
+-- Record the end of a job's run, once: the outcome, the end in its batch, the dead letter; delete the
+-- claim, and give all keys of the job a TTL.
 --
--- ARGV: prefix, owner, claim id, job id, code, result (Celery's record as JSON), result_ttl in s, reason for the dead letters
---       ("" none), ttl of dead letters in s, message for the dead letters where Redis has lost it ("" none), "droppable" where the
---       result has output that the caller may drop
--- A worker gives its owner and claim. With owner "" the job must still be queued: a producer, or a worker's sweep, ends a job
--- that nobody has claimed (CANCELLED, EXPIRED).
--- Returns 1, or 0 where the job is not the caller's (any more): then nothing is recorded but a line in the duplicates log.
--- Returns -1, and has done nothing, where Redis is at maxmemory and the result is droppable: the caller sends it without output.
--- A claim that was deleted is still the caller's while the job's record names it: a take-over writes another one there.
--- A forged key of a wrong type does not stop the call: the outcome is recorded all the same.
+-- ARGV: prefix, owner, claim id, job id, code, result (Celery's record as JSON), TTL of the result in s,
+--       reason of the dead letter ("": none), TTL of dead letters in s, message for the dead letter if
+--       Redis has lost it ("": none), "droppable" if the result has output that the caller may drop
+-- A worker sends its owner and claim. With owner "", the job must still be queued: a producer or a
+-- worker's sweep ends a job that no worker has claimed (CANCELLED, EXPIRED).
+-- Returns 1 if it is recorded.
+-- Returns 0 if the job is not the caller's: nothing is recorded, but an entry in `duplicates`.
+-- Returns -1 if Redis is at maxmemory and the result is droppable: nothing is done, and the caller sends
+-- the result without output.
+-- A deleted claim is still the caller's while the job's record names it: a take-over writes another one.
+-- A key of a wrong type does not stop the call.
 local prefix, owner, claim, id, code, result = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local ttl, reason, dead_ttl = tonumber(ARGV[7]), ARGV[8], tonumber(ARGV[9])
 local SETTLED_TTL, MAX_IMPORTED = 86400, 100
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
+-- include: prelude
 local job = prefix .. 'job:' .. id
 local claims = prefix .. 'claims:' .. owner
 
--- Like redis.call, but nil where the key has a wrong type.
-local function try(...)
-  local reply = redis.pcall(...)
-  if type(reply) == 'table' and reply.err then
-    return nil
-  end
-  return reply
-end
-
--- At maxmemory Redis refuses a write that may need memory, where it is a script's first. This one changes nothing.
+-- At maxmemory Redis refuses a write that may need memory as the first write of a script. This ZADD
+-- changes nothing.
 local function is_memory_full()
   local reply = redis.pcall('ZADD', prefix .. 'owners', 'XX', 0, '')
   return type(reply) == 'table' and reply.err ~= nil and reply.err:find('OOM', 1, true) ~= nil
@@ -49,7 +43,8 @@ if owner == '' then
   end
 else
   message = try('HGET', claims, claim)
-  -- At maxmemory Redis refuses a write that may need memory only where it is a script's first. What has run is recorded.
+  -- HDEL comes first: at maxmemory Redis refuses a write that may need memory only as the first write of
+  -- a script. The outcome of a program that ran is recorded even then.
   try('HDEL', claims, claim)
   if is_record_wrong then
     redis.call('DEL', job)
@@ -58,11 +53,12 @@ else
     message = ARGV[10] or ''
   end
   if not message then
-    -- The caller repeats what was done, since the answer got lost.
+    -- The caller lost the answer and repeats a call that was done.
     if facts[8] == claim then
       return 1
     end
-    -- One line however often the call is repeated; none where no run ended, but a decision about a dead worker's job came late.
+    -- One entry, however often the call is repeated. None for a late decision about a dead worker's job,
+    -- since no run ended.
     local is_first = redis.call('SET', prefix .. 'settled:' .. claim, 'fenced', 'NX', 'EX', SETTLED_TTL)
     if is_first and claim:sub(1, 6) ~= 'taken-' then
       try('XADD', prefix .. 'duplicates', 'MAXLEN', '~', 10000, '*', 'job', id, 'owner', owner, 'claim', claim,
@@ -73,16 +69,16 @@ else
   end
 end
 
-try('ZREM', prefix .. 'expiring', id) -- before any write that may need memory: a job that was cancelled ends at maxmemory too
+try('ZREM', prefix .. 'expiring', id) -- before any write that may need memory: a cancel works at maxmemory too
 local key = prefix .. 'celery-task-meta-' .. id
 redis.call('SET', key, result, 'EX', ttl)
--- Celery's own backend publishes the record on a channel of the key's name: a stock `get` waits there.
+-- As Celery's backend does: a stock `get` waits on a channel with the key's name.
 redis.call('PUBLISH', key, result)
 
 local batch, idempotency_key, attempts, run = facts[4] or '', facts[5] or '', facts[6] or '', facts[9] or '1'
 if owner ~= '' and facts[7] == 'start' and attempts ~= '' then
   local is_list, list = pcall(cjson.decode, attempts)
-  -- An earlier attempt's end stays as it is: a job that waits for its start has no other.
+  -- A job that has not started has no end of its own here; the end of an earlier attempt stays.
   if is_list and type(list) == 'table' and type(list[#list]) == 'table' and not list[#list].ended then
     list[#list].code, list[#list].ended = code, now
     redis.call('HSET', job, 'attempts', cjson.encode(list))
@@ -98,11 +94,12 @@ if idempotency_key ~= '' then
 end
 if batch ~= '' then
   local keys = batch_keys(batch)
-  -- An older worker's end of an earlier run of this job may have come here only now: it is imported as this end.
+  -- The import may find the end of an earlier run of this job that an older worker recorded. It is
+  -- imported as this end.
   if import_ends(keys, MAX_IMPORTED) == 0 or redis.call('HEXISTS', job, 'end_entry') == 0 then
     add_end(keys, id, run, code)
   end
-  if run == '1' and try('RPUSH', keys.done, id) then -- of a later run the list has the id already
+  if run == '1' and try('RPUSH', keys.done, id) then -- after a later run the list has the id already
     add_count(keys, 'imported', 1)
   end
   expire_batch(keys, ttl, true)
@@ -116,7 +113,7 @@ if reason ~= '' then
   redis.call('EXPIRE', dead .. ':' .. id, dead_ttl)
   try('ZADD', dead, now, id)
   redis.call('EXPIRE', dead, dead_ttl)
-  -- The sum of sizes is kept here; drop_dead.lua, which the caller runs next, holds it to its bound.
+  -- Only the sum is updated here. The caller runs drop_dead.lua next, which deletes letters above the bound.
   local size = #message + #reason + #told
   local earlier = tonumber(try('HGET', sizes, id) or 0) or 0
   try('HSET', sizes, id, size)

@@ -1,18 +1,11 @@
--- Delete the records and outcomes of a batch's jobs that have ended, and the jobs' ends with them: the next few of its members.
+-- Delete records, outcomes and ends of a batch's ended jobs, for the next few of its members.
 --
--- ARGV: prefix, batch, how many members to look at
--- Returns {how many members were kept since they have not ended, ids of the jobs that were forgotten...}. A member that is kept
--- goes to the end of the list: as many looks as there were members find each once.
+-- ARGV: prefix, batch, largest number of members to check
+-- Returns {number of members that have not ended, ids of the deleted jobs...}. A job that has not ended
+-- goes to the end of the list, so that as many checks as the batch has members reach each member once.
 local prefix, batch, limit = ARGV[1], ARGV[2], tonumber(ARGV[3])
 
--- Like redis.call, but nil where the key has a wrong type.
-local function try(...)
-  local reply = redis.pcall(...)
-  if type(reply) == 'table' and reply.err then
-    return nil
-  end
-  return reply
-end
+-- include: prelude
 
 -- include: batch_keys
 local keys = batch_keys(batch)
@@ -29,7 +22,8 @@ local function forget(id, facts)
   if facts[4] then
     take_end(keys, facts[4], facts[5] or '')
   elseif not facts[1] then
-    -- Its record went before: so did its end, or it stands at the front of the stream and goes by `drop_forgotten`.
+    -- The record is gone. Its end is gone too, or is at the front of the stream, where `drop_forgotten`
+    -- deletes it.
     add_count(keys, 'dropped', -math.min(1, read_count(keys, 'dropped')))
   end
 end
@@ -52,7 +46,7 @@ for _ = 1, limit do
 end
 drop_forgotten(keys, limit, true)
 if redis.call('EXISTS', keys.members) == 0 then
-  redis.call('UNLINK', keys.ends, keys.counts, keys.done)
+  redis.call('UNLINK', keys.ended, keys.counts, keys.done)
 else
   expire_batch(keys, BATCH_TTL)
 end

@@ -1,25 +1,21 @@
--- Start the next run of jobs that have ended: each is queued again as if it were submitted now, if its newest run is the one that
--- the caller saw.
+-- Start the next run of ended jobs: queue each again as if it were submitted now, if its newest run is the
+-- one that the caller saw.
 --
--- ARGV: prefix, then 3 for each job (at most some hundred): id, the run that the caller saw, "" or what its record says, as JSON
---       (queue_ttl in ms, max_attempts, step, key, fingerprint, record, batch): for a record that is gone
--- Returns for each job: "queued"; "later" where a later run has begun already, or the job has not ended; "gone" where the record is
--- gone and was not given; "no message" where there is nothing to run; "unknown" where nothing is known of it; "unusable" where a key
--- has a wrong type. Only "queued" changes anything. The message comes from the job's dead letter, which goes.
--- The earlier outcome moves to run:<number>:<id> and keeps its TTL.
+-- ARGV: prefix, then 3 for each job (at most some hundred jobs): id, the run that the caller saw, and for
+--       a job whose record is gone what the record said, as JSON (queue_ttl in ms, max_attempts, step, key,
+--       fingerprint, record, batch; "": not given)
+-- Returns for each job:
+--   "queued"      it is queued again; no other answer changes anything
+--   "later"       a later run has begun, or the job has not ended
+--   "gone"        the record is gone, and was not given
+--   "no message"  there is no message to run
+--   "unknown"     neither a record nor a dead letter exists
+--   "unusable"    a key has a wrong type
+-- The message comes from the job's dead letter, which is deleted. The earlier outcome moves to
+-- run:<number>:<id> and keeps its TTL.
 local prefix = ARGV[1]
 local FIRST, WIDTH, WAKE_TTL = 2, 3, 3600
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-
--- Like redis.call, but nil where the key has a wrong type.
-local function try(...)
-  local reply = redis.pcall(...)
-  if type(reply) == 'table' and reply.err then
-    return nil
-  end
-  return reply
-end
+-- include: prelude
 
 -- include: batch_keys
 local KEPT = { 'queue', 'step', 'batch', 'key', 'fingerprint', 'queue_ttl', 'max_attempts', 'record', 'needs', 'ended_by' }
@@ -33,26 +29,26 @@ local function read_record(job)
   return record
 end
 
-local function drop_letter(id)
+local function drop_dead_letter(id)
   redis.call('DEL', prefix .. 'dead:' .. id)
   try('ZREM', prefix .. 'dead', id)
   local size = tonumber(try('HGET', prefix .. 'dead_sizes', id) or nil)
   if size then
     redis.call('HDEL', prefix .. 'dead_sizes', id)
-    if redis.call('EXISTS', prefix .. 'dead_bytes') == 1 then -- or it would be made, without a TTL
+    if redis.call('EXISTS', prefix .. 'dead_bytes') == 1 then -- DECRBY would create it without a TTL
       try('DECRBY', prefix .. 'dead_bytes', size)
     end
   end
 end
 
--- Returns the idempotency key if it is the job's, and keeps it until the run has ended.
+-- Returns the idempotency key if it is the job's, and removes its TTL: it is kept until the run has ended.
 local function hold_key(id, key)
   if key == '' then
     return key
   end
   local holder = try('GET', prefix .. 'idem:' .. key)
   if holder and holder ~= id then
-    return '' -- it was given to another job after this one's was gone
+    return '' -- another job got it after this job's had expired
   end
   redis.call('SET', prefix .. 'idem:' .. key, id)
   return key
@@ -60,16 +56,16 @@ end
 
 local function is_usable(list, keys)
   return try('LLEN', list) and try('ZCARD', prefix .. 'expiring')
-    and (not keys or (try('LLEN', keys.members) and try('XLEN', keys.ends) and try('HLEN', keys.counts)))
+    and (not keys or (try('LLEN', keys.members) and try('XLEN', keys.ended) and try('HLEN', keys.counts)))
 end
 
 local queues = {}
 local function start(id, seen, given)
   local job, result = prefix .. 'job:' .. id, prefix .. 'celery-task-meta-' .. id
   local record = read_record(job)
-  local letter = try('HMGET', prefix .. 'dead:' .. id, 'message', 'queue', 'run') or {}
-  local message, queue = letter[1] or '', record.queue or letter[2] or ''
-  local run = tonumber(record.state and (record.run or 1) or letter[3] or 1) or 1
+  local dead_letter = try('HMGET', prefix .. 'dead:' .. id, 'message', 'queue', 'run') or {}
+  local message, queue = dead_letter[1] or '', record.queue or dead_letter[2] or ''
+  local run = tonumber(record.state and (record.run or 1) or dead_letter[3] or 1) or 1
   if record.state and (record.state ~= 'ended' or run ~= seen) then
     return 'later'
   elseif message == '' or queue == '' then
@@ -91,7 +87,7 @@ local function start(id, seen, given)
     return 'unusable'
   end
 
-  drop_letter(id)
+  drop_dead_letter(id)
   if redis.call('EXISTS', result) == 1 then
     redis.call('RENAME', result, prefix .. 'run:' .. string.format('%.0f', run) .. ':' .. id)
   end

@@ -1,7 +1,7 @@
--- Say that all jobs of a batch have been submitted; the next submit to it takes that back.
+-- Seal a batch: all of its jobs have been submitted. The next submit to it removes the seal.
 --
 -- ARGV: prefix, batch
--- Returns 1, or 0 where there is no such batch.
+-- Returns 1, or 0 if there is no such batch.
 local members, counts = ARGV[1] .. 'batch:' .. ARGV[2], ARGV[1] .. 'counts:' .. ARGV[2]
 local ttl = redis.call('TTL', members)
 if ttl == -2 then

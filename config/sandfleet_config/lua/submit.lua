@@ -1,33 +1,29 @@
--- Queue jobs, each at most once, all or none of them refused for want of room.
+-- Queue jobs, each at most once. If the queue is full, none is queued.
 --
--- ARGV (of at most two thousand jobs: Lua's unpack): prefix, queue, max_queued (0: no bound), batch ("" none), how many jobs the caller wants to queue in all, then 7 for each:
---       id, message, idempotency key ("" none), fingerprint, "step queue_ttl max_attempts" (0|3|6|9, ms or 0 for none, number), record,
---       needs
--- Returns {"full", jobs in the queue}, {"new"} where every job is, or for each job "new", "same", "elsewhere", "conflict" or "exists",
--- and its id. "same" was submitted before with the same key, or the same id, and the same fingerprint, "elsewhere" was so in
--- another batch; another fingerprint is a "conflict" of keys, or an id that "exists". Only new ones are queued.
+-- ARGV: prefix, queue, max_queued (0: no bound), batch ("": none), number of jobs that the caller wants to
+--       queue in all, then 7 for each job (at most 2000 jobs, a bound of Lua's unpack): id, message,
+--       idempotency key ("": none), fingerprint, "step queue_ttl max_attempts" (0|3|6|9, ms or 0 for none,
+--       number), record, needs
+-- Returns {"full", number of jobs in the queue}; {"new"} if all jobs are new; otherwise for each job one of
+-- these, and an id:
+--   "new"        it is queued; no other job is
+--   "same"       a job with the same idempotency key or id, and the same fingerprint, was submitted before
+--   "elsewhere"  the same, in another batch
+--   "conflict"   the idempotency key belongs to a job with another fingerprint
+--   "exists"     the id belongs to a job with another fingerprint
 local prefix, queue, max_queued, batch, wanted = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5])
 local FIRST, WIDTH, WAKE_TTL = 6, 7, 3600
 local count = (#ARGV - FIRST + 1) / WIDTH
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-
--- Like redis.call, but nil where the key has a wrong type.
-local function try(...)
-  local reply = redis.pcall(...)
-  if type(reply) == 'table' and reply.err then
-    return nil
-  end
-  return reply
-end
+-- include: prelude
 
 -- include: batch_keys
--- The names of kombu's priority lists: step 0 has the bare name.
+-- Returns kombu's name of a priority list; step 0 has the bare name.
 local function list_of(step)
   return prefix .. queue .. (step == '0' and '' or '\6\22' .. step)
 end
 
--- A key of a wrong type must refuse the submit before anything is written, or jobs would be queued and the caller told of an error.
+-- Returns an error if a key has a wrong type. It is checked before anything is written: otherwise jobs would
+-- be queued although the caller gets an error.
 local function find_wrong_type()
   local wanted_types = { [prefix .. 'expiring'] = 'zset' }
   for _, step in ipairs({ '0', '3', '6', '9' }) do
@@ -35,7 +31,7 @@ local function find_wrong_type()
   end
   if batch ~= '' then
     local keys = batch_keys(batch)
-    wanted_types[keys.members], wanted_types[keys.done], wanted_types[keys.ends] = 'list', 'list', 'stream'
+    wanted_types[keys.members], wanted_types[keys.done], wanted_types[keys.ended] = 'list', 'list', 'stream'
     wanted_types[keys.counts] = 'hash'
   end
   for name, kind in pairs(wanted_types) do
@@ -67,7 +63,7 @@ if max_queued > 0 then
     queued = queued + redis.call('LLEN', list_of(step))
   end
   if queued + math.max(wanted, count) > max_queued then
-    -- What is queued already needs no room: a batch that is submitted again is only counted as far as it is new.
+    -- A batch that is submitted again needs room only for its new jobs.
     local new = count_new()
     if (new == count and queued + math.max(wanted, count) > max_queued) or (new > 0 and queued + new > max_queued) then
       return { 'full', queued }
@@ -75,19 +71,19 @@ if max_queued > 0 then
   end
 end
 
--- Most submits bring nothing that was there before: two calls find that out for all, where a look at each job takes three.
+-- In most submits all jobs are new. Two calls find that out for all of them; a check of each job takes three.
 local function are_all_new()
   local taken, marks, seen = {}, {}, {}
   for at = FIRST, #ARGV, WIDTH do
     local id, key = ARGV[at], ARGV[at + 2]
     local named, keyed = prefix .. 'job:' .. id, key ~= '' and prefix .. 'idem:' .. key
     if seen[named] or (keyed and seen[keyed]) then
-      return false -- one job twice in the same submit
+      return false -- the same job twice in this submit
     end
     seen[named] = true
     taken[#taken + 1] = named
     taken[#taken + 1] = prefix .. 'celery-task-meta-' .. id
-    marks[#marks + 1] = prefix .. 'cancel:' .. id -- of a cancel before the submit, when the id was unknown: see cancel.lua
+    marks[#marks + 1] = prefix .. 'cancel:' .. id -- set by a cancel before the submit: see cancel.lua
     if keyed then
       seen[keyed] = true
       taken[#taken + 1] = keyed
@@ -116,7 +112,7 @@ local function queue_job(at)
   local id = ARGV[at]
   local step, queue_ttl, max_attempts = read_delivery(ARGV[at + 4])
   local expires = queue_ttl > 0 and now + queue_ttl or 0
-  -- No TTL: a job's keys live until it has ended.
+  -- Without a TTL: a job's keys get one when it ends.
   redis.call('HSET', prefix .. 'job:' .. id, 'state', 'queued', 'queue', queue, 'step', step, 'batch', batch,
     'key', ARGV[at + 2], 'fingerprint', ARGV[at + 3], 'expires', expires, 'queue_ttl', queue_ttl, 'max_attempts', max_attempts,
     'record', ARGV[at + 5], 'needs', ARGV[at + 6])
@@ -129,10 +125,11 @@ local function queue_job(at)
   is_any_new = true
 end
 
--- Queues a job unless it is known, and tells what it was.
-local function look_and_queue(at)
+-- Queues a job unless it is known, and adds the answer.
+local function check_and_queue(at)
   local id, key, fingerprint = ARGV[at], ARGV[at + 2], ARGV[at + 3]
-  -- A key of a wrong type must not stop it half way: an idempotency key counts as free then, a record as another job's.
+  -- A key of a wrong type does not stop the submit: an idempotency key counts as free, a record as another
+  -- job's.
   local keyed = key ~= '' and redis.pcall('GET', prefix .. 'idem:' .. key)
   if type(keyed) == 'table' then
     keyed = false
@@ -147,7 +144,7 @@ local function look_and_queue(at)
     tell('exists', id)
   else
     queue_job(at)
-    redis.call('DEL', prefix .. 'cancel:' .. id) -- not first: see finish.lua
+    redis.call('DEL', prefix .. 'cancel:' .. id) -- not the first write: see finish.lua
     if key ~= '' then
       redis.call('SET', prefix .. 'idem:' .. key, id)
     end
@@ -157,7 +154,7 @@ end
 
 for at = FIRST, #ARGV, WIDTH do
   if not is_all_new then
-    look_and_queue(at)
+    check_and_queue(at)
   else
     queue_job(at)
     if ARGV[at + 2] ~= '' then
@@ -182,10 +179,10 @@ if is_any_new then
     local keys = batch_keys(batch)
     redis.call('RPUSH', keys.members, unpack(members))
     redis.call('HDEL', keys.counts, 'sealed')
-    drop_forgotten(keys, 2 * #members + 4, true) -- faster than the batch grows
+    drop_forgotten(keys, 2 * #members + 4, true) -- more than the batch grows by
     expire_batch(keys, BATCH_TTL)
   end
-  redis.pcall('SADD', prefix .. 'queues', queue) -- these may fail: the jobs are queued, and workers look by themselves
+  redis.pcall('SADD', prefix .. 'queues', queue) -- these may fail: the jobs are queued, and workers poll the queues
   -- Idle workers block on this stream; one entry is enough to wake them all.
   redis.pcall('XADD', prefix .. 'wake', 'MAXLEN', 1, '*', 'queue', queue)
   redis.call('EXPIRE', prefix .. 'wake', WAKE_TTL)

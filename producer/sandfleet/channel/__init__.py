@@ -1,1 +1,1 @@
-"""The way to the workers and back: the values that cross it, the interface, and Redis as its implementation."""
+"""The transport to the workers: its values, its interface, and its implementation on Redis."""

@@ -1,4 +1,4 @@
-"""Connections to Redis that heal after a fork, and faults of theirs in words that say what to do."""
+"""Connections to Redis that work after a fork, and errors that say what to do."""
 
 from __future__ import annotations
 
@@ -26,11 +26,14 @@ if TYPE_CHECKING:
 CONNECT_SECONDS = 5
 SOCKET_SECONDS = 15
 RETRIES = 5
-"""With the backoff below about two seconds: a Redis that restarts is waited for, one that is gone is told soon."""
+"""With the back-off below about 2 s in all: enough for a restart of Redis."""
 
 
 class Connections:
-    """Redis client and Celery app of one process, made at the first use and anew in a forked child."""
+    """Redis client and Celery app of one process, made at the first use.
+
+    A forked child makes new ones.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -43,35 +46,38 @@ class Connections:
     @property
     def redis(self) -> redis.Redis:
         """The client for records, outcomes and cancels."""
-        with self._lock_here():
+        with self._lock_of_process():
             if self._redis is None:
                 self._redis = new_redis(self.settings)
             return self._redis
 
     @property
     def app(self) -> Celery:
-        """The Celery app that publishes."""
-        with self._lock_here():
+        """The Celery app that broadcasts to workers."""
+        with self._lock_of_process():
             if self._app is None:
                 self._app = new_publishing_app(self.settings)
             return self._app
 
     def new_pipe(self) -> Any:
-        """Return a pipeline that is no transaction: the scripts in it are atomic each."""
+        """Return a pipeline without a transaction: each script in it is atomic."""
         client: Any = self.redis
         return client.pipeline(transaction=False)
 
     def script(self, text: str) -> Any:
-        """Return the Lua script `text`, to be called: by its hash, and sent whole where Redis does not know it."""
+        """Return the Lua script `text`, ready to be called.
+
+        Redis-py sends its text only if Redis lacks it.
+        """
         client = self.redis
-        with self._lock_here():
+        with self._lock_of_process():
             if text not in self._scripts:
                 self._scripts[text] = client.register_script(text)
             return self._scripts[text]
 
     def close(self) -> None:
         """Close every connection; the next use opens new ones."""
-        with self._lock_here():
+        with self._lock_of_process():
             client, app = self._redis, self._app
             self._redis = self._app = None
             self._scripts = {}
@@ -80,9 +86,9 @@ class Connections:
         if app is not None:
             app.close()
 
-    def _lock_here(self) -> threading.Lock:
+    def _lock_of_process(self) -> threading.Lock:
         if self._pid != os.getpid():
-            # A forked child: the parent's sockets are not ours to use or to close, its lock may be held by a thread we lack.
+            # A forked child: the sockets are the parent's, and a thread that the child lacks may hold the lock.
             self._lock = threading.Lock()
             self._redis = self._app = None
             self._scripts = {}
@@ -91,7 +97,7 @@ class Connections:
 
     @contextmanager
     def guard(self, *job_ids: str) -> Generator[None]:
-        """Turn what redis-py, kombu and the sockets raise into `FleetUnavailable`."""
+        """Turn errors of redis-py, kombu and sockets into `FleetUnavailable` with these job ids."""
         try:
             yield
         except (redis.RedisError, OperationalError, OSError) as error:
@@ -107,7 +113,7 @@ def new_redis(settings: Settings) -> redis.Redis:
     try:
         return redis.Redis.from_url(  # pyright: ignore[reportUnknownMemberType]  its options are untyped
             settings.redis_dsn,
-            # RESP3 makes redis-py 8 ask each new connection for CLIENT MAINT_NOTIFICATIONS, which Redis 7 does not know.
+            # With RESP3, redis-py 8 sends CLIENT MAINT_NOTIFICATIONS, which Redis 7 does not know.
             protocol=2,
             socket_connect_timeout=CONNECT_SECONDS,
             socket_timeout=SOCKET_SECONDS,
@@ -123,16 +129,17 @@ def new_redis(settings: Settings) -> redis.Redis:
 
 
 def new_publishing_app(settings: Settings) -> Celery:
-    """Build the app that publishes and broadcasts, without a result backend: with one, each send would SUBSCRIBE."""
+    """Build the app that broadcasts, without a result backend: with one, each send would SUBSCRIBE."""
     from celery import Celery
     from celery.backends.base import DisabledBackend
 
     fleet_url = celery_url(settings.redis_dsn)
 
     class PublishingCelery(Celery):
-        """Keeps to the fleet's Redis: Celery prefers ``CELERY_BROKER_URL`` and ``CELERY_RESULT_BACKEND`` to any setting.
+        """Uses the fleet's Redis only.
 
-        Those belong to the application around us, if to anybody.
+        Celery prefers ``CELERY_BROKER_URL`` and ``CELERY_RESULT_BACKEND`` to any setting, and those
+        belong to the application around us.
         """
 
         def connection_for_write(self, url: str | None = None, **kwargs: Any) -> Any:
@@ -154,7 +161,10 @@ def _explain(error: Exception, address: str) -> str:
         case redis.AuthenticationError():
             return f"Redis at {address} wants another user or password: set them in SANDFLEET_REDIS_URL"
         case OutOfMemoryError():
-            return f"Redis at {address} is out of memory and takes no more: raise its maxmemory, or let outcomes expire sooner"
+            return (
+                f"Redis at {address} is out of memory and takes no more:"
+                " raise its maxmemory, or let outcomes expire sooner"
+            )
         case redis.ResponseError():
             return f"Redis at {address} refuses: {error}"
         case _:

@@ -1,8 +1,9 @@
-"""Reads the usual result record, which has every field of this release, in less than half the time of pydantic.
+"""Decode the usual result record, which has every field of this release, twice as fast as pydantic.
 
-Invariant: what comes out is what pydantic makes of the same bytes, and anything that may differ is left to pydantic. These do
-differ: the class of a time zone; a time finer than a microsecond, which no worker writes, is rounded, not cut; and a number
-that is too long to be one does not matter in a field that is passed over.
+Invariant: the result equals what pydantic makes of the same bytes; records that may differ are left
+to pydantic. Three differences remain: the class of a time zone; a time finer than a microsecond,
+which no worker writes, is rounded, not cut; a number with too many digits is no error in a field
+that is skipped.
 """
 
 from __future__ import annotations
@@ -14,14 +15,16 @@ import msgspec
 from sandfleet_config.codes import ErrorCode
 from sandfleet_config.outcome import LimitState, Outcome, Runtime
 
-KEPT_TEXTS: Final = 128
-FIELDS: Final = set(Outcome.model_fields)
-TYPES: Final[dict[str, Any]] = {name: field.annotation for name, field in Outcome.model_fields.items()}
+CACHED_TEXTS: Final = 128
+TYPES: Final[dict[str, Any]] = {
+    name: field.annotation for name, field in Outcome.model_fields.items() if not field.exclude
+}
+FIELDS: Final = set(TYPES)
 
 
 def _new_decoder() -> msgspec.json.Decoder[Any]:
-    """Derive both records from `Outcome`: all of its fields must be there, and msgspec converts no type to another."""
-    # The same text in the outcomes of most jobs of a batch, and half of an outcome's objects: decoded once.
+    """Derive both records from `Outcome`: all fields are required, no type is converted."""
+    # Half of an outcome's objects, and the same text in most outcomes of a batch: decoded once.
     shared = {"limits": msgspec.Raw, "runtime": msgspec.Raw}
     fields: Any = msgspec.defstruct("Fields", list((TYPES | shared).items()), gc=False)
     success: Any = msgspec.defstruct("Success", [("result", fields)], tag_field="status", tag="SUCCESS", gc=False)
@@ -37,10 +40,10 @@ _runtime: Final[msgspec.json.Decoder[Runtime]] = msgspec.json.Decoder(TYPES["run
 
 
 def decode_outcome(raw: bytes) -> Outcome | None:
-    """Return the outcome of a usual record of a job that has ended; None for any other."""
+    """Return the outcome of a usual record of an ended job; None for any other record."""
     try:
         if not raw.isascii():
-            raw.decode()  # in fields that are passed over, msgspec does not notice what is no UTF-8
+            raw.decode()  # msgspec does not check for UTF-8 in fields that it skips
         result = _decoder.decode(raw).result
         if hasattr(result, "exc_message"):
             code, _, result = result.exc_message
@@ -49,17 +52,18 @@ def decode_outcome(raw: bytes) -> Outcome | None:
         fields = msgspec.structs.asdict(result)
         fields["limits"] = _decode_limits(bytes(fields["limits"])).copy()
         fields["runtime"] = _decode_runtime(bytes(fields["runtime"]))
+        fields["faults"] = ()  # they travel beside the outcome: such a record is left to pydantic
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
     return _new_outcome(fields)
 
 
-@lru_cache(KEPT_TEXTS)
+@lru_cache(CACHED_TEXTS)
 def _decode_limits(text: bytes) -> dict[str, LimitState]:
     return _limits.decode(text)
 
 
-@lru_cache(KEPT_TEXTS)
+@lru_cache(CACHED_TEXTS)
 def _decode_runtime(text: bytes) -> Runtime:
     return _runtime.decode(text)
 
@@ -67,11 +71,11 @@ def _decode_runtime(text: bytes) -> Runtime:
 def _new_outcome(fields: dict[str, Any]) -> Outcome:
     """Return an outcome of checked fields; `model_construct` would take as long as the decoding.
 
-    These four are all that an instance has, and what `BaseModel.__setstate__` sets; its documentation names them.
+    An instance has these four attributes only: those that `BaseModel.__setstate__` sets.
     """
     outcome = Outcome.__new__(Outcome)
     _set(outcome, "__dict__", fields)
-    _set(outcome, "__pydantic_fields_set__", FIELDS)  # nobody adds to it: an outcome is frozen, and a copy has its own
+    _set(outcome, "__pydantic_fields_set__", FIELDS)  # shared: an outcome is frozen, and a copy has its own
     _set(outcome, "__pydantic_extra__", None)
     _set(outcome, "__pydantic_private__", None)
     return outcome

@@ -1,4 +1,4 @@
-"""Outcomes that a producer records itself: of jobs that no worker has taken, cancelled or expired in the queue."""
+"""Outcomes that a producer records: of jobs that were cancelled, or that expired, in the queue."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 from sandfleet_config.codes import ErrorCode
+from sandfleet_config.messages import CANCELLED_QUEUED
 from sandfleet_config.outcome import Attempt, Outcome, Timing, replace_new_code
-from sandfleet_config.words import CANCELLED_QUEUED
 
 if TYPE_CHECKING:
     from sandfleet.channel.records import JobRecord
@@ -22,7 +22,10 @@ _attempts = TypeAdapter(tuple[Attempt, ...])
 
 
 def new_ending(code: ErrorCode, job_id: str, record: JobRecord, attempts: tuple[Attempt, ...]) -> Outcome:
-    """Return the outcome ``CANCELLED`` or ``EXPIRED`` of a job that waits; earlier tries are told."""
+    """Return the outcome ``CANCELLED`` or ``EXPIRED`` of a queued job.
+
+    `attempts` are its earlier ones.
+    """
     return Outcome.of(
         code,
         job_id,
@@ -37,7 +40,7 @@ def new_ending(code: ErrorCode, job_id: str, record: JobRecord, attempts: tuple[
 
 
 def parse_attempts(raw: bytes | str | None) -> tuple[Attempt, ...]:
-    """Read the attempts that Redis has of a job; what cannot be read was none."""
+    """Parse the attempts in a job's record; empty if they cannot be read."""
     if not raw:
         return ()
     try:

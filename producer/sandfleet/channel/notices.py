@@ -1,7 +1,9 @@
-"""Hears from Redis that jobs have ended: a thread with one subscription for all awaited jobs, and one blocked read a batch.
+"""Notices about jobs that end: one thread a process waits for them, for all of its watches.
 
-`finish.lua` publishes each result on the channel of its key and adds it to its batch's stream. A notice can get lost with its
-connection, so whoever is woken asks Redis what has ended; after a loss all jobs that are awaited may have.
+``finish.lua`` publishes each result on the channel of its key and adds an entry to its batch's
+stream. The thread has one pub/sub connection for all watched jobs, and one blocking XREAD a watched
+batch. A notice can get lost with its connection. So a wait that is woken asks Redis which jobs have
+ended, and a lost connection counts as a notice for all of its jobs.
 """
 
 from __future__ import annotations
@@ -13,10 +15,10 @@ import socket
 import threading
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
-import redis
-
+from sandfleet.channel.stream_reads import StreamReads
+from sandfleet.channel.subscription import Subscription
 from sandfleet.channel.watches import BatchWatch, JobWatch
 
 if TYPE_CHECKING:
@@ -25,17 +27,11 @@ if TYPE_CHECKING:
     from sandfleet.channel.connection import Connections
     from sandfleet.channel.waker import Waker
 
-BLOCK_SECONDS: Final = 10.0
-"""How long Redis holds a read, and how often a quiet subscription is asked for a sign of life."""
-SILENCE_SECONDS: Final = 5.0
-"""How much longer an answer may take before the connection counts as lost."""
-RECONNECT_SECONDS: Final = 0.1
 IDLE_SECONDS: Final = 5.0
-"""The thread and its connection end when nobody has waited for so long."""
+"""The thread and its connection end when there was no watch for so long."""
 JOIN_SECONDS: Final = 5.0
-SUBSCRIBED_AT_ONCE: Final = 500
-_Watch = TypeVar("_Watch", JobWatch, BatchWatch)
-_LOST: Final = (redis.ConnectionError, redis.TimeoutError, OSError)
+CHECK_SECONDS: Final = 1.0
+"""How often the thread checks its deadlines while nothing happens."""
 
 
 class Notices:
@@ -47,94 +43,90 @@ class Notices:
 
     def _reset(self) -> None:
         self._pid = os.getpid()
-        self._lock = (
-            threading.RLock()
-        )  # a wait that the garbage collector finds is closed in whatever thread that runs in
-        self._reader: _Reader | None = None
+        # Reentrant: the garbage collector closes an abandoned wait in whatever thread it runs in.
+        self._lock = threading.RLock()
+        self._thread: NoticeThread | None = None
 
     def watch_jobs(self, job_ids: Sequence[str], waker: Waker) -> JobWatch:
-        """Subscribe to the notices of `job_ids`; the first `take` that is not empty says that the subscription has begun."""
+        """Subscribe to the notices of `job_ids`.
+
+        `take` returns None once when the subscription has begun.
+        """
         watch = JobWatch(self, job_ids, waker)
-        self.ask(lambda reader: reader.add(watch), watch)
+        self.ask(lambda thread: thread.subscription.add(watch), watch)
         return watch
 
     def watch_batch(self, name: str, waker: Waker) -> BatchWatch:
-        """Follow a batch; nothing happens before the first `arm`."""
+        """Watch a batch; nothing is read before the first `arm`."""
         watch = BatchWatch(self, name, waker)
-        self.ask(lambda reader: None, watch)  # noqa: ARG005
+        self.ask(lambda _: None, watch)
         return watch
 
     def has(self, watch: JobWatch | BatchWatch) -> bool:
         """Whether the watch is served."""
-        reader = self._reader
-        return reader is not None and watch in reader.watches
+        thread = self._thread
+        return thread is not None and watch in thread.watches
 
-    def ask(self, request: Callable[[_Reader], None], watch: JobWatch | BatchWatch | None = None) -> None:
-        """Have the thread do something; `watch` is a new one."""
+    def ask(self, request: Callable[[NoticeThread], None], watch: JobWatch | BatchWatch | None = None) -> None:
+        """Call `request` in the thread; start one for a new `watch`."""
         if self._pid != os.getpid():
-            _of_parents.append(self._reader)  # its sockets are not ours to close
+            _threads_of_parents.append(self._thread)  # kept, so that its sockets are not closed here
             self._reset()
         with self._lock:
-            if self._reader is None or not self._reader.accept(watch):
+            if self._thread is None or not self._thread.accept(watch):
                 if watch is None:
                     return
-                self._reader = _Reader(self._connections)
-                self._reader.accept(watch)
-                self._reader.start()
-            self._reader.ask(request)
+                self._thread = NoticeThread(self._connections)
+                self._thread.accept(watch)
+                self._thread.start()
+            self._thread.ask(request)
 
     def raise_error(self, error: Exception | None) -> None:
-        """Raise what Redis has answered to a watch, as `FleetUnavailable`."""
+        """Raise an error that Redis has answered to a watch, as `FleetUnavailable`."""
         if error is not None:
             with self._connections.guard():
                 raise error
 
     def drop(self, watch: JobWatch | BatchWatch) -> None:
-        """Serve the watch no more."""
-        reader = self._reader
-        if reader is not None and watch in reader.watches:
-            reader.watches.discard(watch)
-            reader.ask(lambda reader: reader.forget(watch))
+        """Stop serving the watch."""
+        thread = self._thread
+        if thread is not None and watch in thread.watches:
+            thread.watches.discard(watch)
+            thread.ask(lambda thread: thread.forget(watch))
 
     def close(self) -> None:
-        """End the thread and its connections; who waits is woken, and may watch anew."""
+        """End the thread and its connections; waits are woken, and may watch again."""
         if self._pid != os.getpid():
             return
         with self._lock:
-            reader, self._reader = self._reader, None
-        if reader is not None:
-            reader.stop()
+            thread, self._thread = self._thread, None
+        if thread is not None:
+            thread.stop()
 
 
-_of_parents: list[Any] = []
+_threads_of_parents: list[Any] = []
 
 
-class _Reader(threading.Thread):
-    """Reads one subscription and the streams of batches. All of it happens in this thread but for what says otherwise."""
+class NoticeThread(threading.Thread):
+    """Waits for notices. `accept`, `ask` and `stop` are for other threads, all else happens in this one."""
 
     def __init__(self, connections: Connections) -> None:
         super().__init__(name="sandfleet-notices", daemon=True)
-        self._pool: Any = connections.redis.connection_pool
         self.watches: set[JobWatch | BatchWatch] = set()
-        self._lock = threading.RLock()  # as in `Notices`
-        self._is_over = self._is_told_to_stop = False
-        self._requests: deque[Callable[[_Reader], None]] = deque()
-        self._bell, self._ringer = socket.socketpair()
-        self._bell.setblocking(False)
-        self._ringer.setblocking(False)
+        self._lock = threading.RLock()  # reentrant: see `Notices`
+        self._is_over = self._is_stopping = False
+        self._requests: deque[Callable[[NoticeThread], None]] = deque()
+        self._wake_receiver, self._wake_sender = socket.socketpair()
+        self._wake_receiver.setblocking(False)
+        self._wake_sender.setblocking(False)
         self._selector = selectors.DefaultSelector()
-        self._selector.register(self._bell, selectors.EVENT_READ, None)
-        self._subscribers: dict[bytes, set[JobWatch]] = {}
-        self._connection: Any = None
-        self._deadline = 0.0
-        self._next_ping = self._next_connect = 0.0
-        self._pinged: dict[bytes, JobWatch | None] = {}
-        self._pings = 0
-
-    # From any thread
+        self._selector.register(self._wake_receiver, selectors.EVENT_READ, None)
+        pool: Any = connections.redis.connection_pool
+        self.subscription = Subscription(pool, self._selector)
+        self.stream_reads = StreamReads(pool, self._selector)
 
     def accept(self, watch: JobWatch | BatchWatch | None) -> bool:
-        """Take a watch on; False where this thread has ended or is about to."""
+        """Serve a watch; return False if this thread has ended or is about to."""
         with self._lock:
             if self._is_over:
                 return False
@@ -142,35 +134,33 @@ class _Reader(threading.Thread):
                 self.watches.add(watch)
             return True
 
-    def ask(self, request: Callable[[_Reader], None]) -> None:
-        """Have a request done soon."""
+    def ask(self, request: Callable[[NoticeThread], None]) -> None:
+        """Call `request` in this thread soon."""
         with self._lock:
             if not self._is_over:
                 self._requests.append(request)
-                self._ring()
+                self._wake()
 
-    def _ring(self) -> None:
-        with contextlib.suppress(BlockingIOError):  # it has rung often enough
-            self._ringer.send(b"x")
+    def _wake(self) -> None:
+        with contextlib.suppress(BlockingIOError):  # the buffer is full: the thread wakes anyway
+            self._wake_sender.send(b"x")
 
     def stop(self) -> None:
-        """End, and wait for it."""
+        """End this thread, and wait for that."""
         with self._lock:
             if self._is_over:
                 return
-            self._is_told_to_stop = True
-            self._ring()
+            self._is_stopping = True
+            self._wake()
         if threading.current_thread() is not self:
             self.join(JOIN_SECONDS)
 
-    # In this thread
-
     def run(self) -> None:
-        """Serve until nobody has waited for a while."""
+        """Serve watches until there was none for `IDLE_SECONDS`."""
         idle_since = time.monotonic()
         try:
-            while not self._is_told_to_stop:
-                self._look()
+            while not self._is_stopping:
+                self._serve()
                 now = time.monotonic()
                 if self.watches:
                     idle_since = now
@@ -178,6 +168,19 @@ class _Reader(threading.Thread):
                     return
         finally:
             self._end()
+
+    def _serve(self) -> None:
+        """Wait for an event, and handle it."""
+        for key, _ in self._selector.select(CHECK_SECONDS):
+            if key.data is None:
+                self._wake_receiver.recv(4096)
+            else:
+                key.data()
+        while self._requests:
+            self._requests.popleft()(self)
+        now = time.monotonic()
+        self.subscription.keep_alive(now)
+        self.stream_reads.drop_overdue(now)
 
     def _end_if_idle(self) -> bool:
         with self._lock:
@@ -188,190 +191,17 @@ class _Reader(threading.Thread):
         with self._lock:
             self._is_over = True
             watches, self.watches = self.watches, set()
-        self._drop_connection()
+        self.subscription.close()
+        self.stream_reads.close()
         for watch in watches:
-            if isinstance(watch, BatchWatch):
-                self._drop_read(watch)
             watch.waker.wake()
         self._selector.close()
-        self._bell.close()
-        self._ringer.close()
-
-    def _look(self) -> None:
-        """Wait for something to do, a second at most, and do it."""
-        for key, _ in self._selector.select(1.0):
-            if key.data is None:
-                self._bell.recv(4096)
-            elif isinstance(key.data, BatchWatch):
-                self._read_end(key.data)
-            else:
-                self._read_notices()
-        while self._requests:
-            self._requests.popleft()(self)
-        now = time.monotonic()
-        self._care_for_subscription(now)
-        for watch in self._of_kind(BatchWatch):
-            if watch.connection is not None and now > watch.deadline:
-                self._lose_read(watch)
-
-    def _of_kind(self, kind: type[_Watch]) -> list[_Watch]:
-        # `list` copies the set in one step; other threads add to it.
-        return [watch for watch in list(self.watches) if isinstance(watch, kind)]
-
-    # Jobs
-
-    def add(self, watch: JobWatch) -> None:
-        """Subscribe for a new watch."""
-        for channel in watch.channels:
-            self._subscribers.setdefault(channel, set()).add(watch)
-        if self._connection is not None:
-            self._send_subscribe(list(watch.channels), watch)
-
-    def _care_for_subscription(self, now: float) -> None:
-        if not self._subscribers:
-            return
-        if self._connection is None:
-            if now >= self._next_connect:
-                self._connect(now)
-        elif now > self._deadline:
-            self._lose_connection()
-        elif now >= self._next_ping:
-            self._send_ping(None)
-
-    def _connect(self, now: float) -> None:
-        try:
-            self._connection = self._pool.get_connection()
-            self._selector.register(self._connection._sock, selectors.EVENT_READ, self._connection)  # noqa: SLF001
-        except (redis.RedisError, OSError):
-            # Who waits was woken when the connection was lost, and hears from Redis itself what is wrong with it.
-            self._connection = None
-            self._next_connect = now + RECONNECT_SECONDS
-            return
-        self._pinged.clear()
-        self._deadline = now + BLOCK_SECONDS + SILENCE_SECONDS
-        for watch in self._of_kind(JobWatch):
-            if self._connection is not None:
-                self._send_subscribe(list(watch.channels), watch)
-
-    def _send_subscribe(self, channels: list[bytes], watch: JobWatch) -> None:
-        commands = [
-            ("SUBSCRIBE", *channels[at : at + SUBSCRIBED_AT_ONCE]) for at in range(0, len(channels), SUBSCRIBED_AT_ONCE)
-        ]
-        self._send(*commands)
-        self._send_ping(watch)  # its answer comes after theirs
-
-    def _send_ping(self, watch: JobWatch | None) -> None:
-        self._pings += 1
-        token = b"%d" % self._pings
-        self._pinged[token] = watch
-        self._next_ping = time.monotonic() + BLOCK_SECONDS
-        self._send(("PING", token))
-
-    def _send(self, *commands: tuple[Any, ...]) -> None:
-        if self._connection is None:
-            return
-        try:
-            for command in commands:
-                packed = self._connection.pack_command(*command)
-                self._connection.send_packed_command(packed, check_health=False)
-        except _LOST:
-            self._lose_connection()
-
-    def _read_notices(self) -> None:
-        if self._connection is None:
-            return
-        try:
-            self._take_notice(self._connection.read_response())
-            while self._connection is not None and self._connection.can_read(timeout=0):
-                self._take_notice(self._connection.read_response())
-        except redis.ResponseError as error:
-            for watch in self._of_kind(JobWatch):
-                watch.fail(error)
-        except _LOST:
-            self._lose_connection()
-
-    def _take_notice(self, reply: Any) -> None:
-        self._deadline = time.monotonic() + BLOCK_SECONDS + SILENCE_SECONDS
-        match reply:
-            case [b"message", channel, _]:
-                for watch in self._subscribers.get(channel, ()):
-                    watch.note(watch.channels[channel])
-            case [b"pong", token] | (bytes() as token):  # the latter where nothing is subscribed to
-                subscribed = self._pinged.pop(token, None)
-                if subscribed is not None:
-                    subscribed.note(None)
-            case _:
-                pass  # that a subscription begins or ends
-
-    def _lose_connection(self) -> None:
-        self._drop_connection()
-        self._next_connect = time.monotonic() + RECONNECT_SECONDS
-        for watch in self._of_kind(JobWatch):
-            watch.note(None)
-
-    def _drop_connection(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            self._give_back(connection, connection)
-
-    # Batches
-
-    def read_stream(self, watch: BatchWatch) -> None:
-        """Have Redis answer at the next end of a batch."""
-        if watch not in self.watches or watch.connection is not None:
-            return
-        try:
-            watch.connection = self._pool.get_connection()
-            self._selector.register(watch.connection._sock, selectors.EVENT_READ, watch)  # noqa: SLF001
-            block = round(BLOCK_SECONDS * 1000)
-            watch.connection.send_command("XREAD", "COUNT", 1, "BLOCK", block, "STREAMS", watch.key, watch.place)
-            watch.deadline = time.monotonic() + BLOCK_SECONDS + SILENCE_SECONDS
-        except (redis.RedisError, OSError):
-            self._lose_read(watch)
-
-    def _read_end(self, watch: BatchWatch) -> None:
-        if watch.connection is None:
-            return
-        try:
-            watch.connection.read_response()
-        except redis.ResponseError as error:
-            watch.fail(error)
-        except _LOST:
-            self._lose_read(watch)
-            return
-        self._selector.unregister(watch.connection._sock)  # noqa: SLF001
-        connection, watch.connection = watch.connection, None
-        self._pool.release(connection)
-        watch.waker.wake()
-
-    def _lose_read(self, watch: BatchWatch) -> None:
-        self._drop_read(watch)
-        watch.waker.wake()
-
-    def _drop_read(self, watch: BatchWatch) -> None:
-        connection, watch.connection = watch.connection, None
-        if connection is not None:
-            self._give_back(connection, watch)
+        self._wake_receiver.close()
+        self._wake_sender.close()
 
     def forget(self, watch: JobWatch | BatchWatch) -> None:
-        """Unsubscribe from what only this watch has listened to."""
+        """Read nothing more for this watch."""
         if isinstance(watch, BatchWatch):
-            self._drop_read(watch)
-            return
-        unheard: list[bytes] = []
-        for channel in watch.channels:
-            subscribers = self._subscribers.get(channel, set())
-            subscribers.discard(watch)
-            if not subscribers:
-                self._subscribers.pop(channel, None)
-                unheard.append(channel)
-        for at in range(0, len(unheard), SUBSCRIBED_AT_ONCE):
-            self._send(("UNSUBSCRIBE", *unheard[at : at + SUBSCRIBED_AT_ONCE]))
-
-    def _give_back(self, connection: Any, registered_as: object) -> None:
-        """Close a connection that still has an answer to come, and give it back to the pool."""
-        for key in list(self._selector.get_map().values()):
-            if key.data is registered_as:
-                self._selector.unregister(key.fileobj)
-        connection.disconnect()
-        self._pool.release(connection)
+            self.stream_reads.stop(watch)
+        else:
+            self.subscription.remove(watch)

@@ -1,4 +1,4 @@
-"""A command that Redis works on while this process does something else."""
+"""A call that Redis works on while this process does something else."""
 
 from __future__ import annotations
 
@@ -7,15 +7,18 @@ from typing import TYPE_CHECKING, Any, Self
 
 import redis
 
+from sandfleet.channel.polled_connection import CONNECTION_LOST
+
 if TYPE_CHECKING:
     from types import TracebackType
 
 
-class Flight:
-    """One command, sent when entered and answered by `answer`; it must be one that may be repeated.
+class PipelinedCall:
+    """One command: sent when entered, its answer read by `answer`. It must be safe to repeat.
 
-    It has a connection to itself meanwhile, so threads do not meet. Whatever happens to that connection, `answer` then asks
-    again in the client's way, with its patience; so does a child that was forked in between, since the socket is its parent's.
+    It has a connection of its own until then, so that threads do not share one. If that connection
+    is lost, `answer` repeats the command through the client, with the client's retries. So does a
+    child that was forked in between, since the socket belongs to its parent.
     """
 
     def __init__(self, client: redis.Redis, *command: Any) -> None:
@@ -26,11 +29,11 @@ class Flight:
         self._pid = os.getpid()
 
     def __enter__(self) -> Self:
-        """Send the command; trouble is `answer`'s business."""
+        """Send the command; `answer` handles a lost connection."""
         try:
             self._connection = self._pool.get_connection()
             self._connection.send_command(*self._command)
-        except (redis.ConnectionError, redis.TimeoutError, OSError):
+        except CONNECTION_LOST:
             self._drop()
         except BaseException:
             self._drop()
@@ -40,22 +43,22 @@ class Flight:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Give the connection back; one whose answer nobody has read is closed first."""
+        """Return the connection to the pool; close it first if its answer was not read."""
         self._drop()
 
     def answer(self) -> Any:
         """Wait for the answer and return it.
 
         Raises:
-            redis.RedisError: Redis is out of reach for longer than the client's patience, or refuses the command.
+            redis.RedisError: Redis is out of reach after all retries, or refuses the command.
         """
         if self._connection is not None and self._pid == os.getpid():
             try:
                 found = self._connection.read_response()
-            except (redis.ConnectionError, redis.TimeoutError, OSError):
+            except CONNECTION_LOST:
                 self._drop()
             except redis.ResponseError:
-                self._release()  # an answer too, wholly read
+                self._release()  # that is an answer too
                 raise
             else:
                 self._release()

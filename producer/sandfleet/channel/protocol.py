@@ -1,99 +1,115 @@
-"""What a fleet needs of the thing between it and the workers: Redis for real, memory in tests."""
+"""The transport between `Fleet` and the workers: implemented on Redis and, for tests, in memory."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from sandfleet.channel.records import Answer, BatchState, CancelState, DeadLetter, JobRecord, Look, RunState, Ticket
-
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from sandfleet_config.outcome import Outcome
 
-    from sandfleet.channel.records import DeadLetter, Ticket
+    from sandfleet.channel.records import (
+        BatchState,
+        CancelState,
+        DeadLetter,
+        EncodedJob,
+        ExpiryCheck,
+        JobRecord,
+        RunState,
+        Submitted,
+    )
     from sandfleet.channel.waker import Waker
 
 
 class JobWatch(Protocol):
-    """Hears of the ends of some jobs, and wakes who waits."""
+    """Wakes a waker when one of some jobs ends, and tells which have ended."""
 
     @property
     def is_alive(self) -> bool:
-        """Whether it still hears anything."""
+        """Whether it still receives notices."""
         ...
 
     def take(self) -> Sequence[str] | None:
-        """Return those that have ended since the last call; None where any may have."""
+        """Return the jobs that have ended since the last call, None if any may have."""
         ...
 
     def close(self) -> None:
-        """Hear no more."""
+        """Receive no more notices."""
         ...
 
 
 class BatchWatch(Protocol):
-    """Wakes who waits at the next end of a batch."""
+    """Wakes a waker when the next job of a batch ends."""
 
     @property
     def is_alive(self) -> bool:
-        """Whether it still hears anything."""
+        """Whether it still receives notices."""
         ...
 
-    def arm(self, place: str) -> None:
-        """Wake at the first end behind `place`, once."""
+    def arm(self, cursor: str) -> None:
+        """Wake once, at the first stream entry after `cursor`."""
         ...
 
     def close(self) -> None:
-        """Hear no more."""
+        """Receive no more notices."""
         ...
 
 
 class Channel(Protocol):
-    """The way to the workers and back; safe for concurrent use. Each method raises `FleetUnavailable` where it leads nowhere."""
+    """The transport; safe for concurrent use. Each method raises `FleetUnavailable` if it is down."""
 
-    def publish(self, tickets: Sequence[Ticket], queue: str, wanted: int) -> list[Answer]:
-        """Queue jobs of one batch, those that are not there yet; `QueueFull`, and none is, where `wanted` have no room."""
+    def publish(self, jobs: Sequence[EncodedJob], queue: str, wanted: int) -> list[Submitted]:
+        """Queue jobs of one batch, except those that are there already.
+
+        Raises:
+            QueueFull: the queue has no room for `wanted` more jobs; none was queued.
+        """
         ...
 
-    def publish_portions(
-        self, portions: Iterable[Sequence[Ticket]], queue: str, wanted: int
-    ) -> Iterator[tuple[Sequence[Ticket], list[Answer]]]:
-        """Publish portion by portion; the next is asked of `portions` while the last is on its way.
+    def publish_chunks(
+        self, chunks: Iterable[Sequence[EncodedJob]], queue: str, wanted: int
+    ) -> Iterator[tuple[Sequence[EncodedJob], list[Submitted]]]:
+        """Publish chunk by chunk; read the next one from `chunks` while the last is on its way.
 
-        What `portions` raises comes through when that one has been yielded.
+        An error that `chunks` raises is raised after the chunk before it was yielded.
         """
         ...
 
     def outcomes(self, job_ids: Sequence[str]) -> list[Outcome | None]:
-        """Return each job's outcome in order, None where there is none yet."""
+        """Return each job's outcome in order, None if there is none yet."""
         ...
 
-    def outcome_portions(
-        self, portions: Iterable[Sequence[str]]
-    ) -> Iterator[tuple[Sequence[str], list[Outcome | None]]]:
-        """Yield each portion of job ids with their outcomes, as `outcomes` returns them; `portions` are read one ahead."""
+    def outcome_chunks(self, chunks: Iterable[Sequence[str]]) -> Iterator[tuple[Sequence[str], list[Outcome | None]]]:
+        """Yield job ids with their outcomes, as `outcomes` returns them.
+
+        `chunks` are read one ahead.
+        """
+        ...
+
+    def earlier_outcome(self, job_id: str, run: int) -> Outcome | None:
+        """Return the outcome of a run before the newest one, None if it has expired."""
         ...
 
     def records(self, job_ids: Sequence[str]) -> list[JobRecord | None]:
-        """Return what was left at submit, in order, None where there is nothing."""
+        """Return each job's record in order, None if there is none."""
         ...
 
     def explain_no_claims(self) -> str:
-        """Say why workers claim no job at all now, for Redis's memory; empty where they do."""
-        ...
-
-    def look(self, job_ids: Sequence[str]) -> Look:
-        """End those of the jobs whose time in the queue is over, and say which of them nobody knows."""
+        """Return why workers claim no job now, as far as Redis's memory is the reason; else empty."""
         ...
 
     def find_largest_budget(self) -> int | None:
-        """Return the most memory that the jobs of any live host may have together; None where that is not known of all."""
+        """Return the largest memory budget of a live host in bytes, None if it is not known of all hosts."""
+        ...
+
+    def expire_overdue(self, job_ids: Sequence[str]) -> ExpiryCheck:
+        """End queued jobs whose ``queue_ttl`` is over; find jobs without a record."""
         ...
 
     def cancel(self, job_ids: Sequence[str]) -> list[CancelState]:
-        """End each job that is queued, and ask for the end of each that runs."""
+        """End each job that is queued, and request the end of each that runs."""
         ...
 
     def watch_jobs(self, job_ids: Sequence[str], waker: Waker) -> JobWatch:
@@ -104,12 +120,11 @@ class Channel(Protocol):
         """Wake `waker` when a job of the batch ends."""
         ...
 
-    def earlier_outcome(self, job_id: str, run: int) -> Outcome | None:
-        """Return the outcome of a run before the newest one, None where it is kept no more."""
-        ...
+    def read_batch(self, name: str, cursor: str = "", limit: int = 0) -> BatchState:
+        """Return the state of a batch, with up to `limit` stream entries after `cursor`.
 
-    def read_batch(self, name: str, place: str = "", limit: int = 0) -> BatchState:
-        """Return how far the batch is, and `limit` of its ends behind `place`; without a place none, and that of the newest."""
+        Without a cursor there are no entries, and the state's cursor is that of the newest entry.
+        """
         ...
 
     def batch_ids(self, name: str) -> list[str]:
@@ -117,11 +132,14 @@ class Channel(Protocol):
         ...
 
     def seal(self, name: str) -> None:
-        """Note that all jobs of the batch have been submitted; the next submit takes that back."""
+        """Record that all jobs of the batch have been submitted; the next submit takes that back."""
         ...
 
     def forget_batch(self, name: str) -> Iterator[tuple[int, int]]:
-        """Delete the batch's jobs that have ended, with outcomes and dead letters; yield how many went and stayed."""
+        """Delete the batch's ended jobs, with outcomes and dead letters.
+
+        Yield how many were deleted and kept.
+        """
         ...
 
     def dead_letters(self, limit: int) -> list[DeadLetter]:
@@ -129,33 +147,33 @@ class Channel(Protocol):
         ...
 
     def dead_letter(self, job_id: str) -> DeadLetter | None:
-        """Return one, None where there is none."""
+        """Return one dead letter, None if there is none."""
         ...
 
     def dead_runs(self, batch: str | None) -> Iterator[list[tuple[str, int]]]:
-        """Yield the ids of dead letters, of one batch or all, and which run of its job each is of; some hundred at a time."""
+        """Yield (job id, run) of all dead letters, or of those of one batch, some hundred at a time."""
         ...
 
     def start_runs(self, runs: Sequence[tuple[str, int]]) -> list[RunState]:
-        """Queue dead letters again, each if the run of its job that is given is still the newest."""
+        """Queue dead letters again, each if the given run is still the job's newest one."""
         ...
 
     def purge_dead(self, job_ids: Sequence[str] | None) -> int:
-        """Drop dead letters, all of them for None; return how many."""
+        """Delete dead letters, all of them for None; return how many."""
         ...
 
     def count_dropped_dead(self) -> int:
-        """Return how many dead letters were dropped before their time, as there were too many or they were too large."""
+        """Return how many dead letters were dropped early, for lack of space."""
         ...
 
     def has_workers(self, timeout_seconds: float) -> bool:
-        """Whether any worker answers."""
+        """Whether any worker answers within `timeout_seconds`."""
         ...
 
     def ping(self) -> None:
-        """Return if the way is open."""
+        """Return if the transport works."""
         ...
 
     def close(self) -> None:
-        """Give connections back; idempotent."""
+        """Close the connections; idempotent."""
         ...

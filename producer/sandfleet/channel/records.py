@@ -1,23 +1,26 @@
-"""Values that cross the channel: jobs on their way out, what Redis tells of them, and dead letters."""
+"""Values that cross the channel: encoded jobs, answers about jobs and batches, dead letters."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
+import msgspec
 from pydantic import Field
 from sandfleet_config.codes import ErrorCode
 from sandfleet_config.outcome import Attempt, Record
 from sandfleet_config.spec import SandboxSpec
 
-_encode: Final = json.JSONEncoder().encode
+_encode: Final = msgspec.json.Encoder().encode
 
 
 class JobRecord(Record):
-    """What a producer leaves behind at submit; `submitted` is unix time. It holds no env, no stdin and no output."""
+    """A job's record in Redis: written at submit, without env, stdin and output, plus the job's current state.
+
+    `submitted` and `why_at` are unix times.
+    """
 
     batch: str | None = None
     labels: dict[str, str] = Field(default_factory=dict)
@@ -27,18 +30,19 @@ class JobRecord(Record):
     queue: str = ""
     run: int = 1
     state: str = ""
-    """``queued``, ``waiting`` (a worker has it, its program has not started), ``running`` or ``ended``,
-    at the time of the look; not part of what was left."""
+    """``queued``, ``waiting`` (a worker has it, its program has not started), ``running`` or ``ended``."""
     why: str = ""
-    """Why a queued job waits, as the host that looked at it last says: "needs 1 GiB of memory, host-07 has 600 MiB free"."""
+    """Why a queued job waits, in the words of the last host that could not run it:
+    "needs 1 GiB of memory, host-07 has 600 MiB free"."""
     why_at: float = 0.0
-    """When that was, unix time."""
 
 
-class AnswerKind(StrEnum):
-    """What became of a ticket: queued, or found to be queued before, or in conflict with what is there.
+class SubmitState(StrEnum):
+    """Result of submitting a job.
 
-    ``elsewhere`` was queued before, in another batch.
+    ``new``: queued. ``same``: it was queued before. ``elsewhere``: it was queued before, in another
+    batch. ``conflict``: its idempotency key belongs to a job with another spec. ``exists``: another
+    job has its id.
     """
 
     NEW = "new"
@@ -48,25 +52,33 @@ class AnswerKind(StrEnum):
     EXISTS = "exists"
 
 
-class Answer(NamedTuple):
-    """What became of a ticket, and the job that stands for it now."""
+class Submitted(NamedTuple):
+    """Result of submitting a job, and the id of the job that its key or id belongs to now."""
 
-    kind: AnswerKind
+    state: SubmitState
     job_id: str
 
 
 class CancelState(StrEnum):
-    """What a cancel did: ended a job that waited, asked for the end of one that may run, or came too late."""
+    """Result of a cancel.
+
+    ``cancelled``: the job was queued and has ended. ``requested``: it may run, a worker ends it.
+    ``ended``: it had ended before.
+    """
 
     CANCELLED = "cancelled"
     REQUESTED = "requested"
     ENDED = "ended"
 
 
-class Look(NamedTuple):
-    """What a look at awaited jobs showed: those nobody knows, how many it ended, seconds until another expires (None: never)."""
+class ExpiryCheck(NamedTuple):
+    """Result of `Channel.expire_overdue`.
 
-    gone: list[str]
+    `unknown` are the ids of jobs without a record, `ended` is how many jobs it ended, and
+    `next_expiry` is the number of seconds until another of them expires (None: never).
+    """
+
+    unknown: list[str]
     ended: int
     next_expiry: float | None
 
@@ -79,26 +91,28 @@ class BatchCounts(NamedTuple):
 
 
 class BatchState(NamedTuple):
-    """How far a batch is: `total` jobs, `ended` of them, `codes` with how many ended so, whether all are submitted.
+    """The state of a batch: `total` jobs, `ended` of them, `codes` counts those by code.
 
-    `ends` are job ids and runs behind the place that was asked for, `place` is that of the last of them, and `imported` says how
-    many ends were found that workers of an older release have recorded.
+    `entries` are (job id, run) from the batch's stream of ended jobs after the cursor that was
+    asked for; `cursor` is the id of the last of them. `imported` counts ended jobs that workers of
+    an older release had recorded, and that were added to the stream by this read.
     """
 
     total: int = 0
     ended: int = 0
     codes: Mapping[str, int] = MappingProxyType({})
     is_sealed: bool = False
-    ends: Sequence[tuple[str, int]] = ()
-    place: str = "0-0"
+    entries: Sequence[tuple[str, int]] = ()
+    cursor: str = "0-0"
     imported: int = 0
 
 
 class RunState(StrEnum):
     """Result of asking for another run of a job.
 
-    ``queued``: the next run is queued. ``later``: another run has begun since, or this one has not ended. The others say why
-    there is nothing to run.
+    ``queued``: the next run is queued. ``later``: another run has begun since, or this one has not
+    ended. ``no message``: the dead letter is gone. ``unreadable``: it holds no job that could run.
+    ``unusable``: a key in Redis has a wrong type. ``unknown``: there is no such job.
     """
 
     QUEUED = "queued"
@@ -110,7 +124,10 @@ class RunState(StrEnum):
 
 
 class DeadLetter(Record):
-    """One dead letter; `at` is unix time. It shows no env, stdin or output; `garbage` are the escaped bytes of what is no job."""
+    """One dead letter, without env, stdin and output; `at` is unix time.
+
+    `garbage` are the escaped bytes of a message that is no job.
+    """
 
     job_id: str
     code: ErrorCode | None = None
@@ -124,10 +141,13 @@ class DeadLetter(Record):
     run: int = 1
 
 
-class Ticket(NamedTuple):
-    """A job ready to be queued: `text` is its encoded request, `fingerprint` what its key or id stands for.
+class EncodedJob(NamedTuple):
+    """A job ready to be queued.
 
-    `key` is its idempotency key, which need not stand in `spec`. `submitted` is unix time. `needs` is JSON for the record.
+    `text` is its encoded request. `key` is its idempotency key, which `spec` need not contain.
+    `fingerprint` identifies the request: a second submit with the same key or id and the same
+    fingerprint is the same job. `tag` is unique to this message. `line` describes the job on one
+    line. `submitted` is unix time. `needs` is the record's field `needs` (JSON).
     """
 
     job_id: str
@@ -144,19 +164,30 @@ class Ticket(NamedTuple):
 
     @property
     def record(self) -> JobRecord:
-        """What the producer leaves behind."""
+        """The job's record."""
         return new_record(self.spec, self.batch, self.spec_hash, self.submitted)
 
-    def encode_record(self) -> str:
-        """Return `record` as JSON, put together by hand: its model takes four times as long, and is in every submit."""
-        named = f'"batch":{_encode(self.batch)},' if self.batch is not None else ""
-        labels = f'"labels":{_encode(self.spec.labels)},' if self.spec.labels else ""
-        return f'{{{named}{labels}"line":{_encode(self.line)},"submitted":{self.submitted!r},"spec_sha256":"{self.spec_hash}"}}'
+    def encode_record(self) -> bytes:
+        """Return `record` as JSON."""
+        return _encode(_StoredRecord(self.batch, self.spec.labels, self.line, self.submitted, self.spec_hash))
+
+
+class _StoredRecord(msgspec.Struct, omit_defaults=True, gc=False):
+    """The fields of `JobRecord` that are written at submit.
+
+    Encoded five times as fast as the model.
+    """
+
+    batch: str | None = None
+    labels: dict[str, str] = {}
+    line: str = ""
+    submitted: float = 0.0
+    spec_sha256: str = ""
 
 
 def new_record(spec: SandboxSpec, batch: str | None, spec_hash: str, submitted: float) -> JobRecord:
-    """Return what a producer leaves behind of a job."""
-    # Nothing in it needs a check a second time.
+    """Return the record of a job."""
+    # Every value was checked before.
     return JobRecord.model_construct(
         batch=batch, labels=spec.labels, line=spec.to_line(), submitted=submitted, spec_sha256=spec_hash
     )

@@ -1,11 +1,11 @@
-"""Dead letters as Redis holds them."""
+"""Dead letters in Redis."""
 
 from __future__ import annotations
 
-import json
 import time
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
 from sandfleet_config.codes import ErrorCode, read_code
 from sandfleet_config.queues import KEY_PREFIX, dead_key, job_key
 from sandfleet_config.scripts import DEAD_TTL_SECONDS, MAX_DEAD_BYTES, MAX_DEAD_LETTERS, read_script, step_of
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 DEAD: Final = f"{KEY_PREFIX}dead"
 MILLI: Final = 1000
-CHUNK: Final = 200
+CHUNK_JOBS: Final = 200
 SHOWN_BYTES: Final = 200
 RECORD_GONE: Final = "gone"
 
 
-class RedisLetters:
+class RedisDeadLetters:
     """Reads dead letters, queues them again, drops them."""
 
     def __init__(self, connections: Connections) -> None:
@@ -42,12 +42,12 @@ class RedisLetters:
             for job_id in ids:
                 pipe.hgetall(dead_key(job_id.decode()))
             found = pipe.execute()
-        return [parse_letter(job_id.decode(), fields) for job_id, fields in zip(ids, found, strict=True) if fields]
+        return [parse_dead_letter(job_id.decode(), fields) for job_id, fields in zip(ids, found, strict=True) if fields]
 
     def read(self, job_id: str) -> DeadLetter | None:
-        """Return one."""
+        """Return one dead letter, None if there is none."""
         fields = self._read_fields(job_id)
-        return parse_letter(job_id, fields) if fields else None
+        return parse_dead_letter(job_id, fields) if fields else None
 
     def _read_fields(self, job_id: str) -> dict[bytes, bytes]:
         with self._connections.guard():
@@ -56,28 +56,33 @@ class RedisLetters:
         return found
 
     def find_runs(self, batch: str | None) -> Iterator[list[tuple[str, int]]]:
-        """Yield the jobs of dead letters, oldest first, and which run each letter is of; messages that are no job are none."""
+        """Yield (job id, run) of dead letters, oldest first.
+
+        Messages that are no job are left out.
+        """
         with self._connections.guard():
             client: Any = self._connections.redis
             ids: list[str] = [item.decode(errors="replace") for item in client.zrange(DEAD, 0, -1)]
-        for at in range(0, len(ids), CHUNK):
-            part = ids[at : at + CHUNK]
+        for at in range(0, len(ids), CHUNK_JOBS):
+            part = ids[at : at + CHUNK_JOBS]
             with self._connections.guard():
                 pipe = self._connections.new_pipe()
                 for job_id in part:
                     pipe.hmget(dead_key(job_id), "code", "run", "batch")
-                    pipe.hget(job_key(job_id), "batch")  # a letter of an older release does not say
+                    pipe.hget(job_key(job_id), "batch")  # an older release did not write it to the dead letter
                 found = pipe.execute()
-            letters = zip(part, found[::2], found[1::2], strict=True)
+            dead_letters = zip(part, found[::2], found[1::2], strict=True)
             yield [
                 (job_id, _parse_run(run))
-                for job_id, (code, run, named), recorded in letters
+                for job_id, (code, run, named), recorded in dead_letters
                 if code and (batch is None or (named or recorded or b"").decode() == batch)
             ]
 
     def start_runs(self, runs: Sequence[tuple[str, int]]) -> list[RunState]:
-        """Queue the letters' messages again, some hundred by one call."""
-        return [state for at in range(0, len(runs), CHUNK) for state in self._start_runs(runs[at : at + CHUNK])]
+        """Queue the messages of dead letters again, some hundred by one call."""
+        return [
+            state for at in range(0, len(runs), CHUNK_JOBS) for state in self._start_runs(runs[at : at + CHUNK_JOBS])
+        ]
 
     def _start_runs(self, runs: Sequence[tuple[str, int]]) -> list[RunState]:
         states = self._call_next_run([(job_id, run, "") for job_id, run in runs])
@@ -98,13 +103,16 @@ class RedisLetters:
         return [answer.decode() for answer in answers]
 
     def _read_lost_record(self, job_id: str) -> str:
-        """Make a job's record anew from its message, as JSON for the script; empty where there is no message that is a job."""
+        """Make a job's lost record from its message, as JSON for the script.
+
+        Empty if the message is no job.
+        """
         request = read_request(self._read_fields(job_id).get(b"message", b""))
         if request is None:
             return ""
         spec = request.spec
         record = new_record(spec, request.batch, spec_sha256(spec), time.time()).model_dump_json(exclude_defaults=True)
-        return json.dumps(
+        return msgspec.json.encode(
             {
                 "step": str(step_of(spec.priority)),
                 "key": spec.idempotency_key,
@@ -114,17 +122,17 @@ class RedisLetters:
                 "record": record,
                 "batch": request.batch or "",
             }
-        )
+        ).decode()
 
     def purge(self, job_ids: Sequence[str] | None) -> int:
-        """Drop letters, a few hundred at a time."""
+        """Delete dead letters, a few hundred at a time; all of them for None."""
         if job_ids is not None:
-            return sum(self._drop(job_ids[at : at + CHUNK]) for at in range(0, len(job_ids), CHUNK))
+            return sum(self._drop(job_ids[at : at + CHUNK_JOBS]) for at in range(0, len(job_ids), CHUNK_JOBS))
         total = 0
         client: Any = self._connections.redis
         while True:
             with self._connections.guard():
-                ids = [item.decode() for item in client.zrange(DEAD, 0, CHUNK - 1)]
+                ids = [item.decode() for item in client.zrange(DEAD, 0, CHUNK_JOBS - 1)]
             if not ids:
                 return total
             total += self._drop(ids)
@@ -136,15 +144,15 @@ class RedisLetters:
         return int(count)
 
     def count_dropped(self) -> int:
-        """Read how many were dropped before their time."""
+        """Read how many were dropped early."""
         with self._connections.guard():
             client: Any = self._connections.redis
             found: bytes | None = client.get(f"{DEAD}_dropped")
         return int(found) if found and found.isdigit() else 0
 
 
-def parse_letter(job_id: str, fields: Mapping[bytes, bytes]) -> DeadLetter:
-    """Return what people may see of a letter: never the message, unless it is no job's."""
+def parse_dead_letter(job_id: str, fields: Mapping[bytes, bytes]) -> DeadLetter:
+    """Return what people may see of a dead letter: not its message, unless that is no job."""
     message = fields.get(b"message", b"")
     request = read_request(message)
     return DeadLetter(

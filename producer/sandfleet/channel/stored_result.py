@@ -1,4 +1,4 @@
-"""Celery's result records, as Redis has them, read as outcomes; what is none becomes one that says so."""
+"""Parse Celery's result records as outcomes; a record that is no outcome becomes one that says so."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, cast
 
 from pydantic import Field, TypeAdapter, ValidationError
 from sandfleet_config.codes import ErrorCode, read_code
+from sandfleet_config.messages import CANCELLED
 from sandfleet_config.outcome import Outcome, Record
-from sandfleet_config.words import CANCELLED
 
 from sandfleet.channel.decoder import decode_outcome
 
@@ -29,7 +29,7 @@ class _Success(Record):
 
 
 class _Error(Record):
-    """A `SandboxError` as Celery stores it, without faults of a request."""
+    """A `SandboxError` as Celery stores it; one with faults of a request is not usual."""
 
     exc_message: tuple[ErrorCode, str, Outcome]
 
@@ -42,16 +42,16 @@ class _Failure(Record):
 
 
 _stored: Final = TypeAdapter[_Success | _Failure](Annotated[_Success | _Failure, Field(discriminator="status")])
-"""What workers of other releases may store too: a field may be absent, and a value of another type that stands for it."""
+"""Also reads what workers of other releases store: a field may be absent or have another type."""
 
 
 def parse_outcome(
     raw: bytes, job_id: str, read_record: Callable[[str], JobRecord | None] = lambda _: None
 ) -> Outcome | None:
-    """Read Celery's result record; None where the job has not ended.
+    """Parse Celery's result record; None if the job has not ended.
 
-    What is no outcome of ours becomes one with the code ``INTERNAL`` that says what was found, without repeating it.
-    `read_record` is asked only then, for the batch the outcome belongs to.
+    A record that is no outcome of ours becomes one with the code ``INTERNAL`` that says what was
+    found, without repeating it. Only then `read_record` is called, to find the outcome's batch.
     """
     outcome = decode_outcome(raw)
     if outcome is not None:
@@ -67,7 +67,7 @@ def parse_outcome(
 
 
 def _explain(raw: bytes, job_id: str, read_record: Callable[[str], JobRecord | None]) -> Outcome | None:
-    """Take apart, piece by piece, what is not the usual record."""
+    """Parse a record that is not the usual one, piece by piece."""
     code = ErrorCode.INTERNAL
     try:
         body = _as_dict(json.loads(raw))
@@ -95,7 +95,7 @@ def _explain(raw: bytes, job_id: str, read_record: Callable[[str], JobRecord | N
 
 
 def _parse_failure(result: dict[str, Any]) -> tuple[ErrorCode, str, Outcome | None]:
-    """Take code, message and outcome from a `SandboxError`; name an exception that is none of ours."""
+    """Return code, message and outcome of a `SandboxError`; name any other exception."""
     raw_args = result.get("exc_message")
     args = list(cast("Iterable[Any]", raw_args)) if isinstance(raw_args, list) else [raw_args]
     code = _find_code(args) if len(args) > 1 else None
@@ -108,15 +108,18 @@ def _parse_failure(result: dict[str, Any]) -> tuple[ErrorCode, str, Outcome | No
         outcome = None  # the code and the message still say what happened
     if outcome is not None and len(args) > 3:  # noqa: PLR2004
         faults = cast("Iterable[Any]", args[3] or ())
-        outcome = outcome.with_errors([_as_dict(fault) for fault in faults])
+        outcome = outcome.model_copy(update={"faults": tuple(_as_dict(fault) for fault in faults)})
     return code, str(args[1]), outcome
 
 
 def _find_code(args: list[Any]) -> ErrorCode | None:
-    """Return the code of an ending that is an error; one of a newer release has the category that the outcome tells."""
-    told = cast("dict[str, Any]", args[2]) if len(args) > 2 and isinstance(args[2], dict) else {}  # noqa: PLR2004
+    """Return the code of an error.
+
+    A code of a newer release gets the category that its outcome says.
+    """
+    fields = cast("dict[str, Any]", args[2]) if len(args) > 2 and isinstance(args[2], dict) else {}  # noqa: PLR2004
     try:
-        code = read_code(args[0], told.get("category"), told.get("retryable"))
+        code = read_code(args[0], fields.get("category"), fields.get("retryable"))
     except ValueError:
         return None
     return None if code is ErrorCode.OK else code

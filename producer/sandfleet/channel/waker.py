@@ -1,4 +1,4 @@
-"""Wakes a thread or a coroutine that waits for the ends of jobs."""
+"""Wakes a thread or a coroutine that waits for jobs to end."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ import contextlib
 import threading
 from typing import Protocol
 
-CANCEL_LOOK_SECONDS = 0.1
+CANCEL_POLL_SECONDS = 0.1
 """How long the thread that waits for a cancel may outlive the wait."""
 
 
 class CancelSignal(Protocol):
-    """Anything one can wait for in a thread: a ``threading.Event``, or one of ``multiprocessing``."""
+    """Anything to wait for in a thread: a ``threading.Event``, or one of ``multiprocessing``."""
 
     def wait(self, timeout: float | None = None, /) -> bool:
-        """Wait for the wish to cancel; whether there is one."""
+        """Wait for the cancel; return whether it was requested."""
         ...
 
 
 class Waker:
-    """One wait's bell: `wake` from any thread ends the wait under way, or else the next one."""
+    """Ends one wait: `wake`, from any thread, ends the current wait or else the next one."""
 
     def __init__(self) -> None:
         self._event = threading.Event()
@@ -40,7 +40,7 @@ class Waker:
             self._future.set_result(None)
 
     def wait(self, seconds: float) -> None:
-        """Wait so long at most; a signal's handler may raise through it."""
+        """Wait at most `seconds`; a signal handler may raise through it."""
         self._event.wait(seconds)
         self._event.clear()
 
@@ -59,7 +59,10 @@ class Waker:
 
 
 class CancelRelay:
-    """Waits with a waker, and for a cancel: all that such a signal can do is to be waited for, so a thread of its own does."""
+    """Waits for a waker and for a cancel at once.
+
+    A `CancelSignal` can only be waited for, so a thread waits for it and wakes the waker.
+    """
 
     def __init__(self, waker: Waker, cancel: CancelSignal | None) -> None:
         self._waker, self._cancel = waker, cancel
@@ -67,21 +70,21 @@ class CancelRelay:
         self._thread: threading.Thread | None = None
 
     def wait(self, seconds: float) -> bool:
-        """Wait so long at most; return whether there is a wish to cancel."""
+        """Wait at most `seconds`; return whether a cancel was requested."""
         if self._cancel is None:
             self._waker.wait(seconds)
             return False
-        if self._thread is None or not self._thread.is_alive():  # in a forked child it is not
+        if self._thread is None or not self._thread.is_alive():  # a forked child has none
             self._thread = threading.Thread(
-                target=self._look, args=(self._cancel,), name="sandfleet-cancel", daemon=True
+                target=self._relay, args=(self._cancel,), name="sandfleet-cancel", daemon=True
             )
             self._thread.start()
         self._waker.wait(seconds)
         return self._cancel.wait(0)
 
-    def _look(self, cancel: CancelSignal) -> None:
+    def _relay(self, cancel: CancelSignal) -> None:
         while not self._is_over:
-            if cancel.wait(CANCEL_LOOK_SECONDS):
+            if cancel.wait(CANCEL_POLL_SECONDS):
                 self._waker.wake()
                 return
 

@@ -1,4 +1,4 @@
-"""Handles by which a wait hears of jobs that end; `notices` serves them."""
+"""Watches: a wait's handle on the notices about jobs that end. `notices` serves them."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ if TYPE_CHECKING:
 
 
 class NoticeService(Protocol):
-    """Serves watches: `sandfleet.channel.notices.Notices`."""
+    """Serves watches; implemented by `sandfleet.channel.notices.Notices`."""
 
     def has(self, watch: Any, /) -> bool:
         """Whether the watch is served."""
         ...
 
     def ask(self, request: Callable[[Any], None], /) -> None:
-        """Have the service's thread do something."""
+        """Call `request` in the service's thread, with the thread as its argument."""
         ...
 
     def raise_error(self, error: Exception | None, /) -> None:
-        """Raise what Redis has answered to a watch, as `FleetUnavailable`."""
+        """Raise an error that Redis has answered to a watch, as `FleetUnavailable`."""
         ...
 
     def drop(self, watch: Any, /) -> None:
-        """Serve the watch no more."""
+        """Stop serving the watch."""
         ...
 
 
@@ -47,11 +47,13 @@ class JobWatch:
 
     @property
     def is_alive(self) -> bool:
-        """Whether it still hears anything: not after the fleet was closed, nor in a forked child."""
+        """Whether it still receives notices: not after the fleet was closed, nor in a forked child."""
         return self._pid == os.getpid() and self._notices.has(self)
 
     def take(self) -> list[str] | None:
-        """Return those that have ended; None where any may have: after the subscription began, or was lost.
+        """Return the jobs that have ended.
+
+        None if any may have: the subscription has just begun, or its connection was lost.
 
         Raises:
             FleetUnavailable: Redis refuses the subscription.
@@ -61,60 +63,61 @@ class JobWatch:
             ended, self._ended = self._ended, []
         return ended
 
-    def note(self, job_id: str | None) -> None:
-        """Note an end, or with None that any may have ended, and wake who waits."""
+    def add(self, job_id: str) -> None:
+        """Record that a job has ended, and wake the wait."""
         with self._lock:
-            if job_id is None:
-                self._ended = None
-            elif self._ended is not None:
+            if self._ended is not None:
                 self._ended.append(job_id)
         self.waker.wake()
 
+    def add_all(self) -> None:
+        """Record that any of the jobs may have ended, and wake the wait."""
+        with self._lock:
+            self._ended = None
+        self.waker.wake()
+
     def fail(self, error: Exception) -> None:
-        """Have `take` raise."""
+        """Make `take` raise `error`."""
         self.error = error
         self.waker.wake()
 
     def close(self) -> None:
-        """Hear no more."""
+        """Receive no more notices."""
         if self._pid == os.getpid():
             self._notices.drop(self)
 
 
 class BatchWatch:
-    """Wakes at the next end of a batch, once for each `arm`."""
+    """Wakes when the next job of a batch ends, once for each `arm`."""
 
     def __init__(self, notices: NoticeService, name: str, waker: Waker) -> None:
         self._notices, self._pid = notices, os.getpid()
         self.key = ends_key(name)
-        self.place = "0-0"
+        self.cursor = "0-0"
         self.waker = waker
         self.error: Exception | None = None
-        # The reader's own:
-        self.connection: Any = None
-        self.deadline = 0.0
 
     @property
     def is_alive(self) -> bool:
-        """Whether it still hears anything."""
+        """Whether it still receives notices."""
         return self._pid == os.getpid() and self._notices.has(self)
 
-    def arm(self, place: str) -> None:
-        """Wake at the first end behind `place` of the stream; at once if there is one already.
+    def arm(self, cursor: str) -> None:
+        """Wake at the first stream entry after `cursor`; at once if there is one already.
 
         Raises:
-            FleetUnavailable: Redis refuses to tell.
+            FleetUnavailable: Redis refuses to read the stream.
         """
         self._notices.raise_error(self.error)
-        self.place = place
-        self._notices.ask(lambda reader: reader.read_stream(self))
+        self.cursor = cursor
+        self._notices.ask(lambda thread: thread.stream_reads.start(self))
 
     def fail(self, error: Exception) -> None:
-        """Have `arm` raise."""
+        """Make `arm` raise `error`."""
         self.error = error
         self.waker.wake()
 
     def close(self) -> None:
-        """Hear no more."""
+        """Receive no more notices."""
         if self._pid == os.getpid():
             self._notices.drop(self)

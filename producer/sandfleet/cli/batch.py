@@ -1,4 +1,4 @@
-"""``sandfleet batch``: a named batch, from any process."""
+"""``sandfleet batch``: show, wait for, cancel or forget a batch."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import typer
 from sandfleet_config.codes import ErrorCode
 
 from sandfleet.channel.records import CancelState
+from sandfleet.cli import options
 from sandfleet.cli.show import print_lines, print_summary
 from sandfleet.cli.waiting import wait_for_batch
 from sandfleet.fleet import Fleet
@@ -45,8 +46,8 @@ def show(
 @app.command()
 def wait(
     name: Name,
-    out: Annotated[str | None, typer.Option(help="Append outcomes as JSON lines; - is stdout.")] = None,
-    timeout: Annotated[float | None, typer.Option(help="Seconds to wait; the jobs go on.")] = None,
+    out: options.Out = None,
+    timeout: options.WaitTimeout = None,
 ) -> None:
     """Wait for a batch and sum up, those that have ended included; exits 1 if any was not OK. Ctrl-C only stops waiting."""
     with Fleet() as fleet:
@@ -57,7 +58,7 @@ def wait(
 def cancel(name: Name) -> None:
     """Cancel every job of a batch, queued or running; says what that did."""
     with Fleet() as fleet:
-        print(f"{name}\t{describe_cancel(fleet.batch(name))}")
+        print(f"{name}\t{cancel_batch(fleet.batch(name))}")
 
 
 @app.command()
@@ -78,8 +79,8 @@ def forget(
         print(f"{name}\t{forgotten} forgotten" + (f", {kept} kept: they have not ended" if kept else ""))
 
 
-def describe_cancel(batch: Batch) -> str:
-    """Cancel, and say what that did."""
+def cancel_batch(batch: Batch) -> str:
+    """Cancel the batch and return how many jobs are in each state, for people."""
     counts = batch.cancel()
     return (
         f"{counts[CancelState.CANCELLED]} cancelled before they started, {counts[CancelState.REQUESTED]} requested,"

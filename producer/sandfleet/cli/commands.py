@@ -1,8 +1,9 @@
 """The ``sandfleet`` command: ``run``, ``submit``, ``show``, ``wait``, ``cancel``, ``batch``, ``dead``.
 
-Exit codes of ``run``: the program's own; 124 timeout, 125 our failure or bad usage (as docker), 126 not executable,
-127 not found, 128+N signal, 137 out of memory, 130 cancelled. Of the others: 0; 1 a job not OK or not known; 2 bad usage or a
-bad file; 124 the wait's own timeout; 125 the fleet is out of reach; 130 Ctrl-C.
+Exit codes of ``run``: the program's own; 124 timeout; 125 our failure or bad usage (as docker); 126
+not executable; 127 not found; 128+N signal; 137 out of memory; 130 cancelled. Exit codes of the
+others: 0; 1 a job is not OK or not known; 2 bad usage or a bad file; 124 the wait's timeout; 125
+the fleet is out of reach; 130 Ctrl-C.
 """
 
 from __future__ import annotations
@@ -11,17 +12,17 @@ import json
 import signal
 import sys
 from importlib.metadata import version
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
+from sandfleet_config.command_line import describe_usage_error, is_help
 from sandfleet_config.errors import SandboxError
 from sandfleet_config.queues import check_queue
 from sandfleet_config.settings import SettingsInvalid
-from sandfleet_config.usage import is_help, word_usage
 
 from sandfleet.cli import batch as batch_commands
 from sandfleet.cli import dead as dead_commands
-from sandfleet.cli import exits
+from sandfleet.cli import exits, options
 from sandfleet.cli.hints import OTHER_OPTIONS
 from sandfleet.cli.show import note
 from sandfleet.errors import FleetError, FleetUnavailable, JobUnknown
@@ -37,9 +38,6 @@ app = typer.Typer(
 )
 app.add_typer(batch_commands.app, name="batch")
 app.add_typer(dead_commands.app, name="dead")
-
-QueueOption = Annotated[str | None, typer.Option(help="The queue; default SANDFLEET_QUEUE. Queues take turns.")]
-PriorityOption = Annotated[int | None, typer.Option(help="0 (first) to 9; default 6.")]
 
 
 def _print_version(is_wanted: bool) -> None:  # noqa: FBT001  typer calls it
@@ -60,68 +58,45 @@ def _options(
 
 @app.command(context_settings={"allow_interspersed_args": False})
 def run(
-    command: Annotated[
-        list[str] | None, typer.Argument(metavar="[--] COMMAND [ARG]", help="Default: the image's own.")
-    ] = None,
+    command: options.Command = None,
     *,
-    image: Annotated[str, typer.Option(help="The image to run in.")] = "python",
-    timeout: Annotated[float, typer.Option(help="Seconds until SIGTERM; 0 is 30.")] = 0.0,
-    grace: Annotated[float | None, typer.Option(help="Seconds from SIGTERM to the kill; default 5.")] = None,
-    memory: Annotated[str, typer.Option(help="Such as 256MiB; 0 is the host's ceiling.")] = "0",
-    cpu: Annotated[float, typer.Option(help="Cores, such as 0.5; 0 is the host's ceiling.")] = 0.0,
-    pids: Annotated[int, typer.Option(help="Processes and threads; 0 is the host's ceiling.")] = 0,
-    disk: Annotated[str, typer.Option(help="Such as 64MiB; 0 is the host's ceiling.")] = "0",
-    env: Annotated[
-        list[str] | None, typer.Option("--env", "-e", help="KEY=VALUE, or KEY from here; repeatable.")
-    ] = None,
-    workdir: Annotated[str, typer.Option("--workdir", "-w", help="Absolute path in the image.")] = "",
-    user: Annotated[str, typer.Option("--user", "-u", help="name, uid, name:group or uid:gid.")] = "",
-    label: Annotated[list[str] | None, typer.Option("--label", "-l", help="key=value; repeatable.")] = None,
-    require: Annotated[
-        list[str] | None, typer.Option(help="A label that the host must have, key=value; repeatable.")
-    ] = None,
-    writable: Annotated[bool, typer.Option("--writable", help="A writable root file system.")] = False,
-    max_output: Annotated[str | None, typer.Option(help="Bytes kept a stream, such as 1MiB; default 64KiB.")] = None,
-    keep: Annotated[str, typer.Option(help="head, tail or both.")] = "head",
-    on_output_limit: Annotated[str, typer.Option(help="truncate or kill.")] = "truncate",
-    stdin: Annotated[
-        bool, typer.Option("--stdin", "-i", help="Send stdin to its end first; else it is empty.")
-    ] = False,
-    queue: QueueOption = None,
-    priority: PriorityOption = None,
-    queue_ttl: Annotated[
-        float | None, typer.Option(help="Seconds until it expires in the queue; default 1 day.")
-    ] = None,
-    max_attempts: Annotated[int | None, typer.Option(help="Charged starts at most; 1 is one start; default 3.")] = None,
-    key: Annotated[str, typer.Option("--idempotency-key", help="The same key and spec are the same job.")] = "",
-    is_json: Annotated[bool, typer.Option("--json", help="Print the outcome instead of the output.")] = False,
+    image: options.Image = "python",
+    timeout: options.Timeout = 0.0,
+    grace: options.Grace = None,
+    memory: options.Memory = "0",
+    cpu: options.Cpu = 0.0,
+    pids: options.Pids = 0,
+    disk: options.Disk = "0",
+    env: options.Env = None,
+    workdir: options.Workdir = "",
+    user: options.User = "",
+    label: options.Labels = None,
+    require: options.Requires = None,
+    writable: options.Writable = False,
+    max_output: options.MaxOutput = None,
+    keep: options.Keep = "head",
+    on_output_limit: options.OnOutputLimit = "truncate",
+    stdin: options.Stdin = False,
+    queue: options.Queue = None,
+    priority: options.Priority = None,
+    queue_ttl: options.QueueTtl = None,
+    max_attempts: options.MaxAttempts = None,
+    key: options.Key = "",
+    is_json: options.OutcomeAsJson = False,
 ) -> None:
     """Run one command in a fresh sandbox, print its output and exit with its code. Ctrl-C cancels it."""
-    from sandfleet.cli.run import read_cores, read_env, read_labels, read_stdin, run_job
+    from sandfleet.cli.run import drop_unset, read_cores, read_env, read_labels, run_job
 
     with Fleet() as fleet:
-        fields: dict[str, Any] = {
-            "image": image,
-            "command": command or [],
-            "working_dir": workdir,
-            "env": read_env(env or []),
-            "resources": {
-                "memory_bytes": memory,
-                "cpu_quota": read_cores(cpu),
-                "pids_limit": pids,
-                "disk_bytes": disk,
-            },
-            "security": {"user": user, "read_only_rootfs": not writable},
-            "timeout": timeout,
-            "labels": read_labels(label or []),
-            "requires": read_labels(require or [], "--require"),
-            "output": {"keep": keep, "on_limit": on_output_limit} | ({"max_bytes": max_output} if max_output else {}),
-        }
-        given = {"grace": grace, "priority": priority, "queue_ttl": queue_ttl, "max_attempts": max_attempts}
-        fields |= {name: value for name, value in given.items() if value is not None} | {"idempotency_key": key}
-        if stdin:
-            fields["stdin"] = read_stdin(fleet.settings.max_spec_bytes)
-        raise typer.Exit(run_job(fleet, fields, queue=_check_queue(queue), is_json=is_json))
+        resources = {"memory_bytes": memory, "cpu_quota": read_cores(cpu), "pids_limit": pids, "disk_bytes": disk}
+        security = {"user": user, "read_only_rootfs": not writable}
+        output = drop_unset(max_bytes=max_output or None, keep=keep, on_limit=on_output_limit)
+        fields = drop_unset(grace=grace, priority=priority, queue_ttl=queue_ttl, max_attempts=max_attempts)
+        fields |= {"image": image, "command": command or [], "working_dir": workdir, "env": read_env(env or [])}
+        fields |= {"labels": read_labels(label or []), "requires": read_labels(require or [], "--require")}
+        fields |= {"timeout": timeout, "idempotency_key": key}
+        fields |= {"resources": resources, "security": security, "output": output}
+        raise typer.Exit(run_job(fleet, fields, queue=_check_queue(queue), is_stdin_sent=stdin, is_json=is_json))
 
 
 @app.command()
@@ -129,10 +104,10 @@ def submit(
     file: Annotated[str, typer.Argument(help="One JSON spec a line; - is stdin.")],
     *,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for all of them, then sum up.")] = False,
-    out: Annotated[str | None, typer.Option(help="Append outcomes as JSON lines; - is stdout.")] = None,
+    out: options.Out = None,
     batch: Annotated[str | None, typer.Option(help="A name for all of them.")] = None,
-    queue: QueueOption = None,
-    priority: PriorityOption = None,
+    queue: options.Queue = None,
+    priority: options.Priority = None,
     require: Annotated[
         list[str] | None, typer.Option(help="As of run, for lines without `requires`; repeatable.")
     ] = None,
@@ -143,13 +118,13 @@ def submit(
 ) -> None:
     """Queue a file of jobs; the whole file is checked before the first is queued. Prints job ids, one a line."""
     from sandfleet.cli.run import read_labels
-    from sandfleet.cli.submit import Submission, read_specs, submit_specs
+    from sandfleet.cli.submit import SubmitOptions, read_specs, submit_specs
 
     if out is not None and not wait:
         raise typer.BadParameter("needs --wait", param_hint="--out")
     if idempotent and not batch:
         raise typer.BadParameter("needs --batch", param_hint="--idempotent")
-    how = Submission(batch=batch, queue=_check_queue(queue), is_idempotent=idempotent)
+    how = SubmitOptions(batch=batch, queue=_check_queue(queue), is_idempotent=idempotent)
     with Fleet() as fleet:
         given = {"priority": priority, "requires": read_labels(require or [], "--require") or None}
         defaults = {name: value for name, value in given.items() if value is not None}
@@ -170,8 +145,8 @@ def _check_queue(name: str | None) -> str | None:
 def wait(
     job_ids: Annotated[list[str] | None, typer.Argument(metavar="[ID]...")] = None,
     file: Annotated[str | None, typer.Option(help="Job ids, one a line; - is stdin.")] = None,
-    out: Annotated[str | None, typer.Option(help="Append outcomes as JSON lines; - is stdout.")] = None,
-    timeout: Annotated[float | None, typer.Option(help="Seconds to wait; the jobs go on.")] = None,
+    out: options.Out = None,
+    timeout: options.WaitTimeout = None,
 ) -> None:
     """Wait for jobs and sum up; exits 1 if any was not OK. Ctrl-C only stops waiting."""
     from sandfleet.cli.submit import wait_for
@@ -231,7 +206,7 @@ def main(argv: list[str] | None = None) -> int:
         if is_help(error):
             print(error.format_message(), file=sys.stderr)
             return exits.USAGE
-        note(word_usage(error, OTHER_OPTIONS))
+        note(describe_usage_error(error, OTHER_OPTIONS))
         words = sys.argv[1:] if argv is None else argv
         return exits.OUR_FAILURE if words[:1] == ["run"] else exits.USAGE
     except SandboxError as error:
@@ -246,7 +221,7 @@ def main(argv: list[str] | None = None) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return exits.INTERRUPTED
     except SystemExit as end:
-        # typer ends so where whoever read our output has gone; its 1 could pass for the program's own exit.
+        # typer's exit code 1 for a closed stdout could pass for the program's own.
         if not isinstance(end.__context__, BrokenPipeError):
             raise
         return exits.SIGNAL_BASE + signal.SIGPIPE

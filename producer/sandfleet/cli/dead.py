@@ -1,4 +1,4 @@
-"""``sandfleet dead``: the jobs that used up their attempts."""
+"""``sandfleet dead``: show dead letters, queue them again, delete them."""
 
 from __future__ import annotations
 
@@ -35,28 +35,28 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command(name="list")
-def list_letters(
+def list_dead_letters(
     *,
     limit: Annotated[int, typer.Option(min=1, help="How many at most, the newest first.")] = 1000,
     is_json: AsJson = False,
 ) -> None:
     """List the dead letters, one a line: id, when, code, attempts, queue, what it ran or what it was."""
     with Fleet() as fleet:
-        letters, dropped = fleet.dead.list(limit), fleet.dead.count_dropped()
+        found, dropped = fleet.dead.list(limit), fleet.dead.count_dropped()
     if dropped:
         note(
             f"{dropped} older dead letters were dropped: Redis keeps the newest {MAX_DEAD_LETTERS:,}, "
             f"of {MAX_DEAD_BYTES >> 20} MiB at most"
         )
     if is_json:
-        print(json.dumps([letter.model_dump(mode="json") for letter in letters], indent=2))
+        print(json.dumps([dead.model_dump(mode="json") for dead in found], indent=2))
         return
-    if not letters:
+    if not found:
         note("there are no dead letters")
-    for letter in letters:
-        code = letter.code.value if letter.code else "-"
-        what = letter.line or letter.garbage
-        words = (letter.job_id, _show_time(letter.at), code, str(len(letter.attempts)), letter.queue, what)
+    for dead in found:
+        code = dead.code.value if dead.code else "-"
+        content = dead.line or dead.garbage
+        words = (dead.job_id, _format_time(dead.at), code, str(len(dead.attempts)), dead.queue, content)
         print("\t".join(safe_line(word) for word in words))
 
 
@@ -64,11 +64,11 @@ def list_letters(
 def show(job_id: Annotated[str, typer.Argument(metavar="ID")], *, is_json: AsJson = False) -> None:
     """Show a dead letter with its history."""
     with Fleet() as fleet:
-        letter = fleet.dead.show(job_id)
+        found = fleet.dead.show(job_id)
     if is_json:
-        print(letter.model_dump_json(indent=2))
+        print(found.model_dump_json(indent=2))
     else:
-        print_lines(_lines(letter))
+        print_lines(_lines(found))
 
 
 @app.command()
@@ -117,24 +117,24 @@ def purge(job_ids: Annotated[list[str] | None, typer.Argument(metavar="[ID]...",
         print(f"{fleet.dead.purge(job_ids or None)} dropped")
 
 
-def _lines(letter: DeadLetter) -> Iterator[tuple[str, str]]:
-    yield "job", letter.job_id
-    yield "since", _show_time(letter.at)
-    if letter.code:
-        yield "last code", letter.code.value
-    if letter.reason:
-        yield "reason", letter.reason
-    if letter.run > 1:
-        yield "run", str(letter.run)
-    yield "queue", letter.queue
-    if letter.batch is not None:
-        yield "batch", letter.batch
-    if letter.line:
-        yield "runs", letter.line
-    if letter.garbage:
-        yield "holds", letter.garbage
-    yield from attempt_lines(letter.attempts)
+def _lines(dead: DeadLetter) -> Iterator[tuple[str, str]]:
+    yield "job", dead.job_id
+    yield "since", _format_time(dead.at)
+    if dead.code:
+        yield "last code", dead.code.value
+    if dead.reason:
+        yield "reason", dead.reason
+    if dead.run > 1:
+        yield "run", str(dead.run)
+    yield "queue", dead.queue
+    if dead.batch is not None:
+        yield "batch", dead.batch
+    if dead.line:
+        yield "runs", dead.line
+    if dead.garbage:
+        yield "holds", dead.garbage
+    yield from attempt_lines(dead.attempts)
 
 
-def _show_time(at: float) -> str:
+def _format_time(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")

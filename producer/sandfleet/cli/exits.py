@@ -1,4 +1,4 @@
-"""What the command exits with: the program's own number, or one of docker's and timeout(1)'s for what ended it instead."""
+"""Exit codes of ``sandfleet run``: the program's own, or those of docker and timeout(1)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SIGNAL_BASE: Final = 128
 INTERRUPTED: Final = 130
 KILLED: Final = 137
 TERMINATED: Final = 143
-"""By SIGINT, SIGKILL and SIGTERM: 128 and the signal's number, as a shell says it."""
+"""Ended by SIGINT, SIGKILL and SIGTERM: 128 plus the signal's number, as in a shell."""
 
 _EXITS: Final = {
     ErrorCode.TIMEOUT: TIMEOUT,
@@ -32,7 +32,7 @@ _EXITS: Final = {
 
 
 def exit_code(outcome: Outcome) -> int:
-    """Return the exit code of ``sandfleet run`` for `outcome`; `is_own_exit` says whether it is the program's own."""
+    """Return the exit code of ``sandfleet run`` for `outcome`."""
     if outcome.code in _EXITS:
         return _EXITS[outcome.code]
     category = outcome.code.category
@@ -46,7 +46,7 @@ def exit_code(outcome: Outcome) -> int:
 
 
 def _program_exit(outcome: Outcome) -> int:
-    """Return how the program itself ended; where a limit killed it before that, SIGKILL."""
+    """Return the exit code of the program; that of SIGKILL if a limit killed it."""
     if outcome.signal is not None:
         return SIGNAL_BASE + outcome.signal
     if outcome.exit_code is not None and (outcome.exit_code or outcome.is_ok):
@@ -55,5 +55,5 @@ def _program_exit(outcome: Outcome) -> int:
 
 
 def is_own_exit(outcome: Outcome) -> bool:
-    """Whether the exit code is the program's own, so that no error need be named."""
+    """Whether the exit code is the program's own: then no error is printed."""
     return outcome.code.is_own_end and outcome.exit_code is not None

@@ -1,4 +1,4 @@
-"""Hints for wrong command lines: our word for another tool's option, and the option that set a faulty field."""
+"""Hints for wrong command lines: options of docker, and options that set a faulty field."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ OTHER_OPTIONS: Final[Mapping[str, str]] = {
     "--detach": "did you mean sandfleet submit?",
     "-d": "did you mean sandfleet submit?",
 }
-"""Options of `docker run`, each with what to do here instead."""
+"""Options of `docker run`, and hints for each."""
 
 RUN_OPTIONS: Final[Mapping[str, str]] = {
     "command": "the command",
@@ -52,11 +52,11 @@ RUN_OPTIONS: Final[Mapping[str, str]] = {
     "timeout": "--timeout",
     "working_dir": "--workdir",
 }
-"""The option of ``sandfleet run`` that a field of the spec comes from."""
+"""The option of ``sandfleet run`` that sets a field of the spec."""
 
 
 def word_refusal(error: RequestError) -> str:
-    """Return why ``sandfleet run`` was refused, each field by the option that it comes from."""
+    """Return why ``sandfleet run`` was refused; names options instead of fields."""
     if not error.errors:
         return str(error)
     return f"{error.code.value}: " + "; ".join(

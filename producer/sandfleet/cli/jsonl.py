@@ -1,4 +1,4 @@
-"""Files of specs, one JSON object a line: read as a whole, every fault named, before anything is queued."""
+"""Read files of specs, one JSON object a line; write outcomes in the same form."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STDIN = "-"
 
 @dataclass(frozen=True)
 class LineFault:
-    """What is wrong with one line; counted from 1."""
+    """A fault of one line; lines count from 1."""
 
     number: int
     text: str
@@ -46,7 +46,10 @@ def read_lines(name: str) -> list[str]:
 def parse_specs(
     lines: Iterable[str], max_spec_bytes: int, defaults: Mapping[str, Any] | None = None
 ) -> tuple[list[SandboxSpec], list[LineFault]]:
-    """Return every spec, and every fault of every line; empty lines are skipped. `defaults` are for fields a line has not."""
+    """Return all specs and all faults.
+
+    Skip empty lines. `defaults` are for fields that a line lacks.
+    """
     specs: list[SandboxSpec] = []
     faults: list[LineFault] = []
     for number, line in enumerate(lines, 1):
@@ -85,6 +88,6 @@ def read_ids(name: str) -> list[str]:
 
 
 def write_outcome(file: IO[str], outcome: dict[str, Any]) -> None:
-    """Append one outcome as a line, and push it out: what has ended stays written if the wait is broken off."""
+    """Append one outcome as a line and flush it: an interrupted wait loses none."""
     file.write(json.dumps(outcome, separators=(",", ":")) + "\n")
     file.flush()

@@ -1,4 +1,4 @@
-"""``sandfleet run``: one job, waited for, whose output and exit code become the command's own."""
+"""``sandfleet run``: run one job; its output and exit code become those of the command."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from sandfleet_config.codes import ErrorCode
 from sandfleet_config.errors import RequestError, SpecInvalid, SpecTooLarge
-from sandfleet_config.words import CPU_PERIOD_MICROSECONDS, format_bytes
+from sandfleet_config.units import CPU_PERIOD_MICROSECONDS, format_bytes
 
 from sandfleet.cli.exits import INTERRUPTED, OUR_FAILURE, TERMINATED, exit_code, is_own_exit
 from sandfleet.cli.hints import word_refusal
@@ -21,7 +21,7 @@ from sandfleet.cli.show import explain, note
 from sandfleet.errors import FleetError
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Mapping, Sequence
+    from collections.abc import Generator, Sequence
     from types import FrameType
     from typing import BinaryIO
 
@@ -30,16 +30,26 @@ if TYPE_CHECKING:
     from sandfleet.fleet import Fleet
     from sandfleet.job import Job
 
-PATIENCE_SECONDS = 2.0
-"""A job on a live fleet has often ended by then; if not, ask whether anybody listens."""
+WORKER_ANSWER_SECONDS = 2.0
+"""If the job has not ended by then, ask whether any worker is there."""
 
 
 class Terminated(BaseException):
-    """SIGTERM came: cancel as for Ctrl-C. No ``except Exception`` on the way may keep it, as none keeps `KeyboardInterrupt`."""
+    """SIGTERM was received: the job is cancelled, as by Ctrl-C.
+
+    A `BaseException`, as `KeyboardInterrupt` is, so that no ``except Exception`` catches it.
+    """
 
 
-def run_job(fleet: Fleet, fields: Mapping[str, Any], *, queue: str | None = None, is_json: bool) -> int:
-    """Submit the spec `fields`, wait, pass output on; return the exit code. Ctrl-C and SIGTERM cancel the job."""
+def run_job(
+    fleet: Fleet, fields: dict[str, Any], *, queue: str | None = None, is_stdin_sent: bool = False, is_json: bool
+) -> int:
+    """Submit the spec `fields`, wait, print its output.
+
+    Return the exit code. Ctrl-C and SIGTERM cancel the job.
+    """
+    if is_stdin_sent:
+        fields = {**fields, "stdin": read_stdin(fleet.settings.max_spec_bytes)}
     try:
         job = fleet.submit(fields, queue=queue)
     except RequestError as error:
@@ -57,17 +67,19 @@ def run_job(fleet: Fleet, fields: Mapping[str, Any], *, queue: str | None = None
     except FleetError:
         note(f"the job goes on as far as it can; see it again with: sandfleet show {job.id}")
         raise
+    _print_outcome(outcome, fields["image"], is_json=is_json)
+    return exit_code(outcome)
+
+
+def _print_outcome(outcome: Outcome, image: str, *, is_json: bool) -> None:
     if is_json:
         print(json.dumps(outcome.to_json(), indent=2))  # ASCII only: safe on a terminal
     else:
-        _pass_output(outcome)
+        _print_output(outcome)
     if not is_own_exit(outcome):
-        # The image of `sandfleet run NAME` is not NAME, as docker's users may think.
-        hint = (
-            f" ({fields['image']}; --image NAME takes another)" if outcome.code is ErrorCode.COMMAND_NOT_FOUND else ""
-        )
+        # The image of `sandfleet run NAME` is not NAME, as users of docker may expect.
+        hint = f" ({image}; --image NAME takes another)" if outcome.code is ErrorCode.COMMAND_NOT_FOUND else ""
         note(explain(outcome) + hint)
-    return exit_code(outcome)
 
 
 def _cancel(job: Job, code: int) -> int:
@@ -76,8 +88,8 @@ def _cancel(job: Job, code: int) -> int:
     return code
 
 
-def _pass_output(outcome: Outcome) -> None:
-    """Write the kept bytes as they are, as docker does, then say what was cut."""
+def _print_output(outcome: Outcome) -> None:
+    """Write the kept bytes unchanged, as docker does, then say how much was cut."""
     for name, stream, target in (
         ("stdout", outcome.stdout, sys.stdout.buffer),
         ("stderr", outcome.stderr, sys.stderr.buffer),
@@ -110,13 +122,13 @@ def _sigterm_raises() -> Generator[None]:
 
 @contextmanager
 def _watch_for_workers(fleet: Fleet) -> Generator[None]:
-    """Say it if, after a while, no worker answers: the wait may be a long one."""
+    """Print a note if no worker answers after `WORKER_ANSWER_SECONDS`: the wait may be long."""
 
-    def look() -> None:
+    def check() -> None:
         try:
             has_workers = fleet.has_workers(1.0)
         except FleetError:
-            return  # the wait itself tells of that
+            return  # the wait raises it, too
         if not has_workers and not ended.is_set():
             note(
                 f"no worker is listening on {fleet.settings.redis_address}: the job is queued and starts when one does"
@@ -124,7 +136,7 @@ def _watch_for_workers(fleet: Fleet) -> Generator[None]:
             )
 
     ended = threading.Event()
-    timer = threading.Timer(PATIENCE_SECONDS, look)
+    timer = threading.Timer(WORKER_ANSWER_SECONDS, check)
     timer.daemon = True
     timer.start()
     try:
@@ -132,6 +144,11 @@ def _watch_for_workers(fleet: Fleet) -> Generator[None]:
     finally:
         ended.set()
         timer.cancel()
+
+
+def drop_unset(**fields: Any) -> dict[str, Any]:
+    """Return the fields that are not None: the spec's defaults hold for the others."""
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def read_stdin(max_bytes: int) -> bytes:
@@ -152,17 +169,17 @@ def read_cores(cores: float) -> int:
     """Return cores as a CPU quota: microseconds in each 100 ms.
 
     Raises:
-        SpecInvalid: it is no number of cores.
+        SpecInvalid: it is not a number of cores.
     """
     if not math.isfinite(cores):
         raise SpecInvalid.of("--cpu: must be a number of cores, such as 0.5")
     quota = round(cores * CPU_PERIOD_MICROSECONDS)
-    # So little that it rounds to 0, which would be the host's ceiling.
+    # Not 0 for a small number: 0 is the host's ceiling.
     return quota or (1 if cores > 0 else 0)
 
 
 def read_env(items: Sequence[str]) -> list[str]:
-    """Return ``KEY=VALUE`` items; a bare ``KEY`` takes its value from our own environment.
+    """Return ``KEY=VALUE`` items; ``KEY`` alone gets its value from this environment.
 
     Raises:
         SpecInvalid: it is not set there.

@@ -1,4 +1,4 @@
-"""Outcomes as text for people. What a program or a stranger wrote must not drive the reader's terminal."""
+"""Print outcomes for people. Text of a program or a stranger must not control the terminal."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 from sandfleet_config.codes import Category
-from sandfleet_config.words import format_bytes
+from sandfleet_config.units import format_bytes
 
 from sandfleet.cli.exits import SOME_NOT_OK
 
@@ -26,7 +26,7 @@ KEPT_CONTROLS = "\n\t"
 
 
 def safe_text(text: str) -> str:
-    r"""Return `text` with control characters (escape sequences, C1, bidirectional overrides) spelled out as ``\x1b``."""
+    r"""Return `text` with control characters (escapes, C1, bidirectional overrides) as ``\x1b``."""
     if text.isprintable():
         return text
     return "".join(
@@ -40,22 +40,22 @@ def safe_line(text: str) -> str:
 
 
 def note(text: str) -> None:
-    """Tell the user something on stderr, as one line."""
+    """Print a message on stderr, as one line."""
     print(f"sandfleet: {safe_line(text)}", file=sys.stderr, flush=True)
 
 
 def stderr_console() -> Console:
-    """Return rich's console on stderr, which does not reinterpret what it prints."""
+    """Return rich's console on stderr, with markup and highlighting off."""
     return Console(stderr=True, markup=False, highlight=False)
 
 
 def explain(outcome: Outcome) -> str:
-    """Return code and message, or the exit, in one line."""
+    """Return the outcome's code and message, or its exit, in one line."""
     return f"{outcome.code.value}: {outcome.message}" if outcome.message else outcome.to_summary().rstrip(": ")
 
 
 def outcome_lines(outcome: Outcome) -> Iterator[tuple[str, str]]:
-    """Yield what there is to say of `outcome` but its output, as (name, text)."""
+    """Yield the facts of an outcome, except its output, as (name, text)."""
     yield "job", outcome.job_id
     yield from _run_line(outcome.run)
     yield "outcome", explain(outcome)
@@ -81,14 +81,14 @@ def outcome_lines(outcome: Outcome) -> Iterator[tuple[str, str]]:
 
 
 def _run_line(run: int) -> Iterator[tuple[str, str]]:
-    """Yield which run it is, if there were others before, and how to see them."""
+    """Yield the number of the run if it is not the first, and how to see earlier ones."""
     if run > 1:
         earlier = "run 1" if run == 2 else f"runs 1 to {run - 1}"  # noqa: PLR2004
         yield "run", f"{run} (--run shows {earlier}, as long as outcomes are kept)"
 
 
 def _measured(outcome: Outcome) -> Iterator[tuple[str, str]]:
-    """Yield what was measured: times and use."""
+    """Yield the measured times and usage."""
     if outcome.duration is not None:
         yield "time", f"{outcome.duration:.3f} s"
     steps = [f"{name} {value:.3f}" for name, value in asdict(outcome.timing).items() if value is not None]
@@ -105,7 +105,7 @@ def _measured(outcome: Outcome) -> Iterator[tuple[str, str]]:
 
 
 def attempt_lines(attempts: Iterable[Attempt]) -> Iterator[tuple[str, str]]:
-    """Yield one line a start."""
+    """Yield one line for each attempt."""
     for number, attempt in enumerate(attempts, 1):
         code = attempt.code.value if attempt.code else "?"
         started = attempt.started.isoformat(timespec="seconds")
@@ -114,7 +114,7 @@ def attempt_lines(attempts: Iterable[Attempt]) -> Iterator[tuple[str, str]]:
 
 
 def record_lines(job_id: str, record: JobRecord) -> Iterator[tuple[str, str]]:
-    """Yield what is known of a job that has not ended."""
+    """Yield the facts of a job that has not ended, as (name, text)."""
     yield "job", job_id
     yield from _run_line(record.run)
     yield "state", record.state or "queued or running"
@@ -138,7 +138,7 @@ def print_lines(lines: Iterable[tuple[str, str]]) -> None:
 
 
 def print_stream(name: str, stream: StreamOutput) -> None:
-    """Print what a program wrote; on a terminal with its control sequences spelled out."""
+    """Print a program's output; on a terminal with its control characters escaped."""
     cut = f", cut to {format_bytes(len(stream.bytes))}" if stream.truncated else ""
     print(f"\n--- {name} ({format_bytes(stream.total_bytes)}{cut}) ---")
     text = safe_text(stream.text) if sys.stdout.isatty() else stream.text
@@ -146,7 +146,7 @@ def print_stream(name: str, stream: StreamOutput) -> None:
 
 
 def print_summary(counts: Mapping[ErrorCode, int]) -> int:
-    """Print how many jobs ended with each code, on stderr; return 1 if any did not end ``OK``."""
+    """Print the number of jobs with each code on stderr; return 1 if any is not ``OK``."""
     table = Table("code", "category", "jobs", box=None, pad_edge=False)
     for code in sorted(counts, key=lambda code: (not _is_ok(code), code.value)):
         table.add_row(code.value, code.category.value, str(counts[code]))

@@ -1,4 +1,4 @@
-"""``sandfleet submit`` and ``sandfleet wait``: files of jobs in, outcomes out."""
+"""``sandfleet submit`` and ``sandfleet wait``: queue files of jobs, write their outcomes."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Submission:
-    """How a file is queued."""
+class SubmitOptions:
+    """The options of ``sandfleet submit`` that say how a file is queued."""
 
     batch: str | None = None
     queue: str | None = None
@@ -35,7 +35,10 @@ class Submission:
 
 
 def read_specs(name: str, max_spec_bytes: int, defaults: Mapping[str, Any]) -> list[SandboxSpec]:
-    """Read the file `name`; `defaults` are for fields a line has not. Empty where nothing can be queued, and why was told."""
+    """Read the file `name`; `defaults` are for fields that a line lacks.
+
+    Return the empty list if nothing can be queued; stderr says why.
+    """
     specs, faults = parse_specs(read_lines(name), max_spec_bytes, defaults)
     for fault in faults:
         note(f"line {fault.number}: {fault.text}")
@@ -49,7 +52,7 @@ def read_specs(name: str, max_spec_bytes: int, defaults: Mapping[str, Any]) -> l
 
 
 def submit_specs(
-    fleet: Fleet, specs: list[SandboxSpec], how: Submission, *, is_waited: bool, out: str | None, is_json: bool
+    fleet: Fleet, specs: list[SandboxSpec], options: SubmitOptions, *, is_waited: bool, out: str | None, is_json: bool
 ) -> int:
     """Queue the jobs, wait for them if asked to; return the exit code."""
     handles: dict[Job, None] = {}
@@ -57,28 +60,31 @@ def submit_specs(
     status = 0
 
     def resume() -> str:
-        return resume_batch(how.batch, out) if how.batch else resume_jobs([job.id for job in handles], out)
+        return resume_batch(options.batch, out) if options.batch else resume_jobs([job.id for job in handles], out)
 
-    with open_results(out) as results:  # before the first job is queued: what cannot be written is told then
+    with open_results(out) as results:  # opened first: a file that cannot be written stops the submit
         try:
-            for jobs in fleet.submit_portions(specs, batch=how.batch, queue=how.queue, idempotent=how.is_idempotent):
+            for jobs in fleet.submit_chunks(
+                specs, batch=options.batch, queue=options.queue, idempotent=options.is_idempotent
+            ):
                 handles |= dict.fromkeys(jobs)
-                if not is_json and not (is_waited and out == STDIN):  # stdout then is the outcomes'
+                if not is_json and not (is_waited and out == STDIN):  # else stdout is for the outcomes
                     print("\n".join(job.id for job in jobs), flush=True)
         except (KeyboardInterrupt, FleetError) as error:
-            # Of the portion under way, which has no ids yet, only the batch's name tells later.
+            # The jobs of the chunk under way, which have no ids yet, can only be found by the batch's name.
             note(f"stopped: at least {len(handles)} of {len(specs)} jobs were queued. To wait for them: {resume()}")
             if isinstance(error, FleetError):
                 raise
             status = INTERRUPTED
         else:
             if is_waited:
-                status, counts = wait_for_jobs(fleet, list(handles), results, batch=how.batch, is_listed=False)
+                status, counts = wait_for_jobs(fleet, list(handles), results, batch=options.batch, is_listed=False)
     if is_json:
         codes = {code.value: count for code, count in counts.items()}
         print(
             json.dumps(
-                {"batch": how.batch, "job_ids": [job.id for job in handles]} | ({"codes": codes} if is_waited else {})
+                {"batch": options.batch, "job_ids": [job.id for job in handles]}
+                | ({"codes": codes} if is_waited else {})
             )
         )
     return status

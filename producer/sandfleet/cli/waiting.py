@@ -1,4 +1,4 @@
-"""Waiting for many jobs at a terminal: a progress bar, results as they come, a summary, and a way to resume."""
+"""Wait for many jobs: print progress, outcomes and a summary, and how to resume."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ if TYPE_CHECKING:
     from sandfleet.job import Job
 
 PLAIN_SECONDS = 5.0
-"""Without a terminal one line of progress is printed at most this often."""
+"""Least time between lines of progress if stderr is no terminal."""
 IDS_ON_A_LINE = 5
 
 
 class _Meter:
-    """Says how far the wait is: a bar on a terminal, a line now and then elsewhere; always on stderr."""
+    """Prints progress on stderr: a bar on a terminal, else a line now and then."""
 
     def __init__(self, total: int) -> None:
         self.done = 0
         self._total = total
         self._not_ok = 0
-        self._said = time.monotonic()
+        self._printed_at = time.monotonic()
         console = stderr_console()
         self._bar: Progress | None = None
         if console.is_terminal:
@@ -65,14 +65,14 @@ class _Meter:
         self._not_ok += not outcome.is_ok
         if self._bar is not None:
             self._bar.update(self._task, advance=1, description=f"jobs ({self._not_ok} not OK)")
-        elif time.monotonic() - self._said >= PLAIN_SECONDS or self.done == self._total:
-            self._said = time.monotonic()
+        elif time.monotonic() - self._printed_at >= PLAIN_SECONDS or self.done == self._total:
+            self._printed_at = time.monotonic()
             note(f"{self.done} of {self._total} jobs ended, {self._not_ok} not OK")
 
 
 @dataclass(frozen=True)
 class Results:
-    """Where outcomes go: the file's name as it was typed, and the open file; None for nowhere."""
+    """The file that outcomes are written to, and its name as typed; None for no file."""
 
     name: str | None = None
     file: IO[str] | None = None
@@ -101,10 +101,10 @@ def wait_for_jobs(
     batch: str | None = None,
     is_listed: bool = True,
 ) -> tuple[int, Counter[ErrorCode]]:
-    """Wait for `jobs`, write outcomes as they come, sum up; return exit code and counts.
+    """Wait for `jobs`, write outcomes as they come, print a summary; return exit code and counts.
 
-    `is_listed` prints one line a job on stdout where `results` takes none of it. Ctrl-C and the timeout only end the wait.
-    `batch` is the name of the batch that is all of `jobs`.
+    `is_listed` prints one line for each job on stdout if `results` has no file. Ctrl-C and the
+    timeout end the wait, not the jobs. `batch` is the name of the batch if `jobs` are all of it.
     """
     left = dict.fromkeys(job if isinstance(job, str) else job.id for job in jobs)
 
@@ -138,8 +138,8 @@ def _wait(
 ) -> tuple[int, Counter[ErrorCode]]:
     counts: Counter[ErrorCode] = Counter()
 
-    def say(what: str) -> None:
-        note(f"{what}; {max(0, total - counts.total())} jobs go on. To resume: {resume()}")
+    def note_stop(reason: str) -> None:
+        note(f"{reason}; {max(0, total - counts.total())} jobs go on. To resume: {resume()}")
 
     try:
         with _Meter(total) as meter:
@@ -152,26 +152,26 @@ def _wait(
                     print(f"{outcome.job_id}\t{safe_line(explain(outcome))}", flush=True)
                 meter.count(outcome)
     except KeyboardInterrupt:
-        say("stopped waiting")
+        note_stop("stopped waiting")
         return INTERRUPTED, counts
     except ResultTimeout:
-        say("the time is up")
+        note_stop("the time is up")
         print_summary(counts)
         return TIMEOUT, counts
     except FleetError:
-        say("stopped waiting")
+        note_stop("stopped waiting")
         raise
     return print_summary(counts), counts
 
 
 def resume_batch(name: str, out: str | None) -> str:
-    """Return the command that waits for a whole batch, and what it does otherwise than the first wait."""
+    """Return the command that waits for a whole batch, with a remark if it repeats outcomes."""
     command = shlex.join(["sandfleet", "batch", "wait", name, *(["--out", out] if out else [])])
     return f"{command} (it writes those that have ended once more)" if out else command
 
 
 def resume_jobs(job_ids: Iterable[str], out: str | None) -> str:
-    """Return the command that waits for the rest; many ids go through a file."""
+    """Return the command that waits for these jobs; many ids are written to a file."""
     ids = list(job_ids)
     if len(ids) <= IDS_ON_A_LINE:
         words = ids

@@ -1,4 +1,4 @@
-"""Outcomes on their way back: streams of them as jobs end."""
+"""Streams of outcomes, in the order in which jobs end."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from sandfleet.channel.waker import CancelRelay
-from sandfleet.collect.polling import BatchWait, FollowingWait, Wait
+from sandfleet.collect.batch_waits import BatchJobsWait, BatchWait
+from sandfleet.collect.polling import Wait
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Iterator
@@ -20,18 +21,22 @@ if TYPE_CHECKING:
     from sandfleet.channel.waker import CancelSignal
 
 SUBSCRIBED_JOBS = 200
-"""So many jobs are listened to one by one; of more of one batch, the stream of its ends says which have ended."""
+"""Up to so many jobs get a subscription each.
+
+For more jobs of one batch, one read of its stream serves all.
+"""
 
 
 class OutcomeStream:
     """The outcomes of some jobs as they end, each once; for ``for`` and for ``async for``.
 
-    `batch` is the name of the batch that all of the jobs are known to belong to, None where there is no such batch. ``for`` ends
-    where `cancel` is set.
+    `batch` is the name of the batch of all of the jobs, None if there is no such batch. ``for``
+    ends when `cancel` is set.
 
     Raises, while iterated:
-        ResultTimeout: `timeout` seconds after the start of the iteration jobs have not ended; they are in ``job_ids``.
-        JobUnknown: after all the others, where Redis has forgotten a job.
+        ResultTimeout: `timeout` seconds after the iteration began, jobs have not ended; see
+            ``job_ids``.
+        JobUnknown: Redis has forgotten a job; raised after all other outcomes.
         FleetUnavailable: Redis is out of reach for longer than a restart takes.
     """
 
@@ -52,7 +57,7 @@ class OutcomeStream:
 
     def _new_wait(self) -> Wait:
         if self._batch and len(self._job_ids) > SUBSCRIBED_JOBS:
-            return FollowingWait(self._channel, self._job_ids, self._timeout, self._batch)
+            return BatchJobsWait(self._channel, self._job_ids, self._timeout, self._batch)
         return Wait(self._channel, self._job_ids, self._timeout)
 
     def __iter__(self) -> Iterator[Outcome]:
@@ -63,7 +68,7 @@ class OutcomeStream:
                 if pause := wait.next_pause():
                     if relay.wait(pause):
                         return
-                    if (rest := wait.began + wait.gather_seconds - time.monotonic()) > 0:
+                    if (rest := _gather_rest(wait)) > 0:
                         time.sleep(rest)
             wait.raise_if_lost()
 
@@ -71,20 +76,25 @@ class OutcomeStream:
         """Yield each outcome once; the event loop stays free."""
         with closing(self._new_wait()) as wait:
             while wait.pending:
-                portions = wait.collect()
-                # Some at a time by another thread: going there and back takes as long as parsing a few.
-                while ended := await asyncio.to_thread(next, portions, None):
+                chunks = wait.collect()
+                # A chunk at a time in another thread: going there and back takes as long as parsing a few.
+                while ended := await asyncio.to_thread(next, chunks, None):
                     for outcome in ended:
                         yield outcome
-                    ended.clear()  # the event loop still has the list
+                    ended.clear()  # the event loop still holds the list
                 if pause := await asyncio.to_thread(wait.next_pause):
                     await wait.waker.wait_async(pause)
-                    await asyncio.sleep(max(0.0, wait.began + wait.gather_seconds - time.monotonic()))
+                    await asyncio.sleep(_gather_rest(wait))
             wait.raise_if_lost()
 
 
+def _gather_rest(wait: Wait) -> float:
+    """Return the seconds until the next round may start."""
+    return max(0.0, wait.round_started + wait.gather_seconds - time.monotonic())
+
+
 class BatchStream(OutcomeStream):
-    """The outcomes of a batch as its jobs end, each once; for ``for`` and ``async for``. It raises what `OutcomeStream` does."""
+    """The outcomes of a batch as its jobs end, each once; raises what `OutcomeStream` does."""
 
     def __init__(self, channel: Channel, name: str, timeout: float | None = None) -> None:
         super().__init__(channel, (), timeout, batch=name)

@@ -1,6 +1,6 @@
-"""The seed's ``Backend.Execute``: code in, value out, whatever runs the sandbox.
+"""``Backend.Execute``: run a piece of code and return its value.
 
-A request walks one way: checked, a runner there, its timeout, healthy, the image resolved, the profile, the spec, run.
+Steps: check the request, find the runner, check health, resolve the image, build the spec, run it.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ INTERPRETERS: Final[Mapping[str, tuple[str, str, str]]] = {
 
 @dataclass(frozen=True)
 class Config:
-    """The seed's backend configuration and its defaults; the image's default is the starter image."""
+    """Configuration of a backend; the default image is the starter image ``python``."""
 
     image: str = DEFAULT_IMAGE
     runsc_path: str = DEFAULT_RUNSC_PATH
@@ -83,7 +83,7 @@ class Backend:
         deadline: float | None = None,
         cancel: CancelSignal | None = None,
     ) -> ExecuteResult:
-        """Run the request's code and return what it answered; a non-zero exit is an answer.
+        """Run the request's code and return its result, whatever its exit code.
 
         Raises:
             SpecInvalid: the request is faulty; `SecurityViolation` outranks it.
@@ -147,7 +147,7 @@ class Backend:
                     "read_only_rootfs": not is_dev,
                     "network_mode": config.network_mode if is_dev else "none",
                 },
-                # The host decides these three. What only repeats the seed's default is left to it: its runsc may be elsewhere.
+                # The host decides these three; defaults are left out, since its runsc may be elsewhere.
                 "platform": "" if config.platform == DEFAULT_PLATFORM else config.platform,
                 "runsc_path": "" if config.runsc_path == DEFAULT_RUNSC_PATH else config.runsc_path,
                 "root_dir": "" if config.root_dir == DEFAULT_ROOT_DIR else config.root_dir,
@@ -190,7 +190,7 @@ def _check_request(request: ExecuteRequest | Mapping[str, Any]) -> ExecuteReques
 
 
 def new_command(language: str, code: str) -> tuple[list[str], str]:
-    """Return the command that runs `code`, and its stdin: the code itself where it is longer than one argument may be.
+    """Return the command that runs `code`, and its stdin: the code if it is too long for an argument.
 
     Raises:
         SpecInvalid: the language is not known.
@@ -205,9 +205,10 @@ def new_command(language: str, code: str) -> tuple[list[str], str]:
 
 
 def parse_value(stdout: str) -> Any:
-    """Return what the code answered: its last line that is ``__OUT__:`` and JSON, or a JSON object with ``__out``.
+    """Return the value that the code printed: ``__OUT__:`` and JSON, or a JSON object with ``__out``.
 
-    After ``__OUT__:``, what is no JSON is the text itself. None where there is no such line.
+    The last such line counts; None if there is none. Text after ``__OUT__:`` that is no JSON is the
+    value.
     """
     for raw in reversed(stdout.splitlines()):
         line = raw.strip()
@@ -230,16 +231,16 @@ def _parse_json(text: str) -> tuple[bool, Any]:
 
 
 def read_limits_enforced(outcome: Outcome | None) -> LimitsEnforced:
-    """Say which limits held; what nobody vouches for did not."""
+    """Return which limits were enforced; a limit that the outcome does not name was not."""
     limits = outcome.limits if outcome else {}
 
-    def held(name: str) -> bool:
+    def is_enforced(name: str) -> bool:
         return name in limits and limits[name].enforced
 
     return LimitsEnforced(
-        timeout=held("timeout"),
-        memory=held("memory_bytes"),
-        cpu=held("cpu_quota"),
-        pids=held("pids_limit"),
-        disk=held("disk_bytes"),
+        timeout=is_enforced("timeout"),
+        memory=is_enforced("memory_bytes"),
+        cpu=is_enforced("cpu_quota"),
+        pids=is_enforced("pids_limit"),
+        disk=is_enforced("disk_bytes"),
     )

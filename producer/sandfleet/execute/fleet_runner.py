@@ -1,4 +1,4 @@
-"""A `SandboxRunner` over the fleet: submit, wait, and cancel at the caller's deadline or wish."""
+"""A `SandboxRunner` on the fleet: submit, wait, and cancel at the caller's deadline or request."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Submitter(Protocol):
 
 
 KILL_SECONDS: Final = 10.0
-"""How long a cancelled job's outcome is waited for: its sandbox is being killed."""
+"""How long to wait for the outcome of a cancelled job, whose sandbox is being killed."""
 
 
 class FleetRunner:
@@ -41,7 +41,8 @@ class FleetRunner:
         """Submit `spec` and wait for its end; at `deadline`, or on `cancel`, the job is cancelled.
 
         Raises:
-            SandboxError: the class of any code but ``OK`` and ``EXIT_NONZERO``; at the deadline `SandboxTimeout`.
+            SandboxError: the class of any code but ``OK`` and ``EXIT_NONZERO``; at the deadline
+                `SandboxTimeout`.
             FleetUnavailable: Redis is out of reach.
         """
         job = self._fleet.submit(spec)
@@ -62,7 +63,7 @@ class FleetRunner:
 
 
 def _wait(job: Job, deadline: float | None, cancel: CancelSignal | None) -> Outcome | None:
-    """Return the outcome, None where the deadline or the cancel came first."""
+    """Return the outcome, None if the deadline or the cancel came first."""
     if cancel is not None and cancel.wait(0):
         return None
     timeout = None if deadline is None else max(0.0, deadline - time.monotonic())

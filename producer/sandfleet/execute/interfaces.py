@@ -1,4 +1,4 @@
-"""The seed's interfaces: what the backend asks of a runner, a health check, an image resolver and a log."""
+"""Interfaces that a `Backend` uses: runner, health check, image resolver, logger."""
 
 from __future__ import annotations
 
@@ -17,21 +17,22 @@ class SandboxRunner(Protocol):
     def run(self, spec: SandboxSpec, *, deadline: float | None = None, cancel: Any = None) -> SandboxResult:
         """Run `spec`; a non-zero exit is returned, every other code raised as its `SandboxError`.
 
-        `deadline` is a ``time.monotonic`` instant, `cancel` a `CancelSignal`; both end the job early.
+        `deadline` is a ``time.monotonic`` instant, `cancel` a `CancelSignal`; both end the job
+        early.
         """
         ...
 
 
 class HealthChecker(Protocol):
-    """Tells whether sandboxes can be run at all."""
+    """Checks whether sandboxes can be run."""
 
     def ping(self) -> None:
-        """Return if they can, raise if not."""
+        """Return if they can; raise an error if not."""
         ...
 
 
 class ImageResolver(Protocol):
-    """Turns an image's name into the one to run, pulling it if need be."""
+    """Resolves an image's name, and pulls the image if necessary."""
 
     def resolve(self, image: str) -> str:
         """Return the name or digest to run."""
@@ -39,22 +40,22 @@ class ImageResolver(Protocol):
 
 
 class Logger(Protocol):
-    """Takes the backend's events, with %-style arguments. It should not raise; if it does, nobody hears of it."""
+    """Logs the backend's events, with %-style arguments. Errors that it raises are ignored."""
 
     def info(self, msg: str, *args: object) -> None:
-        """Tell of normal work."""
+        """Log a step."""
         ...
 
     def warning(self, msg: str, *args: object) -> None:
-        """Tell of what may go wrong."""
+        """Log a warning."""
         ...
 
     def error(self, msg: str, *args: object) -> None:
-        """Tell of what went wrong."""
+        """Log an error."""
         ...
 
 
 class RunResult(SandboxResult):
-    """A `SandboxResult` that brings the whole outcome along; runners need not."""
+    """A `SandboxResult` with the whole outcome; a runner may return a plain `SandboxResult`."""
 
     outcome: Outcome = Field(repr=False)

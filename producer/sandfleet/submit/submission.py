@@ -1,115 +1,123 @@
-"""One submit of many jobs: from specs, however they come, to the handles of what is queued, portion by portion."""
+"""One submit: check specs, encode them, publish them, and return a handle for each job."""
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterable
 from typing import TYPE_CHECKING, assert_never
 
-from sandfleet.channel.records import Answer, AnswerKind
+from sandfleet.channel.records import SubmitState, Submitted
 from sandfleet.errors import IdempotencyConflict, JobExists
 from sandfleet.job import Job
-from sandfleet.submit.check import PORTION_JOBS, PORTION_SECONDS, check_all, split_specs
+from sandfleet.submit.chunks import encode_all, gather_specs, split_specs
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 
     from sandfleet.channel.protocol import Channel
-    from sandfleet.channel.records import Ticket
-    from sandfleet.submit.encode import Desk, Draft, Spec
+    from sandfleet.channel.records import EncodedJob
+    from sandfleet.submit.check import JobChecker, Spec
+    from sandfleet.submit.encode import EncodedRequest, JobEncoder
 
-GATHERED_JOBS = 4 * PORTION_JOBS
-"""Of an asynchronous source so many specs are handed to another thread at once, so that portions overlap there too."""
+_REFUSED = (SubmitState.EXISTS, SubmitState.CONFLICT)
 
 
 class Submission:
-    """Queues the jobs of one desk in one queue."""
+    """Queues jobs of one batch, or of none, in one queue."""
 
-    def __init__(self, channel: Channel, desk: Desk, queue: str) -> None:
+    def __init__(
+        self, channel: Channel, checker: JobChecker, encoder: JobEncoder, queue: str, batch: str | None
+    ) -> None:
         self._channel = channel
-        self._desk = desk
+        self._checker = checker
+        self._encoder = encoder
         self._queue = queue
+        self._batch = batch
 
     def submit_one(self, spec: Spec, job_id: str | None) -> Job:
         """Queue one job, under `job_id` if given."""
-        tickets = self._desk.issue([self._desk.new_draft(spec)], job_id)
-        return self._hand_out(tickets, self._channel.publish(tickets, self._queue, 1))[0]
+        checked = self._checker.check(spec)
+        request = self._encoder.encode(checked)
+        jobs = self._encoder.name([request], job_id)
+        submitted = self._channel.publish(jobs, self._queue, 1)
+        return self._new_handles(jobs, submitted)[0]
 
     def submit(self, specs: Iterable[Spec]) -> Iterator[list[Job]]:
-        """Yield the handles of each portion; a list or tuple is checked as a whole, and must find room as a whole, before."""
-        if isinstance(specs, list | tuple):
-            return self._seal_after(self._submit(specs, wanted=len(specs), kept=check_all(self._desk, specs)))
-        return self._seal_after(self._submit(specs))
+        """Yield the handles of each chunk, then seal the batch.
 
-    def _seal_after(self, portions: Iterator[list[Job]]) -> Iterator[list[Job]]:
-        """Say that the batch is complete when all portions are queued."""
-        yield from portions
+        A list or tuple is checked as a whole before its first job is queued, and the queue must
+        have room for all of it.
+        """
+        if isinstance(specs, list | tuple):
+            cached = encode_all(self._check_and_encode, specs)
+            return self._seal_after(self._publish(specs, wanted=len(specs), cached=cached))
+        return self._seal_after(self._publish(specs))
+
+    def _check_and_encode(self, spec: Spec, index: int) -> EncodedRequest:
+        return self._encoder.encode(self._checker.check(spec, index))
+
+    def _publish(
+        self, specs: Iterable[Spec], first: int = 0, wanted: int = 0, cached: Sequence[EncodedRequest] = ()
+    ) -> Iterator[list[Job]]:
+        requests = split_specs(self._check_and_encode, specs, first, cached)
+        chunks = map(self._encoder.name, requests)
+        for jobs, submitted in self._channel.publish_chunks(chunks, self._queue, wanted):
+            yield self._new_handles(jobs, submitted)
+
+    def _seal_after(self, chunks: Iterator[list[Job]]) -> Iterator[list[Job]]:
+        yield from chunks
         self._seal()
 
     def _seal(self) -> None:
-        if self._desk.batch:
-            self._channel.seal(self._desk.batch)
+        """Say that all jobs of the batch have been submitted."""
+        if self._batch:
+            self._channel.seal(self._batch)
 
     async def submit_async(self, specs: Iterable[Spec] | AsyncIterable[Spec]) -> AsyncIterator[list[Job]]:
-        """Do what `submit` does in other threads, one after the other; an asynchronous source is read here."""
+        """Do what `submit` does in other threads, one after the other.
+
+        An asynchronous source is read here.
+        """
         if not isinstance(specs, AsyncIterable):
-            async for jobs in _drive(await asyncio.to_thread(self.submit, specs)):
+            async for jobs in _read_in_threads(await asyncio.to_thread(self.submit, specs)):
                 yield jobs
             return
         first = 0
-        async for some in _gather(specs):
-            async for jobs in _drive(self._submit(some, first)):
+        async for some in gather_specs(specs):
+            async for jobs in _read_in_threads(self._publish(some, first)):
                 yield jobs
             first += len(some)
         await asyncio.to_thread(self._seal)
 
-    def _submit(
-        self, specs: Iterable[Spec], first: int = 0, wanted: int = 0, kept: Sequence[Draft] = ()
-    ) -> Iterator[list[Job]]:
-        portions = (self._desk.issue(drafts) for drafts in split_specs(self._desk, specs, first, kept))
-        for tickets, answers in self._channel.publish_portions(portions, self._queue, wanted):
-            yield self._hand_out(tickets, answers)
+    def _new_handles(self, jobs: Sequence[EncodedJob], submitted: Sequence[Submitted]) -> list[Job]:
+        return [self._new_handle(*pair, submitted) for pair in zip(jobs, submitted, strict=True)]
 
-    def _hand_out(self, tickets: Sequence[Ticket], answers: Sequence[Answer]) -> list[Job]:
-        return [self._new_job(*pair, answers) for pair in zip(tickets, answers, strict=True)]
+    def _new_handle(self, job: EncodedJob, found: Submitted, others: Sequence[Submitted]) -> Job:
+        """Return the handle of a job; `others` are all jobs of the same call.
 
-    def _new_job(self, ticket: Ticket, answer: Answer, answers: Sequence[Answer]) -> Job:
-        match answer.kind:
-            case AnswerKind.NEW | AnswerKind.SAME:
-                return Job(answer.job_id, self._channel, ticket.batch)
-            case AnswerKind.ELSEWHERE:
-                return Job(answer.job_id, self._channel)
-            case AnswerKind.EXISTS:
-                raise JobExists(f"there is a job {ticket.job_id} already", [ticket.job_id])
-            case AnswerKind.CONFLICT:
-                queued = [
-                    found.job_id for found in answers if found.kind not in (AnswerKind.EXISTS, AnswerKind.CONFLICT)
-                ]
+        Raises:
+            JobExists: another job has its id.
+            IdempotencyConflict: its key belongs to a job with another spec.
+        """
+        match found.state:
+            case SubmitState.NEW | SubmitState.SAME:
+                return Job(found.job_id, self._channel, job.batch)
+            case SubmitState.ELSEWHERE:
+                return Job(found.job_id, self._channel)
+            case SubmitState.EXISTS:
+                raise JobExists(f"there is a job {job.job_id} already", [job.job_id])
+            case SubmitState.CONFLICT:
                 raise IdempotencyConflict(
-                    f"idempotency key {ticket.key!r} stands for job {answer.job_id}, which was submitted with another spec:"
+                    f"idempotency key {job.key!r} stands for job {found.job_id}, which was submitted with another spec:"
                     " give the new job a key of its own, or submit it as it was",
-                    ticket.key,
-                    answer.job_id,
-                    queued,
+                    job.key,
+                    found.job_id,
+                    [other.job_id for other in others if other.state not in _REFUSED],
                 )
             case _:
-                assert_never(answer.kind)
+                assert_never(found.state)
 
 
-async def _drive(portions: Iterator[list[Job]]) -> AsyncIterator[list[Job]]:
-    while (jobs := await asyncio.to_thread(next, portions, None)) is not None:
+async def _read_in_threads(chunks: Iterator[list[Job]]) -> AsyncIterator[list[Job]]:
+    while (jobs := await asyncio.to_thread(next, chunks, None)) is not None:
         yield jobs
-
-
-async def _gather(specs: AsyncIterable[Spec]) -> AsyncIterator[list[Spec]]:
-    """Yield what comes, bounded in number and in the time it took."""
-    some: list[Spec] = []
-    started = time.monotonic()
-    async for spec in specs:
-        some.append(spec)
-        if len(some) >= GATHERED_JOBS or time.monotonic() - started >= PORTION_SECONDS:
-            yield some
-            some, started = [], time.monotonic()
-    if some:
-        yield some

@@ -1,11 +1,13 @@
-"""A fleet in memory for your own tests: the API of `Fleet`, no Redis, no worker, no sandbox.
+"""A fleet in memory for your own tests: the API of `Fleet` without Redis, worker and sandbox.
 
-def handler(spec):
-return SandboxResult(exit_code=0, stdout="42", stderr="", duration=0.1)
+::
 
-fleet = FakeFleet(handler)
-assert my_code(fleet) == 42
-assert fleet.specs[0].image == "python"
+    def handler(spec):
+        return SandboxResult(exit_code=0, stdout="42", stderr="", duration=0.1)
+
+    fleet = FakeFleet(handler)
+    assert my_code(fleet) == 42
+    assert fleet.specs[0].image == "python"
 """
 
 from sandfleet.testing.fake_channel import Ending, FakeChannel, Handler

@@ -1,12 +1,4 @@
-"""A fleet in memory for your own tests: the API of `Fleet`, no Redis, no worker, no sandbox.
-
-def handler(spec):
-return SandboxResult(exit_code=0, stdout="42", stderr="", duration=0.1)
-
-fleet = FakeFleet(handler)
-assert my_code(fleet) == 42
-assert fleet.specs[0].image == "python"
-"""
+"""`FakeFleet`: a `Fleet` in memory."""
 
 from __future__ import annotations
 
@@ -29,10 +21,11 @@ def _end_well(spec: SandboxSpec) -> Ending:  # noqa: ARG001  a handler
 
 
 class FakeFleet(Fleet):
-    """A `Fleet` whose jobs end as `handler` says, at once: it gets each spec and returns or raises the ending.
+    """A `Fleet` in memory: `handler` is called with each spec, and returns or raises how the job ends.
 
-    Without a handler each job exits 0 with no output. Specs are checked as the real fleet checks them. A code of the spec's
-    ``retry_on`` makes the handler run again, up to ``max_attempts`` times; then the job is a dead letter too.
+    Without a handler each job exits 0 with no output. Specs are checked as the real fleet checks
+    them. A code of the spec's ``retry_on`` calls the handler again, up to ``max_attempts`` times;
+    then the job is a dead letter.
     """
 
     def __init__(self, handler: Handler | None = None, *, settings: Settings | None = None) -> None:

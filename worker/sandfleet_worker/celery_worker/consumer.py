@@ -1,4 +1,4 @@
-"""How claimed messages enter Celery: every one becomes a request of our one task, its refusal included.
+"""Hands claimed messages to Celery: each becomes a request of our one task, or is refused at once.
 
 They come from the claimer's thread and not through kombu's channel, so what runs does not depend on Celery's connection; that
 one serves events and control commands. A forged message takes the same way as a job and ends with an outcome that says why;
@@ -20,15 +20,17 @@ from celery.worker import state
 from celery.worker.consumer import Consumer
 from celery.worker.consumer.consumer import TERMINATE  # type: ignore[attr-defined]
 from kombu.exceptions import OperationalError
+from sandfleet_config.messages import CANCELLED
 from sandfleet_config.queues import TASK_NAME
-from sandfleet_config.wire import encode_needs, join_needs
-from sandfleet_config.words import CANCELLED, format_bytes
+from sandfleet_config.units import format_bytes
+from sandfleet_config.wire import join_needs
 
 from sandfleet_worker.celery_worker.refusal import refuse
 from sandfleet_worker.celery_worker.steps import ClaimedControl, ClaimedTasks
-from sandfleet_worker.delivery.claim import Flag, PutBack
+from sandfleet_worker.delivery.claim import Flag
 from sandfleet_worker.delivery.envelope import open_message
-from sandfleet_worker.delivery.read_message import read_delivery
+from sandfleet_worker.delivery.read_message import read_message
+from sandfleet_worker.delivery.settlement import FailedAttempt, PutBack
 from sandfleet_worker.delivery.worker_exit import RELEASE_SECONDS
 from sandfleet_worker.system.supervised_thread import Backoff
 from sandfleet_worker.tasks import run_task
@@ -40,12 +42,12 @@ if TYPE_CHECKING:
     from kombu.message import Message
 
     from sandfleet_worker.delivery.claim import Claim
-    from sandfleet_worker.delivery.read_message import Delivery
+    from sandfleet_worker.delivery.read_message import JobMessage
 
 log = logging.getLogger(__name__)
 
 OVERDUE_SECONDS = 600.0
-"""How far a job may be past all its limits before it counts as one that hangs: a full disk or a swapping host takes its time."""
+"""A job that is so far past all its limits hangs. A full disk or a swapping host takes its time."""
 
 
 class SandboxConsumer(Consumer):
@@ -78,7 +80,7 @@ class SandboxConsumer(Consumer):
         ]
 
         def start(self, parent: Any) -> None:
-            """Let a want of descriptors be a lost connection, which is made again: Celery would end the worker."""
+            """Turn a lack of descriptors into a lost connection, which is opened again; Celery would end the worker."""
             try:
                 super().start(parent)
             except OSError as error:
@@ -87,7 +89,7 @@ class SandboxConsumer(Consumer):
                 raise ConnectionAbortedError(str(error)) from error
 
         def shutdown(self, parent: Any) -> None:
-            """As Celery's."""
+            """Shut the steps down, as Celery does."""
             self.send_all(parent, "shutdown")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -128,8 +130,8 @@ class SandboxConsumer(Consumer):
                 return connected
 
     def begin_claims(self) -> None:
-        """Let the claimer work from now on."""
-        self.pool.on_left = self._settle_left
+        """Start the claims."""
+        self.pool.on_done = self._settle_if_held
         self.intake.start(
             self.receive, is_stopping=is_stopping, end_job=self._cancel_jobs, end_all=self._end_after_lost_lease
         )
@@ -137,52 +139,52 @@ class SandboxConsumer(Consumer):
     def receive(self, claim: Claim) -> None:
         """Hand a claimed job to the pool, or end it if it is none; called in the claimer's thread."""
         message: Any = open_message(claim)
-        delivery = read_delivery(message, self._settings.max_spec_bytes)
-        if delivery is None:
+        job_message = read_message(message, self._settings.max_spec_bytes)
+        if job_message is None:
             msg = "the claim's script let a message without a usable id through"
             raise RuntimeError(msg)
-        if claim.flag is Flag.START and self._put_back(claim, delivery):
+        if claim.flag is Flag.START and self._put_back(claim, job_message):
             return
-        if delivery.refusal is not None and claim.flag is Flag.START:
-            refuse(self.intake, claim, delivery, delivery.refusal, self.event_dispatcher)
+        if job_message.refusal is not None and claim.flag is Flag.START:
+            refuse(self.intake, claim, job_message, job_message.refusal, self.event_dispatcher)
             return
-        message.headers, message.delivery, message.claim = delivery.to_headers(), delivery, claim
-        self.intake.held.expect_end(claim, self._find_longest(delivery))
+        message.headers, message.job_message, message.claim = job_message.to_headers(), job_message, claim
+        self.intake.held_claims.expect_end(claim, self._find_longest(job_message))
         self.strategies[TASK_NAME](message, None, _nothing, _nothing, self.on_task_message)
 
-    def _put_back(self, claim: Claim, delivery: Delivery) -> bool:
+    def _put_back(self, claim: Claim, job_message: JobMessage) -> bool:
         """Give a job back that another host must take, or this one later; return whether it was.
 
-        The claim's script has decided so already about jobs whose record says what they need: this is about the others, and
-        about memory that another worker of the host was given meanwhile.
+        claim.lua has decided about jobs whose record has their needs. This decides about the others, and
+        about memory that another worker of the host has reserved since.
         """
-        if delivery.request is None:
-            needs = join_needs(delivery.newer_contract) if delivery.newer_contract else ""
+        request = job_message.request
+        if request is None:
+            needs = join_needs(job_message.newer_contract) if job_message.newer_contract else ""
             if not needs or not self.intake.has_other_host(needs, claim):
                 return False
-            self.intake.put_back(claim, PutBack(f"needs contract version {delivery.newer_contract}", needs))
+            self.intake.put_back(claim, PutBack(f"needs contract version {job_message.newer_contract}", needs))
             return True
-        spec, abilities = delivery.request.spec, self._host.abilities
-        needs = join_needs(delivery.request.contract, encode_needs(spec))
+        spec, abilities = request.spec, self._host.abilities
         if label := abilities.find_missing_label(spec):
             why = f"needs {label}, which {self._host.name} does not have"
-            self.intake.put_back(claim, PutBack(why, needs, spec.queue_ttl))
+            self.intake.put_back(claim, PutBack.of(request, why))
             return True
         ceiling = abilities.find_settings().policy.memory_bytes
         memory_bytes = spec.resources.memory_bytes or ceiling
-        if memory_bytes > ceiling or self.intake.reserve(claim, memory_bytes):
+        if memory_bytes > ceiling or self.intake.held_claims.reserve(claim, memory_bytes):
             return False  # more than the ceiling is refused before it starts
         memory = self._host.slots.read_memory()
         free = format_bytes(max(0, memory.free if memory else 0))
         why = f"needs {format_bytes(memory_bytes)} of memory, {self._host.name} has {free} free"
-        self.intake.put_back(claim, PutBack(why, needs, spec.queue_ttl), is_short=True)
+        self.intake.put_back(claim, PutBack.of(request, why), lacks_memory=True)
         return True
 
-    def _find_longest(self, delivery: Delivery) -> float:
-        """Return the seconds after which the job's sandbox must be gone, with much to spare: its limits, and its turn to boot."""
+    def _find_longest(self, job_message: JobMessage) -> float:
+        """Return the seconds within which the job's sandbox must be gone: its limits, its wait to boot, and a wide margin."""
         settings, seconds = self._settings, OVERDUE_SECONDS
-        if delivery.request is not None:
-            seconds += delivery.request.spec.timeout_seconds + delivery.request.spec.grace
+        if job_message.request is not None:
+            seconds += job_message.request.spec.timeout_seconds + job_message.request.spec.grace
         # Those that boot before it may each use up a boot deadline; then come its own two, of the sandbox and of the program.
         return seconds + (settings.concurrency + 2) * settings.runsc.boot_deadline_seconds
 
@@ -193,7 +195,7 @@ class SandboxConsumer(Consumer):
         self._is_drained = True
         self.intake.stop()
         self._runner.drain()
-        for job_id in self.intake.held.waiting_job_ids():
+        for job_id in self.intake.held_claims.waiting_job_ids():
             self.pool.withdraw(job_id, "the worker stops")
         is_cold = self.controller.blueprint.state == TERMINATE
         seconds = 0.0 if is_cold or self.intake.lease.is_lost else self._settings.drain_seconds
@@ -206,14 +208,14 @@ class SandboxConsumer(Consumer):
         self.pool.withdraw_all("the worker stops")
         self.intake.wait_until_idle(RELEASE_SECONDS, lambda: False)
         self.intake.give_up()
-        if hung := self.intake.held.running_job_ids():
+        if hung := self.intake.held_claims.running_job_ids():
             # Celery would wait for their threads for ever, with the lease held.
             self.intake.exit.abandon(f"{len(hung)} sandboxes do not end")
 
-    def _settle_left(self, claim_id: str, failure: Exception | None) -> None:
+    def _settle_if_held(self, claim_id: str, failure: Exception | None) -> None:
         """Settle a job whose thread has left it without an end: Celery's own code has failed around it."""
-        if claim := self.intake.held.find(claim_id):
-            self.intake.settle_unrun(claim, failure)
+        if claim := self.intake.held_claims.find(claim_id):
+            self.intake.settle(claim, FailedAttempt.of(failure))
 
     def _cancel_jobs(self, job_ids: Sequence[str]) -> None:
         for job_id in job_ids:
@@ -228,15 +230,15 @@ class SandboxConsumer(Consumer):
         self._drop(message, type(exc).__name__)
 
     def on_invalid_task(self, body: object, message: Message, exc: Exception) -> None:
-        """Drop it without a look at the body."""
+        """Drop it without reading its body."""
         self._drop(message, type(exc).__name__)
 
     def on_unknown_task(self, body: object, message: Message, exc: Exception) -> None:
-        """Likewise."""
+        """Drop a message of an unknown task without reading its body."""
         self._drop(message, type(exc).__name__)
 
     def on_unknown_message(self, body: object, message: Message) -> None:
-        """Likewise."""
+        """Drop a message that is no task without reading its body."""
         self._drop(message, "it is no task")
 
     def _drop(self, message: Message, reason: str) -> None:
@@ -245,7 +247,7 @@ class SandboxConsumer(Consumer):
 
 
 def is_stopping() -> bool:
-    """Whether a signal told this process to stop, even if Celery's loop has not seen it yet."""
+    """Whether a signal has asked this process to stop, even if Celery's loop has not seen it yet."""
     return _is_set("should_stop") or _is_terminating()
 
 
@@ -260,4 +262,4 @@ def _is_set(name: str) -> bool:
 
 
 def _nothing(*_: object) -> None:
-    """Stand for an ack or a reject: `finish` and `requeue` have settled the claim before."""
+    """Do nothing in place of an ack or a reject: the task settles the claim."""

@@ -16,9 +16,9 @@ from celery.platforms import EX_OK
 from celery.worker import state as worker_state
 from celery.worker.control import Panel
 from sandfleet_config.codes import ErrorCode
+from sandfleet_config.messages import CANCELLED_QUEUED
 from sandfleet_config.outcome import Outcome
 from sandfleet_config.queues import JOB_ID
-from sandfleet_config.words import CANCELLED_QUEUED
 
 from sandfleet_worker.tasks import run_task
 
@@ -63,7 +63,7 @@ def drain(state: Any, **_: object) -> dict[str, str]:
     assert host is not None  # the consumer does not start without
     flags: Any = worker_state
     flags.should_stop = EX_OK
-    running, seconds = len(host.intake.held.running_job_ids()), host.settings.drain_seconds
+    running, seconds = len(host.intake.held_claims.running_job_ids()), host.settings.drain_seconds
     log.info("told to drain: %d jobs run", running, extra={"action": "drain"})
     text = f"{host.worker} takes no more jobs. It ends when its {running} running jobs have ended"
     return {"ok": f"{text}; those that take longer than {seconds:g} s go back to their queue"}

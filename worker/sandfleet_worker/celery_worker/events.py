@@ -6,27 +6,27 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sandfleet_worker.delivery.claim import Claim
-    from sandfleet_worker.delivery.read_message import Delivery
+    from sandfleet_worker.delivery.read_message import JobMessage
 
 MAX_LABEL_CHARS = 1024
 """Labels of a job in an event, all together: Flower keeps each event's text several times over, for 20,000 jobs."""
 
 
-def describe_received(delivery: Delivery, claim: Claim) -> dict[str, Any]:
+def describe_received(job_message: JobMessage, claim: Claim) -> dict[str, Any]:
     """Return the fields of ``task-received``.
 
     `kwargs` is a dict literal, since Flower's search takes such apart: ``kwargs:batch=nightly kwargs:label.suite=s7``.
     An earlier attempt's end is taken back.
     """
-    batch = None if delivery.request is None else delivery.request.batch
+    batch = None if job_message.request is None else job_message.request.batch
     return {
-        "args": delivery.line,
-        "kwargs": repr(_find_searched(delivery, batch, claim.queue)),
+        "args": job_message.line,
+        "kwargs": repr(_find_searched(job_message, batch, claim.queue)),
         "batch": batch,
         "queue": claim.queue,
         "attempt": len(claim.attempts) or None,
         "retries": max(0, len(claim.attempts) - 1),
-        "root_id": delivery.job_id,
+        "root_id": job_message.job_id,
         "result": None,
         "exception": None,
         "runtime": None,
@@ -39,9 +39,9 @@ def describe_end(text: str, runtime_seconds: float | None = None) -> dict[str, A
     return fields if runtime_seconds is None else fields | {"runtime": runtime_seconds}
 
 
-def _find_searched(delivery: Delivery, batch: str | None, queue: str) -> dict[str, str]:
+def _find_searched(job_message: JobMessage, batch: str | None, queue: str) -> dict[str, str]:
     found = {"queue": queue} if batch is None else {"batch": batch, "queue": queue}
-    labels = {} if delivery.request is None else delivery.request.spec.labels
+    labels = {} if job_message.request is None else job_message.request.spec.labels
     chars = left_out = 0
     for key, value in labels.items():
         chars += len(key) + len(value)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from billiard.einfo import ExceptionInfo
 from celery.concurrency.base import BasePool
 from sandfleet_config.codes import ErrorCode
-from sandfleet_config.words import CANCELLED
+from sandfleet_config.messages import CANCELLED
 
 from sandfleet_worker.job_handle import JobHandle, set_current_job
 
@@ -38,7 +38,7 @@ class SandboxPool(BasePool):
         self._numbers = itertools.count(1)
         self._jobs: dict[int, JobHandle] = {}
         self._lock = threading.Lock()
-        self.on_left: Callable[[str, Exception | None], None] = lambda _claim_id, _failure: None
+        self.on_done: Callable[[str, Exception | None], None] = lambda _claim_id, _failure: None
         """Called in the job's thread after all else, with the claim's id and the error that Celery's own code met, if one did."""
 
     def on_apply(
@@ -60,39 +60,42 @@ class SandboxPool(BasePool):
         with self._lock:
             self._jobs[job.number] = job
 
-        def run() -> None:
-            set_current_job(job)
-            failure: Exception | None = None
+        def run() -> Exception | None:
+            accept_callback(job.number, time.monotonic())
             try:
-                accept_callback(job.number, time.monotonic())
-                try:
-                    result = target(*args, **kwargs)
-                except Exception as error:  # noqa: BLE001  the edge: Celery's own tracer failed
-                    failure = error
-                    error_callback(ExceptionInfo())
-                else:
-                    callback(result)
-            except Exception as error:
-                failure = error
-                log.exception(
-                    "cannot report job %s", job.job_id, extra={"action": "report_failed", "job_id": job.job_id}
-                )
-            finally:
-                self._leave(job, failure)
+                result = target(*args, **kwargs)
+            except Exception as error:  # noqa: BLE001  the edge: Celery's own tracer failed
+                error_callback(ExceptionInfo())
+                return error
+            callback(result)
+            return None
 
         try:
-            self._executor.submit(run)
+            self._executor.submit(self._run, job, run)
         except BaseException:  # no thread is left, or the pool is shut: whoever called settles the job
             with self._lock:
                 del self._jobs[job.number]
             raise
+
+    def _run(self, job: JobHandle, run: Callable[[], Exception | None]) -> None:
+        """Call `run` in this thread, then settle what it left unsettled; `run` returns the error that it handled."""
+        set_current_job(job)
+        failure: Exception | None = None
+        try:
+            failure = run()
+        except Exception as error:
+            failure = error
+            extra = {"action": "report_failed", "job_id": job.job_id}
+            log.exception("cannot report job %s", job.job_id, extra=extra)
+        finally:
+            self._leave(job, failure)
 
     def _leave(self, job: JobHandle, failure: Exception | None) -> None:
         """Forget a job that is over in every way, and see that it did not stay claimed without an end."""
         with self._lock:
             del self._jobs[job.number]
         try:
-            self.on_left(job.claim_id, failure)
+            self.on_done(job.claim_id, failure)
         except Exception:
             extra = {"action": "settle_failed", "job_id": job.job_id}
             log.exception("job %s is left to others", job.job_id, extra=extra)

@@ -1,6 +1,6 @@
-"""A message that is no job ends where it is read: no thread, no request of Celery, only its outcome and its events.
+"""Ends a message that is no job where it is read: with its outcome and events, without a thread or a request.
 
-So a long row of such messages holds up the good jobs behind it for a fraction of a millisecond each.
+So each of many such messages delays the good jobs behind it by a fraction of a millisecond only.
 """
 
 from __future__ import annotations
@@ -13,20 +13,21 @@ from sandfleet_config.outcome import Outcome, Timing
 from sandfleet_config.queues import TASK_NAME
 
 from sandfleet_worker.celery_worker.events import describe_end, describe_received
+from sandfleet_worker.delivery.settlement import Finish
 
 if TYPE_CHECKING:
     from sandfleet_config.errors import SandboxError
 
     from sandfleet_worker.delivery.claim import Claim
     from sandfleet_worker.delivery.intake import Intake
-    from sandfleet_worker.delivery.read_message import Delivery
+    from sandfleet_worker.delivery.read_message import JobMessage
 
 log = logging.getLogger(__name__)
 
 
-def refuse(intake: Intake, claim: Claim, delivery: Delivery, refusal: SandboxError, events: Any) -> None:
-    """Record that `claim` ends with `refusal`, and tell who watches; called in the claimer's thread."""
-    queued = 0.0 if delivery.submitted is None else max(0.0, time.time() - delivery.submitted)
+def refuse(intake: Intake, claim: Claim, job_message: JobMessage, refusal: SandboxError, events: Any) -> None:
+    """End `claim` with `refusal`, and send its events; called in the claimer's thread."""
+    queued = 0.0 if job_message.submitted is None else max(0.0, time.time() - job_message.submitted)
     outcome = Outcome.of(
         refusal.code,
         claim.job_id,
@@ -35,14 +36,13 @@ def refuse(intake: Intake, claim: Claim, delivery: Delivery, refusal: SandboxErr
         attempts=claim.end_attempts(refusal.code),
         host=claim.attempts[-1].host if claim.attempts else None,
     )
-    faults = refusal.errors
-    if not intake.settle_in_claimer(claim, lambda: intake.ledger.finish(claim, outcome, faults)):
+    if not intake.settle(claim, Finish(outcome, refusal.errors), in_claimer=True):
         return
     log.info(
         "job %s ended: %s", claim.job_id, outcome.to_summary(), extra={"action": "job_ended", "job_id": claim.job_id}
     )
     try:
-        events.send("task-received", uuid=claim.job_id, name=TASK_NAME, **describe_received(delivery, claim))
+        events.send("task-received", uuid=claim.job_id, name=TASK_NAME, **describe_received(job_message, claim))
         events.send("task-failed", uuid=claim.job_id, traceback="", **describe_end(str(refusal)))
     except Exception as error:  # noqa: BLE001  any kind of a broken connection
         log.debug("cannot send an event: %s", error)

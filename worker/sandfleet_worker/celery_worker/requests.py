@@ -1,4 +1,4 @@
-"""A job as Celery's worker sees it: its request, and the receiver that makes one of a message."""
+"""Celery's request of a job, and the receiver that builds it from a message."""
 
 # ruff: noqa: ARG001, ARG002  Celery calls these, with arguments of its own choice
 from __future__ import annotations
@@ -28,7 +28,7 @@ def strategy(task: Any, app: Any, consumer: SandboxConsumer) -> Callable[..., No
     events = consumer.event_dispatcher
 
     def receive(message: Any, payload: object, ack: Any, reject: Any, callbacks: Any) -> None:
-        delivery = message.delivery
+        job_message = message.job_message
         request = SandboxRequest(
             message,
             on_ack=ack,
@@ -39,10 +39,10 @@ def strategy(task: Any, app: Any, consumer: SandboxConsumer) -> Callable[..., No
             task=task,
             connection_errors=consumer.connection_errors,
             headers=message.headers,
-            body=((delivery,), {}, {}),
+            body=((job_message,), {}, {}),
             decoded=True,
         )
-        request.send_event("task-received", name=task.name, **describe_received(delivery, message.claim))
+        request.send_event("task-received", name=task.name, **describe_received(job_message, message.claim))
         state.task_reserved(request)
         for callback in callbacks or ():
             callback(request)
@@ -59,9 +59,9 @@ class SandboxRequest(Request):
         return False
 
     def send_event(self, type: str, **fields: Any) -> None:  # noqa: A002  Celery's
-        """Tell who watches; an outage must not reach the job, and what is not told now is told after it.
+        """Send an event, or buffer it in an outage, which must not affect the job.
 
-        Who watches wants to see ``exit 2`` as a failure. The stored result stays Celery's SUCCESS, as the contract says.
+        Flower shows ``exit 2`` as a failure. The stored result stays Celery's SUCCESS, as the contract says.
         """
         if type == "task-succeeded" and fields["result"] != ErrorCode.OK.value:
             type, fields = "task-failed", describe_end(fields["result"], fields["runtime"])  # noqa: A001  Celery's
@@ -83,7 +83,7 @@ class SandboxRequest(Request):
         return {**super().info(safe=True), "args": self.argsrepr, "kwargs": ""}
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> None:  # noqa: FBT001, FBT002
-        """Finish a job whose outcome is stored: ack it and tell the event's readers code and message only."""
+        """Send the event of a job that the task has settled, with code and message only."""
         error = getattr(exc_info.exception, "exc", exc_info.exception)  # billiard may have wrapped it
         if isinstance(error, Fenced):
             state.task_ready(self)

@@ -12,9 +12,9 @@ from celery.worker.consumer.mingle import Mingle
 STOPPING = {CLOSE, TERMINATE}
 TICK_SECONDS = 1.0
 EVENTS_SECONDS = 0.2
-"""How long those who watch may wait for an event."""
+"""Interval of sending events."""
 MAX_BUFFERED_EVENTS = 1000
-"""So many are sent at once even between the times, by whichever thread has the last."""
+"""A thread that adds one more sends them all at once."""
 
 
 class NoConsumer:
@@ -81,15 +81,15 @@ class ClaimedTasks(bootsteps.StartStopStep):
         c.drain()
 
     def register_with_event_loop(self, c: Any, hub: Any) -> None:
-        """Let the watchdog see the loop go round, and send events from time to time."""
+        """Show the watchdog that the loop goes on, and send events each `EVENTS_SECONDS`."""
         hub.call_repeatedly(TICK_SECONDS, c.intake.watchdog.tick)
         hub.call_repeatedly(EVENTS_SECONDS, c.flush_events)
 
     def info(self, c: Any) -> Any:
-        """Say how many jobs are held, and from which queues they come."""
+        """Return how many claims are held, and the queues they come from."""
         return {
             "prefetch_count": 0,
-            "claims": len(c.intake.held.job_ids()),
+            "claims": len(c.intake.held_claims.job_ids()),
             "queues": c.queue_patterns,
         }
 

@@ -1,4 +1,4 @@
-"""What this host and its Redis can do, one finding a fact, each with its fix; preflight and doctor choose among them."""
+"""Checks of this host and its Redis, for preflight and doctor: one finding a fact, each with its fix."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import redis
 from sandfleet_config.errors import SandboxError
-from sandfleet_config.words import format_bytes
+from sandfleet_config.units import format_bytes
 
 from sandfleet_worker.host import connect
 from sandfleet_worker.sandbox.cgroup.tree import find_tree
@@ -248,7 +248,7 @@ def check_open_files(fitting: DescriptorNeed, wanted_spares: int) -> Finding:
 
 
 def check_memory(budget: MemoryBudget, ceiling_bytes: int) -> Finding:
-    """How much memory jobs may have together, by what, and whether that is enough for one of the largest."""
+    """Find the memory that jobs may have together, its source, and whether one of the largest jobs fits."""
     name, detail = "memory for jobs", f"{budget.job_bytes >> 20} MiB by their limits, {budget.describe()}"
     if budget.job_bytes >= ceiling_bytes:
         return Finding(name, State.OK, detail)

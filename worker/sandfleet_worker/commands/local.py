@@ -12,7 +12,7 @@ import socket
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import redis
 from pydantic import SecretStr
@@ -33,6 +33,7 @@ DRAIN_SECONDS = 10.0
 WORKER = "worker"
 FLOWER_USER = "sandfleet"
 ADDRESS = "127.0.0.1"
+HANDLED_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class LocalFailed(Exception):
@@ -53,8 +54,7 @@ def run_local(settings: WorkerSettings, flower_port: int | None) -> int:
         msg = "SANDFLEET_REDIS_URL is set, and `local` brings its own Redis: unset it, or run sandfleet-worker start"
         raise LocalFailed(msg)
     children: list[Child] = []
-    signals = _Signals(children)
-    with contextlib.suppress(Interrupted), _exclusive(settings.local_dir), contextlib.ExitStack() as parts:
+    with _Signals(children) as signals, _exclusive(settings.local_dir), contextlib.ExitStack() as parts:
         try:
             children.append(_start_redis(settings, parts))
             settings = settings.model_copy(update={"redis_url": SecretStr(_socket_url(settings))})
@@ -76,13 +76,26 @@ def run_local(settings: WorkerSettings, flower_port: int | None) -> int:
 class _Signals:
     """SIGINT and SIGTERM: the first raises `Interrupted`, each later one takes the running jobs back at once.
 
-    No second one raises, and none does while the stack ends: what ends it must not be interrupted half way.
+    No second one raises, and none does while the stack ends: its end must not be interrupted half way.
+    Leaving the context swallows `Interrupted`, and both signals are ignored from then on. Python would
+    restore their default action while it shuts down, and a late signal would kill this process.
     """
 
     def __init__(self, children: list[Child]) -> None:
         self._children, self.is_ending = children, False
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in HANDLED_SIGNALS:
             signal.signal(number, self._handle)
+
+    def __enter__(self) -> Self:
+        """Return the handlers, which are set already."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> bool:
+        """Ignore both signals from now on: everything has ended."""
+        self.is_ending = True
+        for number in HANDLED_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+        return kind is not None and issubclass(kind, Interrupted)
 
     def _handle(self, *_: object) -> None:
         if not self.is_ending:

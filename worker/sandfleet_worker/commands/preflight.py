@@ -1,4 +1,4 @@
-"""What must hold before a worker takes its first job."""
+"""Checks that must pass before a worker takes its first job."""
 
 from __future__ import annotations
 

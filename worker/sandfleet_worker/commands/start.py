@@ -1,4 +1,4 @@
-"""Run one worker in this process until it is told to stop."""
+"""Run one worker in this process until a signal ends it."""
 
 from __future__ import annotations
 

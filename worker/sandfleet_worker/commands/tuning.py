@@ -1,4 +1,4 @@
-"""What would make this host faster, for `doctor` to say. Nothing is ever set: a host is not ours alone.
+"""Findings of `doctor` about settings that would make this host faster. Nothing is set: a host is not ours alone.
 
 The figures come from docs/how-to/tune-a-host.md, which tells how they were measured and what each change costs.
 """

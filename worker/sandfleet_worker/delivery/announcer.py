@@ -1,4 +1,4 @@
-"""Says in Redis what this worker's host has, so that others know where a job can run; renewed while the worker lives."""
+"""Announces in Redis what this worker's host has, so that others know where a job can run."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
     from sandfleet_worker.delivery.ledger import Ledger
 
-LOOK_SECONDS = 0.5
-"""How often to look for what has changed, as an image that was added."""
+POLL_SECONDS = 0.5
+"""Poll interval for changes, such as a new image."""
 RENEW_SECONDS = 20.0
 TTL_SECONDS = 120
 
@@ -27,33 +27,37 @@ class HostFacts(NamedTuple):
 
 
 class Announcer:
-    """Tells what `read_facts` returns when it changes, and from time to time, in a thread of its own."""
+    """Announces the result of `read_facts` when it changes, and every `RENEW_SECONDS`, in a thread of its own."""
 
     def __init__(self, ledger: Ledger, read_facts: Callable[[], HostFacts], on_failure: Callable[[str], None]) -> None:
         self._ledger, self._read_facts = ledger, read_facts
-        self._told: HostFacts | None = None
-        self._told_at = 0.0
+        self._announced: HostFacts | None = None
+        self._announced_at = 0.0
         self._thread = SupervisedThread(
             "announcer",
             self._step,
             on_failure,
-            # Where the images cannot be read, jobs say so: that ends no worker.
+            # Where the images cannot be read, jobs end with that reason, and the worker goes on.
             can_pass=lambda error: can_pass(error) or isinstance(error, OSError),
             backoff=Backoff("announcements"),
         )
 
     def start(self) -> None:
-        """Tell for the first time, and go on; raises ``redis.RedisError`` if Redis is not there."""
+        """Announce for the first time, and go on.
+
+        Raises:
+            redis.RedisError: Redis is not there.
+        """
         self._step()
         self._thread.start()
 
     def stop(self) -> None:
-        """Tell no more: what was told goes with the lease."""
+        """Announce no more: the announcement ends with the lease."""
         self._thread.stop()
 
     def _step(self) -> float:
         facts, now = self._read_facts(), time.monotonic()
-        is_new = facts != self._told or now - self._told_at >= RENEW_SECONDS
+        is_new = facts != self._announced or now - self._announced_at >= RENEW_SECONDS
         if is_new and self._ledger.announce(facts.text, facts.images, TTL_SECONDS):
-            self._told, self._told_at = facts, now
-        return LOOK_SECONDS
+            self._announced, self._announced_at = facts, now
+        return POLL_SECONDS

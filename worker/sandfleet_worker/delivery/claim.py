@@ -1,4 +1,4 @@
-"""One job as a worker holds it, read from what the scripts tell of it."""
+"""A worker's claim on one job, as the Lua scripts return it."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import TypeAdapter, ValidationError
 from sandfleet_config.outcome import Attempt, replace_new_code
-from sandfleet_config.spec import DEFAULT_QUEUE_TTL_SECONDS
 
 if TYPE_CHECKING:
     from sandfleet_config.codes import ErrorCode
 
 DEFAULT_MAX_ATTEMPTS = 3
 MAX_STARTS = 20
-"""Starts of a job at most, charged or not: no job goes round for ever."""
+"""Most starts of a job, charged or not: without a limit a job could be started for ever."""
 _attempts: Final = TypeAdapter(tuple[Attempt, ...])
 
 
@@ -42,7 +41,7 @@ _FLAGS: Final = frozenset(flag.value.encode() for flag in Flag)
 
 @dataclass(frozen=True)
 class Claim:
-    """One job as a worker holds it; `claim_id` fences off everything later. `attempts` include this one if it starts."""
+    """A worker's claim on one job. `claim_id` is the fencing token. `attempts` include this one if it starts."""
 
     claim_id: str
     job_id: str
@@ -56,12 +55,10 @@ class Claim:
     """How many workers have died while the job waited for its start."""
     max_attempts: int = DEFAULT_MAX_ATTEMPTS
     suspect_seconds: float | None = None
-    """How long the job runs apart from others that may have killed their worker; None if it is no suspect."""
+    """How long the job may not run beside other suspects; None if it is none (it may have killed its worker)."""
     run: int = 1
-    reason: str = ""
-    """Why the job belongs to the dead letters when it ends; empty where it does not."""
-    told: float = field(default_factory=time.monotonic, compare=False)
-    """When Redis told of the last start, monotonic."""
+    started_monotonic: float = field(default_factory=time.monotonic, compare=False)
+    """When the answer about the last start came, by this process's monotonic clock."""
 
     @property
     def charged_count(self) -> int:
@@ -70,12 +67,12 @@ class Claim:
 
     @property
     def is_last_attempt(self) -> bool:
-        """Whether no other attempt may follow."""
+        """Whether this attempt is the last one that the job may have."""
         return self.charged_count >= self.max_attempts or (bool(self.attempts) and self.is_last_start)
 
     @property
     def is_last_start(self) -> bool:
-        """Whether no other attempt may follow although this one is not charged."""
+        """Whether this attempt is the last one even if it is not charged."""
         return self.max_attempts == 1 or len(self.attempts) >= MAX_STARTS
 
     def describe_limit(self) -> str:
@@ -87,14 +84,14 @@ class Claim:
         return f"no try is left ({self.charged_count} of {self.max_attempts})"
 
     def end_attempts(self, code: ErrorCode) -> tuple[Attempt, ...]:
-        """Return the attempts, the last one ended with `code` if this claim is one; an earlier end stays as it is.
+        """Return the attempts, the last one ended with `code` if it is this claim's; earlier ends do not change.
 
         The end is by Redis's clock, as the start is: this host's may be wrong, or be set meanwhile.
         """
         if not self.is_started:
             return self.attempts
         last = self.attempts[-1]
-        ended = last.started + timedelta(seconds=time.monotonic() - self.told)
+        ended = last.started + timedelta(seconds=time.monotonic() - self.started_monotonic)
         return (*self.attempts[:-1], replace(last, code=code, ended=ended))
 
     @property
@@ -104,20 +101,8 @@ class Claim:
         return is_own and bool(self.attempts) and self.attempts[-1].ended is None
 
 
-@dataclass(frozen=True)
-class PutBack:
-    """Why a host cannot run a job that it has claimed, for people, and what of the job a record of a stock producer lacks.
-
-    `needs` is JSON, as a submit leaves it. `queue_ttl_seconds` is how long it may wait in the queue.
-    """
-
-    text: str
-    needs: str
-    queue_ttl_seconds: float = DEFAULT_QUEUE_TTL_SECONDS
-
-
 def parse_claim(claim_id: str, *facts: bytes) -> Claim:
-    """Read the facts that `claim.lua` and `reap.lua` tell of a job. A record that a stranger has spoilt tells nothing."""
+    """Parse what `claim.lua` and `reap.lua` return of a job; unreadable fields of a forged record get their defaults."""
     job_id, flag, message, queue, attempts, max_attempts, run, *suspect_ms = facts
     return Claim(
         claim_id,
@@ -133,11 +118,13 @@ def parse_claim(claim_id: str, *facts: bytes) -> Claim:
 
 
 def parse_suspect(text: bytes = b"") -> float | None:
+    """Return the milliseconds in `text` as seconds; None where it is empty or no number."""
     milliseconds = parse_number(text)
     return None if milliseconds is None else milliseconds / 1000
 
 
 def parse_number(text: bytes) -> int | None:
+    """Return the number of at most nine digits in `text`, or None."""
     return int(text) if text.isdigit() and len(text) < 10 else None  # noqa: PLR2004
 
 

@@ -21,26 +21,28 @@ if TYPE_CHECKING:
     import redis
 
     from sandfleet_worker.delivery.claim import Claim
-    from sandfleet_worker.delivery.held_claims import Held
+    from sandfleet_worker.delivery.held_claims import HeldClaims
     from sandfleet_worker.delivery.host_slots import HostSlots, Slot
     from sandfleet_worker.delivery.ledger import Ledger
-    from sandfleet_worker.delivery.queue_rotation import Turns
+    from sandfleet_worker.delivery.queue_rotation import QueueRotation
     from sandfleet_worker.delivery.redis_memory import RedisMemory
 
 log = logging.getLogger(__name__)
 
-LOOK_SECONDS = 0.25
-"""How often an idle worker looks by itself: stock producers wake nobody."""
+POLL_SECONDS = 0.25
+"""Poll interval of an idle worker: stock producers do not wake workers."""
 LATE_SECONDS = 0.05
 QUEUES_SECONDS = 1.0
 WAKE_KEY = f"{KEY_PREFIX}wake"
 
 
 class Claimer:
-    """Claims jobs in a thread of its own and calls `receive` with each. It uses no channel, so none can lose a job.
+    """Claims jobs in a thread of its own and calls `receive` with each.
 
-    `on_unstarted` settles a claim that `receive` failed to start, and `on_failure` hears that the thread has failed; both are
-    called in the claimer's thread.
+    It does not use kombu channels, so a dropped connection cannot lose a job.
+
+    `on_unstarted` settles a claim that `receive` failed to start. `on_failure` is called with the reason
+    if the thread fails. Both are called in the claimer's thread.
     """
 
     def __init__(
@@ -48,8 +50,8 @@ class Claimer:
         client: redis.Redis,
         ledger: Ledger,
         slots: HostSlots,
-        held: Held,
-        turns: Turns,
+        held_claims: HeldClaims,
+        rotation: QueueRotation,
         *,
         memory: RedisMemory,
         is_stopping: Callable[[], bool],
@@ -57,7 +59,7 @@ class Claimer:
         on_failure: Callable[[str], None],
     ) -> None:
         self._redis: Any = client
-        self._ledger, self._slots, self._held, self._turns = ledger, slots, held, turns
+        self._ledger, self._slots, self._held_claims, self._rotation = ledger, slots, held_claims, rotation
         self._memory = memory
         self._is_told_to_stop, self._on_unstarted = is_stopping, on_unstarted
         self._receive: Callable[[Claim], None] | None = None
@@ -65,11 +67,11 @@ class Claimer:
         self._thread = SupervisedThread("claimer", self._step, on_failure, can_pass=can_pass, backoff=Backoff("claims"))
         self._is_paused = threading.Event()
         self._claim_id = ""
-        self._is_short = False
+        self._lacks_memory = False
         self._queues_read = 0.0
         self._last_wake: bytes | None = None
         self.progressed = time.monotonic()
-        """When it last went on: it does several times a second, but where one call to Redis takes longer."""
+        """When it last made progress (monotonic): several times a second, unless a call to Redis takes longer."""
 
     @property
     def is_started(self) -> bool:
@@ -113,8 +115,8 @@ class Claimer:
         return self._thread.stopping.is_set() or self._is_told_to_stop()
 
     def _step(self) -> float | None:
-        """Claim one job and hand it on, or look for one in vain; return how long to pause."""
-        if not self._wait_for_room():
+        """Claim one job, if there is one, and hand it on; return how long to pause."""
+        if not self._wait_for_capacity():
             return 0.0
         slot, claim = None, None
         try:
@@ -122,38 +124,38 @@ class Claimer:
             if slot is not None and not self._is_stopping() and not self._is_paused.is_set():
                 claim = self._claim(slot)
         except LeaseLost:
-            return LOOK_SECONDS  # the lease's thread hears it too, and ends the worker
+            return POLL_SECONDS  # the lease's thread ends the worker
         except LeaseLate:
             return LATE_SECONDS
         finally:
             if claim is None:
                 if slot is not None:
                     slot.release(was_used=False)
-                self._held.leave_room()
+                self._held_claims.return_capacity()
         if claim is not None:
             self._hand_on(claim)
-        if self._is_short:
-            # An end on this host makes room, and none of what Redis tells.
-            self._is_short = False
-            self._slots.wait_for_release(LOOK_SECONDS)
+        if self._lacks_memory:
+            # Only the end of a job on this host frees memory; Redis does not wake us for it.
+            self._lacks_memory = False
+            self._slots.wait_for_release(POLL_SECONDS)
         elif claim is None and slot is not None:
             self._wait()
         return None
 
     def wait_for_memory(self) -> None:
         """Let the next claim wait for an end on this host; called by `receive`."""
-        self._is_short = True
+        self._lacks_memory = True
 
-    def _wait_for_room(self) -> bool:
-        """Take one of the worker's places; return False where it stops first."""
+    def _wait_for_capacity(self) -> bool:
+        """Wait until this worker may hold one more claim; return False where it stops first."""
         while True:
             self._progress()
             if self._is_stopping():
                 self._thread.tell_to_stop()
                 return False
             if self._is_paused.is_set() or self._memory.is_high():
-                self._thread.stopping.wait(LOOK_SECONDS)
-            elif self._held.wait_room(LOOK_SECONDS):
+                self._thread.stopping.wait(POLL_SECONDS)
+            elif self._held_claims.take_capacity(POLL_SECONDS):
                 return True
 
     def _claim(self, slot: Slot) -> Claim | None:
@@ -166,13 +168,13 @@ class Claimer:
         while not self._is_stopping():
             self._progress()
             if time.monotonic() - self._queues_read > QUEUES_SECONDS:
-                self._turns.update(self._ledger.read_queues())
+                self._rotation.update(self._ledger.read_queues())
                 self._queues_read = time.monotonic()
             self._slots.expect_release()
-            claim, may_be_more = self._ledger.claim(self._claim_id, self._turns.names(), self._facts())
-            self._is_short = self._ledger.is_short
+            claim, may_be_more = self._ledger.claim(self._claim_id, self._rotation.names(), self._facts())
+            self._lacks_memory = self._ledger.lacks_memory
             if claim is not None:
-                self._held.add(claim, slot)
+                self._held_claims.add(claim, slot)
                 self._claim_id = ""
                 return claim
             if not may_be_more:
@@ -180,19 +182,19 @@ class Claimer:
         return None
 
     def _facts(self) -> dict[str, object]:
-        """Return what this worker can take now."""
+        """Return what this worker can take now: see claim.lua."""
         facts: dict[str, object] = {}
-        memory = self._slots.read_memory()
+        memory = self._slots.last_memory  # of the moment at which the slot was taken
         if memory is not None:
-            facts["free"] = max(0, memory.free - self._held.count_wanted_bytes())
-        if self._held.holds_suspect():
+            facts["free"] = max(0, memory.free - self._held_claims.count_wanted_bytes())
+        if self._held_claims.holds_suspect():
             facts["holds_suspect"] = True
         return facts
 
     def _hand_on(self, claim: Claim) -> None:
         assert self._receive is not None
         try:
-            self._turns.served(claim.queue)
+            self._rotation.served(claim.queue)
             self._receive(claim)
         except Exception as error:
             extra = {"action": "receive_failed", "job_id": claim.job_id}
@@ -200,15 +202,15 @@ class Claimer:
             self._on_unstarted(claim, error)
 
     def _wait(self) -> None:
-        """Sleep until a producer wakes everybody, or it is time to look."""
+        """Sleep until a submit wakes the workers, or for `POLL_SECONDS`."""
         try:
             if self._last_wake is None:
                 newest = self._redis.xrevrange(WAKE_KEY, count=1)
                 self._last_wake = newest[0][0] if newest else b"0-0"
-            answer = self._redis.xread({WAKE_KEY: self._last_wake}, block=round(LOOK_SECONDS * 1000))
+            answer = self._redis.xread({WAKE_KEY: self._last_wake}, block=round(POLL_SECONDS * 1000))
         except REDIS_ERRORS:
             self._last_wake = None
-            self._thread.stopping.wait(LOOK_SECONDS)
+            self._thread.stopping.wait(POLL_SECONDS)
             return
         if answer:
             entries = next(iter(answer.values())) if isinstance(answer, dict) else answer[0][1]

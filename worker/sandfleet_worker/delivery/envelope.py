@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class ClaimedMessage(Message):
-    """A message that no channel holds: `finish` and `requeue` have settled it, so an ack or a reject means nothing."""
+    """A message without a kombu channel. `Intake.settle` settles its claim, so ack and reject do nothing."""
 
     is_json = True
     """False for a message that Python cannot read."""

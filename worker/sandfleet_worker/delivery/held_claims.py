@@ -1,4 +1,4 @@
-"""What this worker holds: its claims, each with its slot and the time by which its sandbox must be gone."""
+"""The claims of this worker, each with its slot and the time by which its sandbox must be gone."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LONGEST_WAIT_SECONDS = 3600.0
 
 @dataclass
 class _Entry:
-    """One claim; `latest_end` is monotonic, None where nobody has said yet or the sandbox is gone."""
+    """One claim. `latest_end` is monotonic; None where it is not known yet, or the sandbox is gone."""
 
     claim: Claim
     slot: Slot | None
@@ -25,7 +25,7 @@ class _Entry:
     within_seconds: float | None = None
     memory_bytes: int = 0
     is_running: bool = True
-    may_lend: bool = False
+    may_give_back: bool = False
     started: float = field(default_factory=time.monotonic)
 
     def is_suspect(self, margin_seconds: float) -> bool:
@@ -41,7 +41,7 @@ class _Entry:
         return slot
 
 
-class Held:
+class HeldClaims:
     """The claims that this worker runs; safe for threads.
 
     `suspect_margin_seconds` should be the time between two beats of the lease. Whoever takes over from a dead worker knows only
@@ -50,99 +50,98 @@ class Held:
 
     def __init__(self, limit: int, suspect_margin_seconds: float = 0.0) -> None:
         self._suspect_margin_seconds = suspect_margin_seconds
-        self._room = threading.Semaphore(limit)
+        self._capacity = threading.Semaphore(limit)
         self._lock = threading.Lock()
-        self._held: dict[str, _Entry] = {}
+        self._entries: dict[str, _Entry] = {}
 
-    def wait_room(self, timeout_seconds: float) -> bool:
-        """Take one of the worker's own places, or return False."""
-        return self._room.acquire(timeout=timeout_seconds)
+    def take_capacity(self, timeout_seconds: float) -> bool:
+        """Wait to hold one more claim, within the worker's `concurrency`; return False where it holds as many."""
+        return self._capacity.acquire(timeout=timeout_seconds)
 
-    def leave_room(self) -> None:
-        """Give back a place for which there was no claim."""
-        self._room.release()
+    def return_capacity(self) -> None:
+        """Undo `take_capacity`: there was no claim."""
+        self._capacity.release()
 
     def add(self, claim: Claim, slot: Slot) -> None:
-        """Hold `claim` in the place that was taken."""
+        """Hold `claim` with `slot`, after `take_capacity`."""
         with self._lock:
-            self._held[claim.claim_id] = _Entry(claim, slot)
+            self._entries[claim.claim_id] = _Entry(claim, slot)
 
     def expect_end(self, claim: Claim, within_seconds: float) -> None:
         """Note that the job's sandbox must be gone by then, whatever happens to it; later, the job hangs."""
         with self._lock:
-            found = self._held.get(claim.claim_id)
+            found = self._entries.get(claim.claim_id)
             if found:
                 found.within_seconds, found.latest_end = within_seconds, time.monotonic() + within_seconds
 
     def wait(self, claim: Claim) -> None:
-        """Note that the job waits: until it starts, another time is its limit."""
+        """Note that the job waits for its start, for `LONGEST_WAIT_SECONDS` at most."""
         with self._lock:
-            if found := self._held.get(claim.claim_id):
-                found.claim, found.may_lend = claim, True
+            if found := self._entries.get(claim.claim_id):
+                found.claim, found.may_give_back = claim, True
                 found.latest_end = time.monotonic() + LONGEST_WAIT_SECONDS
 
-    def lend_slot(self, claim: Claim) -> None:
+    def give_back_slot(self, claim: Claim) -> None:
         """Free the slot of a job that waits long."""
         with self._lock:
-            found = self._held.get(claim.claim_id)
-            slot = found.take_slot() if found and found.may_lend else None
+            found = self._entries.get(claim.claim_id)
+            slot = found.take_slot() if found and found.may_give_back else None
         if slot:
             slot.release()
 
     def end_wait(self, claim: Claim) -> bool:
-        """Lend the job's slot no more; return whether it needs another one, for which it waits as long as others' jobs last."""
+        """Keep the slot from now on; return whether it was given back, so that the job needs another one."""
         with self._lock:
-            found = self._held.get(claim.claim_id)
+            found = self._entries.get(claim.claim_id)
             if found:
-                found.may_lend = False
+                found.may_give_back = False
                 if found.slot is None:
                     found.latest_end = None
             return found is not None and found.slot is None
 
     def count_wanted_bytes(self) -> int:
-        """Return how much memory jobs need that have lent their slots and want to go on: new jobs leave it to them."""
+        """Return the memory of jobs that gave their slots back and want to go on: new jobs leave it to them."""
         with self._lock:
-            entries = list(self._held.values())
+            entries = list(self._entries.values())
             return sum(
-                entry.memory_bytes for entry in entries if entry.is_running and not (entry.slot or entry.may_lend)
+                entry.memory_bytes for entry in entries if entry.is_running and not (entry.slot or entry.may_give_back)
             )
 
-    def put_slot(self, claim: Claim, slot: Slot) -> bool:
-        """Give the job a slot in place of the one that was lent; return False, and free it, where its memory is not free."""
+    def set_slot(self, claim: Claim, slot: Slot) -> bool:
+        """Give the job another slot; free that slot and return False where the job's memory is not free."""
         with self._lock:
-            found = self._held.get(claim.claim_id)
+            found = self._entries.get(claim.claim_id)
         if found and (not found.memory_bytes or slot.reserve(found.memory_bytes)):
             with self._lock:
-                if claim.claim_id in self._held:
+                if claim.claim_id in self._entries:
                     found.slot, found.latest_end = slot, time.monotonic() + LONGEST_WAIT_SECONDS
                     return True
         slot.release(was_used=False)
         return found is None
 
     def start(self, claim: Claim) -> None:
-        """Note that a job that has waited starts: its time counts from now."""
+        """Note that a job that has waited starts: its limits count from now."""
         with self._lock:
-            if found := self._held.get(claim.claim_id):
+            if found := self._entries.get(claim.claim_id):
                 found.claim, found.started = claim, time.monotonic()
                 found.latest_end = None if found.within_seconds is None else found.started + found.within_seconds
 
     def find(self, claim_id: str) -> Claim | None:
         """Return the claim with this id."""
         with self._lock:
-            found = self._held.get(claim_id)
+            found = self._entries.get(claim_id)
         return found.claim if found else None
 
-    def replace(self, claim: Claim) -> None:
-        """Put `claim` in the place of the one with its id: more is known about it now."""
+    def limit_attempts(self, claim: Claim) -> None:
+        """Note the `max_attempts` of `claim`, which was read from the job's spec."""
         with self._lock:
-            found = self._held.get(claim.claim_id)
-            if found:
+            if found := self._entries.get(claim.claim_id):
                 found.claim = claim
 
     def reserve(self, claim: Claim, memory_bytes: int) -> bool:
         """Reserve memory of the host for the claim's slot; return False where there is not so much."""
         with self._lock:
-            found = self._held.get(claim.claim_id)
+            found = self._entries.get(claim.claim_id)
             slot = found.slot if found else None
         if found is None or slot is None or not slot.reserve(memory_bytes):
             return False
@@ -150,9 +149,9 @@ class Held:
         return True
 
     def free_slot(self, claim: Claim) -> None:
-        """Free the host's slot: the sandbox is gone, only the outcome is on its way, and Redis may let it wait."""
+        """Free the host's slot: the sandbox is gone, and recording the outcome may take long."""
         with self._lock:
-            found = self._held.get(claim.claim_id)
+            found = self._entries.get(claim.claim_id)
             if found:
                 found.is_running, found.latest_end = False, None
             slot = found.take_slot() if found else None
@@ -160,43 +159,43 @@ class Held:
             slot.release()
 
     def remove(self, claim: Claim) -> None:
-        """Forget a claim that is settled, with its slot and place; once."""
+        """Hold a settled claim no more, and free its slot; once."""
         with self._lock:
-            found = self._held.pop(claim.claim_id, None)
+            found = self._entries.pop(claim.claim_id, None)
             slot = found.take_slot() if found else None
         if slot:
             slot.release()
         if found:
-            self._room.release()
+            self._capacity.release()
 
     def claims(self) -> list[Claim]:
         """Return the claims held."""
         with self._lock:
-            return [entry.claim for entry in self._held.values()]
+            return [entry.claim for entry in self._entries.values()]
 
     def holds_suspect(self) -> bool:
         """Whether one of the jobs may have killed an earlier worker, and has not outlived that run yet."""
         with self._lock:
-            return any(entry.is_suspect(self._suspect_margin_seconds) for entry in self._held.values())
+            return any(entry.is_suspect(self._suspect_margin_seconds) for entry in self._entries.values())
 
     def job_ids(self) -> list[str]:
         """Return the jobs held."""
         with self._lock:
-            return [entry.claim.job_id for entry in self._held.values()]
+            return [entry.claim.job_id for entry in self._entries.values()]
 
     def waiting_job_ids(self) -> list[str]:
         """Return the jobs that wait and have not started."""
         with self._lock:
-            return [entry.claim.job_id for entry in self._held.values() if entry.claim.is_waiting]
+            return [entry.claim.job_id for entry in self._entries.values() if entry.claim.is_waiting]
 
     def running_job_ids(self) -> list[str]:
         """Return the jobs whose sandboxes are not gone yet."""
         with self._lock:
-            return [entry.claim.job_id for entry in self._held.values() if entry.is_running]
+            return [entry.claim.job_id for entry in self._entries.values() if entry.is_running]
 
     def overdue_job_ids(self) -> list[str]:
         """Return the jobs whose sandboxes should be gone by now."""
         now = time.monotonic()
         with self._lock:
-            entries = list(self._held.values())
+            entries = list(self._entries.values())
         return [entry.claim.job_id for entry in entries if entry.latest_end is not None and entry.latest_end < now]

@@ -1,4 +1,4 @@
-"""How jobs come to this worker and leave it: lease, claimer, sweeper and watchdog as one thing with a start and an end."""
+"""Lease, claimer, sweeper and watchdog of one worker, as one object with a start and an end."""
 
 from __future__ import annotations
 
@@ -8,24 +8,22 @@ import os
 import threading
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING
-
-from sandfleet_config.codes import ErrorCode
-from sandfleet_config.outcome import Outcome
+from typing import TYPE_CHECKING, TypeVar
 
 from sandfleet_worker.delivery.announcer import Announcer
 from sandfleet_worker.delivery.claim import Claim, Refused
 from sandfleet_worker.delivery.claimer import Claimer
-from sandfleet_worker.delivery.held_claims import Held
+from sandfleet_worker.delivery.held_claims import HeldClaims
 from sandfleet_worker.delivery.lease import BEATS_PER_LEASE, Lease
 from sandfleet_worker.delivery.ledger import Ledger
-from sandfleet_worker.delivery.outages import REDIS_ERRORS, NotHeard, call_until_heard
-from sandfleet_worker.delivery.queue_rotation import Turns
+from sandfleet_worker.delivery.outages import REDIS_ERRORS, NotAnswered, call_until_answered
+from sandfleet_worker.delivery.queue_rotation import QueueRotation
 from sandfleet_worker.delivery.redis_memory import RedisMemory
+from sandfleet_worker.delivery.settlement import FailedAttempt
 from sandfleet_worker.delivery.sweeper import Sweeper
 from sandfleet_worker.delivery.watchdog import Watchdog
 from sandfleet_worker.delivery.worker_exit import EXIT_LOST, EXIT_STALLED, WorkerExit
-from sandfleet_worker.system.supervised_thread import Backoff, is_resource_error
+from sandfleet_worker.system.supervised_thread import Backoff
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -34,24 +32,24 @@ if TYPE_CHECKING:
     from sandfleet_config.settings import WorkerSettings
 
     from sandfleet_worker.delivery.announcer import HostFacts
-    from sandfleet_worker.delivery.claim import PutBack
     from sandfleet_worker.delivery.host_slots import HostSlots
-    from sandfleet_worker.delivery.ledger import Identity
+    from sandfleet_worker.delivery.identity import Identity
+    from sandfleet_worker.delivery.settlement import PutBack, Settlement
 
 __all__ = ["EXIT_LOST", "TIMEOUT_SECONDS", "Intake"]
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
-UNRUN_DELAY_SECONDS = 1.0
 TIMEOUT_SECONDS = 15.0
-"""How long to wait for an answer of Redis: an outcome of many MiB takes its time."""
+"""Timeout of a call to Redis: an outcome of many MiB takes its time."""
 
 
 class Intake:
-    """One worker's hold on its jobs. `stop` ends the claims, `close` everything.
+    """Takes jobs from Redis and settles them. `stop` ends the claims, `close` everything.
 
-    `connect` makes a client that waits so many seconds for an answer. The lease has its own, so that no big transfer delays a
-    beat, and with less patience: where packets vanish, only a new try finds out that they come through again. `read_facts` says
-    what this host has; without it nothing is announced.
+    `connect` returns a client with a timeout in seconds. The lease has a client of its own, so that a
+    large transfer does not delay a beat, with a shorter timeout: where packets get lost, only a new
+    try finds out that they arrive again. `read_facts` describes this host; None announces nothing.
     """
 
     def __init__(
@@ -64,50 +62,63 @@ class Intake:
         *,
         read_facts: Callable[[], HostFacts] | None = None,
     ) -> None:
-        self._settings = settings
+        self._settings, self._identity = settings, identity
         self.exit = WorkerExit(settings.drain_seconds, leave)
         shared, for_claims = connect(TIMEOUT_SECONDS), connect(TIMEOUT_SECONDS)
         for_lease = connect(min(TIMEOUT_SECONDS, settings.lease_seconds))
         self._clients = (shared, for_claims, for_lease)
-        self.ledger = Ledger(shared, identity, settings.result_ttl_seconds)
-        self.held = Held(settings.concurrency, settings.lease_seconds / BEATS_PER_LEASE)
+        self.ledger = self._new_ledger(shared)
+        self.held_claims = HeldClaims(settings.concurrency, settings.lease_seconds / BEATS_PER_LEASE)
+        self._given_up = threading.Event()
         self._is_stopping: Callable[[], bool] = lambda: False
         self._end_job: Callable[[Sequence[str]], None] | None = None
         self._end_all: Callable[[], None] | None = None
         self._must_end_jobs = False
-        self.lease = Lease(
-            Ledger(for_lease, identity, settings.result_ttl_seconds),
-            settings.lease_seconds,
-            claims=self.held.claims,
-            on_cancelled=self._on_cancelled,
-            on_lost=self._on_lost,
-            on_failure=self._on_lease_failure,
-        )
-        self.claimer = Claimer(
-            for_claims,
-            Ledger(for_claims, identity, settings.result_ttl_seconds),
-            slots,
-            self.held,
-            Turns(settings.queue, settings.queues),
-            memory=RedisMemory(for_claims, settings.claim_memory_percent),
-            is_stopping=lambda: self.lease.is_lost or self._is_stopping(),
-            on_unstarted=self._settle_unstarted,
-            on_failure=self.exit.drain,
-        )
+        self.lease = self._new_lease(for_lease)
+        self.claimer = self._new_claimer(for_claims, slots)
         self.announcer = read_facts and Announcer(self.ledger, read_facts, self.exit.drain)
         self.sweeper = Sweeper(self.ledger, self.lease, settings.max_spec_bytes, self.exit.drain)
         self.watchdog = Watchdog(
             self.lease,
             self.claimer,
-            self.held,
+            self.held_claims,
             settings.drain_seconds,
             abandon=self.exit.abandon,
             on_failure=self.exit.drain,
         )
-        self._given_up = threading.Event()
+
+    def _new_ledger(self, client: redis.Redis) -> Ledger:
+        return Ledger(client, self._identity, self._settings.result_ttl_seconds)
+
+    def _new_lease(self, client: redis.Redis) -> Lease:
+        return Lease(
+            self._new_ledger(client),
+            self._settings.lease_seconds,
+            claims=self.held_claims.claims,
+            on_cancelled=self._on_cancelled,
+            on_lost=self._on_lost,
+            on_failure=self._on_lease_failure,
+        )
+
+    def _new_claimer(self, client: redis.Redis, slots: HostSlots) -> Claimer:
+        return Claimer(
+            client,
+            self._new_ledger(client),
+            slots,
+            self.held_claims,
+            QueueRotation(self._settings.queue, self._settings.queues),
+            memory=RedisMemory(client, self._settings.claim_memory_percent),
+            is_stopping=lambda: self.lease.is_lost or self._is_stopping(),
+            on_unstarted=self._settle_unstarted,
+            on_failure=self.exit.drain,
+        )
 
     def open(self) -> None:
-        """Begin the lease; raises ``redis.RedisError`` if Redis is not there."""
+        """Begin the lease.
+
+        Raises:
+            redis.RedisError: Redis is not there.
+        """
         self.lease.start()
         if self.announcer:
             self.announcer.start()
@@ -135,12 +146,12 @@ class Intake:
             self._end_job(job_ids)
 
     def _on_lost(self) -> None:
-        # First of all, and even if the consumer has not started: no worker without a lease lives on.
+        # First, and also before the consumer has started: a worker without a lease must end.
         self.exit.withdraw("the lease is lost", EXIT_LOST)
         self._end_jobs()
 
     def _on_lease_failure(self, why: str) -> None:
-        """End: nobody renews the lease any more, and others take over what runs here when it ends."""
+        """End the worker: its lease is renewed no longer, so others take over its jobs soon."""
         self.exit.withdraw(why, EXIT_STALLED)
         self._end_jobs()
 
@@ -150,16 +161,16 @@ class Intake:
             self._end_all()
 
     def stop(self) -> None:
-        """Claim no more; what runs goes on, and the lease with it."""
+        """Claim no more; running jobs and the lease go on."""
         self.watchdog.stop()
         self.claimer.stop()
 
     def give_up(self) -> None:
-        """Let nothing wait for Redis any longer: what cannot be settled now is taken over by others."""
+        """Wait for Redis no longer: others take over the claims that are not settled by then."""
         self._given_up.set()
 
     def close(self) -> None:
-        """End everything; jobs that are still held are taken over by others at once."""
+        """End everything; others take over the claims that are still held at once."""
         self.stop()
         if self.announcer:
             self.announcer.stop()
@@ -168,51 +179,36 @@ class Intake:
         for client in self._clients:
             client.close()
 
-    def limit_attempts(self, claim: Claim, max_attempts: int) -> None:
-        """Note what the spec of a stock producer's job says; an outage is waited for, however long, but not past `give_up`."""
-        backoff = Backoff("start", subject=f"job {claim.job_id} waits for Redis before its start")
-        with contextlib.suppress(NotHeard):
-            call_until_heard(lambda: self.ledger.limit_attempts(claim, max_attempts), backoff, self._given_up.wait)
+    def limit_attempts(self, claim: Claim, max_attempts: int) -> Claim:
+        """Note how many attempts the spec of a stock producer's job allows; return the claim that says so."""
+        known = replace(claim, max_attempts=max_attempts)
+        with contextlib.suppress(NotAnswered):
+            self._call_before_start("start", claim, lambda: self.ledger.limit_attempts(claim, max_attempts))
+        self.held_claims.limit_attempts(known)
+        return known
 
     def note_wait(self, claim: Claim) -> bool:
-        """Note that the job waits and has not started; return False if it is not ours any more, or Redis does not hear it."""
-        backoff = Backoff("wait", subject=f"job {claim.job_id} waits for Redis before its start")
+        """Note that the job waits and has not started; return False if it is not ours any more, or after `give_up`."""
         try:
-            return call_until_heard(lambda: self.ledger.wait(claim), backoff, self._given_up.wait)
-        except NotHeard:
+            return self._call_before_start("wait", claim, lambda: self.ledger.wait(claim))
+        except NotAnswered:
             return False
 
     def start_job(self, claim: Claim) -> Claim | Refused:
         """Note that a job that waited starts; return its claim with the attempt, or why it may not start."""
-        backoff = Backoff("start", subject=f"job {claim.job_id} waits for Redis before its start")
         try:
-            return call_until_heard(lambda: self.ledger.start(claim), backoff, self._given_up.wait)
-        except NotHeard:
+            return self._call_before_start("start", claim, lambda: self.ledger.start(claim))
+        except NotAnswered:
             return Refused.FENCED
 
-    def tell_drained(self, claim: Claim) -> None:
-        """End the attempt of a job that may not start again, not charged; its outcome follows, and says so, too."""
-        backoff = Backoff("settle", subject=f"the end of job {claim.job_id} waits for Redis")
-        with contextlib.suppress(NotHeard):
-            call_until_heard(lambda: self.ledger.tell_drained(claim), backoff, self._given_up.wait)
+    def _call_before_start(self, name: str, claim: Claim, act: Callable[[], T]) -> T:
+        """Call `act` until Redis answers, through an outage of any length.
 
-    def settle(self, claim: Claim, act: Callable[[], bool]) -> bool:
-        """Call `act`, which finishes or requeues `claim`, until Redis has heard it, and forget the claim.
-
-        Returns whether the claim was still ours. An outage is waited for, however long, but not past `give_up`.
+        Raises:
+            NotAnswered: `give_up` was called.
         """
-        return self._settle(claim, act, self._given_up.wait)
-
-    def settle_unrun(self, claim: Claim, failure: Exception | None) -> None:
-        """Settle a job that ended without an outcome by a fault of ours, as a failed attempt.
-
-        Its claim must not stay, seen by nobody, under a lease that is kept: the job would be running for ever.
-        """
-        self._settle(claim, self._fail_attempt(claim, failure), self._given_up.wait)
-
-    def reserve(self, claim: Claim, memory_bytes: int) -> bool:
-        """Reserve memory of the host for a held claim; return False where there is not so much."""
-        return self.held.reserve(claim, memory_bytes)
+        backoff = Backoff(name, subject=f"job {claim.job_id} waits for Redis before its start")
+        return call_until_answered(act, backoff, self._given_up.wait)
 
     def has_other_host(self, needs: str, claim: Claim) -> bool:
         """Whether another live worker has what the claim's job needs; False where Redis does not say."""
@@ -221,62 +217,47 @@ class Intake:
         except REDIS_ERRORS:
             return False
 
-    def put_back(self, claim: Claim, why: PutBack, *, is_short: bool = False) -> None:
-        """Give a job back that this host cannot run; called in the claimer's thread. `is_short`: for want of memory."""
+    def put_back(self, claim: Claim, why: PutBack, *, lacks_memory: bool = False) -> None:
+        """Give a job back that this host cannot run (`lacks_memory`: now); called in the claimer's thread."""
         extra = {"action": "job_put_back", "job_id": claim.job_id}
         log.info("job %s is put back: %s", claim.job_id, why.text, extra=extra)
-        self.settle_in_claimer(claim, lambda: self.ledger.put_back(claim, why))
-        if is_short:
+        self.settle(claim, why, in_claimer=True)
+        if lacks_memory:
             self.claimer.wait_for_memory()
 
-    def settle_in_claimer(self, claim: Claim, act: Callable[[], bool]) -> bool:
-        """Settle in the claimer's thread, which must not wait for Redis once it is told to end."""
+    def settle(self, claim: Claim, how: Settlement, *, in_claimer: bool = False) -> bool:
+        """End `claim` in the way `how`, and hold it no more; return False if it is not ours any more.
 
-        def pause(seconds: float) -> bool:
-            return self._given_up.is_set() or self.claimer.pause_for(seconds)
-
-        return self._settle(claim, act, pause)
-
-    def _settle_unstarted(self, claim: Claim, failure: Exception) -> None:
-        self.settle_in_claimer(claim, self._fail_attempt(claim, failure))
-
-    def _fail_attempt(self, claim: Claim, failure: Exception | None) -> Callable[[], bool]:
-        """Return the call that counts the attempt, and queues the job for the next or ends it."""
-        code, text = ErrorCode.INTERNAL, "a fault in sandfleet itself: see the worker's log"
-        if failure is not None and is_resource_error(failure):
-            text = "the host had no descriptors, threads, memory or disk left to run the job: see the worker's log"
-            code = ErrorCode.HOST_RESOURCES
-
-        def act() -> bool:
-            started = self.ledger.start(claim) if claim.is_waiting else claim  # a try that failed counts
-            known = started if isinstance(started, Claim) else claim
-            if not known.is_last_attempt:
-                return self.ledger.retry(known, code, UNRUN_DELAY_SECONDS)
-            outcome = Outcome.of(code, known.job_id, text, attempts=known.end_attempts(code))
-            return self.ledger.finish(replace(known, reason=text), outcome)
-
-        return act
-
-    def _settle(self, claim: Claim, act: Callable[[], bool], pause: Callable[[float], bool]) -> bool:
+        Waits through an outage of Redis of any length, but not past `give_up`; the claimer's thread
+        (`in_claimer`) also waits no longer once the claims end. A claim that cannot be settled stays
+        under this worker's lease, so another worker takes it over.
+        """
+        pause = self._pause_claimer if in_claimer else self._given_up.wait
         extra = {"job_id": claim.job_id}
         backoff = Backoff("settle", subject=f"the end of job {claim.job_id} waits for Redis")
         try:
-            is_ours = call_until_heard(act, backoff, pause)
-        except NotHeard as error:
+            is_ours = call_until_answered(lambda: self.ledger.settle(claim, how), backoff, pause)
+        except NotAnswered as error:
             text = "job %s is left to others, Redis does not hear how it ended: %s"
             log.error(text, claim.job_id, error, extra=extra | {"action": "settle_failed"})  # noqa: TRY400
             return False
         finally:
-            self.held.remove(claim)
+            self.held_claims.remove(claim)
         if not is_ours:
             text = "job %s was taken over by another worker: what it did here does not count"
             log.warning(text, claim.job_id, extra=extra | {"action": "fenced"})
         return is_ours
 
+    def _pause_claimer(self, seconds: float) -> bool:
+        return self._given_up.is_set() or self.claimer.pause_for(seconds)
+
+    def _settle_unstarted(self, claim: Claim, failure: Exception) -> None:
+        self.settle(claim, FailedAttempt.of(failure), in_claimer=True)
+
     def wait_until_idle(self, timeout_seconds: float, is_hurried: Callable[[], bool]) -> bool:
         """Wait for every held job to be settled; return False when time is up, or the wait is `is_hurried`."""
         deadline = time.monotonic() + timeout_seconds
-        while self.held.job_ids():
+        while self.held_claims.job_ids():
             if time.monotonic() > deadline or is_hurried():
                 return False
             time.sleep(0.02)

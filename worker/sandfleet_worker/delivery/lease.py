@@ -1,4 +1,4 @@
-"""A worker's lease: one beat each third of it, whatever its jobs do, by Redis's clock."""
+"""A worker's lease by Redis's clock: renewed by one beat each third of it, whatever its jobs do."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ MAX_RETRY_SECONDS = 0.5
 class Lease:
     """Keeps this worker's lease in a thread of its own.
 
-    `claims` returns what runs here, `on_cancelled` hears which jobs of these somebody cancelled, `on_lost` that another worker
-    has taken over, and `on_failure` that the thread has failed; all are called in the lease's thread. An outage of Redis changes
-    nothing here: jobs run on, and the beats are tried until one succeeds.
+    All callbacks are called in the lease's thread: `claims` returns the claims of this worker,
+    `on_cancelled` gets those of their jobs that were cancelled, `on_lost` is called when another worker
+    has taken over, and `on_failure` when the thread fails. In an outage of Redis jobs run on, and a
+    beat is tried until one succeeds.
     """
 
     def __init__(
@@ -50,13 +51,17 @@ class Lease:
         self.is_lost = False
 
     def start(self) -> None:
-        """Begin the lease; raises ``redis.RedisError`` if Redis is not there."""
+        """Begin the lease.
+
+        Raises:
+            redis.RedisError: Redis is not there.
+        """
         self._ledger.register(self._seconds)
         self._steady_since = self._last = time.monotonic()
         self._thread.start()
 
     def stop(self) -> None:
-        """Beat no more, and give the lease up if Redis is there to hear it."""
+        """Beat no more, and give the lease up if Redis is there."""
         self._thread.stop()
         if self.is_lost:
             return
@@ -69,13 +74,13 @@ class Lease:
 
     @property
     def steady_seconds(self) -> float:
-        """How long every beat has succeeded without a gap; 0 in an outage."""
+        """Seconds for which each beat has succeeded in time; 0 in an outage."""
         since, now = self._steady_since, time.monotonic()
         return 0.0 if since is None or now - self._last > self._seconds else now - since
 
     @property
     def may_take_over(self) -> bool:
-        """Whether a silent worker is dead for sure: we, and Redis, have been there long enough for it to renew."""
+        """Whether a worker without a lease is surely dead: it had time to renew since we, and Redis, have been up."""
         if self.steady_seconds <= self._seconds:
             return False
         # Redis counts whole seconds.
@@ -103,7 +108,7 @@ class Lease:
         return max(0.0, self._seconds / BEATS_PER_LEASE - (time.monotonic() - began))
 
     def _restore(self, missing: Sequence[Claim]) -> None:
-        """Put back claims that somebody deleted; what has ended at this very moment is not there either, and stays away."""
+        """Put back claims that were deleted in Redis; a claim that has ended meanwhile is not put back."""
         for claim in missing:
             if self._ledger.restore(claim):
                 text = "the claim of job %s was deleted in Redis, and is put back"

@@ -1,55 +1,37 @@
-"""What one worker asks of Redis about its jobs, one Lua call each; every one may be repeated when its answer got lost."""
+"""Calls to Redis of one worker: about its lease, its queues and the jobs of dead workers. Each is one Lua script."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
-import os
 import secrets
 import time
-from dataclasses import dataclass, replace
-from functools import cache
-from importlib import resources
-from pathlib import Path
+from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-import redis
-from sandfleet_config.codes import ErrorCode
 from sandfleet_config.queues import CANCEL_TTL_SECONDS, KEY_PREFIX, check_queue, job_key
-from sandfleet_config.scripts import DEAD_TTL_SECONDS, MAX_DEAD_BYTES, MAX_DEAD_LETTERS, read_script, stored_result
-from sandfleet_config.words import OUTPUT_DROPPED
 
-from sandfleet_worker.delivery.claim import (
-    DEFAULT_MAX_ATTEMPTS,
-    Claim,
-    PutBack,
-    Refused,
-    parse_attempts,
-    parse_claim,
-    parse_number,
-    parse_suspect,
-)
-from sandfleet_worker.delivery.outages import REDIS_ERRORS
+from sandfleet_worker.delivery.claim import DEFAULT_MAX_ATTEMPTS, Claim, parse_attempts, parse_claim, parse_number
+from sandfleet_worker.delivery.claim_calls import ClaimCalls
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from sandfleet_config.outcome import Outcome
+    import redis
+
+    from sandfleet_worker.delivery.identity import Identity
 
 log = logging.getLogger(__name__)
 
-AVOID_SECONDS = 3.0
-"""How long a job that failed on a host waits for another host."""
 MAX_TAKEN = 32
-SWEPT_AT_ONCE = 100
+"""Claims of a dead worker that one call returns."""
+MAX_EXPIRED = 100
+"""Expired jobs that one call returns."""
 MAX_QUEUES = 1000
-"""How many names of queues a worker reads at a time. Of more it takes others each time, at random, so that each has its turn."""
-TELL_SECONDS = 1.0
-BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-DROPPED_FROM_BYTES = 4096
-"""Outputs that together are smaller are recorded even beyond maxmemory: the outcome itself takes a quarter of it."""
+"""How many names of queues one call reads. Of more it reads others each time, at random, so that each is read sooner or later."""
+LOG_SECONDS = 1.0
+"""Least time between two log lines about malformed messages."""
 
 
 class LeaseLost(Exception):
@@ -57,70 +39,19 @@ class LeaseLost(Exception):
 
 
 class LeaseLate(Exception):
-    """The lease has run out, and nobody has taken over yet: renew it first."""
+    """The lease has run out, and no worker has taken over yet: renew it first."""
 
 
-@dataclass(frozen=True)
-class Identity:
-    """One run of a worker process: its host, its name for people, the owner of its claims in Redis, and its host's boot."""
-
-    host: str
-    worker: str
-    owner: str
-    boot: str = ""
-    """Id of the host's boot: another one means that the host's power was cut, or that it was restarted. Empty is unknown."""
-
-    @classmethod
-    def new(cls, host: str) -> Identity:
-        """Name this process; a process id used again is another owner."""
-        return cls(host, f"{host}.{os.getpid()}", f"{host}:{os.getpid()}:{secrets.token_hex(6)}", _read_boot())
-
-
-def _read_boot() -> str:
-    """Return the id that the kernel drew when it booted (random(4)); empty where it tells none."""
-    try:
-        return BOOT_ID.read_text().strip()
-    except OSError:
-        return ""
-
-
-@cache
-def _read(name: str) -> str:
-    return resources.files("sandfleet_worker.delivery").joinpath("lua", f"{name}.lua").read_text()
-
-
-class Ledger:
-    """The claims, leases and endings of one worker in Redis. Every method may raise ``redis.RedisError``."""
+class Ledger(ClaimCalls):
+    """The calls of one worker: its lease, its queues, its claims. Every method may raise ``redis.RedisError``."""
 
     def __init__(self, client: redis.Redis, identity: Identity, result_ttl_seconds: int) -> None:
-        self._identity, self._ttl = identity, result_ttl_seconds
-        own = (
-            "register",
-            "beat",
-            "leave",
-            "requeue",
-            "reap",
-            "restore",
-            "limit_attempts",
-            "announce",
-            "drained",
-            "wait",
-            "start",
-        )
-        placing = ("claim", "other_host")
-        shared = ("finish", "cancel", "drop_dead")
-        texts = {name: _read(name) for name in own} | {name: read_script(name) for name in shared}
-        texts |= {name: _read("placing") + _read(name) for name in placing}
-        self._scripts: dict[str, Any] = {name: client.register_script(text) for name, text in texts.items()}
-        self._redis: Any = client
+        super().__init__(client, identity, result_ttl_seconds)
         self._malformed = self._kept = 0
-        self._told_malformed = float("-inf")
+        self._malformed_logged = float("-inf")
         self._are_queues_bounded = False
-        self.is_short = False
-        """Whether the last claim found a job that waits for memory of this host, and no other."""
-
-    def _call(self, name: str, *args: str | float | bytes) -> Any:
-        return self._scripts[name](keys=[], args=[KEY_PREFIX, *args])
+        self.lacks_memory = False
+        """Whether the last claim found only jobs that wait for memory of this host."""
 
     def register(self, lease_seconds: float) -> None:
         """Begin this worker's lease."""
@@ -139,10 +70,6 @@ class Ledger:
             raise LeaseLost
         cancelled, missing = found
         return [job_id.decode() for job_id in cancelled], [claim_id.decode() for claim_id in missing]
-
-    def restore(self, claim: Claim) -> bool:
-        """Put a deleted claim back; return False if the job is not ours any more."""
-        return bool(self._call("restore", self._identity.owner, claim.claim_id, claim.job_id, claim.message))
 
     def leave(self) -> int:
         """End the lease; return how many claims are left for others to take over."""
@@ -177,7 +104,7 @@ class Ledger:
         me = self._identity
         text = json.dumps({"max_attempts": DEFAULT_MAX_ATTEMPTS, "boot": me.boot, **facts})
         answer = self._call("claim", me.owner, claim_id, me.host, me.worker, text, *queues)
-        self.is_short = answer[0] == b"short"
+        self.lacks_memory = answer[0] == b"short"
         match answer[0]:
             case b"lost":
                 raise LeaseLost
@@ -185,94 +112,17 @@ class Ledger:
                 raise LeaseLate
             case state:
                 *found, malformed, kept = answer[1:]
-                self._tell_set_aside(malformed, kept)
+                self._log_malformed(malformed, kept)
                 return (parse_claim(claim_id, *found) if state == b"job" else None), state not in {b"none", b"short"}
 
-    def _tell_set_aside(self, malformed: int, kept: int) -> None:
-        """Log what was set aside, at most once in `TELL_SECONDS`: there may be a hundred thousand."""
+    def _log_malformed(self, malformed: int, kept: int) -> None:
+        """Log how many malformed messages were found, at most once in `LOG_SECONDS`: there may be 100,000."""
         self._malformed, self._kept = self._malformed + malformed, self._kept + kept
-        if self._malformed and time.monotonic() - self._told_malformed >= TELL_SECONDS:
-            self._told_malformed = time.monotonic()
+        if self._malformed and time.monotonic() - self._malformed_logged >= LOG_SECONDS:
+            self._malformed_logged = time.monotonic()
             text = "%d malformed messages were set aside, %d of them are kept as dead letters"
             log.warning(text, self._malformed, self._kept, extra={"action": "message_set_aside"})
             self._malformed = self._kept = 0
-
-    def finish(self, claim: Claim, outcome: Outcome, faults: Sequence[Mapping[str, str]] = ()) -> bool:
-        """Record how the job ended, in the dead letters too if its claim says why; return False if it is not ours any more.
-
-        Where Redis is at its maxmemory, the outcome is recorded without its output, and says so.
-        """
-        message = claim.message if claim.reason else b""
-        if claim.run != outcome.run:
-            outcome = outcome.model_copy(update={"run": claim.run})
-        before, after = (self._identity.owner, claim.claim_id), (claim.reason, message)
-        if outcome.output_bytes >= DROPPED_FROM_BYTES:
-            answer = self._finish(before, outcome, after, faults, droppable=True)
-            if answer >= 0:
-                return bool(answer)
-            log.warning(
-                "the output of job %s is dropped: Redis has no memory for %d bytes",
-                claim.job_id,
-                outcome.output_bytes,
-                extra={"action": "output_dropped", "job_id": claim.job_id},
-            )
-            outcome = outcome.without_output(OUTPUT_DROPPED)
-        return bool(self._finish(before, outcome, after, faults))
-
-    def end_queued(self, outcome: Outcome) -> bool:
-        """Record the end of a job that nobody has claimed; return False if it is not queued."""
-        return bool(self._finish(("", ""), outcome))
-
-    def _finish(
-        self,
-        holder: tuple[str, str],
-        outcome: Outcome,
-        dead: tuple[str, bytes] = ("", b""),
-        faults: Sequence[Mapping[str, str]] = (),
-        *,
-        droppable: bool = False,
-    ) -> int:
-        """Call the script; `holder` are owner and claim, `dead` reason and message for the dead letters."""
-        text, (reason, message) = stored_result(outcome, faults), dead
-        args = (*holder, outcome.job_id, outcome.code.value, text, self._ttl, reason, DEAD_TTL_SECONDS, message)
-        try:
-            answer = int(self._call("finish", *args, *(["droppable"] if droppable else [])))
-        except redis.exceptions.OutOfMemoryError:
-            if not droppable:
-                raise
-            answer = -1
-        if reason and answer >= 0:
-            # The end is recorded, whatever becomes of this: a sweep does the same within a minute.
-            with contextlib.suppress(*REDIS_ERRORS):
-                self.drop_stale_dead()
-        return answer
-
-    def retry(self, claim: Claim, code: ErrorCode, delay_seconds: float = 0.0, avoid_host: str = "") -> bool:
-        """End this attempt with `code` and queue the job for the next; return False if it is not ours any more."""
-        return self._requeue(claim, "retry", code.value, delay_seconds, avoid_host)
-
-    def release(self, claim: Claim) -> bool:
-        """Queue a job again that has started: its attempt is told, not charged; return False if it is not ours any more."""
-        return self._requeue(claim, "release", ErrorCode.WORKER_LOST.value, 0, "")
-
-    def give_back(self, claim: Claim) -> bool:
-        """Queue a job again that has not started, as if it had not been claimed; return False if it is not ours any more."""
-        return self._requeue(claim, "free", ErrorCode.WORKER_LOST.value, 0, "")
-
-    def tell_drained(self, claim: Claim) -> bool:
-        """End the attempt of a job that may not start again, not charged; return False if it is not ours any more."""
-        code = ErrorCode.WORKER_LOST.value
-        return bool(self._call("drained", self._identity.owner, claim.claim_id, claim.job_id, code))
-
-    def put_back(self, claim: Claim, why: PutBack, avoid_host: str = "") -> bool:
-        """Give back a job that this host cannot run, as if it had not been claimed; return False if it is not ours any more.
-
-        `avoid_host` leaves it to others for a while.
-        """
-        what = (self._identity.owner, claim.claim_id, claim.job_id, "putback", ErrorCode.WORKER_LOST.value)
-        when = (0, avoid_host, round(AVOID_SECONDS * 1000))
-        told = (why.text, why.needs, round(why.queue_ttl_seconds * 1000))
-        return bool(self._call("requeue", *what, *when, claim.message, *told))
 
     def has_other_host(self, needs: str, queue: str, job_id: str) -> bool:
         """Whether another live worker that takes jobs from `queue` has what a job needs, and did not put it back itself."""
@@ -281,11 +131,6 @@ class Ledger:
     def announce(self, facts: str, images: Iterable[str], ttl_seconds: int) -> bool:
         """Say what this host has, for claims and submits of others; return False without a lease."""
         return bool(self._call("announce", self._identity.owner, facts, ttl_seconds, *images))
-
-    def _requeue(self, claim: Claim, mode: str, code: str, delay_seconds: float, avoid_host: str) -> bool:
-        what = (self._identity.owner, claim.claim_id, claim.job_id, mode, code)
-        when = (round(delay_seconds * 1000), avoid_host, round(AVOID_SECONDS * 1000))
-        return bool(self._call("requeue", *what, *when, claim.message))
 
     def reap(self, *, may_take: bool, passed_over: Iterable[str] = ()) -> tuple[str, list[tuple[Claim, bool]]]:
         """Take one dead worker over if `may_take`; return its name and the claims to decide about, each with "is cancelled".
@@ -310,37 +155,16 @@ class Ledger:
         facts = {"run": parse_number(run or b"") or 1, "attempts": parse_attempts(attempts or b"")}
         return {"batch": batch.decode() if batch else None, **facts}
 
-    def limit_attempts(self, claim: Claim, max_attempts: int) -> bool:
-        """Note what the spec of a stock producer's job says, before it starts; return False if it is not ours any more."""
-        return bool(self._call("limit_attempts", self._identity.owner, claim.claim_id, claim.job_id, max_attempts))
-
-    def wait(self, claim: Claim) -> bool:
-        """Note that the job waits and has not started: its attempt is taken back; return False if it is not ours any more."""
-        return bool(self._call("wait", self._identity.owner, claim.claim_id, claim.job_id))
-
-    def start(self, claim: Claim) -> Claim | Refused:
-        """Note that a job that waited starts, and return its claim with the attempt, or why it may not start."""
-        me = self._identity
-        answer = self._call("start", me.owner, claim.claim_id, claim.job_id, me.host, me.worker, me.boot)
-        if answer[0] != b"started":
-            return Refused(answer[0].decode())
-        started = replace(claim, is_waiting=False, attempts=parse_attempts(answer[1]), told=time.monotonic())
-        return replace(started, suspect_seconds=parse_suspect(answer[2]))
-
     def find_expired(self) -> list[str]:
         """Return queued jobs whose time in the queue is over."""
         seconds, micros = self._redis.time()
         now = seconds * 1000 + micros // 1000
-        found = self._redis.zrangebyscore(f"{KEY_PREFIX}expiring", "-inf", now, start=0, num=SWEPT_AT_ONCE)
+        found = self._redis.zrangebyscore(f"{KEY_PREFIX}expiring", "-inf", now, start=0, num=MAX_EXPIRED)
         return [job_id.decode() for job_id in found]
 
     def forget_expiry(self, job_id: str) -> None:
         """Drop the expiry of a job that is not queued."""
         self._redis.zrem(f"{KEY_PREFIX}expiring", job_id)
-
-    def drop_stale_dead(self) -> None:
-        """Drop dead letters whose time is over, and the oldest of too many."""
-        self._call("drop_dead", DEAD_TTL_SECONDS, MAX_DEAD_LETTERS, MAX_DEAD_BYTES)
 
 
 def _is_queue_name(name: str) -> bool:

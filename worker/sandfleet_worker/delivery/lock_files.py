@@ -16,7 +16,7 @@ def open_file(path: Path) -> int:
 
 
 def is_free(fd: int) -> bool:
-    """Whether nobody else holds the lock of the file that `fd` is open on; the caller closes it."""
+    """Take the lock of the file that `fd` is open on, if it is free; the caller closes `fd`."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -1,4 +1,4 @@
-"""Redis that is away for a while: what counts as that, and how every part of the worker waits for it."""
+"""Outages of Redis: which errors count as one, and how each part of the worker waits for its end."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 REDIS_ERRORS = (redis.RedisError, OSError)
 """Errors that a call to Redis may raise."""
-ANSWER_PATIENCE_SECONDS = 30.0
-"""How long a call is repeated whose answer is an error but no outage: a key of a wrong type, a script of ours that fails."""
+REFUSAL_TIMEOUT_SECONDS = 30.0
+"""How long to repeat a call that Redis answers with another error: a key of a wrong type, a script that fails."""
 _PASSING_ANSWERS = (
     exceptions.OutOfMemoryError,
     exceptions.ReadOnlyError,
@@ -38,24 +38,24 @@ def is_outage(error: BaseException) -> bool:
 
 
 def can_pass(error: BaseException) -> bool:
-    """Whether a thread that calls Redis tries again after `error`: an outage, or an answer that says no.
+    """Whether a thread that calls Redis tries again after `error`: an outage, or an error in the answer.
 
-    An answer that says no, for a key of a wrong type, is no reason to end a worker: the next one would end for it, too.
+    An error such as a key of a wrong type must not end a worker: the next worker would meet it, too.
     """
     return isinstance(error, redis.RedisError) or is_outage(error)
 
 
-class NotHeard(Exception):
-    """Redis did not take a call: it is away and nobody waits any longer, or its answer stays an error. The cause says which."""
+class NotAnswered(Exception):
+    """A call to Redis had no answer before the wait was given up, or its answer stays an error; the cause says which."""
 
 
-def call_until_heard(act: Callable[[], T], backoff: Backoff, pause: Callable[[float], bool]) -> T:
-    """Call `act` until Redis has heard it, through an outage of any length, and return its answer.
+def call_until_answered(act: Callable[[], T], backoff: Backoff, pause: Callable[[float], bool]) -> T:
+    """Call `act` until Redis answers, through an outage of any length, and return the answer.
 
-    `pause` waits so many seconds and returns True where nobody waits any longer.
+    `pause` waits for so many seconds and returns True where the wait is given up.
 
     Raises:
-        NotHeard: `pause` said so, or Redis answers with an error that is no outage for `ANSWER_PATIENCE_SECONDS`.
+        NotHeard: `pause` said so, or Redis answers with an error that is no outage for `REFUSAL_TIMEOUT_SECONDS`.
     """
     refused_since: float | None = None
     while True:
@@ -67,9 +67,9 @@ def call_until_heard(act: Callable[[], T], backoff: Backoff, pause: Callable[[fl
                 refused_since = None
             elif refused_since is None:
                 refused_since = now
-            is_hopeless = refused_since is not None and now - refused_since > ANSWER_PATIENCE_SECONDS
+            is_hopeless = refused_since is not None and now - refused_since > REFUSAL_TIMEOUT_SECONDS
             if is_hopeless or pause(backoff.note_failure(error)):
-                raise NotHeard(f"{type(error).__name__}: {error}") from error
+                raise NotAnswered(f"{type(error).__name__}: {error}") from error
         else:
             backoff.note_success()
             return answer

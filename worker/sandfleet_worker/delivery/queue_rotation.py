@@ -1,4 +1,4 @@
-"""Whose turn it is among the queues."""
+"""The order in which a worker takes jobs from its queues: in rotation."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ from dataclasses import dataclass, field
 
 
 @dataclass
-class Turns:
-    """Whose turn it is: the queue served last goes to the end."""
+class QueueRotation:
+    """Queues in the order of the next claim. The queue of the last job goes to the end."""
 
     own: str
     patterns: tuple[str, ...]
     _order: list[str] = field(default_factory=list)
 
     def update(self, names: list[str]) -> None:
-        """Take note of the queues there are."""
+        """Note the queues that exist: new ones come last, those that are gone are dropped."""
         wanted = dict.fromkeys([self.own, *(name for name in names if self._matches(name))])
         kept = dict.fromkeys(name for name in self._order if name in wanted)
         self._order = [*kept, *(name for name in wanted if name not in kept)]
 
     def served(self, queue: str) -> None:
-        """Send `queue` to the end of the line."""
+        """Move `queue` to the end: a job was taken from it."""
         if queue in self._order:
             self._order.remove(queue)
             self._order.append(queue)
 
     def names(self) -> list[str]:
-        """Return the queues, first the one whose turn it is."""
+        """Return the queues, the next one first."""
         return list(self._order)
 
     def _matches(self, name: str) -> bool:

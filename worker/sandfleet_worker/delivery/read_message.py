@@ -1,6 +1,6 @@
 """Read a message that a stranger may have written: a job, or every reason why it is none.
 
-Nothing of a message is believed but its id: what Celery sees later is built here anew. No text of a body is ever repeated.
+Only the id of a message is trusted: the headers that Celery sees are built here. No text of a body is ever repeated.
 """
 
 from __future__ import annotations
@@ -33,9 +33,10 @@ TASK_NAME_FORM = re.compile(r"[a-z_]+(\.[a-z_]+){0,5}\Z")
 
 
 @dataclass(frozen=True)
-class Delivery:
-    """What a message asks for; `line` is all that people see of it, and `log_line` of that what a log may hold.
+class JobMessage:
+    """A message, checked: a request, or the reason for its refusal.
 
+    `line` is all that Flower shows of it, `log_line` all that logs show: arguments may be secrets.
     Limits are the message's own, in seconds.
     """
 
@@ -82,8 +83,8 @@ class Delivery:
         }
 
 
-def read_delivery(message: Message, max_spec_bytes: int) -> Delivery | None:
-    """Return what `message` asks for, refusals included; None where no outcome could be told, for want of a usable id."""
+def read_message(message: Message, max_spec_bytes: int) -> JobMessage | None:
+    """Check `message` and return it, refused or not; None where it has no usable id, and so can have no outcome."""
     headers: dict[str, Any] = message.headers or {}
     job_id: object = headers.get("id")
     if headers.get("task") is None and job_id is None:
@@ -99,10 +100,10 @@ def read_delivery(message: Message, max_spec_bytes: int) -> Delivery | None:
         request = decode_job(body[0][0], max_spec_bytes)
     except SandboxError as refusal:
         newer = _find_newer_contract(body) if any(fault["field"] == "contract" for fault in refusal.errors) else 0
-        return Delivery(job_id, refusal=refusal.with_traceback(None), newer_contract=newer)
+        return JobMessage(job_id, refusal=refusal.with_traceback(None), newer_contract=newer)
     hard, soft = headers.get("timelimit") or (None, None)
     submitted = headers.get(SUBMITTED_HEADER)
-    return Delivery(
+    return JobMessage(
         job_id,
         request.spec.to_line(),
         _to_log_line(request.spec),

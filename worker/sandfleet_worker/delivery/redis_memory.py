@@ -1,4 +1,4 @@
-"""Whether Redis has memory for the outcomes of more jobs; where it is short of it, this worker claims none."""
+"""Stops the claims of a worker while Redis has too little memory for the outcomes of more jobs."""
 
 from __future__ import annotations
 
@@ -6,49 +6,49 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any
 
-from sandfleet_config.words import format_bytes
+from sandfleet_config.units import format_bytes
 
 if TYPE_CHECKING:
     import redis
 
 log = logging.getLogger(__name__)
 
-LOOK_SECONDS = 1.0
-NEAR_LOOK_SECONDS = 0.1
+POLL_SECONDS = 1.0
+NEAR_POLL_SECONDS = 0.1
 NEAR_SHARE = 0.8
-"""Above this share of the mark it looks more often: many large outputs may come in a second."""
-NO_LIMIT_LOOK_SECONDS = 10.0
-"""Where Redis has no maxmemory, which an operator may set at any time."""
-TELL_SECONDS = 60.0
+"""Above this share of the limit it polls more often: many large outputs may come in a second."""
+NO_LIMIT_POLL_SECONDS = 10.0
+"""Poll interval while Redis has no maxmemory: an operator may set one at any time."""
+LOG_SECONDS = 60.0
 PERCENT = 100
 
 
 class RedisMemory:
-    """Looks at Redis's memory once a second, ten times near the mark, and says once a minute that claims stop for it."""
+    """Polls Redis's memory once a second, ten times a second near the limit; logs once a minute that claims have stopped."""
 
     def __init__(self, client: redis.Redis, high_percent: int) -> None:
         self._redis: Any = client
         self._high_percent = high_percent
-        self._next_look = float("-inf")
-        self._told = float("-inf")
+        self._next_poll = float("-inf")
+        self._logged = float("-inf")
         self._is_high = False
 
     def is_high(self) -> bool:
-        """Whether Redis uses more than its high-water mark: what runs needs the rest for its outcomes.
+        """Whether Redis uses more than `high_percent` of maxmemory: running jobs need the rest for their outcomes.
 
         Raises:
             redis.RedisError: it does not answer.
         """
         now = time.monotonic()
-        if self._high_percent and now >= self._next_look:
+        if self._high_percent and now >= self._next_poll:
             facts = self._redis.info("memory")
             used, maximum = int(facts["used_memory"]), int(facts["maxmemory"])
             share = used * PERCENT / (maximum * self._high_percent) if maximum else 0.0
-            near_or_far = NEAR_LOOK_SECONDS if share > NEAR_SHARE else LOOK_SECONDS
-            self._next_look = now + (near_or_far if maximum else NO_LIMIT_LOOK_SECONDS)
+            near_or_far = NEAR_POLL_SECONDS if share > NEAR_SHARE else POLL_SECONDS
+            self._next_poll = now + (near_or_far if maximum else NO_LIMIT_POLL_SECONDS)
             was_high, self._is_high = self._is_high, share > 1
-            if self._is_high and now - self._told >= TELL_SECONDS:
-                self._told = now
+            if self._is_high and now - self._logged >= LOG_SECONDS:
+                self._logged = now
                 log.warning(
                     "claims no job: Redis uses %s of its maxmemory of %s, the limit is %d %%"
                     " (SANDFLEET_CLAIM_MEMORY_PERCENT); what runs goes on. Forget batches, or raise maxmemory",

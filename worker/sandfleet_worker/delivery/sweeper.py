@@ -1,23 +1,23 @@
-"""What any worker does for all: takes dead workers over, ends what waited too long."""
+"""Each worker's part of the fleet's upkeep: take over dead workers' jobs, end expired jobs, drop old dead letters."""
 
 from __future__ import annotations
 
 import logging
 import random
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import redis
 from sandfleet_config.codes import ErrorCode
+from sandfleet_config.messages import CANCELLED
 from sandfleet_config.outcome import Outcome
 from sandfleet_config.wire import spec_sha256
-from sandfleet_config.words import CANCELLED
 
 from sandfleet_worker.delivery.claim import MAX_STARTS, Flag
 from sandfleet_worker.delivery.envelope import open_message
 from sandfleet_worker.delivery.outages import can_pass, is_outage
-from sandfleet_worker.delivery.read_message import read_delivery
+from sandfleet_worker.delivery.read_message import read_message
+from sandfleet_worker.delivery.settlement import Finish, GiveBack, Retry
 from sandfleet_worker.system.supervised_thread import Backoff, SupervisedThread, is_resource_error
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from sandfleet_worker.delivery.claim import Claim
     from sandfleet_worker.delivery.lease import Lease
     from sandfleet_worker.delivery.ledger import Ledger
+    from sandfleet_worker.delivery.settlement import Settlement
 
 log = logging.getLogger(__name__)
 
@@ -35,15 +36,18 @@ EXPIRE_SECONDS = 1.0
 DEAD_SECONDS = 60.0
 EXPIRED = "nobody took the job within its time in the queue"
 DELAYS_SECONDS = (0.2, 2.0, 8.0)
-"""How long a dead worker's job waits for its next try, by the number of charged attempts: it may be what killed the worker."""
+"""Delay of a dead worker's job before its next try, by its number of charged attempts: it may have killed the worker."""
 MAX_LOST_WAITS = MAX_STARTS - 1
 """A job is not charged for workers that die before it starts, but it may have killed them: by its image, for one."""
 AGAIN_SECONDS = 10.0
-"""How long a taken claim waits about which the decision has failed."""
+"""Delay before the next try to settle a claim that could not be settled."""
 
 
 class Sweeper:
-    """Looks around in a thread of its own; many workers' sweepers may race. `on_failure` hears that the thread has failed."""
+    """Sweeps every half second in a thread of its own. Sweepers of many workers may race.
+
+    `on_failure` is called with the reason if the thread fails.
+    """
 
     def __init__(self, ledger: Ledger, lease: Lease, max_spec_bytes: int, on_failure: Callable[[str], None]) -> None:
         self._ledger, self._lease, self._max_spec_bytes = ledger, lease, max_spec_bytes
@@ -52,20 +56,20 @@ class Sweeper:
         self._passed_over: dict[str, float] = {}
 
     def start(self) -> None:
-        """Begin to look around."""
+        """Begin to sweep."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop after what is under way."""
+        """Stop after the sweep that is under way."""
         self._thread.stop()
 
     def _step(self) -> float:
         self.sweep()
-        # Not in step with each other, so that the fleet looks more often than each of its workers.
+        # At random, so that the workers do not sweep at the same time.
         return REAP_SECONDS * random.uniform(0.6, 1.0)  # noqa: S311  no secret
 
     def sweep(self) -> None:
-        """Look around once."""
+        """Sweep once."""
         self._reap()
         now = time.monotonic()
         if now >= self._next_expire:
@@ -88,9 +92,10 @@ class Sweeper:
                 return
 
     def _decide_safely(self, claim: Claim, *, is_cancelled: bool) -> None:
-        """Decide about one claim; where that fails, it waits, and those behind it do not."""
+        """Settle one claim; where that fails, it is tried again later and does not block the others."""
         try:
-            self._decide(claim, is_cancelled=is_cancelled)
+            how, text = self._decide(claim, is_cancelled=is_cancelled)
+            self._ledger.settle(claim, how)
         except Exception as error:
             if is_outage(error) or is_resource_error(error):
                 raise
@@ -98,52 +103,53 @@ class Sweeper:
             text = "cannot decide about job %s of a dead worker, the next try follows in %g s"
             extra = {"action": "take_over_failed", "job_id": claim.job_id}
             log.exception(text, claim.job_id, AGAIN_SECONDS, extra=extra)
-
-    def _decide(self, claim: Claim, *, is_cancelled: bool) -> None:
-        """Settle a dead worker's job: its outcome if it may not run again, else back to the queue."""
-        if is_cancelled or claim.flag is Flag.CANCELLED:
-            self._end(claim, ErrorCode.CANCELLED, CANCELLED)
-        elif claim.flag is Flag.EXPIRED:
-            self._end(claim, ErrorCode.EXPIRED, EXPIRED)
-        elif claim.lost_waits >= MAX_LOST_WAITS:
-            text = f"{claim.lost_waits + 1} workers died while the job waited for its start, or its sandbox booted"
-            self._end(replace(claim, reason=text), ErrorCode.WORKER_LOST, text)
-        elif claim.is_waiting or not claim.attempts:
-            self._ledger.give_back(claim)
-            self._tell(claim, "goes back to the queue, it had not started")
-        elif claim.is_last_attempt or not self._may_run_again(claim):
-            text = f"worker {claim.attempts[-1].worker} died with the job, and {self._say_why_last(claim)}"
-            self._end(replace(claim, reason=text), ErrorCode.WORKER_LOST, text)
         else:
-            number = min(max(1, claim.charged_count), len(DELAYS_SECONDS))
-            delay, host = DELAYS_SECONDS[number - 1], claim.attempts[-1].host
-            self._ledger.retry(claim, ErrorCode.WORKER_LOST, delay, host)
-            charged = "charged" if claim.attempts[-1].charged else "not charged"
-            self._tell(claim, f"goes back to the queue, its start is {charged}")
+            extra = {"action": "job_taken_over", "job_id": claim.job_id}
+            log.warning("job %s of a dead worker %s", claim.job_id, text, extra=extra)
 
-    def _end(self, claim: Claim, code: ErrorCode, text: str) -> None:
-        self._ledger.finish(claim, self._outcome(claim, code, text))
-        self._tell(claim, f"ends as {code.value}")
+    def _decide(self, claim: Claim, *, is_cancelled: bool) -> tuple[Settlement, str]:
+        """Return how a dead worker's claim ends (with an outcome if the job may not run again), and a text for the log."""
+        if is_cancelled or claim.flag is Flag.CANCELLED:
+            return self._end(claim, ErrorCode.CANCELLED, CANCELLED)
+        if claim.flag is Flag.EXPIRED:
+            return self._end(claim, ErrorCode.EXPIRED, EXPIRED)
+        if claim.lost_waits >= MAX_LOST_WAITS:
+            text = f"{claim.lost_waits + 1} workers died while the job waited for its start, or its sandbox booted"
+            return self._end(claim, ErrorCode.WORKER_LOST, text, dead_letter_reason=text)
+        if claim.is_waiting or not claim.attempts:
+            return GiveBack(), "goes back to the queue, it had not started"
+        if claim.is_last_attempt or not self._may_run_again(claim):
+            text = f"worker {claim.attempts[-1].worker} died with the job, and {self._say_why_last(claim)}"
+            return self._end(claim, ErrorCode.WORKER_LOST, text, dead_letter_reason=text)
+        number = min(max(1, claim.charged_count), len(DELAYS_SECONDS))
+        last = claim.attempts[-1]
+        charged = "charged" if last.charged else "not charged"
+        how = Retry(ErrorCode.WORKER_LOST, DELAYS_SECONDS[number - 1], last.host)
+        return how, f"goes back to the queue, its start is {charged}"
+
+    def _end(self, claim: Claim, code: ErrorCode, text: str, dead_letter_reason: str = "") -> tuple[Settlement, str]:
+        outcome = self._outcome(claim, code, text)
+        return Finish(outcome, dead_letter_reason=dead_letter_reason), f"ends as {code.value}"
 
     @staticmethod
     def _say_why_last(claim: Claim) -> str:
         return claim.describe_limit() if claim.is_last_attempt else "its retry_on does not name WORKER_LOST"
 
     def _may_run_again(self, claim: Claim) -> bool:
-        """Whether the spec lets a dead worker's job run again; a message that is no job is refused by whoever has it next."""
-        delivery = read_delivery(open_message(claim), self._max_spec_bytes)
-        return delivery is None or delivery.request is None or ErrorCode.WORKER_LOST in delivery.request.spec.retry_on
-
-    def _tell(self, claim: Claim, what: str) -> None:
-        text = "job %s of a dead worker %s"
-        log.warning(text, claim.job_id, what, extra={"action": "job_taken_over", "job_id": claim.job_id})
+        """Whether the spec lets the job run again. A message that is no job is refused by the next worker."""
+        job_message = read_message(open_message(claim), self._max_spec_bytes)
+        return (
+            job_message is None
+            or job_message.request is None
+            or ErrorCode.WORKER_LOST in job_message.request.spec.retry_on
+        )
 
     def _outcome(self, claim: Claim, code: ErrorCode, message: str) -> Outcome:
         facts: dict[str, Any] = {"attempts": claim.end_attempts(code)}
-        delivery = read_delivery(open_message(claim), self._max_spec_bytes)
-        if delivery is not None and delivery.request is not None:
-            spec = delivery.request.spec
-            facts |= {"batch": delivery.request.batch, "labels": spec.labels, "spec_sha256": spec_sha256(spec)}
+        job_message = read_message(open_message(claim), self._max_spec_bytes)
+        if job_message is not None and job_message.request is not None:
+            spec = job_message.request.spec
+            facts |= {"batch": job_message.request.batch, "labels": spec.labels, "spec_sha256": spec_sha256(spec)}
         if claim.attempts:
             facts["host"] = claim.attempts[-1].host
         return Outcome.of(code, claim.job_id, message, **facts)
@@ -155,7 +161,7 @@ class Sweeper:
             except redis.ResponseError as error:
                 if is_outage(error):
                     raise
-                # Its record is none. It must not come first for ever.
+                # Its record cannot be used. It must not block the others.
                 log.warning("cannot end job %s: %s", job_id, error, extra={"action": "expiry_failed", "job_id": job_id})
                 self._ledger.forget_expiry(job_id)
 

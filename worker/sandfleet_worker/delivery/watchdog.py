@@ -1,4 +1,4 @@
-"""Ends a worker that no longer works: one that is stuck must not look alive."""
+"""Ends a worker that is stuck, so that its jobs run elsewhere."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from sandfleet_worker.delivery.claimer import Claimer
-    from sandfleet_worker.delivery.held_claims import Held
+    from sandfleet_worker.delivery.held_claims import HeldClaims
     from sandfleet_worker.delivery.lease import Lease
 
 __all__ = ["EXIT_STALLED", "Watchdog"]
 log = logging.getLogger(__name__)
 
 STALL_SECONDS = 60.0
-LOOK_SECONDS = 2.0
+POLL_SECONDS = 2.0
 
 
 class Watchdog:
-    """Watches the claimer, Celery's loop and the jobs held, and calls `abandon` when one hangs while Redis answers.
+    """Calls `abandon` when the claimer, Celery's loop or a job hangs while Redis answers.
 
-    The others of a job that hangs get `drain_seconds`: it is one program's doing, perhaps, and they have done nothing. A thread
-    that fails is none of its business: a `SupervisedThread` says so itself. `on_failure` hears that this one has.
+    Before it ends a worker for a job that hangs, the other jobs get `drain_seconds` to end. Threads
+    that fail report that themselves (`SupervisedThread`); `on_failure` is called if this one fails.
     """
 
     def __init__(
         self,
         lease: Lease,
         claimer: Claimer,
-        held: Held,
+        held_claims: HeldClaims,
         drain_seconds: float,
         *,
         abandon: Callable[[str], None],
         on_failure: Callable[[str], None],
     ) -> None:
-        self._lease, self._claimer, self._held, self._abandon = lease, claimer, held, abandon
+        self._lease, self._claimer, self._held_claims, self._abandon = lease, claimer, held_claims, abandon
         self._drain_seconds = drain_seconds
         self._thread = SupervisedThread("watchdog", self._step, on_failure)
         self._ticked = time.monotonic()
@@ -55,16 +55,16 @@ class Watchdog:
         self._thread.stop()
 
     def tick(self) -> None:
-        """Note that Celery's loop goes round."""
+        """Note that Celery's loop has made progress."""
         self._ticked = time.monotonic()
 
     @property
     def _is_redis_steady(self) -> bool:
-        """Whether everybody had the time to come back after an outage."""
+        """Whether Redis has answered for so long that each part has recovered from an outage."""
         return self._lease.steady_seconds >= STALL_SECONDS
 
     def find_stall(self) -> str:
-        """Say what is stuck, or nothing."""
+        """Return a text about the part that is stuck; empty where none is."""
         now = time.monotonic()
         if not self._is_redis_steady:
             return ""
@@ -76,7 +76,7 @@ class Watchdog:
 
     def find_overdue(self) -> list[str]:
         """Return the jobs that hang."""
-        return self._held.overdue_job_ids() if self._is_redis_steady else []
+        return self._held_claims.overdue_job_ids() if self._is_redis_steady else []
 
     def _step(self) -> float:
         if overdue := self.find_overdue():
@@ -85,19 +85,19 @@ class Watchdog:
         if stall and not self._thread.stopping.is_set():
             self._abandon(stall)
             self._thread.tell_to_stop()
-        return LOOK_SECONDS
+        return POLL_SECONDS
 
     def _wait_for_others(self, overdue: Sequence[str]) -> list[str]:
-        """Let the other jobs end, and return those that hang still: one may come to its end meanwhile, however late."""
+        """Let the other jobs end, and return those that still hang then."""
         text = "%s should have ended long ago: no job is claimed, the others have %g s to end"
         log.error(text, _name(overdue), self._drain_seconds, extra={"action": "job_overdue"})
         self._claimer.pause()
         deadline = time.monotonic() + self._drain_seconds
         while time.monotonic() < deadline and not self._thread.stopping.wait(0.05):
-            hanging = self._held.overdue_job_ids()
-            if not hanging or not set(self._held.job_ids()) - set(hanging):
+            hanging = self._held_claims.overdue_job_ids()
+            if not hanging or not set(self._held_claims.job_ids()) - set(hanging):
                 break
-        hanging = self._held.overdue_job_ids()
+        hanging = self._held_claims.overdue_job_ids()
         if not hanging:
             log.warning(
                 "%s ended after all: jobs are claimed again", _name(overdue), extra={"action": "job_overdue_ended"}

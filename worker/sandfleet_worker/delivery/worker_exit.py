@@ -1,4 +1,4 @@
-"""How a worker ends when one of its own parts says so: in order where Celery still can, and surely in any case."""
+"""Ends a worker when one of its own parts asks for it: in order where Celery can, else by a deadline."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ EXIT_STALLED = 70
 EXIT_LOST = 75
 """sysexits(3), EX_TEMPFAIL: the lease is lost; the supervisor starts the worker again."""
 RELEASE_SECONDS = 15.0
-"""How long sandboxes may take to die, and Redis to hear of it, when the worker stops."""
+"""How long sandboxes may take to die, and their claims to be settled, when the worker stops."""
 MARGIN_SECONDS = 15.0
 
 
 class WorkerExit:
     """Ends this process, once, with an exit code for its supervisor. Safe for threads.
 
-    Celery is asked by its flags, which its loop looks at each second; it then stops as after a signal. It may be unable to: its
-    loop hangs, or has not begun because Redis is away. So a deadline ends the process by `leave`. Sandboxes die with the process,
-    by the kernel, and other workers take its jobs over when its lease ends.
+    Celery is asked by flags, which its loop reads each second; it then stops as after a signal. Where its
+    loop hangs, or has not begun because Redis is away, a deadline ends the process by `leave`. The
+    kernel kills the sandboxes with the process, and other workers take its jobs over when its lease ends.
     """
 
     def __init__(self, drain_seconds: float, leave: Callable[[int], None] = os._exit) -> None:

@@ -1,1 +1,4 @@
-"""Run one job in a fresh gVisor sandbox on this machine. It knows no Celery and no Redis, and is usable alone."""
+"""Run one job in a fresh gVisor sandbox on this machine.
+
+It knows no Celery and no Redis, and is usable alone.
+"""

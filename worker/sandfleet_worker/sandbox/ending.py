@@ -1,15 +1,19 @@
-"""What a sandbox run yields: the verdict with everything measured, before it becomes an outcome of the fleet."""
+"""How one sandbox run ended: the verdict with everything that was measured.
+
+The fleet makes an outcome of it.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from sandfleet_config.outcome import LimitState, Outcome, Runtime, StreamOutput, Timing, Usage
 
 if TYPE_CHECKING:
     from sandfleet_worker.sandbox.policy import Admitted
+    from sandfleet_worker.sandbox.process.measurement import Measurement
     from sandfleet_worker.sandbox.verdict import Verdict
 
 
@@ -27,8 +31,44 @@ class Ending:
     runtime: Runtime
     image_digest: str | None = None
 
+    @classmethod
+    def of(
+        cls,
+        verdict: Verdict,
+        measured: Measurement,
+        limits: Admitted,
+        *,
+        image_seconds: float = 0.0,
+        image_digest: str | None = None,
+    ) -> Self:
+        """Join the verdict with the figures of its run.
+
+        `image_seconds` is how long it took to find the image.
+        """
+        plan = measured.plan
+        return cls(
+            verdict=verdict,
+            stdout=measured.stdout,
+            stderr=measured.stderr,
+            duration=measured.run_seconds,
+            timing=Timing(
+                image=image_seconds,
+                create=measured.create_seconds,
+                run=measured.run_seconds,
+                collect=measured.collect_seconds,
+                cleanup=measured.cleanup_seconds,
+            ),
+            usage=measured.usage,
+            limits=limit_states(limits, measured.enforced),
+            runtime=Runtime(version=plan.binary.version, platform=plan.platform, warm=measured.is_warm),
+            image_digest=image_digest,
+        )
+
     def to_outcome(self, *, job_id: str, queued: float | None = None, **fields: Any) -> Outcome:
-        """Return the outcome of the job `job_id`; `fields` are what only the fleet knows: batch, labels, attempts, host."""
+        """Return the outcome of the job `job_id`.
+
+        `fields` are those that only the fleet knows: batch, labels, attempts, host.
+        """
         verdict = self.verdict
         return Outcome.of(
             verdict.code,
@@ -50,7 +90,10 @@ class Ending:
 
 
 def limit_states(limits: Admitted, enforced: frozenset[str]) -> dict[str, LimitState]:
-    """Return each limit with its value and whether it held: bytes, microseconds per 100 ms, processes, seconds."""
+    """Return each limit with its value and whether it was enforced.
+
+    Units: bytes, microseconds per 100 ms, processes, seconds.
+    """
     return {
         "memory_bytes": _state(limits.memory_bytes, "memory" in enforced),
         "cpu_quota": _state(limits.cpu_quota, "cpu" in enforced),
@@ -63,5 +106,5 @@ def limit_states(limits: Admitted, enforced: frozenset[str]) -> dict[str, LimitS
 
 
 @lru_cache(maxsize=1024, typed=True)
-def _state(value: float, enforced: bool) -> LimitState:  # noqa: FBT001  seven of each job's, mostly the same as the last job's
+def _state(value: float, enforced: bool) -> LimitState:  # noqa: FBT001  seven a job, mostly those of the last job
     return LimitState(value=value, enforced=enforced)

@@ -1,10 +1,13 @@
-"""Who owns which sandbox on this host, and clearing what a ``kill -9`` left.
+"""Remove the sandboxes of workers that were killed.
 
-Each runner owns one folder below runsc's root folder and holds a flock on a file in it for as long as it lives; the
-kernel drops the lock with the process. A folder whose lock can be taken is stale, with its processes and cgroups.
-Containers that share the folder share the janitor too. Cgroups are only removed through the folder that names them: the
-cgroup tree of a host may be seen by workers whose folders are not. Invariant: so an owner's folder goes last, and stays
-for the next sweep where something named after it would not go.
+Each runner owns one folder below runsc's root folder and holds a flock on a file in it for as long
+as it lives. The kernel drops the lock with the process. A folder whose lock is free is stale, and
+so are the processes and cgroups that it names. Containers that share the root folder share the
+janitor, too. Cgroups are only removed through the folder that names them: a worker may see a host's
+cgroup tree without the folders of other workers.
+
+Invariant: so an owner's folder is removed last, and stays for the next sweep if anything that it
+names could not be removed.
 """
 
 from __future__ import annotations
@@ -40,7 +43,7 @@ KILL_DEADLINE_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class SweepReport:
-    """What a sweep removed."""
+    """How many owners, sandboxes and processes a sweep removed."""
 
     owners: int = 0
     sandboxes: int = 0
@@ -56,7 +59,7 @@ class Ownership:
         self.folder = root / self.name
         try:
             root.mkdir(mode=0o711, parents=True, exist_ok=True)
-            # No sweep runs between the folder's birth and its lock.
+            # No sweep may run between the creation of the folder and its lock.
             with _locked(root / JANITOR_LOCK):
                 self.folder.mkdir(mode=0o700)
                 self._lock = os.open(self.folder / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -66,7 +69,7 @@ class Ownership:
             raise HostResources.of(msg) from error
 
     def release(self, tree: CgroupTree) -> None:
-        """Remove the folder and its lock; the sandboxes in it are gone by then, or a later sweep's."""
+        """Remove the folder and its lock. A later sweep removes sandboxes that are still in it."""
         try:
             with _locked(self._root / JANITOR_LOCK):
                 if not any(_find_cgroups(self.name, tree)):
@@ -95,7 +98,7 @@ def sweep(root: Path, tree: CgroupTree) -> SweepReport:
                 if not any(_find_cgroups(folder.name, tree)):
                     remove_folder(folder)
                 owners += 1
-            except OSError as error:  # one owner's leftovers must not keep those of the others
+            except OSError as error:  # go on with the other owners
                 text = "cannot clear %s: %s; the next sweep will try again"
                 log.warning(text, folder, error, extra={"action": "folder_left"})
     if owners:
@@ -133,7 +136,8 @@ def _find_cgroups(owner: str, tree: CgroupTree) -> Iterator[Path]:
 
 
 def _remove_sandboxes(folder: Path, tree: CgroupTree) -> int:
-    # The worker may have died between the folder's removal and the cgroup's, or before it made the cgroup.
+    # The worker may have died between the removal of the cgroup and of the folder, or before it
+    # made the cgroup.
     names = {path.name for path in folder.glob(f"{folder.name}.*")}
     names |= {path.name for path in _find_cgroups(folder.name, tree)}
     for name in sorted(names):
@@ -146,15 +150,20 @@ def _remove_sandboxes(folder: Path, tree: CgroupTree) -> int:
 
 
 def _kill_processes(folder: Path) -> int:
-    """SIGKILL the runsc processes whose state lies below `folder`, until none is left: hosts may have no cgroups."""
+    """SIGKILL the runsc processes whose state is below `folder`, until none is left.
+
+    A host may have no cgroups.
+    """
     mark = f"--root={folder}/"
     killed: set[int] = set()
     deadline = time.monotonic() + KILL_DEADLINE_SECONDS
 
     def find() -> set[int]:
+        """Return the process ids."""
         return {process for process, command in _processes() if any(word.startswith(mark) for word in command)}
 
-    # A process that is dying, or starting another one, shows in the next round; a zombie has no command line.
+    # The next round finds a process that is dying or has started another one. A zombie has no
+    # command line.
     while found := find():
         kill_processes(found, find)
         killed |= found

@@ -1,4 +1,4 @@
-"""How much memory the jobs of this host may use together, and what bounds it."""
+"""How much memory the jobs of this host may use together, and which limit bounds it."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sandfleet_config.words import format_bytes
+from sandfleet_config.units import format_bytes
 
 from sandfleet_worker.sandbox.cgroup.tree import CGROUP_ROOT, parse_v1_mounts
-from sandfleet_worker.sandbox.warm.pool import IDLE_MEMORY_BYTES
+from sandfleet_worker.sandbox.warm.booter import IDLE_MEMORY_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from sandfleet_worker.sandbox.cgroup.tree import CgroupTree
 
 PERCENT, BUDGET_PERCENT = 100, 90
-"""The rest is for the kernel, its page cache and whoever else lives on the host."""
+"""The rest is for the kernel, its page cache and the host's other programs."""
 WORKER_BYTES = 64 << 20
 """Memory of one worker process: 40 to 66 MiB were measured."""
 UNLIMITED_BYTES = 1 << 60
@@ -27,9 +27,12 @@ UNLIMITED_BYTES = 1 << 60
 
 @dataclass(frozen=True)
 class MemoryBudget:
-    """The memory of a host as one worker finds it: `total_bytes` for all jobs and workers, `own_bytes` of it for itself.
+    """The memory of a host as one worker finds it.
 
-    `bound` names what bounds it, for people. `spares` is how many idle sandboxes are counted in `own_bytes`.
+    `total_bytes` is for all jobs and workers, `own_bytes` of it for this worker.
+
+    `bound` names what bounds it, for people. `spares` is how many idle sandboxes are counted in
+    `own_bytes`.
     """
 
     total_bytes: int
@@ -43,12 +46,15 @@ class MemoryBudget:
         return max(0, self.total_bytes - self.own_bytes)
 
     def lessen(self, lacking_bytes: int) -> MemoryBudget:
-        """Return this with so many spares less that `lacking_bytes` more are left for jobs, or with none."""
+        """Return this with so many spares less that `lacking_bytes` more are left for jobs.
+
+        The result has no spare if that is not enough.
+        """
         fewer = min(self.spares, -(-max(0, lacking_bytes) // IDLE_MEMORY_BYTES)) if self.own_bytes else 0
         return replace(self, spares=self.spares - fewer, own_bytes=self.own_bytes - fewer * IDLE_MEMORY_BYTES)
 
     def describe(self) -> str:
-        """Say what bounds it, for people."""
+        """Say for people which limit bounds it."""
         if not self.own_bytes:
             return f"set by {self.bound}"
         own = f"what the worker and its {self.spares} idle sandboxes may take"
@@ -64,9 +70,12 @@ def find_budget(
     root: Path = CGROUP_ROOT,
     proc: Path = Path("/proc"),
 ) -> MemoryBudget:
-    """Return the budget: `given_bytes`, or 90 % of the least of MemTotal and the limits of all cgroups around the sandboxes.
+    """Return the budget: `given_bytes`, or 90 % of the least limit.
 
-    Of `spares`, as many are counted as fit beside one job of `job_bytes`, the largest that may come: the others have no place.
+    The limits are MemTotal and those of all cgroups around the sandboxes.
+
+    Of `spares`, as many are counted as fit beside one job of `job_bytes`, the largest that may
+    come.
     """
     if given_bytes:
         return MemoryBudget(given_bytes, 0, spares, "SANDFLEET_MEMORY_BUDGET_BYTES")
@@ -78,7 +87,7 @@ def find_budget(
 
 
 def _find_limits(tree: CgroupTree, root: Path, proc: Path) -> Iterator[tuple[int, str, bool]]:
-    """Yield each limit, what sets it, and whether this process is under it, too."""
+    """Yield each limit in bytes, its name for people, and whether this process is under it, too."""
     meminfo = dict(line.split(":", 1) for line in (proc / "meminfo").read_text().splitlines() if ":" in line)
     yield int(meminfo["MemTotal"].split()[0]) << 10, "MemTotal", True
     top = root if tree.version != 1 else parse_v1_mounts((proc / "self/mountinfo").read_text()).get("memory")
@@ -88,7 +97,8 @@ def _find_limits(tree: CgroupTree, root: Path, proc: Path) -> Iterator[tuple[int
     while folder is not None and top is not None and folder.is_relative_to(top):
         limit = _read_limit(folder / file)
         if limit < UNLIMITED_BYTES:
-            # In a container that sees no more than its own cgroups, the path of its own may not be there.
+            # A container may see only its own cgroups: then the path of this process's own one does
+            # not exist.
             yield int(limit), str(folder / file), own is None or not own.exists() or own.is_relative_to(folder)
         folder = folder.parent
 

@@ -1,6 +1,7 @@
-"""What this host lets a spec have: the wall that a forged message meets after the contract's own.
+"""This host's policy: what a spec may have here.
 
-Pure: no I/O. `admit` turns wishes into limits in force, or refuses with every reason at once.
+It outranks the spec, and so also a forged message. Pure: no I/O. `admit` turns requested limits
+into limits in force, or refuses with every reason at once.
 """
 
 from __future__ import annotations
@@ -8,10 +9,11 @@ from __future__ import annotations
 import fnmatch
 import os
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import TYPE_CHECKING
 
 from sandfleet_config.errors import SecurityViolation, SpecInvalid
-from sandfleet_config.words import CPU_PERIOD_MICROSECONDS, format_limit
+from sandfleet_config.units import CPU_PERIOD_MICROSECONDS, format_limit
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -36,7 +38,7 @@ class Admitted:
     allow_root: bool
 
     def shortened(self, soft_seconds: float | None, hard_seconds: float | None) -> Admitted:
-        """Return these limits cut by a message's own: a header may shorten a job, never stretch it."""
+        """Return these limits cut by those of a message's header, which may shorten a job and never lengthen it."""
         timeout, end = self.timeout_seconds, self.timeout_seconds + self.grace_seconds
         if hard_seconds is not None and hard_seconds > 0:
             end = min(end, hard_seconds)
@@ -50,20 +52,22 @@ def admit(spec: SandboxSpec, host: HostSettings) -> Admitted:
     """Return the limits `spec` gets on this host.
 
     Raises:
-        SecurityViolation: the spec names a binary, folder, platform, network, profile or image that the policy does not list.
-        SpecInvalid: a limit is above the host's ceiling (a wish is refused, never silently shortened).
+        SecurityViolation: the spec names a binary, folder, platform, network, profile or image that
+            the policy does not list.
+        SpecInvalid: a limit is above the host's ceiling (the request is refused, never silently
+            shortened).
     """
     if violations := list(_violations(spec, host)):
         raise SecurityViolation.of(_join(violations), errors=violations)
     if faults := list(_above_ceiling(spec, host.policy)):
         raise SpecInvalid.of(_join(faults), errors=faults)
-    policy, wish = host.policy, spec.resources
+    policy, requested = host.policy, spec.resources
     return Admitted(
         spec=spec,
-        memory_bytes=wish.memory_bytes or policy.memory_bytes,
-        cpu_quota=wish.cpu_quota or policy.cpu_quota,
-        pids_limit=wish.pids_limit or policy.pids_limit,
-        disk_bytes=wish.disk_bytes or policy.disk_bytes,
+        memory_bytes=requested.memory_bytes or policy.memory_bytes,
+        cpu_quota=requested.cpu_quota or policy.cpu_quota,
+        pids_limit=requested.pids_limit or policy.pids_limit,
+        disk_bytes=requested.disk_bytes or policy.disk_bytes,
         timeout_seconds=spec.timeout_seconds if spec.timeout else min(spec.timeout_seconds, policy.timeout_seconds),
         grace_seconds=min(spec.grace, policy.grace_seconds),
         output_bytes=spec.output.max_bytes or policy.output_bytes,
@@ -96,11 +100,17 @@ def _violations(spec: SandboxSpec, host: HostSettings) -> Iterator[dict[str, str
         yield _fault("image", f"{spec.image!r} is not in this host's policy (SANDFLEET_POLICY__IMAGES)")
 
 
+@cache
+def count_cores() -> int:
+    """Return the number of this host's cores. Each call of ``os.cpu_count`` would read a file."""
+    return os.cpu_count() or 1
+
+
 def find_ceilings(policy: PolicySettings) -> dict[str, float]:
-    """Return the most that a spec may ask for, by the names of `wire.find_wishes`."""
+    """Return the most that a spec may ask for, by the names of `wire.find_requested_limits`."""
     return {
         "memory_bytes": policy.memory_bytes,
-        "cpu_quota": policy.cpu_quota or (os.cpu_count() or 1) * CPU_PERIOD_MICROSECONDS,
+        "cpu_quota": policy.cpu_quota or count_cores() * CPU_PERIOD_MICROSECONDS,
         "pids_limit": policy.pids_limit,
         "disk_bytes": policy.disk_bytes,
         "timeout": policy.timeout_seconds,
@@ -110,21 +120,21 @@ def find_ceilings(policy: PolicySettings) -> dict[str, float]:
 
 
 def _above_ceiling(spec: SandboxSpec, policy: PolicySettings) -> Iterator[dict[str, str]]:
-    wish, ceilings = spec.resources, find_ceilings(policy)
-    asked_for = (
-        ("resources.memory_bytes", wish.memory_bytes, "memory_bytes", "MEMORY_BYTES"),
-        ("resources.cpu_quota", wish.cpu_quota, "cpu_quota", "CPU_QUOTA"),
-        ("resources.pids_limit", wish.pids_limit, "pids_limit", "PIDS_LIMIT"),
-        ("resources.disk_bytes", wish.disk_bytes, "disk_bytes", "DISK_BYTES"),
+    requested, ceilings = spec.resources, find_ceilings(policy)
+    requests = (
+        ("resources.memory_bytes", requested.memory_bytes, "memory_bytes", "MEMORY_BYTES"),
+        ("resources.cpu_quota", requested.cpu_quota, "cpu_quota", "CPU_QUOTA"),
+        ("resources.pids_limit", requested.pids_limit, "pids_limit", "PIDS_LIMIT"),
+        ("resources.disk_bytes", requested.disk_bytes, "disk_bytes", "DISK_BYTES"),
         ("timeout", spec.timeout, "timeout", "TIMEOUT_SECONDS"),
         ("grace", spec.grace, "grace", "GRACE_SECONDS"),
         ("output.max_bytes", spec.output.max_bytes, "output_bytes", "OUTPUT_BYTES"),
     )
-    for field, asked, name, setting in asked_for:
+    for field, request, name, setting in requests:
         ceiling = ceilings[name]
-        if asked <= ceiling:
+        if request <= ceiling:
             continue
         by = f", set by SANDFLEET_POLICY__{setting}" if getattr(policy, setting.lower()) else ""
         yield _fault(
-            field, f"{format_limit(field, asked)} is above this host's ceiling of {format_limit(field, ceiling)}{by}"
+            field, f"{format_limit(field, request)} is above this host's ceiling of {format_limit(field, ceiling)}{by}"
         )

@@ -1,9 +1,10 @@
-"""Prove that this host can run a sandbox, with an image of our own making that holds one small static program."""
+"""Prove that this host can run a sandbox: boot one from an image of our own and run one small static program in it."""
 
 from __future__ import annotations
 
 import shutil
 import subprocess
+import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -12,32 +13,39 @@ from sandfleet_config.errors import ERROR_CLASSES, HostResources
 from sandfleet_config.outcome import LimitState, Record
 from sandfleet_config.spec import SandboxSpec
 
+from sandfleet_worker.sandbox.ending import Ending
 from sandfleet_worker.sandbox.policy import admit
-from sandfleet_worker.sandbox.process.bundle import new_rlimits
-from sandfleet_worker.sandbox.process.init_protocol import InitJob, WritablePath
+from sandfleet_worker.sandbox.process.bundle import new_rlimits, pack_job
+from sandfleet_worker.sandbox.process.cancellation import Cancellation
+from sandfleet_worker.sandbox.process.init_job import InitJob, WritablePath
+from sandfleet_worker.sandbox.process.plan import Plan
 from sandfleet_worker.sandbox.process.runsc import NATIVE
+from sandfleet_worker.sandbox.verdict import decide
 
 if TYPE_CHECKING:
-    import threading
     from pathlib import Path
 
     from sandfleet_config.settings import HostSettings
 
-    from sandfleet_worker.sandbox.ending import Ending
     from sandfleet_worker.sandbox.policy import Admitted
+    from sandfleet_worker.sandbox.process.runsc import RunscBinary
+    from sandfleet_worker.sandbox.provider import SandboxProvider
 
 PROGRAM = "/probe"
 PROGRAM_EXIT = 123
-"""``launch`` without arguments says its usage and exits so: any static program of ours would do."""
+"""The exit status of ``launch`` without arguments. It serves as the probe's program because it is
+static and small.
+"""
 
 NOBODY = 65534
 PACK_DEADLINE_SECONDS = 30.0
 
 
 class ProbeReport(Record):
-    """A sandbox that ran: seconds from spawn to the program's start, and the limits the host held it to.
+    """A sandbox that ran; `limits` says which of them the host enforced.
 
-    `is_sentry_nobody`: its kernel ran on the host as nobody, without capabilities.
+    `boot_seconds`: from the request of the sandbox to the program's start. `is_sentry_nobody`: the
+    sandbox's kernel ran on the host as nobody, without capabilities.
     """
 
     platform: str
@@ -47,8 +55,32 @@ class ProbeReport(Record):
     limits: dict[str, LimitState]
 
 
+class Prober:
+    """Boots probe sandboxes from an image that it makes in `folder` at the first call.
+
+    Safe for threads.
+    """
+
+    def __init__(self, config: HostSettings, provider: SandboxProvider, folder: Path) -> None:
+        self._config, self._provider, self._folder = config, provider, folder
+        self._lock = threading.Lock()
+
+    def boot(self, binary: RunscBinary, platform: str) -> ProbeReport:
+        """Boot a sandbox with `binary` on `platform` and run the probe's program in it.
+
+        Raises:
+            SandboxError: it did not run as it must.
+        """
+        limits, cancel = probe_limits(self._config, platform), Cancellation()
+        plan = Plan.of(binary, platform, pack_probe(self._folder, self._lock))
+        sandbox = self._provider.boot(plan, limits, cancel)
+        measured = sandbox.run(pack_job(probe_job(limits)), limits, cancel)
+        ending = Ending.of(decide(measured.facts), measured, limits)
+        return read_probe(ending, is_sentry_nobody=binary.abilities.is_directfs_off)
+
+
 def pack_probe(folder: Path, lock: threading.Lock) -> Path:
-    """Return the probe's image in `folder`, made at the first call.
+    """Return the probe's image in `folder`; make it at the first call.
 
     Raises:
         HostResources: mkfs.erofs is missing or fails.
@@ -81,7 +113,7 @@ def probe_limits(config: HostSettings, platform: str) -> Admitted:
 
 
 def probe_job(limits: Admitted) -> InitJob:
-    """Return the message that runs the probe's program as nobody."""
+    """Return the job that runs the probe's program as nobody."""
     return InitJob(
         candidates=[PROGRAM],
         argv=[PROGRAM],
@@ -95,10 +127,10 @@ def probe_job(limits: Admitted) -> InitJob:
 
 
 def read_probe(ending: Ending, *, is_sentry_nobody: bool) -> ProbeReport:
-    """Return what the probe showed, or raise why it did not end as it must.
+    """Return the report of a probe that ended as it must.
 
     Raises:
-        SandboxError: the class of the ending's code.
+        SandboxError: it ended otherwise; the class of the ending's code.
     """
     verdict = ending.verdict
     if verdict.code is not ErrorCode.EXIT_NONZERO or verdict.exit_code != PROGRAM_EXIT:

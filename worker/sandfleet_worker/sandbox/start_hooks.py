@@ -1,4 +1,4 @@
-"""Hooks of a job on its way to its start: the runner tells that the job waits for something slow, and that it starts now."""
+"""Hooks that the runner calls before a program starts: the job waits for something slow, or it starts now."""
 
 from __future__ import annotations
 
@@ -10,23 +10,26 @@ if TYPE_CHECKING:
 
 
 class StartHooks(Protocol):
-    """Hears of a job's way to its start, in the job's thread."""
+    """Called in the job's thread."""
 
     def waiting(self, why: str) -> AbstractContextManager[None]:
-        """Wait in this context for something slow, such as ``a boot turn``. Leaving it may take time, too, and may raise."""
+        """Return a context in which the job waits for `why`, such as a boot slot.
+
+        Leaving it may take time, and may raise.
+        """
         ...
 
     def start(self) -> None:
-        """Hear that the sandbox is up and the program starts next; raise `SandboxError` to forbid it."""
+        """The sandbox is up and the program starts next. Raise `SandboxError` to forbid it."""
         ...
 
 
 class NoHooks:
-    """Lets everything start at once."""
+    """Hooks that do nothing: every job may start at once."""
 
     def waiting(self, why: str) -> AbstractContextManager[None]:  # noqa: ARG002  nobody is told
-        """Wait."""
+        """Return a context that does nothing."""
         return contextlib.nullcontext()
 
     def start(self) -> None:
-        """Allow it."""
+        """Allow the start."""

@@ -1,15 +1,18 @@
-"""Whose failure is it? The one place that decides how a job ended, from facts, with a fixed precedence. Pure: no I/O.
+"""Decide how a job ended and whose failure it is, from facts, with a fixed precedence.
 
-1. Somebody ended the job from outside: it was cancelled, or its worker stops.
+No other module does. Pure: no I/O.
+1. The job was ended from outside: it was cancelled, or its worker stops.
 2. Our timer.
-3. The kernel killed in the sandbox for memory, and init did not report exit 0: the job's own limit, or the host's memory.
+3. The kernel killed in the sandbox for memory, and init did not report exit 0: the job's own limit,
+   or the host's memory.
 4. The output limit, and our other kills: the sandbox did not come up in time.
-5. What init reported: the program's own end. Where the image's file was changed under it, a failure is not the program's.
-6. Without a report: the host refused the sandbox a process, by the job's own limit or another one.
-7. Without a report: the sandbox died after *started*, or never came up.
+5. Init's report: the program's own end. If the image's file was changed meanwhile, a failure is not
+   the program's.
+6. No report: the host refused the sandbox a process, by the job's own limit or another one.
+7. No report: the sandbox died after *started*, or never came up.
 
-runsc's exit status is never believed: under systrap an OOM is "exit 1", a missing program 128, a killed sentry looks like the
-program's own death.
+runsc's exit status does not count: under systrap an OOM is "exit 1", a missing program 128, and a
+killed sentry looks like the program's own death.
 """
 
 from __future__ import annotations
@@ -21,12 +24,13 @@ from dataclasses import dataclass
 from typing import Literal, assert_never
 
 from sandfleet_config.codes import Category, ErrorCode
-from sandfleet_config.words import format_bytes
+from sandfleet_config.units import format_bytes
 
-from sandfleet_worker.sandbox.process.facts import PANIC_CHARS, End, Facts
-from sandfleet_worker.sandbox.process.init_protocol import (
+from sandfleet_worker.sandbox.process.facts import PANIC_CHARS, Facts
+from sandfleet_worker.sandbox.process.init_reports import (
     ROOT_INDEX,
     ChdirFailed,
+    End,
     ExecFailed,
     Exited,
     MountFailed,
@@ -38,7 +42,9 @@ from sandfleet_worker.sandbox.process.init_protocol import (
 from sandfleet_worker.sandbox.process.runsc import LAUNCH_EXIT_CGROUP, LAUNCH_EXIT_EXEC, LAUNCH_EXIT_PARENT_GONE
 
 MAX_ARGUMENT_BYTES = 128 << 10
-"""Of one argument or variable, its zero byte included (execve(2): MAX_ARG_STRLEN)."""
+"""The most that one argument or variable may take, its zero byte included (execve(2):
+MAX_ARG_STRLEN).
+"""
 
 
 @dataclass(frozen=True)
@@ -55,7 +61,10 @@ class Verdict:
 
 
 def decide(facts: Facts) -> Verdict:
-    """Return the ending; exit code and signal so far are kept in every one."""
+    """Return how the job ended.
+
+    Every verdict keeps the exit code and the signal that init has reported.
+    """
     code, message = _decide_code(facts)
     exit_code = facts.end.code if isinstance(facts.end, Exited) else None
     signal_number = facts.end.signal if isinstance(facts.end, Signaled) else None
@@ -92,7 +101,7 @@ def _decide_code(facts: Facts) -> tuple[ErrorCode, str]:
 
 
 def _is_from_outside(code: ErrorCode) -> bool:
-    """Whether a kill was asked for by people or the worker, not by a limit of the job."""
+    """Whether people or the worker asked for a kill, and not a limit of the job."""
     return code.category in {Category.CONTROL, Category.HOST} and code not in {
         ErrorCode.GVISOR_NOT_AVAILABLE,
         ErrorCode.SANDBOX_CREATION_FAILED,
@@ -189,26 +198,27 @@ def _signal_name(number: int) -> str:
 def _died_message(facts: Facts) -> str:
     panic = facts.panic.strip()[:PANIC_CHARS]
     if panic:
-        # Its kernel runs nothing but the job: most such crashes are of the job's making, by a fault of gVisor's.
+        # Its kernel runs nothing but the job: most such crashes are of the job's making, by a fault
+        # of gVisor's.
         return f"the job met a fault of gVisor's that crashed its sandbox (a newer runsc may be without it): {panic}"
     return "the sandbox died under the running program; something on the host killed it"
 
 
 def _from_failed_start(facts: Facts) -> tuple[ErrorCode, str]:
-    told = (
+    text = (
         facts.runsc_log
         or facts.panic.strip()[:PANIC_CHARS]
         or f"runsc ended with status {facts.runsc_exit} and no message"
     )
     match facts.runsc_exit:
         case code if code == LAUNCH_EXIT_CGROUP:
-            return ErrorCode.HOST_RESOURCES, f"the sandbox cannot enter its cgroup: {told}"
+            return ErrorCode.HOST_RESOURCES, f"the sandbox cannot enter its cgroup: {text}"
         case code if code == LAUNCH_EXIT_EXEC:
-            return ErrorCode.GVISOR_NOT_AVAILABLE, f"runsc cannot be started: {told}"
+            return ErrorCode.GVISOR_NOT_AVAILABLE, f"runsc cannot be started: {text}"
         case code if code == LAUNCH_EXIT_PARENT_GONE:
             return ErrorCode.INTERNAL, "the worker's thread ended while it was starting the sandbox"
         case _:
             pass
-    if not facts.is_ready and "platform" in told:
-        return ErrorCode.GVISOR_NOT_AVAILABLE, f"platform {facts.platform} does not work on this host: {told}"
-    return ErrorCode.SANDBOX_CREATION_FAILED, f"runsc could not start the sandbox: {told}"
+    if not facts.is_ready and "platform" in text:
+        return ErrorCode.GVISOR_NOT_AVAILABLE, f"platform {facts.platform} does not work on this host: {text}"
+    return ErrorCode.SANDBOX_CREATION_FAILED, f"runsc could not start the sandbox: {text}"

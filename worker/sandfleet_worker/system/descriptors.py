@@ -1,4 +1,4 @@
-"""How many file descriptors a worker needs, and the process's limit on them (getrlimit(2), RLIMIT_NOFILE)."""
+"""The file descriptors that a worker needs, and the process's limit on them (getrlimit(2), RLIMIT_NOFILE)."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ WANTED = 1 << 16
 
 @dataclass(frozen=True)
 class DescriptorNeed:
-    """What one worker process does at once: `jobs` that run, `boots` that begin, `spares` that idle."""
+    """Descriptors for `jobs` that run, `boots` that begin and `spares` that idle, all at once in one process."""
 
     jobs: int
     boots: int

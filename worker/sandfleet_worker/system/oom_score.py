@@ -1,4 +1,4 @@
-"""Which processes the kernel takes first where the host's memory runs out (proc_pid_oom_score_adj(5)).
+"""Sets which processes the kernel kills first where the host's memory runs out (proc_pid_oom_score_adj(5)).
 
 Each point counts as a thousandth of the host's memory. Sandboxes go first: their jobs are run again. A worker comes next, then
 Redis. Yet something else that holds four fifths of the memory goes before fifty sandboxes that hold next to none.
@@ -15,7 +15,7 @@ LOCAL_REDIS = -500
 
 
 def raise_oom_score(pid: int, score: int) -> None:
-    """Have the process `pid`, and what it starts, taken rather than others, if it is not already; needs no right."""
+    """Have the kernel kill the process `pid` and its children before others; needs no privilege."""
     path = f"/proc/{pid}/oom_score_adj"
     try:
         with open(path, "r+b", buffering=0) as file:  # noqa: PTH123  each sandbox takes this way, and pathlib makes it dearer
@@ -26,7 +26,7 @@ def raise_oom_score(pid: int, score: int) -> None:
 
 
 def lower_oom_score(pid: int, score: int) -> bool:
-    """Have the process `pid` taken only after others; return False without the right to say so (CAP_SYS_RESOURCE)."""
+    """Have the kernel kill the process `pid` only after others; return False without CAP_SYS_RESOURCE."""
     try:
         Path(f"/proc/{pid}/oom_score_adj").write_text(str(score))
     except OSError:

@@ -1,4 +1,4 @@
-"""Killing processes that are found by number, and never another one that has got the number meanwhile."""
+"""Kills processes by number, and never a later process with the same number."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ AT_ONCE = 64
 def kill_processes(pids: Iterable[int], find_again: Callable[[], Collection[int]]) -> None:
     """SIGKILL those of `pids` that `find_again` still finds.
 
-    A number that another process has got meanwhile harms nobody: each is held by a pidfd before it is looked for again. One that
-    may not be signalled is logged, and the others are killed all the same.
+    Each process is opened as a pidfd before it is looked for again, so a number that was reused cannot
+    kill another process. One that may not be signalled is logged; the others are killed all the same.
     """
     ordered = sorted(pids)
     for start in range(0, len(ordered), AT_ONCE):
         with contextlib.ExitStack() as opened:
-            held: dict[int, int] = {}
+            pidfds: dict[int, int] = {}
             for pid in ordered[start : start + AT_ONCE]:
                 # Ended, of another pid namespace (0), or no descriptor is left.
                 with contextlib.suppress(OSError, ValueError):
-                    held[pid] = os.pidfd_open(pid)
-                    opened.callback(os.close, held[pid])
+                    pidfds[pid] = os.pidfd_open(pid)
+                    opened.callback(os.close, pidfds[pid])
             found = find_again()
-            for pid, pidfd in held.items():
+            for pid, pidfd in pidfds.items():
                 if pid in found:
                     _kill(pid, pidfd)
 

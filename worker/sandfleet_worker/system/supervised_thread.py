@@ -21,7 +21,7 @@ RESOURCE_ERRNOS = frozenset({
 })  # fmt: skip
 """Descriptors, disk, memory or processes of the host have run out, or a disk was mounted read-only: an operator can end it."""
 FIRST_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 0.05, 1.0
-PATIENCE_SECONDS = 300.0
+RESOURCE_TIMEOUT_SECONDS = 300.0
 """How long one resource of the host may be missing before the worker ends."""
 
 
@@ -56,7 +56,7 @@ class Backoff:
 
     @property
     def failing_seconds(self) -> float:
-        """How long the series lasts so far; 0 without one."""
+        """Seconds since the first failure of the series; 0 without one."""
         return 0.0 if self._since is None else time.monotonic() - self._since
 
     def note_failure(self, error: BaseException) -> float:
@@ -84,7 +84,7 @@ class SupervisedThread:
     to try its work each time: the return ends a series of failures.
 
     An error of `step` can pass if it is a resource error of the host, or if `can_pass` says so. It is logged once, and `step` is
-    called again with back-off. Resource errors may last `patience_seconds`; those of `can_pass` (an outage of Redis) have no
+    called again with back-off. Resource errors may last `timeout_seconds`; those of `can_pass` (an outage of Redis) have no
     limit. Every other error, and a series that lasts too long, is given to `on_failure` as a sentence, in this thread, and ends
     the thread. `on_failure` ends the worker.
     """
@@ -96,11 +96,11 @@ class SupervisedThread:
         on_failure: Callable[[str], None],
         *,
         can_pass: Callable[[Exception], bool] = lambda _: False,
-        patience_seconds: float = PATIENCE_SECONDS,
+        timeout_seconds: float = RESOURCE_TIMEOUT_SECONDS,
         backoff: Backoff | None = None,
     ) -> None:
         self._name, self._step, self._on_failure = name, step, on_failure
-        self._can_pass, self._patience = can_pass, patience_seconds
+        self._can_pass, self._timeout_seconds = can_pass, timeout_seconds
         self._backoff = backoff or Backoff(name)
         self._missing_since: float | None = None
         """Since when a resource of the host has been missing; an outage before it does not count."""
@@ -162,4 +162,4 @@ class SupervisedThread:
         """Note that a resource of the host is missing; return whether it may still come back in time."""
         now = time.monotonic()
         self._missing_since = now if self._missing_since is None else self._missing_since
-        return now - self._missing_since <= self._patience
+        return now - self._missing_since <= self._timeout_seconds

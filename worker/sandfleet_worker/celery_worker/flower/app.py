@@ -18,7 +18,8 @@ from sandfleet_worker.celery_worker.control import cancel_waiting
 from sandfleet_worker.celery_worker.flower.jobs import COLUMNS, JobTask
 from sandfleet_worker.celery_worker.flower.pages import CHANGED, NOT_HERE, PageLoader, change_route, handler_of
 from sandfleet_worker.celery_worker.flower.truth import Truth, read_knowledge
-from sandfleet_worker.delivery.ledger import Identity, Ledger
+from sandfleet_worker.delivery.identity import Identity
+from sandfleet_worker.delivery.ledger import Ledger
 from sandfleet_worker.host import connect
 
 if TYPE_CHECKING:
@@ -26,9 +27,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LOOK_SECONDS = 2.0
+POLL_SECONDS = 2.0
 ANSWER_SECONDS = 5.0
-"""How long to wait for Redis."""
+"""Timeout of a call to Redis."""
 
 
 def install(token: str) -> None:
@@ -61,14 +62,14 @@ class SandfleetFlower(Flower):
         self._redis: redis.Redis = connect(settings, ANSWER_SECONDS)
         self._ledger = Ledger(self._redis, Identity.new(socket.gethostname()), settings.result_ttl_seconds)
         self._is_failing = False
-        self._look = PeriodicCallback(self.look, LOOK_SECONDS * 1000)
+        self._poll = PeriodicCallback(self.poll, POLL_SECONDS * 1000)
 
     def start(self) -> None:
-        """Run until told to stop."""
-        self._look.start()
+        """Run until `stop`, or a signal."""
+        self._poll.start()
         super().start()
 
-    async def look(self) -> None:
+    async def poll(self) -> None:
         """Correct what Flower has wrong; without Redis only the workers can be judged, by their silence."""
         self.truth.clear_dead_workers()
         job_ids = self.truth.find_unfinished()
@@ -92,7 +93,7 @@ class SandfleetFlower(Flower):
                 return f"{job_id} is cancelled: it waited in its queue and will not start"
             case "running":
                 tell: Callable[..., Any] = self.capp.control.revoke
-                tell(job_id, terminate=True)  # its worker would hear it with its next beat, too
+                tell(job_id, terminate=True)  # its worker would learn it with its next beat, too
                 return f"{job_id} is cancelled: its sandbox is ended where it runs, and it will not start again"
             case "ended":
                 return f"{job_id} has ended already: nothing is cancelled"

@@ -40,7 +40,7 @@ class JobTask(Task):
 
 
 def _parse_searched(text: str) -> dict[str, str] | str:
-    """Return the dict that an event's `kwargs` spells; what is none is left as it is."""
+    """Parse an event's `kwargs` as a dict literal; anything else is returned unchanged."""
     try:
         found = ast.literal_eval(text)
     except (ValueError, SyntaxError, RecursionError, MemoryError):

@@ -85,7 +85,7 @@ class Queues(BrokerView):
 
 
 class QueueLengths(tasks.GetQueueLengths):
-    """Likewise for programs."""
+    """The same names for the API of queue lengths."""
 
     def get_active_queue_names(self) -> list[str]:
         """Return the names."""

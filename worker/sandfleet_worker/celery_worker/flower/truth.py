@@ -67,7 +67,7 @@ def read_knowledge(client: redis.Redis, job_ids: Sequence[str]) -> Knowledge:
     for job_id in job_ids:
         pipe.hmget(job_key(job_id), "state", "code", "owner", "attempts")
     (seconds, _), owners, queues, *rows = pipe.execute()
-    live = frozenset(name.decode() for name, ends in owners if ends >= seconds * 1000)
+    live = frozenset(name.decode() for name, expires in owners if expires >= seconds * 1000)
     records = {job_id: read_record(*row) for job_id, row in zip(job_ids, rows, strict=True)}
     return Knowledge(records, live, frozenset(name.decode(errors="replace") for name in queues))
 

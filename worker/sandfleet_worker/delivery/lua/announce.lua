@@ -17,7 +17,7 @@ for at = 5, #ARGV do
   redis.call('SADD', images, ARGV[at])
 end
 redis.call('EXPIRE', images, ttl)
--- Of workers that left no other trace: those whose lease was taken over are removed by reap.lua.
+-- Removes entries of workers whose lease is gone; reap.lua does so for those that it takes over.
 for _, name in ipairs(redis.call('HKEYS', hosts)) do
   if not redis.call('ZSCORE', prefix .. 'owners', name) then
     redis.call('HDEL', hosts, name)

@@ -1,11 +1,10 @@
--- Renew a worker's lease, and tell it which of its jobs somebody has cancelled, and which of its claims somebody has deleted.
+-- Renew a worker's lease; find its jobs that were cancelled, and its claims that were deleted.
 --
 -- ARGV: prefix, owner, lease in ms, then claim id and job id of each job it runs
 -- Returns {"lost"} where another worker has taken over: a lease that ended is never given back, a late one is renewed;
 -- else {"held", {cancelled job ids...}, {ids of claims that are not there...}}. A claim whose run has just ended is not there, too.
 local prefix, owner, lease = ARGV[1], ARGV[2], tonumber(ARGV[3])
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
+-- include: prelude
 -- ZREM first: at maxmemory Redis refuses a write that may need memory only where it is a script's first.
 if redis.call('ZREM', prefix .. 'owners', owner) == 0 then
   return { 'lost' }

@@ -1,10 +1,10 @@
--- End the attempt of a job that may not start again, as its worker stops: it is told and not charged. The outcome follows.
+-- End the attempt of a job that may not start again, since its worker stops: it is recorded, not charged.
+-- The outcome follows (finish.lua).
 --
 -- ARGV: prefix, owner, claim id, job id, code
 -- Returns 1, or 0 where the job's record does not name the claim: another worker has it, or it has ended.
 local prefix, owner, claim, id, code = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
+-- include: prelude
 local job = prefix .. 'job:' .. id
 local facts = redis.call('HMGET', job, 'state', 'claim', 'owner', 'attempts')
 if facts[1] ~= 'running' or facts[2] ~= claim or facts[3] ~= owner then

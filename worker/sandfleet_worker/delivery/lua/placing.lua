@@ -1,4 +1,4 @@
--- What a job needs, and which live host has it. A part of other scripts: it stands before them, and is no script by itself.
+-- The needs of a job, and the live hosts that have them. A part of claim.lua and other_host.lua.
 --
 -- A host says in the hash `hosts` what it has, under its worker's name: host, queues (patterns), contract, ceilings, labels and
 -- has_all_images. The names and digests of its images are the set images:<owner>. A job says in the field `needs` of its record:

@@ -5,21 +5,11 @@
 -- Returns {dead worker or "", then 11 for each taken claim of the caller, this call's or an earlier one's that it has not decided:
 -- claim id, job id, flag, message, queue, attempts, max_attempts, run, "1" if cancelled, state, lost_waits}. Many may race: each claim has one owner.
 -- The attempts of what had started under the dead worker end here, as WORKER_LOST, and it is decided which of them is charged.
--- What cannot be a claim (no JSON, no id, a key of a wrong type) is thrown away: only a stranger can have written it.
+-- A forged claim (no JSON, no id, a key of a wrong type) is deleted.
 local prefix, owner, token, limit, may_take = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5] == '1'
 local TAKEN = 'taken-'
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
+-- include: prelude
 local owners, mine = prefix .. 'owners', prefix .. 'claims:' .. owner
-
--- Like redis.call, but nil where the key has a wrong type.
-local function try(...)
-  local reply = redis.pcall(...)
-  if type(reply) == 'table' and reply.err then
-    return nil
-  end
-  return reply
-end
 
 local function read_id(message)
   local is_json, decoded = pcall(cjson.decode, message)
@@ -33,7 +23,7 @@ local function decode(text)
   return is_json and type(decoded) == 'table' and decoded or nil
 end
 
--- Whether the host has come back with another boot id: its power was cut, and no job did that.
+-- Whether the host has come back with another boot id: its power was cut, which no job can do.
 local function has_rebooted(host, boot)
   local known = type(host) == 'string' and try('GET', prefix .. 'boot:' .. host)
   return known and boot and boot ~= '' and known ~= boot or false
@@ -85,9 +75,10 @@ if lease and tonumber(lease) >= now and may_take then
   dead = redis.call('ZRANGEBYSCORE', owners, '-inf', '(' .. now, 'LIMIT', 0, 1)[1] or ''
 end
 if dead ~= '' then
-  -- A lease ends one lease after its last beat; the caller's own tells how long that is, within a third. Who left has said so.
-  local ends = tonumber(redis.call('ZSCORE', owners, dead))
-  local seen = ends > 0 and ends - (tonumber(lease) - now) or now
+  -- A lease ends one lease after its last beat. The caller's own lease gives that length, within a third.
+  -- A worker that left (leave.lua) lived until now.
+  local expires = tonumber(redis.call('ZSCORE', owners, dead))
+  local seen = expires > 0 and expires - (tonumber(lease) - now) or now
   redis.call('ZREM', owners, dead) -- first: see beat.lua
   local pairs_of_dead, started = try('HGETALL', prefix .. 'claims:' .. dead) or {}, {}
   try('HDEL', prefix .. 'hosts', dead)

@@ -12,19 +12,9 @@
 local prefix, owner, claim, id, mode, code = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local WAKE_TTL, SETTLED_TTL, DUPLICATES_TTL = 3600, 86400, 7 * 86400
 local delay, avoid, avoid_ms = tonumber(ARGV[7]), ARGV[8], tonumber(ARGV[9])
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
+-- include: prelude
 local job = prefix .. 'job:' .. id
 local claims = prefix .. 'claims:' .. owner
-
--- Like redis.call, but nil where the key has a wrong type.
-local function try(...)
-  local reply = redis.pcall(...)
-  if type(reply) == 'table' and reply.err then
-    return nil
-  end
-  return reply
-end
 
 local facts = redis.call('HMGET', job, 'queue', 'step', 'attempts', 'flag', 'expires', 'state', 'suspect_until', 'submitted')
 -- A record that was deleted meanwhile names no queue: the job goes to the default one.

@@ -5,8 +5,7 @@
 -- not name the claim: another worker has it, or it has ended. Only where it is "started" the program may start.
 local prefix, owner, claim, id, host, worker, boot = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
 local MAX_SUSPECT_MS = 60000
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
+-- include: prelude
 local job = prefix .. 'job:' .. id
 local facts = redis.call('HMGET', job, 'state', 'claim', 'owner', 'attempts', 'suspect')
 if facts[2] ~= claim or facts[3] ~= owner or (facts[1] ~= 'running' and facts[1] ~= 'waiting') then

@@ -1,1 +1,1 @@
-"""A sandbox's cgroup on v1 and v2, and what the kernel counts there."""
+"""A sandbox's cgroup on v1 and v2, and the kernel's counters there."""

@@ -1,6 +1,7 @@
 """One cgroup a sandbox, made and owned by the worker, on cgroup v1 and v2.
 
-runsc runs with ``--ignore-cgroups`` inside it: runsc's own cgroups are gone before their counters can be read.
+runsc runs with ``--ignore-cgroups`` inside it, because runsc's own cgroups are gone before their
+counters can be read.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sandfleet_config.errors import HostResources
-from sandfleet_config.words import CPU_PERIOD_MICROSECONDS
+from sandfleet_config.units import CPU_PERIOD_MICROSECONDS
 
 from sandfleet_worker.sandbox.cgroup.counters import Counters
 from sandfleet_worker.sandbox.cgroup.tree import write_existing, write_quietly
@@ -27,14 +28,19 @@ if TYPE_CHECKING:
 
 PIDS_FUSE_FACTOR = 4
 PIDS_FUSE_BASE = 256
-"""Host tasks a sandbox may have: guest threads are not host threads one to one, and the sentry needs some of its own."""
+"""Host tasks that a sandbox may have: a guest thread may be several host threads, and the sentry
+has some of its own.
+"""
 
 REMOVE_DEADLINE_SECONDS = 5.0
 FIRST_REMOVE_PAUSE_SECONDS = 0.001
 
 
 def limit_files(version: int, limits: Admitted) -> list[tuple[str, str, str, bool]]:
-    """Return what to write: (controller, file, text, whether a failure means the limit does not hold)."""
+    """Return the files to write: (controller, file, text, is needed).
+
+    A failed write of a needed one means that the limit is not enforced.
+    """
     fuse = str(PIDS_FUSE_FACTOR * limits.pids_limit + PIDS_FUSE_BASE)
     if version == 1:
         files = [*memory_files(version, limits.memory_bytes), ("pids", "pids.max", fuse, True)]
@@ -51,12 +57,15 @@ def limit_files(version: int, limits: Admitted) -> list[tuple[str, str, str, boo
 
 
 def memory_files(version: int, memory_bytes: int) -> list[tuple[str, str, str, bool]]:
-    """Return what to write for a memory limit, in an order that takes it up as well as down; as `limit_files`."""
+    """Return the files to write for a memory limit, as `limit_files`.
+
+    Their order works to raise the limit and to lower it.
+    """
     memory = str(memory_bytes)
     if version == 1:
         return [
-            # memsw may never be the smaller one. Both are absent where the kernel does not account swap: then there is no swap
-            # to escape to, or the host has none.
+            # memsw may never be the smaller one. Both are absent if the kernel does not account
+            # swap. Then the host has no swap, or a cgroup cannot use it.
             ("memory", "memory.memsw.limit_in_bytes", "-1", False),
             ("memory", "memory.limit_in_bytes", memory, True),
             ("memory", "memory.memsw.limit_in_bytes", memory, False),
@@ -64,20 +73,23 @@ def memory_files(version: int, memory_bytes: int) -> list[tuple[str, str, str, b
     return [
         ("memory", "memory.max", memory, True),
         ("memory", "memory.swap.max", "0", False),
-        # The sandbox dies as a whole: a sentry without its stubs, or the reverse, is of no use to anybody.
+        # Kill the sandbox as a whole: a sentry without its stubs is useless, and so are stubs
+        # without a sentry.
         ("memory", "memory.oom.group", "1", False),
     ]
 
 
 class SandboxCgroup:
-    """The cgroup of one sandbox, on every controller; a context manager whose end leaves nothing.
+    """The cgroup of one sandbox, on every controller.
 
-    Clean-up can meet: tasks still dying (EBUSY, retried), tasks that must be killed first, a folder already gone.
+    `remove` can meet: tasks that still die (EBUSY, retried), tasks that must be killed first, a
+    folder that is gone.
     """
 
     def __init__(self, tree: CgroupTree, name: str) -> None:
         self._tree = tree
-        # Text, not paths, here and where `_distinct` goes: pathlib makes a system call twice as dear.
+        # Text, not paths, here and wherever `_distinct` is used: with pathlib a system call costs
+        # twice as much.
         self._names = {controller: f"{parent}/{name}" for controller, parent in tree.parents.items()}
         self._distinct = list(dict.fromkeys(self._names.values()))
         self.counters = Counters(tree.version, self._names)
@@ -85,14 +97,14 @@ class SandboxCgroup:
 
     @property
     def procs_files(self) -> list[str]:
-        """The files through which a process enters: one on v2, one a controller on v1."""
+        """The files to enter the cgroup by: one on v2, one a controller on v1."""
         return [f"{folder}/cgroup.procs" for folder in self._distinct]
 
     def make(self) -> None:
         """Make the folders, without limits yet.
 
         Raises:
-            HostResources: the kernel would not make the cgroup.
+            HostResources: the kernel refused to make the cgroup.
         """
         try:
             for folder in self._distinct:
@@ -103,16 +115,19 @@ class SandboxCgroup:
             raise HostResources.of(msg) from error
 
     def limit_memory(self, memory_bytes: int) -> None:
-        """Bound the memory until there is a job; what a job is held to, and whether that holds, is `apply`'s."""
+        """Limit the memory of a sandbox that has no job yet; `apply` sets a job's limits."""
         self._write(memory_files(self._tree.version, memory_bytes))
 
     def apply(self, limits: Admitted) -> None:
-        """Hold the sandbox to `limits` from now on, and count from now on; afterwards `enforced` names those that hold."""
+        """Set `limits`, and count from now on.
+
+        Afterwards `enforced` names the limits that are in force.
+        """
         self.enforced = frozenset(self._tree.enforceable - self._write(limit_files(self._tree.version, limits)))
         self.counters.start(limits.memory_bytes)
 
     def _write(self, files: Iterable[tuple[str, str, str, bool]]) -> set[str]:
-        """Write `files`, and return the controllers of which one that is needed failed."""
+        """Write `files`, and return the controllers of which a needed write failed."""
         failed: set[str] = set()
         for controller, file, text, is_needed in files:
             folder = self._names.get(controller)
@@ -125,10 +140,10 @@ class SandboxCgroup:
         kill_members(self._distinct)
 
     def remove(self) -> None:
-        """Kill what is left inside and remove the folders; fine when they are gone already.
+        """Kill the processes inside and remove the folders, which may be gone already.
 
         Raises:
-            HostResources: a process will not die (it hangs in the kernel); try again later.
+            HostResources: a process does not die (it hangs in the kernel); try again later.
         """
         self.counters.close()
         remove_cgroups(self._distinct)
@@ -140,7 +155,7 @@ def kill_members(folders: Iterable[Path | str]) -> bool:
     for folder in folders:
         pids = read_members(folder)
         found = found or bool(pids)
-        # cgroup v2 since Linux 5.14: all of them at once, and none that is being born escapes.
+        # cgroup v2 since Linux 5.14: kills all at once, and no new child escapes.
         if pids and not write_existing(f"{folder}/cgroup.kill", "1"):
             kill_processes(pids, partial(read_members, folder))
     return found
@@ -155,7 +170,7 @@ def read_members(folder: Path | str) -> set[int]:
 
 
 def remove_cgroups(folders: Iterable[Path | str]) -> None:
-    """Remove `folders` (a sandbox's cgroup on each controller), killing what is inside.
+    """Remove `folders` (a sandbox's cgroup on each controller), and kill the processes inside.
 
     Raises:
         HostResources: a folder stays busy past the deadline; all others are gone.
@@ -167,7 +182,7 @@ def remove_cgroups(folders: Iterable[Path | str]) -> None:
 
 
 def _remove_cgroup(folder: Path | str, deadline: float) -> str:
-    """Remove one; return why it is still there, empty where it is gone."""
+    """Remove one; return why it is still there, empty if it is gone."""
     pause = FIRST_REMOVE_PAUSE_SECONDS
     while True:
         try:
@@ -180,7 +195,9 @@ def _remove_cgroup(folder: Path | str, deadline: float) -> str:
                 return f"cannot remove the cgroup {folder}: {error.strerror}"
         else:
             return ""
-        if pause > FIRST_REMOVE_PAUSE_SECONDS:  # what was killed with its sandbox has mostly ended by then
+        if (
+            pause > FIRST_REMOVE_PAUSE_SECONDS
+        ):  # processes that were killed with their sandbox have mostly ended by then
             kill_members([folder])
         time.sleep(pause)
         pause = min(pause * 2, 0.05)

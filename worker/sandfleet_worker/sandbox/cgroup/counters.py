@@ -1,14 +1,16 @@
-"""What the kernel counted in a sandbox's cgroup since its job came, and what the sandbox used, on cgroup v1 and v2.
+"""The kernel's counts in a sandbox's cgroup since its job came, and its usage, on v1 and v2.
 
-Whose memory was it? The kernel counts each process that it kills for memory in the *killed* process's cgroup, whoever's limit was
-hit: its own, a parent's, or the host's memory. So a second count tells whether the sandbox's own limit was hit:
+Which limit was hit? The kernel counts a process that it kills for memory in the cgroup of the
+*killed* process, whether that cgroup's own limit was hit, a parent's, or the host's memory. So a
+second count tells whether the sandbox's own limit was hit:
 
 * v2: `oom` of memory.events.local, the times that this very cgroup was at its limit and an allocation was about to fail
   (cgroup-v2.rst).
-* v1: OOM notifications. Those of a cgroup tell its own and its ancestors', those of its parent only the ancestors' (measured on
-  6.18): the difference is its own. memory.failcnt is of no use: it stays 0 there. Without notifications the peak must do.
+* v1: OOM notifications. A cgroup is notified of its own OOMs and its ancestors', its parent only of the ancestors' (measured on
+  6.18): the difference is its own. memory.failcnt does not help: it stays 0. Without notifications the peak decides.
 
-The same for processes: v1, and v2 before 6.12, count a refused fork in the cgroup that forked, whoever's limit it was.
+The same holds for processes: v1, and v2 before 6.12, count a refused fork in the cgroup that
+forked, whichever limit was hit.
 """
 
 from __future__ import annotations
@@ -24,47 +26,52 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 READ_BYTES = 1 << 16
-"""More than any file we read has."""
+"""Longer than any file that is read here."""
 
 PEAK_MARGIN_BYTES = 1 << 20
-"""Charges go in batches of some pages a core: a cgroup at its limit may show a peak slightly below."""
+"""The kernel charges memory in batches of some pages a core: a cgroup at its limit may show a peak
+slightly below.
+"""
 
 
 @dataclass(frozen=True)
 class Counts:
-    """What happened in a sandbox's cgroup."""
+    """Events in a sandbox's cgroup."""
 
     oom_kills: int = 0
-    """Processes that the kernel killed here for memory, whoever's limit was hit."""
+    """Processes that the kernel killed here for memory, whichever limit was hit."""
     own_ooms: int = 0
     """Times that the sandbox's own memory limit was hit and nothing could be reclaimed."""
     fork_failures: int = 0
-    """Forks that the host refused here, whoever's limit was hit."""
+    """Forks that the host refused here, whichever limit was hit."""
     pids_fuse_hits: int = 0
-    """Those that the sandbox's own limit refused."""
+    """Forks that the sandbox's own limit refused."""
 
 
 class Counters:
-    """The counters of one sandbox's cgroup; `folders` maps each controller to the sandbox's folder there."""
+    """The counters of one sandbox's cgroup.
+
+    `folders` maps each controller to the sandbox's folder there.
+    """
 
     def __init__(self, version: int, folders: Mapping[str, str]) -> None:
         self._version, self._folders = version, folders
         self._before = Counts()
         self._memory_bytes = 0
-        self._own_watch = self._parent_watch = -1
+        self._own_oom_fd = self._parent_oom_fd = -1
 
     def start(self, memory_bytes: int) -> None:
-        """Count from now on, for a job that may use `memory_bytes`: an idle sandbox's events are not the job's."""
+        """Count from now on, for a job that may use `memory_bytes`."""
         self.close()
         self._memory_bytes = memory_bytes
         if self._version == 1 and "memory" in self._folders:
-            self._watch_ooms(self._folders["memory"])
+            self._count_ooms(self._folders["memory"])
         self._before = Counts(
             oom_kills=self._read_oom_kills(), own_ooms=self._read_v2_ooms(), fork_failures=self._read_fork_failures()
         )
 
     def read(self) -> Counts:
-        """Return what has happened since `start`; call it once, when the sandbox has ended."""
+        """Return the events since `start`; call it once, when the sandbox has ended."""
         oom_kills = self._read_oom_kills() - self._before.oom_kills
         fork_failures = self._read_fork_failures() - self._before.fork_failures
         return Counts(
@@ -80,7 +87,7 @@ class Counters:
         return self._read_oom_kills() > 0
 
     def usage(self) -> Usage:
-        """Read what the sandbox used so far."""
+        """Read how much CPU, memory and processes the sandbox has used so far."""
         if self._version == 1:
             cpu = self._read_number("cpuacct", "cpuacct.usage")
             return Usage(
@@ -97,17 +104,18 @@ class Counters:
 
     def close(self) -> None:
         """Close the notifications; idempotent."""
-        for watch in (self._own_watch, self._parent_watch):
-            if watch >= 0:
-                os.close(watch)
-        self._own_watch = self._parent_watch = -1
+        for eventfd in (self._own_oom_fd, self._parent_oom_fd):
+            if eventfd >= 0:
+                os.close(eventfd)
+        self._own_oom_fd = self._parent_oom_fd = -1
 
-    def _watch_ooms(self, folder: str) -> None:
+    def _count_ooms(self, folder: str) -> None:
         try:
-            # The parent first: an OOM between the two is then told as an ancestor's, never blamed on the job.
-            self._parent_watch = _watch(os.path.dirname(folder))  # noqa: PTH120  text as everywhere here
-            self._own_watch = _watch(folder)
-        except OSError:  # no descriptor left, or a kernel without notifications: the peak must do
+            # The parent first: an OOM between the two then counts as an ancestor's, never as the
+            # job's.
+            self._parent_oom_fd = _open_oom_eventfd(os.path.dirname(folder))  # noqa: PTH120  text as everywhere here
+            self._own_oom_fd = _open_oom_eventfd(folder)
+        except OSError:  # no descriptor left, or a kernel without notifications: the peak decides
             self.close()
 
     def _read_oom_kills(self) -> int:
@@ -119,25 +127,26 @@ class Counters:
         return self._read_memory_event("oom") if self._version != 1 else 0
 
     def _read_memory_event(self, field: str) -> int:
-        # Kernels before 5.3 have only memory.events: the same where a cgroup has no children, as ours.
+        # Kernels before 5.3 have only memory.events, which is the same for a cgroup without
+        # children, as ours is.
         local = self._read_field("memory", "memory.events.local", field)
         return (self._read_field("memory", "memory.events", field) or 0) if local is None else local
 
     def _count_own_ooms(self) -> int:
         if self._version != 1:
             return self._read_v2_ooms() - self._before.own_ooms
-        if self._own_watch < 0:
+        if self._own_oom_fd < 0:
             peak = self._read_number("memory", "memory.max_usage_in_bytes")
             return int(peak is None or peak >= self._memory_bytes - PEAK_MARGIN_BYTES)
-        own = _read_events(self._own_watch)
-        return max(0, own - _read_events(self._parent_watch))
+        own = _read_events(self._own_oom_fd)
+        return max(0, own - _read_events(self._parent_oom_fd))
 
     def _read_fork_failures(self) -> int:
         return self._read_field("pids", "pids.events", "max") or 0
 
     def _was_pids_limit_reached(self) -> bool:
         peak, limit = self._read_number("pids", "pids.peak"), self._read_number("pids", "pids.max")
-        return peak is None or limit is None or peak >= limit  # before 6.1 the peak is not known
+        return peak is None or limit is None or peak >= limit  # kernels before 6.1 have no peak
 
     def _read_text(self, controller: str, file: str) -> str:
         folder = self._folders.get(controller)
@@ -146,7 +155,7 @@ class Counters:
         try:
             descriptor = os.open(f"{folder}/{file}", os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
-            return ""  # the kernel is older than the file: the figure is null, never a guess
+            return ""  # the kernel is older than this file: the figure is None, never a guess
         try:
             return os.read(descriptor, READ_BYTES).decode()
         except OSError:
@@ -166,24 +175,27 @@ class Counters:
         return None
 
 
-def _watch(folder: str) -> int:
-    """Return an eventfd that counts the OOMs of a v1 memory cgroup and of its ancestors (cgroup-v1/memory.rst, section 9)."""
-    watch = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+def _open_oom_eventfd(folder: str) -> int:
+    """Return an eventfd that counts the OOMs of a v1 memory cgroup and of its ancestors.
+
+    See cgroup-v1/memory.rst, section 9.
+    """
+    eventfd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
     try:
         with contextlib.ExitStack() as opened:
             oom_control = os.open(f"{folder}/memory.oom_control", os.O_RDONLY | os.O_CLOEXEC)
             opened.callback(os.close, oom_control)
             control = os.open(f"{folder}/cgroup.event_control", os.O_WRONLY | os.O_CLOEXEC)
             opened.callback(os.close, control)
-            os.write(control, f"{watch} {oom_control}".encode())
+            os.write(control, f"{eventfd} {oom_control}".encode())
     except BaseException:
-        os.close(watch)
+        os.close(eventfd)
         raise
-    return watch
+    return eventfd
 
 
-def _read_events(watch: int) -> int:
+def _read_events(eventfd: int) -> int:
     try:
-        return os.eventfd_read(watch)
+        return os.eventfd_read(eventfd)
     except BlockingIOError:
         return 0

@@ -1,4 +1,4 @@
-"""Which cgroup controllers this host lets us use, and where the cgroups of sandboxes go, on cgroup v1 and v2."""
+"""The cgroup controllers that we may use, and the parents of sandboxes' cgroups, on v1 and v2."""
 
 from __future__ import annotations
 
@@ -20,19 +20,25 @@ V2_CONTROLLERS = ("memory", "pids", "cpu")
 
 @dataclass(frozen=True)
 class CgroupTree:
-    """Where sandboxes' cgroups go on this host: controller -> folder of ours. On v2 all controllers share one folder."""
+    """The parent folder of sandboxes' cgroups for each controller.
+
+    On v2 all controllers share one folder.
+    """
 
     version: int
     parents: Mapping[str, Path]
 
     @property
     def enforceable(self) -> frozenset[str]:
-        """The limits this tree can hold a job to: of memory, cpu, pids."""
+        """The limits that this tree can enforce, of memory, cpu, pids."""
         return frozenset(self.parents) & {"memory", "cpu", "pids"}
 
 
 def parse_v1_mounts(mountinfo: str) -> dict[str, Path]:
-    """Map each v1 controller of ``/proc/self/mountinfo`` to its mount point (proc(5): optional fields end at ``-``)."""
+    """Map each v1 controller of ``/proc/self/mountinfo`` to its mount point.
+
+    The optional fields of a line end at ``-`` (proc(5)).
+    """
     found: dict[str, Path] = {}
     for line in mountinfo.splitlines():
         left, _, right = line.partition(" - ")
@@ -46,7 +52,7 @@ def parse_v1_mounts(mountinfo: str) -> dict[str, Path]:
 
 
 def find_tree(parent: str, root: Path = CGROUP_ROOT, mountinfo: str | None = None) -> CgroupTree:
-    """Find or make our parent cgroups; what cannot be written is left out, and the tree says so."""
+    """Find or make our parent cgroups; leave out controllers whose folder cannot be written."""
     if (root / "cgroup.controllers").exists():
         return _find_v2(parent, root)
     text = Path("/proc/self/mountinfo").read_text() if mountinfo is None else mountinfo
@@ -56,7 +62,8 @@ def find_tree(parent: str, root: Path = CGROUP_ROOT, mountinfo: str | None = Non
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if controller == "memory":
-                # Charges of a removed child must not vanish from the parent; also the default on hybrid hosts.
+                # The parent must keep the charges of a removed child. It is the default on hybrid
+                # hosts, too.
                 write_quietly(folder / "memory.use_hierarchy", "1")
         except OSError as error:
             log.debug("cgroup v1 controller %s cannot be used: %s", controller, error)
@@ -82,7 +89,10 @@ def _find_v2(parent: str, root: Path) -> CgroupTree:
 
 
 def _delegate(folder: Path) -> None:
-    """Hand every controller down one level, each by itself: one that is missing must not cost the others."""
+    """Enable every controller one level below.
+
+    One write for each: a missing controller must not disable the others.
+    """
     available = (folder / "cgroup.controllers").read_text().split()
     enabled = (folder / "cgroup.subtree_control").read_text().split()
     for controller in V2_CONTROLLERS:
@@ -91,7 +101,10 @@ def _delegate(folder: Path) -> None:
 
 
 def write_existing(path: str, text: str) -> bool:
-    """Write `text` to a file that may not be there; return False where it is not, or cannot be written."""
+    """Write `text` to a file that may not exist.
+
+    Return False if it does not, or cannot be written.
+    """
     try:
         file = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
         try:
@@ -104,8 +117,9 @@ def write_existing(path: str, text: str) -> bool:
 
 
 def write_quietly(path: Path | str, text: str) -> bool:
-    """Write `text`; return False, and log why, where that is not possible."""
-    # Plain system calls here and in cgroups.py: each job takes some thirty of them, and pathlib makes each five times as dear.
+    """Write `text`; return False, and log why, if that fails."""
+    # Plain system calls here and in cgroup.py: each job makes some thirty of them, and pathlib
+    # costs five times as much.
     try:
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
         try:

@@ -1,6 +1,6 @@
-"""Users and groups of an image: what its /etc/passwd and /etc/group say, and whom a job's `user` means.
+"""Users and groups of an image, from its /etc/passwd and /etc/group.
 
-Both files are the image's, so they are hostile input: a line that makes no sense is skipped, never guessed at.
+Both files are hostile input: a malformed line is skipped, never guessed.
 """
 
 import os
@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from sandfleet_worker.system.supervised_thread import is_resource_error
 
 NOBODY = 65534
-"""nobody:nogroup: works in every image, listed or not."""
+"""The number of nobody:nogroup, which works in every image, listed or not."""
 
 MAX_ID = 2**31 - 1
 MAX_FILE_BYTES = 1 << 20
@@ -73,6 +73,7 @@ def parse_group(text: str) -> dict[str, Group]:
 
 
 def parse_id(text: str) -> int | None:
+    """Return the number of a user or group; None if `text` is not one."""
     return int(text) if _ID.fullmatch(text, 0) and int(text) <= MAX_ID else None
 
 
@@ -82,7 +83,7 @@ def _parse_home(text: str) -> str:
 
 
 def read_inside(tree: Path, *parts: str) -> str:
-    """Return the text of a file of an unpacked image, or "" where it is not a plain file of sensible size.
+    """Return the text of a file of an unpacked image; "" if it is no plain file of at most 1 MiB.
 
     No symbolic link is followed: an image's etc/passwd may point to the host's.
     """
@@ -93,7 +94,7 @@ def read_inside(tree: Path, *parts: str) -> str:
             os.close(folder)
             folder = inner
     except OSError as error:
-        if is_resource_error(error):  # nobody shall pack an image without its users
+        if is_resource_error(error):  # else the image would be packed without its users
             raise
         return ""
     try:
@@ -112,7 +113,7 @@ def read_inside(tree: Path, *parts: str) -> str:
 
 
 def is_real_directory(tree: Path, path: str) -> bool:
-    """Whether an absolute path of the image is a directory, with no symbolic link on the way."""
+    """Whether an absolute path of the image is a directory, reached without a symbolic link."""
     current = tree
     for part in path.split("/"):
         if part:

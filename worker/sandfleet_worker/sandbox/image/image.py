@@ -1,4 +1,4 @@
-"""What is known of one image of this host, and how that is read out of an unpacked tree and of image.json."""
+"""One image of this host: its facts, read from an unpacked tree or from image.json."""
 
 import json
 from datetime import UTC, datetime
@@ -24,7 +24,10 @@ _SYSTEM_FOLDERS = ("bin", "boot", "dev", "etc", "lib", "lib64", "proc", "sbin", 
 
 
 class Image(BaseModel):
-    """One image of this host, as image.json holds it; `name` is what it was asked for by."""
+    """One image of this host, as image.json holds it.
+
+    `name` is the name that it was looked up by.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -45,16 +48,16 @@ class Image(BaseModel):
     groups: dict[str, Group] = {}
     directories: frozenset[str] = Field(
         default=frozenset(),
-        description="Mount points and users' homes that are real directories, fit to carry a tmpfs.",
+        description="Mount points and users' homes that are real directories, where a tmpfs can be mounted.",
     )
 
     def has_directory(self, path: str) -> bool:
-        """Whether a mount point or a user's own home is a directory of the image, reached by no link."""
+        """Whether a mount point or a user's home is a directory, reached without a link."""
         return path in self.directories
 
 
 def describe(tree: Path, erofs: Path, config: ImageConfig) -> Image:
-    """Return what is known of a tree; name, digest and place are the caller's to fill in."""
+    """Return the facts of an unpacked tree; the caller fills in name, digest and source."""
     users = parse_passwd(read_inside(tree, "etc", "passwd"))
     wanted = {f"/{name}" for name in MOUNT_POINTS} | {user.home for user in users.values() if _is_own_home(user.home)}
     return Image(
@@ -77,11 +80,17 @@ def describe(tree: Path, erofs: Path, config: ImageConfig) -> Image:
 
 
 def _is_own_home(home: str) -> bool:
-    # Debian's `daemon` lives in /usr/sbin: a writable home mounted there would hide the system's programs.
+    # The home of Debian's `daemon` is /usr/sbin: a writable home mounted there would hide the
+    # system's programs.
     return home.split("/")[1] not in {"", *_SYSTEM_FOLDERS}
 
 
 def read_image(path: Path, digest: str, name: str, erofs_size: int) -> Image:
+    """Read image.json at `path`; the other arguments must match it.
+
+    Raises:
+        ImageInvalid: it is damaged, or belongs to another image.
+    """
     try:
         raw = json.loads(path.read_bytes())
         image = Image.model_validate({**raw, "name": name, "erofs_path": path.with_name("image.erofs")})
@@ -95,6 +104,7 @@ def read_image(path: Path, digest: str, name: str, erofs_size: int) -> Image:
 
 
 def damaged(name: str, why: str) -> ImageInvalid:
+    """Return the error of a damaged image, with the command that repairs it."""
     return ImageInvalid.of(
         f"image {name} is damaged ({why}): `sandfleet-worker images rm {name}`, then `images add` it again"
     )

@@ -1,4 +1,4 @@
-"""Read an OCI image layout: which manifest a tag means, and what its config says. Nothing is unpacked here.
+"""Read an OCI image layout: the manifest of a tag, and its config. Nothing is unpacked here.
 
 Layout and media types: OCI image-spec v1.1, image-layout.md, manifest.md, config.md.
 """
@@ -24,7 +24,7 @@ _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 @dataclass(frozen=True, slots=True)
 class ImageConfig:
-    """What an image says about running it, as in Docker."""
+    """The part of an image's config that says how to run it, as in Docker."""
 
     env: tuple[str, ...] = ()
     entrypoint: tuple[str, ...] = ()
@@ -43,11 +43,12 @@ class OciImage:
 
     @property
     def digest(self) -> str:
+        """The digest of the manifest."""
         return str(self.descriptor["digest"])
 
 
 def split_source(source: str) -> tuple[Path, str]:
-    """Split `folder[:tag]`; a folder whose own name holds a colon is taken as it is."""
+    """Split `folder[:tag]`; a folder that has a colon in its own name is not split."""
     if Path(source).is_dir():
         return Path(source), ""
     folder, _, tag = source.rpartition(":")
@@ -58,7 +59,8 @@ def read_oci(source: str) -> OciImage:
     """Read the manifest and config that `folder[:tag]` names; blobs must match their digests.
 
     Raises:
-        ImageInvalid: no layout, no such tag, several images and no tag, a damaged blob, another media type.
+        ImageInvalid: no layout, no such tag, several images and no tag, a damaged blob, another
+            media type.
     """
     layout, tag = split_source(source)
     index = _parse(_read_file(layout / "index.json", f"oci:{source} is no OCI image layout"), "index.json")

@@ -1,4 +1,4 @@
-"""Turn an unpacked tree into one read-only EROFS file: make it fit for runsc, measure it, name it by content, pack it."""
+"""Prepare an unpacked tree for runsc, hash its content, and pack it into one EROFS file."""
 
 import hashlib
 import os
@@ -9,37 +9,40 @@ from pathlib import Path
 
 from sandfleet_config.errors import ImageInvalid
 
-from sandfleet_worker.sandbox.image.tools import Limits, Workshop
+from sandfleet_worker.sandbox.image.tools import Limits, StagingFolder
 
 MOUNT_POINTS = {"dev": 0o755, "proc": 0o555, "sys": 0o555, "tmp": 0o1777}
-"""runsc can only mount onto directories that a read-only root already has."""
+"""Directories that every image must have: runsc cannot make a mount point in a read-only root."""
 
 HOSTNAME = "sandbox"
-"""Of every sandbox."""
+"""The host name in every sandbox."""
 HOSTS = f"127.0.0.1\tlocalhost {HOSTNAME}\n::1\tlocalhost ip6-localhost ip6-loopback\n"
 
 FIXED_TIME = 1_700_000_000
-"""The time of everything whose own time means nothing; only plain files keep theirs (see `settle`)."""
+"""The modification time of everything but plain files, which keep their own (see `normalize`)."""
 
 MAX_DEPTH = 128
-"""Folders in folders; a deeper tree has paths that no program could open."""
+"""Levels of folders; no program could open the paths of a deeper tree."""
 
 FIXED_UUID = "73616e64-666c-4565-8474-696d61676521"
 
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What a settled tree holds; `digest` is over names, kinds, modes, owners, targets and bytes, not over times."""
+    """The content of a normalized tree.
+
+    `digest` covers names, kinds, modes, owners, targets and bytes, not times.
+    """
 
     digest: str
     size_bytes: int
     files: int
     latest: int
-    """The latest time of any file."""
+    """The latest modification time of any file."""
 
 
 def add_mount_points(tree: Path) -> None:
-    """Make /dev, /proc, /sys and /tmp real directories; a link or file in their place would defeat the mounts."""
+    """Make /dev, /proc, /sys and /tmp real directories: runsc cannot mount on a link or a file."""
     tree.chmod(stat.S_IMODE(tree.stat().st_mode) | 0o555)
     for name, mode in MOUNT_POINTS.items():
         path = tree / name
@@ -50,9 +53,10 @@ def add_mount_points(tree: Path) -> None:
 
 
 def add_hosts(tree: Path) -> None:
-    """Make /etc/hosts name the sandbox's own addresses, in place of what the image has, as Docker does.
+    """Replace the image's /etc/hosts by one that names the sandbox's own addresses, as Docker does.
 
-    Nothing resolves these names otherwise: a sandbox has no network but loopback. No link of the tree is followed.
+    Without it nothing resolves these names: a sandbox has only a loopback network. No link of the
+    tree is followed.
     """
     folder, hosts = tree / "etc", tree / "etc/hosts"
     if not folder.is_symlink() and not folder.exists():
@@ -65,12 +69,13 @@ def add_hosts(tree: Path) -> None:
     hosts.chmod(0o644)
 
 
-def settle(tree: Path, began: float, limits: Limits, *, header: bytes, is_hashed: bool = True) -> Content:
-    """Drop device nodes and sockets, fix times, measure, and hash; each file is measured before it is read.
+def normalize(tree: Path, began: float, limits: Limits, *, header: bytes, is_hashed: bool = True) -> Content:
+    """Drop device nodes and sockets, fix times, measure, and hash.
 
-    A plain file keeps its time if it is older than `began`: Python checks its .pyc files against their sources' times,
-    and without a valid .pyc every import compiles anew. What was made just now, folders and links get a fixed time, so
-    that the same source always yields the same file.
+    Each file is measured before it is read. A plain file keeps its time if it is older than
+    `began`: Python compares .pyc files with the times of their sources, and compiles again at each
+    import if they differ. Newer files, folders and links get a fixed time, so that the same source
+    always yields the same image.
 
     Raises:
         ImageInvalid: the files outgrow `limits`; a sparse file counts as long as it is.
@@ -82,8 +87,8 @@ def settle(tree: Path, began: float, limits: Limits, *, header: bytes, is_hashed
     for path, facts in _walk(os.fsencode(tree)):
         mode = facts.st_mode
         if stat.S_ISCHR(mode) or stat.S_ISBLK(mode) or stat.S_ISSOCK(mode):
-            # A sandbox's devices are gVisor's own, in /dev.
-            os.unlink(path)  # noqa: PTH108  the name is bytes, maybe no text
+            # gVisor makes a sandbox's devices itself, in /dev.
+            os.unlink(path)  # noqa: PTH108  the name is bytes, which may not be text
             continue
         files += 1
         inode = (facts.st_dev, facts.st_ino)
@@ -103,7 +108,10 @@ def settle(tree: Path, began: float, limits: Limits, *, header: bytes, is_hashed
 
 
 def _walk(folder: bytes, depth: int = 0) -> Iterator[tuple[bytes, os.stat_result]]:
-    """Yield every path below in one order on every machine, a folder after what it holds; links are not followed."""
+    """Yield every path below in one order on every machine, a folder after what it holds.
+
+    Links are not followed.
+    """
     if depth > MAX_DEPTH:
         raise ImageInvalid.of(f"the image has folders more than {MAX_DEPTH} deep")
     with os.scandir(folder) as entries:
@@ -118,7 +126,8 @@ def _walk(folder: bytes, depth: int = 0) -> Iterator[tuple[bytes, os.stat_result
 
 
 def _hash_entry(digest: "hashlib._Hash", path: bytes, name: bytes, facts: os.stat_result, twin: bytes | None) -> None:
-    # Invariant: no field holds a NUL byte, so two different trees never feed the hash the same bytes.
+    # Invariant: no field holds a NUL byte, so two different trees never feed the hash the same
+    # bytes.
     mode = facts.st_mode
     fields = [name, b"%o" % mode, b"%d" % facts.st_uid, b"%d" % facts.st_gid]
     if twin is not None and not stat.S_ISDIR(mode):
@@ -135,15 +144,17 @@ def _hash_file(path: bytes) -> bytes:
         return hashlib.file_digest(stream, "sha256").hexdigest().encode()
 
 
-def write_erofs(workshop: Workshop, target: Path, latest: int) -> None:
+def write_erofs(staging: StagingFolder, target: Path, latest: int) -> None:
     """Pack the tree; the same tree gives the same bytes.
 
-    SOURCE_DATE_EPOCH stamps the file and cuts later times, so with the latest one it cuts none; -T would set them all.
+    SOURCE_DATE_EPOCH stamps the file and cuts later times, so with the latest one it cuts none; -T
+    would set them all.
 
-    Uncompressed, with no data inside inodes: runsc reads nothing else. No extended attributes: capabilities on files
-    mean nothing in a sandbox without privileges, and the host's security labels are not the image's.
+    Uncompressed, with no data inside inodes: runsc reads nothing else. No extended attributes:
+    capabilities on files mean nothing in a sandbox without privileges, and the host's security
+    labels are not the image's.
     """
-    workshop.run(
+    staging.run(
         [
             "mkfs.erofs",
             "--quiet",
@@ -153,7 +164,7 @@ def write_erofs(workshop: Workshop, target: Path, latest: int) -> None:
             *([] if os.geteuid() == 0 else ["--all-root"]),
             "-Enoinline_data",
             str(target),
-            str(workshop.tree),
+            str(staging.tree),
         ],
         {"SOURCE_DATE_EPOCH": str(latest)},
         is_limited=False,

@@ -7,6 +7,7 @@
 `:latest` is the default tag, so `python:latest` and `python` are one name.
 """
 
+import functools
 import re
 from dataclasses import dataclass
 from typing import Self
@@ -31,10 +32,10 @@ class Reference:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Parse what a spec or an operator typed.
+        """Parse the reference that a spec or an operator gave.
 
         Raises:
-            ImageNotFound: it is no reference, so no image can be found under it.
+            ImageNotFound: it is not a reference, so there is no such image.
         """
         if is_digest(text):
             return cls(name=None, digest=text)
@@ -48,15 +49,18 @@ class Reference:
 
 
 def is_digest(text: str) -> bool:
+    """Whether `text` is ``sha256:`` and 64 hex digits."""
     return _DIGEST.fullmatch(text) is not None
 
 
 def is_name(text: str) -> bool:
-    # A digest mistyped is no image called "sha256".
+    """Whether `text` is a name, with or without a tag."""
+    # A mistyped digest is not an image called "sha256".
     is_plain = _NAME.fullmatch(text) is not None and not text.startswith("sha256:")
     return is_plain and len(encode_name(text)) <= MAX_ENCODED_NAME
 
 
+@functools.lru_cache(maxsize=1024)
 def encode_name(name: str) -> str:
-    """Return the name as one path component; a name never starts with a dot, so neither does this."""
+    """Return the name as one path component. It never starts with a dot, since no name does."""
     return quote(name, safe="")

@@ -1,8 +1,8 @@
-"""Where an image is put together before it is published, in one rename, as a whole.
+"""Staging folders, in which an image is made before one rename publishes it as a whole.
 
-A staging folder is locked (flock on the folder itself) for as long as its maker, or a tool that it started, lives: the
-kernel lets go when they die, whatever kills them. So a folder whose lock is free is a leftover, and the next add
-removes it.
+A staging folder is locked (flock on the folder itself) for as long as its maker, or a tool that it
+started, lives. The kernel drops the lock when they die, however they die. So a folder whose lock is
+free is a leftover, and the next add removes it.
 """
 
 import contextlib
@@ -27,13 +27,13 @@ OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 @contextlib.contextmanager
 def staging_folder(parent: Path) -> Iterator[tuple[Path, int]]:
-    """Yield an empty locked folder and its lock's descriptor, which the tools that write there must inherit."""
+    """Yield an empty locked folder and the lock's descriptor, which its tools must inherit."""
     parent.mkdir(parents=True, exist_ok=True)
     sweep(parent)
     while True:
         folder = Path(tempfile.mkdtemp(prefix="add-", dir=parent))
         lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        # A sweep may have come between the two lines above; then it holds the lock, or the folder is gone.
+        # A sweep between the two lines above may hold the lock, or have removed the folder.
         if _lock_now(lock) and folder.exists():
             break
         os.close(lock)
@@ -45,7 +45,7 @@ def staging_folder(parent: Path) -> Iterator[tuple[Path, int]]:
 
 
 def sweep(parent: Path) -> None:
-    """Remove what killed adds, and removals cut short, have left."""
+    """Remove the folders that killed adds and interrupted removals have left."""
     for folder in parent.glob("*-*"):
         try:
             lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
@@ -67,7 +67,10 @@ def _lock_now(descriptor: int, how: int = fcntl.LOCK_EX) -> bool:
 
 
 def lock_shared(descriptor: int, hooks: StartHooks, check: Callable[[], None]) -> None:
-    """Lock an image's file together with other jobs; `hooks` and `check` hear of the wait for a removal, which has it alone."""
+    """Lock an image's file for reading.
+
+    While a removal holds it, tell `hooks` and call `check`, which may raise.
+    """
     if _lock_now(descriptor, fcntl.LOCK_SH):
         return
     with hooks.waiting("its image, which somebody is about to remove"):
@@ -78,7 +81,7 @@ def lock_shared(descriptor: int, hooks: StartHooks, check: Callable[[], None]) -
 
 @contextlib.contextmanager
 def locked(path: Path, waiting: str = "", on_progress: Any = None) -> Iterator[None]:
-    """Hold the lock file at `path`; `waiting` is said through `on_progress` if somebody else holds it now."""
+    """Hold the lock file at `path`; pass `waiting` to `on_progress` if it is held already."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -92,12 +95,15 @@ def locked(path: Path, waiting: str = "", on_progress: Any = None) -> Iterator[N
 
 
 def remove_tree(folder: Path) -> None:
-    """Remove a folder with hostile contents: never across a mount (a half-made root may hold the host's /dev)."""
+    """Remove a folder with hostile contents, never across a mount.
+
+    A half-made root may have the host's /dev in it.
+    """
     subprocess.run(["rm", "-rf", "--one-file-system", "--", str(folder)], check=False, capture_output=True)
 
 
 def write_json(path: Path, value: Any, temporary: Path) -> None:
-    """Write a file whole or not at all; `temporary` is a path on the same file system."""
+    """Write a file as a whole or not at all; `temporary` is a path on the same file system."""
     with temporary.open("w", encoding="utf-8") as stream:
         json.dump(value, stream, indent=1, sort_keys=True)
         stream.flush()
@@ -107,6 +113,7 @@ def write_json(path: Path, value: Any, temporary: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
+    """Flush the entries of `folder` to disk (fsync(2))."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -116,7 +123,7 @@ def sync_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def host_faults(root: Path) -> Iterator[None]:
-    """Turn the host's own trouble (a full disk, missing rights) into errors that say so."""
+    """Turn a full disk into `HostResources`, and missing rights into `ImageUnavailable`."""
     try:
         yield
     except OSError as error:
@@ -131,6 +138,7 @@ def host_faults(root: Path) -> Iterator[None]:
 
 
 def disk_full(root: Path) -> HostResources:
+    """Return the error of a full disk, with the free space and the ways to make more."""
     facts = os.statvfs(root)
     free = facts.f_bavail * facts.f_frsize >> 20
     return HostResources.of(

@@ -1,7 +1,8 @@
-"""Images made on the spot, without a registry: `python` out of Debian's packages, `busybox` out of the host's binary.
+"""Starter images, made without a registry: `python` and `busybox`, from Debian and the host.
 
-The same mirror state (or the same busybox) yields the same digest again and again: no clock, host name or random
-number gets in, and only the release itself is used, without the updates that come daily.
+The same mirror state (or the same busybox) always yields the same digest: an image contains no
+clock, host name or random number, and only packages of the release itself, without its daily
+updates.
 """
 
 import re
@@ -15,7 +16,7 @@ from sandfleet_config.errors import ImageUnavailable
 
 from sandfleet_worker.sandbox.image.oci import ImageConfig
 from sandfleet_worker.sandbox.image.pack import FIXED_TIME
-from sandfleet_worker.sandbox.image.tools import Workshop, find_tool
+from sandfleet_worker.sandbox.image.tools import StagingFolder, find_tool
 
 _PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _UNNEEDED = ("doc", "man", "info", "locale", "lintian", "bug")
@@ -26,18 +27,18 @@ _GROUP = "root:x:0:\nnogroup:x:65534:\n"
 
 @dataclass(frozen=True, slots=True)
 class Starter:
-    """An image that needs no source."""
+    """The recipe of an image that needs no source."""
 
-    build: Callable[[Workshop], None]
+    build: Callable[[StagingFolder], None]
     config: ImageConfig
     summary: str
 
 
-def build_python(workshop: Workshop) -> None:
-    """Let mmdebstrap install Debian's essential packages and Python, of the host's own release and mirror."""
+def build_python(staging: StagingFolder) -> None:
+    """Let mmdebstrap install Debian's essential packages and Python, from the host's mirror."""
     release = _read_release()
     excludes = [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in _UNNEEDED]
-    workshop.run(
+    staging.run(
         [
             "mmdebstrap",
             "--quiet",
@@ -47,24 +48,25 @@ def build_python(workshop: Workshop) -> None:
             *excludes,
             # People type `python`; Debian only has python3.
             '--customize-hook=ln -s python3 "$1/usr/bin/python"',
-            # What a host leaves in a chroot has no place in an image.
+            # mmdebstrap copies these two from the host.
             '--customize-hook=rm -f "$1/etc/hostname" "$1/etc/resolv.conf"',
             release,
-            str(workshop.tree),
+            str(staging.tree),
             f"deb {_find_mirror(release)} {release} main",
         ],
-        env={"SOURCE_DATE_EPOCH": str(FIXED_TIME), "TMPDIR": str(workshop.folder)},
+        env={"SOURCE_DATE_EPOCH": str(FIXED_TIME), "TMPDIR": str(staging.folder)},
         wrapper=_private_mounts(),
     )
-    for path in (workshop.tree / "usr" / "lib").rglob("*.pyc"):
+    for path in (staging.tree / "usr" / "lib").rglob("*.pyc"):
         _trust_compiled(path)
 
 
 def _private_mounts() -> list[str]:
-    """Return what keeps mmdebstrap's mounts of /proc and /sys to itself, where this host lets us.
+    """Return the command that gives mmdebstrap a mount namespace; empty if the host forbids one.
 
-    As root it mounts them into the tree, and an umount of its own that fails is only a warning: seen once, with the tree's
-    /sys still the host's when it was to be packed. In a mount namespace they end with it, and so do those of a killed one.
+    As root, mmdebstrap mounts /proc and /sys into the tree. If its umount fails, it only warns:
+    once the host's /sys was still in the tree when it was to be packed (seen). Mounts in a
+    namespace end with it, also if mmdebstrap is killed.
     """
     unshare = shutil.which("unshare")
     if unshare is None or subprocess.run([unshare, "--mount", "true"], capture_output=True, check=False).returncode:
@@ -73,9 +75,10 @@ def _private_mounts() -> list[str]:
 
 
 def _trust_compiled(path: Path) -> None:
-    """Turn a .pyc that is checked against its source's hash at every import into one that is not (PEP 552).
+    """Mark a .pyc file as unchecked: no import compares it with its source's hash (PEP 552).
 
-    Reproducible builds compile the first kind; in an image that cannot change, reading each source again is in vain.
+    Reproducible builds make checked ones. An image never changes, so reading each source again is
+    useless.
     """
     with path.open("r+b") as stream:
         head = stream.read(8)
@@ -114,29 +117,30 @@ def _find_mirror(release: str) -> str:
     )
 
 
-def build_busybox(workshop: Workshop) -> None:
-    """Put the host's static busybox, and a link for each of its programs, into a tree of its own."""
+def build_busybox(staging: StagingFolder) -> None:
+    """Put the host's static busybox, and a link for each of its programs, into a tree."""
     binary = Path(find_tool("busybox"))
     _refuse_dynamic(binary)
-    workshop.new_tree()
+    staging.new_tree()
     for name in ("bin", "sbin", "usr/bin", "usr/sbin", "etc", "root"):
-        (workshop.tree / name).mkdir(parents=True, exist_ok=True)
-    target = workshop.tree / "bin" / "busybox"
+        (staging.tree / name).mkdir(parents=True, exist_ok=True)
+    target = staging.tree / "bin" / "busybox"
     target.write_bytes(binary.read_bytes())
     listed = subprocess.run([binary, "--list-full"], capture_output=True, text=True, check=True).stdout
     for line in sorted(set(listed.split())):
-        link = workshop.tree / line
+        link = staging.tree / line
         if re.fullmatch(r"(usr/)?s?bin/[^/]+", line) and not link.exists():
             link.symlink_to("/bin/busybox")
-    (workshop.tree / "etc" / "passwd").write_text(_ACCOUNTS)
-    (workshop.tree / "etc" / "group").write_text(_GROUP)
-    for path in workshop.tree.rglob("*"):
+    (staging.tree / "etc" / "passwd").write_text(_ACCOUNTS)
+    (staging.tree / "etc" / "group").write_text(_GROUP)
+    for path in staging.tree.rglob("*"):
         if not path.is_symlink():
             path.chmod(0o755 if path.is_dir() or path == target else 0o644)
 
 
 def _refuse_dynamic(binary: Path) -> None:
-    # A program that needs a loader names it in its head (ELF PT_INTERP): the image would have neither it nor a libc.
+    # The head of a dynamic program names its loader (ELF PT_INTERP). The image would have neither
+    # loader nor libc.
     if b"/ld-" in binary.read_bytes()[:4096]:
         raise ImageUnavailable.of(f"{binary} is not static: install busybox-static")
 

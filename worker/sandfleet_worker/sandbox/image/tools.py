@@ -1,4 +1,4 @@
-"""Run the tools that write an image's files (tar, umoci, cp, mmdebstrap, mkfs.erofs), within limits."""
+"""Run the tools that write an image's files (tar, umoci, mkfs.erofs, ...), within limits."""
 
 import os
 import resource
@@ -19,15 +19,15 @@ DEFAULT_MAX_BYTES = 20 << 30
 DEFAULT_MAX_FILES = 2_000_000
 _PACKAGES = {"mkfs.erofs": "erofs-utils", "cp": "coreutils"}
 _FULL_DISK = ("no space left on device", "disk quota exceeded", "error 28")
-# Watching costs at most this share of the time that the tool runs.
-_WATCH_SHARE = 0.05
-_WATCH_LEAST_SECONDS = 0.2
-_MAX_SAID = 2000
+# Measuring the tree takes at most this share of the time that the tool runs.
+_MEASURE_SHARE = 0.05
+_MEASURE_SECONDS = 0.2
+_MAX_OUTPUT_CHARS = 2000
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one image may take when unpacked."""
+    """The most that one image may take when unpacked."""
 
     max_bytes: int = DEFAULT_MAX_BYTES
     max_files: int = DEFAULT_MAX_FILES
@@ -44,8 +44,11 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class Workshop:
-    """The staging folder of one add: its tools inherit `lock`, so that nobody sweeps under a tool that still writes."""
+class StagingFolder:
+    """The staging folder of one add.
+
+    Its tools inherit `lock`, so that no sweep removes it while a tool still writes.
+    """
 
     folder: Path
     lock: int
@@ -53,10 +56,11 @@ class Workshop:
 
     @property
     def tree(self) -> Path:
+        """The folder of the image's files."""
         return self.folder / "tree"
 
     def new_tree(self) -> Path:
-        """Make the empty tree, whose mode does not depend on the caller's umask."""
+        """Make the empty tree; its mode does not depend on the caller's umask."""
         self.tree.mkdir()
         self.tree.chmod(0o755)
         return self.tree
@@ -69,8 +73,9 @@ class Workshop:
         is_limited: bool = True,
         wrapper: Sequence[str] = (),
     ) -> str:
-        """Run a tool, by default one that fills `tree` and must stay within the limits; return its stdout.
+        """Run a tool, by default one that fills `tree` and must stay within the limits.
 
+        Return its stdout.
         `wrapper` is a command that runs the tool as itself in the end, such as unshare(1).
 
         Raises:
@@ -79,7 +84,7 @@ class Workshop:
             ImageInvalid: the tool failed, or what it wrote outgrew the limits.
         """
         binary = find_tool(argv[0])
-        # In memory: on a full disk the message that it is full would be lost.
+        # In memory: a full disk could not take the message that it is full.
         with _new_memory_file("stdout") as out, _new_memory_file("stderr") as err:
             child = subprocess.Popen(
                 [*wrapper, binary, *argv[1:]],
@@ -92,37 +97,39 @@ class Workshop:
             )
             try:
                 if is_limited:
-                    self._watch(child)
+                    self._wait_within_limits(child)
                 else:
                     child.wait()
             finally:
                 child.kill()
                 child.wait()
-            self._judge(argv[0], child.returncode, _read_back(err))
+            self._check_exit(argv[0], child.returncode, _read_back(err))
             return _read_back(out)
 
-    def _watch(self, child: subprocess.Popen[bytes]) -> None:
-        # One endless (or sparse) file is stopped by the kernel, many of them by the watch.
+    def _wait_within_limits(self, child: subprocess.Popen[bytes]) -> None:
+        # The kernel stops one endless (or sparse) file, the measurement stops many files.
         resource.prlimit(child.pid, resource.RLIMIT_FSIZE, (self.limits.max_bytes, self.limits.max_bytes))
-        pause = _WATCH_LEAST_SECONDS
+        pause = _MEASURE_SECONDS
         while True:
             try:
                 child.wait(pause)
             except subprocess.TimeoutExpired:
                 began = time.monotonic()
                 self.limits.check(*_measure_now(self.tree))
-                pause = max(_WATCH_LEAST_SECONDS, (time.monotonic() - began) / _WATCH_SHARE)
+                pause = max(_MEASURE_SECONDS, (time.monotonic() - began) / _MEASURE_SHARE)
             else:
                 return
 
-    def _judge(self, tool: str, code: int, said: str) -> None:
+    def _check_exit(self, tool: str, code: int, output: str) -> None:
         if code == 0:
             return
-        if any(sign in said.lower() for sign in _FULL_DISK):
+        if any(sign in output.lower() for sign in _FULL_DISK):
             raise disk_full(self.folder)
-        if code == -signal.SIGXFSZ or "file too large" in said.lower():
+        if code == -signal.SIGXFSZ or "file too large" in output.lower():
             self.limits.check(self.limits.max_bytes + 1, 0)
-        raise ImageInvalid.of(f"{tool} failed ({_how(code)}): {said[-_MAX_SAID:].strip() or 'it said nothing'}")
+        raise ImageInvalid.of(
+            f"{tool} failed ({_how(code)}): {output[-_MAX_OUTPUT_CHARS:].strip() or 'it said nothing'}"
+        )
 
 
 def find_tool(name: str) -> str:
@@ -145,7 +152,10 @@ def _tool_path() -> str:
 
 
 def _tool_env() -> dict[str, str]:
-    """Messages in English, and the way out to a mirror; nothing else of the worker's environment, which holds secrets."""
+    """Return PATH, English messages and the proxy's settings.
+
+    The rest of the worker's environment may hold secrets.
+    """
     network = {key: value for key, value in os.environ.items() if key.lower().endswith("_proxy") or key == "APT_CONFIG"}
     return {"PATH": _tool_path(), "LC_ALL": "C", **network}
 
@@ -165,7 +175,10 @@ def _how(code: int) -> str:
 
 
 def _measure_now(tree: Path) -> tuple[int, int]:
-    """Return bytes on disk and files of a tree that is just being written; what vanishes meanwhile is not counted."""
+    """Return bytes on disk and number of files of a tree that is being written.
+
+    Skip what vanishes meanwhile.
+    """
     size, files, folders = 0, 0, [str(tree)]
     while folders:
         try:

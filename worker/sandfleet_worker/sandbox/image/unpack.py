@@ -1,8 +1,9 @@
-"""Fill a staging folder with the files of an image source. Every source is taken to be hostile.
+"""Fill a staging folder with the files of an image source. Every source may be hostile.
 
-The tools run on a fresh private folder, and never follow a link out of it: GNU tar drops leading slashes, refuses
-names with `..` and makes links that leave the folder last; umoci resolves every path inside the root. Device nodes
-they may make are removed before the tree is packed (`pack.settle`).
+The tools run on a fresh private folder, and never follow a link out of it: GNU tar drops leading
+slashes, refuses names with `..` and makes links that leave the folder last; umoci resolves every
+path inside the root. Device nodes that they make are removed before the tree is packed
+(`pack.normalize`).
 """
 
 import json
@@ -12,30 +13,30 @@ from pathlib import Path
 from sandfleet_config.errors import ImageInvalid
 
 from sandfleet_worker.sandbox.image.oci import OciImage
-from sandfleet_worker.sandbox.image.tools import Workshop
+from sandfleet_worker.sandbox.image.tools import StagingFolder
 
 NO_TAR = "does not look like a tar archive"
 _IS_ROOT = os.geteuid() == 0
 
 
-def unpack_rootfs(source: Path, workshop: Workshop) -> None:
-    """Copy a folder, or extract a tar (plain, gz, bz2, xz or zst, told by its content).
+def unpack_rootfs(source: Path, staging: StagingFolder) -> None:
+    """Copy a folder, or extract a tar (plain, gz, bz2, xz or zst, recognized by its content).
 
     Raises:
         ImageInvalid: it is neither, or the tar is broken or tries to leave its folder.
     """
     if source.is_dir():
-        workshop.new_tree()
-        _copy_folder(source, workshop)
+        staging.new_tree()
+        _copy_folder(source, staging)
     elif source.is_file():
-        workshop.new_tree()
-        _extract_tar(source, workshop)
+        staging.new_tree()
+        _extract_tar(source, staging)
     else:
         raise ImageInvalid.of(f"rootfs:{source} is neither a folder nor a tar file on this host")
 
 
-def _copy_folder(source: Path, workshop: Workshop) -> None:
-    # Without other file systems: a running system's tree would bring its /proc and every mounted disk.
+def _copy_folder(source: Path, staging: StagingFolder) -> None:
+    # Without other file systems: the tree of a running system has /proc and mounted disks in it.
     argv = [
         "cp",
         "--archive",
@@ -45,27 +46,27 @@ def _copy_folder(source: Path, workshop: Workshop) -> None:
         "--sparse=auto",
         "--",
     ]
-    workshop.run([*argv, f"{source.resolve()}/.", str(workshop.tree)])
+    staging.run([*argv, f"{source.resolve()}/.", str(staging.tree)])
 
 
-def _extract_tar(source: Path, workshop: Workshop) -> None:
+def _extract_tar(source: Path, staging: StagingFolder) -> None:
     try:
-        _run_tar(source, workshop)
+        _run_tar(source, staging)
     except ImageInvalid as error:
         if NO_TAR in error.message:
             raise ImageInvalid.of(f"rootfs:{source} is no tar file (plain, gz, bz2, xz or zst)") from error
         raise
 
 
-def _run_tar(source: Path, workshop: Workshop) -> None:
+def _run_tar(source: Path, staging: StagingFolder) -> None:
     owner = ["--same-owner", "--numeric-owner"] if _IS_ROOT else ["--no-same-owner"]
-    workshop.run(
+    staging.run(
         [
             "tar",
             "--extract",
             "--force-local",  # a colon in the path is no host name
             f"--file={source.resolve()}",
-            f"--directory={workshop.tree}",
+            f"--directory={staging.tree}",
             "--same-permissions",
             "--no-acls",
             "--no-selinux",
@@ -76,20 +77,21 @@ def _run_tar(source: Path, workshop: Workshop) -> None:
     )
 
 
-def unpack_oci(image: OciImage, workshop: Workshop) -> None:
+def unpack_oci(image: OciImage, staging: StagingFolder) -> None:
     """Apply the layers of one manifest.
 
-    umoci sees a layout of ours that lists just this manifest and shares the blobs: whatever tags, nested indexes or
-    faults the source's own index has stay outside, and the source, maybe read-only, is not written to.
+    umoci gets a layout of ours that lists only this manifest and shares the blobs. So it does not
+    see the source's own index with its tags, nested indexes or faults, and does not write to the
+    source, which may be read-only.
 
     Raises:
         ImageInvalid: a blob is missing, altered or of a kind that umoci does not know.
     """
-    layout = workshop.folder / "layout"
+    layout = staging.folder / "layout"
     layout.mkdir()
     (layout / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
     (layout / "blobs").symlink_to((image.layout / "blobs").resolve(), target_is_directory=True)
     descriptor = {**image.descriptor, "annotations": {"org.opencontainers.image.ref.name": "image"}}
     (layout / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [descriptor]}))
     rootless = [] if _IS_ROOT else ["--rootless"]
-    workshop.run(["umoci", "raw", "unpack", *rootless, "--image", f"{layout}:image", str(workshop.tree)])
+    staging.run(["umoci", "raw", "unpack", *rootless, "--image", f"{layout}:image", str(staging.tree)])

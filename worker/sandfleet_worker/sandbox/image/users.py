@@ -1,4 +1,4 @@
-"""Whom a job's `user` means in an image: numbers for uid, group and supplementary groups."""
+"""Resolve a job's `user` in an image to the numbers of user, group and supplementary groups."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ResolvedUser:
-    """Whom a job runs as, in numbers; `groups` are the supplementary ones, `name` is None for a bare number."""
+    """The user that a job runs as, in numbers.
+
+    `groups` are the supplementary ones, `name` is None for a bare number.
+    """
 
     uid: int
     gid: int
@@ -25,11 +28,12 @@ class ResolvedUser:
 
 
 def resolve_user(image: Image, user: str) -> ResolvedUser:
-    """Return the numbers behind `name`, `uid`, `name:group`, `uid:gid`, or nothing (then the image's own user).
+    """Return the numbers of `name`, `uid`, `name:group`, `uid:gid`, or "" (the image's own user).
 
-    As in Docker: a listed user brings its group, home and, unless a group is named, its supplementary groups.
-    Unlike Docker, a number that passwd does not list gets itself as its group instead of root's. An image whose own
-    user is root, or that names none, yields nobody:nogroup. Whether root is allowed is the host's policy to say.
+    As in Docker: a listed user brings its group, home and, unless a group is named, its
+    supplementary groups. Unlike Docker, a number that passwd does not list gets itself as its group
+    instead of root's. An image whose own user is root, or that names none, yields nobody:nogroup.
+    The host's policy decides whether root is allowed.
 
     Raises:
         UserInvalid: a name which the image does not list, or no such form at all.

@@ -1,19 +1,22 @@
 /* init: PID 1 of every sandbox.
  *
- * It says over a pipe exactly how the job ended, because runsc's own exit status lies (an OOM under systrap
- * is "exit 1", a missing program 128, a killed sentry looks like the program's death). It is also what a warm
- * sandbox waits in until a job arrives. One job, then it exits and the sandbox ends with everything in it.
+ * Reports over a pipe how the job ended, because runsc's own exit status is wrong: an OOM under
+ * systrap is "exit 1", a missing program 128, a killed sentry looks like the program's death. A spare
+ * sandbox waits in it for its job. It runs one job and exits, which ends the sandbox and every process
+ * in it.
  *
- *     fd 3  control pipe, read: one job message, then single bytes: 'T' = SIGTERM to every process,
- *           'K' = SIGKILL to every process; end of file = exit at once (the worker is gone)
- *     fd 4  status pipe, written: text lines, each by one write; init_protocol.py lists them and the job's layout
+ *     fd 3  control pipe, read: one job message, then single bytes: 'T' = SIGTERM to every process;
+ *           end of file = exit at once (the worker is gone)
+ *     fd 4  status pipe, written: text lines, each by one write. init_reports.py lists them,
+ *           init_job.py has the layout of the job message.
  *
  * Started by runsc from host descriptors:
  *     runsc ... run --bundle B --pass-fd=<control read end>:3 --pass-fd=<status write end>:4 --exec-fd=<this ELF> ID
  *
- * Who could forge the report? The job. So while it runs, init has a uid of its own that no job gets (neither
- * root nor the job's), CAP_KILL as its only capability, and every signal blocked: the job can neither
- * signal nor ptrace it, nor open /proc/1/fd. That holds for jobs of uid 0 too, which run without capabilities.
+ * The job could want to forge the report. So while it runs, init has a uid of its own that no job gets
+ * (neither root nor the job's), CAP_KILL as its only capability, and every signal blocked: the job can
+ * neither signal nor ptrace it, nor open /proc/1/fd. That holds for jobs of uid 0, too, which run
+ * without capabilities.
  *
  * Build (no libc: see sys.h):
  *     cc -Os -static -nostdlib -ffreestanding -fno-stack-protector -fno-pie -no-pie \
@@ -23,14 +26,15 @@
 
 enum { CONTROL = 3, STATUS = 4 };
 enum { MAX_MESSAGE = 1 << 20, MAX_POINTERS = 1 << 17, MAX_GROUPS = 64, MAX_RLIMITS = 16, MAX_PATHS = 64 };
-enum { MAGIC = 0x314a4653 /* "SFJ1" */, FLAG_USER_NAMESPACES = 1, FLAG_WRITABLE_ROOT = 2 };
-/* In an `M` line, instead of a writable path's number: what failed is the writable root. */
+enum { MAGIC = 0x324a4653 /* "SFJ2" */, FLAG_WRITABLE_ROOT = 1 };
+/* Stands in an `M` line for the writable root, instead of a writable path's number. */
 enum { ROOT_INDEX = 0xffff };
-/* Any number no image uses; the one before it if a job asks for just this one. */
+/* A number that no image uses. A job that asks for this very number makes init take the one before. */
 enum { INIT_UID = 0x7ffffffe };
+enum { UMASK = 022 };
 
 enum fault {
-    FAULT_LENGTH = 1, FAULT_LAYOUT = 2, FAULT_HOSTNAME = 3, FAULT_ROOT = 4, FAULT_PRIVILEGES = 5,
+    FAULT_LENGTH = 1, FAULT_LAYOUT = 2, FAULT_ROOT = 4, FAULT_PRIVILEGES = 5,
     FAULT_SIGNALS = 6, FAULT_SPAWN = 7,
 };
 
@@ -43,18 +47,18 @@ enum { POLLIN = 1, WNOHANG = 1, CLOCK_MONOTONIC = 1 };
 struct rlimit { u64 soft, hard; };
 
 struct job {
-    u32 flags, uid, gid, umask;
+    u32 flags, uid, gid;
     u64 disk_bytes;
     u32 group_count, groups[MAX_GROUPS];
     u32 rlimit_count, resources[MAX_RLIMITS];
     struct rlimit rlimits[MAX_RLIMITS];
-    const char *hostname, *cwd;
+    const char *cwd;
     u32 path_count, path_modes[MAX_PATHS];
     const char *paths[MAX_PATHS];
     char **candidates, **argv, **envp;
 };
 
-/* What the child, which shares our memory until its execve, leaves behind when it did not get that far. */
+/* Written by the child, which shares our memory until its execve, when it does not get that far. */
 struct failure {
     char letter; /* 0: the program runs */
     u32 error, detail;
@@ -151,7 +155,7 @@ static char **take_strings(struct cursor *cursor) {
 
 static void read_job(void) {
     u8 prefix[4];
-    if (!read_exactly(prefix, 4)) leave(0); /* never used: the pool closed its end */
+    if (!read_exactly(prefix, 4)) leave(0); /* no job came: the pool closed its end */
     u32 length = (u32)prefix[0] | (u32)prefix[1] << 8 | (u32)prefix[2] << 16 | (u32)prefix[3] << 24;
     if (length > MAX_MESSAGE) report_fault(FAULT_LENGTH);
     if (!read_exactly(message, length)) report_fault(FAULT_LENGTH);
@@ -159,10 +163,9 @@ static void read_job(void) {
     struct cursor cursor = {message, message + length};
     if (take_number(&cursor, 4) != MAGIC) report_fault(FAULT_LAYOUT);
     job.flags = (u32)take_number(&cursor, 4);
-    if (job.flags & ~(u32)(FLAG_USER_NAMESPACES | FLAG_WRITABLE_ROOT)) report_fault(FAULT_LAYOUT);
+    if (job.flags & ~(u32)FLAG_WRITABLE_ROOT) report_fault(FAULT_LAYOUT);
     job.uid = (u32)take_number(&cursor, 4);
     job.gid = (u32)take_number(&cursor, 4);
-    job.umask = (u32)take_number(&cursor, 4);
     job.disk_bytes = take_number(&cursor, 8);
     job.group_count = take_count(&cursor, MAX_GROUPS);
     for (u32 i = 0; i < job.group_count; i++) job.groups[i] = (u32)take_number(&cursor, 4);
@@ -177,32 +180,27 @@ static void read_job(void) {
         job.path_modes[i] = (u32)take_number(&cursor, 4);
         job.paths[i] = take_string(&cursor);
     }
-    job.hostname = take_string(&cursor);
     job.cwd = take_string(&cursor);
     job.candidates = take_strings(&cursor);
     job.argv = take_strings(&cursor);
     job.envp = take_strings(&cursor);
     if (cursor.at != cursor.end || !job.candidates[0] || !job.argv[0]) report_fault(FAULT_LAYOUT);
-    /* A writable root lies on the disk of the writable paths: without one it would have no limit. */
+    /* A writable root lies on the disk of the writable paths. Without that disk it would have no limit. */
     if (job.flags & FLAG_WRITABLE_ROOT && !(job.disk_bytes && job.path_count)) report_fault(FAULT_LAYOUT);
 }
 
 /* ---- set-up as guest root ---- */
 
-static void set_hostname(void) {
-    u64 length = 0;
-    while (job.hostname[length]) length++;
-    if (length && sys2(NR_sethostname, job.hostname, length) < 0) report_fault(FAULT_HOSTNAME);
-}
-
 static void check_mount(long result, u32 index) {
     if (result < 0) report_last("M", 2, (u64)-result, index);
 }
 
-/* One tmpfs carries everything the job can write, so that disk_bytes bounds the sum. It is mounted on the first path,
- * and we stand inside it until all is bound: a relative name stays right whatever has been mounted over that path since.
- * A file that is not empty takes a page of 4 KiB at least, so the size bounds those; nr_inodes bounds the empty ones and the
- * folders. Releases before 20260520 refuse the option (EINVAL), and there the memory cgroup alone bounds them. */
+/* One tmpfs holds everything that the job can write, so that disk_bytes bounds the sum. It is mounted on
+ * the first path, and is the working directory until all is bound: a relative name stays right whatever
+ * has been mounted over that path since.
+ * The size bounds files that are not empty: each takes a page of 4 KiB at least. nr_inodes bounds empty
+ * files and folders. Releases before 20260520 refuse that option (EINVAL). There the memory cgroup alone
+ * bounds them. */
 static long mount_limited_tmpfs(int limits_inodes) {
     struct line options;
     u64 inodes = job.disk_bytes / BYTES_PER_INODE;
@@ -218,7 +216,7 @@ static long mount_limited_tmpfs(int limits_inodes) {
 }
 
 static void mount_disk(void) {
-    /* gVisor mounts on a plain file without a word; and no path may miss because an earlier mount hid it. */
+    /* gVisor mounts on a plain file without an error. And an earlier mount could hide a path: check all first. */
     for (u32 i = 0; i < job.path_count; i++) {
         long folder = sys4(NR_openat, AT_FDCWD, job.paths[i], O_PATH | O_DIRECTORY | O_CLOEXEC, 0);
         check_mount(folder, i);
@@ -232,8 +230,9 @@ static void mount_disk(void) {
     check_mount(disk, 0);
 }
 
-/* A writable root is an overlay of the image, which stays read-only, and a folder of the disk. It shows no other mounts,
- * so those come along by binds. We are its root afterwards, yet still stand outside of it, in the disk. */
+/* A writable root is an overlay of the image, which stays read-only, and a folder of the disk. An overlay
+ * shows no other mounts, so they are bound into it. Afterwards it is our root, while our working directory
+ * is still outside of it, on the disk. */
 static void enter_writable_root(void) {
     static const char *const bound[] = {"/proc", "root/proc", "/sys", "root/sys", "/dev", "root/dev"};
     struct statx image_root;
@@ -246,7 +245,7 @@ static void enter_writable_root(void) {
     /* The merged root is the upper folder's in owner and mode. */
     check_mount(sys3(NR_fchmodat, AT_FDCWD, "upper", image_root.mode & 07777), ROOT_INDEX);
     check_mount(sys(NR_fchownat, AT_FDCWD, "upper", image_root.uid, image_root.gid, 0), ROOT_INDEX);
-    /* gVisor takes absolute paths only; the path names the disk, for nothing has been mounted over it yet. */
+    /* gVisor takes absolute paths only. The first path still names the disk: nothing is mounted over it yet. */
     put_text(&options, "lowerdir=/,upperdir=");
     put_text(&options, job.paths[0]);
     put_text(&options, "/upper,workdir=");
@@ -260,7 +259,7 @@ static void enter_writable_root(void) {
     check_mount(sys1(NR_chroot, "root"), ROOT_INDEX);
 }
 
-/* Each path gets a folder of the disk; the first one last, which hides the disk itself. */
+/* Each path gets a folder of the disk. The first path is the last one, because its mount hides the disk. */
 static void bind_writable_paths(void) {
     for (u32 left = job.path_count; left-- > 0;) {
         struct line name;
@@ -268,7 +267,7 @@ static void bind_writable_paths(void) {
         put_number(&name, left);
         name.text[name.length] = 0;
         check_mount(sys3(NR_mkdirat, AT_FDCWD, name.text, 0700), left);
-        /* The mode before the owner: afterwards it would take CAP_FOWNER. */
+        /* The mode before the owner: the reverse needs CAP_FOWNER. */
         check_mount(sys3(NR_fchmodat, AT_FDCWD, name.text, job.path_modes[left]), left);
         check_mount(sys(NR_fchownat, AT_FDCWD, name.text, job.uid, job.gid, 0), left);
         check_mount(sys(NR_mount, name.text, job.paths[left], 0, MS_BIND, 0), left);
@@ -283,16 +282,19 @@ static void mount_writable_paths(void) {
     check_mount(sys1(NR_chdir, "/"), 0);
 }
 
-/* gVisor lets anyone make a user namespace, and asks for CAP_SYS_ADMIN in the caller's *own* one when it counts
- * RLIMIT_NPROC and mounts tmpfs: `unshare -Ur` would lift pids_limit and disk_bytes. As on Linux it refuses
- * new user namespaces to a chrooted task, so the job lives in a chroot: its writable root, or one that shows the same tree. */
+/* gVisor lets anyone make a user namespace, and asks for CAP_SYS_ADMIN in the caller's *own* one when it
+ * counts RLIMIT_NPROC and mounts tmpfs: `unshare -Ur` would lift pids_limit and disk_bytes. As on Linux it
+ * refuses new user namespaces to a chrooted task. So the job runs in a chroot: its writable root, or one
+ * that shows the same tree. A test compiles init without this, to show that the attack is real. */
 static void forbid_user_namespaces(void) {
-    if (job.flags & (FLAG_USER_NAMESPACES | FLAG_WRITABLE_ROOT)) return;
+#ifndef ALLOW_USER_NAMESPACES
+    if (job.flags & FLAG_WRITABLE_ROOT) return;
     if (sys(NR_mount, "/", "/proc", 0, MS_BIND | MS_REC, 0) < 0) report_fault(FAULT_ROOT);
     if (sys1(NR_chroot, "/proc") < 0 || sys1(NR_chdir, "/") < 0) report_fault(FAULT_ROOT);
+#endif
 }
 
-/* Keeps of the capabilities we have those in `wanted`, all of them effective. */
+/* Keeps only those of our capabilities that are in `wanted`, and makes them effective. */
 static long keep_capabilities(u32 wanted) {
     struct { u32 version, pid; } header = {0x20080522, 0};
     struct { u32 effective, permitted, inheritable; } data[2];
@@ -303,8 +305,8 @@ static long keep_capabilities(u32 wanted) {
     return sys2(NR_capset, &header, data);
 }
 
-/* gVisor's /dev is a tmpfs without a size, and root's: a job of uid 0 could write there past its disk limit. So are the folders in
- * it: net on every release, char since 20260817. /dev/shm has had its own limit by now. */
+/* gVisor's /dev is a tmpfs of root's without a size: a job of uid 0 could write there past its disk limit.
+ * So are the folders in it: net on every release, char since 20260817. /dev/shm has its own limit by now. */
 static void keep_from_dev(u32 uid) {
     static u8 entries[4096] __attribute__((aligned(8)));
     struct entry { u64 inode, offset; unsigned short length; u8 kind; char name[]; };
@@ -324,16 +326,16 @@ static void keep_from_dev(u32 uid) {
     sys1(NR_close, folder);
 }
 
-/* Before the job exists, so that there is no moment in which it could signal us. The pipes need it as well: gVisor
- * lets anyone who may open the pipe itself open it through /proc/1/fd, and a forged "E 0 0" was seen from a job of
- * uid 0 without capabilities. */
+/* Done before the job exists, so that there is no moment in which it could signal us. The pipes change their
+ * owner as well: gVisor lets anyone who may open a pipe open it through /proc/1/fd, and a job of uid 0
+ * without capabilities did forge "E 0 0" (seen). */
 static void become_init_user(void) {
     u32 uid = job.uid == INIT_UID ? INIT_UID - 1 : INIT_UID;
     for (int fd = CONTROL; fd <= STATUS; fd++)
         if (sys2(NR_fchmod, fd, 0) < 0 || sys3(NR_fchown, fd, uid, uid) < 0) report_fault(FAULT_PRIVILEGES);
     if (disk >= 0 && sys3(NR_fchown, disk, uid, uid) < 0) report_fault(FAULT_PRIVILEGES);
     if (job.uid == 0) keep_from_dev(uid);
-    /* As runc does: else a job that is not root cannot open /dev/stdout or /dev/stderr, which are links to these. */
+    /* As runc does. Else a job that is not root cannot open /dev/stdout and /dev/stderr, which link to these. */
     for (int fd = 0; fd <= 2; fd++) sys3(NR_fchown, fd, job.uid, job.gid);
     if (sys2(NR_prctl, PR_SET_KEEPCAPS, 1) < 0) report_fault(FAULT_PRIVILEGES);
     if (sys3(NR_setresgid, uid, uid, uid) < 0 || sys3(NR_setresuid, uid, uid, uid) < 0) report_fault(FAULT_PRIVILEGES);
@@ -358,8 +360,9 @@ static void set_rlimits(void) {
     }
 }
 
-/* What every job's child inherits, done before *ready*: it costs a warm sandbox's job nothing. A system call of a process that
- * is new to systrap takes some 30 microseconds (measured), and these are forty. */
+/* The child of every job inherits this. It is done before *ready*, so that it costs the job of a spare
+ * nothing: a system call of a process that is new to systrap takes some 30 microseconds (measured), and
+ * these are forty. */
 static void bound_privileges(void) {
     long error = 0;
     for (u32 capability = 0; capability < 64 && error >= 0; capability++) {
@@ -372,19 +375,19 @@ static void bound_privileges(void) {
 }
 
 static void drop_privileges(void) {
-    /* To setresuid these mean "leave as it is": the job would run as init's own user. */
+    /* setresuid reads these as "leave it unchanged": the job would run as init's own user. */
     long error = job.uid == ~0u || job.gid == ~0u ? -EINVAL : 0;
     if (error >= 0) error = sys2(NR_setgroups, job.group_count, job.groups);
     if (error >= 0) error = sys3(NR_setresgid, job.gid, job.gid, job.gid);
     if (error >= 0) error = sys3(NR_setresuid, job.uid, job.uid, job.uid);
-    /* Leaving a uid that was never 0 keeps the capabilities: they go by hand. */
+    /* A change from a uid that is not 0 keeps the capabilities: drop them explicitly. */
     if (error >= 0) error = keep_capabilities(0);
     if (error < 0) fail_child('U', error, 0, 0);
 }
 
-/* Signals that a descriptor sends on its owner's behalf (fcntl(2), F_SETOWN and F_SETSIG) are checked against the uid alone, and uid 0
- * may signal everyone, without a capability (gVisor, pkg/sentry/kernel/fasync): SIGKILL to init would end the sandbox without a
- * report. So a job of uid 0 may name no owner. */
+/* A descriptor can send a signal for its owner (fcntl(2), F_SETOWN and F_SETSIG). gVisor checks only the
+ * uid then, and uid 0 may signal everyone without a capability (pkg/sentry/kernel/fasync): SIGKILL to init
+ * would end the sandbox without a report. So a job of uid 0 may set no owner. */
 static void forbid_descriptor_owners(void) {
     enum { SET_MODE_FILTER = 1, LOAD = 0x20, EQUAL = 0x15, RETURN = 0x06, ALLOW = 0x7fff0000, ERRNO = 0x00050000 };
     enum { NR = 0, ARCH = 4, ARGUMENT1 = 24, F_SETOWN = 8, F_SETOWN_EX = 15, FIOSETOWN = 0x8901, SIOCSPGRP = 0x8902 };
@@ -408,8 +411,9 @@ static void forbid_descriptor_owners(void) {
     if (error < 0) fail_child('U', error, 0, 0);
 }
 
-/* As execvp(3): the next candidate after "not here", EACCES remembered. Beyond it we tell a missing file from
- * one whose interpreter is missing (ENOENT both), and a file from a PATH folder we may not search. */
+/* As execvp(3): try the next candidate after "not here", and remember EACCES. Unlike execvp, tell a missing
+ * file from one whose interpreter is missing (both are ENOENT), and from a PATH folder that we may not
+ * search. */
 static __attribute__((noreturn)) void exec_program(void) {
     long worst = -ENOENT;
     u32 exists = 0;
@@ -429,15 +433,15 @@ static __attribute__((noreturn)) void exec_program(void) {
 __attribute__((used)) static void run_child(void) {
     u64 none = 0;
     sys0(NR_setsid);
-    /* Only the mask is ours: nothing has changed an action since the sandbox's kernel made this process with the defaults. */
+    /* Reset only the mask: the sandbox's kernel made this process with default actions, and nothing changed them. */
     sys4(NR_rt_sigprocmask, SIG_SETMASK, &none, 0, 8);
-    sys1(NR_umask, job.umask);
+    sys1(NR_umask, UMASK);
     set_rlimits();
     drop_privileges();
     if (job.uid == 0) forbid_descriptor_owners();
     long error = sys1(NR_chdir, job.cwd);
     if (error < 0) fail_child('C', error, 0, 0);
-    /* Ours are close-on-exec as well; this is for whatever a later runsc might leave open. */
+    /* Our own are close-on-exec already. A later runsc might leave others open. */
     sys3(NR_close_range, 3, ~0u, 0);
     exec_program();
 }
@@ -470,7 +474,7 @@ static u64 now_microseconds(void) {
     return time[0] * 1000000 + time[1] / 1000;
 }
 
-/* How long the program ran is told from here: the worker may be late to read what happened. */
+/* The report says how long the program ran: the worker may read it late. */
 static __attribute__((noreturn)) void report_end_of(int status) {
     u64 ran = now_microseconds() - started;
     struct line line;
@@ -483,7 +487,7 @@ static __attribute__((noreturn)) void report_end_of(int status) {
     leave(0);
 }
 
-/* The main process is asked for by name each time, so that endless dying orphans cannot hide its end. */
+/* Waits for the main process by its id each time, so that endless dying orphans cannot hide its end. */
 static void reap(long main_process) {
     int status;
     for (int i = 0; i < 4096; i++) {
@@ -496,12 +500,10 @@ static void reap(long main_process) {
 
 static __attribute__((noreturn)) void supervise(long main_process, long signals) {
     struct { int fd; short events, revents; } polled[2] = {{CONTROL, POLLIN, 0}, {(int)signals, POLLIN, 0}};
-    struct { long seconds, nanoseconds; } soon = {0, 20 * 1000 * 1000};
-    int killing = 0;
     for (;;) {
         reap(main_process);
         polled[0].revents = polled[1].revents = 0;
-        sys(NR_ppoll, polled, 2, killing ? &soon : 0, 0, 8);
+        sys(NR_ppoll, polled, 2, 0, 0, 8);
         if (polled[1].revents) {
             u8 information[128];
             sys3(NR_read, signals, information, sizeof information);
@@ -517,10 +519,7 @@ static __attribute__((noreturn)) void supervise(long main_process, long signals)
                 sys2(NR_kill, -1, SIGTERM);
                 sys2(NR_kill, -1, SIGCONT); /* a stopped process could not act on it */
             }
-            if (got == 1 && command == 'K') killing = 1;
         }
-        /* Again until the main process is gone: kill(-1) sees the processes of one moment, a fork bomb makes more. */
-        if (killing) sys2(NR_kill, -1, SIGKILL);
     }
 }
 
@@ -535,12 +534,11 @@ __attribute__((used)) static void start(void) {
     report("R", 0, 0, 0);
     read_job();
 
-    set_hostname();
     mount_writable_paths();
     forbid_user_namespaces();
     become_init_user();
 
-    /* As vfork: one address space less to build (a fork costs a systrap sandbox 15-20 ms of CPU), and we go on only
+    /* As vfork(2): saves an address space (a fork costs a systrap sandbox 15-20 ms of CPU), and returns only
      * when the program runs or `failure` says why not. */
     long main_process = spawn(CLONE_VM | CLONE_VFORK | SIGCHLD, child_stack + sizeof child_stack);
     if (main_process < 0) report_fault(FAULT_SPAWN);
@@ -550,7 +548,7 @@ __attribute__((used)) static void start(void) {
     }
     started = now_microseconds();
     if (keep_capabilities(1u << CAP_KILL) < 0) report_fault(FAULT_PRIVILEGES);
-    /* The files of a process that is not dumpable belong to root in /proc, which a job of uid 0 would be. */
+    /* In /proc, the files of a process that is not dumpable belong to root, which a job of uid 0 would be. */
     sys2(NR_prctl, PR_SET_DUMPABLE, 1);
     report("S", 0, 0, 0);
     supervise(main_process, signals);

@@ -1,15 +1,17 @@
-/* launch: what the worker execs on the host to start runsc.
+/* launch: the program that the worker executes on the host to start runsc.
  *
  *     launch <expected-ppid> <fd> <membarrier: 0 or 1> <batch: 0 or 1> <n> <cgroup.procs path>*n
  *
  * 1. Asks to be killed when the worker dies, so that no sandbox outlives a killed worker. The kernel sends
  *    the signal when the *thread* that spawned us ends: spawn from a thread that lives as long as the worker.
- * 2. Moves itself into its cgroups (v1: one a controller; v2: one), which waits for an RCU grace period (11.7 ms
- *    measured): so it is done ahead, and a sandbox begins in a launcher that is inside already.
- * 3. Puts signals back to their defaults (Python ignores SIGPIPE), and does what older releases of runsc need, see `prepare`.
- * 4. Waits on <fd> for the command: u32 length (little-endian) of what follows, the program's path and its arguments, each
- *    ended by a zero byte. It reads no byte more: what comes after is init's. End of file is a sandbox nobody needed.
- * 5. Execs the program.
+ * 2. Moves itself into its cgroups (v1: one a controller; v2: one). That waits for an RCU grace period
+ *    (11.7 ms measured), so it is done before a job needs the sandbox.
+ * 3. Resets signals to their defaults (Python ignores SIGPIPE), and speeds up older releases of runsc, see
+ *    `speed_up`.
+ * 4. Waits on <fd> for the command: u32 length (little-endian) of the rest, the program's path and its
+ *    arguments, each with a zero byte at its end. It reads no further: the next bytes are init's. End of
+ *    file means that no job needs the sandbox.
+ * 5. Executes the program.
  *
  * On failure one line on stderr and exit 120 (cgroup), 121 (exec), 122 (parent gone), 123 (usage).
  *
@@ -28,7 +30,7 @@ static __attribute__((noreturn)) void fail(int code, const char *what, const cha
     put_text(&line, what);
     if (path) {
         put_text(&line, " ");
-        /* A long path is cut so that the errno and the end of the line always fit. */
+        /* Cut a long path, so that the errno and the end of the line always fit. */
         for (u32 i = 0; path[i] && i < 400; i++) line.text[line.length++] = path[i];
     }
     put_text(&line, ": ");
@@ -57,17 +59,19 @@ static void join_cgroup(const char *path) {
     sys1(NR_close, file);
 }
 
-/* Both only make a sandbox of an older runsc faster (before 20260224 and 20260714), so a kernel or a container that refuses them
- * changes nothing but time.
+/* Both make a sandbox of an older runsc faster (before 20260224 and before 20260714), and do nothing else.
+ * So a kernel or a container may refuse them.
  *
- * SCHED_BATCH: a batch process that is woken does not preempt the one that woke it. Under systrap the kernel of the sandbox and
- * its stub wake each other at every system call and page fault. Woken on the same core, the stub preempts the waker before that
- * sleeps, comes back to a waker that is not asleep, and calls FUTEX_WAKE in a loop until its time slice ends, 2.5 to 4 ms
- * (measured with perf: half of all CPU of a short job). Shares of CPU stay as they are.
+ * SCHED_BATCH: a batch process that is woken does not preempt the process that woke it. Under systrap the
+ * kernel of the sandbox and its stub wake each other at every system call and page fault. If the stub is
+ * woken on the same core, it preempts the waker before that sleeps. It then finds a waker that is not
+ * asleep, and calls FUTEX_WAKE in a loop until its time slice ends, 2.5 to 4 ms (measured with perf: half
+ * of all CPU of a short job). Shares of CPU stay as they are.
  *
- * membarrier(2): each start of runsc (20240729), and there are four a boot, registers for it, which waits for an RCU grace
- * period in a process with threads: 30 ms a boot. Told that there is no membarrier, it offers the program inside none. */
-static void prepare(long allow_membarrier, long is_batch) {
+ * membarrier(2): each start of runsc (20240729) registers for it, and a boot starts runsc four times. Each
+ * waits for an RCU grace period in a process with threads: 30 ms a boot. A runsc that sees no membarrier
+ * offers none to the program inside. */
+static void speed_up(long allow_membarrier, long is_batch) {
     enum { SCHED_BATCH = 3, SECCOMP_SET_MODE_FILTER = 1 };
     enum { LOAD = 0x20, JUMP_EQUAL = 0x15, RETURN = 0x06, ALLOW = 0x7fff0000, ERRNO = 0x00050000, NR = 0, ARCH = 4 };
     int priority = 0;
@@ -108,9 +112,17 @@ static void read_command(long file) {
     read_exactly(file, command, length);
     for (u8 *at = command; at < command + length && count < MAX_ARGUMENTS; at++) {
         arguments[count++] = (char *)at;
-        while (*at) at++; /* there is a zero byte behind the buffer */
+        while (*at) at++; /* a zero byte follows the buffer */
     }
     arguments[count] = 0;
+}
+
+/* Ignored signals stay ignored across execve (Python ignores SIGPIPE), and so does the mask. */
+static void reset_signals(void) {
+    u64 none = 0;
+    u64 action[4] = {0, 0, 0, 0}; /* kernel struct sigaction: handler SIG_DFL; 32 bytes at most on both machines */
+    for (int signal = 1; signal <= LAST_SIGNAL; signal++) sys4(NR_rt_sigaction, signal, action, 0, 8);
+    sys4(NR_rt_sigprocmask, SIG_SETMASK, &none, 0, 8);
 }
 
 __attribute__((used)) static void start(long *stack) {
@@ -126,13 +138,13 @@ __attribute__((used)) static void start(long *stack) {
     if (parent < 0 || file < 0 || membarrier < 0 || batch < 0 || cgroups < 0 || 6 + cgroups != argc)
         fail(FAILED_USAGE, "usage: launch <ppid> <fd> <membarrier> <batch> <n> <cgroup.procs>*n", 0, -EINVAL);
 
-    /* Asked for before the check: a parent that dies in between is then caught by one or the other. */
+    /* Asked for before the check: one of the two then catches a parent that dies in between. */
     long error = sys2(NR_prctl, PR_SET_PDEATHSIG, SIGKILL);
     if (error < 0) fail(FAILED_PARENT, "parent", 0, error);
     if (sys0(NR_getppid) != parent) fail(FAILED_PARENT, "parent", 0, 0);
     for (long i = 0; i < cgroups; i++) join_cgroup(argv[6 + i]);
     reset_signals();
-    prepare(membarrier, batch);
+    speed_up(membarrier, batch);
     read_command(file);
     error = sys3(NR_execve, arguments[0], arguments, envp);
     fail(FAILED_EXEC, "exec", arguments[0], error);

@@ -1,8 +1,8 @@
-/* Raw Linux system calls for init.c and launch.c: no libc, x86-64 and arm64.
+/* Raw Linux system calls for init.c and launch.c on x86-64 and arm64, without a libc.
  *
- * Why no libc: runsc starts init from a host file descriptor (--exec-fd), and a static glibc program dies
- * there in _dl_get_origin, because /proc/self/exe does not name a file of the guest. It also keeps both
- * programs at a few KB, which matters for one exec a sandbox.
+ * runsc starts init from a host file descriptor (--exec-fd). A static glibc program dies there in
+ * _dl_get_origin, because /proc/self/exe does not name a file of the guest. Without a libc both programs
+ * also take only a few KB, and each sandbox executes both.
  */
 #ifndef SANDFLEET_SYS_H
 #define SANDFLEET_SYS_H
@@ -14,11 +14,11 @@ typedef unsigned long u64;
 #if defined(__x86_64__)
 
 enum {
-    NR_read = 0, NR_write = 1, NR_close = 3, NR_rt_sigaction = 13, NR_rt_sigprocmask = 14, NR_ioctl = 16, NR_clone = 56,
+    NR_read = 0, NR_write = 1, NR_close = 3, NR_rt_sigaction = 13, NR_rt_sigprocmask = 14, NR_ioctl = 16,
     NR_execve = 59, NR_exit = 60, NR_wait4 = 61, NR_kill = 62, NR_fcntl = 72, NR_chdir = 80, NR_fchmod = 91,
     NR_fchown = 93, NR_umask = 95,
     NR_getppid = 110, NR_setsid = 112, NR_setgroups = 116, NR_setresuid = 117, NR_setresgid = 119,
-    NR_capget = 125, NR_capset = 126, NR_fstatfs = 138, NR_prctl = 157, NR_chroot = 161, NR_mount = 165, NR_sethostname = 170,
+    NR_capget = 125, NR_capset = 126, NR_fstatfs = 138, NR_prctl = 157, NR_chroot = 161, NR_mount = 165,
     NR_sched_setscheduler = 144, NR_getdents64 = 217, NR_clock_gettime = 228, NR_exit_group = 231, NR_openat = 257, NR_mkdirat = 258, NR_fchownat = 260, NR_fchmodat = 268,
     NR_faccessat = 269, NR_ppoll = 271, NR_signalfd4 = 289, NR_prlimit64 = 302, NR_seccomp = 317, NR_membarrier = 324, NR_statx = 332,
     NR_close_range = 436,
@@ -49,8 +49,8 @@ enum {
     NR_chroot = 51, NR_fchmod = 52, NR_fchmodat = 53, NR_fchownat = 54, NR_fchown = 55, NR_openat = 56, NR_close = 57, NR_getdents64 = 61, NR_read = 63,
     NR_write = 64, NR_ppoll = 73, NR_signalfd4 = 74, NR_capget = 90, NR_capset = 91, NR_exit = 93, NR_exit_group = 94,
     NR_kill = 129, NR_rt_sigaction = 134, NR_rt_sigprocmask = 135, NR_setresuid = 147, NR_setresgid = 149,
-    NR_setsid = 157, NR_setgroups = 159, NR_sethostname = 161, NR_umask = 166, NR_prctl = 167,
-    NR_getppid = 173, NR_clock_gettime = 113, NR_sched_setscheduler = 119, NR_clone = 220, NR_execve = 221, NR_wait4 = 260, NR_prlimit64 = 261,
+    NR_setsid = 157, NR_setgroups = 159, NR_umask = 166, NR_prctl = 167,
+    NR_getppid = 173, NR_clock_gettime = 113, NR_sched_setscheduler = 119, NR_execve = 221, NR_wait4 = 260, NR_prlimit64 = 261,
     NR_seccomp = 277, NR_membarrier = 283, NR_statx = 291, NR_close_range = 436,
 };
 #define O_DIRECTORY 040000
@@ -82,14 +82,14 @@ static inline __attribute__((always_inline)) long sys5(long nr, long a, long b, 
 #define sys1(nr, a) sys(nr, a, 0, 0, 0, 0)
 #define sys0(nr) sys(nr, 0, 0, 0, 0, 0)
 
-enum { EPERM = 1, ENOENT = 2, EINTR = 4, ENOSYS = 38, E2BIG = 7, EACCES = 13, ENODEV = 19, ENOTDIR = 20, EINVAL = 22, ESTALE = 116, ETIMEDOUT = 110 };
+enum { EPERM = 1, ENOENT = 2, EINTR = 4, ENOSYS = 38, EACCES = 13, ENODEV = 19, ENOTDIR = 20, EINVAL = 22, ESTALE = 116, ETIMEDOUT = 110 };
 enum { O_RDONLY = 0, O_WRONLY = 1, O_CLOEXEC = 02000000, O_PATH = 010000000 };
 enum { STATX_BASIC_STATS = 0x7ff };
 enum { AT_FDCWD = -100, AT_SYMLINK_NOFOLLOW = 0x100, DT_DIR = 4, F_SETFD = 2, FD_CLOEXEC = 1, F_OK = 0 };
 enum { SIG_SETMASK = 2, SIGKILL = 9, SIGTERM = 15, SIGCHLD = 17, SIGCONT = 18, LAST_SIGNAL = 64 };
 enum { PR_SET_PDEATHSIG = 1, PR_SET_DUMPABLE = 4, PR_SET_KEEPCAPS = 8, PR_CAPBSET_READ = 23, PR_CAPBSET_DROP = 24, PR_SET_NO_NEW_PRIVS = 38 };
 
-/* What we read of the kernel's struct statx, which is the same on both machines and 256 bytes long. */
+/* The part of the kernel's struct statx that we read. It is 256 bytes long on both machines. */
 struct statx {
     u32 mask, block_size;
     u64 attributes;
@@ -99,7 +99,7 @@ struct statx {
 };
 _Static_assert(sizeof(struct statx) == 256, "struct statx");
 
-/* A GNU C compiler may call these two for loops and copies even in freestanding code. */
+/* The compiler may call these two for loops and copies, even in freestanding code. */
 __attribute__((used, optimize("no-tree-loop-distribute-patterns"))) void *memset(void *to, int byte, u64 size) {
     for (u64 i = 0; i < size; i++) ((u8 *)to)[i] = (u8)byte;
     return to;
@@ -114,15 +114,7 @@ static inline __attribute__((noreturn)) void leave(int code) {
     for (;;) sys1(NR_exit_group, code);
 }
 
-/* Ignored signals stay ignored across execve (Python ignores SIGPIPE), and so does the mask. */
-static inline void reset_signals(void) {
-    u64 none = 0;
-    u64 action[4] = {0, 0, 0, 0}; /* kernel struct sigaction: handler SIG_DFL; 32 bytes at most on both machines */
-    for (int signal = 1; signal <= LAST_SIGNAL; signal++) sys4(NR_rt_sigaction, signal, action, 0, 8);
-    sys4(NR_rt_sigprocmask, SIG_SETMASK, &none, 0, 8);
-}
-
-/* A line of text put together on the stack and written by one write(2): shorter than PIPE_BUF, so atomic. */
+/* A line of text, built on the stack and written by one write(2). It is shorter than PIPE_BUF, so atomic. */
 struct line {
     u32 length;
     char text[512];

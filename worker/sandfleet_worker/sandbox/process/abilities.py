@@ -1,7 +1,7 @@
-"""Find out what a runsc can do: ask the binary, prove it by a boot, remember it by the binary's hash.
+"""Find out the abilities of a runsc: ask it, prove them by a boot, remember them by its hash.
 
-The one place that knows what differs between releases of gVisor. A version tells nothing of a self-built runsc, so it only
-decides in which order the ways to boot are tried.
+Only this module knows how releases of gVisor differ. The version of a self-built runsc says
+nothing. So a version only decides in which order the ways to boot are tried.
 """
 
 from __future__ import annotations
@@ -29,15 +29,23 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 INHERITABLE_RELEASE = 20240916
-"""From here on an exec by root gets bounding and inheritable capabilities; before, the spec's capabilities go to the host's
-sentry, and inheritable ones make the boot fail (gVisor commits ae76d34ef, a178e09bb)."""
+"""From this release on an exec by root gets bounding and inheritable capabilities.
+
+Before, the spec's capabilities go to the host's sentry, and inheritable ones make the boot fail
+(gVisor commits ae76d34ef, a178e09bb).
+"""
 
 QUIET_FLAG = "sidecar-usage-policy"
-"""Came with 20260721: such a release takes no CPU in an idle sandbox (20260622), boots without slow membarrier calls (20260714)
-and has no use for SCHED_BATCH (20260224)."""
+"""A flag that came with 20260721.
+
+Such a release takes no CPU in an idle sandbox (since 20260622), boots without slow membarrier calls
+(20260714), and does not need SCHED_BATCH (20260224).
+"""
 
 OTHER_WAY_MAY_WORK = frozenset({ErrorCode.SANDBOX_CREATION_FAILED, ErrorCode.SANDBOX_EXECUTION_FAILED})
-"""Codes of a boot that another way may cure. Without a platform or memory, and where boots hang, every way fails."""
+"""Codes of a failed boot for which another way may work. Without a platform or memory, and where
+boots hang, none does.
+"""
 
 MEMORY_FILE = "runsc-abilities.json"
 MAX_REMEMBERED = 16
@@ -46,8 +54,8 @@ MAX_REMEMBERED = 16
 class AbilityFinder:
     """Finds out how sandboxes boot with a runsc; safe for threads.
 
-    `boot` boots one sandbox with the abilities that it is given, runs a program of ours in it, and raises `SandboxError` where
-    that fails. `folder` keeps what was found for the next process.
+    `boot` boots one sandbox with the abilities that it is given, runs a program of ours in it, and
+    raises `SandboxError` if that fails. `folder` keeps the result for the next process.
     """
 
     def __init__(self, folder: Path, *, is_rootless: bool, boot: Callable[[RunscBinary, str], object]) -> None:
@@ -60,10 +68,13 @@ class AbilityFinder:
         return binary in self._found
 
     def complete(self, binary: RunscBinary, platform: str) -> RunscBinary:
-        """Return `binary` with its abilities; boots up to four sandboxes on `platform` where they are not known yet.
+        """Return `binary` with its abilities.
+
+        Boot up to four sandboxes on `platform` if they are not known yet.
 
         Raises:
-            SandboxError: no way to boot works. It is the failure of the way that should have worked.
+            SandboxError: no way to boot works. It is the failure of the way that should have
+                worked.
         """
         if (found := self._found.get(binary)) is not None:
             return found
@@ -74,7 +85,7 @@ class AbilityFinder:
         return found
 
     def forget(self, binary: RunscBinary) -> None:
-        """Try the ways anew at the next call: what was remembered does not work (any more)."""
+        """Try the ways to boot again at the next call: the remembered one does not work."""
         with self._lock:
             self._found = {asked: found for asked, found in self._found.items() if found.path != binary.path}
             self._write(_key(binary), None)
@@ -108,7 +119,7 @@ class AbilityFinder:
         return known if isinstance(known, dict) else {}
 
     def _write(self, key: str, abilities: Abilities | None) -> None:
-        """Remember for other processes; without it they only try again."""
+        """Remember the abilities for other processes. If that fails, they only try again."""
         known = {other: facts for other, facts in self._read().items() if other != key}
         if abilities is not None:
             known[key] = asdict(abilities)
@@ -126,7 +137,8 @@ def candidates(binary: RunscBinary, *, is_rootless: bool) -> Iterator[Abilities]
     is_quiet = QUIET_FLAG in binary.flags
     released = release_date(binary.version)
     is_old = released is not None and released < INHERITABLE_RELEASE
-    # Without --directfs=false the host's sentry is root with six capabilities; rootless it would get more of them.
+    # Without --directfs=false the host's sentry is root with six capabilities; rootless it would
+    # get more of them.
     directfs = [False] if is_rootless or "directfs" not in binary.flags else [True, False]
     for inherits in (not is_old, is_old):
         for is_off in directfs:
@@ -134,10 +146,10 @@ def candidates(binary: RunscBinary, *, is_rootless: bool) -> Iterator[Abilities]
 
 
 def _key(binary: RunscBinary) -> str:
-    """Return what tells a runsc from others: its bytes and its place, for nobody must reach it.
+    """Return the key of a runsc: its hash and its path, which the user nobody must reach.
 
     Raises:
-        GVisorNotAvailable: it is gone, or may be executed and not read.
+        GVisorNotAvailable: it is gone, or it can be executed but not read.
     """
     try:
         facts = os.stat(binary.path)  # noqa: PTH116  as in runsc.py

@@ -1,11 +1,10 @@
-"""The OCI bundle of a sandbox and the message that gives init its job. Pure: no I/O."""
+"""The OCI bundle of a sandbox, and the message that gives init its job. Pure: no I/O."""
 
 from __future__ import annotations
 
 import functools
 import json
 import math
-import os
 import resource
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from sandfleet_config.errors import SpecInvalid, UserInvalid
 
 from sandfleet_worker.sandbox.image.pack import HOSTNAME
-from sandfleet_worker.sandbox.process.init_protocol import InitJob, Rlimit, WritablePath, encode_job, exec_candidates
+from sandfleet_worker.sandbox.policy import count_cores
+from sandfleet_worker.sandbox.process.init_job import InitJob, Rlimit, WritablePath, encode_job, exec_candidates
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
 DOCKER_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 MAX_OPEN_FILES = 65000
-"""At 65536 a job could kill its own sandbox: gVisor's pipe(2) goes one past the limit, where its table ends: a panic."""
+"""With 65536 a job could crash its sandbox: gVisor's pipe(2) uses one number more than the limit,
+past the end of its table.
+"""
 
 STACK_BYTES = 8 << 20
 INIT_CAPABILITIES = [
@@ -35,15 +37,15 @@ INIT_CAPABILITIES = [
     "CAP_SYS_ADMIN",  # mount, sethostname
     "CAP_SYS_CHROOT",
     "CAP_CHOWN",  # the writable folders, and the pipes
-    "CAP_DAC_READ_SEARCH",  # reach a HOME that lies in a folder closed to others
-    # A writable root's overlay changes files of every owner in its upper folder, as the user who mounted it (measured:
-    # without these a job may neither write nor chmod its own files there).
+    "CAP_DAC_READ_SEARCH",  # reach a HOME inside a folder that is closed to others
+    # A writable root's overlay changes files of every owner in its upper folder, as the user who
+    # mounted it (measured: without these a job may neither write nor chmod its own files there).
     "CAP_DAC_OVERRIDE",
     "CAP_FOWNER",
 ]
-"""What init needs to mount what the job may write and become its user.
+"""The capabilities that init needs to mount the job's writable folders and to become its user.
 
-There is no bounding set: what is dropped, no execve gives back.
+There is no bounding set: no execve gives back a capability that was dropped.
 """
 
 TMP_MODE = 0o1777
@@ -52,14 +54,15 @@ HOME_MODE = 0o700
 
 @functools.lru_cache(maxsize=64)
 def encode_config(rootfs: Path, erofs: Path, *, inherits_capabilities: bool) -> bytes:
-    """Return `new_config` as the file that it becomes."""
+    """Return `new_config` as the bytes of config.json."""
     return json.dumps(new_config(rootfs, erofs, inherits_capabilities=inherits_capabilities)).encode()
 
 
 def new_config(rootfs: Path, erofs: Path, *, inherits_capabilities: bool) -> dict[str, Any]:
     """Return config.json: an immutable EROFS root, no bind mount from the host, init as guest root.
 
-    A job's writable root is init's doing, inside. Labels never become annotations: runsc reads those as flags.
+    Init makes a job's writable root, inside the sandbox. Labels never become annotations: runsc
+    reads those as flags.
     """
     return {
         "ociVersion": "1.0.2",
@@ -71,7 +74,8 @@ def new_config(rootfs: Path, erofs: Path, *, inherits_capabilities: bool) -> dic
             "cwd": "/",
             "capabilities": new_capabilities(inherits_capabilities=inherits_capabilities),
             "noNewPrivileges": True,
-            # Else the guest inherits the worker's hard limit, and init, without CAP_SYS_RESOURCE, cannot raise it.
+            # Without it the guest inherits the worker's hard limit, which init cannot raise: it has
+            # no CAP_SYS_RESOURCE.
             "rlimits": [{"type": "RLIMIT_NOFILE", "soft": MAX_OPEN_FILES, "hard": MAX_OPEN_FILES}],
         },
         "root": {"path": str(rootfs), "readonly": True},
@@ -91,16 +95,20 @@ def new_config(rootfs: Path, erofs: Path, *, inherits_capabilities: bool) -> dic
 def new_capabilities(*, inherits_capabilities: bool) -> dict[str, list[str]]:
     """Return init's capabilities.
 
-    From release 20250611 on, an exec by root gets the union of bounding and inheritable ones, so that without either init would
-    have none. A bounding set would do as well, but releases before 20240916 give it to the sentry process on the host.
+    From release 20250611 on, an exec by root gets the union of bounding and inheritable ones.
+    Without both, init would have none. A bounding set would do as well, but releases before
+    20240916 give it to the sentry process on the host.
     """
-    held = {"effective": INIT_CAPABILITIES, "permitted": INIT_CAPABILITIES}
-    return {"bounding": [], **held, **({"inheritable": INIT_CAPABILITIES} if inherits_capabilities else {})}
+    capabilities = {"effective": INIT_CAPABILITIES, "permitted": INIT_CAPABILITIES}
+    return {"bounding": [], **capabilities, **({"inheritable": INIT_CAPABILITIES} if inherits_capabilities else {})}
 
 
 @dataclass(frozen=True)
 class PackedJob:
-    """The message that gives init its job, the first word of its command, and the size of its longest argument or variable."""
+    """The message that gives init its job.
+
+    With it the first word of the command, and the size of the longest argument or variable.
+    """
 
     message: bytes
     command: str
@@ -121,7 +129,9 @@ def pack_job(job: InitJob) -> PackedJob:
 
 
 def new_init_job(limits: Admitted, image: Image, user: ResolvedUser) -> InitJob:
-    """Return what init runs: the image's config and the spec's wishes joined as Docker joins them.
+    """Return the job that init runs.
+
+    The image's config and the spec are joined as Docker joins them.
 
     Raises:
         SpecInvalid: neither spec nor image names a command, or it cannot be packed.
@@ -160,14 +170,20 @@ def new_init_job(limits: Admitted, image: Image, user: ResolvedUser) -> InitJob:
 
 
 def home_of(image: Image, user: ResolvedUser) -> str:
-    """Return the HOME a job gets: the user's own where the image has that folder, else /tmp, so that it is writable."""
+    """Return the HOME of a job: the user's own if the image has that folder, else /tmp.
+
+    So it is always writable.
+    """
     home = user.home
     is_usable = home not in {"", "/"} and not home.startswith(("/tmp/", "/dev", "/proc", "/sys"))  # noqa: S108
     return home if is_usable and image.has_directory(home) else "/tmp"  # noqa: S108
 
 
 def new_env(image_env: Sequence[str], spec_env: Sequence[str], home: str) -> dict[str, str]:
-    """Return the environment: Docker's defaults, then the image's, then the spec's; the last of a name counts."""
+    """Return the environment: Docker's defaults, then the image's, then the spec's.
+
+    The last value of a name counts.
+    """
     env = {"PATH": DOCKER_PATH, "HOME": home, "HOSTNAME": HOSTNAME}
     for item in (*image_env, *spec_env):
         key, _, value = item.partition("=")
@@ -176,16 +192,19 @@ def new_env(image_env: Sequence[str], spec_env: Sequence[str], home: str) -> dic
 
 
 def new_rlimits(limits: Admitted, uid: int) -> list[Rlimit]:
-    """Return the guest's own limits. RLIMIT_NPROC is the pids limit: a host cgroup does not count guest threads.
+    """Return the guest's own limits.
 
-    RLIMIT_CPU is more than a process can use before its time is up on every core: should the worker's own clock fail, the
-    sandbox's kernel ends it. It holds where it is set in the guest; in the bundle, releases before 20241118 ignore it (tried).
+    RLIMIT_NPROC is the pids limit: a host cgroup does not count guest threads. RLIMIT_CPU is more
+    than a process can use on all cores before its time is up. If the worker's own clock fails, the
+    sandbox's kernel ends the process. Init sets it: releases before 20241118 ignore it in the
+    bundle (tried).
     """
     stack = Rlimit(resource.RLIMIT_STACK, STACK_BYTES, STACK_BYTES)
     wall_seconds = limits.timeout_seconds + limits.grace_seconds
-    cpu_seconds = math.ceil(wall_seconds * (os.cpu_count() or 1)) + 1
-    # gVisor counts a user's processes by their births (measured): a job's first one is born as init's user and not
-    # among them. For uid 0 init itself stands in for it, which was born as root.
+    cpu_seconds = math.ceil(wall_seconds * count_cores()) + 1
+    # gVisor counts a process for the user that it started as (measured). A job's first process
+    # started as init's user, so it is not counted. For uid 0, init is counted in its place, because
+    # it started as root.
     counted = limits.pids_limit if uid == 0 else limits.pids_limit - 1
     return [
         Rlimit(resource.RLIMIT_NPROC, counted, counted),

@@ -9,27 +9,30 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from sandfleet_config.codes import ErrorCode
 from sandfleet_config.errors import ERROR_CLASSES
-from sandfleet_config.words import CANCELLED
+from sandfleet_config.messages import CANCELLED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-LOOK_SECONDS: Final = 0.1
-"""How long a thread that follows a signal may live on after its run."""
+POLL_SECONDS: Final = 0.1
+"""How long the thread that polls a signal may outlive its run."""
 
 
 class CancelSignal(Protocol):
-    """Anything one can wait for in a thread, such as a ``threading.Event``; `Cancellation` is one that says why."""
+    """Anything that a thread can wait for, such as a ``threading.Event``.
+
+    A `Cancellation` also says why.
+    """
 
     def wait(self, timeout: float | None = None, /) -> bool:
-        """Wait for the wish to cancel; whether there is one."""
+        """Wait for the request to cancel; return whether there is one."""
         ...
 
 
 class Cancellation:
-    """Says once, to whoever waits, that the job shall end and why; the first reason stands.
+    """A request to end a job, with its reason; the first reason counts.
 
-    The waiting loop watches `fileno`, which becomes readable with the first `cancel`.
+    A loop that waits for it uses `open_fd`, which becomes readable at the first `cancel`.
     """
 
     def __init__(self) -> None:
@@ -41,11 +44,11 @@ class Cancellation:
 
     @property
     def is_set(self) -> bool:
-        """Whether somebody has asked."""
+        """Whether the job is to end."""
         return self._event.is_set()
 
     def cancel(self, code: ErrorCode = ErrorCode.CANCELLED, message: str = CANCELLED) -> bool:
-        """Ask the job to end as `code`; return whether this call was the first to ask."""
+        """Ask the job to end as `code`; return whether this request is the first one."""
         with self._lock:
             if self._event.is_set():
                 return False
@@ -56,11 +59,11 @@ class Cancellation:
             return True
 
     def wait(self, timeout_seconds: float | None = None) -> bool:
-        """Wait for somebody to ask; return whether one did."""
+        """Wait for a request; return whether there is one."""
         return self._event.wait(timeout_seconds)
 
     def raise_if_set(self) -> None:
-        """Raise the reason as its exception, if there is one.
+        """Raise the reason as its exception, if there is a request.
 
         Raises:
             SandboxError: the class of the reason's code, usually ``Cancelled``.
@@ -69,14 +72,14 @@ class Cancellation:
             raise ERROR_CLASSES[self.code].of(self.message)
 
     def open_fd(self) -> int:
-        """Return a file descriptor that is readable from the first `cancel` on; one at a time, ended by `close_fd`."""
+        """Return a descriptor that is readable from the first `cancel` on, until `close_fd`."""
         with self._lock:
             if self._eventfd is None:
                 self._eventfd = os.eventfd(1 if self._event.is_set() else 0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
             return self._eventfd
 
     def close_fd(self) -> None:
-        """Close what `open_fd` gave."""
+        """Close the descriptor of `open_fd`."""
         with self._lock:
             if self._eventfd is not None:
                 os.close(self._eventfd)
@@ -85,7 +88,7 @@ class Cancellation:
 
 @contextmanager
 def follow(signal: CancelSignal | None) -> Iterator[Cancellation]:
-    """Yield a `Cancellation` that is set when `signal` is: itself where it is one."""
+    """Yield a `Cancellation` that is set when `signal` is; `signal` itself if it is one."""
     if isinstance(signal, Cancellation):
         yield signal
         return
@@ -97,13 +100,14 @@ def follow(signal: CancelSignal | None) -> Iterator[Cancellation]:
         cancellation.cancel()
     ended = threading.Event()
 
-    def watch(signal: CancelSignal = signal) -> None:
+    def poll_signal(signal: CancelSignal = signal) -> None:
+        """Pass the request on."""
         while not ended.is_set():
-            if signal.wait(LOOK_SECONDS):
+            if signal.wait(POLL_SECONDS):
                 cancellation.cancel()
                 return
 
-    threading.Thread(target=watch, name="cancel", daemon=True).start()
+    threading.Thread(target=poll_signal, name="cancel", daemon=True).start()
     try:
         yield cancellation
     finally:

@@ -1,15 +1,19 @@
-"""Keep the head, the tail or both of an endless stream in bounded memory, and count all of it. Pure: no I/O."""
+"""Keep the head, the tail or both of an endless stream in bounded memory, and count all of it.
+
+Pure: no I/O.
+"""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from typing import Literal
 
-from sandfleet_config.outcome import StreamOutput, cut_to_characters
+from sandfleet_config.outcome import StreamOutput
+from sandfleet_config.utf8 import cut_to_characters
 
 
 class Capture:
-    """What is kept of one stream: at most `max_bytes`, however much arrives."""
+    """Keeps at most `max_bytes` of one stream, however much arrives."""
 
     def __init__(self, max_bytes: int, keep: Literal["head", "tail", "both"]) -> None:
         self._head_limit = {"head": max_bytes, "tail": 0, "both": max_bytes - max_bytes // 2}[keep]
@@ -21,24 +25,28 @@ class Capture:
 
     @property
     def is_over(self) -> bool:
-        """Whether more arrived than may be kept."""
+        """Whether more arrived than is kept."""
         return self.total_bytes > self.max_bytes
 
     def feed(self, chunk: bytes) -> None:
-        """Take what was read."""
+        """Take the next bytes of the stream."""
         self.total_bytes += len(chunk)
-        room = self._head_limit - len(self._head)
-        if room > 0:
-            self._head += chunk[:room]
-            chunk = chunk[room:]
+        free = self._head_limit - len(self._head)
+        if free > 0:
+            self._head += chunk[:free]
+            chunk = chunk[free:]
         if self._tail_limit and chunk:
             self._tail += chunk[-self._tail_limit :]
-            # Trimmed only at twice the limit: each byte is moved once on average, however small the chunks are.
+            # Trim only at twice the limit: so each byte is moved once on average, however small the
+            # chunks are.
             if len(self._tail) >= 2 * self._tail_limit:
                 del self._tail[: -self._tail_limit]
 
     def to_output(self) -> StreamOutput:
-        """Return what is kept; cut text ends at a whole character, and ``both`` says in a line how much is missing."""
+        """Return the kept bytes.
+
+        Cut text ends at a whole character. With ``both``, a line says how much is missing.
+        """
         head = bytes(self._head)
         tail = bytes(self._tail[-self._tail_limit :]) if self._tail_limit else b""
         if not self.is_over:

@@ -1,4 +1,4 @@
-"""Facts of a sandbox that is gone, from which `verdict` decides: init's report, the kernel's counters, runsc's messages."""
+"""The facts from which `verdict` decides: reports, counters, runsc's messages, our own kills."""
 
 from __future__ import annotations
 
@@ -8,26 +8,29 @@ from typing import Literal
 from sandfleet_config.codes import ErrorCode
 
 from sandfleet_worker.sandbox.cgroup.counters import Counts
-from sandfleet_worker.sandbox.process.init_protocol import (
-    ChdirFailed,
-    ExecFailed,
-    Exited,
-    MountFailed,
-    ProtocolFault,
-    RlimitFailed,
-    Signaled,
-    UserFailed,
-)
-
-End = Exited | Signaled | ExecFailed | ChdirFailed | UserFailed | MountFailed | RlimitFailed | ProtocolFault
-"""The reports after which init is gone."""
+from sandfleet_worker.sandbox.process.init_reports import End
 
 PANIC_CHARS = 600
 
 
+@dataclass
+class Clock:
+    """When each step happened, monotonic seconds; `taken` is when the sandbox got its job."""
+
+    booted: float | None = None
+    ready: float | None = None
+    taken: float | None = None
+    started: float | None = None
+    ended: float | None = None
+    gone: float | None = None
+
+
 @dataclass(frozen=True)
 class Kill:
-    """Why we killed, recorded before the kill, and only while init had not reported an end."""
+    """Why we killed.
+
+    It is recorded before the kill, and only while init has not reported an end.
+    """
 
     code: ErrorCode
     message: str
@@ -35,7 +38,7 @@ class Kill:
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known when a sandbox is gone."""
+    """The facts that are known when a sandbox is gone."""
 
     kill: Kill | None = None
     timed_out: Literal["soft", "hard"] | None = None

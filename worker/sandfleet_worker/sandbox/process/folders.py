@@ -1,4 +1,4 @@
-"""The removal of what a sandbox left in its folder."""
+"""The removal of a sandbox's folder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ log = logging.getLogger(__name__)
 
 
 def remove_folder(folder: Path) -> bool:
-    """Remove a sandbox's folder; fine when it is gone already. Return whether it is gone; why not is in the log."""
+    """Remove a sandbox's folder, which may be gone already.
+
+    Return whether it is gone; log why not.
+    """
     try:
         if not _remove_flat(folder):
             shutil.rmtree(folder)
@@ -27,9 +30,10 @@ def remove_folder(folder: Path) -> bool:
 
 
 def _remove_flat(folder: Path) -> bool:
-    """Remove a folder of files, as every sandbox's is, by a third of the system calls of `shutil.rmtree`; follow no link.
+    """Remove a folder that holds only files, as that of every sandbox does; follow no link.
 
-    Return False where there is more in it.
+    It takes a third of the system calls of `shutil.rmtree`. Return False if the folder holds
+    another folder.
     """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
@@ -39,5 +43,5 @@ def _remove_flat(folder: Path) -> bool:
         return False
     finally:
         os.close(descriptor)
-    os.rmdir(folder)  # noqa: PTH106  each job takes this way, and pathlib makes it dearer
+    os.rmdir(folder)  # noqa: PTH106  done for each job, and pathlib costs more
     return True

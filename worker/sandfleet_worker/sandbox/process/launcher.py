@@ -1,4 +1,4 @@
-"""The process that becomes runsc: a program of ours, already inside the sandbox's cgroup, that waits for its command."""
+"""The process that becomes runsc: it waits inside the sandbox's cgroup for its command."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ import subprocess
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
-from sandfleet_config.errors import GVisorNotAvailable, HostResources
+from sandfleet_config.errors import GVisorNotAvailable, HostResources, SandboxError
 
+from sandfleet_worker.sandbox.process.pipes import Pipes
 from sandfleet_worker.sandbox.process.runsc import NATIVE
 from sandfleet_worker.system.descriptors import HIGH_FD, RUNSC
 from sandfleet_worker.system.oom_score import SANDBOX, raise_oom_score
@@ -29,34 +30,12 @@ PIPE_BYTES = 1 << 20
 EXIT_DEADLINE_SECONDS = 10.0
 
 
-@dataclass
-class Pipes:
-    """The worker's ends of a sandbox's pipes, all non-blocking; -1 is closed."""
-
-    control: int
-    status: int
-    stdin: int
-    stdout: int
-    stderr: int
-
-    def close(self, name: str) -> None:
-        """Close one end, once."""
-        fd = getattr(self, name)
-        if fd >= 0:
-            setattr(self, name, -1)
-            os.close(fd)
-
-    def close_all(self) -> None:
-        """Close what is open."""
-        for name in ("control", "status", "stdin", "stdout", "stderr"):
-            self.close(name)
-
-
 @dataclass(eq=False)
 class Launcher:
     """A launcher and, once it has its command, the attached runsc that it has become.
 
-    `passed` are the descriptors that runsc's command line names: control's read end, status' write end, init's ELF.
+    `passed` are the descriptors that runsc's command line names: control's read end, status' write
+    end, init's ELF.
     """
 
     process: subprocess.Popen[bytes]
@@ -66,16 +45,15 @@ class Launcher:
 
     @classmethod
     def spawn(cls, settings: RunscSettings, procs_files: Sequence[str], *, is_quiet: bool = False) -> Self:
-        """Start one that enters the cgroups of `procs_files`, and dies with the thread that calls this.
+        """Start a launcher that enters the cgroups of `procs_files`.
 
-        `is_quiet` is runsc's, see `Abilities`.
+        It dies with the thread that calls this. `is_quiet` is runsc's, see `Abilities`.
 
         Raises:
             GVisorNotAvailable: a program of ours is missing.
-            HostResources: the host has no room.
+            HostResources: the host has no descriptor, process or memory left.
         """
         opened: list[int] = []
-        process: subprocess.Popen[bytes] | None = None
         try:
             control_r, control_w = _pipe(opened)
             status_r, status_w = _pipe(opened)
@@ -84,65 +62,53 @@ class Launcher:
             stderr_r, stderr_w = _pipe(opened)
             init = os.open(INIT, os.O_RDONLY | os.O_CLOEXEC)
             opened.append(init)
-            # The launcher gets its own; here they are closed below.
+            # The launcher gets duplicates of its own; these are closed below.
             passed = [_duplicate_high(fd, opened) for fd in (control_r, status_w, init)]
-            process = subprocess.Popen(
-                launch_command(settings, passed[0], procs_files, is_quiet=is_quiet),
-                stdin=stdin_r,
-                stdout=stdout_w,
-                stderr=stderr_w,
-                pass_fds=passed,
-                cwd="/",
-                env={"PATH": os.environ.get("PATH", os.defpath)},
-                start_new_session=True,
-            )
-            pidfd = os.pidfd_open(process.pid)
+            command = launch_command(settings, passed[0], procs_files, is_quiet=is_quiet)
+            process, pidfd = _start(command, (stdin_r, stdout_w, stderr_w), passed)
         except BaseException as error:
-            _close(opened)  # a launcher that is there ends with its control pipe
-            if process is not None:
-                process.wait()
-            if not isinstance(error, OSError):
-                raise
-            if isinstance(error, FileNotFoundError):
-                msg = f"{error.filename} is missing: reinstall sandfleet-worker (its native programs are built by the package)"
-                raise GVisorNotAvailable.of(msg) from error
-            msg = f"cannot start a sandbox: {error.strerror}"
-            raise HostResources.of(msg) from error
+            _close(opened)
+            if isinstance(error, OSError):
+                raise _new_start_error(error) from error
+            raise
         raise_oom_score(process.pid, SANDBOX)
+        pipes = Pipes(control=control_w, status=status_r, stdin=stdin_w, stdout=stdout_r, stderr=stderr_r)
         kept = {control_w, status_r, stdin_w, stdout_r, stderr_r}
         _close([fd for fd in opened if fd not in kept])
         for fd in kept:
             os.set_blocking(fd, False)
         for fd in (stdout_r, stderr_r):
-            with contextlib.suppress(OSError):  # only fewer wake-ups: the default of 64 KiB works too
+            with contextlib.suppress(OSError):  # it saves wake-ups: the default of 64 KiB works, too
                 fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
-        pipes = Pipes(control=control_w, status=status_r, stdin=stdin_w, stdout=stdout_r, stderr=stderr_r)
         return cls(process, pidfd, pipes, passed)
 
     def begin(self, command: Sequence[str]) -> None:
-        """Let it become `command`; one that is gone is told by its exit."""
+        """Let it become `command`. If it is gone, its exit says so."""
         with contextlib.suppress(BrokenPipeError):
             os.write(self.pipes.control, encode_command(command))  # shorter than an empty pipe
 
     def kill(self) -> None:
-        """SIGKILL it; fine when it is gone."""
+        """SIGKILL it, if it is still there."""
         if self.pidfd >= 0:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
 
     def is_alive(self) -> bool:
-        """Whether it still runs; reaps it where it does not."""
+        """Whether it still runs; reap it if it does not."""
         return self.process.poll() is None
 
     def wait_exit(self) -> int | None:
-        """Reap it and return its exit status; None where it will not die."""
+        """Reap it and return its exit status.
+
+        None if it is still alive after `EXIT_DEADLINE_SECONDS`.
+        """
         try:
             return self.process.wait(EXIT_DEADLINE_SECONDS)
         except subprocess.TimeoutExpired:
             return None
 
     def close(self) -> None:
-        """Close what is open; idempotent."""
+        """Close its descriptors; idempotent."""
         if self.pidfd >= 0:
             os.close(self.pidfd)
         self.pidfd = -1
@@ -152,7 +118,7 @@ class Launcher:
 def launch_command(
     settings: RunscSettings, command_fd: int, procs_files: Sequence[str], *, is_quiet: bool = False
 ) -> list[str]:
-    """Return the argv of a launcher that enters its cgroups, waits on `command_fd` and dies with the thread that spawns it."""
+    """Return the argv of a launcher that waits on `command_fd`, see `native/launch.c`."""
     membarrier, batch = str(int(settings.membarrier or is_quiet)), str(int(not is_quiet))
     return [
         LAUNCH,
@@ -165,8 +131,41 @@ def launch_command(
     ]
 
 
+def _start(
+    command: Sequence[str], streams: tuple[int, int, int], passed: Sequence[int]
+) -> tuple[subprocess.Popen[bytes], int]:
+    """Start a launcher with `streams` as its stdin, stdout and stderr.
+
+    Return it with a pidfd of it.
+    """
+    stdin, stdout, stderr = streams
+    process = subprocess.Popen(
+        command,
+        stdin=stdin,
+        stdout=stdout,
+        stderr=stderr,
+        pass_fds=passed,
+        cwd="/",
+        env={"PATH": os.environ.get("PATH", os.defpath)},
+        start_new_session=True,
+    )
+    try:
+        return process, os.pidfd_open(process.pid)
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
+
+
+def _new_start_error(error: OSError) -> SandboxError:
+    if isinstance(error, FileNotFoundError):
+        msg = f"{error.filename} is missing: reinstall sandfleet-worker (its native programs are built by the package)"
+        return GVisorNotAvailable.of(msg)
+    return HostResources.of(f"cannot start a sandbox: {error.strerror}")
+
+
 def encode_command(command: Sequence[str]) -> bytes:
-    """Pack an argv as the launcher reads it: u32 length, then each word with a zero byte behind it."""
+    """Pack an argv as the launcher reads it: u32 length, then each word and a zero byte."""
     words = b"".join(os.fsencode(word) + b"\0" for word in command)
     return struct.pack("<I", len(words)) + words
 
@@ -175,16 +174,17 @@ def _duplicate_high(fd: int, opened: list[int]) -> int:
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if limit > HIGH_FD:
         opened.append(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, HIGH_FD))
-        # runsc needs numbers above: where there are none it says "bad file descriptor", and that user namespaces are the cause.
+        # runsc needs higher numbers. Without them it says "bad file descriptor", and blames user
+        # namespaces.
         if opened[-1] + RUNSC < limit:
             return opened[-1]
     raise OSError(errno.EMFILE, f"the limit of open files, {limit}, is too low (ulimit -n, LimitNOFILE=)")
 
 
 def _pipe(opened: list[int]) -> tuple[int, int]:
-    ends = os.pipe2(os.O_CLOEXEC)
-    opened += ends
-    return ends
+    pipe_ends = os.pipe2(os.O_CLOEXEC)
+    opened += pipe_ends
+    return pipe_ends
 
 
 def _close(fds: list[int]) -> None:

@@ -1,7 +1,8 @@
-"""What sandboxes are built from, and whether that is still there."""
+"""The plan of a sandbox: everything that cannot change once it is up."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a sandbox is built from: everything that cannot change once it is up, and nothing of any job.
+    """The runsc, the platform and the image's file of a sandbox, and nothing of any job.
 
     `identity` tells the image's file from another one at the same path.
     """
@@ -23,6 +24,10 @@ class Plan:
     erofs: Path
     identity: tuple[int, ...]
 
+    def __hash__(self) -> int:
+        """Hash only `identity`: each job uses its plan as a key several times."""
+        return hash(self.identity)
+
     @classmethod
     def of(cls, binary: RunscBinary, platform: str, erofs: Path) -> Self:
         """Return the plan for the image file that is there now.
@@ -30,14 +35,15 @@ class Plan:
         Raises:
             FileNotFoundError: there is none.
         """
-        facts = erofs.stat()
-        # The change time too: whoever overwrites a file in place can set its other times back, not that one (inode(7)).
+        facts = os.stat(erofs)  # noqa: PTH116  as in runsc.py
+        # The change time, too: a writer can set back the other times of a file, but not that one
+        # (inode(7)).
         identity = (facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
         return cls(binary, platform, erofs, identity)
 
     @property
     def is_stale(self) -> bool:
-        """Whether the image's file has gone or been replaced since."""
+        """Whether the image's file has been removed or replaced since."""
         try:
             return self.of(self.binary, self.platform, self.erofs) != self
         except OSError:
@@ -45,9 +51,9 @@ class Plan:
 
     @property
     def is_overwritten(self) -> bool:
-        """Whether somebody has written to the very file since: what runs from it has lost its ground.
+        """Whether the same file has been written to since: programs that run from it fail.
 
-        A file that was replaced or removed lives on for those that have it open.
+        A sandbox keeps a file that was replaced or removed, because it has it open.
         """
         try:
             facts = self.erofs.stat()

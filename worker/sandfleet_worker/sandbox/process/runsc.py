@@ -1,4 +1,4 @@
-"""The one module that knows runsc's command line, its version and its log; nothing else starts it."""
+"""runsc's command line, its version and its log. No other module starts runsc."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 NATIVE = Path(__file__).parents[1] / "native"
 VERSION_DEADLINE_SECONDS = 20.0
 MIN_RELEASE_DATE = 20230904
-"""runsc gained --pass-fd (2023-03), --exec-fd (2023-04) and an EROFS root (2023-08): older ones cannot run our sandboxes."""
+"""runsc gained --pass-fd (2023-03), --exec-fd (2023-04) and an EROFS root (2023-08): older ones
+cannot run our sandboxes.
+"""
 
 ROOTFS = "rootfs"
 LOG_TAIL_BYTES = 4096
@@ -31,11 +33,12 @@ LAUNCH_EXIT_CGROUP, LAUNCH_EXIT_EXEC, LAUNCH_EXIT_PARENT_GONE = 120, 121, 122
 
 @dataclass(frozen=True)
 class Abilities:
-    """How sandboxes boot with a runsc, as a boot has shown; see abilities.py.
+    """How sandboxes boot with a runsc, as a boot has proved; see abilities.py.
 
-    `inherits_capabilities`: the bundle gives init its capabilities as inheritable ones. `is_directfs_off`: boot with
-    ``--directfs=false``, which makes the host's sentry nobody without capabilities. `is_quiet`: an idle sandbox takes no CPU,
-    and neither SCHED_BATCH nor hiding membarrier(2) makes a boot faster.
+    `inherits_capabilities`: the bundle gives init its capabilities as inheritable ones.
+    `is_directfs_off`: boot with ``--directfs=false``, so that the sentry runs on the host as nobody
+    without capabilities. `is_quiet`: an idle sandbox takes no CPU, and neither SCHED_BATCH nor a
+    hidden membarrier(2) makes a boot faster.
     """
 
     inherits_capabilities: bool = False
@@ -45,7 +48,10 @@ class Abilities:
 
 @dataclass(frozen=True)
 class RunscBinary:
-    """A runsc that was found on this host; `flags` are the names of the global flags that it knows."""
+    """A runsc that was found on this host.
+
+    `flags` are the names of the global flags that it knows.
+    """
 
     path: str
     version: str
@@ -53,7 +59,7 @@ class RunscBinary:
     abilities: Abilities = Abilities()
 
     def with_abilities(self, abilities: Abilities) -> Self:
-        """Return the same binary with what it can do."""
+        """Return the same binary with its abilities."""
         return replace(self, abilities=abilities)
 
 
@@ -61,11 +67,12 @@ def find_runsc(name: str) -> RunscBinary:
     """Find runsc and ask its version.
 
     Raises:
-        GVisorNotAvailable: not found, not runnable, or too old for our sandboxes; the message says what to install.
+        GVisorNotAvailable: not found, not runnable, or too old for our sandboxes; the message says
+            what to install.
     """
     try:
         path = _find_path(name, os.environ.get("PATH"))
-        stat = os.stat(path)  # noqa: PTH116  each job takes this way, and pathlib makes it twice as dear
+        stat = os.stat(path)  # noqa: PTH116  done for each job, and pathlib costs twice as much
     except FileNotFoundError:
         _find_path.cache_clear()  # it may have moved
         path = _find_path(name, os.environ.get("PATH"))
@@ -83,7 +90,7 @@ def _find_path(name: str, _search_path: str | None) -> str:
 
 
 @functools.lru_cache(maxsize=8)
-def _read_version(path: str, mtime_ns: int, size: int) -> RunscBinary:  # noqa: ARG001  a changed file is asked anew
+def _read_version(path: str, mtime_ns: int, size: int) -> RunscBinary:  # noqa: ARG001  part of the cache's key
     version = parse_version(_ask(path, "--version"))
     released = release_date(version)
     if released is not None and released < MIN_RELEASE_DATE:
@@ -105,31 +112,37 @@ def _ask(path: str, word: str) -> str:
 
 
 def parse_flags(text: str) -> frozenset[str]:
-    """Return the names of the global flags in what ``runsc flags`` prints: a line of each begins with blanks and a dash."""
+    """Return the names of the global flags in the output of ``runsc flags``.
+
+    Each flag has a line that begins with blanks and a dash.
+    """
     return frozenset(re.findall(r"^\s+-([a-z][a-zA-Z0-9-]*)", text, re.MULTILINE))
 
 
 def parse_version(text: str) -> str:
-    """Return the version of ``runsc --version``'s first line, such as ``0.0~20240729.0`` or ``release-20240729.0``."""
+    """Return the version in the first line of ``runsc --version``, such as ``release-20240729.0``."""
     first = text.splitlines()[0] if text else ""
     return first.rpartition("version ")[2].strip()
 
 
 def release_date(version: str) -> int | None:
-    """Return the date in a version as yyyymmdd; None for a build of one's own, which is taken as new enough."""
+    """Return the date in a version as yyyymmdd.
+
+    None for a self-built one, which counts as new enough.
+    """
     match = re.search(r"(20\d{6})", version)
     return int(match.group(1)) if match else None
 
 
 @dataclass(frozen=True)
 class SandboxPaths:
-    """The files of one sandbox, all in its own folder: the bundle, and runsc's private ``--root`` as well."""
+    """The files of one sandbox, all in its own folder: the bundle and runsc's private ``--root``."""
 
     folder: Path
 
     @property
     def log(self) -> Path:
-        """Runsc's own messages, JSON."""
+        """The log of runsc, JSON."""
         return self.folder / "runsc.log"
 
     @property
@@ -139,7 +152,10 @@ class SandboxPaths:
 
     @property
     def rootfs(self) -> Path:
-        """An empty folder beside, for all: the real root is the EROFS image named in the bundle's annotations."""
+        """An empty folder that all sandboxes share.
+
+        The real root is the EROFS image that the bundle's annotations name.
+        """
         return self.folder.with_name(ROOTFS)
 
     def make(self) -> None:
@@ -154,13 +170,17 @@ def new_command(
     paths: SandboxPaths,
     fds: Sequence[int],
 ) -> list[str]:
-    """Return the argv of one attached sandbox; `fds` are (control read end, status write end, init's ELF)."""
+    """Return the argv of one attached sandbox.
+
+    `fds` are (control read end, status write end, init's ELF).
+    """
     control, status, init = fds
     flags = [
         f"--root={paths.folder}",
         f"--platform={platform}",
         "--network=none",
-        # Our own cgroup holds the limits and outlives the sandbox, so that its counters can be read.
+        # Our own cgroup holds the limits and outlives the sandbox, so that its counters can be
+        # read.
         "--ignore-cgroups",
         f"--log={paths.log}",
         "--log-format=json",
@@ -177,10 +197,10 @@ def new_command(
 
 
 def read_log_errors(path: Path) -> str:
-    """Return the last error messages of runsc's JSON log, or its tail where it is no JSON; empty if there is none."""
+    """Return the last three errors and warnings of runsc's JSON log; empty if there is none."""
     text = read_tail(path)
     decoder, position, messages = json.JSONDecoder(), 0, []
-    # Entries follow one another without newlines; debug levels are of no use to a user.
+    # Entries follow one another without newlines. Debug levels do not help a user.
     while (start := text.find("{", position)) >= 0:
         try:
             entry, position = decoder.raw_decode(text, start)
@@ -193,7 +213,10 @@ def read_log_errors(path: Path) -> str:
 
 
 def read_head(path: Path, max_bytes: int = LOG_TAIL_BYTES) -> str:
-    """Return the start of a file as text; empty if there is none. A panic's cause is in its first lines."""
+    """Return the start of a file as text; empty if there is none.
+
+    A panic's cause is in its first lines.
+    """
     try:
         with path.open("rb") as file:
             return file.read(max_bytes).decode(errors="replace")

@@ -1,7 +1,8 @@
-"""One sandbox, from an empty folder to nothing left: a berth, a boot up to *ready*, perhaps some time idle, one job, gone.
+"""One sandbox: opened, booted to *ready*, perhaps idle for some time, used for one job, destroyed.
 
-Destroying it cleans up in total, and can meet: a runsc that is still alive (killed with its cgroup), stopped or not, a busy
-cgroup (retried), files of runsc's state (removed). What will not go is logged and handed to `on_left`, to be tried again.
+`destroy` removes all of it, and can meet: a runsc that is still alive, stopped or not (killed with
+its cgroup), a busy cgroup (retried), files of runsc's state (removed). A sandbox that cannot be
+removed is logged and given to `on_not_removed`.
 """
 
 from __future__ import annotations
@@ -11,31 +12,40 @@ import time
 from typing import TYPE_CHECKING, Self
 
 from sandfleet_config.errors import HostResources
+from sandfleet_config.outcome import StreamOutput
 
 from sandfleet_worker.sandbox.process.bundle import encode_config
 from sandfleet_worker.sandbox.process.folders import remove_folder
+from sandfleet_worker.sandbox.process.idle import IdleState
 from sandfleet_worker.sandbox.process.launcher import Launcher
+from sandfleet_worker.sandbox.process.measurement import Measurement, collect_facts
 from sandfleet_worker.sandbox.process.runsc import SandboxPaths, new_command
-from sandfleet_worker.sandbox.process.sentry import Sentry
 from sandfleet_worker.sandbox.process.supervision import Supervision
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
+    from sandfleet_config.outcome import Usage
     from sandfleet_config.settings import LimitName, RunscSettings
 
     from sandfleet_worker.sandbox.cgroup.cgroup import SandboxCgroup
     from sandfleet_worker.sandbox.policy import Admitted
+    from sandfleet_worker.sandbox.process.bundle import PackedJob
+    from sandfleet_worker.sandbox.process.cancellation import Cancellation
+    from sandfleet_worker.sandbox.process.facts import Facts
     from sandfleet_worker.sandbox.process.plan import Plan
 
 log = logging.getLogger(__name__)
 
+BOOT_FAILURE_CHARS = 500
+
 
 class Sandbox:
-    """One single-use sandbox: `open`, `boot`, perhaps `stop` and `wake`, `assign`, and then its `supervision` runs the job.
+    """One single-use sandbox.
 
-    Enter it to have it destroyed at the end. Must be opened by a thread that outlives it, see `Launcher`.
+    Call `open`, `boot`, perhaps `advance` and `wake`, `assign`, and `run`, in this order.
+    Enter it to have it destroyed at the end. Open it in a thread that outlives it, see `Launcher`.
     """
 
     def __init__(
@@ -46,15 +56,14 @@ class Sandbox:
         allow_unenforced: frozenset[LimitName] = frozenset(),
         *,
         is_quiet: bool = False,
-        on_left: Callable[[Sandbox], None] = lambda _: None,
+        on_not_removed: Callable[[Sandbox], None] = lambda _: None,
     ) -> None:
         self._settings, self._allow_unenforced, self._is_quiet = settings, allow_unenforced, is_quiet
-        self._on_left = on_left
+        self._on_not_removed = on_not_removed
         self.paths, self.cgroup = paths, cgroup
         self.plan: Plan | None = None
-        self.is_warm = False
         self._launcher: Launcher | None = None
-        self._sentry: Sentry | None = None
+        self._idle = IdleState(paths)
         self.supervision: Supervision
 
     def __enter__(self) -> Self:
@@ -68,16 +77,19 @@ class Sandbox:
         self.destroy()
 
     def open(self) -> Self:
-        """Make a berth: folder, cgroup, pipes, and a launcher inside that waits. It knows neither image nor job.
+        """Make the folder, the cgroup, the pipes, and a launcher that waits inside.
+
+        It knows neither image nor job.
 
         Raises:
-            HostResources: the host has no room; what was made of it is gone again.
+            HostResources: the host has no descriptor, process, memory or disk left. Nothing
+                half-made is left.
         """
         try:
             self._make()
         except BaseException as error:
             self.destroy()
-            if isinstance(error, OSError):  # no descriptor is left for the supervision
+            if isinstance(error, OSError):  # the supervision needs a descriptor
                 raise HostResources.of(f"cannot start a sandbox: {error.strerror}") from error
             raise
         return self
@@ -94,7 +106,7 @@ class Sandbox:
         )
 
     def boot(self, plan: Plan) -> None:
-        """Start runsc in the berth, under the limits that its cgroup has by now.
+        """Start runsc, under the limits that the cgroup has by now.
 
         Raises:
             HostResources: its folder cannot be written.
@@ -113,46 +125,43 @@ class Sandbox:
         self.supervision.begin_boot(plan.platform, self._settings.boot_deadline_seconds)
         self._launcher.begin(new_command(plan.binary, self._settings, plan.platform, self.paths, self._launcher.passed))
 
-    def stop(self) -> bool:
-        """Tell an idle sandbox's kernel to stop, which would poll for ever; return False where it cannot be found.
+    def advance(self) -> bool:
+        """Bring a spare one step on: it boots, is up, is told to stop, has stopped.
 
-        It is warm once `note_stop` has seen it stopped.
-
-        runsc 20240729 burns 2 % of a core in each idle sandbox (gVisor issue 13361); stopped it takes none.
+        Return False where it has died.
         """
-        self._sentry = Sentry.find(self.paths)
-        return self._sentry is not None and self._sentry.stop()
-
-    def hold(self) -> bool:
-        """Hold an idle sandbox's kernel as it is, where it need not stop: it is warm at once. False where it cannot be found."""
-        self._sentry = Sentry.find(self.paths)
-        self.is_warm = self._sentry is not None
-        return self.is_warm
-
-    @property
-    def is_stopping(self) -> bool:
-        """Whether it was told to stop, and has not been seen stopped yet."""
-        return self._sentry is not None and not self.is_warm
-
-    def note_stop(self) -> bool:
-        """See whether the sandbox has stopped; return False where it does not."""
-        assert self._sentry is not None
-        self.is_warm = self._sentry.is_stopped
-        return self.is_warm or not self._sentry.is_late
-
-    def wake(self) -> bool:
-        """Let a stopped sandbox go on; return False where it has died, or is about to."""
         self.supervision.poll()
         if self.supervision.is_gone:
             return False
-        if self._sentry is None:
+        if self.supervision.clock.ready is None or self.is_warm:
             return True
-        if not self._sentry.is_told_to_stop:
-            return not self._sentry.is_dying
-        return (self._sentry.is_stopped or not self.is_warm) and self._sentry.go_on()
+        if self.plan is not None and self.plan.binary.abilities.is_quiet:
+            return self._idle.mark_warm()
+        return self._idle.check_stopped() if self.is_stopping else self._idle.stop()
+
+    def read_boot_failure(self) -> str:
+        """Say why a spare has died: the reason of our kill, else the end of runsc's messages."""
+        kill = self.supervision.kill
+        text = kill.message if kill else self.supervision.boot_stderr.to_output().text.strip()[-BOOT_FAILURE_CHARS:]
+        return text or "it ended by itself"
+
+    @property
+    def is_warm(self) -> bool:
+        """Whether it is up and idle, and may be given to a job at once."""
+        return self._idle.is_warm
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether its sentry was told to stop, and has not been seen stopped yet."""
+        return self._idle.is_stopping
+
+    def wake(self) -> bool:
+        """Make an idle sandbox ready for its job; return False if it has died, or is about to."""
+        self.supervision.poll()
+        return not self.supervision.is_gone and self._idle.resume()
 
     def assign(self, limits: Admitted) -> None:
-        """Hold the sandbox to the job's limits from now on.
+        """Set the job's limits, in force from now on.
 
         Raises:
             HostResources: one of them cannot be enforced on this host.
@@ -163,12 +172,12 @@ class Sandbox:
 
     @property
     def enforced(self) -> frozenset[str]:
-        """The limits this host holds the job to: of memory, cpu, pids, disk."""
-        # The disk is a tmpfs inside, made by init: no job starts without it.
+        """The limits that this host enforces, of memory, cpu, pids, disk."""
+        # The disk is a tmpfs that init mounts: no job starts without it.
         return self.cgroup.enforced | {"disk"}
 
     def _require_limits(self, limits: Admitted) -> None:
-        """Refuse rather than degrade: a limit that does not hold is an error unless the operator allowed it by name."""
+        """Refuse a limit that cannot be enforced, unless the operator allowed that by name."""
         needed = {"memory", "pids", "disk"} | ({"cpu"} if limits.cpu_quota else set())
         if missing := sorted(needed - self.enforced - self._allow_unenforced):
             names = ",".join(missing)
@@ -178,20 +187,81 @@ class Sandbox:
             )
             raise HostResources.of(msg)
 
+    def run(
+        self,
+        job: PackedJob,
+        limits: Admitted,
+        cancel: Cancellation,
+        deadline: float | None = None,
+        allow_start: Callable[[], None] = lambda: None,
+    ) -> Measurement:
+        """Run the job to its end, destroy the sandbox, and return everything that was measured.
+
+        Args:
+            job: the message that gives init its job.
+            limits: the limits that `assign` has set.
+            cancel: ends the job early.
+            deadline: a `time.monotonic` instant at which the job is killed.
+            allow_start: called just before the job is handed over. The job does not start if it
+                raises.
+        """
+        supervision, plan = self.supervision, self.plan
+        assert plan is not None  # it was booted
+        with self:
+            supervision.run(job.message, limits, cancel, deadline, allow_start)
+            runsc_exit = self.wait_exit()
+            collected = time.monotonic()
+            counts, usage = self.cgroup.counters.read(), self.cgroup.counters.usage()
+            facts = collect_facts(
+                supervision, plan, self.paths, counts=counts, runsc_exit=runsc_exit, limits=limits, job=job
+            )
+        return self._measure(facts, usage, collected)
+
+    def _measure(self, facts: Facts, usage: Usage, collected: float) -> Measurement:
+        """Join `facts` with the outputs and durations of a sandbox that is destroyed.
+
+        `collected` is when runsc was reaped.
+        """
+        supervision, clock = self.supervision, self.supervision.clock
+        assert self.plan is not None
+        assert clock.taken is not None  # by `assign`
+        ended = clock.ended or clock.gone or collected
+        run_seconds = None if clock.started is None else supervision.ran_seconds or ended - clock.started
+        return Measurement(
+            facts=facts,
+            stdout=supervision.stdout.to_output(),
+            # Before *started*, only runsc itself can have written there.
+            stderr=supervision.stderr.to_output() if clock.started is not None else StreamOutput(),
+            create_seconds=(clock.started or ended) - clock.taken,
+            run_seconds=run_seconds,
+            collect_seconds=collected - ended,
+            cleanup_seconds=time.monotonic() - collected,
+            usage=usage,
+            enforced=self.enforced,
+            plan=self.plan,
+            is_warm=self.is_warm,
+        )
+
     def kill(self) -> None:
-        """SIGKILL all of it: the attached runsc takes sentry and stubs along by parent-death signal, the cgroup the rest."""
+        """SIGKILL all of it.
+
+        Sentry and stubs die with runsc by their parent-death signal, the rest with the cgroup.
+        """
         if self._launcher is not None:
             self._launcher.kill()
         self.cgroup.kill()
 
     def wait_exit(self) -> int | None:
-        """Reap runsc and return its exit status; None where it will not die."""
+        """Reap runsc and return its exit status; None if it does not die."""
         return None if self._launcher is None else self._launcher.wait_exit()
 
     def destroy(self) -> None:
-        """Kill and remove everything; idempotent. What will not go now goes later, see `on_left`."""
+        """Kill and remove everything; idempotent.
+
+        If that fails, `on_not_removed` tries again later.
+        """
         if not self.try_destroy():
-            self._on_left(self)
+            self._on_not_removed(self)
 
     def try_destroy(self) -> bool:
         """Kill and remove everything; return whether it is all gone. Safe to call again."""
@@ -201,18 +271,19 @@ class Sandbox:
                 self.wait_exit()
             self._close_supervision()
             self._launcher.close()
-        if self._sentry is not None:
-            self._sentry.close()
-            self._sentry = None
+        self._idle.close()
         try:
             self.cgroup.remove()
         except HostResources as error:
             log.warning("%s; it is tried again later", error.message, extra={"action": "cgroup_left"})
-            return False  # its folder stays: a process in it may still need that
+            return False  # the folder stays: a process in the cgroup may still need it
         return remove_folder(self.paths.folder)
 
     def _close_supervision(self) -> None:
-        """Close it, if the sandbox came so far; one that was still booting gives its turn back."""
+        """Close the supervision, if there is one yet.
+
+        Release the boot slot of a sandbox that still boots.
+        """
         if hasattr(self, "supervision"):
             self.supervision.on_booted()
             self.supervision.close()

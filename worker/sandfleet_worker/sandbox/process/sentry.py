@@ -1,4 +1,4 @@
-"""The kernel of a sandbox as a process of this host: found, stopped while it has nothing to do, and let go on."""
+"""The sentry, a sandbox's kernel, as a process of this host: find it, stop it, resume it."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 STATE_READS, STATE_PAUSE_SECONDS = 10, 0.002
 STOP_SECONDS = 5.0
-"""On a busy host a process gets to its own stop only when it has a core."""
+"""On a busy host a process stops only when it has got a core."""
 STOPPED, ENDED = "T", frozenset("ZX")
-"""Of proc_pid_stat(5)."""
+"""Process states of proc_pid_stat(5)."""
 
 
 class Sentry:
-    """One sentry; `close` gives up the hold on it and leaves it as it is."""
+    """One sentry, held by a pidfd; `close` leaves the process as it is."""
 
     def __init__(self, pid: int) -> None:
         self._pid, self._pidfd = pid, os.pidfd_open(pid)
@@ -30,13 +30,17 @@ class Sentry:
 
     @classmethod
     def find(cls, paths: SandboxPaths) -> Self | None:
-        """Return the sentry of a sandbox that is up; None where there is none any more, or no descriptor is left for it."""
-        for _ in range(STATE_READS):  # runsc may be writing its state just now, see `find_sentry`
-            with contextlib.suppress(OSError):  # of the folder's list as well as of the hold
+        """Return the sentry of a sandbox that is up.
+
+        None if it is gone, or if no descriptor is left.
+        """
+        for _ in range(STATE_READS):  # runsc may be writing its state at this moment, see `find_sentry`
+            with contextlib.suppress(OSError):  # of reading the folder as well as of pidfd_open
                 pid = find_sentry(paths)
                 if pid is not None:
                     sentry = cls(pid)
-                    # Asked again now that it is held: the number may have been another process's by then.
+                    # Checked again with the pidfd open: another process may have got the number
+                    # meanwhile.
                     if sentry.is_sentry_of(paths):
                         return sentry
                     sentry.close()
@@ -44,22 +48,28 @@ class Sentry:
         return None
 
     def is_sentry_of(self, paths: SandboxPaths) -> bool:
-        """Whether the process that is held is the sentry of this sandbox: while it lives nobody else has its number."""
+        """Whether the process is the sentry of this sandbox.
+
+        While it lives no other process gets its number.
+        """
         return _names_folder(self._pid, paths)
 
     def stop(self) -> bool:
-        """Tell it to stop; return False where it is gone."""
+        """Tell it to stop; return False if it is gone."""
         self._asked, self.is_told_to_stop = time.monotonic(), True
         return self._signal(signal.SIGSTOP)
 
     @property
     def is_stopped(self) -> bool:
-        """Whether it is stopped now: one that was killed is not any more, for some ms before it has ended."""
+        """Whether it is stopped now.
+
+        A killed process is not stopped any more, some ms before it has ended.
+        """
         return read_state(self._pid) == STOPPED
 
     @property
     def is_dying(self) -> bool:
-        """Whether it has ended, or was killed and is about to: a process that was killed still runs for some ms."""
+        """Whether it has ended, or was killed and ends within some ms."""
         try:
             fields = dict(line.split(":", 1) for line in Path(f"/proc/{self._pid}/status").read_text().splitlines())
         except (OSError, ValueError):
@@ -72,8 +82,8 @@ class Sentry:
         """Whether it should have stopped by now."""
         return time.monotonic() - self._asked > STOP_SECONDS
 
-    def go_on(self) -> bool:
-        """Let it go on; return False where it is gone."""
+    def resume(self) -> bool:
+        """Resume it; return False if it is gone."""
         return self._signal(signal.SIGCONT)
 
     def _signal(self, number: signal.Signals) -> bool:
@@ -84,15 +94,16 @@ class Sentry:
         return True
 
     def close(self) -> None:
-        """Let go of it."""
+        """Close the pidfd."""
         os.close(self._pidfd)
 
 
 def find_sentry(paths: SandboxPaths) -> int | None:
-    """Return the process id of the sandbox's kernel, None where runsc's state does not tell it (yet).
+    """Return the process id of the sandbox's sentry, None if runsc's state does not hold it (yet).
 
-    runsc does not write its state in one step (20240729): what cannot be read now may be, some ms later. A number that another
-    process has got meanwhile is refused: the sentry's own command line names the sandbox's folder.
+    runsc does not write its state in one step (20240729): a file that cannot be read now may be
+    readable some ms later. A number that another process has got meanwhile is refused: the sentry's
+    command line names the sandbox's folder.
     """
     for path in paths.folder.glob("*.state"):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
@@ -103,7 +114,7 @@ def find_sentry(paths: SandboxPaths) -> int | None:
 
 
 def _names_folder(pid: int, paths: SandboxPaths) -> bool:
-    """Whether a process's command line names the sandbox's folder; False where it has ended."""
+    """Whether a process's command line names the sandbox's folder; False if it has ended."""
     try:
         return f"--root={paths.folder}".encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:
@@ -111,9 +122,9 @@ def _names_folder(pid: int, paths: SandboxPaths) -> bool:
 
 
 def read_state(pid: int) -> str:
-    """Return the state letter of a process (proc_pid_stat(5)), empty where there is none."""
+    """Return the state letter of a process (proc_pid_stat(5)), empty if there is none."""
     try:
-        # The name before it, in brackets, may hold anything.
+        # The name in brackets before it may hold any character.
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
         return ""

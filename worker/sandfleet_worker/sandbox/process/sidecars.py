@@ -1,7 +1,8 @@
-"""The helper binaries of a runsc: files in `gvisor-bin/` beside it, which releases since 20260721 start.
+"""The helper binaries of a runsc: files in `gvisor-bin/` beside it.
 
-They must be of runsc's own release. A set that is half there, or of another release, makes every boot fail with a text that
-names no cause (runsc/gvisorbinaries and runsc/sandbox/sandbox.go of gVisor 20260905).
+Releases since 20260721 start them. They must be of runsc's own release. An incomplete set, or one
+of another release, makes every boot fail with a text that names no cause (runsc/gvisorbinaries and
+runsc/sandbox/sandbox.go of gVisor 20260905).
 """
 
 from __future__ import annotations
@@ -20,16 +21,19 @@ if TYPE_CHECKING:
 FOLDER = "gvisor-bin"
 SENTRY, PREWARMER = "gvisor_sentry", "gvisor-sentry-prewarmer"
 OPAQUE_FAILURE = "client sync file"
-"""Of runsc's message when the sandbox process has died before it was up, for whatever reason."""
+"""Part of runsc's message when the sandbox process has died before it was up."""
 
 
 def sidecar_folder(binary: RunscBinary) -> Path:
-    """Return where `binary` looks for its helpers: beside the file itself, not beside a link to it."""
+    """Return the folder of `binary`'s helpers: beside the file itself, not beside a link to it."""
     return Path(binary.path).resolve().parent / FOLDER
 
 
 def find_sidecar_fault(binary: RunscBinary) -> str:
-    """Say why no sandbox can boot with the helpers beside `binary`; empty where they are well, absent, or not used."""
+    """Say why no sandbox can boot with the helpers beside `binary`.
+
+    Empty if they are right, absent, or not used.
+    """
     folder = sidecar_folder(binary)
     sentry, prewarmer = folder / SENTRY, folder / PREWARMER
     if QUIET_FLAG not in binary.flags or not folder.is_dir():
@@ -43,22 +47,26 @@ def find_sidecar_fault(binary: RunscBinary) -> str:
         )
     version = _ask_version(sentry)
     if version != binary.version:
-        told = f"is of version {version}" if version else "does not tell its version"
-        return f"{sentry} {told}, runsc is {binary.version}: install runsc and {FOLDER} of one release together"
+        state = f"is of version {version}" if version else "does not tell its version"
+        return f"{sentry} {state}, runsc is {binary.version}: install runsc and {FOLDER} of one release together"
     return ""
 
 
 def find_closed_folder(binary: RunscBinary) -> Path | None:
-    """Return the file or folder that the user nobody may not execute, as ``--directfs=false`` must; None where there is none."""
+    """Return the file or folder that the user nobody may not execute; None if there is none.
+
+    With ``--directfs=false`` that user has to execute runsc and its helpers.
+    """
     path = Path(binary.path).resolve()
     sentry = sidecar_folder(binary) / SENTRY
-    # runsc starts itself as /proc/self/exe, whatever folder it is in, and a helper by its path (tried).
+    # runsc starts itself as /proc/self/exe, whatever folder it is in, and a helper by its path
+    # (tried).
     needed = [path, *([sentry, *sentry.parents] if sentry.exists() else [])]
     return next((place for place in needed if not place.stat().st_mode & 0o001), None)
 
 
 def _ask_version(sentry: Path) -> str:
-    """Return the version of a helper, empty where it does not tell."""
+    """Return the version of a helper, empty if it does not say one."""
     try:
         done = subprocess.run(
             [str(sentry), "--version"], capture_output=True, text=True, timeout=VERSION_DEADLINE_SECONDS, check=True

@@ -1,1 +1,1 @@
-"""Sandboxes that are booted before their job comes."""
+"""Spares: sandboxes that are booted before their job comes."""

@@ -1,4 +1,7 @@
-"""Turns to boot a sandbox: a boot is CPU work, and more at once than cores can carry only push each other past their deadline."""
+"""The limit of sandboxes that boot at once.
+
+A boot is CPU work. More boots than the cores can carry only push each other past their deadline.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +20,13 @@ if TYPE_CHECKING:
 
 BOOTS_PER_CORE = 2
 SHORT_WAIT_SECONDS = 0.2
-"""A wait that nobody needs to hear of: a turn takes less than that."""
-LOOK_SECONDS = 0.05
+"""A wait that `StartHooks.waiting` is not told of: a boot takes less than that."""
+POLL_SECONDS = 0.05
 _NO_HOOKS: Final = NoHooks()
 
 
 def raise_if_over(cancel: Cancellation, deadline: float | None) -> None:
-    """End the wait of a job that shall not start any more.
+    """End the wait of a job that must not start any more.
 
     Raises:
         SandboxError: the job was ended, or the `time.monotonic` instant `deadline` has come.
@@ -33,48 +36,50 @@ def raise_if_over(cancel: Cancellation, deadline: float | None) -> None:
         raise SandboxTimeout.of("the caller's deadline passed while the job waited to boot its sandbox")
 
 
-class Turn:
-    """One turn; it is over once `end` is called, however often."""
+class BootSlot:
+    """The right to boot one sandbox, until `release`."""
 
-    def __init__(self, turns: threading.Semaphore) -> None:
-        self._turns: threading.Semaphore | None = turns
+    def __init__(self, slots: threading.Semaphore) -> None:
+        self._slots: threading.Semaphore | None = slots
         self._lock = threading.Lock()
 
-    def end(self) -> None:
-        """Let another boot begin."""
+    def release(self) -> None:
+        """Let another boot begin. Idempotent."""
         with self._lock:
-            turns, self._turns = self._turns, None
-        if turns is not None:
-            turns.release()
+            slots, self._slots = self._slots, None
+        if slots is not None:
+            slots.release()
 
 
-class BootTurns:
-    """The turns of one worker; safe for threads."""
+class BootLimit:
+    """Gives out the boot slots of one worker; safe for threads."""
 
     def __init__(self, limit: int | None = None) -> None:
         self.limit = limit or BOOTS_PER_CORE * (os.cpu_count() or 1)
-        self._turns = threading.BoundedSemaphore(self.limit)
+        self._slots = threading.BoundedSemaphore(self.limit)
 
-    def wait(self, cancel: Cancellation, deadline: float | None = None, hooks: StartHooks = _NO_HOOKS) -> Turn:
-        """Wait for a turn, until the `time.monotonic` instant `deadline` at most; `hooks` hear of a wait that is not short.
+    def acquire(self, cancel: Cancellation, deadline: float | None = None, hooks: StartHooks = _NO_HOOKS) -> BootSlot:
+        """Wait for a boot slot, until the `time.monotonic` instant `deadline` at most.
+
+        Tell `hooks` of a long wait.
 
         Raises:
             SandboxError: the job was ended while it waited, or the deadline came first.
         """
-        if self._turns.acquire(timeout=SHORT_WAIT_SECONDS):
-            return Turn(self._turns)
-        turn: Turn | None = None
+        if self._slots.acquire(timeout=SHORT_WAIT_SECONDS):
+            return BootSlot(self._slots)
+        slot: BootSlot | None = None
         try:
             with hooks.waiting("its turn to boot"):
-                while not self._turns.acquire(timeout=LOOK_SECONDS):
+                while not self._slots.acquire(timeout=POLL_SECONDS):
                     raise_if_over(cancel, deadline)
-                turn = Turn(self._turns)
+                slot = BootSlot(self._slots)
         except BaseException:
-            if turn is not None:  # it was the job's slot that it waited for then
-                turn.end()
+            if slot is not None:  # leaving `waiting` has failed: the job did not get its slot of the host again
+                slot.release()
             raise
-        return turn
+        return slot
 
-    def take(self) -> Turn | None:
-        """Return a turn if one is free now."""
-        return Turn(self._turns) if self._turns.acquire(blocking=False) else None
+    def try_acquire(self) -> BootSlot | None:
+        """Return a boot slot if one is free now."""
+        return BootSlot(self._slots) if self._slots.acquire(blocking=False) else None

@@ -1,4 +1,4 @@
-"""Of what to boot sandboxes ahead, how many, and when the host has cores to spare for it."""
+"""Which spares to keep, how many of each, and whether the host has cores and memory for them."""
 
 from __future__ import annotations
 
@@ -16,37 +16,36 @@ if TYPE_CHECKING:
     from sandfleet_worker.sandbox.process.plan import Plan
 
 HALF_LIFE_SECONDS = 30.0
-"""A job that long ago counts half as much as one of now when images compete for places."""
+"""A job that long ago counts half as much as one of now, when images compete for places."""
 
 SPARE_CORES = 0.5
 MIN_AVAILABLE_SHARE = 0.1
-"""Nothing is booted ahead where less of the host's memory is available: running jobs come first."""
+"""No spare is booted while less of the host's memory is available: running jobs come first."""
 
 
 @dataclass
 class _Use:
-    """How much a plan was used of late: `weight` as of `at`, monotonic seconds."""
+    """How much jobs have used a plan: `weight` as of `at`, monotonic seconds."""
 
     weight: float
     at: float
     is_pinned: bool = False
 
     def weigh(self, now: float) -> float:
-        """Return the weight of now; a pinned plan never weighs nothing."""
+        """Return the weight of now; that of a pinned plan is always above zero."""
         faded = self.weight * math.exp2((self.at - now) / HALF_LIFE_SECONDS)
         return max(faded, 1e-3) if self.is_pinned else faded
 
 
 class Demand:
-    """What jobs asked for of late; not safe for threads."""
+    """The plans that jobs have asked for, newer jobs counting more; `size` places are shared out.
+
+    Not safe for threads.
+    """
 
     def __init__(self, size: int, idle_seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._size, self._idle_seconds, self._clock = size, idle_seconds, clock
+        self.size, self._idle_seconds, self._clock = size, idle_seconds, clock
         self._uses: dict[Plan, _Use] = {}
-
-    def resize(self, size: int) -> None:
-        """Share out so many places from now on."""
-        self._size = size
 
     def note(self, plan: Plan) -> None:
         """Count a job that `plan` serves."""
@@ -58,29 +57,35 @@ class Demand:
             known.weight, known.at = known.weigh(now) + 1.0, now
 
     def pin(self, plan: Plan) -> None:
-        """Want sandboxes of `plan` whether or not jobs ask for them."""
+        """Want spares of `plan` whether or not jobs ask for them."""
         self._uses[plan] = _Use(0.0, self._clock(), is_pinned=True)
 
     def forget(self, plan: Plan) -> None:
-        """Want no more of `plan`: what it was built from is gone."""
+        """Want no more spares of `plan`: its image file is gone."""
         self._uses.pop(plan, None)
 
     def plans(self) -> list[Plan]:
-        """Return what is wanted at all."""
+        """Return all plans of which spares are wanted."""
         return list(self._uses)
 
     def targets(self) -> dict[Plan, int]:
-        """Return how many sandboxes of each plan shall be there; what nobody asked for in a long time is forgotten."""
+        """Return how many spares of each plan to keep.
+
+        Forget plans that no job has asked for in `idle_seconds`.
+        """
         now = self._clock()
         for plan in [
             plan for plan, use in self._uses.items() if not use.is_pinned and now - use.at > self._idle_seconds
         ]:
             del self._uses[plan]
-        return share(self._size, {plan: use.weigh(now) for plan, use in self._uses.items()})
+        return share(self.size, {plan: use.weigh(now) for plan, use in self._uses.items()})
 
 
 def share(size: int, weights: Mapping[Plan, float]) -> dict[Plan, int]:
-    """Split `size` places by weight (D'Hondt), at least one for each of the heaviest that fit. Pure."""
+    """Split `size` places by weight (D'Hondt), at least one for each of the heaviest plans.
+
+    Pure.
+    """
     chosen = sorted(weights, key=lambda plan: weights[plan], reverse=True)[:size]
     places = dict.fromkeys(chosen, 1)
     for _ in range(size - len(chosen) if chosen else 0):
@@ -88,27 +93,27 @@ def share(size: int, weights: Mapping[Plan, float]) -> dict[Plan, int]:
     return places
 
 
-class Spare:
-    """Whether the host has cores and memory to spare, by what it did since the last look; not safe for threads."""
+class HostLoad:
+    """Whether the host has idle cores and free memory. Not safe for threads."""
 
     def __init__(self) -> None:
         self._ticks = os.sysconf("SC_CLK_TCK")
         self._last = self._read()
 
-    def has_cores(self) -> bool:
-        """Whether half a core or more had nothing to do since the last call."""
+    def has_idle_cores(self) -> bool:
+        """Whether half a core or more was idle since the last call."""
         idle, at = self._read()
         last_idle, last_at = self._last
         self._last = idle, at
         return idle - last_idle >= SPARE_CORES * (at - last_at)
 
-    def has_memory(self) -> bool:
+    def has_free_memory(self) -> bool:
         """Whether enough of the host's memory is available."""
         memory = psutil.virtual_memory()
         return bool(memory.available >= MIN_AVAILABLE_SHARE * memory.total)
 
     def _read(self) -> tuple[float, float]:
-        """Return the idle core-seconds since the boot of the host (proc_stat(5): fields 4 and 5), and the time."""
+        """Return the idle core-seconds since boot (proc_stat(5), fields 4 and 5), and the time."""
         with open("/proc/stat", encoding="ascii") as file:  # noqa: PTH123  read 20 times a second
             words = file.readline().split()
         return (int(words[4]) + int(words[5])) / self._ticks, time.monotonic()

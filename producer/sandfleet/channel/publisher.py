@@ -1,0 +1,117 @@
+"""Publish jobs to Redis, a chunk by each call of ``submit.lua``."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final
+
+from redis.exceptions import NoScriptError, OutOfMemoryError
+from sandfleet_config.queues import KEY_PREFIX
+from sandfleet_config.scripts import read_script, step_of
+
+from sandfleet.channel.capacity import new_queue_full
+from sandfleet.channel.message import new_messages
+from sandfleet.channel.pipelined import PipelinedCall
+from sandfleet.channel.records import SubmitState, Submitted
+from sandfleet.errors import QueueFull
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from sandfleet.channel.capacity import Capacity
+    from sandfleet.channel.connection import Connections
+    from sandfleet.channel.records import EncodedJob
+
+MILLI: Final = 1000
+SUBMIT_STATES: Final = {state.value.encode(): state for state in SubmitState}
+
+
+class Publisher:
+    """Writes each job's record and message in one step, unless they are there already.
+
+    So a call may be repeated if nobody knows how far it came: by redis-py after a lost answer, by a
+    producer after its death.
+    """
+
+    def __init__(self, connections: Connections, capacity: Capacity, max_queued: int) -> None:
+        self._connections = connections
+        self._capacity = capacity
+        self._max_queued = max_queued
+
+    def publish_chunks(
+        self, chunks: Iterable[Sequence[EncodedJob]], queue: str, wanted: int
+    ) -> Iterator[tuple[Sequence[EncodedJob], list[Submitted]]]:
+        """Publish chunk by chunk; encode the next one while Redis works on the last.
+
+        No call is under way at a yield.
+        """
+        source = self._new_calls(chunks, queue, wanted)
+        current = next(source, None)
+        while current is not None:
+            jobs, arguments = current
+            with self._connections.guard():
+                self._capacity.check(self._connections.redis)
+            script = self._connections.script(read_script("submit"))
+            with PipelinedCall(self._connections.redis, "EVALSHA", script.sha, 0, *arguments) as call:
+                try:
+                    following = next(source, None)
+                except BaseException:
+                    yield jobs, self._read_reply(call, arguments, jobs)
+                    raise
+                submitted = self._read_reply(call, arguments, jobs)
+            yield jobs, submitted
+            current = following
+
+    def _new_calls(
+        self, chunks: Iterable[Sequence[EncodedJob]], queue: str, wanted: int
+    ) -> Iterator[tuple[Sequence[EncodedJob], list[Any]]]:
+        for jobs in chunks:
+            yield jobs, self._new_arguments(jobs, queue, wanted)
+            wanted -= len(jobs)
+
+    def _new_arguments(self, jobs: Sequence[EncodedJob], queue: str, wanted: int) -> list[Any]:
+        batch = jobs[0].batch or ""
+        arguments: list[Any] = [KEY_PREFIX, queue, self._max_queued, batch, max(wanted, len(jobs))]
+        for job, message in zip(jobs, new_messages(jobs, queue), strict=True):
+            spec = job.spec
+            arguments += (
+                job.job_id,
+                message,
+                job.key,
+                job.fingerprint,
+                _encode_delivery(spec.priority, spec.queue_ttl, spec.max_attempts),
+                job.encode_record(),
+                job.needs,
+            )
+        return arguments
+
+    def _read_reply(self, call: PipelinedCall, arguments: Sequence[Any], jobs: Sequence[EncodedJob]) -> list[Submitted]:
+        with self._connections.guard(*(job.job_id for job in jobs)):
+            try:
+                reply = self._wait_for_reply(call, arguments)
+            except OutOfMemoryError as error:
+                raise QueueFull(
+                    f"not queued: Redis is out of memory ({error}): let jobs end, or raise maxmemory"
+                ) from error
+        if reply[0] == b"full":
+            _, queue, _, _, wanted, *_ = arguments
+            raise new_queue_full(queue, reply[1], wanted, self._max_queued)
+        if reply == [b"new"]:
+            return [Submitted(SubmitState.NEW, job.job_id) for job in jobs]
+        return [
+            Submitted(SUBMIT_STATES[state], job_id.decode())
+            for state, job_id in zip(reply[::2], reply[1::2], strict=True)
+        ]
+
+    def _wait_for_reply(self, call: PipelinedCall, arguments: Sequence[Any]) -> list[Any]:
+        try:
+            reply: list[Any] = call.answer()
+        except NoScriptError:
+            # Redis does not know the script's hash: this call sends the text.
+            reply = self._connections.script(read_script("submit"))(args=list(arguments))
+        return reply
+
+
+@lru_cache(maxsize=256)
+def _encode_delivery(priority: int, queue_ttl: float, max_attempts: int) -> str:
+    return f"{step_of(priority)} {max(1, round(queue_ttl * MILLI))} {max_attempts}"

@@ -1,0 +1,42 @@
+"""The options of ``sandfleet run`` and ``sandfleet submit``."""
+
+from __future__ import annotations
+
+from typing import Annotated, TypeAlias
+
+import typer
+
+Command: TypeAlias = Annotated[
+    list[str] | None, typer.Argument(metavar="[--] COMMAND [ARG]", help="Default: the image's own.")
+]
+Image: TypeAlias = Annotated[str, typer.Option(help="The image to run in.")]
+Timeout: TypeAlias = Annotated[float, typer.Option(help="Seconds until SIGTERM; 0 is 30.")]
+Grace: TypeAlias = Annotated[float | None, typer.Option(help="Seconds from SIGTERM to the kill; default 5.")]
+Memory: TypeAlias = Annotated[str, typer.Option(help="Such as 256MiB; 0 is the host's ceiling.")]
+Cpu: TypeAlias = Annotated[float, typer.Option(help="Cores, such as 0.5; 0 is the host's ceiling.")]
+Pids: TypeAlias = Annotated[int, typer.Option(help="Processes and threads; 0 is the host's ceiling.")]
+Disk: TypeAlias = Annotated[str, typer.Option(help="Such as 64MiB; 0 is the host's ceiling.")]
+Env: TypeAlias = Annotated[
+    list[str] | None, typer.Option("--env", "-e", help="KEY=VALUE, or KEY from here; repeatable.")
+]
+Workdir: TypeAlias = Annotated[str, typer.Option("--workdir", "-w", help="Absolute path in the image.")]
+User: TypeAlias = Annotated[str, typer.Option("--user", "-u", help="name, uid, name:group or uid:gid.")]
+Labels: TypeAlias = Annotated[list[str] | None, typer.Option("--label", "-l", help="key=value; repeatable.")]
+Requires: TypeAlias = Annotated[
+    list[str] | None, typer.Option(help="A label that the host must have, key=value; repeatable.")
+]
+Writable: TypeAlias = Annotated[bool, typer.Option("--writable", help="A writable root file system.")]
+MaxOutput: TypeAlias = Annotated[str | None, typer.Option(help="Bytes kept a stream, such as 1MiB; default 64KiB.")]
+Keep: TypeAlias = Annotated[str, typer.Option(help="head, tail or both.")]
+OnOutputLimit: TypeAlias = Annotated[str, typer.Option(help="truncate or kill.")]
+Stdin: TypeAlias = Annotated[bool, typer.Option("--stdin", "-i", help="Send stdin to its end first; else it is empty.")]
+Queue: TypeAlias = Annotated[str | None, typer.Option(help="The queue; default SANDFLEET_QUEUE. Queues take turns.")]
+Priority: TypeAlias = Annotated[int | None, typer.Option(help="0 (first) to 9; default 6.")]
+QueueTtl: TypeAlias = Annotated[
+    float | None, typer.Option(help="Seconds until it expires in the queue; default 1 day.")
+]
+MaxAttempts: TypeAlias = Annotated[int | None, typer.Option(help="Charged starts at most; 1 is one start; default 3.")]
+Key: TypeAlias = Annotated[str, typer.Option("--idempotency-key", help="The same key and spec are the same job.")]
+OutcomeAsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print the outcome instead of the output.")]
+Out: TypeAlias = Annotated[str | None, typer.Option(help="Append outcomes as JSON lines; - is stdout.")]
+WaitTimeout: TypeAlias = Annotated[float | None, typer.Option(help="Seconds to wait; the jobs go on.")]

@@ -1,0 +1,150 @@
+"""Waiting by the list of a batch's ended jobs: for some of its jobs, or for all of them."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from sandfleet.collect.ended_list import ENTRIES_AT_ONCE, EndedList
+from sandfleet.collect.polling import Wait, find_sooner, split
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from sandfleet_config.outcome import Outcome
+
+    from sandfleet.channel.protocol import Channel
+    from sandfleet.channel.records import BatchState
+
+OLD_WORKER_CHECK_SECONDS = 1.0
+"""Check interval while a worker of an older release serves the batch: it adds nothing to the stream."""
+GATHER_SECONDS = 0.01
+"""Measured with 250 jobs ending a second: 0.4 reads and 0.5 ms of CPU a job instead of 1 read and 1.1 ms."""
+
+
+class BatchJobsWait(Wait):
+    """Waits for some jobs of one batch: the list of ended jobs says which to ask about."""
+
+    gather_seconds = GATHER_SECONDS
+
+    def __init__(self, channel: Channel, job_ids: Iterable[str], timeout: float | None, batch: str) -> None:
+        super().__init__(channel, job_ids, timeout)
+        self._ended_list = EndedList(channel, batch, self.waker)
+
+    def _new_chunks(self) -> Iterator[Sequence[str]]:
+        if self._asks_all:
+            self._asks_all = False
+            # In this order: jobs that end while all are asked about are new in the list afterwards.
+            self._ended_list.skip()
+            yield from split(list(self.pending))
+            return
+        for state in self._ended_list.read_new():
+            noticed = dict.fromkeys(job_id for job_id, _ in state.entries)
+            yield from split([job_id for job_id in noticed if job_id in self.pending])
+
+    def _check_seconds(self) -> float:
+        seconds = super()._check_seconds()
+        return min(seconds, OLD_WORKER_CHECK_SECONDS) if self._ended_list.has_old_workers else seconds
+
+    def _listen(self) -> None:
+        self._ended_list.listen()
+
+    def close(self) -> None:
+        """Receive no more notices."""
+        self._ended_list.close()
+
+
+class BatchWait(BatchJobsWait):
+    """Waits for a whole batch, without a list of its pending jobs.
+
+    It returns each run of a job once: a job that is run again meanwhile comes a second time, when
+    that run has ended.
+    """
+
+    def __init__(self, channel: Channel, name: str, timeout: float | None) -> None:
+        # `pending` holds the batch's name until the wait is over.
+        super().__init__(channel, [name], timeout, name)
+        self._name = name
+        self._runs: dict[str, int] = {}
+        """The newest run of each job that was seen to end."""
+        self._unlisted: set[str] = set()
+        """Jobs that are over without an entry in the list: lost, or ended by a worker that knows no batches."""
+        self._found: list[str] = []
+
+    def collect(self) -> Iterator[list[Outcome]]:
+        """Do one round; the wait is over when all jobs that were submitted before it have ended."""
+        self.round_started = time.monotonic()
+        self._asks_all = False
+        for state in self._ended_list.read_new():
+            self._unlisted.difference_update(job_id for job_id, _ in state.entries)
+            yield from self._fetch([job_id for job_id, run in dict(state.entries).items() if self._is_new(job_id, run)])
+            # A job without an outcome is run again already, and ends again.
+            for job_id, run in state.entries:
+                self._note_run(job_id, run)
+            if len(state.entries) < ENTRIES_AT_ONCE:
+                yield from self._fetch_unlisted()
+                if state.ended + len(self._unlisted) >= state.total:
+                    self.pending.clear()
+
+    def _is_new(self, job_id: str, run: int) -> bool:
+        return self._runs.get(job_id, 0) < run
+
+    def _note_run(self, job_id: str, run: int) -> None:
+        if self._is_new(job_id, run):
+            self._runs[job_id] = run
+
+    def _fetch_unlisted(self) -> Iterator[list[Outcome]]:
+        """Yield the outcomes of ended jobs that are not in the list, which was read to its end."""
+        ids = [job_id for job_id in self._found if job_id not in self._runs]
+        self._found.clear()
+        self._unlisted.update(ids)
+        yield from self._fetch(ids)
+
+    def _fetch(self, ids: Sequence[str]) -> Iterator[list[Outcome]]:
+        for job_ids, outcomes in self._channel.outcome_chunks(split(ids)):
+            found = [outcome for outcome in outcomes if outcome is not None]
+            for job_id, outcome in zip(job_ids, outcomes, strict=True):
+                if outcome is not None:
+                    self._note_run(job_id, outcome.run)  # may be later than the run in the list
+            if found:
+                yield found
+            del outcomes, found
+
+    def _check(self, now: float) -> bool:
+        """Do what every wait does, and find ended jobs that are not in the list."""
+        before = self._channel.read_batch(self._name)
+        members = self._channel.batch_ids(self._name)
+        unseen = [job_id for job_id in members if job_id not in self._runs]
+        if before.total - before.ended > len(unseen):
+            unseen = members  # some are run again
+        next_expiry: float | None = None
+        unknown: list[str] = []
+        ended = 0
+        for chunk in split(unseen):
+            check = self._channel.expire_overdue(chunk)
+            ended += check.ended
+            next_expiry = find_sooner(next_expiry, check.next_expiry)
+            outcomes = dict(zip(chunk, self._channel.outcomes(chunk), strict=True))
+            self._found += [job_id for job_id, outcome in outcomes.items() if outcome is not None]
+            unknown += [job_id for job_id in check.unknown if outcomes[job_id] is None]
+        self._lose_missing(unknown, len(unseen) - len(unknown), before)
+        self._schedule_check(now, next_expiry)
+        return ended > 0 or bool(self._found)
+
+    def _lose_missing(self, unknown: Sequence[str], known: int, before: BatchState) -> None:
+        """Give up as many of the jobs without a record as the batch lacks.
+
+        The others ended long ago.
+        """
+        after = self._channel.read_batch(self._name)
+        missing = min(state.total - state.ended for state in (before, after)) - known - len(self._unlisted)
+        for job_id in unknown[len(unknown) - missing :] if missing > 0 else ():
+            self._lose(job_id)
+
+    def _list_pending(self) -> list[str]:
+        return [job_id for job_id in self._channel.batch_ids(self._name) if job_id not in self._runs]
+
+    def _lose(self, job_id: str) -> None:
+        self._note_run(job_id, 1)
+        self._unlisted.add(job_id)
+        self._lost.append(job_id)

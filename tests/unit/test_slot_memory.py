@@ -1,0 +1,89 @@
+"""Memory that the jobs of a host reserve together, by the files of their slots."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sandfleet_worker.delivery.host_slots import HostSlots
+
+if TYPE_CHECKING:
+    from sandfleet_worker.delivery.host_slots import Slot
+
+
+def take(slots: HostSlots) -> Slot:
+    slot = slots.acquire()
+    assert slot is not None
+    return slot
+
+
+def test_jobs_reserve_memory_over_all_workers_of_a_host_and_the_smallest_budget_counts(tmp_path: Path) -> None:
+    one, other = HostSlots(tmp_path, 4, 1000, 100), HostSlots(tmp_path, 4, 900, 50)
+    assert one.read_memory() == other.read_memory() == (750, 750)
+    first, second = take(one), take(other)
+
+    assert first.reserve(500)
+    assert other.read_memory() == (750, 250)
+    assert not second.reserve(251)
+    assert second.reserve(250)
+    assert one.read_memory() == (750, 0)
+    assert first.reserve(400), "instead of what it had"
+    first.release()
+    assert other.read_memory() == (750, 500)
+    assert not first.reserve(1), "it is not held any more"
+    other.close()
+    assert one.read_memory() == (900, 650), "what the other left running is still counted"
+    second.release()
+    assert one.read_memory() == (900, 900)
+    assert HostSlots(tmp_path, 1).read_memory() is None, "nobody told this one"
+
+
+def test_the_reservation_of_a_killed_worker_is_gone_with_it(tmp_path: Path) -> None:
+    program = f"""
+import signal
+from pathlib import Path
+from sandfleet_worker.delivery.host_slots import HostSlots
+slot = HostSlots(Path({str(tmp_path)!r}), 1, 1000).acquire()
+print(slot.reserve(600), flush=True)
+signal.pause()
+"""
+    slots = HostSlots(tmp_path, 1, 1000)
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"True\n"
+        assert slots.read_memory() == (1000, 400)
+        holder.kill()
+    assert slots.read_memory() == (1000, 1000)
+    with take(slots) as slot:
+        assert slots.read_memory() == (1000, 1000), "what it left in the file is not the next holder's"
+        assert slot.reserve(1000)
+
+
+def test_workers_that_race_for_memory_never_reserve_more_than_there_is(tmp_path: Path) -> None:
+    workers = [HostSlots(tmp_path, 8, 1000), HostSlots(tmp_path, 8, 1000)]
+    reserved: list[int] = []
+    peak: list[int] = []
+    lock = threading.Lock()
+
+    def work(slots: HostSlots) -> None:
+        for _ in range(10):
+            with take(slots) as slot:
+                if not slot.reserve(400):
+                    continue
+                with lock:
+                    reserved.append(400)
+                    peak.append(sum(reserved))
+                threading.Event().wait(0.001)
+                with lock:
+                    reserved.pop()
+
+    threads = [threading.Thread(target=work, args=(workers[number % 2],)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+
+    assert max(peak) == 800

@@ -1,0 +1,195 @@
+"""Calls to Redis about one claimed job: it waits, starts and ends. Each is one Lua script."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, assert_never
+
+import redis
+from sandfleet_config.codes import ErrorCode
+from sandfleet_config.messages import OUTPUT_DROPPED
+from sandfleet_config.outcome import Outcome
+from sandfleet_config.queues import KEY_PREFIX
+from sandfleet_config.scripts import DEAD_TTL_SECONDS, MAX_DEAD_BYTES, MAX_DEAD_LETTERS, read_script, stored_result
+
+from sandfleet_worker.delivery.claim import Claim, Refused, parse_attempts, parse_suspect
+from sandfleet_worker.delivery.outages import REDIS_ERRORS
+from sandfleet_worker.delivery.settlement import FailedAttempt, Finish, GiveBack, PutBack, Release, Retry, Settlement
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from sandfleet_worker.delivery.identity import Identity
+
+log = logging.getLogger(__name__)
+
+AVOID_SECONDS = 3.0
+"""How long a job that failed on a host waits for another host."""
+FAILED_DELAY_SECONDS = 1.0
+"""How long a job waits for its next try after a fault of ours."""
+DROPPED_FROM_BYTES = 4096
+"""Outputs that together are smaller are recorded even beyond maxmemory: the outcome itself takes a quarter of it."""
+PACKAGE = "sandfleet_worker.delivery"
+SCRIPTS = (
+    *("register", "beat", "leave", "announce", "claim", "restore", "limit_attempts", "wait", "start"),
+    *("finish", "requeue", "drained", "reap", "other_host", "cancel", "drop_dead"),
+)
+"""The scripts that a worker calls. Those that are not in this package's ``lua`` are the contract's."""
+
+
+class ClaimCalls:
+    """The calls of one worker. Each may be repeated when its answer got lost, and may raise ``redis.RedisError``.
+
+    Those that return a bool return False where the job is not this worker's any more: another worker
+    has taken it over, or it has ended.
+    """
+
+    def __init__(self, client: redis.Redis, identity: Identity, result_ttl_seconds: int) -> None:
+        self._identity, self._ttl = identity, result_ttl_seconds
+        texts = {name: read_script(name, PACKAGE) for name in SCRIPTS}
+        self._scripts: dict[str, Any] = {name: client.register_script(text) for name, text in texts.items()}
+        self._redis: Any = client
+
+    def _call(self, name: str, *args: str | float | bytes) -> Any:
+        return self._scripts[name](keys=[], args=[KEY_PREFIX, *args])
+
+    def limit_attempts(self, claim: Claim, max_attempts: int) -> bool:
+        """Note what the spec of a stock producer's job says, before it starts."""
+        return bool(self._call("limit_attempts", self._identity.owner, claim.claim_id, claim.job_id, max_attempts))
+
+    def wait(self, claim: Claim) -> bool:
+        """Note that the job waits and has not started: its attempt is taken back."""
+        return bool(self._call("wait", self._identity.owner, claim.claim_id, claim.job_id))
+
+    def start(self, claim: Claim) -> Claim | Refused:
+        """Note that a job that waited starts, and return its claim with the attempt, or why it may not start."""
+        me = self._identity
+        answer = self._call("start", me.owner, claim.claim_id, claim.job_id, me.host, me.worker, me.boot)
+        if answer[0] != b"started":
+            return Refused(answer[0].decode())
+        started = replace(
+            claim, is_waiting=False, attempts=parse_attempts(answer[1]), started_monotonic=time.monotonic()
+        )
+        return replace(started, suspect_seconds=parse_suspect(answer[2]))
+
+    def restore(self, claim: Claim) -> bool:
+        """Put a deleted claim back; return False if the job is not ours any more."""
+        return bool(self._call("restore", self._identity.owner, claim.claim_id, claim.job_id, claim.message))
+
+    def settle(self, claim: Claim, how: Settlement) -> bool:
+        """End `claim` in the way `how`. Every end of a claim comes here."""
+        match how:
+            case Finish():
+                if how.is_drained:
+                    self.end_drained_attempt(claim)
+                return self.finish(claim, how.outcome, how.faults, how.dead_letter_reason)
+            case Retry():
+                return self.retry(claim, how.code, how.delay_seconds, how.avoid_host)
+            case Release():
+                return self.release(claim)
+            case GiveBack():
+                return self.give_back(claim)
+            case PutBack():
+                return self.put_back(claim, how)
+            case FailedAttempt():
+                return self._fail_attempt(claim, how)
+            case _:
+                assert_never(how)
+
+    def _fail_attempt(self, claim: Claim, failed: FailedAttempt) -> bool:
+        """Count the attempt, also of a job that waited for its start, and queue the job for the next or end it."""
+        started = self.start(claim) if claim.is_waiting else claim
+        known = started if isinstance(started, Claim) else claim
+        if not known.is_last_attempt:
+            return self.retry(known, failed.code, FAILED_DELAY_SECONDS)
+        attempts = known.end_attempts(failed.code)
+        outcome = Outcome.of(failed.code, known.job_id, failed.message, attempts=attempts)
+        return self.finish(known, outcome, reason=failed.message)
+
+    def finish(
+        self, claim: Claim, outcome: Outcome, faults: Sequence[Mapping[str, str]] = (), reason: str = ""
+    ) -> bool:
+        """Record how the job ended, in the dead letters too if there is a `reason`.
+
+        Where Redis is at its maxmemory, the outcome is recorded without its output, and says so.
+        """
+        message = claim.message if reason else b""
+        if claim.run != outcome.run:
+            outcome = outcome.model_copy(update={"run": claim.run})
+        before, after = (self._identity.owner, claim.claim_id), (reason, message)
+        if outcome.output_bytes >= DROPPED_FROM_BYTES:
+            answer = self._finish(before, outcome, after, faults, droppable=True)
+            if answer >= 0:
+                return bool(answer)
+            log.warning(
+                "the output of job %s is dropped: Redis has no memory for %d bytes",
+                claim.job_id,
+                outcome.output_bytes,
+                extra={"action": "output_dropped", "job_id": claim.job_id},
+            )
+            outcome = outcome.without_output(OUTPUT_DROPPED)
+        return bool(self._finish(before, outcome, after, faults))
+
+    def end_queued(self, outcome: Outcome) -> bool:
+        """Record the end of a queued job; return False if it is not queued any more."""
+        return bool(self._finish(("", ""), outcome))
+
+    def _finish(
+        self,
+        holder: tuple[str, str],
+        outcome: Outcome,
+        dead: tuple[str, bytes] = ("", b""),
+        faults: Sequence[Mapping[str, str]] = (),
+        *,
+        droppable: bool = False,
+    ) -> int:
+        """Call the script; `holder` are owner and claim, `dead` reason and message for the dead letters."""
+        text, (reason, message) = stored_result(outcome, faults), dead
+        args = (*holder, outcome.job_id, outcome.code.value, text, self._ttl, reason, DEAD_TTL_SECONDS, message)
+        try:
+            answer = int(self._call("finish", *args, *(["droppable"] if droppable else [])))
+        except redis.exceptions.OutOfMemoryError:
+            if not droppable:
+                raise
+            answer = -1
+        if reason and answer >= 0:
+            # The end is recorded, whatever becomes of this: a sweep does the same within a minute.
+            with contextlib.suppress(*REDIS_ERRORS):
+                self.drop_stale_dead()
+        return answer
+
+    def retry(self, claim: Claim, code: ErrorCode, delay_seconds: float = 0.0, avoid_host: str = "") -> bool:
+        """End this attempt with `code` and queue the job for the next."""
+        return self._requeue(claim, "retry", code.value, delay_seconds, avoid_host)
+
+    def release(self, claim: Claim) -> bool:
+        """Queue a job again that has started: its attempt is recorded, not charged."""
+        return self._requeue(claim, "release", ErrorCode.WORKER_LOST.value, 0, "")
+
+    def give_back(self, claim: Claim) -> bool:
+        """Queue a job again that has not started, as if it had not been claimed."""
+        return self._requeue(claim, "free", ErrorCode.WORKER_LOST.value, 0, "")
+
+    def end_drained_attempt(self, claim: Claim) -> bool:
+        """End the attempt of a job that may not start again, not charged."""
+        code = ErrorCode.WORKER_LOST.value
+        return bool(self._call("drained", self._identity.owner, claim.claim_id, claim.job_id, code))
+
+    def put_back(self, claim: Claim, why: PutBack) -> bool:
+        """Give back a job that this host cannot run, as if it had not been claimed."""
+        what = (self._identity.owner, claim.claim_id, claim.job_id, "putback", ErrorCode.WORKER_LOST.value)
+        when = (0, why.avoid_host, round(AVOID_SECONDS * 1000))
+        started_monotonic = (why.text, why.needs, round(why.queue_ttl_seconds * 1000))
+        return bool(self._call("requeue", *what, *when, claim.message, *started_monotonic))
+
+    def _requeue(self, claim: Claim, mode: str, code: str, delay_seconds: float, avoid_host: str) -> bool:
+        what = (self._identity.owner, claim.claim_id, claim.job_id, mode, code)
+        when = (round(delay_seconds * 1000), avoid_host, round(AVOID_SECONDS * 1000))
+        return bool(self._call("requeue", *what, *when, claim.message))
+
+    def drop_stale_dead(self) -> None:
+        """Drop dead letters whose time is over, and the oldest of too many."""
+        self._call("drop_dead", DEAD_TTL_SECONDS, MAX_DEAD_LETTERS, MAX_DEAD_BYTES)

@@ -1,0 +1,195 @@
+"""One run of one job: from its message to its outcome, and the decision whether the job ends with it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from sandfleet_config.codes import Category, ErrorCode
+from sandfleet_config.errors import Cancelled, Expired, SandboxError, SpecInvalid
+from sandfleet_config.messages import CANCELLED_QUEUED
+from sandfleet_config.outcome import Outcome, Timing
+from sandfleet_config.wire import spec_sha256
+
+from sandfleet_worker.delivery.claim import Flag
+from sandfleet_worker.delivery.settlement import Finish, GiveBack, PutBack, Release, Retry
+from sandfleet_worker.job_start import JobStart
+from sandfleet_worker.sandbox.policy import admit
+
+if TYPE_CHECKING:
+    from sandfleet_config.spec import SandboxSpec
+    from sandfleet_config.wire import JobRequest
+
+    from sandfleet_worker.delivery.claim import Claim
+    from sandfleet_worker.delivery.read_message import JobMessage
+    from sandfleet_worker.delivery.settlement import Settlement
+    from sandfleet_worker.host import Host
+    from sandfleet_worker.job_handle import JobHandle
+    from sandfleet_worker.sandbox.policy import Admitted
+
+log = logging.getLogger(__name__)
+
+FIRST_BACKOFF_SECONDS = 1.0
+MAX_BACKOFF_SECONDS = 30.0
+
+
+class JobRun:
+    """One run of the job of `claim` on this host. Call `execute`, then `decide`, both in the job's thread."""
+
+    def __init__(self, host: Host, job: JobHandle, job_message: JobMessage, claim: Claim) -> None:
+        self._host, self._job, self._message = host, job, job_message
+        self._start = JobStart(host.intake, host.slots, claim, job.cancellation, self._log_start)
+        self._taken = time.time()
+        self._retry_on = frozenset[ErrorCode]()
+        self._has_crashed = False
+        self._facts: dict[str, Any] = {"host": host.name}
+        self._faults: list[dict[str, str]] = []
+        self._lacks = ""
+
+    @property
+    def claim(self) -> Claim:
+        """The claim, with the attempts that are known by now."""
+        return self._start.claim
+
+    def execute(self) -> Outcome:
+        """Admit the job, run it in a sandbox, and return its outcome: of a refusal and of a fault of ours, too."""
+        try:
+            self._refuse_ended()
+            request = self._message.open()
+            self._remember(request)
+            limits = self._admit(request.spec).shortened(self._job.soft_seconds, self._job.hard_seconds)
+            self._job.cancellation.raise_if_set()
+            queued = self._count_queued()
+            ending = self._host.runner.execute(limits, cancel=self._job.cancellation, hooks=self._start)
+            self._note_failed_wait()
+            attempts = self.claim.end_attempts(ending.verdict.code)
+            self._has_crashed = ending.verdict.is_crash
+            return ending.to_outcome(job_id=self._job.job_id, queued=queued, attempts=attempts, **self._facts)
+        except SandboxError as error:
+            self._faults = error.errors
+            if error.code is ErrorCode.IMAGE_NOT_FOUND:
+                self._lacks = f"needs an image that {self._host.name} does not have"
+            return self._end(error.code, error.message)
+        except Exception:
+            extra = {"action": "internal", "job_id": self._job.job_id}
+            log.exception("job %s met a fault of ours", self._job.job_id, extra=extra)
+            text = f"a fault in sandfleet itself: see the log of worker {self._host.worker}"
+            return self._end(ErrorCode.INTERNAL, text)
+
+    def decide(self, outcome: Outcome) -> Settlement:
+        """Return how the claim ends after `outcome`: with it, or with another attempt here or on another host."""
+        put_back = self._find_put_back()
+        if put_back is not None and self._host.intake.has_other_host(put_back.needs, self.claim):
+            self._log("put_back", "is put back for another host: %s", put_back.text)
+            return put_back
+        if outcome.code is ErrorCode.WORKER_LOST and self._job.is_withdrawn:
+            return self._decide_withdrawn(outcome)
+        if self._may_try_again(outcome.code):
+            delay = min(MAX_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2 ** max(0, self.claim.charged_count - 1))
+            self._log("retried", "is tried again in %g s: %s", delay, outcome.to_summary())
+            return Retry(outcome.code, delay, self._host.name)
+        return self._finish(outcome)
+
+    def _decide_withdrawn(self, outcome: Outcome) -> Settlement:
+        """Give back a job that the worker stops, at no cost, or end it where it has started and may not start again."""
+        if not self._start.has_started:
+            self._log("withdrawn", "goes back to the queue, it had not started: %s", outcome.message)
+            return GiveBack()
+        why = self._find_why_no_restart()
+        if not why:
+            self._log("withdrawn", "goes back to the queue: %s", outcome.message)
+            return Release()
+        cut = tuple(replace(last, charged=False) for last in outcome.attempts[-1:])
+        message = f"drained: the worker stopped and {why}"
+        drained = outcome.model_copy(update={"message": message, "attempts": outcome.attempts[:-1] + cut})
+        return replace(self._finish(drained), is_drained=True)
+
+    def _finish(self, outcome: Outcome) -> Finish:
+        self._log("ended", "ended: %s", outcome.to_summary())
+        return Finish(outcome, self._faults, self._find_dead_letter_reason(outcome))
+
+    def _find_why_no_restart(self) -> str:
+        """Say why the job may not start again after a start that is not charged; empty where it may."""
+        if self.claim.is_last_start:
+            return self.claim.describe_limit()
+        return "" if ErrorCode.WORKER_LOST in self._retry_on else "its retry_on does not name WORKER_LOST"
+
+    def _find_put_back(self) -> PutBack | None:
+        """Return why another host may run the job where this one cannot, known before its start; None of any other end."""
+        request = self._message.request
+        if not self._lacks or request is None:
+            return None
+        return PutBack.of(request, self._lacks, self._host.name)
+
+    def _may_try_again(self, code: ErrorCode) -> bool:
+        """Whether the spec's `retry_on` names `code` (by default each trouble of ours), and an attempt is left."""
+        claim = self.claim
+        if claim.flag is not Flag.START or claim.is_last_attempt:
+            return False
+        if self._has_crashed and any(attempt.code is code for attempt in claim.attempts[:-1]):
+            return False  # it crashes every sandbox that it gets: a fault of gVisor's that the job meets
+        return code in self._retry_on
+
+    def _find_dead_letter_reason(self, outcome: Outcome) -> str:
+        """Say why the job belongs to the dead letters: it would be tried again, or is trouble of ours, and no try is left."""
+        code, claim = outcome.code, self.claim
+        if code.category is not Category.HOST and code not in self._retry_on:
+            return ""
+        if outcome.attempts and not outcome.attempts[-1].charged:
+            return f"{code.value}: {outcome.message}"
+        return f"{code.value} after {claim.charged_count} of {claim.max_attempts} attempts: {outcome.message}"
+
+    def _refuse_ended(self) -> None:
+        """End a job that was cancelled or had expired before any worker had it."""
+        if self.claim.flag is Flag.START:
+            return
+        if self._message.request is not None:
+            self._remember(self._message.request)
+        if self.claim.flag is Flag.CANCELLED:
+            raise Cancelled.of(CANCELLED_QUEUED)
+        raise Expired.of("nobody took the job within its time in the queue")
+
+    def _remember(self, request: JobRequest) -> None:
+        """Keep the facts of the request for the outcome, and those that decide about another attempt."""
+        spec = request.spec
+        self._facts |= {"batch": request.batch, "labels": spec.labels, "spec_sha256": spec_sha256(spec)}
+        self._retry_on = frozenset(spec.retry_on)
+        if spec.max_attempts != self.claim.max_attempts:
+            # A stock producer's job had no record: a worker that takes it over must know this limit.
+            self._start.claim = self._host.intake.limit_attempts(self.claim, spec.max_attempts)
+
+    def _admit(self, spec: SandboxSpec) -> Admitted:
+        """Return the limits that the job gets here. A wish above this host's ceilings may be granted by another host."""
+        try:
+            return admit(spec, self._host.abilities.find_settings())
+        except SpecInvalid:
+            self._lacks = f"needs more than {self._host.name} lets a job have"
+            raise
+
+    def _count_queued(self) -> float:
+        """Return the seconds since the submit or, where its time is unknown, since this worker has the job."""
+        submitted = self._message.submitted
+        return max(0.0, time.time() - (self._taken if submitted is None else submitted))
+
+    def _end(self, code: ErrorCode, message: str) -> Outcome:
+        """Return the outcome of a job that did not run to a verdict."""
+        self._note_failed_wait()
+        timing, attempts = Timing(queued=self._count_queued()), self.claim.end_attempts(code)
+        return Outcome.of(code, self._job.job_id, message, timing=timing, attempts=attempts, **self._facts)
+
+    def _note_failed_wait(self) -> None:
+        """Count the try of a job that has waited and failed before its start, so that it is not tried for ever."""
+        if not self._start.has_started and not self._job.cancellation.is_set:
+            with contextlib.suppress(SandboxError):  # it was cancelled at this moment, or another worker has it
+                self._start.note_attempt()
+
+    def _log_start(self) -> None:
+        run = f" (run {self.claim.run})" if self.claim.run > 1 else ""
+        self._log("started", "starts%s: %s", run, self._message.log_line)
+
+    def _log(self, action: str, text: str, *args: object) -> None:
+        extra = {"action": f"job_{action}", "job_id": self._job.job_id}
+        log.info(f"job %s {text}", self._job.job_id, *args, extra=extra)  # noqa: G004

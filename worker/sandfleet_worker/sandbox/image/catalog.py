@@ -1,0 +1,177 @@
+"""Read an image store: the digests of names, and the facts of images."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import json
+import os
+from typing import TYPE_CHECKING
+
+from sandfleet_config.errors import ImageNotFound
+
+from sandfleet_worker.sandbox.image.image import Image, damaged, read_image
+from sandfleet_worker.sandbox.image.references import Reference, encode_name, is_digest, is_name
+from sandfleet_worker.sandbox.image.staging import host_faults
+from sandfleet_worker.sandbox.image.starter import STARTERS
+from sandfleet_worker.system.supervised_thread import is_resource_error
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+EROFS, FACTS = "image.erofs", "image.json"
+_parse = functools.lru_cache(maxsize=1024)(Reference.parse)
+
+
+class Catalog:
+    """Reads the store at `root`; safe for threads and beside processes that change the store."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.blobs, self.refs = root, root / "blobs", root / "refs"
+        # Valid for as long as the identities of the files are.
+        self._images: dict[str, tuple[tuple[int, ...], Image]] = {}
+        self._digests: dict[str, tuple[tuple[int, ...], str]] = {}
+
+    def blob_path(self, digest: str) -> Path:
+        """Return the folder of an image."""
+        return self.blobs / digest.replace(":", "-")
+
+    def _blob_text(self, digest: str) -> str:
+        return f"{self.blobs}/{digest.replace(':', '-')}"
+
+    def ref_path(self, name: str) -> Path:
+        """Return the file that says which digest a name means."""
+        return self.refs / f"{encode_name(name)}.json"
+
+    def resolve(self, reference: str) -> Image:
+        """Return the image of a name, `name@sha256:...` or `sha256:...`.
+
+        Raises as `ImageStore.resolve`.
+        """
+        wanted = _parse(reference)
+        if wanted.name is None:
+            return self.read_image(str(wanted.digest), reference)
+        digest = self._read_ref(wanted.name)
+        if wanted.digest is None:
+            return self.read_image(digest, wanted.name)
+        if digest != wanted.digest and not self.blob_path(wanted.digest).exists():
+            raise ImageNotFound.of(
+                f"image {wanted.name} is {digest} on this host, and the pinned {wanted.digest} is not here: "
+                f"add it with `sandfleet-worker images add {wanted.name} SOURCE`, or pin what is here"
+            )
+        return self.read_image(wanted.digest, wanted.name)
+
+    def _read_ref(self, name: str) -> str:
+        """Return the digest of a name.
+
+        Cheap when asked again: one stat call, since a rename replaces each reference.
+        """
+        path = f"{self.refs}/{encode_name(name)}.json"
+        try:
+            facts = os.stat(path)  # noqa: PTH116
+            identity = (facts.st_ino, facts.st_mtime_ns, facts.st_size)
+            known = self._digests.get(name)
+            if known is not None and known[0] == identity:
+                return known[1]
+            digest = json.loads(self.ref_path(name).read_bytes())["digest"]
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise self.new_not_found(name) from error
+        except PermissionError as error:
+            with host_faults(self.root):
+                raise error from None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            if is_resource_error(error):
+                raise
+            raise damaged(name, "its reference cannot be read") from error
+        if not isinstance(digest, str) or not is_digest(digest):
+            raise damaged(name, "its reference holds no digest")
+        self._digests[name] = (identity, digest)
+        return digest
+
+    def read_image(self, digest: str, name: str) -> Image:
+        """Return the image with this digest, called `name` in messages.
+
+        Cheap when asked again: two stat calls.
+
+        Raises:
+            ImageNotFound: it is not here.
+            ImageInvalid: it is here but damaged.
+        """
+        # Text paths here and in `open_blob`: done for each job, and pathlib costs several times as
+        # much.
+        blob = self._blob_text(digest)
+        try:
+            facts, erofs = os.stat(f"{blob}/{FACTS}"), os.stat(f"{blob}/{EROFS}")  # noqa: PTH116
+        except (FileNotFoundError, NotADirectoryError) as error:
+            if self.blob_path(digest).exists():
+                raise damaged(name, "a file of it is missing") from error
+            raise self.new_not_found(name) from error
+        identity = (facts.st_ino, facts.st_mtime_ns, facts.st_size, erofs.st_ino, erofs.st_mtime_ns, erofs.st_size)
+        known = self._images.get(digest)
+        if known is None or known[0] != identity:
+            known = (identity, read_image(self.blob_path(digest) / FACTS, digest, name, erofs.st_size))
+            self._images[digest] = known
+        image = known[1]
+        return image if image.name == name else image.model_copy(update={"name": name})
+
+    def forget(self, digest: str) -> None:
+        """Free the memory of an image that is removed."""
+        self._images.pop(digest, None)
+
+    def list_refs(self) -> Sequence[tuple[str, str]]:
+        """Return each name with its digest; a damaged reference is left out."""
+        found = []
+        for path in self.refs.glob("*.json"):
+            try:
+                ref = json.loads(path.read_bytes())
+                name, digest = str(ref["name"]), str(ref["digest"])
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                if is_resource_error(
+                    error
+                ):  # the removal of another name could remove the files of a name that is left out
+                    raise
+                continue
+            if is_name(name) and is_digest(digest):
+                found.append((name, digest))
+        return found
+
+    def open_blob(self, digest: str, name: str) -> int:
+        """Open the EROFS file of an image for reading; return its descriptor.
+
+        Raises:
+            ImageNotFound: it is not here.
+            ImageInvalid: it is here but damaged.
+        """
+        try:
+            return os.open(f"{self._blob_text(digest)}/{EROFS}", os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError as error:
+            is_here = self.blob_path(digest).exists()
+            raise (damaged(name, "its file is missing") if is_here else self.new_not_found(name)) from error
+
+    def is_current(self, descriptor: int, digest: str) -> bool:
+        """Whether `descriptor` is the EROFS file of the image; False after its removal."""
+        try:
+            here = os.stat(f"{self._blob_text(digest)}/{EROFS}")  # noqa: PTH116
+        except OSError:
+            return False
+        opened = os.fstat(descriptor)
+        return (here.st_dev, here.st_ino) == (opened.st_dev, opened.st_ino)
+
+    def new_not_found(self, name: str) -> ImageNotFound:
+        """Return the error of an image that is not here, with the command that adds it."""
+        here = self._name_near(name)
+        how = f"images add {name}" if name in STARTERS else f"images add {name} SOURCE"
+        if is_digest(name):
+            how = "images add NAME SOURCE"
+        return ImageNotFound.of(f"no image {name} here ({here}): run `sandfleet-worker {how}`")
+
+    def new_nothing_to_remove(self, name: str) -> ImageNotFound:
+        """Return the error of an image that cannot be removed because it is not here."""
+        more = ": `sandfleet-worker images list` shows them all" if self.list_refs() else ""
+        return ImageNotFound.of(f"no image {name} here ({self._name_near(name)}){more}")
+
+    def _name_near(self, name: str) -> str:
+        names = [image_name for image_name, _ in self.list_refs()]
+        near = difflib.get_close_matches(name, names, n=3, cutoff=0.5) or names[:5]
+        return f"this host has: {', '.join(near)}" if near else "this host has no image at all"

@@ -1,0 +1,90 @@
+"""The deadlines of one sandbox, and the reason for the kill when one has passed. Pure: no I/O."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from sandfleet_config.codes import ErrorCode
+
+from sandfleet_worker.sandbox.process.facts import Kill
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sandfleet_worker.sandbox.policy import Admitted
+
+
+class Deadline(Enum):
+    """What has to happen before its time."""
+
+    BOOT = "boot"
+    """Init reports *ready*."""
+    START = "start"
+    """Init reports *started*, or why not."""
+    SOFT = "soft"
+    """The program ends; after it the job gets SIGTERM."""
+    HARD = "hard"
+    """The program ends; after it the job is killed."""
+    CALLER = "caller"
+    """The instant that the caller of `RunscRunner.run` gave."""
+    END = "end"
+    """The sandbox is gone, after init's report or a kill."""
+
+
+class Deadlines:
+    """`time.monotonic` instants by their names."""
+
+    def __init__(self) -> None:
+        self._at: dict[Deadline, float] = {}
+
+    @property
+    def next(self) -> float | None:
+        """The earliest one."""
+        return min(self._at.values(), default=None)
+
+    def set(self, name: Deadline, at: float) -> None:
+        """Set or move one."""
+        self._at[name] = at
+
+    def drop(self, name: Deadline) -> None:
+        """Remove one, if it is set."""
+        self._at.pop(name, None)
+
+    def keep_only(self, name: Deadline) -> None:
+        """Remove all others."""
+        self._at = {kept: at for kept, at in self._at.items() if kept is name}
+
+    def set_only(self, name: Deadline, at: float) -> None:
+        """Set one and remove all others."""
+        self._at = {name: at}
+
+    def take_due(self, now: float) -> Iterator[Deadline]:
+        """Remove and yield those that have passed, the earliest first.
+
+        Others may be set or dropped meanwhile.
+        """
+        if not self._at or min(self._at.values()) > now:
+            return
+        for name, at in sorted(self._at.items(), key=lambda item: item[1]):
+            if at <= now and self._at.pop(name, None) is not None:
+                yield name
+
+
+def new_kill(name: Deadline, platform: str, boot_seconds: float, limits: Admitted | None) -> Kill:
+    """Return why a sandbox is killed whose deadline `name` has passed.
+
+    `boot_seconds` is what it had to boot or to start.
+    """
+    match name:
+        case Deadline.BOOT:
+            message = f"platform {platform} did not boot a sandbox within {boot_seconds:g} s"
+            return Kill(ErrorCode.GVISOR_NOT_AVAILABLE, message)
+        case Deadline.START:
+            message = f"the program did not start within {boot_seconds:g} s of the sandbox being up"
+            return Kill(ErrorCode.SANDBOX_CREATION_FAILED, message)
+        case Deadline.HARD if limits is not None:
+            timeout, grace = limits.timeout_seconds, limits.grace_seconds
+            return Kill(ErrorCode.TIMEOUT, f"the job ran past its timeout of {timeout:g} s and {grace:g} s of grace")
+        case _:
+            return Kill(ErrorCode.TIMEOUT, "the caller's deadline passed")

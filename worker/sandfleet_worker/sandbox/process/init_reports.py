@@ -1,0 +1,166 @@
+"""The report lines of the sandbox's init (`native/init.c`) on the status pipe, one line each.
+
+R                                      ready: it waits for its job
+S                                      started: the program's execve succeeded
+E <code> <disk full> <microseconds>    the program exited
+G <signal> <disk full> <microseconds>  a signal ended the program
+X <errno> <path exists>                no candidate could be executed
+C <errno>                              the working directory cannot be entered
+U <errno>                              init cannot become the job's user
+M <errno> <index>                      a writable path cannot be mounted
+L <errno> <resource>                   a resource limit cannot be set
+P <fault>                              a fault of ours, see `Fault`
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Final
+
+MAX_REPORT_BYTES: Final = 4096
+
+ROOT_INDEX: Final = 0xFFFF
+"""Stands for the writable root in `MountFailed`."""
+
+
+class Fault(IntEnum):
+    """The numbers of `P` lines: a fault of ours, never the program's."""
+
+    LENGTH = 1
+    LAYOUT = 2
+    ROOT = 4
+    PRIVILEGES = 5
+    SIGNALS = 6
+    SPAWN = 7
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The sandbox is up and waits for its job."""
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The program runs: its execve succeeded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exited:
+    """The program exited. `disk_full`: the writable paths had no free block then."""
+
+    code: int
+    disk_full: bool
+    ran_microseconds: int = field(default=0, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Signaled:
+    """A signal ended the program. `disk_full` as for `Exited`."""
+
+    signal: int
+    disk_full: bool
+    ran_microseconds: int = field(default=0, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ExecFailed:
+    """No candidate could be executed.
+
+    `path_exists` tells ENOENT of a missing interpreter from a missing file.
+    """
+
+    errno: int
+    path_exists: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ChdirFailed:
+    """The job's working directory cannot be entered."""
+
+    errno: int
+
+
+@dataclass(frozen=True, slots=True)
+class UserFailed:
+    """Init cannot become the job's user."""
+
+    errno: int
+
+
+@dataclass(frozen=True, slots=True)
+class MountFailed:
+    """A writable path cannot be mounted; `index` is its position or `ROOT_INDEX`.
+
+    ENOENT: the image has no such folder.
+    """
+
+    errno: int
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class RlimitFailed:
+    """A resource limit cannot be set; `resource` is Linux's number."""
+
+    errno: int
+    resource: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProtocolFault:
+    """`number` is a `Fault`, or 0 for a line that init does not write."""
+
+    number: int
+
+
+End = Exited | Signaled | ExecFailed | ChdirFailed | UserFailed | MountFailed | RlimitFailed | ProtocolFault
+"""The reports after which init is gone."""
+
+Report = Ready | Started | End
+
+
+# The regular expression of each line, and the report that is made of its numbers.
+_FORMS: Final[tuple[tuple[re.Pattern[bytes], Callable[..., Report]], ...]] = (
+    (re.compile(rb"R"), Ready),
+    (re.compile(rb"S"), Started),
+    (re.compile(rb"E ([0-9]{1,3}) ([01]) ([0-9]{1,18})"), lambda code, full, ran: Exited(code, bool(full), ran)),
+    (re.compile(rb"G ([0-9]{1,3}) ([01]) ([0-9]{1,18})"), lambda signal, full, ran: Signaled(signal, bool(full), ran)),
+    (re.compile(rb"X ([0-9]{1,5}) ([01])"), lambda errno, exists: ExecFailed(errno, bool(exists))),
+    (re.compile(rb"C ([0-9]{1,5})"), ChdirFailed),
+    (re.compile(rb"U ([0-9]{1,5})"), UserFailed),
+    (re.compile(rb"M ([0-9]{1,5}) ([0-9]{1,5})"), MountFailed),
+    (re.compile(rb"L ([0-9]{1,5}) ([0-9]{1,10})"), RlimitFailed),
+    (re.compile(rb"P ([0-9]{1,5})"), ProtocolFault),
+)
+
+
+def parse_report(line: bytes) -> Report:
+    """Parse one line, with or without its newline.
+
+    A line that init does not write is `ProtocolFault(0)`.
+    """
+    text = line.removesuffix(b"\n")
+    for form, report in _FORMS:
+        if found := form.fullmatch(text):
+            return report(*map(int, found.groups()))
+    return ProtocolFault(0)
+
+
+class StatusParser:
+    """Cuts the bytes of the status pipe into reports, however they were split."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, data: bytes) -> list[Report]:
+        """Take the next bytes and return the reports they complete.
+
+        More than 4 KiB without a newline is a fault.
+        """
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        reports = [parse_report(line) for line in lines]
+        if len(self._rest) > MAX_REPORT_BYTES:
+            self._rest = b""
+            reports.append(ProtocolFault(0))
+        return reports

@@ -1,0 +1,105 @@
+"""Everything that was measured of one sandbox and its job, collected when the sandbox has ended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sandfleet_worker.sandbox.process.facts import PANIC_CHARS, Facts
+from sandfleet_worker.sandbox.process.init_reports import Exited
+from sandfleet_worker.sandbox.process.runsc import read_head, read_log_errors
+from sandfleet_worker.sandbox.process.sidecars import OPAQUE_FAILURE, find_sidecar_fault
+
+if TYPE_CHECKING:
+    from sandfleet_config.outcome import StreamOutput, Usage
+
+    from sandfleet_worker.sandbox.cgroup.counters import Counts
+    from sandfleet_worker.sandbox.policy import Admitted
+    from sandfleet_worker.sandbox.process.bundle import PackedJob
+    from sandfleet_worker.sandbox.process.plan import Plan
+    from sandfleet_worker.sandbox.process.runsc import SandboxPaths
+    from sandfleet_worker.sandbox.process.supervision import Supervision
+
+LOG_CHARS = 2000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measurement:
+    """One sandbox and its job, after both have ended.
+
+    `create_seconds` count from the moment the sandbox got its job to the program's start, or to the
+    end of a sandbox whose program never started. Then `run_seconds` is None. `enforced` names the
+    limits that were in force.
+    """
+
+    facts: Facts
+    stdout: StreamOutput
+    stderr: StreamOutput
+    create_seconds: float
+    run_seconds: float | None
+    collect_seconds: float
+    cleanup_seconds: float
+    usage: Usage
+    enforced: frozenset[str]
+    plan: Plan
+    is_warm: bool
+
+
+def collect_facts(
+    supervision: Supervision,
+    plan: Plan,
+    paths: SandboxPaths,
+    *,
+    counts: Counts,
+    runsc_exit: int | None,
+    limits: Admitted,
+    job: PackedJob,
+) -> Facts:
+    """Return the facts from which `verdict.decide` tells how the job ended.
+
+    Call it while the sandbox's files exist.
+    """
+    # Init's report makes runsc's own messages useless: two files less to read.
+    runsc_log, panic = ("", "") if supervision.end is not None else _read_logs(supervision, plan, paths)
+    return Facts(
+        kill=supervision.kill,
+        timed_out=supervision.timed_out,
+        is_ready=supervision.clock.ready is not None,
+        is_started=supervision.clock.started is not None,
+        end=supervision.end,
+        counts=counts,
+        is_image_overwritten=_is_image_overwritten(supervision, plan),
+        is_output_over=supervision.is_output_over,
+        runsc_exit=runsc_exit,
+        runsc_log=runsc_log,
+        panic=panic,
+        platform=plan.platform,
+        command=job.command,
+        longest_argument_bytes=job.longest_argument_bytes,
+        memory_bytes=limits.memory_bytes,
+    )
+
+
+def _is_image_overwritten(supervision: Supervision, plan: Plan) -> bool:
+    """Whether the image's file was written to while the sandbox ran from it.
+
+    A job that ended well does not ask.
+    """
+    has_ended_well = isinstance(supervision.end, Exited) and supervision.end.code == 0
+    return not has_ended_well and plan.is_overwritten
+
+
+def _read_logs(supervision: Supervision, plan: Plan, paths: SandboxPaths) -> tuple[str, str]:
+    """Return runsc's messages and the start of a panic.
+
+    The messages come from runsc's log. Where that is empty they come from stderr, as far as it was
+    written before the program started.
+    """
+    stderr = supervision.boot_stderr.to_output().text
+    if supervision.clock.started is None and supervision.stderr is not supervision.boot_stderr:
+        stderr += supervision.stderr.to_output().text
+    text, panic = read_log_errors(paths.log) or stderr.strip()[-LOG_CHARS:], read_head(paths.panic_log)
+    if OPAQUE_FAILURE in text:
+        cause = find_sidecar_fault(plan.binary) or panic.strip()[:PANIC_CHARS]
+        text = f"{text}; {cause}" if cause else text
+    return text, panic
