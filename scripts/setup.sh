@@ -277,6 +277,7 @@ make_environment() {
     # hatchling is one of the tools: no isolation means that it is not downloaded three times more.
     .venv/bin/python -m pip install -qq --no-build-isolation -e config -e producer -e worker -c constraints.txt
     echo "$fingerprint" >"$STAMP"
+    say "the commands are in .venv/bin; to have them on PATH: . .venv/bin/activate"
 }
 
 # Two at once (`make test` beside `make demo`) take turns.

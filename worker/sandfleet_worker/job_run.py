@@ -150,7 +150,7 @@ class JobRun:
             self._remember(self._message.request)
         if self.claim.flag is Flag.CANCELLED:
             raise Cancelled.of(CANCELLED_QUEUED)
-        raise Expired.of("nobody took the job within its time in the queue")
+        raise Expired.of("nobody took the job within its queue_ttl: did a host fit, and was there room?")
 
     def _remember(self, request: JobRequest) -> None:
         """Keep the facts of the request for the outcome, and those that decide about another attempt."""

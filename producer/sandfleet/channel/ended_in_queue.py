@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 MESSAGES = {
     ErrorCode.CANCELLED: CANCELLED_QUEUED,
-    ErrorCode.EXPIRED: "nobody took the job within its queue_ttl: is a worker running, and is there room?",
+    ErrorCode.EXPIRED: "nobody took the job within its queue_ttl: is a worker running, does a host fit, and is there room?",
 }
 _attempts = TypeAdapter(tuple[Attempt, ...])
 

@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 REAP_SECONDS = 0.5
 EXPIRE_SECONDS = 1.0
 DEAD_SECONDS = 60.0
-EXPIRED = "nobody took the job within its time in the queue"
+EXPIRED = "nobody took the job within its queue_ttl: did a host fit, and was there room?"
 DELAYS_SECONDS = (0.2, 2.0, 8.0)
 """Delay of a dead worker's job before its next try, by its number of charged attempts: it may have killed the worker."""
 MAX_LOST_WAITS = MAX_STARTS - 1

@@ -173,5 +173,8 @@ class Catalog:
 
     def _name_near(self, name: str) -> str:
         names = [image_name for image_name, _ in self.list_refs()]
-        near = difflib.get_close_matches(name, names, n=3, cutoff=0.5) or names[:5]
-        return f"this host has: {', '.join(near)}" if near else "this host has no image at all"
+        if not names:
+            return "this host has no image at all"
+        near = difflib.get_close_matches(name, names, n=3, cutoff=0.5) or sorted(names)[:5]
+        more = f" and {len(names) - len(near)} more" if len(near) < len(names) else ""
+        return f"this host has: {', '.join(near)}{more}"
