@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 BINARIES = ("redis-server", "runsc", "mkfs.erofs", "mmdebstrap", "busybox")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def docs_fleet() -> Iterator[DocsFleet]:
-    """One Redis and one worker for all pages."""
+    """One Redis and one worker for all pages; gone before the next folder of tests, which look for what is left."""
     missing = [name for name in BINARIES if shutil.which(name) is None]
     if missing:
         (pytest.fail if os.environ.get("CI") else pytest.skip)(f"not installed: {', '.join(missing)}")
