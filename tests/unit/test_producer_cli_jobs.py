@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -182,8 +183,10 @@ def test_a_batch_is_shown_waited_for_and_cancelled(use: Use, tmp_path: Path, cap
     assert main(["submit", str(tmp_path / "jobs"), "--batch", "nightly"]) == 0
     slow, done = capfd.readouterr().out.split()
     assert main(["batch", "show", "nightly"]) == 0
-    out = capfd.readouterr().out
-    assert "jobs          2\nended         1\nwaiting       1\n" in out
+    shown = capfd.readouterr()
+    assert "jobs          2\nended         1\nwaiting       1\n" in shown.out
+    assert re.search(r"^OK +ok +1 *$", shown.out, re.MULTILINE), "a pipe has the codes, too"
+    assert shown.err == ""
     assert main(["batch", "show", "nightly", "--json"]) == 0
     assert json.loads(capfd.readouterr().out) == {
         "batch": "nightly",

@@ -40,7 +40,7 @@ def show(
             return
         jobs = f"{total}" if is_sealed else f"{total} so far"
         print_lines([("batch", name), ("jobs", jobs), ("ended", str(done)), ("waiting", str(total - done))])
-        print_summary({code: codes[code.value] for code in ErrorCode if code.value in codes})
+        print_summary({code: codes[code.value] for code in ErrorCode if code.value in codes}, is_output=True)
 
 
 @app.command()

@@ -145,13 +145,13 @@ def print_stream(name: str, stream: StreamOutput) -> None:
     print(text, end="" if text.endswith("\n") or not text else "\n")
 
 
-def print_summary(counts: Mapping[ErrorCode, int]) -> int:
-    """Print the number of jobs with each code on stderr; return 1 if any is not ``OK``."""
+def print_summary(counts: Mapping[ErrorCode, int], *, is_output: bool = False) -> int:
+    """Print the number of jobs with each code, on stderr or as the command's own output; return 1 if any is not ``OK``."""
     table = Table("code", "category", "jobs", box=None, pad_edge=False)
     for code in sorted(counts, key=lambda code: (not _is_ok(code), code.value)):
         table.add_row(code.value, code.category.value, str(counts[code]))
     if counts:
-        stderr_console().print(table)
+        (Console(markup=False, highlight=False) if is_output else stderr_console()).print(table)
     return 0 if all(_is_ok(code) for code in counts) else SOME_NOT_OK
 
 
