@@ -76,22 +76,18 @@ class BatchWait(BatchJobsWait):
         self.round_started = time.monotonic()
         self._asks_all = False
         for state in self._ended_list.read_new():
-            self._unlisted.difference_update(job_id for job_id, _ in state.entries)
-            yield from self._fetch([job_id for job_id, run in dict(state.entries).items() if self._is_new(job_id, run)])
+            runs, entries = self._runs, dict(state.entries)
+            if self._unlisted:
+                self._unlisted.difference_update(entries)
+            yield from self._fetch([job_id for job_id, run in entries.items() if runs.get(job_id, 0) < run])
             # A job without an outcome is run again already, and ends again.
             for job_id, run in state.entries:
-                self._note_run(job_id, run)
+                if runs.get(job_id, 0) < run:
+                    runs[job_id] = run
             if len(state.entries) < ENTRIES_AT_ONCE:
                 yield from self._fetch_unlisted()
                 if state.ended + len(self._unlisted) >= state.total:
                     self.pending.clear()
-
-    def _is_new(self, job_id: str, run: int) -> bool:
-        return self._runs.get(job_id, 0) < run
-
-    def _note_run(self, job_id: str, run: int) -> None:
-        if self._is_new(job_id, run):
-            self._runs[job_id] = run
 
     def _fetch_unlisted(self) -> Iterator[list[Outcome]]:
         """Yield the outcomes of ended jobs that are not in the list, which was read to its end."""
@@ -102,10 +98,11 @@ class BatchWait(BatchJobsWait):
 
     def _fetch(self, ids: Sequence[str]) -> Iterator[list[Outcome]]:
         for job_ids, outcomes in self._channel.outcome_chunks(split(ids)):
+            runs = self._runs
             found = [outcome for outcome in outcomes if outcome is not None]
             for job_id, outcome in zip(job_ids, outcomes, strict=True):
-                if outcome is not None:
-                    self._note_run(job_id, outcome.run)  # may be later than the run in the list
+                if outcome is not None and runs.get(job_id, 0) < outcome.run:
+                    runs[job_id] = outcome.run  # may be later than the run in the list
             if found:
                 yield found
             del outcomes, found
@@ -145,6 +142,6 @@ class BatchWait(BatchJobsWait):
         return [job_id for job_id in self._channel.batch_ids(self._name) if job_id not in self._runs]
 
     def _lose(self, job_id: str) -> None:
-        self._note_run(job_id, 1)
+        self._runs.setdefault(job_id, 1)
         self._unlisted.add(job_id)
         self._lost.append(job_id)
