@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sandfleet_worker.sandbox.cgroup.cgroup import remove_cgroups
-from sandfleet_worker.sandbox.cgroup.tree import find_tree
+from sandbench.any_release import find_name
+
+remove_cgroups = find_name("remove_cgroups", "sandbox.cgroup.cgroup", "sandbox.cgroups")
+find_tree = find_name("find_tree", "sandbox.cgroup.tree", "sandbox.cgroup_tree")
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -15,15 +15,17 @@ from typing import TYPE_CHECKING, Any
 
 import redis
 from sandfleet_config.settings import HostSettings, ImagesSettings, RunscSettings
-from sandfleet_worker.sandbox.cgroup.tree import find_tree
-from sandfleet_worker.sandbox.image.store import ImageStore
 from sandfleet_worker.sandbox.runner import RunscRunner
 
+from sandbench.any_release import find_name
 from sandbench.processes import Process, running, wait_until
 from sandbench.programs import IMAGES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+find_tree = find_name("find_tree", "sandbox.cgroup.tree", "sandbox.cgroup_tree")
+ImageStore = find_name("ImageStore", "sandbox.image.store", "sandbox.images")
 
 TMPFS = Path("/dev/shm")  # noqa: S108  for state that belongs on tmpfs; a folder of our own below it
 REDIS_START_SECONDS = 10.0
