@@ -87,6 +87,37 @@ def test_redis_is_asked_for_nothing_while_nothing_ends(client: Any, fleet: Fleet
     assert asked <= 10, "one health look of each at most; polling asked some hundred times"
 
 
+def count_scripts(client: Any) -> int:
+    return int(client.info("commandstats").get("cmdstat_evalsha", {}).get("calls", 0))
+
+
+@pytest.mark.usefixtures("no_looks")
+def test_the_notice_of_an_end_brings_its_entry_and_no_script_reads_it_again(
+    client: Any, fleet: Fleet, ledger: Ledger
+) -> None:
+    many = fleet.submit_many([SPEC] * 300, batch="b")
+    found: list[list[Outcome]] = [[], []]
+    threads = in_threads(
+        lambda: found[0].extend(fleet.as_completed(many, timeout=60)),
+        lambda: found[1].extend(fleet.batch("b").as_completed(timeout=60)),
+    )
+    wait_until(lambda: is_listening(client, blocked=2), 20, "both listen")
+    end_next(ledger)
+    wait_until(lambda: all(found), 10, "the counts are new")
+    before, began = count_scripts(client), time.monotonic()
+    for ended in range(2, 30):
+        end_next(ledger)
+        wait_until(lambda: all(len(outcomes) == ended for outcomes in found), 10, "both have it")  # noqa: B023
+    calls = count_scripts(client) - before - 2 * 28  # a claim and an end each
+    took = time.monotonic() - began
+    for _ in range(271):
+        end_next(ledger)
+    for thread in threads:
+        thread.join(60)
+    assert [len(outcomes) for outcomes in found] == [300, 300]
+    assert calls <= 2 * (took + 2), "the counts of each wait are read once a second at most"
+
+
 @pytest.mark.usefixtures("no_looks")
 def test_an_end_is_heard_at_once(client: Any, fleet: Fleet, ledger: Ledger) -> None:
     told: dict[str, float] = {}

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         EncodedJob,
         ExpiryCheck,
         JobRecord,
+        NewEntries,
         RunState,
         Submitted,
     )
@@ -50,6 +51,10 @@ class BatchWatch(Protocol):
 
     def arm(self, cursor: str) -> None:
         """Wake once, at the first stream entry after `cursor`."""
+        ...
+
+    def take(self, cursor: str) -> NewEntries | None:
+        """Return the entries that woke the wait; None if they are not the first after `cursor`."""
         ...
 
     def close(self) -> None:

@@ -90,6 +90,13 @@ class BatchCounts(NamedTuple):
     done: int
 
 
+class NewEntries(NamedTuple):
+    """New entries of a batch's stream: job ids and runs, and the cursor of the last."""
+
+    entries: Sequence[tuple[str, int]]
+    cursor: str
+
+
 class BatchState(NamedTuple):
     """The state of a batch: `total` jobs, `ended` of them, `codes` counts those by code.
 

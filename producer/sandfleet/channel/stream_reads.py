@@ -14,6 +14,7 @@ from sandfleet.channel.polled_connection import (
     SILENCE_SECONDS,
     PolledConnection,
 )
+from sandfleet.channel.records import NewEntries
 
 if TYPE_CHECKING:
     import selectors
@@ -21,11 +22,16 @@ if TYPE_CHECKING:
     from sandfleet.channel.watches import BatchWatch
 
 
+MAX_ENTRIES = 1000
+"""So many entries at most are in one answer; the next read returns the others at once."""
+
+
 class _Read(NamedTuple):
     """One read; the connection is its own until Redis has answered."""
 
     connection: PolledConnection
     deadline: float
+    cursor: str
 
 
 class StreamReads:
@@ -42,9 +48,11 @@ class StreamReads:
             return
         try:
             connection = PolledConnection(self._pool, self._selector, lambda: self._read_answer(watch))
-            self._reads[watch] = _Read(connection, time.monotonic() + BLOCK_SECONDS + SILENCE_SECONDS)
+            self._reads[watch] = _Read(connection, time.monotonic() + BLOCK_SECONDS + SILENCE_SECONDS, watch.cursor)
             block_ms = round(BLOCK_SECONDS * 1000)
-            connection.redis.send_command("XREAD", "COUNT", 1, "BLOCK", block_ms, "STREAMS", watch.key, watch.cursor)
+            connection.redis.send_command(
+                "XREAD", "COUNT", MAX_ENTRIES, "BLOCK", block_ms, "STREAMS", watch.key, watch.cursor
+            )
         except NO_CONNECTION:
             self._drop_and_wake(watch)
 
@@ -52,8 +60,9 @@ class StreamReads:
         read = self._reads.get(watch)
         if read is None:
             return
+        found: NewEntries | None = None
         try:
-            read.connection.redis.read_response()
+            found = _parse(read.connection.redis.read_response())
         except redis.ResponseError as error:
             watch.fail(error)
         except CONNECTION_LOST:
@@ -61,7 +70,7 @@ class StreamReads:
             return
         del self._reads[watch]
         read.connection.release()
-        watch.waker.wake()
+        watch.answer(read.cursor, found)
 
     def drop_overdue(self, now: float) -> None:
         """Give up reads that Redis has not answered in time."""
@@ -82,3 +91,11 @@ class StreamReads:
         """Give up all reads."""
         for watch in list(self._reads):
             self.stop(watch)
+
+
+def _parse(answer: Any) -> NewEntries | None:
+    """Read the answer to XREAD of one stream: [[key, [[entry id, [field, value, ...]], ...]]], or nil."""
+    if not answer:
+        return None
+    entries = [(entry_id, dict(zip(fields[::2], fields[1::2], strict=True))) for entry_id, fields in answer[0][1]]
+    return NewEntries([(fields[b"id"].decode(), int(fields[b"run"])) for _, fields in entries], entries[-1][0].decode())

@@ -11,6 +11,7 @@ from sandfleet_config.queues import ends_key, result_key
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from sandfleet.channel.records import NewEntries
     from sandfleet.channel.waker import Waker
 
 
@@ -34,21 +35,38 @@ class NoticeService(Protocol):
         ...
 
 
-class JobWatch:
-    """Tells which of some jobs have ended since the last call of `take`."""
+class _Watch:
+    """The part that all watches share. A forked child has none of its parent's."""
 
-    def __init__(self, notices: NoticeService, job_ids: Sequence[str], waker: Waker) -> None:
+    def __init__(self, notices: NoticeService, waker: Waker) -> None:
         self._notices, self._pid = notices, os.getpid()
-        self.channels = {result_key(job_id).encode(): job_id for job_id in job_ids}
         self.waker = waker
-        self._lock = threading.Lock()
-        self._ended: list[str] | None = []
-        self.error: Exception | None = None
+        self._error: Exception | None = None
 
     @property
     def is_alive(self) -> bool:
         """Whether it still receives notices: not after the fleet was closed, nor in a forked child."""
         return self._pid == os.getpid() and self._notices.has(self)
+
+    def fail(self, error: Exception) -> None:
+        """Make the next use of the watch raise `error`, and wake the wait."""
+        self._error = error
+        self.waker.wake()
+
+    def close(self) -> None:
+        """Receive no more notices."""
+        if self._pid == os.getpid():
+            self._notices.drop(self)
+
+
+class JobWatch(_Watch):
+    """Tells which of some jobs have ended since the last call of `take`."""
+
+    def __init__(self, notices: NoticeService, job_ids: Sequence[str], waker: Waker) -> None:
+        super().__init__(notices, waker)
+        self.channels = {result_key(job_id).encode(): job_id for job_id in job_ids}
+        self._lock = threading.Lock()
+        self._ended: list[str] | None = []
 
     def take(self) -> list[str] | None:
         """Return the jobs that have ended.
@@ -58,7 +76,7 @@ class JobWatch:
         Raises:
             FleetUnavailable: Redis refuses the subscription.
         """
-        self._notices.raise_error(self.error)
+        self._notices.raise_error(self._error)
         with self._lock:
             ended, self._ended = self._ended, []
         return ended
@@ -76,31 +94,15 @@ class JobWatch:
             self._ended = None
         self.waker.wake()
 
-    def fail(self, error: Exception) -> None:
-        """Make `take` raise `error`."""
-        self.error = error
-        self.waker.wake()
 
-    def close(self) -> None:
-        """Receive no more notices."""
-        if self._pid == os.getpid():
-            self._notices.drop(self)
-
-
-class BatchWatch:
+class BatchWatch(_Watch):
     """Wakes when the next job of a batch ends, once for each `arm`."""
 
     def __init__(self, notices: NoticeService, name: str, waker: Waker) -> None:
-        self._notices, self._pid = notices, os.getpid()
+        super().__init__(notices, waker)
         self.key = ends_key(name)
         self.cursor = "0-0"
-        self.waker = waker
-        self.error: Exception | None = None
-
-    @property
-    def is_alive(self) -> bool:
-        """Whether it still receives notices."""
-        return self._pid == os.getpid() and self._notices.has(self)
+        self._answer: tuple[str, NewEntries] | None = None
 
     def arm(self, cursor: str) -> None:
         """Wake at the first stream entry after `cursor`; at once if there is one already.
@@ -108,16 +110,16 @@ class BatchWatch:
         Raises:
             FleetUnavailable: Redis refuses to read the stream.
         """
-        self._notices.raise_error(self.error)
+        self._notices.raise_error(self._error)
         self.cursor = cursor
         self._notices.ask(lambda thread: thread.stream_reads.start(self))
 
-    def fail(self, error: Exception) -> None:
-        """Make `arm` raise `error`."""
-        self.error = error
-        self.waker.wake()
+    def take(self, cursor: str) -> NewEntries | None:
+        """Return the entries that woke the wait; None if they are not the first after `cursor`."""
+        answer, self._answer = self._answer, None
+        return answer[1] if answer is not None and answer[0] == cursor else None
 
-    def close(self) -> None:
-        """Receive no more notices."""
-        if self._pid == os.getpid():
-            self._notices.drop(self)
+    def answer(self, cursor: str, found: NewEntries | None) -> None:
+        """Record what Redis has found after `cursor` (None: nothing in time), and wake the wait."""
+        self._answer = None if found is None else (cursor, found)
+        self.waker.wake()

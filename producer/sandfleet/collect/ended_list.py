@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
+
+from sandfleet.channel.records import BatchState
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from sandfleet.channel.protocol import BatchWatch, Channel
-    from sandfleet.channel.records import BatchState
     from sandfleet.channel.waker import Waker
 
 ENTRIES_AT_ONCE = 2000
+COUNT_SECONDS = 1.0
+"""Greatest age of the counts. Only reading them finds jobs that a worker of an older release ended."""
 
 
 class EndedList:
     """The entries after `cursor`.
+
+    The notice of an ended job brings its entry along. The counts are read anew when the last job may
+    have ended, and at most `COUNT_SECONDS` after the entries.
 
     `has_old_workers` says that a worker of an older release ended one of the jobs.
     """
@@ -25,23 +32,48 @@ class EndedList:
         self.cursor = "0-0"
         self.has_old_workers = False
         self._watch: BatchWatch | None = None
+        self._state = BatchState()
+        self._counted_at = float("-inf")
+        self.is_counted = True
+        """Whether the counts are as new as the entries."""
 
     def skip(self) -> None:
         """Move the cursor to the newest entry."""
-        self.cursor = self._channel.read_batch(self._name).cursor
+        self._read("", 0)
 
-    def read_new(self) -> Iterator[BatchState]:
+    def read_new(self, *, needs_counts: bool = False) -> Iterator[BatchState]:
         """Yield the new entries, `ENTRIES_AT_ONCE` at most in each state.
 
-        The last state has fewer.
+        The last state has fewer. Its counts may be `COUNT_SECONDS` old unless they are needed.
         """
+        noticed = None if needs_counts else self._take_noticed()
+        if noticed is not None:
+            yield noticed
+            return
         is_more = True
         while is_more:
-            state = self._channel.read_batch(self._name, self.cursor, ENTRIES_AT_ONCE)
+            state = self._read(self.cursor, ENTRIES_AT_ONCE)
             is_more = len(state.entries) == ENTRIES_AT_ONCE
-            self.cursor = state.cursor
-            self.has_old_workers = self.has_old_workers or state.imported > 0
             yield state
+
+    def _read(self, cursor: str, limit: int) -> BatchState:
+        state = self._state = self._channel.read_batch(self._name, cursor, limit)
+        self._counted_at, self.is_counted = time.monotonic(), True
+        self.cursor = state.cursor
+        self.has_old_workers = self.has_old_workers or state.imported > 0
+        return state
+
+    def _take_noticed(self) -> BatchState | None:
+        """Return the entries that the notice has brought, unless the counts must be read."""
+        found = self._watch.take(self.cursor) if self._watch is not None else None
+        if found is None or time.monotonic() - self._counted_at > COUNT_SECONDS:
+            return None
+        ended = self._state.ended + len(found.entries)
+        if ended >= self._state.total:
+            return None
+        self.cursor, self.is_counted = found.cursor, False
+        self._state = self._state._replace(ended=ended, entries=found.entries, cursor=found.cursor, imported=0)
+        return self._state
 
     def listen(self) -> None:
         """Have the next entry wake the waker."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,8 +20,13 @@ class FakeWatch:
         self._ended: list[str] | None = None
         self.is_alive = True
 
-    def take(self) -> list[str] | None:
-        """Return the jobs that have ended since the last call; None, for any, at the first call."""
+    def take(self, cursor: str = "") -> Any:
+        """Return the jobs that have ended since the last call; None, for any, at the first call.
+
+        With a `cursor`, as a `BatchWatch`: None, so the list of ended jobs is read anew.
+        """
+        if cursor:
+            return None
         ended, self._ended = self._ended, []
         return ended
 
