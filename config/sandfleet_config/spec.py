@@ -191,7 +191,7 @@ class SandboxSpec(ContractModel):
         default=DEFAULT_QUEUE_TTL_SECONDS,
         gt=0,
         le=MAX_QUEUE_TTL_SECONDS,
-        description="Seconds until a job that nobody took ends as `EXPIRED`; there is no never.",
+        description="Seconds that the job may wait in the queue. Then it ends as `EXPIRED`. It cannot wait without an end.",
     )
     max_attempts: int = Field(
         default=DEFAULT_ATTEMPTS, ge=1, le=MAX_ATTEMPTS, description="Charged starts at most; 1 is one start."
