@@ -12,7 +12,7 @@ RELEASE_TESTS := tests/sandbox tests/integration/test_exits.py \
 WITH_IMAGES := trap 'exit 130' INT TERM; [ -n "$$TEST_IMAGES_ROOT" ] || \
 	{ export TEST_IMAGES_ROOT="$$(mktemp -d -t sandfleet-images-XXXXXX)"; trap 'rm -rf "$$TEST_IMAGES_ROOT"' EXIT; };
 # What needs neither runsc nor a worker.
-FAST_TESTS := tests/unit $(wildcard tests/integration/test_producer_*.py) \
+FAST_TESTS := tests/unit $(wildcard tests/integration/*producer_*) \
 	$(addprefix tests/docs/test_,contributing.py identifiers.py links.py measures.py reference.py)
 
 .PHONY: help setup native demo test test-fast test-releases test-upgrade test-retries check docs renew bench hosts soak clean

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,8 @@ from typer.main import get_command
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+from generated import print_or_write, replace_part
 
 PAGE = Path(__file__).parent.parent / "docs/reference/commands.md"
 BEGIN, END = "<!-- commands:begin -->", "<!-- commands:end -->"
@@ -91,13 +92,8 @@ def _escape(text: str) -> str:
 
 def rewrite(text: str) -> str:
     """Return the page's text with the commands of today."""
-    head, _, rest = text.partition(BEGIN)
-    _, _, tail = rest.partition(END)
-    return f"{head}{BEGIN}\n\n{new_list()}\n\n{END}{tail}"
+    return replace_part(text, BEGIN, END, f"\n{new_list()}\n")
 
 
 if __name__ == "__main__":
-    if "--write" in sys.argv[1:]:
-        PAGE.write_text(rewrite(PAGE.read_text()))
-    else:
-        print(new_list())
+    print_or_write(PAGE, new_list, rewrite)

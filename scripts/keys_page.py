@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 
+from generated import print_or_write, replace_part
 from sandfleet_config import scripts
 from sandfleet_config.queues import KEY_PREFIX
 
@@ -39,13 +39,8 @@ def new_table() -> str:
 
 def rewrite(text: str) -> str:
     """Return the page's text with the table of today."""
-    head, _, rest = text.partition(BEGIN)
-    _, _, tail = rest.partition(END)
-    return f"{head}{BEGIN}\n{new_table()}\n{END}{tail}"
+    return replace_part(text, BEGIN, END, new_table())
 
 
 if __name__ == "__main__":
-    if "--write" in sys.argv[1:]:
-        PAGE.write_text(rewrite(PAGE.read_text()))
-    else:
-        print(new_table())
+    print_or_write(PAGE, new_table, rewrite)

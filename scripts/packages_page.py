@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import ast
-import sys
 from pathlib import Path
 
 import grimp
+from generated import print_or_write, replace_part
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs/explanation/packages.md"
@@ -75,13 +75,8 @@ def read_purpose(container: str, name: str) -> str:
 
 def rewrite(text: str) -> str:
     """Return the page's text with the diagrams of today."""
-    head, _, rest = text.partition(BEGIN)
-    _, _, tail = rest.partition(END)
-    return f"{head}{BEGIN}\n{new_diagrams()}\n{END}{tail}"
+    return replace_part(text, BEGIN, END, new_diagrams())
 
 
 if __name__ == "__main__":
-    if "--write" in sys.argv[1:]:
-        PAGE.write_text(rewrite(PAGE.read_text()))
-    else:
-        print(new_diagrams())
+    print_or_write(PAGE, new_diagrams, rewrite)

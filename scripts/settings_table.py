@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
+from generated import print_or_write, replace_part
 from sandfleet_config.settings import Settings, setting_names
 
 PAGE = Path(__file__).parent.parent / "docs/reference/settings.md"
@@ -31,13 +31,8 @@ def show(default: object) -> str:
 
 def rewrite(text: str) -> str:
     """Return the page's text with the table of today."""
-    head, _, rest = text.partition(BEGIN)
-    _, _, tail = rest.partition(END)
-    return f"{head}{BEGIN}\n{new_table()}\n{END}{tail}"
+    return replace_part(text, BEGIN, END, new_table())
 
 
 if __name__ == "__main__":
-    if "--write" in sys.argv[1:]:
-        PAGE.write_text(rewrite(PAGE.read_text()))
-    else:
-        print(new_table())
+    print_or_write(PAGE, new_table, rewrite)

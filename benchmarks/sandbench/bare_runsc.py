@@ -7,13 +7,12 @@ import json
 import os
 import shutil
 import subprocess
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from sandbench.meter import Meter
-from sandbench.ways import Run
+from sandbench.ways import Run, run_in_threads
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -41,14 +40,7 @@ class BareRunsc:
 
     def run_many(self, program: Program, jobs: int, at_once: int) -> Run:
         """Run `jobs` in `at_once` threads."""
-        began = time.perf_counter()
-
-        def run(_: int) -> float:
-            self.run(program)
-            return time.perf_counter() - began
-
-        with ThreadPoolExecutor(at_once) as threads:
-            return Run(sorted(threads.map(run, range(jobs))))
+        return run_in_threads(lambda: self.run(program), jobs, at_once)
 
     def measure(self, program: Program, jobs: int, at_once: int, parent: str) -> list[tuple[float, float]]:
         """Return the CPU (seconds) and the peak of memory (MiB) of each of `jobs`, in a cgroup each below `parent`."""

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sandbench.ways import RUNNER, Run
+from sandbench.ways import RUNNER, Run, run_in_threads
 
 if TYPE_CHECKING:
     from sandfleet_worker.sandbox.runner import RunscRunner
@@ -30,11 +28,4 @@ class RunnerWay:
 
     def run_many(self, program: Program, jobs: int, at_once: int) -> Run:
         """Run `jobs` in `at_once` threads."""
-        began = time.perf_counter()
-
-        def run(_: int) -> float:
-            self.run(program)
-            return time.perf_counter() - began
-
-        with ThreadPoolExecutor(at_once) as threads:
-            return Run(sorted(threads.map(run, range(jobs))))
+        return run_in_threads(lambda: self.run(program), jobs, at_once)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sandbench.programs import Program
 
 BARE, STOCK, RUNNER, COLD, WARM = "bare runsc", "stock Celery", "runner alone", "whole queue, cold", "whole queue, warm"
@@ -53,3 +57,15 @@ class Way(SingleWay, Protocol):
     def run_many(self, program: Program, jobs: int, at_once: int) -> Run:
         """Request `jobs` at once, of which `at_once` run at a time, and wait for all of them."""
         ...
+
+
+def run_in_threads(run: Callable[[], object], jobs: int, at_once: int) -> Run:
+    """Call `run` so many times, `at_once` at the same time."""
+    began = time.perf_counter()
+
+    def call(_: int) -> float:
+        run()
+        return time.perf_counter() - began
+
+    with ThreadPoolExecutor(at_once) as threads:
+        return Run(sorted(threads.map(call, range(jobs))))

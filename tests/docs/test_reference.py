@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from pydantic import SecretStr
@@ -21,25 +21,17 @@ ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "docs/reference"
 
 
-def load(name: str) -> Any:
-    """Return the module of a script."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / f"scripts/{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.mark.parametrize("name", ["settings_table", "commands_page", "keys_page"])
 def test_the_page_shows_what_the_code_has(name: str) -> None:
-    module = load(name)
+    module = importlib.import_module(name)
     page = module.PAGE.read_text()
     assert module.rewrite(page) == page, f"run: python scripts/{name}.py --write"
 
 
 def test_spec_outcome_and_codes_are_those_of_the_models() -> None:
-    assert load("contract_pages").find_changes() == {}, "run: python scripts/contract_pages.py --write"
+    assert importlib.import_module("contract_pages").find_changes() == {}, (
+        "run: python scripts/contract_pages.py --write"
+    )
 
 
 @pytest.mark.parametrize("name", ["spec", "outcome", "codes", "settings"])
@@ -50,7 +42,7 @@ def test_each_row_has_its_prose(name: str) -> None:
 
 
 def test_a_field_that_is_new_has_an_empty_row() -> None:
-    module = load("contract_pages")
+    module = importlib.import_module("contract_pages")
     page = (REFERENCE / "codes.md").read_text().replace("| `TIMEOUT` |", "| `TIME_IS_UP` |")
     (row,) = [line for line in module.rewrite("codes", page).splitlines() if line.startswith("| `TIMEOUT`")]
     assert row == "| `TIMEOUT` | limit | no | `SandboxTimeout` | 124 |  |  |"

@@ -7,6 +7,7 @@ import threading
 from typing import TYPE_CHECKING
 
 import pytest
+from cli_fleet import Binary, end, new_use
 from sandfleet import ErrorCode, FleetUnavailable, Outcome, SandboxSpec, StreamOutput
 from sandfleet.cli import main
 from sandfleet.testing.fake_fleet import FakeFleet
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     Capture = pytest.CaptureFixture[str]
     Patch = pytest.MonkeyPatch
     Use = Callable[[Callable[[SandboxSpec], Ending]], FakeFleet]
-from cli_fleet import Binary, end, new_use
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import re
 from typing import TYPE_CHECKING
 
 import pytest
+from cli_fleet import Binary, end, new_use
 from sandfleet import ErrorCode, GVisorNotAvailable, Outcome, SandboxResult, SandboxSpec, StreamOutput
 from sandfleet.cli import main
 from sandfleet.cli.show import safe_text
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     Capture = pytest.CaptureFixture[str]
     Patch = pytest.MonkeyPatch
     Use = Callable[[Callable[[SandboxSpec], Ending]], FakeFleet]
-from cli_fleet import Binary, end, new_use
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sandfleet import Outcome
 from sandfleet.channel.decoder import decode_outcome
+from stored_outcomes import OK, OOM, assert_same, encode, parse_by_pydantic
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-from stored_outcomes import OK, OOM, assert_same, encode, parse_by_pydantic
 
 NUMBERS = ["-0", "-0.0", "1", "1.0", "1.5", "1E2", "1e400", "-1e400", "1e-400", "1" + "0" * 400, "9007199254740993"]
 NUMBERS += [

@@ -13,10 +13,10 @@ from sandfleet.channel.connection import Connections
 from sandfleet.channel.outcome_reader import OutcomeReader
 from sandfleet.testing.fake_channel import FakeChannel
 from sandfleet.testing.fake_fleet import FakeFleet
+from stored_outcomes import OK, encode
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
-from stored_outcomes import OK, encode
 
 
 class FreshChannel(FakeChannel):

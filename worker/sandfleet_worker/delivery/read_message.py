@@ -61,7 +61,9 @@ class JobMessage:
         if self.request is None:
             raise self.refusal or SpecInvalid.of("the message holds no job")
         if self.expires is not None and datetime.now(UTC) > self.expires:
-            raise Expired.of(f"no worker took the job before its expiry of {self.expires.isoformat(timespec='seconds')}")
+            raise Expired.of(
+                f"no worker took the job before its expiry of {self.expires.isoformat(timespec='seconds')}"
+            )
         return self.request
 
     def to_headers(self) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import lasting
 import pytest
+from bare_redis import LIST, SPEC, forget_jobs, hget, read_message
 from pydantic import SecretStr
 from sandfleet import (
     ErrorCode,
@@ -20,22 +21,7 @@ from sandfleet.channel.records import CancelState
 from sandfleet_config.queues import cancel_key, job_key, result_key
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import redis
-from bare_redis import LIST, SPEC, forget_jobs, hget, open_bare_fleet, read_message
-
-
-@pytest.fixture
-def client(redis_server: Any) -> redis.Redis:
-    found: redis.Redis = redis_server.client
-    return found
-
-
-@pytest.fixture
-def fleet(redis_server: Any) -> Iterator[Fleet]:
-    with open_bare_fleet(redis_server) as fleet:
-        yield fleet
 
 
 def test_a_cancel_ends_a_queued_job_and_takes_its_message_away(fleet: Fleet, client: redis.Redis) -> None:

@@ -22,13 +22,7 @@ from stand_in import EXIT_3, HELLO, LONG, shell
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-from fleets import FLEETS, open_fleet, unique
-
-
-@pytest.fixture(params=FLEETS)
-def fleet(request: pytest.FixtureRequest) -> Iterator[Fleet]:
-    with open_fleet(request.param, request) as fleet:
-        yield fleet
+from fleets import unique
 
 
 def test_the_same_key_and_spec_are_the_same_job(fleet: Fleet) -> None:

@@ -21,13 +21,7 @@ from stand_in import BROKEN, EXIT_3, HELLO, IMAGE, LONG, shell
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-from fleets import FLEETS, STAND_IN_FLEETS, open_fleet, unique
-
-
-@pytest.fixture(params=FLEETS)
-def fleet(request: pytest.FixtureRequest) -> Iterator[Fleet]:
-    with open_fleet(request.param, request) as fleet:
-        yield fleet
+from fleets import STAND_IN_FLEETS, open_fleet, unique
 
 
 @pytest.fixture(params=STAND_IN_FLEETS)

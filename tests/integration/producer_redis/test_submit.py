@@ -7,6 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from bare_redis import LIST, SPEC, hget, read_message
 from celery import Celery
 from celery.contrib.testing.worker import start_worker
 from sandfleet import (
@@ -24,22 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import redis
-from bare_redis import LIST, SPEC, hget, open_bare_fleet, read_message
-
-
-@pytest.fixture
-def client(redis_server: Any) -> redis.Redis:
-    found: redis.Redis = redis_server.client
-    return found
-
-
-@pytest.fixture
-def fleet(redis_server: Any) -> Iterator[Fleet]:
-    with open_bare_fleet(redis_server) as fleet:
-        yield fleet
-
-
-"""The queue's list of priority 6, the default."""
 
 
 def test_a_submit_is_a_record_and_a_stock_celery_message(fleet: Fleet, client: redis.Redis) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from typing import TYPE_CHECKING
 
 import pytest
 from sandfleet import (
@@ -24,17 +23,6 @@ from sandfleet import (
 )
 from sandfleet_config.wire import spec_sha256
 from stand_in import EXIT_3, HELLO, IMAGE, KILLED, LONG, MISSING
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-from fleets import FLEETS, open_fleet
-
-
-@pytest.fixture(params=FLEETS)
-def fleet(request: pytest.FixtureRequest) -> Iterator[Fleet]:
-    with open_fleet(request.param, request) as fleet:
-        yield fleet
 
 
 def test_an_outcome_says_how_the_program_ended(fleet: Fleet) -> None:

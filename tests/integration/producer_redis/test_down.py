@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from bare_redis import LIST, SPEC, read_message
 from pydantic import SecretStr
 from sandfleet import (
     ErrorCode,
@@ -26,23 +27,10 @@ from sandfleet import (
 from waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     import redis
-from bare_redis import LIST, SPEC, open_bare_fleet, read_message
-
-
-@pytest.fixture
-def client(redis_server: Any) -> redis.Redis:
-    found: redis.Redis = redis_server.client
-    return found
-
-
-@pytest.fixture
-def fleet(redis_server: Any) -> Iterator[Fleet]:
-    with open_bare_fleet(redis_server) as fleet:
-        yield fleet
 
 
 def test_a_fleet_without_workers_has_none(fleet: Fleet) -> None:
