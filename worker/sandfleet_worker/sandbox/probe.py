@@ -73,8 +73,8 @@ class Prober:
         """
         limits, cancel = probe_limits(self._config, platform), Cancellation()
         plan = Plan.of(binary, platform, pack_probe(self._folder, self._lock))
-        sandbox = self._provider.boot(plan, limits, cancel)
-        measured = sandbox.run(pack_job(probe_job(limits)), limits, cancel)
+        job = pack_job(probe_job(limits))
+        measured = self._provider.boot(plan, limits, cancel).run(job, limits, cancel)
         ending = Ending.of(decide(measured.facts), measured, limits)
         return read_probe(ending, is_sentry_nobody=binary.abilities.is_directfs_off)
 
