@@ -44,7 +44,7 @@ PACK_DEADLINE_SECONDS = 30.0
 class ProbeReport(Record):
     """A sandbox that ran; `limits` says which of them the host enforced.
 
-    `boot_seconds`: from the request of the sandbox to the program's start. `is_sentry_nobody`: the
+    `boot_seconds`: from the start of the boot to the program's start. `is_sentry_nobody`: the
     sandbox's kernel ran on the host as nobody, without capabilities.
     """
 
