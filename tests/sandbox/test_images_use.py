@@ -94,6 +94,19 @@ def test_an_image_stays_as_long_as_a_name_points_to_it(store: ImageStore, tree: 
     assert not image.erofs_path.exists()
 
 
+def test_a_name_that_another_process_changed_or_removed_is_never_stale(store: ImageStore, tree: Path) -> None:
+    reader = ImageStore(store.root)
+    for text in ("one", "two", "one"):
+        (tree / "hello").write_text(text)
+        image = store.add("app", f"rootfs:{tree}")
+        assert reader.resolve("app").digest == image.digest
+    other = store.add("other", f"rootfs:{tree}")
+    store.remove("app")
+    with pytest.raises(ImageNotFound):
+        reader.resolve("app")
+    assert reader.resolve("other").digest == other.digest
+
+
 def test_many_adders_of_one_image_agree(store: ImageStore, tree: Path) -> None:
     digests: list[str] = []
     threads = [

@@ -29,10 +29,8 @@ UNLIMITED_BYTES = 1 << 60
 class MemoryBudget:
     """The memory of a host as one worker finds it.
 
-    `total_bytes` is for all jobs and workers, `own_bytes` of it for this worker.
-
-    `bound` names what bounds it, for people. `spares` is how many idle sandboxes are counted in
-    `own_bytes`.
+    `total_bytes` is for all jobs and workers, `own_bytes` of it for this worker. `bound` names the
+    limit behind it, for people. `spares` is how many idle sandboxes are counted in `own_bytes`.
     """
 
     total_bytes: int

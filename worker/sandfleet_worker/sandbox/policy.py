@@ -102,7 +102,10 @@ def _violations(spec: SandboxSpec, host: HostSettings) -> Iterator[dict[str, str
 
 @cache
 def count_cores() -> int:
-    """Return the number of this host's cores. Each call of ``os.cpu_count`` would read a file."""
+    """Return the number of this host's cores at the first call.
+
+    Each call of ``os.cpu_count`` would read a file. Restart the worker when cores are added.
+    """
     return os.cpu_count() or 1
 
 

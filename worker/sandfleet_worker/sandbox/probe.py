@@ -44,7 +44,7 @@ PACK_DEADLINE_SECONDS = 30.0
 class ProbeReport(Record):
     """A sandbox that ran; `limits` says which of them the host enforced.
 
-    `boot_seconds`: from the request of the sandbox to the program's start. `is_sentry_nobody`: the
+    `boot_seconds`: from the start of the boot to the program's start. `is_sentry_nobody`: the
     sandbox's kernel ran on the host as nobody, without capabilities.
     """
 
@@ -73,8 +73,8 @@ class Prober:
         """
         limits, cancel = probe_limits(self._config, platform), Cancellation()
         plan = Plan.of(binary, platform, pack_probe(self._folder, self._lock))
-        sandbox = self._provider.boot(plan, limits, cancel)
-        measured = sandbox.run(pack_job(probe_job(limits)), limits, cancel)
+        job = pack_job(probe_job(limits))
+        measured = self._provider.boot(plan, limits, cancel).run(job, limits, cancel)
         ending = Ending.of(decide(measured.facts), measured, limits)
         return read_probe(ending, is_sentry_nobody=binary.abilities.is_directfs_off)
 

@@ -109,8 +109,7 @@ class RunscRunner:
     def call_on_failure(self, callback: Callable[[str], None]) -> None:
         """Call `callback` with the reason when a thread of the runner ends, in that thread.
 
-        At once if one has ended already.
-        Jobs still run then, each in a sandbox that boots for it.
+        At once if one has ended already. Jobs still run then, each in a sandbox that boots for it.
         """
         with self._failure_lock:
             self._on_failure, reason = callback, self._failure

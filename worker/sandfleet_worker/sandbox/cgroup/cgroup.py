@@ -195,9 +195,8 @@ def _remove_cgroup(folder: Path | str, deadline: float) -> str:
                 return f"cannot remove the cgroup {folder}: {error.strerror}"
         else:
             return ""
-        if (
-            pause > FIRST_REMOVE_PAUSE_SECONDS
-        ):  # processes that were killed with their sandbox have mostly ended by then
+        # After the first pause the processes that were killed with their sandbox have mostly ended.
+        if pause > FIRST_REMOVE_PAUSE_SECONDS:
             kill_members([folder])
         time.sleep(pause)
         pause = min(pause * 2, 0.05)

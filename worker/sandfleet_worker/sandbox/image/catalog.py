@@ -6,6 +6,7 @@ import difflib
 import functools
 import json
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sandfleet_config.errors import ImageNotFound
@@ -18,7 +19,6 @@ from sandfleet_worker.system.supervised_thread import is_resource_error
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
 EROFS, FACTS = "image.erofs", "image.json"
 _parse = functools.lru_cache(maxsize=1024)(Reference.parse)
@@ -35,14 +35,17 @@ class Catalog:
 
     def blob_path(self, digest: str) -> Path:
         """Return the folder of an image."""
-        return self.blobs / digest.replace(":", "-")
+        return Path(self._blob_text(digest))
 
     def _blob_text(self, digest: str) -> str:
         return f"{self.blobs}/{digest.replace(':', '-')}"
 
     def ref_path(self, name: str) -> Path:
         """Return the file that says which digest a name means."""
-        return self.refs / f"{encode_name(name)}.json"
+        return Path(self._ref_text(name))
+
+    def _ref_text(self, name: str) -> str:
+        return f"{self.refs}/{encode_name(name)}.json"
 
     def resolve(self, reference: str) -> Image:
         """Return the image of a name, `name@sha256:...` or `sha256:...`.
@@ -67,9 +70,8 @@ class Catalog:
 
         Cheap when asked again: one stat call, since a rename replaces each reference.
         """
-        path = f"{self.refs}/{encode_name(name)}.json"
         try:
-            facts = os.stat(path)  # noqa: PTH116
+            facts = os.stat(self._ref_text(name))  # noqa: PTH116
             identity = (facts.st_ino, facts.st_mtime_ns, facts.st_size)
             known = self._digests.get(name)
             if known is not None and known[0] == identity:
@@ -127,9 +129,8 @@ class Catalog:
                 ref = json.loads(path.read_bytes())
                 name, digest = str(ref["name"]), str(ref["digest"])
             except (OSError, ValueError, KeyError, TypeError) as error:
-                if is_resource_error(
-                    error
-                ):  # the removal of another name could remove the files of a name that is left out
+                # Without this name in the list, a removal of another name could remove its files.
+                if is_resource_error(error):
                     raise
                 continue
             if is_name(name) and is_digest(digest):

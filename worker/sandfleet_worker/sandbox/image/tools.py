@@ -75,8 +75,8 @@ class StagingFolder:
     ) -> str:
         """Run a tool, by default one that fills `tree` and must stay within the limits.
 
-        Return its stdout.
-        `wrapper` is a command that runs the tool as itself in the end, such as unshare(1).
+        Return its stdout. `wrapper` is a command that executes the tool in the end, such as
+        unshare(1).
 
         Raises:
             ImageUnavailable: the tool is not installed.

@@ -34,7 +34,7 @@ INIT_CAPABILITIES = [
     "CAP_KILL",  # signal the job's processes; the only one that init keeps while the job runs
     "CAP_SETUID",
     "CAP_SETGID",
-    "CAP_SYS_ADMIN",  # mount, sethostname
+    "CAP_SYS_ADMIN",  # mount
     "CAP_SYS_CHROOT",
     "CAP_CHOWN",  # the writable folders, and the pipes
     "CAP_DAC_READ_SEARCH",  # reach a HOME inside a folder that is closed to others

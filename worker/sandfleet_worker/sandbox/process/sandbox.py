@@ -215,12 +215,12 @@ class Sandbox:
             facts = collect_facts(
                 supervision, plan, self.paths, counts=counts, runsc_exit=runsc_exit, limits=limits, job=job
             )
-        return self._measure(facts, usage, collected)
+        return self._measure(facts, usage, collected, removed=time.monotonic())
 
-    def _measure(self, facts: Facts, usage: Usage, collected: float) -> Measurement:
+    def _measure(self, facts: Facts, usage: Usage, collected: float, removed: float) -> Measurement:
         """Join `facts` with the outputs and durations of a sandbox that is destroyed.
 
-        `collected` is when runsc was reaped.
+        `collected` is when runsc was reaped, `removed` when the sandbox was destroyed.
         """
         supervision, clock = self.supervision, self.supervision.clock
         assert self.plan is not None
@@ -235,7 +235,7 @@ class Sandbox:
             create_seconds=(clock.started or ended) - clock.taken,
             run_seconds=run_seconds,
             collect_seconds=collected - ended,
-            cleanup_seconds=time.monotonic() - collected,
+            cleanup_seconds=removed - collected,
             usage=usage,
             enforced=self.enforced,
             plan=self.plan,

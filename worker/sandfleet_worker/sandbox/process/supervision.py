@@ -3,9 +3,8 @@
 Feed stdin, read both outputs and init's reports, keep the deadlines, kill. One thread and one
 poller wait for all of it; nothing is polled.
 
-Invariant: the status pipe is read
-once more before any kill or TERM of ours, so that a job which had already ended is never called
-killed.
+Invariant: the status pipe is read once more before any kill or TERM of ours, so that a job which
+had already ended is never called killed.
 """
 
 from __future__ import annotations

@@ -257,8 +257,9 @@ class WarmPool:
     def _fill(self) -> None:
         """Boot missing spares, for as long as there are boot slots, and open sandboxes."""
         with self._lock:
-            self._discard(self._spares.find_unwanted(self._demand.targets()))
-            self._discard(self._spares.find_surplus(self._demand.size, self._demand.targets()))
+            targets = self._demand.targets()
+            self._discard(self._spares.find_unwanted(targets))
+            self._discard(self._spares.find_surplus(self._demand.size, targets))
         while self._boot_one():
             pass
         while self._open_one():
