@@ -6,4 +6,5 @@ from typing import Final
 
 CANCELLED: Final = "the job was cancelled"
 CANCELLED_QUEUED: Final = "the job was cancelled before it started"
+EXPIRED: Final = "nobody took the job within its queue_ttl: was a worker running, did a host fit, and was there room?"
 OUTPUT_DROPPED: Final = "its output was dropped: Redis was at its maxmemory when the job ended"

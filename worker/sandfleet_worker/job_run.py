@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sandfleet_config.codes import Category, ErrorCode
 from sandfleet_config.errors import Cancelled, Expired, SandboxError, SpecInvalid
-from sandfleet_config.messages import CANCELLED_QUEUED
+from sandfleet_config.messages import CANCELLED_QUEUED, EXPIRED
 from sandfleet_config.outcome import Outcome, Timing
 from sandfleet_config.wire import spec_sha256
 
@@ -150,7 +150,7 @@ class JobRun:
             self._remember(self._message.request)
         if self.claim.flag is Flag.CANCELLED:
             raise Cancelled.of(CANCELLED_QUEUED)
-        raise Expired.of("nobody took the job within its queue_ttl: did a host fit, and was there room?")
+        raise Expired.of(EXPIRED)
 
     def _remember(self, request: JobRequest) -> None:
         """Keep the facts of the request for the outcome, and those that decide about another attempt."""

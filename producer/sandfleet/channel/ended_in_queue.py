@@ -8,16 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 from sandfleet_config.codes import ErrorCode
-from sandfleet_config.messages import CANCELLED_QUEUED
+from sandfleet_config.messages import CANCELLED_QUEUED, EXPIRED
 from sandfleet_config.outcome import Attempt, Outcome, Timing, replace_new_code
 
 if TYPE_CHECKING:
     from sandfleet.channel.records import JobRecord
 
-MESSAGES = {
-    ErrorCode.CANCELLED: CANCELLED_QUEUED,
-    ErrorCode.EXPIRED: "nobody took the job within its queue_ttl: is a worker running, does a host fit, and is there room?",
-}
+MESSAGES = {ErrorCode.CANCELLED: CANCELLED_QUEUED, ErrorCode.EXPIRED: EXPIRED}
 _attempts = TypeAdapter(tuple[Attempt, ...])
 
 

@@ -12,7 +12,7 @@ class ClaimsBackend(RedisBackend):
 
     `finish.lua` writes Celery's result record together with the end of the claim, or not at all.
     Where Celery's own code fails around a task, the claim is settled when the job leaves its thread
-    (`SandboxPool.on_left`).
+    (`SandboxPool.on_done`).
     """
 
     def store_result(self, task_id: str, result: Any, state: str, *_: Any, **__: Any) -> Any:  # noqa: ARG002  Celery's

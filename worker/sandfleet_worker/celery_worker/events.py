@@ -16,7 +16,7 @@ def describe_received(job_message: JobMessage, claim: Claim) -> dict[str, Any]:
     """Return the fields of ``task-received``.
 
     `kwargs` is a dict literal, since Flower's search takes such apart: ``kwargs:batch=nightly kwargs:label.suite=s7``.
-    An earlier attempt's end is taken back.
+    The fields that are None clear those of an earlier attempt's end.
     """
     batch = None if job_message.request is None else job_message.request.batch
     return {

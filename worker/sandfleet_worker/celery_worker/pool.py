@@ -39,7 +39,7 @@ class SandboxPool(BasePool):
         self._jobs: dict[int, JobHandle] = {}
         self._lock = threading.Lock()
         self.on_done: Callable[[str, Exception | None], None] = lambda _claim_id, _failure: None
-        """Called in the job's thread after all else, with the claim's id and the error that Celery's own code met, if one did."""
+        """Called last in the job's thread, with the claim's id and the error of Celery's own code, if there was one."""
 
     def on_apply(
         self,
@@ -91,7 +91,7 @@ class SandboxPool(BasePool):
             self._leave(job, failure)
 
     def _leave(self, job: JobHandle, failure: Exception | None) -> None:
-        """Forget a job that is over in every way, and see that it did not stay claimed without an end."""
+        """Forget a job whose thread has done all its work; `on_done` settles its claim if it is still held."""
         with self._lock:
             del self._jobs[job.number]
         try:

@@ -163,32 +163,39 @@ class ClaimCalls:
 
     def retry(self, claim: Claim, code: ErrorCode, delay_seconds: float = 0.0, avoid_host: str = "") -> bool:
         """End this attempt with `code` and queue the job for the next."""
-        return self._requeue(claim, "retry", code.value, delay_seconds, avoid_host)
+        return self._requeue(claim, "retry", code=code, delay_seconds=delay_seconds, avoid_host=avoid_host)
 
     def release(self, claim: Claim) -> bool:
         """Queue a job again that has started: its attempt is recorded, not charged."""
-        return self._requeue(claim, "release", ErrorCode.WORKER_LOST.value, 0, "")
+        return self._requeue(claim, "release")
 
     def give_back(self, claim: Claim) -> bool:
         """Queue a job again that has not started, as if it had not been claimed."""
-        return self._requeue(claim, "free", ErrorCode.WORKER_LOST.value, 0, "")
+        return self._requeue(claim, "free")
+
+    def put_back(self, claim: Claim, why: PutBack) -> bool:
+        """Give back a job that this host cannot run, as if it had not been claimed."""
+        queue_ttl_ms = round(why.queue_ttl_seconds * 1000)
+        return self._requeue(claim, "putback", why.text, why.needs, queue_ttl_ms, avoid_host=why.avoid_host)
+
+    def _requeue(
+        self,
+        claim: Claim,
+        mode: str,
+        *put_back: str | int,
+        code: ErrorCode = ErrorCode.WORKER_LOST,
+        delay_seconds: float = 0.0,
+        avoid_host: str = "",
+    ) -> bool:
+        """Call the script; `put_back` are the arguments that only the mode "putback" has."""
+        what = (self._identity.owner, claim.claim_id, claim.job_id, mode, code.value)
+        when = (round(delay_seconds * 1000), avoid_host, round(AVOID_SECONDS * 1000))
+        return bool(self._call("requeue", *what, *when, claim.message, *put_back))
 
     def end_drained_attempt(self, claim: Claim) -> bool:
         """End the attempt of a job that may not start again, not charged."""
         code = ErrorCode.WORKER_LOST.value
         return bool(self._call("drained", self._identity.owner, claim.claim_id, claim.job_id, code))
-
-    def put_back(self, claim: Claim, why: PutBack) -> bool:
-        """Give back a job that this host cannot run, as if it had not been claimed."""
-        what = (self._identity.owner, claim.claim_id, claim.job_id, "putback", ErrorCode.WORKER_LOST.value)
-        when = (0, why.avoid_host, round(AVOID_SECONDS * 1000))
-        started_monotonic = (why.text, why.needs, round(why.queue_ttl_seconds * 1000))
-        return bool(self._call("requeue", *what, *when, claim.message, *started_monotonic))
-
-    def _requeue(self, claim: Claim, mode: str, code: str, delay_seconds: float, avoid_host: str) -> bool:
-        what = (self._identity.owner, claim.claim_id, claim.job_id, mode, code)
-        when = (round(delay_seconds * 1000), avoid_host, round(AVOID_SECONDS * 1000))
-        return bool(self._call("requeue", *what, *when, claim.message))
 
     def drop_stale_dead(self) -> None:
         """Drop dead letters whose time is over, and the oldest of too many."""

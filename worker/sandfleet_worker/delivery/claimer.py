@@ -120,6 +120,7 @@ class Claimer:
             return 0.0
         slot, claim = None, None
         try:
+            self._slots.expect_release()  # before `acquire` sums the memory: a later end must wake the wait below
             slot = self._slots.acquire(self._stop_fd, self._progress)
             if slot is not None and not self._is_stopping() and not self._is_paused.is_set():
                 claim = self._claim(slot)
@@ -170,7 +171,6 @@ class Claimer:
             if time.monotonic() - self._queues_read > QUEUES_SECONDS:
                 self._rotation.update(self._ledger.read_queues())
                 self._queues_read = time.monotonic()
-            self._slots.expect_release()
             claim, may_be_more = self._ledger.claim(self._claim_id, self._rotation.names(), self._facts())
             self._lacks_memory = self._ledger.lacks_memory
             if claim is not None:
@@ -184,7 +184,7 @@ class Claimer:
     def _facts(self) -> dict[str, object]:
         """Return what this worker can take now: see claim.lua."""
         facts: dict[str, object] = {}
-        memory = self._slots.last_memory  # of the moment at which the slot was taken
+        memory = self._slots.last_memory  # summed when the slot was taken
         if memory is not None:
             facts["free"] = max(0, memory.free - self._held_claims.count_wanted_bytes())
         if self._held_claims.holds_suspect():

@@ -55,7 +55,7 @@ def call_until_answered(act: Callable[[], T], backoff: Backoff, pause: Callable[
     `pause` waits for so many seconds and returns True where the wait is given up.
 
     Raises:
-        NotHeard: `pause` said so, or Redis answers with an error that is no outage for `REFUSAL_TIMEOUT_SECONDS`.
+        NotAnswered: `pause` gave up, or Redis answers with an error that is no outage for `REFUSAL_TIMEOUT_SECONDS`.
     """
     refused_since: float | None = None
     while True:

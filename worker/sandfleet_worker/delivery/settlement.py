@@ -78,7 +78,7 @@ class PutBack:
 
 @dataclass(frozen=True)
 class FailedAttempt:
-    """A fault of ours or of the host ended the attempt without an outcome, or kept the job from it.
+    """A fault of ours or of the host ended the attempt without an outcome, or prevented it.
 
     The job is tried again, or ends with `code` and `message` if no attempt is left.
     """

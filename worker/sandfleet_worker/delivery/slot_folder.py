@@ -138,8 +138,8 @@ class SlotFolder:
                 os.close(fd)
                 continue
             words = path.read_text().split()
-            # Two words are a worker's of an older release. Any other number: it is being born, and the
-            # gate was passed over.
+            # Two words: a worker of an older release. Any other number: the worker is just joining, and one of
+            # us does not hold the gate.
             if len(words) not in {2, 4}:
                 continue
             member = Member(*map(int, words))
@@ -215,7 +215,7 @@ class SlotFolder:
                 continue
             try:
                 fd = os.open(self._folder / f"{SLOT}{number}", os.O_RDONLY | os.O_CLOEXEC)
-            except FileNotFoundError:  # the gate was passed over
+            except FileNotFoundError:  # another worker removed it without the gate
                 continue
             try:
                 text = os.read(fd, RESERVATION_BYTES).strip()

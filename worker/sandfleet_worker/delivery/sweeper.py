@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import redis
 from sandfleet_config.codes import ErrorCode
-from sandfleet_config.messages import CANCELLED
+from sandfleet_config.messages import CANCELLED, EXPIRED
 from sandfleet_config.outcome import Outcome
 from sandfleet_config.wire import spec_sha256
 
@@ -34,7 +34,6 @@ log = logging.getLogger(__name__)
 REAP_SECONDS = 0.5
 EXPIRE_SECONDS = 1.0
 DEAD_SECONDS = 60.0
-EXPIRED = "nobody took the job within its queue_ttl: did a host fit, and was there room?"
 DELAYS_SECONDS = (0.2, 2.0, 8.0)
 """Delay of a dead worker's job before its next try, by its number of charged attempts: it may have killed the worker."""
 MAX_LOST_WAITS = MAX_STARTS - 1
