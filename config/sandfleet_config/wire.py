@@ -61,7 +61,7 @@ class JobRequest(ContractModel):
     contract: ContractVersion = Field(default_factory=_find_contract_of)
 
     @model_validator(mode="after")
-    def _check_claim(self) -> Self:
+    def _check_version(self) -> Self:
         """Refuse a version that lacks fields of the spec: workers choose jobs by the version."""
         needed = find_contract(self.spec)
         if self.contract < needed:
