@@ -45,14 +45,14 @@ def describe_usage_error(error: Any, others: Mapping[str, str]) -> str:
             f"no such command: {unknown[1]}{_suggest(unknown[1], context.command.commands, {}, context.command_path)}"
         )
     if value := _VALUE.fullmatch(message):
-        return f"{value['name']}: {_word_value(value['said'])}" if value["name"] else value["said"]
+        return f"{value['name']}: {_describe_value(value['said'])}" if value["name"] else value["said"]
     words = message[:1].lower() + message[1:].rstrip(".")
     if missing := _MISSING.match(message):
         words = f"missing argument {missing[1].rstrip('.').upper()}"
     return f"{words} ({context.command_path} --help tells more)" if context is not None else words
 
 
-def _word_value(said: str) -> str:
+def _describe_value(said: str) -> str:
     for form, words in _VALUES:
         if found := form.fullmatch(said):
             return found.expand(words)

@@ -61,7 +61,7 @@ class JobRequest(ContractModel):
     contract: ContractVersion = Field(default_factory=_find_contract_of)
 
     @model_validator(mode="after")
-    def _check_claim(self) -> Self:
+    def _check_version(self) -> Self:
         """Refuse a version that lacks fields of the spec: workers choose jobs by the version."""
         needed = find_contract(self.spec)
         if self.contract < needed:
@@ -113,7 +113,7 @@ def encode_needs(spec: SandboxSpec) -> str:
     needs: dict[str, object] = {"image": _normalize_image(spec.image), **find_requested_limits(spec)}
     if spec.requires:
         needs["requires"] = spec.requires
-    return json.dumps(needs, separators=(",", ":"))[1:]
+    return _encode_compact(needs)[1:]
 
 
 def join_needs(contract: int, needs: str = "") -> str:
@@ -276,4 +276,5 @@ def _encode_how(*fields: object) -> str:
 
 
 _encode: Final = json.JSONEncoder().encode
+_encode_compact: Final = json.JSONEncoder(separators=(",", ":")).encode
 _DELIVERY: set[str] = set(DELIVERY_FIELDS)

@@ -115,6 +115,8 @@ def test_a_record_without_a_field_is_left_to_pydantic(name: str) -> None:
         encode(OOM).replace(b'["OUT_OF_MEMORY"', b'["OK"'),
         encode(OK).replace(b"SUCCESS", b"FAILURE"),
         encode(OK).replace(b"SUCCESS", b"REVOKED"),
+        encode(OK).replace(b'"job_id"', b'"faults": [{"field": "image"}], "job_id"'),
+        encode(OOM).replace(b'"job_id"', b'"faults": null, "job_id"'),
         encode(OK, status=None),
         encode(OK).replace(b'"host": "h"', b'"host": "\xff"'),
         encode(OK, traceback="?").replace(b"?", b"\xff"),

@@ -61,6 +61,20 @@ def test_an_encoded_job_is_what_the_models_encode(spec: SandboxSpec, batch: str 
     assert message["headers"]["argsrepr"] == spec.to_line() == job.record.line
 
 
+class _Text(str):
+    """A text as frameworks have it, such as Django's ``SafeString``."""
+
+    __slots__ = ()
+
+
+def test_names_may_be_instances_of_a_subclass_of_str() -> None:
+    encoder = JobEncoder(_Text("b"), 10_000)
+    (job,) = encoder.name([encoder.encode(JobChecker(_Text("b")).check(SMALL))], _Text("j1"))
+    assert JobRecord.model_validate_json(job.encode_record()).batch == "b"
+    message: dict[str, Any] = json.loads(new_messages([job], _Text("q"))[0])
+    assert (message["headers"]["id"], message["properties"]["delivery_info"]["routing_key"]) == ("j1", "q")
+
+
 def test_ids_are_random_uuids() -> None:
     ids = new_uuids(1000)
     assert len(set(ids)) == 1000

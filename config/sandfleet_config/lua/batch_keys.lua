@@ -9,7 +9,7 @@
 -- Invariant: a batch has LLEN(batch) - dropped jobs, of which XLEN(ends) have ended.
 local BATCH_TTL = 30 * 86400 -- s, of a batch with jobs that have not ended; longer than a job may wait in the queue
 local function batch_keys(name)
-  return { members = prefix .. 'batch:' .. name, ended = prefix .. 'ends:' .. name, counts = prefix .. 'counts:' .. name,
+  return { members = prefix .. 'batch:' .. name, ends = prefix .. 'ends:' .. name, counts = prefix .. 'counts:' .. name,
     done = prefix .. 'done:' .. name }
 end
 
@@ -25,7 +25,7 @@ end
 
 -- Adds an end to the stream and counts it.
 local function add_end(keys, id, run, code)
-  local entry = try('XADD', keys.ended, '*', 'id', id, 'run', run, 'code', code)
+  local entry = try('XADD', keys.ends, '*', 'id', id, 'run', run, 'code', code)
   if entry then
     redis.call('HSET', prefix .. 'job:' .. id, 'end_entry', entry)
     add_count(keys, code, 1)
@@ -34,7 +34,7 @@ end
 
 -- Deletes an end from the stream, if it is still there.
 local function take_end(keys, entry, code)
-  if entry and try('XDEL', keys.ended, entry) == 1 then
+  if entry and try('XDEL', keys.ends, entry) == 1 then
     add_count(keys, code, -1)
   end
 end
@@ -71,8 +71,8 @@ local function drop_forgotten(keys, limit, may_lose)
   end
   local dropped = read_count(keys, 'dropped')
   local before = dropped
-  local first = (try('XRANGE', keys.ended, '-', '+', 'COUNT', 1) or {})[1]
-  local oldest = first and is_gone(first[2][2]) and redis.call('XRANGE', keys.ended, '-', '+', 'COUNT', limit) or {}
+  local first = (try('XRANGE', keys.ends, '-', '+', 'COUNT', 1) or {})[1]
+  local oldest = first and is_gone(first[2][2]) and redis.call('XRANGE', keys.ends, '-', '+', 'COUNT', limit) or {}
   for _, entry in ipairs(oldest) do
     if not is_gone(entry[2][2]) then
       break
@@ -99,7 +99,7 @@ end
 -- Returns the number of jobs of the batch, and the number of those that have ended.
 local function count_jobs(keys)
   local total = math.max(0, (try('LLEN', keys.members) or 0) - read_count(keys, 'dropped'))
-  return total, math.min(total, try('XLEN', keys.ended) or 0)
+  return total, math.min(total, try('XLEN', keys.ends) or 0)
 end
 
 -- Sets the TTL of all keys: `ttl` if every job has ended, else at least BATCH_TTL. With `now_and_then` it is

@@ -56,7 +56,7 @@ end
 
 local function is_usable(list, keys)
   return try('LLEN', list) and try('ZCARD', prefix .. 'expiring')
-    and (not keys or (try('LLEN', keys.members) and try('XLEN', keys.ended) and try('HLEN', keys.counts)))
+    and (not keys or (try('LLEN', keys.members) and try('XLEN', keys.ends) and try('HLEN', keys.counts)))
 end
 
 local queues = {}

@@ -13,14 +13,14 @@ local MAX_IMPORTED, MAX_DROPPED = 1000, 200
 local keys = batch_keys(batch)
 local imported = import_ends(keys, MAX_IMPORTED)
 drop_forgotten(keys, MAX_DROPPED, false)
-local lines, place = {}, after
+local lines, cursor = {}, after
 if after == '' then
-  local newest = try('XREVRANGE', keys.ended, '+', '-', 'COUNT', 1) or {}
-  place = newest[1] and newest[1][1] or '0-0'
+  local newest = try('XREVRANGE', keys.ends, '+', '-', 'COUNT', 1) or {}
+  cursor = newest[1] and newest[1][1] or '0-0'
 else
-  local read = try('XREAD', 'COUNT', limit, 'STREAMS', keys.ended, after) or {}
+  local read = try('XREAD', 'COUNT', limit, 'STREAMS', keys.ends, after) or {}
   for _, entry in ipairs(read[1] and read[1][2] or {}) do
-    place = entry[1]
+    cursor = entry[1]
     lines[#lines + 1] = entry[2][2] .. ' ' .. entry[2][4]
   end
 end
@@ -28,8 +28,8 @@ local total, ended = count_jobs(keys)
 if imported > 0 and ended >= total then -- an older worker ended the last job, and set the TTL of older keys only
   local left = redis.call('TTL', keys.members)
   if left > 0 then
-    redis.call('EXPIRE', keys.ended, left)
+    redis.call('EXPIRE', keys.ends, left)
     redis.call('EXPIRE', keys.counts, left)
   end
 end
-return { total, ended, place, table.concat(lines, '\n'), imported, try('HGETALL', keys.counts) or {} }
+return { total, ended, cursor, table.concat(lines, '\n'), imported, try('HGETALL', keys.counts) or {} }

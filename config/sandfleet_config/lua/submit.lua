@@ -6,7 +6,7 @@
 --       number), record, needs
 -- Returns {"full", number of jobs in the queue}; {"new"} if all jobs are new; otherwise for each job one of
 -- these, and an id:
---   "new"        it is queued; no other job is
+--   "new"        it is queued; a job with any other answer is not
 --   "same"       a job with the same idempotency key or id, and the same fingerprint, was submitted before
 --   "elsewhere"  the same, in another batch
 --   "conflict"   the idempotency key belongs to a job with another fingerprint
@@ -31,7 +31,7 @@ local function find_wrong_type()
   end
   if batch ~= '' then
     local keys = batch_keys(batch)
-    wanted_types[keys.members], wanted_types[keys.done], wanted_types[keys.ended] = 'list', 'list', 'stream'
+    wanted_types[keys.members], wanted_types[keys.done], wanted_types[keys.ends] = 'list', 'list', 'stream'
     wanted_types[keys.counts] = 'hash'
   end
   for name, kind in pairs(wanted_types) do

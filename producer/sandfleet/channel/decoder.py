@@ -26,7 +26,8 @@ def _new_decoder() -> msgspec.json.Decoder[Any]:
     """Derive both records from `Outcome`: all fields are required, no type is converted."""
     # Half of an outcome's objects, and the same text in most outcomes of a batch: decoded once.
     shared = {"limits": msgspec.Raw, "runtime": msgspec.Raw}
-    fields: Any = msgspec.defstruct("Fields", list((TYPES | shared).items()), gc=False)
+    refused = [("faults", msgspec.UnsetType, msgspec.UNSET)]  # pydantic would read it
+    fields: Any = msgspec.defstruct("Fields", [*(TYPES | shared).items(), *refused], gc=False)
     success: Any = msgspec.defstruct("Success", [("result", fields)], tag_field="status", tag="SUCCESS", gc=False)
     error: Any = msgspec.defstruct("Error", [("exc_message", tuple.__class_getitem__((ErrorCode, str, fields)))])
     failure: Any = msgspec.defstruct("Failure", [("result", error)], tag_field="status", tag="FAILURE")
@@ -52,7 +53,7 @@ def decode_outcome(raw: bytes) -> Outcome | None:
         fields = msgspec.structs.asdict(result)
         fields["limits"] = _decode_limits(bytes(fields["limits"])).copy()
         fields["runtime"] = _decode_runtime(bytes(fields["runtime"]))
-        fields["faults"] = ()  # they travel beside the outcome: such a record is left to pydantic
+        fields["faults"] = ()  # stored beside the outcome; such a record is left to pydantic
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
     return _new_outcome(fields)

@@ -15,6 +15,8 @@ import msgspec
 from sandfleet_config.queues import RECORDED_HEADER, SUBMITTED_HEADER, TASK_NAME
 from sandfleet_config.wire import MAX_SPEC_BYTES, decode_job
 
+from sandfleet.channel.records import encode_json
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
 REPLY_TO: Final = str(uuid.uuid4())
 """Where a stock worker of Celery's ``rpc`` backend would answer; nobody reads it."""
 _WORKFLOW: Final = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
-_encode: Final = msgspec.json.Encoder().encode
 
 
 class _Headers(msgspec.Struct, gc=False, kw_only=True):
@@ -98,8 +99,8 @@ def _new_message(job: EncodedJob, delivery_info: dict[str, str], origin: str) ->
     properties = _Properties(
         correlation_id=job.job_id, delivery_info=delivery_info, priority=spec.priority, delivery_tag=job.tag
     )
-    body = _encode(([job.text], {}, _WORKFLOW))
-    return _encode(_Message(body=body, headers=headers, properties=properties))
+    body = encode_json(([job.text], {}, _WORKFLOW))
+    return encode_json(_Message(body=body, headers=headers, properties=properties))
 
 
 @cache

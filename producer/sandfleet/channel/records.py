@@ -13,7 +13,8 @@ from sandfleet_config.codes import ErrorCode
 from sandfleet_config.outcome import Attempt, Record
 from sandfleet_config.spec import SandboxSpec
 
-_encode: Final = msgspec.json.Encoder().encode
+encode_json: Final = msgspec.json.Encoder(enc_hook=str.__str__).encode
+"""Encode as JSON. The hook makes a plain `str` of a subclass (Django's ``SafeString``), which msgspec refuses."""
 
 
 class JobRecord(Record):
@@ -176,7 +177,7 @@ class EncodedJob(NamedTuple):
 
     def encode_record(self) -> bytes:
         """Return `record` as JSON."""
-        return _encode(_StoredRecord(self.batch, self.spec.labels, self.line, self.submitted, self.spec_hash))
+        return encode_json(_StoredRecord(self.batch, self.spec.labels, self.line, self.submitted, self.spec_hash))
 
 
 class _StoredRecord(msgspec.Struct, omit_defaults=True, gc=False):

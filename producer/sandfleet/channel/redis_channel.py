@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from sandfleet.channel.waker import Waker
 
 MILLI: Final = 1000
-TRIMMED_AT_ONCE: Final = 500
+DROPPED_AT_ONCE: Final = 500
 BUDGET_SECONDS: Final = 1.0
 """How long the largest memory budget that hosts have announced counts as current."""
 FORGOTTEN_AT_ONCE: Final = 500
@@ -139,7 +139,7 @@ class RedisChannel:
                 script(args=[KEY_PREFIX, "", "", job_id, code.value, result, *ttls], client=pipe)
             ended = {job_id for job_id, reply in zip(job_ids, pipe.execute(), strict=True) if reply == 1}
             for queue in queues - {""}:
-                while self._run("drop_ended_messages", [KEY_PREFIX, queue, TRIMMED_AT_ONCE]):
+                while self._run("drop_ended_messages", [KEY_PREFIX, queue, DROPPED_AT_ONCE]):
                     pass
         return ended
 

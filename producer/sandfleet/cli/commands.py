@@ -117,7 +117,7 @@ def submit(
     is_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of ids.")] = False,
 ) -> None:
     """Queue a file of jobs; the whole file is checked before the first is queued. Prints job ids, one a line."""
-    from sandfleet.cli.run import read_labels
+    from sandfleet.cli.run import drop_unset, read_labels
     from sandfleet.cli.submit import SubmitOptions, read_specs, submit_specs
 
     if out is not None and not wait:
@@ -126,8 +126,7 @@ def submit(
         raise typer.BadParameter("needs --batch", param_hint="--idempotent")
     how = SubmitOptions(batch=batch, queue=_check_queue(queue), is_idempotent=idempotent)
     with Fleet() as fleet:
-        given = {"priority": priority, "requires": read_labels(require or [], "--require") or None}
-        defaults = {name: value for name, value in given.items() if value is not None}
+        defaults = drop_unset(priority=priority, requires=read_labels(require or [], "--require") or None)
         specs = read_specs(file, fleet.settings.max_spec_bytes, defaults)
         if not specs:
             raise typer.Exit(exits.USAGE)

@@ -55,7 +55,7 @@ RUN_OPTIONS: Final[Mapping[str, str]] = {
 """The option of ``sandfleet run`` that sets a field of the spec."""
 
 
-def word_refusal(error: RequestError) -> str:
+def describe_refusal(error: RequestError) -> str:
     """Return why ``sandfleet run`` was refused; names options instead of fields."""
     if not error.errors:
         return str(error)

@@ -1,4 +1,4 @@
-"""The options of ``sandfleet run`` and ``sandfleet submit``."""
+"""The options that the commands of `sandfleet` share."""
 
 from __future__ import annotations
 

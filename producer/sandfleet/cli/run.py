@@ -16,7 +16,7 @@ from sandfleet_config.errors import RequestError, SpecInvalid, SpecTooLarge
 from sandfleet_config.units import CPU_PERIOD_MICROSECONDS, format_bytes
 
 from sandfleet.cli.exits import INTERRUPTED, OUR_FAILURE, TERMINATED, exit_code, is_own_exit
-from sandfleet.cli.hints import word_refusal
+from sandfleet.cli.hints import describe_refusal
 from sandfleet.cli.show import explain, note
 from sandfleet.errors import FleetError
 
@@ -53,7 +53,7 @@ def run_job(
     try:
         job = fleet.submit(fields, queue=queue)
     except RequestError as error:
-        note(word_refusal(error))
+        note(describe_refusal(error))
         return OUR_FAILURE
     if not fields["command"]:
         note("no command was given: the image's own one runs")
