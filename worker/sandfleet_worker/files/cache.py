@@ -1,0 +1,133 @@
+"""Objects of the store on this host's disk: each is fetched once, and all its workers read it.
+
+An object is a file under the first two digits of its name. A reader opens it and needs no lock: a file
+that is removed meanwhile stays readable to those that have it open. Whoever fetches holds the lock of
+these two digits, so an object is fetched once, and clears what a killed worker left there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import logging
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Final
+
+from sandfleet_config.errors import HostResources
+from sandfleet_config.units import format_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from sandfleet_config.store.protocol import ObjectStore
+
+log = logging.getLogger(__name__)
+
+FANOUT: Final = 2
+"""Digits of an object's name that name its folder."""
+LOCK_POLL_SECONDS: Final = 0.05
+PARTIAL: Final = "partial"
+LOCK: Final = "lock"
+
+
+class ObjectCache:
+    """Files of `store` below `root`, at most `max_bytes` together; safe for threads and processes."""
+
+    def __init__(self, root: Path, store: ObjectStore, max_bytes: int) -> None:
+        self._root, self._store, self._max_bytes = root, store, max_bytes
+
+    def find(self, sha256: str) -> int | None:
+        """Return the size of a cached object in bytes, and count it as used; None if it is not here."""
+        path = self._path(sha256)
+        try:
+            os.utime(path)
+            return path.stat().st_size
+        except FileNotFoundError:
+            return None
+
+    def open(self, sha256: str, pause: Callable[[float], None]) -> BinaryIO:
+        """Return the object's bytes; fetch them if they are not here."""
+        while True:
+            try:
+                return self._path(sha256).open("rb")
+            except FileNotFoundError:
+                self.fetch(sha256, pause)
+
+    def fetch(self, sha256: str, pause: Callable[[float], None]) -> int:
+        """Have the object here; return its size in bytes.
+
+        `pause` waits for so many seconds and raises to end the wait. It is called with 0 between two
+        parts, and while another process fetches the same object.
+
+        Raises:
+            StoreError: the store does not have it, has other bytes, or cannot be reached.
+            HostResources: it does not fit here.
+        """
+        folder = self._path(sha256).parent
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with self._locked(folder, pause):
+            size = self.find(sha256)
+            return self._download(sha256, pause) if size is None else size
+
+    def _download(self, sha256: str, pause: Callable[[float], None]) -> int:
+        path = self._path(sha256)
+        partial = path.parent / PARTIAL
+        partial.unlink(missing_ok=True)
+        self._make_room(self._store.size_of(sha256) or 0)
+        try:
+            with partial.open("wb") as file:
+                for part in self._store.read(sha256):
+                    file.write(part)
+                    pause(0)
+                size = file.tell()
+            partial.replace(path)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+                msg = f"the disk of {self._root} is full: a file of the job does not fit"
+                raise HostResources.of(msg) from error
+            raise
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+        log.info("fetched %s, %s", sha256, format_bytes(size), extra={"action": "object_fetched"})
+        return size
+
+    def _make_room(self, size: int) -> None:
+        """Remove the objects that were not used for the longest time, until `size` more bytes fit."""
+        if size > self._max_bytes:
+            msg = (
+                f"a file of the job has {format_bytes(size)}, the cache of this host takes"
+                f" {format_bytes(self._max_bytes)} (SANDFLEET_FILES__CACHE_BYTES)"
+            )
+            raise HostResources.of(msg)
+        found = sorted(self._list())
+        total = sum(kept for _, kept, _ in found)
+        for _, kept, path in found:
+            if total + size <= self._max_bytes:
+                return
+            path.unlink(missing_ok=True)
+            total -= kept
+
+    def _list(self) -> Iterator[tuple[float, int, Path]]:
+        """Yield last use, size and path of each object."""
+        for path in self._root.glob("??/" + "?" * 64):
+            with contextlib.suppress(FileNotFoundError):
+                facts = path.stat()
+                yield facts.st_mtime, facts.st_size, path
+
+    def _path(self, sha256: str) -> Path:
+        return self._root / sha256[:FANOUT] / sha256
+
+    @contextlib.contextmanager
+    def _locked(self, folder: Path, pause: Callable[[float], None]) -> Iterator[None]:
+        with (folder / LOCK).open("wb") as lock:
+            while True:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    pause(LOCK_POLL_SECONDS)
+            yield

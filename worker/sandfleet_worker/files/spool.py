@@ -1,0 +1,187 @@
+"""What leaves a sandbox, on this host's disk until the store has it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import itertools
+import os
+import shutil
+import tempfile
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Final
+
+from sandfleet_config.errors import HostResources
+from sandfleet_config.units import format_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Self
+
+LOCK: Final = "lock"
+PREFIX: Final = "worker-"
+
+
+@dataclass(frozen=True, slots=True)
+class SpooledFile:
+    """A complete file in the spool: `path` is its name in the sandbox, relative to ``/work``."""
+
+    path: str
+    size: int
+    mode: int
+    sha256: str
+    place: Path
+
+
+class Spool:
+    """One worker's folder below `root`, at most `max_bytes` large; safe for threads.
+
+    The folder's lock is held as long as the worker lives. Opening a spool removes the folders of dead
+    workers: their jobs run again elsewhere.
+    """
+
+    def __init__(self, root: Path, max_bytes: int) -> None:
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._max_bytes, self._used, self._lock = max_bytes, 0, threading.Lock()
+        self._numbers = itertools.count()
+        _remove_dead(root)
+        self.folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=root))
+        self._owner = os.open(self.folder / LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        fcntl.flock(self._owner, fcntl.LOCK_EX)
+
+    def close(self) -> None:
+        """Remove the folder with all that is in it."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        os.close(self._owner)
+
+    def new_job(self) -> JobSpool:
+        """Return the spool of one job. Close it when the store has the files."""
+        folder = self.folder / str(next(self._numbers))
+        folder.mkdir(mode=0o700)
+        return JobSpool(self, folder)
+
+    def take(self, size: int) -> None:
+        """Count `size` bytes more.
+
+        Raises:
+            HostResources: they do not fit.
+        """
+        with self._lock:
+            if self._used + size > self._max_bytes:
+                msg = (
+                    f"the spool of this worker has {format_bytes(self._used)} of its"
+                    f" {format_bytes(self._max_bytes)} in use (SANDFLEET_FILES__SPOOL_BYTES)"
+                )
+                raise HostResources.of(msg)
+            self._used += size
+
+    def give_back(self, size: int) -> None:
+        """Count `size` bytes less."""
+        with self._lock:
+            self._used -= size
+
+
+class JobSpool:
+    """The files of one job; an `ArtifactSink`. Used in the job's thread."""
+
+    def __init__(self, spool: Spool, folder: Path) -> None:
+        self._spool, self._folder = spool, folder
+        self._used = 0
+        self._open: _OpenFile | None = None
+        self.files: list[SpooledFile] = []
+
+    def __enter__(self) -> Self:
+        """Return the spool itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close it."""
+        self.close()
+
+    def close(self) -> None:
+        """Remove the files."""
+        self.drop()
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self._spool.give_back(self._used)
+        self._used = 0
+
+    def begin(self, path: str, size: int, mode: int) -> None:
+        """Begin a file of `size` bytes.
+
+        Raises:
+            HostResources: the spool has no room for it.
+            OSError: the disk has none.
+        """
+        self.drop()
+        self._spool.take(size)
+        self._used += size
+        place = self._folder / str(len(self.files))
+        self._open = _OpenFile(path, mode, size, place, place.open("wb"))
+
+    def write(self, chunk: bytes) -> None:
+        """Take the next bytes of the file that was begun."""
+        assert self._open is not None
+        self._open.write(chunk)
+
+    def end(self) -> None:
+        """The file is complete."""
+        assert self._open is not None
+        file, self._open = self._open, None
+        file.file.close()
+        self._give_back(file.taken - file.size)
+        self.files.append(SpooledFile(file.path, file.size, file.mode, file.digest.hexdigest(), file.place))
+
+    def drop(self) -> None:
+        """Forget the file that was begun, if any."""
+        if self._open is None:
+            return
+        file, self._open = self._open, None
+        file.file.close()
+        file.place.unlink(missing_ok=True)
+        self._give_back(file.taken)
+
+    def _give_back(self, size: int) -> None:
+        self._used -= size
+        self._spool.give_back(size)
+
+
+class _OpenFile:
+    """A file that is being written: `taken` bytes are counted for it, `size` are written by now."""
+
+    def __init__(self, path: str, mode: int, taken: int, place: Path, file: BinaryIO) -> None:
+        self.path, self.mode, self.taken, self.place, self.file = path, mode, taken, place, file
+        self.digest = hashlib.sha256()
+        self.size = 0
+
+    def write(self, chunk: bytes) -> None:
+        self.file.write(chunk)
+        self.digest.update(chunk)
+        self.size += len(chunk)
+
+
+def _remove_dead(root: Path) -> None:
+    """Remove the folders of workers that are dead: nobody holds their locks."""
+    for folder in root.glob(f"{PREFIX}*"):
+        with _try_lock(folder / LOCK) as is_free:
+            if is_free:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _try_lock(path: Path) -> Iterator[bool]:
+    """Yield whether nobody holds the lock `path`, and hold it meanwhile."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:  # being made or removed at this moment
+        yield False
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield True
+    except BlockingIOError:
+        yield False
+    finally:
+        os.close(descriptor)
