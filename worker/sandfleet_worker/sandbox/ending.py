@@ -13,6 +13,7 @@ from sandfleet_config.outcome import LimitState, Outcome, Runtime, StreamOutput,
 
 if TYPE_CHECKING:
     from sandfleet_worker.sandbox.policy import Admitted
+    from sandfleet_worker.sandbox.process.artifacts import Collection
     from sandfleet_worker.sandbox.process.measurement import Measurement
     from sandfleet_worker.sandbox.verdict import Verdict
 
@@ -30,6 +31,8 @@ class Ending:
     limits: dict[str, LimitState]
     runtime: Runtime
     image_digest: str | None = None
+    collection: Collection | None = None
+    """What came of the job's artifacts; None if it asked for none."""
 
     @classmethod
     def of(
@@ -62,6 +65,7 @@ class Ending:
             limits=limit_states(limits, measured.enforced),
             runtime=Runtime(version=plan.binary.version, platform=plan.platform, warm=measured.is_warm),
             image_digest=image_digest,
+            collection=measured.collection,
         )
 
     def to_outcome(self, *, job_id: str, queued: float | None = None, **fields: Any) -> Outcome:

@@ -15,9 +15,10 @@ from sandfleet_config.spec import SandboxSpec
 
 from sandfleet_worker.sandbox.ending import Ending
 from sandfleet_worker.sandbox.policy import admit
-from sandfleet_worker.sandbox.process.bundle import new_rlimits, pack_job
+from sandfleet_worker.sandbox.process.bundle import new_rlimits
 from sandfleet_worker.sandbox.process.cancellation import Cancellation
 from sandfleet_worker.sandbox.process.init_job import InitJob, WritablePath
+from sandfleet_worker.sandbox.process.packed_job import pack_job
 from sandfleet_worker.sandbox.process.plan import Plan
 from sandfleet_worker.sandbox.process.runsc import NATIVE
 from sandfleet_worker.sandbox.verdict import decide

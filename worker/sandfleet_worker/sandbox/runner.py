@@ -15,6 +15,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Final, Self
 
+from sandfleet_config.codes import ErrorCode
 from sandfleet_config.environment import check_environment
 from sandfleet_config.errors import HostResources, SandboxError, to_result
 from sandfleet_config.settings import HostSettings
@@ -30,8 +31,8 @@ from sandfleet_worker.sandbox.memory_budget import MemoryBudget
 from sandfleet_worker.sandbox.policy import admit
 from sandfleet_worker.sandbox.probe import Prober
 from sandfleet_worker.sandbox.process.abilities import OTHER_WAY_MAY_WORK, AbilityFinder
-from sandfleet_worker.sandbox.process.bundle import new_init_job, pack_job
 from sandfleet_worker.sandbox.process.cancellation import Cancellation, CancelSignal, follow
+from sandfleet_worker.sandbox.process.packed_job import NO_TRANSFER, pack_spec
 from sandfleet_worker.sandbox.process.plan import Plan
 from sandfleet_worker.sandbox.process.runsc import ROOTFS, find_runsc
 from sandfleet_worker.sandbox.provider import SandboxProvider
@@ -49,6 +50,8 @@ if TYPE_CHECKING:
     from sandfleet_worker.sandbox.image.image import Image
     from sandfleet_worker.sandbox.policy import Admitted
     from sandfleet_worker.sandbox.probe import ProbeReport
+    from sandfleet_worker.sandbox.process.facts import Facts
+    from sandfleet_worker.sandbox.process.packed_job import Transfer
     from sandfleet_worker.sandbox.process.runsc import RunscBinary
     from sandfleet_worker.sandbox.start_hooks import StartHooks
 
@@ -151,7 +154,12 @@ class RunscRunner:
         self._provider.pool.drain()
 
     def run(
-        self, spec: SandboxSpec, *, deadline: float | None = None, cancel: CancelSignal | None = None
+        self,
+        spec: SandboxSpec,
+        *,
+        deadline: float | None = None,
+        cancel: CancelSignal | None = None,
+        transfer: Transfer = NO_TRANSFER,
     ) -> SandboxResult:
         """Run `spec` to its end; a non-zero exit is returned.
 
@@ -160,12 +168,15 @@ class RunscRunner:
             deadline: a `time.monotonic` instant at which the job is killed, even before its own
                 timeout.
             cancel: lets another thread end the job; any ``threading.Event``, or a `Cancellation`.
+            transfer: the files that enter the sandbox and leave it; they come from the caller, not
+                from the spec.
 
         Raises:
             SandboxError: the class of any other code, with the outcome where the sandbox came up.
         """
         with _host_faults(), follow(cancel) as cancellation:  # a thread may follow the signal
-            ending = self.execute(admit(spec, self.config), deadline=deadline, cancel=cancellation)
+            limits = admit(spec, self.config)
+            ending = self.execute(limits, deadline=deadline, cancel=cancellation, transfer=transfer)
         return to_result(ending.to_outcome(job_id=LOCAL_JOB, labels=spec.labels))
 
     def ping(self) -> None:
@@ -204,29 +215,38 @@ class RunscRunner:
         deadline: float | None = None,
         cancel: Cancellation | None = None,
         hooks: StartHooks = _NO_HOOKS,
+        transfer: Transfer = NO_TRANSFER,
     ) -> Ending:
         """Run one admitted job in a sandbox of its own and return how it ended.
 
-        `hooks` are called before its start.
+        `hooks` are called before its start. The files of `transfer` come from the caller, not from
+        the spec.
 
         Raises:
-            SandboxError: the sandbox could not be built: image, user, command, runsc, a limit that
-                cannot be enforced.
+            SandboxError: the sandbox could not be built: image, user, command, files, runsc, a
+                limit that cannot be enforced.
         """
         with _host_faults():
-            return self._execute(limits, deadline, cancel or Cancellation(), hooks)
+            return self._execute(limits, deadline, cancel or Cancellation(), hooks, transfer)
 
-    def _execute(self, limits: Admitted, deadline: float | None, cancel: Cancellation, hooks: StartHooks) -> Ending:
+    def _execute(
+        self,
+        limits: Admitted,
+        deadline: float | None,
+        cancel: Cancellation,
+        hooks: StartHooks,
+        transfer: Transfer,
+    ) -> Ending:
         asked = time.monotonic()
         cancel.raise_if_set()
         image = self.images.resolve(limits.spec.image)
         user = resolve_user(image, limits.spec.security.user)
-        job = pack_job(new_init_job(limits, image, user))
+        job = pack_spec(limits, image, user, transfer)
         with self.images.hold(image, hooks, lambda: raise_if_over(cancel, deadline)):
             image_seconds = time.monotonic() - asked
             plan = self._new_plan(image, limits.platform, hooks)
             sandbox = self._provider.take(plan, limits, cancel, deadline, hooks)
-            measured = sandbox.run(job, limits, cancel, deadline, hooks.start)
+            measured = sandbox.run(job, limits, cancel, deadline, hooks.start, is_ok=_is_ok)
         verdict = decide(measured.facts)
         return Ending.of(verdict, measured, limits, image_seconds=image_seconds, image_digest=image.digest)
 
@@ -244,6 +264,10 @@ class RunscRunner:
             binary = self._abilities.complete(found, platform)
         self._provider.is_quiet = binary.abilities.is_quiet
         return binary
+
+
+def _is_ok(facts: Facts) -> bool:
+    return decide(facts).code is ErrorCode.OK
 
 
 @contextlib.contextmanager

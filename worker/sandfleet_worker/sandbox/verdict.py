@@ -33,9 +33,11 @@ from sandfleet_worker.sandbox.process.init_reports import (
     End,
     ExecFailed,
     Exited,
+    FileFailed,
     MountFailed,
     ProtocolFault,
     RlimitFailed,
+    SetUpFailed,
     Signaled,
     UserFailed,
 )
@@ -115,7 +117,12 @@ def _from_oom_kill(facts: Facts) -> tuple[ErrorCode, str]:
             ErrorCode.HOST_RESOURCES,
             f"the host, or a cgroup above the sandbox's, ran out of memory; the job was within its own limit of {limit}",
         )
-    if not facts.is_started:
+    if not facts.is_started and facts.file_bytes:
+        files = format_bytes(facts.file_bytes)
+        message = (
+            f"the job's files of {files} count as memory and do not fit into {limit}: raise resources.memory_bytes"
+        )
+    elif not facts.is_started:
         message = f"the sandbox itself does not fit into {limit} of memory: raise resources.memory_bytes"
     else:
         message = f"the job used more than {limit} of memory (files on /tmp count): raise resources.memory_bytes"
@@ -155,6 +162,16 @@ def _from_end(end: End, facts: Facts) -> tuple[ErrorCode, str]:
             return ErrorCode.SIGNALED, f"the program was ended by {name}"
         case ExecFailed(errno=number, path_exists=exists):
             return _from_exec(number, exists, facts)
+        case FileFailed(errno=number, index=index):
+            return ErrorCode.SPEC_INVALID, _explain_file(number, index, facts)
+        case ProtocolFault(number=fault):
+            return ErrorCode.INTERNAL, f"init did not understand the worker (fault {fault}): reinstall sandfleet-worker"
+        case _:
+            return _from_failed_set_up(end)
+
+
+def _from_failed_set_up(end: SetUpFailed) -> tuple[ErrorCode, str]:
+    match end:
         case ChdirFailed(errno=number):
             return ErrorCode.WORKING_DIR_INVALID, f"cannot change to the working directory: {os.strerror(number)}"
         case UserFailed(errno=number):
@@ -164,10 +181,22 @@ def _from_end(end: End, facts: Facts) -> tuple[ErrorCode, str]:
             return ErrorCode.SANDBOX_CREATION_FAILED, f"{what} cannot be mounted: {os.strerror(number)}"
         case RlimitFailed(errno=number, resource=which):
             return ErrorCode.SANDBOX_CREATION_FAILED, f"resource limit {which} cannot be set: {os.strerror(number)}"
-        case ProtocolFault(number=fault):
-            return ErrorCode.INTERNAL, f"init did not understand the worker (fault {fault}): reinstall sandfleet-worker"
         case _:
             assert_never(end)
+
+
+def _explain_file(number: int, index: int, facts: Facts) -> str:
+    if number == errno.ENOSPC:
+        count, size, room = len(facts.file_paths), format_bytes(facts.file_bytes), format_bytes(facts.disk_bytes)
+        return f"files: {count} files of {size} do not fit into resources.disk_bytes of {room}: raise it"
+    path = ascii(facts.file_paths[index]) if index < len(facts.file_paths) else f"number {index}"
+    reasons = {
+        errno.EACCES: "the job's user may not write there",
+        errno.ELOOP: "a part of its path is a symbolic link of the image",
+        errno.ENOTDIR: "a part of its path is a file or a symbolic link",
+        errno.EISDIR: "the image has a folder there",
+    }
+    return f"files: {path} cannot be written: {reasons.get(number, os.strerror(number))}"
 
 
 def _from_exec(number: int, path_exists: bool, facts: Facts) -> tuple[ErrorCode, str]:  # noqa: FBT001  init's own field

@@ -16,7 +16,7 @@ from sandfleet_worker.sandbox.image.accounts import (
     read_inside,
 )
 from sandfleet_worker.sandbox.image.oci import ImageConfig
-from sandfleet_worker.sandbox.image.pack import MOUNT_POINTS, hash_whole
+from sandfleet_worker.sandbox.image.pack import JOB_FOLDERS, MOUNT_POINTS, hash_whole
 from sandfleet_worker.system.supervised_thread import is_resource_error
 
 FORMAT = 1
@@ -59,7 +59,9 @@ class Image(BaseModel):
 def describe(tree: Path, erofs: Path, config: ImageConfig) -> Image:
     """Return the facts of an unpacked tree; the caller fills in name, digest and source."""
     users = parse_passwd(read_inside(tree, "etc", "passwd"))
-    wanted = {f"/{name}" for name in MOUNT_POINTS} | {user.home for user in users.values() if _is_own_home(user.home)}
+    wanted = {f"/{name}" for name in (*MOUNT_POINTS, *JOB_FOLDERS)} | {
+        user.home for user in users.values() if _is_own_home(user.home)
+    }
     return Image(
         name="",
         digest="",

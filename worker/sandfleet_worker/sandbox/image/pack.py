@@ -14,6 +14,9 @@ from sandfleet_worker.sandbox.image.tools import Limits, StagingFolder
 MOUNT_POINTS = {"dev": 0o755, "proc": 0o555, "sys": 0o555, "tmp": 0o1777}
 """Directories that every image must have: runsc cannot make a mount point in a read-only root."""
 
+JOB_FOLDERS = {"work": 0o755, "data": 0o755}
+"""Directories for a job's own files and for datasets. Unlike mount points, an image's own stay."""
+
 HOSTNAME = "sandbox"
 """The host name in every sandbox."""
 HOSTS = f"127.0.0.1\tlocalhost {HOSTNAME}\n::1\tlocalhost ip6-localhost ip6-loopback\n"
@@ -42,12 +45,20 @@ class Content:
 
 
 def add_mount_points(tree: Path) -> None:
-    """Make /dev, /proc, /sys and /tmp real directories: runsc cannot mount on a link or a file."""
+    """Make /dev, /proc, /sys and /tmp real directories: runsc cannot mount on a link or a file.
+
+    Add /work and /data where the image has nothing of that name.
+    """
     tree.chmod(stat.S_IMODE(tree.stat().st_mode) | 0o555)
     for name, mode in MOUNT_POINTS.items():
         path = tree / name
         if path.is_symlink() or not path.is_dir():
             path.unlink(missing_ok=True)
+            path.mkdir()
+            path.chmod(mode)
+    for name, mode in JOB_FOLDERS.items():
+        path = tree / name
+        if not path.is_symlink() and not path.exists():
             path.mkdir()
             path.chmod(mode)
 

@@ -5,10 +5,14 @@
  * sandbox waits in it for its job. It runs one job and exits, which ends the sandbox and every process
  * in it.
  *
- *     fd 3  control pipe, read: one job message, then single bytes: 'T' = SIGTERM to every process;
+ *     fd 3  control pipe, read: one job message, its files if it has some, then single bytes:
+ *           'T' = SIGTERM to every process, 'K' = end every process and report that;
  *           end of file = exit at once (the worker is gone)
  *     fd 4  status pipe, written: text lines, each by one write. init_reports.py lists them,
- *           init_job.py has the layout of the job message.
+ *           init_job.py has the layout of the job message and of its files.
+ *
+ * Where the job has artifacts, init does not exit with it: it ends the job's processes, and then answers
+ * the worker's requests to list and to read files. collection.py has those on both pipes.
  *
  * Started by runsc from host descriptors:
  *     runsc ... run --bundle B --pass-fd=<control read end>:3 --pass-fd=<status write end>:4 --exec-fd=<this ELF> ID
@@ -16,7 +20,8 @@
  * The job could want to forge the report. So while it runs, init has a uid of its own that no job gets
  * (neither root nor the job's), CAP_KILL as its only capability, and every signal blocked: the job can
  * neither signal nor ptrace it, nor open /proc/1/fd. That holds for jobs of uid 0, too, which run
- * without capabilities.
+ * without capabilities. A job with artifacts leaves it one more, to read the job's files later, which is
+ * not in force while the job runs.
  *
  * Build (no libc: see sys.h):
  *     cc -Os -static -nostdlib -ffreestanding -fno-stack-protector -fno-pie -no-pie \
@@ -26,7 +31,8 @@
 
 enum { CONTROL = 3, STATUS = 4 };
 enum { MAX_MESSAGE = 1 << 20, MAX_POINTERS = 1 << 17, MAX_GROUPS = 64, MAX_RLIMITS = 16, MAX_PATHS = 64 };
-enum { MAGIC = 0x324a4653 /* "SFJ2" */, FLAG_WRITABLE_ROOT = 1 };
+enum { MAGIC = 0x324a4653 /* "SFJ2" */, FLAG_WRITABLE_ROOT = 1, FLAG_FILES = 2, FLAG_ARTIFACTS = 4 };
+enum { MAX_PATH_BYTES = 4096, MAX_DEPTH = 64, CHUNK_BYTES = 1 << 18, ENTRIES_BYTES = 4096 };
 /* Stands in an `M` line for the writable root, instead of a writable path's number. */
 enum { ROOT_INDEX = 0xffff };
 /* A number that no image uses. A job that asks for this very number makes init take the one before. */
@@ -38,13 +44,15 @@ enum fault {
     FAULT_SIGNALS = 6, FAULT_SPAWN = 7,
 };
 
-enum { CAP_KILL = 5, CAP_SETGID = 6, CAP_SETUID = 7, CAP_SETPCAP = 8 };
+enum { CAP_DAC_READ_SEARCH = 2, CAP_KILL = 5, CAP_SETGID = 6, CAP_SETUID = 7, CAP_SETPCAP = 8 };
 enum { MS_NOSUID = 2, MS_NODEV = 4, MS_BIND = 4096, MS_REC = 16384 };
 enum { BYTES_PER_INODE = 2048, LEAST_INODES = 1024 };
 enum { CLONE_VM = 0x100, CLONE_VFORK = 0x4000 };
 enum { POLLIN = 1, WNOHANG = 1, CLOCK_MONOTONIC = 1 };
 
 struct rlimit { u64 soft, hard; };
+/* struct linux_dirent64 */
+struct entry { u64 inode, offset; unsigned short length; u8 kind; char name[]; };
 
 struct job {
     u32 flags, uid, gid;
@@ -70,6 +78,7 @@ static char *pointers[MAX_POINTERS];
 static u32 pointers_used;
 static struct job job;
 static volatile struct failure failure;
+static u8 chunk[CHUNK_BYTES]; /* of a file, on its way in or out */
 static u8 child_stack[16384] __attribute__((aligned(16)));
 static int disk = -1, has_inode_limit;
 static u64 started; /* when the program was executed, in microseconds of the sandbox's clock */
@@ -163,7 +172,7 @@ static void read_job(void) {
     struct cursor cursor = {message, message + length};
     if (take_number(&cursor, 4) != MAGIC) report_fault(FAULT_LAYOUT);
     job.flags = (u32)take_number(&cursor, 4);
-    if (job.flags & ~(u32)FLAG_WRITABLE_ROOT) report_fault(FAULT_LAYOUT);
+    if (job.flags & ~(u32)(FLAG_WRITABLE_ROOT | FLAG_FILES | FLAG_ARTIFACTS)) report_fault(FAULT_LAYOUT);
     job.uid = (u32)take_number(&cursor, 4);
     job.gid = (u32)take_number(&cursor, 4);
     job.disk_bytes = take_number(&cursor, 8);
@@ -294,22 +303,27 @@ static void forbid_user_namespaces(void) {
 #endif
 }
 
-/* Keeps only those of our capabilities that are in `wanted`, and makes them effective. */
-static long keep_capabilities(u32 wanted) {
+/* Keeps only those of our capabilities that are in `wanted` or `later`; those in `later` are not in force yet. */
+static long keep_capabilities(u32 wanted, u32 later) {
     struct { u32 version, pid; } header = {0x20080522, 0};
     struct { u32 effective, permitted, inheritable; } data[2];
     long error = sys2(NR_capget, &header, data);
     if (error < 0) return error;
-    data[0].effective = data[0].permitted &= wanted;
+    data[0].permitted &= wanted | later;
+    data[0].effective = data[0].permitted & wanted;
     data[1].effective = data[1].permitted = data[0].inheritable = data[1].inheritable = 0;
     return sys2(NR_capset, &header, data);
+}
+
+/* What init needs to read the files of a job that has artifacts. */
+static u32 collector_capability(void) {
+    return job.flags & FLAG_ARTIFACTS ? 1u << CAP_DAC_READ_SEARCH : 0;
 }
 
 /* gVisor's /dev is a tmpfs of root's without a size: a job of uid 0 could write there past its disk limit.
  * So are the folders in it: net on every release, char since 20260817. /dev/shm has its own limit by now. */
 static void keep_from_dev(u32 uid) {
     static u8 entries[4096] __attribute__((aligned(8)));
-    struct entry { u64 inode, offset; unsigned short length; u8 kind; char name[]; };
     long folder = sys4(NR_openat, AT_FDCWD, "/dev", O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
     if (folder == -ENOENT) return;
     if (folder < 0 || sys3(NR_fchown, folder, uid, uid) < 0) report_fault(FAULT_PRIVILEGES);
@@ -339,7 +353,7 @@ static void become_init_user(void) {
     for (int fd = 0; fd <= 2; fd++) sys3(NR_fchown, fd, job.uid, job.gid);
     if (sys2(NR_prctl, PR_SET_KEEPCAPS, 1) < 0) report_fault(FAULT_PRIVILEGES);
     if (sys3(NR_setresgid, uid, uid, uid) < 0 || sys3(NR_setresuid, uid, uid, uid) < 0) report_fault(FAULT_PRIVILEGES);
-    if (keep_capabilities(1u << CAP_KILL | 1u << CAP_SETUID | 1u << CAP_SETGID | 1u << CAP_SETPCAP) < 0)
+    if (keep_capabilities(1u << CAP_KILL | 1u << CAP_SETUID | 1u << CAP_SETGID | 1u << CAP_SETPCAP, collector_capability()) < 0)
         report_fault(FAULT_PRIVILEGES);
 }
 
@@ -381,7 +395,7 @@ static void drop_privileges(void) {
     if (error >= 0) error = sys3(NR_setresgid, job.gid, job.gid, job.gid);
     if (error >= 0) error = sys3(NR_setresuid, job.uid, job.uid, job.uid);
     /* A change from a uid that is not 0 keeps the capabilities: drop them explicitly. */
-    if (error >= 0) error = keep_capabilities(0);
+    if (error >= 0) error = keep_capabilities(0, 0);
     if (error < 0) fail_child('U', error, 0, 0);
 }
 
@@ -430,7 +444,7 @@ static __attribute__((noreturn)) void exec_program(void) {
     fail_child('X', worst, 1, exists);
 }
 
-__attribute__((used)) static void run_child(void) {
+__attribute__((noreturn)) static void run_program(void) {
     u64 none = 0;
     sys0(NR_setsid);
     /* Reset only the mask: the sandbox's kernel made this process with default actions, and nothing changed them. */
@@ -446,6 +460,94 @@ __attribute__((used)) static void run_child(void) {
     exec_program();
 }
 
+/* ---- the child that writes the job's files ---- */
+
+/* Opens the folder of an absolute path, makes those that are missing, and follows no link. Sets `name` to the
+ * path's last part. Changes the path. */
+static long open_folder_of(char *path, char **name, int makes_missing) {
+    long folder = sys4(NR_openat, AT_FDCWD, "/", O_PATH | O_DIRECTORY | O_CLOEXEC, 0);
+    *name = path + 1;
+    for (char *at = path + 1; folder >= 0 && *at; at++) {
+        if (*at != '/') continue;
+        *at = 0;
+        u64 flags = O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC;
+        long next = sys4(NR_openat, folder, *name, flags, 0);
+        if (next == -ENOENT && makes_missing) {
+            next = sys3(NR_mkdirat, folder, *name, 0777);
+            if (next >= 0) next = sys4(NR_openat, folder, *name, flags, 0);
+        }
+        sys1(NR_close, folder);
+        folder = next;
+        *name = at + 1;
+    }
+    return folder;
+}
+
+static __attribute__((noreturn)) void fail_files(enum fault fault) {
+    fail_child('P', -(long)fault, 0, 0);
+}
+
+static void read_file_part(void *to, u64 size) {
+    if (!read_exactly(to, size)) fail_child('Q', 0, 0, 0); /* the worker is gone, or will have no job run */
+}
+
+static long write_all(long file, const u8 *from, u64 size) {
+    for (u64 done = 0; done < size;) {
+        long written = sys3(NR_write, file, from + done, size - done);
+        if (written == -EINTR) continue;
+        if (written < 0) return written;
+        done += (u64)written;
+    }
+    return 0;
+}
+
+static long write_file(char *path, u32 mode, u64 size) {
+    char *name;
+    long folder = open_folder_of(path, &name, 1);
+    if (folder < 0) return folder;
+    /* It would wait for the reader of a fifo that an image has here. */
+    u64 flags = O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC;
+    long file = sys4(NR_openat, folder, name, flags, 0600);
+    sys1(NR_close, folder);
+    if (file < 0) return file;
+    long error = 0;
+    while (size && error >= 0) {
+        u64 part = size < CHUNK_BYTES ? size : CHUNK_BYTES;
+        read_file_part(chunk, part);
+        error = write_all(file, chunk, part);
+        size -= part;
+    }
+    if (error >= 0) error = sys2(NR_fchmod, file, mode);
+    sys1(NR_close, file);
+    return error;
+}
+
+/* Writes the files as the job's user, before there is a program that could meet this process. */
+static __attribute__((noreturn)) void receive_files(void) {
+    static char path[MAX_PATH_BYTES];
+    sys1(NR_umask, UMASK);
+    drop_privileges();
+    for (u32 index = 0;; index++) {
+        struct { u32 length, mode; u64 size; } head;
+        read_file_part(&head, sizeof head);
+        if (!head.length) break;
+        if (head.length >= MAX_PATH_BYTES) fail_files(FAULT_LENGTH);
+        read_file_part(path, head.length);
+        path[head.length] = 0;
+        if (path[0] != '/') fail_files(FAULT_LAYOUT);
+        long error = write_file(path, head.mode & 07777, head.size);
+        if (error < 0) fail_child('F', error, 1, index);
+    }
+    for (;;) sys1(NR_exit, 0);
+}
+
+static int has_files_to_receive;
+
+__attribute__((used)) static void run_child(void) {
+    if (has_files_to_receive) receive_files();
+    run_program();
+}
+
 /* clone(flags, stack) whose child calls run_child on that stack. */
 long spawn(u64 flags, void *stack);
 #if defined(__x86_64__)
@@ -459,6 +561,214 @@ __asm__(".text\nspawn:\n"
         "cbz x0, 1f\nret\n"
         "1: mov x29, #0\nbl run_child\nbrk #0\n");
 #endif
+
+/* As vfork(2): saves an address space (a fork costs a systrap sandbox 15-20 ms of CPU), and returns only when
+ * the child has ended or executes the program, or `failure` says why not. */
+static long spawn_child(void) {
+    long child = spawn(CLONE_VM | CLONE_VFORK | SIGCHLD, child_stack + sizeof child_stack);
+    if (child < 0) report_fault(FAULT_SPAWN);
+    if (failure.letter == 'Q') leave(0);
+    if (failure.letter) {
+        char letter[2] = {failure.letter, 0};
+        report_last(letter, 1 + failure.has_detail, failure.error, failure.detail);
+    }
+    return child;
+}
+
+static void take_files(void) {
+    int status;
+    if (!(job.flags & FLAG_FILES)) return;
+    has_files_to_receive = 1;
+    long child = spawn_child();
+    while (sys4(NR_wait4, child, &status, 0, 0) == -EINTR) {}
+    has_files_to_receive = 0;
+}
+
+/* ---- after the job: its files go to the worker ---- */
+
+static u32 chunk_used;
+
+static void flush(void) {
+    if (write_all(STATUS, chunk, chunk_used) < 0) leave(0);
+    chunk_used = 0;
+}
+
+static void put_bytes(const void *from, u32 size) {
+    if (size > CHUNK_BYTES - chunk_used) flush();
+    memcpy(chunk + chunk_used, from, size);
+    chunk_used += size;
+}
+
+static void read_request(void *to, u64 size) {
+    if (!read_exactly(to, size)) leave(0);
+}
+
+/* Reads a path of a request, which is absolute. */
+static char *read_path(void) {
+    static char path[MAX_PATH_BYTES];
+    u32 length;
+    read_request(&length, sizeof length);
+    if (!length || length >= MAX_PATH_BYTES) leave(0);
+    read_request(path, length);
+    path[length] = 0;
+    if (path[0] != '/') leave(0);
+    return path;
+}
+
+struct level { long folder, size, at; u32 path_length; };
+
+static u8 level_entries[MAX_DEPTH][ENTRIES_BYTES] __attribute__((aligned(8)));
+static struct level levels[MAX_DEPTH];
+static char walked[MAX_PATH_BYTES]; /* the present path below the listed folder, without a zero byte */
+
+static void put_entry(u8 kind, u32 number, u32 length) {
+    put_bytes(&kind, 1);
+    put_bytes(&number, 4);
+    put_bytes(&length, 4);
+    put_bytes(walked, length);
+}
+
+static long open_folder(long folder, const char *name) {
+    return sys4(NR_openat, folder, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC, 0);
+}
+
+/* Puts an entry's name behind the path of its folder; returns the new length, 0 if it is too long. */
+static u32 append_name(u32 length, const char *name) {
+    if (length) walked[length++] = '/';
+    for (; *name; name++) {
+        if (length == MAX_PATH_BYTES - 1) return 0;
+        walked[length++] = *name;
+    }
+    return length;
+}
+
+/* Lists what is below a folder: each entry that is no folder by its kind, and each folder that was left out
+ * with an error number. Looks at `most` entries, and goes at most `depth` folders deep. */
+static long list_folder(long root, u32 most, u32 depth) {
+    struct level *level = levels;
+    *level = (struct level){root, 0, 0, 0};
+    for (;;) {
+        u8 *entries = level_entries[level - levels];
+        if (level->at >= level->size) {
+            level->size = sys3(NR_getdents64, level->folder, entries, ENTRIES_BYTES);
+            level->at = 0;
+            if (level->size > 0) continue;
+            if (level->size < 0) put_entry('!', (u32)-level->size, level->path_length);
+            sys1(NR_close, level->folder);
+            if (level == levels) return 0;
+            level--;
+            continue;
+        }
+        struct entry *entry = (struct entry *)(entries + level->at);
+        level->at += entry->length;
+        if (is_same(entry->name, ".") || is_same(entry->name, "..")) continue;
+        if (!most--) return -E2BIG; /* the sandbox ends soon, and its descriptors with it */
+        u32 length = append_name(level->path_length, entry->name);
+        if (!length) {
+            put_entry('!', ENAMETOOLONG, level->path_length);
+        } else if (entry->kind != DT_DIR) {
+            put_entry(entry->kind, 0, length);
+        } else if ((u32)(level - levels) + 1 < depth) {
+            long folder = open_folder(level->folder, entry->name);
+            if (folder < 0)
+                put_entry('!', (u32)-folder, length);
+            else
+                *++level = (struct level){folder, 0, 0, length};
+        } else if (depth == MAX_DEPTH) {
+            put_entry('!', E2BIG, length);
+        }
+    }
+}
+
+static void answer_list(void) {
+    struct { u32 most, depth; } bounds;
+    char *name;
+    read_request(&bounds, sizeof bounds);
+    long folder = open_folder_of(read_path(), &name, 0);
+    if (folder >= 0) {
+        long root = open_folder(folder, name);
+        sys1(NR_close, folder);
+        folder = root;
+    }
+    u32 depth = bounds.depth < MAX_DEPTH ? bounds.depth : MAX_DEPTH;
+    put_entry('.', (u32)-(folder < 0 ? folder : list_folder(folder, bounds.most, depth)), 0);
+    flush();
+}
+
+/* Only a plain file is opened: to open a device or a fifo could do something. */
+static long open_file(char *path, struct statx *facts) {
+    char *name;
+    long folder = open_folder_of(path, &name, 0);
+    if (folder < 0) return folder;
+    long file = sys(NR_statx, folder, name, AT_SYMLINK_NOFOLLOW, STATX_BASIC_STATS, facts);
+    if (file >= 0 && (facts->mode & S_IFMT) != S_IFREG) file = -EINVAL;
+    if (file >= 0) file = sys4(NR_openat, folder, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0);
+    sys1(NR_close, folder);
+    if (file < 0) return file;
+    long error = sys(NR_statx, file, "", AT_EMPTY_PATH, STATX_BASIC_STATS, facts);
+    if (error >= 0 && (facts->mode & S_IFMT) != S_IFREG) error = -EINVAL;
+    if (error >= 0) return file;
+    sys1(NR_close, file);
+    return error;
+}
+
+/* Sends the bytes of a file in parts, each after its size, then a part of no bytes and an error number. */
+static void send_file(long file, u64 size) {
+    u32 error = 0;
+    while (size && !error) {
+        u32 head = sizeof(u32), room = CHUNK_BYTES - head;
+        long got = sys3(NR_read, file, chunk + head, size < room ? size : room);
+        if (got == -EINTR) continue;
+        if (got <= 0) {
+            error = got < 0 ? (u32)-got : ENODATA;
+            break;
+        }
+        *(u32 *)chunk = (u32)got;
+        chunk_used = head + (u32)got;
+        flush();
+        size -= (u64)got;
+    }
+    u32 end[2] = {0, error};
+    put_bytes(end, sizeof end);
+}
+
+static void answer_read(void) {
+    struct statx facts = {0};
+    struct { u32 error, mode; u64 size; } head = {0};
+    u64 most;
+    read_request(&most, sizeof most);
+    long file = open_file(read_path(), &facts);
+    if (file < 0) head.error = (u32)-file;
+    else if (facts.size > most) head.error = EFBIG;
+    head.mode = facts.mode & 07777;
+    head.size = facts.size;
+    put_bytes(&head, sizeof head);
+    flush();
+    if (file >= 0 && !head.error) send_file(file, facts.size);
+    flush();
+    if (file >= 0) sys1(NR_close, file);
+}
+
+/* A process that was born while the others were killed is met by the next round: its parent has to be reaped. */
+static void end_processes(void) {
+    int status;
+    do {
+        sys2(NR_kill, -1, SIGKILL);
+        while (sys4(NR_wait4, -1, &status, WNOHANG, 0) > 0) {}
+    } while (sys4(NR_wait4, -1, &status, 0, 0) != -ECHILD);
+}
+
+/* Nothing of the job is alive any more. */
+static __attribute__((noreturn)) void serve_files(void) {
+    if (keep_capabilities(collector_capability(), 0) < 0) leave(0);
+    for (;;) {
+        u8 request;
+        read_request(&request, 1);
+        if (request == 'L') answer_list();
+        else if (request == 'G') answer_read();
+        else if (request != 'T' && request != 'K') leave(0); /* those were sent before the worker knew of the end */
+    }
+}
 
 /* ---- while the job runs ---- */
 
@@ -484,7 +794,16 @@ static __attribute__((noreturn)) void report_end_of(int status) {
     put_text(&line, is_disk_full() ? " 1 " : " 0 ");
     put_number(&line, ran);
     write_line(&line);
-    leave(0);
+    if (!(job.flags & FLAG_ARTIFACTS)) leave(0);
+    end_processes();
+    serve_files();
+}
+
+/* Ends the job before its time. Its end is not its own, so it is not told. */
+static __attribute__((noreturn)) void end_job(void) {
+    end_processes();
+    report("K", 0, 0, 0);
+    serve_files();
 }
 
 /* Waits for the main process by its id each time, so that endless dying orphans cannot hide its end. */
@@ -519,6 +838,10 @@ static __attribute__((noreturn)) void supervise(long main_process, long signals)
                 sys2(NR_kill, -1, SIGTERM);
                 sys2(NR_kill, -1, SIGCONT); /* a stopped process could not act on it */
             }
+            if (got == 1 && command == 'K' && job.flags & FLAG_ARTIFACTS) {
+                reap(main_process);
+                end_job();
+            }
         }
     }
 }
@@ -538,16 +861,10 @@ __attribute__((used)) static void start(void) {
     forbid_user_namespaces();
     become_init_user();
 
-    /* As vfork(2): saves an address space (a fork costs a systrap sandbox 15-20 ms of CPU), and returns only
-     * when the program runs or `failure` says why not. */
-    long main_process = spawn(CLONE_VM | CLONE_VFORK | SIGCHLD, child_stack + sizeof child_stack);
-    if (main_process < 0) report_fault(FAULT_SPAWN);
-    if (failure.letter) {
-        char letter[2] = {failure.letter, 0};
-        report_last(letter, 1 + failure.has_detail, failure.error, failure.detail);
-    }
+    take_files();
+    long main_process = spawn_child();
     started = now_microseconds();
-    if (keep_capabilities(1u << CAP_KILL) < 0) report_fault(FAULT_PRIVILEGES);
+    if (keep_capabilities(1u << CAP_KILL, collector_capability()) < 0) report_fault(FAULT_PRIVILEGES);
     /* In /proc, the files of a process that is not dumpable belong to root, which a job of uid 0 would be. */
     sys2(NR_prctl, PR_SET_DUMPABLE, 1);
     report("S", 0, 0, 0);

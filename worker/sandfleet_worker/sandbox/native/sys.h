@@ -24,6 +24,7 @@ enum {
     NR_close_range = 436,
 };
 #define O_DIRECTORY 0200000
+#define O_NOFOLLOW 0400000
 #define AUDIT_ARCH 0xc000003eu
 
 static inline __attribute__((always_inline)) long sys5(long nr, long a, long b, long c, long d, long e) {
@@ -54,6 +55,7 @@ enum {
     NR_seccomp = 277, NR_membarrier = 283, NR_statx = 291, NR_close_range = 436,
 };
 #define O_DIRECTORY 040000
+#define O_NOFOLLOW 0100000
 #define AUDIT_ARCH 0xc00000b7u
 
 static inline __attribute__((always_inline)) long sys5(long nr, long a, long b, long c, long d, long e) {
@@ -82,10 +84,17 @@ static inline __attribute__((always_inline)) long sys5(long nr, long a, long b, 
 #define sys1(nr, a) sys(nr, a, 0, 0, 0, 0)
 #define sys0(nr) sys(nr, 0, 0, 0, 0, 0)
 
-enum { EPERM = 1, ENOENT = 2, EINTR = 4, ENOSYS = 38, EACCES = 13, ENODEV = 19, ENOTDIR = 20, EINVAL = 22, ESTALE = 116, ETIMEDOUT = 110 };
-enum { O_RDONLY = 0, O_WRONLY = 1, O_CLOEXEC = 02000000, O_PATH = 010000000 };
+enum {
+    EPERM = 1, ENOENT = 2, EINTR = 4, E2BIG = 7, ECHILD = 10, EACCES = 13, ENODEV = 19, ENOTDIR = 20, EINVAL = 22, EFBIG = 27,
+    ENAMETOOLONG = 36, ENOSYS = 38, ENODATA = 61, ETIMEDOUT = 110, ESTALE = 116,
+};
+enum {
+    O_RDONLY = 0, O_WRONLY = 1, O_CREAT = 0100, O_TRUNC = 01000, O_NONBLOCK = 04000, O_CLOEXEC = 02000000, O_PATH = 010000000,
+};
 enum { STATX_BASIC_STATS = 0x7ff };
-enum { AT_FDCWD = -100, AT_SYMLINK_NOFOLLOW = 0x100, DT_DIR = 4, F_SETFD = 2, FD_CLOEXEC = 1, F_OK = 0 };
+enum { AT_FDCWD = -100, AT_SYMLINK_NOFOLLOW = 0x100, AT_EMPTY_PATH = 0x1000 };
+enum { S_IFMT = 0170000, S_IFREG = 0100000, DT_UNKNOWN = 0, DT_DIR = 4 };
+enum { F_SETFD = 2, FD_CLOEXEC = 1, F_OK = 0 };
 enum { SIG_SETMASK = 2, SIGKILL = 9, SIGTERM = 15, SIGCHLD = 17, SIGCONT = 18, LAST_SIGNAL = 64 };
 enum { PR_SET_PDEATHSIG = 1, PR_SET_DUMPABLE = 4, PR_SET_KEEPCAPS = 8, PR_CAPBSET_READ = 23, PR_CAPBSET_DROP = 24, PR_SET_NO_NEW_PRIVS = 38 };
 
@@ -94,8 +103,9 @@ struct statx {
     u32 mask, block_size;
     u64 attributes;
     u32 links, uid, gid;
-    unsigned short mode;
-    u8 rest[226];
+    unsigned short mode, unused;
+    u64 inode, size;
+    u8 rest[208];
 };
 _Static_assert(sizeof(struct statx) == 256, "struct statx");
 

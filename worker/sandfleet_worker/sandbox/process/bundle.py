@@ -6,14 +6,14 @@ import functools
 import json
 import math
 import resource
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sandfleet_config.errors import SpecInvalid, UserInvalid
+from sandfleet_config.errors import ImageInvalid, SpecInvalid, UserInvalid
 
 from sandfleet_worker.sandbox.image.pack import HOSTNAME
 from sandfleet_worker.sandbox.policy import count_cores
-from sandfleet_worker.sandbox.process.init_job import InitJob, Rlimit, WritablePath, encode_job, exec_candidates
+from sandfleet_worker.sandbox.process.init_job import InitJob, Rlimit, WritablePath, exec_candidates
+from sandfleet_worker.sandbox.process.inputs import WORK_FOLDER
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,6 +49,7 @@ There is no bounding set: no execve gives back a capability that was dropped.
 """
 
 TMP_MODE = 0o1777
+WORK_MODE = 0o755
 HOME_MODE = 0o700
 
 
@@ -103,38 +104,15 @@ def new_capabilities(*, inherits_capabilities: bool) -> dict[str, list[str]]:
     return {"bounding": [], **capabilities, **({"inheritable": INIT_CAPABILITIES} if inherits_capabilities else {})}
 
 
-@dataclass(frozen=True)
-class PackedJob:
-    """The message that gives init its job.
-
-    With it the first word of the command, and the size of the longest argument or variable.
-    """
-
-    message: bytes
-    command: str
-    longest_argument_bytes: int
-
-
-def pack_job(job: InitJob) -> PackedJob:
-    """Return the job as a message.
-
-    Raises:
-        SpecInvalid: the job does not fit into a message.
-    """
-    try:
-        longest = max(len(item.encode(errors="surrogateescape")) for item in (*job.argv, *job.envp))
-        return PackedJob(encode_job(job), job.argv[0], longest)
-    except ValueError as error:
-        raise SpecInvalid.of(str(error)) from error
-
-
-def new_init_job(limits: Admitted, image: Image, user: ResolvedUser) -> InitJob:
+def new_init_job(limits: Admitted, image: Image, user: ResolvedUser, *, uses_work: bool = False) -> InitJob:
     """Return the job that init runs.
 
-    The image's config and the spec are joined as Docker joins them.
+    The image's config and the spec are joined as Docker joins them. A job that `uses_work` has
+    ``/work`` as a writable folder, and starts there unless its spec names another one.
 
     Raises:
         SpecInvalid: neither spec nor image names a command, or it cannot be packed.
+        ImageInvalid: the image has no folder ``/work``.
         UserInvalid: the user is root, and the host's policy does not allow that.
     """
     spec = limits.spec
@@ -145,15 +123,12 @@ def new_init_job(limits: Admitted, image: Image, user: ResolvedUser) -> InitJob:
     if not argv:
         msg = "command: the spec names no command and the image has no default one"
         raise SpecInvalid.of(msg, errors=[{"field": "command", "message": msg}])
-    home = home_of(image, user)
+    home = home_of(image, user, uses_work=uses_work)
     env = new_env(image.env, spec.env, home)
     try:
         candidates = exec_candidates(argv[0], env["PATH"])
     except ValueError as error:
         raise SpecInvalid.of(f"command: {error}", errors=[{"field": "command", "message": str(error)}]) from error
-    writable = ["/tmp", "/dev/shm"]  # noqa: S108  folders of the sandbox, not of the host
-    if spec.security.read_only_rootfs and home != "/tmp" and image.has_directory(home):  # noqa: S108
-        writable.append(home)
     return InitJob(
         candidates=candidates,
         argv=argv,
@@ -161,20 +136,37 @@ def new_init_job(limits: Admitted, image: Image, user: ResolvedUser) -> InitJob:
         uid=user.uid,
         gid=user.gid,
         groups=user.groups,
-        cwd=spec.working_dir or image.working_dir or "/",
+        cwd=spec.working_dir or (WORK_FOLDER if uses_work else image.working_dir) or "/",
         rlimits=new_rlimits(limits, user.uid),
         disk_bytes=limits.disk_bytes,
-        writable_paths=[WritablePath(path, HOME_MODE if path == home else TMP_MODE) for path in writable],
+        writable_paths=_new_writable_paths(limits, image, home, uses_work=uses_work),
         is_root_writable=not spec.security.read_only_rootfs,
     )
 
 
-def home_of(image: Image, user: ResolvedUser) -> str:
+def _new_writable_paths(limits: Admitted, image: Image, home: str, *, uses_work: bool) -> list[WritablePath]:
+    modes = {"/tmp": TMP_MODE, "/dev/shm": TMP_MODE}  # noqa: S108  folders of the sandbox, not of the host
+    if uses_work:
+        if not image.has_directory(WORK_FOLDER):
+            raise ImageInvalid.of(
+                f"image {image.name} has no folder {WORK_FOLDER} for files and artifacts, because an earlier sandfleet-worker "
+                f"packed it, or because its own {WORK_FOLDER} is no folder: add the image again (`sandfleet-worker images add`)"
+            )
+        modes[WORK_FOLDER] = WORK_MODE
+    if limits.spec.security.read_only_rootfs and image.has_directory(home):
+        modes.setdefault(home, HOME_MODE)
+    return [WritablePath(path, mode) for path, mode in modes.items()]
+
+
+def home_of(image: Image, user: ResolvedUser, *, uses_work: bool = False) -> str:
     """Return the HOME of a job: the user's own if the image has that folder, else /tmp.
 
-    So it is always writable.
+    So it is always writable. A home in ``/work`` is hidden where that is mounted: ``/work`` takes
+    its place.
     """
     home = user.home
+    if uses_work and f"{home}/".startswith(f"{WORK_FOLDER}/"):
+        return WORK_FOLDER
     is_usable = home not in {"", "/"} and not home.startswith(("/tmp/", "/dev", "/proc", "/sys"))  # noqa: S108
     return home if is_usable and image.has_directory(home) else "/tmp"  # noqa: S108
 

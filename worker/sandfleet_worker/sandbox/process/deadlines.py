@@ -14,12 +14,19 @@ if TYPE_CHECKING:
 
     from sandfleet_worker.sandbox.policy import Admitted
 
+FILES_SECONDS = 120.0
+"""How long it may take to write the job's files into a sandbox that is up."""
+STOP_SECONDS = 5.0
+"""How long init may take to end the processes of a job that was killed."""
+
 
 class Deadline(Enum):
     """What has to happen before its time."""
 
     BOOT = "boot"
     """Init reports *ready*."""
+    FILES = "files"
+    """The job's files are in the sandbox."""
     START = "start"
     """Init reports *started*, or why not."""
     SOFT = "soft"
@@ -28,6 +35,8 @@ class Deadline(Enum):
     """The program ends; after it the job is killed."""
     CALLER = "caller"
     """The instant that the caller of `RunscRunner.run` gave."""
+    STOP = "stop"
+    """Init reports that the processes of a killed job are dead."""
     END = "end"
     """The sandbox is gone, after init's report or a kill."""
 
@@ -50,6 +59,10 @@ class Deadlines:
     def drop(self, name: Deadline) -> None:
         """Remove one, if it is set."""
         self._at.pop(name, None)
+
+    def clear(self) -> None:
+        """Remove all."""
+        self._at = {}
 
     def keep_only(self, name: Deadline) -> None:
         """Remove all others."""
@@ -80,6 +93,9 @@ def new_kill(name: Deadline, platform: str, boot_seconds: float, limits: Admitte
         case Deadline.BOOT:
             message = f"platform {platform} did not boot a sandbox within {boot_seconds:g} s"
             return Kill(ErrorCode.GVISOR_NOT_AVAILABLE, message)
+        case Deadline.FILES:
+            message = f"the job's files were not in the sandbox within {FILES_SECONDS:g} s"
+            return Kill(ErrorCode.SANDBOX_CREATION_FAILED, message)
         case Deadline.START:
             message = f"the program did not start within {boot_seconds:g} s of the sandbox being up"
             return Kill(ErrorCode.SANDBOX_CREATION_FAILED, message)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -57,3 +58,7 @@ class Facts:
     longest_argument_bytes: int = 0
     """Of all arguments and variables, where the program could not be started."""
     memory_bytes: int = 0
+    disk_bytes: int = 0
+    file_paths: Sequence[str] = ()
+    """Of the files that were to be written before the program's start, in their order."""
+    file_bytes: int = 0

@@ -3,7 +3,7 @@
 Little-endian; `text` ends with a zero byte, `list(x)` is a u32 count and its items.
 
     u32 length of all that follows, at most 1 MiB
-    u32 magic "SFJ2", u32 flags (1: writable root)
+    u32 magic "SFJ2", u32 flags (1: writable root, 2: files follow, 4: artifacts are collected)
     u32 uid, u32 gid, u64 disk_bytes
     list(u32 extra gid)
     list(u32 resource, u64 soft, u64 hard)
@@ -11,8 +11,14 @@ Little-endian; `text` ends with a zero byte, `list(x)` is a u32 count and its it
     text cwd
     list(text) exec candidates, list(text) argv, list(text) envp
 
-After it single bytes: `TERMINATE`. End of file ends the sandbox at once. init_reports.py has the
-answers.
+With flag 2 the files come next, and the program starts after `END_OF_FILES`. Each is
+
+    u32 length of the path, u32 mode, u64 size in bytes
+    absolute path, without a zero byte at its end
+    the bytes
+
+After it single bytes: `TERMINATE`, and `END_PROCESSES` with flag 4. End of file ends the sandbox at
+once. init_reports.py has the answers, collection.py what follows the job's end with flag 4.
 """
 
 import itertools
@@ -25,10 +31,18 @@ from typing import Final
 TERMINATE: Final = b"T"
 """SIGTERM, then SIGCONT, to every process of the job."""
 
+END_PROCESSES: Final = b"K"
+"""SIGKILL to every process of a job with artifacts. The sandbox stays for the collection."""
+
+END_OF_FILES: Final = bytes(16)
+
 MAX_MESSAGE_BYTES: Final = 1 << 20
+MAX_FILE_PATH_BYTES: Final = 4095
 
 _MAGIC: Final = 0x324A4653
 _FLAG_WRITABLE_ROOT: Final = 1
+_FLAG_FILES: Final = 2
+_FLAG_ARTIFACTS: Final = 4
 _NO_ID: Final = 2**32 - 1
 # The sizes of init's static tables; it refuses more with ProtocolFault(Fault.LAYOUT).
 _MAX_POINTERS: Final = 1 << 17
@@ -75,6 +89,17 @@ class InitJob:
     disk_bytes: int = 0
     writable_paths: Sequence[WritablePath] = ()
     is_root_writable: bool = False
+    has_files: bool = False
+    has_artifacts: bool = False
+
+    @property
+    def flags(self) -> int:
+        """The flags of the message."""
+        return (
+            _FLAG_WRITABLE_ROOT * self.is_root_writable
+            | _FLAG_FILES * self.has_files
+            | _FLAG_ARTIFACTS * self.has_artifacts
+        )
 
 
 def encode_job(job: InitJob) -> bytes:
@@ -88,9 +113,7 @@ def encode_job(job: InitJob) -> bytes:
     try:
         body = b"".join(
             (
-                struct.pack(
-                    "<IIIIQ", _MAGIC, _FLAG_WRITABLE_ROOT * job.is_root_writable, job.uid, job.gid, job.disk_bytes
-                ),
+                struct.pack("<IIIIQ", _MAGIC, job.flags, job.uid, job.gid, job.disk_bytes),
                 _list(struct.pack("<I", group) for group in job.groups),
                 _list(struct.pack("<IQQ", limit.resource, limit.soft, limit.hard) for limit in job.rlimits),
                 _list(struct.pack("<I", path.mode) + _text(path.path) for path in job.writable_paths),
@@ -105,6 +128,21 @@ def encode_job(job: InitJob) -> bytes:
     if len(body) > MAX_MESSAGE_BYTES:
         raise ValueError(f"command and environment take {len(body)} bytes; at most {MAX_MESSAGE_BYTES} are possible")
     return struct.pack("<I", len(body)) + body
+
+
+def encode_file_head(path: str, mode: int, size: int) -> bytes:
+    """Pack what comes before the bytes of a file.
+
+    Raises:
+        ValueError: the path is too long, or `size` or `mode` is out of range.
+    """
+    data = os.fsencode(path)
+    if not data.startswith(b"/") or b"\0" in data or len(data) > MAX_FILE_PATH_BYTES:
+        raise ValueError(f"not an absolute path of at most {MAX_FILE_PATH_BYTES} bytes: {path[:200]!r}")
+    try:
+        return struct.pack("<IIQ", len(data), mode, size) + data
+    except struct.error as error:
+        raise ValueError(f"mode or size of {path[:200]!r} is out of range") from error
 
 
 def exec_candidates(command0: str, path_env: str) -> list[str]:

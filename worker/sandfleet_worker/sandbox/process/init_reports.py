@@ -9,6 +9,8 @@ C <errno>                              the working directory cannot be entered
 U <errno>                              init cannot become the job's user
 M <errno> <index>                      a writable path cannot be mounted
 L <errno> <resource>                   a resource limit cannot be set
+F <errno> <index>                      a file of the job cannot be written
+K                                      all processes of the job were ended, as the worker asked
 P <fault>                              a fault of ours, see `Fault`
 """
 
@@ -108,16 +110,32 @@ class RlimitFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class FileFailed:
+    """A file of the job cannot be written; `index` is its position in the order in which they came."""
+
+    errno: int
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Killed:
+    """All processes of the job are dead, as the worker asked. The sandbox is still there."""
+
+
+@dataclass(frozen=True, slots=True)
 class ProtocolFault:
     """`number` is a `Fault`, or 0 for a line that init does not write."""
 
     number: int
 
 
-End = Exited | Signaled | ExecFailed | ChdirFailed | UserFailed | MountFailed | RlimitFailed | ProtocolFault
-"""The reports after which init is gone."""
+SetUpFailed = ChdirFailed | UserFailed | MountFailed | RlimitFailed
+"""Init could not make what the job needs around it."""
 
-Report = Ready | Started | End
+End = Exited | Signaled | ExecFailed | SetUpFailed | FileFailed | ProtocolFault
+"""The reports after which the job is over. Init is gone, too, unless the job has artifacts."""
+
+Report = Ready | Started | Killed | End
 
 
 # The regular expression of each line, and the report that is made of its numbers.
@@ -131,6 +149,8 @@ _FORMS: Final[tuple[tuple[re.Pattern[bytes], Callable[..., Report]], ...]] = (
     (re.compile(rb"U ([0-9]{1,5})"), UserFailed),
     (re.compile(rb"M ([0-9]{1,5}) ([0-9]{1,5})"), MountFailed),
     (re.compile(rb"L ([0-9]{1,5}) ([0-9]{1,10})"), RlimitFailed),
+    (re.compile(rb"F ([0-9]{1,5}) ([0-9]{1,10})"), FileFailed),
+    (re.compile(rb"K"), Killed),
     (re.compile(rb"P ([0-9]{1,5})"), ProtocolFault),
 )
 

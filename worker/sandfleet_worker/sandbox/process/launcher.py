@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Self
 
 from sandfleet_config.errors import GVisorNotAvailable, HostResources, SandboxError
 
-from sandfleet_worker.sandbox.process.pipes import Pipes
+from sandfleet_worker.sandbox.process.pipes import PIPE_BYTES, Pipes, widen
 from sandfleet_worker.sandbox.process.runsc import NATIVE
 from sandfleet_worker.system.descriptors import HIGH_FD, RUNSC
 from sandfleet_worker.system.oom_score import SANDBOX, raise_oom_score
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from sandfleet_config.settings import RunscSettings
 
 INIT, LAUNCH = str(NATIVE / "init"), str(NATIVE / "launch")
-PIPE_BYTES = 1 << 20
 EXIT_DEADLINE_SECONDS = 10.0
 
 
@@ -78,8 +77,7 @@ class Launcher:
         for fd in kept:
             os.set_blocking(fd, False)
         for fd in (stdout_r, stderr_r):
-            with contextlib.suppress(OSError):  # it saves wake-ups: the default of 64 KiB works, too
-                fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+            widen(fd, PIPE_BYTES)
         return cls(process, pidfd, pipes, passed)
 
     def begin(self, command: Sequence[str]) -> None:

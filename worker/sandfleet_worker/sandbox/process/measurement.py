@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
+
+from sandfleet_config.outcome import StreamOutput
 
 from sandfleet_worker.sandbox.process.facts import PANIC_CHARS, Facts
 from sandfleet_worker.sandbox.process.init_reports import Exited
@@ -11,11 +13,12 @@ from sandfleet_worker.sandbox.process.runsc import read_head, read_log_errors
 from sandfleet_worker.sandbox.process.sidecars import OPAQUE_FAILURE, find_sidecar_fault
 
 if TYPE_CHECKING:
-    from sandfleet_config.outcome import StreamOutput, Usage
+    from sandfleet_config.outcome import Usage
 
     from sandfleet_worker.sandbox.cgroup.counters import Counts
     from sandfleet_worker.sandbox.policy import Admitted
-    from sandfleet_worker.sandbox.process.bundle import PackedJob
+    from sandfleet_worker.sandbox.process.artifacts import Collection
+    from sandfleet_worker.sandbox.process.packed_job import PackedJob
     from sandfleet_worker.sandbox.process.plan import Plan
     from sandfleet_worker.sandbox.process.runsc import SandboxPaths
     from sandfleet_worker.sandbox.process.supervision import Supervision
@@ -29,7 +32,7 @@ class Measurement:
 
     `create_seconds` count from the moment the sandbox got its job to the program's start, or to the
     end of a sandbox whose program never started. Then `run_seconds` is None. `enforced` names the
-    limits that were in force.
+    limits that were in force. `collection` is None where nothing was to be collected.
     """
 
     facts: Facts
@@ -43,6 +46,45 @@ class Measurement:
     enforced: frozenset[str]
     plan: Plan
     is_warm: bool
+    collection: Collection | None = None
+
+    @classmethod
+    def of(
+        cls,
+        supervision: Supervision,
+        facts: Facts,
+        plan: Plan,
+        *,
+        usage: Usage,
+        collection: Collection | None,
+        collected: float,
+        removed: float,
+        enforced: frozenset[str],
+        is_warm: bool,
+    ) -> Self:
+        """Join `facts` with the outputs and durations of a sandbox that is destroyed.
+
+        `collected` is when runsc was reaped, `removed` when the sandbox was destroyed.
+        """
+        clock = supervision.clock
+        assert clock.taken is not None  # by `Sandbox.assign`
+        ended = clock.ended or clock.gone or collected
+        run_seconds = None if clock.started is None else supervision.ran_seconds or ended - clock.started
+        return cls(
+            facts=facts,
+            stdout=supervision.outputs.stdout.to_output(),
+            # Before *started*, only runsc itself can have written there.
+            stderr=supervision.outputs.stderr.to_output() if clock.started is not None else StreamOutput(),
+            create_seconds=(clock.started or ended) - clock.taken,
+            run_seconds=run_seconds,
+            collect_seconds=collected - ended,
+            cleanup_seconds=removed - collected,
+            usage=usage,
+            enforced=enforced,
+            plan=plan,
+            is_warm=is_warm,
+            collection=collection,
+        )
 
 
 def collect_facts(
@@ -69,7 +111,7 @@ def collect_facts(
         end=supervision.end,
         counts=counts,
         is_image_overwritten=_is_image_overwritten(supervision, plan),
-        is_output_over=supervision.is_output_over,
+        is_output_over=supervision.outputs.is_over,
         runsc_exit=runsc_exit,
         runsc_log=runsc_log,
         panic=panic,
@@ -77,6 +119,9 @@ def collect_facts(
         command=job.command,
         longest_argument_bytes=job.longest_argument_bytes,
         memory_bytes=limits.memory_bytes,
+        disk_bytes=limits.disk_bytes,
+        file_paths=[file.path for file in job.transfer.files],
+        file_bytes=sum(file.size for file in job.transfer.files),
     )
 
 
@@ -95,9 +140,10 @@ def _read_logs(supervision: Supervision, plan: Plan, paths: SandboxPaths) -> tup
     The messages come from runsc's log. Where that is empty they come from stderr, as far as it was
     written before the program started.
     """
-    stderr = supervision.boot_stderr.to_output().text
-    if supervision.clock.started is None and supervision.stderr is not supervision.boot_stderr:
-        stderr += supervision.stderr.to_output().text
+    outputs = supervision.outputs
+    stderr = outputs.boot_stderr.to_output().text
+    if supervision.clock.started is None and outputs.stderr is not outputs.boot_stderr:
+        stderr += outputs.stderr.to_output().text
     text, panic = read_log_errors(paths.log) or stderr.strip()[-LOG_CHARS:], read_head(paths.panic_log)
     if OPAQUE_FAILURE in text:
         cause = find_sidecar_fault(plan.binary) or panic.strip()[:PANIC_CHARS]

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 CHUNK_BYTES = 1 << 20
+PIPE_BYTES = 1 << 20
 NAMES = ("control", "status", "stdin", "stdout", "stderr")
 
 
@@ -33,10 +40,13 @@ class Pipes:
 
 
 class Feeder:
-    """Writes `data` into a non-blocking pipe, a part whenever the pipe takes one."""
+    """Writes `data` into a non-blocking pipe, a part whenever the pipe takes one.
 
-    def __init__(self, fd: int, data: bytes) -> None:
-        self._fd, self._rest = fd, memoryview(data)
+    Then writes the parts of `more`, and asks for each only when the one before is written.
+    """
+
+    def __init__(self, fd: int, data: bytes, more: Iterator[bytes] | None = None) -> None:
+        self._fd, self._rest, self._more = fd, memoryview(data), more or iter(())
 
     def feed(self) -> bool:
         """Write as much as the pipe takes now; return whether nothing is left to write.
@@ -50,7 +60,18 @@ class Feeder:
             return False
         except BrokenPipeError:
             return True
-        return not self._rest
+        while not self._rest:
+            part = next(self._more, None)
+            if part is None:
+                return True
+            self._rest = memoryview(part)
+        return False
+
+
+def widen(fd: int, size_bytes: int) -> None:
+    """Let a pipe hold `size_bytes`. It saves wake-ups; the default of 64 KiB works, too."""
+    with contextlib.suppress(OSError):
+        fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, size_bytes)
 
 
 def read_available(fd: int, max_bytes: int) -> bytes | None:

@@ -12,9 +12,9 @@ import time
 from typing import TYPE_CHECKING, Self
 
 from sandfleet_config.errors import HostResources
-from sandfleet_config.outcome import StreamOutput
 
 from sandfleet_worker.sandbox.process.bundle import encode_config
+from sandfleet_worker.sandbox.process.collection import collect_artifacts
 from sandfleet_worker.sandbox.process.folders import remove_folder
 from sandfleet_worker.sandbox.process.idle import IdleState
 from sandfleet_worker.sandbox.process.launcher import Launcher
@@ -31,9 +31,10 @@ if TYPE_CHECKING:
 
     from sandfleet_worker.sandbox.cgroup.cgroup import SandboxCgroup
     from sandfleet_worker.sandbox.policy import Admitted
-    from sandfleet_worker.sandbox.process.bundle import PackedJob
+    from sandfleet_worker.sandbox.process.artifacts import Collection
     from sandfleet_worker.sandbox.process.cancellation import Cancellation
     from sandfleet_worker.sandbox.process.facts import Facts
+    from sandfleet_worker.sandbox.process.packed_job import PackedJob
     from sandfleet_worker.sandbox.process.plan import Plan
 
 log = logging.getLogger(__name__)
@@ -142,7 +143,11 @@ class Sandbox:
     def read_boot_failure(self) -> str:
         """Say why a spare has died: the reason of our kill, else the end of runsc's messages."""
         kill = self.supervision.kill
-        text = kill.message if kill else self.supervision.boot_stderr.to_output().text.strip()[-BOOT_FAILURE_CHARS:]
+        text = (
+            kill.message
+            if kill
+            else self.supervision.outputs.boot_stderr.to_output().text.strip()[-BOOT_FAILURE_CHARS:]
+        )
         return text or "it ended by itself"
 
     @property
@@ -194,53 +199,54 @@ class Sandbox:
         cancel: Cancellation,
         deadline: float | None = None,
         allow_start: Callable[[], None] = lambda: None,
+        *,
+        is_ok: Callable[[Facts], bool] = lambda _: True,
     ) -> Measurement:
         """Run the job to its end, destroy the sandbox, and return everything that was measured.
 
+        Before that, collect the job's artifacts. Nothing that happens meanwhile changes the facts.
+
         Args:
-            job: the message that gives init its job.
+            job: the message that gives init its job, its files and its artifacts.
             limits: the limits that `assign` has set.
             cancel: ends the job early.
             deadline: a `time.monotonic` instant at which the job is killed.
-            allow_start: called just before the job is handed over. The job does not start if it
-                raises.
+            allow_start: called just before the program starts. It does not start if this raises.
+            is_ok: whether these facts are those of a job that ended well.
         """
-        supervision, plan = self.supervision, self.plan
-        assert plan is not None  # it was booted
+        assert self.plan is not None  # it was booted
         with self:
-            supervision.run(job.message, limits, cancel, deadline, allow_start)
-            runsc_exit = self.wait_exit()
+            self.supervision.run(job, limits, cancel, deadline, allow_start)
+            facts, usage, collection = self._read_end(job, limits, cancel, is_ok)
             collected = time.monotonic()
-            counts, usage = self.cgroup.counters.read(), self.cgroup.counters.usage()
-            facts = collect_facts(
-                supervision, plan, self.paths, counts=counts, runsc_exit=runsc_exit, limits=limits, job=job
-            )
-        return self._measure(facts, usage, collected, removed=time.monotonic())
-
-    def _measure(self, facts: Facts, usage: Usage, collected: float, removed: float) -> Measurement:
-        """Join `facts` with the outputs and durations of a sandbox that is destroyed.
-
-        `collected` is when runsc was reaped, `removed` when the sandbox was destroyed.
-        """
-        supervision, clock = self.supervision, self.supervision.clock
-        assert self.plan is not None
-        assert clock.taken is not None  # by `assign`
-        ended = clock.ended or clock.gone or collected
-        run_seconds = None if clock.started is None else supervision.ran_seconds or ended - clock.started
-        return Measurement(
-            facts=facts,
-            stdout=supervision.stdout.to_output(),
-            # Before *started*, only runsc itself can have written there.
-            stderr=supervision.stderr.to_output() if clock.started is not None else StreamOutput(),
-            create_seconds=(clock.started or ended) - clock.taken,
-            run_seconds=run_seconds,
-            collect_seconds=collected - ended,
-            cleanup_seconds=removed - collected,
+        return Measurement.of(
+            self.supervision,
+            facts,
+            self.plan,
             usage=usage,
+            collection=collection,
+            collected=collected,
+            removed=time.monotonic(),
             enforced=self.enforced,
-            plan=self.plan,
             is_warm=self.is_warm,
         )
+
+    def _read_end(
+        self, job: PackedJob, limits: Admitted, cancel: Cancellation, is_ok: Callable[[Facts], bool]
+    ) -> tuple[Facts, Usage, Collection | None]:
+        """Read how the job has ended, then collect its artifacts, and reap runsc."""
+        supervision, counters = self.supervision, self.cgroup.counters
+        assert self.plan is not None
+        runsc_exit = None if supervision.is_held else self.wait_exit()
+        counts, usage = counters.read(), counters.usage()
+        facts = collect_facts(
+            supervision, self.plan, self.paths, counts=counts, runsc_exit=runsc_exit, limits=limits, job=job
+        )
+        collection = collect_artifacts(supervision, job.transfer.artifacts, facts, cancel, is_ok)
+        if supervision.is_held:
+            supervision.finish()
+            self.wait_exit()
+        return facts, usage, collection
 
     def kill(self) -> None:
         """SIGKILL all of it.

@@ -15,16 +15,18 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from sandfleet_config.codes import ErrorCode
+from sandfleet_config.codes import Category, ErrorCode
 from sandfleet_config.units import format_bytes
 
-from sandfleet_worker.sandbox.process.capture import Capture
-from sandfleet_worker.sandbox.process.deadlines import Deadline, Deadlines, new_kill
+from sandfleet_worker.sandbox.process.deadlines import FILES_SECONDS, STOP_SECONDS, Deadline, Deadlines, new_kill
 from sandfleet_worker.sandbox.process.facts import Clock, Kill
-from sandfleet_worker.sandbox.process.init_job import TERMINATE
-from sandfleet_worker.sandbox.process.init_reports import Exited, Ready, Signaled, Started, StatusParser
-from sandfleet_worker.sandbox.process.pipes import CHUNK_BYTES, Feeder, read_available
-from sandfleet_worker.sandbox.process.poller import WRITE, Poller
+from sandfleet_worker.sandbox.process.feeding import Feeding
+from sandfleet_worker.sandbox.process.init_job import END_PROCESSES, TERMINATE
+from sandfleet_worker.sandbox.process.init_reports import Exited, Killed, Ready, Signaled, Started, StatusParser
+from sandfleet_worker.sandbox.process.inputs import encode_inputs
+from sandfleet_worker.sandbox.process.outputs import Outputs
+from sandfleet_worker.sandbox.process.pipes import PIPE_BYTES, read_available, widen
+from sandfleet_worker.sandbox.process.poller import Poller
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,10 +34,10 @@ if TYPE_CHECKING:
     from sandfleet_worker.sandbox.policy import Admitted
     from sandfleet_worker.sandbox.process.cancellation import Cancellation
     from sandfleet_worker.sandbox.process.init_reports import End
+    from sandfleet_worker.sandbox.process.packed_job import PackedJob
     from sandfleet_worker.sandbox.process.pipes import Pipes
 
 STATUS_BYTES = 4096
-BOOT_OUTPUT_BYTES = 64 << 10
 END_DEADLINE_SECONDS = 10.0
 """After init's report or a kill, the sandbox has this long to vanish before its whole cgroup is
 killed (again).
@@ -60,8 +62,8 @@ class Supervision:
     kill: Kill | None = None
     timed_out: Literal["soft", "hard"] | None = None
     end: End | None = None
-    stdout: Capture = field(default_factory=lambda: Capture(BOOT_OUTPUT_BYTES, "head"))
-    stderr: Capture = field(default_factory=lambda: Capture(BOOT_OUTPUT_BYTES, "head"))
+    is_held: bool = False
+    """The job's processes are dead or die, and the sandbox waits for the collection of its files."""
 
     def __post_init__(self) -> None:
         self._poller = Poller()
@@ -71,13 +73,10 @@ class Supervision:
         self._cancel: Cancellation | None = None
         self._boot_seconds = 0.0
         self._platform = ""
-        self._is_gone = False
-        # runsc's own messages; the job's own captures take their place when it starts.
-        self.boot_stderr = self.stderr
+        self._is_gone = self._is_collected = False
         self._poller.register(self.pidfd, self._on_exit)
         self._poller.register(self.pipes.status, self._read_status)
-        self._poller.register(self.pipes.stdout, self._read_stdout)
-        self._poller.register(self.pipes.stderr, self._read_stderr)
+        self.outputs = Outputs(self.pipes, self._poller, self._on_output_over)
 
     def fileno(self) -> int:
         """Return a descriptor that is readable whenever `poll` has something to do."""
@@ -109,17 +108,6 @@ class Supervision:
         return self.end is None and self.kill is None and not self._is_gone
 
     @property
-    def is_output_over(self) -> bool:
-        """Whether a stream went past its cap in a job that asked to be killed for it.
-
-        It counts even where the job ended before our kill: which of the two came first is chance,
-        how much was written is not.
-        """
-        if self._limits is None or self._limits.spec.output.on_limit != "kill":
-            return False
-        return self.stdout.is_over or self.stderr.is_over
-
-    @property
     def ran_seconds(self) -> float | None:
         """How long the program ran by the sandbox's own clock; None where init could not say."""
         return self.end.ran_microseconds / 1e6 if isinstance(self.end, Exited | Signaled) else None
@@ -132,15 +120,16 @@ class Supervision:
 
     def run(
         self,
-        message: bytes,
+        job: PackedJob,
         limits: Admitted,
         cancel: Cancellation,
         deadline: float | None,
         allow_start: Callable[[], None] = lambda: None,
     ) -> None:
-        """Hand over the job's `message` and wait until the sandbox is gone and all output is read.
+        """Hand over `job` and wait until the sandbox is gone and all output is read.
 
-        `allow_start` is called just before; the job does not start if it raises.
+        A sandbox whose files are to be collected is held at its job's end, until `finish`.
+        `allow_start` is called just before the start; the job does not start if it raises.
         """
         self._limits, self._cancel = limits, cancel
         if deadline is not None:
@@ -148,32 +137,49 @@ class Supervision:
         self._poller.register(cancel.open_fd(), self._on_cancel)
         try:
             if self.wait_ready():
-                allow_start()
-                self._hand_over(message, limits)
-            while not self._is_gone:
+                self._hand_over(job, limits, allow_start)
+            while not self._is_gone and not self.is_held:
                 self._step()
-            self._drain()
         finally:
             self._poller.unregister(cancel.open_fd())
             cancel.close_fd()
+        if self._is_gone:
+            self.is_held = False
+            self._drain()
+
+    def finish(self) -> None:
+        """End a sandbox that is held; wait until it is gone and all output is read."""
+        self._deadlines.set_only(Deadline.END, time.monotonic() + END_DEADLINE_SECONDS)
+        self._close("status")  # what is left in it belongs to the collection
+        self.end_sandbox()
+        while not self._is_gone:
+            self._step()
+        self._drain()
 
     def close(self) -> None:
         """Close the poller; the pipes are the caller's."""
         self._poller.close()
 
-    def _hand_over(self, message: bytes, limits: Admitted) -> None:
+    def _hand_over(self, job: PackedJob, limits: Admitted, allow_start: Callable[[], None]) -> None:
         self._deadlines.keep_only(Deadline.CALLER)
-        self._deadlines.set(Deadline.START, time.monotonic() + self._boot_seconds)
-        output = limits.spec.output
-        self.stdout = Capture(limits.output_bytes, output.keep)
-        self.stderr = Capture(limits.output_bytes, output.keep)
-        self._control = Feeder(self.pipes.control, message)
-        self._poller.register(self.pipes.control, self._feed_control, WRITE)
-        if stdin := limits.spec.stdin.to_bytes():
-            self._stdin = Feeder(self.pipes.stdin, stdin)
-            self._poller.register(self.pipes.stdin, self._feed_stdin, WRITE)
+        self._is_collected = job.transfer.artifacts is not None
+        if self._is_collected:
+            widen(self.pipes.status, PIPE_BYTES)
+        self.outputs.begin(limits)
+        if job.transfer.files:
+            widen(self.pipes.control, PIPE_BYTES)
+            self._deadlines.set(Deadline.FILES, time.monotonic() + FILES_SECONDS)
+            files = encode_inputs(job.transfer.files, lambda: self._begin_start(allow_start))
         else:
-            self.pipes.close("stdin")
+            self._begin_start(allow_start)
+            files = iter(())
+        self._feeding = Feeding(self.pipes, self._poller, job.message, files, limits.spec.stdin.to_bytes())
+
+    def _begin_start(self, allow_start: Callable[[], None]) -> None:
+        """Ask whether the job may start: what is written next lets init start it."""
+        self._deadlines.drop(Deadline.FILES)
+        allow_start()
+        self._deadlines.set(Deadline.START, time.monotonic() + self._boot_seconds)
 
     def _step(self, timeout: float | None = None) -> None:
         """Wait for the next event or the next deadline, and act on it."""
@@ -185,12 +191,13 @@ class Supervision:
 
     def _on_deadline(self, name: Deadline) -> None:
         if name is Deadline.END:
-            # Killed or ended, and still there: kill the rest of it, again and again until it is
-            # gone.
+            # Killed or ended, and still there: kill it again.
             self.kill_sandbox()
             self._deadlines.set(Deadline.END, time.monotonic() + END_DEADLINE_SECONDS)
             return
         self._read_status()
+        if name is Deadline.STOP and not self.is_held:
+            self._end_all()
         if not self._is_live:
             return
         if name is Deadline.SOFT:
@@ -211,6 +218,14 @@ class Supervision:
 
     def _kill(self, kill: Kill) -> None:
         self.kill = kill
+        if self._is_collected and self.clock.started is not None and kill.code.category is not Category.HOST:
+            with contextlib.suppress(BrokenPipeError, BlockingIOError):
+                os.write(self.pipes.control, END_PROCESSES)
+                self._deadlines.set_only(Deadline.STOP, time.monotonic() + STOP_SECONDS)
+                return
+        self._end_all()
+
+    def _end_all(self) -> None:
         self._deadlines.set_only(Deadline.END, time.monotonic() + END_DEADLINE_SECONDS)
         self.kill_sandbox()
 
@@ -237,13 +252,23 @@ class Supervision:
                 case Started():
                     self.clock.started = now
                     self._start_clocks(now)
+                case Killed():
+                    self._on_end(now, is_over=False)
                 case end:
                     self.end = self.end or end
-                    self.clock.ended = self.clock.ended or now
-                    self._deadlines.set_only(Deadline.END, now + END_DEADLINE_SECONDS)
-                    # All output of the program is in the pipes: its writes were the host's. Its
-                    # background processes die now, and not some ms later when runsc tidies up.
-                    self.end_sandbox()
+                    self._on_end(now, is_over=not isinstance(end, Exited | Signaled))
+
+    def _on_end(self, now: float, *, is_over: bool) -> None:
+        """Hold a sandbox whose files are collected; end another, or one whose init `is_over`, too."""
+        self.clock.ended = self.clock.ended or now
+        if self._is_collected and not is_over:
+            self._deadlines.clear()
+            self.is_held = True
+            return
+        self._deadlines.set_only(Deadline.END, now + END_DEADLINE_SECONDS)
+        # All output of the program is in the pipes: its writes were the host's. Its background
+        # processes die now, not some ms later when runsc tidies up.
+        self.end_sandbox()
 
     def _start_clocks(self, now: float) -> None:
         limits = self._limits
@@ -253,38 +278,16 @@ class Supervision:
         self._deadlines.set(Deadline.SOFT, now + limits.timeout_seconds)
         self._deadlines.set(Deadline.HARD, now + limits.timeout_seconds + limits.grace_seconds)
 
-    def _read_stdout(self) -> None:
-        self._read_output("stdout", self.stdout)
-
-    def _read_stderr(self) -> None:
-        self._read_output("stderr", self.stderr)
-
-    def _read_output(self, name: str, capture: Capture) -> None:
-        data = read_available(getattr(self.pipes, name), CHUNK_BYTES)
-        if data is None:
-            return
-        if not data:
-            self._close(name)
-            return
-        capture.feed(data)
-        if capture.is_over and self.is_output_over and self._is_live:
-            self._read_status()
-            if self._is_live:
-                most = format_bytes(capture.max_bytes)
-                message = f"the job wrote more than {most} to {name}: raise output.max_bytes"
-                self._kill(Kill(ErrorCode.OUTPUT_LIMIT, message))
-
-    def _feed_control(self) -> None:
-        if self._control.feed():
-            self._poller.unregister(self.pipes.control)  # kept open: its end of file ends the sandbox
-
-    def _feed_stdin(self) -> None:
-        if self._stdin.feed():
-            self._close("stdin")
+    def _on_output_over(self, name: str, max_bytes: int) -> None:
+        self._read_status()
+        if self._is_live:
+            message = f"the job wrote more than {format_bytes(max_bytes)} to {name}: raise output.max_bytes"
+            self._kill(Kill(ErrorCode.OUTPUT_LIMIT, message))
 
     def _close(self, name: str) -> None:
-        self._poller.unregister(getattr(self.pipes, name))
-        self.pipes.close(name)
+        if (fd := getattr(self.pipes, name)) >= 0:
+            self._poller.unregister(fd)
+            self.pipes.close(name)
 
     def _drain(self) -> None:
         """Read the rest of the pipes after the sandbox is gone; their other ends died with it."""

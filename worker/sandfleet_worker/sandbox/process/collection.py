@@ -1,0 +1,241 @@
+"""Collect the files that a job's patterns name, within bounds, from a sandbox whose job has ended."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import unicodedata
+from typing import TYPE_CHECKING, Final
+
+from sandfleet_config.errors import SandboxError
+from sandfleet_config.units import format_bytes
+
+from sandfleet_worker.sandbox.process.artifacts import CollectedFile, Collection
+from sandfleet_worker.sandbox.process.collect_channel import (
+    LEFT_OUT,
+    REGULAR,
+    UNKNOWN,
+    CollectChannel,
+    CollectionBrokenError,
+)
+from sandfleet_worker.sandbox.process.inputs import WORK_FOLDER
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from sandfleet_worker.sandbox.process.artifacts import ArtifactPattern, ArtifactRequest
+    from sandfleet_worker.sandbox.process.cancellation import Cancellation
+    from sandfleet_worker.sandbox.process.collect_channel import Entry
+    from sandfleet_worker.sandbox.process.facts import Facts
+    from sandfleet_worker.sandbox.process.globs import Glob
+    from sandfleet_worker.sandbox.process.supervision import Supervision
+
+log = logging.getLogger(__name__)
+
+MAX_DEPTH: Final = 64
+"""The deepest folder that init lists, counted from the first one that it opens."""
+GONE: Final = "the sandbox had gone with the job, and its files with it"
+GONE_FOR_MEMORY: Final = f"{GONE}: it ran out of memory"
+SHOWN_LOSSES: Final = 5
+SHOWN_CHARS: Final = 100
+ENTRIES_BETWEEN_CHECKS: Final = 64
+_KINDS: Final = {1: "a fifo", 2: "a device", 6: "a device", 10: "a symbolic link", 12: "a socket"}
+_BIDI: Final = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+_UNSAFE_CATEGORIES: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
+
+
+class Losses:
+    """Why files that were asked for did not come: the first ones in full, then their number."""
+
+    def __init__(self) -> None:
+        self._shown: list[str] = []
+        self._count = 0
+
+    def note(self, path: str, why: str) -> None:
+        """Note the loss of one file, or of all with an empty path."""
+        self._count += 1
+        if len(self._shown) < SHOWN_LOSSES:
+            self._shown.append(f"{_show(path)}: {why}" if path else why)
+
+    def to_text(self) -> str:
+        """Return one sentence, empty if nothing was lost."""
+        more = self._count - len(self._shown)
+        return "; ".join([*self._shown, *([f"and {more} more"] if more else [])])
+
+
+def _show(path: str) -> str:
+    cut = path if len(path) <= SHOWN_CHARS else f"{path[:SHOWN_CHARS]}..."
+    return cut if is_plain_name(cut) else ascii(cut)
+
+
+def is_plain_name(path: str) -> bool:
+    """Whether a path is UTF-8 text without control characters and without marks that turn text around.
+
+    Such names could forge lines of a terminal or a log wherever the outcome is shown.
+    """
+    return not any(char in _BIDI or unicodedata.category(char) in _UNSAFE_CATEGORIES for char in path)
+
+
+def collect_artifacts(
+    supervision: Supervision,
+    request: ArtifactRequest | None,
+    facts: Facts,
+    cancel: Cancellation,
+    is_ok: Callable[[Facts], bool],
+) -> Collection | None:
+    """Collect what `request` asks for after such an end, if the sandbox is held for it; never raise.
+
+    Return None if nothing was asked for.
+    """
+    if request is None:
+        return None
+    patterns = request.select(is_ok=is_ok(facts))
+    if not patterns or not facts.is_started:
+        return Collection()
+    if not supervision.is_held:
+        return Collection(lost=GONE_FOR_MEMORY if facts.counts.oom_kills else GONE)
+    channel = CollectChannel(supervision.pipes, cancel, request.limits.seconds)
+    try:
+        return collect(channel, request, patterns)
+    except Exception:
+        # The job has ended, and how it ended is known: no fault of ours may change that.
+        log.exception("cannot collect a job's files", extra={"action": "collection_failed"})
+        return Collection(lost="a fault in sandfleet itself: see the worker's log")
+    finally:
+        channel.close()
+
+
+def collect(channel: CollectChannel, request: ArtifactRequest, patterns: Sequence[ArtifactPattern]) -> Collection:
+    """Give the sink of `request` all files that `patterns` name, in the order of their paths."""
+    losses = Losses()
+    files: list[CollectedFile] = []
+    wanted: dict[str, int] = {}
+    try:
+        wanted = _find(channel, request, patterns, losses)
+        _fetch(channel, request, wanted, losses, files)
+    except CollectionBrokenError as error:
+        losses.note("", str(error))
+    except SandboxError as error:
+        losses.note("", error.message)
+    except OSError as error:
+        losses.note("", f"the worker's host cannot keep them: {error.strerror}")
+    text = losses.to_text()
+    if text and len(files) < len(wanted):
+        text = f"{len(files)} of {len(wanted)} files were collected: {text}"
+    return Collection(tuple(files), text)
+
+
+def _find(
+    channel: CollectChannel, request: ArtifactRequest, patterns: Sequence[ArtifactPattern], losses: Losses
+) -> dict[str, int]:
+    """Return the paths of the plain files that a pattern names, sorted, with the most bytes of each."""
+    folders: dict[str, list[tuple[Glob, int]]] = {}
+    for pattern in patterns:
+        glob = pattern.compile()
+        most = min(pattern.max_bytes or request.limits.max_file_bytes, request.limits.max_file_bytes)
+        folders.setdefault(glob.folder, []).append((glob, most))
+    found: dict[str, int] = {}
+    noted: set[str] = set()
+    left = request.limits.max_entries
+    for folder, globs in folders.items():
+        for entry in _list(channel, folder, globs, left):
+            left -= 1
+            if left % ENTRIES_BETWEEN_CHECKS == 0:
+                channel.check()
+            path = "/".join(filter(None, (folder, os.fsdecode(entry.path))))
+            why, allowed = _judge(entry, path, globs, request.limits.max_entries)
+            if why and path not in noted:
+                noted.add(path)
+                losses.note(path or WORK_FOLDER, why)
+            elif allowed is not None:
+                found[path] = max(allowed, found.get(path, 0))
+    return dict(sorted(found.items()))
+
+
+def _list(channel: CollectChannel, folder: str, globs: Sequence[tuple[Glob, int]], most: int) -> Iterator[Entry]:
+    depths = [glob.depth for glob, _ in globs]
+    depth = MAX_DEPTH if None in depths else max(number or 0 for number in depths)
+    return channel.list(f"{WORK_FOLDER}/{folder}".rstrip("/"), max(0, most), depth)
+
+
+def _judge(entry: Entry, path: str, globs: Sequence[tuple[Glob, int]], max_entries: int) -> tuple[str, int | None]:
+    """Return why an entry that is asked for cannot come, or the most bytes that it may have.
+
+    Neither of them if no pattern names it.
+    """
+    if entry.kind == LEFT_OUT:
+        return _explain_left_out(entry, max_entries), None
+    allowed = [most for glob, most in globs if glob.matches(path)]
+    if not allowed:
+        return "", None
+    if entry.kind not in {REGULAR, UNKNOWN}:
+        return f"{_KINDS.get(entry.kind, 'no plain file')} is never collected", None
+    if not is_plain_name(path):
+        return "its name has control characters, or is not UTF-8: choose another name", None
+    return "", max(allowed)
+
+
+def _explain_left_out(entry: Entry, max_entries: int) -> str:
+    """Return why a folder was not listed; empty if it is not there, as of a job that wrote nothing."""
+    if entry.errno == errno.E2BIG and not entry.path:
+        return f"there are more than {max_entries} files and folders; the others were not looked at"
+    if entry.errno == errno.E2BIG:
+        return f"folders are searched {MAX_DEPTH} deep; those below were not looked at"
+    if not entry.path and entry.errno in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}:
+        return ""
+    return f"cannot be searched: {os.strerror(entry.errno)}"
+
+
+def _fetch(
+    channel: CollectChannel,
+    request: ArtifactRequest,
+    wanted: dict[str, int],
+    losses: Losses,
+    files: list[CollectedFile],
+) -> None:
+    """Give the sink each of the `wanted` files, and add it to `files` once the sink has it."""
+    limits = request.limits
+    files_left, bytes_left = limits.max_files, limits.max_total_bytes
+    for path, most in wanted.items():
+        if not files_left:
+            losses.note("", f"at most {limits.max_files} files are collected")
+            return
+        head = channel.open(f"{WORK_FOLDER}/{path}", min(most, bytes_left))
+        if head.errno == errno.EFBIG:
+            bound = f"than {format_bytes(most)}" if head.size > most else _sum_of(limits.max_total_bytes)
+            losses.note(path, f"has {format_bytes(head.size)}, more {bound}")
+        elif head.errno:
+            losses.note(path, os.strerror(head.errno))
+        elif not (failure := _copy(channel, request, path, head.size, head.mode)):
+            files.append(CollectedFile(path, head.size, head.mode))
+            files_left, bytes_left = files_left - 1, bytes_left - head.size
+        else:
+            losses.note(path, failure)
+
+
+def _sum_of(max_bytes: int) -> str:
+    return f"than is left of {format_bytes(max_bytes)} for all files"
+
+
+def _copy(channel: CollectChannel, request: ArtifactRequest, path: str, size: int, mode: int) -> str:
+    """Give one file to the sink; return why it could not be read."""
+    sink = request.sink
+    sink.begin(path, size, mode)
+    is_whole = False
+    try:
+        parts = channel.read()
+        while True:
+            try:
+                part = next(parts, None)
+            except OSError as error:  # of the file, not of the sink
+                return error.strerror or "cannot be read"
+            if part is None:
+                break
+            sink.write(part)
+        sink.end()
+        is_whole = True
+    finally:
+        if not is_whole:
+            sink.drop()
+    return ""

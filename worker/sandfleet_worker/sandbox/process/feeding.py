@@ -1,0 +1,41 @@
+"""Write what a job gets through the pipes of its sandbox: its message, its files, its stdin."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sandfleet_worker.sandbox.process.pipes import Feeder
+from sandfleet_worker.sandbox.process.poller import WRITE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sandfleet_worker.sandbox.process.pipes import Pipes
+    from sandfleet_worker.sandbox.process.poller import Poller
+
+
+class Feeding:
+    """Feeds the pipes of one sandbox whenever they take something.
+
+    `files` follow the message on the control pipe, and are asked for part by part.
+    """
+
+    def __init__(self, pipes: Pipes, poller: Poller, message: bytes, files: Iterator[bytes], stdin: bytes) -> None:
+        self._pipes, self._poller = pipes, poller
+        self._control = Feeder(pipes.control, message, files)
+        poller.register(pipes.control, self._feed_control, WRITE)
+        self._stdin = Feeder(pipes.stdin, stdin)
+        if stdin:
+            poller.register(pipes.stdin, self._feed_stdin, WRITE)
+        else:
+            pipes.close("stdin")
+
+    def _feed_control(self) -> None:
+        if self._control.feed():
+            # Kept open: its end of file ends the sandbox.
+            self._poller.unregister(self._pipes.control)
+
+    def _feed_stdin(self) -> None:
+        if self._stdin.feed():
+            self._poller.unregister(self._pipes.stdin)
+            self._pipes.close("stdin")

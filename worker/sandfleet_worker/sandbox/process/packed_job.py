@@ -1,0 +1,82 @@
+"""A job as a sandbox gets it: init's message, the files that follow, and what is collected at the end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+from sandfleet_config.errors import SpecInvalid
+
+from sandfleet_worker.sandbox.process.bundle import new_init_job
+from sandfleet_worker.sandbox.process.init_job import encode_job
+from sandfleet_worker.sandbox.process.inputs import check_inputs
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sandfleet_worker.sandbox.image.image import Image
+    from sandfleet_worker.sandbox.image.users import ResolvedUser
+    from sandfleet_worker.sandbox.policy import Admitted
+    from sandfleet_worker.sandbox.process.artifacts import ArtifactRequest
+    from sandfleet_worker.sandbox.process.init_job import InitJob
+    from sandfleet_worker.sandbox.process.inputs import InputFile
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """The files that enter a job's sandbox before its start, and those that leave it after its end."""
+
+    files: Sequence[InputFile] = ()
+    artifacts: ArtifactRequest | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the job needs no folder ``/work``."""
+        return not self.files and self.artifacts is None
+
+
+NO_TRANSFER: Final = Transfer()
+
+
+@dataclass(frozen=True)
+class PackedJob:
+    """The message that gives init its job.
+
+    With it the first word of the command, the size of the longest argument or variable, and what is
+    transferred.
+    """
+
+    message: bytes
+    command: str
+    longest_argument_bytes: int
+    transfer: Transfer = NO_TRANSFER
+
+
+def pack_job(job: InitJob, transfer: Transfer = NO_TRANSFER) -> PackedJob:
+    """Return the job as a message.
+
+    Raises:
+        SpecInvalid: the job does not fit into a message.
+    """
+    try:
+        longest = max(len(item.encode(errors="surrogateescape")) for item in (*job.argv, *job.envp))
+        return PackedJob(encode_job(job), job.argv[0], longest, transfer)
+    except ValueError as error:
+        raise SpecInvalid.of(str(error)) from error
+
+
+def pack_spec(limits: Admitted, image: Image, user: ResolvedUser, transfer: Transfer) -> PackedJob:
+    """Return the job of an admitted spec, with its files and artifacts.
+
+    Raises:
+        SandboxError: `new_init_job` refuses it; ``SpecInvalid`` for files and artifacts that cannot
+            be used.
+    """
+    if transfer.is_empty:
+        return pack_job(new_init_job(limits, image, user))
+    job = new_init_job(limits, image, user, uses_work=True)
+    check_inputs(transfer.files, job, limits)
+    if transfer.artifacts is not None:
+        transfer.artifacts.check()
+    flagged = replace(job, has_files=bool(transfer.files), has_artifacts=transfer.artifacts is not None)
+    return pack_job(flagged, transfer)
