@@ -24,7 +24,7 @@ from sandfleet_config.bounds import (
 from sandfleet_config.fields import Bytes, LabelKey, LabelValue
 from sandfleet_config.queues import DEFAULT_QUEUE, check_queue
 from sandfleet_config.section import NameList, Section, split_list
-from sandfleet_config.store_settings import REDIS_URL, StoreSettings
+from sandfleet_config.store_settings import REDIS_URL, FilesSettings, StoreSettings
 from sandfleet_config.wire import MAX_SPEC_BYTES
 
 if TYPE_CHECKING:
@@ -107,6 +107,12 @@ class PolicySettings(Section):
     grace_seconds: float = Field(default=60.0, ge=0, description="Ceiling of `grace`.")
     output_bytes: Bytes = Field(
         default=1 << 20, gt=0, description="Ceiling of `output.max_bytes`; outcomes are kept in Redis."
+    )
+    artifact_files: int = Field(default=1000, gt=0, description="Files that one job may leave as artifacts.")
+    artifact_bytes: Bytes = Field(default=64 << 20, gt=0, description="Ceiling of one artifact.")
+    artifacts_bytes: Bytes = Field(default=256 << 20, gt=0, description="Bytes of all artifacts of one job.")
+    stored_output_bytes: Bytes = Field(
+        default=64 << 20, gt=0, description="Bytes of one stream that `output.store` keeps in the store."
     )
     images: NameList = Field(default=("*",), description="Allowed images: glob patterns of names or digests.")
     platforms: NameList = Field(default=(), description="Platforms a spec may name beside the host's.")
@@ -215,6 +221,7 @@ class HostSettings(BaseSettings):
     images: ImagesSettings = ImagesSettings()
     warm: WarmSettings = Field(default_factory=WarmSettings)
     policy: PolicySettings = PolicySettings()
+    files: FilesSettings = FilesSettings()
     allow_unenforced: Annotated[frozenset[LimitName], NoDecode, BeforeValidator(split_list)] = Field(
         default=frozenset(),
         description="Limits that may go unenforced where the host cannot hold them: any of memory,cpu,pids,disk.",

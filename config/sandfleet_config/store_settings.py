@@ -1,7 +1,8 @@
-"""The settings of the store, which producers and workers share."""
+"""The settings of the store, which producers and workers share, and of a host's own copies of its files."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -13,6 +14,21 @@ from sandfleet_config.section import Section
 SCHEMES: Final = ("file", "s3", "redis", "az", "gs")
 REDIS_URL: Final = "redis:"
 """The URL of the store in the fleet's own Redis."""
+
+
+class FilesSettings(Section):
+    """The files of jobs on this host's disk: inputs that the store has, and what the store does not have yet."""
+
+    cache_dir: Path = Field(
+        default=Path("/var/lib/sandfleet/files"), description="Objects of the store that jobs of this host have used."
+    )
+    cache_bytes: Bytes = Field(
+        default=10 << 30, gt=0, description="All of them together; those that were not used for the longest time go."
+    )
+    spool_dir: Path = Field(
+        default=Path("/var/lib/sandfleet/spool"), description="Files that jobs have left, until the store has them."
+    )
+    spool_bytes: Bytes = Field(default=4 << 30, gt=0, description="All of them together, of one worker.")
 
 
 class StoreSettings(Section):

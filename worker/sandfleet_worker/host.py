@@ -13,6 +13,7 @@ from redis.retry import Retry
 from sandfleet_worker.delivery.host_slots import HostSlots
 from sandfleet_worker.delivery.identity import Identity
 from sandfleet_worker.delivery.intake import TIMEOUT_SECONDS, Intake
+from sandfleet_worker.files.host_files import HostFiles
 from sandfleet_worker.host_facts import HostAbilities
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from sandfleet_worker.sandbox.memory_budget import MemoryBudget
     from sandfleet_worker.sandbox.policy import Admitted
     from sandfleet_worker.sandbox.process.cancellation import Cancellation
+    from sandfleet_worker.sandbox.process.packed_job import Transfer
     from sandfleet_worker.sandbox.start_hooks import StartHooks
 
 CONNECT_SECONDS = 5.0
@@ -38,8 +40,12 @@ class Runner(Protocol):
         """Keep fewer spares, so that jobs have `lacking_bytes` more; return the memory budget then."""
         ...
 
-    def execute(self, limits: Admitted, *, cancel: Cancellation | None = None, hooks: StartHooks) -> Ending:
+    def execute(
+        self, limits: Admitted, *, cancel: Cancellation | None = None, hooks: StartHooks, transfer: Transfer
+    ) -> Ending:
         """Run the job to its end; `hooks` are called when it waits and when it starts.
+
+        `transfer` are its files.
 
         Raises:
             SandboxError: something failed before the program started.
@@ -61,6 +67,7 @@ class Host:
     identity: Identity
     intake: Intake
     abilities: HostAbilities
+    files: HostFiles
 
     @classmethod
     def open(cls, settings: WorkerSettings, runner: Runner) -> Self:
@@ -68,6 +75,7 @@ class Host:
 
         Raises:
             redis.RedisError: Redis is not there.
+            SettingsInvalid: the store of the settings cannot be used here.
         """
         identity = Identity.new(socket.gethostname())
         memory = runner.memory
@@ -78,15 +86,17 @@ class Host:
             settings, identity, slots, lambda seconds: connect(settings, seconds), read_facts=abilities.read
         )
         try:
+            files = HostFiles(settings, connect(settings), intake.pause)
             intake.open()
         except BaseException:
             slots.close()
             raise
-        return cls(settings=settings, runner=runner, slots=slots, identity=identity, intake=intake, abilities=abilities)
+        return cls(settings, runner, slots, identity, intake, abilities, files)
 
     def close(self) -> None:
         """End the lease and leave the host's slots."""
         self.intake.close()
+        self.files.close()
         self.slots.close()
 
     @property

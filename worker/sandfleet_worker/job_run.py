@@ -18,6 +18,7 @@ from sandfleet_worker.delivery.claim import Flag
 from sandfleet_worker.delivery.settlement import Finish, GiveBack, PutBack, Release, Retry
 from sandfleet_worker.job_start import JobStart
 from sandfleet_worker.sandbox.policy import admit
+from sandfleet_worker.sandbox.process.packed_job import NO_TRANSFER
 
 if TYPE_CHECKING:
     from sandfleet_config.spec import SandboxSpec
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from sandfleet_worker.delivery.claim import Claim
     from sandfleet_worker.delivery.read_message import JobMessage
     from sandfleet_worker.delivery.settlement import Settlement
+    from sandfleet_worker.files.host_files import JobFiles
     from sandfleet_worker.host import Host
     from sandfleet_worker.job_handle import JobHandle
     from sandfleet_worker.sandbox.policy import Admitted
@@ -48,6 +50,7 @@ class JobRun:
         self._facts: dict[str, Any] = {"host": host.name}
         self._faults: list[dict[str, str]] = []
         self._lacks = ""
+        self._files: JobFiles | None = None
 
     @property
     def claim(self) -> Claim:
@@ -63,7 +66,13 @@ class JobRun:
             limits = self._admit(request.spec).shortened(self._job.soft_seconds, self._job.hard_seconds)
             self._job.cancellation.raise_if_set()
             queued = self._count_queued()
-            ending = self._host.runner.execute(limits, cancel=self._job.cancellation, hooks=self._start)
+            self._files = self._host.files.prepare(request.spec, self._job.cancellation, self._start)
+            transfer = self._files.transfer if self._files else NO_TRANSFER
+            ending = self._host.runner.execute(
+                limits, cancel=self._job.cancellation, hooks=self._start, transfer=transfer
+            )
+            if self._files:
+                self._files.collection = ending.collection
             self._note_failed_wait()
             attempts = self.claim.end_attempts(ending.verdict.code)
             self._has_crashed = ending.verdict.is_crash
@@ -78,6 +87,17 @@ class JobRun:
             log.exception("job %s met a fault of ours", self._job.job_id, extra=extra)
             text = f"a fault in sandfleet itself: see the log of worker {self._host.worker}"
             return self._end(ErrorCode.INTERNAL, text)
+
+    def store_files(self, settlement: Settlement) -> Settlement:
+        """Upload what a job left that ends now, and say in its outcome where it is."""
+        if self._files is None or not isinstance(settlement, Finish):
+            return settlement
+        return replace(settlement, outcome=self._files.deliver(settlement.outcome))
+
+    def close(self) -> None:
+        """Remove the job's files from this host's disk."""
+        if self._files is not None:
+            self._files.close()
 
     def decide(self, outcome: Outcome) -> Settlement:
         """Return how the claim ends after `outcome`: with it, or with another attempt here or on another host."""

@@ -6,6 +6,7 @@ settle its claim in Redis, and return its end to Celery.
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 from celery import Task
@@ -74,10 +75,10 @@ class RunTask(Task):  # type: ignore[type-arg]  # generic in the stubs only
         claim = intake.held_claims.find(job.claim_id)
         if claim is None:
             raise Fenced(f"job {job.job_id} is not held here")
-        run = JobRun(self.host, job, job_message, claim)
-        outcome = run.execute()
-        intake.held_claims.free_slot(run.claim)  # the sandbox is gone, and Redis may let the end wait
-        settlement = run.decide(outcome)
+        with closing(JobRun(self.host, job, job_message, claim)) as run:
+            outcome = run.execute()
+            intake.held_claims.free_slot(run.claim)  # the sandbox is gone, and Redis may let the end wait
+            settlement = run.store_files(run.decide(outcome))
         if not intake.settle(run.claim, settlement):
             raise Fenced(f"job {job.job_id} was taken over")
         if not isinstance(settlement, Finish):

@@ -32,6 +32,8 @@ from sandfleet_worker.delivery.envelope import open_message
 from sandfleet_worker.delivery.read_message import read_message
 from sandfleet_worker.delivery.settlement import FailedAttempt, PutBack
 from sandfleet_worker.delivery.worker_exit import RELEASE_SECONDS
+from sandfleet_worker.sandbox.process.artifacts import COLLECT_SECONDS
+from sandfleet_worker.sandbox.process.deadlines import FILES_SECONDS
 from sandfleet_worker.system.supervised_thread import Backoff
 from sandfleet_worker.tasks import run_task
 
@@ -184,7 +186,9 @@ class SandboxConsumer(Consumer):
         """Return the seconds within which the job's sandbox must be gone: its limits, its wait to boot, and a wide margin."""
         settings, seconds = self._settings, OVERDUE_SECONDS
         if job_message.request is not None:
-            seconds += job_message.request.spec.timeout_seconds + job_message.request.spec.grace
+            spec = job_message.request.spec
+            seconds += spec.timeout_seconds + spec.grace
+            seconds += (FILES_SECONDS if spec.files else 0) + (COLLECT_SECONDS if spec.artifacts else 0)
         # Those that boot before it may each use up a boot deadline; then come its own two, of the sandbox and of the program.
         return seconds + (settings.concurrency + 2) * settings.runsc.boot_deadline_seconds
 

@@ -248,6 +248,10 @@ class Intake:
             log.warning(text, claim.job_id, extra=extra | {"action": "fenced"})
         return is_ours
 
+    def pause(self, seconds: float) -> bool:
+        """Wait for so many seconds; return True at once after `give_up`."""
+        return self._given_up.wait(seconds)
+
     def _pause_claimer(self, seconds: float) -> bool:
         return self._given_up.is_set() or self.claimer.pause_for(seconds)
 

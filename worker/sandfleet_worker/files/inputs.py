@@ -53,7 +53,9 @@ class InputFetcher:
             HostResources: the objects do not fit on this host.
             SandboxError: the job was cancelled meanwhile.
         """
-        wanted = [sha256 for sha256 in dict.fromkeys([*(file.sha256 for file in spec.files), spec.stdin.sha256]) if sha256]
+        wanted = [
+            sha256 for sha256 in dict.fromkeys([*(file.sha256 for file in spec.files), spec.stdin.sha256]) if sha256
+        ]
         if not spec.files and not wanted:
             return NO_INPUTS
         sizes = {sha256: size for sha256 in wanted if (size := self._cache.find(sha256)) is not None}
@@ -102,9 +104,14 @@ def _check_sizes(spec: SandboxSpec, sizes: dict[str, int]) -> None:
     Raises:
         SpecInvalid: names each file.
     """
-    told = [(file.path, file.sha256, file.size) for file in spec.files] + [("stdin", spec.stdin.sha256, spec.stdin.size)]
+    told = [(file.path, file.sha256, file.size) for file in spec.files] + [
+        ("stdin", spec.stdin.sha256, spec.stdin.size)
+    ]
     faults = [
-        {"field": "stdin" if path == "stdin" else "files", "message": f"{path}: the size is {sizes[sha256]} bytes, not {size}"}
+        {
+            "field": "stdin" if path == "stdin" else "files",
+            "message": f"{path}: the size is {sizes[sha256]} bytes, not {size}",
+        }
         for path, sha256, size in told
         if sha256 and size is not None and size != sizes[sha256]
     ]

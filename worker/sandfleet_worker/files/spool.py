@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final
 
-from sandfleet_config.errors import HostResources
+from sandfleet_config.errors import HostResources, SandboxError
 from sandfleet_config.units import format_bytes
 
 if TYPE_CHECKING:
@@ -91,6 +91,7 @@ class JobSpool:
         self._spool, self._folder = spool, folder
         self._used = 0
         self._open: _OpenFile | None = None
+        self._numbers = itertools.count()
         self.files: list[SpooledFile] = []
 
     def __enter__(self) -> Self:
@@ -143,9 +144,72 @@ class JobSpool:
         file.place.unlink(missing_ok=True)
         self._give_back(file.taken)
 
+    def open_stream(self, max_bytes: int) -> _OpenFile:
+        """Open a file for an output stream, with room for `max_bytes`.
+
+        Raises:
+            HostResources: the spool has no room for it.
+            OSError: the disk has none.
+        """
+        self._spool.take(max_bytes)
+        self._used += max_bytes
+        place = self._folder / f"stream-{next(self._numbers)}"
+        return _OpenFile("", 0, max_bytes, place, place.open("wb"))
+
+    def close_stream(self, file: _OpenFile, name: str) -> SpooledFile:
+        """Close a file of `open_stream`, and give back the room that it does not use."""
+        file.file.close()
+        self._give_back(file.taken - file.size)
+        return SpooledFile(name, file.size, 0o644, file.digest.hexdigest(), file.place)
+
     def _give_back(self, size: int) -> None:
         self._used -= size
         self._spool.give_back(size)
+
+
+class StreamSpool:
+    """The whole bytes of one output stream, once it goes past the bytes that its outcome keeps.
+
+    At most `max_bytes` are kept. Neither method raises: the program's end does not depend on it.
+    """
+
+    def __init__(self, job: JobSpool, kept_bytes: int, max_bytes: int) -> None:
+        self._job, self._kept_bytes, self._max_bytes = job, kept_bytes, max_bytes
+        self._head = bytearray()
+        self._file: _OpenFile | None = None
+        self._total = 0
+        self._failure = ""
+
+    def write(self, data: bytes) -> None:
+        """Take the next bytes of the stream."""
+        self._total += len(data)
+        if self._failure:
+            return
+        if self._file is None:
+            self._head += data
+            if len(self._head) <= self._kept_bytes:
+                return
+            data, self._head = bytes(self._head), bytearray()
+        try:
+            self._file = self._file or self._job.open_stream(self._max_bytes)
+            self._file.write(data[: self._max_bytes - self._file.size])
+        except SandboxError as error:
+            self._failure = error.message
+        except OSError as error:
+            self._failure = f"this host cannot keep it: {error.strerror}"
+
+    def finish(self, name: str) -> tuple[SpooledFile | None, str]:
+        """Return the stream's file, and what is missing of it; no file if the outcome has all of it."""
+        file, self._file = self._file, None
+        if file is None:
+            return None, self._failure
+        done = self._job.close_stream(file, name)
+        if self._failure:
+            return None, self._failure
+        if self._total > done.size:
+            most = format_bytes(self._max_bytes)
+            return done, f"only its first {most} of {format_bytes(self._total)} (SANDFLEET_POLICY__STORED_OUTPUT_BYTES)"
+        return done, ""
 
 
 class _OpenFile:

@@ -13,7 +13,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from sandfleet_config.errors import SecurityViolation, SpecInvalid
-from sandfleet_config.units import CPU_PERIOD_MICROSECONDS, format_limit
+from sandfleet_config.units import CPU_PERIOD_MICROSECONDS, format_bytes, format_limit
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -59,7 +59,7 @@ def admit(spec: SandboxSpec, host: HostSettings) -> Admitted:
     """
     if violations := list(_violations(spec, host)):
         raise SecurityViolation.of(_join(violations), errors=violations)
-    if faults := [*_not_built(spec), *_above_ceiling(spec, host.policy)]:
+    if faults := [*_not_built(spec), *_above_ceiling(spec, host.policy), *_large_artifacts(spec, host.policy)]:
         raise SpecInvalid.of(_join(faults), errors=faults)
     policy, requested = host.policy, spec.resources
     return Admitted(
@@ -102,14 +102,8 @@ def _violations(spec: SandboxSpec, host: HostSettings) -> Iterator[dict[str, str
 
 def _not_built(spec: SandboxSpec) -> Iterator[dict[str, str]]:
     """Yield the fields of contract 4 that no host can fulfil yet."""
-    asked = {
-        "files": spec.files,
-        "datasets": spec.datasets,
-        "artifacts": spec.artifacts,
-        "stdin.sha256": spec.stdin.sha256,
-        "output.store": spec.output.store,
-    }
-    yield from (_fault(field, "this release cannot do it yet") for field, value in asked.items() if value)
+    if spec.datasets:
+        yield _fault("datasets", "this release cannot do it yet")
 
 
 @cache
@@ -132,6 +126,14 @@ def find_ceilings(policy: PolicySettings) -> dict[str, float]:
         "grace": policy.grace_seconds,
         "output_bytes": policy.output_bytes,
     }
+
+
+def _large_artifacts(spec: SandboxSpec, policy: PolicySettings) -> Iterator[dict[str, str]]:
+    most = policy.artifact_bytes
+    for index, artifact in enumerate(spec.artifacts):
+        if artifact.max_bytes > most:
+            text = f"{format_bytes(artifact.max_bytes)} is above this host's ceiling of {format_bytes(most)}"
+            yield _fault(f"artifacts.{index}.max_bytes", f"{text}, set by SANDFLEET_POLICY__ARTIFACT_BYTES")
 
 
 def _above_ceiling(spec: SandboxSpec, policy: PolicySettings) -> Iterator[dict[str, str]]:

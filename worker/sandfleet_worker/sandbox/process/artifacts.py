@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 MIB: Final = 1 << 20
+COLLECT_SECONDS: Final = 60.0
+"""How long the collection of one job's files may take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,7 @@ class CollectLimits:
     max_file_bytes: int = 64 * MIB
     max_total_bytes: int = 256 * MIB
     max_entries: int = 50_000
-    seconds: float = 60.0
+    seconds: float = COLLECT_SECONDS
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,15 +17,25 @@ if TYPE_CHECKING:
 class Feeding:
     """Feeds the pipes of one sandbox whenever they take something.
 
-    `files` follow the message on the control pipe, and are asked for part by part.
+    `files` follow the message on the control pipe, and `more_stdin` follows `stdin`. Both are asked for
+    part by part.
     """
 
-    def __init__(self, pipes: Pipes, poller: Poller, message: bytes, files: Iterator[bytes], stdin: bytes) -> None:
+    def __init__(
+        self,
+        pipes: Pipes,
+        poller: Poller,
+        message: bytes,
+        files: Iterator[bytes],
+        stdin: bytes,
+        *,
+        more_stdin: Iterator[bytes] | None = None,
+    ) -> None:
         self._pipes, self._poller = pipes, poller
         self._control = Feeder(pipes.control, message, files)
         poller.register(pipes.control, self._feed_control, WRITE)
-        self._stdin = Feeder(pipes.stdin, stdin)
-        if stdin:
+        self._stdin = Feeder(pipes.stdin, stdin, more_stdin)
+        if stdin or more_stdin:
             poller.register(pipes.stdin, self._feed_stdin, WRITE)
         else:
             pipes.close("stdin")

@@ -114,6 +114,20 @@ def encode_inputs(files: Sequence[InputFile], on_end: Callable[[], None]) -> Ite
     yield END_OF_FILES
 
 
+def read_parts(open_source: Callable[[], BinaryIO]) -> Iterator[bytes]:
+    """Yield the program's stdin in parts of at most 256 KiB.
+
+    Raises:
+        HostResources: it cannot be read.
+    """
+    try:
+        with open_source() as source:
+            while part := source.read(READ_BYTES):
+                yield part
+    except OSError as error:
+        raise HostResources.of(f"cannot read the job's stdin: {error.strerror}") from error
+
+
 def _read(file: InputFile) -> Iterator[bytes]:
     try:
         with file.open() as source:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from sandfleet_worker.sandbox.process.capture import Capture
 from sandfleet_worker.sandbox.process.pipes import CHUNK_BYTES, read_available
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from sandfleet_worker.sandbox.process.pipes import Pipes
     from sandfleet_worker.sandbox.process.poller import Poller
 
+KeepOutput: TypeAlias = "Callable[[str], Callable[[bytes], None]]"
 BOOT_OUTPUT_BYTES: Final = 64 << 10
 
 
@@ -27,15 +28,18 @@ class Outputs:
     def __init__(self, pipes: Pipes, poller: Poller, on_over: Callable[[str, int], None]) -> None:
         self._pipes, self._poller, self._on_over = pipes, poller, on_over
         self._is_fatal = False
+        self._keepers: dict[str, Callable[[bytes], None]] = {}
         self.stdout = Capture(BOOT_OUTPUT_BYTES, "head")
         # runsc's own messages; the job's own captures take their place when it starts.
         self.stderr = self.boot_stderr = Capture(BOOT_OUTPUT_BYTES, "head")
         poller.register(pipes.stdout, self._read_stdout)
         poller.register(pipes.stderr, self._read_stderr)
 
-    def begin(self, limits: Admitted) -> None:
-        """Keep what comes from now on as the job's own."""
+    def begin(self, limits: Admitted, keep: KeepOutput | None = None) -> None:
+        """Keep what comes from now on as the job's own; `keep` gets all of it, too."""
         output = limits.spec.output
+        if keep is not None:
+            self._keepers = {name: keep(name) for name in ("stdout", "stderr")}
         self._is_fatal = output.on_limit == "kill"
         self.stdout = Capture(limits.output_bytes, output.keep)
         self.stderr = Capture(limits.output_bytes, output.keep)
@@ -65,5 +69,7 @@ class Outputs:
             self._pipes.close(name)
             return
         capture.feed(data)
+        if name in self._keepers:
+            self._keepers[name](data)
         if self._is_fatal and capture.is_over:
             self._on_over(name, capture.max_bytes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, BinaryIO, Final
 
 from sandfleet_config.errors import SpecInvalid
 
@@ -12,7 +12,7 @@ from sandfleet_worker.sandbox.process.init_job import encode_job
 from sandfleet_worker.sandbox.process.inputs import check_inputs
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from sandfleet_worker.sandbox.image.image import Image
     from sandfleet_worker.sandbox.image.users import ResolvedUser
@@ -28,6 +28,10 @@ class Transfer:
 
     files: Sequence[InputFile] = ()
     artifacts: ArtifactRequest | None = None
+    open_stdin: Callable[[], BinaryIO] | None = None
+    """Opens the program's input, which is read while the program takes it; None: the spec has it."""
+    keep_output: Callable[[str], Callable[[bytes], None]] | None = None
+    """Given ``stdout`` or ``stderr``, returns a function that gets all bytes of that stream. It must not raise."""
 
     @property
     def is_empty(self) -> bool:
@@ -73,7 +77,7 @@ def pack_spec(limits: Admitted, image: Image, user: ResolvedUser, transfer: Tran
             be used.
     """
     if transfer.is_empty:
-        return pack_job(new_init_job(limits, image, user))
+        return pack_job(new_init_job(limits, image, user), transfer)
     job = new_init_job(limits, image, user, uses_work=True)
     check_inputs(transfer.files, job, limits)
     if transfer.artifacts is not None:

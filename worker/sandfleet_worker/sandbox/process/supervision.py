@@ -23,7 +23,7 @@ from sandfleet_worker.sandbox.process.facts import Clock, Kill
 from sandfleet_worker.sandbox.process.feeding import Feeding
 from sandfleet_worker.sandbox.process.init_job import END_PROCESSES, TERMINATE
 from sandfleet_worker.sandbox.process.init_reports import Exited, Killed, Ready, Signaled, Started, StatusParser
-from sandfleet_worker.sandbox.process.inputs import encode_inputs
+from sandfleet_worker.sandbox.process.inputs import encode_inputs, read_parts
 from sandfleet_worker.sandbox.process.outputs import Outputs
 from sandfleet_worker.sandbox.process.pipes import PIPE_BYTES, read_available, widen
 from sandfleet_worker.sandbox.process.poller import Poller
@@ -165,7 +165,7 @@ class Supervision:
         self._is_collected = job.transfer.artifacts is not None
         if self._is_collected:
             widen(self.pipes.status, PIPE_BYTES)
-        self.outputs.begin(limits)
+        self.outputs.begin(limits, job.transfer.keep_output)
         if job.transfer.files:
             widen(self.pipes.control, PIPE_BYTES)
             self._deadlines.set(Deadline.FILES, time.monotonic() + FILES_SECONDS)
@@ -173,7 +173,9 @@ class Supervision:
         else:
             self._begin_start(allow_start)
             files = iter(())
-        self._feeding = Feeding(self.pipes, self._poller, job.message, files, limits.spec.stdin.to_bytes())
+        stdin, open_stdin = limits.spec.stdin.to_bytes(), job.transfer.open_stdin
+        more = read_parts(open_stdin) if open_stdin else None
+        self._feeding = Feeding(self.pipes, self._poller, job.message, files, stdin, more_stdin=more)
 
     def _begin_start(self, allow_start: Callable[[], None]) -> None:
         """Ask whether the job may start: what is written next lets init start it."""
