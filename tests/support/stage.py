@@ -83,6 +83,8 @@ class Stage:
             "SANDFLEET_RUNSC__ROOT_DIR": str(self.state / "runsc"),
             "SANDFLEET_RUNSC__CGROUP_PARENT": CGROUP_PARENT,
             "SANDFLEET_IMAGES__ROOT": str(self.images),
+            "SANDFLEET_FILES__CACHE_DIR": str(self.state / "files"),
+            "SANDFLEET_FILES__SPOOL_DIR": str(self.state / "spool"),
             "SANDFLEET_POLICY__PLATFORMS": "kvm",
             # Where kvm hangs, each attempt takes all of it.
             "SANDFLEET_RUNSC__BOOT_DEADLINE_SECONDS": "10",
