@@ -128,10 +128,13 @@ def doctor(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = F
 @cli.command()
 def clean() -> None:
     """Remove what killed workers left: processes, mounts, cgroups, folders. Safe beside live workers."""
+    from sandfleet_worker.files.spool import remove_dead_spools
     from sandfleet_worker.sandbox.runner import RunscRunner
 
-    with _print_known_errors(), RunscRunner(_read_settings()) as runner:
+    settings = _read_settings()
+    with _print_known_errors(), RunscRunner(settings) as runner:
         swept = runner.sweep()
+        remove_dead_spools(settings.files.spool_dir)
     print(f"removed {swept.sandboxes} sandboxes and {swept.processes} processes of {swept.owners} dead workers")
 
 

@@ -23,6 +23,7 @@ from sandfleet_worker.commands.checks import (
     check_runsc,
     check_tools,
 )
+from sandfleet_worker.commands.store_checks import check_files
 from sandfleet_worker.commands.tuning import check_tuning
 from sandfleet_worker.sandbox.runner import RunscRunner
 
@@ -49,6 +50,7 @@ def examine(settings: WorkerSettings) -> Iterator[Finding]:
     yield from check_tools()
     yield check_folder("slots", settings.slots_dir, "SANDFLEET_SLOTS_DIR")
     yield from check_redis(settings)
+    yield from check_files(settings)
     yield check_disk(settings)
     yield from check_tuning(settings)
 

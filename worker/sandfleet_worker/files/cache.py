@@ -75,7 +75,7 @@ class ObjectCache:
         path = self._path(sha256)
         partial = path.parent / PARTIAL
         partial.unlink(missing_ok=True)
-        self._make_room(self._store.size_of(sha256) or 0)
+        self._evict_for(self._store.size_of(sha256) or 0)
         try:
             with partial.open("wb") as file:
                 for part in self._store.read(sha256):
@@ -95,7 +95,7 @@ class ObjectCache:
         log.info("fetched %s, %s", sha256, format_bytes(size), extra={"action": "object_fetched"})
         return size
 
-    def _make_room(self, size: int) -> None:
+    def _evict_for(self, size: int) -> None:
         """Remove the objects that were not used for the longest time, until `size` more bytes fit."""
         if size > self._max_bytes:
             msg = (

@@ -6,6 +6,7 @@ import threading
 from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
+from sandfleet_config.errors import HostResources
 from sandfleet_config.store.opening import open_store
 from sandfleet_config.store.references import References
 
@@ -75,14 +76,17 @@ class HostFiles:
         Return None for a job without files; close any other result.
 
         Raises:
-            SandboxError: the files cannot be had: `InputFetcher.prepare`.
+            SandboxError: the files cannot be had (`InputFetcher.prepare`), or kept on this host.
         """
         if not (spec.files or spec.stdin.sha256 or spec.artifacts or spec.output.store):
             return None
-        inputs = self._fetcher.prepare(spec, cancel, hooks)
-        with self._lock:
-            spool = self._spool
-        return JobFiles(spec, inputs, spool.new_job(), self._uploader, self._settings.policy)
+        try:
+            inputs = self._fetcher.prepare(spec, cancel, hooks)
+            with self._lock:
+                spool = self._spool
+            return JobFiles(spec, inputs, spool.new_job(), self._uploader, self._settings.policy)
+        except OSError as error:
+            raise HostResources.of(f"this host cannot keep the job's files: {error}") from error
 
 
 class JobFiles:

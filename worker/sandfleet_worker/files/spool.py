@@ -47,7 +47,7 @@ class Spool:
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._max_bytes, self._used, self._lock = max_bytes, 0, threading.Lock()
         self._numbers = itertools.count()
-        _remove_dead(root)
+        remove_dead_spools(root)
         self.folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=root))
         self._owner = os.open(self.folder / LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._owner, fcntl.LOCK_EX)
@@ -226,8 +226,8 @@ class _OpenFile:
         self.size += len(chunk)
 
 
-def _remove_dead(root: Path) -> None:
-    """Remove the folders of workers that are dead: nobody holds their locks."""
+def remove_dead_spools(root: Path) -> None:
+    """Remove the folders of workers below `root` that are dead: nobody holds their locks."""
     for folder in root.glob(f"{PREFIX}*"):
         with _try_lock(folder / LOCK) as is_free:
             if is_free:
