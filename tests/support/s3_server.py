@@ -120,3 +120,14 @@ def run_s3_server(*, is_tls: bool = False) -> Iterator[S3Server]:
             yield server
         finally:
             server.kill()
+
+
+def new_environment(server: S3Server) -> dict[str, str]:
+    """Return the variables of a producer or worker whose store is in `server`."""
+    return {
+        "PATH": os.environ["PATH"],
+        "SANDFLEET_STORE__URL": f"s3://{BUCKET}/{PREFIX}",
+        "SANDFLEET_STORE__ENDPOINT": server.endpoint,
+        "SANDFLEET_STORE__ACCESS_KEY_ID": ACCESS_KEY,
+        "SANDFLEET_STORE__SECRET_ACCESS_KEY": SECRET_KEY,
+    }

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from bad_servers import run_old_server, run_silent_server
 from pydantic import SecretStr
-from s3_server import ACCESS_KEY, BUCKET, SECRET_KEY, run_s3_server
+from s3_server import ACCESS_KEY, BUCKET, SECRET_KEY, new_environment, run_s3_server
 from sandfleet_config.store.bucket import SINGLE_BYTES, BucketStore
 from sandfleet_config.store.protocol import ObjectDamaged, ObjectMissing, StoreDown
 from store_kinds import sha_of
@@ -162,15 +162,9 @@ def test_memory_does_not_grow_with_an_object(
     s3_server: S3Server, large: tuple[str, Path], kind: str, tmp_path: Path
 ) -> None:
     (tmp_path / "store").mkdir()
-    environment = {"PYTHONPATH": str(SUPPORT), "SANDFLEET_STORE__URL": f"file://{tmp_path}/store"}
-    if kind == "s3":
-        environment |= {
-            "SANDFLEET_STORE__URL": s3_server.settings().url,
-            "SANDFLEET_STORE__ENDPOINT": s3_server.endpoint,
-            "SANDFLEET_STORE__ACCESS_KEY_ID": ACCESS_KEY,
-            "SANDFLEET_STORE__SECRET_ACCESS_KEY": SECRET_KEY,
-        }
-    command = [sys.executable, SUPPORT / "store_memory.py", large[0], large[1], tmp_path / "target"]
+    environment = new_environment(s3_server) if kind == "s3" else {"SANDFLEET_STORE__URL": f"file://{tmp_path}/store"}
+    environment["PYTHONPATH"] = str(SUPPORT)
+    command = [sys.executable, str(SUPPORT / "store_memory.py"), large[0], str(large[1]), str(tmp_path / "target")]
     printed = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
     upload, fetch = map(int, printed.split())
     assert upload < 48, printed
@@ -239,3 +233,29 @@ def test_a_file_that_changes_during_its_upload_is_not_stored(s3_server: S3Server
     assert store.size_of(name) is None
     with pytest.raises(ObjectMissing):
         list(store.read(name))
+
+
+FORKED = """
+import os, sys
+from sandfleet_config.settings import Settings
+from sandfleet_config.store import StoreDown, open_store
+store = open_store(Settings(), None)
+print(store.put_bytes(sys.argv[1], sys.argv[2].encode()), flush=True)
+if os.fork() == 0:
+    try:
+        store.size_of(sys.argv[1])
+    except StoreDown as error:
+        print(error, flush=True)
+    os._exit(0)
+os.wait()
+"""
+
+
+def test_a_forked_child_gets_an_error_instead_of_hanging(s3_server: S3Server) -> None:
+    command = [sys.executable, "-W", "ignore", "-c", FORKED, NAME, DATA.decode()]
+    done = subprocess.run(
+        command, env=new_environment(s3_server), check=True, capture_output=True, text=True, timeout=60
+    )
+    first, second = done.stdout.splitlines()
+    assert first == "True"
+    assert "this process was forked after its parent had used a bucket" in second

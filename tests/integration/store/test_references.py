@@ -172,13 +172,15 @@ def test_a_collector_that_died_blocks_its_objects_only_for_a_while(
     References(client, store).require([name], DAY)
 
 
-def test_marks_of_a_collection_that_fails_are_taken_back(client: Any, store: SlowStore) -> None:
+def test_marks_of_a_collection_that_fails_are_taken_back(
+    client: Any, store: SlowStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     names = [store.put_old(str(number).encode()) for number in range(30)]
 
-    def fail(_: str) -> bool:
+    def fail(*_: object) -> bool:
         raise StoreDown("it is down")
 
-    store.delete = fail  # type: ignore[method-assign]
+    monkeypatch.setattr(SlowStore, "delete", fail)
     with pytest.raises(StoreDown):
         collect_garbage(client, store)
     marked = {name.decode() for name in client.zrange(f"{KEY_PREFIX}store:deleting", 0, -1)}
