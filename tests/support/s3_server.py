@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import trustme
 from pydantic import SecretStr
 from sandfleet_config.store_settings import StoreSettings
 from waiting import wait_until
@@ -34,10 +35,24 @@ class S3Server:
     folder: Path
     port: int
     process: subprocess.Popen[bytes] | None = field(default=None)
+    is_tls: bool = False
 
     @property
     def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{'https' if self.is_tls else 'http'}://127.0.0.1:{self.port}"
+
+    @property
+    def ca_file(self) -> Path:
+        """The authority of the server's certificate."""
+        return self.folder.parent / "ca.pem"
+
+    def make_certificate(self) -> None:
+        """Speak TLS from the next start on."""
+        ca = trustme.CA()
+        certificate = ca.issue_cert("127.0.0.1")
+        ca.cert_pem.write_to_path(self.ca_file)
+        certificate.private_key_and_cert_chain_pem.write_to_path(self.folder.parent / "server.pem")
+        self.is_tls = True
 
     @property
     def objects(self) -> Path:
@@ -46,7 +61,15 @@ class S3Server:
 
     def start(self) -> None:
         environment = {"ROOT_ACCESS_KEY": ACCESS_KEY, "ROOT_SECRET_KEY": SECRET_KEY, "PATH": os.environ["PATH"]}
-        options = ["--port", f"127.0.0.1:{self.port}", "--quiet", "posix", str(self.folder)]
+        options = ["--port", f"127.0.0.1:{self.port}", "--quiet"]
+        if self.is_tls:
+            options += [
+                "--cert",
+                str(self.folder.parent / "server.pem"),
+                "--key",
+                str(self.folder.parent / "server.pem"),
+            ]
+        options += ["posix", str(self.folder)]
         with (self.folder.parent / "server.log").open("ab") as log:
             self.process = subprocess.Popen([VERSITYGW, *options], env=environment, stdout=log, stderr=log)
         wait_until(self._answers, START_SECONDS, "versitygw answers")
@@ -82,7 +105,7 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def run_s3_server() -> Iterator[S3Server]:
+def run_s3_server(*, is_tls: bool = False) -> Iterator[S3Server]:
     """Run versitygw with an empty bucket; without it a test is skipped at home and fails where CI is set."""
     if not VERSITYGW.exists():
         (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{VERSITYGW} does not exist: scripts/setup.sh makes it")
@@ -90,8 +113,21 @@ def run_s3_server() -> Iterator[S3Server]:
         folder = Path(root) / "data"
         (folder / BUCKET).mkdir(parents=True)
         server = S3Server(folder, free_port())
+        if is_tls:
+            server.make_certificate()
         try:
             server.start()
             yield server
         finally:
             server.kill()
+
+
+def new_environment(server: S3Server) -> dict[str, str]:
+    """Return the variables of a producer or worker whose store is in `server`."""
+    return {
+        "PATH": os.environ["PATH"],
+        "SANDFLEET_STORE__URL": f"s3://{BUCKET}/{PREFIX}",
+        "SANDFLEET_STORE__ENDPOINT": server.endpoint,
+        "SANDFLEET_STORE__ACCESS_KEY_ID": ACCESS_KEY,
+        "SANDFLEET_STORE__SECRET_ACCESS_KEY": SECRET_KEY,
+    }
