@@ -10,7 +10,7 @@ from attacking import PRELUDE, answers
 from sandfleet_config.codes import ErrorCode
 from sandfleet_worker.sandbox.process.artifacts import CollectLimits
 from sandfleet_worker.sandbox.runner import RunscRunner
-from transferring import new_carry
+from transferring import BOUNDS, new_carry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -27,7 +27,7 @@ def carry_as_root(host: HostSettings) -> Iterator[Carry]:
         yield new_carry(runner)
 
 
-def leave(carry: Carry, code: str, *patterns: str, limits: CollectLimits = CollectLimits()) -> Carried:
+def leave(carry: Carry, code: str, *patterns: str, limits: CollectLimits = BOUNDS) -> Carried:
     """Run Python code that exits 3 and leaves files."""
     carried = carry(
         *("python3", "-c", f"{PRELUDE}\n{code}\nopen('good', 'w').write('good')\nsys.stdout.flush()\nos._exit(3)"),
@@ -113,14 +113,8 @@ for number in range(1, 60000):
     carried = leave(carry, code, "out/*", "*", limits=CollectLimits(max_files=10))
     assert time.monotonic() - began < 40
     assert len(carried.files) == 10
-    assert (
-        carried.lost
-        == (
-            "10 of 49999 files were collected: out: there are more than 50000 files and folders; the others were not looked at"
-            "; at most 10 files are collected"
-        )
-        or "more than 50000" in carried.lost
-    )
+    assert "out: there are more than 50000 files and folders; the others were not looked at" in carried.lost
+    assert carried.lost.endswith("; at most 10 files are collected")
 
 
 def test_a_sparse_file_of_a_terabyte_is_refused_by_its_size(carry: Carry) -> None:

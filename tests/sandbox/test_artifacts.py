@@ -150,8 +150,12 @@ def test_a_sink_that_fails_changes_nothing_but_what_is_lost(
 
 def test_a_cancel_ends_the_collection_and_not_the_job(carry: Carry) -> None:
     cancel = Cancellation()
+
+    def end() -> None:
+        cancel.cancel()
+
     script = "dd if=/dev/zero of=big bs=1M count=30; exit 3"
-    carried = carry("sh", "-c", script, artifacts=["*"], sink=Sink(cancel.cancel), cancel=cancel)
+    carried = carry("sh", "-c", script, artifacts=["*"], sink=Sink(end), cancel=cancel)
     assert (carried.outcome.code, carried.outcome.exit_code) == (ErrorCode.EXIT_NONZERO, 3)
     assert carried.lost.startswith("0 of 1 files were collected: the collection was ended")
 
