@@ -128,6 +128,18 @@ def test_a_file_that_cannot_be_written_is_named_with_the_reason(carry: Carry, pa
     assert outcome.duration is None
 
 
+@pytest.mark.parametrize("path", ["/bin/planted", "/var/run/x/planted", "/tmp/a"])
+def test_no_link_of_the_image_is_followed(carry_as_root: Carry, path: str) -> None:
+    """/bin and /var/run are links to other folders of the image."""
+    security = {"user": "0:0", "read_only_rootfs": False}
+    carried = carry_as_root("true", files=[new_file(path)], image="python", security=security)
+    if path == "/tmp/a":
+        assert carried.outcome.code is ErrorCode.OK
+        return
+    assert carried.outcome.code is ErrorCode.SPEC_INVALID
+    assert carried.outcome.message.endswith("a part of its path is a file or a symbolic link")
+
+
 def test_the_clock_of_the_timeout_starts_after_the_files(carry: Carry) -> None:
     assert carry("true", files=[new_slow(6, 0.3)], timeout=1, grace=0).outcome.code is ErrorCode.OK
 

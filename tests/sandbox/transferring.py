@@ -13,13 +13,14 @@ from sandfleet_worker.sandbox.process.artifacts import ArtifactPattern, Artifact
 from sandfleet_worker.sandbox.process.cancellation import Cancellation
 from sandfleet_worker.sandbox.process.inputs import InputFile
 from sandfleet_worker.sandbox.process.packed_job import Transfer
+from sandfleet_worker.sandbox.runner import RunscRunner
 from sandfleet_worker.sandbox.start_hooks import NoHooks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from sandfleet_config.outcome import Outcome
-    from sandfleet_worker.sandbox.runner import RunscRunner
+    from sandfleet_config.settings import HostSettings
 
 
 BOUNDS = CollectLimits()
@@ -114,3 +115,11 @@ def new_carry(runner: RunscRunner) -> Carry:
 @pytest.fixture
 def carry(runner: RunscRunner) -> Carry:
     return new_carry(runner)
+
+
+@pytest.fixture
+def carry_as_root(host: HostSettings) -> Iterator[Carry]:
+    """Return `carry` on a host whose policy allows jobs of uid 0."""
+    allowed = host.model_copy(update={"policy": host.policy.model_copy(update={"allow_root": True})})
+    with RunscRunner(allowed) as runner:
+        yield new_carry(runner)
