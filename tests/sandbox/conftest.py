@@ -22,6 +22,7 @@ from sandfleet_worker.sandbox.process.abilities import MEMORY_FILE
 from sandfleet_worker.sandbox.runner import RunscRunner
 from sandfleet_worker.sandbox.warm.booter import IDLE_MEMORY_BYTES
 from sandfleet_worker.sandbox.warm.demand import HostLoad
+from transferring import carry, carry_as_root
 from waiting import wait_until
 from warmhost import warm, warm_host
 
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 __all__ = [
     "abilities_folder",
     "attack",
+    "carry",
+    "carry_as_root",
     "init",
     "init_image",
     "new_sandbox",

@@ -10,9 +10,15 @@ import time
 from pathlib import Path
 
 import pytest
-from imagetools import new_tree
+from imagetools import new_layout, new_tree
 from sandfleet_config.errors import HostResources, ImageInvalid, ImageNotFound, ImageUnavailable
+from sandfleet_config.settings import HostSettings
+from sandfleet_config.spec import SandboxSpec
+from sandfleet_worker.sandbox.image import image, pack
 from sandfleet_worker.sandbox.image.store import ImageStore
+from sandfleet_worker.sandbox.image.users import ResolvedUser
+from sandfleet_worker.sandbox.policy import admit
+from sandfleet_worker.sandbox.process.bundle import new_init_job
 
 
 def test_an_unknown_image_is_refused_with_similar_names(store: ImageStore, tree: Path) -> None:
@@ -188,3 +194,26 @@ def _seconds_of_resolve(store: ImageStore) -> float:
     began = time.perf_counter()
     store.resolve("app")
     return time.perf_counter() - began
+
+
+@pytest.mark.parametrize("kind", ["rootfs", "oci"])
+def test_an_image_of_an_earlier_release_has_no_work_folder_until_it_is_added_again(
+    store: ImageStore, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    source = f"rootfs:{tree}" if kind == "rootfs" else new_layout(tmp_path / "layout", tree)
+    with monkeypatch.context() as earlier:
+        earlier.setattr(pack, "JOB_FOLDERS", {})
+        earlier.setattr(image, "JOB_FOLDERS", {})
+        old = store.add("app", source)
+    user = ResolvedUser(uid=65534, gid=65534)
+    limits = admit(SandboxSpec(image="app", command=["true"]), HostSettings())
+    assert old.is_outdated
+    new_init_job(limits, old, user)
+    with pytest.raises(ImageInvalid, match=r"has no folder /work .* add the image again"):
+        new_init_job(limits, old, user, uses_work=True)
+    with store.hold(old):  # a job that runs from it
+        new = store.add("app", source)
+    assert not new.is_outdated
+    assert new_init_job(limits, new, user, uses_work=True).cwd == "/work"
+    assert (new.digest == old.digest) == (kind == "oci")
+    assert store.resolve("app") == new

@@ -194,7 +194,7 @@ def _explain_file(number: int, index: int, facts: Facts) -> str:
         errno.EACCES: "the job's user may not write there",
         errno.ELOOP: "a part of its path is a symbolic link of the image",
         errno.ENOTDIR: "a part of its path is a file or a symbolic link",
-        errno.EISDIR: "the image has a folder there",
+        errno.EISDIR: "there is a folder of that name",
     }
     return f"files: {path} cannot be written: {reasons.get(number, os.strerror(number))}"
 

@@ -55,6 +55,11 @@ class Image(BaseModel):
         """Whether a mount point or a user's home is a directory, reached without a link."""
         return path in self.directories
 
+    @property
+    def is_outdated(self) -> bool:
+        """Whether it was packed by a release that did not add ``/work`` and ``/data``: add it again."""
+        return not any(self.has_directory(f"/{name}") for name in JOB_FOLDERS)
+
 
 def describe(tree: Path, erofs: Path, config: ImageConfig) -> Image:
     """Return the facts of an unpacked tree; the caller fills in name, digest and source."""

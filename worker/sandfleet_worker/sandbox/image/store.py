@@ -73,7 +73,7 @@ class ImageStore:
         """Make an image from `rootfs:FOLDER-OR-TAR`, `oci:LAYOUT[:TAG]`, or else a starter's recipe.
 
         A name that existed points to the new image afterwards. A digest that is here already is not
-        packed again; `is_fresh` builds a starter again even if its name is here.
+        packed again unless it is outdated; `is_fresh` builds a starter again even if its name is here.
 
         Raises:
             ImageInvalid: the name, the source or its content is not usable; says why.
@@ -110,7 +110,8 @@ class ImageStore:
                 image = self.resolve(name)
             else:
                 return None
-            return image if image.source == source or oci is not None else None
+            is_same = not image.is_outdated and (image.source == source or oci is not None)
+            return image if is_same else None
         return None
 
     def _build(self, name: str, source: str, oci: OciImage | None, on_progress: Progress) -> Image:
@@ -123,19 +124,19 @@ class ImageStore:
     def _publish(self, blob: Path, digest: str) -> None:
         """Move a finished blob to its place.
 
-        A whole one that is there already stays: jobs may run from it.
+        A whole one that is there already stays, unless it is outdated. Jobs that run from it have it
+        open, and those that are about to start find the new one at the same path.
         """
         target = self._catalog.blob_path(digest)
         with locked(self._locks / "refs"):
             self._catalog.blobs.mkdir(parents=True, exist_ok=True)
             if target.exists():
-                try:
-                    self._catalog.read_image(digest, digest)
-                except (ImageInvalid, ImageNotFound):
-                    self._discard(digest)
-                else:
-                    return
-            blob.rename(target)
+                with contextlib.suppress(ImageInvalid, ImageNotFound):
+                    if not self._catalog.read_image(digest, digest).is_outdated:
+                        return
+                self._discard(digest, blob)
+            else:
+                blob.rename(target)
             sync_folder(self._catalog.blobs)
 
     def _write_ref(self, name: str, image: Image) -> Image:
@@ -232,10 +233,12 @@ class ImageStore:
         finally:
             os.close(descriptor)
 
-    def _discard(self, digest: str) -> None:
+    def _discard(self, digest: str, successor: Path | None = None) -> None:
         self._staging.mkdir(parents=True, exist_ok=True)
         trash = self._staging / f"gone-{os.getpid()}-{time.monotonic_ns()}"
         self._catalog.blob_path(digest).rename(trash)
+        if successor is not None:
+            successor.rename(self._catalog.blob_path(digest))
         self._catalog.forget(digest)
         remove_tree(trash)
 

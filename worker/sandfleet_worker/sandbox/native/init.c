@@ -628,8 +628,13 @@ static void put_entry(u8 kind, u32 number, u32 length) {
     put_bytes(walked, length);
 }
 
+/* In two steps: with O_DIRECTORY, gVisor follows a link in spite of O_NOFOLLOW unless O_PATH is there, too (tried). */
 static long open_folder(long folder, const char *name) {
-    return sys4(NR_openat, folder, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC, 0);
+    long found = sys4(NR_openat, folder, name, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC, 0);
+    if (found < 0) return found;
+    long opened = sys4(NR_openat, found, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
+    sys1(NR_close, found);
+    return opened;
 }
 
 /* Puts an entry's name behind the path of its folder; returns the new length, 0 if it is too long. */

@@ -39,9 +39,7 @@ if TYPE_CHECKING:
 
 STATUS_BYTES = 4096
 END_DEADLINE_SECONDS = 10.0
-"""After init's report or a kill, the sandbox has this long to vanish before its whole cgroup is
-killed (again).
-"""
+"""After init's report or a kill, the sandbox has this long until its whole cgroup is killed (again)."""
 DRAIN_POLL_SECONDS = 0.05
 
 
