@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
-from sandfleet_worker.sandbox.process.bundle import new_config, new_env
+from sandfleet_worker.sandbox.image.users import ResolvedUser
+from sandfleet_worker.sandbox.process.bundle import home_of, new_config, new_env
 from sandfleet_worker.sandbox.process.init_job import exec_candidates
 
 
@@ -45,3 +48,15 @@ def test_a_command_that_is_too_long_to_look_up_is_refused_before_anything_is_bui
             exec_candidates(name, path)
     assert exec_candidates("x", "a::b") == ["a/x", "x", "b/x"]
     assert exec_candidates("/bin/x", ":" * 1_100_000) == ["/bin/x"]
+
+
+def test_a_home_in_work_is_work_itself_where_that_is_mounted() -> None:
+    image: Any = SimpleNamespace(has_directory={"/work", "/work/me", "/home/me"}.__contains__)
+    for home, plain, mounted in (
+        ("/work", "/work", "/work"),
+        ("/work/me", "/work/me", "/work"),
+        ("/workshop", "/tmp", "/tmp"),
+        ("/home/me", "/home/me", "/home/me"),
+    ):
+        user = ResolvedUser(uid=1, gid=1, home=home)
+        assert (home_of(image, user), home_of(image, user, uses_work=True)) == (plain, mounted)

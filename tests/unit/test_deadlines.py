@@ -46,6 +46,7 @@ def test_only_one_is_kept() -> None:
     ("name", "code", "text"),
     [
         (Deadline.BOOT, ErrorCode.GVISOR_NOT_AVAILABLE, "platform kvm did not boot a sandbox within 30 s"),
+        (Deadline.FILES, ErrorCode.SANDBOX_CREATION_FAILED, "the job's files were not in the sandbox within 120 s"),
         (Deadline.START, ErrorCode.SANDBOX_CREATION_FAILED, "did not start within 30 s"),
         (Deadline.CALLER, ErrorCode.TIMEOUT, "the caller's deadline passed"),
     ],

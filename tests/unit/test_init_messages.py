@@ -18,6 +18,8 @@ from sandfleet_worker.sandbox.process.init_reports import (
     ChdirFailed,
     ExecFailed,
     Exited,
+    FileFailed,
+    Killed,
     MountFailed,
     ProtocolFault,
     Ready,
@@ -62,6 +64,20 @@ def test_a_job_is_laid_out_as_documented() -> None:
         + b"A=1\0"
     )
     assert encode_job(job) == struct.pack("<I", len(body)) + body
+
+
+@each_row(
+    ("fields", "flags"),
+    [
+        ({}, 0),
+        ({"has_files": True}, 2),
+        ({"has_artifacts": True}, 4),
+        ({"has_files": True, "has_artifacts": True, "is_root_writable": True}, 7),
+    ],
+)
+def test_flags_say_what_follows_the_message(fields: dict[str, bool], flags: int) -> None:
+    job = new_job(writable_paths=[WritablePath("/tmp")], disk_bytes=4096, **fields)
+    assert struct.unpack_from("<I", encode_job(job), 8) == (flags,)
 
 
 @each_row(
@@ -139,6 +155,8 @@ def test_path_is_searched_as_execvp_does(command: str, path: str, candidates: li
         (b"C 2", ChdirFailed(2)),
         (b"U 22", UserFailed(22)),
         (b"M 2 3", MountFailed(2, 3)),
+        (b"F 28 1023", FileFailed(28, 1023)),
+        (b"K", Killed()),
         (b"L 1 7", RlimitFailed(1, 7)),
         (b"P 2", ProtocolFault(2)),
         *(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from sandfleet_worker.sandbox.image.pack import HOSTS, add_hosts
+from sandfleet_worker.sandbox.image.pack import HOSTS, add_hosts, add_mount_points
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -62,3 +62,21 @@ def test_paths_that_are_not_folders_or_files_are_left(tree: Path) -> None:
     (tree / "etc/hosts/inside").mkdir(parents=True)
     add_hosts(tree)
     assert (tree / "etc/hosts/inside").is_dir()
+
+
+def test_an_image_gets_folders_for_files_and_datasets(tree: Path) -> None:
+    add_mount_points(tree)
+    for name in ("work", "data"):
+        assert (tree / name).is_dir()
+        assert (tree / name).stat().st_mode & 0o7777 == 0o755
+
+
+def test_what_an_image_has_in_place_of_those_folders_stays(tree: Path, outside: Path) -> None:
+    (tree / "work").mkdir(mode=0o700)
+    (tree / "work/own").write_text("own")
+    (tree / "data").symlink_to(outside)
+    add_mount_points(tree)
+    assert (tree / "work").stat().st_mode & 0o7777 == 0o700
+    assert (tree / "work/own").read_text() == "own"
+    assert (tree / "data").is_symlink()
+    assert [path.name for path in outside.iterdir()] == ["hosts"]

@@ -12,6 +12,7 @@ from sandfleet_worker.sandbox.process.init_reports import (
     ChdirFailed,
     ExecFailed,
     Exited,
+    FileFailed,
     MountFailed,
     ProtocolFault,
     RlimitFailed,
@@ -104,6 +105,8 @@ PARENTS_PIDS = Counts(fork_failures=3)
         ({"end": UserFailed(errno.EINVAL)}, ErrorCode.USER_INVALID),
         ({"end": MountFailed(errno.ENOENT, 0)}, ErrorCode.SANDBOX_CREATION_FAILED),
         ({"end": RlimitFailed(errno.EPERM, 7)}, ErrorCode.SANDBOX_CREATION_FAILED),
+        ({"end": FileFailed(errno.EACCES, 0)}, ErrorCode.SPEC_INVALID),
+        ({"end": FileFailed(errno.ENOSPC, 0)}, ErrorCode.SPEC_INVALID),
         ({"end": ProtocolFault(2)}, ErrorCode.INTERNAL),
         # The sandbox died under the program, whatever runsc's own status looks like.
         ({"runsc_exit": 0}, ErrorCode.SANDBOX_EXECUTION_FAILED),
@@ -149,3 +152,24 @@ def test_timed_out_is_said_only_of_timeouts() -> None:
 def test_a_writable_root_that_cannot_be_made_is_named() -> None:
     assert "the writable root" in decide(facts(end=MountFailed(errno.ENOENT, ROOT_INDEX))).message
     assert "folder 1" in decide(facts(end=MountFailed(errno.ENOENT, 1))).message
+
+
+@each_row(
+    ("changes", "message"),
+    [
+        ({"end": FileFailed(errno.EACCES, 1)}, "files: '/opt/b' cannot be written: the job's user may not write there"),
+        ({"end": FileFailed(errno.EIO, 0)}, "files: 'a' cannot be written: Input/output error"),
+        ({"end": FileFailed(errno.EIO, 9)}, "files: number 9 cannot be written: Input/output error"),
+        (
+            {"end": FileFailed(errno.ENOSPC, 1)},
+            "files: 2 files of 2 MiB do not fit into resources.disk_bytes of 1 MiB: raise it",
+        ),
+        (
+            {"counts": OWN_OOM, "is_started": False},
+            "the job's files of 2 MiB count as memory and do not fit into 1 MiB: raise resources.memory_bytes",
+        ),
+    ],
+)
+def test_files_that_cannot_be_written_are_named_with_what_to_change(changes: dict[str, object], message: str) -> None:
+    files = {"file_paths": ["a", "/opt/b"], "file_bytes": 2 << 20, "disk_bytes": 1 << 20}
+    assert decide(facts(**(files | changes))).message == message

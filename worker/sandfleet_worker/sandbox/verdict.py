@@ -187,8 +187,8 @@ def _from_failed_set_up(end: SetUpFailed) -> tuple[ErrorCode, str]:
 
 def _explain_file(number: int, index: int, facts: Facts) -> str:
     if number == errno.ENOSPC:
-        count, size, room = len(facts.file_paths), format_bytes(facts.file_bytes), format_bytes(facts.disk_bytes)
-        return f"files: {count} files of {size} do not fit into resources.disk_bytes of {room}: raise it"
+        count, size, capacity = len(facts.file_paths), format_bytes(facts.file_bytes), format_bytes(facts.disk_bytes)
+        return f"files: {count} files of {size} do not fit into resources.disk_bytes of {capacity}: raise it"
     path = ascii(facts.file_paths[index]) if index < len(facts.file_paths) else f"number {index}"
     reasons = {
         errno.EACCES: "the job's user may not write there",

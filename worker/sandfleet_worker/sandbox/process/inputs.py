@@ -86,13 +86,13 @@ def _round_up(size: int) -> int:
 
 def _find_lack(needed: int, limits: Admitted) -> list[str]:
     lacks = []
-    for name, room, why in (
+    for name, capacity, why in (
         ("disk_bytes", limits.disk_bytes, ""),
         ("memory_bytes", limits.memory_bytes, ", and files count as memory"),
     ):
-        if needed > room:
+        if needed > capacity:
             lacks.append(
-                f"they take {format_bytes(needed)}, and resources.{name} is {format_bytes(room)}{why}: raise it"
+                f"they take {format_bytes(needed)}, and resources.{name} is {format_bytes(capacity)}{why}: raise it"
             )
     return lacks
 
