@@ -53,6 +53,9 @@ def _split_list(value: object) -> object:
 NameList = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_list)]
 
 
+OptionalPath = Annotated[Path | None, BeforeValidator(lambda value: None if value == "" else value)]
+
+
 class SettingsInvalid(ValueError):
     """A variable of the environment or a settings argument is wrong.
 
@@ -90,9 +93,33 @@ class RunscSettings(Section):
 
 
 class ImagesSettings(Section):
-    """Where this host keeps images."""
+    """Where this host keeps images, and what it pulls from registries."""
 
     root: Path = Field(default=Path("/var/lib/sandfleet/images"), description="Packed images, one EROFS file a digest.")
+    pull_from: NameList = Field(
+        default=(),
+        description="Registries and images that jobs may have pulled (`docker://...`): glob patterns such as"
+        " `registry.example`, `registry.example/team/*`, `python`; empty: none.",
+    )
+    tag_ttl: float = Field(
+        default=600.0, ge=0, description="Seconds for which a host takes a tag of a registry for what it last meant."
+    )
+    auth_file: OptionalPath = Field(
+        default=None,
+        description="Passwords of registries, as `skopeo login --authfile` writes them; only its owner may read it (0600).",
+    )
+    ca_dir: OptionalPath = Field(
+        default=None, description="Folder with certificates (`*.crt`) of registries that a private CA has signed."
+    )
+    max_bytes: Bytes = Field(
+        default=50 << 30,
+        ge=0,
+        description="Pulled images that a host keeps; past it the least recently used go. Images added by hand stay.",
+    )
+    disk_high_percent: int = Field(
+        default=90, ge=1, le=100, description="A pull first removes pulled images while their disk is fuller than this."
+    )
+    pull_deadline_seconds: float = Field(default=600.0, gt=0, description="A pull that takes longer is given up.")
 
 
 class PolicySettings(Section):

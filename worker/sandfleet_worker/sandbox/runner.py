@@ -23,6 +23,7 @@ from sandfleet_config.spec import SandboxSpec
 from sandfleet_worker.sandbox.capacity import fit_descriptors, fit_memory, give_up_spares
 from sandfleet_worker.sandbox.cgroup.tree import find_tree
 from sandfleet_worker.sandbox.ending import Ending
+from sandfleet_worker.sandbox.image.finder import ImageFinder
 from sandfleet_worker.sandbox.image.store import ImageStore
 from sandfleet_worker.sandbox.image.users import resolve_user
 from sandfleet_worker.sandbox.janitor import Ownership, SweepReport, sweep
@@ -73,6 +74,7 @@ class RunscRunner:
         self._on_failure: Callable[[str], None] = lambda _: None
         self._failure_lock = threading.Lock()
         self.images = ImageStore(self.config.images.root)
+        self.finder = ImageFinder(self.images, self.config.images)
         self._tree = find_tree(self.config.runsc.cgroup_parent)
         self._owner = Ownership(self.config.runsc.root_dir)
         folder = self._owner.folder
@@ -132,7 +134,8 @@ class RunscRunner:
         return self.memory
 
     def sweep(self) -> SweepReport:
-        """Remove the sandboxes that dead workers left on this host."""
+        """Remove the sandboxes that dead workers left on this host, and images that they did not finish."""
+        self.images.sweep()
         return sweep(self.config.runsc.root_dir, self._tree)
 
     def warm_up(self) -> None:
@@ -219,11 +222,10 @@ class RunscRunner:
     def _execute(self, limits: Admitted, deadline: float | None, cancel: Cancellation, hooks: StartHooks) -> Ending:
         asked = time.monotonic()
         cancel.raise_if_set()
-        image = self.images.resolve(limits.spec.image)
-        user = resolve_user(image, limits.spec.security.user)
-        job = pack_job(new_init_job(limits, image, user))
-        with self.images.hold(image, hooks, lambda: raise_if_over(cancel, deadline)):
+        with self.finder.hold(limits.spec.image, hooks, lambda: raise_if_over(cancel, deadline)) as image:
             image_seconds = time.monotonic() - asked
+            user = resolve_user(image, limits.spec.security.user)
+            job = pack_job(new_init_job(limits, image, user))
             plan = self._new_plan(image, limits.platform, hooks)
             sandbox = self._provider.take(plan, limits, cancel, deadline, hooks)
             measured = sandbox.run(job, limits, cancel, deadline, hooks.start)

@@ -3,12 +3,13 @@
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from sandfleet_config.errors import ImageInvalid
 
+from sandfleet_worker.sandbox.image.layers import CHECK_EACH
 from sandfleet_worker.sandbox.image.tools import Limits, StagingFolder
 
 MOUNT_POINTS = {"dev": 0o755, "proc": 0o555, "sys": 0o555, "tmp": 0o1777}
@@ -69,8 +70,16 @@ def add_hosts(tree: Path) -> None:
     hosts.chmod(0o644)
 
 
-def normalize(tree: Path, began: float, limits: Limits, *, header: bytes, is_hashed: bool = True) -> Content:
-    """Drop device nodes and sockets, fix times, measure, and hash.
+def normalize(
+    tree: Path,
+    began: float,
+    limits: Limits,
+    *,
+    header: bytes,
+    is_hashed: bool = True,
+    check: Callable[[], None] = lambda: None,
+) -> Content:
+    """Drop device nodes and sockets, fix times, measure, and hash; `check` is called now and then.
 
     Each file is measured before it is read. A plain file keeps its time if it is older than
     `began`: Python compares .pyc files with the times of their sources, and compiles again at each
@@ -96,6 +105,8 @@ def normalize(tree: Path, began: float, limits: Limits, *, header: bytes, is_has
         if stat.S_ISREG(mode) and inode not in seen:
             size += facts.st_size
         limits.check(size, files)
+        if files % CHECK_EACH == 0:
+            check()
         if is_hashed:
             _hash_entry(digest, path, name, facts, seen.get(inode))
         if facts.st_nlink > 1:
