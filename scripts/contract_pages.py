@@ -21,8 +21,9 @@ from pydantic import AfterValidator, BaseModel
 from sandfleet.cli.exits import exit_code
 from sandfleet_config import ErrorCode, Outcome, Payload, SandboxError, SandboxSpec
 from sandfleet_config.errors import error_class
+from sandfleet_config.files import Content
 from sandfleet_config.outcome import Timing
-from sandfleet_config.spec import DELIVERY_FIELDS, RETRIED_CODES
+from sandfleet_config.spec import DELIVERY_FIELDS, RETRIED_CODES, STORED_FIELDS
 from sandfleet_config.units import format_limit
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ def describe_type(annotation: Any, name: str = "") -> str:
     origin, args = get_origin(annotation), get_args(annotation)
     if origin is typing.Annotated:
         return describe_type(args[0], name)
+    if dataclasses.is_dataclass(annotation):
+        return "object"
     if origin is types.UnionType or origin is typing.Union:
         return " or ".join("null" if arg is type(None) else describe_type(arg, name) for arg in args)
     if origin is Literal:
@@ -51,8 +54,12 @@ def describe_type(annotation: Any, name: str = "") -> str:
         return f"list of {_pluralize(describe_type(args[0], name))}"
     if origin is dict:
         return f"object of {_pluralize(describe_type(args[1], name))} by name"
-    if annotation is Payload:
+    if annotation is Content:
         return "text, or `{data, encoding}`"
+    if annotation is Payload:
+        return "text, `{data, encoding}` or `{sha256}`"
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return "object"
     return _describe_class(annotation, name)
 
 
@@ -93,16 +100,19 @@ def find_spec_rows(model: type[BaseModel] = SandboxSpec, prefix: str = "") -> It
     for name, field in model.model_fields.items():
         path = f"{prefix}{name}"
         kind: Any = field.annotation
-        if isinstance(kind, type) and issubclass(kind, BaseModel) and kind is not Payload:
+        if isinstance(kind, type) and issubclass(kind, BaseModel) and not issubclass(kind, Content):
             yield from find_spec_rows(kind, f"{path}.")
         else:
             default = "required" if field.is_required() else _show_default(field.get_default(call_default_factory=True))
             bounds = describe_bounds(name, kind, field.metadata)
             yield f"`{path}`", describe_type(kind, name), default, bounds, _find_version(path), field.description or ""
+            part = get_args(kind)[0] if get_origin(kind) is tuple else None
+            if isinstance(part, type) and issubclass(part, BaseModel):
+                yield from find_spec_rows(part, f"{path}[].")
 
 
 def _show_default(value: Any) -> str:
-    if isinstance(value, Payload):
+    if isinstance(value, Content):
         value = value.data
     if value == RETRIED_CODES:
         return "the host category"
@@ -110,6 +120,8 @@ def _show_default(value: Any) -> str:
 
 
 def _find_version(path: str) -> str:
+    if path.partition("[")[0] in STORED_FIELDS or path == "output.store":
+        return "4"
     return "2" if path in DELIVERY_FIELDS else "3" if path == "requires" else "1"
 
 
@@ -157,9 +169,14 @@ def _widen(name: str, field: dict[str, Any]) -> None:
     elif name == "env":
         items = {"type": field.pop("type"), "items": field.pop("items"), "maxItems": field.pop("maxLength")}
         field["anyOf"] = [items, {"type": "object", "additionalProperties": {"type": "string"}}]
-    elif name == "stdin":
-        field["anyOf"] = [{"$ref": field.pop("$ref")}, {"type": "string"}]
+    elif name in ("stdin", "content"):
+        kinds = [item for item in field.get("anyOf", [field]) if item != {"type": "null"}]
+        field["anyOf"] = [{"$ref": item.pop("$ref")} for item in kinds] + [{"type": "string"}]
         field["default"] = ""
+    elif name == "artifacts":
+        field["items"] = {"anyOf": [field["items"], {"type": "string"}]}
+    elif name == "size":
+        field["anyOf"] = [{"type": "integer", "minimum": 0}, {"type": "null"}]
 
 
 # The outcome.

@@ -64,6 +64,7 @@ class ErrorCode(StrEnum):
     SANDBOX_EXECUTION_FAILED = "SANDBOX_EXECUTION_FAILED"
     IMAGE_UNAVAILABLE = "IMAGE_UNAVAILABLE"
     HOST_RESOURCES = "HOST_RESOURCES"
+    STORE_UNAVAILABLE = "STORE_UNAVAILABLE"
     WORKER_LOST = "WORKER_LOST"
     INTERNAL = "INTERNAL"
 
@@ -148,6 +149,7 @@ CODES: Final[Mapping[ErrorCode, CodeFacts]] = {
     ErrorCode.SANDBOX_EXECUTION_FAILED: CodeFacts(Category.HOST, True, "SandboxExecutionFailed"),
     ErrorCode.IMAGE_UNAVAILABLE: CodeFacts(Category.HOST, True, "ImageUnavailable"),
     ErrorCode.HOST_RESOURCES: CodeFacts(Category.HOST, True, "HostResources"),
+    ErrorCode.STORE_UNAVAILABLE: CodeFacts(Category.HOST, True, "StoreUnavailable"),
     ErrorCode.WORKER_LOST: CodeFacts(Category.HOST, True, "WorkerLost"),
     ErrorCode.INTERNAL: CodeFacts(Category.HOST, True, "InternalError"),
 }

@@ -1,6 +1,4 @@
-"""The exception of each error code.
-
-A code that a newer release wrote is raised as the class of its category.
+"""The exception of each error code. A code of a newer release is raised as the class of its category.
 
     SandboxError
     ├── ProgramError      ExitNonZero  Signaled
@@ -10,7 +8,8 @@ A code that a newer release wrote is raised as the class of its category.
     │                     CommandNotFound  CommandNotExecutable  WorkingDirInvalid  UserInvalid
     ├── ControlError      Cancelled  Expired
     └── HostError         GVisorNotAvailable  DaemonUnavailable  ClientNotConfigured  SandboxCreationFailed
-                          SandboxExecutionFailed  ImageUnavailable  HostResources  WorkerLost  InternalError
+                          SandboxExecutionFailed  ImageUnavailable  HostResources  StoreUnavailable
+                          WorkerLost  InternalError
 
 The classes cross Celery: see the invariant in `sandfleet_config.sandbox_error`. This is why the job's own timeout is
 ``SandboxTimeout``, and only the producer's waiting error is a ``TimeoutError``. A result record names this module, so that a
@@ -239,6 +238,13 @@ class HostResources(HostError):
     op = "create"
 
 
+class StoreUnavailable(HostError):
+    """The store of files cannot be reached now, or a file of the job is not in it."""
+
+    error_code = ErrorCode.STORE_UNAVAILABLE
+    op = "store"
+
+
 class WorkerLost(HostError):
     """The worker or its host died while it ran the job, and no attempt is left."""
 
@@ -261,10 +267,7 @@ _CATEGORY_CLASSES: dict[Category, type[SandboxError]] = {
 
 
 def error_class(code: ErrorCode) -> type[SandboxError]:
-    """Return the exception class of `code`, which is not ``OK``.
-
-    For a code of a newer release, the class of its category.
-    """
+    """Return the class of `code`, which is not ``OK``; of its category for a code of a newer release."""
     return ERROR_CLASSES.get(code) or _CATEGORY_CLASSES.get(code.category, HostError)
 
 

@@ -29,6 +29,29 @@ PART: Final = ConfigDict(extra="ignore")
 
 
 @dataclass(frozen=True, slots=True, config=PART)
+class StoredObject:
+    """An object of the store: the SHA-256 of its bytes in hex, its size in bytes, and the store."""
+
+    sha256: str
+    size: int
+    place: str = ""
+
+
+@dataclass(frozen=True, slots=True, config=PART)
+class Artifact:
+    """A file that the program left, now in the store. `path` is relative to ``/work``.
+
+    `mode` is octal, such as ``0644``. `place` names the store; fetch the object there by `sha256`.
+    """
+
+    path: str
+    size: int
+    sha256: str
+    mode: str
+    place: str = ""
+
+
+@dataclass(frozen=True, slots=True, config=PART)
 class StreamOutput:
     """The kept bytes of one output stream, and the number of bytes that the program wrote."""
 
@@ -36,6 +59,8 @@ class StreamOutput:
     encoding: Literal["utf-8", "base64"] = "utf-8"
     total_bytes: int = 0
     truncated: bool = False
+    stored: StoredObject | None = None
+    """The stream in the store, if the spec says ``output.store`` and it went past the kept bytes."""
 
     @classmethod
     def of(cls, kept: bytes, total_bytes: int | None = None) -> Self:
@@ -49,7 +74,7 @@ class StreamOutput:
 
     def dropped(self) -> StreamOutput:
         """Return this stream without its data; it counts as truncated."""
-        return StreamOutput(total_bytes=self.total_bytes, truncated=self.total_bytes > 0)
+        return StreamOutput(total_bytes=self.total_bytes, truncated=self.total_bytes > 0, stored=self.stored)
 
     @property
     def bytes(self) -> bytes:
@@ -166,7 +191,10 @@ class Outcome(Record):
     attempts: tuple[Attempt, ...] = ()
     host: str = ""
     runtime: Runtime = Runtime()
+    image_ref: str | None = None
     image_digest: str | None = None
+    artifacts: tuple[Artifact, ...] = ()
+    artifacts_lost: str | None = None
     spec_sha256: str = ""
     run: int = 1
     # Stored beside the outcome in a result record, not in its JSON: few outcomes have any.

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import urlsplit, urlunsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator
+from pydantic import BaseModel, BeforeValidator, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from sandfleet_config.bounds import (
@@ -22,7 +22,9 @@ from sandfleet_config.bounds import (
     least,
 )
 from sandfleet_config.fields import Bytes, LabelKey, LabelValue
+from sandfleet_config.image_settings import ImagesSettings as ImagesSettings  # noqa: PLC0414  users import it from here
 from sandfleet_config.queues import DEFAULT_QUEUE, check_queue
+from sandfleet_config.section import NameList, Section, split_list
 from sandfleet_config.wire import MAX_SPEC_BYTES
 
 if TYPE_CHECKING:
@@ -43,30 +45,11 @@ DERIVED = {
 """Defaults that depend on the host, as the table of settings words them."""
 
 
-def _split_list(value: object) -> object:
-    """Read ``a,b`` from an environment variable as a list."""
-    if isinstance(value, str):
-        return tuple(part.strip() for part in value.split(",") if part.strip())
-    return value
-
-
-NameList = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_list)]
-
-
-OptionalPath = Annotated[Path | None, BeforeValidator(lambda value: None if value == "" else value)]
-
-
 class SettingsInvalid(ValueError):
     """A variable of the environment or a settings argument is wrong.
 
     The message names every fault.
     """
-
-
-class Section(BaseModel):
-    """A group of settings about one concern."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class RunscSettings(Section):
@@ -90,36 +73,6 @@ class RunscSettings(Section):
             msg = "must be a relative path below the cgroup mount, such as sandfleet"
             raise ValueError(msg)
         return value
-
-
-class ImagesSettings(Section):
-    """Where this host keeps images, and what it pulls from registries."""
-
-    root: Path = Field(default=Path("/var/lib/sandfleet/images"), description="Packed images, one EROFS file a digest.")
-    pull_from: NameList = Field(
-        default=(),
-        description="Registries and images that jobs may have pulled (`docker://...`): glob patterns such as"
-        " `registry.example`, `registry.example/team/*`, `python`; empty: none.",
-    )
-    tag_ttl: float = Field(
-        default=600.0, ge=0, description="Seconds for which a host takes a tag of a registry for what it last meant."
-    )
-    auth_file: OptionalPath = Field(
-        default=None,
-        description="Passwords of registries, as `skopeo login --authfile` writes them; only its owner may read it (0600).",
-    )
-    ca_dir: OptionalPath = Field(
-        default=None, description="Folder with certificates (`*.crt`) of registries that a private CA has signed."
-    )
-    max_bytes: Bytes = Field(
-        default=50 << 30,
-        ge=0,
-        description="Pulled images that a host keeps; past it the least recently used go. Images added by hand stay.",
-    )
-    disk_high_percent: int = Field(
-        default=90, ge=1, le=100, description="A pull first removes pulled images while their disk is fuller than this."
-    )
-    pull_deadline_seconds: float = Field(default=600.0, gt=0, description="A pull that takes longer is given up.")
 
 
 class PolicySettings(Section):
@@ -240,7 +193,7 @@ class HostSettings(BaseSettings):
     images: ImagesSettings = ImagesSettings()
     warm: WarmSettings = Field(default_factory=WarmSettings)
     policy: PolicySettings = PolicySettings()
-    allow_unenforced: Annotated[frozenset[LimitName], NoDecode, BeforeValidator(_split_list)] = Field(
+    allow_unenforced: Annotated[frozenset[LimitName], NoDecode, BeforeValidator(split_list)] = Field(
         default=frozenset(),
         description="Limits that may go unenforced where the host cannot hold them: any of memory,cpu,pids,disk.",
     )

@@ -6,8 +6,6 @@ Construction raises pydantic's ``ValidationError`` with every fault at once. `sa
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Sequence
 from typing import Annotated, Final, Literal, Self
 
@@ -38,9 +36,11 @@ from sandfleet_config.fields import (
     Seconds,
     Text,
     Texts,
+    check_image,
     refuse_control_characters,
 )
-from sandfleet_config.payload import encode_payload
+from sandfleet_config.files import Artifacts, Datasets, Files
+from sandfleet_config.files import Payload as Payload  # noqa: PLC0414  users import it from here
 
 DEFAULT_TIMEOUT_SECONDS = 30.0
 DEFAULT_GRACE_SECONDS = 5.0
@@ -53,37 +53,6 @@ DEFAULT_ATTEMPTS = 3
 MAX_ATTEMPTS = 20
 MAX_KEY_CHARS = 256
 RETRIED_CODES = tuple(code for code in ErrorCode if code.category is Category.HOST)
-
-
-class Payload(ContractModel):
-    """Bytes in JSON: as text, or as base64 if they are not UTF-8, or shorter in base64."""
-
-    data: str = ""
-    encoding: Literal["utf-8", "base64"] = "utf-8"
-
-    @model_validator(mode="before")
-    @classmethod
-    def _accept_plain(cls, value: object) -> object:
-        if isinstance(value, str):
-            return {"data": value}
-        if isinstance(value, bytes | bytearray):
-            return encode_payload(bytes(value))
-        return value
-
-    @model_validator(mode="after")
-    def _check_encoding(self) -> Self:
-        try:
-            self.to_bytes()
-        except (binascii.Error, ValueError):
-            msg = "data is not valid {encoding}"
-            raise PydanticCustomError("payload", msg, {"encoding": self.encoding}) from None
-        return self
-
-    def to_bytes(self) -> bytes:
-        """Return the decoded bytes."""
-        if self.encoding == "base64":
-            return base64.b64decode(self.data, validate=True)
-        return self.data.encode()
 
 
 class ResourceSpec(ContractModel):
@@ -147,6 +116,9 @@ class OutputSpec(ContractModel):
         default="head", description="`both` joins head and tail with a marker line."
     )
     on_limit: Literal["truncate", "kill"] = "truncate"
+    store: bool = Field(
+        default=False, description="Keep what goes past `max_bytes` in the store, up to the host's ceiling."
+    )
 
 
 DELIVERY_FIELDS: Final = ("idempotency_key", "priority", "queue_ttl", "max_attempts", "retry_on")
@@ -154,6 +126,8 @@ DELIVERY_FIELDS: Final = ("idempotency_key", "priority", "queue_ttl", "max_attem
 
 `requires` (version 3) says on which hosts it may run.
 """
+STORED_FIELDS: Final = ("files", "datasets", "artifacts")
+"""Fields of contract version 4; so are an image by reference, `stdin.sha256` and `output.store`."""
 
 
 class SandboxSpec(ContractModel):
@@ -165,7 +139,7 @@ class SandboxSpec(ContractModel):
     not count them.
     """
 
-    image: Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARS), AfterValidator(refuse_control_characters)]
+    image: Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARS), AfterValidator(check_image)]
     command: Annotated[Texts, Field(max_length=MAX_COMMAND_ITEMS)] = ()
     working_dir: Text = ""
     env: Env = Field(default=(), description="`KEY=VALUE` strings; a mapping is taken too.")
@@ -181,6 +155,9 @@ class SandboxSpec(ContractModel):
         description="Labels that the job's host must have: its own (`SANDFLEET_HOST_LABELS`), `arch` and `runsc`.",
     )
     stdin: Payload = Payload()
+    files: Files = Field(default=(), description="Files that the program finds; see below.")
+    datasets: Datasets = Field(default=(), description="Read-only folders under `/data` that jobs share; see below.")
+    artifacts: Artifacts = Field(default=(), description="Files to collect after the end; see below.")
     grace: Seconds = DEFAULT_GRACE_SECONDS
     output: OutputSpec = OutputSpec()
     idempotency_key: Annotated[str, Field(max_length=MAX_KEY_CHARS), AfterValidator(refuse_control_characters)] = Field(

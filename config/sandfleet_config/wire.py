@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, Self, TypeAlias, cast
@@ -10,11 +9,18 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, Self, TypeAlias
 from pydantic import Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
+from sandfleet_config.codes import ErrorCode
 from sandfleet_config.errors import SecurityViolation, SpecInvalid, SpecTooLarge
 from sandfleet_config.faults import describe_faults
 from sandfleet_config.fields import SECURITY_VIOLATION, ContractModel, Name
-from sandfleet_config.image_names import normalize_image
-from sandfleet_config.spec import DEFAULT_GRACE_SECONDS, DEFAULT_OUTPUT_BYTES, DELIVERY_FIELDS, SandboxSpec
+from sandfleet_config.image_names import REGISTRY_PREFIX, normalize_image
+from sandfleet_config.spec import (
+    DEFAULT_GRACE_SECONDS,
+    DEFAULT_OUTPUT_BYTES,
+    DELIVERY_FIELDS,
+    RETRIED_CODES,
+    SandboxSpec,
+)
 from sandfleet_config.units import format_bytes
 
 if TYPE_CHECKING:
@@ -22,24 +28,38 @@ if TYPE_CHECKING:
 
     from pydantic import BaseModel
 
-    from sandfleet_config.codes import ErrorCode
 
-CONTRACT_VERSIONS: Final = (1, 2, 3)
+CONTRACT_VERSIONS: Final = (1, 2, 3, 4)
 """Contract versions that this release speaks.
 
-Version 2 adds `spec.DELIVERY_FIELDS`, version 3 `requires`. A request says the lowest version that
-has all fields it uses, so that older workers can run it.
+Version 2 adds `spec.DELIVERY_FIELDS`, version 3 `requires`, version 4 `spec.STORED_FIELDS`. A request
+says the lowest version that has all fields it uses, so that older workers can run it.
 """
-ContractVersion: TypeAlias = Literal[1, 2, 3]
+ContractVersion: TypeAlias = Literal[1, 2, 3, 4]
 MAX_SPEC_BYTES = 256 * 1024
 MAX_REPORTED_FAULTS = 50
 
 
 def find_contract(spec: SandboxSpec) -> ContractVersion:
     """Return the lowest contract version that has all fields `spec` uses."""
+    if _uses_store(spec):
+        return 4
     if spec.requires:
         return 3
     return 1 if _delivery_of(spec) == _DEFAULT_DELIVERY else 2
+
+
+def _uses_store(spec: SandboxSpec) -> bool:
+    """Whether `spec` uses a field of contract version 4."""
+    return bool(
+        spec.files
+        or spec.artifacts
+        or spec.datasets
+        or spec.stdin.sha256
+        or spec.output.store
+        or spec.image.startswith(REGISTRY_PREFIX)
+        or (spec.retry_on != RETRIED_CODES and ErrorCode.STORE_UNAVAILABLE in spec.retry_on)
+    )
 
 
 def _delivery_of(spec: SandboxSpec) -> tuple[object, ...]:
@@ -52,6 +72,13 @@ _DEFAULT_DELIVERY: Final = _delivery_of(SandboxSpec(image="-"))
 def _find_contract_of(fields: dict[str, Any]) -> ContractVersion:
     spec = fields.get("spec")  # absent if it is faulty, which is a fault of its own
     return find_contract(spec) if isinstance(spec, SandboxSpec) else 1
+
+
+_FIELDS_OF: Final[Mapping[int, str]] = {
+    2: ", ".join(DELIVERY_FIELDS),
+    3: "what it requires of its host",
+    4: "files, datasets, artifacts, objects of the store and images of a registry",
+}
 
 
 class JobRequest(ContractModel):
@@ -67,8 +94,7 @@ class JobRequest(ContractModel):
         needed = find_contract(self.spec)
         if self.contract < needed:
             msg = "{fields} need contract version {needed}"
-            fields = ", ".join(DELIVERY_FIELDS) if needed == 2 else "what it requires of its host"  # noqa: PLR2004
-            raise PydanticCustomError("contract", msg, {"fields": fields, "needed": needed})
+            raise PydanticCustomError("contract", msg, {"fields": _FIELDS_OF[needed], "needed": needed})
         return self
 
 
@@ -221,7 +247,7 @@ def _check_contract(raw: dict[str, Any]) -> None:
 def _refuse_size(size: int, max_bytes: int) -> NoReturn:
     msg = (
         f"the encoded spec has {format_bytes(size)}, the limit is {format_bytes(max_bytes)} (SANDFLEET_MAX_SPEC_BYTES):"
-        " put large inputs into the image"
+        " put large inputs into the image, or upload them and name their sha256 in files"
     )
     raise SpecTooLarge.of(msg)
 
@@ -242,34 +268,6 @@ def raise_faults(error: ValidationError, model: type[BaseModel] = SandboxSpec) -
     if len(described) > MAX_REPORTED_FAULTS:
         text += f"; and {len(described) - MAX_REPORTED_FAULTS} more"
     raise (SecurityViolation if is_violation else SpecInvalid).of(text, errors=faults) from None
-
-
-def spec_sha256(spec: SandboxSpec, run: str | None = None) -> str:
-    """Return the fingerprint of the spec without `DELIVERY_FIELDS`, in hex.
-
-    It is the sha256 of `encode_run` with `labels` and `requires` sorted by name. `run` is `encode_run` of
-    `spec`, if the caller has it.
-    """
-    if len(spec.labels) > 1 or len(spec.requires) > 1:
-        ordered = {name: dict(sorted(getattr(spec, name).items())) for name in ("labels", "requires")}
-        run = encode_run(spec.model_copy(update=ordered))
-    return hashlib.sha256((run or encode_run(spec)).encode()).hexdigest()
-
-
-def request_sha256(spec: SandboxSpec, spec_hash: str | None = None, key: str = "") -> str:
-    """Return the fingerprint of the spec with `DELIVERY_FIELDS`, in hex.
-
-    The same idempotency key with another fingerprint is a conflict. `spec_hash` is `spec_sha256` of
-    `spec`, if the caller has it. `key` is the idempotency key of a spec without one.
-    """
-    how = _encode_how(spec.priority, spec.queue_ttl, spec.max_attempts, spec.retry_on)
-    text = f"{spec_hash or spec_sha256(spec)} [{_encode(spec.idempotency_key or key)}, {how}]"
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-@lru_cache(maxsize=256)
-def _encode_how(*fields: object) -> str:
-    return json.dumps(fields)[1:-1]
 
 
 _encode: Final = json.JSONEncoder().encode

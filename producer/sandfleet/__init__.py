@@ -34,12 +34,14 @@ from sandfleet_config.errors import (
     Signaled,
     SpecInvalid,
     SpecTooLarge,
+    StoreUnavailable,
     UserInvalid,
     WorkerLost,
     WorkingDirInvalid,
 )
 from sandfleet_config.execute import BackendInfo, ExecuteLimits, ExecuteRequest, ExecuteResult, LimitsEnforced
-from sandfleet_config.outcome import Outcome, SandboxResult, StreamOutput
+from sandfleet_config.files import ArtifactSpec, DatasetSpec, FileSpec
+from sandfleet_config.outcome import Artifact, Outcome, SandboxResult, StoredObject, StreamOutput
 from sandfleet_config.settings import Settings, SettingsInvalid
 from sandfleet_config.spec import OutputSpec, Payload, ResourceSpec, SandboxSpec, SecuritySpec
 
@@ -66,6 +68,8 @@ from sandfleet.job import CancelResult, Job
 
 __all__ = [
     "ERROR_CLASSES",
+    "Artifact",
+    "ArtifactSpec",
     "Backend",
     "BackendInfo",
     "Batch",
@@ -83,6 +87,7 @@ __all__ = [
     "Config",
     "ControlError",
     "DaemonUnavailable",
+    "DatasetSpec",
     "DeadLetter",
     "DeadLetters",
     "DiskLimit",
@@ -92,6 +97,7 @@ __all__ = [
     "ExecuteResult",
     "ExitNonZero",
     "Expired",
+    "FileSpec",
     "Fleet",
     "FleetError",
     "FleetRunner",
@@ -141,6 +147,8 @@ __all__ = [
     "Signaled",
     "SpecInvalid",
     "SpecTooLarge",
+    "StoreUnavailable",
+    "StoredObject",
     "StreamOutput",
     "UserInvalid",
     "WorkerLost",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import shutil
 import socket
+import ssl
 import subprocess
+import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,13 +19,15 @@ import trustme
 from waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 BINARY = Path("/usr/local/lib/sandfleet/registry/docker-registry")
 USER, PASSWORD = "judge", "open sesame"
 # bcrypt of PASSWORD with the least number of rounds.
 HTPASSWD = f"{USER}:$2b$05$rar9GwjBp4HRNgV4C9k.wesiqSaZRQ/CJgf6pxCf2pVRTafh30Uga\n"
 START_SECONDS = 15.0
+MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+INDEX = "application/vnd.oci.image.index.v1+json"
 
 CONFIG = """\
 version: 0.1
@@ -109,6 +114,27 @@ class Registry:
         )
         return digest.read_text().strip()
 
+    def put_index(self, path: str, tag: str, manifests: Mapping[str, str]) -> str:
+        """Put an index of manifests that are there, by architecture, as `tag`; return its digest."""
+        entries = [
+            {"mediaType": MANIFEST, "digest": digest, "size": len(self._ask(f"{path}/manifests/{digest}")[0])}
+            | {"platform": {"os": "linux", "architecture": architecture}}
+            for architecture, digest in manifests.items()
+        ]
+        index = json.dumps({"schemaVersion": 2, "mediaType": INDEX, "manifests": entries}).encode()
+        return self._ask(f"{path}/manifests/{tag}", index)[1]
+
+    def _ask(self, path: str, data: bytes | None = None) -> tuple[bytes, str]:
+        """Get a manifest, or put one; return its bytes and its digest."""
+        word = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
+        headers = {"Authorization": f"Basic {word}", "Accept": MANIFEST, "Content-Type": INDEX}
+        request = urllib.request.Request(
+            f"https://{self.name}/v2/{path}", data, headers, method="PUT" if data else "GET"
+        )
+        context = ssl.create_default_context(cafile=str(self.ca_dir / "ca.crt"))
+        with urllib.request.urlopen(request, context=context) as answer:  # noqa: S310  likewise
+            return answer.read(), answer.headers["Docker-Content-Digest"]
+
     @property
     def dest_options(self) -> Sequence[str]:
         """The options of a copy to it."""
@@ -120,8 +146,6 @@ class Registry:
 
 def write_auth(path: Path, registry: str, password: str = PASSWORD) -> Path:
     """Write a file with the password of `registry`, as `skopeo login` would."""
-    import base64
-
     word = base64.b64encode(f"{USER}:{password}".encode()).decode()
     path.touch(mode=0o600)
     path.write_text(json.dumps({"auths": {registry: {"auth": word}}}))

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any, Self
 import redis
 from sandfleet_config.codes import ErrorCode
 from sandfleet_config.errors import Cancelled, CommandNotFound, GVisorNotAvailable, SandboxError, Signaled
+from sandfleet_config.fingerprint import spec_sha256
 from sandfleet_config.outcome import Attempt, Outcome, SandboxResult, StreamOutput
 from sandfleet_config.queues import DEFAULT_QUEUE, KEY_PREFIX, cancel_key, job_key
 from sandfleet_config.scripts import DEAD_TTL_SECONDS, PRIORITY_STEPS, read_script, stored_result
 from sandfleet_config.spec import SandboxSpec
-from sandfleet_config.wire import decode_job, spec_sha256
+from sandfleet_config.wire import decode_job
 
 if TYPE_CHECKING:
     from sandfleet_config.wire import JobRequest

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
@@ -11,7 +11,16 @@ import pytest
 from sandfleet import ErrorCode, Outcome
 from sandfleet.channel import stored_result as stored
 from sandfleet.channel.stored_result import parse_outcome
-from sandfleet_config.outcome import Attempt, LimitState, Runtime, StreamOutput, Timing, Usage
+from sandfleet_config.outcome import (
+    Artifact,
+    Attempt,
+    LimitState,
+    Runtime,
+    StoredObject,
+    StreamOutput,
+    Timing,
+    Usage,
+)
 from sandfleet_config.scripts import stored_result
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 120_000, tzinfo=UTC)
@@ -21,7 +30,7 @@ FULL: dict[str, Any] = {
     "exit_code": 137,
     "signal": 9,
     "timed_out": "soft",
-    "stdout": StreamOutput.of(b"\xff\x00"),
+    "stdout": replace(StreamOutput.of(b"\xff\x00", 9), stored=StoredObject("ef" * 32, 9, "s3://b")),
     "stderr": StreamOutput.of('\u20ac\n\\"\x7f'.encode(), 1 << 40),
     "duration": 1e-07,
     "timing": Timing(queued=0.1, image=0.0, create=1e300, run=5e-324, collect=2, cleanup=0.30000000000000004),
@@ -42,7 +51,10 @@ FULL: dict[str, Any] = {
     ),
     "host": "h",
     "runtime": Runtime(version="v", platform="systrap", warm=True),
+    "image_ref": "docker://x:1",
     "image_digest": "sha256:0",
+    "artifacts": (Artifact("out/\u20ac.png", 3, "ab" * 32, "0644", "s3://b"), Artifact("x", 0, "cd" * 32, "0600")),
+    "artifacts_lost": "the store is down",
     "spec_sha256": "ab",
 }
 OK = Outcome.of(ErrorCode.OK, "j1", **FULL)

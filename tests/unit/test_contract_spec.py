@@ -9,6 +9,7 @@ from rows import each_row
 from sandfleet_config.bounds import MAX_LABELS
 from sandfleet_config.codes import Category, ErrorCode
 from sandfleet_config.errors import SecurityViolation, SpecInvalid, SpecTooLarge
+from sandfleet_config.fingerprint import request_sha256, spec_sha256
 from sandfleet_config.spec import Payload, SandboxSpec
 from sandfleet_config.wire import (
     JobRequest,
@@ -17,8 +18,6 @@ from sandfleet_config.wire import (
     encode_needs,
     join_needs,
     new_spec,
-    request_sha256,
-    spec_sha256,
 )
 
 FULL: dict[str, Any] = {
@@ -143,7 +142,7 @@ def test_errors_repeat_no_value() -> None:
 
 
 def test_another_contract_version_is_refused() -> None:
-    for version in (4, 0, "1", None, True):
+    for version in (5, 0, "1", None, True):
         with pytest.raises(SpecInvalid, match="contract: the version "):
             decode_job(json.dumps({"contract": version, "spec": {"image": "x"}}))
 

@@ -13,14 +13,13 @@ from sandfleet.channel.records import JobRecord
 from sandfleet.submit import chunks
 from sandfleet.submit.check import JobChecker, Spec
 from sandfleet.submit.encode import EncodedRequest, JobEncoder, new_uuids
+from sandfleet_config.fingerprint import request_sha256, spec_sha256
 from sandfleet_config.wire import (
     JobRequest,
     decode_job,
     encode_job,
     encode_needs,
     join_needs,
-    request_sha256,
-    spec_sha256,
 )
 
 FULL = SandboxSpec.model_validate(

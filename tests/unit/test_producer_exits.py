@@ -34,6 +34,7 @@ EXITS: dict[ErrorCode, tuple[dict[str, Any], int]] = {
     ErrorCode.SANDBOX_EXECUTION_FAILED: ({}, 125),
     ErrorCode.IMAGE_UNAVAILABLE: ({}, 125),
     ErrorCode.HOST_RESOURCES: ({}, 125),
+    ErrorCode.STORE_UNAVAILABLE: ({}, 125),
     ErrorCode.WORKER_LOST: ({"exit_code": 3}, 125),
     ErrorCode.INTERNAL: ({"exit_code": 0}, 125),
 }

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from sandfleet_config.codes import Category, ErrorCode
 from sandfleet_config.errors import Cancelled, Expired, ImageNotFound, SandboxError, SpecInvalid
+from sandfleet_config.fingerprint import spec_sha256
 from sandfleet_config.image_names import pin_image
 from sandfleet_config.messages import CANCELLED_QUEUED, EXPIRED
 from sandfleet_config.outcome import Outcome, Timing
-from sandfleet_config.wire import spec_sha256
 
 from sandfleet_worker.delivery.claim import Flag
 from sandfleet_worker.delivery.settlement import Finish, GiveBack, PutBack, Release, Retry

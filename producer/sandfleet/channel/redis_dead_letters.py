@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from sandfleet_config.codes import ErrorCode, read_code
+from sandfleet_config.fingerprint import request_sha256, spec_sha256
 from sandfleet_config.queues import KEY_PREFIX, dead_key, job_key
 from sandfleet_config.scripts import DEAD_TTL_SECONDS, MAX_DEAD_BYTES, MAX_DEAD_LETTERS, read_script, step_of
-from sandfleet_config.wire import request_sha256, spec_sha256
 
 from sandfleet.channel.ended_in_queue import parse_attempts
 from sandfleet.channel.message import read_request

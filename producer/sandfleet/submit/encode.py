@@ -6,6 +6,7 @@ import os
 import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from sandfleet_config.fingerprint import request_sha256, spec_sha256
 from sandfleet_config.queues import JOB_ID
 from sandfleet_config.wire import (
     encode_needs,
@@ -13,8 +14,6 @@ from sandfleet_config.wire import (
     find_contract,
     join_job,
     join_needs,
-    request_sha256,
-    spec_sha256,
 )
 
 from sandfleet.channel.records import EncodedJob

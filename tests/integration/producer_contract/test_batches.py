@@ -15,7 +15,7 @@ from sandfleet import (
     JobUnknown,
     ResultTimeout,
 )
-from sandfleet_config.wire import spec_sha256
+from sandfleet_config.fingerprint import spec_sha256
 from stand_in import BROKEN, EXIT_3, HELLO, IMAGE, LONG, shell
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from sandfleet import (
     SpecInvalid,
     SpecTooLarge,
 )
-from sandfleet_config.wire import spec_sha256
+from sandfleet_config.fingerprint import spec_sha256
 from stand_in import EXIT_3, HELLO, IMAGE, KILLED, LONG, MISSING
 
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import redis
 from sandfleet_config.codes import ErrorCode
+from sandfleet_config.fingerprint import spec_sha256
 from sandfleet_config.messages import CANCELLED, EXPIRED
 from sandfleet_config.outcome import Outcome
-from sandfleet_config.wire import spec_sha256
 
 from sandfleet_worker.delivery.claim import MAX_STARTS, Flag
 from sandfleet_worker.delivery.envelope import open_message

@@ -230,7 +230,7 @@ class RunscRunner:
             sandbox = self._provider.take(plan, limits, cancel, deadline, hooks)
             measured = sandbox.run(job, limits, cancel, deadline, hooks.start)
         verdict = decide(measured.facts)
-        return Ending.of(verdict, measured, limits, image_seconds=image_seconds, image_digest=image.digest)
+        return Ending.of(verdict, measured, limits, image_seconds=image_seconds, image=image)
 
     def _new_plan(self, image: Image, platform: str, hooks: StartHooks = _NO_HOOKS) -> Plan:
         return Plan.of(self._find_runsc(platform, hooks), platform, image.erofs_path)

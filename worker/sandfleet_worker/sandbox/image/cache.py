@@ -73,7 +73,7 @@ class ImageCache:
                 continue
             yield CachedImage(image.digest, image.size_bytes, _read_time(image))
 
-    def make_room(self, name: str, packed_bytes: int) -> None:
+    def free_space(self, name: str, packed_bytes: int) -> None:
         """Remove images until one of `packed_bytes` fits, by its packed layers.
 
         Raises:

@@ -108,6 +108,20 @@ class ImageFinder:
         with hooks.waiting(f"image {name} to be pulled"):
             return self._puller.pull(name, check)
 
+    def pull(self, reference: str) -> Image:
+        """Pull an image by hand, whatever the settings allow to jobs. It is never removed to free space.
+
+        Raises:
+            ImageNotFound: it is no name in a registry, or the registry has no such image.
+            SandboxError: as `Puller.pull`.
+        """
+        wanted = Reference.parse(reference)
+        if wanted.in_registry is None:
+            raise ImageNotFound.of(f"{reference[:200]!r} is no name in a registry: write docker://{reference[:200]}")
+        image = self._puller.pull(wanted.in_registry, lambda: None, is_forced=True)
+        self.cache.keep(image)
+        return image
+
     def may_pull(self, name: RegistryName) -> bool:
         """Whether this host's settings let a job have the image pulled."""
         return any(matches_pattern(name, pattern) for pattern in self._settings.pull_from)

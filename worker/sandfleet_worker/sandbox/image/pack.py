@@ -81,10 +81,7 @@ def normalize(
 ) -> Content:
     """Drop device nodes and sockets, fix times, measure, and hash; `check` is called now and then.
 
-    Each file is measured before it is read. A plain file keeps its time if it is older than
-    `began`: Python compares .pyc files with the times of their sources, and compiles again at each
-    import if they differ. Newer files, folders and links get a fixed time, so that the same source
-    always yields the same image.
+    Each file is measured before it is read.
 
     Raises:
         ImageInvalid: the files outgrow `limits`; a sparse file counts as long as it is.
@@ -111,11 +108,21 @@ def normalize(
             _hash_entry(digest, path, name, facts, seen.get(inode))
         if facts.st_nlink > 1:
             seen.setdefault(inode, name)
-        if not stat.S_ISREG(mode) or facts.st_mtime >= began:
-            os.utime(path, (FIXED_TIME, FIXED_TIME), follow_symlinks=False)
-        else:
-            latest = max(latest, int(facts.st_mtime) + 1)
+        latest = max(latest, _fix_time(path, facts, began))
     return Content(digest=f"sha256:{digest.hexdigest()}", size_bytes=size, files=files, latest=latest)
+
+
+def _fix_time(path: bytes, facts: os.stat_result, began: float) -> int:
+    """Give everything but an old plain file the fixed time; return the time that it has, rounded up.
+
+    A plain file keeps its time if it is older than `began`: Python compares .pyc files with the times of
+    their sources, and compiles again at each import if they differ. With one time for newer files,
+    folders and links, the same source always yields the same image.
+    """
+    if stat.S_ISREG(facts.st_mode) and facts.st_mtime < began:
+        return int(facts.st_mtime) + 1
+    os.utime(path, (FIXED_TIME, FIXED_TIME), follow_symlinks=False)
+    return FIXED_TIME
 
 
 def _walk(folder: bytes, depth: int = 0) -> Iterator[tuple[bytes, os.stat_result]]:

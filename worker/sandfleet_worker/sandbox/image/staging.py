@@ -95,7 +95,7 @@ def locked(path: Path, waiting: str = "", on_progress: Any = None) -> Iterator[N
 
 
 @contextlib.contextmanager
-def locked_in_turn(path: Path, check: Callable[[], None]) -> Iterator[None]:
+def locked_when_free(path: Path, check: Callable[[], None]) -> Iterator[None]:
     """Hold the lock file at `path`; call `check` while another process holds it, which may raise."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

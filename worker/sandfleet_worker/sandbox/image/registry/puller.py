@@ -18,7 +18,7 @@ from sandfleet_worker.sandbox.image.oci import read_oci
 from sandfleet_worker.sandbox.image.registry.failures import read_failure
 from sandfleet_worker.sandbox.image.registry.manifest import Manifest
 from sandfleet_worker.sandbox.image.registry.skopeo import Skopeo
-from sandfleet_worker.sandbox.image.staging import LOCK_POLL_SECONDS, locked_in_turn
+from sandfleet_worker.sandbox.image.staging import LOCK_POLL_SECONDS, locked_when_free
 from sandfleet_worker.sandbox.image.tools import Limits
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class Puller:
 
         if name.digest:
             return self._pull_digest(name, deadline, check_all, None)
-        with locked_in_turn(self._store.new_lock("tag", name.name), check_all):
+        with locked_when_free(self._store.new_lock("tag", name.name), check_all):
             digest = self._find_fresh(name, began if is_forced else began - self._settings.tag_ttl)
             manifest = None
             if not digest:
@@ -90,7 +90,7 @@ class Puller:
     def _pull_digest(
         self, name: RegistryName, deadline: float, check: Callable[[], None], manifest: Manifest | None
     ) -> Image:
-        with locked_in_turn(self._store.new_lock("pull", name.digest), check):
+        with locked_when_free(self._store.new_lock("pull", name.digest), check):
             try:
                 return self._store.read_image(name.digest, str(name))
             except (ImageNotFound, ImageInvalid):
@@ -102,7 +102,7 @@ class Puller:
         if manifest.digest != name.digest:
             raise ImageInvalid.of(f"{name.registry} gave {manifest.digest} for {name}: it is broken, or it cheats")
         manifest.check(self._limits)
-        self._cache.make_room(str(name), manifest.count_bytes())
+        self._cache.free_space(str(name), manifest.count_bytes())
         image = self._store.make(lambda staging: self._build(name, staging, deadline, check), self._limits, check)
         self._cache.note_use(image)
         seconds = time.monotonic() - began

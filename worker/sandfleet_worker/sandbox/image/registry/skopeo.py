@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 _POLICY: Final = Path("/etc/containers/policy.json")
 _LAYOUT: Final = "layout-pulled"
+SPARE_SECONDS: Final = 5.0
+"""skopeo's own timeout comes so much later than ours, which kills it and says why."""
 
 
 class Skopeo:
@@ -52,7 +54,11 @@ class Skopeo:
         return staging.run_measured(argv, self._env(), measured=layout), f"{layout}:image"
 
     def _global_options(self, seconds: float) -> list[str]:
-        options = ["--override-os=linux", f"--override-arch={find_architecture()}", f"--command-timeout={seconds:.0f}s"]
+        options = [
+            "--override-os=linux",
+            f"--override-arch={find_architecture()}",
+            f"--command-timeout={seconds + SPARE_SECONDS:.0f}s",
+        ]
         # Without a policy skopeo runs nothing. One of the host's own, which may ask for signatures, counts.
         return options if _POLICY.exists() else [*options, "--insecure-policy"]
 
