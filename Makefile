@@ -15,7 +15,7 @@ WITH_IMAGES := trap 'exit 130' INT TERM; [ -n "$$TEST_IMAGES_ROOT" ] || \
 FAST_TESTS := tests/unit $(wildcard tests/integration/*producer_*) \
 	$(addprefix tests/docs/test_,contributing.py identifiers.py links.py measures.py reference.py)
 
-.PHONY: help setup native demo test test-fast test-releases test-upgrade test-retries test-store check docs renew bench hosts soak clean
+.PHONY: help setup native demo test test-fast test-releases test-upgrade test-retries test-store test-images check docs renew bench hosts soak clean
 
 help: ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -49,6 +49,9 @@ test-retries: setup ## A batch of 100,000 jobs of which two producers run 25,000
 
 test-store: setup ## A hundred jobs with 64 MiB in and 64 MiB out each: the worker's memory stays flat; takes some minutes
 	@$(WITH_IMAGES) TEST_TRANSFERS=100 $(BIN)/python -m pytest tests/sandbox/test_transfer_memory.py -s
+
+test-images: setup ## Refuse images of a million files and more, in a minute
+	@$(BIN)/python -m pytest -m images tests/sandbox $(ARGS)
 
 check: setup ## Lint, format, types, and the walls between the packages
 	$(BIN)/ruff check

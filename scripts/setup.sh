@@ -22,6 +22,9 @@
 #   debian                    the package of Debian trixie (20240729), out of the mirror that apt uses, verified by apt.
 #                             (Debian 12's own is of 2022 and has no systrap platform)
 #
+# docker-registry, which the tests pull images from, is only taken out of its package, into
+# /usr/local/lib/sandfleet/registry: its installation would start a service on all addresses.
+#
 # A runsc that was installed before stays as it is. Where there is none on PATH, /usr/local/bin/runsc becomes a link to the
 # newest of these.
 # The tests' S3 server, versitygw, is built from its Go module in the same way, into /usr/local/lib/sandfleet/versitygw.
@@ -41,6 +44,7 @@ readonly -A PACKAGE_OF=(
 readonly STAMP=.venv/.sandfleet-setup
 readonly GVISOR=/usr/local/lib/sandfleet/gvisor
 readonly S3_SERVER=/usr/local/lib/sandfleet/versitygw
+readonly REGISTRY=/usr/local/lib/sandfleet/registry
 
 # Debian keeps mkfs.erofs and others in sbin, which a user's PATH may lack.
 export PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
@@ -252,6 +256,19 @@ install_s3_server() {
     }
 }
 
+install_registry() {
+    local folder
+    [[ ! -x $REGISTRY/docker-registry ]] || return 0
+    [[ -n $(apt-cache madison docker-registry 2>/dev/null) ]] || refresh_apt
+    say "taking docker-registry, for the tests, out of Debian's package into $REGISTRY"
+    folder=$(mktemp -d)
+    chmod 755 "$folder"
+    (cd "$folder" && apt-get -q -q -o "APT::Sandbox::User=root" download docker-registry)
+    dpkg-deb -x "$folder"/docker-registry_*.deb "$folder/root"
+    install -D -m 755 "$folder/root/usr/bin/docker-registry" "$REGISTRY/docker-registry"
+    rm -rf "$folder"
+}
+
 install_system() {
     local missing
     mapfile -t missing < <(missing_packages | sort -u)
@@ -262,6 +279,7 @@ install_system() {
     ((${#missing[@]} == 0)) || install_packages "${missing[@]}"
     install_runsc
     install_s3_server
+    install_registry
 }
 
 # What the environment was made from: it is made anew when one of these changes.

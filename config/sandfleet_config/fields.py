@@ -18,6 +18,7 @@ from sandfleet_config.bounds import (
     check_text,
 )
 from sandfleet_config.codes import Category, ErrorCode
+from sandfleet_config.image_names import REGISTRY_PREFIX, RegistryName
 
 SECURITY_VIOLATION: Final = "security_violation"
 """The pydantic error type of a fault that is a violation, not only a mistake."""
@@ -32,6 +33,17 @@ def _parse_bytes(value: object) -> object:
         msg = "must be a number of bytes"
         raise PydanticCustomError("bytes_type", msg)
     return value
+
+
+def check_image(value: str) -> str:
+    """Refuse a malformed name in a registry, and control characters; other names are the host's business."""
+    if value.startswith(REGISTRY_PREFIX):
+        try:
+            RegistryName.parse(value)
+        except ValueError as error:
+            msg = "is no image of a registry: {reason}; write docker://python:3.13-slim or docker://registry.example/app@sha256:..."
+            raise PydanticCustomError("image", msg, {"reason": str(error)}) from None
+    return refuse_control_characters(value)
 
 
 def refuse_control_characters(value: str) -> str:

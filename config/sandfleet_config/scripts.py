@@ -30,6 +30,8 @@ Keys, all under `KEY_PREFIX`:
                     of release e5bcdee and written by its workers. These four live for 30 days after the last submit
                     or end, and for result_ttl once all jobs have ended. Jobs whose records have expired are dropped
                     from each while the batch is used.
+    pins:<name>     hash: name of an image -> the digest that it means for all jobs of a batch, as its first job found
+                    it. Lives as long as the batch
     queues          set of the queues that may hold jobs; wake: a stream on which idle workers block
     owners          sorted set: worker (host:pid:token) -> end of its lease (ms of Redis's clock)
     boot:<host>     the id of the host's boot. The jobs of a worker that died under another boot id are no suspects

@@ -22,6 +22,7 @@ from sandfleet_config.bounds import (
     least,
 )
 from sandfleet_config.fields import Bytes, LabelKey, LabelValue
+from sandfleet_config.image_settings import ImagesSettings as ImagesSettings  # noqa: PLC0414  users import it from here
 from sandfleet_config.queues import DEFAULT_QUEUE, check_queue
 from sandfleet_config.section import NameList, Section, split_list
 from sandfleet_config.store_settings import REDIS_URL, FilesSettings, StoreSettings
@@ -83,12 +84,6 @@ class RunscSettings(Section):
             msg = "must be a relative path below the cgroup mount, such as sandfleet"
             raise ValueError(msg)
         return value
-
-
-class ImagesSettings(Section):
-    """Where this host keeps images."""
-
-    root: Path = Field(default=Path("/var/lib/sandfleet/images"), description="Packed images, one EROFS file a digest.")
 
 
 class PolicySettings(Section):

@@ -36,6 +36,7 @@ from sandfleet_config.fields import (
     Seconds,
     Text,
     Texts,
+    check_image,
     refuse_control_characters,
 )
 from sandfleet_config.files import Artifacts, Datasets, Files
@@ -127,8 +128,6 @@ DELIVERY_FIELDS: Final = ("idempotency_key", "priority", "queue_ttl", "max_attem
 """
 STORED_FIELDS: Final = ("files", "datasets", "artifacts")
 """Fields of contract version 4; so are an image by reference, `stdin.sha256` and `output.store`."""
-REGISTRY_PREFIX: Final = "docker://"
-"""The beginning of an image by reference: a host pulls it from its registry."""
 
 
 class SandboxSpec(ContractModel):
@@ -140,7 +139,7 @@ class SandboxSpec(ContractModel):
     not count them.
     """
 
-    image: Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARS), AfterValidator(refuse_control_characters)]
+    image: Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARS), AfterValidator(check_image)]
     command: Annotated[Texts, Field(max_length=MAX_COMMAND_ITEMS)] = ()
     working_dir: Text = ""
     env: Env = Field(default=(), description="`KEY=VALUE` strings; a mapping is taken too.")

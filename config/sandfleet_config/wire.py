@@ -13,11 +13,11 @@ from sandfleet_config.codes import ErrorCode
 from sandfleet_config.errors import SecurityViolation, SpecInvalid, SpecTooLarge
 from sandfleet_config.faults import describe_faults
 from sandfleet_config.fields import SECURITY_VIOLATION, ContractModel, Name
+from sandfleet_config.image_names import REGISTRY_PREFIX, normalize_image
 from sandfleet_config.spec import (
     DEFAULT_GRACE_SECONDS,
     DEFAULT_OUTPUT_BYTES,
     DELIVERY_FIELDS,
-    REGISTRY_PREFIX,
     RETRIED_CODES,
     SandboxSpec,
 )
@@ -131,13 +131,15 @@ def encode_run(spec: SandboxSpec) -> str:
     return spec.model_dump_json(exclude_defaults=True, exclude=_DELIVERY)
 
 
-def encode_needs(spec: SandboxSpec) -> str:
+def encode_needs(spec: SandboxSpec, image: str = "") -> str:
     """Return the needs of `spec` that its host must meet, as the rest of a JSON object.
+
+    `image` is what stands for the spec's image, such as the digest that its batch runs.
 
     The object begins with the contract version, which `join_needs` adds. The names are `image`,
     `requires` and those of `find_requested_limits`.
     """
-    needs: dict[str, object] = {"image": _normalize_image(spec.image), **find_requested_limits(spec)}
+    needs: dict[str, object] = {"image": image or normalize_image(spec.image), **find_requested_limits(spec)}
     if spec.requires:
         needs["requires"] = spec.requires
     return _encode_compact(needs)[1:]
@@ -161,12 +163,6 @@ def find_requested_limits(spec: SandboxSpec) -> dict[str, float]:
         "output_bytes": 0 if spec.output.max_bytes == DEFAULT_OUTPUT_BYTES else spec.output.max_bytes,
     }
     return {name: value for name, value in asked.items() if value}
-
-
-def _normalize_image(image: str) -> str:
-    """Return the image's name as hosts list it: without the tag `latest`, with its digest."""
-    name, separator, digest = image.partition("@")
-    return f"{name.removesuffix(':latest')}{separator}{digest}"
 
 
 def join_job(run: str, spec: SandboxSpec, key: str, batch: str | None, *, contract: int, max_bytes: int) -> str:

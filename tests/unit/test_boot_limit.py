@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from sandfleet_config.errors import Cancelled, SandboxTimeout
 from sandfleet_worker.sandbox.process.cancellation import Cancellation
+from sandfleet_worker.sandbox.start_hooks import NoHooks
 from sandfleet_worker.sandbox.warm.boot_limit import SHORT_WAIT_SECONDS, BootLimit
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def test_a_wait_for_a_boot_slot_ends_with_the_deadline_or_a_cancel_and_takes_non
     assert boot_limit.acquire(Cancellation(), began) is not None, "a free boot slot is taken whatever the time"
 
 
-class Hooks:
+class Hooks(NoHooks):
     """Notes what a job waits for; `error` is what taking its slot again raises."""
 
     def __init__(self, error: Exception | None = None) -> None:

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 from pydantic import ValidationError
 from rich.console import Console
-from rich.table import Table
 from sandfleet_config.command_line import describe_usage_error, is_help
 from sandfleet_config.environment import check_environment, describe_settings_faults
 from sandfleet_config.errors import SandboxError
 from sandfleet_config.settings import SettingsInvalid, WorkerSettings
+
+from sandfleet_worker.commands.images import register as register_images
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,8 +26,6 @@ cli = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_comp
 images = typer.Typer(no_args_is_help=True, help="Images on this host.")
 cli.add_typer(images, name="images")
 errors = Console(stderr=True)
-
-SHORT_DIGEST_CHARS = len("sha256:") + 12
 
 Concurrency = Annotated[
     int | None, typer.Option(min=1, help="Sandboxes at once on this host, all its workers together.")
@@ -156,31 +155,7 @@ def add_image(
     print(f"{image.name} {image.digest}")
 
 
-@images.command("list")
-def list_images() -> None:
-    """List the images on this host."""
-    from sandfleet_worker.sandbox.image.store import ImageStore
-
-    with _print_known_errors():
-        found = ImageStore(_read_settings().images.root).list()
-    if not found:
-        print("there are no images here: sandfleet-worker images add python", file=sys.stderr)
-        return
-    table = Table("name", "digest", "size", "added")
-    for image in found:
-        size = f"{image.size_bytes / 2**20:.1f} MiB"
-        table.add_row(image.name, image.digest[:SHORT_DIGEST_CHARS], size, f"{image.created:%Y-%m-%d %H:%M}")
-    Console().print(table)
-
-
-@images.command("rm")
-def remove_image(name: str) -> None:
-    """Remove the image NAME; jobs that use it now keep it."""
-    from sandfleet_worker.sandbox.image.store import ImageStore
-
-    with _print_known_errors():
-        ImageStore(_read_settings().images.root).remove(name)
-    print(f"removed {name}")
+register_images(images, _read_settings, _print_known_errors)
 
 
 def main(argv: list[str] | None = None) -> NoReturn:

@@ -7,6 +7,7 @@ import platform
 from typing import TYPE_CHECKING
 
 from sandfleet_config.bounds import MIN_MEMORY_BYTES
+from sandfleet_config.image_names import split_pattern
 from sandfleet_config.wire import CONTRACT_VERSIONS
 
 from sandfleet_worker.delivery.announcer import HostFacts
@@ -65,5 +66,6 @@ class HostAbilities:
             "ceilings": find_ceilings(self.find_settings().policy),
             "labels": self.labels,
             "has_all_images": has_all,
+            "pull_from": [split_pattern(pattern) for pattern in self._settings.images.pull_from],
         }
         return HostFacts(json.dumps(facts, separators=(",", ":")), self._references if has_all else ())

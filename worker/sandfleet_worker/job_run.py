@@ -9,14 +9,17 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from sandfleet_config.codes import Category, ErrorCode
-from sandfleet_config.errors import Cancelled, Expired, SandboxError, SpecInvalid
+from sandfleet_config.errors import Cancelled, Expired, ImageNotFound, SandboxError, SpecInvalid
 from sandfleet_config.fingerprint import spec_sha256
+from sandfleet_config.image_names import pin_image
 from sandfleet_config.messages import CANCELLED_QUEUED, EXPIRED
 from sandfleet_config.outcome import Outcome, Timing
 
 from sandfleet_worker.delivery.claim import Flag
 from sandfleet_worker.delivery.settlement import Finish, GiveBack, PutBack, Release, Retry
 from sandfleet_worker.job_start import JobStart
+from sandfleet_worker.sandbox.image.finder import PullForbidden
+from sandfleet_worker.sandbox.image.registry.failures import NotInRegistry
 from sandfleet_worker.sandbox.policy import admit
 from sandfleet_worker.sandbox.process.packed_job import NO_TRANSFER
 
@@ -49,7 +52,7 @@ class JobRun:
         self._has_crashed = False
         self._facts: dict[str, Any] = {"host": host.name}
         self._faults: list[dict[str, str]] = []
-        self._lacks = ""
+        self._lacks = self._needed_image = ""
         self._files: JobFiles | None = None
 
     @property
@@ -79,8 +82,7 @@ class JobRun:
             return ending.to_outcome(job_id=self._job.job_id, queued=queued, attempts=attempts, **self._facts)
         except SandboxError as error:
             self._faults = error.errors
-            if error.code is ErrorCode.IMAGE_NOT_FOUND:
-                self._lacks = f"needs an image that {self._host.name} does not have"
+            self._lacks = self._find_lack(error)
             return self._end(error.code, error.message)
         except Exception:
             extra = {"action": "internal", "job_id": self._job.job_id}
@@ -142,7 +144,22 @@ class JobRun:
         request = self._message.request
         if not self._lacks or request is None:
             return None
-        return PutBack.of(request, self._lacks, self._host.name)
+        return PutBack.of(request, self._lacks, self._host.name, self._needed_image)
+
+    def _find_lack(self, error: SandboxError) -> str:
+        """Say what this host lacks for the job, where another host may have it; note the image that it needs."""
+        request = self._message.request
+        match error:
+            case NotInRegistry():  # no host can pull it, but one may have kept it
+                self._needed_image = self._start.pinned or (request.spec.image.partition("@")[2] if request else "")
+                is_elsewhere = bool(self._needed_image)
+            case ImageNotFound() | PullForbidden():
+                if request and self._start.pinned:
+                    self._needed_image = pin_image(request.spec.image, self._start.pinned)
+                is_elsewhere = True
+            case _:
+                return self._lacks
+        return f"needs an image that {self._host.name} does not have" if is_elsewhere else ""
 
     def _may_try_again(self, code: ErrorCode) -> bool:
         """Whether the spec's `retry_on` names `code` (by default each trouble of ours), and an attempt is left."""
@@ -175,6 +192,7 @@ class JobRun:
     def _remember(self, request: JobRequest) -> None:
         """Keep the facts of the request for the outcome, and those that decide about another attempt."""
         spec = request.spec
+        self._start.batch = request.batch or ""
         self._facts |= {"batch": request.batch, "labels": spec.labels, "spec_sha256": spec_sha256(spec)}
         self._retry_on = frozenset(spec.retry_on)
         if spec.max_attempts != self.claim.max_attempts:

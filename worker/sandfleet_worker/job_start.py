@@ -43,6 +43,10 @@ class JobStart:
         """The claim as it is now; its attempts change when the job waits and when it starts."""
         self.has_started = False
         """Whether the program may have started."""
+        self.batch = ""
+        """The job's batch, whose jobs all run the same digest of a name."""
+        self.pinned = ""
+        """The digest that the batch runs for the job's image."""
 
     @contextmanager
     def waiting(self, why: str) -> Iterator[None]:
@@ -92,6 +96,16 @@ class JobStart:
             case Refused.FENCED:
                 self._cancel.cancel(ErrorCode.WORKER_LOST, TAKEN_OVER)
         self._cancel.raise_if_set()
+
+    def find_digest(self, name: str) -> str:
+        """Return the digest that the image's `name` means for the batch; empty where nothing is recorded."""
+        return self.pin_digest(name, "")
+
+    def pin_digest(self, name: str, digest: str) -> str:
+        """Record that `name` means `digest` for the batch; return the digest that counts."""
+        if self.batch:
+            digest = self.pinned = self._intake.pin_image(self.claim, self.batch, name, digest)
+        return digest
 
     def _begin_wait(self, why: str) -> None:
         if not self.claim.is_waiting:

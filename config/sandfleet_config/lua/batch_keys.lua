@@ -5,12 +5,13 @@
 -- ends:<name>    stream of ends: one entry for each ended job, of its newest run
 -- counts:<name>  hash: jobs by code; `sealed`; `dropped`, dropped ends whose members are still in the list;
 --                `imported`, items of done:<name> that the stream has too
+-- pins:<name>    hash: name of an image -> the digest that it means for the batch
 -- done:<name>    list of ended ids, which release e5bcdee reads and writes
 -- Invariant: a batch has LLEN(batch) - dropped jobs, of which XLEN(ends) have ended.
 local BATCH_TTL = 30 * 86400 -- s, of a batch with jobs that have not ended; longer than a job may wait in the queue
 local function batch_keys(name)
   return { members = prefix .. 'batch:' .. name, ends = prefix .. 'ends:' .. name, counts = prefix .. 'counts:' .. name,
-    done = prefix .. 'done:' .. name }
+    done = prefix .. 'done:' .. name, pins = prefix .. 'pins:' .. name }
 end
 
 local function read_count(keys, field)

@@ -35,7 +35,7 @@ DROPPED_FROM_BYTES = 4096
 PACKAGE = "sandfleet_worker.delivery"
 SCRIPTS = (
     *("register", "beat", "leave", "announce", "claim", "restore", "limit_attempts", "wait", "start"),
-    *("finish", "requeue", "drained", "reap", "other_host", "cancel", "drop_dead"),
+    *("finish", "requeue", "drained", "reap", "other_host", "cancel", "drop_dead", "pin_image"),
 )
 """The scripts that a worker calls. Those that are not in this package's ``lua`` are the contract's."""
 
@@ -74,6 +74,10 @@ class ClaimCalls:
             claim, is_waiting=False, attempts=parse_attempts(answer[1]), started_monotonic=time.monotonic()
         )
         return replace(started, suspect_seconds=parse_suspect(answer[2]))
+
+    def pin_image(self, batch: str, name: str, digest: str = "") -> str:
+        """Return the digest that an image's name means for a batch: the recorded one, or else `digest`, now recorded."""
+        return str(self._call("pin_image", batch, name, digest).decode())
 
     def restore(self, claim: Claim) -> bool:
         """Put a deleted claim back; return False if the job is not ours any more."""

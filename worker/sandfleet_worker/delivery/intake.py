@@ -14,6 +14,7 @@ from sandfleet_worker.delivery.announcer import Announcer
 from sandfleet_worker.delivery.claim import Claim, Refused
 from sandfleet_worker.delivery.claimer import Claimer
 from sandfleet_worker.delivery.held_claims import HeldClaims
+from sandfleet_worker.delivery.image_pins import ImagePins
 from sandfleet_worker.delivery.lease import BEATS_PER_LEASE, Lease
 from sandfleet_worker.delivery.ledger import Ledger
 from sandfleet_worker.delivery.outages import REDIS_ERRORS, NotAnswered, call_until_answered
@@ -70,6 +71,7 @@ class Intake:
         self.ledger = self._new_ledger(shared)
         self.held_claims = HeldClaims(settings.concurrency, settings.lease_seconds / BEATS_PER_LEASE)
         self._given_up = threading.Event()
+        self._pins = ImagePins()
         self._is_stopping: Callable[[], bool] = lambda: False
         self._end_job: Callable[[Sequence[str]], None] | None = None
         self._end_all: Callable[[], None] | None = None
@@ -200,6 +202,19 @@ class Intake:
             return self._call_before_start("start", claim, lambda: self.ledger.start(claim))
         except NotAnswered:
             return Refused.FENCED
+
+    def pin_image(self, claim: Claim, batch: str, name: str, digest: str = "") -> str:
+        """Return the digest that an image's name means for the batch, or else `digest`, which is recorded now.
+
+        Without an answer from Redis it is `digest`, after `give_up`: the job ends then anyway.
+        """
+        if known := self._pins.find(batch, name):
+            return known
+        with contextlib.suppress(NotAnswered):
+            digest = self._call_before_start("pin", claim, lambda: self.ledger.pin_image(batch, name, digest))
+            if digest:
+                self._pins.note(batch, name, digest)
+        return digest
 
     def _call_before_start(self, name: str, claim: Claim, act: Callable[[], T]) -> T:
         """Call `act` until Redis answers, through an outage of any length.

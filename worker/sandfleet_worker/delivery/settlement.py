@@ -70,9 +70,9 @@ class PutBack:
     avoid_host: str = ""
 
     @classmethod
-    def of(cls, request: JobRequest, text: str, avoid_host: str = "") -> PutBack:
-        """Put back the job of `request`, for the reason `text`."""
-        needs = join_needs(request.contract, encode_needs(request.spec))
+    def of(cls, request: JobRequest, text: str, avoid_host: str = "", image: str = "") -> PutBack:
+        """Put back the job of `request`, for the reason `text`; `image` is what it needs, by default its spec's."""
+        needs = join_needs(request.contract, encode_needs(request.spec, image))
         return cls(text, needs, request.spec.queue_ttl, avoid_host)
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 from sandfleet_config.outcome import LimitState, Outcome, Runtime, StreamOutput, Timing, Usage
 
 if TYPE_CHECKING:
+    from sandfleet_worker.sandbox.image.image import Image
     from sandfleet_worker.sandbox.policy import Admitted
     from sandfleet_worker.sandbox.process.artifacts import Collection
     from sandfleet_worker.sandbox.process.measurement import Measurement
@@ -30,6 +31,7 @@ class Ending:
     usage: Usage
     limits: dict[str, LimitState]
     runtime: Runtime
+    image_ref: str | None = None
     image_digest: str | None = None
     collection: Collection | None = None
     """What came of the job's artifacts; None if it asked for none."""
@@ -42,11 +44,11 @@ class Ending:
         limits: Admitted,
         *,
         image_seconds: float = 0.0,
-        image_digest: str | None = None,
+        image: Image | None = None,
     ) -> Self:
         """Join the verdict with the figures of its run.
 
-        `image_seconds` is how long it took to find the image.
+        `image_seconds` is how long it took to find or pull the image.
         """
         plan = measured.plan
         return cls(
@@ -64,7 +66,8 @@ class Ending:
             usage=measured.usage,
             limits=limit_states(limits, measured.enforced),
             runtime=Runtime(version=plan.binary.version, platform=plan.platform, warm=measured.is_warm),
-            image_digest=image_digest,
+            image_ref=image.name if image else None,
+            image_digest=image.digest if image else None,
             collection=measured.collection,
         )
 
@@ -88,6 +91,7 @@ class Ending:
             usage=self.usage,
             limits=self.limits,
             runtime=self.runtime,
+            image_ref=self.image_ref,
             image_digest=self.image_digest,
             **fields,
         )

@@ -13,6 +13,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from sandfleet_config.errors import SecurityViolation, SpecInvalid
+from sandfleet_config.image_names import REGISTRY_PREFIX, normalize_image
 from sandfleet_config.units import CPU_PERIOD_MICROSECONDS, format_bytes, format_limit
 
 if TYPE_CHECKING:
@@ -96,8 +97,9 @@ def _violations(spec: SandboxSpec, host: HostSettings) -> Iterator[dict[str, str
         yield _fault("security.network_mode", f"{spec.security.network_mode!r} is not set up on this host, only 'none'")
     if spec.security.seccomp_profile:
         yield _fault("security.seccomp_profile", f"{spec.security.seccomp_profile!r} is not in this host's policy")
-    if not any(fnmatch.fnmatchcase(spec.image, pattern) for pattern in policy.images):
-        yield _fault("image", f"{spec.image!r} is not in this host's policy (SANDFLEET_POLICY__IMAGES)")
+    image = normalize_image(spec.image) if spec.image.startswith(REGISTRY_PREFIX) else spec.image
+    if not any(fnmatch.fnmatchcase(image, pattern) for pattern in policy.images):
+        yield _fault("image", f"{image!r} is not in this host's policy (SANDFLEET_POLICY__IMAGES)")
 
 
 def _not_built(spec: SandboxSpec) -> Iterator[dict[str, str]]:

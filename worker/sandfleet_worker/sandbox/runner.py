@@ -24,6 +24,7 @@ from sandfleet_config.spec import SandboxSpec
 from sandfleet_worker.sandbox.capacity import fit_descriptors, fit_memory, give_up_spares
 from sandfleet_worker.sandbox.cgroup.tree import find_tree
 from sandfleet_worker.sandbox.ending import Ending
+from sandfleet_worker.sandbox.image.finder import ImageFinder
 from sandfleet_worker.sandbox.image.store import ImageStore
 from sandfleet_worker.sandbox.image.users import resolve_user
 from sandfleet_worker.sandbox.janitor import Ownership, SweepReport, sweep
@@ -76,6 +77,7 @@ class RunscRunner:
         self._on_failure: Callable[[str], None] = lambda _: None
         self._failure_lock = threading.Lock()
         self.images = ImageStore(self.config.images.root)
+        self.finder = ImageFinder(self.images, self.config.images)
         self._tree = find_tree(self.config.runsc.cgroup_parent)
         self._owner = Ownership(self.config.runsc.root_dir)
         folder = self._owner.folder
@@ -135,7 +137,8 @@ class RunscRunner:
         return self.memory
 
     def sweep(self) -> SweepReport:
-        """Remove the sandboxes that dead workers left on this host."""
+        """Remove the sandboxes that dead workers left on this host, and images that they did not finish."""
+        self.images.sweep()
         return sweep(self.config.runsc.root_dir, self._tree)
 
     def warm_up(self) -> None:
@@ -239,16 +242,15 @@ class RunscRunner:
     ) -> Ending:
         asked = time.monotonic()
         cancel.raise_if_set()
-        image = self.images.resolve(limits.spec.image)
-        user = resolve_user(image, limits.spec.security.user)
-        job = pack_spec(limits, image, user, transfer)
-        with self.images.hold(image, hooks, lambda: raise_if_over(cancel, deadline)):
+        with self.finder.hold(limits.spec.image, hooks, lambda: raise_if_over(cancel, deadline)) as image:
             image_seconds = time.monotonic() - asked
+            user = resolve_user(image, limits.spec.security.user)
+            job = pack_spec(limits, image, user, transfer)
             plan = self._new_plan(image, limits.platform, hooks)
             sandbox = self._provider.take(plan, limits, cancel, deadline, hooks)
             measured = sandbox.run(job, limits, cancel, deadline, hooks.start, is_ok=_is_ok)
         verdict = decide(measured.facts)
-        return Ending.of(verdict, measured, limits, image_seconds=image_seconds, image_digest=image.digest)
+        return Ending.of(verdict, measured, limits, image_seconds=image_seconds, image=image)
 
     def _new_plan(self, image: Image, platform: str, hooks: StartHooks = _NO_HOOKS) -> Plan:
         return Plan.of(self._find_runsc(platform, hooks), platform, image.erofs_path)

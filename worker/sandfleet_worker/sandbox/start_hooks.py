@@ -1,4 +1,7 @@
-"""Hooks that the runner calls before a program starts: the job waits for something slow, or it starts now."""
+"""Hooks that the runner calls before a program starts: the job waits for something slow, or it starts now.
+
+They also say which digest an image's name means for the job.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +26,14 @@ class StartHooks(Protocol):
         """The sandbox is up and the program starts next. Raise `SandboxError` to forbid it."""
         ...
 
+    def find_digest(self, name: str) -> str:
+        """Return the digest that the image's `name` means for this job; empty where nothing is recorded."""
+        ...
+
+    def pin_digest(self, name: str, digest: str) -> str:
+        """Record that `name` means `digest`; return the digest that counts, which may be an earlier one."""
+        ...
+
 
 class NoHooks:
     """Hooks that do nothing: every job may start at once."""
@@ -33,3 +44,11 @@ class NoHooks:
 
     def start(self) -> None:
         """Allow the start."""
+
+    def find_digest(self, name: str) -> str:  # noqa: ARG002  nothing is recorded
+        """Return nothing: a name means what it means on this host."""
+        return ""
+
+    def pin_digest(self, name: str, digest: str) -> str:  # noqa: ARG002  likewise
+        """Return the digest."""
+        return digest

@@ -3,6 +3,7 @@
 -- A host says in the hash `hosts` what it has, under its worker's name: host, queues (patterns), contract, ceilings, labels and
 -- has_all_images. The names and digests of its images are the set images:<owner>. A job says in the field `needs` of its record:
 -- contract, image, requires, and the limits that it asks for, by the names of the ceilings.
+-- pull_from are the registries and names that a host pulls, each as patterns of both: see image_names.py.
 -- A worker of an older release says nothing: it counts as one that has everything of contract 2.
 local function new_placing(prefix, owner, now)
   local UNTOLD_CONTRACT, CPU_PERIOD = 2, 100000 -- us
@@ -44,6 +45,38 @@ local function new_placing(prefix, owner, now)
     return others
   end
 
+  -- Whether a glob pattern matches.
+  local function matches(pattern, text)
+    local plain = pattern:gsub('[%^%$%(%)%%%.%+%-]', '%%%0'):gsub('%*', '.*'):gsub('%?', '.'):gsub('%[!', '[^')
+    local is_pattern, found = pcall(string.match, text, '^' .. plain .. '$')
+    return not is_pattern or found ~= nil -- what cannot be read may match
+  end
+
+  -- Whether the host of worker `name` has the image, or pulls it from its registry.
+  local function has_image(name, host, image)
+    local function is_here(part)
+      return redis.pcall('SISMEMBER', prefix .. 'images:' .. name, part) ~= 0
+    end
+    local registry, path = image:match('^docker://([^/]+)/([^@]+)')
+    if not registry then
+      for part in image:gmatch('[^@]+') do
+        if not is_here(part) then
+          return false
+        end
+      end
+      return true
+    elseif is_here(image:match('@(.+)$') or image) then
+      return true
+    end
+    for _, pattern in ipairs(type(host.pull_from) == 'table' and host.pull_from or {}) do
+      if type(pattern) == 'table' and matches(tostring(pattern[1]), registry)
+        and (matches(tostring(pattern[2]), path) or matches(tostring(pattern[2]), (path:gsub(':[^:]*$', '')))) then
+        return true
+      end
+    end
+    return false
+  end
+
   function placing.format_bytes(count)
     for _, size in ipairs(SIZES) do
       if count >= size[1] then
@@ -79,20 +112,10 @@ local function new_placing(prefix, owner, now)
         return 'ceiling', describe(key, tonumber(needs[key]))
       end
     end
-    if host.has_all_images and type(needs.image) == 'string' then
-      for part in needs.image:gmatch('[^@]+') do
-        if redis.pcall('SISMEMBER', prefix .. 'images:' .. name, part) == 0 then
-          return 'image', 'image ' .. needs.image
-        end
-      end
+    if host.has_all_images and type(needs.image) == 'string' and not has_image(name, host, needs.image) then
+      return 'image', 'image ' .. needs.image
     end
     return nil
-  end
-
-  local function matches(pattern, queue)
-    local plain = pattern:gsub('[%^%$%(%)%%%.%+%-]', '%%%0'):gsub('%*', '.*'):gsub('%?', '.'):gsub('%[!', '[^')
-    local is_pattern, found = pcall(string.match, queue, '^' .. plain .. '$')
-    return not is_pattern or found ~= nil -- what cannot be read may match
   end
 
   local function takes_from(name, queue)

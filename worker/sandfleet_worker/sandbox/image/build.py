@@ -10,6 +10,7 @@ from sandfleet_config.errors import ImageInvalid
 
 from sandfleet_worker.sandbox.image.catalog import EROFS, FACTS
 from sandfleet_worker.sandbox.image.image import Image, describe
+from sandfleet_worker.sandbox.image.layers import check_layers
 from sandfleet_worker.sandbox.image.oci import ImageConfig
 from sandfleet_worker.sandbox.image.pack import add_hosts, add_mount_points, normalize, write_erofs
 from sandfleet_worker.sandbox.image.staging import write_json
@@ -27,9 +28,15 @@ COPIED_KINDS = frozenset({"containers-storage", "docker", "docker-archive", "doc
 
 
 def build_image(
-    name: str, source: str, oci: OciImage | None, staging: StagingFolder, on_progress: Callable[[str], None]
+    name: str,
+    source: str,
+    oci: OciImage | None,
+    staging: StagingFolder,
+    on_progress: Callable[[str], None],
+    *,
+    digest: str = "",
 ) -> Image:
-    """Make an image of `source`.
+    """Make an image of `source`, which gets `digest`, by default that of its manifest or its content.
 
     Its two files are in the folder of `erofs_path`, ready to be moved.
 
@@ -44,13 +51,13 @@ def build_image(
     add_mount_points(staging.tree)
     add_hosts(staging.tree)
     header = b"sandfleet tree 1\0" + repr(config).encode() + b"\0\n"
-    content = normalize(staging.tree, began, staging.limits, header=header, is_hashed=oci is None)
+    content = normalize(staging.tree, began, staging.limits, header=header, is_hashed=oci is None, check=staging.check)
     blob = staging.folder / "blob"
     blob.mkdir(mode=0o755)
     erofs = blob / EROFS
     on_progress(f"packing {content.files} files, {content.size_bytes / 1e6:.1f} MB")
     write_erofs(staging, erofs, content.latest)
-    digest = oci.digest if oci else content.digest
+    digest = digest or (oci.digest if oci else content.digest)
     image = describe(staging.tree, erofs, config).model_copy(update={"name": name, "digest": digest, "source": source})
     # The reader knows where the image is: a store may be moved.
     stored = image.model_dump(mode="json", exclude={"name", "erofs_path"})
@@ -60,6 +67,7 @@ def build_image(
 
 def _unpack(source: str, oci: OciImage | None, staging: StagingFolder) -> ImageConfig:
     if oci is not None:
+        check_layers(oci.layers, staging.limits, staging.check)
         unpack_oci(oci, staging)
         return oci.config
     kind, _, rest = source.partition(":")

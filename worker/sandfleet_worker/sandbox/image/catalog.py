@@ -9,10 +9,11 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sandfleet_config.errors import ImageNotFound
+from sandfleet_config.errors import ImageInvalid, ImageNotFound
+from sandfleet_config.image_names import REGISTRY_PREFIX
 
 from sandfleet_worker.sandbox.image.image import Image, damaged, read_image
-from sandfleet_worker.sandbox.image.references import Reference, encode_name, is_digest, is_name
+from sandfleet_worker.sandbox.image.references import Reference, encode_name, is_digest, is_name, is_registry_name
 from sandfleet_worker.sandbox.image.staging import host_faults
 from sandfleet_worker.sandbox.image.starter import STARTERS
 from sandfleet_worker.system.supervised_thread import is_resource_error
@@ -55,6 +56,8 @@ class Catalog:
         wanted = _parse(reference)
         if wanted.name is None:
             return self.read_image(str(wanted.digest), reference)
+        if wanted.in_registry and wanted.digest:
+            return self.read_image(wanted.digest, str(wanted.in_registry))
         digest = self._read_ref(wanted.name)
         if wanted.digest is None:
             return self.read_image(digest, wanted.name)
@@ -90,6 +93,14 @@ class Catalog:
             raise damaged(name, "its reference holds no digest")
         self._digests[name] = (identity, digest)
         return digest
+
+    def find_resolved(self, name: str) -> tuple[str, float] | None:
+        """Return what a tag of a registry meant when it was last asked, and when (as ``time.time``); None: never."""
+        try:
+            digest = self._read_ref(name)
+        except (ImageNotFound, ImageInvalid):
+            return None
+        return digest, self._digests[name][0][1] / 1e9
 
     def read_image(self, digest: str, name: str) -> Image:
         """Return the image with this digest, called `name` in messages.
@@ -133,7 +144,7 @@ class Catalog:
                 if is_resource_error(error):
                     raise
                 continue
-            if is_name(name) and is_digest(digest):
+            if (is_name(name) or is_registry_name(name)) and is_digest(digest):
                 found.append((name, digest))
         return found
 
@@ -162,6 +173,8 @@ class Catalog:
     def new_not_found(self, name: str) -> ImageNotFound:
         """Return the error of an image that is not here, with the command that adds it."""
         here = self._name_near(name)
+        if name.startswith(REGISTRY_PREFIX):
+            return ImageNotFound.of(f"no image {name} here ({here}): run `sandfleet-worker images pull {name}`")
         how = f"images add {name}" if name in STARTERS else f"images add {name} SOURCE"
         if is_digest(name):
             how = "images add NAME SOURCE"

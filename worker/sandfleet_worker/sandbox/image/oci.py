@@ -19,6 +19,8 @@ INDEX = "application/vnd.oci.image.index.v1+json"
 _REF_NAME = "org.opencontainers.image.ref.name"
 _MAX_JSON_BYTES = 4 << 20
 _MAX_CONFIG_ITEMS = 4096
+MAX_LAYERS = 500
+"""Docker itself makes no image of more than 127."""
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
@@ -34,12 +36,21 @@ class ImageConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class Layer:
+    """One layer of a layout: its file, and its media type."""
+
+    path: Path
+    media_type: str
+
+
+@dataclass(frozen=True, slots=True)
 class OciImage:
     """One manifest of a layout; `digest` is the manifest's."""
 
     layout: Path
     descriptor: dict[str, Any]
     config: ImageConfig
+    layers: tuple[Layer, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -67,10 +78,60 @@ def read_oci(source: str) -> OciImage:
     descriptor = _pick(layout, _descriptors(index), tag, depth=0)
     manifest = _read_blob(layout, descriptor)
     config = _parse(_read_blob_bytes(layout, _dict(manifest.get("config"), "config")), "config")
+    check_platform(config)
     return OciImage(
         layout=layout,
         descriptor={key: descriptor[key] for key in ("mediaType", "digest", "size") if key in descriptor},
         config=parse_config(_dict(config.get("config") or {}, "config")),
+        layers=tuple(_read_layer(layout, entry) for entry in read_layers(manifest)),
+    )
+
+
+def read_layers(manifest: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the descriptors of a manifest's layers.
+
+    Raises:
+        ImageInvalid: there are too many, or they are no list.
+    """
+    layers = manifest.get("layers")
+    if not isinstance(layers, list):
+        raise ImageInvalid.of("the image's manifest is damaged: it lists no layers")
+    if len(layers) > MAX_LAYERS:
+        raise ImageInvalid.of(f"the image has {len(layers)} layers, {MAX_LAYERS} are the most: squash them into few")
+    return [_dict(layer, "layers") for layer in layers]
+
+
+def _read_layer(layout: Path, descriptor: dict[str, Any]) -> Layer:
+    digest = descriptor.get("digest")
+    if not isinstance(digest, str) or not is_digest(digest):
+        raise ImageInvalid.of(f"{layout}: {str(digest)[:100]!r} is no sha256 digest of a layer")
+    path = layout / "blobs" / "sha256" / digest.removeprefix("sha256:")
+    return Layer(path, str(descriptor.get("mediaType"))[:200])
+
+
+def find_architecture() -> str:
+    """Return this machine's architecture in the words of OCI, such as amd64."""
+    machine = platform.machine()
+    return _ARCHITECTURES.get(machine, machine)
+
+
+def check_platform(config: dict[str, Any]) -> None:
+    """Refuse an image's config that says another system or architecture than this machine's.
+
+    Raises:
+        ImageInvalid: it does.
+    """
+    system, architecture = config.get("os") or "linux", config.get("architecture") or find_architecture()
+    if (system, architecture) != ("linux", find_architecture()):
+        raise wrong_platform([f"{system}/{architecture}"])
+
+
+def wrong_platform(found: list[str]) -> ImageInvalid:
+    """Return the error of an image that is only for the platforms `found`."""
+    shown = ", ".join(name[:60] for name in sorted(set(found))[:8]) or "no platform at all"
+    return ImageInvalid.of(
+        f"the image is for {shown}, this host is linux/{find_architecture()}: "
+        "build it for this platform, or give the job a host that fits (requires: arch)"
     )
 
 
@@ -103,8 +164,7 @@ def _fits_this_machine(descriptor: dict[str, Any]) -> bool:
     wanted = descriptor.get("platform")
     if not isinstance(wanted, dict):
         return True
-    machine = platform.machine()
-    return wanted.get("os") == "linux" and wanted.get("architecture") == _ARCHITECTURES.get(machine, machine)
+    return wanted.get("os") == "linux" and wanted.get("architecture") == find_architecture()
 
 
 def _tags(found: list[dict[str, Any]]) -> list[str]:

@@ -3,12 +3,13 @@
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from sandfleet_config.errors import ImageInvalid
 
+from sandfleet_worker.sandbox.image.layers import CHECK_EACH
 from sandfleet_worker.sandbox.image.tools import Limits, StagingFolder
 
 MOUNT_POINTS = {"dev": 0o755, "proc": 0o555, "sys": 0o555, "tmp": 0o1777}
@@ -80,13 +81,18 @@ def add_hosts(tree: Path) -> None:
     hosts.chmod(0o644)
 
 
-def normalize(tree: Path, began: float, limits: Limits, *, header: bytes, is_hashed: bool = True) -> Content:
-    """Drop device nodes and sockets, fix times, measure, and hash.
+def normalize(
+    tree: Path,
+    began: float,
+    limits: Limits,
+    *,
+    header: bytes,
+    is_hashed: bool = True,
+    check: Callable[[], None] = lambda: None,
+) -> Content:
+    """Drop device nodes and sockets, fix times, measure, and hash; `check` is called now and then.
 
-    Each file is measured before it is read. A plain file keeps its time if it is older than
-    `began`: Python compares .pyc files with the times of their sources, and compiles again at each
-    import if they differ. Newer files, folders and links get a fixed time, so that the same source
-    always yields the same image.
+    Each file is measured before it is read.
 
     Raises:
         ImageInvalid: the files outgrow `limits`; a sparse file counts as long as it is.
@@ -107,15 +113,27 @@ def normalize(tree: Path, began: float, limits: Limits, *, header: bytes, is_has
         if stat.S_ISREG(mode) and inode not in seen:
             size += facts.st_size
         limits.check(size, files)
+        if files % CHECK_EACH == 0:
+            check()
         if is_hashed:
             _hash_entry(digest, path, name, facts, seen.get(inode))
         if facts.st_nlink > 1:
             seen.setdefault(inode, name)
-        if not stat.S_ISREG(mode) or facts.st_mtime >= began:
-            os.utime(path, (FIXED_TIME, FIXED_TIME), follow_symlinks=False)
-        else:
-            latest = max(latest, int(facts.st_mtime) + 1)
+        latest = max(latest, _fix_time(path, facts, began))
     return Content(digest=f"sha256:{digest.hexdigest()}", size_bytes=size, files=files, latest=latest)
+
+
+def _fix_time(path: bytes, facts: os.stat_result, began: float) -> int:
+    """Give everything but an old plain file the fixed time; return the time that it has, rounded up.
+
+    A plain file keeps its time if it is older than `began`: Python compares .pyc files with the times of
+    their sources, and compiles again at each import if they differ. With one time for newer files,
+    folders and links, the same source always yields the same image.
+    """
+    if stat.S_ISREG(facts.st_mode) and facts.st_mtime < began:
+        return int(facts.st_mtime) + 1
+    os.utime(path, (FIXED_TIME, FIXED_TIME), follow_symlinks=False)
+    return FIXED_TIME
 
 
 def _walk(folder: bytes, depth: int = 0) -> Iterator[tuple[bytes, os.stat_result]]:

@@ -94,6 +94,20 @@ def locked(path: Path, waiting: str = "", on_progress: Any = None) -> Iterator[N
         os.close(descriptor)
 
 
+@contextlib.contextmanager
+def locked_when_free(path: Path, check: Callable[[], None]) -> Iterator[None]:
+    """Hold the lock file at `path`; call `check` while another process holds it, which may raise."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        while not _lock_now(descriptor):
+            check()
+            time.sleep(LOCK_POLL_SECONDS)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def remove_tree(folder: Path) -> None:
     """Remove a folder with hostile contents, never across a mount.
 

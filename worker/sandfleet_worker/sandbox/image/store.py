@@ -13,7 +13,6 @@ image.erofs itself. `remove` needs an exclusive one, so an image in use stays.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import logging
 import os
@@ -29,13 +28,14 @@ from sandfleet_worker.sandbox.image.catalog import EROFS, FACTS, Catalog
 from sandfleet_worker.sandbox.image.image import Image, damaged
 from sandfleet_worker.sandbox.image.oci import OciImage, read_oci
 from sandfleet_worker.sandbox.image.pack import hash_whole
-from sandfleet_worker.sandbox.image.references import Reference, is_name
+from sandfleet_worker.sandbox.image.references import is_name
+from sandfleet_worker.sandbox.image.removal import Removal
 from sandfleet_worker.sandbox.image.staging import (
     host_faults,
     lock_shared,
     locked,
-    remove_tree,
     staging_folder,
+    sweep,
     sync_folder,
     write_json,
 )
@@ -44,7 +44,7 @@ from sandfleet_worker.sandbox.image.users import ResolvedUser, resolve_user
 from sandfleet_worker.sandbox.start_hooks import NoHooks
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from sandfleet_worker.sandbox.start_hooks import StartHooks
 
@@ -66,6 +66,7 @@ class ImageStore:
         self._catalog = Catalog(root)
         self._staging = root / "staging"
         self._locks = root / "locks"
+        self._removal = Removal(self._catalog, self._staging, self._locks / "refs")
 
     def add(
         self, name: str, source: str | None = None, *, is_fresh: bool = False, on_progress: Progress = lambda _: None
@@ -96,7 +97,7 @@ class ImageStore:
                 image = self._build(name, source, oci, on_progress)
             else:
                 on_progress("already here")
-            return self._write_ref(name, image)
+            return self.name_image(name, image)
 
     def _find_added(self, name: str, source: str, oci: OciImage | None, *, is_fresh: bool) -> Image | None:
         """Return the image that this add would make; None if that is not known beforehand.
@@ -115,10 +116,24 @@ class ImageStore:
         return None
 
     def _build(self, name: str, source: str, oci: OciImage | None, on_progress: Progress) -> Image:
-        with staging_folder(self._staging) as (folder, lock):
-            built = build_image(name, source, oci, StagingFolder(folder, lock, self._limits), on_progress)
-            self._publish(built.erofs_path.parent, built.digest)
+        built = self.make(lambda staging: build_image(name, source, oci, staging, on_progress), self._limits)
         on_progress(f"added {name} as {built.digest}")
+        return built
+
+    def make(
+        self, build: Callable[[StagingFolder], Image], limits: Limits, check: Callable[[], None] = lambda: None
+    ) -> Image:
+        """Publish the image that `build` makes in a staging folder; it has no name yet.
+
+        `check` is called meanwhile, and ends the making if it raises.
+
+        Raises:
+            SandboxError: what `build` raises. Then nothing is left.
+            HostResources: the disk is full.
+        """
+        with host_faults(self.root), staging_folder(self._staging) as (folder, lock):
+            built = build(StagingFolder(folder, lock, limits, check))
+            self._publish(built.erofs_path.parent, built.digest)
         return built.model_copy(update={"erofs_path": self._catalog.blob_path(built.digest) / EROFS})
 
     def _publish(self, blob: Path, digest: str) -> None:
@@ -134,12 +149,17 @@ class ImageStore:
                 with contextlib.suppress(ImageInvalid, ImageNotFound):
                     if not self._catalog.read_image(digest, digest).is_outdated:
                         return
-                self._discard(digest, blob)
+                self._removal.discard(digest, blob)
             else:
                 blob.rename(target)
             sync_folder(self._catalog.blobs)
 
-    def _write_ref(self, name: str, image: Image) -> Image:
+    def name_image(self, name: str, image: Image) -> Image:
+        """Let `name` mean `image` from now on; return the image by this name.
+
+        Raises:
+            ImageNotFound: the image was removed just before.
+        """
         with locked(self._locks / "refs"):
             if not (self._catalog.blob_path(image.digest) / FACTS).exists():
                 raise ImageNotFound.of(f"image {name} was removed while it was being added: add it again")
@@ -192,55 +212,7 @@ class ImageStore:
             ImageNotFound: there is no such image.
             ImageInvalid: a job is running from it now.
         """
-        wanted = Reference.parse(reference)
-        with host_faults(self.root), locked(self._locks / "refs"):
-            digest, names = self._choose_to_remove(wanted, reference)
-            if digest and self._catalog.blob_path(digest).exists():
-                self._discard_unless_held(digest, reference)
-            for name in names:
-                self._catalog.ref_path(name).unlink(missing_ok=True)
-        logger.info("image %s removed", reference, extra={"action": "image_removed", "image": reference})
-
-    def _choose_to_remove(self, wanted: Reference, reference: str) -> tuple[str, Sequence[str]]:
-        """Return the digest whose files to remove ("" for none), and the names to remove."""
-        refs = dict(self._catalog.list_refs())
-        if wanted.name is None:
-            digest = str(wanted.digest)
-            names = [name for name, other in refs.items() if other == digest]
-            if not names and not self._catalog.blob_path(digest).exists():
-                raise self._catalog.new_nothing_to_remove(reference)
-            return digest, names
-        if wanted.name not in refs and self._catalog.ref_path(wanted.name).exists():
-            return "", [wanted.name]  # a damaged reference can be removed like any other
-        if wanted.name not in refs or wanted.digest not in {None, refs[wanted.name]}:
-            raise self._catalog.new_nothing_to_remove(reference)
-        digest = refs.pop(wanted.name)
-        return "" if digest in refs.values() else digest, [wanted.name]
-
-    def _discard_unless_held(self, digest: str, reference: str) -> None:
-        try:
-            descriptor = self._catalog.open_blob(digest, reference)
-        except ImageInvalid:
-            self._discard(digest)
-            return
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._discard(digest)
-        except BlockingIOError as error:
-            raise ImageInvalid.of(
-                f"image {reference} is in use by a running job: remove it again when its jobs have ended"
-            ) from error
-        finally:
-            os.close(descriptor)
-
-    def _discard(self, digest: str, successor: Path | None = None) -> None:
-        self._staging.mkdir(parents=True, exist_ok=True)
-        trash = self._staging / f"gone-{os.getpid()}-{time.monotonic_ns()}"
-        self._catalog.blob_path(digest).rename(trash)
-        if successor is not None:
-            successor.rename(self._catalog.blob_path(digest))
-        self._catalog.forget(digest)
-        remove_tree(trash)
+        self._removal.remove(reference)
 
     def list(self) -> list[Image]:
         """Return every image by name, then those without a name under their digest."""
@@ -267,6 +239,33 @@ class ImageStore:
         """Return the names and digests of the images that are here, whole or not."""
         blobs = {path.name.replace("-", ":", 1) for path in self._catalog.blobs.glob("sha256-*")}
         return blobs | {name for name, digest in self._catalog.list_refs() if digest in blobs}
+
+    def find_resolved(self, name: str) -> tuple[str, float] | None:
+        """Return what a tag of a registry meant when it was last asked, and when (as ``time.time``); None: never."""
+        return self._catalog.find_resolved(name)
+
+    def read_image(self, digest: str, name: str) -> Image:
+        """Return the image with this digest, called `name` in messages.
+
+        Raises as `resolve`.
+        """
+        return self._catalog.read_image(digest, name)
+
+    def new_lock(self, kind: str, key: str) -> Path:
+        """Return the lock file of one thing of a `kind`, such as the pull of one digest.
+
+        Few things share one, so that their number is bounded.
+        """
+        return self._locks / f"{kind}-{hashlib.sha256(key.encode()).hexdigest()[:3]}"
+
+    def sweep(self) -> None:
+        """Remove what killed pulls and adds have left."""
+        if self._staging.is_dir():
+            sweep(self._staging)
+
+    def evict(self, digest: str) -> bool:
+        """Remove a pulled image with its names; return False if it is in use, or has a name of its own here."""
+        return self._removal.evict(digest)
 
     def verify(self, image: Image) -> None:
         """Read the whole image file and compare it with what was packed.

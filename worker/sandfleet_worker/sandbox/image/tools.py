@@ -1,4 +1,4 @@
-"""Run the tools that write an image's files (tar, umoci, mkfs.erofs, ...), within limits."""
+"""Run the tools that write an image's files (tar, umoci, mkfs.erofs, skopeo, ...), within limits."""
 
 import os
 import resource
@@ -6,7 +6,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -19,10 +19,16 @@ DEFAULT_MAX_BYTES = 20 << 30
 DEFAULT_MAX_FILES = 2_000_000
 _PACKAGES = {"mkfs.erofs": "erofs-utils", "cp": "coreutils"}
 _FULL_DISK = ("no space left on device", "disk quota exceeded", "error 28")
+_FILE_TOO_LARGE = ("file too large", "file size limit exceeded")
 # Measuring the tree takes at most this share of the time that the tool runs.
 _MEASURE_SHARE = 0.05
 _MEASURE_SECONDS = 0.2
 _MAX_OUTPUT_CHARS = 2000
+_MAX_STDOUT_BYTES = 8 << 20
+
+
+def _do_nothing() -> None:
+    """Go on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,15 +50,26 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class StagingFolder:
-    """The staging folder of one add.
+class ToolEnd:
+    """How a tool ended: its exit status (negative: a signal), and the last bytes of its output."""
 
-    Its tools inherit `lock`, so that no sweep removes it while a tool still writes.
+    code: int
+    stdout: bytes
+    stderr: str
+
+
+@dataclass(frozen=True, slots=True)
+class StagingFolder:
+    """The staging folder of one image that is made.
+
+    Its tools inherit `lock`, so that no sweep removes it while a tool still writes. `check` is
+    called again and again meanwhile; what it raises ends the tool and the making.
     """
 
     folder: Path
     lock: int
     limits: Limits
+    check: Callable[[], None] = _do_nothing
 
     @property
     def tree(self) -> Path:
@@ -83,53 +100,121 @@ class StagingFolder:
             HostResources: the disk is full.
             ImageInvalid: the tool failed, or what it wrote outgrew the limits.
         """
-        binary = find_tool(argv[0])
-        # In memory: a full disk could not take the message that it is full.
-        with _new_memory_file("stdout") as out, _new_memory_file("stderr") as err:
-            child = subprocess.Popen(
-                [*wrapper, binary, *argv[1:]],
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=err,
-                cwd=self.folder,
-                pass_fds=(self.lock,),
-                env=_tool_env() | {"HOME": str(self.folder)} | (env or {}),
-            )
-            try:
-                if is_limited:
-                    self._wait_within_limits(child)
-                else:
-                    child.wait()
-            finally:
-                child.kill()
-                child.wait()
-            self._check_exit(argv[0], child.returncode, _read_back(err))
-            return _read_back(out)
+        end = self.run_measured(argv, env, measured=self.tree if is_limited else None, wrapper=wrapper)
+        self.check_end(argv[0], end)
+        return end.stdout.decode("utf-8", "replace")
 
-    def _wait_within_limits(self, child: subprocess.Popen[bytes]) -> None:
-        # The kernel stops one endless (or sparse) file, the measurement stops many files.
-        resource.prlimit(child.pid, resource.RLIMIT_FSIZE, (self.limits.max_bytes, self.limits.max_bytes))
-        pause = _MEASURE_SECONDS
-        while True:
-            try:
-                child.wait(pause)
-            except subprocess.TimeoutExpired:
-                began = time.monotonic()
-                self.limits.check(*_measure_now(self.tree))
-                pause = max(_MEASURE_SECONDS, (time.monotonic() - began) / _MEASURE_SHARE)
-            else:
-                return
+    def run_measured(
+        self,
+        argv: list[str],
+        env: dict[str, str] | None = None,
+        *,
+        measured: Path | None,
+        wrapper: Sequence[str] = (),
+    ) -> ToolEnd:
+        """Run a tool whose files in `measured` must stay within the limits; return how it ended.
 
-    def _check_exit(self, tool: str, code: int, output: str) -> None:
-        if code == 0:
+        Raises:
+            ImageUnavailable: the tool is not installed.
+            ImageInvalid: what it wrote outgrew the limits.
+        """
+        fsize = self.limits.max_bytes if measured else None
+        poll = self._new_poll(measured) if measured else self.check
+        env = {"HOME": str(self.folder)} | (env or {})
+        return run_tool(argv, env, poll, cwd=self.folder, pass_fds=(self.lock,), wrapper=wrapper, max_file_bytes=fsize)
+
+    def _new_poll(self, measured: Path) -> Callable[[], None]:
+        next_measurement = time.monotonic()
+
+        def poll() -> None:
+            nonlocal next_measurement
+            self.check()
+            began = time.monotonic()
+            if began >= next_measurement:
+                self.limits.check(*_measure_now(measured))
+                took = time.monotonic() - began
+                next_measurement = began + took + max(_MEASURE_SECONDS, took / _MEASURE_SHARE)
+
+        return poll
+
+    def check_end(self, tool: str, end: ToolEnd) -> None:
+        """Raise the error of a tool that failed.
+
+        Raises:
+            HostResources: the disk is full.
+            ImageInvalid: any other failure.
+        """
+        if end.code == 0:
             return
-        if any(sign in output.lower() for sign in _FULL_DISK):
+        output = end.stderr.lower()
+        if any(sign in output for sign in _FULL_DISK):
             raise disk_full(self.folder)
-        if code == -signal.SIGXFSZ or "file too large" in output.lower():
+        if end.code == -signal.SIGXFSZ or any(sign in output for sign in _FILE_TOO_LARGE):
             self.limits.check(self.limits.max_bytes + 1, 0)
         raise ImageInvalid.of(
-            f"{tool} failed ({_how(code)}): {output[-_MAX_OUTPUT_CHARS:].strip() or 'it said nothing'}"
+            f"{tool} failed ({_how(end.code)}): {end.stderr[-_MAX_OUTPUT_CHARS:].strip() or 'it said nothing'}"
         )
+
+
+def run_tool(
+    argv: Sequence[str],
+    env: dict[str, str],
+    poll: Callable[[], None],
+    *,
+    cwd: Path,
+    pass_fds: Sequence[int] = (),
+    wrapper: Sequence[str] = (),
+    max_file_bytes: int | None = None,
+) -> ToolEnd:
+    """Run a tool in a process group of its own, which is killed if `poll` raises, or this process dies.
+
+    Raises:
+        ImageUnavailable: the tool is not installed.
+    """
+    binary = find_tool(argv[0])
+    # In memory: a full disk could not take the message that it is full.
+    with _new_memory_file("stdout") as out, _new_memory_file("stderr") as err:
+        child = subprocess.Popen(
+            [*_die_with_parent(), *wrapper, binary, *argv[1:]],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=err,
+            cwd=cwd,
+            pass_fds=pass_fds,
+            env=_tool_env() | env,
+            start_new_session=True,
+        )
+        try:
+            if max_file_bytes is not None:
+                # The kernel stops one endless (or sparse) file, `poll` stops many files.
+                resource.prlimit(child.pid, resource.RLIMIT_FSIZE, (max_file_bytes, max_file_bytes))
+            _wait(child, poll)
+        finally:
+            _kill_group(child)
+        return ToolEnd(child.returncode, _read_back(out, _MAX_STDOUT_BYTES), _read_back(err).decode("utf-8", "replace"))
+
+
+def _wait(child: subprocess.Popen[bytes], poll: Callable[[], None]) -> None:
+    while True:
+        try:
+            child.wait(_MEASURE_SECONDS)
+        except subprocess.TimeoutExpired:
+            poll()
+        else:
+            return
+
+
+def _kill_group(child: subprocess.Popen[bytes]) -> None:
+    """Kill the tool and what it has started, and wait for the tool."""
+    if child.poll() is None:
+        os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+
+
+def _die_with_parent() -> list[str]:
+    """Return the command that lets the kernel kill a tool when its worker dies (prctl(2), PR_SET_PDEATHSIG)."""
+    setpriv = shutil.which("setpriv", path=_tool_path())
+    return [setpriv, "--pdeathsig", "KILL", "--"] if setpriv else []
 
 
 def find_tool(name: str) -> str:
@@ -164,10 +249,10 @@ def _new_memory_file(name: str) -> IO[bytes]:
     return os.fdopen(os.memfd_create(name), "w+b")
 
 
-def _read_back(stream: IO[bytes]) -> str:
+def _read_back(stream: IO[bytes], max_bytes: int = 64 << 10) -> bytes:
     size = stream.seek(0, os.SEEK_END)
-    stream.seek(max(0, size - (64 << 10)))
-    return stream.read().decode("utf-8", "replace")
+    stream.seek(max(0, size - max_bytes))
+    return stream.read()
 
 
 def _how(code: int) -> str:

@@ -1,0 +1,43 @@
+"""The settings of a host about images: where it keeps them, and what it pulls from registries."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field
+
+from sandfleet_config.fields import Bytes
+from sandfleet_config.section import NameList, Section
+
+OptionalPath = Annotated[Path | None, BeforeValidator(lambda value: None if value == "" else value)]
+
+
+class ImagesSettings(Section):
+    """Where this host keeps images, and what it pulls from registries."""
+
+    root: Path = Field(default=Path("/var/lib/sandfleet/images"), description="Packed images, one EROFS file a digest.")
+    pull_from: NameList = Field(
+        default=(),
+        description="Registries and images that jobs may have pulled (`docker://...`): glob patterns such as"
+        " `registry.example`, `registry.example/team/*`, `python`; empty: none.",
+    )
+    tag_ttl: float = Field(
+        default=600.0, ge=0, description="Seconds for which a host takes a tag of a registry for what it last meant."
+    )
+    auth_file: OptionalPath = Field(
+        default=None,
+        description="Passwords of registries, as `skopeo login --authfile` writes them; only its owner may read it (0600).",
+    )
+    ca_dir: OptionalPath = Field(
+        default=None, description="Folder with certificates (`*.crt`) of registries that a private CA has signed."
+    )
+    max_bytes: Bytes = Field(
+        default=50 << 30,
+        ge=0,
+        description="Pulled images that a host keeps; past it the least recently used go. Images added by hand stay.",
+    )
+    disk_high_percent: int = Field(
+        default=90, ge=1, le=100, description="A pull first removes pulled images while their disk is fuller than this."
+    )
+    pull_deadline_seconds: float = Field(default=600.0, gt=0, description="A pull that takes longer is given up.")

@@ -1,0 +1,139 @@
+"""What `sandfleet-worker images list|pull|inspect|rm|gc|verify` does."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from sandfleet_config.errors import ImageInvalid, SandboxError
+from sandfleet_config.units import format_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+
+    from sandfleet_config.settings import WorkerSettings
+
+    from sandfleet_worker.sandbox.image.finder import ImageFinder
+    from sandfleet_worker.sandbox.image.image import Image
+    from sandfleet_worker.sandbox.image.store import ImageStore
+
+    Guard = Callable[[], AbstractContextManager[None]]
+    Read = Callable[[], WorkerSettings]
+
+SHORT_DIGEST_CHARS = len("sha256:") + 12
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Name = Annotated[str, typer.Argument(help="A name as `images list` shows it, or a digest.")]
+
+
+def register(app: typer.Typer, read_settings: Read, guard: Guard) -> None:
+    """Add the commands to `app`; `guard` turns known errors into one line and exit code 1."""
+    _register_listing(app, read_settings, guard)
+    _register_changes(app, read_settings, guard)
+
+
+def _open(settings: WorkerSettings) -> tuple[ImageStore, ImageFinder]:
+    from sandfleet_worker.sandbox.image.finder import ImageFinder
+    from sandfleet_worker.sandbox.image.store import ImageStore
+
+    store = ImageStore(settings.images.root)
+    return store, ImageFinder(store, settings.images)
+
+
+def _register_listing(app: typer.Typer, read_settings: Read, guard: Guard) -> None:
+    @app.command("list")
+    def list_images(*, as_json: Json = False) -> None:
+        """List the images on this host."""
+        with guard():
+            store, finder = _open(read_settings())
+            found = store.list()
+            evictable = {image.digest for image in finder.cache.list_evictable()}
+        if as_json:
+            print(json.dumps([describe(image, is_evictable=image.digest in evictable) for image in found], indent=1))
+        elif found:
+            _print_table(found, evictable)
+        else:
+            print("there are no images here: sandfleet-worker images add python", file=sys.stderr)
+
+    @app.command("inspect")
+    def inspect_image(name: Name) -> None:
+        """Print what this host knows of an image, as JSON."""
+        with guard():
+            store, finder = _open(read_settings())
+            image = store.resolve(name)
+            evictable = {found.digest for found in finder.cache.list_evictable()}
+        print(json.dumps(describe(image, is_evictable=image.digest in evictable), indent=1))
+
+    @app.command("verify")
+    def verify_images(
+        names: Annotated[list[str] | None, typer.Argument(help="Names or digests; default: all images.")] = None,
+    ) -> None:
+        """Read images whole and compare them with what was packed; exit 1 if one was changed."""
+        with guard():
+            store, _ = _open(read_settings())
+            found = [store.resolve(name) for name in names] if names else store.list()
+            if faults := [fault for image in found if (fault := _verify(store, image))]:
+                raise ImageInvalid.of("; ".join(faults))
+        print(f"{len(found)} images are as they were packed")
+
+
+def _verify(store: ImageStore, image: Image) -> str:
+    try:
+        store.verify(image)
+    except SandboxError as error:
+        return error.message
+    except FileNotFoundError:
+        return ""  # it was removed meanwhile
+    return ""
+
+
+def _register_changes(app: typer.Typer, read_settings: Read, guard: Guard) -> None:
+    @app.command("pull")
+    def pull_image(
+        name: Annotated[str, typer.Argument(help="docker://[REGISTRY/]PATH[:TAG][@DIGEST]")],
+    ) -> None:
+        """Pull an image from its registry now, whatever `pull_from` says; it stays until it is removed."""
+        with guard():
+            _, finder = _open(read_settings())
+            image = finder.pull(name)
+        print(f"{image.name} {image.digest}")
+
+    @app.command("rm")
+    def remove_image(name: str) -> None:
+        """Remove the image NAME; jobs that use it now keep it."""
+        with guard():
+            _open(read_settings())[0].remove(name)
+        print(f"removed {name}")
+
+    @app.command("gc")
+    def collect_garbage(
+        *,
+        everything: Annotated[bool, typer.Option("--all", help="Remove every pulled image that no job uses.")] = False,
+    ) -> None:
+        """Remove what killed pulls left, and pulled images past the bounds of this host, the least recently used first."""
+        with guard():
+            store, finder = _open(read_settings())
+            store.sweep()
+            gone = finder.cache.clear() if everything else finder.cache.shrink()
+        for digest in gone:
+            print(f"removed {digest}")
+        print(f"{len(gone)} images removed")
+
+
+def describe(image: Image, *, is_evictable: bool) -> dict[str, Any]:
+    """Return what people ask about an image, as plain data."""
+    fields = image.model_dump(mode="json", exclude={"users", "groups", "directories", "format"})
+    return fields | {"is_evictable": is_evictable}
+
+
+def _print_table(found: list[Image], evictable: set[str]) -> None:
+    table = Table("name", "digest", "size", "added", "kept")
+    for image in found:
+        kept = "while used" if image.digest in evictable else "always"
+        size, added = format_bytes(image.size_bytes), f"{image.created:%Y-%m-%d %H:%M}"
+        table.add_row(image.name, image.digest[:SHORT_DIGEST_CHARS], size, added, kept)
+    Console().print(table)

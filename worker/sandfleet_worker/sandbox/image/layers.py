@@ -1,0 +1,153 @@
+"""Read the headers of an image's layers before a byte is unpacked, and refuse what would be too large. Hostile input.
+
+Only sizes and numbers are read here. What a layer does to the tree is umoci's business; its limits hold
+also for a layer whose headers lie (`tools.StagingFolder.run`, `pack.normalize`).
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import TYPE_CHECKING, BinaryIO, Final, Protocol
+
+from sandfleet_config.errors import ImageInvalid
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from sandfleet_worker.sandbox.image.oci import Layer
+    from sandfleet_worker.sandbox.image.tools import Limits
+
+BLOCK: Final = 512
+MAX_EXTENSION_BYTES: Final = 1 << 20
+"""The most that a long name or a set of pax records may take; Go's archive/tar, and so umoci, takes as much."""
+CHECK_EACH: Final = 2000
+_READ_BYTES = 1 << 18
+_WITHOUT_DATA = frozenset(b"123456")
+_EXTENSIONS = frozenset(b"xgLK")
+_PAX_SIZES = frozenset({b"size", b"GNU.sparse.size", b"GNU.sparse.realsize"})
+
+
+def check_layers(layers: Iterable[Layer], limits: Limits, check: Callable[[], None]) -> None:
+    """Count the files of all layers, and their bytes as their headers say; `check` is called now and then.
+
+    Raises:
+        ImageInvalid: they are more than `limits` allows.
+    """
+    size = files = 0
+    for layer in layers:
+        for entry in _read_sizes(layer, limits):
+            size, files = size + entry, files + 1
+            limits.check(size, files)
+            if files % CHECK_EACH == 0:
+                check()
+
+
+def _read_sizes(layer: Layer, limits: Limits) -> Iterator[int]:
+    """Yield how long each file of a layer is; nothing for a kind that umoci will refuse."""
+    if not layer.media_type.endswith(("gzip", "tar")):
+        return
+    try:
+        with layer.path.open("rb") as file:
+            is_packed = file.read(2) == b"\x1f\x8b"
+            file.seek(0)
+            reader = _Unpacked(file, limits) if is_packed else file
+            yield from read_tar_sizes(reader)
+    except (OSError, zlib.error, EOFError) as error:
+        raise ImageInvalid.of(f"a layer of the image is damaged ({error}): push the image again") from error
+
+
+class _Reader(Protocol):
+    def read(self, count: int, /) -> bytes: ...
+
+
+def read_tar_sizes(stream: _Reader) -> Iterator[int]:
+    """Yield the size of each entry of a tar, as tar and Go's archive/tar will make it; a sparse file's whole length."""
+    extended: int | None = None
+    while len(head := stream.read(BLOCK)) == BLOCK and head.strip(b"\0"):
+        kind = head[156]
+        length = _read_number(head[124:136])
+        if kind in _EXTENSIONS:
+            if length > MAX_EXTENSION_BYTES:
+                raise ImageInvalid.of(f"a layer of the image has a name or an attribute of {length} bytes")
+            data = stream.read(_round_up(length))
+            if kind == ord("x"):
+                extended = _read_pax_size(data[:length])
+            continue
+        in_archive = 0 if kind in _WITHOUT_DATA else length
+        whole = in_archive if extended is None else max(extended, in_archive)
+        if kind == ord("S"):
+            whole = max(whole, _read_number(head[483:495]))
+            is_more = head[482]
+            while is_more:
+                block = stream.read(BLOCK)
+                is_more = len(block) == BLOCK and block[504]
+        yield 0 if kind in _WITHOUT_DATA else whole
+        extended = None
+        _skip(stream, _round_up(in_archive))
+
+
+def _read_number(field: bytes) -> int:
+    """Return a number of a header: octal digits, or base 256 if the first bit is set; 0 if it is neither."""
+    if field[0] & 0x80:
+        return int.from_bytes(bytes([field[0] & 0x7F]) + field[1:], "big")
+    text = field.strip(b" \0")
+    return int(text, 8) if text and not text.strip(b"01234567") else 0
+
+
+def _read_pax_size(records: bytes) -> int | None:
+    """Return the largest size that pax records name; None if they name none."""
+    found = []
+    for line in records.split(b"\n"):
+        key, _, value = line.partition(b" ")[2].partition(b"=")
+        if key in _PAX_SIZES and value.isdigit() and len(value) < 30:  # noqa: PLR2004  larger than any file
+            found.append(int(value))
+    return max(found) if found else None
+
+
+def _round_up(length: int) -> int:
+    return -(-length // BLOCK) * BLOCK
+
+
+def _skip(stream: _Reader, count: int) -> None:
+    while count > 0:
+        data = stream.read(min(count, _READ_BYTES))
+        if not data:
+            return
+        count -= len(data)
+
+
+class _Unpacked:
+    """A gzip file as it is unpacked, part by part; ends at `limits`, however much a bomb holds."""
+
+    def __init__(self, file: BinaryIO, limits: Limits) -> None:
+        self._file, self._limits = file, limits
+        self._inflate = zlib.decompressobj(wbits=31)
+        self._buffer, self._at, self._total = b"", 0, 0
+        self._rest = b""
+
+    def read(self, count: int, /) -> bytes:
+        """Return the next `count` bytes; fewer at the end."""
+        while len(self._buffer) - self._at < count:
+            more = self._read_part()
+            if not more:
+                break
+            self._buffer, self._at = self._buffer[self._at :] + more, 0
+        data = self._buffer[self._at : self._at + count]
+        self._at += len(data)
+        return data
+
+    def _read_part(self) -> bytes:
+        while True:
+            data = self._rest or self._file.read(_READ_BYTES)
+            if not data:
+                return b""
+            if self._inflate.eof:  # one gzip file after another is one stream
+                self._inflate = zlib.decompressobj(wbits=31)
+            part = self._inflate.decompress(data, _READ_BYTES)
+            self._rest = self._inflate.unconsumed_tail or self._inflate.unused_data
+            if part:
+                self._total += len(part)
+                # Headers and padding take at most 1.5 KiB a file.
+                if self._total > self._limits.max_bytes + self._limits.max_files * 3 * BLOCK:
+                    self._limits.check(self._total, 0)
+                return part

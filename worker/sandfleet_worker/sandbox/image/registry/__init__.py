@@ -1,0 +1,1 @@
+"""Images from registries: skopeo's calls, what their failures mean, and pulls."""

@@ -1,0 +1,158 @@
+"""Pull an image into a host's store: one pull per image and host at a time, and nothing is left of one that was cut.
+
+The digest that counts is the source's: that of the index, where there is one.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from sandfleet_config.errors import ImageInvalid, ImageNotFound, ImageUnavailable
+
+from sandfleet_worker.sandbox.image.build import build_image
+from sandfleet_worker.sandbox.image.oci import read_oci
+from sandfleet_worker.sandbox.image.registry.failures import read_failure
+from sandfleet_worker.sandbox.image.registry.manifest import Manifest
+from sandfleet_worker.sandbox.image.registry.skopeo import Skopeo
+from sandfleet_worker.sandbox.image.staging import LOCK_POLL_SECONDS, locked_when_free
+from sandfleet_worker.sandbox.image.tools import Limits
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sandfleet_config.image_names import RegistryName
+    from sandfleet_config.settings import ImagesSettings
+
+    from sandfleet_worker.sandbox.image.cache import ImageCache
+    from sandfleet_worker.sandbox.image.image import Image
+    from sandfleet_worker.sandbox.image.store import ImageStore
+    from sandfleet_worker.sandbox.image.tools import StagingFolder, ToolEnd
+
+log = logging.getLogger(__name__)
+
+MAX_TRIES = 4
+FIRST_PAUSE_SECONDS = 1.0
+LIMITS = Limits(max_files=500_000)
+"""The most that a pulled image may take when unpacked."""
+
+
+class Puller:
+    """Pulls images with skopeo. Safe for threads and beside other processes."""
+
+    def __init__(self, store: ImageStore, cache: ImageCache, settings: ImagesSettings, limits: Limits = LIMITS) -> None:
+        self._store, self._cache, self._settings, self._limits = store, cache, settings, limits
+        self._skopeo = Skopeo(settings)
+
+    def pull(self, name: RegistryName, check: Callable[[], None], *, is_forced: bool = False) -> Image:
+        """Return the image of `name`, which is pulled if it is not here.
+
+        A tag is asked for at the registry if it was not within ``tag_ttl``, or if `is_forced`. `check` is
+        called again and again, and ends the pull if it raises.
+
+        Raises:
+            NotInRegistry: the registry has no such image.
+            ImageUnavailable: the registry cannot be reached or refuses, or the deadline is over.
+            ImageInvalid: the image is hostile, too large, or for another platform.
+            HostResources: the disk has no room.
+        """
+        began, deadline = time.time(), time.monotonic() + self._settings.pull_deadline_seconds
+
+        def check_all() -> None:
+            check()
+            if time.monotonic() > deadline:
+                raise self._new_late(name)
+
+        if name.digest:
+            return self._pull_digest(name, deadline, check_all, None)
+        with locked_when_free(self._store.new_lock("tag", name.name), check_all):
+            digest = self._find_fresh(name, began if is_forced else began - self._settings.tag_ttl)
+            manifest = None
+            if not digest:
+                manifest = self._read_manifest(name, deadline, check_all)
+                digest = manifest.digest
+            image = self._pull_digest(replace(name, digest=digest), deadline, check_all, manifest)
+            if manifest is not None:
+                self._store.name_image(name.name, image)
+        return image.model_copy(update={"name": name.name})
+
+    def is_fresh(self, name: RegistryName) -> bool:
+        """Whether the registry was asked for a tag within ``tag_ttl``."""
+        return bool(self._find_fresh(name, time.time() - self._settings.tag_ttl))
+
+    def _find_fresh(self, name: RegistryName, since: float) -> str:
+        found = self._store.find_resolved(name.name)
+        return found[0] if found and since <= found[1] <= time.time() else ""
+
+    def _pull_digest(
+        self, name: RegistryName, deadline: float, check: Callable[[], None], manifest: Manifest | None
+    ) -> Image:
+        with locked_when_free(self._store.new_lock("pull", name.digest), check):
+            try:
+                return self._store.read_image(name.digest, str(name))
+            except (ImageNotFound, ImageInvalid):
+                return self._make(name, deadline, check, manifest)
+
+    def _make(self, name: RegistryName, deadline: float, check: Callable[[], None], manifest: Manifest | None) -> Image:
+        began = time.monotonic()
+        manifest = manifest or self._read_manifest(name, deadline, check)
+        if manifest.digest != name.digest:
+            raise ImageInvalid.of(f"{name.registry} gave {manifest.digest} for {name}: it is broken, or it cheats")
+        manifest.check(self._limits)
+        self._cache.free_space(str(name), manifest.count_bytes())
+        image = self._store.make(lambda staging: self._build(name, staging, deadline, check), self._limits, check)
+        self._cache.note_use(image)
+        seconds = time.monotonic() - began
+        extra = {"action": "image_pulled", "image": str(name), "seconds": round(seconds, 3)}
+        log.info("image %s was pulled in %.1f s, %d bytes", name, seconds, image.size_bytes, extra=extra)
+        self._cache.shrink()
+        return image
+
+    def _build(self, name: RegistryName, staging: StagingFolder, deadline: float, check: Callable[[], None]) -> Image:
+        layout = ""
+
+        def copy(seconds: float) -> ToolEnd:
+            nonlocal layout
+            end, layout = self._skopeo.copy(name, staging, seconds)
+            return end
+
+        self._call(name, deadline, check, copy)
+        return build_image(str(name), str(name), read_oci(layout), staging, lambda _: None, digest=name.digest)
+
+    def _read_manifest(self, name: RegistryName, deadline: float, check: Callable[[], None]) -> Manifest:
+        end = self._call(name, deadline, check, lambda seconds: self._skopeo.inspect(name, seconds, check))
+        return Manifest.parse(end.stdout)
+
+    def _call(
+        self, name: RegistryName, deadline: float, check: Callable[[], None], act: Callable[[float], ToolEnd]
+    ) -> ToolEnd:
+        """Call skopeo until it succeeds, with growing pauses where its failure may pass."""
+        for number in range(MAX_TRIES):
+            end = act(max(1.0, deadline - time.monotonic()))
+            if end.code == 0:
+                return end
+            check()
+            failure = read_failure(end.stderr, name)
+            pause = FIRST_PAUSE_SECONDS * 2**number * random.uniform(0.75, 1.25)  # noqa: S311  spreads hosts
+            if not failure.is_passing or number == MAX_TRIES - 1 or time.monotonic() + pause > deadline:
+                raise failure.error
+            text = "%s; tried again in %.1f s"
+            log.warning(text, failure.error.message, pause, extra={"action": "pull_retried", "image": str(name)})
+            _pause(pause, check)
+        raise self._new_late(name)
+
+    def _new_late(self, name: RegistryName) -> ImageUnavailable:
+        return ImageUnavailable.of(
+            f"{name} was not pulled within {self._settings.pull_deadline_seconds:g} s: check the registry, "
+            "or raise SANDFLEET_IMAGES__PULL_DEADLINE_SECONDS"
+        )
+
+
+def _pause(seconds: float, check: Callable[[], None]) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        check()
+        time.sleep(LOCK_POLL_SECONDS)
