@@ -104,17 +104,22 @@ def encode_inputs(files: Sequence[InputFile], on_end: Callable[[], None]) -> Ite
     right after it.
 
     Raises:
-        HostResources: a file's bytes cannot be read.
-        InternalError: there are fewer bytes than the file's size.
+        SandboxError: as `read_parts`.
     """
     for file in files:
         yield encode_file_head(file.absolute, file.mode, file.size)
-        yield from _read(file)
+        yield from read_parts(file)
     on_end()
     yield END_OF_FILES
 
 
-def _read(file: InputFile) -> Iterator[bytes]:
+def read_parts(file: InputFile) -> Iterator[bytes]:
+    """Yield the file's bytes in parts of at most 256 KiB.
+
+    Raises:
+        HostResources: they cannot be read.
+        InternalError: there are fewer than the file's size.
+    """
     try:
         with file.open() as source:
             left = file.size

@@ -24,15 +24,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Transfer:
-    """The files that enter a job's sandbox before its start, and those that leave it after its end."""
+    """What enters a job's sandbox beside its message, and what leaves it after its end.
+
+    `files` are written before its start. `stdin` comes after the spec's own; its path only stands
+    in messages.
+    """
 
     files: Sequence[InputFile] = ()
     artifacts: ArtifactRequest | None = None
+    stdin: InputFile | None = None
 
     @property
-    def is_empty(self) -> bool:
-        """Whether the job needs no folder ``/work``."""
-        return not self.files and self.artifacts is None
+    def uses_work(self) -> bool:
+        """Whether the job needs the folder ``/work``."""
+        return bool(self.files) or self.artifacts is not None
 
 
 NO_TRANSFER: Final = Transfer()
@@ -72,8 +77,8 @@ def pack_spec(limits: Admitted, image: Image, user: ResolvedUser, transfer: Tran
         SandboxError: `new_init_job` refuses it; ``SpecInvalid`` for files and artifacts that cannot
             be used.
     """
-    if transfer.is_empty:
-        return pack_job(new_init_job(limits, image, user))
+    if not transfer.uses_work:
+        return pack_job(new_init_job(limits, image, user), transfer)
     job = new_init_job(limits, image, user, uses_work=True)
     check_inputs(transfer.files, job, limits)
     if transfer.artifacts is not None:
