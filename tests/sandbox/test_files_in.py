@@ -88,6 +88,17 @@ def test_a_large_file_arrives_whole(carry: Carry) -> None:
     assert carried.outcome.stdout.text == f"{hashlib.sha256(data).hexdigest()}  big\n"
 
 
+def test_stdin_may_come_from_a_source_of_any_size(carry: Carry) -> None:
+    data = os.urandom(MIB) * 24
+    assert (
+        carry("sha256sum", stdin=new_file("stdin", data)).outcome.stdout.text
+        == f"{hashlib.sha256(data).hexdigest()}  -\n"
+    )
+    assert carry("cat", stdin=new_file("stdin")).outcome.stdout.text == ""
+    assert carry("true", stdin=new_file("stdin", data)).outcome.code is ErrorCode.OK
+    assert carry("head", "-c", "5", stdin=new_file("stdin", data)).outcome.stdout.bytes == data[:5]
+
+
 def test_files_count_against_the_disk(carry: Carry, runsc: RunscBinary) -> None:
     files = [new_file("big", bytes(6 * MIB))]
     carried = carry("dd", "if=/dev/zero", "of=f", "bs=1M", "count=3", files=files, resources={"disk_bytes": "8MiB"})

@@ -77,6 +77,7 @@ class Carry(Protocol):
         artifacts: Sequence[str | ArtifactPattern] | None = None,
         limits: CollectLimits = BOUNDS,
         sink: Sink | None = None,
+        stdin: InputFile | None = None,
         cancel: Cancellation | None = None,
         hooks: NoHooks | None = None,
         **fields: Any,
@@ -96,6 +97,7 @@ def new_carry(runner: RunscRunner) -> Carry:
         artifacts: Sequence[str | ArtifactPattern] | None = None,
         limits: CollectLimits = BOUNDS,
         sink: Sink | None = None,
+        stdin: InputFile | None = None,
         cancel: Cancellation | None = None,
         hooks: NoHooks | None = None,
         **fields: Any,
@@ -105,7 +107,9 @@ def new_carry(runner: RunscRunner) -> Carry:
         patterns = [one if isinstance(one, ArtifactPattern) else ArtifactPattern(one) for one in artifacts or ()]
         request = None if artifacts is None else ArtifactRequest(patterns, sink, limits)
         is_warm = wait_warm(runner, admitted)
-        ending = runner.execute(admitted, cancel=cancel, hooks=hooks or NoHooks(), transfer=Transfer(files, request))
+        ending = runner.execute(
+            admitted, cancel=cancel, hooks=hooks or NoHooks(), transfer=Transfer(files, request, stdin)
+        )
         assert ending.runtime.warm == is_warm
         return Carried(ending.to_outcome(job_id="test"), ending.collection, sink.files, sink.modes)
 

@@ -103,7 +103,7 @@ class JobFiles:
         """What the sandbox collected; the caller notes it here."""
         artifacts = _new_request(spec, spool, policy) if spec.artifacts else None
         keep_output = self._keep_stream if spec.output.store else None
-        self.transfer = Transfer(inputs.files, artifacts, inputs.stdin, keep_output)
+        self.transfer = Transfer(inputs.files, artifacts, stdin=inputs.stdin, keep_output=keep_output)
 
     def close(self) -> None:
         """Remove what is left on this host's disk."""

@@ -33,7 +33,7 @@ class JobInputs:
     """The files of one job, and its stdin if that is an object of the store."""
 
     files: Sequence[InputFile] = ()
-    stdin: Callable[[], BinaryIO] | None = None
+    stdin: InputFile | None = None
 
 
 NO_INPUTS: Final = JobInputs()
@@ -67,7 +67,7 @@ class InputFetcher:
         open_object = partial(self._open, cancel)
         return JobInputs(
             files=[_new_input(file, sizes, open_object) for file in spec.files],
-            stdin=partial(open_object, spec.stdin.sha256) if spec.stdin.sha256 else None,
+            stdin=_new_stdin(spec.stdin.sha256, sizes, open_object),
         )
 
     def _open(self, cancel: Cancellation, sha256: str) -> BinaryIO:
@@ -117,6 +117,10 @@ def _check_sizes(spec: SandboxSpec, sizes: dict[str, int]) -> None:
     ]
     if faults:
         raise SpecInvalid.of("; ".join(f"{fault['field']}: {fault['message']}" for fault in faults), errors=faults)
+
+
+def _new_stdin(sha256: str | None, sizes: dict[str, int], open_object: Callable[[str], BinaryIO]) -> InputFile | None:
+    return InputFile("stdin", sizes[sha256], partial(open_object, sha256)) if sha256 else None
 
 
 def _new_input(file: FileSpec, sizes: dict[str, int], open_object: Callable[[str], BinaryIO]) -> InputFile:

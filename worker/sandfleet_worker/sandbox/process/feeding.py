@@ -13,29 +13,21 @@ if TYPE_CHECKING:
     from sandfleet_worker.sandbox.process.pipes import Pipes
     from sandfleet_worker.sandbox.process.poller import Poller
 
+    Source = tuple[bytes, Iterator[bytes] | None]
+
 
 class Feeding:
     """Feeds the pipes of one sandbox whenever they take something.
 
-    `files` follow the message on the control pipe, and `more_stdin` follows `stdin`. Both are asked for
-    part by part.
+    `control` and `stdin` are the first bytes of each, and parts that are asked for one by one.
     """
 
-    def __init__(
-        self,
-        pipes: Pipes,
-        poller: Poller,
-        message: bytes,
-        files: Iterator[bytes],
-        stdin: bytes,
-        *,
-        more_stdin: Iterator[bytes] | None = None,
-    ) -> None:
+    def __init__(self, pipes: Pipes, poller: Poller, control: Source, stdin: Source) -> None:
         self._pipes, self._poller = pipes, poller
-        self._control = Feeder(pipes.control, message, files)
+        self._control = Feeder(pipes.control, *control)
         poller.register(pipes.control, self._feed_control, WRITE)
-        self._stdin = Feeder(pipes.stdin, stdin, more_stdin)
-        if stdin or more_stdin:
+        self._stdin = Feeder(pipes.stdin, *stdin)
+        if any(stdin):
             poller.register(pipes.stdin, self._feed_stdin, WRITE)
         else:
             pipes.close("stdin")

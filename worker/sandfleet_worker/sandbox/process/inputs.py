@@ -104,31 +104,22 @@ def encode_inputs(files: Sequence[InputFile], on_end: Callable[[], None]) -> Ite
     right after it.
 
     Raises:
-        HostResources: a file's bytes cannot be read.
-        InternalError: there are fewer bytes than the file's size.
+        SandboxError: as `read_parts`.
     """
     for file in files:
         yield encode_file_head(file.absolute, file.mode, file.size)
-        yield from _read(file)
+        yield from read_parts(file)
     on_end()
     yield END_OF_FILES
 
 
-def read_parts(open_source: Callable[[], BinaryIO]) -> Iterator[bytes]:
-    """Yield the program's stdin in parts of at most 256 KiB.
+def read_parts(file: InputFile) -> Iterator[bytes]:
+    """Yield the file's bytes in parts of at most 256 KiB.
 
     Raises:
-        HostResources: it cannot be read.
+        HostResources: they cannot be read.
+        InternalError: there are fewer than the file's size.
     """
-    try:
-        with open_source() as source:
-            while part := source.read(READ_BYTES):
-                yield part
-    except OSError as error:
-        raise HostResources.of(f"cannot read the job's stdin: {error.strerror}") from error
-
-
-def _read(file: InputFile) -> Iterator[bytes]:
     try:
         with file.open() as source:
             left = file.size

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, BinaryIO, Final
+from typing import TYPE_CHECKING, Final
 
 from sandfleet_config.errors import SpecInvalid
 
@@ -24,19 +24,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Transfer:
-    """The files that enter a job's sandbox before its start, and those that leave it after its end."""
+    """What enters a job's sandbox beside its message, and what leaves it after its end.
+
+    `files` are written before its start. `stdin` comes after the spec's own; its path only stands
+    in messages.
+    """
 
     files: Sequence[InputFile] = ()
     artifacts: ArtifactRequest | None = None
-    open_stdin: Callable[[], BinaryIO] | None = None
-    """Opens the program's input, which is read while the program takes it; None: the spec has it."""
+    stdin: InputFile | None = None
     keep_output: Callable[[str], Callable[[bytes], None]] | None = None
     """Given ``stdout`` or ``stderr``, returns a function that gets all bytes of that stream. It must not raise."""
 
     @property
-    def is_empty(self) -> bool:
-        """Whether the job needs no folder ``/work``."""
-        return not self.files and self.artifacts is None
+    def uses_work(self) -> bool:
+        """Whether the job needs the folder ``/work``."""
+        return bool(self.files) or self.artifacts is not None
 
 
 NO_TRANSFER: Final = Transfer()
@@ -76,7 +79,7 @@ def pack_spec(limits: Admitted, image: Image, user: ResolvedUser, transfer: Tran
         SandboxError: `new_init_job` refuses it; ``SpecInvalid`` for files and artifacts that cannot
             be used.
     """
-    if transfer.is_empty:
+    if not transfer.uses_work:
         return pack_job(new_init_job(limits, image, user), transfer)
     job = new_init_job(limits, image, user, uses_work=True)
     check_inputs(transfer.files, job, limits)

@@ -1,7 +1,7 @@
 """Supervise one running sandbox until it is gone.
 
-Feed stdin, read both outputs and init's reports, keep the deadlines, kill. One thread and one
-poller wait for all of it; nothing is polled.
+Feed it, read outputs and init's reports, keep the deadlines, kill. One thread and one poller wait
+for all of it; nothing is polled.
 
 Invariant: the status pipe is read once more before any kill or TERM of ours, so that a job which
 had already ended is never called killed.
@@ -126,8 +126,8 @@ class Supervision:
     ) -> None:
         """Hand over `job` and wait until the sandbox is gone and all output is read.
 
-        A sandbox whose files are to be collected is held at its job's end, until `finish`.
-        `allow_start` is called just before the start; the job does not start if it raises.
+        A sandbox whose files are to be collected is held at its job's end, until `finish`. The job
+        does not start if `allow_start` raises.
         """
         self._limits, self._cancel = limits, cancel
         if deadline is not None:
@@ -171,9 +171,9 @@ class Supervision:
         else:
             self._begin_start(allow_start)
             files = iter(())
-        stdin, open_stdin = limits.spec.stdin.to_bytes(), job.transfer.open_stdin
-        more = read_parts(open_stdin) if open_stdin else None
-        self._feeding = Feeding(self.pipes, self._poller, job.message, files, stdin, more_stdin=more)
+        stdin = read_parts(job.transfer.stdin) if job.transfer.stdin else None
+        own = limits.spec.stdin.to_bytes()
+        self._feeding = Feeding(self.pipes, self._poller, (job.message, files), (own, stdin))
 
     def _begin_start(self, allow_start: Callable[[], None]) -> None:
         """Ask whether the job may start: what is written next lets init start it."""
@@ -191,8 +191,7 @@ class Supervision:
 
     def _on_deadline(self, name: Deadline) -> None:
         if name is Deadline.END:
-            # Killed or ended, and still there: kill it again.
-            self.kill_sandbox()
+            self.kill_sandbox()  # killed or ended, and still there
             self._deadlines.set(Deadline.END, time.monotonic() + END_DEADLINE_SECONDS)
             return
         self._read_status()
