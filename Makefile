@@ -15,7 +15,7 @@ WITH_IMAGES := trap 'exit 130' INT TERM; [ -n "$$TEST_IMAGES_ROOT" ] || \
 FAST_TESTS := tests/unit $(wildcard tests/integration/*producer_*) \
 	$(addprefix tests/docs/test_,contributing.py identifiers.py links.py measures.py reference.py)
 
-.PHONY: help setup native demo test test-fast test-releases test-upgrade test-retries check docs renew bench hosts soak clean
+.PHONY: help setup native demo test test-fast test-releases test-upgrade test-retries test-images check docs renew bench hosts soak clean
 
 help: ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -46,6 +46,10 @@ test-upgrade: setup ## Let workers and producers of an earlier commit and of thi
 
 test-retries: setup ## A batch of 100,000 jobs of which two producers run 25,000 again at the same moment
 	@TEST_RETRIED_BATCH=100000 $(BIN)/python -m pytest tests/integration/test_runs.py -k quarter --timeout 7200 -s
+
+test-images: setup ## Build each ready recipe twice and run a program of its language in it; downloads some 500 MB, and takes half an hour
+	@root=$$(mktemp -d -t sandfleet-recipes-XXXXXX); trap 'rm -rf "$$root"' EXIT; trap 'exit 130' INT TERM; \
+	TEST_READY_RECIPES="$$root" $(BIN)/python -m pytest -s tests/sandbox/test_recipes_ready.py $(ARGS)
 
 check: setup ## Lint, format, types, and the walls between the packages
 	$(BIN)/ruff check

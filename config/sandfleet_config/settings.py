@@ -93,6 +93,13 @@ class ImagesSettings(Section):
     """Where this host keeps images."""
 
     root: Path = Field(default=Path("/var/lib/sandfleet/images"), description="Packed images, one EROFS file a digest.")
+    debian_mirror: str = Field(
+        default="",
+        description="Mirror of Debian that recipes are built from; empty: the one that apt uses on this host.",
+    )
+    build_cache_bytes: Bytes = Field(
+        default=4 << 30, ge=0, description="Packages that builds of recipes keep in `root`/cache between them, at most."
+    )
 
 
 class PolicySettings(Section):

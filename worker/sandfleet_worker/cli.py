@@ -18,6 +18,8 @@ from sandfleet_config.environment import check_environment, describe_settings_fa
 from sandfleet_config.errors import SandboxError
 from sandfleet_config.settings import SettingsInvalid, WorkerSettings
 
+from sandfleet_worker.commands.recipes import register as register_recipes
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -178,6 +180,9 @@ def remove_image(name: str) -> None:
     with _print_known_errors():
         ImageStore(_read_settings().images.root).remove(name)
     print(f"removed {name}")
+
+
+register_recipes(images, _read_settings, _print_known_errors)
 
 
 def main(argv: list[str] | None = None) -> NoReturn:
