@@ -50,8 +50,10 @@ test-retries: setup ## A batch of 100,000 jobs of which two producers run 25,000
 test-store: setup ## A hundred jobs with 64 MiB in and 64 MiB out each: the worker's memory stays flat; takes some minutes
 	@$(WITH_IMAGES) TEST_TRANSFERS=100 $(BIN)/python -m pytest tests/sandbox/test_transfer_memory.py -s
 
-test-images: setup ## Refuse images of a million files and more, in a minute
+test-images: setup ## Refuse images of a million files and more; build each ready recipe twice and run its language: downloads 500 MB, half an hour
 	@$(BIN)/python -m pytest -m images tests/sandbox $(ARGS)
+	@root=$$(mktemp -d -t sandfleet-recipes-XXXXXX); trap 'rm -rf "$$root"' EXIT; trap 'exit 130' INT TERM; \
+	TEST_READY_RECIPES="$$root" $(BIN)/python -m pytest -s tests/sandbox/test_recipes_ready.py $(ARGS)
 
 check: setup ## Lint, format, types, and the walls between the packages
 	$(BIN)/ruff check

@@ -41,3 +41,10 @@ class ImagesSettings(Section):
         default=90, ge=1, le=100, description="A pull first removes pulled images while their disk is fuller than this."
     )
     pull_deadline_seconds: float = Field(default=600.0, gt=0, description="A pull that takes longer is given up.")
+    debian_mirror: str = Field(
+        default="",
+        description="Mirror of Debian that recipes are built from; empty: the one that apt uses on this host.",
+    )
+    build_cache_bytes: Bytes = Field(
+        default=4 << 30, ge=0, description="Packages that builds of recipes keep in `root`/cache between them, at most."
+    )

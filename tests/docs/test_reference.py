@@ -34,6 +34,10 @@ def test_spec_outcome_and_codes_are_those_of_the_models() -> None:
     )
 
 
+def test_the_recipe_is_that_of_the_model() -> None:
+    assert importlib.import_module("recipe_pages").find_changes() == {}, "run: python scripts/recipe_pages.py --write"
+
+
 @pytest.mark.parametrize("name", ["spec", "outcome", "codes", "settings"])
 def test_each_row_has_its_prose(name: str) -> None:
     rows = [line for line in (REFERENCE / f"{name}.md").read_text().splitlines() if line.startswith("| `")]

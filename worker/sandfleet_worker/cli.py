@@ -18,6 +18,7 @@ from sandfleet_config.errors import SandboxError
 from sandfleet_config.settings import SettingsInvalid, WorkerSettings
 
 from sandfleet_worker.commands.images import register as register_images
+from sandfleet_worker.commands.recipes import register as register_recipes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -156,6 +157,9 @@ def add_image(
 
 
 register_images(images, _read_settings, _print_known_errors)
+
+
+register_recipes(images, _read_settings, _print_known_errors)
 
 
 def main(argv: list[str] | None = None) -> NoReturn:

@@ -45,20 +45,42 @@ def build_image(
         ImageUnavailable: a tool or a right is missing on this host.
         HostResources: the disk is full.
     """
+
+    def unpack(staging: StagingFolder) -> ImageConfig:
+        on_progress(f"unpacking {source}")
+        return _unpack(source, oci, staging)
+
+    return fill_image(name, source, unpack, staging, on_progress, digest=digest or (oci.digest if oci else None))
+
+
+def fill_image(
+    name: str,
+    source: str,
+    fill: Callable[[StagingFolder], ImageConfig],
+    staging: StagingFolder,
+    on_progress: Callable[[str], None],
+    *,
+    digest: str | None = None,
+) -> Image:
+    """Make an image of the tree that `fill` makes, with the settings that it returns.
+
+    The image gets the digest of its content, unless `digest` is given. Raises as `build_image`.
+    """
     began = time.time()
-    on_progress(f"unpacking {source}")
-    config = _unpack(source, oci, staging)
+    config = fill(staging)
     add_mount_points(staging.tree)
     add_hosts(staging.tree)
     header = b"sandfleet tree 1\0" + repr(config).encode() + b"\0\n"
-    content = normalize(staging.tree, began, staging.limits, header=header, is_hashed=oci is None, check=staging.check)
+    content = normalize(
+        staging.tree, began, staging.limits, header=header, is_hashed=digest is None, check=staging.check
+    )
     blob = staging.folder / "blob"
     blob.mkdir(mode=0o755)
     erofs = blob / EROFS
     on_progress(f"packing {content.files} files, {content.size_bytes / 1e6:.1f} MB")
     write_erofs(staging, erofs, content.latest)
-    digest = digest or (oci.digest if oci else content.digest)
-    image = describe(staging.tree, erofs, config).model_copy(update={"name": name, "digest": digest, "source": source})
+    facts = {"name": name, "digest": digest or content.digest, "source": source}
+    image = describe(staging.tree, erofs, config).model_copy(update=facts)
     # The reader knows where the image is: a store may be moved.
     stored = image.model_dump(mode="json", exclude={"name", "erofs_path"})
     write_json(blob / FACTS, stored, staging.folder / "image.json.new")

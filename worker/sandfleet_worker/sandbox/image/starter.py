@@ -58,7 +58,7 @@ def build_python(staging: StagingFolder) -> None:
         wrapper=_private_mounts(),
     )
     for path in (staging.tree / "usr" / "lib").rglob("*.pyc"):
-        _trust_compiled(path)
+        trust_compiled(path)
 
 
 def _private_mounts() -> list[str]:
@@ -74,7 +74,7 @@ def _private_mounts() -> list[str]:
     return [unshare, "--mount", "--"]
 
 
-def _trust_compiled(path: Path) -> None:
+def trust_compiled(path: Path) -> None:
     """Mark a .pyc file as unchecked: no import compares it with its source's hash (PEP 552).
 
     Reproducible builds make checked ones. An image never changes, so reading each source again is

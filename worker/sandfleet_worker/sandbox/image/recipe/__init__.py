@@ -1,0 +1,1 @@
+"""Images built from recipes: a base, packages of Debian and of Python, and files of one's own."""
