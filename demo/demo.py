@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import charts
 from jobs import JOBS, DemoJob
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -30,6 +31,8 @@ START_DEADLINE_SECONDS = 120
 JOB_DEADLINE_SECONDS = 300
 SCRIPTS = Path(sys.executable).parent
 
+COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+
 console = Console()
 
 
@@ -42,6 +45,8 @@ def embedded_stack(folder: Path) -> Iterator[Settings]:
         "SANDFLEET_LOCAL_STATE_DIR": str(folder / "state"),
         "SANDFLEET_SLOTS_DIR": str(folder / "slots"),
         "SANDFLEET_RUNSC__ROOT_DIR": str(folder / "runsc"),
+        "SANDFLEET_FILES__CACHE_DIR": str(folder / "files"),
+        "SANDFLEET_FILES__SPOOL_DIR": str(folder / "spool"),
     }
     environment.pop("SANDFLEET_REDIS_URL", None)
     log_path = folder / "stack.log"
@@ -75,9 +80,12 @@ def wait_for_worker(stack: subprocess.Popen[bytes], log_path: Path) -> None:
 
 
 def add_images() -> None:
-    """Make the starter image, unless the host has it."""
+    """Make the images of the demo, unless the host has them."""
+    command = [SCRIPTS / "sandfleet-worker", "images"]
     console.print("making sure of the image `python` (the first time takes about half a minute)")
-    subprocess.run([SCRIPTS / "sandfleet-worker", "images", "add", "python"], check=True)
+    subprocess.run([*command, "add", "python"], check=True)
+    console.print(f"and of `{charts.IMAGE}`, from {charts.RECIPE.name} (the first time takes about a minute)")
+    subprocess.run([*command, "build", charts.IMAGE, "-f", charts.RECIPE], check=True)
 
 
 def run_batch(fleet: Fleet) -> list[tuple[DemoJob, Outcome]]:
@@ -89,14 +97,26 @@ def run_batch(fleet: Fleet) -> list[tuple[DemoJob, Outcome]]:
             submitted[fleet.submit(job.to_spec(), batch="demo")] = job.label
         except SandboxError as error:  # refused at submit: it never reaches the queue
             outcomes[job.label] = Outcome.of(error.code, job_id="", message=error.message)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as progress:
+    with Progress(*COLUMNS, console=console) as progress:
         bar = progress.add_task("jobs", total=len(JOBS), completed=len(outcomes))
         labels = {job.id: label for job, label in submitted.items()}
         for outcome in fleet.as_completed(list(submitted), timeout=JOB_DEADLINE_SECONDS):
             outcomes[labels[outcome.job_id]] = outcome
             progress.advance(bar)
     return [(job, outcomes[job.label]) for job in JOBS]
+
+
+def run_charts(fleet: Fleet) -> list[str]:
+    """Run the jobs that draw charts and save the charts; return what went wrong."""
+    with Progress(*COLUMNS, console=console) as progress:
+        bar = progress.add_task("charts", total=charts.JOBS)
+        complaints = []
+        for outcome in charts.run_charts(fleet, JOB_DEADLINE_SECONDS):
+            complaints += filter(None, [charts.complain(outcome)])
+            progress.advance(bar)
+    folder = charts.save_charts(fleet)
+    console.print(f"{len(list(folder.glob('*/chart.png')))} charts are in {folder}")
+    return complaints
 
 
 def show(rows: list[tuple[DemoJob, Outcome]]) -> int:
@@ -140,11 +160,14 @@ def main() -> int:
             started = time.monotonic()
             rows = run_batch(fleet)
             elapsed = time.monotonic() - started
+            complaints = run_charts(fleet)
         failures = show(rows)
-    if failures:
-        console.print(f"[red]{failures} of {len(rows)} jobs did not end as they must[/red]")
+    for complaint in complaints:
+        console.print(f"[red]a chart: {complaint}[/red]")
+    if failures or complaints:
+        console.print(f"[red]{failures + len(complaints)} jobs did not end as they must[/red]")
         return 1
-    console.print(f"{len(rows)} jobs in {elapsed:.1f} s, every one as it must")
+    console.print(f"{len(rows)} jobs of all kinds in {elapsed:.1f} s, every one as it must")
     return 0
 
 
