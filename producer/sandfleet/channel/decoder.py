@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgspec
 from pydantic import BaseModel
 from sandfleet_config.codes import ErrorCode
-from sandfleet_config.outcome import LimitState, Outcome, Runtime
+from sandfleet_config.outcome import Outcome
 
 CACHED_TEXTS: Final = 128
 TYPES: Final[dict[str, Any]] = {
@@ -41,8 +41,29 @@ _set_dict, _set_names, _set_extra, _set_private = (
     for name in ("__dict__", "__pydantic_fields_set__", "__pydantic_extra__", "__pydantic_private__")
 )
 _decoder: Final = _new_decoder()
-_limits: Final[msgspec.json.Decoder[dict[str, LimitState]]] = msgspec.json.Decoder(TYPES["limits"])
-_runtime: Final[msgspec.json.Decoder[Runtime]] = msgspec.json.Decoder(TYPES["runtime"])
+
+
+class _SharedField:
+    """Decodes a field whose text is the same in most outcomes of a batch: once, not for each of them.
+
+    It is compared with the last text first: a look-up in the cache would hash it.
+    """
+
+    def __init__(self, kind: Any) -> None:
+        self._decode = lru_cache(CACHED_TEXTS)(msgspec.json.Decoder(kind).decode)
+        self._last: tuple[bytes, Any] = (b"", None)
+
+    def decode(self, raw: msgspec.Raw) -> Any:
+        text = bytes(raw)
+        last, value = self._last
+        if text != last:
+            value = self._decode(text)
+            self._last = (text, value)
+        return value
+
+
+_limits: Final = _SharedField(TYPES["limits"])
+_runtime: Final = _SharedField(TYPES["runtime"])
 
 
 def decode_outcome(raw: bytes) -> Outcome | None:
@@ -56,22 +77,12 @@ def decode_outcome(raw: bytes) -> Outcome | None:
             if code is ErrorCode.OK:
                 return None
         fields = msgspec.structs.asdict(result)
-        fields["limits"] = _decode_limits(bytes(fields["limits"])).copy()
-        fields["runtime"] = _decode_runtime(bytes(fields["runtime"]))
+        fields["limits"] = _limits.decode(fields["limits"]).copy()
+        fields["runtime"] = _runtime.decode(fields["runtime"])
         fields["faults"] = ()  # stored beside the outcome; such a record is left to pydantic
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
     return _new_outcome(fields)
-
-
-@lru_cache(CACHED_TEXTS)
-def _decode_limits(text: bytes) -> dict[str, LimitState]:
-    return _limits.decode(text)
-
-
-@lru_cache(CACHED_TEXTS)
-def _decode_runtime(text: bytes) -> Runtime:
-    return _runtime.decode(text)
 
 
 def _new_outcome(fields: dict[str, Any]) -> Outcome:

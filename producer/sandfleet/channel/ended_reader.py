@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
     from sandfleet.channel.connection import Connections
 
-ENTRIES_AT_ONCE: Final = 2000
+ENTRIES_AT_ONCE: Final = 200
+"""So few lists that the garbage collector does not start while they are read."""
 
 
 class EndedReader:
@@ -47,4 +48,5 @@ def parse_entries(answer: Any) -> NewEntries | None:
     if not answer:
         return None
     ((_, entries),) = answer
-    return NewEntries([(fields[1].decode(), int(fields[3])) for _, fields in entries], entries[-1][0].decode())
+    found = [(fields[1].decode(), 1 if fields[3] == b"1" else int(fields[3])) for _, fields in entries]
+    return NewEntries(found, entries[-1][0].decode())
