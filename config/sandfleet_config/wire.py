@@ -139,9 +139,15 @@ def encode_needs(spec: SandboxSpec, image: str = "") -> str:
     The object begins with the contract version, which `join_needs` adds. The names are `image`,
     `requires` and those of `find_requested_limits`.
     """
-    needs: dict[str, object] = {"image": image or normalize_image(spec.image), **find_requested_limits(spec)}
-    if spec.requires:
-        needs["requires"] = spec.requires
+    return _encode_needs(image or normalize_image(spec.image), tuple(find_requested_limits(spec).items()), tuple(spec.requires.items()))
+
+
+@lru_cache(maxsize=256)
+def _encode_needs(image: str, limits: tuple[tuple[str, float], ...], requires: tuple[tuple[str, str], ...]) -> str:
+    """Encode the needs, which are the same for most jobs of a batch."""
+    needs: dict[str, object] = {"image": image, **dict(limits)}
+    if requires:
+        needs["requires"] = dict(requires)
     return _encode_compact(needs)[1:]
 
 
