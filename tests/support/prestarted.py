@@ -18,7 +18,7 @@ SPARES = 2
 PROGRAM = """
 import sandfleet_config.collector
 sandfleet_config.collector.pause_collector()
-import json, os, sys
+import json, os, runpy, sys
 import celery.apps.worker, celery.backends.redis, celery.worker.components, kombu.transport.redis
 import sandfleet_worker.celery_worker.backend, sandfleet_worker.celery_worker.consumer, sandfleet_worker.celery_worker.pool
 import sandfleet_worker.cli, sandfleet_worker.commands.start
@@ -31,10 +31,16 @@ os.environ.update(order["env"])
 os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
 for stream in (1, 2):
     os.dup2(os.open(order["log"], os.O_WRONLY | os.O_APPEND), stream)
-sys.argv = ["sandfleet-worker", *order["arguments"]]
+sys.argv = order["arguments"]
+if sys.argv[0].endswith(".py"):
+    sys.path.insert(0, os.path.dirname(sys.argv[0]))
+    runpy.run_path(sys.argv[0], run_name="__main__")
 sandfleet_worker.cli.main()
 """
-"""Becomes `sandfleet-worker` with the arguments, the environment and the log of the line that it reads."""
+"""Becomes `sandfleet-worker` with the arguments, the environment and the log of the line that it reads.
+
+A program of a test's own is run in its place.
+"""
 
 
 @dataclass(frozen=True)
@@ -49,7 +55,7 @@ _spares: list[Spare] = []
 
 
 def start_worker(arguments: Sequence[str], env: dict[str, str], log: Path) -> subprocess.Popen[bytes] | None:
-    """Start `sandfleet-worker` with `arguments` in a spare process; return None if there is none for `env`.
+    """Start `arguments`, of which the first is the program, in a spare process; return None if there is none for `env`.
 
     A library may read its own variables when it is imported or loaded. So a spare is for workers whose environment differs from
     its own in settings of sandfleet only.

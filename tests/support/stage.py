@@ -94,8 +94,9 @@ class Stage:
         log_path = self.folder / f"worker-{len(self.workers)}.log"
         env, options = self.env | settings, ["--concurrency", str(concurrency)]
         process = None
-        if (self.python, program) == (sys.executable, PROGRAM):
-            process = start_worker(["start", *options], env, log_path)
+        if self.python == sys.executable:
+            words = ["sandfleet-worker", "start"] if program == PROGRAM else program
+            process = start_worker([*words, *options], env, log_path)
         if process is None:
             with log_path.open("wb") as log:
                 command = [self.python, *program, *options]
