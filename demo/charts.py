@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sandfleet import SandboxSpec
+from sandfleet import ArtifactSpec, FileSpec, Payload, SandboxSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,9 +54,9 @@ def _new_spec(number: int, script: FileRef) -> SandboxSpec:
         command=["python3", "draw.py"],
         timeout=60,
         labels={"name": f"walk-{number}"},
-        files=[script.at("draw.py"), {"path": "data.csv", "content": _walk(number)}],
-        artifacts=["*.png"],
-        env={"MPLCONFIGDIR": "/tmp"},  # noqa: S108  the sandbox's own
+        files=[script.at("draw.py"), FileSpec(path="data.csv", content=Payload(data=_walk(number)))],
+        artifacts=[ArtifactSpec(glob="*.png")],
+        env=["MPLCONFIGDIR=/tmp"],
     )
 
 

@@ -81,11 +81,11 @@ def wait_for_worker(stack: subprocess.Popen[bytes], log_path: Path) -> None:
 
 def add_images() -> None:
     """Make the images of the demo, unless the host has them."""
-    command = [SCRIPTS / "sandfleet-worker", "images"]
+    command = [str(SCRIPTS / "sandfleet-worker"), "images"]
     console.print("making sure of the image `python` (the first time takes about half a minute)")
     subprocess.run([*command, "add", "python"], check=True)
     console.print(f"and of `{charts.IMAGE}`, from {charts.RECIPE.name} (the first time takes about a minute)")
-    subprocess.run([*command, "build", charts.IMAGE, "-f", charts.RECIPE], check=True)
+    subprocess.run([*command, "build", charts.IMAGE, "-f", str(charts.RECIPE)], check=True)
 
 
 def run_batch(fleet: Fleet) -> list[tuple[DemoJob, Outcome]]:
@@ -110,7 +110,7 @@ def run_charts(fleet: Fleet) -> list[str]:
     """Run the jobs that draw charts and save the charts; return what went wrong."""
     with Progress(*COLUMNS, console=console) as progress:
         bar = progress.add_task("charts", total=charts.JOBS)
-        complaints = []
+        complaints: list[str] = []
         for outcome in charts.run_charts(fleet, JOB_DEADLINE_SECONDS):
             complaints += filter(None, [charts.complain(outcome)])
             progress.advance(bar)

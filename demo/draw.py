@@ -1,8 +1,8 @@
 """Read data.csv and draw chart.png. It runs in the sandbox."""
 
-import matplotlib
+import matplotlib as mpl
 
-matplotlib.use("Agg")
+mpl.use("Agg")
 import numpy as np
 from matplotlib import pyplot as plt
 

@@ -139,7 +139,9 @@ def encode_needs(spec: SandboxSpec, image: str = "") -> str:
     The object begins with the contract version, which `join_needs` adds. The names are `image`,
     `requires` and those of `find_requested_limits`.
     """
-    return _encode_needs(image or normalize_image(spec.image), tuple(find_requested_limits(spec).items()), tuple(spec.requires.items()))
+    return _encode_needs(
+        image or normalize_image(spec.image), tuple(find_requested_limits(spec).items()), tuple(spec.requires.items())
+    )
 
 
 @lru_cache(maxsize=256)

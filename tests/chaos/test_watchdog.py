@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pytest
 import stalling
 from sandfleet_config.queues import KEY_PREFIX
 from sandfleet_worker.delivery.worker_exit import EXIT_LOST, EXIT_STALLED
@@ -40,6 +39,12 @@ class Stalling:
         self.file.touch()
 
 
+def of_its_own(havoc: Havoc, name: str) -> dict[str, str]:
+    """Return settings by which a worker shares neither queue nor slots with others."""
+    slots = str(havoc.stage.folder / f"slots-{name}")
+    return {"SANDFLEET_QUEUE": name, "SANDFLEET_QUEUES": name, "SANDFLEET_SLOTS_DIR": slots}
+
+
 def start_others(havoc: Havoc, count: int) -> list[Worker]:
     settings = {"SANDFLEET_LEASE_SECONDS": f"{LEASE_SECONDS:g}"}
     others = [
@@ -61,11 +66,7 @@ def test_a_worker_that_consumes_no_more_ends_and_its_jobs_run_elsewhere(havoc: H
     """Three workers at once: each has a queue of its own and hangs in another place."""
     said = {"rotation": "the claimer has made", "slots": "the claimer has made", "loop": "Celery's loop"}
     # A place more than jobs: each keeps looking for work.
-    stalled = {
-        place: Stalling(havoc, place, 2, SANDFLEET_QUEUE=place, SANDFLEET_QUEUES=place, SANDFLEET_SLOTS_DIR=slots)
-        for place in said
-        for slots in [str(havoc.stage.folder / f"slots-{place}")]
-    }
+    stalled = {place: Stalling(havoc, place, 2, **of_its_own(havoc, place)) for place in said}
     for one in stalled.values():
         one.wait_ready()
     # Long enough for the others to start on a busy machine; the second run ends at the same moment.
@@ -100,17 +101,23 @@ def test_a_worker_that_consumes_no_more_ends_and_its_jobs_run_elsewhere(havoc: H
         assert havoc.ends(job) == 1
 
 
-@pytest.mark.parametrize("thread", ["claimer", "sweeper"])
-def test_a_worker_whose_thread_fails_lets_its_jobs_end_and_exits(havoc: Havoc, thread: str) -> None:
-    failing = Stalling(havoc, f"failing {thread}", 2).wait_ready()
-    job = havoc.submit("sleep", "4")
-    havoc.wait_started(job)
+def test_a_worker_whose_thread_fails_lets_its_jobs_end_and_exits(havoc: Havoc) -> None:
+    """Two workers at once, a queue each; in each another thread fails."""
+    threads = ("claimer", "sweeper")
+    failing = {thread: Stalling(havoc, f"failing {thread}", 2, **of_its_own(havoc, thread)) for thread in threads}
+    for one in failing.values():
+        one.wait_ready()
+    jobs = {thread: havoc.stock.submit("sleep", "4", queue=thread) for thread in threads}
+    havoc.wait_started(*jobs.values())
 
-    failing.hang()
+    for one in failing.values():
+        one.hang()
 
-    assert failing.worker.process.wait(20) == EXIT_STALLED
-    assert f"the thread {thread} has failed with KeyError" in failing.worker.log
-    havoc.assert_each_once([job], 1)
+    for thread, one in failing.items():
+        assert one.worker.process.wait(20) == EXIT_STALLED
+        assert f"the thread {thread} has failed with KeyError" in one.worker.log
+        assert havoc.outcome(jobs[thread])["attempts"][0]["worker"].endswith(f".{one.worker.process.pid}")
+    havoc.assert_each_once(list(jobs.values()), 1)
     assert havoc.stage.find_leftovers() == []
     later = havoc.submit("true")
     havoc.start(1)
@@ -171,9 +178,9 @@ def test_a_worker_without_descriptors_waits_and_goes_on(havoc: Havoc) -> None:
     assert worker.process.poll() is None
 
 
-def hanging_job(havoc: Havoc, seconds: int = 1) -> str:
+def hanging_job(havoc: Havoc, **options: str) -> str:
     fields = {"labels": {stalling.HANGING_LABEL: "yes"}, "timeout": 2, "grace": 0}
-    return havoc.stock.submit("sleep", str(seconds), fields=fields)
+    return havoc.stock.submit("sleep", "1", fields=fields, **options)
 
 
 def test_a_job_that_hangs_in_its_worker_runs_elsewhere_and_costs_the_others_nothing(havoc: Havoc) -> None:
@@ -198,16 +205,28 @@ def test_a_job_that_hangs_in_its_worker_runs_elsewhere_and_costs_the_others_noth
     havoc.assert_each_once([beside, later])
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGQUIT], ids=lambda number: number.name)
-def test_a_worker_that_is_told_to_stop_ends_though_a_job_hangs(havoc: Havoc, number: signal.Signals) -> None:
-    stalled = Stalling(havoc, "job", 2, SANDFLEET_DRAIN_SECONDS="1").wait_ready()
-    stalled.hang()
-    hung = hanging_job(havoc)
-    havoc.wait_started(hung)
-    time.sleep(1.5)  # its sandbox has ended
+def test_a_worker_that_is_told_to_stop_ends_though_a_job_hangs(havoc: Havoc) -> None:
+    """Two workers at once, a queue each: one must end at once, and one may drain."""
+    numbers = (signal.SIGQUIT, signal.SIGTERM)  # in the order of their ends
+    stalled = {
+        number: Stalling(havoc, "job", 2, SANDFLEET_DRAIN_SECONDS="1", **of_its_own(havoc, number.name.lower()))
+        for number in numbers
+    }
+    for one in stalled.values():
+        one.wait_ready()
+        one.hang()
+    hung = [hanging_job(havoc, queue=number.name.lower()) for number in numbers]
+    havoc.wait_started(*hung)
+    time.sleep(1.5)  # their sandboxes have ended
 
-    assert stalled.worker.stop(number, 30) == EXIT_STALLED
+    for number, one in stalled.items():
+        one.worker.process.send_signal(number)
+    for one in stalled.values():
+        assert one.worker.process.wait(30) == EXIT_STALLED
+        owner = f":{one.worker.process.pid}:"
+        held = [name.decode() for name in havoc.redis.zrange(f"{KEY_PREFIX}owners", 0, -1)]
+        assert any(owner in name for name in held), "its lease is its own until it ends"
 
-    wait_until(lambda: havoc.redis.zcard(f"{KEY_PREFIX}owners") == 1, 1, "its lease is its own until it ends")
     havoc.start(1)
-    assert [attempt["code"] for attempt in havoc.outcome(hung, 20)["attempts"]] == ["WORKER_LOST", "OK"]
+    for job in hung:
+        assert [attempt["code"] for attempt in havoc.outcome(job, 20)["attempts"]] == ["WORKER_LOST", "OK"]

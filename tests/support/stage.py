@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 from celery import Celery
 from cgrouptree import CGROUP_PARENT, find_cgroups
+from prestarted import start_worker
 from sandfleet_config.queues import KEY_PREFIX, cancel_key, result_key
 from sandfleet_config.settings import PolicySettings
 from waiting import wait_until
@@ -93,9 +94,15 @@ class Stage:
     def start(self, concurrency: int = 2, program: Sequence[str] = PROGRAM, **settings: str) -> Worker:
         """Start a worker without waiting for it; `program` are Python's arguments."""
         log_path = self.folder / f"worker-{len(self.workers)}.log"
-        command = [self.python, *program, "--concurrency", str(concurrency)]
-        with log_path.open("wb") as log:
-            process = subprocess.Popen(command, env=self.env | settings, stdout=log, stderr=log, start_new_session=True)
+        env, options = self.env | settings, ["--concurrency", str(concurrency)]
+        process = None
+        if self.python == sys.executable:
+            words = ["sandfleet-worker", "start"] if program == PROGRAM else program
+            process = start_worker([*words, *options], env, log_path)
+        if process is None:
+            with log_path.open("wb") as log:
+                command = [self.python, *program, *options]
+                process = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
         worker = Worker(process, log_path)
         self.workers.append(worker)
         return worker

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from pydantic import ValidationError
-from rich.console import Console
+from sandfleet_config.collector import pause_collector, resume_collector, skip_last_collection
 from sandfleet_config.command_line import describe_usage_error, is_help
 from sandfleet_config.environment import check_environment, describe_settings_faults
 from sandfleet_config.errors import SandboxError
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 cli = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
 images = typer.Typer(no_args_is_help=True, help="Images on this host.")
 cli.add_typer(images, name="images")
-errors = Console(stderr=True)
 
 Concurrency = Annotated[
     int | None, typer.Option(min=1, help="Sandboxes at once on this host, all its workers together.")
@@ -55,6 +54,7 @@ def _print_known_errors() -> Iterator[None]:
     from sandfleet_worker.commands.local import LocalFailed
     from sandfleet_worker.commands.preflight import PreflightFailed
 
+    resume_collector()  # each command has imported what it needs
     try:
         yield
     except (PreflightFailed, LocalFailed, SettingsInvalid, SandboxError) as error:
@@ -73,7 +73,9 @@ def _fail(text: str) -> NoReturn:
 
 
 def _print_error(text: str) -> None:
-    errors.print(f"error: {text}", style="red", markup=False, highlight=False, soft_wrap=True)
+    from rich.console import Console
+
+    Console(stderr=True).print(f"error: {text}", style="red", markup=False, highlight=False, soft_wrap=True)
 
 
 FOREIGN_SETTINGS = ("CELERY_BROKER_URL", "CELERY_BROKER_READ_URL", "CELERY_BROKER_WRITE_URL", "CELERY_RESULT_BACKEND")
@@ -118,6 +120,8 @@ def local(
 @cli.command()
 def doctor(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:  # noqa: FBT002
     """Say what this host can and cannot do, with the fix; exit 1 if jobs cannot run."""
+    from rich.console import Console
+
     from sandfleet_worker.commands.doctor import report
 
     with _print_known_errors():
@@ -165,6 +169,9 @@ register_recipes(images, _read_settings, _print_known_errors)
 def main(argv: list[str] | None = None) -> NoReturn:
     """Run the command line and exit; a wrong one is one line and exit code 2."""
     sys.argv[0] = Path(sys.argv[0]).name
+    is_program = argv is None
+    if is_program:
+        pause_collector()
     try:
         status = cli(args=argv, prog_name="sandfleet-worker", standalone_mode=False)
     except typer.Abort:
@@ -175,6 +182,10 @@ def main(argv: list[str] | None = None) -> NoReturn:
         else:
             _print_error(describe_usage_error(error, {}))
         sys.exit(2)
+    finally:
+        if is_program:
+            resume_collector()
+            skip_last_collection()
     sys.exit(status if isinstance(status, int) else 0)
 
 

@@ -82,7 +82,8 @@ def test_a_batch_is_cancelled_as_a_whole(fleet: Fleet) -> None:
         fleet.job(done.id)
 
 
-def test_a_job_that_no_worker_takes_in_time_expires(stand_in_fleet: Fleet) -> None:
+def test_a_job_that_no_worker_takes_in_time_expires(stand_in_fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sandfleet.collect.polling.FIRST_CHECK_SECONDS", 0.2)
     fleet = stand_in_fleet
     name = unique("batch")
     spec = shell("sleep 60", queue_ttl=0.1, labels={"name": "late"})

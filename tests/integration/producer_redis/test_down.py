@@ -135,7 +135,8 @@ def test_a_signal_to_run_cancels_the_job(fleet: Fleet, client: redis.Redis, numb
 
 def test_run_says_that_no_worker_is_there(fleet: Fleet, client: redis.Redis) -> None:
     env = os.environ | {"SANDFLEET_REDIS_URL": fleet.settings.redis_dsn}
-    command = [sys.executable, "-m", "sandfleet.cli", "run", "--", "true"]
+    sooner = "import sys; from sandfleet.cli import main, run; run.WORKER_ANSWER_SECONDS = 0.2; sys.exit(main())"
+    command = [sys.executable, "-c", sooner, "run", "--", "true"]
     process = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     assert "no worker is listening on unix:" in process.stderr.readline()

@@ -58,7 +58,10 @@ def test_a_cancelled_batch_leaves_nothing_without_a_ttl(fleet: Fleet, client: re
     assert {outcome.batch for outcome in fleet.batch("big").outcomes()} == {"big"}
 
 
-def test_an_expired_job_leaves_nothing_without_a_ttl(fleet: Fleet, client: redis.Redis) -> None:
+def test_an_expired_job_leaves_nothing_without_a_ttl(
+    fleet: Fleet, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sandfleet.collect.polling.FIRST_CHECK_SECONDS", 0.2)
     jobs = fleet.submit_many([SPEC.model_copy(update={"queue_ttl": 0.05})] * 300, batch="big", idempotent=True)
     codes = [outcome.code for outcome in fleet.as_completed(jobs, timeout=20)]
     assert codes == [ErrorCode.EXPIRED] * 300

@@ -7,8 +7,6 @@ import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 from sandfleet_config.errors import ImageInvalid, SandboxError
 from sandfleet_config.units import format_bytes
 
@@ -131,6 +129,9 @@ def describe(image: Image, *, is_evictable: bool) -> dict[str, Any]:
 
 
 def _print_table(found: list[Image], evictable: set[str]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
     table = Table("name", "digest", "size", "added", "kept")
     for image in found:
         kept = "while used" if image.digest in evictable else "always"

