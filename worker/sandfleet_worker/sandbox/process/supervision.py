@@ -168,7 +168,8 @@ class Supervision:
         self.stdout = Capture(limits.output_bytes, output.keep)
         self.stderr = Capture(limits.output_bytes, output.keep)
         self._control = Feeder(self.pipes.control, message)
-        self._poller.register(self.pipes.control, self._feed_control, WRITE)
+        if not self._control.feed():  # most messages fit into the pipe at once
+            self._poller.register(self.pipes.control, self._feed_control, WRITE)
         if stdin := limits.spec.stdin.to_bytes():
             self._stdin = Feeder(self.pipes.stdin, stdin)
             self._poller.register(self.pipes.stdin, self._feed_stdin, WRITE)
