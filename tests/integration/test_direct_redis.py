@@ -60,3 +60,19 @@ def test_calls_at_once_have_a_connection_each(direct: Any) -> None:
     with ThreadPoolExecutor(8) as threads:
         assert list(threads.map(direct.echo, map(str, range(200)))) == [str(at).encode() for at in range(200)]
     assert len(direct.connection_pool._in_use_connections) <= 8
+
+
+def test_while_redis_is_away_a_call_connects_once(direct: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    direct.ping()
+    connection = direct._idle[0]
+    connection.disconnect()
+    tries: list[int] = []
+
+    def refuse() -> None:
+        tries.append(1)
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr(connection, "_connect", refuse)
+    with pytest.raises((redis.ConnectionError, ConnectionRefusedError)):
+        direct.ping()
+    assert len(tries) == 1, "a host that does not answer would take its timeout twice"

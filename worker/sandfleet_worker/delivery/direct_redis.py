@@ -34,7 +34,8 @@ class DirectRedis(redis.Redis):
         except IndexError:
             connection = self.connection_pool.get_connection()
         else:
-            _drop_if_unusable(connection)
+            if connection.is_connected:  # else the next command connects
+                _drop_if_unusable(connection)
         try:
             connection.send_command(*args)
             return self.parse_response(connection, args[0], **options)  # type: ignore[no-untyped-call]
