@@ -10,6 +10,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from sandfleet_worker.delivery.direct_redis import DirectRedis
 from sandfleet_worker.delivery.host_slots import HostSlots
 from sandfleet_worker.delivery.identity import Identity
 from sandfleet_worker.delivery.intake import TIMEOUT_SECONDS, Intake
@@ -128,4 +129,4 @@ def connect(settings: WorkerSettings, timeout_seconds: float = TIMEOUT_SECONDS) 
         "socket_connect_timeout": min(CONNECT_SECONDS, timeout_seconds),
         "health_check_interval": 10,
     }
-    return redis.Redis.from_url(settings.redis_dsn, retry=Retry(NoBackoff(), 0), **options)
+    return DirectRedis.from_url(settings.redis_dsn, retry=Retry(NoBackoff(), 0), **options)

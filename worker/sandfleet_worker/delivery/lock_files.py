@@ -24,7 +24,7 @@ def is_free(fd: int) -> bool:
     return True
 
 
-def lock_now(path: Path) -> int | None:
+def lock_now(path: Path | str) -> int | None:
     """Return a descriptor that holds the lock of `path`, or None where somebody else has it."""
     fd = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:

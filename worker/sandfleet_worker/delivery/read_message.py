@@ -82,6 +82,7 @@ class JobMessage:
             "argsrepr": self.line,
             "kwargsrepr": "",
             "ignore_result": False,
+            "headers": {},  # the sender's own: none; without the key Celery looks for some in each job
         }
 
 

@@ -34,6 +34,9 @@ class LineFormatter(logging.Formatter):
 
 def set_up_logs(settings: WorkerSettings) -> None:
     """Send everything to stderr and keep Celery from setting up logging of its own."""
+    # No line shows these, and they are a fifth of its cost (Logging HOWTO, "Optimization").
+    logging._srcfile = None  # noqa: SLF001
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     handler = logging.StreamHandler()
     handler.setFormatter(LineFormatter("%(asctime)s %(levelname)s %(message)s"))
     root = logging.getLogger()

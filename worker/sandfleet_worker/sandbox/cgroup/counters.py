@@ -15,7 +15,6 @@ forked, whichever limit was hit.
 
 from __future__ import annotations
 
-import contextlib
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -182,12 +181,15 @@ def _open_oom_eventfd(folder: str) -> int:
     """
     eventfd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
     try:
-        with contextlib.ExitStack() as opened:
-            oom_control = os.open(f"{folder}/memory.oom_control", os.O_RDONLY | os.O_CLOEXEC)
-            opened.callback(os.close, oom_control)
+        oom_control = os.open(f"{folder}/memory.oom_control", os.O_RDONLY | os.O_CLOEXEC)
+        try:
             control = os.open(f"{folder}/cgroup.event_control", os.O_WRONLY | os.O_CLOEXEC)
-            opened.callback(os.close, control)
-            os.write(control, f"{eventfd} {oom_control}".encode())
+            try:
+                os.write(control, f"{eventfd} {oom_control}".encode())
+            finally:
+                os.close(control)
+        finally:
+            os.close(oom_control)
     except BaseException:
         os.close(eventfd)
         raise

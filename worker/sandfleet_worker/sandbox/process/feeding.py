@@ -25,7 +25,8 @@ class Feeding:
     def __init__(self, pipes: Pipes, poller: Poller, control: Source, stdin: Source) -> None:
         self._pipes, self._poller = pipes, poller
         self._control = Feeder(pipes.control, *control)
-        poller.register(pipes.control, self._feed_control, WRITE)
+        if not self._control.feed():  # most messages fit into the pipe at once
+            poller.register(pipes.control, self._feed_control, WRITE)
         self._stdin = Feeder(pipes.stdin, *stdin)
         if any(stdin):
             poller.register(pipes.stdin, self._feed_stdin, WRITE)

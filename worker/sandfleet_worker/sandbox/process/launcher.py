@@ -62,7 +62,8 @@ class Launcher:
             init = os.open(INIT, os.O_RDONLY | os.O_CLOEXEC)
             opened.append(init)
             # The launcher gets duplicates of its own; these are closed below.
-            passed = [_duplicate_high(fd, opened) for fd in (control_r, status_w, init)]
+            limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+            passed = [_duplicate_high(fd, limit, opened) for fd in (control_r, status_w, init)]
             command = launch_command(settings, passed[0], procs_files, is_quiet=is_quiet)
             process, pidfd = _start(command, (stdin_r, stdout_w, stderr_w), passed)
         except BaseException as error:
@@ -164,12 +165,11 @@ def _new_start_error(error: OSError) -> SandboxError:
 
 def encode_command(command: Sequence[str]) -> bytes:
     """Pack an argv as the launcher reads it: u32 length, then each word and a zero byte."""
-    words = b"".join(os.fsencode(word) + b"\0" for word in command)
+    words = os.fsencode("\0".join([*command, ""]))
     return struct.pack("<I", len(words)) + words
 
 
-def _duplicate_high(fd: int, opened: list[int]) -> int:
-    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+def _duplicate_high(fd: int, limit: int, opened: list[int]) -> int:
     if limit > HIGH_FD:
         opened.append(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, HIGH_FD))
         # runsc needs higher numbers. Without them it says "bad file descriptor", and blames user

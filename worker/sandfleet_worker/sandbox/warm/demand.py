@@ -19,6 +19,8 @@ HALF_LIFE_SECONDS = 30.0
 """A job that long ago counts half as much as one of now, when images compete for places."""
 
 SPARE_CORES = 0.5
+STAT_BYTES = 256
+"""More than the first line of proc_stat(5) takes up to its sixth word."""
 MIN_AVAILABLE_SHARE = 0.1
 """No spare is booted while less of the host's memory is available: running jobs come first."""
 
@@ -114,6 +116,10 @@ class HostLoad:
 
     def _read(self) -> tuple[float, float]:
         """Return the idle core-seconds since boot (proc_stat(5), fields 4 and 5), and the time."""
-        with open("/proc/stat", encoding="ascii") as file:  # noqa: PTH123  read 20 times a second
-            words = file.readline().split()
+        # Read 10 to 20 times a second: as a text file it takes twelve system calls instead of three.
+        file = os.open("/proc/stat", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            words = os.read(file, STAT_BYTES).split(maxsplit=6)
+        finally:
+            os.close(file)
         return (int(words[4]) + int(words[5])) / self._ticks, time.monotonic()

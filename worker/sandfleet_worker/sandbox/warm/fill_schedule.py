@@ -6,6 +6,8 @@ import time
 
 POLL_SECONDS = 0.05
 """How often to look for idle cores while spares are missing. The job that took one comes first."""
+BUSY_POLL_SECONDS = 0.1
+"""The same once no core was idle: on a busy host each look takes CPU from the jobs."""
 FIRST_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 1.0, 60.0
 
 
@@ -28,9 +30,9 @@ class FillSchedule:
         """Plan nothing: no spare is missing."""
         self.next_at = None
 
-    def postpone(self) -> None:
-        """Plan the next try, at the earliest after the back-off."""
-        self.next_at = max(time.monotonic() + POLL_SECONDS, self._not_before)
+    def postpone(self, *, is_busy: bool = False) -> None:
+        """Plan the next try, at the earliest after the back-off; `is_busy`: the host had no idle core."""
+        self.next_at = max(time.monotonic() + (BUSY_POLL_SECONDS if is_busy else POLL_SECONDS), self._not_before)
 
     def note_failure(self) -> float:
         """Count a failure in a row; return the seconds until the next try."""

@@ -153,8 +153,9 @@ class WarmPool:
             os.close(self._wake_fd)
 
     def _notify_thread(self) -> None:
-        """Wake the thread, and start it at the first job."""
-        if self._is_closed.is_set() or not self._demand.size:
+        """Wake the thread if it would not look for missing spares soon anyway, and start it at the first job."""
+        is_awaited = self._booter.schedule.next_at is not None and self._thread.is_started
+        if self._is_closed.is_set() or not self._demand.size or is_awaited:
             return
         os.eventfd_write(self._wake_fd, 1)
         if not self._thread.is_started:
@@ -241,14 +242,17 @@ class WarmPool:
             return
         with self._lock:
             is_missing = len(self._spares.unbooted) < self._booter.limit or self._find_missing() is not None
-        if self._is_draining or not is_missing:
-            self._booter.schedule.clear()
-            return
+            if self._is_draining or not is_missing:
+                self._booter.schedule.clear()  # under the lock: `_notify_thread` trusts the schedule
+                return
         is_first = self._booter.schedule.next_at is None
         self._booter.schedule.postpone()
-        if self._booter.load.has_idle_cores() and not is_first:  # the first call begins to measure
+        is_idle = self._booter.load.has_idle_cores()
+        if is_first:  # the first call begins to measure
+            return
+        if is_idle:
             self._fill()
-            self._booter.schedule.postpone()
+        self._booter.schedule.postpone(is_busy=not is_idle)
 
     def _find_missing(self) -> Plan | None:
         is_full = self._is_draining or self._spares.count_all() >= self._demand.size

@@ -1,0 +1,72 @@
+"""A Redis client whose calls take the short way through redis-py: three of them stand in each job's way.
+
+redis-py 8 takes a connection from its pool for each call and gives it back, with locks, metrics and a
+retry around it. A script costs 115 µs of CPU that way, and 35 µs here (measured, caches warm).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+import redis
+from redis.exceptions import NoScriptError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class DirectRedis(redis.Redis):
+    """redis-py's client that keeps its connections: one for each call that is under way at once. Safe for threads.
+
+    It never retries a call. A connection that Redis has closed is opened again before the call, as
+    redis-py's pool does.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._idle: deque[Any] = deque()
+
+    def execute_command(self, *args: Any, **options: Any) -> Any:
+        """Send one command and return its answer; raise as redis-py does."""
+        try:
+            connection = self._idle.pop()
+        except IndexError:
+            connection = self.connection_pool.get_connection()
+        else:
+            if connection.is_connected:  # else the next command connects
+                _drop_if_unusable(connection)
+        try:
+            connection.send_command(*args)
+            return self.parse_response(connection, args[0], **options)  # type: ignore[no-untyped-call]
+        except redis.ResponseError:
+            raise  # an answer like any other
+        except BaseException:
+            connection.disconnect()  # else its late answer would be taken for that of the next call
+            raise
+        finally:
+            self._idle.append(connection)
+
+    def register_script(self, script: str) -> Callable[..., Any]:  # type: ignore[override]  # without Script's own calls
+        """Return a callable with ``keys`` and ``args`` that runs `script` by its SHA1, and loads it where Redis lacks it."""
+        sha = super().register_script(script).sha
+
+        def call(*, keys: list[Any], args: list[Any]) -> Any:
+            command = ("EVALSHA", sha, len(keys), *keys, *args)
+            try:
+                return self.execute_command(*command)
+            except NoScriptError:
+                self.script_load(script)
+                return self.execute_command(*command)
+
+        return call
+
+
+def _drop_if_unusable(connection: Any) -> None:
+    """Disconnect a connection that was closed by Redis, or has bytes left to read: its next command connects again."""
+    try:
+        is_usable = not connection.can_read()
+    except (redis.ConnectionError, redis.TimeoutError, OSError):
+        is_usable = False
+    if not is_usable:
+        connection.disconnect()
