@@ -15,6 +15,7 @@ from sandfleet_config.codes import ErrorCode
 from sandfleet_config.errors import HostResources
 from sandfleet_worker.sandbox.process.artifacts import ArtifactPattern, CollectLimits
 from sandfleet_worker.sandbox.process.cancellation import Cancellation
+from sandfleet_worker.sandbox.start_hooks import NoHooks
 from test_endings import sentry_of
 from transferring import Sink, new_file
 
@@ -27,7 +28,17 @@ if TYPE_CHECKING:
 ROUNDS = ("cold", "warm")
 MIB = 1 << 20
 WHEN = [ArtifactPattern(when, when=when) for when in ("always", "failed", "ok")]
-LEAVE = "touch always failed ok"
+LEAVE = ": >always; : >failed; : >ok"
+
+
+class EndLater(NoHooks):
+    """Ends the job some time after its start."""
+
+    def __init__(self, cancel: Cancellation, code: ErrorCode) -> None:
+        self._timer = threading.Timer(1.5, cancel.cancel, (code, "ended from outside"))
+
+    def start(self) -> None:
+        self._timer.start()
 
 
 @pytest.mark.parametrize("is_read_only", [True, False])
@@ -80,8 +91,8 @@ def test_when_decides_after_each_end(
 
 def test_a_cancelled_job_is_collected_and_stays_cancelled(carry: Carry) -> None:
     cancel = Cancellation()
-    threading.Timer(2, cancel.cancel).start()
-    carried = carry("sh", "-c", f"{LEAVE}; sleep 100", artifacts=WHEN, cancel=cancel, timeout=60)
+    hooks = EndLater(cancel, ErrorCode.CANCELLED)
+    carried = carry("sh", "-c", f"{LEAVE}; sleep 100", artifacts=WHEN, cancel=cancel, hooks=hooks, timeout=60)
     assert (carried.outcome.code, carried.outcome.exit_code, carried.outcome.signal) == (
         ErrorCode.CANCELLED,
         None,
@@ -92,8 +103,8 @@ def test_a_cancelled_job_is_collected_and_stays_cancelled(carry: Carry) -> None:
 
 def test_a_worker_that_stops_does_not_wait_for_a_collection(carry: Carry) -> None:
     cancel = Cancellation()
-    threading.Timer(2, lambda: cancel.cancel(ErrorCode.WORKER_LOST, "the worker stops")).start()
-    carried = carry("sh", "-c", f"{LEAVE}; sleep 100", artifacts=WHEN, cancel=cancel, timeout=60)
+    hooks = EndLater(cancel, ErrorCode.WORKER_LOST)
+    carried = carry("sh", "-c", f"{LEAVE}; sleep 100", artifacts=WHEN, cancel=cancel, hooks=hooks, timeout=60)
     assert carried.outcome.code is ErrorCode.WORKER_LOST
     assert (carried.files, carried.lost) == ({}, "the sandbox had gone with the job, and its files with it")
 

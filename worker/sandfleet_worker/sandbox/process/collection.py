@@ -182,8 +182,10 @@ def _explain_left_out(entry: Entry, max_entries: int) -> str:
         return f"there are more than {max_entries} files and folders; the others were not looked at"
     if entry.errno == errno.E2BIG:
         return f"folders are searched {MAX_DEPTH} deep; those below were not looked at"
-    if not entry.path and entry.errno in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}:
+    if not entry.path and entry.errno == errno.ENOENT:
         return ""
+    if entry.errno in {errno.ENOTDIR, errno.ELOOP}:
+        return "no folder, or behind a symbolic link, which is never followed"
     return f"cannot be searched: {os.strerror(entry.errno)}"
 
 
