@@ -188,9 +188,12 @@ def test_marks_of_a_collection_that_fails_are_taken_back(
     assert set(names) >= marked
 
 
-def test_a_submit_that_succeeded_has_its_objects_whatever_collects_beside_it(client: Any, store: SlowStore) -> None:
+@pytest.mark.parametrize("number", range(int(os.environ.get("TEST_STORE_ROUNDS", "1"))))
+def test_a_submit_that_succeeded_has_its_objects_whatever_collects_beside_it(
+    client: Any, store: SlowStore, number: int
+) -> None:
     """Submits and collections of the same old objects at the same moments, hundreds of times."""
-    names = [store.put_old(str(number).encode()) for number in range(600)]
+    names = [store.put_old(f"{number} {item}".encode()) for item in range(600)]
     lost: list[str] = []
     counts = {"found": 0, "missing": 0}
 
