@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from bad_servers import run_old_server, run_silent_server
 from pydantic import SecretStr
-from s3_server import ACCESS_KEY, BUCKET, SECRET_KEY, new_environment, run_s3_server
+from s3_server import ACCESS_KEY, BUCKET, SECRET_KEY, WeedServer, new_environment, run_s3_server
 from sandfleet_config.store.bucket import SINGLE_BYTES, BucketStore
 from sandfleet_config.store.protocol import ObjectDamaged, ObjectMissing, StoreDown
 from store_kinds import sha_of
@@ -182,6 +182,8 @@ def test_memory_does_not_grow_with_an_object(
 def test_a_store_killed_in_the_middle_of_an_upload_shows_no_object(
     s3_server: S3Server, large: tuple[str, Path]
 ) -> None:
+    if isinstance(s3_server, WeedServer):
+        pytest.skip("SeaweedFS shows no parts: needs versitygw")
     name, path = large
     store = BucketStore(s3_server.settings())
     parts = s3_server.folder / BUCKET / ".sgwtmp" / "multipart"

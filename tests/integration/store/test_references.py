@@ -9,8 +9,10 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from s3_server import WeedServer
 from sandfleet_config.queues import KEY_PREFIX
 from sandfleet_config.store import ObjectMissing, References, StoreDown, references
+from sandfleet_config.store.bucket import BucketStore
 from sandfleet_config.store.folder import FolderStore
 from sandfleet_config.store.garbage import collect_garbage
 from store_kinds import sha_of
@@ -236,8 +238,8 @@ def test_leftovers_of_killed_uploads_are_deleted_after_a_day(client: Any, store:
 
 
 def test_the_collector_of_a_bucket_deletes_old_objects_only(client: Any, s3_server: Any) -> None:
-    from sandfleet_config.store.bucket import BucketStore
-
+    if isinstance(s3_server, WeedServer):
+        pytest.skip("times of SeaweedFS's objects cannot be set: needs versitygw")
     store = BucketStore(s3_server.settings())
     for data in (b"old", b"new", b"kept"):
         store.put_bytes(sha_of(data), data)
