@@ -50,8 +50,10 @@ test-upgrade: setup ## Let workers and producers of an earlier commit and of thi
 test-retries: setup ## A batch of 100,000 jobs of which two producers run 25,000 again at the same moment
 	@TEST_RETRIED_BATCH=100000 $(BIN)/python -m pytest tests/integration/test_runs.py -k quarter --timeout 7200 -s
 
-test-store: setup ## A hundred jobs with 64 MiB in and 64 MiB out each: the worker's memory stays flat; takes some minutes
-	@$(WITH_IMAGES) TEST_TRANSFERS=100 $(BIN)/python -m pytest tests/sandbox/test_transfer_memory.py -s
+test-store: setup ## The store with 1 GB and its races many times; 1,000 jobs that share 100 MB, and 100 with 64 MiB in and out each; half an hour
+	@$(WITH_IMAGES) TEST_STORE_BYTES=1000000000 TEST_STORE_ROUNDS=20 TEST_STORE_LARGE=1 TEST_TRANSFERS=100 \
+	$(BIN)/python -m pytest tests/unit/test_store_settings.py tests/integration/store tests/integration/test_large_files.py \
+	tests/sandbox/test_transfer_memory.py --timeout 1800 $(ARGS)
 
 test-images: setup ## Refuse images of a million files and more; build each ready recipe twice and run its language: downloads 500 MB, half an hour
 	@$(BIN)/python -m pytest -m images tests/sandbox $(ARGS)

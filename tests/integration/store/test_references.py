@@ -9,8 +9,10 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from s3_server import WeedServer
 from sandfleet_config.queues import KEY_PREFIX
 from sandfleet_config.store import ObjectMissing, References, StoreDown, references
+from sandfleet_config.store.bucket import BucketStore
 from sandfleet_config.store.folder import FolderStore
 from sandfleet_config.store.garbage import collect_garbage
 from store_kinds import sha_of
@@ -188,9 +190,12 @@ def test_marks_of_a_collection_that_fails_are_taken_back(
     assert set(names) >= marked
 
 
-def test_a_submit_that_succeeded_has_its_objects_whatever_collects_beside_it(client: Any, store: SlowStore) -> None:
+@pytest.mark.parametrize("number", range(int(os.environ.get("TEST_STORE_ROUNDS", "1"))))
+def test_a_submit_that_succeeded_has_its_objects_whatever_collects_beside_it(
+    client: Any, store: SlowStore, number: int
+) -> None:
     """Submits and collections of the same old objects at the same moments, hundreds of times."""
-    names = [store.put_old(str(number).encode()) for number in range(600)]
+    names = [store.put_old(f"{number} {item}".encode()) for item in range(600)]
     lost: list[str] = []
     counts = {"found": 0, "missing": 0}
 
@@ -233,8 +238,8 @@ def test_leftovers_of_killed_uploads_are_deleted_after_a_day(client: Any, store:
 
 
 def test_the_collector_of_a_bucket_deletes_old_objects_only(client: Any, s3_server: Any) -> None:
-    from sandfleet_config.store.bucket import BucketStore
-
+    if isinstance(s3_server, WeedServer):
+        pytest.skip("times of SeaweedFS's objects cannot be set: needs versitygw")
     store = BucketStore(s3_server.settings())
     for data in (b"old", b"new", b"kept"):
         store.put_bytes(sha_of(data), data)
