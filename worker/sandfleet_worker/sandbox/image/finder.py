@@ -12,6 +12,7 @@ from sandfleet_config.image_names import matches_pattern
 from sandfleet_worker.sandbox.image.cache import ImageCache
 from sandfleet_worker.sandbox.image.references import Reference
 from sandfleet_worker.sandbox.image.registry.puller import Puller
+from sandfleet_worker.sandbox.image.staging import host_faults
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -105,7 +106,7 @@ class ImageFinder:
             except ImageInvalid:  # a pull mends it
                 if not is_allowed:
                     raise
-        with hooks.waiting(f"image {name} to be pulled"):
+        with hooks.waiting(f"image {name} to be pulled"), host_faults(self._store.root):
             return self._puller.pull(name, check)
 
     def pull(self, reference: str) -> Image:
@@ -118,8 +119,9 @@ class ImageFinder:
         wanted = Reference.parse(reference)
         if wanted.in_registry is None:
             raise ImageNotFound.of(f"{reference[:200]!r} is no name in a registry: write docker://{reference[:200]}")
-        image = self._puller.pull(wanted.in_registry, lambda: None, is_forced=True)
-        self.cache.keep(image)
+        with host_faults(self._store.root):
+            image = self._puller.pull(wanted.in_registry, lambda: None, is_forced=True)
+            self.cache.keep(image)
         return image
 
     def may_pull(self, name: RegistryName) -> bool:
