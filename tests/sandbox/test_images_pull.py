@@ -244,6 +244,28 @@ def test_a_lasting_refusal_is_given_up(liar: LyingRegistry, tmp_path: Path) -> N
     assert 3 <= len([path for path in liar.asked if path.endswith("v1")]) <= 20
 
 
+def test_who_waited_for_a_pull_that_failed_does_not_try_for_himself(liar: LyingRegistry, tmp_path: Path) -> None:
+    def refuse() -> Any:
+        time.sleep(0.3)
+        return 404, b'{"errors": [{"code": "MANIFEST_UNKNOWN", "message": "manifest unknown"}]}', {}
+
+    liar.answers["/team/app/manifests/v1"] = refuse
+    host, ends = Host(tmp_path / "store", liar), list[str]()
+
+    def pull() -> None:
+        with pytest.raises(NotInRegistry) as error:
+            host.pull("team/app:v1")
+        ends.append(error.value.message)
+
+    threads = [threading.Thread(target=pull) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(ends) == 6
+    assert len([path for path in liar.asked if path.endswith("v1")]) == 1
+
+
 @pytest.mark.timeout(60)
 def test_a_manifest_of_100_mb_is_refused(liar: LyingRegistry, tmp_path: Path) -> None:
     body = b'{"schemaVersion": 2, "long": "' + b"x" * 100 * 10**6 + b'"}'

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 from sandfleet_config.codes import ErrorCode
-from sandfleet_config.errors import ImageInvalid
+from sandfleet_config.errors import HostResources, ImageInvalid
 from sandfleet_config.image_names import RegistryName
+from sandfleet_config.settings import ImagesSettings
 from sandfleet_worker.sandbox.image.oci import find_architecture
 from sandfleet_worker.sandbox.image.registry.failures import read_failure
 from sandfleet_worker.sandbox.image.registry.manifest import Manifest
-from sandfleet_worker.sandbox.image.tools import Limits
+from sandfleet_worker.sandbox.image.tools import Limits, StagingFolder, ToolEnd
 
 NAME = RegistryName.parse("docker://registry.example/team/app:v1")
 DIGEST = f"sha256:{'a' * 64}"
@@ -60,6 +63,13 @@ def test_a_hostile_message_is_short_and_printable() -> None:
     assert message.isprintable()
 
 
+def test_a_signed_address_is_not_told() -> None:
+    line = 'msg="Get \\"https://bucket.example/blob?X-Amz-Signature=planted&x=1\\": EOF"'
+    message = read_failure(line, NAME).error.message
+    assert "planted" not in message
+    assert "https://bucket.example/blob?..." in message
+
+
 def manifest(**fields: Any) -> Manifest:
     return Manifest.parse(json.dumps({"schemaVersion": 2, "config": {}, "layers": []} | fields).encode())
 
@@ -103,3 +113,22 @@ def test_an_index_that_has_this_platform_is_taken() -> None:
         Limits()
     )
     manifest(manifests=[{"digest": DIGEST}]).check(Limits())
+
+
+@pytest.mark.parametrize(
+    ("end", "error"),
+    [
+        (ToolEnd(-9, b"", ""), HostResources),
+        (ToolEnd(1, b"", "write /x: no space left on device"), HostResources),
+        (ToolEnd(1, b"", "layer is broken"), ImageInvalid),
+    ],
+)
+def test_trouble_of_the_host_is_not_the_images(tmp_path: Path, end: ToolEnd, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        StagingFolder(tmp_path, -1, Limits()).check_end("umoci", end)
+
+
+@pytest.mark.parametrize("pattern", ["https://registry.example/team", "docker://", "a b"])
+def test_a_pattern_that_can_match_nothing_is_refused(pattern: str) -> None:
+    with pytest.raises(ValidationError, match="must be patterns such as"):
+        ImagesSettings(pull_from=(pattern,))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from sandfleet_worker.sandbox.image.store import ImageStore
     from sandfleet_worker.sandbox.start_hooks import StartHooks
 
+_parse = functools.lru_cache(maxsize=1024)(Reference.parse)
 MAX_TRIES: Final = 3
 """An image that was just found may be removed before it is held: to make room, or by hand."""
 
@@ -54,7 +56,7 @@ class ImageFinder:
             ImageInvalid: it cannot be used.
         """
         with ExitStack() as stack:
-            image = self._hold_found(Reference.parse(reference), hooks, check, stack)
+            image = self._hold_found(_parse(reference), hooks, check, stack)
             self.cache.note_use(image)
             yield image
 
