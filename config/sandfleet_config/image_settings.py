@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, field_validator
 
 from sandfleet_config.fields import Bytes
+from sandfleet_config.image_names import REGISTRY_PREFIX
 from sandfleet_config.section import NameList, Section
 
 OptionalPath = Annotated[Path | None, BeforeValidator(lambda value: None if value == "" else value)]
@@ -40,7 +41,9 @@ class ImagesSettings(Section):
     disk_high_percent: int = Field(
         default=90, ge=1, le=100, description="A pull first removes pulled images while their disk is fuller than this."
     )
-    pull_deadline_seconds: float = Field(default=600.0, gt=0, description="A pull that takes longer is given up.")
+    pull_deadline_seconds: float = Field(
+        default=600.0, gt=0, le=3000, description="A pull that takes longer is given up."
+    )
     debian_mirror: str = Field(
         default="",
         description="Mirror of Debian that recipes are built from; empty: the one that apt uses on this host.",
@@ -48,3 +51,13 @@ class ImagesSettings(Section):
     build_cache_bytes: Bytes = Field(
         default=4 << 30, ge=0, description="Packages that builds of recipes keep in `root`/cache between them, at most."
     )
+
+    @field_validator("pull_from")
+    @classmethod
+    def _check_patterns(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for pattern in value:
+            rest = pattern.removeprefix(REGISTRY_PREFIX)
+            if not rest or "://" in rest or any(char.isspace() for char in rest):
+                msg = "must be patterns such as registry.example, registry.example/team/*, python:3.* or team/*"
+                raise ValueError(msg)
+        return value

@@ -8,6 +8,7 @@ from typing import Any
 
 from placing_hosts import MIB, HostOfTest, needs_memory, read_why, submit
 from sandfleet import Fleet
+from sandfleet_config.image_names import normalize_image, split_pattern
 from sandfleet_config.queues import DEFAULT_QUEUE, KEY_PREFIX, job_key
 from sandfleet_config.wire import join_needs
 from sandfleet_worker.delivery.claim import Claim, Flag
@@ -54,6 +55,44 @@ def test_a_job_goes_where_its_needs_are_met(fleet: Fleet, client: Any) -> None:
         assert (read_why(fleet, job), client.hget(job_key(job.id), "state")) == (why, b"queued")
         other.takes(job)
         assert client.hmget(job_key(job.id), "why", "why_at") == [None, None]
+
+
+def test_a_job_goes_to_a_host_that_has_its_image_or_may_pull_it(fleet: Fleet, client: Any) -> None:
+    """Each row: the job's image, what one host may pull, and what the other host has or may pull instead."""
+    digest, name = f"sha256:{'a' * 64}", "docker://docker.io/library/python:3"
+    for image, ours, images, theirs in (
+        ("docker://python:3", (), (), ("python",)),
+        ("docker://python:3", ("team/*",), (), ("*",)),
+        ("docker://python:3", ("python:2",), (), ("python:3*",)),
+        ("docker://python:3", (), (name,), ()),
+        (f"docker://python@{digest}", ("registry.example",), (digest,), ()),
+        ("docker://registry.example/team/app", ("evil.com",), (), ("registry.example/team/*",)),
+        ("docker://evil.com/x.example/app", ("*.example",), (), ("evil.com",)),
+    ):
+        client.flushdb()
+        one = HostOfTest(client, "one", contract=4, pull_from=[split_pattern(pattern) for pattern in ours])
+        pull_from = [split_pattern(pattern) for pattern in theirs]
+        other = HostOfTest(client, "other", images=images, contract=4, pull_from=pull_from)
+        job, after = submit(fleet, image=image), submit(fleet)
+        one.takes(after)
+        assert read_why(fleet, job) == f"needs image {normalize_image(image)}, which one does not have"
+        other.takes(job)
+
+
+def test_the_first_job_of_a_batch_says_what_a_name_means(client: Any) -> None:
+    ledger = HostOfTest(client, "one").ledger
+    first, second = f"sha256:{'a' * 64}", f"sha256:{'b' * 64}"
+    assert ledger.pin_image("nightly", "python") == ""
+    assert ledger.pin_image("nightly", "python", first) == first
+    assert ledger.pin_image("nightly", "python", second) == first
+    assert ledger.pin_image("nightly", "python") == first
+    assert ledger.pin_image("weekly", "python", second) == second
+    assert 29 * 86400 < client.ttl(f"{KEY_PREFIX}pins:nightly") <= 30 * 86400
+    client.hset(f"{KEY_PREFIX}pins:nightly", mapping={f"name-{number}": first for number in range(1000)})
+    assert ledger.pin_image("nightly", "one-more", second) == second, "the run goes on, unrecorded"
+    assert client.hlen(f"{KEY_PREFIX}pins:nightly") == 1001
+    client.set(f"{KEY_PREFIX}pins:forged", "no hash")
+    assert ledger.pin_image("forged", "python", second) == second
 
 
 def test_what_no_live_host_has_ends_where_it_is_a_mistake_and_waits_where_it_is_a_label(

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Self
 
+from sandfleet_config.image_names import REGISTRY_PREFIX
 from sandfleet_config.outcome import LimitState, Outcome, Runtime, StreamOutput, Timing, Usage
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class Ending:
             usage=measured.usage,
             limits=limit_states(limits, measured.enforced),
             runtime=Runtime(version=plan.binary.version, platform=plan.platform, warm=measured.is_warm),
-            image_ref=image.name if image else None,
+            image_ref=image.name if image and image.name.startswith(REGISTRY_PREFIX) else None,
             image_digest=image.digest if image else None,
             collection=measured.collection,
         )

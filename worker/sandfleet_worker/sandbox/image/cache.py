@@ -6,6 +6,7 @@ was last used, another one that it is kept.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from typing import TYPE_CHECKING, NamedTuple
@@ -50,7 +51,8 @@ class ImageCache:
             return
         now = time.monotonic()
         if now - self._noted.get(image.digest, -NOTE_EACH_SECONDS) >= NOTE_EACH_SECONDS:
-            _touch(image.erofs_path.with_name(USED))
+            with contextlib.suppress(OSError):  # the store may be read-only; then nothing is removed either
+                _touch(image.erofs_path.with_name(USED))
             self._noted[image.digest] = now
 
     def keep(self, image: Image) -> None:

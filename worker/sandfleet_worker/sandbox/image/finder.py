@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
@@ -12,6 +13,7 @@ from sandfleet_config.image_names import matches_pattern
 from sandfleet_worker.sandbox.image.cache import ImageCache
 from sandfleet_worker.sandbox.image.references import Reference
 from sandfleet_worker.sandbox.image.registry.puller import Puller
+from sandfleet_worker.sandbox.image.staging import host_faults
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from sandfleet_worker.sandbox.image.store import ImageStore
     from sandfleet_worker.sandbox.start_hooks import StartHooks
 
+_parse = functools.lru_cache(maxsize=1024)(Reference.parse)
 MAX_TRIES: Final = 3
 """An image that was just found may be removed before it is held: to make room, or by hand."""
 
@@ -53,7 +56,7 @@ class ImageFinder:
             ImageInvalid: it cannot be used.
         """
         with ExitStack() as stack:
-            image = self._hold_found(Reference.parse(reference), hooks, check, stack)
+            image = self._hold_found(_parse(reference), hooks, check, stack)
             self.cache.note_use(image)
             yield image
 
@@ -105,7 +108,7 @@ class ImageFinder:
             except ImageInvalid:  # a pull mends it
                 if not is_allowed:
                     raise
-        with hooks.waiting(f"image {name} to be pulled"):
+        with hooks.waiting(f"image {name} to be pulled"), host_faults(self._store.root):
             return self._puller.pull(name, check)
 
     def pull(self, reference: str) -> Image:
@@ -118,8 +121,9 @@ class ImageFinder:
         wanted = Reference.parse(reference)
         if wanted.in_registry is None:
             raise ImageNotFound.of(f"{reference[:200]!r} is no name in a registry: write docker://{reference[:200]}")
-        image = self._puller.pull(wanted.in_registry, lambda: None, is_forced=True)
-        self.cache.keep(image)
+        with host_faults(self._store.root):
+            image = self._puller.pull(wanted.in_registry, lambda: None, is_forced=True)
+            self.cache.keep(image)
         return image
 
     def may_pull(self, name: RegistryName) -> bool:

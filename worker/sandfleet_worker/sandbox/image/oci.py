@@ -79,11 +79,13 @@ def read_oci(source: str) -> OciImage:
     manifest = _read_blob(layout, descriptor)
     config = _parse(_read_blob_bytes(layout, _dict(manifest.get("config"), "config")), "config")
     check_platform(config)
+    layers = read_layers(manifest)
+    _check_layer_count(config, len(layers))
     return OciImage(
         layout=layout,
         descriptor={key: descriptor[key] for key in ("mediaType", "digest", "size") if key in descriptor},
         config=parse_config(_dict(config.get("config") or {}, "config")),
-        layers=tuple(_read_layer(layout, entry) for entry in read_layers(manifest)),
+        layers=tuple(_read_layer(layout, entry) for entry in layers),
     )
 
 
@@ -99,6 +101,13 @@ def read_layers(manifest: dict[str, Any]) -> list[dict[str, Any]]:
     if len(layers) > MAX_LAYERS:
         raise ImageInvalid.of(f"the image has {len(layers)} layers, {MAX_LAYERS} are the most: squash them into few")
     return [_dict(layer, "layers") for layer in layers]
+
+
+def _check_layer_count(config: dict[str, Any], count: int) -> None:
+    # umoci 0.4.7 ends with a panic of Go's where they differ.
+    listed = _dict(config.get("rootfs") or {}, "config").get("diff_ids") or []
+    if not isinstance(listed, list) or len(listed) != count:
+        raise ImageInvalid.of(f"the image is damaged: its config does not list its {count} layers (rootfs.diff_ids)")
 
 
 def _read_layer(layout: Path, descriptor: dict[str, Any]) -> Layer:

@@ -137,12 +137,16 @@ def sync_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def host_faults(root: Path) -> Iterator[None]:
-    """Turn a full disk into `HostResources`, and missing rights into `ImageUnavailable`."""
+    """Turn a full disk into `HostResources`, and missing rights or a read-only disk into `ImageUnavailable`."""
     try:
         yield
     except OSError as error:
         if error.errno in OUT_OF_SPACE:
             raise disk_full(root) from error
+        if error.errno == errno.EROFS:
+            raise ImageUnavailable.of(
+                f"{error.filename or root}: this worker has the image store read-only: add or pull the image where it is writable"
+            ) from error
         if isinstance(error, PermissionError):
             raise ImageUnavailable.of(
                 f"{error.filename or root}: permission denied; the image store is root's: run as root, "

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from sandfleet_config.errors import ImageInvalid, ImageUnavailable
+from sandfleet_config.errors import HostResources, ImageInvalid, ImageUnavailable
 
 from sandfleet_worker.sandbox.image.staging import disk_full
 
@@ -137,18 +137,24 @@ class StagingFolder:
 
         return poll
 
+    def check_disk(self, end: ToolEnd) -> None:
+        """Raise `HostResources` of a tool that failed because the disk is full."""
+        if end.code and any(sign in end.stderr.lower() for sign in _FULL_DISK):
+            raise disk_full(self.folder)
+
     def check_end(self, tool: str, end: ToolEnd) -> None:
         """Raise the error of a tool that failed.
 
         Raises:
-            HostResources: the disk is full.
+            HostResources: the disk is full, or the host has killed the tool.
             ImageInvalid: any other failure.
         """
         if end.code == 0:
             return
         output = end.stderr.lower()
-        if any(sign in output for sign in _FULL_DISK):
-            raise disk_full(self.folder)
+        self.check_disk(end)
+        if end.code == -signal.SIGKILL:
+            raise HostResources.of(f"{tool} was killed on this host while it made the image: is its memory full?")
         if end.code == -signal.SIGXFSZ or any(sign in output for sign in _FILE_TOO_LARGE):
             self.limits.check(self.limits.max_bytes + 1, 0)
         raise ImageInvalid.of(

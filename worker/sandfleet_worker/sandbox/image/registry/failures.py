@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from sandfleet_config.image_names import RegistryName
 
 MAX_SHOWN_CHARS = 400
+_QUERY = re.compile(r"(https?://[^\s\"?]+)\?[^\s\"]*")
 _MESSAGE = re.compile(r'msg="((?:[^"\\]|\\.)*)"')
 
 
@@ -95,5 +96,6 @@ def _read_message(stderr: str) -> str:
     found = _MESSAGE.findall(stderr)
     text = found[-1].replace('\\"', '"') if found else stderr.strip()
     text = text.removeprefix("Error parsing image name ")
+    text = _QUERY.sub(r"\1?...", text)  # a signed address is a password for some minutes
     plain = "".join(char if char.isprintable() else " " for char in text)
     return plain[-MAX_SHOWN_CHARS:] or "it said nothing"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import random
+import threading
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -24,6 +25,7 @@ from sandfleet_worker.sandbox.image.tools import Limits
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from sandfleet_config.errors import SandboxError
     from sandfleet_config.image_names import RegistryName
     from sandfleet_config.settings import ImagesSettings
 
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MAX_TRIES = 4
+MAX_FAILED = 1000
 FIRST_PAUSE_SECONDS = 1.0
 LIMITS = Limits(max_files=500_000)
 """The most that a pulled image may take when unpacked."""
@@ -46,6 +49,8 @@ class Puller:
     def __init__(self, store: ImageStore, cache: ImageCache, settings: ImagesSettings, limits: Limits = LIMITS) -> None:
         self._store, self._cache, self._settings, self._limits = store, cache, settings, limits
         self._skopeo = Skopeo(settings)
+        self._lock = threading.Lock()
+        self._failed: dict[str, tuple[SandboxError, float]] = {}
 
     def pull(self, name: RegistryName, check: Callable[[], None], *, is_forced: bool = False) -> Image:
         """Return the image of `name`, which is pulled if it is not here.
@@ -59,25 +64,49 @@ class Puller:
             ImageInvalid: the image is hostile, too large, or for another platform.
             HostResources: the disk has no room.
         """
-        began, deadline = time.time(), time.monotonic() + self._settings.pull_deadline_seconds
+        began, asked = time.time(), time.monotonic()
+        deadline = asked + self._settings.pull_deadline_seconds
 
         def check_all() -> None:
             check()
             if time.monotonic() > deadline:
                 raise self._new_late(name)
 
-        if name.digest:
-            return self._pull_digest(name, deadline, check_all, None)
-        with locked_when_free(self._store.new_lock("tag", name.name), check_all):
-            digest = self._find_fresh(name, began if is_forced else began - self._settings.tag_ttl)
-            manifest = None
-            if not digest:
-                manifest = self._read_manifest(name, deadline, check_all)
-                digest = manifest.digest
-            image = self._pull_digest(replace(name, digest=digest), deadline, check_all, manifest)
-            if manifest is not None:
-                self._store.name_image(name.name, image)
+        kind = "asked" if name.digest else "tag"
+        with locked_when_free(self._store.new_lock(kind, str(name)), check_all):
+            self._raise_if_failed_since(name, asked)
+            try:
+                if name.digest:
+                    return self._pull_digest(name, deadline, check_all, None)
+                since = began if is_forced else began - self._settings.tag_ttl
+                return self._pull_tag(name, since, deadline, check_all)
+            except (ImageNotFound, ImageUnavailable, ImageInvalid) as error:
+                self._note_failure(name, error)
+                raise
+
+    def _pull_tag(self, name: RegistryName, since: float, deadline: float, check: Callable[[], None]) -> Image:
+        manifest, digest = None, self._find_fresh(name, since)
+        if not digest:
+            manifest = self._read_manifest(name, deadline, check)
+            digest = manifest.digest
+        image = self._pull_digest(replace(name, digest=digest), deadline, check, manifest)
+        if manifest is not None:
+            self._store.name_image(name.name, image)
         return image.model_copy(update={"name": name.name})
+
+    def _raise_if_failed_since(self, name: RegistryName, asked: float) -> None:
+        """Fail as the pull that the job has waited for: else each job of a batch would try for itself, in turn."""
+        with self._lock:
+            failed = self._failed.get(str(name))
+        if failed and failed[1] > asked:
+            raise type(failed[0]).of(failed[0].message)
+
+    def _note_failure(self, name: RegistryName, error: SandboxError) -> None:
+        with self._lock:
+            self._failed.pop(str(name), None)
+            while len(self._failed) >= MAX_FAILED:
+                del self._failed[next(iter(self._failed))]
+            self._failed[str(name)] = error, time.monotonic()
 
     def is_fresh(self, name: RegistryName) -> bool:
         """Whether the registry was asked for a tag within ``tag_ttl``."""
@@ -117,6 +146,7 @@ class Puller:
         def copy(seconds: float) -> ToolEnd:
             nonlocal layout
             end, layout = self._skopeo.copy(name, staging, seconds)
+            staging.check_disk(end)
             return end
 
         self._call(name, deadline, check, copy)
