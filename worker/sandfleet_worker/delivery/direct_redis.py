@@ -13,7 +13,7 @@ import redis
 from redis.exceptions import NoScriptError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 
 class DirectRedis(redis.Redis):
@@ -51,7 +51,7 @@ class DirectRedis(redis.Redis):
         """Return a callable with ``keys`` and ``args`` that runs `script` by its SHA1, and loads it where Redis lacks it."""
         sha = super().register_script(script).sha
 
-        def call(*, keys: list[Any], args: list[Any]) -> Any:
+        def call(*, keys: Sequence[Any] = (), args: Sequence[Any] = ()) -> Any:
             command = ("EVALSHA", sha, len(keys), *keys, *args)
             try:
                 return self.execute_command(*command)
