@@ -59,6 +59,7 @@ Keys, all under `KEY_PREFIX`:
                     keeps until they are unpinned. No TTL
     store:deleting  sorted set: SHA-256 of an object that the garbage collector is deleting -> until when (ms) uploads
                     of it wait
+    store:fleet     the id of this fleet, which the store it collects garbage in has, too. No TTL
     store:object:<sha256>   an object of the store in Redis, of 1 MiB at most. It expires a day after its reference
     store:sizes     hash: SHA-256 of each such object -> its bytes; sum -> their sum. store:expiring: sorted set of them
                     -> when (ms) it expires. Both live as long as the longest of them

@@ -9,6 +9,7 @@ from sandfleet_config.store.protocol import (
     ObjectTooLarge,
     StoreDown,
     StoreError,
+    StoreForeign,
     StoreFull,
 )
 from sandfleet_config.store.references import References
@@ -22,6 +23,7 @@ __all__ = [
     "References",
     "StoreDown",
     "StoreError",
+    "StoreForeign",
     "StoreFull",
     "open_store",
 ]

@@ -2,6 +2,7 @@
 
     PREFIX/objects/ab/abcdef...   an object; "ab" are the first two digits of its name
     PREFIX/clock                  written to read the server's clock
+    PREFIX/fleet                  the id of the fleet that collects garbage here
 
 Objects up to `SINGLE_BYTES` are written by one request with ``If-None-Match``. obstore sends that header
 with no multipart upload (0.12.1 puts the whole file into memory instead). So a larger object is written
@@ -48,6 +49,7 @@ DIRECT_BYTES: Final = 256 << 10
 THREADS: Final = 16
 FORK: Final = "start processes by spawn, or fork before the first use"
 LIST_PAGE: Final = 1000
+OWNER: Final = "fleet"
 NOT_IMPLEMENTED: Final = 501
 NO_KEY: Final = frozenset(("NoSuchKey", "BlobNotFound", ""))
 """Codes of an answer 404 that are about the object; any other is about the bucket or the credentials."""
@@ -213,6 +215,20 @@ class BucketStore:
             obstore.put(self._client, "clock", b".", mode="overwrite", use_multipart=False)
             found: datetime = obstore.head(self._client, "clock")["last_modified"]
         return found
+
+    def read_owner(self) -> str:
+        """Return the id in the object ``fleet``, empty if there is none."""
+        with self._guard():
+            try:
+                return bytes(obstore.get(self._client, OWNER).bytes()).decode(errors="replace")
+            except FileNotFoundError:
+                self._check_bucket()
+                return ""
+
+    def write_owner(self, fleet: str) -> None:
+        """Write the id to the object ``fleet``."""
+        with self._guard():
+            obstore.put(self._client, OWNER, fleet.encode(), mode="overwrite", use_multipart=False)
 
     def remove_leftovers(self, before: datetime) -> int:  # noqa: ARG002  part of the interface
         """Do nothing: parts of killed uploads cannot be listed; the bucket's lifecycle rule deletes them."""

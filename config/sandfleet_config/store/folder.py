@@ -2,6 +2,7 @@
 
     FOLDER/objects/ab/abcdef...   an object; "ab" are the first two digits of its name
     FOLDER/incoming/              uploads that are not complete
+    FOLDER/fleet                  the id of the fleet that collects garbage here
 
 Who may read and write is what the mode of FOLDER says: what is made in it gets the same mode, files
 without the right to write or execute. Access rights are the folder's only protection.
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 FAN_OUT: Final = 2
 """Digits of a name that name its folder: 256 folders."""
+OWNER: Final = "fleet"
+MAX_OWNER_BYTES: Final = 256
 _READ: Final = 0o444
 _ACCESS: Final = 0o7777
 
@@ -165,6 +168,23 @@ class FolderStore:
         self._make_folder(self._incoming)
         with self._temporary_file() as (_, descriptor), self._guard():
             return datetime.fromtimestamp(os.fstat(descriptor).st_mtime, UTC)
+
+    def read_owner(self) -> str:
+        """Return the id in the file ``fleet``, empty if there is none."""
+        with self._guard():
+            self._check_root()
+            with contextlib.suppress(FileNotFoundError), open(self._root / OWNER, "rb", opener=_open_planted) as file:
+                return file.read(MAX_OWNER_BYTES).decode(errors="replace")
+        return ""
+
+    def write_owner(self, fleet: str) -> None:
+        """Write the id to the file ``fleet``."""
+        mode = self._make_folder(self._incoming)
+        with self._temporary_file() as (temporary, descriptor):
+            self._write(descriptor, fleet.encode())
+            with self._guard():
+                os.fchmod(descriptor, mode & _READ)
+                temporary.replace(self._root / OWNER)
 
     def remove_leftovers(self, before: datetime) -> int:
         """Delete uploads that were last written before that time."""

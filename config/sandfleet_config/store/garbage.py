@@ -7,9 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import islice
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
+from uuid import uuid4
 
-from sandfleet_config.store.protocol import StoreDown
+from sandfleet_config.queues import KEY_PREFIX
+from sandfleet_config.store.protocol import StoreDown, StoreForeign
 from sandfleet_config.store.references import MARK_SECONDS, MILLI, UNUSED_SECONDS, References
 
 if TYPE_CHECKING:
@@ -42,17 +44,22 @@ def collect_garbage(
     store: ObjectStore,
     *,
     is_dry_run: bool = False,
+    is_adopting: bool = False,
     on_object: Callable[[ObjectInfo], object] | None = None,
 ) -> Garbage:
     """Delete each object whose last reference ended a day ago, or that is a day old and never had one.
 
     Several collections may run at once, beside uploads and submits: see `sandfleet_config.store.references`.
-    `on_object` is called with each object that was deleted, or would be.
+    `is_adopting` makes this fleet the store's owner, whoever was it before. `on_object` is called with
+    each object that was deleted, or would be.
 
     Raises:
+        StoreForeign: another fleet collects here, so its objects may be in the store.
         StoreDown: the store is out of reach; what was deleted until then is deleted.
         redis.RedisError: Redis is; likewise.
     """
+    if not is_dry_run:
+        _own(client, store, is_adopting=is_adopting)
     references, found = References(client, store), Garbage()
     old = store.read_clock() - timedelta(seconds=UNUSED_SECONDS)
     objects = store.list_objects()
@@ -71,6 +78,37 @@ def collect_garbage(
     if not is_dry_run:
         found.leftovers = store.remove_leftovers(old)
     return found
+
+
+def check_owner(client: redis.Redis, store: ObjectStore) -> None:
+    """Return if no other fleet collects garbage in the store.
+
+    Two fleets in one store would delete each other's objects; so would a fleet whose Redis was emptied
+    delete its own.
+
+    Raises:
+        StoreForeign: another fleet does.
+    """
+    if store.read_owner() not in {"", _read_fleet(client)}:
+        msg = (
+            f"nothing was deleted: {store.name} belongs to another fleet, or this fleet's Redis was emptied. Give each"
+            " fleet a folder or a prefix of its own; if no other fleet uses this one: sandfleet store gc --adopt"
+        )
+        raise StoreForeign(msg)
+
+
+def _own(client: redis.Redis, store: ObjectStore, *, is_adopting: bool) -> None:
+    if not is_adopting:
+        check_owner(client, store)
+    if store.read_owner() != (fleet := _read_fleet(client)):
+        store.write_owner(fleet)
+
+
+def _read_fleet(client: redis.Redis) -> str:
+    """Return this fleet's id; make one if it has none."""
+    key = f"{KEY_PREFIX}store:fleet"
+    client.set(key, uuid4().hex, nx=True)
+    return cast("bytes", client.get(key)).decode(errors="replace")
 
 
 def _choose(references: References, names: Sequence[str], mark_ms: int) -> list[str]:

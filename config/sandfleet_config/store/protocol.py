@@ -5,6 +5,7 @@ there already" is a success, and each reader can check what it reads.
 
     StoreError
     ├── StoreDown        the store is out of reach or refuses: try again later
+    ├── StoreForeign     another fleet's objects are in it: nothing is deleted
     ├── StoreFull        its bound on the sum is reached: try again when objects have expired
     ├── ObjectMissing    (also a LookupError)
     ├── ObjectDamaged    the bytes are not those of the name
@@ -49,6 +50,10 @@ class StoreDown(StoreError):
 
     Nothing is known to be lost. Try again later: a retry repeats no harm, since objects are written once.
     """
+
+
+class StoreForeign(StoreError):
+    """The store belongs to another fleet, or this fleet's Redis was emptied: nothing in it is deleted."""
 
 
 class StoreFull(StoreError):
@@ -161,6 +166,14 @@ class ObjectStore(Protocol):
 
     def read_clock(self) -> datetime:
         """Return the time by the store's clock, aware: the one of `ObjectInfo.modified`."""
+        ...
+
+    def read_owner(self) -> str:
+        """Return the id of the fleet that collects garbage here; empty if none has yet."""
+        ...
+
+    def write_owner(self, fleet: str) -> None:
+        """Replace that id."""
         ...
 
     def remove_leftovers(self, before: datetime) -> int:

@@ -166,6 +166,13 @@ class RedisStore:
             seconds, micros = self._client.time()
         return datetime.fromtimestamp(seconds + micros / 1e6, UTC)
 
+    def read_owner(self) -> str:
+        """Return nothing: this store is the fleet's own."""
+        return ""
+
+    def write_owner(self, fleet: str) -> None:
+        """Do nothing."""
+
     def remove_leftovers(self, before: datetime) -> int:  # noqa: ARG002  part of the interface
         """Do nothing: one call writes an object, so nothing can be left half done."""
         return 0

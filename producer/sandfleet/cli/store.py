@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from sandfleet_config.store.garbage import collect_garbage
+from sandfleet_config.store.garbage import check_owner, collect_garbage
 from sandfleet_config.store.opening import open_store
 from sandfleet_config.units import format_bytes
 
@@ -69,6 +69,9 @@ def gc(
     is_dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Delete nothing; print what would be deleted: SHA-256, bytes, time.")
     ] = False,
+    is_adopted: Annotated[
+        bool, typer.Option("--adopt", help="Collect in a store of another fleet, which uses it no more.")
+    ] = False,
     is_json: AsJson = False,
 ) -> None:
     """Delete objects a day after the last job that referred to them has ended and its outcome has expired.
@@ -84,7 +87,9 @@ def gc(
             print(f"{item.sha256}\t{item.size}\t{item.modified.isoformat(timespec='seconds')}")
 
     with _open() as (store, client):
-        found = collect_garbage(client, store, is_dry_run=is_dry_run, on_object=tell)
+        if is_dry_run and not is_adopted:
+            check_owner(client, store)
+        found = collect_garbage(client, store, is_dry_run=is_dry_run, is_adopting=is_adopted, on_object=tell)
     if is_json:
         shown: dict[str, object] = {"store": store.name, "dry_run": is_dry_run, **asdict(found), "deleted": listed}
         print(json.dumps(shown, indent=2))

@@ -36,6 +36,7 @@ def s3_server(_server: S3Server) -> Iterator[S3Server]:
     store = BucketStore(_server.settings())
     for item in store.list_objects():
         store.delete(item.sha256)
+    store.write_owner("")
 
 
 @pytest.fixture
@@ -43,7 +44,7 @@ def client(redis_server: Any) -> Iterator[Any]:
     """Redis; the store's keys are deleted afterwards, and have a TTL."""
     yield redis_server.client
     keys = list(redis_server.client.scan_iter(f"{KEY_PREFIX}store:*"))
-    lasting = [key for key in keys if redis_server.client.ttl(key) == -1 and not key.endswith(b":pins")]
+    lasting = [key for key in keys if redis_server.client.ttl(key) == -1 and not key.endswith((b":pins", b":fleet"))]
     for key in keys:
         redis_server.client.delete(key)
     assert lasting == [], "these keys have no TTL"

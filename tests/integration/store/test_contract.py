@@ -172,3 +172,11 @@ def test_a_deleted_object_is_gone_and_may_come_again(any_store: StoreKind) -> No
 def test_a_store_shows_where_it_is(any_store: StoreKind) -> None:
     assert any_store.store.name.startswith("the store ")
     assert "Store(" in repr(any_store.store)
+
+
+def test_a_store_has_one_owner(any_store: StoreKind) -> None:
+    assert any_store.store.read_owner() == ""
+    any_store.store.write_owner("a")
+    any_store.store.write_owner("b")
+    assert any_store.store.read_owner() == ("" if any_store.kind == "redis" else "b")
+    assert list(any_store.store.list_objects()) == []

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from s3_server import WeedServer
 from sandfleet_config.queues import KEY_PREFIX
-from sandfleet_config.store import ObjectMissing, References, StoreDown, references
+from sandfleet_config.store import ObjectMissing, References, StoreDown, StoreForeign, references
 from sandfleet_config.store.bucket import BucketStore
 from sandfleet_config.store.folder import FolderStore
 from sandfleet_config.store.garbage import collect_garbage
@@ -257,3 +257,17 @@ def test_no_mark_is_left_after_a_collection(client: Any, store: SlowStore) -> No
     store.put_old(DATA)
     collect_garbage(client, store)
     wait_until(lambda: not client.exists(f"{KEY_PREFIX}store:deleting"), 1, "the mark is gone")
+
+
+def test_a_fleet_deletes_nothing_in_the_store_of_another(client: Any, store: SlowStore) -> None:
+    name = store.put_old(DATA)
+    store.write_owner("another")
+    with pytest.raises(StoreForeign, match=r"nothing was deleted.*sandfleet store gc --adopt"):
+        collect_garbage(client, store)
+    assert collect_garbage(client, store, is_dry_run=True).objects == 1
+    assert store.size_of(name) is not None
+    assert collect_garbage(client, store, is_adopting=True).objects == 1
+    assert collect_garbage(client, store).objects == 0, "it is this fleet's now"
+    client.delete(f"{KEY_PREFIX}store:fleet")  # as if Redis had been emptied
+    with pytest.raises(StoreForeign):
+        collect_garbage(client, store)
