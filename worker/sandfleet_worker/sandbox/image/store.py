@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from sandfleet_config.errors import ImageInvalid, ImageNotFound
 
-from sandfleet_worker.sandbox.image.build import build_image, fill_image
+from sandfleet_worker.sandbox.image.build import build_image
 from sandfleet_worker.sandbox.image.catalog import EROFS, FACTS, Catalog
 from sandfleet_worker.sandbox.image.image import Image, damaged
 from sandfleet_worker.sandbox.image.oci import OciImage, read_oci
@@ -46,7 +46,6 @@ from sandfleet_worker.sandbox.start_hooks import NoHooks
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sandfleet_worker.sandbox.image.oci import ImageConfig
     from sandfleet_worker.sandbox.start_hooks import StartHooks
 
 __all__ = ["Image", "ImageStore", "Limits", "ResolvedUser", "resolve_user"]
@@ -57,19 +56,13 @@ Progress = Callable[[str], None]
 _NO_HOOKS = NoHooks()
 
 
-def _check_name(name: str) -> str:
-    if not is_name(name):
-        raise ImageInvalid.of(f"{name[:200]!r} is no image name: use lower case, such as `python` or `team/app:v1`")
-    return name.removesuffix(":latest")
-
-
 class ImageStore:
     """Add, find, hold and remove images. Safe to use from any number of threads and processes."""
 
     def __init__(self, root: Path, limits: Limits | None = None) -> None:
         """Use the store at `root`; nothing is read or made before it is needed."""
         self.root = root
-        self.limits = limits or Limits()
+        self._limits = limits or Limits()
         self._catalog = Catalog(root)
         self._staging = root / "staging"
         self._locks = root / "locks"
@@ -88,7 +81,9 @@ class ImageStore:
             ImageUnavailable: a tool or a right is missing on this host.
             HostResources: the disk is full. In every case nothing half-made is left.
         """
-        name = _check_name(name)
+        if not is_name(name):
+            raise ImageInvalid.of(f"{name[:200]!r} is no image name: use lower case, such as `python` or `team/app:v1`")
+        name = name.removesuffix(":latest")
         source = source or f"starter:{name}"
         with contextlib.ExitStack() as stack:
             stack.enter_context(host_faults(self.root if self.root.exists() else Path("/")))
@@ -99,9 +94,7 @@ class ImageStore:
             )
             image = self._find_added(name, source, oci, is_fresh=is_fresh)
             if image is None:
-                image = self._build(
-                    name, lambda staging: build_image(name, source, oci, staging, on_progress), on_progress
-                )
+                image = self._build(name, source, oci, on_progress)
             else:
                 on_progress("already here")
             return self.name_image(name, image)
@@ -122,20 +115,8 @@ class ImageStore:
             return image if is_same else None
         return None
 
-    def build(
-        self, name: str, source: str, fill: Callable[[StagingFolder], ImageConfig], on_progress: Progress
-    ) -> Image:
-        """Make an image of the tree that `fill` makes, with the settings that it returns.
-
-        `source` is told among the image's facts. Raises as `add`, and what `fill` raises.
-        """
-        name = _check_name(name)
-        with host_faults(self.root if self.root.exists() else Path("/")):
-            image = self._build(name, lambda staging: fill_image(name, source, fill, staging, on_progress), on_progress)
-            return self.name_image(name, image)
-
-    def _build(self, name: str, make: Callable[[StagingFolder], Image], on_progress: Progress) -> Image:
-        built = self.make(make, self.limits)
+    def _build(self, name: str, source: str, oci: OciImage | None, on_progress: Progress) -> Image:
+        built = self.make(lambda staging: build_image(name, source, oci, staging, on_progress), self._limits)
         on_progress(f"added {name} as {built.digest}")
         return built
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from sandfleet_config.errors import ImageInvalid
 
+from sandfleet_worker.sandbox.image.build import fill_image
 from sandfleet_worker.sandbox.image.oci import ImageConfig, read_oci
 from sandfleet_worker.sandbox.image.recipe.cache import BuildCache
 from sandfleet_worker.sandbox.image.recipe.copied import copy_files, find_missing
@@ -21,8 +22,9 @@ from sandfleet_worker.sandbox.image.recipe.mirror import PrivateApt, find_archit
 from sandfleet_worker.sandbox.image.recipe.model import LAYOUT, REGISTRY
 from sandfleet_worker.sandbox.image.recipe.site import compile_ahead, debian_site, find_site, place
 from sandfleet_worker.sandbox.image.recipe.wheels import Uv
+from sandfleet_worker.sandbox.image.references import is_name
 from sandfleet_worker.sandbox.image.staging import host_faults, locked, staging_folder
-from sandfleet_worker.sandbox.image.tools import StagingFolder
+from sandfleet_worker.sandbox.image.tools import Limits, StagingFolder
 from sandfleet_worker.sandbox.image.unpack import unpack_oci
 
 if TYPE_CHECKING:
@@ -66,6 +68,9 @@ class RecipeBuilder:
             ImageUnavailable: a locked package is gone, a tool is missing, or a mirror cannot be reached.
             HostResources: the disk is full. In every case nothing half-made is left.
         """
+        if not is_name(name):
+            raise ImageInvalid.of(f"{name[:200]!r} is no image name: use lower case, such as `judge` or `team/app:v1`")
+        name = name.removesuffix(":latest")
         faults = find_missing(recipe.files)
         if faults:
             raise ImageInvalid.of(describe("the recipe", faults))
@@ -84,8 +89,10 @@ class RecipeBuilder:
             self._cache.in_use(),
         ):
             lock = self._find_lock(recipe, choice)
-            build = _Build(recipe, lock, self._cache, self._settings, self._tell)
-            return self._store.build(name, source, build.fill, self._tell)
+            fill = _Build(recipe, lock, self._cache, self._settings, self._tell).fill
+            image = self._store.make(lambda staging: fill_image(name, source, fill, staging, self._tell), Limits())
+            self._tell(f"{name} is {image.digest}")
+            return self._store.name_image(name, image)
 
     def _find_lock(self, recipe: WholeRecipe, choice: LockChoice) -> Lock:
         wanted = hash_wanted(recipe, find_architecture())
@@ -104,7 +111,7 @@ class RecipeBuilder:
 
     def _new_lock(self, recipe: WholeRecipe, wanted: str) -> Lock:
         with staging_folder(self._settings.root / "staging") as (folder, descriptor):
-            staging = StagingFolder(folder, descriptor, self._store.limits)
+            staging = StagingFolder(folder, descriptor, Limits())
             debs: tuple[LockedDeb, ...] = ()
             if recipe.suite:
                 self._tell(f"asking for the packages of Debian {recipe.suite}")
@@ -155,7 +162,7 @@ class _Build:
         repository = fetch_debs(self.lock.apt, find_mirror(self.settings.debian_mirror), staging, self.cache)
         index_repository(repository, recipe.suite, staging)
         self.tell("installing them")
-        install_debs(repository, self.lock.apt, recipe.suite, staging)
+        install_debs(repository, recipe.suite, staging)
         return ImageConfig(env=(f"PATH={PATH}", "LANG=C.UTF-8"))
 
     def _install_wheels(self, staging: StagingFolder) -> None:

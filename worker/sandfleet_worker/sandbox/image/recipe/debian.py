@@ -20,7 +20,7 @@ from sandfleet_worker.sandbox.image.staging import remove_tree
 from sandfleet_worker.sandbox.image.starter import trust_compiled
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
     from pathlib import Path
 
     from sandfleet_worker.sandbox.image.recipe.lock import LockedDeb
@@ -71,8 +71,8 @@ def find_walls() -> tuple[str, ...]:
     return ()
 
 
-def install_debs(repository: Path, debs: Sequence[LockedDeb], suite: str, staging: StagingFolder) -> None:
-    """Fill the tree with exactly these packages.
+def install_debs(repository: Path, suite: str, staging: StagingFolder) -> None:
+    """Fill the tree with exactly the packages of a repository.
 
     Raises:
         ImageUnavailable: the caller is not root, or mmdebstrap is missing.
@@ -85,12 +85,14 @@ def install_debs(repository: Path, debs: Sequence[LockedDeb], suite: str, stagin
         staging.run(
             [
                 "mmdebstrap",
-                "--quiet",
                 "--mode=root",
                 "--variant=essential",
-                f"--include={','.join(f'{deb.name}={deb.version}' for deb in debs)}",
+                # The repository has these packages and no other. Their names would make errors unreadable.
+                "--include=?not(?virtual)",
                 "--format=directory",
                 *excludes,
+                # Java's packages put links there, and fail without the folder.
+                '--essential-hook=mkdir -p "$1/usr/share/man/man1"',
                 suite,
                 str(staging.tree),
                 # Trusted: the hash of each package was compared with the lock.
@@ -107,7 +109,10 @@ def install_debs(repository: Path, debs: Sequence[LockedDeb], suite: str, stagin
 
 
 def remove_volatile(tree: Path) -> None:
-    """Remove what two builds of the same packages do not have alike: logs, caches, locks, times."""
+    """Remove what two builds of the same packages do not have alike: logs, caches, locks, times.
+
+    Also links to manuals, which are left out.
+    """
     for name in _VOLATILE:
         folder = tree / name
         if folder.is_symlink() or not folder.is_dir():
@@ -115,6 +120,7 @@ def remove_volatile(tree: Path) -> None:
         for path in folder.iterdir():
             # A folder may be what a package expects to find; what is in it is no part of a package.
             remove_tree(path) if name in {"run", "tmp", "var/tmp"} else _remove_files(path)
+    remove_tree(tree / "usr/share/man")
     for name in _VOLATILE_FILES:
         (tree / name).unlink(missing_ok=True)
     _fix_shadow(tree / "etc" / "shadow")
