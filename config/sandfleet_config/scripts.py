@@ -51,6 +51,15 @@ Keys, all under `KEY_PREFIX`:
     malformed_count the number of such messages, kept or not
     settled:<claim> how a claim was settled, for a repeated call: "given back", or "fenced" if it was no longer the
                     caller's
+    store:refs      sorted set: SHA-256 of an object -> until when (ms) jobs refer to it. An entry goes a day after that
+                    time, the set with its last entry
+    store:pins      sorted set without scores: SHA-256 and owner, such as "image:python", of objects that the store
+                    keeps until they are unpinned. No TTL
+    store:deleting  sorted set: SHA-256 of an object that the garbage collector is deleting -> until when (ms) uploads
+                    of it wait
+    store:object:<sha256>   an object of the store in Redis, of 1 MiB at most. It expires a day after its reference
+    store:sizes     hash: SHA-256 of each such object -> its bytes; sum -> their sum. store:expiring: sorted set of them
+                    -> when (ms) it expires. Both live as long as the longest of them
     duplicates      stream of runs and messages that did not count: job, owner, claim, kind, code. Kind "outcome":
                     an outcome came after another worker had taken the job over. "run": such a run was killed, or
                     failed and would have been tried again; the code says why. "message": a second message of a

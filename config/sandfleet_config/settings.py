@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import urlsplit, urlunsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator
+from pydantic import BaseModel, BeforeValidator, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from sandfleet_config.bounds import (
@@ -23,6 +23,8 @@ from sandfleet_config.bounds import (
 )
 from sandfleet_config.fields import Bytes, LabelKey, LabelValue
 from sandfleet_config.queues import DEFAULT_QUEUE, check_queue
+from sandfleet_config.section import NameList, Section, split_list
+from sandfleet_config.store_settings import REDIS_URL, StoreSettings
 from sandfleet_config.wire import MAX_SPEC_BYTES
 
 if TYPE_CHECKING:
@@ -33,6 +35,8 @@ NESTED = "__"
 LimitName = Literal["memory", "cpu", "pids", "disk"]
 REDIS_SCHEMES = ("redis", "rediss", "unix")
 WARM_PER_CORE = 2
+LOCAL_STORE = "store"
+"""The name in `local_dir` under which `sandfleet-worker local` has its store: a link to where the objects are."""
 FOUND_LABELS = ("arch", "runsc")
 """Labels that each host has by itself: `uname -m`, and the release of runsc as yyyymmdd."""
 DERIVED = {
@@ -41,16 +45,14 @@ DERIVED = {
     "SANDFLEET_HOST_LABELS": "",
 }
 """Defaults that depend on the host, as the table of settings words them."""
-
-
-def _split_list(value: object) -> object:
-    """Read ``a,b`` from an environment variable as a list."""
-    if isinstance(value, str):
-        return tuple(part.strip() for part in value.split(",") if part.strip())
-    return value
-
-
-NameList = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_list)]
+_MODEL_CONFIG = SettingsConfigDict(
+    env_prefix=PREFIX,
+    env_nested_delimiter=NESTED,
+    frozen=True,
+    extra="forbid",
+    populate_by_name=True,
+    hide_input_in_errors=True,  # an input may be a secret
+)
 
 
 class SettingsInvalid(ValueError):
@@ -58,12 +60,6 @@ class SettingsInvalid(ValueError):
 
     The message names every fault.
     """
-
-
-class Section(BaseModel):
-    """A group of settings about one concern."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class RunscSettings(Section):
@@ -137,9 +133,7 @@ class WarmSettings(Section):
 class Settings(BaseSettings):
     """The settings that producers and workers share."""
 
-    model_config = SettingsConfigDict(
-        env_prefix=PREFIX, env_nested_delimiter=NESTED, frozen=True, extra="forbid", populate_by_name=True
-    )
+    model_config = _MODEL_CONFIG
 
     redis_url: SecretStr = Field(
         default=SecretStr(""),
@@ -168,6 +162,7 @@ class Settings(BaseSettings):
     local_dir: Path = Field(
         default=Path("/run/sandfleet/local"), description="Where `sandfleet-worker local` keeps its socket."
     )
+    store: StoreSettings = StoreSettings()
 
     @field_validator("queue")
     @classmethod
@@ -196,6 +191,15 @@ class Settings(BaseSettings):
         return f"unix://{socket}?db=0" if socket.exists() else "redis://127.0.0.1:6379/0"
 
     @property
+    def store_url(self) -> str:
+        """The URL of the store in force."""
+        if self.store.url:
+            return self.store.url
+        folder = self.local_dir / LOCAL_STORE
+        is_local = not self.redis_url.get_secret_value() or self.redis_dsn.startswith(f"unix://{self.local_dir}/")
+        return f"file://{folder}" if is_local and folder.exists() else REDIS_URL
+
+    @property
     def redis_address(self) -> str:
         """The Redis URL without user and password, for messages."""
         parts = urlsplit(self.redis_dsn)
@@ -205,15 +209,13 @@ class Settings(BaseSettings):
 class HostSettings(BaseSettings):
     """The settings of a host that runs sandboxes; `RunscRunner` needs no others."""
 
-    model_config = SettingsConfigDict(
-        env_prefix=PREFIX, env_nested_delimiter=NESTED, frozen=True, extra="forbid", populate_by_name=True
-    )
+    model_config = _MODEL_CONFIG
 
     runsc: RunscSettings = RunscSettings()
     images: ImagesSettings = ImagesSettings()
     warm: WarmSettings = Field(default_factory=WarmSettings)
     policy: PolicySettings = PolicySettings()
-    allow_unenforced: Annotated[frozenset[LimitName], NoDecode, BeforeValidator(_split_list)] = Field(
+    allow_unenforced: Annotated[frozenset[LimitName], NoDecode, BeforeValidator(split_list)] = Field(
         default=frozenset(),
         description="Limits that may go unenforced where the host cannot hold them: any of memory,cpu,pids,disk.",
     )

@@ -1,0 +1,90 @@
+"""Delete the objects that nothing refers to any more."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import timedelta
+from itertools import islice
+from typing import TYPE_CHECKING, Final
+
+from sandfleet_config.store.protocol import StoreDown
+from sandfleet_config.store.references import MARK_SECONDS, MILLI, UNUSED_SECONDS, References
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import redis
+
+    from sandfleet_config.store.protocol import ObjectStore
+
+CHUNK_NAMES: Final = 200
+THREADS: Final = 8
+
+
+@dataclass
+class Garbage:
+    """What a collection deleted, or would delete; sizes in bytes. `leftovers` are parts of killed uploads."""
+
+    objects: int = 0
+    bytes: int = 0
+    kept_objects: int = 0
+    kept_bytes: int = 0
+    leftovers: int = 0
+
+
+def collect_garbage(client: redis.Redis, store: ObjectStore, *, is_dry_run: bool = False) -> Garbage:
+    """Delete each object whose last reference ended a day ago, or that is a day old and never had one.
+
+    Several collections may run at once, beside uploads and submits: see `sandfleet_config.store.references`.
+
+    Raises:
+        StoreDown: the store is out of reach; what was deleted until then is deleted.
+        redis.RedisError: Redis is; likewise.
+    """
+    references, found = References(client, store), Garbage()
+    old = store.read_clock() - timedelta(seconds=UNUSED_SECONDS)
+    objects = store.list_objects()
+    while part := list(islice(objects, CHUNK_NAMES)):
+        candidates = {item.sha256: item for item in part if item.modified < old}
+        chosen = _choose(references, list(candidates), 0 if is_dry_run else MARK_SECONDS * MILLI)
+        if not is_dry_run:
+            _delete(references, store, chosen)
+        found.objects += len(chosen)
+        found.bytes += sum(candidates[name].size for name in chosen)
+        found.kept_objects += len(part) - len(chosen)
+        found.kept_bytes += sum(item.size for item in part if item.sha256 not in chosen)
+    if not is_dry_run:
+        found.leftovers = store.remove_leftovers(old)
+    return found
+
+
+def _choose(references: References, names: Sequence[str], mark_ms: int) -> list[str]:
+    """Return those of `names` to which nothing refers; mark them as being deleted for `mark_ms`."""
+    answer: list[bytes] = references.call("store_condemn", mark_ms, UNUSED_SECONDS * MILLI, *names) if names else []
+    return [name.decode() for name in answer]
+
+
+def _delete(references: References, store: ObjectStore, names: Sequence[str]) -> None:
+    """Delete marked objects, and take the marks off those whose deletion is certain or was not begun."""
+    # Invariant: no deletion begins later than half the life of its mark, and one takes less than the other half.
+    deadline = time.monotonic() + MARK_SECONDS / 2
+    uncertain: set[str] = set()
+
+    def delete(name: str) -> None:
+        if time.monotonic() > deadline:
+            msg = f"{store.name} takes too long to delete: the rest is left for the next time"
+            raise StoreDown(msg, name)
+        uncertain.add(name)
+        store.delete(name)
+        uncertain.discard(name)
+
+    pool = ThreadPoolExecutor(THREADS)
+    try:
+        for done in [pool.submit(delete, name) for name in names]:
+            done.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+        if certain := [name for name in names if name not in uncertain]:
+            references.call("store_deleted", UNUSED_SECONDS * MILLI, *certain)

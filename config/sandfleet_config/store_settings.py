@@ -1,0 +1,100 @@
+"""The settings of the store, which producers and workers share."""
+
+from __future__ import annotations
+
+from typing import Final
+from urllib.parse import urlsplit
+
+from pydantic import Field, SecretStr, field_validator, model_validator
+
+from sandfleet_config.fields import Bytes
+from sandfleet_config.section import Section
+
+SCHEMES: Final = ("file", "s3", "redis", "az", "gs")
+REDIS_URL: Final = "redis:"
+"""The URL of the store in the fleet's own Redis."""
+
+
+class StoreSettings(Section):
+    """Where larger objects are: files of jobs, artifacts, shared images."""
+
+    url: str = Field(
+        default="",
+        description="file:///FOLDER, s3://BUCKET/PREFIX, or redis: for the fleet's Redis. Empty: the folder of the"
+        " `local` stack, else redis:.",
+    )
+    endpoint: str = Field(default="", description="http(s)://HOST:PORT of an S3 server; empty: Amazon's of the region.")
+    region: str = Field(default="us-east-1", min_length=1, description="Region of the bucket.")
+    access_key_id: SecretStr = Field(
+        default=SecretStr(""), description="Access key of the bucket; needed for s3://. No other place is asked for it."
+    )
+    secret_access_key: SecretStr = Field(default=SecretStr(""), description="Secret key of the bucket.")
+    ca_file: str = Field(
+        default="", description="PEM file of the authority that signed the server's certificate; empty: the system's."
+    )
+    timeout_seconds: float = Field(
+        default=30.0,
+        gt=0,
+        description="A request to the store fails if nothing moves for so long; then it is tried again.",
+    )
+    deadline_seconds: float = Field(
+        default=300.0,
+        ge=0,
+        description="How long an outcome waits while the store is down; then its artifacts are lost.",
+    )
+    redis_bytes: Bytes = Field(
+        default=64 << 20, description="All objects together in redis:; one object may have 1 MiB."
+    )
+
+    @field_validator("url")
+    @classmethod
+    def _check_url(cls, value: str) -> str:
+        if not value:
+            return value
+        parts = urlsplit(value)
+        if parts.scheme not in SCHEMES:
+            msg = f"must start with file:///, s3:// or {REDIS_URL}"
+            raise ValueError(msg)
+        if "@" in parts.netloc or parts.query or parts.fragment:
+            msg = "must have no user, password, ? or #: credentials have settings of their own"
+            raise ValueError(msg)
+        if parts.scheme == "redis" and value != REDIS_URL:
+            msg = f"must be {REDIS_URL}, without an address: such a store is in the fleet's own Redis"
+            raise ValueError(msg)
+        if parts.scheme == "file" and (parts.netloc or not parts.path.strip("/")):
+            msg = "must be file:// and an absolute path, such as file:///srv/sandfleet"
+            raise ValueError(msg)
+        if parts.scheme in {"s3", "az", "gs"} and not parts.netloc:
+            msg = f"must name a bucket: {parts.scheme}://BUCKET or {parts.scheme}://BUCKET/PREFIX"
+            raise ValueError(msg)
+        return value
+
+    @field_validator("endpoint")
+    @classmethod
+    def _check_endpoint(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if value and (parts.scheme not in {"http", "https"} or not parts.hostname or "@" in parts.netloc):
+            msg = "must be http:// or https:// and a host, without user and password"
+            raise ValueError(msg)
+        return value
+
+    @model_validator(mode="after")
+    def _check_credentials(self) -> StoreSettings:
+        # Without them, the client would ask the cloud's metadata address.
+        wanted = {
+            "s3": (self.access_key_id, self.secret_access_key),
+            "az": (self.access_key_id, self.secret_access_key),
+        }
+        wanted["gs"] = (self.secret_access_key, self.secret_access_key)
+        if not all(secret.get_secret_value() for secret in wanted.get(self.scheme, ())):
+            msg = (
+                f"{self.scheme}:// needs SANDFLEET_STORE__ACCESS_KEY_ID and SANDFLEET_STORE__SECRET_ACCESS_KEY;"
+                " credentials are taken from nowhere else"
+            )
+            raise ValueError(msg)
+        return self
+
+    @property
+    def scheme(self) -> str:
+        """The scheme of `url`, empty if there is no URL."""
+        return urlsplit(self.url).scheme
