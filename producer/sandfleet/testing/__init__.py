@@ -12,5 +12,7 @@
 
 from sandfleet.testing.fake_channel import Ending, FakeChannel, Handler
 from sandfleet.testing.fake_fleet import FakeFleet
+from sandfleet.testing.fake_job import WithArtifacts
+from sandfleet.testing.fake_store import FakeStore
 
-__all__ = ["Ending", "FakeChannel", "FakeFleet", "Handler"]
+__all__ = ["Ending", "FakeChannel", "FakeFleet", "FakeStore", "Handler", "WithArtifacts"]

@@ -25,6 +25,7 @@ from sandfleet.channel.records import (
 from sandfleet.errors import JobUnknown
 from sandfleet.testing.fake_dead_letters import FakeDeadLetters
 from sandfleet.testing.fake_job import Ending, FakeJob, Handler, call_handler, new_outcome
+from sandfleet.testing.fake_store import FakeStore
 from sandfleet.testing.fake_watches import FakeWatch, FakeWatches
 
 if TYPE_CHECKING:
@@ -56,6 +57,8 @@ class FakeChannel:
         self._sealed: set[str] = set()
         self._watches = FakeWatches()
         self._dead = FakeDeadLetters()
+        self.store = FakeStore()
+        self.objects = self.store.new_objects()
 
     def publish(self, jobs: Sequence[EncodedJob], queue: str, wanted: int) -> list[Submitted]:
         """Add jobs, and call the handler for each new one."""
@@ -98,7 +101,7 @@ class FakeChannel:
         return Submitted(SubmitState.CONFLICT if key in self._keys else SubmitState.EXISTS, job_id)
 
     def _execute(self, job_id: str) -> None:
-        ending, attempts = call_handler(self._handler, self._jobs[job_id].encoded)
+        ending, attempts = call_handler(self._handler, self._jobs[job_id].encoded, self.store)
         self.finish(job_id, ending, attempts)
 
     def finish(self, job_id: str, ending: Ending, attempts: tuple[Attempt, ...] = ()) -> None:
@@ -115,7 +118,7 @@ class FakeChannel:
                 raise JobUnknown(f"there is no job {job_id}", [job_id])
             if ending is None or job.outcome is not None:
                 return
-            outcome = new_outcome(job.encoded, ending)
+            outcome = new_outcome(job.encoded, ending, self.store)
             if attempts and not outcome.attempts:
                 outcome = outcome.model_copy(update={"attempts": attempts})
             job.outcome = outcome = outcome.model_copy(update={"run": job.run})
