@@ -7,7 +7,8 @@ from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
 from sandfleet.channel.records import BatchCounts, CancelState
-from sandfleet.collect.ended_list import ENTRIES_AT_ONCE
+from sandfleet.channel.waker import Waker
+from sandfleet.collect.ended_list import EndedList
 from sandfleet.collect.polling import split
 from sandfleet.collect.stream import BatchStream
 from sandfleet.files.artifacts import BatchArtifacts
@@ -95,11 +96,8 @@ class Batch:
         return [outcome for _, found in chunks for outcome in found if outcome is not None]
 
     def _ended_chunks(self) -> Iterator[Sequence[str]]:
-        cursor, is_more = "0-0", True
-        while is_more:
-            state = self._channel.read_batch(self.name, cursor, ENTRIES_AT_ONCE)
-            cursor, is_more = state.cursor, len(state.entries) == ENTRIES_AT_ONCE
-            yield from split([job_id for job_id, _ in state.entries])
+        for entries in EndedList(self._channel, self.name, Waker()).read_new():
+            yield from split([job_id for job_id, _ in entries])
 
     def forget(self, on_progress: Callable[[int], object] | None = None) -> Forgotten:
         """Delete all ended jobs, with their outcomes and dead letters; keep the others. This cannot be undone.

@@ -111,7 +111,7 @@ def new_redis(settings: Settings) -> redis.Redis:
         SettingsInvalid: the URL cannot be read.
     """
     try:
-        return redis.Redis.from_url(  # pyright: ignore[reportUnknownMemberType]  its options are untyped
+        client = redis.Redis.from_url(  # pyright: ignore[reportUnknownMemberType]  its options are untyped
             settings.redis_dsn,
             # With RESP3, redis-py 8 sends CLIENT MAINT_NOTIFICATIONS, which Redis 7 does not know.
             protocol=2,
@@ -126,6 +126,14 @@ def new_redis(settings: Settings) -> redis.Redis:
         raise SettingsInvalid(
             "SANDFLEET_REDIS_URL cannot be read as a Redis URL: redis://[:password@]host:port/0"
         ) from None
+    untyped: Any = client
+    # The answer as Redis sends it: redis-py would make a dict of each entry.
+    untyped.set_response_callback("XREAD", _keep_answer)
+    return client
+
+
+def _keep_answer(answer: Any, **_options: Any) -> Any:
+    return answer
 
 
 def new_publishing_app(settings: Settings) -> Celery:

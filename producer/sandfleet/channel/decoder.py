@@ -12,8 +12,9 @@ from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
+from pydantic import BaseModel
 from sandfleet_config.codes import ErrorCode
-from sandfleet_config.outcome import LimitState, Outcome, Runtime
+from sandfleet_config.outcome import Outcome
 
 CACHED_TEXTS: Final = 128
 TYPES: Final[dict[str, Any]] = {
@@ -34,10 +35,35 @@ def _new_decoder() -> msgspec.json.Decoder[Any]:
     return msgspec.json.Decoder(success | failure)
 
 
-_set: Final = object.__setattr__  # an outcome is frozen
+# An outcome is frozen. These set its attributes twice as fast as `object.__setattr__`.
+_set_dict, _set_names, _set_extra, _set_private = (
+    vars(BaseModel)[name].__set__
+    for name in ("__dict__", "__pydantic_fields_set__", "__pydantic_extra__", "__pydantic_private__")
+)
 _decoder: Final = _new_decoder()
-_limits: Final[msgspec.json.Decoder[dict[str, LimitState]]] = msgspec.json.Decoder(TYPES["limits"])
-_runtime: Final[msgspec.json.Decoder[Runtime]] = msgspec.json.Decoder(TYPES["runtime"])
+
+
+class _SharedField:
+    """Decodes a field whose text is the same in most outcomes of a batch: once, not for each of them.
+
+    It is compared with the last text first: a look-up in the cache would hash it.
+    """
+
+    def __init__(self, kind: Any) -> None:
+        self._decode = lru_cache(CACHED_TEXTS)(msgspec.json.Decoder(kind).decode)
+        self._last: tuple[bytes, Any] = (b"", None)
+
+    def decode(self, raw: msgspec.Raw) -> Any:
+        text = bytes(raw)
+        last, value = self._last
+        if text != last:
+            value = self._decode(text)
+            self._last = (text, value)
+        return value
+
+
+_limits: Final = _SharedField(TYPES["limits"])
+_runtime: Final = _SharedField(TYPES["runtime"])
 
 
 def decode_outcome(raw: bytes) -> Outcome | None:
@@ -51,22 +77,12 @@ def decode_outcome(raw: bytes) -> Outcome | None:
             if code is ErrorCode.OK:
                 return None
         fields = msgspec.structs.asdict(result)
-        fields["limits"] = _decode_limits(bytes(fields["limits"])).copy()
-        fields["runtime"] = _decode_runtime(bytes(fields["runtime"]))
+        fields["limits"] = _limits.decode(fields["limits"]).copy()
+        fields["runtime"] = _runtime.decode(fields["runtime"])
         fields["faults"] = ()  # stored beside the outcome; such a record is left to pydantic
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
     return _new_outcome(fields)
-
-
-@lru_cache(CACHED_TEXTS)
-def _decode_limits(text: bytes) -> dict[str, LimitState]:
-    return _limits.decode(text)
-
-
-@lru_cache(CACHED_TEXTS)
-def _decode_runtime(text: bytes) -> Runtime:
-    return _runtime.decode(text)
 
 
 def _new_outcome(fields: dict[str, Any]) -> Outcome:
@@ -75,8 +91,8 @@ def _new_outcome(fields: dict[str, Any]) -> Outcome:
     An instance has these four attributes only: those that `BaseModel.__setstate__` sets.
     """
     outcome = Outcome.__new__(Outcome)
-    _set(outcome, "__dict__", fields)
-    _set(outcome, "__pydantic_fields_set__", FIELDS)  # shared: an outcome is frozen, and a copy has its own
-    _set(outcome, "__pydantic_extra__", None)
-    _set(outcome, "__pydantic_private__", None)
+    _set_dict(outcome, fields)
+    _set_names(outcome, FIELDS)  # shared: an outcome is frozen, and a copy has its own
+    _set_extra(outcome, None)
+    _set_private(outcome, None)
     return outcome

@@ -46,12 +46,13 @@ class OutcomeReader:
     def _parse(
         self, job_ids: Sequence[str], found: Sequence[bytes | None]
     ) -> Iterator[tuple[Sequence[str], list[Outcome | None]]]:
+        read_record = self._read_record
         for start in range(0, len(job_ids), PARSED_AT_ONCE):
             part = slice(start, start + PARSED_AT_ONCE)
             yield (
                 job_ids[part],
                 [
-                    None if raw is None else parse_outcome(raw, job_id, self._read_record)
+                    None if raw is None else parse_outcome(raw, job_id, read_record)
                     for job_id, raw in zip(job_ids[part], found[part], strict=True)
                 ],
             )

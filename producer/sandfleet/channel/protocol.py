@@ -138,6 +138,13 @@ class Channel(Protocol):
         """
         ...
 
+    def ended_chunks(self, name: str, cursor: str) -> Iterator[NewEntries]:
+        """Yield the stream entries after `cursor`, some hundred at a time; cheaper than `read_batch`.
+
+        Entries of jobs that workers of an older release ended are added by `read_batch` only.
+        """
+        ...
+
     def batch_ids(self, name: str) -> list[str]:
         """Return the batch's jobs in the order of their submit."""
         ...

@@ -15,6 +15,7 @@ from sandfleet_config.scripts import DEAD_TTL_SECONDS, read_script, stored_resul
 from sandfleet.channel.capacity import Capacity
 from sandfleet.channel.connection import Connections
 from sandfleet.channel.ended_in_queue import new_ending, parse_attempts
+from sandfleet.channel.ended_reader import EndedReader
 from sandfleet.channel.notices import Notices
 from sandfleet.channel.outcome_reader import OutcomeReader
 from sandfleet.channel.publisher import Publisher
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from sandfleet_config.settings import Settings
 
     from sandfleet.channel.protocol import BatchWatch, JobWatch
-    from sandfleet.channel.records import DeadLetter, EncodedJob, RunState, Submitted
+    from sandfleet.channel.records import DeadLetter, EncodedJob, NewEntries, RunState, Submitted
     from sandfleet.channel.waker import Waker
 
 MILLI: Final = 1000
@@ -61,6 +62,7 @@ class RedisChannel:
         self._capacity = Capacity(settings)
         self._publisher = Publisher(self._connections, self._capacity, settings.max_queued)
         self._outcomes = OutcomeReader(self._connections)
+        self._ended = EndedReader(self._connections)
         self._dead_letters = RedisDeadLetters(self._connections)
         self._notices = Notices(self._connections)
         self._objects: _OpenObjects | None = None
@@ -203,6 +205,10 @@ class RedisChannel:
             last.decode(),
             imported,
         )
+
+    def ended_chunks(self, name: str, cursor: str) -> Iterator[NewEntries]:
+        """Read stream entries, the next ones while the caller works."""
+        return self._ended.read_chunks(name, cursor)
 
     def batch_ids(self, name: str) -> list[str]:
         """Read the batch's list of job ids, each once.

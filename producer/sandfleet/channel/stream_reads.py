@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import redis
 
+from sandfleet.channel.ended_reader import parse_entries
 from sandfleet.channel.polled_connection import (
     BLOCK_SECONDS,
     CONNECTION_LOST,
@@ -14,11 +15,11 @@ from sandfleet.channel.polled_connection import (
     SILENCE_SECONDS,
     PolledConnection,
 )
-from sandfleet.channel.records import NewEntries
 
 if TYPE_CHECKING:
     import selectors
 
+    from sandfleet.channel.records import NewEntries
     from sandfleet.channel.watches import BatchWatch
 
 
@@ -62,7 +63,7 @@ class StreamReads:
             return
         found: NewEntries | None = None
         try:
-            found = _parse(read.connection.redis.read_response())
+            found = parse_entries(read.connection.redis.read_response())
         except redis.ResponseError as error:
             watch.fail(error)
         except CONNECTION_LOST:
@@ -91,11 +92,3 @@ class StreamReads:
         """Give up all reads."""
         for watch in list(self._reads):
             self.stop(watch)
-
-
-def _parse(answer: Any) -> NewEntries | None:
-    """Read the answer to XREAD of one stream: [[key, [[entry id, [field, value, ...]], ...]]], or nil."""
-    if not answer:
-        return None
-    entries = [(entry_id, dict(zip(fields[::2], fields[1::2], strict=True))) for entry_id, fields in answer[0][1]]
-    return NewEntries([(fields[b"id"].decode(), int(fields[b"run"])) for _, fields in entries], entries[-1][0].decode())

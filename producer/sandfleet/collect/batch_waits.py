@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
-from sandfleet.collect.ended_list import COUNT_SECONDS, ENTRIES_AT_ONCE, EndedList
+from sandfleet.collect.ended_list import COUNT_SECONDS, EndedList
 from sandfleet.collect.polling import Wait, find_sooner, split
 
 if TYPE_CHECKING:
@@ -36,8 +35,8 @@ class BatchJobsWait(Wait):
             self._ended_list.skip()
             yield from split(list(self.pending))
             return
-        for state in self._ended_list.read_new():
-            noticed = dict.fromkeys(job_id for job_id, _ in state.entries)
+        for entries in self._ended_list.read_new():
+            noticed = dict.fromkeys(job_id for job_id, _ in entries)
             yield from split([job_id for job_id in noticed if job_id in self.pending])
 
     def _check_seconds(self) -> float:
@@ -70,46 +69,52 @@ class BatchWait(BatchJobsWait):
         self._name = name
         self._runs: dict[str, int] = {}
         """The newest run of each job that was seen to end."""
+        self._returned: dict[str, int] = {}
+        """Later runs than the first whose outcomes were returned. One may be found while the list still has the
+        run before it, and is not returned again when the list has it too."""
         self._unlisted: set[str] = set()
         """Jobs that are over without an entry in the list: lost, or ended by a worker that knows no batches."""
         self._found: list[str] = []
 
     def collect(self) -> Iterator[list[Outcome]]:
         """Do one round; the wait is over when all jobs that were submitted before it have ended."""
-        self.round_started = time.monotonic()
         self._asks_all = False
-        # Jobs that are over without an entry are compared with the counts.
-        for state in self._ended_list.read_new(needs_counts=bool(self._unlisted or self._found)):
-            runs, entries = self._runs, dict(state.entries)
-            if self._unlisted:
-                self._unlisted.difference_update(entries)
-            yield from self._fetch([job_id for job_id, run in entries.items() if runs.get(job_id, 0) < run])
-            # A job without an outcome is run again already, and ends again.
-            for job_id, run in state.entries:
-                if runs.get(job_id, 0) < run:
-                    runs[job_id] = run
-            if len(state.entries) < ENTRIES_AT_ONCE:
-                yield from self._fetch_unlisted()
-                if state.ended + len(self._unlisted) >= state.total:
-                    self.pending.clear()
+        yield from super().collect()
+        state = self._ended_list.state
+        if state.ended + len(self._unlisted) >= state.total:
+            self.pending.clear()
 
-    def _fetch_unlisted(self) -> Iterator[list[Outcome]]:
-        """Yield the outcomes of ended jobs that are not in the list, which was read to its end."""
-        ids = [job_id for job_id in self._found if job_id not in self._runs]
+    def _new_chunks(self) -> Iterator[Sequence[str]]:
+        runs = self._runs
+        # Jobs that are over without an entry are compared with the counts.
+        for entries in self._ended_list.read_new(needs_counts=bool(self._unlisted or self._found)):
+            if self._unlisted:
+                self._unlisted.difference_update(job_id for job_id, _ in entries)
+            new = {job_id: run for job_id, run in entries if runs.get(job_id, 0) < run}
+            # Noted although its outcome may be missing: such a job is run again already, and ends again.
+            runs.update(new)
+            yield from split(list(new))
+        # The list was read to its end: these ended jobs are not in it.
+        ids = [job_id for job_id in self._found if job_id not in runs]
         self._found.clear()
         self._unlisted.update(ids)
-        yield from self._fetch(ids)
+        yield from split(ids)
 
-    def _fetch(self, ids: Sequence[str]) -> Iterator[list[Outcome]]:
-        for job_ids, outcomes in self._channel.outcome_chunks(split(ids)):
-            runs = self._runs
-            found = [outcome for outcome in outcomes if outcome is not None]
-            for job_id, outcome in zip(job_ids, outcomes, strict=True):
-                if outcome is not None and runs.get(job_id, 0) < outcome.run:
-                    runs[job_id] = outcome.run  # may be later than the run in the list
-            if found:
-                yield found
-            del outcomes, found
+    def _take(self, job_ids: Sequence[str], outcomes: Sequence[Outcome | None]) -> list[Outcome]:
+        runs = self._runs
+        ended: list[Outcome] = []
+        for job_id, outcome in zip(job_ids, outcomes, strict=True):
+            if outcome is None:
+                continue
+            run = outcome.run
+            if run > 1:
+                if self._returned.get(job_id, 0) >= run:
+                    continue
+                self._returned[job_id] = run
+            if runs.get(job_id, 0) < run:
+                runs[job_id] = run  # later than the run in the list
+            ended.append(outcome)
+        return ended
 
     def _check(self, now: float) -> bool:
         """Do what every wait does, and find ended jobs that are not in the list."""

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 from sandfleet.channel.records import BatchState
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from sandfleet.channel.protocol import BatchWatch, Channel
     from sandfleet.channel.waker import Waker
 
-ENTRIES_AT_ONCE = 2000
+COUNTED_ENTRIES = 200
+"""So many entries at most are read together with the counts; more are read without them, which costs less."""
 COUNT_SECONDS = 1.0
 """Greatest age of the counts. Only reading them finds jobs that a worker of an older release ended."""
 
@@ -32,7 +33,8 @@ class EndedList:
         self.cursor = "0-0"
         self.has_old_workers = False
         self._watch: BatchWatch | None = None
-        self._state = BatchState()
+        self.state = BatchState()
+        """The newest counts."""
         self._counted_at = float("-inf")
         self.is_counted = True
         """Whether the counts are as new as the entries."""
@@ -41,23 +43,28 @@ class EndedList:
         """Move the cursor to the newest entry."""
         self._read("", 0)
 
-    def read_new(self, *, needs_counts: bool = False) -> Iterator[BatchState]:
-        """Yield the new entries, `ENTRIES_AT_ONCE` at most in each state.
+    def read_new(self, *, needs_counts: bool = False) -> Iterator[Sequence[tuple[str, int]]]:
+        """Yield the new entries, some at a time, as (job id, run).
 
-        The last state has fewer. Its counts may be `COUNT_SECONDS` old unless they are needed.
+        Afterwards `state` has the counts of that moment; unless they are needed, they may be
+        `COUNT_SECONDS` old.
         """
         noticed = None if needs_counts else self._take_noticed()
         if noticed is not None:
-            yield noticed
+            yield noticed.entries
             return
         is_more = True
         while is_more:
-            state = self._read(self.cursor, ENTRIES_AT_ONCE)
-            is_more = len(state.entries) == ENTRIES_AT_ONCE
-            yield state
+            entries = self._read(self.cursor, COUNTED_ENTRIES).entries
+            yield entries
+            is_more = len(entries) == COUNTED_ENTRIES
+            if is_more:
+                for found in self._channel.ended_chunks(self._name, self.cursor):
+                    self.cursor = found.cursor
+                    yield found.entries
 
     def _read(self, cursor: str, limit: int) -> BatchState:
-        state = self._state = self._channel.read_batch(self._name, cursor, limit)
+        state = self.state = self._channel.read_batch(self._name, cursor, limit)
         self._counted_at, self.is_counted = time.monotonic(), True
         self.cursor = state.cursor
         self.has_old_workers = self.has_old_workers or state.imported > 0
@@ -68,12 +75,12 @@ class EndedList:
         found = self._watch.take(self.cursor) if self._watch is not None else None
         if found is None or time.monotonic() - self._counted_at > COUNT_SECONDS:
             return None
-        ended = self._state.ended + len(found.entries)
-        if ended >= self._state.total:
+        ended = self.state.ended + len(found.entries)
+        if ended >= self.state.total:
             return None
         self.cursor, self.is_counted = found.cursor, False
-        self._state = self._state._replace(ended=ended, entries=found.entries, cursor=found.cursor, imported=0)
-        return self._state
+        self.state = self.state._replace(ended=ended, entries=found.entries, cursor=found.cursor, imported=0)
+        return self.state
 
     def listen(self) -> None:
         """Have the next entry wake the waker."""

@@ -18,6 +18,7 @@ from sandfleet.channel.records import (
     DeadLetter,
     ExpiryCheck,
     JobRecord,
+    NewEntries,
     RunState,
     SubmitState,
     Submitted,
@@ -210,6 +211,11 @@ class FakeChannel:
             codes = Counter(outcome.code.value for outcome in ended)
             entries = [self._entries[number] for number in shown]
             return BatchState(len(members), len(ended), codes, name in self._sealed, entries, f"{last}-0")
+
+    def ended_chunks(self, name: str, cursor: str) -> Iterator[NewEntries]:
+        """List the batch's ended jobs after `cursor`."""
+        state = self.read_batch(name, cursor, len(self._entries))
+        yield NewEntries(state.entries, state.cursor)
 
     def batch_ids(self, name: str) -> list[str]:
         """Return the batch's jobs in the order of their submit."""

@@ -1,0 +1,47 @@
+"""Collecting many outcomes: the stream of ended jobs is read in chunks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from bare_redis import SPEC
+from sandfleet_config.queues import ends_key
+
+if TYPE_CHECKING:
+    import redis
+    from sandfleet import Fleet
+
+
+def end_all(fleet: Fleet, client: Any, count: int) -> list[str]:
+    """Submit jobs and cancel them; return their ids in the order of their ends."""
+    fleet.submit_many([SPEC] * count, batch="b")
+    assert fleet.batch("b").cancel() == {"cancelled": count}
+    return [fields[b"id"].decode() for _, fields in client.xrange(ends_key("b"))]
+
+
+@pytest.mark.parametrize("count", [199, 200, 201, 2200, 2201])
+def test_each_outcome_comes_once_in_the_order_of_the_ends(fleet: Fleet, client: redis.Redis, count: int) -> None:
+    ids = end_all(fleet, client, count)
+    assert [outcome.job_id for outcome in fleet.batch("b").as_completed(timeout=30)] == ids
+    assert [outcome.job_id for outcome in fleet.batch("b").outcomes()] == ids
+
+
+def test_outcomes_come_once_although_connections_break(fleet: Fleet, client: redis.Redis) -> None:
+    ids = end_all(fleet, client, 4500)
+    seen: list[str] = []
+    for outcome in fleet.batch("b").as_completed(timeout=30):
+        if len(seen) % 50 == 0:
+            client.client_kill_filter(_type="normal", skipme=True)
+        seen.append(outcome.job_id)
+    assert seen == ids
+
+
+def test_many_ended_jobs_are_not_read_by_a_script(fleet: Fleet, client: redis.Redis) -> None:
+    end_all(fleet, client, 4500)
+    batch = fleet.batch("b")
+    client.config_resetstat()
+    assert sum(1 for _ in batch.as_completed(timeout=30)) == 4500
+    calls = client.info("commandstats")
+    assert calls["cmdstat_evalsha"]["calls"] <= 2
+    assert calls["cmdstat_mget"]["calls"] <= 4500 / 200 + 2
