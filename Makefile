@@ -15,7 +15,7 @@ WITH_IMAGES := trap 'exit 130' INT TERM; [ -n "$$TEST_IMAGES_ROOT" ] || \
 FAST_TESTS := tests/unit $(wildcard tests/integration/*producer_*) \
 	$(addprefix tests/docs/test_,contributing.py identifiers.py links.py measures.py reference.py)
 
-.PHONY: help setup native demo test test-fast test-releases test-upgrade test-retries check docs renew bench hosts soak clean
+.PHONY: help setup native demo test test-fast test-releases test-upgrade test-retries test-store check docs renew bench hosts soak clean
 
 help: ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -53,6 +53,9 @@ check: setup ## Lint, format, types, and the walls between the packages
 	$(BIN)/mypy
 	$(BIN)/pyright
 	$(BIN)/lint-imports --no-cache
+
+test-store: setup ## Run the store's tests on a real S3 server, with 1 GB instead of 100 MB, and its races many times over
+	@TEST_STORE_BYTES=1000000000 TEST_STORE_ROUNDS=20 $(BIN)/python -m pytest tests/unit/test_store_settings.py tests/integration/store --timeout 1800 $(ARGS)
 
 docs: setup ## Build the docs site in build/docs; a dead link, a missing anchor or an orphan page fails it
 	@$(BIN)/python -m sphinx -E -W --keep-going -n -q -b html -d build/doctrees docs build/docs

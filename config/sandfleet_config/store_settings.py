@@ -10,6 +10,8 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from sandfleet_config.fields import Bytes
 from sandfleet_config.section import Section
 
+MAX_TIMEOUT_SECONDS: Final = 90
+"""A deletion, with its retries, must end before its mark in Redis does: `store.references.MARK_SECONDS`."""
 SCHEMES: Final = ("file", "s3", "redis", "az", "gs")
 REDIS_URL: Final = "redis:"
 """The URL of the store in the fleet's own Redis."""
@@ -35,7 +37,8 @@ class StoreSettings(Section):
     timeout_seconds: float = Field(
         default=30.0,
         gt=0,
-        description="A request to the store fails if nothing moves for so long; then it is tried again.",
+        le=MAX_TIMEOUT_SECONDS,
+        description="A request to a bucket is given up if nothing moves for so long; it is tried again, for twice as long.",
     )
     deadline_seconds: float = Field(
         default=300.0,

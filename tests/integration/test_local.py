@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import subprocess
@@ -189,3 +190,17 @@ def test_local_refuses_a_redis_of_somebody_else(machine: Machine) -> None:
 
     assert done.returncode == 1
     assert "brings its own Redis" in done.stderr
+
+
+def test_the_stack_has_a_store_that_producers_of_the_machine_find(machine: Machine) -> None:
+    machine.start_ready("--no-flower")
+    done = subprocess.run(
+        [sys.executable, "-m", "sandfleet.cli", "store", "usage", "--json"],
+        env=machine.env,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
+    assert json.loads(done.stdout)["store"] == f"the store {machine.stage.folder}/local/store"
+    assert (machine.stage.folder / "state" / "store").stat().st_mode & 0o777 == 0o700

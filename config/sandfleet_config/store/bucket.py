@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, PermissionDeniedError, UnauthenticatedError
 
-from sandfleet_config.store.bucket_client import new_client
+from sandfleet_config.store.bucket_client import is_usable_process, new_client
 from sandfleet_config.store.bucket_errors import find_code, find_status, new_down
-from sandfleet_config.store.protocol import CHUNK_BYTES, ObjectInfo, check_sha256, is_sha256
+from sandfleet_config.store.protocol import CHUNK_BYTES, ObjectInfo, StoreDown, check_sha256, is_sha256
 from sandfleet_config.store.verified import (
     check_bytes,
     fetch_checked,
@@ -46,6 +46,7 @@ CONCURRENT_PARTS: Final = 2
 DIRECT_BYTES: Final = 256 << 10
 """Up to this size an object is sent without asking first whether it is there."""
 THREADS: Final = 16
+FORK: Final = "start processes by spawn, or fork before the first use"
 LIST_PAGE: Final = 1000
 NOT_IMPLEMENTED: Final = 501
 NO_KEY: Final = frozenset(("NoSuchKey", "BlobNotFound", ""))
@@ -223,6 +224,9 @@ class BucketStore:
     @contextmanager
     def _guard(self, sha256: str = "") -> Generator[None]:
         """Turn errors of obstore into ours; "not found" is `ObjectMissing` only where `sha256` was read."""
+        if not is_usable_process():
+            msg = f"{self.name} cannot be used here: this process was forked after its parent had used a bucket; {FORK}"
+            raise StoreDown(msg)
         try:
             yield
         except AlreadyExistsError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, assert_never, cast
@@ -21,6 +22,20 @@ CONNECT_SECONDS: Final = 5
 MAX_RETRIES: Final = 4
 BODY_SECONDS: Final = 7 * 86400
 """obstore's own bound on a whole request is 30 s, too short for a large object; `timeout_seconds` bounds a pause."""
+
+
+_process: list[int] = []
+"""The process that runs obstore's threads: a state of the process, as these threads are."""
+
+
+def is_usable_process() -> bool:
+    """Whether obstore works in this process.
+
+    It hangs for ever (0.12.1) in a child that was forked after its parent had used it.
+    """
+    if not _process:
+        _process.append(os.getpid())
+    return _process[0] == os.getpid()
 
 
 def new_client(settings: StoreSettings) -> Any:

@@ -9,7 +9,7 @@ from sandfleet_config.store.protocol import StoreDown
 
 _CODE: Final = re.compile(r"<Code>(\w{1,60})</Code>")
 _STATUS: Final = re.compile(r"\bstatus: (\d{3})\b")
-_SYSTEM: Final = re.compile(r"""message: "([^"\\]{1,200})"|invalid peer certificate: (\w+)""")
+_SYSTEM: Final = re.compile(r"""message: "([^"\\]{1,200})"|InvalidCertificate\(\s*(\w+)""")
 _TIMED_OUT: Final = re.compile(r"\bTimedOut\b|timed out")
 _CREDENTIALS: Final = (
     "check SANDFLEET_STORE__ACCESS_KEY_ID, SANDFLEET_STORE__SECRET_ACCESS_KEY and what this key may do"
@@ -57,7 +57,7 @@ def _explain(error: Exception) -> str:
     if status:
         return f"refuses or fails (HTTP {status}{f', {code}' if code else ''}): try again later"
     if found := _SYSTEM.search(text):
-        reason = found[1] or f"its certificate is not valid ({found[2]}): set SANDFLEET_STORE__CA_FILE"
+        reason = found[1] or f"its certificate is not valid ({found[2]}): see SANDFLEET_STORE__CA_FILE"
         return f"is out of reach: {reason}"
     if _TIMED_OUT.search(text):
         return "is out of reach: it does not answer in time (SANDFLEET_STORE__TIMEOUT_SECONDS)"

@@ -164,7 +164,6 @@ class FolderStore:
         """Return the time that a file made now has: that of the file server."""
         self._make_folder(self._incoming)
         with self._temporary_file() as (_, descriptor), self._guard():
-            self._write(descriptor, b".")
             return datetime.fromtimestamp(os.fstat(descriptor).st_mtime, UTC)
 
     def remove_leftovers(self, before: datetime) -> int:

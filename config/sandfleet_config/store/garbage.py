@@ -13,11 +13,11 @@ from sandfleet_config.store.protocol import StoreDown
 from sandfleet_config.store.references import MARK_SECONDS, MILLI, UNUSED_SECONDS, References
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import redis
 
-    from sandfleet_config.store.protocol import ObjectStore
+    from sandfleet_config.store.protocol import ObjectInfo, ObjectStore
 
 CHUNK_NAMES: Final = 200
 THREADS: Final = 8
@@ -25,7 +25,10 @@ THREADS: Final = 8
 
 @dataclass
 class Garbage:
-    """What a collection deleted, or would delete; sizes in bytes. `leftovers` are parts of killed uploads."""
+    """What a collection deleted, or would delete, and what it kept.
+
+    Sizes in bytes. `leftovers` is the number of files that killed uploads had left.
+    """
 
     objects: int = 0
     bytes: int = 0
@@ -34,10 +37,17 @@ class Garbage:
     leftovers: int = 0
 
 
-def collect_garbage(client: redis.Redis, store: ObjectStore, *, is_dry_run: bool = False) -> Garbage:
+def collect_garbage(
+    client: redis.Redis,
+    store: ObjectStore,
+    *,
+    is_dry_run: bool = False,
+    on_object: Callable[[ObjectInfo], object] | None = None,
+) -> Garbage:
     """Delete each object whose last reference ended a day ago, or that is a day old and never had one.
 
     Several collections may run at once, beside uploads and submits: see `sandfleet_config.store.references`.
+    `on_object` is called with each object that was deleted, or would be.
 
     Raises:
         StoreDown: the store is out of reach; what was deleted until then is deleted.
@@ -51,6 +61,9 @@ def collect_garbage(client: redis.Redis, store: ObjectStore, *, is_dry_run: bool
         chosen = _choose(references, list(candidates), 0 if is_dry_run else MARK_SECONDS * MILLI)
         if not is_dry_run:
             _delete(references, store, chosen)
+        if on_object is not None:
+            for name in chosen:
+                on_object(candidates[name])
         found.objects += len(chosen)
         found.bytes += sum(candidates[name].size for name in chosen)
         found.kept_objects += len(part) - len(chosen)

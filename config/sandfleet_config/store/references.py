@@ -30,7 +30,11 @@ if TYPE_CHECKING:
 UNUSED_SECONDS: Final = 86400
 """How long an object is kept to which nothing refers any more, or nothing has referred yet."""
 MARK_SECONDS: Final = 600
-"""How long an object counts as being deleted if the collector dies. Longer than one deletion may take."""
+"""How long an object counts as being deleted if the collector dies.
+
+No deletion in a bucket takes so long. One on an NFS server that is away may: then a job that was
+submitted meanwhile does not find its object, and says so.
+"""
 WAIT_SECONDS: Final = 30.0
 PAUSE_SECONDS: Final = 0.05
 CHUNK_NAMES: Final = 500

@@ -1,4 +1,4 @@
-"""The ``sandfleet`` command: ``run submit show wait artifacts cancel batch dead``.
+"""The ``sandfleet`` command: ``run submit show wait artifacts cancel batch dead store``.
 
 Exit codes of ``run``: the program's own; 124 timeout; 125 our failure or bad usage (as docker); 126
 not executable; 127 not found; 128+N signal; 137 out of memory; 130 cancelled. Exit codes of the
@@ -19,11 +19,13 @@ from sandfleet_config.command_line import describe_usage_error, is_help
 from sandfleet_config.errors import SandboxError
 from sandfleet_config.queues import check_queue
 from sandfleet_config.settings import SettingsInvalid
+from sandfleet_config.store.protocol import StoreError
 
 from sandfleet.cli import batch as batch_commands
 from sandfleet.cli import dead as dead_commands
 from sandfleet.cli import exits, options
 from sandfleet.cli import run as typed
+from sandfleet.cli import store as store_commands
 from sandfleet.cli.hints import OTHER_OPTIONS
 from sandfleet.cli.show import note
 from sandfleet.errors import FleetError, FleetUnavailable, JobUnknown
@@ -39,6 +41,7 @@ app = typer.Typer(
 )
 app.add_typer(batch_commands.app, name="batch")
 app.add_typer(dead_commands.app, name="dead")
+app.add_typer(store_commands.app, name="store")
 
 
 def _print_version(is_wanted: bool) -> None:  # noqa: FBT001  typer calls it
@@ -246,7 +249,7 @@ def main(argv: list[str] | None = None) -> int:
     except SandboxError as error:
         note(str(error))
         return exits.OUR_FAILURE
-    except (FleetUnavailable, SettingsInvalid) as error:
+    except (FleetUnavailable, SettingsInvalid, StoreError) as error:
         note(str(error))
         return exits.OUR_FAILURE
     except FleetError as error:

@@ -33,7 +33,9 @@ Stdin: TypeAlias = Annotated[bool, typer.Option("--stdin", "-i", help="Send stdi
 StdinFile: TypeAlias = Annotated[str | None, typer.Option(help="Send this local file as stdin.")]
 Files: TypeAlias = Annotated[
     list[str] | None,
-    typer.Option("--file", metavar="SOURCE[:PATH]", help="A local file or folder to send; PATH begins in /work; repeatable."),
+    typer.Option(
+        "--file", metavar="SOURCE[:PATH]", help="A local file or folder to send; PATH begins in /work; repeatable."
+    ),
 ]
 Artifacts: TypeAlias = Annotated[
     list[str] | None,

@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     from sandfleet.channel.records import EncodedJob
     from sandfleet.channel.waker import Waker
 
-__all__ = ["Ending", "FakeChannel", "Handler"]
-
 
 class FakeChannel:
     """Keeps jobs in memory.
@@ -102,8 +100,7 @@ class FakeChannel:
         return Submitted(SubmitState.CONFLICT if key in self._keys else SubmitState.EXISTS, job_id)
 
     def _execute(self, job_id: str) -> None:
-        ending, attempts = call_handler(self._handler, self._jobs[job_id].encoded, self.store)
-        self.finish(job_id, ending, attempts)
+        self.finish(job_id, *call_handler(self._handler, self._jobs[job_id].encoded, self.store))
 
     def finish(self, job_id: str, ending: Ending, attempts: tuple[Attempt, ...] = ()) -> None:
         """Record a job's outcome, unless it has one.

@@ -9,8 +9,8 @@ from sandfleet_config.outcome import SandboxResult
 from sandfleet_config.settings import Settings
 
 from sandfleet.fleet import Fleet
-from sandfleet.testing.fake_channel import Ending, FakeChannel, Handler
-from sandfleet.testing.fake_job import WithArtifacts
+from sandfleet.testing.fake_channel import FakeChannel
+from sandfleet.testing.fake_job import Ending, Handler, WithArtifacts
 
 if TYPE_CHECKING:
     from sandfleet_config.spec import Payload, SandboxSpec

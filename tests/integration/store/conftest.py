@@ -33,6 +33,9 @@ def s3_server(_server: S3Server) -> Iterator[S3Server]:
     if _server.process is None:
         _server.start()
     shutil.rmtree(_server.objects, ignore_errors=True)
+    store = BucketStore(_server.settings())
+    for item in store.list_objects():
+        store.delete(item.sha256)
 
 
 @pytest.fixture
@@ -56,6 +59,6 @@ def any_store(request: pytest.FixtureRequest, client: Any, tmp_path: Path) -> St
     if request.param == "s3":
         server: S3Server = request.getfixturevalue("s3_server")
         settings = server.settings()
-        return StoreKind("s3", BucketStore(settings), lambda: BucketStore(settings), server.objects, client)
+        return StoreKind("s3", BucketStore(settings), lambda: BucketStore(settings), None, client)
     store = RedisStore(client, 8 << 20)
     return StoreKind("redis", store, lambda: store, None, client)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Self
 
 import redis
 from pydantic import SecretStr
+from sandfleet_config.settings import LOCAL_STORE
 
 from sandfleet_worker.app import new_app
 from sandfleet_worker.system.children import Child, Stage
@@ -56,6 +57,7 @@ def run_local(settings: WorkerSettings, flower_port: int | None) -> int:
     children: list[Child] = []
     with _Signals(children) as signals, _exclusive(settings.local_dir), contextlib.ExitStack() as parts:
         try:
+            _make_store(settings)
             children.append(_start_redis(settings, parts))
             settings = settings.model_copy(update={"redis_url": SecretStr(_socket_url(settings))})
             children.append(_start_worker(settings, parts))
@@ -136,6 +138,14 @@ def _socket_url(settings: WorkerSettings) -> str:
 
 def _environment(settings: WorkerSettings) -> dict[str, str]:
     return {**os.environ, "SANDFLEET_REDIS_URL": _socket_url(settings)}
+
+
+def _make_store(settings: WorkerSettings) -> None:
+    """Make the folder of the store, and the link by which producers of this machine find it, too."""
+    folder, link = settings.local_state_dir / LOCAL_STORE, settings.local_dir / LOCAL_STORE
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    link.unlink(missing_ok=True)
+    link.symlink_to(folder.absolute())
 
 
 def _start_redis(settings: WorkerSettings, parts: contextlib.ExitStack) -> Child:
