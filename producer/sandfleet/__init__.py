@@ -51,7 +51,9 @@ from sandfleet.channel.waker import CancelSignal
 from sandfleet.collect.stream import BatchStream, OutcomeStream
 from sandfleet.dead_letters import DeadLetters
 from sandfleet.errors import (
+    ArtifactsNotSaved,
     BatchUnknown,
+    FileMissing,
     FleetError,
     FleetUnavailable,
     IdempotencyConflict,
@@ -63,6 +65,8 @@ from sandfleet.errors import (
 from sandfleet.execute.backend import Backend, Config
 from sandfleet.execute.fleet_runner import FleetRunner
 from sandfleet.execute.interfaces import HealthChecker, ImageResolver, Logger, RunResult, SandboxRunner
+from sandfleet.files.artifacts import BatchArtifacts, JobArtifacts
+from sandfleet.files.reference import FileRef
 from sandfleet.fleet import Fleet
 from sandfleet.job import CancelResult, Job
 
@@ -70,9 +74,11 @@ __all__ = [
     "ERROR_CLASSES",
     "Artifact",
     "ArtifactSpec",
+    "ArtifactsNotSaved",
     "Backend",
     "BackendInfo",
     "Batch",
+    "BatchArtifacts",
     "BatchCounts",
     "BatchStream",
     "BatchUnknown",
@@ -97,6 +103,8 @@ __all__ = [
     "ExecuteResult",
     "ExitNonZero",
     "Expired",
+    "FileMissing",
+    "FileRef",
     "FileSpec",
     "Fleet",
     "FleetError",
@@ -113,6 +121,7 @@ __all__ = [
     "ImageUnavailable",
     "InternalError",
     "Job",
+    "JobArtifacts",
     "JobExists",
     "JobRecord",
     "JobUnknown",

@@ -11,6 +11,7 @@ from sandfleet.channel.waker import Waker
 from sandfleet.collect.ended_list import EndedList
 from sandfleet.collect.polling import split
 from sandfleet.collect.stream import BatchStream
+from sandfleet.files.artifacts import BatchArtifacts
 from sandfleet.job import Job
 
 if TYPE_CHECKING:
@@ -83,6 +84,11 @@ class Batch:
         again if it is run again meanwhile.
         """
         return BatchStream(self._channel, self.name, timeout)
+
+    @property
+    def artifacts(self) -> BatchArtifacts:
+        """The files that its jobs left, job by job; iterating and saving wait for all jobs, as `as_completed`."""
+        return BatchArtifacts(self.as_completed, lambda: self._channel.objects)
 
     def outcomes(self) -> list[Outcome]:
         """Return the outcomes of all ended jobs, in the order in which they ended."""

@@ -7,7 +7,9 @@ FleetError
 ├── JobUnknown         (also a LookupError)
 │   └── BatchUnknown
 ├── JobExists          (also a ValueError)
-└── IdempotencyConflict (also a ValueError)
+├── IdempotencyConflict (also a ValueError)
+├── FileMissing        (also a LookupError)
+└── ArtifactsNotSaved
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
 
 MAX_NAMED_JOBS = 3
 
@@ -37,7 +40,7 @@ class FleetError(Exception):
 
 
 class FleetUnavailable(FleetError, ConnectionError):
-    """Redis cannot be reached or refuses: start it, or set ``SANDFLEET_REDIS_URL``.
+    """Redis or the store cannot be reached or refuses; the message says which, and what to set.
 
     `job_ids` are jobs that may have been queued nevertheless.
     """
@@ -76,6 +79,31 @@ class IdempotencyConflict(FleetError, ValueError):
 
 class JobExists(FleetError, ValueError):
     """Another job has that id: choose a new one, or reattach with ``fleet.job(id)``."""
+
+
+class FileMissing(FleetError, LookupError):
+    """There is no such artifact, or the store does not have its bytes: they have expired, or were altered."""
+
+
+class ArtifactsNotSaved(FleetError):
+    """Some artifacts were not saved; `refused` has the reason by path.
+
+    The name is not safe, another file is there already, or the store does not have the bytes any more.
+    All others were saved, to the paths `saved`.
+    """
+
+    def __init__(self, refused: Mapping[str, str], saved: Iterable[Path] = (), job_ids: Iterable[str] = ()) -> None:
+        named = [f"{safe_name(path)}: {reason}" for path, reason in list(refused.items())[:MAX_NAMED_JOBS]]
+        more = len(refused) - len(named)
+        text = "; ".join(named) + (f"; and {more} more" if more else "")
+        super().__init__(f"{len(refused)} of the artifacts were not saved: {text}", job_ids)
+        self.refused = dict(refused)
+        self.saved = list(saved)
+
+
+def safe_name(text: str) -> str:
+    """Return the name of a file for a message, with characters that control a terminal escaped."""
+    return text if text.isprintable() else ascii(text)[1:-1]
 
 
 def name_jobs(job_ids: Iterable[str]) -> str:

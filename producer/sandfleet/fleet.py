@@ -19,9 +19,12 @@ from sandfleet.dead_letters import DeadLetters
 from sandfleet.errors import BatchUnknown, FleetError, JobUnknown
 from sandfleet.execute.backend import Backend, Config
 from sandfleet.execute.fleet_runner import FleetRunner
+from sandfleet.files.transfers import Transfers
 from sandfleet.job import Job
 from sandfleet.submit.check import JobChecker
+from sandfleet.submit.contents import Contents
 from sandfleet.submit.encode import JobEncoder
+from sandfleet.submit.required import RequiredObjects
 from sandfleet.submit.submission import Submission
 
 if TYPE_CHECKING:
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
 
     from sandfleet.channel.protocol import Channel
     from sandfleet.channel.records import JobRecord
+    from sandfleet.files.objects import Objects
 
 
 def read_settings() -> Settings:
@@ -49,7 +53,7 @@ def read_settings() -> Settings:
         raise SettingsInvalid(describe_settings_faults(error)) from None
 
 
-class Fleet:
+class Fleet(Transfers):
     """A fleet of workers behind one Redis; for ``with`` and ``async with``.
 
     Safe for concurrent use, also in a forked child. Nothing is connected before the first use.
@@ -114,15 +118,16 @@ class Fleet:
         same key and spec. `queue` defaults to the settings' queue; queues take turns.
 
         Raises:
-            SpecInvalid: the spec (it may be a dict) is faulty, or it asks for more memory than any
-                live host has for its jobs; ``errors`` has every fault. Nothing was queued.
+            SpecInvalid: the spec (it may be a dict) is faulty, the store lacks one of its files, or
+                it asks for more memory than any live host has; ``errors`` has every fault. Nothing
+                was queued.
             SecurityViolation: it asks for what no job may have. Nothing was queued.
             SpecTooLarge: it is larger than ``max_spec_bytes``. Nothing was queued.
             IdempotencyConflict: its key belongs to a job with another spec.
             JobExists: another job has the id `job_id`.
             QueueFull: there is no room in the queue, or in Redis. Nothing was queued.
-            FleetUnavailable: Redis is out of reach; ``job_ids`` has the job's id if it may be
-                queued.
+            FleetUnavailable: Redis or the store is out of reach; ``job_ids`` has the job's id if it
+                may be queued.
         """
         return self._new_submission(batch, queue).submit_one(spec, job_id)
 
@@ -211,8 +216,14 @@ class Fleet:
     def _new_submission(self, batch: str | None, queue: str | None, *, is_keyed: bool = False) -> Submission:
         name = self.settings.queue if queue is None else check_queue(queue)
         checker = JobChecker(batch, is_keyed=is_keyed, find_largest_budget=self._channel.find_largest_budget)
-        encoder = JobEncoder(batch, self.settings.max_spec_bytes)
-        return Submission(self._channel, checker, encoder, queue=name, batch=batch)
+        contents = Contents()
+        encoder = JobEncoder(batch, self.settings.max_spec_bytes, contents)
+        required = RequiredObjects(contents, lambda: self._objects, self.settings.result_ttl_seconds)
+        return Submission(self._channel, checker, encoder, required, queue=name, batch=batch)
+
+    @property
+    def _objects(self) -> Objects:
+        return self._channel.objects
 
     def job(self, job_id: str) -> Job:
         """Find a job again, from any process; never waits.

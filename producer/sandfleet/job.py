@@ -11,6 +11,7 @@ from sandfleet_config.errors import to_result
 from sandfleet.channel.records import CancelState
 from sandfleet.collect.stream import OutcomeStream
 from sandfleet.errors import JobUnknown
+from sandfleet.files.artifacts import JobArtifacts
 
 if TYPE_CHECKING:
     from sandfleet_config.codes import ErrorCode
@@ -140,6 +141,14 @@ class Job:
     async def result_async(self, timeout: float | None = None) -> SandboxResult:  # noqa: ASYNC109  as `result`
         """Do what `result` does and leave the event loop free."""
         return to_result(await self.outcome_async(timeout))
+
+    @property
+    def artifacts(self) -> JobArtifacts:
+        """The files that its newest run left, as a list; the first use waits for its end, as `outcome`.
+
+        ``job.artifacts.save("results")`` saves them; ``job.artifacts.open("out/a.csv")`` reads one.
+        """
+        return JobArtifacts(self.outcome, lambda: self._channel.objects)
 
     def cancel(self) -> CancelResult:
         """End the job if it is queued, or request its end if it runs; may be repeated.

@@ -116,12 +116,22 @@ def test_run_with_bad_usage_is_125_as_with_docker(use: Use, options: list[str], 
     assert fleet.specs == []
 
 
-def test_run_refuses_a_stdin_that_is_too_long(use: Use, monkeypatch: Patch, capfd: Capture) -> None:
+def test_run_uploads_a_stdin_that_does_not_fit_into_a_spec(use: Use, monkeypatch: Patch) -> None:
     fleet = use(end(ErrorCode.OK, exit_code=0))
+    raw = b"x" * (fleet.settings.max_spec_bytes + 1)
+    monkeypatch.setattr("sys.stdin", Binary(raw))
+    assert main(["run", "-i", "--", "cat"]) == 0
+    assert fleet.specs[0].stdin.size == len(raw)
+    assert fleet.read_input(fleet.specs[0].stdin) == raw
+
+
+def test_run_refuses_a_stdin_that_the_store_does_not_take(use: Use, monkeypatch: Patch, capfd: Capture) -> None:
+    fleet = use(end(ErrorCode.OK, exit_code=0))
+    fleet.store.max_object_bytes = 1 << 10
     monkeypatch.setattr("sys.stdin", Binary(b"x" * (fleet.settings.max_spec_bytes + 1)))
     assert main(["run", "-i", "--", "cat"]) == 125
-    assert "SPEC_TOO_LARGE: stdin has more than 256 KiB" in capfd.readouterr().err
-    assert fleet.specs == []
+    assert not fleet.specs
+    assert "the store in memory takes 1 KiB at most" in capfd.readouterr().err
 
 
 def test_run_prints_the_outcome_as_json(use: Use, capfd: Capture) -> None:

@@ -10,7 +10,6 @@ from sandfleet import (
     JobUnknown,
     Outcome,
     OutOfMemory,
-    Payload,
     SandboxResult,
     SandboxSpec,
     SpecTooLarge,
@@ -77,7 +76,7 @@ def test_the_size_limit_is_that_of_the_settings() -> None:
 def test_nothing_is_queued_of_many_if_one_is_faulty() -> None:
     fleet = FakeFleet()
     with pytest.raises(SpecTooLarge):
-        fleet.submit_many([SPEC, SandboxSpec(image="x", stdin=Payload(data="y" * 300_000))])
+        fleet.submit_many([SPEC, SandboxSpec(image="x", command=["y" * 60_000] * 5)])
     assert fleet.specs == []
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         Submitted,
     )
     from sandfleet.channel.waker import Waker
+    from sandfleet.files.objects import Objects
 
 
 class JobWatch(Protocol):
@@ -64,6 +65,11 @@ class BatchWatch(Protocol):
 
 class Channel(Protocol):
     """The transport; safe for concurrent use. Each method raises `FleetUnavailable` if it is down."""
+
+    @property
+    def objects(self) -> Objects:
+        """The fleet's store: inputs and artifacts."""
+        ...
 
     def publish(self, jobs: Sequence[EncodedJob], queue: str, wanted: int) -> list[Submitted]:
         """Queue jobs of one batch, except those that are there already.

@@ -30,6 +30,9 @@ class JobRecord(Record):
     spec_sha256: str = ""
     queue: str = ""
     run: int = 1
+    files: int = 0
+    file_bytes: int = 0
+    """The number of the spec's files, and their bytes together as far as they are known."""
     state: str = ""
     """``queued``, ``waiting`` (a worker has it, its program has not started), ``running`` or ``ended``."""
     why: str = ""
@@ -177,7 +180,11 @@ class EncodedJob(NamedTuple):
 
     def encode_record(self) -> bytes:
         """Return `record` as JSON."""
-        return encode_json(_StoredRecord(self.batch, self.spec.labels, self.line, self.submitted, self.spec_hash))
+        spec = self.spec
+        stored = _StoredRecord(self.batch, spec.labels, self.line, self.submitted, self.spec_hash)
+        if spec.files:
+            stored.files, stored.file_bytes = _count_files(spec)
+        return encode_json(stored)
 
 
 class _StoredRecord(msgspec.Struct, omit_defaults=True, gc=False):
@@ -191,11 +198,25 @@ class _StoredRecord(msgspec.Struct, omit_defaults=True, gc=False):
     line: str = ""
     submitted: float = 0.0
     spec_sha256: str = ""
+    files: int = 0
+    file_bytes: int = 0
+
+
+def _count_files(spec: SandboxSpec) -> tuple[int, int]:
+    sizes = [len(file.content.to_bytes()) if file.content is not None else file.size or 0 for file in spec.files]
+    return len(sizes), sum(sizes)
 
 
 def new_record(spec: SandboxSpec, batch: str | None, spec_hash: str, submitted: float) -> JobRecord:
     """Return the record of a job."""
     # Every value was checked before.
+    count, size = _count_files(spec)
     return JobRecord.model_construct(
-        batch=batch, labels=spec.labels, line=spec.to_line(), submitted=submitted, spec_sha256=spec_hash
+        batch=batch,
+        labels=spec.labels,
+        line=spec.to_line(),
+        submitted=submitted,
+        spec_sha256=spec_hash,
+        files=count,
+        file_bytes=size,
     )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from kombu.exceptions import OperationalError
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -21,6 +22,8 @@ from sandfleet.channel.publisher import Publisher
 from sandfleet.channel.record_reader import parse_record, read_record_fields
 from sandfleet.channel.records import BatchState, CancelState, ExpiryCheck, JobRecord
 from sandfleet.channel.redis_dead_letters import RedisDeadLetters
+from sandfleet.errors import FleetUnavailable
+from sandfleet.files.objects import Objects
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -39,6 +42,17 @@ BUDGET_SECONDS: Final = 1.0
 FORGOTTEN_AT_ONCE: Final = 500
 
 
+FORK_SAFE: Final = ("file:", "redis:")
+
+
+class _OpenObjects(NamedTuple):
+    """The store, the Redis client that it was opened with, and the process that opened it."""
+
+    client: Any
+    objects: Objects
+    pid: int
+
+
 class RedisChannel:
     """The fleet's Redis. Connections are lazy and shared by threads; a forked child makes its own."""
 
@@ -51,8 +65,31 @@ class RedisChannel:
         self._ended = EndedReader(self._connections)
         self._dead_letters = RedisDeadLetters(self._connections)
         self._notices = Notices(self._connections)
+        self._objects: _OpenObjects | None = None
         self._largest_budget: int | None = None
         self._budget_read = float("-inf")
+
+    @property
+    def objects(self) -> Objects:
+        """The store of the settings; a forked child opens its own."""
+        client = self._connections.redis
+        if self._objects is None or self._objects.client is not client:
+            self._check_fork()
+            from sandfleet_config.store import References, open_store
+
+            store = open_store(self.settings, client)
+            objects = Objects(store, References(client, store), self._connections.guard)
+            self._objects = _OpenObjects(client, objects, os.getpid())
+        return self._objects.objects
+
+    def _check_fork(self) -> None:
+        """Refuse a bucket that the parent has used: its client's threads do not survive a fork, so it would hang."""
+        known = self._objects
+        if known is not None and known.pid != os.getpid() and not self.settings.store_url.startswith(FORK_SAFE):
+            raise FleetUnavailable(
+                f"{known.objects.place} was used before this process was forked, and its client does not work here:"
+                " let the child be the first to use files, or start it by spawn"
+            )
 
     def publish(self, jobs: Sequence[EncodedJob], queue: str, wanted: int) -> list[Submitted]:
         """Write records and messages in one step; see `Publisher`."""

@@ -1,4 +1,4 @@
-"""The ``sandfleet`` command: ``run``, ``submit``, ``show``, ``wait``, ``cancel``, ``batch``, ``dead``, ``store``.
+"""The ``sandfleet`` command: ``run submit show wait artifacts cancel batch dead store``.
 
 Exit codes of ``run``: the program's own; 124 timeout; 125 our failure or bad usage (as docker); 126
 not executable; 127 not found; 128+N signal; 137 out of memory; 130 cancelled. Exit codes of the
@@ -24,6 +24,7 @@ from sandfleet_config.store.protocol import StoreError
 from sandfleet.cli import batch as batch_commands
 from sandfleet.cli import dead as dead_commands
 from sandfleet.cli import exits, options
+from sandfleet.cli import run as typed
 from sandfleet.cli import store as store_commands
 from sandfleet.cli.hints import OTHER_OPTIONS
 from sandfleet.cli.show import note
@@ -79,7 +80,11 @@ def run(
     max_output: options.MaxOutput = None,
     keep: options.Keep = "head",
     on_output_limit: options.OnOutputLimit = "truncate",
+    file: options.Files = None,
+    artifact: options.Artifacts = None,
+    save: options.Save = None,
     stdin: options.Stdin = False,
+    stdin_file: options.StdinFile = None,
     queue: options.Queue = None,
     priority: options.Priority = None,
     queue_ttl: options.QueueTtl = None,
@@ -88,18 +93,14 @@ def run(
     is_json: options.OutcomeAsJson = False,
 ) -> None:
     """Run one command in a fresh sandbox, print its output and exit with its code. Ctrl-C cancels it."""
-    from sandfleet.cli.run import drop_unset, read_cores, read_env, read_labels, run_job
-
     with Fleet() as fleet:
-        resources = {"memory_bytes": memory, "cpu_quota": read_cores(cpu), "pids_limit": pids, "disk_bytes": disk}
-        security = {"user": user, "read_only_rootfs": not writable}
-        output = drop_unset(max_bytes=max_output or None, keep=keep, on_limit=on_output_limit)
-        fields = drop_unset(grace=grace, priority=priority, queue_ttl=queue_ttl, max_attempts=max_attempts)
-        fields |= {"image": image, "command": command or [], "working_dir": workdir, "env": read_env(env or [])}
-        fields |= {"labels": read_labels(label or []), "requires": read_labels(require or [], "--require")}
-        fields |= {"timeout": timeout, "idempotency_key": key}
-        fields |= {"resources": resources, "security": security, "output": output}
-        raise typer.Exit(run_job(fleet, fields, queue=_check_queue(queue), is_stdin_sent=stdin, is_json=is_json))
+        fields = typed.drop_unset(grace=grace, priority=priority, queue_ttl=queue_ttl, max_attempts=max_attempts)
+        fields |= {"image": image, "command": command or [], "working_dir": workdir, "env": typed.read_env(env or [])}
+        fields |= {"timeout": timeout, "idempotency_key": key, **typed.read_names(label, require)}
+        fields |= typed.read_output(max_output, keep, on_output_limit)
+        fields |= typed.read_limits(memory, cpu, pids, disk) | typed.read_security(user, is_writable=writable)
+        local = typed.RunFiles(file or (), artifact or (), stdin_file, is_stdin_sent=stdin, save=save)
+        raise typer.Exit(typed.run_job(fleet, fields, local, queue=_check_queue(queue), is_json=is_json))
 
 
 @app.command()
@@ -114,23 +115,30 @@ def submit(
     require: Annotated[
         list[str] | None, typer.Option(help="As of run, for lines without `requires`; repeatable.")
     ] = None,
+    file_option: options.Files = None,
+    artifact: options.Artifacts = None,
+    save: Annotated[
+        str | None, typer.Option(metavar="FOLDER", help="Save each job's artifacts in FOLDER/ID; needs --wait.")
+    ] = None,
     idempotent: Annotated[
         bool, typer.Option("--idempotent", help="Queue only what an earlier call with this file and --batch did not.")
     ] = False,
     is_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of ids.")] = False,
 ) -> None:
     """Queue a file of jobs; the whole file is checked before the first is queued. Prints job ids, one a line."""
-    from sandfleet.cli.run import drop_unset, read_labels
-    from sandfleet.cli.submit import SubmitOptions, read_specs, submit_specs
+    from sandfleet.cli.submit import SpecSource, SubmitOptions, read_specs, submit_specs
 
     if out is not None and not wait:
         raise typer.BadParameter("needs --wait", param_hint="--out")
     if idempotent and not batch:
         raise typer.BadParameter("needs --batch", param_hint="--idempotent")
-    how = SubmitOptions(batch=batch, queue=_check_queue(queue), is_idempotent=idempotent)
+    if save is not None and not wait:
+        raise typer.BadParameter("needs --wait", param_hint="--save")
+    how = SubmitOptions(batch=batch, queue=_check_queue(queue), is_idempotent=idempotent, save=save)
     with Fleet() as fleet:
-        defaults = drop_unset(priority=priority, requires=read_labels(require or [], "--require") or None)
-        specs = read_specs(file, fleet.settings.max_spec_bytes, defaults)
+        requires = typed.read_labels(require or [], "--require") or None
+        defaults = typed.drop_unset(priority=priority, requires=requires)
+        specs = read_specs(fleet, SpecSource(file, defaults, file_option or (), artifact or ()))
         if not specs:
             raise typer.Exit(exits.USAGE)
         raise typer.Exit(submit_specs(fleet, specs, how, is_waited=wait, out=out, is_json=is_json))
@@ -165,7 +173,7 @@ def show(
     is_json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")] = False,
 ) -> None:
     """Show a job: its newest run's outcome and output if that has ended."""
-    from sandfleet.cli.show import outcome_lines, print_lines, print_stream, record_lines
+    from sandfleet.cli.show import file_lines, outcome_lines, print_lines, print_stream, record_lines
 
     with Fleet() as fleet:
         job = fleet.job(job_id)
@@ -174,16 +182,42 @@ def show(
             if is_json:
                 print(json.dumps(outcome.to_json(), indent=2))
                 return
-            print_lines(outcome_lines(outcome))
+            print_lines([*outcome_lines(outcome), *file_lines(fleet.record(job_id), outcome)])
             print_stream("stdout", outcome.stdout)
             print_stream("stderr", outcome.stderr)
         elif (record := fleet.record(job_id)) is not None:
             if is_json:
                 print(json.dumps({"job_id": job_id, "code": None, **record.model_dump()}, indent=2))
                 return
-            print_lines(record_lines(job_id, record))
+            print_lines([*record_lines(job_id, record), *file_lines(record)])
             if record.state == "queued" and (why := fleet.explain_no_claims()):
                 print_lines([("waits", why)])
+
+
+@app.command()
+def artifacts(
+    job_id: Annotated[str | None, typer.Argument(metavar="ID")] = None,
+    *,
+    batch: Annotated[str | None, typer.Option(help="All jobs of a batch that have ended, instead of one job.")] = None,
+    save: options.Save = None,
+    overwrite: options.Overwrite = False,
+    run: Annotated[int | None, typer.Option(min=1, help="Of an earlier run of the job.")] = None,
+    is_json: Annotated[bool, typer.Option("--json", help="Print JSON; of a batch one object a job.")] = False,
+) -> None:
+    """List the files that a job left (path, bytes, sha256), or save them; exits 1 if any is lost or not saved."""
+    from sandfleet.cli.artifacts import SaveOptions, show_batch, show_job
+
+    if (job_id is None) == (batch is None):
+        raise typer.BadParameter("give a job's id, or --batch NAME")
+    if overwrite and save is None:
+        raise typer.BadParameter("needs --save", param_hint="--overwrite")
+    if run is not None and job_id is None:
+        raise typer.BadParameter("needs a job's id", param_hint="--run")
+    how = SaveOptions(save, overwrite)
+    with Fleet() as fleet:
+        if job_id is not None:
+            raise typer.Exit(show_job(fleet, job_id, run, how, is_json=is_json))
+        raise typer.Exit(show_batch(fleet, batch or "", how, is_json=is_json))
 
 
 @app.command()
@@ -202,6 +236,8 @@ def cancel(job_ids: Annotated[list[str], typer.Argument(metavar="ID...")]) -> No
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; every error is one line and an exit code, never a traceback."""
+    words = sys.argv[1:] if argv is None else argv
+    usage = exits.OUR_FAILURE if words[:1] == ["run"] else exits.USAGE
     try:
         status = app(args=argv, prog_name="sandfleet", standalone_mode=False)
     except typer.TyperException as error:
@@ -209,8 +245,7 @@ def main(argv: list[str] | None = None) -> int:
             print(error.format_message(), file=sys.stderr)
             return exits.USAGE
         note(describe_usage_error(error, OTHER_OPTIONS))
-        words = sys.argv[1:] if argv is None else argv
-        return exits.OUR_FAILURE if words[:1] == ["run"] else exits.USAGE
+        return usage
     except SandboxError as error:
         note(str(error))
         return exits.OUR_FAILURE
@@ -229,8 +264,8 @@ def main(argv: list[str] | None = None) -> int:
         return exits.SIGNAL_BASE + signal.SIGPIPE
     except OSError as error:
         note(str(error) if error.filename is None else f"{error.filename}: {error.strerror}")
-        return exits.USAGE
+        return usage
     except UnicodeError as error:
         note(str(error))
-        return exits.USAGE
+        return usage
     return status if isinstance(status, int) else 0

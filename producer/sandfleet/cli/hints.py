@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from sandfleet_config.errors import RequestError
 
 NO_NETWORK: Final = "sandboxes have no network but loopback"
-NO_MOUNT: Final = "no folder of the host is mounted: put files into the image, or send them by --stdin"
+NO_MOUNT: Final = "no folder of the host is mounted: send files by --file, and get files back by --artifact"
 NO_NEED: Final = "each sandbox is removed when its job ends"
 
 OTHER_OPTIONS: Final[Mapping[str, str]] = {
@@ -31,8 +31,10 @@ OTHER_OPTIONS: Final[Mapping[str, str]] = {
 """Options of `docker run`, and hints for each."""
 
 RUN_OPTIONS: Final[Mapping[str, str]] = {
+    "artifacts": "--artifact",
     "command": "the command",
     "env": "--env",
+    "files": "--file",
     "grace": "--grace",
     "idempotency_key": "--idempotency-key",
     "image": "--image",
@@ -70,4 +72,6 @@ def _option_of(field: str) -> str:
     head, _, rest = field.partition(".")
     if rest.isdecimal() and head in RUN_OPTIONS:
         return f"{RUN_OPTIONS[head]}, item {int(rest) + 1}"
+    if head in {"files", "artifacts"}:
+        return RUN_OPTIONS[head]
     return f"{RUN_OPTIONS[head]} {rest}" if head == "labels" else field

@@ -9,8 +9,13 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
 import typer
+from sandfleet_config.codes import ErrorCode
 from sandfleet_config.errors import SandboxError, SpecInvalid
-from sandfleet_config.wire import JobRequest, encode_job, new_spec
+from sandfleet_config.wire import new_spec
+
+from sandfleet.cli.files import LineFiles
+from sandfleet.submit.check import CheckedJob
+from sandfleet.submit.encode import JobEncoder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -44,25 +49,42 @@ def read_lines(name: str) -> list[str]:
 
 
 def parse_specs(
-    lines: Iterable[str], max_spec_bytes: int, defaults: Mapping[str, Any] | None = None
+    lines: Iterable[str],
+    max_spec_bytes: int,
+    defaults: Mapping[str, Any] | None = None,
+    files: LineFiles | None = None,
 ) -> tuple[list[SandboxSpec], list[LineFault]]:
     """Return all specs and all faults.
 
-    Skip empty lines. `defaults` are for fields that a line lacks.
+    Skip empty lines. `defaults` are for fields that a line lacks. `files` reads the local files that
+    lines name.
     """
     specs: list[SandboxSpec] = []
     faults: list[LineFault] = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
-        try:
-            spec = new_spec({**(defaults or {}), **_parse_object(line)})
-            encode_job(JobRequest(spec=spec), max_spec_bytes)
+        spec, found = _parse_spec(line, max_spec_bytes, defaults or {}, files or LineFiles())
+        faults.extend(LineFault(number, fault) for fault in found)
+        if spec is not None:
             specs.append(spec)
-        except SandboxError as error:
-            texts = [f"{fault['field']}: {fault['message']}" for fault in error.errors] or [error.message]
-            faults.extend(LineFault(number, f"{error.code.value}: {text}") for text in texts)
     return specs, faults
+
+
+def _parse_spec(
+    line: str, max_spec_bytes: int, defaults: Mapping[str, Any], files: LineFiles
+) -> tuple[SandboxSpec | None, list[str]]:
+    """Return the spec of a line, or its faults."""
+    found: list[str] = []
+    try:
+        fields, local = files.resolve({**defaults, **_parse_object(line)})
+        found = [f"{ErrorCode.SPEC_INVALID.value}: {fault['field']}: {fault['message']}" for fault in local]
+        spec = new_spec(fields)
+        JobEncoder(None, max_spec_bytes).encode(CheckedJob(spec, ""))
+    except SandboxError as error:
+        texts = [f"{fault['field']}: {fault['message']}" for fault in error.errors] or [error.message]
+        return None, [*found, *(f"{error.code.value}: {text}" for text in texts)]
+    return (None if found else spec), found
 
 
 def _parse_object(line: str) -> dict[str, Any]:

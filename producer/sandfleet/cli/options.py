@@ -30,6 +30,19 @@ MaxOutput: TypeAlias = Annotated[str | None, typer.Option(help="Bytes kept a str
 Keep: TypeAlias = Annotated[str, typer.Option(help="head, tail or both.")]
 OnOutputLimit: TypeAlias = Annotated[str, typer.Option(help="truncate or kill.")]
 Stdin: TypeAlias = Annotated[bool, typer.Option("--stdin", "-i", help="Send stdin to its end first; else it is empty.")]
+StdinFile: TypeAlias = Annotated[str | None, typer.Option(help="Send this local file as stdin.")]
+Files: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--file", metavar="SOURCE[:PATH]", help="A local file or folder to send; PATH begins in /work; repeatable."
+    ),
+]
+Artifacts: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option("--artifact", metavar="GLOB", help="Files below /work to collect, such as 'out/**'; repeatable."),
+]
+Save: TypeAlias = Annotated[str | None, typer.Option(metavar="FOLDER", help="Save the artifacts there.")]
+Overwrite: TypeAlias = Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")]
 Queue: TypeAlias = Annotated[str | None, typer.Option(help="The queue; default SANDFLEET_QUEUE. Queues take turns.")]
 Priority: TypeAlias = Annotated[int | None, typer.Option(help="0 (first) to 9; default 6.")]
 QueueTtl: TypeAlias = Annotated[

@@ -9,13 +9,18 @@ import signal
 import sys
 import threading
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import typer
 from sandfleet_config.codes import ErrorCode
-from sandfleet_config.errors import RequestError, SpecInvalid, SpecTooLarge
+from sandfleet_config.errors import RequestError, SpecInvalid
 from sandfleet_config.units import CPU_PERIOD_MICROSECONDS, format_bytes
 
+from sandfleet.cli.artifacts import SaveOptions, Saver, tell_lost
 from sandfleet.cli.exits import INTERRUPTED, OUR_FAILURE, TERMINATED, exit_code, is_own_exit
+from sandfleet.cli.files import LocalFiles, read_stdin
 from sandfleet.cli.hints import describe_refusal
 from sandfleet.cli.show import explain, note
 from sandfleet.errors import FleetError
@@ -27,6 +32,7 @@ if TYPE_CHECKING:
 
     from sandfleet_config.outcome import Outcome, StreamOutput
 
+    from sandfleet.files.artifacts import JobArtifacts
     from sandfleet.fleet import Fleet
     from sandfleet.job import Job
 
@@ -41,17 +47,34 @@ class Terminated(BaseException):
     """
 
 
+@dataclass(frozen=True)
+class RunFiles:
+    """The options of ``sandfleet run`` that name local files: those it sends, and where it saves what comes back."""
+
+    files: Sequence[str] = ()
+    artifacts: Sequence[str] = ()
+    stdin_file: str | None = None
+    is_stdin_sent: bool = False
+    save: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse options that exclude each other."""
+        if self.is_stdin_sent and self.stdin_file is not None:
+            raise typer.BadParameter("give one of --stdin and --stdin-file", param_hint="--stdin-file")
+        if self.save is not None and not self.artifacts:
+            raise typer.BadParameter("needs --artifact: the files to save", param_hint="--save")
+
+
 def run_job(
-    fleet: Fleet, fields: dict[str, Any], *, queue: str | None = None, is_stdin_sent: bool = False, is_json: bool
+    fleet: Fleet, fields: dict[str, Any], local: RunFiles = RunFiles(), *, queue: str | None = None, is_json: bool
 ) -> int:
-    """Submit the spec `fields`, wait, print its output.
+    """Submit the spec `fields` with the files of `local`, wait, print its output, save its artifacts.
 
     Return the exit code. Ctrl-C and SIGTERM cancel the job.
     """
-    if is_stdin_sent:
-        fields = {**fields, "stdin": read_stdin(fleet.settings.max_spec_bytes)}
+    saver = Saver(fleet, SaveOptions(local.save))  # made first: a folder that cannot be made stops the submit
     try:
-        job = fleet.submit(fields, queue=queue)
+        job = fleet.submit({**fields, **_read_files(fleet, local)}, queue=queue)
     except RequestError as error:
         note(describe_refusal(error))
         return OUR_FAILURE
@@ -68,7 +91,34 @@ def run_job(
         note(f"the job goes on as far as it can; see it again with: sandfleet show {job.id}")
         raise
     _print_outcome(outcome, fields["image"], is_json=is_json)
-    return exit_code(outcome)
+    is_complete = _finish_artifacts(fleet.artifacts_of(outcome), saver if local.save is not None else None)
+    return exit_code(outcome) or (0 if is_complete else OUR_FAILURE)
+
+
+def _read_files(fleet: Fleet, local: RunFiles) -> dict[str, Any]:
+    """Return the fields of the spec that `local` asks for; upload what is large."""
+    fields: dict[str, Any] = {}
+    sent = LocalFiles()
+    if local.files:
+        fields["files"] = sent.add_options(local.files)
+    if local.artifacts:
+        fields["artifacts"] = list(local.artifacts)
+    if local.stdin_file is not None:
+        fields["stdin"] = sent.add_stdin(Path(local.stdin_file))
+    if local.is_stdin_sent:
+        fields["stdin"] = read_stdin(fleet)
+    sent.upload(fleet)
+    return fields
+
+
+def _finish_artifacts(artifacts: JobArtifacts, saver: Saver | None) -> bool:
+    """Save artifacts, or say how to; return False if some were to be saved and were not."""
+    if saver is not None:
+        return saver.save(artifacts, is_batch=False)
+    tell_lost(artifacts)
+    if artifacts:
+        note(f"{len(artifacts)} artifacts; to save them: sandfleet artifacts {artifacts.job_id} --save FOLDER")
+    return True
 
 
 def _print_outcome(outcome: Outcome, image: str, *, is_json: bool) -> None:
@@ -151,20 +201,6 @@ def drop_unset(**fields: Any) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def read_stdin(max_bytes: int) -> bytes:
-    """Read stdin to its end.
-
-    Raises:
-        SpecTooLarge: it has more than `max_bytes`.
-    """
-    raw = sys.stdin.buffer.read(max_bytes + 1)
-    if len(raw) > max_bytes:
-        raise SpecTooLarge.of(
-            f"stdin has more than {format_bytes(max_bytes)} (SANDFLEET_MAX_SPEC_BYTES): put large inputs into the image"
-        )
-    return raw
-
-
 def read_cores(cores: float) -> int:
     """Return cores as a CPU quota: microseconds in each 100 ms.
 
@@ -188,6 +224,27 @@ def read_env(items: Sequence[str]) -> list[str]:
     if missing:
         raise SpecInvalid.of(f"--env {' '.join(missing)}: not set in this environment; give KEY=VALUE")
     return [item if "=" in item else f"{item}={os.environ[item]}" for item in items]
+
+
+def read_limits(memory: str, cores: float, pids: int, disk: str) -> dict[str, Any]:
+    """Return the field of ``--memory``, ``--cpu``, ``--pids`` and ``--disk``; raises as `read_cores`."""
+    limits = {"memory_bytes": memory, "cpu_quota": read_cores(cores), "pids_limit": pids, "disk_bytes": disk}
+    return {"resources": limits}
+
+
+def read_security(user: str, *, is_writable: bool) -> dict[str, Any]:
+    """Return the field of ``--user`` and ``--writable``."""
+    return {"security": {"user": user, "read_only_rootfs": not is_writable}}
+
+
+def read_output(max_bytes: str | None, keep: str, on_limit: str) -> dict[str, Any]:
+    """Return the field of ``--max-output``, ``--keep`` and ``--on-output-limit``."""
+    return {"output": drop_unset(max_bytes=max_bytes or None, keep=keep, on_limit=on_limit)}
+
+
+def read_names(labels: Sequence[str] | None, requires: Sequence[str] | None) -> dict[str, Any]:
+    """Return the fields of ``--label`` and ``--require``; raises as `read_labels`."""
+    return {"labels": read_labels(labels or []), "requires": read_labels(requires or [], "--require")}
 
 
 def read_labels(items: Sequence[str], option: str = "--label") -> dict[str, str]:

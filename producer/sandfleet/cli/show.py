@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sandfleet.channel.records import JobRecord
 
 KEPT_CONTROLS = "\n\t"
+SHOWN_ARTIFACTS = 10
 
 
 def safe_text(text: str) -> str:
@@ -129,6 +130,26 @@ def record_lines(job_id: str, record: JobRecord) -> Iterator[tuple[str, str]]:
         yield "batch", record.batch
     if record.submitted:
         yield "submitted", datetime.fromtimestamp(record.submitted, UTC).isoformat(timespec="seconds")
+
+
+def file_lines(record: JobRecord | None, outcome: Outcome | None = None) -> Iterator[tuple[str, str]]:
+    """Yield how many files entered and left the sandbox, as (name, text); artifacts one by one."""
+    if record is not None and record.files:
+        yield "files", f"{record.files} ({format_bytes(record.file_bytes)})"
+    if outcome is None:
+        return
+    if outcome.artifacts:
+        total = sum(artifact.size for artifact in outcome.artifacts)
+        yield "artifacts", f"{len(outcome.artifacts)} ({format_bytes(total)})"
+    for artifact in outcome.artifacts[:SHOWN_ARTIFACTS]:
+        yield "", f"{artifact.path} ({format_bytes(artifact.size)})"
+    if (more := len(outcome.artifacts) - SHOWN_ARTIFACTS) > 0:
+        yield "", f"and {more} more: sandfleet artifacts {outcome.job_id}"
+    if outcome.artifacts_lost:
+        yield "lost", f"artifacts: {outcome.artifacts_lost}"
+    for name, stream in (("stdout", outcome.stdout), ("stderr", outcome.stderr)):
+        if stream.stored is not None:
+            yield name, f"{format_bytes(stream.stored.size)} in the store: {stream.stored.sha256}"
 
 
 def print_lines(lines: Iterable[tuple[str, str]]) -> None:

@@ -5,18 +5,22 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
+from sandfleet_config.errors import SpecInvalid
 
+from sandfleet.cli.artifacts import SaveOptions, Saver
 from sandfleet.cli.exits import INTERRUPTED, SOME_NOT_OK
+from sandfleet.cli.files import LineFiles, LocalFiles
 from sandfleet.cli.jsonl import STDIN, parse_specs, read_ids, read_lines
 from sandfleet.cli.show import note
 from sandfleet.cli.waiting import open_results, resume_batch, resume_jobs, wait_for_jobs
 from sandfleet.errors import FleetError, JobUnknown
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from sandfleet_config.codes import ErrorCode
     from sandfleet_config.spec import SandboxSpec
@@ -32,14 +36,37 @@ class SubmitOptions:
     batch: str | None = None
     queue: str | None = None
     is_idempotent: bool = False
+    save: str | None = None
+    """The folder for artifacts, those of each job in one of its own."""
 
 
-def read_specs(name: str, max_spec_bytes: int, defaults: Mapping[str, Any]) -> list[SandboxSpec]:
-    """Read the file `name`; `defaults` are for fields that a line lacks.
+@dataclass(frozen=True)
+class SpecSource:
+    """The file of jobs, and what its lines get from the command line.
+
+    `defaults` are for fields that a line lacks; `files` and `artifacts` are added to each line's own.
+    """
+
+    name: str
+    defaults: Mapping[str, Any]
+    files: Sequence[str] = ()
+    artifacts: Sequence[str] = ()
+
+
+def read_specs(fleet: Fleet, source: SpecSource) -> list[SandboxSpec]:
+    """Read a file of jobs, and upload the large files that its lines name once all lines are checked.
 
     Return the empty list if nothing can be queued; stderr says why.
     """
-    specs, faults = parse_specs(read_lines(name), max_spec_bytes, defaults)
+    name, local = source.name, LocalFiles()
+    try:
+        common = local.add_options(source.files)
+    except SpecInvalid as error:
+        note(f"nothing was queued: {error.message}")
+        return []
+    folder = Path() if name == STDIN else Path(name).parent
+    files = LineFiles(local, folder, common, source.artifacts)
+    specs, faults = parse_specs(read_lines(name), fleet.settings.max_spec_bytes, source.defaults, files)
     for fault in faults:
         note(f"line {fault.number}: {fault.text}")
     if faults:
@@ -48,6 +75,8 @@ def read_specs(name: str, max_spec_bytes: int, defaults: Mapping[str, Any]) -> l
         return []
     if not specs:
         note(f"nothing was queued: {'stdin' if name == STDIN else name} has no jobs")
+    else:
+        local.upload(fleet)
     return specs
 
 
@@ -62,7 +91,8 @@ def submit_specs(
     def resume() -> str:
         return resume_batch(options.batch, out) if options.batch else resume_jobs([job.id for job in handles], out)
 
-    with open_results(out) as results:  # opened first: a file that cannot be written stops the submit
+    saver = Saver(fleet, SaveOptions(options.save))
+    with open_results(out, saver.take) as results:  # opened first: what cannot be written stops the submit
         try:
             for jobs in fleet.submit_chunks(
                 specs, batch=options.batch, queue=options.queue, idempotent=options.is_idempotent
@@ -79,14 +109,12 @@ def submit_specs(
         else:
             if is_waited:
                 status, counts = wait_for_jobs(fleet, list(handles), results, batch=options.batch, is_listed=False)
+                status = status or (0 if saver.is_complete else SOME_NOT_OK)
+    saver.sum_up()
     if is_json:
-        codes = {code.value: count for code, count in counts.items()}
-        print(
-            json.dumps(
-                {"batch": options.batch, "job_ids": [job.id for job in handles]}
-                | ({"codes": codes} if is_waited else {})
-            )
-        )
+        told = {"batch": options.batch, "job_ids": [job.id for job in handles]}
+        codes = {"codes": {code.value: count for code, count in counts.items()}}
+        print(json.dumps(told | (codes if is_waited else {})))
     return status
 
 

@@ -72,24 +72,28 @@ class _Meter:
 
 @dataclass(frozen=True)
 class Results:
-    """The file that outcomes are written to, and its name as typed; None for no file."""
+    """The file that outcomes are written to, and its name as typed; None for no file.
+
+    `take` is called with each outcome once it is written.
+    """
 
     name: str | None = None
     file: IO[str] | None = None
+    take: Callable[[Outcome], object] | None = None
 
 
 @contextmanager
-def open_results(name: str | None) -> Generator[Results]:
+def open_results(name: str | None, take: Callable[[Outcome], object] | None = None) -> Generator[Results]:
     """Open the file `name` to append to; ``-`` is stdout.
 
     Raises:
         OSError: it cannot be written.
     """
     if name is None or name == STDIN:
-        yield Results(name, None if name is None else sys.stdout)
+        yield Results(name, None if name is None else sys.stdout, take)
         return
     with Path(name).open("a", encoding="utf-8") as file:
-        yield Results(name, file)
+        yield Results(name, file, take)
 
 
 def wait_for_jobs(
@@ -151,6 +155,8 @@ def _wait(
                 elif is_listed:
                     print(f"{outcome.job_id}\t{safe_line(explain(outcome))}", flush=True)
                 meter.count(outcome)
+                if results.take is not None:
+                    results.take(outcome)
     except KeyboardInterrupt:
         note_stop("stopped waiting")
         return INTERRUPTED, counts

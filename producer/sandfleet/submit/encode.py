@@ -6,6 +6,7 @@ import os
 import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from sandfleet_config.errors import SpecTooLarge
 from sandfleet_config.fingerprint import request_sha256, spec_sha256
 from sandfleet_config.queues import JOB_ID
 from sandfleet_config.wire import (
@@ -17,6 +18,7 @@ from sandfleet_config.wire import (
 )
 
 from sandfleet.channel.records import EncodedJob
+from sandfleet.submit.contents import Contents
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,9 +35,11 @@ class EncodedSpec(NamedTuple):
     """The encoded parts that all jobs of one spec share.
 
     `run` is `wire.encode_run` of the spec, `needs` is `wire.encode_needs`. `labels` and `requires`
-    are copies: the caller may change those of the spec later.
+    are copies: the caller may change those of the spec later. `source` is the spec as it was given;
+    `spec` is the one that is sent, which has large contents in the store.
     """
 
+    source: SandboxSpec
     spec: SandboxSpec
     labels: dict[str, str]
     requires: dict[str, str]
@@ -46,10 +50,11 @@ class EncodedSpec(NamedTuple):
     needs: str
 
     @classmethod
-    def of(cls, spec: SandboxSpec) -> EncodedSpec:
+    def of(cls, spec: SandboxSpec, source: SandboxSpec | None = None) -> EncodedSpec:
         """Encode `spec`."""
         run = encode_run(spec)
         return cls(
+            source or spec,
             spec,
             dict(spec.labels),
             dict(spec.requires),
@@ -73,9 +78,11 @@ class EncodedRequest(NamedTuple):
 class JobEncoder:
     """Encodes the jobs of one submit; all of them belong to one batch, or to none."""
 
-    def __init__(self, batch: str | None, max_spec_bytes: int) -> None:
+    def __init__(self, batch: str | None, max_spec_bytes: int, contents: Contents | None = None) -> None:
+        """`contents` takes the contents that are too large to travel; whoever gives it uploads them."""
         self._batch = batch
         self._max_spec_bytes = max_spec_bytes
+        self._contents = contents or Contents()
         self._last: EncodedSpec | None = None
 
     def encode(self, job: CheckedJob) -> EncodedRequest:
@@ -86,8 +93,18 @@ class JobEncoder:
         """
         spec, key = job
         shared = self._encode_spec(spec)
+        try:
+            return self._join(shared, key)
+        except SpecTooLarge:
+            smaller = self._contents.move_all(shared.spec)
+            if smaller is shared.spec:
+                raise
+            self._last = shared = EncodedSpec.of(smaller, spec)
+            return self._join(shared, key)
+
+    def _join(self, shared: EncodedSpec, key: str) -> EncodedRequest:
         contract = max(2, shared.contract) if key else shared.contract
-        text = join_job(shared.run, spec, key, self._batch, contract=contract, max_bytes=self._max_spec_bytes)
+        text = join_job(shared.run, shared.spec, key, self._batch, contract=contract, max_bytes=self._max_spec_bytes)
         return EncodedRequest(shared, key, contract, text)
 
     def _encode_spec(self, spec: SandboxSpec) -> EncodedSpec:
@@ -96,8 +113,8 @@ class JobEncoder:
         Its dicts may have changed meanwhile.
         """
         last = self._last
-        if last is None or last.spec is not spec or last.labels != spec.labels or last.requires != spec.requires:
-            self._last = last = EncodedSpec.of(spec)
+        if last is None or last.source is not spec or last.labels != spec.labels or last.requires != spec.requires:
+            self._last = last = EncodedSpec.of(self._contents.move_large(spec) if spec.files else spec, spec)
         return last
 
     def name(self, requests: Sequence[EncodedRequest], job_id: str | None = None) -> list[EncodedJob]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterable
-from typing import TYPE_CHECKING, assert_never
+from typing import TYPE_CHECKING, Final, assert_never
 
 from sandfleet.channel.records import SubmitState, Submitted
 from sandfleet.errors import IdempotencyConflict, JobExists
@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from sandfleet.channel.records import EncodedJob
     from sandfleet.submit.check import JobChecker, Spec
     from sandfleet.submit.encode import EncodedRequest, JobEncoder
+    from sandfleet.submit.required import RequiredObjects
 
+STORED_CONTRACT: Final = 4
+"""The contract version from which on a spec may need objects of the store."""
 _REFUSED = (SubmitState.EXISTS, SubmitState.CONFLICT)
 
 
@@ -26,18 +29,28 @@ class Submission:
     """Queues jobs of one batch, or of none, in one queue."""
 
     def __init__(
-        self, channel: Channel, checker: JobChecker, encoder: JobEncoder, queue: str, batch: str | None
+        self,
+        channel: Channel,
+        checker: JobChecker,
+        encoder: JobEncoder,
+        required: RequiredObjects,
+        *,
+        queue: str,
+        batch: str | None,
     ) -> None:
         self._channel = channel
         self._checker = checker
         self._encoder = encoder
+        self._required = required
         self._queue = queue
         self._batch = batch
 
     def submit_one(self, spec: Spec, job_id: str | None) -> Job:
         """Queue one job, under `job_id` if given."""
-        checked = self._checker.check(spec)
-        request = self._encoder.encode(checked)
+        request = self._encoder.encode(self._checker.check(spec))
+        if request.contract >= STORED_CONTRACT:
+            self._required.add(request.shared.spec)
+            self._required.send()
         jobs = self._encoder.name([request], job_id)
         submitted = self._channel.publish(jobs, self._queue, 1)
         return self._new_handles(jobs, submitted)[0]
@@ -50,17 +63,25 @@ class Submission:
         """
         if isinstance(specs, list | tuple):
             cached = encode_all(self._check_and_encode, specs)
+            self._required.send()
             return self._seal_after(self._publish(specs, wanted=len(specs), cached=cached))
         return self._seal_after(self._publish(specs))
 
     def _check_and_encode(self, spec: Spec, index: int) -> EncodedRequest:
-        return self._encoder.encode(self._checker.check(spec, index))
+        request = self._encoder.encode(self._checker.check(spec, index))
+        if request.contract >= STORED_CONTRACT:
+            self._required.add(request.shared.spec, f"specs[{index}].")
+        return request
+
+    def _name(self, requests: Sequence[EncodedRequest]) -> list[EncodedJob]:
+        self._required.send()
+        return self._encoder.name(requests)
 
     def _publish(
         self, specs: Iterable[Spec], first: int = 0, wanted: int = 0, cached: Sequence[EncodedRequest] = ()
     ) -> Iterator[list[Job]]:
         requests = split_specs(self._check_and_encode, specs, first, cached)
-        chunks = map(self._encoder.name, requests)
+        chunks = map(self._name, requests)
         for jobs, submitted in self._channel.publish_chunks(chunks, self._queue, wanted):
             yield self._new_handles(jobs, submitted)
 

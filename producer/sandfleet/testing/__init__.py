@@ -10,7 +10,9 @@
     assert fleet.specs[0].image == "python"
 """
 
-from sandfleet.testing.fake_channel import Ending, FakeChannel, Handler
+from sandfleet.testing.fake_channel import FakeChannel
 from sandfleet.testing.fake_fleet import FakeFleet
+from sandfleet.testing.fake_job import Ending, Handler, WithArtifacts
+from sandfleet.testing.fake_store import FakeStore
 
-__all__ = ["Ending", "FakeChannel", "FakeFleet", "Handler"]
+__all__ = ["Ending", "FakeChannel", "FakeFleet", "FakeStore", "Handler", "WithArtifacts"]

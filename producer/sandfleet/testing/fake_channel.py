@@ -26,6 +26,7 @@ from sandfleet.channel.records import (
 from sandfleet.errors import JobUnknown
 from sandfleet.testing.fake_dead_letters import FakeDeadLetters
 from sandfleet.testing.fake_job import Ending, FakeJob, Handler, call_handler, new_outcome
+from sandfleet.testing.fake_store import FakeStore
 from sandfleet.testing.fake_watches import FakeWatch, FakeWatches
 
 if TYPE_CHECKING:
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
 
     from sandfleet.channel.records import EncodedJob
     from sandfleet.channel.waker import Waker
-
-__all__ = ["Ending", "FakeChannel", "Handler"]
 
 
 class FakeChannel:
@@ -57,6 +56,8 @@ class FakeChannel:
         self._sealed: set[str] = set()
         self._watches = FakeWatches()
         self._dead = FakeDeadLetters()
+        self.store = FakeStore()
+        self.objects = self.store.new_objects()
 
     def publish(self, jobs: Sequence[EncodedJob], queue: str, wanted: int) -> list[Submitted]:
         """Add jobs, and call the handler for each new one."""
@@ -99,8 +100,7 @@ class FakeChannel:
         return Submitted(SubmitState.CONFLICT if key in self._keys else SubmitState.EXISTS, job_id)
 
     def _execute(self, job_id: str) -> None:
-        ending, attempts = call_handler(self._handler, self._jobs[job_id].encoded)
-        self.finish(job_id, ending, attempts)
+        self.finish(job_id, *call_handler(self._handler, self._jobs[job_id].encoded, self.store))
 
     def finish(self, job_id: str, ending: Ending, attempts: tuple[Attempt, ...] = ()) -> None:
         """Record a job's outcome, unless it has one.
@@ -116,7 +116,7 @@ class FakeChannel:
                 raise JobUnknown(f"there is no job {job_id}", [job_id])
             if ending is None or job.outcome is not None:
                 return
-            outcome = new_outcome(job.encoded, ending)
+            outcome = new_outcome(job.encoded, ending, self.store)
             if attempts and not outcome.attempts:
                 outcome = outcome.model_copy(update={"attempts": attempts})
             job.outcome = outcome = outcome.model_copy(update={"run": job.run})

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from sandfleet_config.files import FileSpec
 from sandfleet_config.outcome import SandboxResult
 from sandfleet_config.settings import Settings
 
 from sandfleet.fleet import Fleet
-from sandfleet.testing.fake_channel import Ending, FakeChannel, Handler
+from sandfleet.testing.fake_channel import FakeChannel
+from sandfleet.testing.fake_job import Ending, Handler, WithArtifacts
 
 if TYPE_CHECKING:
-    from sandfleet_config.spec import SandboxSpec
+    from sandfleet_config.spec import Payload, SandboxSpec
 
-__all__ = ["Ending", "FakeChannel", "FakeFleet", "Handler"]
+    from sandfleet.testing.fake_store import FakeStore
+
+__all__ = ["Ending", "FakeChannel", "FakeFleet", "Handler", "WithArtifacts"]
 
 
 def _end_well(spec: SandboxSpec) -> Ending:  # noqa: ARG001  a handler
@@ -25,13 +29,30 @@ class FakeFleet(Fleet):
 
     Without a handler each job exits 0 with no output. Specs are checked as the real fleet checks
     them. A code of the spec's ``retry_on`` calls the handler again, up to ``max_attempts`` times;
-    then the job is a dead letter.
+    then the job is a dead letter. Uploads go to a store in memory; a handler returns
+    `WithArtifacts` to leave files.
     """
 
     def __init__(self, handler: Handler | None = None, *, settings: Settings | None = None) -> None:
         known = settings or Settings.model_construct()
         self._fake = FakeChannel(handler or _end_well, known.max_queued)
         super().__init__(known, channel=self._fake)
+
+    @property
+    def store(self) -> FakeStore:
+        """The store in memory that uploads and artifacts go to."""
+        return self._fake.store
+
+    def read_input(self, source: FileSpec | Payload) -> bytes:
+        """Return the bytes of a spec's file or stdin, from the spec or the store; for handlers.
+
+        Raises:
+            ObjectMissing: the store does not have them.
+        """
+        if source.sha256 is not None:
+            return self.store.get(source.sha256)
+        content = source.content if isinstance(source, FileSpec) else source
+        return content.to_bytes() if content is not None else b""
 
     @property
     def specs(self) -> list[SandboxSpec]:

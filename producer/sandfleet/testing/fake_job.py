@@ -2,23 +2,40 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from sandfleet_config.codes import ErrorCode
 from sandfleet_config.errors import SandboxError
-from sandfleet_config.outcome import Attempt, Outcome, SandboxResult, StreamOutput
+from sandfleet_config.outcome import Artifact, Attempt, Outcome, SandboxResult, StreamOutput
 from sandfleet_config.wire import decode_job
 
 if TYPE_CHECKING:
     from sandfleet_config.spec import SandboxSpec
 
     from sandfleet.channel.records import EncodedJob, JobRecord
+    from sandfleet.testing.fake_store import FakeStore
 
-Ending: TypeAlias = Outcome | SandboxResult | SandboxError | None
+
+@dataclass(frozen=True)
+class WithArtifacts:
+    """A job's end, and the files that it left: bytes by path, relative to ``/work``.
+
+    `lost` is the reason why others are not there. Only those that the spec's `artifacts` name are
+    collected on a host; here all are.
+    """
+
+    ending: Outcome | SandboxResult | SandboxError
+    files: Mapping[str, bytes]
+    lost: str | None = None
+
+
+Ended: TypeAlias = Outcome | SandboxResult | SandboxError | WithArtifacts
+Ending: TypeAlias = Ended | None
 """How a job of a test ends; None leaves it queued, for `FakeFleet.finish` or a cancel to end."""
 Handler: TypeAlias = "Callable[[SandboxSpec], Ending]"
 
@@ -44,7 +61,7 @@ class FakeJob:
         return self.queued + self.encoded.spec.queue_ttl - time.time()
 
 
-def call_handler(handler: Handler, job: EncodedJob) -> tuple[Ending, tuple[Attempt, ...]]:
+def call_handler(handler: Handler, job: EncodedJob, store: FakeStore) -> tuple[Ending, tuple[Attempt, ...]]:
     """Call `handler` with the spec as a worker reads it, once an attempt; return the last ending."""
     spec = decode_job(job.text, len(job.text.encode())).spec
     attempts: list[Attempt] = []
@@ -57,34 +74,41 @@ def call_handler(handler: Handler, job: EncodedJob) -> tuple[Ending, tuple[Attem
             ending = error
         if ending is None:
             break
-        code = new_outcome(job, ending).code
+        code = new_outcome(job, ending, store).code
         attempts.append(Attempt(host="fake", worker="fake", code=code, started=started))
         if code not in spec.retry_on:
             break
     return ending, tuple(attempts)
 
 
-def new_outcome(job: EncodedJob, ending: Outcome | SandboxResult | SandboxError) -> Outcome:
-    """Return the outcome of a job that ended so."""
-    known: dict[str, Any] = {
-        "batch": job.batch,
-        "labels": job.spec.labels,
-        "spec_sha256": job.spec_hash,
-    }
+def new_outcome(job: EncodedJob, ending: Ended, store: FakeStore) -> Outcome:
+    """Return the outcome of a job that ended so; its files go into `store`."""
+    known: dict[str, object] = {"job_id": job.job_id, "batch": job.batch, "labels": job.spec.labels}
+    if isinstance(ending, WithArtifacts):
+        artifacts = tuple(_store_artifact(store, path, data) for path, data in ending.files.items())
+        known |= {"artifacts": artifacts, "artifacts_lost": ending.lost}
+        ending = ending.ending
+    return _to_outcome(ending).model_copy(update=known | {"spec_sha256": job.spec_hash})
+
+
+def _store_artifact(store: FakeStore, path: str, data: bytes) -> Artifact:
+    sha256 = hashlib.sha256(data).hexdigest()
+    store.put_bytes(sha256, data)
+    return Artifact(path, len(data), sha256, "0644", store.name)
+
+
+def _to_outcome(ending: Outcome | SandboxResult | SandboxError) -> Outcome:
     match ending:
         case Outcome():
-            return ending.model_copy(update={"job_id": job.job_id, **known})
+            return ending
         case SandboxError():
-            if ending.outcome is not None:
-                return ending.outcome.model_copy(update={"job_id": job.job_id, **known})
-            return Outcome.of(ending.code, job.job_id, ending.message, **known)
+            return ending.outcome or Outcome.of(ending.code, "", ending.message)
         case _:
             return Outcome.of(
                 ErrorCode.EXIT_NONZERO if ending.exit_code else ErrorCode.OK,
-                job.job_id,
+                "",
                 exit_code=ending.exit_code,
                 stdout=StreamOutput.of(ending.stdout.encode()),
                 stderr=StreamOutput.of(ending.stderr.encode()),
                 duration=ending.duration,
-                **known,
             )

@@ -57,7 +57,7 @@ def test_a_faulty_spec_is_refused_at_submit_with_every_fault(fleet: Fleet) -> No
     with pytest.raises(SecurityViolation):
         fleet.submit({"image": "x", "security": {"privileged": True}})
     with pytest.raises(SpecTooLarge):
-        fleet.submit({"image": "x", "stdin": "x" * 300_000})
+        fleet.submit({"image": "x", "command": ["x" * 60_000] * 5})
     with pytest.raises(SpecInvalid, match="batch"):
         fleet.submit(HELLO, batch="\x1b[31m")
     with pytest.raises(ValueError, match="job id"):

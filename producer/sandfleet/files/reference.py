@@ -1,0 +1,36 @@
+"""`FileRef`: bytes in the fleet's store, for any number of specs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sandfleet_config.files import DEFAULT_MODE, FileSpec
+from sandfleet_config.spec import Payload
+
+
+@dataclass(frozen=True, slots=True)
+class FileRef:
+    """An object of the store: the SHA-256 of its bytes in hex, and its size in bytes.
+
+    ::
+
+        table = fleet.upload("table.csv")
+        SandboxSpec(image="python-data", files=[table.at("in/table.csv")], stdin=table.as_stdin())
+    """
+
+    sha256: str
+    size: int
+
+    def at(self, path: str, mode: str | int = DEFAULT_MODE) -> FileSpec:
+        """Return a file of a spec: these bytes at `path` in the sandbox, with `mode` (``"0755"`` or ``0o755``).
+
+        A relative path begins in ``/work``.
+
+        Raises:
+            pydantic.ValidationError: no file of a spec may have that path or mode.
+        """
+        return FileSpec.model_validate({"path": path, "sha256": self.sha256, "size": self.size, "mode": mode})
+
+    def as_stdin(self) -> Payload:
+        """Return the `stdin` of a spec: the program reads these bytes."""
+        return Payload(sha256=self.sha256, size=self.size)

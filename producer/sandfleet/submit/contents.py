@@ -1,0 +1,78 @@
+"""Move contents that are too large to travel in a spec into the store.
+
+A content of a file, or stdin, travels in the spec while it is small: the job then needs no store, and
+a host fetches nothing. What is moved has the same fingerprint, so the job stays the same job.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Final
+
+from sandfleet.files.reference import FileRef
+
+if TYPE_CHECKING:
+    from sandfleet_config.files import Content, FileSpec
+    from sandfleet_config.spec import SandboxSpec
+
+MAX_INLINE_CHARS: Final = 32 * 1024
+"""The contents of all files of a job that travel in its spec, as encoded: more would fill Redis with copies."""
+LEAST_MOVED_CHARS: Final = 1024
+"""A shorter content always travels: its reference is hardly shorter."""
+
+
+class Contents:
+    """The contents that were moved, until they are taken to be uploaded; `pending_bytes` is their size."""
+
+    def __init__(self) -> None:
+        self.pending_bytes = 0
+        self._pending: dict[FileRef, Content] = {}
+
+    def take(self) -> dict[FileRef, Content]:
+        """Return the contents that were moved since the last call, by what now refers to them."""
+        taken, self._pending, self.pending_bytes = self._pending, {}, 0
+        return taken
+
+    def move_large(self, spec: SandboxSpec) -> SandboxSpec:
+        """Return `spec` with at most `MAX_INLINE_CHARS` of its files' contents; the largest are moved first."""
+        inline = sorted(_list_inline(spec), key=lambda pair: -len(pair[1].data))
+        total = sum(len(content.data) for _, content in inline)
+        moved: dict[int, FileSpec] = {}
+        for index, content in inline:
+            if total <= MAX_INLINE_CHARS:
+                break
+            total -= len(content.data)
+            moved[index] = self._move_file(spec.files[index], content)
+        return _replace_files(spec, moved)
+
+    def move_all(self, spec: SandboxSpec) -> SandboxSpec:
+        """Return `spec` with none of its contents, stdin included, but those shorter than `LEAST_MOVED_CHARS`."""
+        large = [pair for pair in _list_inline(spec) if len(pair[1].data) >= LEAST_MOVED_CHARS]
+        moved = {index: self._move_file(spec.files[index], content) for index, content in large}
+        if len(spec.stdin.data) >= LEAST_MOVED_CHARS:
+            spec = spec.model_copy(update={"stdin": self._move(spec.stdin).as_stdin()})
+        return _replace_files(spec, moved)
+
+    def _move_file(self, file: FileSpec, content: Content) -> FileSpec:
+        ref = self._move(content)
+        return file.model_copy(update={"content": None, "sha256": ref.sha256, "size": ref.size})
+
+    def _move(self, content: Content) -> FileRef:
+        raw = content.to_bytes()
+        ref = FileRef(hashlib.sha256(raw).hexdigest(), len(raw))
+        if ref not in self._pending:
+            self._pending[ref] = content
+            self.pending_bytes += ref.size
+        return ref
+
+
+def _list_inline(spec: SandboxSpec) -> list[tuple[int, Content]]:
+    """Return index and content of each file that has its content in the spec."""
+    return [(index, file.content) for index, file in enumerate(spec.files) if file.content is not None]
+
+
+def _replace_files(spec: SandboxSpec, moved: dict[int, FileSpec]) -> SandboxSpec:
+    if not moved:
+        return spec
+    files = tuple(moved.get(index, file) for index, file in enumerate(spec.files))
+    return spec.model_copy(update={"files": files})
