@@ -31,6 +31,7 @@ class FakeStore:
         self.max_object_bytes: int | None = None
         self._lock = threading.Lock()
         self._objects: dict[str, bytes] = {}
+        self._owner = ""
 
     def new_objects(self) -> Objects:
         """Return the producer's view of this store."""
@@ -97,6 +98,14 @@ class FakeStore:
     def read_clock(self) -> datetime:
         """Return the time of now."""
         return datetime.now(UTC)
+
+    def read_owner(self) -> str:
+        """Return the fleet that collects garbage here; empty if none does."""
+        return self._owner
+
+    def write_owner(self, fleet: str) -> None:
+        """Note that fleet."""
+        self._owner = fleet
 
     def remove_leftovers(self, before: datetime) -> int:  # noqa: ARG002  as in `ObjectStore`
         """Return 0: nothing can be left half done."""
