@@ -60,6 +60,8 @@ def every_call(store: BucketStore, folder: Path) -> list[Callable[[], object]]:
 def test_wrong_credentials_and_a_wrong_bucket_are_told_by_every_call(
     s3_server: S3Server, fields: dict[str, Any], said: str, tmp_path: Path
 ) -> None:
+    if "url" in fields and isinstance(s3_server, WeedServer):
+        pytest.skip("SeaweedFS makes a bucket that is missing: needs versitygw")
     BucketStore(s3_server.settings()).put_bytes(NAME, DATA)
     for call in every_call(BucketStore(s3_server.settings(**fields)), tmp_path):
         with pytest.raises(StoreDown, match=said) as caught:
@@ -216,6 +218,8 @@ def test_a_store_killed_in_the_middle_of_a_download_leaves_no_file(
     with pytest.raises(StoreDown):
         list(chunks)
     s3_server.start()
+    if isinstance(s3_server, WeedServer):
+        pytest.skip("SeaweedFS serves no data for a while after its start: the rest needs versitygw")
 
     def kill_soon() -> None:
         wait_until(lambda: any(found.stat().st_size for found in tmp_path.iterdir()), 30, "the fetch has begun")
