@@ -114,6 +114,9 @@ def test_debian_and_wheels_built_twice_from_clean_folders_are_one_digest_and_run
             digests.add(bench.build(path).digest)
         shutil.rmtree(folder / "images/cache")
     assert len(digests) == 1
+    lock = read_lock(tmp_path / "clean-1/recipe.lock")
+    assert lock is not None
+    assert "libstdc++6" in {deb.name for deb in lock.apt}, "numpy's wheel, and many others, expect it"
     tree = extract(ImageStore(bench.settings.root).resolve("app"), tmp_path / "out")
     packages = next((tree / "usr/local/lib").glob("python3.*/dist-packages"))
     assert [path.name.partition(".")[0] for path in (packages / "greeter/__pycache__").iterdir()] == ["__init__"]

@@ -85,9 +85,9 @@ def _parse_flags(flags: dict[str, Any]) -> Recipe:
         recipe = Recipe.model_validate(value)
     except ValidationError as error:
         faults += [f"{_name_flag(fault['field'])} {fault['message']}" for fault, _ in describe_faults(error, Recipe)]
-        raise ImageInvalid.of(describe("the flags", faults)) from error
+        raise ImageInvalid.of(describe("the command line", faults)) from error
     if faults:
-        raise ImageInvalid.of(describe("the flags", faults))
+        raise ImageInvalid.of(describe("the command line", faults))
     return recipe
 
 

@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from sandfleet_worker.sandbox.image.recipe.whole import WholeRecipe
     from sandfleet_worker.sandbox.image.store import ImageStore
 
+PYTHON_PACKAGES = ("python3", "libstdc++6")
+"""What `pip` brings on Debian: Python, and the library that wheels expect of every system (PEP 600)."""
+
 
 @dataclass(frozen=True, slots=True)
 class LockChoice:
@@ -116,7 +119,7 @@ class RecipeBuilder:
             if recipe.suite:
                 self._tell(f"asking for the packages of Debian {recipe.suite}")
                 mirror = find_mirror(self._settings.debian_mirror)
-                python = ("python3",) if recipe.pip else ()
+                python = PYTHON_PACKAGES if recipe.pip else ()
                 debs = lock_debs(PrivateApt(staging, recipe.suite, mirror), (*python, *recipe.apt))
             if not recipe.pip:
                 return Lock(wanted=wanted, apt=debs)

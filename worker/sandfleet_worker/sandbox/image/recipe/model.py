@@ -136,7 +136,8 @@ class Recipe(BaseModel):
     pip: list[Annotated[str, AfterValidator(_check_pip)]] = Field(
         default=[],
         max_length=_MAX_ITEMS,
-        description="Python packages, as in a requirements file. Only wheels. On a Debian base they bring `python3`.",
+        description="Python packages, as in a requirements file. Only wheels. "
+        "On a Debian base they bring `python3` and `libstdc++6`.",
     )
     files: list[CopiedPath] = Field(default=[], max_length=_MAX_ITEMS, description="What is copied into the image.")
     env: Annotated[dict[str, str], AfterValidator(_check_env)] = Field(
