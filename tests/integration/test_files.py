@@ -12,6 +12,7 @@ from pydantic import SecretStr
 from sandfleet import ErrorCode, Fleet, Outcome, Settings
 from sandfleet_config.store.folder import FolderStore
 from sandfleet_config.store.references import References
+from sandfleet_config.store_settings import StoreSettings
 from waiting import wait_until
 
 if TYPE_CHECKING:
@@ -61,7 +62,8 @@ class Place:
 def place(stage: Stage, tmp_path: Path) -> Iterator[Place]:
     folder = tmp_path / "store"
     folder.mkdir()
-    with Fleet(Settings(redis_url=SecretStr(stage.redis_url))) as fleet:
+    store = StoreSettings(url=f"file://{folder}")
+    with Fleet(Settings(redis_url=SecretStr(stage.redis_url), store=store)) as fleet:
         yield Place(stage, folder, fleet)
 
 
@@ -109,14 +111,22 @@ def test_two_workers_fetch_an_object_once(place: Place) -> None:
 
 
 def test_a_missing_and_an_altered_object_are_refused_and_named(place: Place) -> None:
-    place.start()
-    lost, altered = hashlib.sha256(b"lost").hexdigest(), place.put(b"true")
+    lost, altered = place.put(b"lost"), place.put(b"true")
+    jobs = [
+        place.fleet.submit(
+            {"image": "busybox", "command": ["cat", "x"], "max_attempts": 1, "files": [{"path": "x", "sha256": name}]}
+        )
+        for name in (lost, altered)
+    ]
+    place.store.delete(lost)
     (path,) = list(place.folder.rglob(altered))
     path.chmod(0o600)
     path.write_bytes(b"lie!")
 
-    for name, why in ((lost, "never uploaded"), (altered, "was altered")):
-        outcome = place.run("cat x", files=[{"path": "x", "sha256": name}], max_attempts=1)
+    place.start()
+
+    for name, why, job in zip((lost, altered), ("never uploaded", "was altered"), jobs, strict=True):
+        outcome = job.outcome(timeout=60)
         assert outcome.code is ErrorCode.STORE_UNAVAILABLE
         assert name in outcome.message
         assert why in outcome.message
@@ -124,13 +134,15 @@ def test_a_missing_and_an_altered_object_are_refused_and_named(place: Place) -> 
 
 
 def test_a_store_that_is_down_makes_a_job_wait_and_then_says_so(place: Place) -> None:
-    place.start()
     name = place.put(b"data")
+    spec = {"image": "busybox", "command": ["cat", "x"], "timeout": 20, "files": [{"path": "x", "sha256": name}]}
+    hopeless = place.fleet.submit({**spec, "max_attempts": 1})
     away = place.folder.with_name("away")
     place.folder.rename(away)
     place.folder.write_text("no folder")
+    place.start()
 
-    outcome = place.run("cat x", files=[{"path": "x", "sha256": name}], max_attempts=1)
+    outcome = hopeless.outcome(timeout=60)
     assert outcome.code is ErrorCode.STORE_UNAVAILABLE
     assert "could not be fetched for 3 s" in outcome.message
 
@@ -141,11 +153,20 @@ def test_a_store_that_is_down_makes_a_job_wait_and_then_says_so(place: Place) ->
     assert "1 of 1 files are not in the store" in outcome.artifacts_lost
     assert place.find_spooled() == []
 
+
+def test_a_job_that_waits_for_the_store_starts_when_it_is_back(place: Place) -> None:
+    name = place.put(b"data")
     spec = {"image": "busybox", "command": ["cat", "x"], "timeout": 20, "files": [{"path": "x", "sha256": name}]}
     job = place.fleet.submit(spec)
+    away = place.folder.with_name("away")
+    place.folder.rename(away)
+    place.folder.write_text("no folder")
+    place.start(SANDFLEET_STORE__DEADLINE_SECONDS="60")
+
     wait_until(lambda: _state(place, job.id) == b"waiting", 20, "the job waits")
     place.folder.unlink()
     away.rename(place.folder)
+
     outcome = job.outcome(timeout=60)
     assert (outcome.code, outcome.stdout.text) == (ErrorCode.OK, "data")
     assert [attempt.charged for attempt in outcome.attempts] == [True]

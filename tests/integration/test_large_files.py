@@ -69,8 +69,10 @@ def server_env(server: S3Server) -> dict[str, str]:
 
 @pytest.fixture
 def bucket(stage: Stage) -> Iterator[Bucket]:
-    with s3_server.run_s3_server() as server, Fleet(Settings(redis_url=SecretStr(stage.redis_url))) as fleet:
-        yield Bucket(stage, server, fleet)
+    with s3_server.run_s3_server() as server:
+        settings = Settings(redis_url=SecretStr(stage.redis_url), store=server.settings())
+        with Fleet(settings) as fleet:
+            yield Bucket(stage, server, fleet)
 
 
 class Memory:

@@ -60,6 +60,7 @@ def start_worker(arguments: Sequence[str], env: dict[str, str], log: Path) -> su
     A library may read its own variables when it is imported or loaded. So a spare is for workers whose environment differs from
     its own in settings of sandfleet only.
     """
+    _spares[:] = [spare for spare in _spares if spare.process.poll() is None]  # one ends where an import fails
     spare = next((spare for spare in _spares if spare.env == _own(env)), None)
     if spare is not None:
         _spares.remove(spare)
