@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 IS_LARGE = bool(os.environ.get("TEST_STORE_LARGE"))
 MIB = 1 << 20
-SHARED_BYTES, SHARING_JOBS = (100_000_000, 1000) if IS_LARGE else (20_000_000, 60)
+SHARED_BYTES, SHARING_JOBS = (100_000_000, 1000) if IS_LARGE else (10_000_000, 30)
 FILE_BYTES, FILE_JOBS = (64 * MIB, 100) if IS_LARGE else (16 * MIB, 12)
 FLAT_BYTES = 48 * MIB
 """How much a worker may grow while files of any size pass through it."""

@@ -18,6 +18,7 @@ from sandfleet_worker.delivery.read_message import JobMessage
 from sandfleet_worker.delivery.settlement import Finish, GiveBack, PutBack, Release, Retry
 from sandfleet_worker.job_handle import JobHandle, set_current_job
 from sandfleet_worker.job_run import JobRun
+from sandfleet_worker.sandbox.process.packed_job import NO_TRANSFER
 from sandfleet_worker.tasks import Fenced, Requeued, RunTask
 
 if TYPE_CHECKING:
@@ -40,7 +41,10 @@ class Worker:
         intake = SimpleNamespace(held_claims=held, settle=self._settle, has_other_host=lambda *_: self._has_other_host)
         runner = SimpleNamespace(execute=self._execute)
         task = RunTask()
-        task.host = SimpleNamespace(name="h", worker="h.1", intake=intake, slots=None, runner=runner, abilities=self)  # type: ignore[assignment]
+        files = SimpleNamespace(prepare=lambda *_: None)  # of a job without any
+        task.host = SimpleNamespace(  # type: ignore[assignment]
+            name="h", worker="h.1", intake=intake, slots=None, runner=runner, abilities=self, files=files
+        )
         set_current_job(self.job)
         request = JobRequest(spec=SandboxSpec(image="x", **spec))
         return task.run(JobMessage("job", request=request, soft_seconds=1.0, hard_seconds=2.0))
@@ -50,8 +54,9 @@ class Worker:
         self.settled.append(how)
         return self._is_ours
 
-    def _execute(self, _: object, *, cancel: object, hooks: Any) -> Any:
+    def _execute(self, _: object, *, cancel: object, hooks: Any, transfer: object) -> Any:
         assert cancel is self.job.cancellation
+        assert transfer is NO_TRANSFER
         if isinstance(self._ending, Exception):
             raise self._ending
         hooks.start()
