@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sandfleet_config.codes import ErrorCode
 from sandfleet_config.errors import HostResources
+from sandfleet_worker.sandbox.process import supervision
 from sandfleet_worker.sandbox.process.artifacts import ArtifactPattern, CollectLimits
 from sandfleet_worker.sandbox.process.cancellation import Cancellation
 from sandfleet_worker.sandbox.start_hooks import NoHooks
@@ -107,6 +108,25 @@ def test_a_worker_that_stops_does_not_wait_for_a_collection(carry: Carry) -> Non
     carried = carry("sh", "-c", f"{LEAVE}; sleep 100", artifacts=WHEN, cancel=cancel, hooks=hooks, timeout=60)
     assert carried.outcome.code is ErrorCode.WORKER_LOST
     assert (carried.files, carried.lost) == ({}, "the sandbox had gone with the job, and its files with it")
+
+
+def test_a_sandbox_that_does_not_answer_is_killed_without_its_files(
+    carry: Carry, runner: RunscRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervision, "STOP_SECONDS", 1.0)
+    cancel = Cancellation()
+
+    def stop() -> None:
+        sentry_of(runner).suspend()
+        cancel.cancel()
+
+    class StopLater(NoHooks):
+        def start(self) -> None:
+            threading.Timer(1.5, stop).start()
+
+    carried = carry("sleep", "100", artifacts=["*"], cancel=cancel, hooks=StopLater(), timeout=60)
+    assert carried.outcome.code is ErrorCode.CANCELLED
+    assert carried.lost == "the sandbox had gone with the job, and its files with it"
 
 
 def test_files_of_a_job_that_ran_out_of_memory_are_lost_and_told(carry: Carry) -> None:
