@@ -22,7 +22,7 @@ from sandfleet.files import saving
 from sandfleet.testing import FakeFleet, WithArtifacts
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from sandfleet import JobArtifacts
@@ -75,6 +75,25 @@ def test_a_saved_file_may_be_executed_if_the_program_says_so(tmp_path: Path) -> 
         "d": "0755",
         "e": "0644",
     }
+
+
+@pytest.mark.parametrize("is_overwritten", [False, True])
+def test_a_file_has_all_its_bytes_when_it_gets_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_overwritten: bool
+) -> None:
+    sizes: list[int] = []
+    for name in ("link", "replace"):
+        publish = getattr(os, name)
+
+        def note(
+            source: str, target: str, *, src_dir_fd: int, publish: Callable[..., None] = publish, **how: Any
+        ) -> None:
+            sizes.append(os.stat(source, dir_fd=src_dir_fd).st_size)
+            publish(source, target, src_dir_fd=src_dir_fd, **how)
+
+        monkeypatch.setattr(os, name, note)
+    leave({"a": b"12345"}).save(tmp_path, overwrite=is_overwritten)
+    assert sizes == [5]
 
 
 HOSTILE = {

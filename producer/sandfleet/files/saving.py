@@ -155,7 +155,7 @@ def _new_file(parent: int, mode: int) -> Generator[tuple[str, IO[bytes]]]:
 
 
 def write_object(objects: Objects, sha256: str, size: int, file: IO[bytes], name: str) -> None:
-    """Write an object of `size` bytes to `file`, and verify it; `name` is for messages.
+    """Write an object of `size` bytes to `file`, flush and verify it; `name` is for messages.
 
     Raises:
         FileMissing: the store does not have it, or it is altered.
@@ -165,6 +165,7 @@ def write_object(objects: Objects, sha256: str, size: int, file: IO[bytes], name
         written += file.write(chunk)
         if written > size:
             break
+    file.flush()
     if written != size:
         raise FileMissing(f"{safe_name(name)}: the store has another number of bytes than {size}")
 
