@@ -26,7 +26,7 @@ from sandfleet.errors import FleetUnavailable
 from sandfleet.files.objects import Objects
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
 
     from sandfleet_config.outcome import Outcome
     from sandfleet_config.settings import Settings
@@ -63,7 +63,7 @@ class RedisChannel:
         self._publisher = Publisher(self._connections, self._capacity, settings.max_queued)
         self._outcomes = OutcomeReader(self._connections)
         self._ended = EndedReader(self._connections)
-        self._dead_letters = RedisDeadLetters(self._connections)
+        self._dead_letters = RedisDeadLetters(self._connections, self._keep_inputs)
         self._notices = Notices(self._connections)
         self._objects: _OpenObjects | None = None
         self._largest_budget: int | None = None
@@ -90,6 +90,10 @@ class RedisChannel:
                 f"{known.objects.place} was used before this process was forked, and its client does not work here:"
                 " let the child be the first to use files, or start it by spawn"
             )
+
+    def _keep_inputs(self, names: Collection[str], queue_ttl: float) -> None:
+        """Let the store keep the inputs of a job that is queued now, as long as a submit would."""
+        self.objects.keep(names, queue_ttl + self.settings.result_ttl_seconds)
 
     def publish(self, jobs: Sequence[EncodedJob], queue: str, wanted: int) -> list[Submitted]:
         """Write records and messages in one step; see `Publisher`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -14,9 +15,10 @@ from sandfleet_config.scripts import DEAD_TTL_SECONDS, MAX_DEAD_BYTES, MAX_DEAD_
 from sandfleet.channel.ended_in_queue import parse_attempts
 from sandfleet.channel.message import read_request
 from sandfleet.channel.records import DeadLetter, RunState, new_record
+from sandfleet.files.reference import list_objects
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
     from sandfleet.channel.connection import Connections
 
@@ -30,8 +32,10 @@ RECORD_GONE: Final = "gone"
 class RedisDeadLetters:
     """Reads dead letters, queues them again, drops them."""
 
-    def __init__(self, connections: Connections) -> None:
+    def __init__(self, connections: Connections, keep_inputs: Callable[[Collection[str], float], None]) -> None:
+        """`keep_inputs` lets the store keep objects for a job that is queued now, with that `queue_ttl`."""
         self._connections = connections
+        self._keep_inputs = keep_inputs
 
     def read_newest(self, limit: int) -> list[DeadLetter]:
         """Return the newest `limit`, newest first."""
@@ -85,6 +89,7 @@ class RedisDeadLetters:
         ]
 
     def _start_runs(self, runs: Sequence[tuple[str, int]]) -> list[RunState]:
+        self._keep_all([job_id for job_id, _ in runs])
         states = self._call_next_run([(job_id, run, "") for job_id, run in runs])
         gone = [at for at, state in enumerate(states) if state == RECORD_GONE]
         records = {at: self._read_lost_record(runs[at][0]) for at in gone}
@@ -93,6 +98,21 @@ class RedisDeadLetters:
         found = dict(enumerate(states)) | dict.fromkeys(gone, RunState.UNREADABLE.value)
         found |= dict(zip(readable, again, strict=True))
         return [RunState(found[at]) for at in range(len(runs))]
+
+    def _keep_all(self, job_ids: Sequence[str]) -> None:
+        """Let the store keep what these jobs need: their inputs may be about to expire."""
+        with self._connections.guard():
+            pipe = self._connections.new_pipe()
+            for job_id in job_ids:
+                pipe.hget(dead_key(job_id), "message")
+            messages: list[object] = pipe.execute(raise_on_error=False)
+        wanted: defaultdict[float, set[str]] = defaultdict(set)
+        for message in messages:
+            if isinstance(message, bytes) and (request := read_request(message)) is not None:
+                for sha256, *_ in list_objects(request.spec):
+                    wanted[request.spec.queue_ttl].add(sha256)
+        for queue_ttl, names in wanted.items():
+            self._keep_inputs(names, queue_ttl)
 
     def _call_next_run(self, jobs: Sequence[tuple[str, int, str]]) -> list[str]:
         if not jobs:

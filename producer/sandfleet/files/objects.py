@@ -90,8 +90,7 @@ class Objects:
         for ref, source in sources.items():
             self.check_size(ref.size, _name_source(source))
         if sources:
-            with self._translate(), self._guard():
-                self._keeper.keep([ref.sha256 for ref in sources], UNUSED_SECONDS)
+            self.keep([ref.sha256 for ref in sources], UNUSED_SECONDS)
             _map(self._put, list(sources.items()))
 
     def check_size(self, size: int, name: str) -> None:
@@ -114,6 +113,11 @@ class Objects:
                 self._store.put_bytes(ref.sha256, bytes(source))
             else:
                 self._store.put_file(ref.sha256, Path(source))
+
+    def keep(self, names: Collection[str], seconds: float) -> None:
+        """Let the store keep these objects for `seconds` from now at least, as far as it has them."""
+        with self._translate(), self._guard():
+            self._keeper.keep(names, seconds)
 
     def find_missing(self, names: Collection[str], seconds: float) -> Sequence[str]:
         """Return those of `names` that the store lacks; it keeps the others for `seconds` at least."""

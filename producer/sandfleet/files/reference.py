@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from sandfleet_config.files import DEFAULT_MODE, FileSpec
 from sandfleet_config.spec import Payload
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sandfleet_config.spec import SandboxSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,3 +40,12 @@ class FileRef:
     def as_stdin(self) -> Payload:
         """Return the `stdin` of a spec: the program reads these bytes."""
         return Payload(sha256=self.sha256, size=self.size)
+
+
+def list_objects(spec: SandboxSpec) -> Iterator[tuple[str, int | None, str, str]]:
+    """Yield sha256 and size of each object that `spec` needs, the field and the file that name it."""
+    for index, file in enumerate(spec.files):
+        if file.sha256 is not None:
+            yield file.sha256, file.size, f"files.{index}", file.path
+    if spec.stdin.sha256 is not None:
+        yield spec.stdin.sha256, spec.stdin.size, "stdin", "stdin"

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Final
 from sandfleet_config.errors import SpecInvalid
 from sandfleet_config.wire import MAX_REPORTED_FAULTS
 
+from sandfleet.files.reference import list_objects
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from sandfleet_config.spec import SandboxSpec
 
@@ -47,7 +49,7 @@ class RequiredObjects:
         """
         seconds = spec.queue_ttl + self._result_ttl_seconds + RENEWED_SECONDS
         until = time.monotonic() + seconds
-        for sha256, size, field, name in _list_objects(spec):
+        for sha256, size, field, name in list_objects(spec):
             if size:
                 self._open_objects().check_size(size, name)
             if self._kept_until.get(sha256, 0.0) < until - RENEWED_SECONDS:
@@ -97,12 +99,3 @@ class RequiredObjects:
         for sha256 in missing:
             self._kept_until.pop(sha256, None)
         return SpecInvalid.of(text + more, errors=faults)
-
-
-def _list_objects(spec: SandboxSpec) -> Iterator[tuple[str, int | None, str, str]]:
-    """Yield sha256 and size of each object that `spec` needs, the field and the file that name it."""
-    for index, file in enumerate(spec.files):
-        if file.sha256 is not None:
-            yield file.sha256, file.size, f"files.{index}", file.path
-    if spec.stdin.sha256 is not None:
-        yield spec.stdin.sha256, spec.stdin.size, "stdin", "stdin"
