@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Final, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from sandfleet_config.bounds import MAX_PATH_BYTES, refuse_longer
@@ -25,6 +25,7 @@ MAX_ARTIFACT_PATTERNS: Final = 64
 MAX_DATASETS: Final = 16
 DEFAULT_MODE: Final = "0644"
 MAX_MODE: Final = 0o777
+MAX_FILE_NAME_BYTES: Final = 255
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="In hex.")]
@@ -75,9 +76,12 @@ class Payload(Content):
         return self
 
 
-def _read_mode(value: object) -> object:
-    """Read ``"755"`` and ``0o755`` as ``"0755"``; refuse a mode outside 0000 to 0777."""
-    if isinstance(value, int) and not isinstance(value, bool):
+def _read_mode(value: object, info: ValidationInfo) -> object:
+    """Read ``"755"`` and ``0o755`` as ``"0755"``; refuse a mode outside 0000 to 0777.
+
+    A number in JSON is refused: it is decimal, and 444 would be the mode 0674.
+    """
+    if isinstance(value, int) and not isinstance(value, bool) and info.mode != "json":
         number = value
     elif isinstance(value, str) and re.fullmatch(r"(0o)?[0-7]{3,4}", value):
         number = int(value.removeprefix("0o"), 8)
@@ -92,9 +96,9 @@ def _read_mode(value: object) -> object:
 def resolve_path(value: str) -> str:
     """Return `value` as an absolute path without ``.``; a relative one begins in `WORK_FOLDER`.
 
-    Refuse ``..``, a folder's name with a slash at its end, and a path that is too long.
+    Refuse ``..``, a path that ends as only a folder's does, and a path that is too long.
     """
-    if not value or value.endswith("/"):
+    if value.rpartition("/")[2] in {"", "."}:
         msg = "must be the path of a file"
         raise PydanticCustomError("file_path", msg)
     if ".." in value.split("/"):
@@ -105,9 +109,18 @@ def resolve_path(value: str) -> str:
     return "/" + path.lstrip("/")
 
 
+def _resolve_file(value: str) -> str:
+    """Do what `resolve_path` does, and refuse a name that no file system takes."""
+    path = resolve_path(value)
+    if any(len(name.encode()) > MAX_FILE_NAME_BYTES for name in path.split("/")):
+        msg = "a file or folder in it has a name of more than {most} bytes"
+        raise PydanticCustomError("file_path", msg, {"most": MAX_FILE_NAME_BYTES})
+    return path
+
+
 def _resolve_glob(value: str) -> str:
-    """Return `value` as an absolute pattern below `WORK_FOLDER`."""
-    pattern = resolve_path(value)
+    """Return `value` as an absolute pattern below `WORK_FOLDER`; a slash at its end means all below."""
+    pattern = resolve_path(f"{value}**" if value.endswith("/") else value)
     if not pattern.startswith(f"{WORK_FOLDER}/"):
         msg = "artifacts are collected from {folder} only: write the files there"
         raise PydanticCustomError("artifact_glob", msg, {"folder": WORK_FOLDER})
@@ -117,7 +130,7 @@ def _resolve_glob(value: str) -> str:
 class FileSpec(ContractModel):
     """A file that is in the sandbox before the program starts. It belongs to the job's user."""
 
-    path: Annotated[Text, AfterValidator(resolve_path)] = Field(
+    path: Annotated[Text, AfterValidator(_resolve_file)] = Field(
         description="Inside a writable folder; relative paths begin in `/work`. Missing folders are made."
     )
     content: Content | None = Field(default=None, description="The bytes; or give `sha256`.")
@@ -175,7 +188,7 @@ class ArtifactSpec(ContractModel):
     """Files that are collected after the program's end. A plain string is its `glob`."""
 
     glob: Annotated[Text, AfterValidator(_resolve_glob)] = Field(
-        description="Of files below `/work`. `*` stays within a folder, `**` goes through all."
+        description="Of files below `/work`. `*` stays within a folder, `**` goes through all; `out/` is all below."
     )
     max_bytes: Bytes = Field(default=0, description="Of one file; zero is the host's ceiling.")
     when: Literal["always", "ok", "failed"] = Field(
@@ -190,18 +203,25 @@ class ArtifactSpec(ContractModel):
 
 def _check_files(value: Sequence[FileSpec]) -> Sequence[FileSpec]:
     """Refuse two files with one path, and a file that is another one's folder."""
-    paths = {file.path for file in value}
-    if len(paths) < len(value):
-        msg = "two files have the same path"
-        raise PydanticCustomError("file_paths", msg)
+    paths: set[str] = set()
+    for path in (file.path for file in value):
+        if path in paths:
+            msg = "two files have the same path: {path}"
+            raise PydanticCustomError("file_paths", msg, {"path": _show(path)})
+        paths.add(path)
     for path in paths:
         folder = posixpath.dirname(path)
         while folder != "/":
             if folder in paths:
-                msg = "the path of one file is the folder of another"
-                raise PydanticCustomError("file_paths", msg)
+                msg = "the path of one file is the folder of another: {folder}"
+                raise PydanticCustomError("file_paths", msg, {"folder": _show(folder)})
             folder = posixpath.dirname(folder)
     return value
+
+
+def _show(path: str) -> str:
+    """Return the beginning of a path for a message, with control characters escaped."""
+    return ascii(path[:200])[1:-1]
 
 
 def _check_datasets(value: Sequence[DatasetSpec]) -> Sequence[DatasetSpec]:

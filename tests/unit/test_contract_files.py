@@ -65,6 +65,9 @@ def test_a_relative_path_begins_in_work(typed: str, path: str) -> None:
         ([{"path": "a/../b", "content": ""}], r"files.0.path: must not contain \.\."),
         ([{"path": "a/", "content": ""}], "must be the path of a file"),
         ([{"path": "", "content": ""}], "must be the path of a file"),
+        ([{"path": ".", "content": ""}], "must be the path of a file"),
+        ([{"path": "/tmp/.", "content": ""}], "must be the path of a file"),
+        ([{"path": "a/" + "é" * 128, "content": ""}], "a name of more than 255 bytes"),
         ([{"path": "a\0", "content": ""}], "must not contain a NUL character"),
         ([{"path": "a" * 5000, "content": ""}], "a path can be no longer"),
         ([{"path": "a"}], "give the file's content, or the sha256"),
@@ -73,8 +76,8 @@ def test_a_relative_path_begins_in_work(typed: str, path: str) -> None:
         ([{"path": "a", "content": "", "mode": 644}], "octal mode"),
         ([{"path": "a", "content": "", "mode": "4755"}], "octal mode"),
         ([{"path": "a", "content": "", "mode": True}], "octal mode"),
-        ([{"path": "a", "content": ""}, {"path": "/work/a", "content": ""}], "two files have the same path"),
-        ([{"path": "a", "content": ""}, {"path": "a/b", "content": ""}], "the folder of another"),
+        ([{"path": "a", "content": ""}, {"path": "/work/a", "content": ""}], "two files have the same path: /work/a$"),
+        ([{"path": "a", "content": ""}, {"path": "a/b", "content": ""}], "the folder of another: /work/a$"),
         ([{"path": str(number), "content": ""} for number in range(MAX_FILES + 1)], f"the limit is {MAX_FILES}"),
         ("a", "must be a list"),
     ],
@@ -86,6 +89,13 @@ def test_a_faulty_file_is_refused(files: Any, why: str) -> None:
 @each_row(("typed", "mode"), [("755", "0755"), ("0755", "0755"), (0o755, "0755"), ("0o600", "0600"), (0, "0000")])
 def test_a_mode_is_octal(typed: Any, mode: str) -> None:
     assert spec_of(files=[{"path": "a", "content": "", "mode": typed}]).files[0].mode == mode
+
+
+def test_a_mode_that_is_a_number_in_json_is_refused() -> None:
+    """It is decimal: 444 would be 0674."""
+    text = json.dumps({"contract": 4, "spec": {"image": "x", "files": [{"path": "a", "content": "", "mode": 444}]}})
+    with pytest.raises(SpecInvalid, match=r"files\.0\.mode: must be an octal mode"):
+        decode_job(text)
 
 
 def test_the_fingerprint_is_the_same_in_the_spec_and_in_the_store() -> None:
@@ -122,6 +132,7 @@ def test_a_fingerprint_of_an_earlier_release_stays_valid() -> None:
     ("artifact", "glob", "when"),
     [
         ("out/**/*.png", "/work/out/**/*.png", "always"),
+        ("out/", "/work/out/**", "always"),
         ({"glob": "/work/a", "when": "ok", "max_bytes": "1MiB"}, "/work/a", "ok"),
     ],
 )

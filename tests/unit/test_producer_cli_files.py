@@ -180,6 +180,7 @@ def test_every_fault_of_local_files_is_told_before_the_first_job_is_queued(
         {"image": "x", "files": [{"from": "none"}, {"from": "a", "content": "c"}, {"from": 3}], "timeout": -1},
         {"image": "x", "files": [{"from": "src", "mode": "0755"}], "stdin": {"from": "a", "data": "x"}},
         {"image": "x", "files": [{"from": "a"}, {"from": "a"}]},
+        {"image": "x", "files": [{"from": "a", "mode": 444}, {"path": "b", "content": "", "mode": 444}]},
         {"image": "x", "files": [{"from": "a"}]},
     ]
     (tmp_path / "jobs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -193,8 +194,10 @@ def test_every_fault_of_local_files_is_told_before_the_first_job_is_queued(
         "line 1: SPEC_INVALID: timeout: ",
         "line 2: SPEC_INVALID: files.0.from: mode cannot be given for a folder",
         "line 2: SPEC_INVALID: stdin.from: cannot stand beside 'data'",
-        "line 3: SPEC_INVALID: files: two files have the same path",
-        "nothing was queued: 3 of 4 lines are faulty",
+        "line 3: SPEC_INVALID: files: two files have the same path: /work/a",
+        "line 4: SPEC_INVALID: files.0.mode: must be text",
+        "line 4: SPEC_INVALID: files.1.mode: must be text",
+        "nothing was queued: 4 of 5 lines are faulty",
     ):
         assert fault in told
     assert not fleet.specs

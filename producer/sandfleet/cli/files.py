@@ -157,6 +157,10 @@ class LineFiles:
         if isinstance(files, list):
             resolved: list[object] = []
             for index, entry in enumerate(cast("list[object]", files)):
+                if _has_number_as_mode(entry):
+                    message = 'must be text, such as "0755": a number in JSON is decimal'
+                    faults.append({"field": f"files.{index}.mode", "message": message})
+                    continue
                 try:
                     resolved += self._resolve_file(entry)
                 except (OSError, SpecInvalid) as error:
@@ -198,6 +202,10 @@ class LineFiles:
 def _with_from(entry: object) -> Mapping[str, Any] | None:
     """Return an entry that has ``from``, else None."""
     return cast("Mapping[str, Any]", entry) if isinstance(entry, dict) and FROM in entry else None
+
+
+def _has_number_as_mode(entry: object) -> bool:
+    return isinstance(entry, dict) and type(cast("Mapping[str, object]", entry).get("mode")) is int
 
 
 def _describe_entry(error: OSError | SpecInvalid) -> str:
