@@ -33,7 +33,7 @@ from sandfleet_config.store.verified import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Generator, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
     from datetime import datetime
     from pathlib import Path
 
@@ -73,7 +73,7 @@ class BucketStore:
         """Return the kind and the place."""
         return f"BucketStore({self.name!r})"
 
-    def put_file(self, sha256: str, path: Path) -> bool:
+    def put_file(self, sha256: str, path: Path, check: Callable[[], None] | None = None) -> bool:
         """Upload the file `path`; see `ObjectStore.put_file`."""
         check_sha256(sha256)
         with path.open("rb") as file:
@@ -83,7 +83,7 @@ class BucketStore:
             if self._has(sha256, size):
                 return False
             part_bytes = max(SINGLE_BYTES, -(-size // MAX_PARTS))
-            return self._put_parts(sha256, read_checked_file(sha256, file, size), part_bytes)
+            return self._put_parts(sha256, read_checked_file(sha256, file, size, check), part_bytes)
 
     def put_bytes(self, sha256: str, data: bytes) -> bool:
         """Upload `data`; see `ObjectStore.put_bytes`."""

@@ -29,7 +29,7 @@ from sandfleet_config.store.verified import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Generator, Iterable, Iterator
+    from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 
 FAN_OUT: Final = 2
 """Digits of a name that name its folder: 256 folders."""
@@ -58,12 +58,12 @@ class FolderStore:
         """Return the kind and the folder."""
         return f"FolderStore({str(self._root)!r})"
 
-    def put_file(self, sha256: str, path: Path) -> bool:
+    def put_file(self, sha256: str, path: Path, check: Callable[[], None] | None = None) -> bool:
         """Copy the file `path`; see `ObjectStore.put_file`."""
         check_sha256(sha256)
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
-            return self._put(sha256, size, read_checked_file(sha256, file, size))
+            return self._put(sha256, size, read_checked_file(sha256, file, size, check))
 
     def put_bytes(self, sha256: str, data: bytes) -> bool:
         """Write `data`; see `ObjectStore.put_bytes`."""

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Callable, Collection, Iterator
     from datetime import datetime
     from pathlib import Path
 
@@ -105,11 +105,12 @@ class ObjectStore(Protocol):
         """The size of the largest object that fits, in bytes; None: no bound of ours."""
         ...
 
-    def put_file(self, sha256: str, path: Path) -> bool:
+    def put_file(self, sha256: str, path: Path, check: Callable[[], None] | None = None) -> bool:
         """Upload the file `path`; memory does not grow with its size.
 
         Returns True if this call wrote the object, False if it was there. The object is visible
-        only when it is complete.
+        only when it is complete. `check` is called between the chunks of a large file; what it raises
+        ends the upload.
 
         Raises:
             ObjectDamaged: the file has another SHA-256 (it changed meanwhile), and nothing was

@@ -29,7 +29,7 @@ from sandfleet_config.store.verified import (
 from sandfleet_config.units import format_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Generator, Iterator
+    from collections.abc import Callable, Collection, Generator, Iterator
     from pathlib import Path
 
 MAX_OBJECT_BYTES: Final = 1 << 20
@@ -61,7 +61,7 @@ class RedisStore:
         """Return the kind and the bound; the client's own text would have its password."""
         return f"RedisStore(max_bytes={self._max_bytes})"
 
-    def put_file(self, sha256: str, path: Path) -> bool:
+    def put_file(self, sha256: str, path: Path, check: Callable[[], None] | None = None) -> bool:  # noqa: ARG002  its files are small
         """Upload the file `path`; see `ObjectStore.put_file`."""
         check_sha256(sha256)
         with path.open("rb") as file:

@@ -25,17 +25,22 @@ def check_bytes(sha256: str, data: bytes) -> None:
         raise ObjectDamaged(msg, sha256)
 
 
-def read_checked_file(sha256: str, file: BinaryIO, size: int, chunk_bytes: int = CHUNK_BYTES) -> Iterator[bytes]:
+def read_checked_file(
+    sha256: str, file: BinaryIO, size: int, check: Callable[[], None] | None = None
+) -> Iterator[bytes]:
     """Yield an open file of `size` bytes in chunks; its last chunk only if all of it has that SHA-256.
 
-    So an uploader that stops at an error never completes a wrong object.
+    So an uploader that stops at an error never completes a wrong object. `check` is called before each
+    chunk; what it raises ends the upload.
 
     Raises:
         ObjectDamaged: the file has another SHA-256 or another size by now.
     """
     digest, left = hashlib.sha256(), size
     while True:
-        chunk = file.read(chunk_bytes)
+        if check is not None:
+            check()
+        chunk = file.read(CHUNK_BYTES)
         digest.update(chunk)
         left -= len(chunk)
         if left <= 0 or not chunk:

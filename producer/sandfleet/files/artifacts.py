@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import tempfile
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final, overload
@@ -14,6 +13,7 @@ from sandfleet_config.files import WORK_FOLDER
 from sandfleet_config.queues import JOB_ID
 
 from sandfleet.errors import ArtifactsNotSaved, FileMissing
+from sandfleet.files.parallel import open_pool
 from sandfleet.files.saving import NotSaved, save_artifact, write_object
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from sandfleet.files.objects import Objects
 
-THREADS: Final = 8
 MEMORY_BYTES: Final = 8 << 20
 """An opened artifact up to this size is in memory, a larger one in a temporary file."""
 
@@ -143,17 +142,13 @@ def _save_all(
     saved: list[Path] = []
     refused: dict[str, str] = {}
     save = partial(save_artifact, objects, folder=folder, below=below, overwrite=overwrite)
-    with ThreadPoolExecutor(min(THREADS, len(artifacts)), "sandfleet-save") as pool:
-        calls = [(artifact, pool.submit(save, artifact)) for artifact in artifacts]
-        try:
-            for artifact, call in calls:
-                try:
-                    saved.append(call.result())
-                except (NotSaved, FileMissing) as error:
-                    refused[artifact.path] = str(error)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    with open_pool(len(artifacts), "sandfleet-save") as (pool, check):
+        calls = [(artifact, pool.submit(save, artifact, check)) for artifact in artifacts]
+        for artifact, call in calls:
+            try:
+                saved.append(call.result())
+            except (NotSaved, FileMissing) as error:
+                refused[artifact.path] = str(error)
     if refused:
         raise ArtifactsNotSaved(refused, saved)
     return saved

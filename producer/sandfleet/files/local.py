@@ -17,6 +17,8 @@ from sandfleet.files.reference import FileRef
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from sandfleet.files.parallel import Check
+
 CHUNK_BYTES: Final = 1 << 20
 EXECUTABLE_MODE: Final = "0755"
 
@@ -48,8 +50,10 @@ def open_regular(path: Path) -> BinaryIO:
     return os.fdopen(descriptor, "rb")
 
 
-def hash_file(path: Path) -> FileRef:
+def hash_file(path: Path, check: Check | None = None) -> FileRef:
     """Return SHA-256 and size of a local file; memory does not grow with its size.
+
+    `check` is called before each chunk; what it raises ends the reading.
 
     Raises:
         OSError, SpecInvalid: as `open_regular`.
@@ -57,6 +61,8 @@ def hash_file(path: Path) -> FileRef:
     digest, size = hashlib.sha256(), 0
     with open_regular(path) as file:
         while chunk := file.read(CHUNK_BYTES):
+            if check is not None:
+                check()
             digest.update(chunk)
             size += len(chunk)
     return FileRef(digest.hexdigest(), size)
@@ -93,7 +99,7 @@ def find_files(folder: Path, path: str) -> list[LocalFile]:
             continue
         found.append(find_file(source, f"{path.rstrip('/')}/{name}"))
         if len(found) > MAX_FILES:
-            raise _refuse([f"{folder}: has more than {MAX_FILES} files; pack them into one archive, or use a dataset"])
+            raise _refuse([f"{folder}: has more than {MAX_FILES} files; pack them into one archive"])
     if faults:
         raise _refuse(faults)
     if not found:

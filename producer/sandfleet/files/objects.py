@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, wait
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, TypeVar
@@ -20,6 +20,7 @@ from sandfleet_config.units import format_bytes
 
 from sandfleet.errors import FileMissing, FleetUnavailable, safe_name
 from sandfleet.files.local import hash_file
+from sandfleet.files.parallel import open_pool
 from sandfleet.files.reference import FileRef
 
 if TYPE_CHECKING:
@@ -28,12 +29,13 @@ if TYPE_CHECKING:
 
     from sandfleet_config.store.protocol import ObjectStore
 
+    from sandfleet.files.parallel import Check
+
 Source: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview
 """A local path, or the bytes themselves."""
 T = TypeVar("T")
 R = TypeVar("R")
 
-THREADS: Final = 8
 UNUSED_SECONDS: Final = 86400.0
 """How long an uploaded object is kept before the first job refers to it."""
 
@@ -73,7 +75,7 @@ class Objects:
         return self._store.max_object_bytes
 
     def upload_all(self, sources: Iterable[Source]) -> list[FileRef]:
-        """Upload files and bytes, those that the store lacks, `THREADS` at a time; return them in order.
+        """Upload files and bytes, those that the store lacks, 8 at a time; return them in order.
 
         Raises:
             OSError: a file cannot be read.
@@ -106,13 +108,13 @@ class Objects:
                 " give the fleet a larger store (SANDFLEET_STORE__URL), or put the file into the image"
             )
 
-    def _put(self, item: tuple[FileRef, Source]) -> None:
+    def _put(self, item: tuple[FileRef, Source], check: Check) -> None:
         ref, source = item
         with self._translate(_name_source(source)):
             if isinstance(source, bytes | bytearray | memoryview):
                 self._store.put_bytes(ref.sha256, bytes(source))
             else:
-                self._store.put_file(ref.sha256, Path(source))
+                self._store.put_file(ref.sha256, Path(source), check)
 
     def keep(self, names: Collection[str], seconds: float) -> None:
         """Let the store keep these objects for `seconds` from now at least, as far as it has them."""
@@ -147,7 +149,7 @@ class Objects:
         try:
             yield
         except StoreError as error:
-            message = f"{name}: {error}" if name else str(error)
+            message = f"{safe_name(name)}: {error}" if name else str(error)
             match error:
                 case ObjectTooLarge():
                     raise SpecTooLarge.of(message) from None
@@ -157,24 +159,23 @@ class Objects:
                     raise FleetUnavailable(message) from error
 
 
-def _hash(source: Source) -> FileRef:
+def _hash(source: Source, check: Check) -> FileRef:
     if isinstance(source, bytes | bytearray | memoryview):
         return FileRef(hashlib.sha256(source).hexdigest(), memoryview(source).nbytes)
-    return hash_file(Path(source))
+    return hash_file(Path(source), check)
 
 
 def _name_source(source: Source) -> str:
     return "the content" if isinstance(source, bytes | bytearray | memoryview) else os.fspath(source)
 
 
-def _map(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
-    """Call `function` with each item, `THREADS` at a time; after an error begin no more."""
-    if len(items) < 2:  # noqa: PLR2004  no thread for one
-        return [function(item) for item in items]
-    with ThreadPoolExecutor(min(THREADS, len(items)), "sandfleet-upload") as pool:
-        calls = [pool.submit(function, item) for item in items]
-        try:
-            return [call.result() for call in calls]
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+def _map(function: Callable[[T, Check], R], items: Sequence[T]) -> list[R]:
+    """Call `function` with each item, 8 at a time."""
+    if not items:
+        return []
+    with open_pool(len(items), "sandfleet-upload") as (pool, check):
+        calls = [pool.submit(function, item, check) for item in items]
+        done, _ = wait(calls, return_when=FIRST_EXCEPTION)
+        for call in done:
+            call.result()  # raises the error of one, if any, without waiting for those before it
+        return [call.result() for call in calls]

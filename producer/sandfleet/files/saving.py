@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from sandfleet_config.outcome import Artifact
 
     from sandfleet.files.objects import Objects
+    from sandfleet.files.parallel import Check
 
 MAX_PART_BYTES: Final = 255
 CHUNK_BYTES: Final = 1 << 20
@@ -62,11 +63,12 @@ def find_name_fault(path: str) -> str:
 
 
 def save_artifact(
-    objects: Objects, artifact: Artifact, *, folder: Path, below: str = "", overwrite: bool = False
+    objects: Objects, artifact: Artifact, check: Check, *, folder: Path, below: str = "", overwrite: bool = False
 ) -> Path:
     """Save one artifact in `folder`, which exists, or in its folder `below`; return its path.
 
-    A file that is there with the same bytes is left as it is.
+    A file that is there with the same bytes is left as it is. `check` is called before each chunk; what
+    it raises ends the transfer, and leaves nothing.
 
     Raises:
         NotSaved: its name is not safe, a link or a folder is in its way, or another file is there.
@@ -82,7 +84,7 @@ def save_artifact(
         if not overwrite and _is_there(parent, name, artifact):
             return folder / path
         with _new_file(parent, _mode_of(artifact)) as (temporary, file):
-            write_object(objects, artifact.sha256, artifact.size, file, artifact.path)
+            write_object(objects, artifact.sha256, artifact.size, file, artifact.path, check=check)
             _publish(temporary, name, parent, overwrite=overwrite)
     return folder / path
 
@@ -154,7 +156,9 @@ def _new_file(parent: int, mode: int) -> Generator[tuple[str, IO[bytes]]]:
             os.unlink(name, dir_fd=parent)
 
 
-def write_object(objects: Objects, sha256: str, size: int, file: IO[bytes], name: str) -> None:
+def write_object(
+    objects: Objects, sha256: str, size: int, file: IO[bytes], name: str, *, check: Check | None = None
+) -> None:
     """Write an object of `size` bytes to `file`, flush and verify it; `name` is for messages.
 
     Raises:
@@ -162,6 +166,8 @@ def write_object(objects: Objects, sha256: str, size: int, file: IO[bytes], name
     """
     written = 0
     for chunk in objects.read(sha256, name):
+        if check is not None:
+            check()
         written += file.write(chunk)
         if written > size:
             break

@@ -13,7 +13,7 @@ from sandfleet_config.store.protocol import CHUNK_BYTES, ObjectDamaged, ObjectIn
 from sandfleet.files.objects import Objects
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Callable, Collection, Iterator
     from pathlib import Path
 
 NAME: Final = "the store in memory"
@@ -37,7 +37,7 @@ class FakeStore:
         """Return the producer's view of this store."""
         return Objects(self, self, nullcontext)
 
-    def put_file(self, sha256: str, path: Path) -> bool:
+    def put_file(self, sha256: str, path: Path, check: Callable[[], None] | None = None) -> bool:  # noqa: ARG002  as in `ObjectStore`
         """Keep the bytes of a file."""
         return self.put_bytes(sha256, path.read_bytes())
 
