@@ -153,7 +153,7 @@ class FileSpec(ContractModel):
 
 
 class DatasetSpec(ContractModel):
-    """A read-only folder that many jobs share, by its name or by its digest."""
+    """A read-only folder that many jobs share, by its name or by its digest. No host can do it yet."""
 
     name: str = Field(default="", description="Of a dataset that the host has.")
     sha256: Sha256 | None = Field(default=None, description="Digest of a dataset, instead of `name` or with it.")

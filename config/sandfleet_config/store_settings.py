@@ -34,7 +34,7 @@ class FilesSettings(Section):
 
 
 class StoreSettings(Section):
-    """Where larger objects are: files of jobs, artifacts, shared images."""
+    """Where larger objects are: files of jobs, artifacts."""
 
     url: str = Field(
         default="",

@@ -1,7 +1,8 @@
 """Move contents that are too large to travel in a spec into the store.
 
 A content of a file, or stdin, travels in the spec while it is small: the job then needs no store, and
-a host fetches nothing. What is moved has the same fingerprint, so the job stays the same job.
+a host fetches nothing. A file that is moved has the same fingerprint, so the job stays the same job. A
+moved stdin has another one: released fingerprints are of its text.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 MAX_INLINE_CHARS: Final = 32 * 1024
 """The contents of all files of a job that travel in its spec, as encoded: more would fill Redis with copies."""
 LEAST_MOVED_CHARS: Final = 1024
-"""A shorter content always travels: its reference is hardly shorter."""
+"""A spec that is too large gains nothing from moving a shorter content: its reference is hardly shorter."""
 
 
 class Contents:
