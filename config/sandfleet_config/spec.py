@@ -117,7 +117,7 @@ class OutputSpec(ContractModel):
     )
     on_limit: Literal["truncate", "kill"] = "truncate"
     store: bool = Field(
-        default=False, description="Keep what goes past `max_bytes` in the store, up to the host's ceiling."
+        default=False, description="Keep a stream that goes past `max_bytes` whole in the store, to the host's ceiling."
     )
 
 

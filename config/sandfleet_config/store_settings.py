@@ -106,10 +106,10 @@ class StoreSettings(Section):
         }
         wanted["gs"] = (self.secret_access_key, self.secret_access_key)
         if not all(secret.get_secret_value() for secret in wanted.get(self.scheme, ())):
-            msg = (
-                f"{self.scheme}:// needs SANDFLEET_STORE__ACCESS_KEY_ID and SANDFLEET_STORE__SECRET_ACCESS_KEY;"
-                " credentials are taken from nowhere else"
-            )
+            names = "SANDFLEET_STORE__SECRET_ACCESS_KEY"
+            if self.scheme != "gs":
+                names = f"SANDFLEET_STORE__ACCESS_KEY_ID and {names}"
+            msg = f"{self.scheme}:// needs {names}; credentials are taken from nowhere else"
             raise ValueError(msg)
         return self
 

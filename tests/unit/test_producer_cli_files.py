@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 from cli_fleet import end, new_use
@@ -229,3 +229,16 @@ def test_show_prints_files_artifacts_and_what_was_lost(use: Use, capfd: Capture)
     ):
         assert f"{line}\n" in out
     assert "\x1b" not in out
+
+
+def test_an_interrupted_wait_says_how_to_save_the_other_artifacts(
+    use: Use, monkeypatch: Patch, tmp_path: Path, capfd: Capture
+) -> None:
+    def interrupt(*_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    fleet = use(lambda _: WithArtifacts(END, {"out": b"x"}))
+    (tmp_path / "jobs.jsonl").write_text('{"image": "x"}\n')
+    monkeypatch.setattr(fleet.store, "read", interrupt)
+    assert main(["submit", "jobs.jsonl", "--batch", "b", "--wait", "--save", "r"]) == 130
+    assert "to save the others later: sandfleet artifacts --batch b --save r\n" in capfd.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,6 +112,9 @@ def submit_specs(
                 status, counts = wait_for_jobs(fleet, list(handles), results, batch=options.batch, is_listed=False)
                 status = status or (0 if saver.is_complete else SOME_NOT_OK)
     saver.sum_up()
+    if status == INTERRUPTED and options.save is not None:
+        which = f"--batch {shlex.quote(options.batch)}" if options.batch else "ID"
+        note(f"to save the others later: sandfleet artifacts {which} --save {shlex.quote(options.save)}")
     if is_json:
         told = {"batch": options.batch, "job_ids": [job.id for job in handles]}
         codes = {"codes": {code.value: count for code, count in counts.items()}}
