@@ -1,7 +1,6 @@
 """Supervise one running sandbox until it is gone.
 
-Feed it, read outputs and init's reports, keep the deadlines, kill. One thread and one poller wait
-for all of it; nothing is polled.
+Feed it, read outputs and init's reports, keep the deadlines, kill: one thread, with one poller.
 
 Invariant: the status pipe is read once more before any kill or TERM of ours, so that a job which
 had already ended is never called killed.
@@ -18,7 +17,14 @@ from typing import TYPE_CHECKING, Literal
 from sandfleet_config.codes import Category, ErrorCode
 from sandfleet_config.units import format_bytes
 
-from sandfleet_worker.sandbox.process.deadlines import FILES_SECONDS, STOP_SECONDS, Deadline, Deadlines, new_kill
+from sandfleet_worker.sandbox.process.deadlines import (
+    FILES_SECONDS,
+    STOP_SECONDS,
+    Deadline,
+    Deadlines,
+    is_met,
+    new_kill,
+)
 from sandfleet_worker.sandbox.process.facts import Clock, Kill
 from sandfleet_worker.sandbox.process.feeding import Feeding
 from sandfleet_worker.sandbox.process.init_job import END_PROCESSES, TERMINATE
@@ -197,7 +203,7 @@ class Supervision:
         self._read_status()
         if name is Deadline.STOP and not self.is_held:
             self._end_all()
-        if not self._is_live:
+        if not self._is_live or is_met(name, self.clock):
             return
         if name is Deadline.SOFT:
             self.timed_out = "soft"
@@ -263,6 +269,7 @@ class Supervision:
         if self._is_collected and not is_over:
             self._deadlines.clear()
             self.is_held = True
+            self.outputs.read_rest()  # how much the program wrote is a part of how it ended
             return
         self._deadlines.set_only(Deadline.END, now + END_DEADLINE_SECONDS)
         # All output of the program is in the pipes: its writes were the host's. Its background
