@@ -137,7 +137,7 @@ class Puller:
         seconds = time.monotonic() - began
         extra = {"action": "image_pulled", "image": str(name), "seconds": round(seconds, 3)}
         log.info("image %s was pulled in %.1f s, %d bytes", name, seconds, image.size_bytes, extra=extra)
-        self._cache.shrink()
+        self._cache.shrink(but=image.digest)  # whoever asked for it does not hold it yet
         return image
 
     def _build(self, name: RegistryName, staging: StagingFolder, deadline: float, check: Callable[[], None]) -> Image:
