@@ -37,6 +37,8 @@ MAX_DEPTH: Final = 64
 """The deepest folder that init lists, counted from the first one that it opens."""
 GONE: Final = "the sandbox had gone with the job, and its files with it"
 GONE_FOR_MEMORY: Final = f"{GONE}: it ran out of memory"
+MAX_NAMES_BYTES: Final = 16 << 20
+"""How long the paths that patterns name may be together; they are all held in memory at once."""
 SHOWN_LOSSES: Final = 5
 SHOWN_CHARS: Final = 100
 ENTRIES_BETWEEN_CHECKS: Final = 64
@@ -137,7 +139,7 @@ def _find(
         folders.setdefault(glob.folder, []).append((glob, most))
     found: dict[str, int] = {}
     noted: set[str] = set()
-    left = request.limits.max_entries
+    left, room = request.limits.max_entries, MAX_NAMES_BYTES
     for folder, globs in folders.items():
         for entry in _list(channel, folder, globs, left):
             left -= 1
@@ -145,11 +147,18 @@ def _find(
                 channel.check()
             path = "/".join(filter(None, (folder, os.fsdecode(entry.path))))
             why, allowed = _judge(entry, path, globs, request.limits.max_entries)
+            if room > 0 and (why or allowed is not None):
+                room -= len(entry.path)
+            if room <= 0:
+                continue
             if why and path not in noted:
                 noted.add(path)
                 losses.note(path or WORK_FOLDER, why)
             elif allowed is not None:
                 found[path] = max(allowed, found.get(path, 0))
+    if room <= 0:
+        bound = format_bytes(MAX_NAMES_BYTES)
+        losses.note("", f"the paths of the files take more than {bound}; the others were not looked at")
     return dict(sorted(found.items()))
 
 
