@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import unicodedata
+import re
 from typing import TYPE_CHECKING, Final
 
 from sandfleet_config.errors import SandboxError
@@ -39,12 +39,17 @@ GONE: Final = "the sandbox had gone with the job, and its files with it"
 GONE_FOR_MEMORY: Final = f"{GONE}: it ran out of memory"
 MAX_NAMES_BYTES: Final = 16 << 20
 """How long the paths that patterns name may be together; they are all held in memory at once."""
+MAX_TOLD_BYTES: Final = 1 << 20
+"""How long the paths of the files that come may be together: the outcome lists them all, in Redis."""
 SHOWN_LOSSES: Final = 5
 SHOWN_CHARS: Final = 100
 ENTRIES_BETWEEN_CHECKS: Final = 64
 _KINDS: Final = {1: "a fifo", 2: "a device", 6: "a device", 10: "a symbolic link", 12: "a socket"}
-_BIDI: Final = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-_UNSAFE_CATEGORIES: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
+# Unicode's categories Cc, Cs, Zl and Zp, and the marks of its bidirectional algorithm (UAX #9). As a regular
+# expression, since a job may leave names of many megabytes.
+_UNSAFE: Final = re.compile(
+    "[\\x00-\\x1f\\x7f-\\x9f\\ud800-\\udfff\\u2028\\u2029\\u061c\\u200e\\u200f\\u202a-\\u202e\\u2066-\\u2069]"
+)
 
 
 class Losses:
@@ -76,7 +81,7 @@ def is_plain_name(path: str) -> bool:
 
     Such names could forge lines of a terminal or a log wherever the outcome is shown.
     """
-    return not any(char in _BIDI or unicodedata.category(char) in _UNSAFE_CATEGORIES for char in path)
+    return _UNSAFE.search(path) is None
 
 
 def collect_artifacts(
@@ -207,8 +212,14 @@ def _fetch(
 ) -> None:
     """Give the sink each of the `wanted` files, and add it to `files` once the sink has it."""
     limits = request.limits
-    files_left, bytes_left = limits.max_files, limits.max_total_bytes
+    files_left, bytes_left, room = limits.max_files, limits.max_total_bytes, MAX_TOLD_BYTES
     for path, most in wanted.items():
+        room -= len(os.fsencode(path))
+        if room < 0:
+            losses.note(
+                "", f"the paths of the files are longer than {format_bytes(MAX_TOLD_BYTES)} together: shorten them"
+            )
+            return
         if not files_left:
             losses.note("", f"at most {limits.max_files} files are collected")
             return
