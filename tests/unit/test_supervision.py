@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import pytest
 from sandfleet_config.settings import HostSettings
@@ -13,12 +13,14 @@ from sandfleet_worker.sandbox.policy import admit
 from sandfleet_worker.sandbox.process.artifacts import ArtifactPattern, ArtifactRequest
 from sandfleet_worker.sandbox.process.cancellation import Cancellation
 from sandfleet_worker.sandbox.process.init_reports import Exited
+from sandfleet_worker.sandbox.process.inputs import InputFile
 from sandfleet_worker.sandbox.process.packed_job import PackedJob, Transfer
 from sandfleet_worker.sandbox.process.pipes import Pipes
 from sandfleet_worker.sandbox.process.supervision import Supervision
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from sandfleet_worker.sandbox.process.artifacts import ArtifactSink
 
@@ -116,3 +118,25 @@ def test_a_program_that_starts_at_the_last_moment_is_not_killed(sandbox: Sandbox
     spec = SandboxSpec.model_validate({"image": "python"})
     supervision.run(new_job(), admit(spec, HostSettings()), Cancellation(), None)
     assert (supervision.end, supervision.kill) == (Exited(0, disk_full=False), None)
+
+
+def test_a_job_that_is_cancelled_while_its_files_are_written_leaves_no_descriptor(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    source = tmp_path / "input"
+    source.write_bytes(bytes(4 << 20))
+    opened: list[BinaryIO] = []
+    cancel = Cancellation()
+
+    def open_source() -> BinaryIO:
+        cancel.cancel()
+        opened.append(source.open("rb"))
+        return opened[0]
+
+    files = [InputFile("a", 4 << 20, open_source)]
+    os.write(sandbox.status, b"R\n")
+    limits = admit(SandboxSpec.model_validate({"image": "python"}), HostSettings())
+    sandbox.supervision.run(PackedJob(b"job", "true", 4, Transfer(files=files)), limits, cancel, None)
+    assert sandbox.supervision.kill is not None
+    sandbox.supervision.close()
+    assert opened[0].closed

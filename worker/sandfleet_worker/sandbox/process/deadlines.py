@@ -73,6 +73,14 @@ class Deadlines:
         """Set one and remove all others."""
         self._at = {name: at}
 
+    def begin_program(self, now: float, limits: Admitted | None) -> None:
+        """Start the clocks of a program that runs from `now` on; None: nobody has given it any."""
+        if limits is None:
+            return
+        self.drop(Deadline.START)
+        self.set(Deadline.SOFT, now + limits.timeout_seconds)
+        self.set(Deadline.HARD, now + limits.timeout_seconds + limits.grace_seconds)
+
     def take_due(self, now: float) -> Iterator[Deadline]:
         """Remove and yield those that have passed, the earliest first.
 

@@ -74,6 +74,7 @@ class Supervision:
         self._parser = StatusParser()
         self._deadlines = Deadlines()
         self._limits: Admitted | None = None
+        self._feeding: Feeding | None = None
         self._cancel: Cancellation | None = None
         self._boot_seconds = 0.0
         self._platform = ""
@@ -161,8 +162,10 @@ class Supervision:
         self._drain()
 
     def close(self) -> None:
-        """Close the poller; the pipes are the caller's."""
+        """Close the poller, and the job's files; the pipes are the caller's."""
         self._poller.close()
+        if self._feeding is not None:
+            self._feeding.close()
 
     def _hand_over(self, job: PackedJob, limits: Admitted, allow_start: Callable[[], None]) -> None:
         self._deadlines.keep_only(Deadline.CALLER)
@@ -176,10 +179,9 @@ class Supervision:
             files = encode_inputs(job.transfer.files, lambda: self._begin_start(allow_start))
         else:
             self._begin_start(allow_start)
-            files = iter(())
-        stdin = read_parts(job.transfer.stdin) if job.transfer.stdin else None
-        own = limits.spec.stdin.to_bytes()
-        self._feeding = Feeding(self.pipes, self._poller, (job.message, files), (own, stdin))
+            files = None
+        stdin = limits.spec.stdin.to_bytes(), read_parts(job.transfer.stdin) if job.transfer.stdin else None
+        self._feeding = Feeding(self.pipes, self._poller, (job.message, files), stdin)
 
     def _begin_start(self, allow_start: Callable[[], None]) -> None:
         """Ask whether the job may start: what is written next lets init start it."""
@@ -242,10 +244,9 @@ class Supervision:
 
     def _read_status(self) -> None:
         data = read_available(self.pipes.status, STATUS_BYTES)
-        if data is None:
-            return
-        if not data:
+        if data == b"":
             self._close("status")
+        if not data:
             return
         now = time.monotonic()
         for report in self._parser.feed(data):
@@ -256,7 +257,7 @@ class Supervision:
                     self.on_booted()
                 case Started():
                     self.clock.started = now
-                    self._start_clocks(now)
+                    self._deadlines.begin_program(now, self._limits)
                 case Killed():
                     self._on_end(now, is_over=False)
                 case end:
@@ -275,14 +276,6 @@ class Supervision:
         # All output of the program is in the pipes: its writes were the host's. Its background
         # processes die now, not some ms later when runsc tidies up.
         self.end_sandbox()
-
-    def _start_clocks(self, now: float) -> None:
-        limits = self._limits
-        if limits is None:
-            return
-        self._deadlines.drop(Deadline.START)
-        self._deadlines.set(Deadline.SOFT, now + limits.timeout_seconds)
-        self._deadlines.set(Deadline.HARD, now + limits.timeout_seconds + limits.grace_seconds)
 
     def _on_output_over(self, name: str, max_bytes: int) -> None:
         self._read_status()
