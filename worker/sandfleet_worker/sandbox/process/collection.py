@@ -144,7 +144,7 @@ def _find(
         folders.setdefault(glob.folder, []).append((glob, most))
     found: dict[str, int] = {}
     noted: set[str] = set()
-    left, room = request.limits.max_entries, MAX_NAMES_BYTES
+    left, names_left = request.limits.max_entries, MAX_NAMES_BYTES
     for folder, globs in folders.items():
         for entry in _list(channel, folder, globs, left):
             left -= 1
@@ -152,16 +152,16 @@ def _find(
                 channel.check()
             path = "/".join(filter(None, (folder, os.fsdecode(entry.path))))
             why, allowed = _judge(entry, path, globs, request.limits.max_entries)
-            if room > 0 and (why or allowed is not None):
-                room -= len(entry.path)
-            if room <= 0:
+            if names_left > 0 and (why or allowed is not None):
+                names_left -= len(entry.path)
+            if names_left <= 0:
                 continue
             if why and path not in noted:
                 noted.add(path)
                 losses.note(path or WORK_FOLDER, why)
             elif allowed is not None:
                 found[path] = max(allowed, found.get(path, 0))
-    if room <= 0:
+    if names_left <= 0:
         bound = format_bytes(MAX_NAMES_BYTES)
         losses.note("", f"the paths of the files take more than {bound}; the others were not looked at")
     return dict(sorted(found.items()))
@@ -212,10 +212,10 @@ def _fetch(
 ) -> None:
     """Give the sink each of the `wanted` files, and add it to `files` once the sink has it."""
     limits = request.limits
-    files_left, bytes_left, room = limits.max_files, limits.max_total_bytes, MAX_TOLD_BYTES
+    files_left, bytes_left, names_left = limits.max_files, limits.max_total_bytes, MAX_TOLD_BYTES
     for path, most in wanted.items():
-        room -= len(os.fsencode(path))
-        if room < 0:
+        names_left -= len(os.fsencode(path))
+        if names_left < 0:
             losses.note(
                 "", f"the paths of the files are longer than {format_bytes(MAX_TOLD_BYTES)} together: shorten them"
             )
