@@ -127,13 +127,16 @@ class Puller:
         if manifest.digest != name.digest:
             raise ImageInvalid.of(f"{name.registry} gave {manifest.digest} for {name}: it is broken, or it cheats")
         manifest.check(self._limits)
+        if own := manifest.find_own():  # an index says nothing of sizes
+            manifest = self._read_manifest(replace(name, digest=own), deadline, check)
+            manifest.check(self._limits)
         self._cache.free_space(str(name), manifest.count_bytes())
         image = self._store.make(lambda staging: self._build(name, staging, deadline, check), self._limits, check)
         self._cache.note_use(image)
         seconds = time.monotonic() - began
         extra = {"action": "image_pulled", "image": str(name), "seconds": round(seconds, 3)}
         log.info("image %s was pulled in %.1f s, %d bytes", name, seconds, image.size_bytes, extra=extra)
-        self._cache.shrink()
+        self._cache.shrink(but=image.digest)  # whoever asked for it does not hold it yet
         return image
 
     def _build(self, name: RegistryName, staging: StagingFolder, deadline: float, check: Callable[[], None]) -> Image:
