@@ -138,8 +138,8 @@ def test_room_is_made_for_the_layers_of_an_index(
     store = ImageStore(tmp_path)
     cache = ImageCache(store, settings)
     puller = Puller(store, cache, settings, Limits(max_bytes=32 << 20))
-    monkeypatch.setattr(puller._skopeo, "inspect", inspect)
-    monkeypatch.setattr(puller._skopeo, "copy", lambda *_: (ToolEnd(1, b"", "manifest unknown"), ""))
+    monkeypatch.setattr(puller._reader._skopeo, "inspect", inspect)
+    monkeypatch.setattr(puller._reader._skopeo, "copy", lambda *_: (ToolEnd(1, b"", "manifest unknown"), ""))
     monkeypatch.setattr(cache, "free_space", lambda _, size: room.append(size))
     with pytest.raises(ImageNotFound if sum(sizes) < 32 << 20 else ImageInvalid):
         puller.pull(NAME, lambda: None)

@@ -128,7 +128,7 @@ class Puller:
             raise ImageInvalid.of(f"{name.registry} gave {manifest.digest} for {name}: it is broken, or it cheats")
         manifest.check(self._limits)
         if own := manifest.find_own():  # an index says nothing of sizes
-            manifest = self._read_manifest(replace(name, digest=own), deadline, check)
+            manifest = self._reader.read_manifest(replace(name, digest=own), deadline, check)
             manifest.check(self._limits)
         self._cache.free_space(str(name), manifest.count_bytes())
         image = self._store.make(lambda staging: self._build(name, staging, deadline, check), self._limits, check)
