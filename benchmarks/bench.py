@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 RESULTS = Path(__file__).parent / "results"
 JSON, MARKDOWN = "latest.json", "latest.md"
-PARTS = ("latency", "bursts", "throughput", "memory", "bulk", "recovery", "growth", "limit", "redis")
+PARTS = ("latency", "bursts", "throughput", "memory", "bulk", "recovery", "growth", "limit", "redis", "files")
 NO_MATPLOTLIB = "no pictures: matplotlib is not installed (make bench installs it: pip install --group bench)"
 console = Console(highlight=False)
 
@@ -125,6 +125,7 @@ def _timed(part: str, testbed: Testbed, counts: Counts) -> dict[str, Any]:
 
 def _measure_part(part: str, testbed: Testbed, counts: Counts) -> dict[str, Any]:
     from sandbench.bulk import measure_bulk
+    from sandbench.file_rate import measure_file_rate
     from sandbench.growth import measure_growth
     from sandbench.memory import measure_in_flight
     from sandbench.one_worker import measure_one_worker
@@ -146,6 +147,8 @@ def _measure_part(part: str, testbed: Testbed, counts: Counts) -> dict[str, Any]
         case "growth":
             growth, upkeep = measure_growth(testbed, counts)
             return {"growth": growth, "upkeep": upkeep}
+        case "files":
+            return {"file_rate": measure_file_rate(testbed, counts)}
         case "redis":
             return {"redis_use": measure_redis_use(testbed, counts.redis_jobs)}
         case _:

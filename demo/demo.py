@@ -84,8 +84,9 @@ def add_images() -> None:
     command = [str(SCRIPTS / "sandfleet-worker"), "images"]
     console.print("making sure of the image `python` (the first time takes about half a minute)")
     subprocess.run([*command, "add", "python"], check=True)
-    console.print(f"and of `{charts.IMAGE}`, from {charts.RECIPE.name} (the first time takes about a minute)")
-    subprocess.run([*command, "build", charts.IMAGE, "-f", str(charts.RECIPE)], check=True)
+    console.print(f"and of `{charts.IMAGE}`, from {charts.RECIPE.name} (the first time takes some minutes)")
+    if subprocess.run([*command, "inspect", charts.IMAGE], capture_output=True, check=False).returncode:
+        subprocess.run([*command, "build", charts.IMAGE, "-f", str(charts.RECIPE)], check=True)
 
 
 def run_batch(fleet: Fleet) -> list[tuple[DemoJob, Outcome]]:

@@ -31,6 +31,7 @@ class Counts:
     limit_clients: tuple[int, ...]
     limit_jobs: int
     redis_jobs: int
+    file_jobs: int
 
 
 FULL = Counts(
@@ -54,6 +55,7 @@ FULL = Counts(
     limit_clients=(1, 2),
     limit_jobs=12_000,
     redis_jobs=300,
+    file_jobs=24,
 )
 QUICK = Counts(
     latency_rounds=8,
@@ -76,4 +78,5 @@ QUICK = Counts(
     limit_clients=(2,),
     limit_jobs=5_000,
     redis_jobs=100,
+    file_jobs=6,
 )

@@ -168,6 +168,27 @@ class RedisUse(Record):
     output_bytes: float
 
 
+class FileRate(Record):
+    """Jobs that each read a file and leave one of `file_mib` MiB, and cp(1) of as many bytes."""
+
+    jobs: int
+    file_mib: int
+    seconds: float
+    copy_seconds: float
+    worker_mib_before: float
+    worker_mib_after: float
+
+    @property
+    def mib_per_second(self) -> float:
+        """MiB in and out together, a second."""
+        return 2 * self.jobs * self.file_mib / self.seconds
+
+    @property
+    def copied_mib_per_second(self) -> float:
+        """The same of cp."""
+        return 2 * self.jobs * self.file_mib / self.copy_seconds
+
+
 class Figures(Record):
     """All figures of one run; a part that was not requested is empty."""
 
@@ -189,6 +210,7 @@ class Figures(Record):
     limit: list[Limit] = Field(default_factory=list)
     store: Store | None = None
     redis_use: RedisUse | None = None
+    file_rate: FileRate | None = None
 
     def joined(self, later: Self) -> Self:
         """Return this run with the parts of `later`, which was made in the same place with the same code.

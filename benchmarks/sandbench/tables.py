@@ -41,6 +41,7 @@ def render_blocks(figures: Figures) -> dict[str, str]:
         "recovery": render_recovery(figures),
         "growth": render_growth(figures),
         "redis": render_redis_use(figures),
+        "files": render_file_rate(figures),
         "scale": render_scale(figures),
         "absent": render_absent(figures),
     }
@@ -238,6 +239,18 @@ def render_redis_use(figures: Figures) -> str:
     return (
         f"From submit to outcome, each of {jobs} calls {use.script_calls:.2f} scripts in Redis, {told}, by Redis's own counters;"
         " the worker's beats and looks in vain are in it."
+    )
+
+
+def render_file_rate(figures: Figures) -> str:
+    """Say how fast files enter and leave sandboxes."""
+    rate = figures.file_rate
+    if rate is None:
+        return ""
+    return (
+        f"{rate.jobs} jobs that each read a file of {rate.file_mib} MiB and left one, two at once, with a store in a folder:"
+        f" {rate.mib_per_second:.0f} MiB/s in and out together; `cp` of the same bytes: {rate.copied_mib_per_second:.0f} MiB/s."
+        f" The worker had {rate.worker_mib_before:.0f} MiB before and {rate.worker_mib_after:.0f} MiB after."
     )
 
 

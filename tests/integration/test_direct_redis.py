@@ -56,6 +56,13 @@ def test_a_script_that_redis_lacks_is_loaded(direct: Any, client: Any) -> None:
     assert script(keys=[], args=["b"]) == b"b"
 
 
+def test_a_lock_of_redis_py_works_by_it(direct: Any) -> None:
+    with direct.lock("a lock", timeout=5, blocking=False) as lock:
+        assert lock.owned()
+        assert direct.lock("a lock").acquire(blocking=False) is False
+    assert not direct.exists("a lock")
+
+
 def test_calls_at_once_have_a_connection_each(direct: Any) -> None:
     with ThreadPoolExecutor(8) as threads:
         assert list(threads.map(direct.echo, map(str, range(200)))) == [str(at).encode() for at in range(200)]

@@ -55,7 +55,7 @@ class Place:
         return self.fleet.submit(spec).outcome(timeout=timeout_seconds)
 
     def find_spooled(self) -> list[Path]:
-        return [path for path in (self.stage.state / "spool").rglob("*") if path.is_file() and path.name != "lock"]
+        return [path for path in (self.stage.state / "spool").rglob("*") if path.is_file()]
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from sandfleet_config.settings import ImagesSettings
 from sandfleet_worker.cli import main
 from sandfleet_worker.sandbox.image.cache import USED
 from sandfleet_worker.sandbox.image.finder import ImageFinder, PullForbidden
-from sandfleet_worker.sandbox.image.registry import puller
+from sandfleet_worker.sandbox.image.registry import reader
 from sandfleet_worker.sandbox.image.registry.failures import NotInRegistry
 from sandfleet_worker.sandbox.image.store import ImageStore
 from sandfleet_worker.sandbox.start_hooks import NoHooks
@@ -57,7 +57,7 @@ def liar(tmp_path: Path) -> Iterator[LyingRegistry]:
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(puller, "FIRST_PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(reader, "FIRST_PAUSE_SECONDS", 0.05)
 
 
 class Host:

@@ -216,7 +216,7 @@ def test_builds_of_one_recipe_at_once_lock_it_once(bench: Bench, index: Path) ->
 @pytest.mark.parametrize(
     ("base", "said"),
     [
-        ("docker://python:3.13-slim", "skopeo copy docker://python:3.13-slim oci:FOLDER:TAG"),
+        ("docker://UPPER/python", "the base 'docker://UPPER/python'"),
         ("oci:nowhere:v1", "is no OCI image layout"),
         ("./other.toml", "cannot read the recipe"),
         ("nope", "there is no ready recipe 'nope', only bash, gcc"),

@@ -9,11 +9,12 @@ from pathlib import Path
 
 from sandfleet_config.settings import HostSettings, ImagesSettings, RunscSettings, WarmSettings
 from sandfleet_config.spec import SandboxSpec
-from sandfleet_worker.sandbox.process.supervision import Supervision
+from sandfleet_worker.sandbox.policy import Admitted
+from sandfleet_worker.sandbox.process.deadlines import Deadlines
 from sandfleet_worker.sandbox.runner import RunscRunner
 from sandfleet_worker.sandbox.warm.demand import HostLoad
 
-_start_clocks = Supervision._start_clocks
+begin_program = Deadlines.begin_program
 
 
 def tell(word: str) -> None:
@@ -21,15 +22,15 @@ def tell(word: str) -> None:
     sys.stdout.flush()
 
 
-def tell_start(supervision: Supervision, now: float) -> None:
-    _start_clocks(supervision, now)
+def tell_start(deadlines: Deadlines, now: float, limits: Admitted | None) -> None:
+    begin_program(deadlines, now, limits)
     tell("started")
 
 
 def main() -> None:
     # Not from argv: a test's search for processes below its folder would find this one.
     request = json.loads(sys.stdin.readline())
-    setattr(Supervision, "_start_clocks", tell_start)  # noqa: B010  mypy takes it for a method of an instance
+    setattr(Deadlines, "begin_program", tell_start)  # noqa: B010  mypy takes it for a method of an instance
     setattr(HostLoad, "has_idle_cores", lambda _: True)  # noqa: B010  as in conftest.py
     host = HostSettings(
         runsc=RunscSettings(root_dir=Path(request["root_dir"])),

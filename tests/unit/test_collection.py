@@ -126,6 +126,22 @@ def test_the_bounds_hold_and_what_fits_still_comes(limits: dict[str, Any], paths
     assert collection.lost == lost
 
 
+def test_the_paths_take_no_more_memory_than_their_bound() -> None:
+    files = {f"{number:05}{'x' * 2000}": b"" for number in range(9000)}
+    collection = run(Guest(files), "*", max_files=1)
+    assert len(collection.files) == 1
+    assert "the paths of the files take more than 16 MiB; the others were not looked at" in collection.lost
+    assert collection.lost.startswith("1 of 83")
+
+
+def test_the_paths_of_what_comes_are_bounded() -> None:
+    collection = run(Guest({f"{number:05}{'x' * 4000}": b"" for number in range(300)}), "*")
+    assert sum(len(file.path) for file in collection.files) <= 1 << 20
+    assert collection.lost == (
+        "261 of 300 files were collected: the paths of the files are longer than 1 MiB together: shorten them"
+    )
+
+
 def test_only_plain_files_with_plain_names_come() -> None:
     others = [Entry(FIFO, 0, b"fifo"), Entry(LINK, 0, b"link"), Entry(REGULAR, 0, b"a\nb"), Entry(REGULAR, 0, b"\xff")]
     collection = run(Guest({"a": b"a"}, others), "*")

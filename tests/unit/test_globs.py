@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import time
 
 import pytest
@@ -58,6 +59,21 @@ def test_only_folders_where_matches_can_be_are_listed(pattern: str, folder: str,
 def test_a_pattern_that_could_lead_elsewhere_is_refused(pattern: str) -> None:
     with pytest.raises(ValueError, match=r"neither \.\. nor a zero byte"):
         Glob(pattern)
+
+
+@each_row("pattern", ["[" * 4000, "[!" * 2000, "[a-" * 1300])
+def test_brackets_that_nothing_closes_are_plain_and_take_no_time(pattern: str) -> None:
+    began = time.process_time()
+    glob = Glob(pattern)
+    assert time.process_time() - began < 0.5
+    assert glob.matches(pattern)
+
+
+@each_row("pattern", ["[!]-![", "a[", "[]", "[!]", "[]]", "[^a]", "[a-", "*[", "][", "[[]"])
+def test_brackets_mean_what_they_mean_to_fnmatch(pattern: str) -> None:
+    glob = Glob(pattern)
+    for name in ("[!]-![", "a[", "[]", "[!]", "]", "b", "[a-", "x[", "][", "[", "-"):
+        assert glob.matches(name) is fnmatch.fnmatchcase(name, pattern)
 
 
 @each_row(

@@ -10,12 +10,15 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 from sandfleet_config.codes import ErrorCode
-from sandfleet_config.errors import HostResources, ImageInvalid
+from sandfleet_config.errors import HostResources, ImageInvalid, ImageNotFound
 from sandfleet_config.image_names import RegistryName
 from sandfleet_config.settings import ImagesSettings
+from sandfleet_worker.sandbox.image.cache import ImageCache
 from sandfleet_worker.sandbox.image.oci import find_architecture
 from sandfleet_worker.sandbox.image.registry.failures import read_failure
 from sandfleet_worker.sandbox.image.registry.manifest import Manifest
+from sandfleet_worker.sandbox.image.registry.puller import Puller
+from sandfleet_worker.sandbox.image.store import ImageStore
 from sandfleet_worker.sandbox.image.tools import Limits, StagingFolder, ToolEnd
 
 NAME = RegistryName.parse("docker://registry.example/team/app:v1")
@@ -113,6 +116,35 @@ def test_an_index_that_has_this_platform_is_taken() -> None:
         Limits()
     )
     manifest(manifests=[{"digest": DIGEST}]).check(Limits())
+
+
+@pytest.mark.parametrize("sizes", [[3, 4], [64 << 20]], ids=["fits", "too large"])
+def test_room_is_made_for_the_layers_of_an_index(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sizes: list[int]
+) -> None:
+    layers = json.dumps({"schemaVersion": 2, "config": {}, "layers": [{"size": size} for size in sizes]}).encode()
+    own = f"sha256:{hashlib.sha256(layers).hexdigest()}"
+    platforms = [("linux", "riscv64", DIGEST), ("linux", find_architecture(), own)]
+    entries = [{"platform": {"os": os, "architecture": arch}, "digest": digest} for os, arch, digest in platforms]
+    index = json.dumps({"schemaVersion": 2, "manifests": entries}).encode()
+    asked: list[str] = []
+    room: list[int] = []
+
+    def inspect(name: RegistryName, *_: object) -> ToolEnd:
+        asked.append(name.digest)
+        return ToolEnd(0, layers if name.digest == own else index, "")
+
+    settings = ImagesSettings(root=tmp_path)
+    store = ImageStore(tmp_path)
+    cache = ImageCache(store, settings)
+    puller = Puller(store, cache, settings, Limits(max_bytes=32 << 20))
+    monkeypatch.setattr(puller._reader._skopeo, "inspect", inspect)
+    monkeypatch.setattr(puller._reader._skopeo, "copy", lambda *_: (ToolEnd(1, b"", "manifest unknown"), ""))
+    monkeypatch.setattr(cache, "free_space", lambda _, size: room.append(size))
+    with pytest.raises(ImageNotFound if sum(sizes) < 32 << 20 else ImageInvalid):
+        puller.pull(NAME, lambda: None)
+    assert asked == ["", own]
+    assert room == ([7] if sum(sizes) < 32 << 20 else [])
 
 
 @pytest.mark.parametrize(

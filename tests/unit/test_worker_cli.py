@@ -42,8 +42,11 @@ def test_a_mistake_is_one_line_in_plain_words(
     assert err.startswith(f"error: {tmp_path / 'file' / 'images'}")
     assert "Traceback" not in err
     monkeypatch.setenv("SANDFLEET_ALLOW_UNENFORCED", "gpu")
-    assert run("images", "list") == 1
-    assert capfd.readouterr().err == "error: SANDFLEET_ALLOW_UNENFORCED: must be 'memory', 'cpu', 'pids' or 'disk'\n"
+    for argv in (["images", "list"], ["clean"]):
+        assert run(*argv) == 1
+        assert (
+            capfd.readouterr().err == "error: SANDFLEET_ALLOW_UNENFORCED: must be 'memory', 'cpu', 'pids' or 'disk'\n"
+        )
 
 
 def test_an_empty_list_of_images_says_what_to_do(

@@ -135,9 +135,10 @@ def clean() -> None:
     from sandfleet_worker.files.spool import remove_dead_spools
     from sandfleet_worker.sandbox.runner import RunscRunner
 
-    settings = _read_settings()
-    with _print_known_errors(), RunscRunner(settings) as runner:
-        swept = runner.sweep()
+    with _print_known_errors():
+        settings = _read_settings()
+        with RunscRunner(settings) as runner:
+            swept = runner.sweep()
         remove_dead_spools(settings.files.spool_dir)
     print(f"removed {swept.sandboxes} sandboxes and {swept.processes} processes of {swept.owners} dead workers")
 

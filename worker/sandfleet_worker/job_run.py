@@ -91,10 +91,18 @@ class JobRun:
             return self._end(ErrorCode.INTERNAL, text)
 
     def store_files(self, settlement: Settlement) -> Settlement:
-        """Upload what a job left that ends now, and say in its outcome where it is."""
+        """Upload what a job left that ends now, and say in its outcome where it is; never raise."""
         if self._files is None or not isinstance(settlement, Finish):
             return settlement
-        return replace(settlement, outcome=self._files.deliver(settlement.outcome))
+        try:
+            outcome = self._files.deliver(settlement.outcome)
+        except Exception:
+            # The job has ended, and its end has to be told: no fault of ours may keep it from that.
+            extra = {"action": "delivery_failed", "job_id": self._job.job_id}
+            log.exception("cannot deliver the files of job %s", self._job.job_id, extra=extra)
+            text = f"a fault in sandfleet itself: see the log of worker {self._host.worker}"
+            outcome = settlement.outcome.model_copy(update={"artifacts_lost": text})
+        return replace(settlement, outcome=outcome)
 
     def close(self) -> None:
         """Remove the job's files from this host's disk."""

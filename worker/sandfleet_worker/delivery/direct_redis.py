@@ -49,17 +49,24 @@ class DirectRedis(redis.Redis):
 
     def register_script(self, script: str) -> Callable[..., Any]:  # type: ignore[override]  # without Script's own calls
         """Return a callable with ``keys`` and ``args`` that runs `script` by its SHA1, and loads it where Redis lacks it."""
-        sha = super().register_script(script).sha
+        return _Script(self, script, super().register_script(script).sha)
 
-        def call(*, keys: Sequence[Any] = (), args: Sequence[Any] = ()) -> Any:
-            command = ("EVALSHA", sha, len(keys), *keys, *args)
-            try:
-                return self.execute_command(*command)
-            except NoScriptError:
-                self.script_load(script)
-                return self.execute_command(*command)
 
-        return call
+class _Script:
+    """A script and its client. An object, as redis-py's own: its locks keep them as attributes of their class."""
+
+    def __init__(self, client: Any, text: str, sha: str) -> None:
+        self._client, self._text, self._sha = client, text, sha
+
+    def __call__(self, *, keys: Sequence[Any] = (), args: Sequence[Any] = (), client: Any = None) -> Any:
+        """Run it; `client` is another client, and no pipeline."""
+        run_by = client or self._client
+        command = ("EVALSHA", self._sha, len(keys), *keys, *args)
+        try:
+            return run_by.execute_command(*command)
+        except NoScriptError:
+            run_by.script_load(self._text)
+            return run_by.execute_command(*command)
 
 
 def _drop_if_unusable(connection: Any) -> None:

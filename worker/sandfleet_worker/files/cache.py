@@ -82,6 +82,9 @@ class ObjectCache:
                     file.write(part)
                     pause(0)
                 size = file.tell()
+                # Else a host that loses its power may keep the name, and not the bytes.
+                file.flush()
+                os.fsync(file.fileno())
             partial.replace(path)
         except OSError as error:
             partial.unlink(missing_ok=True)

@@ -111,15 +111,16 @@ class JobFiles:
 
     def deliver(self, outcome: Outcome) -> Outcome:
         """Upload what the job left; return `outcome` with the places, or with why something was lost."""
+        deadline = self._uploader.new_deadline()
         losses = [self.collection.lost] if self.collection and self.collection.lost else []
         for name, stream in self._streams.items():
             file, lacks = stream.finish(name)
             if file is not None:
-                told, why = self._uploader.store_stream(getattr(outcome, name), file)
+                told, why = self._uploader.store_stream(getattr(outcome, name), file, deadline)
                 outcome = outcome.model_copy(update={name: told})
                 lacks = why or lacks
             losses += [f"{name} in the store: {lacks}"] if lacks else []
-        return self._uploader.store(outcome, self._spool.files, "; ".join(losses))
+        return self._uploader.store(outcome, self._spool.files, "; ".join(losses), deadline)
 
     def _keep_stream(self, name: str) -> Callable[[bytes], None]:
         self._streams[name] = StreamSpool(self._spool, self._kept_bytes, self._max_stream_bytes)

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 
 FIRST_PAUSE_SECONDS: Final = 0.5
 MAX_PAUSE_SECONDS: Final = 10.0
+LONGEST_SECONDS: Final = 3000.0
+"""How long the objects of one job may take to come; after an hour a job that waits counts as one that hangs."""
+LONGEST_AGAIN_SECONDS: Final = 60.0
+"""The same for one object that is fetched again: its sandbox is up, and nobody looks after it meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,8 @@ class InputFetcher:
         """Have all objects of `spec` on this host; the job waits meanwhile.
 
         Raises:
-            StoreUnavailable: the store was down all the time, or an object is missing or damaged.
+            StoreUnavailable: the store was down all the time or is too slow, or an object is missing or
+                damaged.
             HostResources: the objects do not fit on this host.
             SandboxError: the job was cancelled meanwhile.
         """
@@ -62,7 +67,8 @@ class InputFetcher:
         missing = [sha256 for sha256 in wanted if sha256 not in sizes]
         with hooks.waiting("its files") if missing else nullcontext():
             deadline = time.monotonic() + self._deadline_seconds
-            sizes |= {sha256: self._fetch(sha256, cancel, deadline) for sha256 in missing}
+            pause = partial(_pause, cancel, time.monotonic(), LONGEST_SECONDS)
+            sizes |= {sha256: self._fetch(sha256, pause, deadline) for sha256 in missing}
         _check_sizes(spec, sizes)
         open_object = partial(self._open, cancel)
         return JobInputs(
@@ -73,29 +79,37 @@ class InputFetcher:
     def _open(self, cancel: Cancellation, sha256: str) -> BinaryIO:
         """Open an object that `prepare` has fetched; fetch it again if it had to make room for others."""
         try:
-            return self._cache.open(sha256, partial(_pause, cancel))
+            return self._cache.open(sha256, partial(_pause, cancel, time.monotonic(), LONGEST_AGAIN_SECONDS))
         except StoreError as error:
             raise StoreUnavailable.of(error.message) from error
 
-    def _fetch(self, sha256: str, cancel: Cancellation, deadline: float) -> int:
+    def _fetch(self, sha256: str, pause: Callable[[float], None], deadline: float) -> int:
         pause_seconds = FIRST_PAUSE_SECONDS
         while True:
             try:
-                return self._cache.fetch(sha256, partial(_pause, cancel))
+                return self._cache.fetch(sha256, pause)
             except (ObjectMissing, ObjectDamaged) as error:
                 raise StoreUnavailable.of(f"{error.message} (the job needs it)") from error
             except StoreError as error:
                 if time.monotonic() + pause_seconds > deadline:
                     text = f"a file of the job could not be fetched for {self._deadline_seconds:g} s: {error.message}"
                     raise StoreUnavailable.of(text) from error
-            _pause(cancel, pause_seconds)
+            pause(pause_seconds)
             pause_seconds = min(MAX_PAUSE_SECONDS, pause_seconds * 2)
 
 
-def _pause(cancel: Cancellation, seconds: float) -> None:
+def _pause(cancel: Cancellation, began: float, longest_seconds: float, seconds: float) -> None:
+    """Wait for so many seconds, in a wait that `began` some time ago.
+
+    Raises:
+        SandboxError: the job was cancelled, or the whole wait takes longer than `longest_seconds`.
+    """
     if seconds:
         cancel.wait(seconds)
     cancel.raise_if_set()
+    if time.monotonic() - began > longest_seconds:
+        text = f"the job's files did not come from the store within {longest_seconds:g} s: its network is too slow for them"
+        raise StoreUnavailable.of(text)
 
 
 def _check_sizes(spec: SandboxSpec, sizes: dict[str, int]) -> None:

@@ -18,10 +18,8 @@ from sandfleet_config.errors import HostResources, SandboxError
 from sandfleet_config.units import format_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from typing import Self
 
-LOCK: Final = "lock"
 PREFIX: Final = "worker-"
 
 
@@ -48,9 +46,7 @@ class Spool:
         self._max_bytes, self._used, self._lock = max_bytes, 0, threading.Lock()
         self._numbers = itertools.count()
         remove_dead_spools(root)
-        self.folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=root))
-        self._owner = os.open(self.folder / LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        fcntl.flock(self._owner, fcntl.LOCK_EX)
+        self.folder, self._owner = _make_folder(root)
 
     def close(self) -> None:
         """Remove the folder with all that is in it."""
@@ -91,7 +87,7 @@ class JobSpool:
         self._spool, self._folder = spool, folder
         self._used = 0
         self._open: _OpenFile | None = None
-        self._numbers = itertools.count()
+        self._streams: list[_OpenFile] = []
         self.files: list[SpooledFile] = []
 
     def __enter__(self) -> Self:
@@ -105,6 +101,8 @@ class JobSpool:
     def close(self) -> None:
         """Remove the files."""
         self.drop()
+        for stream in self._streams:
+            stream.abandon()
         shutil.rmtree(self._folder, ignore_errors=True)
         self._spool.give_back(self._used)
         self._used = 0
@@ -140,7 +138,7 @@ class JobSpool:
         if self._open is None:
             return
         file, self._open = self._open, None
-        file.file.close()
+        file.abandon()
         file.place.unlink(missing_ok=True)
         self._give_back(file.taken)
 
@@ -153,11 +151,17 @@ class JobSpool:
         """
         self._spool.take(max_bytes)
         self._used += max_bytes
-        place = self._folder / f"stream-{next(self._numbers)}"
-        return _OpenFile("", 0, max_bytes, place, place.open("wb"))
+        place = self._folder / f"stream-{len(self._streams)}"
+        file = _OpenFile("", 0, max_bytes, place, place.open("wb"))
+        self._streams.append(file)
+        return file
 
     def close_stream(self, file: _OpenFile, name: str) -> SpooledFile:
-        """Close a file of `open_stream`, and give back the room that it does not use."""
+        """Close a file of `open_stream`, and give back the room that it does not use.
+
+        Raises:
+            OSError: the disk has no room for its last bytes.
+        """
         file.file.close()
         self._give_back(file.taken - file.size)
         return SpooledFile(name, file.size, 0o644, file.digest.hexdigest(), file.place)
@@ -196,20 +200,27 @@ class StreamSpool:
         except SandboxError as error:
             self._failure = error.message
         except OSError as error:
-            self._failure = f"this host cannot keep it: {error.strerror}"
+            self._failure = _tell(error)
 
     def finish(self, name: str) -> tuple[SpooledFile | None, str]:
         """Return the stream's file, and what is missing of it; no file if the outcome has all of it."""
         file, self._file = self._file, None
         if file is None:
             return None, self._failure
-        done = self._job.close_stream(file, name)
         if self._failure:
             return None, self._failure
+        try:
+            done = self._job.close_stream(file, name)
+        except OSError as error:
+            return None, _tell(error)
         if self._total > done.size:
             most = format_bytes(self._max_bytes)
             return done, f"only its first {most} of {format_bytes(self._total)} (SANDFLEET_POLICY__STORED_OUTPUT_BYTES)"
         return done, ""
+
+
+def _tell(error: OSError) -> str:
+    return f"this host cannot keep it: {error.strerror}"
 
 
 class _OpenFile:
@@ -225,27 +236,41 @@ class _OpenFile:
         self.digest.update(chunk)
         self.size += len(chunk)
 
+    def abandon(self) -> None:
+        """Close it, whatever becomes of its last bytes."""
+        with contextlib.suppress(OSError):  # a full disk does not take them
+            self.file.close()
+
+
+def _make_folder(root: Path) -> tuple[Path, int]:
+    """Make a folder for one worker; return it, and the descriptor that holds its lock."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=root))
+        with contextlib.suppress(FileNotFoundError):
+            owner = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            # Another worker may have taken it for a dead one's between the two lines above.
+            if _lock_now(owner) and folder.exists():
+                return folder, owner
+            os.close(owner)
+
 
 def remove_dead_spools(root: Path) -> None:
     """Remove the folders of workers below `root` that are dead: nobody holds their locks."""
     for folder in root.glob(f"{PREFIX}*"):
-        with _try_lock(folder / LOCK) as is_free:
-            if is_free:
+        try:
+            owner = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:  # another worker removes it, too
+            continue
+        try:
+            if _lock_now(owner):
                 shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            os.close(owner)
 
 
-@contextlib.contextmanager
-def _try_lock(path: Path) -> Iterator[bool]:
-    """Yield whether nobody holds the lock `path`, and hold it meanwhile."""
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:  # being made or removed at this moment
-        yield False
-        return
+def _lock_now(descriptor: int) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield True
     except BlockingIOError:
-        yield False
-    finally:
-        os.close(descriptor)
+        return False
+    return True

@@ -27,7 +27,7 @@ MAX_PAUSE_SECONDS: Final = 10.0
 
 
 class Uploader:
-    """Uploads spooled files; while the store is down it tries again, up to `deadline_seconds`.
+    """Uploads spooled files; while the store is down it tries again, up to `deadline_seconds` for all of a job.
 
     The store keeps the objects for `keep_seconds`, as long as the outcome is kept. `pause` waits for so
     many seconds, and returns True where the worker may wait no longer.
@@ -45,9 +45,13 @@ class Uploader:
         self._store, self._references = store, references
         self._keep_seconds, self._deadline_seconds, self._pause = keep_seconds, deadline_seconds, pause
 
-    def store(self, outcome: Outcome, files: Sequence[SpooledFile], lost: str) -> Outcome:
+    def new_deadline(self) -> float:
+        """Return when (`time.monotonic`) the uploads of a job that ends now are given up."""
+        return time.monotonic() + self._deadline_seconds
+
+    def store(self, outcome: Outcome, files: Sequence[SpooledFile], lost: str, deadline: float) -> Outcome:
         """Return `outcome` with the artifacts that the store has now; `lost` says what was lost before."""
-        stored, why = self._upload_all(files)
+        stored, why = self._upload_all(files, deadline)
         artifacts = tuple(
             Artifact(file.path, file.size, file.sha256, f"{file.mode:04o}", self._store.name)
             for file in files
@@ -58,17 +62,16 @@ class Uploader:
             lost = f"{lost}; {text}" if lost else text
         return outcome.model_copy(update={"artifacts": artifacts, "artifacts_lost": lost or None})
 
-    def store_stream(self, stream: StreamOutput, file: SpooledFile) -> tuple[StreamOutput, str]:
+    def store_stream(self, stream: StreamOutput, file: SpooledFile, deadline: float) -> tuple[StreamOutput, str]:
         """Return `stream` with the place of its whole bytes, and why they are lost if they are."""
-        stored, why = self._upload_all([file])
+        stored, why = self._upload_all([file], deadline)
         if not stored:
             return stream, why
         return replace(stream, stored=StoredObject(file.sha256, file.size, self._store.name)), ""
 
-    def _upload_all(self, files: Sequence[SpooledFile]) -> tuple[set[str], str]:
+    def _upload_all(self, files: Sequence[SpooledFile], deadline: float) -> tuple[set[str], str]:
         """Return the objects that the store has, and why it does not have the others."""
         stored: set[str] = set()
-        deadline = time.monotonic() + self._deadline_seconds
         pause_seconds, why = FIRST_PAUSE_SECONDS, ""
         for file in files:
             while file.sha256 not in stored:

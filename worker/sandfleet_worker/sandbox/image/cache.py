@@ -96,14 +96,16 @@ class ImageCache:
                 f"{format_bytes(free)} free, and no pulled image can go; `sandfleet-worker images rm` others"
             )
 
-    def shrink(self) -> list[str]:
-        """Remove what is past the bounds; return the digests."""
-        return self._shrink(0, 0)
+    def shrink(self, but: str = "") -> list[str]:
+        """Remove what is past the bounds, but not the image with the digest `but`; return the digests."""
+        return self._shrink(0, 0, but)
 
-    def _shrink(self, more_bytes: int, wanted_disk: int) -> list[str]:
+    def _shrink(self, more_bytes: int, wanted_disk: int, but: str = "") -> list[str]:
         found = self.list_evictable()
         total, gone = sum(image.size_bytes for image in found) + more_bytes, list[str]()
         for image in found:
+            if image.digest == but:
+                continue
             if total <= self._settings.max_bytes and not self._is_disk_high(wanted_disk):
                 break
             if self._store.evict(image.digest):

@@ -24,7 +24,8 @@ CHECK_EACH: Final = 2000
 _READ_BYTES = 1 << 18
 _WITHOUT_DATA = frozenset(b"123456")
 _EXTENSIONS = frozenset(b"xgLK")
-_PAX_SIZES = frozenset({b"size", b"GNU.sparse.size", b"GNU.sparse.realsize"})
+_PAX_SPARSE = frozenset({b"GNU.sparse.size", b"GNU.sparse.realsize"})
+_CHECK_EACH_BYTES = 64 << 20
 
 
 def check_layers(layers: Iterable[Layer], limits: Limits, check: Callable[[], None]) -> None:
@@ -35,14 +36,14 @@ def check_layers(layers: Iterable[Layer], limits: Limits, check: Callable[[], No
     """
     size = files = 0
     for layer in layers:
-        for entry in _read_sizes(layer, limits):
+        for entry in _read_sizes(layer, limits, check):
             size, files = size + entry, files + 1
             limits.check(size, files)
             if files % CHECK_EACH == 0:
                 check()
 
 
-def _read_sizes(layer: Layer, limits: Limits) -> Iterator[int]:
+def _read_sizes(layer: Layer, limits: Limits, check: Callable[[], None]) -> Iterator[int]:
     """Yield how long each file of a layer is; nothing for a kind that umoci will refuse."""
     if not layer.media_type.endswith(("gzip", "tar")):
         return
@@ -50,7 +51,7 @@ def _read_sizes(layer: Layer, limits: Limits) -> Iterator[int]:
         with layer.path.open("rb") as file:
             is_packed = file.read(2) == b"\x1f\x8b"
             file.seek(0)
-            reader = _Unpacked(file, limits) if is_packed else file
+            reader = _Unpacked(file, limits, check) if is_packed else file
             yield from read_tar_sizes(reader)
     except (OSError, zlib.error, EOFError) as error:
         raise ImageInvalid.of(f"a layer of the image is damaged ({error}): push the image again") from error
@@ -62,7 +63,7 @@ class _Reader(Protocol):
 
 def read_tar_sizes(stream: _Reader) -> Iterator[int]:
     """Yield the size of each entry of a tar, as tar and Go's archive/tar will make it; a sparse file's whole length."""
-    extended: int | None = None
+    packed = real = None
     while len(head := stream.read(BLOCK)) == BLOCK and head.strip(b"\0"):
         kind = head[156]
         length = _read_number(head[124:136])
@@ -71,10 +72,11 @@ def read_tar_sizes(stream: _Reader) -> Iterator[int]:
                 raise ImageInvalid.of(f"a layer of the image has a name or an attribute of {length} bytes")
             data = stream.read(_round_up(length))
             if kind == ord("x"):
-                extended = _read_pax_size(data[:length])
+                packed, real = _read_pax_sizes(data[:length])
             continue
-        in_archive = 0 if kind in _WITHOUT_DATA else length
-        whole = in_archive if extended is None else max(extended, in_archive)
+        # The header of a file of 8 GiB and more may say 0: then only the pax record counts.
+        in_archive = 0 if kind in _WITHOUT_DATA else length if packed is None else packed
+        whole = max(in_archive, real or 0)
         if kind == ord("S"):
             whole = max(whole, _read_number(head[483:495]))
             is_more = head[482]
@@ -82,7 +84,7 @@ def read_tar_sizes(stream: _Reader) -> Iterator[int]:
                 block = stream.read(BLOCK)
                 is_more = len(block) == BLOCK and block[504]
         yield 0 if kind in _WITHOUT_DATA else whole
-        extended = None
+        packed = real = None
         _skip(stream, _round_up(in_archive))
 
 
@@ -94,14 +96,14 @@ def _read_number(field: bytes) -> int:
     return int(text, 8) if text and not text.strip(b"01234567") else 0
 
 
-def _read_pax_size(records: bytes) -> int | None:
-    """Return the largest size that pax records name; None if they name none."""
-    found = []
+def _read_pax_sizes(records: bytes) -> tuple[int | None, int | None]:
+    """Return the size in the archive, and that of the whole sparse file, as far as pax records name them."""
+    found: dict[bytes, int] = {}
     for line in records.split(b"\n"):
         key, _, value = line.partition(b" ")[2].partition(b"=")
-        if key in _PAX_SIZES and value.isdigit() and len(value) < 30:  # noqa: PLR2004  larger than any file
-            found.append(int(value))
-    return max(found) if found else None
+        if key in {b"size", *_PAX_SPARSE} and value.isdigit() and len(value) < 30:  # noqa: PLR2004  larger than any file
+            found[key] = int(value)
+    return found.pop(b"size", None), max(found.values(), default=None)
 
 
 def _round_up(length: int) -> int:
@@ -119,8 +121,8 @@ def _skip(stream: _Reader, count: int) -> None:
 class _Unpacked:
     """A gzip file as it is unpacked, part by part; ends at `limits`, however much a bomb holds."""
 
-    def __init__(self, file: BinaryIO, limits: Limits) -> None:
-        self._file, self._limits = file, limits
+    def __init__(self, file: BinaryIO, limits: Limits, check: Callable[[], None]) -> None:
+        self._file, self._limits, self._check, self._checked = file, limits, check, 0
         self._inflate = zlib.decompressobj(wbits=31)
         self._buffer, self._at, self._total = b"", 0, 0
         self._rest = b""
@@ -147,6 +149,9 @@ class _Unpacked:
             self._rest = self._inflate.unconsumed_tail or self._inflate.unused_data
             if part:
                 self._total += len(part)
+                if self._total - self._checked >= _CHECK_EACH_BYTES:
+                    self._check()
+                    self._checked = self._total
                 # Headers and padding take at most 1.5 KiB a file.
                 if self._total > self._limits.max_bytes + self._limits.max_files * 3 * BLOCK:
                     self._limits.check(self._total, 0)

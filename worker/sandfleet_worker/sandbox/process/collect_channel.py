@@ -38,6 +38,7 @@ _END: Final = ord(".")
 _ENTRY: Final = struct.Struct("<BII")
 _HEAD: Final = struct.Struct("<IIQ")
 _NUMBER: Final = struct.Struct("<I")
+_MAX_PATH_BYTES: Final = 4096
 
 
 class CollectionBrokenError(Exception):
@@ -69,6 +70,7 @@ class CollectChannel:
         self._pipes, self._cancel, self._seconds = pipes, cancel, seconds
         self._deadline = time.monotonic() + seconds
         self._data, self._at = b"", 0
+        self._left = 0
         # A job that was cancelled before its end is collected like any other.
         self._cancel_fd = None if cancel.is_set else cancel.open_fd()
 
@@ -83,8 +85,9 @@ class CollectChannel:
             CollectionBrokenError: the time is over, or the sandbox has ended.
         """
         self._ask(b"L" + struct.pack("<II", most, depth), folder)
-        while True:
+        for _ in range(2 * most + 3):  # a folder may be told twice: as an entry, and because it could not be read
             kind, errno, length = _ENTRY.unpack(self._take(_ENTRY.size))
+            _trust(length < _MAX_PATH_BYTES)
             path = self._take(length)
             if kind != _END:
                 yield Entry(kind, errno, path)
@@ -92,6 +95,7 @@ class CollectChannel:
             if errno:
                 yield Entry(LEFT_OUT, errno, b"")
             return
+        _trust(False)
 
     def open(self, path: str, most: int) -> FileHead:
         """Ask for a file of at most `most` bytes. If its `errno` is 0, `read` has its bytes.
@@ -100,7 +104,10 @@ class CollectChannel:
             CollectionBrokenError: as `list`.
         """
         self._ask(b"G" + struct.pack("<Q", most), path)
-        return FileHead(*_HEAD.unpack(self._take(_HEAD.size)))
+        head = FileHead(*_HEAD.unpack(self._take(_HEAD.size)))
+        self._left = 0 if head.errno else head.size
+        _trust(self._left <= most)
+        return head
 
     def read(self) -> Iterator[bytes]:
         """Yield the bytes of the opened file.
@@ -110,12 +117,15 @@ class CollectChannel:
             CollectionBrokenError: as `list`.
         """
         while length := self._take_number():
+            _trust(length <= self._left)
+            self._left -= length
             while length:
                 part = self._take_some(length)
                 length -= len(part)
                 yield part
         if error := self._take_number():
             raise OSError(error, os.strerror(error))
+        _trust(not self._left)
 
     def check(self) -> None:
         """Raise if the time is over or the job is cancelled.
@@ -177,6 +187,12 @@ class CollectChannel:
         while not any(found == fd for found, _ in ready):
             self.check()
             ready = poll.poll(max(1.0, (self._deadline - time.monotonic()) * 1000))
+
+
+def _trust(is_sound: bool) -> None:  # noqa: FBT001
+    """End the collection of a sandbox whose init answers what it never answers: the job may have become it."""
+    if not is_sound:
+        raise CollectionBrokenError("the sandbox does not answer as it should: its files are not trusted")
 
 
 _SANDBOX_GONE: Final = "the sandbox ended before its files were collected"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import unicodedata
+import re
 from typing import TYPE_CHECKING, Final
 
 from sandfleet_config.errors import SandboxError
@@ -37,12 +37,19 @@ MAX_DEPTH: Final = 64
 """The deepest folder that init lists, counted from the first one that it opens."""
 GONE: Final = "the sandbox had gone with the job, and its files with it"
 GONE_FOR_MEMORY: Final = f"{GONE}: it ran out of memory"
+MAX_NAMES_BYTES: Final = 16 << 20
+"""How long the paths that patterns name may be together; they are all held in memory at once."""
+MAX_TOLD_BYTES: Final = 1 << 20
+"""How long the paths of the files that come may be together: the outcome lists them all, in Redis."""
 SHOWN_LOSSES: Final = 5
 SHOWN_CHARS: Final = 100
 ENTRIES_BETWEEN_CHECKS: Final = 64
 _KINDS: Final = {1: "a fifo", 2: "a device", 6: "a device", 10: "a symbolic link", 12: "a socket"}
-_BIDI: Final = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-_UNSAFE_CATEGORIES: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
+# Unicode's categories Cc, Cs, Zl and Zp, and the marks of its bidirectional algorithm (UAX #9). As a regular
+# expression, since a job may leave names of many megabytes.
+_UNSAFE: Final = re.compile(
+    "[\\x00-\\x1f\\x7f-\\x9f\\ud800-\\udfff\\u2028\\u2029\\u061c\\u200e\\u200f\\u202a-\\u202e\\u2066-\\u2069]"
+)
 
 
 class Losses:
@@ -74,7 +81,7 @@ def is_plain_name(path: str) -> bool:
 
     Such names could forge lines of a terminal or a log wherever the outcome is shown.
     """
-    return not any(char in _BIDI or unicodedata.category(char) in _UNSAFE_CATEGORIES for char in path)
+    return _UNSAFE.search(path) is None
 
 
 def collect_artifacts(
@@ -137,7 +144,7 @@ def _find(
         folders.setdefault(glob.folder, []).append((glob, most))
     found: dict[str, int] = {}
     noted: set[str] = set()
-    left = request.limits.max_entries
+    left, names_left = request.limits.max_entries, MAX_NAMES_BYTES
     for folder, globs in folders.items():
         for entry in _list(channel, folder, globs, left):
             left -= 1
@@ -145,11 +152,18 @@ def _find(
                 channel.check()
             path = "/".join(filter(None, (folder, os.fsdecode(entry.path))))
             why, allowed = _judge(entry, path, globs, request.limits.max_entries)
+            if names_left > 0 and (why or allowed is not None):
+                names_left -= len(entry.path)
+            if names_left <= 0:
+                continue
             if why and path not in noted:
                 noted.add(path)
                 losses.note(path or WORK_FOLDER, why)
             elif allowed is not None:
                 found[path] = max(allowed, found.get(path, 0))
+    if names_left <= 0:
+        bound = format_bytes(MAX_NAMES_BYTES)
+        losses.note("", f"the paths of the files take more than {bound}; the others were not looked at")
     return dict(sorted(found.items()))
 
 
@@ -198,8 +212,14 @@ def _fetch(
 ) -> None:
     """Give the sink each of the `wanted` files, and add it to `files` once the sink has it."""
     limits = request.limits
-    files_left, bytes_left = limits.max_files, limits.max_total_bytes
+    files_left, bytes_left, names_left = limits.max_files, limits.max_total_bytes, MAX_TOLD_BYTES
     for path, most in wanted.items():
+        names_left -= len(os.fsencode(path))
+        if names_left < 0:
+            losses.note(
+                "", f"the paths of the files are longer than {format_bytes(MAX_TOLD_BYTES)} together: shorten them"
+            )
+            return
         if not files_left:
             losses.note("", f"at most {limits.max_files} files are collected")
             return

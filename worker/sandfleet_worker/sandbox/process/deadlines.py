@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from sandfleet_worker.sandbox.policy import Admitted
+    from sandfleet_worker.sandbox.process.facts import Clock
 
 FILES_SECONDS = 120.0
 """How long it may take to write the job's files into a sandbox that is up."""
@@ -72,6 +73,14 @@ class Deadlines:
         """Set one and remove all others."""
         self._at = {name: at}
 
+    def begin_program(self, now: float, limits: Admitted | None) -> None:
+        """Start the clocks of a program that runs from `now` on; None: nobody has given it any."""
+        if limits is None:
+            return
+        self.drop(Deadline.START)
+        self.set(Deadline.SOFT, now + limits.timeout_seconds)
+        self.set(Deadline.HARD, now + limits.timeout_seconds + limits.grace_seconds)
+
     def take_due(self, now: float) -> Iterator[Deadline]:
         """Remove and yield those that have passed, the earliest first.
 
@@ -82,6 +91,11 @@ class Deadlines:
         for name, at in sorted(self._at.items(), key=lambda item: item[1]):
             if at <= now and self._at.pop(name, None) is not None:
                 yield name
+
+
+def is_met(name: Deadline, clock: Clock) -> bool:
+    """Whether what had to happen before the deadline has happened: its report may come at the last moment."""
+    return (name is Deadline.BOOT and clock.ready is not None) or (name is Deadline.START and clock.started is not None)
 
 
 def new_kill(name: Deadline, platform: str, boot_seconds: float, limits: Admitted | None) -> Kill:

@@ -8,12 +8,12 @@ from sandfleet_worker.sandbox.process.pipes import Feeder
 from sandfleet_worker.sandbox.process.poller import WRITE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
     from sandfleet_worker.sandbox.process.pipes import Pipes
     from sandfleet_worker.sandbox.process.poller import Poller
 
-    Source = tuple[bytes, Iterator[bytes] | None]
+    Source = tuple[bytes, Generator[bytes] | None]
 
 
 class Feeding:
@@ -32,6 +32,11 @@ class Feeding:
             poller.register(pipes.stdin, self._feed_stdin, WRITE)
         else:
             pipes.close("stdin")
+
+    def close(self) -> None:
+        """Close the files that are not written to their end."""
+        self._control.close()
+        self._stdin.close()
 
     def _feed_control(self) -> None:
         if self._control.feed():

@@ -13,6 +13,16 @@ from typing import Final
 MAGIC: Final = re.compile(r"[*?[]")
 
 
+def _translate(name: str) -> str:
+    """Return the regular expression of one name.
+
+    `fnmatch.translate` looks for the end of each ``[`` up to the end of the name: that is quadratic where there is none.
+    """
+    closed = name.rfind("]") + 1
+    # No pattern has a zero byte: it stands for a bracket that nothing closes.
+    return fnmatch.translate(name[:closed] + name[closed:].replace("[", "\0")).replace("\0", r"\[")
+
+
 class Glob:
     """One pattern, relative to a folder."""
 
@@ -32,7 +42,7 @@ class Glob:
         self._names = [part for at, part in enumerate(parts) if part != "**" or parts[at - 1 : at] != ["**"]]
         # `translate` makes each star atomic, so that no name takes more than its length times the
         # pattern's.
-        self._matchers = [None if name == "**" else re.compile(fnmatch.translate(name)) for name in self._names]
+        self._matchers = [None if name == "**" else re.compile(_translate(name)) for name in self._names]
 
     @property
     def folder(self) -> str:

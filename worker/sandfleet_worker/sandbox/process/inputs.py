@@ -12,7 +12,7 @@ from sandfleet_config.units import format_bytes
 from sandfleet_worker.sandbox.process.init_job import END_OF_FILES, MAX_FILE_PATH_BYTES, encode_file_head
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Sequence
 
     from sandfleet_worker.sandbox.policy import Admitted
     from sandfleet_worker.sandbox.process.init_job import InitJob
@@ -97,7 +97,7 @@ def _find_lack(needed: int, limits: Admitted) -> list[str]:
     return lacks
 
 
-def encode_inputs(files: Sequence[InputFile], on_end: Callable[[], None]) -> Iterator[bytes]:
+def encode_inputs(files: Sequence[InputFile], on_end: Callable[[], None]) -> Generator[bytes]:
     """Yield the files as init reads them, in parts of at most 256 KiB.
 
     `on_end` is called when all are written and nothing but the end is missing: the program starts
@@ -113,7 +113,7 @@ def encode_inputs(files: Sequence[InputFile], on_end: Callable[[], None]) -> Ite
     yield END_OF_FILES
 
 
-def read_parts(file: InputFile) -> Iterator[bytes]:
+def read_parts(file: InputFile) -> Generator[bytes]:
     """Yield the file's bytes in parts of at most 256 KiB.
 
     Raises:

@@ -44,6 +44,11 @@ class Outputs:
         self.stdout = Capture(limits.output_bytes, output.keep)
         self.stderr = Capture(limits.output_bytes, output.keep)
 
+    def read_rest(self) -> None:
+        """Read what is in both pipes now, of a program that has ended: one read takes all that a pipe holds."""
+        self._read_stdout()
+        self._read_stderr()
+
     @property
     def is_over(self) -> bool:
         """Whether a stream went past its cap in a job that asked to be killed for it.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
 CHUNK_BYTES = 1 << 20
 PIPE_BYTES = 1 << 20
@@ -39,14 +39,18 @@ class Pipes:
             self.close(name)
 
 
+def _no_parts() -> Generator[bytes]:
+    yield from ()
+
+
 class Feeder:
     """Writes `data` into a non-blocking pipe, a part whenever the pipe takes one.
 
     Then writes the parts of `more`, and asks for each only when the one before is written.
     """
 
-    def __init__(self, fd: int, data: bytes, more: Iterator[bytes] | None = None) -> None:
-        self._fd, self._rest, self._more = fd, memoryview(data), more or iter(())
+    def __init__(self, fd: int, data: bytes, more: Generator[bytes] | None = None) -> None:
+        self._fd, self._rest, self._more = fd, memoryview(data), more or _no_parts()
 
     def feed(self) -> bool:
         """Write as much as the pipe takes now; return whether nothing is left to write.
@@ -66,6 +70,10 @@ class Feeder:
                 return True
             self._rest = memoryview(part)
         return False
+
+    def close(self) -> None:
+        """Ask for no more parts, and close the file that they come from."""
+        self._more.close()
 
 
 def widen(fd: int, size_bytes: int) -> None:

@@ -1,7 +1,6 @@
 """Supervise one running sandbox until it is gone.
 
-Feed it, read outputs and init's reports, keep the deadlines, kill. One thread and one poller wait
-for all of it; nothing is polled.
+Feed it, read outputs and init's reports, keep the deadlines, kill: one thread, with one poller.
 
 Invariant: the status pipe is read once more before any kill or TERM of ours, so that a job which
 had already ended is never called killed.
@@ -18,7 +17,14 @@ from typing import TYPE_CHECKING, Literal
 from sandfleet_config.codes import Category, ErrorCode
 from sandfleet_config.units import format_bytes
 
-from sandfleet_worker.sandbox.process.deadlines import FILES_SECONDS, STOP_SECONDS, Deadline, Deadlines, new_kill
+from sandfleet_worker.sandbox.process.deadlines import (
+    FILES_SECONDS,
+    STOP_SECONDS,
+    Deadline,
+    Deadlines,
+    is_met,
+    new_kill,
+)
 from sandfleet_worker.sandbox.process.facts import Clock, Kill
 from sandfleet_worker.sandbox.process.feeding import Feeding
 from sandfleet_worker.sandbox.process.init_job import END_PROCESSES, TERMINATE
@@ -68,6 +74,7 @@ class Supervision:
         self._parser = StatusParser()
         self._deadlines = Deadlines()
         self._limits: Admitted | None = None
+        self._feeding: Feeding | None = None
         self._cancel: Cancellation | None = None
         self._boot_seconds = 0.0
         self._platform = ""
@@ -155,8 +162,10 @@ class Supervision:
         self._drain()
 
     def close(self) -> None:
-        """Close the poller; the pipes are the caller's."""
+        """Close the poller, and the job's files; the pipes are the caller's."""
         self._poller.close()
+        if self._feeding is not None:
+            self._feeding.close()
 
     def _hand_over(self, job: PackedJob, limits: Admitted, allow_start: Callable[[], None]) -> None:
         self._deadlines.keep_only(Deadline.CALLER)
@@ -170,10 +179,9 @@ class Supervision:
             files = encode_inputs(job.transfer.files, lambda: self._begin_start(allow_start))
         else:
             self._begin_start(allow_start)
-            files = iter(())
-        stdin = read_parts(job.transfer.stdin) if job.transfer.stdin else None
-        own = limits.spec.stdin.to_bytes()
-        self._feeding = Feeding(self.pipes, self._poller, (job.message, files), (own, stdin))
+            files = None
+        stdin = limits.spec.stdin.to_bytes(), read_parts(job.transfer.stdin) if job.transfer.stdin else None
+        self._feeding = Feeding(self.pipes, self._poller, (job.message, files), stdin)
 
     def _begin_start(self, allow_start: Callable[[], None]) -> None:
         """Ask whether the job may start: what is written next lets init start it."""
@@ -197,7 +205,7 @@ class Supervision:
         self._read_status()
         if name is Deadline.STOP and not self.is_held:
             self._end_all()
-        if not self._is_live:
+        if not self._is_live or is_met(name, self.clock):
             return
         if name is Deadline.SOFT:
             self.timed_out = "soft"
@@ -236,10 +244,9 @@ class Supervision:
 
     def _read_status(self) -> None:
         data = read_available(self.pipes.status, STATUS_BYTES)
-        if data is None:
-            return
-        if not data:
+        if data == b"":
             self._close("status")
+        if not data:
             return
         now = time.monotonic()
         for report in self._parser.feed(data):
@@ -250,7 +257,7 @@ class Supervision:
                     self.on_booted()
                 case Started():
                     self.clock.started = now
-                    self._start_clocks(now)
+                    self._deadlines.begin_program(now, self._limits)
                 case Killed():
                     self._on_end(now, is_over=False)
                 case end:
@@ -263,19 +270,12 @@ class Supervision:
         if self._is_collected and not is_over:
             self._deadlines.clear()
             self.is_held = True
+            self.outputs.read_rest()  # how much the program wrote is a part of how it ended
             return
         self._deadlines.set_only(Deadline.END, now + END_DEADLINE_SECONDS)
         # All output of the program is in the pipes: its writes were the host's. Its background
         # processes die now, not some ms later when runsc tidies up.
         self.end_sandbox()
-
-    def _start_clocks(self, now: float) -> None:
-        limits = self._limits
-        if limits is None:
-            return
-        self._deadlines.drop(Deadline.START)
-        self._deadlines.set(Deadline.SOFT, now + limits.timeout_seconds)
-        self._deadlines.set(Deadline.HARD, now + limits.timeout_seconds + limits.grace_seconds)
 
     def _on_output_over(self, name: str, max_bytes: int) -> None:
         self._read_status()

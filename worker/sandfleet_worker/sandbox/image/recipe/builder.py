@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from sandfleet_config.errors import ImageInvalid
 
 from sandfleet_worker.sandbox.image.build import fill_image
-from sandfleet_worker.sandbox.image.oci import ImageConfig, read_oci
+from sandfleet_worker.sandbox.image.oci import ImageConfig
+from sandfleet_worker.sandbox.image.recipe.bases import BaseLayouts
 from sandfleet_worker.sandbox.image.recipe.cache import BuildCache
 from sandfleet_worker.sandbox.image.recipe.copied import copy_files, find_missing
 from sandfleet_worker.sandbox.image.recipe.debian import PATH, find_python, install_debs
@@ -19,13 +20,11 @@ from sandfleet_worker.sandbox.image.recipe.faults import describe
 from sandfleet_worker.sandbox.image.recipe.inside import make_folder
 from sandfleet_worker.sandbox.image.recipe.lock import Lock, hash_wanted, read_lock, write_lock
 from sandfleet_worker.sandbox.image.recipe.mirror import PrivateApt, find_architecture, find_mirror
-from sandfleet_worker.sandbox.image.recipe.model import LAYOUT, REGISTRY
 from sandfleet_worker.sandbox.image.recipe.site import compile_ahead, debian_site, find_site, place
 from sandfleet_worker.sandbox.image.recipe.wheels import Uv
 from sandfleet_worker.sandbox.image.references import is_name
 from sandfleet_worker.sandbox.image.staging import host_faults, locked, staging_folder
 from sandfleet_worker.sandbox.image.tools import Limits, StagingFolder
-from sandfleet_worker.sandbox.image.unpack import unpack_oci
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,6 +61,7 @@ class RecipeBuilder:
     ) -> None:
         self._store, self._settings, self._tell = store, settings, on_progress
         self._cache = new_cache(settings)
+        self._layouts = BaseLayouts(settings)
 
     def build(self, name: str, recipe: WholeRecipe, choice: LockChoice, source: str) -> Image:
         """Build the image `name`; `source` is what `images list` and the image's facts call the recipe.
@@ -77,11 +77,6 @@ class RecipeBuilder:
         faults = find_missing(recipe.files)
         if faults:
             raise ImageInvalid.of(describe("the recipe", faults))
-        if recipe.base.startswith(REGISTRY):
-            raise ImageInvalid.of(
-                f"recipes on registry images cannot be built here yet: copy it first "
-                f'(`skopeo copy {recipe.base} oci:FOLDER:TAG`), then write base = "oci:FOLDER:TAG"'
-            )
         # Two builds with one lock file: the second one finds what the first has locked.
         key = hashlib.sha256(str(choice.path.absolute()).encode()).hexdigest()[:32]
         waiting = "waiting for another build of the same recipe"
@@ -92,7 +87,7 @@ class RecipeBuilder:
             self._cache.in_use(),
         ):
             lock = self._find_lock(recipe, choice)
-            fill = _Build(recipe, lock, self._cache, self._settings, self._tell).fill
+            fill = _Build(recipe, lock, self._cache, self._settings, self._tell, self._layouts).fill
             image = self._store.make(lambda staging: fill_image(name, source, fill, staging, self._tell), Limits())
             self._tell(f"{name} is {image.digest}")
             return self._store.name_image(name, image)
@@ -116,21 +111,22 @@ class RecipeBuilder:
         with staging_folder(self._settings.root / "staging") as (folder, descriptor):
             staging = StagingFolder(folder, descriptor, Limits())
             debs: tuple[LockedDeb, ...] = ()
+            base = self._layouts.find_digest(recipe.base)
             if recipe.suite:
                 self._tell(f"asking for the packages of Debian {recipe.suite}")
                 mirror = find_mirror(self._settings.debian_mirror)
                 python = PYTHON_PACKAGES if recipe.pip else ()
                 debs = lock_debs(PrivateApt(staging, recipe.suite, mirror), (*python, *recipe.apt))
             if not recipe.pip:
-                return Lock(wanted=wanted, apt=debs)
-            version = find_python(debs) if recipe.suite else self._find_base_site(recipe, staging).version
+                return Lock(wanted=wanted, base=base, apt=debs)
+            version = find_python(debs) if recipe.suite else self._find_base_site(recipe.base, base, staging).version
             self._tell(f"asking for packages of Python {version}")
             wheels = Uv(staging, self._cache, version).lock(recipe.pip)
-            return Lock(wanted=wanted, apt=debs, python=version, pip=wheels)
+            return Lock(wanted=wanted, base=base, apt=debs, python=version, pip=wheels)
 
-    def _find_base_site(self, recipe: WholeRecipe, staging: StagingFolder) -> Site:
-        self._tell(f"looking for Python in {recipe.base}")
-        unpack_oci(read_oci(recipe.base.removeprefix(LAYOUT)), staging)
+    def _find_base_site(self, base: str, digest: str, staging: StagingFolder) -> Site:
+        self._tell(f"looking for Python in {base}")
+        self._layouts.unpack(base, digest, staging)
         return find_site(staging.tree)
 
 
@@ -143,6 +139,7 @@ class _Build:
     cache: BuildCache
     settings: ImagesSettings
     tell: Callable[[str], None]
+    layouts: BaseLayouts
 
     def fill(self, staging: StagingFolder) -> ImageConfig:
         config = self._install_base(staging)
@@ -157,9 +154,7 @@ class _Build:
         recipe = self.recipe
         if not recipe.suite:
             self.tell(f"unpacking {recipe.base}")
-            oci = read_oci(recipe.base.removeprefix(LAYOUT))
-            unpack_oci(oci, staging)
-            return oci.config
+            return self.layouts.unpack(recipe.base, self.lock.base, staging)
         size = sum(deb.size for deb in self.lock.apt)
         self.tell(f"fetching {len(self.lock.apt)} packages of Debian {recipe.suite}, {size / 1e6:.1f} MB")
         repository = fetch_debs(self.lock.apt, find_mirror(self.settings.debian_mirror), staging, self.cache)

@@ -60,6 +60,9 @@ class Lock(_Part):
 
     format: Literal[1] = 1
     wanted: str = Field(description="The sha256 of what the recipe asked for when it was locked.")
+    base: str = Field(
+        default="", description="The digest that a registry gave for the base, of its index where there is one."
+    )
     python: str = Field(default="", description="The version that the wheels are for, such as 3.13.")
     apt: tuple[LockedDeb, ...] = ()
     pip: tuple[LockedWheel, ...] = ()

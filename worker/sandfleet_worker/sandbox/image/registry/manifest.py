@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from sandfleet_config.errors import ImageInvalid
 
 from sandfleet_worker.sandbox.image.oci import find_architecture, read_layers, wrong_platform
+from sandfleet_worker.sandbox.image.references import is_digest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -65,6 +66,14 @@ class Manifest:
         if not all(isinstance(size, int) and size >= 0 for size in sizes):
             raise ImageInvalid.of("the image's manifest is damaged: a layer has no size")
         limits.check(sum(size for size in sizes if isinstance(size, int)), 0)
+
+    def find_own(self) -> str:
+        """Return the digest of this machine's manifest in an index: the first one, as skopeo chooses; empty if unknown."""
+        for entry in self.fields["manifests"] if self.is_index else ():
+            if isinstance(entry, dict) and _read_platform(entry) == f"linux/{find_architecture()}":
+                digest = str(entry.get("digest"))
+                return digest if is_digest(digest) else ""
+        return ""
 
     def count_bytes(self) -> int:
         """Return the size of the packed layers together; 0 of an index, where it is not known yet."""

@@ -6,7 +6,6 @@ The digest that counts is the source's: that of the index, where there is one.
 from __future__ import annotations
 
 import logging
-import random
 import threading
 import time
 from dataclasses import replace
@@ -16,10 +15,8 @@ from sandfleet_config.errors import ImageInvalid, ImageNotFound, ImageUnavailabl
 
 from sandfleet_worker.sandbox.image.build import build_image
 from sandfleet_worker.sandbox.image.oci import read_oci
-from sandfleet_worker.sandbox.image.registry.failures import read_failure
-from sandfleet_worker.sandbox.image.registry.manifest import Manifest
-from sandfleet_worker.sandbox.image.registry.skopeo import Skopeo
-from sandfleet_worker.sandbox.image.staging import LOCK_POLL_SECONDS, locked_when_free
+from sandfleet_worker.sandbox.image.registry.reader import RegistryReader, new_late
+from sandfleet_worker.sandbox.image.staging import locked_when_free
 from sandfleet_worker.sandbox.image.tools import Limits
 
 if TYPE_CHECKING:
@@ -31,14 +28,13 @@ if TYPE_CHECKING:
 
     from sandfleet_worker.sandbox.image.cache import ImageCache
     from sandfleet_worker.sandbox.image.image import Image
+    from sandfleet_worker.sandbox.image.registry.manifest import Manifest
     from sandfleet_worker.sandbox.image.store import ImageStore
-    from sandfleet_worker.sandbox.image.tools import StagingFolder, ToolEnd
+    from sandfleet_worker.sandbox.image.tools import StagingFolder
 
 log = logging.getLogger(__name__)
 
-MAX_TRIES = 4
 MAX_FAILED = 1000
-FIRST_PAUSE_SECONDS = 1.0
 LIMITS = Limits(max_files=500_000)
 """The most that a pulled image may take when unpacked."""
 
@@ -48,7 +44,7 @@ class Puller:
 
     def __init__(self, store: ImageStore, cache: ImageCache, settings: ImagesSettings, limits: Limits = LIMITS) -> None:
         self._store, self._cache, self._settings, self._limits = store, cache, settings, limits
-        self._skopeo = Skopeo(settings)
+        self._reader = RegistryReader(settings)
         self._lock = threading.Lock()
         self._failed: dict[str, tuple[SandboxError, float]] = {}
 
@@ -70,7 +66,7 @@ class Puller:
         def check_all() -> None:
             check()
             if time.monotonic() > deadline:
-                raise self._new_late(name)
+                raise new_late(name, self._settings.pull_deadline_seconds)
 
         kind = "asked" if name.digest else "tag"
         with locked_when_free(self._store.new_lock(kind, str(name)), check_all):
@@ -87,7 +83,7 @@ class Puller:
     def _pull_tag(self, name: RegistryName, since: float, deadline: float, check: Callable[[], None]) -> Image:
         manifest, digest = None, self._find_fresh(name, since)
         if not digest:
-            manifest = self._read_manifest(name, deadline, check)
+            manifest = self._reader.read_manifest(name, deadline, check)
             digest = manifest.digest
         image = self._pull_digest(replace(name, digest=digest), deadline, check, manifest)
         if manifest is not None:
@@ -127,62 +123,22 @@ class Puller:
 
     def _make(self, name: RegistryName, deadline: float, check: Callable[[], None], manifest: Manifest | None) -> Image:
         began = time.monotonic()
-        manifest = manifest or self._read_manifest(name, deadline, check)
+        manifest = manifest or self._reader.read_manifest(name, deadline, check)
         if manifest.digest != name.digest:
             raise ImageInvalid.of(f"{name.registry} gave {manifest.digest} for {name}: it is broken, or it cheats")
         manifest.check(self._limits)
+        if own := manifest.find_own():  # an index says nothing of sizes
+            manifest = self._reader.read_manifest(replace(name, digest=own), deadline, check)
+            manifest.check(self._limits)
         self._cache.free_space(str(name), manifest.count_bytes())
         image = self._store.make(lambda staging: self._build(name, staging, deadline, check), self._limits, check)
         self._cache.note_use(image)
         seconds = time.monotonic() - began
         extra = {"action": "image_pulled", "image": str(name), "seconds": round(seconds, 3)}
         log.info("image %s was pulled in %.1f s, %d bytes", name, seconds, image.size_bytes, extra=extra)
-        self._cache.shrink()
+        self._cache.shrink(but=image.digest)  # whoever asked for it does not hold it yet
         return image
 
     def _build(self, name: RegistryName, staging: StagingFolder, deadline: float, check: Callable[[], None]) -> Image:
-        layout = ""
-
-        def copy(seconds: float) -> ToolEnd:
-            nonlocal layout
-            end, layout = self._skopeo.copy(name, staging, seconds)
-            staging.check_disk(end)
-            return end
-
-        self._call(name, deadline, check, copy)
+        layout = self._reader.copy(name, staging, deadline, check)
         return build_image(str(name), str(name), read_oci(layout), staging, lambda _: None, digest=name.digest)
-
-    def _read_manifest(self, name: RegistryName, deadline: float, check: Callable[[], None]) -> Manifest:
-        end = self._call(name, deadline, check, lambda seconds: self._skopeo.inspect(name, seconds, check))
-        return Manifest.parse(end.stdout)
-
-    def _call(
-        self, name: RegistryName, deadline: float, check: Callable[[], None], act: Callable[[float], ToolEnd]
-    ) -> ToolEnd:
-        """Call skopeo until it succeeds, with growing pauses where its failure may pass."""
-        for number in range(MAX_TRIES):
-            end = act(max(1.0, deadline - time.monotonic()))
-            if end.code == 0:
-                return end
-            check()
-            failure = read_failure(end.stderr, name)
-            pause = FIRST_PAUSE_SECONDS * 2**number * random.uniform(0.75, 1.25)  # noqa: S311  spreads hosts
-            if not failure.is_passing or number == MAX_TRIES - 1 or time.monotonic() + pause > deadline:
-                raise failure.error
-            text = "%s; tried again in %.1f s"
-            log.warning(text, failure.error.message, pause, extra={"action": "pull_retried", "image": str(name)})
-            _pause(pause, check)
-        raise self._new_late(name)
-
-    def _new_late(self, name: RegistryName) -> ImageUnavailable:
-        return ImageUnavailable.of(
-            f"{name} was not pulled within {self._settings.pull_deadline_seconds:g} s: check the registry, "
-            "or raise SANDFLEET_IMAGES__PULL_DEADLINE_SECONDS"
-        )
-
-
-def _pause(seconds: float, check: Callable[[], None]) -> None:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        check()
-        time.sleep(LOCK_POLL_SECONDS)

@@ -1,0 +1,94 @@
+"""What a job left goes to the store; a store that is down holds its end up for one deadline, and no longer."""
+
+from __future__ import annotations
+
+import time
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+from sandfleet_config.codes import ErrorCode
+from sandfleet_config.outcome import Outcome, StreamOutput
+from sandfleet_config.settings import PolicySettings
+from sandfleet_config.spec import SandboxSpec
+from sandfleet_config.store.protocol import StoreDown
+from sandfleet_worker.delivery.settlement import Finish
+from sandfleet_worker.files.host_files import JobFiles
+from sandfleet_worker.files.inputs import JobInputs
+from sandfleet_worker.files.spool import Spool
+from sandfleet_worker.files.uploads import Uploader
+from sandfleet_worker.job_run import JobRun
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+DEADLINE_SECONDS = 2.0
+
+
+class DownStore:
+    """Refuses all."""
+
+    name = "s3://jobs"
+
+    def keep(self, names: object, seconds: float) -> None:
+        del names, seconds
+
+    def put_file(self, sha256: str, path: Path) -> bool:
+        del sha256, path
+        msg = "s3://jobs cannot be reached"
+        raise StoreDown(msg)
+
+
+def end_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Outcome, float]:
+    """Deliver two streams and an artifact; return the outcome, and how long that waited by a clock of its own."""
+    clock = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+
+    def pause(seconds: float) -> bool:
+        clock[0] += seconds
+        return False
+
+    store = cast("Any", DownStore())
+    uploader = Uploader(store, store, keep_seconds=60, deadline_seconds=DEADLINE_SECONDS, pause=pause)
+    spool = Spool(tmp_path, 1 << 30)
+    spec = SandboxSpec.model_validate(
+        {"image": "python", "output": {"store": True, "max_bytes": 4096}, "artifacts": ["*"]}
+    )
+    files = JobFiles(spec, JobInputs(), spool.new_job(), uploader, PolicySettings())
+    assert files.transfer.keep_output is not None
+    assert files.transfer.artifacts is not None
+    for name in ("stdout", "stderr"):
+        files.transfer.keep_output(name)(bytes(5000))
+    sink = files.transfer.artifacts.sink
+    sink.begin("a.txt", 1, 0o644)
+    sink.write(b"a")
+    sink.end()
+    outcome = files.deliver(Outcome.of(ErrorCode.OK, "job", stdout=StreamOutput(), stderr=StreamOutput()))
+    files.close()
+    spool.close()
+    return outcome, clock[0] - 1000.0
+
+
+def test_all_of_a_job_waits_for_a_store_that_is_down_for_one_deadline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outcome, waited = end_job(tmp_path, monkeypatch)
+    assert waited <= DEADLINE_SECONDS
+    assert outcome.code is ErrorCode.OK
+    assert outcome.artifacts_lost is not None
+    for part in ("stdout in the store", "stderr in the store", "1 of 1 files are not in the store"):
+        assert part in outcome.artifacts_lost
+
+
+def test_a_fault_of_ours_at_the_delivery_does_not_hide_the_end() -> None:
+    def deliver(outcome: Outcome) -> Outcome:
+        raise RuntimeError(outcome.job_id)
+
+    run = JobRun.__new__(JobRun)
+    run._files = cast("Any", SimpleNamespace(deliver=deliver))
+    run._job = cast("Any", SimpleNamespace(job_id="job"))
+    run._host = cast("Any", SimpleNamespace(worker="host-1"))
+    settlement = run.store_files(Finish(Outcome.of(ErrorCode.OK, "job"), [], ""))
+    assert isinstance(settlement, Finish)
+    assert settlement.outcome.code is ErrorCode.OK
+    assert settlement.outcome.artifacts_lost == "a fault in sandfleet itself: see the log of worker host-1"
