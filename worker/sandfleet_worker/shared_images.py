@@ -19,7 +19,7 @@ from sandfleet_config.units import format_bytes
 
 from sandfleet_worker.sandbox.image.references import is_digest, is_name
 from sandfleet_worker.sandbox.image.shared import publish
-from sandfleet_worker.sandbox.image.shared_facts import SharedFacts, digest_of
+from sandfleet_worker.sandbox.image.shared_facts import MAX_FACTS_BYTES, SharedFacts, digest_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,6 +35,7 @@ MAX_NAMES: Final = 1000
 KNOWN_SECONDS: Final = 5.0
 """A host says to the fleet within this time that it can have a newly shared image."""
 TOO_MANY: Final = -1
+SHA256_CHARS: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,7 @@ class FleetImages:
                 return ""
         return found.decode("utf-8", "replace") if isinstance(found, bytes) else ""
 
-    def list(self) -> dict[str, str]:
+    def list_names(self) -> dict[str, str]:
         """Return the digest of each shared name; what is no name or no digest is left out.
 
         Raises:
@@ -105,7 +106,7 @@ class FleetImages:
         """
         now = time.monotonic()
         if self._settings.images.shared and now - self._listed_at >= KNOWN_SECONDS:
-            found = [pair for pair in self.list().items() if self.can_take(*pair)]
+            found = [pair for pair in self.list_names().items() if self.can_take(*pair)]
             self._takeable, self._listed_at = frozenset(text for pair in found for text in pair), now
         return self._takeable
 
@@ -131,36 +132,44 @@ class FleetImages:
         facts = SharedFacts.of(image).encode()
         digest = digest_of(facts)
         with self._guard(), images.hold(image):
-            self._check_size(image)
+            self._check_store(image, facts)
             uploaded = self._upload(image, facts, digest)
         publish(images, image)
         return Pushed(image.name, digest, uploaded)
 
-    def _check_size(self, image: Image) -> None:
+    def _check_store(self, image: Image, facts: bytes) -> None:
         largest = self._store.max_object_bytes
-        if largest is not None and image.size_bytes > largest:
+        # Such a store, in Redis, also lets objects expire that are pinned.
+        if largest is not None:
             raise ImageInvalid.of(
-                f"image {image.name} has {format_bytes(image.size_bytes)}, {self._store.name} takes "
-                f"{format_bytes(largest)} an object. Give all hosts another store, then push again: "
+                f"image {image.name} has {format_bytes(image.size_bytes)}, and {self._store.name} is for small files of "
+                f"jobs ({format_bytes(largest)} each). Give all hosts another store, then push again: "
                 "`export SANDFLEET_STORE__URL=file:///FOLDER` (a folder that all hosts mount; or s3://BUCKET), "
                 f"`sandfleet-worker images push {image.name}`"
+            )
+        if len(facts) > MAX_FACTS_BYTES:
+            raise ImageInvalid.of(
+                f"image {image.name}: its users, groups and variables have {format_bytes(len(facts))}, hosts read "
+                f"{format_bytes(MAX_FACTS_BYTES)} of a shared image"
             )
 
     def _upload(self, image: Image, facts: bytes, digest: str) -> int:
         """Upload what the store lacks, then share the name; return the uploaded bytes."""
-        names, owner = (digest.removeprefix("sha256:"), image.erofs_sha256), f"image:{image.name}"
+        names = (digest.removeprefix("sha256:"), image.erofs_sha256)
         references = References(self._client, self._store)
-        for sha256 in names:
-            references.pin(sha256, owner)
-        # The facts come last: who finds them finds the rest.
-        size = image.size_bytes if self._store.put_file(image.erofs_sha256, image.erofs_path) else 0
-        size += len(facts) if self._store.put_bytes(names[0], facts) else 0
-        if self._share(references, image.name, digest, names) == TOO_MANY:
+        earlier = self._list_pinned(image.name)
+        try:
             for sha256 in names:
-                references.unpin(sha256, owner)
-            raise ImageInvalid.of(
-                f"{MAX_NAMES} images are shared already: end some with `sandfleet-worker images unshare NAME`"
-            )
+                references.pin(sha256, _owner(image.name))
+            # The facts come last: who finds them finds the rest.
+            size = image.size_bytes if self._store.put_file(image.erofs_sha256, image.erofs_path) else 0
+            size += len(facts) if self._store.put_bytes(names[0], facts) else 0
+            self._share(references, image.name, digest, names)
+        except BaseException:
+            with contextlib.suppress(redis.RedisError, StoreError):  # else the next push or `unshare` does
+                for sha256 in set(names) - set(earlier):
+                    references.unpin(sha256, _owner(image.name))
+            raise
         return size
 
     def unshare(self, name: str) -> bool:
@@ -173,11 +182,19 @@ class FleetImages:
             return bool(self._share(References(self._client, self._store), name.removesuffix(":latest"), "", ()))
 
     def _share(self, references: References, name: str, digest: str, names: tuple[str, ...]) -> int:
-        pins = self._client.zscan_iter(f"{KEY_PREFIX}store:pins")
-        earlier = [pin[:64].decode() for pin, _ in pins if pin[64:] == f" image:{name}".encode()]
-        if others := [sha256 for sha256 in earlier if sha256 not in names]:
+        if others := [sha256 for sha256 in self._list_pinned(name) if sha256 not in names]:
             references.keep(others, 0)  # batches that began with the earlier image go on for a day
-        return int(references.call("share_image", name, digest, MAX_NAMES, *names))
+        done = int(references.call("share_image", name, digest, MAX_NAMES, *names))
+        if done == TOO_MANY:
+            raise ImageInvalid.of(
+                f"{MAX_NAMES} images are shared already: end some with `sandfleet-worker images unshare NAME`"
+            )
+        return done
+
+    def _list_pinned(self, name: str) -> list[str]:
+        """Return the objects that the store keeps for a shared name."""
+        pins = [bytes(pin).decode("utf-8", "replace") for pin, _ in self._client.zscan_iter(f"{KEY_PREFIX}store:pins")]
+        return [pin[:SHA256_CHARS] for pin in pins if pin[SHA256_CHARS:] == f" {_owner(name)}"]
 
     @contextlib.contextmanager
     def _guard(self) -> Iterator[None]:
@@ -193,3 +210,8 @@ class FleetImages:
         except redis.RedisError as error:
             why = str(error) or type(error).__name__
             raise ImageUnavailable.of(f"Redis does not say which images are shared: {why}") from error
+
+
+def _owner(name: str) -> str:
+    """Return the owner of the pins of a shared name."""
+    return f"image:{name}"

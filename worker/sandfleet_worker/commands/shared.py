@@ -75,7 +75,7 @@ def list_shared(settings: WorkerSettings, *, as_json: bool) -> None:
     from sandfleet_worker.sandbox.image.store import ImageStore
 
     with _open(settings) as shared:
-        found = shared.list()
+        found = shared.list_names()
         takes = {name: shared.can_take(name, digest) for name, digest in found.items()}
     here = ImageStore(settings.images.root).list_references()
     if as_json:
