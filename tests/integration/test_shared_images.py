@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -14,6 +15,8 @@ import pytest
 from pydantic import SecretStr
 from sandfleet import ErrorCode, Fleet, Outcome, Settings
 from sandfleet_config.queues import KEY_PREFIX
+from sandfleet_config.store.folder import FolderStore
+from sandfleet_worker.sandbox.image.shared_facts import SharedFacts
 from sandfleet_worker.sandbox.image.store import ImageStore
 from sandfleet_worker.shared_images import SHARED_KEY
 from waiting import wait_until
@@ -227,6 +230,27 @@ def test_a_forged_name_in_redis_is_refused(site: Site) -> None:
     site.stage.redis.set(SHARED_KEY, "no hash", ex=60)
     assert site.run().code is ErrorCode.IMAGE_NOT_FOUND
     assert site.push() == digest
+    assert site.run().code is ErrorCode.OK
+
+
+def test_a_hostile_image_file_with_the_right_digests_ends_its_job_only(site: Site) -> None:
+    """What the documentation of security says of `shared`: the digests prove no good will."""
+    site.add("one")
+    site.push()
+    store, facts = FolderStore(site.store), json.loads(SharedFacts.of(site.here.resolve("app")).encode())
+    hostile = os.urandom(1 << 20)
+    header = bytes.fromhex("e2e1f5e0")  # the magic number of EROFS, at 1024
+    for data in (hostile, hostile[:1024] + header + hostile[1028:]):
+        sha256 = hashlib.sha256(data).hexdigest()
+        forged = json.dumps(facts | {"erofs_sha256": sha256, "size_bytes": len(data)}).encode()
+        store.put_bytes(sha256, data)
+        store.put_bytes(hashlib.sha256(forged).hexdigest(), forged)
+        name = f"hostile-{sha256[:8]}"
+        site.stage.redis.hset(SHARED_KEY, name, f"sha256:{hashlib.sha256(forged).hexdigest()}")
+        if not site.stage.workers:
+            site.start_elsewhere("*")
+        outcome = site.run(name, max_attempts=1)
+        assert outcome.code is ErrorCode.SANDBOX_CREATION_FAILED, outcome.message
     assert site.run().code is ErrorCode.OK
 
 
