@@ -141,3 +141,16 @@ def matches_pattern(name: RegistryName, pattern: str) -> bool:
         return False
     forms = (name.path, f"{name.path}:{name.tag}", f"{name.path}@{name.digest}")
     return any(fnmatch.fnmatchcase(form, rest) for form in forms)
+
+
+def is_shared_pattern(pattern: str) -> bool:
+    """Whether `pattern` can name shared images: a glob pattern of names, which ``@sha256:...`` may follow."""
+    name, at, digest = pattern.partition("@")
+    is_plain = bool(name) and "://" not in name and not any(char.isspace() for char in name)
+    return is_plain and (not at or _DIGEST.fullmatch(digest) is not None)
+
+
+def matches_shared(name: str, digest: str, pattern: str) -> bool:
+    """Whether `pattern` lets a host take the shared image `name` with this digest; ``*`` also matches ``/``."""
+    wanted, at, only = pattern.partition("@")
+    return fnmatch.fnmatchcase(name, wanted.removesuffix(":latest")) and (not at or only == digest)

@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import BeforeValidator, Field, field_validator
 
 from sandfleet_config.fields import Bytes
-from sandfleet_config.image_names import REGISTRY_PREFIX
+from sandfleet_config.image_names import REGISTRY_PREFIX, is_shared_pattern
 from sandfleet_config.section import NameList, Section
 
 OptionalPath = Annotated[Path | None, BeforeValidator(lambda value: None if value == "" else value)]
@@ -23,6 +23,11 @@ class ImagesSettings(Section):
         description="Registries and images that jobs may have pulled (`docker://...`): glob patterns such as"
         " `registry.example`, `registry.example/team/*`, `python`; empty: none.",
     )
+    shared: NameList = Field(
+        default=(),
+        description="Images that this host takes from the fleet's store (`images push`): glob patterns of names such as"
+        " `team/*`, or `NAME@sha256:...`; `*`: whatever anybody shares who may write to Redis; empty: none.",
+    )
     tag_ttl: float = Field(
         default=600.0, ge=0, description="Seconds for which a host takes a tag of a registry for what it last meant."
     )
@@ -36,7 +41,7 @@ class ImagesSettings(Section):
     max_bytes: Bytes = Field(
         default=50 << 30,
         ge=0,
-        description="Pulled images that a host keeps; past it the least recently used go. Images added by hand stay.",
+        description="Pulled and shared images that a host keeps; past it the least recently used go. Others stay.",
     )
     disk_high_percent: int = Field(
         default=90, ge=1, le=100, description="A pull first removes pulled images while their disk is fuller than this."
@@ -60,4 +65,12 @@ class ImagesSettings(Section):
             if not rest or "://" in rest or any(char.isspace() for char in rest):
                 msg = "must be patterns such as registry.example, registry.example/team/*, python:3.* or team/*"
                 raise ValueError(msg)
+        return value
+
+    @field_validator("shared")
+    @classmethod
+    def _check_shared(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(is_shared_pattern(pattern) for pattern in value):
+            msg = "must be patterns such as python-data, team/* or team/judge@sha256:..., without docker://"
+            raise ValueError(msg)
         return value

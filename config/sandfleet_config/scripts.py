@@ -57,6 +57,8 @@ Keys, all under `KEY_PREFIX`:
                     time, the set with its last entry
     store:pins      sorted set without scores: SHA-256 and owner, such as "image:python", of objects that the store
                     keeps until they are unpinned. No TTL
+    shared_images   hash: name of an image that hosts may take from the store -> its digest, the SHA-256 of the object
+                    with its facts, which has that of the image file. At most 1000 names. No TTL
     store:deleting  sorted set: SHA-256 of an object that the garbage collector is deleting -> until when (ms) uploads
                     of it wait
     store:fleet     the id of this fleet, which the store it collects garbage in has, too. No TTL

@@ -19,6 +19,7 @@ from sandfleet_config.settings import SettingsInvalid, WorkerSettings
 
 from sandfleet_worker.commands.images import register as register_images
 from sandfleet_worker.commands.recipes import register as register_recipes
+from sandfleet_worker.commands.shared import register as register_shared
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -165,6 +166,9 @@ register_images(images, _read_settings, _print_known_errors)
 
 
 register_recipes(images, _read_settings, _print_known_errors)
+
+
+register_shared(images, _read_settings, _print_known_errors)
 
 
 def main(argv: list[str] | None = None) -> NoReturn:

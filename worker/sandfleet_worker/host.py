@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from sandfleet_worker.sandbox.process.cancellation import Cancellation
     from sandfleet_worker.sandbox.process.packed_job import Transfer
     from sandfleet_worker.sandbox.start_hooks import StartHooks
+    from sandfleet_worker.shared_images import FleetImages
 
 CONNECT_SECONDS = 5.0
 
@@ -71,8 +72,8 @@ class Host:
     files: HostFiles
 
     @classmethod
-    def open(cls, settings: WorkerSettings, runner: Runner) -> Self:
-        """Join the host's slots and begin this worker's lease.
+    def open(cls, settings: WorkerSettings, runner: Runner, shared: FleetImages | None = None) -> Self:
+        """Join the host's slots and begin this worker's lease; `shared` are the images that it may take.
 
         Raises:
             redis.RedisError: Redis is not there.
@@ -82,7 +83,7 @@ class Host:
         memory = runner.memory
         slots = HostSlots(settings.slots_dir, settings.concurrency, memory.total_bytes, memory.own_bytes)
         _fit_spares(settings, runner, slots)
-        abilities = HostAbilities(settings, runner.images, slots)
+        abilities = HostAbilities(settings, runner.images, slots, shared.list_takeable if shared else frozenset)
         intake = Intake(
             settings, identity, slots, lambda seconds: connect(settings, seconds), read_facts=abilities.read
         )

@@ -15,6 +15,8 @@ from sandfleet_worker.sandbox.policy import find_ceilings
 from sandfleet_worker.sandbox.process.runsc import find_runsc, release_date
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sandfleet_config.settings import WorkerSettings
     from sandfleet_config.spec import SandboxSpec
 
@@ -31,9 +33,16 @@ With more, none are, and a job that does not find its image here is put back the
 class HostAbilities:
     """Reads what the host has; cheap where nothing has changed."""
 
-    def __init__(self, settings: WorkerSettings, images: ImageStore, slots: HostSlots) -> None:
-        self._settings, self._images, self._slots = settings, images, slots
-        self._identity: tuple[int, ...] | None = None
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        images: ImageStore,
+        slots: HostSlots,
+        list_takeable: Callable[[], frozenset[str]] = frozenset,
+    ) -> None:
+        """`list_takeable` returns names and digests of images that the host takes from the store when a job needs them."""
+        self._settings, self._images, self._slots, self._list_takeable = settings, images, slots, list_takeable
+        self._identity: tuple[tuple[int, ...], frozenset[str]] | None = None
         self._references: tuple[str, ...] = ()
         binary = find_runsc(settings.runsc.path)
         release = str(release_date(binary.version) or binary.version)
@@ -54,9 +63,9 @@ class HostAbilities:
     def read(self) -> HostFacts:
         """Return the facts to announce to the fleet."""
         memory = self._slots.read_memory()
-        identity = self._images.read_identity()
+        identity = self._images.read_identity(), self._list_takeable()
         if identity != self._identity:
-            self._references = tuple(sorted(self._images.list_references()))
+            self._references = tuple(sorted(self._images.list_references() | identity[1]))
             self._identity = identity
         has_all = len(self._references) <= MAX_IMAGES
         facts = {

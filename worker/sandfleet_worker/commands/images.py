@@ -10,6 +10,8 @@ import typer
 from sandfleet_config.errors import ImageInvalid, SandboxError
 from sandfleet_config.units import format_bytes
 
+from sandfleet_worker.commands.shared import list_shared
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
@@ -44,18 +46,14 @@ def _open(settings: WorkerSettings) -> tuple[ImageStore, ImageFinder]:
 
 def _register_listing(app: typer.Typer, read_settings: Read, guard: Guard) -> None:
     @app.command("list")
-    def list_images(*, as_json: Json = False) -> None:
+    def list_images(
+        *,
+        as_json: Json = False,
+        shared: Annotated[bool, typer.Option("--shared", help="List those that the fleet shares instead.")] = False,
+    ) -> None:
         """List the images on this host."""
         with guard():
-            store, finder = _open(read_settings())
-            found = store.list()
-            evictable = {image.digest for image in finder.cache.list_evictable()}
-        if as_json:
-            print(json.dumps([describe(image, is_evictable=image.digest in evictable) for image in found], indent=1))
-        elif found:
-            _print_table(found, evictable)
-        else:
-            print("there are no images here: sandfleet-worker images add python", file=sys.stderr)
+            (list_shared if shared else _list_here)(read_settings(), as_json=as_json)
 
     @app.command("inspect")
     def inspect_image(name: Name) -> None:
@@ -77,6 +75,18 @@ def _register_listing(app: typer.Typer, read_settings: Read, guard: Guard) -> No
             if faults := [fault for image in found if (fault := _verify(store, image))]:
                 raise ImageInvalid.of("; ".join(faults))
         print(f"{len(found)} images are as they were packed")
+
+
+def _list_here(settings: WorkerSettings, *, as_json: bool) -> None:
+    store, finder = _open(settings)
+    found = store.list()
+    evictable = {image.digest for image in finder.cache.list_evictable()}
+    if as_json:
+        print(json.dumps([describe(image, is_evictable=image.digest in evictable) for image in found], indent=1))
+    elif found:
+        _print_table(found, evictable)
+    else:
+        print("there are no images here: sandfleet-worker images add python", file=sys.stderr)
 
 
 def _verify(store: ImageStore, image: Image) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 from celery import signals
@@ -11,8 +12,9 @@ from sandfleet_worker.app import new_app
 from sandfleet_worker.celery_worker.control import install_commands
 from sandfleet_worker.commands.preflight import PreflightFailed, run_preflight
 from sandfleet_worker.delivery.outages import REDIS_ERRORS
-from sandfleet_worker.host import Host
+from sandfleet_worker.host import Host, connect
 from sandfleet_worker.sandbox.runner import RunscRunner
+from sandfleet_worker.shared_images import FleetImages
 from sandfleet_worker.system.logs import set_up_logs
 from sandfleet_worker.tasks import run_task
 
@@ -30,10 +32,10 @@ def serve(settings: WorkerSettings) -> int:
         SandboxError: the runner cannot even be set up.
     """
     set_up_logs(settings)
-    with RunscRunner(settings) as runner:
+    with closing(FleetImages(settings, connect(settings))) as shared, RunscRunner(settings, shared) as runner:
         run_preflight(settings, runner)
         try:
-            host = Host.open(settings, runner)
+            host = Host.open(settings, runner, shared)
         except REDIS_ERRORS as error:  # it was there a moment ago
             msg = f"redis: {settings.redis_address}: {error}\n  fix: start Redis again, then the worker"
             raise PreflightFailed(msg) from error

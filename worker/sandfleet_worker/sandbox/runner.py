@@ -24,7 +24,7 @@ from sandfleet_config.spec import SandboxSpec
 from sandfleet_worker.sandbox.capacity import fit_descriptors, fit_memory, give_up_spares
 from sandfleet_worker.sandbox.cgroup.tree import find_tree
 from sandfleet_worker.sandbox.ending import Ending
-from sandfleet_worker.sandbox.image.finder import ImageFinder
+from sandfleet_worker.sandbox.image.finder import NO_SHARED_IMAGES, ImageFinder
 from sandfleet_worker.sandbox.image.store import ImageStore
 from sandfleet_worker.sandbox.image.users import resolve_user
 from sandfleet_worker.sandbox.janitor import Ownership, SweepReport, sweep
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from sandfleet_config.outcome import SandboxResult
 
     from sandfleet_worker.sandbox.image.image import Image
+    from sandfleet_worker.sandbox.image.shared import SharedImages
     from sandfleet_worker.sandbox.policy import Admitted
     from sandfleet_worker.sandbox.probe import ProbeReport
     from sandfleet_worker.sandbox.process.facts import Facts
@@ -68,8 +69,8 @@ class RunscRunner:
     Call `close`, or use it as a context manager.
     """
 
-    def __init__(self, config: HostSettings | None = None) -> None:
-        """Set up for `config`, by default the environment's settings."""
+    def __init__(self, config: HostSettings | None = None, shared: SharedImages = NO_SHARED_IMAGES) -> None:
+        """Set up for `config`, by default the environment's settings; `shared` are images of the fleet."""
         if config is None:
             check_environment()
         self.config = config or HostSettings()
@@ -77,7 +78,7 @@ class RunscRunner:
         self._on_failure: Callable[[str], None] = lambda _: None
         self._failure_lock = threading.Lock()
         self.images = ImageStore(self.config.images.root)
-        self.finder = ImageFinder(self.images, self.config.images)
+        self.finder = ImageFinder(self.images, self.config.images, shared)
         self._tree = find_tree(self.config.runsc.cgroup_parent)
         self._owner = Ownership(self.config.runsc.root_dir)
         folder = self._owner.folder

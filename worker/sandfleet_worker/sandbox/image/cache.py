@@ -15,6 +15,8 @@ from sandfleet_config.errors import HostResources, ImageInvalid
 from sandfleet_config.image_names import REGISTRY_PREFIX
 from sandfleet_config.units import format_bytes
 
+from sandfleet_worker.sandbox.image.shared_facts import SHARED_PREFIX
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
@@ -75,8 +77,10 @@ class ImageCache:
                 continue
             yield CachedImage(image.digest, image.size_bytes, _read_time(image))
 
-    def free_space(self, name: str, packed_bytes: int) -> None:
-        """Remove images until one of `packed_bytes` fits, by its packed layers.
+    def free_space(self, name: str, packed_bytes: int, disk_per_byte: int = DISK_PER_PACKED_BYTE) -> None:
+        """Remove images until one of `packed_bytes` fits, by its packed layers or its file.
+
+        `disk_per_byte` is what each of them needs on disk meanwhile.
 
         Raises:
             ImageInvalid: it is larger than all that the host may keep.
@@ -87,7 +91,7 @@ class ImageCache:
                 f"{name} has {format_bytes(packed_bytes)}, this host keeps {format_bytes(self._settings.max_bytes)} of "
                 "pulled images (SANDFLEET_IMAGES__MAX_BYTES): make it smaller, or raise that"
             )
-        wanted = packed_bytes * DISK_PER_PACKED_BYTE
+        wanted = packed_bytes * disk_per_byte
         self._shrink(packed_bytes, wanted)
         free = self._read_free()[0]
         if free < wanted:
@@ -129,8 +133,8 @@ class ImageCache:
 
 
 def is_pulled(image: Image) -> bool:
-    """Whether the image came from a registry."""
-    return image.source.startswith(REGISTRY_PREFIX)
+    """Whether the image came from a registry or from the fleet's store, so that it can be had again."""
+    return image.source.startswith((REGISTRY_PREFIX, SHARED_PREFIX))
 
 
 def _touch(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Find the image of a job on this host, or pull it, and hold it while a sandbox runs from it."""
+"""Find the image of a job on this host, or pull or fetch it, and hold it while a sandbox runs from it."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from sandfleet_config.image_names import matches_pattern
 from sandfleet_worker.sandbox.image.cache import ImageCache
 from sandfleet_worker.sandbox.image.references import Reference
 from sandfleet_worker.sandbox.image.registry.puller import Puller
+from sandfleet_worker.sandbox.image.shared import NoSharedImages, SharedTaker
 from sandfleet_worker.sandbox.image.staging import host_faults
 
 if TYPE_CHECKING:
@@ -22,9 +23,11 @@ if TYPE_CHECKING:
     from sandfleet_config.settings import ImagesSettings
 
     from sandfleet_worker.sandbox.image.image import Image
+    from sandfleet_worker.sandbox.image.shared import SharedImages
     from sandfleet_worker.sandbox.image.store import ImageStore
     from sandfleet_worker.sandbox.start_hooks import StartHooks
 
+NO_SHARED_IMAGES: Final = NoSharedImages()
 _parse = functools.lru_cache(maxsize=1024)(Reference.parse)
 MAX_TRIES: Final = 3
 """An image that was just found may be removed before it is held: to make room, or by hand."""
@@ -37,14 +40,15 @@ class PullForbidden(SecurityViolation):
 class ImageFinder:
     """Finds the images of jobs; safe for threads."""
 
-    def __init__(self, store: ImageStore, settings: ImagesSettings) -> None:
+    def __init__(self, store: ImageStore, settings: ImagesSettings, shared: SharedImages = NO_SHARED_IMAGES) -> None:
         self._store, self._settings = store, settings
         self.cache = ImageCache(store, settings)
         self._puller = Puller(store, self.cache, settings)
+        self._taker = SharedTaker(store, self.cache, settings, shared)
 
     @contextmanager
     def hold(self, reference: str, hooks: StartHooks, check: Callable[[], None]) -> Iterator[Image]:
-        """Find the image, pull it if it may be pulled, and keep it from being removed meanwhile.
+        """Find the image, pull or fetch it if the settings allow that, and keep it from being removed meanwhile.
 
         `hooks` are told of a pull, say which digest a name means for the job, and record it. `check` ends
         a wait if it raises.
@@ -52,7 +56,7 @@ class ImageFinder:
         Raises:
             ImageNotFound: there is no such image.
             PullForbidden: it would have to be pulled, and may not.
-            ImageUnavailable: it cannot be pulled now.
+            ImageUnavailable: it cannot be pulled or fetched now.
             ImageInvalid: it cannot be used.
         """
         with ExitStack() as stack:
@@ -89,15 +93,19 @@ class ImageFinder:
             return self._find_one(pinned, hooks, check).model_copy(update={"name": name})
         try:
             return self._store.read_image(digest, name)
-        except ImageNotFound as error:
-            raise ImageNotFound.of(
+        except ImageNotFound:
+            missing = ImageNotFound.of(
                 f"the batch runs image {name} as {digest}, which is not on this host: add the same image here, "
                 "or submit with another batch name"
-            ) from error
+            )
+            return self._taker.take(replace(wanted, digest=digest), missing, hooks, check)
 
     def _find_one(self, wanted: Reference, hooks: StartHooks, check: Callable[[], None]) -> Image:
         if wanted.in_registry is None:
-            return self._store.resolve("@".join(filter(None, (wanted.name, wanted.digest))))
+            try:
+                return self._store.resolve("@".join(filter(None, (wanted.name, wanted.digest))))
+            except ImageNotFound as error:
+                return self._taker.take(wanted, error, hooks, check)
         name, is_allowed = wanted.in_registry, self.may_pull(wanted.in_registry)
         if name.digest or not is_allowed or self._puller.is_fresh(name):
             try:

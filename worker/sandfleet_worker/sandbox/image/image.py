@@ -1,6 +1,7 @@
 """One image of this host: its facts, read from an unpacked tree or from image.json."""
 
 import json
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -64,9 +65,6 @@ class Image(BaseModel):
 def describe(tree: Path, erofs: Path, config: ImageConfig) -> Image:
     """Return the facts of an unpacked tree; the caller fills in name, digest and source."""
     users = parse_passwd(read_inside(tree, "etc", "passwd"))
-    wanted = {f"/{name}" for name in (*MOUNT_POINTS, *JOB_FOLDERS)} | {
-        user.home for user in users.values() if _is_own_home(user.home)
-    }
     return Image(
         name="",
         digest="",
@@ -82,8 +80,14 @@ def describe(tree: Path, erofs: Path, config: ImageConfig) -> Image:
         user=config.user,
         users=users,
         groups=parse_group(read_inside(tree, "etc", "group")),
-        directories=frozenset(path for path in wanted if is_real_directory(tree, path)),
+        directories=frozenset(path for path in list_mountable(users) if is_real_directory(tree, path)),
     )
+
+
+def list_mountable(users: Mapping[str, User]) -> set[str]:
+    """Return the paths where a tmpfs may be mounted, if they are directories: mount points and users' homes."""
+    homes = {user.home for user in users.values() if _is_own_home(user.home)}
+    return homes | {f"/{name}" for name in (*MOUNT_POINTS, *JOB_FOLDERS)}
 
 
 def _is_own_home(home: str) -> bool:
