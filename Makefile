@@ -56,9 +56,8 @@ test-store: setup ## The store with 1 GB and its races many times; 1,000 jobs th
 	tests/sandbox/test_transfer_memory.py --timeout 1800 $(ARGS)
 
 test-images: setup ## Refuse images of a million files and more; build each ready recipe twice and run its language: downloads 500 MB, half an hour
-	@$(BIN)/python -m pytest -m images tests/sandbox $(ARGS)
 	@root=$$(mktemp -d -t sandfleet-recipes-XXXXXX); trap 'rm -rf "$$root"' EXIT; trap 'exit 130' INT TERM; \
-	TEST_READY_RECIPES="$$root" $(BIN)/python -m pytest -s tests/sandbox/test_recipes_ready.py $(ARGS)
+	TEST_READY_RECIPES="$$root" $(BIN)/python -m pytest -s -m images tests/sandbox $(ARGS)
 
 check: setup ## Lint, format, types, and the walls between the packages
 	$(BIN)/ruff check

@@ -46,7 +46,8 @@ def test_every_fatal_signal_is_named(module_stage: Stage, stock: Stock) -> None:
 def test_output_of_any_bytes_arrives_unchanged(module_stage: Stage, stock: Stock) -> None:
     outcome = stock.outcome(stock.submit("sh", "-c", r"printf '\377\000x'; echo err >&2; exit 7"))
 
-    assert outcome["stdout"] == {"data": "/wB4", "encoding": "base64", "total_bytes": 3, "truncated": False}
+    expected = {"data": "/wB4", "encoding": "base64", "total_bytes": 3, "truncated": False, "stored": None}
+    assert outcome["stdout"] == expected
     assert outcome["stderr"]["data"] == "err\n"
     assert outcome["attempts"][0]["code"] == "EXIT_NONZERO"
     assert outcome["timing"]["queued"] >= 0

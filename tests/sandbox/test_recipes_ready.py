@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from sandfleet_config.settings import HostSettings
 
 pytestmark = [
+    pytest.mark.images,
     pytest.mark.skipif(not os.environ.get("TEST_READY_RECIPES"), reason="takes long: make test-images"),
     pytest.mark.timeout(1800),
 ]
