@@ -16,6 +16,8 @@ from sandfleet_worker.commands.images import SHORT_DIGEST_CHARS, Json, find_faul
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from sandfleet_config.settings import WorkerSettings
+
     from sandfleet_worker.commands.images import Guard, Read
     from sandfleet_worker.sandbox.image.datasets import DatasetStore
     from sandfleet_worker.sandbox.image.image import Image
@@ -23,12 +25,17 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer, read_settings: Read, guard: Guard) -> None:
     """Add the commands to `app`; `guard` turns known errors into one line and exit code 1."""
+    _register_changes(app, read_settings, guard)
+    _register_listing(app, read_settings, guard)
 
-    def open_store() -> DatasetStore:
-        from sandfleet_worker.sandbox.image.datasets import DatasetStore
 
-        return DatasetStore(read_settings().images.root)
+def _open(settings: WorkerSettings) -> DatasetStore:
+    from sandfleet_worker.sandbox.image.datasets import DatasetStore
 
+    return DatasetStore(settings.images.root)
+
+
+def _register_changes(app: typer.Typer, read_settings: Read, guard: Guard) -> None:
     @app.command("add")
     def add_dataset(
         name: Annotated[str, typer.Argument(help="Jobs find it as /data/NAME.")],
@@ -36,14 +43,23 @@ def register(app: typer.Typer, read_settings: Read, guard: Guard) -> None:
     ) -> None:
         """Add or replace the dataset NAME; jobs that use the old one now keep it."""
         with guard():
-            dataset = open_store().add(name, source, lambda text: print(text, file=sys.stderr))
+            dataset = _open(read_settings()).add(name, source, lambda text: print(text, file=sys.stderr))
         print(f"{dataset.name} {dataset.digest}")
 
+    @app.command("rm")
+    def remove_dataset(name: Annotated[str, typer.Argument(help="A name, or a digest.")]) -> None:
+        """Remove the dataset NAME; refused while a job uses it."""
+        with guard():
+            _open(read_settings()).remove(name)
+        print(f"removed {name}")
+
+
+def _register_listing(app: typer.Typer, read_settings: Read, guard: Guard) -> None:
     @app.command("list")
     def list_datasets(*, as_json: Json = False) -> None:
         """List the datasets on this host."""
         with guard():
-            found = open_store().list()
+            found = _open(read_settings()).list()
         if as_json:
             print(json.dumps([describe(dataset) for dataset in found], indent=1))
         elif found:
@@ -51,18 +67,11 @@ def register(app: typer.Typer, read_settings: Read, guard: Guard) -> None:
         else:
             print("there are no datasets here: sandfleet-worker datasets add NAME FOLDER", file=sys.stderr)
 
-    @app.command("rm")
-    def remove_dataset(name: Annotated[str, typer.Argument(help="A name, or a digest.")]) -> None:
-        """Remove the dataset NAME; refused while a job uses it."""
-        with guard():
-            open_store().remove(name)
-        print(f"removed {name}")
-
     @app.command("verify")
     def verify_datasets() -> None:
         """Read all datasets whole and compare them with what was packed; exit 1 if one was changed."""
         with guard():
-            store = open_store()
+            store = _open(read_settings())
             found = store.list()
             if faults := [fault for dataset in found if (fault := find_fault(store, dataset))]:
                 raise ImageInvalid.of("; ".join(faults))

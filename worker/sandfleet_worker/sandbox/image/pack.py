@@ -131,8 +131,7 @@ def normalize(
         ImageInvalid: the files outgrow `limits`; a sparse file counts as long as it is.
     """
     digest = hashlib.sha256(header)
-    size = files = 0
-    latest = FIXED_TIME
+    size, files, latest = 0, 0, FIXED_TIME
     seen: dict[tuple[int, int], bytes] = {}
     for path, facts in _walk(os.fsencode(tree)):
         mode = facts.st_mode
@@ -141,8 +140,7 @@ def normalize(
             os.unlink(path)  # noqa: PTH108  the name is bytes, which may not be text
             continue
         files += 1
-        inode = (facts.st_dev, facts.st_ino)
-        name = path[len(os.fsencode(tree)) :]
+        inode, name = (facts.st_dev, facts.st_ino), path[len(os.fsencode(tree)) :]
         if stat.S_ISREG(mode) and inode not in seen:
             size += facts.st_size
         limits.check(size, files)
@@ -150,8 +148,7 @@ def normalize(
             check()
         if is_hashed:
             owner = (0, 0) if is_all_root else (facts.st_uid, facts.st_gid)
-            head = [name, b"%o" % mode, b"%d" % owner[0], b"%d" % owner[1]]
-            _hash_entry(digest, path, head, mode, seen.get(inode))
+            _hash_entry(digest, path, [name, b"%o" % mode, *(b"%d" % part for part in owner)], mode, seen.get(inode))
         if facts.st_nlink > 1:
             seen.setdefault(inode, name)
         latest = max(latest, _fix_time(path, facts, began))

@@ -156,8 +156,6 @@ def new_init_job(limits: Admitted, image: Image, user: ResolvedUser, *, uses_wor
         candidates = exec_candidates(argv[0], env["PATH"])
     except ValueError as error:
         raise SpecInvalid.of(f"command: {error}", errors=[{"field": "command", "message": str(error)}]) from error
-    if spec.datasets and not image.has_directory(DATA_FOLDER):
-        raise _no_folder(image, DATA_FOLDER, "datasets")
     return InitJob(
         candidates=candidates,
         argv=argv,
@@ -183,6 +181,12 @@ def _new_writable_paths(limits: Admitted, image: Image, home: str, *, uses_work:
     if limits.spec.security.read_only_rootfs and image.has_directory(home):
         modes.setdefault(home, HOME_MODE)
     return [WritablePath(path, mode) for path, mode in modes.items()]
+
+
+def check_data_folder(image: Image) -> None:
+    """Raise ``ImageInvalid`` if the image has no folder ``/data`` where datasets could be mounted."""
+    if not image.has_directory(DATA_FOLDER):
+        raise _no_folder(image, DATA_FOLDER, "datasets")
 
 
 def _no_folder(image: Image, folder: str, purpose: str) -> ImageInvalid:
