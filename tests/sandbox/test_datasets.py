@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import fcntl
-import io
 import os
-import socket
-import tarfile
+import shutil
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from conftest import new_run
+from datasethost import give_datasets
 from sandfleet_config.codes import ErrorCode
-from sandfleet_config.errors import HostResources, ImageInvalid, ImageNotFound, SecurityViolation, SpecInvalid
-from sandfleet_config.settings import HostSettings, ImagesSettings, WarmSettings
+from sandfleet_config.errors import HostResources, ImageInvalid, SecurityViolation, SpecInvalid
+from sandfleet_config.settings import HostSettings, WarmSettings
 from sandfleet_config.spec import SandboxSpec
-from sandfleet_worker.sandbox.image.datasets import DatasetMissing, DatasetStore, DatasetsUnsupported
-from sandfleet_worker.sandbox.image.tools import Limits
+from sandfleet_worker.sandbox.image.datasets import DatasetMissing, DatasetMount, DatasetStore, DatasetsUnsupported
 from sandfleet_worker.sandbox.policy import admit
 from sandfleet_worker.sandbox.runner import RunscRunner
 from waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from conftest import Run
     from sandfleet_worker.sandbox.process.runsc import RunscBinary
 
@@ -41,51 +37,50 @@ cat /data/corpus/hello
 
 
 @pytest.fixture
-def able(runsc: RunscBinary) -> None:
-    if not runsc.abilities.mounts_erofs:
-        pytest.skip("this release of runsc mounts no datasets; see the test of its refusal")
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    """Return a folder whose modes and kinds of files are of every sort."""
-    folder = tmp_path / "source"
-    (folder / "sub").mkdir(parents=True)
-    (folder / "hello").write_text("hello data\n")
-    (folder / "hello").chmod(0o600)
-    (folder / "sub/tool").write_text("#!/bin/sh\nexec id -u\n")
-    (folder / "sub/tool").chmod(0o4750)
-    (folder / "sub").chmod(0o700)
-    (folder / "link").symlink_to("sub/tool")
-    os.mkfifo(folder / "fifo")
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(folder / "socket"))
-    if os.geteuid() == 0:
-        os.mknod(folder / "device", 0o666 | 0o020000, os.makedev(1, 3))
-        os.chown(folder / "hello", 1234, 1234)
-    return folder
-
-
-@pytest.fixture
 def host(host: HostSettings, images_root: Path, tmp_path: Path) -> HostSettings:
-    """Return settings whose images are those of all tests, and whose datasets are this test's own."""
-    root = tmp_path / "root"
-    root.mkdir()
-    for name in ("blobs", "refs", "locks", "staging"):
-        (images_root / name).mkdir(exist_ok=True)
-        (root / name).symlink_to(images_root / name)
-    return host.model_copy(update={"images": ImagesSettings(root=root)})
+    return give_datasets(host, images_root, tmp_path / "root")
 
 
-@pytest.fixture
-def datasets(host: HostSettings) -> DatasetStore:
-    return DatasetStore(host.images.root)
+@pytest.mark.usefixtures("able", "corpus")
+def test_a_plan_knows_the_files_of_its_datasets(runner: RunscRunner, datasets: DatasetStore) -> None:
+    mount = DatasetMount("/data/corpus", datasets.list()[0].erofs_path)
+    image, platform = runner.images.resolve("busybox"), runner.config.runsc.platform
+    plain, plan = runner._new_plan(image, platform), runner._new_plan(image, platform, datasets=(mount,))
+    assert plan != plain
+    assert plan == runner._new_plan(image, platform, datasets=(mount,))
+    assert plan != runner._new_plan(image, platform, datasets=(mount._replace(path="/data/other"),))
+    assert not plan.is_stale
+    with mount.erofs.open("r+b") as file:
+        file.write(b"x")
+    assert (plan.is_stale, plan.is_overwritten) == (True, True)
+    assert (plain.is_stale, plain.is_overwritten) == (False, False)
+    mount.erofs.unlink()
+    assert (plan.is_stale, plan.is_overwritten) == (True, False)
 
 
-@pytest.fixture
-def corpus(datasets: DatasetStore, source: Path) -> str:
-    """Add the source as the dataset `corpus`; return its digest in hex."""
-    return datasets.add("corpus", source).digest.removeprefix("sha256:")
+@pytest.mark.usefixtures("able", "corpus")
+def test_what_an_image_has_in_data_is_hidden_and_data_must_be_a_folder(
+    runner: RunscRunner, run: Run, tree: Path
+) -> None:
+    (tree / "bin").mkdir()
+    shutil.copy(str(shutil.which("busybox")), tree / "bin/ls")
+    (tree / "data").mkdir()
+    (tree / "data/own").write_text("own")
+    runner.images.add("test-data-own", f"rootfs:{tree}")
+    shutil.rmtree(tree / "data")
+    (tree / "data").symlink_to("/tmp")
+    runner.images.add("test-data-link", f"rootfs:{tree}")
+    try:
+        seen = [run("ls", "/data", image="test-data-own", **more).stdout.text for more in MORE]
+        assert seen == ["own\n", "corpus\n"]
+        with pytest.raises(ImageInvalid, match="has no folder /data for datasets"):
+            run("ls", "/data", image="test-data-link", datasets=[{"name": "corpus"}])
+    finally:
+        runner.images.remove("test-data-own")
+        runner.images.remove("test-data-link")
+
+
+MORE: tuple[dict[str, Any], ...] = ({}, {"datasets": [{"name": "corpus"}]})
 
 
 @pytest.mark.usefixtures("able", "corpus")
@@ -232,66 +227,6 @@ def test_a_policy_names_the_datasets_that_jobs_may_use(host: HostSettings) -> No
         pytest.raises(SecurityViolation, match=r"datasets\.0: 'corpus' is not in this host's policy"),
     ):
         new_run(runner)("true", datasets=[{"name": "corpus"}])
-
-
-def test_the_same_tree_is_the_same_digest_from_a_folder_and_from_a_tar(
-    datasets: DatasetStore, corpus: str, source: Path, tmp_path: Path
-) -> None:
-    with tarfile.open(tmp_path / "source.tar.gz", "w:gz") as archive:
-        for name in ("hello", "sub", "link"):
-            archive.add(source / name, name)
-    told = list[str]()
-    assert datasets.add("packed", tmp_path / "source.tar.gz").digest == f"sha256:{corpus}"
-    (source / "hello").chmod(0o644)
-    assert datasets.add("again", source, told.append).digest == f"sha256:{corpus}"
-    assert f"left out {3 if os.geteuid() == 0 else 2} devices, sockets and fifos" in told
-    assert [dataset.name for dataset in datasets.list()] == ["again", "corpus", "packed"]
-    (source / "hello").write_text("other data\n")
-    assert datasets.add("again", source).digest != f"sha256:{corpus}"
-    datasets.remove("packed")
-    assert [dataset.name for dataset in datasets.list()] == ["again", "corpus"]
-
-
-def hostile_tar(path: Path) -> Path:
-    with tarfile.open(path, "w") as archive:
-        link = tarfile.TarInfo("out")
-        link.type, link.linkname = tarfile.SYMTYPE, str(path.parent)
-        archive.addfile(link)
-        member = tarfile.TarInfo("out/written")
-        member.size = 4
-        archive.addfile(member, io.BytesIO(b"evil"))
-    return path
-
-
-def test_a_tar_does_not_write_outside(datasets: DatasetStore, tmp_path: Path) -> None:
-    with pytest.raises(ImageInvalid):
-        datasets.add("evil", hostile_tar(tmp_path / "evil.tar"))
-    assert not (tmp_path / "written").exists()
-    assert not datasets.list()
-
-
-@pytest.fixture
-def left(host: HostSettings) -> Iterator[None]:
-    yield
-    assert not list((host.images.root / "datasets/staging").glob("add-*"))
-
-
-@pytest.mark.usefixtures("left")
-def test_what_cannot_be_added_says_why_and_leaves_nothing(host: HostSettings, source: Path, tmp_path: Path) -> None:
-    store = DatasetStore(host.images.root, Limits(max_files=3))
-    (tmp_path / "text").write_text("no tar")
-    for name, place, why in (
-        ("Corpus", source, "is no name of a dataset"),
-        ("team/corpus", source, "is no name of a dataset"),
-        ("corpus:v1", source, "is no name of a dataset"),
-        ("corpus", tmp_path / "nothing", "nothing is neither a folder nor a tar file"),
-        ("corpus", tmp_path / "text", "text is no tar file"),
-        ("corpus", source, "more than 3 files"),
-    ):
-        with pytest.raises(ImageInvalid, match=why):
-            store.add(name, place)
-    with pytest.raises(ImageNotFound, match="no dataset corpus here"):
-        store.remove("corpus")
 
 
 @pytest.mark.usefixtures("able", "corpus")

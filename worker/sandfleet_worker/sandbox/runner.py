@@ -248,9 +248,11 @@ class RunscRunner:
         asked, spec = time.monotonic(), limits.spec
         cancel.raise_if_set()
         check = functools.partial(raise_if_over, cancel, deadline)
-        with (
-            self.finder.hold(spec.image, hooks, check) as image,
+        if spec.datasets and not (runsc := self._find_runsc(limits.platform, hooks)).abilities.mounts_erofs:
+            raise new_unsupported(runsc.version)
+        with (  # no image is pulled for a job that this host cannot run
             self.datasets.hold(spec.datasets, hooks, check) as datasets,
+            self.finder.hold(spec.image, hooks, check) as image,
         ):
             image_seconds = time.monotonic() - asked
             user = resolve_user(image, spec.security.user)
@@ -264,10 +266,7 @@ class RunscRunner:
     def _new_plan(
         self, image: Image, platform: str, hooks: StartHooks = _NO_HOOKS, datasets: tuple[DatasetMount, ...] = ()
     ) -> Plan:
-        binary = self._find_runsc(platform, hooks)
-        if datasets and not binary.abilities.mounts_erofs:
-            raise new_unsupported(binary.version)
-        return Plan.of(binary, platform, image.erofs_path, datasets)
+        return Plan.of(self._find_runsc(platform, hooks), platform, image.erofs_path, datasets)
 
     def _find_runsc(self, platform: str, hooks: StartHooks = _NO_HOOKS) -> RunscBinary:
         """Return the host's runsc with its abilities.
