@@ -198,6 +198,7 @@ def is_held(datasets: DatasetStore) -> bool:
     return False
 
 
+@pytest.mark.usefixtures("able")
 def test_a_host_without_the_dataset_says_what_to_run(run: Run, corpus: str) -> None:
     with pytest.raises(DatasetMissing) as caught:
         run("true", datasets=[{"name": "corpus"}, {"name": "corpse"}])
