@@ -110,6 +110,10 @@ class PolicySettings(Section):
         default=64 << 20, gt=0, description="Bytes of one stream that `output.store` keeps in the store."
     )
     images: NameList = Field(default=("*",), description="Allowed images: glob patterns of names or digests.")
+    datasets: NameList = Field(
+        default=("*",),
+        description="Allowed datasets: glob patterns of names, or of digests where a spec gives no name.",
+    )
     platforms: NameList = Field(default=(), description="Platforms a spec may name beside the host's.")
     allow_root: bool = Field(default=False, description="Let a spec's user be root (without capabilities).")
 

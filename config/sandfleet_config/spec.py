@@ -156,7 +156,7 @@ class SandboxSpec(ContractModel):
     )
     stdin: Payload = Payload()
     files: Files = Field(default=(), description="Files that the program finds; see below.")
-    datasets: Datasets = Field(default=(), description="Not built yet, refused by hosts: folders that jobs share.")
+    datasets: Datasets = Field(default=(), description="Read-only folders under `/data` that jobs share; see below.")
     artifacts: Artifacts = Field(default=(), description="Files to collect after the end; see below.")
     grace: Seconds = DEFAULT_GRACE_SECONDS
     output: OutputSpec = OutputSpec()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 from attacking import attack
+from datasethost import able, corpus, datasets, source
 from imagetools import store, tree
 from initbox import abilities_folder, init, init_image, new_sandbox, runsc, sandbox
 from leftovers import left_behind
@@ -35,14 +36,18 @@ if TYPE_CHECKING:
 
 __all__ = [
     "abilities_folder",
+    "able",
     "attack",
     "carry",
     "carry_as_root",
+    "corpus",
+    "datasets",
     "init",
     "init_image",
     "new_sandbox",
     "runsc",
     "sandbox",
+    "source",
     "store",
     "tree",
     "warm",

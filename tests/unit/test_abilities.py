@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -60,16 +62,41 @@ def binary(tmp_path: Path) -> RunscBinary:
 
 WITHOUT_DIRECTFS = Abilities(inherits_capabilities=True, is_directfs_off=True, is_quiet=True)
 WITH_DIRECTFS = Abilities(inherits_capabilities=True, is_directfs_off=False, is_quiet=True)
+WITH_DATASETS = replace(WITHOUT_DIRECTFS, mounts_erofs=True)
 
 
 def test_the_first_way_that_works_is_remembered_for_other_processes(tmp_path: Path, binary: RunscBinary) -> None:
     boots = Boots(WITH_DIRECTFS)
     finder = AbilityFinder(tmp_path, is_rootless=False, boot=boots)
     assert [finder.complete(binary, "systrap").abilities for _ in range(3)] == [WITH_DIRECTFS] * 3
-    assert boots.tried == [WITHOUT_DIRECTFS, WITH_DIRECTFS]
+    assert boots.tried == [WITHOUT_DIRECTFS, WITH_DIRECTFS, replace(WITH_DIRECTFS, mounts_erofs=True)]
     other = AbilityFinder(tmp_path, is_rootless=False, boot=boots)
     assert other.complete(binary, "systrap").abilities == WITH_DIRECTFS
-    assert len(boots.tried) == 2
+    assert len(boots.tried) == 3
+
+
+def test_the_ability_to_mount_datasets_is_proved_by_a_boot(tmp_path: Path, binary: RunscBinary) -> None:
+    boots = Boots(WITHOUT_DIRECTFS, WITH_DATASETS)
+    finder = AbilityFinder(tmp_path, is_rootless=False, boot=boots)
+    assert finder.complete(binary, "systrap").abilities == WITH_DATASETS
+    assert boots.tried == [WITHOUT_DIRECTFS, WITH_DATASETS]
+    old = replace(binary, version=OLD.version)
+    boots.tried.clear()
+    finder.forget(binary)
+    assert finder.complete(old, "systrap").abilities == replace(WITHOUT_DIRECTFS, inherits_capabilities=True)
+    assert WITH_DATASETS not in boots.tried, "releases before 20260126 are not asked"
+
+
+def test_what_an_earlier_release_of_ours_remembered_is_asked_again(tmp_path: Path, binary: RunscBinary) -> None:
+    boots = Boots(WITHOUT_DIRECTFS, WITH_DATASETS)
+    AbilityFinder(tmp_path, is_rootless=False, boot=boots).complete(binary, "systrap")
+    memory = tmp_path / "runsc-abilities.json"
+    known = json.loads(memory.read_text())
+    for facts in known.values():
+        del facts["mounts_erofs"]
+    memory.write_text(json.dumps(known))
+    other = AbilityFinder(tmp_path, is_rootless=False, boot=boots)
+    assert other.complete(binary, "systrap").abilities == WITH_DATASETS
 
 
 def test_another_file_at_the_same_path_and_the_same_file_at_another_path_are_tried_again(
@@ -81,7 +108,7 @@ def test_another_file_at_the_same_path_and_the_same_file_at_another_path_are_tri
     AbilityFinder(tmp_path, is_rootless=False, boot=boots).complete(moved, "systrap")
     shutil.copy("/bin/false", binary.path)
     AbilityFinder(tmp_path, is_rootless=False, boot=boots).complete(binary, "systrap")
-    assert len(boots.tried) == 3
+    assert len(boots.tried) == 6
 
 
 def test_forgotten_abilities_are_tried_again(tmp_path: Path, binary: RunscBinary) -> None:
@@ -117,7 +144,7 @@ def test_a_damaged_memory_is_no_memory(tmp_path: Path, binary: RunscBinary) -> N
     for text in ("", "{", "[]", '{"x": 1}'):
         (tmp_path / "runsc-abilities.json").write_text(text)
         AbilityFinder(tmp_path, is_rootless=False, boot=boots).complete(binary, "systrap")
-    assert len(boots.tried) == 4
+    assert len(boots.tried) == 8
 
 
 def test_a_runsc_that_is_gone_or_cannot_be_read_is_not_available(binary: RunscBinary, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from sandfleet_worker.sandbox.image.datasets import DatasetMount
 from sandfleet_worker.sandbox.image.users import ResolvedUser
 from sandfleet_worker.sandbox.process.bundle import home_of, new_config, new_env
 from sandfleet_worker.sandbox.process.init_job import exec_candidates
@@ -23,6 +24,17 @@ def test_a_bundle_mounts_nothing_of_the_host() -> None:
         "dev.gvisor.spec.rootfs.source": "/i.erofs",
         "dev.gvisor.spec.rootfs.type": "erofs",
     }
+
+
+def test_datasets_are_mounted_read_only_below_a_folder_of_the_sandboxs_own() -> None:
+    datasets = (DatasetMount("/data/b", Path("/b.erofs")), DatasetMount("/data/a", Path("/a.erofs")))
+    mounts = new_config(Path("/r"), Path("/i.erofs"), datasets, inherits_capabilities=True)["mounts"][2:]
+    assert [(mount["destination"], mount["type"], mount["source"]) for mount in mounts] == [
+        ("/data", "tmpfs", "tmpfs"),
+        ("/data/a", "erofs", "/a.erofs"),
+        ("/data/b", "erofs", "/b.erofs"),
+    ]
+    assert all({"ro", "nosuid", "nodev"} <= set(mount["options"]) for mount in mounts)
 
 
 INIT_CAPABILITIES = [
@@ -60,3 +72,10 @@ def test_a_home_in_work_is_work_itself_where_that_is_mounted() -> None:
     ):
         user = ResolvedUser(uid=1, gid=1, home=home)
         assert (home_of(image, user), home_of(image, user, uses_work=True)) == (plain, mounted)
+
+
+def test_a_home_in_data_is_tmp_where_datasets_hide_it() -> None:
+    image: Any = SimpleNamespace(has_directory={"/data", "/home/me"}.__contains__)
+    for home, plain, mounted in (("/data", "/data", "/tmp"), ("/home/me", "/home/me", "/home/me")):
+        user = ResolvedUser(uid=1, gid=1, home=home)
+        assert (home_of(image, user), home_of(image, user, uses_data=True)) == (plain, mounted)

@@ -68,6 +68,7 @@ def test_run_makes_the_spec_from_its_options(use: Use, monkeypatch: Patch) -> No
     )
     options += (
         " --workdir /w --user 5:5 --label name=n --writable --max-output 1KiB --keep tail --on-output-limit kill -i"
+        " --dataset corpus --dataset more"
     )
     assert main([*options.split(), "--", "cmd", "--image", "x"]) == 0
     (spec,) = fleet.specs
@@ -82,6 +83,7 @@ def test_run_makes_the_spec_from_its_options(use: Use, monkeypatch: Patch) -> No
             "timeout": 2.5,
             "grace": 0,
             "labels": {"name": "n"},
+            "datasets": [{"name": "corpus"}, {"name": "more"}],
             "stdin": b"\x00in",
             "output": {"max_bytes": 1024, "keep": "tail", "on_limit": "kill"},
         }

@@ -17,6 +17,7 @@ from sandfleet_config.environment import check_environment, describe_settings_fa
 from sandfleet_config.errors import SandboxError
 from sandfleet_config.settings import SettingsInvalid, WorkerSettings
 
+from sandfleet_worker.commands.datasets import register as register_datasets
 from sandfleet_worker.commands.images import register as register_images
 from sandfleet_worker.commands.recipes import register as register_recipes
 from sandfleet_worker.commands.shared import register as register_shared
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 cli = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
 images = typer.Typer(no_args_is_help=True, help="Images on this host.")
 cli.add_typer(images, name="images")
+datasets = typer.Typer(no_args_is_help=True, help="Datasets on this host: read-only folders that many jobs share.")
+cli.add_typer(datasets, name="datasets")
 
 Concurrency = Annotated[
     int | None, typer.Option(min=1, help="Sandboxes at once on this host, all its workers together.")
@@ -166,6 +169,7 @@ register_images(images, _read_settings, _print_known_errors)
 
 
 register_recipes(images, _read_settings, _print_known_errors)
+register_datasets(datasets, _read_settings, _print_known_errors)
 
 
 register_shared(images, _read_settings, _print_known_errors)

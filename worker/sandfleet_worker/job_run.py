@@ -18,6 +18,7 @@ from sandfleet_config.outcome import Outcome, Timing
 from sandfleet_worker.delivery.claim import Flag
 from sandfleet_worker.delivery.settlement import Finish, GiveBack, PutBack, Release, Retry
 from sandfleet_worker.job_start import JobStart
+from sandfleet_worker.sandbox.image.datasets import DatasetMissing, DatasetsUnsupported
 from sandfleet_worker.sandbox.image.finder import PullForbidden
 from sandfleet_worker.sandbox.image.registry.failures import NotInRegistry
 from sandfleet_worker.sandbox.policy import admit
@@ -165,6 +166,10 @@ class JobRun:
                 if request and self._start.pinned:
                     self._needed_image = pin_image(request.spec.image, self._start.pinned)
                 is_elsewhere = True
+            case DatasetMissing():
+                return f"needs a dataset that {self._host.name} does not have"
+            case DatasetsUnsupported():
+                return f"needs datasets, which the runsc of {self._host.name} cannot mount"
             case _:
                 return self._lacks
         return f"needs an image that {self._host.name} does not have" if is_elsewhere else ""

@@ -83,6 +83,7 @@ def run(
     file: options.Files = None,
     artifact: options.Artifacts = None,
     save: options.Save = None,
+    dataset: options.DatasetNames = None,
     stdin: options.Stdin = False,
     stdin_file: options.StdinFile = None,
     queue: options.Queue = None,
@@ -95,10 +96,9 @@ def run(
     """Run one command in a fresh sandbox, print its output and exit with its code. Ctrl-C cancels it."""
     with Fleet() as fleet:
         fields = typed.drop_unset(grace=grace, priority=priority, queue_ttl=queue_ttl, max_attempts=max_attempts)
-        fields |= {"image": image, "command": command or [], "working_dir": workdir, "env": typed.read_env(env or [])}
-        fields |= {"timeout": timeout, "idempotency_key": key, **typed.read_names(label, require)}
-        fields |= typed.read_output(max_output, keep, on_output_limit)
-        fields |= typed.read_limits(memory, cpu, pids, disk) | typed.read_security(user, is_writable=writable)
+        fields |= {"image": image, "command": command or [], "working_dir": workdir, "idempotency_key": key}
+        fields |= typed.read_names(label, require, env, dataset) | typed.read_output(max_output, keep, on_output_limit)
+        fields |= typed.read_limits(memory, cpu, pids, disk, timeout) | typed.read_security(user, is_writable=writable)
         local = typed.RunFiles(file or (), artifact or (), stdin_file, is_stdin_sent=stdin, save=save)
         raise typer.Exit(typed.run_job(fleet, fields, local, queue=_check_queue(queue), is_json=is_json))
 

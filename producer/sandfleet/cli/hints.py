@@ -10,7 +10,9 @@ if TYPE_CHECKING:
     from sandfleet_config.errors import RequestError
 
 NO_NETWORK: Final = "sandboxes have no network but loopback"
-NO_MOUNT: Final = "no folder of the host is mounted: send files by --file, and get files back by --artifact"
+NO_MOUNT: Final = (
+    "no folder of the host is mounted: send files by --file, or use a --dataset, and get files back by --artifact"
+)
 NO_NEED: Final = "each sandbox is removed when its job ends"
 
 OTHER_OPTIONS: Final[Mapping[str, str]] = {
@@ -33,6 +35,7 @@ OTHER_OPTIONS: Final[Mapping[str, str]] = {
 RUN_OPTIONS: Final[Mapping[str, str]] = {
     "artifacts": "--artifact",
     "command": "the command",
+    "datasets": "--dataset",
     "env": "--env",
     "files": "--file",
     "grace": "--grace",

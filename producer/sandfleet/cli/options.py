@@ -41,6 +41,10 @@ Artifacts: TypeAlias = Annotated[
     list[str] | None,
     typer.Option("--artifact", metavar="GLOB", help="Files below /work to collect, such as 'out/**'; repeatable."),
 ]
+DatasetNames: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option("--dataset", metavar="NAME", help="A dataset of the host, read-only in /data/NAME; repeatable."),
+]
 Save: TypeAlias = Annotated[str | None, typer.Option(metavar="FOLDER", help="Save the artifacts there.")]
 Overwrite: TypeAlias = Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")]
 Queue: TypeAlias = Annotated[str | None, typer.Option(help="The queue; default SANDFLEET_QUEUE. Queues take turns.")]

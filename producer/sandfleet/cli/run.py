@@ -226,10 +226,10 @@ def read_env(items: Sequence[str]) -> list[str]:
     return [item if "=" in item else f"{item}={os.environ[item]}" for item in items]
 
 
-def read_limits(memory: str, cores: float, pids: int, disk: str) -> dict[str, Any]:
-    """Return the field of ``--memory``, ``--cpu``, ``--pids`` and ``--disk``; raises as `read_cores`."""
+def read_limits(memory: str, cores: float, pids: int, disk: str, timeout: float) -> dict[str, Any]:
+    """Return the fields of ``--memory``, ``--cpu``, ``--pids``, ``--disk`` and ``--timeout``; raises as `read_cores`."""
     limits = {"memory_bytes": memory, "cpu_quota": read_cores(cores), "pids_limit": pids, "disk_bytes": disk}
-    return {"resources": limits}
+    return {"resources": limits, "timeout": timeout}
 
 
 def read_security(user: str, *, is_writable: bool) -> dict[str, Any]:
@@ -242,9 +242,16 @@ def read_output(max_bytes: str | None, keep: str, on_limit: str) -> dict[str, An
     return {"output": drop_unset(max_bytes=max_bytes or None, keep=keep, on_limit=on_limit)}
 
 
-def read_names(labels: Sequence[str] | None, requires: Sequence[str] | None) -> dict[str, Any]:
-    """Return the fields of ``--label`` and ``--require``; raises as `read_labels`."""
-    return {"labels": read_labels(labels or []), "requires": read_labels(requires or [], "--require")}
+def read_names(
+    labels: Sequence[str] | None,
+    requires: Sequence[str] | None,
+    env: Sequence[str] | None,
+    datasets: Sequence[str] | None,
+) -> dict[str, Any]:
+    """Return the fields of ``--label``, ``--require``, ``--env`` and ``--dataset``; raises as `read_labels` and `read_env`."""
+    fields: dict[str, Any] = {"datasets": [{"name": name} for name in datasets]} if datasets else {}
+    fields |= {"labels": read_labels(labels or []), "requires": read_labels(requires or [], "--require")}
+    return fields | {"env": read_env(env or [])}
 
 
 def read_labels(items: Sequence[str], option: str = "--label") -> dict[str, str]:

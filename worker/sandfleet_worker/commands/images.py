@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 from sandfleet_config.errors import ImageInvalid, SandboxError
@@ -72,7 +72,7 @@ def _register_listing(app: typer.Typer, read_settings: Read, guard: Guard) -> No
         with guard():
             store, _ = _open(read_settings())
             found = [store.resolve(name) for name in names] if names else store.list()
-            if faults := [fault for image in found if (fault := _verify(store, image))]:
+            if faults := [fault for image in found if (fault := find_fault(store, image))]:
                 raise ImageInvalid.of("; ".join(faults))
         print(f"{len(found)} images are as they were packed")
 
@@ -89,7 +89,15 @@ def _list_here(settings: WorkerSettings, *, as_json: bool) -> None:
         print("there are no images here: sandfleet-worker images add python", file=sys.stderr)
 
 
-def _verify(store: ImageStore, image: Image) -> str:
+class Verifier(Protocol):
+    """A store of images or of datasets."""
+
+    def verify(self, image: Image, /) -> None:
+        """Raise ``ImageInvalid`` if its file is not what was packed."""
+
+
+def find_fault(store: Verifier, image: Image) -> str:
+    """Say why an image or a dataset is not as it was packed; empty if it is, or is gone."""
     try:
         store.verify(image)
     except SandboxError as error:

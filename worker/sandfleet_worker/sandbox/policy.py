@@ -60,7 +60,7 @@ def admit(spec: SandboxSpec, host: HostSettings) -> Admitted:
     """
     if violations := list(_violations(spec, host)):
         raise SecurityViolation.of(_join(violations), errors=violations)
-    if faults := [*_not_built(spec), *_above_ceiling(spec, host.policy), *_large_artifacts(spec, host.policy)]:
+    if faults := [*_above_ceiling(spec, host.policy), *_large_artifacts(spec, host.policy)]:
         raise SpecInvalid.of(_join(faults), errors=faults)
     policy, requested = host.policy, spec.resources
     return Admitted(
@@ -100,12 +100,10 @@ def _violations(spec: SandboxSpec, host: HostSettings) -> Iterator[dict[str, str
     image = normalize_image(spec.image) if spec.image.startswith(REGISTRY_PREFIX) else spec.image
     if not any(fnmatch.fnmatchcase(image, pattern) for pattern in policy.images):
         yield _fault("image", f"{image!r} is not in this host's policy (SANDFLEET_POLICY__IMAGES)")
-
-
-def _not_built(spec: SandboxSpec) -> Iterator[dict[str, str]]:
-    """Yield the fields of contract 4 that no host can fulfil yet."""
-    if spec.datasets:
-        yield _fault("datasets", "this release cannot do it yet")
+    for index, dataset in enumerate(spec.datasets):
+        name = dataset.name or f"sha256:{dataset.sha256}"
+        if not any(fnmatch.fnmatchcase(name, pattern) for pattern in policy.datasets):
+            yield _fault(f"datasets.{index}", f"{name!r} is not in this host's policy (SANDFLEET_POLICY__DATASETS)")
 
 
 @cache

@@ -14,6 +14,7 @@ from sandfleet_config.outcome import LimitState, Record
 from sandfleet_config.spec import SandboxSpec
 
 from sandfleet_worker.sandbox.ending import Ending
+from sandfleet_worker.sandbox.image.datasets import DatasetMount
 from sandfleet_worker.sandbox.policy import admit
 from sandfleet_worker.sandbox.process.bundle import new_rlimits
 from sandfleet_worker.sandbox.process.cancellation import Cancellation
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from sandfleet_worker.sandbox.provider import SandboxProvider
 
 PROGRAM = "/probe"
+PROBE_DATASET = "/data/probe"
 PROGRAM_EXIT = 123
 """The exit status of ``launch`` without arguments. It serves as the probe's program because it is
 static and small.
@@ -73,8 +75,11 @@ class Prober:
             SandboxError: it did not run as it must.
         """
         limits, cancel = probe_limits(self._config, platform), Cancellation()
-        plan = Plan.of(binary, platform, pack_probe(self._folder, self._lock))
-        job = pack_job(probe_job(limits))
+        image = pack_probe(self._folder, self._lock)
+        # As a dataset it is the proof that this runsc mounts datasets.
+        datasets = (DatasetMount(PROBE_DATASET, image),) if binary.abilities.mounts_erofs else ()
+        plan = Plan.of(binary, platform, image, datasets)
+        job = pack_job(probe_job(limits, PROBE_DATASET + PROGRAM if datasets else PROGRAM))
         measured = self._provider.boot(plan, limits, cancel).run(job, limits, cancel)
         ending = Ending.of(decide(measured.facts), measured, limits)
         return read_probe(ending, is_sentry_nobody=binary.abilities.is_directfs_off)
@@ -92,7 +97,7 @@ def pack_probe(folder: Path, lock: threading.Lock) -> Path:
             return image
         tree = folder / "probe"
         try:
-            for name in ("tmp", "dev/shm", "proc", "sys"):
+            for name in ("tmp", "data", "dev/shm", "proc", "sys"):
                 (tree / name).mkdir(parents=True, exist_ok=True)
             shutil.copy(NATIVE / "launch", tree / PROGRAM.lstrip("/"))
             partial = folder / "probe.partial"
@@ -113,11 +118,11 @@ def probe_limits(config: HostSettings, platform: str) -> Admitted:
     return replace(limits, platform=platform, grace_seconds=0.0)
 
 
-def probe_job(limits: Admitted) -> InitJob:
+def probe_job(limits: Admitted, program: str = PROGRAM) -> InitJob:
     """Return the job that runs the probe's program as nobody."""
     return InitJob(
-        candidates=[PROGRAM],
-        argv=[PROGRAM],
+        candidates=[program],
+        argv=[program],
         envp=[],
         uid=NOBODY,
         gid=NOBODY,

@@ -10,6 +10,7 @@ it ended.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import threading
 import time
@@ -24,6 +25,7 @@ from sandfleet_config.spec import SandboxSpec
 from sandfleet_worker.sandbox.capacity import fit_descriptors, fit_memory, give_up_spares
 from sandfleet_worker.sandbox.cgroup.tree import find_tree
 from sandfleet_worker.sandbox.ending import Ending
+from sandfleet_worker.sandbox.image.datasets import DatasetStore, new_unsupported
 from sandfleet_worker.sandbox.image.finder import NO_SHARED_IMAGES, ImageFinder
 from sandfleet_worker.sandbox.image.store import ImageStore
 from sandfleet_worker.sandbox.image.users import resolve_user
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
 
     from sandfleet_config.outcome import SandboxResult
 
+    from sandfleet_worker.sandbox.image.datasets import DatasetMount
     from sandfleet_worker.sandbox.image.image import Image
     from sandfleet_worker.sandbox.image.shared import SharedImages
     from sandfleet_worker.sandbox.policy import Admitted
@@ -79,6 +82,7 @@ class RunscRunner:
         self._failure_lock = threading.Lock()
         self.images = ImageStore(self.config.images.root)
         self.finder = ImageFinder(self.images, self.config.images, shared)
+        self.datasets = DatasetStore(self.config.images.root)
         self._tree = find_tree(self.config.runsc.cgroup_parent)
         self._owner = Ownership(self.config.runsc.root_dir)
         folder = self._owner.folder
@@ -140,6 +144,7 @@ class RunscRunner:
     def sweep(self) -> SweepReport:
         """Remove the sandboxes that dead workers left on this host, and images that they did not finish."""
         self.images.sweep()
+        self.datasets.sweep()
         return sweep(self.config.runsc.root_dir, self._tree)
 
     def warm_up(self) -> None:
@@ -241,20 +246,28 @@ class RunscRunner:
         hooks: StartHooks,
         transfer: Transfer,
     ) -> Ending:
-        asked = time.monotonic()
+        asked, spec = time.monotonic(), limits.spec
         cancel.raise_if_set()
-        with self.finder.hold(limits.spec.image, hooks, lambda: raise_if_over(cancel, deadline)) as image:
+        check = functools.partial(raise_if_over, cancel, deadline)
+        if spec.datasets and not (runsc := self._find_runsc(limits.platform, hooks)).abilities.mounts_erofs:
+            raise new_unsupported(runsc.version)
+        with (  # no image is pulled for a job that this host cannot run
+            self.datasets.hold(spec.datasets, hooks, check) as datasets,
+            self.finder.hold(spec.image, hooks, check) as image,
+        ):
             image_seconds = time.monotonic() - asked
-            user = resolve_user(image, limits.spec.security.user)
+            user = resolve_user(image, spec.security.user)
             job = pack_spec(limits, image, user, transfer)
-            plan = self._new_plan(image, limits.platform, hooks)
+            plan = self._new_plan(image, limits.platform, hooks, datasets)
             sandbox = self._provider.take(plan, limits, cancel, deadline, hooks)
             measured = sandbox.run(job, limits, cancel, deadline, hooks.start, is_ok=_is_ok)
         verdict = decide(measured.facts)
         return Ending.of(verdict, measured, limits, image_seconds=image_seconds, image=image)
 
-    def _new_plan(self, image: Image, platform: str, hooks: StartHooks = _NO_HOOKS) -> Plan:
-        return Plan.of(self._find_runsc(platform, hooks), platform, image.erofs_path)
+    def _new_plan(
+        self, image: Image, platform: str, hooks: StartHooks = _NO_HOOKS, datasets: tuple[DatasetMount, ...] = ()
+    ) -> Plan:
+        return Plan.of(self._find_runsc(platform, hooks), platform, image.erofs_path, datasets)
 
     def _find_runsc(self, platform: str, hooks: StartHooks = _NO_HOOKS) -> RunscBinary:
         """Return the host's runsc with its abilities.
@@ -275,11 +288,7 @@ def _is_ok(facts: Facts) -> bool:
 
 @contextlib.contextmanager
 def _host_faults() -> Iterator[None]:
-    """Turn a lack of descriptors, threads, memory or disk into `HostResources`.
-
-    Raises:
-        HostResources: the host has none left.
-    """
+    """Turn a lack of descriptors, threads, memory or disk into `HostResources`."""
     try:
         yield
     except SandboxError:

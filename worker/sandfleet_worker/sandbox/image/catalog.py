@@ -13,6 +13,7 @@ from sandfleet_config.errors import ImageInvalid, ImageNotFound
 from sandfleet_config.image_names import REGISTRY_PREFIX
 
 from sandfleet_worker.sandbox.image.image import Image, damaged, read_image
+from sandfleet_worker.sandbox.image.kind import Kind
 from sandfleet_worker.sandbox.image.references import Reference, encode_name, is_digest, is_name, is_registry_name
 from sandfleet_worker.sandbox.image.staging import host_faults
 from sandfleet_worker.sandbox.image.starter import STARTERS
@@ -28,8 +29,9 @@ _parse = functools.lru_cache(maxsize=1024)(Reference.parse)
 class Catalog:
     """Reads the store at `root`; safe for threads and beside processes that change the store."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, kind: Kind = Kind.IMAGE) -> None:
         self.root, self.blobs, self.refs = root, root / "blobs", root / "refs"
+        self.kind = kind
         # Valid for as long as the identities of the files are.
         self._images: dict[str, tuple[tuple[int, ...], Image]] = {}
         self._digests: dict[str, tuple[tuple[int, ...], str]] = {}
@@ -63,8 +65,8 @@ class Catalog:
             return self.read_image(digest, wanted.name)
         if digest != wanted.digest and not self.blob_path(wanted.digest).exists():
             raise ImageNotFound.of(
-                f"image {wanted.name} is {digest} on this host, and the pinned {wanted.digest} is not here: "
-                f"add it with `sandfleet-worker images add {wanted.name} SOURCE`, or pin what is here"
+                f"{self.kind} {wanted.name} is {digest} on this host, and the pinned {wanted.digest} is not here: "
+                f"add it with `sandfleet-worker {self.kind}s add {wanted.name} SOURCE`, or pin what is here"
             )
         return self.read_image(wanted.digest, wanted.name)
 
@@ -88,9 +90,9 @@ class Catalog:
         except (OSError, ValueError, KeyError, TypeError) as error:
             if is_resource_error(error):
                 raise
-            raise damaged(name, "its reference cannot be read") from error
+            raise damaged(name, "its reference cannot be read", self.kind) from error
         if not isinstance(digest, str) or not is_digest(digest):
-            raise damaged(name, "its reference holds no digest")
+            raise damaged(name, "its reference holds no digest", self.kind)
         self._digests[name] = (identity, digest)
         return digest
 
@@ -118,12 +120,12 @@ class Catalog:
             facts, erofs = os.stat(f"{blob}/{FACTS}"), os.stat(f"{blob}/{EROFS}")  # noqa: PTH116
         except (FileNotFoundError, NotADirectoryError) as error:
             if self.blob_path(digest).exists():
-                raise damaged(name, "a file of it is missing") from error
+                raise damaged(name, "a file of it is missing", self.kind) from error
             raise self.new_not_found(name) from error
         identity = (facts.st_ino, facts.st_mtime_ns, facts.st_size, erofs.st_ino, erofs.st_mtime_ns, erofs.st_size)
         known = self._images.get(digest)
         if known is None or known[0] != identity:
-            known = (identity, read_image(self.blob_path(digest) / FACTS, digest, name, erofs.st_size))
+            known = (identity, read_image(self.blob_path(digest) / FACTS, digest, name, erofs.st_size, self.kind))
             self._images[digest] = known
         image = known[1]
         return image if image.name == name else image.model_copy(update={"name": name})
@@ -159,7 +161,8 @@ class Catalog:
             return os.open(f"{self._blob_text(digest)}/{EROFS}", os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError as error:
             is_here = self.blob_path(digest).exists()
-            raise (damaged(name, "its file is missing") if is_here else self.new_not_found(name)) from error
+            why = damaged(name, "its file is missing", self.kind) if is_here else self.new_not_found(name)
+            raise why from error
 
     def is_current(self, descriptor: int, digest: str) -> bool:
         """Whether `descriptor` is the EROFS file of the image; False after its removal."""
@@ -171,24 +174,26 @@ class Catalog:
         return (here.st_dev, here.st_ino) == (opened.st_dev, opened.st_ino)
 
     def new_not_found(self, name: str) -> ImageNotFound:
-        """Return the error of an image that is not here, with the command that adds it."""
+        """Return the error of an image or dataset that is not here, with the command that adds it."""
         here = self._name_near(name)
         if name.startswith(REGISTRY_PREFIX):
             return ImageNotFound.of(f"no image {name} here ({here}): run `sandfleet-worker images pull {name}`")
         how = f"images add {name}" if name in STARTERS else f"images add {name} SOURCE"
+        if self.kind is Kind.DATASET:
+            how = f"datasets add {name} FOLDER"
         if is_digest(name):
-            how = "images add NAME SOURCE"
-        return ImageNotFound.of(f"no image {name} here ({here}): run `sandfleet-worker {how}`")
+            how = f"{self.kind}s add NAME SOURCE"
+        return ImageNotFound.of(f"no {self.kind} {name} here ({here}): run `sandfleet-worker {how}`")
 
     def new_nothing_to_remove(self, name: str) -> ImageNotFound:
         """Return the error of an image that cannot be removed because it is not here."""
-        more = ": `sandfleet-worker images list` shows them all" if self.list_refs() else ""
-        return ImageNotFound.of(f"no image {name} here ({self._name_near(name)}){more}")
+        more = f": `sandfleet-worker {self.kind}s list` shows them all" if self.list_refs() else ""
+        return ImageNotFound.of(f"no {self.kind} {name} here ({self._name_near(name)}){more}")
 
     def _name_near(self, name: str) -> str:
         names = [image_name for image_name, _ in self.list_refs()]
         if not names:
-            return "this host has no image at all"
+            return f"this host has no {self.kind} at all"
         near = difflib.get_close_matches(name, names, n=3, cutoff=0.5) or sorted(names)[:5]
         more = f" and {len(names) - len(near)} more" if len(near) < len(names) else ""
         return f"this host has: {', '.join(near)}{more}"

@@ -16,6 +16,7 @@ from sandfleet_worker.sandbox.image.accounts import (
     parse_passwd,
     read_inside,
 )
+from sandfleet_worker.sandbox.image.kind import Kind
 from sandfleet_worker.sandbox.image.oci import ImageConfig
 from sandfleet_worker.sandbox.image.pack import JOB_FOLDERS, MOUNT_POINTS, hash_whole
 from sandfleet_worker.system.supervised_thread import is_resource_error
@@ -96,7 +97,7 @@ def _is_own_home(home: str) -> bool:
     return home.split("/")[1] not in {"", *_SYSTEM_FOLDERS}
 
 
-def read_image(path: Path, digest: str, name: str, erofs_size: int) -> Image:
+def read_image(path: Path, digest: str, name: str, erofs_size: int, kind: Kind = Kind.IMAGE) -> Image:
     """Read image.json at `path`; the other arguments must match it.
 
     Raises:
@@ -108,14 +109,14 @@ def read_image(path: Path, digest: str, name: str, erofs_size: int) -> Image:
     except (OSError, ValueError, TypeError, ValidationError) as error:
         if is_resource_error(error):
             raise
-        raise damaged(name, "image.json cannot be read") from error
+        raise damaged(name, "image.json cannot be read", kind) from error
     if image.digest != digest or image.format != FORMAT or image.size_bytes != erofs_size:
-        raise damaged(name, "its files do not belong together")
+        raise damaged(name, "its files do not belong together", kind)
     return image
 
 
-def damaged(name: str, why: str) -> ImageInvalid:
-    """Return the error of a damaged image, with the command that repairs it."""
+def damaged(name: str, why: str, kind: Kind = Kind.IMAGE) -> ImageInvalid:
+    """Return the error of a damaged image or dataset, with the command that repairs it."""
     return ImageInvalid.of(
-        f"image {name} is damaged ({why}): `sandfleet-worker images rm {name}`, then `images add` it again"
+        f"{kind} {name} is damaged ({why}): `sandfleet-worker {kind}s rm {name}`, then `{kind}s add` it again"
     )

@@ -81,6 +81,38 @@ def add_hosts(tree: Path) -> None:
     hosts.chmod(0o644)
 
 
+def open_to_all(tree: Path) -> int:
+    """Let every user read a tree, and nobody have rights by it: 0644 or 0755, root's, no special files.
+
+    Return how many devices, sockets and fifos were removed. No link is followed.
+    """
+    removed, folders = 0, [os.fsencode(tree)]
+    while folders:
+        folder = folders.pop()
+        _open_one(folder, 0o755)
+        with os.scandir(folder) as entries:
+            found = list(entries)
+        for entry in found:
+            mode = entry.stat(follow_symlinks=False).st_mode
+            if stat.S_ISDIR(mode):
+                folders.append(entry.path)
+            elif stat.S_ISREG(mode):
+                _open_one(entry.path, 0o755 if mode & 0o111 else 0o644)
+            elif stat.S_ISLNK(mode):
+                _open_one(entry.path, None)
+            else:
+                os.unlink(entry.path)  # noqa: PTH108  the name is bytes, which may not be text
+                removed += 1
+    return removed
+
+
+def _open_one(path: bytes, mode: int | None) -> None:
+    if os.geteuid() == 0:
+        os.lchown(path, 0, 0)
+    if mode is not None:
+        os.chmod(path, mode)  # noqa: PTH101  likewise
+
+
 def normalize(
     tree: Path,
     began: float,
@@ -88,18 +120,18 @@ def normalize(
     *,
     header: bytes,
     is_hashed: bool = True,
+    is_all_root: bool = False,
     check: Callable[[], None] = lambda: None,
 ) -> Content:
     """Drop device nodes and sockets, fix times, measure, and hash; `check` is called now and then.
 
-    Each file is measured before it is read.
+    Each file is measured before it is read. With `is_all_root` every owner is hashed as root.
 
     Raises:
         ImageInvalid: the files outgrow `limits`; a sparse file counts as long as it is.
     """
     digest = hashlib.sha256(header)
-    size = files = 0
-    latest = FIXED_TIME
+    size, files, latest = 0, 0, FIXED_TIME
     seen: dict[tuple[int, int], bytes] = {}
     for path, facts in _walk(os.fsencode(tree)):
         mode = facts.st_mode
@@ -108,15 +140,15 @@ def normalize(
             os.unlink(path)  # noqa: PTH108  the name is bytes, which may not be text
             continue
         files += 1
-        inode = (facts.st_dev, facts.st_ino)
-        name = path[len(os.fsencode(tree)) :]
+        inode, name = (facts.st_dev, facts.st_ino), path[len(os.fsencode(tree)) :]
         if stat.S_ISREG(mode) and inode not in seen:
             size += facts.st_size
         limits.check(size, files)
         if files % CHECK_EACH == 0:
             check()
         if is_hashed:
-            _hash_entry(digest, path, name, facts, seen.get(inode))
+            owner = (0, 0) if is_all_root else (facts.st_uid, facts.st_gid)
+            _hash_entry(digest, path, [name, b"%o" % mode, *(b"%d" % part for part in owner)], mode, seen.get(inode))
         if facts.st_nlink > 1:
             seen.setdefault(inode, name)
         latest = max(latest, _fix_time(path, facts, began))
@@ -154,11 +186,10 @@ def _walk(folder: bytes, depth: int = 0) -> Iterator[tuple[bytes, os.stat_result
     yield folder, os.lstat(folder)
 
 
-def _hash_entry(digest: "hashlib._Hash", path: bytes, name: bytes, facts: os.stat_result, twin: bytes | None) -> None:
+def _hash_entry(digest: "hashlib._Hash", path: bytes, head: list[bytes], mode: int, twin: bytes | None) -> None:
     # Invariant: no field holds a NUL byte, so two different trees never feed the hash the same
     # bytes.
-    mode = facts.st_mode
-    fields = [name, b"%o" % mode, b"%d" % facts.st_uid, b"%d" % facts.st_gid]
+    fields = list(head)
     if twin is not None and not stat.S_ISDIR(mode):
         fields += [b"same as", twin]
     elif stat.S_ISLNK(mode):

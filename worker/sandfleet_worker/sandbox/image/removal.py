@@ -37,7 +37,8 @@ class Removal:
                 self._discard_unless_held(digest, reference)
             for name in names:
                 self._catalog.ref_path(name).unlink(missing_ok=True)
-        logger.info("image %s removed", reference, extra={"action": "image_removed", "image": reference})
+        kind = self._catalog.kind
+        logger.info("%s %s removed", kind, reference, extra={"action": f"{kind}_removed", kind: reference})
 
     def _choose_to_remove(self, wanted: Reference, reference: str) -> tuple[str, Sequence[str]]:
         """Return the digest whose files to remove ("" for none), and the names to remove."""
@@ -66,7 +67,7 @@ class Removal:
             self.discard(digest)
         except BlockingIOError as error:
             raise ImageInvalid.of(
-                f"image {reference} is in use by a running job: remove it again when its jobs have ended"
+                f"{self._catalog.kind} {reference} is in use by a running job: remove it again when its jobs have ended"
             ) from error
         finally:
             os.close(descriptor)

@@ -19,6 +19,7 @@ from typing import Any
 
 from sandfleet_config.errors import HostResources, ImageUnavailable
 
+from sandfleet_worker.sandbox.image.kind import Kind
 from sandfleet_worker.sandbox.start_hooks import StartHooks
 
 LOCK_POLL_SECONDS = 0.05
@@ -66,14 +67,14 @@ def _lock_now(descriptor: int, how: int = fcntl.LOCK_EX) -> bool:
     return True
 
 
-def lock_shared(descriptor: int, hooks: StartHooks, check: Callable[[], None]) -> None:
-    """Lock an image's file for reading.
+def lock_shared(descriptor: int, kind: Kind, hooks: StartHooks, check: Callable[[], None]) -> None:
+    """Lock the file of an image or a dataset for reading.
 
     While a removal holds it, tell `hooks` and call `check`, which may raise.
     """
     if _lock_now(descriptor, fcntl.LOCK_SH):
         return
-    with hooks.waiting("its image, which somebody is about to remove"):
+    with hooks.waiting(f"its {kind}, which somebody is about to remove"):
         while not _lock_now(descriptor, fcntl.LOCK_SH):
             check()
             time.sleep(LOCK_POLL_SECONDS)

@@ -1,4 +1,4 @@
-"""The images of this host: each digest is one read-only EROFS file, names point to digests.
+"""The images, or the datasets, of this host: each digest is one read-only EROFS file, names point to digests.
 
     blobs/sha256-<hex>/image.erofs   what sandboxes mount; never changed once it is there
     blobs/sha256-<hex>/image.json    the facts of the image: config, users, groups, sizes
@@ -26,6 +26,7 @@ from sandfleet_config.errors import ImageInvalid, ImageNotFound
 from sandfleet_worker.sandbox.image.build import build_image
 from sandfleet_worker.sandbox.image.catalog import EROFS, FACTS, Catalog
 from sandfleet_worker.sandbox.image.image import Image, damaged
+from sandfleet_worker.sandbox.image.kind import Kind
 from sandfleet_worker.sandbox.image.oci import OciImage, read_oci
 from sandfleet_worker.sandbox.image.pack import hash_whole
 from sandfleet_worker.sandbox.image.references import is_name
@@ -59,11 +60,11 @@ _NO_HOOKS = NoHooks()
 class ImageStore:
     """Add, find, hold and remove images. Safe to use from any number of threads and processes."""
 
-    def __init__(self, root: Path, limits: Limits | None = None) -> None:
+    def __init__(self, root: Path, limits: Limits | None = None, kind: Kind = Kind.IMAGE) -> None:
         """Use the store at `root`; nothing is read or made before it is needed."""
         self.root = root
         self._limits = limits or Limits()
-        self._catalog = Catalog(root)
+        self._catalog = Catalog(root, kind)
         self._staging = root / "staging"
         self._locks = root / "locks"
         self._removal = Removal(self._catalog, self._staging, self._locks / "refs")
@@ -147,7 +148,8 @@ class ImageStore:
             self._catalog.blobs.mkdir(parents=True, exist_ok=True)
             if target.exists():
                 with contextlib.suppress(ImageInvalid, ImageNotFound):
-                    if not self._catalog.read_image(digest, digest).is_outdated:
+                    found = self._catalog.read_image(digest, digest)
+                    if self._catalog.kind is Kind.DATASET or not found.is_outdated:
                         return
                 self._removal.discard(digest, blob)
             else:
@@ -162,12 +164,14 @@ class ImageStore:
         """
         with locked(self._locks / "refs"):
             if not (self._catalog.blob_path(image.digest) / FACTS).exists():
-                raise ImageNotFound.of(f"image {name} was removed while it was being added: add it again")
+                kind = self._catalog.kind
+                raise ImageNotFound.of(f"{kind} {name} was removed while it was being added: add it again")
             self._catalog.refs.mkdir(parents=True, exist_ok=True)
             self._staging.mkdir(parents=True, exist_ok=True)
             ref = {"name": name, "digest": image.digest, "source": image.source}
             write_json(self._catalog.ref_path(name), ref, self._staging / f"ref.{os.getpid()}.{time.monotonic_ns()}")
-        logger.info("image %s is %s", name, image.digest, extra={"action": "image_added", "image": name})
+        kind = self._catalog.kind
+        logger.info("%s %s is %s", kind, name, image.digest, extra={"action": f"{kind}_added", kind: name})
         return image.model_copy(update={"name": name})
 
     def resolve(self, reference: str) -> Image:
@@ -195,7 +199,7 @@ class ImageStore:
         """
         descriptor = self._catalog.open_blob(image.digest, image.name)
         try:
-            lock_shared(descriptor, hooks, check)
+            lock_shared(descriptor, self._catalog.kind, hooks, check)
             # A removal that had the lock before has moved the file away.
             if not self._catalog.is_current(descriptor, image.digest):
                 raise self._catalog.new_not_found(image.name)
@@ -226,7 +230,8 @@ class ImageStore:
             try:
                 images.append(self._catalog.read_image(digest, name))
             except (ImageInvalid, ImageNotFound) as error:
-                logger.warning("image %s is left out: %s", name, error, extra={"action": "image_damaged"})
+                kind = self._catalog.kind
+                logger.warning("%s %s is left out: %s", kind, name, error, extra={"action": f"{kind}_damaged"})
         return images
 
     def read_identity(self) -> tuple[int, ...]:
@@ -274,4 +279,4 @@ class ImageStore:
             ImageInvalid: it is not what was packed.
         """
         if hash_whole(image.erofs_path) != image.erofs_sha256:
-            raise damaged(image.name, "its file was changed on disk")
+            raise damaged(image.name, "its file was changed on disk", self._catalog.kind)

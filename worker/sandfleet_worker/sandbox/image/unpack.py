@@ -19,20 +19,23 @@ NO_TAR = "does not look like a tar archive"
 _IS_ROOT = os.geteuid() == 0
 
 
-def unpack_rootfs(source: Path, staging: StagingFolder) -> None:
+def unpack_rootfs(source: Path, staging: StagingFolder, *, shown: str = "") -> None:
     """Copy a folder, or extract a tar (plain, gz, bz2, xz or zst, recognized by its content).
+
+    `shown` names the source in messages; empty is ``rootfs:`` and its path.
 
     Raises:
         ImageInvalid: it is neither, or the tar is broken or tries to leave its folder.
     """
+    shown = shown or f"rootfs:{source}"
     if source.is_dir():
         staging.new_tree()
         _copy_folder(source, staging)
     elif source.is_file():
         staging.new_tree()
-        _extract_tar(source, staging)
+        _extract_tar(source, staging, shown)
     else:
-        raise ImageInvalid.of(f"rootfs:{source} is neither a folder nor a tar file on this host")
+        raise ImageInvalid.of(f"{shown} is neither a folder nor a tar file on this host")
 
 
 def _copy_folder(source: Path, staging: StagingFolder) -> None:
@@ -49,12 +52,12 @@ def _copy_folder(source: Path, staging: StagingFolder) -> None:
     staging.run([*argv, f"{source.resolve()}/.", str(staging.tree)])
 
 
-def _extract_tar(source: Path, staging: StagingFolder) -> None:
+def _extract_tar(source: Path, staging: StagingFolder, shown: str) -> None:
     try:
         _run_tar(source, staging)
     except ImageInvalid as error:
         if NO_TAR in error.message:
-            raise ImageInvalid.of(f"rootfs:{source} is no tar file (plain, gz, bz2, xz or zst)") from error
+            raise ImageInvalid.of(f"{shown} is no tar file (plain, gz, bz2, xz or zst)") from error
         raise
 
 

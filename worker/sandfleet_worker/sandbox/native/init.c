@@ -31,7 +31,7 @@
 
 enum { CONTROL = 3, STATUS = 4 };
 enum { MAX_MESSAGE = 1 << 20, MAX_POINTERS = 1 << 17, MAX_GROUPS = 64, MAX_RLIMITS = 16, MAX_PATHS = 64 };
-enum { MAGIC = 0x324a4653 /* "SFJ2" */, FLAG_WRITABLE_ROOT = 1, FLAG_FILES = 2, FLAG_ARTIFACTS = 4 };
+enum { MAGIC = 0x324a4653 /* "SFJ2" */, FLAG_WRITABLE_ROOT = 1, FLAG_FILES = 2, FLAG_ARTIFACTS = 4, FLAG_DATASETS = 8 };
 enum { MAX_PATH_BYTES = 4096, MAX_DEPTH = 64, CHUNK_BYTES = 1 << 18, ENTRIES_BYTES = 4096 };
 /* Stands in an `M` line for the writable root, instead of a writable path's number. */
 enum { ROOT_INDEX = 0xffff };
@@ -172,7 +172,7 @@ static void read_job(void) {
     struct cursor cursor = {message, message + length};
     if (take_number(&cursor, 4) != MAGIC) report_fault(FAULT_LAYOUT);
     job.flags = (u32)take_number(&cursor, 4);
-    if (job.flags & ~(u32)(FLAG_WRITABLE_ROOT | FLAG_FILES | FLAG_ARTIFACTS)) report_fault(FAULT_LAYOUT);
+    if (job.flags & ~(u32)(FLAG_WRITABLE_ROOT | FLAG_FILES | FLAG_ARTIFACTS | FLAG_DATASETS)) report_fault(FAULT_LAYOUT);
     job.uid = (u32)take_number(&cursor, 4);
     job.gid = (u32)take_number(&cursor, 4);
     job.disk_bytes = take_number(&cursor, 8);
@@ -265,6 +265,7 @@ static void enter_writable_root(void) {
     check_mount(sys(NR_mount, "overlay", "root", "overlay", MS_NOSUID | MS_NODEV, options.text), ROOT_INDEX);
     for (u32 i = 0; i < sizeof bound / sizeof *bound; i += 2)
         check_mount(sys(NR_mount, bound[i], bound[i + 1], 0, MS_BIND | MS_REC, 0), ROOT_INDEX);
+    if (job.flags & FLAG_DATASETS) check_mount(sys(NR_mount, "/data", "root/data", 0, MS_BIND | MS_REC, 0), ROOT_INDEX);
     check_mount(sys1(NR_chroot, "root"), ROOT_INDEX);
 }
 

@@ -6,14 +6,13 @@ nothing. So a version only decides in which order the ways to boot are tried.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
 import json
 import logging
 import os
 import threading
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,6 +40,9 @@ QUIET_FLAG = "sidecar-usage-policy"
 Such a release takes no CPU in an idle sandbox (since 20260622), boots without slow membarrier calls
 (20260714), and does not need SCHED_BATCH (20260224).
 """
+
+EROFS_MOUNT_RELEASE = 20260126
+"""From this release on EROFS can be mounted anywhere, not only as the root (tried)."""
 
 OTHER_WAY_MAY_WORK = frozenset({ErrorCode.SANDBOX_CREATION_FAILED, ErrorCode.SANDBOX_EXECUTION_FAILED})
 """Codes of a failed boot for which another way may work. Without a platform or memory, and where
@@ -70,7 +72,7 @@ class AbilityFinder:
     def complete(self, binary: RunscBinary, platform: str) -> RunscBinary:
         """Return `binary` with its abilities.
 
-        Boot up to four sandboxes on `platform` if they are not known yet.
+        Boot up to five sandboxes on `platform` if they are not known yet.
 
         Raises:
             SandboxError: no way to boot works. It is the failure of the way that should have
@@ -92,9 +94,9 @@ class AbilityFinder:
 
     def _find(self, binary: RunscBinary, platform: str) -> RunscBinary:
         key = _key(binary)
-        if (known := self._read().get(key)) is not None:
-            with contextlib.suppress(TypeError):  # written by another release of ours
-                return binary.with_abilities(Abilities(**known))
+        known = self._read().get(key, {})
+        if known.keys() == asdict(Abilities()).keys():  # else another release of ours may have written it
+            return binary.with_abilities(Abilities(**known))
         first: SandboxError | None = None
         for abilities in candidates(binary, is_rootless=self._is_rootless):
             able = binary.with_abilities(abilities)
@@ -106,10 +108,26 @@ class AbilityFinder:
                     raise
                 first = first or error
             else:
-                self._write(key, abilities)
+                able = self._try_datasets(able, platform)
+                self._write(key, able.abilities)
                 return able
         assert first is not None  # there is one candidate at least
         raise first
+
+    def _try_datasets(self, able: RunscBinary, platform: str) -> RunscBinary:
+        """Return `able` with the ability to mount datasets if a boot with one works."""
+        released = release_date(able.version)
+        if released is not None and released < EROFS_MOUNT_RELEASE:
+            return able
+        with_datasets = able.with_abilities(replace(able.abilities, mounts_erofs=True))
+        try:
+            self._boot(with_datasets, platform)
+        except SandboxError as error:
+            log.info("runsc %s mounts no datasets: %s", able.version, error.message)
+            if error.code not in OTHER_WAY_MAY_WORK:
+                raise
+            return able
+        return with_datasets
 
     def _read(self) -> dict[str, dict[str, bool]]:
         try:

@@ -9,6 +9,7 @@ import resource
 from typing import TYPE_CHECKING, Any
 
 from sandfleet_config.errors import ImageInvalid, SpecInvalid, UserInvalid
+from sandfleet_config.files import DATA_FOLDER
 
 from sandfleet_worker.sandbox.image.pack import HOSTNAME
 from sandfleet_worker.sandbox.policy import count_cores
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from sandfleet_worker.sandbox.image.datasets import DatasetMount
     from sandfleet_worker.sandbox.image.image import Image
     from sandfleet_worker.sandbox.image.users import ResolvedUser
     from sandfleet_worker.sandbox.policy import Admitted
@@ -54,16 +56,20 @@ HOME_MODE = 0o700
 
 
 @functools.lru_cache(maxsize=64)
-def encode_config(rootfs: Path, erofs: Path, *, inherits_capabilities: bool) -> bytes:
+def encode_config(
+    rootfs: Path, erofs: Path, datasets: tuple[DatasetMount, ...] = (), *, inherits_capabilities: bool
+) -> bytes:
     """Return `new_config` as the bytes of config.json."""
-    return json.dumps(new_config(rootfs, erofs, inherits_capabilities=inherits_capabilities)).encode()
+    return json.dumps(new_config(rootfs, erofs, datasets, inherits_capabilities=inherits_capabilities)).encode()
 
 
-def new_config(rootfs: Path, erofs: Path, *, inherits_capabilities: bool) -> dict[str, Any]:
+def new_config(
+    rootfs: Path, erofs: Path, datasets: Sequence[DatasetMount] = (), *, inherits_capabilities: bool
+) -> dict[str, Any]:
     """Return config.json: an immutable EROFS root, no bind mount from the host, init as guest root.
 
-    Init makes a job's writable root, inside the sandbox. Labels never become annotations: runsc
-    reads those as flags.
+    Each dataset is another EROFS, read-only for root too. Init makes a job's writable root, inside
+    the sandbox. Labels never become annotations: runsc reads those as flags.
     """
     return {
         "ociVersion": "1.0.2",
@@ -84,6 +90,7 @@ def new_config(rootfs: Path, erofs: Path, *, inherits_capabilities: bool) -> dic
         "mounts": [
             {"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"]},
             {"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["ro", "nosuid", "noexec", "nodev"]},
+            *_mount_datasets(datasets),
         ],
         "linux": {"namespaces": [{"type": kind} for kind in ("pid", "network", "ipc", "uts", "mount")]},
         "annotations": {
@@ -91,6 +98,26 @@ def new_config(rootfs: Path, erofs: Path, *, inherits_capabilities: bool) -> dic
             "dev.gvisor.spec.rootfs.type": "erofs",
         },
     }
+
+
+def _mount_datasets(datasets: Sequence[DatasetMount]) -> list[dict[str, Any]]:
+    """Return their mounts, below a tmpfs: the image's own ``/data`` is read-only and has no mount points."""
+    if not datasets:
+        return []
+    options = ["ro", "nosuid", "nodev"]
+    folder = {
+        "destination": DATA_FOLDER,
+        "type": "tmpfs",
+        "source": "tmpfs",
+        "options": [*options, "size=64k", "mode=0755"],
+    }
+    return [
+        folder,
+        *(
+            {"destination": path, "type": "erofs", "source": str(erofs), "options": options}
+            for path, erofs in sorted(datasets)
+        ),
+    ]
 
 
 def new_capabilities(*, inherits_capabilities: bool) -> dict[str, list[str]]:
@@ -123,7 +150,7 @@ def new_init_job(limits: Admitted, image: Image, user: ResolvedUser, *, uses_wor
     if not argv:
         msg = "command: the spec names no command and the image has no default one"
         raise SpecInvalid.of(msg, errors=[{"field": "command", "message": msg}])
-    home = home_of(image, user, uses_work=uses_work)
+    home = home_of(image, user, uses_work=uses_work, uses_data=bool(spec.datasets))
     env = new_env(image.env, spec.env, home)
     try:
         candidates = exec_candidates(argv[0], env["PATH"])
@@ -141,6 +168,7 @@ def new_init_job(limits: Admitted, image: Image, user: ResolvedUser, *, uses_wor
         disk_bytes=limits.disk_bytes,
         writable_paths=_new_writable_paths(limits, image, home, uses_work=uses_work),
         is_root_writable=not spec.security.read_only_rootfs,
+        has_datasets=bool(spec.datasets),
     )
 
 
@@ -148,23 +176,35 @@ def _new_writable_paths(limits: Admitted, image: Image, home: str, *, uses_work:
     modes = {"/tmp": TMP_MODE, "/dev/shm": TMP_MODE}  # noqa: S108  folders of the sandbox, not of the host
     if uses_work:
         if not image.has_directory(WORK_FOLDER):
-            raise ImageInvalid.of(
-                f"image {image.name} has no folder {WORK_FOLDER} for files and artifacts, because an earlier sandfleet-worker "
-                f"packed it, or because its own {WORK_FOLDER} is no folder: add the image again (`sandfleet-worker images add`)"
-            )
+            raise _no_folder(image, WORK_FOLDER, "files and artifacts")
         modes[WORK_FOLDER] = WORK_MODE
     if limits.spec.security.read_only_rootfs and image.has_directory(home):
         modes.setdefault(home, HOME_MODE)
     return [WritablePath(path, mode) for path, mode in modes.items()]
 
 
-def home_of(image: Image, user: ResolvedUser, *, uses_work: bool = False) -> str:
+def check_data_folder(image: Image) -> None:
+    """Raise ``ImageInvalid`` if the image has no folder ``/data`` where datasets could be mounted."""
+    if not image.has_directory(DATA_FOLDER):
+        raise _no_folder(image, DATA_FOLDER, "datasets")
+
+
+def _no_folder(image: Image, folder: str, purpose: str) -> ImageInvalid:
+    return ImageInvalid.of(
+        f"image {image.name} has no folder {folder} for {purpose}, because an earlier sandfleet-worker "
+        f"packed it, or because its own {folder} is no folder: add the image again (`sandfleet-worker images add`)"
+    )
+
+
+def home_of(image: Image, user: ResolvedUser, *, uses_work: bool = False, uses_data: bool = False) -> str:
     """Return the HOME of a job: the user's own if the image has that folder, else /tmp.
 
     So it is always writable. A home in ``/work`` is hidden where that is mounted: ``/work`` takes
-    its place.
+    its place. So is a home in ``/data`` of a job with datasets.
     """
     home = user.home
+    if uses_data and f"{home}/".startswith(f"{DATA_FOLDER}/"):
+        return "/tmp"  # noqa: S108
     if uses_work and f"{home}/".startswith(f"{WORK_FOLDER}/"):
         return WORK_FOLDER
     is_usable = home not in {"", "/"} and not home.startswith(("/tmp/", "/dev", "/proc", "/sys"))  # noqa: S108

@@ -3,7 +3,8 @@
 Little-endian; `text` ends with a zero byte, `list(x)` is a u32 count and its items.
 
     u32 length of all that follows, at most 1 MiB
-    u32 magic "SFJ2", u32 flags (1: writable root, 2: files follow, 4: artifacts are collected)
+    u32 magic "SFJ2", u32 flags (1: writable root, 2: files follow, 4: artifacts are collected,
+                               8: datasets are mounted below /data)
     u32 uid, u32 gid, u64 disk_bytes
     list(u32 extra gid)
     list(u32 resource, u64 soft, u64 hard)
@@ -43,6 +44,7 @@ _MAGIC: Final = 0x324A4653
 _FLAG_WRITABLE_ROOT: Final = 1
 _FLAG_FILES: Final = 2
 _FLAG_ARTIFACTS: Final = 4
+_FLAG_DATASETS: Final = 8
 _NO_ID: Final = 2**32 - 1
 # The sizes of init's static tables; it refuses more with ProtocolFault(Fault.LAYOUT).
 _MAX_POINTERS: Final = 1 << 17
@@ -91,6 +93,7 @@ class InitJob:
     is_root_writable: bool = False
     has_files: bool = False
     has_artifacts: bool = False
+    has_datasets: bool = False
 
     @property
     def flags(self) -> int:
@@ -99,6 +102,7 @@ class InitJob:
             _FLAG_WRITABLE_ROOT * self.is_root_writable
             | _FLAG_FILES * self.has_files
             | _FLAG_ARTIFACTS * self.has_artifacts
+            | _FLAG_DATASETS * self.has_datasets
         )
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from sandfleet_config.errors import SpecInvalid
 
-from sandfleet_worker.sandbox.process.bundle import new_init_job
+from sandfleet_worker.sandbox.process.bundle import check_data_folder, new_init_job
 from sandfleet_worker.sandbox.process.init_job import encode_job
 from sandfleet_worker.sandbox.process.inputs import check_inputs
 
@@ -79,6 +79,8 @@ def pack_spec(limits: Admitted, image: Image, user: ResolvedUser, transfer: Tran
         SandboxError: `new_init_job` refuses it; ``SpecInvalid`` for files and artifacts that cannot
             be used.
     """
+    if limits.spec.datasets:
+        check_data_folder(image)
     if not transfer.uses_work:
         return pack_job(new_init_job(limits, image, user), transfer)
     job = new_init_job(limits, image, user, uses_work=True)

@@ -4,48 +4,51 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Final, Self
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from sandfleet_worker.sandbox.image.datasets import DatasetMount
     from sandfleet_worker.sandbox.process.runsc import RunscBinary
+
+IDENTITY_NUMBERS: Final = 5
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The runsc, the platform and the image's file of a sandbox, and nothing of any job.
+    """The runsc, the platform, and the files of the image and the datasets of a sandbox. Nothing else of any job.
 
-    `identity` tells the image's file from another one at the same path.
+    `identity` tells these files from others at the same paths: five numbers a file, the image first.
     """
 
     binary: RunscBinary
     platform: str
     erofs: Path
     identity: tuple[int, ...]
+    datasets: tuple[DatasetMount, ...] = ()
 
     def __hash__(self) -> int:
         """Hash only `identity`: each job uses its plan as a key several times."""
         return hash(self.identity)
 
     @classmethod
-    def of(cls, binary: RunscBinary, platform: str, erofs: Path) -> Self:
-        """Return the plan for the image file that is there now.
+    def of(cls, binary: RunscBinary, platform: str, erofs: Path, datasets: tuple[DatasetMount, ...] = ()) -> Self:
+        """Return the plan for the files that are there now.
 
         Raises:
-            FileNotFoundError: there is none.
+            FileNotFoundError: one is missing.
         """
-        facts = os.stat(erofs)  # noqa: PTH116  as in runsc.py
-        # The change time, too: a writer can set back the other times of a file, but not that one
-        # (inode(7)).
-        identity = (facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
-        return cls(binary, platform, erofs, identity)
+        identity = _identify(erofs)
+        for dataset in datasets:
+            identity += _identify(dataset.erofs)
+        return cls(binary, platform, erofs, identity, datasets)
 
     @property
     def is_stale(self) -> bool:
-        """Whether the image's file has been removed or replaced since."""
+        """Whether a file of the image or of a dataset has been removed or replaced since."""
         try:
-            return self.of(self.binary, self.platform, self.erofs) != self
+            return self.of(self.binary, self.platform, self.erofs, self.datasets) != self
         except OSError:
             return True
 
@@ -55,10 +58,25 @@ class Plan:
 
         A sandbox keeps a file that was replaced or removed, because it has it open.
         """
-        try:
-            facts = self.erofs.stat()
-        except OSError:
-            return False
-        device, inode, size, modified, _ = self.identity
-        is_same_file = (facts.st_dev, facts.st_ino) == (device, inode)
-        return is_same_file and (facts.st_size, facts.st_mtime_ns) != (size, modified)
+        files = (self.erofs, *(dataset.erofs for dataset in self.datasets))
+        return any(
+            _is_overwritten(file, self.identity[start : start + IDENTITY_NUMBERS])
+            for file, start in zip(files, range(0, len(self.identity), IDENTITY_NUMBERS), strict=True)
+        )
+
+
+def _identify(erofs: Path) -> tuple[int, ...]:
+    facts = os.stat(erofs)  # noqa: PTH116  as in runsc.py
+    # The change time, too: a writer can set back the other times of a file, but not that one
+    # (inode(7)).
+    return (facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
+
+
+def _is_overwritten(erofs: Path, identity: tuple[int, ...]) -> bool:
+    try:
+        facts = erofs.stat()
+    except OSError:
+        return False
+    device, inode, size, modified, _ = identity
+    is_same_file = (facts.st_dev, facts.st_ino) == (device, inode)
+    return is_same_file and (facts.st_size, facts.st_mtime_ns) != (size, modified)

@@ -38,12 +38,13 @@ class Abilities:
     `inherits_capabilities`: the bundle gives init its capabilities as inheritable ones.
     `is_directfs_off`: boot with ``--directfs=false``, so that the sentry runs on the host as nobody
     without capabilities. `is_quiet`: an idle sandbox takes no CPU, and neither SCHED_BATCH nor a
-    hidden membarrier(2) makes a boot faster.
+    hidden membarrier(2) makes a boot faster. `mounts_erofs`: datasets can be mounted.
     """
 
     inherits_capabilities: bool = False
     is_directfs_off: bool = False
     is_quiet: bool = False
+    mounts_erofs: bool = False
 
 
 @dataclass(frozen=True)

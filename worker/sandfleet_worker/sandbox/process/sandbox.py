@@ -113,13 +113,10 @@ class Sandbox:
             HostResources: its folder cannot be written.
         """
         self.plan = plan
+        inherits = plan.binary.abilities.inherits_capabilities
         try:
             with open(f"{self.paths.folder}/config.json", "xb") as file:  # noqa: PTH123  faster than pathlib's
-                file.write(
-                    encode_config(
-                        self.paths.rootfs, plan.erofs, inherits_capabilities=plan.binary.abilities.inherits_capabilities
-                    )
-                )
+                file.write(encode_config(self.paths.rootfs, plan.erofs, plan.datasets, inherits_capabilities=inherits))
         except OSError as error:
             raise _no_folder(error) from error
         assert self._launcher is not None
