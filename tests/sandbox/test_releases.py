@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -36,7 +37,10 @@ def test_the_sandboxs_kernel_is_nobody_without_capabilities_on_the_host(runner: 
     cancel = Cancellation()
 
     def poll() -> None:
-        seen.extend(Path(f"/proc/{sentry_of(runner).pid}/status").read_text().splitlines())
+        deadline = time.monotonic() + 10  # it becomes nobody while it boots
+        while not any(line.startswith("Uid:\t65534") for line in seen) and time.monotonic() < deadline:
+            seen[:] = Path(f"/proc/{sentry_of(runner).pid}/status").read_text().splitlines()
+            time.sleep(0.02)
         cancel.cancel()
 
     poller = threading.Thread(target=poll)
