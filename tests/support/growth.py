@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 MIB = 1 << 20
 TOLERATED_SHARE = 0.1
-MIN_SAMPLES = 30
+MIN_SAMPLES = 90
 """A measure with fewer samples is left out: workers that still start say nothing about growth."""
 
 
