@@ -36,10 +36,10 @@ def test_one_fault_explains_no_more_attempts_than_it_can_have_hit() -> None:
 def test_growth_is_a_late_median_above_the_early_one_by_more_than_a_tenth_and_the_slack() -> None:
     stage: Any = None
     found = Growth(stage)
-    found.samples[RSS] = [100.0 * growth.MIB] * 10 + [5.0] * 10 + [123.0 * growth.MIB] * 10
-    found.samples[KEYS] = [10.0] * 10 + [9000.0] * 10 + [70.0] * 10
+    found.samples[RSS] = [100.0 * growth.MIB] * 30 + [5.0] * 30 + [123.0 * growth.MIB] * 30
+    found.samples[KEYS] = [10.0] * 30 + [9000.0] * 30 + [70.0] * 30
     assert [grown for *_, grown in found.compare()] == [True, False]
-    found.samples[KEYS][-10:] = [72.0] * 10
+    found.samples[KEYS][-30:] = [72.0] * 30
     assert [grown for *_, grown in found.compare()] == [True, True]
-    found.samples = {KEYS: [1.0] * 10 + [500.0] * 19}
+    found.samples = {KEYS: [1.0] * 30 + [500.0] * 59}
     assert found.compare() == [], "too few samples tell nothing"
