@@ -234,7 +234,7 @@ def test_a_forged_name_in_redis_is_refused(site: Site) -> None:
 
 
 def test_a_hostile_image_file_with_the_right_digests_ends_its_job_only(site: Site) -> None:
-    """What the documentation of security says of `shared`: the digests prove no good will."""
+    """A right digest does not prove that an image is harmless (docs/explanation/security.md)."""
     site.add("one")
     site.push()
     store, facts = FolderStore(site.store), json.loads(SharedFacts.of(site.here.resolve("app")).encode())

@@ -1,4 +1,4 @@
-"""What the worker takes of init's answers after a job's end: no more than it has asked for."""
+"""The worker takes no more of init's answers than it has asked for, after a job's end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the headers of a layer say about its files is read as tar and umoci read it."""
+"""The headers of a layer are read as tar and umoci read them."""
 
 from __future__ import annotations
 

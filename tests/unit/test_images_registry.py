@@ -1,4 +1,4 @@
-"""What skopeo's failures mean, and what a registry's manifest says: by table."""
+"""Failures of skopeo and manifests of registries, each with its meaning, by table."""
 
 from __future__ import annotations
 

@@ -45,6 +45,7 @@ TYPED = {
     "src": ["/work/src/c.py", "/work/src/d/e.py"],
     "src/": ["/work/src/c.py", "/work/src/d/e.py"],
     "src/:/work/": ["/work/c.py", "/work/d/e.py"],
+    "src:.": ["/work/c.py", "/work/d/e.py"],
     "src:lib": ["/work/lib/c.py", "/work/lib/d/e.py"],
     "a:b": ["/work/a:b"],
     "a:b:c": ["/work/c"],

@@ -1,4 +1,4 @@
-"""What a host believes of a shared image: its facts, their digest, and the patterns that let a host take it."""
+"""Facts of a shared image, their digest, and the patterns that let a host take it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What jobs leave on a host's disk until the store has it: nothing of it stays, and a full disk fails no job."""
+"""Files of jobs in the spool: none stays after its job, and a full disk fails no job."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a job left goes to the store; a store that is down holds its end up for one deadline, and no longer."""
+"""Files of a job go to the store; a store that is down delays its end by one deadline at most."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ THREADS: Final = 8
 
 @dataclass
 class Garbage:
-    """What a collection deleted, or would delete, and what it kept.
+    """The objects that a collection deleted, or would delete, and those that it kept.
 
     Sizes in bytes. `leftovers` is the number of files that killed uploads had left.
     """

@@ -102,7 +102,7 @@ class ObjectStore(Protocol):
 
     @property
     def max_object_bytes(self) -> int | None:
-        """The size of the largest object that fits, in bytes; None: no bound of ours."""
+        """The size of the largest object that fits, in bytes; None if sandfleet sets no bound."""
         ...
 
     def put_file(self, sha256: str, path: Path, check: Callable[[], None] | None = None) -> bool:

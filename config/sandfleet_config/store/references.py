@@ -1,4 +1,4 @@
-"""What jobs refer to, in Redis: it decides how long the store keeps an object.
+"""References of jobs to objects, in Redis: they decide how long the store keeps an object.
 
 The order excludes a race with the garbage collector:
 

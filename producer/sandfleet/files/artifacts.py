@@ -112,8 +112,8 @@ class BatchArtifacts:
     def save(self, folder: str | os.PathLike[str], *, overwrite: bool = False) -> list[Path]:
         """Save the artifacts of each job in ``folder/JOB_ID``; return all paths. As `JobArtifacts.save`.
 
-        Jobs without artifacts get no folder. What is not saved is told at the end; its paths begin
-        with the job's id.
+        Jobs without artifacts get no folder. An error at the end names all artifacts that were not
+        saved; their paths begin with the job's id.
         """
         saved: list[Path] = []
         refused: dict[str, str] = {}

@@ -41,7 +41,7 @@ UNUSED_SECONDS: Final = 86400.0
 
 
 class Keeper(Protocol):
-    """What decides how long the store keeps an object: `References` of the store."""
+    """Decides how long the store keeps an object. Implemented by `References` of the store."""
 
     def keep(self, names: Collection[str], seconds: float) -> None:
         """Let the store keep these objects for `seconds` from now at least."""

@@ -1,4 +1,4 @@
-"""What `Fleet` does with its store: upload what specs refer to, download what jobs left."""
+"""Uploads and downloads of `Fleet`: the files that specs refer to, and the artifacts of jobs."""
 
 from __future__ import annotations
 

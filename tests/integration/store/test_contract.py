@@ -1,4 +1,4 @@
-"""What all kinds of stores have in common."""
+"""One contract for all kinds of stores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `sandfleet-worker datasets add|list|rm|verify` does."""
+"""The commands `sandfleet-worker datasets add|list|rm|verify`."""
 
 from __future__ import annotations
 

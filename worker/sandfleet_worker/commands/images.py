@@ -1,4 +1,4 @@
-"""What `sandfleet-worker images list|pull|inspect|rm|gc|verify` does."""
+"""The commands `sandfleet-worker images list|pull|inspect|rm|gc|verify`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `sandfleet-worker images build|recipes|clean` does."""
+"""The commands `sandfleet-worker images build|recipes|clean`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class LockWish:
-    """What the flags say about the lock."""
+    """The flags of the lock."""
 
     path: Path | None
     must_fit: bool

@@ -1,4 +1,4 @@
-"""What `sandfleet-worker images push|unshare` and `images list --shared` do."""
+"""The commands `sandfleet-worker images push|unshare` and `images list --shared`."""
 
 from __future__ import annotations
 

@@ -100,7 +100,7 @@ class JobFiles:
         self._max_stream_bytes = policy.stored_output_bytes
         self._kept_bytes = spec.output.max_bytes or policy.output_bytes
         self.collection: Collection | None = None
-        """What the sandbox collected; the caller notes it here."""
+        """The files that were collected from the sandbox; the caller sets it."""
         artifacts = _new_request(spec, spool, policy) if spec.artifacts else None
         keep_output = self._keep_stream if spec.output.store else None
         self.transfer = Transfer(inputs.files, artifacts, stdin=inputs.stdin, keep_output=keep_output)

@@ -1,4 +1,4 @@
-"""What leaves a sandbox, on this host's disk until the store has it."""
+"""Files that left a sandbox, on this host's disk until the store has them."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ class Ending:
     image_ref: str | None = None
     image_digest: str | None = None
     collection: Collection | None = None
-    """What came of the job's artifacts; None if it asked for none."""
+    """The artifacts that were collected; None if the job asked for none."""
 
     @classmethod
     def of(

@@ -27,7 +27,7 @@ SHARED_PREFIX: Final = "shared:"
 
 
 class SharedFacts(BaseModel):
-    """What a host needs to know of a packed image beside its file."""
+    """The facts of a packed image that a host needs beside its file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 

@@ -89,7 +89,7 @@ class CollectLimits:
 
 @dataclass(frozen=True, slots=True)
 class ArtifactRequest:
-    """What to collect of one job, within which bounds, and who takes it."""
+    """Patterns of the files to collect from one job, the bounds, and the sink that takes them."""
 
     patterns: Sequence[ArtifactPattern]
     sink: ArtifactSink
@@ -120,7 +120,7 @@ class CollectedFile:
 
 @dataclass(frozen=True, slots=True)
 class Collection:
-    """What came of a request. `lost` says in one sentence what did not, and why; empty if all came."""
+    """The files that a request brought. `lost` names missing ones and the reason; empty if none is missing."""
 
     files: Sequence[CollectedFile] = ()
     lost: str = ""

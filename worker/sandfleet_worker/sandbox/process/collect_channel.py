@@ -56,7 +56,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class FileHead:
-    """What is known of a file before its bytes: those follow only if `errno` is 0."""
+    """The head of a file. Its bytes follow only if `errno` is 0."""
 
     errno: int
     mode: int

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Transfer:
-    """What enters a job's sandbox beside its message, and what leaves it after its end.
+    """Files that enter a job's sandbox beside its message, and files that leave it after its end.
 
     `files` are written before its start. `stdin` comes after the spec's own; its path only stands
     in messages.

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from sandfleet_worker.sandbox.image.store import ImageStore
 
 PYTHON_PACKAGES = ("python3", "libstdc++6")
-"""What `pip` brings on Debian: Python, and the library that wheels expect of every system (PEP 600)."""
+"""Packages that `pip` adds on Debian: Python, and the library that wheels expect of every system (PEP 600)."""
 
 
 @dataclass(frozen=True, slots=True)

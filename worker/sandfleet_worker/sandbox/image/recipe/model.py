@@ -118,7 +118,7 @@ class CopiedPath(BaseModel):
 
 
 class Recipe(BaseModel):
-    """What one image consists of. Every field may be left out."""
+    """The content and the settings of one image. Every field may be left out."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 

@@ -43,7 +43,7 @@ _SEPARATORS = {"UV_FIND_LINKS": ","}
 
 @dataclass(frozen=True, slots=True)
 class IndexSettings:
-    """What makes uv ask the same index as pip does on this host."""
+    """Options and environment with which uv asks the same index as pip on this host."""
 
     env: Mapping[str, str]
     flags: tuple[str, ...] = ()

@@ -34,7 +34,7 @@ _COMPILE = (
 _NOBODY = 65534
 _SHEBANG = re.compile(rb"#!.*\n")
 _OF_THIS_HOST = ("uv_cache.json", "direct_url.json")
-"""What uv notes of a wheel that comes from a folder: its path and its time."""
+"""A file in which uv notes path and time of a wheel that comes from a folder."""
 _OUTSIDE = ("bin", "share", "include", "etc", "man")
 
 

@@ -1,4 +1,4 @@
-"""What a registry says about an image before a byte of it is fetched: its manifest, or an index of such. Pure.
+"""The manifest of an image, or an index of manifests, which is read before any layer. Pure.
 
 Media types: OCI image-spec v1.1 and Docker's schema 2, which differ in names only.
 """
