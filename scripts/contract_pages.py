@@ -9,7 +9,6 @@ import dataclasses
 import inspect
 import json
 import re
-import sys
 import types
 import typing
 from datetime import datetime
@@ -17,6 +16,7 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
+from generated import find_stale, print_or_write_stale
 from pydantic import AfterValidator, BaseModel
 from sandfleet.cli.exits import exit_code
 from sandfleet_config import ErrorCode, Outcome, Payload, SandboxError, SandboxSpec
@@ -280,11 +280,8 @@ def find_changes() -> dict[Path, str]:
     """Return each file of the reference that is not as the code says, with what it should hold."""
     wanted = {REFERENCE / page: rewrite(name, (REFERENCE / page).read_text()) for name, (page, *_) in TABLES.items()}
     wanted[SCHEMA] = new_schema()
-    return {path: text for path, text in wanted.items() if not path.exists() or path.read_text() != text}
+    return find_stale(wanted)
 
 
 if __name__ == "__main__":
-    for changed, content in find_changes().items():
-        print(changed)
-        if "--write" in sys.argv[1:]:
-            changed.write_text(content)
+    print_or_write_stale(find_changes())

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from contract_pages import describe_type
-from generated import replace_part
+from generated import find_stale, print_or_write_stale, replace_part
 from pydantic import BaseModel
 from sandfleet_worker.sandbox.image.recipe.model import Recipe
 
@@ -50,11 +49,8 @@ def new_schema() -> str:
 def find_changes() -> dict[Path, str]:
     """Return each file that is not as the code says, with what it should hold."""
     wanted = {PAGE: replace_part(PAGE.read_text(), BEGIN, END, new_table()), SCHEMA: new_schema()}
-    return {path: text for path, text in wanted.items() if not path.exists() or path.read_text() != text}
+    return find_stale(wanted)
 
 
 if __name__ == "__main__":
-    for changed, content in find_changes().items():
-        print(changed)
-        if "--write" in sys.argv[1:]:
-            changed.write_text(content)
+    print_or_write_stale(find_changes())

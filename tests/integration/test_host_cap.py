@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
+from sampling import Sampling
 from waiting import wait_until
 
 if TYPE_CHECKING:
@@ -14,26 +14,16 @@ if TYPE_CHECKING:
 JOBS = 12
 
 
-class Sampler:
+class Sampler(Sampling):
     """Count the host's sandboxes that have a job, repeatedly, into a record that only grows."""
 
     def __init__(self, stage: Stage) -> None:
+        super().__init__()
         self._stage = stage
-        self._stop = threading.Event()
         self.record: list[int] = []
-        self._thread = threading.Thread(target=self._sample)
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _sample(self) -> None:
-        while not self._stop.wait(0.01):
-            self.record.append(len(self._stage.find_running()))
+    def sample(self) -> None:
+        self.record.append(len(self._stage.find_running()))
 
 
 def test_two_workers_never_run_more_sandboxes_than_the_hosts_cap(stage: Stage, stock: Stock) -> None:

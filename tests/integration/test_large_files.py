@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-import threading
 import time
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
 import s3_server
 from pydantic import SecretStr
+from sampling import Sampling
 from sandfleet import ErrorCode, Fleet, Settings
 from sandfleet_config.store.bucket import BucketStore
 from sandfleet_config.store.references import References
@@ -75,27 +75,16 @@ def bucket(stage: Stage) -> Iterator[Bucket]:
             yield Bucket(stage, server, fleet)
 
 
-class Memory:
-    """The most memory that a worker used while the block ran, beyond what it had before."""
+class Memory(Sampling):
+    """The most memory that a worker used while the block ran, and what it had before."""
 
     def __init__(self, worker: Worker) -> None:
+        super().__init__()
         self._process = psutil.Process(worker.process.pid)
-        self._stop = threading.Event()
-        self.before = self._process.memory_info().rss
-        self.most = self.before
-        self._thread = threading.Thread(target=self._sample)
+        self.before = self.most = self._process.memory_info().rss
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _sample(self) -> None:
-        while not self._stop.wait(0.02):
-            self.most = max(self.most, self._process.memory_info().rss)
+    def sample(self) -> None:
+        self.most = max(self.most, self._process.memory_info().rss)
 
 
 def test_many_jobs_share_one_input_that_the_host_fetches_once(bucket: Bucket, tmp_path: Any) -> None:

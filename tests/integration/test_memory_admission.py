@@ -6,13 +6,13 @@ import os
 import re
 import subprocess
 import sys
-import threading
 import time
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import pytest
 from cgrouptree import remove_parents
 from pydantic import SecretStr
+from sampling import Sampling
 from sandfleet import Fleet, SandboxSpec, Settings
 from sandfleet_worker.sandbox.cgroup.cgroup import memory_files
 from sandfleet_worker.sandbox.cgroup.tree import find_tree, write_quietly
@@ -56,33 +56,23 @@ def sleep(seconds: float, mib: int) -> SandboxSpec:
     return SandboxSpec.model_validate(fields)
 
 
-class Limits:
+class Limits(Sampling):
     """The peak of the sum of the limits of sandboxes below a cgroup."""
 
     def __init__(self, folder: Path) -> None:
+        super().__init__()
         self._folder, self.greatest = folder, 0
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._sample)
+        self._file = "memory.max" if (folder / "cgroup.controllers").exists() else "memory.limit_in_bytes"
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _sample(self) -> None:
-        file = "memory.max" if (self._folder / "cgroup.controllers").exists() else "memory.limit_in_bytes"
-        while not self._stop.wait(0.01):
-            total = 0
-            for folder in self._folder.glob("sandfleet-*"):
-                try:
-                    limit = (folder / file).read_text().strip()
-                except OSError:
-                    continue
-                total += int(limit) if limit.isdecimal() and int(limit) < 1 << 60 else 0
-            self.greatest = max(self.greatest, total)
+    def sample(self) -> None:
+        total = 0
+        for folder in self._folder.glob("sandfleet-*"):
+            try:
+                limit = (folder / self._file).read_text().strip()
+            except OSError:
+                continue
+            total += int(limit) if limit.isdecimal() and int(limit) < 1 << 60 else 0
+        self.greatest = max(self.greatest, total)
 
 
 @pytest.mark.timeout(240)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from imagetools import new_layout
 from pydantic import SecretStr
-from registries import Registry, new_registry, write_auth
+from registries import Registry, run_registry, write_auth
 from sandfleet import ErrorCode, Fleet, Outcome, Settings
 from sandfleet_config.queues import KEY_PREFIX, job_key
 from sandfleet_worker.sandbox.image.store import ImageStore
@@ -29,10 +29,8 @@ BIG_BYTES = 48 << 20
 
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
-    registry = new_registry(tmp_path_factory.mktemp("registry"))
-    registry.start()
-    yield registry
-    registry.kill()
+    with run_registry(tmp_path_factory.mktemp("registry")) as registry:
+        yield registry
 
 
 @pytest.fixture(scope="module")

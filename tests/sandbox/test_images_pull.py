@@ -15,7 +15,7 @@ import pytest
 from imagetools import new_layout, new_tree
 from layerings import member, pack
 from lying_registry import MANIFEST, LyingRegistry
-from registries import Registry, new_registry, write_auth
+from registries import Registry, new_registry, run_registry, write_auth
 from sandfleet_config.errors import Cancelled, HostResources, ImageInvalid, ImageNotFound, ImageUnavailable
 from sandfleet_config.settings import ImagesSettings
 from sandfleet_worker.cli import main
@@ -42,10 +42,8 @@ def go_on() -> None:
 
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
-    registry = new_registry(tmp_path_factory.mktemp("registry"))
-    registry.start()
-    yield registry
-    registry.kill()
+    with run_registry(tmp_path_factory.mktemp("registry")) as registry:
+        yield registry
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from imagetools import extract, new_layout, new_tree
-from registries import Registry, new_registry
+from registries import Registry, run_registry
 from sandfleet_config.errors import ImageNotFound, ImageUnavailable
 from sandfleet_config.settings import ImagesSettings
 from sandfleet_worker.sandbox.image.recipe.builder import LockChoice, RecipeBuilder
@@ -23,10 +23,8 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def registry(tmp_path: Path) -> Iterator[Registry]:
-    registry = new_registry(tmp_path / "registry")
-    registry.start()
-    yield registry
-    registry.kill()
+    with run_registry(tmp_path / "registry") as registry:
+        yield registry
 
 
 def build(folder: Path, registry: Registry, *, is_renewed: bool = False, has_password: bool = True) -> Image:

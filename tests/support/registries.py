@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import shutil
@@ -19,7 +20,7 @@ import trustme
 from waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 BINARY = Path("/usr/local/lib/sandfleet/registry/docker-registry")
 USER, PASSWORD = "judge", "open sesame"
@@ -150,6 +151,17 @@ def write_auth(path: Path, registry: str, password: str = PASSWORD) -> Path:
     path.touch(mode=0o600)
     path.write_text(json.dumps({"auths": {registry: {"auth": word}}}))
     return path
+
+
+@contextlib.contextmanager
+def run_registry(folder: Path) -> Iterator[Registry]:
+    """Run a registry with its files in `folder`."""
+    registry = new_registry(folder)
+    registry.start()
+    try:
+        yield registry
+    finally:
+        registry.kill()
 
 
 def new_registry(folder: Path) -> Registry:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Final, cast
 from uuid import uuid4
 
 from sandfleet_config.queues import KEY_PREFIX
-from sandfleet_config.store.protocol import StoreDown, StoreForeign
-from sandfleet_config.store.references import MARK_SECONDS, MILLI, UNUSED_SECONDS, References
+from sandfleet_config.store.protocol import UNUSED_SECONDS, StoreDown, StoreForeign
+from sandfleet_config.store.references import MARK_SECONDS, MILLI, References
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

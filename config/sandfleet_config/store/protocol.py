@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 CHUNK_BYTES: Final = 1 << 20
 """Size of what `ObjectStore.read` yields at most, and of what is read from a file at once."""
 
+UNUSED_SECONDS: Final = 86400
+"""How long an object is kept to which nothing refers any more, or nothing has referred yet."""
+
 _SHA256: Final = re.compile(r"[0-9a-f]{64}\Z")
 
 

@@ -11,6 +11,7 @@ import redis
 from sandfleet_config.queues import KEY_PREFIX
 from sandfleet_config.scripts import read_script
 from sandfleet_config.store.protocol import (
+    UNUSED_SECONDS,
     ObjectInfo,
     ObjectTooLarge,
     StoreDown,
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MAX_OBJECT_BYTES: Final = 1 << 20
-UNUSED_SECONDS: Final = 86400
-"""How long an object is kept to which nothing refers any more, or nothing has referred yet."""
 MILLI: Final = 1000
 CHUNK_NAMES: Final = 500
 WRITTEN: Final = 1

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sandfleet_config.queues import KEY_PREFIX
 from sandfleet_config.scripts import read_script
-from sandfleet_config.store.protocol import ObjectMissing, StoreDown, check_sha256
+from sandfleet_config.store.protocol import UNUSED_SECONDS, ObjectMissing, StoreDown, check_sha256
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
     from sandfleet_config.store.protocol import ObjectStore
 
-UNUSED_SECONDS: Final = 86400
-"""How long an object is kept to which nothing refers any more, or nothing has referred yet."""
 MARK_SECONDS: Final = 600
 """How long an object counts as being deleted if the collector dies.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import itertools
 import os
@@ -16,6 +15,8 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 
 from sandfleet_config.errors import HostResources, SandboxError
 from sandfleet_config.units import format_bytes
+
+from sandfleet_worker.delivery.lock_files import is_free
 
 if TYPE_CHECKING:
     from typing import Self
@@ -249,7 +250,7 @@ def _make_folder(root: Path) -> tuple[Path, int]:
         with contextlib.suppress(FileNotFoundError):
             owner = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             # Another worker may have taken it for a dead one's between the two lines above.
-            if _lock_now(owner) and folder.exists():
+            if is_free(owner) and folder.exists():
                 return folder, owner
             os.close(owner)
 
@@ -262,15 +263,7 @@ def remove_dead_spools(root: Path) -> None:
         except FileNotFoundError:  # another worker removes it, too
             continue
         try:
-            if _lock_now(owner):
+            if is_free(owner):
                 shutil.rmtree(folder, ignore_errors=True)
         finally:
             os.close(owner)
-
-
-def _lock_now(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
