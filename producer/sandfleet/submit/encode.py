@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from sandfleet.submit.check import CheckedJob
 
 UUID_BYTES: Final = 16
+_EMPTY: Final[dict[str, str]] = {}
 _VARIANTS: Final = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
 
 
@@ -56,14 +57,22 @@ class EncodedSpec(NamedTuple):
         return cls(
             source or spec,
             spec,
-            dict(spec.labels),
-            dict(spec.requires),
+            _copy(spec.labels),
+            _copy(spec.requires),
             run,
             spec_sha256(spec, run),
             spec.to_line(),
             find_contract(spec),
             encode_needs(spec),
         )
+
+
+def _copy(texts: dict[str, str]) -> dict[str, str]:
+    """Copy a mapping; all empty ones are one object.
+
+    A submit holds its encoded specs: each object more makes the garbage collector run more often.
+    """
+    return dict(texts) if texts else _EMPTY
 
 
 class EncodedRequest(NamedTuple):
