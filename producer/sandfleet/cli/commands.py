@@ -80,6 +80,7 @@ def run(
     max_output: options.MaxOutput = None,
     keep: options.Keep = "head",
     on_output_limit: options.OnOutputLimit = "truncate",
+    store_output: options.StoreOutput = False,
     file: options.Files = None,
     artifact: options.Artifacts = None,
     save: options.Save = None,
@@ -97,7 +98,8 @@ def run(
     with Fleet() as fleet:
         fields = typed.drop_unset(grace=grace, priority=priority, queue_ttl=queue_ttl, max_attempts=max_attempts)
         fields |= {"image": image, "command": command or [], "working_dir": workdir, "idempotency_key": key}
-        fields |= typed.read_names(label, require, env, dataset) | typed.read_output(max_output, keep, on_output_limit)
+        fields |= typed.read_names(label, require, env, dataset)
+        fields |= typed.read_output(max_output, keep, on_output_limit, is_stored=store_output)
         fields |= typed.read_limits(memory, cpu, pids, disk, timeout) | typed.read_security(user, is_writable=writable)
         local = typed.RunFiles(file or (), artifact or (), stdin_file, is_stdin_sent=stdin, save=save)
         raise typer.Exit(typed.run_job(fleet, fields, local, queue=_check_queue(queue), is_json=is_json))
