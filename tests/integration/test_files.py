@@ -154,6 +154,15 @@ def test_a_store_that_is_down_makes_a_job_wait_and_then_says_so(place: Place) ->
     assert place.find_spooled() == []
 
 
+def test_a_job_whose_image_is_not_here_gets_no_files(place: Place) -> None:
+    name = place.put(b"data")
+    job = place.fleet.submit({"image": "not-here", "files": [{"path": "x", "sha256": name}], "timeout": 20})
+    worker = place.start()
+
+    assert job.outcome(timeout=60).code is ErrorCode.IMAGE_NOT_FOUND
+    assert "action=object_fetched" not in worker.log
+
+
 def test_a_job_that_waits_for_the_store_starts_when_it_is_back(place: Place) -> None:
     name = place.put(b"data")
     spec = {"image": "busybox", "command": ["cat", "x"], "timeout": 20, "files": [{"path": "x", "sha256": name}]}

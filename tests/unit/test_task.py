@@ -54,11 +54,11 @@ class Worker:
         self.settled.append(how)
         return self._is_ours
 
-    def _execute(self, _: object, *, cancel: object, hooks: Any, transfer: object) -> Any:
+    def _execute(self, _: object, *, cancel: object, hooks: Any, transfer: Any) -> Any:
         assert cancel is self.job.cancellation
-        assert transfer is NO_TRANSFER
         if isinstance(self._ending, Exception):
             raise self._ending
+        assert transfer() is NO_TRANSFER
         hooks.start()
         if self._ending is ErrorCode.WORKER_LOST:
             self.job.cancellation.cancel(ErrorCode.WORKER_LOST, "the worker stops")

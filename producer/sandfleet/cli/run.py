@@ -254,9 +254,9 @@ def read_security(user: str, *, is_writable: bool) -> dict[str, Any]:
     return {"security": {"user": user, "read_only_rootfs": not is_writable}}
 
 
-def read_output(max_bytes: str | None, keep: str, on_limit: str, *, is_stored: bool) -> dict[str, Any]:
+def read_output(max_bytes: str | None, keep: str, on_limit: str, store: bool) -> dict[str, Any]:  # noqa: FBT001  as typed
     """Return the field of ``--max-output``, ``--keep``, ``--on-output-limit`` and ``--store-output``."""
-    return {"output": drop_unset(max_bytes=max_bytes or None, keep=keep, on_limit=on_limit, store=is_stored or None)}
+    return {"output": drop_unset(max_bytes=max_bytes or None, keep=keep, on_limit=on_limit, store=store or None)}
 
 
 def read_names(
