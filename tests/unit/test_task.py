@@ -41,7 +41,7 @@ class Worker:
         intake = SimpleNamespace(held_claims=held, settle=self._settle, has_other_host=lambda *_: self._has_other_host)
         runner = SimpleNamespace(execute=self._execute)
         task = RunTask()
-        files = SimpleNamespace(prepare=lambda *_: None)  # of a job without any
+        files = SimpleNamespace(prepare=lambda *_: None, keep_for_dead_letter=lambda *_: None)  # of a job without any
         task.host = SimpleNamespace(  # type: ignore[assignment]
             name="h", worker="h.1", intake=intake, slots=None, runner=runner, abilities=self, files=files
         )

@@ -98,17 +98,24 @@ class JobRun:
         return self._files.transfer if self._files else NO_TRANSFER
 
     def store_files(self, settlement: Settlement) -> Settlement:
-        """Upload what a job left that ends now, and say in its outcome where it is; never raise."""
-        if self._files is None or not isinstance(settlement, Finish):
+        """Upload what a job left that ends now, and say in its outcome where it is; never raise.
+
+        The store keeps the inputs of a dead letter, which a person may queue again.
+        """
+        if not isinstance(settlement, Finish):
             return settlement
+        outcome, request = settlement.outcome, self._message.request
         try:
-            outcome = self._files.deliver(settlement.outcome)
+            if settlement.dead_letter_reason and request is not None:
+                self._host.files.keep_for_dead_letter(request.spec, self._job.cancellation)
+            if self._files is not None:
+                outcome = self._files.deliver(outcome)
         except Exception:
             # The job has ended, and its end has to be told: no fault of ours may keep it from that.
             extra = {"action": "delivery_failed", "job_id": self._job.job_id}
             log.exception("cannot deliver the files of job %s", self._job.job_id, extra=extra)
             text = f"a fault in sandfleet itself: see the log of worker {self._host.worker}"
-            outcome = settlement.outcome.model_copy(update={"artifacts_lost": text})
+            outcome = outcome.model_copy(update={"artifacts_lost": text} if self._files else {})
         return replace(settlement, outcome=outcome)
 
     def close(self) -> None:

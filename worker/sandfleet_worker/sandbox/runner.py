@@ -257,8 +257,8 @@ class RunscRunner:
         ):
             image_seconds = time.monotonic() - asked
             user = resolve_user(image, spec.security.user)
-            job = pack_spec(limits, image, user, open_transfer(transfer))
             plan = self._new_plan(image, limits.platform, hooks, datasets)
+            job = pack_spec(limits, image, user, open_transfer(transfer))
             sandbox = self._provider.take(plan, limits, cancel, deadline, hooks)
             measured = sandbox.run(job, limits, cancel, deadline, hooks.start, is_ok=_is_ok)
         verdict = decide(measured.facts)
