@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 UUID_BYTES: Final = 16
 _EMPTY: Final[dict[str, str]] = {}
+UNSHARED_BYTES: Final = 4096
+"""Room in an encoded request for what is not part of its spec: key, batch and delivery fields."""
 _VARIANTS: Final = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
 
 
@@ -105,7 +107,8 @@ class JobEncoder:
         try:
             return self._join(shared, key)
         except SpecTooLarge:
-            smaller = self._contents.move_all(shared.spec)
+            excess = len(shared.run.encode()) + UNSHARED_BYTES - self._max_spec_bytes
+            smaller = self._contents.shorten(shared.spec, excess)
             if smaller is shared.spec:
                 raise
             self._last = shared = EncodedSpec.of(smaller, spec)
