@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
-from sandfleet_config.errors import Cancelled
+from sandfleet_config.errors import Cancelled, HostResources
 from sandfleet_worker.files.cache import ObjectCache
 from waiting import wait_until
 
@@ -114,3 +114,7 @@ def test_old_objects_go_if_the_disk_is_smaller_than_the_bound(tmp_path: Path, mo
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=len(DATA) - 1))
     cache.fetch(NAME, nothing)
     assert [cache.find(name) for name in ("b" * 64, "c" * 64)] == [None, len(DATA)]
+    monkeypatch.setattr(OneObject, "size_of", lambda *_: 1000)
+    with pytest.raises(HostResources, match="is full: a file of the job does not fit"):
+        cache.fetch("d" * 64, nothing)
+    assert cache.find(NAME) is not None, "nothing is removed in vain"

@@ -132,8 +132,10 @@ class ObjectCache:
         """
         total = sum(self._list_fetches())  # first: one that ends meanwhile counts twice rather than not at all
         found = sorted(self._list())
-        total += sum(kept for _, kept, _ in found)
-        free = shutil.disk_usage(self._root).free
+        cached, free = sum(kept for _, kept, _ in found), shutil.disk_usage(self._root).free
+        if size > free + cached:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # and nothing is removed in vain
+        total += cached
         for _, kept, path in found:
             if total + size <= self._max_bytes and size <= free:
                 break
