@@ -206,6 +206,26 @@ def test_a_job_whose_image_is_pulled_waits_and_can_be_cancelled(
     assert_nothing_half_made(stage.folder / "images")
 
 
+def test_other_jobs_run_while_as_many_as_may_run_at_once_wait_for_a_pull(
+    stage: Stage, fleet: Fleet, registry: Registry, layouts: Path
+) -> None:
+    registry.push(source(layouts, "one"), "beside/app:v1")
+    ImageStore(stage.folder / "images").add("two", source(layouts, "two"))
+    worker = start(stage, registry)
+    freeze(registry)
+    try:
+        jobs = [submit(fleet, f"docker://{registry.name}/beside/app:v1") for _ in range(2)]
+        states = [job_key(job.id) for job in jobs]
+        wait_until(lambda: {stage.redis.hget(key, "state") for key in states} == {b"waiting"}, 20, "both wait")
+        outcomes = [submit(fleet, "two").outcome(timeout=20) for _ in range(3)]
+        assert {stage.redis.hget(key, "state") for key in states} == {b"waiting"}
+    finally:
+        thaw(registry)
+    assert [outcome.stdout.text for outcome in outcomes] == ["two"] * 3
+    assert [job.outcome(timeout=SECONDS).stdout.text for job in jobs] == ["one"] * 2
+    assert count_pulls(worker) == 1
+
+
 def test_a_pull_ends_at_its_deadline(stage: Stage, fleet: Fleet, registry: Registry, layouts: Path) -> None:
     registry.push(source(layouts, "one"), "late/app:v1")
     start(stage, registry, SANDFLEET_IMAGES__PULL_DEADLINE_SECONDS="1.5")
