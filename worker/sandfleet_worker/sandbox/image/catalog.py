@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
 import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 from sandfleet_config.errors import ImageInvalid, ImageNotFound
 from sandfleet_config.image_names import REGISTRY_PREFIX
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 EROFS, FACTS = "image.erofs", "image.json"
+EARLIER = "was-"
+"""The beginning of the name of an empty file beside these two, for each name that the image had."""
 _parse = functools.lru_cache(maxsize=1024)(Reference.parse)
 
 
@@ -149,6 +153,26 @@ class Catalog:
             if (is_name(name) or is_registry_name(name)) and is_digest(digest):
                 found.append((name, digest))
         return found
+
+    def note_earlier_name(self, name: str) -> None:
+        """Note at the image that `name` means now that it had this name; called before another one gets it."""
+        with contextlib.suppress(ImageNotFound, ImageInvalid):
+            blob = self.blob_path(self._read_ref(name))
+            with contextlib.suppress(FileNotFoundError):  # its image was removed
+                (blob / f"{EARLIER}{encode_name(name)}").touch()
+
+    def had_name(self, digest: str, name: str) -> bool:
+        """Whether the image has this name, or had it before another image got it. Cheap if it has."""
+        with contextlib.suppress(ImageNotFound, ImageInvalid):
+            if self._read_ref(name) == digest:
+                return True
+        return (self.blob_path(digest) / f"{EARLIER}{encode_name(name)}").exists()
+
+    def list_names(self, digest: str) -> set[str]:
+        """Return the names that the image has, and had before others got them."""
+        earlier = self.blob_path(digest).glob(f"{EARLIER}*")
+        names = {unquote(path.name.removeprefix(EARLIER)) for path in earlier}
+        return names | {name for name, other in self.list_refs() if other == digest}
 
     def open_blob(self, digest: str, name: str) -> int:
         """Open the EROFS file of an image for reading; return its descriptor.
