@@ -119,6 +119,13 @@ def test_the_commands_add_list_verify_and_remove(
     assert (code, out) == (1, ""), "what cannot be read at all is no good dataset"
     assert "dataset corpus is damaged (its files do not belong together)" in err
     erofs.write_bytes(content)
+    reference = host.images.root / "datasets/refs/corpus.json"
+    text = reference.read_text()
+    reference.write_text("{")
+    code, out, err = run_command("verify")
+    assert (code, out) == (1, "")
+    assert "dataset corpus is damaged (its reference cannot be read): `sandfleet-worker datasets rm corpus`" in err
+    reference.write_text(text)
     assert run_command("rm", "corpse")[::2] == (
         1,
         f"error: IMAGE_NOT_FOUND: no dataset corpse here (this host has: corpus): {SHOWS_ALL}\n",

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 ALL = "*"
 
 
+class DigestForbidden(SecurityViolation):
+    """The digest is that of an image or dataset that this host's policy does not allow under any of its names."""
+
+
 def check_digest(catalog: Catalog, image: Image, name: str | None, allowed: Sequence[str], setting: str) -> None:
     """Refuse `image`, found by its digest for a job that calls it `name`, if it is no image of an allowed name.
 
@@ -29,7 +33,7 @@ def check_digest(catalog: Catalog, image: Image, name: str | None, allowed: Sequ
     `allowed` are the patterns of `setting`; the policy has been asked about `name` before.
 
     Raises:
-        SecurityViolation: the policy allows none of its names.
+        DigestForbidden: the policy allows none of its names.
     """
     if name is None or ALL in allowed or catalog.had_name(image.digest, name):
         return
@@ -40,9 +44,9 @@ def check_digest(catalog: Catalog, image: Image, name: str | None, allowed: Sequ
     if any(_matches(other, allowed) for other in names):
         return
     known = f"as {', '.join(names[:3])}" if names else "without a name"
-    raise SecurityViolation.of(
-        f"{name}@{image.digest}: this host has it {known}, which its policy does not allow ({setting}); "
-        "a digest is allowed by the names of what it means"
+    raise DigestForbidden.of(
+        f"{name}@{image.digest}: this host has it {known}, which its policy does not allow ({setting}): allow one of its "
+        "names or the digest there, or name what the policy allows"
     )
 
 

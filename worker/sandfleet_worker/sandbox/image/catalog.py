@@ -140,19 +140,12 @@ class Catalog:
 
     def list_refs(self) -> Sequence[tuple[str, str]]:
         """Return each name with its digest; a damaged reference is left out."""
-        found = []
-        for path in self.refs.glob("*.json"):
-            try:
-                ref = json.loads(path.read_bytes())
-                name, digest = str(ref["name"]), str(ref["digest"])
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                # Without this name in the list, a removal of another name could remove its files.
-                if is_resource_error(error):
-                    raise
-                continue
-            if (is_name(name) or is_registry_name(name)) and is_digest(digest):
-                found.append((name, digest))
-        return found
+        return [ref for path in self.refs.glob("*.json") if (ref := _parse_ref(path))]
+
+    def find_damaged_refs(self) -> Sequence[str]:
+        """Return what is wrong with the references that `list_refs` leaves out."""
+        paths = [path for path in sorted(self.refs.glob("*.json")) if not _parse_ref(path) and path.exists()]
+        return [damaged(unquote(path.stem), "its reference cannot be read", self.kind).message for path in paths]
 
     def note_earlier_name(self, name: str) -> None:
         """Note at the image that `name` means now that it had this name; called before another one gets it."""
@@ -221,3 +214,16 @@ class Catalog:
         near = difflib.get_close_matches(name, names, n=3, cutoff=0.5) or sorted(names)[:5]
         more = f" and {len(names) - len(near)} more" if len(near) < len(names) else ""
         return f"this host has: {', '.join(near)}{more}"
+
+
+def _parse_ref(path: Path) -> tuple[str, str] | None:
+    """Return the name and the digest that a file of `refs` holds; None if it is damaged."""
+    try:
+        ref = json.loads(path.read_bytes())
+        name, digest = str(ref["name"]), str(ref["digest"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        # Without this name in the list, a removal of another name could remove its files.
+        if is_resource_error(error):
+            raise
+        return None
+    return (name, digest) if (is_name(name) or is_registry_name(name)) and is_digest(digest) else None

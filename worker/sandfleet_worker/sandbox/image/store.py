@@ -246,7 +246,7 @@ class ImageStore:
         nameless = (
             f"sha256:{path.name.removeprefix('sha256-')}" for path in sorted(self.catalog.blobs.glob("sha256-*"))
         )
-        images, damaged = [], []
+        images, damaged = [], [*self.catalog.find_damaged_refs()]
         for name, digest in [*refs, *((digest, digest) for digest in nameless if digest not in named)]:
             try:
                 images.append(self.catalog.read_image(digest, name))
