@@ -94,6 +94,26 @@ def test_the_largest_contents_are_uploaded_until_the_others_fit(fleet: FakeFleet
     assert spec_sha256(sent) == spec_sha256(spec)
 
 
+def test_many_tiny_contents_travel_in_the_spec_beside_a_large_one_that_is_uploaded(fleet: FakeFleet) -> None:
+    tiny = [FileSpec(path=f"t{number}", content=Content(data="t" * 100)) for number in range(1000)]
+    spec = SandboxSpec(image="x", files=[*tiny, FileSpec(path="large", content=Content(data="l" * 2000))])
+    fleet.submit(spec)
+    (sent,) = fleet.specs
+    assert [file.path for file in sent.files if file.content is None] == ["/work/large"]
+
+
+def test_a_spec_that_is_too_large_moves_its_largest_contents_until_it_fits(fleet: FakeFleet) -> None:
+    sizes = [*range(400, 1000), 5000]
+    files = [FileSpec(path=f"f{size}", content=Content(data=f"{size % 10}" * size)) for size in sizes]
+    fleet.submit(SandboxSpec(image="x", files=files, stdin=Payload(data="y" * 3000)))
+    (sent,) = fleet.specs
+    moved = [size for size, file in zip(sizes, sent.files, strict=True) if file.content is None]
+    assert moved == sizes[-len(moved) :], "the largest"
+    assert 150 < len(moved) < 450
+    assert sent.stdin.size == 3000
+    assert fleet.read_input(sent.files[-2]) == b"9" * 999
+
+
 def test_stdin_that_does_not_fit_is_uploaded(fleet: FakeFleet) -> None:
     fleet.submit({"image": "x", "stdin": "y" * 300_000, "files": [{"path": "a", "content": "short"}]})
     sent = fleet.specs[0]

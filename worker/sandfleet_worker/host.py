@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from sandfleet_worker.sandbox.memory_budget import MemoryBudget
     from sandfleet_worker.sandbox.policy import Admitted
     from sandfleet_worker.sandbox.process.cancellation import Cancellation
-    from sandfleet_worker.sandbox.process.packed_job import Transfer
+    from sandfleet_worker.sandbox.process.packed_job import TransferSource
     from sandfleet_worker.sandbox.start_hooks import StartHooks
     from sandfleet_worker.shared_images import FleetImages
 
@@ -41,11 +41,11 @@ class Runner(Contents, Protocol):
         ...
 
     def execute(
-        self, limits: Admitted, *, cancel: Cancellation | None = None, hooks: StartHooks, transfer: Transfer
+        self, limits: Admitted, *, cancel: Cancellation | None = None, hooks: StartHooks, transfer: TransferSource
     ) -> Ending:
         """Run the job to its end; `hooks` are called when it waits and when it starts.
 
-        `transfer` are its files.
+        `transfer` are its files; a function is called for them once the job's image is there.
 
         Raises:
             SandboxError: something failed before the program started.

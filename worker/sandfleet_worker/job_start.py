@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 LONG_WAIT_SECONDS = 1.0
 """A job that waits longer gives its slot back."""
 MEMORY_POLL_SECONDS = 0.1
+CANCEL_POLL_SECONDS = 0.1
 TAKEN_OVER = "another worker has taken the job over"
 
 
@@ -51,13 +52,15 @@ class JobStart:
         """The digest that the job must run: its batch runs it, or its earlier run had it."""
 
     @contextmanager
-    def waiting(self, why: str) -> Iterator[None]:
+    def waiting(self, why: str, *, is_remote: bool = False) -> Iterator[None]:
         """Wait as a job that has not started; the slot is given back after `LONG_WAIT_SECONDS`, and taken again at the end.
+
+        If it `is_remote`, the worker runs another job meanwhile.
 
         Raises:
             SandboxError: the job was cancelled or withdrawn meanwhile, or another worker has it.
         """
-        self._begin_wait(why)
+        self._begin_wait(why, is_remote=is_remote)
         timer = threading.Timer(LONG_WAIT_SECONDS, self._intake.held_claims.give_back_slot, (self.claim,))
         timer.daemon = True
         with contextlib.suppress(RuntimeError):  # no thread is left: it waits with its slot
@@ -122,7 +125,7 @@ class JobStart:
             )
         return digest
 
-    def _begin_wait(self, why: str) -> None:
+    def _begin_wait(self, why: str, *, is_remote: bool) -> None:
         if not self.claim.is_waiting:
             if not self._intake.note_wait(self.claim):
                 self._cancel.cancel(ErrorCode.WORKER_LOST, TAKEN_OVER)
@@ -130,10 +133,12 @@ class JobStart:
             self.claim = replace(self.claim, is_waiting=True, attempts=self.claim.attempts[:-1])
             extra = {"action": "job_waits", "job_id": self.claim.job_id}
             log.info("job %s waits for %s", self.claim.job_id, why, extra=extra)
-        self._intake.held_claims.wait(self.claim)
+        self._intake.held_claims.wait(self.claim, is_remote=is_remote)
 
     def _take_slot(self) -> None:
-        """Wait for another slot, and for the job's memory."""
+        """Wait until the job counts again in its worker, then for another slot, and for the job's memory."""
+        while not self._intake.held_claims.take_back_capacity(self.claim, CANCEL_POLL_SECONDS):
+            self._cancel.raise_if_set()
         while True:
             try:
                 slot = self._slots.acquire(self._cancel.open_fd())

@@ -69,7 +69,9 @@ class Intake:
         for_lease = connect(min(TIMEOUT_SECONDS, settings.lease_seconds))
         self._clients = (shared, for_claims, for_lease)
         self.ledger = self._new_ledger(shared)
-        self.held_claims = HeldClaims(settings.concurrency, settings.lease_seconds / BEATS_PER_LEASE)
+        self.held_claims = HeldClaims(
+            settings.concurrency, settings.lease_seconds / BEATS_PER_LEASE, settings.waiting_jobs
+        )
         self._given_up = threading.Event()
         self._pins = ImagePins()
         self._is_stopping: Callable[[], bool] = lambda: False

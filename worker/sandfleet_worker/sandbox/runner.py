@@ -35,7 +35,7 @@ from sandfleet_worker.sandbox.policy import admit
 from sandfleet_worker.sandbox.probe import Prober
 from sandfleet_worker.sandbox.process.abilities import OTHER_WAY_MAY_WORK, AbilityFinder
 from sandfleet_worker.sandbox.process.cancellation import Cancellation, CancelSignal, follow
-from sandfleet_worker.sandbox.process.packed_job import NO_TRANSFER, pack_spec
+from sandfleet_worker.sandbox.process.packed_job import NO_TRANSFER, open_transfer, pack_spec
 from sandfleet_worker.sandbox.process.plan import Plan
 from sandfleet_worker.sandbox.process.runsc import ROOTFS, find_runsc
 from sandfleet_worker.sandbox.provider import SandboxProvider
@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from sandfleet_worker.sandbox.policy import Admitted
     from sandfleet_worker.sandbox.probe import ProbeReport
     from sandfleet_worker.sandbox.process.facts import Facts
-    from sandfleet_worker.sandbox.process.packed_job import Transfer
+    from sandfleet_worker.sandbox.process.packed_job import Transfer, TransferSource
     from sandfleet_worker.sandbox.process.runsc import RunscBinary
     from sandfleet_worker.sandbox.start_hooks import StartHooks
 
@@ -225,11 +225,12 @@ class RunscRunner:
         deadline: float | None = None,
         cancel: Cancellation | None = None,
         hooks: StartHooks = _NO_HOOKS,
-        transfer: Transfer = NO_TRANSFER,
+        transfer: TransferSource = NO_TRANSFER,
     ) -> Ending:
         """Run one admitted job in a sandbox of its own and return how it ended.
 
-        `hooks` are called before its start. The files of `transfer` are the caller's, not the spec's.
+        `hooks` are called before its start. `transfer` are its files: they come from the caller, and a
+        function is called once the image is there.
 
         Raises:
             SandboxError: the sandbox could not be built: image, user, command, files, runsc, a
@@ -244,7 +245,7 @@ class RunscRunner:
         deadline: float | None,
         cancel: Cancellation,
         hooks: StartHooks,
-        transfer: Transfer,
+        transfer: TransferSource,
     ) -> Ending:
         asked, spec = time.monotonic(), limits.spec
         cancel.raise_if_set()
@@ -257,8 +258,8 @@ class RunscRunner:
         ):
             image_seconds = time.monotonic() - asked
             user = resolve_user(image, spec.security.user)
-            job = pack_spec(limits, image, user, transfer)
             plan = self._new_plan(image, limits.platform, hooks, datasets)
+            job = pack_spec(limits, image, user, open_transfer(transfer))
             sandbox = self._provider.take(plan, limits, cancel, deadline, hooks)
             measured = sandbox.run(job, limits, cancel, deadline, hooks.start, is_ok=_is_ok)
         verdict = decide(measured.facts)

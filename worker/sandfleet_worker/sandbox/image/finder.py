@@ -127,7 +127,7 @@ class ImageFinder:
             except ImageInvalid:  # a pull mends it
                 if not is_allowed:
                     raise
-        with hooks.waiting(f"image {name} to be pulled"), host_faults(self._store.root):
+        with hooks.waiting(f"image {name} to be pulled", is_remote=True), host_faults(self._store.root):
             return self._puller.pull(name, check)
 
     def _check(self, image: Image, name: str | None) -> Image:

@@ -120,7 +120,7 @@ class SharedTaker:
         digest = self._find_digest(wanted.name, wanted.digest, missing)
         if image := self._find_here(wanted.name, digest):
             return image
-        with hooks.waiting(f"shared image {wanted.name} to be fetched"), host_faults(self._store.root):
+        with hooks.waiting(f"shared image {wanted.name} to be fetched", is_remote=True), host_faults(self._store.root):
             try:
                 return self._fetch(wanted.name, digest, check)
             except ImageNotFound as error:
