@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from contextlib import ExitStack, contextmanager
+import os
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
@@ -68,22 +69,24 @@ class ImageFinder:
             ImageUnavailable: it cannot be pulled or fetched now.
             ImageInvalid: it cannot be used.
         """
-        with ExitStack() as stack:
-            image = self._hold_found(_parse(reference), hooks, check, stack)
+        image, descriptor = self._hold_found(_parse(reference), hooks, check)
+        try:
             self.cache.note_use(image)
             yield image
+        finally:
+            os.close(descriptor)
 
-    def _hold_found(self, wanted: Reference, hooks: StartHooks, check: Callable[[], None], stack: ExitStack) -> Image:
+    def _hold_found(self, wanted: Reference, hooks: StartHooks, check: Callable[[], None]) -> tuple[Image, int]:
         tries = 0
         while True:
             image, tries = self._find(wanted, hooks, check), tries + 1
             try:
-                stack.enter_context(self._store.hold(image, hooks, check))
+                descriptor = self._store.open_held(image, hooks, check)
             except ImageNotFound:
                 if tries == MAX_TRIES:
                     raise
             else:
-                return image
+                return image, descriptor
 
     def _find(self, wanted: Reference, hooks: StartHooks, check: Callable[[], None]) -> Image:
         if wanted.digest or wanted.name is None:
