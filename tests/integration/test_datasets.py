@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from stage import Stage, Worker
 
-OLD_RUNSC = GVISOR / "debian/runsc"
+OLD_RUNSC, NEW_RUNSC = GVISOR / "debian/runsc", GVISOR / "bin/runsc"
 
 
 @pytest.fixture
@@ -50,8 +50,9 @@ def is_announced(stage: Stage, name: str) -> bool:
 
 
 def start(stage: Stage, host: str, root: Path, **settings: str) -> Worker:
-    """Start a worker on a host of this name."""
+    """Start a worker on a host of this name; unless `settings` say otherwise, its runsc can mount datasets."""
     state = {
+        "SANDFLEET_RUNSC__PATH": str(NEW_RUNSC),
         "SANDFLEET_IMAGES__ROOT": str(root),
         "SANDFLEET_SLOTS_DIR": str(root.with_name("slots")),
         "SANDFLEET_WARM__SIZE": "0",
@@ -106,6 +107,6 @@ def test_a_host_with_an_old_runsc_leaves_the_job_to_one_with_a_new_one(stage: St
     outcome = run(fleet)
     assert (outcome.code, len(outcome.attempts)) == (ErrorCode.SPEC_INVALID, 1)
     assert "cannot mount datasets: install a release of gVisor from 20260126 on" in outcome.message
-    start(stage, "new", new, SANDFLEET_RUNSC__PATH=str(GVISOR / "bin/runsc"))
+    start(stage, "new", new)
     assert {(outcome.code, outcome.host) for outcome in (run(fleet) for _ in range(4))} == {(ErrorCode.OK, "new")}
     assert "action=job_put_back" not in worker.log
