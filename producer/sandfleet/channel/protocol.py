@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
     from sandfleet_config.outcome import Outcome
 
+    from sandfleet.channel.batch_control import BatchControl
     from sandfleet.channel.records import (
         BatchState,
         CancelState,
@@ -69,6 +70,11 @@ class Channel(Protocol):
     @property
     def objects(self) -> Objects:
         """The fleet's store: inputs and artifacts."""
+        ...
+
+    @property
+    def control(self) -> BatchControl:
+        """What changes the queued jobs of a batch."""
         ...
 
     def publish(self, jobs: Sequence[EncodedJob], queue: str, wanted: int) -> list[Submitted]:

@@ -12,6 +12,7 @@ from sandfleet_config.codes import ErrorCode
 from sandfleet_config.queues import CANCEL_TTL_SECONDS, KEY_PREFIX
 from sandfleet_config.scripts import DEAD_TTL_SECONDS, stored_result
 
+from sandfleet.channel.batch_control import RedisBatchControl
 from sandfleet.channel.capacity import Capacity
 from sandfleet.channel.connection import Connections
 from sandfleet.channel.ended_in_queue import new_ending, parse_attempts
@@ -58,6 +59,7 @@ class RedisChannel(RedisBatches):
         self.settings = settings
         super().__init__(Connections(settings))
         self._capacity = Capacity(settings)
+        self.control = RedisBatchControl(self._connections)
         self._publisher = Publisher(self._connections, self._capacity, settings.max_queued)
         self._outcomes = OutcomeReader(self._connections)
         self._notices = Notices(self._connections)
@@ -115,7 +117,8 @@ class RedisChannel(RedisBatches):
 
     def records(self, job_ids: Sequence[str]) -> list[JobRecord | None]:
         """Read records and current states."""
-        return [parse_record(values) for values in read_record_fields(self._connections, job_ids)]
+        found = [parse_record(values) for values in read_record_fields(self._connections, job_ids)]
+        return self.control.correct_whys(found)
 
     def explain_no_claims(self) -> str:
         """Compare Redis's memory with the mark above which workers claim nothing."""

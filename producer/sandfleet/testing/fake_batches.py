@@ -59,6 +59,10 @@ class FakeBatches:
         """Record that all jobs of the batch have been submitted."""
         with self._lock:
             self._sealed.add(name)
+        self._start_waiting()
+
+    def _start_waiting(self) -> None:
+        """Start jobs that may start now."""
 
     def forget_batch(self, name: str) -> Iterator[tuple[int, int]]:
         """Delete the batch's ended jobs."""
