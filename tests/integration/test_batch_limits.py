@@ -357,3 +357,27 @@ def test_ten_thousand_jobs_over_the_limit_are_met_once(fleet: Fleet, one: HostOf
     assert seconds / calls < 0.1, "a call takes some ms of Redis's time"
     assert count_calls(behind[1].id)[0] == 1
     assert sum(fleet.batch("b").cancel().values()) == 10_000
+
+
+def test_what_a_dead_sweep_has_left_is_ended_by_another(fleet: Fleet, client: Any, one: HostOfTest) -> None:
+    fleet.submit_many([SPEC] * 500, batch="b", limits=BatchLimits(fail_fast=True))
+    end(one, take(one), ErrorCode.EXIT_NONZERO)
+    due = one.ledger.sweep_parked(None)
+    assert due is not None
+    assert len(due.job_ids) == 199, "the first 200, of which one has ended"
+    sweep(HostOfTest(client, "two", contract=5))
+    assert fleet.batch("b").counts == (500, 1), "the other one may live: its batch is not due yet"
+    sweep_all(HostOfTest(client, "three", contract=5), client)
+    assert fleet.batch("b").codes == {"EXIT_NONZERO": 1, "CANCELLED": 499}
+
+
+def test_a_parked_job_whose_record_is_gone_stops_no_sweep(fleet: Fleet, client: Any, one: HostOfTest) -> None:
+    jobs = fleet.submit_many([SPEC] * 500, batch="b", limits=BatchLimits(at_most=1, fail_fast=True))
+    for job in jobs[1:400]:
+        client.delete(job_key(job.id))
+    client.set(job_key(jobs[400].id), "x", ex=60)
+    end(one, take(one), ErrorCode.EXIT_NONZERO)
+    sweep_all(one, client)
+    assert client.zcard(f"{KEY_PREFIX}parked:b") == 0
+    assert client.zcard(f"{KEY_PREFIX}limited") == 0
+    assert fleet.batch("b").codes == {"EXIT_NONZERO": 1, "CANCELLED": 99}

@@ -45,11 +45,12 @@ class ParkedJobs:
             due = self._ledger.sweep_parked(due if due and due.name else None)
             if due is None:
                 return
-            if due.job_ids:
-                self._end(due)
+            if due.job_ids and not self._end(due):
+                return  # it would find the same ones again; they are due once more in some seconds
             self._due = due
 
-    def _end(self, due: DueJobs) -> None:
+    def _end(self, due: DueJobs) -> int:
+        """End the jobs that are still queued; return their number."""
         records = self._read_fields([job_key(job_id) for job_id in due.job_ids], FIELDS)
         now = time.time()
         outcomes = [
@@ -58,6 +59,7 @@ class ParkedJobs:
         ended = self._ledger.end_all_queued(outcomes)
         text = "%d queued jobs ended as %s: %s"
         log.info(text, sum(ended), due.code.value, due.why, extra={"action": "queued_jobs_ended"})
+        return sum(ended)
 
 
 def new_queued_end(due: DueJobs, job_id: str, values: Sequence[bytes | None], now: float) -> Outcome:

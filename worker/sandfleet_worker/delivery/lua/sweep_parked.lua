@@ -17,8 +17,23 @@ local function find_due(set)
   return (try('ZRANGEBYSCORE', prefix .. set, '-inf', now, 'LIMIT', 0, 1) or {})[1]
 end
 
+-- Returns the first parked jobs, without those that are not queued any more: an older release leaves them behind.
 local function list_parked(where)
-  return try('ZRANGE', prefix .. where, 0, limit - 1) or {}
+  local found = {}
+  for _ = 1, 10 do
+    local ids = try('ZRANGE', prefix .. where, 0, limit - 1) or {}
+    for _, id in ipairs(ids) do
+      if try('HGET', prefix .. 'job:' .. id, 'state') == 'queued' then
+        found[#found + 1] = id
+      else
+        redis.call('ZREM', prefix .. where, id)
+      end
+    end
+    if #found > 0 or #ids == 0 then
+      break
+    end
+  end
+  return found
 end
 
 local function check_group_due(group)
@@ -68,7 +83,9 @@ local function end_stopped(limits, keys)
   if #parked > 0 then
     return { 'end', limits.name, 'batch', cursor, limits.stop_code, limits.stopped, unpack(parked) }
   end
-  redis.call('ZREM', prefix .. 'limited', limits.name)
+  if (try('ZCARD', prefix .. 'parked:' .. limits.name) or 0) == 0 then
+    redis.call('ZREM', prefix .. 'limited', limits.name)
+  end
   return { 'again' }
 end
 
