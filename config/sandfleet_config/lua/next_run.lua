@@ -20,14 +20,17 @@ local FIRST, WIDTH, WAKE_TTL = 2, 3, 3600
 
 -- include: batch_keys
 -- include: image_digest
+-- include: parked
+-- include: after
 local resolves_images = (#ARGV - FIRST + 1) % WIDTH == 1 and ARGV[#ARGV] == 'resolve_images'
-local KEPT = { 'queue', 'step', 'batch', 'key', 'fingerprint', 'queue_ttl', 'max_attempts', 'record', 'needs', 'ended_by', 'pin' }
+local KEPT = { 'queue', 'step', 'batch', 'key', 'fingerprint', 'queue_ttl', 'max_attempts', 'record', 'needs', 'ended_by', 'pin', 'place',
+  'after', 'awaited' }
 
 local function read_record(job)
-  local values = try('HMGET', job, 'state', 'run', 'code', 'end_entry', unpack(KEPT)) or {}
-  local record = { state = values[1], run = values[2], code = values[3], end_entry = values[4] }
+  local values = try('HMGET', job, 'state', 'run', 'code', 'end_entry', 'failed', unpack(KEPT)) or {}
+  local record = { state = values[1], run = values[2], code = values[3], end_entry = values[4], failed = values[5] or nil }
   for at, name in ipairs(KEPT) do
-    record[name] = values[at + 4] or nil
+    record[name] = values[at + 5] or nil
   end
   return record
 end
@@ -60,6 +63,17 @@ end
 local function is_usable(list, keys)
   return try('LLEN', list) and try('ZCARD', prefix .. 'expiring')
     and (not keys or (try('LLEN', keys.members) and try('XLEN', keys.ends) and try('HLEN', keys.counts)))
+end
+
+-- Lifts the stop of the job's batch, and counts its failure no more.
+local function note_retry(batch, failed)
+  local limits = read_limits(batch)
+  if limits then
+    lift_stop(limits)
+    if failed and (tonumber(try('HGET', limits.key, 'failures') or 0) or 0) > 0 then
+      redis.call('HINCRBY', limits.key, 'failures', -1)
+    end
+  end
 end
 
 local queues = {}
@@ -120,9 +134,16 @@ local function start(id, seen, given)
       redis.call('RPUSH', keys.members, id)
     end
     expire_batch(keys, BATCH_TTL)
+    note_retry(record.batch, record.failed)
   end
-  redis.call('LPUSH', list, message)
-  queues[queue] = true
+  if record.after then
+    local group = new_group(record.after)
+    park_in_group(group, id, message, step)
+    resolve_group(group.name)
+  else
+    redis.call('LPUSH', list, message)
+    queues[queue] = true
+  end
   return 'queued'
 end
 

@@ -1,4 +1,4 @@
-"""``sandfleet batch``: show, wait for, cancel or forget a batch."""
+"""``sandfleet batch``: show, wait for, cancel or forget a batch; `batch_control` has what changes its queued jobs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 from sandfleet_config.codes import ErrorCode
 
 from sandfleet.channel.records import CancelState
-from sandfleet.cli import options
+from sandfleet.cli import batch_control, options
 from sandfleet.cli.show import print_lines, print_summary
 from sandfleet.cli.waiting import wait_for_batch
 from sandfleet.fleet import Fleet
@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from sandfleet.batch import Batch
 
 app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="Look at a batch, wait for it, cancel it, forget it."
+    no_args_is_help=True, rich_markup_mode=None, help="Look at a batch, wait for it, hold it, cancel it, forget it."
 )
+batch_control.add_commands(app)
 Name = Annotated[str, typer.Argument(metavar="NAME")]
 
 
@@ -40,6 +41,7 @@ def show(
             return
         jobs = f"{total}" if is_sealed else f"{total} so far"
         print_lines([("batch", name), ("jobs", jobs), ("ended", str(done)), ("waiting", str(total - done))])
+        print_lines(batch_control.limit_lines(batch))
         print_summary({code: codes[code.value] for code in ErrorCode if code.value in codes}, is_output=True)
 
 

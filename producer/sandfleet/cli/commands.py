@@ -16,14 +16,14 @@ from typing import Annotated, Any
 
 import typer
 from sandfleet_config.command_line import describe_usage_error, is_help
-from sandfleet_config.errors import SandboxError
+from sandfleet_config.errors import RequestError, SandboxError
 from sandfleet_config.queues import check_queue
 from sandfleet_config.settings import SettingsInvalid
 from sandfleet_config.store.protocol import StoreError
 
 from sandfleet.cli import batch as batch_commands
 from sandfleet.cli import dead as dead_commands
-from sandfleet.cli import exits, options
+from sandfleet.cli import exits, limits, options
 from sandfleet.cli import run as typed
 from sandfleet.cli import store as store_commands
 from sandfleet.cli.hints import OTHER_OPTIONS
@@ -115,38 +115,46 @@ def submit(
     wait: Annotated[bool, typer.Option("--wait", help="Wait for all of them, then sum up.")] = False,
     out: options.Out = None,
     batch: Annotated[str | None, typer.Option(help="A name for all of them.")] = None,
+    max_failures: limits.MaxFailures = None,
+    fail_fast: limits.FailFast = False,
+    at_most: limits.AtMost = None,
+    deadline: limits.Deadline = None,
+    on_stop: limits.OnStop = "keep",
+    after: limits.After = None,
+    after_batch: limits.AfterBatch = None,
     queue: options.Queue = None,
     priority: options.Priority = None,
-    require: Annotated[
-        list[str] | None, typer.Option(help="As of run, for lines without `requires`; repeatable.")
-    ] = None,
+    require: options.RequiresOfLines = None,
     file_option: options.Files = None,
     artifact: options.Artifacts = None,
-    save: Annotated[
-        str | None, typer.Option(metavar="FOLDER", help="Save each job's artifacts in FOLDER/ID; needs --wait.")
-    ] = None,
-    idempotent: Annotated[
-        bool, typer.Option("--idempotent", help="Queue only what an earlier call with this file and --batch did not.")
-    ] = False,
+    save: options.SaveAll = None,
+    idempotent: options.Idempotent = False,
     is_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of ids.")] = False,
 ) -> None:
     """Queue a file of jobs; the whole file is checked before the first is queued. Prints job ids, one a line."""
     from sandfleet.cli.submit import SpecSource, SubmitOptions, read_specs, submit_specs
 
-    if out is not None and not wait:
-        raise typer.BadParameter("needs --wait", param_hint="--out")
-    if idempotent and not batch:
-        raise typer.BadParameter("needs --batch", param_hint="--idempotent")
-    if save is not None and not wait:
-        raise typer.BadParameter("needs --wait", param_hint="--save")
-    how = SubmitOptions(batch=batch, queue=_check_queue(queue), is_idempotent=idempotent, save=save)
+    _refuse_alone(wait, "--wait", **{"--out": out, "--save": save})
+    _refuse_alone(batch, "--batch", **{"--idempotent": idempotent or None})
+    bounds = limits.read_limits(
+        batch, on_stop, max_failures=max_failures, fail_fast=fail_fast, at_most=at_most, deadline=deadline
+    )
+    how = SubmitOptions(batch=batch, queue=_check_queue(queue), is_idempotent=idempotent, save=save, limits=bounds)
     with Fleet() as fleet:
         requires = typed.read_labels(require or [], "--require") or None
-        defaults = typed.drop_unset(priority=priority, requires=requires)
+        awaited = limits.read_after(after, after_batch)
+        defaults = typed.drop_unset(priority=priority, requires=requires, after=awaited)
         specs = read_specs(fleet, SpecSource(file, defaults, file_option or (), artifact or ()))
         if not specs:
             raise typer.Exit(exits.USAGE)
         raise typer.Exit(submit_specs(fleet, specs, how, is_waited=wait, out=out, is_json=is_json))
+
+
+def _refuse_alone(needed: object, name: str, **given: object) -> None:
+    """Refuse the options that were `given` without the one that they need."""
+    for option, value in given.items():
+        if value is not None and not needed:
+            raise typer.BadParameter(f"needs {name}", param_hint=option)
 
 
 def _check_queue(name: str | None) -> str | None:
@@ -250,6 +258,9 @@ def main(argv: list[str] | None = None) -> int:
             print(error.format_message(), file=sys.stderr)
             return exits.USAGE
         note(describe_usage_error(error, OTHER_OPTIONS))
+        return usage
+    except RequestError as error:  # what was typed, or what it names, cannot be
+        note(str(error))
         return usage
     except SandboxError as error:
         note(str(error))

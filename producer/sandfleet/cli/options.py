@@ -25,6 +25,15 @@ Labels: TypeAlias = Annotated[list[str] | None, typer.Option("--label", "-l", he
 Requires: TypeAlias = Annotated[
     list[str] | None, typer.Option(help="A label that the host must have, key=value; repeatable.")
 ]
+RequiresOfLines: TypeAlias = Annotated[
+    list[str] | None, typer.Option(help="As of run, for lines without `requires`; repeatable.")
+]
+SaveAll: TypeAlias = Annotated[
+    str | None, typer.Option(metavar="FOLDER", help="Save each job's artifacts in FOLDER/ID; needs --wait.")
+]
+Idempotent: TypeAlias = Annotated[
+    bool, typer.Option("--idempotent", help="Queue only what an earlier call with this file and --batch did not.")
+]
 Writable: TypeAlias = Annotated[bool, typer.Option("--writable", help="A writable root file system.")]
 MaxOutput: TypeAlias = Annotated[str | None, typer.Option(help="Bytes kept a stream, such as 1MiB; default 64KiB.")]
 Keep: TypeAlias = Annotated[str, typer.Option(help="head, tail or both.")]

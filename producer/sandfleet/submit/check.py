@@ -68,6 +68,9 @@ class JobChecker:
             if len(key) > MAX_KEY_CHARS or not key.isprintable():
                 new_spec({**dict(parsed), "idempotency_key": key})  # raises the contract's own error
         self._check_memory(parsed.resources.memory_bytes)
+        if self._batch is not None and self._batch in parsed.after.batches:
+            message = f"a job of batch {self._batch} cannot wait for its own batch"
+            raise SpecInvalid.of(f"after.batches: {message}", errors=[{"field": "after.batches", "message": message}])
         return CheckedJob(parsed, key)
 
     def _check_memory(self, memory_bytes: int) -> None:

@@ -48,6 +48,8 @@ class FakeJob:
     queue: str
     queued: float
     outcome: Outcome | None = None
+    is_started: bool = False
+    """Whether the handler was called."""
     run: int = 1
     earlier: dict[int, Outcome] = field(default_factory=dict[int, Outcome])
 
