@@ -181,6 +181,7 @@ if is_any_new then
     redis.call('HDEL', keys.counts, 'sealed')
     drop_forgotten(keys, 2 * #members + 4, true) -- more than the batch grows by
     expire_batch(keys, BATCH_TTL)
+    list_batch(batch)
   end
   redis.pcall('SADD', prefix .. 'queues', queue) -- these may fail: the jobs are queued, and workers poll the queues
   -- Idle workers block on this stream; one entry is enough to wake them all.

@@ -85,6 +85,7 @@ end
 
 -- include: unusable
 -- include: obstacles
+-- include: kept_specs
 
 -- Returns the answer, "avoid" where another host is to take the job, "short" where this one is to later,
 -- "aside" where no live host can, or nil for an unusable message.
@@ -102,6 +103,7 @@ local function take(queue, step, message, is_first_short)
   if state == 'ended' or redis.call('EXISTS', prefix .. 'celery-task-meta-' .. id) == 1 then
     if code == 'CANCELLED' or code == 'EXPIRED' then
       discarded = discarded + 1 -- it was ended in the queue, and its message had to stay there until now
+      keep_ended(id, message)
       return nil
     end
     return drop(id, 'ended already')
