@@ -21,6 +21,7 @@ from sandfleet.execute.backend import Backend, Config
 from sandfleet.execute.fleet_runner import FleetRunner
 from sandfleet.files.transfers import Transfers
 from sandfleet.job import Job
+from sandfleet.overview.fleet_overview import FleetOverview
 from sandfleet.submit.check import JobChecker
 from sandfleet.submit.contents import Contents
 from sandfleet.submit.encode import JobEncoder
@@ -53,7 +54,7 @@ def read_settings() -> Settings:
         raise SettingsInvalid(describe_settings_faults(error)) from None
 
 
-class Fleet(Transfers):
+class Fleet(Transfers, FleetOverview):
     """A fleet of workers behind one Redis; for ``with`` and ``async with``.
 
     Safe for concurrent use, also in a forked child. Nothing is connected before the first use.

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
     from sandfleet_config.outcome import Outcome
 
+    from sandfleet.channel.overview import Overview
     from sandfleet.channel.records import (
         BatchState,
         CancelState,
@@ -69,6 +70,11 @@ class Channel(Protocol):
     @property
     def objects(self) -> Objects:
         """The fleet's store: inputs and artifacts."""
+        ...
+
+    @property
+    def overview(self) -> Overview:
+        """Batches and jobs as people ask for them, and their next runs."""
         ...
 
     def publish(self, jobs: Sequence[EncodedJob], queue: str, wanted: int) -> list[Submitted]:

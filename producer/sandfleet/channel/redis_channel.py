@@ -18,10 +18,12 @@ from sandfleet.channel.ended_in_queue import new_ending, parse_attempts
 from sandfleet.channel.ended_reader import EndedReader
 from sandfleet.channel.notices import Notices
 from sandfleet.channel.outcome_reader import OutcomeReader
+from sandfleet.channel.overview import NextRun
 from sandfleet.channel.publisher import Publisher
 from sandfleet.channel.record_reader import parse_record, read_record_fields
 from sandfleet.channel.records import BatchState, CancelState, ExpiryCheck, JobRecord
 from sandfleet.channel.redis_dead_letters import RedisDeadLetters
+from sandfleet.channel.redis_overview import RedisOverview
 from sandfleet.errors import FleetUnavailable
 from sandfleet.files.objects import Objects
 
@@ -63,7 +65,8 @@ class RedisChannel:
         self._publisher = Publisher(self._connections, self._capacity, settings.max_queued)
         self._outcomes = OutcomeReader(self._connections)
         self._ended = EndedReader(self._connections)
-        self._dead_letters = RedisDeadLetters(self._connections, self._keep_inputs)
+        self._dead_letters = RedisDeadLetters(self._connections)
+        self.overview = RedisOverview(self._connections, self._keep_inputs)
         self._notices = Notices(self._connections)
         self._objects: _OpenObjects | None = None
         self._largest_budget: int | None = None
@@ -256,7 +259,7 @@ class RedisChannel:
 
     def start_runs(self, runs: Sequence[tuple[str, int]]) -> list[RunState]:
         """Queue the messages of dead letters again, unchanged."""
-        return self._dead_letters.start_runs(runs)
+        return self.overview.start_runs([NextRun(*run) for run in runs])
 
     def purge_dead(self, job_ids: Sequence[str] | None) -> int:
         """Delete dead letters."""

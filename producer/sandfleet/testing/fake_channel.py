@@ -12,6 +12,7 @@ from sandfleet_config.outcome import Attempt, Outcome
 
 from sandfleet.channel.capacity import new_queue_full
 from sandfleet.channel.ended_in_queue import new_ending
+from sandfleet.channel.overview import NextRun
 from sandfleet.channel.records import (
     BatchState,
     CancelState,
@@ -26,6 +27,7 @@ from sandfleet.channel.records import (
 from sandfleet.errors import JobUnknown
 from sandfleet.testing.fake_dead_letters import FakeDeadLetters
 from sandfleet.testing.fake_job import Ending, FakeJob, Handler, call_handler, new_outcome
+from sandfleet.testing.fake_overview import FakeOverview
 from sandfleet.testing.fake_store import FakeStore
 from sandfleet.testing.fake_watches import FakeWatch, FakeWatches
 
@@ -56,6 +58,7 @@ class FakeChannel:
         self._sealed: set[str] = set()
         self._watches = FakeWatches()
         self._dead = FakeDeadLetters()
+        self.overview = FakeOverview(self._lock, self._jobs, self._sealed, self._dead, self._execute_again)
         self.store = FakeStore()
         self.objects = self.store.new_objects()
 
@@ -120,6 +123,7 @@ class FakeChannel:
             if attempts and not outcome.attempts:
                 outcome = outcome.model_copy(update={"attempts": attempts})
             job.outcome = outcome = outcome.model_copy(update={"run": job.run})
+            job.ended = time.time()
             self._ended += 1
             self._entries[self._ended] = (job_id, job.run)
             if attempts and outcome.code in job.encoded.spec.retry_on:
@@ -253,22 +257,12 @@ class FakeChannel:
 
     def start_runs(self, runs: Sequence[tuple[str, int]]) -> list[RunState]:
         """Start the next run of each job: call the handler again."""
-        return [self._start_run(job_id, run) for job_id, run in runs]
+        return self.overview.start_runs([NextRun(*run) for run in runs])
 
-    def _start_run(self, job_id: str, run: int) -> RunState:
+    def _execute_again(self, job_id: str) -> None:
         with self._lock:
-            job = self._jobs.get(job_id)
-            if job is None:
-                return RunState.UNKNOWN
-            if job.outcome is None or job.run != run:
-                return RunState.LATER
-            if not self._dead.remove(job_id):
-                return RunState.NO_MESSAGE
-            job.earlier[run] = job.outcome
-            job.outcome, job.queued, job.run = None, time.time(), run + 1
             self._entries = {number: entry for number, entry in self._entries.items() if entry[0] != job_id}
         self._execute(job_id)
-        return RunState.QUEUED
 
     def purge_dead(self, job_ids: Sequence[str] | None) -> int:
         """Delete dead letters."""

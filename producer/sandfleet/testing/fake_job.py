@@ -42,12 +42,13 @@ Handler: TypeAlias = "Callable[[SandboxSpec], Ending]"
 
 @dataclass
 class FakeJob:
-    """One job; `outcome` is that of its newest run, `queued` the unix time when that was queued."""
+    """One job; `outcome` is that of its newest run, `queued` and `ended` are its times (unix)."""
 
     encoded: EncodedJob
     queue: str
     queued: float
     outcome: Outcome | None = None
+    ended: float = 0.0
     run: int = 1
     earlier: dict[int, Outcome] = field(default_factory=dict[int, Outcome])
 

@@ -1,0 +1,161 @@
+"""A batch's jobs that did not end OK run again: chosen by code and label, as they were or changed, once."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import pytest
+from lasting import lasting_keys
+from sandfleet import ErrorCode, Fleet, Job, Outcome, SandboxSpec, SpecInvalid
+from sandfleet.channel.message import read_request
+from sandfleet.channel.records import RunState
+from sandfleet_config.queues import DEFAULT_QUEUE, KEY_PREFIX, job_key, spec_key
+from sandfleet_worker.delivery.claim import Claim
+from sandfleet_worker.delivery.ledger import Ledger
+
+CODES = (ErrorCode.OK, ErrorCode.EXIT_NONZERO, ErrorCode.TIMEOUT, ErrorCode.WORKER_LOST)
+SUM = f"{KEY_PREFIX}specs_sum"
+
+
+def claim_next(ledger: Ledger) -> Claim:
+    claim, _ = ledger.claim(f"claim-{time.monotonic_ns()}", [DEFAULT_QUEUE])
+    assert claim is not None
+    return claim
+
+
+def end(ledger: Ledger, code: ErrorCode) -> Claim:
+    claim = claim_next(ledger)
+    reason = "no try is left" if code is ErrorCode.WORKER_LOST else ""
+    outcome = Outcome.of(code, claim.job_id, exit_code=0, attempts=claim.end_attempts(code))
+    assert ledger.finish(claim, outcome, reason=reason)
+    return claim
+
+
+def submit(fleet: Fleet, count: int = len(CODES), **fields: Any) -> list[Job]:
+    specs = [
+        SandboxSpec(image="x", command=["true", str(at)], env=[f"N={at}"], labels={"at": str(at)}, **fields)
+        for at in range(count)
+    ]
+    return fleet.submit_many(specs, batch="b")
+
+
+@pytest.fixture
+def jobs(fleet: Fleet, ledger: Ledger) -> list[Job]:
+    """One job for each of `CODES`, ended so."""
+    found = submit(fleet)
+    for code in CODES:
+        end(ledger, code)
+    return found
+
+
+def test_specs_of_what_did_not_end_ok_are_kept_as_long_as_the_outcome(client: Any, jobs: list[Job]) -> None:
+    kept = [client.get(spec_key(job.id)) for job in jobs]
+    assert kept[0] is None
+    for at, message in enumerate(kept[1:], 1):
+        request = read_request(message)
+        assert request is not None
+        assert request.spec.env == (f"N={at}",)
+        assert 0 < client.ttl(job_key(jobs[at].id)) - client.ttl(spec_key(jobs[at].id)) + 2 < 4
+    assert int(client.hget(SUM, "bytes")) == sum(len(message) + 256 for message in kept[1:])
+    assert client.zcard(f"{KEY_PREFIX}specs") == 3
+    assert lasting_keys(client, ("owners", "queues")) == []
+
+
+def test_a_retry_queues_what_did_not_end_ok_once(client: Any, fleet: Fleet, ledger: Ledger, jobs: list[Job]) -> None:
+    plan = fleet.batch("b").plan_retry()
+    assert (plan.total, plan.codes[ErrorCode.TIMEOUT], plan.not_kept) == (3, 1, 0)
+    assert [facts.job_id for facts in plan.first] == [job.id for job in jobs[1:]]
+    assert fleet.batch("b").counts == (4, 4), "a plan does nothing"
+
+    assert fleet.batch("b").retry().queued == 3
+    assert fleet.batch("b").retry().states == {}, "a second click finds no job"
+    assert fleet.batch("b").counts == (4, 1)
+    assert client.hget(SUM, "bytes") in {b"0", None}
+    assert client.keys(f"{KEY_PREFIX}spec:*") == []
+    assert fleet.dead.list() == []
+    again = [end(ledger, ErrorCode.OK) for _ in range(3)]
+    assert [(claim.job_id, claim.run) for claim in again] == [(job.id, 2) for job in jobs[1:]]
+    assert fleet.batch("b").codes == {"OK": 4}
+    assert jobs[2].outcome(run=1).code is ErrorCode.TIMEOUT
+    assert lasting_keys(client, ("owners", "queues")) == []
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found"),
+    [
+        ({"codes": ["TIMEOUT", "worker_lost"]}, [2, 3]),
+        ({"categories": ["host"]}, [3]),
+        ({"labels": {"at": "1"}}, [1]),
+        ({"codes": ["TIMEOUT"], "labels": {"at": "1"}}, []),
+        ({"codes": ["OK"]}, []),
+    ],
+)
+def test_a_retry_takes_those_that_match(
+    fleet: Fleet, ledger: Ledger, jobs: list[Job], wanted: dict[str, Any], found: list[int]
+) -> None:
+    assert fleet.batch("b").plan_retry(**wanted).total == len(found)
+    assert fleet.batch("b").retry(**wanted).queued == len(found)
+    assert [end(ledger, ErrorCode.OK).job_id for _ in found] == [jobs[at].id for at in found]
+
+
+def test_a_retry_changes_specs(client: Any, fleet: Fleet, ledger: Ledger, jobs: list[Job]) -> None:
+    fingerprint = client.hget(job_key(jobs[2].id), "fingerprint")
+    changes = {"timeout": 60, "resources.memory_bytes": "1GiB", "priority": 0}
+    with pytest.raises(SpecInvalid, match="nothing was queued: job .*memory_bytes"):
+        fleet.batch("b").retry(changes={"resources.memory_bytes": "7"})
+    assert fleet.batch("b").retry(codes=["TIMEOUT"], changes=changes).queued == 1
+    assert client.hget(job_key(jobs[2].id), "fingerprint") == fingerprint
+    assert json.loads(client.hget(job_key(jobs[2].id), "needs"))["memory_bytes"] == 1 << 30
+    claim = claim_next(ledger)
+    request = read_request(claim.message)
+    assert request is not None
+    spec = request.spec
+    assert (claim.job_id, spec.timeout, spec.resources.memory_bytes, spec.env) == (jobs[2].id, 60, 1 << 30, ("N=2",))
+    header = json.loads(claim.message)["headers"]
+    assert header["timelimit"] == [65.0, 60.0]
+
+
+def test_what_was_cancelled_in_the_queue_runs_again(client: Any, fleet: Fleet, ledger: Ledger) -> None:
+    """Its message is in the queue behind others; it is found there, or was kept when it left the queue."""
+    fleet.submit(SandboxSpec(image="x", command=["other"]))
+    first, *_ = jobs = submit(fleet, 3)
+    for job in jobs:
+        job.cancel()
+    assert client.llen(f"{KEY_PREFIX}{DEFAULT_QUEUE}\x06\x166") == 4
+    assert fleet.batch("b").plan_retry().not_kept == 0
+    assert fleet.batch("b").retry(labels={"at": "0"}).queued == 1
+    assert client.llen(f"{KEY_PREFIX}{DEFAULT_QUEUE}\x06\x166") == 2, "each message is taken out, one goes in"
+    assert end(ledger, ErrorCode.OK).run == 1
+    assert end(ledger, ErrorCode.OK).job_id == first.id
+    assert fleet.batch("b").retry().queued == 2
+    jobs[1].cancel()
+    assert end(ledger, ErrorCode.OK).job_id == jobs[2].id
+    assert ledger.claim("none", [DEFAULT_QUEUE])[0] is None
+    assert fleet.batch("b").retry().queued == 1, "the claim kept the spec of the message that it dropped"
+    assert end(ledger, ErrorCode.OK).run == 3
+    assert lasting_keys(client, ("owners", "queues")) == []
+
+
+def test_the_oldest_specs_go_first_and_are_counted(client: Any, fleet: Fleet, ledger: Ledger, jobs: list[Job]) -> None:
+    client.hset(SUM, "bytes", (256 << 20) - 100)
+    submit(fleet, 1)
+    end(ledger, ErrorCode.EXIT_NONZERO)
+    assert client.get(spec_key(jobs[1].id)) is None, "the oldest was dropped"
+    assert client.get(spec_key(jobs[2].id)) is not None
+    assert fleet._channel.overview.count_dropped_specs() == 1
+    assert fleet.batch("b").plan_retry(codes=["EXIT_NONZERO"]).not_kept == 1
+    result = fleet.batch("b").retry(codes=["EXIT_NONZERO"])
+    assert (result.queued, result.not_kept) == (1, 1)
+
+
+def test_a_job_that_ended_ok_does_not_run_again(fleet: Fleet, jobs: list[Job]) -> None:
+    assert fleet._channel.start_runs([(jobs[0].id, 1)]) == [RunState.NO_MESSAGE]
+
+
+def test_forget_deletes_kept_specs_and_the_name(client: Any, fleet: Fleet, jobs: list[Job]) -> None:
+    assert [batch.name for batch in fleet.batches()] == ["b"]
+    assert fleet.batch("b").forget().forgotten == len(jobs)
+    assert client.keys(f"{KEY_PREFIX}spec*") in ([], [SUM.encode()])
+    assert list(fleet.batches()) == []
