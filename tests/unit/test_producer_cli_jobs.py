@@ -184,7 +184,7 @@ def test_a_batch_is_shown_waited_for_and_cancelled(use: Use, tmp_path: Path, cap
     slow, done = capfd.readouterr().out.split()
     assert main(["batch", "show", "nightly"]) == 0
     shown = capfd.readouterr()
-    assert "jobs          2\nended         1\nwaiting       1\n" in shown.out
+    assert "jobs          2\nended         1 of 2\nnot ended     1\n" in shown.out
     assert re.search(r"^OK +ok +1 *$", shown.out, re.MULTILINE), "a pipe has the codes, too"
     assert shown.err == ""
     assert main(["batch", "show", "nightly", "--json"]) == 0

@@ -42,6 +42,7 @@ class JobFacts:
     step: int = 0
     labels: Mapping[str, str] = field(default_factory=dict[str, str])
     line: str = ""
+    spec_sha256: str = ""
     image: str = ""
     needs: Mapping[str, Any] = field(default_factory=dict[str, Any])
     attempts: tuple[Attempt, ...] = ()
@@ -96,6 +97,7 @@ def parse_facts(job_id: str, values: Sequence[bytes | None]) -> JobFacts | None:
         step=int(_parse_number(found["step"])),
         labels=record.get("labels") or {},
         line=str(record.get("line") or ""),
+        spec_sha256=str(record.get("spec_sha256") or ""),
         image=str(needs.pop("image", "")),
         needs=needs,
         attempts=parse_attempts(found["attempts"]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from sandfleet.errors import JobUnknown
 from sandfleet.overview.job_view import read_view
 from sandfleet.overview.summary import summarize
 
@@ -36,9 +37,19 @@ class FleetOverview:
                 return
             first += PAGE_BATCHES
 
-    def view(self, job_id: str) -> JobView | None:
-        """Return all that the fleet knows about a job, ended or not; None if it knows no such job.
+    def view(self, job_id: str) -> JobView:
+        """Return all that the fleet knows about a job, ended or not.
 
         Env and stdin are never in it; outputs only in its outcome.
+
+        Raises:
+            JobUnknown: there is neither a job nor an outcome of that id.
         """
-        return read_view(self._channel, job_id)
+        found = read_view(self._channel, job_id)
+        if found is None:
+            raise JobUnknown(f"there is no job {ascii(job_id)[1:-1]}, or it ended too long ago", [job_id])
+        return found
+
+    def count_dropped_specs(self) -> int:
+        """Return how many specs of jobs that did not end OK were dropped early in the last days: 256 MiB are kept."""
+        return self._channel.overview.count_dropped_specs()

@@ -35,7 +35,9 @@ class JobView:
         return find_advice(self.outcome.code) if self.outcome is not None else ""
 
     def explain_wait(self) -> str:
-        """Say why a queued job waits; empty for any other."""
+        """Say why a job waits that has not started; empty for any other."""
+        if self.facts.state == "waiting":
+            return "a worker has it, and gets its image or its files, or waits for a place to boot"
         if self.facts.state != "queued":
             return ""
         if self.blocked:

@@ -52,6 +52,11 @@ class BatchOverview:
         wanted = JobFilter.of(codes=codes, categories=categories, states=states, labels=labels, host=host)
         return find_jobs(self._channel.overview, self.name, wanted)
 
+    def iter_ids(self) -> Iterator[str]:
+        """Yield the ids of its jobs in the order of their submit; memory does not grow with the batch."""
+        for page in self._channel.overview.member_pages(self.name):
+            yield from page
+
     def plan_retry(
         self,
         *,
@@ -94,10 +99,14 @@ class BatchOverview:
         if changes:
             retry.plan()
         if look_up_images:
-            self._channel.overview.forget_pins(self.name)
+            self.forget_pins()
         result = RetryResult()
         result.states.update(state for _, state in retry.start())
         return result
+
+    def forget_pins(self) -> None:
+        """Let the next job look up again which digests the names of images mean; jobs that run are not affected."""
+        self._channel.overview.forget_pins(self.name)
 
     def new_retry(
         self,

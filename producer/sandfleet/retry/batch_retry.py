@@ -95,20 +95,20 @@ class BatchRetry:
             SpecInvalid: the changes do not fit a job; names the first few.
         """
         plan = RetryPlan()
-        faults: list[str] = []
+        faults: dict[str, list[str]] = {}
         for page in self._pages():
             plan.codes.update(read_ended_code(ended) for ended in page)
             if len(plan.first) < SHOWN_JOBS:
                 shown = [ended.job_id for ended in page[: SHOWN_JOBS - len(plan.first)]]
                 plan.first += [job for job in self._overview.facts(shown) if job is not None]
             plan.not_kept += self._check(page, faults)
-            if len(faults) >= MAX_FAULTS:
+            if faults:
                 break
         if faults:
             raise _refuse(faults)
         return plan
 
-    def _check(self, page: Sequence[EndedJob], faults: list[str]) -> int:
+    def _check(self, page: Sequence[EndedJob], faults: dict[str, list[str]]) -> int:
         """Check each job with its changes; return the number of jobs whose spec is not known."""
         if self._changer is None and self._find_spec is None:
             return self._overview.are_kept([ended.job_id for ended in page]).count(False)
@@ -119,7 +119,7 @@ class BatchRetry:
             try:
                 self._changer.encode(job_id, spec)
             except RequestError as error:
-                faults.append(f"job {job_id}: {error.message}")
+                faults.setdefault(error.message, []).append(job_id)
         return len(page) - len(specs)
 
     def _read_specs(self, page: Sequence[EndedJob]) -> Mapping[str, SandboxSpec]:
@@ -175,6 +175,10 @@ class BatchRetry:
         return code.category is not Category.OK and self._wanted.takes_code(code)
 
 
-def _refuse(faults: Sequence[str]) -> SpecInvalid:
-    more = "" if len(faults) < MAX_FAULTS else "; and perhaps more"
-    return SpecInvalid.of(f"nothing was queued: {'; '.join(faults)}{more}")
+def _refuse(faults: Mapping[str, Sequence[str]]) -> SpecInvalid:
+    """Return the error that names each fault once, with its first job."""
+    told = [
+        f"{message} (job {ids[0]}" + (f" and {len(ids) - 1} more)" if len(ids) > 1 else ")")
+        for message, ids in list(faults.items())[:MAX_FAULTS]
+    ]
+    return SpecInvalid.of(f"nothing was queued: {'; '.join(told)}")

@@ -153,6 +153,7 @@ def _new_facts(job: FakeJob) -> JobFacts:
         queue=job.queue,
         labels=encoded.spec.labels,
         line=encoded.line,
+        spec_sha256=encoded.spec_hash,
         image=encoded.spec.image,
         attempts=outcome.attempts if outcome else (),
         max_attempts=encoded.spec.max_attempts,
