@@ -159,3 +159,20 @@ def test_forget_deletes_kept_specs_and_the_name(client: Any, fleet: Fleet, jobs:
     assert fleet.batch("b").forget().forgotten == len(jobs)
     assert client.keys(f"{KEY_PREFIX}spec*") in ([], [SUM.encode()])
     assert list(fleet.batches()) == []
+
+
+def test_the_needs_of_a_raised_attempt_are_in_the_record(client: Any, fleet: Fleet, ledger: Ledger) -> None:
+    """So hosts that lack the memory leave the job to others."""
+    host_facts = {"host": "host", "queues": ["*"], "contract": 5, "ceilings": {"memory_bytes": 4 << 30}, "labels": {}}
+    assert ledger.announce(json.dumps(host_facts), [], 600)
+    (job,) = submit(fleet, 1, resources={"memory_bytes": "64MiB"}, retry_with={"memory_bytes": "1GiB"})
+    before = json.loads(client.hget(job_key(job.id), "needs"))
+    assert (before["contract"], before["memory_bytes"]) == (5, 64 << 20)
+    needs = json.dumps({**before, "memory_bytes": 1 << 30})
+    assert ledger.retry(claim_next(ledger), ErrorCode.OUT_OF_MEMORY, needs=needs)
+    assert json.loads(client.hget(job_key(job.id), "needs")) == json.loads(needs)
+    assert ledger.claim("small", [DEFAULT_QUEUE], {"free": 512 << 20})[0] is None
+    assert client.hget(job_key(job.id), "why") == b"needs 1 GiB of memory, host has 512 MiB free"
+    claim, _ = ledger.claim("large", [DEFAULT_QUEUE], {"free": 2 << 30})
+    assert claim is not None
+    assert [attempt.code for attempt in claim.attempts] == [ErrorCode.OUT_OF_MEMORY, None]

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 from cli_fleet import new_use
+from rich.console import Console
 from sandfleet import ErrorCode, Outcome, SandboxSpec
 from sandfleet.cli import main
+from sandfleet.cli.progress import Progress, Rate
 from sandfleet.cli.rows import format_duration
 
 if TYPE_CHECKING:
@@ -156,3 +158,45 @@ def test_show_tells_of_any_job_and_what_to_do(fleet: FakeFleet, capfd: Capture) 
 )
 def test_a_duration_is_short(seconds: float | None, text: str) -> None:
     assert format_duration(seconds) == text
+
+
+def test_ids_are_printed_on_request_or_where_nothing_else_names_the_jobs(
+    fleet: FakeFleet, capfd: Capture, tmp_path: Path
+) -> None:
+    (tmp_path / "jobs").write_text('{"image": "x"}\n{"image": "x"}\n')
+    submit = ["submit", str(tmp_path / "jobs")]
+    assert main([*submit, "--batch", "new"]) == 0
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err == "sandfleet: queued 2 jobs in batch new. To follow them: sandfleet batch watch new\n"
+    assert printed(capfd, *submit, "--batch", "new", "--ids", "--quiet").split() == fleet.job_ids[-2:]
+    assert printed(capfd, *submit).split() == fleet.job_ids[-2:]
+    assert main([*submit, "--wait", "--quiet"]) == 0
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert "jobs ended" not in err
+    assert main(["batch", "watch", "new"]) == 0
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert "sandfleet: 4 of 4 jobs ended, 0 not OK\n" in err
+
+
+def test_the_view_of_a_wait_has_counts_rate_time_left_and_failures() -> None:
+    now = [100.0]
+    progress = Progress(40, "nightly")
+    progress._rate = Rate(lambda: now[0])
+    for at in range(20):
+        now[0] += 0.5
+        code = ErrorCode.TIMEOUT if at % 10 == 9 else ErrorCode.OK
+        progress.count(Outcome.of(code, f"id-{at}", labels={"name": f"seed-{at}\x1b[31m"}))
+    for width in (80, 120):
+        console = Console(width=width, file=io.StringIO(), force_terminal=False)
+        console.print(progress.render())
+        lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+        assert "nightly" in lines[0]
+        assert lines[0].rstrip().endswith("20 of 40  50%")
+        assert lines[1].rstrip() == "2.0 a second  about 10s left"
+        assert lines[2].rstrip() == "OK 18   TIMEOUT 2"
+        assert lines[3].rstrip() == r"failed last: seed-19\x1b[31m TIMEOUT   seed-9\x1b[31m TIMEOUT"
+        assert len(lines) == 4
+        assert max(map(len, lines)) <= width

@@ -9,7 +9,7 @@ import typer
 
 from sandfleet.channel.records import CancelState
 from sandfleet.cli import options
-from sandfleet.cli.batch_view import show_batch
+from sandfleet.cli.batch_view import show_as_before, show_batch
 from sandfleet.cli.lists import Categories, Codes, batches, read_filter
 from sandfleet.cli.retry import read_changes, retry_batch
 from sandfleet.cli.rows import Form, FormOption
@@ -36,11 +36,15 @@ def show(
     name: Name,
     *,
     form: FormOption = Form.TABLE,
-    is_json: Annotated[bool, typer.Option("--json", help="As -o json.")] = False,
+    is_json: Annotated[bool, typer.Option("--json", help="As of earlier releases: counts and all job ids.")] = False,
 ) -> None:
     """Show how far a batch is: counts by code, rate, time left, and the last failures. -o ids lists its jobs."""
     with Fleet() as fleet:
-        show_batch(fleet.batch(name), Form.JSON if is_json else form)
+        batch = fleet.batch(name)
+        if is_json:
+            show_as_before(batch)
+        else:
+            show_batch(batch, form)
 
 
 @app.command()
@@ -57,9 +61,9 @@ def retry(
     file: Annotated[
         str | None, typer.Option("--from", metavar="FILE", help="The submitted file, for specs no longer kept.")
     ] = None,
-    look_up_images: Annotated[
+    resolve_images: Annotated[
         bool,
-        typer.Option("--look-up-images", help="Look the images' names up again; else the batch keeps its digests."),
+        typer.Option("--resolve-images", help="Look the images' names up again; else the batch keeps its digests."),
     ] = False,
     is_dry: Annotated[bool, typer.Option("--dry-run", help="Show which jobs would run again, and queue none.")] = False,
     is_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
@@ -69,7 +73,7 @@ def retry(
     with Fleet() as fleet:
         batch = fleet.batch(name)
         source = SpecFile(fleet, file) if file is not None else None
-        how = {"look_up_images": look_up_images, "is_dry": is_dry, "is_json": is_json}
+        how = {"resolve_images": resolve_images, "is_dry": is_dry, "is_json": is_json}
         raise typer.Exit(retry_batch(fleet, batch, wanted, changed, file=source, **how))
 
 
@@ -78,10 +82,23 @@ def wait(
     name: Name,
     out: options.Out = None,
     timeout: options.WaitTimeout = None,
+    *,
+    is_listed: Annotated[
+        bool, typer.Option("--list", help="Print one line for each job: its id and how it ended.")
+    ] = False,
+    is_quiet: options.Quiet = False,
 ) -> None:
     """Wait for a batch and sum up, those that have ended included; exits 1 if any was not OK. Ctrl-C only stops waiting."""
     with Fleet() as fleet:
-        raise typer.Exit(wait_for_batch(fleet.batch(name), out=out, timeout=timeout))
+        batch = fleet.batch(name)
+        raise typer.Exit(wait_for_batch(batch, out=out, timeout=timeout, is_listed=is_listed, is_quiet=is_quiet))
+
+
+@app.command()
+def watch(name: Name) -> None:
+    """Follow a batch until all its jobs have ended: counts by code, rate, time left, the last failures. Ctrl-C stops."""
+    with Fleet() as fleet:
+        raise typer.Exit(wait_for_batch(fleet.batch(name)))
 
 
 @app.command()

@@ -41,6 +41,13 @@ def show_batch(batch: Batch, form: Form) -> None:
             print_rows([summary], BATCHES, form)
 
 
+def show_as_before(batch: Batch) -> None:
+    """Print the one JSON object of earlier releases; it has the ids of all jobs."""
+    summary = batch.summary()
+    counts = {"total": summary.total, "done": summary.ended, "sealed": summary.is_sealed}
+    print(json.dumps({"batch": batch.name, **counts, "codes": dict(summary.codes), "job_ids": batch.job_ids}, indent=2))
+
+
 def _summary_lines(summary: BatchSummary) -> Iterator[tuple[str, str]]:
     now = time.time()
     yield "batch", summary.name

@@ -114,29 +114,29 @@ def submit(
     batch: Annotated[str | None, typer.Option(help="A name for all of them.")] = None,
     queue: options.Queue = None,
     priority: options.Priority = None,
-    require: Annotated[
-        list[str] | None, typer.Option(help="As of run, for lines without `requires`; repeatable.")
-    ] = None,
+    require: options.LineRequires = None,
     file_option: options.Files = None,
     artifact: options.Artifacts = None,
-    save: Annotated[
-        str | None, typer.Option(metavar="FOLDER", help="Save each job's artifacts in FOLDER/ID; needs --wait.")
-    ] = None,
-    idempotent: Annotated[
-        bool, typer.Option("--idempotent", help="Queue only what an earlier call with this file and --batch did not.")
+    save: options.SaveEach = None,
+    idempotent: options.Idempotent = False,
+    has_ids: Annotated[
+        bool, typer.Option("--ids", help="Print the job ids; done by itself without --batch and --wait.")
     ] = False,
-    is_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of ids.")] = False,
+    is_quiet: options.Quiet = False,
+    is_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, with the ids.")] = False,
 ) -> None:
-    """Queue a file of jobs; the whole file is checked before the first is queued. Prints job ids, one a line."""
+    """Queue a file of jobs; the whole file is checked before the first is queued."""
     from sandfleet.cli.submit import SpecSource, SubmitOptions, read_specs, submit_specs
 
-    if out is not None and not wait:
-        raise typer.BadParameter("needs --wait", param_hint="--out")
-    if idempotent and not batch:
-        raise typer.BadParameter("needs --batch", param_hint="--idempotent")
-    if save is not None and not wait:
-        raise typer.BadParameter("needs --wait", param_hint="--save")
-    how = SubmitOptions(batch=batch, queue=_check_queue(queue), is_idempotent=idempotent, save=save)
+    for name, is_wrong, told in (
+        ("--out", out is not None and not wait, "needs --wait"),
+        ("--idempotent", idempotent and not batch, "needs --batch"),
+        ("--save", save is not None and not wait, "needs --wait"),
+        ("--ids", has_ids and out == "-", "stdout has the outcomes (--out -)"),
+    ):
+        if is_wrong:
+            raise typer.BadParameter(told, param_hint=name)
+    how = SubmitOptions(batch, _check_queue(queue), idempotent, has_ids, is_quiet, save)
     with Fleet() as fleet:
         requires = typed.read_labels(require or [], "--require") or None
         defaults = typed.drop_unset(priority=priority, requires=requires)
@@ -159,12 +159,14 @@ def wait(
     file: Annotated[str | None, typer.Option(help="Job ids, one a line; - is stdin.")] = None,
     out: options.Out = None,
     timeout: options.WaitTimeout = None,
+    *,
+    is_quiet: options.Quiet = False,
 ) -> None:
     """Wait for jobs and sum up; exits 1 if any was not OK. Ctrl-C only stops waiting."""
     from sandfleet.cli.submit import wait_for
 
     with Fleet() as fleet:
-        raise typer.Exit(wait_for(fleet, job_ids or [], file=file, out=out, timeout=timeout))
+        raise typer.Exit(wait_for(fleet, job_ids or [], file=file, out=out, timeout=timeout, is_quiet=is_quiet))
 
 
 @app.command()

@@ -50,7 +50,7 @@ def retry_batch(
     wanted: JobFilter,
     changes: dict[str, object],
     *,
-    look_up_images: bool = False,
+    resolve_images: bool = False,
     file: SpecFile | None = None,
     is_dry: bool = False,
     is_json: bool = False,
@@ -59,7 +59,7 @@ def retry_batch(
     retry = batch.new_retry(
         wanted,
         changes,
-        look_up_images=look_up_images,
+        resolve_images=resolve_images,
         find_spec=file.find if file is not None else None,
         max_spec_bytes=fleet.settings.max_spec_bytes,
     )
@@ -73,7 +73,7 @@ def retry_batch(
             return USAGE
         if is_dry:
             return _show_plan(fleet, batch, plan, is_json=is_json)
-    if look_up_images:
+    if resolve_images:
         batch.forget_pins()
     return _start(fleet, batch, retry, is_json=is_json)
 

@@ -81,13 +81,13 @@ class BatchOverview:
         categories: Iterable[str] = (),
         labels: Mapping[str, str] | None = None,
         changes: Mapping[str, object] | None = None,
-        look_up_images: bool = False,
+        resolve_images: bool = False,
     ) -> RetryResult:
         """Start the next run of the jobs that match and whose newest run did not end OK.
 
         `changes` are other values for fields of their specs: ``{"timeout": 60,
         "resources.memory_bytes": "1GiB"}``. They are checked for all jobs before the first is
-        queued. The jobs keep their ids and the digests of their images; `look_up_images` lets the
+        queued. The jobs keep their ids and the digests of their images; `resolve_images` lets the
         next one look these up again. A second call changes nothing that the first has done.
 
         Raises:
@@ -95,10 +95,10 @@ class BatchOverview:
             SpecInvalid: the changes do not fit a job. Nothing was queued.
         """
         wanted = JobFilter.of(codes=codes, categories=categories, labels=labels)
-        retry = self.new_retry(wanted, changes, look_up_images=look_up_images)
+        retry = self.new_retry(wanted, changes, resolve_images=resolve_images)
         if changes:
             retry.plan()
-        if look_up_images:
+        if resolve_images:
             self.forget_pins()
         result = RetryResult()
         result.states.update(state for _, state in retry.start())
@@ -113,13 +113,13 @@ class BatchOverview:
         wanted: JobFilter,
         changes: Mapping[str, object] | None = None,
         *,
-        look_up_images: bool = False,
+        resolve_images: bool = False,
         find_spec: Callable[[JobFacts], SandboxSpec | None] | None = None,
         max_spec_bytes: int = MAX_SPEC_BYTES,
     ) -> BatchRetry:
         """Prepare a retry: `plan` shows it, `start` does it."""
         changer = None
-        if changes or look_up_images or find_spec is not None:
+        if changes or resolve_images or find_spec is not None:
             # With images to look up, a job no longer needs the digest that a host has found for it.
             changer = JobChanger(self.name, changes or {}, max_spec_bytes, self._channel.find_largest_budget)
         return BatchRetry(self._channel.overview, self.name, wanted, changer=changer, find_spec=find_spec)

@@ -63,7 +63,7 @@ class FakeJob:
 
 
 def call_handler(handler: Handler, job: EncodedJob, store: FakeStore) -> tuple[Ending, tuple[Attempt, ...]]:
-    """Call `handler` with the spec as a worker reads it, once an attempt; return the last ending."""
+    """Call `handler` with the spec of each attempt, as a worker reads it; return the last ending."""
     spec = decode_job(job.text, len(job.text.encode())).spec
     attempts: list[Attempt] = []
     ending: Ending = None
@@ -78,7 +78,10 @@ def call_handler(handler: Handler, job: EncodedJob, store: FakeStore) -> tuple[E
         code = new_outcome(job, ending, store).code
         attempts.append(Attempt(host="fake", worker="fake", code=code, started=started))
         if code not in spec.retry_on:
-            break
+            raised = spec.raised({code})
+            if raised is spec:
+                break
+            spec = raised
     return ending, tuple(attempts)
 
 
