@@ -24,6 +24,8 @@ RESERVED_QUEUES = frozenset(
         "hosts",
         "delayed",
         "expiring",
+        "groups",
+        "limited",
         "dead",
         "dead_sizes",
         "dead_bytes",
@@ -89,6 +91,11 @@ def spec_key(job_id: str) -> str:
 def batch_key(name: str) -> str:
     """Return the key of the list of a batch's job ids."""
     return f"{KEY_PREFIX}batch:{name}"
+
+
+def limits_key(name: str) -> str:
+    """Return the key of a batch's limits."""
+    return f"{KEY_PREFIX}limits:{name}"
 
 
 def ends_key(name: str) -> str:

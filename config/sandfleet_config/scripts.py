@@ -19,7 +19,9 @@ Keys, all under `KEY_PREFIX`:
                     Of placing: why and why_at (ms): why the job waits in the queue, as the last
                     host that checked it says; short_since (ms): since when it has waited for memory; kept_by: the
                     host that keeps its memory for it; refused_by: workers that could not run it although they
-                    had announced that they could, with a space after each
+                    had announced that they could, with a space after each. Of batches: parked (the sorted set that
+                    the queued job is in instead of a list), place (its rank there), failed ("1": its batch has
+                    counted its end), after (JSON: what it waits for), awaited ("1": others wait for it)
     run:<n>:<id>    Celery's result record of run n, of a job that was run again since; it keeps its TTL
     spec:<id>       the message of a job whose newest run did not end OK, whole, so that a person can run it again: with env
                     and stdin. Lives as long as the outcome; never shown
@@ -38,6 +40,19 @@ Keys, all under `KEY_PREFIX`:
     batches         sorted set of the names of batches by their last submit or retry (ms): 10,000 at most, for 30 days
     pins:<name>     hash: name of an image -> the digest that it means for all jobs of a batch, as its first job found
                     it. Lives as long as the batch
+    limits:<batch>  hash, the limits of a batch: at_most, max_failures, fail_fast, deadline (ms), deadline_ms and
+                    deadline_text (as it was asked for), kill, hold, failures (their number), stopped (why) and
+                    stop_code, swept ("1": a sweep has ended what waited), next (the next place), awaited ("1": others
+                    wait for the batch), set. active:<batch>: set of its jobs that workers have, with at_most also of
+                    those that are let go: they have a place. Both expire 30 days
+                    after the last submit or claim
+    parked:<batch>  sorted set of its jobs that may not start now: job id -> step and place. Goes with its last job
+    limited         sorted set: batch with limits -> when a sweep checks it next (ms)
+    after:<group>   hash: after (what the jobs of the group wait for, as JSON; the group is the SHA-1 of it), next (the
+                    next place), "ok job <id>" and "ok batch <name>" for what has ended OK. awaiting:<group>: sorted
+                    set of these jobs. awaited:job:<id>, awaited:batch:<name>: sets of the groups that wait for it. All
+                    are deleted when the group's jobs may start or have ended, or expire after 30 days
+    groups          sorted set: group -> when a sweep checks it next (ms)
     queues          set of the queues that may hold jobs; wake: a stream on which idle workers block
     owners          sorted set: worker (host:pid:token) -> end of its lease (ms of Redis's clock)
     boot:<host>     the id of the host's boot. The jobs of a worker that died under another boot id are no suspects

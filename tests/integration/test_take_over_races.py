@@ -47,7 +47,7 @@ class CountingLedger(Ledger):
         self.decided: list[tuple[str, bool]] = []
         self._decisions_left = decisions_left
 
-    def reap(self, *, may_take: bool, passed_over: Iterable[str] = ()) -> tuple[str, list[tuple[Claim, bool]]]:
+    def reap(self, *, may_take: bool, passed_over: Iterable[str] = ()) -> tuple[str, list[tuple[Claim, str]]]:
         dead, taken = super().reap(may_take=may_take, passed_over=passed_over)
         self.taken_over += [dead] if dead else []
         return dead, taken

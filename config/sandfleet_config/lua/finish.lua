@@ -31,8 +31,11 @@ if is_full and ARGV[11] == 'droppable' then
 end
 
 -- include: batch_keys
+-- include: parked
+-- include: after
 -- include: kept_specs
-local facts = redis.pcall('HMGET', job, 'state', 'claim', 'owner', 'batch', 'key', 'attempts', 'flag', 'ended_by', 'run')
+local facts = redis.pcall('HMGET', job, 'state', 'claim', 'owner', 'batch', 'key', 'attempts', 'flag', 'ended_by', 'run', 'parked',
+  'awaited')
 local is_record_wrong = facts.err ~= nil
 if is_record_wrong then
   facts = {}
@@ -98,6 +101,10 @@ elseif owner == '' then
 end
 redis.call('EXPIRE', job, ttl)
 try('ZREM', prefix .. 'delayed', id)
+if facts[10] then
+  try('ZREM', prefix .. facts[10], id)
+  redis.call('HDEL', job, 'parked')
+end
 redis.call('DEL', prefix .. 'cancel:' .. id)
 if idempotency_key ~= '' then
   redis.call('EXPIRE', prefix .. 'idem:' .. idempotency_key, ttl)
@@ -113,6 +120,16 @@ if batch ~= '' then
     add_count(keys, 'imported', 1)
   end
   expire_batch(keys, ttl, true)
+  local limits = read_limits(batch)
+  if limits then
+    note_end(limits, id, code)
+    if limits.awaited then
+      resolve_awaiting('batch', batch)
+    end
+  end
+end
+if facts[11] then
+  resolve_awaiting('job', id)
 end
 if reason ~= '' then
   local dead, sizes, bytes = prefix .. 'dead', prefix .. 'dead_sizes', prefix .. 'dead_bytes'

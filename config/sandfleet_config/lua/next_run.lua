@@ -20,14 +20,18 @@ local FIRST, WIDTH, WAKE_TTL = 2, 4, 3600
 -- include: prelude
 
 -- include: batch_keys
+-- include: parked
+-- include: after
 -- include: kept_specs
-local KEPT = { 'queue', 'step', 'batch', 'key', 'fingerprint', 'queue_ttl', 'max_attempts', 'record', 'needs', 'ended_by' }
+local KEPT = { 'queue', 'step', 'batch', 'key', 'fingerprint', 'queue_ttl', 'max_attempts', 'record', 'needs', 'ended_by', 'place', 'after',
+  'awaited' }
 
 local function read_record(job)
-  local values = try('HMGET', job, 'state', 'run', 'code', 'end_entry', 'in_queue', unpack(KEPT)) or {}
-  local record = { state = values[1], run = values[2], code = values[3], end_entry = values[4], in_queue = values[5] }
+  local values = try('HMGET', job, 'state', 'run', 'code', 'end_entry', 'failed', 'in_queue', unpack(KEPT)) or {}
+  local record = { state = values[1], run = values[2], code = values[3], end_entry = values[4], failed = values[5] or nil,
+    in_queue = values[6] or nil }
   for at, name in ipairs(KEPT) do
-    record[name] = values[at + 5] or nil
+    record[name] = values[at + 6] or nil
   end
   return record
 end
@@ -60,6 +64,17 @@ end
 local function is_usable(list, keys)
   return try('LLEN', list) and try('ZCARD', prefix .. 'expiring')
     and (not keys or (try('LLEN', keys.members) and try('XLEN', keys.ends) and try('HLEN', keys.counts)))
+end
+
+-- Lifts the stop of the job's batch, and counts its failure no more.
+local function note_retry(batch, failed)
+  local limits = read_limits(batch)
+  if limits then
+    lift_stop(limits)
+    if failed and (tonumber(try('HGET', limits.key, 'failures') or 0) or 0) > 0 then
+      redis.call('HINCRBY', limits.key, 'failures', -1)
+    end
+  end
 end
 
 local queues, batches = {}, {}
@@ -124,9 +139,16 @@ local function start(id, seen, given, changes)
     end
     expire_batch(keys, BATCH_TTL)
     batches[record.batch] = true
+    note_retry(record.batch, record.failed)
   end
-  redis.call('LPUSH', list, message)
-  queues[queue] = true
+  if record.after then
+    local group = new_group(record.after)
+    park_in_group(group, id, message, step)
+    resolve_group(group.name)
+  else
+    redis.call('LPUSH', list, message)
+    queues[queue] = true
+  end
   return 'queued'
 end
 

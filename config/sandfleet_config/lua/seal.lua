@@ -11,4 +11,8 @@ redis.call('HSET', counts, 'sealed', '1')
 if ttl > 0 then
   redis.call('EXPIRE', counts, ttl)
 end
+-- Jobs that wait for the batch start once it is sealed: a sweep checks them now. See after.lua.
+for _, group in ipairs(redis.pcall('SMEMBERS', ARGV[1] .. 'awaited:batch:' .. ARGV[2])) do
+  redis.pcall('ZADD', ARGV[1] .. 'groups', 'XX', 0, group)
+end
 return 1

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
     from sandfleet_config.outcome import Outcome
 
+    from sandfleet.channel.batch_control import BatchControl
     from sandfleet.channel.overview import Overview
     from sandfleet.channel.records import (
         BatchState,
@@ -70,6 +71,11 @@ class Channel(Protocol):
     @property
     def objects(self) -> Objects:
         """The fleet's store: inputs and artifacts."""
+        ...
+
+    @property
+    def control(self) -> BatchControl:
+        """What changes the queued jobs of a batch."""
         ...
 
     @property
@@ -153,6 +159,13 @@ class Channel(Protocol):
 
     def batch_ids(self, name: str) -> list[str]:
         """Return the batch's jobs in the order of their submit."""
+        ...
+
+    def batch_page(self, name: str, position: int, limit: int) -> list[str]:
+        """Return up to `limit` of the batch's jobs from `position` on, in the order of their submit.
+
+        The first jobs leave the list once their outcomes have expired, so the others move forward.
+        """
         ...
 
     def seal(self, name: str) -> None:

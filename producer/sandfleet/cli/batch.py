@@ -1,4 +1,4 @@
-"""``sandfleet batch``: list batches; show, wait for, retry, cancel or forget one."""
+"""``sandfleet batch``: list batches; show, wait for, retry, cancel or forget one. `batch_control` changes its queued jobs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sandfleet.channel.records import CancelState
-from sandfleet.cli import options
+from sandfleet.cli import batch_control, options
 from sandfleet.cli.batch_view import show_as_before, show_batch
 from sandfleet.cli.lists import Categories, Codes, batches, read_filter
 from sandfleet.cli.retry import read_changes, retry_batch
@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="List batches; look at one, wait for it, retry, cancel or forget it.",
+    help="List batches; look at one, wait for it, hold it, retry, cancel or forget it.",
 )
+batch_control.add_commands(app)
 Name = Annotated[str, typer.Argument(metavar="NAME")]
 
 

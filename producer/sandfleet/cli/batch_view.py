@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from sandfleet_config.codes import ErrorCode
 
+from sandfleet.cli.batch_control import limit_lines
 from sandfleet.cli.lists import BATCHES, batch_fields, job_fields
 from sandfleet.cli.rows import Form, format_age, format_duration, print_rows
 from sandfleet.cli.show import print_lines, print_summary, safe_line
@@ -30,7 +31,7 @@ def show_batch(batch: Batch, form: Form) -> None:
     summary = batch.summary()
     match form:
         case Form.TABLE | Form.WIDE:
-            print_lines(_summary_lines(summary))
+            print_lines([*_summary_lines(summary), *limit_lines(batch)])
             print_summary(
                 {code: summary.codes[code.value] for code in ErrorCode if code.value in summary.codes}, is_output=True
             )

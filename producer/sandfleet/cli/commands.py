@@ -15,14 +15,14 @@ from typing import Annotated
 
 import typer
 from sandfleet_config.command_line import describe_usage_error, is_help
-from sandfleet_config.errors import SandboxError
+from sandfleet_config.errors import RequestError, SandboxError
 from sandfleet_config.queues import check_queue
 from sandfleet_config.settings import SettingsInvalid
 from sandfleet_config.store.protocol import StoreError
 
 from sandfleet.cli import batch as batch_commands
 from sandfleet.cli import dead as dead_commands
-from sandfleet.cli import exits, options
+from sandfleet.cli import exits, limits, options
 from sandfleet.cli import lists as list_commands
 from sandfleet.cli import run as typed
 from sandfleet.cli import store as store_commands
@@ -112,38 +112,50 @@ def submit(
     wait: Annotated[bool, typer.Option("--wait", help="Wait for all of them, then sum up.")] = False,
     out: options.Out = None,
     batch: Annotated[str | None, typer.Option(help="A name for all of them.")] = None,
+    max_failures: limits.MaxFailures = None,
+    fail_fast: limits.FailFast = False,
+    at_most: limits.AtMost = None,
+    deadline: limits.Deadline = None,
+    on_stop: limits.OnStop = "keep",
+    after: limits.After = None,
+    after_batch: limits.AfterBatch = None,
     queue: options.Queue = None,
     priority: options.Priority = None,
-    require: options.LineRequires = None,
+    require: options.RequiresOfLines = None,
     file_option: options.Files = None,
     artifact: options.Artifacts = None,
-    save: options.SaveEach = None,
+    save: options.SaveAll = None,
     idempotent: options.Idempotent = False,
-    has_ids: Annotated[
-        bool, typer.Option("--ids", help="Print the job ids; done by itself without --batch and --wait.")
-    ] = False,
+    has_ids: options.Ids = False,
     is_quiet: options.Quiet = False,
     is_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, with the ids.")] = False,
 ) -> None:
     """Queue a file of jobs; the whole file is checked before the first is queued."""
     from sandfleet.cli.submit import SpecSource, SubmitOptions, read_specs, submit_specs
 
-    for name, is_wrong, told in (
-        ("--out", out is not None and not wait, "needs --wait"),
-        ("--idempotent", idempotent and not batch, "needs --batch"),
-        ("--save", save is not None and not wait, "needs --wait"),
-        ("--ids", has_ids and out == "-", "stdout has the outcomes (--out -)"),
-    ):
-        if is_wrong:
-            raise typer.BadParameter(told, param_hint=name)
-    how = SubmitOptions(batch, _check_queue(queue), idempotent, has_ids, is_quiet, save)
+    _refuse_alone(wait, "--wait", **{"--out": out, "--save": save})
+    _refuse_alone(batch, "--batch", **{"--idempotent": idempotent or None})
+    if has_ids and out == "-":
+        raise typer.BadParameter("stdout has the outcomes (--out -)", param_hint="--ids")
+    bounds = limits.read_limits(
+        batch, on_stop, max_failures=max_failures, fail_fast=fail_fast, at_most=at_most, deadline=deadline
+    )
+    how = SubmitOptions(batch, _check_queue(queue), idempotent, has_ids, is_quiet, save, bounds)
     with Fleet() as fleet:
         requires = typed.read_labels(require or [], "--require") or None
-        defaults = typed.drop_unset(priority=priority, requires=requires)
+        awaited = limits.read_after(after, after_batch)
+        defaults = typed.drop_unset(priority=priority, requires=requires, after=awaited)
         specs = read_specs(fleet, SpecSource(file, defaults, file_option or (), artifact or ()))
         if not specs:
             raise typer.Exit(exits.USAGE)
         raise typer.Exit(submit_specs(fleet, specs, how, is_waited=wait, out=out, is_json=is_json))
+
+
+def _refuse_alone(needed: object, name: str, **given: object) -> None:
+    """Refuse the options that were `given` without the one that they need."""
+    for option, value in given.items():
+        if value is not None and not needed:
+            raise typer.BadParameter(f"needs {name}", param_hint=option)
 
 
 def _check_queue(name: str | None) -> str | None:
@@ -236,6 +248,9 @@ def main(argv: list[str] | None = None) -> int:
             print(error.format_message(), file=sys.stderr)
             return exits.USAGE
         note(describe_usage_error(error, OTHER_OPTIONS))
+        return usage
+    except RequestError as error:  # what was typed, or what it names, cannot be
+        note(str(error))
         return usage
     except SandboxError as error:
         note(str(error))

@@ -25,8 +25,11 @@ Labels: TypeAlias = Annotated[list[str] | None, typer.Option("--label", "-l", he
 Requires: TypeAlias = Annotated[
     list[str] | None, typer.Option(help="A label that the host must have, key=value; repeatable.")
 ]
-LineRequires: TypeAlias = Annotated[
-    list[str] | None, typer.Option("--require", help="As of run, for lines without `requires`; repeatable.")
+RequiresOfLines: TypeAlias = Annotated[
+    list[str] | None, typer.Option(help="As of run, for lines without `requires`; repeatable.")
+]
+SaveAll: TypeAlias = Annotated[
+    str | None, typer.Option(metavar="FOLDER", help="Save each job's artifacts in FOLDER/ID; needs --wait.")
 ]
 Writable: TypeAlias = Annotated[bool, typer.Option("--writable", help="A writable root file system.")]
 MaxOutput: TypeAlias = Annotated[str | None, typer.Option(help="Bytes kept a stream, such as 1MiB; default 64KiB.")]
@@ -49,11 +52,11 @@ DatasetNames: TypeAlias = Annotated[
     typer.Option("--dataset", metavar="NAME", help="A dataset of the host, read-only in /data/NAME; repeatable."),
 ]
 Save: TypeAlias = Annotated[str | None, typer.Option(metavar="FOLDER", help="Save the artifacts there.")]
-SaveEach: TypeAlias = Annotated[
-    str | None, typer.Option("--save", metavar="FOLDER", help="Save each job's artifacts in FOLDER/ID; needs --wait.")
-]
 Idempotent: TypeAlias = Annotated[
     bool, typer.Option("--idempotent", help="Queue only what an earlier call with this file and --batch did not.")
+]
+Ids: TypeAlias = Annotated[
+    bool, typer.Option("--ids", help="Print the job ids; done by itself without --batch and --wait.")
 ]
 Overwrite: TypeAlias = Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")]
 Queue: TypeAlias = Annotated[str | None, typer.Option(help="The queue; default SANDFLEET_QUEUE. Queues take turns.")]

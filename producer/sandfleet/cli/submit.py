@@ -23,6 +23,7 @@ from sandfleet.errors import FleetError, JobUnknown
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from sandfleet_config.batch_limits import BatchLimits
     from sandfleet_config.codes import ErrorCode
     from sandfleet_config.spec import SandboxSpec
 
@@ -42,6 +43,13 @@ class SubmitOptions:
     is_quiet: bool = False
     save: str | None = None
     """The folder for artifacts, those of each job in one of its own."""
+    limits: BatchLimits | None = None
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The arguments of `Fleet.submit_chunks`."""
+        idempotent = self.is_idempotent
+        return {"batch": self.batch, "queue": self.queue, "limits": self.limits, "idempotent": idempotent}
 
 
 @dataclass(frozen=True)
@@ -98,9 +106,7 @@ def submit_specs(
     saver = Saver(fleet, SaveOptions(options.save))
     with open_results(out, saver.take) as results:  # opened first: what cannot be written stops the submit
         try:
-            for jobs in fleet.submit_chunks(
-                specs, batch=options.batch, queue=options.queue, idempotent=options.is_idempotent
-            ):
+            for jobs in fleet.submit_chunks(specs, **options.arguments):
                 handles |= dict.fromkeys(jobs)
                 if not is_json and (options.has_ids or not (is_waited or options.batch)):
                     print("\n".join(job.id for job in jobs), flush=True)

@@ -69,6 +69,9 @@ class JobChecker:
                 new_spec({**dict(parsed), "idempotency_key": key})  # raises the contract's own error
         self._check_memory("resources.memory_bytes", parsed.resources.memory_bytes)
         self._check_memory("retry_with.memory_bytes", parsed.retry_with.memory_bytes)
+        if self._batch is not None and self._batch in parsed.after.batches:
+            message = f"a job of batch {self._batch} cannot wait for its own batch"
+            raise SpecInvalid.of(f"after.batches: {message}", errors=[{"field": "after.batches", "message": message}])
         return CheckedJob(parsed, key)
 
     def _check_memory(self, field: str, memory_bytes: int) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections import Counter
 from typing import TYPE_CHECKING
 
 from sandfleet_config.codes import ErrorCode
@@ -14,18 +12,17 @@ from sandfleet.channel.capacity import new_queue_full
 from sandfleet.channel.ended_in_queue import new_ending
 from sandfleet.channel.overview import NextRun
 from sandfleet.channel.records import (
-    BatchState,
     CancelState,
     DeadLetter,
     ExpiryCheck,
     JobRecord,
-    NewEntries,
     RunState,
     SubmitState,
     Submitted,
 )
 from sandfleet.errors import JobUnknown
-from sandfleet.testing.fake_dead_letters import FakeDeadLetters
+from sandfleet.testing.fake_batches import FakeBatches
+from sandfleet.testing.fake_control import FakeControl
 from sandfleet.testing.fake_job import Ending, FakeJob, Handler, call_handler, new_outcome
 from sandfleet.testing.fake_overview import FakeOverview
 from sandfleet.testing.fake_store import FakeStore
@@ -40,24 +37,23 @@ if TYPE_CHECKING:
     from sandfleet.channel.waker import Waker
 
 
-class FakeChannel:
+class FakeChannel(FakeBatches):
     """Keeps jobs in memory.
 
     The handler ends each as it is submitted, after as many attempts as its spec allows.
     """
 
     def __init__(self, handler: Handler, max_queued: int = 0) -> None:
+        super().__init__()
         self._handler = handler
         self._max_queued = max_queued
-        self._lock = threading.RLock()
-        self._jobs: dict[str, FakeJob] = {}
-        self._keys: dict[str, str] = {}
-        self._entries: dict[int, tuple[str, int]] = {}
-        """Ended jobs of all batches, as (job id, run) by number."""
         self._ended = 0
-        self._sealed: set[str] = set()
         self._watches = FakeWatches()
-        self._dead = FakeDeadLetters()
+        self._waiting: dict[str, None] = {}
+        """Jobs that may not start yet, in the order of their submit."""
+        self._is_starting = False
+        self._changes = 0
+        self.control = FakeControl(self._jobs, self._sealed, self._start_waiting)
         self.overview = FakeOverview(self._lock, self._jobs, self._sealed, self._dead, self._execute_again)
         self.store = FakeStore()
         self.objects = self.store.new_objects()
@@ -66,12 +62,15 @@ class FakeChannel:
         """Add jobs, and call the handler for each new one."""
         with self._lock:
             self._check_capacity(jobs, queue, wanted)
+            for job in jobs:
+                self.control.refuse(job)
             found = [self._add(job, queue) for job in jobs]
             new = [submitted.job_id for submitted in found if submitted.state is SubmitState.NEW]
             if new:
                 self._sealed.discard(jobs[0].batch or "")
-        for job_id in new:
-            self._execute(job_id)
+        started = [self._start(job_id) for job_id in new]
+        if not all(started):
+            self._start_waiting()
         return found
 
     def publish_chunks(
@@ -102,6 +101,45 @@ class FakeChannel:
             return Submitted(SubmitState.SAME if is_here else SubmitState.ELSEWHERE, job_id)
         return Submitted(SubmitState.CONFLICT if key in self._keys else SubmitState.EXISTS, job_id)
 
+    def _start_waiting(self) -> None:
+        """Start each job that may start; the end of one may let another start, or stop its batch."""
+        with self._lock:
+            self._changes += 1
+            if self._is_starting or not self._waiting:
+                return
+            self._is_starting = True
+        try:
+            is_done = False
+            while not is_done:
+                seen = self._changes
+                started = sum(self._start(job_id) for job_id in list(self._waiting))
+                with self._lock:
+                    is_done = not started and seen == self._changes
+                    self._is_starting = not is_done
+        except BaseException:
+            self._is_starting = False
+            raise
+
+    def _start(self, job_id: str) -> bool:
+        """Start a job or end it; return False if it goes on waiting."""
+        with self._lock:
+            job = self._jobs.get(job_id)
+            if job is None or job.outcome is not None or job.is_started:
+                self._waiting.pop(job_id, None)
+                return False
+            ended = self.control.find_end(job)
+            if ended is None and self.control.must_wait(job):
+                self._waiting[job_id] = None
+                return False
+            job.is_started = True
+            self._waiting.pop(job_id, None)
+        if ended is None:
+            self._execute(job_id)
+        else:
+            outcome = new_ending(ended[0], job_id, job.new_record(), ())
+            self.finish(job_id, outcome.model_copy(update={"message": ended[1]}))
+        return True
+
     def _execute(self, job_id: str) -> None:
         self.finish(job_id, *call_handler(self._handler, self._jobs[job_id].encoded, self.store))
 
@@ -128,7 +166,9 @@ class FakeChannel:
             self._entries[self._ended] = (job_id, job.run)
             if attempts and outcome.code in job.encoded.spec.retry_on:
                 self._dead.add(job, outcome, attempts)
+            self.control.note_end(job, outcome.code)
             self._watches.notify(job_id)
+        self._start_waiting()
 
     def outcomes(self, job_ids: Sequence[str]) -> list[Outcome | None]:
         """Return the outcomes of the newest runs."""
@@ -150,7 +190,7 @@ class FakeChannel:
         """Return the jobs' records."""
         with self._lock:
             found = [self._jobs.get(job_id) for job_id in job_ids]
-            return [job.new_record() if job else None for job in found]
+            return [self.control.new_record(job) if job else None for job in found]
 
     def explain_no_claims(self) -> str:
         """Return the empty string: no Redis can be full."""
@@ -199,47 +239,6 @@ class FakeChannel:
         """Wake the waker when a job of the batch ends."""
         return self._watches.add(lambda job_id: self._jobs[job_id].encoded.batch == name, waker)
 
-    def read_batch(self, name: str, cursor: str = "", limit: int = 0) -> BatchState:
-        """Count the batch's jobs, and list its ended ones."""
-        with self._lock:
-            members = self.batch_ids(name)
-            ended = [outcome for job_id in members if (outcome := self._jobs[job_id].outcome) is not None]
-            is_member = frozenset(members).__contains__
-            numbers = [number for number, (job_id, _) in self._entries.items() if is_member(job_id)]
-            start = int(cursor.partition("-")[0]) if cursor else 0
-            shown = [number for number in numbers if number > start][:limit] if cursor else []
-            last = (shown or [start])[-1] if cursor else max(numbers, default=0)
-            codes = Counter(outcome.code.value for outcome in ended)
-            entries = [self._entries[number] for number in shown]
-            return BatchState(len(members), len(ended), codes, name in self._sealed, entries, f"{last}-0")
-
-    def ended_chunks(self, name: str, cursor: str) -> Iterator[NewEntries]:
-        """List the batch's ended jobs after `cursor`."""
-        state = self.read_batch(name, cursor, len(self._entries))
-        yield NewEntries(state.entries, state.cursor)
-
-    def batch_ids(self, name: str) -> list[str]:
-        """Return the batch's jobs in the order of their submit."""
-        with self._lock:
-            return [job_id for job_id, job in self._jobs.items() if job.encoded.batch == name]
-
-    def seal(self, name: str) -> None:
-        """Record that all jobs of the batch have been submitted."""
-        with self._lock:
-            self._sealed.add(name)
-
-    def forget_batch(self, name: str) -> Iterator[tuple[int, int]]:
-        """Delete the batch's ended jobs."""
-        with self._lock:
-            ids = self.batch_ids(name)
-            ended = [job_id for job_id in ids if self._jobs[job_id].outcome is not None]
-            self._dead.purge(ended)
-            for job_id in ended:
-                self._keys.pop(self._jobs[job_id].encoded.key, None)
-                del self._jobs[job_id]
-            self._entries = {number: entry for number, entry in self._entries.items() if entry[0] in self._jobs}
-        yield len(ended), len(ids) - len(ended)
-
     def dead_letters(self, limit: int) -> list[DeadLetter]:
         """Return the newest dead letters."""
         with self._lock:
@@ -261,8 +260,9 @@ class FakeChannel:
 
     def _execute_again(self, job_id: str) -> None:
         with self._lock:
+            self._jobs[job_id].is_started = False
             self._entries = {number: entry for number, entry in self._entries.items() if entry[0] != job_id}
-        self._execute(job_id)
+        self._start(job_id)
 
     def purge_dead(self, job_ids: Sequence[str] | None) -> int:
         """Delete dead letters."""

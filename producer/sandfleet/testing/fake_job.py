@@ -49,6 +49,8 @@ class FakeJob:
     queued: float
     outcome: Outcome | None = None
     ended: float = 0.0
+    is_started: bool = False
+    """Whether the handler was called."""
     run: int = 1
     earlier: dict[int, Outcome] = field(default_factory=dict[int, Outcome])
 

@@ -14,10 +14,11 @@ local prefix, owner, claim, id, mode, code = ARGV[1], ARGV[2], ARGV[3], ARGV[4],
 local WAKE_TTL, SETTLED_TTL, DUPLICATES_TTL = 3600, 86400, 7 * 86400
 local delay, avoid, avoid_ms = tonumber(ARGV[7]), ARGV[8], tonumber(ARGV[9])
 -- include: prelude
+-- include: parked
 local job = prefix .. 'job:' .. id
 local claims = prefix .. 'claims:' .. owner
 
-local facts = redis.call('HMGET', job, 'queue', 'step', 'attempts', 'flag', 'expires', 'state', 'suspect_until', 'submitted')
+local facts = redis.call('HMGET', job, 'queue', 'step', 'attempts', 'flag', 'expires', 'state', 'suspect_until', 'submitted', 'batch')
 -- A record that was deleted meanwhile names no queue: the job goes to the default one.
 local queue, step, attempts = facts[1] or 'sandfleet', facts[2] or '0', facts[3] or ''
 local list_key = prefix .. queue .. (step == '0' and '' or '\6\22' .. step)
@@ -98,6 +99,16 @@ if expires > 0 then
 end
 if avoid ~= '' then
   redis.call('HSET', job, 'avoid', avoid, 'avoid_until', now + delay + avoid_ms)
+end
+local limits = facts[9] and facts[9] ~= '' and read_limits(facts[9]) or nil
+if limits then
+  check_deadline(limits)
+  if limits.stopped then
+    park_in_batch(limits, id, message, step, limits.stopped)
+    return 1
+  elseif not limits.at_most then -- else it keeps its place
+    free_place(limits, id)
+  end
 end
 local is_delayed = false
 if delay > 0 then
