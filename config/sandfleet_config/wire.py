@@ -209,15 +209,8 @@ def encode_delivery(priority: int, queue_ttl: float, max_attempts: int, retry_on
 
 def encode_batch_fields(spec: SandboxSpec) -> str:
     """Return the fields of contract 5 as part of a JSON object, without defaults; empty if the spec uses none."""
-    after = f',"after":{encode_after(spec)}' if spec.after else ""
-    return (
-        f'{after},"retry_with":{spec.retry_with.model_dump_json(exclude_defaults=True)}' if spec.retry_with else after
-    )
-
-
-def encode_after(spec: SandboxSpec) -> str:
-    """Return the field `after` as JSON without defaults; empty if the job waits for nothing."""
-    return spec.after.model_dump_json(exclude_defaults=True) if spec.after else ""
+    fields = (("after", spec.after), ("retry_with", spec.retry_with))
+    return "".join(f',"{name}":{value.model_dump_json(exclude_defaults=True)}' for name, value in fields if value)
 
 
 def decode_job(text: object, max_bytes: int = MAX_SPEC_BYTES) -> JobRequest:

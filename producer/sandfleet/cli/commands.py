@@ -135,8 +135,7 @@ def submit(
 
     _refuse_alone(wait, "--wait", **{"--out": out, "--save": save})
     _refuse_alone(batch, "--batch", **{"--idempotent": idempotent or None})
-    if has_ids and out == "-":
-        raise typer.BadParameter("stdout has the outcomes (--out -)", param_hint="--ids")
+    _refuse_alone(out != "-", "another --out than -", **{"--ids": has_ids or None})
     bounds = limits.read_limits(
         batch, on_stop, max_failures=max_failures, fail_fast=fail_fast, at_most=at_most, deadline=deadline
     )
@@ -146,8 +145,6 @@ def submit(
         awaited = limits.read_after(after, after_batch)
         defaults = typed.drop_unset(priority=priority, requires=requires, after=awaited)
         specs = read_specs(fleet, SpecSource(file, defaults, file_option or (), artifact or ()))
-        if not specs:
-            raise typer.Exit(exits.USAGE)
         raise typer.Exit(submit_specs(fleet, specs, how, is_waited=wait, out=out, is_json=is_json))
 
 

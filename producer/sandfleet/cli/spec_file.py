@@ -5,11 +5,9 @@ from __future__ import annotations
 from itertools import islice
 from typing import TYPE_CHECKING
 
-import typer
 from sandfleet_config.errors import SpecInvalid
 from sandfleet_config.fingerprint import spec_sha256
 
-from sandfleet.cli.exits import USAGE
 from sandfleet.cli.jsonl import read_lines
 from sandfleet.cli.submit import SpecSource, read_specs
 
@@ -33,8 +31,6 @@ class SpecFile:
         """
         self._name = name
         specs = read_specs(fleet, SpecSource(name, {}))
-        if not specs:
-            raise typer.Exit(USAGE)
         self._order = [spec_sha256(spec) for spec in specs]
         self._specs = dict(zip(self._order, specs, strict=True))
         self._missing: JobFacts | None = None

@@ -13,7 +13,7 @@ import typer
 from sandfleet_config.errors import SpecInvalid
 
 from sandfleet.cli.artifacts import SaveOptions, Saver
-from sandfleet.cli.exits import INTERRUPTED, SOME_NOT_OK
+from sandfleet.cli.exits import INTERRUPTED, SOME_NOT_OK, USAGE
 from sandfleet.cli.files import LineFiles, LocalFiles
 from sandfleet.cli.jsonl import STDIN, parse_specs, read_ids, read_lines
 from sandfleet.cli.show import note
@@ -68,14 +68,15 @@ class SpecSource:
 def read_specs(fleet: Fleet, source: SpecSource) -> list[SandboxSpec]:
     """Read a file of jobs, and upload the large files that its lines name once all lines are checked.
 
-    Return the empty list if nothing can be queued; stderr says why.
+    Raises:
+        typer.Exit: it has faults, or no jobs; stderr says which.
     """
     name, local = source.name, LocalFiles()
     try:
         common = local.add_options(source.files)
     except SpecInvalid as error:
         note(f"nothing was queued: {error.message}")
-        return []
+        raise typer.Exit(USAGE) from None
     folder = Path() if name == STDIN else Path(name).parent
     files = LineFiles(local, folder, common, source.artifacts)
     specs, faults = parse_specs(read_lines(name), fleet.settings.max_spec_bytes, source.defaults, files)
@@ -84,11 +85,11 @@ def read_specs(fleet: Fleet, source: SpecSource) -> list[SandboxSpec]:
     if faults:
         bad = len({fault.number for fault in faults})
         note(f"nothing was queued: {bad} of {bad + len(specs)} lines are faulty")
-        return []
-    if not specs:
+    elif not specs:
         note(f"nothing was queued: {'stdin' if name == STDIN else name} has no jobs")
-    else:
-        local.upload(fleet)
+    if faults or not specs:
+        raise typer.Exit(USAGE)
+    local.upload(fleet)
     return specs
 
 

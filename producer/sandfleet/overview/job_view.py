@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from sandfleet_config.advice import find_advice
@@ -66,7 +66,9 @@ def read_view(channel: Channel, job_id: str) -> JobView | None:
         return JobView(facts, outcome)
     if facts.state != "queued":
         return JobView(facts)
-    return JobView(facts, None, channel.overview.find_queued(facts), channel.explain_no_claims())
+    (record,) = channel.records([job_id])  # it knows the limits of the job's batch
+    known = facts if record is None else replace(facts, why=record.why, why_at=record.why_at)
+    return JobView(known, None, channel.overview.find_queued(facts), channel.explain_no_claims())
 
 
 def _facts_of(outcome: Outcome) -> JobFacts:
