@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from cli_fleet import new_use
 from rich.console import Console
-from sandfleet import ErrorCode, Outcome, SandboxSpec
+from sandfleet import BatchLimits, ErrorCode, Outcome, SandboxSpec
 from sandfleet.cli import main
 from sandfleet.cli.progress import Progress, Rate
 from sandfleet.cli.rows import format_duration
@@ -200,3 +200,12 @@ def test_the_view_of_a_wait_has_counts_rate_time_left_and_failures() -> None:
         assert lines[3].rstrip() == r"failed last: seed-19\x1b[31m TIMEOUT   seed-9\x1b[31m TIMEOUT"
         assert len(lines) == 4
         assert max(map(len, lines)) <= width
+
+
+def test_a_retry_lifts_the_stop_of_its_batch(monkeypatch: pytest.MonkeyPatch, capfd: Capture) -> None:
+    fleet = new_use(monkeypatch)(run_as_labelled)
+    specs = [SandboxSpec(image="x", labels={"code": code}) for code in ("TIMEOUT", "OK", "OK")]
+    fleet.submit_many(specs, batch="b", limits=BatchLimits(fail_fast=True))
+    assert fleet.batch("b").codes == {"TIMEOUT": 1, "CANCELLED": 2}
+    assert printed(capfd, "batch", "retry", "b", "--code", "CANCELLED") == "2 queued\n"
+    assert fleet.batch("b").codes == {"TIMEOUT": 1, "OK": 2}

@@ -261,6 +261,7 @@ class FakeChannel(FakeBatches):
     def _execute_again(self, job_id: str) -> None:
         with self._lock:
             self._jobs[job_id].is_started = False
+            self.control.lift_stop(self._jobs[job_id].encoded.batch)
             self._entries = {number: entry for number, entry in self._entries.items() if entry[0] != job_id}
         self._start(job_id)
 
