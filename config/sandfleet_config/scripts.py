@@ -26,7 +26,8 @@ Keys, all under `KEY_PREFIX`:
     spec:<id>       the message of a job whose newest run did not end OK, whole, so that a person can run it again: with env
                     and stdin. Lives as long as the outcome; never shown
     specs           sorted set: bytes and id of each kept message -> when it expires (ms). specs_sum: hash, with bytes, of
-                    all of them (256 MiB at most, the oldest are dropped first), and dropped, how many were dropped early
+                    all of them (256 MiB at most, 16 MiB in a Redis that is 80 % full; the oldest are dropped first), and
+                    dropped, how many were dropped early or not kept
     idem:<key>      the job id of an idempotency key
     cancel:<id>     the cancel mark of a job
     batch:<name>    list of a batch's job ids, in the order of submit

@@ -150,6 +150,23 @@ def test_the_oldest_specs_go_first_and_are_counted(client: Any, fleet: Fleet, le
     assert (result.queued, result.not_kept) == (1, 1)
 
 
+def test_in_a_redis_that_is_almost_full_few_specs_are_kept(
+    client: Any, fleet: Fleet, ledger: Ledger, jobs: list[Job]
+) -> None:
+    client.hset(SUM, "bytes", 16 << 20)
+    submit(fleet, 2)
+    maximum = client.config_get("maxmemory")["maxmemory"]
+    try:
+        client.config_set("maxmemory", int(client.info("memory")["used_memory"] / 0.85))
+        last = end(ledger, ErrorCode.TIMEOUT).job_id
+    finally:
+        client.config_set("maxmemory", maximum)
+    assert client.get(spec_key(last)) is None
+    assert client.get(spec_key(jobs[1].id)) is not None, "those that are kept stay"
+    assert fleet._channel.overview.count_dropped_specs() == 1
+    assert client.get(spec_key(end(ledger, ErrorCode.TIMEOUT).job_id)) is not None
+
+
 def test_a_job_that_ended_ok_does_not_run_again(fleet: Fleet, jobs: list[Job]) -> None:
     assert fleet._channel.start_runs([(jobs[0].id, 1)]) == [RunState.NO_MESSAGE]
 

@@ -6,6 +6,7 @@
 -- specs_sum   hash: bytes, of all kept messages; dropped, the number of those that were dropped early
 local MAX_SPEC_BYTES, SPEC_OVERHEAD = 268435456, 256 -- of all; and of each for its keys
 local MAX_SPECS_DROPPED = 500 -- in one call
+local FREE_SPEC_BYTES, MAX_USED = 16777216, 0.8 -- more of them only while Redis's memory is not so full
 local specs_key, specs_sum = prefix .. 'specs', prefix .. 'specs_sum'
 
 local function take_spec(member)
@@ -27,13 +28,23 @@ local function drop_spec(id)
   end
 end
 
+-- Whether Redis is so full that kept specs would take the place of jobs.
+local function is_almost_full()
+  local told = try('INFO', 'memory')
+  local used, most = (told or ''):match('used_memory:(%d+)'), (told or ''):match('maxmemory:(%d+)')
+  return used and most and tonumber(most) > 0 and used / most > MAX_USED
+end
+
 -- Frees space for `size` more bytes: forgets what has expired, then drops the oldest. Returns whether it fits.
 local function make_space(size)
   for _, member in ipairs(try('ZRANGEBYSCORE', specs_key, '-inf', now, 'LIMIT', 0, MAX_SPECS_DROPPED) or {}) do
     take_spec(member)
   end
-  for _ = 1, MAX_SPECS_DROPPED do
-    if (tonumber(try('HGET', specs_sum, 'bytes') or 0) or 0) + size + SPEC_OVERHEAD <= MAX_SPEC_BYTES then
+  for at = 1, MAX_SPECS_DROPPED do
+    local bytes = (tonumber(try('HGET', specs_sum, 'bytes') or 0) or 0) + size + SPEC_OVERHEAD
+    if at == 1 and bytes > FREE_SPEC_BYTES and is_almost_full() then
+      return false
+    elseif bytes <= MAX_SPEC_BYTES then
       return true
     end
     local oldest = (try('ZRANGE', specs_key, 0, 0) or {})[1]
