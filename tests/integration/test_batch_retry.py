@@ -117,6 +117,21 @@ def test_a_retry_changes_specs(client: Any, fleet: Fleet, ledger: Ledger, jobs: 
     assert header["timelimit"] == [65.0, 60.0]
 
 
+def test_a_job_that_cannot_be_changed_does_not_run(client: Any, fleet: Fleet, jobs: list[Job]) -> None:
+    client.set(spec_key(jobs[2].id), b"no message of a job", ex=60)
+    result = fleet.batch("b").retry(codes=["TIMEOUT"], changes={"timeout": 60})
+    assert (result.queued, result.not_kept) == (0, 1)
+    assert jobs[2].is_done
+
+
+def test_ends_that_an_old_worker_recorded_are_found(client: Any, fleet: Fleet, jobs: list[Job]) -> None:
+    client.hdel(job_key(jobs[2].id), "end_entry")
+    client.delete(f"{KEY_PREFIX}ends:b", f"{KEY_PREFIX}counts:b")
+    for job in (jobs[0], jobs[1], jobs[3]):
+        client.hdel(job_key(job.id), "end_entry")
+    assert fleet.batch("b").plan_retry().total == 3
+
+
 def test_what_was_cancelled_in_the_queue_runs_again(client: Any, fleet: Fleet, ledger: Ledger) -> None:
     """Its message is in the queue behind others; it is found there, or was kept when it left the queue."""
     fleet.submit(SandboxSpec(image="x", command=["other"]))

@@ -78,6 +78,7 @@ class RedisOverview:
 
     def ended_pages(self, name: str) -> Iterator[list[EndedJob]]:
         """Read the stream of ends page by page, up to the entry that is its newest now."""
+        self._import_ends(name)
         newest = self._read_newest(name, 1)
         after, last = "-", newest[0][0] if newest else ""
         while last:
@@ -87,6 +88,13 @@ class RedisOverview:
             if len(page) < PAGE_JOBS:
                 return
             after = f"({page[-1][0]}"
+
+    def _import_ends(self, name: str) -> None:
+        """Bring the stream up to date with what workers of an older release recorded."""
+        script = self._connections.script(read_script("read_batch"))
+        with self._connections.guard():
+            while script(args=[KEY_PREFIX, name, "", 0])[4]:
+                pass
 
     def _read_ends(self, name: str, after: str, last: str) -> list[tuple[str, EndedJob]]:
         with self._connections.guard():

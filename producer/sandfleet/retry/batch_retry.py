@@ -152,13 +152,16 @@ class BatchRetry:
             return self._overview.start_runs([NextRun(ended.job_id, ended.run) for ended in page])
         specs = self._read_specs(page)
         queues = {job.job_id: job.queue for job in self._overview.facts(list(specs)) if job is not None}
-        runs = [
-            NextRun(ended.job_id, ended.run, self._changer.encode(ended.job_id, specs[ended.job_id]), queue)
-            if (queue := queues.get(ended.job_id, "")) and ended.job_id in specs
-            else NextRun(ended.job_id, ended.run)
+        runs = {
+            ended.job_id: NextRun(
+                ended.job_id, ended.run, self._changer.encode(ended.job_id, specs[ended.job_id]), queues[ended.job_id]
+            )
             for ended in page
-        ]
-        return self._overview.start_runs(runs)
+            if ended.job_id in specs and queues.get(ended.job_id)
+        }
+        # A job that cannot be changed does not run: as it was, nobody asked for it.
+        states = dict(zip(runs, self._overview.start_runs(list(runs.values())), strict=True))
+        return [states.get(ended.job_id, RunState.NO_MESSAGE) for ended in page]
 
     def _pages(self) -> Iterator[list[EndedJob]]:
         """Yield the ends of the jobs that match, some hundred at a time."""
