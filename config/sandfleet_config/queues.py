@@ -16,6 +16,9 @@ QUEUE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
 RESERVED_QUEUES = frozenset(
     (
         "queues",
+        "batches",
+        "specs",
+        "specs_sum",
         "wake",
         "owners",
         "hosts",
@@ -78,6 +81,11 @@ def job_key(job_id: str) -> str:
 def dead_key(job_id: str) -> str:
     """Return the key of a dead letter."""
     return f"{KEY_PREFIX}dead:{job_id}"
+
+
+def spec_key(job_id: str) -> str:
+    """Return the key of the kept message of a job whose newest run did not end OK."""
+    return f"{KEY_PREFIX}spec:{job_id}"
 
 
 def batch_key(name: str) -> str:

@@ -15,6 +15,7 @@ from sandfleet.collect.polling import split
 from sandfleet.collect.stream import BatchStream
 from sandfleet.files.artifacts import BatchArtifacts
 from sandfleet.job import Job
+from sandfleet.retry.batch_overview import BatchOverview
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -33,7 +34,7 @@ class Forgotten(NamedTuple):
     kept: int
 
 
-class Batch:
+class Batch(BatchOverview):
     """A handle of one batch; cheap to make, safe for concurrent use."""
 
     def __init__(self, name: str, channel: Channel) -> None:

@@ -57,9 +57,11 @@ class CountingLedger(Ledger):
             raise Dead
         self._decisions_left -= 1
 
-    def retry(self, claim: Claim, code: ErrorCode, delay_seconds: float = 0.0, avoid_host: str = "") -> bool:
+    def retry(
+        self, claim: Claim, code: ErrorCode, delay_seconds: float = 0.0, avoid_host: str = "", needs: str = ""
+    ) -> bool:
         self._die_in_time()
-        is_ours = super().retry(claim, code, delay_seconds, avoid_host)
+        is_ours = super().retry(claim, code, delay_seconds, avoid_host, needs)
         self.decided.append((claim.job_id, is_ours))
         return is_ours
 

@@ -80,7 +80,7 @@ def test_hold_release_priority_and_limit(use: Use, jobs: str, capfd: Capture) ->
     fleet = use(fail)
     fleet.submit(SandboxSpec(image="x"), batch="b")
     assert main(["batch", "hold", "b"]) == 0
-    assert main(["submit", jobs, "--batch", "b"]) == 0
+    assert main(["submit", jobs, "--batch", "b", "--ids"]) == 0
     ids = capfd.readouterr().out.splitlines()[1:]
     assert main(["show", ids[0]]) == 0
     assert "batch b is held: sandfleet batch release b" in capfd.readouterr().out

@@ -1,5 +1,5 @@
 -- Record the end of a job's run, once: the outcome, the end in its batch, the dead letter; delete the
--- claim, and give all keys of the job a TTL.
+-- claim, and give all keys of the job a TTL. Keep the message of a run that did not end OK.
 --
 -- ARGV: prefix, owner, claim id, job id, code, result (Celery's record as JSON), TTL of the result in s,
 --       reason of the dead letter ("": none), TTL of dead letters in s, message for the dead letter if
@@ -25,7 +25,8 @@ local function is_memory_full()
   local reply = redis.pcall('ZADD', prefix .. 'owners', 'XX', 0, '')
   return type(reply) == 'table' and reply.err ~= nil and reply.err:find('OOM', 1, true) ~= nil
 end
-if ARGV[11] == 'droppable' and is_memory_full() then
+local is_full = (ARGV[11] == 'droppable' or code ~= 'OK') and is_memory_full()
+if is_full and ARGV[11] == 'droppable' then
   return -1
 end
 
@@ -33,6 +34,7 @@ end
 -- include: image_digest
 -- include: parked
 -- include: after
+-- include: kept_specs
 local facts = redis.pcall('HMGET', job, 'state', 'claim', 'owner', 'batch', 'key', 'attempts', 'flag', 'ended_by', 'run', 'parked',
   'awaited')
 local is_record_wrong = facts.err ~= nil
@@ -45,6 +47,7 @@ if owner == '' then
   if facts[1] ~= 'queued' then
     return 0
   end
+  message = try('HGET', job, 'message') or '' -- while it waits for another attempt; else it is in the queue
 else
   message = try('HGET', claims, claim)
   -- HDEL comes first: at maxmemory Redis refuses a write that may need memory only as the first write of
@@ -90,6 +93,13 @@ if owner ~= '' and facts[7] == 'start' and attempts ~= '' then
 end
 redis.call('HSET', job, 'state', 'ended', 'code', code, 'ended', now, 'ended_by', claim)
 redis.call('HDEL', job, 'message', 'claim', 'owner', 'flag')
+if code ~= 'OK' and message ~= '' then
+  if not is_full then
+    keep_spec(id, message, ttl)
+  end
+elseif owner == '' then
+  redis.call('HSET', job, 'in_queue', '1') -- its message: whoever takes it off the queue keeps it
+end
 redis.call('EXPIRE', job, ttl)
 try('ZREM', prefix .. 'delayed', id)
 if facts[10] then

@@ -220,6 +220,7 @@ if is_any_new then
     redis.call('HDEL', keys.counts, 'sealed')
     drop_forgotten(keys, 2 * #members + 4, true) -- more than the batch grows by
     expire_batch(keys, BATCH_TTL)
+    list_batch(batch)
   end
   if limits then
     redis.call('EXPIRE', limits.key, PARKED_TTL)

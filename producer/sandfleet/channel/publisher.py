@@ -9,7 +9,6 @@ from redis.exceptions import NoScriptError, OutOfMemoryError
 from sandfleet_config.errors import SpecInvalid
 from sandfleet_config.queues import KEY_PREFIX
 from sandfleet_config.scripts import read_script, step_of
-from sandfleet_config.wire import encode_after
 
 from sandfleet.channel.capacity import new_queue_full
 from sandfleet.channel.message import new_messages
@@ -119,7 +118,7 @@ class Publisher:
 
 
 def _encode_after(spec: SandboxSpec) -> str:
-    return f" {encode_after(spec)}" if spec.after else ""
+    return f" {spec.after.model_dump_json(exclude_defaults=True)}" if spec.after else ""
 
 
 def new_unknown_after(target: str) -> SpecInvalid:

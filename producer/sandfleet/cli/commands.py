@@ -1,4 +1,4 @@
-"""The ``sandfleet`` command: ``run submit show wait artifacts cancel batch dead store``.
+"""The ``sandfleet`` command: ``run submit show wait artifacts cancel jobs batches batch dead store``.
 
 Exit codes of ``run``: the program's own; 124 timeout; 125 our failure or bad usage (as docker); 126
 not executable; 127 not found; 128+N signal; 137 out of memory; 130 cancelled. Exit codes of the
@@ -8,7 +8,6 @@ the fleet is out of reach; 130 Ctrl-C.
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
 from importlib.metadata import version
@@ -24,6 +23,7 @@ from sandfleet_config.store.protocol import StoreError
 from sandfleet.cli import batch as batch_commands
 from sandfleet.cli import dead as dead_commands
 from sandfleet.cli import exits, limits, options
+from sandfleet.cli import lists as list_commands
 from sandfleet.cli import run as typed
 from sandfleet.cli import store as store_commands
 from sandfleet.cli.hints import OTHER_OPTIONS
@@ -42,6 +42,8 @@ app = typer.Typer(
 app.add_typer(batch_commands.app, name="batch")
 app.add_typer(dead_commands.app, name="dead")
 app.add_typer(store_commands.app, name="store")
+app.command()(list_commands.batches)
+app.command()(list_commands.jobs)
 
 
 def _print_version(is_wanted: bool) -> None:  # noqa: FBT001  typer calls it
@@ -129,24 +131,25 @@ def submit(
     artifact: options.Artifacts = None,
     save: options.SaveAll = None,
     idempotent: options.Idempotent = False,
-    is_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of ids.")] = False,
+    has_ids: options.Ids = False,
+    is_quiet: options.Quiet = False,
+    is_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, with the ids.")] = False,
 ) -> None:
-    """Queue a file of jobs; the whole file is checked before the first is queued. Prints job ids, one a line."""
+    """Queue a file of jobs; the whole file is checked before the first is queued."""
     from sandfleet.cli.submit import SpecSource, SubmitOptions, read_specs, submit_specs
 
     _refuse_alone(wait, "--wait", **{"--out": out, "--save": save})
     _refuse_alone(batch, "--batch", **{"--idempotent": idempotent or None})
+    _refuse_alone(out != "-", "another --out than -", **{"--ids": has_ids or None})
     bounds = limits.read_limits(
         batch, on_stop, max_failures=max_failures, fail_fast=fail_fast, at_most=at_most, deadline=deadline
     )
-    how = SubmitOptions(batch=batch, queue=_check_queue(queue), is_idempotent=idempotent, save=save, limits=bounds)
+    how = SubmitOptions(batch, _check_queue(queue), idempotent, has_ids, is_quiet, save, bounds)
     with Fleet() as fleet:
         requires = typed.read_labels(require or [], "--require") or None
         awaited = limits.read_after(after, after_batch)
         defaults = typed.drop_unset(priority=priority, requires=requires, after=awaited)
         specs = read_specs(fleet, SpecSource(file, defaults, file_option or (), artifact or ()))
-        if not specs:
-            raise typer.Exit(exits.USAGE)
         raise typer.Exit(submit_specs(fleet, specs, how, is_waited=wait, out=out, is_json=is_json))
 
 
@@ -170,12 +173,14 @@ def wait(
     file: Annotated[str | None, typer.Option(help="Job ids, one a line; - is stdin.")] = None,
     out: options.Out = None,
     timeout: options.WaitTimeout = None,
+    *,
+    is_quiet: options.Quiet = False,
 ) -> None:
     """Wait for jobs and sum up; exits 1 if any was not OK. Ctrl-C only stops waiting."""
     from sandfleet.cli.submit import wait_for
 
     with Fleet() as fleet:
-        raise typer.Exit(wait_for(fleet, job_ids or [], file=file, out=out, timeout=timeout))
+        raise typer.Exit(wait_for(fleet, job_ids or [], file=file, out=out, timeout=timeout, is_quiet=is_quiet))
 
 
 @app.command()
@@ -183,28 +188,15 @@ def show(
     job_id: Annotated[str, typer.Argument(metavar="ID")],
     *,
     run: Annotated[int | None, typer.Option(min=1, help="An earlier run of a job that was run again.")] = None,
-    is_json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")] = False,
+    is_json: Annotated[
+        bool, typer.Option("--json", help="Print its facts as JSON, if it has ended its outcome.")
+    ] = False,
 ) -> None:
-    """Show a job: its newest run's outcome and output if that has ended."""
-    from sandfleet.cli.show import file_lines, outcome_lines, print_lines, print_stream, record_lines
+    """Show a job, ended or not: where it is, why it waits, its runs, its outcome and output, and what to do next."""
+    from sandfleet.cli.job_view import show_job
 
     with Fleet() as fleet:
-        job = fleet.job(job_id)
-        if run is not None or job.is_done:
-            outcome = job.outcome(None if run is None else 0, run=run)
-            if is_json:
-                print(json.dumps(outcome.to_json(), indent=2))
-                return
-            print_lines([*outcome_lines(outcome), *file_lines(fleet.record(job_id), outcome)])
-            print_stream("stdout", outcome.stdout)
-            print_stream("stderr", outcome.stderr)
-        elif (record := fleet.record(job_id)) is not None:
-            if is_json:
-                print(json.dumps({"job_id": job_id, "code": None, **record.model_dump()}, indent=2))
-                return
-            print_lines([*record_lines(job_id, record), *file_lines(record)])
-            if record.state == "queued" and (why := fleet.explain_no_claims()):
-                print_lines([("waits", why)])
+        show_job(fleet, job_id, run, is_json=is_json)
 
 
 @app.command()

@@ -10,6 +10,7 @@ from sandfleet_config.outcome import Attempt, Outcome
 
 from sandfleet.channel.capacity import new_queue_full
 from sandfleet.channel.ended_in_queue import new_ending
+from sandfleet.channel.overview import NextRun
 from sandfleet.channel.records import (
     CancelState,
     DeadLetter,
@@ -23,6 +24,7 @@ from sandfleet.errors import JobUnknown
 from sandfleet.testing.fake_batches import FakeBatches
 from sandfleet.testing.fake_control import FakeControl
 from sandfleet.testing.fake_job import Ending, FakeJob, Handler, call_handler, new_outcome
+from sandfleet.testing.fake_overview import FakeOverview
 from sandfleet.testing.fake_store import FakeStore
 from sandfleet.testing.fake_watches import FakeWatch, FakeWatches
 
@@ -52,6 +54,7 @@ class FakeChannel(FakeBatches):
         self._is_starting = False
         self._changes = 0
         self.control = FakeControl(self._jobs, self._sealed, self._start_waiting)
+        self.overview = FakeOverview(self._lock, self._jobs, self._sealed, self._dead, self._execute_again)
         self.store = FakeStore()
         self.objects = self.store.new_objects()
 
@@ -158,6 +161,7 @@ class FakeChannel(FakeBatches):
             if attempts and not outcome.attempts:
                 outcome = outcome.model_copy(update={"attempts": attempts})
             job.outcome = outcome = outcome.model_copy(update={"run": job.run})
+            job.ended = time.time()
             self._ended += 1
             self._entries[self._ended] = (job_id, job.run)
             if attempts and outcome.code in job.encoded.spec.retry_on:
@@ -252,22 +256,14 @@ class FakeChannel(FakeBatches):
 
     def start_runs(self, runs: Sequence[tuple[str, int]], *, resolves_images: bool = False) -> list[RunState]:  # noqa: ARG002  no images here
         """Start the next run of each job: call the handler again."""
-        return [self._start_run(job_id, run) for job_id, run in runs]
+        return self.overview.start_runs([NextRun(*run) for run in runs])
 
-    def _start_run(self, job_id: str, run: int) -> RunState:
+    def _execute_again(self, job_id: str) -> None:
         with self._lock:
-            job = self._jobs.get(job_id)
-            if job is None:
-                return RunState.UNKNOWN
-            if job.outcome is None or job.run != run:
-                return RunState.LATER
-            if not self._dead.remove(job_id):
-                return RunState.NO_MESSAGE
-            job.earlier[run] = job.outcome
-            job.outcome, job.queued, job.run, job.is_started = None, time.time(), run + 1, False
+            self._jobs[job_id].is_started = False
+            self.control.lift_stop(self._jobs[job_id].encoded.batch)
             self._entries = {number: entry for number, entry in self._entries.items() if entry[0] != job_id}
         self._start(job_id)
-        return RunState.QUEUED
 
     def purge_dead(self, job_ids: Sequence[str] | None) -> int:
         """Delete dead letters."""

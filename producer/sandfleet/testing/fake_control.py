@@ -71,6 +71,12 @@ class FakeControl:
         self._start_waiting()
         return len(waiting)
 
+    def lift_stop(self, name: str | None) -> None:
+        """End the stop of a batch, since one of its jobs has a next run; failures are counted anew."""
+        state = self._find(name) if name is not None else None
+        if state is not None and state.stopped:
+            state.stop_code, state.stopped, state.failures = None, "", 0
+
     def set_priority(self, name: str, priority: int) -> int:
         """Count the jobs that wait: all of them start in the order of their submit here."""
         assert 0 <= priority <= LAST_PRIORITY

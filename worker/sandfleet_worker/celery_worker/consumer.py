@@ -144,6 +144,7 @@ class SandboxConsumer(Consumer):
         if job_message is None:
             msg = "the claim's script let a message without a usable id through"
             raise RuntimeError(msg)
+        job_message = job_message.raised(claim.attempts)
         if claim.flag is Flag.START and self._put_back(claim, job_message):
             return
         if job_message.refusal is not None and claim.flag is Flag.START:

@@ -96,7 +96,7 @@ class ClaimCalls:
                     self.end_drained_attempt(claim)
                 return self.finish(claim, how.outcome, how.faults, how.dead_letter_reason)
             case Retry():
-                return self.retry(claim, how.code, how.delay_seconds, how.avoid_host)
+                return self.retry(claim, how.code, how.delay_seconds, how.avoid_host, how.needs)
             case Release():
                 return self.release(claim)
             case GiveBack():
@@ -192,9 +192,12 @@ class ClaimCalls:
                 self.drop_stale_dead()
         return answer
 
-    def retry(self, claim: Claim, code: ErrorCode, delay_seconds: float = 0.0, avoid_host: str = "") -> bool:
-        """End this attempt with `code` and queue the job for the next."""
-        return self._requeue(claim, "retry", code=code, delay_seconds=delay_seconds, avoid_host=avoid_host)
+    def retry(
+        self, claim: Claim, code: ErrorCode, delay_seconds: float = 0.0, avoid_host: str = "", needs: str = ""
+    ) -> bool:
+        """End this attempt with `code` and queue the job for the next, which has other `needs` if they are given."""
+        raised = ("", needs) if needs else ()
+        return self._requeue(claim, "retry", *raised, code=code, delay_seconds=delay_seconds, avoid_host=avoid_host)
 
     def release(self, claim: Claim) -> bool:
         """Queue a job again that has started: its attempt is recorded, not charged."""
@@ -218,7 +221,7 @@ class ClaimCalls:
         delay_seconds: float = 0.0,
         avoid_host: str = "",
     ) -> bool:
-        """Call the script; `put_back` are the arguments that only the mode "putback" has."""
+        """Call the script; `put_back` are the arguments of the mode "putback", the first two also of "retry"."""
         what = (self._identity.owner, claim.claim_id, claim.job_id, mode, code.value)
         when = (round(delay_seconds * 1000), avoid_host, round(AVOID_SECONDS * 1000))
         return bool(self._call("requeue", *what, *when, claim.message, *put_back))

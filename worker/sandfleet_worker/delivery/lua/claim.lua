@@ -87,6 +87,7 @@ end
 
 -- include: unusable
 -- include: obstacles
+-- include: kept_specs
 
 -- Returns the limits of a batch, and why none of its jobs may start; both nil where there is nothing.
 local bars = {}
@@ -124,6 +125,7 @@ local function take(queue, step, message, is_first_short)
   if state == 'ended' or redis.call('EXISTS', prefix .. 'celery-task-meta-' .. id) == 1 then
     if code == 'CANCELLED' or code == 'EXPIRED' then
       discarded = discarded + 1 -- it was ended in the queue, and its message had to stay there until now
+      keep_ended(id, message)
       return nil
     end
     return drop(id, 'ended already')

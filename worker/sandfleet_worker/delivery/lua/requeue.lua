@@ -2,7 +2,8 @@
 --
 -- ARGV: prefix, owner, claim id, job id, mode, code, delay in ms, host to avoid ("" none), for how long in ms, message;
 --       of mode "putback" also why (a text for people), what the job needs (JSON, "" where it is not known), and its queue_ttl
---       in ms, which its record does not have where a stock producer sent it
+--       in ms, which its record does not have where a stock producer sent it; of mode "retry", optional, also "" and what the
+--       next attempt needs
 -- An attempt that goes on ends with `code`: mode "retry" charges it to the job, "release" does not. In the modes "free" and "putback"
 -- the job has not started, and there was none; "putback" says why. An attempt that has ended stays as it is.
 -- Time in the queue is counted over all its waits: that of a run is not in it, and it does not start anew.
@@ -76,7 +77,9 @@ if claim:sub(1, 6) ~= 'taken-' and (mode == 'retry' or mode == 'release' and now
 end
 
 local expires = tonumber(facts[5]) or 0
-if mode == 'putback' then
+if mode == 'retry' and (ARGV[12] or '') ~= '' then
+  redis.call('HSET', job, 'needs', ARGV[12]) -- of the next attempt, whose limits are raised
+elseif mode == 'putback' then
   redis.call('HSET', job, 'why', ARGV[11], 'why_at', now)
   if avoid ~= '' then -- it has tried to start it, whatever it said that it has
     redis.call('HSET', job, 'refused_by', (redis.call('HGET', job, 'refused_by') or '') .. owner .. ' ')
