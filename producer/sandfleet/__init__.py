@@ -46,7 +46,7 @@ from sandfleet_config.settings import Settings, SettingsInvalid
 from sandfleet_config.spec import OutputSpec, Payload, ResourceSpec, SandboxSpec, SecuritySpec
 
 from sandfleet.batch import Batch
-from sandfleet.channel.records import BatchCounts, CancelState, DeadLetter, JobRecord
+from sandfleet.channel.records import BatchCounts, BatchState, CancelState, DeadLetter, JobRecord
 from sandfleet.channel.waker import CancelSignal
 from sandfleet.collect.stream import BatchStream, OutcomeStream
 from sandfleet.dead_letters import DeadLetters
@@ -59,7 +59,9 @@ from sandfleet.errors import (
     IdempotencyConflict,
     JobExists,
     JobUnknown,
+    PackageMissing,
     QueueFull,
+    ResultsNotWritten,
     ResultTimeout,
 )
 from sandfleet.execute.backend import Backend, Config
@@ -69,6 +71,9 @@ from sandfleet.files.artifacts import BatchArtifacts, JobArtifacts
 from sandfleet.files.reference import FileRef
 from sandfleet.fleet import Fleet
 from sandfleet.job import CancelResult, Job
+from sandfleet.results.columns import ColumnUnknown
+from sandfleet.results.table import Written
+from sandfleet.submit.mapping import MapStream
 
 __all__ = [
     "ERROR_CLASSES",
@@ -80,6 +85,7 @@ __all__ = [
     "Batch",
     "BatchArtifacts",
     "BatchCounts",
+    "BatchState",
     "BatchStream",
     "BatchUnknown",
     "CancelResult",
@@ -88,6 +94,7 @@ __all__ = [
     "Cancelled",
     "Category",
     "ClientNotConfigured",
+    "ColumnUnknown",
     "CommandNotExecutable",
     "CommandNotFound",
     "Config",
@@ -128,11 +135,13 @@ __all__ = [
     "LimitError",
     "LimitsEnforced",
     "Logger",
+    "MapStream",
     "OutOfMemory",
     "Outcome",
     "OutcomeStream",
     "OutputLimit",
     "OutputSpec",
+    "PackageMissing",
     "Payload",
     "PidsLimit",
     "ProgramError",
@@ -141,6 +150,7 @@ __all__ = [
     "ResourceLimit",
     "ResourceSpec",
     "ResultTimeout",
+    "ResultsNotWritten",
     "RunResult",
     "SandboxCreationFailed",
     "SandboxError",
@@ -162,4 +172,5 @@ __all__ = [
     "UserInvalid",
     "WorkerLost",
     "WorkingDirInvalid",
+    "Written",
 ]

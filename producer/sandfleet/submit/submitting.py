@@ -12,7 +12,8 @@ from sandfleet.submit.check import JobChecker
 from sandfleet.submit.contents import Contents
 from sandfleet.submit.encode import JobEncoder
 from sandfleet.submit.required import RequiredObjects
-from sandfleet.submit.submission import Submission
+from sandfleet.submit.submission import Submission, add_jobs
+from sandfleet.threads import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Mapping
@@ -58,6 +59,8 @@ class Submitting:
         """
         return self._new_submission(batch, queue).submit_one(spec, job_id)
 
+    submit_async = in_thread(submit)
+
     def submit_many(
         self,
         specs: Iterable[SandboxSpec | Mapping[str, Any]],
@@ -93,7 +96,7 @@ class Submitting:
                 if on_progress is not None:
                     on_progress(len(jobs))
         except (FleetError, RequestError) as error:
-            _add_jobs(error, jobs)
+            add_jobs(error, jobs)
             raise
         return jobs
 
@@ -118,7 +121,7 @@ class Submitting:
                 if on_progress is not None:
                     on_progress(len(jobs))
         except (FleetError, RequestError) as error:
-            _add_jobs(error, jobs)
+            add_jobs(error, jobs)
             raise
         return jobs
 
@@ -147,7 +150,3 @@ class Submitting:
         encoder = JobEncoder(batch, self.settings.max_spec_bytes, contents)
         required = RequiredObjects(contents, lambda: self._channel.objects, self.settings.result_ttl_seconds)
         return Submission(self._channel, checker, encoder, required, queue=name, batch=batch)
-
-
-def _add_jobs(error: FleetError | RequestError, jobs: Iterable[Job]) -> None:
-    error.job_ids = tuple(dict.fromkeys([*(job.id for job in jobs), *error.job_ids]))
