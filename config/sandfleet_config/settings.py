@@ -236,6 +236,7 @@ class WorkerSettings(Settings, HostSettings):
         le=4096,
         description="Sandboxes at once on this host, all its workers together.",
     )
+    waiting_jobs: int = Field(default=8, ge=0, le=4096, description="More jobs that wait for an image or for files.")
     memory_budget_bytes: Bytes = Field(
         default=0,
         description="Memory that the jobs of this host may use together, by their limits; 0: found, less than the host has.",

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from pydantic import SecretStr
 from sandfleet import ErrorCode, Fleet, Outcome, Settings
+from sandfleet_config.queues import KEY_PREFIX
+from sandfleet_config.scripts import DEAD_TTL_SECONDS
 from sandfleet_config.store.folder import FolderStore
+from sandfleet_config.store.garbage import collect_garbage
+from sandfleet_config.store.protocol import UNUSED_SECONDS
 from sandfleet_config.store.references import References
 from sandfleet_config.store_settings import StoreSettings
 from waiting import wait_until
@@ -53,6 +58,10 @@ class Place:
     def run(self, script: str, timeout_seconds: float = 60, **fields: Any) -> Outcome:
         spec = {"image": "busybox", "command": ["sh", "-c", script], "timeout": 20, **fields}
         return self.fleet.submit(spec).outcome(timeout=timeout_seconds)
+
+    def find_object(self, sha256: str) -> Path:
+        (path,) = self.folder.rglob(sha256)
+        return path
 
     def find_spooled(self) -> list[Path]:
         return [path for path in (self.stage.state / "spool").rglob("*") if path.is_file()]
@@ -119,7 +128,7 @@ def test_a_missing_and_an_altered_object_are_refused_and_named(place: Place) -> 
         for name in (lost, altered)
     ]
     place.store.delete(lost)
-    (path,) = list(place.folder.rglob(altered))
+    path = place.find_object(altered)
     path.chmod(0o600)
     path.write_bytes(b"lie!")
 
@@ -154,6 +163,15 @@ def test_a_store_that_is_down_makes_a_job_wait_and_then_says_so(place: Place) ->
     assert place.find_spooled() == []
 
 
+def test_a_job_whose_image_is_not_here_gets_no_files(place: Place) -> None:
+    name = place.put(b"data")
+    job = place.fleet.submit({"image": "not-here", "files": [{"path": "x", "sha256": name}], "timeout": 20})
+    worker = place.start()
+
+    assert job.outcome(timeout=60).code is ErrorCode.IMAGE_NOT_FOUND
+    assert "action=object_fetched" not in worker.log
+
+
 def test_a_job_that_waits_for_the_store_starts_when_it_is_back(place: Place) -> None:
     name = place.put(b"data")
     spec = {"image": "busybox", "command": ["cat", "x"], "timeout": 20, "files": [{"path": "x", "sha256": name}]}
@@ -172,9 +190,60 @@ def test_a_job_that_waits_for_the_store_starts_when_it_is_back(place: Place) -> 
     assert [attempt.charged for attempt in outcome.attempts] == [True]
 
 
+def test_other_jobs_run_while_as_many_as_may_run_at_once_wait_for_the_store(place: Place) -> None:
+    specs = [
+        {
+            "image": "busybox",
+            "command": ["cat", "x"],
+            "timeout": 20,
+            "files": [{"path": "x", "sha256": place.put(data)}],
+        }
+        for data in (b"one", b"two")
+    ]
+    jobs = place.fleet.submit_many(specs)
+    away = place.folder.with_name("away")
+    place.folder.rename(away)
+    place.folder.write_text("no folder")
+    place.start(2, SANDFLEET_STORE__DEADLINE_SECONDS="60")
+
+    wait_until(lambda: {_state(place, job.id) for job in jobs} == {b"waiting"}, 20, "both wait")
+    outcomes = [place.run("echo beside", timeout_seconds=20) for _ in range(3)]
+
+    assert [outcome.stdout.text for outcome in outcomes] == ["beside\n"] * 3
+    assert {_state(place, job.id) for job in jobs} == {b"waiting"}
+    place.folder.unlink()
+    away.rename(place.folder)
+    assert [job.outcome(timeout=60).stdout.text for job in jobs] == ["one", "two"]
+
+
 def _state(place: Place, job_id: str) -> bytes:
     client: Any = place.stage.redis
     return bytes(client.hget(f"sandfleet:job:{job_id}", "state") or b"")
+
+
+def test_what_a_job_uses_is_kept_for_its_later_runs_however_long_ago_it_was_submitted(place: Place) -> None:
+    kept, lost = place.put(b"kept"), place.put(b"lost")
+    names = [{"path": "x", "sha256": kept}]
+    jobs = [
+        place.fleet.submit({"image": "busybox", "command": ["cat", "x"], "timeout": 20, "files": names}),
+        place.fleet.submit(
+            {"image": "busybox", "max_attempts": 1, "files": [*names, {"path": "y", "sha256": lost}], "timeout": 20}
+        ),
+    ]
+    place.store.delete(lost)
+    client: Any = place.stage.redis
+    long_ago = time.time() - 2 * UNUSED_SECONDS
+    client.zadd(f"{KEY_PREFIX}store:refs", {kept: round(long_ago * 1000)})
+    os.utime(place.find_object(kept), (long_ago, long_ago))
+
+    place.start(1)
+    assert jobs[0].outcome(timeout=60).code is ErrorCode.OK
+    assert jobs[1].outcome(timeout=60).code is ErrorCode.STORE_UNAVAILABLE, "and it is a dead letter"
+
+    assert collect_garbage(client, place.store).objects == 0
+    assert place.read(kept) == b"kept"
+    seconds_kept = client.zscore(f"{KEY_PREFIX}store:refs", kept) / 1000 - time.time()
+    assert seconds_kept == pytest.approx(DEAD_TTL_SECONDS, abs=600), "a person may queue the dead letter again"
 
 
 def test_output_past_its_cap_goes_to_the_store_up_to_a_ceiling(place: Place) -> None:

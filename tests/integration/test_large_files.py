@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 import s3_server
+from bad_servers import SlowServer, run_old_server
 from pydantic import SecretStr
 from sampling import Sampling
 from sandfleet import ErrorCode, Fleet, Settings
@@ -27,6 +28,8 @@ IS_LARGE = bool(os.environ.get("TEST_STORE_LARGE"))
 MIB = 1 << 20
 SHARED_BYTES, SHARING_JOBS = (100_000_000, 1000) if IS_LARGE else (10_000_000, 30)
 FILE_BYTES, FILE_JOBS = (64 * MIB, 100) if IS_LARGE else (16 * MIB, 12)
+STOP_SECONDS = 12.0
+"""Within this time a worker with `drain_seconds` of 1 has stopped, on a machine that is busy."""
 FLAT_BYTES = 48 * MIB
 """How much a worker may grow while files of any size pass through it."""
 
@@ -158,3 +161,45 @@ def test_a_server_that_is_killed_during_a_batch_loses_nothing_silently(bucket: B
     for outcome in outcomes:
         size = sum(len(part) for part in bucket.store.read(outcome.artifacts[0].sha256))
         assert size == outcome.artifacts[0].size > 2 * MIB
+
+
+@pytest.fixture
+def slow(stage: Stage, bucket: Bucket) -> Iterator[tuple[Worker, list[str]]]:
+    """A worker that reaches the bucket over a slow network, and the transfers that it has begun."""
+    with run_old_server(bucket.server.port, SlowServer) as (port, seen):
+        env = server_env(bucket.server) | {"SANDFLEET_STORE__ENDPOINT": f"http://127.0.0.1:{port}"}
+        worker = stage.start(1, **env, SANDFLEET_DRAIN_SECONDS="1", SANDFLEET_STORE__TIMEOUT_SECONDS="60")
+        worker.wait_ready()
+        yield worker, seen.passed
+
+
+def test_a_worker_that_stops_does_not_wait_for_a_slow_upload(bucket: Bucket, slow: tuple[Worker, list[str]]) -> None:
+    worker, passed = slow
+    script = "head -c 20000000 /dev/zero > out; echo said"
+    (job,) = bucket.submit_many([{"command": ["sh", "-c", script], "artifacts": ["out"]}])
+    wait_until(lambda: "slow PUT" in passed, 30, "the upload has begun")
+
+    began = time.monotonic()
+    assert worker.stop() == 0
+    assert time.monotonic() - began < STOP_SECONDS
+
+    outcome = job.outcome(timeout=10)
+    assert (outcome.code, outcome.stdout.text) == (ErrorCode.OK, "said\n"), "the program has ended"
+    assert "the worker stopped during the upload" in str(outcome.artifacts_lost)
+
+
+def test_a_worker_that_stops_does_not_wait_for_a_slow_fetch(
+    bucket: Bucket, slow: tuple[Worker, list[str]], tmp_path: Any
+) -> None:
+    worker, passed = slow
+    (tmp_path / "in").write_bytes(bytes(20_000_000))
+    name = bucket.put(tmp_path / "in")
+    (job,) = bucket.submit_many([{"command": ["true"], "files": [{"path": "x", "sha256": name}]}])
+    wait_until(lambda: "slow GET" in passed, 30, "the fetch has begun")
+
+    began = time.monotonic()
+    assert worker.stop() == 0
+    assert time.monotonic() - began < STOP_SECONDS
+    client: Any = bucket.stage.redis
+    assert client.hget(f"sandfleet:job:{job.id}", "state") == b"queued"
+    job.cancel()

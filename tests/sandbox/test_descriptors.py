@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from sandfleet_config.settings import HostSettings
 
 BOOTS = 2 * (os.cpu_count() or 1)
+WAITING = 8
+"""The default of `SANDFLEET_WAITING_JOBS`."""
 HARD = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 
 
@@ -55,7 +57,7 @@ def codes_of(told: dict[str, Any]) -> list[str]:
 
 
 def test_a_low_soft_limit_is_raised(limited: Limited) -> None:
-    need = DescriptorNeed(64, BOOTS, 128)
+    need = DescriptorNeed(64, BOOTS, 128, WAITING)
     told, log = limited((256, HARD), concurrency=64, warm=128)
     assert codes_of(told) == ["OK", "OK"]
     assert told["soft"] >= need.total
@@ -74,19 +76,19 @@ def test_the_usual_soft_limit_is_enough_for_64_jobs_at_once_and_128_spares(limit
 
 
 def test_fewer_spares_are_booted_under_a_low_hard_limit(limited: Limited) -> None:
-    limit = DescriptorNeed(2, BOOTS, 3).total
+    limit = DescriptorNeed(2, BOOTS, 3, WAITING).total
     told, log = limited((limit, limit), warm=64, is_filled=True)
     assert codes_of(told) == ["OK"] * 3
     assert 0 < told["spares"] < 64
     state, detail, _ = told["finding"]
     assert state == "tip", "it works, with fewer of them"
     assert f"{told['spares']} sandboxes are booted ahead instead of 64" in detail
-    assert str(DescriptorNeed(2, BOOTS, 64).total) in log
+    assert str(DescriptorNeed(2, BOOTS, 64, WAITING).total) in log
     assert "Too many open files" not in log
 
 
 def test_a_limit_that_is_too_low_is_refused_with_the_number(limited: Limited) -> None:
-    need = DescriptorNeed(64, BOOTS, 0).total
+    need = DescriptorNeed(64, BOOTS, 0, WAITING).total
     told, _ = limited((512, 512), concurrency=64, warm=64)
     state, detail, fix = told["finding"]
     assert state == "failed"
@@ -96,7 +98,7 @@ def test_a_limit_that_is_too_low_is_refused_with_the_number(limited: Limited) ->
 
 
 def test_as_many_run_as_the_limit_was_computed_for(limited: Limited) -> None:
-    limit = DescriptorNeed(24, BOOTS, 0).total
+    limit = DescriptorNeed(24, BOOTS, 0, WAITING).total
     told, _ = limited((limit, limit), concurrency=24, jobs=24, is_held=True, command=["sleep", "200"])
     assert codes_of(told) == ["CANCELLED"] * 24, told["endings"]
 

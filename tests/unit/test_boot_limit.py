@@ -40,7 +40,8 @@ class Hooks(NoHooks):
         self._error = error
 
     @contextmanager
-    def waiting(self, why: str) -> Iterator[None]:
+    def waiting(self, why: str, *, is_remote: bool = False) -> Iterator[None]:
+        assert not is_remote
         self.waits.append(why)
         yield
         if self._error:

@@ -66,6 +66,56 @@ def test_a_slot_is_lent_only_while_its_job_waits_and_freed_once() -> None:
     assert late.released == 1, "the job is gone"
 
 
+def hold_more(held: HeldClaims, name: str) -> Claim:
+    claim = replace(CLAIM, claim_id=name, job_id=name)
+    assert held.take_capacity(0)
+    held.add(claim, FakeSlot())  # type: ignore[arg-type]
+    return claim
+
+
+def test_a_job_that_waits_long_for_another_host_does_not_count_until_it_goes_on() -> None:
+    held = HeldClaims(2, waiting_limit=2)
+    waiting = [hold_more(held, "a"), hold_more(held, "b")]
+    assert not held.take_capacity(0)
+    for claim in waiting:
+        held.wait(claim, is_remote=True)
+        assert not held.take_capacity(0), "a short wait changes nothing"
+        held.give_back_slot(claim)
+        held.give_back_slot(claim)
+        hold_more(held, f"beside-{claim.job_id}")
+    assert not held.take_capacity(0)
+    running = held.claims()[-1]
+    held.wait(running, is_remote=True)
+    held.give_back_slot(running)
+    assert not held.take_capacity(0), "no more than waiting_limit wait beside those that count"
+
+    assert held.end_wait(waiting[0])
+    assert not held.take_back_capacity(waiting[0], 0)
+    held.remove(running)
+    assert not held.take_capacity(0), "the place is kept for the job whose wait is over"
+    assert held.take_back_capacity(waiting[0], 0)
+    assert held.take_back_capacity(waiting[0], 0), "once"
+    held.end_wait(waiting[1])
+    held.remove(waiting[1])
+    held.remove(waiting[0])
+    assert held.take_capacity(0)
+    assert not held.take_capacity(0)
+    assert held.take_back_capacity(waiting[1], 0), "a job that is gone needs none"
+
+
+def test_a_wait_for_something_of_this_host_counts_on() -> None:
+    held = HeldClaims(1, waiting_limit=2)
+    claim = hold_more(held, "a")
+    held.wait(claim, is_remote=True)
+    held.end_wait(claim)
+    held.wait(claim)
+    held.give_back_slot(claim)
+    assert held.end_wait(claim), "it has given back its slot"
+    assert not held.take_capacity(0)
+    held.remove(claim)
+    assert held.take_capacity(0)
+
+
 def test_a_wait_that_ends_in_time_keeps_the_slot() -> None:
     held, slot = hold()
     held.wait(WAITING)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -15,6 +16,7 @@ from sandfleet_worker.sandbox.start_hooks import NoHooks
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+NO_REFERENCES: Any = SimpleNamespace(keep=lambda *_: None)
 SPEC = SandboxSpec.model_validate({"image": "python", "files": [{"path": "a", "sha256": "a" * 64}]})
 
 
@@ -38,7 +40,7 @@ class SlowCache:
 def test_objects_that_come_too_slowly_end_the_wait_before_the_watchdog_does(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [1000.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
-    fetcher = InputFetcher(cast("Any", SlowCache(clock)), 300.0)
+    fetcher = InputFetcher(cast("Any", SlowCache(clock)), NO_REFERENCES, 300.0)
     with pytest.raises(StoreUnavailable, match="did not come from the store within 3000 s"):
         fetcher.prepare(SPEC, Cancellation(), NoHooks())
     assert clock[0] - 1000.0 <= LONGEST_SECONDS + 60.0
@@ -48,4 +50,4 @@ def test_a_fetch_ends_when_its_job_does() -> None:
     cancel = Cancellation()
     cancel.cancel()
     with pytest.raises(Cancelled):
-        InputFetcher(cast("Any", SlowCache([0.0])), 300.0).prepare(SPEC, cancel, NoHooks())
+        InputFetcher(cast("Any", SlowCache([0.0])), NO_REFERENCES, 300.0).prepare(SPEC, cancel, NoHooks())

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,6 +13,7 @@ from cli_fleet import Binary, end, new_use
 from sandfleet import ErrorCode, FleetUnavailable, Outcome, SandboxSpec, StreamOutput
 from sandfleet.cli import main
 from sandfleet.testing.fake_fleet import FakeFleet
+from sandfleet_config.outcome import StoredObject
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,8 +58,27 @@ def test_run_says_how_much_output_was_cut(use: Use, capfd: Capture) -> None:
     assert main(["run", "--", "x"]) == 0
     assert (
         capfd.readouterr().err
-        == "sandfleet: stdout was cut: 3 bytes of 1000 bytes are kept (see --max-output, --keep)\n"
+        == "sandfleet: stdout was cut: 3 bytes of 1000 bytes are kept (see --max-output, --keep, --store-output)\n"
     )
+
+
+def test_run_prints_what_the_store_has_of_the_output(use: Use, capfd: Capture) -> None:
+    whole = b"line\n" * 1000
+    name = hashlib.sha256(whole).hexdigest()
+    stdout = replace(StreamOutput.of(whole[:10], len(whole)), stored=StoredObject(name, len(whole), "the store"))
+    fleet = use(end(ErrorCode.OK, exit_code=0, stdout=stdout))
+    fleet.store.put_bytes(name, whole)
+    assert main(["run", "--store-output", "--", "x"]) == 0
+    assert capfd.readouterr() == (whole.decode(), "")
+    assert fleet.specs[0].output.store
+
+    fleet.store.delete(name)
+    assert main(["run", "--store-output", "--", "x"]) == 0
+    out, err = capfd.readouterr()
+    assert out == "line\nline\n"
+    assert "sandfleet: stdout: " in err
+    assert name in err
+    assert "10 bytes of 5000 bytes (about 4.9 KiB) are kept" in err
 
 
 def test_run_makes_the_spec_from_its_options(use: Use, monkeypatch: Patch) -> None:
@@ -68,7 +90,7 @@ def test_run_makes_the_spec_from_its_options(use: Use, monkeypatch: Patch) -> No
     )
     options += (
         " --workdir /w --user 5:5 --label name=n --writable --max-output 1KiB --keep tail --on-output-limit kill -i"
-        " --dataset corpus --dataset more"
+        " --store-output --dataset corpus --dataset more"
     )
     assert main([*options.split(), "--", "cmd", "--image", "x"]) == 0
     (spec,) = fleet.specs
@@ -85,7 +107,7 @@ def test_run_makes_the_spec_from_its_options(use: Use, monkeypatch: Patch) -> No
             "labels": {"name": "n"},
             "datasets": [{"name": "corpus"}, {"name": "more"}],
             "stdin": b"\x00in",
-            "output": {"max_bytes": 1024, "keep": "tail", "on_limit": "kill"},
+            "output": {"max_bytes": 1024, "keep": "tail", "on_limit": "kill", "store": True},
         }
     )
 

@@ -22,7 +22,8 @@ from sandfleet import (
     SpecTooLarge,
 )
 from sandfleet.files.local import find_files
-from sandfleet.submit.contents import MAX_INLINE_CHARS
+from sandfleet.submit.contents import MAX_INLINE_CHARS, Contents
+from sandfleet.submit.required import RequiredObjects
 from sandfleet.testing import FakeFleet
 from sandfleet_config.files import Content
 from sandfleet_config.fingerprint import spec_sha256
@@ -92,6 +93,26 @@ def test_the_largest_contents_are_uploaded_until_the_others_fit(fleet: FakeFleet
     assert [file.size for file in sent.files] == [None, sizes[1], None, sizes[3]]
     assert [fleet.read_input(file) for file in sent.files] == [fleet.read_input(file) for file in spec.files]
     assert spec_sha256(sent) == spec_sha256(spec)
+
+
+def test_many_tiny_contents_travel_in_the_spec_beside_a_large_one_that_is_uploaded(fleet: FakeFleet) -> None:
+    tiny = [FileSpec(path=f"t{number}", content=Content(data="t" * 100)) for number in range(1000)]
+    spec = SandboxSpec(image="x", files=[*tiny, FileSpec(path="large", content=Content(data="l" * 2000))])
+    fleet.submit(spec)
+    (sent,) = fleet.specs
+    assert [file.path for file in sent.files if file.content is None] == ["/work/large"]
+
+
+def test_a_spec_that_is_too_large_moves_its_largest_contents_until_it_fits(fleet: FakeFleet) -> None:
+    sizes = [*range(400, 1000), 5000]
+    files = [FileSpec(path=f"f{size}", content=Content(data=f"{size % 10}" * size)) for size in sizes]
+    fleet.submit(SandboxSpec(image="x", files=files, stdin=Payload(data="y" * 3000)))
+    (sent,) = fleet.specs
+    moved = [size for size, file in zip(sizes, sent.files, strict=True) if file.content is None]
+    assert moved == sizes[-len(moved) :], "the largest"
+    assert 150 < len(moved) < 450
+    assert sent.stdin.size == 3000
+    assert fleet.read_input(sent.files[-2]) == b"9" * 999
 
 
 def test_stdin_that_does_not_fit_is_uploaded(fleet: FakeFleet) -> None:
@@ -167,6 +188,20 @@ def test_each_object_is_checked_once_however_many_jobs_share_it(
     assert sorted(names) == sorted([shared.sha256, other.sha256])
     kept = SandboxSpec(image="x").queue_ttl + Settings.model_construct().result_ttl_seconds
     assert kept <= seconds <= kept + 60
+
+
+def test_what_one_submit_remembers_of_its_objects_is_bounded(fleet: FakeFleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sandfleet.submit.required.MAX_KNOWN", 10)
+    required = RequiredObjects(Contents(), lambda: fleet._objects, 60)
+    known: list[int] = []
+    for ref in fleet.upload_many([b"%d" % number for number in range(50)]):
+        required.add(SandboxSpec(image="x", files=[ref.at("a")]))
+        required.send()
+        known.append(len(required._kept_until))
+    assert max(known) == 10
+    required.add(SandboxSpec(image="x", files=[FileRef("0" * 64, 5).at("a")]))
+    with pytest.raises(SpecInvalid, match="has no object"):
+        required.send()
 
 
 def test_a_plain_spec_asks_the_store_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

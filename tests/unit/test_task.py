@@ -41,7 +41,7 @@ class Worker:
         intake = SimpleNamespace(held_claims=held, settle=self._settle, has_other_host=lambda *_: self._has_other_host)
         runner = SimpleNamespace(execute=self._execute)
         task = RunTask()
-        files = SimpleNamespace(prepare=lambda *_: None)  # of a job without any
+        files = SimpleNamespace(prepare=lambda *_: None, keep_for_dead_letter=lambda *_: None)  # of a job without any
         task.host = SimpleNamespace(  # type: ignore[assignment]
             name="h", worker="h.1", intake=intake, slots=None, runner=runner, abilities=self, files=files
         )
@@ -54,11 +54,11 @@ class Worker:
         self.settled.append(how)
         return self._is_ours
 
-    def _execute(self, _: object, *, cancel: object, hooks: Any, transfer: object) -> Any:
+    def _execute(self, _: object, *, cancel: object, hooks: Any, transfer: Any) -> Any:
         assert cancel is self.job.cancellation
-        assert transfer is NO_TRANSFER
         if isinstance(self._ending, Exception):
             raise self._ending
+        assert transfer() is NO_TRANSFER
         hooks.start()
         if self._ending is ErrorCode.WORKER_LOST:
             self.job.cancellation.cancel(ErrorCode.WORKER_LOST, "the worker stops")

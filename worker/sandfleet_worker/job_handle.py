@@ -5,8 +5,6 @@ from __future__ import annotations
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
-from sandfleet_config.codes import ErrorCode
-
 from sandfleet_worker.sandbox.process.cancellation import Cancellation
 
 
@@ -24,7 +22,7 @@ class JobHandle:
     @property
     def is_withdrawn(self) -> bool:
         """Whether the worker took the job back before it was cancelled: it goes back to its queue without an outcome."""
-        return self.cancellation.is_set and self.cancellation.code is ErrorCode.WORKER_LOST
+        return self.cancellation.is_withdrawn
 
 
 _current: ContextVar[JobHandle] = ContextVar("sandfleet_job")

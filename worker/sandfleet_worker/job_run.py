@@ -6,6 +6,7 @@ import contextlib
 import logging
 import time
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sandfleet_config.codes import Category, ErrorCode
@@ -18,6 +19,7 @@ from sandfleet_config.outcome import Outcome, Timing
 from sandfleet_worker.delivery.claim import Flag
 from sandfleet_worker.delivery.settlement import Finish, GiveBack, PutBack, Release, Retry
 from sandfleet_worker.job_start import JobStart
+from sandfleet_worker.sandbox.image.allowed import DigestForbidden
 from sandfleet_worker.sandbox.image.datasets import DatasetMissing, DatasetsUnsupported
 from sandfleet_worker.sandbox.image.finder import PullForbidden
 from sandfleet_worker.sandbox.image.registry.failures import NotInRegistry
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from sandfleet_worker.host import Host
     from sandfleet_worker.job_handle import JobHandle
     from sandfleet_worker.sandbox.policy import Admitted
+    from sandfleet_worker.sandbox.process.packed_job import Transfer
 
 log = logging.getLogger(__name__)
 
@@ -70,8 +73,7 @@ class JobRun:
             limits = self._admit(request.spec).shortened(self._job.soft_seconds, self._job.hard_seconds)
             self._job.cancellation.raise_if_set()
             queued = self._count_queued()
-            self._files = self._host.files.prepare(request.spec, self._job.cancellation, self._start)
-            transfer = self._files.transfer if self._files else NO_TRANSFER
+            transfer = partial(self._open_transfer, request.spec)
             ending = self._host.runner.execute(
                 limits, cancel=self._job.cancellation, hooks=self._start, transfer=transfer
             )
@@ -91,18 +93,30 @@ class JobRun:
             text = f"a fault in sandfleet itself: see the log of worker {self._host.worker}"
             return self._end(ErrorCode.INTERNAL, text)
 
+    def _open_transfer(self, spec: SandboxSpec) -> Transfer:
+        """Have the job's files here; raises as `HostFiles.prepare`."""
+        self._files = self._host.files.prepare(spec, self._job.cancellation, self._start)
+        return self._files.transfer if self._files else NO_TRANSFER
+
     def store_files(self, settlement: Settlement) -> Settlement:
-        """Upload what a job left that ends now, and say in its outcome where it is; never raise."""
-        if self._files is None or not isinstance(settlement, Finish):
+        """Upload what a job left that ends now, and say in its outcome where it is; never raise.
+
+        The store keeps the inputs of a dead letter, which a person may queue again.
+        """
+        if not isinstance(settlement, Finish):
             return settlement
+        outcome, request = settlement.outcome, self._message.request
         try:
-            outcome = self._files.deliver(settlement.outcome)
+            if settlement.dead_letter_reason and request is not None:
+                self._host.files.keep_for_dead_letter(request.spec, self._job.cancellation)
+            if self._files is not None:
+                outcome = self._files.deliver(outcome)
         except Exception:
             # The job has ended, and its end has to be told: no fault of ours may keep it from that.
             extra = {"action": "delivery_failed", "job_id": self._job.job_id}
             log.exception("cannot deliver the files of job %s", self._job.job_id, extra=extra)
             text = f"a fault in sandfleet itself: see the log of worker {self._host.worker}"
-            outcome = settlement.outcome.model_copy(update={"artifacts_lost": text})
+            outcome = outcome.model_copy(update={"artifacts_lost": text} if self._files else {})
         return replace(settlement, outcome=outcome)
 
     def close(self) -> None:
@@ -166,6 +180,8 @@ class JobRun:
                 if request and self._start.pinned:
                     self._needed_image = pin_image(request.spec.image, self._start.pinned)
                 is_elsewhere = True
+            case DigestForbidden():
+                return f"names a digest that {self._host.name} does not allow"
             case DatasetMissing():
                 return f"needs a dataset that {self._host.name} does not have"
             case DatasetsUnsupported():

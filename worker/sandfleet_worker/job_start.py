@@ -10,9 +10,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sandfleet_config.codes import ErrorCode
+from sandfleet_config.errors import ImageInvalid
 from sandfleet_config.messages import CANCELLED
 
 from sandfleet_worker.delivery.claim import Claim, Refused
+from sandfleet_worker.sandbox.image.references import is_digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -26,6 +28,7 @@ log = logging.getLogger(__name__)
 LONG_WAIT_SECONDS = 1.0
 """A job that waits longer gives its slot back."""
 MEMORY_POLL_SECONDS = 0.1
+CANCEL_POLL_SECONDS = 0.1
 TAKEN_OVER = "another worker has taken the job over"
 
 
@@ -46,16 +49,18 @@ class JobStart:
         self.batch = ""
         """The job's batch, whose jobs all run the same digest of a name."""
         self.pinned = ""
-        """The digest that the batch runs for the job's image."""
+        """The digest that the job must run: its batch runs it, or its earlier run had it."""
 
     @contextmanager
-    def waiting(self, why: str) -> Iterator[None]:
+    def waiting(self, why: str, *, is_remote: bool = False) -> Iterator[None]:
         """Wait as a job that has not started; the slot is given back after `LONG_WAIT_SECONDS`, and taken again at the end.
+
+        If it `is_remote`, the worker runs another job meanwhile.
 
         Raises:
             SandboxError: the job was cancelled or withdrawn meanwhile, or another worker has it.
         """
-        self._begin_wait(why)
+        self._begin_wait(why, is_remote=is_remote)
         timer = threading.Timer(LONG_WAIT_SECONDS, self._intake.held_claims.give_back_slot, (self.claim,))
         timer.daemon = True
         with contextlib.suppress(RuntimeError):  # no thread is left: it waits with its slot
@@ -98,16 +103,29 @@ class JobStart:
         self._cancel.raise_if_set()
 
     def find_digest(self, name: str) -> str:
-        """Return the digest that the image's `name` means for the batch; empty where nothing is recorded."""
-        return self.pin_digest(name, "")
+        """Return the digest that the image's `name` means for the batch, or did for the job's earlier run; else nothing.
+
+        Raises:
+            ImageInvalid: Redis holds no digest there.
+        """
+        found = self.pin_digest(name, "")
+        if not found and self.claim.run > 1:
+            found = self.pinned = _check_digest(self._intake.read_pin(self.claim), name)
+        return found
 
     def pin_digest(self, name: str, digest: str) -> str:
-        """Record that `name` means `digest` for the batch; return the digest that counts."""
+        """Record that `name` means `digest` for the batch; return the digest that counts.
+
+        Raises:
+            ImageInvalid: Redis holds no digest there.
+        """
         if self.batch:
-            digest = self.pinned = self._intake.pin_image(self.claim, self.batch, name, digest)
+            digest = self.pinned = _check_digest(
+                self._intake.pin_image(self.claim, self.batch, name, digest), name, f" for batch {self.batch}"
+            )
         return digest
 
-    def _begin_wait(self, why: str) -> None:
+    def _begin_wait(self, why: str, *, is_remote: bool) -> None:
         if not self.claim.is_waiting:
             if not self._intake.note_wait(self.claim):
                 self._cancel.cancel(ErrorCode.WORKER_LOST, TAKEN_OVER)
@@ -115,10 +133,12 @@ class JobStart:
             self.claim = replace(self.claim, is_waiting=True, attempts=self.claim.attempts[:-1])
             extra = {"action": "job_waits", "job_id": self.claim.job_id}
             log.info("job %s waits for %s", self.claim.job_id, why, extra=extra)
-        self._intake.held_claims.wait(self.claim)
+        self._intake.held_claims.wait(self.claim, is_remote=is_remote)
 
     def _take_slot(self) -> None:
-        """Wait for another slot, and for the job's memory."""
+        """Wait until the job counts again in its worker, then for another slot, and for the job's memory."""
+        while not self._intake.held_claims.take_back_capacity(self.claim, CANCEL_POLL_SECONDS):
+            self._cancel.raise_if_set()
         while True:
             try:
                 slot = self._slots.acquire(self._cancel.open_fd())
@@ -128,3 +148,13 @@ class JobStart:
                 return
             self._cancel.wait(0 if slot is None else MEMORY_POLL_SECONDS)
             self._cancel.raise_if_set()
+
+
+def _check_digest(digest: str, name: str, where: str = "") -> str:
+    """Return `digest`, which Redis has for an image's `name`, or is empty; refuse what is none."""
+    if not digest or is_digest(digest):
+        return digest
+    raise ImageInvalid.of(
+        f"Redis says that image {name} is {digest[:100]!a}{where}, which is no digest: submit again, with another "
+        "batch name, and find out who wrote that"
+    )

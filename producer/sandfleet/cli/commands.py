@@ -12,7 +12,7 @@ import json
 import signal
 import sys
 from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from sandfleet_config.command_line import describe_usage_error, is_help
@@ -82,7 +82,8 @@ def run(
     writable: options.Writable = False,
     max_output: options.MaxOutput = None,
     keep: options.Keep = "head",
-    on_output_limit: options.OnOutputLimit = "truncate",
+    on_limit: options.OnOutputLimit = "truncate",
+    store: options.StoreOutput = False,
     file: options.Files = None,
     artifact: options.Artifacts = None,
     save: options.Save = None,
@@ -97,13 +98,17 @@ def run(
     is_json: options.OutcomeAsJson = False,
 ) -> None:
     """Run one command in a fresh sandbox, print its output and exit with its code. Ctrl-C cancels it."""
+    fields = typed.drop_unset(grace=grace, priority=priority, queue_ttl=queue_ttl, max_attempts=max_attempts)
+    fields |= {"image": image, "command": command or [], "working_dir": workdir, "idempotency_key": key}
+    fields |= typed.read_names(label, require, env, dataset) | typed.read_output(max_output, keep, on_limit, store)
+    fields |= typed.read_limits(memory, cpu, pids, disk, timeout) | typed.read_security(user, is_writable=writable)
+    local = typed.RunFiles(file or (), artifact or (), stdin_file, is_stdin_sent=stdin, save=save)
+    raise typer.Exit(_run(fields, local, _check_queue(queue), is_json=is_json))
+
+
+def _run(fields: dict[str, Any], local: typed.RunFiles, queue: str | None, *, is_json: bool) -> int:
     with Fleet() as fleet:
-        fields = typed.drop_unset(grace=grace, priority=priority, queue_ttl=queue_ttl, max_attempts=max_attempts)
-        fields |= {"image": image, "command": command or [], "working_dir": workdir, "idempotency_key": key}
-        fields |= typed.read_names(label, require, env, dataset) | typed.read_output(max_output, keep, on_output_limit)
-        fields |= typed.read_limits(memory, cpu, pids, disk, timeout) | typed.read_security(user, is_writable=writable)
-        local = typed.RunFiles(file or (), artifact or (), stdin_file, is_stdin_sent=stdin, save=save)
-        raise typer.Exit(typed.run_job(fleet, fields, local, queue=_check_queue(queue), is_json=is_json))
+        return typed.run_job(fleet, fields, local, queue=queue, is_json=is_json)
 
 
 @app.command()

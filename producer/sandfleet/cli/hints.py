@@ -46,6 +46,7 @@ RUN_OPTIONS: Final[Mapping[str, str]] = {
     "output.keep": "--keep",
     "output.max_bytes": "--max-output",
     "output.on_limit": "--on-output-limit",
+    "output.store": "--store-output",
     "priority": "--priority",
     "queue_ttl": "--queue-ttl",
     "resources.cpu_quota": "--cpu",

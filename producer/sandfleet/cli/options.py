@@ -28,7 +28,10 @@ Requires: TypeAlias = Annotated[
 Writable: TypeAlias = Annotated[bool, typer.Option("--writable", help="A writable root file system.")]
 MaxOutput: TypeAlias = Annotated[str | None, typer.Option(help="Bytes kept a stream, such as 1MiB; default 64KiB.")]
 Keep: TypeAlias = Annotated[str, typer.Option(help="head, tail or both.")]
-OnOutputLimit: TypeAlias = Annotated[str, typer.Option(help="truncate or kill.")]
+OnOutputLimit: TypeAlias = Annotated[str, typer.Option("--on-output-limit", help="truncate or kill.")]
+StoreOutput: TypeAlias = Annotated[
+    bool, typer.Option("--store-output", help="Keep what is past --max-output in the store, and print all of it.")
+]
 Stdin: TypeAlias = Annotated[bool, typer.Option("--stdin", "-i", help="Send stdin to its end first; else it is empty.")]
 StdinFile: TypeAlias = Annotated[str | None, typer.Option(help="Send this local file as stdin.")]
 Files: TypeAlias = Annotated[

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -90,7 +91,7 @@ def run_job(
     except FleetError:
         note(f"the job goes on as far as it can; see it again with: sandfleet show {job.id}")
         raise
-    _print_outcome(outcome, fields["image"], is_json=is_json)
+    _print_outcome(fleet, outcome, fields["image"], is_json=is_json)
     is_complete = _finish_artifacts(fleet.artifacts_of(outcome), saver if local.save is not None else None)
     return exit_code(outcome) or (0 if is_complete else OUR_FAILURE)
 
@@ -121,11 +122,11 @@ def _finish_artifacts(artifacts: JobArtifacts, saver: Saver | None) -> bool:
     return True
 
 
-def _print_outcome(outcome: Outcome, image: str, *, is_json: bool) -> None:
+def _print_outcome(fleet: Fleet, outcome: Outcome, image: str, *, is_json: bool) -> None:
     if is_json:
         print(json.dumps(outcome.to_json(), indent=2))  # ASCII only: safe on a terminal
     else:
-        _print_output(outcome)
+        _print_output(fleet, outcome)
     if not is_own_exit(outcome):
         # The image of `sandfleet run NAME` is not NAME, as users of docker may expect.
         hint = f" ({image}; --image NAME takes another)" if outcome.code is ErrorCode.COMMAND_NOT_FOUND else ""
@@ -138,23 +139,39 @@ def _cancel(job: Job, code: int) -> int:
     return code
 
 
-def _print_output(outcome: Outcome) -> None:
-    """Write the kept bytes unchanged, as docker does, then say how much was cut."""
+def _print_output(fleet: Fleet, outcome: Outcome) -> None:
+    """Write the bytes unchanged, as docker does, then say how much was cut."""
     for name, stream, target in (
         ("stdout", outcome.stdout, sys.stdout.buffer),
         ("stderr", outcome.stderr, sys.stderr.buffer),
     ):
-        _write(stream, target)
-        if stream.truncated:
+        written = _write_stored(fleet, name, stream, target) or _write(stream, target)
+        if stream.truncated and written < stream.total_bytes:
             note(
-                f"{name} was cut: {format_bytes(len(stream.bytes))} of {format_bytes(stream.total_bytes)} are kept"
-                " (see --max-output, --keep)"
+                f"{name} was cut: {format_bytes(written)} of {format_bytes(stream.total_bytes)} are kept"
+                " (see --max-output, --keep, --store-output)"
             )
 
 
-def _write(stream: StreamOutput, target: BinaryIO) -> None:
+def _write_stored(fleet: Fleet, name: str, stream: StreamOutput, target: BinaryIO) -> int:
+    """Write what the store has of a stream; return the number of bytes, 0 if it has none."""
+    if stream.stored is None:
+        return 0
+    try:
+        with fleet.download(stream.stored) as file:
+            shutil.copyfileobj(file, target)
+    except FleetError as error:  # nothing was written: a download is verified first
+        note(f"{name}: {error}")
+        return 0
+    target.flush()
+    return stream.stored.size
+
+
+def _write(stream: StreamOutput, target: BinaryIO) -> int:
+    """Write what the outcome has of a stream; return the number of bytes."""
     target.write(stream.bytes)
     target.flush()
+    return len(stream.bytes)
 
 
 @contextmanager
@@ -237,9 +254,9 @@ def read_security(user: str, *, is_writable: bool) -> dict[str, Any]:
     return {"security": {"user": user, "read_only_rootfs": not is_writable}}
 
 
-def read_output(max_bytes: str | None, keep: str, on_limit: str) -> dict[str, Any]:
-    """Return the field of ``--max-output``, ``--keep`` and ``--on-output-limit``."""
-    return {"output": drop_unset(max_bytes=max_bytes or None, keep=keep, on_limit=on_limit)}
+def read_output(max_bytes: str | None, keep: str, on_limit: str, store: bool) -> dict[str, Any]:  # noqa: FBT001  as typed
+    """Return the field of ``--max-output``, ``--keep``, ``--on-output-limit`` and ``--store-output``."""
+    return {"output": drop_unset(max_bytes=max_bytes or None, keep=keep, on_limit=on_limit, store=store or None)}
 
 
 def read_names(

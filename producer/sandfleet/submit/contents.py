@@ -13,13 +13,21 @@ from typing import TYPE_CHECKING, Final
 from sandfleet.files.reference import FileRef
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sandfleet_config.files import Content, FileSpec
     from sandfleet_config.spec import SandboxSpec
 
 MAX_INLINE_CHARS: Final = 32 * 1024
 """The contents of all files of a job that travel in its spec, as encoded: more would fill Redis with copies."""
 LEAST_MOVED_CHARS: Final = 1024
+"""A shorter content stays in a spec that fits: an object of its own costs more than the copies."""
+LEAST_USEFUL_CHARS: Final = 128
 """A spec that is too large gains nothing from moving a shorter content: its reference is hardly shorter."""
+REFERENCE_CHARS: Final = 100
+"""What a moved content leaves in the spec, about."""
+_STDIN: Final = -1
+"""The index of stdin among the files."""
 
 
 class Contents:
@@ -35,24 +43,30 @@ class Contents:
         return taken
 
     def move_large(self, spec: SandboxSpec) -> SandboxSpec:
-        """Return `spec` with at most `MAX_INLINE_CHARS` of its files' contents; the largest are moved first."""
-        inline = sorted(_list_inline(spec), key=lambda pair: -len(pair[1].data))
-        total = sum(len(content.data) for _, content in inline)
-        moved: dict[int, FileSpec] = {}
-        for index, content in inline:
-            if total <= MAX_INLINE_CHARS:
-                break
-            total -= len(content.data)
-            moved[index] = self._move_file(spec.files[index], content)
-        return _replace_files(spec, moved)
+        """Return `spec` with at most `MAX_INLINE_CHARS` of its files' contents; the largest are moved first.
 
-    def move_all(self, spec: SandboxSpec) -> SandboxSpec:
-        """Return `spec` with none of its contents, stdin included, but those shorter than `LEAST_MOVED_CHARS`."""
-        large = [pair for pair in _list_inline(spec) if len(pair[1].data) >= LEAST_MOVED_CHARS]
-        moved = {index: self._move_file(spec.files[index], content) for index, content in large}
-        if len(spec.stdin.data) >= LEAST_MOVED_CHARS:
+        Contents shorter than `LEAST_MOVED_CHARS` stay, however many there are.
+        """
+        inline = _list_inline(spec)
+        excess = sum(len(content.data) for _, content in inline) - MAX_INLINE_CHARS
+        return self._move_files(spec, _choose_largest(inline, excess, LEAST_MOVED_CHARS))
+
+    def shorten(self, spec: SandboxSpec, excess: int) -> SandboxSpec:
+        """Return `spec` with so many contents fewer that it is `excess` characters shorter, if it has so many.
+
+        The largest are moved first; stdin is one of them.
+        """
+        chosen = _choose_largest([*_list_inline(spec), (_STDIN, spec.stdin)], excess, LEAST_USEFUL_CHARS)
+        if chosen.pop(_STDIN, None):
             spec = spec.model_copy(update={"stdin": self._move(spec.stdin).as_stdin()})
-        return _replace_files(spec, moved)
+        return self._move_files(spec, chosen)
+
+    def _move_files(self, spec: SandboxSpec, chosen: dict[int, Content]) -> SandboxSpec:
+        if not chosen:
+            return spec
+        moved = {index: self._move_file(spec.files[index], content) for index, content in chosen.items()}
+        files = tuple(moved.get(index, file) for index, file in enumerate(spec.files))
+        return spec.model_copy(update={"files": files})
 
     def _move_file(self, file: FileSpec, content: Content) -> FileSpec:
         ref = self._move(content)
@@ -72,8 +86,12 @@ def _list_inline(spec: SandboxSpec) -> list[tuple[int, Content]]:
     return [(index, file.content) for index, file in enumerate(spec.files) if file.content is not None]
 
 
-def _replace_files(spec: SandboxSpec, moved: dict[int, FileSpec]) -> SandboxSpec:
-    if not moved:
-        return spec
-    files = tuple(moved.get(index, file) for index, file in enumerate(spec.files))
-    return spec.model_copy(update={"files": files})
+def _choose_largest(inline: Sequence[tuple[int, Content]], excess: int, least: int) -> dict[int, Content]:
+    """Return the largest contents, with their indexes, until they have `excess` characters; none shorter than `least`."""
+    chosen: dict[int, Content] = {}
+    for index, content in sorted(inline, key=lambda pair: -len(pair[1].data)):
+        if excess <= 0 or len(content.data) < least:
+            break
+        excess -= len(content.data) - REFERENCE_CHARS
+        chosen[index] = content
+    return chosen

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from sandfleet.submit.check import CheckedJob
 
 UUID_BYTES: Final = 16
+_EMPTY: Final[dict[str, str]] = {}
+UNSHARED_BYTES: Final = 4096
+"""Room in an encoded request for what is not part of its spec: key, batch and delivery fields."""
 _VARIANTS: Final = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
 
 
@@ -56,14 +59,22 @@ class EncodedSpec(NamedTuple):
         return cls(
             source or spec,
             spec,
-            dict(spec.labels),
-            dict(spec.requires),
+            _copy(spec.labels),
+            _copy(spec.requires),
             run,
             spec_sha256(spec, run),
             spec.to_line(),
             find_contract(spec),
             encode_needs(spec),
         )
+
+
+def _copy(texts: dict[str, str]) -> dict[str, str]:
+    """Copy a mapping; all empty ones are one object.
+
+    A submit holds its encoded specs: each object more makes the garbage collector run more often.
+    """
+    return dict(texts) if texts else _EMPTY
 
 
 class EncodedRequest(NamedTuple):
@@ -96,7 +107,8 @@ class JobEncoder:
         try:
             return self._join(shared, key)
         except SpecTooLarge:
-            smaller = self._contents.move_all(shared.spec)
+            excess = len(shared.run.encode()) + UNSHARED_BYTES - self._max_spec_bytes
+            smaller = self._contents.shorten(shared.spec, excess)
             if smaller is shared.spec:
                 raise
             self._last = shared = EncodedSpec.of(smaller, spec)

@@ -19,6 +19,7 @@ from sandfleet_config.codes import ErrorCode
 from sandfleet_config.messages import CANCELLED
 
 from sandfleet_worker.job_handle import JobHandle, set_current_job
+from sandfleet_worker.tasks import run_task
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,14 +28,14 @@ log = logging.getLogger(__name__)
 
 
 class SandboxPool(BasePool):
-    """Runs `limit` jobs at once in threads."""
+    """Runs `limit` jobs at once in threads; `SANDFLEET_WAITING_JOBS` more have one while they wait for their start."""
 
     body_can_be_buffer = True
     signal_safe = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._executor = ThreadPoolExecutor(max_workers=self.limit, thread_name_prefix="job")
+        self._executor = ThreadPoolExecutor(self.limit + _count_waiting_jobs(self.app), thread_name_prefix="job")
         self._numbers = itertools.count(1)
         self._jobs: dict[int, JobHandle] = {}
         self._lock = threading.Lock()
@@ -142,6 +143,11 @@ class SandboxPool(BasePool):
     def _get_info(self) -> dict[str, Any]:
         with self._lock:
             return {"implementation": "sandfleet", "max-concurrency": self.limit, "jobs": len(self._jobs)}
+
+
+def _count_waiting_jobs(app: Any) -> int:
+    host = run_task(app).host if app is not None else None
+    return host.settings.waiting_jobs if host is not None else 0
 
 
 def _find_claim_id(args: tuple[Any, ...]) -> str:

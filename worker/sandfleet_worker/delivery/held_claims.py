@@ -17,7 +17,10 @@ LONGEST_WAIT_SECONDS = 3600.0
 
 @dataclass
 class _Entry:
-    """One claim. `latest_end` is monotonic; None where it is not known yet, or the sandbox is gone."""
+    """One claim. `has_capacity`: it counts within the worker's `concurrency`.
+
+    `latest_end` is monotonic; None where it is not known yet, or the sandbox is gone.
+    """
 
     claim: Claim
     slot: Slot | None
@@ -26,6 +29,9 @@ class _Entry:
     memory_bytes: int = 0
     is_running: bool = True
     may_give_back: bool = False
+    may_give_back_capacity: bool = False
+    has_capacity: bool = True
+    is_returning: bool = False
     started: float = field(default_factory=time.monotonic)
 
     def is_suspect(self, margin_seconds: float) -> bool:
@@ -44,23 +50,54 @@ class _Entry:
 class HeldClaims:
     """The claims that this worker runs; safe for threads.
 
+    A job counts within `limit`, the worker's `concurrency`, from its claim to its end. Up to `waiting_limit`
+    jobs that wait long for something outside this host do not count meanwhile.
+
     `suspect_margin_seconds` should be the time between two beats of the lease. Whoever takes over from a dead worker knows only
     its last beat. With this margin the last suspect's time is over by that beat, so only the next suspect is charged.
     """
 
-    def __init__(self, limit: int, suspect_margin_seconds: float = 0.0) -> None:
+    def __init__(self, limit: int, suspect_margin_seconds: float = 0.0, waiting_limit: int = 0) -> None:
         self._suspect_margin_seconds = suspect_margin_seconds
-        self._capacity = threading.Semaphore(limit)
+        self._limit, self._waiting_limit = limit, waiting_limit
+        self._counted = self._waiting = self._returning = 0
         self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._entries: dict[str, _Entry] = {}
 
     def take_capacity(self, timeout_seconds: float) -> bool:
-        """Wait to hold one more claim, within the worker's `concurrency`; return False where it holds as many."""
-        return self._capacity.acquire(timeout=timeout_seconds)
+        """Wait to hold one more claim, within the worker's `concurrency`; return False where it holds as many.
+
+        Jobs whose wait is over come first.
+        """
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._counted + self._returning < self._limit, timeout_seconds):
+                return False
+            self._counted += 1
+            return True
 
     def return_capacity(self) -> None:
         """Undo `take_capacity`: there was no claim."""
-        self._capacity.release()
+        with self._changed:
+            self._counted -= 1
+            self._changed.notify_all()
+
+    def take_back_capacity(self, claim: Claim, timeout_seconds: float) -> bool:
+        """Let a job whose wait is over count again; return False where the worker holds as many as it may by then."""
+        with self._changed:
+            found = self._entries.get(claim.claim_id)
+            if found is None or found.has_capacity:
+                return True
+            if not self._changed.wait_for(lambda: self._counted < self._limit, timeout_seconds):
+                return False
+            self._forget_wait(found)
+            found.has_capacity, found.is_returning = True, False
+            self._counted += 1
+            return True
+
+    def _forget_wait(self, entry: _Entry) -> None:
+        self._waiting -= 1
+        self._returning -= entry.is_returning
 
     def add(self, claim: Claim, slot: Slot) -> None:
         """Hold `claim` with `slot`, after `take_capacity`."""
@@ -74,18 +111,25 @@ class HeldClaims:
             if found:
                 found.within_seconds, found.latest_end = within_seconds, time.monotonic() + within_seconds
 
-    def wait(self, claim: Claim) -> None:
-        """Note that the job waits for its start, for `LONGEST_WAIT_SECONDS` at most."""
+    def wait(self, claim: Claim, *, is_remote: bool = False) -> None:
+        """Note that the job waits for its start, for `LONGEST_WAIT_SECONDS` at most.
+
+        `is_remote`: for something outside this host, so that other jobs may run meanwhile.
+        """
         with self._lock:
             if found := self._entries.get(claim.claim_id):
-                found.claim, found.may_give_back = claim, True
+                found.claim, found.may_give_back, found.may_give_back_capacity = claim, True, is_remote
                 found.latest_end = time.monotonic() + LONGEST_WAIT_SECONDS
 
     def give_back_slot(self, claim: Claim) -> None:
-        """Free the slot of a job that waits long."""
-        with self._lock:
+        """Free the slot of a job that waits long, and let the worker hold another claim meanwhile."""
+        with self._changed:
             found = self._entries.get(claim.claim_id)
             slot = found.take_slot() if found and found.may_give_back else None
+            if found and slot and found.may_give_back_capacity and self._waiting < self._waiting_limit:
+                found.has_capacity = False
+                self._waiting, self._counted = self._waiting + 1, self._counted - 1
+                self._changed.notify_all()
         if slot:
             slot.release()
 
@@ -97,6 +141,9 @@ class HeldClaims:
                 found.may_give_back = False
                 if found.slot is None:
                     found.latest_end = None
+                if not found.has_capacity and not found.is_returning:
+                    found.is_returning = True
+                    self._returning += 1
             return found is not None and found.slot is None
 
     def count_wanted_bytes(self) -> int:
@@ -160,13 +207,18 @@ class HeldClaims:
 
     def remove(self, claim: Claim) -> None:
         """Hold a settled claim no more, and free its slot; once."""
-        with self._lock:
+        with self._changed:
             found = self._entries.pop(claim.claim_id, None)
             slot = found.take_slot() if found else None
         if slot:
             slot.release()
         if found:
-            self._capacity.release()
+            with self._changed:
+                if found.has_capacity:
+                    self._counted -= 1
+                else:
+                    self._forget_wait(found)
+                self._changed.notify_all()
 
     def claims(self) -> list[Claim]:
         """Return the claims held."""

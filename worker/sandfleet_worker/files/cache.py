@@ -2,7 +2,9 @@
 
 An object is a file under the first two digits of its name. A reader opens it and needs no lock: a file
 that is removed meanwhile stays readable to those that have it open. Whoever fetches holds the lock of
-these two digits, so an object is fetched once, and clears what a killed worker left there.
+these two digits, so an object is fetched once. The file that it writes has its full size from the
+beginning, so that all fetches together stay within the bound. Room is made by the holder of the lock of
+the whole cache; it clears what killed workers have left.
 """
 
 from __future__ import annotations
@@ -12,11 +14,15 @@ import errno
 import fcntl
 import logging
 import os
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 from sandfleet_config.errors import HostResources
 from sandfleet_config.units import format_bytes
+
+from sandfleet_worker.delivery.lock_files import lock_now
+from sandfleet_worker.files.detached import call_detached
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -28,6 +34,7 @@ log = logging.getLogger(__name__)
 FANOUT: Final = 2
 """Digits of an object's name that name its folder."""
 LOCK_POLL_SECONDS: Final = 0.05
+CAPACITY_POLL_SECONDS: Final = 0.5
 PARTIAL: Final = "partial"
 LOCK: Final = "lock"
 
@@ -58,13 +65,16 @@ class ObjectCache:
     def fetch(self, sha256: str, pause: Callable[[float], None]) -> int:
         """Have the object here; return its size in bytes.
 
-        `pause` waits for so many seconds and raises to end the wait. It is called with 0 between two
-        parts, and while another process fetches the same object.
+        `pause` waits for so many seconds and raises to end the wait, in any thread. It is called with 0
+        between two parts, also while none comes, and while another process fetches the same object.
 
         Raises:
             StoreError: the store does not have it, has other bytes, or cannot be reached.
             HostResources: it does not fit here.
         """
+        return call_detached(lambda: self._fetch(sha256, pause), pause)
+
+    def _fetch(self, sha256: str, pause: Callable[[float], None]) -> int:
         folder = self._path(sha256).parent
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with self._locked(folder, pause):
@@ -75,9 +85,9 @@ class ObjectCache:
         path = self._path(sha256)
         partial = path.parent / PARTIAL
         partial.unlink(missing_ok=True)
-        self._evict_for(self._store.size_of(sha256) or 0)
         try:
-            with partial.open("wb") as file:
+            self._reserve(partial, self._store.size_of(sha256) or 0, pause)
+            with partial.open("r+b") as file:
                 for part in self._store.read(sha256):
                     file.write(part)
                     pause(0)
@@ -98,21 +108,50 @@ class ObjectCache:
         log.info("fetched %s, %s", sha256, format_bytes(size), extra={"action": "object_fetched"})
         return size
 
-    def _evict_for(self, size: int) -> None:
-        """Remove the objects that were not used for the longest time, until `size` more bytes fit."""
+    def _reserve(self, partial: Path, size: int, pause: Callable[[float], None]) -> None:
+        """Make the file `partial`, `size` bytes long; wait for room while others fetch more than fits."""
         if size > self._max_bytes:
             msg = (
                 f"a file of the job has {format_bytes(size)}, the cache of this host takes"
                 f" {format_bytes(self._max_bytes)} (SANDFLEET_FILES__CACHE_BYTES)"
             )
             raise HostResources.of(msg)
+        while True:
+            with self._locked(self._root, pause):
+                if self._evict_for(size):
+                    with partial.open("wb") as file:
+                        file.truncate(size)
+                    return
+            pause(CAPACITY_POLL_SECONDS)
+
+    def _evict_for(self, size: int) -> bool:
+        """Remove the objects that were not used for the longest time, until `size` more bytes fit.
+
+        They fit into the bound, and onto the disk, which may be smaller than the bound. Return False
+        if what others fetch now takes the room.
+        """
+        total = sum(self._list_fetches())  # first: one that ends meanwhile counts twice rather than not at all
         found = sorted(self._list())
-        total = sum(kept for _, kept, _ in found)
+        cached, free = sum(kept for _, kept, _ in found), shutil.disk_usage(self._root).free
+        if size > free + cached:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # and nothing is removed in vain
+        total += cached
         for _, kept, path in found:
-            if total + size <= self._max_bytes:
-                return
+            if total + size <= self._max_bytes and size <= free:
+                break
             path.unlink(missing_ok=True)
-            total -= kept
+            total, free = total - kept, free + kept
+        return total + size <= self._max_bytes
+
+    def _list_fetches(self) -> Iterator[int]:
+        """Yield the size of each object that is being fetched; remove the files of killed workers."""
+        for path in self._root.glob(f"??/{PARTIAL}"):
+            with contextlib.suppress(FileNotFoundError):
+                if (lock := lock_now(path.parent / LOCK)) is None:
+                    yield path.stat().st_size
+                else:
+                    path.unlink(missing_ok=True)
+                    os.close(lock)
 
     def _list(self) -> Iterator[tuple[float, int, Path]]:
         """Yield last use, size and path of each object."""

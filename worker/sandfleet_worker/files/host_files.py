@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Final
 
 from sandfleet_config.errors import HostResources
 from sandfleet_config.store.opening import open_store
+from sandfleet_config.store.protocol import StoreDown
 from sandfleet_config.store.references import References
 
 from sandfleet_worker.files.cache import ObjectCache
 from sandfleet_worker.files.inputs import InputFetcher
+from sandfleet_worker.files.kept import KeptInputs
 from sandfleet_worker.files.spool import Spool, StreamSpool
 from sandfleet_worker.files.uploads import Uploader
 from sandfleet_worker.sandbox.process.artifacts import ArtifactPattern, ArtifactRequest, CollectLimits
@@ -50,10 +52,13 @@ class HostFiles:
         self._settings = settings
         self._store = open_store(settings, client)
         files, deadline_seconds = settings.files, settings.store.deadline_seconds
-        self._fetcher = InputFetcher(ObjectCache(files.cache_dir, self._store, files.cache_bytes), deadline_seconds)
+        references = References(client, self._store)
+        self._kept = KeptInputs(references, settings.result_ttl_seconds)
+        cache = ObjectCache(files.cache_dir, self._store, files.cache_bytes)
+        self._fetcher = InputFetcher(cache, self._kept, deadline_seconds)
         self._uploader = Uploader(
             self._store,
-            References(client, self._store),
+            references,
             keep_seconds=settings.result_ttl_seconds,
             deadline_seconds=deadline_seconds,
             pause=pause,
@@ -84,18 +89,35 @@ class HostFiles:
             inputs = self._fetcher.prepare(spec, cancel, hooks)
             with self._lock:
                 spool = self._spool
-            return JobFiles(spec, inputs, spool.new_job(), self._uploader, self._settings.policy)
+            policy = self._settings.policy
+            return JobFiles(spec, inputs, spool.new_job(), self._uploader, policy=policy, cancel=cancel)
         except OSError as error:
             raise HostResources.of(f"this host cannot keep the job's files: {error}") from error
+
+    def keep_for_dead_letter(self, spec: SandboxSpec, cancel: Cancellation) -> None:
+        """Let the store keep the inputs of a job that becomes a dead letter."""
+
+        def check(_: float) -> None:
+            if cancel.is_withdrawn:
+                raise StoreDown("the worker stops")
+
+        self._kept.keep_for_dead_letter(spec, check)
 
 
 class JobFiles:
     """The files of one job, which has some. Used in the job's thread."""
 
     def __init__(
-        self, spec: SandboxSpec, inputs: JobInputs, spool: JobSpool, uploader: Uploader, policy: PolicySettings
+        self,
+        spec: SandboxSpec,
+        inputs: JobInputs,
+        spool: JobSpool,
+        uploader: Uploader,
+        *,
+        policy: PolicySettings,
+        cancel: Cancellation,
     ) -> None:
-        self._spool, self._uploader = spool, uploader
+        self._spool, self._uploader, self._cancel = spool, uploader, cancel
         self._streams: dict[str, StreamSpool] = {}
         self._max_stream_bytes = policy.stored_output_bytes
         self._kept_bytes = spec.output.max_bytes or policy.output_bytes
@@ -110,17 +132,20 @@ class JobFiles:
         self._spool.close()
 
     def deliver(self, outcome: Outcome) -> Outcome:
-        """Upload what the job left; return `outcome` with the places, or with why something was lost."""
-        deadline = self._uploader.new_deadline()
+        """Upload what the job left; return `outcome` with the places, or with why something was lost.
+
+        A cancel of the job does not end this, for its program has ended; the stop of the worker does.
+        """
+        limits = self._uploader.new_limits(lambda: self._cancel.is_withdrawn)
         losses = [self.collection.lost] if self.collection and self.collection.lost else []
         for name, stream in self._streams.items():
             file, lacks = stream.finish(name)
             if file is not None:
-                told, why = self._uploader.store_stream(getattr(outcome, name), file, deadline)
+                told, why = self._uploader.store_stream(getattr(outcome, name), file, limits)
                 outcome = outcome.model_copy(update={name: told})
                 lacks = why or lacks
             losses += [f"{name} in the store: {lacks}"] if lacks else []
-        return self._uploader.store(outcome, self._spool.files, "; ".join(losses), deadline)
+        return self._uploader.store(outcome, self._spool.files, "; ".join(losses), limits)
 
     def _keep_stream(self, name: str) -> Callable[[bytes], None]:
         self._streams[name] = StreamSpool(self._spool, self._kept_bytes, self._max_stream_bytes)

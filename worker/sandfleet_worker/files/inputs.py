@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 from sandfleet_config.errors import SpecInvalid, StoreUnavailable
 from sandfleet_config.store.protocol import ObjectDamaged, ObjectMissing, StoreError
 
+from sandfleet_worker.files.kept import list_objects
 from sandfleet_worker.sandbox.process.inputs import InputFile
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from sandfleet_config.spec import SandboxSpec
 
     from sandfleet_worker.files.cache import ObjectCache
+    from sandfleet_worker.files.kept import KeptInputs
     from sandfleet_worker.sandbox.process.cancellation import Cancellation
     from sandfleet_worker.sandbox.start_hooks import StartHooks
 
@@ -44,10 +46,13 @@ NO_INPUTS: Final = JobInputs()
 
 
 class InputFetcher:
-    """Makes `JobInputs`; objects come from `cache`. Waits up to `deadline_seconds` for a store that is down."""
+    """Makes `JobInputs`; objects come from `cache`, and the store keeps them (`kept`) for later runs of the job.
 
-    def __init__(self, cache: ObjectCache, deadline_seconds: float) -> None:
-        self._cache, self._deadline_seconds = cache, deadline_seconds
+    Waits up to `deadline_seconds` for a store that is down.
+    """
+
+    def __init__(self, cache: ObjectCache, kept: KeptInputs, deadline_seconds: float) -> None:
+        self._cache, self._kept, self._deadline_seconds = cache, kept, deadline_seconds
 
     def prepare(self, spec: SandboxSpec, cancel: Cancellation, hooks: StartHooks) -> JobInputs:
         """Have all objects of `spec` on this host; the job waits meanwhile.
@@ -58,16 +63,16 @@ class InputFetcher:
             HostResources: the objects do not fit on this host.
             SandboxError: the job was cancelled meanwhile.
         """
-        wanted = [
-            sha256 for sha256 in dict.fromkeys([*(file.sha256 for file in spec.files), spec.stdin.sha256]) if sha256
-        ]
+        wanted = list_objects(spec)
         if not spec.files and not wanted:
             return NO_INPUTS
         sizes = {sha256: size for sha256 in wanted if (size := self._cache.find(sha256)) is not None}
         missing = [sha256 for sha256 in wanted if sha256 not in sizes]
-        with hooks.waiting("its files") if missing else nullcontext():
+        with hooks.waiting("its files", is_remote=True) if missing else nullcontext():
             deadline = time.monotonic() + self._deadline_seconds
             pause = partial(_pause, cancel, time.monotonic(), LONGEST_SECONDS)
+            # First, as each upload does: see `sandfleet_config.store.references`.
+            self._kept.keep(spec, pause)
             sizes |= {sha256: self._fetch(sha256, pause, deadline) for sha256 in missing}
         _check_sizes(spec, sizes)
         open_object = partial(self._open, cancel)

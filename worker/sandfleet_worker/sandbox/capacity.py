@@ -21,8 +21,8 @@ def fit_descriptors(config: HostSettings, boots: int) -> DescriptorNeed:
     """Raise the limit of open files; return how many spares fit under it beside `boots`."""
     # Only a worker's settings say how many jobs run at once. Otherwise count one: a job that gets
     # no descriptor says so.
-    jobs = config.concurrency if isinstance(config, WorkerSettings) else 1
-    wanted = DescriptorNeed(jobs, boots, config.warm.size)
+    jobs, waiting = (config.concurrency, config.waiting_jobs) if isinstance(config, WorkerSettings) else (1, 0)
+    wanted = DescriptorNeed(jobs, boots, config.warm.size, waiting)
     limit = raise_limit(wanted.total)
     fitting = wanted.fit(limit)
     if fitting.spares < wanted.spares:

@@ -15,10 +15,11 @@ if TYPE_CHECKING:
 class StartHooks(Protocol):
     """Called in the job's thread."""
 
-    def waiting(self, why: str) -> AbstractContextManager[None]:
+    def waiting(self, why: str, *, is_remote: bool = False) -> AbstractContextManager[None]:
         """Return a context in which the job waits for `why`, such as a boot slot.
 
-        Leaving it may take time, and may raise.
+        `is_remote`: for something outside this host. The job then holds nothing that other jobs wait
+        for. Leaving the context may take time, and may raise.
         """
         ...
 
@@ -38,7 +39,7 @@ class StartHooks(Protocol):
 class NoHooks:
     """Hooks that do nothing: every job may start at once."""
 
-    def waiting(self, why: str) -> AbstractContextManager[None]:  # noqa: ARG002  nobody is told
+    def waiting(self, why: str, *, is_remote: bool = False) -> AbstractContextManager[None]:  # noqa: ARG002  nobody is told
         """Return a context that does nothing."""
         return contextlib.nullcontext()
 

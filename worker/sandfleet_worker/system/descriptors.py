@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import resource
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 HIGH_FD = 300
 """runsc dup2()s passed descriptors onto low guest numbers: sources among low numbers would be overwritten.
@@ -16,6 +16,8 @@ BASE = 100
 """Python, Celery, the connections to Redis, logs and locks."""
 PER_JOB = 14
 """Five pipes, two pidfds, an epoll, the cancellation, two OOM notifications, the image's lock, the host's slot; and one more."""
+PER_WAITING = 5
+"""A connection and two files of a fetch, the image's lock, the cancellation. They are not opened while it runs."""
 PER_SPARE = 8
 """Five pipes, two pidfds, an epoll."""
 PER_LAUNCHER = 7
@@ -32,11 +34,15 @@ WANTED = 1 << 16
 
 @dataclass(frozen=True)
 class DescriptorNeed:
-    """Descriptors for `jobs` that run, `boots` that begin and `spares` that idle, all at once in one process."""
+    """Descriptors for `jobs` that run, `boots` that begin and `spares` that idle, all at once in one process.
+
+    `waiting` jobs are beside those that run.
+    """
 
     jobs: int
     boots: int
     spares: int
+    waiting: int = 0
 
     @property
     def total(self) -> int:
@@ -44,15 +50,16 @@ class DescriptorNeed:
         starting = min(self.boots, self.jobs + 1)
         waiting = self.boots if self.spares else 0  # a pool of size 0 keeps no launchers either
         count = BASE + PER_JOB * self.jobs + PER_SPARE * self.spares + PER_LAUNCHER * waiting + PER_SPAWN * starting
+        count += PER_WAITING * self.waiting
         return max(count, HIGH_FD + PER_SPAWN_HIGH * starting) + RUNSC + 1
 
     def fit(self, limit: int) -> DescriptorNeed:
         """Return this with as many spares as fit under `limit`, perhaps none."""
         if self.total <= limit:
             return self
-        least = DescriptorNeed(self.jobs, self.boots, 1)
+        least = replace(self, spares=1)
         spares = max(0, min(self.spares, (limit - least.total) // PER_SPARE + 1)) if self.spares else 0
-        return DescriptorNeed(self.jobs, self.boots, spares)
+        return replace(self, spares=spares)
 
 
 def raise_limit(needed: int) -> int:

@@ -47,6 +47,11 @@ class Cancellation:
         """Whether the job is to end."""
         return self._event.is_set()
 
+    @property
+    def is_withdrawn(self) -> bool:
+        """Whether the worker took the job back before anybody cancelled it."""
+        return self._event.is_set() and self.code is ErrorCode.WORKER_LOST
+
     def cancel(self, code: ErrorCode = ErrorCode.CANCELLED, message: str = CANCELLED) -> bool:
         """Ask the job to end as `code`; return whether this request is the first one."""
         with self._lock:

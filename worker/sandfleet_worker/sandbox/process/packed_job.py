@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from sandfleet_config.errors import SpecInvalid
 
@@ -43,6 +43,13 @@ class Transfer:
 
 
 NO_TRANSFER: Final = Transfer()
+TransferSource: TypeAlias = "Transfer | Callable[[], Transfer]"
+"""The files of a job, or a function that gets them. It is called when its image is there, in the job's thread."""
+
+
+def open_transfer(source: TransferSource) -> Transfer:
+    """Return the files; get them first if `source` is a function."""
+    return source if isinstance(source, Transfer) else source()
 
 
 @dataclass(frozen=True)
