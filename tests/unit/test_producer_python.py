@@ -162,15 +162,19 @@ def test_a_faulty_item_is_told_with_its_number_and_the_jobs_under_way() -> None:
 def test_map_waits_for_its_own_jobs_while_the_queue_is_full() -> None:
     fleet = FakeFleet(hold, settings=Settings(max_queued=4))
 
-    def finish_all() -> None:
-        for job_id in fleet.job_ids:
-            fleet.finish(job_id, play(spec_of(0)))
+    is_over = threading.Event()
 
-    stream, found = iter(fleet.map(spec_of, range(12))), 0
-    while found < 12:
-        threading.Timer(0.1, finish_all).start()
-        found += len([next(stream) for _ in range(2)])
-    fleet.submit(spec_of(0))
+    def finish_all() -> None:
+        while not is_over.wait(0.02):
+            for job_id in fleet.job_ids:
+                fleet.finish(job_id, play(spec_of(0)))
+
+    thread = threading.Thread(target=finish_all)
+    thread.start()
+    assert sorted(item for item, _ in fleet.map(spec_of, range(12))) == list(range(12))
+    is_over.set()
+    thread.join()
+    fleet.submit_many([spec_of(0)] * 4)
     with pytest.raises(QueueFull):
         list(fleet.map(spec_of, range(4)))
 
@@ -240,7 +244,7 @@ def test_a_batch_is_waited_for_by_its_counts() -> None:
     fleet = FakeFleet(hold)
     fleet.submit_many([spec_of(0)] * 3, batch="b")
     batch, counts = fleet.batch("b"), []
-    with pytest.raises(ResultTimeout, match=r"have not all ended in time \(0 have\)"):
+    with pytest.raises(ResultTimeout, match="3 of 3 jobs of batch b have not ended in time"):
         batch.wait(0.01)
 
     def finish() -> None:
@@ -278,7 +282,8 @@ def test_the_sample_program_passes_pyright_strict_without_a_cast(tmp_path: Path)
     program = ROOT / "tests/support/sample_program.py"
     assert "cast" not in program.read_text()
     assert "type: ignore" not in program.read_text()
-    config = {"include": [str(program)], "typeCheckingMode": "strict", "pythonVersion": "3.11"}
+    (tmp_path / "program.py").write_text(program.read_text())
+    config = {"include": ["program.py"], "typeCheckingMode": "strict", "pythonVersion": "3.11"}
     (tmp_path / "pyrightconfig.json").write_text(
         json.dumps({**config, "extraPaths": [f"{ROOT}/config", f"{ROOT}/producer"]})
     )

@@ -235,7 +235,7 @@ def test_a_temporary_file_that_lacks_something_is_written_anew(tmp_path: Path, d
     batch, _ = submit(*["0"] * 50)
 
     def stop(number: int) -> None:
-        if number > 20:
+        if number > 40:
             raise Stop
 
     for kind in FORMATS:

@@ -39,6 +39,7 @@ class BatchEnd:
         self._deadline = float("inf") if timeout is None else now + timeout
         self._next_check = now + STALL_SECONDS
         self._ended: int = -1
+        self._total: int = 0
         self._cursor = ""
         self._watch: BatchWatch | None = None
 
@@ -47,7 +48,7 @@ class BatchEnd:
         state = self._channel.read_batch(self._name)
         if state.ended != self._ended:
             self._ended, self._next_check = state.ended, time.monotonic() + STALL_SECONDS
-        self._cursor = state.cursor
+        self._total, self._cursor = state.total, state.cursor
         self.is_over = state.ended >= state.total
         yield [state]
 
@@ -60,7 +61,8 @@ class BatchEnd:
             self.is_over = not self._find_pending()
             return None
         if now >= self._deadline:
-            raise ResultTimeout(f"the jobs of batch {self._name} have not all ended in time ({self._ended} have)")
+            left = f"{self._total - self._ended} of {self._total} jobs"
+            raise ResultTimeout(f"{left} of batch {self._name} have not ended in time")
         if self._watch is None or not self._watch.is_alive:
             self.close()
             self._watch = self._channel.watch_batch(self._name, self.waker)
