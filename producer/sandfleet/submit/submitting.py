@@ -13,7 +13,8 @@ from sandfleet.submit.check import JobChecker
 from sandfleet.submit.contents import Contents
 from sandfleet.submit.encode import JobEncoder
 from sandfleet.submit.required import RequiredObjects
-from sandfleet.submit.submission import Submission
+from sandfleet.submit.submission import Submission, add_jobs
+from sandfleet.threads import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Mapping
@@ -60,6 +61,8 @@ class Submitting:
         """
         return self._new_submission(batch, queue).submit_one(spec, job_id)
 
+    submit_async = in_thread(submit)
+
     def submit_many(
         self,
         specs: Iterable[SandboxSpec | Mapping[str, Any]],
@@ -96,7 +99,7 @@ class Submitting:
                 if on_progress is not None:
                     on_progress(len(jobs))
         except (FleetError, RequestError) as error:
-            _add_jobs(error, jobs)
+            add_jobs(error, jobs)
             raise
         return jobs
 
@@ -122,7 +125,7 @@ class Submitting:
                 if on_progress is not None:
                     on_progress(len(jobs))
         except (FleetError, RequestError) as error:
-            _add_jobs(error, jobs)
+            add_jobs(error, jobs)
             raise
         return jobs
 
@@ -157,7 +160,3 @@ class Submitting:
         encoder = JobEncoder(batch, self.settings.max_spec_bytes, contents, least_contract=least)
         required = RequiredObjects(contents, lambda: self._channel.objects, self.settings.result_ttl_seconds)
         return Submission(self._channel, checker, encoder, required, queue=name, batch=batch, limits=limits)
-
-
-def _add_jobs(error: FleetError | RequestError, jobs: Iterable[Job]) -> None:
-    error.job_ids = tuple(dict.fromkeys([*(job.id for job in jobs), *error.job_ids]))
