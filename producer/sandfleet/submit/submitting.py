@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from sandfleet_config.contract import BATCH_CONTRACT
 from sandfleet_config.errors import RequestError
 from sandfleet_config.queues import check_queue
-from sandfleet_config.wire import BATCH_CONTRACT
 
 from sandfleet.errors import FleetError
 from sandfleet.submit.check import JobChecker
