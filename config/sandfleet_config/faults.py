@@ -33,6 +33,7 @@ OTHER_NAMES: Final[Mapping[str, str]] = {
     "entrypoint": "command",
     "mem": "resources.memory_bytes",
     "memory": "resources.memory_bytes",
+    "memory_bytes": "resources.memory_bytes",
     "network": "security.network_mode",
     "processes": "resources.pids_limit",
     "tags": "labels",
