@@ -33,6 +33,7 @@ OTHER_NAMES: Final[Mapping[str, str]] = {
     "entrypoint": "command",
     "mem": "resources.memory_bytes",
     "memory": "resources.memory_bytes",
+    "memory_bytes": "resources.memory_bytes",
     "network": "security.network_mode",
     "processes": "resources.pids_limit",
     "tags": "labels",
@@ -133,9 +134,10 @@ def _suggest(location: Sequence[str], model: type[BaseModel]) -> str:
     paths = _field_paths(model)
     # Of two fields with the same name, suggest the one beside the unknown field.
     beside = ".".join(location[:-1])
-    leaves = {
-        path.rpartition(".")[2]: path for path in sorted(paths, key=lambda path: path.rpartition(".")[0] == beside)
-    }
+    # Otherwise the one that is a part of nothing else.
+    leaves = {path.rpartition(".")[2]: path for path in paths}
+    leaves |= {path: path for path in paths if "." not in path}
+    leaves |= {path.rpartition(".")[2]: path for path in paths if path.rpartition(".")[0] == beside}
     meant = [path for other, path in OTHER_NAMES.items() if other == name and path in paths]
     begins = [leaf for leaf in leaves if leaf == name or leaf.startswith(f"{name}_") or name.startswith(leaf)]
     meant += [leaves[leaf] for leaf in begins]
