@@ -23,7 +23,7 @@ from sandfleet_config import ErrorCode, Outcome, Payload, SandboxError, SandboxS
 from sandfleet_config.errors import error_class
 from sandfleet_config.files import Content
 from sandfleet_config.outcome import Timing
-from sandfleet_config.spec import DELIVERY_FIELDS, RETRIED_CODES, STORED_FIELDS
+from sandfleet_config.spec import BATCH_FIELDS, DELIVERY_FIELDS, RETRIED_CODES, STORED_FIELDS
 from sandfleet_config.units import format_limit
 
 if TYPE_CHECKING:
@@ -120,6 +120,8 @@ def _show_default(value: Any) -> str:
 
 
 def _find_version(path: str) -> str:
+    if path.partition(".")[0] in BATCH_FIELDS:
+        return "5"
     if path.partition("[")[0] in STORED_FIELDS or path == "output.store":
         return "4"
     return "2" if path in DELIVERY_FIELDS else "3" if path == "requires" else "1"

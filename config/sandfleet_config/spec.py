@@ -12,6 +12,7 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import AfterValidator, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from sandfleet_config.after import AfterSpec
 from sandfleet_config.bounds import (
     MAX_COMMAND_ITEMS,
     MAX_NAME_CHARS,
@@ -128,6 +129,8 @@ DELIVERY_FIELDS: Final = ("idempotency_key", "priority", "queue_ttl", "max_attem
 """
 STORED_FIELDS: Final = ("files", "datasets", "artifacts")
 """Fields of contract version 4; so are an image by reference, `stdin.sha256` and `output.store`."""
+BATCH_FIELDS: Final = ("after",)
+"""Fields of contract version 5. `after` is about delivery, too: `wire.spec_sha256` does not count it."""
 
 
 class SandboxSpec(ContractModel):
@@ -135,8 +138,8 @@ class SandboxSpec(ContractModel):
 
     `timeout` and `grace` are seconds. At `timeout` the program gets SIGTERM; `grace` later the
     sandbox is killed. Both clocks start when the program has started. Paths are inside the image.
-    The last five fields (`DELIVERY_FIELDS`) say how the job is delivered; `wire.spec_sha256` does
-    not count them.
+    The last fields (`DELIVERY_FIELDS` and `after`) say how the job is delivered;
+    `fingerprint.spec_sha256` does not count them.
     """
 
     image: Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARS), AfterValidator(check_image)]
@@ -176,6 +179,7 @@ class SandboxSpec(ContractModel):
     retry_on: RetriedCodes = Field(
         default=RETRIED_CODES, description="Codes after which the job is tried again: the host category."
     )
+    after: AfterSpec = AfterSpec()
 
     @field_validator("command", mode="before")
     @classmethod

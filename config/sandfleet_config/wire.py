@@ -15,6 +15,7 @@ from sandfleet_config.faults import describe_faults
 from sandfleet_config.fields import SECURITY_VIOLATION, ContractModel, Name
 from sandfleet_config.image_names import REGISTRY_PREFIX, normalize_image
 from sandfleet_config.spec import (
+    BATCH_FIELDS,
     DEFAULT_GRACE_SECONDS,
     DEFAULT_OUTPUT_BYTES,
     DELIVERY_FIELDS,
@@ -29,19 +30,24 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
 
-CONTRACT_VERSIONS: Final = (1, 2, 3, 4)
+CONTRACT_VERSIONS: Final = (1, 2, 3, 4, 5)
 """Contract versions that this release speaks.
 
-Version 2 adds `spec.DELIVERY_FIELDS`, version 3 `requires`, version 4 `spec.STORED_FIELDS`. A request
-says the lowest version that has all fields it uses, so that older workers can run it.
+Version 2 adds `spec.DELIVERY_FIELDS`, version 3 `requires`, version 4 `spec.STORED_FIELDS`, version 5
+`spec.BATCH_FIELDS` and limits of a batch. A request says the lowest version that has all that it
+uses, so that older workers can run it.
 """
-ContractVersion: TypeAlias = Literal[1, 2, 3, 4]
+ContractVersion: TypeAlias = Literal[1, 2, 3, 4, 5]
+BATCH_CONTRACT: Final = 5
+"""The version of a job with one of `spec.BATCH_FIELDS`, or of a batch with limits."""
 MAX_SPEC_BYTES = 256 * 1024
 MAX_REPORTED_FAULTS = 50
 
 
 def find_contract(spec: SandboxSpec) -> ContractVersion:
     """Return the lowest contract version that has all fields `spec` uses."""
+    if spec.after:
+        return BATCH_CONTRACT
     if _uses_store(spec):
         return 4
     if spec.requires:
@@ -78,6 +84,7 @@ _FIELDS_OF: Final[Mapping[int, str]] = {
     2: ", ".join(DELIVERY_FIELDS),
     3: "what it requires of its host",
     4: "files, datasets, artifacts, objects of the store and images of a registry",
+    BATCH_CONTRACT: ", ".join(BATCH_FIELDS),
 }
 
 
@@ -124,7 +131,7 @@ def encode_job(request: JobRequest, max_bytes: int = MAX_SPEC_BYTES) -> str:
 
 
 def encode_run(spec: SandboxSpec) -> str:
-    """Return `spec` as a JSON object, without `DELIVERY_FIELDS` and without defaults.
+    """Return `spec` as a JSON object, without `DELIVERY_FIELDS`, `after` and defaults.
 
     Without the defaults it is short, and an older worker can run a spec that uses no newer field.
     """
@@ -181,8 +188,9 @@ def join_job(run: str, spec: SandboxSpec, key: str, batch: str | None, *, contra
     """
     named_key = f',"idempotency_key":{_encode(key)}' if key else ""
     delivery = encode_delivery(spec.priority, spec.queue_ttl, spec.max_attempts, spec.retry_on)
+    named_after = f',"after":{encode_after(spec)}' if spec.after else ""
     named_batch = f',"batch":{_encode(batch)}' if batch is not None else ""
-    text = f'{{"contract":{contract},"spec":{run[:-1]}{named_key}{delivery}}}{named_batch}}}'
+    text = f'{{"contract":{contract},"spec":{run[:-1]}{named_key}{delivery}{named_after}}}{named_batch}}}'
     size = len(text) if text.isascii() else len(text.encode())
     if size > max_bytes:
         _refuse_size(size, max_bytes)
@@ -197,6 +205,11 @@ def encode_delivery(priority: int, queue_ttl: float, max_attempts: int, retry_on
     """
     fields = zip(DELIVERY_FIELDS[1:], (priority, queue_ttl, max_attempts, retry_on), _DEFAULT_DELIVERY[1:], strict=True)
     return "".join(f',"{name}":{json.dumps(value)}' for name, value, default in fields if value != default)
+
+
+def encode_after(spec: SandboxSpec) -> str:
+    """Return the field `after` as JSON without defaults; empty if the job waits for nothing."""
+    return spec.after.model_dump_json(exclude_defaults=True) if spec.after else ""
 
 
 def decode_job(text: object, max_bytes: int = MAX_SPEC_BYTES) -> JobRequest:
@@ -280,4 +293,4 @@ def raise_faults(error: ValidationError, model: type[BaseModel] = SandboxSpec) -
 
 _encode: Final = json.JSONEncoder().encode
 _encode_compact: Final = json.JSONEncoder(separators=(",", ":")).encode
-_DELIVERY: set[str] = set(DELIVERY_FIELDS)
+_DELIVERY: set[str] = {*DELIVERY_FIELDS, "after"}

@@ -7,32 +7,26 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import ValidationError
 from sandfleet_config.environment import check_environment, describe_settings_faults
-from sandfleet_config.errors import RequestError
 from sandfleet_config.execute import ExecuteRequest
-from sandfleet_config.queues import JOB_ID, check_queue
+from sandfleet_config.queues import JOB_ID
 from sandfleet_config.settings import Settings, SettingsInvalid
 from sandfleet_config.wire import raise_faults
 
 from sandfleet.batch import Batch
 from sandfleet.collect.stream import OutcomeStream
 from sandfleet.dead_letters import DeadLetters
-from sandfleet.errors import BatchUnknown, FleetError, JobUnknown
+from sandfleet.errors import BatchUnknown, JobUnknown
 from sandfleet.execute.backend import Backend, Config
 from sandfleet.execute.fleet_runner import FleetRunner
 from sandfleet.files.transfers import Transfers
 from sandfleet.job import Job
-from sandfleet.submit.check import JobChecker
-from sandfleet.submit.contents import Contents
-from sandfleet.submit.encode import JobEncoder
-from sandfleet.submit.required import RequiredObjects
-from sandfleet.submit.submission import Submission
+from sandfleet.submit.submitting import Submitting
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Mapping
+    from collections.abc import Iterable
     from types import TracebackType
 
     from sandfleet_config.execute import ExecuteResult
-    from sandfleet_config.spec import SandboxSpec
 
     from sandfleet.channel.protocol import Channel
     from sandfleet.channel.records import JobRecord
@@ -53,7 +47,7 @@ def read_settings() -> Settings:
         raise SettingsInvalid(describe_settings_faults(error)) from None
 
 
-class Fleet(Transfers):
+class Fleet(Submitting, Transfers):
     """A fleet of workers behind one Redis; for ``with`` and ``async with``.
 
     Safe for concurrent use, also in a forked child. Nothing is connected before the first use.
@@ -61,12 +55,12 @@ class Fleet(Transfers):
     """
 
     def __init__(self, settings: Settings | None = None, *, channel: Channel | None = None) -> None:
-        self.settings = read_settings() if settings is None else settings
+        settings = read_settings() if settings is None else settings
         if channel is None:
             from sandfleet.channel.redis_channel import RedisChannel
 
-            channel = RedisChannel(self.settings)
-        self._channel = channel
+            channel = RedisChannel(settings)
+        super().__init__(settings, channel)
 
     def __enter__(self) -> Self:
         """Return the fleet itself."""
@@ -103,123 +97,6 @@ class Fleet(Transfers):
     def has_workers(self, timeout_seconds: float = 1.0) -> bool:
         """Whether any worker answers within `timeout_seconds`; returns at the first answer."""
         return self._channel.has_workers(timeout_seconds)
-
-    def submit(
-        self,
-        spec: SandboxSpec | Mapping[str, Any],
-        *,
-        batch: str | None = None,
-        queue: str | None = None,
-        job_id: str | None = None,
-    ) -> Job:
-        """Queue one job and return its handle; the job runs whether or not anybody waits.
-
-        With an ``idempotency_key`` in the spec, returns the job that was submitted before with the
-        same key and spec. `queue` defaults to the settings' queue; queues take turns.
-
-        Raises:
-            SpecInvalid: the spec (it may be a dict) is faulty, the store lacks one of its files, or
-                it asks for more memory than any live host has; ``errors`` has every fault. Nothing
-                was queued.
-            SecurityViolation: it asks for what no job may have. Nothing was queued.
-            SpecTooLarge: it is larger than ``max_spec_bytes``. Nothing was queued.
-            IdempotencyConflict: its key belongs to a job with another spec.
-            JobExists: another job has the id `job_id`.
-            QueueFull: there is no room in the queue, or in Redis. Nothing was queued.
-            FleetUnavailable: Redis or the store is out of reach; ``job_ids`` has the job's id if it
-                may be queued.
-        """
-        return self._new_submission(batch, queue).submit_one(spec, job_id)
-
-    def submit_many(
-        self,
-        specs: Iterable[SandboxSpec | Mapping[str, Any]],
-        *,
-        batch: str | None = None,
-        queue: str | None = None,
-        idempotent: bool = False,
-        on_progress: Callable[[int], object] | None = None,
-    ) -> list[Job]:
-        """Queue many jobs, a few hundred by one call to Redis; return their handles in the order of `specs`.
-
-        A list or tuple is checked as a whole before its first job is queued. Other iterables are
-        read, checked and queued as they come. `idempotent` gives spec n of `batch` the key
-        ``<batch>/<n>`` if it has none: a producer that died repeats the call, and jobs that are
-        queued already are found. `on_progress` is called with the number of queued jobs after each
-        chunk.
-
-        Raises:
-            SpecInvalid: specs are faulty; ``errors`` names up to 50 faults (``specs[17].command``).
-                Of a list, nothing was queued. An iterator stops at the first faulty spec;
-                ``job_ids`` are the jobs of the specs before it, which are queued.
-            SecurityViolation: the same, if a spec asks for what no job may have; outranks other
-                faults.
-            SpecTooLarge: the same, if too large specs are the only fault.
-            QueueFull: there is no room. Of a list, nothing was queued.
-            IdempotencyConflict, FleetUnavailable: as `submit`; ``job_ids`` are, or may be, queued.
-            ValueError: `idempotent` without a batch.
-        """
-        jobs: list[Job] = []
-        try:
-            for chunk in self.submit_chunks(specs, batch=batch, queue=queue, idempotent=idempotent):
-                jobs += chunk
-                if on_progress is not None:
-                    on_progress(len(jobs))
-        except (FleetError, RequestError) as error:
-            _add_jobs(error, jobs)
-            raise
-        return jobs
-
-    async def submit_many_async(
-        self,
-        specs: Iterable[SandboxSpec | Mapping[str, Any]] | AsyncIterable[SandboxSpec | Mapping[str, Any]],
-        *,
-        batch: str | None = None,
-        queue: str | None = None,
-        idempotent: bool = False,
-        on_progress: Callable[[int], object] | None = None,
-    ) -> list[Job]:
-        """Do what `submit_many` does and leave the event loop free; `specs` may be asynchronous.
-
-        An asynchronous source and `on_progress` run in the event loop, a plain iterator in other
-        threads. A cancelled call may still queue the chunk that is under way.
-        """
-        jobs: list[Job] = []
-        try:
-            async for chunk in self._new_submission(batch, queue, is_keyed=idempotent).submit_async(specs):
-                jobs += chunk
-                if on_progress is not None:
-                    on_progress(len(jobs))
-        except (FleetError, RequestError) as error:
-            _add_jobs(error, jobs)
-            raise
-        return jobs
-
-    def submit_chunks(
-        self,
-        specs: Iterable[SandboxSpec | Mapping[str, Any]],
-        *,
-        batch: str | None = None,
-        queue: str | None = None,
-        idempotent: bool = False,
-    ) -> Iterator[list[Job]]:
-        """Do what `submit_many` does, but yield the handles of each chunk once it is queued.
-
-        Memory does not grow with the batch. The specs of the next chunk are read before a chunk is
-        yielded.
-        """
-        return self._new_submission(batch, queue, is_keyed=idempotent).submit(specs)
-
-    submit_portions = submit_chunks
-    """The name of `submit_chunks` in earlier releases."""
-
-    def _new_submission(self, batch: str | None, queue: str | None, *, is_keyed: bool = False) -> Submission:
-        name = self.settings.queue if queue is None else check_queue(queue)
-        checker = JobChecker(batch, is_keyed=is_keyed, find_largest_budget=self._channel.find_largest_budget)
-        contents = Contents()
-        encoder = JobEncoder(batch, self.settings.max_spec_bytes, contents)
-        required = RequiredObjects(contents, lambda: self._objects, self.settings.result_ttl_seconds)
-        return Submission(self._channel, checker, encoder, required, queue=name, batch=batch)
 
     @property
     def _objects(self) -> Objects:
@@ -292,7 +169,3 @@ class Fleet(Transfers):
         except ValidationError as error:
             raise_faults(error, ExecuteRequest)
         return Backend(config or Config(), client=FleetRunner(self)).execute(request)
-
-
-def _add_jobs(error: FleetError | RequestError, jobs: Iterable[Job]) -> None:
-    error.job_ids = tuple(dict.fromkeys([*(job.id for job in jobs), *error.job_ids]))

@@ -149,6 +149,13 @@ class Channel(Protocol):
         """Return the batch's jobs in the order of their submit."""
         ...
 
+    def batch_page(self, name: str, position: int, limit: int) -> list[str]:
+        """Return up to `limit` of the batch's jobs from `position` on, in the order of their submit.
+
+        The first jobs leave the list once their outcomes have expired, so the others move forward.
+        """
+        ...
+
     def seal(self, name: str) -> None:
         """Record that all jobs of the batch have been submitted; the next submit takes that back."""
         ...

@@ -9,19 +9,18 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from kombu.exceptions import OperationalError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from sandfleet_config.codes import ErrorCode
-from sandfleet_config.queues import CANCEL_TTL_SECONDS, KEY_PREFIX, batch_key
-from sandfleet_config.scripts import DEAD_TTL_SECONDS, read_script, stored_result
+from sandfleet_config.queues import CANCEL_TTL_SECONDS, KEY_PREFIX
+from sandfleet_config.scripts import DEAD_TTL_SECONDS, stored_result
 
 from sandfleet.channel.capacity import Capacity
 from sandfleet.channel.connection import Connections
 from sandfleet.channel.ended_in_queue import new_ending, parse_attempts
-from sandfleet.channel.ended_reader import EndedReader
 from sandfleet.channel.notices import Notices
 from sandfleet.channel.outcome_reader import OutcomeReader
 from sandfleet.channel.publisher import Publisher
 from sandfleet.channel.record_reader import parse_record, read_record_fields
-from sandfleet.channel.records import BatchState, CancelState, ExpiryCheck, JobRecord
-from sandfleet.channel.redis_dead_letters import RedisDeadLetters
+from sandfleet.channel.records import CancelState, ExpiryCheck, JobRecord
+from sandfleet.channel.redis_batches import RedisBatches
 from sandfleet.errors import FleetUnavailable
 from sandfleet.files.objects import Objects
 
@@ -32,14 +31,13 @@ if TYPE_CHECKING:
     from sandfleet_config.settings import Settings
 
     from sandfleet.channel.protocol import BatchWatch, JobWatch
-    from sandfleet.channel.records import DeadLetter, EncodedJob, NewEntries, RunState, Submitted
+    from sandfleet.channel.records import DeadLetter, EncodedJob, RunState, Submitted
     from sandfleet.channel.waker import Waker
 
 MILLI: Final = 1000
 DROPPED_AT_ONCE: Final = 500
 BUDGET_SECONDS: Final = 1.0
 """How long the largest memory budget that hosts have announced counts as current."""
-FORGOTTEN_AT_ONCE: Final = 500
 
 
 FORK_SAFE: Final = ("file:", "redis:")
@@ -53,17 +51,15 @@ class _OpenObjects(NamedTuple):
     pid: int
 
 
-class RedisChannel:
+class RedisChannel(RedisBatches):
     """The fleet's Redis. Connections are lazy and shared by threads; a forked child makes its own."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self._connections = Connections(settings)
+        super().__init__(Connections(settings))
         self._capacity = Capacity(settings)
         self._publisher = Publisher(self._connections, self._capacity, settings.max_queued)
         self._outcomes = OutcomeReader(self._connections)
-        self._ended = EndedReader(self._connections)
-        self._dead_letters = RedisDeadLetters(self._connections, self._keep_inputs)
         self._notices = Notices(self._connections)
         self._objects: _OpenObjects | None = None
         self._largest_budget: int | None = None
@@ -194,54 +190,6 @@ class RedisChannel:
         """Follow the stream of the batch's ended jobs."""
         return self._notices.watch_batch(name, waker)
 
-    def read_batch(self, name: str, cursor: str = "", limit: int = 0) -> BatchState:
-        """Read counts and stream entries in one step."""
-        with self._connections.guard():
-            total, ended, last, entries, imported, counts = self._run("read_batch", [KEY_PREFIX, name, cursor, limit])
-        fields = dict(zip(counts[::2], counts[1::2], strict=True))
-        lines = [line.partition(" ") for line in entries.decode().split("\n")]
-        return BatchState(
-            total,
-            ended,
-            {key.decode(): int(value) for key, value in fields.items() if key.isupper()},
-            b"sealed" in fields,
-            [(job_id, int(run)) for job_id, _, run in lines if run],
-            last.decode(),
-            imported,
-        )
-
-    def ended_chunks(self, name: str, cursor: str) -> Iterator[NewEntries]:
-        """Read stream entries, the next ones while the caller works."""
-        return self._ended.read_chunks(name, cursor)
-
-    def batch_ids(self, name: str) -> list[str]:
-        """Read the batch's list of job ids, each once.
-
-        A job whose record was lost, and that was run again, is in the list twice.
-        """
-        with self._connections.guard():
-            client: Any = self._connections.redis
-            return list(dict.fromkeys(item.decode() for item in client.lrange(batch_key(name), 0, -1)))
-
-    def seal(self, name: str) -> None:
-        """Set the field `sealed` of the batch's counts."""
-        with self._connections.guard():
-            self._run("seal", [KEY_PREFIX, name])
-
-    def forget_batch(self, name: str) -> Iterator[tuple[int, int]]:
-        """Delete some hundred jobs at a time."""
-        with self._connections.guard():
-            client: Any = self._connections.redis
-            left: int = client.llen(batch_key(name))
-        while left > 0:
-            with self._connections.guard():
-                not_ended, *raw = self._run("forget_batch", [KEY_PREFIX, name, min(left, FORGOTTEN_AT_ONCE)])
-            ids = [job_id.decode() for job_id in raw]
-            if ids:
-                self._dead_letters.purge(ids)
-            left -= FORGOTTEN_AT_ONCE
-            yield len(ids), not_ended
-
     def dead_letters(self, limit: int) -> list[DeadLetter]:
         """Read the newest dead letters."""
         return self._dead_letters.read_newest(limit)
@@ -289,9 +237,3 @@ class RedisChannel:
         """Close every connection; the next use opens new ones."""
         self._notices.close()
         self._connections.close()
-
-    def _script(self, name: str) -> Any:
-        return self._connections.script(read_script(name))
-
-    def _run(self, name: str, arguments: Iterable[Any]) -> Any:
-        return self._script(name)(args=list(arguments))

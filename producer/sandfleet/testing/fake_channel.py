@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections import Counter
 from typing import TYPE_CHECKING
 
 from sandfleet_config.codes import ErrorCode
@@ -13,18 +11,16 @@ from sandfleet_config.outcome import Attempt, Outcome
 from sandfleet.channel.capacity import new_queue_full
 from sandfleet.channel.ended_in_queue import new_ending
 from sandfleet.channel.records import (
-    BatchState,
     CancelState,
     DeadLetter,
     ExpiryCheck,
     JobRecord,
-    NewEntries,
     RunState,
     SubmitState,
     Submitted,
 )
 from sandfleet.errors import JobUnknown
-from sandfleet.testing.fake_dead_letters import FakeDeadLetters
+from sandfleet.testing.fake_batches import FakeBatches
 from sandfleet.testing.fake_job import Ending, FakeJob, Handler, call_handler, new_outcome
 from sandfleet.testing.fake_store import FakeStore
 from sandfleet.testing.fake_watches import FakeWatch, FakeWatches
@@ -38,24 +34,18 @@ if TYPE_CHECKING:
     from sandfleet.channel.waker import Waker
 
 
-class FakeChannel:
+class FakeChannel(FakeBatches):
     """Keeps jobs in memory.
 
     The handler ends each as it is submitted, after as many attempts as its spec allows.
     """
 
     def __init__(self, handler: Handler, max_queued: int = 0) -> None:
+        super().__init__()
         self._handler = handler
         self._max_queued = max_queued
-        self._lock = threading.RLock()
-        self._jobs: dict[str, FakeJob] = {}
-        self._keys: dict[str, str] = {}
-        self._entries: dict[int, tuple[str, int]] = {}
-        """Ended jobs of all batches, as (job id, run) by number."""
         self._ended = 0
-        self._sealed: set[str] = set()
         self._watches = FakeWatches()
-        self._dead = FakeDeadLetters()
         self.store = FakeStore()
         self.objects = self.store.new_objects()
 
@@ -194,47 +184,6 @@ class FakeChannel:
     def watch_batch(self, name: str, waker: Waker) -> FakeWatch:
         """Wake the waker when a job of the batch ends."""
         return self._watches.add(lambda job_id: self._jobs[job_id].encoded.batch == name, waker)
-
-    def read_batch(self, name: str, cursor: str = "", limit: int = 0) -> BatchState:
-        """Count the batch's jobs, and list its ended ones."""
-        with self._lock:
-            members = self.batch_ids(name)
-            ended = [outcome for job_id in members if (outcome := self._jobs[job_id].outcome) is not None]
-            is_member = frozenset(members).__contains__
-            numbers = [number for number, (job_id, _) in self._entries.items() if is_member(job_id)]
-            start = int(cursor.partition("-")[0]) if cursor else 0
-            shown = [number for number in numbers if number > start][:limit] if cursor else []
-            last = (shown or [start])[-1] if cursor else max(numbers, default=0)
-            codes = Counter(outcome.code.value for outcome in ended)
-            entries = [self._entries[number] for number in shown]
-            return BatchState(len(members), len(ended), codes, name in self._sealed, entries, f"{last}-0")
-
-    def ended_chunks(self, name: str, cursor: str) -> Iterator[NewEntries]:
-        """List the batch's ended jobs after `cursor`."""
-        state = self.read_batch(name, cursor, len(self._entries))
-        yield NewEntries(state.entries, state.cursor)
-
-    def batch_ids(self, name: str) -> list[str]:
-        """Return the batch's jobs in the order of their submit."""
-        with self._lock:
-            return [job_id for job_id, job in self._jobs.items() if job.encoded.batch == name]
-
-    def seal(self, name: str) -> None:
-        """Record that all jobs of the batch have been submitted."""
-        with self._lock:
-            self._sealed.add(name)
-
-    def forget_batch(self, name: str) -> Iterator[tuple[int, int]]:
-        """Delete the batch's ended jobs."""
-        with self._lock:
-            ids = self.batch_ids(name)
-            ended = [job_id for job_id in ids if self._jobs[job_id].outcome is not None]
-            self._dead.purge(ended)
-            for job_id in ended:
-                self._keys.pop(self._jobs[job_id].encoded.key, None)
-                del self._jobs[job_id]
-            self._entries = {number: entry for number, entry in self._entries.items() if entry[0] in self._jobs}
-        yield len(ended), len(ids) - len(ended)
 
     def dead_letters(self, limit: int) -> list[DeadLetter]:
         """Return the newest dead letters."""

@@ -1,0 +1,153 @@
+"""`Submitting`: the ways in which `Fleet` queues jobs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sandfleet_config.errors import RequestError
+from sandfleet_config.queues import check_queue
+
+from sandfleet.errors import FleetError
+from sandfleet.submit.check import JobChecker
+from sandfleet.submit.contents import Contents
+from sandfleet.submit.encode import JobEncoder
+from sandfleet.submit.required import RequiredObjects
+from sandfleet.submit.submission import Submission
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Mapping
+
+    from sandfleet_config.settings import Settings
+    from sandfleet_config.spec import SandboxSpec
+
+    from sandfleet.channel.protocol import Channel
+    from sandfleet.job import Job
+
+
+class Submitting:
+    """Part of `Fleet`: it queues jobs."""
+
+    def __init__(self, settings: Settings, channel: Channel) -> None:
+        self.settings = settings
+        self._channel = channel
+
+    def submit(
+        self,
+        spec: SandboxSpec | Mapping[str, Any],
+        *,
+        batch: str | None = None,
+        queue: str | None = None,
+        job_id: str | None = None,
+    ) -> Job:
+        """Queue one job and return its handle; the job runs whether or not anybody waits.
+
+        With an ``idempotency_key`` in the spec, returns the job that was submitted before with the
+        same key and spec. `queue` defaults to the settings' queue; queues take turns.
+
+        Raises:
+            SpecInvalid: the spec (it may be a dict) is faulty, the store lacks one of its files, or
+                it asks for more memory than any live host has; ``errors`` has every fault. Nothing
+                was queued.
+            SecurityViolation: it asks for what no job may have. Nothing was queued.
+            SpecTooLarge: it is larger than ``max_spec_bytes``. Nothing was queued.
+            IdempotencyConflict: its key belongs to a job with another spec.
+            JobExists: another job has the id `job_id`.
+            QueueFull: there is no room in the queue, or in Redis. Nothing was queued.
+            FleetUnavailable: Redis or the store is out of reach; ``job_ids`` has the job's id if it
+                may be queued.
+        """
+        return self._new_submission(batch, queue).submit_one(spec, job_id)
+
+    def submit_many(
+        self,
+        specs: Iterable[SandboxSpec | Mapping[str, Any]],
+        *,
+        batch: str | None = None,
+        queue: str | None = None,
+        idempotent: bool = False,
+        on_progress: Callable[[int], object] | None = None,
+    ) -> list[Job]:
+        """Queue many jobs, a few hundred by one call to Redis; return their handles in the order of `specs`.
+
+        A list or tuple is checked as a whole before its first job is queued. Other iterables are
+        read, checked and queued as they come. `idempotent` gives spec n of `batch` the key
+        ``<batch>/<n>`` if it has none: a producer that died repeats the call, and jobs that are
+        queued already are found. `on_progress` is called with the number of queued jobs after each
+        chunk.
+
+        Raises:
+            SpecInvalid: specs are faulty; ``errors`` names up to 50 faults (``specs[17].command``).
+                Of a list, nothing was queued. An iterator stops at the first faulty spec;
+                ``job_ids`` are the jobs of the specs before it, which are queued.
+            SecurityViolation: the same, if a spec asks for what no job may have; outranks other
+                faults.
+            SpecTooLarge: the same, if too large specs are the only fault.
+            QueueFull: there is no room. Of a list, nothing was queued.
+            IdempotencyConflict, FleetUnavailable: as `submit`; ``job_ids`` are, or may be, queued.
+            ValueError: `idempotent` without a batch.
+        """
+        jobs: list[Job] = []
+        try:
+            for chunk in self.submit_chunks(specs, batch=batch, queue=queue, idempotent=idempotent):
+                jobs += chunk
+                if on_progress is not None:
+                    on_progress(len(jobs))
+        except (FleetError, RequestError) as error:
+            _add_jobs(error, jobs)
+            raise
+        return jobs
+
+    async def submit_many_async(
+        self,
+        specs: Iterable[SandboxSpec | Mapping[str, Any]] | AsyncIterable[SandboxSpec | Mapping[str, Any]],
+        *,
+        batch: str | None = None,
+        queue: str | None = None,
+        idempotent: bool = False,
+        on_progress: Callable[[int], object] | None = None,
+    ) -> list[Job]:
+        """Do what `submit_many` does and leave the event loop free; `specs` may be asynchronous.
+
+        An asynchronous source and `on_progress` run in the event loop, a plain iterator in other
+        threads. A cancelled call may still queue the chunk that is under way.
+        """
+        jobs: list[Job] = []
+        try:
+            async for chunk in self._new_submission(batch, queue, is_keyed=idempotent).submit_async(specs):
+                jobs += chunk
+                if on_progress is not None:
+                    on_progress(len(jobs))
+        except (FleetError, RequestError) as error:
+            _add_jobs(error, jobs)
+            raise
+        return jobs
+
+    def submit_chunks(
+        self,
+        specs: Iterable[SandboxSpec | Mapping[str, Any]],
+        *,
+        batch: str | None = None,
+        queue: str | None = None,
+        idempotent: bool = False,
+    ) -> Iterator[list[Job]]:
+        """Do what `submit_many` does, but yield the handles of each chunk once it is queued.
+
+        Memory does not grow with the batch. The specs of the next chunk are read before a chunk is
+        yielded.
+        """
+        return self._new_submission(batch, queue, is_keyed=idempotent).submit(specs)
+
+    submit_portions = submit_chunks
+    """The name of `submit_chunks` in earlier releases."""
+
+    def _new_submission(self, batch: str | None, queue: str | None, *, is_keyed: bool = False) -> Submission:
+        name = self.settings.queue if queue is None else check_queue(queue)
+        checker = JobChecker(batch, is_keyed=is_keyed, find_largest_budget=self._channel.find_largest_budget)
+        contents = Contents()
+        encoder = JobEncoder(batch, self.settings.max_spec_bytes, contents)
+        required = RequiredObjects(contents, lambda: self._channel.objects, self.settings.result_ttl_seconds)
+        return Submission(self._channel, checker, encoder, required, queue=name, batch=batch)
+
+
+def _add_jobs(error: FleetError | RequestError, jobs: Iterable[Job]) -> None:
+    error.job_ids = tuple(dict.fromkeys([*(job.id for job in jobs), *error.job_ids]))

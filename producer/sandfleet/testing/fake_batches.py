@@ -1,0 +1,73 @@
+"""The part of `FakeChannel` that has the batches."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from sandfleet.channel.records import BatchState, NewEntries
+from sandfleet.testing.fake_dead_letters import FakeDeadLetters
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sandfleet.testing.fake_job import FakeJob
+
+
+class FakeBatches:
+    """Part of `FakeChannel`: its jobs, and what it says about their batches."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._jobs: dict[str, FakeJob] = {}
+        self._keys: dict[str, str] = {}
+        self._entries: dict[int, tuple[str, int]] = {}
+        """Ended jobs of all batches, as (job id, run) by number."""
+        self._sealed: set[str] = set()
+        self._dead = FakeDeadLetters()
+
+    def read_batch(self, name: str, cursor: str = "", limit: int = 0) -> BatchState:
+        """Count the batch's jobs, and list its ended ones."""
+        with self._lock:
+            members = self.batch_ids(name)
+            ended = [outcome for job_id in members if (outcome := self._jobs[job_id].outcome) is not None]
+            is_member = frozenset(members).__contains__
+            numbers = [number for number, (job_id, _) in self._entries.items() if is_member(job_id)]
+            start = int(cursor.partition("-")[0]) if cursor else 0
+            shown = [number for number in numbers if number > start][:limit] if cursor else []
+            last = (shown or [start])[-1] if cursor else max(numbers, default=0)
+            codes = Counter(outcome.code.value for outcome in ended)
+            entries = [self._entries[number] for number in shown]
+            return BatchState(len(members), len(ended), codes, name in self._sealed, entries, f"{last}-0")
+
+    def ended_chunks(self, name: str, cursor: str) -> Iterator[NewEntries]:
+        """List the batch's ended jobs after `cursor`."""
+        state = self.read_batch(name, cursor, len(self._entries))
+        yield NewEntries(state.entries, state.cursor)
+
+    def batch_ids(self, name: str) -> list[str]:
+        """Return the batch's jobs in the order of their submit."""
+        with self._lock:
+            return [job_id for job_id, job in self._jobs.items() if job.encoded.batch == name]
+
+    def batch_page(self, name: str, position: int, limit: int) -> list[str]:
+        """Return a part of the batch's jobs."""
+        return self.batch_ids(name)[position : position + limit]
+
+    def seal(self, name: str) -> None:
+        """Record that all jobs of the batch have been submitted."""
+        with self._lock:
+            self._sealed.add(name)
+
+    def forget_batch(self, name: str) -> Iterator[tuple[int, int]]:
+        """Delete the batch's ended jobs."""
+        with self._lock:
+            ids = self.batch_ids(name)
+            ended = [job_id for job_id in ids if self._jobs[job_id].outcome is not None]
+            self._dead.purge(ended)
+            for job_id in ended:
+                self._keys.pop(self._jobs[job_id].encoded.key, None)
+                del self._jobs[job_id]
+            self._entries = {number: entry for number, entry in self._entries.items() if entry[0] in self._jobs}
+        yield len(ended), len(ids) - len(ended)
