@@ -32,6 +32,16 @@ Keys, all under `KEY_PREFIX`:
                     from each while the batch is used.
     pins:<name>     hash: name of an image -> the digest that it means for all jobs of a batch, as its first job found
                     it. Lives as long as the batch
+    on_done:<name>  hash: endpoint, the name of what a sender of webhooks tells when the batch is done; told: the newest
+                    end that it was told of. Lives as long as the batch
+    webhooks:due    sorted set: id of a webhook -> when a sender takes it next (ms); webhooks:dead: sorted set of those
+                    that are given up, by time. At most 10,000 each; the oldest go first
+    webhook:<id>    hash, one webhook until it is delivered: batch, endpoint, at (ms), total, codes (JSON). Of its
+                    attempts: attempts (their number), first (ms, of the first one), token (of the sender that has it),
+                    reason (of the last failure). All keys of webhooks expire after 8 days
+    webhooks:awaiting   sorted set: batch with an endpoint that is not done -> when a sender checks it next (ms), since
+                    workers of release e5bcdee queue no webhooks. At most 10,000
+    webhooks:log    stream of attempts: id, batch, endpoint, result, reason; about the last 10,000
     queues          set of the queues that may hold jobs; wake: a stream on which idle workers block
     owners          sorted set: worker (host:pid:token) -> end of its lease (ms of Redis's clock)
     boot:<host>     the id of the host's boot. The jobs of a worker that died under another boot id are no suspects

@@ -30,6 +30,7 @@ if ARGV[11] == 'droppable' and is_memory_full() then
 end
 
 -- include: batch_keys
+-- include: webhooks
 local facts = redis.pcall('HMGET', job, 'state', 'claim', 'owner', 'batch', 'key', 'attempts', 'flag', 'ended_by', 'run')
 local is_record_wrong = facts.err ~= nil
 if is_record_wrong then
@@ -102,7 +103,9 @@ if batch ~= '' then
   if run == '1' and try('RPUSH', keys.done, id) then -- after a later run the list has the id already
     add_count(keys, 'imported', 1)
   end
-  expire_batch(keys, ttl, true)
+  if expire_batch(keys, ttl, true) then
+    tell_if_done(batch, keys)
+  end
 end
 if reason ~= '' then
   local dead, sizes, bytes = prefix .. 'dead', prefix .. 'dead_sizes', prefix .. 'dead_bytes'

@@ -46,7 +46,7 @@ for _ = 1, limit do
 end
 drop_forgotten(keys, limit, true)
 if redis.call('EXISTS', keys.members) == 0 then
-  redis.call('UNLINK', keys.ends, keys.counts, keys.done, keys.pins)
+  redis.call('UNLINK', keys.ends, keys.counts, keys.done, keys.pins, keys.on_done)
 else
   expire_batch(keys, BATCH_TTL)
 end

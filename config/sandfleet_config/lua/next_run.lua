@@ -18,6 +18,7 @@ local FIRST, WIDTH, WAKE_TTL = 2, 3, 3600
 -- include: prelude
 
 -- include: batch_keys
+-- include: webhooks
 local KEPT = { 'queue', 'step', 'batch', 'key', 'fingerprint', 'queue_ttl', 'max_attempts', 'record', 'needs', 'ended_by' }
 
 local function read_record(job)
@@ -113,6 +114,7 @@ local function start(id, seen, given)
       redis.call('RPUSH', keys.members, id)
     end
     expire_batch(keys, BATCH_TTL)
+    await_done(record.batch, keys)
   end
   redis.call('LPUSH', list, message)
   queues[queue] = true

@@ -1,6 +1,6 @@
 -- Seal a batch: all of its jobs have been submitted. The next submit to it removes the seal.
 --
--- ARGV: prefix, batch
+-- ARGV: prefix, batch, name of the endpoint that is told when the batch is done ("" or absent: as before)
 -- Returns 1, or 0 if there is no such batch.
 local members, counts = ARGV[1] .. 'batch:' .. ARGV[2], ARGV[1] .. 'counts:' .. ARGV[2]
 local ttl = redis.call('TTL', members)
@@ -11,4 +11,15 @@ redis.call('HSET', counts, 'sealed', '1')
 if ttl > 0 then
   redis.call('EXPIRE', counts, ttl)
 end
+local prefix, batch, endpoint = ARGV[1], ARGV[2], ARGV[3] or ''
+-- include: prelude
+-- include: batch_keys
+-- include: webhooks
+local keys = batch_keys(batch)
+if endpoint ~= '' then
+  redis.call('HSET', keys.on_done, 'endpoint', endpoint)
+  redis.call('EXPIRE', keys.on_done, ttl > 0 and ttl or BATCH_TTL)
+end
+await_done(batch, keys)
+tell_if_done(batch, keys)
 return 1

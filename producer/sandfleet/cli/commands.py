@@ -20,6 +20,7 @@ from sandfleet_config.errors import SandboxError
 from sandfleet_config.queues import check_queue
 from sandfleet_config.settings import SettingsInvalid
 from sandfleet_config.store.protocol import StoreError
+from sandfleet_config.webhooks import check_endpoint
 
 from sandfleet.cli import batch as batch_commands
 from sandfleet.cli import dead as dead_commands
@@ -128,6 +129,12 @@ def submit(
     idempotent: Annotated[
         bool, typer.Option("--idempotent", help="Queue only what an earlier call with this file and --batch did not.")
     ] = False,
+    on_done: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME", help="Endpoint that gets a webhook when all of --batch have ended, as of each retry."
+        ),
+    ] = "",
     is_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of ids.")] = False,
 ) -> None:
     """Queue a file of jobs; the whole file is checked before the first is queued. Prints job ids, one a line."""
@@ -139,7 +146,10 @@ def submit(
         raise typer.BadParameter("needs --batch", param_hint="--idempotent")
     if save is not None and not wait:
         raise typer.BadParameter("needs --wait", param_hint="--save")
-    how = SubmitOptions(batch=batch, queue=_check_queue(queue), is_idempotent=idempotent, save=save)
+    if on_done and not batch:
+        raise typer.BadParameter("needs --batch", param_hint="--on-done")
+    name, endpoint = _check_queue(queue), _check_endpoint(on_done)
+    how = SubmitOptions(batch=batch, queue=name, is_idempotent=idempotent, save=save, on_done=endpoint)
     with Fleet() as fleet:
         requires = typed.read_labels(require or [], "--require") or None
         defaults = typed.drop_unset(priority=priority, requires=requires)
@@ -147,6 +157,13 @@ def submit(
         if not specs:
             raise typer.Exit(exits.USAGE)
         raise typer.Exit(submit_specs(fleet, specs, how, is_waited=wait, out=out, is_json=is_json))
+
+
+def _check_endpoint(name: str) -> str:
+    try:
+        return check_endpoint(name)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--on-done") from None
 
 
 def _check_queue(name: str | None) -> str | None:

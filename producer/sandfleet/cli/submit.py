@@ -37,6 +37,8 @@ class SubmitOptions:
     batch: str | None = None
     queue: str | None = None
     is_idempotent: bool = False
+    on_done: str = ""
+    """The endpoint that gets a webhook when the batch is done."""
     save: str | None = None
     """The folder for artifacts, those of each job in one of its own."""
 
@@ -96,7 +98,11 @@ def submit_specs(
     with open_results(out, saver.take) as results:  # opened first: what cannot be written stops the submit
         try:
             for jobs in fleet.submit_chunks(
-                specs, batch=options.batch, queue=options.queue, idempotent=options.is_idempotent
+                specs,
+                batch=options.batch,
+                queue=options.queue,
+                idempotent=options.is_idempotent,
+                on_done=options.on_done,
             ):
                 handles |= dict.fromkeys(jobs)
                 if not is_json and not (is_waited and out == STDIN):  # else stdout is for the outcomes

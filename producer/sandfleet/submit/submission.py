@@ -37,6 +37,7 @@ class Submission:
         *,
         queue: str,
         batch: str | None,
+        on_done: str = "",
     ) -> None:
         self._channel = channel
         self._checker = checker
@@ -44,6 +45,7 @@ class Submission:
         self._required = required
         self._queue = queue
         self._batch = batch
+        self._on_done = on_done
 
     def submit_one(self, spec: Spec, job_id: str | None) -> Job:
         """Queue one job, under `job_id` if given."""
@@ -92,7 +94,7 @@ class Submission:
     def _seal(self) -> None:
         """Say that all jobs of the batch have been submitted."""
         if self._batch:
-            self._channel.seal(self._batch)
+            self._channel.seal(self._batch, self._on_done)
 
     async def submit_async(self, specs: Iterable[Spec] | AsyncIterable[Spec]) -> AsyncIterator[list[Job]]:
         """Do what `submit` does in other threads, one after the other.

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from sandfleet_config.errors import RequestError
 from sandfleet_config.queues import check_queue
+from sandfleet_config.webhooks import check_endpoint
 
 from sandfleet.errors import FleetError
 from sandfleet.submit.check import JobChecker
@@ -65,6 +66,7 @@ class Submitting:
         batch: str | None = None,
         queue: str | None = None,
         idempotent: bool = False,
+        on_done: str = "",
         on_progress: Callable[[int], object] | None = None,
     ) -> list[Job]:
         """Queue many jobs, a few hundred by one call to Redis; return their handles in the order of `specs`.
@@ -73,7 +75,8 @@ class Submitting:
         read, checked and queued as they come. `idempotent` gives spec n of `batch` the key
         ``<batch>/<n>`` if it has none: a producer that died repeats the call, and jobs that are
         queued already are found. `on_progress` is called with the number of queued jobs after each
-        chunk.
+        chunk. `on_done` names the endpoint that gets a webhook once all jobs of `batch` have ended, and
+        again after each retry; ``sandfleet-web notify`` sends it.
 
         Raises:
             SpecInvalid: specs are faulty; ``errors`` names up to 50 faults (``specs[17].command``).
@@ -84,11 +87,11 @@ class Submitting:
             SpecTooLarge: the same, if too large specs are the only fault.
             QueueFull: there is no room. Of a list, nothing was queued.
             IdempotencyConflict, FleetUnavailable: as `submit`; ``job_ids`` are, or may be, queued.
-            ValueError: `idempotent` without a batch.
+            ValueError: `idempotent` or `on_done` without a batch, or no endpoint may have that name.
         """
         jobs: list[Job] = []
         try:
-            for chunk in self.submit_chunks(specs, batch=batch, queue=queue, idempotent=idempotent):
+            for chunk in self.submit_chunks(specs, batch=batch, queue=queue, idempotent=idempotent, on_done=on_done):
                 jobs += chunk
                 if on_progress is not None:
                     on_progress(len(jobs))
@@ -104,6 +107,7 @@ class Submitting:
         batch: str | None = None,
         queue: str | None = None,
         idempotent: bool = False,
+        on_done: str = "",
         on_progress: Callable[[int], object] | None = None,
     ) -> list[Job]:
         """Do what `submit_many` does and leave the event loop free; `specs` may be asynchronous.
@@ -113,7 +117,7 @@ class Submitting:
         """
         jobs: list[Job] = []
         try:
-            async for chunk in self._new_submission(batch, queue, is_keyed=idempotent).submit_async(specs):
+            async for chunk in self._new_submission(batch, queue, on_done, is_keyed=idempotent).submit_async(specs):
                 jobs += chunk
                 if on_progress is not None:
                     on_progress(len(jobs))
@@ -129,24 +133,29 @@ class Submitting:
         batch: str | None = None,
         queue: str | None = None,
         idempotent: bool = False,
+        on_done: str = "",
     ) -> Iterator[list[Job]]:
         """Do what `submit_many` does, but yield the handles of each chunk once it is queued.
 
         Memory does not grow with the batch. The specs of the next chunk are read before a chunk is
         yielded.
         """
-        return self._new_submission(batch, queue, is_keyed=idempotent).submit(specs)
+        return self._new_submission(batch, queue, on_done, is_keyed=idempotent).submit(specs)
 
     submit_portions = submit_chunks
     """The name of `submit_chunks` in earlier releases."""
 
-    def _new_submission(self, batch: str | None, queue: str | None, *, is_keyed: bool = False) -> Submission:
+    def _new_submission(
+        self, batch: str | None, queue: str | None, on_done: str = "", *, is_keyed: bool = False
+    ) -> Submission:
+        if check_endpoint(on_done) and not batch:
+            raise ValueError("on_done tells of the end of a batch: give its name")
         name = self.settings.queue if queue is None else check_queue(queue)
         checker = JobChecker(batch, is_keyed=is_keyed, find_largest_budget=self._channel.find_largest_budget)
         contents = Contents()
         encoder = JobEncoder(batch, self.settings.max_spec_bytes, contents)
         required = RequiredObjects(contents, lambda: self._channel.objects, self.settings.result_ttl_seconds)
-        return Submission(self._channel, checker, encoder, required, queue=name, batch=batch)
+        return Submission(self._channel, checker, encoder, required, queue=name, batch=batch, on_done=on_done)
 
 
 def _add_jobs(error: FleetError | RequestError, jobs: Iterable[Job]) -> None:

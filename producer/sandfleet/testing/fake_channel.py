@@ -115,6 +115,7 @@ class FakeChannel(FakeBatches):
             if attempts and outcome.code in job.encoded.spec.retry_on:
                 self._dead.add(job, outcome, attempts)
             self._watches.notify(job_id)
+            self._tell_if_done(job.encoded.batch)
 
     def outcomes(self, job_ids: Sequence[str]) -> list[Outcome | None]:
         """Return the outcomes of the newest runs."""
