@@ -11,6 +11,8 @@ from sandfleet_config.codes import ErrorCode
 
 from sandfleet.channel.records import CancelState
 from sandfleet.cli import options
+from sandfleet.cli.done_command import run_done_command
+from sandfleet.cli.exits import SOME_NOT_OK
 from sandfleet.cli.show import print_lines, print_summary
 from sandfleet.cli.waiting import wait_for_batch
 from sandfleet.fleet import Fleet
@@ -48,10 +50,20 @@ def wait(
     name: Name,
     out: options.Out = None,
     timeout: options.WaitTimeout = None,
+    command: Annotated[
+        str | None,
+        typer.Option(
+            "--exec", metavar="COMMAND", help="Run this in a shell when it is done, with counts in variables."
+        ),
+    ] = None,
 ) -> None:
     """Wait for a batch and sum up, those that have ended included; exits 1 if any was not OK. Ctrl-C only stops waiting."""
     with Fleet() as fleet:
-        raise typer.Exit(wait_for_batch(fleet.batch(name), out=out, timeout=timeout))
+        batch = fleet.batch(name)
+        status = wait_for_batch(batch, out=out, timeout=timeout)
+        if command is not None and status in {0, SOME_NOT_OK}:
+            status = run_done_command(command, batch, status)
+        raise typer.Exit(status)
 
 
 @app.command()

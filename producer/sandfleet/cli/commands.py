@@ -12,7 +12,7 @@ import json
 import signal
 import sys
 from importlib.metadata import version
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from sandfleet_config.command_line import describe_usage_error, is_help
@@ -31,6 +31,9 @@ from sandfleet.cli.hints import OTHER_OPTIONS
 from sandfleet.cli.show import note
 from sandfleet.errors import FleetError, FleetUnavailable, JobUnknown
 from sandfleet.fleet import Fleet
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 app = typer.Typer(
     name="sandfleet",
@@ -140,14 +143,8 @@ def submit(
     """Queue a file of jobs; the whole file is checked before the first is queued. Prints job ids, one a line."""
     from sandfleet.cli.submit import SpecSource, SubmitOptions, read_specs, submit_specs
 
-    if out is not None and not wait:
-        raise typer.BadParameter("needs --wait", param_hint="--out")
-    if idempotent and not batch:
-        raise typer.BadParameter("needs --batch", param_hint="--idempotent")
-    if save is not None and not wait:
-        raise typer.BadParameter("needs --wait", param_hint="--save")
-    if on_done and not batch:
-        raise typer.BadParameter("needs --batch", param_hint="--on-done")
+    _check_needs({"--out": out, "--save": save}, "--wait", is_given=wait)
+    _check_needs({"--idempotent": idempotent, "--on-done": on_done}, "--batch", is_given=bool(batch))
     name, endpoint = _check_queue(queue), _check_endpoint(on_done)
     how = SubmitOptions(batch=batch, queue=name, is_idempotent=idempotent, save=save, on_done=endpoint)
     with Fleet() as fleet:
@@ -157,6 +154,13 @@ def submit(
         if not specs:
             raise typer.Exit(exits.USAGE)
         raise typer.Exit(submit_specs(fleet, specs, how, is_waited=wait, out=out, is_json=is_json))
+
+
+def _check_needs(given: Mapping[str, object], needed: str, *, is_given: bool) -> None:
+    """Refuse options that are `given` without the one that they need."""
+    for name, value in given.items():
+        if value not in (None, False, "") and not is_given:
+            raise typer.BadParameter(f"needs {needed}", param_hint=name)
 
 
 def _check_endpoint(name: str) -> str:

@@ -42,6 +42,12 @@ class SubmitOptions:
     save: str | None = None
     """The folder for artifacts, those of each job in one of its own."""
 
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The options that `Fleet.submit_chunks` takes."""
+        given = {"batch": self.batch, "queue": self.queue, "idempotent": self.is_idempotent}
+        return given | {"on_done": self.on_done}
+
 
 @dataclass(frozen=True)
 class SpecSource:
@@ -97,13 +103,7 @@ def submit_specs(
     saver = Saver(fleet, SaveOptions(options.save))
     with open_results(out, saver.take) as results:  # opened first: what cannot be written stops the submit
         try:
-            for jobs in fleet.submit_chunks(
-                specs,
-                batch=options.batch,
-                queue=options.queue,
-                idempotent=options.is_idempotent,
-                on_done=options.on_done,
-            ):
+            for jobs in fleet.submit_chunks(specs, **options.fields):
                 handles |= dict.fromkeys(jobs)
                 if not is_json and not (is_waited and out == STDIN):  # else stdout is for the outcomes
                     print("\n".join(job.id for job in jobs), flush=True)

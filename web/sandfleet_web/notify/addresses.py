@@ -64,7 +64,7 @@ def resolve(host: str, port: int, *, seconds: float, allow_private: bool) -> lis
         NameUnknown: it has none, or there is no answer after `seconds`.
         AddressRefused: it has addresses, and a webhook may go to none of them.
     """
-    found = list(dict.fromkeys(_look_up(host, port, seconds)))
+    found = list(dict.fromkeys(_ask_resolver(host, port, seconds)))
     refusals = {address: find_refusal(address, allow_private=allow_private) for address in found}
     allowed = [address for address, refusal in refusals.items() if not refusal]
     if not allowed:
@@ -74,18 +74,18 @@ def resolve(host: str, port: int, *, seconds: float, allow_private: bool) -> lis
     return allowed
 
 
-def _look_up(host: str, port: int, seconds: float) -> list[str]:
+def _ask_resolver(host: str, port: int, seconds: float) -> list[str]:
     """Ask the system's resolver, which has no deadline of its own: in a thread that may be left behind."""
     found: list[str] = []
     errors: list[Exception] = []
 
-    def look_up() -> None:
+    def ask() -> None:
         try:
             found.extend(str(entry[4][0]) for entry in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
         except (OSError, UnicodeError) as error:
             errors.append(error)
 
-    thread = threading.Thread(target=look_up, daemon=True, name="resolve")
+    thread = threading.Thread(target=ask, daemon=True, name="resolve")
     thread.start()
     thread.join(seconds)
     if thread.is_alive():
