@@ -153,7 +153,7 @@ class FileSpec(ContractModel):
 
 
 class DatasetSpec(ContractModel):
-    """A read-only folder that many jobs share, by its name or by its digest. No host can do it yet."""
+    """A read-only folder that many jobs share, by its name or by its digest."""
 
     name: str = Field(default="", description="Of a dataset that the host has.")
     sha256: Sha256 | None = Field(default=None, description="Digest of a dataset, instead of `name` or with it.")
@@ -177,6 +177,12 @@ class DatasetSpec(ContractModel):
             msg = "path must be a folder right under {folder}, such as {folder}/corpus"
             raise PydanticCustomError("dataset_path", msg, {"folder": DATA_FOLDER})
         return self
+
+    @property
+    def reference(self) -> str:
+        """The dataset as hosts list it: its name, ``sha256:...``, or ``name@sha256:...``."""
+        digest = f"sha256:{self.sha256}" if self.sha256 else ""
+        return "@".join(filter(None, (self.name, digest)))
 
     @property
     def mount_path(self) -> str:

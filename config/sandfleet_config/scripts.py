@@ -7,15 +7,16 @@ Keys, all under `KEY_PREFIX`:
     job:<id>        hash, the record of a job. From submit on: state (queued|waiting|running|ended; a claimed job
                     is waiting until its program may have started, then running), queue, step, batch, key,
                     fingerprint, expires (ms), queue_ttl (ms), max_attempts, record, needs (JSON with contract,
-                    image, requires and the limits it asks for: see `wire.encode_needs`). submitted (ms): of a
+                    image, requires, datasets and the limits it asks for: see `wire.encode_needs`). submitted (ms): of a
                     stock producer's job, or of a later run. Of the claim: claim, owner, flag
                     (start|cancelled|expired). Of attempts: attempts (JSON list, from the first claim on; `charged`
                     absent is true), message (while the job waits for another attempt), avoid and avoid_until (the
                     host of a failed attempt), suspect (JSON {host, boot, ms}: the job may have killed its worker,
                     after a run of so many ms), suspect_until (ms: until then it runs apart from other suspects),
                     lost_waits (the number of workers that died before the job started). Of runs: run
-                    (absent: 1), ended_by (the claim that ended the last ended run), code, end_entry (of its end in
-                    ends:<batch>). Of placing: why and why_at (ms): why the job waits in the queue, as the last
+                    (absent: 1), pin (the digest of the image that the earlier run had), ended_by (the claim that ended
+                    the last ended run), code, end_entry (of its end in ends:<batch>). Of placing: why and why_at (ms):
+                    why the job waits in the queue, as the last
                     host that checked it says; short_since (ms): since when it has waited for memory; kept_by: the
                     host that keeps its memory for it; refused_by: workers that could not run it although they
                     had announced that they could, with a space after each
@@ -46,15 +47,15 @@ Keys, all under `KEY_PREFIX`:
     owners          sorted set: worker (host:pid:token) -> end of its lease (ms of Redis's clock)
     boot:<host>     the id of the host's boot. The jobs of a worker that died under another boot id are no suspects
     hosts           hash: worker -> what its host has (JSON: see placing.lua); images:<owner>: set of the names and
-                    digests of its images. Both are deleted with the lease, or expire 2 minutes after the worker's
-                    last beat
+                    digests of its images, and of its datasets with /data/ before each. Both are deleted with the
+                    lease, or expire 2 minutes after the worker's last beat
     keeps:<host>    the job for which a host keeps its memory: it takes no smaller job meanwhile. Expires after 5 s,
                     and is renewed at each claim
     claims:<owner>  hash: claim id -> message. An id with "taken-" at its start is a claim of a dead worker that was
                     taken over and is not decided yet
     delayed         sorted set: job id -> when it may be tried again; expiring: job id -> end of its queue_ttl
     dead            sorted set of dead letters by time; dead:<id>: hash of each, with message, reason, code, at,
-                    queue, attempts, batch, run
+                    queue, attempts, batch, run, image_digest (of the image that it ran)
     dead_sizes      hash: job id -> bytes of its dead letter; dead_bytes: their sum. Messages that are no job do not
                     count
     dead_dropped    the number of letters that were dropped before their TTL, because the number or the size of all
@@ -69,6 +70,8 @@ Keys, all under `KEY_PREFIX`:
                     keeps until they are unpinned. No TTL
     shared_images   hash: name of an image that hosts may take from the store -> its digest, the SHA-256 of the object
                     with its facts, which has that of the image file. At most 1000 names. No TTL
+    shared_images:earlier   sorted set: such a name and a digest that it had before -> until when (ms) hosts take
+                    that, too: two days. At most 1000. It lives as long as the last of them
     store:deleting  sorted set: SHA-256 of an object that the garbage collector is deleting -> until when (ms) uploads
                     of it wait
     store:fleet     the id of this fleet, which the store it collects garbage in has, too. No TTL

@@ -144,19 +144,29 @@ def encode_needs(spec: SandboxSpec, image: str = "") -> str:
     `image` is what stands for the spec's image, such as the digest that its batch runs.
 
     The object begins with the contract version, which `join_needs` adds. The names are `image`,
-    `requires` and those of `find_requested_limits`.
+    `requires`, `datasets` (see `DatasetSpec.reference`) and those of `find_requested_limits`.
     """
     return _encode_needs(
-        image or normalize_image(spec.image), tuple(find_requested_limits(spec).items()), tuple(spec.requires.items())
+        image or normalize_image(spec.image),
+        tuple(find_requested_limits(spec).items()),
+        tuple(spec.requires.items()),
+        tuple([dataset.reference for dataset in spec.datasets]),
     )
 
 
 @lru_cache(maxsize=256)
-def _encode_needs(image: str, limits: tuple[tuple[str, float], ...], requires: tuple[tuple[str, str], ...]) -> str:
+def _encode_needs(
+    image: str,
+    limits: tuple[tuple[str, float], ...],
+    requires: tuple[tuple[str, str], ...],
+    datasets: tuple[str, ...],
+) -> str:
     """Encode the needs, which are the same for most jobs of a batch."""
     needs: dict[str, object] = {"image": image, **dict(limits)}
     if requires:
         needs["requires"] = dict(requires)
+    if datasets:
+        needs["datasets"] = datasets
     return _encode_compact(needs)[1:]
 
 

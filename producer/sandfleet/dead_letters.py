@@ -41,11 +41,13 @@ class DeadLetters:
             raise _unknown(job_id)
         return found
 
-    def requeue(self, job_id: str, run: int | None = None) -> Job:
+    def requeue(self, job_id: str, run: int | None = None, *, resolves_images: bool = False) -> Job:
         """Queue the job again under its id, as its next run, with new attempts; keep the earlier outcome.
 
         `run` is the run that the caller has seen; default: that of the dead letter. If a later run
-        has begun already, as after a second click, nothing happens.
+        has begun already, as after a second click, nothing happens. The run gets the image that the
+        earlier one had; with `resolves_images`, the one that the image's name means now, and so do all
+        jobs of its batch from then on.
 
         Raises:
             JobUnknown: no dead letter has that id.
@@ -55,7 +57,7 @@ class DeadLetters:
         if found is None and run is None:
             raise _unknown(job_id)
         seen = run if run is not None else found.run if found is not None else 1
-        (state,) = self._channel.start_runs([(job_id, seen)])
+        (state,) = self._channel.start_runs([(job_id, seen)], resolves_images=resolves_images)
         match state:
             case RunState.QUEUED | RunState.LATER:
                 return Job(job_id, self._channel)
@@ -70,13 +72,13 @@ class DeadLetters:
             case _:
                 assert_never(state)
 
-    def requeue_all(self, batch: str | None = None) -> Iterator[tuple[str, RunState]]:
+    def requeue_all(self, batch: str | None = None, *, resolves_images: bool = False) -> Iterator[tuple[str, RunState]]:
         """Queue all dead letters again, or those of one batch; yield each job's id and the result.
 
-        Jobs that become dead letters meanwhile are left alone.
+        Jobs that become dead letters meanwhile are left alone. `resolves_images` is as for `requeue`.
         """
         for runs in list(self._channel.dead_runs(batch)):
-            states = self._channel.start_runs(runs)
+            states = self._channel.start_runs(runs, resolves_images=resolves_images)
             yield from zip((job_id for job_id, _ in runs), states, strict=True)
 
     def purge(self, job_ids: Sequence[str] | None = None) -> int:

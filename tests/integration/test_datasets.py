@@ -8,7 +8,9 @@ import pytest
 from pydantic import SecretStr
 from releases import GVISOR
 from sandfleet import ErrorCode, Fleet, Outcome, Settings
+from sandfleet_config.queues import KEY_PREFIX
 from sandfleet_worker.sandbox.image.datasets import DatasetStore
+from waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 
     from stage import Stage, Worker
 
-OLD_RUNSC = GVISOR / "debian/runsc"
+OLD_RUNSC, NEW_RUNSC = GVISOR / "debian/runsc", GVISOR / "bin/runsc"
 
 
 @pytest.fixture
@@ -35,16 +37,22 @@ def new_root(stage: Stage, host: str) -> Path:
     return root
 
 
-def add_corpus(root: Path, text: str) -> None:
+def add_corpus(root: Path, text: str) -> str:
+    """Add the dataset `corpus` with a file `hello` of this text; return its digest in hex."""
     source = root.with_name("source")
     source.mkdir(exist_ok=True)
     (source / "hello").write_text(text)
-    DatasetStore(root).add("corpus", source)
+    return DatasetStore(root).add("corpus", source).digest.removeprefix("sha256:")
+
+
+def is_announced(stage: Stage, name: str) -> bool:
+    return any(stage.redis.sismember(key, name) for key in stage.redis.keys(f"{KEY_PREFIX}images:*"))
 
 
 def start(stage: Stage, host: str, root: Path, **settings: str) -> Worker:
-    """Start a worker on a host of this name."""
+    """Start a worker on a host of this name; unless `settings` say otherwise, its runsc can mount datasets."""
     state = {
+        "SANDFLEET_RUNSC__PATH": str(NEW_RUNSC),
         "SANDFLEET_IMAGES__ROOT": str(root),
         "SANDFLEET_SLOTS_DIR": str(root.with_name("slots")),
         "SANDFLEET_WARM__SIZE": "0",
@@ -60,8 +68,8 @@ def start(stage: Stage, host: str, root: Path, **settings: str) -> Worker:
 
 
 def run(fleet: Fleet, **fields: Any) -> Outcome:
-    spec = {"image": "busybox", "command": ["cat", "/data/corpus/hello"], "timeout": 20, **fields}
-    outcome: Outcome = fleet.submit(spec | {"datasets": [{"name": "corpus"}]}).outcome(timeout=60)
+    spec = {"image": "busybox", "command": ["cat", "/data/corpus/hello"], "timeout": 20}
+    outcome: Outcome = fleet.submit(spec | {"datasets": [{"name": "corpus"}]} | fields).outcome(timeout=60)
     return outcome
 
 
@@ -76,14 +84,18 @@ def test_a_job_goes_to_the_host_that_has_its_dataset(stage: Stage, fleet: Fleet)
     )
     add_corpus(there, "hello data\n")
     start(stage, "there", there)
-    outcomes = [run(fleet) for _ in range(4)]
+    outcomes = [run(fleet) for _ in range(8)]
     assert {(outcome.code, outcome.host, outcome.stdout.text) for outcome in outcomes} == {
         (ErrorCode.OK, "there", "hello data\n")
     }
     assert {len(outcome.attempts) for outcome in outcomes} == {1}, "a job that is put back has not started"
-    assert "needs a dataset that here does not have" in worker.log
-    add_corpus(here, "hello data\n")
-    assert {run(fleet).code for _ in range(4)} == {ErrorCode.OK}
+    assert "action=job_put_back" not in worker.log, "a host that lacks the dataset does not even claim the job"
+    digest = add_corpus(here, "other data\n")
+    wait_until(lambda: is_announced(stage, f"/data/sha256:{digest}"), 5, "the host says that it has it")
+    outcomes = [run(fleet, datasets=[{"name": "corpus", "sha256": digest}]) for _ in range(4)]
+    assert {(outcome.code, outcome.host, outcome.stdout.text) for outcome in outcomes} == {
+        (ErrorCode.OK, "here", "other data\n")
+    }
 
 
 @pytest.mark.skipif(not OLD_RUNSC.exists(), reason="the release of 2024 is not installed")
@@ -95,6 +107,6 @@ def test_a_host_with_an_old_runsc_leaves_the_job_to_one_with_a_new_one(stage: St
     outcome = run(fleet)
     assert (outcome.code, len(outcome.attempts)) == (ErrorCode.SPEC_INVALID, 1)
     assert "cannot mount datasets: install a release of gVisor from 20260126 on" in outcome.message
-    start(stage, "new", new, SANDFLEET_RUNSC__PATH=str(GVISOR / "bin/runsc"))
+    start(stage, "new", new)
     assert {(outcome.code, outcome.host) for outcome in (run(fleet) for _ in range(4))} == {(ErrorCode.OK, "new")}
-    assert "needs datasets, which the runsc of old cannot mount" in worker.log
+    assert "action=job_put_back" not in worker.log

@@ -79,6 +79,42 @@ def test_a_job_goes_to_a_host_that_has_its_image_or_may_pull_it(fleet: Fleet, cl
         other.takes(job)
 
 
+def test_a_job_goes_to_a_host_that_has_its_datasets_and_mounts_them(fleet: Fleet, client: Any) -> None:
+    """Each row: the job's datasets, what one host says, what the other has, and why the job waits for that one."""
+    hex_digest = "a" * 64
+    names = ("x", "/data/corpus", f"/data/sha256:{hex_digest}")
+    rows: tuple[tuple[list[Any], dict[str, Any], str], ...] = (
+        ([{"name": "corpus"}], {}, "dataset corpus"),
+        ([{"sha256": hex_digest, "path": "/data/a"}], {}, f"dataset sha256:{hex_digest}"),
+        ([{"name": "corpus", "sha256": hex_digest}], {}, f"dataset corpus@sha256:{hex_digest}"),
+        ([{"name": "corpus"}], {"mounts_datasets": False}, "a runsc that mounts datasets"),
+    )
+    for datasets, ours, why in rows:
+        client.flushdb()
+        one = HostOfTest(client, "one", contract=4, has_all_datasets=True)
+        one.announce(**ours)
+        other = HostOfTest(client, "other", images=names, contract=4, has_all_datasets=True, mounts_datasets=True)
+        job, after = submit(fleet, datasets=datasets), submit(fleet)
+        one.takes(after)
+        assert read_why(fleet, job) == f"needs {why}, which one does not have"
+        other.takes(job)
+        other.ledger.leave()
+        job = submit(fleet, datasets=datasets)
+        one.takes(job)  # no host has it: it ends with its code
+
+
+def test_a_host_that_does_not_say_which_datasets_it_has_may_have_them(fleet: Fleet, client: Any) -> None:
+    one = HostOfTest(client, "one", contract=4)
+    HostOfTest(client, "other", images=("x", "/data/corpus"), contract=4, has_all_datasets=True)
+    one.takes(submit(fleet, datasets=[{"name": "corpus"}]))
+    rows: tuple[Any, ...] = ("x", 5, {"a": "b"}, [[]], [{}])
+    for forged in rows:
+        job = submit(fleet, datasets=[{"name": "corpus"}])
+        client.hset(job_key(job.id), "needs", json.dumps({"contract": 4, "image": "x", "datasets": forged}))
+        one.announce(has_all_datasets=forged)
+        one.takes(job)
+
+
 def test_the_first_job_of_a_batch_says_what_a_name_means(client: Any) -> None:
     ledger = HostOfTest(client, "one").ledger
     first, second = f"sha256:{'a' * 64}", f"sha256:{'b' * 64}"

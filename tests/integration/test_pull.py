@@ -15,6 +15,8 @@ from pydantic import SecretStr
 from registries import Registry, run_registry, write_auth
 from sandfleet import ErrorCode, Fleet, Outcome, Settings
 from sandfleet_config.queues import KEY_PREFIX, job_key
+from sandfleet_config.settings import ImagesSettings
+from sandfleet_worker.sandbox.image.finder import ImageFinder
 from sandfleet_worker.sandbox.image.store import ImageStore
 from waiting import wait_until
 
@@ -129,6 +131,44 @@ def test_a_batch_runs_one_digest_when_its_tag_is_moved(
     assert stage.redis.ttl(f"{KEY_PREFIX}pins:moved") > 0
 
 
+def test_a_retry_outside_a_batch_runs_the_digest_of_the_earlier_run(
+    stage: Stage, fleet: Fleet, registry: Registry, layouts: Path
+) -> None:
+    first = registry.push(source(layouts, "one"), "again/app:v1")
+    start(stage, registry, SANDFLEET_IMAGES__TAG_TTL="0")
+    fails: dict[str, Any] = {"command": ["/bin/cat", "/which", "/none"], "retry_on": ["EXIT_NONZERO"]}
+    job = submit(fleet, f"docker://{registry.name}/again/app:v1", max_attempts=1, **fails)
+    assert job.outcome(timeout=SECONDS).image_digest == first
+    second = registry.push(source(layouts, "two"), "again/app:v1")
+    fleet.dead.requeue(job.id)
+    kept = job.outcome(timeout=SECONDS)
+    assert (kept.run, kept.image_digest, kept.stdout.text) == (2, first, "one")
+    fleet.dead.requeue(job.id, resolves_images=True)
+    anew = job.outcome(timeout=SECONDS)
+    assert (anew.run, anew.image_digest, anew.stdout.text) == (3, second, "two")
+
+
+def test_while_a_registry_is_down_what_has_a_digest_runs(
+    stage: Stage, fleet: Fleet, registry: Registry, layouts: Path
+) -> None:
+    digest = registry.push(source(layouts, "one"), "off/app:v1")
+    image = f"docker://{registry.name}/off/app:v1"
+    start(stage, registry, SANDFLEET_IMAGES__TAG_TTL="0")
+    assert run(fleet, image, batch="off").code is ErrorCode.OK
+    registry.kill()
+    try:
+        alone = submit(fleet, image, max_attempts=1)
+        outcomes = [run(fleet, image, batch="off"), run(fleet, f"{image}@{digest}")]
+        refused = alone.outcome(timeout=SECONDS)
+    finally:
+        registry.start()
+    assert {(outcome.code, outcome.image_digest) for outcome in outcomes} == {(ErrorCode.OK, digest)}
+    assert (refused.code, refused.image_digest) == (ErrorCode.IMAGE_UNAVAILABLE, None), (
+        "an old image is not run unasked"
+    )
+    assert f"name {image}@{digest}, or raise SANDFLEET_IMAGES__TAG_TTL" in refused.message
+
+
 def test_a_registry_that_is_killed_during_a_pull_is_asked_again(
     stage: Stage, fleet: Fleet, registry: Registry, layouts: Path
 ) -> None:
@@ -206,6 +246,26 @@ def test_a_job_whose_image_is_pulled_waits_and_can_be_cancelled(
     assert_nothing_half_made(stage.folder / "images")
 
 
+def test_other_jobs_run_while_as_many_as_may_run_at_once_wait_for_a_pull(
+    stage: Stage, fleet: Fleet, registry: Registry, layouts: Path
+) -> None:
+    registry.push(source(layouts, "one"), "beside/app:v1")
+    ImageStore(stage.folder / "images").add("two", source(layouts, "two"))
+    worker = start(stage, registry)
+    freeze(registry)
+    try:
+        jobs = [submit(fleet, f"docker://{registry.name}/beside/app:v1") for _ in range(2)]
+        states = [job_key(job.id) for job in jobs]
+        wait_until(lambda: {stage.redis.hget(key, "state") for key in states} == {b"waiting"}, 20, "both wait")
+        outcomes = [submit(fleet, "two").outcome(timeout=20) for _ in range(3)]
+        assert {stage.redis.hget(key, "state") for key in states} == {b"waiting"}
+    finally:
+        thaw(registry)
+    assert [outcome.stdout.text for outcome in outcomes] == ["two"] * 3
+    assert [job.outcome(timeout=SECONDS).stdout.text for job in jobs] == ["one"] * 2
+    assert count_pulls(worker) == 1
+
+
 def test_a_pull_ends_at_its_deadline(stage: Stage, fleet: Fleet, registry: Registry, layouts: Path) -> None:
     registry.push(source(layouts, "one"), "late/app:v1")
     start(stage, registry, SANDFLEET_IMAGES__PULL_DEADLINE_SECONDS="1.5")
@@ -278,6 +338,27 @@ def test_a_host_that_may_not_pull_leaves_the_job_to_one_that_may(
     start(stage, registry, SANDFLEET_IMAGES__PULL_FROM="registry.example")
     start_elsewhere(stage, registry)
     outcomes = [run(fleet, f"docker://{registry.name}/placed/app:v1") for _ in range(3)]
+    assert {(outcome.code, outcome.host, outcome.image_digest) for outcome in outcomes} == {
+        (ErrorCode.OK, "elsewhere", digest)
+    }
+
+
+def test_a_digest_that_a_host_has_under_a_forbidden_name_only_runs_elsewhere(
+    stage: Stage, fleet: Fleet, registry: Registry, layouts: Path
+) -> None:
+    digest = registry.push(source(layouts, "one"), "closed/app:v1")
+    assert registry.push(source(layouts, "one"), "open/app:v1") == digest
+    policy = {"SANDFLEET_POLICY__IMAGES": f"docker://{registry.name}/open/*"}
+    images = stage.folder / "images"
+    settings = ImagesSettings(root=images, auth_file=registry.auth_file, ca_dir=registry.ca_dir)
+    ImageFinder(ImageStore(images), settings).pull(f"docker://{registry.name}/closed/app:v1")
+    start(stage, registry, **policy)
+    image = f"docker://{registry.name}/open/app@{digest}"
+    refused = run(fleet, image)
+    assert refused.code is ErrorCode.SECURITY_VIOLATION
+    assert f"this host has it as docker://{registry.name}/closed/app:v1" in refused.message
+    start_elsewhere(stage, registry, **policy)
+    outcomes = [run(fleet, image) for _ in range(3)]
     assert {(outcome.code, outcome.host, outcome.image_digest) for outcome in outcomes} == {
         (ErrorCode.OK, "elsewhere", digest)
     }

@@ -14,6 +14,7 @@ from pydantic import SecretStr
 from sandfleet import CancelState, ErrorCode, Fleet, JobUnknown, Outcome, SandboxSpec, Settings
 from sandfleet.channel.records import RunState
 from sandfleet.cli import main
+from sandfleet_config.outcome import StreamOutput
 from sandfleet_config.queues import DEFAULT_QUEUE, KEY_PREFIX, job_key, result_key, run_key
 from sandfleet_worker.delivery import claim_calls
 from sandfleet_worker.delivery.claim import Claim
@@ -73,6 +74,52 @@ def test_the_next_run_has_an_outcome_and_attempts_of_its_own(client: Any, fleet:
     with pytest.raises(JobUnknown, match="forgotten"):
         job.outcome(run=1)
     assert lasting_keys(client, ("owners", "queues")) == []
+
+
+DIGEST = f"sha256:{'a' * 64}"
+
+
+def end_with_image(ledger: Ledger, digest: str | None = DIGEST, **fields: Any) -> None:
+    """End the next job's run as a dead letter of a program that ran from the image `digest`."""
+    claim = claim_next(ledger)
+    outcome = Outcome.of(LOST, claim.job_id, image_digest=digest, **fields)
+    assert ledger.finish(claim, outcome, reason="no try is left")
+
+
+def test_a_retry_keeps_the_image_digest_unless_told_otherwise(client: Any, fleet: Fleet, ledger: Ledger) -> None:
+    printed = StreamOutput.of(f'"image_digest":"sha256:{"b" * 64}","artifacts":['.encode())
+    lies: dict[str, Any] = {"labels": {"image_digest": f"sha256:{'c' * 64}", "artifacts": "["}, "stdout": printed}
+    job = fleet.submit(SPEC)
+    end_with_image(ledger, **lies)
+    fleet.dead.requeue(job.id)
+    assert ledger.read_pin(job.id) == DIGEST
+    end_with_image(ledger, None, **lies)  # its image could not be found this time
+    client.delete(result_key(job.id), job_key(job.id))  # a dead letter lives longer
+    fleet.dead.requeue(job.id)
+    assert ledger.read_pin(job.id) == DIGEST
+    end_with_image(ledger)
+    client.hdel(f"{KEY_PREFIX}dead:{job.id}", "image_digest")  # as a worker of an older release writes it
+    assert main(["dead", "requeue", job.id]) == 0
+    assert ledger.read_pin(job.id) == DIGEST
+    end_with_image(ledger)
+    assert main(["dead", "requeue", "--resolve-images", job.id]) == 0
+    assert ledger.read_pin(job.id) == ""
+    end_with_image(ledger, None, **lies)
+    fleet.dead.requeue(job.id)
+    assert ledger.read_pin(job.id) == "", "what a program prints, and labels, are no digest"
+
+
+def test_a_retry_of_a_batch_looks_its_images_up_for_all_its_jobs(client: Any, fleet: Fleet, ledger: Ledger) -> None:
+    fleet.submit_many([SPEC] * 2, batch="b")
+    assert ledger.pin_image("b", "x", DIGEST) == DIGEST
+    for _ in range(2):
+        end_with_image(ledger)
+    assert dict(Counter(state for _, state in fleet.dead.requeue_all("b"))) == {RunState.QUEUED: 2}
+    assert ledger.pin_image("b", "x") == DIGEST
+    for _ in range(2):
+        end_with_image(ledger)
+    assert main(["dead", "requeue", "--resolve-images", "--batch", "b"]) == 0
+    assert ledger.pin_image("b", "x") == ""
 
 
 def test_a_second_click_does_nothing(client: Any, fleet: Fleet, ledger: Ledger) -> None:

@@ -15,10 +15,14 @@ import pytest
 from pydantic import SecretStr
 from sandfleet import ErrorCode, Fleet, Outcome, Settings
 from sandfleet_config.queues import KEY_PREFIX
+from sandfleet_config.settings import ImagesSettings, WorkerSettings
 from sandfleet_config.store.folder import FolderStore
+from sandfleet_config.store_settings import StoreSettings
+from sandfleet_worker.commands.checks import Finding, State
+from sandfleet_worker.commands.image_checks import check_shared
 from sandfleet_worker.sandbox.image.shared_facts import SharedFacts
 from sandfleet_worker.sandbox.image.store import ImageStore
-from sandfleet_worker.shared_images import SHARED_KEY
+from sandfleet_worker.shared_images import EARLIER_KEY, SHARED_KEY
 from waiting import wait_until
 
 if TYPE_CHECKING:
@@ -187,6 +191,8 @@ def test_a_batch_runs_one_digest_when_a_name_is_pushed_again(site: Site) -> None
     site.stage.workers[0].stop()
     alone = site.run()
     assert (alone.host, alone.image_digest, alone.stdout.text) == ("elsewhere", second, "two")
+    assert 0 < site.stage.redis.ttl(EARLIER_KEY) <= 2 * 86400
+    site.elsewhere.remove(first)
     late = site.run(batch="pushed")
     assert (late.host, late.image_digest) == ("elsewhere", first), "the store keeps it for a day"
 
@@ -267,6 +273,62 @@ def test_while_the_store_is_down_jobs_are_tried_again(site: Site) -> None:
     away.rename(site.store)
     outcome = job.outcome(timeout=SECONDS)
     assert (outcome.code, outcome.image_digest) == (ErrorCode.OK, digest)
+
+
+KILLED_PUSH = """
+import os, signal
+from sandfleet_config.store.folder import FolderStore
+from sandfleet_worker.cli import main
+
+def die(self, sha256, path):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+FolderStore.put_file = die
+main(["images", "push", "app"])
+"""
+
+
+def test_a_push_that_is_killed_leaves_nothing_that_stays_for_ever(site: Site) -> None:
+    site.add("one")
+    env = site.stage.env | site.env | {"SANDFLEET_IMAGES__ROOT": str(site.here.root)}
+    redis = site.stage.redis
+    before = redis.zcard(f"{KEY_PREFIX}store:refs")
+    done = subprocess.run([sys.executable, "-c", KILLED_PUSH], env=env, check=False)
+    assert done.returncode == -9
+    assert redis.exists(SHARED_KEY, f"{KEY_PREFIX}store:pins") == 0, "a pin has no TTL"
+    assert redis.zcard(f"{KEY_PREFIX}store:refs") == before + 2, "the store keeps what was uploaded, for a while"
+    digest = site.push()
+    assert redis.hget(SHARED_KEY, "app") == digest.encode()
+    assert redis.zcard(f"{KEY_PREFIX}store:pins") == 2
+
+
+def test_a_host_with_the_store_in_redis_says_what_to_set(site: Site) -> None:
+    site.add("one")
+    site.push()
+    site.start_elsewhere("*", SANDFLEET_STORE__URL="redis:")
+    outcome = site.run()
+    assert outcome.code is ErrorCode.IMAGE_NOT_FOUND
+    assert "is in Redis, which holds no images: set SANDFLEET_STORE__URL here" in outcome.message
+
+
+def test_the_doctor_says_which_shared_images_a_host_can_take(site: Site) -> None:
+    site.add("one")
+    digest = site.push()
+
+    def check(*shared: str, url: str = f"file://{site.store}") -> Finding:
+        store, images = StoreSettings(url=url), ImagesSettings(root=site.elsewhere.root, shared=shared)
+        return check_shared(WorkerSettings(redis_url=SecretStr(site.stage.redis_url), store=store, images=images))
+
+    assert check("app").detail == "app"
+    assert check("other").detail == "nobody shares one that is listed here; 1 more are shared, and not listed here"
+    in_redis = check("app", url="redis:")
+    assert (in_redis.state, "set SANDFLEET_STORE__URL" in in_redis.fix) == (State.WARNING, True)
+    site.object(digest.removeprefix("sha256:")).unlink()
+    lost = check("app")
+    assert (lost.state, lost.detail) == (State.WARNING, "the store does not have app")
+    assert lost.fix.endswith("sandfleet-worker images push app")
+    site.store.rename(site.stage.folder / "away")
+    assert (check("app").state, str(site.store) in check("app").detail) == (State.WARNING, True)
 
 
 def test_a_store_that_takes_no_such_sizes_says_what_makes_it_work(site: Site) -> None:

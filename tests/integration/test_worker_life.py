@@ -144,6 +144,9 @@ def test_doctor_reports_what_the_host_can_do(stage: Stage) -> None:
     assert findings["platform systrap"]["state"] == "ok"
     assert findings["redis"]["state"] == "ok"
     assert "busybox" in findings["images"]["detail"].split(", ")
+    assert findings["datasets"]["detail"] == "none on this host"
+    assert "SANDFLEET_IMAGES__PULL_FROM is empty" in findings["registries"]["detail"]
+    assert "SANDFLEET_IMAGES__SHARED is empty" in findings["shared images"]["detail"]
     assert findings["slots per core"]["state"] == "tip"
     assert findings["open files"]["state"] == "ok"
     assert [name for name, finding in findings.items() if finding["state"] != "ok" and not finding["fix"]] == []

@@ -109,7 +109,9 @@ class Sandbox:
         self.folder = folder
         (folder / "rootfs").mkdir(parents=True)
         inherits = runsc.abilities.inherits_capabilities
-        (folder / "config.json").write_bytes(encode_config(folder / "rootfs", image, inherits_capabilities=inherits))
+        (folder / "config.json").write_bytes(
+            encode_config(str(folder / "rootfs"), str(image), inherits_capabilities=inherits)
+        )
         self.output: dict[str, bytearray] = {"stdout": bytearray(), "stderr": bytearray()}
         self._parser = StatusParser()
         self._reports: list[Report] = []

@@ -112,6 +112,20 @@ def test_the_commands_add_list_verify_and_remove(
     assert (listed["name"], listed["digest"], listed["source"]) == ("corpus", digest, str(source))
     assert "corpus" in run_command("list")[1]
     assert run_command("verify")[:2] == (0, "1 datasets are as they were packed\n")
+    erofs = datasets.list()[0].erofs_path
+    content = erofs.read_bytes()
+    erofs.write_bytes(content[:-1])
+    code, out, err = run_command("verify")
+    assert (code, out) == (1, ""), "what cannot be read at all is no good dataset"
+    assert "dataset corpus is damaged (its files do not belong together)" in err
+    erofs.write_bytes(content)
+    reference = host.images.root / "datasets/refs/corpus.json"
+    text = reference.read_text()
+    reference.write_text("{")
+    code, out, err = run_command("verify")
+    assert (code, out) == (1, "")
+    assert "dataset corpus is damaged (its reference cannot be read): `sandfleet-worker datasets rm corpus`" in err
+    reference.write_text(text)
     assert run_command("rm", "corpse")[::2] == (
         1,
         f"error: IMAGE_NOT_FOUND: no dataset corpse here (this host has: corpus): {SHOWS_ALL}\n",

@@ -16,7 +16,14 @@ from imagetools import new_layout, new_tree
 from layerings import member, pack
 from lying_registry import MANIFEST, LyingRegistry
 from registries import Registry, new_registry, run_registry, write_auth
-from sandfleet_config.errors import Cancelled, HostResources, ImageInvalid, ImageNotFound, ImageUnavailable
+from sandfleet_config.errors import (
+    Cancelled,
+    HostResources,
+    ImageInvalid,
+    ImageNotFound,
+    ImageUnavailable,
+    SecurityViolation,
+)
 from sandfleet_config.settings import ImagesSettings
 from sandfleet_worker.cli import main
 from sandfleet_worker.sandbox.image.cache import USED
@@ -362,3 +369,22 @@ def test_a_pull_that_was_killed_is_cleared_by_the_next(registry: Registry, tmp_p
 
     wait_until(is_cleared, 10, "its tools are dead, and the sweep clears")
     assert host.pull("victim/app:v1").size_bytes
+
+
+def test_a_digest_is_allowed_by_the_repository_that_it_came_from(tmp_path: Path, registry: Registry) -> None:
+    """A policy narrower than ``*`` is not bypassed by the name of an allowed repository."""
+    digest = push(registry, tmp_path, "closed/app")
+    host = Host(tmp_path / "store", registry, pull_from=(f"{registry.name}/*",))
+    assert host.pull("closed/app:v1").digest == digest
+
+    def find(path: str, *allowed: str) -> str:
+        finder = ImageFinder(
+            host.store, host.settings, allowed=[f"docker://{registry.name}/{name}" for name in allowed]
+        )
+        with finder.hold(f"docker://{registry.name}/{path}@{digest}", NoHooks(), go_on) as image:
+            return image.digest
+
+    with pytest.raises(SecurityViolation, match=f"docker://{registry.name}/closed/app:v1"):
+        find("open/app", "open/*")
+    assert find("closed/app", "open/*", "closed/app@*") == digest
+    assert find("open/app", "open/*", "closed/*") == digest

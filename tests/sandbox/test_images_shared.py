@@ -42,6 +42,9 @@ class Shared:
     def find(self, name: str) -> str:
         return self.names.get(name, "")
 
+    def was_shared(self, name: str, digest: str) -> bool:
+        return self.names.get(name) == digest
+
     def read(self, sha256: str) -> Iterator[bytes]:
         self.reads.append(sha256)
         self.before_read()
@@ -100,7 +103,7 @@ def test_a_taken_image_is_the_pushed_one_and_goes_when_there_is_no_room(
     host.store.verify(taken)
     assert (host.take(), len(shared.reads)) == (taken, 2)
     assert [found.digest for found in host.finder.cache.list_evictable()] == [digest]
-    assert publish(ImageStore(tmp_path / "other"), image).digest == digest
+    assert publish(ImageStore(tmp_path / "other"), image) == digest
     assert host.finder.cache.clear() == [digest]
     assert host.take(f"app@{digest}").digest == digest
     with pytest.raises(ImageInvalid, match="SANDFLEET_IMAGES__MAX_BYTES"):
@@ -109,13 +112,31 @@ def test_a_taken_image_is_the_pushed_one_and_goes_when_there_is_no_room(
 
 def test_publishing_takes_no_disk_and_keeps_the_earlier_digest(tmp_path: Path, image: Image) -> None:
     store = ImageStore(tmp_path / "other")
-    published = publish(store, image)
-    assert published.digest == digest_of(SharedFacts.of(image).encode())
-    assert store.resolve("app") == published
+    digest = publish(store, image)
+    assert digest == digest_of(SharedFacts.of(image).encode())
+    published = store.resolve("app")
+    assert published.digest == digest
     assert store.resolve(image.digest).erofs_path.samefile(published.erofs_path)
-    assert publish(store, published) == published
+    assert publish(store, published) == digest
     store.remove("app")
     assert [found.digest for found in store.list()] == [image.digest]
+
+
+def test_publishing_leaves_a_name_that_means_another_image_by_now(tmp_path: Path, image: Image) -> None:
+    """A push of many GB takes its time, and somebody may add the next image meanwhile."""
+    store = ImageStore(tmp_path / "other")
+    newer = store.add("app", f"rootfs:{new_tree(tmp_path / 'newer', 'newer')}")
+    assert publish(store, image) == newer.digest
+    assert store.resolve("app").digest == newer.digest
+
+
+def test_an_image_that_was_just_fetched_is_not_removed_to_make_room(
+    tmp_path: Path, image: Image, shared: Shared
+) -> None:
+    digest = shared.push(image)
+    host = Host(tmp_path / "store", shared, disk_high_percent=1)
+    assert host.take().digest == digest
+    assert len(shared.reads) == 2
 
 
 @each_row(
@@ -165,9 +186,11 @@ def test_a_shared_image_never_takes_the_place_of_another(tmp_path: Path, image: 
     assert host.take("own").digest == own.digest, "the host's own image outranks a shared one"
     with pytest.raises(ImageNotFound, match="no object"):
         host.take("victim")
-    pinned = f"sha256:{image.erofs_sha256}"
+    pinned = f"app@sha256:{image.erofs_sha256}"
+    with pytest.raises(ImageNotFound, match="the fleet has not shared it"):
+        host.take(pinned)
     with pytest.raises(ImageInvalid, match="its facts cannot be read"):
-        host.take(f"app@{pinned}")
+        Host(tmp_path / "store", shared, pinned).take(pinned)
     with pytest.raises(ImageNotFound, match="no image sha256"):
         host.take(shared.names["app"])
     assert {found.digest for found in host.store.list()} == {own.digest}
@@ -183,6 +206,18 @@ def test_what_a_host_does_not_list_is_not_read(tmp_path: Path, image: Image, sha
             host.take(f"app@{digest}")
     assert shared.reads == []
     assert Host(tmp_path / "store", shared, f"app@{digest}").take().digest == digest
+
+
+def test_a_digest_that_nobody_has_shared_is_taken_only_if_the_host_lists_it(
+    tmp_path: Path, image: Image, shared: Shared
+) -> None:
+    """Every producer may upload files: one of them names the digest of such a file in a spec."""
+    digest = shared.push(image)
+    del shared.names["app"]
+    with pytest.raises(ImageNotFound, match="the fleet has not shared it in the last two days"):
+        Host(tmp_path / "store", shared, "app", "*").take(f"app@{digest}")
+    assert shared.reads == []
+    assert Host(tmp_path / "store", shared, f"app@{digest}").take(f"app@{digest}").digest == digest
 
 
 def test_many_threads_fetch_once_and_fail_once(tmp_path: Path, image: Image, shared: Shared) -> None:

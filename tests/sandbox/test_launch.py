@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import errno
 import os
 import platform
@@ -142,3 +144,27 @@ def test_launched_programs_die_with_their_parent(launch: Path) -> None:
         shell_.kill()
         # It holds the other end of stdout: its end of file is the end of the child.
         assert shell_.stdout.read() == b""
+
+
+def test_launch_keeps_only_its_descriptors_and_goes_to_the_root_folder(launch: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        # Neither has O_CLOEXEC once it is inherited; the numbers come in no order.
+        command_r, command_w = os.pipe()
+        leaks = [os.open("/dev/null", os.O_RDONLY) for _ in range(4)]
+        for fd in (command_r, command_w, *leaks):
+            stack.callback(os.close, fd)
+        kept, leaked = (leaks[3], leaks[1]), (leaks[0], leaks[2])
+        code = "import os; print(os.getcwd(), sorted(set(map(int, os.listdir('/proc/self/fd'))) & set(range(1000))))"
+        os.write(command_w, encode(sys.executable, "-S", "-c", code))
+        done = subprocess.run(
+            [launch, str(os.getpid()), str(command_r), "0", "1", "0", *map(str, kept)],
+            pass_fds=(command_r, *leaks),
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    folder, _, text = done.stdout.partition(" ")
+    found = set(ast.literal_eval(text))
+    assert folder == "/"
+    assert {0, 1, 2, command_r, *kept} <= found
+    assert not found & set(leaked)

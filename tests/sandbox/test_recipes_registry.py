@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from imagetools import extract, new_layout, new_tree
 from registries import Registry, run_registry
-from sandfleet_config.errors import ImageNotFound, ImageUnavailable
+from sandfleet_config.errors import ImageInvalid, ImageNotFound, ImageUnavailable
 from sandfleet_config.settings import ImagesSettings
 from sandfleet_worker.sandbox.image.recipe.builder import LockChoice, RecipeBuilder
 from sandfleet_worker.sandbox.image.recipe.lock import read_lock
@@ -50,6 +50,11 @@ def test_a_recipe_keeps_the_digest_that_its_base_had_when_it_was_locked(registry
 
     registry.push(new_layout(tmp_path / "two", new_tree(tmp_path / "b", "second")), "team/base:v1")
     assert build(tmp_path, registry).digest == image.digest, "the tag has moved, the lock has not"
+    text = (tmp_path / "recipe.lock").read_text()
+    for base, why in (("", "lock it anew with --update"), ("latest", "field base"), ("sha256:x", "field base")):
+        (tmp_path / "recipe.lock").write_text(text.replace(first, base))
+        with pytest.raises(ImageInvalid, match=why):
+            build(tmp_path, registry)
     renewed = build(tmp_path, registry, is_renewed=True)
     assert renewed.digest != image.digest
     tree = extract(renewed, tmp_path / "out")

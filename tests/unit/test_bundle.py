@@ -17,7 +17,7 @@ def test_the_last_of_a_name_counts() -> None:
 
 
 def test_a_bundle_mounts_nothing_of_the_host() -> None:
-    config = new_config(Path("/r"), Path("/i.erofs"), inherits_capabilities=True)
+    config = new_config("/r", "/i.erofs", inherits_capabilities=True)
     assert [mount["type"] for mount in config["mounts"]] == ["proc", "sysfs"]
     assert config["root"] == {"path": "/r", "readonly": True}
     assert config["annotations"] == {
@@ -28,7 +28,7 @@ def test_a_bundle_mounts_nothing_of_the_host() -> None:
 
 def test_datasets_are_mounted_read_only_below_a_folder_of_the_sandboxs_own() -> None:
     datasets = (DatasetMount("/data/b", Path("/b.erofs")), DatasetMount("/data/a", Path("/a.erofs")))
-    mounts = new_config(Path("/r"), Path("/i.erofs"), datasets, inherits_capabilities=True)["mounts"][2:]
+    mounts = new_config("/r", "/i.erofs", datasets, inherits_capabilities=True)["mounts"][2:]
     assert [(mount["destination"], mount["type"], mount["source"]) for mount in mounts] == [
         ("/data", "tmpfs", "tmpfs"),
         ("/data/a", "erofs", "/a.erofs"),
@@ -47,7 +47,7 @@ def test_init_has_no_bounding_set_and_nothing_in_its_environment() -> None:
     """A bounding set would reach the sentry on the host before 20240916; /proc/gvisor/spec_environ shows the environment."""
     capabilities = {"effective": INIT_CAPABILITIES, "permitted": INIT_CAPABILITIES}
     for inherits, more in ((False, {}), (True, {"inheritable": INIT_CAPABILITIES})):
-        process = new_config(Path("/r"), Path("/i.erofs"), inherits_capabilities=inherits)["process"]
+        process = new_config("/r", "/i.erofs", inherits_capabilities=inherits)["process"]
         assert process["capabilities"] == {"bounding": [], **capabilities, **more}
         assert process["env"] == []
         assert process["noNewPrivileges"] is True

@@ -165,3 +165,20 @@ def test_a_name_that_is_taken_is_an_error(tmp_path: Path, limits: Admitted) -> N
     (tmp_path / "sandfleet/a.1/inside").mkdir(parents=True)
     with pytest.raises(HostResources):
         SandboxCgroup(tree, "a.1").make()
+
+
+def test_the_first_limits_of_a_cgroup_are_set_without_a_look_back(tmp_path: Path, limits: Admitted) -> None:
+    def names(*, is_fresh: bool) -> list[tuple[str, str]]:
+        return [(file, text) for _, file, text, _ in limit_files(1, limits, is_fresh=is_fresh)]
+
+    memory = [("memory.limit_in_bytes", str(1 << 26)), ("memory.memsw.limit_in_bytes", str(1 << 26))]
+    assert names(is_fresh=True)[:2] == memory
+    assert names(is_fresh=False)[:3] == [("memory.memsw.limit_in_bytes", "-1"), *memory]
+
+    cgroup = SandboxCgroup(find_tree("sandfleet", v2_root(tmp_path)), "a.1")
+    cgroup.make()
+    cgroup.apply(limits, is_fresh=True)
+    write_v2_events(tmp_path / "sandfleet/a.1", oom=1, oom_kill=2)
+    (tmp_path / "sandfleet/a.1/pids.events").write_text("max 3\n")
+    counts = cgroup.counters.read()
+    assert (counts.oom_kills, counts.own_ooms, counts.fork_failures) == (2, 1, 3)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
-from sandfleet_config.errors import Cancelled
+from sandfleet_config.errors import Cancelled, HostResources
 from sandfleet_worker.files.cache import ObjectCache
 from waiting import wait_until
 
@@ -102,3 +104,17 @@ def test_a_fetch_that_fails_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(Cancelled):
         cache.fetch(NAME, stop)
     assert find_bytes(tmp_path) == 0
+
+
+def test_old_objects_go_if_the_disk_is_smaller_than_the_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = ObjectCache(tmp_path, cast("Any", OneObject()), 1 << 20)
+    for number, name in enumerate(("b" * 64, "c" * 64)):
+        cache.fetch(name, nothing)
+        os.utime(tmp_path / name[:2] / name, (number, number))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=len(DATA) - 1))
+    cache.fetch(NAME, nothing)
+    assert [cache.find(name) for name in ("b" * 64, "c" * 64)] == [None, len(DATA)]
+    monkeypatch.setattr(OneObject, "size_of", lambda *_: 1000)
+    with pytest.raises(HostResources, match="is full: a file of the job does not fit"):
+        cache.fetch("d" * 64, nothing)
+    assert cache.find(NAME) is not None, "nothing is removed in vain"

@@ -22,7 +22,8 @@ from sandfleet import (
     SpecTooLarge,
 )
 from sandfleet.files.local import find_files
-from sandfleet.submit.contents import MAX_INLINE_CHARS
+from sandfleet.submit.contents import MAX_INLINE_CHARS, Contents
+from sandfleet.submit.required import RequiredObjects
 from sandfleet.testing import FakeFleet
 from sandfleet_config.files import Content
 from sandfleet_config.fingerprint import spec_sha256
@@ -187,6 +188,20 @@ def test_each_object_is_checked_once_however_many_jobs_share_it(
     assert sorted(names) == sorted([shared.sha256, other.sha256])
     kept = SandboxSpec(image="x").queue_ttl + Settings.model_construct().result_ttl_seconds
     assert kept <= seconds <= kept + 60
+
+
+def test_what_one_submit_remembers_of_its_objects_is_bounded(fleet: FakeFleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sandfleet.submit.required.MAX_KNOWN", 10)
+    required = RequiredObjects(Contents(), lambda: fleet._objects, 60)
+    known: list[int] = []
+    for ref in fleet.upload_many([b"%d" % number for number in range(50)]):
+        required.add(SandboxSpec(image="x", files=[ref.at("a")]))
+        required.send()
+        known.append(len(required._kept_until))
+    assert max(known) == 10
+    required.add(SandboxSpec(image="x", files=[FileRef("0" * 64, 5).at("a")]))
+    with pytest.raises(SpecInvalid, match="has no object"):
+        required.send()
 
 
 def test_a_plain_spec_asks_the_store_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,13 +15,12 @@ from sandfleet_worker.delivery.host_slots import HostSlots
 from sandfleet_worker.delivery.identity import Identity
 from sandfleet_worker.delivery.intake import TIMEOUT_SECONDS, Intake
 from sandfleet_worker.files.host_files import HostFiles
-from sandfleet_worker.host_facts import HostAbilities
+from sandfleet_worker.host_facts import Contents, HostAbilities
 
 if TYPE_CHECKING:
     from sandfleet_config.settings import WorkerSettings
 
     from sandfleet_worker.sandbox.ending import Ending
-    from sandfleet_worker.sandbox.image.store import ImageStore
     from sandfleet_worker.sandbox.memory_budget import MemoryBudget
     from sandfleet_worker.sandbox.policy import Admitted
     from sandfleet_worker.sandbox.process.cancellation import Cancellation
@@ -32,11 +31,10 @@ if TYPE_CHECKING:
 CONNECT_SECONDS = 5.0
 
 
-class Runner(Protocol):
+class Runner(Contents, Protocol):
     """Runs one admitted job in a fresh sandbox: `sandfleet_worker.sandbox.runner.RunscRunner`."""
 
     memory: MemoryBudget
-    images: ImageStore
 
     def limit_spares(self, lacking_bytes: int) -> MemoryBudget:
         """Keep fewer spares, so that jobs have `lacking_bytes` more; return the memory budget then."""
@@ -83,7 +81,7 @@ class Host:
         memory = runner.memory
         slots = HostSlots(settings.slots_dir, settings.concurrency, memory.total_bytes, memory.own_bytes)
         _fit_spares(settings, runner, slots)
-        abilities = HostAbilities(settings, runner.images, slots, shared.list_takeable if shared else frozenset)
+        abilities = HostAbilities(settings, runner, slots, shared.list_takeable if shared else frozenset)
         intake = Intake(
             settings, identity, slots, lambda seconds: connect(settings, seconds), read_facts=abilities.read
         )

@@ -19,6 +19,7 @@ from sandfleet_config.outcome import Outcome, Timing
 from sandfleet_worker.delivery.claim import Flag
 from sandfleet_worker.delivery.settlement import Finish, GiveBack, PutBack, Release, Retry
 from sandfleet_worker.job_start import JobStart
+from sandfleet_worker.sandbox.image.allowed import DigestForbidden
 from sandfleet_worker.sandbox.image.datasets import DatasetMissing, DatasetsUnsupported
 from sandfleet_worker.sandbox.image.finder import PullForbidden
 from sandfleet_worker.sandbox.image.registry.failures import NotInRegistry
@@ -179,6 +180,8 @@ class JobRun:
                 if request and self._start.pinned:
                     self._needed_image = pin_image(request.spec.image, self._start.pinned)
                 is_elsewhere = True
+            case DigestForbidden():
+                return f"names a digest that {self._host.name} does not allow"
             case DatasetMissing():
                 return f"needs a dataset that {self._host.name} does not have"
             case DatasetsUnsupported():

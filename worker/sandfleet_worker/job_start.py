@@ -10,9 +10,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sandfleet_config.codes import ErrorCode
+from sandfleet_config.errors import ImageInvalid
 from sandfleet_config.messages import CANCELLED
 
 from sandfleet_worker.delivery.claim import Claim, Refused
+from sandfleet_worker.sandbox.image.references import is_digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -47,7 +49,7 @@ class JobStart:
         self.batch = ""
         """The job's batch, whose jobs all run the same digest of a name."""
         self.pinned = ""
-        """The digest that the batch runs for the job's image."""
+        """The digest that the job must run: its batch runs it, or its earlier run had it."""
 
     @contextmanager
     def waiting(self, why: str, *, is_remote: bool = False) -> Iterator[None]:
@@ -101,13 +103,26 @@ class JobStart:
         self._cancel.raise_if_set()
 
     def find_digest(self, name: str) -> str:
-        """Return the digest that the image's `name` means for the batch; empty where nothing is recorded."""
-        return self.pin_digest(name, "")
+        """Return the digest that the image's `name` means for the batch, or did for the job's earlier run; else nothing.
+
+        Raises:
+            ImageInvalid: Redis holds no digest there.
+        """
+        found = self.pin_digest(name, "")
+        if not found and self.claim.run > 1:
+            found = self.pinned = _check_digest(self._intake.read_pin(self.claim), name)
+        return found
 
     def pin_digest(self, name: str, digest: str) -> str:
-        """Record that `name` means `digest` for the batch; return the digest that counts."""
+        """Record that `name` means `digest` for the batch; return the digest that counts.
+
+        Raises:
+            ImageInvalid: Redis holds no digest there.
+        """
         if self.batch:
-            digest = self.pinned = self._intake.pin_image(self.claim, self.batch, name, digest)
+            digest = self.pinned = _check_digest(
+                self._intake.pin_image(self.claim, self.batch, name, digest), name, f" for batch {self.batch}"
+            )
         return digest
 
     def _begin_wait(self, why: str, *, is_remote: bool) -> None:
@@ -133,3 +148,13 @@ class JobStart:
                 return
             self._cancel.wait(0 if slot is None else MEMORY_POLL_SECONDS)
             self._cancel.raise_if_set()
+
+
+def _check_digest(digest: str, name: str, where: str = "") -> str:
+    """Return `digest`, which Redis has for an image's `name`, or is empty; refuse what is none."""
+    if not digest or is_digest(digest):
+        return digest
+    raise ImageInvalid.of(
+        f"Redis says that image {name} is {digest[:100]!a}{where}, which is no digest: submit again, with another "
+        "batch name, and find out who wrote that"
+    )

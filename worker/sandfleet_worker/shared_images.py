@@ -15,6 +15,7 @@ from sandfleet_config.queues import KEY_PREFIX
 from sandfleet_config.store.opening import open_store
 from sandfleet_config.store.protocol import ObjectDamaged, ObjectMissing, StoreError
 from sandfleet_config.store.references import References
+from sandfleet_config.store_settings import REDIS_URL
 from sandfleet_config.units import format_bytes
 
 from sandfleet_worker.sandbox.image.references import is_digest, is_name
@@ -22,7 +23,7 @@ from sandfleet_worker.sandbox.image.shared import publish
 from sandfleet_worker.sandbox.image.shared_facts import MAX_FACTS_BYTES, SharedFacts, digest_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from sandfleet_config.settings import WorkerSettings
     from sandfleet_config.store.protocol import ObjectStore
@@ -31,20 +32,28 @@ if TYPE_CHECKING:
     from sandfleet_worker.sandbox.image.store import ImageStore
 
 SHARED_KEY: Final = f"{KEY_PREFIX}shared_images"
+EARLIER_KEY: Final = f"{SHARED_KEY}:earlier"
 MAX_NAMES: Final = 1000
 KNOWN_SECONDS: Final = 5.0
 """A host says to the fleet within this time that it can have a newly shared image."""
 TOO_MANY: Final = -1
 SHA256_CHARS: Final = 64
+SHA256_PREFIX: Final = "sha256:"
+KEEP_UPLOADED_SECONDS: Final = 2 * 86400.0
+"""The store keeps what a push has uploaded for this time before its name is shared: a large upload takes hours."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pushed:
-    """An image that is shared now; `uploaded_bytes` is 0 if the store had all of it."""
+    """An image that is shared now; `uploaded_bytes` is 0 if the store had all of it.
+
+    `here` is the digest that its name means on this host: another one if it was added again meanwhile.
+    """
 
     name: str
     digest: str
     uploaded_bytes: int
+    here: str
 
 
 class FleetImages:
@@ -81,6 +90,20 @@ class FleetImages:
                 return ""
         return found.decode("utf-8", "replace") if isinstance(found, bytes) else ""
 
+    def was_shared(self, name: str, digest: str) -> bool:
+        """Whether somebody shares the image under this name, or did so within the last two days.
+
+        Raises:
+            ImageUnavailable: Redis does not answer.
+        """
+        if self.find(name) == digest:
+            return True
+        with self._guard():
+            try:
+                return self._client.zscore(EARLIER_KEY, f"{name} {digest}") is not None
+            except redis.ResponseError:
+                return False
+
     def list_names(self) -> dict[str, str]:
         """Return the digest of each shared name; what is no name or no digest is left out.
 
@@ -105,15 +128,31 @@ class FleetImages:
             redis.RedisError: Redis does not answer.
         """
         now = time.monotonic()
-        if self._settings.images.shared and now - self._listed_at >= KNOWN_SECONDS:
+        if self._settings.images.shared and not is_in_redis(self._settings) and now - self._listed_at >= KNOWN_SECONDS:
             found = [pair for pair in self.list_names().items() if self.can_take(*pair)]
             self._takeable, self._listed_at = frozenset(text for pair in found for text in pair), now
         return self._takeable
 
     def read(self, sha256: str) -> Iterator[bytes]:
         """Yield an object of the store; see `SharedImages.read`."""
+        if is_in_redis(self._settings):
+            raise ImageNotFound.of(
+                "the store of this host is in Redis, which holds no images: set SANDFLEET_STORE__URL here as on the "
+                "host that pushed it, and start the workers again"
+            )
         with self._guard():
             yield from self._store.read(sha256)
+
+    def find_lost(self, shared: Mapping[str, str]) -> set[str]:
+        """Return those names of `shared`, with their digests, whose facts the store does not have.
+
+        Raises:
+            ImageUnavailable: the store cannot be reached.
+        """
+        facts = {name: digest.removeprefix(SHA256_PREFIX) for name, digest in shared.items()}
+        with self._guard():
+            missing = self._store.find_missing(set(facts.values()))
+        return {name for name, sha256 in facts.items() if sha256 in missing}
 
     def push(self, images: ImageStore, name: str) -> Pushed:
         """Share the image `name` of this host with the fleet. An image that is shared already is not uploaded again.
@@ -134,8 +173,8 @@ class FleetImages:
         with self._guard(), images.hold(image):
             self._check_store(image, facts)
             uploaded = self._upload(image, facts, digest)
-        publish(images, image)
-        return Pushed(image.name, digest, uploaded)
+        here = publish(images, image)
+        return Pushed(image.name, digest, uploaded, here)
 
     def _check_store(self, image: Image, facts: bytes) -> None:
         largest = self._store.max_object_bytes
@@ -155,21 +194,14 @@ class FleetImages:
 
     def _upload(self, image: Image, facts: bytes, digest: str) -> int:
         """Upload what the store lacks, then share the name; return the uploaded bytes."""
-        names = (digest.removeprefix("sha256:"), image.erofs_sha256)
+        names = (digest.removeprefix(SHA256_PREFIX), image.erofs_sha256)
         references = References(self._client, self._store)
-        earlier = self._list_pinned(image.name)
-        try:
-            for sha256 in names:
-                references.pin(sha256, _owner(image.name))
-            # The facts come last: who finds them finds the rest.
-            size = image.size_bytes if self._store.put_file(image.erofs_sha256, image.erofs_path) else 0
-            size += len(facts) if self._store.put_bytes(names[0], facts) else 0
-            self._share(references, image.name, digest, names)
-        except BaseException:
-            with contextlib.suppress(redis.RedisError, StoreError):  # else the next push or `unshare` does
-                for sha256 in set(names) - set(earlier):
-                    references.unpin(sha256, _owner(image.name))
-            raise
+        # Pinned only once the name is shared: a push that is killed before would leave a pin that nobody ends.
+        references.keep(names, KEEP_UPLOADED_SECONDS)
+        # The facts come last: who finds them finds the rest.
+        size = image.size_bytes if self._store.put_file(image.erofs_sha256, image.erofs_path) else 0
+        size += len(facts) if self._store.put_bytes(names[0], facts) else 0
+        self._share(references, image.name, digest, names)
         return size
 
     def unshare(self, name: str) -> bool:
@@ -210,6 +242,11 @@ class FleetImages:
         except redis.RedisError as error:
             why = str(error) or type(error).__name__
             raise ImageUnavailable.of(f"Redis does not say which images are shared: {why}") from error
+
+
+def is_in_redis(settings: WorkerSettings) -> bool:
+    """Whether the store is the fleet's Redis, which holds no images."""
+    return settings.store_url == REDIS_URL
 
 
 def _owner(name: str) -> str:

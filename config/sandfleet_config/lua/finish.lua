@@ -31,6 +31,7 @@ end
 
 -- include: batch_keys
 -- include: webhooks
+-- include: image_digest
 local facts = redis.pcall('HMGET', job, 'state', 'claim', 'owner', 'batch', 'key', 'attempts', 'flag', 'ended_by', 'run')
 local is_record_wrong = facts.err ~= nil
 if is_record_wrong then
@@ -113,6 +114,10 @@ if reason ~= '' then
   redis.call('DEL', dead .. ':' .. id)
   redis.call('HSET', dead .. ':' .. id, 'message', message, 'reason', reason, 'code', code, 'at', now, 'queue',
     redis.call('HGET', job, 'queue') or '', 'attempts', told, 'batch', batch, 'run', run)
+  local digest = find_image_digest(result) or redis.call('HGET', job, 'pin')
+  if digest then -- for the next run, which may begin when the result is gone
+    redis.call('HSET', dead .. ':' .. id, 'image_digest', digest)
+  end
   redis.call('EXPIRE', dead .. ':' .. id, dead_ttl)
   try('ZADD', dead, now, id)
   redis.call('EXPIRE', dead, dead_ttl)

@@ -3,7 +3,8 @@
 --
 -- ARGV: prefix, then 3 for each job (at most some hundred jobs): id, the run that the caller saw, and for
 --       a job whose record is gone what the record said, as JSON (queue_ttl in ms, max_attempts, step, key,
---       fingerprint, record, batch; "": not given)
+--       fingerprint, record, batch; "": not given). After them, if given, "resolve_images": the run does not keep
+--       the image digest of the earlier one, and its batch has none any more for any name
 -- Returns for each job:
 --   "queued"      it is queued again; no other answer changes anything
 --   "later"       a later run has begun, or the job has not ended
@@ -12,14 +13,16 @@
 --   "unknown"     neither a record nor a dead letter exists
 --   "unusable"    a key has a wrong type
 -- The message comes from the job's dead letter, which is deleted. The earlier outcome moves to
--- run:<number>:<id> and keeps its TTL.
+-- run:<number>:<id> and keeps its TTL. The digest of the image that it ran is the field `pin` of the record.
 local prefix = ARGV[1]
 local FIRST, WIDTH, WAKE_TTL = 2, 3, 3600
 -- include: prelude
 
 -- include: batch_keys
 -- include: webhooks
-local KEPT = { 'queue', 'step', 'batch', 'key', 'fingerprint', 'queue_ttl', 'max_attempts', 'record', 'needs', 'ended_by' }
+-- include: image_digest
+local resolves_images = (#ARGV - FIRST + 1) % WIDTH == 1 and ARGV[#ARGV] == 'resolve_images'
+local KEPT = { 'queue', 'step', 'batch', 'key', 'fingerprint', 'queue_ttl', 'max_attempts', 'record', 'needs', 'ended_by', 'pin' }
 
 local function read_record(job)
   local values = try('HMGET', job, 'state', 'run', 'code', 'end_entry', unpack(KEPT)) or {}
@@ -64,7 +67,7 @@ local queues = {}
 local function start(id, seen, given)
   local job, result = prefix .. 'job:' .. id, prefix .. 'celery-task-meta-' .. id
   local record = read_record(job)
-  local dead_letter = try('HMGET', prefix .. 'dead:' .. id, 'message', 'queue', 'run') or {}
+  local dead_letter = try('HMGET', prefix .. 'dead:' .. id, 'message', 'queue', 'run', 'image_digest') or {}
   local message, queue = dead_letter[1] or '', record.queue or dead_letter[2] or ''
   local run = tonumber(record.state and (record.run or 1) or dead_letter[3] or 1) or 1
   if record.state and (record.state ~= 'ended' or run ~= seen) then
@@ -89,6 +92,10 @@ local function start(id, seen, given)
   end
 
   drop_dead_letter(id)
+  record.pin = not resolves_images and (dead_letter[4] or find_image_digest(try('GET', result)) or record.pin) or nil
+  if resolves_images and keys then
+    redis.call('DEL', keys.pins)
+  end
   if redis.call('EXISTS', result) == 1 then
     redis.call('RENAME', result, prefix .. 'run:' .. string.format('%.0f', run) .. ':' .. id)
   end
@@ -122,7 +129,7 @@ local function start(id, seen, given)
 end
 
 local answers = {}
-for at = FIRST, #ARGV, WIDTH do
+for at = FIRST, #ARGV - WIDTH + 1, WIDTH do
   answers[#answers + 1] = start(ARGV[at], tonumber(ARGV[at + 1]), ARGV[at + 2])
 end
 for queue in pairs(queues) do

@@ -183,8 +183,11 @@ class Channel(Protocol):
         """Yield (job id, run) of all dead letters, or of those of one batch, some hundred at a time."""
         ...
 
-    def start_runs(self, runs: Sequence[tuple[str, int]]) -> list[RunState]:
-        """Queue dead letters again, each if the given run is still the job's newest one."""
+    def start_runs(self, runs: Sequence[tuple[str, int]], *, resolves_images: bool = False) -> list[RunState]:
+        """Queue dead letters again, each if the given run is still the job's newest one.
+
+        `resolves_images`: image names mean what they mean now; default: the digests of the earlier runs.
+        """
         ...
 
     def purge_dead(self, job_ids: Sequence[str] | None) -> int:

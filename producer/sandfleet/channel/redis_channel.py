@@ -202,9 +202,9 @@ class RedisChannel(RedisBatches):
         """Read the ids and runs of dead letters."""
         return self._dead_letters.find_runs(batch)
 
-    def start_runs(self, runs: Sequence[tuple[str, int]]) -> list[RunState]:
+    def start_runs(self, runs: Sequence[tuple[str, int]], *, resolves_images: bool = False) -> list[RunState]:
         """Queue the messages of dead letters again, unchanged."""
-        return self._dead_letters.start_runs(runs)
+        return self._dead_letters.start_runs(runs, resolves_images=resolves_images)
 
     def purge_dead(self, job_ids: Sequence[str] | None) -> int:
         """Delete dead letters."""

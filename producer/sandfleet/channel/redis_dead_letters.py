@@ -82,19 +82,19 @@ class RedisDeadLetters:
                 if code and (batch is None or (named or recorded or b"").decode() == batch)
             ]
 
-    def start_runs(self, runs: Sequence[tuple[str, int]]) -> list[RunState]:
+    def start_runs(self, runs: Sequence[tuple[str, int]], *, resolves_images: bool = False) -> list[RunState]:
         """Queue the messages of dead letters again, some hundred by one call."""
-        return [
-            state for at in range(0, len(runs), CHUNK_JOBS) for state in self._start_runs(runs[at : at + CHUNK_JOBS])
-        ]
+        options = ("resolve_images",) if resolves_images else ()
+        parts = (runs[at : at + CHUNK_JOBS] for at in range(0, len(runs), CHUNK_JOBS))
+        return [state for part in parts for state in self._start_runs(part, options)]
 
-    def _start_runs(self, runs: Sequence[tuple[str, int]]) -> list[RunState]:
+    def _start_runs(self, runs: Sequence[tuple[str, int]], options: Sequence[str]) -> list[RunState]:
         self._keep_all([job_id for job_id, _ in runs])
-        states = self._call_next_run([(job_id, run, "") for job_id, run in runs])
+        states = self._call_next_run([(job_id, run, "") for job_id, run in runs], options)
         gone = [at for at, state in enumerate(states) if state == RECORD_GONE]
         records = {at: self._read_lost_record(runs[at][0]) for at in gone}
         readable = [at for at in gone if records[at]]
-        again = self._call_next_run([(*runs[at], records[at]) for at in readable])
+        again = self._call_next_run([(*runs[at], records[at]) for at in readable], options)
         found = dict(enumerate(states)) | dict.fromkeys(gone, RunState.UNREADABLE.value)
         found |= dict(zip(readable, again, strict=True))
         return [RunState(found[at]) for at in range(len(runs))]
@@ -114,12 +114,12 @@ class RedisDeadLetters:
         for queue_ttl, names in wanted.items():
             self._keep_inputs(names, queue_ttl)
 
-    def _call_next_run(self, jobs: Sequence[tuple[str, int, str]]) -> list[str]:
+    def _call_next_run(self, jobs: Sequence[tuple[str, int, str]], options: Sequence[str]) -> list[str]:
         if not jobs:
             return []
         with self._connections.guard():
             script = self._connections.script(read_script("next_run"))
-            answers: list[bytes] = script(args=[KEY_PREFIX, *(word for job in jobs for word in job)])
+            answers: list[bytes] = script(args=[KEY_PREFIX, *(word for job in jobs for word in job), *options])
         return [answer.decode() for answer in answers]
 
     def _read_lost_record(self, job_id: str) -> str:

@@ -145,11 +145,10 @@ def submit(
 
     _check_needs({"--out": out, "--save": save}, "--wait", is_given=wait)
     _check_needs({"--idempotent": idempotent, "--on-done": on_done}, "--batch", is_given=bool(batch))
-    name, endpoint = _check_queue(queue), _check_endpoint(on_done)
-    how = SubmitOptions(batch=batch, queue=name, is_idempotent=idempotent, save=save, on_done=endpoint)
+    how = SubmitOptions(batch, _check_queue(queue), idempotent, _check_endpoint(on_done), save)
     with Fleet() as fleet:
-        requires = typed.read_labels(require or [], "--require") or None
-        defaults = typed.drop_unset(priority=priority, requires=requires)
+        labels = typed.read_labels(require or [], "--require")
+        defaults = typed.drop_unset(priority=priority, requires=labels or None)
         specs = read_specs(fleet, SpecSource(file, defaults, file_option or (), artifact or ()))
         if not specs:
             raise typer.Exit(exits.USAGE)

@@ -77,19 +77,27 @@ def requeue(
     *,
     batch: Annotated[str | None, typer.Option(help="All dead letters of this batch.")] = None,
     is_all: Annotated[bool, typer.Option("--all", help="All dead letters.")] = False,
+    resolves_images: Annotated[
+        bool,
+        typer.Option(
+            "--resolve-images", help="Run what the images' names mean now. Default: the digests of the earlier runs."
+        ),
+    ] = False,
 ) -> None:
     """Run jobs again under their old ids, with fresh attempts; their earlier outcomes are kept (show --run)."""
     if (bool(job_ids), batch is not None, is_all).count(True) != 1:
         raise typer.BadParameter("give job ids, or --batch NAME, or --all")
     with Fleet() as fleet:
-        raise typer.Exit(_requeue(fleet, job_ids) if job_ids else _requeue_all(fleet, batch))
+        if job_ids:
+            raise typer.Exit(_requeue(fleet, job_ids, resolves_images=resolves_images))
+        raise typer.Exit(_requeue_all(fleet, batch, resolves_images=resolves_images))
 
 
-def _requeue(fleet: Fleet, job_ids: list[str]) -> int:
+def _requeue(fleet: Fleet, job_ids: list[str], *, resolves_images: bool) -> int:
     exit_code = 0
     for job_id in job_ids:
         try:
-            fleet.dead.requeue(job_id)
+            fleet.dead.requeue(job_id, resolves_images=resolves_images)
             print(f"{job_id}\tqueued", flush=True)
         except FleetUnavailable:
             raise
@@ -99,9 +107,9 @@ def _requeue(fleet: Fleet, job_ids: list[str]) -> int:
     return exit_code
 
 
-def _requeue_all(fleet: Fleet, batch: str | None) -> int:
+def _requeue_all(fleet: Fleet, batch: str | None, *, resolves_images: bool) -> int:
     states: Counter[RunState] = Counter()
-    for job_id, state in fleet.dead.requeue_all(batch):
+    for job_id, state in fleet.dead.requeue_all(batch, resolves_images=resolves_images):
         states[state] += 1
         if state not in _REQUEUED:
             note(f"{safe_line(job_id)} was not queued: {_WHY_NOT[state]}")

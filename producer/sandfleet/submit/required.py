@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 RENEWED_SECONDS: Final = 60.0
 """An object that a submit needs again so long after its check is checked, and kept, anew."""
+MAX_KNOWN: Final = 100_000
+"""Objects that one submit remembers as checked or sent; with more it begins anew, and asks the store again."""
 MAX_PENDING_BYTES: Final = 64 << 20
 """Moved contents that wait for their upload."""
 
@@ -86,6 +88,9 @@ class RequiredObjects:
         if missing:
             raise self._refuse(missing, objects.place)
         self._wanted.clear()
+        if len(self._kept_until) > MAX_KNOWN:
+            self._kept_until.clear()
+            self._sent.clear()
 
     def _refuse(self, missing: list[str], place: str) -> SpecInvalid:
         faults: list[dict[str, str]] = []

@@ -201,7 +201,7 @@ class FakeChannel(FakeBatches):
         with self._lock:
             yield self._dead.find_runs(batch)
 
-    def start_runs(self, runs: Sequence[tuple[str, int]]) -> list[RunState]:
+    def start_runs(self, runs: Sequence[tuple[str, int]], *, resolves_images: bool = False) -> list[RunState]:  # noqa: ARG002  no images here
         """Start the next run of each job: call the handler again."""
         return [self._start_run(job_id, run) for job_id, run in runs]
 

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from sandfleet_config.errors import ImageInvalid
 from sandfleet_config.units import format_bytes
 
-from sandfleet_worker.commands.images import SHORT_DIGEST_CHARS, Json, find_fault
+from sandfleet_worker.commands.images import SHORT_DIGEST_CHARS, Json, verify
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -72,9 +71,8 @@ def _register_listing(app: typer.Typer, read_settings: Read, guard: Guard) -> No
         """Read all datasets whole and compare them with what was packed; exit 1 if one was changed."""
         with guard():
             store = _open(read_settings())
-            found = store.list()
-            if faults := [fault for dataset in found if (fault := find_fault(store, dataset))]:
-                raise ImageInvalid.of("; ".join(faults))
+            found, damaged = store.list_with_damaged()
+            verify(store, found, damaged)
         print(f"{len(found)} datasets are as they were packed")
 
 

@@ -23,6 +23,7 @@ from sandfleet_worker.commands.checks import (
     check_runsc,
     check_tools,
 )
+from sandfleet_worker.commands.image_checks import check_datasets, check_images, check_registries, check_shared
 from sandfleet_worker.commands.store_checks import check_files
 from sandfleet_worker.commands.tuning import check_tuning
 from sandfleet_worker.sandbox.runner import RunscRunner
@@ -51,6 +52,8 @@ def examine(settings: WorkerSettings) -> Iterator[Finding]:
     yield check_folder("slots", settings.slots_dir, "SANDFLEET_SLOTS_DIR")
     yield from check_redis(settings)
     yield from check_files(settings)
+    yield check_registries(settings.images)
+    yield check_shared(settings)
     yield check_disk(settings)
     yield from check_tuning(settings)
 
@@ -68,16 +71,10 @@ def _check_sandboxes(settings: WorkerSettings) -> Iterator[Finding]:
             yield from check_platform(settings, runner, platform)
         yield check_open_files(runner.descriptors, settings.warm.size)
         yield check_memory(runner.memory, settings.policy.memory_bytes)
-        yield _check_images(runner)
+        yield check_images(runner.images)
+        yield check_datasets(runner)
     finally:
         runner.close()
-
-
-def _check_images(runner: RunscRunner) -> Finding:
-    names = sorted(image.name for image in runner.images.list())
-    if names:
-        return Finding("images", State.OK, ", ".join(names))
-    return Finding("images", State.WARNING, "none on this host", "sandfleet-worker images add python")
 
 
 def report(settings: WorkerSettings, console: Console, *, as_json: bool) -> bool:

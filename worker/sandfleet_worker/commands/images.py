@@ -13,7 +13,7 @@ from sandfleet_config.units import format_bytes
 from sandfleet_worker.commands.shared import list_shared
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from contextlib import AbstractContextManager
 
     from sandfleet_config.settings import WorkerSettings
@@ -71,9 +71,8 @@ def _register_listing(app: typer.Typer, read_settings: Read, guard: Guard) -> No
         """Read images whole and compare them with what was packed; exit 1 if one was changed."""
         with guard():
             store, _ = _open(read_settings())
-            found = [store.resolve(name) for name in names] if names else store.list()
-            if faults := [fault for image in found if (fault := find_fault(store, image))]:
-                raise ImageInvalid.of("; ".join(faults))
+            found, damaged = ([store.resolve(name) for name in names], ()) if names else store.list_with_damaged()
+            verify(store, found, damaged)
         print(f"{len(found)} images are as they were packed")
 
 
@@ -96,7 +95,17 @@ class Verifier(Protocol):
         """Raise ``ImageInvalid`` if its file is not what was packed."""
 
 
-def find_fault(store: Verifier, image: Image) -> str:
+def verify(store: Verifier, found: Sequence[Image], damaged: Sequence[str]) -> None:
+    """Read images or datasets whole; `damaged` is what is known to be wrong with others.
+
+    Raises:
+        ImageInvalid: with all that is wrong.
+    """
+    if faults := [*damaged, *(fault for image in found if (fault := _find_fault(store, image)))]:
+        raise ImageInvalid.of("; ".join(faults))
+
+
+def _find_fault(store: Verifier, image: Image) -> str:
     """Say why an image or a dataset is not as it was packed; empty if it is, or is gone."""
     try:
         store.verify(image)

@@ -57,6 +57,9 @@ def register(images: typer.Typer, read_settings: Callable[[], WorkerSettings], g
             f"uploaded {format_bytes(pushed.uploaded_bytes)}" if pushed.uploaded_bytes else "was in the store already"
         )
         print(size, file=sys.stderr)  # noqa: T201
+        if pushed.here != pushed.digest:
+            text = f"on this host, {pushed.name} means {pushed.here} now: push it again to share that one"
+            print(text, file=sys.stderr)  # noqa: T201
         print(f"{pushed.name} {pushed.digest}")  # noqa: T201
 
     @images.command("unshare")

@@ -20,7 +20,7 @@ TTL_SECONDS = 120
 
 
 class HostFacts(NamedTuple):
-    """Description of a host: JSON as `placing.lua` reads it, and the names and digests of its images."""
+    """Description of a host: JSON as `placing.lua` reads it; names and digests of its images and datasets."""
 
     text: str
     images: tuple[str, ...]

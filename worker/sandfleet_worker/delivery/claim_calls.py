@@ -12,7 +12,7 @@ import redis
 from sandfleet_config.codes import ErrorCode
 from sandfleet_config.messages import OUTPUT_DROPPED
 from sandfleet_config.outcome import Outcome
-from sandfleet_config.queues import KEY_PREFIX
+from sandfleet_config.queues import KEY_PREFIX, job_key
 from sandfleet_config.scripts import DEAD_TTL_SECONDS, MAX_DEAD_BYTES, MAX_DEAD_LETTERS, read_script, stored_result
 
 from sandfleet_worker.delivery.claim import Claim, Refused, parse_attempts, parse_suspect
@@ -78,6 +78,11 @@ class ClaimCalls:
     def pin_image(self, batch: str, name: str, digest: str = "") -> str:
         """Return the digest that an image's name means for a batch: the recorded one, or else `digest`, now recorded."""
         return str(self._call("pin_image", batch, name, digest).decode())
+
+    def read_pin(self, job_id: str) -> str:
+        """Return the digest of the image that the job's earlier run had; empty where nothing is recorded."""
+        found = self._redis.hget(job_key(job_id), "pin")
+        return found.decode(errors="replace") if isinstance(found, bytes) else ""
 
     def restore(self, claim: Claim) -> bool:
         """Put a deleted claim back; return False if the job is not ours any more."""

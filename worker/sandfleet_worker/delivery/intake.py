@@ -210,13 +210,20 @@ class Intake:
 
         Without an answer from Redis it is `digest`, after `give_up`: the job ends then anyway.
         """
-        if known := self._pins.find(batch, name):
+        # The call that starts a later run may have dropped what was known.
+        if claim.run == 1 and (known := self._pins.find(batch, name)):
             return known
         with contextlib.suppress(NotAnswered):
             digest = self._call_before_start("pin", claim, lambda: self.ledger.pin_image(batch, name, digest))
             if digest:
                 self._pins.note(batch, name, digest)
         return digest
+
+    def read_pin(self, claim: Claim) -> str:
+        """Return the digest of the image that the earlier run of the job had, which this one keeps; empty: none."""
+        with contextlib.suppress(NotAnswered):
+            return self._call_before_start("pin", claim, lambda: self.ledger.read_pin(claim.job_id))
+        return ""
 
     def _call_before_start(self, name: str, claim: Claim, act: Callable[[], T]) -> T:
         """Call `act` until Redis answers, through an outage of any length.

@@ -14,6 +14,7 @@ import errno
 import fcntl
 import logging
 import os
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final
 
@@ -33,7 +34,7 @@ log = logging.getLogger(__name__)
 FANOUT: Final = 2
 """Digits of an object's name that name its folder."""
 LOCK_POLL_SECONDS: Final = 0.05
-ROOM_POLL_SECONDS: Final = 0.5
+CAPACITY_POLL_SECONDS: Final = 0.5
 PARTIAL: Final = "partial"
 LOCK: Final = "lock"
 
@@ -121,17 +122,25 @@ class ObjectCache:
                     with partial.open("wb") as file:
                         file.truncate(size)
                     return
-            pause(ROOM_POLL_SECONDS)
+            pause(CAPACITY_POLL_SECONDS)
 
     def _evict_for(self, size: int) -> bool:
-        """Remove the objects that were not used for the longest time; return whether `size` more bytes fit now."""
+        """Remove the objects that were not used for the longest time, until `size` more bytes fit.
+
+        They fit into the bound, and onto the disk, which may be smaller than the bound. Return False
+        if what others fetch now takes the room.
+        """
+        total = sum(self._list_fetches())  # first: one that ends meanwhile counts twice rather than not at all
         found = sorted(self._list())
-        total = sum(kept for _, kept, _ in found) + sum(self._list_fetches())
+        cached, free = sum(kept for _, kept, _ in found), shutil.disk_usage(self._root).free
+        if size > free + cached:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # and nothing is removed in vain
+        total += cached
         for _, kept, path in found:
-            if total + size <= self._max_bytes:
+            if total + size <= self._max_bytes and size <= free:
                 break
             path.unlink(missing_ok=True)
-            total -= kept
+            total, free = total - kept, free + kept
         return total + size <= self._max_bytes
 
     def _list_fetches(self) -> Iterator[int]:

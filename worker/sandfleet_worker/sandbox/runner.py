@@ -81,8 +81,9 @@ class RunscRunner:
         self._on_failure: Callable[[str], None] = lambda _: None
         self._failure_lock = threading.Lock()
         self.images = ImageStore(self.config.images.root)
-        self.finder = ImageFinder(self.images, self.config.images, shared)
-        self.datasets = DatasetStore(self.config.images.root)
+        policy = self.config.policy
+        self.finder = ImageFinder(self.images, self.config.images, shared, policy.images)
+        self.datasets = DatasetStore(self.config.images.root, allowed=policy.datasets)
         self._tree = find_tree(self.config.runsc.cgroup_parent)
         self._owner = Ownership(self.config.runsc.root_dir)
         folder = self._owner.folder
@@ -132,10 +133,7 @@ class RunscRunner:
         callback(reason)
 
     def limit_spares(self, lacking_bytes: int) -> MemoryBudget:
-        """Keep so many spares less that `lacking_bytes` more are left for jobs.
-
-        Return the memory budget as it is then.
-        """
+        """Keep so many spares less that jobs have `lacking_bytes` more; return the memory budget then."""
         before, self.memory = self.memory, give_up_spares(self.memory, lacking_bytes)
         if self.memory != before:
             self._provider.pool.resize(self.memory.spares)
@@ -147,11 +145,16 @@ class RunscRunner:
         self.datasets.sweep()
         return sweep(self.config.runsc.root_dir, self._tree)
 
-    def warm_up(self) -> None:
-        """Begin to boot spares of the images that the settings name.
+    def mounts_datasets(self) -> bool:
+        """Whether the host's runsc can mount datasets; True if that is not known yet: a job finds out."""
+        with contextlib.suppress(SandboxError):
+            found = find_runsc(self.config.runsc.path)
+            if self._abilities.is_known(found):
+                return self._abilities.complete(found, self.config.runsc.platform).abilities.mounts_erofs
+        return True
 
-        Log a warning for an image that is not here.
-        """
+    def warm_up(self) -> None:
+        """Begin to boot spares of the images that the settings name; log a warning for one that is not here."""
         for name in self.config.warm.images:
             try:
                 self._provider.pool.pin(self._new_plan(self.images.resolve(name), self.config.runsc.platform))
@@ -174,11 +177,9 @@ class RunscRunner:
 
         Args:
             spec: the job; never changed.
-            deadline: a `time.monotonic` instant at which the job is killed, even before its own
-                timeout.
+            deadline: a `time.monotonic` instant at which the job is killed, even before its timeout.
             cancel: lets another thread end the job; any ``threading.Event``, or a `Cancellation`.
-            transfer: the files that enter the sandbox and leave it; they come from the caller, not
-                from the spec.
+            transfer: the files that enter the sandbox and leave it; the caller's, not the spec's.
 
         Raises:
             SandboxError: the class of any other code, with the outcome where the sandbox came up.
@@ -270,10 +271,7 @@ class RunscRunner:
         return Plan.of(self._find_runsc(platform, hooks), platform, image.erofs_path, datasets)
 
     def _find_runsc(self, platform: str, hooks: StartHooks = _NO_HOOKS) -> RunscBinary:
-        """Return the host's runsc with its abilities.
-
-        Tell `hooks` if the job has to wait for a probe boot.
-        """
+        """Return the host's runsc with its abilities; tell `hooks` if the job has to wait for a probe boot."""
         found = find_runsc(self.config.runsc.path)
         is_known = self._abilities.is_known(found)
         with contextlib.nullcontext() if is_known else hooks.waiting("a probe of runsc"):

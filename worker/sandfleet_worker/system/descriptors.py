@@ -23,9 +23,9 @@ PER_SPARE = 8
 PER_LAUNCHER = 7
 """Five pipes, a pidfd, an epoll: one that is inside its cgroup already and waits for a sandbox to boot."""
 PER_SPAWN = 14
-"""The other ends of the pipes, init, three duplicates and subprocess' own pipe, for as long as a launcher is being started."""
+"""The other ends of the pipes, init, and some in reserve, for as long as a launcher is being started."""
 PER_SPAWN_HIGH = 3
-"""Of these, those numbered from `HIGH_FD` on."""
+"""Numbers from `HIGH_FD` on that its child uses for what runsc gets."""
 RUNSC = 64
 """A sandbox's own processes are under the same limit, and number theirs from above those that we pass."""
 WANTED = 1 << 16

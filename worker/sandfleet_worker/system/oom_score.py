@@ -6,6 +6,7 @@ Redis. Yet something else that holds four fifths of the memory goes before fifty
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 SANDBOX = 800
@@ -16,11 +17,14 @@ LOCAL_REDIS = -500
 
 def raise_oom_score(pid: int, score: int) -> None:
     """Have the kernel kill the process `pid` and its children before others; needs no privilege."""
-    path = f"/proc/{pid}/oom_score_adj"
     try:
-        with open(path, "r+b", buffering=0) as file:  # noqa: PTH123  each sandbox takes this way, and pathlib makes it dearer
-            if int(file.read(16)) < score:
-                file.write(b"%d" % score)
+        # Each sandbox takes this way: with `open` it takes twice as long.
+        file = os.open(f"/proc/{pid}/oom_score_adj", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            if int(os.read(file, 16)) < score:
+                os.write(file, b"%d" % score)
+        finally:
+            os.close(file)
     except (OSError, ValueError):
         return  # it is gone, or /proc is read-only: things stay as they are
 

@@ -1,8 +1,9 @@
 -- The needs of a job, and the live hosts that have them. A part of claim.lua and other_host.lua.
 --
 -- A host says in the hash `hosts` what it has, under its worker's name: host, queues (patterns), contract, ceilings, labels and
--- has_all_images. The names and digests of its images are the set images:<owner>. A job says in the field `needs` of its record:
--- contract, image, requires, and the limits that it asks for, by the names of the ceilings.
+-- has_all_images, has_all_datasets and mounts_datasets. The names and digests of its images are the set images:<owner>, and those
+-- of its datasets, with /data/ before each. A job says in the field `needs` of its record: contract, image, requires, datasets, and
+-- the limits that it asks for, by the names of the ceilings.
 -- pull_from are the registries and names that a host pulls, each as patterns of both: see image_names.py.
 -- A worker of an older release says nothing: it counts as one that has everything of contract 2.
 local function new_placing(prefix, owner, now)
@@ -52,20 +53,26 @@ local function new_placing(prefix, owner, now)
     return not is_pattern or found ~= nil -- what cannot be read may match
   end
 
+  local function is_here(name, part)
+    return redis.pcall('SISMEMBER', prefix .. 'images:' .. name, part) ~= 0
+  end
+
+  -- Whether the host of worker `name` has all parts of a reference, such as name@digest; `before` stands before each in its set.
+  local function has_parts(name, reference, before)
+    for part in reference:gmatch('[^@]+') do
+      if not is_here(name, before .. part) then
+        return false
+      end
+    end
+    return true
+  end
+
   -- Whether the host of worker `name` has the image, or pulls it from its registry.
   local function has_image(name, host, image)
-    local function is_here(part)
-      return redis.pcall('SISMEMBER', prefix .. 'images:' .. name, part) ~= 0
-    end
     local registry, path = image:match('^docker://([^/]+)/([^@]+)')
     if not registry then
-      for part in image:gmatch('[^@]+') do
-        if not is_here(part) then
-          return false
-        end
-      end
-      return true
-    elseif is_here(image:match('@(.+)$') or image) then
+      return has_parts(name, image, '')
+    elseif is_here(name, image:match('@(.+)$') or image) then
       return true
     end
     for _, pattern in ipairs(type(host.pull_from) == 'table' and host.pull_from or {}) do
@@ -93,7 +100,22 @@ local function new_placing(prefix, owner, now)
     return LIMITS[name]:format(string.format('%.14g', name == 'cpu_quota' and value / CPU_PERIOD or value))
   end
 
-  -- Returns which kind of thing the host of worker `name` lacks for a job ("contract", "label", "ceiling", "image"), and its text.
+  local function find_missing_dataset(name, host, datasets)
+    if type(datasets) ~= 'table' then
+      return nil
+    elseif host.mounts_datasets == false then
+      return 'a runsc that mounts datasets'
+    end
+    for _, dataset in ipairs(host.has_all_datasets and datasets or {}) do
+      if not has_parts(name, tostring(dataset), '/data/') then
+        return 'dataset ' .. tostring(dataset)
+      end
+    end
+    return nil
+  end
+
+  -- Returns which kind of thing the host of worker `name` lacks for a job ("contract", "label", "ceiling", "image", "dataset"), and
+  -- its text.
   function placing.find_lack(name, needs)
     local host = placing.read_host(name)
     local contract = tonumber(needs.contract) or 1
@@ -114,6 +136,10 @@ local function new_placing(prefix, owner, now)
     end
     if host.has_all_images and type(needs.image) == 'string' and not has_image(name, host, needs.image) then
       return 'image', 'image ' .. needs.image
+    end
+    local dataset = find_missing_dataset(name, host, needs.datasets)
+    if dataset then
+      return 'dataset', dataset
     end
     return nil
   end

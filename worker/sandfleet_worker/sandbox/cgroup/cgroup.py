@@ -38,14 +38,15 @@ KILL_PAUSE_SECONDS = 0.008
 """From this pause on each try kills whoever is left inside: to read the members costs as much as a try."""
 
 
-def limit_files(version: int, limits: Admitted) -> list[tuple[str, str, str, bool]]:
+def limit_files(version: int, limits: Admitted, *, is_fresh: bool = False) -> list[tuple[str, str, str, bool]]:
     """Return the files to write: (controller, file, text, is needed).
 
-    A failed write of a needed one means that the limit is not enforced.
+    A failed write of a needed one means that the limit is not enforced. `is_fresh`: no limit was ever set.
     """
     fuse = str(PIDS_FUSE_FACTOR * limits.pids_limit + PIDS_FUSE_BASE)
     if version == 1:
-        files = [*memory_files(version, limits.memory_bytes), ("pids", "pids.max", fuse, True)]
+        memory = memory_files(version, limits.memory_bytes)
+        files = [*(memory[1:] if is_fresh else memory), ("pids", "pids.max", fuse, True)]
         if limits.cpu_quota:
             files += [
                 ("cpu", "cpu.cfs_period_us", str(CPU_PERIOD_MICROSECONDS), True),
@@ -66,8 +67,9 @@ def memory_files(version: int, memory_bytes: int) -> list[tuple[str, str, str, b
     memory = str(memory_bytes)
     if version == 1:
         return [
-            # memsw may never be the smaller one. Both are absent if the kernel does not account
-            # swap. Then the host has no swap, or a cgroup cannot use it.
+            # memsw may never be the smaller one: it is raised first, which a new cgroup does not need.
+            # Both are absent if the kernel does not account swap. Then the host has no swap, or a
+            # cgroup cannot use it.
             ("memory", "memory.memsw.limit_in_bytes", "-1", False),
             ("memory", "memory.limit_in_bytes", memory, True),
             ("memory", "memory.memsw.limit_in_bytes", memory, False),
@@ -120,13 +122,14 @@ class SandboxCgroup:
         """Limit the memory of a sandbox that has no job yet; `apply` sets a job's limits."""
         self._write(memory_files(self._tree.version, memory_bytes))
 
-    def apply(self, limits: Admitted) -> None:
-        """Set `limits`, and count from now on.
+    def apply(self, limits: Admitted, *, is_fresh: bool = False) -> None:
+        """Set `limits`, and count from now on; `is_fresh`: no sandbox has run inside, and no limit was set.
 
         Afterwards `enforced` names the limits that are in force.
         """
-        self.enforced = frozenset(self._tree.enforceable - self._write(limit_files(self._tree.version, limits)))
-        self.counters.start(limits.memory_bytes)
+        files = limit_files(self._tree.version, limits, is_fresh=is_fresh)
+        self.enforced = frozenset(self._tree.enforceable - self._write(files))
+        self.counters.start(limits.memory_bytes, is_fresh=is_fresh)
 
     def _write(self, files: Iterable[tuple[str, str, str, bool]]) -> set[str]:
         """Write `files`, and return the controllers of which a needed write failed."""

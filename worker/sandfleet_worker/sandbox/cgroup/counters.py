@@ -59,15 +59,18 @@ class Counters:
         self._memory_bytes = 0
         self._own_oom_fd = self._parent_oom_fd = -1
 
-    def start(self, memory_bytes: int) -> None:
-        """Count from now on, for a job that may use `memory_bytes`."""
+    def start(self, memory_bytes: int, *, is_fresh: bool = False) -> None:
+        """Count from now on, for a job that may use `memory_bytes`; `is_fresh`: no sandbox has run in the cgroup yet."""
         self.close()
         self._memory_bytes = memory_bytes
         if self._version == 1 and "memory" in self._folders:
             self._count_ooms(self._folders["memory"])
-        self._before = Counts(
-            oom_kills=self._read_oom_kills(), own_ooms=self._read_v2_ooms(), fork_failures=self._read_fork_failures()
-        )
+        if not is_fresh:  # else all are 0
+            self._before = Counts(
+                oom_kills=self._read_oom_kills(),
+                own_ooms=self._read_v2_ooms(),
+                fork_failures=self._read_fork_failures(),
+            )
 
     def read(self) -> Counts:
         """Return the events since `start`; call it once, when the sandbox has ended."""

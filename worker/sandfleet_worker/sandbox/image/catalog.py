@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
 import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 from sandfleet_config.errors import ImageInvalid, ImageNotFound
 from sandfleet_config.image_names import REGISTRY_PREFIX
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 EROFS, FACTS = "image.erofs", "image.json"
+EARLIER = "was-"
+"""The beginning of the name of an empty file beside these two, for each name that the image had."""
 _parse = functools.lru_cache(maxsize=1024)(Reference.parse)
 
 
@@ -136,19 +140,32 @@ class Catalog:
 
     def list_refs(self) -> Sequence[tuple[str, str]]:
         """Return each name with its digest; a damaged reference is left out."""
-        found = []
-        for path in self.refs.glob("*.json"):
-            try:
-                ref = json.loads(path.read_bytes())
-                name, digest = str(ref["name"]), str(ref["digest"])
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                # Without this name in the list, a removal of another name could remove its files.
-                if is_resource_error(error):
-                    raise
-                continue
-            if (is_name(name) or is_registry_name(name)) and is_digest(digest):
-                found.append((name, digest))
-        return found
+        return [ref for path in self.refs.glob("*.json") if (ref := _parse_ref(path))]
+
+    def find_damaged_refs(self) -> Sequence[str]:
+        """Return what is wrong with the references that `list_refs` leaves out."""
+        paths = [path for path in sorted(self.refs.glob("*.json")) if not _parse_ref(path) and path.exists()]
+        return [damaged(unquote(path.stem), "its reference cannot be read", self.kind).message for path in paths]
+
+    def note_earlier_name(self, name: str) -> None:
+        """Note at the image that `name` means now that it had this name; called before another one gets it."""
+        with contextlib.suppress(ImageNotFound, ImageInvalid):
+            blob = self.blob_path(self._read_ref(name))
+            with contextlib.suppress(FileNotFoundError):  # its image was removed
+                (blob / f"{EARLIER}{encode_name(name)}").touch()
+
+    def had_name(self, digest: str, name: str) -> bool:
+        """Whether the image has this name, or had it before another image got it. Cheap if it has."""
+        with contextlib.suppress(ImageNotFound, ImageInvalid):
+            if self._read_ref(name) == digest:
+                return True
+        return (self.blob_path(digest) / f"{EARLIER}{encode_name(name)}").exists()
+
+    def list_names(self, digest: str) -> set[str]:
+        """Return the names that the image has, and had before others got them."""
+        earlier = self.blob_path(digest).glob(f"{EARLIER}*")
+        names = {unquote(path.name.removeprefix(EARLIER)) for path in earlier}
+        return names | {name for name, other in self.list_refs() if other == digest}
 
     def open_blob(self, digest: str, name: str) -> int:
         """Open the EROFS file of an image for reading; return its descriptor.
@@ -197,3 +214,16 @@ class Catalog:
         near = difflib.get_close_matches(name, names, n=3, cutoff=0.5) or sorted(names)[:5]
         more = f" and {len(names) - len(near)} more" if len(near) < len(names) else ""
         return f"this host has: {', '.join(near)}{more}"
+
+
+def _parse_ref(path: Path) -> tuple[str, str] | None:
+    """Return the name and the digest that a file of `refs` holds; None if it is damaged."""
+    try:
+        ref = json.loads(path.read_bytes())
+        name, digest = str(ref["name"]), str(ref["digest"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        # Without this name in the list, a removal of another name could remove its files.
+        if is_resource_error(error):
+            raise
+        return None
+    return (name, digest) if (is_name(name) or is_registry_name(name)) and is_digest(digest) else None

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from sandfleet_config.errors import HostResources, ImageInvalid, ImageNotFound, SpecInvalid
 
+from sandfleet_worker.sandbox.image.allowed import ALL, check_digest
 from sandfleet_worker.sandbox.image.catalog import EROFS, FACTS
 from sandfleet_worker.sandbox.image.image import Image
 from sandfleet_worker.sandbox.image.kind import Kind
@@ -67,9 +68,12 @@ _NO_MOUNTS: Final = contextlib.nullcontext[tuple[DatasetMount, ...]](())
 class DatasetStore:
     """Add, find, hold and remove datasets. Safe to use from any number of threads and processes."""
 
-    def __init__(self, images_root: Path, limits: Limits = DATASET_LIMITS) -> None:
-        """Use the store below `images_root`; nothing is read or made before it is needed."""
-        self._limits = limits
+    def __init__(self, images_root: Path, limits: Limits = DATASET_LIMITS, allowed: Sequence[str] = (ALL,)) -> None:
+        """Use the store below `images_root`; nothing is read or made before it is needed.
+
+        `allowed` are the policy's patterns of datasets, for those that are named by a digest.
+        """
+        self._limits, self._allowed = limits, allowed
         self._store = ImageStore(images_root / FOLDER, limits, Kind.DATASET)
 
     def add(self, name: str, source: Path, on_progress: Callable[[str], None] = lambda _: None) -> Image:
@@ -99,6 +103,10 @@ class DatasetStore:
         """Return every dataset by name, then those without a name under their digest."""
         return self._store.list()
 
+    def list_with_damaged(self) -> tuple[Sequence[Image], Sequence[str]]:
+        """Return what `list` does, and what is wrong with those that it leaves out."""
+        return self._store.list_with_damaged()
+
     def remove(self, reference: str) -> None:
         """Remove a name, and with its last name the dataset. A digest removes it with all its names.
 
@@ -118,6 +126,14 @@ class DatasetStore:
         """
         self._store.verify(dataset)
 
+    def read_identity(self) -> tuple[int, ...]:
+        """Return a value that changes when a dataset is added, named or removed. Cheap."""
+        return self._store.read_identity()
+
+    def list_references(self) -> set[str]:
+        """Return the names and digests of the datasets that are here, whole or not."""
+        return self._store.list_references()
+
     def sweep(self) -> None:
         """Remove what killed adds have left."""
         self._store.sweep()
@@ -132,6 +148,7 @@ class DatasetStore:
         Raises:
             DatasetMissing: one is not here.
             HostResources: one is here and damaged.
+            SecurityViolation: a digest is that of a dataset which the policy does not allow.
         """
         return self._hold(wanted, hooks, check) if wanted else _NO_MOUNTS  # most jobs have none
 
@@ -149,9 +166,11 @@ class DatasetStore:
             yield tuple(mounts)
 
     def _find(self, index: int, dataset: DatasetSpec) -> Image:
-        digest = f"sha256:{dataset.sha256}" if dataset.sha256 else ""
         with _as_missing(index):
-            return self._store.resolve("@".join(filter(None, (dataset.name, digest))))
+            found = self._store.resolve(dataset.reference)
+        if dataset.sha256:
+            check_digest(self._store.catalog, found, dataset.name or None, self._allowed, "SANDFLEET_POLICY__DATASETS")
+        return found
 
 
 @contextlib.contextmanager

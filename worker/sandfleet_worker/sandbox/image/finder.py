@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import functools
-from contextlib import ExitStack, contextmanager
+import os
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from sandfleet_config.errors import ImageInvalid, ImageNotFound, SecurityViolation
 from sandfleet_config.image_names import matches_pattern
 
+from sandfleet_worker.sandbox.image.allowed import ALL, check_digest
 from sandfleet_worker.sandbox.image.cache import ImageCache
 from sandfleet_worker.sandbox.image.references import Reference
 from sandfleet_worker.sandbox.image.registry.puller import Puller
@@ -17,7 +19,7 @@ from sandfleet_worker.sandbox.image.shared import NoSharedImages, SharedTaker
 from sandfleet_worker.sandbox.image.staging import host_faults
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from sandfleet_config.image_names import RegistryName
     from sandfleet_config.settings import ImagesSettings
@@ -40,8 +42,15 @@ class PullForbidden(SecurityViolation):
 class ImageFinder:
     """Finds the images of jobs; safe for threads."""
 
-    def __init__(self, store: ImageStore, settings: ImagesSettings, shared: SharedImages = NO_SHARED_IMAGES) -> None:
-        self._store, self._settings = store, settings
+    def __init__(
+        self,
+        store: ImageStore,
+        settings: ImagesSettings,
+        shared: SharedImages = NO_SHARED_IMAGES,
+        allowed: Sequence[str] = (ALL,),
+    ) -> None:
+        """`allowed` are the policy's patterns of images, for those that are named by a digest."""
+        self._store, self._settings, self._allowed = store, settings, allowed
         self.cache = ImageCache(store, settings)
         self._puller = Puller(store, self.cache, settings)
         self._taker = SharedTaker(store, self.cache, settings, shared)
@@ -56,25 +65,28 @@ class ImageFinder:
         Raises:
             ImageNotFound: there is no such image.
             PullForbidden: it would have to be pulled, and may not.
+            SecurityViolation: the digest is that of an image which the policy does not allow.
             ImageUnavailable: it cannot be pulled or fetched now.
             ImageInvalid: it cannot be used.
         """
-        with ExitStack() as stack:
-            image = self._hold_found(_parse(reference), hooks, check, stack)
+        image, descriptor = self._hold_found(_parse(reference), hooks, check)
+        try:
             self.cache.note_use(image)
             yield image
+        finally:
+            os.close(descriptor)
 
-    def _hold_found(self, wanted: Reference, hooks: StartHooks, check: Callable[[], None], stack: ExitStack) -> Image:
+    def _hold_found(self, wanted: Reference, hooks: StartHooks, check: Callable[[], None]) -> tuple[Image, int]:
         tries = 0
         while True:
             image, tries = self._find(wanted, hooks, check), tries + 1
             try:
-                stack.enter_context(self._store.hold(image, hooks, check))
+                descriptor = self._store.open_held(image, hooks, check)
             except ImageNotFound:
                 if tries == MAX_TRIES:
                     raise
             else:
-                return image
+                return image, descriptor
 
     def _find(self, wanted: Reference, hooks: StartHooks, check: Callable[[], None]) -> Image:
         if wanted.digest or wanted.name is None:
@@ -86,30 +98,32 @@ class ImageFinder:
         return image if digest == image.digest else self._find_pinned(wanted, digest, hooks, check)
 
     def _find_pinned(self, wanted: Reference, digest: str, hooks: StartHooks, check: Callable[[], None]) -> Image:
-        """Return the image that the job's batch runs under this name."""
+        """Return the image that the job's batch runs under this name, or that its earlier run had."""
         name = str(wanted.name)
         if wanted.in_registry:
             pinned = replace(wanted, digest=digest, in_registry=replace(wanted.in_registry, digest=digest))
             return self._find_one(pinned, hooks, check).model_copy(update={"name": name})
         try:
-            return self._store.read_image(digest, name)
+            return self._check(self._store.read_image(digest, name), name)
         except ImageNotFound:
             missing = ImageNotFound.of(
-                f"the batch runs image {name} as {digest}, which is not on this host: add the same image here, "
-                "or submit with another batch name"
+                f"image {name} is {digest} for this job, as for its batch or its earlier run, and that is not on this host: "
+                "add the same image here, submit with another batch name, or run it again with --resolve-images"
             )
             return self._taker.take(replace(wanted, digest=digest), missing, hooks, check)
 
     def _find_one(self, wanted: Reference, hooks: StartHooks, check: Callable[[], None]) -> Image:
         if wanted.in_registry is None:
             try:
-                return self._store.resolve("@".join(filter(None, (wanted.name, wanted.digest))))
+                image = self._store.resolve("@".join(filter(None, (wanted.name, wanted.digest))))
+                return self._check(image, wanted.name) if wanted.digest else image
             except ImageNotFound as error:
                 return self._taker.take(wanted, error, hooks, check)
         name, is_allowed = wanted.in_registry, self.may_pull(wanted.in_registry)
         if name.digest or not is_allowed or self._puller.is_fresh(name):
             try:
-                return self._store.resolve(str(name))
+                image = self._store.resolve(str(name))
+                return self._check(image, name.name) if name.digest else image
             except ImageNotFound as error:
                 if not is_allowed:
                     raise _forbidden(name) from error
@@ -118,6 +132,10 @@ class ImageFinder:
                     raise
         with hooks.waiting(f"image {name} to be pulled", is_remote=True), host_faults(self._store.root):
             return self._puller.pull(name, check)
+
+    def _check(self, image: Image, name: str | None) -> Image:
+        check_digest(self._store.catalog, image, name, self._allowed, "SANDFLEET_POLICY__IMAGES")
+        return image
 
     def pull(self, reference: str) -> Image:
         """Pull an image by hand, whatever the settings allow to jobs. It is never removed to free space.

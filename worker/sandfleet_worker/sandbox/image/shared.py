@@ -63,6 +63,14 @@ class SharedImages(Protocol):
         """
         ...
 
+    def was_shared(self, name: str, digest: str) -> bool:
+        """Whether this digest is shared under `name`, or was so within the last two days.
+
+        Raises:
+            ImageUnavailable: nobody answers now.
+        """
+        ...
+
     def read(self, sha256: str) -> Iterator[bytes]:
         """Yield an object of the store; the caller checks its SHA-256.
 
@@ -80,6 +88,10 @@ class NoSharedImages:
     def find(self, name: str) -> str:  # noqa: ARG002  there is none
         """Return nothing."""
         return ""
+
+    def was_shared(self, name: str, digest: str) -> bool:  # noqa: ARG002  likewise
+        """Return False."""
+        return False
 
     def read(self, sha256: str) -> Iterator[bytes]:
         """Find nothing."""
@@ -116,11 +128,20 @@ class SharedTaker:
 
     def _find_digest(self, name: str, pinned: str | None, missing: ImageNotFound) -> str:
         digest = pinned or self._shared.find(name)
-        if digest and not is_digest(digest):
+        if not digest:
+            raise missing
+        if not is_digest(digest):
             raise new_invalid(name, "Redis has no digest under its name")
-        if digest and any(matches_shared(name, digest, pattern) for pattern in self._settings.shared):
+        patterns = [pattern for pattern in self._settings.shared if matches_shared(name, digest, pattern)]
+        # Every producer can put objects into the store and name their digest in a spec. So a pattern of names
+        # alone lets a host take only what somebody has shared; see docs/decisions/0014-digests-and-names.md.
+        if any("@" in pattern for pattern in patterns):
             return digest
-        if digest and not pinned:
+        if patterns and (not pinned or self._shared.was_shared(name, digest)):
+            return digest
+        if patterns:
+            raise ImageNotFound.of(f"{missing.message}; and the fleet has not shared it in the last two days")
+        if not pinned:
             raise ImageNotFound.of(
                 f"{missing.message}; or let this host take the one that the fleet shares: add {name} or {name}@{digest} "
                 "to SANDFLEET_IMAGES__SHARED"
@@ -179,7 +200,7 @@ class SharedTaker:
         seconds = time.monotonic() - began
         extra = {"action": "image_fetched", "image": name, "seconds": round(seconds, 3)}
         log.info("shared image %s was fetched in %.1f s, %d bytes", name, seconds, image.size_bytes, extra=extra)
-        self._cache.shrink()
+        self._cache.shrink(but=digest)  # whoever asked for it does not hold it yet
         return image
 
     def _build(self, name: str, digest: str, facts: SharedFacts, staging: StagingFolder) -> Image:
@@ -210,8 +231,10 @@ class SharedTaker:
             raise new_invalid(name, why, is_forged=False)
 
 
-def publish(store: ImageStore, image: Image) -> Image:
+def publish(store: ImageStore, image: Image) -> str:
     """Let the image's name mean, on this host too, the digest that it is shared by; takes no disk.
+
+    Return the digest that the name means then: another one if it means another image meanwhile.
 
     Raises:
         ImageNotFound: the image was removed just before.
@@ -220,7 +243,7 @@ def publish(store: ImageStore, image: Image) -> Image:
     facts = SharedFacts.of(image)
     digest = digest_of(facts.encode())
     if image.digest == digest:
-        return image
+        return store.resolve(image.name).digest
 
     def build(staging: StagingFolder) -> Image:
         erofs = _new_blob(staging) / EROFS
@@ -230,7 +253,7 @@ def publish(store: ImageStore, image: Image) -> Image:
         return built
 
     with store.hold(image):
-        return store.name_image(image.name, store.make(build, LIMITS))
+        return store.rename_image(image, store.make(build, LIMITS))
 
 
 def _new_blob(staging: StagingFolder) -> Path:

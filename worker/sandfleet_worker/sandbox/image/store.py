@@ -45,7 +45,7 @@ from sandfleet_worker.sandbox.image.users import ResolvedUser, resolve_user
 from sandfleet_worker.sandbox.start_hooks import NoHooks
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from sandfleet_worker.sandbox.start_hooks import StartHooks
 
@@ -64,10 +64,10 @@ class ImageStore:
         """Use the store at `root`; nothing is read or made before it is needed."""
         self.root = root
         self._limits = limits or Limits()
-        self._catalog = Catalog(root, kind)
+        self.catalog = Catalog(root, kind)
         self._staging = root / "staging"
         self._locks = root / "locks"
-        self._removal = Removal(self._catalog, self._staging, self._locks / "refs")
+        self._removal = Removal(self.catalog, self._staging, self._locks / "refs")
 
     def add(
         self, name: str, source: str | None = None, *, is_fresh: bool = False, on_progress: Progress = lambda _: None
@@ -135,7 +135,7 @@ class ImageStore:
         with host_faults(self.root), staging_folder(self._staging) as (folder, lock):
             built = build(StagingFolder(folder, lock, limits, check))
             self._publish(built.erofs_path.parent, built.digest)
-        return built.model_copy(update={"erofs_path": self._catalog.blob_path(built.digest) / EROFS})
+        return built.model_copy(update={"erofs_path": self.catalog.blob_path(built.digest) / EROFS})
 
     def _publish(self, blob: Path, digest: str) -> None:
         """Move a finished blob to its place.
@@ -143,18 +143,18 @@ class ImageStore:
         A whole one that is there already stays, unless it is outdated. Jobs that run from it have it
         open, and those that are about to start find the new one at the same path.
         """
-        target = self._catalog.blob_path(digest)
+        target = self.catalog.blob_path(digest)
         with locked(self._locks / "refs"):
-            self._catalog.blobs.mkdir(parents=True, exist_ok=True)
+            self.catalog.blobs.mkdir(parents=True, exist_ok=True)
             if target.exists():
                 with contextlib.suppress(ImageInvalid, ImageNotFound):
-                    found = self._catalog.read_image(digest, digest)
-                    if self._catalog.kind is Kind.DATASET or not found.is_outdated:
+                    found = self.catalog.read_image(digest, digest)
+                    if self.catalog.kind is Kind.DATASET or not found.is_outdated:
                         return
                 self._removal.discard(digest, blob)
             else:
                 blob.rename(target)
-            sync_folder(self._catalog.blobs)
+            sync_folder(self.catalog.blobs)
 
     def name_image(self, name: str, image: Image) -> Image:
         """Let `name` mean `image` from now on; return the image by this name.
@@ -163,16 +163,33 @@ class ImageStore:
             ImageNotFound: the image was removed just before.
         """
         with locked(self._locks / "refs"):
-            if not (self._catalog.blob_path(image.digest) / FACTS).exists():
-                kind = self._catalog.kind
-                raise ImageNotFound.of(f"{kind} {name} was removed while it was being added: add it again")
-            self._catalog.refs.mkdir(parents=True, exist_ok=True)
-            self._staging.mkdir(parents=True, exist_ok=True)
-            ref = {"name": name, "digest": image.digest, "source": image.source}
-            write_json(self._catalog.ref_path(name), ref, self._staging / f"ref.{os.getpid()}.{time.monotonic_ns()}")
-        kind = self._catalog.kind
-        logger.info("%s %s is %s", kind, name, image.digest, extra={"action": f"{kind}_added", kind: name})
+            self._write_ref(name, image)
         return image.model_copy(update={"name": name})
+
+    def rename_image(self, image: Image, successor: Image) -> str:
+        """Let the name of `image` mean `successor`, unless it means another one by now; return what it means then.
+
+        Raises:
+            ImageNotFound: one of them was removed just before.
+        """
+        with locked(self._locks / "refs"):
+            found = self.catalog.resolve(image.name).digest
+            if found != image.digest:
+                return found
+            self._write_ref(image.name, successor)
+        return successor.digest
+
+    def _write_ref(self, name: str, image: Image) -> None:
+        """Write what `name` means; the caller holds the lock of names."""
+        kind = self.catalog.kind
+        if not (self.catalog.blob_path(image.digest) / FACTS).exists():
+            raise ImageNotFound.of(f"{kind} {name} was removed while it was being added: add it again")
+        self.catalog.note_earlier_name(name)
+        self.catalog.refs.mkdir(parents=True, exist_ok=True)
+        self._staging.mkdir(parents=True, exist_ok=True)
+        ref = {"name": name, "digest": image.digest, "source": image.source}
+        write_json(self.catalog.ref_path(name), ref, self._staging / f"ref.{os.getpid()}.{time.monotonic_ns()}")
+        logger.info("%s %s is %s", kind, name, image.digest, extra={"action": f"{kind}_added", kind: name})
 
     def resolve(self, reference: str) -> Image:
         """Return the image of a name, `name@sha256:...` or `sha256:...`.
@@ -183,7 +200,7 @@ class ImageStore:
             ImageNotFound: there is none; the message has the command to run and similar names.
             ImageInvalid: it is here but damaged, or `name` is not the digest that was pinned.
         """
-        return self._catalog.resolve(reference)
+        return self.catalog.resolve(reference)
 
     @contextlib.contextmanager
     def hold(
@@ -191,26 +208,33 @@ class ImageStore:
     ) -> Iterator[None]:
         """Keep an image from being removed for as long as a sandbox runs from it.
 
-        `hooks` are told of a long wait. `check` is called meanwhile, and ends the wait if it
-        raises.
+        `hooks` are told of a long wait. `check` is called meanwhile, and ends the wait if it raises.
 
         Raises:
             ImageNotFound: it was removed just before.
         """
-        descriptor = self._catalog.open_blob(image.digest, image.name)
+        descriptor = self.open_held(image, hooks, check)
         try:
-            lock_shared(descriptor, self._catalog.kind, hooks, check)
-            # A removal that had the lock before has moved the file away.
-            if not self._catalog.is_current(descriptor, image.digest):
-                raise self._catalog.new_not_found(image.name)
             yield
         finally:
             os.close(descriptor)
 
-    def remove(self, reference: str) -> None:
-        """Remove a name, and with its last name the image.
+    def open_held(self, image: Image, hooks: StartHooks, check: Callable[[], None]) -> int:
+        """Return a descriptor that keeps an image from being removed until the caller closes it; as `hold`."""
+        descriptor = self.catalog.open_blob(image.digest, image.name)
+        try:
+            lock_shared(descriptor, self.catalog.kind, hooks, check)
+            # A removal that had the lock before has moved the file away.
+            if self.catalog.is_current(descriptor, image.digest):
+                return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+        raise self.catalog.new_not_found(image.name)
 
-        A digest removes the image with all its names.
+    def remove(self, reference: str) -> None:
+        """Remove a name, and with its last name the image. A digest removes the image with all its names.
 
         Raises:
             ImageNotFound: there is no such image.
@@ -220,41 +244,44 @@ class ImageStore:
 
     def list(self) -> list[Image]:
         """Return every image by name, then those without a name under their digest."""
-        refs = sorted(self._catalog.list_refs())
+        images, damaged = self.list_with_damaged()
+        for message in damaged:
+            logger.warning("left out: %s", message, extra={"action": f"{self.catalog.kind}_damaged"})
+        return [*images]
+
+    def list_with_damaged(self) -> tuple[Sequence[Image], Sequence[str]]:
+        """Return what `list` does, and what is wrong with those that it leaves out."""
+        refs = sorted(self.catalog.list_refs())
         named = {digest for _, digest in refs}
         nameless = (
-            f"sha256:{path.name.removeprefix('sha256-')}" for path in sorted(self._catalog.blobs.glob("sha256-*"))
+            f"sha256:{path.name.removeprefix('sha256-')}" for path in sorted(self.catalog.blobs.glob("sha256-*"))
         )
-        images = []
+        images, damaged = [], [*self.catalog.find_damaged_refs()]
         for name, digest in [*refs, *((digest, digest) for digest in nameless if digest not in named)]:
             try:
-                images.append(self._catalog.read_image(digest, name))
+                images.append(self.catalog.read_image(digest, name))
             except (ImageInvalid, ImageNotFound) as error:
-                kind = self._catalog.kind
-                logger.warning("%s %s is left out: %s", kind, name, error, extra={"action": f"{kind}_damaged"})
-        return images
+                damaged.append(error.message)
+        return images, damaged
 
     def read_identity(self) -> tuple[int, ...]:
         """Return a value that changes when an image is added, named or removed. Cheap."""
         return tuple(
-            folder.stat().st_mtime_ns if folder.exists() else 0 for folder in (self._catalog.refs, self._catalog.blobs)
+            folder.stat().st_mtime_ns if folder.exists() else 0 for folder in (self.catalog.refs, self.catalog.blobs)
         )
 
     def list_references(self) -> set[str]:
         """Return the names and digests of the images that are here, whole or not."""
-        blobs = {path.name.replace("-", ":", 1) for path in self._catalog.blobs.glob("sha256-*")}
-        return blobs | {name for name, digest in self._catalog.list_refs() if digest in blobs}
+        blobs = {path.name.replace("-", ":", 1) for path in self.catalog.blobs.glob("sha256-*")}
+        return blobs | {name for name, digest in self.catalog.list_refs() if digest in blobs}
 
     def find_resolved(self, name: str) -> tuple[str, float] | None:
         """Return what a tag of a registry meant when it was last asked, and when (as ``time.time``); None: never."""
-        return self._catalog.find_resolved(name)
+        return self.catalog.find_resolved(name)
 
     def read_image(self, digest: str, name: str) -> Image:
-        """Return the image with this digest, called `name` in messages.
-
-        Raises as `resolve`.
-        """
-        return self._catalog.read_image(digest, name)
+        """Return the image with this digest, called `name` in messages. Raises as `resolve`."""
+        return self.catalog.read_image(digest, name)
 
     def new_lock(self, kind: str, key: str) -> Path:
         """Return the lock file of one thing of a `kind`, such as the pull of one digest.
@@ -279,4 +306,4 @@ class ImageStore:
             ImageInvalid: it is not what was packed.
         """
         if hash_whole(image.erofs_path) != image.erofs_sha256:
-            raise damaged(image.name, "its file was changed on disk", self._catalog.kind)
+            raise damaged(image.name, "its file was changed on disk", self.catalog.kind)

@@ -1,9 +1,10 @@
 /* launch: the program that the worker executes on the host to start runsc.
  *
- *     launch <expected-ppid> <fd> <membarrier: 0 or 1> <batch: 0 or 1> <n> <cgroup.procs path>*n
+ *     launch <expected-ppid> <fd> <membarrier: 0 or 1> <batch: 0 or 1> <n> <cgroup.procs path>*n <kept fd>*
  *
  * 1. Asks to be killed when the worker dies, so that no sandbox outlives a killed worker. The kernel sends
  *    the signal when the *thread* that spawned us ends: spawn from a thread that lives as long as the worker.
+ *    Then closes every descriptor from 3 on, but <fd> and those to keep, and goes to "/".
  * 2. Moves itself into its cgroups (v1: one a controller; v2: one). That waits for an RCU grace period
  *    (11.7 ms measured), so it is done before a job needs the sandbox.
  * 3. Resets signals to their defaults (Python ignores SIGPIPE), and speeds up older releases of runsc, see
@@ -125,6 +126,34 @@ static void reset_signals(void) {
     sys4(NR_rt_sigprocmask, SIG_SETMASK, &none, 0, 8);
 }
 
+enum { FIRST_OTHER = 3, MAX_KEPT = 8, LAST_RANGE = 0x7fffffff, RLIMIT_NOFILE = 7 };
+
+/* Closes first..last. Kernels before 5.9 have no close_range(2): there each number is tried, up to the limit. */
+static void close_range(long first, long last) {
+    if (first > last || sys3(NR_close_range, first, last, 0) != -ENOSYS) return;
+    u64 limit[2] = {0, 0};
+    sys4(NR_prlimit64, 0, RLIMIT_NOFILE, 0, limit);
+    if (last >= (long)limit[0]) last = (long)limit[0] - 1;
+    for (long file = first; file <= last; file++) sys1(NR_close, file);
+}
+
+/* Nothing of the worker's is inherited by chance: a library may have opened files without O_CLOEXEC. */
+static void close_others(long *kept, long count) {
+    long first = FIRST_OTHER;
+    for (long i = 1; i < count; i++) /* sorts them */
+        for (long j = i; j && kept[j - 1] > kept[j]; j--) {
+            long greater = kept[j - 1];
+            kept[j - 1] = kept[j];
+            kept[j] = greater;
+        }
+    for (long i = 0; i < count; i++)
+        if (kept[i] >= first) {
+            close_range(first, kept[i] - 1);
+            first = kept[i] + 1;
+        }
+    close_range(first, LAST_RANGE);
+}
+
 __attribute__((used)) static void start(long *stack) {
     long argc = stack[0];
     char **argv = (char **)(stack + 1);
@@ -135,13 +164,22 @@ __attribute__((used)) static void start(long *stack) {
     long membarrier = argc > 3 ? parse_number(argv[3]) : -1;
     long batch = argc > 4 ? parse_number(argv[4]) : -1;
     long cgroups = argc > 5 ? parse_number(argv[5]) : -1;
-    if (parent < 0 || file < 0 || membarrier < 0 || batch < 0 || cgroups < 0 || 6 + cgroups != argc)
-        fail(FAILED_USAGE, "usage: launch <ppid> <fd> <membarrier> <batch> <n> <cgroup.procs>*n", 0, -EINVAL);
+    long kept[MAX_KEPT] = {file}, keeps = 1, is_wrong = 0;
+    for (long i = 6 + cgroups; cgroups >= 0 && i < argc && keeps < MAX_KEPT; i++) {
+        kept[keeps] = parse_number(argv[i]);
+        is_wrong |= kept[keeps++] < 0;
+    }
+    if (parent < 0 || file < 0 || membarrier < 0 || batch < 0 || cgroups < 0 || is_wrong || 6 + cgroups > argc ||
+        6 + cgroups + keeps - 1 != argc)
+        fail(FAILED_USAGE, "usage: launch <ppid> <fd> <membarrier> <batch> <n> <cgroup.procs>*n <kept fd>*", 0, -EINVAL);
 
     /* Asked for before the check: one of the two then catches a parent that dies in between. */
     long error = sys2(NR_prctl, PR_SET_PDEATHSIG, SIGKILL);
     if (error < 0) fail(FAILED_PARENT, "parent", 0, error);
     if (sys0(NR_getppid) != parent) fail(FAILED_PARENT, "parent", 0, 0);
+    close_others(kept, keeps);
+    error = sys1(NR_chdir, "/");
+    if (error < 0) fail(FAILED_USAGE, "chdir", "/", error);
     for (long i = 0; i < cgroups; i++) join_cgroup(argv[6 + i]);
     reset_signals();
     speed_up(membarrier, batch);

@@ -18,7 +18,6 @@ from sandfleet_worker.sandbox.process.inputs import WORK_FOLDER
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from sandfleet_worker.sandbox.image.datasets import DatasetMount
     from sandfleet_worker.sandbox.image.image import Image
@@ -57,14 +56,14 @@ HOME_MODE = 0o700
 
 @functools.lru_cache(maxsize=64)
 def encode_config(
-    rootfs: Path, erofs: Path, datasets: tuple[DatasetMount, ...] = (), *, inherits_capabilities: bool
+    rootfs: str, erofs: str, datasets: tuple[DatasetMount, ...] = (), *, inherits_capabilities: bool
 ) -> bytes:
-    """Return `new_config` as the bytes of config.json."""
+    """Return `new_config` as the bytes of config.json. Each job asks for it, and texts are cheaper keys than paths."""
     return json.dumps(new_config(rootfs, erofs, datasets, inherits_capabilities=inherits_capabilities)).encode()
 
 
 def new_config(
-    rootfs: Path, erofs: Path, datasets: Sequence[DatasetMount] = (), *, inherits_capabilities: bool
+    rootfs: str, erofs: str, datasets: Sequence[DatasetMount] = (), *, inherits_capabilities: bool
 ) -> dict[str, Any]:
     """Return config.json: an immutable EROFS root, no bind mount from the host, init as guest root.
 
@@ -85,7 +84,7 @@ def new_config(
             # no CAP_SYS_RESOURCE.
             "rlimits": [{"type": "RLIMIT_NOFILE", "soft": MAX_OPEN_FILES, "hard": MAX_OPEN_FILES}],
         },
-        "root": {"path": str(rootfs), "readonly": True},
+        "root": {"path": rootfs, "readonly": True},
         "hostname": HOSTNAME,
         "mounts": [
             {"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"]},
@@ -94,7 +93,7 @@ def new_config(
         ],
         "linux": {"namespaces": [{"type": kind} for kind in ("pid", "network", "ipc", "uts", "mount")]},
         "annotations": {
-            "dev.gvisor.spec.rootfs.source": str(erofs),
+            "dev.gvisor.spec.rootfs.source": erofs,
             "dev.gvisor.spec.rootfs.type": "erofs",
         },
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from sandfleet_config.codes import ErrorCode
@@ -21,7 +21,7 @@ STOP_SECONDS = 5.0
 """How long init may take to end the processes of a job that was killed."""
 
 
-class Deadline(Enum):
+class Deadline(StrEnum):
     """What has to happen before its time."""
 
     BOOT = "boot"

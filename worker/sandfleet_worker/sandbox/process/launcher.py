@@ -7,26 +7,28 @@ import errno
 import fcntl
 import os
 import resource
-import signal
 import struct
-import subprocess
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from sandfleet_config.errors import GVisorNotAvailable, HostResources, SandboxError
 
+from sandfleet_worker.sandbox.process.child_process import ChildProcess
 from sandfleet_worker.sandbox.process.pipes import PIPE_BYTES, Pipes, widen
 from sandfleet_worker.sandbox.process.runsc import NATIVE
 from sandfleet_worker.system.descriptors import HIGH_FD, RUNSC
 from sandfleet_worker.system.oom_score import SANDBOX, raise_oom_score
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from sandfleet_config.settings import RunscSettings
 
 INIT, LAUNCH = str(NATIVE / "init"), str(NATIVE / "launch")
 EXIT_DEADLINE_SECONDS = 10.0
+STDERR = 2
+PASSED = 3
+"""Descriptors that runsc gets beside its three streams."""
 
 
 @dataclass(eq=False)
@@ -37,8 +39,7 @@ class Launcher:
     end, init's ELF.
     """
 
-    process: subprocess.Popen[bytes]
-    pidfd: int
+    process: ChildProcess
     pipes: Pipes
     passed: Sequence[int]
 
@@ -61,11 +62,13 @@ class Launcher:
             stderr_r, stderr_w = _pipe(opened)
             init = os.open(INIT, os.O_RDONLY | os.O_CLOEXEC)
             opened.append(init)
-            # The launcher gets duplicates of its own; these are closed below.
             limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-            passed = [_duplicate_high(fd, limit, opened) for fd in (control_r, status_w, init)]
-            command = launch_command(settings, passed[0], procs_files, is_quiet=is_quiet)
-            process, pidfd = _start(command, (stdin_r, stdout_w, stderr_w), passed)
+            # Where the worker's own were closed, a pipe may have got one of the numbers 0 to 2.
+            streams = [fd if fd > STDERR else _duplicate_high(fd, opened) for fd in (stdin_r, stdout_w, stderr_w)]
+            first = _find_high(opened, limit)
+            passed = range(first, first + PASSED)
+            command = launch_command(settings, passed, procs_files, is_quiet=is_quiet)
+            process = _start(command, streams, dict(zip((control_r, status_w, init), passed, strict=True)))
         except BaseException as error:
             _close(opened)
             if isinstance(error, OSError):
@@ -73,13 +76,13 @@ class Launcher:
             raise
         raise_oom_score(process.pid, SANDBOX)
         pipes = Pipes(control=control_w, status=status_r, stdin=stdin_w, stdout=stdout_r, stderr=stderr_r)
-        kept = {control_w, status_r, stdin_w, stdout_r, stderr_r}
-        _close([fd for fd in opened if fd not in kept])
-        for fd in kept:
-            os.set_blocking(fd, False)
-        for fd in (stdout_r, stderr_r):
-            widen(fd, PIPE_BYTES)
-        return cls(process, pidfd, pipes, passed)
+        _set_up(pipes, opened)
+        return cls(process, pipes, passed)
+
+    @property
+    def pidfd(self) -> int:
+        """A descriptor that is readable once it has ended; -1 after `close`."""
+        return self.process.pidfd
 
     def begin(self, command: Sequence[str]) -> None:
         """Let it become `command`. If it is gone, its exit says so."""
@@ -88,9 +91,7 @@ class Launcher:
 
     def kill(self) -> None:
         """SIGKILL it, if it is still there."""
-        if self.pidfd >= 0:
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+        self.process.kill()
 
     def is_alive(self) -> bool:
         """Whether it still runs; reap it if it does not."""
@@ -101,59 +102,47 @@ class Launcher:
 
         None if it is still alive after `EXIT_DEADLINE_SECONDS`.
         """
-        try:
-            return self.process.wait(EXIT_DEADLINE_SECONDS)
-        except subprocess.TimeoutExpired:
-            return None
+        return self.process.wait(EXIT_DEADLINE_SECONDS)
 
     def close(self) -> None:
         """Close its descriptors; idempotent."""
-        if self.pidfd >= 0:
-            os.close(self.pidfd)
-        self.pidfd = -1
+        self.process.close()
         self.pipes.close_all()
 
 
+def _set_up(pipes: Pipes, opened: Sequence[int]) -> None:
+    """Close all of `opened` but the worker's ends of the pipes, and make these ready for a poller."""
+    kept = {pipes.control, pipes.status, pipes.stdin, pipes.stdout, pipes.stderr}
+    _close([fd for fd in opened if fd not in kept])
+    for fd in kept:
+        os.set_blocking(fd, False)
+    for fd in (pipes.stdout, pipes.stderr):
+        widen(fd, PIPE_BYTES)
+
+
 def launch_command(
-    settings: RunscSettings, command_fd: int, procs_files: Sequence[str], *, is_quiet: bool = False
+    settings: RunscSettings, passed: Sequence[int], procs_files: Sequence[str], *, is_quiet: bool = False
 ) -> list[str]:
-    """Return the argv of a launcher that waits on `command_fd`, see `native/launch.c`."""
+    """Return the argv of a launcher that keeps `passed` and waits on the first of them, see `native/launch.c`."""
     membarrier, batch = str(int(settings.membarrier or is_quiet)), str(int(not is_quiet))
     return [
         LAUNCH,
         str(os.getpid()),
-        str(command_fd),
+        str(passed[0]),
         membarrier,
         batch,
         str(len(procs_files)),
         *procs_files,
+        *map(str, passed[1:]),
     ]
 
 
-def _start(
-    command: Sequence[str], streams: tuple[int, int, int], passed: Sequence[int]
-) -> tuple[subprocess.Popen[bytes], int]:
-    """Start a launcher with `streams` as its stdin, stdout and stderr.
-
-    Return it with a pidfd of it.
-    """
-    stdin, stdout, stderr = streams
-    process = subprocess.Popen(
-        command,
-        stdin=stdin,
-        stdout=stdout,
-        stderr=stderr,
-        pass_fds=passed,
-        cwd="/",
-        env={"PATH": os.environ.get("PATH", os.defpath)},
-        start_new_session=True,
-    )
-    try:
-        return process, os.pidfd_open(process.pid)
-    except BaseException:
-        process.kill()
-        process.wait()
-        raise
+def _start(command: list[str], streams: Sequence[int], passed: Mapping[int, int]) -> ChildProcess:
+    """Start a launcher with `streams` as its stdin, stdout and stderr, and `passed` from our numbers to its own."""
+    # One after the other, in the child: no number is overwritten that is still to be duplicated.
+    actions = [(os.POSIX_SPAWN_DUP2, fd, number) for fd, number in passed.items()]
+    actions += [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(streams)]
+    return ChildProcess.spawn(command, {"PATH": os.environ.get("PATH", os.defpath)}, actions)
 
 
 def _new_start_error(error: OSError) -> SandboxError:
@@ -169,14 +158,19 @@ def encode_command(command: Sequence[str]) -> bytes:
     return struct.pack("<I", len(words)) + words
 
 
-def _duplicate_high(fd: int, limit: int, opened: list[int]) -> int:
-    if limit > HIGH_FD:
-        opened.append(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, HIGH_FD))
-        # runsc needs higher numbers. Without them it says "bad file descriptor", and blames user
-        # namespaces.
-        if opened[-1] + RUNSC < limit:
-            return opened[-1]
-    raise OSError(errno.EMFILE, f"the limit of open files, {limit}, is too low (ulimit -n, LimitNOFILE=)")
+def _find_high(opened: Sequence[int], limit: int) -> int:
+    """Return the first of the numbers that runsc gets its descriptors by: above `HIGH_FD`, and above all of `opened`."""
+    first = max(HIGH_FD, max(opened) + 1)
+    # runsc needs higher numbers. Without them it says "bad file descriptor", and blames user
+    # namespaces.
+    if first + PASSED - 1 + RUNSC >= limit:
+        raise OSError(errno.EMFILE, f"the limit of open files, {limit}, is too low (ulimit -n, LimitNOFILE=)")
+    return first
+
+
+def _duplicate_high(fd: int, opened: list[int]) -> int:
+    opened.append(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, HIGH_FD))
+    return opened[-1]
 
 
 def _pipe(opened: list[int]) -> tuple[int, int]:
@@ -185,6 +179,6 @@ def _pipe(opened: list[int]) -> tuple[int, int]:
     return pipe_ends
 
 
-def _close(fds: list[int]) -> None:
+def _close(fds: Sequence[int]) -> None:
     for fd in fds:
         os.close(fd)

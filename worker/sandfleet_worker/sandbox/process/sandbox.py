@@ -116,7 +116,9 @@ class Sandbox:
         inherits = plan.binary.abilities.inherits_capabilities
         try:
             with open(f"{self.paths.folder}/config.json", "xb") as file:  # noqa: PTH123  faster than pathlib's
-                file.write(encode_config(self.paths.rootfs, plan.erofs, plan.datasets, inherits_capabilities=inherits))
+                file.write(
+                    encode_config(self.paths.rootfs, str(plan.erofs), plan.datasets, inherits_capabilities=inherits)
+                )
         except OSError as error:
             raise _no_folder(error) from error
         assert self._launcher is not None
@@ -169,7 +171,7 @@ class Sandbox:
             HostResources: one of them cannot be enforced on this host.
         """
         self.supervision.clock.taken = time.monotonic()
-        self.cgroup.apply(limits)
+        self.cgroup.apply(limits, is_fresh=self.plan is None)  # the launcher inside is no sandbox yet
         self._require_limits(limits)
 
     @property

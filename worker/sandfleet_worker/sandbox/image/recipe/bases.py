@@ -51,7 +51,11 @@ class BaseLayouts:
             SandboxError: it is not there, not usable, or hostile.
         """
         if base.startswith(REGISTRY):
-            name = replace(_parse(base), digest=digest)
+            name = _parse(base)
+            if not digest or name.digest not in {"", digest}:
+                text = f"the lock has another digest than the base {base[:300]}, or none: lock it anew with --update"
+                raise ImageInvalid.of(text)
+            name = replace(name, digest=digest)
             layout = self._reader.copy(name, staging, self._new_deadline(), _go_on)
         else:
             layout = base.removeprefix(LAYOUT)

@@ -61,7 +61,9 @@ class Lock(_Part):
     format: Literal[1] = 1
     wanted: str = Field(description="The sha256 of what the recipe asked for when it was locked.")
     base: str = Field(
-        default="", description="The digest that a registry gave for the base, of its index where there is one."
+        default="",
+        pattern=r"^(sha256:[0-9a-f]{64})?$",
+        description="The digest that a registry gave for the base, of its index where there is one.",
     )
     python: str = Field(default="", description="The version that the wheels are for, such as 3.13.")
     apt: tuple[LockedDeb, ...] = ()

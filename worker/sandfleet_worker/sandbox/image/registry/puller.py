@@ -83,12 +83,31 @@ class Puller:
     def _pull_tag(self, name: RegistryName, since: float, deadline: float, check: Callable[[], None]) -> Image:
         manifest, digest = None, self._find_fresh(name, since)
         if not digest:
-            manifest = self._reader.read_manifest(name, deadline, check)
+            try:
+                manifest = self._reader.read_manifest(name, deadline, check)
+            except ImageUnavailable as error:
+                raise ImageUnavailable.of(error.message + self._describe_stale(name)) from error
             digest = manifest.digest
         image = self._pull_digest(replace(name, digest=digest), deadline, check, manifest)
         if manifest is not None:
             self._store.name_image(name.name, image)
         return image.model_copy(update={"name": name.name})
+
+    def _describe_stale(self, name: RegistryName) -> str:
+        """Say what a tag last meant, if this host has that: it is never run without being asked for."""
+        found = self._store.find_resolved(name.name)
+        if not found:
+            return ""
+        digest, asked = found
+        try:
+            self._store.read_image(digest, name.name)
+        except (ImageNotFound, ImageInvalid):
+            return ""
+        minutes = max(0, round((time.time() - asked) / 60))
+        return (
+            f"; this host has what the tag meant {minutes} minutes ago, and does not run it unasked: "
+            f"name {replace(name, digest=digest)}, or raise SANDFLEET_IMAGES__TAG_TTL"
+        )
 
     def _raise_if_failed_since(self, name: RegistryName, asked: float) -> None:
         """Fail as the pull that the job has waited for: else each job of a batch would try for itself, in turn."""
