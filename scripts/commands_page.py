@@ -40,6 +40,8 @@ def find_commands(group: Any, path: str) -> Iterator[tuple[str, Any]]:
     """Yield each command below `group` with the words that call it."""
     for name, command in group.commands.items():
         if hasattr(command, "commands"):
+            if command.invoke_without_command:
+                yield f"{path} {name}", command
             yield from find_commands(command, f"{path} {name}")
         else:
             yield f"{path} {name}", command

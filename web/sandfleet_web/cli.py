@@ -29,7 +29,10 @@ if TYPE_CHECKING:
     from sandfleet_web.notify.queue import DeadWebhook, TakenWebhook, WebhookQueue
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, rich_markup_mode=None)
-notify = typer.Typer(invoke_without_command=True, help="Send webhooks until SIGTERM; look after them.")
+notify = typer.Typer(
+    invoke_without_command=True,
+    help="Send webhooks of batches that are done (on_done) until SIGTERM, or look after them by one of the commands.",
+)
 app.add_typer(notify, name="notify")
 
 SECRET_BYTES = 32

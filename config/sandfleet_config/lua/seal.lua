@@ -17,7 +17,10 @@ local prefix, batch, endpoint = ARGV[1], ARGV[2], ARGV[3] or ''
 -- include: webhooks
 local keys = batch_keys(batch)
 if endpoint ~= '' then
-  redis.call('HSET', keys.on_done, 'endpoint', endpoint)
+  if not try('HSET', keys.on_done, 'endpoint', endpoint) then -- a key of a wrong type
+    redis.call('DEL', keys.on_done)
+    redis.call('HSET', keys.on_done, 'endpoint', endpoint)
+  end
   redis.call('EXPIRE', keys.on_done, ttl > 0 and ttl or BATCH_TTL)
 end
 await_done(batch, keys)

@@ -126,14 +126,16 @@ def test_what_is_due_is_bounded_and_what_is_dropped_is_logged(client: Any, fleet
     assert [0 < client.ttl(f"{KEY_PREFIX}{name.decode()}") <= 8 * 86400 for name in keys] == [True] * 2
 
 
-def test_keys_of_a_wrong_type_end_no_job_wrongly(client: Any, fleet: Fleet, ledger: Ledger) -> None:
+@pytest.mark.parametrize("name", ["webhooks:due", "webhooks:log", "webhooks:awaiting", "on_done:b"])
+def test_a_key_of_a_wrong_type_stops_no_job(client: Any, fleet: Fleet, ledger: Ledger, name: str) -> None:
+    client.set(f"{KEY_PREFIX}{name}", "x" * 100, ex=600)
     job, *_ = fleet.submit_many([SPEC], batch="b", on_done="ci")
-    for name in ("webhooks:due", "webhooks:log", "webhooks:awaiting", "on_done:b"):
-        client.delete(f"{KEY_PREFIX}{name}")
-        client.set(f"{KEY_PREFIX}{name}", "x" * 100, ex=600)
+    client.delete(f"{KEY_PREFIX}{name}")
+    client.set(f"{KEY_PREFIX}{name}", "x" * 100, ex=600)
     end_next(ledger)
     assert job.outcome(timeout=5).is_ok
-    fleet.batch("b").seal()
+    fleet.batch("b").seal(on_done="ci")
+    assert fleet.batch("b").is_sealed
 
 
 def test_forget_deletes_the_endpoint_of_a_batch(client: Any, fleet: Fleet, ledger: Ledger) -> None:
