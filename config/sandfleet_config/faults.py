@@ -32,6 +32,7 @@ OTHER_NAMES: Final[Mapping[str, str]] = {
     "cwd": "working_dir",
     "entrypoint": "command",
     "mem": "resources.memory_bytes",
+    "memory": "resources.memory_bytes",
     "network": "security.network_mode",
     "processes": "resources.pids_limit",
     "tags": "labels",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from sandfleet_config.codes import ErrorCode
 from sandfleet_config.files import by_reference
 from sandfleet_config.spec import RETRIED_CODES
-from sandfleet_config.wire import encode_after, encode_run
+from sandfleet_config.wire import encode_batch_fields, encode_run
 
 if TYPE_CHECKING:
     from sandfleet_config.spec import SandboxSpec
@@ -21,7 +21,7 @@ _encode: Final = json.JSONEncoder().encode
 
 
 def spec_sha256(spec: SandboxSpec, run: str | None = None) -> str:
-    """Return the fingerprint of the spec without `DELIVERY_FIELDS` and `after`, in hex.
+    """Return the fingerprint of the spec without `DELIVERY_FIELDS` and `BATCH_FIELDS`, in hex.
 
     It is the sha256 of `encode_run` with `labels` and `requires` sorted by name. Files count by path,
     digest and mode, so that a file is the same in the spec and in the store. `run` is `encode_run` of
@@ -43,14 +43,16 @@ def spec_sha256(spec: SandboxSpec, run: str | None = None) -> str:
 
 
 def request_sha256(spec: SandboxSpec, spec_hash: str | None = None, key: str = "") -> str:
-    """Return the fingerprint of the spec with `DELIVERY_FIELDS` and `after`, in hex.
+    """Return the fingerprint of the spec with `DELIVERY_FIELDS` and `BATCH_FIELDS`, in hex.
 
     The same idempotency key with another fingerprint is a conflict. `spec_hash` is `spec_sha256` of
     `spec`, if the caller has it. `key` is the idempotency key of a spec without one.
     """
     retried = _FIRST_RETRIED if spec.retry_on == RETRIED_CODES else spec.retry_on
     how = _encode_how(spec.priority, spec.queue_ttl, spec.max_attempts, retried)
-    text = f"{spec_hash or spec_sha256(spec)} [{_encode(spec.idempotency_key or key)}, {how}]{encode_after(spec)}"
+    text = (
+        f"{spec_hash or spec_sha256(spec)} [{_encode(spec.idempotency_key or key)}, {how}]{encode_batch_fields(spec)}"
+    )
     return hashlib.sha256(text.encode()).hexdigest()
 
 

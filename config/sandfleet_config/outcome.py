@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from dataclasses import field
 from datetime import datetime
-from typing import Any, Final, Literal, Self, cast
+from typing import Annotated, Any, Final, Literal, Self, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.dataclasses import dataclass
@@ -87,6 +87,10 @@ class StreamOutput:
         return self.data if self.encoding == "utf-8" else self.bytes.decode(errors="replace")
 
 
+def _is_none(value: object) -> bool:
+    return value is None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, config=PART)
 class Attempt:
     """One start of the job on one worker; a charged one counts towards `max_attempts`."""
@@ -101,6 +105,8 @@ class Attempt:
 
     The worker drained, or another job or a power cut may have ended it.
     """
+    limits: Annotated[dict[str, float] | None, Field(exclude_if=_is_none)] = None
+    """The `memory_bytes` and `timeout` that it had; null unless the spec raises them (`retry_with`)."""
 
 
 @dataclass(frozen=True, slots=True, config=PART)

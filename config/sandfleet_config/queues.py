@@ -16,11 +16,16 @@ QUEUE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
 RESERVED_QUEUES = frozenset(
     (
         "queues",
+        "batches",
+        "specs",
+        "specs_sum",
         "wake",
         "owners",
         "hosts",
         "delayed",
         "expiring",
+        "groups",
+        "limited",
         "dead",
         "dead_sizes",
         "dead_bytes",
@@ -78,9 +83,19 @@ def dead_key(job_id: str) -> str:
     return f"{KEY_PREFIX}dead:{job_id}"
 
 
+def spec_key(job_id: str) -> str:
+    """Return the key of the kept message of a job whose newest run did not end OK."""
+    return f"{KEY_PREFIX}spec:{job_id}"
+
+
 def batch_key(name: str) -> str:
     """Return the key of the list of a batch's job ids."""
     return f"{KEY_PREFIX}batch:{name}"
+
+
+def limits_key(name: str) -> str:
+    """Return the key of a batch's limits."""
+    return f"{KEY_PREFIX}limits:{name}"
 
 
 def ends_key(name: str) -> str:

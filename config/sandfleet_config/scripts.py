@@ -15,12 +15,20 @@ Keys, all under `KEY_PREFIX`:
                     after a run of so many ms), suspect_until (ms: until then it runs apart from other suspects),
                     lost_waits (the number of workers that died before the job started). Of runs: run
                     (absent: 1), pin (the digest of the image that the earlier run had), ended_by (the claim that ended
-                    the last ended run), code, end_entry (of its end in ends:<batch>). Of placing: why and why_at (ms):
-                    why the job waits in the queue, as the last
+                    the last ended run), code, end_entry (of its end in ends:<batch>), in_queue (it ended in the
+                    queue, and its message is still there). Of placing: why and why_at (ms): why the job waits in
+                    the queue, as the last
                     host that checked it says; short_since (ms): since when it has waited for memory; kept_by: the
                     host that keeps its memory for it; refused_by: workers that could not run it although they
-                    had announced that they could, with a space after each
+                    had announced that they could, with a space after each. Of batches: parked (the sorted set that
+                    the queued job is in instead of a list), place (its rank there), failed ("1": its batch has
+                    counted its end), after (JSON: what it waits for), awaited ("1": others wait for it)
     run:<n>:<id>    Celery's result record of run n, of a job that was run again since; it keeps its TTL
+    spec:<id>       the message of a job whose newest run did not end OK, whole, so that a person can run it again: with env
+                    and stdin. Lives as long as the outcome; never shown
+    specs           sorted set: bytes and id of each kept message -> when it expires (ms). specs_sum: hash, with bytes, of
+                    all of them (256 MiB at most, 16 MiB in a Redis that is 80 % full; the oldest are dropped first), and
+                    dropped, how many were dropped early or not kept
     idem:<key>      the job id of an idempotency key
     cancel:<id>     the cancel mark of a job
     batch:<name>    list of a batch's job ids, in the order of submit
@@ -31,6 +39,7 @@ Keys, all under `KEY_PREFIX`:
                     of release e5bcdee and written by its workers. These four live for 30 days after the last submit
                     or end, and for result_ttl once all jobs have ended. Jobs whose records have expired are dropped
                     from each while the batch is used.
+    batches         sorted set of the names of batches by their last submit or retry (ms): 10,000 at most, for 30 days
     pins:<name>     hash: name of an image -> the digest that it means for all jobs of a batch, as its first job found
                     it. Lives as long as the batch
     on_done:<name>  hash: endpoint, the name of what a sender of webhooks tells when the batch is done; told: the newest
@@ -43,6 +52,19 @@ Keys, all under `KEY_PREFIX`:
     webhooks:awaiting   sorted set: batch with an endpoint that is not done -> when a sender checks it next (ms), since
                     workers of release e5bcdee queue no webhooks. At most 10,000
     webhooks:log    stream of attempts: id, batch, endpoint, result, reason; about the last 10,000
+    limits:<batch>  hash, the limits of a batch: at_most, max_failures, fail_fast, deadline (ms), deadline_ms and
+                    deadline_text (as it was asked for), kill, hold, failures (their number), stopped (why) and
+                    stop_code, swept ("1": a sweep has ended what waited), next (the next place), awaited ("1": others
+                    wait for the batch), set. active:<batch>: set of its jobs that workers have, with at_most also of
+                    those that are let go: they have a place. Both expire 30 days
+                    after the last submit or claim
+    parked:<batch>  sorted set of its jobs that may not start now: job id -> step and place. Goes with its last job
+    limited         sorted set: batch with limits -> when a sweep checks it next (ms)
+    after:<group>   hash: after (what the jobs of the group wait for, as JSON; the group is the SHA-1 of it), next (the
+                    next place), "ok job <id>" and "ok batch <name>" for what has ended OK. awaiting:<group>: sorted
+                    set of these jobs. awaited:job:<id>, awaited:batch:<name>: sets of the groups that wait for it. All
+                    are deleted when the group's jobs may start or have ended, or expire after 30 days
+    groups          sorted set: group -> when a sweep checks it next (ms)
     queues          set of the queues that may hold jobs; wake: a stream on which idle workers block
     owners          sorted set: worker (host:pid:token) -> end of its lease (ms of Redis's clock)
     boot:<host>     the id of the host's boot. The jobs of a worker that died under another boot id are no suspects

@@ -6,10 +6,10 @@ Construction raises pydantic's ``ValidationError`` with every fault at once. `sa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from sandfleet_config.after import AfterSpec
@@ -42,6 +42,7 @@ from sandfleet_config.fields import (
 )
 from sandfleet_config.files import Artifacts, Datasets, Files
 from sandfleet_config.files import Payload as Payload  # noqa: PLC0414  users import it from here
+from sandfleet_config.retry_with import RetrySpec, check_raise
 
 DEFAULT_TIMEOUT_SECONDS = 30.0
 DEFAULT_GRACE_SECONDS = 5.0
@@ -129,8 +130,8 @@ DELIVERY_FIELDS: Final = ("idempotency_key", "priority", "queue_ttl", "max_attem
 """
 STORED_FIELDS: Final = ("files", "datasets", "artifacts")
 """Fields of contract version 4; so are an image by reference, `stdin.sha256` and `output.store`."""
-BATCH_FIELDS: Final = ("after",)
-"""Fields of contract version 5. `after` is about delivery, too: `wire.spec_sha256` does not count it."""
+BATCH_FIELDS: Final = ("after", "retry_with")
+"""Fields of contract version 5. They are about delivery, too: `fingerprint.spec_sha256` does not count them."""
 
 
 class SandboxSpec(ContractModel):
@@ -138,7 +139,7 @@ class SandboxSpec(ContractModel):
 
     `timeout` and `grace` are seconds. At `timeout` the program gets SIGTERM; `grace` later the
     sandbox is killed. Both clocks start when the program has started. Paths are inside the image.
-    The last fields (`DELIVERY_FIELDS` and `after`) say how the job is delivered;
+    The last fields (`DELIVERY_FIELDS` and `BATCH_FIELDS`) say how the job is delivered;
     `fingerprint.spec_sha256` does not count them.
     """
 
@@ -180,6 +181,18 @@ class SandboxSpec(ContractModel):
         default=RETRIED_CODES, description="Codes after which the job is tried again: the host category."
     )
     after: AfterSpec = AfterSpec()
+    retry_with: RetrySpec = RetrySpec()
+
+    @field_validator("retry_with")
+    @classmethod
+    def _check_retry(cls, value: RetrySpec, info: ValidationInfo) -> RetrySpec:
+        known = info.data  # without the fields that are faulty, which are told themselves
+        asked = {"max_attempts": known.get("max_attempts", 0)}
+        if "resources" in known and "timeout" in known:
+            asked["memory_bytes"] = known["resources"].memory_bytes
+            asked["timeout"] = known["timeout"] or DEFAULT_TIMEOUT_SECONDS
+            return check_raise(value, asked)
+        return value
 
     @field_validator("command", mode="before")
     @classmethod
@@ -215,6 +228,20 @@ class SandboxSpec(ContractModel):
     def timeout_seconds(self) -> float:
         """The soft limit in force, in seconds: 30 s, as in the seed, if the spec says 0."""
         return self.timeout or DEFAULT_TIMEOUT_SECONDS
+
+    @property
+    def longest_timeout_seconds(self) -> float:
+        """The soft limit of its longest attempt, in seconds: see `retry_with`."""
+        return max(self.timeout_seconds, self.retry_with.timeout)
+
+    def raised(self, codes: Collection[ErrorCode | None]) -> SandboxSpec:
+        """Return the spec of an attempt after ends with these codes: with the limits that `retry_with` raises."""
+        wish, changes = self.retry_with, dict[str, object]()
+        if wish.memory_bytes > self.resources.memory_bytes and ErrorCode.OUT_OF_MEMORY in codes:
+            changes["resources"] = self.resources.model_copy(update={"memory_bytes": wish.memory_bytes})
+        if wish.timeout > self.timeout_seconds and ErrorCode.TIMEOUT in codes:
+            changes["timeout"] = wish.timeout
+        return self.model_copy(update=changes) if changes else self
 
     def to_line(self, width: int = 120) -> str:
         """Return one printable line for people: the label `name`, image and command.

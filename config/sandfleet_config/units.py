@@ -1,4 +1,4 @@
-"""Format limits in the units that people type: KiB, cores, seconds.
+"""Format and parse limits in the units that people type: KiB, cores, seconds.
 
 Every message formats its limits here, so that a limit reads the same at submit, on the host and in
 an outcome.
@@ -6,6 +6,7 @@ an outcome.
 
 from __future__ import annotations
 
+import re
 from decimal import Decimal
 from typing import Final
 
@@ -14,6 +15,8 @@ CPU_PERIOD_MICROSECONDS: Final = 100_000
 
 _BINARY: Final = ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
 _DECIMAL: Final = ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"))
+_TIME_PARTS: Final = {"d": 86400, "h": 3600, "m": 60, "s": 1}
+_TIME_PART: Final = re.compile(r"(\d+(?:\.\d+)?)([dhms])")
 _LONG_TIMES: Final = ((86400, "day"), (3600, "h"))
 
 
@@ -44,6 +47,23 @@ def format_seconds(seconds: float) -> str:
             plural = "s" if name == "day" and number > 1 else ""
             return f"{text} ({number} {name}{plural})"
     return text
+
+
+def parse_seconds(text: str) -> float:
+    """Return the seconds of ``90``, ``90s``, ``1h30m`` or ``2d``.
+
+    Raises:
+        ValueError: it is no time; the message says how one is written.
+    """
+    typed = text.strip().lower()
+    try:
+        return float(typed)
+    except ValueError:
+        parts = _TIME_PART.findall(typed)
+    if not parts or "".join(map("".join, parts)) != typed:
+        msg = "must be seconds, or a time such as 90s, 45m, 1h30m or 2d"
+        raise ValueError(msg)
+    return sum(float(number) * _TIME_PARTS[unit] for number, unit in parts)
 
 
 def format_limit(field: str, value: float) -> str:

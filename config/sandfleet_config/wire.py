@@ -46,7 +46,7 @@ MAX_REPORTED_FAULTS = 50
 
 def find_contract(spec: SandboxSpec) -> ContractVersion:
     """Return the lowest contract version that has all fields `spec` uses."""
-    if spec.after:
+    if spec.after or spec.retry_with:
         return BATCH_CONTRACT
     if _uses_store(spec):
         return 4
@@ -131,7 +131,7 @@ def encode_job(request: JobRequest, max_bytes: int = MAX_SPEC_BYTES) -> str:
 
 
 def encode_run(spec: SandboxSpec) -> str:
-    """Return `spec` as a JSON object, without `DELIVERY_FIELDS`, `after` and defaults.
+    """Return `spec` as a JSON object, without `DELIVERY_FIELDS`, `BATCH_FIELDS` and defaults.
 
     Without the defaults it is short, and an older worker can run a spec that uses no newer field.
     """
@@ -198,9 +198,9 @@ def join_job(run: str, spec: SandboxSpec, key: str, batch: str | None, *, contra
     """
     named_key = f',"idempotency_key":{_encode(key)}' if key else ""
     delivery = encode_delivery(spec.priority, spec.queue_ttl, spec.max_attempts, spec.retry_on)
-    named_after = f',"after":{encode_after(spec)}' if spec.after else ""
+    later = encode_batch_fields(spec)
     named_batch = f',"batch":{_encode(batch)}' if batch is not None else ""
-    text = f'{{"contract":{contract},"spec":{run[:-1]}{named_key}{delivery}{named_after}}}{named_batch}}}'
+    text = f'{{"contract":{contract},"spec":{run[:-1]}{named_key}{delivery}{later}}}{named_batch}}}'
     size = len(text) if text.isascii() else len(text.encode())
     if size > max_bytes:
         _refuse_size(size, max_bytes)
@@ -217,9 +217,10 @@ def encode_delivery(priority: int, queue_ttl: float, max_attempts: int, retry_on
     return "".join(f',"{name}":{json.dumps(value)}' for name, value, default in fields if value != default)
 
 
-def encode_after(spec: SandboxSpec) -> str:
-    """Return the field `after` as JSON without defaults; empty if the job waits for nothing."""
-    return spec.after.model_dump_json(exclude_defaults=True) if spec.after else ""
+def encode_batch_fields(spec: SandboxSpec) -> str:
+    """Return the fields of contract 5 as part of a JSON object, without defaults; empty if the spec uses none."""
+    fields = (("after", spec.after), ("retry_with", spec.retry_with))
+    return "".join(f',"{name}":{value.model_dump_json(exclude_defaults=True)}' for name, value in fields if value)
 
 
 def decode_job(text: object, max_bytes: int = MAX_SPEC_BYTES) -> JobRequest:
@@ -303,4 +304,4 @@ def raise_faults(error: ValidationError, model: type[BaseModel] = SandboxSpec) -
 
 _encode: Final = json.JSONEncoder().encode
 _encode_compact: Final = json.JSONEncoder(separators=(",", ":")).encode
-_DELIVERY: set[str] = {*DELIVERY_FIELDS, "after"}
+_DELIVERY: set[str] = {*DELIVERY_FIELDS, *BATCH_FIELDS}

@@ -1,5 +1,7 @@
 """Submit jobs that run in gVisor sandboxes on a fleet of hosts, and collect their outcomes."""
 
+from sandfleet_config.after import AfterSpec
+from sandfleet_config.batch_limits import BatchLimits
 from sandfleet_config.codes import Category, ErrorCode
 from sandfleet_config.errors import (
     ERROR_CLASSES,
@@ -46,6 +48,7 @@ from sandfleet_config.settings import Settings, SettingsInvalid
 from sandfleet_config.spec import OutputSpec, Payload, ResourceSpec, SandboxSpec, SecuritySpec
 
 from sandfleet.batch import Batch
+from sandfleet.channel.batch_control import LimitsState
 from sandfleet.channel.records import BatchCounts, CancelState, DeadLetter, JobRecord
 from sandfleet.channel.waker import CancelSignal
 from sandfleet.collect.stream import BatchStream, OutcomeStream
@@ -72,6 +75,7 @@ from sandfleet.job import CancelResult, Job
 
 __all__ = [
     "ERROR_CLASSES",
+    "AfterSpec",
     "Artifact",
     "ArtifactSpec",
     "ArtifactsNotSaved",
@@ -80,6 +84,7 @@ __all__ = [
     "Batch",
     "BatchArtifacts",
     "BatchCounts",
+    "BatchLimits",
     "BatchStream",
     "BatchUnknown",
     "CancelResult",
@@ -127,6 +132,7 @@ __all__ = [
     "JobUnknown",
     "LimitError",
     "LimitsEnforced",
+    "LimitsState",
     "Logger",
     "OutOfMemory",
     "Outcome",

@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
+from sandfleet_config.spec import LAST_PRIORITY
 from sandfleet_config.webhooks import check_endpoint
 
 from sandfleet.channel.records import BatchCounts, CancelState
@@ -15,12 +16,15 @@ from sandfleet.collect.polling import split
 from sandfleet.collect.stream import BatchStream
 from sandfleet.files.artifacts import BatchArtifacts
 from sandfleet.job import Job
+from sandfleet.retry.batch_overview import BatchOverview
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from sandfleet_config.batch_limits import BatchLimits
     from sandfleet_config.outcome import Outcome
 
+    from sandfleet.channel.batch_control import LimitsState
     from sandfleet.channel.protocol import Channel
 
 
@@ -31,7 +35,7 @@ class Forgotten(NamedTuple):
     kept: int
 
 
-class Batch:
+class Batch(BatchOverview):
     """A handle of one batch; cheap to make, safe for concurrent use."""
 
     def __init__(self, name: str, channel: Channel) -> None:
@@ -127,6 +131,38 @@ class Batch:
         for chunk in split(self.job_ids):
             counts.update(self._channel.cancel(chunk))
         return counts
+
+    @property
+    def limits(self) -> LimitsState:
+        """Its limits, how many failures were counted, whether it is held or has stopped, and why."""
+        return self._channel.control.read_limits(self.name)
+
+    def set_limits(self, limits: BatchLimits) -> None:
+        """Replace the limits of the batch; failures are counted anew, and a deadline begins now.
+
+        Workers of releases before contract 5 know no limits, and take jobs that were submitted without.
+        """
+        self._channel.control.set_limits(self.name, limits, is_submit=False)
+
+    def hold(self) -> None:
+        """Let no more of its jobs start, until `release`; what runs goes on. The time in the queue goes on, too."""
+        self._channel.control.hold(self.name)
+
+    def release(self) -> int:
+        """End a hold or a stop; return how many jobs went back to their queues at once."""
+        return self._channel.control.release(self.name)
+
+    def set_priority(self, priority: int) -> int:
+        """Give its queued jobs another priority (0 first, to 9); return how many got it.
+
+        They come before other jobs of that priority.
+
+        Raises:
+            ValueError: there is no such priority.
+        """
+        if not 0 <= priority <= LAST_PRIORITY:
+            raise ValueError(f"a priority is 0 (first) to {LAST_PRIORITY}, not {priority}")
+        return self._channel.control.set_priority(self.name, priority)
 
     async def cancel_async(self) -> Counter[CancelState]:
         """Do what `cancel` does and leave the event loop free."""

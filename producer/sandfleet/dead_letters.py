@@ -67,7 +67,7 @@ class DeadLetters:
                 raise FleetError(
                     f"job {job_id} was not queued: a key of its queue or batch in Redis has a wrong type", [job_id]
                 )
-            case RunState.NO_MESSAGE | RunState.UNKNOWN:
+            case RunState.NO_MESSAGE | RunState.IN_QUEUE | RunState.UNKNOWN:
                 raise _unknown(job_id)
             case _:
                 assert_never(state)

@@ -20,6 +20,7 @@ from sandfleet.execute.backend import Backend, Config
 from sandfleet.execute.fleet_runner import FleetRunner
 from sandfleet.files.transfers import Transfers
 from sandfleet.job import Job
+from sandfleet.overview.fleet_overview import FleetOverview
 from sandfleet.submit.submitting import Submitting
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def read_settings() -> Settings:
         raise SettingsInvalid(describe_settings_faults(error)) from None
 
 
-class Fleet(Submitting, Transfers):
+class Fleet(Submitting, Transfers, FleetOverview):
     """A fleet of workers behind one Redis; for ``with`` and ``async with``.
 
     Safe for concurrent use, also in a forked child. Nothing is connected before the first use.

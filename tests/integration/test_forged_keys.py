@@ -60,7 +60,7 @@ def test_a_key_of_a_wrong_type_stops_neither_claim_nor_end(url: str, client: Any
 
     assert claim is not None
     assert claim.job_id == before
-    assert ledger.beat(600, [claim])[0] == []
+    assert ledger.beat(600, [claim])[0] == {}
     assert ledger.finish(claim, Outcome.of(ErrorCode.OK, claim.job_id))
     assert client.exists(result_key(before))
 

@@ -175,7 +175,7 @@ def test_a_newer_contract_is_put_back_and_never_ended(fleet: Fleet, client: Any)
 
 def test_a_stock_producers_newer_message_is_for_whoever_speaks_it(client: Any) -> None:
     one = HostOfTest(client, "one")
-    for contract, newer in ((5, 5), (4, 0), (0, 0), ("5", 0), (True, 0), (10**9, 0)):
+    for contract, newer in ((6, 6), (4, 0), (0, 0), ("5", 0), (True, 0), (10**9, 0)):
         text = json.dumps({"contract": contract, "spec": {"image": ""}})
         body = json.dumps([[text], {}, {}])
         headers = {"id": "stock", "task": "sandfleet.run"}

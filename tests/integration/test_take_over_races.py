@@ -47,7 +47,7 @@ class CountingLedger(Ledger):
         self.decided: list[tuple[str, bool]] = []
         self._decisions_left = decisions_left
 
-    def reap(self, *, may_take: bool, passed_over: Iterable[str] = ()) -> tuple[str, list[tuple[Claim, bool]]]:
+    def reap(self, *, may_take: bool, passed_over: Iterable[str] = ()) -> tuple[str, list[tuple[Claim, str]]]:
         dead, taken = super().reap(may_take=may_take, passed_over=passed_over)
         self.taken_over += [dead] if dead else []
         return dead, taken
@@ -57,9 +57,11 @@ class CountingLedger(Ledger):
             raise Dead
         self._decisions_left -= 1
 
-    def retry(self, claim: Claim, code: ErrorCode, delay_seconds: float = 0.0, avoid_host: str = "") -> bool:
+    def retry(
+        self, claim: Claim, code: ErrorCode, delay_seconds: float = 0.0, avoid_host: str = "", needs: str = ""
+    ) -> bool:
         self._die_in_time()
-        is_ours = super().retry(claim, code, delay_seconds, avoid_host)
+        is_ours = super().retry(claim, code, delay_seconds, avoid_host, needs)
         self.decided.append((claim.job_id, is_ours))
         return is_ours
 

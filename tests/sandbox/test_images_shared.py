@@ -13,6 +13,7 @@ from imagetools import new_tree
 from rows import each_row
 from sandfleet_config.errors import Cancelled, ImageInvalid, ImageNotFound, ImageUnavailable, SandboxError
 from sandfleet_config.settings import ImagesSettings
+from sandfleet_worker.cli import main
 from sandfleet_worker.sandbox.image.finder import ImageFinder
 from sandfleet_worker.sandbox.image.shared import publish
 from sandfleet_worker.sandbox.image.shared_facts import SharedFacts, digest_of
@@ -128,6 +129,17 @@ def test_publishing_leaves_a_name_that_means_another_image_by_now(tmp_path: Path
     newer = store.add("app", f"rootfs:{new_tree(tmp_path / 'newer', 'newer')}")
     assert publish(store, image) == newer.digest
     assert store.resolve("app").digest == newer.digest
+
+
+def test_the_list_shows_by_which_name_an_image_was_fetched(
+    tmp_path: Path, image: Image, shared: Shared, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shared.push(image)
+    Host(tmp_path / "store", shared).take()
+    monkeypatch.setenv("SANDFLEET_IMAGES__ROOT", str(tmp_path / "store"))
+    with pytest.raises(SystemExit):
+        main(["images", "list"])
+    assert "shared:app" in capsys.readouterr().out
 
 
 def test_an_image_that_was_just_fetched_is_not_removed_to_make_room(

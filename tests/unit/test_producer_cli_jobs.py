@@ -52,7 +52,7 @@ def test_submit_checks_the_whole_file_first(use: Use, tmp_path: Path, capfd: Cap
 def test_submit_prints_ids_and_wait_collects_them(use: Use, tmp_path: Path, capfd: Capture) -> None:
     fleet = use(lambda spec: SandboxResult(exit_code=len(spec.command), stdout="o", stderr="", duration=0.1))
     (tmp_path / "jobs").write_text('{"image": "x"}\n{"image": "x", "command": ["a", "b"]}\n')
-    assert main(["submit", str(tmp_path / "jobs"), "--batch", "nightly"]) == 0
+    assert main(["submit", str(tmp_path / "jobs"), "--batch", "nightly", "--ids"]) == 0
     ids = capfd.readouterr().out.split()
     assert len(ids) == len(fleet.specs) == 2
     (tmp_path / "ids").write_text("\n".join(ids))
@@ -90,7 +90,7 @@ def test_ctrl_c_while_waiting_says_how_to_resume(use: Use, tmp_path: Path, capfd
 
     monkeypatch.setattr("sandfleet.channel.waker.Waker.wait", interrupt)
     out_file = str(tmp_path / "r")
-    assert main(["submit", str(tmp_path / "jobs"), "--wait", "--out", out_file]) == 130
+    assert main(["submit", str(tmp_path / "jobs"), "--wait", "--ids", "--out", out_file]) == 130
     out, err = capfd.readouterr()
     assert f"1 jobs go on. To resume: sandfleet wait {out.split()[0]} --out {out_file}" in err
     assert len((tmp_path / "r").read_text().splitlines()) == 1
@@ -180,11 +180,11 @@ def broken(_: SandboxSpec) -> Ending:
 def test_a_batch_is_shown_waited_for_and_cancelled(use: Use, tmp_path: Path, capfd: Capture) -> None:
     use(lambda spec: None if spec.image == "slow" else SandboxResult(exit_code=0, stdout="", stderr="", duration=0))
     (tmp_path / "jobs").write_text('{"image": "slow"}\n{"image": "x"}\n')
-    assert main(["submit", str(tmp_path / "jobs"), "--batch", "nightly"]) == 0
+    assert main(["submit", str(tmp_path / "jobs"), "--batch", "nightly", "--ids"]) == 0
     slow, done = capfd.readouterr().out.split()
     assert main(["batch", "show", "nightly"]) == 0
     shown = capfd.readouterr()
-    assert "jobs          2\nended         1\nwaiting       1\n" in shown.out
+    assert "jobs          2\nended         1 of 2\nnot ended     1\n" in shown.out
     assert re.search(r"^OK +ok +1 *$", shown.out, re.MULTILINE), "a pipe has the codes, too"
     assert shown.err == ""
     assert main(["batch", "show", "nightly", "--json"]) == 0
@@ -196,7 +196,7 @@ def test_a_batch_is_shown_waited_for_and_cancelled(use: Use, tmp_path: Path, cap
         "codes": {"OK": 1},
         "job_ids": [slow, done],
     }
-    assert main(["batch", "wait", "nightly", "--timeout", "0.01"]) == 124
+    assert main(["batch", "wait", "nightly", "--list", "--timeout", "0.01"]) == 124
     out, err = capfd.readouterr()
     assert out == f"{done}\tOK\n"
     assert "1 jobs go on. To resume: sandfleet batch wait nightly" in err
@@ -245,7 +245,18 @@ def test_run_and_submit_have_the_options_of_delivery(use: Use, tmp_path: Path, c
     assert record is not None
     assert record.queue == "gpu"
     (tmp_path / "jobs").write_text('{"image": "x"}\n{"image": "y", "priority": 9}\n')
-    submit = ["submit", str(tmp_path / "jobs"), "--batch", "b", "--queue", "q", "--priority", "3", "--idempotent"]
+    submit = [
+        "submit",
+        str(tmp_path / "jobs"),
+        "--batch",
+        "b",
+        "--queue",
+        "q",
+        "--priority",
+        "3",
+        "--idempotent",
+        "--ids",
+    ]
     capfd.readouterr()
     assert main(submit) == main(submit) == 0
     ids = capfd.readouterr().out.split()

@@ -6,8 +6,9 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, cast
 
 from sandfleet.channel.message import new_messages
+from sandfleet.channel.overview import NextRun
 from sandfleet.channel.records import RunState
-from sandfleet.channel.redis_dead_letters import RedisDeadLetters
+from sandfleet.channel.redis_runs import RedisRuns
 from sandfleet.submit.check import CheckedJob
 from sandfleet.submit.encode import JobEncoder
 from sandfleet_config.queues import dead_key
@@ -37,6 +38,9 @@ class FakeConnections:
         assert field == "message"
         self._asked.append(key)
 
+    def get(self, key: str) -> None:
+        self._asked.append(key)
+
     def execute(self, *, raise_on_error: bool) -> list[object]:
         assert not raise_on_error
         return [self._messages.get(key) for key in self._asked]
@@ -44,7 +48,7 @@ class FakeConnections:
     def script(self, _: str) -> Any:
         def start(args: list[object]) -> list[bytes]:
             self._log.append("queued")
-            return [b"queued"] * ((len(args) - 1) // 3)
+            return [b"queued"] * ((len(args) - 1) // 4)
 
         return start
 
@@ -68,6 +72,6 @@ def test_the_store_keeps_the_inputs_of_a_job_before_it_is_queued_again() -> None
     def keep(names: Collection[str], queue_ttl: float) -> None:
         log.append((queue_ttl, sorted(names)))
 
-    dead = RedisDeadLetters(cast("Connections", FakeConnections(messages, log)), keep)
-    assert dead.start_runs([(name, 1) for name in "abcdef"]) == [RunState.QUEUED] * 6
+    runs = RedisRuns(cast("Connections", FakeConnections(messages, log)), keep)
+    assert runs.start([NextRun(name, 1) for name in "abcdef"]) == [RunState.QUEUED] * 6
     assert log == [(86400.0, [ONE, TWO]), (60.0, [ONE]), "queued"]

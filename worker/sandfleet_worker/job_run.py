@@ -17,8 +17,10 @@ from sandfleet_config.messages import CANCELLED_QUEUED, EXPIRED
 from sandfleet_config.outcome import Outcome, Timing
 
 from sandfleet_worker.delivery.claim import Flag
+from sandfleet_worker.delivery.read_message import tell_limits
 from sandfleet_worker.delivery.settlement import Finish, GiveBack, PutBack, Release, Retry
 from sandfleet_worker.job_start import JobStart
+from sandfleet_worker.raised_limits import find_raise
 from sandfleet_worker.sandbox.image.allowed import DigestForbidden
 from sandfleet_worker.sandbox.image.datasets import DatasetMissing, DatasetsUnsupported
 from sandfleet_worker.sandbox.image.finder import PullForbidden
@@ -80,7 +82,7 @@ class JobRun:
             if self._files:
                 self._files.collection = ending.collection
             self._note_failed_wait()
-            attempts = self.claim.end_attempts(ending.verdict.code)
+            attempts = tell_limits(self._message, self.claim.end_attempts(ending.verdict.code))
             self._has_crashed = ending.verdict.is_crash
             return ending.to_outcome(job_id=self._job.job_id, queued=queued, attempts=attempts, **self._facts)
         except SandboxError as error:
@@ -136,7 +138,13 @@ class JobRun:
             delay = min(MAX_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2 ** max(0, self.claim.charged_count - 1))
             self._log("retried", "is tried again in %g s: %s", delay, outcome.to_summary())
             return Retry(outcome.code, delay, self._host.name)
-        return self._finish(outcome)
+        raised = find_raise(self._host, self._message, self.claim, outcome.code)
+        if raised is None:
+            return self._finish(outcome)
+        if raised.refusal:
+            return self._finish(outcome.model_copy(update={"message": f"{outcome.message}; {raised.refusal}"}))
+        self._log("raised", "is tried again with %s: %s", raised.text, outcome.to_summary())
+        return Retry(outcome.code, needs=raised.needs)
 
     def _decide_withdrawn(self, outcome: Outcome) -> Settlement:
         """Give back a job that the worker stops, at no cost, or end it where it has started and may not start again."""
@@ -244,7 +252,10 @@ class JobRun:
     def _end(self, code: ErrorCode, message: str) -> Outcome:
         """Return the outcome of a job that did not run to a verdict."""
         self._note_failed_wait()
-        timing, attempts = Timing(queued=self._count_queued()), self.claim.end_attempts(code)
+        timing, attempts = (
+            Timing(queued=self._count_queued()),
+            tell_limits(self._message, self.claim.end_attempts(code)),
+        )
         return Outcome.of(code, self._job.job_id, message, timing=timing, attempts=attempts, **self._facts)
 
     def _note_failed_wait(self) -> None:

@@ -1,5 +1,5 @@
 -- Functions for the keys of a batch. A script includes them by the line "-- include: batch_keys", after
--- `prefix` and `try`.
+-- `prefix`, `now` and `try`.
 --
 -- batch:<name>   list of the ids of its jobs, the members
 -- ends:<name>    stream of ends: one entry for each ended job, of its newest run
@@ -116,4 +116,15 @@ local function expire_batch(keys, ttl, now_and_then)
     redis.call('EXPIRE', key, seconds)
   end
   return ended >= total
+end
+
+-- Notes that a batch is used now, in the list of all batches: the newest MAX_BATCHES, used within BATCH_TTL.
+local MAX_BATCHES = 10000
+local function list_batch(name)
+  local list = prefix .. 'batches'
+  if try('ZADD', list, now, name) == 1 then
+    try('ZREMRANGEBYSCORE', list, '-inf', now - BATCH_TTL * 1000)
+    try('ZREMRANGEBYRANK', list, 0, -MAX_BATCHES - 1)
+  end
+  redis.call('EXPIRE', list, BATCH_TTL)
 end

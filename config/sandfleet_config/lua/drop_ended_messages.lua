@@ -2,10 +2,12 @@
 --
 -- ARGV: prefix, queue, largest number of messages
 -- Returns 1 if it stopped at a bound, so that a further call may remove more; otherwise 0. A claim removes
--- such messages too. This script keeps a queue from filling up with them while no worker lives. The first
+-- such messages too; both keep their specs (kept_specs.lua). This script keeps a queue from filling up with them while no worker lives. The first
 -- other message stays, and stays first.
 local prefix, queue, limit = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local MAX_READ_BYTES = 1048576 -- of messages in one call: Redis serves no other client while it parses them
+-- include: prelude
+-- include: kept_specs
 local taken, read_bytes, is_empty = 0, 0, true
 for _, step in ipairs({ '0', '3', '6', '9' }) do
   local list = prefix .. queue .. (step == '0' and '' or '\6\22' .. step)
@@ -20,6 +22,7 @@ for _, step in ipairs({ '0', '3', '6', '9' }) do
       break
     end
     redis.call('RPOP', list)
+    keep_ended(id, message)
     taken = taken + 1
   end
   is_empty = is_empty and redis.call('EXISTS', list) == 0

@@ -1,5 +1,5 @@
 -- Record the end of a job's run, once: the outcome, the end in its batch, the dead letter; delete the
--- claim, and give all keys of the job a TTL.
+-- claim, and give all keys of the job a TTL. Keep the message of a run that did not end OK.
 --
 -- ARGV: prefix, owner, claim id, job id, code, result (Celery's record as JSON), TTL of the result in s,
 --       reason of the dead letter ("": none), TTL of dead letters in s, message for the dead letter if
@@ -25,14 +25,19 @@ local function is_memory_full()
   local reply = redis.pcall('ZADD', prefix .. 'owners', 'XX', 0, '')
   return type(reply) == 'table' and reply.err ~= nil and reply.err:find('OOM', 1, true) ~= nil
 end
-if ARGV[11] == 'droppable' and is_memory_full() then
+local is_full = (ARGV[11] == 'droppable' or code ~= 'OK') and is_memory_full()
+if is_full and ARGV[11] == 'droppable' then
   return -1
 end
 
 -- include: batch_keys
 -- include: webhooks
 -- include: image_digest
-local facts = redis.pcall('HMGET', job, 'state', 'claim', 'owner', 'batch', 'key', 'attempts', 'flag', 'ended_by', 'run')
+-- include: parked
+-- include: after
+-- include: kept_specs
+local facts = redis.pcall('HMGET', job, 'state', 'claim', 'owner', 'batch', 'key', 'attempts', 'flag', 'ended_by', 'run', 'parked',
+  'awaited')
 local is_record_wrong = facts.err ~= nil
 if is_record_wrong then
   facts = {}
@@ -43,6 +48,7 @@ if owner == '' then
   if facts[1] ~= 'queued' then
     return 0
   end
+  message = try('HGET', job, 'message') or '' -- while it waits for another attempt; else it is in the queue
 else
   message = try('HGET', claims, claim)
   -- HDEL comes first: at maxmemory Redis refuses a write that may need memory only as the first write of
@@ -88,8 +94,19 @@ if owner ~= '' and facts[7] == 'start' and attempts ~= '' then
 end
 redis.call('HSET', job, 'state', 'ended', 'code', code, 'ended', now, 'ended_by', claim)
 redis.call('HDEL', job, 'message', 'claim', 'owner', 'flag')
+if code ~= 'OK' and message ~= '' then
+  if not is_full then
+    keep_spec(id, message, ttl)
+  end
+elseif owner == '' then
+  redis.call('HSET', job, 'in_queue', '1') -- its message: whoever takes it off the queue keeps it
+end
 redis.call('EXPIRE', job, ttl)
 try('ZREM', prefix .. 'delayed', id)
+if facts[10] then
+  try('ZREM', prefix .. facts[10], id)
+  redis.call('HDEL', job, 'parked')
+end
 redis.call('DEL', prefix .. 'cancel:' .. id)
 if idempotency_key ~= '' then
   redis.call('EXPIRE', prefix .. 'idem:' .. idempotency_key, ttl)
@@ -107,6 +124,16 @@ if batch ~= '' then
   if expire_batch(keys, ttl, true) then
     tell_if_done(batch, keys)
   end
+  local limits = read_limits(batch)
+  if limits then
+    note_end(limits, id, code)
+    if limits.awaited then
+      resolve_awaiting('batch', batch)
+    end
+  end
+end
+if facts[11] then
+  resolve_awaiting('job', id)
 end
 if reason ~= '' then
   local dead, sizes, bytes = prefix .. 'dead', prefix .. 'dead_sizes', prefix .. 'dead_bytes'

@@ -8,6 +8,7 @@ local prefix, batch, limit = ARGV[1], ARGV[2], tonumber(ARGV[3])
 -- include: prelude
 
 -- include: batch_keys
+-- include: kept_specs
 local keys = batch_keys(batch)
 import_ends(keys, limit)
 local function forget(id, facts)
@@ -19,6 +20,7 @@ local function forget(id, facts)
     names[#names + 1] = prefix .. 'idem:' .. facts[3]
   end
   redis.call('UNLINK', unpack(names))
+  drop_spec(id)
   if facts[4] then
     take_end(keys, facts[4], facts[5] or '')
   elseif not facts[1] then
@@ -46,7 +48,8 @@ for _ = 1, limit do
 end
 drop_forgotten(keys, limit, true)
 if redis.call('EXISTS', keys.members) == 0 then
-  redis.call('UNLINK', keys.ends, keys.counts, keys.done, keys.pins, keys.on_done)
+  redis.call('UNLINK', keys.ends, keys.counts, keys.done, keys.pins, keys.on_done, prefix .. 'limits:' .. batch, prefix .. 'active:' .. batch)
+  try('ZREM', prefix .. 'batches', batch)
 else
   expire_batch(keys, BATCH_TTL)
 end

@@ -1,34 +1,43 @@
 -- Start the next run of ended jobs: queue each again as if it were submitted now, if its newest run is the
 -- one that the caller saw.
 --
--- ARGV: prefix, then 3 for each job (at most some hundred jobs): id, the run that the caller saw, and for
---       a job whose record is gone what the record said, as JSON (queue_ttl in ms, max_attempts, step, key,
---       fingerprint, record, batch; "": not given). After them, if given, "resolve_images": the run does not keep
---       the image digest of the earlier one, and its batch has none any more for any name
+-- ARGV: prefix, then 4 for each job (at most some hundred jobs): id; the run that the caller saw; for a job
+--       whose record is gone what the record said, as JSON (queue_ttl in ms, max_attempts, step, key,
+--       fingerprint, record, batch; "": not given); and what the next run changes, as JSON (message, and
+--       fields of the record: queue_ttl, max_attempts, step, record, needs; "": nothing). After them, if given,
+--       which digest of its image the run has, instead of that of the earlier run: "as_batch", the one that its
+--       batch has for the name; "resolved", the one that the name means now, which is its batch's from now on
 -- Returns for each job:
 --   "queued"      it is queued again; no other answer changes anything
 --   "later"       a later run has begun, or the job has not ended
 --   "gone"        the record is gone, and was not given
 --   "no message"  there is no message to run
+--   "in queue"    it ended in the queue, where its message still is: see move_ended.lua
 --   "unknown"     neither a record nor a dead letter exists
 --   "unusable"    a key has a wrong type
--- The message comes from the job's dead letter, which is deleted. The earlier outcome moves to
--- run:<number>:<id> and keeps its TTL. The digest of the image that it ran is the field `pin` of the record.
+-- The message is the changed one, or comes from the job's dead letter or its kept spec; both are deleted.
+-- The earlier outcome moves to run:<number>:<id> and keeps its TTL. The digest of the image that it ran is the
+-- field `pin` of the record.
 local prefix = ARGV[1]
-local FIRST, WIDTH, WAKE_TTL = 2, 3, 3600
+local FIRST, WIDTH, WAKE_TTL = 2, 4, 3600
 -- include: prelude
 
 -- include: batch_keys
 -- include: webhooks
 -- include: image_digest
-local resolves_images = (#ARGV - FIRST + 1) % WIDTH == 1 and ARGV[#ARGV] == 'resolve_images'
-local KEPT = { 'queue', 'step', 'batch', 'key', 'fingerprint', 'queue_ttl', 'max_attempts', 'record', 'needs', 'ended_by', 'pin' }
+-- include: parked
+-- include: after
+-- include: kept_specs
+local images = (#ARGV - FIRST + 1) % WIDTH == 1 and ARGV[#ARGV] or 'kept'
+local KEPT = { 'queue', 'step', 'batch', 'key', 'fingerprint', 'queue_ttl', 'max_attempts', 'record', 'needs', 'ended_by', 'pin', 'place',
+  'after', 'awaited' }
 
 local function read_record(job)
-  local values = try('HMGET', job, 'state', 'run', 'code', 'end_entry', unpack(KEPT)) or {}
-  local record = { state = values[1], run = values[2], code = values[3], end_entry = values[4] }
+  local values = try('HMGET', job, 'state', 'run', 'code', 'end_entry', 'failed', 'in_queue', unpack(KEPT)) or {}
+  local record = { state = values[1], run = values[2], code = values[3], end_entry = values[4], failed = values[5] or nil,
+    in_queue = values[6] or nil }
   for at, name in ipairs(KEPT) do
-    record[name] = values[at + 4] or nil
+    record[name] = values[at + 6] or nil
   end
   return record
 end
@@ -63,15 +72,29 @@ local function is_usable(list, keys)
     and (not keys or (try('LLEN', keys.members) and try('XLEN', keys.ends) and try('HLEN', keys.counts)))
 end
 
-local queues = {}
-local function start(id, seen, given)
+-- Lifts the stop of the job's batch, and counts its failure no more.
+local function note_retry(batch, failed)
+  local limits = read_limits(batch)
+  if limits then
+    lift_stop(limits)
+    if failed and (tonumber(try('HGET', limits.key, 'failures') or 0) or 0) > 0 then
+      redis.call('HINCRBY', limits.key, 'failures', -1)
+    end
+  end
+end
+
+local queues, batches = {}, {}
+local function start(id, seen, given, changes)
   local job, result = prefix .. 'job:' .. id, prefix .. 'celery-task-meta-' .. id
   local record = read_record(job)
   local dead_letter = try('HMGET', prefix .. 'dead:' .. id, 'message', 'queue', 'run', 'image_digest') or {}
-  local message, queue = dead_letter[1] or '', record.queue or dead_letter[2] or ''
+  local message = changes.message or dead_letter[1] or try('GET', prefix .. 'spec:' .. id) or ''
+  local queue = record.queue or dead_letter[2] or ''
   local run = tonumber(record.state and (record.run or 1) or dead_letter[3] or 1) or 1
   if record.state and (record.state ~= 'ended' or run ~= seen) then
     return 'later'
+  elseif record.in_queue then
+    return 'in queue'
   elseif message == '' or queue == '' then
     return record.state and 'no message' or 'unknown'
   elseif run ~= seen then
@@ -84,6 +107,9 @@ local function start(id, seen, given)
     end
     record = cjson.decode(given)
   end
+  for name, value in pairs(changes) do
+    record[name] = value
+  end
   local step, queue_ttl = record.step or '0', tonumber(record.queue_ttl or 0) or 0
   local keys = record.batch and record.batch ~= '' and batch_keys(record.batch)
   local list = prefix .. queue .. (step == '0' and '' or '\6\22' .. step)
@@ -92,8 +118,9 @@ local function start(id, seen, given)
   end
 
   drop_dead_letter(id)
-  record.pin = not resolves_images and (dead_letter[4] or find_image_digest(try('GET', result)) or record.pin) or nil
-  if resolves_images and keys then
+  drop_spec(id)
+  record.pin = images == 'kept' and (dead_letter[4] or find_image_digest(try('GET', result)) or record.pin) or nil
+  if images == 'resolved' and keys then
     redis.call('DEL', keys.pins)
   end
   if redis.call('EXISTS', result) == 1 then
@@ -122,15 +149,27 @@ local function start(id, seen, given)
     end
     expire_batch(keys, BATCH_TTL)
     await_done(record.batch, keys)
+    batches[record.batch] = true
+    note_retry(record.batch, record.failed)
   end
-  redis.call('LPUSH', list, message)
-  queues[queue] = true
+  if record.after then
+    local group = new_group(record.after)
+    park_in_group(group, id, message, step)
+    resolve_group(group.name)
+  else
+    redis.call('LPUSH', list, message)
+    queues[queue] = true
+  end
   return 'queued'
 end
 
 local answers = {}
 for at = FIRST, #ARGV - WIDTH + 1, WIDTH do
-  answers[#answers + 1] = start(ARGV[at], tonumber(ARGV[at + 1]), ARGV[at + 2])
+  local changes = ARGV[at + 3] ~= '' and cjson.decode(ARGV[at + 3]) or {}
+  answers[#answers + 1] = start(ARGV[at], tonumber(ARGV[at + 1]), ARGV[at + 2], changes)
+end
+for batch in pairs(batches) do
+  list_batch(batch)
 end
 for queue in pairs(queues) do
   try('SADD', prefix .. 'queues', queue)

@@ -25,4 +25,8 @@ if endpoint ~= '' then
 end
 await_done(batch, keys)
 tell_if_done(batch, keys)
+-- Jobs that wait for the batch start once it is sealed: a sweep checks them now. See after.lua.
+for _, group in ipairs(redis.pcall('SMEMBERS', ARGV[1] .. 'awaited:batch:' .. ARGV[2])) do
+  redis.pcall('ZADD', ARGV[1] .. 'groups', 'XX', 0, group)
+end
 return 1

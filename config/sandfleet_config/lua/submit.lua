@@ -3,7 +3,7 @@
 -- ARGV: prefix, queue, max_queued (0: no bound), batch ("": none), number of jobs that the caller wants to
 --       queue in all, then 7 for each job (at most 2000 jobs, a bound of Lua's unpack): id, message,
 --       idempotency key ("": none), fingerprint, "step queue_ttl max_attempts" (0|3|6|9, ms or 0 for none,
---       number), record, needs
+--       number) and, if the job waits for others, a space and `after` as JSON, record, needs
 -- Returns {"full", number of jobs in the queue}; {"new"} if all jobs are new; otherwise for each job one of
 -- these, and an id:
 --   "new"        it is queued; a job with any other answer is not
@@ -11,12 +11,16 @@
 --   "elsewhere"  the same, in another batch
 --   "conflict"   the idempotency key belongs to a job with another fingerprint
 --   "exists"     the id belongs to a job with another fingerprint
+-- or, if a job waits for others, {"unknown", "job" or "batch", name} where there is none of that name, and
+-- {"awaited", batch} where others wait for the batch: then none is queued.
 local prefix, queue, max_queued, batch, wanted = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5])
 local FIRST, WIDTH, WAKE_TTL = 6, 7, 3600
 local count = (#ARGV - FIRST + 1) / WIDTH
 -- include: prelude
 
 -- include: batch_keys
+-- include: parked
+-- include: after
 -- Returns kombu's name of a priority list; step 0 has the bare name.
 local function list_of(step)
   return prefix .. queue .. (step == '0' and '' or '\6\22' .. step)
@@ -57,8 +61,9 @@ local function count_new()
   return found
 end
 
+local limits = batch ~= '' and read_limits(batch) or nil
 if max_queued > 0 then
-  local queued = 0
+  local queued = limits and try('ZCARD', prefix .. 'parked:' .. batch) or 0
   for _, step in ipairs({ '0', '3', '6', '9' }) do
     queued = queued + redis.call('LLEN', list_of(step))
   end
@@ -102,15 +107,41 @@ end
 local deliveries = {}
 local function read_delivery(text)
   if not deliveries[text] then
-    local step, queue_ttl, max_attempts = text:match('^(%d) (%d+) (%d+)$')
-    deliveries[text] = { step, tonumber(queue_ttl), max_attempts }
+    local step, queue_ttl, max_attempts, after = text:match('^(%d) (%d+) (%d+) ?(.*)$')
+    deliveries[text] = { step, tonumber(queue_ttl), max_attempts, after ~= '' and after or nil }
   end
-  return unpack(deliveries[text])
+  return unpack(deliveries[text], 1, 4)
+end
+
+local bar, groups = limits and find_bar(limits), {}
+-- Returns the answer where a job waits for what does not exist, or would make a batch wait for itself. Jobs
+-- that were submitted before are not checked again.
+local function find_refusal()
+  local last, checked
+  for at = FIRST, #ARGV, WIDTH do
+    local delivery, key = ARGV[at + 4], ARGV[at + 2]
+    if delivery ~= last then
+      last, checked = delivery, select(4, read_delivery(delivery))
+    end
+    if checked and redis.call('EXISTS', prefix .. 'job:' .. ARGV[at], prefix .. 'idem:' .. key) == 0 then
+      local unknown = find_unknown(read_after(checked))
+      if unknown then
+        return { 'unknown', unknown.kind, unknown.name }
+      elseif limits and limits.awaited then
+        return { 'awaited', batch }
+      end
+      checked = nil -- the same for the next ones
+    end
+  end
+end
+local refusal = find_refusal()
+if refusal then
+  return refusal
 end
 
 local function queue_job(at)
   local id = ARGV[at]
-  local step, queue_ttl, max_attempts = read_delivery(ARGV[at + 4])
+  local step, queue_ttl, max_attempts, after = read_delivery(ARGV[at + 4])
   local expires = queue_ttl > 0 and now + queue_ttl or 0
   -- Without a TTL: a job's keys get one when it ends.
   redis.call('HSET', prefix .. 'job:' .. id, 'state', 'queued', 'queue', queue, 'step', step, 'batch', batch,
@@ -121,8 +152,16 @@ local function queue_job(at)
     expiring[#expiring + 1] = id
   end
   members[#members + 1] = id
-  pushed[step][#pushed[step] + 1] = ARGV[at + 1]
   is_any_new = true
+  if after then
+    groups[after] = groups[after] or new_group(after)
+    redis.call('HSET', prefix .. 'job:' .. id, 'after', after)
+    park_in_group(groups[after], id, ARGV[at + 1], step)
+  elseif limits and (limits.at_most or bar) then
+    park_in_batch(limits, id, ARGV[at + 1], step, bar or describe_at_most(limits))
+  else
+    pushed[step][#pushed[step] + 1] = ARGV[at + 1]
+  end
 end
 
 -- Queues a job unless it is known, and adds the answer.
@@ -181,6 +220,14 @@ if is_any_new then
     redis.call('HDEL', keys.counts, 'sealed')
     drop_forgotten(keys, 2 * #members + 4, true) -- more than the batch grows by
     expire_batch(keys, BATCH_TTL)
+    list_batch(batch)
+  end
+  if limits then
+    redis.call('EXPIRE', limits.key, PARKED_TTL)
+    let_go_free(limits, true)
+  end
+  for _, group in pairs(groups) do
+    resolve_group(group.name)
   end
   redis.pcall('SADD', prefix .. 'queues', queue) -- these may fail: the jobs are queued, and workers poll the queues
   -- Idle workers block on this stream; one entry is enough to wake them all.

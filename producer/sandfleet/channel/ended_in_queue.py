@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 from sandfleet_config.codes import ErrorCode
-from sandfleet_config.messages import CANCELLED_QUEUED, EXPIRED
+from sandfleet_config.messages import CANCELLED_QUEUED, describe_expiry
 from sandfleet_config.outcome import Attempt, Outcome, Timing, replace_new_code
 
 if TYPE_CHECKING:
     from sandfleet.channel.records import JobRecord
 
-MESSAGES = {ErrorCode.CANCELLED: CANCELLED_QUEUED, ErrorCode.EXPIRED: EXPIRED}
 _attempts = TypeAdapter(tuple[Attempt, ...])
 
 
@@ -26,7 +25,7 @@ def new_ending(code: ErrorCode, job_id: str, record: JobRecord, attempts: tuple[
     return Outcome.of(
         code,
         job_id,
-        MESSAGES[code],
+        describe_expiry(record.why) if code is ErrorCode.EXPIRED else CANCELLED_QUEUED,
         batch=record.batch,
         labels=record.labels,
         spec_sha256=record.spec_sha256,

@@ -87,7 +87,7 @@ def new_messages(jobs: Iterable[EncodedJob], queue: str) -> list[bytes]:
 
 
 def _new_message(job: EncodedJob, delivery_info: dict[str, str], origin: str) -> bytes:
-    spec, soft_seconds = job.spec, job.spec.timeout_seconds
+    spec, soft_seconds = job.spec, job.spec.longest_timeout_seconds
     headers = _Headers(
         id=job.job_id,
         timelimit=(soft_seconds + spec.grace, soft_seconds),

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
 
     from sandfleet_config.outcome import Outcome
 
+    from sandfleet.channel.batch_control import BatchControl
+    from sandfleet.channel.overview import Overview
     from sandfleet.channel.records import (
         BatchState,
         CancelState,
@@ -69,6 +71,16 @@ class Channel(Protocol):
     @property
     def objects(self) -> Objects:
         """The fleet's store: inputs and artifacts."""
+        ...
+
+    @property
+    def control(self) -> BatchControl:
+        """What changes the queued jobs of a batch."""
+        ...
+
+    @property
+    def overview(self) -> Overview:
+        """Batches and jobs as people ask for them, and their next runs."""
         ...
 
     def publish(self, jobs: Sequence[EncodedJob], queue: str, wanted: int) -> list[Submitted]:

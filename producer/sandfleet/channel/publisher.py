@@ -6,6 +6,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from redis.exceptions import NoScriptError, OutOfMemoryError
+from sandfleet_config.errors import SpecInvalid
 from sandfleet_config.queues import KEY_PREFIX
 from sandfleet_config.scripts import read_script, step_of
 
@@ -17,6 +18,8 @@ from sandfleet.errors import QueueFull
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+
+    from sandfleet_config.spec import SandboxSpec
 
     from sandfleet.channel.capacity import Capacity
     from sandfleet.channel.connection import Connections
@@ -79,7 +82,7 @@ class Publisher:
                 message,
                 job.key,
                 job.fingerprint,
-                _encode_delivery(spec.priority, spec.queue_ttl, spec.max_attempts),
+                _encode_delivery(spec.priority, spec.queue_ttl, spec.max_attempts) + _encode_after(spec),
                 job.encode_record(),
                 job.needs,
             )
@@ -96,6 +99,8 @@ class Publisher:
         if reply[0] == b"full":
             _, queue, _, _, wanted, *_ = arguments
             raise new_queue_full(queue, reply[1], wanted, self._max_queued)
+        if reply[0] in {b"unknown", b"awaited"}:
+            raise new_after_refusal(*(word.decode() for word in reply))
         if reply == [b"new"]:
             return [Submitted(SubmitState.NEW, job.job_id) for job in jobs]
         return [
@@ -110,6 +115,26 @@ class Publisher:
             # Redis does not know the script's hash: this call sends the text.
             reply = self._connections.script(read_script("submit"))(args=list(arguments))
         return reply
+
+
+def _encode_after(spec: SandboxSpec) -> str:
+    return f" {spec.after.model_dump_json(exclude_defaults=True)}" if spec.after else ""
+
+
+def new_unknown_after(target: str) -> SpecInvalid:
+    """Return the error for a job that waits for what does not exist; `target` is such as ``job one``."""
+    kind = target.partition(" ")[0]
+    field = "after.jobs" if kind == "job" else "after.batches"
+    message = f"there is no {target}, or it ended too long ago: submit it first, and wait for what exists"
+    return SpecInvalid.of(f"{field}: {message}", errors=[{"field": field, "message": message}])
+
+
+def new_after_refusal(kind: str, *names: str) -> SpecInvalid:
+    """Return the error for an answer of ``submit.lua``: ``unknown`` with kind and name, or ``awaited`` with a batch."""
+    if kind == "unknown":
+        return new_unknown_after(" ".join(names))
+    message = f"other jobs wait for batch {names[0]}, so its new jobs cannot wait for others: give them another batch"
+    return SpecInvalid.of(f"after: {message}", errors=[{"field": "after", "message": message}])
 
 
 @lru_cache(maxsize=256)

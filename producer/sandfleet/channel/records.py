@@ -122,13 +122,15 @@ class RunState(StrEnum):
     """Result of asking for another run of a job.
 
     ``queued``: the next run is queued. ``later``: another run has begun since, or this one has not
-    ended. ``no message``: the dead letter is gone. ``unreadable``: it holds no job that could run.
-    ``unusable``: a key in Redis has a wrong type. ``unknown``: there is no such job.
+    ended. ``no message``: neither its dead letter nor its spec is kept. ``in queue``: it ended in the
+    queue, and is so far back in it that its message was not found. ``unreadable``: it holds no job
+    that could run. ``unusable``: a key in Redis has a wrong type. ``unknown``: there is no such job.
     """
 
     QUEUED = "queued"
     LATER = "later"
     NO_MESSAGE = "no message"
+    IN_QUEUE = "in queue"
     UNREADABLE = "unreadable"
     UNUSABLE = "unusable"
     UNKNOWN = "unknown"

@@ -12,7 +12,7 @@ from sandfleet.channel.records import BatchState
 from sandfleet.channel.redis_dead_letters import RedisDeadLetters
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
 
     from sandfleet.channel.connection import Connections
     from sandfleet.channel.records import NewEntries
@@ -26,10 +26,7 @@ class RedisBatches:
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
         self._ended = EndedReader(connections)
-        self._dead_letters = RedisDeadLetters(connections, self._keep_inputs)
-
-    def _keep_inputs(self, names: Collection[str], queue_ttl: float) -> None:
-        raise NotImplementedError
+        self._dead_letters = RedisDeadLetters(connections)
 
     def read_batch(self, name: str, cursor: str = "", limit: int = 0) -> BatchState:
         """Read counts and stream entries in one step."""

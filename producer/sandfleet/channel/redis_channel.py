@@ -12,15 +12,18 @@ from sandfleet_config.codes import ErrorCode
 from sandfleet_config.queues import CANCEL_TTL_SECONDS, KEY_PREFIX
 from sandfleet_config.scripts import DEAD_TTL_SECONDS, stored_result
 
+from sandfleet.channel.batch_control import RedisBatchControl
 from sandfleet.channel.capacity import Capacity
 from sandfleet.channel.connection import Connections
 from sandfleet.channel.ended_in_queue import new_ending, parse_attempts
 from sandfleet.channel.notices import Notices
 from sandfleet.channel.outcome_reader import OutcomeReader
+from sandfleet.channel.overview import ImageChoice, NextRun
 from sandfleet.channel.publisher import Publisher
 from sandfleet.channel.record_reader import parse_record, read_record_fields
 from sandfleet.channel.records import CancelState, ExpiryCheck, JobRecord
 from sandfleet.channel.redis_batches import RedisBatches
+from sandfleet.channel.redis_overview import RedisOverview
 from sandfleet.errors import FleetUnavailable
 from sandfleet.files.objects import Objects
 
@@ -58,8 +61,10 @@ class RedisChannel(RedisBatches):
         self.settings = settings
         super().__init__(Connections(settings))
         self._capacity = Capacity(settings)
+        self.control = RedisBatchControl(self._connections)
         self._publisher = Publisher(self._connections, self._capacity, settings.max_queued)
         self._outcomes = OutcomeReader(self._connections)
+        self.overview = RedisOverview(self._connections, self._keep_inputs)
         self._notices = Notices(self._connections)
         self._objects: _OpenObjects | None = None
         self._largest_budget: int | None = None
@@ -115,7 +120,8 @@ class RedisChannel(RedisBatches):
 
     def records(self, job_ids: Sequence[str]) -> list[JobRecord | None]:
         """Read records and current states."""
-        return [parse_record(values) for values in read_record_fields(self._connections, job_ids)]
+        found = [parse_record(values) for values in read_record_fields(self._connections, job_ids)]
+        return self.control.correct_whys(found)
 
     def explain_no_claims(self) -> str:
         """Compare Redis's memory with the mark above which workers claim nothing."""
@@ -204,7 +210,8 @@ class RedisChannel(RedisBatches):
 
     def start_runs(self, runs: Sequence[tuple[str, int]], *, resolves_images: bool = False) -> list[RunState]:
         """Queue the messages of dead letters again, unchanged."""
-        return self._dead_letters.start_runs(runs, resolves_images=resolves_images)
+        images: ImageChoice = "resolved" if resolves_images else "kept"
+        return self.overview.start_runs([NextRun(*run) for run in runs], images=images)
 
     def purge_dead(self, job_ids: Sequence[str] | None) -> int:
         """Delete dead letters."""

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import time
-from collections import defaultdict
 from typing import TYPE_CHECKING, Any, Final
 
-import msgspec
 from sandfleet_config.codes import ErrorCode, read_code
-from sandfleet_config.fingerprint import request_sha256, spec_sha256
 from sandfleet_config.queues import KEY_PREFIX, dead_key, job_key
-from sandfleet_config.scripts import DEAD_TTL_SECONDS, MAX_DEAD_BYTES, MAX_DEAD_LETTERS, read_script, step_of
+from sandfleet_config.scripts import DEAD_TTL_SECONDS, MAX_DEAD_BYTES, MAX_DEAD_LETTERS, read_script
 
 from sandfleet.channel.ended_in_queue import parse_attempts
 from sandfleet.channel.message import read_request
-from sandfleet.channel.records import DeadLetter, RunState, new_record
-from sandfleet.files.reference import list_objects
+from sandfleet.channel.records import DeadLetter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from sandfleet.channel.connection import Connections
 
@@ -26,16 +21,13 @@ DEAD: Final = f"{KEY_PREFIX}dead"
 MILLI: Final = 1000
 CHUNK_JOBS: Final = 200
 SHOWN_BYTES: Final = 200
-RECORD_GONE: Final = "gone"
 
 
 class RedisDeadLetters:
-    """Reads dead letters, queues them again, drops them."""
+    """Reads dead letters and drops them; `RedisRuns` queues them again."""
 
-    def __init__(self, connections: Connections, keep_inputs: Callable[[Collection[str], float], None]) -> None:
-        """`keep_inputs` lets the store keep objects for a job that is queued now, with that `queue_ttl`."""
+    def __init__(self, connections: Connections) -> None:
         self._connections = connections
-        self._keep_inputs = keep_inputs
 
     def read_newest(self, limit: int) -> list[DeadLetter]:
         """Return the newest `limit`, newest first."""
@@ -81,68 +73,6 @@ class RedisDeadLetters:
                 for job_id, (code, run, named), recorded in dead_letters
                 if code and (batch is None or (named or recorded or b"").decode() == batch)
             ]
-
-    def start_runs(self, runs: Sequence[tuple[str, int]], *, resolves_images: bool = False) -> list[RunState]:
-        """Queue the messages of dead letters again, some hundred by one call."""
-        options = ("resolve_images",) if resolves_images else ()
-        parts = (runs[at : at + CHUNK_JOBS] for at in range(0, len(runs), CHUNK_JOBS))
-        return [state for part in parts for state in self._start_runs(part, options)]
-
-    def _start_runs(self, runs: Sequence[tuple[str, int]], options: Sequence[str]) -> list[RunState]:
-        self._keep_all([job_id for job_id, _ in runs])
-        states = self._call_next_run([(job_id, run, "") for job_id, run in runs], options)
-        gone = [at for at, state in enumerate(states) if state == RECORD_GONE]
-        records = {at: self._read_lost_record(runs[at][0]) for at in gone}
-        readable = [at for at in gone if records[at]]
-        again = self._call_next_run([(*runs[at], records[at]) for at in readable], options)
-        found = dict(enumerate(states)) | dict.fromkeys(gone, RunState.UNREADABLE.value)
-        found |= dict(zip(readable, again, strict=True))
-        return [RunState(found[at]) for at in range(len(runs))]
-
-    def _keep_all(self, job_ids: Sequence[str]) -> None:
-        """Let the store keep what these jobs need: their inputs may be about to expire."""
-        with self._connections.guard():
-            pipe = self._connections.new_pipe()
-            for job_id in job_ids:
-                pipe.hget(dead_key(job_id), "message")
-            messages: list[object] = pipe.execute(raise_on_error=False)
-        wanted: defaultdict[float, set[str]] = defaultdict(set)
-        for message in messages:
-            if isinstance(message, bytes) and (request := read_request(message)) is not None:
-                for sha256, *_ in list_objects(request.spec):
-                    wanted[request.spec.queue_ttl].add(sha256)
-        for queue_ttl, names in wanted.items():
-            self._keep_inputs(names, queue_ttl)
-
-    def _call_next_run(self, jobs: Sequence[tuple[str, int, str]], options: Sequence[str]) -> list[str]:
-        if not jobs:
-            return []
-        with self._connections.guard():
-            script = self._connections.script(read_script("next_run"))
-            answers: list[bytes] = script(args=[KEY_PREFIX, *(word for job in jobs for word in job), *options])
-        return [answer.decode() for answer in answers]
-
-    def _read_lost_record(self, job_id: str) -> str:
-        """Make a job's lost record from its message, as JSON for the script.
-
-        Empty if the message is no job.
-        """
-        request = read_request(self._read_fields(job_id).get(b"message", b""))
-        if request is None:
-            return ""
-        spec = request.spec
-        record = new_record(spec, request.batch, spec_sha256(spec), time.time()).model_dump_json(exclude_defaults=True)
-        return msgspec.json.encode(
-            {
-                "step": str(step_of(spec.priority)),
-                "key": spec.idempotency_key,
-                "fingerprint": request_sha256(spec),
-                "queue_ttl": max(1, round(spec.queue_ttl * MILLI)),
-                "max_attempts": spec.max_attempts,
-                "record": record,
-                "batch": request.batch or "",
-            }
-        ).decode()
 
     def purge(self, job_ids: Sequence[str] | None) -> int:
         """Delete dead letters, a few hundred at a time; all of them for None."""

@@ -1,19 +1,21 @@
-"""``sandfleet batch``: show, wait for, cancel or forget a batch."""
+"""``sandfleet batch``: list batches; show, wait for, retry, cancel or forget one. `batch_control` changes its queued jobs."""
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from sandfleet_config.codes import ErrorCode
 
 from sandfleet.channel.records import CancelState
-from sandfleet.cli import options
+from sandfleet.cli import batch_control, options
+from sandfleet.cli.batch_view import show_as_before, show_batch
 from sandfleet.cli.done_command import run_done_command
 from sandfleet.cli.exits import SOME_NOT_OK
-from sandfleet.cli.show import print_lines, print_summary
+from sandfleet.cli.lists import Categories, Codes, batches, read_filter
+from sandfleet.cli.retry import read_changes, retry_batch
+from sandfleet.cli.rows import Form, FormOption
+from sandfleet.cli.spec_file import SpecFile
 from sandfleet.cli.waiting import wait_for_batch
 from sandfleet.fleet import Fleet
 
@@ -21,28 +23,61 @@ if TYPE_CHECKING:
     from sandfleet.batch import Batch
 
 app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="Look at a batch, wait for it, cancel it, forget it."
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="List batches; look at one, wait for it, hold it, retry, cancel or forget it.",
 )
+batch_control.add_commands(app)
 Name = Annotated[str, typer.Argument(metavar="NAME")]
+
+
+app.command(name="list")(batches)
 
 
 @app.command()
 def show(
     name: Name,
     *,
-    is_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, job ids included.")] = False,
+    form: FormOption = Form.TABLE,
+    is_json: Annotated[bool, typer.Option("--json", help="As of earlier releases: counts and all job ids.")] = False,
 ) -> None:
-    """Show how far a batch is, and how its jobs ended so far."""
+    """Show how far a batch is: counts by code, rate, time left, and the last failures. -o ids lists its jobs."""
     with Fleet() as fleet:
         batch = fleet.batch(name)
-        (total, done), codes, is_sealed = batch.counts, batch.codes, batch.is_sealed
         if is_json:
-            shown = {"batch": name, "total": total, "done": done, "sealed": is_sealed, "codes": codes}
-            print(json.dumps(shown | {"job_ids": batch.job_ids}, indent=2))
-            return
-        jobs = f"{total}" if is_sealed else f"{total} so far"
-        print_lines([("batch", name), ("jobs", jobs), ("ended", str(done)), ("waiting", str(total - done))])
-        print_summary({code: codes[code.value] for code in ErrorCode if code.value in codes}, is_output=True)
+            show_as_before(batch)
+        else:
+            show_batch(batch, form)
+
+
+@app.command()
+def retry(
+    name: Name,
+    *,
+    code: Codes = None,
+    category: Categories = None,
+    label: options.Labels = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="FIELD=VALUE", help="Change their specs, such as timeout=60; repeatable."),
+    ] = None,
+    file: Annotated[
+        str | None, typer.Option("--from", metavar="FILE", help="The submitted file, for specs no longer kept.")
+    ] = None,
+    resolve_images: Annotated[
+        bool,
+        typer.Option("--resolve-images", help="Look the images' names up again; else the batch keeps its digests."),
+    ] = False,
+    is_dry: Annotated[bool, typer.Option("--dry-run", help="Show which jobs would run again, and queue none.")] = False,
+    is_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Run jobs of a batch again that did not end OK: all, or those with a code, category or label."""
+    wanted, changed = read_filter(code, category, label), read_changes(changes)
+    with Fleet() as fleet:
+        batch = fleet.batch(name)
+        source = SpecFile(fleet, file) if file is not None else None
+        how = {"resolve_images": resolve_images, "is_dry": is_dry, "is_json": is_json}
+        raise typer.Exit(retry_batch(fleet, batch, wanted, changed, file=source, **how))
 
 
 @app.command()
@@ -56,14 +91,26 @@ def wait(
             "--exec", metavar="COMMAND", help="Run this in a shell when it is done, with counts in variables."
         ),
     ] = None,
+    *,
+    is_listed: Annotated[
+        bool, typer.Option("--list", help="Print one line for each job: its id and how it ended.")
+    ] = False,
+    is_quiet: options.Quiet = False,
 ) -> None:
     """Wait for a batch and sum up, those that have ended included; exits 1 if any was not OK. Ctrl-C only stops waiting."""
     with Fleet() as fleet:
         batch = fleet.batch(name)
-        status = wait_for_batch(batch, out=out, timeout=timeout)
+        status = wait_for_batch(batch, out=out, timeout=timeout, is_listed=is_listed, is_quiet=is_quiet)
         if command is not None and status in {0, SOME_NOT_OK}:
             status = run_done_command(command, batch, status)
         raise typer.Exit(status)
+
+
+@app.command()
+def watch(name: Name) -> None:
+    """Follow a batch until all its jobs have ended: counts by code, rate, time left, the last failures. Ctrl-C stops."""
+    with Fleet() as fleet:
+        raise typer.Exit(wait_for_batch(fleet.batch(name)))
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""The ``sandfleet`` command: ``run submit show wait artifacts cancel batch dead store``.
+"""The ``sandfleet`` command: ``run submit show wait artifacts cancel jobs batches batch dead store``.
 
 Exit codes of ``run``: the program's own; 124 timeout; 125 our failure or bad usage (as docker); 126
 not executable; 127 not found; 128+N signal; 137 out of memory; 130 cancelled. Exit codes of the
@@ -8,32 +8,28 @@ the fleet is out of reach; 130 Ctrl-C.
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from sandfleet_config.command_line import describe_usage_error, is_help
-from sandfleet_config.errors import SandboxError
+from sandfleet_config.errors import RequestError, SandboxError
 from sandfleet_config.queues import check_queue
 from sandfleet_config.settings import SettingsInvalid
 from sandfleet_config.store.protocol import StoreError
-from sandfleet_config.webhooks import check_endpoint
 
 from sandfleet.cli import batch as batch_commands
 from sandfleet.cli import dead as dead_commands
-from sandfleet.cli import exits, options
+from sandfleet.cli import exits, limits, options
+from sandfleet.cli import lists as list_commands
 from sandfleet.cli import run as typed
 from sandfleet.cli import store as store_commands
 from sandfleet.cli.hints import OTHER_OPTIONS
 from sandfleet.cli.show import note
 from sandfleet.errors import FleetError, FleetUnavailable, JobUnknown
 from sandfleet.fleet import Fleet
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 app = typer.Typer(
     name="sandfleet",
@@ -46,6 +42,8 @@ app = typer.Typer(
 app.add_typer(batch_commands.app, name="batch")
 app.add_typer(dead_commands.app, name="dead")
 app.add_typer(store_commands.app, name="store")
+app.command()(list_commands.batches)
+app.command()(list_commands.jobs)
 
 
 def _print_version(is_wanted: bool) -> None:  # noqa: FBT001  typer calls it
@@ -119,54 +117,48 @@ def submit(
     wait: Annotated[bool, typer.Option("--wait", help="Wait for all of them, then sum up.")] = False,
     out: options.Out = None,
     batch: Annotated[str | None, typer.Option(help="A name for all of them.")] = None,
+    max_failures: limits.MaxFailures = None,
+    fail_fast: limits.FailFast = False,
+    at_most: limits.AtMost = None,
+    deadline: limits.Deadline = None,
+    on_stop: limits.OnStop = "keep",
+    after: limits.After = None,
+    after_batch: limits.AfterBatch = None,
     queue: options.Queue = None,
     priority: options.Priority = None,
-    require: Annotated[
-        list[str] | None, typer.Option(help="As of run, for lines without `requires`; repeatable.")
-    ] = None,
+    require: options.RequiresOfLines = None,
     file_option: options.Files = None,
     artifact: options.Artifacts = None,
-    save: Annotated[
-        str | None, typer.Option(metavar="FOLDER", help="Save each job's artifacts in FOLDER/ID; needs --wait.")
-    ] = None,
-    idempotent: Annotated[
-        bool, typer.Option("--idempotent", help="Queue only what an earlier call with this file and --batch did not.")
-    ] = False,
-    on_done: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME", help="Endpoint that gets a webhook when all of --batch have ended, as of each retry."
-        ),
-    ] = "",
-    is_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of ids.")] = False,
+    save: options.SaveAll = None,
+    idempotent: options.Idempotent = False,
+    has_ids: options.Ids = False,
+    is_quiet: options.Quiet = False,
+    on_done: options.OnDone = "",
+    is_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, with the ids.")] = False,
 ) -> None:
-    """Queue a file of jobs; the whole file is checked before the first is queued. Prints job ids, one a line."""
+    """Queue a file of jobs; the whole file is checked before the first is queued."""
     from sandfleet.cli.submit import SpecSource, SubmitOptions, read_specs, submit_specs
 
-    _check_needs({"--out": out, "--save": save}, "--wait", is_given=wait)
-    _check_needs({"--idempotent": idempotent, "--on-done": on_done}, "--batch", is_given=bool(batch))
-    how = SubmitOptions(batch, _check_queue(queue), idempotent, _check_endpoint(on_done), save)
+    _refuse_alone(wait, "--wait", **{"--out": out, "--save": save})
+    _refuse_alone(batch, "--batch", **{"--idempotent": idempotent or None, "--on-done": on_done or None})
+    _refuse_alone(out != "-", "another --out than -", **{"--ids": has_ids or None})
+    bounds = limits.read_limits(
+        batch, on_stop, max_failures=max_failures, fail_fast=fail_fast, at_most=at_most, deadline=deadline
+    )
+    how = SubmitOptions(batch, _check_queue(queue), idempotent, has_ids, is_quiet, save, bounds, on_done)
     with Fleet() as fleet:
-        labels = typed.read_labels(require or [], "--require")
-        defaults = typed.drop_unset(priority=priority, requires=labels or None)
+        requires = typed.read_labels(require or [], "--require") or None
+        awaited = limits.read_after(after, after_batch)
+        defaults = typed.drop_unset(priority=priority, requires=requires, after=awaited)
         specs = read_specs(fleet, SpecSource(file, defaults, file_option or (), artifact or ()))
-        if not specs:
-            raise typer.Exit(exits.USAGE)
         raise typer.Exit(submit_specs(fleet, specs, how, is_waited=wait, out=out, is_json=is_json))
 
 
-def _check_needs(given: Mapping[str, object], needed: str, *, is_given: bool) -> None:
-    """Refuse options that are `given` without the one that they need."""
-    for name, value in given.items():
-        if value not in (None, False, "") and not is_given:
-            raise typer.BadParameter(f"needs {needed}", param_hint=name)
-
-
-def _check_endpoint(name: str) -> str:
-    try:
-        return check_endpoint(name)
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--on-done") from None
+def _refuse_alone(needed: object, name: str, **given: object) -> None:
+    """Refuse the options that were `given` without the one that they need."""
+    for option, value in given.items():
+        if value is not None and not needed:
+            raise typer.BadParameter(f"needs {name}", param_hint=option)
 
 
 def _check_queue(name: str | None) -> str | None:
@@ -182,12 +174,14 @@ def wait(
     file: Annotated[str | None, typer.Option(help="Job ids, one a line; - is stdin.")] = None,
     out: options.Out = None,
     timeout: options.WaitTimeout = None,
+    *,
+    is_quiet: options.Quiet = False,
 ) -> None:
     """Wait for jobs and sum up; exits 1 if any was not OK. Ctrl-C only stops waiting."""
     from sandfleet.cli.submit import wait_for
 
     with Fleet() as fleet:
-        raise typer.Exit(wait_for(fleet, job_ids or [], file=file, out=out, timeout=timeout))
+        raise typer.Exit(wait_for(fleet, job_ids or [], file=file, out=out, timeout=timeout, is_quiet=is_quiet))
 
 
 @app.command()
@@ -195,28 +189,15 @@ def show(
     job_id: Annotated[str, typer.Argument(metavar="ID")],
     *,
     run: Annotated[int | None, typer.Option(min=1, help="An earlier run of a job that was run again.")] = None,
-    is_json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")] = False,
+    is_json: Annotated[
+        bool, typer.Option("--json", help="Print its facts as JSON, if it has ended its outcome.")
+    ] = False,
 ) -> None:
-    """Show a job: its newest run's outcome and output if that has ended."""
-    from sandfleet.cli.show import file_lines, outcome_lines, print_lines, print_stream, record_lines
+    """Show a job, ended or not: where it is, why it waits, its runs, its outcome and output, and what to do next."""
+    from sandfleet.cli.job_view import show_job
 
     with Fleet() as fleet:
-        job = fleet.job(job_id)
-        if run is not None or job.is_done:
-            outcome = job.outcome(None if run is None else 0, run=run)
-            if is_json:
-                print(json.dumps(outcome.to_json(), indent=2))
-                return
-            print_lines([*outcome_lines(outcome), *file_lines(fleet.record(job_id), outcome)])
-            print_stream("stdout", outcome.stdout)
-            print_stream("stderr", outcome.stderr)
-        elif (record := fleet.record(job_id)) is not None:
-            if is_json:
-                print(json.dumps({"job_id": job_id, "code": None, **record.model_dump()}, indent=2))
-                return
-            print_lines([*record_lines(job_id, record), *file_lines(record)])
-            if record.state == "queued" and (why := fleet.explain_no_claims()):
-                print_lines([("waits", why)])
+        show_job(fleet, job_id, run, is_json=is_json)
 
 
 @app.command()
@@ -270,6 +251,9 @@ def main(argv: list[str] | None = None) -> int:
             print(error.format_message(), file=sys.stderr)
             return exits.USAGE
         note(describe_usage_error(error, OTHER_OPTIONS))
+        return usage
+    except RequestError as error:  # what was typed, or what it names, cannot be
+        note(str(error))
         return usage
     except SandboxError as error:
         note(str(error))

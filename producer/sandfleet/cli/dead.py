@@ -27,6 +27,7 @@ app = typer.Typer(
 _REQUEUED = frozenset((RunState.QUEUED, RunState.LATER))
 _WHY_NOT = {
     RunState.NO_MESSAGE: "what it ran is kept no more",
+    RunState.IN_QUEUE: "it was cancelled or expired, and its message still stands far back in the queue",
     RunState.UNREADABLE: "it holds no job that could run: purge it",
     RunState.UNUSABLE: "a key of its queue or batch in Redis has a wrong type",
     RunState.UNKNOWN: "it is gone",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, TypeAlias
 
 import typer
+from sandfleet_config.webhooks import check_endpoint
 
 Command: TypeAlias = Annotated[
     list[str] | None, typer.Argument(metavar="[--] COMMAND [ARG]", help="Default: the image's own.")
@@ -24,6 +25,12 @@ User: TypeAlias = Annotated[str, typer.Option("--user", "-u", help="name, uid, n
 Labels: TypeAlias = Annotated[list[str] | None, typer.Option("--label", "-l", help="key=value; repeatable.")]
 Requires: TypeAlias = Annotated[
     list[str] | None, typer.Option(help="A label that the host must have, key=value; repeatable.")
+]
+RequiresOfLines: TypeAlias = Annotated[
+    list[str] | None, typer.Option(help="As of run, for lines without `requires`; repeatable.")
+]
+SaveAll: TypeAlias = Annotated[
+    str | None, typer.Option(metavar="FOLDER", help="Save each job's artifacts in FOLDER/ID; needs --wait.")
 ]
 Writable: TypeAlias = Annotated[bool, typer.Option("--writable", help="A writable root file system.")]
 MaxOutput: TypeAlias = Annotated[str | None, typer.Option(help="Bytes kept a stream, such as 1MiB; default 64KiB.")]
@@ -49,6 +56,12 @@ DatasetNames: TypeAlias = Annotated[
     typer.Option("--dataset", metavar="NAME", help="A dataset of the host, read-only in /data/NAME; repeatable."),
 ]
 Save: TypeAlias = Annotated[str | None, typer.Option(metavar="FOLDER", help="Save the artifacts there.")]
+Idempotent: TypeAlias = Annotated[
+    bool, typer.Option("--idempotent", help="Queue only what an earlier call with this file and --batch did not.")
+]
+Ids: TypeAlias = Annotated[
+    bool, typer.Option("--ids", help="Print the job ids; done by itself without --batch and --wait.")
+]
 Overwrite: TypeAlias = Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")]
 Queue: TypeAlias = Annotated[str | None, typer.Option(help="The queue; default SANDFLEET_QUEUE. Queues take turns.")]
 Priority: TypeAlias = Annotated[int | None, typer.Option(help="0 (first) to 9; default 6.")]
@@ -58,5 +71,23 @@ QueueTtl: TypeAlias = Annotated[
 MaxAttempts: TypeAlias = Annotated[int | None, typer.Option(help="Charged starts at most; 1 is one start; default 3.")]
 Key: TypeAlias = Annotated[str, typer.Option("--idempotency-key", help="The same key and spec are the same job.")]
 OutcomeAsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print the outcome instead of the output.")]
+Quiet: TypeAlias = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
 Out: TypeAlias = Annotated[str | None, typer.Option(help="Append outcomes as JSON lines; - is stdout.")]
 WaitTimeout: TypeAlias = Annotated[float | None, typer.Option(help="Seconds to wait; the jobs go on.")]
+
+
+def _check_on_done(name: str) -> str:
+    try:
+        return check_endpoint(name)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--on-done") from None
+
+
+OnDone = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        callback=_check_on_done,
+        help="Endpoint that gets a webhook when all of --batch have ended, as of each retry.",
+    ),
+]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -58,7 +57,7 @@ def explain(outcome: Outcome) -> str:
 def outcome_lines(outcome: Outcome) -> Iterator[tuple[str, str]]:
     """Yield the facts of an outcome, except its output, as (name, text)."""
     yield "job", outcome.job_id
-    yield from _run_line(outcome.run)
+    yield from run_line(outcome.run)
     yield "outcome", explain(outcome)
     if outcome.exit_code is not None:
         yield "exit", str(outcome.exit_code)
@@ -81,7 +80,7 @@ def outcome_lines(outcome: Outcome) -> Iterator[tuple[str, str]]:
         yield "image", outcome.image_digest
 
 
-def _run_line(run: int) -> Iterator[tuple[str, str]]:
+def run_line(run: int) -> Iterator[tuple[str, str]]:
     """Yield the number of the run if it is not the first, and how to see earlier ones."""
     if run > 1:
         earlier = "run 1" if run == 2 else f"runs 1 to {run - 1}"  # noqa: PLR2004
@@ -108,28 +107,10 @@ def _measured(outcome: Outcome) -> Iterator[tuple[str, str]]:
 def attempt_lines(attempts: Iterable[Attempt]) -> Iterator[tuple[str, str]]:
     """Yield one line for each attempt."""
     for number, attempt in enumerate(attempts, 1):
-        code = attempt.code.value if attempt.code else "?"
+        code = attempt.code.value if attempt.code else "running"
         started = attempt.started.isoformat(timespec="seconds")
         charged = "" if attempt.charged else ", not charged"
         yield f"attempt {number}", f"{code} on {attempt.host} ({attempt.worker}), started {started}{charged}"
-
-
-def record_lines(job_id: str, record: JobRecord) -> Iterator[tuple[str, str]]:
-    """Yield the facts of a job that has not ended, as (name, text)."""
-    yield "job", job_id
-    yield from _run_line(record.run)
-    yield "state", record.state or "queued or running"
-    if record.why:
-        since = datetime.fromtimestamp(record.why_at, UTC).isoformat(timespec="seconds")
-        yield "waits", f"{record.why} ({since})" if record.why_at else record.why
-    if record.queue:
-        yield "queue", record.queue
-    if record.line:
-        yield "runs", record.line
-    if record.batch is not None:
-        yield "batch", record.batch
-    if record.submitted:
-        yield "submitted", datetime.fromtimestamp(record.submitted, UTC).isoformat(timespec="seconds")
 
 
 def file_lines(record: JobRecord | None, outcome: Outcome | None = None) -> Iterator[tuple[str, str]]:

@@ -13,7 +13,7 @@ import typer
 from sandfleet_config.errors import SpecInvalid
 
 from sandfleet.cli.artifacts import SaveOptions, Saver
-from sandfleet.cli.exits import INTERRUPTED, SOME_NOT_OK
+from sandfleet.cli.exits import INTERRUPTED, SOME_NOT_OK, USAGE
 from sandfleet.cli.files import LineFiles, LocalFiles
 from sandfleet.cli.jsonl import STDIN, parse_specs, read_ids, read_lines
 from sandfleet.cli.show import note
@@ -23,6 +23,7 @@ from sandfleet.errors import FleetError, JobUnknown
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from sandfleet_config.batch_limits import BatchLimits
     from sandfleet_config.codes import ErrorCode
     from sandfleet_config.spec import SandboxSpec
 
@@ -37,16 +38,20 @@ class SubmitOptions:
     batch: str | None = None
     queue: str | None = None
     is_idempotent: bool = False
-    on_done: str = ""
-    """The endpoint that gets a webhook when the batch is done."""
+    has_ids: bool = False
+    """Whether ids are asked for; they are printed without that where they are all that names the jobs."""
+    is_quiet: bool = False
     save: str | None = None
     """The folder for artifacts, those of each job in one of its own."""
+    limits: BatchLimits | None = None
+    on_done: str = ""
+    """The endpoint that gets a webhook when the batch is done."""
 
     @property
-    def fields(self) -> dict[str, Any]:
-        """The options that `Fleet.submit_chunks` takes."""
-        given = {"batch": self.batch, "queue": self.queue, "idempotent": self.is_idempotent}
-        return given | {"on_done": self.on_done}
+    def arguments(self) -> dict[str, Any]:
+        """The arguments of `Fleet.submit_chunks`."""
+        given = {"batch": self.batch, "queue": self.queue, "limits": self.limits, "on_done": self.on_done}
+        return given | {"idempotent": self.is_idempotent}
 
 
 @dataclass(frozen=True)
@@ -65,14 +70,15 @@ class SpecSource:
 def read_specs(fleet: Fleet, source: SpecSource) -> list[SandboxSpec]:
     """Read a file of jobs, and upload the large files that its lines name once all lines are checked.
 
-    Return the empty list if nothing can be queued; stderr says why.
+    Raises:
+        typer.Exit: it has faults, or no jobs; stderr says which.
     """
     name, local = source.name, LocalFiles()
     try:
         common = local.add_options(source.files)
     except SpecInvalid as error:
         note(f"nothing was queued: {error.message}")
-        return []
+        raise typer.Exit(USAGE) from None
     folder = Path() if name == STDIN else Path(name).parent
     files = LineFiles(local, folder, common, source.artifacts)
     specs, faults = parse_specs(read_lines(name), fleet.settings.max_spec_bytes, source.defaults, files)
@@ -81,11 +87,11 @@ def read_specs(fleet: Fleet, source: SpecSource) -> list[SandboxSpec]:
     if faults:
         bad = len({fault.number for fault in faults})
         note(f"nothing was queued: {bad} of {bad + len(specs)} lines are faulty")
-        return []
-    if not specs:
+    elif not specs:
         note(f"nothing was queued: {'stdin' if name == STDIN else name} has no jobs")
-    else:
-        local.upload(fleet)
+    if faults or not specs:
+        raise typer.Exit(USAGE)
+    local.upload(fleet)
     return specs
 
 
@@ -103,9 +109,9 @@ def submit_specs(
     saver = Saver(fleet, SaveOptions(options.save))
     with open_results(out, saver.take) as results:  # opened first: what cannot be written stops the submit
         try:
-            for jobs in fleet.submit_chunks(specs, **options.fields):
+            for jobs in fleet.submit_chunks(specs, **options.arguments):
                 handles |= dict.fromkeys(jobs)
-                if not is_json and not (is_waited and out == STDIN):  # else stdout is for the outcomes
+                if not is_json and (options.has_ids or not (is_waited or options.batch)):
                     print("\n".join(job.id for job in jobs), flush=True)
         except (KeyboardInterrupt, FleetError) as error:
             # The jobs of the chunk under way, which have no ids yet, can only be found by the batch's name.
@@ -114,21 +120,48 @@ def submit_specs(
                 raise
             status = INTERRUPTED
         else:
+            if not (is_waited or is_json or options.is_quiet):
+                _note_queued(len(handles), options.batch)
             if is_waited:
-                status, counts = wait_for_jobs(fleet, list(handles), results, batch=options.batch, is_listed=False)
+                status, counts = wait_for_jobs(
+                    fleet, list(handles), results, batch=options.batch, is_listed=False, is_quiet=options.is_quiet
+                )
                 status = status or (0 if saver.is_complete else SOME_NOT_OK)
     saver.sum_up()
-    if status == INTERRUPTED and options.save is not None:
-        which = f"--batch {shlex.quote(options.batch)}" if options.batch else "ID"
-        note(f"to save the others later: sandfleet artifacts {which} --save {shlex.quote(options.save)}")
+    if status == INTERRUPTED:
+        _note_unsaved(options)
     if is_json:
-        told = {"batch": options.batch, "job_ids": [job.id for job in handles]}
-        codes = {"codes": {code.value: count for code, count in counts.items()}}
-        print(json.dumps(told | (codes if is_waited else {})))
+        _print_object(options.batch, list(handles), counts if is_waited else None)
     return status
 
 
-def wait_for(fleet: Fleet, job_ids: list[str], *, file: str | None, out: str | None, timeout: float | None) -> int:
+def _print_object(batch: str | None, jobs: Sequence[Job], counts: Counter[ErrorCode] | None) -> None:
+    told = {"batch": batch, "job_ids": [job.id for job in jobs]}
+    codes = {} if counts is None else {"codes": {code.value: count for code, count in counts.items()}}
+    print(json.dumps(told | codes))
+
+
+def _note_unsaved(options: SubmitOptions) -> None:
+    if options.save is not None:
+        which = f"--batch {shlex.quote(options.batch)}" if options.batch else "ID"
+        note(f"to save the others later: sandfleet artifacts {which} --save {shlex.quote(options.save)}")
+
+
+def _note_queued(count: int, batch: str | None) -> None:
+    """Say how to follow the jobs of a batch; others are named by the printed ids."""
+    if batch:
+        note(f"queued {count} jobs in batch {batch}. To follow them: sandfleet batch watch {shlex.quote(batch)}")
+
+
+def wait_for(
+    fleet: Fleet,
+    job_ids: list[str],
+    *,
+    file: str | None,
+    out: str | None,
+    timeout: float | None,
+    is_quiet: bool = False,
+) -> int:
     """Wait for the jobs of the command line and of `file`; return the exit code."""
     listed = read_ids(file) if file else []
     ids = list(dict.fromkeys(job_ids + listed))
@@ -144,4 +177,4 @@ def wait_for(fleet: Fleet, job_ids: list[str], *, file: str | None, out: str | N
     if is_unknown:
         return SOME_NOT_OK
     with open_results(out) as results:
-        return wait_for_jobs(fleet, ids, results, timeout=timeout)[0]
+        return wait_for_jobs(fleet, ids, results, timeout=timeout, is_quiet=is_quiet)[0]

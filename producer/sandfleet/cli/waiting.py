@@ -6,18 +6,16 @@ import os
 import shlex
 import sys
 import tempfile
-import time
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Self
-
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from typing import IO, TYPE_CHECKING
 
 from sandfleet.cli.exits import INTERRUPTED, TIMEOUT
 from sandfleet.cli.jsonl import STDIN, write_outcome
-from sandfleet.cli.show import explain, note, print_summary, safe_line, stderr_console
+from sandfleet.cli.progress import Progress
+from sandfleet.cli.show import explain, note, print_summary, safe_line
 from sandfleet.errors import FleetError, ResultTimeout
 
 if TYPE_CHECKING:
@@ -31,43 +29,7 @@ if TYPE_CHECKING:
     from sandfleet.fleet import Fleet
     from sandfleet.job import Job
 
-PLAIN_SECONDS = 5.0
-"""Least time between lines of progress if stderr is no terminal."""
 IDS_ON_A_LINE = 5
-
-
-class _Meter:
-    """Prints progress on stderr: a bar on a terminal, else a line now and then."""
-
-    def __init__(self, total: int) -> None:
-        self.done = 0
-        self._total = total
-        self._not_ok = 0
-        self._printed_at = time.monotonic()
-        console = stderr_console()
-        self._bar: Progress | None = None
-        if console.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-            self._bar = Progress(*columns, console=console)
-            self._task = self._bar.add_task("jobs", total=total)
-
-    def __enter__(self) -> Self:
-        if self._bar is not None:
-            self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-
-    def count(self, outcome: Outcome) -> None:
-        self.done += 1
-        self._not_ok += not outcome.is_ok
-        if self._bar is not None:
-            self._bar.update(self._task, advance=1, description=f"jobs ({self._not_ok} not OK)")
-        elif time.monotonic() - self._printed_at >= PLAIN_SECONDS or self.done == self._total:
-            self._printed_at = time.monotonic()
-            note(f"{self.done} of {self._total} jobs ended, {self._not_ok} not OK")
 
 
 @dataclass(frozen=True)
@@ -104,6 +66,7 @@ def wait_for_jobs(
     timeout: float | None = None,
     batch: str | None = None,
     is_listed: bool = True,
+    is_quiet: bool = False,
 ) -> tuple[int, Counter[ErrorCode]]:
     """Wait for `jobs`, write outcomes as they come, print a summary; return exit code and counts.
 
@@ -119,21 +82,31 @@ def wait_for_jobs(
         return resume_batch(batch, results.name) if batch else resume_jobs(left, results.name)
 
     stream = fleet.as_completed(jobs, timeout)
-    return _wait(stream, len(left), forget, resume, results=results, is_listed=is_listed)
+    progress = Progress(len(left), batch or "jobs", is_quiet=is_quiet)
+    return _wait(stream, progress, forget, resume, results=results, is_listed=is_listed)
 
 
-def wait_for_batch(batch: Batch, *, out: str | None, timeout: float | None = None) -> int:
+def wait_for_batch(
+    batch: Batch,
+    *,
+    out: str | None = None,
+    timeout: float | None = None,
+    is_listed: bool = False,
+    is_quiet: bool = False,
+) -> int:
     """Wait for all jobs of `batch` as `wait_for_jobs` does; return the exit code."""
-    stream, total = batch.as_completed(timeout), batch.counts.total
+    stream, progress = batch.as_completed(timeout), Progress(batch.counts.total, batch.name, is_quiet=is_quiet)
+
+    def resume() -> str:
+        return resume_batch(batch.name, out)
+
     with open_results(out) as results:
-        return _wait(
-            stream, total, lambda _: None, lambda: resume_batch(batch.name, out), results=results, is_listed=True
-        )[0]
+        return _wait(stream, progress, lambda _: None, resume, results=results, is_listed=is_listed)[0]
 
 
 def _wait(
     stream: OutcomeStream,
-    total: int,
+    progress: Progress,
     take: Callable[[Outcome], None],
     resume: Callable[[], str],
     *,
@@ -143,10 +116,10 @@ def _wait(
     counts: Counter[ErrorCode] = Counter()
 
     def note_stop(reason: str) -> None:
-        note(f"{reason}; {max(0, total - counts.total())} jobs go on. To resume: {resume()}")
+        note(f"{reason}; {progress.left} jobs go on. To resume: {resume()}")
 
     try:
-        with _Meter(total) as meter:
+        with progress:
             for outcome in stream:
                 take(outcome)
                 counts[outcome.code] += 1
@@ -154,7 +127,7 @@ def _wait(
                     write_outcome(results.file, outcome.to_json())
                 elif is_listed:
                     print(f"{outcome.job_id}\t{safe_line(explain(outcome))}", flush=True)
-                meter.count(outcome)
+                progress.count(outcome)
                 if results.take is not None:
                     results.take(outcome)
     except KeyboardInterrupt:

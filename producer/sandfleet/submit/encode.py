@@ -89,10 +89,16 @@ class EncodedRequest(NamedTuple):
 class JobEncoder:
     """Encodes the jobs of one submit; all of them belong to one batch, or to none."""
 
-    def __init__(self, batch: str | None, max_spec_bytes: int, contents: Contents | None = None) -> None:
-        """`contents` takes the contents that are too large to travel; whoever gives it uploads them."""
+    def __init__(
+        self, batch: str | None, max_spec_bytes: int, contents: Contents | None = None, *, least_contract: int = 1
+    ) -> None:
+        """`contents` takes the contents that are too large to travel; whoever gives it uploads them.
+
+        `least_contract` is the version that workers must speak whatever the spec uses.
+        """
         self._batch = batch
         self._max_spec_bytes = max_spec_bytes
+        self._least_contract = least_contract
         self._contents = contents or Contents()
         self._last: EncodedSpec | None = None
 
@@ -115,7 +121,7 @@ class JobEncoder:
             return self._join(shared, key)
 
     def _join(self, shared: EncodedSpec, key: str) -> EncodedRequest:
-        contract = max(2, shared.contract) if key else shared.contract
+        contract = max(2 if key else 1, shared.contract, self._least_contract)
         text = join_job(shared.run, shared.spec, key, self._batch, contract=contract, max_bytes=self._max_spec_bytes)
         return EncodedRequest(shared, key, contract, text)
 

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterable
 from typing import TYPE_CHECKING, Final, assert_never
 
+from sandfleet.channel.publisher import new_unknown_after
 from sandfleet.channel.records import SubmitState, Submitted
 from sandfleet.errors import IdempotencyConflict, JobExists
 from sandfleet.job import Job
@@ -13,6 +14,9 @@ from sandfleet.submit.chunks import encode_all, gather_specs, split_specs
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+
+    from sandfleet_config.after import AfterSpec
+    from sandfleet_config.batch_limits import BatchLimits
 
     from sandfleet.channel.protocol import Channel
     from sandfleet.channel.records import EncodedJob
@@ -38,6 +42,7 @@ class Submission:
         queue: str,
         batch: str | None,
         on_done: str = "",
+        limits: BatchLimits | None = None,
     ) -> None:
         self._channel = channel
         self._checker = checker
@@ -46,6 +51,7 @@ class Submission:
         self._queue = queue
         self._batch = batch
         self._on_done = on_done
+        self._limits = limits
 
     def submit_one(self, spec: Spec, job_id: str | None) -> Job:
         """Queue one job, under `job_id` if given."""
@@ -65,6 +71,7 @@ class Submission:
         """
         if isinstance(specs, list | tuple):
             cached = encode_all(self._check_and_encode, specs)
+            self._refuse_unknown(cached)
             self._required.send()
             return self._seal_after(self._publish(specs, wanted=len(specs), cached=cached))
         return self._seal_after(self._publish(specs))
@@ -75,6 +82,16 @@ class Submission:
             self._required.add(request.shared.spec, f"specs[{index}].")
         return request
 
+    def _refuse_unknown(self, requests: Sequence[EncodedRequest]) -> None:
+        """Refuse a list of which a job waits for what does not exist, before its first job is queued."""
+        checked: set[AfterSpec] = set()
+        for request in requests:
+            after = request.shared.spec.after
+            if after and after not in checked:
+                checked.add(after)
+                if unknown := self._channel.control.find_unknown(after):
+                    raise new_unknown_after(unknown)
+
     def _name(self, requests: Sequence[EncodedRequest]) -> list[EncodedJob]:
         self._required.send()
         return self._encoder.name(requests)
@@ -82,6 +99,9 @@ class Submission:
     def _publish(
         self, specs: Iterable[Spec], first: int = 0, wanted: int = 0, cached: Sequence[EncodedRequest] = ()
     ) -> Iterator[list[Job]]:
+        if self._limits is not None and self._batch:
+            self._channel.control.set_limits(self._batch, self._limits, is_submit=True)
+            self._limits = None
         requests = split_specs(self._check_and_encode, specs, first, cached)
         chunks = map(self._name, requests)
         for jobs, submitted in self._channel.publish_chunks(chunks, self._queue, wanted):

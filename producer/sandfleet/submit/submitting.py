@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from sandfleet_config.errors import RequestError
 from sandfleet_config.queues import check_queue
 from sandfleet_config.webhooks import check_endpoint
+from sandfleet_config.wire import BATCH_CONTRACT
 
 from sandfleet.errors import FleetError
 from sandfleet.submit.check import JobChecker
@@ -18,6 +19,7 @@ from sandfleet.submit.submission import Submission
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Mapping
 
+    from sandfleet_config.batch_limits import BatchLimits
     from sandfleet_config.settings import Settings
     from sandfleet_config.spec import SandboxSpec
 
@@ -65,6 +67,7 @@ class Submitting:
         *,
         batch: str | None = None,
         queue: str | None = None,
+        limits: BatchLimits | None = None,
         idempotent: bool = False,
         on_done: str = "",
         on_progress: Callable[[int], object] | None = None,
@@ -75,8 +78,9 @@ class Submitting:
         read, checked and queued as they come. `idempotent` gives spec n of `batch` the key
         ``<batch>/<n>`` if it has none: a producer that died repeats the call, and jobs that are
         queued already are found. `on_progress` is called with the number of queued jobs after each
-        chunk. `on_done` names the endpoint that gets a webhook once all jobs of `batch` have ended, and
-        again after each retry; ``sandfleet-web notify`` sends it.
+        chunk. `limits` are those of the batch; they replace earlier ones. `on_done` names the endpoint
+        that gets a webhook once all jobs of `batch` have ended, and again after each retry;
+        ``sandfleet-web notify`` sends it.
 
         Raises:
             SpecInvalid: specs are faulty; ``errors`` names up to 50 faults (``specs[17].command``).
@@ -87,11 +91,12 @@ class Submitting:
             SpecTooLarge: the same, if too large specs are the only fault.
             QueueFull: there is no room. Of a list, nothing was queued.
             IdempotencyConflict, FleetUnavailable: as `submit`; ``job_ids`` are, or may be, queued.
-            ValueError: `idempotent` or `on_done` without a batch, or no endpoint may have that name.
+            ValueError: `idempotent`, `limits` or `on_done` without a batch; no endpoint may have that name.
         """
         jobs: list[Job] = []
         try:
-            for chunk in self.submit_chunks(specs, batch=batch, queue=queue, idempotent=idempotent, on_done=on_done):
+            given: dict[str, Any] = {"batch": batch, "queue": queue, "limits": limits, "on_done": on_done}
+            for chunk in self.submit_chunks(specs, **given, idempotent=idempotent):
                 jobs += chunk
                 if on_progress is not None:
                     on_progress(len(jobs))
@@ -106,6 +111,7 @@ class Submitting:
         *,
         batch: str | None = None,
         queue: str | None = None,
+        limits: BatchLimits | None = None,
         idempotent: bool = False,
         on_done: str = "",
         on_progress: Callable[[int], object] | None = None,
@@ -117,7 +123,8 @@ class Submitting:
         """
         jobs: list[Job] = []
         try:
-            async for chunk in self._new_submission(batch, queue, on_done, is_keyed=idempotent).submit_async(specs):
+            submission = self._new_submission(batch, queue, limits, on_done, is_keyed=idempotent)
+            async for chunk in submission.submit_async(specs):
                 jobs += chunk
                 if on_progress is not None:
                     on_progress(len(jobs))
@@ -132,6 +139,7 @@ class Submitting:
         *,
         batch: str | None = None,
         queue: str | None = None,
+        limits: BatchLimits | None = None,
         idempotent: bool = False,
         on_done: str = "",
     ) -> Iterator[list[Job]]:
@@ -140,22 +148,33 @@ class Submitting:
         Memory does not grow with the batch. The specs of the next chunk are read before a chunk is
         yielded.
         """
-        return self._new_submission(batch, queue, on_done, is_keyed=idempotent).submit(specs)
+        return self._new_submission(batch, queue, limits, on_done, is_keyed=idempotent).submit(specs)
 
     submit_portions = submit_chunks
     """The name of `submit_chunks` in earlier releases."""
 
     def _new_submission(
-        self, batch: str | None, queue: str | None, on_done: str = "", *, is_keyed: bool = False
+        self,
+        batch: str | None,
+        queue: str | None,
+        limits: BatchLimits | None = None,
+        on_done: str = "",
+        *,
+        is_keyed: bool = False,
     ) -> Submission:
+        if limits and not batch:
+            raise ValueError("limits are those of a batch: give its name")
         if check_endpoint(on_done) and not batch:
             raise ValueError("on_done tells of the end of a batch: give its name")
         name = self.settings.queue if queue is None else check_queue(queue)
         checker = JobChecker(batch, is_keyed=is_keyed, find_largest_budget=self._channel.find_largest_budget)
         contents = Contents()
-        encoder = JobEncoder(batch, self.settings.max_spec_bytes, contents)
+        least = BATCH_CONTRACT if limits else 1
+        encoder = JobEncoder(batch, self.settings.max_spec_bytes, contents, least_contract=least)
         required = RequiredObjects(contents, lambda: self._channel.objects, self.settings.result_ttl_seconds)
-        return Submission(self._channel, checker, encoder, required, queue=name, batch=batch, on_done=on_done)
+        return Submission(
+            self._channel, checker, encoder, required, queue=name, batch=batch, limits=limits, on_done=on_done
+        )
 
 
 def _add_jobs(error: FleetError | RequestError, jobs: Iterable[Job]) -> None:

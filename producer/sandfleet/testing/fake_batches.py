@@ -64,6 +64,7 @@ class FakeBatches:
             if on_done:
                 self.webhooks.endpoints[name] = on_done
             self._tell_if_done(name)
+        self._start_waiting()
 
     def _tell_if_done(self, name: str | None) -> None:
         """Note a webhook if the batch is done, and none was noted since its newest end."""
@@ -71,6 +72,9 @@ class FakeBatches:
             state = self.read_batch(name)
             if state.ended >= state.total > 0:
                 self.webhooks.add(name, state)
+
+    def _start_waiting(self) -> None:
+        """Start jobs that may start now."""
 
     def forget_batch(self, name: str) -> Iterator[tuple[int, int]]:
         """Delete the batch's ended jobs."""

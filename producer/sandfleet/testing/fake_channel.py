@@ -10,6 +10,7 @@ from sandfleet_config.outcome import Attempt, Outcome
 
 from sandfleet.channel.capacity import new_queue_full
 from sandfleet.channel.ended_in_queue import new_ending
+from sandfleet.channel.overview import NextRun
 from sandfleet.channel.records import (
     CancelState,
     DeadLetter,
@@ -21,7 +22,9 @@ from sandfleet.channel.records import (
 )
 from sandfleet.errors import JobUnknown
 from sandfleet.testing.fake_batches import FakeBatches
+from sandfleet.testing.fake_control import FakeControl
 from sandfleet.testing.fake_job import Ending, FakeJob, Handler, call_handler, new_outcome
+from sandfleet.testing.fake_overview import FakeOverview
 from sandfleet.testing.fake_store import FakeStore
 from sandfleet.testing.fake_watches import FakeWatch, FakeWatches
 
@@ -46,6 +49,12 @@ class FakeChannel(FakeBatches):
         self._max_queued = max_queued
         self._ended = 0
         self._watches = FakeWatches()
+        self._waiting: dict[str, None] = {}
+        """Jobs that may not start yet, in the order of their submit."""
+        self._is_starting = False
+        self._changes = 0
+        self.control = FakeControl(self._jobs, self._sealed, self._start_waiting)
+        self.overview = FakeOverview(self._lock, self._jobs, self._sealed, self._dead, self._execute_again)
         self.store = FakeStore()
         self.objects = self.store.new_objects()
 
@@ -53,12 +62,15 @@ class FakeChannel(FakeBatches):
         """Add jobs, and call the handler for each new one."""
         with self._lock:
             self._check_capacity(jobs, queue, wanted)
+            for job in jobs:
+                self.control.refuse(job)
             found = [self._add(job, queue) for job in jobs]
             new = [submitted.job_id for submitted in found if submitted.state is SubmitState.NEW]
             if new:
                 self._sealed.discard(jobs[0].batch or "")
-        for job_id in new:
-            self._execute(job_id)
+        started = [self._start(job_id) for job_id in new]
+        if not all(started):
+            self._start_waiting()
         return found
 
     def publish_chunks(
@@ -89,6 +101,45 @@ class FakeChannel(FakeBatches):
             return Submitted(SubmitState.SAME if is_here else SubmitState.ELSEWHERE, job_id)
         return Submitted(SubmitState.CONFLICT if key in self._keys else SubmitState.EXISTS, job_id)
 
+    def _start_waiting(self) -> None:
+        """Start each job that may start; the end of one may let another start, or stop its batch."""
+        with self._lock:
+            self._changes += 1
+            if self._is_starting or not self._waiting:
+                return
+            self._is_starting = True
+        try:
+            is_done = False
+            while not is_done:
+                seen = self._changes
+                started = sum(self._start(job_id) for job_id in list(self._waiting))
+                with self._lock:
+                    is_done = not started and seen == self._changes
+                    self._is_starting = not is_done
+        except BaseException:
+            self._is_starting = False
+            raise
+
+    def _start(self, job_id: str) -> bool:
+        """Start a job or end it; return False if it goes on waiting."""
+        with self._lock:
+            job = self._jobs.get(job_id)
+            if job is None or job.outcome is not None or job.is_started:
+                self._waiting.pop(job_id, None)
+                return False
+            ended = self.control.find_end(job)
+            if ended is None and self.control.must_wait(job):
+                self._waiting[job_id] = None
+                return False
+            job.is_started = True
+            self._waiting.pop(job_id, None)
+        if ended is None:
+            self._execute(job_id)
+        else:
+            outcome = new_ending(ended[0], job_id, job.new_record(), ())
+            self.finish(job_id, outcome.model_copy(update={"message": ended[1]}))
+        return True
+
     def _execute(self, job_id: str) -> None:
         self.finish(job_id, *call_handler(self._handler, self._jobs[job_id].encoded, self.store))
 
@@ -110,12 +161,15 @@ class FakeChannel(FakeBatches):
             if attempts and not outcome.attempts:
                 outcome = outcome.model_copy(update={"attempts": attempts})
             job.outcome = outcome = outcome.model_copy(update={"run": job.run})
+            job.ended = time.time()
             self._ended += 1
             self._entries[self._ended] = (job_id, job.run)
             if attempts and outcome.code in job.encoded.spec.retry_on:
                 self._dead.add(job, outcome, attempts)
+            self.control.note_end(job, outcome.code)
             self._watches.notify(job_id)
             self._tell_if_done(job.encoded.batch)
+        self._start_waiting()
 
     def outcomes(self, job_ids: Sequence[str]) -> list[Outcome | None]:
         """Return the outcomes of the newest runs."""
@@ -137,7 +191,7 @@ class FakeChannel(FakeBatches):
         """Return the jobs' records."""
         with self._lock:
             found = [self._jobs.get(job_id) for job_id in job_ids]
-            return [job.new_record() if job else None for job in found]
+            return [self.control.new_record(job) if job else None for job in found]
 
     def explain_no_claims(self) -> str:
         """Return the empty string: no Redis can be full."""
@@ -203,22 +257,14 @@ class FakeChannel(FakeBatches):
 
     def start_runs(self, runs: Sequence[tuple[str, int]], *, resolves_images: bool = False) -> list[RunState]:  # noqa: ARG002  no images here
         """Start the next run of each job: call the handler again."""
-        return [self._start_run(job_id, run) for job_id, run in runs]
+        return self.overview.start_runs([NextRun(*run) for run in runs])
 
-    def _start_run(self, job_id: str, run: int) -> RunState:
+    def _execute_again(self, job_id: str) -> None:
         with self._lock:
-            job = self._jobs.get(job_id)
-            if job is None:
-                return RunState.UNKNOWN
-            if job.outcome is None or job.run != run:
-                return RunState.LATER
-            if not self._dead.remove(job_id):
-                return RunState.NO_MESSAGE
-            job.earlier[run] = job.outcome
-            job.outcome, job.queued, job.run = None, time.time(), run + 1
+            self._jobs[job_id].is_started = False
+            self.control.lift_stop(self._jobs[job_id].encoded.batch)
             self._entries = {number: entry for number, entry in self._entries.items() if entry[0] != job_id}
-        self._execute(job_id)
-        return RunState.QUEUED
+        self._start(job_id)
 
     def purge_dead(self, job_ids: Sequence[str] | None) -> int:
         """Delete dead letters."""

@@ -42,12 +42,15 @@ Handler: TypeAlias = "Callable[[SandboxSpec], Ending]"
 
 @dataclass
 class FakeJob:
-    """One job; `outcome` is that of its newest run, `queued` the unix time when that was queued."""
+    """One job; `outcome` is that of its newest run, `queued` and `ended` are its times (unix)."""
 
     encoded: EncodedJob
     queue: str
     queued: float
     outcome: Outcome | None = None
+    ended: float = 0.0
+    is_started: bool = False
+    """Whether the handler was called."""
     run: int = 1
     earlier: dict[int, Outcome] = field(default_factory=dict[int, Outcome])
 
@@ -62,7 +65,7 @@ class FakeJob:
 
 
 def call_handler(handler: Handler, job: EncodedJob, store: FakeStore) -> tuple[Ending, tuple[Attempt, ...]]:
-    """Call `handler` with the spec as a worker reads it, once an attempt; return the last ending."""
+    """Call `handler` with the spec of each attempt, as a worker reads it; return the last ending."""
     spec = decode_job(job.text, len(job.text.encode())).spec
     attempts: list[Attempt] = []
     ending: Ending = None
@@ -77,7 +80,10 @@ def call_handler(handler: Handler, job: EncodedJob, store: FakeStore) -> tuple[E
         code = new_outcome(job, ending, store).code
         attempts.append(Attempt(host="fake", worker="fake", code=code, started=started))
         if code not in spec.retry_on:
-            break
+            raised = spec.raised({code})
+            if raised is spec:
+                break
+            spec = raised
     return ending, tuple(attempts)
 
 

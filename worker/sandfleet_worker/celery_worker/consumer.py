@@ -20,7 +20,6 @@ from celery.worker import state
 from celery.worker.consumer import Consumer
 from celery.worker.consumer.consumer import TERMINATE  # type: ignore[attr-defined]
 from kombu.exceptions import OperationalError
-from sandfleet_config.messages import CANCELLED
 from sandfleet_config.queues import TASK_NAME
 from sandfleet_config.units import format_bytes
 from sandfleet_config.wire import join_needs
@@ -38,7 +37,7 @@ from sandfleet_worker.system.supervised_thread import Backoff
 from sandfleet_worker.tasks import run_task
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping
 
     from celery.worker.request import Request
     from kombu.message import Message
@@ -145,6 +144,7 @@ class SandboxConsumer(Consumer):
         if job_message is None:
             msg = "the claim's script let a message without a usable id through"
             raise RuntimeError(msg)
+        job_message = job_message.raised(claim.attempts)
         if claim.flag is Flag.START and self._put_back(claim, job_message):
             return
         if job_message.refusal is not None and claim.flag is Flag.START:
@@ -221,9 +221,9 @@ class SandboxConsumer(Consumer):
         if claim := self.intake.held_claims.find(claim_id):
             self.intake.settle(claim, FailedAttempt.of(failure))
 
-    def _cancel_jobs(self, job_ids: Sequence[str]) -> None:
-        for job_id in job_ids:
-            self.pool.cancel(job_id, CANCELLED)
+    def _cancel_jobs(self, reasons: Mapping[str, str]) -> None:
+        for job_id, why in reasons.items():
+            self.pool.cancel(job_id, why)
 
     def _end_after_lost_lease(self) -> None:
         """Kill what runs; the rest is done by the stop that `WorkerExit` has asked for."""

@@ -156,12 +156,16 @@ def describe(image: Image, *, is_evictable: bool) -> dict[str, Any]:
 
 
 def _print_table(found: list[Image], evictable: set[str]) -> None:
+    """Print one image a line; one without a name here by that which it was pulled or fetched by."""
     from rich.console import Console
     from rich.table import Table
+
+    from sandfleet_worker.sandbox.image.cache import is_pulled
 
     table = Table("name", "digest", "size", "added", "kept")
     for image in found:
         kept = "while used" if image.digest in evictable else "always"
         size, added = format_bytes(image.size_bytes), f"{image.created:%Y-%m-%d %H:%M}"
-        table.add_row(image.name, image.digest[:SHORT_DIGEST_CHARS], size, added, kept)
+        name = image.source if image.name == image.digest and is_pulled(image) else image.name
+        table.add_row(name, image.digest[:SHORT_DIGEST_CHARS], size, added, kept)
     Console().print(table)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+import hiredis
 import redis
 from redis.exceptions import NoScriptError
 
@@ -37,7 +38,10 @@ class DirectRedis(redis.Redis):
             if connection.is_connected:  # else the next command connects
                 _drop_if_unusable(connection)
         try:
-            connection.send_command(*args)
+            if " " in args[0]:  # redis-py makes several words of it
+                connection.send_command(*args)
+            else:
+                connection.send_packed_command([hiredis.pack_command(args)])
             return self.parse_response(connection, args[0], **options)  # type: ignore[no-untyped-call]
         except redis.ResponseError:
             raise  # an answer like any other

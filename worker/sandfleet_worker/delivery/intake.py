@@ -27,7 +27,7 @@ from sandfleet_worker.delivery.worker_exit import EXIT_LOST, EXIT_STALLED, Worke
 from sandfleet_worker.system.supervised_thread import Backoff
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping
 
     import redis
     from sandfleet_config.settings import WorkerSettings
@@ -75,7 +75,7 @@ class Intake:
         self._given_up = threading.Event()
         self._pins = ImagePins()
         self._is_stopping: Callable[[], bool] = lambda: False
-        self._end_job: Callable[[Sequence[str]], None] | None = None
+        self._end_job: Callable[[Mapping[str, str]], None] | None = None
         self._end_all: Callable[[], None] | None = None
         self._must_end_jobs = False
         self.lease = self._new_lease(for_lease)
@@ -133,7 +133,7 @@ class Intake:
         receive: Callable[[Claim], None],
         *,
         is_stopping: Callable[[], bool],
-        end_job: Callable[[Sequence[str]], None],
+        end_job: Callable[[Mapping[str, str]], None],
         end_all: Callable[[], None],
     ) -> None:
         """Begin to claim, once; `receive` gets each job in the claimer's thread."""
@@ -145,9 +145,9 @@ class Intake:
         self.watchdog.start()
         self.claimer.start(receive)
 
-    def _on_cancelled(self, job_ids: Sequence[str]) -> None:
+    def _on_cancelled(self, reasons: Mapping[str, str]) -> None:
         if self._end_job is not None:
-            self._end_job(job_ids)
+            self._end_job(reasons)
 
     def _on_lost(self) -> None:
         # First, and also before the consumer has started: a worker without a lease must end.

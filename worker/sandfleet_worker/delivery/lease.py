@@ -11,7 +11,7 @@ from sandfleet_worker.delivery.outages import REDIS_ERRORS, can_pass
 from sandfleet_worker.system.supervised_thread import Backoff, SupervisedThread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from sandfleet_worker.delivery.claim import Claim
     from sandfleet_worker.delivery.ledger import Ledger
@@ -26,7 +26,7 @@ class Lease:
     """Keeps this worker's lease in a thread of its own.
 
     All callbacks are called in the lease's thread: `claims` returns the claims of this worker,
-    `on_cancelled` gets those of their jobs that were cancelled, `on_lost` is called when another worker
+    `on_cancelled` gets the ids of their jobs that were cancelled, each with why, `on_lost` is called when another worker
     has taken over, and `on_failure` when the thread fails. In an outage of Redis jobs run on, and a
     beat is tried until one succeeds.
     """
@@ -37,7 +37,7 @@ class Lease:
         lease_seconds: float,
         *,
         claims: Callable[[], Sequence[Claim]],
-        on_cancelled: Callable[[Sequence[str]], None],
+        on_cancelled: Callable[[Mapping[str, str]], None],
         on_lost: Callable[[], None],
         on_failure: Callable[[str], None],
     ) -> None:

@@ -6,10 +6,12 @@ import json
 import logging
 import secrets
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from sandfleet_config.codes import ErrorCode
+from sandfleet_config.messages import describe_cancel
 from sandfleet_config.queues import CANCEL_TTL_SECONDS, KEY_PREFIX, check_queue, job_key
 
 from sandfleet_worker.delivery.claim import DEFAULT_MAX_ATTEMPTS, Claim, parse_attempts, parse_claim, parse_number
@@ -28,10 +30,27 @@ MAX_TAKEN = 32
 """Claims of a dead worker that one call returns."""
 MAX_EXPIRED = 100
 """Expired jobs that one call returns."""
+MAX_ENDED = 200
+"""Jobs that one call finds to be ended, or lets go."""
 MAX_QUEUES = 1000
 """How many names of queues one call reads. Of more it reads others each time, at random, so that each is read sooner or later."""
 LOG_SECONDS = 1.0
 """Least time between two log lines about malformed messages."""
+
+
+@dataclass(frozen=True)
+class DueJobs:
+    """Queued jobs that must end with `code`: those of a stopped batch, or of a group that waits for what failed.
+
+    Without a name it is none: something else was done, and more may be due.
+    """
+
+    name: str = ""
+    kind: str = ""
+    cursor: int = 0
+    code: ErrorCode = ErrorCode.CANCELLED
+    why: str = ""
+    job_ids: Sequence[str] = ()
 
 
 class LeaseLost(Exception):
@@ -52,14 +71,16 @@ class Ledger(ClaimCalls):
         self._are_queues_bounded = False
         self.lacks_memory = False
         """Whether the last claim found only jobs that wait for memory of this host."""
+        self.has_due_jobs = False
+        """Whether the last `reap` found that `sweep_parked` has something to do."""
 
     def register(self, lease_seconds: float) -> None:
         """Begin this worker's lease."""
         me = self._identity
         self._call("register", me.owner, round(lease_seconds * 1000), me.host, me.boot)
 
-    def beat(self, lease_seconds: float, claims: Sequence[Claim]) -> tuple[list[str], list[str]]:
-        """Renew the lease; return which jobs of `claims` are cancelled, and the ids of those claims that are not there.
+    def beat(self, lease_seconds: float, claims: Sequence[Claim]) -> tuple[dict[str, str], list[str]]:
+        """Renew the lease; return why which jobs of `claims` are cancelled, and the ids of those claims that are not there.
 
         Raises:
             LeaseLost: somebody has taken over.
@@ -69,7 +90,9 @@ class Ledger(ClaimCalls):
         if state == b"lost":
             raise LeaseLost
         cancelled, missing = found
-        return [job_id.decode() for job_id in cancelled], [claim_id.decode() for claim_id in missing]
+        marks = zip(cancelled[::2], cancelled[1::2], strict=True)
+        reasons = {job_id.decode(): describe_cancel(mark.decode(errors="replace")) for job_id, mark in marks}
+        return reasons, [claim_id.decode() for claim_id in missing]
 
     def leave(self) -> int:
         """End the lease; return how many claims are left for others to take over."""
@@ -132,17 +155,19 @@ class Ledger(ClaimCalls):
         """Say what this host has, for claims and submits of others; return False without a lease."""
         return bool(self._call("announce", self._identity.owner, facts, ttl_seconds, *images))
 
-    def reap(self, *, may_take: bool, passed_over: Iterable[str] = ()) -> tuple[str, list[tuple[Claim, bool]]]:
-        """Take one dead worker over if `may_take`; return its name and the claims to decide about, each with "is cancelled".
+    def reap(self, *, may_take: bool, passed_over: Iterable[str] = ()) -> tuple[str, list[tuple[Claim, str]]]:
+        """Take one dead worker over if `may_take`; return its name and the claims to decide about, each with why it is cancelled.
 
         `passed_over` are the ids of taken claims that wait for a later try.
         """
         answer = self._call("reap", self._identity.owner, secrets.token_hex(6), MAX_TAKEN, int(may_take), *passed_over)
         taken = []
-        for at in range(1, len(answer), 11):
+        self.has_due_jobs = bool(answer[1])
+        for at in range(2, len(answer), 11):
             claim_id, *facts, cancelled, state, lost_waits = answer[at : at + 11]
             claim = replace(parse_claim(claim_id.decode(), *facts), lost_waits=parse_number(lost_waits) or 0)
-            taken.append((replace(claim, is_waiting=state == b"waiting"), cancelled == b"1"))
+            why = describe_cancel(cancelled.decode(errors="replace")) if cancelled else ""
+            taken.append((replace(claim, is_waiting=state == b"waiting"), why))
         return answer[0].decode(), taken
 
     def cancel(self, job_id: str) -> str:
@@ -154,6 +179,35 @@ class Ledger(ClaimCalls):
         batch, run, attempts = self._redis.hmget(job_key(job_id), "batch", "run", "attempts")
         facts = {"run": parse_number(run or b"") or 1, "attempts": parse_attempts(attempts or b"")}
         return {"batch": batch.decode() if batch else None, **facts}
+
+    def read_why(self, job_id: str) -> str:
+        """Return why a queued job waits, as its record says; empty if it does not say so."""
+        why = self._redis.hget(job_key(job_id), "why")
+        return why.decode(errors="replace") if why else ""
+
+    def read_fields(self, keys: Sequence[str], names: Sequence[str]) -> list[list[bytes | None]]:
+        """Return the fields `names` of each hash, by one round trip; a key of a wrong type has none."""
+        with self._redis.pipeline(transaction=False) as pipe:
+            for key in keys:
+                pipe.hmget(key, *names)
+            found = pipe.execute(raise_on_error=False)
+        return [values if isinstance(values, list) else [None] * len(names) for values in found]
+
+    def sweep_parked(self, due: DueJobs | None) -> DueJobs | None:
+        """Let jobs of a batch or a group go that is due, or return jobs that must end; None where nothing is due.
+
+        After these have ended, `due` is what was returned: the call goes on behind them.
+        """
+        name, kind, cursor = (due.name, due.kind, due.cursor) if due else ("", "", 0)
+        answer, *found = self._call("sweep_parked", MAX_ENDED, name, kind, cursor)
+        if answer == b"none":
+            return None
+        if answer == b"again":
+            return DueJobs()
+        name, kind, cursor, code, why, *ids = found
+        return DueJobs(
+            name.decode(), kind.decode(), int(cursor), ErrorCode(code.decode()), why.decode(), [i.decode() for i in ids]
+        )
 
     def find_expired(self) -> list[str]:
         """Return queued jobs whose time in the queue is over."""

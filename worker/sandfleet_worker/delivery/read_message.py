@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +16,10 @@ from sandfleet_config.queues import JOB_ID, SUBMITTED_HEADER, TASK_NAME
 from sandfleet_config.wire import CONTRACT_VERSIONS, JobRequest, decode_job
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from kombu.message import Message
+    from sandfleet_config.outcome import Attempt
     from sandfleet_config.spec import SandboxSpec
 
 JSON_TYPE = "application/json"
@@ -51,6 +52,8 @@ class JobMessage:
     refusal: SandboxError | None = None
     newer_contract: int = 0
     """The contract version of a request that is newer than what this release speaks; 0 of any other."""
+    first_spec: SandboxSpec | None = field(default=None, repr=False)
+    """The spec as it was sent, if its limits are raised for this attempt; None of any other."""
 
     def open(self) -> JobRequest:
         """Return the job.
@@ -65,6 +68,14 @@ class JobMessage:
                 f"no worker took the job before its expiry of {self.expires.isoformat(timespec='seconds')}"
             )
         return self.request
+
+    def raised(self, attempts: Sequence[Attempt]) -> JobMessage:
+        """Return the message of a job after `attempts`: with the limits that its spec's `retry_with` raises."""
+        if self.request is None or not self.request.spec.retry_with:
+            return self
+        first = self.request.spec
+        spec = first.raised({attempt.code for attempt in attempts})
+        return replace(self, request=self.request.model_copy(update={"spec": spec}), first_spec=first)
 
     def to_headers(self) -> dict[str, Any]:
         """Return headers for Celery that hold nothing of the message's own but what was checked."""
@@ -226,3 +237,16 @@ def _parse_time(value: object) -> datetime | None:
     except ValueError:
         return None
     return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
+
+
+def tell_limits(message: JobMessage, attempts: tuple[Attempt, ...]) -> tuple[Attempt, ...]:
+    """Return the attempts with the limits that each had, if the job's spec raises them."""
+    first = message.first_spec
+    if first is None:
+        return attempts
+    told: list[Attempt] = []
+    for attempt in attempts:
+        spec = first.raised({earlier.code for earlier in told})
+        limits = {"memory_bytes": float(spec.resources.memory_bytes), "timeout": spec.timeout_seconds}
+        told.append(replace(attempt, limits={name: value for name, value in limits.items() if value}))
+    return tuple(told)

@@ -37,12 +37,14 @@ class Finish:
 class Retry:
     """The attempt ends with `code` and is charged. The job waits for `delay_seconds`, then in its queue.
 
-    The host `avoid_host` leaves it to others for a while.
+    The host `avoid_host` leaves it to others for a while. `needs` (JSON) are those of the next attempt,
+    if its limits are raised.
     """
 
     code: ErrorCode
     delay_seconds: float = 0.0
     avoid_host: str = ""
+    needs: str = ""
 
 
 @dataclass(frozen=True)

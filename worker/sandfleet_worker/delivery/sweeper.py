@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 import redis
 from sandfleet_config.codes import ErrorCode
 from sandfleet_config.fingerprint import spec_sha256
-from sandfleet_config.messages import CANCELLED, EXPIRED
+from sandfleet_config.messages import CANCELLED, EXPIRED, describe_expiry
 from sandfleet_config.outcome import Outcome
 
 from sandfleet_worker.delivery.claim import MAX_STARTS, Flag
 from sandfleet_worker.delivery.envelope import open_message
 from sandfleet_worker.delivery.outages import can_pass, is_outage
+from sandfleet_worker.delivery.parked_jobs import ParkedJobs
 from sandfleet_worker.delivery.read_message import read_message
 from sandfleet_worker.delivery.settlement import Finish, GiveBack, Retry
 from sandfleet_worker.system.supervised_thread import Backoff, SupervisedThread, is_resource_error
@@ -51,6 +52,7 @@ class Sweeper:
     def __init__(self, ledger: Ledger, lease: Lease, max_spec_bytes: int, on_failure: Callable[[str], None]) -> None:
         self._ledger, self._lease, self._max_spec_bytes = ledger, lease, max_spec_bytes
         self._thread = SupervisedThread("sweeper", self._step, on_failure, can_pass=can_pass, backoff=Backoff("sweeps"))
+        self._parked = ParkedJobs(ledger, ledger.read_fields)
         self._next_expire = self._next_dead = 0.0
         self._passed_over: dict[str, float] = {}
 
@@ -70,6 +72,8 @@ class Sweeper:
     def sweep(self) -> None:
         """Sweep once."""
         self._reap()
+        if self._ledger.has_due_jobs or self._parked.is_under_way:
+            self._parked.sweep()
         now = time.monotonic()
         if now >= self._next_expire:
             self._next_expire = now + EXPIRE_SECONDS
@@ -85,15 +89,15 @@ class Sweeper:
             dead, taken = self._ledger.reap(may_take=self._lease.may_take_over, passed_over=self._passed_over)
             if dead:
                 log.warning("took over worker %s: its lease has ended", dead, extra={"action": "worker_reaped"})
-            for claim, is_cancelled in taken:
-                self._decide_safely(claim, is_cancelled=is_cancelled)
+            for claim, cancelled in taken:
+                self._decide_safely(claim, cancelled)
             if not dead and not taken:
                 return
 
-    def _decide_safely(self, claim: Claim, *, is_cancelled: bool) -> None:
+    def _decide_safely(self, claim: Claim, cancelled: str) -> None:
         """Settle one claim; where that fails, it is tried again later and does not block the others."""
         try:
-            how, text = self._decide(claim, is_cancelled=is_cancelled)
+            how, text = self._decide(claim, cancelled)
             self._ledger.settle(claim, how)
         except Exception as error:
             if is_outage(error) or is_resource_error(error):
@@ -106,10 +110,13 @@ class Sweeper:
             extra = {"action": "job_taken_over", "job_id": claim.job_id}
             log.warning("job %s of a dead worker %s", claim.job_id, text, extra=extra)
 
-    def _decide(self, claim: Claim, *, is_cancelled: bool) -> tuple[Settlement, str]:
-        """Return how a dead worker's claim ends (with an outcome if the job may not run again), and a text for the log."""
-        if is_cancelled or claim.flag is Flag.CANCELLED:
-            return self._end(claim, ErrorCode.CANCELLED, CANCELLED)
+    def _decide(self, claim: Claim, cancelled: str) -> tuple[Settlement, str]:
+        """Return how a dead worker's claim ends (with an outcome if the job may not run again), and a text for the log.
+
+        `cancelled` is why it was cancelled, empty if it was not.
+        """
+        if cancelled or claim.flag is Flag.CANCELLED:
+            return self._end(claim, ErrorCode.CANCELLED, cancelled or CANCELLED)
         if claim.flag is Flag.EXPIRED:
             return self._end(claim, ErrorCode.EXPIRED, EXPIRED)
         if claim.lost_waits >= MAX_LOST_WAITS:
@@ -165,7 +172,8 @@ class Sweeper:
                 self._ledger.forget_expiry(job_id)
 
     def _expire_one(self, job_id: str) -> None:
-        if self._ledger.end_queued(Outcome.of(ErrorCode.EXPIRED, job_id, EXPIRED, **self._ledger.read_place(job_id))):
+        message = describe_expiry(self._ledger.read_why(job_id))
+        if self._ledger.end_queued(Outcome.of(ErrorCode.EXPIRED, job_id, message, **self._ledger.read_place(job_id))):
             log.info("job %s has expired", job_id, extra={"action": "job_expired", "job_id": job_id})
         else:
             self._ledger.forget_expiry(job_id)

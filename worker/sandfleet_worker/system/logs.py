@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 import warnings
 from typing import TYPE_CHECKING
 
@@ -24,10 +25,22 @@ QUIET = {
 class LineFormatter(logging.Formatter):
     """``time level sentence action=... job_id=...``."""
 
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(message)s")
+        self._second: tuple[int | None, str] = (None, "")
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802  logging's
+        """Return the local time as logging does by default; it is formatted once a second."""
+        second, text = self._second
+        if second != int(record.created):
+            text = time.strftime(datefmt or self.default_time_format, time.localtime(record.created))
+            self._second = int(record.created), text
+        return f"{text},{int(record.msecs):03d}"
+
     def format(self, record: logging.LogRecord) -> str:
         """Append the keys that the record has."""
-        line = super().format(record)
-        keys = [f"{key}={getattr(record, key)}" for key in ("action", "job_id") if hasattr(record, key)]
+        line, facts = super().format(record), record.__dict__
+        keys = [f"{key}={facts[key]}" for key in ("action", "job_id") if key in facts]
         head, newline, rest = line.partition("\n")
         return f"{' '.join([head, *keys])}{newline}{rest}"
 
@@ -38,7 +51,7 @@ def set_up_logs(settings: WorkerSettings) -> None:
     logging._srcfile = None  # noqa: SLF001
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     handler = logging.StreamHandler()
-    handler.setFormatter(LineFormatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(LineFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(settings.log_level)

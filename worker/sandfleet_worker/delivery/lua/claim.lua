@@ -18,6 +18,7 @@
 -- counted; "cancelled" and "expired" jobs are handed out for their outcome only.
 -- A suspect may have killed its worker (reap.lua). A worker that has one takes no other.
 -- A forged key of a wrong type counts as empty. It does not stop the jobs of other keys.
+-- A job of a batch that is held, has stopped, or runs as many jobs as it may, is parked: see parked.lua.
 -- The parts: placing.lua compares hosts, obstacles.lua says why this host cannot take a job now, and
 -- unusable.lua keeps what is no job.
 local FIRST_QUEUE, MAX_DISCARDED, MAX_PROMOTED, WAKE_TTL, MAX_SUSPECT_MS = 7, 300, 64, 3600, 60000
@@ -27,6 +28,7 @@ local prefix, owner, claim, host, worker, me = ARGV[1], ARGV[2], ARGV[3], ARGV[4
 local default_attempts = string.format('%d', me.max_attempts)
 -- include: prelude
 -- include: placing
+-- include: parked
 local claims = prefix .. 'claims:' .. owner
 
 local lease = redis.call('ZSCORE', prefix .. 'owners', owner)
@@ -85,6 +87,27 @@ end
 
 -- include: unusable
 -- include: obstacles
+-- include: kept_specs
+
+-- Returns the limits of a batch, and why none of its jobs may start; both nil where there is nothing.
+local bars = {}
+local function find_limits(batch)
+  if not batch or batch == '' then
+    return nil
+  elseif not bars[batch] then
+    local limits = read_limits(batch)
+    bars[batch] = { limits, limits and find_bar(limits) }
+  end
+  return unpack(bars[batch], 1, 2)
+end
+
+-- Takes a job that may not start off the queues until its batch lets it go.
+local function park_barred(limits, bar, id, message, step)
+  aside = aside + 1
+  stop_keeping(id)
+  park_in_batch(limits, id, message, step, bar)
+  return 'aside'
+end
 
 -- Returns the answer, "avoid" where another host is to take the job, "short" where this one is to later,
 -- "aside" where no live host can, or nil for an unusable message.
@@ -96,12 +119,13 @@ local function take(queue, step, message, is_first_short)
   local id = headers.id
   local job = prefix .. 'job:' .. id
   local facts = redis.call('HMGET', job, 'state', 'code', 'expires', 'avoid', 'avoid_until', 'attempts', 'suspect', 'needs', 'why_at',
-    'short_since', 'kept_by')
+    'short_since', 'kept_by', 'batch', 'step', 'parked')
   -- (an error of this read, or of any other call here, sets the message aside: see `take_safely`)
   local state, code, attempts = facts[1], facts[2], facts[6] or ''
   if state == 'ended' or redis.call('EXISTS', prefix .. 'celery-task-meta-' .. id) == 1 then
     if code == 'CANCELLED' or code == 'EXPIRED' then
       discarded = discarded + 1 -- it was ended in the queue, and its message had to stay there until now
+      keep_ended(id, message)
       return nil
     end
     return drop(id, 'ended already')
@@ -112,8 +136,12 @@ local function take(queue, step, message, is_first_short)
       return drop(id, 'ended so long ago that its record is gone')
     end
     redis.call('HSET', job, 'queue', queue, 'step', step, 'submitted', now, 'expires', 0, 'max_attempts', default_attempts)
+  elseif facts[13] and facts[13] ~= step then
+    discarded = discarded + 1 -- it has another priority since: a second message is in that list
+    return nil
   end
 
+  local limits, bar = find_limits(facts[12])
   local expires, flag, suspect_until = tonumber(facts[3]) or 0, 'start', nil
   if redis.call('EXISTS', prefix .. 'cancel:' .. id) == 1 then
     flag = 'cancelled'
@@ -121,6 +149,10 @@ local function take(queue, step, message, is_first_short)
     flag = 'expired'
   elseif facts[4] == host and now < (tonumber(facts[5]) or 0) and is_other_host_alive() then
     return 'avoid'
+  elseif bar then
+    return park_barred(limits, bar, id, message, step)
+  elseif limits and not take_place(limits, id) then
+    return park_barred(limits, describe_at_most(limits), id, message, step)
   else
     local obstacle, why = find_obstacle(id, queue, step, facts[8])
     if obstacle then
@@ -128,7 +160,11 @@ local function take(queue, step, message, is_first_short)
       if obstacle == 'short' and is_first_short then
         keep_for(id, queue, step, facts[10], facts[11])
       end
-      return put_back(id, message, obstacle)
+      local answered = put_back(id, message, obstacle)
+      if answered == 'aside' and limits and limits.at_most then
+        free_place(limits, id) -- others of its batch may start meanwhile
+      end
+      return answered
     end
     local is_list, list = pcall(cjson.decode, attempts)
     list = is_list and type(list) == 'table' and list or {}
@@ -149,6 +185,13 @@ local function take(queue, step, message, is_first_short)
     redis.call('HDEL', job, 'suspect', 'suspect_until')
   end
   redis.call('HDEL', job, 'message', 'avoid', 'avoid_until', 'why', 'why_at', 'short_since', 'kept_by')
+  if facts[14] then
+    try('ZREM', prefix .. facts[14], id)
+    redis.call('HDEL', job, 'parked')
+  end
+  if limits and flag == 'start' then
+    add_active(limits, id)
+  end
   stop_keeping(id)
   try('ZREM', prefix .. 'expiring', id)
   try('ZREM', prefix .. 'delayed', id)

@@ -2,8 +2,8 @@
 --
 -- ARGV: prefix, owner, token (new for each call), limit, "1" to take over or "0" only to look at what was taken before,
 --       then the ids of taken claims to pass over
--- Returns {dead worker or "", then 11 for each taken claim of the caller, this call's or an earlier one's that it has not decided:
--- claim id, job id, flag, message, queue, attempts, max_attempts, run, "1" if cancelled, state, lost_waits}. Many may race: each claim has one owner.
+-- Returns {dead worker or "", 1 if sweep_parked.lua has something to do, else 0, then 11 for each taken claim of the caller, this call's or an earlier one's that it has not decided:
+-- claim id, job id, flag, message, queue, attempts, max_attempts, run, its cancel mark or "", state, lost_waits}. Many may race: each claim has one owner.
 -- The attempts of what had started under the dead worker end here, as WORKER_LOST, and it is decided which of them is charged.
 -- A forged claim (no JSON, no id, a key of a wrong type) is deleted.
 local prefix, owner, token, limit, may_take = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5] == '1'
@@ -96,11 +96,20 @@ if dead ~= '' then
   judge(started, seen)
 end
 
+local function read_mark(id)
+  local mark = redis.pcall('GET', prefix .. 'cancel:' .. id)
+  return type(mark) == 'string' and mark or mark and 'cancel' or ''
+end
+
 local is_passed = {}
 for at = 6, #ARGV do
   is_passed[ARGV[at]] = true
 end
-local answer = { dead }
+local function is_due(set)
+  return #(try('ZRANGEBYSCORE', prefix .. set, '-inf', now, 'LIMIT', 0, 1) or {}) > 0
+end
+
+local answer = { dead, (is_due('limited') or is_due('groups')) and 1 or 0 }
 for _, claim in ipairs(try('HKEYS', mine) or {}) do
   if claim:sub(1, #TAKEN) == TAKEN and limit > 0 and not is_passed[claim] then
     limit = limit - 1
@@ -110,7 +119,7 @@ for _, claim in ipairs(try('HKEYS', mine) or {}) do
       local facts = try('HMGET', prefix .. 'job:' .. id, 'flag', 'queue', 'attempts', 'max_attempts', 'run', 'state',
         'lost_waits') or {}
       for _, value in ipairs({ claim, id, facts[1] or 'start', message, facts[2] or '', facts[3] or '', facts[4] or '',
-        facts[5] or '1', tostring(redis.call('EXISTS', prefix .. 'cancel:' .. id)), facts[6] or '', facts[7] or '' }) do
+        facts[5] or '1', read_mark(id), facts[6] or '', facts[7] or '' }) do
         answer[#answer + 1] = value
       end
     else

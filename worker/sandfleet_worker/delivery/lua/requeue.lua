@@ -2,7 +2,8 @@
 --
 -- ARGV: prefix, owner, claim id, job id, mode, code, delay in ms, host to avoid ("" none), for how long in ms, message;
 --       of mode "putback" also why (a text for people), what the job needs (JSON, "" where it is not known), and its queue_ttl
---       in ms, which its record does not have where a stock producer sent it
+--       in ms, which its record does not have where a stock producer sent it; of mode "retry", optional, also "" and what the
+--       next attempt needs
 -- An attempt that goes on ends with `code`: mode "retry" charges it to the job, "release" does not. In the modes "free" and "putback"
 -- the job has not started, and there was none; "putback" says why. An attempt that has ended stays as it is.
 -- Time in the queue is counted over all its waits: that of a run is not in it, and it does not start anew.
@@ -13,10 +14,11 @@ local prefix, owner, claim, id, mode, code = ARGV[1], ARGV[2], ARGV[3], ARGV[4],
 local WAKE_TTL, SETTLED_TTL, DUPLICATES_TTL = 3600, 86400, 7 * 86400
 local delay, avoid, avoid_ms = tonumber(ARGV[7]), ARGV[8], tonumber(ARGV[9])
 -- include: prelude
+-- include: parked
 local job = prefix .. 'job:' .. id
 local claims = prefix .. 'claims:' .. owner
 
-local facts = redis.call('HMGET', job, 'queue', 'step', 'attempts', 'flag', 'expires', 'state', 'suspect_until', 'submitted')
+local facts = redis.call('HMGET', job, 'queue', 'step', 'attempts', 'flag', 'expires', 'state', 'suspect_until', 'submitted', 'batch')
 -- A record that was deleted meanwhile names no queue: the job goes to the default one.
 local queue, step, attempts = facts[1] or 'sandfleet', facts[2] or '0', facts[3] or ''
 local list_key = prefix .. queue .. (step == '0' and '' or '\6\22' .. step)
@@ -75,7 +77,9 @@ if claim:sub(1, 6) ~= 'taken-' and (mode == 'retry' or mode == 'release' and now
 end
 
 local expires = tonumber(facts[5]) or 0
-if mode == 'putback' then
+if mode == 'retry' and (ARGV[12] or '') ~= '' then
+  redis.call('HSET', job, 'needs', ARGV[12]) -- of the next attempt, whose limits are raised
+elseif mode == 'putback' then
   redis.call('HSET', job, 'why', ARGV[11], 'why_at', now)
   if avoid ~= '' then -- it has tried to start it, whatever it said that it has
     redis.call('HSET', job, 'refused_by', (redis.call('HGET', job, 'refused_by') or '') .. owner .. ' ')
@@ -95,6 +99,16 @@ if expires > 0 then
 end
 if avoid ~= '' then
   redis.call('HSET', job, 'avoid', avoid, 'avoid_until', now + delay + avoid_ms)
+end
+local limits = facts[9] and facts[9] ~= '' and read_limits(facts[9]) or nil
+if limits then
+  check_deadline(limits)
+  if limits.stopped then
+    park_in_batch(limits, id, message, step, limits.stopped)
+    return 1
+  elseif not limits.at_most then -- else it keeps its place
+    free_place(limits, id)
+  end
 end
 local is_delayed = false
 if delay > 0 then

@@ -1,0 +1,200 @@
+"""``sandfleet batches`` and ``sandfleet jobs``: which batches there are, and which jobs a batch has."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+from sandfleet_config.codes import ErrorCode
+
+from sandfleet.cli import options
+from sandfleet.cli.rows import (
+    Columns,
+    Form,
+    FormOption,
+    Limit,
+    NoTrunc,
+    Quiet,
+    format_age,
+    format_duration,
+    format_iso,
+    print_rows,
+    take,
+)
+from sandfleet.cli.run import read_labels
+from sandfleet.cli.show import note
+from sandfleet.fleet import Fleet
+from sandfleet.overview.job_filter import JobFilter
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from sandfleet.channel.job_facts import JobFacts
+    from sandfleet.overview.summary import BatchSummary
+
+Codes = Annotated[
+    list[str] | None, typer.Option("--code", help="Jobs that ended so, such as TIMEOUT,WORKER_LOST; repeatable.")
+]
+Categories = Annotated[
+    list[str] | None, typer.Option("--category", help="Jobs that ended by program, limit, request, control or host.")
+]
+States = Annotated[list[str] | None, typer.Option("--state", help="queued, waiting, running or ended; repeatable.")]
+
+
+def split_words(words: Sequence[str] | None) -> list[str]:
+    """Split ``A,B`` and repeated options into single words."""
+    return [part.strip() for word in words or () for part in word.split(",") if part.strip()]
+
+
+def read_filter(
+    codes: Sequence[str] | None,
+    categories: Sequence[str] | None,
+    labels: Sequence[str] | None,
+    states: Sequence[str] | None = None,
+    host: str = "",
+) -> JobFilter:
+    """Build the filter of the options.
+
+    Raises:
+        typer.BadParameter: a name is not known.
+    """
+    try:
+        return JobFilter.of(
+            codes=split_words(codes),
+            categories=split_words(categories),
+            states=split_words(states),
+            labels=read_labels(labels or []),
+            host=host,
+        )
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+def batches(
+    *, form: FormOption = Form.TABLE, is_quiet: Quiet = False, is_whole: NoTrunc = False, limit: Limit = 50
+) -> None:
+    """List the batches, the last used first: how many jobs each has, how many have ended, and how."""
+    with Fleet() as fleet:
+        rows, has_more = take(fleet.batches(), limit)
+        count = print_rows(rows, BATCHES, Form.IDS if is_quiet else form, is_whole=is_whole)
+        if not count:
+            note("there are no batches")
+        elif has_more():
+            note(f"there are more than {limit} batches: -n 0 lists all")
+
+
+def jobs(
+    *,
+    batch: Annotated[str, typer.Option(help="The jobs of this batch.")],
+    code: Codes = None,
+    category: Categories = None,
+    state: States = None,
+    label: options.Labels = None,
+    host: Annotated[str, typer.Option(help="Jobs whose last attempt was there.")] = "",
+    form: FormOption = Form.TABLE,
+    is_quiet: Quiet = False,
+    is_whole: NoTrunc = False,
+    limit: Limit = 50,
+) -> None:
+    """List the jobs of a batch that match, in the order of their submit; by code or category in that of their ends."""
+    wanted = read_filter(code, category, label, state, host)
+    with Fleet() as fleet:
+        found = fleet.batch(batch).find_jobs(
+            codes=wanted.codes,
+            categories=wanted.categories,
+            states=wanted.states,
+            labels=wanted.labels,
+            host=wanted.host,
+        )
+        rows, has_more = take(found, limit)
+        count = print_rows(rows, JOBS, Form.IDS if is_quiet else form, is_whole=is_whole)
+        if not count:
+            note(f"no job of batch {batch} matches")
+        elif has_more():
+            note(f"there are more than {limit} such jobs: -n 0 lists all")
+
+
+def job_fields(job: JobFacts) -> dict[str, Any]:
+    """Return a job's facts for programs; never env, stdin or output."""
+    return {
+        "job_id": job.job_id,
+        "state": job.state,
+        "code": job.code.value if job.code and job.state == "ended" else None,
+        "category": job.code.category.value if job.code and job.state == "ended" else None,
+        "run": job.run,
+        "batch": job.batch,
+        "queue": job.queue,
+        "labels": dict(job.labels),
+        "line": job.line,
+        "image": job.image,
+        "host": job.host or None,
+        "attempts": len(job.attempts),
+        "submitted": format_iso(job.submitted),
+        "started": format_iso(job.started),
+        "ended": format_iso(job.ended) if job.state == "ended" else None,
+        "seconds": None if (seconds := job.count_seconds()) is None else round(seconds, 3),
+        "why": job.why or None,
+    }
+
+
+def _job_cells(job: JobFacts) -> Mapping[str, str]:
+    is_ended = job.state == "ended"
+    return {
+        "ID": job.job_id,
+        "STATE": job.code.value if is_ended and job.code else job.state,
+        "NAME": job.name,
+        "HOST": job.host or "-",
+        "TIME": format_duration(job.count_seconds()),
+        "SUBMITTED": format_age(job.submitted, time.time()),
+    }
+
+
+def _job_wide(job: JobFacts) -> Mapping[str, str]:
+    return {
+        "RUN": str(job.run),
+        "ATTEMPTS": str(len(job.attempts)),
+        "QUEUE": job.queue,
+        "IMAGE": job.image,
+        "LABELS": ",".join(f"{key}={value}" for key, value in job.labels.items()),
+    }
+
+
+def batch_fields(batch: BatchSummary) -> dict[str, Any]:
+    """Return a batch's counts for programs."""
+    return {
+        "batch": batch.name,
+        "state": batch.state,
+        "total": batch.total,
+        "ended": batch.ended,
+        "ok": batch.ok,
+        "failed": batch.failed,
+        "sealed": batch.is_sealed,
+        "codes": dict(batch.codes),
+        "used": format_iso(batch.used),
+        "last_end": format_iso(batch.last_end),
+    }
+
+
+def _batch_cells(batch: BatchSummary) -> Mapping[str, str]:
+    return {
+        "BATCH": batch.name,
+        "STATE": batch.state,
+        "JOBS": str(batch.total),
+        "ENDED": str(batch.ended),
+        "OK": str(batch.ok),
+        "FAILED": str(batch.failed),
+        "USED": format_age(batch.used, time.time()),
+    }
+
+
+def _batch_wide(batch: BatchSummary) -> Mapping[str, str]:
+    failed = {code: count for code, count in batch.codes.items() if code != ErrorCode.OK.value}
+    return {
+        "LAST END": format_age(batch.last_end, time.time()),
+        "FAILURES": ", ".join(f"{count} {code}" for code, count in sorted(failed.items())) or "-",
+    }
+
+
+JOBS: Final = Columns["JobFacts"](job_fields, _job_cells, _job_wide, lambda job: job.job_id)
+BATCHES: Final = Columns["BatchSummary"](batch_fields, _batch_cells, _batch_wide, lambda batch: batch.name)

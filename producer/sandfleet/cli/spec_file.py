@@ -1,0 +1,66 @@
+"""`SpecFile`: the file of jobs that a batch was submitted from, for a retry of jobs whose specs are no longer kept."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from sandfleet_config.errors import SpecInvalid
+from sandfleet_config.fingerprint import spec_sha256
+
+from sandfleet.cli.jsonl import read_lines
+from sandfleet.cli.submit import SpecSource, read_specs
+
+if TYPE_CHECKING:
+    from sandfleet_config.spec import SandboxSpec
+
+    from sandfleet.batch import Batch
+    from sandfleet.channel.job_facts import JobFacts
+    from sandfleet.fleet import Fleet
+
+
+class SpecFile:
+    """The specs of a file of jobs, by their fingerprints: a job finds the spec that it was submitted with."""
+
+    def __init__(self, fleet: Fleet, name: str) -> None:
+        """Read and check the file, and upload the local files that it names.
+
+        Raises:
+            typer.Exit: it has faults, or no jobs; stderr says which.
+            OSError: it cannot be read.
+        """
+        self._name = name
+        specs = read_specs(fleet, SpecSource(name, {}))
+        self._order = [spec_sha256(spec) for spec in specs]
+        self._specs = dict(zip(self._order, specs, strict=True))
+        self._missing: JobFacts | None = None
+
+    def find(self, job: JobFacts) -> SandboxSpec | None:
+        """Return the spec that the job was submitted with, None if the file does not have it."""
+        found = self._specs.get(job.spec_sha256)
+        if found is None and self._missing is None:
+            self._missing = job
+        return found
+
+    def refuse_other(self, batch: Batch) -> None:
+        """Refuse the file if a job was not found in it.
+
+        Raises:
+            SpecInvalid: names the line that should have its spec.
+        """
+        job = self._missing
+        if job is None:
+            return
+        place = next((at for at, job_id in enumerate(batch.iter_ids()) if job_id == job.job_id), 0)
+        if place >= len(self._order):
+            told = f"it has {len(self._order)} jobs, and job {job.job_id} is number {place + 1} of batch {batch.name}"
+        else:
+            told = (
+                f"line {self._find_line(place)} has another spec than job {job.job_id},"
+                f" which is number {place + 1} of batch {batch.name}"
+            )
+        raise SpecInvalid.of(f"nothing was queued: {self._name}: {told}. Give the file that was submitted")
+
+    def _find_line(self, place: int) -> int:
+        numbers = (number for number, line in enumerate(read_lines(self._name), 1) if line.strip())
+        return next(islice(numbers, place, None))

@@ -1,0 +1,1 @@
+"""Batches and jobs as people ask for them: which, how far, how they ended."""

@@ -1,0 +1,55 @@
+"""`FleetOverview`: what a `Fleet` tells about its batches and any of its jobs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from sandfleet.errors import JobUnknown
+from sandfleet.overview.job_view import read_view
+from sandfleet.overview.summary import summarize
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sandfleet.channel.protocol import Channel
+    from sandfleet.overview.job_view import JobView
+    from sandfleet.overview.summary import BatchSummary
+
+PAGE_BATCHES: Final = 100
+
+
+class FleetOverview:
+    """Part of `Fleet`: its batches, and its jobs as people ask for them."""
+
+    _channel: Channel
+
+    def batches(self) -> Iterator[BatchSummary]:
+        """Yield the fleet's batches, the last used first: counts and codes, without rate and failures.
+
+        The newest 10,000 that were used within 30 days, and whose jobs have not all expired. Those
+        that only producers of an older release have used are not among them.
+        """
+        first = 0
+        while True:
+            page = self._channel.overview.list_batches(first, PAGE_BATCHES)
+            yield from (summarize(entry) for entry in page if entry.total)
+            if len(page) < PAGE_BATCHES:
+                return
+            first += PAGE_BATCHES
+
+    def view(self, job_id: str) -> JobView:
+        """Return all that the fleet knows about a job, ended or not.
+
+        Env and stdin are never in it; outputs only in its outcome.
+
+        Raises:
+            JobUnknown: there is neither a job nor an outcome of that id.
+        """
+        found = read_view(self._channel, job_id)
+        if found is None:
+            raise JobUnknown(f"there is no job {ascii(job_id)[1:-1]}, or it ended too long ago", [job_id])
+        return found
+
+    def count_dropped_specs(self) -> int:
+        """Return how many specs of jobs that did not end OK were dropped early in the last days: 256 MiB are kept."""
+        return self._channel.overview.count_dropped_specs()

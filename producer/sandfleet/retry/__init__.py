@@ -1,0 +1,1 @@
+"""The next runs of jobs that did not end OK."""

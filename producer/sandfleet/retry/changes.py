@@ -1,0 +1,101 @@
+"""Change the specs of jobs that run again: ``timeout=60``, ``resources.memory_bytes=1GiB``."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from sandfleet_config.errors import SpecInvalid, SpecTooLarge
+from sandfleet_config.spec import SandboxSpec
+from sandfleet_config.wire import new_spec
+
+from sandfleet.submit.check import JobChecker
+from sandfleet.submit.contents import Contents
+from sandfleet.submit.encode import JobEncoder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from sandfleet.channel.records import EncodedJob
+
+UNCHANGEABLE: Final = ("idempotency_key",)
+TEXT_FIELDS: Final = ("image", "labels", "requires", "platform", "working_dir")
+"""Fields whose values are text, also if they look like a number."""
+
+
+def parse_changes(words: Sequence[str]) -> dict[str, object]:
+    """Parse ``field=value`` words; a field of a part is written ``resources.memory_bytes``.
+
+    A value is JSON if it can be read as JSON, else text: a size such as ``1GiB``. The fields are
+    checked when a job is changed, by the spec's own model.
+
+    Raises:
+        ValueError: a word is not of that form, or its field cannot be changed.
+    """
+    found: dict[str, object] = {}
+    for word in words:
+        name, sign, value = word.partition("=")
+        if not sign or not name:
+            raise ValueError(f"{ascii(word)[1:-1]} must be field=value, such as timeout=60")
+        if name in UNCHANGEABLE:
+            raise ValueError(f"{name} cannot be changed: the job keeps that of its first run")
+        found[name] = value if name.partition(".")[0] in TEXT_FIELDS else _parse_value(value)
+    return found
+
+
+def _parse_value(text: str) -> object:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def change_spec(spec: SandboxSpec, changes: Mapping[str, object]) -> SandboxSpec:
+    """Return `spec` with other values of fields; names as `parse_changes` returns them.
+
+    Raises:
+        SpecInvalid: no spec may be so; `errors` has every fault.
+        SecurityViolation: it asks for what no job may have.
+    """
+    if not changes:
+        return spec
+    fields: dict[str, Any] = json.loads(spec.model_dump_json(exclude_defaults=True))
+    for name, value in changes.items():
+        *parents, last = name.split(".")
+        place = fields
+        for parent in parents:
+            found = place.setdefault(parent, {})
+            if not isinstance(found, dict):
+                fault = {"field": name, "message": f"{parent} has no fields of its own"}
+                raise SpecInvalid.of(f"{name}: {fault['message']}", errors=[fault])
+            place = cast("dict[str, Any]", found)
+        place[last] = value
+    return new_spec(fields)
+
+
+class JobChanger:
+    """Encodes jobs of one batch again, changed."""
+
+    def __init__(
+        self,
+        batch: str,
+        changes: Mapping[str, object],
+        max_spec_bytes: int,
+        find_largest_budget: Callable[[], int | None],
+    ) -> None:
+        self._changes = dict(changes)
+        self._contents = Contents()
+        self._checker = JobChecker(batch, find_largest_budget=find_largest_budget)
+        self._encoder = JobEncoder(batch, max_spec_bytes, self._contents)
+
+    def encode(self, job_id: str, spec: SandboxSpec) -> EncodedJob:
+        """Return the job as it shall run.
+
+        Raises:
+            SpecInvalid, SecurityViolation, SpecTooLarge: it cannot run so.
+        """
+        checked = self._checker.check(change_spec(spec, self._changes))
+        request = self._encoder.encode(checked)
+        if self._contents.take():
+            raise SpecTooLarge.of("the changed spec is too large to travel: submit it as a new job")
+        return self._encoder.name([request], job_id)[0]
