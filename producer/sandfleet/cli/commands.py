@@ -147,9 +147,8 @@ def submit(
     )
     how = SubmitOptions(batch, _check_queue(queue), idempotent, has_ids, is_quiet, save, bounds, on_done)
     with Fleet() as fleet:
-        requires = typed.read_labels(require or [], "--require") or None
-        awaited = limits.read_after(after, after_batch)
-        defaults = typed.drop_unset(priority=priority, requires=requires, after=awaited)
+        awaited, labels = limits.read_after(after, after_batch), typed.read_labels(require or [], "--require")
+        defaults = typed.drop_unset(priority=priority, requires=labels or None, after=awaited)
         specs = read_specs(fleet, SpecSource(file, defaults, file_option or (), artifact or ()))
         raise typer.Exit(submit_specs(fleet, specs, how, is_waited=wait, out=out, is_json=is_json))
 

@@ -74,13 +74,11 @@ class Submitting:
     ) -> list[Job]:
         """Queue many jobs, a few hundred by one call to Redis; return their handles in the order of `specs`.
 
-        A list or tuple is checked as a whole before its first job is queued. Other iterables are
-        read, checked and queued as they come. `idempotent` gives spec n of `batch` the key
-        ``<batch>/<n>`` if it has none: a producer that died repeats the call, and jobs that are
-        queued already are found. `on_progress` is called with the number of queued jobs after each
-        chunk. `limits` are those of the batch; they replace earlier ones. `on_done` names the endpoint
-        that gets a webhook once all jobs of `batch` have ended, and again after each retry;
-        ``sandfleet-web notify`` sends it.
+        A list or tuple is checked as a whole before its first job is queued; another iterable is read,
+        checked and queued as it comes. `idempotent` gives spec n of `batch` the key ``<batch>/<n>`` if
+        it has none: a producer that died repeats the call, and finds jobs that are queued already.
+        `on_progress` gets the number of queued jobs after each chunk. `limits` replace those of the
+        batch. `on_done` names the endpoint that gets a webhook at its end, and after each retry.
 
         Raises:
             SpecInvalid: specs are faulty; ``errors`` names up to 50 faults (``specs[17].command``).
@@ -95,8 +93,7 @@ class Submitting:
         """
         jobs: list[Job] = []
         try:
-            given: dict[str, Any] = {"batch": batch, "queue": queue, "limits": limits, "on_done": on_done}
-            for chunk in self.submit_chunks(specs, **given, idempotent=idempotent):
+            for chunk in self._new_submission(batch, queue, limits, on_done, is_keyed=idempotent).submit(specs):
                 jobs += chunk
                 if on_progress is not None:
                     on_progress(len(jobs))
