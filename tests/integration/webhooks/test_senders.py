@@ -33,10 +33,10 @@ def test_a_sender_killed_while_the_receiver_thinks_is_followed_by_another(hooks:
         endpoints = {"ci": hooks.endpoint(receiver.port)}
         hooks.end_batch()
         first = hooks.start(endpoints, deadline_seconds=1)
-        wait_until(lambda: receiver.received, 20, "it is on its way")
+        wait_until(lambda: receiver.received, 60, "it is on its way")
         first.process.kill()
         hooks.start(endpoints, deadline_seconds=1)
-        wait_until(lambda: "delivered" in read_results(client), 20, "the other one has sent it")
+        wait_until(lambda: "delivered" in read_results(client), 60, "the other one has sent it")
     first_try, second_try = receiver.received
     assert first_try.webhook_id == second_try.webhook_id
     assert first_try.body == second_try.body
@@ -76,7 +76,7 @@ def test_sigterm_ends_the_attempts_on_their_way_first(hooks: Hooks, client: Any)
     with open_receiver(think) as receiver:
         sender = hooks.start({"ci": hooks.endpoint(receiver.port)})
         hooks.end_batch()
-        wait_until(lambda: receiver.received, 20, "it is on its way")
+        wait_until(lambda: receiver.received, 60, "it is on its way")
         sender.process.send_signal(signal.SIGTERM)
         assert sender.process.wait(20) == 0, sender.log
     assert read_results(client) == ["delivered"]
