@@ -24,7 +24,7 @@ from sandfleet_config.settings import SettingsInvalid
 from sandfleet_config.web_settings import WebSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Generator, Mapping
 
     from sandfleet_web.notify.queue import DeadWebhook, TakenWebhook, WebhookQueue
 
@@ -78,8 +78,12 @@ def run_sender(settings: WebSettings) -> None:
     endpoints = read_endpoints(settings)
     with _open_queue(settings) as queue:
         sender = Sender(queue, endpoints, settings.web)
+
+        def stop(*_: object) -> None:
+            sender.stop()
+
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: sender.stop())
+            signal.signal(number, stop)
         names = ", ".join(sorted(endpoints)) or "none: each webhook becomes a dead letter"
         logging.getLogger(__name__).info("sending webhooks; endpoints: %s", names)
         sender.run()
@@ -132,7 +136,7 @@ def new_secret(file: Annotated[Path, typer.Argument(help="The file; it must not 
 
 
 @contextmanager
-def _open_queue(settings: WebSettings) -> Iterator[WebhookQueue]:
+def _open_queue(settings: WebSettings) -> Generator[WebhookQueue]:
     from sandfleet_web.notify.queue import WebhookQueue
 
     queue = WebhookQueue(settings)
@@ -178,7 +182,7 @@ def _print_row(fields: Mapping[str, object], *, is_json: bool) -> None:
 
 
 @contextmanager
-def _print_known_errors() -> Iterator[None]:
+def _print_known_errors() -> Generator[None]:
     """Turn the errors people can mend into one red sentence and exit code 1; anything else keeps its traceback."""
     try:
         yield
