@@ -91,4 +91,4 @@ soak: setup ## Break workers, sandboxes, connections and Redis at random for min
 clean: ## Remove .venv, caches and compiled binaries; what the system got stays
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 	rm -f worker/sandfleet_worker/sandbox/native/init worker/sandfleet_worker/sandbox/native/launch
-	find config producer worker tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	find config producer worker web tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import sandfleet.cli
+import sandfleet_web.cli
 import sandfleet_worker.cli
 from typer.main import get_command
 
@@ -20,7 +21,11 @@ BEGIN, END = "<!-- commands:begin -->", "<!-- commands:end -->"
 
 def new_list() -> str:
     """Return a section for each command, as Markdown."""
-    programs = {"sandfleet": sandfleet.cli.app, "sandfleet-worker": sandfleet_worker.cli.cli}
+    programs = {
+        "sandfleet": sandfleet.cli.app,
+        "sandfleet-worker": sandfleet_worker.cli.cli,
+        "sandfleet-web": sandfleet_web.cli.app,
+    }
     lines: list[str] = []
     for name, app in programs.items():
         command: Any = get_command(app)
@@ -35,6 +40,8 @@ def find_commands(group: Any, path: str) -> Iterator[tuple[str, Any]]:
     """Yield each command below `group` with the words that call it."""
     for name, command in group.commands.items():
         if hasattr(command, "commands"):
+            if command.invoke_without_command:
+                yield f"{path} {name}", command
             yield from find_commands(command, f"{path} {name}")
         else:
             yield f"{path} {name}", command

@@ -11,7 +11,7 @@ from generated import print_or_write, replace_part
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs/explanation/packages.md"
 BEGIN, END = "<!-- packages:begin -->", "<!-- packages:end -->"
-FOLDERS = {"sandfleet_config": "config", "sandfleet": "producer", "sandfleet_worker": "worker"}
+FOLDERS = {"sandfleet_config": "config", "sandfleet": "producer", "sandfleet_worker": "worker", "sandfleet_web": "web"}
 CONTAINERS = (*FOLDERS, "sandfleet_worker.sandbox")
 """What gets a diagram of its own."""
 ROW_CELLS = 76

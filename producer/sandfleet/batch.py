@@ -7,6 +7,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING, NamedTuple
 
 from sandfleet_config.spec import LAST_PRIORITY
+from sandfleet_config.webhooks import check_endpoint
 
 from sandfleet.channel.records import BatchCounts, BatchState, CancelState
 from sandfleet.channel.waker import CancelRelay, Waker
@@ -60,9 +61,16 @@ class Batch(BatchOverview, Tabular):
         """Whether all jobs have been submitted: set by `submit_many` and `seal`, until the next submit."""
         return self._channel.read_batch(self.name).is_sealed
 
-    def seal(self) -> None:
-        """Record that all jobs have been submitted; for jobs that were submitted one by one."""
-        self._channel.seal(self.name)
+    def seal(self, on_done: str = "") -> None:
+        """Record that all jobs have been submitted; for jobs that were submitted one by one.
+
+        `on_done` names the endpoint that gets a webhook once all of them have ended, and again after
+        each retry; if empty, the batch keeps the endpoint that it has.
+
+        Raises:
+            ValueError: no endpoint may have that name.
+        """
+        self._channel.seal(self.name, check_endpoint(on_done))
 
     seal_async = in_thread(seal)
 

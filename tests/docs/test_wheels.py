@@ -15,7 +15,7 @@ import pytest
 from markdown_it import MarkdownIt
 
 ROOT = Path(__file__).parents[2]
-NAMES = {"config": "sandfleet-config", "producer": "sandfleet", "worker": "sandfleet-worker"}
+NAMES = {"config": "sandfleet-config", "producer": "sandfleet", "worker": "sandfleet-worker", "web": "sandfleet-web"}
 
 
 def run(*command: object, env: dict[str, str] | None = None) -> str:
@@ -54,6 +54,7 @@ def test_wheels_run_in_an_environment_of_their_own(wheels: dict[str, Path], tmp_
     # What they need comes from here; on this path no .pth file counts, so the checkout itself is not seen.
     env = {"PATH": os.environ["PATH"], "PYTHONPATH": sysconfig.get_path("purelib")}
     assert run(tmp_path / "env/bin/sandfleet", "--version", env=env).startswith("sandfleet ")
+    assert "notify" in run(tmp_path / "env/bin/sandfleet-web", "--help", env=env)
     assert "doctor" in run(tmp_path / "env/bin/sandfleet-worker", "--help", env=env)
     code = "from sandfleet_worker.sandbox.process.runsc import NATIVE; print(*(NATIVE / n for n in ('init', 'launch')))"
     for path in run(python, "-c", code, env=env).split():

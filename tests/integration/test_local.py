@@ -10,13 +10,14 @@ import sys
 import tempfile
 import urllib.error
 import urllib.request
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
 import pytest
 import redis
+from receivers import open_receiver, write_secret
 from stage import Stage, Stock
 from waiting import wait_until
 
@@ -30,10 +31,11 @@ class Machine:
 
     stage: Stage
     started: list[subprocess.Popen[bytes]]
+    settings: dict[str, str] = field(default_factory=dict)
 
     @property
     def env(self) -> dict[str, str]:
-        env = self.stage.env | {"SANDFLEET_LOCAL_DIR": str(self.stage.folder / "local")}
+        env = self.stage.env | self.settings | {"SANDFLEET_LOCAL_DIR": str(self.stage.folder / "local")}
         env["SANDFLEET_LOCAL_STATE_DIR"] = str(self.stage.folder / "state")
         del env["SANDFLEET_REDIS_URL"]
         return env
@@ -180,6 +182,20 @@ def test_a_crashed_child_ends_the_others_and_is_reported(machine: Machine) -> No
     assert "worker ended by itself with -9" in machine.log
     wait_until(lambda: not find_members(str(machine.stage.folder)), 10, "nothing is left")
     machine.start_ready("--no-flower")  # the new worker's janitor clears what the killed one left
+
+
+def test_local_sends_webhooks(machine: Machine) -> None:
+    with open_receiver() as receiver:
+        secret = write_secret(machine.stage.folder)
+        endpoint = {"url": f"http://127.0.0.1:{receiver.port}/", "secret_file": str(secret), "allow_private": True}
+        machine.settings["SANDFLEET_WEB__ENDPOINTS"] = json.dumps({"ci": endpoint})
+        machine.start_ready("--no-flower")
+        jobs = machine.stage.folder / "jobs.jsonl"
+        jobs.write_text('{"image": "busybox", "command": ["true"]}\n')
+        words = ["submit", str(jobs), "--batch", "nightly", "--on-done", "ci"]
+        subprocess.run([sys.executable, "-m", "sandfleet.cli", *words], env=machine.env, timeout=60, check=True)
+        wait_until(lambda: receiver.received, 30, "the webhook has come")
+    assert receiver.received[0].payload["data"] == {"batch": "nightly", "total": 1, "codes": {"OK": 1}}
 
 
 def test_local_refuses_a_redis_of_somebody_else(machine: Machine) -> None:

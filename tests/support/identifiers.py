@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 GLOSSARY = ROOT / "docs/reference/glossary.md"
 LEFT = ROOT / "tests/docs/identifiers_left.txt"
-SOURCES = ("config", "producer", "worker")
+SOURCES = ("config", "producer", "worker", "web")
 ROW = re.compile(r"^\| `(\w+)` \| (part|name|part, but after `(\w+)`) \| (.+) \|$", re.MULTILINE)
 LUA = re.compile(
     r"local function (\w+) *\(([\w, ]*)\)|function *\(([\w, ]*)\)|local ([\w, ]+)|for ([\w, ]+) in|for (\w+) ="

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 LEFT = ROOT / "tests/docs/sizes_left.txt"
 UNDOCUMENTED_LEFT = ROOT / "tests/docs/docstrings_left.txt"
-SOURCES = ("config", "producer", "worker")
+SOURCES = ("config", "producer", "worker", "web")
 SUFFIXES = (".py", ".lua", ".c", ".h")
 MAX_MODULE_LINES = 300
 MAX_FUNCTION_LINES = 40
@@ -29,7 +29,7 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 @cache
 def find_sources() -> list[Path]:
-    """Return the files of the three distributions."""
+    """Return the files of the four distributions."""
     return sorted(path for source in SOURCES for path in (ROOT / source).rglob("*") if path.suffix in SUFFIXES)
 
 

@@ -9,7 +9,8 @@ import keys_page
 from sandfleet_config.queues import RESERVED_QUEUES
 
 ROOT = Path(__file__).parents[2]
-SCRIPTS = [*ROOT.glob("config/sandfleet_config/lua/*.lua"), *ROOT.glob("worker/sandfleet_worker/delivery/lua/*.lua")]
+FOLDERS = ("config/sandfleet_config", "worker/sandfleet_worker/delivery", "web/sandfleet_web")
+SCRIPTS = [path for folder in FOLDERS for path in ROOT.glob(f"{folder}/lua/*.lua")]
 KOMBUS = {"unacked", "unacked_index", "unacked_mutex"}
 
 

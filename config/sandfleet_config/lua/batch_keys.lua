@@ -6,12 +6,13 @@
 -- counts:<name>  hash: jobs by code; `sealed`; `dropped`, dropped ends whose members are still in the list;
 --                `imported`, items of done:<name> that the stream has too
 -- pins:<name>    hash: name of an image -> the digest that it means for the batch
+-- on_done:<name> hash: who is told when the batch is done, see webhooks.lua
 -- done:<name>    list of ended ids, which release e5bcdee reads and writes
 -- Invariant: a batch has LLEN(batch) - dropped jobs, of which XLEN(ends) have ended.
 local BATCH_TTL = 30 * 86400 -- s, of a batch with jobs that have not ended; longer than a job may wait in the queue
 local function batch_keys(name)
   return { members = prefix .. 'batch:' .. name, ends = prefix .. 'ends:' .. name, counts = prefix .. 'counts:' .. name,
-    done = prefix .. 'done:' .. name, pins = prefix .. 'pins:' .. name }
+    done = prefix .. 'done:' .. name, pins = prefix .. 'pins:' .. name, on_done = prefix .. 'on_done:' .. name }
 end
 
 local function read_count(keys, field)
@@ -104,7 +105,7 @@ local function count_jobs(keys)
 end
 
 -- Sets the TTL of all keys: `ttl` if every job has ended, else at least BATCH_TTL. With `now_and_then` it is
--- renewed only at the first of each hundred ends.
+-- renewed only at the first of each hundred ends. Returns whether every job has ended.
 local function expire_batch(keys, ttl, now_and_then)
   local total, ended = count_jobs(keys)
   if now_and_then and ended < total and ended % 100 ~= 1 then
@@ -114,6 +115,7 @@ local function expire_batch(keys, ttl, now_and_then)
   for _, key in pairs(keys) do
     redis.call('EXPIRE', key, seconds)
   end
+  return ended >= total
 end
 
 -- Notes that a batch is used now, in the list of all batches: the newest MAX_BATCHES, used within BATCH_TTL.

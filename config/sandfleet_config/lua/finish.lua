@@ -31,6 +31,7 @@ if is_full and ARGV[11] == 'droppable' then
 end
 
 -- include: batch_keys
+-- include: webhooks
 -- include: image_digest
 -- include: parked
 -- include: after
@@ -120,7 +121,9 @@ if batch ~= '' then
   if run == '1' and try('RPUSH', keys.done, id) then -- after a later run the list has the id already
     add_count(keys, 'imported', 1)
   end
-  expire_batch(keys, ttl, true)
+  if expire_batch(keys, ttl, true) then
+    tell_if_done(batch, keys)
+  end
   local limits = read_limits(batch)
   if limits then
     note_end(limits, id, code)

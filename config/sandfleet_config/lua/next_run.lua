@@ -23,6 +23,7 @@ local FIRST, WIDTH, WAKE_TTL = 2, 4, 3600
 -- include: prelude
 
 -- include: batch_keys
+-- include: webhooks
 -- include: image_digest
 -- include: parked
 -- include: after
@@ -147,6 +148,7 @@ local function start(id, seen, given, changes)
       redis.call('RPUSH', keys.members, id)
     end
     expire_batch(keys, BATCH_TTL)
+    await_done(record.batch, keys)
     batches[record.batch] = true
     note_retry(record.batch, record.failed)
   end

@@ -168,8 +168,12 @@ class Channel(Protocol):
         """
         ...
 
-    def seal(self, name: str) -> None:
-        """Record that all jobs of the batch have been submitted; the next submit takes that back."""
+    def seal(self, name: str, on_done: str = "") -> None:
+        """Record that all jobs of the batch have been submitted; the next submit takes that back.
+
+        `on_done` names the endpoint of webhooks that is told when the batch is done; if empty, it stays
+        as it was.
+        """
         ...
 
     def forget_batch(self, name: str) -> Iterator[tuple[int, int]]:

@@ -63,10 +63,10 @@ class RedisBatches:
             client: Any = self._connections.redis
             return [item.decode() for item in client.lrange(batch_key(name), position, position + limit - 1)]
 
-    def seal(self, name: str) -> None:
-        """Set the field `sealed` of the batch's counts."""
+    def seal(self, name: str, on_done: str = "") -> None:
+        """Set the field `sealed` of the batch's counts; queue a webhook if it is done."""
         with self._connections.guard():
-            self._run("seal", [KEY_PREFIX, name])
+            self._run("seal", [KEY_PREFIX, name, on_done])
 
     def forget_batch(self, name: str) -> Iterator[tuple[int, int]]:
         """Delete some hundred jobs at a time."""

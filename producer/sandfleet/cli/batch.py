@@ -10,6 +10,8 @@ import typer
 from sandfleet.channel.records import CancelState
 from sandfleet.cli import batch_control, options
 from sandfleet.cli.batch_view import show_as_before, show_batch
+from sandfleet.cli.done_command import run_done_command
+from sandfleet.cli.exits import SOME_NOT_OK
 from sandfleet.cli.lists import Categories, Codes, batches, read_filter
 from sandfleet.cli.retry import read_changes, retry_batch
 from sandfleet.cli.rows import Form, FormOption
@@ -83,6 +85,12 @@ def wait(
     name: Name,
     out: options.Out = None,
     timeout: options.WaitTimeout = None,
+    command: Annotated[
+        str | None,
+        typer.Option(
+            "--exec", metavar="COMMAND", help="Run this in a shell when it is done, with counts in variables."
+        ),
+    ] = None,
     *,
     is_listed: Annotated[
         bool, typer.Option("--list", help="Print one line for each job: its id and how it ended.")
@@ -92,7 +100,10 @@ def wait(
     """Wait for a batch and sum up, those that have ended included; exits 1 if any was not OK. Ctrl-C only stops waiting."""
     with Fleet() as fleet:
         batch = fleet.batch(name)
-        raise typer.Exit(wait_for_batch(batch, out=out, timeout=timeout, is_listed=is_listed, is_quiet=is_quiet))
+        status = wait_for_batch(batch, out=out, timeout=timeout, is_listed=is_listed, is_quiet=is_quiet)
+        if command is not None and status in {0, SOME_NOT_OK}:
+            status = run_done_command(command, batch, status)
+        raise typer.Exit(status)
 
 
 @app.command()

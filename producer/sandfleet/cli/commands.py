@@ -136,22 +136,22 @@ def submit(
     idempotent: options.Idempotent = False,
     has_ids: options.Ids = False,
     is_quiet: options.Quiet = False,
+    on_done: options.OnDone = "",
     is_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, with the ids.")] = False,
 ) -> None:
     """Queue a file of jobs; the whole file is checked before the first is queued."""
     from sandfleet.cli.submit import SpecSource, SubmitOptions, read_specs, submit_specs
 
     _refuse_alone(wait, "--wait", **{"--out": out, "--save": save})
-    _refuse_alone(batch, "--batch", **{"--idempotent": idempotent or None})
+    _refuse_alone(batch, "--batch", **{"--idempotent": idempotent or None, "--on-done": on_done or None})
     _refuse_alone(out != "-", "another --out than -", **{"--ids": has_ids or None})
     bounds = limits.read_limits(
         batch, on_stop, max_failures=max_failures, fail_fast=fail_fast, at_most=at_most, deadline=deadline
     )
-    how = SubmitOptions(batch, _check_queue(queue), idempotent, has_ids, is_quiet, save, bounds)
+    how = SubmitOptions(batch, _check_queue(queue), idempotent, has_ids, is_quiet, save, bounds, on_done)
     with Fleet() as fleet:
-        requires = typed.read_labels(require or [], "--require") or None
-        awaited = limits.read_after(after, after_batch)
-        defaults = typed.drop_unset(priority=priority, requires=requires, after=awaited)
+        awaited, labels = limits.read_after(after, after_batch), typed.read_labels(require or [], "--require")
+        defaults = typed.drop_unset(priority=priority, requires=labels or None, after=awaited)
         specs = read_specs(fleet, SpecSource(file, defaults, file_option or (), artifact or ()))
         raise typer.Exit(submit_specs(fleet, specs, how, is_waited=wait, out=out, is_json=is_json))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, TypeAlias
 
 import typer
+from sandfleet_config.webhooks import check_endpoint
 
 Command: TypeAlias = Annotated[
     list[str] | None, typer.Argument(metavar="[--] COMMAND [ARG]", help="Default: the image's own.")
@@ -73,3 +74,20 @@ OutcomeAsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print th
 Quiet: TypeAlias = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
 Out: TypeAlias = Annotated[str | None, typer.Option(help="Append outcomes as JSON lines; - is stdout.")]
 WaitTimeout: TypeAlias = Annotated[float | None, typer.Option(help="Seconds to wait; the jobs go on.")]
+
+
+def _check_on_done(name: str) -> str:
+    try:
+        return check_endpoint(name)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--on-done") from None
+
+
+OnDone = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        callback=_check_on_done,
+        help="Endpoint that gets a webhook when all of --batch have ended, as of each retry.",
+    ),
+]

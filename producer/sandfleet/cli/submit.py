@@ -44,12 +44,14 @@ class SubmitOptions:
     save: str | None = None
     """The folder for artifacts, those of each job in one of its own."""
     limits: BatchLimits | None = None
+    on_done: str = ""
+    """The endpoint that gets a webhook when the batch is done."""
 
     @property
     def arguments(self) -> dict[str, Any]:
         """The arguments of `Fleet.submit_chunks`."""
-        idempotent = self.is_idempotent
-        return {"batch": self.batch, "queue": self.queue, "limits": self.limits, "idempotent": idempotent}
+        given = {"batch": self.batch, "queue": self.queue, "limits": self.limits, "on_done": self.on_done}
+        return given | {"idempotent": self.is_idempotent}
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,7 @@ class Submission:
         *,
         queue: str,
         batch: str | None,
+        on_done: str = "",
         limits: BatchLimits | None = None,
     ) -> None:
         self._channel = channel
@@ -51,6 +52,7 @@ class Submission:
         self._required = required
         self._queue = queue
         self._batch = batch
+        self._on_done = on_done
         self._limits = limits
 
     def submit_one(self, spec: Spec, job_id: str | None) -> Job:
@@ -128,7 +130,7 @@ class Submission:
     def seal(self) -> None:
         """Say that all jobs of the batch have been submitted."""
         if self._batch:
-            self._channel.seal(self._batch)
+            self._channel.seal(self._batch, self._on_done)
 
     async def submit_async(self, specs: Iterable[Spec] | AsyncIterable[Spec]) -> AsyncIterator[list[Job]]:
         """Do what `submit` does in other threads, one after the other.

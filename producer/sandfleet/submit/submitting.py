@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from sandfleet_config.contract import BATCH_CONTRACT
 from sandfleet_config.errors import RequestError
 from sandfleet_config.queues import check_queue
+from sandfleet_config.webhooks import check_endpoint
 
 from sandfleet.errors import FleetError
 from sandfleet.submit.check import JobChecker
@@ -71,15 +72,16 @@ class Submitting:
         queue: str | None = None,
         limits: BatchLimits | None = None,
         idempotent: bool = False,
+        on_done: str = "",
         on_progress: Callable[[int], object] | None = None,
     ) -> list[Job]:
         """Queue many jobs, a few hundred by one call to Redis; return their handles in the order of `specs`.
 
-        A list or tuple is checked as a whole before its first job is queued. Other iterables are
-        read, checked and queued as they come. `idempotent` gives spec n of `batch` the key
-        ``<batch>/<n>`` if it has none: a producer that died repeats the call, and jobs that are
-        queued already are found. `on_progress` is called with the number of queued jobs after each
-        chunk. `limits` are those of the batch; they replace earlier ones.
+        A list or tuple is checked as a whole before its first job is queued; another iterable is read,
+        checked and queued as it comes. `idempotent` gives spec n of `batch` the key ``<batch>/<n>`` if
+        it has none: a producer that died repeats the call, and finds jobs that are queued already.
+        `on_progress` gets the number of queued jobs after each chunk. `limits` replace those of the
+        batch. `on_done` names the endpoint that gets a webhook at its end, and after each retry.
 
         Raises:
             SpecInvalid: specs are faulty; ``errors`` names up to 50 faults (``specs[17].command``).
@@ -90,11 +92,11 @@ class Submitting:
             SpecTooLarge: the same, if too large specs are the only fault.
             QueueFull: there is no room. Of a list, nothing was queued.
             IdempotencyConflict, FleetUnavailable: as `submit`; ``job_ids`` are, or may be, queued.
-            ValueError: `idempotent` or `limits` without a batch.
+            ValueError: `idempotent`, `limits` or `on_done` without a batch; no endpoint may have that name.
         """
         jobs: list[Job] = []
         try:
-            for chunk in self.submit_chunks(specs, batch=batch, queue=queue, limits=limits, idempotent=idempotent):
+            for chunk in self._new_submission(batch, queue, limits, on_done, is_keyed=idempotent).submit(specs):
                 jobs += chunk
                 if on_progress is not None:
                     on_progress(len(jobs))
@@ -111,6 +113,7 @@ class Submitting:
         queue: str | None = None,
         limits: BatchLimits | None = None,
         idempotent: bool = False,
+        on_done: str = "",
         on_progress: Callable[[int], object] | None = None,
     ) -> list[Job]:
         """Do what `submit_many` does and leave the event loop free; `specs` may be asynchronous.
@@ -120,7 +123,8 @@ class Submitting:
         """
         jobs: list[Job] = []
         try:
-            async for chunk in self._new_submission(batch, queue, limits, is_keyed=idempotent).submit_async(specs):
+            submission = self._new_submission(batch, queue, limits, on_done, is_keyed=idempotent)
+            async for chunk in submission.submit_async(specs):
                 jobs += chunk
                 if on_progress is not None:
                     on_progress(len(jobs))
@@ -137,26 +141,37 @@ class Submitting:
         queue: str | None = None,
         limits: BatchLimits | None = None,
         idempotent: bool = False,
+        on_done: str = "",
     ) -> Iterator[list[Job]]:
         """Do what `submit_many` does, but yield the handles of each chunk once it is queued.
 
         Memory does not grow with the batch. The specs of the next chunk are read before a chunk is
         yielded.
         """
-        return self._new_submission(batch, queue, limits, is_keyed=idempotent).submit(specs)
+        return self._new_submission(batch, queue, limits, on_done, is_keyed=idempotent).submit(specs)
 
     submit_portions = submit_chunks
     """The name of `submit_chunks` in earlier releases."""
 
     def _new_submission(
-        self, batch: str | None, queue: str | None, limits: BatchLimits | None = None, *, is_keyed: bool = False
+        self,
+        batch: str | None,
+        queue: str | None,
+        limits: BatchLimits | None = None,
+        on_done: str = "",
+        *,
+        is_keyed: bool = False,
     ) -> Submission:
         if limits and not batch:
             raise ValueError("limits are those of a batch: give its name")
+        if check_endpoint(on_done) and not batch:
+            raise ValueError("on_done tells of the end of a batch: give its name")
         name = self.settings.queue if queue is None else check_queue(queue)
         checker = JobChecker(batch, is_keyed=is_keyed, find_largest_budget=self._channel.find_largest_budget)
         contents = Contents()
         least = BATCH_CONTRACT if limits else 1
         encoder = JobEncoder(batch, self.settings.max_spec_bytes, contents, least_contract=least)
         required = RequiredObjects(contents, lambda: self._channel.objects, self.settings.result_ttl_seconds)
-        return Submission(self._channel, checker, encoder, required, queue=name, batch=batch, limits=limits)
+        return Submission(
+            self._channel, checker, encoder, required, queue=name, batch=batch, limits=limits, on_done=on_done
+        )

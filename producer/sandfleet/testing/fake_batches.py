@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from sandfleet.channel.records import BatchState, NewEntries
 from sandfleet.testing.fake_dead_letters import FakeDeadLetters
+from sandfleet.testing.fake_webhooks import FakeWebhooks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,6 +26,7 @@ class FakeBatches:
         self._entries: dict[int, tuple[str, int]] = {}
         """Ended jobs of all batches, as (job id, run) by number."""
         self._sealed: set[str] = set()
+        self.webhooks = FakeWebhooks()
         self._dead = FakeDeadLetters()
 
     def read_batch(self, name: str, cursor: str = "", limit: int = 0) -> BatchState:
@@ -55,11 +57,21 @@ class FakeBatches:
         """Return a part of the batch's jobs."""
         return self.batch_ids(name)[position : position + limit]
 
-    def seal(self, name: str) -> None:
+    def seal(self, name: str, on_done: str = "") -> None:
         """Record that all jobs of the batch have been submitted."""
         with self._lock:
             self._sealed.add(name)
+            if on_done:
+                self.webhooks.endpoints[name] = on_done
+            self._tell_if_done(name)
         self._start_waiting()
+
+    def _tell_if_done(self, name: str | None) -> None:
+        """Note a webhook if the batch is done, and none was noted since its newest end."""
+        if name in self._sealed and name in self.webhooks.endpoints:
+            state = self.read_batch(name)
+            if state.ended >= state.total > 0:
+                self.webhooks.add(name, state)
 
     def _start_waiting(self) -> None:
         """Start jobs that may start now."""

@@ -168,6 +168,7 @@ class FakeChannel(FakeBatches):
                 self._dead.add(job, outcome, attempts)
             self.control.note_end(job, outcome.code)
             self._watches.notify(job_id)
+            self._tell_if_done(job.encoded.batch)
         self._start_waiting()
 
     def outcomes(self, job_ids: Sequence[str]) -> list[Outcome | None]:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from sandfleet_config.spec import Payload, SandboxSpec
 
     from sandfleet.testing.fake_store import FakeStore
+    from sandfleet.testing.fake_webhooks import Webhook
 
 __all__ = ["Ending", "FakeChannel", "FakeFleet", "Handler", "WithArtifacts"]
 
@@ -67,6 +68,11 @@ class FakeFleet(Fleet):
             return self.store.get(source.sha256)
         content = source.content if isinstance(source, FileSpec) else source
         return content.to_bytes() if content is not None else b""
+
+    @property
+    def webhooks(self) -> list[Webhook]:
+        """The webhooks that a sender would have sent (`on_done`), in order."""
+        return list(self._fake.webhooks.sent)
 
     @property
     def specs(self) -> list[SandboxSpec]:

@@ -1,9 +1,10 @@
-"""``sandfleet-worker local``: a private Redis, one worker and Flower on one machine, alive and dead together."""
+"""``sandfleet-worker local``: a private Redis, one worker, the sender of webhooks and Flower, alive and dead together."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import importlib.util
 import os
 import secrets
 import shutil
@@ -32,6 +33,7 @@ WORKER_DEADLINE_SECONDS = 60.0
 FLOWER_DEADLINE_SECONDS = 30.0
 DRAIN_SECONDS = 10.0
 WORKER = "worker"
+WEB_PACKAGE = "sandfleet_web"
 FLOWER_USER = "sandfleet"
 ADDRESS = "127.0.0.1"
 HANDLED_SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -62,6 +64,7 @@ def run_local(settings: WorkerSettings, flower_port: int | None) -> int:
             settings = settings.model_copy(update={"redis_url": SecretStr(_socket_url(settings))})
             children.append(_start_worker(settings, parts))
             _wait_for_worker(settings, children)
+            children += _start_sender(settings, parts)
             if flower_port is not None:
                 children.append(_start_flower(settings, parts, flower_port))
             _say(f"sandfleet is up: {settings.concurrency} sandboxes at once, Redis on {settings.local_dir}/redis.sock")
@@ -204,6 +207,18 @@ def _wait_for_worker(settings: WorkerSettings, children: list[Child]) -> None:
             msg = f"the worker is not ready after {WORKER_DEADLINE_SECONDS:g} s: try sandfleet-worker doctor"
             raise LocalFailed(msg)
     app.close()
+
+
+def _start_sender(settings: WorkerSettings, parts: contextlib.ExitStack) -> list[Child]:
+    """Start `sandfleet-web notify`, if that distribution is installed: no code of it is imported here."""
+    if importlib.util.find_spec(WEB_PACKAGE) is None:
+        _say("no webhooks are sent (submit --on-done): sandfleet-web is not installed")
+        return []
+    command = [sys.executable, "-m", f"{WEB_PACKAGE}.cli", "notify"]
+    child = Child("sandfleet-web notify", command, _environment(settings), on_parent_death=signal.SIGKILL)
+    raise_oom_score(child.pid, FLOWER)
+    parts.callback(child.stop, Stage(signal.SIGTERM, 5.0))
+    return [child]
 
 
 def _start_flower(settings: WorkerSettings, parts: contextlib.ExitStack, wanted_port: int) -> Child:

@@ -1,0 +1,1 @@
+"""Webhooks: taken from Redis, signed, sent, and tried again."""
