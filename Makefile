@@ -18,7 +18,7 @@ WITH_IMAGES := trap 'exit 130' INT TERM; [ -n "$$TEST_IMAGES_ROOT" ] || \
 FAST_TESTS := tests/unit $(wildcard tests/integration/*producer_*) \
 	$(addprefix tests/docs/test_,contributing.py identifiers.py links.py measures.py reference.py)
 
-.PHONY: help setup native demo test test-fast test-releases test-upgrade test-retries test-store test-images check docs renew bench hosts soak clean
+.PHONY: help setup native demo test test-fast test-releases test-upgrade test-retries test-big test-store test-images check docs renew bench hosts soak clean
 
 help: ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -49,6 +49,9 @@ test-upgrade: setup ## Let workers and producers of an earlier commit and of thi
 
 test-retries: setup ## A batch of 100,000 jobs of which two producers run 25,000 again at the same moment
 	@TEST_RETRIED_BATCH=100000 $(BIN)/python -m pytest tests/integration/test_runs.py -k quarter --timeout 7200 -s
+
+test-big: setup ## The table of a batch of a million jobs in each format: killed, gone on with, equal to the whole; memory measured; half an hour
+	@TEST_RESULTS_JOBS=1000000 $(BIN)/python -m pytest -s tests/integration/producer_redis/test_results.py -k killed --timeout 1800 $(ARGS)
 
 test-store: setup ## The store with 1 GB and its races many times; 1,000 jobs that share 100 MB, and 100 with 64 MiB in and out each; half an hour
 	@$(WITH_IMAGES) TEST_STORE_BYTES=1000000000 TEST_STORE_ROUNDS=20 TEST_STORE_LARGE=1 TEST_TRANSFERS=100 \

@@ -5,13 +5,16 @@ from __future__ import annotations
 import base64
 from dataclasses import field
 from datetime import datetime
-from typing import Annotated, Any, Final, Literal, Self, cast
+from importlib import import_module
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from sandfleet_config.codes import Category, ErrorCode, read_category, read_code
+from sandfleet_config.codes import Category, ErrorCode
+from sandfleet_config.new_codes import replace_new_codes
 from sandfleet_config.payload import encode_payload
+from sandfleet_config.terminal import cut_to_end, safe_text
 
 
 class Record(BaseModel):
@@ -75,6 +78,13 @@ class StreamOutput:
     def dropped(self) -> StreamOutput:
         """Return this stream without its data; it counts as truncated."""
         return StreamOutput(total_bytes=self.total_bytes, truncated=self.total_bytes > 0, stored=self.stored)
+
+    def __str__(self) -> str:
+        """Return the last lines of the kept bytes, for people; control characters are escaped."""
+        if not self.total_bytes:
+            return "empty"
+        cut = f", {len(self.bytes)} kept" if self.truncated else ""
+        return f"{self.total_bytes} bytes{cut}\n{safe_text(cut_to_end(self.text))}"
 
     @property
     def bytes(self) -> bytes:
@@ -224,12 +234,39 @@ class Outcome(Record):
         Raises:
             pydantic.ValidationError: `raw` is not an outcome.
         """
-        return cls.model_validate(_replace_new_codes(raw))
+        return cls.model_validate(replace_new_codes(raw))
 
     @property
     def is_ok(self) -> bool:
         """Whether the program exited 0 within its limits."""
         return self.code is ErrorCode.OK or self.code.category is Category.OK
+
+    def raise_for_code(self) -> Self:
+        """Return this outcome if its code is ``OK``; else raise the exception of the code.
+
+        Raises:
+            SandboxError: the class of the code, such as `ExitNonZero` or `OutOfMemory`; it carries the
+                whole outcome.
+        """
+        if not self.is_ok:
+            # By name and at the call: errors are made of outcomes, so their module imports this one.
+            raise import_module("sandfleet_config.errors").new_error(self)
+        return self
+
+    def __str__(self) -> str:
+        """Return the ending for people, over several lines: code, exit, and the last lines of both outputs.
+
+        It holds program output: log ``outcome.to_summary()`` or ``repr(outcome)`` instead.
+        """
+        end = self.to_summary() if self.code.is_known or self.message else self.code.value
+        facts = [
+            *([] if self.exit_code is None or self.code is ErrorCode.EXIT_NONZERO else [f"exit {self.exit_code}"]),
+            *([] if self.signal is None else [f"signal {self.signal}"]),
+            *([] if self.duration is None else [f"{self.duration:.3f} s"]),
+        ]
+        head = f"job {self.job_id}: {end}" + (f" ({', '.join(facts)})" if facts else "")
+        streams = [f"{name}: {stream}" for name, stream in (("stdout", self.stdout), ("stderr", self.stderr))]
+        return "\n".join([safe_text(head), *streams])
 
     def to_json(self) -> dict[str, Any]:
         """Return the plain JSON form that is sent."""
@@ -258,31 +295,3 @@ class Outcome(Record):
         message = f"{self.message}; {why}" if self.message else why
         dropped = {"stdout": self.stdout.dropped(), "stderr": self.stderr.dropped(), "message": message}
         return self.model_copy(update=dropped)
-
-
-def _replace_new_codes(raw: object) -> object:
-    """Replace codes of a newer release by `ErrorCode` in an outcome's JSON; pydantic refuses the text."""
-    if not isinstance(raw, dict):
-        return raw
-    fields = cast("dict[str, Any]", raw)
-    told = (fields.get("category"), fields.get("retryable"))
-    attempts = fields.get("attempts")
-    if isinstance(attempts, list):
-        fields = {**fields, "attempts": [replace_new_code(item, *told) for item in cast("list[object]", attempts)]}
-    if "category" in fields:
-        fields = {**fields, "category": read_category(told[0])}
-    return replace_new_code(fields, *told)
-
-
-def replace_new_code(raw: object, *told: object) -> object:
-    """Replace a code of a newer release by `ErrorCode` in the JSON of an attempt or an outcome.
-
-    `told` are `category` and `retryable` of the record, if it has them.
-    """
-    if not isinstance(raw, dict):
-        return raw
-    fields = cast("dict[str, Any]", raw)
-    try:
-        return {**fields, "code": read_code(fields["code"], *told)}
-    except (KeyError, ValueError):
-        return fields

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import json
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, Self, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, cast
 
 from pydantic import Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from sandfleet_config.codes import ErrorCode
+from sandfleet_config.contract import CONTRACT_VERSIONS, DEFAULT_DELIVERY, FIELDS_OF, ContractVersion, find_contract
 from sandfleet_config.errors import SecurityViolation, SpecInvalid, SpecTooLarge
 from sandfleet_config.faults import describe_faults
 from sandfleet_config.fields import SECURITY_VIOLATION, ContractModel, Name
-from sandfleet_config.image_names import REGISTRY_PREFIX, normalize_image
+from sandfleet_config.image_names import normalize_image
 from sandfleet_config.spec import (
     BATCH_FIELDS,
     DEFAULT_GRACE_SECONDS,
     DEFAULT_OUTPUT_BYTES,
     DELIVERY_FIELDS,
-    RETRIED_CODES,
     SandboxSpec,
 )
 from sandfleet_config.units import format_bytes
@@ -30,62 +30,13 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
 
-CONTRACT_VERSIONS: Final = (1, 2, 3, 4, 5)
-"""Contract versions that this release speaks.
-
-Version 2 adds `spec.DELIVERY_FIELDS`, version 3 `requires`, version 4 `spec.STORED_FIELDS`, version 5
-`spec.BATCH_FIELDS` and limits of a batch. A request says the lowest version that has all that it
-uses, so that older workers can run it.
-"""
-ContractVersion: TypeAlias = Literal[1, 2, 3, 4, 5]
-BATCH_CONTRACT: Final = 5
-"""The version of a job with one of `spec.BATCH_FIELDS`, or of a batch with limits."""
 MAX_SPEC_BYTES = 256 * 1024
 MAX_REPORTED_FAULTS = 50
-
-
-def find_contract(spec: SandboxSpec) -> ContractVersion:
-    """Return the lowest contract version that has all fields `spec` uses."""
-    if spec.after or spec.retry_with:
-        return BATCH_CONTRACT
-    if _uses_store(spec):
-        return 4
-    if spec.requires:
-        return 3
-    return 1 if _delivery_of(spec) == _DEFAULT_DELIVERY else 2
-
-
-def _uses_store(spec: SandboxSpec) -> bool:
-    """Whether `spec` uses a field of contract version 4."""
-    return bool(
-        spec.files
-        or spec.artifacts
-        or spec.datasets
-        or spec.stdin.sha256
-        or spec.output.store
-        or spec.image.startswith(REGISTRY_PREFIX)
-        or (spec.retry_on != RETRIED_CODES and ErrorCode.STORE_UNAVAILABLE in spec.retry_on)
-    )
-
-
-def _delivery_of(spec: SandboxSpec) -> tuple[object, ...]:
-    return spec.idempotency_key, spec.priority, spec.queue_ttl, spec.max_attempts, spec.retry_on
-
-
-_DEFAULT_DELIVERY: Final = _delivery_of(SandboxSpec(image="-"))
 
 
 def _find_contract_of(fields: dict[str, Any]) -> ContractVersion:
     spec = fields.get("spec")  # absent if it is faulty, which is a fault of its own
     return find_contract(spec) if isinstance(spec, SandboxSpec) else 1
-
-
-_FIELDS_OF: Final[Mapping[int, str]] = {
-    2: ", ".join(DELIVERY_FIELDS),
-    3: "what it requires of its host",
-    4: "files, datasets, artifacts, objects of the store and images of a registry",
-    BATCH_CONTRACT: ", ".join(BATCH_FIELDS),
-}
 
 
 class JobRequest(ContractModel):
@@ -101,7 +52,7 @@ class JobRequest(ContractModel):
         needed = find_contract(self.spec)
         if self.contract < needed:
             msg = "{fields} need contract version {needed}"
-            raise PydanticCustomError("contract", msg, {"fields": _FIELDS_OF[needed], "needed": needed})
+            raise PydanticCustomError("contract", msg, {"fields": FIELDS_OF[needed], "needed": needed})
         return self
 
 
@@ -213,7 +164,7 @@ def encode_delivery(priority: int, queue_ttl: float, max_attempts: int, retry_on
 
     The key is not in it.
     """
-    fields = zip(DELIVERY_FIELDS[1:], (priority, queue_ttl, max_attempts, retry_on), _DEFAULT_DELIVERY[1:], strict=True)
+    fields = zip(DELIVERY_FIELDS[1:], (priority, queue_ttl, max_attempts, retry_on), DEFAULT_DELIVERY[1:], strict=True)
     return "".join(f',"{name}":{json.dumps(value)}' for name, value, default in fields if value != default)
 
 

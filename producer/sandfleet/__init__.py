@@ -49,7 +49,7 @@ from sandfleet_config.spec import OutputSpec, Payload, ResourceSpec, SandboxSpec
 
 from sandfleet.batch import Batch
 from sandfleet.channel.batch_control import LimitsState
-from sandfleet.channel.records import BatchCounts, CancelState, DeadLetter, JobRecord
+from sandfleet.channel.records import BatchCounts, BatchState, CancelState, DeadLetter, JobRecord
 from sandfleet.channel.waker import CancelSignal
 from sandfleet.collect.stream import BatchStream, OutcomeStream
 from sandfleet.dead_letters import DeadLetters
@@ -62,7 +62,9 @@ from sandfleet.errors import (
     IdempotencyConflict,
     JobExists,
     JobUnknown,
+    PackageMissing,
     QueueFull,
+    ResultsNotWritten,
     ResultTimeout,
 )
 from sandfleet.execute.backend import Backend, Config
@@ -72,6 +74,9 @@ from sandfleet.files.artifacts import BatchArtifacts, JobArtifacts
 from sandfleet.files.reference import FileRef
 from sandfleet.fleet import Fleet
 from sandfleet.job import CancelResult, Job
+from sandfleet.results.columns import ColumnUnknown
+from sandfleet.results.table import Written
+from sandfleet.submit.mapping import MapStream
 
 __all__ = [
     "ERROR_CLASSES",
@@ -85,6 +90,7 @@ __all__ = [
     "BatchArtifacts",
     "BatchCounts",
     "BatchLimits",
+    "BatchState",
     "BatchStream",
     "BatchUnknown",
     "CancelResult",
@@ -93,6 +99,7 @@ __all__ = [
     "Cancelled",
     "Category",
     "ClientNotConfigured",
+    "ColumnUnknown",
     "CommandNotExecutable",
     "CommandNotFound",
     "Config",
@@ -134,11 +141,13 @@ __all__ = [
     "LimitsEnforced",
     "LimitsState",
     "Logger",
+    "MapStream",
     "OutOfMemory",
     "Outcome",
     "OutcomeStream",
     "OutputLimit",
     "OutputSpec",
+    "PackageMissing",
     "Payload",
     "PidsLimit",
     "ProgramError",
@@ -147,6 +156,7 @@ __all__ = [
     "ResourceLimit",
     "ResourceSpec",
     "ResultTimeout",
+    "ResultsNotWritten",
     "RunResult",
     "SandboxCreationFailed",
     "SandboxError",
@@ -168,4 +178,5 @@ __all__ = [
     "UserInvalid",
     "WorkerLost",
     "WorkingDirInvalid",
+    "Written",
 ]

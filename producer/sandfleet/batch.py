@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
+from contextlib import closing
 from typing import TYPE_CHECKING, NamedTuple
 
 from sandfleet_config.spec import LAST_PRIORITY
 from sandfleet_config.webhooks import check_endpoint
 
-from sandfleet.channel.records import BatchCounts, CancelState
-from sandfleet.channel.waker import Waker
+from sandfleet.channel.records import BatchCounts, BatchState, CancelState
+from sandfleet.channel.waker import CancelRelay, Waker
+from sandfleet.collect.batch_end import BatchEnd
 from sandfleet.collect.ended_list import EndedList
 from sandfleet.collect.polling import split
+from sandfleet.collect.steps import drive, drive_async
 from sandfleet.collect.stream import BatchStream
 from sandfleet.files.artifacts import BatchArtifacts
 from sandfleet.job import Job
+from sandfleet.results.tabular import Tabular
 from sandfleet.retry.batch_overview import BatchOverview
+from sandfleet.threads import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +29,6 @@ if TYPE_CHECKING:
     from sandfleet_config.outcome import Outcome
 
     from sandfleet.channel.batch_control import LimitsState
-    from sandfleet.channel.protocol import Channel
 
 
 class Forgotten(NamedTuple):
@@ -35,12 +38,8 @@ class Forgotten(NamedTuple):
     kept: int
 
 
-class Batch(BatchOverview):
+class Batch(BatchOverview, Tabular):
     """A handle of one batch; cheap to make, safe for concurrent use."""
-
-    def __init__(self, name: str, channel: Channel) -> None:
-        self.name = name
-        self._channel = channel
 
     def __repr__(self) -> str:
         """Name the batch only."""
@@ -73,6 +72,8 @@ class Batch(BatchOverview):
         """
         self._channel.seal(self.name, check_endpoint(on_done))
 
+    seal_async = in_thread(seal)
+
     @property
     def is_done(self) -> bool:
         """Whether every job submitted so far has ended."""
@@ -98,6 +99,36 @@ class Batch(BatchOverview):
         """
         return BatchStream(self._channel, self.name, timeout)
 
+    def wait(
+        self, timeout: float | None = None, *, on_counts: Callable[[BatchState], object] = lambda _: None
+    ) -> dict[str, int]:
+        """Wait until all jobs have ended, without reading their outcomes; return how many ended with each code.
+
+        `on_counts` is called with the counts, at most ten times a second.
+
+        Raises:
+            ResultTimeout: they have not ended within `timeout` seconds (None: no timeout).
+            FleetUnavailable: Redis is out of reach.
+        """
+        state = BatchState()
+        with closing(BatchEnd(self._channel, self.name, timeout)) as steps:
+            for state in drive(steps, CancelRelay(steps.waker, None)):
+                on_counts(state)
+        return dict(sorted(state.codes.items()))
+
+    async def wait_async(
+        self,
+        timeout: float | None = None,  # noqa: ASYNC109  as `wait`
+        *,
+        on_counts: Callable[[BatchState], object] = lambda _: None,
+    ) -> dict[str, int]:
+        """Do what `wait` does and leave the event loop free; `on_counts` runs in the event loop."""
+        state = BatchState()
+        with closing(BatchEnd(self._channel, self.name, timeout)) as steps:
+            async for state in drive_async(steps):
+                on_counts(state)
+        return dict(sorted(state.codes.items()))
+
     @property
     def artifacts(self) -> BatchArtifacts:
         """The files that its jobs left, job by job; iterating and saving wait for all jobs, as `as_completed`."""
@@ -112,6 +143,8 @@ class Batch(BatchOverview):
         for entries in EndedList(self._channel, self.name, Waker()).read_new():
             yield from split([job_id for job_id, _ in entries])
 
+    outcomes_async = in_thread(outcomes)
+
     def forget(self, on_progress: Callable[[int], object] | None = None) -> Forgotten:
         """Delete all ended jobs, with their outcomes and dead letters; keep the others. This cannot be undone.
 
@@ -125,12 +158,16 @@ class Batch(BatchOverview):
                 on_progress(forgotten)
         return Forgotten(forgotten, kept)
 
+    forget_async = in_thread(forget)
+
     def cancel(self) -> Counter[CancelState]:
         """Cancel all jobs submitted so far; return how many jobs are in each state."""
         counts: Counter[CancelState] = Counter()
         for chunk in split(self.job_ids):
             counts.update(self._channel.cancel(chunk))
         return counts
+
+    cancel_async = in_thread(cancel)
 
     @property
     def limits(self) -> LimitsState:
@@ -163,7 +200,3 @@ class Batch(BatchOverview):
         if not 0 <= priority <= LAST_PRIORITY:
             raise ValueError(f"a priority is 0 (first) to {LAST_PRIORITY}, not {priority}")
         return self._channel.control.set_priority(self.name, priority)
-
-    async def cancel_async(self) -> Counter[CancelState]:
-        """Do what `cancel` does and leave the event loop free."""
-        return await asyncio.to_thread(self.cancel)

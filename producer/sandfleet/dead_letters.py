@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, assert_never
 from sandfleet.channel.records import DeadLetter, RunState
 from sandfleet.errors import FleetError, JobUnknown
 from sandfleet.job import Job
+from sandfleet.threads import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -41,6 +42,8 @@ class DeadLetters:
             raise _unknown(job_id)
         return found
 
+    show_async = in_thread(show)
+
     def requeue(self, job_id: str, run: int | None = None, *, resolves_images: bool = False) -> Job:
         """Queue the job again under its id, as its next run, with new attempts; keep the earlier outcome.
 
@@ -72,6 +75,8 @@ class DeadLetters:
             case _:
                 assert_never(state)
 
+    requeue_async = in_thread(requeue)
+
     def requeue_all(self, batch: str | None = None, *, resolves_images: bool = False) -> Iterator[tuple[str, RunState]]:
         """Queue all dead letters again, or those of one batch; yield each job's id and the result.
 
@@ -84,6 +89,8 @@ class DeadLetters:
     def purge(self, job_ids: Sequence[str] | None = None) -> int:
         """Delete these dead letters, or all of them; return how many. Outcomes are kept."""
         return self._channel.purge_dead(job_ids)
+
+    purge_async = in_thread(purge)
 
 
 def _unknown(job_id: str) -> JobUnknown:

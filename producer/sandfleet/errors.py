@@ -9,7 +9,9 @@ FleetError
 ├── JobExists          (also a ValueError)
 ├── IdempotencyConflict (also a ValueError)
 ├── FileMissing        (also a LookupError)
-└── ArtifactsNotSaved
+├── ArtifactsNotSaved
+├── ResultsNotWritten
+└── PackageMissing     (also an ImportError)
 """
 
 from __future__ import annotations
@@ -99,6 +101,14 @@ class ArtifactsNotSaved(FleetError):
         super().__init__(f"{len(refused)} of the artifacts were not saved: {text}", job_ids)
         self.refused = dict(refused)
         self.saved = list(saved)
+
+
+class ResultsNotWritten(FleetError):
+    """A table of results was not begun: its format is not known, another process writes it, or it is another table."""
+
+
+class PackageMissing(FleetError, ImportError):
+    """A package of one of the extras is not installed; the message has the command that installs it."""
 
 
 def safe_name(text: str) -> str:

@@ -21,7 +21,8 @@ from sandfleet.execute.fleet_runner import FleetRunner
 from sandfleet.files.transfers import Transfers
 from sandfleet.job import Job
 from sandfleet.overview.fleet_overview import FleetOverview
-from sandfleet.submit.submitting import Submitting
+from sandfleet.submit.running import Running
+from sandfleet.threads import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -48,7 +49,7 @@ def read_settings() -> Settings:
         raise SettingsInvalid(describe_settings_faults(error)) from None
 
 
-class Fleet(Submitting, Transfers, FleetOverview):
+class Fleet(Running, Transfers, FleetOverview):
     """A fleet of workers behind one Redis; for ``with`` and ``async with``.
 
     Safe for concurrent use, also in a forked child. Nothing is connected before the first use.
@@ -95,9 +96,13 @@ class Fleet(Submitting, Transfers, FleetOverview):
         """
         self._channel.ping()
 
+    ping_async = in_thread(ping)
+
     def has_workers(self, timeout_seconds: float = 1.0) -> bool:
         """Whether any worker answers within `timeout_seconds`; returns at the first answer."""
         return self._channel.has_workers(timeout_seconds)
+
+    has_workers_async = in_thread(has_workers)
 
     @property
     def _objects(self) -> Objects:
@@ -116,6 +121,8 @@ class Fleet(Submitting, Transfers, FleetOverview):
             raise JobUnknown(f"there is no job {ascii(job_id)[1:-1]}, or it ended too long ago", [job_id])
         return job
 
+    job_async = in_thread(job)
+
     def batch(self, name: str) -> Batch:
         """Find a batch again, from any process; never waits.
 
@@ -127,6 +134,8 @@ class Fleet(Submitting, Transfers, FleetOverview):
             raise BatchUnknown(f"there is no batch {ascii(name)[1:-1]}, or it ended too long ago")
         return batch
 
+    batch_async = in_thread(batch)
+
     @property
     def dead(self) -> DeadLetters:
         """The dead letters: jobs that have no attempt left."""
@@ -135,6 +144,8 @@ class Fleet(Submitting, Transfers, FleetOverview):
     def record(self, job_id: str) -> JobRecord | None:
         """Return a job's record (batch, line, time of submit) and current state, None if it has expired."""
         return self._channel.records([job_id])[0]
+
+    record_async = in_thread(record)
 
     def explain_no_claims(self) -> str:
         """Return why workers claim no job now, as far as Redis's memory is the reason; else empty."""
@@ -165,8 +176,19 @@ class Fleet(Submitting, Transfers, FleetOverview):
             SandboxError: the class of every other code but ``OK`` and ``EXIT_NONZERO``.
             FleetUnavailable: Redis is out of reach.
         """
-        try:
-            request = ExecuteRequest.model_validate({"code": code, "language": language, "profile": profile, **fields})
-        except ValidationError as error:
-            raise_faults(error, ExecuteRequest)
+        request = _new_request(code, language, profile, fields)
         return Backend(config or Config(), client=FleetRunner(self)).execute(request)
+
+    async def execute_async(
+        self, code: str, language: str = "python", profile: str = "", *, config: Config | None = None, **fields: Any
+    ) -> ExecuteResult:
+        """Do what `execute` does and leave the event loop free; the job is cancelled if the task is."""
+        request = _new_request(code, language, profile, fields)
+        return await Backend(config or Config(), client=FleetRunner(self)).execute_async(request)
+
+
+def _new_request(code: str, language: str, profile: str, fields: dict[str, Any]) -> ExecuteRequest:
+    try:
+        return ExecuteRequest.model_validate({"code": code, "language": language, "profile": profile, **fields})
+    except ValidationError as error:
+        raise_faults(error, ExecuteRequest)

@@ -12,6 +12,7 @@ from sandfleet.channel.records import CancelState
 from sandfleet.collect.stream import OutcomeStream
 from sandfleet.errors import JobUnknown
 from sandfleet.files.artifacts import JobArtifacts
+from sandfleet.threads import in_thread
 
 if TYPE_CHECKING:
     from sandfleet_config.codes import ErrorCode
@@ -165,6 +166,4 @@ class Job:
             case _:
                 return CancelResult(self.id)
 
-    async def cancel_async(self) -> CancelResult:
-        """Do what `cancel` does and leave the event loop free."""
-        return await asyncio.to_thread(self.cancel)
+    cancel_async = in_thread(cancel)

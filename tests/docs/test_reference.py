@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 from pydantic import SecretStr
 from sandfleet import Fleet, Settings
+from sandfleet_config.contract import CONTRACT_VERSIONS
 from sandfleet_config.spec import SandboxSpec
-from sandfleet_config.wire import CONTRACT_VERSIONS
 
 if TYPE_CHECKING:
     from docs_fleet import DocsFleet

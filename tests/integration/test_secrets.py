@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import threading
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from celery_events import Events
 from sandfleet_config.queues import result_key
 
 if TYPE_CHECKING:
@@ -30,35 +29,6 @@ JOBS: dict[str, tuple[list[str], dict[str, Any]]] = {
     "SPEC_INVALID": (["true"], {"working_dir": f"{MARKER}-relative"}),
     "SECURITY_VIOLATION": (["true"], {"security": {"privileged": True}}),
 }
-
-
-class Events:
-    """All events that Celery broadcasts."""
-
-    def __init__(self, app: Any) -> None:
-        self.seen: list[dict[str, Any]] = []
-        self._app = app
-        self._stop = threading.Event()
-        self._ready = threading.Event()
-        self._thread = threading.Thread(target=self._listen, daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        self._ready.wait(10)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join(10)
-
-    def _listen(self) -> None:
-        with self._app.connection() as connection:
-            receiver = self._app.events.Receiver(connection, handlers={"*": self.seen.append})
-            with receiver.consumer_context(wakeup=False) as (own_connection, *_):
-                self._ready.set()
-                while not self._stop.is_set():
-                    with contextlib.suppress(TimeoutError):
-                        own_connection.drain_events(timeout=0.2)
 
 
 @pytest.fixture(scope="module")

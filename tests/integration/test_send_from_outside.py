@@ -5,7 +5,11 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from celery_events import Events
+from sandfleet_config.queues import result_key
+from waiting import wait_until
 
 if TYPE_CHECKING:
     import pytest
@@ -36,3 +40,23 @@ def test_a_bare_spec_is_refused_with_an_example(module_stage: Stage, stock: Stoc
     said = "contract: the version is missing, the argument is a bare spec: send "
     assert outcome["message"] == said + '{"contract": 1, "spec": {...}}'
     assert said.removesuffix(": send ") in PAGE.read_text()
+
+
+def test_a_plain_task_is_started_before_it_has_a_result(module_stage: Stage, stock: Stock) -> None:
+    """Celery's ``STARTED`` is an event; the result key is written at the end only."""
+    assert module_stage.workers
+    written: list[int] = []
+
+    def look(event: dict[str, Any]) -> None:
+        if event["type"] == "task-started":
+            written.append(stock.redis.exists(result_key(event["uuid"])))
+
+    text = json.dumps({"contract": 1, "spec": {"image": "busybox", "command": ["sleep", "0.5"]}})
+    with Events(stock.app, look) as events:
+        result = stock.app.send_task("sandfleet.run", [text], queue="sandfleet")
+        assert result.get(timeout=30)["code"] == "OK"
+        kinds = ["task-received", "task-started", "task-succeeded"]
+        wait_until(
+            lambda: [event["type"] for event in events.seen if event.get("uuid") == result.id] == kinds, 10, "events"
+        )
+    assert written == [0]

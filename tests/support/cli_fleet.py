@@ -24,7 +24,7 @@ def new_use(monkeypatch: Patch) -> Use:
 
     def use(handler: Callable[[SandboxSpec], Ending]) -> FakeFleet:
         fleet = FakeFleet(handler)
-        for module in ("commands", "batch", "batch_control", "dead", "lists"):
+        for module in ("commands", "batch", "batch_control", "dead", "lists", "results"):
             monkeypatch.setattr(f"sandfleet.cli.{module}.Fleet", lambda: fleet)
         return fleet
 

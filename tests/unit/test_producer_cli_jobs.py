@@ -10,8 +10,8 @@ import pytest
 from cli_fleet import Binary, end, new_use
 from sandfleet import ErrorCode, GVisorNotAvailable, Outcome, SandboxResult, SandboxSpec, StreamOutput
 from sandfleet.cli import main
-from sandfleet.cli.show import safe_text
 from sandfleet.testing.fake_fleet import FakeFleet
+from sandfleet_config.terminal import safe_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -245,7 +245,7 @@ def test_a_program_that_is_not_in_the_image_is_reported_with_the_image(fleet: Fa
     def missing(_: SandboxSpec) -> Outcome:
         raise CommandNotFound.of("'busybox': no such program in the image")
 
-    fleet._fake._handler = missing
+    fleet._fake.handler = missing
     assert main(["run", "busybox", "echo", "hi"]) == 127
     said = "COMMAND_NOT_FOUND: 'busybox': no such program in the image (python; --image NAME takes another)"
     assert capfd.readouterr().err == f"sandfleet: {said}\n"

@@ -73,5 +73,5 @@ def test_the_store_keeps_the_inputs_of_a_job_before_it_is_queued_again() -> None
         log.append((queue_ttl, sorted(names)))
 
     runs = RedisRuns(cast("Connections", FakeConnections(messages, log)), keep)
-    assert runs.start([NextRun(name, 1) for name in "abcdef"]) == [RunState.QUEUED] * 6
+    assert runs.start([NextRun(name, 1) for name in "abcdef"], "kept") == [RunState.QUEUED] * 6
     assert log == [(86400.0, [ONE, TWO]), (60.0, [ONE]), "queued"]

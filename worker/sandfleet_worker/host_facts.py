@@ -7,9 +7,9 @@ import platform
 from typing import TYPE_CHECKING, Protocol
 
 from sandfleet_config.bounds import MIN_MEMORY_BYTES
+from sandfleet_config.contract import CONTRACT_VERSIONS
 from sandfleet_config.files import DATA_FOLDER
 from sandfleet_config.image_names import split_pattern
-from sandfleet_config.wire import CONTRACT_VERSIONS
 
 from sandfleet_worker.delivery.announcer import HostFacts
 from sandfleet_worker.sandbox.policy import find_ceilings

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import TypeAdapter, ValidationError
 from sandfleet_config.codes import ErrorCode
 from sandfleet_config.messages import CANCELLED_QUEUED, describe_expiry
-from sandfleet_config.outcome import Attempt, Outcome, Timing, replace_new_code
+from sandfleet_config.new_codes import replace_new_code
+from sandfleet_config.outcome import Attempt, Outcome, Timing
 
 if TYPE_CHECKING:
     from sandfleet.channel.records import JobRecord

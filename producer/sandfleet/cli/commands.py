@@ -24,6 +24,7 @@ from sandfleet.cli import batch as batch_commands
 from sandfleet.cli import dead as dead_commands
 from sandfleet.cli import exits, limits, options
 from sandfleet.cli import lists as list_commands
+from sandfleet.cli import results as results_command
 from sandfleet.cli import run as typed
 from sandfleet.cli import store as store_commands
 from sandfleet.cli.hints import OTHER_OPTIONS
@@ -39,6 +40,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Run jobs in gVisor sandboxes on a fleet of hosts.",
 )
+
+batch_commands.app.command()(results_command.results)
 app.add_typer(batch_commands.app, name="batch")
 app.add_typer(dead_commands.app, name="dead")
 app.add_typer(store_commands.app, name="store")

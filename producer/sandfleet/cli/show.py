@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 from sandfleet_config.codes import Category
+from sandfleet_config.terminal import safe_text
 from sandfleet_config.units import format_bytes
 
 from sandfleet.cli.exits import SOME_NOT_OK
@@ -21,17 +22,7 @@ if TYPE_CHECKING:
 
     from sandfleet.channel.records import JobRecord
 
-KEPT_CONTROLS = "\n\t"
 SHOWN_ARTIFACTS = 10
-
-
-def safe_text(text: str) -> str:
-    r"""Return `text` with control characters (escapes, C1, bidirectional overrides) as ``\x1b``."""
-    if text.isprintable():
-        return text
-    return "".join(
-        char if char.isprintable() or char in KEPT_CONTROLS else char.encode("unicode_escape").decode() for char in text
-    )
 
 
 def safe_line(text: str) -> str:

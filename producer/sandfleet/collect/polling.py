@@ -79,6 +79,21 @@ class Wait:
                 ended.append(outcome)
         return ended
 
+    @property
+    def is_over(self) -> bool:
+        """Whether no job is left to wait for."""
+        return not self.pending
+
+    def gather_rest(self) -> float:
+        """Return the seconds until the next round may start."""
+        return max(0.0, self.round_started + self.gather_seconds - time.monotonic())
+
+    def add(self, job_ids: Iterable[str]) -> None:
+        """Wait for these jobs, too; some may have ended."""
+        self.pending.update(dict.fromkeys(job_ids))
+        self._asks_all = True
+        self.close_watch()
+
     def next_pause(self) -> float | None:
         """Return how many seconds to wait for the waker before the next round; None if the wait is over.
 
@@ -115,10 +130,15 @@ class Wait:
         if self._watch is None or not self._watch.is_alive:
             self._watch = self._channel.watch_jobs(list(self.pending), self.waker)
 
+    def close_watch(self) -> None:
+        """Receive no more notices of single jobs; the next pause begins to receive them again."""
+        watch, self._watch = self._watch, None
+        if watch is not None:
+            watch.close()
+
     def close(self) -> None:
         """Receive no more notices."""
-        if self._watch is not None:
-            self._watch.close()
+        self.close_watch()
 
     def _check(self, now: float) -> bool:
         """End jobs that have expired, and give up those without a record and an outcome.

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
 from contextlib import closing
-from itertools import chain
 from typing import TYPE_CHECKING
 
 from sandfleet.channel.waker import CancelRelay
 from sandfleet.collect.batch_waits import BatchJobsWait, BatchWait
 from sandfleet.collect.polling import Wait
+from sandfleet.collect.steps import drive, drive_async
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Iterator
@@ -63,34 +61,16 @@ class OutcomeStream:
     def __iter__(self) -> Iterator[Outcome]:
         """Yield each outcome once."""
         with closing(self._new_wait()) as wait, closing(CancelRelay(wait.waker, self._cancel)) as relay:
-            while wait.pending:
-                yield from chain.from_iterable(wait.collect())
-                if pause := wait.next_pause():
-                    if relay.wait(pause):
-                        return
-                    if (rest := _gather_rest(wait)) > 0:
-                        time.sleep(rest)
-            wait.raise_if_lost()
+            yield from drive(wait, relay)
+            if wait.is_over:
+                wait.raise_if_lost()
 
     async def __aiter__(self) -> AsyncIterator[Outcome]:
         """Yield each outcome once; the event loop stays free."""
         with closing(self._new_wait()) as wait:
-            while wait.pending:
-                chunks = wait.collect()
-                # A chunk at a time in another thread: going there and back takes as long as parsing a few.
-                while ended := await asyncio.to_thread(next, chunks, None):
-                    for outcome in ended:
-                        yield outcome
-                    ended.clear()  # the event loop still holds the list
-                if pause := await asyncio.to_thread(wait.next_pause):
-                    await wait.waker.wait_async(pause)
-                    await asyncio.sleep(_gather_rest(wait))
+            async for outcome in drive_async(wait):
+                yield outcome
             wait.raise_if_lost()
-
-
-def _gather_rest(wait: Wait) -> float:
-    """Return the seconds until the next round may start."""
-    return max(0.0, wait.round_started + wait.gather_seconds - time.monotonic())
 
 
 class BatchStream(OutcomeStream):

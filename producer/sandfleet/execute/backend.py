@@ -5,6 +5,7 @@ Steps: check the request, find the runner, check health, resolve the image, buil
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 from dataclasses import dataclass, field
@@ -17,10 +18,10 @@ from sandfleet_config.execute import BackendInfo, ExecuteRequest, ExecuteResult,
 from sandfleet_config.spec import DEFAULT_TIMEOUT_SECONDS
 from sandfleet_config.wire import new_spec, raise_faults
 
-from sandfleet.execute.interfaces import RunResult
+from sandfleet.execute.interfaces import AsyncSandboxRunner, RunResult
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Generator, Mapping
 
     from sandfleet_config.outcome import Outcome, SandboxResult
     from sandfleet_config.spec import SandboxSpec
@@ -91,6 +92,28 @@ class Backend:
             DaemonUnavailable: the health check failed; the cause is chained.
             SandboxError: the class of any other code the runner raised.
         """
+        runner, spec, profile = self._prepare(request)
+        with self._logged():
+            result = runner.run(spec, deadline=deadline, cancel=cancel)
+        return self._finish(result, spec, profile)
+
+    async def execute_async(
+        self, request: ExecuteRequest | Mapping[str, Any], *, deadline: float | None = None
+    ) -> ExecuteResult:
+        """Do what `execute` does and leave the event loop free; the job is cancelled if the task is.
+
+        A runner without ``run_async`` runs in another thread.
+        """
+        runner, spec, profile = await asyncio.to_thread(self._prepare, request)
+        with self._logged():
+            if isinstance(runner, AsyncSandboxRunner):
+                result: SandboxResult = await runner.run_async(spec, deadline=deadline)
+            else:
+                result = await asyncio.to_thread(runner.run, spec, deadline=deadline)
+        return self._finish(result, spec, profile)
+
+    def _prepare(self, request: ExecuteRequest | Mapping[str, Any]) -> tuple[SandboxRunner, SandboxSpec, str]:
+        """Check everything that can be checked before a run; return runner, spec and profile."""
         parsed = _check_request(request)
         runner = self._client
         if runner is None:
@@ -100,11 +123,18 @@ class Backend:
         profile = parsed.profile or DEFAULT_PROFILE
         spec = self._new_spec(parsed, image, profile)
         self._log("info", "executing %s under profile %s in image %s", parsed.language, profile, image)
+        return runner, spec, profile
+
+    @contextlib.contextmanager
+    def _logged(self) -> Generator[None]:
+        """Log how a run failed."""
         try:
-            result = runner.run(spec, deadline=deadline, cancel=cancel)
+            yield
         except SandboxError as error:
             self._log("error", "execution failed: %s", error)
             raise
+
+    def _finish(self, result: SandboxResult, spec: SandboxSpec, profile: str) -> ExecuteResult:
         self._log("info", "execution ended with exit %d after %.3f s", result.exit_code, result.duration)
         return self._new_result(result, spec, profile)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from pydantic import Field
 from sandfleet_config.outcome import Outcome, SandboxResult
@@ -20,6 +20,15 @@ class SandboxRunner(Protocol):
         `deadline` is a ``time.monotonic`` instant, `cancel` a `CancelSignal`; both end the job
         early.
         """
+        ...
+
+
+@runtime_checkable
+class AsyncSandboxRunner(Protocol):
+    """Runs a spec in a sandbox and leaves the event loop free; raises what `SandboxRunner.run` raises."""
+
+    async def run_async(self, spec: SandboxSpec, *, deadline: float | None = None) -> SandboxResult:
+        """Run `spec`."""
         ...
 
 

@@ -15,6 +15,7 @@ from sandfleet_config.queues import JOB_ID
 from sandfleet.errors import ArtifactsNotSaved, FileMissing
 from sandfleet.files.parallel import open_pool
 from sandfleet.files.saving import NotSaved, save_artifact, write_object
+from sandfleet.threads import in_thread
 
 if TYPE_CHECKING:
     import os
@@ -82,6 +83,8 @@ class JobArtifacts(Sequence["Artifact"]):
             raise ArtifactsNotSaved(dict.fromkeys((artifact.path for artifact in self), "the job's id is not safe"))
         return _save_all(self._open_objects(), self, Path(folder), below=below, overwrite=overwrite)
 
+    save_async = in_thread(save)
+
     def open(self, path: str) -> IO[bytes]:
         """Return an artifact as a file to read, verified; `path` is relative to ``/work`` or absolute.
 
@@ -95,6 +98,8 @@ class JobArtifacts(Sequence["Artifact"]):
                 return open_object(self._open_objects(), artifact.sha256, artifact.size, name)
         why = f" ({self.lost})" if self.lost else ""
         raise FileMissing(f"job {self.job_id} has no artifact {ascii(name)[1:-1]}{why}", [self.job_id])
+
+    open_async = in_thread(open)  # noqa: A003  the method above
 
 
 class BatchArtifacts:
@@ -126,6 +131,8 @@ class BatchArtifacts:
         if refused:
             raise ArtifactsNotSaved(refused, saved)
         return saved
+
+    save_async = in_thread(save)
 
 
 def _same(outcome: Outcome) -> Outcome:

@@ -15,15 +15,16 @@ import re
 import secrets
 import stat
 import unicodedata
+from functools import partial
 from typing import IO, TYPE_CHECKING, Final
+
+from sandfleet_config.outcome import Artifact
 
 from sandfleet.errors import FileMissing, safe_name
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
     from pathlib import Path
-
-    from sandfleet_config.outcome import Artifact
 
     from sandfleet.files.objects import Objects
     from sandfleet.files.parallel import Check
@@ -63,7 +64,13 @@ def find_name_fault(path: str) -> str:
 
 
 def save_artifact(
-    objects: Objects, artifact: Artifact, check: Check, *, folder: Path, below: str = "", overwrite: bool = False
+    objects: Objects,
+    artifact: Artifact,
+    check: Check | None = None,
+    *,
+    folder: Path,
+    below: str = "",
+    overwrite: bool = False,
 ) -> Path:
     """Save one artifact in `folder`, which exists, or in its folder `below`; return its path.
 
@@ -79,12 +86,34 @@ def save_artifact(
     if fault := find_name_fault(artifact.path):
         raise NotSaved(fault)
     path = f"{below}/{artifact.path}" if below else artifact.path
+    write = partial(write_object, objects, artifact.sha256, artifact.size, name=artifact.path, check=check)
+    return _save(folder, path, artifact, write, overwrite=overwrite)
+
+
+def save_bytes(data: bytes, folder: Path, path: str, *, overwrite: bool = False) -> Path:
+    """Save bytes in `folder`, which exists, as `path` below it; return its path.
+
+    Raises:
+        NotSaved: a link or a folder is in its way, or another file is there.
+        OSError: the file cannot be written.
+    """
+    as_artifact = Artifact(path, len(data), hashlib.sha256(data).hexdigest(), "0644")
+
+    def write(file: IO[bytes]) -> None:
+        file.write(data)
+        file.flush()
+
+    return _save(folder, path, as_artifact, write, overwrite=overwrite)
+
+
+def _save(folder: Path, path: str, artifact: Artifact, write: Callable[[IO[bytes]], None], *, overwrite: bool) -> Path:
+    """Save what `write` writes as `path` below `folder`, unless it is there: `artifact` has its hash."""
     *folders, name = path.split("/")
     with _open_folder(folder, folders) as parent:
         if not overwrite and _is_there(parent, name, artifact):
             return folder / path
         with _new_file(parent, _mode_of(artifact)) as (temporary, file):
-            write_object(objects, artifact.sha256, artifact.size, file, artifact.path, check=check)
+            write(file)
             _publish(temporary, name, parent, overwrite=overwrite)
     return folder / path
 

@@ -9,6 +9,7 @@ from sandfleet_config.files import WORK_FOLDER
 
 from sandfleet.files.artifacts import JobArtifacts, open_object
 from sandfleet.files.local import find_files
+from sandfleet.threads import in_thread
 
 if TYPE_CHECKING:
     import os
@@ -42,9 +43,13 @@ class Transfers:
         """
         return self._objects.upload_all([source])[0]
 
+    upload_async = in_thread(upload)
+
     def upload_many(self, sources: Iterable[Source]) -> list[FileRef]:
         """Do what `upload` does with many files, 8 at a time; return the references in order."""
         return self._objects.upload_all(sources)
+
+    upload_many_async = in_thread(upload_many)
 
     def upload_folder(self, folder: str | os.PathLike[str], path: str = WORK_FOLDER) -> list[FileSpec]:
         """Upload all files of a folder; return them as `files` of a spec, below `path` in the sandbox.
@@ -61,6 +66,8 @@ class Transfers:
         refs = self.upload_many(file.source for file in found)
         return [ref.at(file.path, file.mode) for ref, file in zip(refs, found, strict=True)]
 
+    upload_folder_async = in_thread(upload_folder)
+
     def artifacts_of(self, outcome: Outcome) -> JobArtifacts:
         """Return the artifacts of an outcome, such as one of `Fleet.as_completed`."""
         return JobArtifacts(lambda: outcome, lambda: self._objects)
@@ -73,3 +80,5 @@ class Transfers:
             FleetUnavailable: the store is down.
         """
         return open_object(self._objects, reference.sha256, reference.size)
+
+    download_async = in_thread(download)

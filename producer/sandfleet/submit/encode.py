@@ -6,13 +6,13 @@ import os
 import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from sandfleet_config.contract import find_contract
 from sandfleet_config.errors import SpecTooLarge
 from sandfleet_config.fingerprint import request_sha256, spec_sha256
 from sandfleet_config.queues import JOB_ID
 from sandfleet_config.wire import (
     encode_needs,
     encode_run,
-    find_contract,
     join_job,
     join_needs,
 )

@@ -6,9 +6,11 @@ import asyncio
 from collections.abc import AsyncIterable
 from typing import TYPE_CHECKING, Final, assert_never
 
+from sandfleet_config.errors import RequestError
+
 from sandfleet.channel.publisher import new_unknown_after
 from sandfleet.channel.records import SubmitState, Submitted
-from sandfleet.errors import IdempotencyConflict, JobExists
+from sandfleet.errors import FleetError, IdempotencyConflict, JobExists
 from sandfleet.job import Job
 from sandfleet.submit.chunks import encode_all, gather_specs, split_specs
 
@@ -107,11 +109,25 @@ class Submission:
         for jobs, submitted in self._channel.publish_chunks(chunks, self._queue, wanted):
             yield self._new_handles(jobs, submitted)
 
+    def submit_part(self, specs: Sequence[Spec], first: int) -> list[Job]:
+        """Queue some of the specs, which are numbered from `first` on; `seal` follows the last of them.
+
+        The `job_ids` of an error are those that are, or may be, queued.
+        """
+        found: list[Job] = []
+        try:
+            for jobs in self._publish(specs, first):
+                found += jobs
+        except (FleetError, RequestError) as error:
+            add_jobs(error, found)
+            raise
+        return found
+
     def _seal_after(self, chunks: Iterator[list[Job]]) -> Iterator[list[Job]]:
         yield from chunks
-        self._seal()
+        self.seal()
 
-    def _seal(self) -> None:
+    def seal(self) -> None:
         """Say that all jobs of the batch have been submitted."""
         if self._batch:
             self._channel.seal(self._batch, self._on_done)
@@ -130,7 +146,7 @@ class Submission:
             async for jobs in _read_in_threads(self._publish(some, first)):
                 yield jobs
             first += len(some)
-        await asyncio.to_thread(self._seal)
+        await asyncio.to_thread(self.seal)
 
     def _new_handles(self, jobs: Sequence[EncodedJob], submitted: Sequence[Submitted]) -> list[Job]:
         return [self._new_handle(*pair, submitted) for pair in zip(jobs, submitted, strict=True)]
@@ -159,6 +175,11 @@ class Submission:
                 )
             case _:
                 assert_never(found.state)
+
+
+def add_jobs(error: FleetError | RequestError, jobs: Iterable[Job]) -> None:
+    """Put the ids of `jobs`, which were queued before, in front of the error's own."""
+    error.job_ids = tuple(dict.fromkeys([*(job.id for job in jobs), *error.job_ids]))
 
 
 async def _read_in_threads(chunks: Iterator[list[Job]]) -> AsyncIterator[list[Job]]:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from sandfleet_config.contract import BATCH_CONTRACT
 from sandfleet_config.errors import RequestError
 from sandfleet_config.queues import check_queue
 from sandfleet_config.webhooks import check_endpoint
-from sandfleet_config.wire import BATCH_CONTRACT
 
 from sandfleet.errors import FleetError
 from sandfleet.submit.check import JobChecker
 from sandfleet.submit.contents import Contents
 from sandfleet.submit.encode import JobEncoder
 from sandfleet.submit.required import RequiredObjects
-from sandfleet.submit.submission import Submission
+from sandfleet.submit.submission import Submission, add_jobs
+from sandfleet.threads import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Mapping
@@ -61,6 +62,8 @@ class Submitting:
         """
         return self._new_submission(batch, queue).submit_one(spec, job_id)
 
+    submit_async = in_thread(submit)
+
     def submit_many(
         self,
         specs: Iterable[SandboxSpec | Mapping[str, Any]],
@@ -98,7 +101,7 @@ class Submitting:
                 if on_progress is not None:
                     on_progress(len(jobs))
         except (FleetError, RequestError) as error:
-            _add_jobs(error, jobs)
+            add_jobs(error, jobs)
             raise
         return jobs
 
@@ -126,7 +129,7 @@ class Submitting:
                 if on_progress is not None:
                     on_progress(len(jobs))
         except (FleetError, RequestError) as error:
-            _add_jobs(error, jobs)
+            add_jobs(error, jobs)
             raise
         return jobs
 
@@ -172,7 +175,3 @@ class Submitting:
         return Submission(
             self._channel, checker, encoder, required, queue=name, batch=batch, limits=limits, on_done=on_done
         )
-
-
-def _add_jobs(error: FleetError | RequestError, jobs: Iterable[Job]) -> None:
-    error.job_ids = tuple(dict.fromkeys([*(job.id for job in jobs), *error.job_ids]))

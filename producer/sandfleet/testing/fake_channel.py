@@ -45,7 +45,7 @@ class FakeChannel(FakeBatches):
 
     def __init__(self, handler: Handler, max_queued: int = 0) -> None:
         super().__init__()
-        self._handler = handler
+        self.handler = handler
         self._max_queued = max_queued
         self._ended = 0
         self._watches = FakeWatches()
@@ -141,7 +141,7 @@ class FakeChannel(FakeBatches):
         return True
 
     def _execute(self, job_id: str) -> None:
-        self.finish(job_id, *call_handler(self._handler, self._jobs[job_id].encoded, self.store))
+        self.finish(job_id, *call_handler(self.handler, self._jobs[job_id].encoded, self.store))
 
     def finish(self, job_id: str, ending: Ending, attempts: tuple[Attempt, ...] = ()) -> None:
         """Record a job's outcome, unless it has one.

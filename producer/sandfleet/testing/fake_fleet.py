@@ -40,6 +40,20 @@ class FakeFleet(Fleet):
         super().__init__(known, channel=self._fake)
 
     @property
+    def fake_channel(self) -> FakeChannel:
+        """The transport in memory; another ``Fleet(settings, channel=...)`` with it has the same jobs."""
+        return self._fake
+
+    @property
+    def handler(self) -> Handler:
+        """The function that says how the jobs end that are submitted from now on."""
+        return self._fake.handler
+
+    @handler.setter
+    def handler(self, handler: Handler) -> None:
+        self._fake.handler = handler
+
+    @property
     def store(self) -> FakeStore:
         """The store in memory that uploads and artifacts go to."""
         return self._fake.store

@@ -10,7 +10,8 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import TypeAdapter, ValidationError
-from sandfleet_config.outcome import Attempt, replace_new_code
+from sandfleet_config.new_codes import replace_new_code
+from sandfleet_config.outcome import Attempt
 
 if TYPE_CHECKING:
     from sandfleet_config.codes import ErrorCode

@@ -11,9 +11,10 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from sandfleet_config.contract import CONTRACT_VERSIONS
 from sandfleet_config.errors import Expired, SandboxError, SpecInvalid, SpecTooLarge
 from sandfleet_config.queues import JOB_ID, SUBMITTED_HEADER, TASK_NAME
-from sandfleet_config.wire import CONTRACT_VERSIONS, JobRequest, decode_job
+from sandfleet_config.wire import JobRequest, decode_job
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -17,12 +17,14 @@ from sandfleet_config.image_names import REGISTRY_PREFIX
 from sandfleet_worker.sandbox.image.image import Image, damaged, read_image
 from sandfleet_worker.sandbox.image.kind import Kind
 from sandfleet_worker.sandbox.image.references import Reference, encode_name, is_digest, is_name, is_registry_name
-from sandfleet_worker.sandbox.image.staging import host_faults
+from sandfleet_worker.sandbox.image.staging import host_faults, lock_shared
 from sandfleet_worker.sandbox.image.starter import STARTERS
 from sandfleet_worker.system.supervised_thread import is_resource_error
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+
+    from sandfleet_worker.sandbox.start_hooks import StartHooks
 
 EROFS, FACTS = "image.erofs", "image.json"
 EARLIER = "was-"
@@ -180,6 +182,20 @@ class Catalog:
             is_here = self.blob_path(digest).exists()
             why = damaged(name, "its file is missing", self.kind) if is_here else self.new_not_found(name)
             raise why from error
+
+    def open_held(self, image: Image, hooks: StartHooks, check: Callable[[], None]) -> int:
+        """Return a descriptor that keeps an image from being removed until the caller closes it; as `ImageStore.hold`."""
+        descriptor = self.open_blob(image.digest, image.name)
+        try:
+            lock_shared(descriptor, self.kind, hooks, check)
+            # A removal that had the lock before has moved the file away.
+            if self.is_current(descriptor, image.digest):
+                return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+        raise self.new_not_found(image.name)
 
     def is_current(self, descriptor: int, digest: str) -> bool:
         """Whether `descriptor` is the EROFS file of the image; False after its removal."""

@@ -81,7 +81,7 @@ class ImageFinder:
         while True:
             image, tries = self._find(wanted, hooks, check), tries + 1
             try:
-                descriptor = self._store.open_held(image, hooks, check)
+                descriptor = self._store.catalog.open_held(image, hooks, check)
             except ImageNotFound:
                 if tries == MAX_TRIES:
                     raise

@@ -33,7 +33,6 @@ from sandfleet_worker.sandbox.image.references import is_name
 from sandfleet_worker.sandbox.image.removal import Removal
 from sandfleet_worker.sandbox.image.staging import (
     host_faults,
-    lock_shared,
     locked,
     staging_folder,
     sweep,
@@ -213,25 +212,11 @@ class ImageStore:
         Raises:
             ImageNotFound: it was removed just before.
         """
-        descriptor = self.open_held(image, hooks, check)
+        descriptor = self.catalog.open_held(image, hooks, check)
         try:
             yield
         finally:
             os.close(descriptor)
-
-    def open_held(self, image: Image, hooks: StartHooks, check: Callable[[], None]) -> int:
-        """Return a descriptor that keeps an image from being removed until the caller closes it; as `hold`."""
-        descriptor = self.catalog.open_blob(image.digest, image.name)
-        try:
-            lock_shared(descriptor, self.catalog.kind, hooks, check)
-            # A removal that had the lock before has moved the file away.
-            if self.catalog.is_current(descriptor, image.digest):
-                return descriptor
-        except BaseException:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)
-        raise self.catalog.new_not_found(image.name)
 
     def remove(self, reference: str) -> None:
         """Remove a name, and with its last name the image. A digest removes the image with all its names.

@@ -1,0 +1,25 @@
+"""Text of a program or a stranger, made safe for a terminal."""
+
+from __future__ import annotations
+
+from typing import Final
+
+KEPT_CONTROLS: Final = "\n\t"
+END_LINES: Final = 10
+END_CHARS: Final = 2000
+
+
+def safe_text(text: str) -> str:
+    r"""Return `text` with control characters (escapes, C1, bidirectional overrides) as ``\x1b``."""
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() or char in KEPT_CONTROLS else char.encode("unicode_escape").decode() for char in text
+    )
+
+
+def cut_to_end(text: str) -> str:
+    """Return the last 10 lines of `text`, at most 2000 characters; ``...`` stands for what is left out."""
+    end = text.rstrip("\n")[-END_CHARS:]
+    end = "\n".join(end.split("\n")[-END_LINES:])
+    return end if len(end) == len(text.rstrip("\n")) else f"...{end}" if "\n" not in end else f"...\n{end}"
