@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import ValidationError
 from sandfleet_config.environment import check_environment, describe_settings_faults
-from sandfleet_config.execute import ExecuteRequest
 from sandfleet_config.queues import JOB_ID
 from sandfleet_config.settings import Settings, SettingsInvalid
 from sandfleet_config.wire import raise_faults
@@ -16,8 +15,6 @@ from sandfleet.batch import Batch
 from sandfleet.collect.stream import OutcomeStream
 from sandfleet.dead_letters import DeadLetters
 from sandfleet.errors import BatchUnknown, JobUnknown
-from sandfleet.execute.backend import Backend, Config
-from sandfleet.execute.fleet_runner import FleetRunner
 from sandfleet.files.transfers import Transfers
 from sandfleet.job import Job
 from sandfleet.submit.submitting import Submitting
@@ -30,6 +27,7 @@ if TYPE_CHECKING:
 
     from sandfleet.channel.protocol import Channel
     from sandfleet.channel.records import JobRecord
+    from sandfleet.execute.backend import Config
     from sandfleet.files.objects import Objects
 
 
@@ -164,8 +162,14 @@ class Fleet(Submitting, Transfers):
             SandboxError: the class of every other code but ``OK`` and ``EXIT_NONZERO``.
             FleetUnavailable: Redis is out of reach.
         """
+        from sandfleet_config.execute import ExecuteRequest
+
+        from sandfleet.execute.backend import Backend
+        from sandfleet.execute.backend import Config as BackendConfig
+        from sandfleet.execute.fleet_runner import FleetRunner
+
         try:
             request = ExecuteRequest.model_validate({"code": code, "language": language, "profile": profile, **fields})
         except ValidationError as error:
             raise_faults(error, ExecuteRequest)
-        return Backend(config or Config(), client=FleetRunner(self)).execute(request)
+        return Backend(config or BackendConfig(), client=FleetRunner(self)).execute(request)

@@ -11,6 +11,7 @@ from sandfleet_config.codes import ErrorCode
 
 from sandfleet.channel.records import CancelState
 from sandfleet.cli import options
+from sandfleet.cli.completion import complete_batch
 from sandfleet.cli.show import print_lines, print_summary
 from sandfleet.cli.waiting import wait_for_batch
 from sandfleet.fleet import Fleet
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Look at a batch, wait for it, cancel it, forget it."
 )
-Name = Annotated[str, typer.Argument(metavar="NAME")]
+Name = Annotated[str, typer.Argument(metavar="NAME", autocompletion=complete_batch)]
 
 
 @app.command()

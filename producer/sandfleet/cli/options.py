@@ -6,6 +6,8 @@ from typing import Annotated, TypeAlias
 
 import typer
 
+from sandfleet.cli import completion
+
 Command: TypeAlias = Annotated[
     list[str] | None, typer.Argument(metavar="[--] COMMAND [ARG]", help="Default: the image's own.")
 ]
@@ -27,8 +29,12 @@ Requires: TypeAlias = Annotated[
 ]
 Writable: TypeAlias = Annotated[bool, typer.Option("--writable", help="A writable root file system.")]
 MaxOutput: TypeAlias = Annotated[str | None, typer.Option(help="Bytes kept a stream, such as 1MiB; default 64KiB.")]
-Keep: TypeAlias = Annotated[str, typer.Option(help="head, tail or both.")]
-OnOutputLimit: TypeAlias = Annotated[str, typer.Option(help="truncate or kill.")]
+Keep: TypeAlias = Annotated[
+    str, typer.Option(help="head, tail or both.", autocompletion=completion.of_words("head", "tail", "both"))
+]
+OnOutputLimit: TypeAlias = Annotated[
+    str, typer.Option(help="truncate or kill.", autocompletion=completion.of_words("truncate", "kill"))
+]
 Stdin: TypeAlias = Annotated[bool, typer.Option("--stdin", "-i", help="Send stdin to its end first; else it is empty.")]
 StdinFile: TypeAlias = Annotated[str | None, typer.Option(help="Send this local file as stdin.")]
 Files: TypeAlias = Annotated[
@@ -57,3 +63,18 @@ Key: TypeAlias = Annotated[str, typer.Option("--idempotency-key", help="The same
 OutcomeAsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print the outcome instead of the output.")]
 Out: TypeAlias = Annotated[str | None, typer.Option(help="Append outcomes as JSON lines; - is stdout.")]
 WaitTimeout: TypeAlias = Annotated[float | None, typer.Option(help="Seconds to wait; the jobs go on.")]
+Quiet: TypeAlias = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
+
+
+def check_queue_name(name: str | None) -> str | None:
+    """Return the name of ``--queue``.
+
+    Raises:
+        typer.BadParameter: no queue may have that name.
+    """
+    from sandfleet_config.queues import check_queue
+
+    try:
+        return name and check_queue(name)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--queue") from None

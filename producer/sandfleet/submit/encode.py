@@ -81,7 +81,7 @@ class JobEncoder:
     def __init__(self, batch: str | None, max_spec_bytes: int, contents: Contents | None = None) -> None:
         """`contents` takes the contents that are too large to travel; whoever gives it uploads them."""
         self._batch = batch
-        self._max_spec_bytes = max_spec_bytes
+        self.max_spec_bytes = max_spec_bytes
         self._contents = contents or Contents()
         self._last: EncodedSpec | None = None
 
@@ -104,7 +104,7 @@ class JobEncoder:
 
     def _join(self, shared: EncodedSpec, key: str) -> EncodedRequest:
         contract = max(2, shared.contract) if key else shared.contract
-        text = join_job(shared.run, shared.spec, key, self._batch, contract=contract, max_bytes=self._max_spec_bytes)
+        text = join_job(shared.run, shared.spec, key, self._batch, contract=contract, max_bytes=self.max_spec_bytes)
         return EncodedRequest(shared, key, contract, text)
 
     def _encode_spec(self, spec: SandboxSpec) -> EncodedSpec:
