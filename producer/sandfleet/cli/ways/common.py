@@ -29,12 +29,12 @@ def _join_parts(common: object, own: object) -> object:
     return own
 
 
-def _join_env(common: object, own: object) -> object:
+def _join_env(common: object, own: Any) -> object:
     """Put the variables of all jobs before a job's own, and leave out those that it sets itself."""
     if isinstance(own, dict):
         own = [f"{key}={value}" for key, value in cast("dict[str, Any]", own).items()]
     if not isinstance(own, list) or not isinstance(common, list):
-        return cast("object", own)
+        return own
     items = cast("list[object]", own)
     names = {item.partition("=")[0] for item in items if isinstance(item, str)}
     return [*(item for item in cast("list[str]", common) if item.partition("=")[0] not in names), *items]
