@@ -80,6 +80,7 @@ renew: ## Make again what is made from the code: tables of the reference, and th
 bench: setup ## Measure jobs side by side with bare runsc and stock Celery, in minutes; ARGS="--quick" for a glance
 	@$(BIN)/python -c 'import matplotlib' 2>/dev/null || $(BIN)/python -m pip install -qq --group bench -c constraints.txt
 	@$(BIN)/python benchmarks/bench.py $(ARGS)
+	@$(if $(filter-out --quick,$(ARGS)),,$(BIN)/python benchmarks/command_line.py $(ARGS))
 	@$(if $(filter-out --quick,$(ARGS)),,$(BIN)/python benchmarks/hosts.py $(ARGS))
 
 hosts: setup ## The last part of it: one batch on one, two and three hosts (network namespaces)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import sandfleet.cli
+import sandfleet.cli.commands
 import sandfleet_web.cli
 import sandfleet_worker.cli
 from typer.main import get_command
@@ -22,7 +22,7 @@ BEGIN, END = "<!-- commands:begin -->", "<!-- commands:end -->"
 def new_list() -> str:
     """Return a section for each command, as Markdown."""
     programs = {
-        "sandfleet": sandfleet.cli.app,
+        "sandfleet": sandfleet.cli.commands.app,
         "sandfleet-worker": sandfleet_worker.cli.cli,
         "sandfleet-web": sandfleet_web.cli.app,
     }
@@ -38,7 +38,8 @@ def new_list() -> str:
 
 def find_commands(group: Any, path: str) -> Iterator[tuple[str, Any]]:
     """Yield each command below `group` with the words that call it."""
-    for name, command in group.commands.items():
+    for name in group.list_commands(None):
+        command = group.get_command(None, name)
         if hasattr(command, "commands"):
             if command.invoke_without_command:
                 yield f"{path} {name}", command

@@ -32,8 +32,11 @@ def is_help(error: Any) -> bool:
     return type(error).__name__ == "NoArgsIsHelpError"
 
 
-def describe_usage_error(error: Any, others: Mapping[str, str]) -> str:
-    """Return the message of `error`; `others` maps options of other tools to advice on ours."""
+def describe_usage_error(error: Any, others: Mapping[str, str], units: Mapping[str, str] | None = None) -> str:
+    """Return the message of `error`; `others` maps options of other tools to advice on ours.
+
+    `units` maps options that take a number to its unit and an example, such as ``seconds, such as 60``.
+    """
     message: str = error.format_message()
     context = getattr(error, "ctx", None)
     if context is not None and hasattr(error, "possibilities"):
@@ -41,21 +44,22 @@ def describe_usage_error(error: Any, others: Mapping[str, str]) -> str:
         option = error.option_name
         return f"no such option: {option}{_suggest(option, known, others, context.command_path)}"
     if context is not None and (unknown := _UNKNOWN_COMMAND.match(message)):
-        return (
-            f"no such command: {unknown[1]}{_suggest(unknown[1], context.command.commands, {}, context.command_path)}"
-        )
+        known = context.command.list_commands(context)
+        return f"no such command: {unknown[1]}{_suggest(unknown[1], known, {}, context.command_path)}"
     if value := _VALUE.fullmatch(message):
-        return f"{value['name']}: {_describe_value(value['said'])}" if value["name"] else value["said"]
+        unit = (units or {}).get(value["name"] or "", "")
+        return f"{value['name']}: {_describe_value(value['said'], unit)}" if value["name"] else value["said"]
     words = message[:1].lower() + message[1:].rstrip(".")
     if missing := _MISSING.match(message):
         words = f"missing argument {missing[1].rstrip('.').upper()}"
     return f"{words} ({context.command_path} --help tells more)" if context is not None else words
 
 
-def _describe_value(said: str) -> str:
+def _describe_value(said: str, unit: str) -> str:
     for form, words in _VALUES:
         if found := form.fullmatch(said):
-            return found.expand(words)
+            described = found.expand(words)
+            return f"{described} of {unit}" if unit and described.endswith("number") else described
     return said
 
 
@@ -65,5 +69,6 @@ def _suggest(name: str, known: Iterable[str], others: Mapping[str, str], command
     names = list(known)
     # A prefix of the name, or its plural: --mem, --cpus.
     near = [other for other in names if len(name) > len("--x") and (other.startswith(name) or name == f"{other}s")]
+    near.sort(key=len)  # the shortest is the nearest
     near += difflib.get_close_matches(name, names, n=1, cutoff=NEARNESS)
     return f": did you mean {near[0]}?" if near else f" ({command} --help lists them)"

@@ -99,21 +99,18 @@ def encode_needs(spec: SandboxSpec, image: str = "") -> str:
     """
     return _encode_needs(
         image or normalize_image(spec.image),
-        tuple(find_requested_limits(spec).items()),
-        tuple(spec.requires.items()),
-        tuple([dataset.reference for dataset in spec.datasets]),
+        _list_limits(spec),
+        tuple(spec.requires.items()) if spec.requires else (),
+        tuple([dataset.reference for dataset in spec.datasets]) if spec.datasets else (),
     )
 
 
 @lru_cache(maxsize=256)
 def _encode_needs(
-    image: str,
-    limits: tuple[tuple[str, float], ...],
-    requires: tuple[tuple[str, str], ...],
-    datasets: tuple[str, ...],
+    image: str, asked: tuple[float, ...], requires: tuple[tuple[str, str], ...], datasets: tuple[str, ...]
 ) -> str:
     """Encode the needs, which are the same for most jobs of a batch."""
-    needs: dict[str, object] = {"image": image, **dict(limits)}
+    needs: dict[str, object] = {"image": image, **_name_limits(asked)}
     if requires:
         needs["requires"] = dict(requires)
     if datasets:
@@ -128,17 +125,28 @@ def join_needs(contract: int, needs: str = "") -> str:
 
 def find_requested_limits(spec: SandboxSpec) -> dict[str, float]:
     """Return the limits that differ from the defaults, by the names of the host's ceilings."""
-    resources = spec.resources
-    asked: dict[str, float] = {
-        "memory_bytes": resources.memory_bytes,
-        "cpu_quota": resources.cpu_quota,
-        "pids_limit": resources.pids_limit,
-        "disk_bytes": resources.disk_bytes,
-        "timeout": spec.timeout,
-        "grace": 0 if spec.grace == DEFAULT_GRACE_SECONDS else spec.grace,
-        "output_bytes": 0 if spec.output.max_bytes == DEFAULT_OUTPUT_BYTES else spec.output.max_bytes,
-    }
-    return {name: value for name, value in asked.items() if value}
+    return _name_limits(_list_limits(spec))
+
+
+_LIMITS: Final = ("memory_bytes", "cpu_quota", "pids_limit", "disk_bytes", "timeout", "grace", "output_bytes")
+
+
+def _list_limits(spec: SandboxSpec) -> tuple[float, ...]:
+    """Return the values of `_LIMITS`, 0 for a default."""
+    resources, grace, output_bytes = spec.resources, spec.grace, spec.output.max_bytes
+    return (
+        resources.memory_bytes,
+        resources.cpu_quota,
+        resources.pids_limit,
+        resources.disk_bytes,
+        spec.timeout,
+        0 if grace == DEFAULT_GRACE_SECONDS else grace,
+        0 if output_bytes == DEFAULT_OUTPUT_BYTES else output_bytes,
+    )
+
+
+def _name_limits(asked: tuple[float, ...]) -> dict[str, float]:
+    return {name: value for name, value in zip(_LIMITS, asked, strict=True) if value}
 
 
 def join_job(run: str, spec: SandboxSpec, key: str, batch: str | None, *, contract: int, max_bytes: int) -> str:

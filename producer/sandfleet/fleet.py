@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import ValidationError
 from sandfleet_config.environment import check_environment, describe_settings_faults
-from sandfleet_config.execute import ExecuteRequest
 from sandfleet_config.queues import JOB_ID
 from sandfleet_config.settings import Settings, SettingsInvalid
 from sandfleet_config.wire import raise_faults
@@ -16,8 +15,6 @@ from sandfleet.batch import Batch
 from sandfleet.collect.stream import OutcomeStream
 from sandfleet.dead_letters import DeadLetters
 from sandfleet.errors import BatchUnknown, JobUnknown
-from sandfleet.execute.backend import Backend, Config
-from sandfleet.execute.fleet_runner import FleetRunner
 from sandfleet.files.transfers import Transfers
 from sandfleet.job import Job
 from sandfleet.overview.fleet_overview import FleetOverview
@@ -28,10 +25,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from types import TracebackType
 
-    from sandfleet_config.execute import ExecuteResult
+    from sandfleet_config.execute import ExecuteRequest, ExecuteResult
 
     from sandfleet.channel.protocol import Channel
     from sandfleet.channel.records import JobRecord
+    from sandfleet.execute.backend import Config
     from sandfleet.files.objects import Objects
 
 
@@ -176,18 +174,28 @@ class Fleet(Running, Transfers, FleetOverview):
             SandboxError: the class of every other code but ``OK`` and ``EXIT_NONZERO``.
             FleetUnavailable: Redis is out of reach.
         """
+        from sandfleet.execute.backend import Backend
+        from sandfleet.execute.backend import Config as BackendConfig
+        from sandfleet.execute.fleet_runner import FleetRunner
+
         request = _new_request(code, language, profile, fields)
-        return Backend(config or Config(), client=FleetRunner(self)).execute(request)
+        return Backend(config or BackendConfig(), client=FleetRunner(self)).execute(request)
 
     async def execute_async(
         self, code: str, language: str = "python", profile: str = "", *, config: Config | None = None, **fields: Any
     ) -> ExecuteResult:
         """Do what `execute` does and leave the event loop free; the job is cancelled if the task is."""
+        from sandfleet.execute.backend import Backend
+        from sandfleet.execute.backend import Config as BackendConfig
+        from sandfleet.execute.fleet_runner import FleetRunner
+
         request = _new_request(code, language, profile, fields)
-        return await Backend(config or Config(), client=FleetRunner(self)).execute_async(request)
+        return await Backend(config or BackendConfig(), client=FleetRunner(self)).execute_async(request)
 
 
 def _new_request(code: str, language: str, profile: str, fields: dict[str, Any]) -> ExecuteRequest:
+    from sandfleet_config.execute import ExecuteRequest
+
     try:
         return ExecuteRequest.model_validate({"code": code, "language": language, "profile": profile, **fields})
     except ValidationError as error:

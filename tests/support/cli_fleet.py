@@ -24,8 +24,9 @@ def new_use(monkeypatch: Patch) -> Use:
 
     def use(handler: Callable[[SandboxSpec], Ending]) -> FakeFleet:
         fleet = FakeFleet(handler)
-        for module in ("commands", "batch", "batch_control", "dead", "lists", "results"):
+        for module in ("batch", "batch_control", "dead", "lists", "results"):
             monkeypatch.setattr(f"sandfleet.cli.{module}.Fleet", lambda: fleet)
+        monkeypatch.setattr("sandfleet.cli.opening.open_fleet", lambda: fleet)
         return fleet
 
     return use

@@ -24,8 +24,9 @@ def play(spec: SandboxSpec) -> SandboxResult | None:
 @pytest.fixture
 def fleet(monkeypatch: pytest.MonkeyPatch) -> FakeFleet:
     fleet = FakeFleet(play)
-    for module in ("commands", "batch", "dead"):
+    for module in ("batch", "dead"):
         monkeypatch.setattr(f"sandfleet.cli.{module}.Fleet", lambda: fleet)
+    monkeypatch.setattr("sandfleet.cli.opening.open_fleet", lambda: fleet)
     return fleet
 
 
@@ -206,12 +207,14 @@ def test_a_wrong_command_line_gets_a_message_in_plain_words(fleet: FakeFleet, tm
     (tmp_path / "jobs").write_text(JOBS)
     binary, jobs = str(tmp_path / "bytes"), str(tmp_path / "jobs")
     for argv, code, said in (
-        (["run", "--timeout", "2h", "--", "x"], 125, "--timeout: must be a number"),
+        (["run", "--timeout", "2h", "--", "x"], 125, "--timeout: must be a number of seconds, such as 60"),
+        (["run", "--cpu", "two", "--", "x"], 125, "--cpu: must be a number of cores, such as 0.5"),
         (["run", "--pids", "many", "--", "x"], 125, "--pids: must be a whole number"),
         (["dead", "list", "--limit", "0"], 2, "--limit: must be at least 1"),
         (["show"], 2, "missing argument ID (sandfleet show --help tells more)"),
         (["run", "--env"], 125, "option '--env' requires an argument"),
-        (["submit", "a", "b"], 2, "got unexpected extra argument(s) (b) (sandfleet submit --help tells more)"),
+        (["submit", "a", "b"], 2, "takes one file of jobs: what is b? a command after -- needs --each, --csv, --tsv,"),
+        (["batc"], 2, "no such command: batc: did you mean batch?"),
         (["wait"], 2, "give job ids, or --file with some"),
         (["submit", "x", "--out", "y"], 2, "--out: needs --wait"),
         (["run", "--queue", "a:b", "--", "x"], 125, "--queue: a queue's name is 1 to 128 of"),

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import redis
-from kombu.exceptions import OperationalError
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import OutOfMemoryError
 from redis.retry import Retry
@@ -100,8 +100,16 @@ class Connections:
         """Turn errors of redis-py, kombu and sockets into `FleetUnavailable` with these job ids."""
         try:
             yield
-        except (redis.RedisError, OperationalError, OSError) as error:
+        except Exception as error:
+            if not isinstance(error, (redis.RedisError, OSError)) and not is_of_kombu(error):
+                raise
             raise FleetUnavailable(_explain(error, self.settings.redis_address), job_ids) from error
+
+
+def is_of_kombu(error: Exception) -> bool:
+    """Whether `error` is kombu's: Redis is out of reach. kombu is imported only by who uses it."""
+    kombu = sys.modules.get("kombu.exceptions")
+    return kombu is not None and isinstance(error, kombu.OperationalError)
 
 
 def new_redis(settings: Settings) -> redis.Redis:

@@ -6,7 +6,6 @@ import os
 import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from kombu.exceptions import OperationalError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from sandfleet_config.codes import ErrorCode
 from sandfleet_config.queues import CANCEL_TTL_SECONDS, KEY_PREFIX
@@ -223,6 +222,8 @@ class RedisChannel(RedisBatches):
 
     def has_workers(self, timeout_seconds: float) -> bool:
         """Ping all workers and return at the first answer."""
+        from kombu.exceptions import OperationalError
+
         with self._connections.guard():
             try:
                 answers = self._ping_workers(timeout_seconds)

@@ -2,6 +2,6 @@
 
 import sys
 
-from sandfleet.cli.commands import main
+from sandfleet.cli import main
 
 sys.exit(main())

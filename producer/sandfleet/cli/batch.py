@@ -13,6 +13,7 @@ from sandfleet.cli.batch_view import show_as_before, show_batch
 from sandfleet.cli.done_command import run_done_command
 from sandfleet.cli.exits import SOME_NOT_OK
 from sandfleet.cli.lists import Categories, Codes, batches, read_filter
+from sandfleet.cli.results import results
 from sandfleet.cli.retry import read_changes, retry_batch
 from sandfleet.cli.rows import Form, FormOption
 from sandfleet.cli.spec_file import SpecFile
@@ -28,15 +29,15 @@ app = typer.Typer(
     help="List batches; look at one, wait for it, hold it, retry, cancel or forget it.",
 )
 batch_control.add_commands(app)
-Name = Annotated[str, typer.Argument(metavar="NAME")]
 
 
 app.command(name="list")(batches)
+app.command()(results)
 
 
 @app.command()
 def show(
-    name: Name,
+    name: options.BatchName,
     *,
     form: FormOption = Form.TABLE,
     is_json: Annotated[bool, typer.Option("--json", help="As of earlier releases: counts and all job ids.")] = False,
@@ -52,7 +53,7 @@ def show(
 
 @app.command()
 def retry(
-    name: Name,
+    name: options.BatchName,
     *,
     code: Codes = None,
     category: Categories = None,
@@ -82,7 +83,7 @@ def retry(
 
 @app.command()
 def wait(
-    name: Name,
+    name: options.BatchName,
     out: options.Out = None,
     timeout: options.WaitTimeout = None,
     command: Annotated[
@@ -107,14 +108,14 @@ def wait(
 
 
 @app.command()
-def watch(name: Name) -> None:
+def watch(name: options.BatchName) -> None:
     """Follow a batch until all its jobs have ended: counts by code, rate, time left, the last failures. Ctrl-C stops."""
     with Fleet() as fleet:
         raise typer.Exit(wait_for_batch(fleet.batch(name)))
 
 
 @app.command()
-def cancel(name: Name) -> None:
+def cancel(name: options.BatchName) -> None:
     """Cancel every job of a batch, queued or running; says what that did."""
     with Fleet() as fleet:
         print(f"{name}\t{cancel_batch(fleet.batch(name))}")
@@ -122,7 +123,7 @@ def cancel(name: Name) -> None:
 
 @app.command()
 def forget(
-    name: Name,
+    name: options.BatchName,
     *,
     is_sure: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:

@@ -8,15 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from sandfleet_config.batch_limits import BatchLimits
 
-from sandfleet.cli import limits
+from sandfleet.cli import limits, options
 from sandfleet.fleet import Fleet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from sandfleet.batch import Batch
-
-Name = Annotated[str, typer.Argument(metavar="NAME")]
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -26,14 +24,14 @@ def add_commands(app: typer.Typer) -> None:
         app.command()(command)
 
 
-def hold(name: Name) -> None:
+def hold(name: options.BatchName) -> None:
     """Let no more jobs of a batch start, until its release; what runs goes on."""
     with Fleet() as fleet:
         fleet.batch(name).hold()
         print(f"{name}\theld")
 
 
-def release(name: Name) -> None:
+def release(name: options.BatchName) -> None:
     """End the hold of a batch, or its stop; its jobs go to the end of their queues."""
     with Fleet() as fleet:
         count = fleet.batch(name).release()
@@ -41,7 +39,8 @@ def release(name: Name) -> None:
 
 
 def priority(
-    name: Name, value: Annotated[int, typer.Argument(metavar="PRIORITY", min=0, max=9, help="0 (first) to 9.")]
+    name: options.BatchName,
+    value: Annotated[int, typer.Argument(metavar="PRIORITY", min=0, max=9, help="0 (first) to 9.")],
 ) -> None:
     """Give the queued jobs of a batch another priority; they come before the others of that priority."""
     with Fleet() as fleet:
@@ -49,7 +48,7 @@ def priority(
 
 
 def limit(
-    name: Name,
+    name: options.BatchName,
     *,
     max_failures: limits.MaxFailures = None,
     fail_fast: limits.FailFast = False,

@@ -16,7 +16,7 @@ from sandfleet_config.wire import raise_faults
 from sandfleet.files.local import LocalFile, find_file, find_files, hash_file, open_regular
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from sandfleet_config.spec import Payload
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 INLINE_BYTES: Final = 32 * 1024
 """A larger file is uploaded; of smaller ones `submit` uploads what is too much together."""
 COPY_BYTES: Final = 1 << 20
+UPLOADED_FILES: Final = 32
+"""Progress of an upload is told after so many files."""
 FROM: Final = "from"
 
 
@@ -111,17 +113,30 @@ class LocalFiles:
             self._known[source] = known = _read_content(source) if size <= INLINE_BYTES else hash_file(source)
         return known
 
-    def upload(self, fleet: Fleet) -> None:
-        """Upload the large files that the store lacks.
+    @property
+    def large_bytes(self) -> int:
+        """The bytes of the files that `upload` uploads, if the store lacks them."""
+        return sum(found.size for found in self._list_large().values())
+
+    def _list_large(self) -> dict[Path, FileRef]:
+        return {source: found for source, found in self._known.items() if not isinstance(found, Content)}
+
+    def upload(self, fleet: Fleet, on_progress: Callable[[int], object] = lambda _: None) -> None:
+        """Upload the large files that the store lacks; `on_progress` gets the number of bytes so far.
 
         Raises:
             SpecInvalid: one has changed since it was added.
             OSError, SpecTooLarge, FleetUnavailable: as `Fleet.upload`.
         """
-        large = {source: found for source, found in self._known.items() if not isinstance(found, Content)}
-        for source, ref in zip(large, fleet.upload_many(large), strict=True):
-            if ref != large[source]:
-                raise SpecInvalid.of(f"{source}: has changed since it was first read; try again")
+        large, done = self._list_large(), 0
+        sources = list(large)
+        for start in range(0, len(sources), UPLOADED_FILES):
+            some = sources[start : start + UPLOADED_FILES]
+            for source, ref in zip(some, fleet.upload_many(some), strict=True):
+                if ref != large[source]:
+                    raise SpecInvalid.of(f"{source}: has changed since it was first read; try again")
+                done += ref.size
+            on_progress(done)
 
 
 def _read_content(source: Path) -> Content:
@@ -149,10 +164,13 @@ class LineFiles:
         self._local = local or LocalFiles()
         self._folder = folder
         self._added: dict[str, Sequence[object]] = {"files": files, "artifacts": artifacts}
+        self._is_adding = bool(files or artifacts)
 
     def resolve(self, fields: Mapping[str, Any]) -> tuple[dict[str, Any], list[dict[str, str]]]:
         """Return the fields of a spec without ``from``, and the faults of what it names."""
         found, faults = dict(fields), list[dict[str, str]]()
+        if not self._is_adding and "files" not in fields and not isinstance(fields.get("stdin"), dict):
+            return found, faults
         files: object = fields.get("files")
         if isinstance(files, list):
             resolved: list[object] = []

@@ -32,7 +32,14 @@ OTHER_OPTIONS: Final[Mapping[str, str]] = {
 }
 """Options of `docker run`, and hints for each."""
 
+UNITS: Final[Mapping[str, str]] = {
+    "--cpu": "cores, such as 0.5",
+    **dict.fromkeys(("--grace", "--queue-ttl", "--timeout"), "seconds, such as 60"),
+}
+"""The units of options that take a number."""
+
 RUN_OPTIONS: Final[Mapping[str, str]] = {
+    "after": "--after",
     "artifacts": "--artifact",
     "command": "the command",
     "datasets": "--dataset",
@@ -74,8 +81,9 @@ def _option_of(field: str) -> str:
     if field in RUN_OPTIONS:
         return RUN_OPTIONS[field]
     head, _, rest = field.partition(".")
-    if rest.isdecimal() and head in RUN_OPTIONS:
-        return f"{RUN_OPTIONS[head]}, item {int(rest) + 1}"
-    if head in {"files", "artifacts"}:
+    number = rest.partition(".")[0]
+    if number.isdecimal() and head in RUN_OPTIONS and head != "files":
+        return f"{RUN_OPTIONS[head]}, item {int(number) + 1}"
+    if head == "files":
         return RUN_OPTIONS[head]
     return f"{RUN_OPTIONS[head]} {rest}" if head == "labels" else field

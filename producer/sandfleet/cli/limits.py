@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 
 import typer
-from pydantic import ValidationError
-from sandfleet_config.batch_limits import BatchLimits
-from sandfleet_config.faults import describe_faults
+
+from sandfleet.cli import completion
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from sandfleet_config.batch_limits import BatchLimits
 
 MaxFailures: TypeAlias = Annotated[
     int | None, typer.Option(metavar="N", help="Stop the batch when N of its jobs have failed; needs --batch.")
@@ -23,14 +24,23 @@ Deadline: TypeAlias = Annotated[
     str | None, typer.Option(metavar="TIME", help="Stop the batch so long after now: 90s, 45m, 2h, 1d.")
 ]
 OnStop: TypeAlias = Annotated[
-    str, typer.Option(help="What a stop does with jobs that run: keep (let them end) or kill.")
+    str,
+    typer.Option(
+        help="What a stop does with jobs that run: keep (let them end) or kill.",
+        autocompletion=completion.of_words("keep", "kill"),
+    ),
 ]
 After: TypeAlias = Annotated[
     list[str] | None,
     typer.Option(metavar="ID", help="Start when this job has ended OK; repeatable. For lines without `after`."),
 ]
 AfterBatch: TypeAlias = Annotated[
-    list[str] | None, typer.Option(metavar="NAME", help="Start when all jobs of this batch have ended OK; repeatable.")
+    list[str] | None,
+    typer.Option(
+        metavar="NAME",
+        help="Start when all jobs of this batch have ended OK; repeatable.",
+        autocompletion=completion.complete_batch,
+    ),
 ]
 _OPTIONS: Final = {
     "max_failures": "--max-failures",
@@ -47,6 +57,10 @@ def read_limits(batch: str | None, on_stop: str, **typed: Any) -> BatchLimits | 
     Raises:
         typer.BadParameter: a value cannot be, or there is no batch.
     """
+    from pydantic import ValidationError
+    from sandfleet_config.batch_limits import BatchLimits
+    from sandfleet_config.faults import describe_faults
+
     given = {name: value for name, value in typed.items() if value is not None and value is not False}
     if not given:
         if on_stop != "keep":

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 from sandfleet_config.codes import ErrorCode
 
-from sandfleet.cli import options
+from sandfleet.cli import completion, options
 from sandfleet.cli.rows import (
     Columns,
     Form,
@@ -34,12 +34,23 @@ if TYPE_CHECKING:
     from sandfleet.overview.summary import BatchSummary
 
 Codes = Annotated[
-    list[str] | None, typer.Option("--code", help="Jobs that ended so, such as TIMEOUT,WORKER_LOST; repeatable.")
+    list[str] | None,
+    typer.Option(
+        "--code",
+        help="Jobs that ended so, such as TIMEOUT,WORKER_LOST; repeatable.",
+        autocompletion=completion.complete_code,
+    ),
 ]
 Categories = Annotated[
     list[str] | None, typer.Option("--category", help="Jobs that ended by program, limit, request, control or host.")
 ]
-States = Annotated[list[str] | None, typer.Option("--state", help="queued, waiting, running or ended; repeatable.")]
+States = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--state", help="queued, waiting, running or ended; repeatable.", autocompletion=completion.complete_state
+    ),
+]
+app = typer.Typer(rich_markup_mode=None)
 
 
 def split_words(words: Sequence[str] | None) -> list[str]:
@@ -71,6 +82,7 @@ def read_filter(
         raise typer.BadParameter(str(error)) from None
 
 
+@app.command()
 def batches(
     *, form: FormOption = Form.TABLE, is_quiet: Quiet = False, is_whole: NoTrunc = False, limit: Limit = 50
 ) -> None:
@@ -84,9 +96,10 @@ def batches(
             note(f"there are more than {limit} batches: -n 0 lists all")
 
 
+@app.command()
 def jobs(
     *,
-    batch: Annotated[str, typer.Option(help="The jobs of this batch.")],
+    batch: Annotated[str, typer.Option(help="The jobs of this batch.", autocompletion=completion.complete_batch)],
     code: Codes = None,
     category: Categories = None,
     state: States = None,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Annotated, TypeAlias
 
 import typer
-from sandfleet_config.webhooks import check_endpoint
+
+from sandfleet.cli import completion
 
 Command: TypeAlias = Annotated[
     list[str] | None, typer.Argument(metavar="[--] COMMAND [ARG]", help="Default: the image's own.")
@@ -34,8 +35,13 @@ SaveAll: TypeAlias = Annotated[
 ]
 Writable: TypeAlias = Annotated[bool, typer.Option("--writable", help="A writable root file system.")]
 MaxOutput: TypeAlias = Annotated[str | None, typer.Option(help="Bytes kept a stream, such as 1MiB; default 64KiB.")]
-Keep: TypeAlias = Annotated[str, typer.Option(help="head, tail or both.")]
-OnOutputLimit: TypeAlias = Annotated[str, typer.Option("--on-output-limit", help="truncate or kill.")]
+Keep: TypeAlias = Annotated[
+    str, typer.Option(help="head, tail or both.", autocompletion=completion.of_words("head", "tail", "both"))
+]
+OnOutputLimit: TypeAlias = Annotated[
+    str,
+    typer.Option("--on-output-limit", help="truncate or kill.", autocompletion=completion.of_words("truncate", "kill")),
+]
 StoreOutput: TypeAlias = Annotated[
     bool, typer.Option("--store-output", help="Keep what is past --max-output in the store, and print all of it.")
 ]
@@ -71,19 +77,22 @@ QueueTtl: TypeAlias = Annotated[
 MaxAttempts: TypeAlias = Annotated[int | None, typer.Option(help="Charged starts at most; 1 is one start; default 3.")]
 Key: TypeAlias = Annotated[str, typer.Option("--idempotency-key", help="The same key and spec are the same job.")]
 OutcomeAsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print the outcome instead of the output.")]
+BatchName: TypeAlias = Annotated[str, typer.Argument(metavar="NAME", autocompletion=completion.complete_batch)]
 Quiet: TypeAlias = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
 Out: TypeAlias = Annotated[str | None, typer.Option(help="Append outcomes as JSON lines; - is stdout.")]
 WaitTimeout: TypeAlias = Annotated[float | None, typer.Option(help="Seconds to wait; the jobs go on.")]
 
 
 def _check_on_done(name: str) -> str:
+    from sandfleet_config.webhooks import check_endpoint
+
     try:
         return check_endpoint(name)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--on-done") from None
 
 
-OnDone = Annotated[
+OnDone: TypeAlias = Annotated[
     str,
     typer.Option(
         metavar="NAME",
@@ -91,3 +100,17 @@ OnDone = Annotated[
         help="Endpoint that gets a webhook when all of --batch have ended, as of each retry.",
     ),
 ]
+
+
+def check_queue_name(name: str | None) -> str | None:
+    """Return the name of ``--queue``.
+
+    Raises:
+        typer.BadParameter: no queue may have that name.
+    """
+    from sandfleet_config.queues import check_queue
+
+    try:
+        return name and check_queue(name)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--queue") from None

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Final, NamedTuple
 import typer
 
 from sandfleet.cli import options
-from sandfleet.cli.batch import Name
 from sandfleet.cli.exits import INTERRUPTED, SOME_NOT_OK, TIMEOUT
 from sandfleet.cli.jsonl import STDIN
 from sandfleet.cli.show import note
@@ -69,7 +68,7 @@ class _Told:
 
 
 def results(
-    name: Name,
+    name: options.BatchName,
     *,
     out: Annotated[
         str, typer.Option("--out", "-o", metavar="FILE", help="A file .jsonl, .csv or .parquet; default - is stdout.")

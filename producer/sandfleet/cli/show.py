@@ -6,8 +6,6 @@ import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.table import Table
 from sandfleet_config.codes import Category
 from sandfleet_config.terminal import safe_text
 from sandfleet_config.units import format_bytes
@@ -17,6 +15,7 @@ from sandfleet.cli.exits import SOME_NOT_OK
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+    from rich.console import Console
     from sandfleet_config.codes import ErrorCode
     from sandfleet_config.outcome import Attempt, Outcome, StreamOutput
 
@@ -37,6 +36,8 @@ def note(text: str) -> None:
 
 def stderr_console() -> Console:
     """Return rich's console on stderr, with markup and highlighting off."""
+    from rich.console import Console
+
     return Console(stderr=True, markup=False, highlight=False)
 
 
@@ -140,6 +141,9 @@ def print_stream(name: str, stream: StreamOutput) -> None:
 
 def print_summary(counts: Mapping[ErrorCode, int], *, is_output: bool = False) -> int:
     """Print the number of jobs with each code, on stderr or as the command's own output; return 1 if any is not ``OK``."""
+    from rich.console import Console
+    from rich.table import Table
+
     table = Table("code", "category", "jobs", box=None, pad_edge=False)
     for code in sorted(counts, key=lambda code: (not _is_ok(code), code.value)):
         table.add_row(code.value, code.category.value, str(counts[code]))

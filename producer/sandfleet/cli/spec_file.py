@@ -5,11 +5,16 @@ from __future__ import annotations
 from itertools import islice
 from typing import TYPE_CHECKING
 
+import typer
 from sandfleet_config.errors import SpecInvalid
 from sandfleet_config.fingerprint import spec_sha256
 
+from sandfleet.cli.exits import USAGE
+from sandfleet.cli.files import LocalFiles
 from sandfleet.cli.jsonl import read_lines
-from sandfleet.cli.submit import SpecSource, read_specs
+from sandfleet.cli.ways.reading import Common, read_specs, upload_files
+from sandfleet.cli.ways.sources import JOBS, Source
+from sandfleet.cli.ways.stages import Stages
 
 if TYPE_CHECKING:
     from sandfleet_config.spec import SandboxSpec
@@ -30,7 +35,11 @@ class SpecFile:
             OSError: it cannot be read.
         """
         self._name = name
-        specs = read_specs(fleet, SpecSource(name, {}))
+        local, stages = LocalFiles(), Stages()
+        specs = read_specs(Source(JOBS, (name,)), Common({}), local, fleet.settings.max_spec_bytes, stages)
+        if not specs:
+            raise typer.Exit(USAGE)
+        upload_files(local, fleet, stages)
         self._order = [spec_sha256(spec) for spec in specs]
         self._specs = dict(zip(self._order, specs, strict=True))
         self._missing: JobFacts | None = None

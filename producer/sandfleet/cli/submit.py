@@ -6,27 +6,26 @@ import json
 import shlex
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
-from sandfleet_config.errors import SpecInvalid
 
 from sandfleet.cli.artifacts import SaveOptions, Saver
-from sandfleet.cli.exits import INTERRUPTED, SOME_NOT_OK, USAGE
-from sandfleet.cli.files import LineFiles, LocalFiles
-from sandfleet.cli.jsonl import STDIN, parse_specs, read_ids, read_lines
+from sandfleet.cli.exits import INTERRUPTED, SOME_NOT_OK
+from sandfleet.cli.jsonl import read_ids
 from sandfleet.cli.show import note
 from sandfleet.cli.waiting import open_results, resume_batch, resume_jobs, wait_for_jobs
+from sandfleet.cli.ways.checking import paused_collector
 from sandfleet.errors import FleetError, JobUnknown
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
     from sandfleet_config.batch_limits import BatchLimits
     from sandfleet_config.codes import ErrorCode
     from sandfleet_config.spec import SandboxSpec
 
+    from sandfleet.cli.ways.stages import Stages
     from sandfleet.fleet import Fleet
     from sandfleet.job import Job
 
@@ -54,49 +53,15 @@ class SubmitOptions:
         return given | {"idempotent": self.is_idempotent}
 
 
-@dataclass(frozen=True)
-class SpecSource:
-    """The file of jobs, and what its lines get from the command line.
-
-    `defaults` are for fields that a line lacks; `files` and `artifacts` are added to each line's own.
-    """
-
-    name: str
-    defaults: Mapping[str, Any]
-    files: Sequence[str] = ()
-    artifacts: Sequence[str] = ()
-
-
-def read_specs(fleet: Fleet, source: SpecSource) -> list[SandboxSpec]:
-    """Read a file of jobs, and upload the large files that its lines name once all lines are checked.
-
-    Raises:
-        typer.Exit: it has faults, or no jobs; stderr says which.
-    """
-    name, local = source.name, LocalFiles()
-    try:
-        common = local.add_options(source.files)
-    except SpecInvalid as error:
-        note(f"nothing was queued: {error.message}")
-        raise typer.Exit(USAGE) from None
-    folder = Path() if name == STDIN else Path(name).parent
-    files = LineFiles(local, folder, common, source.artifacts)
-    specs, faults = parse_specs(read_lines(name), fleet.settings.max_spec_bytes, source.defaults, files)
-    for fault in faults:
-        note(f"line {fault.number}: {fault.text}")
-    if faults:
-        bad = len({fault.number for fault in faults})
-        note(f"nothing was queued: {bad} of {bad + len(specs)} lines are faulty")
-    elif not specs:
-        note(f"nothing was queued: {'stdin' if name == STDIN else name} has no jobs")
-    if faults or not specs:
-        raise typer.Exit(USAGE)
-    local.upload(fleet)
-    return specs
-
-
 def submit_specs(
-    fleet: Fleet, specs: list[SandboxSpec], options: SubmitOptions, *, is_waited: bool, out: str | None, is_json: bool
+    fleet: Fleet,
+    specs: list[SandboxSpec],
+    options: SubmitOptions,
+    stages: Stages,
+    *,
+    is_waited: bool,
+    out: str | None,
+    is_json: bool,
 ) -> int:
     """Queue the jobs, wait for them if asked to; return the exit code."""
     handles: dict[Job, None] = {}
@@ -109,7 +74,7 @@ def submit_specs(
     saver = Saver(fleet, SaveOptions(options.save))
     with open_results(out, saver.take) as results:  # opened first: what cannot be written stops the submit
         try:
-            for jobs in fleet.submit_chunks(specs, **options.arguments):
+            for jobs in _queue(fleet, specs, options, stages):
                 handles |= dict.fromkeys(jobs)
                 if not is_json and (options.has_ids or not (is_waited or options.batch)):
                     print("\n".join(job.id for job in jobs), flush=True)
@@ -127,12 +92,21 @@ def submit_specs(
                     fleet, list(handles), results, batch=options.batch, is_listed=False, is_quiet=options.is_quiet
                 )
                 status = status or (0 if saver.is_complete else SOME_NOT_OK)
-    saver.sum_up()
-    if status == INTERRUPTED:
-        _note_unsaved(options)
+    _sum_up_saved(saver, options, status)
     if is_json:
         _print_object(options.batch, list(handles), counts if is_waited else None)
     return status
+
+
+def _queue(fleet: Fleet, specs: list[SandboxSpec], options: SubmitOptions, stages: Stages) -> Iterator[list[Job]]:
+    """Yield the jobs of each chunk that is queued; show the progress."""
+    done = 0
+    with stages.stage("queuing", "queued", len(specs)) as report, paused_collector():
+        for jobs in fleet.submit_chunks(specs, **options.arguments):
+            done += len(jobs)
+            report(done)
+            yield jobs
+    stages.sum_up()
 
 
 def _print_object(batch: str | None, jobs: Sequence[Job], counts: Counter[ErrorCode] | None) -> None:
@@ -141,8 +115,10 @@ def _print_object(batch: str | None, jobs: Sequence[Job], counts: Counter[ErrorC
     print(json.dumps(told | codes))
 
 
-def _note_unsaved(options: SubmitOptions) -> None:
-    if options.save is not None:
+def _sum_up_saved(saver: Saver, options: SubmitOptions, status: int) -> None:
+    """Say how much was saved, and how to save the artifacts of an interrupted wait later."""
+    saver.sum_up()
+    if status == INTERRUPTED and options.save is not None:
         which = f"--batch {shlex.quote(options.batch)}" if options.batch else "ID"
         note(f"to save the others later: sandfleet artifacts {which} --save {shlex.quote(options.save)}")
 

@@ -97,7 +97,7 @@ class JobEncoder:
         `least_contract` is the version that workers must speak whatever the spec uses.
         """
         self._batch = batch
-        self._max_spec_bytes = max_spec_bytes
+        self.max_spec_bytes = max_spec_bytes
         self._least_contract = least_contract
         self._contents = contents or Contents()
         self._last: EncodedSpec | None = None
@@ -113,7 +113,7 @@ class JobEncoder:
         try:
             return self._join(shared, key)
         except SpecTooLarge:
-            excess = len(shared.run.encode()) + UNSHARED_BYTES - self._max_spec_bytes
+            excess = len(shared.run.encode()) + UNSHARED_BYTES - self.max_spec_bytes
             smaller = self._contents.shorten(shared.spec, excess)
             if smaller is shared.spec:
                 raise
@@ -122,7 +122,7 @@ class JobEncoder:
 
     def _join(self, shared: EncodedSpec, key: str) -> EncodedRequest:
         contract = max(2 if key else 1, shared.contract, self._least_contract)
-        text = join_job(shared.run, shared.spec, key, self._batch, contract=contract, max_bytes=self._max_spec_bytes)
+        text = join_job(shared.run, shared.spec, key, self._batch, contract=contract, max_bytes=self.max_spec_bytes)
         return EncodedRequest(shared, key, contract, text)
 
     def _encode_spec(self, spec: SandboxSpec) -> EncodedSpec:

@@ -1,0 +1,72 @@
+"""A group of commands: its sub-groups, and the commands that list, are imported when they are used."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_group
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Mapping
+
+    import typer
+
+GROUPS: Final[Mapping[str, str]] = {
+    "batch": "List batches; look at one, wait for it, hold it, retry, cancel or forget it.",
+    "dead": "Look at dead letters, queue them again, drop them.",
+    "store": "See how full the store is, delete what no job refers to any more.",
+}
+"""The groups of `sandfleet`, each in the module of its name, with its help: the list of commands imports none."""
+LISTS: Final[Mapping[str, str]] = {
+    "jobs": (
+        "List the jobs of a batch that match, in the order of their submit; by code or category in that of their ends."
+    ),
+    "batches": "List the batches, the last used first: how many jobs each has, how many have ended, and how.",
+}
+"""The commands of the module `lists`, with their help."""
+_LAZY: Final[Mapping[str, str]] = {**LISTS, **GROUPS}
+
+
+class LazyGroup(TyperGroup):
+    """The commands of `sandfleet`: those of `GROUPS` and `LISTS` are imported by name."""
+
+    _is_listed = False
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the names of all commands."""
+        return [*(name for name in super().list_commands(ctx) if name not in _LAZY), *_LAZY]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Return a command; import it if it is one of the lazy ones, unless it is only listed."""
+        if cmd_name in _LAZY and cmd_name not in self.commands:
+            if self._is_listed:
+                return TyperCommand(cmd_name, help=_LAZY[cmd_name])
+            self.add_command(_import_command(cmd_name), cmd_name)
+        return super().get_command(ctx, cmd_name)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the list of commands with their short help."""
+        with self._listed():
+            super().format_commands(ctx, formatter)
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
+        """Return the commands and options that begin with `incomplete`."""
+        with self._listed():
+            return super().shell_complete(ctx, incomplete)
+
+    @contextmanager
+    def _listed(self) -> Generator[None]:
+        self._is_listed = True
+        try:
+            yield
+        finally:
+            self._is_listed = False
+
+
+def _import_command(name: str) -> Any:
+    app: typer.Typer = import_module(f"sandfleet.cli.{'lists' if name in LISTS else name}").app
+    found: Any = get_group(app)
+    return found.commands[name] if name in LISTS else found

@@ -1,0 +1,55 @@
+"""The options that say what a job is: those of ``sandfleet run``, and for all jobs those of ``sandfleet submit``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sandfleet.cli import options
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpecOptions:
+    """What was typed; `read_fields` makes fields of a spec of it."""
+
+    timeout: options.Timeout = 0.0
+    grace: options.Grace = None
+    memory: options.Memory = "0"
+    cpu: options.Cpu = 0.0
+    pids: options.Pids = 0
+    disk: options.Disk = "0"
+    env: options.Env = None
+    workdir: options.Workdir = ""
+    user: options.User = ""
+    label: options.Labels = None
+    require: options.Requires = None
+    writable: options.Writable = False
+    max_output: options.MaxOutput = None
+    keep: options.Keep = "head"
+    on_output_limit: options.OnOutputLimit = "truncate"
+    store: options.StoreOutput = False
+    file: options.Files = None
+    artifact: options.Artifacts = None
+    dataset: options.DatasetNames = None
+    stdin_file: options.StdinFile = None
+    queue: options.Queue = None
+    priority: options.Priority = None
+    queue_ttl: options.QueueTtl = None
+    max_attempts: options.MaxAttempts = None
+
+    def read_fields(self) -> dict[str, Any]:
+        """Return the fields of a spec, without those of local files.
+
+        Raises:
+            SpecInvalid: an option cannot be read.
+        """
+        from sandfleet.cli import run as typed
+
+        fields = typed.drop_unset(
+            grace=self.grace, priority=self.priority, queue_ttl=self.queue_ttl, max_attempts=self.max_attempts
+        )
+        fields |= {"working_dir": self.workdir}
+        fields |= typed.read_names(self.label, self.require, self.env, self.dataset)
+        fields |= typed.read_output(self.max_output, self.keep, self.on_output_limit, self.store)
+        fields |= typed.read_limits(self.memory, self.cpu, self.pids, self.disk, self.timeout)
+        return fields | typed.read_security(self.user, is_writable=self.writable)

@@ -1,0 +1,91 @@
+"""The command line starts fast: what a command does not need is not imported. Completion asks for little, and is silent."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import sandfleet
+import sandfleet_config
+from sandfleet.cli import completion, lists
+from sandfleet.cli.lazy_group import GROUPS, LISTS
+from typer.main import get_command
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+HEAVY = ("redis", "celery", "kombu", "asyncio", "rich.console", "msgspec", "sandfleet.fleet")
+"""Packages of which each costs as much as the start of Python itself."""
+
+
+def import_by(words: list[str], env: dict[str, str] | None = None) -> tuple[set[str], str]:
+    """Run the command in a process of its own; return what it imported, and what it printed."""
+    code = f"""
+import sys
+sys.argv = ['sandfleet', *{words!r}]
+from sandfleet.cli import main
+try:
+    main()
+except SystemExit:
+    pass
+print('MODULES', *sys.modules)
+"""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True, timeout=60)
+    printed, _, modules = done.stdout.partition("MODULES ")
+    return set(modules.split()), printed + done.stderr
+
+
+@pytest.mark.parametrize("words", [["--version"], ["--help"], ["submit", "--help"], ["run", "--help"], ["nonsense"]])
+def test_what_asks_nothing_of_the_fleet_imports_nothing_heavy(words: list[str]) -> None:
+    modules, printed = import_by(words)
+    assert "sandfleet" in printed
+    assert [name for name in HEAVY if name in modules] == []
+    if words[0].startswith("--"):
+        assert "pydantic" not in modules  # typer itself imports it for the options of a command
+    if words == ["--version"]:
+        assert "typer" not in modules
+
+
+def test_the_list_of_commands_has_the_help_of_what_it_does_not_import() -> None:
+    from importlib import import_module
+
+    for name, text in GROUPS.items():
+        assert get_command(import_module(f"sandfleet.cli.{name}").app).help == text
+    commands: Any = get_command(lists.app)
+    assert {name: command.help for name, command in commands.commands.items()} == LISTS
+
+
+@pytest.mark.parametrize("module", [sandfleet, sandfleet_config])
+def test_each_public_name_is_imported_when_it_is_used(module: ModuleType) -> None:
+    assert sorted(module._MODULES) == sorted(module.__all__)
+    assert set(module.__all__) <= set(dir(module))
+    for name in module.__all__:
+        assert getattr(module, name) is not None
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        module.nothing  # noqa: B018
+
+
+def test_words_of_options_are_completed() -> None:
+    assert completion.complete_state("") == ["queued", "waiting", "running", "ended"]
+    assert completion.complete_code("time") == ["TIMEOUT"]
+    assert completion.complete_code("OK,TIME") == ["OK,TIMEOUT"]
+    assert completion.of_words("head", "tail")("t") == ["tail"]
+
+
+def test_a_shell_asks_for_a_command_and_gets_its_names() -> None:
+    env = {"_SANDFLEET_COMPLETE": "complete_bash", "COMP_WORDS": "sandfleet ba", "COMP_CWORD": "1"}
+    modules, printed = import_by([], env)
+    assert printed.split() == ["batches", "batch"]
+    assert "redis" not in modules
+
+
+def test_completion_is_silent_and_short_without_redis(monkeypatch: pytest.MonkeyPatch) -> None:
+    for url in ("unix:///no/such", "nonsense://x", "redis://127.0.0.1:1"):
+        monkeypatch.setenv("SANDFLEET_REDIS_URL", url)
+        began = time.monotonic()
+        assert completion.complete_batch("") == []
+        assert time.monotonic() - began < 5
