@@ -22,8 +22,8 @@ from sandfleet.cli.rows import (
     print_rows,
     take,
 )
-from sandfleet.cli.run import read_labels
 from sandfleet.cli.show import note
+from sandfleet.cli.typed import read_labels
 from sandfleet.fleet import Fleet
 from sandfleet.overview.job_filter import JobFilter
 

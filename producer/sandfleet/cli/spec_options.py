@@ -43,7 +43,7 @@ class SpecOptions:
         Raises:
             SpecInvalid: an option cannot be read.
         """
-        from sandfleet.cli import run as typed
+        from sandfleet.cli import typed
 
         fields = typed.drop_unset(
             grace=self.grace, priority=self.priority, queue_ttl=self.queue_ttl, max_attempts=self.max_attempts

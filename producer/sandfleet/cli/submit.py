@@ -68,9 +68,6 @@ def submit_specs(
     counts: Counter[ErrorCode] = Counter()
     status = 0
 
-    def resume() -> str:
-        return resume_batch(options.batch, out) if options.batch else resume_jobs([job.id for job in handles], out)
-
     saver = Saver(fleet, SaveOptions(options.save))
     with open_results(out, saver.take) as results:  # opened first: what cannot be written stops the submit
         try:
@@ -80,18 +77,19 @@ def submit_specs(
                     print("\n".join(job.id for job in jobs), flush=True)
         except (KeyboardInterrupt, FleetError) as error:
             # The jobs of the chunk under way, which have no ids yet, can only be found by the batch's name.
-            note(f"stopped: at least {len(handles)} of {len(specs)} jobs were queued. To wait for them: {resume()}")
+            ids = [job.id for job in handles]
+            resume = resume_batch(options.batch, out) if options.batch else resume_jobs(ids, out)
+            note(f"stopped: at least {len(ids)} of {len(specs)} jobs were queued. To wait for them: {resume}")
             if isinstance(error, FleetError):
                 raise
             status = INTERRUPTED
         else:
-            if not (is_waited or is_json or options.is_quiet):
-                _note_queued(len(handles), options.batch)
             if is_waited:
-                status, counts = wait_for_jobs(
-                    fleet, list(handles), results, batch=options.batch, is_listed=False, is_quiet=options.is_quiet
-                )
+                how: dict[str, Any] = {"batch": options.batch, "is_quiet": options.is_quiet}
+                status, counts = wait_for_jobs(fleet, list(handles), results, is_listed=False, **how)
                 status = status or (0 if saver.is_complete else SOME_NOT_OK)
+            elif not (is_json or options.is_quiet):
+                _note_queued(len(handles), options.batch)
     _sum_up_saved(saver, options, status)
     if is_json:
         _print_object(options.batch, list(handles), counts if is_waited else None)

@@ -94,7 +94,7 @@ def submit(line: SubmitLine) -> None:
 
     The options of run hold for all jobs; a line of FILE that says something itself has its way.
     """
-    from sandfleet.cli.run import drop_defaults
+    from sandfleet.cli.typed import drop_defaults
     from sandfleet.cli.ways.reading import Common
 
     source = _choose(line, line.ctx.meta[COMMAND])
