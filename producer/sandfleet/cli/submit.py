@@ -76,10 +76,7 @@ def submit_specs(
                 if not is_json and (options.has_ids or not (is_waited or options.batch)):
                     print("\n".join(job.id for job in jobs), flush=True)
         except (KeyboardInterrupt, FleetError) as error:
-            # The jobs of the chunk under way, which have no ids yet, can only be found by the batch's name.
-            ids = [job.id for job in handles]
-            resume = resume_batch(options.batch, out) if options.batch else resume_jobs(ids, out)
-            note(f"stopped: at least {len(ids)} of {len(specs)} jobs were queued. To wait for them: {resume}")
+            _note_stopped([job.id for job in handles], len(specs), options.batch, out)
             if isinstance(error, FleetError):
                 raise
             status = INTERRUPTED
@@ -94,6 +91,12 @@ def submit_specs(
     if is_json:
         _print_object(options.batch, list(handles), counts if is_waited else None)
     return status
+
+
+def _note_stopped(ids: list[str], wanted: int, batch: str | None, out: str | None) -> None:
+    # The jobs of the chunk under way, which have no ids yet, can only be found by the batch's name.
+    resume = resume_batch(batch, out) if batch else resume_jobs(ids, out)
+    note(f"stopped: at least {len(ids)} of {wanted} jobs were queued. To wait for them: {resume}")
 
 
 def _queue(fleet: Fleet, specs: list[SandboxSpec], options: SubmitOptions, stages: Stages) -> Iterator[list[Job]]:
