@@ -19,7 +19,7 @@ from sandfleet.cli.ways.checking import paused_collector
 from sandfleet.errors import FleetError, JobUnknown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from sandfleet_config.batch_limits import BatchLimits
     from sandfleet_config.codes import ErrorCode
@@ -68,9 +68,6 @@ def submit_specs(
     counts: Counter[ErrorCode] = Counter()
     status = 0
 
-    def resume() -> str:
-        return resume_batch(options.batch, out) if options.batch else resume_jobs([job.id for job in handles], out)
-
     saver = Saver(fleet, SaveOptions(options.save))
     with open_results(out, saver.take) as results:  # opened first: what cannot be written stops the submit
         try:
@@ -79,8 +76,7 @@ def submit_specs(
                 if not is_json and (options.has_ids or not (is_waited or options.batch)):
                     print("\n".join(job.id for job in jobs), flush=True)
         except (KeyboardInterrupt, FleetError) as error:
-            # The jobs of the chunk under way, which have no ids yet, can only be found by the batch's name.
-            note(f"stopped: at least {len(handles)} of {len(specs)} jobs were queued. To wait for them: {resume()}")
+            _note_stopped(handles, len(specs), options.batch, out)
             if isinstance(error, FleetError):
                 raise
             status = INTERRUPTED
@@ -96,6 +92,14 @@ def submit_specs(
     if is_json:
         _print_object(options.batch, list(handles), counts if is_waited else None)
     return status
+
+
+def _note_stopped(jobs: Iterable[Job], total: int, batch: str | None, out: str | None) -> None:
+    """Say how many jobs were queued, and which command waits for them."""
+    ids = [job.id for job in jobs]
+    # The jobs of the chunk under way, which have no ids yet, can only be found by the batch's name.
+    resume = resume_batch(batch, out) if batch else resume_jobs(ids, out)
+    note(f"stopped: at least {len(ids)} of {total} jobs were queued. To wait for them: {resume}")
 
 
 def _queue(fleet: Fleet, specs: list[SandboxSpec], options: SubmitOptions, stages: Stages) -> Iterator[list[Job]]:
