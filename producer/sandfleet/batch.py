@@ -200,3 +200,8 @@ class Batch(BatchOverview, Tabular):
         if not 0 <= priority <= LAST_PRIORITY:
             raise ValueError(f"a priority is 0 (first) to {LAST_PRIORITY}, not {priority}")
         return self._channel.control.set_priority(self.name, priority)
+
+    set_limits_async = in_thread(set_limits)
+    hold_async = in_thread(hold)
+    release_async = in_thread(release)
+    set_priority_async = in_thread(set_priority)

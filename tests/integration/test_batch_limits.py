@@ -343,19 +343,16 @@ def test_ten_thousand_jobs_over_the_limit_are_met_once(fleet: Fleet, one: HostOf
     end(one, take(one))
     take(one)
 
-    def count_calls(job_id: str) -> tuple[int, float]:
-        began = time.monotonic()
+    def count_calls(job_id: str) -> int:
         for calls in range(1, 1000):
             claim, _ = one.ledger.claim(f"count-{job_id}", [DEFAULT_QUEUE], {"free": 1 << 40})
             if claim is not None:
                 assert claim.job_id == job_id
-                return calls, time.monotonic() - began
+                return calls
         raise AssertionError("no end of the claims")
 
-    calls, seconds = count_calls(behind[0].id)
-    assert calls <= 10_000 / 300 + 2
-    assert seconds / calls < 0.1, "a call takes some ms of Redis's time"
-    assert count_calls(behind[1].id)[0] == 1
+    assert count_calls(behind[0].id) <= 10_000 / 300 + 2, "a call passes some hundred of them"
+    assert count_calls(behind[1].id) == 1
     assert sum(fleet.batch("b").cancel().values()) == 10_000
 
 

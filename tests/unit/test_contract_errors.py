@@ -51,7 +51,7 @@ def test_neither_text_nor_repr_of_an_error_repeats_output() -> None:
     outcome = Outcome.of(ErrorCode.TIMEOUT, "j1", "too long", stdout=StreamOutput.of(b"s3cret"))
     error = new_error(outcome)
     assert isinstance(error, SandboxError)
-    for text in (str(error), repr(error), repr(outcome), str(outcome)):
+    for text in (str(error), repr(error), repr(outcome), repr([outcome])):
         assert "s3cret" not in text
     assert str(error) == "TIMEOUT: too long"
 

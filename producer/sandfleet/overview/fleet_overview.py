@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 from sandfleet.errors import JobUnknown
 from sandfleet.overview.job_view import read_view
 from sandfleet.overview.summary import summarize
+from sandfleet.threads import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,3 +54,6 @@ class FleetOverview:
     def count_dropped_specs(self) -> int:
         """Return how many specs of jobs that did not end OK were dropped early in the last days: 256 MiB are kept."""
         return self._channel.overview.count_dropped_specs()
+
+    view_async = in_thread(view)
+    count_dropped_specs_async = in_thread(count_dropped_specs)

@@ -10,6 +10,7 @@ from sandfleet.overview.job_filter import JobFilter, find_jobs
 from sandfleet.overview.summary import read_summary
 from sandfleet.retry.batch_retry import BatchRetry, RetryResult
 from sandfleet.retry.changes import JobChanger
+from sandfleet.threads import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -127,3 +128,8 @@ class BatchOverview:
         return BatchRetry(
             self._channel.overview, self.name, wanted, changer=changer, find_spec=find_spec, images=images
         )
+
+    summary_async = in_thread(summary)
+    plan_retry_async = in_thread(plan_retry)
+    retry_async = in_thread(retry)
+    forget_pins_async = in_thread(forget_pins)
