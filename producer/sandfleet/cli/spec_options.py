@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from sandfleet.cli import options
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,3 +56,23 @@ class SpecOptions:
         fields |= typed.read_output(self.max_output, self.keep, self.on_output_limit, self.store)
         fields |= typed.read_limits(self.memory, self.cpu, self.pids, self.disk, self.timeout)
         return fields | typed.read_security(self.user, is_writable=self.writable)
+
+
+def drop_defaults(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields that say something: those of options that were not typed are left out, also inside of fields."""
+    found: dict[str, Any] = {}
+    for name, value in fields.items():
+        kept = drop_defaults(cast("dict[str, Any]", value)) if isinstance(value, dict) else value
+        if kept not in _UNSET.get(name, _NOTHING):
+            found[name] = kept
+    return found
+
+
+_NOTHING: Final[Sequence[object]] = (0, "0", "", None, [], {})
+_UNSET: Final[Mapping[str, Sequence[object]]] = {
+    **dict.fromkeys(("grace", "priority", "queue_ttl", "max_attempts"), (None,)),
+    "keep": ("head",),
+    "on_limit": ("truncate",),
+    "read_only_rootfs": (True,),
+}
+"""Values of options that were not typed; for the other fields `_NOTHING`. They are the spec's defaults."""

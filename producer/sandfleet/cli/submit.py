@@ -19,7 +19,7 @@ from sandfleet.cli.ways.checking import paused_collector
 from sandfleet.errors import FleetError, JobUnknown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from sandfleet_config.batch_limits import BatchLimits
     from sandfleet_config.codes import ErrorCode
@@ -76,7 +76,7 @@ def submit_specs(
                 if not is_json and (options.has_ids or not (is_waited or options.batch)):
                     print("\n".join(job.id for job in jobs), flush=True)
         except (KeyboardInterrupt, FleetError) as error:
-            _note_stopped([job.id for job in handles], len(specs), options.batch, out)
+            _note_stopped(handles, len(specs), options.batch, out)
             if isinstance(error, FleetError):
                 raise
             status = INTERRUPTED
@@ -93,10 +93,12 @@ def submit_specs(
     return status
 
 
-def _note_stopped(ids: list[str], wanted: int, batch: str | None, out: str | None) -> None:
+def _note_stopped(jobs: Iterable[Job], total: int, batch: str | None, out: str | None) -> None:
+    """Say how many jobs were queued, and which command waits for them."""
+    ids = [job.id for job in jobs]
     # The jobs of the chunk under way, which have no ids yet, can only be found by the batch's name.
     resume = resume_batch(batch, out) if batch else resume_jobs(ids, out)
-    note(f"stopped: at least {len(ids)} of {wanted} jobs were queued. To wait for them: {resume}")
+    note(f"stopped: at least {len(ids)} of {total} jobs were queued. To wait for them: {resume}")
 
 
 def _queue(fleet: Fleet, specs: list[SandboxSpec], options: SubmitOptions, stages: Stages) -> Iterator[list[Job]]:

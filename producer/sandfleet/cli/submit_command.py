@@ -10,7 +10,7 @@ from typer.core import TyperCommand
 
 from sandfleet.cli import completion, exits, limits, opening, options
 from sandfleet.cli.option_fields import takes_fields
-from sandfleet.cli.spec_options import SpecOptions
+from sandfleet.cli.spec_options import SpecOptions, drop_defaults
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -94,7 +94,6 @@ def submit(line: SubmitLine) -> None:
 
     The options of run hold for all jobs; a line of FILE that says something itself has its way.
     """
-    from sandfleet.cli.typed import drop_defaults
     from sandfleet.cli.ways.reading import Common
 
     source = _choose(line, line.ctx.meta[COMMAND])

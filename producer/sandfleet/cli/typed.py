@@ -4,38 +4,18 @@ from __future__ import annotations
 
 import math
 import os
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any
 
 from sandfleet_config.errors import SpecInvalid
 from sandfleet_config.units import CPU_PERIOD_MICROSECONDS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
 
 def drop_unset(**fields: Any) -> dict[str, Any]:
     """Return the fields that are not None: the spec's defaults hold for the others."""
     return {name: value for name, value in fields.items() if value is not None}
-
-
-def drop_defaults(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields that say something: those of options that were not typed are left out, also inside of fields."""
-    found: dict[str, Any] = {}
-    for name, value in fields.items():
-        kept = drop_defaults(cast("dict[str, Any]", value)) if isinstance(value, dict) else value
-        if kept not in _UNSET.get(name, _NOTHING):
-            found[name] = kept
-    return found
-
-
-_NOTHING: Final[Sequence[object]] = (0, "0", "", None, [], {})
-_UNSET: Final[Mapping[str, Sequence[object]]] = {
-    **dict.fromkeys(("grace", "priority", "queue_ttl", "max_attempts"), (None,)),
-    "keep": ("head",),
-    "on_limit": ("truncate",),
-    "read_only_rootfs": (True,),
-}
-"""Values of options that were not typed; for the other fields `_NOTHING`. They are the spec's defaults."""
 
 
 def read_cores(cores: float) -> int:

@@ -34,7 +34,7 @@ def _join_env(common: object, own: Any) -> object:
     if isinstance(own, dict):
         own = [f"{key}={value}" for key, value in cast("dict[str, Any]", own).items()]
     if not isinstance(own, list) or not isinstance(common, list):
-        return own
+        return cast("object", own)
     items = cast("list[object]", own)
     names = {item.partition("=")[0] for item in items if isinstance(item, str)}
     return [*(item for item in cast("list[str]", common) if item.partition("=")[0] not in names), *items]
