@@ -220,8 +220,7 @@ def test_a_submit_that_succeeded_has_its_objects_whatever_collects_beside_it(
     later = [name for name in names if client.zscore(REFS, name) is None and store.size_of(name) is not None]
     assert later == [], "what nothing refers to is deleted"
     assert lost == []
-    assert counts["found"] > 20, counts
-    assert counts["missing"] > 20, counts
+    assert min(counts.values()) > 5, f"too seldom at the same moment to show anything: {counts}"
     collect_garbage(client, store)
     assert len(store.find_missing(names)) == counts["missing"], "what a submit has found stays"
 
