@@ -11,6 +11,8 @@ from sandfleet_config.errors import ImageInvalid, ImageUnavailable
 from sandfleet_config.queues import KEY_PREFIX
 from sandfleet_config.settings import ImagesSettings, WorkerSettings
 from sandfleet_config.store.protocol import StoreDown
+from sandfleet_config.store.redis_store import RedisStore
+from sandfleet_config.store_settings import StoreSettings
 from sandfleet_worker import shared_images
 from sandfleet_worker.sandbox.image.finder import ImageFinder
 from sandfleet_worker.sandbox.image.store import ImageStore
@@ -47,7 +49,9 @@ def add(store: ImageStore, folder: Path, text: str) -> None:
 
 def open_fleet(monkeypatch: pytest.MonkeyPatch, client: Any, store: ObjectStore) -> FleetImages:
     monkeypatch.setattr(shared_images, "open_store", lambda *_: store)
-    return FleetImages(WorkerSettings(images=ImagesSettings(shared=("*",))), client)
+    # The settings say only whether the store is in Redis; `store` is what is used.
+    url = "" if isinstance(store, RedisStore) else "file:///srv/store"
+    return FleetImages(WorkerSettings(images=ImagesSettings(shared=("*",)), store=StoreSettings(url=url)), client)
 
 
 @pytest.fixture
