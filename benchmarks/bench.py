@@ -1,7 +1,7 @@
 """Measure sandfleet beside bare `runsc run`, stock Celery and other sandboxes, all in one run.
 
-Run it by `make bench` (ARGS="--quick" for two minutes instead of eight). Machines are noisy: quote the
-ratios, not the milliseconds. At its end it stops and removes everything that it started.
+Run it by `make bench` (ARGS="--quick" for two minutes instead of eight). Machines are noisy: quote
+the ratios, not the milliseconds. At its end it stops and removes everything that it started.
 """
 
 from __future__ import annotations

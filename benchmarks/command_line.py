@@ -1,4 +1,4 @@
-"""Measure the command line from shell to shell: its start, and the jobs a second of `sandfleet submit`.
+"""Measure the command line from shell to shell: its start, and `sandfleet submit` in jobs/s.
 
 python benchmarks/command_line.py                     start and submit, on a Redis of its own
 python benchmarks/command_line.py --run-on URL        and `run` of `true`, on a running fleet

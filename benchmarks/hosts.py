@@ -1,6 +1,7 @@
-"""Measure one batch on one, two and three hosts. Each host is a network namespace with one worker and one slot.
+"""Measure one batch on one, two and three hosts.
 
-The jobs sleep. The hosts share this machine's cores, so jobs that need CPU would measure the cores.
+Each host is a network namespace with one worker and one slot. The jobs sleep. The hosts share this
+machine's cores, so jobs that need CPU would measure the cores.
 """
 
 from __future__ import annotations

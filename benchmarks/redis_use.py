@@ -1,7 +1,8 @@
 """Compare the script calls and bytes of a job in Redis between an earlier commit and this one.
 
-Both use the same runsc, and the counters are Redis's own. Run it by ``python benchmarks/redis_use.py``
-(--commit abc1234). The exit code is 1 if a job makes more than 1.1 times the calls.
+Both use the same runsc, and the counters are Redis's own. Run it by
+``python benchmarks/redis_use.py`` (--commit abc1234). The exit code is 1 if a job makes more than
+1.1 times the calls.
 """
 
 from __future__ import annotations

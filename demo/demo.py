@@ -1,7 +1,7 @@
 """Run a batch of good and bad programs through the whole product, and check how each ends.
 
-Run it by `make demo`. It starts Redis and a worker of its own. The exit code is 0 only if every job ended
-as it must.
+Run it by `make demo`. It starts Redis and a worker of its own. The exit code is 0 only if every job
+ended as it must.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def add_images() -> None:
 
 
 def run_batch(fleet: Fleet) -> list[tuple[DemoJob, Outcome]]:
-    """Submit every job, show a bar while they end, and return each with its outcome, in the batch's order."""
+    """Submit every job and show a bar while they end; return each job's outcome, in order."""
     outcomes: dict[str, Outcome] = {}
     submitted = {}
     for job in JOBS:

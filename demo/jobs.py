@@ -1,4 +1,4 @@
-"""The batch of the demo: real programs, at least one for each kind of ending, and how each must end."""
+"""The demo's batch: real programs, at least one for each kind of ending, and how each must end."""
 
 from __future__ import annotations
 

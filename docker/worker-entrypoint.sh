@@ -1,13 +1,14 @@
 #!/bin/sh
-# Start sandfleet-worker in a user namespace of its own: root inside, without one capability outside.
+# Start sandfleet-worker in a user namespace of its own: root inside, no capability outside.
 #
-# runsc must make namespaces and mounts. In a user namespace every process may do that with what is its own, so the container
-# needs no CAP_SYS_ADMIN; made here once, it costs the sandboxes no further one each. Two capabilities are used up here and are
-# gone for the worker: DAC_OVERRIDE makes the cgroup folders, SETFCAP lets the kernel map root (Linux 5.12).
+# runsc must make namespaces and mounts. In a user namespace every process may do that with what is
+# its own, so the container needs no CAP_SYS_ADMIN; made here once, it costs the sandboxes no
+# further one each. Two capabilities are used up here and are gone for the worker: DAC_OVERRIDE
+# makes the cgroup folders, SETFCAP lets the kernel map root (Linux 5.12).
 set -eu
 
-# The root of a cgroup tree has mode 0555: only the owner of this right can make a folder there. What cannot be made is told by
-# the worker itself, which refuses limits that it cannot enforce.
+# The root of a cgroup tree has mode 0555: only the owner of this right can make a folder there.
+# What cannot be made is told by the worker itself, which refuses limits that it cannot enforce.
 parent=${SANDFLEET_RUNSC__CGROUP_PARENT:-sandfleet}
 if [ -e /sys/fs/cgroup/cgroup.controllers ]; then
     mkdir -p "/sys/fs/cgroup/$parent" 2>/dev/null || true

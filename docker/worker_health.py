@@ -1,6 +1,7 @@
 """Exit 0 if this container's worker answers a ping through Redis; the worker image's health check.
 
-Kombu alone and one addressee: ``celery inspect ping`` takes three times the CPU, and wakes every worker of the fleet.
+Kombu alone and one addressee: ``celery inspect ping`` takes three times the CPU, and wakes
+every worker of the fleet.
 """  # noqa: INP001  a program, not a package
 
 import os

@@ -24,11 +24,11 @@ myst_heading_anchors = 4
 
 
 def is_told(record: logging.LogRecord) -> bool:
-    """Keep each warning but one: the index orders pages by patterns, and a pattern need not match any."""
+    """Keep each warning but one: the index orders pages by patterns, some of which match none."""
     return getattr(record, "subtype", None) != "empty_glob"
 
 
 def setup(app: Sphinx) -> None:
-    """Show Mermaid's diagrams as text: GitHub draws them, and its script would come from another address."""
+    """Show Mermaid's diagrams as text: GitHub draws them, and their script is on another host."""
     app.add_lexer("mermaid", TextLexer)
     logging.getLogger("sphinx.sphinx.directives.other").addFilter(is_told)

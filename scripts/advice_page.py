@@ -1,4 +1,4 @@
-"""Print the sentence of each code from `sandfleet_config.advice`, or put them into the page what-now.md with --write."""
+"""Print the sentences of `sandfleet_config.advice`; with --write, put them into what-now.md."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Print the list of commands, from the commands themselves, or put it into its page with --write."""
+"""Print the list of commands, from their own help; with --write, put it into its page."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""Renew what the reference says of spec, outcome and codes, and the spec's JSON Schema; without --write, say what differs.
+"""Renew the reference of spec, outcome and codes, and the spec's JSON Schema.
 
-Some columns are made from the models. The last columns of a table are prose and stay as the page has them.
+Without --write, say what differs. Some columns are made from the models. The last columns of a
+table are prose and stay as the page has them.
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ def _find_unit(name: str, annotation: Any) -> str:
 
 
 def find_spec_rows(model: type[BaseModel] = SandboxSpec, prefix: str = "") -> Iterator[tuple[str, ...]]:
-    """Yield field, type, default, bounds, contract version and, where the model has it, the meaning."""
+    """Yield field, type, default, bounds, contract version and, if the model has it, meaning."""
     for name, field in model.model_fields.items():
         path = f"{prefix}{name}"
         kind: Any = field.annotation
@@ -166,7 +167,8 @@ def _widen(name: str, field: dict[str, Any]) -> None:
     """Say what the model takes besides: its validators read it before the schema counts."""
     field.pop("title", None)
     if name.endswith("_bytes"):
-        # Pydantic writes the bounds of a number that a validator reads first under names of its own.
+        # Pydantic writes the bounds of a number that a validator reads first under names of its
+        # own.
         field.update(minimum=field.pop("ge"), maximum=field.pop("le"), type=["integer", "string"])
     elif name == "env":
         items = {"type": field.pop("type"), "items": field.pop("items"), "maxItems": field.pop("maxLength")}
@@ -185,7 +187,7 @@ def _widen(name: str, field: dict[str, Any]) -> None:
 
 
 def find_outcome_rows() -> Iterator[tuple[str, ...]]:
-    """Yield field, type and, where the model has it, the meaning of each field of an outcome and of its parts."""
+    """Yield field, type and any meaning of each field of an outcome and of its parts."""
     for name, field in Outcome.model_fields.items():
         told = field.description or ""
         for row in _find_rows_below(name, field.annotation):
@@ -227,7 +229,7 @@ def find_code_rows() -> Iterator[tuple[str, ...]]:
 
 
 def _find_exit(code: ErrorCode) -> str:
-    """Return what `sandfleet run` exits with where the program gave no number, and where it gave 3."""
+    """Return `sandfleet run`'s exit codes where the program gave no number, and where it gave 3."""
     fields: dict[str, Any] = {"exit_code": 0} if code is ErrorCode.OK else {}
     if code is ErrorCode.SIGNALED:
         return "128 + N"

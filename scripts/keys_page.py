@@ -1,4 +1,7 @@
-"""Print the table of Redis keys from the docstring of `sandfleet_config.scripts`, or put it into its page with --write."""
+"""Print the table of Redis keys from `sandfleet_config.scripts`, or put it into its page.
+
+The page is written with --write. The table is the docstring of that module.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Print the diagram of the packages, from the real imports, or put it into its page with --write."""
+"""Print the diagram of the packages, from the real imports; with --write, put it into its page."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def new_diagrams() -> str:
 
 
 def find_imports(graph: grimp.ImportGraph, container: str) -> dict[str, set[str]]:
-    """Return, for each direct child of `container`, which of its siblings it imports, at any depth."""
+    """Return which siblings each direct child of `container` imports, at any depth."""
     children = {child.rpartition(".")[2]: child for child in graph.find_children(container)}
     found: dict[str, set[str]] = {}
     for name, module in children.items():

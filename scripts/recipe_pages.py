@@ -1,4 +1,7 @@
-"""Renew the table of a recipe's fields and its JSON Schema in the reference; without --write, say what differs."""
+"""Renew the table of a recipe's fields and its JSON Schema in the reference.
+
+Without --write, say what differs.
+"""
 
 from __future__ import annotations
 

@@ -1,37 +1,45 @@
 #!/usr/bin/env bash
 # Install what sandfleet needs to run and to be tested, then make the virtual environment `.venv`.
 #
-# Run as often as you like: with nothing missing it says nothing and takes well under two seconds. `make demo` and
-# `make test` call it. On Debian 12 and 13, as root, it installs with apt whatever is missing of:
+# Run as often as you like: with nothing missing it says nothing and takes well under two seconds.
+# `make demo` and `make test` call it. On Debian 12 and 13, as root, it installs with apt whatever
+# is missing of:
 #
-#   redis-server redis-tools  the queue; no service is started, the demo and the tests run their own on a unix socket
+#   redis-server redis-tools  the queue; no service is started, the demo and the tests run
+#                             their own on a unix socket
 #   erofs-utils               mkfs.erofs: an image becomes one read-only file
 #   umoci skopeo              OCI image layouts: unpacking and copying
 #   mmdebstrap busybox-static starter images without a registry
 #   gcc libc6-dev             the job's init, a few KB of freestanding C
 #   zstd xz-utils             root file systems that come as compressed tars
-#   procps iproute2           what the tests look at processes with; what they make hosts of (network namespaces)
+#   procps iproute2           what the tests look at processes with; what they make hosts
+#                             of (network namespaces)
 #   python3-venv              the virtual environment
 #
-# and, from PyPI into `.venv`, the four distributions (editable) and the tools, as pinned in constraints.txt.
+# and, from PyPI into `.venv`, the four distributions (editable) and the tools, as pinned in
+# constraints.txt.
 #
-# gVisor's runsc comes in two releases, both in /usr/local/lib/sandfleet/gvisor, where `make demo` and `make test` find them:
+# gVisor's runsc comes in two releases, both in /usr/local/lib/sandfleet/gvisor, where `make demo`
+# and `make test` find them:
 #
-#   release-20260905.0        built from gVisor's Go module, see gvisor/build.sh. Needs the Go that gvisor/go.mod names;
-#                             without it this release is left out, and the set-up says so
-#   debian                    the package of Debian trixie (20240729), out of the mirror that apt uses, verified by apt.
-#                             (Debian 12's own is of 2022 and has no systrap platform)
+#   release-20260905.0        built from gVisor's Go module, see gvisor/build.sh. Needs the Go that
+#                             gvisor/go.mod names; without it this release is left out, and the
+#                             set-up says so
+#   debian                    the package of Debian trixie (20240729), out of the mirror that apt
+#                             uses, verified by apt. (Debian 12's own is of 2022 and has no systrap
+#                             platform)
 #
 # docker-registry, which the tests pull images from, is only taken out of its package, into
 # /usr/local/lib/sandfleet/registry: its installation would start a service on all addresses.
 #
-# A runsc that was installed before stays as it is. Where there is none on PATH, /usr/local/bin/runsc becomes a link to the
-# newest of these.
-# The tests' S3 server, versitygw, is built from its Go module in the same way, into /usr/local/lib/sandfleet/versitygw.
-# Without Go, the tests take SeaweedFS, which comes from PyPI.
-# Anywhere else it installs no system package: it names what is missing and ends with 1.
+# A runsc that was installed before stays as it is. Where there is none on PATH,
+# /usr/local/bin/runsc becomes a link to the newest of these. The tests' S3 server, versitygw, is
+# built from its Go module in the same way, into /usr/local/lib/sandfleet/versitygw. Without Go, the
+# tests take SeaweedFS, which comes from PyPI. Anywhere else it installs no system package: it names
+# what is missing and ends with 1.
 #
-# PYTHON=/path/to/python3 chooses the interpreter (3.11 or later); by default the newest one found is taken.
+# PYTHON=/path/to/python3 chooses the interpreter (3.11 or later); by default the newest one found
+# is taken.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -53,7 +61,8 @@ say() { printf 'setup: %s\n' "$*"; }
 
 have() { command -v "$1" >/dev/null 2>&1; }
 
-# Debian's busybox package and busybox-static put their binary at the same place; only a static one fits an empty image.
+# Debian's busybox package and busybox-static put their binary at the same place; only a static one
+# fits an empty image.
 has_static_busybox() {
     local path
     path=$(command -v busybox) || return 1
@@ -72,7 +81,8 @@ is_suitable_runsc() {
     [[ $flags == *systrap* && $options == *-exec-fd* ]]
 }
 
-# Prints the newest interpreter that can make a virtual environment; pyenv's shims exist for versions that do not run.
+# Prints the newest interpreter that can make a virtual environment; pyenv's shims exist for
+# versions that do not run.
 find_python() {
     local candidate
     for candidate in ${PYTHON:-python3.13 python3.12 python3.11 python3}; do
@@ -120,7 +130,8 @@ refresh_apt() {
     apt_refreshed=yes
 }
 
-# The package lists may be absent (container images) or too old for the mirror: refresh, then try once more.
+# The package lists may be absent (container images) or too old for the mirror: refresh, then try
+# once more.
 apt_install() {
     local package
     for package in "$@"; do
@@ -142,7 +153,8 @@ quiet_apt_install() {
     return "$result"
 }
 
-# Packages ask policy-rc.d before they start a service; for the time of our installation the answer is no.
+# Packages ask policy-rc.d before they start a service; for the time of our installation the answer
+# is no.
 forbid_services() {
     local policy=/usr/sbin/policy-rc.d
     if [[ -e $policy || -L $policy ]]; then
@@ -190,7 +202,8 @@ debian_keyring() {
     return 1
 }
 
-# A private apt (its own sources, lists and cache) takes one package out of trixie; the system's sources stay untouched.
+# A private apt (its own sources, lists and cache) takes one package out of trixie; the system's
+# sources stay untouched.
 install_debian_runsc() {
     local release mirror keyring folder
     release=$(. /etc/os-release && echo "$VERSION_CODENAME")

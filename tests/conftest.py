@@ -34,7 +34,7 @@ def pytest_configure() -> None:
 
 @pytest.fixture(autouse=True)
 def _log_level() -> Iterator[None]:
-    """Set the root logger's level back: Celery's own worker changes it, and tests after it would see no messages."""
+    """Reset the root logger's level: Celery's worker changes it, and later tests see no logs."""
     level = logging.getLogger().level
     yield
     logging.getLogger().setLevel(level)
@@ -56,7 +56,7 @@ class RedisServer:
 
 @pytest.fixture(scope="session", autouse=True)
 def _no_cgroup_parents() -> Iterator[None]:
-    """Remove the parent cgroups of this session's workers; their own cgroups are gone, or a test failed."""
+    """Remove the parent cgroups of the session's workers; theirs are gone, or a test failed."""
     yield
     remove_parents(CGROUP_PARENT)
 

@@ -1,7 +1,8 @@
 """Compile the job's init and its launcher: small freestanding C programs, static, without a libc.
 
-As hatchling's build hook it runs when the worker is installed or packed; as a program (`make native`) it compiles
-what is older than its source. The binaries are for the machine they are compiled on, so wheels carry its platform tag.
+As hatchling's build hook it runs when the worker is installed or packed; as a program
+(`make native`) it compiles what is older than its source. The binaries are for the machine they are
+compiled on, so wheels carry its platform tag.
 """
 
 import os
@@ -16,8 +17,8 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 NATIVE = Path(__file__).parent / "sandfleet_worker" / "sandbox" / "native"
 
-# Freestanding: the programs start where no loader, no libc and no /proc is at hand. No stack protector and no
-# unwind tables, since both need a run time that is not there.
+# Freestanding: the programs start where no loader, no libc and no /proc is at hand. No stack
+# protector and no unwind tables, since both need a run time that is not there.
 FLAGS = (
     "-std=gnu11",
     "-Os",

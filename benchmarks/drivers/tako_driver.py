@@ -1,6 +1,7 @@
-"""Drive Tako VM (PyPI: tako-vm) for the benchmark, under an interpreter that has it. Imports: stdlib and tako_vm.
+"""Drive Tako VM (PyPI: tako-vm) for the benchmark, under an interpreter that has it.
 
-It runs Python code in containers of a Docker engine, with runsc as the runtime, and brings its own image.
+Imports: stdlib and tako_vm. It runs Python code in containers of a Docker engine, with runsc as the
+runtime, and brings its own image.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ def find_obstacle() -> str | None:
 
 
 def try_out(sandbox: Any) -> str | None:
-    """Run once and return why it failed: only a run shows whether the engine has runsc, and whether it works."""
+    """Run once and return why it failed: only a run shows whether the engine's runsc works."""
     result = sandbox.run(CODE)
     if result.exit_code == 0:
         return None

@@ -1,7 +1,7 @@
-"""Drive temenos (PyPI) for the benchmark, under an interpreter that has it. Imports: stdlib and temenos.
+"""Drive temenos (PyPI) for the benchmark, under an interpreter that has it.
 
-It reads one JSON object a line, and answers with one. Its boxes see the host's /usr, read-only: they run
-the host's programs.
+Imports: stdlib and temenos. It reads one JSON object a line, and answers with one. Its boxes see
+the host's /usr, read-only: they run the host's programs.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import Any, TextIO
 from temenos import Box, Policy
 from temenos.backends.gvisor import GVisorBackend
 
-# It tries kvm first, which hangs for 30 s where kvm does not work; and both sides shall use the same platform.
+# It tries kvm first, which hangs for 30 s where kvm does not work; and both sides shall use the
+# same platform.
 GVisorBackend._platform_cache = "systrap"  # noqa: SLF001  there is no public way to choose
 # No network and no checkpoints, as our jobs have none.
 POLICY = Policy(network="none", checkpoint="off")
@@ -28,7 +29,10 @@ def run_in_new_box(command: list[str]) -> dict[str, Any]:
 
 
 def take_stdin() -> TextIO:
-    """Return our input, and leave an empty one to the boxes: gVisor makes what it inherits non-blocking, for us as well."""
+    """Return our input, and leave an empty one to the boxes.
+
+    gVisor makes what it inherits non-blocking, for us as well.
+    """
     ours = os.fdopen(os.dup(0))
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     return ours

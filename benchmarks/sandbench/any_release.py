@@ -1,4 +1,7 @@
-"""Names of the worker that an earlier release has in another module; `redis_use` measures one in its own environment."""
+"""Names of the worker that an earlier release has in another module.
+
+`redis_use` measures such a release in its own environment.
+"""
 
 from __future__ import annotations
 

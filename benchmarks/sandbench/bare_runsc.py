@@ -27,7 +27,10 @@ PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 @dataclass
 class BareRunsc:
-    """Runs programs by bare `runsc run`. `rootfs` maps an image to its unpacked folder, `folder` gets bundles and state."""
+    """Runs programs by bare `runsc run`.
+
+    `rootfs` maps an image to its unpacked folder, `folder` gets bundles and state.
+    """
 
     folder: Path
     rootfs: Mapping[str, Path]
@@ -43,7 +46,10 @@ class BareRunsc:
         return run_in_threads(lambda: self.run(program), jobs, at_once)
 
     def measure(self, program: Program, jobs: int, at_once: int, parent: str) -> list[tuple[float, float]]:
-        """Return the CPU (seconds) and the peak of memory (MiB) of each of `jobs`, in a cgroup each below `parent`."""
+        """Return CPU (seconds) and peak memory (MiB) of each of `jobs`.
+
+        Each job has its own cgroup below `parent`.
+        """
 
         def measure(_: int) -> tuple[float, float]:
             with Meter(parent, f"bare{next(self.numbers)}") as meter:

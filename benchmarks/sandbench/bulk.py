@@ -1,4 +1,4 @@
-"""Measure how fast one producer submits jobs and collects outcomes, beside stock Celery's client."""
+"""Measure how fast one producer submits jobs and collects outcomes, beside stock Celery."""
 
 from __future__ import annotations
 

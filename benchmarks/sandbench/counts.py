@@ -1,4 +1,4 @@
-"""The rounds and jobs of a run: the full run takes about eight minutes on two cores, the quick one two."""
+"""The rounds and jobs of a run: on two cores, about 8 minutes for all, 2 for the quick run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Counts:
     burst_sizes: tuple[int, ...]
     throughput_rounds: int
     at_once: tuple[int, ...]
-    """Concurrencies beside two jobs a core, which keeps every core busy; Python runs only at that one."""
+    """Concurrencies beside two jobs a core, which keeps all cores busy; Python runs only there."""
     jobs_a_slot: int
     bulk_rounds: int
     bulk_jobs: int

@@ -11,7 +11,7 @@ Rounds = dict[str, list[float]]
 
 
 class Record(BaseModel):
-    """A model that is frozen and refuses unknown fields: a report reads figures of its own version only."""
+    """A frozen model that refuses unknown fields: a report reads figures of its version only."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -58,7 +58,7 @@ class Throughput(Record):
 
 
 class Cost(Record):
-    """CPU and memory of one job, saturated with as many at a time as there are cores; None is not counted apart."""
+    """CPU and memory of one job, with a job on each core; None is not counted apart."""
 
     program: str
     way: str
@@ -78,7 +78,10 @@ class Cost(Record):
 
 
 class InFlight(Record):
-    """Memory (PSS) of one worker, its sandboxes aside, while `jobs` run; and of stock prefork with `children` children."""
+    """Memory (PSS) of one worker without its sandboxes, while `jobs` run.
+
+    Also that of stock prefork with `children` children.
+    """
 
     jobs: int
     worker_mib: float
@@ -89,7 +92,7 @@ class InFlight(Record):
 
 
 class Bulk(Record):
-    """Jobs a second that one process submits and collects; `jobs` is the number in each of our rounds."""
+    """Jobs a second that one process submits and collects; each of our rounds has `jobs`."""
 
     jobs: int
     stock_jobs: int
@@ -98,7 +101,7 @@ class Bulk(Record):
 
 
 class Recovery(Record):
-    """Seconds from the kill -9 of a worker to the new start of its jobs elsewhere, one for each trial."""
+    """Seconds from a worker's kill -9 to the new start of its jobs elsewhere, one a trial."""
 
     lease_seconds: float
     seconds: list[float]
@@ -117,7 +120,10 @@ class Growth(Record):
 
 
 class Upkeep(Record):
-    """What one of `workers` workers asks of Redis each second, while no job begins or ends: with free slots, and with none."""
+    """Requests to Redis a second by one of `workers` idle workers.
+
+    No job begins or ends meanwhile. Measured with free slots, and with none.
+    """
 
     workers: int
     idle_cpu_us: float
@@ -150,15 +156,21 @@ class Store(Record):
     ended_bytes: float
     output_bytes: int
     network_bytes: float
-    """Bytes to and from Redis, from submit to collected outcome; events, which real workers add, do not count."""
+    """Bytes to and from Redis, from submit to collected outcome, without real workers' events."""
     submit_cpu_us: float
     collect_cpu_us: float
     commands: dict[str, tuple[float, float]] = Field(default_factory=dict)
-    """Command -> (calls a job, microseconds a call), from INFO commandstats; a script's own calls count in it too."""
+    """Command -> (calls a job, microseconds a call), from INFO commandstats.
+
+    The calls of a script count in it too.
+    """
 
 
 class RedisUse(Record):
-    """Count the script calls and bytes of one job, from submit to collected outcome: Redis's counters, divided by `jobs`."""
+    """Count the script calls and bytes of one job, from submit to collected outcome.
+
+    They are Redis's counters, divided by `jobs`.
+    """
 
     jobs: int
     seconds: float
@@ -213,7 +225,7 @@ class Figures(Record):
     file_rate: FileRate | None = None
 
     def joined(self, later: Self) -> Self:
-        """Return this run with the parts of `later`, which was made in the same place with the same code.
+        """Return this run with the parts of `later`, made in the same place with the same code.
 
         Raises:
             ValueError: it was not.

@@ -1,4 +1,4 @@
-"""Measure how fast large files enter and leave sandboxes, through the whole queue, beside cp(1) of the same bytes."""
+"""Measure how fast large files enter and leave sandboxes, through the whole queue, beside cp(1)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ COPIES = 2
 
 
 def measure_file_rate(testbed: Testbed, counts: Counts) -> FileRate:
-    """Run jobs that read a file of 64 MiB and leave one, with a store in a folder; then copy as much with cp."""
+    """Run jobs that read 64 MiB and leave as much, with a store in a folder; then copy with cp."""
     root = testbed.disk / testbed.new_name("files")
     for name in ("store", "inputs", "copies"):
         (root / name).mkdir(parents=True)

@@ -24,13 +24,13 @@ STOCK_JOIN = "stock Celery, join_native"
 MAX_GROWTH = 1.25
 STOCK_RECOVERY = "1 h (Celery's visibility timeout, not measured)"
 LATENCY_GOALS = ((TRUE.name, 25.0, 4.0, 107.0), (BARE_PYTHON.name, 50.0, 2.66, 133.0))
-"""Program, milliseconds, times faster than bare runsc, and what that took (ms) when the milliseconds were set."""
+"""Program, milliseconds, times faster than bare runsc, and runsc's ms when they were set."""
 PREFORK_JOBS_NOTE = "prefork, one child a job"
 
 
 @dataclass(frozen=True)
 class Goal:
-    """One row of the table of goals: measure, baseline, our figure, goal, and the reason if it is missed."""
+    """A row of the table of goals: measure, baseline, our figure, goal, and why it is missed."""
 
     what: str
     baseline: str

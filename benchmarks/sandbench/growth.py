@@ -1,4 +1,7 @@
-"""Measure the cost of a job beside its sandbox as queue and fleet grow: real workers, a stand-in runner, one Redis."""
+"""Measure a job's cost beside its sandbox as queue and fleet grow.
+
+It uses real workers, a stand-in runner and one Redis.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +43,7 @@ REST_SECONDS = 4.0
 MICROS = 1_000_000
 WAIT_SECONDS = 120.0
 JOBS_FACTOR = 2
-"""More jobs for a fleet than for one queue: its last ones, for which not every worker is needed, count less."""
+"""More jobs for a fleet than for one queue: its last ones do not need every worker."""
 
 
 def measure_growth(testbed: Testbed, counts: Counts) -> tuple[list[Growth], Upkeep]:
@@ -51,7 +54,7 @@ def measure_growth(testbed: Testbed, counts: Counts) -> tuple[list[Growth], Upke
 
 
 def _grow_queue(testbed: Testbed, counts: Counts) -> Iterator[Growth]:
-    """Start a new worker on a queue of each length in turn, and measure the same number of jobs of each."""
+    """Start a new worker on a queue of each length, and measure the same number of jobs of each."""
     with contextlib.ExitStack() as stack:
         queues = []
         for queued in counts.queued:
@@ -68,7 +71,7 @@ def _grow_queue(testbed: Testbed, counts: Counts) -> Iterator[Growth]:
 
 
 def _begin_queue(testbed: Testbed, server: Server, fleet: Fleet, queued: int, jobs: int) -> tuple[int, Used]:
-    """Fill the queue up to `queued`, and return how many jobs a new worker has ended then, and what was used for them."""
+    """Fill the queue up to `queued`; return the jobs a new worker has ended then, and the use."""
     total, ended = _count(fleet)
     fleet.submit_many([TRUE.spec] * (queued - total + ended), batch=BATCH)
     with worker(testbed, server, testbed.new_name("stand-in"), SLOTS, STAND_IN) as process:
@@ -136,7 +139,7 @@ def _ids(jobs: Iterable[Job]) -> list[str]:
 
 
 def _rest(server: Server, workers: int) -> tuple[float, float]:
-    """Return Redis's CPU (microseconds) and calls a second for each of `workers`, while nothing is asked for."""
+    """Return Redis's CPU (microseconds) and calls a second for each idle one of `workers`."""
     before = Used.read(server, ())
     time.sleep(REST_SECONDS)
     used = Used.read(server, ()).since(before)

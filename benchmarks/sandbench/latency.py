@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 MS = 1000
 SLOTS_A_CORE = 4
 SETTLE_SECONDS = 0.15
-"""Between two single jobs: a pool of warm sandboxes fills up again, and none of the next way's time is spent on it."""
+"""Pause between two single jobs: the pool of spares refills, at no cost to the next way's time."""
 SETTLE_AFTER_BURST_SECONDS = 1.0
 
 

@@ -1,4 +1,4 @@
-"""Measure the memory of a worker with many running jobs, without its sandboxes, beside stock prefork."""
+"""Measure the memory of a worker with many jobs, without its sandboxes, beside stock prefork."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from sandbench.counts import Counts
     from sandbench.testbed import Testbed
 
-# The worker's own memory is asked for, whatever is in the sandboxes. On systrap each idle one of 2024's runsc takes 2 % of a core
-# for ever, which two hundred of them would not leave to the rest; and warm ones would only be in the way of so many cold starts.
+# The worker's own memory is asked for, whatever is in the sandboxes. On systrap each idle one of
+# 2024's runsc takes 2 % of a core for ever, which two hundred of them would not leave to the rest;
+# and warm ones would only be in the way of so many cold starts.
 MANY_IDLE = Kind(settings={**WITHOUT_WARM.settings, "SANDFLEET_RUNSC__PLATFORM": "ptrace"})
 BOOT_SECONDS = 120.0
 JOB_SECONDS = 600

@@ -1,4 +1,4 @@
-"""Measure CPU and memory of a command and its descendants by a cgroup; rusage loses re-parented processes."""
+"""Measure CPU and memory of a process tree by a cgroup; rusage loses re-parented processes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ MIB = 1 << 20
 
 
 class Meter:
-    """One cgroup below `parent` on the controllers that count CPU and memory; a context manager whose end removes it."""
+    """One cgroup below `parent` with the controllers for CPU and memory.
+
+    A context manager: its end removes it.
+    """
 
     def __init__(self, parent: str, name: str) -> None:
         tree = find_tree(parent)
@@ -43,7 +46,10 @@ class Meter:
         return list(dict.fromkeys(self._folders.values()))
 
     def wrap(self, command: Sequence[str]) -> list[str]:
-        """Return `command` as one that enters the cgroup first. Entering takes some ms: time nothing that is wrapped."""
+        """Return `command` as one that enters the cgroup first.
+
+        Entering takes some ms: time nothing that is wrapped.
+        """
         enter = "".join(f"echo $$ > {folder}/cgroup.procs && " for folder in self._distinct)
         return ["sh", "-c", f'{enter}exec "$@"', "sh", *command]
 

@@ -1,4 +1,7 @@
-"""Measure the limit of one worker process. A stand-in for runsc reports at once that the program has exited."""
+"""Measure the limit of one worker process.
+
+A stand-in for runsc reports at once that the program has exited.
+"""
 
 from __future__ import annotations
 

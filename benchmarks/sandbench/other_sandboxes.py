@@ -1,6 +1,7 @@
-"""Other sandboxes, where they are installed: Tako VM and temenos, each in an interpreter of its own.
+"""Other sandboxes, where they are installed: Tako VM and temenos, each in its own interpreter.
 
-A driver (`benchmarks/drivers/`) runs under that interpreter and answers one JSON line for each line it reads.
+A driver (`benchmarks/drivers/`) runs under that interpreter and answers one JSON line for each line
+it reads.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class ForeignWay:
     process: subprocess.Popen[str]
 
     def run(self, program: Program) -> None:
-        """Run the program; the driver answers when it has ended and its sandbox, if it was its own, is gone."""
+        """Run the program; the driver answers when it and its sandbox, if its own, have ended."""
         answer = ask(self.process, {"mode": self.mode, "command": program.command})
         if answer.get("exit_code") != 0:
             raise RuntimeError(f"{self.name}: {program.name} did not end well: {answer}")
@@ -70,7 +71,10 @@ def _pipe(stream: IO[str] | None) -> IO[str]:
 
 @contextlib.contextmanager
 def other_ways(kind: str, python: Path, log_path: Path, absent: dict[str, str]) -> Iterator[list[ForeignWay]]:
-    """Start the driver of `kind` under `python`; where it cannot run, `absent` gets the reason, and there are no ways."""
+    """Start the driver of `kind` under `python`.
+
+    Where it cannot run, `absent` gets the reason, and there are no ways.
+    """
     if not _has_module(python, MODULES[kind]):
         absent.update(dict.fromkeys(NAMES[kind], f"not installed (pip install {MODULES[kind].replace('_', '-')})"))
         yield []

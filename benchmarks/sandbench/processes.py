@@ -23,7 +23,10 @@ PYTHON = sys.executable
 
 @dataclass
 class Process:
-    """A child with its log. It dies with the thread that started it, which is the main one, and with this process."""
+    """A child with its log.
+
+    It dies with the thread that started it, which is the main one, and with this process.
+    """
 
     popen: subprocess.Popen[bytes]
     log_path: Path
@@ -75,7 +78,7 @@ def running(
     *,
     stop: signal.Signals = signal.SIGTERM,
 ) -> Iterator[Process]:
-    """Run `command` in a session of its own (a terminal's Ctrl-C is ours to handle), and end it with `stop`."""
+    """Run `command` in its own session (we handle a terminal's Ctrl-C); end it with `stop`."""
     with log_path.open("wb") as log:
         popen = subprocess.Popen(
             ["setpriv", "--pdeathsig", "KILL", "--", *command],
@@ -93,7 +96,7 @@ def running(
 
 
 def wait_until(is_true: Callable[[], bool], seconds: float, what: str, *, poll_seconds: float = POLL_SECONDS) -> None:
-    """Wait for `is_true`; each look may cost what is being measured, so `poll_seconds` lie between two.
+    """Wait for `is_true`, called every `poll_seconds`: a call may cost what is being measured.
 
     Raises:
         RuntimeError: the time is up.
@@ -106,13 +109,13 @@ def wait_until(is_true: Callable[[], bool], seconds: float, what: str, *, poll_s
 
 
 def read_cpu_seconds(pid: int) -> float:
-    """Return the CPU a process has used itself, its children's not counted (proc_pid_stat(5), fields 14 and 15)."""
+    """Return the CPU of a process without its children (proc_pid_stat(5), fields 14 and 15)."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / TICKS_PER_SECOND
 
 
 def read_pss_mib(pid: int) -> float:
-    """Return a process's memory, with its share of what it shares (proc_pid_smaps(5)); only itself."""
+    """Return the memory of one process, with its share of shared pages (proc_pid_smaps(5))."""
     for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
         name, _, rest = line.partition(":")
         if name == "Pss":

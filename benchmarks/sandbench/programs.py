@@ -1,4 +1,7 @@
-"""The programs that are timed. They do almost nothing, so that the time is that of the way there and back."""
+"""The programs that are timed.
+
+They do almost nothing, so that the time is that of the way there and back.
+"""
 
 from __future__ import annotations
 

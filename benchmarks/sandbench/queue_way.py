@@ -122,7 +122,7 @@ def queue_way(testbed: Testbed, name: str, concurrency: int, kind: Kind) -> Iter
 
 @contextlib.contextmanager
 def queue_ways(testbed: Testbed, concurrency: int) -> Iterator[list[QueueWay]]:
-    """Run the fleets that this release can: without warm sandboxes, and with them as they are by default."""
+    """Run the fleets that this release can: without spares, and with as many as by default."""
     with contextlib.ExitStack() as stack:
         ways = [stack.enter_context(queue_way(testbed, COLD, concurrency, WITHOUT_WARM))]
         if knows_warm():

@@ -22,14 +22,17 @@ if TYPE_CHECKING:
 
 SLOTS = 2
 HEIRS = 2
-"""As many as a worker has jobs: each of them may have killed it, and a worker runs one such job at a time."""
+"""As many as a worker has jobs: each may have killed it, and a worker runs one such at a time."""
 WAIT_SECONDS = 60.0
 # Longer than it takes to see that all of them run and to kill a worker.
 SPEC = SandboxSpec(image="busybox", command=["sleep", "2"])
 
 
 def measure_recovery(testbed: Testbed, counts: Counts) -> Recovery:
-    """Kill one of several busy workers again and again, and read from the outcomes when its jobs started on the others."""
+    """Kill one of several busy workers again and again.
+
+    The outcomes say when its jobs started on the others.
+    """
     seconds: list[float] = []
     with (
         testbed.serve_redis(testbed.new_name("redis")) as server,

@@ -1,4 +1,4 @@
-"""Measure the limit of one Redis by processes that only claim and finish, and the cost of each step of a job."""
+"""Measure the limit of one Redis by processes that only claim and finish, and each step's cost."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def measure_limit(testbed: Testbed, counts: Counts) -> Iterator[Limit]:
 
 
 def _drain(server: Server, clients: int) -> tuple[float, float]:
-    """Return the seconds that `clients` processes take for all that is queued, and the CPU Redis took for it."""
+    """Return the seconds that `clients` processes take for all queued jobs, and Redis's CPU."""
     context = multiprocessing.get_context("spawn")
     start = context.Barrier(clients + 1)
     processes = [context.Process(target=_take_all, args=(server.url, start), daemon=True) for _ in range(clients)]
@@ -66,7 +66,7 @@ def _drain(server: Server, clients: int) -> tuple[float, float]:
 
 
 def _take_all(url: str, start: Barrier) -> None:
-    """Claim and end jobs until none is queued, many in each round trip, without the rest of a worker."""
+    """Claim and end jobs until none is queued, many a round trip, without the rest of a worker."""
     with redis.Redis.from_url(url, protocol=2) as client:
         identity = Identity.new("limit")
         ledger, calls = Ledger(client, identity, RESULT_TTL_SECONDS), Calls(identity)

@@ -1,6 +1,7 @@
-"""Count the script calls and bytes that a job costs Redis, of producer and worker together. The counters are Redis's own.
+"""Count the script calls and bytes that a job costs Redis, of producer and worker together.
 
-Run by another release's Python, ``python -m sandbench.redis_use IMAGES JOBS`` measures that release and prints JSON.
+The counters are Redis's own. Run by another release's Python,
+``python -m sandbench.redis_use IMAGES JOBS`` measures that release and prints JSON.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class Counters:
 
 
 def measure_redis_use(testbed: Testbed, jobs: int) -> RedisUse:
-    """Run one batch of jobs of `/bin/true` through one worker as it is shipped, and read its outcomes as they end."""
+    """Run a batch of `/bin/true` jobs through one worker as shipped; read outcomes as they end."""
     with (
         testbed.serve_redis(testbed.new_name("redis")) as server,
         Fleet(Settings.model_validate({"redis_url": server.url})) as fleet,

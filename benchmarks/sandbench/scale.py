@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from sandbench.figures import Figures
 
 SAFE_SHARE = 0.5
-"""Of Redis's one thread in steady load: the other half is for bursts, AOF rewrites, and watching."""
+"""Share of Redis's one thread in steady load: the rest is for bursts, AOF rewrites, watching."""
 MICROS = 1_000_000
 JOB_SECONDS = (0.1, 1.0, 10.0, 60.0, 600.0)
 SLOTS_A_HOST = (16, 64)
@@ -25,7 +25,10 @@ class Capacity:
     job_us: float
     """Redis's CPU a job, from submit to collected outcome."""
     busy_us: float
-    """Redis's CPU that a worker takes each second beside its jobs while all its slots are taken: beats, sweeps, heartbeats."""
+    """Redis's CPU each second for one worker beside its jobs while all its slots are taken.
+
+    It serves beats, sweeps and heartbeats.
+    """
 
     @property
     def ceiling(self) -> float:
@@ -43,7 +46,7 @@ class Capacity:
 
 
 def find_capacity(figures: Figures) -> Capacity | None:
-    """Return the capacity that a run's figures allow, by the middle one of the fleets it measured."""
+    """Return the capacity that a run's figures allow, by the median of the measured fleets."""
     rows = [row for row in figures.growth if row.kind == "workers"]
     if not rows or figures.store is None or figures.upkeep is None:
         return None
@@ -52,7 +55,7 @@ def find_capacity(figures: Figures) -> Capacity | None:
 
 
 def render_scale(figures: Figures) -> str:
-    """Return limit, capacity, hosts and memory as Markdown; empty where the parts were not measured."""
+    """Return limit, capacity, hosts and memory as Markdown; empty if the parts are missing."""
     blocks = [
         _render_limit(figures),
         _render_hosts(figures),
@@ -98,7 +101,7 @@ def _render_hosts(figures: Figures) -> str:
 
 
 def _tell_shares(figures: Figures) -> str:
-    """Say what real workers add to the steps that every job has; empty where one of the two was not measured."""
+    """Return what real workers add to the steps of every job; empty if one was not measured."""
     store, rows = figures.store, [row for row in figures.growth if row.kind == "workers"]
     if store is None or not rows or not figures.limit:
         return ""

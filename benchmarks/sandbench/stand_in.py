@@ -1,7 +1,8 @@
-"""A real worker whose runner ends every job at once: `python -m sandbench.stand_in`, settings by ``SANDFLEET_*``.
+"""A real worker whose runner ends each job at once: `python -m sandbench.stand_in`.
 
-Celery app, claimer, lease, pool and result backend are the product's; only the sandbox is missing, so neither runsc nor an image
-is needed, and what a job costs around its sandbox can be seen.
+Its settings are ``SANDFLEET_*``. Celery app, claimer, lease, pool and result backend are the
+product's; only the sandbox is missing, so neither runsc nor an image is needed, and what a job
+costs around its sandbox can be seen.
 """
 
 from __future__ import annotations
@@ -29,7 +30,10 @@ OUTPUT = b"as long as the last line of a small program's output may be\n"
 
 
 class StandInRunner:
-    """Replace `RunscRunner`. Every field has a value, so that an outcome is as long as a real one."""
+    """Replace `RunscRunner`.
+
+    Every field has a value, so that an outcome is as long as a real one.
+    """
 
     def __init__(self, config: HostSettings | None = None) -> None:
         self._config = config
@@ -51,7 +55,7 @@ class StandInRunner:
         """Nothing needs to be prepared."""
 
     def execute(self, limits: Admitted, *, hooks: StartHooks, **_: object) -> Ending:
-        """Return the ending of a program that exits 0, at once, or, of ``sleep``, when it would have."""
+        """Return the ending of a program that exits 0 at once or, of ``sleep``, at its end."""
         hooks.start()
         match limits.spec.command:
             case ("sleep", seconds):
@@ -79,7 +83,8 @@ def new_ending(limits: Admitted) -> Ending:
 def main() -> int:
     """Take jobs until SIGTERM."""
     settings = WorkerSettings()
-    # By name: a `serve` that no longer has these is an error here, not a benchmark of something else.
+    # By name: a `serve` that no longer has these is an error here, not a benchmark of something
+    # else.
     with mock.patch.multiple(service, RunscRunner=StandInRunner, run_preflight=lambda *_: None):
         return service.serve(settings)
 

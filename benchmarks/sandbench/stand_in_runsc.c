@@ -1,6 +1,7 @@
-/* Stands where runsc stands and runs nothing: says what init says of a program that exits 0 at once, and is gone.
- * So a worker can be measured that does everything for a sandbox (folder, cgroups, pipes, processes) but the sandbox.
- * The worker's own probe of the host, and what it asks the binary, get the real runsc, whose path is compiled in. */
+/* Stands where runsc stands and runs nothing: says what init says of a program that exits 0 at
+ * once, and is gone. So a worker can be measured that does everything for a sandbox (folder,
+ * cgroups, pipes, processes) but the sandbox. The worker's own probe of the host, and what it asks
+ * the binary, get the real runsc, whose path is compiled in. */
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>

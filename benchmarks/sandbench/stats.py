@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 NOISY_SPREAD = 0.5
-"""A machine is noisy if the middle 80 % of the bare runs spread over more than this share of their median."""
+"""Noisy: the middle 80 % of the bare runs spread over more than this share of their median."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Summary:
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """Return the value below which `share` (0..1) of `values` lie, interpolated between the two nearest.
+    """Return the value below which `share` (0..1) of `values` lie, interpolated.
 
     Raises:
         ValueError: there are no values.
@@ -45,7 +45,7 @@ def summarize(values: Sequence[float]) -> Summary:
 
 
 def median_ratio(values: Sequence[float], base: Sequence[float]) -> float:
-    """Return the median of value / base, round by round: what the machine did in a round hit both of them.
+    """Return the median of value / base, by round: a round's disturbances hit both of them.
 
     Raises:
         ValueError: the two are not of the same rounds.

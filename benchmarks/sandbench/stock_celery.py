@@ -38,7 +38,10 @@ WAIT_SECONDS = 300.0
 
 
 def new_app(url: str) -> Celery:
-    """Build the app. Late acks and a prefetch of one are what long jobs need; all else is Celery's default."""
+    """Build the app.
+
+    Late acks and a prefetch of one are what long jobs need; all else is Celery's default.
+    """
     made = Celery("stock", broker=url, backend=url, set_as_current=False)
     made.conf.update(task_acks_late=True, worker_prefetch_multiplier=1, task_ignore_result=False)
     made.task(name=TASK)(run)
@@ -92,7 +95,7 @@ class StockWay:
         return self.app.tasks[TASK].delay(program.name)
 
     def _read_cpu(self) -> tuple[float, float, float, float]:
-        """Return the CPU of the whole worker with its sandboxes, of Celery's own processes, of Redis and of this process."""
+        """Return the CPU of: the worker with its sandboxes, Celery, Redis, this process."""
         own = sum(map(read_cpu_seconds, (self.process.pid, *find_children(self.process.pid))))
         return self.meter.read_cpu_seconds(), own, self.server.read_cpu_seconds(), time.process_time()
 

@@ -28,7 +28,7 @@ SHORT_PARTS = (
 
 
 def render_blocks(figures: Figures) -> dict[str, str]:
-    """Return each block of the report under its name; a part that was not measured is an empty block."""
+    """Return each block of the report under its name; a part not measured is an empty block."""
     return {
         "machine": render_machine(figures),
         "goals": render_goals(figures),
@@ -58,7 +58,7 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def bar(score: float) -> str:
-    """Return how much of a goal is reached, as ten cells and a percentage; a goal that is exceeded is a full bar."""
+    """Return how far a goal is reached, as ten cells and a percentage; a full bar if exceeded."""
     full = max(0, min(BAR_CELLS, round(score * BAR_CELLS)))
     if score < 1:
         full = min(full, BAR_CELLS - 1)  # a full bar is a goal that is met
@@ -113,7 +113,7 @@ def render_goals(figures: Figures) -> str:
 
 
 def render_short(figures: Figures) -> str:
-    """Return the goals of `SHORT_PARTS` in one line each, for the README; the goals block has all of them."""
+    """Return the goals of `SHORT_PARTS`, a line each, for the README; the goals block has all."""
     goals = [goal for goal in judge(figures) if goal.what.startswith(SHORT_PARTS)]
     rows = [[goal.what, f"**{goal.found}**", goal.baseline, goal.wanted, bar(goal.score)] for goal in goals]
     return table(["what", "here", "to beat, same run", "goal", "reached"], rows) if rows else ""

@@ -1,4 +1,4 @@
-"""The testbed of a run: its own folders, images, root filesystems and redis-servers, removed at its end."""
+"""The testbed of a run: its folders, images, root filesystems and redis-servers; ends remove it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ REDIS_START_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Server:
-    """A redis-server on a unix socket, as `sandfleet-worker local` runs one: AOF, nothing evicted."""
+    """A redis-server on a unix socket, as of `sandfleet-worker local`: AOF, nothing evicted."""
 
     url: str
     client: redis.Redis
@@ -65,7 +65,7 @@ class Server:
 
 @dataclass
 class Testbed:
-    """The folders of one run: `disk` holds data, `state` (a tmpfs, if there is one) the state of jobs."""
+    """The folders of one run: `disk` holds data, `state` (on tmpfs, if any) the state of jobs."""
 
     disk: Path
     state: Path

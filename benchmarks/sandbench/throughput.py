@@ -31,7 +31,7 @@ Runs = dict[str, list[Run]]
 
 
 def measure_saturated(testbed: Testbed, counts: Counts, cores: int) -> tuple[list[Throughput], list[Cost]]:
-    """Run batches by each way in turn at each concurrency; the cost of a job is measured with all cores busy."""
+    """Run batches by each way in turn at each concurrency; a job's cost is for all cores busy."""
     rootfs = {image: testbed.unpack(image) for image in IMAGES}
     bare = BareRunsc(testbed.new_folder("bare"), rootfs)
     rates: list[Throughput] = []

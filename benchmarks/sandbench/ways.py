@@ -29,7 +29,7 @@ class Cpu:
 
 @dataclass(frozen=True)
 class Run:
-    """When each of some jobs ended, in seconds from the first request, in order; and what they used."""
+    """When each job ended, in seconds from the first request, in order; and what they used."""
 
     ends: list[float]
     cpu: Cpu | None = None

@@ -1,6 +1,7 @@
 """The contract between producers and workers: specs, outcomes, error codes, settings, names.
 
-A name is imported at its first use: the command line needs few of them, and starts in a third of the time.
+A name is imported at its first use: the command line needs few of them, and starts in a third of
+the time.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The next thing to do after each code, in one sentence: `sandfleet show` prints it, and the page what-now.md has it."""
+"""The next thing to do after each code, in one sentence.
+
+`sandfleet show` prints it, and the page what-now.md has it.
+"""
 
 from __future__ import annotations
 

@@ -30,8 +30,8 @@ Time = Annotated[float, BeforeValidator(_parse_time), Field(gt=0, le=MAX_DEADLIN
 class BatchLimits(ContractModel):
     """Limits of one batch, which all of its jobs share over the whole fleet.
 
-    A stop cancels the jobs that wait. `deadline` is in seconds from the submit that sets it; it takes
-    ``"2h"``.
+    A stop cancels the jobs that wait. `deadline` is in seconds from the submit that sets it; it
+    takes ``"2h"``.
     """
 
     max_failures: int | None = Field(

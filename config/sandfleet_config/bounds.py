@@ -1,7 +1,7 @@
 """The upper and lower bounds of a spec's fields, and the checks that use them.
 
-Each message names its bound. The upper bounds limit the memory that a spec takes in a worker before it
-runs. The lower bounds are the least that a sandbox needs.
+Each message names its bound. The upper bounds limit the memory that a spec takes in a worker before
+it runs. The lower bounds are the least that a sandbox needs.
 """
 
 from __future__ import annotations

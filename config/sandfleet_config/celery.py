@@ -15,8 +15,8 @@ def celery_url(dsn: str) -> str:
     """Return redis-py's `dsn` as Celery spells it, for broker and result store alike.
 
     Only sockets differ: ``unix://:secret@/path?db=1`` becomes
-    ``redis+socket://:secret@/path?virtual_host=1``. The part before the plus names the transport and the
-    result backend. Each of them parses the rest (kombu's ``_connparams``, Celery's
+    ``redis+socket://:secret@/path?virtual_host=1``. The part before the plus names the transport
+    and the result backend. Each of them parses the rest (kombu's ``_connparams``, Celery's
     ``_params_from_url``), and both accept a password only before the path.
     """
     parts = urlsplit(dsn)
@@ -35,7 +35,8 @@ def shared_options(settings: Settings) -> dict[str, Any]:
     return {
         "broker_url": url,
         "result_backend": url,
-        # The spec is one string in the JSON: kombu's object hook (`__type__`) does not see its keys.
+        # The spec is one string in the JSON: kombu's object hook (`__type__`) does not see its
+        # keys.
         "task_serializer": "json",
         "result_serializer": "json",
         "accept_content": ["json"],

@@ -1,7 +1,7 @@
 """The table of error codes: code, category, whether another attempt can help, and exception class.
 
-The codes are stable strings and are never renamed; a golden file in the tests has the table. A code of a
-newer release (`read_code`) is treated by its category.
+The codes are stable strings and are never renamed; a golden file in the tests has the table. A code
+of a newer release (`read_code`) is treated by its category.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ class Category(StrEnum):
 class ErrorCode(StrEnum):
     """How a job ended. The value is sent, and users match on it.
 
-    `read_code` makes an instance of a code of a newer release, too. It is not a member of the class.
+    `read_code` makes an instance of a code of a newer release, too. It is not a member of the
+    class.
     """
 
     _told_category: Category

@@ -1,7 +1,7 @@
 """Describe errors of a command line, for `sandfleet` and `sandfleet-worker` alike.
 
-The errors are typer's. They are recognized by their attributes, so that the contract does not depend on
-typer.
+The errors are typer's. They are recognized by their attributes, so that the contract does not
+depend on typer.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ def is_help(error: Any) -> bool:
 def describe_usage_error(error: Any, others: Mapping[str, str], units: Mapping[str, str] | None = None) -> str:
     """Return the message of `error`; `others` maps options of other tools to advice on ours.
 
-    `units` maps options that take a number to its unit and an example, such as ``seconds, such as 60``.
+    `units` maps options that take a number to its unit and an example, such as
+    ``seconds, such as 60``.
     """
     message: str = error.format_message()
     context = getattr(error, "ctx", None)

@@ -16,11 +16,14 @@ if TYPE_CHECKING:
     from pydantic import BaseModel, ValidationError
 
 WEB_PREFIX = f"{PREFIX}WEB{NESTED}"
-"""How the variables of `WebSettings` begin. Few processes have one, so its models are built only then."""
+"""How the variables of `WebSettings` begin.
+
+Few processes have one, so its models are built only then.
+"""
 
 
 def check_environment(environ: Mapping[str, str] | None = None) -> None:
-    """Refuse ``SANDFLEET_*`` variables that no setting reads: a typing error is not a silent default.
+    """Refuse ``SANDFLEET_*`` variables that no setting reads: a misspelling is no silent default.
 
     Raises:
         SettingsInvalid: it names each one, with the nearest known name.

@@ -1,4 +1,6 @@
-"""The exception of each error code. A code of a newer release is raised as the class of its category.
+"""The exception of each error code.
+
+A code of a newer release is raised as the class of its category.
 
     SandboxError
     ├── ProgramError      ExitNonZero  Signaled
@@ -7,13 +9,14 @@
     ├── RequestError      SpecInvalid  SpecTooLarge  SecurityViolation  ImageNotFound  ImageInvalid
     │                     CommandNotFound  CommandNotExecutable  WorkingDirInvalid  UserInvalid
     ├── ControlError      Cancelled  Expired
-    └── HostError         GVisorNotAvailable  DaemonUnavailable  ClientNotConfigured  SandboxCreationFailed
-                          SandboxExecutionFailed  ImageUnavailable  HostResources  StoreUnavailable
-                          WorkerLost  InternalError
+    └── HostError         GVisorNotAvailable  DaemonUnavailable  ClientNotConfigured
+                          SandboxCreationFailed  SandboxExecutionFailed  ImageUnavailable
+                          HostResources  StoreUnavailable  WorkerLost  InternalError
 
-The classes cross Celery: see the invariant in `sandfleet_config.sandbox_error`. This is why the job's own timeout is
-``SandboxTimeout``, and only the producer's waiting error is a ``TimeoutError``. A result record names this module, so that a
-producer of another release finds the class: no class moves away from here.
+The classes cross Celery: see the invariant in `sandfleet_config.sandbox_error`. This is why the
+job's own timeout is ``SandboxTimeout``, and only the producer's waiting error is a
+``TimeoutError``. A result record names this module, so that a producer of another release finds the
+class: no class moves away from here.
 """
 
 from __future__ import annotations
@@ -192,7 +195,7 @@ class HostError(SandboxError):
 
 
 class GVisorNotAvailable(HostError):
-    """No runsc works on the host: it is missing or too old, or its platform does not boot in time."""
+    """No runsc works on the host: it is missing or too old, or its platform boots too late."""
 
     error_code = ErrorCode.GVISOR_NOT_AVAILABLE
     op = "create"
@@ -267,15 +270,12 @@ _CATEGORY_CLASSES: dict[Category, type[SandboxError]] = {
 
 
 def error_class(code: ErrorCode) -> type[SandboxError]:
-    """Return the class of `code`, which is not ``OK``; of its category for a code of a newer release."""
+    """Return the class of `code`, not ``OK``; of its category for a code of a newer release."""
     return ERROR_CLASSES.get(code) or _CATEGORY_CLASSES.get(code.category, HostError)
 
 
 def new_error(outcome: Outcome) -> SandboxError | None:
-    """Return the exception of the outcome's code, with the faults of a refused request.
-
-    None for ``OK``.
-    """
+    """Return the exception of the outcome's code, with a refused request's faults; None: ``OK``."""
     if outcome.is_ok:
         return None
     return error_class(outcome.code).of(outcome.message, outcome.to_json(), outcome.faults, code=outcome.code)

@@ -1,7 +1,7 @@
 """Describe pydantic's faults for the person who typed the spec.
 
-A message has the unit of the field, and the name that was probably meant. No message repeats an input
-value, which may be a secret.
+A message has the unit of the field, and the name that was probably meant. No message repeats an
+input value, which may be a secret.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ _BOUNDS: Final[Mapping[str, tuple[str, str]]] = {
 
 
 def describe_faults(error: ValidationError, model: type[BaseModel]) -> list[tuple[dict[str, str], str]]:
-    """Return field and message of each fault of `error`, which `model` raised, and its pydantic type."""
+    """Return field, message and pydantic type of each fault of `error`, which `model` raised."""
     details = error.errors(include_url=False, include_input=False)
     # A default that depends on a faulty field is not computed; the faulty field is reported itself.
     told = [cast("Mapping[str, Any]", item) for item in details if item["type"] != "default_factory_not_called"]

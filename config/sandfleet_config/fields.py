@@ -36,7 +36,10 @@ def _parse_bytes(value: object) -> object:
 
 
 def check_image(value: str) -> str:
-    """Refuse a malformed name in a registry, and control characters; other names are the host's business."""
+    """Refuse a malformed name in a registry, and control characters.
+
+    Other names are the host's business.
+    """
     if value.startswith(REGISTRY_PREFIX):
         try:
             RegistryName.parse(value)
@@ -103,8 +106,8 @@ def _check_retried(value: Sequence[ErrorCode]) -> tuple[ErrorCode, ...]:
 
 
 def _refuse_reserved(key: str) -> str:
-    # The outcome repeats the labels, and kombu decodes {"__type__": ..., "__value__": ...} as a value of
-    # its own. An outcome with such labels could not be read.
+    # The outcome repeats the labels, and kombu decodes {"__type__": ..., "__value__": ...} as a
+    # value of its own. An outcome with such labels could not be read.
     if key.startswith("__"):
         msg = "must not begin with two underscores"
         raise PydanticCustomError("label_key", msg)
@@ -125,8 +128,8 @@ if TYPE_CHECKING:
     Env = Sequence[EnvItem]
     RetriedCodes = Sequence[ErrorCode]
 else:
-    # Tuples, since a spec never changes; lists are accepted too. Not `Sequence`: pydantic serializes it
-    # in Python, slowly.
+    # Tuples, since a spec never changes; lists are accepted too. Not `Sequence`: pydantic
+    # serializes it in Python, slowly.
     Texts = tuple[Text, ...]
     Env = Annotated[tuple[EnvItem, ...], BeforeValidator(_read_env), Field(max_length=MAX_ENV_ITEMS)]
     RetriedCodes = Annotated[tuple[ErrorCode, ...], Field(max_length=len(ErrorCode)), AfterValidator(_check_retried)]

@@ -119,7 +119,7 @@ def _resolve_file(value: str) -> str:
 
 
 def _resolve_glob(value: str) -> str:
-    """Return `value` as an absolute pattern below `WORK_FOLDER`; a slash at its end means all below."""
+    """Return `value` as an absolute pattern below `WORK_FOLDER`; a final slash means all below."""
     pattern = resolve_path(f"{value}**" if value.endswith("/") else value)
     if not pattern.startswith(f"{WORK_FOLDER}/"):
         msg = "artifacts are collected from {folder} only: write the files there"

@@ -16,16 +16,19 @@ if TYPE_CHECKING:
     from sandfleet_config.spec import SandboxSpec
 
 _FIRST_RETRIED: Final = tuple(code for code in RETRIED_CODES if code is not ErrorCode.STORE_UNAVAILABLE)
-"""The default of `retry_on` in contract versions 2 and 3. A fingerprint of the default stays the same."""
+"""The default of `retry_on` in contract versions 2 and 3.
+
+A fingerprint of the default stays the same.
+"""
 _encode: Final = json.JSONEncoder().encode
 
 
 def spec_sha256(spec: SandboxSpec, run: str | None = None) -> str:
     """Return the fingerprint of the spec without `DELIVERY_FIELDS` and `BATCH_FIELDS`, in hex.
 
-    It is the sha256 of `encode_run` with `labels` and `requires` sorted by name. Files count by path,
-    digest and mode, so that a file is the same in the spec and in the store. `run` is `encode_run` of
-    `spec`, if the caller has it.
+    It is the sha256 of `encode_run` with `labels` and `requires` sorted by name. Files count by
+    path, digest and mode, so that a file is the same in the spec and in the store. `run` is
+    `encode_run` of `spec`, if the caller has it.
     """
     changes: dict[str, Any] = {}
     if len(spec.labels) > 1 or len(spec.requires) > 1:

@@ -4,7 +4,8 @@
     docker://team/app:v1                            docker://docker.io/team/app:v1
     docker://registry.example:5000/team/app@sha256:<64 hex>
 
-The first part is a registry if it has a dot or a port, or is ``localhost``, as in Docker. The digest outranks the tag.
+The first part is a registry if it has a dot or a port, or is ``localhost``, as in Docker. The
+digest outranks the tag.
 """
 
 from __future__ import annotations
@@ -95,7 +96,7 @@ def _check(registry: str, path: str) -> None:
 
 
 def normalize_image(image: str) -> str:
-    """Return an image's name as hosts list it: with Docker's defaults, or without the tag ``latest``.
+    """Return an image's name as hosts list it: with Docker's defaults, or without ``latest``.
 
     A malformed name is returned as it is: its worker refuses it.
     """
@@ -109,7 +110,10 @@ def normalize_image(image: str) -> str:
 
 
 def pin_image(image: str, digest: str) -> str:
-    """Return what a host needs to have to run `digest` of an image: the digest alone, or where it is pulled from."""
+    """Return what a host needs in order to run `digest` of an image.
+
+    It is the digest alone, or the name that the image is pulled by, with the digest.
+    """
     if not image.startswith(REGISTRY_PREFIX):
         return digest
     return f"{normalize_image(image).partition('@')[0]}@{digest}"
@@ -118,8 +122,8 @@ def pin_image(image: str, digest: str) -> str:
 def split_pattern(pattern: str) -> tuple[str, str]:
     """Split a glob pattern into that of the registry and that of the rest.
 
-    ``*`` is every registry, ``registry.example`` all that it has, ``python`` and ``team/*`` are names of Docker Hub.
-    Both parts match on their own: no name can pose as a registry.
+    ``*`` is every registry, ``registry.example`` all that it has, ``python`` and ``team/*`` are
+    names of Docker Hub. Both parts match on their own: no name can pose as a registry.
     """
     first, slash, rest = pattern.removeprefix(REGISTRY_PREFIX).partition("/")
     if slash and (_is_registry(first) or first == "*"):
@@ -135,7 +139,7 @@ def _lower_registry(name: str) -> str:
 
 
 def matches_pattern(name: RegistryName, pattern: str) -> bool:
-    """Whether `pattern` (see `split_pattern`) names the image; a pattern without a tag names every tag."""
+    """Whether `pattern` (see `split_pattern`) names the image; without a tag it names every tag."""
     registry, rest = split_pattern(pattern)
     if not fnmatch.fnmatchcase(name.registry, registry):
         return False
@@ -144,13 +148,19 @@ def matches_pattern(name: RegistryName, pattern: str) -> bool:
 
 
 def is_shared_pattern(pattern: str) -> bool:
-    """Whether `pattern` can name shared images: a glob pattern of names, which ``@sha256:...`` may follow."""
+    """Whether `pattern` can name shared images.
+
+    It is a glob pattern of names, which ``@sha256:...`` may follow.
+    """
     name, at, digest = pattern.partition("@")
     is_plain = bool(name) and "://" not in name and not any(char.isspace() for char in name)
     return is_plain and (not at or _DIGEST.fullmatch(digest) is not None)
 
 
 def matches_shared(name: str, digest: str, pattern: str) -> bool:
-    """Whether `pattern` lets a host take the shared image `name` with this digest; ``*`` also matches ``/``."""
+    """Whether `pattern` lets a host take the shared image `name` with this digest.
+
+    ``*`` also matches ``/``.
+    """
     wanted, at, only = pattern.partition("@")
     return fnmatch.fnmatchcase(name, wanted.removesuffix(":latest")) and (not at or only == digest)

@@ -14,10 +14,16 @@ CANCEL_MARK: Final = "cancel"
 
 
 def describe_cancel(mark: str) -> str:
-    """Return the message of a job that was cancelled while it ran; `mark` is the value of its cancel mark."""
+    """Return the message of a job that was cancelled while it ran.
+
+    `mark` is the value of its cancel mark.
+    """
     return CANCELLED if mark in {"", CANCEL_MARK} else mark
 
 
 def describe_expiry(why: str = "") -> str:
-    """Return the message of a job whose time in the queue is over; `why` is why it waited, as its record says."""
+    """Return the message of a job whose time in the queue is over.
+
+    `why` is why it waited, as its record says.
+    """
     return EXPIRED_WAITING.format(why=why) if why else EXPIRED

@@ -8,7 +8,10 @@ from sandfleet_config.codes import read_category, read_code
 
 
 def replace_new_codes(raw: object) -> object:
-    """Replace codes of a newer release by `ErrorCode` in an outcome's JSON; pydantic refuses the text."""
+    """Replace codes of a newer release by `ErrorCode` in an outcome's JSON.
+
+    pydantic refuses their text.
+    """
     if not isinstance(raw, dict):
         return raw
     fields = cast("dict[str, Any]", raw)

@@ -63,7 +63,7 @@ class StreamOutput:
     total_bytes: int = 0
     truncated: bool = False
     stored: StoredObject | None = None
-    """The stream in the store, if the spec says ``output.store`` and it went past the kept bytes."""
+    """The stream in the store, if the spec says ``output.store`` and it exceeds the kept bytes."""
 
     @classmethod
     def of(cls, kept: bytes, total_bytes: int | None = None) -> Self:
@@ -116,7 +116,7 @@ class Attempt:
     The worker drained, or another job or a power cut may have ended it.
     """
     limits: Annotated[dict[str, float] | None, Field(exclude_if=_is_none)] = None
-    """The `memory_bytes` and `timeout` that it had; null unless the spec raises them (`retry_with`)."""
+    """Its `memory_bytes` and `timeout`; null unless the spec raises them (`retry_with`)."""
 
 
 @dataclass(frozen=True, slots=True, config=PART)
@@ -183,8 +183,8 @@ def _find_retryable(fields: dict[str, Any]) -> bool:
 class Outcome(Record):
     """How one job ended. Null means "did not happen", never 0.
 
-    Invariant: no validator and no private attribute. Each would make pydantic leave its compiled path,
-    and slow down a producer that collects a hundred thousand outcomes.
+    Invariant: no validator and no private attribute. Each would make pydantic leave its compiled
+    path, and slow down a producer that collects a hundred thousand outcomes.
     """
 
     job_id: str
@@ -245,16 +245,18 @@ class Outcome(Record):
         """Return this outcome if its code is ``OK``; else raise the exception of the code.
 
         Raises:
-            SandboxError: the class of the code, such as `ExitNonZero` or `OutOfMemory`; it carries the
+            SandboxError: the class of the code, such as `ExitNonZero` or `OutOfMemory`; it carries
+            the
                 whole outcome.
         """
         if not self.is_ok:
-            # By name and at the call: errors are made of outcomes, so their module imports this one.
+            # By name and at the call: errors are made of outcomes, so their module imports this
+            # one.
             raise import_module("sandfleet_config.errors").new_error(self)
         return self
 
     def __str__(self) -> str:
-        """Return the ending for people, over several lines: code, exit, and the last lines of both outputs.
+        """Return the ending for people, in several lines: code, exit, last lines of both outputs.
 
         It holds program output: log ``outcome.to_summary()`` or ``repr(outcome)`` instead.
         """

@@ -20,7 +20,7 @@ _GROWS: Final = bytes(range(0x20)) + b'"\\'
 
 
 def encode_payload(raw: bytes) -> dict[str, str]:
-    """Return ``{"data": ..., "encoding": "utf-8" | "base64"}`` of `raw`, the shorter one in JSON."""
+    """Return ``{"data": ..., "encoding": "utf-8" | "base64"}`` of `raw`: the shorter in JSON."""
     if len(raw) <= SMALL_BYTES or not _is_shorter_as_base64(raw):
         try:
             return {"data": raw.decode(), "encoding": "utf-8"}

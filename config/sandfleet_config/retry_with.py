@@ -35,7 +35,10 @@ class RetrySpec(ContractModel):
 
 
 def check_raise(wish: RetrySpec, asked: Mapping[str, float]) -> RetrySpec:
-    """Refuse a limit that is not above the one it follows; `asked` are those by name, and `max_attempts`."""
+    """Refuse a limit that is not above the one it follows.
+
+    `asked` are the limits by name, and `max_attempts`.
+    """
     if not wish:
         return wish
     if asked.get("max_attempts") == 1:

@@ -1,7 +1,8 @@
-"""The base class of `sandfleet_config.errors`: the ending of a job as an exception that crosses Celery.
+"""The base class of `sandfleet_config.errors`: a job's ending as an exception that crosses Celery.
 
-Invariant: Celery rebuilds an exception as ``cls(*args)`` from JSON. So no class of the tree has an ``__init__`` of its own, and
-none inherits an ``OSError`` kind: ``OSError.__new__`` swallows a third argument.
+Invariant: Celery rebuilds an exception as ``cls(*args)`` from JSON. So no class of the tree has an
+``__init__`` of its own, and none inherits an ``OSError`` kind: ``OSError.__new__`` swallows a third
+argument.
 """
 
 from __future__ import annotations

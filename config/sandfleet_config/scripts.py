@@ -2,108 +2,130 @@ r"""The Lua scripts that both sides run in Redis. Each file says its arguments a
 
 Keys, all under `KEY_PREFIX`:
 
-    <queue>, <queue>\x06\x16<step>   lists of messages, as kombu has them: LPUSH adds, RPOP takes; steps 0, 3, 6
-                    and 9, smaller first
-    job:<id>        hash, the record of a job. From submit on: state (queued|waiting|running|ended; a claimed job
-                    is waiting until its program may have started, then running), queue, step, batch, key,
-                    fingerprint, expires (ms), queue_ttl (ms), max_attempts, record, needs (JSON with contract,
-                    image, requires, datasets and the limits it asks for: see `wire.encode_needs`). submitted (ms): of a
-                    stock producer's job, or of a later run. Of the claim: claim, owner, flag
-                    (start|cancelled|expired). Of attempts: attempts (JSON list, from the first claim on; `charged`
-                    absent is true), message (while the job waits for another attempt), avoid and avoid_until (the
-                    host of a failed attempt), suspect (JSON {host, boot, ms}: the job may have killed its worker,
-                    after a run of so many ms), suspect_until (ms: until then it runs apart from other suspects),
-                    lost_waits (the number of workers that died before the job started). Of runs: run
-                    (absent: 1), pin (the digest of the image that the earlier run had), ended_by (the claim that ended
-                    the last ended run), code, end_entry (of its end in ends:<batch>), in_queue (it ended in the
-                    queue, and its message is still there). Of placing: why and why_at (ms): why the job waits in
-                    the queue, as the last
-                    host that checked it says; short_since (ms): since when it has waited for memory; kept_by: the
-                    host that keeps its memory for it; refused_by: workers that could not run it although they
-                    had announced that they could, with a space after each. Of batches: parked (the sorted set that
-                    the queued job is in instead of a list), place (its rank there), failed ("1": its batch has
-                    counted its end), after (JSON: what it waits for), awaited ("1": others wait for it)
-    run:<n>:<id>    Celery's result record of run n, of a job that was run again since; it keeps its TTL
-    spec:<id>       the message of a job whose newest run did not end OK, whole, so that a person can run it again: with env
-                    and stdin. Lives as long as the outcome; never shown
-    specs           sorted set: bytes and id of each kept message -> when it expires (ms). specs_sum: hash, with bytes, of
-                    all of them (256 MiB at most, 16 MiB in a Redis that is 80 % full; the oldest are dropped first), and
-                    dropped, how many were dropped early or not kept
+    <queue>, <queue>\x06\x16<step>   lists of messages, as kombu has them: LPUSH adds, RPOP takes;
+                    steps 0, 3, 6 and 9, smaller first
+    job:<id>        hash, the record of a job. From submit on: state (queued|waiting|running|ended;
+                    a claimed job is waiting until its program may have started, then running),
+                    queue, step, batch, key, fingerprint, expires (ms), queue_ttl (ms),
+                    max_attempts, record, needs (JSON with contract, image, requires, datasets and
+                    the limits it asks for: see `wire.encode_needs`). submitted (ms): of a stock
+                    producer's job, or of a later run. Of the claim: claim, owner, flag
+                    (start|cancelled|expired). Of attempts: attempts (JSON list, from the first
+                    claim on; `charged` absent is true), message (while the job waits for another
+                    attempt), avoid and avoid_until (the host of a failed attempt), suspect (JSON
+                    {host, boot, ms}: the job may have killed its worker, after a run of so many
+                    ms), suspect_until (ms: until then it runs apart from other suspects),
+                    lost_waits (the number of workers that died before the job started). Of runs:
+                    run (absent: 1), pin (the digest of the image that the earlier run had),
+                    ended_by (the claim that ended the last ended run), code, end_entry (of its end
+                    in ends:<batch>), in_queue (it ended in the queue, and its message is still
+                    there). Of placing: why and why_at (ms): why the job waits in the queue, as the
+                    last host that checked it says; short_since (ms): since when it has waited for
+                    memory; kept_by: the host that keeps its memory for it; refused_by: workers that
+                    could not run it although they had announced that they could, with a space after
+                    each. Of batches: parked (the sorted set that the queued job is in instead of a
+                    list), place (its rank there), failed ("1": its batch has counted its end),
+                    after (JSON: what it waits for), awaited ("1": others wait for it)
+    run:<n>:<id>    Celery's result record of run n, of a job that was run again since; it keeps its
+                    TTL
+    spec:<id>       the message of a job whose newest run did not end OK, whole, so that a person
+                    can run it again: with env and stdin. Lives as long as the outcome; never shown
+    specs           sorted set: bytes and id of each kept message -> when it expires (ms).
+                    specs_sum: hash, with bytes, of all of them (256 MiB at most, 16 MiB in a Redis
+                    that is 80 % full; the oldest are dropped first), and dropped, how many were
+                    dropped early or not kept
     idem:<key>      the job id of an idempotency key
     cancel:<id>     the cancel mark of a job
     batch:<name>    list of a batch's job ids, in the order of submit
-    ends:<name>     stream of a batch's ends: id, run, code; one entry for each ended job, of its newest run
-    counts:<name>   hash: the number of jobs that ended with each code; sealed ("1" once all are submitted), dropped,
-                    imported: see batch_keys.lua
-    done:<name>     list of the ids of ended jobs, in the order of the ends of their first runs; read by producers
-                    of release e5bcdee and written by its workers. These four live for 30 days after the last submit
-                    or end, and for result_ttl once all jobs have ended. Jobs whose records have expired are dropped
-                    from each while the batch is used.
-    batches         sorted set of the names of batches by their last submit or retry (ms): 10,000 at most, for 30 days
-    pins:<name>     hash: name of an image -> the digest that it means for all jobs of a batch, as its first job found
-                    it. Lives as long as the batch
-    on_done:<name>  hash: endpoint, the name of what a sender of webhooks tells when the batch is done; told: the newest
-                    end that it was told of. Lives as long as the batch
-    webhooks:due    sorted set: id of a webhook -> when a sender takes it next (ms); webhooks:dead: sorted set of those
-                    that are given up, by time. At most 10,000 each; the oldest go first
-    webhook:<id>    hash, one webhook until it is delivered: batch, endpoint, at (ms), total, codes (JSON). Of its
-                    attempts: attempts (their number), first (ms, of the first one), token (of the sender that has it),
-                    reason (of the last failure). All keys of webhooks expire after 8 days
-    webhooks:awaiting   sorted set: batch with an endpoint that is not done -> when a sender checks it next (ms), since
-                    workers of release e5bcdee queue no webhooks. At most 10,000
+    ends:<name>     stream of a batch's ends: id, run, code; one entry for each ended job, of its
+                    newest run
+    counts:<name>   hash: the number of jobs that ended with each code; sealed ("1" once all are
+                    submitted), dropped, imported: see batch_keys.lua
+    done:<name>     list of the ids of ended jobs, in the order of the ends of their first runs;
+                    read by producers of release e5bcdee and written by its workers. These four live
+                    for 30 days after the last submit or end, and for result_ttl once all jobs have
+                    ended. Jobs whose records have expired are dropped from each while the batch is
+                    used.
+    batches         sorted set of the names of batches by their last submit or retry (ms): 10,000 at
+                    most, for 30 days
+    pins:<name>     hash: name of an image -> the digest that it means for all jobs of a batch, as
+                    its first job found it. Lives as long as the batch
+    on_done:<name>  hash: endpoint, the name of what a sender of webhooks tells when the batch is
+                    done; told: the newest end that it was told of. Lives as long as the batch
+    webhooks:due    sorted set: id of a webhook -> when a sender takes it next (ms); webhooks:dead:
+                    sorted set of those that are given up, by time. At most 10,000 each; the oldest
+                    go first
+    webhook:<id>    hash, one webhook until it is delivered: batch, endpoint, at (ms), total, codes
+                    (JSON). Of its attempts: attempts (their number), first (ms, of the first one),
+                    token (of the sender that has it), reason (of the last failure). All keys of
+                    webhooks expire after 8 days
+    webhooks:awaiting   sorted set: batch with an endpoint that is not done -> when a sender checks
+                    it next (ms), since workers of release e5bcdee queue no webhooks. At most 10,000
     webhooks:log    stream of attempts: id, batch, endpoint, result, reason; about the last 10,000
-    limits:<batch>  hash, the limits of a batch: at_most, max_failures, fail_fast, deadline (ms), deadline_ms and
-                    deadline_text (as it was asked for), kill, hold, failures (their number), stopped (why) and
-                    stop_code, swept ("1": a sweep has ended what waited), next (the next place), awaited ("1": others
-                    wait for the batch), set. active:<batch>: set of its jobs that workers have, with at_most also of
-                    those that are let go: they have a place. Both expire 30 days
-                    after the last submit or claim
-    parked:<batch>  sorted set of its jobs that may not start now: job id -> step and place. Goes with its last job
+    limits:<batch>  hash, the limits of a batch: at_most, max_failures, fail_fast, deadline (ms),
+                    deadline_ms and deadline_text (as it was asked for), kill, hold, failures (their
+                    number), stopped (why) and stop_code, swept ("1": a sweep has ended what
+                    waited), next (the next place), awaited ("1": others wait for the batch), set.
+                    active:<batch>: set of its jobs that workers have, with at_most also of those
+                    that are let go: they have a place. Both expire 30 days after the last submit or
+                    claim
+    parked:<batch>  sorted set of its jobs that may not start now: job id -> step and place. Goes
+                    with its last job
     limited         sorted set: batch with limits -> when a sweep checks it next (ms)
-    after:<group>   hash: after (what the jobs of the group wait for, as JSON; the group is the SHA-1 of it), next (the
-                    next place), "ok job <id>" and "ok batch <name>" for what has ended OK. awaiting:<group>: sorted
-                    set of these jobs. awaited:job:<id>, awaited:batch:<name>: sets of the groups that wait for it. All
-                    are deleted when the group's jobs may start or have ended, or expire after 30 days
+    after:<group>   hash: after (what the jobs of the group wait for, as JSON; the group is the
+                    SHA-1 of it), next (the next place), "ok job <id>" and "ok batch <name>" for
+                    what has ended OK. awaiting:<group>: sorted set of these jobs. awaited:job:<id>,
+                    awaited:batch:<name>: sets of the groups that wait for it. All are deleted when
+                    the group's jobs may start or have ended, or expire after 30 days
     groups          sorted set: group -> when a sweep checks it next (ms)
     queues          set of the queues that may hold jobs; wake: a stream on which idle workers block
     owners          sorted set: worker (host:pid:token) -> end of its lease (ms of Redis's clock)
-    boot:<host>     the id of the host's boot. The jobs of a worker that died under another boot id are no suspects
-    hosts           hash: worker -> what its host has (JSON: see placing.lua); images:<owner>: set of the names and
-                    digests of its images, and of its datasets with /data/ before each. Both are deleted with the
-                    lease, or expire 2 minutes after the worker's last beat
-    keeps:<host>    the job for which a host keeps its memory: it takes no smaller job meanwhile. Expires after 5 s,
-                    and is renewed at each claim
-    claims:<owner>  hash: claim id -> message. An id with "taken-" at its start is a claim of a dead worker that was
-                    taken over and is not decided yet
-    delayed         sorted set: job id -> when it may be tried again; expiring: job id -> end of its queue_ttl
-    dead            sorted set of dead letters by time; dead:<id>: hash of each, with message, reason, code, at,
-                    queue, attempts, batch, run, image_digest (of the image that it ran)
-    dead_sizes      hash: job id -> bytes of its dead letter; dead_bytes: their sum. Messages that are no job do not
-                    count
-    dead_dropped    the number of letters that were dropped before their TTL, because the number or the size of all
-                    was above its bound (`MAX_DEAD_LETTERS`, `MAX_DEAD_BYTES`)
+    boot:<host>     the id of the host's boot. The jobs of a worker that died under another boot id
+                    are no suspects
+    hosts           hash: worker -> what its host has (JSON: see placing.lua); images:<owner>: set
+                    of the names and digests of its images, and of its datasets with /data/ before
+                    each. Both are deleted with the lease, or expire 2 minutes after the worker's
+                    last beat
+    keeps:<host>    the job for which a host keeps its memory: it takes no smaller job meanwhile.
+                    Expires after 5 s, and is renewed at each claim
+    claims:<owner>  hash: claim id -> message. An id with "taken-" at its start is a claim of a dead
+                    worker that was taken over and is not decided yet
+    delayed         sorted set: job id -> when it may be tried again; expiring: job id -> end of its
+                    queue_ttl
+    dead            sorted set of dead letters by time; dead:<id>: hash of each, with message,
+                    reason, code, at, queue, attempts, batch, run, image_digest (of the image that
+                    it ran)
+    dead_sizes      hash: job id -> bytes of its dead letter; dead_bytes: their sum. Messages that
+                    are no job do not count
+    dead_dropped    the number of letters that were dropped before their TTL, because the number or
+                    the size of all was above its bound (`MAX_DEAD_LETTERS`, `MAX_DEAD_BYTES`)
     malformed       sorted set by time of those dead letters that are messages without a usable id
     malformed_count the number of such messages, kept or not
-    settled:<claim> how a claim was settled, for a repeated call: "given back", or "fenced" if it was no longer the
-                    caller's
-    store:refs      sorted set: SHA-256 of an object -> until when (ms) jobs refer to it. An entry goes a day after that
-                    time, the set with its last entry
-    store:pins      sorted set without scores: SHA-256 and owner, such as "image:python", of objects that the store
-                    keeps until they are unpinned. No TTL
-    shared_images   hash: name of an image that hosts may take from the store -> its digest, the SHA-256 of the object
-                    with its facts, which has that of the image file. At most 1000 names. No TTL
-    shared_images:earlier   sorted set: such a name and a digest that it had before -> until when (ms) hosts take
-                    that, too: two days. At most 1000. It lives as long as the last of them
-    store:deleting  sorted set: SHA-256 of an object that the garbage collector is deleting -> until when (ms) uploads
-                    of it wait
+    settled:<claim> how a claim was settled, for a repeated call: "given back", or "fenced" if it
+                    was no longer the caller's
+    store:refs      sorted set: SHA-256 of an object -> until when (ms) jobs refer to it. An entry
+                    goes a day after that time, the set with its last entry
+    store:pins      sorted set without scores: SHA-256 and owner, such as "image:python", of objects
+                    that the store keeps until they are unpinned. No TTL
+    shared_images   hash: name of an image that hosts may take from the store -> its digest, the
+                    SHA-256 of the object with its facts, which has that of the image file. At most
+                    1000 names. No TTL
+    shared_images:earlier   sorted set: such a name and a digest that it had before -> until when
+                    (ms) hosts take that, too: two days. At most 1000. It lives as long as the last
+                    of them
+    store:deleting  sorted set: SHA-256 of an object that the garbage collector is deleting -> until
+                    when (ms) uploads of it wait
     store:fleet     the id of this fleet, which the store it collects garbage in has, too. No TTL
-    store:object:<sha256>   an object of the store in Redis, of 1 MiB at most. It expires a day after its reference
-    store:sizes     hash: SHA-256 of each such object -> its bytes; sum -> their sum. store:expiring: sorted set of them
-                    -> when (ms) it expires. Both live as long as the longest of them
-    duplicates      stream of runs and messages that did not count: job, owner, claim, kind, code. Kind "outcome":
-                    an outcome came after another worker had taken the job over. "run": such a run was killed, or
-                    failed and would have been tried again; the code says why. "message": a second message of a
-                    job was dropped; code is a sentence
+    store:object:<sha256>   an object of the store in Redis, of 1 MiB at most. It expires a day
+                    after its reference
+    store:sizes     hash: SHA-256 of each such object -> its bytes; sum -> their sum.
+                    store:expiring: sorted set of them -> when (ms) it expires. Both live as long as
+                    the longest of them
+    duplicates      stream of runs and messages that did not count: job, owner, claim, kind, code.
+                    Kind "outcome": an outcome came after another worker had taken the job over.
+                    "run": such a run was killed, or failed and would have been tried again; the
+                    code says why. "message": a second message of a job was dropped; code is a
+                    sentence
     celery-task-meta-<id>   Celery's result record
 """
 
@@ -135,8 +157,8 @@ _INCLUDE = re.compile(r"^-- include: (\w+)$", re.MULTILINE)
 def read_script(name: str, package: str = "sandfleet_config") -> str:
     """Return the text of the script ``lua/<name>.lua`` of `package`.
 
-    A line ``-- include: part`` stands for the text of ``lua/part.lua``, of the same package or else of
-    this one: ``prelude`` has the clock.
+    A line ``-- include: part`` stands for the text of ``lua/part.lua``, of the same package or else
+    of this one: ``prelude`` has the clock.
     """
     file = resources.files(package).joinpath("lua", f"{name}.lua")
     if not file.is_file():

@@ -37,7 +37,7 @@ LimitName = Literal["memory", "cpu", "pids", "disk"]
 REDIS_SCHEMES = ("redis", "rediss", "unix")
 WARM_PER_CORE = 2
 LOCAL_STORE = "store"
-"""The name in `local_dir` under which `sandfleet-worker local` has its store: a link to where the objects are."""
+"""In `local_dir`, the store of `sandfleet-worker local`: a link to where the objects are."""
 FOUND_LABELS = ("arch", "runsc")
 """Labels that each host has by itself: `uname -m`, and the release of runsc as yyyymmdd."""
 DERIVED = {

@@ -1,7 +1,7 @@
 """The sandbox spec: image, command, limits and security of a job, and how it is delivered.
 
-Construction raises pydantic's ``ValidationError`` with every fault at once. `sandfleet_config.wire` makes of it
-``SpecInvalid`` or ``SecurityViolation``.
+Construction raises pydantic's ``ValidationError`` with every fault at once. `sandfleet_config.wire`
+makes of it ``SpecInvalid`` or ``SecurityViolation``.
 """
 
 from __future__ import annotations
@@ -131,7 +131,10 @@ DELIVERY_FIELDS: Final = ("idempotency_key", "priority", "queue_ttl", "max_attem
 STORED_FIELDS: Final = ("files", "datasets", "artifacts")
 """Fields of contract version 4; so are an image by reference, `stdin.sha256` and `output.store`."""
 BATCH_FIELDS: Final = ("after", "retry_with")
-"""Fields of contract version 5. They are about delivery, too: `fingerprint.spec_sha256` does not count them."""
+"""Fields of contract version 5.
+
+They are about delivery, too: `fingerprint.spec_sha256` does not count them.
+"""
 
 
 class SandboxSpec(ContractModel):
@@ -235,7 +238,10 @@ class SandboxSpec(ContractModel):
         return max(self.timeout_seconds, self.retry_with.timeout)
 
     def raised(self, codes: Collection[ErrorCode | None]) -> SandboxSpec:
-        """Return the spec of an attempt after ends with these codes: with the limits that `retry_with` raises."""
+        """Return the spec of an attempt after ends with these codes.
+
+        It has the limits that `retry_with` raises.
+        """
         wish, changes = self.retry_with, dict[str, object]()
         if wish.memory_bytes > self.resources.memory_bytes and ErrorCode.OUT_OF_MEMORY in codes:
             changes["resources"] = self.resources.model_copy(update={"memory_bytes": wish.memory_bytes})

@@ -1,4 +1,4 @@
-"""The settings of the store, which producers and workers share, and of a host's own copies of its files."""
+"""The settings of the store, for producers and workers, and of a host's copies of its files."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ from sandfleet_config.fields import Bytes
 from sandfleet_config.section import Section
 
 MAX_TIMEOUT_SECONDS: Final = 90
-"""A deletion, with its retries, must end before its mark in Redis does: `store.references.MARK_SECONDS`."""
+"""A deletion and its retries end before its mark in Redis: `store.references.MARK_SECONDS`."""
 SCHEMES: Final = ("file", "s3", "redis", "az", "gs")
 REDIS_URL: Final = "redis:"
 """The URL of the store in the fleet's own Redis."""
 
 
 class FilesSettings(Section):
-    """The files of jobs on this host's disk: inputs that the store has, and what the store does not have yet."""
+    """The files of jobs on this host's disk.
+
+    They are inputs that the store has, and files that the store does not have yet.
+    """
 
     cache_dir: Path = Field(
         default=Path("/var/lib/sandfleet/files"), description="Objects of the store that jobs of this host have used."

@@ -19,7 +19,7 @@ def safe_text(text: str) -> str:
 
 
 def cut_to_end(text: str) -> str:
-    """Return the last 10 lines of `text`, at most 2000 characters; ``...`` stands for what is left out."""
+    """Return the last 10 lines of `text`, at most 2000 characters; ``...`` stands for the rest."""
     end = text.rstrip("\n")[-END_CHARS:]
     end = "\n".join(end.split("\n")[-END_LINES:])
     return end if len(end) == len(text.rstrip("\n")) else f"...{end}" if "\n" not in end else f"...\n{end}"

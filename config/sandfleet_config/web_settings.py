@@ -74,7 +74,10 @@ def web_setting_names() -> set[str]:
 
 
 def is_endpoint_variable(name: str) -> bool:
-    """Whether `name` is the variable of one field of one endpoint: the endpoint's name is the user's."""
+    """Whether `name` is the variable of one field of one endpoint.
+
+    The endpoint's name is the user's.
+    """
     _, begins, rest = name.partition(f"{ENDPOINTS_VARIABLE}{NESTED}")
     endpoint, _, field = rest.partition(NESTED)
     return bool(begins) and bool(endpoint) and field.lower() in EndpointSettings.model_fields

@@ -1,4 +1,4 @@
-"""Encode and decode a job as one JSON string with the contract version; a decoded one is checked."""
+"""Encode and decode a job as one JSON string with the contract version; decoding checks it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _find_contract_of(fields: dict[str, Any]) -> ContractVersion:
 
 
 class JobRequest(ContractModel):
-    """A job as it is sent: its spec, its batch and the contract version that the worker must speak."""
+    """A job as it is sent: its spec, its batch and the contract version the worker must speak."""
 
     spec: SandboxSpec
     batch: Name | None = None
@@ -177,7 +177,10 @@ def encode_delivery(priority: int, queue_ttl: float, max_attempts: int, retry_on
 
 
 def encode_batch_fields(spec: SandboxSpec) -> str:
-    """Return the fields of contract 5 as part of a JSON object, without defaults; empty if the spec uses none."""
+    """Return the fields of contract 5 as part of a JSON object, without defaults.
+
+    It is empty if the spec uses none.
+    """
     fields = (("after", spec.after), ("retry_with", spec.retry_with))
     return "".join(f',"{name}":{value.model_dump_json(exclude_defaults=True)}' for name, value in fields if value)
 

@@ -1,6 +1,7 @@
 """Submit jobs that run in gVisor sandboxes on a fleet of hosts, and collect their outcomes.
 
-A name is imported at its first use: the command line needs few of them, and starts in a third of the time.
+A name is imported at its first use: the command line needs few of them, and starts in a third of
+the time.
 """
 
 from __future__ import annotations

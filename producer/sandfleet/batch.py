@@ -58,14 +58,14 @@ class Batch(BatchOverview, Tabular):
 
     @property
     def is_sealed(self) -> bool:
-        """Whether all jobs have been submitted: set by `submit_many` and `seal`, until the next submit."""
+        """Whether all jobs were submitted: `submit_many` and `seal` set it, a submit resets it."""
         return self._channel.read_batch(self.name).is_sealed
 
     def seal(self, on_done: str = "") -> None:
         """Record that all jobs have been submitted; for jobs that were submitted one by one.
 
-        `on_done` names the endpoint that gets a webhook once all of them have ended, and again after
-        each retry; if empty, the batch keeps the endpoint that it has.
+        `on_done` names the endpoint that gets a webhook once all of them have ended, and again
+        after each retry; if empty, the batch keeps the endpoint that it has.
 
         Raises:
             ValueError: no endpoint may have that name.
@@ -91,7 +91,7 @@ class Batch(BatchOverview, Tabular):
         return [Job(job_id, self._channel, self.name) for job_id in self.job_ids]
 
     def as_completed(self, timeout: float | None = None) -> BatchStream:
-        """Return the outcomes of ended jobs, then of others as they end, for ``for`` and ``async for``.
+        """Return outcomes: of ended jobs, then of others as they end; for ``for``, ``async for``.
 
         Its cost does not depend on the number of queued jobs. It ends when all jobs that were
         submitted by then have ended, whether or not the batch is sealed. Each job comes once, and
@@ -102,9 +102,9 @@ class Batch(BatchOverview, Tabular):
     def wait(
         self, timeout: float | None = None, *, on_counts: Callable[[BatchState], object] = lambda _: None
     ) -> dict[str, int]:
-        """Wait until all jobs have ended, without reading their outcomes; return how many ended with each code.
+        """Wait until all jobs have ended; return how many ended with each code.
 
-        `on_counts` is called with the counts, at most ten times a second.
+        It reads no outcomes. `on_counts` is called with the counts, at most ten times a second.
 
         Raises:
             ResultTimeout: they have not ended within `timeout` seconds (None: no timeout).
@@ -131,7 +131,10 @@ class Batch(BatchOverview, Tabular):
 
     @property
     def artifacts(self) -> BatchArtifacts:
-        """The files that its jobs left, job by job; iterating and saving wait for all jobs, as `as_completed`."""
+        """The files that its jobs left, job by job.
+
+        Iterating and saving wait for all jobs, as `as_completed`.
+        """
         return BatchArtifacts(self.as_completed, lambda: self._channel.objects)
 
     def outcomes(self) -> list[Outcome]:
@@ -146,10 +149,10 @@ class Batch(BatchOverview, Tabular):
     outcomes_async = in_thread(outcomes)
 
     def forget(self, on_progress: Callable[[int], object] | None = None) -> Forgotten:
-        """Delete all ended jobs, with their outcomes and dead letters; keep the others. This cannot be undone.
+        """Delete all ended jobs, with their outcomes and dead letters; keep the others.
 
-        Some hundred jobs at a time, so that Redis serves others in between; `on_progress` is called
-        with the number of deleted jobs.
+        This cannot be undone. Some hundred jobs at a time, so that Redis serves others in between;
+        `on_progress` is called with the number of deleted jobs.
         """
         forgotten = kept = 0
         for deleted, not_ended in self._channel.forget_batch(self.name):
@@ -171,18 +174,22 @@ class Batch(BatchOverview, Tabular):
 
     @property
     def limits(self) -> LimitsState:
-        """Its limits, how many failures were counted, whether it is held or has stopped, and why."""
+        """Its limits, the number of counted failures, whether it is held or stopped, and why."""
         return self._channel.control.read_limits(self.name)
 
     def set_limits(self, limits: BatchLimits) -> None:
         """Replace the limits of the batch; failures are counted anew, and a deadline begins now.
 
-        Workers of releases before contract 5 know no limits, and take jobs that were submitted without.
+        Workers of releases before contract 5 know no limits, and take jobs that were submitted
+        without.
         """
         self._channel.control.set_limits(self.name, limits, is_submit=False)
 
     def hold(self) -> None:
-        """Let no more of its jobs start, until `release`; what runs goes on. The time in the queue goes on, too."""
+        """Let no more of its jobs start, until `release`; what runs goes on.
+
+        The time in the queue goes on, too.
+        """
         self._channel.control.hold(self.name)
 
     def release(self) -> int:

@@ -18,7 +18,7 @@ LISTED = 1000
 
 
 class DeadLetters:
-    """The fleet's dead letters: kept for 7 days, `MAX_DEAD_LETTERS` and `MAX_DEAD_BYTES` at most."""
+    """The fleet's dead letters: for 7 days, `MAX_DEAD_LETTERS` and `MAX_DEAD_BYTES` at most."""
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
@@ -45,12 +45,14 @@ class DeadLetters:
     show_async = in_thread(show)
 
     def requeue(self, job_id: str, run: int | None = None, *, resolves_images: bool = False) -> Job:
-        """Queue the job again under its id, as its next run, with new attempts; keep the earlier outcome.
+        """Queue the job again under its id, as its next run with new attempts.
+
+        It keeps the earlier outcome.
 
         `run` is the run that the caller has seen; default: that of the dead letter. If a later run
         has begun already, as after a second click, nothing happens. The run gets the image that the
-        earlier one had; with `resolves_images`, the one that the image's name means now, and so do all
-        jobs of its batch from then on.
+        earlier one had; with `resolves_images`, the one that the image's name means now, and so do
+        all jobs of its batch from then on.
 
         Raises:
             JobUnknown: no dead letter has that id.
@@ -80,7 +82,8 @@ class DeadLetters:
     def requeue_all(self, batch: str | None = None, *, resolves_images: bool = False) -> Iterator[tuple[str, RunState]]:
         """Queue all dead letters again, or those of one batch; yield each job's id and the result.
 
-        Jobs that become dead letters meanwhile are left alone. `resolves_images` is as for `requeue`.
+        Jobs that become dead letters meanwhile are left alone. `resolves_images` is as for
+        `requeue`.
         """
         for runs in list(self._channel.dead_runs(batch)):
             states = self._channel.start_runs(runs, resolves_images=resolves_images)

@@ -1,4 +1,6 @@
-"""Errors between a producer and the fleet. How a job ended is an error of `sandfleet_config.errors`.
+"""Errors between a producer and the fleet.
+
+How a job ended is an error of `sandfleet_config.errors`.
 
 FleetError
 ├── FleetUnavailable   (also a ConnectionError)
@@ -61,9 +63,10 @@ class BatchUnknown(JobUnknown):
 
 
 class QueueFull(FleetError):
-    """The queue has ``max_queued`` jobs, or Redis is nearly full: submit again when workers have taken some.
+    """The queue has ``max_queued`` jobs, or Redis is nearly full.
 
-    `job_ids` are the jobs of the same call that are queued.
+    Submit again when workers have taken some. `job_ids` are the jobs of the same call that are
+    queued.
     """
 
 
@@ -84,14 +87,14 @@ class JobExists(FleetError, ValueError):
 
 
 class FileMissing(FleetError, LookupError):
-    """There is no such artifact, or the store does not have its bytes: they have expired, or were altered."""
+    """There is no such artifact, or the store lacks its bytes: they expired, or were altered."""
 
 
 class ArtifactsNotSaved(FleetError):
     """Some artifacts were not saved; `refused` has the reason by path.
 
-    The name is not safe, another file is there already, or the store does not have the bytes any more.
-    All others were saved, to the paths `saved`.
+    The name is not safe, another file is there already, or the store does not have the bytes any
+    more. All others were saved, to the paths `saved`.
     """
 
     def __init__(self, refused: Mapping[str, str], saved: Iterable[Path] = (), job_ids: Iterable[str] = ()) -> None:
@@ -104,11 +107,14 @@ class ArtifactsNotSaved(FleetError):
 
 
 class ResultsNotWritten(FleetError):
-    """A table of results was not begun: its format is not known, another process writes it, or it is another table."""
+    """A table of results was not begun.
+
+    Its format is unknown, another process writes it, or it is another table.
+    """
 
 
 class PackageMissing(FleetError, ImportError):
-    """A package of one of the extras is not installed; the message has the command that installs it."""
+    """A package of an extra is not installed; the message has the command that installs it."""
 
 
 def safe_name(text: str) -> str:

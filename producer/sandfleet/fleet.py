@@ -140,21 +140,21 @@ class Fleet(Running, Transfers, FleetOverview):
         return DeadLetters(self._channel)
 
     def record(self, job_id: str) -> JobRecord | None:
-        """Return a job's record (batch, line, time of submit) and current state, None if it has expired."""
+        """Return a job's record (batch, line, submit time) and state, None if it has expired."""
         return self._channel.records([job_id])[0]
 
     record_async = in_thread(record)
 
     def explain_no_claims(self) -> str:
-        """Return why workers claim no job now, as far as Redis's memory is the reason; else empty."""
+        """Return why workers claim no job now, if Redis's memory is the reason; else empty."""
         return self._channel.explain_no_claims()
 
     def as_completed(self, jobs: Iterable[Job | str], timeout: float | None = None) -> OutcomeStream:
-        """Return the outcomes of `jobs` (handles or ids) as they end, for ``for`` and ``async for``; each job once.
+        """Return the outcomes of `jobs` (handles or ids) as they end; each job once.
 
-        A job that was run again comes with the outcome of its newest run. For many handles of one
-        batch, as `submit_many` returns them, it reads that batch's stream of ended jobs; for others
-        it subscribes to the notice of each job.
+        For ``for`` and ``async for``. A job that was run again comes with the outcome of its newest
+        run. For many handles of one batch, as `submit_many` returns them, it reads that batch's
+        stream of ended jobs; for others it subscribes to the notice of each job.
         """
         handles = list(jobs)
         batches = {job.batch if isinstance(job, Job) else None for job in handles}
@@ -184,7 +184,7 @@ class Fleet(Running, Transfers, FleetOverview):
     async def execute_async(
         self, code: str, language: str = "python", profile: str = "", *, config: Config | None = None, **fields: Any
     ) -> ExecuteResult:
-        """Do what `execute` does and leave the event loop free; the job is cancelled if the task is."""
+        """Do what `execute` does without blocking the loop; cancelling the task cancels the job."""
         from sandfleet.execute.backend import Backend
         from sandfleet.execute.backend import Config as BackendConfig
         from sandfleet.execute.fleet_runner import FleetRunner

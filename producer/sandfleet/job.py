@@ -86,7 +86,7 @@ class Job:
         return found
 
     def outcome(self, timeout: float | None = None, *, run: int | None = None) -> Outcome:
-        """Wait for the newest run to end and return its outcome; no way in which a job ends is raised.
+        """Wait for the newest run to end and return its outcome; no kind of ending is raised.
 
         `run` is the number of a run, from 1. The outcome of an earlier run is kept for its own TTL.
 
@@ -145,7 +145,7 @@ class Job:
 
     @property
     def artifacts(self) -> JobArtifacts:
-        """The files that its newest run left, as a list; the first use waits for its end, as `outcome`.
+        """The files that its newest run left, as a list; the first use waits, as `outcome` does.
 
         ``job.artifacts.save("results")`` saves them; ``job.artifacts.open("out/a.csv")`` reads one.
         """

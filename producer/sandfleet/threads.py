@@ -1,4 +1,4 @@
-"""Asynchronous twins of calls that ask Redis or the store once: the same function, in another thread.
+"""Asynchronous twins of calls that ask Redis or the store once: the same call in a thread.
 
 A call that waits for jobs has no thread while it waits: see `sandfleet.collect.steps`.
 """

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 def fake_fleet(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeFleet]:
     """A fleet in memory; each ``Fleet()`` that is made during the test has the same jobs.
 
-    ``fake_fleet.handler = ...`` says how jobs end; by default each exits 0. ``fake_fleet.specs`` are the
-    specs that were submitted.
+    ``fake_fleet.handler = ...`` says how jobs end; by default each exits 0. ``fake_fleet.specs``
+    are the specs that were submitted.
     """
     from sandfleet.testing import FakeFleet
 

@@ -1,8 +1,9 @@
-"""Run the same thousand jobs on each release of runsc, and check that each ends as it must and leaves nothing.
+"""Run a thousand jobs on each release of runsc; check that each ends right and leaves nothing.
 
-Run it by `make test-releases`, which builds what is missing. For each release it starts a Redis, a host's folders and a worker
-with warm sandboxes of their own. It ends with 1 where one job ended otherwise or was started twice, and where a process, a
-mount, a cgroup, a folder or a key without a TTL is left.
+Run it by `make test-releases`, which builds what is missing. For each release it starts a Redis, a
+host's folders and a worker with warm sandboxes of their own. It ends with 1 where one job ended
+otherwise or was started twice, and where a process, a mount, a cgroup, a folder or a key without a
+TTL is left.
 """
 
 from __future__ import annotations
@@ -106,7 +107,10 @@ def new_stage(folder: Path, images: Path) -> Iterator[Stage]:
 
 
 def choose_timeout(case: DemoJob) -> float:
-    """Return the timeout, longer than the demo's: on a busy machine a program needs a second until it ignores SIGTERM."""
+    """Return the timeout, longer than the demo's.
+
+    On a busy machine a program needs a second until it ignores SIGTERM.
+    """
     return PATIENCE * float(case.more.get("timeout", JOB_TIMEOUT_SECONDS / PATIENCE))
 
 
@@ -156,7 +160,10 @@ def try_release(name: str, folder: Path, images: Path, jobs: list[DemoJob], conc
 
 
 def report(results: list[Result], console: Console) -> bool:
-    """Print how the jobs ended on each release; return whether they ended alike, as they must, and left nothing."""
+    """Print how the jobs ended on each release.
+
+    Return whether they ended alike, as they must, and left nothing.
+    """
     table = Table("job", "times", "must end as", *(result.version or result.name for result in results))
     is_good = not any(result.faults for result in results)
     for case in CASES:

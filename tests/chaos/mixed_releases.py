@@ -1,10 +1,12 @@
-"""Run an earlier release beside this one: each runs and reads the other's jobs, and takes over its fleet.
+"""Run an earlier release beside this one.
 
-Run it by `make test-upgrade`. It installs the earlier commit from a git worktree into an environment of its own, starts a Redis
-and a host's folders, and lets producers and workers of both releases share them: each producer with the other's worker, both
-workers at once, and a fleet of one release that stops with jobs queued, running, waiting for another try and ended, where one of
-the other release goes on. It ends with 1 where a job has not the one outcome that it must have, read by either release, and
-where something is left in Redis without a TTL or on the host.
+Each runs and reads the other's jobs, and takes over its fleet. Run it by `make test-upgrade`. It
+installs the earlier commit from a git worktree into an environment of its own, starts a Redis and a
+host's folders, and lets producers and workers of both releases share them: each producer with the
+other's worker, both workers at once, and a fleet of one release that stops with jobs queued,
+running, waiting for another try and ended, where one of the other release goes on. It ends with 1
+where a job has not the one outcome that it must have, read by either release, and where something
+is left in Redis without a TTL or on the host.
 """
 
 from __future__ import annotations

@@ -1,14 +1,15 @@
-"""Run thousands of short jobs on four workers while harms hit the fleet at random. Run it by `make soak`.
+"""Run thousands of short jobs on four workers while harms hit the fleet at random.
 
-The harms: SIGKILL of workers, sandboxes, connections and Redis; SIGTERM and SIGQUIT of workers, which
-drain; no descriptors, no disk, no memory for all sandboxes together; steps of a wall clock. Workers run
-different releases of runsc. Dead letters are run again, some by two producers at the same moment. With
-`--earlier e5bcdee` every third worker is of that commit.
+Run it by `make soak`. The harms: SIGKILL of workers, sandboxes, connections and Redis; SIGTERM and
+SIGQUIT of workers, which drain; no descriptors, no disk, no memory for all sandboxes together;
+steps of a wall clock. Workers run different releases of runsc. Dead letters are run again, some by
+two producers at the same moment. With `--earlier e5bcdee` every third worker is of that commit.
 
-The exit code is 0 only if every run of every accepted job has exactly one outcome; a retry started one
-run; the `attempts` of a run tell each of its starts; a job that may start once started once a run; each
-attempt that failed by the host was hit by a harm; neither Redis nor the host keeps anything; and nothing
-grew. A seed repeats the choices, not the moments: which jobs they hit depends on the machine.
+The exit code is 0 only if every run of every accepted job has exactly one outcome; a retry started
+one run; the `attempts` of a run tell each of its starts; a job that may start once started once a
+run; each attempt that failed by the host was hit by a harm; neither Redis nor the host keeps
+anything; and nothing grew. A seed repeats the choices, not the moments: which jobs they hit depends
+on the machine.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Workers die, drain and wait at each step of a job: every start is recorded, and only its cause is charged."""
+"""Workers die, drain and wait at each step of a job: each start is recorded, its cause charged."""
 
 from __future__ import annotations
 

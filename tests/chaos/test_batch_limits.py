@@ -17,7 +17,10 @@ AT_MOST = 2
 
 
 def count_at_once(outcomes: list[Outcome]) -> int:
-    """Return how many attempts ran at one moment at most, by Redis's clock; a dead worker's end when they are taken over."""
+    """Return how many attempts ran at one moment at most, by Redis's clock.
+
+    A dead worker's attempts end when they are taken over.
+    """
     changes: list[tuple[float, int]] = []
     for outcome in outcomes:
         for attempt in outcome.attempts:

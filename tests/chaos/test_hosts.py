@@ -1,4 +1,4 @@
-"""Two hosts, each a network namespace with a worker: they share the work, and one is cut off and comes back."""
+"""Two hosts, each a network namespace: they share the work, and one is cut off and comes back."""
 
 from __future__ import annotations
 
@@ -153,13 +153,15 @@ def test_a_worker_learns_of_its_lost_lease_soon_after_a_network_outage(lan: Lan,
     with cut.black_hole():
         began = time.monotonic()
         wait_until(lambda: starts(new, *jobs) == [1], LEASE_SECONDS + MARGIN_SECONDS + 1, "the batch runs elsewhere")
-        # TCP (net/ipv4/tcp_timer.c) sends a lost packet again after 0.2 s, and after twice as long each time: whoever waits for
-        # that hears nothing from 6 to 12 s after the loss, though packets come through again.
+        # TCP (net/ipv4/tcp_timer.c) sends a lost packet again after 0.2 s, and after twice as long
+        # each time: whoever waits for that hears nothing from 6 to 12 s after the loss, though
+        # packets come through again.
         time.sleep(max(0.0, began + 7.5 - time.monotonic()))
         assert "action=lease_lost" not in old.log
 
     wait_until(lambda: "action=lease_lost" in old.log, LEASE_SECONDS + 1, "the lost lease is heard of")
-    # Those of its jobs at once, its spares with Celery's loop, which looks at its flags once a second.
+    # Those of its jobs at once, its spares with Celery's loop, which looks at its flags once a
+    # second.
     wait_until(lambda: not cut.find_sentries(), 10, "its sandboxes die")
     assert old.process.wait(20) == EXIT_LOST
     for job in jobs:

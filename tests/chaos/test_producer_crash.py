@@ -58,8 +58,8 @@ def test_a_producer_killed_at_random_moments_queues_each_job_once(redis_server: 
     queued = [0]
     for _ in range(KILLS):
         process = subprocess.Popen([sys.executable, "-c", PROGRAM], env=env, stdout=subprocess.DEVNULL)
-        # At any moment of the submit itself: after the start of Python, and long before what it has left to do is done, since
-        # it queues some hundred jobs between our look and its death.
+        # At any moment of the submit itself: after the start of Python, and long before what it has
+        # left to do is done, since it queues some hundred jobs between our look and its death.
         goal = chance.randrange(queued[-1], queued[-1] + (JOBS - queued[-1]) // 5)
         wait_until(lambda goal=goal: fleet._channel.read_batch(BATCH).total > goal, 60, "the producer is at work")  # type: ignore[misc]
         time.sleep(chance.uniform(0, 0.02))

@@ -1,4 +1,4 @@
-"""Connections are cut and Redis is killed while jobs run and slots are free: each job starts once."""
+"""Connections are cut and Redis is killed while jobs run and slots are free: jobs start once."""
 
 from __future__ import annotations
 

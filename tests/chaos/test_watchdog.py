@@ -23,7 +23,7 @@ BOOT_SECONDS = 2
 
 
 class Stalling:
-    """A worker that hangs in `place` when told to, beside one that does not, each with slots of its own."""
+    """A worker that hangs in `place` when told to, and one that does not, each with own slots."""
 
     def __init__(self, havoc: Havoc, place: str, concurrency: int, **settings: str) -> None:
         self.file = havoc.stage.folder / "hang"
@@ -140,7 +140,10 @@ def test_a_worker_whose_lease_fails_ends_at_once_and_its_jobs_run_elsewhere(havo
 
 
 def test_a_worker_that_loses_its_lease_before_its_consumer_has_started_ends(havoc: Havoc) -> None:
-    """Once while Celery cannot begin, which the deadline ends, and once where it begins soon after, and ends in order."""
+    """Once Celery cannot begin, and the deadline ends it.
+
+    Once it begins soon after, and ends in order.
+    """
     for is_late in (True, False):
         program = [str(Path(stalling.__file__)), "late consumer", str(havoc.stage.folder / f"begin-{is_late}"), "start"]
         worker = havoc.stage.start(1, program=program, SANDFLEET_LEASE_SECONDS=f"{LEASE_SECONDS:g}")
@@ -169,7 +172,8 @@ def test_a_worker_without_descriptors_waits_and_goes_on(havoc: Havoc) -> None:
     resource.prlimit(worker.process.pid, resource.RLIMIT_NOFILE, before)
 
     havoc.assert_each_once([running], 30)
-    # The claimer may have had its slot already: then the job's sandbox met the lack, and it was tried again.
+    # The claimer may have had its slot already: then the job's sandbox met the lack, and it was
+    # tried again.
     ended = havoc.outcome(queued, 30)
     assert ended["code"] == "OK"
     codes = [attempt["code"] for attempt in ended["attempts"]]

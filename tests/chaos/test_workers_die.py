@@ -61,7 +61,7 @@ def test_a_killed_workers_jobs_start_elsewhere_one_by_one_a_second_after_its_lea
 
 @pytest.mark.timeout(600)
 def test_an_idle_worker_that_is_killed_loses_no_job(havoc: Havoc) -> None:
-    """Twelve workers, four at a time; each has a queue of its own, so that none runs what another has left."""
+    """Twelve workers, four at a time; each has its own queue, so none runs another's jobs."""
     jobs: list[str] = []
     for first in range(0, 12, 4):
         queues = [f"queue-{number}" for number in range(first, first + 4)]

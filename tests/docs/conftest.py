@@ -19,7 +19,10 @@ BINARIES = ("redis-server", "runsc", "mkfs.erofs", "mmdebstrap", "busybox")
 
 @pytest.fixture(scope="module")
 def docs_fleet() -> Iterator[DocsFleet]:
-    """One Redis and one worker for the pages of a module; gone before tests that look for what is left on the host."""
+    """One Redis and one worker for a module's pages.
+
+    They are gone before tests that look for what is left on the host.
+    """
     missing = [name for name in BINARIES if shutil.which(name) is None]
     if missing:
         (pytest.fail if os.environ.get("CI") else pytest.skip)(f"not installed: {', '.join(missing)}")

@@ -1,4 +1,4 @@
-"""No module is too long to read, no function too long to understand, no public name without a docstring."""
+"""No module is too long, no function is too long, no public name lacks a docstring."""
 
 from __future__ import annotations
 

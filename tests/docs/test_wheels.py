@@ -51,7 +51,8 @@ def test_wheels_run_in_an_environment_of_their_own(wheels: dict[str, Path], tmp_
     venv.create(tmp_path / "env")
     python = tmp_path / "env/bin/python"
     run(sys.executable, "-m", "pip", "--python", python, "install", "-q", "--no-deps", "--no-index", *wheels.values())
-    # What they need comes from here; on this path no .pth file counts, so the checkout itself is not seen.
+    # What they need comes from here; on this path no .pth file counts, so the checkout itself is
+    # not seen.
     env = {"PATH": os.environ["PATH"], "PYTHONPATH": sysconfig.get_path("purelib")}
     assert run(tmp_path / "env/bin/sandfleet", "--version", env=env).startswith("sandfleet ")
     assert "notify" in run(tmp_path / "env/bin/sandfleet-web", "--help", env=env)

@@ -1,4 +1,4 @@
-"""Real workers on a real Redis, and checks that neither Redis nor the host keeps anything of a test."""
+"""Real workers on a real Redis; checks that neither Redis nor the host keeps a test's things."""
 
 from __future__ import annotations
 

@@ -35,7 +35,10 @@ WORKER = f"{socket.gethostname()}.1"
 
 
 class Rest:
-    """A fleet at rest: a job that ended at once, one that was retried and ended, and one whose second run is a dead letter."""
+    """A fleet at rest after three jobs.
+
+    One ended at once, one was retried and ended, one has a second run that is a dead letter.
+    """
 
     def __init__(self, url: str, client: Any) -> None:
         self.client = client

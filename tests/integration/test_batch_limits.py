@@ -1,4 +1,4 @@
-"""Limits of a batch: when it stops, how many of its jobs run at once, hold, release and priority."""
+"""Limits of a batch: its stop, the number of running jobs, hold, release and priority."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A batch's jobs that did not end OK run again: chosen by code and label, as they were or changed, once."""
+"""A batch's failed jobs run again: chosen by code and label, as they were or changed, once."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def test_ends_that_an_old_worker_recorded_are_found(client: Any, fleet: Fleet, j
 
 
 def test_what_was_cancelled_in_the_queue_runs_again(client: Any, fleet: Fleet, ledger: Ledger) -> None:
-    """Its message is in the queue behind others; it is found there, or was kept when it left the queue."""
+    """Its message is found in the queue behind others, or was kept when it left the queue."""
     fleet.submit(SandboxSpec(image="x", command=["other"]))
     first, *_ = jobs = submit(fleet, 3)
     for job in jobs:

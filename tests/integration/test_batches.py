@@ -1,4 +1,4 @@
-"""Batches in Redis: the stream of ended jobs, counts by code, seal, TTLs, forget; two releases on one batch."""
+"""Batches in Redis: stream of ended jobs, counts, seal, TTLs, forget; two releases on one batch."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_a_complete_submit_seals_its_batch(fleet: Fleet, ledger: Ledger) -> None
 
 
 def test_a_name_used_as_a_standing_label_does_not_grow(client: Any, fleet: Fleet) -> None:
-    """Jobs whose outcomes have expired are dropped from the batch, although it always has a queued job."""
+    """Jobs with expired outcomes leave the batch, although it always has a queued job."""
     ledger = new_ledger(client, 1)
     for _ in range(4):
         fleet.submit_many([SPEC] * 50, batch="label")

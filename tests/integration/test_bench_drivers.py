@@ -32,7 +32,10 @@ class Sandbox:
 
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Start:
-    """Return a function that starts the driver over a Tako VM whose runs end so, and returns its ways and why it has none."""
+    """Return a function that starts the driver over a Tako VM whose runs end so.
+
+    It returns the driver's ways and why it has none.
+    """
 
     def start(code: int, error: str | None) -> tuple[list[str], dict[str, str]]:
         (tmp_path / "tako_vm.py").write_text(TAKO_VM.format(code=code, error=error))

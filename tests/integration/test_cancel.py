@@ -27,7 +27,8 @@ def test_a_revoked_running_job_ends_as_cancelled(module_stage: Stage, stock: Sto
     assert record["status"] == "FAILURE"
     assert record["result"]["exc_type"] == "Cancelled"
     code, message = record["result"]["exc_message"][:2]
-    # The revoke leaves a mark first, as any cancel does; the worker's beat may find that before the revoke is heard out.
+    # The revoke leaves a mark first, as any cancel does; the worker's beat may find that before the
+    # revoke is heard out.
     assert (code, message) == ("CANCELLED", "the job was cancelled")
     wait_until(lambda: not module_stage.find_running(), 2, "its sandbox is gone")
 

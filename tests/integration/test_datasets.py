@@ -50,7 +50,7 @@ def is_announced(stage: Stage, name: str) -> bool:
 
 
 def start(stage: Stage, host: str, root: Path, **settings: str) -> Worker:
-    """Start a worker on a host of this name; unless `settings` say otherwise, its runsc can mount datasets."""
+    """Start a worker on a host of this name; unless `settings` differ, runsc mounts datasets."""
     state = {
         "SANDFLEET_RUNSC__PATH": str(NEW_RUNSC),
         "SANDFLEET_IMAGES__ROOT": str(root),

@@ -1,4 +1,4 @@
-"""`DirectRedis` answers as redis-py does: after a restart of Redis, a late answer, a script that Redis lacks."""
+"""`DirectRedis` answers as redis-py does: after a restart, a late answer, a missing script."""
 
 from __future__ import annotations
 

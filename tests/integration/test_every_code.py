@@ -1,4 +1,4 @@
-"""Cause each error code for real: the producer gets its exception, and a stock result has the code."""
+"""Cause each error code for real: the producer gets its exception, a stock result the code."""
 
 from __future__ import annotations
 

@@ -54,7 +54,10 @@ def test_output_of_any_bytes_arrives_unchanged(module_stage: Stage, stock: Stock
 
 
 def test_a_job_that_crashes_every_sandbox_is_tried_again_once(module_stage: Stage, stock: Stock) -> None:
-    """Releases before 20260601 crash here, and each new sandbox of theirs would; on later ones the program ends well."""
+    """Releases before 20260601 crash here, and so would each new sandbox of theirs.
+
+    On later ones the program ends well.
+    """
     script = "mkdir -p /tmp/a/b; cd /tmp/a/b; rmdir /tmp/a/b /tmp/a; cd -P ..; true"
     outcome = stock.outcome(stock.submit("sh", "-c", script, fields={"max_attempts": 10}))
 

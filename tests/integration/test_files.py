@@ -1,4 +1,4 @@
-"""Files of jobs through the whole queue: from the spec and the store into the sandbox, and back to the store."""
+"""Files of jobs through the whole queue: from spec and store into the sandbox, and back."""
 
 from __future__ import annotations
 

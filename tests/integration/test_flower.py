@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from stage import Stage, Stock
 
 OPEN = ("/healthcheck", "/static/", "/login", "/logout", "/.*")
-"""Paths that need no password: the health check, Flower's style sheets, and pages that do not exist here."""
+"""Paths that need no password: health check, Flower's style sheets, paths without a page here."""
 
 
 @pytest.fixture(scope="module")
@@ -222,7 +222,7 @@ GONE = {
     "/api/task/result/x": "sandfleet show",
     "/api/task/abort/x": "revoke",
 }
-"""Controls that Flower offers and sandfleet does not have, and the message that names what to use instead."""
+"""Controls of Flower that sandfleet does not have, and the message that names a substitute."""
 
 
 def test_an_action_that_cannot_work_is_refused_with_a_reason(flower: Flower) -> None:
@@ -265,7 +265,8 @@ def test_control_commands_that_cannot_work_are_refused_with_a_reason(flower: Flo
 
 
 def test_flowers_pages_have_the_texts_that_we_replace() -> None:
-    # A Flower whose templates read differently would show its own words again, and nothing else would say so.
+    # A Flower whose templates read differently would show its own words again, and nothing else
+    # would say so.
     wrong = {
         name: words
         for name, texts in WORDS.items()

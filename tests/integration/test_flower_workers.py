@@ -17,7 +17,7 @@ LEASE_SECONDS = "2"
 
 
 def assert_runs_nothing(flower: Flower, name: str) -> None:
-    """Check that Flower shows the dead worker `name` without active tasks; no other worker lives."""
+    """Check that Flower shows the dead worker `name` without active tasks; no other is alive."""
     wait_until(lambda: flower.find_ids("state:STARTED") == set(), 20, "no job counts as running")
     wait_until(lambda: not flower.find_workers()[name]["active"], 20, "the dead worker runs nothing")
     worker = flower.find_workers()[name]

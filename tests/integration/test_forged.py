@@ -217,7 +217,7 @@ MALFORMED_JOBS = 5000
 
 
 def test_thousands_of_malformed_jobs_do_not_delay_a_good_one(module_stage: Stage, stock: Stock) -> None:
-    """Each ends with an outcome of its own, in the claimer's thread: through Celery and the pool each took 9 ms."""
+    """Each gets its outcome in the claimer's thread: through Celery and the pool each took 9 ms."""
     name = uuid.uuid4().hex
     messages = [json.dumps({"headers": {"id": f"malformed-{name}-{number}"}}) for number in range(MALFORMED_JOBS)]
     stock.redis.lpush(f"{KEY_PREFIX}sandfleet", *messages)

@@ -1,4 +1,7 @@
-"""Forged messages in a queue stop no worker and harm no good job. No worker runs here; `test_forged.py` has real ones."""
+"""Forged messages in a queue stop no worker and harm no good job.
+
+No worker runs here; `test_forged.py` has real ones.
+"""
 
 from __future__ import annotations
 

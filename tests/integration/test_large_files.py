@@ -1,4 +1,7 @@
-"""Large files, many jobs and a real S3 server that is killed. `make test-store` runs it in full size."""
+"""Large files, many jobs and a real S3 server that is killed.
+
+`make test-store` runs it in full size.
+"""
 
 from __future__ import annotations
 

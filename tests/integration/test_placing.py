@@ -1,4 +1,7 @@
-"""Which host a job goes to, by what it needs and what hosts say they have: the scripts alone, with leases but no sandboxes."""
+"""Which host a job goes to, by its needs and what hosts say they have.
+
+Runs the scripts alone, with leases but no sandboxes.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ from waiting import wait_until
 
 
 def test_a_job_goes_where_its_needs_are_met(fleet: Fleet, client: Any) -> None:
-    """Each row: what the job needs, what one host has, what another has instead, and why the job waits for that one."""
+    """Each row: the job's need, what one host has, what another has, why the job waits for it."""
     digest = f"sha256:{'a' * 64}"
     for fields, facts, images, why in (
         ({"image": "y"}, {}, ("x", "y"), "needs image y, which one does not have"),
@@ -58,7 +61,7 @@ def test_a_job_goes_where_its_needs_are_met(fleet: Fleet, client: Any) -> None:
 
 
 def test_a_job_goes_to_a_host_that_has_its_image_or_may_pull_it(fleet: Fleet, client: Any) -> None:
-    """Each row: the job's image, what one host may pull, and what the other host has or may pull instead."""
+    """Each row: the job's image, what one host may pull, what the other host has or may pull."""
     digest, name = f"sha256:{'a' * 64}", "docker://docker.io/library/python:3"
     for image, ours, images, theirs in (
         ("docker://python:3", (), (), ("python",)),
@@ -80,7 +83,7 @@ def test_a_job_goes_to_a_host_that_has_its_image_or_may_pull_it(fleet: Fleet, cl
 
 
 def test_a_job_goes_to_a_host_that_has_its_datasets_and_mounts_them(fleet: Fleet, client: Any) -> None:
-    """Each row: the job's datasets, what one host says, what the other has, and why the job waits for that one."""
+    """Each row: the job's datasets, what each of two hosts has, why the job awaits the first."""
     hex_digest = "a" * 64
     names = ("x", "/data/corpus", f"/data/sha256:{hex_digest}")
     rows: tuple[tuple[list[Any], dict[str, Any], str], ...] = (

@@ -51,7 +51,8 @@ def test_an_answer_is_read_once_and_the_connection_is_returned(client: redis.Red
 def test_an_unread_answer_is_not_read_by_another_call(client: redis.Redis) -> None:
     with PipelinedCall(client, "SET", "counter", 7):
         pass
-    # The unread "OK" would be the next command's answer, had it stayed in a connection that is used again.
+    # The unread "OK" would be the next command's answer, had it stayed in a connection that is used
+    # again.
     assert client.echo("mine") == b"mine"
     wait_until(lambda: client.get("counter") == b"7", 5, "the command has been done all the same")
     assert len(client.connection_pool._in_use_connections) == 0

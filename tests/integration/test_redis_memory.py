@@ -1,4 +1,4 @@
-"""A Redis that runs out of memory loses no job and no outcome: only output is dropped, and the outcome says so."""
+"""A Redis out of memory loses no job and no outcome: output is dropped, and the outcome says so."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The commands of docs/reference/redis-protocol.md, by redis-cli and a shell alone, with a real worker."""
+"""The commands of docs/reference/redis-protocol.md, by redis-cli and a shell, with a worker."""
 
 from __future__ import annotations
 
@@ -29,7 +29,10 @@ def socket(module_stage: Stage) -> str:
 
 
 def run(socket: str, script: str) -> str:
-    """Run a script of the page; ``redis-cli`` finds the test's Redis, as `REDISCLI_` variables would say for a real one."""
+    """Run a script of the page.
+
+    ``redis-cli`` finds the test's Redis, as `REDISCLI_` variables would say for a real one.
+    """
     function = f'redis-cli() {{ command redis-cli -s "{socket}" "$@"; }}\n'
     done = subprocess.run(["bash", "-euc", function + script], capture_output=True, text=True, check=True, timeout=60)
     return done.stdout

@@ -1,4 +1,4 @@
-"""Runs: a person's retry starts the next run of the same job, once, and the earlier outcome is kept."""
+"""Runs: a retry by a person starts the job's next run, once, and keeps the earlier outcome."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ def test_an_idempotency_key_means_the_job_as_first_submitted(client: Any, fleet:
 
 
 def test_a_stream_yields_each_run_once(fleet: Fleet, ledger: Ledger) -> None:
-    """What it has read stays; the later run's outcome comes as well, and the stream ends when all have ended."""
+    """Read outcomes stay; the later run's comes too, and the stream ends when all have ended."""
     again, other = fleet.submit_many([SPEC] * 2, batch="b")
     claims = {claim.job_id: claim for claim in (claim_next(ledger), claim_next(ledger))}
     seen: list[tuple[str, int]] = []

@@ -1,4 +1,4 @@
-"""Output, environment, stdin and secrets of a job are in its own message and outcome, and nowhere else."""
+"""A job's output, environment, stdin and secrets are only in its own message and outcome."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The example of docs/how-to/send-from-outside.md works, and a likely mistake gets a message with the field."""
+"""The example of docs/how-to/send-from-outside.md works; a likely mistake gets a clear message."""
 
 from __future__ import annotations
 

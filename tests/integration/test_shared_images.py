@@ -1,4 +1,4 @@
-"""Images that one host pushes into the fleet's store and others run: a folder store, real workers and sandboxes."""
+"""Images that one host pushes into the store and others run: a folder, workers and sandboxes."""
 
 from __future__ import annotations
 

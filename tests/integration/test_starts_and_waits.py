@@ -1,4 +1,4 @@
-"""Starts, waits and give-backs as the scripts count them, with workers of which only the ledger runs."""
+"""Starts, waits and give-backs as scripts count them, with workers that run only the ledger."""
 
 from __future__ import annotations
 

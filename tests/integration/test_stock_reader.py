@@ -1,4 +1,4 @@
-"""A process without sandfleet's code reads the code and the outcome from a stock ``AsyncResult``."""
+"""A process without sandfleet reads the code and the outcome from a stock ``AsyncResult``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who is charged when a worker dies: told by the scripts alone, with workers of which only the ledger runs."""
+"""Who is charged when a worker dies: the scripts alone, with workers that run only the ledger."""
 
 from __future__ import annotations
 

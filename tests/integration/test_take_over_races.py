@@ -1,4 +1,7 @@
-"""Many workers race to take dead ones over, and some of them die at it: each claim has one successor, and none is lost."""
+"""Many workers race to take dead ones over, and some die at it.
+
+Each claim has one successor, and none is lost.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,10 @@ class Dead(BaseException):
 
 
 class CountingLedger(Ledger):
-    """A ledger that notes whom it takes over and what it decides, and dies before the decision after `decisions_left`."""
+    """A ledger that notes its take-overs and decisions.
+
+    It dies before the decision after `decisions_left`.
+    """
 
     def __init__(self, client: redis.Redis, name: str, decisions_left: float) -> None:
         self.owner = f"successors:{name}:{name}"
@@ -125,7 +131,7 @@ def client(url: str) -> Iterator[Any]:
 
 
 def submit(url: str) -> tuple[list[str], list[str]]:
-    """Queue the jobs; return the ids of those that may be tried again, and of those that may not."""
+    """Queue the jobs; return the ids of those that may be tried again, and of the others."""
     count = DEAD_WORKERS * JOBS_EACH
     specs = [SandboxSpec(image="x", command=["true"], max_attempts=1 if n % 10 == 0 else 3) for n in range(count)]
     with Fleet(Settings(redis_url=SecretStr(url))) as fleet:
@@ -147,7 +153,7 @@ def claim_all(client: Any) -> list[tuple[Ledger, Claim]]:
 
 
 def race(client: Any, successors: list[Successor], dead: set[str]) -> None:
-    """Let the workers `dead` die, the mortals take them over first, and the others then all the rest."""
+    """Let the workers `dead` die; the mortals take them over first, and the others the rest."""
     mortals, survivors = successors[:MORTALS], successors[MORTALS:]
     wait_until(lambda: all(one.lease.may_take_over for one in successors), 10, "the successors know the fleet")
     client.zadd(f"{KEY_PREFIX}owners", dict.fromkeys(dead, 1))
@@ -171,7 +177,8 @@ def race(client: Any, successors: list[Successor], dead: set[str]) -> None:
 def test_many_successors_take_each_claim_once_though_some_die_at_it(url: str, client: Any) -> None:
     again, never_again = submit(url)
     held = claim_all(client)
-    # The mortals die with claims that they have taken: one at once, the others in the middle of their decisions.
+    # The mortals die with claims that they have taken: one at once, the others in the middle of
+    # their decisions.
     lives = [0, 7, 40] + [float("inf")] * (SUCCESSORS - MORTALS)
     successors = [Successor(redis.Redis.from_url(url), f"{number}", life) for number, life in enumerate(lives)]
     with ExitStack() as stack:

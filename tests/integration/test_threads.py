@@ -1,4 +1,4 @@
-"""A thread of a worker goes on after an error that can pass, wherever it is raised; after any other the worker ends."""
+"""A worker's thread goes on after an error that can pass; after any other the worker ends."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def submit(url: str, count: int, **fields: Any) -> list[str]:
 
 
 def prepare(url: str, client: Any) -> tuple[str, str]:
-    """Leave a dead worker's job, and one that has expired in a queue that nobody reads; return their ids."""
+    """Leave a dead worker's job, and an expired one in a queue nobody reads; return their ids."""
     ledger = Ledger(client, Identity("dead", "dead.1", "dead:1:1"), 3600)
     ledger.register(60)
     (taken,) = submit(url, 1)

@@ -41,7 +41,7 @@ def forge(
     reason: str = "",
     **fields: object,
 ) -> str:
-    """Submit a job and end it as a worker of a newer release does, with fields that this one does not know."""
+    """Submit a job and end it as a newer worker does, with fields that this one does not know."""
     job_id = fleet.submit(SandboxSpec(image="x"), batch=batch).id
     outcome = {
         "job_id": job_id,

@@ -1,4 +1,4 @@
-"""Waits for ends: they come by notices and streams, Redis is asked for nothing meanwhile, and a lost connection loses none."""
+"""Waits for ends: by notices and streams, without polling Redis; a lost connection loses none."""
 
 from __future__ import annotations
 

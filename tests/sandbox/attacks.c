@@ -1,4 +1,5 @@
-/* What test_init.py and test_init_attacks.py run inside a sandbox where busybox has no applet for it. Built with `cc -static`. */
+/* What test_init.py and test_init_attacks.py run inside a sandbox where busybox has no
+ * applet for it. Built with `cc -static`. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -44,7 +45,8 @@ static int trace_init(void) {
     return 0;
 }
 
-/* A descriptor signals its owner when it can be read: with F_SETSIG 9 a SIGKILL to init, with 19 a SIGSTOP. */
+/* A descriptor signals its owner when it can be read: with F_SETSIG 9 a SIGKILL to init, with 19 a
+ * SIGSTOP. */
 static int signal_init_by_descriptor(void) {
     struct { int type, pid; } owner = {1 /* F_OWNER_PID */, 1};
     int ends[2], one = 1, init = 1;
@@ -63,7 +65,7 @@ static int signal_init_by_descriptor(void) {
     return 9;
 }
 
-/* The way around RLIMIT_NPROC and a tmpfs's size: all capabilities, in a user namespace of one's own. */
+/* The way around RLIMIT_NPROC and a tmpfs's size: all capabilities, in one's own user namespace. */
 static int make_namespaces(void) {
     pid_t child = syscall(SYS_clone, CLONE_NEWUSER | SIGCHLD, 0, 0, 0, 0);
     if (child == 0) _exit(0);

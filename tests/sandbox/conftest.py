@@ -75,7 +75,7 @@ def images_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run the tests of a module with `ROUNDS` twice: each job's sandbox boots for it, or is up before it comes."""
+    """Run a module with `ROUNDS` twice: a job's sandbox boots for it, or is booted ahead."""
     rounds = getattr(metafunc.module, "ROUNDS", None)
     if rounds and "host" in metafunc.fixturenames:
         metafunc.parametrize("host", rounds, indirect=True)
@@ -91,9 +91,10 @@ def spare_cores(monkeypatch: pytest.MonkeyPatch) -> None:
 def host(
     request: pytest.FixtureRequest, images_root: Path, tmp_path: Path, runsc: RunscBinary, abilities_folder: Path
 ) -> HostSettings:
-    """Return settings with a state folder of this test's own; cold or warm where the module has both `ROUNDS`.
+    """Return settings with this test's own state folder; cold or warm if the module has `ROUNDS`.
 
-    What runsc can do is known there: no test but those of that meets the sandboxes that find it out.
+    What runsc can do is known there: no test but those of that meets the sandboxes that find it
+    out.
     """
     assert runsc.abilities.is_quiet == ("sidecar-usage-policy" in runsc.flags)
     (tmp_path / "runsc").mkdir(mode=0o711)
@@ -129,7 +130,7 @@ class Run(Protocol):
 
 @pytest.fixture
 def run(runner: RunscRunner) -> Run:
-    """Return a function that runs a command in image `busybox` (or `image=`) and returns the outcome."""
+    """Return a function that runs a command in `busybox` (or `image=`) and returns the outcome."""
 
     return new_run(runner)
 
@@ -165,7 +166,7 @@ def run_as_root(host: HostSettings) -> Iterator[Run]:
 
 
 def wait_warm(runner: RunscRunner, limits: Admitted) -> bool:
-    """Wait until a sandbox for such a job is up; return False where the job must get one that boots for it."""
+    """Wait until a spare for such a job is up; return False if the job must boot its own."""
     if not runner.config.warm.size or limits.memory_bytes < IDLE_MEMORY_BYTES:
         return False
     plan = runner._new_plan(runner.images.resolve(limits.spec.image), limits.platform)

@@ -1,4 +1,4 @@
-"""Hosts with the images of all tests, and datasets of the test's own; conftest.py offers the fixtures."""
+"""Hosts with the images of all tests, and the test's own datasets; conftest.py has the fixtures."""
 
 from __future__ import annotations
 

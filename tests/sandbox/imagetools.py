@@ -1,4 +1,7 @@
-"""Stores, sources and layouts of images for tests, read and built with the usual tools; conftest.py offers the fixtures."""
+"""Stores, sources and layouts of images for tests, read and built with the usual tools.
+
+conftest.py offers the fixtures.
+"""
 
 import subprocess
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""A sandbox with nothing but our init in it, for the tests of init itself; conftest.py offers the fixtures."""
+"""A sandbox with only our init in it, for the tests of init; conftest.py offers the fixtures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A program with a limit of open files of its own: runs sandboxes and prints how they ended; see test_descriptors.py."""
+"""Run sandboxes under a limit of open files and print how they ended; see test_descriptors.py."""
 
 from __future__ import annotations
 
@@ -52,7 +52,10 @@ def main() -> None:
 
 
 def run(runner: RunscRunner, spec: SandboxSpec, request: dict[str, int]) -> list[str]:
-    """Run the jobs; return how they ended. With `is_held`, cancel them when all of their programs run at the same time."""
+    """Run the jobs; return how they ended.
+
+    With `is_held`, cancel them when all of their programs run at the same time.
+    """
     endings: list[str] = []
     cancels = [Cancellation() for _ in range(request["jobs"])]
     supervisions = note_supervisions()

@@ -1,4 +1,4 @@
-"""Attacks on the collection of files; nothing outside is read, the bounds hold, and the verdict stays."""
+"""Attacks on the collection of files: it reads nothing outside, bounds hold, the verdict stays."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files leave a sandbox after its program's end, however it ended, and never change how it ended."""
+"""Files leave a sandbox after its program's end, of any kind, and never change how it ended."""
 
 from __future__ import annotations
 

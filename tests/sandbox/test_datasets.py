@@ -1,4 +1,4 @@
-"""Datasets: read-only trees below /data that many jobs share, kept on the host beside the images."""
+"""Datasets: read-only trees below /data that many jobs share, kept on the host with the images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The limit of open files: raised if that is allowed, kept otherwise, and refused with a number if it is too low."""
+"""The limit of open files: raised if allowed, else kept; refused with a number if too low."""
 
 from __future__ import annotations
 

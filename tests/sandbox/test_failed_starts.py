@@ -108,7 +108,7 @@ def test_a_runsc_removed_after_start_up(host: HostSettings, tmp_path: Path) -> N
 
 
 def test_a_platform_that_hangs_at_boot_is_given_up_in_time(host: HostSettings) -> None:
-    """kvm: on a machine where it works the job runs, and elsewhere the boot deadline or runsc itself says so."""
+    """kvm: where it works the job runs; elsewhere the boot deadline or runsc itself says so."""
     settings = host.model_copy(update={"runsc": RunscSettings(root_dir=host.runsc.root_dir, boot_deadline_seconds=2)})
     started = time.monotonic()
     with RunscRunner(settings) as runner:

@@ -1,4 +1,7 @@
-"""Archives that try to leave their folder or to fill the host. Each test is named by the outcome."""
+"""Archives that try to leave their folder or to fill the host.
+
+Each test is named by the outcome.
+"""
 
 import io
 import os
@@ -148,7 +151,7 @@ def test_one_huge_sparse_file_is_stopped(store: ImageStore, tmp_path: Path) -> N
 def test_a_huge_sparse_file_that_the_kernel_did_not_stop_is_not_hashed(
     store: ImageStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a busy machine cp has made its file before it is limited; a terabyte of zeros takes an hour to hash."""
+    """On a busy machine the limit comes after cp's file; a terabyte of zeros hashes an hour."""
     monkeypatch.setattr("sandfleet_worker.sandbox.image.tools.resource.prlimit", lambda *_: None)
     tree = tmp_path / "tree"
     tree.mkdir()

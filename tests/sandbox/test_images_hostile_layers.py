@@ -1,4 +1,7 @@
-"""Images of a registry that try to leave their folder or to fill the host. Each test is named by the outcome."""
+"""Images of a registry that try to leave their folder or to fill the host.
+
+Each test is named by the outcome.
+"""
 
 from __future__ import annotations
 

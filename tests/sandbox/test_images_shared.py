@@ -1,4 +1,4 @@
-"""Taking shared images without a fleet: what is believed, what is kept, and how often the store is asked."""
+"""Taking shared images without a fleet: what is believed and kept; how often the store is asked."""
 
 from __future__ import annotations
 
@@ -190,7 +190,7 @@ def test_objects_of_another_digest_are_refused(tmp_path: Path, image: Image, sha
 
 
 def test_a_shared_image_never_takes_the_place_of_another(tmp_path: Path, image: Image, shared: Shared) -> None:
-    """Redis says that a name is the digest of another image: the store has no facts of that digest."""
+    """Redis says that a name is another image's digest: the store has no facts of that digest."""
     host = Host(tmp_path / "store", shared)
     own = host.store.add("own", f"rootfs:{new_tree(tmp_path / 'own', 'own')}")
     shared.push(image)

@@ -80,7 +80,7 @@ def test_no_folder_of_dev_is_a_disk_without_a_limit(new_sandbox: NewSandbox, uid
 
 
 def test_many_empty_files_are_a_full_disk(sandbox: Sandbox, runsc: RunscBinary) -> None:
-    """gVisor's tmpfs has nr_inodes since 20260520; on older releases the memory limit bounds them."""
+    """gVisor's tmpfs has nr_inodes since 20260520; before, the memory limit bounds them."""
     # One busybox for many files: the shell would need a process for each.
     script = "cd /tmp; i=0; while test $i -lt 60; do mkdir $i; cd $i; eval busybox touch $NAMES || break; cd ..; i=$((i+1)); done"
     names = " ".join(f"f{number}" for number in range(100))

@@ -129,7 +129,7 @@ class Listener:
 
 @pytest.fixture
 def listeners(tmp_path: Path) -> Iterator[dict[str, Listener]]:
-    """Listen on every address of the host, on a unix socket of its file system and on an abstract one."""
+    """Listen on every address of the host, on a unix socket of its files and on an abstract one."""
     found = {
         "tcp": Listener(socket.AF_INET, ("", 0)),
         "path": Listener(socket.AF_UNIX, str(tmp_path / "socket")),

@@ -1,4 +1,4 @@
-"""Isolation of a job from the worker and its host: names, annotations, descriptors, core files, secrets."""
+"""Isolation of a job from worker and host: names, annotations, descriptors, core files, secrets."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ time.sleep(0.5)
 
 @pytest.mark.parametrize("odd", [0, 1])
 def test_a_job_without_descriptors_left_does_not_kill_its_sandbox(python: Run, odd: int) -> None:
-    """runsc 20240729 panics if the limit is the size of its table and the last pipe takes the last entry."""
+    """runsc 20240729 panics if the limit is its table's size and the last pipe fills the table."""
     outcome = python(EXHAUST.format(odd=odd))
     assert (outcome.code, outcome.stdout.text[:3]) == (ErrorCode.OK, "24 "), outcome.message
 
@@ -153,7 +153,7 @@ os.abort()
 
 
 def test_the_hosts_own_processes_of_a_sandbox_hold_no_secret(monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
-    """Should a program ever break out into its sentry, there must be no environment of the worker around."""
+    """If a program ever breaks out into its sentry, no environment of the worker may be there."""
     monkeypatch.setenv("SANDFLEET_TEST_SECRET", SECRET)
     seen: dict[str, bytes] = {}
     is_over = threading.Event()

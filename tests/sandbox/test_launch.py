@@ -117,7 +117,7 @@ def test_launch_resets_signals_and_becomes_a_batch_process_if_asked_to(launch: P
 
 
 def query_membarrier(launch: Path, allowed: int) -> int:
-    """Return what membarrier(MEMBARRIER_CMD_QUERY) says to a launched program, negative for an errno."""
+    """Return membarrier(MEMBARRIER_CMD_QUERY) of a launched program, negative for an errno."""
     number = {"x86_64": 324, "aarch64": 283}[platform.machine()]
     code = f"import ctypes; c = ctypes.CDLL(None, use_errno=True); r = c.syscall({number}, 0, 0, 0)"
     message = encode(sys.executable, "-S", "-c", f"{code}; print(r if r >= 0 else -ctypes.get_errno())")
@@ -130,7 +130,8 @@ def test_launch_hides_membarrier_unless_it_is_allowed(launch: Path) -> None:
 
 
 def test_launched_programs_die_with_their_parent(launch: Path) -> None:
-    # The shell is the parent, and waits. It gives what runs in the background /dev/null as standard input.
+    # The shell is the parent, and waits. It gives what runs in the background /dev/null as standard
+    # input.
     script = f"exec 3<&0; '{launch}' $$ 3 0 1 0 & echo $!; wait"
     with subprocess.Popen(["/bin/sh", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as shell_:
         assert shell_.stdout is not None

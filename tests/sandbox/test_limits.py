@@ -58,7 +58,8 @@ done = subprocess.run([sys.executable, "-c", "x = bytearray(1 << 30)"])
 print("after", done.returncode)
 """
     outcome = python(code, resources={"memory_bytes": "128MiB"})
-    # Which process the kernel kills is its choice; what the program printed says whether it was the sandbox.
+    # Which process the kernel kills is its choice; what the program printed says whether it was the
+    # sandbox.
     expected = {
         "before\n": (ErrorCode.OUT_OF_MEMORY, None),
         "before\nafter -9\n": (ErrorCode.OK, 0),
@@ -192,7 +193,10 @@ import os; os._exit(0)
 
 
 def test_the_hosts_process_fuse_is_reported(runner: RunscRunner, python: Run) -> None:
-    """Where the host's own pids limit stops the sandbox (here: lowered by hand while it runs), it is no fault of the program."""
+    """The host's own pids limit stops the sandbox: that is no fault of the program.
+
+    Here the limit is lowered by hand while it runs.
+    """
 
     def lower() -> None:
         folder = wait_job_cgroup(runner)

@@ -146,7 +146,10 @@ time.sleep(600)
 def test_a_full_parent_is_reported_though_page_cache_had_filled_the_jobs_limit(
     grandparent: Path, tmp_path: Path
 ) -> None:
-    """Without a sandbox: its cgroup, and in it a program that the kernel lets go to its limit before it is killed."""
+    """Without a sandbox: a cgroup and a program in it.
+
+    The kernel lets the program go to its limit before it is killed.
+    """
     cgroup = SandboxCgroup(find_tree(f"{grandparent.name}/jobs"), "by-hand")
     cgroup.make()
     limits = admit(SandboxSpec.model_validate({"image": "x", "resources": {"memory_bytes": 90 * MIB}}), HostSettings())

@@ -1,4 +1,7 @@
-"""Each ready recipe, really built, and a program of its language in a sandbox. For `make test-images`: it takes long."""
+"""Each ready recipe, really built, and a program of its language in a sandbox.
+
+For `make test-images`: it takes long.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Guarantees that hold on every release of runsc, and the messages for a faulty release or installation."""
+"""Guarantees on every release of runsc, and the messages for a faulty release or installation."""
 
 from __future__ import annotations
 
@@ -111,7 +111,8 @@ def test_a_faulty_set_of_helpers_is_named_by_a_failed_boot_and_by_doctor(
     helpers = open_folder / "gvisor-bin"
     helpers.mkdir()
     if fault == "half":
-        # What gVisor's own does without a sentry: it starts /proc/self/exe, which is itself, and that ends.
+        # What gVisor's own does without a sentry: it starts /proc/self/exe, which is itself, and
+        # that ends.
         (helpers / "gvisor-sentry-prewarmer").write_text("#!/bin/sh\nexit 1\n")
         (helpers / "gvisor-sentry-prewarmer").chmod(0o755)
         told = "gvisor_sentry is missing"

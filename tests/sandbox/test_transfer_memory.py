@@ -1,4 +1,7 @@
-"""Large files in and out, job after job: the worker's memory stays flat. `make test-store` does it a hundred times."""
+"""Large files in and out, job after job: the worker's memory stays flat.
+
+`make test-store` does it a hundred times.
+"""
 
 from __future__ import annotations
 

@@ -190,7 +190,8 @@ def test_a_spare_that_is_destroyed_while_it_boots_releases_its_boot_slot(warm: R
         return len(slots) == warm._boot_limit.limit
 
     for _ in range(5):
-        # The pool's thread may be in the middle of one more boot when the drain returns; it gives that up right after.
+        # The pool's thread may be in the middle of one more boot when the drain returns; it gives
+        # that up right after.
         wait_until(all_free, 5, "every boot slot is free")
         warm._provider.pool._is_draining = False
         warm._provider.pool.pin(plan_of(warm))
@@ -235,7 +236,8 @@ def test_the_pool_backs_off_while_no_sandbox_boots_and_outcomes_say_why(
         runner._provider.pool.pin(type(plan)(plan.binary, "no-such-platform", plan.erofs, plan.identity))
         wait_until(lambda: told, BOOT_SECONDS, "the failure is told")
         time.sleep(1.5)
-        # One or two boots at a time, and a pause of a second after the first failure, of two after the next.
+        # One or two boots at a time, and a pause of a second after the first failure, of two after
+        # the next.
         assert len(told) <= 6, "it is tried again and again without a pause"
         assert "no-such-platform" in told[0]
         assert execute(runner, "true").verdict.code is ErrorCode.OK

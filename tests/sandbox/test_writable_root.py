@@ -1,4 +1,4 @@
-"""`security.read_only_rootfs: false`: an overlay inside the sandbox, on the same limited disk as /tmp."""
+"""`security.read_only_rootfs: false`: an overlay in the sandbox, on the limited disk of /tmp."""
 
 from __future__ import annotations
 

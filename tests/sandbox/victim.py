@@ -1,4 +1,7 @@
-"""A worker for test_janitor.py to kill: runs sandboxes without end, prints its owner's name and then `started` for each one."""
+"""A worker for test_janitor.py to kill: it runs sandboxes without end.
+
+Prints its owner's name and then `started` for each one.
+"""
 
 from __future__ import annotations
 

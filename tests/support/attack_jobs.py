@@ -1,4 +1,4 @@
-"""Jobs that attack the sandbox or reach a limit, as the demo's jobs are: each says how it must end."""
+"""Jobs that attack the sandbox or reach a limit, like the demo's: each says how it must end."""
 
 from __future__ import annotations
 

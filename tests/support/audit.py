@@ -64,9 +64,10 @@ class Audit(AuditFacts):
     def _batches_agree(self) -> Finding:
         """Check each batch's stream of ends and its counts.
 
-        `finish.lua` adds to the stream each time that it records an outcome, and Redis counts what was ever added: that
-        is one for each run, however many ends of earlier runs were taken out again. An end that a worker of the earlier
-        release recorded may be missing: it is added later, unless another run has begun.
+        `finish.lua` adds to the stream each time that it records an outcome, and Redis counts what
+        was ever added: that is one for each run, however many ends of earlier runs were taken out
+        again. An end that a worker of the earlier release recorded may be missing: it is added
+        later, unless another run has begun.
         """
         client: Any = self.client
         faults = []
@@ -139,7 +140,7 @@ class Audit(AuditFacts):
         return Finding("each ended as its program does, or by a fault that was made", len(self.outcomes), faults)
 
     def _faults_were_made(self) -> Finding:
-        """Check attempts: a job that ended with a code of the host has that code in its last attempt."""
+        """Check attempts: a job that ended with a host's code has that code in its last attempt."""
         failed = [
             (run, attempt)
             for run, outcome in self.outcomes.items()

@@ -1,4 +1,4 @@
-"""Read the facts that the audit compares: outcomes, runs and attempts from Redis, starts from the workers' logs."""
+"""Read the facts of the audit: outcomes, runs, attempts from Redis, starts from workers' logs."""
 
 from __future__ import annotations
 
@@ -41,7 +41,10 @@ class Run(NamedTuple):
 
 @dataclass(frozen=True)
 class AuditFacts:
-    """The accepted jobs, and what Redis and the logs say of them. `expected`: job id to the code of its program."""
+    """The accepted jobs, and what Redis and the logs say of them.
+
+    `expected`: job id to the code of its program.
+    """
 
     client: redis.Redis
     fleet: Fleet
@@ -57,7 +60,10 @@ class AuditFacts:
     clockless: set[int] = field(default_factory=set)
     """Pids of workers whose wall clock was stepped; the times of their attempts are unknown."""
     earlier: set[int] = field(default_factory=set)
-    """Pids of workers of a release without runs: it numbers each run 1, and records no start that a drain cuts."""
+    """Pids of workers of a release without runs.
+
+    It numbers each run 1, and records no start that a drain cuts.
+    """
 
     @cached_property
     def newest(self) -> dict[str, Outcome]:
@@ -85,7 +91,7 @@ class AuditFacts:
 
     @cached_property
     def starts(self) -> dict[Run, Counter[str]]:
-        """The starts of each run by worker, from the logs of all workers of this release, dead ones too."""
+        """The starts of each run by worker, from the logs of this release's workers, also dead."""
         found: dict[Run, Counter[str]] = {}
         for worker in self.stage.workers:
             if worker.process.pid not in self.earlier:
@@ -95,7 +101,7 @@ class AuditFacts:
 
     @cached_property
     def earlier_starts(self) -> dict[str, Counter[str]]:
-        """The starts of each job by worker of the earlier release, without those that its drain cut."""
+        """The starts of each job by earlier workers, without those that their drain cut."""
         found: dict[str, Counter[str]] = {}
         for worker in self.stage.workers:
             if worker.process.pid in self.earlier:
@@ -106,7 +112,7 @@ class AuditFacts:
         return found
 
     def find_run_numbers(self, run: int | None) -> set[int | None]:
-        """Return the numbers that may stand for `run`: the earlier release calls each run the first."""
+        """Return the numbers that may stand for `run`: the earlier release calls each run 1."""
         return {run, 1} if self.earlier else {run}
 
     def has_earlier_end(self, outcome: Outcome) -> bool:

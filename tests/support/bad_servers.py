@@ -98,7 +98,7 @@ def pass_slowly(parts: Iterator[bytes], length: int) -> Iterator[bytes]:
 
 @contextlib.contextmanager
 def run_old_server(upstream: int, kind: type[OldServer] = OldServer) -> Iterator[tuple[int, type[OldServer]]]:
-    """Run a server of that kind before the one at port `upstream`; return its port, and what it saw."""
+    """Run such a server before the one at port `upstream`; return its port, and what it saw."""
     handler = type("Handler", (kind,), {"upstream": upstream, "refused": [], "passed": []})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever)

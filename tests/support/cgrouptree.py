@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 ROOT = Path("/sys/fs/cgroup")
 CGROUP_PARENT = f"sandfleet-test-{os.getpid()}"
-"""Of the workers that this process starts; those of several hosts in one machine add the host's name."""
+"""Of this process's workers; several hosts in one machine add the host's name."""
 
 
 def find_parents(name: str) -> Iterator[Path]:
@@ -30,7 +30,10 @@ def find_cgroups(name: str) -> list[str]:
 
 
 def remove_parents(name: str) -> None:
-    """Remove the parents `name`. A parent that has a cgroup below stays; a test has failed for it."""
+    """Remove the parents `name`.
+
+    A parent that has a cgroup below stays; a test has failed for it.
+    """
     for parent in find_parents(name):
         with contextlib.suppress(OSError):
             parent.rmdir()

@@ -1,6 +1,7 @@
-/* A wall clock that can be stepped while a program runs; the monotonic ones stay. LD_PRELOAD it, with STEPPED_CLOCK_FILE naming
- * a file whose first 8 bytes are the step in seconds. Not libfaketime: under 0.9.10 each time.sleep() of Python raises EINVAL,
- * for it has clock_nanosleep(2) wait until an absolute time. */
+/* A wall clock that can be stepped while a program runs; the monotonic ones stay. LD_PRELOAD it,
+ * with STEPPED_CLOCK_FILE naming a file whose first 8 bytes are the step in seconds. Not
+ * libfaketime: under 0.9.10 each time.sleep() of Python raises EINVAL, for it has
+ * clock_nanosleep(2) wait until an absolute time. */
 #include <fcntl.h>
 #include <stdint.h>
 #include <stdlib.h>

@@ -1,4 +1,4 @@
-"""A Redis and a worker for what the pages show, found without settings as `sandfleet-worker local` is."""
+"""A Redis and a worker for the pages, found without settings, as of `sandfleet-worker local`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SHOWN_ADDRESS = "127.0.0.1:6379"
 
 @dataclass
 class DocsFleet:
-    """What the pages call `sandfleet-worker local`: a Redis that is found without settings, and a worker."""
+    """The pages' `sandfleet-worker local`: a Redis that is found without settings, and a worker."""
 
     stage: Stage
     port: int
@@ -49,7 +49,7 @@ class DocsFleet:
 
 @contextmanager
 def run_docs_fleet(folder: Path) -> Iterator[DocsFleet]:
-    """Run a Redis and a worker with the images `python` and `busybox`; nothing of them is left afterwards."""
+    """Run a Redis and a worker with the images `python` and `busybox`; leave nothing of them."""
     (folder / "local").mkdir()
     port = _find_free_port()
     socket_path = folder / "local/redis.sock"
@@ -77,7 +77,10 @@ def _find_free_port() -> int:
 
 
 def _add_images(fleet: DocsFleet) -> None:
-    """Make a store of the pages' own. It is linked from the store that all tests share: `python` takes half a minute."""
+    """Make a store of the pages' own.
+
+    It is linked from the store that all tests share: `python` takes half a minute.
+    """
     kept = os.environ.get("TEST_IMAGES_ROOT")
     for name in ("busybox", "python"):
         command = [sys.executable, "-m", "sandfleet_worker.cli", "images", "add", name]

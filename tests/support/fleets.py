@@ -1,4 +1,4 @@
-"""Fleets that share one suite of tests: in memory, on Redis with a stand-in worker, and with a real worker."""
+"""Fleets of one suite of tests: in memory, on Redis with a stand-in worker, with a real worker."""
 
 from __future__ import annotations
 

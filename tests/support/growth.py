@@ -1,4 +1,4 @@
-"""Detect growth while a fleet runs: compare early and late samples of its processes, its host and its Redis."""
+"""Detect growth while a fleet runs: compare early and late samples of processes, host and Redis."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ CGROUPS = Measure("cgroups of sandboxes", slack=16)
 MOUNTS = Measure("mounts below the host's folder", slack=4)
 KEYS = Measure("keys of Redis without a TTL", slack=60)
 ALL = (RSS, DESCRIPTORS, THREADS, OTHERS_RSS, OTHERS_DESCRIPTORS, CGROUPS, MOUNTS, KEYS)
-"""The slack is what so many jobs, spares and queued messages make of difference between two moments."""
+"""The slack: the difference that so many jobs, spares and queued messages make in a measure."""
 
 
 @dataclass
@@ -50,7 +50,7 @@ class Growth:
     samples: dict[Measure, list[float]] = field(default_factory=dict)
 
     def sample(self, spared: Worker, ready: list[Worker]) -> None:
-        """Take one sample of the `ready` workers; measures that fail now, as Redis is down, are left out."""
+        """Take a sample of the `ready` workers, without measures that fail as Redis is down."""
         for worker in ready:
             is_spared = worker is spared
             with contextlib.suppress(psutil.Error):
@@ -71,7 +71,7 @@ class Growth:
         self.samples.setdefault(measure, []).append(value)
 
     def compare(self) -> list[tuple[Measure, float, float, bool]]:
-        """Return each measure with the medians of its first and its last third, and whether it has grown.
+        """Return each measure with the medians of its first and last third, and if it has grown.
 
         Nothing has where the last is at most a tenth and the measure's slack above the first.
         """

@@ -1,4 +1,7 @@
-"""Harms to a host and its workers, and their end: no descriptors, no disk, no memory, a step of the wall clock."""
+"""Harms to a host and its workers, and their end.
+
+They are: no descriptors, no disk, no memory, a step of the wall clock.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ CLOCK_SOURCE = Path(__file__).with_name("clock.c")
 
 @dataclass
 class Harm:
-    """One thing that was done, from when to when (Unix time), and to which worker process; None is all of them.
+    """One harm, from when to when (Unix time), and its worker process; None is all of them.
 
     `jobs` bounds how many jobs it can have hit, where that is known.
     """
@@ -73,7 +76,7 @@ class ParentMemory:
             self._limit, self._used, self._unlimited = v2 / "memory.max", v2 / "memory.current", "max"
 
     def press(self, spare_bytes: int) -> bool:
-        """Limit the sandboxes to what they use now and so much more; return whether the kernel accepts it."""
+        """Limit the sandboxes to their use now plus so much; return if the kernel accepts it."""
         try:
             self._limit.write_text(str(int(self._used.read_text()) + spare_bytes))
         except OSError:  # no worker has made it yet, or it grew meanwhile (EBUSY)
@@ -104,9 +107,10 @@ class SteppedClock:
 
 
 def take_descriptors(pid: int, limit: int | None = None) -> tuple[int, int] | None:
-    """Let a process open no descriptor more than it has; return the limit it had, or None if it is gone.
+    """Let a process open no more descriptors; return its limit before, or None if it is gone.
 
-    It may open one where it closes one; not even that with a low `limit`. poll(2) refuses more descriptors than the limit.
+    It may open one where it closes one; not even that with a low `limit`. poll(2) refuses more
+    descriptors than the limit.
     """
     with contextlib.suppress(psutil.Error, OSError):
         before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
@@ -128,9 +132,12 @@ def give_descriptors(pid: int, limits: tuple[int, int]) -> None:
 
 
 def explain(attempts: Iterable[tuple[int, float, float]], harms: list[Harm], slack_seconds: float) -> list[int]:
-    """Return the places of `attempts` (worker's process, begin, end) that no harm explains; each explains `jobs` at most.
+    """Return the places of `attempts` (worker's process, begin, end) that no harm explains.
 
-    A maximum matching: each attempt that is not matched yet looks for a harm with room, and asks those who have it to move.
+    Each harm explains at most `jobs`.
+
+    A maximum matching: each attempt that is not matched yet looks for a harm with room, and asks
+    those who have it to move.
     """
     spans = list(attempts)
     fits = [

@@ -1,4 +1,4 @@
-"""A fleet that tests break: a redis-server that can be killed and restarted, workers, and counts of their actions."""
+"""A fleet that tests break: a redis-server to kill and restart, workers, counts of actions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Batches that are done, and senders of their webhooks: in this process, and as processes of their own."""
+"""Done batches, and senders of their webhooks: in this process, and as processes of their own."""
 
 from __future__ import annotations
 

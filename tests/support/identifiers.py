@@ -1,7 +1,7 @@
 """The names in the code, and those that the glossary does not want.
 
 python tests/support/identifiers.py            lists them, with the word to use instead
-python tests/support/identifiers.py --write    renews the list of what is left; it may only get shorter
+python tests/support/identifiers.py --write    renews the list of what is left; it may only shrink
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def _find_lua_names(text: str) -> Iterator[str]:
 
 @cache
 def find_hits() -> dict[str, dict[str, str]]:
-    """Return, for each module, the names that the glossary does not want, with what it wants instead."""
+    """Return, by module, the names that the glossary does not want, and what it wants instead."""
     rules = read_rules()
     hits: dict[str, dict[str, str]] = {}
     for source in SOURCES:

@@ -1,4 +1,4 @@
-"""An `Intake` with all its threads in the test's process, and functions of it that fail on purpose."""
+"""An `Intake` with all threads in the test's process, and functions of it that fail on purpose."""
 
 from __future__ import annotations
 
@@ -35,7 +35,10 @@ class Failing:
 
 
 class IntakeStand:
-    """An `Intake` on a real Redis with all its threads. `left` has the exit codes with which the worker would end."""
+    """An `Intake` on a real Redis with all its threads.
+
+    `left` has the exit codes with which the worker would end.
+    """
 
     def __init__(self, url: str, folder: Path) -> None:
         self.settings = WorkerSettings.model_validate(

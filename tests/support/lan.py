@@ -1,4 +1,4 @@
-"""Several hosts in one machine: network namespaces on one bridge, with a Redis that listens on the bridge's address."""
+"""Several hosts in one machine: network namespaces on a bridge, and a Redis at its address."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def inside(namespace: str, *command: str) -> list[str]:
 
 @dataclass
 class LanHost(Stage):
-    """One host: a hostname, an address, folders and cgroups of its own; only the store of images is everybody's."""
+    """One host: its hostname, address, folders and cgroups; only the store of images is shared."""
 
     name: str = ""
     namespace: str = ""
@@ -78,7 +78,7 @@ class LanHost(Stage):
 
     @contextlib.contextmanager
     def black_hole(self) -> Iterator[None]:
-        """Drop every packet, as a router would: the link is up, so no failing ARP makes TCP retry soon."""
+        """Drop every packet, as a router would: the link is up, so no failed ARP hastens TCP."""
         gateway = (f"{NETWORK}.1", "lladdr", BRIDGE_ADDRESS, "dev", "eth0")
         ip("-n", self.namespace, "neighbour", "replace", *gateway, "nud", "permanent")
         ip("-n", self.hub, "link", "set", f"to-{self.name}", "nomaster")
@@ -97,7 +97,7 @@ class LanHost(Stage):
 
 @dataclass
 class Lan:
-    """A bridge in a namespace of its own, a Redis on it, and hosts; everything goes at the end, whatever happened.
+    """A bridge in its own namespace, a Redis on it, and hosts; all of it always goes at the end.
 
     The test itself talks to Redis by a unix socket: it is on no host.
     """

@@ -10,8 +10,12 @@ if TYPE_CHECKING:
     import redis
 
 LASTING_KEYS = ("_kombu.binding", "unacked_mutex", "owners", "queues", "store:pins", "store:fleet", "shared_images")
-"""Names of queues, exchanges, live workers and shared objects: few, however many jobs there were. All other keys need a TTL."""
-# One call however many keys there are: thousands wait for their TTL while a session of tests runs, and each test looks.
+"""Names of queues, exchanges, live workers and shared objects: few, however many jobs there were.
+
+All other keys need a TTL.
+"""
+# One call however many keys there are: thousands wait for their TTL while a session of tests runs,
+# and each test looks.
 FIND = """
 local found = {}
 for _, name in ipairs(redis.call('KEYS', '*')) do

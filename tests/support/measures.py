@@ -1,7 +1,7 @@
 """How long modules and functions are, and which public names have no docstring.
 
 python tests/support/measures.py            lists what is over a bound
-python tests/support/measures.py --write    renews the lists of what is left; they may only get shorter
+python tests/support/measures.py --write    renews the lists of what is left, which may only shrink
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def find_sources() -> list[Path]:
 
 @cache
 def find_long() -> dict[str, int]:
-    """Return the lines of each module and function that is over its bound, by `path` or `path: function`."""
+    """Return the lines of each module or function over its bound, by `path` or `path: function`."""
     found: dict[str, int] = {}
     for path in find_sources():
         name, text = str(path.relative_to(ROOT)), path.read_text()
@@ -57,9 +57,10 @@ def find_long_functions(text: str) -> Iterator[tuple[str, int]]:
 
 
 def find_undocumented(text: str) -> Iterator[str]:
-    """Yield each public class, function and method without a docstring, and `module` where that has none.
+    """Yield public classes, functions and methods without a docstring; `module` if it has none.
 
-    What Python itself documents (`__enter__`), and a second signature or a setter of a name, needs none.
+    What Python itself documents (`__enter__`), and a second signature or a setter of a name, needs
+    none.
     """
     tree = ast.parse(text)
     if tree.body and ast.get_docstring(tree) is None:

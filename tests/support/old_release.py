@@ -1,4 +1,4 @@
-"""An earlier release of sandfleet beside this one: a git worktree of its commit with an environment of its own."""
+"""An earlier release of sandfleet: a git worktree of its commit with its own environment."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 PARTS = ("config", "producer", "worker")
 BUILD_TOOLS = ("hatchling", "editables")
-"""What `pip install --no-build-isolation` needs; with isolation it would be downloaded three times."""
+"""The needs of `pip install --no-build-isolation`; isolation would download it three times."""
 
 
 class OldReleaseMissing(Exception):
@@ -23,7 +23,7 @@ class OldReleaseMissing(Exception):
 
 @contextmanager
 def old_release(commit: str, folder: Path) -> Iterator[Path]:
-    """Yield the Python of `commit`, installed below `folder`; at the end git knows nothing of it any more.
+    """Yield the Python of `commit`, installed below `folder`; at the end git forgets all of it.
 
     Raises:
         OldReleaseMissing: a step failed.

@@ -3,7 +3,7 @@
 An invisible comment just before a block says what a test does with it:
 
     <!-- not run: needs docker -->   nothing; tests/docs/not_run.txt lists all of them
-    <!-- file: jobs.jsonl -->        write it to this file, beside the blocks of the page that follow
+    <!-- file: jobs.jsonl -->        write it to this file, beside the later blocks of the page
     <!-- output -->                  compare it with what the Python block before printed
 """
 

@@ -1,4 +1,4 @@
-"""Worker processes whose imports are done before a test asks for one: those are most of a worker's start."""
+"""Worker processes that import before a test asks for one: imports are most of their start."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ if sys.argv[0].endswith(".py"):
     runpy.run_path(sys.argv[0], run_name="__main__")
 sandfleet_worker.cli.main()
 """
-"""Becomes `sandfleet-worker` with the arguments, the environment and the log of the line that it reads.
+"""Becomes `sandfleet-worker` with arguments, environment and log of the line that it reads.
 
 A program of a test's own is run in its place.
 """
@@ -55,10 +55,12 @@ _spares: list[Spare] = []
 
 
 def start_worker(arguments: Sequence[str], env: dict[str, str], log: Path) -> subprocess.Popen[bytes] | None:
-    """Start `arguments`, of which the first is the program, in a spare process; return None if there is none for `env`.
+    """Start `arguments`, of which the first is the program, in a spare process.
 
-    A library may read its own variables when it is imported or loaded. So a spare is for workers whose environment differs from
-    its own in settings of sandfleet only.
+    Return None if there is none for `env`.
+
+    A library may read its own variables when it is imported or loaded. So a spare is for workers
+    whose environment differs from its own in settings of sandfleet only.
     """
     _spares[:] = [spare for spare in _spares if spare.process.poll() is None]  # one ends where an import fails
     spare = next((spare for spare in _spares if spare.env == _own(env)), None)
@@ -74,7 +76,7 @@ def start_worker(arguments: Sequence[str], env: dict[str, str], log: Path) -> su
 
 
 def _own(env: dict[str, str]) -> dict[str, str]:
-    """Return what a worker's environment has besides settings; pytest changes its one variable for each test."""
+    """Return a worker's environment besides settings; pytest's variable changes with each test."""
     return {key: value for key, value in env.items() if not key.startswith(("SANDFLEET_", "CELERY_", "PYTEST_"))}
 
 

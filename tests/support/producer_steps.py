@@ -1,6 +1,9 @@
-"""A producer that reads steps as JSON lines on stdin and answers on stdout; other releases' Pythons run it too.
+"""A producer that reads JSON lines on stdin and answers on stdout.
 
-Uses only what every release of `sandfleet` has. SANDFLEET_REDIS_URL names the Redis. It ends with its stdin.
+Other releases' Pythons run it too.
+
+Uses only what every release of `sandfleet` has. SANDFLEET_REDIS_URL names the Redis. It ends with
+its stdin.
 """
 
 from __future__ import annotations

@@ -85,7 +85,10 @@ def send_endless_body(handler: BaseHTTPRequestHandler) -> None:
 
 
 class Receiver:
-    """A server that keeps what it got; `behave` answers, one behaviour a request, the last one for all others."""
+    """A server that keeps requests.
+
+    `behave` answers, one behaviour a request, the last one for all others.
+    """
 
     def __init__(self, *behaviours: Any, tls: ssl.SSLContext | None = None) -> None:
         self.received: list[Received] = []

@@ -1,4 +1,7 @@
-"""A real registry on loopback with TLS and a password: Debian's docker-registry, which scripts/setup.sh unpacks."""
+"""A real registry on loopback with TLS and a password: Debian's docker-registry.
+
+scripts/setup.sh unpacks it.
+"""
 
 from __future__ import annotations
 
@@ -108,7 +111,7 @@ class Registry:
             self.process = None
 
     def push(self, source: str, name: str, *options: str) -> str:
-        """Copy `source` (such as ``oci:FOLDER:TAG``) to the registry as `name`; return the digest there."""
+        """Copy `source` (as ``oci:FOLDER:TAG``) to the registry as `name`; return its digest."""
         digest = self.folder / "digest"
         self._skopeo(
             "copy", f"--digestfile={digest}", *self.dest_options, *options, source, f"docker://{self.name}/{name}"
@@ -116,7 +119,7 @@ class Registry:
         return digest.read_text().strip()
 
     def put_index(self, path: str, tag: str, manifests: Mapping[str, str]) -> str:
-        """Put an index of manifests that are there, by architecture, as `tag`; return its digest."""
+        """Put an index of present manifests, by architecture, as `tag`; return its digest."""
         entries = [
             {"mediaType": MANIFEST, "digest": digest, "size": len(self._ask(f"{path}/manifests/{digest}")[0])}
             | {"platform": {"os": "linux", "architecture": architecture}}

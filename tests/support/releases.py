@@ -1,4 +1,7 @@
-"""Which release of runsc the tests run on: the one SANDFLEET_RUNSC__PATH names, else what the set-up built, else PATH's."""
+"""Which release of runsc the tests run on.
+
+The one SANDFLEET_RUNSC__PATH names, else what the set-up built, else PATH's.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,10 @@ GVISOR = Path("/usr/local/lib/sandfleet/gvisor")
 
 
 def choose_release() -> None:
-    """Make `runsc` on PATH the release to test. A path that is set but wrong stays, for the first test to fail on."""
+    """Make `runsc` on PATH the release to test.
+
+    A path that is set but wrong stays, for the first test to fail on.
+    """
     named = os.environ.pop("SANDFLEET_RUNSC__PATH", None)
     if named is not None and Path(named).name != "runsc":
         msg = f"SANDFLEET_RUNSC__PATH={named}: the tests need a file named runsc, for they find it on PATH"

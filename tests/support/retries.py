@@ -37,13 +37,16 @@ class Retries:
     """What was asked for, and what was answered."""
 
     asked: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
-    """Job id to the runs after which another was asked for by `requeue`, whether or not it answered."""
+    """Job id to the runs after which `requeue` asked for another, whether or not it answered."""
     answered: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
     """Those of them that it answered: the next run exists."""
     queued: Counter[str] = field(default_factory=Counter)
     """Runs that `requeue_all` says it has started, by job."""
     unsure: Counter[str] = field(default_factory=Counter)
-    """Runs that it may have started, by job: "later" is also the answer to a call that is repeated since its answer got lost."""
+    """Runs that it may have started, by job.
+
+    "later" is also the answer to a call that is repeated since its answer got lost.
+    """
     lost: Counter[str] = field(default_factory=Counter)
     """How often it did not answer, by batch: it may have started a run of each of its jobs."""
     twice: int = 0
@@ -54,7 +57,7 @@ class Retries:
     """Retries that Redis did not answer."""
 
     def find_miscounts(self, newest: Mapping[str, int], batch_of: Mapping[str, str]) -> list[str]:
-        """Say which jobs, by id with the number of their newest run, have more or fewer runs than were started."""
+        """Return jobs, by id with their newest run, with more or fewer runs than were started."""
         faults = []
         for job_id, run in newest.items():
             asked, answered = self.asked.get(job_id, set()), self.answered.get(job_id, set())
@@ -123,7 +126,8 @@ class Retrier(threading.Thread):
             return None if batch is None else lambda fleet: self._retry_batch(fleet, batch)
         free = [letter for letter in letters if letter.run < MAX_RUNS]
         chosen = self._random.sample(free, min(AT_ONCE, len(free)))
-        # A late click shows a letter that somebody has seen before: its next run has begun, and may have ended.
+        # A late click shows a letter that somebody has seen before: its next run has begun, and may
+        # have ended.
         late = [letter for letter in self._clicked if self._random.random() < LATE_SHARE]
         self.retries.late += len(late)
         self._clicked.extend(chosen)

@@ -18,8 +18,8 @@ MAX_SHOWN = 10
 def each_row(names: str | Sequence[str], rows: Iterable[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Call the test once for each of `rows`, as ``pytest.mark.parametrize`` would, within one test.
 
-    It goes on after a row that fails, and fails with all of them, each named in a note. Fixtures are shared by the rows, so it
-    is for tests that leave nothing behind.
+    It goes on after a row that fails, and fails with all of them, each named in a note. Fixtures
+    are shared by the rows, so it is for tests that leave nothing behind.
     """
     parameters = [names] if isinstance(names, str) else list(names)
     table = [(row,) if isinstance(names, str) else tuple(row) for row in rows]

@@ -1,4 +1,4 @@
-"""A real S3 server on loopback: versitygw, which `scripts/setup.sh` builds, or SeaweedFS where there is no Go."""
+"""A real S3 server on loopback: versitygw from `scripts/setup.sh`, or SeaweedFS without Go."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ class S3Server:
 
 @dataclass
 class WeedServer(S3Server):
-    """SeaweedFS: its objects are no plain files, and it leaves sockets in /tmp, named by its ports."""
+    """SeaweedFS: its objects are no plain files; it leaves sockets in /tmp, named by its ports."""
 
     ports: tuple[int, ...] = ()
 
@@ -148,7 +148,7 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def run_s3_server(*, is_tls: bool = False) -> Iterator[S3Server]:
-    """Run a server with an empty bucket; without one a test is skipped at home and fails where CI is set."""
+    """Run a server with an empty bucket; without one a test skips, or fails if CI is set."""
     is_weed = not VERSITYGW.exists()
     if is_weed and is_tls and Path(WEED).exists():
         pytest.skip("SeaweedFS is run without TLS: needs versitygw")

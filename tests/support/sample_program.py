@@ -1,4 +1,4 @@
-"""A program as users write it: pyright checks it in its strict mode, and a test runs it with a fleet in memory."""
+"""A user's program: pyright checks it in its strict mode, a test runs it on a fleet in memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A proxy to Redis that stops answering without closing connections, as a dead firewall or NAT does."""
+"""A proxy to Redis that stops answering but keeps connections, as a dead firewall or NAT does."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ READ_BYTES = 1 << 16
 
 
 class SilentProxy:
-    """Pass bytes between `path` and the unix socket `target`. A connection that a silence has hit stays silent."""
+    """Pass bytes between `path` and the unix socket `target`.
+
+    A connection that a silence has hit stays silent.
+    """
 
     def __init__(self, path: Path, target: Path) -> None:
         self.path, self._target = path, target
@@ -43,7 +46,7 @@ class SilentProxy:
 
     @contextlib.contextmanager
     def silence(self) -> Iterator[None]:
-        """Let no byte through, and none of these connections ever again; new ones are taken, and hear nothing."""
+        """Stop these connections forever; new ones are accepted, and get no byte."""
         with self._lock:
             self._is_silent = True
             self._deaf.update(self._sockets)

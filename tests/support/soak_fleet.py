@@ -35,7 +35,7 @@ LEASE_SECONDS = 3.0
 REST_SECONDS = 180
 RESTART_SECONDS = 0.5
 RELEASES = [path for name in ("bin", "debian") if (path := GVISOR / name / "runsc").exists()]
-"""Releases of runsc that workers run in turn; empty if the set-up could install none: then PATH's runsc."""
+"""Releases of runsc for workers in turn; empty if the set-up has none: then PATH's runsc."""
 EARLIER_RUNSC = GVISOR / "debian/runsc"
 """The only release on which workers of the earlier commit start."""
 EARLIER_TURN = 3
@@ -45,11 +45,11 @@ DRAIN_SECONDS = 0.3
 STATE_MEBIBYTES = 32
 """Size of the filesystem with slots and the state of sandboxes."""
 BUDGET_BYTES = 8 << 30
-"""Memory for jobs, told to workers: one that starts during a limit of the parent cgroup would take that limit."""
+"""Workers' memory for jobs: one that starts under a limit of the parent cgroup would take that."""
 
 
 class AlwaysRedis(MortalRedis):
-    """A Redis that keeps all acknowledged writes: with `everysec`, a kill may lose the last second."""
+    """A Redis that keeps all acknowledged writes: `everysec` may lose the last second."""
 
     def start(self) -> None:
         options = ["--port", "0", "--unixsocket", str(self.socket), "--dir", str(self.folder), "--save", ""]
@@ -109,7 +109,10 @@ class SoakFleet:
             self._live.append(self._start())
 
     def _start(self) -> Worker:
-        """Start a worker: with each release of runsc in turn, every fourth with its own clock, every third an earlier one."""
+        """Start a worker, with each release of runsc in turn.
+
+        Every fourth has its own clock, every third is an earlier one.
+        """
         number = len(self.stage.workers)
         settings = {"SANDFLEET_LEASE_SECONDS": f"{LEASE_SECONDS:g}", "SANDFLEET_DRAIN_SECONDS": f"{DRAIN_SECONDS:g}"}
         if RELEASES:
@@ -130,7 +133,7 @@ class SoakFleet:
 
     @property
     def spared(self) -> Worker:
-        """The first worker: neither killed nor stopped, so that its memory is seen for the whole run."""
+        """The first worker, neither killed nor stopped: its memory is seen for the whole run."""
         return self.stage.workers[0]
 
     def _find_ready(self) -> list[Worker]:

@@ -70,7 +70,8 @@ class Soak(SoakFleet):
 
     def kill_worker(self) -> None:
         if worker := self._choose():
-            # What it ran is tried again once its lease has ended; until then its own clock says when that was.
+            # What it ran is tried again once its lease has ended; until then its own clock says
+            # when that was.
             self._harm("SIGKILL of a worker", worker)
             worker.process.kill()
 

@@ -48,7 +48,7 @@ class Producer(threading.Thread):
         self.error: Exception | None = None
 
     def count_ended(self) -> int:
-        """Count the jobs that have ended, of batches too whose ends workers of an older release have recorded."""
+        """Count the ended jobs, also of batches whose ends an older worker has recorded."""
         return sum(self._fleet.batch(name).counts.done for name in list(self.batches))
 
     def run(self) -> None:
@@ -74,7 +74,8 @@ class Producer(threading.Thread):
     def _submit(self, batch: str) -> None:
         codes = [self._random.choice(list(ENDS)) for _ in range(PORTION)]
         specs = [self._spec(code) for code in codes]
-        # Whatever happens, the same portion until all of it is accepted: a stop leaves none half submitted.
+        # Whatever happens, the same portion until all of it is accepted: a stop leaves none half
+        # submitted.
         jobs: list[Job] = []
         while not jobs:
             try:

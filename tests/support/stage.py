@@ -70,7 +70,7 @@ class Stage:
     python: str = sys.executable
     """Of the workers that are started next: another release has its own."""
     state: Path = field(init=False)
-    """Where workers keep locks and the state of sandboxes: `folder`, unless a test puts another below it."""
+    """Where workers keep locks and the state of sandboxes: `folder`, unless a test changes it."""
 
     def __post_init__(self) -> None:
         self.state = self.folder
@@ -156,7 +156,10 @@ class Stage:
         return left + find_cgroups(CGROUP_PARENT)
 
     def find_running(self) -> list[str]:
-        """Name the sandboxes that have a job: an idle one may use less memory than any job here, and a berth has no limit yet."""
+        """Name the sandboxes that have a job.
+
+        An idle one may use less memory than any job here, and a berth has no limit yet.
+        """
         owners = {path.name for path in (self.state / "runsc").glob("sandfleet-*")}
         found = []
         for folder, file in (("memory", "memory.limit_in_bytes"), ("", "memory.max")):  # cgroup v1 and v2
@@ -174,7 +177,7 @@ class Stage:
 
 
 class Stock:
-    """A plain Celery client that knows nothing of sandfleet but names: what anybody may write into the queue."""
+    """A plain Celery client that knows only names: what anybody may write into the queue."""
 
     def __init__(self, url: str, client: redis.Redis) -> None:
         path = url.removeprefix("unix://").partition("?")[0]
@@ -198,7 +201,8 @@ class Stock:
         """Queue a job, and return its id."""
         spec = {"image": "busybox", "command": command, "timeout": 30, **(fields or {})}
         text = json.dumps({"contract": 2 if "max_attempts" in spec else 1, "spec": spec, "batch": batch})
-        # Ignored here only: it saves a subscription, and workers record an outcome whatever the message says.
+        # Ignored here only: it saves a subscription, and workers record an outcome whatever the
+        # message says.
         result = self.app.send_task("sandfleet.run", args=[text], queue=queue, ignore_result=True, **options)
         return str(result.id)
 

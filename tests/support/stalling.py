@@ -1,6 +1,7 @@
-"""A worker that hangs or fails in one place from the moment a file exists: `python stalling.py PLACE FILE start ...`.
+"""A worker that hangs or fails in one place from the moment a file exists.
 
-It is the worker's own program in every other way; only its patience is shortened, so that a test need not wait for minutes.
+Run `python stalling.py PLACE FILE start ...`. It is the worker's own program in every other way;
+only its patience is shortened, so that a test need not wait for minutes.
 """
 
 from __future__ import annotations

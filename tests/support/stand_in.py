@@ -1,4 +1,7 @@
-"""A worker without sandboxes: claims jobs, ends them as a test says, and records the ends through the shared script."""
+"""A worker without sandboxes: it claims jobs and ends them as a test says.
+
+It records the ends through the shared script.
+"""
 
 from __future__ import annotations
 

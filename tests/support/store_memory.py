@@ -1,4 +1,4 @@
-"""Upload a file and fetch it again, and print how much the process's memory grew for it: (upload, fetch) in MiB."""
+"""Upload a file and fetch it, and print the growth of the process's memory: (up, down) in MiB."""
 
 from __future__ import annotations
 

@@ -79,7 +79,8 @@ class Terminal:
 def split_console(text: str) -> list[tuple[str, str]]:
     """Return each command of a console block with the output that the block shows.
 
-    A command goes on in the lines that begin with `> `, and in all that a backslash, an open quote or a here-document needs.
+    A command goes on in the lines that begin with `> `, and in all that a backslash, an open quote
+    or a here-document needs.
     """
     steps: list[tuple[str, str]] = []
     for line in text.splitlines():

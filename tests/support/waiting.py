@@ -12,7 +12,7 @@ PAUSE_SECONDS = 0.02
 
 
 def wait_until(predicate: Callable[[], object], timeout_seconds: float, description: str) -> None:
-    """Return as soon as `predicate` is true; fail with `description` if it is not within `timeout_seconds`."""
+    """Return once `predicate` is true; fail with `description` after `timeout_seconds`."""
     deadline = time.monotonic() + timeout_seconds
     while not predicate():
         if time.monotonic() > deadline:

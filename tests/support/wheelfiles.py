@@ -1,4 +1,4 @@
-"""Tiny Python packages for tests: wheels and source archives made by hand, as an index would have them."""
+"""Tiny Python packages for tests: hand-made wheels and source archives, as an index has them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def new_wheel(
 
 
 def new_source_archive(folder: Path, name: str, version: str, canary: Path) -> Path:
-    """Write a package without a wheel; whoever builds it runs its code, which makes the file `canary`."""
+    """Write a package without a wheel; its build runs its code, which makes the file `canary`."""
     path = folder / f"{name}-{version}.tar.gz"
     files = {
         "PKG-INFO": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",

@@ -44,7 +44,10 @@ INIT_CAPABILITIES = [
 
 
 def test_init_has_no_bounding_set_and_nothing_in_its_environment() -> None:
-    """A bounding set would reach the sentry on the host before 20240916; /proc/gvisor/spec_environ shows the environment."""
+    """A bounding set would reach the sentry on the host before 20240916.
+
+    /proc/gvisor/spec_environ shows the environment.
+    """
     capabilities = {"effective": INIT_CAPABILITIES, "permitted": INIT_CAPABILITIES}
     for inherits, more in ((False, {}), (True, {"inheritable": INIT_CAPABILITIES})):
         process = new_config("/r", "/i.erofs", inherits_capabilities=inherits)["process"]

@@ -21,7 +21,10 @@ def limits() -> Admitted:
 
 
 def v2_root(root: Path, controllers: str = "cpuset cpu io memory pids") -> Path:
-    """Return a folder that looks like cgroup v2; `cgroup.subtree_control` keeps the last write only, as a file does."""
+    """Return a folder like cgroup v2.
+
+    `cgroup.subtree_control` keeps the last write only, as a file does.
+    """
     (root / "sandfleet").mkdir(parents=True)
     for folder in (root, root / "sandfleet"):
         (folder / "cgroup.controllers").write_text(controllers)

@@ -1,4 +1,4 @@
-"""Which of the files that a sandbox lists are collected, within which bounds, and what is told of the others."""
+"""Which listed files of a sandbox are collected, in which bounds; what is told of the others."""
 
 from __future__ import annotations
 

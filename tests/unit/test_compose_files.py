@@ -1,4 +1,4 @@
-"""Read the files that build and start containers; only a Docker engine can show whether they work."""
+"""Read the files that build and start containers; only Docker can show whether they work."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SERVICES = ("redis", "worker", "flower", "cli", "images")
 
 
 def read_service(name: str) -> str:
-    """Return the lines of one service, comments left out; YAML needs no library to be cut by indentation."""
+    """Return one service's lines without comments; indentation cuts YAML, without a library."""
     found = re.search(rf"^  {name}:\n((?:    .*\n|\n|  +#.*\n)+)", COMPOSE.partition("\nservices:\n")[2], re.MULTILINE)
     assert found is not None
     return re.sub(r"(^|\s)#.*", "", found.group(1))

@@ -1,4 +1,4 @@
-"""One spec cannot take a worker's memory, and a wish that cannot work is refused with the least that can."""
+"""One spec cannot take a worker's memory; a wish that cannot work is refused with the minimum."""
 
 from __future__ import annotations
 

@@ -263,7 +263,7 @@ def test_the_size_limit_counts_bytes_on_both_sides() -> None:
 
 
 def test_kombus_type_key_in_a_spec_stays_plain_text() -> None:
-    """kombu's decoder acts on such a dict, or drops the message; inside our one string it never sees it."""
+    """kombu's decoder acts on such a dict, or drops the message; our string hides it."""
     from kombu.utils.json import dumps, loads
 
     trap = {"__type__": "datetime", "__value__": "2020-01-01T00:00:00"}

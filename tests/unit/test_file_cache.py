@@ -1,4 +1,7 @@
-"""A host's cache of objects: no name whose bytes could be lost with the host's power, and no more bytes than its bound."""
+"""A host's cache of objects: within its bound of bytes.
+
+It has no name whose bytes could be lost with the host's power.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Flower's picture of the jobs is corrected by what Redis knows, but not before a late event could have come."""
+"""Redis corrects Flower's picture of the jobs, but not before a late event could have come."""
 
 from __future__ import annotations
 

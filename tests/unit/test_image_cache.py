@@ -28,7 +28,7 @@ class Store:
 def test_an_image_that_was_just_pulled_stays_on_a_disk_that_is_full(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else its own pull would remove it before its job holds it, and the job would pull it again in vain."""
+    """Else its own pull would remove it before its job holds it: the job would pull it in vain."""
     store = Store(tmp_path)
     cache = ImageCache(cast("Any", store), ImagesSettings(root=tmp_path, max_bytes=100))
     found = [CachedImage("old", 60, 1.0), CachedImage("new", 200, 2.0)]

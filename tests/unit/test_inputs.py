@@ -1,4 +1,4 @@
-"""The files that enter a sandbox: where they may be, how much they may take, and how init reads them."""
+"""Files that enter a sandbox: where they may be, how much they may take, how init reads them."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ DIGEST = f"sha256:{'a' * 64}"
 
 
 def new_start(pinned: str, batch: str = "nightly", *, run: int = 1, earlier: str = "") -> JobStart:
-    """Return the start of a job for whose batch Redis has `pinned`, and `earlier` for its earlier run."""
+    """Return a job's start: Redis has `pinned` for its batch, `earlier` for its earlier run."""
     intake: Any = SimpleNamespace(pin_image=lambda *_: pinned, read_pin=lambda _: earlier)
     claim = Claim("claim", "job", Flag.START, b"", run=run)
     start = JobStart(intake, intake, claim, Cancellation(), lambda: None)

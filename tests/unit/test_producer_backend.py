@@ -32,7 +32,7 @@ from sandfleet_config.outcome import LimitState, Runtime
 
 
 class Parts:
-    """Runner, health check, resolver and log in one, which note what was asked of them, in order."""
+    """Runner, health check, resolver and log in one; notes each request, in order."""
 
     def __init__(self, result: SandboxResult | Exception | None = None, **failing: Exception) -> None:
         self.calls: list[str] = []

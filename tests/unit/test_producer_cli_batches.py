@@ -1,4 +1,4 @@
-"""The commands of `sandfleet` for batches: batches, batch show and retry, jobs, and show of any job."""
+"""The `sandfleet` commands for batches: batches, batch show and retry, jobs, show of any job."""
 
 from __future__ import annotations
 
@@ -26,14 +26,17 @@ if TYPE_CHECKING:
 
 
 def run_as_labelled(spec: SandboxSpec) -> Ending:
-    """End a job with the code that its label says; with a timeout of 60 s it is OK. None: it stays queued."""
+    """End a job with the code that its label says; with a timeout of 60 s it is OK.
+
+    None: it stays queued.
+    """
     code = spec.labels.get("code", "OK")
     return None if code == "-" else Outcome.of(ErrorCode.OK if spec.timeout == 60 else ErrorCode(code), "")
 
 
 @pytest.fixture
 def fleet(monkeypatch: pytest.MonkeyPatch) -> FakeFleet:
-    """A fleet with the batch `b`: two jobs OK, two TIMEOUT, one EXIT_NONZERO, one that is queued."""
+    """A fleet with batch `b`: two jobs OK, two TIMEOUT, one EXIT_NONZERO, one queued."""
     use: Use = new_use(monkeypatch)
     fleet = use(run_as_labelled)
     codes = ("OK", "TIMEOUT", "EXIT_NONZERO", "OK", "TIMEOUT", "-")

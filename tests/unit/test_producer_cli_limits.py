@@ -1,4 +1,4 @@
-"""Limits of a batch on the command line, and the commands that hold it, release it and change its priority."""
+"""A batch's limits on the command line, and the commands to hold, release and prioritise it."""
 
 from __future__ import annotations
 

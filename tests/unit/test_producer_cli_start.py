@@ -1,4 +1,7 @@
-"""The command line starts fast: what a command does not need is not imported. Completion asks for little, and is silent."""
+"""The command line starts fast: what a command does not need is not imported.
+
+Completion asks for little, and is silent.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ways of `sandfleet submit`: scripts, tables, arrays, and the options that all of them share."""
+"""The ways of `sandfleet submit`: scripts, tables, arrays, and their common options."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class FreshChannel(FakeChannel):
-    """Makes its outcomes anew as they are asked for, and notes how many of the earlier ones somebody has then."""
+    """Makes outcomes as they are asked for, and notes how many earlier ones somebody still has."""
 
     most_held = 0
 

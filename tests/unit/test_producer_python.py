@@ -1,4 +1,4 @@
-"""What people expect of the Python API: run, map, print, raise_for_code, and async twins of one implementation."""
+"""The Python API as people expect it: run, map, print, raise_for_code, and async twins."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class RetriedMeanwhileChannel(FakeChannel):
-    """Job j0 is run again while its batch is read: its second run has ended when its first one is asked for."""
+    """Job j0 is run again while its batch is read: run 2 has ended when run 1 is asked for."""
 
     def __init__(self) -> None:
         super().__init__(lambda _: None)

@@ -1,4 +1,4 @@
-"""Recipes as values: their faults, their bases, pip's settings, tags of wheels, and what is made alike."""
+"""Recipes as values: faults, bases, pip's settings, tags of wheels, and what is made alike."""
 
 from __future__ import annotations
 

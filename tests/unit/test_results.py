@@ -1,4 +1,4 @@
-"""The table of a batch: its rows, its three formats, files beside it, and going on after an interruption."""
+"""The table of a batch: rows, three formats, files beside it, and resuming an interrupted one."""
 
 from __future__ import annotations
 

@@ -111,7 +111,8 @@ def test_no_sentry_is_found_without_a_descriptor_for_it(
     with no_descriptor_left():
         assert Sentry.find(paths) is None
 
-    # One descriptor, which another thread takes between the last read and the hold, and a process that ends there.
+    # One descriptor, which another thread takes between the last read and the hold, and a process
+    # that ends there.
     for number in (errno.EMFILE, errno.ESRCH):
 
         def refuse(_pid: int, number: int = number) -> int:

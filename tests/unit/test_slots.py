@@ -196,7 +196,7 @@ def test_a_worker_that_is_stopped_while_it_holds_the_gate_does_not_stop_the_host
 
 
 def test_a_wait_at_a_great_cap_looks_a_few_times_a_second_and_yet_ends_at_once(tmp_path: Path) -> None:
-    """It looked each 6 ms, at three system calls a slot: 20,000 calls a second and a fifth of a core."""
+    """Polling each 6 ms at three system calls a slot was 20,000 calls/s and a fifth of a core."""
     one, other = HostSlots(tmp_path, 64), HostSlots(tmp_path, 64)
     held = [take(one) for _ in range(64)]
     looks: list[float] = []

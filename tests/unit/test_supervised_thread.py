@@ -23,7 +23,10 @@ class Away(Exception):
 
 
 def run(errors: list[Exception], timeout_seconds: float = 60.0) -> tuple[int, list[str]]:
-    """Run a thread whose step raises each of `errors` once and then succeeds; return its calls, and what it told."""
+    """Run a thread whose step raises each of `errors` once and then succeeds.
+
+    Return its calls, and what it told.
+    """
     numbers, told, done = itertools.count(), list[str](), threading.Event()
     calls = 0
 

@@ -1,4 +1,4 @@
-"""How a sandbox is supervised, with pipes in the place of runsc: what is known of a job's end when it is told."""
+"""Supervision of a sandbox, with pipes for runsc: what is known of a job's end when it is told."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def end_job(
     store: DownStore,
     cancel: Cancellation | None = None,
 ) -> tuple[Outcome, float]:
-    """Deliver two streams and an artifact; return the outcome, and how long that waited by a clock of its own."""
+    """Deliver two streams and an artifact; return the outcome, and its wait by its own clock."""
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
 
     def pause(seconds: float) -> bool:

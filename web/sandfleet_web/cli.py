@@ -53,12 +53,15 @@ def _options(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Tell other systems when batches are done; SANDFLEET_REDIS_URL says where the fleet's Redis is."""
+    """Tell other systems when batches are done; SANDFLEET_REDIS_URL names the fleet's Redis."""
 
 
 @notify.callback()
 def _notify(context: typer.Context) -> None:
-    """Send webhooks of batches that are done (on_done), until SIGTERM: it ends the attempts on their way first."""
+    """Send webhooks of batches that are done (on_done), until SIGTERM.
+
+    SIGTERM ends the attempts on their way first.
+    """
     if context.invoked_subcommand is None:
         with _print_known_errors():
             run_sender(_read_settings())
@@ -92,7 +95,10 @@ def run_sender(settings: WebSettings) -> None:
 
 @notify.command()
 def log(limit: Limit = 20, *, is_json: AsJson = False) -> None:
-    """Show the log of attempts, the newest last: delivered, failed (tried again), dead (given up), dropped."""
+    """Show the log of attempts, the newest last.
+
+    An attempt is delivered, failed (tried again), dead (given up) or dropped.
+    """
     with _print_known_errors(), _open_queue(_read_settings()) as queue:
         for line in queue.read_log(limit):
             fields = {"at": _show_time(line.at), "id": line.webhook_id, "endpoint": line.endpoint}
@@ -183,7 +189,10 @@ def _print_row(fields: Mapping[str, object], *, is_json: bool) -> None:
 
 @contextmanager
 def _print_known_errors() -> Generator[None]:
-    """Turn the errors people can mend into one red sentence and exit code 1; anything else keeps its traceback."""
+    """Turn the errors people can mend into one red sentence and exit code 1.
+
+    Anything else keeps its traceback.
+    """
     try:
         yield
     except (FleetError, SettingsInvalid) as error:

@@ -1,7 +1,9 @@
-"""The Celery app of workers and of Flower. It reads the settings when it is first used, never at import.
+"""The Celery app of workers and of Flower.
 
-``celery -A sandfleet_worker.app inspect ping`` and ``celery -A sandfleet_worker.app flower`` work as people expect; workers are
-started by ``sandfleet-worker start``, which proves first that a sandbox runs.
+It reads the settings when it is first used, never at import.
+``celery -A sandfleet_worker.app inspect ping`` and ``celery -A sandfleet_worker.app flower`` work
+as people expect; workers are started by ``sandfleet-worker start``, which proves first that a
+sandbox runs.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ def worker_options(settings: WorkerSettings) -> dict[str, Any]:
     shared = shared_options(settings)
     return {
         **shared,
-        # `finish` in place of check-then-set; Celery's own prefix of a socket's scheme goes, ours names the class.
+        # `finish` in place of check-then-set; Celery's own prefix of a socket's scheme goes, ours
+        # names the class.
         "result_backend": f"{BACKEND}+{shared['result_backend'].removeprefix('redis+')}",
         "worker_pool": "sandfleet_worker.celery_worker.pool:SandboxPool",
         "worker_consumer": "sandfleet_worker.celery_worker.consumer:SandboxConsumer",

@@ -1,4 +1,7 @@
-"""``sandfleet-worker``: start a worker, run the whole product on one machine, look after images and the host."""
+"""``sandfleet-worker``: the commands on the machine of a worker.
+
+Start a worker, run the whole product on one machine, look after images and the host.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +57,10 @@ def _options(
 
 @contextmanager
 def _print_known_errors() -> Iterator[None]:
-    """Turn the errors people can mend into one red sentence and exit code 1; anything else is a bug and keeps its traceback."""
+    """Turn the errors people can mend into one red sentence and exit code 1.
+
+    Anything else is a bug and keeps its traceback.
+    """
     from sandfleet_worker.commands.local import LocalFailed
     from sandfleet_worker.commands.preflight import PreflightFailed
 
@@ -83,7 +89,10 @@ def _print_error(text: str) -> None:
 
 
 FOREIGN_SETTINGS = ("CELERY_BROKER_URL", "CELERY_BROKER_READ_URL", "CELERY_BROKER_WRITE_URL", "CELERY_RESULT_BACKEND")
-"""Celery reads these before our one setting. They belong to another application of this environment."""
+"""Celery reads these before our one setting.
+
+They belong to another application of this environment.
+"""
 
 
 def _read_settings(concurrency: int | None = None, queue: str | None = None) -> WorkerSettings:
@@ -113,7 +122,10 @@ def local(
     flower: Annotated[bool, typer.Option(help="Start Flower, the page to watch jobs.")] = True,  # noqa: FBT002
     flower_port: Annotated[int, typer.Option(help="Flower's port; a free one where it is taken.")] = 5555,
 ) -> None:
-    """Run everything on this machine: a private Redis, one worker and Flower. Ctrl-C ends it; queued jobs are kept."""
+    """Run everything on this machine: a private Redis, one worker and Flower.
+
+    Ctrl-C ends it; queued jobs are kept.
+    """
     from sandfleet_worker.commands.local import run_local
 
     with _print_known_errors():
@@ -135,7 +147,10 @@ def doctor(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = F
 
 @cli.command()
 def clean() -> None:
-    """Remove what killed workers left: processes, mounts, cgroups, folders. Safe beside live workers."""
+    """Remove what killed workers left: processes, mounts, cgroups, folders.
+
+    Safe beside live workers.
+    """
     from sandfleet_worker.files.spool import remove_dead_spools
     from sandfleet_worker.sandbox.runner import RunscRunner
 

@@ -1,8 +1,9 @@
-"""Flower's settings: ``celery -A sandfleet_worker.app flower --conf=<this file>``; options on the command line win.
+"""Flower's settings: ``celery -A sandfleet_worker.app flower --conf=<this file>``.
 
-Flower executes this file; it is no module of the worker. The environment says who may enter:
-``FLOWER_BASIC_AUTH`` is ``user:password``, or several with commas between them; ``FLOWER_TOKEN`` is a bearer token that may read
-``/metrics`` and ``/api``, and change nothing.
+Options on the command line win. Flower executes this file; it is no module of the worker. The
+environment says who may enter: ``FLOWER_BASIC_AUTH`` is ``user:password``, or several with commas
+between them; ``FLOWER_TOKEN`` is a bearer token that may read ``/metrics`` and ``/api``, and change
+nothing.
 """
 
 from __future__ import annotations
@@ -33,7 +34,10 @@ if not basic_auth:
 
 
 def format_task(task: Any) -> Any:
-    """Show what went wrong where others show their result: a fault in sandfleet itself has no result of ours."""
+    """Show what went wrong where others show their result.
+
+    A fault in sandfleet itself has no result of ours.
+    """
     if task.exception and not task.result:
         task.result = task.exception
     return task

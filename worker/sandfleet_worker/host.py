@@ -1,4 +1,4 @@
-"""One worker process: the settings, sandbox runner, slots and Redis connections that its jobs share."""
+"""One worker process: settings, sandbox runner, slots and Redis connections of its jobs."""
 
 from __future__ import annotations
 
@@ -37,7 +37,10 @@ class Runner(Contents, Protocol):
     memory: MemoryBudget
 
     def limit_spares(self, lacking_bytes: int) -> MemoryBudget:
-        """Keep fewer spares, so that jobs have `lacking_bytes` more; return the memory budget then."""
+        """Keep fewer spares, so that jobs have `lacking_bytes` more.
+
+        Return the memory budget then.
+        """
         ...
 
     def execute(
@@ -71,7 +74,9 @@ class Host:
 
     @classmethod
     def open(cls, settings: WorkerSettings, runner: Runner, shared: FleetImages | None = None) -> Self:
-        """Join the host's slots and begin this worker's lease; `shared` are the images that it may take.
+        """Join the host's slots and begin this worker's lease.
+
+        `shared` are the images that it may take.
 
         Raises:
             redis.RedisError: Redis is not there.

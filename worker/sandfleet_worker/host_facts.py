@@ -1,4 +1,7 @@
-"""Labels, ceilings, memory, images and datasets of this host: announced to the fleet, and checked by its own worker."""
+"""Labels, ceilings, memory, images and datasets of this host.
+
+They are announced to the fleet, and checked by its own worker.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +56,11 @@ class HostAbilities:
         slots: HostSlots,
         list_takeable: Callable[[], frozenset[str]] = frozenset,
     ) -> None:
-        """`list_takeable` returns names and digests of images that the host takes from the store when a job needs them."""
+        """Keep the sources of the facts.
+
+        `list_takeable` returns names and digests of images that the host takes from the store when
+        a job needs them.
+        """
         self._settings, self._contents, self._slots, self._list_takeable = settings, contents, slots, list_takeable
         self._identity: tuple[tuple[int, ...], tuple[int, ...], frozenset[str]] | None = None
         self._image_names: set[str] = set()
@@ -63,7 +70,7 @@ class HostAbilities:
         self.labels = settings.host_labels | {"arch": platform.machine(), "runsc": release}
 
     def find_settings(self) -> WorkerSettings:
-        """Return the host's settings, with the memory ceiling at most the budget of all jobs together."""
+        """Return the host's settings, with the memory ceiling at most the budget of all jobs."""
         settings, memory = self._settings, self._slots.last_memory
         if memory is None or memory.budget >= settings.policy.memory_bytes:
             return settings
@@ -71,7 +78,10 @@ class HostAbilities:
         return settings.model_copy(update={"policy": policy})
 
     def find_missing_label(self, spec: SandboxSpec) -> str:
-        """Return a label that `spec` requires and this host does not have, as text; empty where it has all."""
+        """Return a label that `spec` requires and this host does not have, as text.
+
+        Empty where it has all.
+        """
         return next((f"{key}={value}" for key, value in spec.requires.items() if self.labels.get(key) != value), "")
 
     def read(self) -> HostFacts:

@@ -10,7 +10,10 @@ from sandfleet_worker.sandbox.process.cancellation import Cancellation
 
 @dataclass(eq=False)
 class JobHandle:
-    """One job in the pool. Celery gets `number` as its process id; limits are the message's, in seconds."""
+    """One job in the pool.
+
+    Celery gets `number` as its process id; limits are the message's, in seconds.
+    """
 
     number: int
     job_id: str
@@ -21,7 +24,10 @@ class JobHandle:
 
     @property
     def is_withdrawn(self) -> bool:
-        """Whether the worker took the job back before it was cancelled: it goes back to its queue without an outcome."""
+        """Whether the worker took the job back before it was cancelled.
+
+        It goes back to its queue without an outcome.
+        """
         return self.cancellation.is_withdrawn
 
 

@@ -1,4 +1,4 @@
-"""One run of one job: from its message to its outcome, and the decision whether the job ends with it."""
+"""One run of one job: from message to outcome, and the decision whether the job ends with it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,10 @@ MAX_BACKOFF_SECONDS = 30.0
 
 
 class JobRun:
-    """One run of the job of `claim` on this host. Call `execute`, then `decide`, both in the job's thread."""
+    """One run of the job of `claim` on this host.
+
+    Call `execute`, then `decide`, both in the job's thread.
+    """
 
     def __init__(self, host: Host, job: JobHandle, job_message: JobMessage, claim: Claim) -> None:
         self._host, self._job, self._message = host, job, job_message
@@ -67,7 +70,10 @@ class JobRun:
         return self._start.claim
 
     def execute(self) -> Outcome:
-        """Admit the job, run it in a sandbox, and return its outcome: of a refusal and of a fault of ours, too."""
+        """Admit the job, run it in a sandbox, and return its outcome.
+
+        A refusal and a fault of ours have one, too.
+        """
         try:
             self._refuse_ended()
             request = self._message.open()
@@ -127,7 +133,7 @@ class JobRun:
             self._files.close()
 
     def decide(self, outcome: Outcome) -> Settlement:
-        """Return how the claim ends after `outcome`: with it, or with another attempt here or on another host."""
+        """Return how the claim ends after `outcome`: with it, or with another attempt anywhere."""
         put_back = self._find_put_back()
         if put_back is not None and self._host.intake.has_other_host(put_back.needs, self.claim):
             self._log("put_back", "is put back for another host: %s", put_back.text)
@@ -147,7 +153,10 @@ class JobRun:
         return Retry(outcome.code, needs=raised.needs)
 
     def _decide_withdrawn(self, outcome: Outcome) -> Settlement:
-        """Give back a job that the worker stops, at no cost, or end it where it has started and may not start again."""
+        """Give back a job that the worker stops, at no cost.
+
+        End it where it has started and may not start again.
+        """
         if not self._start.has_started:
             self._log("withdrawn", "goes back to the queue, it had not started: %s", outcome.message)
             return GiveBack()
@@ -165,20 +174,26 @@ class JobRun:
         return Finish(outcome, self._faults, self._find_dead_letter_reason(outcome))
 
     def _find_why_no_restart(self) -> str:
-        """Say why the job may not start again after a start that is not charged; empty where it may."""
+        """Say why the job may not start again after a start that is not charged; empty: it may."""
         if self.claim.is_last_start:
             return self.claim.describe_limit()
         return "" if ErrorCode.WORKER_LOST in self._retry_on else "its retry_on does not name WORKER_LOST"
 
     def _find_put_back(self) -> PutBack | None:
-        """Return why another host may run the job where this one cannot, known before its start; None of any other end."""
+        """Return why another host may run the job where this one cannot.
+
+        It is known before the job's start. None of any other end.
+        """
         request = self._message.request
         if not self._lacks or request is None:
             return None
         return PutBack.of(request, self._lacks, self._host.name, self._needed_image)
 
     def _find_lack(self, error: SandboxError) -> str:
-        """Say what this host lacks for the job, where another host may have it; note the image that it needs."""
+        """Say what this host lacks for the job, where another host may have it.
+
+        Note the image that the job needs.
+        """
         request = self._message.request
         match error:
             case NotInRegistry():  # no host can pull it, but one may have kept it
@@ -199,7 +214,10 @@ class JobRun:
         return f"needs an image that {self._host.name} does not have" if is_elsewhere else ""
 
     def _may_try_again(self, code: ErrorCode) -> bool:
-        """Whether the spec's `retry_on` names `code` (by default each trouble of ours), and an attempt is left."""
+        """Whether the spec's `retry_on` names `code`, and an attempt is left.
+
+        By default it names each trouble of ours.
+        """
         claim = self.claim
         if claim.flag is not Flag.START or claim.is_last_attempt:
             return False
@@ -208,7 +226,10 @@ class JobRun:
         return code in self._retry_on
 
     def _find_dead_letter_reason(self, outcome: Outcome) -> str:
-        """Say why the job belongs to the dead letters: it would be tried again, or is trouble of ours, and no try is left."""
+        """Say why the job belongs to the dead letters.
+
+        It would be tried again, or is trouble of ours, and no try is left.
+        """
         code, claim = outcome.code, self.claim
         if code.category is not Category.HOST and code not in self._retry_on:
             return ""
@@ -227,17 +248,21 @@ class JobRun:
         raise Expired.of(EXPIRED)
 
     def _remember(self, request: JobRequest) -> None:
-        """Keep the facts of the request for the outcome, and those that decide about another attempt."""
+        """Keep the facts of the request for the outcome, and those that decide a next attempt."""
         spec = request.spec
         self._start.batch = request.batch or ""
         self._facts |= {"batch": request.batch, "labels": spec.labels, "spec_sha256": spec_sha256(spec)}
         self._retry_on = frozenset(spec.retry_on)
         if spec.max_attempts != self.claim.max_attempts:
-            # A stock producer's job had no record: a worker that takes it over must know this limit.
+            # A stock producer's job had no record: a worker that takes it over must know this
+            # limit.
             self._start.claim = self._host.intake.limit_attempts(self.claim, spec.max_attempts)
 
     def _admit(self, spec: SandboxSpec) -> Admitted:
-        """Return the limits that the job gets here. A wish above this host's ceilings may be granted by another host."""
+        """Return the limits that the job gets here.
+
+        A wish above this host's ceilings may be granted by another host.
+        """
         try:
             return admit(spec, self._host.abilities.find_settings())
         except SpecInvalid:
@@ -245,7 +270,7 @@ class JobRun:
             raise
 
     def _count_queued(self) -> float:
-        """Return the seconds since the submit or, where its time is unknown, since this worker has the job."""
+        """Return the seconds since the submit or, if unknown, since this worker has the job."""
         submitted = self._message.submitted
         return max(0.0, time.time() - (self._taken if submitted is None else submitted))
 
@@ -259,7 +284,7 @@ class JobRun:
         return Outcome.of(code, self._job.job_id, message, timing=timing, attempts=attempts, **self._facts)
 
     def _note_failed_wait(self) -> None:
-        """Count the try of a job that has waited and failed before its start, so that it is not tried for ever."""
+        """Count the try of a job that waited and failed before its start, to bound its tries."""
         if not self._start.has_started and not self._job.cancellation.is_set:
             with contextlib.suppress(SandboxError):  # it was cancelled at this moment, or another worker has it
                 self._start.note_attempt()

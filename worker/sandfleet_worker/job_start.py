@@ -1,4 +1,7 @@
-"""One job from its claim to its start. A job that waits has not started, and gives its slot back while it waits long."""
+"""One job from its claim to its start.
+
+A job that waits has not started, and gives its slot back while it waits long.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,8 @@ TAKEN_OVER = "another worker has taken the job over"
 class JobStart:
     """Records in Redis that the job of `claim` waits, and that it starts. Used in the job's thread.
 
-    `on_start` is called once, just before the program starts. A job that may not start is ended by `cancel`.
+    `on_start` is called once, just before the program starts. A job that may not start is ended by
+    `cancel`.
     """
 
     def __init__(
@@ -53,9 +57,10 @@ class JobStart:
 
     @contextmanager
     def waiting(self, why: str, *, is_remote: bool = False) -> Iterator[None]:
-        """Wait as a job that has not started; the slot is given back after `LONG_WAIT_SECONDS`, and taken again at the end.
+        """Wait as a job that has not started.
 
-        If it `is_remote`, the worker runs another job meanwhile.
+        The slot is given back after `LONG_WAIT_SECONDS`, and taken again at the end. If it
+        `is_remote`, the worker runs another job meanwhile.
 
         Raises:
             SandboxError: the job was cancelled or withdrawn meanwhile, or another worker has it.
@@ -103,7 +108,9 @@ class JobStart:
         self._cancel.raise_if_set()
 
     def find_digest(self, name: str) -> str:
-        """Return the digest that the image's `name` means for the batch, or did for the job's earlier run; else nothing.
+        """Return the digest that the image's `name` means for the batch.
+
+        Else the one that it meant for the job's earlier run; else nothing.
 
         Raises:
             ImageInvalid: Redis holds no digest there.
@@ -136,7 +143,7 @@ class JobStart:
         self._intake.held_claims.wait(self.claim, is_remote=is_remote)
 
     def _take_slot(self) -> None:
-        """Wait until the job counts again in its worker, then for another slot, and for the job's memory."""
+        """Wait until the job counts again in its worker, then for another slot and its memory."""
         while not self._intake.held_claims.take_back_capacity(self.claim, CANCEL_POLL_SECONDS):
             self._cancel.raise_if_set()
         while True:

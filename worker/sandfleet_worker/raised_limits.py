@@ -1,4 +1,7 @@
-"""Whether a job that ran into a limit is tried again with a higher one (`retry_with`), and where it can be."""
+"""Whether a job that ran into a limit is tried again with a higher one, and where it can be.
+
+The spec's `retry_with` says how the limits rise.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Raise:
-    """The next attempt's `needs` (JSON) and its raised limits as text; or why no live host allows them."""
+    """The next attempt's `needs` (JSON) and its raised limits as text; or why no host allows them.
+
+    Only live hosts count.
+    """
 
     needs: str = ""
     text: str = ""
@@ -31,7 +37,10 @@ class Raise:
 
 
 def find_raise(host: Host, message: JobMessage, claim: Claim, code: ErrorCode) -> Raise | None:
-    """Return how the limits are raised after an end with `code`; None if they are not, or no attempt is left."""
+    """Return how the limits are raised after an end with `code`.
+
+    None if they are not, or no attempt is left.
+    """
     request = message.request
     if request is None or claim.flag is not Flag.START or claim.is_last_attempt:
         return None

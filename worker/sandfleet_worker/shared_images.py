@@ -40,14 +40,18 @@ TOO_MANY: Final = -1
 SHA256_CHARS: Final = 64
 SHA256_PREFIX: Final = "sha256:"
 KEEP_UPLOADED_SECONDS: Final = 2 * 86400.0
-"""The store keeps what a push has uploaded for this time before its name is shared: a large upload takes hours."""
+"""The store keeps what a push has uploaded for this time before its name is shared.
+
+A large upload takes hours.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Pushed:
     """An image that is shared now; `uploaded_bytes` is 0 if the store had all of it.
 
-    `here` is the digest that its name means on this host: another one if it was added again meanwhile.
+    `here` is the digest that its name means on this host: another one if it was added again
+    meanwhile.
     """
 
     name: str
@@ -59,7 +63,8 @@ class Pushed:
 class FleetImages:
     """The fleet's shared images; see the protocol `SharedImages`. Safe for threads.
 
-    `client` is the fleet's Redis and must not decode responses. The store is opened when it is first used.
+    `client` is the fleet's Redis and must not decode responses. The store is opened when it is
+    first used.
     """
 
     def __init__(self, settings: WorkerSettings, client: redis.Redis) -> None:
@@ -122,7 +127,9 @@ class FleetImages:
         return any(matches_shared(name, digest, pattern) for pattern in self._settings.images.shared)
 
     def list_takeable(self) -> frozenset[str]:
-        """Return names and digests of the shared images that this host takes, as of the last `KNOWN_SECONDS`.
+        """Return names and digests of the shared images that this host takes.
+
+        They are as of the last `KNOWN_SECONDS`.
 
         Raises:
             redis.RedisError: Redis does not answer.
@@ -155,11 +162,14 @@ class FleetImages:
         return {name for name, sha256 in facts.items() if sha256 in missing}
 
     def push(self, images: ImageStore, name: str) -> Pushed:
-        """Share the image `name` of this host with the fleet. An image that is shared already is not uploaded again.
+        """Share the image `name` of this host with the fleet.
+
+        An image that is shared already is not uploaded again.
 
         Raises:
             ImageNotFound: it is not on this host.
-            ImageInvalid: it has no name of its own, or was damaged; or the store takes no object of its size.
+            ImageInvalid: it has no name of its own, or was damaged; or the store takes no object of
+            its size.
             ImageUnavailable: the store or Redis cannot be reached, or has no room.
         """
         if name.startswith(REGISTRY_PREFIX) or is_digest(name):
@@ -196,7 +206,8 @@ class FleetImages:
         """Upload what the store lacks, then share the name; return the uploaded bytes."""
         names = (digest.removeprefix(SHA256_PREFIX), image.erofs_sha256)
         references = References(self._client, self._store)
-        # Pinned only once the name is shared: a push that is killed before would leave a pin that nobody ends.
+        # Pinned only once the name is shared: a push that is killed before would leave a pin that
+        # nobody ends.
         references.keep(names, KEEP_UPLOADED_SECONDS)
         # The facts come last: who finds them finds the rest.
         size = image.size_bytes if self._store.put_file(image.erofs_sha256, image.erofs_path) else 0
@@ -205,7 +216,9 @@ class FleetImages:
         return size
 
     def unshare(self, name: str) -> bool:
-        """Share `name` no more; return False if it was not shared. Its objects stay in the store for a day.
+        """Share `name` no more; return False if it was not shared.
+
+        Its objects stay in the store for a day.
 
         Raises:
             ImageUnavailable: Redis or the store does not answer.

@@ -1,7 +1,7 @@
 """The one task: a job's way from its message to its outcome, and what it returns to Celery.
 
-A job walks one way: execute (`JobRun.execute` takes a sandbox and runs the program to its verdict), decide what becomes of it,
-settle its claim in Redis, and return its end to Celery.
+A job walks one way: execute (`JobRun.execute` takes a sandbox and runs the program to its verdict),
+decide what becomes of it, settle its claim in Redis, and return its end to Celery.
 """
 
 from __future__ import annotations
@@ -35,9 +35,10 @@ class Fenced(Reject):
 
 
 class OwnEnd:
-    """The task's return value for a program that ran to its own end; logs, events and Flower show its `repr`.
+    """The task's return value for a program that ran to its own end.
 
-    Celery's ``saferepr`` prints dicts and strings whatever their class says, so this is neither.
+    Logs, events and Flower show its `repr`. Celery's ``saferepr`` prints dicts and strings whatever
+    their class says, so this is neither.
     """
 
     __slots__ = ("_text",)
@@ -52,7 +53,10 @@ class OwnEnd:
 
 
 class RunTask(Task):  # type: ignore[type-arg]  # generic in the stubs only
-    """``sandfleet.run``. A program that ran to its own end is Celery's SUCCESS, every other code raises its exception."""
+    """``sandfleet.run``.
+
+    A program that ran to its own end is Celery's SUCCESS, every other code raises its exception.
+    """
 
     name = TASK_NAME
     Strategy = "sandfleet_worker.celery_worker.requests:strategy"

@@ -1,9 +1,9 @@
--- Functions for jobs that wait for other jobs or batches (`after`). A script includes them by the line
--- "-- include: after", after batch_keys and parked.
+-- Functions for jobs that wait for other jobs or batches (`after`). A script includes them by the
+-- line "-- include: after", after batch_keys and parked.
 --
 -- Jobs whose `after` is the same text are a group; its name is the SHA-1 of the text.
--- after:<group>         hash: after (JSON with jobs and batches), next (the next place), and "ok <kind> <name>" for
---                       each of them that has ended OK
+-- after:<group>         hash: after (JSON with jobs and batches), next (the next place), and "ok
+--                       <kind> <name>" for each of them that has ended OK
 -- awaiting:<group>      sorted set of its jobs, which are parked
 -- awaited:<kind>:<name> set of the groups that wait for a job or a batch (kind "job" or "batch")
 -- groups                sorted set: group -> when a sweep checks it next (ms)
@@ -120,7 +120,8 @@ local function check_batch(name)
   return is_sealed and ended >= total and 'ok' or 'wait'
 end
 
--- Checks all that a group waits for. What has ended OK stays so: its record may expire before the others end.
+-- Checks all that a group waits for. What has ended OK stays so: its record may expire before the
+-- others end.
 local function check_group(name, targets)
   local is_waiting = false
   for _, target in ipairs(targets) do
@@ -144,8 +145,8 @@ local function check_group(name, targets)
   return is_waiting and 'wait' or 'ok'
 end
 
--- Checks a group and lets its jobs go if all is ready. Returns "wait", "more" (jobs are left to be let go),
--- "failed" and why, or "done".
+-- Checks a group and lets its jobs go if all is ready. Returns "wait", "more" (jobs are left to be
+-- let go), "failed" and why, or "done".
 local function resolve_group(name)
   local where = 'awaiting:' .. name
   local targets = read_after(try('HGET', prefix .. 'after:' .. name, 'after') or nil)

@@ -1,10 +1,10 @@
--- Functions for the keys of a batch. A script includes them by the line "-- include: batch_keys", after
--- `prefix`, `now` and `try`.
+-- Functions for the keys of a batch. A script includes them by the line "-- include: batch_keys",
+-- after `prefix`, `now` and `try`.
 --
 -- batch:<name>   list of the ids of its jobs, the members
 -- ends:<name>    stream of ends: one entry for each ended job, of its newest run
--- counts:<name>  hash: jobs by code; `sealed`; `dropped`, dropped ends whose members are still in the list;
---                `imported`, items of done:<name> that the stream has too
+-- counts:<name>  hash: jobs by code; `sealed`; `dropped`, dropped ends whose members are still in
+--                the list; `imported`, items of done:<name> that the stream has too
 -- pins:<name>    hash: name of an image -> the digest that it means for the batch
 -- on_done:<name> hash: who is told when the batch is done, see webhooks.lua
 -- done:<name>    list of ended ids, which release e5bcdee reads and writes
@@ -41,7 +41,8 @@ local function take_end(keys, entry, code)
   end
 end
 
--- Imports ends that only the list `done` has, since an older worker recorded them. Returns their number.
+-- Imports ends that only the list `done` has, since an older worker recorded them. Returns their
+-- number.
 local function import_ends(keys, limit)
   local length, imported = try('LLEN', keys.done) or 0, read_count(keys, 'imported')
   if imported == length then
@@ -104,8 +105,9 @@ local function count_jobs(keys)
   return total, math.min(total, try('XLEN', keys.ends) or 0)
 end
 
--- Sets the TTL of all keys: `ttl` if every job has ended, else at least BATCH_TTL. With `now_and_then` it is
--- renewed only at the first of each hundred ends. Returns whether every job has ended.
+-- Sets the TTL of all keys: `ttl` if every job has ended, else at least BATCH_TTL. With
+-- `now_and_then` it is renewed only at the first of each hundred ends. Returns whether every job
+-- has ended.
 local function expire_batch(keys, ttl, now_and_then)
   local total, ended = count_jobs(keys)
   if now_and_then and ended < total and ended % 100 ~= 1 then
@@ -118,7 +120,8 @@ local function expire_batch(keys, ttl, now_and_then)
   return ended >= total
 end
 
--- Notes that a batch is used now, in the list of all batches: the newest MAX_BATCHES, used within BATCH_TTL.
+-- Notes that a batch is used now, in the list of all batches: the newest MAX_BATCHES, used within
+-- BATCH_TTL.
 local MAX_BATCHES = 10000
 local function list_batch(name)
   local list = prefix .. 'batches'

@@ -1,10 +1,10 @@
--- Delete dead letters: those with the given ids, those older than their TTL, and the oldest above the
--- bounds.
+-- Delete dead letters: those with the given ids, those older than their TTL, and the oldest above
+-- the bounds.
 --
 -- ARGV: prefix, TTL of dead letters in s, their largest number, their largest size in bytes in all,
 --       then job ids
--- Returns the number of letters with the given ids. `dead_dropped` counts only those above the bounds.
--- A key of a wrong type counts as empty.
+-- Returns the number of letters with the given ids. `dead_dropped` counts only those above the
+-- bounds. A key of a wrong type counts as empty.
 local prefix, ttl, max_dead_letters, max_bytes = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local FIRST_ID, MAX_DROPPED, DAY = 5, 1000, 86400
 local dead, sizes, bytes = prefix .. 'dead', prefix .. 'dead_sizes', prefix .. 'dead_bytes'

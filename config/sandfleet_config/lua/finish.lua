@@ -1,17 +1,18 @@
--- Record the end of a job's run, once: the outcome, the end in its batch, the dead letter; delete the
--- claim, and give all keys of the job a TTL. Keep the message of a run that did not end OK.
+-- Record the end of a job's run, once: the outcome, the end in its batch, the dead letter; delete
+-- the claim, and give all keys of the job a TTL. Keep the message of a run that did not end OK.
 --
--- ARGV: prefix, owner, claim id, job id, code, result (Celery's record as JSON), TTL of the result in s,
---       reason of the dead letter ("": none), TTL of dead letters in s, message for the dead letter if
---       Redis has lost it ("": none), "droppable" if the result has output that the caller may drop
+-- ARGV: prefix, owner, claim id, job id, code, result (Celery's record as JSON), TTL of the result
+--       in s, reason of the dead letter ("": none), TTL of dead letters in s, message for the dead
+--       letter if Redis has lost it ("": none), "droppable" if the result has output that the
+--       caller may drop
 -- A worker sends its owner and claim. With owner "", the job must still be queued: a producer or a
 -- worker's sweep ends a job that no worker has claimed (CANCELLED, EXPIRED).
 -- Returns 1 if it is recorded.
 -- Returns 0 if the job is not the caller's: nothing is recorded, but an entry in `duplicates`.
--- Returns -1 if Redis is at maxmemory and the result is droppable: nothing is done, and the caller sends
--- the result without output.
--- A deleted claim is still the caller's while the job's record names it: a take-over writes another one.
--- A key of a wrong type does not stop the call.
+-- Returns -1 if Redis is at maxmemory and the result is droppable: nothing is done, and the caller
+-- sends the result without output.
+-- A deleted claim is still the caller's while the job's record names it: a take-over writes another
+-- one. A key of a wrong type does not stop the call.
 local prefix, owner, claim, id, code, result = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local ttl, reason, dead_ttl = tonumber(ARGV[7]), ARGV[8], tonumber(ARGV[9])
 local SETTLED_TTL, MAX_IMPORTED = 86400, 100
@@ -51,8 +52,8 @@ if owner == '' then
   message = try('HGET', job, 'message') or '' -- while it waits for another attempt; else it is in the queue
 else
   message = try('HGET', claims, claim)
-  -- HDEL comes first: at maxmemory Redis refuses a write that may need memory only as the first write of
-  -- a script. The outcome of a program that ran is recorded even then.
+  -- HDEL comes first: at maxmemory Redis refuses a write that may need memory only as the first
+  -- write of a script. The outcome of a program that ran is recorded even then.
   try('HDEL', claims, claim)
   if is_record_wrong then
     redis.call('DEL', job)
@@ -65,8 +66,8 @@ else
     if facts[8] == claim then
       return 1
     end
-    -- One entry, however often the call is repeated. None for a late decision about a dead worker's job,
-    -- since no run ended.
+    -- One entry, however often the call is repeated. None for a late decision about a dead worker's
+    -- job, since no run ended.
     local is_first = redis.call('SET', prefix .. 'settled:' .. claim, 'fenced', 'NX', 'EX', SETTLED_TTL)
     if is_first and claim:sub(1, 6) ~= 'taken-' then
       try('XADD', prefix .. 'duplicates', 'MAXLEN', '~', 10000, '*', 'job', id, 'owner', owner, 'claim', claim,
@@ -148,7 +149,8 @@ if reason ~= '' then
   redis.call('EXPIRE', dead .. ':' .. id, dead_ttl)
   try('ZADD', dead, now, id)
   redis.call('EXPIRE', dead, dead_ttl)
-  -- Only the sum is updated here. The caller runs drop_dead.lua next, which deletes letters above the bound.
+  -- Only the sum is updated here. The caller runs drop_dead.lua next, which deletes letters above
+  -- the bound.
   local size = #message + #reason + #told
   local earlier = tonumber(try('HGET', sizes, id) or 0) or 0
   try('HSET', sizes, id, size)

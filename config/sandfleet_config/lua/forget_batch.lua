@@ -1,8 +1,8 @@
 -- Delete records, outcomes and ends of a batch's ended jobs, for the next few of its members.
 --
--- ARGV: prefix, batch, largest number of members to check
--- Returns {number of members that have not ended, ids of the deleted jobs...}. A job that has not ended
--- goes to the end of the list, so that as many checks as the batch has members reach each member once.
+-- ARGV: prefix, batch, largest number of members to check Returns {number of members that have not
+-- ended, ids of the deleted jobs...}. A job that has not ended goes to the end of the list, so that
+-- as many checks as the batch has members reach each member once.
 local prefix, batch, limit = ARGV[1], ARGV[2], tonumber(ARGV[3])
 
 -- include: prelude
@@ -24,8 +24,8 @@ local function forget(id, facts)
   if facts[4] then
     take_end(keys, facts[4], facts[5] or '')
   elseif not facts[1] then
-    -- The record is gone. Its end is gone too, or is at the front of the stream, where `drop_forgotten`
-    -- deletes it.
+    -- The record is gone. Its end is gone too, or is at the front of the stream, where
+    -- `drop_forgotten` deletes it.
     add_count(keys, 'dropped', -math.min(1, read_count(keys, 'dropped')))
   end
 end

@@ -1,9 +1,11 @@
--- Functions for the specs of runs that did not end OK: they are kept so that a person can run these jobs
--- again. A script includes them by the line "-- include: kept_specs", after `prefix`, `now` and `try`.
+-- Functions for the specs of runs that did not end OK: they are kept so that a person can run these
+-- jobs again. A script includes them by the line "-- include: kept_specs", after `prefix`, `now`
+-- and `try`.
 --
 -- spec:<id>   the message of the job, whole
 -- specs       sorted set: "<bytes of the message> <id>" -> when it expires (ms)
--- specs_sum   hash: bytes, of all kept messages; dropped, the number of those that were dropped early
+-- specs_sum   hash: bytes, of all kept messages; dropped, the number of those that were dropped
+--             early
 local MAX_SPEC_BYTES, SPEC_OVERHEAD = 268435456, 256 -- of all; and of each for its keys
 local MAX_SPECS_DROPPED = 500 -- in one call
 local FREE_SPEC_BYTES, MAX_USED = 16777216, 0.8 -- more of them only while Redis's memory is not so full
@@ -35,7 +37,8 @@ local function is_almost_full()
   return used and most and tonumber(most) > 0 and used / most > MAX_USED
 end
 
--- Frees space for `size` more bytes: forgets what has expired, then drops the oldest. Returns whether it fits.
+-- Frees space for `size` more bytes: forgets what has expired, then drops the oldest. Returns
+-- whether it fits.
 local function make_space(size)
   for _, member in ipairs(try('ZRANGEBYSCORE', specs_key, '-inf', now, 'LIMIT', 0, MAX_SPECS_DROPPED) or {}) do
     take_spec(member)

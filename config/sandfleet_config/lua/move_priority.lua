@@ -1,13 +1,14 @@
--- Give the queued jobs of a batch another priority: those of the next few members that are in no list, or those of
--- a part of a queue's list.
+-- Give the queued jobs of a batch another priority: those of the next few members that are in no
+-- list, or those of a part of a queue's list.
 --
--- ARGV: prefix, batch, new step, position, largest number of jobs or messages, queue ("": the batch's members), step of
---       the list
--- Returns {next position (-1: the end is reached), number of jobs that have the new priority now, number of queued jobs
--- that are in a list}.
--- A message cannot be taken out of the middle of a list at a low price. So a second one is put into the new list, and
--- the record names its step: a claim drops the message in the old list. A list is read from its left end, where
--- claims do not change the positions. The oldest job is taken first from the new list, too.
+-- ARGV: prefix, batch, new step, position, largest number of jobs or messages, queue ("": the
+--       batch's members), step of the list
+-- Returns {next position (-1: the end is reached), number of jobs that have the new priority now,
+-- number of queued jobs that are in a list}.
+-- A message cannot be taken out of the middle of a list at a low price. So a second one is put into
+-- the new list, and the record names its step: a claim drops the message in the old list. A list is
+-- read from its left end, where claims do not change the positions. The oldest job is taken first
+-- from the new list, too.
 local prefix, batch, step, position, limit, queue, from = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6],
   ARGV[7]
 -- include: prelude

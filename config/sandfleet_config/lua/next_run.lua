@@ -1,12 +1,13 @@
--- Start the next run of ended jobs: queue each again as if it were submitted now, if its newest run is the
--- one that the caller saw.
+-- Start the next run of ended jobs: queue each again as if it were submitted now, if its newest run
+-- is the one that the caller saw.
 --
--- ARGV: prefix, then 4 for each job (at most some hundred jobs): id; the run that the caller saw; for a job
---       whose record is gone what the record said, as JSON (queue_ttl in ms, max_attempts, step, key,
---       fingerprint, record, batch; "": not given); and what the next run changes, as JSON (message, and
---       fields of the record: queue_ttl, max_attempts, step, record, needs; "": nothing). After them, if given,
---       which digest of its image the run has, instead of that of the earlier run: "as_batch", the one that its
---       batch has for the name; "resolved", the one that the name means now, which is its batch's from now on
+-- ARGV: prefix, then 4 for each job (at most some hundred jobs): id; the run that the caller saw;
+--       for a job whose record is gone what the record said, as JSON (queue_ttl in ms,
+--       max_attempts, step, key, fingerprint, record, batch; "": not given); and what the next run
+--       changes, as JSON (message, and fields of the record: queue_ttl, max_attempts, step, record,
+--       needs; "": nothing). After them, if given, which digest of its image the run has, instead
+--       of that of the earlier run: "as_batch", the one that its batch has for the name;
+--       "resolved", the one that the name means now, which is its batch's from now on
 -- Returns for each job:
 --   "queued"      it is queued again; no other answer changes anything
 --   "later"       a later run has begun, or the job has not ended
@@ -15,9 +16,9 @@
 --   "in queue"    it ended in the queue, where its message still is: see move_ended.lua
 --   "unknown"     neither a record nor a dead letter exists
 --   "unusable"    a key has a wrong type
--- The message is the changed one, or comes from the job's dead letter or its kept spec; both are deleted.
--- The earlier outcome moves to run:<number>:<id> and keeps its TTL. The digest of the image that it ran is the
--- field `pin` of the record.
+-- The message is the changed one, or comes from the job's dead letter or its kept spec; both are
+-- deleted. The earlier outcome moves to run:<number>:<id> and keeps its TTL. The digest of the
+-- image that it ran is the field `pin` of the record.
 local prefix = ARGV[1]
 local FIRST, WIDTH, WAKE_TTL = 2, 4, 3600
 -- include: prelude
@@ -54,7 +55,8 @@ local function drop_dead_letter(id)
   end
 end
 
--- Returns the idempotency key if it is the job's, and removes its TTL: it is kept until the run has ended.
+-- Returns the idempotency key if it is the job's, and removes its TTL: it is kept until the run has
+-- ended.
 local function hold_key(id, key)
   if key == '' then
     return key

@@ -1,14 +1,16 @@
--- Functions for jobs that may not start yet. They are parked: out of the queue's lists, their messages in
--- their records. A script includes them by the line "-- include: parked", after `prefix`, `now` and `try`.
+-- Functions for jobs that may not start yet. They are parked: out of the queue's lists, their
+-- messages in their records. A script includes them by the line "-- include: parked", after
+-- `prefix`, `now` and `try`.
 --
--- limits:<batch>  hash: at_most, max_failures, fail_fast, deadline (ms), deadline_text, kill ("1": a stop kills
---                 what runs), hold ("1"), failures, stopped (why), stop_code, next (the next place),
---                 awaited ("1": jobs wait for the batch), set ("1")
--- active:<batch>  set of the ids of its jobs that workers have, if it has limits; with at_most also of those that
---                 have a place: they are in a list, or wait for another try
+-- limits:<batch>  hash: at_most, max_failures, fail_fast, deadline (ms), deadline_text, kill ("1":
+--                 a stop kills what runs), hold ("1"), failures, stopped (why), stop_code, next
+--                 (the next place), awaited ("1": jobs wait for the batch), set ("1")
+-- active:<batch>  set of the ids of its jobs that workers have, if it has limits; with at_most also
+--                 of those that have a place: they are in a list, or wait for another try
 -- parked:<batch>  sorted set of its parked jobs, by step and place
 -- limited         sorted set: batch -> when a sweep checks it next (ms)
--- A job's record says in `parked` which of the sorted sets it is in, and in `place` where in its batch.
+-- A job's record says in `parked` which of the sorted sets it is in, and in `place` where in its
+-- batch.
 local PLACES, MAX_LET_GO, PARKED_TTL, CANCEL_MARK_TTL = 2 ^ 40, 500, 30 * 86400, 8 * 86400
 local LIMITS = { 'at_most', 'max_failures', 'fail_fast', 'deadline', 'deadline_text', 'kill', 'hold', 'stopped', 'stop_code',
   'awaited', 'set' }
@@ -119,8 +121,9 @@ local function park_in_batch(limits, id, message, step, why)
   end
 end
 
--- Puts the first `count` jobs of a sorted set back into their queues' lists: by "RPUSH" where the next claims
--- take them, by "LPUSH" behind all others. With `limits` they have places of their batch. Returns their number.
+-- Puts the first `count` jobs of a sorted set back into their queues' lists: by "RPUSH" where the
+-- next claims take them, by "LPUSH" behind all others. With `limits` they have places of their
+-- batch. Returns their number.
 local function let_go(where, count, push, limits)
   local popped = try('ZPOPMIN', prefix .. where, math.min(count, MAX_LET_GO)) or {}
   local first, last, by = 1, #popped - 1, 2
@@ -155,8 +158,9 @@ local function let_go(where, count, push, limits)
   return #popped / 2
 end
 
--- Lets as many parked jobs go as the limits of their batch allow. With `at_most` the next one comes before the other
--- jobs of its queue, unless the batch `is_new`: it has waited for its batch only. Returns their number.
+-- Lets as many parked jobs go as the limits of their batch allow. With `at_most` the next one comes
+-- before the other jobs of its queue, unless the batch `is_new`: it has waited for its batch only.
+-- Returns their number.
 local function let_go_free(limits, is_new)
   local where, free = 'parked:' .. limits.name, count_free(limits)
   if limits.stopped or limits.hold or free <= 0 or (try('ZCARD', prefix .. where) or 0) == 0 then

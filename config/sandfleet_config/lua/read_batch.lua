@@ -1,9 +1,9 @@
 -- Read the counts of a batch, and its ends after a cursor in the stream.
 --
 -- ARGV: prefix, batch, cursor ("": the newest end, and no end is read), largest number of ends
--- Returns {number of jobs, number of ended jobs, cursor of the last end that was read, the ends as lines
--- of id and run, number of imported ends, counts as fields and values}. Fewer ends than the largest
--- number: all ends were read.
+-- Returns {number of jobs, number of ended jobs, cursor of the last end that was read, the ends as
+-- lines of id and run, number of imported ends, counts as fields and values}. Fewer ends than the
+-- largest number: all ends were read.
 local prefix, batch, after, limit = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 local MAX_IMPORTED, MAX_DROPPED = 1000, 200
 

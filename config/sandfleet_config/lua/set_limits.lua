@@ -1,9 +1,10 @@
 -- Set the limits of a batch. They replace those that it has.
 --
--- ARGV: prefix, batch, at_most, max_failures, "1" if that is --fail-fast, deadline in ms from now, its text for people,
---       "1" if a stop kills what runs ("" of each: none), "1" to begin anew also with the same limits
--- Returns 1, or 0 where the same limits are in force for jobs that have not all ended: then the deadline and the number
--- of failures stay, so that a producer may repeat its submit.
+-- ARGV: prefix, batch, at_most, max_failures, "1" if that is --fail-fast, deadline in ms from now,
+--       its text for people, "1" if a stop kills what runs ("" of each: none), "1" to begin anew
+--       also with the same limits
+-- Returns 1, or 0 where the same limits are in force for jobs that have not all ended: then the
+-- deadline and the number of failures stay, so that a producer may repeat its submit.
 -- Otherwise failures are counted anew, the deadline begins now, and a stop is lifted.
 local prefix, batch = ARGV[1], ARGV[2]
 -- include: prelude
@@ -13,7 +14,8 @@ local key = prefix .. 'limits:' .. batch
 local wanted = { at_most = ARGV[3], max_failures = ARGV[4], fail_fast = ARGV[5], deadline_ms = ARGV[6], deadline_text = ARGV[7],
   kill = ARGV[8] }
 
--- Notes which jobs of the batch workers have: only those of a batch with limits are noted at their claims.
+-- Notes which jobs of the batch workers have: only those of a batch with limits are noted at their
+-- claims.
 local function find_active()
   for _, owner in ipairs(try('ZRANGE', prefix .. 'owners', 0, -1) or {}) do
     for _, message in ipairs(try('HVALS', prefix .. 'claims:' .. owner) or {}) do

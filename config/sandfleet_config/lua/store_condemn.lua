@@ -1,9 +1,9 @@
 -- Choose those objects that nothing refers to, and mark them as being deleted.
 --
--- ARGV: prefix, ms that a mark lives (0: set none, only tell), unused_ms, names (SHA-256) of objects that are older
---       than unused_ms by the store's clock...
--- Returns the names of those that may be deleted: the reference to them ended unused_ms ago or never was, and
--- no name is pinned to them.
+-- ARGV: prefix, ms that a mark lives (0: set none, only tell), unused_ms, names (SHA-256) of
+--       objects that are older than unused_ms by the store's clock...
+-- Returns the names of those that may be deleted: the reference to them ended unused_ms ago or
+-- never was, and no name is pinned to them.
 local prefix, mark_ms, unused_ms, FIRST = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), 4
 -- include: prelude
 local refs, pins, deleting = prefix .. 'store:refs', prefix .. 'store:pins', prefix .. 'store:deleting'

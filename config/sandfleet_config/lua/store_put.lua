@@ -1,9 +1,9 @@
 -- Put one object into Redis, unless it is there.
 --
--- ARGV: prefix, name (SHA-256), bytes, bound on all objects together in bytes, ms that an object lives to which
---       nothing refers
--- Returns {1, 0} if it was written; {0, its size} if it was there; {-1, bytes of all objects} if there is no
--- room for it.
+-- ARGV: prefix, name (SHA-256), bytes, bound on all objects together in bytes, ms that an object
+--       lives to which nothing refers
+-- Returns {1, 0} if it was written; {0, its size} if it was there; {-1, bytes of all objects} if
+-- there is no room for it.
 local prefix, name, data, bound, unused_ms = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
 -- include: prelude
 

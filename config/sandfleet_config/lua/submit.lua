@@ -1,18 +1,20 @@
 -- Queue jobs, each at most once. If the queue is full, none is queued.
 --
--- ARGV: prefix, queue, max_queued (0: no bound), batch ("": none), number of jobs that the caller wants to
---       queue in all, then 7 for each job (at most 2000 jobs, a bound of Lua's unpack): id, message,
---       idempotency key ("": none), fingerprint, "step queue_ttl max_attempts" (0|3|6|9, ms or 0 for none,
---       number) and, if the job waits for others, a space and `after` as JSON, record, needs
--- Returns {"full", number of jobs in the queue}; {"new"} if all jobs are new; otherwise for each job one of
--- these, and an id:
+-- ARGV: prefix, queue, max_queued (0: no bound), batch ("": none), number of jobs that the caller
+--       wants to queue in all, then 7 for each job (at most 2000 jobs, a bound of Lua's unpack):
+--       id, message, idempotency key ("": none), fingerprint, "step queue_ttl max_attempts"
+--       (0|3|6|9, ms or 0 for none, number) and, if the job waits for others, a space and `after`
+--       as JSON, record, needs
+-- Returns {"full", number of jobs in the queue}; {"new"} if all jobs are new; otherwise for each
+-- job one of these, and an id:
 --   "new"        it is queued; a job with any other answer is not
---   "same"       a job with the same idempotency key or id, and the same fingerprint, was submitted before
+--   "same"       a job with the same idempotency key or id, and the same fingerprint, was submitted
+--                before
 --   "elsewhere"  the same, in another batch
 --   "conflict"   the idempotency key belongs to a job with another fingerprint
 --   "exists"     the id belongs to a job with another fingerprint
--- or, if a job waits for others, {"unknown", "job" or "batch", name} where there is none of that name, and
--- {"awaited", batch} where others wait for the batch: then none is queued.
+-- or, if a job waits for others, {"unknown", "job" or "batch", name} where there is none of that
+-- name, and {"awaited", batch} where others wait for the batch: then none is queued.
 local prefix, queue, max_queued, batch, wanted = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5])
 local FIRST, WIDTH, WAKE_TTL = 6, 7, 3600
 local count = (#ARGV - FIRST + 1) / WIDTH
@@ -26,8 +28,8 @@ local function list_of(step)
   return prefix .. queue .. (step == '0' and '' or '\6\22' .. step)
 end
 
--- Returns an error if a key has a wrong type. It is checked before anything is written: otherwise jobs would
--- be queued although the caller gets an error.
+-- Returns an error if a key has a wrong type. It is checked before anything is written: otherwise
+-- jobs would be queued although the caller gets an error.
 local function find_wrong_type()
   local wanted_types = { [prefix .. 'expiring'] = 'zset' }
   for _, step in ipairs({ '0', '3', '6', '9' }) do
@@ -76,7 +78,8 @@ if max_queued > 0 then
   end
 end
 
--- In most submits all jobs are new. Two calls find that out for all of them; a check of each job takes three.
+-- In most submits all jobs are new. Two calls find that out for all of them; a check of each job
+-- takes three.
 local function are_all_new()
   local taken, marks, seen = {}, {}, {}
   for at = FIRST, #ARGV, WIDTH do
@@ -114,8 +117,8 @@ local function read_delivery(text)
 end
 
 local bar, groups = limits and find_bar(limits), {}
--- Returns the answer where a job waits for what does not exist, or would make a batch wait for itself. Jobs
--- that were submitted before are not checked again.
+-- Returns the answer where a job waits for what does not exist, or would make a batch wait for
+-- itself. Jobs that were submitted before are not checked again.
 local function find_refusal()
   local last, checked
   for at = FIRST, #ARGV, WIDTH do
@@ -167,8 +170,8 @@ end
 -- Queues a job unless it is known, and adds the answer.
 local function check_and_queue(at)
   local id, key, fingerprint = ARGV[at], ARGV[at + 2], ARGV[at + 3]
-  -- A key of a wrong type does not stop the submit: an idempotency key counts as free, a record as another
-  -- job's.
+  -- A key of a wrong type does not stop the submit: an idempotency key counts as free, a record as
+  -- another job's.
   local keyed = key ~= '' and redis.pcall('GET', prefix .. 'idem:' .. key)
   if type(keyed) == 'table' then
     keyed = false

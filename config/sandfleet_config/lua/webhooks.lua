@@ -1,10 +1,11 @@
--- Functions that queue a webhook when a batch is done: it is sealed, and the newest runs of all its jobs have
--- ended. A script includes them by the line "-- include: webhooks", after batch_keys.
+-- Functions that queue a webhook when a batch is done: it is sealed, and the newest runs of all its
+-- jobs have ended. A script includes them by the line "-- include: webhooks", after batch_keys.
 --
 -- on_done:<batch>    hash: endpoint; told, the newest end that a webhook was queued for
 -- webhooks:due       sorted set: id of a webhook -> when a sender takes it next (ms)
 -- webhook:<id>       hash, one webhook: batch, endpoint, at (ms), total, codes (JSON)
--- webhooks:awaiting  sorted set: batch that shall be told of and is not done -> when a sender checks it next (ms)
+-- webhooks:awaiting  sorted set: batch that shall be told of and is not done -> when a sender
+--                    checks it next (ms)
 -- A key of a wrong type stops no script.
 local WEBHOOK_TTL = 8 * 86400 -- s; a day of attempts, then 7 days as a dead letter
 local MAX_WEBHOOKS, MAX_AWAITING, CHECK_PAUSE = 10000, 10000, 10000
@@ -51,8 +52,8 @@ local function make_webhook_due(id)
   redis.call('EXPIRE', due, WEBHOOK_TTL)
 end
 
--- Queues a webhook if the batch is done, and none was queued since its newest end. A retry of a job and a new
--- job each add an end, so that one follows again.
+-- Queues a webhook if the batch is done, and none was queued since its newest end. A retry of a job
+-- and a new job each add an end, so that one follows again.
 local function tell_if_done(name, keys)
   local facts = try('HMGET', keys.on_done, 'endpoint', 'told') or {}
   if not facts[1] or not try('HGET', keys.counts, 'sealed') then

@@ -4,9 +4,10 @@
     PREFIX/clock                  written to read the server's clock
     PREFIX/fleet                  the id of the fleet that collects garbage here
 
-Objects up to `SINGLE_BYTES` are written by one request with ``If-None-Match``. obstore sends that header
-with no multipart upload (0.12.1 puts the whole file into memory instead). So a larger object is written
-if it is not there; writers at the same moment write the same bytes, and the last one counts.
+Objects up to `SINGLE_BYTES` are written by one request with ``If-None-Match``. obstore sends that
+header with no multipart upload (0.12.1 puts the whole file into memory instead). So a larger object
+is written if it is not there; writers at the same moment write the same bytes, and the last one
+counts.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ SINGLE_BYTES: Final = 8 << 20
 MAX_PARTS: Final = 9000
 """S3 takes 10,000 parts an object."""
 CONCURRENT_PARTS: Final = 2
-"""Parts in memory at once: with the default of 12, uploads grew to gigabytes (developmentseed/obstore#540)."""
+"""Parts in memory at once: the default of 12 takes gigabytes (developmentseed/obstore#540)."""
 DIRECT_BYTES: Final = 256 << 10
 """Up to this size an object is sent without asking first whether it is there."""
 THREADS: Final = 16
@@ -52,7 +53,7 @@ LIST_PAGE: Final = 1000
 OWNER: Final = "fleet"
 NOT_IMPLEMENTED: Final = 501
 NO_KEY: Final = frozenset(("NoSuchKey", "BlobNotFound", ""))
-"""Codes of an answer 404 that are about the object; any other is about the bucket or the credentials."""
+"""Codes of an answer 404 about the object; any other is about the bucket or the credentials."""
 
 
 class BucketStore:
@@ -124,11 +125,13 @@ class BucketStore:
             raise
         except BaseError as error:
             if self._is_conditional and find_status(error) == NOT_IMPLEMENTED:
-                # A server without If-None-Match. Replacing is no harm: the same name has the same bytes.
+                # A server without If-None-Match. Replacing is no harm: the same name has the same
+                # bytes.
                 self._is_conditional = False
                 self._send(sha256, data)
                 return
-            # A server that refuses early resets the connection before its answer is read (versitygw 1.8.0).
+            # A server that refuses early resets the connection before its answer is read (versitygw
+            # 1.8.0).
             if self.size_of(sha256) == len(data):
                 raise AlreadyExistsError from error
             raise
@@ -173,7 +176,7 @@ class BucketStore:
                 return None
 
     def _check_bucket(self) -> None:
-        """Return if the bucket exists: the answer to HEAD does not tell its absence from the object's."""
+        """Return if the bucket exists: HEAD does not tell its absence from the object's."""
         if not self._is_bucket_seen:
             next(self._list("clock", 1), None)
             self._is_bucket_seen = True
@@ -231,7 +234,7 @@ class BucketStore:
             obstore.put(self._client, OWNER, fleet.encode(), mode="overwrite", use_multipart=False)
 
     def remove_leftovers(self, before: datetime) -> int:  # noqa: ARG002  part of the interface
-        """Do nothing: parts of killed uploads cannot be listed; the bucket's lifecycle rule deletes them."""
+        """Do nothing: killed uploads' parts cannot be listed; a lifecycle rule deletes them."""
         return 0
 
     def close(self) -> None:
@@ -239,7 +242,10 @@ class BucketStore:
 
     @contextmanager
     def _guard(self, sha256: str = "") -> Generator[None]:
-        """Turn errors of obstore into ours; "not found" is `ObjectMissing` only where `sha256` was read."""
+        """Turn errors of obstore into ours.
+
+        "Not found" is `ObjectMissing` only where `sha256` was read.
+        """
         if not is_usable_process():
             msg = f"{self.name} cannot be used here: this process was forked after its parent had used a bucket; {FORK}"
             raise StoreDown(msg)

@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 CONNECT_SECONDS: Final = 5
 MAX_RETRIES: Final = 4
 BODY_SECONDS: Final = 7 * 86400
-"""obstore's own bound on a whole request is 30 s, too short for a large object; `timeout_seconds` bounds a pause."""
+"""obstore's own bound on a request, 30 s, is too short for a large object.
+
+`timeout_seconds` bounds a pause.
+"""
 
 
 _process: list[int] = []
@@ -66,8 +69,8 @@ def _new_store(scheme: Literal["s3", "az", "gs"], bucket: str, settings: StoreSe
     address = settings.endpoint or _amazon(settings.region)
     match scheme:
         case "s3":
-            # Without a provider, obstore also takes AWS_* variables, such as another account's session token,
-            # and without any credentials it asks the cloud's metadata address.
+            # Without a provider, obstore also takes AWS_* variables, such as another account's
+            # session token, and without any credentials it asks the cloud's metadata address.
             credentials = {"access_key_id": access_key, "secret_access_key": secret, "token": None, "expires_at": None}
             return S3Store(
                 bucket,

@@ -237,7 +237,10 @@ class _NamedBytes(BytesIO):
 
 
 def _open_planted(path: str, flags: int) -> int:
-    """Open a file that anybody with access to the folder may have put there: follow no link, wait for no pipe."""
+    """Open a file that anybody with access to the folder may have put there.
+
+    Follow no link, and wait for no pipe.
+    """
     return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
 
 

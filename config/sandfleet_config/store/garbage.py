@@ -47,11 +47,11 @@ def collect_garbage(
     is_adopting: bool = False,
     on_object: Callable[[ObjectInfo], object] | None = None,
 ) -> Garbage:
-    """Delete each object whose last reference ended a day ago, or that is a day old and never had one.
+    """Delete each object whose last reference ended a day ago, or never was and it is a day old.
 
-    Several collections may run at once, beside uploads and submits: see `sandfleet_config.store.references`.
-    `is_adopting` makes this fleet the store's owner, whoever was it before. `on_object` is called with
-    each object that was deleted, or would be.
+    Several collections may run at once, beside uploads and submits: see
+    `sandfleet_config.store.references`. `is_adopting` makes this fleet the store's owner, whoever
+    was it before. `on_object` is called with each object that was deleted, or would be.
 
     Raises:
         StoreForeign: another fleet collects here, so its objects may be in the store.
@@ -83,8 +83,8 @@ def collect_garbage(
 def check_owner(client: redis.Redis, store: ObjectStore) -> None:
     """Return if no other fleet collects garbage in the store.
 
-    Two fleets in one store would delete each other's objects; so would a fleet whose Redis was emptied
-    delete its own.
+    Two fleets in one store would delete each other's objects; so would a fleet whose Redis was
+    emptied delete its own.
 
     Raises:
         StoreForeign: another fleet does.
@@ -118,8 +118,9 @@ def _choose(references: References, names: Sequence[str], mark_ms: int) -> list[
 
 
 def _delete(references: References, store: ObjectStore, names: Sequence[str]) -> None:
-    """Delete marked objects, and take the marks off those whose deletion is certain or was not begun."""
-    # Invariant: no deletion begins later than half the life of its mark, and one takes less than the other half.
+    """Delete marked objects; unmark those whose deletion is certain or was not begun."""
+    # Invariant: no deletion begins later than half the life of its mark, and one takes less than
+    # the other half.
     deadline = time.monotonic() + MARK_SECONDS / 2
     uncertain: set[str] = set()
 

@@ -20,9 +20,9 @@ EXTRA = "sandfleet[stores]"
 
 
 def open_store(settings: Settings, client: redis.Redis) -> ObjectStore:
-    """Return the store of ``SANDFLEET_STORE__URL``; `client` is the fleet's Redis. Nothing is connected yet.
+    """Return the store of ``SANDFLEET_STORE__URL``; `client` is the fleet's Redis.
 
-    `client` must not decode responses.
+    Nothing is connected yet. `client` must not decode responses.
 
     Raises:
         SettingsInvalid: the extra ``stores`` is not installed, or the CA file cannot be read.

@@ -49,14 +49,18 @@ class StoreError(Exception):
 
 
 class StoreDown(StoreError):
-    """The store cannot be reached, takes too long, or refuses (credentials, bucket, folder, disk full).
+    """The store is unreachable, too slow, or refuses (credentials, bucket, folder, disk full).
 
-    Nothing is known to be lost. Try again later: a retry repeats no harm, since objects are written once.
+    Nothing is known to be lost. Try again later: a retry repeats no harm, since objects are written
+    once.
     """
 
 
 class StoreForeign(StoreError):
-    """The store belongs to another fleet, or this fleet's Redis was emptied: nothing in it is deleted."""
+    """The store belongs to another fleet, or this fleet's Redis was emptied.
+
+    Nothing in the store is deleted.
+    """
 
 
 class StoreFull(StoreError):
@@ -75,7 +79,10 @@ class ObjectMissing(StoreError, LookupError):
 
 
 class ObjectDamaged(StoreError):
-    """The bytes are not those of the object's name: the store's copy, or the file of an upload, was changed."""
+    """The bytes are not those of the object's name.
+
+    The store's copy, or the file of an upload, was changed.
+    """
 
 
 class ObjectTooLarge(StoreError):
@@ -112,8 +119,8 @@ class ObjectStore(Protocol):
         """Upload the file `path`; memory does not grow with its size.
 
         Returns True if this call wrote the object, False if it was there. The object is visible
-        only when it is complete. `check` is called between the chunks of a large file; what it raises
-        ends the upload.
+        only when it is complete. `check` is called between the chunks of a large file; what it
+        raises ends the upload.
 
         Raises:
             ObjectDamaged: the file has another SHA-256 (it changed meanwhile), and nothing was
@@ -165,7 +172,10 @@ class ObjectStore(Protocol):
         ...
 
     def list_objects(self) -> Iterator[ObjectInfo]:
-        """Yield all objects; those that come and go meanwhile may be missed. Other files are left out."""
+        """Yield all objects; those that come and go meanwhile may be missed.
+
+        Other files are left out.
+        """
         ...
 
     def read_clock(self) -> datetime:
@@ -181,7 +191,10 @@ class ObjectStore(Protocol):
         ...
 
     def remove_leftovers(self, before: datetime) -> int:
-        """Delete what killed uploads left before that time (by the store's clock); return their number."""
+        """Delete what killed uploads left before that time; return their number.
+
+        The time is by the store's clock.
+        """
         ...
 
     def close(self) -> None:

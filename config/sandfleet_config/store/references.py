@@ -2,12 +2,13 @@
 
 The order excludes a race with the garbage collector:
 
-- Whoever needs an object first calls `References.keep`, then looks whether it is there, or uploads it.
+- Whoever needs an object first calls `References.keep`, then looks whether it is there, or uploads
+  it.
 - The collector first marks an object as being deleted, in the same script that finds it without a
   reference, then deletes it.
 
-Redis runs one script at a time. If the mark comes first, `keep` sees it and waits until the object is
-deleted, so the check after it does not find the object. If the reference comes first, nothing is
+Redis runs one script at a time. If the mark comes first, `keep` sees it and waits until the object
+is deleted, so the check after it does not find the object. If the reference comes first, nothing is
 marked.
 """
 
@@ -51,10 +52,11 @@ class References:
         self._store = store
 
     def keep(self, names: Collection[str], seconds: float) -> None:
-        """Let the store keep these objects for `seconds` from now at least; call it before an upload.
+        """Let the store keep these objects for at least `seconds` from now.
 
-        A reference only ever moves later. Waits while the garbage collector is deleting one of them,
-        for half a minute at most; then it is gone, and can be uploaded.
+        Call it before an upload. A reference only ever moves later. Waits while the garbage
+        collector is deleting one of them, for half a minute at most; then it is gone, and can be
+        uploaded.
 
         Raises:
             StoreDown: one was still being deleted after that time.
@@ -95,9 +97,9 @@ class References:
             raise ObjectMissing(msg, ordered)
 
     def pin(self, sha256: str, owner: str) -> None:
-        """Let the store keep the object until `unpin` with the same `owner`, such as ``image:python``.
+        """Let the store keep the object until `unpin` with the same `owner`.
 
-        Call it before the upload, as `keep`.
+        An owner is, for example, ``image:python``. Call it before the upload, as `keep`.
         """
         check_sha256(sha256)
         self._client.zadd(f"{KEY_PREFIX}store:pins", {_pin(sha256, owner): 0})

@@ -28,10 +28,11 @@ def check_bytes(sha256: str, data: bytes) -> None:
 def read_checked_file(
     sha256: str, file: BinaryIO, size: int, check: Callable[[], None] | None = None
 ) -> Iterator[bytes]:
-    """Yield an open file of `size` bytes in chunks; its last chunk only if all of it has that SHA-256.
+    """Yield an open file of `size` bytes in chunks.
 
-    So an uploader that stops at an error never completes a wrong object. `check` is called before each
-    chunk; what it raises ends the upload.
+    The last chunk comes only if the whole file has that SHA-256. So an uploader that stops at an
+    error never completes a wrong object. `check` is called before each chunk; what it raises ends
+    the upload.
 
     Raises:
         ObjectDamaged: the file has another SHA-256 or another size by now.

@@ -26,8 +26,8 @@ MILLI: Final = 1000
 class LimitsState(NamedTuple):
     """The limits of a batch in force, and what has become of them.
 
-    `failures` have been counted since they were set. `stopped` is why the batch has stopped, empty if
-    it has not. `parked` jobs wait for the batch. `deadline` is unix time.
+    `failures` have been counted since they were set. `stopped` is why the batch has stopped, empty
+    if it has not. `parked` jobs wait for the batch. `deadline` is unix time.
     """
 
     limits: BatchLimits

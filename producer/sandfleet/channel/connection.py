@@ -88,7 +88,8 @@ class Connections:
 
     def _lock_of_process(self) -> threading.Lock:
         if self._pid != os.getpid():
-            # A forked child: the sockets are the parent's, and a thread that the child lacks may hold the lock.
+            # A forked child: the sockets are the parent's, and a thread that the child lacks may
+            # hold the lock.
             self._lock = threading.Lock()
             self._redis = self._app = None
             self._scripts = {}
@@ -145,7 +146,10 @@ def _keep_answer(answer: Any, **_options: Any) -> Any:
 
 
 def new_publishing_app(settings: Settings) -> Celery:
-    """Build the app that broadcasts, without a result backend: with one, each send would SUBSCRIBE."""
+    """Build the app that broadcasts.
+
+    It has no result backend: with one, each send would SUBSCRIBE.
+    """
     from celery import Celery
     from celery.backends.base import DisabledBackend
 

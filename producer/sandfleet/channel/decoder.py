@@ -44,7 +44,7 @@ _decoder: Final = _new_decoder()
 
 
 class _SharedField:
-    """Decodes a field whose text is the same in most outcomes of a batch: once, not for each of them.
+    """Decodes a field whose text is the same in most outcomes of a batch: only once.
 
     It is compared with the last text first: a look-up in the cache would hash it.
     """

@@ -108,7 +108,10 @@ _threads_of_parents: list[Any] = []
 
 
 class NoticeThread(threading.Thread):
-    """Waits for notices. `accept`, `ask` and `stop` are for other threads, all else happens in this one."""
+    """Waits for notices.
+
+    `accept`, `ask` and `stop` are for other threads, all else happens in this one.
+    """
 
     def __init__(self, connections: Connections) -> None:
         super().__init__(name="sandfleet-notices", daemon=True)

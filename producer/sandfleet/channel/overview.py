@@ -1,7 +1,7 @@
 """The questions that people ask about batches and jobs, and the values that answer them.
 
-Implemented on Redis and, for tests, in memory. Each call is short; long lists come by pages, so that
-neither side keeps a batch in memory.
+Implemented on Redis and, for tests, in memory. Each call is short; long lists come by pages, so
+that neither side keeps a batch in memory.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ class EndedJob(NamedTuple):
 class Queued(NamedTuple):
     """Where a queued job stands.
 
-    `before` is the number of jobs that come first, of its own queue; None if it is further back than
-    `passed` jobs, or was put aside for a moment. `is_served` says whether a live worker takes jobs
-    of this queue, and `workers` how many workers live.
+    `before` is the number of jobs that come first, of its own queue; None if it is further back
+    than `passed` jobs, or was put aside for a moment. `is_served` says whether a live worker takes
+    jobs of this queue, and `workers` how many workers live.
     """
 
     before: int | None
@@ -57,8 +57,11 @@ class Queued(NamedTuple):
 
 
 ImageChoice: TypeAlias = Literal["kept", "as_batch", "resolved"]
-"""The digest of its image that a next run has: the earlier run's, the one that its batch has for the
-name, or the one that the name means now, which is the batch's from then on."""
+"""The digest of its image that a next run has.
+
+It is the earlier run's, the one that its batch has for the name, or the one that the name means
+now, which is the batch's from then on.
+"""
 
 
 class NextRun(NamedTuple):
@@ -82,7 +85,8 @@ class Overview(Protocol):
     def list_batches(self, first: int, count: int) -> list[BatchEntry]:
         """Return batches `first`, `first` + 1 ... in the order of their last use, newest first.
 
-        Fewer than `count` may be returned: those that have expired are left out. None at all: the end.
+        Fewer than `count` may be returned: those that have expired are left out. None at all: the
+        end.
         """
         ...
 
@@ -127,5 +131,5 @@ class Overview(Protocol):
         ...
 
     def forget_pins(self, name: str) -> None:
-        """Forget which digests the names of images mean for a batch: the next job looks them up again."""
+        """Forget the batch's digests of image names: the next job looks them up again."""
         ...

@@ -33,7 +33,8 @@ class PolledConnection:
         self._pool = pool
         self._selector = selector
         self.redis: Any = pool.get_connection()
-        # redis-py forgets the socket of a lost connection, which is to be unregistered all the same.
+        # redis-py forgets the socket of a lost connection, which is to be unregistered all the
+        # same.
         self._socket: Any = self.redis._sock  # noqa: SLF001
         try:
             selector.register(self._socket, selectors.EVENT_READ, on_readable)

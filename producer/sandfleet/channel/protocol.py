@@ -66,7 +66,10 @@ class BatchWatch(Protocol):
 
 
 class Channel(Protocol):
-    """The transport; safe for concurrent use. Each method raises `FleetUnavailable` if it is down."""
+    """The transport; safe for concurrent use.
+
+    Each method raises `FleetUnavailable` if it is down.
+    """
 
     @property
     def objects(self) -> Objects:
@@ -120,11 +123,11 @@ class Channel(Protocol):
         ...
 
     def explain_no_claims(self) -> str:
-        """Return why workers claim no job now, as far as Redis's memory is the reason; else empty."""
+        """Return why workers claim no job now, if Redis's memory is the reason; else empty."""
         ...
 
     def find_largest_budget(self) -> int | None:
-        """Return the largest memory budget of a live host in bytes, None if it is not known of all hosts."""
+        """Return the largest memory budget of a live host in bytes, None if a host's is unknown."""
         ...
 
     def expire_overdue(self, job_ids: Sequence[str]) -> ExpiryCheck:
@@ -151,7 +154,7 @@ class Channel(Protocol):
         ...
 
     def ended_chunks(self, name: str, cursor: str) -> Iterator[NewEntries]:
-        """Yield the stream entries after `cursor`, some hundred at a time; cheaper than `read_batch`.
+        """Yield stream entries after `cursor`, some hundred at a time; cheaper than `read_batch`.
 
         Entries of jobs that workers of an older release ended are added by `read_batch` only.
         """
@@ -162,7 +165,7 @@ class Channel(Protocol):
         ...
 
     def batch_page(self, name: str, position: int, limit: int) -> list[str]:
-        """Return up to `limit` of the batch's jobs from `position` on, in the order of their submit.
+        """Return up to `limit` of the batch's jobs from `position` on, in the order of submit.
 
         The first jobs leave the list once their outcomes have expired, so the others move forward.
         """
@@ -171,8 +174,8 @@ class Channel(Protocol):
     def seal(self, name: str, on_done: str = "") -> None:
         """Record that all jobs of the batch have been submitted; the next submit takes that back.
 
-        `on_done` names the endpoint of webhooks that is told when the batch is done; if empty, it stays
-        as it was.
+        `on_done` names the endpoint of webhooks that is told when the batch is done; if empty, it
+        stays as it was.
         """
         ...
 
@@ -192,13 +195,14 @@ class Channel(Protocol):
         ...
 
     def dead_runs(self, batch: str | None) -> Iterator[list[tuple[str, int]]]:
-        """Yield (job id, run) of all dead letters, or of those of one batch, some hundred at a time."""
+        """Yield (job id, run) of all dead letters, or a batch's, some hundred at a time."""
         ...
 
     def start_runs(self, runs: Sequence[tuple[str, int]], *, resolves_images: bool = False) -> list[RunState]:
         """Queue dead letters again, each if the given run is still the job's newest one.
 
-        `resolves_images`: image names mean what they mean now; default: the digests of the earlier runs.
+        `resolves_images`: image names mean what they mean now; default: the digests of the earlier
+        runs.
         """
         ...
 

@@ -122,7 +122,7 @@ def _encode_after(spec: SandboxSpec) -> str:
 
 
 def new_unknown_after(target: str) -> SpecInvalid:
-    """Return the error for a job that waits for what does not exist; `target` is such as ``job one``."""
+    """Return the error for a job that waits for a missing target, such as ``job one``."""
     kind = target.partition(" ")[0]
     field = "after.jobs" if kind == "job" else "after.batches"
     message = f"there is no {target}, or it ended too long ago: submit it first, and wait for what exists"
@@ -130,7 +130,10 @@ def new_unknown_after(target: str) -> SpecInvalid:
 
 
 def new_after_refusal(kind: str, *names: str) -> SpecInvalid:
-    """Return the error for an answer of ``submit.lua``: ``unknown`` with kind and name, or ``awaited`` with a batch."""
+    """Return the error for an answer of ``submit.lua``.
+
+    The answer is ``unknown`` with kind and name, or ``awaited`` with a batch.
+    """
     if kind == "unknown":
         return new_unknown_after(" ".join(names))
     message = f"other jobs wait for batch {names[0]}, so its new jobs cannot wait for others: give them another batch"

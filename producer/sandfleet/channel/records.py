@@ -14,13 +14,17 @@ from sandfleet_config.outcome import Attempt, Record
 from sandfleet_config.spec import SandboxSpec
 
 encode_json: Final = msgspec.json.Encoder(enc_hook=str.__str__).encode
-"""Encode as JSON. The hook makes a plain `str` of a subclass (Django's ``SafeString``), which msgspec refuses."""
+"""Encode as JSON.
+
+The hook makes a plain `str` of a subclass (Django's ``SafeString``), which msgspec refuses.
+"""
 
 
 class JobRecord(Record):
-    """A job's record in Redis: written at submit, without env, stdin and output, plus the job's current state.
+    """A job's record in Redis and its current state.
 
-    `submitted` and `why_at` are unix times.
+    Submit writes the record, without env, stdin and output. `submitted` and `why_at` are unix
+    times.
     """
 
     batch: str | None = None
@@ -34,7 +38,7 @@ class JobRecord(Record):
     file_bytes: int = 0
     """The number of the spec's files, and their bytes together as far as they are known."""
     state: str = ""
-    """``queued``, ``waiting`` (a worker has it, its program has not started), ``running`` or ``ended``."""
+    """``queued``, ``waiting`` (claimed, its program not started yet), ``running`` or ``ended``."""
     why: str = ""
     """Why a queued job waits, in the words of the last host that could not run it:
     "needs 1 GiB of memory, host-07 has 600 MiB free"."""
@@ -122,9 +126,10 @@ class RunState(StrEnum):
     """Result of asking for another run of a job.
 
     ``queued``: the next run is queued. ``later``: another run has begun since, or this one has not
-    ended. ``no message``: neither its dead letter nor its spec is kept. ``in queue``: it ended in the
-    queue, and is so far back in it that its message was not found. ``unreadable``: it holds no job
-    that could run. ``unusable``: a key in Redis has a wrong type. ``unknown``: there is no such job.
+    ended. ``no message``: neither its dead letter nor its spec is kept. ``in queue``: it ended in
+    the queue, and is so far back in it that its message was not found. ``unreadable``: it holds no
+    job that could run. ``unusable``: a key in Redis has a wrong type. ``unknown``: there is no such
+    job.
     """
 
     QUEUED = "queued"

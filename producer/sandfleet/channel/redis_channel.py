@@ -54,7 +54,10 @@ class _OpenObjects(NamedTuple):
 
 
 class RedisChannel(RedisBatches):
-    """The fleet's Redis. Connections are lazy and shared by threads; a forked child makes its own."""
+    """The fleet's Redis.
+
+    Connections are lazy and shared by threads; a forked child makes its own.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -83,7 +86,7 @@ class RedisChannel(RedisBatches):
         return self._objects.objects
 
     def _check_fork(self) -> None:
-        """Refuse a bucket that the parent has used: its client's threads do not survive a fork, so it would hang."""
+        """Refuse a bucket that the parent used: threads do not survive a fork, it would hang."""
         known = self._objects
         if known is not None and known.pid != os.getpid() and not self.settings.store_url.startswith(FORK_SAFE):
             raise FleetUnavailable(

@@ -120,7 +120,7 @@ class RedisOverview:
         return [parse_facts(job_id, values) for job_id, values in zip(job_ids, found, strict=True)]
 
     def find_queued(self, job: JobFacts) -> Queued:
-        """Count the jobs that a claim takes before this one, and ask which workers take from its queue."""
+        """Count the jobs that a claim takes before this one, and list the workers of its queue."""
         with self._connections.guard():
             client: Any = self._connections.redis
             lengths = {step: client.llen(_list_key(job.queue, step)) for step in PRIORITY_STEPS if step < job.step}

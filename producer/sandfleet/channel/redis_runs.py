@@ -30,19 +30,19 @@ CHUNK_JOBS: Final = 200
 RECORD_GONE: Final = "gone"
 MOVED_AT_ONCE: Final = 50
 MAX_PASSED: Final = 50_000
-"""How deep in a queue the messages of ended jobs are looked for; a worker passes the others at last."""
+"""How deep a queue is searched for messages of ended jobs; workers skip the others later."""
 
 
 class RedisRuns:
     """Starts next runs, some hundred by one call."""
 
     def __init__(self, connections: Connections, keep_inputs: Callable[[Collection[str], float], None]) -> None:
-        """`keep_inputs` lets the store keep objects for a job that is queued now, with that `queue_ttl`."""
+        """`keep_inputs` lets the store keep objects for a job queued now with that `queue_ttl`."""
         self._connections = connections
         self._keep_inputs = keep_inputs
 
     def read_messages(self, job_ids: Sequence[str]) -> list[bytes]:
-        """Return the message of each job, from its dead letter or its kept spec; empty if there is none."""
+        """Return each job's message, of its dead letter or its kept spec; empty if it has none."""
         with self._connections.guard():
             pipe = self._connections.new_pipe()
             for job_id in job_ids:
@@ -75,7 +75,7 @@ class RedisRuns:
         return states
 
     def _move_ended(self, job_ids: Sequence[str]) -> None:
-        """Take messages of jobs that ended in the queue out of the queues of these jobs, and keep their specs."""
+        """Take messages of jobs that ended while queued out of their queues; keep their specs."""
         with self._connections.guard():
             pipe = self._connections.new_pipe()
             for job_id in job_ids:
@@ -127,7 +127,7 @@ class RedisRuns:
 
 
 def encode_changes(job: EncodedJob, queue: str) -> bytes:
-    """Return the fields that the next run of `job` changes, and its message, as JSON for the script.
+    """Return the fields that the next run of `job` changes, and its message, as JSON.
 
     Its key and its fingerprint stay those of the first run.
     """

@@ -1,4 +1,4 @@
-"""Parse Celery's result records as outcomes; a record that is no outcome becomes one that says so."""
+"""Parse Celery's result records as outcomes; any other record becomes one that says so."""
 
 from __future__ import annotations
 

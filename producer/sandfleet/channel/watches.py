@@ -45,7 +45,7 @@ class _Watch:
 
     @property
     def is_alive(self) -> bool:
-        """Whether it still receives notices: not after the fleet was closed, nor in a forked child."""
+        """Whether it still gets notices: not once the fleet is closed, nor in a forked child."""
         return self._pid == os.getpid() and self._notices.has(self)
 
     def fail(self, error: Exception) -> None:

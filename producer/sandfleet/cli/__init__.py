@@ -6,7 +6,7 @@ import gc
 import sys
 
 COLLECTED_OBJECTS = 50_000
-"""New objects between two runs of the collector of cycles: imports make many, and none of them is garbage."""
+"""New objects between two garbage collections: imports make many, and none is garbage."""
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class SaveOptions(NamedTuple):
-    """Where artifacts are saved, None for nowhere; and whether files that are there are replaced."""
+    """Where artifacts are saved, None for nowhere; and whether existing files are replaced."""
 
     folder: str | None = None
     overwrite: bool = False

@@ -1,4 +1,7 @@
-"""``sandfleet batch``: list batches; show, wait for, retry, cancel or forget one. `batch_control` changes its queued jobs."""
+"""``sandfleet batch``: list batches; show, wait for, retry, cancel or forget one.
+
+`batch_control` changes its queued jobs.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +45,7 @@ def show(
     form: FormOption = Form.TABLE,
     is_json: Annotated[bool, typer.Option("--json", help="As of earlier releases: counts and all job ids.")] = False,
 ) -> None:
-    """Show how far a batch is: counts by code, rate, time left, and the last failures. -o ids lists its jobs."""
+    """Show a batch: counts by code, rate, time left, the last failures. -o ids lists its jobs."""
     with Fleet() as fleet:
         batch = fleet.batch(name)
         if is_json:
@@ -72,7 +75,7 @@ def retry(
     is_dry: Annotated[bool, typer.Option("--dry-run", help="Show which jobs would run again, and queue none.")] = False,
     is_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Run jobs of a batch again that did not end OK: all, or those with a code, category or label."""
+    """Run a batch's jobs that did not end OK again: all, or those of a code, category or label."""
     wanted, changed = read_filter(code, category, label), read_changes(changes)
     with Fleet() as fleet:
         batch = fleet.batch(name)
@@ -98,7 +101,10 @@ def wait(
     ] = False,
     is_quiet: options.Quiet = False,
 ) -> None:
-    """Wait for a batch and sum up, those that have ended included; exits 1 if any was not OK. Ctrl-C only stops waiting."""
+    """Wait for a batch and sum up, those that have ended included; exits 1 if any was not OK.
+
+    Ctrl-C only stops waiting.
+    """
     with Fleet() as fleet:
         batch = fleet.batch(name)
         status = wait_for_batch(batch, out=out, timeout=timeout, is_listed=is_listed, is_quiet=is_quiet)
@@ -109,7 +115,10 @@ def wait(
 
 @app.command()
 def watch(name: options.BatchName) -> None:
-    """Follow a batch until all its jobs have ended: counts by code, rate, time left, the last failures. Ctrl-C stops."""
+    """Follow a batch until all its jobs have ended: counts, rate, time left, the last failures.
+
+    Ctrl-C stops.
+    """
     with Fleet() as fleet:
         raise typer.Exit(wait_for_batch(fleet.batch(name)))
 
@@ -127,7 +136,10 @@ def forget(
     *,
     is_sure: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
-    """Delete a batch's jobs that have ended, with outcomes and dead letters; jobs that have not are kept. It cannot be undone."""
+    """Delete a batch's ended jobs, with their outcomes and dead letters; the others are kept.
+
+    It cannot be undone.
+    """
     with Fleet() as fleet:
         batch = fleet.batch(name)
         total, done = batch.counts

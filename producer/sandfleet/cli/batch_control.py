@@ -42,7 +42,7 @@ def priority(
     name: options.BatchName,
     value: Annotated[int, typer.Argument(metavar="PRIORITY", min=0, max=9, help="0 (first) to 9.")],
 ) -> None:
-    """Give the queued jobs of a batch another priority; they come before the others of that priority."""
+    """Give a batch's queued jobs another priority; they come before others of that priority."""
     with Fleet() as fleet:
         print(f"{name}\t{fleet.batch(name).set_priority(value)} jobs have priority {value}")
 
@@ -56,7 +56,10 @@ def limit(
     deadline: limits.Deadline = None,
     on_stop: limits.OnStop = "keep",
 ) -> None:
-    """Replace the limits of a batch, as submit sets them; without an option it has none from now on. A stop is lifted."""
+    """Replace the limits of a batch, as submit sets them; without an option, remove them.
+
+    A stop is lifted.
+    """
     wanted = limits.read_limits(
         name, on_stop, max_failures=max_failures, fail_fast=fail_fast, at_most=at_most, deadline=deadline
     )
@@ -66,7 +69,7 @@ def limit(
 
 
 def limit_lines(batch: Batch) -> Iterator[tuple[str, str]]:
-    """Yield the limits of a batch that are in force, and what has become of them, as (name, text)."""
+    """Yield the limits of a batch that are in force, and their present state, as (name, text)."""
     state = batch.limits
     found = state.limits
     if state.stopped:

@@ -1,4 +1,4 @@
-"""The ``sandfleet`` command: ``run submit show wait artifacts cancel jobs batches batch dead store``.
+"""Command ``sandfleet``: ``run submit show wait artifacts cancel jobs batches batch dead store``.
 
 Exit codes of ``run``: the program's own; 124 timeout; 125 our failure or bad usage (as docker); 126
 not executable; 127 not found; 128+N signal; 137 out of memory; 130 cancelled. Exit codes of the
@@ -48,7 +48,7 @@ def _options(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Run jobs in gVisor sandboxes on a fleet of hosts; SANDFLEET_REDIS_URL says where its Redis is."""
+    """Run jobs in gVisor sandboxes on many hosts; SANDFLEET_REDIS_URL says where their Redis is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +66,10 @@ class RunOptions(SpecOptions):
 @app.command(context_settings={"allow_interspersed_args": False})
 @takes_fields(RunOptions)
 def run(line: RunOptions) -> None:
-    """Run one command in a fresh sandbox, print its output and exit with its code. Ctrl-C cancels it."""
+    """Run one command in a fresh sandbox, print its output and exit with its code.
+
+    Ctrl-C cancels it.
+    """
     from sandfleet.cli.run import RunFiles, run_job
 
     with opening.open_fleet() as fleet:
@@ -106,7 +109,10 @@ def show(
         bool, typer.Option("--json", help="Print its facts as JSON, if it has ended its outcome.")
     ] = False,
 ) -> None:
-    """Show a job, ended or not: where it is, why it waits, its runs, its outcome and output, and what to do next."""
+    """Show a job, ended or not: where it is, its outcome and output, and what to do next.
+
+    It also shows why the job waits, and its runs.
+    """
     from sandfleet.cli.job_view import show_job
 
     with opening.open_fleet() as fleet:
@@ -126,7 +132,10 @@ def artifacts(
     run: Annotated[int | None, typer.Option(min=1, help="Of an earlier run of the job.")] = None,
     is_json: Annotated[bool, typer.Option("--json", help="Print JSON; of a batch one object a job.")] = False,
 ) -> None:
-    """List the files that a job left (path, bytes, sha256), or save them; exits 1 if any is lost or not saved."""
+    """List the files that a job left (path, bytes, sha256), or save them.
+
+    Exits 1 if a file is lost or not saved.
+    """
     from sandfleet.cli.artifacts import SaveOptions, show_batch, show_job
 
     if (job_id is None) == (batch is None):
@@ -159,7 +168,7 @@ def cancel(job_ids: Annotated[list[str], typer.Argument(metavar="ID...")]) -> No
 
 
 def run_command(words: list[str]) -> int:
-    """Run the command with its arguments; every error is one line and an exit code, never a traceback."""
+    """Run the command with its arguments; each error is one line and an exit code, no traceback."""
     usage = exits.OUR_FAILURE if words[:1] == ["run"] else exits.USAGE
     try:
         status = app(args=words, prog_name="sandfleet", standalone_mode=False)

@@ -1,4 +1,7 @@
-"""Words that a shell offers at TAB: names of batches, states, codes. Bounded in time, and silent if Redis is down."""
+"""Words that a shell offers at TAB: names of batches, states, codes.
+
+Bounded in time, and silent if Redis is down.
+"""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def list_dead_letters(
     limit: Annotated[int, typer.Option(min=1, help="How many at most, the newest first.")] = 1000,
     is_json: AsJson = False,
 ) -> None:
-    """List the dead letters, one a line: id, when, code, attempts, queue, what it ran or what it was."""
+    """List the dead letters, one a line: id, when, code, attempts, queue, what it ran or was."""
     with Fleet() as fleet:
         found, dropped = fleet.dead.list(limit), fleet.dead.count_dropped()
     if dropped:
@@ -85,7 +85,10 @@ def requeue(
         ),
     ] = False,
 ) -> None:
-    """Run jobs again under their old ids, with fresh attempts; their earlier outcomes are kept (show --run)."""
+    """Run jobs again under their old ids, with fresh attempts.
+
+    Their earlier outcomes are kept (show --run).
+    """
     if (bool(job_ids), batch is not None, is_all).count(True) != 1:
         raise typer.BadParameter("give job ids, or --batch NAME, or --all")
     with Fleet() as fleet:

@@ -19,7 +19,9 @@ SHELL: Final = "/bin/sh"
 
 
 def run_done_command(command: str, batch: Batch, status: int) -> int:
-    """Run `command` in a shell; return the exit code of ``batch wait``, which is `status` if the command ends with 0.
+    """Run `command` in a shell; return the exit code of ``batch wait``.
+
+    That is `status` if the command ends with 0.
 
     It gets the batch's name and counts as variables, and as JSON on stdin.
     """

@@ -14,12 +14,15 @@ _OUT_OF_REACH = (SandboxError, FleetUnavailable, SettingsInvalid, StoreError)
 
 
 def is_told(error: Exception) -> bool:
-    """Whether the message of `error` is all that a person needs; another error is a defect of ours."""
+    """Whether the message of `error` is all that a person needs; any other is our defect."""
     return isinstance(error, (*_OUT_OF_REACH, FleetError, OSError, UnicodeError))
 
 
 def find_exit(error: Exception, usage: int) -> int:
-    """Print the message of `error`; return the exit code. `usage` is that of a wrong command line."""
+    """Print the message of `error`; return the exit code.
+
+    `usage` is that of a wrong command line.
+    """
     if isinstance(error, OSError) and not isinstance(error, FleetError) and error.filename is not None:
         note(f"{error.filename}: {error.strerror}")
     else:

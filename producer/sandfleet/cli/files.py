@@ -32,14 +32,17 @@ FROM: Final = "from"
 
 
 class FileOption(NamedTuple):
-    """One ``SOURCE[:PATH]`` as typed, and what it names: PATH is empty, a file, or a folder with a slash at its end."""
+    """One ``SOURCE[:PATH]`` as typed, and its source.
+
+    PATH is empty, a file, or a folder with a slash at its end.
+    """
 
     source: Path
     path: str
 
 
 def parse_option(text: str) -> FileOption:
-    """Split ``SOURCE[:PATH]`` at its last colon; a SOURCE that has one, and exists, is taken whole."""
+    """Split ``SOURCE[:PATH]`` at its last colon; a SOURCE with a colon that exists stays whole."""
     if ":" in text and not os.path.lexists(text):
         source, _, path = text.rpartition(":")
         return FileOption(Path(source), path)
@@ -60,7 +63,10 @@ def find_local(option: FileOption) -> list[LocalFile]:
 
 
 class LocalFiles:
-    """Local files as files of specs. Each is read or hashed once; the large ones are uploaded by `upload`."""
+    """Local files as files of specs.
+
+    Each is read or hashed once; the large ones are uploaded by `upload`.
+    """
 
     def __init__(self) -> None:
         self._known: dict[Path, Content | FileRef] = {}
@@ -122,7 +128,7 @@ class LocalFiles:
         return {source: found for source, found in self._known.items() if not isinstance(found, Content)}
 
     def upload(self, fleet: Fleet, on_progress: Callable[[int], object] = lambda _: None) -> None:
-        """Upload the large files that the store lacks; `on_progress` gets the number of bytes so far.
+        """Upload the large files that the store lacks; `on_progress` gets the bytes so far.
 
         Raises:
             SpecInvalid: one has changed since it was added.
@@ -151,7 +157,10 @@ def _describe(error: OSError | SpecInvalid, text: str) -> str:
 
 
 class LineFiles:
-    """Replaces ``from`` in the fields of specs, as a file of jobs has them. Names are relative to `folder`."""
+    """Replaces ``from`` in the fields of specs, as a file of jobs has them.
+
+    Names are relative to `folder`.
+    """
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""A group of commands: its sub-groups, and the commands that list, are imported when they are used."""
+"""A group of commands that imports sub-groups and listed commands only when they are used."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ GROUPS: Final[Mapping[str, str]] = {
     "dead": "Look at dead letters, queue them again, drop them.",
     "store": "See how full the store is, delete what no job refers to any more.",
 }
-"""The groups of `sandfleet`, each in the module of its name, with its help: the list of commands imports none."""
+"""The groups of `sandfleet`, each in the module of its name, with its help.
+
+The list of commands imports none.
+"""
 LISTS: Final[Mapping[str, str]] = {
     "jobs": (
         "List the jobs of a batch that match, in the order of their submit; by code or category in that of their ends."

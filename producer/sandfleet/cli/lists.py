@@ -1,4 +1,4 @@
-"""``sandfleet batches`` and ``sandfleet jobs``: which batches there are, and which jobs a batch has."""
+"""``sandfleet batches`` lists the batches, ``sandfleet jobs`` the jobs of a batch."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def read_filter(
 def batches(
     *, form: FormOption = Form.TABLE, is_quiet: Quiet = False, is_whole: NoTrunc = False, limit: Limit = 50
 ) -> None:
-    """List the batches, the last used first: how many jobs each has, how many have ended, and how."""
+    """List the batches, the last used first: their jobs, how many have ended, and how."""
     with Fleet() as fleet:
         rows, has_more = take(fleet.batches(), limit)
         count = print_rows(rows, BATCHES, Form.IDS if is_quiet else form, is_whole=is_whole)
@@ -110,7 +110,10 @@ def jobs(
     is_whole: NoTrunc = False,
     limit: Limit = 50,
 ) -> None:
-    """List the jobs of a batch that match, in the order of their submit; by code or category in that of their ends."""
+    """List the jobs of a batch that match.
+
+    They come in the order of submit; by code or category, in the order of their ends.
+    """
     wanted = read_filter(code, category, label, state, host)
     with Fleet() as fleet:
         found = fleet.batch(batch).find_jobs(

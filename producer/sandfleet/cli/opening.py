@@ -1,4 +1,7 @@
-"""Open the fleet of a command. What that needs is imported then, so that help and completion start fast."""
+"""Open the fleet of a command.
+
+What that needs is imported then, so that help and completion start fast.
+"""
 
 from __future__ import annotations
 

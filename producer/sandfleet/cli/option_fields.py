@@ -13,7 +13,10 @@ L = TypeVar("L")
 
 
 def takes_fields(line: type[L]) -> Callable[[Callable[[L], None]], Callable[..., None]]:
-    """Return a decorator: typer sees the fields of the dataclass `line` as parameters, the function gets one `line`."""
+    """Return a decorator that gives the function one `line`.
+
+    typer sees the fields of the dataclass `line` as parameters.
+    """
     kind: Any = line
     hints = get_type_hints(line, include_extras=True)
     own = list(inspect.get_annotations(line))

@@ -1,4 +1,4 @@
-"""The progress of a wait, on stderr: a view that is drawn again on a terminal, else a line now and then."""
+"""The progress of a wait, on stderr: a terminal's view is redrawn, else a line now and then."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Rate:
 
 
 class Progress:
-    """Counts outcomes and shows them: by code, how fast, how long the rest takes, which failed last.
+    """Counts outcomes and shows them: by code, the rate, the time left, the last failures.
 
     `is_quiet` shows nothing.
     """

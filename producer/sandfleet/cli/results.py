@@ -91,7 +91,7 @@ def results(
     wait: Annotated[bool, typer.Option("--wait", help="Wait until all jobs have ended; Ctrl-C stops waiting.")] = False,
     timeout: options.WaitTimeout = None,
 ) -> None:
-    """Write one row for each job of a batch, in the order of submit; exits 1 if a job has no outcome, or a file was not saved."""
+    """Write one row for each job, in order of submit; exits 1 if an outcome or file is lacking."""
     if timeout is not None and not wait:
         raise typer.BadParameter("needs --wait", param_hint="--timeout")
     if overwrite and outputs is None and artifacts is None:

@@ -102,7 +102,7 @@ def _print_csv(rows: Iterable[Mapping[str, Any]]) -> int:
 
 
 def _to_cell(value: Any) -> str:
-    """Return a value of a field as text; one that a spreadsheet would take for a formula begins with an apostrophe."""
+    """Return a field's value as text, after an apostrophe if a spreadsheet would see a formula."""
     if value is None:
         return ""
     if isinstance(value, (dict, list)):
@@ -156,7 +156,7 @@ def format_iso(at: float) -> str | None:
 
 
 def take(rows: Iterable[T], limit: int) -> tuple[Sequence[T] | Iterable[T], Callable[[], bool]]:
-    """Return at most `limit` of `rows` (0: all), and a function that says afterwards whether there are more."""
+    """Return at most `limit` of `rows` (0: all), and a function that says later if more follow."""
     source = iter(rows)
     if not limit:
         return source, lambda: False

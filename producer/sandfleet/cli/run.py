@@ -48,7 +48,7 @@ class Terminated(BaseException):
 
 @dataclass(frozen=True)
 class RunFiles:
-    """The options of ``sandfleet run`` that name local files: those it sends, and where it saves what comes back."""
+    """The options of ``sandfleet run`` for local files: what it sends, and where it saves."""
 
     files: Sequence[str] = ()
     artifacts: Sequence[str] = ()
@@ -67,7 +67,7 @@ class RunFiles:
 def run_job(
     fleet: Fleet, fields: dict[str, Any], local: RunFiles = RunFiles(), *, queue: str | None = None, is_json: bool
 ) -> int:
-    """Submit the spec `fields` with the files of `local`, wait, print its output, save its artifacts.
+    """Submit the spec `fields` with the files of `local`, wait, print output, save artifacts.
 
     Return the exit code. Ctrl-C and SIGTERM cancel the job.
     """

@@ -140,7 +140,10 @@ def print_stream(name: str, stream: StreamOutput) -> None:
 
 
 def print_summary(counts: Mapping[ErrorCode, int], *, is_output: bool = False) -> int:
-    """Print the number of jobs with each code, on stderr or as the command's own output; return 1 if any is not ``OK``."""
+    """Print the number of jobs with each code; return 1 if any is not ``OK``.
+
+    It prints on stderr or as the command's own output.
+    """
     from rich.console import Console
     from rich.table import Table
 

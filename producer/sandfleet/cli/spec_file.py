@@ -1,4 +1,4 @@
-"""`SpecFile`: the file of jobs that a batch was submitted from, for a retry of jobs whose specs are no longer kept."""
+"""`SpecFile`: a batch's file of jobs, for a retry of jobs whose specs are no longer kept."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class SpecFile:
-    """The specs of a file of jobs, by their fingerprints: a job finds the spec that it was submitted with."""
+    """The specs of a file of jobs, by fingerprint: a job finds the spec of its submit."""
 
     def __init__(self, fleet: Fleet, name: str) -> None:
         """Read and check the file, and upload the local files that it names.

@@ -1,4 +1,4 @@
-"""The options that say what a job is: those of ``sandfleet run``, and for all jobs those of ``sandfleet submit``."""
+"""The options for a job: those of ``sandfleet run``, and of ``sandfleet submit`` for all jobs."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class SpecOptions:
 
 
 def drop_defaults(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields that say something: those of options that were not typed are left out, also inside of fields."""
+    """Return the fields that have a value, without options that were not typed, nested ones too."""
     found: dict[str, Any] = {}
     for name, value in fields.items():
         kept = drop_defaults(cast("dict[str, Any]", value)) if isinstance(value, dict) else value
@@ -75,4 +75,7 @@ _UNSET: Final[Mapping[str, Sequence[object]]] = {
     "on_limit": ("truncate",),
     "read_only_rootfs": (True,),
 }
-"""Values of options that were not typed; for the other fields `_NOTHING`. They are the spec's defaults."""
+"""Values of options that were not typed; for the other fields `_NOTHING`.
+
+They are the spec's defaults.
+"""

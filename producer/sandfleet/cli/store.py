@@ -74,7 +74,7 @@ def gc(
     ] = False,
     is_json: AsJson = False,
 ) -> None:
-    """Delete objects a day after the last job that referred to them has ended and its outcome has expired.
+    """Delete objects a day after their last job has ended and its outcome has expired.
 
     An upload that no job refers to is deleted when it is a day old.
     """

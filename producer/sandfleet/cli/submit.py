@@ -38,7 +38,7 @@ class SubmitOptions:
     queue: str | None = None
     is_idempotent: bool = False
     has_ids: bool = False
-    """Whether ids are asked for; they are printed without that where they are all that names the jobs."""
+    """Whether ids are asked for; where only ids name the jobs, they are printed anyway."""
     is_quiet: bool = False
     save: str | None = None
     """The folder for artifacts, those of each job in one of its own."""

@@ -90,9 +90,10 @@ class SubmitLine(SpecOptions):
 
 @takes_fields(SubmitLine)
 def submit(line: SubmitLine) -> None:
-    """Queue a file of jobs, or a command for each script, row or index; all is checked before the first is queued.
+    """Queue a file of jobs, or a command for each script, row or index.
 
-    The options of run hold for all jobs; a line of FILE that says something itself has its way.
+    All is checked before the first job is queued. The options of run hold for all jobs; a line of
+    FILE that says something itself has its way.
     """
     from sandfleet.cli.ways.reading import Common
 

@@ -44,7 +44,10 @@ def read_env(items: Sequence[str]) -> list[str]:
 
 
 def read_limits(memory: str, cores: float, pids: int, disk: str, timeout: float) -> dict[str, Any]:
-    """Return the fields of ``--memory``, ``--cpu``, ``--pids``, ``--disk`` and ``--timeout``; raises as `read_cores`."""
+    """Return the fields of ``--memory``, ``--cpu``, ``--pids``, ``--disk`` and ``--timeout``.
+
+    Raises as `read_cores`.
+    """
     limits = {"memory_bytes": memory, "cpu_quota": read_cores(cores), "pids_limit": pids, "disk_bytes": disk}
     return {"resources": limits, "timeout": timeout}
 
@@ -55,7 +58,7 @@ def read_security(user: str, *, is_writable: bool) -> dict[str, Any]:
 
 
 def read_output(max_bytes: str | None, keep: str, on_limit: str, store: bool) -> dict[str, Any]:  # noqa: FBT001  as typed
-    """Return the field of ``--max-output``, ``--keep``, ``--on-output-limit`` and ``--store-output``."""
+    """Return field `output`: --max-output, --keep, --on-output-limit and --store-output."""
     return {"output": drop_unset(max_bytes=max_bytes or None, keep=keep, on_limit=on_limit, store=store or None)}
 
 
@@ -65,7 +68,10 @@ def read_names(
     env: Sequence[str] | None,
     datasets: Sequence[str] | None,
 ) -> dict[str, Any]:
-    """Return the fields of ``--label``, ``--require``, ``--env`` and ``--dataset``; raises as `read_labels` and `read_env`."""
+    """Return the fields of ``--label``, ``--require``, ``--env`` and ``--dataset``.
+
+    Raises as `read_labels` and `read_env`.
+    """
     fields: dict[str, Any] = {"datasets": [{"name": name} for name in datasets]} if datasets else {}
     fields |= {"labels": read_labels(labels or []), "requires": read_labels(requires or [], "--require")}
     return fields | {"env": read_env(env or [])}

@@ -24,7 +24,7 @@ CHECK_SHARE: Final = 10
 
 
 class BatchEnd:
-    """Waits until every job that was submitted by then has ended, or is lost; its steps yield the counts.
+    """Waits until every job submitted by then has ended, or is lost; its steps yield the counts.
 
     Raises, while driven:
         ResultTimeout: the batch has not ended within `timeout` seconds; its jobs go on.

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from sandfleet.channel.records import BatchState
 
 GATHER_SECONDS = 0.01
-"""Measured with 250 jobs ending a second: 0.4 reads and 0.5 ms of CPU a job instead of 1 read and 1.1 ms."""
+"""At 250 ends a second, measured: 0.4 reads and 0.5 ms of CPU a job, not 1 read and 1.1 ms."""
 
 
 class BatchJobsWait(Wait):
@@ -44,7 +44,10 @@ class BatchJobsWait(Wait):
         return min(seconds, COUNT_SECONDS) if self._ended_list.has_old_workers else seconds
 
     def next_pause(self) -> float | None:
-        """Return the seconds until the next round, as `Wait.next_pause`; the counts are read in it if they are old."""
+        """Return the seconds until the next round, as `Wait.next_pause`.
+
+        It reads the counts if they are old.
+        """
         pause = super().next_pause()
         return pause if pause is None or self._ended_list.is_counted else min(pause, COUNT_SECONDS)
 
@@ -70,10 +73,13 @@ class BatchWait(BatchJobsWait):
         self._runs: dict[str, int] = {}
         """The newest run of each job that was seen to end."""
         self._returned: dict[str, int] = {}
-        """Later runs than the first whose outcomes were returned. One may be found while the list still has the
-        run before it, and is not returned again when the list has it too."""
+        """Later runs than the first whose outcomes were returned.
+
+        One may be found while the list still has the
+        run before it, and is not returned again when the list has it too.
+        """
         self._unlisted: set[str] = set()
-        """Jobs that are over without an entry in the list: lost, or ended by a worker that knows no batches."""
+        """Jobs that are over without an entry in the list: lost, or of a worker without batches."""
         self._found: list[str] = []
 
     def collect(self) -> Iterator[list[Outcome]]:
@@ -91,7 +97,8 @@ class BatchWait(BatchJobsWait):
             if self._unlisted:
                 self._unlisted.difference_update(job_id for job_id, _ in entries)
             new = {job_id: run for job_id, run in entries if runs.get(job_id, 0) < run}
-            # Noted although its outcome may be missing: such a job is run again already, and ends again.
+            # Noted although its outcome may be missing: such a job is run again already, and ends
+            # again.
             runs.update(new)
             yield from split(list(new))
         # The list was read to its end: these ended jobs are not in it.

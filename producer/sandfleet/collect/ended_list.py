@@ -14,16 +14,19 @@ if TYPE_CHECKING:
     from sandfleet.channel.waker import Waker
 
 COUNTED_ENTRIES = 200
-"""So many entries at most are read together with the counts; more are read without them, which costs less."""
+"""So many entries at most are read together with the counts; more are read alone: cheaper."""
 COUNT_SECONDS = 1.0
-"""Greatest age of the counts. Only reading them finds jobs that a worker of an older release ended."""
+"""Greatest age of the counts.
+
+Only reading them finds jobs that a worker of an older release ended.
+"""
 
 
 class EndedList:
     """The entries after `cursor`.
 
-    The notice of an ended job brings its entry along. The counts are read anew when the last job may
-    have ended, and at most `COUNT_SECONDS` after the entries.
+    The notice of an ended job brings its entry along. The counts are read anew when the last job
+    may have ended, and at most `COUNT_SECONDS` after the entries.
 
     `has_old_workers` says that a worker of an older release ended one of the jobs.
     """

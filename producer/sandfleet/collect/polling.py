@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from sandfleet.channel.protocol import Channel, JobWatch
 
 CHUNK_JOBS = 200
-"""Outcomes fetched by one call: about 35 MB with full output (64 KiB a stream, base64). Two chunks are in memory."""
+"""Outcomes fetched by one call: about 35 MB with full output (64 KiB a stream, base64).
+
+Two chunks are in memory.
+"""
 FIRST_CHECK_SECONDS = 1.0
 """So soon a wait for an unknown job fails. Most jobs end before, and cost no check."""
 CHECK_SECONDS = 10.0
@@ -38,7 +41,7 @@ class Wait:
     """One wait for some jobs: `pending` are those whose outcomes have not been returned."""
 
     gather_seconds = 0.0
-    """Least time between the starts of two rounds: more jobs end meanwhile, and one call fetches them all."""
+    """Least time between the starts of two rounds: one call fetches all that end meanwhile."""
 
     def __init__(self, channel: Channel, job_ids: Iterable[str], timeout: float | None) -> None:
         self._channel = channel
@@ -95,7 +98,7 @@ class Wait:
         self.close_watch()
 
     def next_pause(self) -> float | None:
-        """Return how many seconds to wait for the waker before the next round; None if the wait is over.
+        """Return the seconds to wait for the waker before the next round; None if the wait is over.
 
         Raises:
             ResultTimeout: the deadline has passed.

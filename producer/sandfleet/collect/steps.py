@@ -38,11 +38,11 @@ class Steps(Protocol[Found]):
         ...
 
     def next_pause(self) -> float | None:
-        """Return how many seconds to wait for the waker before the next round; None or 0 for no wait."""
+        """Return the seconds to wait for the waker before the next round; None or 0: no wait."""
         ...
 
     def gather_rest(self) -> float:
-        """Return the seconds for which more ends are gathered after the waker, before the next round."""
+        """Return the seconds to gather more ends after the waker, before the next round."""
         ...
 
 

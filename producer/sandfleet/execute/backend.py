@@ -100,7 +100,7 @@ class Backend:
     async def execute_async(
         self, request: ExecuteRequest | Mapping[str, Any], *, deadline: float | None = None
     ) -> ExecuteResult:
-        """Do what `execute` does and leave the event loop free; the job is cancelled if the task is.
+        """Do what `execute` does without blocking the loop; cancelling the task cancels the job.
 
         A runner without ``run_async`` runs in another thread.
         """
@@ -177,7 +177,8 @@ class Backend:
                     "read_only_rootfs": not is_dev,
                     "network_mode": config.network_mode if is_dev else "none",
                 },
-                # The host decides these three; defaults are left out, since its runsc may be elsewhere.
+                # The host decides these three; defaults are left out, since its runsc may be
+                # elsewhere.
                 "platform": "" if config.platform == DEFAULT_PLATFORM else config.platform,
                 "runsc_path": "" if config.runsc_path == DEFAULT_RUNSC_PATH else config.runsc_path,
                 "root_dir": "" if config.root_dir == DEFAULT_ROOT_DIR else config.root_dir,
@@ -220,7 +221,7 @@ def _check_request(request: ExecuteRequest | Mapping[str, Any]) -> ExecuteReques
 
 
 def new_command(language: str, code: str) -> tuple[list[str], str]:
-    """Return the command that runs `code`, and its stdin: the code if it is too long for an argument.
+    """Return the command for `code`, and its stdin: the code if it is too long for an argument.
 
     Raises:
         SpecInvalid: the language is not known.
@@ -235,7 +236,7 @@ def new_command(language: str, code: str) -> tuple[list[str], str]:
 
 
 def parse_value(stdout: str) -> Any:
-    """Return the value that the code printed: ``__OUT__:`` and JSON, or a JSON object with ``__out``.
+    """Return the value that the code printed: ``__OUT__:`` and JSON, or an object with ``__out``.
 
     The last such line counts; None if there is none. Text after ``__OUT__:`` that is no JSON is the
     value.

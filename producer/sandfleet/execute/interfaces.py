@@ -25,7 +25,7 @@ class SandboxRunner(Protocol):
 
 @runtime_checkable
 class AsyncSandboxRunner(Protocol):
-    """Runs a spec in a sandbox and leaves the event loop free; raises what `SandboxRunner.run` raises."""
+    """Runs a spec in a sandbox without blocking the event loop; raises as `SandboxRunner.run`."""
 
     async def run_async(self, spec: SandboxSpec, *, deadline: float | None = None) -> SandboxResult:
         """Run `spec`."""

@@ -68,8 +68,9 @@ class JobArtifacts(Sequence["Artifact"]):
     def save(self, folder: str | os.PathLike[str], *, overwrite: bool = False, by_job: bool = False) -> list[Path]:
         """Save all artifacts below `folder`, which is made if it is missing; return their paths.
 
-        `by_job` saves them in ``folder/JOB_ID``. Each file appears when it is complete and verified.
-        A file that is there with the same bytes counts as saved. No link below `folder` is followed.
+        `by_job` saves them in ``folder/JOB_ID``. Each file appears when it is complete and
+        verified. A file that is there with the same bytes counts as saved. No link below `folder`
+        is followed.
 
         Raises:
             ArtifactsNotSaved: some were not saved, all others were: the name is not safe (absolute,
@@ -86,7 +87,7 @@ class JobArtifacts(Sequence["Artifact"]):
     save_async = in_thread(save)
 
     def open(self, path: str) -> IO[bytes]:
-        """Return an artifact as a file to read, verified; `path` is relative to ``/work`` or absolute.
+        """Return an artifact as a verified file; `path` is relative to ``/work`` or absolute.
 
         Raises:
             FileMissing: the job has no such artifact, or the store does not have it any more.
@@ -103,7 +104,10 @@ class JobArtifacts(Sequence["Artifact"]):
 
 
 class BatchArtifacts:
-    """The artifacts of a batch, job by job as the jobs end. Iterating and saving wait for all of them."""
+    """The artifacts of a batch, job by job as the jobs end.
+
+    Iterating and saving wait for all of them.
+    """
 
     def __init__(self, outcomes: Callable[[], Iterable[Outcome]], open_objects: Callable[[], Objects]) -> None:
         self._outcomes = outcomes
@@ -115,10 +119,10 @@ class BatchArtifacts:
             yield JobArtifacts(partial(_same, outcome), self._open_objects)
 
     def save(self, folder: str | os.PathLike[str], *, overwrite: bool = False) -> list[Path]:
-        """Save the artifacts of each job in ``folder/JOB_ID``; return all paths. As `JobArtifacts.save`.
+        """Save the artifacts of each job in ``folder/JOB_ID``; return all paths.
 
-        Jobs without artifacts get no folder. An error at the end names all artifacts that were not
-        saved; their paths begin with the job's id.
+        As `JobArtifacts.save`. Jobs without artifacts get no folder. An error at the end names all
+        artifacts that were not saved; their paths begin with the job's id.
         """
         saved: list[Path] = []
         refused: dict[str, str] = {}

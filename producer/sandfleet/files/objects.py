@@ -88,7 +88,7 @@ class Objects:
         return refs
 
     def put_all(self, sources: Mapping[FileRef, Source]) -> None:
-        """Upload what the store lacks of `sources`, whose hashes are known; raises as `upload_all`."""
+        """Upload the `sources` that the store lacks; hashes are known; raises as `upload_all`."""
         for ref, source in sources.items():
             self.check_size(ref.size, _name_source(source))
         if sources:
@@ -117,12 +117,12 @@ class Objects:
                 self._store.put_file(ref.sha256, Path(source), check)
 
     def keep(self, names: Collection[str], seconds: float) -> None:
-        """Let the store keep these objects for `seconds` from now at least, as far as it has them."""
+        """Let the store keep these objects, if it has them, for at least `seconds` from now."""
         with self._translate(), self._guard():
             self._keeper.keep(names, seconds)
 
     def find_missing(self, names: Collection[str], seconds: float) -> Sequence[str]:
-        """Return those of `names` that the store lacks; it keeps the others for `seconds` at least."""
+        """Return the `names` that the store lacks; it keeps the others for at least `seconds`."""
         with self._translate():
             try:
                 with self._guard():

@@ -24,8 +24,9 @@ class Stopped(Exception):
 def open_pool(calls: int, name: str) -> Generator[tuple[ThreadPoolExecutor, Check]]:
     """Yield `THREADS` threads at most for so many calls, 1 at least, and a check for these calls.
 
-    A call runs in a thread also if it is the only one: the caller's own thread then waits for it, and
-    hears Ctrl-C. At an error in the block no other call begins, and the check ends those that run.
+    A call runs in a thread also if it is the only one: the caller's own thread then waits for it,
+    and hears Ctrl-C. At an error in the block no other call begins, and the check ends those that
+    run.
     """
     stop = threading.Event()
 

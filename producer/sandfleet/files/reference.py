@@ -28,7 +28,7 @@ class FileRef:
     size: int
 
     def at(self, path: str, mode: str | int = DEFAULT_MODE) -> FileSpec:
-        """Return a file of a spec: these bytes at `path` in the sandbox, with `mode` (``"0755"`` or ``0o755``).
+        """Return a spec's file: these bytes at `path`, with `mode` (``"0755"`` or ``0o755``).
 
         A relative path begins in ``/work``.
 
@@ -43,7 +43,7 @@ class FileRef:
 
 
 def list_objects(spec: SandboxSpec) -> Iterator[tuple[str, int | None, str, str]]:
-    """Yield sha256 and size of each object that `spec` needs, the field and the file that name it."""
+    """Yield sha256 and size of each object that `spec` needs, and the field and file of it."""
     for index, file in enumerate(spec.files):
         if file.sha256 is not None:
             yield file.sha256, file.size, f"files.{index}", file.path

@@ -1,6 +1,7 @@
 """Save artifacts in a local folder. Their names come from programs that nobody trusts.
 
-- No name leaves the folder: each part is opened below its parent's descriptor, and no link is followed.
+- No name leaves the folder: each part is opened below its parent's descriptor, and no link is
+  followed.
 - A file gets its name when it is complete and verified.
 - A file that is there is kept, unless the caller says otherwise.
 """
@@ -40,7 +41,7 @@ _NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXE
 _KNOWN: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _REFUSED_CATEGORIES: Final = frozenset(("Cc", "Cs", "Zl", "Zp"))
 _DIRECTIONS: Final = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-"""Characters that change the direction of the text after them, so that a name looks like another."""
+"""Characters that change the direction of later text: a name would look like another."""
 
 
 class NotSaved(Exception):
@@ -74,8 +75,8 @@ def save_artifact(
 ) -> Path:
     """Save one artifact in `folder`, which exists, or in its folder `below`; return its path.
 
-    A file that is there with the same bytes is left as it is. `check` is called before each chunk; what
-    it raises ends the transfer, and leaves nothing.
+    A file that is there with the same bytes is left as it is. `check` is called before each chunk;
+    what it raises ends the transfer, and leaves nothing.
 
     Raises:
         NotSaved: its name is not safe, a link or a folder is in its way, or another file is there.
@@ -107,7 +108,7 @@ def save_bytes(data: bytes, folder: Path, path: str, *, overwrite: bool = False)
 
 
 def _save(folder: Path, path: str, artifact: Artifact, write: Callable[[IO[bytes]], None], *, overwrite: bool) -> Path:
-    """Save what `write` writes as `path` below `folder`, unless it is there: `artifact` has its hash."""
+    """Save the output of `write` as `path` below `folder`, if absent: `artifact` has its hash."""
     *folders, name = path.split("/")
     with _open_folder(folder, folders) as parent:
         if not overwrite and _is_there(parent, name, artifact):
@@ -174,7 +175,7 @@ def _hash(descriptor: int) -> str:
 
 @contextlib.contextmanager
 def _new_file(parent: int, mode: int) -> Generator[tuple[str, IO[bytes]]]:
-    """Yield a new file and its temporary name; it is deleted afterwards if it still has that name."""
+    """Yield a new file and its temporary name; if that is still there at the end, delete it."""
     name = f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
     descriptor = os.open(name, _NEW, mode, dir_fd=parent)
     try:

@@ -52,7 +52,7 @@ class Transfers:
     upload_many_async = in_thread(upload_many)
 
     def upload_folder(self, folder: str | os.PathLike[str], path: str = WORK_FOLDER) -> list[FileSpec]:
-        """Upload all files of a folder; return them as `files` of a spec, below `path` in the sandbox.
+        """Upload all files of a folder; return a spec's `files`, below `path` in the sandbox.
 
         A file keeps its right to be executed (mode 0755, else 0644). A link to a file inside the
         folder counts as that file. Empty folders are left out.
@@ -73,7 +73,7 @@ class Transfers:
         return JobArtifacts(lambda: outcome, lambda: self._objects)
 
     def download(self, reference: FileRef | Artifact | StoredObject) -> IO[bytes]:
-        """Return an object of the store as a file to read, verified; such as ``outcome.stdout.stored``.
+        """Return an object of the store as a verified file, such as ``outcome.stdout.stored``.
 
         Raises:
             FileMissing: the store does not have it any more.

@@ -25,7 +25,7 @@ class FleetOverview:
     _channel: Channel
 
     def batches(self) -> Iterator[BatchSummary]:
-        """Yield the fleet's batches, the last used first: counts and codes, without rate and failures.
+        """Yield the batches, the last used first: counts and codes, without rate and failures.
 
         The newest 10,000 that were used within 30 days, and whose jobs have not all expired. Those
         that only producers of an older release have used are not among them.
@@ -52,7 +52,10 @@ class FleetOverview:
         return found
 
     def count_dropped_specs(self) -> int:
-        """Return how many specs of jobs that did not end OK were dropped early in the last days: 256 MiB are kept."""
+        """Return how many specs of jobs that did not end OK were dropped early in the last days.
+
+        256 MiB are kept.
+        """
         return self._channel.overview.count_dropped_specs()
 
     view_async = in_thread(view)

@@ -21,7 +21,7 @@ STATES: Final = ("queued", "waiting", "running", "ended")
 
 @dataclass(frozen=True)
 class JobFilter:
-    """The jobs that have one of the `codes`, or a code of one of the `categories`, and all of the rest.
+    """The jobs that have one of `codes`, or of the codes of `categories`, and all of the rest.
 
     What is empty is not asked for. `states` are those of a record: queued, waiting, running, ended.
     """

@@ -58,14 +58,14 @@ class BatchSummary:
 
     @property
     def state(self) -> str:
-        """``ended`` (all jobs have), ``running``, or ``open``: all have ended, and more may be submitted."""
+        """``ended`` (all jobs have), ``running``, or ``open`` (all have, more may be submitted)."""
         if self.left:
             return "running"
         return "ended" if self.is_sealed else "open"
 
 
 def summarize(entry: BatchEntry) -> BatchSummary:
-    """Return the summary of a batch as far as the list of all batches has it: without rate and failures."""
+    """Return a batch's summary from the list of all batches: without rate and failures."""
     return BatchSummary(
         name=entry.name,
         total=entry.total,
@@ -100,7 +100,7 @@ def read_summary(overview: Overview, name: str) -> BatchSummary:
 
 
 def _measure_rate(times: list[float], now: float) -> float:
-    """Return ends per second of the last `RATE_SECONDS`, from the newest ends' times, newest first."""
+    """Return ends per second of the last `RATE_SECONDS`, from the newest ends' times in order."""
     recent = [at for at in times if now - at <= RATE_SECONDS]
     if len(recent) < 2:  # noqa: PLR2004  one end has no rate
         return 0.0

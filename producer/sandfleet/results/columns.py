@@ -131,7 +131,7 @@ OF_RECORDS: Final = (
 
 
 def output_columns(paths: Callable[[BatchJob, str], str | None]) -> tuple[Column, ...]:
-    """Return the columns of a table whose outputs are in files: `paths` gives the file of a job's stream."""
+    """Return a table's columns with outputs in files: `paths` gives the file of a job's stream."""
     return (
         Column("stdout_file", "text", lambda job: paths(job, "stdout")),
         Column("stderr_file", "text", lambda job: paths(job, "stderr")),
@@ -142,9 +142,10 @@ _IN_FILES: Final = frozenset(("stdout", "stdout_encoding", "stderr", "stderr_enc
 
 
 def choose_columns(names: Sequence[str] | None, in_files: Sequence[Column] = ()) -> tuple[Column, ...]:
-    """Return the columns of these names, by default all that an outcome has; ``labels.KEY`` is one label.
+    """Return the columns of these names, by default all of an outcome; ``labels.KEY`` is a label.
 
-    `in_files` are those of outputs in files: by default they take the place of the outputs themselves.
+    `in_files` are those of outputs in files: by default they take the place of the outputs
+    themselves.
 
     Raises:
         ColumnUnknown: there is no such column, or one is named twice; says what is near.

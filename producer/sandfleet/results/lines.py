@@ -1,4 +1,7 @@
-"""Tables of one line a job: JSON lines and CSV. A file of them can be cut after any row and gone on with."""
+"""Tables of one line a job: JSON lines and CSV.
+
+A file of them can be cut after any row and gone on with.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,10 @@ if TYPE_CHECKING:
 SAVE_SECONDS: Final = 0.5
 """Least time between checkpoints: so much work at most is done again after a crash."""
 FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
-"""A cell that begins so may be a formula: OWASP, "CSV Injection". The last four are full-width forms."""
+"""A cell that begins so may be a formula: OWASP, "CSV Injection".
+
+The last four are full-width forms.
+"""
 
 
 def _encode_time(value: object) -> str:
@@ -32,12 +38,18 @@ _json: Final = json.JSONEncoder(separators=(",", ":"), default=_encode_time)
 
 
 def format_json(rows: Sequence[dict[str, Any]]) -> bytes:
-    """Return rows as JSON lines. Characters beyond ASCII are escaped: half a UTF-16 pair has no UTF-8."""
+    """Return rows as JSON lines.
+
+    Characters beyond ASCII are escaped: half a UTF-16 pair has no UTF-8.
+    """
     return "".join(f"{_json.encode(row)}\n" for row in rows).encode()
 
 
 def format_csv(rows: Sequence[dict[str, Any]]) -> bytes:
-    """Return rows as CSV in UTF-8, as RFC 4180 says; text that a spreadsheet may take for a formula is quoted by ``'``."""
+    """Return rows as CSV in UTF-8 (RFC 4180).
+
+    A ``'`` quotes text that a spreadsheet may take for a formula.
+    """
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([_to_cell(value) for value in row.values()] for row in rows)
     return text.getvalue().encode(errors="backslashreplace")
@@ -85,7 +97,10 @@ class LineFile:
         self._file.write(self._format(rows))
 
     def save(self) -> int | None:
-        """Let all rows so far outlive a crash; return the mark after them, in bytes; None if the last is new enough."""
+        """Flush all rows so far to disk, so that they outlive a crash.
+
+        Return the mark after them, in bytes; None if the last one is new enough.
+        """
         if time.monotonic() - self._saved_at < SAVE_SECONDS:
             return None
         self._sync()

@@ -89,7 +89,7 @@ class Saving:
                 yield f"{outcome.job_id}/{path}: {reason}"
 
     def find_output(self, job: BatchJob, name: str) -> str | None:
-        """Return the path of a job's stream as the table names it: below the folder; None if it is empty."""
+        """Return the path of a job's stream below the folder, as in the table; None if empty."""
         if job.outcome is None or self._outputs is None:
             return None
         stream: StreamOutput = getattr(job.outcome, name)

@@ -1,4 +1,4 @@
-"""Tables in Parquet: parts, each a complete file, and one file with a row group of each at the end."""
+"""Tables in Parquet: parts, each a complete file; at the end one file with a row group of each."""
 
 from __future__ import annotations
 
@@ -123,7 +123,10 @@ class PartFiles:
         self._count += found.num_rows
 
     def save(self) -> int | None:
-        """Write the part that is under way if it is large enough; return the number of parts, None if it is not."""
+        """Write the open part if it is large enough.
+
+        Return the number of parts, None if it is not.
+        """
         if self._count < PART_ROWS and self._bytes < PART_BYTES:
             return None
         return self._write_part()

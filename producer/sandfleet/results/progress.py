@@ -1,4 +1,4 @@
-"""How far an interrupted table is: a small file beside the temporary one, with a line at each checkpoint."""
+"""The progress of an interrupted table: a file beside the temporary one, a line a checkpoint."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ VERSION: Final = 1
 
 @dataclass
 class Progress:
-    """How much of a table is written: the place in the batch, the rows, and the writer's mark after them.
+    """The written part of a table: its place in the batch, its rows, the writer's mark after it.
 
     `states` counts the jobs by state, `not_saved` outputs and artifacts that could not be saved.
     """
@@ -34,7 +34,10 @@ class Progress:
 
 
 class ProgressFile:
-    """The progress of one table. One process at a time has it open; a line that is not complete does not count."""
+    """The progress of one table.
+
+    One process at a time has it open; a line that is not complete does not count.
+    """
 
     def __init__(self, path: Path, request: dict[str, Any]) -> None:
         """Open and lock it; `request` is what the table is of, as plain JSON.
@@ -58,7 +61,8 @@ class ProgressFile:
         """Return the progress of an earlier process; None if there is none.
 
         Raises:
-            ResultsNotWritten: that was another table: other columns, another batch, or another folder.
+            ResultsNotWritten: that was another table: other columns, another batch, or another
+            folder.
         """
         with os.fdopen(os.dup(self._descriptor), "rb") as file:
             file.seek(0)

@@ -1,4 +1,4 @@
-"""Read the jobs of a batch in the order of their submit, with the outcomes that exist; memory does not grow."""
+"""Read a batch's jobs in the order of submit, with existing outcomes; memory does not grow."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class BatchJob(NamedTuple):
     """One job of a batch, as it was when it was read.
 
     `state` is ``ended``, ``queued``, ``waiting``, ``running``, or ``forgotten``: the job has ended,
-    and its outcome has expired or was deleted. `outcome` is None unless it is ``ended``. `record` is
-    read for a job that has not ended, and for all jobs if asked for.
+    and its outcome has expired or was deleted. `outcome` is None unless it is ``ended``. `record`
+    is read for a job that has not ended, and for all jobs if asked for.
     """
 
     job_id: str
@@ -57,7 +57,10 @@ class _Members:
             yield ids
 
     def _read_next(self) -> list[str]:
-        """Return the next page. It is read together with the job before it, which shows whether the list has moved."""
+        """Return the next page.
+
+        It is read together with the job before it, which shows whether the list has moved.
+        """
         if not self._position:
             return self._channel.batch_page(self._name, 0, PAGE_JOBS)
         ids = self._channel.batch_page(self._name, self._position - 1, PAGE_JOBS + 1)
@@ -80,14 +83,20 @@ class _Members:
 
 
 class BatchRows:
-    """The jobs of a batch from `start` on. `cursor` is the place after the last one that was yielded."""
+    """The jobs of a batch from `start` on.
+
+    `cursor` is the place after the last one that was yielded.
+    """
 
     def __init__(self, channel: Channel, name: str, start: Cursor = START, *, needs_records: bool = False) -> None:
         self.cursor = start
         self._channel, self._name = channel, name
         self._needs_records = needs_records
         self._rerun: set[str] = set()
-        """Jobs that were run again. One whose record had been lost is in the list a second time, at its end."""
+        """Jobs that were run again.
+
+        One whose record had been lost is in the list a second time, at its end.
+        """
 
     def read(self) -> Iterator[list[BatchJob]]:
         """Yield the jobs, some at a time; Redis looks up the next ones while the caller works."""

@@ -1,4 +1,4 @@
-"""Write the table of a batch: under a temporary name in the same folder, with checkpoints, then renamed."""
+"""Write a batch's table: under a temporary name in its folder, with checkpoints, then rename."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ FORMATS: Final[Mapping[str, Format]] = {
 
 @dataclass(frozen=True)
 class TableOptions:
-    """The columns of a table (None: all that an outcome has), and the folders that files are saved in."""
+    """The columns of a table (None: all of an outcome), and the folders for files to save."""
 
     columns: Sequence[str] | None = None
     outputs: Path | None = None
@@ -44,7 +44,7 @@ class TableOptions:
 
 @dataclass(frozen=True)
 class Written:
-    """What a table holds: the number of rows, of jobs by state, and of files that were not saved."""
+    """The counts of a table: its rows, its jobs by state, and the files that were not saved."""
 
     rows: int
     states: Mapping[str, int] = field(default_factory=dict[str, int])
@@ -87,7 +87,7 @@ class BatchTable:
         on_rows: Callable[[int], object] = lambda _: None,
         on_fault: Callable[[str], object] = lambda _: None,
     ) -> None:
-        """`on_rows` is called with the number of rows so far, `on_fault` with why a file was not saved.
+        """`on_rows` gets the number of rows so far, `on_fault` the reason if a file was not saved.
 
         Raises:
             ColumnUnknown: a column does not exist.

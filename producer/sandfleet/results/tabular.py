@@ -33,7 +33,7 @@ class Tabular:
         on_rows: Callable[[int], object] = lambda _: None,
         on_fault: Callable[[str], object] = lambda _: None,
     ) -> BatchTable:
-        """Return the table, to be written by its methods; for callers that choose the format themselves.
+        """Return the table, for callers that choose the format; its methods write it.
 
         Raises:
             ColumnUnknown: there is no such column.
@@ -44,8 +44,9 @@ class Tabular:
     def rows(self, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
         """Yield one row for each job, as it is now; memory does not grow with the batch.
 
-        `columns` are those of the page "Batches", by default all that an outcome has; ``labels.KEY`` is
-        one label. The column ``state`` is ``ended`` or tells why there is no outcome.
+        `columns` are those of the page "Batches", by default all that an outcome has;
+        ``labels.KEY`` is one label. The column ``state`` is ``ended`` or tells why there is no
+        outcome.
 
         Raises:
             ColumnUnknown: there is no such column.
@@ -66,15 +67,17 @@ class Tabular:
         on_rows: Callable[[int], object] = lambda _: None,
         on_fault: Callable[[str], object] = lambda _: None,
     ) -> Written:
-        """Write the table to a file ``.jsonl``, ``.csv`` or ``.parquet``, which it replaces once it is complete.
+        """Write the table to a file ``.jsonl``, ``.csv`` or ``.parquet``.
 
-        `outputs` and `artifacts` are folders: the files of each job go to its ``JOB_ID``. `overwrite`
-        replaces other files there. `resume` goes on with what an interrupted call of the same options
-        has left. `on_rows` gets the number of rows so far, `on_fault` why a file was not saved.
+        It replaces the file once the table is complete. `outputs` and `artifacts` are folders: the
+        files of each job go to its ``JOB_ID``. `overwrite` replaces other files there. `resume`
+        goes on with what an interrupted call of the same options has left. `on_rows` gets the
+        number of rows so far, `on_fault` why a file was not saved.
 
         Raises:
             ColumnUnknown: there is no such column.
-            ResultsNotWritten: the name tells no format; another process writes this file; or what was
+            ResultsNotWritten: the name tells no format; another process writes this file; or what
+            was
                 interrupted is another table.
             PackageMissing: Parquet needs ``sandfleet[parquet]``.
             FleetUnavailable: Redis or the store is out of reach.

@@ -31,7 +31,7 @@ class BatchOverview:
     _channel: Channel
 
     def summary(self) -> BatchSummary:
-        """Return counts, rate, time left, and the last failures; costs the same for any size of the batch."""
+        """Return counts, rate, time left and last failures, at the same cost for any size."""
         return read_summary(self._channel.overview, self.name)
 
     def find_jobs(
@@ -43,10 +43,10 @@ class BatchOverview:
         labels: Mapping[str, str] | None = None,
         host: str = "",
     ) -> Iterator[JobFacts]:
-        """Yield those jobs that have one of the codes or categories, one of the states, all labels, and the host.
+        """Yield the jobs with one of the codes or categories, a state, all labels, and the host.
 
-        What is not given is not asked for. In the order of their submit; with a code or a category in
-        the order of their ends. Memory does not grow with the batch.
+        What is not given is not asked for. In the order of their submit; with a code or a category
+        in the order of their ends. Memory does not grow with the batch.
 
         Raises:
             ValueError: there is no such code, category or state.
@@ -55,7 +55,7 @@ class BatchOverview:
         return find_jobs(self._channel.overview, self.name, wanted)
 
     def iter_ids(self) -> Iterator[str]:
-        """Yield the ids of its jobs in the order of their submit; memory does not grow with the batch."""
+        """Yield its jobs' ids in the order of submit; memory does not grow with the batch."""
         for page in self._channel.overview.member_pages(self.name):
             yield from page
 
@@ -107,7 +107,7 @@ class BatchOverview:
         return result
 
     def forget_pins(self) -> None:
-        """Let the next job look up again which digests the names of images mean; jobs that run are not affected."""
+        """Let the next job look up the digests of image names again; running jobs do not change."""
         self._channel.overview.forget_pins(self.name)
 
     def new_retry(

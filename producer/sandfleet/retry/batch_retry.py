@@ -29,7 +29,7 @@ MAX_FAULTS: Final = 10
 
 @dataclass
 class RetryPlan:
-    """The jobs that a retry would run again: how many by code, the first few, and those that it cannot.
+    """The jobs that a retry would run: how many by code, the first few, and those it cannot run.
 
     `not_kept` counts jobs whose spec is no longer kept, of those that match.
     """
@@ -57,7 +57,7 @@ class RetryResult:
 
     @property
     def later(self) -> int:
-        """The number of jobs that somebody else had run again meanwhile: nothing was done to them."""
+        """The number of jobs that somebody else ran again meanwhile: they were left alone."""
         return self.states[RunState.LATER]
 
     @property
@@ -69,8 +69,8 @@ class RetryResult:
 class BatchRetry:
     """One retry of a batch: `plan` shows it, `start` does it.
 
-    `changer` encodes each job again; None leaves the specs as they are. `find_spec` returns the spec
-    of a job whose own is no longer kept, from a file; it returns None if it has none.
+    `changer` encodes each job again; None leaves the specs as they are. `find_spec` returns the
+    spec of a job whose own is no longer kept, from a file; it returns None if it has none.
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class BatchRetry:
         return len(page) - len(specs)
 
     def _read_specs(self, page: Sequence[EndedJob]) -> Mapping[str, SandboxSpec]:
-        """Return the spec of each job that has one, as it ran last or, if that is not kept, from the file."""
+        """Return each job's spec, if it has one: as it ran last or, if not kept, from the file."""
         ids = [ended.job_id for ended in page]
         found = {
             job_id: request.spec
@@ -141,10 +141,10 @@ class BatchRetry:
         return found
 
     def start(self) -> Iterator[tuple[str, RunState]]:
-        """Queue the jobs again, some hundred by one call; yield each job's id and what became of it.
+        """Queue the jobs again, some hundred by one call; yield each job's id and its result.
 
-        Jobs that end meanwhile are left alone. Call `plan` first if specs are changed: it checks all
-        before the first is queued.
+        Jobs that end meanwhile are left alone. Call `plan` first if specs are changed: it checks
+        all before the first is queued.
         """
         for page in self._pages():
             yield from zip((ended.job_id for ended in page), self._start(page), strict=True)

@@ -19,7 +19,7 @@ _any_spec: Final = SandboxSpec(image="-")
 
 
 class CheckedJob(NamedTuple):
-    """A spec that the contract allows, and the job's idempotency key, which the spec need not contain."""
+    """A spec that the contract allows, and the job's idempotency key, which may not be in it."""
 
     spec: SandboxSpec
     key: str

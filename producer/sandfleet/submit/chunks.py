@@ -23,7 +23,7 @@ CACHED_BYTES = 64 << 20
 JOB_OVERHEAD_BYTES = 2048
 """Memory of an encoded request besides its text, about, its spec included."""
 HANDED_OVER_JOBS = 4 * CHUNK_JOBS
-"""How many specs of an asynchronous source go to another thread at once: so many that chunks overlap there."""
+"""Specs of an asynchronous source that go to another thread at once: enough to overlap chunks."""
 
 
 class _Faults:

@@ -1,8 +1,8 @@
 """Move contents that are too large to travel in a spec into the store.
 
-A content of a file, or stdin, travels in the spec while it is small: the job then needs no store, and
-a host fetches nothing. A file that is moved has the same fingerprint, so the job stays the same job. A
-moved stdin has another one: released fingerprints are of its text.
+A content of a file, or stdin, travels in the spec while it is small: the job then needs no store,
+and a host fetches nothing. A file that is moved has the same fingerprint, so the job stays the same
+job. A moved stdin has another one: released fingerprints are of its text.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from sandfleet_config.spec import SandboxSpec
 
 MAX_INLINE_CHARS: Final = 32 * 1024
-"""The contents of all files of a job that travel in its spec, as encoded: more would fill Redis with copies."""
+"""Most characters of encoded file contents in a spec: more would fill Redis with copies."""
 LEAST_MOVED_CHARS: Final = 1024
 """A shorter content stays in a spec that fits: an object of its own costs more than the copies."""
 LEAST_USEFUL_CHARS: Final = 128
-"""A spec that is too large gains nothing from moving a shorter content: its reference is hardly shorter."""
+"""The shortest content worth moving out of a too large spec: a reference is hardly shorter."""
 REFERENCE_CHARS: Final = 100
 """What a moved content leaves in the spec, about."""
 _STDIN: Final = -1
@@ -31,7 +31,7 @@ _STDIN: Final = -1
 
 
 class Contents:
-    """The contents that were moved, until they are taken to be uploaded; `pending_bytes` is their size."""
+    """The moved contents, until they are taken for the upload; `pending_bytes` is their size."""
 
     def __init__(self) -> None:
         self.pending_bytes = 0
@@ -43,7 +43,7 @@ class Contents:
         return taken
 
     def move_large(self, spec: SandboxSpec) -> SandboxSpec:
-        """Return `spec` with at most `MAX_INLINE_CHARS` of its files' contents; the largest are moved first.
+        """Return `spec` with at most `MAX_INLINE_CHARS` of file contents; moves the largest first.
 
         Contents shorter than `LEAST_MOVED_CHARS` stay, however many there are.
         """
@@ -52,7 +52,7 @@ class Contents:
         return self._move_files(spec, _choose_largest(inline, excess, LEAST_MOVED_CHARS))
 
     def shorten(self, spec: SandboxSpec, excess: int) -> SandboxSpec:
-        """Return `spec` with so many contents fewer that it is `excess` characters shorter, if it has so many.
+        """Return `spec` without so many contents that it is `excess` characters shorter, if it can.
 
         The largest are moved first; stdin is one of them.
         """
@@ -87,7 +87,10 @@ def _list_inline(spec: SandboxSpec) -> list[tuple[int, Content]]:
 
 
 def _choose_largest(inline: Sequence[tuple[int, Content]], excess: int, least: int) -> dict[int, Content]:
-    """Return the largest contents, with their indexes, until they have `excess` characters; none shorter than `least`."""
+    """Return the largest contents of `excess` characters in all, with their indexes.
+
+    None is shorter than `least`.
+    """
     chosen: dict[int, Content] = {}
     for index, content in sorted(inline, key=lambda pair: -len(pair[1].data)):
         if excess <= 0 or len(content.data) < least:

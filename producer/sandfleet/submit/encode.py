@@ -78,7 +78,7 @@ def _copy(texts: dict[str, str]) -> dict[str, str]:
 
 
 class EncodedRequest(NamedTuple):
-    """One job without its id: `text` is the whole encoded request, `contract` the version it says."""
+    """One job without its id: `text` is the whole encoded request, `contract` its version."""
 
     shared: EncodedSpec
     key: str
@@ -92,7 +92,7 @@ class JobEncoder:
     def __init__(
         self, batch: str | None, max_spec_bytes: int, contents: Contents | None = None, *, least_contract: int = 1
     ) -> None:
-        """`contents` takes the contents that are too large to travel; whoever gives it uploads them.
+        """`contents` takes the contents that are too large to travel; its owner uploads them.
 
         `least_contract` is the version that workers must speak whatever the spec uses.
         """
@@ -151,7 +151,8 @@ class JobEncoder:
 
     def _new_job(self, request: EncodedRequest, job_id: str, tag: str, now: float) -> EncodedJob:
         shared, key, contract, text = request
-        # Without a key, only a repeated send of this very message is the same job: the tag identifies it.
+        # Without a key, only a repeated send of this very message is the same job: the tag
+        # identifies it.
         fingerprint = request_sha256(shared.spec, shared.spec_hash, key) if key else tag
         return EncodedJob(
             job_id,

@@ -123,10 +123,10 @@ class _MapSteps(Generic[Item]):
 
 
 class MapStream(Generic[Item]):
-    """Items with their outcomes, in the order in which the jobs end; for ``for`` and ``async for``, once.
+    """Items with their outcomes, as the jobs end; for ``for`` and ``async for``, once.
 
-    Raises, while iterated, what `Fleet.submit_many` and `OutcomeStream` raise; ``job_ids`` are the jobs
-    that were under way. Jobs go on if the iteration ends early.
+    Raises, while iterated, what `Fleet.submit_many` and `OutcomeStream` raise; ``job_ids`` are the
+    jobs that were under way. Jobs go on if the iteration ends early.
     """
 
     def __init__(

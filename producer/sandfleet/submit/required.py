@@ -1,4 +1,4 @@
-"""The objects of the store that the jobs of one submit need: there before the first job is queued."""
+"""The store's objects that the jobs of one submit need: there before a job is queued."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 RENEWED_SECONDS: Final = 60.0
 """An object that a submit needs again so long after its check is checked, and kept, anew."""
 MAX_KNOWN: Final = 100_000
-"""Objects that one submit remembers as checked or sent; with more it begins anew, and asks the store again."""
+"""Objects that one submit remembers as checked or sent; at more, it forgets them and asks again."""
 MAX_PENDING_BYTES: Final = 64 << 20
 """Moved contents that wait for their upload."""
 
 
 class RequiredObjects:
-    """Uploads what `contents` has moved, and checks once that each object is in the store, not once a job.
+    """Uploads the moved `contents`, and checks each object in the store once, not once a job.
 
     The store then keeps each object for the job's `queue_ttl` and `result_ttl_seconds` together.
     """

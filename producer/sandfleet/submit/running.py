@@ -76,12 +76,13 @@ class Running(Submitting):
         idempotent: bool = False,
         timeout: float | None = None,
     ) -> MapStream[Item]:
-        """Run a job for each item; return ``(item, outcome)`` as the jobs end, for ``for`` and ``async for``.
+        """Run a job for each item; return ``(item, outcome)``, for ``for`` and ``async for``.
 
-        At most `ahead` jobs are submitted whose outcomes have not been returned, so `items` may be
-        endless. If the queue is full, it waits for its own jobs. With a `batch`, ends are read from the
-        batch's stream, and `idempotent` gives item n the key ``<batch>/<n>``: a producer that died
-        repeats the call, and each item comes with the outcome that it has.
+        Pairs come as the jobs end. At most `ahead` jobs are submitted whose outcomes have not been
+        returned, so `items` may be endless. If the queue is full, it waits for its own jobs. With a
+        `batch`, ends are read from the batch's stream, and `idempotent` gives item n the key
+        ``<batch>/<n>``: a producer that died repeats the call, and each item comes with the outcome
+        that it has.
 
         Raises, while iterated:
             SpecInvalid, SecurityViolation, SpecTooLarge: the spec of an item is faulty.

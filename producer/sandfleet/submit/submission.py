@@ -85,7 +85,7 @@ class Submission:
         return request
 
     def _refuse_unknown(self, requests: Sequence[EncodedRequest]) -> None:
-        """Refuse a list of which a job waits for what does not exist, before its first job is queued."""
+        """Refuse a list with a job that waits for a missing one, before its first job is queued."""
         checked: set[AfterSpec] = set()
         for request in requests:
             after = request.shared.spec.after
@@ -110,7 +110,7 @@ class Submission:
             yield self._new_handles(jobs, submitted)
 
     def submit_part(self, specs: Sequence[Spec], first: int) -> list[Job]:
-        """Queue some of the specs, which are numbered from `first` on; `seal` follows the last of them.
+        """Queue some of the specs, numbered from `first` on; `seal` follows the last of them.
 
         The `job_ids` of an error are those that are, or may be, queued.
         """

@@ -75,24 +75,24 @@ class Submitting:
         on_done: str = "",
         on_progress: Callable[[int], object] | None = None,
     ) -> list[Job]:
-        """Queue many jobs, a few hundred by one call to Redis; return their handles in the order of `specs`.
+        """Queue many jobs, some hundred by a call to Redis; return handles in the order of `specs`.
 
-        A list or tuple is checked as a whole before its first job is queued; another iterable is read,
-        checked and queued as it comes. `idempotent` gives spec n of `batch` the key ``<batch>/<n>`` if
-        it has none: a producer that died repeats the call, and finds jobs that are queued already.
-        `on_progress` gets the number of queued jobs after each chunk. `limits` replace those of the
-        batch. `on_done` names the endpoint that gets a webhook at its end, and after each retry.
+        A list or tuple is checked as a whole before its first job is queued; another iterable is
+        read, checked and queued as it comes. `idempotent` gives spec n of `batch` the key
+        ``<batch>/<n>`` if it has none: a producer that died repeats the call, and finds jobs that
+        are queued already. `on_progress` gets the number of queued jobs after each chunk. `limits`
+        replace those of the batch. `on_done` names the endpoint that gets a webhook at its end, and
+        after each retry.
 
         Raises:
             SpecInvalid: specs are faulty; ``errors`` names up to 50 faults (``specs[17].command``).
                 Of a list, nothing was queued. An iterator stops at the first faulty spec;
                 ``job_ids`` are the jobs of the specs before it, which are queued.
-            SecurityViolation: the same, if a spec asks for what no job may have; outranks other
-                faults.
+            SecurityViolation: the same, if a spec asks for what no job may have; outranks others.
             SpecTooLarge: the same, if too large specs are the only fault.
             QueueFull: there is no room. Of a list, nothing was queued.
             IdempotencyConflict, FleetUnavailable: as `submit`; ``job_ids`` are, or may be, queued.
-            ValueError: `idempotent`, `limits` or `on_done` without a batch; no endpoint may have that name.
+            ValueError: `idempotent`, `limits` or `on_done` without a batch, or a bad endpoint name.
         """
         jobs: list[Job] = []
         try:

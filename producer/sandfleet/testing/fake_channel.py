@@ -102,7 +102,7 @@ class FakeChannel(FakeBatches):
         return Submitted(SubmitState.CONFLICT if key in self._keys else SubmitState.EXISTS, job_id)
 
     def _start_waiting(self) -> None:
-        """Start each job that may start; the end of one may let another start, or stop its batch."""
+        """Start each job that may start; its end may let another start, or stop its batch."""
         with self._lock:
             self._changes += 1
             if self._is_starting or not self._waiting:

@@ -72,7 +72,7 @@ class FakeControl:
         return len(waiting)
 
     def lift_stop(self, name: str | None) -> None:
-        """End the stop of a batch, since one of its jobs has a next run; failures are counted anew."""
+        """End the stop of a batch, since one of its jobs runs again; failures are counted anew."""
         state = self._find(name) if name is not None else None
         if state is not None and state.stopped:
             state.stop_code, state.stopped, state.failures = None, "", 0

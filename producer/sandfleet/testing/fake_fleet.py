@@ -26,7 +26,7 @@ def _end_well(spec: SandboxSpec) -> Ending:  # noqa: ARG001  a handler
 
 
 class FakeFleet(Fleet):
-    """A `Fleet` in memory: `handler` is called with each spec, and returns or raises how the job ends.
+    """A `Fleet` in memory: `handler` gets each spec, and returns or raises how the job ends.
 
     Without a handler each job exits 0 with no output. Specs are checked as the real fleet checks
     them. A code of the spec's ``retry_on`` calls the handler again, up to ``max_attempts`` times;
@@ -41,7 +41,7 @@ class FakeFleet(Fleet):
 
     @property
     def fake_channel(self) -> FakeChannel:
-        """The transport in memory; another ``Fleet(settings, channel=...)`` with it has the same jobs."""
+        """The transport in memory; ``Fleet(settings, channel=...)`` with it has the same jobs."""
         return self._fake
 
     @property

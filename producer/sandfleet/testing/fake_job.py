@@ -65,7 +65,7 @@ class FakeJob:
 
 
 def call_handler(handler: Handler, job: EncodedJob, store: FakeStore) -> tuple[Ending, tuple[Attempt, ...]]:
-    """Call `handler` with the spec of each attempt, as a worker reads it; return the last ending."""
+    """Call `handler` with each attempt's spec, as a worker reads it; return the last ending."""
     spec = decode_job(job.text, len(job.text.encode())).spec
     attempts: list[Attempt] = []
     ending: Ending = None

@@ -1,4 +1,4 @@
-"""Every kind of fleet in turn: in memory, on Redis with a stand-in worker, and with a real worker."""
+"""Each kind of fleet in turn: in memory, on Redis with a stand-in worker, with a real worker."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Batches, queues and dead letters: the fake fleet, Redis with a stand-in worker, and a real worker."""
+"""Batches, queues, dead letters: the fake fleet, Redis with a stand-in worker, a real worker."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Promises of every fleet about one job: the fake fleet, Redis with a stand-in worker, and a real worker."""
+"""Promises about one job: the fake fleet, Redis with a stand-in worker, and a real worker."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`run`, `map`, waits by counts and tables: the fake fleet, Redis with a stand-in worker, and a real worker."""
+"""`run`, `map`, waits, tables: the fake fleet, Redis with a stand-in worker, a real worker."""
 
 from __future__ import annotations
 

@@ -46,7 +46,10 @@ def s3_server() -> Iterator[S3Server]:
 
 
 class Place:
-    """A store on disk, whose complete objects are files: `settings` for a producer, `environment` for its process."""
+    """A store on disk, whose complete objects are files.
+
+    `settings` are for a producer, `environment` for its process.
+    """
 
     def __init__(self, redis_url: str, store: dict[str, str], folder: Path) -> None:
         self.settings = Settings(redis_url=SecretStr(redis_url), store=StoreSettings.model_validate(store))

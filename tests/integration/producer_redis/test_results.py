@@ -1,4 +1,4 @@
-"""The table of a large batch: killed, gone on with, and equal to the whole; memory does not grow with the batch.
+"""The table of a large batch: killed and resumed, it equals the whole; memory does not grow.
 
 `make test-big` writes a million rows; by default it is some thousand.
 """
@@ -67,7 +67,10 @@ def start(url: str, path: Path, *words: str) -> subprocess.Popen[str]:
 
 
 class PeakMemory(Sampling):
-    """The greatest resident memory of a process, in bytes; `ru_maxrss` would include the parent's before the exec."""
+    """The greatest resident memory of a process, in bytes.
+
+    `ru_maxrss` would include the parent's before the exec.
+    """
 
     def __init__(self, pid: int) -> None:
         super().__init__()
@@ -91,7 +94,7 @@ def end(process: subprocess.Popen[str]) -> tuple[str, int]:
 
 
 def kill_after_a_checkpoint(process: subprocess.Popen[str], path: Path) -> int:
-    """Kill the process once it has saved more than its start; return the rows at its last checkpoint."""
+    """Kill the process once it has saved more than its start; return its last checkpoint's rows."""
     state = path.with_name(f".{path.name}.sandfleet-state")
     wait_until(lambda: state.exists() and state.read_bytes().count(b"\n") > 2, 60, "a checkpoint")
     process.send_signal(signal.SIGKILL)

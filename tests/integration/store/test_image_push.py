@@ -1,4 +1,4 @@
-"""Images in real stores: what is uploaded, what the collector leaves alone, and what a second host takes."""
+"""Images in real stores: what is uploaded, what the collector keeps, what a second host takes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""References keep objects; the garbage collector deletes the others, and never one that a submit has just found."""
+"""References keep objects; the collector deletes others, but none that a submit has just found."""
 
 from __future__ import annotations
 

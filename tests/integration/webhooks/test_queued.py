@@ -1,4 +1,4 @@
-"""A batch that is done queues one webhook in Redis: at its last end or at its seal, and again after a retry."""
+"""A done batch queues one webhook in Redis: at its last end or its seal, again after a retry."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Receivers that answer well, badly, slowly or never: each webhook arrives, is tried again, or becomes a dead letter."""
+"""Receivers answer well, badly, slowly or never.
+
+Each webhook arrives, is tried again, or becomes a dead letter.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Senders as processes: killed at each step, several at once, stopped, and with forged webhooks in Redis."""
+"""Sender processes: killed at each step, several at once, stopped, with forged webhooks."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_a_sender_killed_while_the_receiver_thinks_is_followed_by_another(hooks:
 
 
 def test_a_sender_that_died_before_or_after_its_request_loses_nothing(hooks: Hooks, client: Any) -> None:
-    """What is taken and not settled is due again when its lease ends, whether or not it was sent."""
+    """A webhook taken and not settled is due again when its lease ends, sent or not."""
     hooks.end_batch()
     dead = WebhookQueue(hooks.fleet.settings)
     (taken,), _ = dead.take(1, lease_seconds=1.0, at_once=4, sending=[])

@@ -1,4 +1,5 @@
--- Queue webhooks of batches that are done although no script said so: an older worker ended the last job.
+-- Queue webhooks of batches that are done although no script said so: an older worker ended the
+-- last job.
 --
 -- ARGV: prefix, largest number of batches
 -- Returns the number of batches that were checked.

@@ -1,7 +1,7 @@
 -- Record how an attempt ended, and log it.
 --
--- ARGV: prefix, id, token of the caller, result (delivered|failed|dead), ms until the next attempt, reason, batch,
---       endpoint
+-- ARGV: prefix, id, token of the caller, result (delivered|failed|dead), ms until the next attempt,
+--       reason, batch, endpoint
 -- Returns 1, or 0 if another sender has the webhook now: then only a delivery counts.
 local prefix, id, token, result, pause, reason = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5]), ARGV[6]
 -- include: prelude

@@ -1,7 +1,8 @@
--- Take webhooks that are due, for the time of a lease. If the caller dies, another sender takes them after it.
+-- Take webhooks that are due, for the time of a lease. If the caller dies, another sender takes
+-- them after it.
 --
--- ARGV: prefix, largest number, lease (ms), token of the caller, largest number of one endpoint, endpoints that
---       the caller sends to now, each as often as it does, as JSON
+-- ARGV: prefix, largest number, lease (ms), token of the caller, largest number of one endpoint,
+--       endpoints that the caller sends to now, each as often as it does, as JSON
 -- Returns {number of unusable webhooks that were deleted, {id, FIELDS of read_webhook...}...}
 local prefix, limit, lease, token, at_once = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5])
 local MAX_READ, PASS = 500, 5000

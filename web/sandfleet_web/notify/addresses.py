@@ -1,4 +1,4 @@
-"""Which addresses a webhook may go to: those of the public internet, unless its endpoint allows private ones."""
+"""The addresses a webhook may go to: public ones, unless its endpoint allows private ones."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ LOCAL_NAT64: Final = IPv6Network("64:ff9b:1::/48")
 
 
 class AddressRefused(Exception):
-    """The receiver's name has no address that a webhook may go to; the message names each with its reason."""
+    """The receiver's name has no address that a webhook may go to.
+
+    The message names each address with its reason.
+    """
 
 
 class NameUnknown(Exception):
@@ -75,7 +78,10 @@ def resolve(host: str, port: int, *, seconds: float, allow_private: bool) -> lis
 
 
 def _ask_resolver(host: str, port: int, seconds: float) -> list[str]:
-    """Ask the system's resolver, which has no deadline of its own: in a thread that may be left behind."""
+    """Ask the system's resolver in a thread that may be left behind.
+
+    The resolver has no deadline of its own.
+    """
     found: list[str] = []
     errors: list[Exception] = []
 

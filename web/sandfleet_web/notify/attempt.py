@@ -59,7 +59,10 @@ def encode_body(webhook: TakenWebhook) -> bytes:
 
 
 def send(endpoint: Endpoint, webhook: TakenWebhook, settings: WebhookSettings) -> Answer:
-    """Send a webhook once. Takes at most ``deadline_seconds``, and raises nothing that the network can cause."""
+    """Send a webhook once.
+
+    Takes at most ``deadline_seconds``, and raises nothing that the network can cause.
+    """
     deadline = time.monotonic() + settings.deadline_seconds
     backend = CheckedBackend(
         allow_private=endpoint.allow_private, connect_seconds=settings.connect_seconds, deadline=deadline
@@ -90,7 +93,10 @@ def send(endpoint: Endpoint, webhook: TakenWebhook, settings: WebhookSettings) -
 
 
 def _skip_body(response: httpcore2.Response) -> None:
-    """Read a small body to its end, so that the receiver can end in order; the status has decided already."""
+    """Read a small body to its end, so that the receiver can end in order.
+
+    The status has decided already.
+    """
     try:
         size = 0
         for chunk in response.iter_stream():

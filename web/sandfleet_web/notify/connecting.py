@@ -1,7 +1,7 @@
 """Connect to an address that was checked, with one deadline for all that follows.
 
-httpcore2 is the library, since its network backend chooses the address while TLS and Host keep the name of
-the URL. It reads no proxy variables and follows no redirects.
+httpcore2 is the library, since its network backend chooses the address while TLS and Host keep the
+name of the URL. It reads no proxy variables and follows no redirects.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class CheckedBackend(httpcore2.NetworkBackend):
-    """Resolves a name once, and connects to an address that it has checked: DNS has no second say."""
+    """Resolves a name once, and connects to an address it has checked: DNS has no second say."""
 
     def __init__(self, *, allow_private: bool, connect_seconds: float, deadline: float) -> None:
         """`deadline` is the end of the attempt by the monotonic clock."""
@@ -53,7 +53,7 @@ class CheckedBackend(httpcore2.NetworkBackend):
 
 
 class DeadlineStream(httpcore2.NetworkStream):
-    """A stream whose reads and writes all end at one deadline, however slowly the other side sends."""
+    """A stream whose reads and writes all end at one deadline, however slow the other side is."""
 
     def __init__(self, stream: httpcore2.NetworkStream, deadline: float, tls_deadline: float) -> None:
         self._stream, self._deadline, self._tls_deadline = stream, deadline, tls_deadline

@@ -35,7 +35,10 @@ class Endpoint:
     tls: ssl.SSLContext = field(repr=False)
 
     def sign(self, webhook_id: str, timestamp: int, body: bytes) -> str:
-        """Return the header ``webhook-signature``: a signature by each secret (Standard Webhooks, v1)."""
+        """Return the header ``webhook-signature``.
+
+        It has a signature by each secret (Standard Webhooks, v1).
+        """
         content = b"%s.%d.%s" % (webhook_id.encode(), timestamp, body)
         digests = [hmac.new(secret, content, hashlib.sha256).digest() for secret in self.secrets]
         return " ".join(f"v1,{base64.b64encode(digest).decode()}" for digest in digests)

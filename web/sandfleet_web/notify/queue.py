@@ -22,7 +22,10 @@ MILLI: Final = 1000
 
 
 class TakenWebhook(NamedTuple):
-    """A webhook as it is in Redis: `at` is when the batch was done, `first` when it was first taken (ms)."""
+    """A webhook as it is in Redis.
+
+    `at` is when the batch was done, `first` when it was first taken (ms).
+    """
 
     webhook_id: str
     batch: str
@@ -60,9 +63,9 @@ class LogLine(NamedTuple):
 
 
 class WebhookQueue:
-    """Takes webhooks for this process, and records how their attempts ended; safe for concurrent use.
+    """Takes webhooks for this process, and records how their attempts ended.
 
-    Each method raises `FleetUnavailable` if Redis is out of reach.
+    It is safe for concurrent use. Each method raises `FleetUnavailable` if Redis is out of reach.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -72,10 +75,10 @@ class WebhookQueue:
     def take(
         self, limit: int, *, lease_seconds: float, at_once: int, sending: Sequence[str]
     ) -> tuple[list[TakenWebhook | UnusableWebhook], int]:
-        """Take up to `limit` webhooks that are due, and return the number of others that were deleted as unusable.
+        """Take up to `limit` webhooks that are due.
 
-        `sending` names the endpoints of webhooks that are on their way; no more than `at_once` go to
-        one endpoint.
+        Return also the number of others that were deleted as unusable. `sending` names the
+        endpoints of webhooks that are on their way; no more than `at_once` go to one endpoint.
         """
         arguments = [limit, round(lease_seconds * MILLI), self._token, at_once, json.dumps(list(sending))]
         unusable, *rows = self._run("take", arguments)
@@ -91,12 +94,18 @@ class WebhookQueue:
         batch: str = "",
         endpoint: str = "",
     ) -> bool:
-        """Record an attempt; return False if another sender has the webhook now, and nothing was recorded."""
+        """Record an attempt.
+
+        Return False if another sender has the webhook now; then nothing was recorded.
+        """
         arguments = [webhook_id, self._token, result, round(pause_seconds * MILLI), reason, batch, endpoint]
         return bool(self._run("settle", arguments))
 
     def check_batches(self) -> int:
-        """Queue webhooks of batches that older workers have ended; return how many batches were checked."""
+        """Queue webhooks of batches that older workers have ended.
+
+        Return how many batches were checked.
+        """
         return int(self._run("check_batches", [CHECKED_AT_ONCE]))
 
     def list_dead(self, limit: int) -> list[DeadWebhook]:

@@ -48,7 +48,10 @@ class Sender:
         self._is_stopping = False
 
     def stop(self) -> None:
-        """Take no more webhooks; `run` returns when the attempts on their way have ended. For a signal handler."""
+        """Take no more webhooks; `run` returns when the attempts on their way have ended.
+
+        For a signal handler.
+        """
         self._is_stopping = True
         self._wake.set()
 
@@ -80,7 +83,8 @@ class Sender:
         free = self._settings.at_once - len(sending)
         if free <= 0:
             return
-        # Twice the deadline: while this process lives, it has settled an attempt before its lease ends.
+        # Twice the deadline: while this process lives, it has settled an attempt before its lease
+        # ends.
         lease = 2 * self._settings.deadline_seconds + 1
         taken, unusable = self._queue.take(free, lease_seconds=lease, at_once=AT_ONCE_OF_ENDPOINT, sending=sending)
         if unusable:
@@ -145,9 +149,10 @@ class Sender:
 
 
 def decide(webhook: TakenWebhook, answer: Answer, now: float, retry_seconds: float) -> tuple[str, float]:
-    """Return what becomes of a webhook (delivered, failed, dead), and the seconds until the next attempt.
+    """Return the webhook's new state, and the seconds until the next attempt.
 
-    `now` is in ms. 410 ends it; anything but 2xx is tried again, last when `retry_seconds` are over.
+    The state is delivered, failed or dead. `now` is in ms. 410 ends it; anything but 2xx is tried
+    again, last when `retry_seconds` are over.
     """
     if answer.is_delivered:
         return "delivered", 0.0

@@ -1,1 +1,1 @@
-"""The parts that exist because the worker is a Celery worker: consumer, pool, result backend, remote control, Flower."""
+"""The parts of a Celery worker: consumer, pool, result backend, remote control, Flower."""

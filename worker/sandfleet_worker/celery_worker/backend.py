@@ -1,4 +1,7 @@
-"""The worker's result backend. It stores nothing: the task has settled the claim with its outcome."""
+"""The worker's result backend.
+
+It stores nothing: the task has settled the claim with its outcome.
+"""
 
 from __future__ import annotations
 

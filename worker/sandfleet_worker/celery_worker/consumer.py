@@ -1,9 +1,9 @@
 """Hands claimed messages to Celery: each becomes a request of our one task, or is refused at once.
 
-They come from the claimer's thread and not through kombu's channel, so what runs does not depend on Celery's connection; that
-one serves events and control commands. A forged message takes the same way as a job and ends with an outcome that says why;
-Celery's own tasks (``celery.chord_unlock``, ...) are never reached. What stock Celery would log of a message, its body, is
-never logged.
+They come from the claimer's thread and not through kombu's channel, so what runs does not depend on
+Celery's connection; that one serves events and control commands. A forged message takes the same
+way as a job and ends with an outcome that says why; Celery's own tasks (``celery.chord_unlock``,
+...) are never reached. What stock Celery would log of a message, its body, is never logged.
 """
 
 # ruff: noqa: ARG002  Celery calls these methods, with arguments of its own choice
@@ -81,7 +81,10 @@ class SandboxConsumer(Consumer):
         ]
 
         def start(self, parent: Any) -> None:
-            """Turn a lack of descriptors into a lost connection, which is opened again; Celery would end the worker."""
+            """Turn a lack of descriptors into a lost connection; Celery would end the worker.
+
+            A lost connection is opened again.
+            """
             try:
                 super().start(parent)
             except OSError as error:
@@ -107,7 +110,8 @@ class SandboxConsumer(Consumer):
     def on_send_event_buffered(self) -> Any:
         """Leave it to the timer (`steps.EVENTS_SECONDS`).
 
-        Celery sends at once, from its loop; one send costs 1 ms, since kombu makes a client for each, and a job has three events.
+        Celery sends at once, from its loop; one send costs 1 ms, since kombu makes a client for
+        each, and a job has three events.
         """
 
     def flush_events(self) -> None:
@@ -117,7 +121,8 @@ class SandboxConsumer(Consumer):
     def ensure_connected(self, conn: Any) -> Any:
         """Connect, however long that takes.
 
-        Celery's own tries end where one of them raises in the handler that logs it, as all do while no descriptor is left.
+        Celery's own tries end where one of them raises in the handler that logs it, as all do while
+        no descriptor is left.
         """
         backoff = Backoff("connection", subject="the connection for events and commands")
         while True:
@@ -138,7 +143,10 @@ class SandboxConsumer(Consumer):
         )
 
     def receive(self, claim: Claim) -> None:
-        """Hand a claimed job to the pool, or end it if it is none; called in the claimer's thread."""
+        """Hand a claimed job to the pool, or end it if it is none.
+
+        The claimer's thread calls it.
+        """
         message: Any = open_message(claim)
         job_message = read_message(message, self._settings.max_spec_bytes)
         if job_message is None:
@@ -157,8 +165,8 @@ class SandboxConsumer(Consumer):
     def _put_back(self, claim: Claim, job_message: JobMessage) -> bool:
         """Give a job back that another host must take, or this one later; return whether it was.
 
-        claim.lua has decided about jobs whose record has their needs. This decides about the others, and
-        about memory that another worker of the host has reserved since.
+        claim.lua has decided about jobs whose record has their needs. This decides about the
+        others, and about memory that another worker of the host has reserved since.
         """
         request = job_message.request
         if request is None:
@@ -183,17 +191,24 @@ class SandboxConsumer(Consumer):
         return True
 
     def _find_longest(self, job_message: JobMessage) -> float:
-        """Return the seconds within which the job's sandbox must be gone: its limits, its wait to boot, and a wide margin."""
+        """Return the seconds within which the job's sandbox must be gone.
+
+        They are its limits, its wait to boot, and a wide margin.
+        """
         settings, seconds = self._settings, OVERDUE_SECONDS
         if job_message.request is not None:
             spec = job_message.request.spec
             seconds += spec.timeout_seconds + spec.grace
             seconds += (FILES_SECONDS if spec.files else 0) + (COLLECT_SECONDS if spec.artifacts else 0)
-        # Those that boot before it may each use up a boot deadline; then come its own two, of the sandbox and of the program.
+        # Those that boot before it may each use up a boot deadline; then come its own two, of the
+        # sandbox and of the program.
         return seconds + (settings.concurrency + 2) * settings.runsc.boot_deadline_seconds
 
     def drain(self) -> None:
-        """Claim no more, let what runs end within ``drain_seconds``, and give the rest back; once."""
+        """Claim no more, let running jobs end within ``drain_seconds``, and give the rest back.
+
+        It does so once.
+        """
         if self._is_drained:
             return
         self._is_drained = True
@@ -217,7 +232,10 @@ class SandboxConsumer(Consumer):
             self.intake.exit.abandon(f"{len(hung)} sandboxes do not end")
 
     def _settle_if_held(self, claim_id: str, failure: Exception | None) -> None:
-        """Settle a job whose thread has left it without an end: Celery's own code has failed around it."""
+        """Settle a job whose thread has left it without an end.
+
+        Celery's own code has failed around it.
+        """
         if claim := self.intake.held_claims.find(claim_id):
             self.intake.settle(claim, FailedAttempt.of(failure))
 
@@ -251,7 +269,7 @@ class SandboxConsumer(Consumer):
 
 
 def is_stopping() -> bool:
-    """Whether a signal has asked this process to stop, even if Celery's loop has not seen it yet."""
+    """Whether a signal has asked this process to stop, even if Celery's loop has not seen it."""
     return _is_set("should_stop") or _is_terminating()
 
 

@@ -1,10 +1,11 @@
 """Remote control commands of ours in place of Celery's.
 
-Celery's ``revoke`` records REVOKED at once, before anything is dead, and forgets when workers restart. Ours marks the job in
-Redis, for whichever worker takes it, and kills its sandbox where it runs; the outcome ``CANCELLED`` is the job's own to record.
+Celery's ``revoke`` records REVOKED at once, before anything is dead, and forgets when workers
+restart. Ours marks the job in Redis, for whichever worker takes it, and kills its sandbox where it
+runs; the outcome ``CANCELLED`` is the job's own to record.
 
-Commands that mean nothing here answer with an error that names what there is instead: Celery's own would raise, or say that they
-had done something.
+Commands that mean nothing here answer with an error that names what there is instead: Celery's own
+would raise, or say that they had done something.
 """
 
 from __future__ import annotations
@@ -84,9 +85,10 @@ def revoke(state: Any, task_id: object, **_: object) -> dict[str, str]:
 
 
 def cancel_waiting(ledger: Ledger, job_id: str) -> str:
-    """Mark the job and, where it waits with a record of its own, end it; a stock producer's job ends when it is claimed.
+    """Mark the job and, where it waits with a record of its own, end it.
 
-    Returns where it stood: queued, running, ended or unknown.
+    A stock producer's job ends when it is claimed. Returns where it stood: queued, running, ended
+    or unknown.
     """
     state = ledger.cancel(job_id)
     if state == "queued":

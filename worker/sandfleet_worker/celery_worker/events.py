@@ -1,4 +1,7 @@
-"""The fields of the events that workers send about jobs. Everybody who watches reads them: no environment, stdin or output."""
+"""The fields of the events that workers send about jobs.
+
+Everybody who watches reads them: no environment, stdin or output.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +12,18 @@ if TYPE_CHECKING:
     from sandfleet_worker.delivery.read_message import JobMessage
 
 MAX_LABEL_CHARS = 1024
-"""Labels of a job in an event, all together: Flower keeps each event's text several times over, for 20,000 jobs."""
+"""Labels of a job in an event, all together.
+
+Flower keeps each event's text several times over, for 20,000 jobs.
+"""
 
 
 def describe_received(job_message: JobMessage, claim: Claim) -> dict[str, Any]:
     """Return the fields of ``task-received``.
 
-    `kwargs` is a dict literal, since Flower's search takes such apart: ``kwargs:batch=nightly kwargs:label.suite=s7``.
-    The fields that are None clear those of an earlier attempt's end.
+    `kwargs` is a dict literal, since Flower's search takes such apart:
+    ``kwargs:batch=nightly kwargs:label.suite=s7``. The fields that are None clear those of an
+    earlier attempt's end.
     """
     batch = None if job_message.request is None else job_message.request.batch
     return {

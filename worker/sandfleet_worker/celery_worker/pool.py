@@ -1,7 +1,8 @@
-"""The Celery pool: one thread a running job, no Python process; it hands each job its limits and a way to end it.
+"""The Celery pool: one thread a running job, no Python process.
 
-The threads live as long as the pool. Invariant: a thread that spawned a runsc outlives it, since the kernel's parent-death
-signal, by which sandboxes die with their worker, fires at the death of the spawning *thread*.
+It hands each job its limits and a way to end it. The threads live as long as the pool. Invariant: a
+thread that spawned a runsc outlives it, since the kernel's parent-death signal, by which sandboxes
+die with their worker, fires at the death of the spawning *thread*.
 """
 
 from __future__ import annotations
@@ -28,7 +29,10 @@ log = logging.getLogger(__name__)
 
 
 class SandboxPool(BasePool):
-    """Runs `limit` jobs at once in threads; `SANDFLEET_WAITING_JOBS` more have one while they wait for their start."""
+    """Runs `limit` jobs at once in threads.
+
+    `SANDFLEET_WAITING_JOBS` more have a thread while they wait for their start.
+    """
 
     body_can_be_buffer = True
     signal_safe = False
@@ -40,7 +44,10 @@ class SandboxPool(BasePool):
         self._jobs: dict[int, JobHandle] = {}
         self._lock = threading.Lock()
         self.on_done: Callable[[str, Exception | None], None] = lambda _claim_id, _failure: None
-        """Called last in the job's thread, with the claim's id and the error of Celery's own code, if there was one."""
+        """Called last in the job's thread.
+
+        Its arguments are the claim's id and the error of Celery's own code, if there was one.
+        """
 
     def on_apply(
         self,
@@ -79,7 +86,10 @@ class SandboxPool(BasePool):
             raise
 
     def _run(self, job: JobHandle, run: Callable[[], Exception | None]) -> None:
-        """Call `run` in this thread, then settle what it left unsettled; `run` returns the error that it handled."""
+        """Call `run` in this thread, then settle what it left unsettled.
+
+        `run` returns the error that it handled.
+        """
         set_current_job(job)
         failure: Exception | None = None
         try:
@@ -92,7 +102,10 @@ class SandboxPool(BasePool):
             self._leave(job, failure)
 
     def _leave(self, job: JobHandle, failure: Exception | None) -> None:
-        """Forget a job whose thread has done all its work; `on_done` settles its claim if it is still held."""
+        """Forget a job whose thread has done all its work.
+
+        `on_done` settles its claim if it is still held.
+        """
         with self._lock:
             del self._jobs[job.number]
         try:
@@ -102,7 +115,7 @@ class SandboxPool(BasePool):
             log.exception("job %s is left to others", job.job_id, extra=extra)
 
     def terminate_job(self, pid: int, signal: int | None = None) -> None:  # noqa: ARG002  every signal means the same here
-        """Cancel the job with the number `pid`: its sandbox is killed, then it ends as ``CANCELLED``."""
+        """Cancel the job with the number `pid`: kill its sandbox, then end it as ``CANCELLED``."""
         with self._lock:
             job = self._jobs.get(pid)
         if job is not None:
@@ -116,7 +129,10 @@ class SandboxPool(BasePool):
         return bool(jobs)
 
     def withdraw(self, job_id: str, message: str = "the worker was told to stop at once") -> None:
-        """Kill the sandbox of `job_id` and give the job back unrecorded, for another worker to run."""
+        """Kill the sandbox of `job_id` and give the job back unrecorded.
+
+        Another worker runs it.
+        """
         for job in self._find(job_id):
             job.cancellation.cancel(ErrorCode.WORKER_LOST, message)
 
@@ -151,7 +167,10 @@ def _count_waiting_jobs(app: Any) -> int:
 
 
 def _find_claim_id(args: tuple[Any, ...]) -> str:
-    """Return the claim's id from the arguments of Celery's tracer: task, id, the request as a dict, ..."""
+    """Return the claim's id from the arguments of Celery's tracer.
+
+    They are task, id, the request as a dict, ...
+    """
     for item in args:
         if isinstance(item, dict) and isinstance(item.get("properties"), dict):
             return str(item["properties"].get("delivery_tag", ""))

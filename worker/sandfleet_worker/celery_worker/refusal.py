@@ -1,6 +1,7 @@
-"""Ends a message that is no job where it is read: with its outcome and events, without a thread or a request.
+"""Ends a message that is no job where it is read.
 
-So each of many such messages delays the good jobs behind it by a fraction of a millisecond only.
+It gets its outcome and events without a thread or a request. So each of many such messages delays
+the good jobs behind it by a fraction of a millisecond only.
 """
 
 from __future__ import annotations

@@ -24,7 +24,10 @@ log = logging.getLogger(__name__)
 
 
 def strategy(task: Any, app: Any, consumer: SandboxConsumer) -> Callable[..., None]:
-    """Return the receiver of messages for `task`: Celery's own without what would log, revoke, expire or delay."""
+    """Return the receiver of messages for `task`.
+
+    It is Celery's own without what would log, revoke, expire or delay.
+    """
     events = consumer.event_dispatcher
 
     def receive(message: Any, payload: object, ack: Any, reject: Any, callbacks: Any) -> None:
@@ -52,7 +55,10 @@ def strategy(task: Any, app: Any, consumer: SandboxConsumer) -> Callable[..., No
 
 
 class SandboxRequest(Request):
-    """A job on this worker. Ending it means killing its sandbox; the task then records the outcome, and nothing before it."""
+    """A job on this worker.
+
+    Ending it means killing its sandbox; the task then records the outcome, and nothing before it.
+    """
 
     def revoked(self) -> bool:
         """Say no: a revoked job starts, finds itself cancelled and ends with an outcome."""
@@ -61,7 +67,8 @@ class SandboxRequest(Request):
     def send_event(self, type: str, **fields: Any) -> None:  # noqa: A002  Celery's
         """Send an event, or buffer it in an outage, which must not affect the job.
 
-        Flower shows ``exit 2`` as a failure. The stored result stays Celery's SUCCESS, as the contract says.
+        Flower shows ``exit 2`` as a failure. The stored result stays Celery's SUCCESS, as the
+        contract says.
         """
         if type == "task-succeeded" and fields["result"] != ErrorCode.OK.value:
             type, fields = "task-failed", describe_end(fields["result"], fields["runtime"])  # noqa: A001  Celery's

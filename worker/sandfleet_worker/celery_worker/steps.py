@@ -1,4 +1,7 @@
-"""Bootsteps in place of Celery's ``Tasks``: jobs come by claims, so there is no channel to consume and nothing to prefetch."""
+"""Bootsteps in place of Celery's ``Tasks``.
+
+Jobs come by claims, so there is no channel to consume and nothing to prefetch.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,10 @@ class EventClient(GlobalKeyPrefixMixin, DirectRedis):
 
 
 class NoConsumer:
-    """Stands where Celery keeps kombu's consumer of the queues: there is nothing to consume on a channel."""
+    """Stands where Celery keeps kombu's consumer of the queues.
+
+    There is nothing to consume on a channel.
+    """
 
     on_message: Any = None
     channel = None
@@ -67,9 +73,10 @@ class NoQoS:
 
 
 class ClaimedTasks(bootsteps.StartStopStep):
-    """Celery's ``Tasks`` step, without a channel: starts the claims and, when the worker stops, drains.
+    """Celery's ``Tasks`` step, without a channel.
 
-    The consumer `c` is a `sandfleet_worker.celery_worker.consumer.SandboxConsumer`.
+    It starts the claims and, when the worker stops, drains. The consumer `c` is a
+    `sandfleet_worker.celery_worker.consumer.SandboxConsumer`.
     """
 
     requires = (Mingle,)
@@ -84,7 +91,10 @@ class ClaimedTasks(bootsteps.StartStopStep):
         c.begin_claims()
 
     def stop(self, c: Any) -> None:
-        """Drain if the worker stops; a lost connection comes through here too, and changes nothing."""
+        """Drain if the worker stops.
+
+        A lost connection comes through here too, and changes nothing.
+        """
         if c.controller.blueprint.state in STOPPING:
             c.drain()
 
@@ -107,7 +117,10 @@ class ClaimedTasks(bootsteps.StartStopStep):
 
 
 def _keep_client(channel: Any) -> None:
-    """Have kombu's channel send events by one client; by itself it makes one a send, which is half of its cost."""
+    """Have kombu's channel send events by one client.
+
+    By itself it makes one a send, which is half of its cost.
+    """
     client = EventClient(connection_pool=channel.pool)
     channel.conn_or_acquire = lambda given=None: contextlib.nullcontext(given or client)
 

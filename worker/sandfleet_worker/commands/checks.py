@@ -1,4 +1,4 @@
-"""Checks of this host and its Redis, for preflight and doctor: one finding a fact, each with its fix."""
+"""Checks of this host and its Redis, for preflight and doctor: each finding has its fix."""
 
 from __future__ import annotations
 
@@ -33,15 +33,18 @@ if TYPE_CHECKING:
 
 MIN_FREE_BYTES = 1 << 30
 MIN_BUDGET_BYTES = 64 << 20
-"""With less memory for all jobs together than this, and less than the ceiling of one, a worker does not start."""
+"""With less memory for all jobs than this, and than the ceiling of one, no worker starts."""
 SAFE_POLICY = "noeviction"
 RELEASES_PAGE = "docs/how-to/gvisor-releases.md"
 TESTED_RELEASES = (20240729, 20250503, 20260905)
-"""The tests pass on the first and the last of these with each change; on the second in `make test-releases`."""
+"""The tests pass on the first and the last of these with each change.
+
+On the second they pass in `make test-releases`.
+"""
 CRASH_FIXED_RELEASE = 20260601
-"""Before, any job ends its own sandbox by leaving a folder that it has removed (gVisor commit 9b9807a3c)."""
+"""Before, a job ends its own sandbox by leaving a folder it removed (gVisor commit 9b9807a3c)."""
 PREFERRED_RELEASE = 20260714
-"""From here on a boot waits for no membarrier call, and an idle sandbox takes no CPU (since 20260622)."""
+"""From here a boot waits for no membarrier call; an idle sandbox takes no CPU (since 20260622)."""
 IMAGE_TOOLS = {
     "mkfs.erofs": "packs images: install erofs-utils",
     "umoci": "unpacks OCI images: install umoci",
@@ -230,7 +233,10 @@ def check_limits(settings: WorkerSettings) -> Finding:
 
 
 def check_open_files(fitting: DescriptorNeed, wanted_spares: int) -> Finding:
-    """Whether a worker has enough descriptors. Its limit is raised already as far as may be; `fitting` is what fits under it."""
+    """Whether a worker has enough descriptors.
+
+    Its limit is raised already as far as may be; `fitting` is what fits under it.
+    """
     name, limit = "open files", resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     wanted = replace(fitting, spares=wanted_spares)
     if limit == resource.RLIM_INFINITY:
@@ -248,7 +254,10 @@ def check_open_files(fitting: DescriptorNeed, wanted_spares: int) -> Finding:
 
 
 def check_memory(budget: MemoryBudget, ceiling_bytes: int) -> Finding:
-    """Find the memory that jobs may have together, its source, and whether one of the largest jobs fits."""
+    """Find the memory that jobs may have together, and its source.
+
+    Find also whether one of the largest jobs fits.
+    """
     name, detail = "memory for jobs", f"{budget.job_bytes >> 20} MiB by their limits, {budget.describe()}"
     if budget.job_bytes >= ceiling_bytes:
         return Finding(name, State.OK, detail)

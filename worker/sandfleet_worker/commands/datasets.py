@@ -68,7 +68,10 @@ def _register_listing(app: typer.Typer, read_settings: Read, guard: Guard) -> No
 
     @app.command("verify")
     def verify_datasets() -> None:
-        """Read all datasets whole and compare them with what was packed; exit 1 if one was changed."""
+        """Read all datasets whole and compare them with what was packed.
+
+        Exit 1 if one was changed.
+        """
         with guard():
             store = _open(read_settings())
             found, damaged = store.list_with_damaged()

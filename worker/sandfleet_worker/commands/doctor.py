@@ -44,7 +44,10 @@ MARKS = {
 
 
 def examine(settings: WorkerSettings) -> Iterator[Finding]:
-    """Yield the findings as they are made; booting the platforms takes up to a boot deadline each."""
+    """Yield the findings as they are made.
+
+    Booting the platforms takes up to a boot deadline each.
+    """
     yield from check_runsc(settings)
     yield from _check_sandboxes(settings)
     yield check_limits(settings)

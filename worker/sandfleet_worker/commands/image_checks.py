@@ -1,4 +1,4 @@
-"""Which images and datasets this host has, and from where it can get more: findings of the doctor."""
+"""Images and datasets of this host, and where it can get more from: findings of the doctor."""
 
 from __future__ import annotations
 

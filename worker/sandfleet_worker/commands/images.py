@@ -121,7 +121,10 @@ def _register_changes(app: typer.Typer, read_settings: Read, guard: Guard) -> No
     def pull_image(
         name: Annotated[str, typer.Argument(help="docker://[REGISTRY/]PATH[:TAG][@DIGEST]")],
     ) -> None:
-        """Pull an image from its registry now, whatever `pull_from` says; it stays until it is removed."""
+        """Pull an image from its registry now, whatever `pull_from` says.
+
+        It stays until it is removed.
+        """
         with guard():
             _, finder = _open(read_settings())
             image = finder.pull(name)
@@ -139,7 +142,10 @@ def _register_changes(app: typer.Typer, read_settings: Read, guard: Guard) -> No
         *,
         everything: Annotated[bool, typer.Option("--all", help="Remove every pulled image that no job uses.")] = False,
     ) -> None:
-        """Remove what killed pulls left, and pulled images past the bounds of this host, the least recently used first."""
+        """Remove what killed pulls left, and pulled images past the bounds of this host.
+
+        The least recently used images go first.
+        """
         with guard():
             store, finder = _open(read_settings())
             store.sweep()

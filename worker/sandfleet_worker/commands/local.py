@@ -1,4 +1,7 @@
-"""``sandfleet-worker local``: a private Redis, one worker, the sender of webhooks and Flower, alive and dead together."""
+"""``sandfleet-worker local``: a whole fleet on one machine, whose parts end together.
+
+The parts are a private Redis, one worker, the sender of webhooks and Flower.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +51,9 @@ class Interrupted(BaseException):
 
 
 def run_local(settings: WorkerSettings, flower_port: int | None) -> int:
-    """Run the stack until a signal or the end of one of its parts; return the exit code. `flower_port` None: no Flower.
+    """Run the stack until a signal or the end of one of its parts; return the exit code.
+
+    `flower_port` None: no Flower.
 
     Raises:
         LocalFailed: another one runs, a part is missing, or a part ended by itself.
@@ -79,11 +84,12 @@ def run_local(settings: WorkerSettings, flower_port: int | None) -> int:
 
 
 class _Signals:
-    """SIGINT and SIGTERM: the first raises `Interrupted`, each later one takes the running jobs back at once.
+    """SIGINT and SIGTERM: the first raises `Interrupted`.
 
-    No second one raises, and none does while the stack ends: its end must not be interrupted half way.
-    Leaving the context swallows `Interrupted`, and both signals are ignored from then on. Python would
-    restore their default action while it shuts down, and a late signal would kill this process.
+    Each later one takes the running jobs back at once. No second one raises, and none does while
+    the stack ends: its end must not be interrupted half way. Leaving the context swallows
+    `Interrupted`, and both signals are ignored from then on. Python would restore their default
+    action while it shuts down, and a late signal would kill this process.
     """
 
     def __init__(self, children: list[Child]) -> None:
@@ -113,7 +119,10 @@ class _Signals:
 
 @contextlib.contextmanager
 def _exclusive(folder: Path) -> Iterator[None]:
-    """Own `folder`, for one stack a machine; the lock goes with the process, so nothing stale can block."""
+    """Own `folder`, for one stack a machine.
+
+    The lock goes with the process, so nothing stale can block.
+    """
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.chmod(0o700)
@@ -144,7 +153,7 @@ def _environment(settings: WorkerSettings) -> dict[str, str]:
 
 
 def _make_store(settings: WorkerSettings) -> None:
-    """Make the folder of the store, and the link by which producers of this machine find it, too."""
+    """Make the folder of the store, and the link by which local producers find it, too."""
     folder, link = settings.local_state_dir / LOCAL_STORE, settings.local_dir / LOCAL_STORE
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     link.unlink(missing_ok=True)
@@ -210,7 +219,7 @@ def _wait_for_worker(settings: WorkerSettings, children: list[Child]) -> None:
 
 
 def _start_sender(settings: WorkerSettings, parts: contextlib.ExitStack) -> list[Child]:
-    """Start `sandfleet-web notify`, if that distribution is installed: no code of it is imported here."""
+    """Start `sandfleet-web notify`, if that distribution is installed; import no code of it."""
     if importlib.util.find_spec(WEB_PACKAGE) is None:
         _say("no webhooks are sent (submit --on-done): sandfleet-web is not installed")
         return []

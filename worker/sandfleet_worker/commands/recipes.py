@@ -31,7 +31,9 @@ class LockWish:
 
 
 def build_recipe(settings: WorkerSettings, name: str, file: Path | None, wish: LockWish, flags: dict[str, Any]) -> str:
-    """Build the image `name` of a recipe's file, of flags, or else the ready recipe of that name; return its digest.
+    """Build the image `name` and return its digest.
+
+    The recipe is that of a file, of flags, or else the ready recipe of that name.
 
     Raises:
         ImageInvalid: the recipe is faulty, or file and flags are given both.
@@ -140,7 +142,7 @@ Update = Annotated[bool, _option("--update", text="Lock the newest packages agai
 
 
 def register(images: typer.Typer, read_settings: Callable[[], WorkerSettings], guard: Guard) -> None:
-    """Add the commands to `sandfleet-worker images`; `guard` prints the errors that people can mend."""
+    """Add the commands to `sandfleet-worker images`; `guard` prints errors that people can mend."""
     _register_build(images, read_settings, guard)
 
     @images.command("recipes")
@@ -175,7 +177,7 @@ def _register_build(images: typer.Typer, read_settings: Callable[[], WorkerSetti
         locked: Locked = False,  # noqa: FBT002
         update: Update = False,  # noqa: FBT002
     ) -> None:
-        """Build the image NAME from a recipe, from flags, or else from the ready recipe of that name."""
+        """Build the image NAME from a recipe, from flags, or else from the ready recipe NAME."""
         given = {
             "base": base,
             "apt": apt,

@@ -40,11 +40,14 @@ def _open(settings: WorkerSettings) -> Iterator[FleetImages]:
 
 
 def register(images: typer.Typer, read_settings: Callable[[], WorkerSettings], guard: Guard) -> None:
-    """Add the commands to `sandfleet-worker images`; `guard` prints the errors that people can mend."""
+    """Add the commands to `sandfleet-worker images`; `guard` prints errors that people can mend."""
 
     @images.command("push")
     def push_image(name: Name) -> None:
-        """Put the image NAME into the fleet's store, from where hosts take it that list it in SANDFLEET_IMAGES__SHARED."""
+        """Put the image NAME into the fleet's store.
+
+        Hosts that list it in SANDFLEET_IMAGES__SHARED take it from there.
+        """
         from sandfleet_config.units import format_bytes
 
         from sandfleet_worker.sandbox.image.store import ImageStore
@@ -64,7 +67,10 @@ def register(images: typer.Typer, read_settings: Callable[[], WorkerSettings], g
 
     @images.command("unshare")
     def unshare_image(name: Name) -> None:
-        """Share the image NAME no more. Hosts that have it keep it for a while; the store does for a day."""
+        """Share the image NAME no more.
+
+        Hosts that have it keep it for a while; the store does for a day.
+        """
         from sandfleet_config.errors import ImageNotFound
 
         with guard(), _open(read_settings()) as shared:

@@ -58,7 +58,8 @@ def _work(settings: WorkerSettings, host: Host) -> int:
 
     signals.worker_ready.connect(announce)
     worker = app.Worker(
-        # Celery puts the host's name behind the @; the process id keeps two workers of a host apart.
+        # Celery puts the host's name behind the @; the process id keeps two workers of a host
+        # apart.
         hostname=f"{host.worker}@{host.name}",
         queues=[settings.queue],
         without_mingle=True,

@@ -1,6 +1,7 @@
-"""Findings of `doctor` about settings that would make this host faster. Nothing is set: a host is not ours alone.
+"""Findings of `doctor` about settings that would make this host faster.
 
-The figures come from docs/how-to/tune-a-host.md, which tells how they were measured and what each change costs.
+Nothing is set: a host is not ours alone. The figures come from docs/how-to/tune-a-host.md, which
+tells how they were measured and what each change costs.
 """
 
 from __future__ import annotations
@@ -40,7 +41,10 @@ def check_tuning(
 
 
 def check_grace_periods(sys: Path) -> Iterator[Finding]:
-    """Whether the kernel hurries its RCU grace periods: each boot and end of a sandbox waits for several."""
+    """Whether the kernel hurries its RCU grace periods.
+
+    Each boot and end of a sandbox waits for several.
+    """
     expedited, normal = (_read(sys / "kernel" / name) for name in ("rcu_expedited", "rcu_normal"))
     if expedited is None:  # a kernel that does not tell, or a container that does not see
         return
@@ -106,7 +110,10 @@ class Mount(NamedTuple):
 
 
 def find_mount(path: Path, mountinfo: str) -> Mount:
-    """Return the filesystem that `path` is on, or would be made on (proc(5): its type follows the lone ``-``)."""
+    """Return the filesystem that `path` is on, or would be made on.
+
+    proc(5): its type follows the lone ``-``.
+    """
     real = path.resolve()
     depth, found = -1, Mount("an unknown filesystem", frozenset())
     for line in mountinfo.splitlines():

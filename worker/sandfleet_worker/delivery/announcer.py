@@ -20,14 +20,20 @@ TTL_SECONDS = 120
 
 
 class HostFacts(NamedTuple):
-    """Description of a host: JSON as `placing.lua` reads it; names and digests of its images and datasets."""
+    """Description of a host.
+
+    It is JSON as `placing.lua` reads it, and names and digests of its images and datasets.
+    """
 
     text: str
     images: tuple[str, ...]
 
 
 class Announcer:
-    """Announces the result of `read_facts` when it changes, and every `RENEW_SECONDS`, in a thread of its own."""
+    """Announces the result of `read_facts` when it changes, and every `RENEW_SECONDS`.
+
+    It does so in a thread of its own.
+    """
 
     def __init__(self, ledger: Ledger, read_facts: Callable[[], HostFacts], on_failure: Callable[[str], None]) -> None:
         self._ledger, self._read_facts = ledger, read_facts

@@ -42,7 +42,10 @@ _FLAGS: Final = frozenset(flag.value.encode() for flag in Flag)
 
 @dataclass(frozen=True)
 class Claim:
-    """A worker's claim on one job. `claim_id` is the fencing token. `attempts` include this one if it starts."""
+    """A worker's claim on one job.
+
+    `claim_id` is the fencing token. `attempts` include this one if it starts.
+    """
 
     claim_id: str
     job_id: str
@@ -56,7 +59,10 @@ class Claim:
     """How many workers have died while the job waited for its start."""
     max_attempts: int = DEFAULT_MAX_ATTEMPTS
     suspect_seconds: float | None = None
-    """How long the job may not run beside other suspects; None if it is none (it may have killed its worker)."""
+    """How long the job may not run beside other suspects; None if it is none.
+
+    A suspect may have killed its worker.
+    """
     run: int = 1
     started_monotonic: float = field(default_factory=time.monotonic, compare=False)
     """When the answer about the last start came, by this process's monotonic clock."""
@@ -85,9 +91,10 @@ class Claim:
         return f"no try is left ({self.charged_count} of {self.max_attempts})"
 
     def end_attempts(self, code: ErrorCode) -> tuple[Attempt, ...]:
-        """Return the attempts, the last one ended with `code` if it is this claim's; earlier ends do not change.
+        """Return the attempts, the last one ended with `code` if it is this claim's.
 
-        The end is by Redis's clock, as the start is: this host's may be wrong, or be set meanwhile.
+        Earlier ends do not change. The end is by Redis's clock, as the start is: this host's may be
+        wrong, or be set meanwhile.
         """
         if not self.is_started:
             return self.attempts
@@ -103,7 +110,10 @@ class Claim:
 
 
 def parse_claim(claim_id: str, *facts: bytes) -> Claim:
-    """Parse what `claim.lua` and `reap.lua` return of a job; unreadable fields of a forged record get their defaults."""
+    """Parse what `claim.lua` and `reap.lua` return of a job.
+
+    Unreadable fields of a forged record get their defaults.
+    """
     job_id, flag, message, queue, attempts, max_attempts, run, *suspect_ms = facts
     return Claim(
         claim_id,
@@ -130,7 +140,10 @@ def parse_number(text: bytes) -> int | None:
 
 
 def parse_attempts(raw: bytes | str) -> tuple[Attempt, ...]:
-    """Read the attempts of a job's hash; their times are milliseconds of Redis's clock. Unreadable ones count as none."""
+    """Read the attempts of a job's hash; their times are milliseconds of Redis's clock.
+
+    Unreadable ones count as none.
+    """
     try:
         return _attempts.validate_json(raw) if raw else ()
     except ValidationError:

@@ -31,20 +31,27 @@ AVOID_SECONDS = 3.0
 FAILED_DELAY_SECONDS = 1.0
 """How long a job waits for its next try after a fault of ours."""
 DROPPED_FROM_BYTES = 4096
-"""Outputs that together are smaller are recorded even beyond maxmemory: the outcome itself takes a quarter of it."""
+"""Outputs that together are smaller are recorded even beyond maxmemory.
+
+The outcome itself takes a quarter of this size.
+"""
 PACKAGE = "sandfleet_worker.delivery"
 SCRIPTS = (
     *("register", "beat", "leave", "announce", "claim", "restore", "limit_attempts", "wait", "start"),
     *("finish", "requeue", "drained", "reap", "other_host", "cancel", "drop_dead", "pin_image", "sweep_parked"),
 )
-"""The scripts that a worker calls. Those that are not in this package's ``lua`` are the contract's."""
+"""The scripts that a worker calls.
+
+Those that are not in this package's ``lua`` are the contract's.
+"""
 
 
 class ClaimCalls:
-    """The calls of one worker. Each may be repeated when its answer got lost, and may raise ``redis.RedisError``.
+    """The calls of one worker.
 
-    Those that return a bool return False where the job is not this worker's any more: another worker
-    has taken it over, or it has ended.
+    Each may be repeated when its answer got lost, and may raise ``redis.RedisError``. Those that
+    return a bool return False where the job is not this worker's any more: another worker has taken
+    it over, or it has ended.
     """
 
     def __init__(self, client: redis.Redis, identity: Identity, result_ttl_seconds: int) -> None:
@@ -65,7 +72,10 @@ class ClaimCalls:
         return bool(self._call("wait", self._identity.owner, claim.claim_id, claim.job_id))
 
     def start(self, claim: Claim) -> Claim | Refused:
-        """Note that a job that waited starts, and return its claim with the attempt, or why it may not start."""
+        """Note that a job that waited starts.
+
+        Return its claim with the attempt, or why it may not start.
+        """
         me = self._identity
         answer = self._call("start", me.owner, claim.claim_id, claim.job_id, me.host, me.worker, me.boot)
         if answer[0] != b"started":
@@ -76,11 +86,17 @@ class ClaimCalls:
         return replace(started, suspect_seconds=parse_suspect(answer[2]))
 
     def pin_image(self, batch: str, name: str, digest: str = "") -> str:
-        """Return the digest that an image's name means for a batch: the recorded one, or else `digest`, now recorded."""
+        """Return the digest that an image's name means for a batch.
+
+        It is the recorded one, or else `digest`, now recorded.
+        """
         return str(self._call("pin_image", batch, name, digest).decode())
 
     def read_pin(self, job_id: str) -> str:
-        """Return the digest of the image that the job's earlier run had; empty where nothing is recorded."""
+        """Return the digest of the image that the job's earlier run had.
+
+        Empty where nothing is recorded.
+        """
         found = self._redis.hget(job_key(job_id), "pin")
         return found.decode(errors="replace") if isinstance(found, bytes) else ""
 
@@ -109,7 +125,10 @@ class ClaimCalls:
                 assert_never(how)
 
     def _fail_attempt(self, claim: Claim, failed: FailedAttempt) -> bool:
-        """Count the attempt, also of a job that waited for its start, and queue the job for the next or end it."""
+        """Count the attempt, and queue the job for the next or end it.
+
+        An attempt counts also for a job that waited for its start.
+        """
         started = self.start(claim) if claim.is_waiting else claim
         known = started if isinstance(started, Claim) else claim
         if not known.is_last_attempt:
@@ -165,7 +184,10 @@ class ClaimCalls:
         dead: tuple[str, bytes] = ("", b""),
         faults: Sequence[Mapping[str, str]] = (),
     ) -> tuple[str | float | bytes, ...]:
-        """Return the arguments of the script; `holder` are owner and claim, `dead` reason and message for the dead letters."""
+        """Return the arguments of the script.
+
+        `holder` are owner and claim, `dead` reason and message for the dead letters.
+        """
         text, (reason, message) = stored_result(outcome, faults), dead
         return (*holder, outcome.job_id, outcome.code.value, text, self._ttl, reason, DEAD_TTL_SECONDS, message)
 
@@ -195,7 +217,10 @@ class ClaimCalls:
     def retry(
         self, claim: Claim, code: ErrorCode, delay_seconds: float = 0.0, avoid_host: str = "", needs: str = ""
     ) -> bool:
-        """End this attempt with `code` and queue the job for the next, which has other `needs` if they are given."""
+        """End this attempt with `code` and queue the job for the next.
+
+        The next has other `needs` if they are given.
+        """
         raised = ("", needs) if needs else ()
         return self._requeue(claim, "retry", *raised, code=code, delay_seconds=delay_seconds, avoid_host=avoid_host)
 
@@ -221,7 +246,10 @@ class ClaimCalls:
         delay_seconds: float = 0.0,
         avoid_host: str = "",
     ) -> bool:
-        """Call the script; `put_back` are the arguments of the mode "putback", the first two also of "retry"."""
+        """Call the script.
+
+        `put_back` are the arguments of the mode "putback", the first two also of "retry".
+        """
         what = (self._identity.owner, claim.claim_id, claim.job_id, mode, code.value)
         when = (round(delay_seconds * 1000), avoid_host, round(AVOID_SECONDS * 1000))
         return bool(self._call("requeue", *what, *when, claim.message, *put_back))

@@ -41,8 +41,8 @@ class Claimer:
 
     It does not use kombu channels, so a dropped connection cannot lose a job.
 
-    `on_unstarted` settles a claim that `receive` failed to start. `on_failure` is called with the reason
-    if the thread fails. Both are called in the claimer's thread.
+    `on_unstarted` settles a claim that `receive` failed to start. `on_failure` is called with the
+    reason if the thread fails. Both are called in the claimer's thread.
     """
 
     def __init__(
@@ -71,7 +71,10 @@ class Claimer:
         self._queues_read = 0.0
         self._last_wake: bytes | None = None
         self.progressed = time.monotonic()
-        """When it last made progress (monotonic): several times a second, unless a call to Redis takes longer."""
+        """When it last made progress (monotonic).
+
+        It does so several times a second, unless a call to Redis takes longer.
+        """
 
     @property
     def is_started(self) -> bool:
@@ -162,8 +165,9 @@ class Claimer:
     def _claim(self, slot: Slot) -> Claim | None:
         """Claim one job and hold it with `slot`.
 
-        A call whose answer may be lost is repeated under the same id until it is known, by this step or a later one. Where a stop
-        comes first, the claim stays under the lease, which ends with this worker.
+        A call whose answer may be lost is repeated under the same id until it is known, by this
+        step or a later one. Where a stop comes first, the claim stays under the lease, which ends
+        with this worker.
         """
         self._claim_id = self._claim_id or secrets.token_hex(12)
         while not self._is_stopping():

@@ -1,4 +1,7 @@
-"""A claimed message in the form Celery's consumer takes, built from bytes that a stranger may have written."""
+"""A claimed message in the form Celery's consumer takes.
+
+It is built from bytes that a stranger may have written.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,10 @@ if TYPE_CHECKING:
 
 
 class ClaimedMessage(Message):
-    """A message without a kombu channel. `Intake.settle` settles its claim, so ack and reject do nothing."""
+    """A message without a kombu channel.
+
+    `Intake.settle` settles its claim, so ack and reject do nothing.
+    """
 
     is_json = True
     """False for a message that Python cannot read."""
@@ -36,11 +42,12 @@ class ClaimedMessage(Message):
 
 
 def open_message(claim: Claim) -> ClaimedMessage:
-    """Return the message of `claim`. Its properties and its id are ours; headers and body are the sender's, unchecked.
+    """Return the message of `claim`.
 
-    The claim's script has read it as JSON with an object `headers`. Lua's cjson reads more than Python's `json` (0x10, invalid
-    UTF-8, integers of 5,000 digits, 1,000 levels): such a message is not `is_json`, and the job is refused. A body that is
-    not what it says becomes None.
+    Its properties and its id are ours; headers and body are the sender's, unchecked. The claim's
+    script has read it as JSON with an object `headers`. Lua's cjson reads more than Python's `json`
+    (0x10, invalid UTF-8, integers of 5,000 digits, 1,000 levels): such a message is not `is_json`,
+    and the job is refused. A body that is not what it says becomes None.
     """
     parsed = _read_json(claim.message)
     raw = parsed or {}

@@ -1,4 +1,7 @@
-"""Tells when files in a folder are written, or closed by who could write them: inotify(7), which Python's library lacks."""
+"""Tells when files in a folder are written, or closed by a writer.
+
+It is inotify(7), which Python's library lacks.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,10 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class FolderWatch:
-    """`fd` is readable from the next such event on, and until `drain`; None where the host has no watch or descriptor left."""
+    """A watch of a folder: `fd` is readable from the next such event on, and until `drain`.
+
+    `fd` is None where the host has no watch or descriptor left.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.fd: int | None = None

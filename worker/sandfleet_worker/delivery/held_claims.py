@@ -35,7 +35,10 @@ class _Entry:
     started: float = field(default_factory=time.monotonic)
 
     def is_suspect(self, margin_seconds: float) -> bool:
-        """Whether the job may still be about to kill this worker, or was so less than `margin_seconds` ago."""
+        """Whether the job may still be about to kill this worker.
+
+        Also true if it was so less than `margin_seconds` ago.
+        """
         seconds = self.claim.suspect_seconds
         if seconds is None or not self.is_running:
             return False
@@ -50,11 +53,12 @@ class _Entry:
 class HeldClaims:
     """The claims that this worker runs; safe for threads.
 
-    A job counts within `limit`, the worker's `concurrency`, from its claim to its end. Up to `waiting_limit`
-    jobs that wait long for something outside this host do not count meanwhile.
+    A job counts within `limit`, the worker's `concurrency`, from its claim to its end. Up to
+    `waiting_limit` jobs that wait long for something outside this host do not count meanwhile.
 
-    `suspect_margin_seconds` should be the time between two beats of the lease. Whoever takes over from a dead worker knows only
-    its last beat. With this margin the last suspect's time is over by that beat, so only the next suspect is charged.
+    `suspect_margin_seconds` should be the time between two beats of the lease. Whoever takes over
+    from a dead worker knows only its last beat. With this margin the last suspect's time is over by
+    that beat, so only the next suspect is charged.
     """
 
     def __init__(self, limit: int, suspect_margin_seconds: float = 0.0, waiting_limit: int = 0) -> None:
@@ -66,9 +70,9 @@ class HeldClaims:
         self._entries: dict[str, _Entry] = {}
 
     def take_capacity(self, timeout_seconds: float) -> bool:
-        """Wait to hold one more claim, within the worker's `concurrency`; return False where it holds as many.
+        """Wait to hold one more claim, within the worker's `concurrency`.
 
-        Jobs whose wait is over come first.
+        Return False where it holds as many. Jobs whose wait is over come first.
         """
         with self._changed:
             if not self._changed.wait_for(lambda: self._counted + self._returning < self._limit, timeout_seconds):
@@ -83,7 +87,10 @@ class HeldClaims:
             self._changed.notify_all()
 
     def take_back_capacity(self, claim: Claim, timeout_seconds: float) -> bool:
-        """Let a job whose wait is over count again; return False where the worker holds as many as it may by then."""
+        """Let a job whose wait is over count again.
+
+        Return False where the worker holds as many as it may by then.
+        """
         with self._changed:
             found = self._entries.get(claim.claim_id)
             if found is None or found.has_capacity:
@@ -105,7 +112,10 @@ class HeldClaims:
             self._entries[claim.claim_id] = _Entry(claim, slot)
 
     def expect_end(self, claim: Claim, within_seconds: float) -> None:
-        """Note that the job's sandbox must be gone by then, whatever happens to it; later, the job hangs."""
+        """Note that the job's sandbox must be gone by then, whatever happens to it.
+
+        Later, the job hangs.
+        """
         with self._lock:
             found = self._entries.get(claim.claim_id)
             if found:
@@ -122,7 +132,10 @@ class HeldClaims:
                 found.latest_end = time.monotonic() + LONGEST_WAIT_SECONDS
 
     def give_back_slot(self, claim: Claim) -> None:
-        """Free the slot of a job that waits long, and let the worker hold another claim meanwhile."""
+        """Free the slot of a job that waits long.
+
+        The worker may hold another claim meanwhile.
+        """
         with self._changed:
             found = self._entries.get(claim.claim_id)
             slot = found.take_slot() if found and found.may_give_back else None
@@ -134,7 +147,10 @@ class HeldClaims:
             slot.release()
 
     def end_wait(self, claim: Claim) -> bool:
-        """Keep the slot from now on; return whether it was given back, so that the job needs another one."""
+        """Keep the slot from now on.
+
+        Return whether it was given back, so that the job needs another one.
+        """
         with self._lock:
             found = self._entries.get(claim.claim_id)
             if found:
@@ -147,7 +163,10 @@ class HeldClaims:
             return found is not None and found.slot is None
 
     def count_wanted_bytes(self) -> int:
-        """Return the memory of jobs that gave their slots back and want to go on: new jobs leave it to them."""
+        """Return the memory of jobs that gave their slots back and want to go on.
+
+        New jobs leave it to them.
+        """
         with self._lock:
             entries = list(self._entries.values())
             return sum(
@@ -155,7 +174,10 @@ class HeldClaims:
             )
 
     def set_slot(self, claim: Claim, slot: Slot) -> bool:
-        """Give the job another slot; free that slot and return False where the job's memory is not free."""
+        """Give the job another slot.
+
+        Free that slot and return False where the job's memory is not free.
+        """
         with self._lock:
             found = self._entries.get(claim.claim_id)
         if found and (not found.memory_bytes or slot.reserve(found.memory_bytes)):
@@ -186,7 +208,7 @@ class HeldClaims:
                 found.claim = claim
 
     def reserve(self, claim: Claim, memory_bytes: int) -> bool:
-        """Reserve memory of the host for the claim's slot; return False where there is not so much."""
+        """Reserve host memory for the claim's slot; return False where there is not so much."""
         with self._lock:
             found = self._entries.get(claim.claim_id)
             slot = found.slot if found else None
@@ -226,7 +248,10 @@ class HeldClaims:
             return [entry.claim for entry in self._entries.values()]
 
     def holds_suspect(self) -> bool:
-        """Whether one of the jobs may have killed an earlier worker, and has not outlived that run yet."""
+        """Whether one of the jobs may have killed an earlier worker.
+
+        A job that has outlived that run counts no longer.
+        """
         with self._lock:
             return any(entry.is_suspect(self._suspect_margin_seconds) for entry in self._entries.values())
 

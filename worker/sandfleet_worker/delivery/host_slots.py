@@ -1,18 +1,19 @@
 """Slots for running sandboxes, counted over the whole host: its workers share them by `SlotFolder`.
 
-The greatest cap of the live workers counts. A free slot goes to the waiter on the host that has waited
-longest. (docs/decisions/0004-delivery.md says what that buys.)
+The greatest cap of the live workers counts. A free slot goes to the waiter on the host that has
+waited longest. (docs/decisions/0004-delivery.md says what that buys.)
 
-A holder of a slot has its file open for writing, and nobody else has. So its release, or its death, is
-an event of the folder (inotify(7), IN_CLOSE_WRITE) that wakes the waiters. A poll opens files for reading
-only, and wakes no one.
+A holder of a slot has its file open for writing, and nobody else has. So its release, or its death,
+is an event of the folder (inotify(7), IN_CLOSE_WRITE) that wakes the waiters. A poll opens files
+for reading only, and wakes no one.
 
-The file of a held slot says how many bytes of memory its job may use: its reservation. Jobs may reserve
-together the smallest memory that a live worker found on the host, less what all of them take themselves.
-A reservation counts only while its slot's lock is held, so it goes with its worker, too.
+The file of a held slot says how many bytes of memory its job may use: its reservation. Jobs may
+reserve together the smallest memory that a live worker found on the host, less what all of them
+take themselves. A reservation counts only while its slot's lock is held, so it goes with its
+worker, too.
 
-Invariant: slots are taken, member files written, read or removed, and reservations summed and made, only
-by the holder of the gate.
+Invariant: slots are taken, member files written, read or removed, and reservations summed and made,
+only by the holder of the gate.
 """
 
 from __future__ import annotations
@@ -37,7 +38,10 @@ if TYPE_CHECKING:
     from sandfleet_worker.delivery.slot_folder import HeldFiles
 
 POLL_SECONDS = 0.003
-"""Poll interval of the first waiter without a watch; with one, the least time between two polls while other workers live."""
+"""Poll interval of the first waiter without a watch.
+
+With one, it is the least time between two polls while other workers live.
+"""
 POLL_SECONDS_PER_SLOT = 0.00005
 POLL_SECONDS_ALONE = 0.05
 POLL_SECONDS_WATCHING = 0.25
@@ -67,7 +71,10 @@ class Slot:
         self.release()
 
     def reserve(self, memory_bytes: int) -> bool:
-        """Reserve memory for the slot's job instead of what it had; return False where there is not so much."""
+        """Reserve memory for the slot's job instead of what it had.
+
+        Return False where there is not so much.
+        """
         with self._slots._measured() as memory:  # noqa: SLF001  the two are one mechanism
             files = self._files
             if files is None or (memory is not None and memory_bytes > memory.free + self._reserved):
@@ -77,7 +84,10 @@ class Slot:
             return True
 
     def release(self, *, was_used: bool = True) -> None:
-        """Free the slot, once. `was_used`: a job ended with it, see `HostSlots.wait_for_release`."""
+        """Free the slot, once.
+
+        `was_used`: a job ended with it, see `HostSlots.wait_for_release`.
+        """
         if self.drop():
             self._slots._note_release(is_end=was_used)  # noqa: SLF001
 
@@ -92,7 +102,7 @@ class Slot:
 
 @dataclass(eq=False)
 class _Waiter:
-    """A thread that waits: since when (monotonic ns, one clock for the host), and the eventfd that wakes it."""
+    """A waiting thread: since when (monotonic ns, one clock for the host), and its eventfd."""
 
     since: int = field(default_factory=time.monotonic_ns)
     wake_fd: int = -1
@@ -114,7 +124,7 @@ class _Waiter:
 
 
 class HostMemory(NamedTuple):
-    """Bytes of memory that jobs on this host may reserve together, and how many of them no job reserves.
+    """Bytes of memory that jobs on this host may reserve together, and how many are free.
 
     `free` is below 0 where the budget became smaller meanwhile.
     """
@@ -126,15 +136,15 @@ class HostMemory(NamedTuple):
 class HostSlots:
     """The host's slots as one worker sees them; safe for threads.
 
-    `cap` is the worker's setting. `memory_bytes` is the host's memory for jobs and workers (0: unknown,
-    memory is not counted), and `own_bytes` the part that this worker takes.
+    `cap` is the worker's setting. `memory_bytes` is the host's memory for jobs and workers (0:
+    unknown, memory is not counted), and `own_bytes` the part that this worker takes.
     """
 
     def __init__(self, folder: Path, cap: int, memory_bytes: int = 0, own_bytes: int = 0) -> None:
         self._me = Member(cap, 0, memory_bytes, own_bytes)
         self._released = threading.Event()
         self.last_memory: HostMemory | None = None
-        """The last result of `read_memory`, or of the last `acquire` that took a slot; from any thread."""
+        """The last result of `read_memory` or of an `acquire` that took a slot; thread-safe."""
         self._waiters: deque[_Waiter] = deque()
         self._lock = threading.Lock()
         self._files = SlotFolder(folder)
@@ -166,7 +176,10 @@ class HostSlots:
         self._released.clear()
 
     def wait_for_release(self, timeout_seconds: float) -> None:
-        """Wait until a slot of this worker that was used has been freed since `expect_release`, or for so long."""
+        """Wait until a slot of this worker that was used has been freed.
+
+        Only releases since `expect_release` count; the wait ends after `timeout_seconds`.
+        """
         self._released.wait(timeout_seconds)
 
     @contextlib.contextmanager
@@ -186,7 +199,10 @@ class HostSlots:
         return HostMemory(budget, budget - self._files.sum_reserved(names))
 
     def acquire(self, cancel_fd: int | None = None, on_poll: Callable[[], None] = lambda: None) -> Slot | None:
-        """Wait for a slot and return it, or None when `cancel_fd` became readable first. `on_poll` is called at each poll."""
+        """Wait for a slot and return it, or None when `cancel_fd` became readable first.
+
+        `on_poll` is called at each poll.
+        """
         waiter = _Waiter()
         with self._lock:
             self._waiters.append(waiter)

@@ -12,13 +12,19 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 @dataclass(frozen=True)
 class Identity:
-    """One run of a worker process: its host, its name for people, the owner of its claims in Redis, and its host's boot."""
+    """One run of a worker process.
+
+    It has its host, its name for people, the owner of its claims in Redis, and its host's boot.
+    """
 
     host: str
     worker: str
     owner: str
     boot: str = ""
-    """Id of the host's boot: another one means that the host's power was cut, or that it was restarted. Empty is unknown."""
+    """Id of the host's boot: another one means that its power was cut, or that it was restarted.
+
+    Empty is unknown.
+    """
 
     @classmethod
     def new(cls, host: str) -> Identity:

@@ -1,4 +1,7 @@
-"""Remembers for a moment which digest an image's name means for a batch, so that not each of its jobs asks Redis."""
+"""Remembers for a moment which digest an image's name means for a batch.
+
+So not each of its jobs asks Redis.
+"""
 
 from __future__ import annotations
 

@@ -48,9 +48,10 @@ TIMEOUT_SECONDS = 15.0
 class Intake:
     """Takes jobs from Redis and settles them. `stop` ends the claims, `close` everything.
 
-    `connect` returns a client with a timeout in seconds. The lease has a client of its own, so that a
-    large transfer does not delay a beat, with a shorter timeout: where packets get lost, only a new
-    try finds out that they arrive again. `read_facts` describes this host; None announces nothing.
+    `connect` returns a client with a timeout in seconds. The lease has a client of its own, so that
+    a large transfer does not delay a beat, with a shorter timeout: where packets get lost, only a
+    new try finds out that they arrive again. `read_facts` describes this host; None announces
+    nothing.
     """
 
     def __init__(
@@ -184,7 +185,7 @@ class Intake:
             client.close()
 
     def limit_attempts(self, claim: Claim, max_attempts: int) -> Claim:
-        """Note how many attempts the spec of a stock producer's job allows; return the claim that says so."""
+        """Note the attempts that a stock producer's spec allows; return the claim that says so."""
         known = replace(claim, max_attempts=max_attempts)
         with contextlib.suppress(NotAnswered):
             self._call_before_start("start", claim, lambda: self.ledger.limit_attempts(claim, max_attempts))
@@ -192,21 +193,21 @@ class Intake:
         return known
 
     def note_wait(self, claim: Claim) -> bool:
-        """Note that the job waits and has not started; return False if it is not ours any more, or after `give_up`."""
+        """Note that a job waits unstarted; return False if it is not ours, or after `give_up`."""
         try:
             return self._call_before_start("wait", claim, lambda: self.ledger.wait(claim))
         except NotAnswered:
             return False
 
     def start_job(self, claim: Claim) -> Claim | Refused:
-        """Note that a job that waited starts; return its claim with the attempt, or why it may not start."""
+        """Note that a waiting job starts; return its claim with the attempt, or why it may not."""
         try:
             return self._call_before_start("start", claim, lambda: self.ledger.start(claim))
         except NotAnswered:
             return Refused.FENCED
 
     def pin_image(self, claim: Claim, batch: str, name: str, digest: str = "") -> str:
-        """Return the digest that an image's name means for the batch, or else `digest`, which is recorded now.
+        """Return the recorded digest of an image's name for the batch, or else record `digest`.
 
         Without an answer from Redis it is `digest`, after `give_up`: the job ends then anyway.
         """
@@ -220,7 +221,7 @@ class Intake:
         return digest
 
     def read_pin(self, claim: Claim) -> str:
-        """Return the digest of the image that the earlier run of the job had, which this one keeps; empty: none."""
+        """Return the image digest of the job's earlier run, which this one keeps; empty: none."""
         with contextlib.suppress(NotAnswered):
             return self._call_before_start("pin", claim, lambda: self.ledger.read_pin(claim.job_id))
         return ""
@@ -235,14 +236,14 @@ class Intake:
         return call_until_answered(act, backoff, self._given_up.wait)
 
     def has_other_host(self, needs: str, claim: Claim) -> bool:
-        """Whether another live worker has what the claim's job needs; False where Redis does not say."""
+        """Whether another live worker has what the job needs; False where Redis does not say."""
         try:
             return self.ledger.has_other_host(needs, claim.queue, claim.job_id)
         except REDIS_ERRORS:
             return False
 
     def put_back(self, claim: Claim, why: PutBack, *, lacks_memory: bool = False) -> None:
-        """Give a job back that this host cannot run (`lacks_memory`: now); called in the claimer's thread."""
+        """Give back a job this host cannot run (`lacks_memory`: now), in the claimer's thread."""
         extra = {"action": "job_put_back", "job_id": claim.job_id}
         log.info("job %s is put back: %s", claim.job_id, why.text, extra=extra)
         self.settle(claim, why, in_claimer=True)
@@ -250,11 +251,11 @@ class Intake:
             self.claimer.wait_for_memory()
 
     def settle(self, claim: Claim, how: Settlement, *, in_claimer: bool = False) -> bool:
-        """End `claim` in the way `how`, and hold it no more; return False if it is not ours any more.
+        """End `claim` in the way `how`, and hold it no more; return False if it is not ours.
 
         Waits through an outage of Redis of any length, but not past `give_up`; the claimer's thread
-        (`in_claimer`) also waits no longer once the claims end. A claim that cannot be settled stays
-        under this worker's lease, so another worker takes it over.
+        (`in_claimer`) also waits no longer once the claims end. A claim that cannot be settled
+        stays under this worker's lease, so another worker takes it over.
         """
         pause = self._pause_claimer if in_claimer else self._given_up.wait
         extra = {"job_id": claim.job_id}
@@ -283,7 +284,7 @@ class Intake:
         self.settle(claim, FailedAttempt.of(failure), in_claimer=True)
 
     def wait_until_idle(self, timeout_seconds: float, is_hurried: Callable[[], bool]) -> bool:
-        """Wait for every held job to be settled; return False when time is up, or the wait is `is_hurried`."""
+        """Wait for every held job to be settled; return False at the timeout or if `is_hurried`."""
         deadline = time.monotonic() + timeout_seconds
         while self.held_claims.job_ids():
             if time.monotonic() > deadline or is_hurried():

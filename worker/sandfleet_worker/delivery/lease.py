@@ -26,9 +26,9 @@ class Lease:
     """Keeps this worker's lease in a thread of its own.
 
     All callbacks are called in the lease's thread: `claims` returns the claims of this worker,
-    `on_cancelled` gets the ids of their jobs that were cancelled, each with why, `on_lost` is called when another worker
-    has taken over, and `on_failure` when the thread fails. In an outage of Redis jobs run on, and a
-    beat is tried until one succeeds.
+    `on_cancelled` gets the ids of their jobs that were cancelled, each with why, `on_lost` is
+    called when another worker has taken over, and `on_failure` when the thread fails. In an outage
+    of Redis jobs run on, and a beat is tried until one succeeds.
     """
 
     def __init__(
@@ -80,7 +80,10 @@ class Lease:
 
     @property
     def may_take_over(self) -> bool:
-        """Whether a worker without a lease is surely dead: it had time to renew since we, and Redis, have been up."""
+        """Whether a worker without a lease is surely dead.
+
+        It had time to renew since we, and Redis, have been up.
+        """
         if self.steady_seconds <= self._seconds:
             return False
         # Redis counts whole seconds.
@@ -108,7 +111,10 @@ class Lease:
         return max(0.0, self._seconds / BEATS_PER_LEASE - (time.monotonic() - began))
 
     def _restore(self, missing: Sequence[Claim]) -> None:
-        """Put back claims that were deleted in Redis; a claim that has ended meanwhile is not put back."""
+        """Put back claims that were deleted in Redis.
+
+        A claim that has ended meanwhile is not put back.
+        """
         for claim in missing:
             if self._ledger.restore(claim):
                 text = "the claim of job %s was deleted in Redis, and is put back"

@@ -1,4 +1,7 @@
-"""Calls to Redis of one worker: about its lease, its queues and the jobs of dead workers. Each is one Lua script."""
+"""Calls to Redis of one worker: about its lease, its queues and the jobs of dead workers.
+
+Each is one Lua script.
+"""
 
 from __future__ import annotations
 
@@ -33,16 +36,20 @@ MAX_EXPIRED = 100
 MAX_ENDED = 200
 """Jobs that one call finds to be ended, or lets go."""
 MAX_QUEUES = 1000
-"""How many names of queues one call reads. Of more it reads others each time, at random, so that each is read sooner or later."""
+"""How many names of queues one call reads.
+
+Of more it reads others each time, at random, so that each is read sooner or later.
+"""
 LOG_SECONDS = 1.0
 """Least time between two log lines about malformed messages."""
 
 
 @dataclass(frozen=True)
 class DueJobs:
-    """Queued jobs that must end with `code`: those of a stopped batch, or of a group that waits for what failed.
+    """Queued jobs that must end with `code`.
 
-    Without a name it is none: something else was done, and more may be due.
+    They are those of a stopped batch, or of a group that waits for what failed. Without a name it
+    is none: something else was done, and more may be due.
     """
 
     name: str = ""
@@ -62,7 +69,10 @@ class LeaseLate(Exception):
 
 
 class Ledger(ClaimCalls):
-    """The calls of one worker: its lease, its queues, its claims. Every method may raise ``redis.RedisError``."""
+    """The calls of one worker: its lease, its queues, its claims.
+
+    Every method may raise ``redis.RedisError``.
+    """
 
     def __init__(self, client: redis.Redis, identity: Identity, result_ttl_seconds: int) -> None:
         super().__init__(client, identity, result_ttl_seconds)
@@ -80,7 +90,10 @@ class Ledger(ClaimCalls):
         self._call("register", me.owner, round(lease_seconds * 1000), me.host, me.boot)
 
     def beat(self, lease_seconds: float, claims: Sequence[Claim]) -> tuple[dict[str, str], list[str]]:
-        """Renew the lease; return why which jobs of `claims` are cancelled, and the ids of those claims that are not there.
+        """Renew the lease.
+
+        Return why which jobs of `claims` are cancelled, and the ids of those claims that are not
+        there.
 
         Raises:
             LeaseLost: somebody has taken over.
@@ -103,7 +116,10 @@ class Ledger(ClaimCalls):
         return float(self._redis.info("server")["uptime_in_seconds"])
 
     def read_queues(self) -> list[str]:
-        """Return the names of queues that may hold jobs, at most `MAX_QUEUES`, without those that no queue may have."""
+        """Return the names of queues that may hold jobs, at most `MAX_QUEUES`.
+
+        Those that no queue may have are left out.
+        """
         key = f"{KEY_PREFIX}queues"
         names = [name.decode(errors="replace") for name in self._redis.srandmember(key, MAX_QUEUES)]
         is_bounded = len(names) >= MAX_QUEUES
@@ -139,7 +155,10 @@ class Ledger(ClaimCalls):
                 return (parse_claim(claim_id, *found) if state == b"job" else None), state not in {b"none", b"short"}
 
     def _log_malformed(self, malformed: int, kept: int) -> None:
-        """Log how many malformed messages were found, at most once in `LOG_SECONDS`: there may be 100,000."""
+        """Log how many malformed messages were found.
+
+        It does so at most once in `LOG_SECONDS`: there may be 100,000.
+        """
         self._malformed, self._kept = self._malformed + malformed, self._kept + kept
         if self._malformed and time.monotonic() - self._malformed_logged >= LOG_SECONDS:
             self._malformed_logged = time.monotonic()
@@ -148,17 +167,21 @@ class Ledger(ClaimCalls):
             self._malformed = self._kept = 0
 
     def has_other_host(self, needs: str, queue: str, job_id: str) -> bool:
-        """Whether another live worker that takes jobs from `queue` has what a job needs, and did not put it back itself."""
+        """Whether another live worker has what a job needs.
+
+        It must take jobs from `queue`, and not have put the job back itself.
+        """
         return bool(self._call("other_host", self._identity.owner, needs, queue, job_id))
 
     def announce(self, facts: str, images: Iterable[str], ttl_seconds: int) -> bool:
-        """Say what this host has, for claims and submits of others; return False without a lease."""
+        """Say what this host has, for others' claims and submits; return False without a lease."""
         return bool(self._call("announce", self._identity.owner, facts, ttl_seconds, *images))
 
     def reap(self, *, may_take: bool, passed_over: Iterable[str] = ()) -> tuple[str, list[tuple[Claim, str]]]:
-        """Take one dead worker over if `may_take`; return its name and the claims to decide about, each with why it is cancelled.
+        """Take one dead worker over if `may_take`.
 
-        `passed_over` are the ids of taken claims that wait for a later try.
+        Return its name and the claims to decide about, each with why it is cancelled. `passed_over`
+        are the ids of taken claims that wait for a later try.
         """
         answer = self._call("reap", self._identity.owner, secrets.token_hex(6), MAX_TAKEN, int(may_take), *passed_over)
         taken = []
@@ -171,11 +194,11 @@ class Ledger(ClaimCalls):
         return answer[0].decode(), taken
 
     def cancel(self, job_id: str) -> str:
-        """Forbid the job's start, durably; return where it stands: queued, running, ended or unknown."""
+        """Forbid the job's start, durably; return its state: queued, running, ended or unknown."""
         return str(self._call("cancel", job_id, CANCEL_TTL_SECONDS).decode())
 
     def read_place(self, job_id: str) -> dict[str, Any]:
-        """Return the batch, the run and the earlier attempts of a queued job, as fields of its outcome."""
+        """Return batch, run and earlier attempts of a queued job, as fields of its outcome."""
         batch, run, attempts = self._redis.hmget(job_key(job_id), "batch", "run", "attempts")
         facts = {"run": parse_number(run or b"") or 1, "attempts": parse_attempts(attempts or b"")}
         return {"batch": batch.decode() if batch else None, **facts}
@@ -186,7 +209,10 @@ class Ledger(ClaimCalls):
         return why.decode(errors="replace") if why else ""
 
     def read_fields(self, keys: Sequence[str], names: Sequence[str]) -> list[list[bytes | None]]:
-        """Return the fields `names` of each hash, by one round trip; a key of a wrong type has none."""
+        """Return the fields `names` of each hash, by one round trip.
+
+        A key of a wrong type has none.
+        """
         with self._redis.pipeline(transaction=False) as pipe:
             for key in keys:
                 pipe.hmget(key, *names)
@@ -194,9 +220,10 @@ class Ledger(ClaimCalls):
         return [values if isinstance(values, list) else [None] * len(names) for values in found]
 
     def sweep_parked(self, due: DueJobs | None) -> DueJobs | None:
-        """Let jobs of a batch or a group go that is due, or return jobs that must end; None where nothing is due.
+        """Let jobs of a batch or a group go that is due, or return jobs that must end.
 
-        After these have ended, `due` is what was returned: the call goes on behind them.
+        None where nothing is due. After these have ended, `due` is what was returned: the call goes
+        on behind them.
         """
         name, kind, cursor = (due.name, due.kind, due.cursor) if due else ("", "", 0)
         answer, *found = self._call("sweep_parked", MAX_ENDED, name, kind, cursor)

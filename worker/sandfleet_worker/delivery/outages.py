@@ -1,4 +1,4 @@
-"""Outages of Redis: which errors count as one, and how each part of the worker waits for its end."""
+"""Outages of Redis: the errors that count as one, and how each part of the worker waits."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 REDIS_ERRORS = (redis.RedisError, OSError)
 """Errors that a call to Redis may raise."""
 REFUSAL_TIMEOUT_SECONDS = 30.0
-"""How long to repeat a call that Redis answers with another error: a key of a wrong type, a script that fails."""
+"""How long to repeat a call that Redis answers with another error.
+
+Such are a key of a wrong type, and a script that fails.
+"""
 _PASSING_ANSWERS = (
     exceptions.OutOfMemoryError,
     exceptions.ReadOnlyError,
@@ -31,22 +34,29 @@ T = TypeVar("T")
 
 
 def is_outage(error: BaseException) -> bool:
-    """Whether Redis is away, full, read-only or still loading, so that the same call succeeds later, however long that takes."""
+    """Whether Redis is away, full, read-only or still loading.
+
+    Then the same call succeeds later, however long that takes.
+    """
     if isinstance(error, exceptions.ResponseError):
         return isinstance(error, _PASSING_ANSWERS) or str(error).split(" ", 1)[0] in _PASSING_WORDS
     return isinstance(error, redis.RedisError | ConnectionError | TimeoutError)
 
 
 def can_pass(error: BaseException) -> bool:
-    """Whether a thread that calls Redis tries again after `error`: an outage, or an error in the answer.
+    """Whether a thread that calls Redis tries again after `error`.
 
-    An error such as a key of a wrong type must not end a worker: the next worker would meet it, too.
+    It does after an outage, and after an error in the answer. An error such as a key of a wrong
+    type must not end a worker: the next worker would meet it, too.
     """
     return isinstance(error, redis.RedisError) or is_outage(error)
 
 
 class NotAnswered(Exception):
-    """A call to Redis had no answer before the wait was given up, or its answer stays an error; the cause says which."""
+    """A call to Redis had no answer in time, or its answer stays an error.
+
+    In time is before the wait was given up. The cause says which it was.
+    """
 
 
 def call_until_answered(act: Callable[[], T], backoff: Backoff, pause: Callable[[float], bool]) -> T:
@@ -55,7 +65,8 @@ def call_until_answered(act: Callable[[], T], backoff: Backoff, pause: Callable[
     `pause` waits for so many seconds and returns True where the wait is given up.
 
     Raises:
-        NotAnswered: `pause` gave up, or Redis answers with an error that is no outage for `REFUSAL_TIMEOUT_SECONDS`.
+        NotAnswered: `pause` gave up, or Redis answers with an error that is no outage for
+        `REFUSAL_TIMEOUT_SECONDS`.
     """
     refused_since: float | None = None
     while True:

@@ -1,4 +1,7 @@
-"""Let parked jobs go, and end those that may never start: of a stopped batch, or after something that failed."""
+"""Let parked jobs go, and end those that may never start.
+
+These are of a stopped batch, or after something that failed.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MAX_CALLS: Final = 20
-"""Calls of one sweep; a large batch is swept by several, so that dead workers are not found late."""
+"""Calls of one sweep; a large batch takes several, so that dead workers are not found late."""
 FIELDS: Final = ("record", "batch", "run", "attempts")
 
 
@@ -38,7 +41,10 @@ class ParkedJobs:
         return self._due is not None
 
     def sweep(self) -> None:
-        """Handle what is due, in calls that each take at most some ms of Redis's time; the rest is for the next sweep."""
+        """Handle what is due, in calls that each take at most some ms of Redis's time.
+
+        The rest is for the next sweep.
+        """
         for _ in range(MAX_CALLS):
             # After an error it begins anew: what was due is so again after some seconds.
             due, self._due = self._due, None

@@ -1,6 +1,7 @@
 """Read a message that a stranger may have written: a job, or every reason why it is none.
 
-Only the id of a message is trusted: the headers that Celery sees are built here. No text of a body is ever repeated.
+Only the id of a message is trusted: the headers that Celery sees are built here. No text of a body
+is ever repeated.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class JobMessage:
     request: JobRequest | None = field(default=None, repr=False)
     refusal: SandboxError | None = None
     newer_contract: int = 0
-    """The contract version of a request that is newer than what this release speaks; 0 of any other."""
+    """A request's contract version that is newer than this release speaks; 0 of any other."""
     first_spec: SandboxSpec | None = field(default=None, repr=False)
     """The spec as it was sent, if its limits are raised for this attempt; None of any other."""
 
@@ -60,7 +61,8 @@ class JobMessage:
         """Return the job.
 
         Raises:
-            SandboxError: `SpecInvalid`, `SpecTooLarge` or `SecurityViolation`, with every reason; `Expired`.
+            SandboxError: `SpecInvalid`, `SpecTooLarge` or `SecurityViolation`, with every reason;
+            `Expired`.
         """
         if self.request is None:
             raise self.refusal or SpecInvalid.of("the message holds no job")
@@ -71,7 +73,10 @@ class JobMessage:
         return self.request
 
     def raised(self, attempts: Sequence[Attempt]) -> JobMessage:
-        """Return the message of a job after `attempts`: with the limits that its spec's `retry_with` raises."""
+        """Return the message of a job after `attempts`.
+
+        It has the limits that its spec's `retry_with` raises.
+        """
         if self.request is None or not self.request.spec.retry_with:
             return self
         first = self.request.spec
@@ -99,7 +104,10 @@ class JobMessage:
 
 
 def read_message(message: Message, max_spec_bytes: int) -> JobMessage | None:
-    """Check `message` and return it, refused or not; None where it has no usable id, and so can have no outcome."""
+    """Check `message` and return it, refused or not.
+
+    None where it has no usable id, and so can have no outcome.
+    """
     headers: dict[str, Any] = message.headers or {}
     job_id: object = headers.get("id")
     if headers.get("task") is None and job_id is None:
@@ -131,13 +139,16 @@ def read_message(message: Message, max_spec_bytes: int) -> JobMessage | None:
 
 
 def _find_newer_contract(body: Any) -> int:
-    """Return the contract version of a request that was refused for it, if it is newer than ours."""
+    """Return the contract version of a request refused for it, if it is newer than ours."""
     version: object = json.loads(body[0][0]).get("contract")
     return version if isinstance(version, int) and CONTRACT_VERSIONS[-1] < version < MAX_CONTRACT else 0
 
 
 def _to_log_line(spec: SandboxSpec) -> str:
-    """Return image, program and how many arguments it has: an argument may be a secret, and logs are read by many."""
+    """Return image, program and how many arguments it has.
+
+    An argument may be a secret, and logs are read by many.
+    """
     name = spec.labels.get("name", "")
     program = spec.command[0] if spec.command else "the image's own command"
     program = program if program.isprintable() and len(program) <= MAX_PROGRAM_CHARS else "a program"

@@ -24,7 +24,10 @@ PERCENT = 100
 
 
 class RedisMemory:
-    """Polls Redis's memory once a second, ten times a second near the limit; logs once a minute that claims have stopped."""
+    """Polls Redis's memory once a second, ten times a second near the limit.
+
+    Logs once a minute that claims have stopped.
+    """
 
     def __init__(self, client: redis.Redis, high_percent: int) -> None:
         self._redis: Any = client
@@ -34,7 +37,9 @@ class RedisMemory:
         self._is_high = False
 
     def is_high(self) -> bool:
-        """Whether Redis uses more than `high_percent` of maxmemory: running jobs need the rest for their outcomes.
+        """Whether Redis uses more than `high_percent` of maxmemory.
+
+        Running jobs need the rest for their outcomes.
 
         Raises:
             redis.RedisError: it does not answer.

@@ -35,10 +35,10 @@ class Finish:
 
 @dataclass(frozen=True)
 class Retry:
-    """The attempt ends with `code` and is charged. The job waits for `delay_seconds`, then in its queue.
+    """The attempt ends with `code` and is charged.
 
-    The host `avoid_host` leaves it to others for a while. `needs` (JSON) are those of the next attempt,
-    if its limits are raised.
+    The job waits for `delay_seconds`, then in its queue. The host `avoid_host` leaves it to others
+    for a while. `needs` (JSON) are those of the next attempt, if its limits are raised.
     """
 
     code: ErrorCode
@@ -73,7 +73,10 @@ class PutBack:
 
     @classmethod
     def of(cls, request: JobRequest, text: str, avoid_host: str = "", image: str = "") -> PutBack:
-        """Put back the job of `request`, for the reason `text`; `image` is what it needs, by default its spec's."""
+        """Put back the job of `request`, for the reason `text`.
+
+        `image` is what it needs, by default its spec's.
+        """
         needs = join_needs(request.contract, encode_needs(request.spec, image))
         return cls(text, needs, request.spec.queue_ttl, avoid_host)
 

@@ -5,12 +5,14 @@ worker held. The folder has three kinds of files:
 
     gate           locked for microseconds by the worker that reads or changes the rest
     slot-<n>       locked while a job runs; holds the bytes of memory that the job reserves
-    member-<name>  one a worker, locked for its life; holds its cap, since when its first waiter waits
-                   (monotonic ns, 0: none does), the host's memory, and the part that the worker takes
+    member-<name> one a worker, locked for its life; holds its cap, since when its first waiter
+    waits
+                   (monotonic ns, 0: none does), the host's memory, and the part that the worker
+                   takes
 
-A worker that is stopped (SIGSTOP) while it holds the gate does not stop the host: others go on without
-the gate. Slots still exclude each other then, one flock each. For that moment the order of the waiters
-may suffer, and the count of slots while a greater cap is on its way out.
+A worker that is stopped (SIGSTOP) while it holds the gate does not stop the host: others go on
+without the gate. Slots still exclude each other then, one flock each. For that moment the order of
+the waiters may suffer, and the count of slots while a greater cap is on its way out.
 """
 
 from __future__ import annotations
@@ -37,11 +39,17 @@ GATE_SECONDS = 1.0
 GATE_SECONDS_KNOWN_STUCK = 0.02
 GATE_POLL_SECONDS = 0.0005
 STALE_SECONDS = 1.0
-"""A first waiter that has not polled for so long is passed over: it is stopped, or its thread is stuck."""
+"""A first waiter that has not polled for so long is passed over.
+
+It is stopped, or its thread is stuck.
+"""
 
 
 class Member(NamedTuple):
-    """The record of one live worker. `waiting_since` is 0 where no thread waits, or none that still polls."""
+    """The record of one live worker.
+
+    `waiting_since` is 0 where no thread waits, or none that still polls.
+    """
 
     cap: int
     waiting_since: int = 0
@@ -60,8 +68,9 @@ class HeldFiles(NamedTuple):
 class SlotFolder:
     """The files of `folder` as one worker uses them.
 
-    Not safe for threads but for `free`: a descriptor is shared by the threads of a process, and so is
-    its flock. Methods other than `gate`, `free` and `close` are called by the holder of the gate.
+    Not safe for threads but for `free`: a descriptor is shared by the threads of a process, and so
+    is its flock. Methods other than `gate`, `free` and `close` are called by the holder of the
+    gate.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -73,7 +82,10 @@ class SlotFolder:
         self.name = f"{MEMBER}{os.getpid()}-{secrets.token_hex(4)}"
         self._member_fd = -1
         self._own: dict[int, int] = {}
-        """The slots that this worker holds, with the bytes that they reserve: their files need no reading."""
+        """The slots that this worker holds, with the bytes that they reserve.
+
+        Their files need no reading.
+        """
 
     def join(self, member: Member) -> None:
         """Become a member of the host's workers."""
@@ -82,7 +94,7 @@ class SlotFolder:
         self.write_member(member)
 
     def leave(self) -> None:
-        """Be no member any more: this worker's cap counts no longer; slots that are held stay held."""
+        """Be no member any more: this worker's cap counts no longer; held slots stay held."""
         (self._folder / self.name).unlink(missing_ok=True)
         os.close(self._member_fd)
 
@@ -139,8 +151,8 @@ class SlotFolder:
                 os.close(fd)
                 continue
             words = path.read_text().split()
-            # Two words: a worker of an older release. Any other number: the worker is just joining, and one of
-            # us does not hold the gate.
+            # Two words: a worker of an older release. Any other number: the worker is just joining,
+            # and one of us does not hold the gate.
             if len(words) not in {2, 4}:
                 continue
             member = Member(*map(int, words))

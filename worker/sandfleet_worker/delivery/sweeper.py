@@ -1,4 +1,7 @@
-"""Each worker's part of the fleet's upkeep: take over dead workers' jobs, end expired jobs, drop old dead letters."""
+"""Each worker's part of the fleet's upkeep.
+
+Take over dead workers' jobs, end expired jobs, drop old dead letters.
+"""
 
 from __future__ import annotations
 
@@ -36,9 +39,15 @@ REAP_SECONDS = 0.5
 EXPIRE_SECONDS = 1.0
 DEAD_SECONDS = 60.0
 DELAYS_SECONDS = (0.2, 2.0, 8.0)
-"""Delay of a dead worker's job before its next try, by its number of charged attempts: it may have killed the worker."""
+"""Delay of a dead worker's job before its next try, by its number of charged attempts.
+
+The job may have killed the worker.
+"""
 MAX_LOST_WAITS = MAX_STARTS - 1
-"""A job is not charged for workers that die before it starts, but it may have killed them: by its image, for one."""
+"""A job is not charged for workers that die before it starts.
+
+But it may have killed them: by its image, for one.
+"""
 AGAIN_SECONDS = 10.0
 """Delay before the next try to settle a claim that could not be settled."""
 
@@ -95,7 +104,7 @@ class Sweeper:
                 return
 
     def _decide_safely(self, claim: Claim, cancelled: str) -> None:
-        """Settle one claim; where that fails, it is tried again later and does not block the others."""
+        """Settle one claim; a failure is tried again later and does not block the others."""
         try:
             how, text = self._decide(claim, cancelled)
             self._ledger.settle(claim, how)
@@ -111,9 +120,10 @@ class Sweeper:
             log.warning("job %s of a dead worker %s", claim.job_id, text, extra=extra)
 
     def _decide(self, claim: Claim, cancelled: str) -> tuple[Settlement, str]:
-        """Return how a dead worker's claim ends (with an outcome if the job may not run again), and a text for the log.
+        """Return how a dead worker's claim ends, and a text for the log.
 
-        `cancelled` is why it was cancelled, empty if it was not.
+        It ends with an outcome if the job may not run again. `cancelled` is why it was cancelled,
+        empty if it was not.
         """
         if cancelled or claim.flag is Flag.CANCELLED:
             return self._end(claim, ErrorCode.CANCELLED, cancelled or CANCELLED)
@@ -142,7 +152,10 @@ class Sweeper:
         return claim.describe_limit() if claim.is_last_attempt else "its retry_on does not name WORKER_LOST"
 
     def _may_run_again(self, claim: Claim) -> bool:
-        """Whether the spec lets the job run again. A message that is no job is refused by the next worker."""
+        """Whether the spec lets the job run again.
+
+        A message that is no job is refused by the next worker.
+        """
         job_message = read_message(open_message(claim), self._max_spec_bytes)
         return (
             job_message is None

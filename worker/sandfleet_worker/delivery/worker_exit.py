@@ -1,4 +1,4 @@
-"""Ends a worker when one of its own parts asks for it: in order where Celery can, else by a deadline."""
+"""Ends a worker when a part of it asks for it: in order where Celery can, else by a deadline."""
 
 from __future__ import annotations
 
@@ -26,9 +26,10 @@ MARGIN_SECONDS = 15.0
 class WorkerExit:
     """Ends this process, once, with an exit code for its supervisor. Safe for threads.
 
-    Celery is asked by flags, which its loop reads each second; it then stops as after a signal. Where its
-    loop hangs, or has not begun because Redis is away, a deadline ends the process by `leave`. The
-    kernel kills the sandboxes with the process, and other workers take its jobs over when its lease ends.
+    Celery is asked by flags, which its loop reads each second; it then stops as after a signal.
+    Where its loop hangs, or has not begun because Redis is away, a deadline ends the process by
+    `leave`. The kernel kills the sandboxes with the process, and other workers take its jobs over
+    when its lease ends.
     """
 
     def __init__(self, drain_seconds: float, leave: Callable[[int], None] = os._exit) -> None:
@@ -38,7 +39,10 @@ class WorkerExit:
         """Exit code that a part of the worker has asked for; None if none has."""
 
     def drain(self, why: str, code: int = EXIT_STALLED) -> None:
-        """End in order: claim no more, let running jobs end within ``drain_seconds``, give the rest back."""
+        """End in order: claim no more, let running jobs end, and give the rest back.
+
+        Jobs have ``drain_seconds`` to end.
+        """
         self._begin("should_stop", why, code, self._drain_seconds + RELEASE_SECONDS + MARGIN_SECONDS)
 
     def withdraw(self, why: str, code: int) -> None:

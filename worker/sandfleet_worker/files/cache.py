@@ -1,10 +1,10 @@
 """Objects of the store on this host's disk: each is fetched once, and all its workers read it.
 
-An object is a file under the first two digits of its name. A reader opens it and needs no lock: a file
-that is removed meanwhile stays readable to those that have it open. Whoever fetches holds the lock of
-these two digits, so an object is fetched once. The file that it writes has its full size from the
-beginning, so that all fetches together stay within the bound. Room is made by the holder of the lock of
-the whole cache; it clears what killed workers have left.
+An object is a file under the first two digits of its name. A reader opens it and needs no lock: a
+file that is removed meanwhile stays readable to those that have it open. Whoever fetches holds the
+lock of these two digits, so an object is fetched once. The file that it writes has its full size
+from the beginning, so that all fetches together stay within the bound. Room is made by the holder
+of the lock of the whole cache; it clears what killed workers have left.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ LOCK: Final = "lock"
 
 
 class ObjectCache:
-    """Files of `store` below `root`, at most `max_bytes` together; safe for threads and processes."""
+    """Files of `store` below `root`, at most `max_bytes`; safe for threads and processes."""
 
     def __init__(self, root: Path, store: ObjectStore, max_bytes: int) -> None:
         self._root, self._store, self._max_bytes = root, store, max_bytes
 
     def find(self, sha256: str) -> int | None:
-        """Return the size of a cached object in bytes, and count it as used; None if it is not here."""
+        """Return a cached object's size in bytes, and mark it as used; None if it is not here."""
         path = self._path(sha256)
         try:
             os.utime(path)
@@ -65,8 +65,9 @@ class ObjectCache:
     def fetch(self, sha256: str, pause: Callable[[float], None]) -> int:
         """Have the object here; return its size in bytes.
 
-        `pause` waits for so many seconds and raises to end the wait, in any thread. It is called with 0
-        between two parts, also while none comes, and while another process fetches the same object.
+        `pause` waits for so many seconds and raises to end the wait, in any thread. It is called
+        with 0 between two parts, also while none comes, and while another process fetches the same
+        object.
 
         Raises:
             StoreError: the store does not have it, has other bytes, or cannot be reached.
@@ -109,7 +110,7 @@ class ObjectCache:
         return size
 
     def _reserve(self, partial: Path, size: int, pause: Callable[[float], None]) -> None:
-        """Make the file `partial`, `size` bytes long; wait for room while others fetch more than fits."""
+        """Make the file `partial` of `size` bytes; wait while other fetches leave no room."""
         if size > self._max_bytes:
             msg = (
                 f"a file of the job has {format_bytes(size)}, the cache of this host takes"
@@ -127,8 +128,8 @@ class ObjectCache:
     def _evict_for(self, size: int) -> bool:
         """Remove the objects that were not used for the longest time, until `size` more bytes fit.
 
-        They fit into the bound, and onto the disk, which may be smaller than the bound. Return False
-        if what others fetch now takes the room.
+        They fit into the bound, and onto the disk, which may be smaller than the bound. Return
+        False if what others fetch now takes the room.
         """
         total = sum(self._list_fetches())  # first: one that ends meanwhile counts twice rather than not at all
         found = sorted(self._list())
@@ -144,7 +145,7 @@ class ObjectCache:
         return total + size <= self._max_bytes
 
     def _list_fetches(self) -> Iterator[int]:
-        """Yield the size of each object that is being fetched; remove the files of killed workers."""
+        """Yield the size of each object being fetched; remove the files of killed workers."""
         for path in self._root.glob(f"??/{PARTIAL}"):
             with contextlib.suppress(FileNotFoundError):
                 if (lock := lock_now(path.parent / LOCK)) is None:

@@ -39,9 +39,9 @@ class _Call(Generic[T]):
 def call_detached(act: Callable[[], T], pause: Callable[[float], object]) -> T:
     """Return what `act` returns, and raise what it raises.
 
-    It runs in a thread that does not keep the process from its end: a request to a server that no longer
-    answers cannot be cancelled. `pause` is called with 0 a few times a second; what it raises is raised,
-    and leaves `act` to itself.
+    It runs in a thread that does not keep the process from its end: a request to a server that no
+    longer answers cannot be cancelled. `pause` is called with 0 a few times a second; what it
+    raises is raised, and leaves `act` to itself.
     """
     call = _Call(act)
     try:

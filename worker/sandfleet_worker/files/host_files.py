@@ -39,8 +39,8 @@ STREAMS: Final = ("stdout", "stderr")
 class HostFiles:
     """Prepares the files of one worker's jobs; safe for threads.
 
-    `client` is the fleet's Redis. `pause` waits for so many seconds, and returns True where the worker
-    may wait no longer.
+    `client` is the fleet's Redis. `pause` waits for so many seconds, and returns True where the
+    worker may wait no longer.
     """
 
     def __init__(self, settings: WorkerSettings, client: redis.Redis, pause: Callable[[float], bool]) -> None:
@@ -132,9 +132,10 @@ class JobFiles:
         self._spool.close()
 
     def deliver(self, outcome: Outcome) -> Outcome:
-        """Upload what the job left; return `outcome` with the places, or with why something was lost.
+        """Upload what the job left; return `outcome` with its places, or why something is lost.
 
-        A cancel of the job does not end this, for its program has ended; the stop of the worker does.
+        A cancel of the job does not end this, for its program has ended; the stop of the worker
+        does.
         """
         limits = self._uploader.new_limits(lambda: self._cancel.is_withdrawn)
         losses = [self.collection.lost] if self.collection and self.collection.lost else []

@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 FIRST_PAUSE_SECONDS: Final = 0.5
 MAX_PAUSE_SECONDS: Final = 10.0
 LONGEST_SECONDS: Final = 3000.0
-"""How long the objects of one job may take to come; after an hour a job that waits counts as one that hangs."""
+"""The longest time for the objects of a job; a job that waits for an hour counts as hung."""
 LONGEST_AGAIN_SECONDS: Final = 60.0
-"""The same for one object that is fetched again: its sandbox is up, and nobody looks after it meanwhile."""
+"""The same for an object fetched again: its sandbox is up, and unsupervised meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,10 @@ NO_INPUTS: Final = JobInputs()
 
 
 class InputFetcher:
-    """Makes `JobInputs`; objects come from `cache`, and the store keeps them (`kept`) for later runs of the job.
+    """Makes `JobInputs` of objects from `cache`.
 
-    Waits up to `deadline_seconds` for a store that is down.
+    The store keeps the objects (`kept`) for later runs of the job. Waits up to `deadline_seconds`
+    for a store that is down.
     """
 
     def __init__(self, cache: ObjectCache, kept: KeptInputs, deadline_seconds: float) -> None:
@@ -58,7 +59,8 @@ class InputFetcher:
         """Have all objects of `spec` on this host; the job waits meanwhile.
 
         Raises:
-            StoreUnavailable: the store was down all the time or is too slow, or an object is missing or
+            StoreUnavailable: the store was down all the time or is too slow, or an object is
+            missing or
                 damaged.
             HostResources: the objects do not fit on this host.
             SandboxError: the job was cancelled meanwhile.
@@ -82,7 +84,7 @@ class InputFetcher:
         )
 
     def _open(self, cancel: Cancellation, sha256: str) -> BinaryIO:
-        """Open an object that `prepare` has fetched; fetch it again if it had to make room for others."""
+        """Open an object that `prepare` has fetched; fetch it again if it was evicted since."""
         try:
             return self._cache.open(sha256, partial(_pause, cancel, time.monotonic(), LONGEST_AGAIN_SECONDS))
         except StoreError as error:

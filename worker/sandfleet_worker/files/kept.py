@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 RENEWED_SECONDS: Final = 3600.0
-"""An object that many jobs use is renewed at most so often by one worker: less than the store's own margin."""
+"""A worker renews an object at most this often; shorter than the store's own margin."""
 MAX_KNOWN: Final = 10_000
 """Objects whose renewals one worker remembers."""
 
@@ -31,8 +31,8 @@ assert RENEWED_SECONDS < UNUSED_SECONDS
 class KeptInputs:
     """Renews the references to inputs; safe for threads.
 
-    Submit lets the store keep a job's inputs for its `queue_ttl` and the result TTL. A job that is tried
-    again, or that a person runs again, may need them later than that.
+    Submit lets the store keep a job's inputs for its `queue_ttl` and the result TTL. A job that is
+    tried again, or that a person runs again, may need them later than that.
     """
 
     def __init__(self, references: References, result_ttl_seconds: float) -> None:
@@ -40,16 +40,25 @@ class KeptInputs:
         self._kept_until: dict[str, float] = {}
 
     def keep(self, spec: SandboxSpec, pause: Callable[[float], object]) -> None:
-        """Renew the inputs of a job that is about to run: another run of it may begin until its outcome expires."""
+        """Renew the inputs of a job before it runs.
+
+        Another run of it may begin until its outcome expires.
+        """
         seconds = spec.queue_ttl + spec.timeout_seconds + spec.grace + self._result_ttl_seconds
         self._keep(list_objects(spec), seconds, pause)
 
     def keep_for_dead_letter(self, spec: SandboxSpec, pause: Callable[[float], object]) -> None:
-        """Renew the inputs of a job that is a dead letter now: a person may queue it again until that expires."""
+        """Renew the inputs of a job that is a dead letter now.
+
+        A person may queue it again until the dead letter expires.
+        """
         self._keep(list_objects(spec), DEAD_TTL_SECONDS, pause)
 
     def _keep(self, names: list[str], seconds: float, pause: Callable[[float], object]) -> None:
-        """Renew what is due. A failure is no reason not to run the job: what is missing then says so itself."""
+        """Renew what is due.
+
+        A failure is no reason not to run the job: what is missing then says so itself.
+        """
         until = time.monotonic() + seconds
         known = self._kept_until
         due = [name for name in names if name not in known or known[name] < until - RENEWED_SECONDS]

@@ -38,8 +38,8 @@ class SpooledFile:
 class Spool:
     """One worker's folder below `root`, at most `max_bytes` large; safe for threads.
 
-    The folder's lock is held as long as the worker lives. Opening a spool removes the folders of dead
-    workers: their jobs run again elsewhere.
+    The folder's lock is held as long as the worker lives. Opening a spool removes the folders of
+    dead workers: their jobs run again elsewhere.
     """
 
     def __init__(self, root: Path, max_bytes: int) -> None:
@@ -204,7 +204,7 @@ class StreamSpool:
             self._failure = _tell(error)
 
     def finish(self, name: str) -> tuple[SpooledFile | None, str]:
-        """Return the stream's file, and what is missing of it; no file if the outcome has all of it."""
+        """Return the stream's file, and what it lacks; no file if the outcome has all of it."""
         file, self._file = self._file, None
         if file is None:
             return None, self._failure

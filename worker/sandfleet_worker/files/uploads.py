@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 FIRST_PAUSE_SECONDS: Final = 0.5
 MAX_PAUSE_SECONDS: Final = 10.0
 LONGEST_SECONDS: Final = 3000.0
-"""How long the uploads of one job may take beyond the deadline, while the store takes them slowly."""
+"""How long the uploads of a job may take beyond the deadline, while the store is slow."""
 
 
 class _GivenUp(Exception):
@@ -38,9 +38,10 @@ class _GivenUp(Exception):
 
 @dataclass(frozen=True)
 class UploadLimits:
-    """When the uploads of one job are given up: at `deadline` (`time.monotonic`) while the store is down.
+    """When the uploads of one job are given up.
 
-    At once where `is_withdrawn` says that the worker takes the job's thread back.
+    At `deadline` (`time.monotonic`) while the store is down. At once where `is_withdrawn` says
+    that the worker takes the job's thread back.
     """
 
     deadline: float
@@ -48,11 +49,11 @@ class UploadLimits:
 
 
 class Uploader:
-    """Uploads spooled files; while the store is down it tries again, up to `deadline_seconds` for all of a job.
+    """Uploads spooled files; retries while the store is down, up to `deadline_seconds` a job.
 
-    The store keeps the objects for `keep_seconds` from their upload on, as long as the outcome is kept, and
-    for the time that the other uploads may take. `pause` waits for so many seconds, and returns True where
-    the worker may wait no longer.
+    The store keeps the objects for `keep_seconds` from their upload on, as long as the outcome is
+    kept, and for the time that the other uploads may take. `pause` waits for so many seconds, and
+    returns True where the worker may wait no longer.
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class Uploader:
         return UploadLimits(time.monotonic() + self._deadline_seconds, is_withdrawn)
 
     def store(self, outcome: Outcome, files: Sequence[SpooledFile], lost: str, limits: UploadLimits) -> Outcome:
-        """Return `outcome` with the artifacts that the store has now; `lost` says what was lost before."""
+        """Return `outcome` with the artifacts in the store; `lost` says what was lost before."""
         stored, why = self._upload_all(files, limits)
         artifacts = tuple(
             Artifact(file.path, file.size, file.sha256, f"{file.mode:04o}", self._store.name)

@@ -32,7 +32,7 @@ def fit_descriptors(config: HostSettings, boots: int) -> DescriptorNeed:
 
 
 def fit_memory(config: HostSettings, tree: CgroupTree, spares: int) -> MemoryBudget:
-    """Return the memory of this host's jobs, and how many of `spares` fit beside the largest job."""
+    """Return the memory of this host's jobs, and how many `spares` fit beside the largest job."""
     is_worker = isinstance(config, WorkerSettings)
     found = find_budget(
         tree,

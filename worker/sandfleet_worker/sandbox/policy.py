@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Admitted:
-    """A spec with the limits that will hold: bytes, seconds, microseconds of CPU per 100 ms (0: no quota)."""
+    """A spec and the limits in force: bytes, seconds, CPU microseconds per 100 ms (0: no quota)."""
 
     spec: SandboxSpec
     memory_bytes: int
@@ -39,7 +39,7 @@ class Admitted:
     allow_root: bool
 
     def shortened(self, soft_seconds: float | None, hard_seconds: float | None) -> Admitted:
-        """Return these limits cut by those of a message's header, which may shorten a job and never lengthen it."""
+        """Return these limits cut by those of a message's header, which may only shorten a job."""
         timeout, end = self.timeout_seconds, self.timeout_seconds + self.grace_seconds
         if hard_seconds is not None and hard_seconds > 0:
             end = min(end, hard_seconds)

@@ -1,4 +1,7 @@
-"""Prove that this host can run a sandbox: boot one from an image of our own and run one small static program in it."""
+"""Prove that this host can run a sandbox.
+
+Boot one from an image of our own, and run one small static program in it.
+"""
 
 from __future__ import annotations
 

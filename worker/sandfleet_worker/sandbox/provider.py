@@ -65,7 +65,7 @@ class SandboxProvider:
     def take(
         self, plan: Plan, limits: Admitted, cancel: Cancellation, deadline: float | None, hooks: StartHooks
     ) -> Sandbox:
-        """Return a sandbox of `plan` under the job's limits: a spare if there is one, else a new one.
+        """Return a sandbox of `plan` under the job's limits: a spare, else a new one.
 
         Raises:
             SandboxError: as `boot`.

@@ -73,7 +73,7 @@ class RunscRunner:
     """
 
     def __init__(self, config: HostSettings | None = None, shared: SharedImages = NO_SHARED_IMAGES) -> None:
-        """Set up for `config`, by default the environment's settings; `shared` are images of the fleet."""
+        """Set up for `config`, by default of the environment; `shared` are images of the fleet."""
         if config is None:
             check_environment()
         self.config = config or HostSettings()
@@ -133,20 +133,20 @@ class RunscRunner:
         callback(reason)
 
     def limit_spares(self, lacking_bytes: int) -> MemoryBudget:
-        """Keep so many spares less that jobs have `lacking_bytes` more; return the memory budget then."""
+        """Keep fewer spares, so jobs have `lacking_bytes` more; return the new memory budget."""
         before, self.memory = self.memory, give_up_spares(self.memory, lacking_bytes)
         if self.memory != before:
             self._provider.pool.resize(self.memory.spares)
         return self.memory
 
     def sweep(self) -> SweepReport:
-        """Remove the sandboxes that dead workers left on this host, and images that they did not finish."""
+        """Remove what dead workers left on this host: sandboxes, and unfinished images."""
         self.images.sweep()
         self.datasets.sweep()
         return sweep(self.config.runsc.root_dir, self._tree)
 
     def mounts_datasets(self) -> bool:
-        """Whether the host's runsc can mount datasets; True if that is not known yet: a job finds out."""
+        """Whether the host's runsc can mount datasets; True until a job has found out."""
         with contextlib.suppress(SandboxError):
             found = find_runsc(self.config.runsc.path)
             if self._abilities.is_known(found):
@@ -154,7 +154,7 @@ class RunscRunner:
         return True
 
     def warm_up(self) -> None:
-        """Begin to boot spares of the images that the settings name; log a warning for one that is not here."""
+        """Begin to boot spares of the settings' images; log a warning for one that is not here."""
         for name in self.config.warm.images:
             try:
                 self._provider.pool.pin(self._new_plan(self.images.resolve(name), self.config.runsc.platform))
@@ -177,7 +177,8 @@ class RunscRunner:
 
         Args:
             spec: the job; never changed.
-            deadline: a `time.monotonic` instant at which the job is killed, even before its timeout.
+            deadline: a `time.monotonic` instant at which the job is killed, even before its
+            timeout.
             cancel: lets another thread end the job; any ``threading.Event``, or a `Cancellation`.
             transfer: the files that enter the sandbox and leave it; the caller's, not the spec's.
 
@@ -229,8 +230,8 @@ class RunscRunner:
     ) -> Ending:
         """Run one admitted job in a sandbox of its own and return how it ended.
 
-        `hooks` are called before its start. `transfer` are its files: they come from the caller, and a
-        function is called once the image is there.
+        `hooks` are called before its start. `transfer` are its files: they come from the caller,
+        and a function is called once the image is there.
 
         Raises:
             SandboxError: the sandbox could not be built: image, user, command, files, runsc, a
@@ -271,7 +272,7 @@ class RunscRunner:
         return Plan.of(self._find_runsc(platform, hooks), platform, image.erofs_path, datasets)
 
     def _find_runsc(self, platform: str, hooks: StartHooks = _NO_HOOKS) -> RunscBinary:
-        """Return the host's runsc with its abilities; tell `hooks` if the job has to wait for a probe boot."""
+        """Return runsc with its abilities; tell `hooks` if the job has to wait for a probe boot."""
         found = find_runsc(self.config.runsc.path)
         is_known = self._abilities.is_known(found)
         with contextlib.nullcontext() if is_known else hooks.waiting("a probe of runsc"):

@@ -1,6 +1,7 @@
-"""Hooks that the runner calls before a program starts: the job waits for something slow, or it starts now.
+"""Hooks that the runner calls before a program starts.
 
-They also say which digest an image's name means for the job.
+They tell that the job waits for something slow, or that it starts now. They also say which digest
+an image's name means for the job.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ class StartHooks(Protocol):
     def waiting(self, why: str, *, is_remote: bool = False) -> AbstractContextManager[None]:
         """Return a context in which the job waits for `why`, such as a boot slot.
 
-        `is_remote`: for something outside this host. The job then holds nothing that other jobs wait
-        for. Leaving the context may take time, and may raise.
+        `is_remote`: for something outside this host. The job then holds nothing that other jobs
+        wait for. Leaving the context may take time, and may raise.
         """
         ...
 
@@ -28,11 +29,11 @@ class StartHooks(Protocol):
         ...
 
     def find_digest(self, name: str) -> str:
-        """Return the digest that the image's `name` means for this job; empty where nothing is recorded."""
+        """Return the recorded digest of the image's `name` for this job; empty if there is none."""
         ...
 
     def pin_digest(self, name: str, digest: str) -> str:
-        """Record that `name` means `digest`; return the digest that counts, which may be an earlier one."""
+        """Record that `name` means `digest`; return the digest in force, maybe an earlier one."""
         ...
 
 

@@ -1,1 +1,4 @@
-"""Facts and tools of the operating system that every part of the worker uses: threads, child processes, descriptors, logs."""
+"""Facts and tools of the operating system that every part of the worker uses.
+
+They are threads, child processes, descriptors and logs.
+"""

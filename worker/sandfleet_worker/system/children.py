@@ -28,7 +28,8 @@ class Stage:
 class Child:
     """One child in a session of its own, so that a terminal's Ctrl-C reaches only its parent.
 
-    Must be started by a thread that outlives it: the parent-death signal fires when the starting *thread* ends.
+    Must be started by a thread that outlives it: the parent-death signal fires when the starting
+    *thread* ends.
     """
 
     def __init__(

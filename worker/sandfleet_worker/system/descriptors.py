@@ -1,4 +1,4 @@
-"""The file descriptors that a worker needs, and the process's limit on them (getrlimit(2), RLIMIT_NOFILE)."""
+"""The file descriptors that a worker needs, and its limit on them (getrlimit(2), RLIMIT_NOFILE)."""
 
 from __future__ import annotations
 
@@ -6,37 +6,47 @@ import resource
 from dataclasses import dataclass, replace
 
 HIGH_FD = 300
-"""runsc dup2()s passed descriptors onto low guest numbers: sources among low numbers would be overwritten.
+"""runsc dup2()s passed descriptors onto low guest numbers.
 
-And a process inherits the size of its parent's descriptor table: runsc (20240729) uses number 256, and to grow the table of a
-process with threads waits for an RCU grace period, 8 to 15 ms a boot (measured).
+Sources among low numbers would be overwritten. And a process inherits the size of its parent's
+descriptor table: runsc (20240729) uses number 256, and to grow the table of a process with threads
+waits for an RCU grace period, 8 to 15 ms a boot (measured).
 """
 
 BASE = 100
 """Python, Celery, the connections to Redis, logs and locks."""
 PER_JOB = 14
-"""Five pipes, two pidfds, an epoll, the cancellation, two OOM notifications, the image's lock, the host's slot; and one more."""
+"""Five pipes, two pidfds, an epoll, the cancellation, two OOM notifications, and three more.
+
+These are the image's lock, the host's slot, and one in reserve.
+"""
 PER_WAITING = 5
-"""A connection and two files of a fetch, the image's lock, the cancellation. They are not opened while it runs."""
+"""A connection and two files of a fetch, the image's lock, the cancellation.
+
+They are not opened while it runs.
+"""
 PER_SPARE = 8
 """Five pipes, two pidfds, an epoll."""
 PER_LAUNCHER = 7
-"""Five pipes, a pidfd, an epoll: one that is inside its cgroup already and waits for a sandbox to boot."""
+"""Five pipes, a pidfd, an epoll: a launcher in its cgroup that waits for a sandbox to boot."""
 PER_SPAWN = 14
-"""The other ends of the pipes, init, and some in reserve, for as long as a launcher is being started."""
+"""The other ends of the pipes, init, and some in reserve, while a launcher is started."""
 PER_SPAWN_HIGH = 3
 """Numbers from `HIGH_FD` on that its child uses for what runsc gets."""
 RUNSC = 64
-"""A sandbox's own processes are under the same limit, and number theirs from above those that we pass."""
+"""A sandbox's processes have the same limit, and number theirs above those that we pass."""
 WANTED = 1 << 16
-"""The soft limit is not raised further than to this, or to what is needed: some tools loop over all descriptors that may be."""
+"""The soft limit is raised to this at most, or to what is needed.
+
+Some tools loop over all descriptors that may be.
+"""
 
 
 @dataclass(frozen=True)
 class DescriptorNeed:
-    """Descriptors for `jobs` that run, `boots` that begin and `spares` that idle, all at once in one process.
+    """Descriptors for `jobs` that run, `boots` that begin and `spares` that idle, all at once.
 
-    `waiting` jobs are beside those that run.
+    They are those of one process. `waiting` jobs are beside those that run.
     """
 
     jobs: int
@@ -63,7 +73,10 @@ class DescriptorNeed:
 
 
 def raise_limit(needed: int) -> int:
-    """Raise this process's soft limit as far as is of use and the hard limit lets it; return the soft limit in force."""
+    """Raise this process's soft limit as far as is of use and the hard limit lets it.
+
+    Return the soft limit in force.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         return max(needed, WANTED)

@@ -1,4 +1,7 @@
-"""Log set-up: one line a transition, a sentence for people with keys for machines; called by ``main`` only."""
+"""Log set-up: one line a transition, a sentence for people with keys for machines.
+
+Called by ``main`` only.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,8 @@ if TYPE_CHECKING:
     from sandfleet_config.settings import WorkerSettings
 
 QUIET = {
-    # Celery's own lines about tasks carry results, arguments and tracebacks: the worker logs transitions itself.
+    # Celery's own lines about tasks carry results, arguments and tracebacks: the worker logs
+    # transitions itself.
     "celery.app.trace": logging.ERROR,
     "celery": logging.WARNING,
     "kombu": logging.WARNING,

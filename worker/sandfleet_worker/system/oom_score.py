@@ -1,7 +1,8 @@
-"""Sets which processes the kernel kills first where the host's memory runs out (proc_pid_oom_score_adj(5)).
+"""Sets which processes the kernel kills first where the host's memory runs out.
 
-Each point counts as a thousandth of the host's memory. Sandboxes go first: their jobs are run again. A worker comes next, then
-Redis. Yet something else that holds four fifths of the memory goes before fifty sandboxes that hold next to none.
+See proc_pid_oom_score_adj(5). Each point counts as a thousandth of the host's memory. Sandboxes go
+first: their jobs are run again. A worker comes next, then Redis. Yet something else that holds four
+fifths of the memory goes before fifty sandboxes that hold next to none.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def raise_oom_score(pid: int, score: int) -> None:
 
 
 def lower_oom_score(pid: int, score: int) -> bool:
-    """Have the kernel kill the process `pid` only after others; return False without CAP_SYS_RESOURCE."""
+    """Let the kernel kill `pid` only after others; return False without CAP_SYS_RESOURCE."""
     try:
         Path(f"/proc/{pid}/oom_score_adj").write_text(str(score))
     except OSError:

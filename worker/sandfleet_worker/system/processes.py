@@ -20,8 +20,9 @@ AT_ONCE = 64
 def kill_processes(pids: Iterable[int], find_again: Callable[[], Collection[int]]) -> None:
     """SIGKILL those of `pids` that `find_again` still finds.
 
-    Each process is opened as a pidfd before it is looked for again, so a number that was reused cannot
-    kill another process. One that may not be signalled is logged; the others are killed all the same.
+    Each process is opened as a pidfd before it is looked for again, so a number that was reused
+    cannot kill another process. One that may not be signalled is logged; the others are killed all
+    the same.
     """
     ordered = sorted(pids)
     for start in range(0, len(ordered), AT_ONCE):

@@ -1,6 +1,7 @@
-"""Threads that cannot end unseen: each recovers from errors that can pass, and otherwise ends the worker for its supervisor.
+"""Threads that cannot end unseen.
 
-Works without Celery and Redis: threads of `sandfleet_worker.sandbox` use it, too.
+Each recovers from errors that can pass, and otherwise ends the worker for its supervisor. Works
+without Celery and Redis: threads of `sandfleet_worker.sandbox` use it, too.
 """
 
 from __future__ import annotations
@@ -19,14 +20,17 @@ log = logging.getLogger(__name__)
 RESOURCE_ERRNOS = frozenset({
     errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN,
 })  # fmt: skip
-"""Descriptors, disk, memory or processes of the host have run out, or a disk was mounted read-only: an operator can end it."""
+"""Descriptors, disk, memory or processes of the host have run out, or a disk is read-only.
+
+An operator can end it.
+"""
 FIRST_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 0.05, 1.0
 RESOURCE_TIMEOUT_SECONDS = 300.0
 """How long one resource of the host may be missing before the worker ends."""
 
 
 def is_resource_error(error: BaseException) -> bool:
-    """Whether the host lacks descriptors, disk, memory or threads at the moment, so that the same call may succeed later."""
+    """Whether the host lacks descriptors, disk, memory or threads: the call may succeed later."""
     if isinstance(error, OSError):
         return error.errno in RESOURCE_ERRNOS
     # CPython raises this RuntimeError where pthread_create(3) fails: there is no class of its own.
@@ -36,10 +40,11 @@ def is_resource_error(error: BaseException) -> bool:
 
 
 class Backoff:
-    """The pauses of a series of failures. Logs the first failure of a series and its end, once each.
+    """The pauses of a series of failures.
 
-    `name` names the work: "claims", "beats"; the log's actions are ``<name>_interrupted`` and ``<name>_resumed``. `subject` says
-    it to people where the name does not: "the end of job x".
+    Logs the first failure of a series and its end, once each. `name` names the work: "claims",
+    "beats"; the log's actions are ``<name>_interrupted`` and ``<name>_resumed``. `subject` says it
+    to people where the name does not: "the end of job x".
     """
 
     def __init__(
@@ -80,13 +85,14 @@ class Backoff:
 class SupervisedThread:
     """Calls `step` again and again in a thread of its own, until `stop`.
 
-    `step` returns how many seconds to pause before its next call; None is no pause. It must return from time to time, and has
-    to try its work each time: the return ends a series of failures.
+    `step` returns how many seconds to pause before its next call; None is no pause. It must return
+    from time to time, and has to try its work each time: the return ends a series of failures.
 
-    An error of `step` can pass if it is a resource error of the host, or if `can_pass` says so. It is logged once, and `step` is
-    called again with back-off. Resource errors may last `timeout_seconds`; those of `can_pass` (an outage of Redis) have no
-    limit. Every other error, and a series that lasts too long, is given to `on_failure` as a sentence, in this thread, and ends
-    the thread. `on_failure` ends the worker.
+    An error of `step` can pass if it is a resource error of the host, or if `can_pass` says so. It
+    is logged once, and `step` is called again with back-off. Resource errors may last
+    `timeout_seconds`; those of `can_pass` (an outage of Redis) have no limit. Every other error,
+    and a series that lasts too long, is given to `on_failure` as a sentence, in this thread, and
+    ends the thread. `on_failure` ends the worker.
     """
 
     def __init__(
@@ -103,7 +109,7 @@ class SupervisedThread:
         self._can_pass, self._timeout_seconds = can_pass, timeout_seconds
         self._backoff = backoff or Backoff(name)
         self._missing_since: float | None = None
-        """Since when a resource of the host has been missing; an outage before it does not count."""
+        """Since when a resource of the host is missing; an outage before it does not count."""
         self.stopping = threading.Event()
         """Set by `stop`; a step may wait for it."""
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -127,7 +133,10 @@ class SupervisedThread:
         self.stopping.set()
 
     def stop(self) -> None:
-        """Call `step` no more, and wait for the call under way. Idempotent; called by the thread itself it does not wait."""
+        """Call `step` no more, and wait for the call under way.
+
+        Idempotent; called by the thread itself it does not wait.
+        """
         self.stopping.set()
         if self.is_started and self._thread is not threading.current_thread():
             self._thread.join()
@@ -146,7 +155,10 @@ class SupervisedThread:
                 self._on_failure(f"the thread {self._name} has failed with {type(error).__name__}")
 
     def _call_step(self) -> float | None:
-        """Call `step` once; return how long to pause. Raises what cannot pass, or has lasted too long."""
+        """Call `step` once; return how long to pause.
+
+        Raises what cannot pass, or has lasted too long.
+        """
         try:
             pause = self._step()
         except Exception as error:
@@ -159,7 +171,7 @@ class SupervisedThread:
         return pause
 
     def _is_resource_awaited(self) -> bool:
-        """Note that a resource of the host is missing; return whether it may still come back in time."""
+        """Note that a host resource is missing; return whether it may still come back in time."""
         now = time.monotonic()
         self._missing_since = now if self._missing_since is None else self._missing_since
         return now - self._missing_since <= self._timeout_seconds

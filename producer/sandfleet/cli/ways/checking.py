@@ -27,7 +27,7 @@ REPORT_JOBS: Final = 1000
 
 @contextmanager
 def paused_collector() -> Generator[None]:
-    """Pause the collector of cycles: it would walk all specs again and again, and none of them is garbage."""
+    """Pause the garbage collector: it would walk all specs again and again, and none is garbage."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -43,7 +43,7 @@ def check_entries(
     files: LineFiles,
     on_progress: Callable[[int], object] = lambda _: None,
 ) -> tuple[list[SandboxSpec], list[Fault]]:
-    """Return the specs of all entries, and every fault; `files` reads the local files that they name.
+    """Return the specs of all entries, and every fault; `files` reads the local files they name.
 
     `on_progress` is called with the number of entries that were checked.
     """

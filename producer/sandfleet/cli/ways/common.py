@@ -13,8 +13,8 @@ DEFAULT_IMAGE: Final = "python"
 def merge_fields(common: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of a job: its own, and those of all jobs that it lacks.
 
-    The parts of ``resources``, ``security``, ``output`` and ``labels`` are merged one by one, and so are
-    the variables of ``env``.
+    The parts of ``resources``, ``security``, ``output`` and ``labels`` are merged one by one, and
+    so are the variables of ``env``.
     """
     merged = {**common, **own}
     for name, join in _JOINED.items():

@@ -23,7 +23,11 @@ _HIDDEN: Final = {"env", "stdin", "files"}
 
 
 def preview(specs: Sequence[SandboxSpec], batch: str | None, max_spec_bytes: int, upload_bytes: int) -> dict[str, Any]:
-    """Return the totals: jobs, bytes to upload and to queue, the largest memory and timeout; 0 is the host's ceiling."""
+    """Return the totals of a submit.
+
+    They are jobs, bytes to upload and to queue, the largest memory and timeout; 0 is the host's
+    ceiling.
+    """
     encoder = JobEncoder(batch, max_spec_bytes)
     return {
         "jobs": len(specs),

@@ -1,4 +1,4 @@
-"""Read and check all jobs of a submit; nothing is uploaded or queued before all of them are right."""
+"""Read and check all jobs of a submit; nothing is uploaded or queued before all are right."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Common:
-    """What all jobs get from the command line: fields of the spec, local files, artifacts, a file as stdin."""
+    """All jobs' part of the command line: fields of the spec, files, artifacts, a file as stdin."""
 
     fields: dict[str, Any]
     files: Sequence[str] = ()
@@ -40,9 +40,9 @@ class Common:
 def read_specs(
     source: Source, common: Common, local: LocalFiles, max_spec_bytes: int, stages: Stages
 ) -> list[SandboxSpec]:
-    """Return the checked specs; `local` has read their files. Return the empty list if anything is faulty.
+    """Return the checked specs; `local` has read their files.
 
-    stderr tells every fault, with its line or option.
+    Return the empty list if anything is faulty. stderr tells every fault, with its line or option.
 
     Raises:
         OSError: the input cannot be read.

@@ -17,12 +17,14 @@ if TYPE_CHECKING:
 
 OPTION: Final = "--each"
 NAMES: Final = ("path", "name", "stem", "index")
-"""Placeholders: the path in the sandbox, which ``{}`` is too; the name; the name without its suffix; 0, 1, ..."""
+"""Placeholders: path in the sandbox (also ``{}``), name, name without its suffix, 0, 1, ..."""
 _NUMBER: Final = re.compile(r"(\d+)", re.ASCII)
 
 
 def find_scripts(patterns: Sequence[str]) -> list[Path]:
-    """Return the files that match, each once, by name and with numbers in their order; of a folder its files.
+    """Return the files that match, each once, sorted by name with numbers in their order.
+
+    Of a folder, return its files.
 
     Raises:
         InputInvalid: a pattern matches no file.

@@ -28,7 +28,7 @@ JOBS: Final = "jobs"
 EACH: Final = "each"
 ARRAY: Final = "array"
 INDEX: Final = "index"
-"""Values of `Source.kind`, besides those of tables; and the placeholder of a row's or job's number."""
+"""Values of `Source.kind` besides tables; and the placeholder of a row's or job's number."""
 CHAR_BYTES: Final = 6
 """A character takes at most so many bytes in JSON."""
 SLACK_BYTES: Final = 4096
@@ -39,8 +39,8 @@ SLACK_BYTES: Final = 4096
 class Source:
     """A way of submit, as typed.
 
-    `kind` is ``jobs``, ``each``, ``csv``, ``tsv``, ``jsonl`` or ``array``; `names` are the file, the
-    patterns or the indexes. `labels` are columns, or ``key=column``.
+    `kind` is ``jobs``, ``each``, ``csv``, ``tsv``, ``jsonl`` or ``array``; `names` are the file,
+    the patterns or the indexes. `labels` are columns, or ``key=column``.
     """
 
     kind: str
@@ -108,7 +108,7 @@ class Filler:
     def new_entry(
         self, place: str, name: str, values: Mapping[str, str], env: Sequence[str] = (), files: Sequence[FileSpec] = ()
     ) -> Entry:
-        """Return the entry of one job; `name` is its label ``name`` unless another was asked for."""
+        """Return the entry of one job; `name` is its label ``name`` by default."""
         words = self.command.fill(values)
         labels = dict(self._labels)
         if self._name is not None:

@@ -37,7 +37,7 @@ class Stages:
 
     @contextmanager
     def stage(self, verb: str, done: str, total: int, unit: str = "jobs") -> Generator[Report]:
-        """Yield what takes the progress of a stage: ``checking``, ``checked`` of `total` jobs or bytes."""
+        """Yield the counter of a stage: ``checking``, ``checked`` of `total` jobs or bytes."""
         began, counted = self._clock(), 0
         draw = self._new_drawing(verb, total, unit)
 

@@ -33,7 +33,9 @@ ANSWER_SECONDS = 5.0
 
 
 def install(token: str) -> None:
-    """Change Flower's routes, its templates and what it keeps of a job; `token` reads the API, empty for none.
+    """Change Flower's routes, its templates and the parts of a job that it keeps.
+
+    `token` reads the API, empty for none.
 
     Raises:
         ImportError: a part to change is not there.
@@ -70,7 +72,10 @@ class SandfleetFlower(Flower):
         super().start()
 
     async def poll(self) -> None:
-        """Correct what Flower has wrong; without Redis only the workers can be judged, by their silence."""
+        """Correct what Flower has wrong.
+
+        Without Redis only the workers can be judged, by their silence.
+        """
         self.truth.clear_dead_workers()
         job_ids = self.truth.find_unfinished()
         try:
@@ -87,7 +92,10 @@ class SandfleetFlower(Flower):
         self._is_failing = True
 
     def cancel(self, job_id: str) -> str:
-        """Cancel a job, durably, and say what that means; blocks, and may raise ``redis.RedisError``."""
+        """Cancel a job, durably, and say what that means.
+
+        Blocks, and may raise ``redis.RedisError``.
+        """
         match cancel_waiting(self._ledger, job_id):
             case "queued":
                 return f"{job_id} is cancelled: it waited in its queue and will not start"

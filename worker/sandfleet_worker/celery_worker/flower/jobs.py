@@ -1,4 +1,4 @@
-"""A job as Flower keeps it: Celery's task with the fields that sandfleet's events carry in addition."""
+"""A job as Flower keeps it: Celery's task, with the fields that sandfleet's events add."""
 
 from __future__ import annotations
 
@@ -33,7 +33,10 @@ class JobTask(Task):
     merge_rules = {states.RECEIVED: (*_STOCK.merge_rules[states.RECEIVED], *_OWN_FIELDS)}  # noqa: RUF012  Celery reads it
 
     def event(self, type_: str, timestamp: Any = None, local_received: Any = None, fields: Any = None) -> None:  # type: ignore[override]
-        """Take an event in; `kwargs` is parsed here, once, and not by Flower's search with each later event."""
+        """Take an event in.
+
+        `kwargs` is parsed here, once, and not by Flower's search with each later event.
+        """
         if type_ == "received" and isinstance(fields.get("kwargs"), str):
             fields["kwargs"] = _parse_searched(fields["kwargs"])
         super().event(type_, timestamp, local_received, fields)

@@ -35,7 +35,10 @@ NOT_HERE: dict[type, str] = {
 
 
 class TokenReader:
-    """A handler whose GET takes the bearer token in place of the password: for Prometheus and for programs that only read."""
+    """A handler whose GET takes the bearer token in place of the password.
+
+    It is for Prometheus and for programs that only read.
+    """
 
     token = ""
 
@@ -186,7 +189,10 @@ WORDS = {
 
 
 class PageLoader(template.Loader):
-    """Finds templates in our folder first, then in Flower's (as ``flower/NAME`` always there), with our words in them."""
+    """Finds templates in our folder first, then in Flower's, with our words in them.
+
+    The name ``flower/NAME`` always means Flower's.
+    """
 
     def _create_template(self, name: str) -> Any:
         own, stock_name = OWN_TEMPLATES / name, name.removeprefix("flower/")

@@ -1,8 +1,10 @@
-"""Corrects what Flower believes by what Redis knows: a killed worker sends no event, and events get lost.
+"""Corrects what Flower believes by what Redis knows.
 
-Flower shows a job as running until an event says otherwise, for ever if none comes. So this reads, every few seconds, the
-records of the jobs that Flower takes for unfinished, and the leases of their workers. What differs twice in a row is told to
-Flower as the event that did not come; the pause lets an event that is only late arrive first.
+A killed worker sends no event, and events get lost. Flower shows a job as running until an event
+says otherwise, for ever if none comes. So this reads, every few seconds, the records of the jobs
+that Flower takes for unfinished, and the leases of their workers. What differs twice in a row is
+told to Flower as the event that did not come; the pause lets an event that is only late arrive
+first.
 """
 
 from __future__ import annotations
@@ -59,7 +61,10 @@ class Correction:
 
 
 def read_knowledge(client: redis.Redis, job_ids: Sequence[str]) -> Knowledge:
-    """Read the records of `job_ids`, the live workers and the queues; blocks, and may raise ``redis.RedisError``."""
+    """Read the records of `job_ids`, the live workers and the queues.
+
+    Blocks, and may raise ``redis.RedisError``.
+    """
     pipe: Any = client.pipeline(transaction=False)
     pipe.time()
     pipe.zrange(f"{KEY_PREFIX}owners", 0, -1, withscores=True)
@@ -85,7 +90,10 @@ def read_record(state: bytes | None, code: bytes | None, owner: bytes | None, at
 
 
 def find_correction(task_state: str, record: Record, live_owners: frozenset[str]) -> Correction | None:
-    """Return the event that would make Flower's state of an unfinished job true, or None where it is true already."""
+    """Return the event that would make Flower's state of an unfinished job true.
+
+    None where it is true already.
+    """
     is_started = task_state != states.RETRY
     match record.state:
         case "ended" if record.code == ErrorCode.OK:
@@ -106,7 +114,10 @@ def find_correction(task_state: str, record: Record, live_owners: frozenset[str]
 
 
 class Truth:
-    """Keeps Flower's state true. Everything but `read_knowledge` runs in Flower's loop, as the state demands."""
+    """Keeps Flower's state true.
+
+    Everything but `read_knowledge` runs in Flower's loop, as the state demands.
+    """
 
     def __init__(self, state: Any, inspected: dict[str, dict[str, Any]], purge_seconds: float) -> None:
         self._state, self._inspected, self._purge_seconds = state, inspected, purge_seconds
@@ -116,7 +127,8 @@ class Truth:
 
     def find_unfinished(self) -> list[str]:
         """Return the jobs to read in this round."""
-        # Not `tasks[...]`: that would count as use, and keep old tasks in memory in place of new ones.
+        # Not `tasks[...]`: that would count as use, and keep old tasks in memory in place of new
+        # ones.
         found = [job_id for job_id, task in self._state.tasks.data.items() if task.state in UNFINISHED]
         start = self._next if self._next < len(found) else 0
         self._next = start + MAX_READ
@@ -152,7 +164,10 @@ class Truth:
             self._send(correction.type, task.worker.hostname, uuid=job_id, **fields)
 
     def clear_dead_workers(self) -> None:
-        """Take from silent workers the jobs that Flower still counts as theirs, and forget them after a while."""
+        """Take from silent workers the jobs that Flower still counts as theirs.
+
+        Forget these workers after a while.
+        """
         now = time.time()
         for name, worker in list(self._state.workers.data.items()):
             if worker.alive:
@@ -160,13 +175,15 @@ class Truth:
             if worker.active or worker.heartbeats:
                 self._send("worker-offline", name, active=0)
                 self._state.metrics.worker_number_of_currently_executing_tasks.labels(name).set(0)
-            # Flower asks a worker for these lists when somebody opens its page, and keeps the last answer.
+            # Flower asks a worker for these lists when somebody opens its page, and keeps the last
+            # answer.
             answers = self._inspected.get(name, {})
             answers.update({key: [] for key in LISTS_OF_JOBS if key in answers})
             if now - getattr(worker, "timestamp", now) > self._purge_seconds:
                 self._inspected.pop(name, None)
 
     def _send(self, type_: str, hostname: str, **fields: Any) -> None:
-        # `local_received` None: else an event about a job would count as a sign of life of its worker.
+        # `local_received` None: else an event about a job would count as a sign of life of its
+        # worker.
         moment = {"timestamp": time.time(), "local_received": None, "clock": 0}
         self._state.event({"type": type_, "hostname": hostname, **moment, **fields})

@@ -1,26 +1,26 @@
 -- Take the next job off the queues and record it under its worker's lease, in one step.
 --
--- ARGV: prefix, owner, claim id (new for each job, the same when a call is repeated because its answer
---       got lost), host, worker, facts of the worker as JSON, then the names of queues, in the order in
---       which they are looked at
--- The facts: max_attempts of jobs that do not say; boot, the id of its host's boot; holds_suspect; free,
--- the bytes of memory that no job on this host reserves (absent: no bound).
+-- ARGV: prefix, owner, claim id (new for each job, the same when a call is repeated because its
+--       answer got lost), host, worker, facts of the worker as JSON, then the names of queues, in
+--       the order in which they are looked at
+-- The facts: max_attempts of jobs that do not say; boot, the id of its host's boot; holds_suspect;
+-- free, the bytes of memory that no job on this host reserves (absent: no bound).
 -- Returns one of
 --   {"lost"}   without a lease
 --   {"late"}   where the lease has run out and may still be renewed
 --   {"none"}   where there is no job
 --   {"short"}  where a job waits for memory of this host
 --   {"again"}  where only unusable messages were found so far
---   {"job", id, flag, message, queue, attempts, max_attempts, run, for how many ms it is a suspect ("" it
---              is none)}
--- An answer that comes from the queues has two more items: how many malformed messages (no JSON, no usable
--- id) were set aside, and how many of these were kept as dead letters. With the flag "start" the attempt is
--- counted; "cancelled" and "expired" jobs are handed out for their outcome only.
+--   {"job", id, flag, message, queue, attempts, max_attempts, run, for how many ms it is a suspect
+--              ("" it is none)}
+-- An answer that comes from the queues has two more items: how many malformed messages (no JSON, no
+-- usable id) were set aside, and how many of these were kept as dead letters. With the flag "start"
+-- the attempt is counted; "cancelled" and "expired" jobs are handed out for their outcome only.
 -- A suspect may have killed its worker (reap.lua). A worker that has one takes no other.
 -- A forged key of a wrong type counts as empty. It does not stop the jobs of other keys.
--- A job of a batch that is held, has stopped, or runs as many jobs as it may, is parked: see parked.lua.
--- The parts: placing.lua compares hosts, obstacles.lua says why this host cannot take a job now, and
--- unusable.lua keeps what is no job.
+-- A job of a batch that is held, has stopped, or runs as many jobs as it may, is parked: see
+-- parked.lua. The parts: placing.lua compares hosts, obstacles.lua says why this host cannot take a
+-- job now, and unusable.lua keeps what is no job.
 local FIRST_QUEUE, MAX_DISCARDED, MAX_PROMOTED, WAKE_TTL, MAX_SUSPECT_MS = 7, 300, 64, 3600, 60000
 local MAX_AVOIDED, MAX_AVOIDED_IN_ALL = 16, 64 -- jobs that are put back, of one list and of all, a call
 local MAX_READ_BYTES = 4 * 1048576 -- of messages, a call: Redis serves no other client meanwhile
@@ -37,7 +37,8 @@ if not lease then
 elseif tonumber(lease) < now then
   return { 'late' }
 end
--- Changes nothing, but is a write that Redis refuses at maxmemory: running jobs end then, and none starts.
+-- Changes nothing, but is a write that Redis refuses at maxmemory: running jobs end then, and none
+-- starts.
 redis.call('ZADD', prefix .. 'owners', 'XX', lease, owner)
 
 local placing = new_placing(prefix, owner, now)
@@ -77,8 +78,8 @@ local function promote_delayed()
       is_any_new = is_any_new or not facts[4]
     end
   end
-  -- Jobs that a host has put aside wake no worker: thousands of them would keep all idle workers busy, and
-  -- these poll anyway.
+  -- Jobs that a host has put aside wake no worker: thousands of them would keep all idle workers
+  -- busy, and these poll anyway.
   if is_any_new then
     try('XADD', prefix .. 'wake', 'MAXLEN', 1, '*', 'queue', '')
     redis.call('EXPIRE', prefix .. 'wake', WAKE_TTL)
@@ -89,7 +90,8 @@ end
 -- include: obstacles
 -- include: kept_specs
 
--- Returns the limits of a batch, and why none of its jobs may start; both nil where there is nothing.
+-- Returns the limits of a batch, and why none of its jobs may start; both nil where there is
+-- nothing.
 local bars = {}
 local function find_limits(batch)
   if not batch or batch == '' then
@@ -109,8 +111,8 @@ local function park_barred(limits, bar, id, message, step)
   return 'aside'
 end
 
--- Returns the answer, "avoid" where another host is to take the job, "short" where this one is to later,
--- "aside" where no live host can, or nil for an unusable message.
+-- Returns the answer, "avoid" where another host is to take the job, "short" where this one is to
+-- later, "aside" where no live host can, or nil for an unusable message.
 local function take(queue, step, message, is_first_short)
   local headers, reason = read_headers(message)
   if not headers then

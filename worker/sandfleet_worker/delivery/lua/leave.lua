@@ -1,4 +1,5 @@
--- End a worker's lease. What it still holds is taken over at once and not only when the lease would have ended.
+-- End a worker's lease. What it still holds is taken over at once and not only when the lease would
+-- have ended.
 --
 -- ARGV: prefix, owner
 -- Returns how many claims it leaves behind.

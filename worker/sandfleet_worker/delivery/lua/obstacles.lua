@@ -1,18 +1,19 @@
 -- Why this host cannot take a job now, and what becomes of the job meanwhile.
 --
--- A part of claim.lua: uses its `prefix`, `owner`, `host`, `worker`, `me`, `now`, `try` and `placing`.
--- `aside` counts the jobs that it took off the queues for a while.
+-- A part of claim.lua: uses its `prefix`, `owner`, `host`, `worker`, `me`, `now`, `try` and
+-- `placing`. `aside` counts the jobs that it took off the queues for a while.
 --
--- Such a job is put back where it was, at the right end of its list, and its record says why. A job that
--- waits for a label or a contract version that no live host has waits in `delayed`, so that it does not
--- block others. So do jobs for another host, if there are more than MAX_OF_OTHERS in a list.
--- The first job of a list that could not be taken for want of memory for KEEP_AFTER ms gets it by
--- keeps:<host>. While that key lives, the host takes no other job but those of a smaller step in the same
--- queue. One host at a time does so for a job, and only as long as its claims find the job: others may
--- stand before it, or its worker may be dead.
+-- Such a job is put back where it was, at the right end of its list, and its record says why. A job
+-- that waits for a label or a contract version that no live host has waits in `delayed`, so that it
+-- does not block others. So do jobs for another host, if there are more than MAX_OF_OTHERS in a
+-- list. The first job of a list that could not be taken for want of memory for KEEP_AFTER ms gets
+-- it by keeps:<host>. While that key lives, the host takes no other job but those of a smaller step
+-- in the same queue. One host at a time does so for a job, and only as long as its claims find the
+-- job: others may stand before it, or its worker may be dead.
 local APART_MS, MAX_SUSPECTS_BACK = 500, 4
 local KEEP_AFTER, KEEP_FOR, WHY_AGAIN = 10000, 5000, 1000 -- ms
--- Jobs for another host that keep their place; less than MAX_AVOIDED, or they would hide those behind them.
+-- Jobs for another host that keep their place; less than MAX_AVOIDED, or they would hide those
+-- behind them.
 local MAX_OF_OTHERS = 12
 local ASIDE_MS, OF_OTHERS_MS, MAX_ASIDE = 2000, 200, 100000
 local ASIDE_MS_EACH = 2 -- with so many aside that more than 500 would come back a second, each waits longer
@@ -31,8 +32,9 @@ local function is_other_host_alive()
   return has_other_host
 end
 
--- Returns the suspect record of a job that may have killed its worker, or nil. Where the host has come back
--- with another boot id since, its power was cut: the job is no suspect, and its attempt is not charged.
+-- Returns the suspect record of a job that may have killed its worker, or nil. Where the host has
+-- come back with another boot id since, its power was cut: the job is no suspect, and its attempt
+-- is not charged.
 local function find_suspect(text, attempts)
   if not text then
     return nil
@@ -112,17 +114,17 @@ local function set_aside_waiting(id, message, ms)
   return true
 end
 
--- Puts a suspect back: this worker has one, and another worker may have none. The first few keep their
--- place, so that another worker finds them at once. More of them wait in `delayed` for a moment, or they
--- would keep this worker from the jobs behind them.
+-- Puts a suspect back: this worker has one, and another worker may have none. The first few keep
+-- their place, so that another worker finds them at once. More of them wait in `delayed` for a
+-- moment, or they would keep this worker from the jobs behind them.
 local function put_apart(id, message)
   put_back_suspects = put_back_suspects + 1
   local is_aside = put_back_suspects > MAX_SUSPECTS_BACK and set_aside_waiting(id, message, APART_MS)
   return is_aside and 'aside' or 'avoid'
 end
 
--- Compares the hosts for such needs. Returns the obstacle ("other" or "nobody") and why, or nil; which kind
--- of thing this host lacks; and the needs.
+-- Compares the hosts for such needs. Returns the obstacle ("other" or "nobody") and why, or nil;
+-- which kind of thing this host lacks; and the needs.
 local compared = {}
 local function compare_hosts(queue, text)
   local key = queue .. ' ' .. text
@@ -143,8 +145,8 @@ local function compare_hosts(queue, text)
   return obstacle, why, kind, needs
 end
 
--- Returns nil where this host can take the job now, or must end it; else why not, and "other" where another
--- host can take it, "short" where this one can later, "nobody" where no live host can.
+-- Returns nil where this host can take the job now, or must end it; else why not, and "other" where
+-- another host can take it, "short" where this one can later, "nobody" where no live host can.
 local function find_obstacle(id, queue, step, text)
   local obstacle, why, kind, needs
   if text then

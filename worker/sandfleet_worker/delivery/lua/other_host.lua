@@ -1,4 +1,5 @@
--- Ask whether another live worker has what a job needs, and has not found yet that it cannot run it.
+-- Ask whether another live worker has what a job needs, and has not found yet that it cannot run
+-- it.
 --
 -- ARGV: prefix, owner, needs as JSON, the job's queue, the job's id
 -- Returns 1 or 0.

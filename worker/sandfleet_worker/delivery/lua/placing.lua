@@ -1,11 +1,12 @@
 -- The needs of a job, and the live hosts that have them. A part of claim.lua and other_host.lua.
 --
--- A host says in the hash `hosts` what it has, under its worker's name: host, queues (patterns), contract, ceilings, labels and
--- has_all_images, has_all_datasets and mounts_datasets. The names and digests of its images are the set images:<owner>, and those
--- of its datasets, with /data/ before each. A job says in the field `needs` of its record: contract, image, requires, datasets, and
--- the limits that it asks for, by the names of the ceilings.
--- pull_from are the registries and names that a host pulls, each as patterns of both: see image_names.py.
--- A worker of an older release says nothing: it counts as one that has everything of contract 2.
+-- A host says in the hash `hosts` what it has, under its worker's name: host, queues (patterns),
+-- contract, ceilings, labels and has_all_images, has_all_datasets and mounts_datasets. The names
+-- and digests of its images are the set images:<owner>, and those of its datasets, with /data/
+-- before each. A job says in the field `needs` of its record: contract, image, requires, datasets,
+-- and the limits that it asks for, by the names of the ceilings. pull_from are the registries and
+-- names that a host pulls, each as patterns of both: see image_names.py. A worker of an older
+-- release says nothing: it counts as one that has everything of contract 2.
 local function new_placing(prefix, owner, now)
   local UNTOLD_CONTRACT, CPU_PERIOD = 2, 100000 -- us
   local LIMITS = { memory_bytes = '%s of memory', cpu_quota = '%s cores', pids_limit = '%s processes and threads',
@@ -57,7 +58,8 @@ local function new_placing(prefix, owner, now)
     return redis.pcall('SISMEMBER', prefix .. 'images:' .. name, part) ~= 0
   end
 
-  -- Whether the host of worker `name` has all parts of a reference, such as name@digest; `before` stands before each in its set.
+  -- Whether the host of worker `name` has all parts of a reference, such as name@digest; `before`
+  -- stands before each in its set.
   local function has_parts(name, reference, before)
     for part in reference:gmatch('[^@]+') do
       if not is_here(name, before .. part) then
@@ -114,8 +116,8 @@ local function new_placing(prefix, owner, now)
     return nil
   end
 
-  -- Returns which kind of thing the host of worker `name` lacks for a job ("contract", "label", "ceiling", "image", "dataset"), and
-  -- its text.
+  -- Returns which kind of thing the host of worker `name` lacks for a job ("contract", "label",
+  -- "ceiling", "image", "dataset"), and its text.
   function placing.find_lack(name, needs)
     local host = placing.read_host(name)
     local contract = tonumber(needs.contract) or 1
@@ -168,7 +170,8 @@ local function new_placing(prefix, owner, now)
     return false
   end
 
-  -- Says why no live host can run a job that waits for a label or a contract version; `kind` and `text` are what this one lacks.
+  -- Says why no live host can run a job that waits for a label or a contract version; `kind` and
+  -- `text` are what this one lacks.
   function placing.tell_nobody(needs, kind, text)
     if kind == 'contract' then
       return 'no live host speaks ' .. text

@@ -1,11 +1,14 @@
--- Take over one worker whose lease has ended: its claims move under the caller's lease, with new ids that fence the old ones off.
+-- Take over one worker whose lease has ended: its claims move under the caller's lease, with new
+-- ids that fence the old ones off.
 --
--- ARGV: prefix, owner, token (new for each call), limit, "1" to take over or "0" only to look at what was taken before,
---       then the ids of taken claims to pass over
--- Returns {dead worker or "", 1 if sweep_parked.lua has something to do, else 0, then 11 for each taken claim of the caller, this call's or an earlier one's that it has not decided:
--- claim id, job id, flag, message, queue, attempts, max_attempts, run, its cancel mark or "", state, lost_waits}. Many may race: each claim has one owner.
--- The attempts of what had started under the dead worker end here, as WORKER_LOST, and it is decided which of them is charged.
--- A forged claim (no JSON, no id, a key of a wrong type) is deleted.
+-- ARGV: prefix, owner, token (new for each call), limit, "1" to take over or "0" only to look at
+--       what was taken before, then the ids of taken claims to pass over
+-- Returns {dead worker or "", 1 if sweep_parked.lua has something to do, else 0, then 11 for each
+-- taken claim of the caller, this call's or an earlier one's that it has not decided: claim id, job
+-- id, flag, message, queue, attempts, max_attempts, run, its cancel mark or "", state, lost_waits}.
+-- Many may race: each claim has one owner. The attempts of what had started under the dead worker
+-- end here, as WORKER_LOST, and it is decided which of them is charged. A forged claim (no JSON, no
+-- id, a key of a wrong type) is deleted.
 local prefix, owner, token, limit, may_take = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5] == '1'
 local TAKEN = 'taken-'
 -- include: prelude
@@ -42,8 +45,9 @@ local function find_started(job, claim)
   return { job = job, list = list, last = last, runs_apart_until = is_suspect and tonumber(facts[6]) or 0 }
 end
 
--- Ends the attempts of what had started under the dead worker. One is charged where only that job can have killed the worker: it was
--- alone, or was the one suspect among those that had been started without a blame. `seen` is when the worker lived for sure.
+-- Ends the attempts of what had started under the dead worker. One is charged where only that job
+-- can have killed the worker: it was alone, or was the one suspect among those that had been
+-- started without a blame. `seen` is when the worker lived for sure.
 local function judge(started, seen)
   local active = {}
   for _, one in ipairs(started) do
@@ -75,8 +79,8 @@ if lease and tonumber(lease) >= now and may_take then
   dead = redis.call('ZRANGEBYSCORE', owners, '-inf', '(' .. now, 'LIMIT', 0, 1)[1] or ''
 end
 if dead ~= '' then
-  -- A lease ends one lease after its last beat. The caller's own lease gives that length, within a third.
-  -- A worker that left (leave.lua) lived until now.
+  -- A lease ends one lease after its last beat. The caller's own lease gives that length, within a
+  -- third. A worker that left (leave.lua) lived until now.
   local expires = tonumber(redis.call('ZSCORE', owners, dead))
   local seen = expires > 0 and expires - (tonumber(lease) - now) or now
   redis.call('ZREM', owners, dead) -- first: see beat.lua

@@ -1,15 +1,18 @@
 -- Give a claimed job back to its queue: for another try, or because its worker stops.
 --
--- ARGV: prefix, owner, claim id, job id, mode, code, delay in ms, host to avoid ("" none), for how long in ms, message;
---       of mode "putback" also why (a text for people), what the job needs (JSON, "" where it is not known), and its queue_ttl
---       in ms, which its record does not have where a stock producer sent it; of mode "retry", optional, also "" and what the
---       next attempt needs
--- An attempt that goes on ends with `code`: mode "retry" charges it to the job, "release" does not. In the modes "free" and "putback"
--- the job has not started, and there was none; "putback" says why. An attempt that has ended stays as it is.
--- Time in the queue is counted over all its waits: that of a run is not in it, and it does not start anew.
--- Returns 1, or 0 where the claim is not the caller's (any more): then nothing changes but for a line in the duplicates log.
--- A claim that was deleted is still the caller's while the job's record names it: a take-over writes another one there.
--- Errors for a queue whose key has a wrong type, and changes nothing: the job stays claimed.
+-- ARGV: prefix, owner, claim id, job id, mode, code, delay in ms, host to avoid ("" none), for how
+--       long in ms, message; of mode "putback" also why (a text for people), what the job needs
+--       (JSON, "" where it is not known), and its queue_ttl in ms, which its record does not have
+--       where a stock producer sent it; of mode "retry", optional, also "" and what the next
+--       attempt needs
+-- An attempt that goes on ends with `code`: mode "retry" charges it to the job, "release" does not.
+-- In the modes "free" and "putback" the job has not started, and there was none; "putback" says
+-- why. An attempt that has ended stays as it is. Time in the queue is counted over all its waits:
+-- that of a run is not in it, and it does not start anew.
+-- Returns 1, or 0 where the claim is not the caller's (any more): then nothing changes but for a
+-- line in the duplicates log. A claim that was deleted is still the caller's while the job's record
+-- names it: a take-over writes another one there. Errors for a queue whose key has a wrong type,
+-- and changes nothing: the job stays claimed.
 local prefix, owner, claim, id, mode, code = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local WAKE_TTL, SETTLED_TTL, DUPLICATES_TTL = 3600, 86400, 7 * 86400
 local delay, avoid, avoid_ms = tonumber(ARGV[7]), ARGV[8], tonumber(ARGV[9])

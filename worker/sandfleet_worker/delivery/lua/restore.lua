@@ -1,4 +1,5 @@
--- Put a claim back that somebody has deleted, so that another worker can take the job over if this one dies.
+-- Put a claim back that somebody has deleted, so that another worker can take the job over if this
+-- one dies.
 --
 -- ARGV: prefix, owner, claim id, job id, message
 -- Returns 1, or 0 where the job's record does not name the claim: it has ended, or was taken over.

@@ -1,11 +1,12 @@
--- Check one batch with limits, or one group of jobs that wait for others, that is due: let jobs go, or find those
--- that must end.
+-- Check one batch with limits, or one group of jobs that wait for others, that is due: let jobs go,
+-- or find those that must end.
 --
--- ARGV: prefix, largest number of jobs, batch or group to go on with ("": the next that is due), kind of it ("batch" or
---       "group"), cursor in the batch's list of jobs
--- Returns {"none"} where nothing is due; {"again"} where something was done; or {"end", name, kind, cursor, code, why,
--- ids...}: the caller ends these jobs, if they are still queued, and then goes on with that name, kind and cursor.
--- A caller that dies meanwhile loses nothing: the batch or group is due again 10 s later.
+-- ARGV: prefix, largest number of jobs, batch or group to go on with ("": the next that is due),
+--       kind of it ("batch" or "group"), cursor in the batch's list of jobs
+-- Returns {"none"} where nothing is due; {"again"} where something was done; or {"end", name, kind,
+-- cursor, code, why, ids...}: the caller ends these jobs, if they are still queued, and then goes
+-- on with that name, kind and cursor. A caller that dies meanwhile loses nothing: the batch or
+-- group is due again 10 s later.
 local prefix, limit, name, kind, cursor = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4], tonumber(ARGV[5])
 local POLL_MS, MINE_MS, MS_EACH, MAX_CHECKED = 2000, 10000, 2, 1000
 -- include: prelude
@@ -17,7 +18,8 @@ local function find_due(set)
   return (try('ZRANGEBYSCORE', prefix .. set, '-inf', now, 'LIMIT', 0, 1) or {})[1]
 end
 
--- Returns the first parked jobs, without those that are not queued any more: an older release leaves them behind.
+-- Returns the first parked jobs, without those that are not queued any more: an older release
+-- leaves them behind.
 local function list_parked(where)
   local found = {}
   for _ = 1, 10 do
@@ -48,7 +50,8 @@ local function check_group_due(group)
   return { 'again' }
 end
 
--- Takes places back from jobs that have ended or are parked: an older worker that took over does not do so.
+-- Takes places back from jobs that have ended or are parked: an older worker that took over does
+-- not do so.
 local function heal(limits)
   for _, id in ipairs(try('SRANDMEMBER', limits.active, MAX_CHECKED) or {}) do
     local facts = try('HMGET', prefix .. 'job:' .. id, 'state', 'parked') or {}

@@ -1,7 +1,7 @@
 -- Messages that a claim takes off a queue for good: malformed ones, and second messages of a job.
 --
--- A part of claim.lua: uses its `prefix`, `owner`, `claim`, `now`, `try` and MAX_DISCARDED. `discarded` counts the
--- messages that it took off the queues.
+-- A part of claim.lua: uses its `prefix`, `owner`, `claim`, `now`, `try` and MAX_DISCARDED.
+-- `discarded` counts the messages that it took off the queues.
 local DEAD_TTL, MAX_MALFORMED, MAX_MALFORMED_BYTES = 7 * 86400, 1000, 8192 -- how many are kept, and how much of each
 local discarded, malformed = 0, {}
 

@@ -35,13 +35,14 @@ has some of its own.
 REMOVE_DEADLINE_SECONDS = 5.0
 FIRST_REMOVE_PAUSE_SECONDS = 0.001
 KILL_PAUSE_SECONDS = 0.008
-"""From this pause on each try kills whoever is left inside: to read the members costs as much as a try."""
+"""From this pause on, each try also kills the members: to read them costs as much as a try."""
 
 
 def limit_files(version: int, limits: Admitted, *, is_fresh: bool = False) -> list[tuple[str, str, str, bool]]:
     """Return the files to write: (controller, file, text, is needed).
 
-    A failed write of a needed one means that the limit is not enforced. `is_fresh`: no limit was ever set.
+    A failed write of a needed one means that the limit is not enforced. `is_fresh`: no limit was
+    ever set.
     """
     fuse = str(PIDS_FUSE_FACTOR * limits.pids_limit + PIDS_FUSE_BASE)
     if version == 1:
@@ -67,9 +68,9 @@ def memory_files(version: int, memory_bytes: int) -> list[tuple[str, str, str, b
     memory = str(memory_bytes)
     if version == 1:
         return [
-            # memsw may never be the smaller one: it is raised first, which a new cgroup does not need.
-            # Both are absent if the kernel does not account swap. Then the host has no swap, or a
-            # cgroup cannot use it.
+            # memsw may never be the smaller one: it is raised first, which a new cgroup does not
+            # need. Both are absent if the kernel does not account swap. Then the host has no swap,
+            # or a cgroup cannot use it.
             ("memory", "memory.memsw.limit_in_bytes", "-1", False),
             ("memory", "memory.limit_in_bytes", memory, True),
             ("memory", "memory.memsw.limit_in_bytes", memory, False),
@@ -123,9 +124,10 @@ class SandboxCgroup:
         self._write(memory_files(self._tree.version, memory_bytes))
 
     def apply(self, limits: Admitted, *, is_fresh: bool = False) -> None:
-        """Set `limits`, and count from now on; `is_fresh`: no sandbox has run inside, and no limit was set.
+        """Set `limits`, and count from now on.
 
-        Afterwards `enforced` names the limits that are in force.
+        `is_fresh` says that no sandbox has run inside, and no limit was set. Afterwards
+        `enforced` names the limits that are in force.
         """
         files = limit_files(self._tree.version, limits, is_fresh=is_fresh)
         self.enforced = frozenset(self._tree.enforceable - self._write(files))

@@ -4,10 +4,13 @@ Which limit was hit? The kernel counts a process that it kills for memory in the
 *killed* process, whether that cgroup's own limit was hit, a parent's, or the host's memory. So a
 second count tells whether the sandbox's own limit was hit:
 
-* v2: `oom` of memory.events.local, the times that this very cgroup was at its limit and an allocation was about to fail
+* v2: `oom` of memory.events.local, the times that this very cgroup was at its limit and an
+  allocation was about to fail
   (cgroup-v2.rst).
-* v1: OOM notifications. A cgroup is notified of its own OOMs and its ancestors', its parent only of the ancestors' (measured on
-  6.18): the difference is its own. memory.failcnt does not help: it stays 0. Without notifications the peak decides.
+* v1: OOM notifications. A cgroup is notified of its own OOMs and its ancestors', its parent only of
+  the ancestors' (measured on
+  6.18): the difference is its own. memory.failcnt does not help: it stays 0. Without notifications
+  the peak decides.
 
 The same holds for processes: v1, and v2 before 6.12, count a refused fork in the cgroup that
 forked, whichever limit was hit.
@@ -60,7 +63,10 @@ class Counters:
         self._own_oom_fd = self._parent_oom_fd = -1
 
     def start(self, memory_bytes: int, *, is_fresh: bool = False) -> None:
-        """Count from now on, for a job that may use `memory_bytes`; `is_fresh`: no sandbox has run in the cgroup yet."""
+        """Count from now on, for a job that may use `memory_bytes`.
+
+        `is_fresh` says that no sandbox has run in the cgroup yet.
+        """
         self.close()
         self._memory_bytes = memory_bytes
         if self._version == 1 and "memory" in self._folders:

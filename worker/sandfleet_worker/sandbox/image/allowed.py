@@ -1,6 +1,7 @@
-"""Whether a host's policy allows an image that a job names by its digest: that of another image does not bypass it.
+"""Whether a host's policy allows an image that a job names by its digest.
 
-Patterns of a policy are those of names. Why a digest needs this check: docs/decisions/0014-digests-and-names.md.
+The digest of another image does not bypass the policy. Its patterns are those of names. Why a
+digest needs this check: docs/decisions/0014-digests-and-names.md.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ ALL = "*"
 
 
 class DigestForbidden(SecurityViolation):
-    """The digest is that of an image or dataset that this host's policy does not allow under any of its names."""
+    """This host's policy allows none of the names of the image or dataset with this digest."""
 
 
 def check_digest(catalog: Catalog, image: Image, name: str | None, allowed: Sequence[str], setting: str) -> None:
-    """Refuse `image`, found by its digest for a job that calls it `name`, if it is no image of an allowed name.
+    """Refuse `image`, which a job calls `name` with its digest, if none of its names is allowed.
 
-    Its names are those that it has or had on this host, and the one that it was pulled or fetched by.
-    `allowed` are the patterns of `setting`; the policy has been asked about `name` before.
+    Its names are those that it has or had on this host, and the one that it was pulled or fetched
+    by. `allowed` are the patterns of `setting`; the policy has been asked about `name` before.
 
     Raises:
         DigestForbidden: the policy allows none of its names.

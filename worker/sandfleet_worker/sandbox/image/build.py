@@ -36,9 +36,10 @@ def build_image(
     *,
     digest: str = "",
 ) -> Image:
-    """Make an image of `source`, which gets `digest`, by default that of its manifest or its content.
+    """Make an image of `source`.
 
-    Its two files are in the folder of `erofs_path`, ready to be moved.
+    It gets `digest`, by default that of its manifest or its content. Its two files are in the
+    folder of `erofs_path`, ready to be moved.
 
     Raises:
         ImageInvalid: the source or its content is not usable.

@@ -1,7 +1,7 @@
-"""Keep the pulled images of a host within their bounds: the least recently used goes first, never one in use.
+"""Keep the pulled images of a host within their bounds: the least recently used goes first.
 
-An image that an operator has added, built or pulled by hand stays. A file beside the image says when it
-was last used, another one that it is kept.
+An image in use stays, and one that an operator has added, built or pulled by hand. A file beside
+the image says when it was last used, another one that it is kept.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 USED, KEPT = "used", "kept"
 NOTE_EACH_SECONDS = 60.0
 DISK_PER_PACKED_BYTE = 6
-"""While an image is made, its disk holds the packed layers, the unpacked files and the packed image."""
+"""While an image is made, the disk has its packed layers, unpacked files and packed image."""
 
 
 class CachedImage(NamedTuple):
@@ -101,7 +101,7 @@ class ImageCache:
             )
 
     def shrink(self, but: str = "") -> list[str]:
-        """Remove what is past the bounds, but not the image with the digest `but`; return the digests."""
+        """Remove images past the bounds, except the digest `but`; return the removed digests."""
         return self._shrink(0, 0, but)
 
     def _shrink(self, more_bytes: int, wanted_disk: int, but: str = "") -> list[str]:
@@ -133,7 +133,7 @@ class ImageCache:
 
 
 def is_pulled(image: Image) -> bool:
-    """Whether the image came from a registry or from the fleet's store, so that it can be had again."""
+    """Whether the image is from a registry or the fleet's store, so it can be fetched again."""
     return image.source.startswith((REGISTRY_PREFIX, SHARED_PREFIX))
 
 

@@ -103,7 +103,7 @@ class Catalog:
         return digest
 
     def find_resolved(self, name: str) -> tuple[str, float] | None:
-        """Return what a tag of a registry meant when it was last asked, and when (as ``time.time``); None: never."""
+        """Return the last known digest of a tag, and when it was asked (``time.time``), or None."""
         try:
             digest = self._read_ref(name)
         except (ImageNotFound, ImageInvalid):
@@ -150,14 +150,20 @@ class Catalog:
         return [damaged(unquote(path.stem), "its reference cannot be read", self.kind).message for path in paths]
 
     def note_earlier_name(self, name: str) -> None:
-        """Note at the image that `name` means now that it had this name; called before another one gets it."""
+        """Note the earlier name at the image that `name` means now.
+
+        Called before another image gets the name.
+        """
         with contextlib.suppress(ImageNotFound, ImageInvalid):
             blob = self.blob_path(self._read_ref(name))
             with contextlib.suppress(FileNotFoundError):  # its image was removed
                 (blob / f"{EARLIER}{encode_name(name)}").touch()
 
     def had_name(self, digest: str, name: str) -> bool:
-        """Whether the image has this name, or had it before another image got it. Cheap if it has."""
+        """Whether the image has this name, or had it before another image got it.
+
+        Cheap if it has.
+        """
         with contextlib.suppress(ImageNotFound, ImageInvalid):
             if self._read_ref(name) == digest:
                 return True
@@ -184,7 +190,7 @@ class Catalog:
             raise why from error
 
     def open_held(self, image: Image, hooks: StartHooks, check: Callable[[], None]) -> int:
-        """Return a descriptor that keeps an image from being removed until the caller closes it; as `ImageStore.hold`."""
+        """Return a descriptor that keeps an image until it is closed; as `ImageStore.hold`."""
         descriptor = self.open_blob(image.digest, image.name)
         try:
             lock_shared(descriptor, self.kind, hooks, check)
@@ -207,7 +213,7 @@ class Catalog:
         return (here.st_dev, here.st_ino) == (opened.st_dev, opened.st_ino)
 
     def new_not_found(self, name: str) -> ImageNotFound:
-        """Return the error of an image or dataset that is not here, with the command that adds it."""
+        """Return the error of a missing image or dataset, with the command that adds it."""
         here = self._name_near(name)
         if name.startswith(REGISTRY_PREFIX):
             return ImageNotFound.of(f"no image {name} here ({here}): run `sandfleet-worker images pull {name}`")

@@ -1,4 +1,7 @@
-"""The datasets of this host: read-only trees that many jobs share, each one EROFS file beside the images."""
+"""The datasets of this host: read-only trees that many jobs share.
+
+Each is one EROFS file beside the images.
+"""
 
 from __future__ import annotations
 
@@ -77,7 +80,7 @@ class DatasetStore:
         self._store = ImageStore(images_root / FOLDER, limits, Kind.DATASET)
 
     def add(self, name: str, source: Path, on_progress: Callable[[str], None] = lambda _: None) -> Image:
-        """Pack a folder or a tar into a dataset called `name`, which replaces one of that name for later jobs.
+        """Pack a folder or a tar into a dataset `name`; it replaces one of its name for later jobs.
 
         Its files belong to root, and every user may read them. Devices, sockets and fifos are left
         out, links stay as they are. The digest is over names, bytes, links and which files can be
@@ -108,7 +111,9 @@ class DatasetStore:
         return self._store.list_with_damaged()
 
     def remove(self, reference: str) -> None:
-        """Remove a name, and with its last name the dataset. A digest removes it with all its names.
+        """Remove a name, and with its last name the dataset.
+
+        A digest removes it with all its names.
 
         Raises:
             ImageNotFound: there is no such dataset.
@@ -141,9 +146,10 @@ class DatasetStore:
     def hold(
         self, wanted: Sequence[DatasetSpec], hooks: StartHooks, check: Callable[[], None]
     ) -> AbstractContextManager[tuple[DatasetMount, ...]]:
-        """Find the datasets of a job, and keep them from being removed for as long as its sandbox runs.
+        """Find the datasets of a job, and keep them from being removed while its sandbox runs.
 
-        `hooks` are told of a long wait. `check` is called meanwhile, and ends the wait if it raises.
+        `hooks` are told of a long wait. `check` is called meanwhile, and ends the wait if it
+        raises.
 
         Raises:
             DatasetMissing: one is not here.

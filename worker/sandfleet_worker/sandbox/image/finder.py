@@ -1,4 +1,4 @@
-"""Find the image of a job on this host, or pull or fetch it, and hold it while a sandbox runs from it."""
+"""Find a job's image on this host, or pull or fetch it, and hold it while a sandbox uses it."""
 
 from __future__ import annotations
 
@@ -57,10 +57,10 @@ class ImageFinder:
 
     @contextmanager
     def hold(self, reference: str, hooks: StartHooks, check: Callable[[], None]) -> Iterator[Image]:
-        """Find the image, pull or fetch it if the settings allow that, and keep it from being removed meanwhile.
+        """Find the image, or pull or fetch it if the settings allow, and keep it from removal.
 
-        `hooks` are told of a pull, say which digest a name means for the job, and record it. `check` ends
-        a wait if it raises.
+        `hooks` are told of a pull, say which digest a name means for the job, and record it.
+        `check` ends a wait if it raises.
 
         Raises:
             ImageNotFound: there is no such image.
@@ -98,7 +98,7 @@ class ImageFinder:
         return image if digest == image.digest else self._find_pinned(wanted, digest, hooks, check)
 
     def _find_pinned(self, wanted: Reference, digest: str, hooks: StartHooks, check: Callable[[], None]) -> Image:
-        """Return the image that the job's batch runs under this name, or that its earlier run had."""
+        """Return the image that the job's batch runs by this name, or that its earlier run had."""
         name = str(wanted.name)
         if wanted.in_registry:
             pinned = replace(wanted, digest=digest, in_registry=replace(wanted.in_registry, digest=digest))
@@ -138,7 +138,9 @@ class ImageFinder:
         return image
 
     def pull(self, reference: str) -> Image:
-        """Pull an image by hand, whatever the settings allow to jobs. It is never removed to free space.
+        """Pull an image by hand, whatever the settings allow to jobs.
+
+        It is never removed to free space.
 
         Raises:
             ImageNotFound: it is no name in a registry, or the registry has no such image.

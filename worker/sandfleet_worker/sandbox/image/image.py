@@ -59,7 +59,7 @@ class Image(BaseModel):
 
     @property
     def is_outdated(self) -> bool:
-        """Whether it was packed by a release that did not add ``/work`` and ``/data``: add it again."""
+        """Whether a release that did not add ``/work`` and ``/data`` packed it: add it again."""
         return not any(self.has_directory(f"/{name}") for name in JOB_FOLDERS)
 
 
@@ -86,7 +86,7 @@ def describe(tree: Path, erofs: Path, config: ImageConfig) -> Image:
 
 
 def list_mountable(users: Mapping[str, User]) -> set[str]:
-    """Return the paths where a tmpfs may be mounted, if they are directories: mount points and users' homes."""
+    """Return the paths for a tmpfs, if they are directories: mount points and users' homes."""
     homes = {user.home for user in users.values() if _is_own_home(user.home)}
     return homes | {f"/{name}" for name in (*MOUNT_POINTS, *JOB_FOLDERS)}
 

@@ -1,7 +1,8 @@
-"""Read the headers of an image's layers before a byte is unpacked, and refuse what would be too large. Hostile input.
+"""Read the headers of an image's layers before a byte is unpacked; refuse too large layers.
 
-Only sizes and numbers are read here. What a layer does to the tree is umoci's business; its limits hold
-also for a layer whose headers lie (`tools.StagingFolder.run`, `pack.normalize`).
+The input is hostile. Only sizes and numbers are read here. What a layer does to the tree is umoci's
+business; its limits hold also for a layer whose headers lie (`tools.StagingFolder.run`,
+`pack.normalize`).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 BLOCK: Final = 512
 MAX_EXTENSION_BYTES: Final = 1 << 20
-"""The most that a long name or a set of pax records may take; Go's archive/tar, and so umoci, takes as much."""
+"""The most bytes of a long name or of pax records: as many as Go's archive/tar (umoci) takes."""
 CHECK_EACH: Final = 2000
 _READ_BYTES = 1 << 18
 _WITHOUT_DATA = frozenset(b"123456")
@@ -29,7 +30,7 @@ _CHECK_EACH_BYTES = 64 << 20
 
 
 def check_layers(layers: Iterable[Layer], limits: Limits, check: Callable[[], None]) -> None:
-    """Count the files of all layers, and their bytes as their headers say; `check` is called now and then.
+    """Count the files of all layers, and their bytes by their headers; call `check` now and then.
 
     Raises:
         ImageInvalid: they are more than `limits` allows.
@@ -62,7 +63,10 @@ class _Reader(Protocol):
 
 
 def read_tar_sizes(stream: _Reader) -> Iterator[int]:
-    """Yield the size of each entry of a tar, as tar and Go's archive/tar will make it; a sparse file's whole length."""
+    """Yield the size of each entry of a tar, as tar and Go's archive/tar will make it.
+
+    That of a sparse file is its whole length.
+    """
     packed = real = None
     while len(head := stream.read(BLOCK)) == BLOCK and head.strip(b"\0"):
         kind = head[156]
@@ -89,7 +93,7 @@ def read_tar_sizes(stream: _Reader) -> Iterator[int]:
 
 
 def _read_number(field: bytes) -> int:
-    """Return a number of a header: octal digits, or base 256 if the first bit is set; 0 if it is neither."""
+    """Return a header's number: octal digits, or base 256 if the first bit is set; else 0."""
     if field[0] & 0x80:
         return int.from_bytes(bytes([field[0] & 0x7F]) + field[1:], "big")
     text = field.strip(b" \0")
@@ -97,7 +101,7 @@ def _read_number(field: bytes) -> int:
 
 
 def _read_pax_sizes(records: bytes) -> tuple[int | None, int | None]:
-    """Return the size in the archive, and that of the whole sparse file, as far as pax records name them."""
+    """Return the size in the archive and that of the whole sparse file, where records have them."""
     found: dict[bytes, int] = {}
     for line in records.split(b"\n"):
         key, _, value = line.partition(b" ")[2].partition(b"=")

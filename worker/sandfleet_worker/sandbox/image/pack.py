@@ -82,9 +82,10 @@ def add_hosts(tree: Path) -> None:
 
 
 def open_to_all(tree: Path) -> int:
-    """Let every user read a tree, and nobody have rights by it: 0644 or 0755, root's, no special files.
+    """Let every user read a tree, and nobody gain rights by it.
 
-    Return how many devices, sockets and fifos were removed. No link is followed.
+    Modes become 0644 or 0755, and the owner root. Devices, sockets and fifos are removed; return
+    how many. No link is followed.
     """
     removed, folders = 0, [os.fsencode(tree)]
     while folders:
@@ -156,11 +157,11 @@ def normalize(
 
 
 def _fix_time(path: bytes, facts: os.stat_result, began: float) -> int:
-    """Give everything but an old plain file the fixed time; return the time that it has, rounded up.
+    """Give everything but an old plain file the fixed time; return its time, rounded up.
 
-    A plain file keeps its time if it is older than `began`: Python compares .pyc files with the times of
-    their sources, and compiles again at each import if they differ. With one time for newer files,
-    folders and links, the same source always yields the same image.
+    A plain file keeps its time if it is older than `began`: Python compares .pyc files with the
+    times of their sources, and compiles again at each import if they differ. With one time for
+    newer files, folders and links, the same source always yields the same image.
     """
     if stat.S_ISREG(facts.st_mode) and facts.st_mtime < began:
         return int(facts.st_mtime) + 1

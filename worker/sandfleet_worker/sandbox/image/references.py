@@ -1,6 +1,6 @@
 """The grammar of image names: Docker's, without a registry to contact.
 
-    name        python    tools/judge:3.2    registry.example:5000/team/app:v1    docker://team/app:v1
+    name        python   tools/judge:3.2   registry.example:5000/team/app:v1   docker://team/app:v1
     digest      sha256:<64 hex>
     reference   name, digest or name@digest
 
@@ -79,7 +79,7 @@ def is_name(text: str) -> bool:
 
 
 def is_registry_name(text: str) -> bool:
-    """Whether `text` is a name in a registry in its full form, with tag or without, as this host keeps it."""
+    """Whether `text` is a registry's name in full, as this host keeps it; with or without tag."""
     if not text.startswith(REGISTRY_PREFIX):
         return False
     try:

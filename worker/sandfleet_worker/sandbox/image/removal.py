@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 class Removal:
-    """Removes from the store of `catalog`; `staging` takes what goes, `lock` is the lock file of names."""
+    """Removes from the store of `catalog` through `staging`; `lock` is the lock file of names."""
 
     def __init__(self, catalog: Catalog, staging: Path, lock: Path) -> None:
         self._catalog, self._staging, self._lock = catalog, staging, lock

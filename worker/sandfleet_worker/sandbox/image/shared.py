@@ -1,8 +1,9 @@
-"""Take images that other hosts have pushed into the fleet's store: one fetch per image and host at a time.
+"""Take images that other hosts have pushed into the fleet's store.
 
-A host takes what ``images.shared`` lists. Nothing of an image is parsed, mounted or published before
-its SHA-256 is known to be right. An image is kept under the digest of its facts, which covers all of it. So a
-forged one never takes the place of another.
+One fetch per image and host at a time. A host takes what ``images.shared`` lists. Nothing of an
+image is parsed, mounted or published before its SHA-256 is known to be right. An image is kept
+under the digest of its facts, which covers all of it. So a forged one never takes the place of
+another.
 """
 
 from __future__ import annotations
@@ -133,8 +134,9 @@ class SharedTaker:
         if not is_digest(digest):
             raise new_invalid(name, "Redis has no digest under its name")
         patterns = [pattern for pattern in self._settings.shared if matches_shared(name, digest, pattern)]
-        # Every producer can put objects into the store and name their digest in a spec. So a pattern of names
-        # alone lets a host take only what somebody has shared; see docs/decisions/0014-digests-and-names.md.
+        # Every producer can put objects into the store and name their digest in a spec. So a
+        # pattern of names alone lets a host take only what somebody has shared; see
+        # docs/decisions/0014-digests-and-names.md.
         if any("@" in pattern for pattern in patterns):
             return digest
         if patterns and (not pinned or self._shared.was_shared(name, digest)):
@@ -165,7 +167,7 @@ class SharedTaker:
             return self._find_here(name, digest) or self._make_noted(name, digest, check_all)
 
     def _find_here(self, name: str, digest: str) -> Image | None:
-        """Return the shared image if it is here and whole; never one that has this digest for another reason."""
+        """Return the shared image if it is here and whole; never another one with this digest."""
         try:
             image = self._store.read_image(digest, name)
         except (ImageNotFound, ImageInvalid):  # a fetch mends it
@@ -174,7 +176,10 @@ class SharedTaker:
         return image if is_shared else None
 
     def _raise_if_failed_since(self, digest: str, asked: float) -> None:
-        """Fail as the fetch that the job has waited for: else each job of a batch would try for itself, in turn."""
+        """Fail as the fetch that the job has waited for did.
+
+        Else each job of a batch would try it again, in turn.
+        """
         with self._lock:
             failed = self._failed
         if failed and failed[0] == digest and failed[1] > asked:
@@ -217,7 +222,7 @@ class SharedTaker:
         return image
 
     def _read(self, name: str, sha256: str, max_bytes: int, check: Callable[[], None]) -> Iterator[bytes]:
-        """Yield an object; raise after its last part if it is not what `sha256` says, or once it is too long."""
+        """Yield an object; raise at the end if `sha256` differs, or once it is too long."""
         seen, left = hashlib.sha256(), max_bytes
         for part in self._shared.read(sha256):
             check()

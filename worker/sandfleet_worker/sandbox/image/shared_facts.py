@@ -1,7 +1,8 @@
-"""The facts of a shared image: the object whose SHA-256 is the image's digest, since it has that of the image file.
+"""The facts of a shared image: the object whose SHA-256 is the image's digest.
 
-Whoever may write to the store may have made them, so they are checked as what an image itself says.
-Equal images have equal facts: the object has no time, no name and no place.
+It has the SHA-256 of the image file. Whoever may write to the store may have made the facts, so
+they are checked as what an image itself says. Equal images have equal facts: the object has no
+time, no name and no place.
 """
 
 from __future__ import annotations

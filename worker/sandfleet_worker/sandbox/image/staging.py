@@ -97,7 +97,7 @@ def locked(path: Path, waiting: str = "", on_progress: Any = None) -> Iterator[N
 
 @contextlib.contextmanager
 def locked_when_free(path: Path, check: Callable[[], None]) -> Iterator[None]:
-    """Hold the lock file at `path`; call `check` while another process holds it, which may raise."""
+    """Hold the lock file at `path`; call `check`, which may raise, while another process has it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -138,7 +138,7 @@ def sync_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def host_faults(root: Path) -> Iterator[None]:
-    """Turn a full disk into `HostResources`, and missing rights or a read-only disk into `ImageUnavailable`."""
+    """Turn a full disk into `HostResources`, a lack of write access into `ImageUnavailable`."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The images, or the datasets, of this host: each digest is one read-only EROFS file, names point to digests.
+"""A host's images or datasets: a digest is one read-only EROFS file, names point to digests.
 
     blobs/sha256-<hex>/image.erofs   what sandboxes mount; never changed once it is there
     blobs/sha256-<hex>/image.json    the facts of the image: config, users, groups, sizes
@@ -71,10 +71,11 @@ class ImageStore:
     def add(
         self, name: str, source: str | None = None, *, is_fresh: bool = False, on_progress: Progress = lambda _: None
     ) -> Image:
-        """Make an image from `rootfs:FOLDER-OR-TAR`, `oci:LAYOUT[:TAG]`, or else a starter's recipe.
+        """Make an image from `rootfs:FOLDER-OR-TAR`, `oci:LAYOUT[:TAG]`, or a starter's recipe.
 
         A name that existed points to the new image afterwards. A digest that is here already is not
-        packed again unless it is outdated; `is_fresh` builds a starter again even if its name is here.
+        packed again unless it is outdated; `is_fresh` builds a starter again even if its name is
+        here.
 
         Raises:
             ImageInvalid: the name, the source or its content is not usable; says why.
@@ -139,8 +140,8 @@ class ImageStore:
     def _publish(self, blob: Path, digest: str) -> None:
         """Move a finished blob to its place.
 
-        A whole one that is there already stays, unless it is outdated. Jobs that run from it have it
-        open, and those that are about to start find the new one at the same path.
+        A whole one that is there already stays, unless it is outdated. Jobs that run from it have
+        it open, and those that are about to start find the new one at the same path.
         """
         target = self.catalog.blob_path(digest)
         with locked(self._locks / "refs"):
@@ -166,7 +167,7 @@ class ImageStore:
         return image.model_copy(update={"name": name})
 
     def rename_image(self, image: Image, successor: Image) -> str:
-        """Let the name of `image` mean `successor`, unless it means another one by now; return what it means then.
+        """Let `image`'s name mean `successor`, unless it means another by now; return its digest.
 
         Raises:
             ImageNotFound: one of them was removed just before.
@@ -207,7 +208,8 @@ class ImageStore:
     ) -> Iterator[None]:
         """Keep an image from being removed for as long as a sandbox runs from it.
 
-        `hooks` are told of a long wait. `check` is called meanwhile, and ends the wait if it raises.
+        `hooks` are told of a long wait. `check` is called meanwhile, and ends the wait if it
+        raises.
 
         Raises:
             ImageNotFound: it was removed just before.
@@ -219,7 +221,9 @@ class ImageStore:
             os.close(descriptor)
 
     def remove(self, reference: str) -> None:
-        """Remove a name, and with its last name the image. A digest removes the image with all its names.
+        """Remove a name, and with its last name the image.
+
+        A digest removes the image with all its names.
 
         Raises:
             ImageNotFound: there is no such image.
@@ -261,7 +265,7 @@ class ImageStore:
         return blobs | {name for name, digest in self.catalog.list_refs() if digest in blobs}
 
     def find_resolved(self, name: str) -> tuple[str, float] | None:
-        """Return what a tag of a registry meant when it was last asked, and when (as ``time.time``); None: never."""
+        """Return the last known digest of a tag, and when it was asked (``time.time``), or None."""
         return self.catalog.find_resolved(name)
 
     def read_image(self, digest: str, name: str) -> Image:
@@ -281,7 +285,7 @@ class ImageStore:
             sweep(self._staging)
 
     def evict(self, digest: str) -> bool:
-        """Remove a pulled image with its names; return False if it is in use, or has a name of its own here."""
+        """Remove a pulled image and its names; False if it is in use, or has a name of its own."""
         return self._removal.evict(digest)
 
     def verify(self, image: Image) -> None:

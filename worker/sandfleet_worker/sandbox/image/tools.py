@@ -1,4 +1,4 @@
-"""Run the tools that write an image's files (tar, umoci, mkfs.erofs, skopeo, ...), within limits."""
+"""Run the tools that write an image's files (tar, umoci, mkfs.erofs, skopeo, ...) within limits."""
 
 import os
 import resource
@@ -172,7 +172,7 @@ def run_tool(
     wrapper: Sequence[str] = (),
     max_file_bytes: int | None = None,
 ) -> ToolEnd:
-    """Run a tool in a process group of its own, which is killed if `poll` raises, or this process dies.
+    """Run a tool in its own process group, which is killed if `poll` raises or this process dies.
 
     Raises:
         ImageUnavailable: the tool is not installed.
@@ -218,7 +218,7 @@ def _kill_group(child: subprocess.Popen[bytes]) -> None:
 
 
 def _die_with_parent() -> list[str]:
-    """Return the command that lets the kernel kill a tool when its worker dies (prctl(2), PR_SET_PDEATHSIG)."""
+    """Return the command for a tool to die with its worker (prctl(2), PR_SET_PDEATHSIG)."""
     setpriv = shutil.which("setpriv", path=_tool_path())
     return [setpriv, "--pdeathsig", "KILL", "--"] if setpriv else []
 

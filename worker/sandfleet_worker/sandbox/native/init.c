@@ -1,9 +1,9 @@
 /* init: PID 1 of every sandbox.
  *
  * Reports over a pipe how the job ended, because runsc's own exit status is wrong: an OOM under
- * systrap is "exit 1", a missing program 128, a killed sentry looks like the program's death. A spare
- * sandbox waits in it for its job. It runs one job and exits, which ends the sandbox and every process
- * in it.
+ * systrap is "exit 1", a missing program 128, a killed sentry looks like the program's death. A
+ * spare sandbox waits in it for its job. It runs one job and exits, which ends the sandbox and
+ * every process in it.
  *
  *     fd 3  control pipe, read: one job message, its files if it has some, then single bytes:
  *           'T' = SIGTERM to every process, 'K' = end every process and report that;
@@ -11,17 +11,18 @@
  *     fd 4  status pipe, written: text lines, each by one write. init_reports.py lists them,
  *           init_job.py has the layout of the job message and of its files.
  *
- * Where the job has artifacts, init does not exit with it: it ends the job's processes, and then answers
- * the worker's requests to list and to read files. collection.py has those on both pipes.
+ * Where the job has artifacts, init does not exit with it: it ends the job's processes, and then
+ * answers the worker's requests to list and to read files. collection.py has those on both pipes.
  *
  * Started by runsc from host descriptors:
- *     runsc ... run --bundle B --pass-fd=<control read end>:3 --pass-fd=<status write end>:4 --exec-fd=<this ELF> ID
+ *     runsc ... run --bundle B --pass-fd=<control read end>:3 --pass-fd=<status write end>:4 \
+ *         --exec-fd=<this ELF> ID
  *
- * The job could want to forge the report. So while it runs, init has a uid of its own that no job gets
- * (neither root nor the job's), CAP_KILL as its only capability, and every signal blocked: the job can
- * neither signal nor ptrace it, nor open /proc/1/fd. That holds for jobs of uid 0, too, which run
- * without capabilities. A job with artifacts leaves it one more, to read the job's files later, which is
- * not in force while the job runs.
+ * The job could want to forge the report. So while it runs, init has a uid of its own that no job
+ * gets (neither root nor the job's), CAP_KILL as its only capability, and every signal blocked: the
+ * job can neither signal nor ptrace it, nor open /proc/1/fd. That holds for jobs of uid 0, too,
+ * which run without capabilities. A job with artifacts leaves it one more, to read the job's files
+ * later, which is not in force while the job runs.
  *
  * Build (no libc: see sys.h):
  *     cc -Os -static -nostdlib -ffreestanding -fno-stack-protector -fno-pie -no-pie \
@@ -35,7 +36,7 @@ enum { MAGIC = 0x324a4653 /* "SFJ2" */, FLAG_WRITABLE_ROOT = 1, FLAG_FILES = 2, 
 enum { MAX_PATH_BYTES = 4096, MAX_DEPTH = 64, CHUNK_BYTES = 1 << 18, ENTRIES_BYTES = 4096 };
 /* Stands in an `M` line for the writable root, instead of a writable path's number. */
 enum { ROOT_INDEX = 0xffff };
-/* A number that no image uses. A job that asks for this very number makes init take the one before. */
+/* A number that no image uses. For a job that asks for it, init takes the one before. */
 enum { INIT_UID = 0x7ffffffe };
 enum { UMASK = 022 };
 
@@ -87,7 +88,7 @@ static u64 started; /* when the program was executed, in microseconds of the san
 
 static void write_line(struct line *line) {
     put_text(line, "\n");
-    /* A worker that went away is seen as end of file on the control pipe; SIGPIPE is blocked by then. */
+    /* A worker that went away shows as end of file on the control pipe; SIGPIPE is blocked. */
     while (sys3(NR_write, STATUS, line->text, line->length) == -EINTR) {}
 }
 
@@ -194,7 +195,7 @@ static void read_job(void) {
     job.argv = take_strings(&cursor);
     job.envp = take_strings(&cursor);
     if (cursor.at != cursor.end || !job.candidates[0] || !job.argv[0]) report_fault(FAULT_LAYOUT);
-    /* A writable root lies on the disk of the writable paths. Without that disk it would have no limit. */
+    /* A writable root lies on the disk of the writable paths: without a disk it has no limit. */
     if (job.flags & FLAG_WRITABLE_ROOT && !(job.disk_bytes && job.path_count)) report_fault(FAULT_LAYOUT);
 }
 
@@ -204,12 +205,11 @@ static void check_mount(long result, u32 index) {
     if (result < 0) report_last("M", 2, (u64)-result, index);
 }
 
-/* One tmpfs holds everything that the job can write, so that disk_bytes bounds the sum. It is mounted on
- * the first path, and is the working directory until all is bound: a relative name stays right whatever
- * has been mounted over that path since.
- * The size bounds files that are not empty: each takes a page of 4 KiB at least. nr_inodes bounds empty
- * files and folders. Releases before 20260520 refuse that option (EINVAL). There the memory cgroup alone
- * bounds them. */
+/* One tmpfs holds everything that the job can write, so that disk_bytes bounds the sum. It is
+ * mounted on the first path, and is the working directory until all is bound: a relative name stays
+ * right whatever has been mounted over that path since. The size bounds files that are not empty:
+ * each takes a page of 4 KiB at least. nr_inodes bounds empty files and folders. Releases before
+ * 20260520 refuse that option (EINVAL). There the memory cgroup alone bounds them. */
 static long mount_limited_tmpfs(int limits_inodes) {
     struct line options;
     u64 inodes = job.disk_bytes / BYTES_PER_INODE;
@@ -225,7 +225,8 @@ static long mount_limited_tmpfs(int limits_inodes) {
 }
 
 static void mount_disk(void) {
-    /* gVisor mounts on a plain file without an error. And an earlier mount could hide a path: check all first. */
+    /* gVisor mounts on a plain file without an error. And an earlier mount could hide a path: check
+     * all first. */
     for (u32 i = 0; i < job.path_count; i++) {
         long folder = sys4(NR_openat, AT_FDCWD, job.paths[i], O_PATH | O_DIRECTORY | O_CLOEXEC, 0);
         check_mount(folder, i);
@@ -239,9 +240,9 @@ static void mount_disk(void) {
     check_mount(disk, 0);
 }
 
-/* A writable root is an overlay of the image, which stays read-only, and a folder of the disk. An overlay
- * shows no other mounts, so they are bound into it. Afterwards it is our root, while our working directory
- * is still outside of it, on the disk. */
+/* A writable root is an overlay of the image, which stays read-only, and a folder of the disk. An
+ * overlay shows no other mounts, so they are bound into it. Afterwards it is our root, while our
+ * working directory is still outside of it, on the disk. */
 static void enter_writable_root(void) {
     static const char *const bound[] = {"/proc", "root/proc", "/sys", "root/sys", "/dev", "root/dev"};
     struct statx image_root;
@@ -254,7 +255,8 @@ static void enter_writable_root(void) {
     /* The merged root is the upper folder's in owner and mode. */
     check_mount(sys3(NR_fchmodat, AT_FDCWD, "upper", image_root.mode & 07777), ROOT_INDEX);
     check_mount(sys(NR_fchownat, AT_FDCWD, "upper", image_root.uid, image_root.gid, 0), ROOT_INDEX);
-    /* gVisor takes absolute paths only. The first path still names the disk: nothing is mounted over it yet. */
+    /* gVisor takes absolute paths only. The first path still names the disk: nothing is mounted
+     * over it yet. */
     put_text(&options, "lowerdir=/,upperdir=");
     put_text(&options, job.paths[0]);
     put_text(&options, "/upper,workdir=");
@@ -269,7 +271,7 @@ static void enter_writable_root(void) {
     check_mount(sys1(NR_chroot, "root"), ROOT_INDEX);
 }
 
-/* Each path gets a folder of the disk. The first path is the last one, because its mount hides the disk. */
+/* Each path gets a folder of the disk. The first path comes last: its mount hides the disk. */
 static void bind_writable_paths(void) {
     for (u32 left = job.path_count; left-- > 0;) {
         struct line name;
@@ -292,10 +294,11 @@ static void mount_writable_paths(void) {
     check_mount(sys1(NR_chdir, "/"), 0);
 }
 
-/* gVisor lets anyone make a user namespace, and asks for CAP_SYS_ADMIN in the caller's *own* one when it
- * counts RLIMIT_NPROC and mounts tmpfs: `unshare -Ur` would lift pids_limit and disk_bytes. As on Linux it
- * refuses new user namespaces to a chrooted task. So the job runs in a chroot: its writable root, or one
- * that shows the same tree. A test compiles init without this, to show that the attack is real. */
+/* gVisor lets anyone make a user namespace, and asks for CAP_SYS_ADMIN in the caller's *own* one
+ * when it counts RLIMIT_NPROC and mounts tmpfs: `unshare -Ur` would lift pids_limit and disk_bytes.
+ * As on Linux it refuses new user namespaces to a chrooted task. So the job runs in a chroot: its
+ * writable root, or one that shows the same tree. A test compiles init without this, to show that
+ * the attack is real. */
 static void forbid_user_namespaces(void) {
 #ifndef ALLOW_USER_NAMESPACES
     if (job.flags & FLAG_WRITABLE_ROOT) return;
@@ -304,7 +307,7 @@ static void forbid_user_namespaces(void) {
 #endif
 }
 
-/* Keeps only those of our capabilities that are in `wanted` or `later`; those in `later` are not in force yet. */
+/* Keeps only our capabilities in `wanted` or `later`; those in `later` are not in force yet. */
 static long keep_capabilities(u32 wanted, u32 later) {
     struct { u32 version, pid; } header = {0x20080522, 0};
     struct { u32 effective, permitted, inheritable; } data[2];
@@ -321,8 +324,9 @@ static u32 collector_capability(void) {
     return job.flags & FLAG_ARTIFACTS ? 1u << CAP_DAC_READ_SEARCH : 0;
 }
 
-/* gVisor's /dev is a tmpfs of root's without a size: a job of uid 0 could write there past its disk limit.
- * So are the folders in it: net on every release, char since 20260817. /dev/shm has its own limit by now. */
+/* gVisor's /dev is a tmpfs of root's without a size: a job of uid 0 could write there past its disk
+ * limit. So are the folders in it: net on every release, char since 20260817. /dev/shm has its own
+ * limit by now. */
 static void keep_from_dev(u32 uid) {
     static u8 entries[4096] __attribute__((aligned(8)));
     long folder = sys4(NR_openat, AT_FDCWD, "/dev", O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
@@ -341,16 +345,17 @@ static void keep_from_dev(u32 uid) {
     sys1(NR_close, folder);
 }
 
-/* Done before the job exists, so that there is no moment in which it could signal us. The pipes change their
- * owner as well: gVisor lets anyone who may open a pipe open it through /proc/1/fd, and a job of uid 0
- * without capabilities did forge "E 0 0" (seen). */
+/* Done before the job exists, so that there is no moment in which it could signal us. The pipes
+ * change their owner as well: gVisor lets anyone who may open a pipe open it through /proc/1/fd,
+ * and a job of uid 0 without capabilities did forge "E 0 0" (seen). */
 static void become_init_user(void) {
     u32 uid = job.uid == INIT_UID ? INIT_UID - 1 : INIT_UID;
     for (int fd = CONTROL; fd <= STATUS; fd++)
         if (sys2(NR_fchmod, fd, 0) < 0 || sys3(NR_fchown, fd, uid, uid) < 0) report_fault(FAULT_PRIVILEGES);
     if (disk >= 0 && sys3(NR_fchown, disk, uid, uid) < 0) report_fault(FAULT_PRIVILEGES);
     if (job.uid == 0) keep_from_dev(uid);
-    /* As runc does. Else a job that is not root cannot open /dev/stdout and /dev/stderr, which link to these. */
+    /* As runc does. Else a job that is not root cannot open /dev/stdout and /dev/stderr, which link
+     * to these. */
     for (int fd = 0; fd <= 2; fd++) sys3(NR_fchown, fd, job.uid, job.gid);
     if (sys2(NR_prctl, PR_SET_KEEPCAPS, 1) < 0) report_fault(FAULT_PRIVILEGES);
     if (sys3(NR_setresgid, uid, uid, uid) < 0 || sys3(NR_setresuid, uid, uid, uid) < 0) report_fault(FAULT_PRIVILEGES);
@@ -375,9 +380,9 @@ static void set_rlimits(void) {
     }
 }
 
-/* The child of every job inherits this. It is done before *ready*, so that it costs the job of a spare
- * nothing: a system call of a process that is new to systrap takes some 30 microseconds (measured), and
- * these are forty. */
+/* The child of every job inherits this. It is done before *ready*, so that it costs the job of a
+ * spare nothing: a system call of a process that is new to systrap takes some 30 microseconds
+ * (measured), and these are forty. */
 static void bound_privileges(void) {
     long error = 0;
     for (u32 capability = 0; capability < 64 && error >= 0; capability++) {
@@ -400,9 +405,9 @@ static void drop_privileges(void) {
     if (error < 0) fail_child('U', error, 0, 0);
 }
 
-/* A descriptor can send a signal for its owner (fcntl(2), F_SETOWN and F_SETSIG). gVisor checks only the
- * uid then, and uid 0 may signal everyone without a capability (pkg/sentry/kernel/fasync): SIGKILL to init
- * would end the sandbox without a report. So a job of uid 0 may set no owner. */
+/* A descriptor can send a signal for its owner (fcntl(2), F_SETOWN and F_SETSIG). gVisor checks
+ * only the uid then, and uid 0 may signal everyone without a capability (pkg/sentry/kernel/fasync):
+ * SIGKILL to init would end the sandbox without a report. So a job of uid 0 may set no owner. */
 static void forbid_descriptor_owners(void) {
     enum { SET_MODE_FILTER = 1, LOAD = 0x20, EQUAL = 0x15, RETURN = 0x06, ALLOW = 0x7fff0000, ERRNO = 0x00050000 };
     enum { NR = 0, ARCH = 4, ARGUMENT1 = 24, F_SETOWN = 8, F_SETOWN_EX = 15, FIOSETOWN = 0x8901, SIOCSPGRP = 0x8902 };
@@ -426,9 +431,9 @@ static void forbid_descriptor_owners(void) {
     if (error < 0) fail_child('U', error, 0, 0);
 }
 
-/* As execvp(3): try the next candidate after "not here", and remember EACCES. Unlike execvp, tell a missing
- * file from one whose interpreter is missing (both are ENOENT), and from a PATH folder that we may not
- * search. */
+/* As execvp(3): try the next candidate after "not here", and remember EACCES. Unlike execvp, tell a
+ * missing file from one whose interpreter is missing (both are ENOENT), and from a PATH folder that
+ * we may not search. */
 static __attribute__((noreturn)) void exec_program(void) {
     long worst = -ENOENT;
     u32 exists = 0;
@@ -448,7 +453,8 @@ static __attribute__((noreturn)) void exec_program(void) {
 __attribute__((noreturn)) static void run_program(void) {
     u64 none = 0;
     sys0(NR_setsid);
-    /* Reset only the mask: the sandbox's kernel made this process with default actions, and nothing changed them. */
+    /* Reset only the mask: the sandbox's kernel made this process with default actions, and nothing
+     * changed them. */
     sys4(NR_rt_sigprocmask, SIG_SETMASK, &none, 0, 8);
     sys1(NR_umask, UMASK);
     set_rlimits();
@@ -463,8 +469,8 @@ __attribute__((noreturn)) static void run_program(void) {
 
 /* ---- the child that writes the job's files ---- */
 
-/* Opens the folder of an absolute path, makes those that are missing, and follows no link. Sets `name` to the
- * path's last part. Changes the path. */
+/* Opens the folder of an absolute path, makes those that are missing, and follows no link. Sets
+ * `name` to the path's last part. Changes the path. */
 static long open_folder_of(char *path, char **name, int makes_missing) {
     long folder = sys4(NR_openat, AT_FDCWD, "/", O_PATH | O_DIRECTORY | O_CLOEXEC, 0);
     *name = path + 1;
@@ -563,8 +569,8 @@ __asm__(".text\nspawn:\n"
         "1: mov x29, #0\nbl run_child\nbrk #0\n");
 #endif
 
-/* As vfork(2): saves an address space (a fork costs a systrap sandbox 15-20 ms of CPU), and returns only when
- * the child has ended or executes the program, or `failure` says why not. */
+/* As vfork(2): saves an address space (a fork costs a systrap sandbox 15-20 ms of CPU), and returns
+ * only when the child has ended or executes the program, or `failure` says why not. */
 static long spawn_child(void) {
     long child = spawn(CLONE_VM | CLONE_VFORK | SIGCHLD, child_stack + sizeof child_stack);
     if (child < 0) report_fault(FAULT_SPAWN);
@@ -629,7 +635,8 @@ static void put_entry(u8 kind, u32 number, u32 length) {
     put_bytes(walked, length);
 }
 
-/* In two steps: with O_DIRECTORY, gVisor follows a link in spite of O_NOFOLLOW unless O_PATH is there, too (tried). */
+/* In two steps: with O_DIRECTORY, gVisor follows a link in spite of O_NOFOLLOW unless O_PATH is
+ * there, too (tried). */
 static long open_folder(long folder, const char *name) {
     long found = sys4(NR_openat, folder, name, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC, 0);
     if (found < 0) return found;
@@ -638,7 +645,7 @@ static long open_folder(long folder, const char *name) {
     return opened;
 }
 
-/* Puts an entry's name behind the path of its folder; returns the new length, 0 if it is too long. */
+/* Puts an entry's name behind its folder's path; returns the new length, 0 if it is too long. */
 static u32 append_name(u32 length, const char *name) {
     if (length) walked[length++] = '/';
     for (; *name; name++) {
@@ -648,8 +655,8 @@ static u32 append_name(u32 length, const char *name) {
     return length;
 }
 
-/* Lists what is below a folder: each entry that is no folder by its kind, and each folder that was left out
- * with an error number. Looks at `most` entries, and goes at most `depth` folders deep. */
+/* Lists what is below a folder: each entry that is no folder by its kind, and each folder that was
+ * left out with an error number. Looks at `most` entries, and goes at most `depth` folders deep. */
 static long list_folder(long root, u32 most, u32 depth) {
     struct level *level = levels;
     *level = (struct level){root, 0, 0, 0};
@@ -718,7 +725,7 @@ static long open_file(char *path, struct statx *facts) {
     return error;
 }
 
-/* Sends the bytes of a file in parts, each after its size, then a part of no bytes and an error number. */
+/* Sends a file's bytes in parts, each after its size, then an empty part and an error number. */
 static void send_file(long file, u64 size) {
     u32 error = 0;
     while (size && !error) {
@@ -755,8 +762,9 @@ static void answer_read(void) {
     if (file >= 0) sys1(NR_close, file);
 }
 
-/* A process may be born while the others are killed: its parent was in fork(2), which gVisor and Linux finish
- * first. Nobody else would end it, so kill again and again, and never block in wait4(2) for it. */
+/* A process may be born while the others are killed: its parent was in fork(2), which gVisor and
+ * Linux finish first. Nobody else would end it, so kill again and again, and never block in
+ * wait4(2) for it. */
 static void end_processes(void) {
     for (;;) {
         int status;
@@ -817,7 +825,7 @@ static __attribute__((noreturn)) void end_job(void) {
     serve_files();
 }
 
-/* Waits for the main process by its id each time, so that endless dying orphans cannot hide its end. */
+/* Waits for the main process by its id each time: endless dying orphans cannot hide its end. */
 static void reap(long main_process) {
     int status;
     for (int i = 0; i < 4096; i++) {
@@ -876,7 +884,7 @@ __attribute__((used)) static void start(void) {
     long main_process = spawn_child();
     started = now_microseconds();
     if (keep_capabilities(1u << CAP_KILL, collector_capability()) < 0) report_fault(FAULT_PRIVILEGES);
-    /* In /proc, the files of a process that is not dumpable belong to root, which a job of uid 0 would be. */
+    /* The /proc files of a process that is not dumpable are root's, which a job of uid 0 is. */
     sys2(NR_prctl, PR_SET_DUMPABLE, 1);
     report("S", 0, 0, 0);
     supervise(main_process, signals);

@@ -1,17 +1,19 @@
 /* launch: the program that the worker executes on the host to start runsc.
  *
- *     launch <expected-ppid> <fd> <membarrier: 0 or 1> <batch: 0 or 1> <n> <cgroup.procs path>*n <kept fd>*
+ *     launch <expected-ppid> <fd> <membarrier: 0 or 1> <batch: 0 or 1> <n>
+ *            <cgroup.procs path>*n <kept fd>*
  *
- * 1. Asks to be killed when the worker dies, so that no sandbox outlives a killed worker. The kernel sends
- *    the signal when the *thread* that spawned us ends: spawn from a thread that lives as long as the worker.
- *    Then closes every descriptor from 3 on, but <fd> and those to keep, and goes to "/".
- * 2. Moves itself into its cgroups (v1: one a controller; v2: one). That waits for an RCU grace period
- *    (11.7 ms measured), so it is done before a job needs the sandbox.
- * 3. Resets signals to their defaults (Python ignores SIGPIPE), and speeds up older releases of runsc, see
- *    `speed_up`.
- * 4. Waits on <fd> for the command: u32 length (little-endian) of the rest, the program's path and its
- *    arguments, each with a zero byte at its end. It reads no further: the next bytes are init's. End of
- *    file means that no job needs the sandbox.
+ * 1. Asks to be killed when the worker dies, so that no sandbox outlives a killed worker. The
+ *    kernel sends the signal when the *thread* that spawned us ends: spawn from a thread that lives
+ *    as long as the worker. Then closes every descriptor from 3 on, but <fd> and those to keep, and
+ *    goes to "/".
+ * 2. Moves itself into its cgroups (v1: one a controller; v2: one). That waits for an RCU grace
+ *    period (11.7 ms measured), so it is done before a job needs the sandbox.
+ * 3. Resets signals to their defaults (Python ignores SIGPIPE), and speeds up older releases of
+ *    runsc, see `speed_up`.
+ * 4. Waits on <fd> for the command: u32 length (little-endian) of the rest, the program's path and
+ *    its arguments, each with a zero byte at its end. It reads no further: the next bytes are
+ *    init's. End of file means that no job needs the sandbox.
  * 5. Executes the program.
  *
  * On failure one line on stderr and exit 120 (cgroup), 121 (exec), 122 (parent gone), 123 (usage).
@@ -60,18 +62,18 @@ static void join_cgroup(const char *path) {
     sys1(NR_close, file);
 }
 
-/* Both make a sandbox of an older runsc faster (before 20260224 and before 20260714), and do nothing else.
- * So a kernel or a container may refuse them.
+/* Both make a sandbox of an older runsc faster (before 20260224 and before 20260714), and do
+ * nothing else. So a kernel or a container may refuse them.
  *
- * SCHED_BATCH: a batch process that is woken does not preempt the process that woke it. Under systrap the
- * kernel of the sandbox and its stub wake each other at every system call and page fault. If the stub is
- * woken on the same core, it preempts the waker before that sleeps. It then finds a waker that is not
- * asleep, and calls FUTEX_WAKE in a loop until its time slice ends, 2.5 to 4 ms (measured with perf: half
- * of all CPU of a short job). Shares of CPU stay as they are.
+ * SCHED_BATCH: a batch process that is woken does not preempt the process that woke it. Under
+ * systrap the kernel of the sandbox and its stub wake each other at every system call and page
+ * fault. If the stub is woken on the same core, it preempts the waker before that sleeps. It then
+ * finds a waker that is not asleep, and calls FUTEX_WAKE in a loop until its time slice ends, 2.5
+ * to 4 ms (measured with perf: half of all CPU of a short job). Shares of CPU stay as they are.
  *
- * membarrier(2): each start of runsc (20240729) registers for it, and a boot starts runsc four times. Each
- * waits for an RCU grace period in a process with threads: 30 ms a boot. A runsc that sees no membarrier
- * offers none to the program inside. */
+ * membarrier(2): each start of runsc (20240729) registers for it, and a boot starts runsc four
+ * times. Each waits for an RCU grace period in a process with threads: 30 ms a boot. A runsc that
+ * sees no membarrier offers none to the program inside. */
 static void speed_up(long allow_membarrier, long is_batch) {
     enum { SCHED_BATCH = 3, SECCOMP_SET_MODE_FILTER = 1 };
     enum { LOAD = 0x20, JUMP_EQUAL = 0x15, RETURN = 0x06, ALLOW = 0x7fff0000, ERRNO = 0x00050000, NR = 0, ARCH = 4 };
@@ -128,7 +130,7 @@ static void reset_signals(void) {
 
 enum { FIRST_OTHER = 3, MAX_KEPT = 8, LAST_RANGE = 0x7fffffff, RLIMIT_NOFILE = 7 };
 
-/* Closes first..last. Kernels before 5.9 have no close_range(2): there each number is tried, up to the limit. */
+/* Closes first..last. Before Linux 5.9 (no close_range(2)) it tries each number up to the limit. */
 static void close_range(long first, long last) {
     if (first > last || sys3(NR_close_range, first, last, 0) != -ENOSYS) return;
     u64 limit[2] = {0, 0};
@@ -137,7 +139,7 @@ static void close_range(long first, long last) {
     for (long file = first; file <= last; file++) sys1(NR_close, file);
 }
 
-/* Nothing of the worker's is inherited by chance: a library may have opened files without O_CLOEXEC. */
+/* Inherits nothing of the worker's by chance: libraries may open files without O_CLOEXEC. */
 static void close_others(long *kept, long count) {
     long first = FIRST_OTHER;
     for (long i = 1; i < count; i++) /* sorts them */

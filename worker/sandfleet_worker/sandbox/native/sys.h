@@ -1,8 +1,8 @@
 /* Raw Linux system calls for init.c and launch.c on x86-64 and arm64, without a libc.
  *
  * runsc starts init from a host file descriptor (--exec-fd). A static glibc program dies there in
- * _dl_get_origin, because /proc/self/exe does not name a file of the guest. Without a libc both programs
- * also take only a few KB, and each sandbox executes both.
+ * _dl_get_origin, because /proc/self/exe does not name a file of the guest. Without a libc both
+ * programs also take only a few KB, and each sandbox executes both.
  */
 #ifndef SANDFLEET_SYS_H
 #define SANDFLEET_SYS_H
@@ -124,7 +124,7 @@ static inline __attribute__((noreturn)) void leave(int code) {
     for (;;) sys1(NR_exit_group, code);
 }
 
-/* A line of text, built on the stack and written by one write(2). It is shorter than PIPE_BUF, so atomic. */
+/* A line of text, built on the stack. One write(2) is atomic: it is shorter than PIPE_BUF. */
 struct line {
     u32 length;
     char text[512];

@@ -120,7 +120,10 @@ class CollectedFile:
 
 @dataclass(frozen=True, slots=True)
 class Collection:
-    """The files that a request brought. `lost` names missing ones and the reason; empty if none is missing."""
+    """The files that a request brought.
+
+    `lost` names missing ones and the reason; empty if none is missing.
+    """
 
     files: Sequence[CollectedFile] = ()
     lost: str = ""

@@ -58,7 +58,10 @@ HOME_MODE = 0o700
 def encode_config(
     rootfs: str, erofs: str, datasets: tuple[DatasetMount, ...] = (), *, inherits_capabilities: bool
 ) -> bytes:
-    """Return `new_config` as the bytes of config.json. Each job asks for it, and texts are cheaper keys than paths."""
+    """Return `new_config` as the bytes of config.json.
+
+    Each job asks for it, and texts are cheaper keys than paths.
+    """
     return json.dumps(new_config(rootfs, erofs, datasets, inherits_capabilities=inherits_capabilities)).encode()
 
 
@@ -100,7 +103,7 @@ def new_config(
 
 
 def _mount_datasets(datasets: Sequence[DatasetMount]) -> list[dict[str, Any]]:
-    """Return their mounts, below a tmpfs: the image's own ``/data`` is read-only and has no mount points."""
+    """Return the mounts, below a tmpfs: the image's ``/data`` is read-only without mount points."""
     if not datasets:
         return []
     options = ["ro", "nosuid", "nodev"]
@@ -183,7 +186,7 @@ def _new_writable_paths(limits: Admitted, image: Image, home: str, *, uses_work:
 
 
 def check_data_folder(image: Image) -> None:
-    """Raise ``ImageInvalid`` if the image has no folder ``/data`` where datasets could be mounted."""
+    """Raise ``ImageInvalid`` if the image has no folder ``/data`` to mount datasets in."""
     if not image.has_directory(DATA_FOLDER):
         raise _no_folder(image, DATA_FOLDER, "datasets")
 

@@ -1,7 +1,8 @@
 """A child process that is started by posix_spawn(3), and held by a pidfd.
 
-Half the CPU of `subprocess.Popen`, which makes a pipe of its own, reads from it until the execve, and
-is mostly Python: 95 µs instead of 190 with warm caches (measured), and each job starts a process.
+Half the CPU of `subprocess.Popen`, which makes a pipe of its own, reads from it until the execve,
+and is mostly Python: 95 µs instead of 190 with warm caches (measured), and each job starts a
+process.
 """
 
 from __future__ import annotations

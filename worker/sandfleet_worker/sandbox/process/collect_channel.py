@@ -79,7 +79,7 @@ class CollectChannel:
         self._cancel.close_fd()
 
     def list(self, folder: str, most: int, depth: int) -> Iterator[Entry]:
-        """Yield what is below `folder`, and at the end one entry for a folder that cannot be listed.
+        """Yield the entries below `folder`, at the end one for a folder that cannot be listed.
 
         Raises:
             CollectionBrokenError: the time is over, or the sandbox has ended.
@@ -190,7 +190,7 @@ class CollectChannel:
 
 
 def _trust(is_sound: bool) -> None:  # noqa: FBT001
-    """End the collection of a sandbox whose init answers what it never answers: the job may have become it."""
+    """End the collection where init gives an impossible answer: the job may have become init."""
     if not is_sound:
         raise CollectionBrokenError("the sandbox does not answer as it should: its files are not trusted")
 

@@ -1,4 +1,4 @@
-"""Collect the files that a job's patterns name, within bounds, from a sandbox whose job has ended."""
+"""Collect the files of a job's patterns, within bounds, from a sandbox whose job has ended."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ GONE_FOR_MEMORY: Final = f"{GONE}: it ran out of memory"
 MAX_NAMES_BYTES: Final = 16 << 20
 """How long the paths that patterns name may be together; they are all held in memory at once."""
 MAX_TOLD_BYTES: Final = 1 << 20
-"""How long the paths of the files that come may be together: the outcome lists them all, in Redis."""
+"""How long the paths of the collected files may be together: the outcome, in Redis, has all."""
 SHOWN_LOSSES: Final = 5
 SHOWN_CHARS: Final = 100
 ENTRIES_BETWEEN_CHECKS: Final = 64
 _KINDS: Final = {1: "a fifo", 2: "a device", 6: "a device", 10: "a symbolic link", 12: "a socket"}
-# Unicode's categories Cc, Cs, Zl and Zp, and the marks of its bidirectional algorithm (UAX #9). As a regular
-# expression, since a job may leave names of many megabytes.
+# Unicode's categories Cc, Cs, Zl and Zp, and the marks of its bidirectional algorithm (UAX #9). As
+# a regular expression, since a job may leave names of many megabytes.
 _UNSAFE: Final = re.compile(
     "[\\x00-\\x1f\\x7f-\\x9f\\ud800-\\udfff\\u2028\\u2029\\u061c\\u200e\\u200f\\u202a-\\u202e\\u2066-\\u2069]"
 )
@@ -77,7 +77,7 @@ def _show(path: str) -> str:
 
 
 def is_plain_name(path: str) -> bool:
-    """Whether a path is UTF-8 text without control characters and without marks that turn text around.
+    """Whether a path is UTF-8 text without control characters or marks that turn text around.
 
     Such names could forge lines of a terminal or a log wherever the outcome is shown.
     """
@@ -91,7 +91,7 @@ def collect_artifacts(
     cancel: Cancellation,
     is_ok: Callable[[Facts], bool],
 ) -> Collection | None:
-    """Collect what `request` asks for after such an end, if the sandbox is held for it; never raise.
+    """Collect what `request` asks for after such an end, if the sandbox is held; never raise.
 
     Return None if nothing was asked for.
     """
@@ -136,7 +136,7 @@ def collect(channel: CollectChannel, request: ArtifactRequest, patterns: Sequenc
 def _find(
     channel: CollectChannel, request: ArtifactRequest, patterns: Sequence[ArtifactPattern], losses: Losses
 ) -> dict[str, int]:
-    """Return the paths of the plain files that a pattern names, sorted, with the most bytes of each."""
+    """Return the sorted paths of the plain files of a pattern, with the most bytes of each."""
     folders: dict[str, list[tuple[Glob, int]]] = {}
     for pattern in patterns:
         glob = pattern.compile()
@@ -191,7 +191,7 @@ def _judge(entry: Entry, path: str, globs: Sequence[tuple[Glob, int]], max_entri
 
 
 def _explain_left_out(entry: Entry, max_entries: int) -> str:
-    """Return why a folder was not listed; empty if it is not there, as of a job that wrote nothing."""
+    """Return why a folder was not listed; empty if it is missing: the job wrote nothing."""
     if entry.errno == errno.E2BIG and not entry.path:
         return f"there are more than {max_entries} files and folders; the others were not looked at"
     if entry.errno == errno.E2BIG:

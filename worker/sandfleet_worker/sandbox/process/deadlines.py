@@ -94,7 +94,7 @@ class Deadlines:
 
 
 def is_met(name: Deadline, clock: Clock) -> bool:
-    """Whether what had to happen before the deadline has happened: its report may come at the last moment."""
+    """Whether the event of a deadline has happened: its report may come at the last moment."""
     return (name is Deadline.BOOT and clock.ready is not None) or (name is Deadline.START and clock.started is not None)
 
 

@@ -16,7 +16,8 @@ MAGIC: Final = re.compile(r"[*?[]")
 def _translate(name: str) -> str:
     """Return the regular expression of one name.
 
-    `fnmatch.translate` looks for the end of each ``[`` up to the end of the name: that is quadratic where there is none.
+    `fnmatch.translate` looks for the end of each ``[`` up to the end of the name: that is quadratic
+    where there is none.
     """
     closed = name.rfind("]") + 1
     # No pattern has a zero byte: it stands for a bracket that nothing closes.
@@ -46,7 +47,7 @@ class Glob:
 
     @property
     def folder(self) -> str:
-        """The folder below which all matches are, without wildcards: ``out/a`` of ``out/a/*.png``."""
+        """The folder of all matches, without wildcards: ``out/a`` of ``out/a/*.png``."""
         fixed: list[str] = []
         for name in self._names[:-1]:
             if MAGIC.search(name):
@@ -56,7 +57,7 @@ class Glob:
 
     @property
     def depth(self) -> int | None:
-        """How many folders below `folder` a match can be, 1 for those right in it; None: any number."""
+        """How many folders below `folder` a match can be: 1 if right in it, None if any number."""
         if "**" in self._names:
             return None
         return len(self._names) - (self.folder.count("/") + 1 if self.folder else 0)

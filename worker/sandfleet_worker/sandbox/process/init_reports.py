@@ -111,7 +111,7 @@ class RlimitFailed:
 
 @dataclass(frozen=True, slots=True)
 class FileFailed:
-    """A file of the job cannot be written; `index` is its position in the order in which they came."""
+    """A file of the job cannot be written; `index` is its position in the order of arrival."""
 
     errno: int
     index: int

@@ -111,7 +111,7 @@ class Launcher:
 
 
 def _set_up(pipes: Pipes, opened: Sequence[int]) -> None:
-    """Close all of `opened` but the worker's ends of the pipes, and make these ready for a poller."""
+    """Close all of `opened` but the worker's ends of the pipes; make these ready for a poller."""
     kept = {pipes.control, pipes.status, pipes.stdin, pipes.stdout, pipes.stderr}
     _close([fd for fd in opened if fd not in kept])
     for fd in kept:
@@ -123,7 +123,7 @@ def _set_up(pipes: Pipes, opened: Sequence[int]) -> None:
 def launch_command(
     settings: RunscSettings, passed: Sequence[int], procs_files: Sequence[str], *, is_quiet: bool = False
 ) -> list[str]:
-    """Return the argv of a launcher that keeps `passed` and waits on the first of them, see `native/launch.c`."""
+    """Return a launcher's argv: it keeps `passed`, and waits on the first (`native/launch.c`)."""
     membarrier, batch = str(int(settings.membarrier or is_quiet)), str(int(not is_quiet))
     return [
         LAUNCH,
@@ -138,7 +138,10 @@ def launch_command(
 
 
 def _start(command: list[str], streams: Sequence[int], passed: Mapping[int, int]) -> ChildProcess:
-    """Start a launcher with `streams` as its stdin, stdout and stderr, and `passed` from our numbers to its own."""
+    """Start a launcher with `streams` as its stdin, stdout and stderr.
+
+    `passed` maps our descriptor numbers to its own.
+    """
     # One after the other, in the child: no number is overwritten that is still to be duplicated.
     actions = [(os.POSIX_SPAWN_DUP2, fd, number) for fd, number in passed.items()]
     actions += [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(streams)]
@@ -159,7 +162,10 @@ def encode_command(command: Sequence[str]) -> bytes:
 
 
 def _find_high(opened: Sequence[int], limit: int) -> int:
-    """Return the first of the numbers that runsc gets its descriptors by: above `HIGH_FD`, and above all of `opened`."""
+    """Return the first of the numbers by which runsc gets its descriptors.
+
+    It is above `HIGH_FD`, and above all of `opened`.
+    """
     first = max(HIGH_FD, max(opened) + 1)
     # runsc needs higher numbers. Without them it says "bad file descriptor", and blames user
     # namespaces.

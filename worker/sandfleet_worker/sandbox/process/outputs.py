@@ -45,7 +45,7 @@ class Outputs:
         self.stderr = Capture(limits.output_bytes, output.keep)
 
     def read_rest(self) -> None:
-        """Read what is in both pipes now, of a program that has ended: one read takes all that a pipe holds."""
+        """Read what is left in both pipes after the end: one read takes all that a pipe holds."""
         self._read_stdout()
         self._read_stderr()
 

@@ -1,4 +1,4 @@
-"""A job as a sandbox gets it: init's message, the files that follow, and what is collected at the end."""
+"""A job as a sandbox gets it: init's message, the files after it, and what to collect."""
 
 from __future__ import annotations
 
@@ -34,7 +34,10 @@ class Transfer:
     artifacts: ArtifactRequest | None = None
     stdin: InputFile | None = None
     keep_output: Callable[[str], Callable[[bytes], None]] | None = None
-    """Given ``stdout`` or ``stderr``, returns a function that gets all bytes of that stream. It must not raise."""
+    """Given ``stdout`` or ``stderr``, returns a function that gets all bytes of that stream.
+
+    It must not raise.
+    """
 
     @property
     def uses_work(self) -> bool:
@@ -44,7 +47,10 @@ class Transfer:
 
 NO_TRANSFER: Final = Transfer()
 TransferSource: TypeAlias = "Transfer | Callable[[], Transfer]"
-"""The files of a job, or a function that gets them. It is called when its image is there, in the job's thread."""
+"""The files of a job, or a function that gets them.
+
+It is called when its image is there, in the job's thread.
+"""
 
 
 def open_transfer(source: TransferSource) -> Transfer:

@@ -17,9 +17,10 @@ IDENTITY_NUMBERS: Final = 5
 
 @dataclass(frozen=True)
 class Plan:
-    """The runsc, the platform, and the files of the image and the datasets of a sandbox. Nothing else of any job.
+    """The runsc, the platform, and the files of the image and the datasets of a sandbox.
 
-    `identity` tells these files from others at the same paths: five numbers a file, the image first.
+    Nothing else of any job. `identity` tells these files from others at the same paths: five
+    numbers a file, the image first.
     """
 
     binary: RunscBinary

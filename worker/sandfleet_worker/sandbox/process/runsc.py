@@ -121,7 +121,7 @@ def parse_flags(text: str) -> frozenset[str]:
 
 
 def parse_version(text: str) -> str:
-    """Return the version in the first line of ``runsc --version``, such as ``release-20240729.0``."""
+    """Return the version in line 1 of ``runsc --version``, such as ``release-20240729.0``."""
     first = text.splitlines()[0] if text else ""
     return first.rpartition("version ")[2].strip()
 
@@ -137,7 +137,7 @@ def release_date(version: str) -> int | None:
 
 @dataclass(frozen=True)
 class SandboxPaths:
-    """The files of one sandbox, all in its own folder: the bundle and runsc's private ``--root``."""
+    """The files of a sandbox, all in its own folder: the bundle and runsc's private ``--root``."""
 
     folder: Path
 

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 STATUS_BYTES = 4096
 END_DEADLINE_SECONDS = 10.0
-"""After init's report or a kill, the sandbox has this long until its whole cgroup is killed (again)."""
+"""From init's report or a kill, the sandbox has this long; then its cgroup is killed (again)."""
 DRAIN_POLL_SECONDS = 0.05
 
 
@@ -67,7 +67,7 @@ class Supervision:
     timed_out: Literal["soft", "hard"] | None = None
     end: End | None = None
     is_held: bool = False
-    """The job's processes are dead or die, and the sandbox waits for the collection of its files."""
+    """The job's processes are dead or dying; the sandbox waits for the collection of its files."""
 
     def __post_init__(self) -> None:
         self._poller = Poller()
@@ -265,7 +265,7 @@ class Supervision:
                     self._on_end(now, is_over=not isinstance(end, Exited | Signaled))
 
     def _on_end(self, now: float, *, is_over: bool) -> None:
-        """Hold a sandbox whose files are collected; end another, or one whose init `is_over`, too."""
+        """Hold a sandbox whose files are collected; end any other, and one whose init `is_over`."""
         self.clock.ended = self.clock.ended or now
         if self._is_collected and not is_over:
             self._deadlines.clear()

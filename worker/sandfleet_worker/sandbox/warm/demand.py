@@ -116,7 +116,8 @@ class HostLoad:
 
     def _read(self) -> tuple[float, float]:
         """Return the idle core-seconds since boot (proc_stat(5), fields 4 and 5), and the time."""
-        # Read 10 to 20 times a second: as a text file it takes twelve system calls instead of three.
+        # Read 10 to 20 times a second: as a text file it takes twelve system calls instead of
+        # three.
         file = os.open("/proc/stat", os.O_RDONLY | os.O_CLOEXEC)
         try:
             words = os.read(file, STAT_BYTES).split(maxsplit=6)

@@ -31,7 +31,7 @@ class FillSchedule:
         self.next_at = None
 
     def postpone(self, *, is_busy: bool = False) -> None:
-        """Plan the next try, at the earliest after the back-off; `is_busy`: the host had no idle core."""
+        """Plan the next try, after the back-off or later; `is_busy`: the host had no idle core."""
         self.next_at = max(time.monotonic() + (BUSY_POLL_SECONDS if is_busy else POLL_SECONDS), self._not_before)
 
     def note_failure(self) -> float:

@@ -153,7 +153,7 @@ class WarmPool:
             os.close(self._wake_fd)
 
     def _notify_thread(self) -> None:
-        """Wake the thread if it would not look for missing spares soon anyway, and start it at the first job."""
+        """Wake the thread unless it soon looks for missing spares; start it at the first job."""
         is_awaited = self._booter.schedule.next_at is not None and self._thread.is_started
         if self._is_closed.is_set() or not self._demand.size or is_awaited:
             return

@@ -50,7 +50,7 @@ class Spares:
         del self._by_fd[fd]
 
     def take(self, plan: Plan) -> Sandbox | None:
-        """Remove and return a spare of `plan`: an idle one, else one that still boots, else None."""
+        """Remove and return a spare of `plan`: an idle one, else a booting one, else None."""
         spares = self.by_plan.get(plan)
         if not spares:
             return None

@@ -1,4 +1,4 @@
-"""The base of a recipe that is an image: an OCI layout, or an image of a registry that is copied into one."""
+"""The image that is a recipe's base: an OCI layout, or a registry's image copied into one."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from sandfleet_worker.sandbox.image.store import ImageStore
 
 PYTHON_PACKAGES = ("python3", "libstdc++6")
-"""Packages that `pip` adds on Debian: Python, and the library that wheels expect of every system (PEP 600)."""
+"""Packages that `pip` adds on Debian: Python, and a library that wheels expect (PEP 600)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +64,13 @@ class RecipeBuilder:
         self._layouts = BaseLayouts(settings)
 
     def build(self, name: str, recipe: WholeRecipe, choice: LockChoice, source: str) -> Image:
-        """Build the image `name`; `source` is what `images list` and the image's facts call the recipe.
+        """Build the image `name`; `images list` and the image's facts call the recipe `source`.
 
         Raises:
-            ImageInvalid: the recipe or its lock is faulty; all faults of the recipe are told at once.
-            ImageUnavailable: a locked package is gone, a tool is missing, or a mirror cannot be reached.
+            ImageInvalid: the recipe or its lock is faulty; all faults of the recipe are told at
+            once.
+            ImageUnavailable: a locked package is gone, a tool is missing, or a mirror cannot be
+            reached.
             HostResources: the disk is full. In every case nothing half-made is left.
         """
         if not is_name(name):

@@ -1,4 +1,4 @@
-"""Install locked packages of Debian into an empty tree, and remove what differs from build to build.
+"""Install locked Debian packages into an empty tree; remove what differs between builds.
 
 Packages run their maintainer scripts: as root, in a chroot(2), with namespaces of their own for
 mounts, processes and the network, which has no interface but loopback. They come from Debian's
@@ -61,7 +61,8 @@ _SHADOW_FIELDS = 9
 def find_walls() -> tuple[str, ...]:
     """Return the unshare(1) command with the most namespaces that this host allows; empty if none.
 
-    They end with their first process. So nothing goes on when a build is killed, and no mount stays.
+    They end with their first process. So nothing goes on when a build is killed, and no mount
+    stays.
     """
     unshare = shutil.which("unshare")
     for flags in _WALLS if unshare else ():
@@ -87,7 +88,8 @@ def install_debs(repository: Path, suite: str, staging: StagingFolder) -> None:
                 "mmdebstrap",
                 "--mode=root",
                 "--variant=essential",
-                # The repository has these packages and no other. Their names would make errors unreadable.
+                # The repository has these packages and no other. Their names would make errors
+                # unreadable.
                 "--include=?not(?virtual)",
                 "--format=directory",
                 *excludes,
@@ -149,7 +151,7 @@ def _fix_account(line: str) -> str:
 
 
 def find_python(debs: Iterable[LockedDeb]) -> str:
-    """Return the version of Debian's Python among locked packages, such as 3.13; "" if it is not there."""
+    """Return the version of Debian's Python in `debs`, such as 3.13; "" if it is not there."""
     for deb in debs:
         if deb.name == "python3":
             return ".".join(deb.version.rpartition(":")[2].split(".")[:2])

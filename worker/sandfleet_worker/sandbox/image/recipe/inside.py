@@ -1,4 +1,4 @@
-"""Paths of an unpacked image, as a program in it sees them: no link of the image leads to the host."""
+"""Paths of an unpacked image as a program in it sees them: no link leads to the host."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MAX_LINKS = 40
 
 
 def resolve_inside(tree: Path, path: str) -> Path:
-    """Return the host's path of an image's `path`; links of its folders are followed inside the tree.
+    """Return the host's path of an image's `path`; follow links of its folders inside the tree.
 
     The last part itself is not followed.
 

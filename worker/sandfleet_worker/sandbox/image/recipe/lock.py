@@ -1,6 +1,7 @@
 """The lock of a recipe: exactly which files its packages are, by name, version and hash.
 
-    recipe.lock   beside recipe.toml; of ready recipes and flags: recipes/NAME.lock in the image store
+    recipe.lock         beside recipe.toml
+    recipes/NAME.lock   in the image store, for ready recipes and flags
 
 It names no host: apt's and pip's own settings say where the files come from.
 """

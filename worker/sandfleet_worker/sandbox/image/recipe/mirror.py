@@ -65,7 +65,8 @@ class PrivateApt:
             "Acquire::Languages=none",
             "Acquire::ForceHash=SHA256",
             "Acquire::Retries=2",
-            # apt counts itself to the essential packages; an image that is never changed needs no apt.
+            # apt counts itself to the essential packages; an image that is never changed needs no
+            # apt.
             "pkgCacheGen::ForceEssential=,",
         )
         return self.staging.run(
@@ -101,7 +102,7 @@ def find_keyring() -> Path:
 
 
 def find_mirror(setting: str) -> str:
-    """Return the address of a mirror of Debian: that of the setting, else the one that apt uses here.
+    """Return the address of a Debian mirror: that of the setting, else the one that apt uses here.
 
     Raises:
         ImageUnavailable: there is neither.

@@ -94,7 +94,7 @@ def _translate(of_pip: Mapping[str, str]) -> dict[str, str]:
 
 
 def _list_pip_files(environ: Mapping[str, str]) -> list[Path]:
-    """Return the files that pip reads, the one that counts most last (pip's user guide, Configuration)."""
+    """Return the files that pip reads, the strongest last (pip's user guide, Configuration)."""
     if environ.get("PIP_CONFIG_FILE") == os.devnull:
         return []
     files = [

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from sandfleet_worker.sandbox.image.tools import StagingFolder
 
 _COMPILE = (
-    # No site: a .pth file of a package would run at the start. No hash seed: sets come in one order.
+    # No site: a .pth file of a package would run at the start. No hash seed: sets come in one
+    # order.
     "-S",
     "-s",
     "-P",
@@ -40,7 +41,7 @@ _OUTSIDE = ("bin", "share", "include", "etc", "man")
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """Where an image has its Python: version, program, and the folder of packages, without a leading slash."""
+    """Where an image has its Python: version, program, package folder (without leading slash)."""
 
     version: str
     program: str
@@ -189,13 +190,17 @@ def _run_compiler(staging: StagingFolder, argv: list[str]) -> None:
     try:
         staging.run(argv, {"PYTHONHASHSEED": "0", "HOME": "/"}, wrapper=find_walls())
     except ImageInvalid as error:
-        # compileall exits so if it could not compile one of the files: tests and templates are such.
+        # compileall exits so if it could not compile one of the files: tests and templates are
+        # such.
         if "(exit 1)" not in error.message:
             raise ImageInvalid.of(f"the Python packages cannot be compiled: {error.message}") from error
 
 
 def collect_compiled(output: Path, tree: Path) -> None:
-    """Move what was compiled beside its sources. Whoever wrote it may have left other things there."""
+    """Move what was compiled beside its sources.
+
+    Whoever wrote it may have left other things there.
+    """
     for path in sorted(output.rglob("*.pyc")):
         folder = resolve_inside(tree, str(path.parent.relative_to(output) / "_")).parent
         if not stat.S_ISREG(path.lstat().st_mode) or not folder.is_dir() or output in (folder, *folder.parents):

@@ -107,7 +107,7 @@ def join(recipe: Recipe, folder: Path) -> WholeRecipe:
 
 
 def _join_chain(chain: list[tuple[Recipe, Path]]) -> WholeRecipe:
-    """Join recipes, the base first: lists are added up, of other fields the last that is set counts."""
+    """Join recipes, the base first: add up lists; of other fields the last that is set counts."""
     root, folder = chain[0]
     base = root.base
     if base.startswith(LAYOUT):

@@ -1,7 +1,8 @@
 """Which code a failed call of skopeo means. Pure: reads skopeo's own words.
 
-The words are those of skopeo 1.9 and 1.18, whose library turns each answer of a registry into one line
-(containers/image: docker/docker_client.go, docker/errors.go; docker/distribution: registry/api/errcode).
+The words are those of skopeo 1.9 and 1.18, whose library turns each answer of a registry into one
+line (containers/image: docker/docker_client.go, docker/errors.go; docker/distribution:
+registry/api/errcode).
 """
 
 from __future__ import annotations

@@ -68,7 +68,10 @@ class Manifest:
         limits.check(sum(size for size in sizes if isinstance(size, int)), 0)
 
     def find_own(self) -> str:
-        """Return the digest of this machine's manifest in an index: the first one, as skopeo chooses; empty if unknown."""
+        """Return the digest of this machine's manifest in an index; empty if unknown.
+
+        It is the first one, as skopeo chooses.
+        """
         for entry in self.fields["manifests"] if self.is_index else ():
             if isinstance(entry, dict) and _read_platform(entry) == f"linux/{find_architecture()}":
                 digest = str(entry.get("digest"))
@@ -76,7 +79,7 @@ class Manifest:
         return ""
 
     def count_bytes(self) -> int:
-        """Return the size of the packed layers together; 0 of an index, where it is not known yet."""
+        """Return the bytes of all packed layers; 0 for an index, where they are not known yet."""
         layers = [] if self.is_index else self.fields.get("layers") or []
         return sum(layer["size"] for layer in layers)
 

@@ -1,6 +1,7 @@
-"""Pull an image into a host's store: one pull per image and host at a time, and nothing is left of one that was cut.
+"""Pull an image into a host's store: one pull per image and host at a time.
 
-The digest that counts is the source's: that of the index, where there is one.
+Nothing is left of a pull that was cut. The digest that counts is the source's: that of the index,
+where there is one.
 """
 
 from __future__ import annotations
@@ -51,8 +52,8 @@ class Puller:
     def pull(self, name: RegistryName, check: Callable[[], None], *, is_forced: bool = False) -> Image:
         """Return the image of `name`, which is pulled if it is not here.
 
-        A tag is asked for at the registry if it was not within ``tag_ttl``, or if `is_forced`. `check` is
-        called again and again, and ends the pull if it raises.
+        A tag is asked for at the registry if it was not within ``tag_ttl``, or if `is_forced`.
+        `check` is called again and again, and ends the pull if it raises.
 
         Raises:
             NotInRegistry: the registry has no such image.
@@ -94,7 +95,7 @@ class Puller:
         return image.model_copy(update={"name": name.name})
 
     def _describe_stale(self, name: RegistryName) -> str:
-        """Say what a tag last meant, if this host has that: it is never run without being asked for."""
+        """Say what a tag last meant, if it is here: it runs only if the job asks for it."""
         found = self._store.find_resolved(name.name)
         if not found:
             return ""
@@ -110,7 +111,10 @@ class Puller:
         )
 
     def _raise_if_failed_since(self, name: RegistryName, asked: float) -> None:
-        """Fail as the pull that the job has waited for: else each job of a batch would try for itself, in turn."""
+        """Fail as the pull that the job has waited for did.
+
+        Else each job of a batch would try it again, in turn.
+        """
         with self._lock:
             failed = self._failed.get(str(name))
         if failed and failed[1] > asked:

@@ -31,8 +31,8 @@ FIRST_PAUSE_SECONDS = 1.0
 class RegistryReader:
     """Reads with a host's settings of registries.
 
-    `deadline` is a `time.monotonic` instant. `check` is called again and again, and ends a call if it
-    raises.
+    `deadline` is a `time.monotonic` instant. `check` is called again and again, and ends a call if
+    it raises.
     """
 
     def __init__(self, settings: ImagesSettings) -> None:
@@ -50,7 +50,10 @@ class RegistryReader:
         return Manifest.parse(end.stdout)
 
     def copy(self, name: RegistryName, staging: StagingFolder, deadline: float, check: Callable[[], None]) -> str:
-        """Copy the image for this machine into `staging`; return the layout, for `read_oci`. Raises as `read_manifest`."""
+        """Copy the image for this machine into `staging`; return the layout, for `read_oci`.
+
+        Raises as `read_manifest`.
+        """
         layout = ""
 
         def copy(seconds: float) -> ToolEnd:

@@ -38,9 +38,10 @@ class Skopeo:
         return run_tool(argv, self._env(), check, cwd=Path("/"))
 
     def copy(self, name: RegistryName, staging: StagingFolder, seconds: float) -> tuple[ToolEnd, str]:
-        """Copy the image for this machine into a layout in `staging`; return the end, and the layout for `read_oci`.
+        """Copy the image for this machine into a layout in `staging`.
 
-        umoci 0.4 reads no zstd, so layers become gzip; those that are gzip stay as they are.
+        Return the end, and the layout for `read_oci`. umoci 0.4 reads no zstd, so layers become
+        gzip; those that are gzip stay as they are.
         """
         layout = staging.folder / _LAYOUT
         argv = ["skopeo", *self._global_options(seconds), f"--tmpdir={staging.folder}", "copy", "--quiet"]
@@ -59,11 +60,12 @@ class Skopeo:
             f"--override-arch={find_architecture()}",
             f"--command-timeout={seconds + SPARE_SECONDS:.0f}s",
         ]
-        # Without a policy skopeo runs nothing. One of the host's own, which may ask for signatures, counts.
+        # Without a policy skopeo runs nothing. One of the host's own, which may ask for signatures,
+        # counts.
         return options if _POLICY.exists() else [*options, "--insecure-policy"]
 
     def _access(self, prefix: str) -> list[str]:
-        """Return the options for passwords and certificates; only those of the settings count, not root's own."""
+        """Return the options for passwords and certificates of the settings, never root's own."""
         settings = self._settings
         options = [f"{prefix}cert-dir={settings.ca_dir}"] if settings.ca_dir else []
         if settings.auth_file is None:
@@ -98,5 +100,5 @@ def check_auth_file(path: Path) -> None:
 
 
 def _address(name: RegistryName) -> str:
-    """Return what skopeo fetches: a name with both tag and digest is none to it, and the digest counts."""
+    """Return the name for skopeo: it refuses one with both tag and digest; the digest counts."""
     return f"docker://{name.repository}" + (f"@{name.digest}" if name.digest else f":{name.tag}")
