@@ -61,7 +61,8 @@ class Release:
     def command(self, stage: Stage, *words: str) -> str:
         """Run the `sandfleet` command of this release; return what it printed."""
         command = [self.python, "-m", "sandfleet.cli", *words]
-        done = subprocess.run(command, env=stage.env, capture_output=True, text=True, timeout=STEP_SECONDS, check=False)
+        env = stage.env_of(self.python)
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=STEP_SECONDS, check=False)
         return f"{done.stdout}{done.stderr}"
 
     def start(self, stage: Stage) -> Worker:
@@ -79,9 +80,9 @@ class Producer:
         self.name = release.name
         self._log_path = stage.folder / f"producer-{release.name}.log"
         with self._log_path.open("wb") as log:
-            self._process = subprocess.Popen(
-                [release.python, str(STEPS)], env=stage.env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log
-            )
+            command, env = [release.python, str(STEPS)], stage.env_of(release.python)
+            pipe = subprocess.PIPE
+            self._process = subprocess.Popen(command, env=env, stdin=pipe, stdout=pipe, stderr=log)
 
     def call(self, step: str, **arguments: object) -> Any:
         """Have it do one step; return what it answers."""

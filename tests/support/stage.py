@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 READY = "action=worker_ready"
 JOB_MEMORY_BYTES = PolicySettings().memory_bytes
 PROGRAM = ("-m", "sandfleet_worker.cli", "start")
+NEW_SETTINGS = "SANDFLEET_FILES__"
+"""The beginning of settings that the earlier releases of the tests do not know."""
 
 
 @dataclass
@@ -91,10 +93,16 @@ class Stage:
             "SANDFLEET_RUNSC__BOOT_DEADLINE_SECONDS": "10",
         }
 
+    def env_of(self, python: str) -> dict[str, str]:
+        """Return the environment for this `python`: an earlier release refuses settings that it does not know."""
+        if python == sys.executable:
+            return self.env
+        return {key: value for key, value in self.env.items() if not key.startswith(NEW_SETTINGS)}
+
     def start(self, concurrency: int = 2, program: Sequence[str] = PROGRAM, **settings: str) -> Worker:
         """Start a worker without waiting for it; `program` are Python's arguments."""
         log_path = self.folder / f"worker-{len(self.workers)}.log"
-        env, options = self.env | settings, ["--concurrency", str(concurrency)]
+        env, options = self.env_of(self.python) | settings, ["--concurrency", str(concurrency)]
         process = None
         if self.python == sys.executable:
             words = ["sandfleet-worker", "start"] if program == PROGRAM else program
