@@ -24,10 +24,8 @@ GROUPS: Final[Mapping[str, str]] = {
 The list of commands imports none.
 """
 LISTS: Final[Mapping[str, str]] = {
-    "jobs": (
-        "List the jobs of a batch that match, in the order of their submit; by code or category in that of their ends."
-    ),
-    "batches": "List the batches, the last used first: how many jobs each has, how many have ended, and how.",
+    "jobs": "List the jobs of a batch that match, by their submit; with a code or category, by their ends.",
+    "batches": "List the batches, the last used first: their jobs, how many have ended, and how.",
 }
 """The commands of the module `lists`, with their help."""
 _LAZY: Final[Mapping[str, str]] = {**LISTS, **GROUPS}

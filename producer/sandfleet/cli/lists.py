@@ -110,10 +110,7 @@ def jobs(
     is_whole: NoTrunc = False,
     limit: Limit = 50,
 ) -> None:
-    """List the jobs of a batch that match.
-
-    They come in the order of submit; by code or category, in the order of their ends.
-    """
+    """List the jobs of a batch that match, by their submit; with a code or category, by their ends."""
     wanted = read_filter(code, category, label, state, host)
     with Fleet() as fleet:
         found = fleet.batch(batch).find_jobs(
