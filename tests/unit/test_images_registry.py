@@ -50,6 +50,7 @@ DIGEST = f"sha256:{'a' * 64}"
         ('no image found in manifest list for architecture amd64, variant \\"\\", OS linux', "IMAGE_INVALID", False),
         ("exceeded maximum allowed size of 4194304 bytes", "IMAGE_INVALID", False),
         ("Digest did not match, expected sha256:1, got sha256:2", "IMAGE_INVALID", False),
+        ("Digest did not match, expected sha256:d538d199ead3c3ea77429551, got sha256:2", "IMAGE_INVALID", False),
         ("", "IMAGE_UNAVAILABLE", True),
     ],
 )

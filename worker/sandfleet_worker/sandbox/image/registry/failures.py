@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 MAX_SHOWN_CHARS = 400
 _QUERY = re.compile(r"(https?://[^\s\"?]+)\?[^\s\"]*")
+_HEX = re.compile(r"[0-9a-f]{12,}")
 _MESSAGE = re.compile(r'msg="((?:[^"\\]|\\.)*)"')
 
 
@@ -66,7 +67,7 @@ _HOSTILE = (
 def read_failure(stderr: str, name: RegistryName) -> Failure:
     """Return what skopeo's `stderr` means for the pull of `name`."""
     said = _read_message(stderr)
-    lower = said.lower()
+    lower = _leave_out_names(said, name).lower()
     if any(sign in lower for sign in _ABSENT):
         return Failure(NotInRegistry.of(f"{name.registry} has no {name}: check the name, the tag and the digest"))
     if any(sign in lower for sign in _LIMITED):
@@ -86,6 +87,13 @@ def read_failure(stderr: str, name: RegistryName) -> Failure:
         return Failure(ImageInvalid.of(f"{name} cannot be used, build and push it again: {said}"))
     hint = "check that the registry runs and that this host reaches it"
     return Failure(_unavailable(name, "did not give the image", hint, said), True)
+
+
+def _leave_out_names(said: str, name: RegistryName) -> str:
+    """Return skopeo's words without digests, the registry and the image: a digest may have a 429 in it."""
+    for own in (str(name), f"{name.registry}/{name.path}", name.registry):
+        said = said.replace(own, "")
+    return _HEX.sub("", said)
 
 
 def _unavailable(name: RegistryName, what: str, hint: str, said: str) -> ImageUnavailable:
