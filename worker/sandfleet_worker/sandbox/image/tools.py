@@ -218,9 +218,13 @@ def _kill_group(child: subprocess.Popen[bytes]) -> None:
 
 
 def _die_with_parent() -> list[str]:
-    """Return the command for a tool to die with its worker (prctl(2), PR_SET_PDEATHSIG)."""
+    """Return the command for a tool to die with its worker (prctl(2), PR_SET_PDEATHSIG).
+
+    The shell ends a tool whose worker died before setpriv had asked for the signal.
+    """
     setpriv = shutil.which("setpriv", path=_tool_path())
-    return [setpriv, "--pdeathsig", "KILL", "--"] if setpriv else []
+    check = ["sh", "-c", '[ "$PPID" = "$0" ] || exit 1; exec "$@"', str(os.getpid())]
+    return [setpriv, "--pdeathsig", "KILL", "--", *check] if setpriv else []
 
 
 def find_tool(name: str) -> str:
