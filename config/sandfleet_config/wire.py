@@ -182,7 +182,7 @@ def encode_batch_fields(spec: SandboxSpec) -> str:
     It is empty if the spec uses none.
     """
     after, retry_with = spec.after, spec.retry_with
-    # Asked twice of each job that is submitted: a call of `__bool__` each would be a tenth of its time.
+    # Asked twice of each submitted job: calls of `__bool__` took a tenth of its time.
     if not (after.jobs or after.batches or retry_with.memory_bytes or retry_with.timeout):
         return ""
     fields = (("after", after), ("retry_with", retry_with))
