@@ -5,9 +5,9 @@
 #   build.sh FOLDER            the release of this folder's go.mod, to FOLDER/release-YYYYMMDD.0/
 #   build.sh FOLDER 20250503   an older release (releases/20250503), plain: its sentry is runsc itself
 #
-# Prints the folder. With the same sources built before, it does nothing else; --cached, as the
-# first word, builds nothing and ends with 1 where they were not. Needs the Go that go.mod names,
-# and the module proxy; takes two to four minutes on two cores, most of it for the seccomp programs.
+# Prints the folder. With the same sources built before, it does nothing else; --cached, as the first word, builds nothing and
+# ends with 1 where they were not. Needs the Go that go.mod names, and the module proxy; takes two to four minutes on two cores,
+# most of it for the seccomp programs.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 is_cached_only=no
@@ -30,8 +30,7 @@ fi
 [[ $is_cached_only == no ]] || exit 1
 
 mkdir -p "$target"
-# Below the target: what is finished moves there in one step. nobody must reach it, see
-# --directfs=false in runsc.py.
+# Below the target: what is finished moves there in one step. nobody must reach it, see --directfs=false in runsc.py.
 work=$(mktemp -d "$target/build.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 mkdir "$work/source" "$work/release"

@@ -6,8 +6,9 @@ the time.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
+
+from sandfleet_config.lazy_names import import_lazily
 
 if TYPE_CHECKING:
     from sandfleet_config.codes import Category, ErrorCode
@@ -41,17 +42,5 @@ _NAMES: Final = {
     "sandfleet_config.outcome": "Outcome SandboxResult StreamOutput",
     "sandfleet_config.spec": "OutputSpec Payload ResourceSpec SandboxSpec SecuritySpec",
 }
-_MODULES: Final = {name: module for module, names in _NAMES.items() for name in names.split()}
 
-
-def __getattr__(name: str) -> Any:
-    """Import a public name; Python calls it for a name that is not here yet."""
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(_MODULES[name]), name)
-    return value
-
-
-def __dir__() -> list[str]:
-    """Return the names that are here, and those that can be imported."""
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = import_lazily(__name__, _NAMES)

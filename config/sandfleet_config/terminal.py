@@ -1,4 +1,4 @@
-"""Text of a program or a stranger, made safe for a terminal."""
+"""Make text that a program or a stranger wrote safe for a terminal."""
 
 from __future__ import annotations
 

@@ -166,7 +166,7 @@ class Stage:
     def find_running(self) -> list[str]:
         """Name the sandboxes that have a job.
 
-        An idle one may use less memory than any job here, and a berth has no limit yet.
+        An idle one may use less memory than any job here, and the cgroup of a spare has no limit yet.
         """
         owners = {path.name for path in (self.state / "runsc").glob("sandfleet-*")}
         found = []

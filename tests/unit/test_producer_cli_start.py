@@ -64,7 +64,9 @@ def test_the_list_of_commands_has_the_help_of_what_it_does_not_import() -> None:
 
 @pytest.mark.parametrize("module", [sandfleet, sandfleet_config])
 def test_each_public_name_is_imported_when_it_is_used(module: ModuleType) -> None:
-    assert sorted(module._MODULES) == sorted(module.__all__)
+    assert sorted({name: found for found, names in module._NAMES.items() for name in names.split()}) == sorted(
+        module.__all__
+    )
     assert set(module.__all__) <= set(dir(module))
     for name in module.__all__:
         assert getattr(module, name) is not None

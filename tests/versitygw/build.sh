@@ -1,9 +1,8 @@
 #!/usr/bin/env bash
 # Build versitygw, a real S3 server for the tests, from its Go module: build.sh [--cached] FOLDER
 #
-# Prints where the binary is. Builds it only if go.mod or go.sum changed; with --cached it builds
-# nothing and ends with 1 then. It needs the Go that go.mod names, and the module proxy; takes two
-# to five minutes on two cores, once.
+# Prints where the binary is. Builds it only if go.mod or go.sum changed; with --cached it builds nothing and ends with
+# 1 then. It needs the Go that go.mod names, and the module proxy; takes two to five minutes on two cores, once.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 is_cached_only=no

@@ -1,11 +1,12 @@
 -- Set the cancel mark of a job, and return the job's state.
 --
--- ARGV: prefix, job id, TTL of the mark in s Returns "queued", "running" (a worker has claimed it,
--- started or not), "ended" or "unknown". The caller then ends a queued job (finish.lua with owner
--- ""), or tells the workers about a running one. Every claim, beat and take-over checks the mark,
--- so the job is cancelled even if the caller dies first. An ended job gets no mark. An unknown id
--- may be a job of a stock producer, which has no record before its first claim. Its mark lasts a
--- day. submit.lua deletes the mark, since a job that is submitted later is another job.
+-- ARGV: prefix, job id, TTL of the mark in s
+-- Returns "queued", "running" (a worker has claimed it, started or not), "ended" or "unknown". The
+-- caller then ends a queued job (finish.lua with owner ""), or tells the workers about a running
+-- one. Every claim, beat and take-over checks the mark, so the job is cancelled even if the caller
+-- dies first. An ended job gets no mark. An unknown id may be a job of a stock producer, which has
+-- no record before its first claim. Its mark lasts a day. submit.lua deletes the mark, since a job
+-- that is submitted later is another job.
 local prefix, id, ttl = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local UNKNOWN_TTL = 86400
 local state = redis.pcall('HGET', prefix .. 'job:' .. id, 'state')

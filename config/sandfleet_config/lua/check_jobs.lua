@@ -1,9 +1,9 @@
 -- Check jobs that a producer waits for: does each have a record, and has it expired in the queue?
 --
--- ARGV: prefix, then job ids Returns {ms until the next of them expires in the queue (-1: none
--- does), then "gone", "expired" or "there" for each job}. A "gone" job has no record. An "expired"
--- job is queued past its time: the caller ends it (finish.lua with owner ""), as the sweep of a
--- live worker does.
+-- ARGV: prefix, then job ids
+-- Returns {ms until the next of them expires in the queue (-1: none does), then "gone", "expired"
+-- or "there" for each job}. A "gone" job has no record. An "expired" job is queued past its time:
+-- the caller ends it (finish.lua with owner ""), as the sweep of a live worker does.
 local prefix = ARGV[1]
 -- include: prelude
 local answers, soonest = { -1 }, -1

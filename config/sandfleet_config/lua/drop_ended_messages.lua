@@ -1,9 +1,9 @@
 -- Remove messages of ended jobs from the ends of a queue's lists, up to the first other message.
 --
--- ARGV: prefix, queue, largest number of messages Returns 1 if it stopped at a bound, so that a
--- further call may remove more; otherwise 0. A claim removes such messages too; both keep their
--- specs (kept_specs.lua). This script keeps a queue from filling up with them while no worker
--- lives. The first other message stays, and stays first.
+-- ARGV: prefix, queue, largest number of messages
+-- Returns 1 if it stopped at a bound, so that a further call may remove more; otherwise 0. A claim
+-- removes such messages too; both keep their specs (kept_specs.lua). This script keeps a queue from
+-- filling up with them while no worker lives. The first other message stays, and stays first.
 local prefix, queue, limit = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local MAX_READ_BYTES = 1048576 -- of messages in one call: Redis serves no other client while it parses them
 -- include: prelude

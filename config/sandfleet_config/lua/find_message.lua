@@ -1,7 +1,8 @@
 -- Find the message of a job in a part of a queue's list, from the end that claims take from.
 --
--- ARGV: key of the list, job id, number of messages to pass over, largest number to read Returns
--- {the number of messages before it in this part (-1: it is not here), number of messages read}.
+-- ARGV: key of the list, job id, number of messages to pass over, largest number to read
+-- Returns {the number of messages before it in this part (-1: it is not here), number of messages
+-- read}.
 local list, id, offset, limit = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local wanted = '"id":"' .. id .. '"'
 local messages = redis.pcall('LRANGE', list, -(offset + limit), -(offset + 1))

@@ -1,8 +1,9 @@
 -- Delete records, outcomes and ends of a batch's ended jobs, for the next few of its members.
 --
--- ARGV: prefix, batch, largest number of members to check Returns {number of members that have not
--- ended, ids of the deleted jobs...}. A job that has not ended goes to the end of the list, so that
--- as many checks as the batch has members reach each member once.
+-- ARGV: prefix, batch, largest number of members to check
+-- Returns {number of members that have not ended, ids of the deleted jobs...}. A job that has not
+-- ended goes to the end of the list, so that as many checks as the batch has members reach each
+-- member once.
 local prefix, batch, limit = ARGV[1], ARGV[2], tonumber(ARGV[3])
 
 -- include: prelude

@@ -1,8 +1,9 @@
 -- Hold a batch, or let it go on.
 --
--- ARGV: prefix, batch, "hold" or "release" Returns {number of jobs that it let go, 1 if more are
--- left: the caller repeats the call (a sweep does so, too)}, or {-1, 0} if there is no such batch.
--- A release also lifts a stop: failures are counted anew, and the deadline is gone.
+-- ARGV: prefix, batch, "hold" or "release"
+-- Returns {number of jobs that it let go, 1 if more are left: the caller repeats the call (a sweep
+-- does so, too)}, or {-1, 0} if there is no such batch. A release also lifts a stop: failures are
+-- counted anew, and the deadline is gone.
 local prefix, batch, what = ARGV[1], ARGV[2], ARGV[3]
 -- include: prelude
 -- include: batch_keys

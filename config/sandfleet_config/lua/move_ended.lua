@@ -2,9 +2,10 @@
 -- their specs.
 --
 -- ARGV: prefix, queue, step (0|3|6|9), number of messages to pass over from the right end, largest
--- number to read Returns {number of messages to pass over in the next call (-1: the end of the
--- list), number of those taken}. A removal costs Redis time in proportion to its place, so fewer
--- are made by one call far from the end.
+--       number to read
+-- Returns {number of messages to pass over in the next call (-1: the end of the list), number of
+-- those taken}. A removal costs Redis time in proportion to its place, so fewer are made by one
+-- call far from the end.
 local prefix, queue, step, offset, limit = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
 local MAX_READ_BYTES, MAX_STEPS = 1048576, 200000 -- messages that all removals of a call pass over
 -- include: prelude

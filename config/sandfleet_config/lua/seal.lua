@@ -1,7 +1,8 @@
 -- Seal a batch: all of its jobs have been submitted. The next submit to it removes the seal.
 --
 -- ARGV: prefix, batch, name of the endpoint that is told when the batch is done ("" or absent: as
--- before) Returns 1, or 0 if there is no such batch.
+--       before)
+-- Returns 1, or 0 if there is no such batch.
 local members, counts = ARGV[1] .. 'batch:' .. ARGV[2], ARGV[1] .. 'counts:' .. ARGV[2]
 local ttl = redis.call('TTL', members)
 if ttl == -2 then

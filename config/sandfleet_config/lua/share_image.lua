@@ -2,10 +2,11 @@
 -- same step.
 --
 -- ARGV: prefix, name, digest (empty: share it no more), the most names, then the SHA-256 of each
--- object of it Returns 1, 0 if there was nothing to end, or -1 if there are too many names. The
--- pins of the name's earlier objects go. Who calls this has referred to these objects before, so
--- they stay for a day; see store_keep.lua. Of two pushes at once, the last counts, and its objects
--- are pinned. The earlier digest is noted for EARLIER_MS: batches that began with it go on.
+--       object of it
+-- Returns 1, 0 if there was nothing to end, or -1 if there are too many names. The pins of the
+-- name's earlier objects go. Who calls this has referred to these objects before, so they stay for
+-- a day; see store_keep.lua. Of two pushes at once, the last counts, and its objects are pinned.
+-- The earlier digest is noted for EARLIER_MS: batches that began with it go on.
 local prefix, name, digest, max_names, FIRST = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), 5
 local EARLIER_MS, MAX_EARLIER = 2 * 86400 * 1000, 1000
 -- include: prelude

@@ -1,9 +1,10 @@
 -- Refer to objects: the garbage collector keeps them until then, and for `unused_ms` more.
 --
--- ARGV: prefix, ms from now, unused_ms, names (SHA-256)... Returns the names of those that the
--- garbage collector is deleting now: they have to be uploaded again, later. A reference only ever
--- moves later. This call and store_condemn.lua exclude each other: either the collector sees the
--- reference, or this call sees that the object is being deleted.
+-- ARGV: prefix, ms from now, unused_ms, names (SHA-256)...
+-- Returns the names of those that the garbage collector is deleting now: they have to be uploaded
+-- again, later. A reference only ever moves later. This call and store_condemn.lua exclude each
+-- other: either the collector sees the reference, or this call sees that the object is being
+-- deleted.
 local prefix, keep_ms, unused_ms, FIRST = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), 4
 -- include: prelude
 

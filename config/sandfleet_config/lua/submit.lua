@@ -13,8 +13,9 @@
 --   "elsewhere"  the same, in another batch
 --   "conflict"   the idempotency key belongs to a job with another fingerprint
 --   "exists"     the id belongs to a job with another fingerprint
--- or, if a job waits for others, {"unknown", "job" or "batch", name} where there is none of that
--- name, and {"awaited", batch} where others wait for the batch: then none is queued.
+-- For a job that waits for others, two more answers; no job is then queued:
+--   {"unknown", "job" or "batch", name}  nothing has that name
+--   {"awaited", batch}                   others wait for the batch of this job
 local prefix, queue, max_queued, batch, wanted = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5])
 local FIRST, WIDTH, WAKE_TTL = 6, 7, 3600
 local count = (#ARGV - FIRST + 1) / WIDTH

@@ -85,8 +85,7 @@ class Capacity:
         if not self._maximum:
             return
         with client.pipeline(transaction=False) as pipe:
-            # Each queued job of ours has an entry here, whatever its queue; a stock producer's has
-            # none.
+            # Each queued job has an entry here, in whatever queue; jobs of stock producers have none.
             pipe.zcard(f"{KEY_PREFIX}expiring")
             for _ in range(SAMPLED_KEYS):
                 pipe.randomkey()

@@ -78,7 +78,7 @@ class Channel(Protocol):
 
     @property
     def control(self) -> BatchControl:
-        """What changes the queued jobs of a batch."""
+        """The calls that change the queued jobs of a batch."""
         ...
 
     @property

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class SpecOptions:
-    """What was typed; `read_fields` makes fields of a spec of it."""
+    """The options of a job as typed; `read_fields` returns them as fields of a spec."""
 
     timeout: options.Timeout = 0.0
     grace: options.Grace = None

@@ -45,8 +45,8 @@ class BatchOverview:
     ) -> Iterator[JobFacts]:
         """Yield the jobs with one of the codes or categories, a state, all labels, and the host.
 
-        What is not given is not asked for. In the order of their submit; with a code or a category
-        in the order of their ends. Memory does not grow with the batch.
+        An argument that is left out matches all jobs. The jobs come in the order of submit; with
+        a code or a category, in the order of their ends. Memory does not grow with the batch.
 
         Raises:
             ValueError: there is no such code, category or state.

@@ -25,7 +25,7 @@ LEAST_MOVED_CHARS: Final = 1024
 LEAST_USEFUL_CHARS: Final = 128
 """The shortest content worth moving out of a too large spec: a reference is hardly shorter."""
 REFERENCE_CHARS: Final = 100
-"""What a moved content leaves in the spec, about."""
+"""Characters of the reference that replaces a moved content, about."""
 _STDIN: Final = -1
 """The index of stdin among the files."""
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 UUID_BYTES: Final = 16
 _EMPTY: Final[dict[str, str]] = {}
 UNSHARED_BYTES: Final = 4096
-"""Room in an encoded request for what is not part of its spec: key, batch and delivery fields."""
+"""Bytes of an encoded request that are kept free for its key, batch and delivery fields."""
 _VARIANTS: Final = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
 
 

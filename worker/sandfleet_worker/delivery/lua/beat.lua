@@ -1,10 +1,10 @@
 -- Renew a worker's lease; find its jobs that were cancelled, and its claims that were deleted.
 --
--- ARGV: prefix, owner, lease in ms, then claim id and job id of each job it runs Returns {"lost"}
--- where another worker has taken over: a lease that ended is never given back, a late one is
--- renewed; else {"held", {id and cancel mark of each cancelled job...}, {ids of claims that are not
--- there...}}. A claim whose run has just ended is not there, too. The mark is "cancel", or why the
--- job's batch was stopped.
+-- ARGV: prefix, owner, lease in ms, then claim id and job id of each job it runs
+-- Returns {"lost"} where another worker has taken over: a lease that ended is never given back, a
+-- late one is renewed; else {"held", {id and cancel mark of each cancelled job...}, {ids of claims
+-- that are not there...}}. A claim whose run has just ended is not there, too. The mark is
+-- "cancel", or why the job's batch was stopped.
 local prefix, owner, lease = ARGV[1], ARGV[2], tonumber(ARGV[3])
 -- include: prelude
 -- ZREM first: at maxmemory Redis refuses a write that may need memory only where it is a script's

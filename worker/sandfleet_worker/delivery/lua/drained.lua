@@ -1,8 +1,9 @@
 -- End the attempt of a job that may not start again, since its worker stops: it is recorded, not
 -- charged. The outcome follows (finish.lua).
 --
--- ARGV: prefix, owner, claim id, job id, code Returns 1, or 0 where the job's record does not name
--- the claim: another worker has it, or it has ended.
+-- ARGV: prefix, owner, claim id, job id, code
+-- Returns 1, or 0 where the job's record does not name the claim: another worker has it, or it has
+-- ended.
 local prefix, owner, claim, id, code = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 -- include: prelude
 local job = prefix .. 'job:' .. id

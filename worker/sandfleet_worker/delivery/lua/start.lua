@@ -1,9 +1,9 @@
 -- Note that a job which waited starts now: its attempt is recorded.
 --
--- ARGV: prefix, owner, claim id, job id, host, worker, id of the host's boot Returns {"started",
--- attempts, for how many ms it is a suspect ("" it is none)}, {"cancelled"}, or {"fenced"} where
--- the job's record does not name the claim: another worker has it, or it has ended. Only where it
--- is "started" the program may start.
+-- ARGV: prefix, owner, claim id, job id, host, worker, id of the host's boot
+-- Returns {"started", attempts, for how many ms it is a suspect ("" it is none)}, {"cancelled"}, or
+-- {"fenced"} where the job's record does not name the claim: another worker has it, or it has
+-- ended. Only where it is "started" the program may start.
 local prefix, owner, claim, id, host, worker, boot = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
 local MAX_SUSPECT_MS = 60000
 -- include: prelude

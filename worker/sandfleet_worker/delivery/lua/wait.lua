@@ -1,8 +1,9 @@
 -- Note that a claimed job waits for what its start needs: it has not started, and its attempt is
 -- taken back.
 --
--- ARGV: prefix, owner, claim id, job id Returns 1, or 0 where the job's record does not name the
--- claim: another worker has it, or it has ended.
+-- ARGV: prefix, owner, claim id, job id
+-- Returns 1, or 0 where the job's record does not name the claim: another worker has it, or it has
+-- ended.
 local prefix, owner, claim, id = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local job = prefix .. 'job:' .. id
 local facts = redis.call('HMGET', job, 'state', 'claim', 'owner', 'attempts')
