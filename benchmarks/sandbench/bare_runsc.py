@@ -29,7 +29,9 @@ PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 class BareRunsc:
     """Runs programs by bare `runsc run`.
 
-    `rootfs` maps an image to its unpacked folder, `folder` gets bundles and state.
+    `rootfs` maps an image to its unpacked folder, `folder` gets bundles and runsc's state. All
+    runs share the state, as with runsc's default folder: since 2026-08 runsc leaves a mount there,
+    `null-netns`, and makes it once. The testbed unmounts it.
     """
 
     folder: Path
@@ -68,7 +70,7 @@ class BareRunsc:
         process = {"args": list(program.command), "cwd": "/", "user": user, "env": [PATH]}
         config = {"ociVersion": "1.0.2", "process": process, "root": root}
         (bundle / "config.json").write_text(json.dumps(config))
-        command: Sequence[str] = ["runsc", f"--root={bundle}/state", *FLAGS, "run", f"--bundle={bundle}", name]
+        command: Sequence[str] = ["runsc", f"--root={self.folder}/state", *FLAGS, "run", f"--bundle={bundle}", name]
         command = meter.wrap(command) if meter else command
         subprocess.run(command, check=True, stdin=subprocess.DEVNULL, capture_output=True)
         shutil.rmtree(bundle)

@@ -143,8 +143,17 @@ def new_testbed(images: Path | None = None) -> Iterator[Testbed]:
         disk = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sfb-")))
         base = TMPFS if os.access(TMPFS, os.W_OK) else None
         state = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sfb-", dir=base)))
+        stack.callback(_unmount_below, disk, state)
         testbed = Testbed(disk, state, images or disk / "images")
         for name in IMAGES:
             ImageStore(testbed.images).add(name)
         stack.callback(testbed.sweep)
         yield testbed
+
+
+def _unmount_below(*folders: Path) -> None:
+    """Unmount what bare runsc left in `folders`, so that they can be removed."""
+    targets = [Path(line.split()[4]) for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    for target in targets:
+        if any(target.is_relative_to(folder) for folder in folders):
+            subprocess.run(["umount", str(target)], check=True)
