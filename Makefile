@@ -18,7 +18,7 @@ WITH_IMAGES := trap 'exit 130' INT TERM; [ -n "$$TEST_IMAGES_ROOT" ] || \
 FAST_TESTS := tests/unit $(wildcard tests/integration/*producer_*) \
 	$(addprefix tests/docs/test_,contributing.py identifiers.py links.py measures.py reference.py)
 
-.PHONY: help setup native demo test test-fast test-releases test-upgrade test-retries test-big test-store test-images check docs renew bench hosts soak clean
+.PHONY: help setup native demo test test-fast test-releases test-upgrade test-retries test-big test-store test-images test-v2 check docs renew bench hosts soak clean
 
 help: ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -29,7 +29,8 @@ setup: ## Install what is missing on this machine and make .venv (idempotent)
 native: ## Compile the job's init again if its source is newer
 	@$(BIN)/python worker/hatch_build.py
 
-demo: setup ## Run a batch of good and bad programs through the whole product and check each outcome
+demo: ## Run a batch of good and bad programs through the whole product and check each outcome
+	@scripts/setup.sh --without-test-servers
 	@$(BIN)/python demo/demo.py
 
 test: setup ## Run all tests, then those that depend on runsc once more on the release of 2024; ARGS="-k name" goes to pytest
@@ -61,6 +62,9 @@ test-store: setup ## The store with 1 GB and its races many times; 1,000 jobs th
 test-images: setup ## Refuse images of a million files and more; build each ready recipe twice and run its language: downloads 500 MB, half an hour
 	@root=$$(mktemp -d -t sandfleet-recipes-XXXXXX); trap 'rm -rf "$$root"' EXIT; trap 'exit 130' INT TERM; \
 	TEST_READY_RECIPES="$$root" $(BIN)/python -m pytest -s -m images tests/sandbox $(ARGS)
+
+test-v2: setup ## The tests of what cgroups decide, on a host of cgroup v2: Debian 13 in qemu; a quarter of an hour; ARGS="tests/sandbox/test_limits.py"
+	@tests/vm/run.sh $(ARGS)
 
 check: setup ## Lint, format, types, and the walls between the packages
 	$(BIN)/ruff check

@@ -38,6 +38,8 @@
 # tests take SeaweedFS, which comes from PyPI. Anywhere else it installs no system package: it names
 # what is missing and ends with 1.
 #
+# With --without-test-servers, as `make demo` calls it, versitygw and docker-registry are left out.
+#
 # PYTHON=/path/to/python3 chooses the interpreter (3.11 or later); by default the newest one found
 # is taken.
 set -euo pipefail
@@ -50,6 +52,7 @@ readonly -A PACKAGE_OF=(
     [ip]=iproute2
 )
 readonly STAMP=.venv/.sandfleet-setup
+readonly OPTION=${1:-}
 readonly GVISOR=/usr/local/lib/sandfleet/gvisor
 readonly S3_SERVER=/usr/local/lib/sandfleet/versitygw
 readonly REGISTRY=/usr/local/lib/sandfleet/registry
@@ -291,6 +294,7 @@ install_system() {
     fi
     ((${#missing[@]} == 0)) || install_packages "${missing[@]}"
     install_runsc
+    [[ $OPTION != --without-test-servers ]] || return 0
     install_s3_server
     install_registry
 }
