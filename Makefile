@@ -18,7 +18,7 @@ WITH_IMAGES := trap 'exit 130' INT TERM; [ -n "$$TEST_IMAGES_ROOT" ] || \
 FAST_TESTS := tests/unit $(wildcard tests/integration/*producer_*) \
 	$(addprefix tests/docs/test_,contributing.py identifiers.py links.py measures.py reference.py)
 
-.PHONY: help setup native demo test test-fast test-releases test-upgrade test-retries test-big test-store test-images test-v2 check docs renew bench hosts soak clean
+.PHONY: help setup native demo test test-fast test-releases test-upgrade test-retries test-big test-store test-images test-vm check docs renew bench hosts soak clean
 
 help: ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -63,7 +63,7 @@ test-images: setup ## Refuse images of a million files and more; build each read
 	@root=$$(mktemp -d -t sandfleet-recipes-XXXXXX); trap 'rm -rf "$$root"' EXIT; trap 'exit 130' INT TERM; \
 	TEST_READY_RECIPES="$$root" $(BIN)/python -m pytest -s -m images tests/sandbox $(ARGS)
 
-test-v2: setup ## The tests of what cgroups decide, on a host of cgroup v2: Debian 13 in qemu; a quarter of an hour; ARGS="tests/sandbox/test_limits.py"
+test-vm: setup ## The tests of what cgroups decide, on a host of cgroup v2: Debian 13 in qemu; a quarter of an hour; ARGS="tests/sandbox/test_limits.py"
 	@tests/vm/run.sh $(ARGS)
 
 check: setup ## Lint, format, types, and the walls between the packages

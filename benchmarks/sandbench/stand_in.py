@@ -1,15 +1,15 @@
 """A real worker whose runner ends each job at once: `python -m sandbench.stand_in`.
 
 Its settings are ``SANDFLEET_*``. Celery app, claimer, lease, pool and result backend are the
-product's; only the sandbox is missing, so neither runsc nor an image is needed, and what a job
-costs around its sandbox can be seen.
+product's; only the sandbox is missing, so no image is needed, and what a job costs around its
+sandbox can be seen.
 """
 
 from __future__ import annotations
 
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 from unittest import mock
 
 from sandfleet_config.codes import ErrorCode
@@ -17,44 +17,28 @@ from sandfleet_config.outcome import Runtime, StreamOutput, Timing, Usage
 from sandfleet_config.settings import WorkerSettings
 from sandfleet_worker.commands import start as service
 from sandfleet_worker.sandbox.ending import Ending, limit_states
+from sandfleet_worker.sandbox.runner import RunscRunner
+from sandfleet_worker.sandbox.start_hooks import NoHooks
 from sandfleet_worker.sandbox.verdict import Verdict
 
 if TYPE_CHECKING:
-    from typing import Self
-
-    from sandfleet_config.settings import HostSettings
     from sandfleet_worker.sandbox.policy import Admitted
     from sandfleet_worker.sandbox.start_hooks import StartHooks
 
+NO_HOOKS: Final = NoHooks()
 OUTPUT = b"as long as the last line of a small program's output may be\n"
 
 
-class StandInRunner:
-    """Replace `RunscRunner`.
+class StandInRunner(RunscRunner):
+    """`RunscRunner` without sandboxes.
 
-    Every field has a value, so that an outcome is as long as a real one.
+    Every field of its endings has a value, so that an outcome is as long as a real one.
     """
-
-    def __init__(self, config: HostSettings | None = None) -> None:
-        self._config = config
-
-    def __enter__(self) -> Self:
-        """Return the runner itself."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Nothing is held."""
-
-    def close(self) -> None:
-        """Nothing is held."""
-
-    def drain(self) -> None:
-        """Nothing is prepared."""
 
     def warm_up(self) -> None:
         """Nothing needs to be prepared."""
 
-    def execute(self, limits: Admitted, *, hooks: StartHooks, **_: object) -> Ending:
+    def execute(self, limits: Admitted, *, hooks: StartHooks = NO_HOOKS, **_: object) -> Ending:
         """Return the ending of a program that exits 0 at once or, of ``sleep``, at its end."""
         hooks.start()
         match limits.spec.command:

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 from sandbench.other_sandboxes import other_ways
+from sandbench.programs import TRUE
+from sandbench.queue_way import STAND_IN, queue_way
+from sandbench.testbed import new_testbed
 from sandbench.ways import TAKO
 
 if TYPE_CHECKING:
@@ -61,3 +64,9 @@ def test_tako_is_measured_where_it_runs(told: Start) -> None:
 )
 def test_the_reason_is_given_if_tako_does_not_run(told: Start, code: int, error: str | None, why: str) -> None:
     assert told(code, error) == ([], {TAKO: why})
+
+
+def test_the_worker_without_sandboxes_runs_jobs(images_root: Path) -> None:
+    with new_testbed(images_root) as testbed, queue_way(testbed, "stand-in", 2, STAND_IN) as way:
+        outcome = way.fleet.submit(TRUE.spec).outcome(20)
+    assert (outcome.code, outcome.runtime and outcome.runtime.version) == ("OK", "stand-in")
