@@ -188,7 +188,7 @@ def test_logs_follows_a_queued_job_to_its_end(fleet: Fleet, module_stage: Stage)
     assert b"has written nothing; -f waits for its output" in now.stderr
     followed = run_command(module_stage, "logs", "-f", job.id)
     assert (followed.returncode, followed.stdout) == (0, b"out\n")
-    assert followed.stderr == b"err\nsandfleet: exit 4\n"
+    assert followed.stderr == b"err\nsandfleet: EXIT_NONZERO: the program exited 4\n"
     ended = run_command(module_stage, "logs", job.id)
     assert (ended.stdout, ended.stderr) == (followed.stdout, followed.stderr)
 

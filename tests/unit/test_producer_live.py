@@ -12,9 +12,10 @@ from cli_fleet import new_use
 from sandfleet import OutputNotLive, ResultTimeout, SandboxResult
 from sandfleet.cli import main
 from sandfleet.testing.fake_fleet import FakeFleet
+from sandfleet.testing.fake_live import FakeLive
 
 if TYPE_CHECKING:
-    from sandfleet import Job
+    from sandfleet import Job, OutputChunk
 
     Capture = pytest.CaptureFixture[str]
 
@@ -78,10 +79,14 @@ def test_a_stream_has_a_timeout_and_needs_a_job_that_asks() -> None:
 def test_the_streams_of_a_batch_come_together() -> None:
     fleet = FakeFleet(lambda _: None)
     jobs = fleet.submit_many([LIVE, LIVE, {"image": "x"}], batch="b")
-    threads = [write_slowly(fleet, job.id, new_result(f"{number}-{number}")) for number, job in enumerate(jobs)]
-    found = list(fleet.batch("b").stream(timeout=10))
-    for thread in threads:
-        thread.join()
+    for number, job in enumerate(jobs):
+        fleet.write_output(job.id, f"{number}-".encode())
+    found: list[tuple[str, OutputChunk]] = []
+    for job_id, chunk in fleet.batch("b").stream(timeout=10):
+        found.append((job_id, chunk))
+        if len(found) == 2:
+            for number, job in enumerate(jobs):
+                fleet.finish(job.id, new_result(f"{number}-{number}"))
     by_job = {job.id: "".join(chunk.text for job_id, chunk in found if job_id == job.id) for job in jobs}
     assert list(by_job.values()) == ["0-0", "1-1", ""]
     assert list(fleet.batch("b").stream()) == [], "what had ended before does not come"
@@ -113,7 +118,7 @@ def test_run_live_prints_what_comes_once(monkeypatch: pytest.MonkeyPatch, capfd:
 
 def test_run_live_prints_the_rest_of_a_stream_that_broke_off(monkeypatch: pytest.MonkeyPatch, capfd: Capture) -> None:
     fleet = new_use(monkeypatch)(lambda _: new_result("never streamed\n"))
-    monkeypatch.setattr("sandfleet.testing.fake_live.FakeLive.write_rest", lambda *_: None)
+    monkeypatch.setattr(FakeLive, "write_rest", lambda *_: None)
     assert main(["run", "--live", "--", "x"]) == 0
     assert capfd.readouterr() == ("never streamed\n", "")
     assert fleet.specs[0].output.live
@@ -125,12 +130,22 @@ def test_batch_watch_prints_lines_under_the_names_of_their_jobs(
     fleet = new_use(monkeypatch)(lambda _: None)
     specs = [LIVE | {"labels": {"name": "steps"}}, LIVE]
     first, second = fleet.submit_many(specs, batch="b")
-    threads = [
-        write_slowly(fleet, first.id, new_result("one\ntwo\x1b[1m")),
-        write_slowly(fleet, second.id, new_result("x\n")),
-    ]
+    has_begun, list_changed = threading.Event(), FakeLive.list_changed
+
+    def list_and_note(live: FakeLive, batch: str, since: float) -> list[tuple[str, float]]:
+        found = list_changed(live, batch, since)
+        has_begun.set()
+        return found
+
+    def write() -> None:
+        has_begun.wait(10)  # what has ended before the watch begins is not shown
+        for job, result in ((first, new_result("one\ntwo\x1b[1m")), (second, new_result("x\n"))):
+            write_slowly(fleet, job.id, result).join()
+
+    monkeypatch.setattr(FakeLive, "list_changed", list_and_note)
+    thread = threading.Thread(target=write)
+    thread.start()
     assert main(["batch", "watch", "b"]) == 0
-    for thread in threads:
-        thread.join()
+    thread.join()
     short = second.id[:8]
     assert sorted(capfd.readouterr().out.splitlines()) == sorted(["steps | one", "steps | two\\x1b[1m", f"{short} | x"])

@@ -89,6 +89,8 @@ def print_output(batch: Batch, find_name: Callable[[str], str], print_line: Call
         try:
             for job_id, chunk in batch.stream(cancel=stop):
                 lines.add(job_id, chunk)
+        except BrokenPipeError:
+            return  # nobody reads the lines any more; the wait goes on
         except FleetError as error:
             if not stop.is_set():  # else the wait for the batch has raised it, too
                 note(f"no more output is shown: {error}")
@@ -98,7 +100,6 @@ def print_output(batch: Batch, find_name: Callable[[str], str], print_line: Call
     thread.start()
     try:
         yield
-        thread.join(END_SECONDS)
     finally:
-        stop.set()
+        stop.set()  # it prints what has come by now
         thread.join(END_SECONDS)

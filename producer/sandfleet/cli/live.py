@@ -65,7 +65,9 @@ class OutputPrinter:
                 rest = output.bytes[end:]
                 self._write(name, rest.decode(errors="replace") if self._safe[name] else rest)
             if output.truncated and not end:
-                note(f"{name} was cut: {format_bytes(len(output.bytes))} of {format_bytes(output.total_bytes)} are kept")
+                note(
+                    f"{name} was cut: {format_bytes(len(output.bytes))} of {format_bytes(output.total_bytes)} are kept"
+                )
             elif output.truncated and end < output.total_bytes:
                 missing = format_bytes(output.total_bytes - end)
                 note(f"the last {missing} of {name} were not shown: sandfleet show {outcome.job_id} has what is kept")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import closing
+from itertools import chain
 from typing import TYPE_CHECKING, Final
 
 from sandfleet.channel.live import BEGIN
@@ -49,7 +50,7 @@ class BatchOutputWait:
         self._next_count = now
         self._since = 0.0
         self._followed: dict[str, _Followed] = {}
-        self._is_first = True
+        self._is_first, self._is_last = True, False
 
     def collect(self) -> Iterator[list[tuple[str, OutputChunk]]]:
         """Yield what has come since the last round."""
@@ -57,11 +58,16 @@ class BatchOutputWait:
         changed = self._list_changed()
         for at in range(0, len(changed), STREAMS_AT_ONCE):
             yield from self._read(changed[at : at + STREAMS_AT_ONCE])
-        if has_ended:
+        if has_ended or self._is_last:
             self.is_over = True
             known = self._followed.items()
             if rest := [(job_id, chunk) for job_id, followed in known for chunk in followed.reader.finish()]:
                 yield rest
+
+    def collect_last(self) -> Iterator[list[tuple[str, OutputChunk]]]:
+        """Do the last round, before the batch has ended."""
+        self._is_last = True
+        return self.collect()
 
     def _has_ended(self) -> bool:
         now = time.monotonic()
@@ -138,7 +144,7 @@ class BatchOutput:
     """The output of a batch's running jobs as (job id, chunk), for ``for`` and ``async for``.
 
     Of jobs that run now and of those that start later, if they asked for it (`output.live`). It
-    ends with the batch, or when `cancel` is set.
+    ends with the batch, or when `cancel` is set, after all that has come by then.
 
     Raises, while iterated:
         ResultTimeout: the batch has not ended `timeout` seconds after the iteration began.
@@ -158,6 +164,8 @@ class BatchOutput:
         wait = self._new_wait()
         with closing(CancelRelay(wait.waker, self._cancel)) as relay:
             yield from drive(wait, relay)
+            if not wait.is_over:  # cancelled
+                yield from chain.from_iterable(wait.collect_last())
 
     async def __aiter__(self) -> AsyncIterator[tuple[str, OutputChunk]]:
         """Yield each chunk once; the event loop stays free."""
