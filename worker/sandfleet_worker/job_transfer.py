@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from sandfleet_worker.job_start import JobStart
     from sandfleet_worker.sandbox.ending import Ending
     from sandfleet_worker.sandbox.process.cancellation import Cancellation
-    from sandfleet_worker.sandbox.process.packed_job import KeepOutput, Transfer
+    from sandfleet_worker.sandbox.process.outputs import KeepOutput
+    from sandfleet_worker.sandbox.process.packed_job import Transfer
 
 
 class JobTransfer:

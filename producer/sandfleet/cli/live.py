@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from sandfleet.collect.chunks import OutputChunk
     from sandfleet.job import Job
 
-STREAMS: Final = ("stdout", "stderr")
+STREAMS: Final[tuple[str, ...]] = ("stdout", "stderr")
 
 
 class OutputPrinter:
@@ -28,7 +28,7 @@ class OutputPrinter:
     def __init__(self, *, is_safe: bool = False) -> None:
         self._safe = {name: is_safe and getattr(sys, name).isatty() for name in STREAMS}
         self._attempt = (1, 1)
-        self._offsets = dict.fromkeys(STREAMS, 0)
+        self._offsets: dict[str, int] = dict.fromkeys(STREAMS, 0)
         self.is_any = False
         """Whether anything was printed."""
 

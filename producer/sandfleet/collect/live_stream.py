@@ -61,8 +61,8 @@ class LiveWait:
             OutputNotLive: it has not asked for live output.
             JobUnknown: Redis has forgotten it.
         """
-        noticed = self._end_watch.take() if self._end_watch is not None else []
-        if not self._must_ask and noticed == []:
+        is_noticed = self._end_watch is not None and self._end_watch.take() != []  # None: it may have ended
+        if not self._must_ask and not is_noticed:
             return False
         self._must_ask = False
         (record,) = self._channel.records([self._job_id])
