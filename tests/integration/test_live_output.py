@@ -115,7 +115,7 @@ def test_a_program_that_prints_as_fast_as_it_can_harms_nobody(fleet: Fleet, modu
     assert int(sizes[job.id.encode()]) == 512 + sum(len(item) + ENTRY_BYTES for item in data)
 
 
-def test_a_worker_spends_nothing_on_jobs_that_do_not_ask(fleet: Fleet, module_stage: Stage) -> None:
+def test_a_job_that_does_not_ask_has_no_stream(fleet: Fleet, module_stage: Stage) -> None:
     job = fleet.submit(live("echo x", output={}))
     assert job.outcome(20).is_ok
     assert not module_stage.redis.exists(live_key(job.id))
