@@ -15,24 +15,24 @@ CONTRACT_VERSIONS: Final = (1, 2, 3, 4, 5)
 """Contract versions that this release speaks.
 
 Version 2 adds `spec.DELIVERY_FIELDS`, version 3 `requires`, version 4 `spec.STORED_FIELDS`, version
-5 `spec.BATCH_FIELDS` and limits of a batch. A request says the lowest version that has all that it
+5 `spec.BATCH_FIELDS`, `output.live` and limits of a batch. A request says the lowest version that has all that it
 uses, so that older workers can run it.
 """
 ContractVersion: TypeAlias = Literal[1, 2, 3, 4, 5]
 BATCH_CONTRACT: Final = 5
-"""The version of a job with one of `spec.BATCH_FIELDS`, or of a batch with limits."""
+"""The version of a job with one of `spec.BATCH_FIELDS` or `output.live`, or of a batch with limits."""
 FIELDS_OF: Final[Mapping[int, str]] = {
     2: ", ".join(DELIVERY_FIELDS),
     3: "what it requires of its host",
     4: "files, datasets, artifacts, objects of the store and images of a registry",
-    BATCH_CONTRACT: ", ".join(BATCH_FIELDS),
+    BATCH_CONTRACT: ", ".join((*BATCH_FIELDS, "output.live")),
 }
 """The fields of each version, for messages."""
 
 
 def find_contract(spec: SandboxSpec) -> ContractVersion:
     """Return the lowest contract version that has all fields `spec` uses."""
-    if spec.after or spec.retry_with:
+    if spec.after or spec.retry_with or spec.output.live:
         return BATCH_CONTRACT
     if _uses_store(spec):
         return 4

@@ -78,6 +78,16 @@ Keys, all under `KEY_PREFIX`:
                     awaited:batch:<name>: sets of the groups that wait for it. All are deleted when
                     the group's jobs may start or have ended, or expire after 30 days
     groups          sorted set: group -> when a sweep checks it next (ms)
+    live:<id>       stream, the newest output of a running job that asked for it (`output.live`):
+                    stream (stdout|stderr), attempt, run, offset (of the first byte in all that the
+                    attempt wrote there), data (bytes as they are). Of the newest attempt only, 1 MiB
+                    at most; expires 10 minutes after the last write, and a silent job renews it
+    live_streams:bytes   hash: job id -> what its stream counts; the field without a name has the
+                    sum (64 MiB at most, 8 MiB in a Redis that is 80 % full; the streams that nobody
+                    wrote to for longest go first). live_streams:expiring: sorted set of them -> when
+                    (ms) it expires. Both expire with the last of them
+    live_batch:<name>    sorted set: job id of a batch -> when (ms) its stream expires, which tells
+                    readers what has grown. Expires with the last of them
     queues          set of the queues that may hold jobs; wake: a stream on which idle workers block
     owners          sorted set: worker (host:pid:token) -> end of its lease (ms of Redis's clock)
     boot:<host>     the id of the host's boot. The jobs of a worker that died under another boot id

@@ -121,6 +121,9 @@ class OutputSpec(ContractModel):
     store: bool = Field(
         default=False, description="Keep a stream that goes past `max_bytes` whole in the store, to the host's ceiling."
     )
+    live: bool = Field(
+        default=False, description="Show the output while the job runs: its newest MiB, 10 chunks a second at most."
+    )
 
 
 DELIVERY_FIELDS: Final = ("idempotency_key", "priority", "queue_ttl", "max_attempts", "retry_on")
@@ -131,7 +134,7 @@ DELIVERY_FIELDS: Final = ("idempotency_key", "priority", "queue_ttl", "max_attem
 STORED_FIELDS: Final = ("files", "datasets", "artifacts")
 """Fields of contract version 4; so are an image by reference, `stdin.sha256` and `output.store`."""
 BATCH_FIELDS: Final = ("after", "retry_with")
-"""Fields of contract version 5.
+"""Fields of contract version 5; so is `output.live`.
 
 They are about delivery, too: `fingerprint.spec_sha256` does not count them.
 """

@@ -62,6 +62,9 @@ if TYPE_CHECKING:
     from sandfleet.channel.batch_control import LimitsState
     from sandfleet.channel.records import BatchCounts, BatchState, CancelState, DeadLetter, JobRecord
     from sandfleet.channel.waker import CancelSignal
+    from sandfleet.collect.batch_output import BatchOutput
+    from sandfleet.collect.chunks import OutputChunk
+    from sandfleet.collect.live_stream import LiveStream
     from sandfleet.collect.stream import BatchStream, OutcomeStream
     from sandfleet.dead_letters import DeadLetters
     from sandfleet.errors import (
@@ -73,6 +76,7 @@ if TYPE_CHECKING:
         IdempotencyConflict,
         JobExists,
         JobUnknown,
+        OutputNotLive,
         PackageMissing,
         QueueFull,
         ResultsNotWritten,
@@ -101,6 +105,7 @@ __all__ = [
     "BatchArtifacts",
     "BatchCounts",
     "BatchLimits",
+    "BatchOutput",
     "BatchState",
     "BatchStream",
     "BatchUnknown",
@@ -151,12 +156,15 @@ __all__ = [
     "LimitError",
     "LimitsEnforced",
     "LimitsState",
+    "LiveStream",
     "Logger",
     "MapStream",
     "OutOfMemory",
     "Outcome",
     "OutcomeStream",
+    "OutputChunk",
     "OutputLimit",
+    "OutputNotLive",
     "OutputSpec",
     "PackageMissing",
     "Payload",
@@ -214,12 +222,15 @@ _NAMES: Final = {
     "sandfleet.channel.batch_control": "LimitsState",
     "sandfleet.channel.records": "BatchCounts BatchState CancelState DeadLetter JobRecord",
     "sandfleet.channel.waker": "CancelSignal",
+    "sandfleet.collect.batch_output": "BatchOutput",
+    "sandfleet.collect.chunks": "OutputChunk",
+    "sandfleet.collect.live_stream": "LiveStream",
     "sandfleet.collect.stream": "BatchStream OutcomeStream",
     "sandfleet.dead_letters": "DeadLetters",
     "sandfleet.errors": (
         "ArtifactsNotSaved BatchUnknown FileMissing FleetError FleetUnavailable "
-        "IdempotencyConflict JobExists JobUnknown PackageMissing QueueFull ResultsNotWritten "
-        "ResultTimeout"
+        "IdempotencyConflict JobExists JobUnknown OutputNotLive PackageMissing QueueFull "
+        "ResultsNotWritten ResultTimeout"
     ),
     "sandfleet.execute.backend": "Backend Config",
     "sandfleet.execute.fleet_runner": "FleetRunner",

@@ -12,6 +12,7 @@ from sandfleet_config.webhooks import check_endpoint
 from sandfleet.channel.records import BatchCounts, BatchState, CancelState
 from sandfleet.channel.waker import CancelRelay, Waker
 from sandfleet.collect.batch_end import BatchEnd
+from sandfleet.collect.batch_output import BatchOutput
 from sandfleet.collect.ended_list import EndedList
 from sandfleet.collect.polling import split
 from sandfleet.collect.steps import drive, drive_async
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from sandfleet_config.outcome import Outcome
 
     from sandfleet.channel.batch_control import LimitsState
+    from sandfleet.channel.waker import CancelSignal
 
 
 class Forgotten(NamedTuple):
@@ -98,6 +100,14 @@ class Batch(BatchOverview, Tabular):
         again if it is run again meanwhile.
         """
         return BatchStream(self._channel, self.name, timeout)
+
+    def stream(self, timeout: float | None = None, *, cancel: CancelSignal | None = None) -> BatchOutput:
+        """Return (job id, chunk) of the output of its running jobs; for ``for``, ``async for``.
+
+        Of jobs whose specs say ``output={"live": True}``. It ends with the batch, or when `cancel`
+        is set.
+        """
+        return BatchOutput(self._channel, self.name, timeout, cancel=cancel)
 
     def wait(
         self, timeout: float | None = None, *, on_counts: Callable[[BatchState], object] = lambda _: None

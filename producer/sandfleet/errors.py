@@ -13,6 +13,7 @@ FleetError
 ├── FileMissing        (also a LookupError)
 ├── ArtifactsNotSaved
 ├── ResultsNotWritten
+├── OutputNotLive
 └── PackageMissing     (also an ImportError)
 """
 
@@ -110,6 +111,13 @@ class ResultsNotWritten(FleetError):
     """A table of results was not begun.
 
     Its format is unknown, another process writes it, or it is another table.
+    """
+
+
+class OutputNotLive(FleetError):
+    """The output of the job cannot be read while it runs: its spec does not say ``output.live``.
+
+    Its outcome has the output when it has ended.
     """
 
 

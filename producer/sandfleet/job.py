@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from sandfleet_config.errors import to_result
 
 from sandfleet.channel.records import CancelState
+from sandfleet.collect.live_stream import LiveStream
 from sandfleet.collect.stream import OutcomeStream
 from sandfleet.errors import JobUnknown
 from sandfleet.files.artifacts import JobArtifacts
@@ -112,6 +113,15 @@ class Job:
             return None
         what = "has been forgotten" if 0 < run < newest else f"does not exist: its newest is run {newest}"
         raise JobUnknown(f"run {run} of job {self.id} {what}", [self.id])
+
+    def stream(self, timeout: float | None = None, *, follow: bool = True) -> LiveStream:
+        """Return the program's output in chunks as it comes; for ``for`` and for ``async for``.
+
+        The spec must say ``output={"live": True}``. It ends with the job's newest run, and without
+        `follow` as soon as all is read that is there now. Redis keeps the newest MiB, for 10 minutes
+        after the end; `OutputChunk.skipped` tells what is missing. `LiveStream` names the errors.
+        """
+        return LiveStream(self._channel, self.id, timeout, follows=follow)
 
     def wait(self, timeout: float | None = None, cancel: CancelSignal | None = None) -> Outcome | None:
         """Do what `outcome` does, but return None as soon as `cancel` is set; the job goes on."""

@@ -25,7 +25,7 @@ def test_after_needs_contract_5() -> None:
         '{"contract":5,"spec":{"image":"x","after":{"jobs":["one","two"],"batches":["prepare"]}},"batch":"b"}'
     )
     assert decode_job(text) == request
-    with pytest.raises(SpecInvalid, match="after, retry_with need contract version 5"):
+    with pytest.raises(SpecInvalid, match=r"after, retry_with, output\.live need contract version 5"):
         decode_job(json.dumps({"contract": 4, "spec": {"image": "x", "after": ["one"]}}))
 
 

@@ -14,6 +14,7 @@ from sandfleet_worker.delivery.direct_redis import DirectRedis
 from sandfleet_worker.delivery.host_slots import HostSlots
 from sandfleet_worker.delivery.identity import Identity
 from sandfleet_worker.delivery.intake import TIMEOUT_SECONDS, Intake
+from sandfleet_worker.delivery.live_sender import LiveSender
 from sandfleet_worker.files.host_files import HostFiles
 from sandfleet_worker.host_facts import Contents, HostAbilities
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from sandfleet_worker.shared_images import FleetImages
 
 CONNECT_SECONDS = 5.0
+LIVE_TIMEOUT_SECONDS = 2.0
+"""Timeout of a call with live output, which is skipped after that."""
 
 
 class Runner(Contents, Protocol):
@@ -71,6 +74,7 @@ class Host:
     intake: Intake
     abilities: HostAbilities
     files: HostFiles
+    live: LiveSender
 
     @classmethod
     def open(cls, settings: WorkerSettings, runner: Runner, shared: FleetImages | None = None) -> Self:
@@ -96,11 +100,13 @@ class Host:
         except BaseException:
             slots.close()
             raise
-        return cls(settings, runner, slots, identity, intake, abilities, files)
+        live = LiveSender(connect(settings, LIVE_TIMEOUT_SECONDS), identity.owner, intake.exit.drain)
+        return cls(settings, runner, slots, identity, intake, abilities, files, live)
 
     def close(self) -> None:
         """End the lease and leave the host's slots."""
         self.intake.close()
+        self.live.stop()
         self.files.close()
         self.slots.close()
 

@@ -20,13 +20,13 @@ from sandfleet_worker.delivery.claim import Flag
 from sandfleet_worker.delivery.read_message import tell_limits
 from sandfleet_worker.delivery.settlement import Finish, GiveBack, PutBack, Release, Retry
 from sandfleet_worker.job_start import JobStart
+from sandfleet_worker.job_transfer import JobTransfer
 from sandfleet_worker.raised_limits import find_raise
 from sandfleet_worker.sandbox.image.allowed import DigestForbidden
 from sandfleet_worker.sandbox.image.datasets import DatasetMissing, DatasetsUnsupported
 from sandfleet_worker.sandbox.image.finder import PullForbidden
 from sandfleet_worker.sandbox.image.registry.failures import NotInRegistry
 from sandfleet_worker.sandbox.policy import admit
-from sandfleet_worker.sandbox.process.packed_job import NO_TRANSFER
 
 if TYPE_CHECKING:
     from sandfleet_config.spec import SandboxSpec
@@ -35,11 +35,9 @@ if TYPE_CHECKING:
     from sandfleet_worker.delivery.claim import Claim
     from sandfleet_worker.delivery.read_message import JobMessage
     from sandfleet_worker.delivery.settlement import Settlement
-    from sandfleet_worker.files.host_files import JobFiles
     from sandfleet_worker.host import Host
     from sandfleet_worker.job_handle import JobHandle
     from sandfleet_worker.sandbox.policy import Admitted
-    from sandfleet_worker.sandbox.process.packed_job import Transfer
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +60,7 @@ class JobRun:
         self._facts: dict[str, Any] = {"host": host.name}
         self._faults: list[dict[str, str]] = []
         self._lacks = self._needed_image = ""
-        self._files: JobFiles | None = None
+        self._transfer = JobTransfer(host, self._start, job.cancellation)
 
     @property
     def claim(self) -> Claim:
@@ -81,12 +79,11 @@ class JobRun:
             limits = self._admit(request.spec).shortened(self._job.soft_seconds, self._job.hard_seconds)
             self._job.cancellation.raise_if_set()
             queued = self._count_queued()
-            transfer = partial(self._open_transfer, request.spec)
+            transfer = partial(self._transfer.open, request.spec)
             ending = self._host.runner.execute(
                 limits, cancel=self._job.cancellation, hooks=self._start, transfer=transfer
             )
-            if self._files:
-                self._files.collection = ending.collection
+            self._transfer.note_end(ending)
             self._note_failed_wait()
             attempts = tell_limits(self._message, self.claim.end_attempts(ending.verdict.code))
             self._has_crashed = ending.verdict.is_crash
@@ -101,11 +98,6 @@ class JobRun:
             text = f"a fault in sandfleet itself: see the log of worker {self._host.worker}"
             return self._end(ErrorCode.INTERNAL, text)
 
-    def _open_transfer(self, spec: SandboxSpec) -> Transfer:
-        """Have the job's files here; raises as `HostFiles.prepare`."""
-        self._files = self._host.files.prepare(spec, self._job.cancellation, self._start)
-        return self._files.transfer if self._files else NO_TRANSFER
-
     def store_files(self, settlement: Settlement) -> Settlement:
         """Upload what a job left that ends now, and say in its outcome where it is; never raise.
 
@@ -117,20 +109,18 @@ class JobRun:
         try:
             if settlement.dead_letter_reason and request is not None:
                 self._host.files.keep_for_dead_letter(request.spec, self._job.cancellation)
-            if self._files is not None:
-                outcome = self._files.deliver(outcome)
+            outcome = self._transfer.deliver(outcome)
         except Exception:
             # The job has ended, and its end has to be told: no fault of ours may keep it from that.
             extra = {"action": "delivery_failed", "job_id": self._job.job_id}
             log.exception("cannot deliver the files of job %s", self._job.job_id, extra=extra)
             text = f"a fault in sandfleet itself: see the log of worker {self._host.worker}"
-            outcome = outcome.model_copy(update={"artifacts_lost": text} if self._files else {})
+            outcome = outcome.model_copy(update={"artifacts_lost": text} if self._transfer.has_files else {})
         return replace(settlement, outcome=outcome)
 
     def close(self) -> None:
-        """Remove the job's files from this host's disk."""
-        if self._files is not None:
-            self._files.close()
+        """Send the rest of the job's live output, and remove its files from this host's disk."""
+        self._transfer.close()
 
     def decide(self, outcome: Outcome) -> Settlement:
         """Return how the claim ends after `outcome`: with it, or with another attempt anywhere."""

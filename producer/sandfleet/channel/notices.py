@@ -15,11 +15,11 @@ import socket
 import threading
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from sandfleet.channel.stream_reads import StreamReads
 from sandfleet.channel.subscription import Subscription
-from sandfleet.channel.watches import BatchWatch, JobWatch
+from sandfleet.channel.watches import BatchWatch, JobWatch, LiveWatch, StreamWatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from sandfleet.channel.connection import Connections
     from sandfleet.channel.waker import Waker
 
+AnyWatch: TypeAlias = "JobWatch | StreamWatch[Any]"
 IDLE_SECONDS: Final = 5.0
 """The thread and its connection end when there was no watch for so long."""
 JOIN_SECONDS: Final = 5.0
@@ -62,12 +63,18 @@ class Notices:
         self.ask(lambda _: None, watch)
         return watch
 
-    def has(self, watch: JobWatch | BatchWatch) -> bool:
+    def watch_live(self, job_id: str, waker: Waker) -> LiveWatch:
+        """Watch a job's live output; nothing is read before the first `arm`."""
+        watch = LiveWatch(self, job_id, waker)
+        self.ask(lambda _: None, watch)
+        return watch
+
+    def has(self, watch: AnyWatch) -> bool:
         """Whether the watch is served."""
         thread = self._thread
         return thread is not None and watch in thread.watches
 
-    def ask(self, request: Callable[[NoticeThread], None], watch: JobWatch | BatchWatch | None = None) -> None:
+    def ask(self, request: Callable[[NoticeThread], None], watch: AnyWatch | None = None) -> None:
         """Call `request` in the thread; start one for a new `watch`."""
         if self._pid != os.getpid():
             _threads_of_parents.append(self._thread)  # kept, so that its sockets are not closed here
@@ -87,7 +94,7 @@ class Notices:
             with self._connections.guard():
                 raise error
 
-    def drop(self, watch: JobWatch | BatchWatch) -> None:
+    def drop(self, watch: AnyWatch) -> None:
         """Stop serving the watch."""
         thread = self._thread
         if thread is not None and watch in thread.watches:
@@ -115,7 +122,7 @@ class NoticeThread(threading.Thread):
 
     def __init__(self, connections: Connections) -> None:
         super().__init__(name="sandfleet-notices", daemon=True)
-        self.watches: set[JobWatch | BatchWatch] = set()
+        self.watches: set[AnyWatch] = set()
         self._lock = threading.RLock()  # reentrant: see `Notices`
         self._is_over = self._is_stopping = False
         self._requests: deque[Callable[[NoticeThread], None]] = deque()
@@ -128,7 +135,7 @@ class NoticeThread(threading.Thread):
         self.subscription = Subscription(pool, self._selector)
         self.stream_reads = StreamReads(pool, self._selector)
 
-    def accept(self, watch: JobWatch | BatchWatch | None) -> bool:
+    def accept(self, watch: AnyWatch | None) -> bool:
         """Serve a watch; return False if this thread has ended or is about to."""
         with self._lock:
             if self._is_over:
@@ -202,9 +209,9 @@ class NoticeThread(threading.Thread):
         self._wake_receiver.close()
         self._wake_sender.close()
 
-    def forget(self, watch: JobWatch | BatchWatch) -> None:
+    def forget(self, watch: AnyWatch) -> None:
         """Read nothing more for this watch."""
-        if isinstance(watch, BatchWatch):
+        if isinstance(watch, StreamWatch):
             self.stream_reads.stop(watch)
         else:
             self.subscription.remove(watch)

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from sandfleet_config.outcome import Outcome
 
     from sandfleet.channel.batch_control import BatchControl
+    from sandfleet.channel.live import LiveOutputs
     from sandfleet.channel.overview import Overview
     from sandfleet.channel.records import (
         BatchState,
@@ -84,6 +85,11 @@ class Channel(Protocol):
     @property
     def overview(self) -> Overview:
         """Batches and jobs as people ask for them, and their next runs."""
+        ...
+
+    @property
+    def live(self) -> LiveOutputs:
+        """The output of running jobs that asked for it."""
         ...
 
     def publish(self, jobs: Sequence[EncodedJob], queue: str, wanted: int) -> list[Submitted]:

@@ -37,6 +37,8 @@ class JobRecord(Record):
     files: int = 0
     file_bytes: int = 0
     """The number of the spec's files, and their bytes together as far as they are known."""
+    live: bool = False
+    """Whether its output can be read while it runs (`output.live`)."""
     state: str = ""
     """``queued``, ``waiting`` (claimed, its program not started yet), ``running`` or ``ended``."""
     why: str = ""
@@ -191,6 +193,8 @@ class EncodedJob(NamedTuple):
         stored = _StoredRecord(self.batch, spec.labels, self.line, self.submitted, self.spec_hash)
         if spec.files:
             stored.files, stored.file_bytes = _count_files(spec)
+        if spec.output.live:
+            stored.live = True
         return encode_json(stored)
 
 
@@ -207,6 +211,7 @@ class _StoredRecord(msgspec.Struct, omit_defaults=True, gc=False):
     spec_sha256: str = ""
     files: int = 0
     file_bytes: int = 0
+    live: bool = False
 
 
 def _count_files(spec: SandboxSpec) -> tuple[int, int]:
@@ -226,4 +231,5 @@ def new_record(spec: SandboxSpec, batch: str | None, spec_hash: str, submitted: 
         spec_sha256=spec_hash,
         files=count,
         file_bytes=size,
+        live=spec.output.live,
     )

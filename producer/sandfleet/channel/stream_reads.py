@@ -1,4 +1,4 @@
-"""Blocking reads of batches' streams: Redis answers when the next job of the batch ends."""
+"""Blocking reads of streams: Redis answers when the next job of a batch ends, or a job writes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import redis
 
-from sandfleet.channel.ended_reader import parse_entries
 from sandfleet.channel.polled_connection import (
     BLOCK_SECONDS,
     CONNECTION_LOST,
@@ -19,8 +18,7 @@ from sandfleet.channel.polled_connection import (
 if TYPE_CHECKING:
     import selectors
 
-    from sandfleet.channel.records import NewEntries
-    from sandfleet.channel.watches import BatchWatch
+    from sandfleet.channel.watches import StreamWatch
 
 
 MAX_ENTRIES = 1000
@@ -36,14 +34,14 @@ class _Read(NamedTuple):
 
 
 class StreamReads:
-    """One blocking XREAD for each armed `BatchWatch`. All calls come from the thread of notices."""
+    """One blocking XREAD for each armed `StreamWatch`. All calls come from the thread of notices."""
 
     def __init__(self, pool: Any, selector: selectors.BaseSelector) -> None:
         self._pool = pool
         self._selector = selector
-        self._reads: dict[BatchWatch, _Read] = {}
+        self._reads: dict[StreamWatch[Any], _Read] = {}
 
-    def start(self, watch: BatchWatch) -> None:
+    def start(self, watch: StreamWatch[Any]) -> None:
         """Ask Redis for the first entry after the watch's cursor, unless a read is under way."""
         if not watch.is_alive or watch in self._reads:
             return
@@ -57,13 +55,13 @@ class StreamReads:
         except NO_CONNECTION:
             self._drop_and_wake(watch)
 
-    def _read_answer(self, watch: BatchWatch) -> None:
+    def _read_answer(self, watch: StreamWatch[Any]) -> None:
         read = self._reads.get(watch)
         if read is None:
             return
-        found: NewEntries | None = None
+        found: Any = None
         try:
-            found = parse_entries(read.connection.redis.read_response())
+            found = watch.parse(read.connection.redis.read_response())
         except redis.ResponseError as error:
             watch.fail(error)
         except CONNECTION_LOST:
@@ -78,11 +76,11 @@ class StreamReads:
         for watch in [watch for watch, read in self._reads.items() if now > read.deadline]:
             self._drop_and_wake(watch)
 
-    def _drop_and_wake(self, watch: BatchWatch) -> None:
+    def _drop_and_wake(self, watch: StreamWatch[Any]) -> None:
         self.stop(watch)
         watch.waker.wake()
 
-    def stop(self, watch: BatchWatch) -> None:
+    def stop(self, watch: StreamWatch[Any]) -> None:
         """Give up the watch's read, if there is one."""
         read = self._reads.pop(watch, None)
         if read is not None:

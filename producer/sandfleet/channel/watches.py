@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
+from sandfleet_config.live import live_key
 from sandfleet_config.queues import ends_key, result_key
+
+from sandfleet.channel.ended_reader import parse_entries
+from sandfleet.channel.live import BEGIN, LiveEntries, parse_live_answer
+from sandfleet.channel.records import NewEntries
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from sandfleet.channel.records import NewEntries
     from sandfleet.channel.waker import Waker
+
+Found = TypeVar("Found")
 
 
 class NoticeService(Protocol):
@@ -95,14 +101,17 @@ class JobWatch(_Watch):
         self.waker.wake()
 
 
-class BatchWatch(_Watch):
-    """Wakes when the next job of a batch ends, once for each `arm`."""
+class StreamWatch(_Watch, Generic[Found]):
+    """Wakes when a stream grows, once for each `arm`.
 
-    def __init__(self, notices: NoticeService, name: str, waker: Waker) -> None:
+    `parse` makes of XREAD's answer what `take` returns, None of nil.
+    """
+
+    def __init__(self, notices: NoticeService, key: str, parse: Callable[[Any], Found | None], waker: Waker) -> None:
         super().__init__(notices, waker)
-        self.key = ends_key(name)
-        self.cursor = "0-0"
-        self._answer: tuple[str, NewEntries] | None = None
+        self.key, self.parse = key, parse
+        self.cursor = BEGIN
+        self._answer: tuple[str, Found] | None = None
 
     def arm(self, cursor: str) -> None:
         """Wake at the first stream entry after `cursor`; at once if there is one already.
@@ -114,12 +123,26 @@ class BatchWatch(_Watch):
         self.cursor = cursor
         self._notices.ask(lambda thread: thread.stream_reads.start(self))
 
-    def take(self, cursor: str) -> NewEntries | None:
+    def take(self, cursor: str) -> Found | None:
         """Return the entries that woke the wait; None if they are not the first after `cursor`."""
         answer, self._answer = self._answer, None
         return answer[1] if answer is not None and answer[0] == cursor else None
 
-    def answer(self, cursor: str, found: NewEntries | None) -> None:
+    def answer(self, cursor: str, found: Found | None) -> None:
         """Record what Redis has found after `cursor` (None: nothing in time), and wake the wait."""
         self._answer = None if found is None else (cursor, found)
         self.waker.wake()
+
+
+class BatchWatch(StreamWatch[NewEntries]):
+    """Wakes when the next job of a batch ends."""
+
+    def __init__(self, notices: NoticeService, name: str, waker: Waker) -> None:
+        super().__init__(notices, ends_key(name), parse_entries, waker)
+
+
+class LiveWatch(StreamWatch[LiveEntries]):
+    """Wakes when a job's live output grows."""
+
+    def __init__(self, notices: NoticeService, job_id: str, waker: Waker) -> None:
+        super().__init__(notices, live_key(job_id), parse_live_answer, waker)

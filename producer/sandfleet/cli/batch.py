@@ -117,10 +117,16 @@ def wait(
 def watch(name: options.BatchName) -> None:
     """Follow a batch until all its jobs have ended: counts, rate, time left, the last failures.
 
-    Ctrl-C stops.
+    Jobs that were submitted with --live show their output, line by line with their names. Ctrl-C
+    stops.
     """
     with Fleet() as fleet:
-        raise typer.Exit(wait_for_batch(fleet.batch(name)))
+
+        def find_name(job_id: str) -> str:
+            record = fleet.record(job_id)
+            return record.labels.get("name", "") if record is not None else ""
+
+        raise typer.Exit(wait_for_batch(fleet.batch(name), find_name=find_name))
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""Command ``sandfleet``: ``run submit show wait artifacts cancel jobs batches batch dead store``.
+"""Command ``sandfleet``: ``run submit show logs wait artifacts cancel jobs batches batch dead store``.
 
 Exit codes of ``run``: the program's own; 124 timeout; 125 our failure or bad usage (as docker); 126
 not executable; 127 not found; 128+N signal; 137 out of memory; 130 cancelled. Exit codes of the
@@ -117,6 +117,21 @@ def show(
 
     with opening.open_fleet() as fleet:
         show_job(fleet, job_id, run, is_json=is_json)
+
+
+@app.command()
+def logs(
+    job_id: Annotated[str, typer.Argument(metavar="ID")],
+    *,
+    is_followed: Annotated[
+        bool, typer.Option("--follow", "-f", help="Print what comes until the job has ended; waits for a queued one.")
+    ] = False,
+) -> None:
+    """Print the output of a job that has ended, or of one that runs and was submitted with --live."""
+    from sandfleet.cli.logs import show_logs
+
+    with opening.open_fleet() as fleet:
+        raise typer.Exit(show_logs(fleet, job_id, is_followed=is_followed))
 
 
 @app.command()

@@ -51,6 +51,7 @@ RUN_OPTIONS: Final[Mapping[str, str]] = {
     "labels": "--label",
     "max_attempts": "--max-attempts",
     "output.keep": "--keep",
+    "output.live": "--live",
     "output.max_bytes": "--max-output",
     "output.on_limit": "--on-output-limit",
     "output.store": "--store-output",

@@ -39,7 +39,10 @@ def show_job(fleet: Fleet, job_id: str, run: int | None, *, is_json: bool) -> No
     elif is_json:
         print(json.dumps(_view_fields(view), indent=2))
     else:
-        print_lines([*_view_lines(view), *file_lines(fleet.record(job_id))])
+        record = fleet.record(job_id)
+        print_lines([*_view_lines(view), *file_lines(record)])
+        if record is not None and record.live:
+            print_lines([("output", f"sandfleet logs -f {job_id}")])
 
 
 def _print_outcome(fleet: Fleet, outcome: Outcome, view: JobView | None, *, is_json: bool) -> None:

@@ -45,6 +45,9 @@ OnOutputLimit: TypeAlias = Annotated[
 StoreOutput: TypeAlias = Annotated[
     bool, typer.Option("--store-output", help="Keep what is past --max-output in the store, and print all of it.")
 ]
+Live: TypeAlias = Annotated[
+    bool, typer.Option("--live", help="Show the output while the job runs: run prints it, others see logs -f.")
+]
 Stdin: TypeAlias = Annotated[bool, typer.Option("--stdin", "-i", help="Send stdin to its end first; else it is empty.")]
 StdinFile: TypeAlias = Annotated[str | None, typer.Option(help="Send this local file as stdin.")]
 Files: TypeAlias = Annotated[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import Counter, deque
 from typing import TYPE_CHECKING, Final, Self
@@ -111,6 +112,13 @@ class Progress:
             if is_last or time.monotonic() - self._printed_at >= PLAIN_SECONDS:
                 self._printed_at = time.monotonic()
                 note(self.describe() if is_last else f"{self.describe()}{self._describe_more()}")
+
+    def print_line(self, line: str) -> None:
+        """Print a line on stdout; above what is drawn, if both are the same terminal."""
+        if self._live is not None and sys.stdout.isatty():
+            self._live.console.print(Text(line), soft_wrap=True)
+        else:
+            print(line, flush=True)
 
     @property
     def left(self) -> int:

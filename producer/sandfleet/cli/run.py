@@ -21,6 +21,7 @@ from sandfleet.cli.artifacts import SaveOptions, Saver, tell_lost
 from sandfleet.cli.exits import INTERRUPTED, OUR_FAILURE, TERMINATED, exit_code, is_own_exit
 from sandfleet.cli.files import LocalFiles, read_stdin
 from sandfleet.cli.hints import describe_refusal
+from sandfleet.cli.live import follow_job
 from sandfleet.cli.show import explain, note
 from sandfleet.errors import FleetError
 
@@ -77,11 +78,12 @@ def run_job(
     except RequestError as error:
         note(describe_refusal(error))
         return OUR_FAILURE
+    is_live = not is_json and bool(fields.get("output", {}).get("live"))
     if not fields["command"]:
         note("no command was given: the image's own one runs")
     try:
         with _sigterm_raises(), _watch_for_workers(fleet):
-            outcome = job.outcome()
+            outcome = follow_job(job) if is_live else job.outcome()
     except KeyboardInterrupt:
         return _cancel(job, INTERRUPTED)
     except Terminated:
@@ -89,7 +91,7 @@ def run_job(
     except FleetError:
         note(f"the job goes on as far as it can; see it again with: sandfleet show {job.id}")
         raise
-    _print_outcome(fleet, outcome, fields["image"], is_json=is_json)
+    _print_outcome(fleet, outcome, fields["image"], is_json=is_json, is_printed=is_live)
     is_complete = _finish_artifacts(fleet.artifacts_of(outcome), saver if local.save is not None else None)
     return exit_code(outcome) or (0 if is_complete else OUR_FAILURE)
 
@@ -120,10 +122,10 @@ def _finish_artifacts(artifacts: JobArtifacts, saver: Saver | None) -> bool:
     return True
 
 
-def _print_outcome(fleet: Fleet, outcome: Outcome, image: str, *, is_json: bool) -> None:
+def _print_outcome(fleet: Fleet, outcome: Outcome, image: str, *, is_json: bool, is_printed: bool) -> None:
     if is_json:
         print(json.dumps(outcome.to_json(), indent=2))  # ASCII only: safe on a terminal
-    else:
+    elif not is_printed:
         _print_output(fleet, outcome)
     if not is_own_exit(outcome):
         # The image of `sandfleet run NAME` is not NAME, as users of docker may expect.

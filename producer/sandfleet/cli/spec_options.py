@@ -31,6 +31,7 @@ class SpecOptions:
     keep: options.Keep = "head"
     on_output_limit: options.OnOutputLimit = "truncate"
     store: options.StoreOutput = False
+    live: options.Live = False
     file: options.Files = None
     artifact: options.Artifacts = None
     dataset: options.DatasetNames = None
@@ -53,7 +54,7 @@ class SpecOptions:
         )
         fields |= {"working_dir": self.workdir}
         fields |= typed.read_names(self.label, self.require, self.env, self.dataset)
-        fields |= typed.read_output(self.max_output, self.keep, self.on_output_limit, self.store)
+        fields |= typed.read_output(self.max_output, self.keep, self.on_output_limit, store=self.store, live=self.live)
         fields |= typed.read_limits(self.memory, self.cpu, self.pids, self.disk, self.timeout)
         return fields | typed.read_security(self.user, is_writable=self.writable)
 

@@ -57,9 +57,10 @@ def read_security(user: str, *, is_writable: bool) -> dict[str, Any]:
     return {"security": {"user": user, "read_only_rootfs": not is_writable}}
 
 
-def read_output(max_bytes: str | None, keep: str, on_limit: str, store: bool) -> dict[str, Any]:  # noqa: FBT001  as typed
-    """Return field `output`: --max-output, --keep, --on-output-limit and --store-output."""
-    return {"output": drop_unset(max_bytes=max_bytes or None, keep=keep, on_limit=on_limit, store=store or None)}
+def read_output(max_bytes: str | None, keep: str, on_limit: str, *, store: bool, live: bool) -> dict[str, Any]:
+    """Return field `output`: --max-output, --keep, --on-output-limit, --store-output and --live."""
+    flags = drop_unset(store=store or None, live=live or None)
+    return {"output": drop_unset(max_bytes=max_bytes or None, keep=keep, on_limit=on_limit) | flags}
 
 
 def read_names(

@@ -7,11 +7,12 @@ import shlex
 import sys
 import tempfile
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
+from sandfleet.cli.batch_lines import print_output
 from sandfleet.cli.exits import INTERRUPTED, TIMEOUT
 from sandfleet.cli.jsonl import STDIN, write_outcome
 from sandfleet.cli.progress import Progress
@@ -20,6 +21,7 @@ from sandfleet.errors import FleetError, ResultTimeout
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Sequence
+    from contextlib import AbstractContextManager
 
     from sandfleet_config.codes import ErrorCode
     from sandfleet_config.outcome import Outcome
@@ -93,15 +95,20 @@ def wait_for_batch(
     timeout: float | None = None,
     is_listed: bool = False,
     is_quiet: bool = False,
+    find_name: Callable[[str], str] | None = None,
 ) -> int:
-    """Wait for all jobs of `batch` as `wait_for_jobs` does; return the exit code."""
+    """Wait for all jobs of `batch` as `wait_for_jobs` does; return the exit code.
+
+    With `find_name`, which returns a job's name, print the live output of its jobs, too.
+    """
     stream, progress = batch.as_completed(timeout), Progress(batch.counts.total, batch.name, is_quiet=is_quiet)
 
     def resume() -> str:
         return resume_batch(batch.name, out)
 
+    shown = print_output(batch, find_name, progress.print_line) if find_name is not None else None
     with open_results(out) as results:
-        return _wait(stream, progress, lambda _: None, resume, results=results, is_listed=is_listed)[0]
+        return _wait(stream, progress, lambda _: None, resume, results=results, is_listed=is_listed, shown=shown)[0]
 
 
 def _wait(
@@ -112,6 +119,7 @@ def _wait(
     *,
     results: Results,
     is_listed: bool,
+    shown: AbstractContextManager[None] | None = None,
 ) -> tuple[int, Counter[ErrorCode]]:
     counts: Counter[ErrorCode] = Counter()
 
@@ -119,7 +127,7 @@ def _wait(
         note(f"{reason}; {progress.left} jobs go on. To resume: {resume()}")
 
     try:
-        with progress:
+        with progress, shown or nullcontext():
             for outcome in stream:
                 take(outcome)
                 counts[outcome.code] += 1

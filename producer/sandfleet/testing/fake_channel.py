@@ -24,6 +24,7 @@ from sandfleet.errors import JobUnknown
 from sandfleet.testing.fake_batches import FakeBatches
 from sandfleet.testing.fake_control import FakeControl
 from sandfleet.testing.fake_job import Ending, FakeJob, Handler, call_handler, new_outcome
+from sandfleet.testing.fake_live import FakeLive
 from sandfleet.testing.fake_overview import FakeOverview
 from sandfleet.testing.fake_store import FakeStore
 from sandfleet.testing.fake_watches import FakeWatch, FakeWatches
@@ -55,6 +56,7 @@ class FakeChannel(FakeBatches):
         self._changes = 0
         self.control = FakeControl(self._jobs, self._sealed, self._start_waiting)
         self.overview = FakeOverview(self._lock, self._jobs, self._sealed, self._dead, self._execute_again)
+        self.live = FakeLive(self._lock, self._jobs)
         self.store = FakeStore()
         self.objects = self.store.new_objects()
 
@@ -160,6 +162,7 @@ class FakeChannel(FakeBatches):
             outcome = new_outcome(job.encoded, ending, self.store)
             if attempts and not outcome.attempts:
                 outcome = outcome.model_copy(update={"attempts": attempts})
+            self.live.write_rest(job, outcome)
             job.outcome = outcome = outcome.model_copy(update={"run": job.run})
             job.ended = time.time()
             self._ended += 1

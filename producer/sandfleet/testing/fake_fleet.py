@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from sandfleet_config.files import FileSpec
 from sandfleet_config.outcome import SandboxResult
@@ -83,6 +83,16 @@ class FakeFleet(Fleet):
     def job_ids(self) -> list[str]:
         """The id of every job that was submitted, in order."""
         return self._fake.job_ids()
+
+    def write_output(self, job_id: str, data: bytes, stream: Literal["stdout", "stderr"] = "stdout") -> None:
+        """Let a job that the handler left queued write, as far as its spec says `output.live`.
+
+        Its end adds what its outcome has beyond that.
+
+        Raises:
+            JobUnknown: no such job was submitted.
+        """
+        self._fake.live.write(job_id, stream, data)
 
     def finish(self, job_id: str, ending: Ending) -> None:
         """End a job that the handler left queued by returning None.
