@@ -64,11 +64,11 @@ Keys, all under `KEY_PREFIX`:
     webhooks:log    stream of attempts: id, batch, endpoint, result, reason; about the last 10,000
     limits:<batch>  hash, the limits of a batch: at_most, max_failures, fail_fast, deadline (ms),
                     deadline_ms and deadline_text (as it was asked for), kill, hold, failures (their
-                    number), stopped (why) and stop_code, swept ("1": a sweep has ended what
-                    waited), next (the next place), awaited ("1": others wait for the batch), set.
-                    active:<batch>: set of its jobs that workers have, with at_most also of those
-                    that are let go: they have a place. Both expire 30 days after the last submit or
-                    claim
+                    number), round (how often they were counted anew), stopped (why) and stop_code,
+                    swept ("1": a sweep has ended what waited), next (the next place), awaited ("1":
+                    others wait for the batch), set. active:<batch>: set of its jobs that workers
+                    have, with at_most also of those that are let go: they have a place. Both expire
+                    with the batch
     parked:<batch>  sorted set of its jobs that may not start now: job id -> step and place. Goes
                     with its last job
     limited         sorted set: batch with limits -> when a sweep checks it next (ms)
