@@ -50,15 +50,29 @@ def format_csv(rows: Sequence[dict[str, Any]]) -> bytes:
 
     A ``'`` quotes text that a spreadsheet may take for a formula.
     """
+    text = "".join(format_csv_row([_to_cell(value) for value in row.values()]) for row in rows)
+    return text.encode(errors="backslashreplace")
+
+
+def format_csv_row(cells: Sequence[object]) -> str:
+    """Return one row, a line of CSV."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([_to_cell(value) for value in row.values()] for row in rows)
-    return text.getvalue().encode(errors="backslashreplace")
+    # csv quotes no carriage return unless the line's own end has one. Unquoted, it begins a new row,
+    # whose first cell may be a formula.
+    quoting = csv.QUOTE_ALL if any(isinstance(cell, str) and "\r" in cell for cell in cells) else csv.QUOTE_MINIMAL
+    csv.writer(text, lineterminator="\n", quoting=quoting).writerow(cells)
+    return text.getvalue()
+
+
+def quote_formula(text: str) -> str:
+    """Return `text`, after a ``'`` if a spreadsheet may take it for a formula."""
+    return f"'{text}" if text.startswith(FORMULA_STARTS) else text
 
 
 def _to_cell(value: object) -> object:
     match value:
         case str():
-            return f"'{value}" if value.startswith(FORMULA_STARTS) else value
+            return quote_formula(value)
         case bool():
             return "true" if value else "false"
         case dict() | list():
