@@ -24,8 +24,9 @@ Keys, all under `KEY_PREFIX`:
                     memory; kept_by: the host that keeps its memory for it; refused_by: workers that
                     could not run it although they had announced that they could, with a space after
                     each. Of batches: parked (the sorted set that the queued job is in instead of a
-                    list), place (its rank there), failed ("1": its batch has counted its end),
-                    after (JSON: what it waits for), awaited ("1": others wait for it)
+                    list), place (its rank there), failed (the round in which its batch has counted
+                    its failure), after (JSON: what it waits for), awaited ("1": others wait for
+                    it). Of a later run: sha1 (of its message; a claim drops any other)
     run:<n>:<id>    Celery's result record of run n, of a job that was run again since; it keeps its
                     TTL
     spec:<id>       the message of a job whose newest run did not end OK, whole, so that a person

@@ -8,7 +8,9 @@ import pytest
 from placing_hosts import HostOfTest
 from sandfleet import BatchLimits, ErrorCode, Outcome
 from sandfleet_config.queues import KEY_PREFIX
+from sandfleet_worker.delivery.envelope import open_message
 from sandfleet_worker.delivery.parked_jobs import ParkedJobs
+from sandfleet_worker.delivery.read_message import read_message
 
 if TYPE_CHECKING:
     from sandfleet import Fleet
@@ -141,3 +143,22 @@ def test_an_end_in_a_batch_costs_the_same_however_many_wait_for_it(fleet: Fleet,
         client.zadd(f"{KEY_PREFIX}groups", dict.fromkeys(client.zrange(f"{KEY_PREFIX}groups", 0, -1) or ["x"], 1))
         sweep(one)
     assert client.zcard(f"{KEY_PREFIX}groups") == 0
+
+
+def test_a_changed_run_is_not_begun_by_a_message_that_an_earlier_priority_left_behind(
+    fleet: Fleet, one: HostOfTest
+) -> None:
+    fleet.submit_many([SPEC] * 2, batch="b")
+    batch = fleet.batch("b")
+    assert batch.set_priority(0) == 2, "second messages, in the list of that priority"
+    for _ in range(2):
+        end(one, take(one), ErrorCode.TIMEOUT)
+    assert batch.retry(changes={"timeout": 60}).queued == 2
+    for _ in range(2):
+        claim = take(one)
+        message = read_message(open_message(claim), 1 << 20)
+        assert message is not None
+        assert message.request is not None
+        assert (claim.run, message.request.spec.timeout) == (2, 60)
+        end(one, claim)
+    assert one.claim() is None
