@@ -326,3 +326,13 @@ def test_no_file_of_a_forged_outcome_is_written_outside_its_folder(
     batch.save_results(tmp_path / "a" / "r.csv", outputs=tmp_path / "a" / "b" / "out", overwrite=True)
     assert [path.name for path in tmp_path.rglob("stdout")] == ["stdout"]
     assert (tmp_path / "a" / "b" / "out" / batch.job_ids[0] / "stdout").read_bytes() == b"x"
+
+
+@pytest.mark.parametrize("name", [".r.csv.sandfleet-state", ".r.csv.sandfleet-part"])
+def test_no_link_that_a_stranger_made_in_a_shared_folder_is_written_through(tmp_path: Path, name: str) -> None:
+    batch, _ = submit("0")
+    (tmp_path / "precious").write_text("mine")
+    (tmp_path / name).symlink_to(tmp_path / "precious")
+    with pytest.raises(OSError, match=r"sandfleet-"):
+        batch.save_results(tmp_path / "r.csv")
+    assert (tmp_path / "precious").read_text() == "mine"

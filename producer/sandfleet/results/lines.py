@@ -83,6 +83,11 @@ def _to_cell(value: object) -> object:
             return value
 
 
+def _open_no_link(path: str, flags: int) -> int:
+    """Open a file: in a folder of many, a stranger may have made a link of its name."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+
+
 class LineFile:
     """A file of JSON lines or CSV under its temporary name."""
 
@@ -95,7 +100,7 @@ class LineFile:
         self._saved_at = time.monotonic()
         self._format = format_csv if is_csv else format_json
         self._path = path
-        self._file: IO[bytes] = path.open("r+b" if mark else "wb")
+        self._file: IO[bytes] = open(path, "r+b" if mark else "wb", opener=_open_no_link)  # noqa: SIM115  with an opener
         self._file.truncate(mark)
         self._file.seek(mark)
         if is_csv and not mark:
