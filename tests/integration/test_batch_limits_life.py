@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,6 +14,8 @@ from sandfleet_worker.delivery.parked_jobs import ParkedJobs
 from sandfleet_worker.delivery.read_message import read_message
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from sandfleet import Fleet
     from sandfleet_worker.delivery.claim import Claim
 
@@ -162,3 +165,37 @@ def test_a_changed_run_is_not_begun_by_a_message_that_an_earlier_priority_left_b
         assert (claim.run, message.request.spec.timeout) == (2, 60)
         end(one, claim)
     assert one.claim() is None
+
+
+def test_a_deadline_holds_for_jobs_that_come_when_the_batch_was_empty_or_had_ended(
+    fleet: Fleet, one: HostOfTest
+) -> None:
+    def come_slowly() -> Iterator[dict[str, Any]]:
+        sweep(one)  # nothing of the batch is there yet
+        yield SPEC
+
+    limits = BatchLimits(deadline=1.5)
+    (first,) = fleet.submit_many(come_slowly(), batch="slow", limits=limits)
+    fleet.submit_many([SPEC | {"priority": 0}], batch="again", limits=limits)
+    end(one, take(one))
+    sweep(one)  # all of it has ended
+    later = fleet.submit(SPEC, batch="again")
+    fleet.submit_many([SPEC | {"priority": 0}], batch="retried", limits=limits)
+    end(one, take(one), ErrorCode.EXIT_NONZERO)
+    sweep(one)
+    assert fleet.batch("retried").retry().queued == 1
+    time.sleep(1.6)
+    sweep(one)
+    for job in (first, later, *fleet.batch("retried").jobs):
+        assert job.is_done, "no worker claimed a job of it meanwhile"
+        assert job.outcome(timeout=0).code is ErrorCode.EXPIRED
+
+
+def test_the_job_whose_end_stops_its_batch_gets_no_cancel_mark(fleet: Fleet, client: Any, one: HostOfTest) -> None:
+    limits = BatchLimits.model_validate({"fail_fast": True, "on_stop": "kill"})
+    fleet.submit_many([SPEC] * 2, batch="b", limits=limits)
+    failing, running = take(one), take(one)
+    end(one, failing, ErrorCode.EXIT_NONZERO)
+    assert client.exists(f"{KEY_PREFIX}cancel:{running.job_id}")
+    assert not client.exists(f"{KEY_PREFIX}cancel:{failing.job_id}")
+    end(one, running)

@@ -79,6 +79,7 @@ local function note_retry(batch, failed)
   local limits = read_limits(batch)
   if limits then
     lift_stop(limits)
+    watch_deadline(limits)
     if failed == (limits.round or '0') and (tonumber(try('HGET', limits.key, 'failures') or 0) or 0) > 0 then
       redis.call('HINCRBY', limits.key, 'failures', -1)
     end

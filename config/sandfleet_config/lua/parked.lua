@@ -64,6 +64,14 @@ local function check_deadline(limits)
   end
 end
 
+-- Lets a sweep check a batch that gets jobs at its deadline: it drops batches of which nothing waits.
+local function watch_deadline(limits)
+  if limits.deadline and not limits.stopped then
+    try('ZADD', prefix .. 'limited', 'NX', limits.deadline + 1, limits.name)
+    redis.call('EXPIRE', prefix .. 'limited', PARKED_TTL)
+  end
+end
+
 local function count_free(limits)
   return limits.at_most and limits.at_most - (try('SCARD', limits.active) or 0) or math.huge
 end
@@ -187,6 +195,7 @@ end
 
 -- Notes the end of a run. It may stop the batch.
 local function note_end(limits, id, code)
+  try('SREM', limits.active, id) -- first: a stop that kills leaves it alone
   check_deadline(limits)
   if limits.max_failures and not limits.stopped and code ~= 'OK' and code ~= 'CANCELLED' then
     redis.call('HSET', prefix .. 'job:' .. id, 'failed', limits.round or '0')
