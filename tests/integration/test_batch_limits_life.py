@@ -47,7 +47,7 @@ def sweep(host: HostOfTest) -> None:
 
 
 def count_calls(client: Any, command: str) -> int:
-    return client.info("commandstats").get(f"cmdstat_{command}", {}).get("calls", 0)
+    return int(client.info("commandstats").get(f"cmdstat_{command}", {}).get("calls", 0))
 
 
 def test_limits_go_with_their_batch_so_that_the_next_of_its_name_has_none(

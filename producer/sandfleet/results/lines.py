@@ -59,8 +59,10 @@ def format_csv_row(cells: Sequence[object]) -> str:
     text = io.StringIO()
     # csv quotes no carriage return unless the line's own end has one. Unquoted, it begins a new row,
     # whose first cell may be a formula.
-    quoting = csv.QUOTE_ALL if any(isinstance(cell, str) and "\r" in cell for cell in cells) else csv.QUOTE_MINIMAL
-    csv.writer(text, lineterminator="\n", quoting=quoting).writerow(cells)
+    if any(isinstance(cell, str) and "\r" in cell for cell in cells):
+        csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL).writerow(cells)
+    else:
+        csv.writer(text, lineterminator="\n").writerow(cells)
     return text.getvalue()
 
 
