@@ -21,6 +21,9 @@ WEB_PREFIX = f"{PREFIX}WEB{NESTED}"
 Few processes have one, so its models are built only then.
 """
 
+COMMAND_VARIABLES = frozenset(f"{PREFIX}{name}" for name in ("BATCH", "TOTAL", "OK", "NOT_OK"))
+"""What the command of ``sandfleet batch wait --exec`` gets: no settings, but it may call sandfleet."""
+
 
 def check_environment(environ: Mapping[str, str] | None = None) -> None:
     """Refuse ``SANDFLEET_*`` variables that no setting reads: a misspelling is no silent default.
@@ -28,7 +31,7 @@ def check_environment(environ: Mapping[str, str] | None = None) -> None:
     Raises:
         SettingsInvalid: it names each one, with the nearest known name.
     """
-    known = {key for key, *_ in setting_names()}
+    known = {key for key, *_ in setting_names()} | COMMAND_VARIABLES
     present = os.environ if environ is None else environ
     given = [key for key in present if key.upper().startswith(PREFIX)]
     if any(key.upper().startswith(WEB_PREFIX) for key in given):

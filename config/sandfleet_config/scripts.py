@@ -24,8 +24,9 @@ Keys, all under `KEY_PREFIX`:
                     memory; kept_by: the host that keeps its memory for it; refused_by: workers that
                     could not run it although they had announced that they could, with a space after
                     each. Of batches: parked (the sorted set that the queued job is in instead of a
-                    list), place (its rank there), failed ("1": its batch has counted its end),
-                    after (JSON: what it waits for), awaited ("1": others wait for it)
+                    list), place (its rank there), failed (the round in which its batch has counted
+                    its failure), after (JSON: what it waits for), awaited ("1": others wait for
+                    it). Of a later run: sha1 (of its message; a claim drops any other)
     run:<n>:<id>    Celery's result record of run n, of a job that was run again since; it keeps its
                     TTL
     spec:<id>       the message of a job whose newest run did not end OK, whole, so that a person
@@ -64,11 +65,11 @@ Keys, all under `KEY_PREFIX`:
     webhooks:log    stream of attempts: id, batch, endpoint, result, reason; about the last 10,000
     limits:<batch>  hash, the limits of a batch: at_most, max_failures, fail_fast, deadline (ms),
                     deadline_ms and deadline_text (as it was asked for), kill, hold, failures (their
-                    number), stopped (why) and stop_code, swept ("1": a sweep has ended what
-                    waited), next (the next place), awaited ("1": others wait for the batch), set.
-                    active:<batch>: set of its jobs that workers have, with at_most also of those
-                    that are let go: they have a place. Both expire 30 days after the last submit or
-                    claim
+                    number), round (how often they were counted anew), stopped (why) and stop_code,
+                    swept ("1": a sweep has ended what waited), next (the next place), awaited ("1":
+                    others wait for the batch), set. active:<batch>: set of its jobs that workers
+                    have, with at_most also of those that are let go: they have a place. Both expire
+                    with the batch
     parked:<batch>  sorted set of its jobs that may not start now: job id -> step and place. Goes
                     with its last job
     limited         sorted set: batch with limits -> when a sweep checks it next (ms)

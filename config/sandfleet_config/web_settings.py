@@ -28,7 +28,10 @@ class EndpointSettings(Section):
 
     @model_validator(mode="after")
     def _check_url(self) -> EndpointSettings:
-        parts = urlsplit(self.url.get_secret_value())
+        url = self.url.get_secret_value()
+        if not url.isascii() or not url.isprintable() or " " in url:
+            raise ValueError("url must be printable ASCII without spaces: write it percent-encoded, its host as xn--")
+        parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError("url must be https://HOST/PATH")
         if parts.scheme == "http" and not self.allow_private:

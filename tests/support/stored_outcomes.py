@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from sandfleet import ErrorCode, Outcome
 from sandfleet.channel import stored_result as stored
-from sandfleet.channel.stored_result import parse_outcome
+from sandfleet.channel.stored_result import read_outcome
 from sandfleet_config.outcome import (
     Artifact,
     Attempt,
@@ -68,7 +68,7 @@ def encode(outcome: Outcome, **more: Any) -> bytes:
 def parse_by_pydantic(raw: bytes) -> Outcome | None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stored, "decode_outcome", lambda _: None)
-        return parse_outcome(raw, "j1")
+        return read_outcome(raw, "j1", lambda _: None)
 
 
 def flatten(value: Any) -> Any:

@@ -113,6 +113,8 @@ def test_a_dry_run_shows_and_a_retry_runs_once(capfd: Capture) -> None:
         ("timeout.x=3", "timeout"),
         ("security.privileged=true", "privileged sandboxes are not allowed"),
         ("idempotency_key=k", "cannot be changed"),
+        ('after=["x"]', "after cannot be changed"),
+        ('after.jobs=["x"]', "after.jobs cannot be changed"),
         ("timeout", "must be field=value"),
     ],
 )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from cli_fleet import new_use
 from rows import each_row
-from sandfleet import SandboxResult, SandboxSpec
+from sandfleet import BatchLimits, SandboxResult, SandboxSpec
 from sandfleet.cli import main
 
 if TYPE_CHECKING:
@@ -99,3 +99,31 @@ def test_hold_release_priority_and_limit(use: Use, jobs: str, capfd: Capture) ->
     assert main(["batch", "hold", "nobody"]) == 1
     assert "there is no batch nobody" in capfd.readouterr().err
     assert main(["batch", "priority", "b", "12"]) == 2
+
+
+@each_row(
+    ("words", "told"),
+    [
+        (["batch", "wait", "b", "--timeout", "nan"], "--timeout: must be a number of seconds, 0 or more"),
+        (["batch", "wait", "b", "--timeout", "-1"], "--timeout: must be a number of seconds, 0 or more"),
+        (["wait", "x", "--timeout", "nan"], "--timeout: must be a number of seconds, 0 or more"),
+        (["batch", "results", "b", "--wait", "--timeout", "nan"], "--timeout: must be a number of seconds, 0 or more"),
+        (["submit", "JOBS", "--batch", ""], "--batch: is empty"),
+    ],
+)
+def test_what_would_wait_for_ever_or_lose_the_name_is_refused(
+    words: list[str], told: str, use: Use, jobs: str, capfd: Capture
+) -> None:
+    fleet = use(fail)
+    assert main([jobs if word == "JOBS" else word for word in words]) == 2
+    assert told in capfd.readouterr().err
+    assert not fleet.job_ids
+
+
+def test_a_batch_that_is_forgotten_leaves_no_limits_to_the_next_of_its_name(use: Use) -> None:
+    fleet = use(fail)
+    specs = [SandboxSpec(image="bad"), SandboxSpec(image="x")]
+    fleet.submit_many(specs, batch="b", limits=BatchLimits(fail_fast=True), on_done="ci")
+    fleet.batch("b").forget()
+    (job,) = fleet.submit_many([SandboxSpec(image="x")], batch="b")
+    assert job.outcome(timeout=0).is_ok

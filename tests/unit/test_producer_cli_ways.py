@@ -184,6 +184,13 @@ def test_options_hold_for_all_jobs_and_a_line_has_its_way(fleet: FakeFleet, tmp_
     assert not first.security.read_only_rootfs
 
 
+def test_a_byte_order_mark_and_crlf_do_not_spoil_a_file_of_jobs_or_ids(fleet: FakeFleet, tmp_path: Path) -> None:
+    (tmp_path / "jobs").write_bytes(b'\xef\xbb\xbf{"image": "x", "command": ["a"]}\r\n')
+    assert main(["submit", str(tmp_path / "jobs"), "--batch", "b"]) == 0
+    (tmp_path / "ids").write_bytes(b"\xef\xbb\xbf" + fleet.job_ids[0].encode() + b"\r\n")
+    assert main(["wait", "--file", str(tmp_path / "ids"), "--timeout", "5"]) == 0
+
+
 def test_nothing_is_queued_when_anything_is_wrong(fleet: FakeFleet, tmp_path: Path, capfd: Capture) -> None:
     (tmp_path / "c.csv").write_text("seed,name\n1,a\n2,b\n")
     long = "x" * 300

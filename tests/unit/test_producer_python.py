@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,6 +65,28 @@ def test_a_run_that_ends_early_cancels_its_job() -> None:
     fleet = FakeFleet(hold)
     with pytest.raises(ResultTimeout):
         fleet.run(spec_of(1), timeout=0.01)
+    assert fleet.job(fleet.job_ids[0]).outcome(0).code is ErrorCode.CANCELLED
+
+
+def test_a_task_that_is_cancelled_while_it_submits_leaves_no_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet, is_queuing = FakeFleet(hold), threading.Event()
+    publish = fleet.fake_channel.publish
+
+    def publish_slowly(*args: Any) -> Any:
+        is_queuing.set()
+        time.sleep(0.1)
+        return publish(*args)
+
+    monkeypatch.setattr(fleet.fake_channel, "publish", publish_slowly)
+
+    async def cancel_meanwhile() -> None:
+        task = asyncio.create_task(fleet.run_async(spec_of(1)))
+        await asyncio.to_thread(is_queuing.wait)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(cancel_meanwhile())
     assert fleet.job(fleet.job_ids[0]).outcome(0).code is ErrorCode.CANCELLED
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import shutil
 from datetime import UTC, datetime
@@ -12,6 +13,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from sandfleet import Batch, ErrorCode, Outcome, ResultsNotWritten, SandboxResult, SandboxSpec
+from sandfleet.channel.stored_result import parse_outcome
 from sandfleet.results import lines, parquet, rows
 from sandfleet.results.columns import COLUMNS, ColumnUnknown
 from sandfleet.testing import FakeFleet, WithArtifacts
@@ -95,6 +97,12 @@ def normalize(row: dict[str, Any]) -> dict[str, str]:
     row = {**row, "message": row["message"].encode(errors="backslashreplace").decode()}
     (cells,) = csv.reader([lines.format_csv([row]).decode()])
     return {name: cell.replace(" ", "T").replace("+00:00", "Z") for name, cell in zip(row, cells, strict=True)}
+
+
+def test_a_carriage_return_ends_no_row_of_a_csv() -> None:
+    text = lines.format_csv([{"a": "50%\r100%\r=1+1", "b": 1, "c": None}, {"a": "x", "b": 2, "c": None}]).decode()
+    table = list(csv.reader(io.StringIO(text, newline="")))
+    assert table == [["50%\r100%\r=1+1", "1", ""], ["x", "2", ""]]
 
 
 def test_text_that_a_spreadsheet_would_compute_is_quoted_in_csv_only(tmp_path: Path) -> None:
@@ -298,3 +306,33 @@ def test_without_pyarrow_the_error_names_the_extra(tmp_path: Path, monkeypatch: 
     monkeypatch.setitem(__import__("sys").modules, "pyarrow.parquet", None)
     with pytest.raises(ImportError, match=r"pip install 'sandfleet\[parquet\]'"):
         batch.save_results(tmp_path / "r.parquet")
+
+
+def test_an_outcome_that_names_another_job_is_none_of_this_job() -> None:
+    forged = Outcome.of(ErrorCode.OK, "../../home/me", exit_code=0, stdout=StreamOutput.of(b"x"))
+    raw = json.dumps({"status": "SUCCESS", "result": forged.to_json()}).encode()
+    found = parse_outcome(raw, "one")
+    assert found is not None
+    assert (found.job_id, found.code, found.stdout.data) == ("one", ErrorCode.INTERNAL, "")
+    assert "another job" in found.message
+
+
+def test_no_file_of_a_forged_outcome_is_written_outside_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch, fleet = submit("0")
+    forged = Outcome.of(ErrorCode.OK, "../../evil", exit_code=0, stdout=StreamOutput.of(b"x"))
+    monkeypatch.setattr(fleet.fake_channel, "outcome_chunks", lambda pages: ((ids, [forged]) for ids in pages))
+    batch.save_results(tmp_path / "a" / "r.csv", outputs=tmp_path / "a" / "b" / "out", overwrite=True)
+    assert [path.name for path in tmp_path.rglob("stdout")] == ["stdout"]
+    assert (tmp_path / "a" / "b" / "out" / batch.job_ids[0] / "stdout").read_bytes() == b"x"
+
+
+@pytest.mark.parametrize("name", [".r.csv.sandfleet-state", ".r.csv.sandfleet-part"])
+def test_no_link_that_a_stranger_made_in_a_shared_folder_is_written_through(tmp_path: Path, name: str) -> None:
+    batch, _ = submit("0")
+    (tmp_path / "precious").write_text("mine")
+    (tmp_path / name).symlink_to(tmp_path / "precious")
+    with pytest.raises(OSError, match=r"sandfleet-"):
+        batch.save_results(tmp_path / "r.csv")
+    assert (tmp_path / "precious").read_text() == "mine"

@@ -8,9 +8,10 @@ import time
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 from sandfleet_config.environment import check_environment
 from sandfleet_config.settings import SettingsInvalid
-from sandfleet_config.web_settings import WebSettings
+from sandfleet_config.web_settings import EndpointSettings, WebSettings
 from sandfleet_web.notify.addresses import AddressRefused, NameUnknown, find_refusal, resolve
 from sandfleet_web.notify.attempt import Answer, encode_body
 from sandfleet_web.notify.endpoint import read_secrets
@@ -136,6 +137,23 @@ def test_a_file_of_secrets_is_private_and_each_of_its_lines_signs(tmp_path: Path
         path.write_text(text)
         with pytest.raises(ValueError, match="secret_file"):
             read_secrets(path)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://h/\u00fc",
+        "https://b\u00fccher.example/",
+        "https://h/a b",
+        "https://h/\r\nX: y",
+        "https://h/\x00",
+        "\thttps://h/",
+    ],
+)
+def test_a_url_that_cannot_be_sent_as_it_is_is_refused(url: str, tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match="ASCII") as caught:
+        EndpointSettings.model_validate({"url": url, "secret_file": tmp_path / "x"})
+    assert "h/" not in str(caught.value)
 
 
 def test_endpoints_are_read_from_variables_of_their_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ end
 local function mark_awaited(target)
   if target.kind == 'batch' then
     try('HSET', prefix .. 'limits:' .. target.name, 'awaited', 1, 'set', 1)
-    redis.call('EXPIRE', prefix .. 'limits:' .. target.name, PARKED_TTL)
+    expire_limits(target.name)
   elseif redis.call('EXISTS', prefix .. 'job:' .. target.name) == 1 then
     try('HSET', prefix .. 'job:' .. target.name, 'awaited', 1)
   end
@@ -164,9 +164,23 @@ local function resolve_group(name)
   return found == 'ok' and 'more' or found, why
 end
 
--- Resolves the groups that wait for a job or a batch, of which something has changed.
+-- Resolves the groups that wait for a job or a batch, of which something has changed. A batch that
+-- only has one more end changes nothing for them, however many they are.
 local function resolve_awaiting(kind, name)
-  for at, group in ipairs(try('SMEMBERS', prefix .. 'awaited:' .. kind .. ':' .. name) or {}) do
+  local key, found = prefix .. 'awaited:' .. kind .. ':' .. name, nil
+  if kind == 'batch' then
+    found = check_batch(name)
+  end
+  if found == 'wait' then
+    return
+  elseif found == 'failed' then
+    -- Each later end comes here too: a sweep finds those that are more.
+    for _, group in ipairs(try('SRANDMEMBER', key, MAX_RESOLVED) or {}) do
+      resolve_group(group)
+    end
+    return
+  end
+  for at, group in ipairs(try('SMEMBERS', key) or {}) do
     if at > MAX_RESOLVED then
       schedule('groups', now, group)
     else

@@ -8,11 +8,14 @@
 -- pins:<name>    hash: name of an image -> the digest that it means for the batch
 -- on_done:<name> hash: who is told when the batch is done, see webhooks.lua
 -- done:<name>    list of ended ids, which release e5bcdee reads and writes
+-- limits:<name>, active:<name>: see parked.lua. They go with the batch: a later batch of the same name
+-- has no limits of this one.
 -- Invariant: a batch has LLEN(batch) - dropped jobs, of which XLEN(ends) have ended.
 local BATCH_TTL = 30 * 86400 -- s, of a batch with jobs that have not ended; longer than a job may wait in the queue
 local function batch_keys(name)
   return { members = prefix .. 'batch:' .. name, ends = prefix .. 'ends:' .. name, counts = prefix .. 'counts:' .. name,
-    done = prefix .. 'done:' .. name, pins = prefix .. 'pins:' .. name, on_done = prefix .. 'on_done:' .. name }
+    done = prefix .. 'done:' .. name, pins = prefix .. 'pins:' .. name, on_done = prefix .. 'on_done:' .. name,
+    limits = prefix .. 'limits:' .. name, active = prefix .. 'active:' .. name }
 end
 
 local function read_count(keys, field)

@@ -49,7 +49,7 @@ for _ = 1, limit do
 end
 drop_forgotten(keys, limit, true)
 if redis.call('EXISTS', keys.members) == 0 then
-  redis.call('UNLINK', keys.ends, keys.counts, keys.done, keys.pins, keys.on_done, prefix .. 'limits:' .. batch, prefix .. 'active:' .. batch)
+  redis.call('UNLINK', keys.ends, keys.counts, keys.done, keys.pins, keys.on_done, keys.limits, keys.active)
   try('ZREM', prefix .. 'batches', batch)
 else
   expire_batch(keys, BATCH_TTL)

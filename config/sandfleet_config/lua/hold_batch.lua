@@ -14,7 +14,7 @@ if redis.call('EXISTS', prefix .. 'batch:' .. batch) == 0 then
 end
 if what == 'hold' then
   redis.call('HSET', key, 'hold', 1, 'set', 1)
-  redis.call('EXPIRE', key, PARKED_TTL)
+  expire_limits(batch)
   return { 0, 0 }
 end
 local limits = read_limits(batch)
@@ -23,10 +23,7 @@ if not limits then
 end
 redis.call('HDEL', key, 'hold')
 limits.hold = nil
-if limits.stopped then
-  lift_stop(limits)
-  redis.call('HDEL', key, 'failures')
-end
+lift_stop(limits)
 local count = let_go_free(limits, true)
 local left = (try('ZCARD', prefix .. 'parked:' .. batch) or 0) > 0
 if left then

@@ -79,7 +79,8 @@ local function note_retry(batch, failed)
   local limits = read_limits(batch)
   if limits then
     lift_stop(limits)
-    if failed and (tonumber(try('HGET', limits.key, 'failures') or 0) or 0) > 0 then
+    watch_deadline(limits)
+    if failed == (limits.round or '0') and (tonumber(try('HGET', limits.key, 'failures') or 0) or 0) > 0 then
       redis.call('HINCRBY', limits.key, 'failures', -1)
     end
   end
@@ -132,7 +133,9 @@ local function start(id, seen, given, changes)
     take_end(keys, record.end_entry, record.code or '')
   end
   local expires = queue_ttl > 0 and now + queue_ttl or 0
-  local fields = { 'state', 'queued', 'run', string.format('%.0f', run + 1), 'submitted', now, 'expires', expires, 'attempts', '' }
+  -- The message's hash: an older message of the job may still be in a list, with another spec.
+  local fields = { 'state', 'queued', 'run', string.format('%.0f', run + 1), 'submitted', now, 'expires', expires, 'attempts', '',
+    'sha1', redis.sha1hex(message) }
   record.queue, record.step, record.key = queue, step, hold_key(id, record.key or '')
   for _, name in ipairs(KEPT) do
     if record[name] then

@@ -3,22 +3,30 @@
 -- `prefix`, `now` and `try`.
 --
 -- limits:<batch>  hash: at_most, max_failures, fail_fast, deadline (ms), deadline_text, kill ("1":
---                 a stop kills what runs), hold ("1"), failures, stopped (why), stop_code, next
---                 (the next place), awaited ("1": jobs wait for the batch), set ("1")
+--                 a stop kills what runs), hold ("1"), failures, round (how often they were counted
+--                 anew), stopped (why), stop_code, next (the next place), awaited ("1": jobs wait
+--                 for the batch), set ("1")
 -- active:<batch>  set of the ids of its jobs that workers have, if it has limits; with at_most also
 --                 of those that have a place: they are in a list, or wait for another try
 -- parked:<batch>  sorted set of its parked jobs, by step and place
 -- limited         sorted set: batch -> when a sweep checks it next (ms)
--- A job's record says in `parked` which of the sorted sets it is in, and in `place` where in its
--- batch.
+-- A job's record says in `parked` which of the sorted sets it is in, in `place` where in its batch, and
+-- in `failed` in which round its failure counts.
 local PLACES, MAX_LET_GO, PARKED_TTL, CANCEL_MARK_TTL = 2 ^ 40, 500, 30 * 86400, 8 * 86400
 local LIMITS = { 'at_most', 'max_failures', 'fail_fast', 'deadline', 'deadline_text', 'kill', 'hold', 'stopped', 'stop_code',
-  'awaited', 'set' }
+  'round', 'awaited', 'set' }
 
 -- Lets a sweep check a batch (`limited`) or a group (`groups`) at a time.
 local function schedule(set, when, name)
   try('ZADD', prefix .. set, when, name)
   redis.call('EXPIRE', prefix .. set, PARKED_TTL)
+end
+
+-- Sets the TTL of the limits of a batch: that of its jobs' list. The limits of a batch that does not
+-- exist yet wait for its jobs.
+local function expire_limits(name)
+  local ttl = redis.call('TTL', prefix .. 'batch:' .. name)
+  redis.call('EXPIRE', prefix .. 'limits:' .. name, ttl > 0 and ttl or PARKED_TTL)
 end
 
 -- Returns the limits of a batch, or nil if it has none.
@@ -53,6 +61,14 @@ end
 local function check_deadline(limits)
   if limits.deadline and now > limits.deadline and not limits.stopped then
     stop_batch(limits, 'EXPIRED', 'its deadline is over (--deadline ' .. (limits.deadline_text or '') .. ')')
+  end
+end
+
+-- Lets a sweep check a batch that gets jobs at its deadline: it drops batches of which nothing waits.
+local function watch_deadline(limits)
+  if limits.deadline and not limits.stopped then
+    try('ZADD', prefix .. 'limited', 'NX', limits.deadline + 1, limits.name)
+    redis.call('EXPIRE', prefix .. 'limited', PARKED_TTL)
   end
 end
 
@@ -179,9 +195,10 @@ end
 
 -- Notes the end of a run. It may stop the batch.
 local function note_end(limits, id, code)
+  try('SREM', limits.active, id) -- first: a stop that kills leaves it alone
   check_deadline(limits)
   if limits.max_failures and not limits.stopped and code ~= 'OK' and code ~= 'CANCELLED' then
-    redis.call('HSET', prefix .. 'job:' .. id, 'failed', 1)
+    redis.call('HSET', prefix .. 'job:' .. id, 'failed', limits.round or '0')
     local failures = redis.call('HINCRBY', limits.key, 'failures', 1)
     if failures >= limits.max_failures then
       local option = limits.fail_fast and '--fail-fast' or '--max-failures ' .. limits.max_failures
@@ -191,10 +208,17 @@ local function note_end(limits, id, code)
   free_place(limits, id)
 end
 
--- Lifts the stop of a batch: a person wants its jobs to run.
+-- Forgets the failures of a batch so far.
+local function count_anew(limits)
+  redis.call('HDEL', limits.key, 'failures')
+  limits.round = tostring(redis.call('HINCRBY', limits.key, 'round', 1))
+end
+
+-- Lifts the stop of a batch: a person wants its jobs to run. Failures are counted anew.
 local function lift_stop(limits)
   if limits.stopped then
     redis.call('HDEL', limits.key, 'stopped', 'stop_code', 'swept', 'deadline', 'deadline_text')
     limits.stopped, limits.stop_code, limits.deadline = nil, nil, nil
+    count_anew(limits)
   end
 end

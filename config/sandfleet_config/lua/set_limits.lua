@@ -15,8 +15,10 @@ local wanted = { at_most = ARGV[3], max_failures = ARGV[4], fail_fast = ARGV[5],
   kill = ARGV[8] }
 
 -- Notes which jobs of the batch workers have: only those of a batch with limits are noted at their
--- claims.
+-- claims. Jobs that were let go and that no worker has yet give their places back: there may be fewer
+-- places now.
 local function find_active()
+  redis.call('DEL', prefix .. 'active:' .. batch)
   for _, owner in ipairs(try('ZRANGE', prefix .. 'owners', 0, -1) or {}) do
     for _, message in ipairs(try('HVALS', prefix .. 'claims:' .. owner) or {}) do
       local is_json, decoded = pcall(cjson.decode, message)
@@ -30,9 +32,6 @@ local function find_active()
 end
 
 local limits = read_limits(batch)
-if redis.call('EXISTS', prefix .. 'batch:' .. batch) == 1 then
-  find_active()
-end
 local total, ended = count_jobs(batch_keys(batch))
 local is_same = limits ~= nil and total > ended and ARGV[9] ~= '1'
 for field, value in pairs(wanted) do
@@ -41,8 +40,12 @@ end
 if is_same then
   return 0
 end
-redis.call('HDEL', key, 'stopped', 'stop_code', 'swept', 'deadline', 'failures')
+if redis.call('EXISTS', prefix .. 'batch:' .. batch) == 1 then
+  find_active()
+end
 redis.call('HSET', key, 'set', 1)
+redis.call('HDEL', key, 'stopped', 'stop_code', 'swept', 'deadline')
+count_anew({ key = key })
 for field, value in pairs(wanted) do
   if value ~= '' then
     redis.call('HSET', key, field, value)
@@ -53,6 +56,6 @@ end
 if wanted.deadline_ms ~= '' then
   redis.call('HSET', key, 'deadline', now + tonumber(wanted.deadline_ms))
 end
-redis.call('EXPIRE', key, PARKED_TTL)
+expire_limits(batch)
 schedule('limited', now, batch)
 return 1

@@ -228,6 +228,7 @@ if is_any_new then
   end
   if limits then
     redis.call('EXPIRE', limits.key, PARKED_TTL)
+    watch_deadline(limits)
     let_go_free(limits, true)
   end
   for _, group in pairs(groups) do

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from types import MappingProxyType
@@ -18,6 +19,7 @@ encode_json: Final = msgspec.json.Encoder(enc_hook=str.__str__).encode
 
 The hook makes a plain `str` of a subclass (Django's ``SafeString``), which msgspec refuses.
 """
+_CODE: Final = re.compile(rb"[A-Z_]+")
 
 
 class JobRecord(Record):
@@ -122,6 +124,14 @@ class BatchState(NamedTuple):
     entries: Sequence[tuple[str, int]] = ()
     cursor: str = "0-0"
     imported: int = 0
+
+
+def parse_codes(fields: Mapping[bytes, bytes]) -> dict[str, int]:
+    """Return the number of jobs by code; `fields` are the hash ``counts:<batch>``.
+
+    What no release writes there is left out.
+    """
+    return {key.decode(): int(value) for key, value in fields.items() if _CODE.fullmatch(key) and value.isdigit()}
 
 
 class RunState(StrEnum):

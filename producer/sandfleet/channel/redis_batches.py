@@ -8,7 +8,7 @@ from sandfleet_config.queues import KEY_PREFIX, batch_key
 from sandfleet_config.scripts import read_script
 
 from sandfleet.channel.ended_reader import EndedReader
-from sandfleet.channel.records import BatchState
+from sandfleet.channel.records import BatchState, parse_codes
 from sandfleet.channel.redis_dead_letters import RedisDeadLetters
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class RedisBatches:
         return BatchState(
             total,
             ended,
-            {key.decode(): int(value) for key, value in fields.items() if key.isupper()},
+            parse_codes(fields),
             b"sealed" in fields,
             [(job_id, int(run)) for job_id, _, run in lines if run],
             last.decode(),

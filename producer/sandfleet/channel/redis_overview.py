@@ -12,6 +12,7 @@ from sandfleet_config.scripts import PRIORITY_STEPS, read_script
 from sandfleet.channel.job_facts import FACT_FIELDS, parse_facts
 from sandfleet.channel.overview import BatchEntry, EndedJob, Queued
 from sandfleet.channel.record_reader import MILLI
+from sandfleet.channel.records import parse_codes
 from sandfleet.channel.redis_runs import RedisRuns
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class RedisOverview:
         with self._connections.guard():
             client: Any = self._connections.redis
             found = client.zrange(BATCHES, first, first + count - 1, desc=True, withscores=True)
-            entries = self._read_entries([name.decode() for name, _ in found])
+            entries = self._read_entries([name.decode(errors="replace") for name, _ in found])
         scored = zip(entries, found, strict=True)
         return [entry._replace(used=score / MILLI) for entry, (_, score) in scored]
 
@@ -201,8 +202,7 @@ def _serves(announced: bytes, queue: str) -> bool:
 def _parse_entry(name: str, reply: Sequence[Any]) -> BatchEntry:
     total, ended, cursor, _, _, counts = reply
     fields = dict(zip(counts[::2], counts[1::2], strict=True))
-    codes = {key.decode(): int(value) for key, value in fields.items() if key.isupper()}
-    return BatchEntry(name, total, ended, codes, b"sealed" in fields, 0.0, _read_time(cursor))
+    return BatchEntry(name, total, ended, parse_codes(fields), b"sealed" in fields, 0.0, _read_time(cursor))
 
 
 def _parse_end(entry: tuple[bytes, dict[bytes, bytes]]) -> tuple[str, EndedJob]:

@@ -51,8 +51,17 @@ def parse_outcome(
     """Parse Celery's result record; None if the job has not ended.
 
     A record that is no outcome of ours becomes one with the code ``INTERNAL`` that says what was
-    found, without repeating it. Only then `read_record` is called, to find the outcome's batch.
+    found, without repeating it. Only then `read_record` is called, to find the outcome's batch. So
+    does an outcome that names another job: its id becomes the name of a folder.
     """
+    outcome = read_outcome(raw, job_id, read_record)
+    if outcome is None or outcome.job_id == job_id:
+        return outcome
+    return Outcome.of(ErrorCode.INTERNAL, job_id, "the job's result in Redis is that of another job")
+
+
+def read_outcome(raw: bytes, job_id: str, read_record: Callable[[str], JobRecord | None]) -> Outcome | None:
+    """Do what `parse_outcome` does, whichever job the outcome names."""
     outcome = decode_outcome(raw)
     if outcome is not None:
         return outcome

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -64,7 +65,8 @@ def show_batch(fleet: Fleet, name: str, options: SaveOptions, *, is_json: bool) 
     saver.sum_up()
     total, done = batch.counts
     if done < total:
-        note(f"{total - done} of {total} jobs have not ended. To wait: sandfleet batch wait {batch.name}")
+        waiting = shlex.join(["sandfleet", "batch", "wait", batch.name])
+        note(f"{total - done} of {total} jobs have not ended. To wait: {waiting}")
     return 0 if saver.is_complete and done >= total else SOME_NOT_OK
 
 

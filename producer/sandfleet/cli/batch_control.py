@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
@@ -75,7 +76,7 @@ def limit_lines(batch: Batch) -> Iterator[tuple[str, str]]:
     if state.stopped:
         yield "stopped", state.stopped
     if state.is_on_hold:
-        yield "held", f"sandfleet batch release {batch.name}"
+        yield "held", shlex.join(["sandfleet", "batch", "release", batch.name])
     if found.at_most is not None:
         yield "at most", f"{found.at_most} at once"
     allowed = 1 if found.fail_fast else found.max_failures

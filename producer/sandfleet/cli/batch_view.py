@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -86,5 +87,5 @@ def _print_failures(summary: BatchSummary) -> None:
     for job in summary.last_failures:
         code = job.code.value if job.code else job.state
         print(f"{job.job_id}  {code}  {safe_line(job.name)}")
-    name = safe_line(summary.name)
+    name = shlex.quote(safe_line(summary.name))
     print(f"\nto run what failed again: sandfleet batch retry {name} --dry-run")

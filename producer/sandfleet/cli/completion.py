@@ -5,6 +5,7 @@ Bounded in time, and silent if Redis is down.
 
 from __future__ import annotations
 
+import re
 import time
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,6 +19,10 @@ SCAN_SECONDS: Final = 0.5
 """The search for batches ends after so long, with those found by then."""
 MAX_NAMES: Final = 200
 SCANNED_KEYS: Final = 1000
+_PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9_%+,./:=@][A-Za-z0-9_%+,./:=@-]*")
+"""Names that a shell takes as they are. Bash puts what it is offered on the line without quotes, and
+zsh evaluates it: ``$(...)`` in the name of a stranger's batch would run.
+"""
 
 
 def of_words(*words: str) -> Callable[[str], list[str]]:
@@ -58,8 +63,8 @@ def _find_batches(begin: str) -> Iterator[str]:
     while found < MAX_NAMES and time.monotonic() < until:
         cursor, keys = client.scan(cursor, match=f"{_escape(prefix + begin)}*", count=SCANNED_KEYS)
         for key in keys:
-            name = key.decode().removeprefix(prefix)
-            if name.isprintable():
+            name = key.decode(errors="replace").removeprefix(prefix)
+            if _PLAIN_NAME.fullmatch(name):
                 found += 1
                 yield name
         if not cursor:

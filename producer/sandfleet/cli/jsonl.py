@@ -12,11 +12,12 @@ import typer
 from sandfleet_config.errors import SpecInvalid
 
 STDIN = "-"
+BYTE_ORDER_MARK = "\ufeff"
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 def read_text(name: str) -> str:
-    """Read the text of the file `name`, or of stdin for ``-``.
+    """Read the text of the file `name`, or of stdin for ``-``, without a byte order mark.
 
     Raises:
         OSError: the file cannot be read.
@@ -24,7 +25,7 @@ def read_text(name: str) -> str:
     """
     raw = sys.stdin.buffer.read() if name == STDIN else Path(name).read_bytes()
     try:
-        return raw.decode()
+        return raw.decode().removeprefix(BYTE_ORDER_MARK)
     except UnicodeDecodeError as error:
         shown = "stdin" if name == STDIN else name
         raise typer.BadParameter(f"{shown} is not text in UTF-8 (byte {error.start + 1})") from None

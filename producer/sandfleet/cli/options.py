@@ -83,7 +83,17 @@ OutcomeAsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print th
 BatchName: TypeAlias = Annotated[str, typer.Argument(metavar="NAME", autocompletion=completion.complete_batch)]
 Quiet: TypeAlias = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
 Out: TypeAlias = Annotated[str | None, typer.Option(help="Append outcomes as JSON lines; - is stdout.")]
-WaitTimeout: TypeAlias = Annotated[float | None, typer.Option(help="Seconds to wait; the jobs go on.")]
+
+
+def _check_timeout(seconds: float | None) -> float | None:
+    if seconds is not None and not seconds >= 0:  # not a number is neither
+        raise typer.BadParameter("must be a number of seconds, 0 or more")
+    return seconds
+
+
+WaitTimeout: TypeAlias = Annotated[
+    float | None, typer.Option(callback=_check_timeout, help="Seconds to wait; the jobs go on.")
+]
 
 
 def _check_on_done(name: str) -> str:

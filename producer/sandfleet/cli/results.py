@@ -116,6 +116,8 @@ def _check_target(how: ResultOptions) -> None:
         if how.kind not in (None, *STDOUT_FORMATS):
             raise typer.BadParameter("stdout takes jsonl or csv; parquet needs -o FILE", param_hint="--format")
         return
+    if not Path(how.out).parent.is_dir():
+        raise typer.BadParameter(f"there is no folder {Path(how.out).parent}: make it first", param_hint="--out")
     suffix = FORMATS.get(Path(how.out).suffix.lower())
     if how.kind is not None and how.kind != suffix:
         raise typer.BadParameter(f"the name of a file says its format: {how.out} is {suffix or 'of none'}")

@@ -6,7 +6,6 @@ fields are stable, times are ISO 8601 in UTC.
 
 from __future__ import annotations
 
-import csv
 import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,6 +18,7 @@ from typing import Annotated, Any, Final, Generic, TypeAlias, TypeVar
 import typer
 
 from sandfleet.cli.show import safe_line
+from sandfleet.results.lines import format_csv_row, quote_formula
 
 T = TypeVar("T")
 PAGE_ROWS: Final = 200
@@ -92,11 +92,11 @@ def _print_array(rows: Iterable[Mapping[str, Any]]) -> int:
 
 
 def _print_csv(rows: Iterable[Mapping[str, Any]]) -> int:
-    writer, count = csv.writer(sys.stdout, lineterminator="\n"), 0
+    count = 0
     for row in rows:
         if not count:
-            writer.writerow(row)
-        writer.writerow(_to_cell(value) for value in row.values())
+            sys.stdout.write(format_csv_row(list(row)))
+        sys.stdout.write(format_csv_row([_to_cell(value) for value in row.values()]))
         count += 1
     return count
 
@@ -107,8 +107,7 @@ def _to_cell(value: Any) -> str:
         return ""
     if isinstance(value, (dict, list)):
         return json.dumps(value)
-    text = str(value)
-    return f"'{text}" if isinstance(value, str) and text[:1] in "=+-@\t\r" and text else text
+    return quote_formula(value) if isinstance(value, str) else str(value)
 
 
 def _print_table(rows: Iterable[T], columns: Columns[T], *, is_wide: bool, is_whole: bool) -> int:

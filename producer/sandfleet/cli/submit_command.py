@@ -113,6 +113,8 @@ def _read_how(line: SubmitLine) -> SubmitOptions:
     """
     from sandfleet.cli.submit import SubmitOptions
 
+    if line.batch == "":  # a variable of a script that is not set
+        raise typer.BadParameter("is empty: give the batch a name, or leave the option out", param_hint="--batch")
     for option, is_given, needed, is_there in (
         ("--out", line.out is not None, "--wait", line.wait),
         ("--save", line.save is not None, "--wait", line.wait),

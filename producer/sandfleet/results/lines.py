@@ -50,15 +50,31 @@ def format_csv(rows: Sequence[dict[str, Any]]) -> bytes:
 
     A ``'`` quotes text that a spreadsheet may take for a formula.
     """
+    text = "".join(format_csv_row([_to_cell(value) for value in row.values()]) for row in rows)
+    return text.encode(errors="backslashreplace")
+
+
+def format_csv_row(cells: Sequence[object]) -> str:
+    """Return one row, a line of CSV."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([_to_cell(value) for value in row.values()] for row in rows)
-    return text.getvalue().encode(errors="backslashreplace")
+    # csv quotes no carriage return unless the line's own end has one. Unquoted, it begins a new row,
+    # whose first cell may be a formula.
+    if any(isinstance(cell, str) and "\r" in cell for cell in cells):
+        csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL).writerow(cells)
+    else:
+        csv.writer(text, lineterminator="\n").writerow(cells)
+    return text.getvalue()
+
+
+def quote_formula(text: str) -> str:
+    """Return `text`, after a ``'`` if a spreadsheet may take it for a formula."""
+    return f"'{text}" if text.startswith(FORMULA_STARTS) else text
 
 
 def _to_cell(value: object) -> object:
     match value:
         case str():
-            return f"'{value}" if value.startswith(FORMULA_STARTS) else value
+            return quote_formula(value)
         case bool():
             return "true" if value else "false"
         case dict() | list():
@@ -67,6 +83,11 @@ def _to_cell(value: object) -> object:
             return value.isoformat()
         case _:
             return value
+
+
+def _open_no_link(path: str, flags: int) -> int:
+    """Open a file: in a folder of many, a stranger may have made a link of its name."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 class LineFile:
@@ -81,7 +102,7 @@ class LineFile:
         self._saved_at = time.monotonic()
         self._format = format_csv if is_csv else format_json
         self._path = path
-        self._file: IO[bytes] = path.open("r+b" if mark else "wb")
+        self._file: IO[bytes] = open(path, "r+b" if mark else "wb", opener=_open_no_link)  # noqa: SIM115  with an opener
         self._file.truncate(mark)
         self._file.seek(mark)
         if is_csv and not mark:

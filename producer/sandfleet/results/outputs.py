@@ -55,20 +55,17 @@ class Saving:
             return
         if self._outputs is not None:
             for name in STREAMS:
-                yield from self._save_output(self._outputs, name, outcome)
+                yield from self._save_output(self._outputs, job.job_id, name, getattr(outcome, name))
         if self._artifacts is not None:
             yield from self._save_artifacts(self._artifacts, outcome)
 
-    def _save_output(self, folder: Path, name: str, outcome: Outcome) -> Iterator[str]:
-        stream: StreamOutput = getattr(outcome, name)
-        path = f"{outcome.job_id}/{name}"
+    def _save_output(self, folder: Path, job_id: str, name: str, stream: StreamOutput) -> Iterator[str]:
+        path = f"{job_id}/{name}"
         try:
             if (stored := stream.stored) is not None:
                 whole = Artifact(name, stored.size, stored.sha256, "0644", stored.place)
                 try:
-                    save_artifact(
-                        self._open_objects(), whole, folder=folder, below=outcome.job_id, overwrite=self._overwrite
-                    )
+                    save_artifact(self._open_objects(), whole, folder=folder, below=job_id, overwrite=self._overwrite)
                 except FileMissing as error:
                     yield f"{path}: only its kept part is saved: {error}"
                 else:

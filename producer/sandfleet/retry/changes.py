@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from sandfleet.channel.records import EncodedJob
 
-UNCHANGEABLE: Final = ("idempotency_key",)
+UNCHANGEABLE: Final = ("idempotency_key", "after")
 TEXT_FIELDS: Final = ("image", "labels", "requires", "platform", "working_dir")
 """Fields whose values are text, also if they look like a number."""
 
@@ -37,7 +37,7 @@ def parse_changes(words: Sequence[str]) -> dict[str, object]:
         name, sign, value = word.partition("=")
         if not sign or not name:
             raise ValueError(f"{ascii(word)[1:-1]} must be field=value, such as timeout=60")
-        if name in UNCHANGEABLE:
+        if name.partition(".")[0] in UNCHANGEABLE:
             raise ValueError(f"{name} cannot be changed: the job keeps that of its first run")
         found[name] = value if name.partition(".")[0] in TEXT_FIELDS else _parse_value(value)
     return found

@@ -16,8 +16,18 @@ if TYPE_CHECKING:
     from sandfleet_config.outcome import Outcome
     from sandfleet_config.spec import SandboxSpec
 
+    from sandfleet.job import Job
+
 AHEAD_JOBS: Final = 1000
 Item = TypeVar("Item")
+
+
+async def _cancel_job(submitting: asyncio.Future[Job]) -> None:
+    """Cancel the job once it is queued: a submit that is under way cannot be called back."""
+    await asyncio.wait([submitting])
+    if not submitting.cancelled() and submitting.exception() is None:
+        with suppress(FleetError):
+            await submitting.result().cancel_async()
 
 
 class Running(Submitting):
@@ -57,12 +67,12 @@ class Running(Submitting):
         queue: str | None = None,
     ) -> Outcome:
         """Do what `run` does and leave the event loop free; the job is cancelled if the task is."""
-        job = await self.submit_async(spec, batch=batch, queue=queue)
+        submitting = asyncio.ensure_future(self.submit_async(spec, batch=batch, queue=queue))
         try:
+            job = await asyncio.shield(submitting)
             return await job.outcome_async(timeout)
         except BaseException:
-            with suppress(FleetError):
-                await asyncio.shield(job.cancel_async())
+            await asyncio.shield(_cancel_job(submitting))
             raise
 
     def map(

@@ -13,11 +13,14 @@ from sandfleet.testing.fake_webhooks import FakeWebhooks
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from sandfleet.testing.fake_control import FakeControl
     from sandfleet.testing.fake_job import FakeJob
 
 
 class FakeBatches:
     """Part of `FakeChannel`: its jobs, and what it says about their batches."""
+
+    control: FakeControl
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
@@ -76,6 +79,12 @@ class FakeBatches:
     def _start_waiting(self) -> None:
         """Start jobs that may start now."""
 
+    def _forget_name(self, name: str) -> None:
+        """Forget what is kept for the batch itself: no job of it is left."""
+        self._sealed.discard(name)
+        self.control.forget(name)
+        self.webhooks.endpoints.pop(name, None)
+
     def forget_batch(self, name: str) -> Iterator[tuple[int, int]]:
         """Delete the batch's ended jobs."""
         with self._lock:
@@ -86,4 +95,6 @@ class FakeBatches:
                 self._keys.pop(self._jobs[job_id].encoded.key, None)
                 del self._jobs[job_id]
             self._entries = {number: entry for number, entry in self._entries.items() if entry[0] in self._jobs}
+            if len(ended) == len(ids):
+                self._forget_name(name)
         yield len(ended), len(ids) - len(ended)

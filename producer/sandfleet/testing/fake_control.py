@@ -71,6 +71,10 @@ class FakeControl:
         self._start_waiting()
         return len(waiting)
 
+    def forget(self, name: str) -> None:
+        """Forget the limits of a batch that is gone."""
+        self._states.pop(name, None)
+
     def lift_stop(self, name: str | None) -> None:
         """End the stop of a batch, since one of its jobs runs again; failures are counted anew."""
         state = self._find(name) if name is not None else None

@@ -18,7 +18,7 @@ from sandfleet import (
     Settings,
 )
 from sandfleet.channel.records import CancelState
-from sandfleet_config.queues import cancel_key, job_key, result_key
+from sandfleet_config.queues import KEY_PREFIX, cancel_key, job_key, result_key
 
 if TYPE_CHECKING:
     import redis
@@ -189,3 +189,13 @@ def test_a_job_redis_lost_ends_the_wait(fleet: Fleet, client: redis.Redis, monke
     client.delete(job_key(job.id))
     with pytest.raises(JobUnknown):
         job.outcome(timeout=5)
+
+
+def test_forged_names_and_counts_of_batches_hide_no_other(fleet: Fleet, client: redis.Redis) -> None:
+    fleet.submit_many([SPEC], batch="b")
+    client.zadd(f"{KEY_PREFIX}batches", {b"\xff\xfe": 1e15})
+    for field in ("OK", "SIGNALED"):
+        client.hset(f"{KEY_PREFIX}counts:b", field, "many")
+    client.hset(f"{KEY_PREFIX}counts:b", b"\xc3\x84".decode(), "1")
+    assert [summary.name for summary in fleet.batches()] == ["b"]
+    assert fleet.batch("b").codes == {}

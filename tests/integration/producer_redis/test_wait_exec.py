@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -28,6 +29,16 @@ def test_the_command_gets_name_and_counts(fleet: Fleet, tmp_path: Path, capfd: p
     assert "it's nightly; ls|3|0|3\n" in capfd.readouterr().out
     found = json.loads((tmp_path / "stdin").read_text())
     assert found == {"batch": "it's nightly; ls", "total": 3, "codes": {"CANCELLED": 3}}
+
+
+def test_the_command_may_call_sandfleet(fleet: Fleet, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    fleet.submit_many([SPEC], batch="b")
+    fleet.batch("b").cancel()
+    program = f"{sys.executable} -m sandfleet.cli"
+    command = f'{program} batch results "$SANDFLEET_BATCH" -o {tmp_path}/r.csv'
+    assert main(["batch", "wait", "b", "--exec", command]) == 1, "the job was cancelled"
+    assert "1 rows in" in capfd.readouterr().err
+    assert (tmp_path / "r.csv").exists()
 
 
 @pytest.mark.parametrize(

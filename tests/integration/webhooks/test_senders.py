@@ -12,8 +12,9 @@ import pytest
 from receivers import answer, hang, open_receiver
 from sandfleet import ErrorCode, Outcome, SandboxSpec
 from sandfleet_config.queues import DEFAULT_QUEUE, KEY_PREFIX, job_key
-from sandfleet_config.webhooks import DEAD_KEY, DUE_KEY
+from sandfleet_config.webhooks import DEAD_KEY, DUE_KEY, LOG_KEY
 from sandfleet_web.cli import main
+from sandfleet_web.notify import sender as sending
 from sandfleet_web.notify.queue import WebhookQueue
 from waiting import wait_until
 
@@ -151,6 +152,31 @@ def test_forged_webhooks_hurt_nobody(hooks: Hooks, client: Any) -> None:
         wait_until(lambda: receiver.received, 20, "the good one is delivered")
         wait_until(lambda: not client.exists(DUE_KEY), 20, "nothing is due")
     assert [received.payload["data"]["batch"] for received in receiver.received] == ["good"]
+
+
+def test_a_fault_of_the_sender_itself_is_tried_again_given_up_and_told_without_the_url(
+    hooks: Hooks, client: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def break_inside(*_: object) -> None:
+        raise ValueError("https://hooks.example/s3cret-path")
+
+    monkeypatch.setattr(sending, "send", break_inside)
+    with hooks.sender({"ci": hooks.endpoint(1)}, retry_seconds=0.3):
+        hooks.end_batch()
+        wait_until(lambda: client.zcard(DEAD_KEY) == 1, 10, "it is given up")
+    assert {"failed", "dead"} == set(read_results(client))
+    assert "ValueError" in caplog.text
+    assert "s3cret" not in caplog.text
+    assert "s3cret" not in str(client.xrange(LOG_KEY))
+
+
+def test_a_forged_first_attempt_in_the_future_does_not_keep_a_webhook_for_ever(hooks: Hooks, client: Any) -> None:
+    name = forge(client, 1, first=1 << 46)
+    with (
+        open_receiver(*[answer(500)] * 20) as receiver,
+        hooks.sender({"ci": hooks.endpoint(receiver.port)}, retry_seconds=0.5),
+    ):
+        wait_until(lambda: client.zscore(DEAD_KEY, name) is not None, 10, "it is given up")
 
 
 def test_keys_of_a_wrong_type_do_not_stop_a_sender(hooks: Hooks, client: Any) -> None:

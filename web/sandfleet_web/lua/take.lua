@@ -31,8 +31,9 @@ for _, id in ipairs(ids) do
     passed[#passed + 1] = id
   else
     sending[values[2]] = (sending[values[2]] or 0) + 1
-    local attempts = (tonumber(values[6]) or 0) + 1
-    values[6], values[7] = string.format('%.0f', attempts), values[7] ~= '' and values[7] or string.format('%.0f', now)
+    local attempts, first = (tonumber(values[6]) or 0) + 1, tonumber(values[7])
+    -- One in the future is forged: the webhook would never be given up.
+    values[6], values[7] = string.format('%.0f', attempts), string.format('%.0f', first and math.min(first, now) or now)
     local webhook = prefix .. 'webhook:' .. id
     redis.call('HSET', webhook, 'token', token, 'attempts', values[6], 'first', values[7])
     redis.call('EXPIRE', webhook, WEBHOOK_TTL)

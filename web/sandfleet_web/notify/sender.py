@@ -6,13 +6,15 @@ import logging
 import random
 import threading
 import time
+import traceback
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from sandfleet.errors import FleetUnavailable
 
-from sandfleet_web.notify.attempt import send
+from sandfleet_web.notify.attempt import Answer, send
 from sandfleet_web.notify.queue import UnusableWebhook
 
 if TYPE_CHECKING:
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
 
     from sandfleet_config.web_settings import WebhookSettings
 
-    from sandfleet_web.notify.attempt import Answer
     from sandfleet_web.notify.endpoint import Endpoint
     from sandfleet_web.notify.queue import TakenWebhook, WebhookQueue
 
@@ -124,12 +125,23 @@ class Sender:
             )
             self._settle(webhook, "dead", reason)
             return
-        answer = send(endpoint, webhook, self._settings)
+        answer = self._send_once(endpoint, webhook)
         result, pause = decide(webhook, answer, time.time() * MILLI, self._settings.retry_seconds)
         reason = answer.describe()
         if result == "dead" and not answer.is_refused:
             reason = f"given up after {webhook.attempts} attempts: {reason}"
         self._settle(webhook, result, reason, pause)
+
+    def _send_once(self, endpoint: Endpoint, webhook: TakenWebhook) -> Answer:
+        """Send it; a fault of our own counts as a failed attempt, so that it is given up in time."""
+        try:
+            return send(endpoint, webhook, self._settings)
+        except Exception as error:  # noqa: BLE001  what it may raise is not known
+            # Not the text of the error: it may have the URL, and some URLs are secrets.
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            reason = f"the sender itself failed: {type(error).__name__} at {Path(frame.filename).name}:{frame.lineno}"
+            _log.error("%s", reason, extra={"action": "failed_inside"})
+            return Answer(0, reason)
 
     def _settle(self, webhook: TakenWebhook, result: str, reason: str, pause: float = 0.0) -> None:
         names = {"batch": webhook.batch, "endpoint": webhook.endpoint}

@@ -16,7 +16,6 @@ CSV: Final = "csv"
 TSV: Final = "tsv"
 JSONL: Final = "jsonl"
 MAX_CELL_CHARS: Final = 1 << 20
-BYTE_ORDER_MARK: Final = "\ufeff"
 _KINDS: Final[dict[type, str]] = {type(None): "null", list: "a list", dict: "an object"}
 
 
@@ -40,7 +39,6 @@ def parse_table(text: str, kind: str) -> Table:
     Raises:
         InputInvalid: tells every faulty line, or that there is no row.
     """
-    text = text.removeprefix(BYTE_ORDER_MARK)
     faults: list[Fault] = []
     table = _parse_objects(text, faults) if kind == JSONL else _parse_cells(text, kind, faults)
     if not table.rows and not faults:

@@ -121,7 +121,7 @@ local function take(queue, step, message, is_first_short)
   local id = headers.id
   local job = prefix .. 'job:' .. id
   local facts = redis.call('HMGET', job, 'state', 'code', 'expires', 'avoid', 'avoid_until', 'attempts', 'suspect', 'needs', 'why_at',
-    'short_since', 'kept_by', 'batch', 'step', 'parked')
+    'short_since', 'kept_by', 'batch', 'step', 'parked', 'sha1')
   -- (an error of this read, or of any other call here, sets the message aside: see `take_safely`)
   local state, code, attempts = facts[1], facts[2], facts[6] or ''
   if state == 'ended' or redis.call('EXISTS', prefix .. 'celery-task-meta-' .. id) == 1 then
@@ -141,6 +141,8 @@ local function take(queue, step, message, is_first_short)
   elseif facts[13] and facts[13] ~= step then
     discarded = discarded + 1 -- it has another priority since: a second message is in that list
     return nil
+  elseif facts[15] and facts[15] ~= redis.sha1hex(message) then
+    return drop(id, 'is of an earlier run') -- a priority left it behind
   end
 
   local limits, bar = find_limits(facts[12])

@@ -8,7 +8,7 @@
 -- on with that name, kind and cursor. A caller that dies meanwhile loses nothing: the batch or
 -- group is due again 10 s later.
 local prefix, limit, name, kind, cursor = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4], tonumber(ARGV[5])
-local POLL_MS, MINE_MS, MS_EACH, MAX_CHECKED = 2000, 10000, 2, 1000
+local POLL_MS, MINE_MS, MS_EACH, MAX_CHECKED, MAX_GROUPS = 2000, 10000, 2, 1000, 20
 -- include: prelude
 -- include: batch_keys
 -- include: parked
@@ -43,6 +43,7 @@ local function check_group_due(group)
   if found == 'wait' then
     -- With many groups each is polled less often. What ends is checked at once: see finish.lua.
     schedule('groups', now + math.max(POLL_MS, MS_EACH * (try('ZCARD', prefix .. 'groups') or 0)), group)
+    return nil
   elseif found == 'failed' then
     schedule('groups', now + MINE_MS, group)
     return { 'end', group, 'group', 0, 'CANCELLED', why, unpack(list_parked('awaiting:' .. group)) }
@@ -114,7 +115,8 @@ local function check_batch_due(batch)
   let_go_free(limits)
   local left = (try('ZCARD', prefix .. where) or 0) > 0
   if left and not limits.hold then
-    schedule('limited', now + (limits.at_most and POLL_MS or 0), batch)
+    local poll_ms = math.max(POLL_MS, MS_EACH * (try('ZCARD', prefix .. 'limited') or 0))
+    schedule('limited', now + (limits.at_most and poll_ms or 0), batch)
   elseif limits.deadline and total > ended then
     schedule('limited', limits.deadline + 1, batch)
   else
@@ -123,16 +125,28 @@ local function check_batch_due(batch)
   return { 'again' }
 end
 
-if name == '' then
-  kind, name = 'group', find_due('groups')
-  if not name then
-    kind, name = 'batch', find_due('limited')
+-- Checks groups that are due, up to one of which jobs are let go or must end: nearly all of them wait.
+local function check_groups_due(group)
+  for _ = 1, MAX_GROUPS do
+    local found = check_group_due(group)
+    group = not found and find_due('groups')
+    if not group then
+      return found or { 'again' }
+    end
   end
-  if not name then
+  return { 'again' }
+end
+
+if name == '' then
+  local batch, group = find_due('limited'), find_due('groups')
+  if not batch and not group then
     return { 'none' }
   end
+  -- Where both are due they take turns, by the clock: neither keeps the other from being checked.
+  kind = batch and (not group or now % 2 == 0) and 'batch' or 'group'
+  name = kind == 'batch' and batch or group
 end
 if kind == 'group' then
-  return check_group_due(name)
+  return check_groups_due(name)
 end
 return check_batch_due(name)
