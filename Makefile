@@ -18,7 +18,7 @@ WITH_IMAGES := trap 'exit 130' INT TERM; [ -n "$$TEST_IMAGES_ROOT" ] || \
 FAST_TESTS := tests/unit $(wildcard tests/integration/*producer_*) \
 	$(addprefix tests/docs/test_,contributing.py identifiers.py links.py measures.py reference.py)
 
-.PHONY: help setup native demo test test-fast test-releases test-upgrade test-retries test-big test-store test-images test-vm check docs renew bench hosts soak clean
+.PHONY: help setup native demo demo-night test test-fast test-releases test-upgrade test-retries test-big test-store test-images test-vm check docs renew bench hosts soak clean
 
 help: ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -32,6 +32,9 @@ native: ## Compile the job's init again if its source is newer
 demo: ## Run a batch of good and bad programs through the whole product and check each outcome
 	@scripts/setup.sh --without-test-servers
 	@$(BIN)/python demo/demo.py
+
+demo-night: setup ## A night's batch of 500 cases in minutes: a producer and a worker are killed; ARGS="--cases 200" is a short one
+	@$(BIN)/python demo/night.py $(ARGS)
 
 test: setup ## Run all tests, then those that depend on runsc once more on the release of 2024; ARGS="-k name" goes to pytest
 	@$(WITH_IMAGES) $(BIN)/python -m pytest $(ARGS) \

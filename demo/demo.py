@@ -7,83 +7,28 @@ ended as it must.
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import tempfile
 import time
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import charts
 from jobs import JOBS, DemoJob
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from sandfleet import ErrorCode, Fleet, Outcome, SandboxError
-from sandfleet_config.settings import Settings
+from stack import SCRIPTS, add_python_image, console, embedded_stack
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-START_DEADLINE_SECONDS = 120
 JOB_DEADLINE_SECONDS = 300
-SCRIPTS = Path(sys.executable).parent
 
 COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-
-console = Console()
-
-
-@contextmanager
-def embedded_stack(folder: Path) -> Iterator[Settings]:
-    """Run `sandfleet-worker local` (Redis, one worker, no Flower) with its state in `folder`."""
-    environment = {
-        **os.environ,
-        "SANDFLEET_LOCAL_DIR": str(folder / "local"),
-        "SANDFLEET_LOCAL_STATE_DIR": str(folder / "state"),
-        "SANDFLEET_SLOTS_DIR": str(folder / "slots"),
-        "SANDFLEET_RUNSC__ROOT_DIR": str(folder / "runsc"),
-        "SANDFLEET_FILES__CACHE_DIR": str(folder / "files"),
-        "SANDFLEET_FILES__SPOOL_DIR": str(folder / "spool"),
-    }
-    environment.pop("SANDFLEET_REDIS_URL", None)
-    log_path = folder / "stack.log"
-    with log_path.open("wb") as log:
-        command = [str(SCRIPTS / "sandfleet-worker"), "local", "--no-flower"]
-        stack = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
-    try:
-        wait_for_worker(stack, log_path)
-        yield Settings(local_dir=folder / "local")
-    finally:
-        stack.send_signal(signal.SIGTERM)
-        try:
-            stack.wait(60)
-        except subprocess.TimeoutExpired:
-            stack.kill()
-            stack.wait()
-
-
-def wait_for_worker(stack: subprocess.Popen[bytes], log_path: Path) -> None:
-    """Wait until the stack says that its worker takes jobs; show its log where it ends instead."""
-    deadline = time.monotonic() + START_DEADLINE_SECONDS
-    while time.monotonic() < deadline:
-        text = log_path.read_text(errors="replace")
-        if "sandfleet is up" in text:
-            return
-        if stack.poll() is not None:
-            break
-        time.sleep(0.1)
-    console.print(log_path.read_text(errors="replace"), markup=False)
-    sys.exit("the embedded stack did not come up; its log is above")
 
 
 def add_images() -> None:
     """Make the images of the demo, unless the host has them."""
+    add_python_image()
     command = [str(SCRIPTS / "sandfleet-worker"), "images"]
-    console.print("making sure of the image `python` (the first time takes about half a minute)")
-    subprocess.run([*command, "add", "python"], check=True)
     console.print(f"and of `{charts.IMAGE}`, from {charts.RECIPE.name} (the first time takes some minutes)")
     if subprocess.run([*command, "inspect", charts.IMAGE], capture_output=True, check=False).returncode:
         subprocess.run([*command, "build", charts.IMAGE, "-f", str(charts.RECIPE)], check=True)

@@ -33,7 +33,7 @@ def is_help(error: Any) -> bool:
 
 
 def describe_usage_error(error: Any, others: Mapping[str, str], units: Mapping[str, str] | None = None) -> str:
-    """Return the message of `error`; `others` maps options of other tools to advice on ours.
+    """Return the message of `error`; `others` maps words of other tools to advice on ours.
 
     `units` maps options that take a number to its unit and an example, such as
     ``seconds, such as 60``.
@@ -46,7 +46,7 @@ def describe_usage_error(error: Any, others: Mapping[str, str], units: Mapping[s
         return f"no such option: {option}{_suggest(option, known, others, context.command_path)}"
     if context is not None and (unknown := _UNKNOWN_COMMAND.match(message)):
         known = context.command.list_commands(context)
-        return f"no such command: {unknown[1]}{_suggest(unknown[1], known, {}, context.command_path)}"
+        return f"no such command: {unknown[1]}{_suggest(unknown[1], known, others, context.command_path)}"
     if value := _VALUE.fullmatch(message):
         unit = (units or {}).get(value["name"] or "", "")
         return f"{value['name']}: {_describe_value(value['said'], unit)}" if value["name"] else value["said"]

@@ -6,6 +6,7 @@ an outcome.
 
 from __future__ import annotations
 
+import math
 import re
 from decimal import Decimal
 from typing import Final
@@ -57,13 +58,15 @@ def parse_seconds(text: str) -> float:
     """
     typed = text.strip().lower()
     try:
-        return float(typed)
+        seconds = float(typed)
     except ValueError:
         parts = _TIME_PART.findall(typed)
-    if not parts or "".join(map("".join, parts)) != typed:
-        msg = "must be seconds, or a time such as 90s, 45m, 1h30m or 2d"
+        is_time = bool(parts) and "".join(map("".join, parts)) == typed
+        seconds = sum(float(number) * _TIME_PARTS[unit] for number, unit in parts) if is_time else math.nan
+    if not 0 <= seconds < math.inf:  # `nan` is neither
+        msg = "must be seconds, 0 or more, or a time such as 90s, 45m, 1h30m or 2d"
         raise ValueError(msg)
-    return sum(float(number) * _TIME_PARTS[unit] for number, unit in parts)
+    return seconds
 
 
 def format_limit(field: str, value: float) -> str:

@@ -11,7 +11,6 @@ from sandfleet_config.queues import JOB_ID
 from sandfleet_config.settings import Settings, SettingsInvalid
 from sandfleet_config.wire import raise_faults
 
-from sandfleet.batch import Batch
 from sandfleet.collect.stream import OutcomeStream
 from sandfleet.dead_letters import DeadLetters
 from sandfleet.errors import BatchUnknown, JobUnknown
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
 
     from sandfleet_config.execute import ExecuteRequest, ExecuteResult
 
+    from sandfleet.batch import Batch
     from sandfleet.channel.protocol import Channel
     from sandfleet.channel.records import JobRecord
     from sandfleet.execute.backend import Config
@@ -127,6 +127,8 @@ class Fleet(Running, Transfers, FleetOverview):
         Raises:
             BatchUnknown: no batch has that name, or all of it ended too long ago.
         """
+        from sandfleet.batch import Batch  # with tables and retries: a tenth of the imports of a job
+
         batch = Batch(name, self._channel)
         if not name.isprintable() or not batch.counts.total:
             raise BatchUnknown(f"there is no batch {ascii(name)[1:-1]}, or it ended too long ago")

@@ -66,10 +66,10 @@ class Hooks:
             queue.close()
             assert not thread.is_alive()
 
-    def start(self, endpoints: dict[str, dict[str, Any]], **settings: object) -> SenderProcess:
-        """Start `sandfleet-web notify`."""
+    def start(self, endpoints: dict[str, dict[str, Any]], *, step: str = "", **settings: object) -> SenderProcess:
+        """Start `sandfleet-web notify`; with `step`, it kills itself there."""
         log = self.folder / f"notify-{len(self._processes)}.log"
-        self._processes.append(SenderProcess(endpoint_env(self.url, endpoints, **settings), log))
+        self._processes.append(SenderProcess(endpoint_env(self.url, endpoints, **settings), log, step))
         return self._processes[-1]
 
     def close(self) -> None:

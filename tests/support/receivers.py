@@ -12,12 +12,12 @@ import threading
 import time
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwaaaaaaaaaaa="
 
@@ -150,12 +150,14 @@ def endpoint_env(url: str, endpoints: dict[str, dict[str, Any]], **settings: obj
 
 
 class SenderProcess:
-    """`sandfleet-web notify` as a process; its log is a file."""
+    """`sandfleet-web notify` as a process; its log is a file. `step` is one of `dying_sender`."""
 
-    def __init__(self, env: dict[str, str], log: Path) -> None:
+    def __init__(self, env: dict[str, str], log: Path, step: str = "") -> None:
         self.log_file = log
         with log.open("ab") as file:
             command = [sys.executable, "-m", "sandfleet_web.cli", "notify"]
+            if step:
+                command = [sys.executable, str(Path(__file__).with_name("dying_sender.py")), step]
             self.process = subprocess.Popen(command, env=env, stdout=file, stderr=file)
 
     @property

@@ -5,6 +5,7 @@ Completion asks for little, and is silent.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import sandfleet
 import sandfleet_config
+import sandfleet_config.store
 from sandfleet.cli import completion, lists
 from sandfleet.cli.lazy_group import GROUPS, LISTS
 from typer.main import get_command
@@ -53,6 +55,14 @@ def test_what_asks_nothing_of_the_fleet_imports_nothing_heavy(words: list[str]) 
         assert "typer" not in modules
 
 
+def test_a_job_without_files_imports_neither_tables_nor_stores() -> None:
+    modules, printed = import_by(["run", "--", "true"], {**os.environ, "SANDFLEET_REDIS_URL": "unix:///no/such"})
+    assert "cannot reach Redis" in printed
+    assert "sandfleet.fleet" in modules
+    unused = ("sandfleet.batch", "sandfleet.results", "sandfleet.retry", "sandfleet_config.store.opening", "boto3")
+    assert [name for name in unused if name in modules] == []
+
+
 def test_the_list_of_commands_has_the_help_of_what_it_does_not_import() -> None:
     from importlib import import_module
 
@@ -62,7 +72,7 @@ def test_the_list_of_commands_has_the_help_of_what_it_does_not_import() -> None:
     assert {name: command.help for name, command in commands.commands.items()} == LISTS
 
 
-@pytest.mark.parametrize("module", [sandfleet, sandfleet_config])
+@pytest.mark.parametrize("module", [sandfleet, sandfleet_config, sandfleet_config.store])
 def test_each_public_name_is_imported_when_it_is_used(module: ModuleType) -> None:
     assert sorted({name: found for found, names in module._NAMES.items() for name in names.split()}) == sorted(
         module.__all__

@@ -240,6 +240,35 @@ def test_a_dry_run_shows_the_first_jobs_and_the_totals(fleet: FakeFleet, tmp_pat
     assert fleet.specs == []
 
 
+def test_a_dry_run_shows_the_limits_that_would_hold(fleet: FakeFleet, capfd: Capture) -> None:
+    argv = ["submit", "--array", "0-9", "--batch", "b", "--dry-run"]
+    assert main([*argv, "--", "x"]) == 0
+    plain = capfd.readouterr().out
+    assert not any(word in plain for word in ("at once", "stops", "deadline", "after", "on done"))
+    given = ["--at-most", "3", "--max-failures", "20", "--deadline", "2h", "--on-stop", "kill"]
+    given += ["--after-batch", "prepare", "--after", "job-1", "--on-done", "ci"]
+    assert main([*argv, *given, "--", "x"]) == 0
+    out = capfd.readouterr().out
+    for line in (
+        "at most       3 at once\n",
+        "stops         when 20 jobs have failed; those that run are cancelled\n",
+        "deadline      7200 s (2 h) after the submit; those that run are cancelled\n",
+        "after         all jobs start when batch prepare, job job-1 ended OK\n",
+        "on done       a webhook to endpoint ci\n",
+    ):
+        assert line in out
+    assert main([*argv, *given, "--json", "--", "x"]) == 0
+    printed = json.loads(capfd.readouterr().out)
+    assert printed["limits"] == {
+        "max_failures": 20, "fail_fast": False, "at_most": 3, "deadline": 7200.0, "on_stop": "kill"
+    }  # fmt: skip
+    assert (printed["awaited"], printed["waiting_jobs"]) == ({"jobs": ["job-1"], "batches": ["prepare"]}, 10)
+    assert printed["on_done"] == "ci"
+    assert main([*argv, "--fail-fast", "--", "x"]) == 0
+    assert "stops         when 1 job has failed; those that run go on\n" in capfd.readouterr().out
+    assert fleet.specs == []
+
+
 def test_a_spec_that_is_too_large_is_told_with_its_line(fleet: FakeFleet, tmp_path: Path, capfd: Capture) -> None:
     lines = [
         {"image": "x"},

@@ -110,7 +110,7 @@ def test_an_option_of_docker_gets_a_hint(fleet: FakeFleet, capfd: Capture) -> No
 def test_an_unknown_command_gets_the_nearest_one_as_a_hint(fleet: FakeFleet, capfd: Capture) -> None:
     for argv, said in (
         (["submti", "x"], "no such command: submti: did you mean submit?"),
-        (["ps"], "no such command: ps (sandfleet --help lists them)"),
+        (["pz"], "no such command: pz (sandfleet --help lists them)"),
         (["batch", "shwo", "x"], "no such command: shwo: did you mean show?"),
     ):
         assert main(argv) == 2
@@ -207,7 +207,17 @@ def test_a_wrong_command_line_gets_a_message_in_plain_words(fleet: FakeFleet, tm
     (tmp_path / "jobs").write_text(JOBS)
     binary, jobs = str(tmp_path / "bytes"), str(tmp_path / "jobs")
     for argv, code, said in (
-        (["run", "--timeout", "2h", "--", "x"], 125, "--timeout: must be a number of seconds, such as 60"),
+        (
+            ["run", "--timeout", "soon", "--", "x"],
+            125,
+            "--timeout: must be seconds, 0 or more, or a time such as 90s, 45m, 1h30m or 2d",
+        ),
+        (
+            ["submit", "--dependency", "afterok:3"],
+            2,
+            "no such option: --dependency: did you mean --after-batch NAME, or --after ID?",
+        ),
+        (["squeue"], 2, "no such command: squeue: did you mean sandfleet batches, or sandfleet jobs --batch NAME?"),
         (["run", "--cpu", "two", "--", "x"], 125, "--cpu: must be a number of cores, such as 0.5"),
         (["run", "--pids", "many", "--", "x"], 125, "--pids: must be a whole number"),
         (["dead", "list", "--limit", "0"], 2, "--limit: must be at least 1"),

@@ -1,4 +1,4 @@
-"""Hints for wrong command lines: options of docker, and options that set a faulty field."""
+"""Hints for wrong command lines: words of docker and of Slurm, and options that set a faulty field."""
 
 from __future__ import annotations
 
@@ -15,6 +15,10 @@ NO_MOUNT: Final = (
 )
 NO_NEED: Final = "each sandbox is removed when its job ends"
 
+_AFTER: Final = "did you mean --after-batch NAME, or --after ID?"
+_LIST: Final = "did you mean sandfleet batches, or sandfleet jobs --batch NAME?"
+_OUTPUTS: Final = "outputs are kept: sandfleet batch results NAME -o FILE --outputs FOLDER"
+
 OTHER_OPTIONS: Final[Mapping[str, str]] = {
     "--cap-add": "no job gets capabilities",
     "--entrypoint": "the command comes after --",
@@ -29,12 +33,36 @@ OTHER_OPTIONS: Final[Mapping[str, str]] = {
     "-v": NO_MOUNT,
     "--detach": "did you mean sandfleet submit?",
     "-d": "did you mean sandfleet submit?",
+    "--cpus-per-task": "did you mean --cpu?",
+    "--dependency": _AFTER,
+    "--export": "did you mean --env?",
+    "--hold": "submit it, then: sandfleet batch hold NAME",
+    "--job-name": "did you mean --batch NAME for all jobs, or --name for each?",
+    "--mail-type": "did you mean --on-done, or sandfleet batch wait NAME --exec COMMAND?",
+    "--mail-user": "did you mean --on-done, or sandfleet batch wait NAME --exec COMMAND?",
+    "--mem": "did you mean --memory?",
+    "--output": _OUTPUTS,
+    "-o": _OUTPUTS,
+    "--partition": "did you mean --queue?",
+    "--time": "did you mean --timeout of each job, or --deadline of the batch?",
+    "--wrap": "the command comes after --, and no shell reads it: -- sh -c '...'",
+    "sbatch": "did you mean sandfleet submit?",
+    "scancel": "did you mean sandfleet cancel ID, or sandfleet batch cancel NAME?",
+    "sinfo": "did you mean sandfleet batches?",
+    "squeue": _LIST,
+    "sacct": _LIST,
+    "srun": "did you mean sandfleet run?",
+    "list": _LIST,
+    "ls": _LIST,
+    "ps": _LIST,
+    "status": "did you mean sandfleet show ID, or sandfleet batch show NAME?",
+    "stop": "did you mean cancel, or hold?",
+    "kill": "did you mean cancel?",
 }
-"""Options of `docker run`, and hints for each."""
+"""Options and commands of `docker` and of Slurm, and hints for each."""
 
 UNITS: Final[Mapping[str, str]] = {
     "--cpu": "cores, such as 0.5",
-    **dict.fromkeys(("--grace", "--queue-ttl", "--timeout"), "seconds, such as 60"),
 }
 """The units of options that take a number."""
 

@@ -93,7 +93,7 @@ def batches(
         if not count:
             note("there are no batches")
         elif has_more():
-            note(f"there are more than {limit} batches: -n 0 lists all")
+            note(f"there are more batches than the {limit} shown: -n 0 lists all")
 
 
 @app.command()
@@ -125,7 +125,7 @@ def jobs(
         if not count:
             note(f"no job of batch {batch} matches")
         elif has_more():
-            note(f"there are more than {limit} such jobs: -n 0 lists all")
+            note(f"there are more such jobs than the {limit} shown: -n 0 lists all")
 
 
 def job_fields(job: JobFacts) -> dict[str, Any]:

@@ -8,12 +8,29 @@ import typer
 
 from sandfleet.cli import completion
 
+
+def _parse_time(text: str | float) -> float:
+    from sandfleet_config.units import parse_seconds
+
+    if not isinstance(text, str):  # typer asks for its default, too
+        return text
+    try:
+        return parse_seconds(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
 Command: TypeAlias = Annotated[
     list[str] | None, typer.Argument(metavar="[--] COMMAND [ARG]", help="Default: the image's own.")
 ]
 Image: TypeAlias = Annotated[str, typer.Option(help="The image to run in.")]
-Timeout: TypeAlias = Annotated[float, typer.Option(help="Seconds until SIGTERM; 0 is 30.")]
-Grace: TypeAlias = Annotated[float | None, typer.Option(help="Seconds from SIGTERM to the kill; default 5.")]
+Timeout: TypeAlias = Annotated[
+    float, typer.Option(metavar="TIME", parser=_parse_time, help="Seconds until SIGTERM, or 10m; 0 is 30 s.")
+]
+Grace: TypeAlias = Annotated[
+    float | None,
+    typer.Option(metavar="TIME", parser=_parse_time, help="Seconds from SIGTERM to the kill; default 5."),
+]
 Memory: TypeAlias = Annotated[str, typer.Option(help="Such as 256MiB; 0 is the host's ceiling.")]
 Cpu: TypeAlias = Annotated[float, typer.Option(help="Cores, such as 0.5; 0 is the host's ceiling.")]
 Pids: TypeAlias = Annotated[int, typer.Option(help="Processes and threads; 0 is the host's ceiling.")]
@@ -75,7 +92,8 @@ Overwrite: TypeAlias = Annotated[bool, typer.Option("--overwrite", help="Replace
 Queue: TypeAlias = Annotated[str | None, typer.Option(help="The queue; default SANDFLEET_QUEUE. Queues take turns.")]
 Priority: TypeAlias = Annotated[int | None, typer.Option(help="0 (first) to 9; default 6.")]
 QueueTtl: TypeAlias = Annotated[
-    float | None, typer.Option(help="Seconds until it expires in the queue; default 1 day.")
+    float | None,
+    typer.Option(metavar="TIME", parser=_parse_time, help="Seconds until it expires in the queue, or 2h; default 1d."),
 ]
 MaxAttempts: TypeAlias = Annotated[int | None, typer.Option(help="Charged starts at most; 1 is one start; default 3.")]
 Key: TypeAlias = Annotated[str, typer.Option("--idempotency-key", help="The same key and spec are the same job.")]
@@ -83,16 +101,8 @@ OutcomeAsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print th
 BatchName: TypeAlias = Annotated[str, typer.Argument(metavar="NAME", autocompletion=completion.complete_batch)]
 Quiet: TypeAlias = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
 Out: TypeAlias = Annotated[str | None, typer.Option(help="Append outcomes as JSON lines; - is stdout.")]
-
-
-def _check_timeout(seconds: float | None) -> float | None:
-    if seconds is not None and not seconds >= 0:  # not a number is neither
-        raise typer.BadParameter("must be a number of seconds, 0 or more")
-    return seconds
-
-
 WaitTimeout: TypeAlias = Annotated[
-    float | None, typer.Option(callback=_check_timeout, help="Seconds to wait; the jobs go on.")
+    float | None, typer.Option(metavar="TIME", parser=_parse_time, help="Seconds to wait, or 10m; the jobs go on.")
 ]
 
 

@@ -189,7 +189,7 @@ def _submit(line: SubmitLine, source: Source, common: Common, how: SubmitOptions
     """Read, check, upload and queue; return the exit code."""
     from sandfleet.cli.files import LocalFiles
     from sandfleet.cli.submit import submit_specs
-    from sandfleet.cli.ways.preview import preview, print_preview
+    from sandfleet.cli.ways.preview import preview, preview_rules, print_preview
     from sandfleet.cli.ways.reading import read_specs, upload_files
     from sandfleet.cli.ways.stages import Stages
 
@@ -200,7 +200,9 @@ def _submit(line: SubmitLine, source: Source, common: Common, how: SubmitOptions
         if not specs:
             return exits.USAGE
         if line.dry_run:
-            print_preview(specs, preview(specs, how.batch, most, local.large_bytes), is_json=line.is_json)
+            totals = preview(specs, how.batch, most, local.large_bytes)
+            rules = preview_rules(specs, how.limits, how.on_done)
+            print_preview(specs, totals | rules, is_json=line.is_json)
             return 0
         upload_files(local, fleet, stages)
         return submit_specs(fleet, specs, how, stages, is_waited=line.wait, out=line.out, is_json=line.is_json)

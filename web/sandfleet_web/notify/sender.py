@@ -33,6 +33,8 @@ FIRST_PAUSE_SECONDS: Final = 5.0
 PAUSE_FACTOR: Final = 4.0
 MAX_PAUSE_SECONDS: Final = 7200.0
 JITTER: Final = 0.2
+MOST_ATTEMPTS: Final = 200
+"""More than the pauses leave time for in 7 days: senders have died before they recorded theirs."""
 MILLI: Final = 1000
 
 _log = logging.getLogger(__name__)
@@ -125,6 +127,10 @@ class Sender:
             )
             self._settle(webhook, "dead", reason)
             return
+        if is_deadly(webhook, time.time() * MILLI, self._settings.retry_seconds):
+            reason = f"given up after {webhook.attempts - 1} attempts: no sender lived to record how they ended"
+            self._settle(webhook, "dead", reason)
+            return
         answer = self._send_once(endpoint, webhook)
         result, pause = decide(webhook, answer, time.time() * MILLI, self._settings.retry_seconds)
         reason = answer.describe()
@@ -158,6 +164,11 @@ class Sender:
             f"{reason}{more}{fate}",
             extra={"action": f"webhook_{result}", "webhook_id": webhook.webhook_id},
         )
+
+
+def is_deadly(webhook: TakenWebhook, now: float, retry_seconds: float) -> bool:
+    """Whether a webhook's time is over, and senders have died in its attempts; `now` is in ms."""
+    return webhook.attempts > MOST_ATTEMPTS and now - webhook.first > retry_seconds * MILLI
 
 
 def decide(webhook: TakenWebhook, answer: Answer, now: float, retry_seconds: float) -> tuple[str, float]:

@@ -1,4 +1,4 @@
-"""``sandfleet submit --dry-run``: the first jobs, and what all of them need."""
+"""``sandfleet submit --dry-run``: the first jobs, what all of them need, and the batch's limits."""
 
 from __future__ import annotations
 
@@ -15,9 +15,12 @@ from sandfleet.submit.encode import JobEncoder
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from sandfleet_config.batch_limits import BatchLimits
     from sandfleet_config.spec import SandboxSpec
 
 SHOWN_JOBS: Final = 3
+SHOWN_TARGETS: Final = 5
+"""So many of the jobs and batches that jobs wait for are named."""
 _HIDDEN: Final = {"env", "stdin", "files"}
 """Fields that may hold secrets, or a lot."""
 
@@ -37,6 +40,21 @@ def preview(specs: Sequence[SandboxSpec], batch: str | None, max_spec_bytes: int
         "queued_bytes": sum(len(encoder.encode(CheckedJob(spec, "")).text.encode()) for spec in specs),
         "largest_memory_bytes": max(spec.resources.memory_bytes for spec in specs),
         "longest_timeout": max(spec.timeout_seconds for spec in specs),
+    }
+
+
+def preview_rules(specs: Sequence[SandboxSpec], limits: BatchLimits | None, on_done: str) -> dict[str, Any]:
+    """Return when jobs may start, when the batch stops, and who is told at its end.
+
+    `awaited` names the jobs and batches of all specs' `after`, each once.
+    """
+    jobs = dict.fromkeys(job_id for spec in specs for job_id in spec.after.jobs)
+    batches = dict.fromkeys(name for spec in specs for name in spec.after.batches)
+    return {
+        "limits": None if limits is None else limits.model_dump(mode="json", exclude_none=True),
+        "waiting_jobs": sum(bool(spec.after) for spec in specs),
+        "awaited": {"jobs": list(jobs), "batches": list(batches)},
+        "on_done": on_done or None,
     }
 
 
@@ -80,4 +98,28 @@ def _describe_totals(totals: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "to queue", format_bytes(totals["queued_bytes"])
     yield "most memory", format_bytes(memory) if memory else "the host's ceiling"
     yield "longest", format_seconds(totals["longest_timeout"])
+    yield from _describe_rules(totals)
     yield "queued", "nothing: this was a dry run"
+
+
+def _describe_rules(totals: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield the limits and what the jobs wait for; nothing where there is nothing."""
+    limits: dict[str, Any] = totals["limits"] or {}
+    kept = "those that run are cancelled" if limits.get("on_stop") == "kill" else "those that run go on"
+    if "at_most" in limits:
+        yield "at most", f"{limits['at_most']:,} at once"
+    if limits.get("fail_fast") or "max_failures" in limits:
+        failures: int = 1 if limits.get("fail_fast") else limits["max_failures"]
+        yield "stops", f"when {failures:,} {'job has' if failures == 1 else 'jobs have'} failed; {kept}"
+    if "deadline" in limits:
+        yield "deadline", f"{format_seconds(limits['deadline'])} after the submit; {kept}"
+    if totals["waiting_jobs"]:
+        jobs, batches = totals["awaited"]["jobs"], totals["awaited"]["batches"]
+        names = [*(f"batch {name}" for name in batches), *(f"job {job_id}" for job_id in jobs)]
+        more = f" and {len(names) - SHOWN_TARGETS:,} more" if len(names) > SHOWN_TARGETS else ""
+        waiting = (
+            "all jobs start" if totals["waiting_jobs"] == totals["jobs"] else f"{totals['waiting_jobs']:,} jobs start"
+        )
+        yield "after", safe_line(f"{waiting} when {', '.join(names[:SHOWN_TARGETS])}{more} ended OK")
+    if totals["on_done"]:
+        yield "on done", f"a webhook to endpoint {totals['on_done']}"
