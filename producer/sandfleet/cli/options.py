@@ -12,6 +12,21 @@ Command: TypeAlias = Annotated[
     list[str] | None, typer.Argument(metavar="[--] COMMAND [ARG]", help="Default: the image's own.")
 ]
 Image: TypeAlias = Annotated[str, typer.Option(help="The image to run in.")]
+RunImage: TypeAlias = Annotated[str, typer.Option(help="The image to run in; default python, with --lang its own.")]
+Language: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--lang", help="Compile and run COMMAND, a local source file.", autocompletion=completion.complete_language
+    ),
+]
+CasesFolder: TypeAlias = Annotated[
+    str | None, typer.Option("--cases", metavar="FOLDER", help="Judge by its NAME.in and NAME.out; needs --lang.")
+]
+Exact: TypeAlias = Annotated[bool, typer.Option("--exact", help="White space counts in the outputs of --cases.")]
+CompileTimeout: TypeAlias = Annotated[float, typer.Option(min=0, help="Seconds to compile; 0 is the language's.")]
+CaseForm: TypeAlias = Annotated[
+    str, typer.Option("-o", "--output", help="Verdicts of --cases as table, wide, json, jsonl, csv or ids.")
+]
 Timeout: TypeAlias = Annotated[float, typer.Option(help="Seconds until SIGTERM; 0 is 30.")]
 Grace: TypeAlias = Annotated[float | None, typer.Option(help="Seconds from SIGTERM to the kill; default 5.")]
 Memory: TypeAlias = Annotated[str, typer.Option(help="Such as 256MiB; 0 is the host's ceiling.")]
