@@ -10,7 +10,6 @@ reach; 130 Ctrl-C.
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
 from typing import Annotated
 
 import typer
@@ -20,8 +19,8 @@ from sandfleet.cli import completion, exits, opening, options
 from sandfleet.cli.hints import OTHER_OPTIONS, UNITS
 from sandfleet.cli.lazy_group import LazyGroup
 from sandfleet.cli.option_fields import takes_fields
+from sandfleet.cli.run_options import RunOptions
 from sandfleet.cli.show import note
-from sandfleet.cli.spec_options import SpecOptions
 from sandfleet.cli.submit_command import SubmitCommand, submit
 
 app = typer.Typer(
@@ -50,23 +49,6 @@ def _options(
     ] = False,
 ) -> None:
     """Run jobs in gVisor sandboxes on many hosts; SANDFLEET_REDIS_URL says where their Redis is."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunOptions(SpecOptions):
-    """The command line of ``sandfleet run``."""
-
-    command: options.Command = None
-    image: options.RunImage = ""
-    lang: options.Language = ""
-    cases: options.CasesFolder = None
-    exact: options.Exact = False
-    compile_timeout: options.CompileTimeout = 0.0
-    form: options.CaseForm = "table"
-    save: options.Save = None
-    stdin: options.Stdin = False
-    key: options.Key = ""
-    is_json: options.OutcomeAsJson = False
 
 
 @app.command(context_settings={"allow_interspersed_args": False})

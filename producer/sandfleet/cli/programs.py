@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
 
     from sandfleet_config.outcome import Outcome
 
-    from sandfleet.cli.commands import RunOptions
+    from sandfleet.cli.run_options import RunOptions
     from sandfleet.fleet import Fleet
     from sandfleet.languages.result import CaseResult, Judgement, ProgramResult
 
@@ -174,14 +173,14 @@ def _print_compiler(outcome: Outcome) -> None:
 def _judge(fleet: Fleet, program: Program, line: ProgramLine) -> int:
     """Judge a program by the cases of a folder, print the verdicts; return the exit code."""
     cases = read_cases(line.cases or "")
-    is_drawn = len(cases) > 1 and sys.stderr.isatty()
-    with Progress(len(cases), "cases") if is_drawn else nullcontext() as progress:
-
-        def count(result: CaseResult) -> None:
-            if progress is not None:
-                progress.count(result.outcome)
-
-        judgement = fleet.judge(program, cases, is_exact=line.is_exact, queue=line.queue, on_case=count)
+    with Progress(len(cases), "cases", is_quiet=not sys.stderr.isatty()) as progress:
+        judgement = fleet.judge(
+            program,
+            cases,
+            is_exact=line.is_exact,
+            queue=line.queue,
+            on_case=lambda result: progress.count(result.outcome),
+        )
     if line.is_json:
         print(json.dumps(judgement.to_json(), indent=2))
     if not judgement.did_compile:

@@ -6,7 +6,7 @@ import secrets
 import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from sandfleet_config.bounds import MAX_LABEL_VALUE_CHARS
 from sandfleet_config.errors import SpecInvalid
@@ -189,8 +189,9 @@ class Expansion:
         labels = {LANGUAGE_LABEL: self.name, STEP_LABEL: step, **given.get("labels", {})}
         env = [f"{name}={value}" for name, value in self.language.env.items()]
         if step == RUN_STEP:
-            own: Any = given.get("env") or []
-            env += [f"{name}={value}" for name, value in own.items()] if isinstance(own, dict) else list(own)
+            own = given.get("env") or ()
+            pairs = cast("Mapping[str, object]", own).items() if isinstance(own, dict) else ()
+            env += [f"{name}={value}" for name, value in pairs] or list(own)
         return {"image": given.get("image") or self.language.image, "labels": labels, "env": env}
 
     def _source_file(self) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from sandfleet.submit.running import Running
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sandfleet_config.outcome import StoredObject
+    from sandfleet_config.outcome import Outcome, StoredObject
 
     from sandfleet.languages.cases import Cases
     from sandfleet.languages.program import Program
@@ -81,11 +81,10 @@ class Programs(Running):
             SpecInvalid: there is no such language, or the program's spec is faulty.
             SecurityViolation, SpecTooLarge, QueueFull, FleetUnavailable: as `submit`.
         """
-        expansion, deadline, compiled = self._expand(program), Deadline(timeout), None
-        if expansion.is_compiled:
-            compiled = self.run(expansion.compile_spec(), timeout=deadline.left, batch=batch, queue=queue)
-            if not compiled.is_ok:
-                return new_result(expansion, compiled, None)
+        expansion, deadline = self._expand(program), Deadline(timeout)
+        compiled = self._compile(expansion, deadline, batch, queue)
+        if compiled is not None and not compiled.is_ok:
+            return new_result(expansion, compiled, None)
         run = self.run(new_run(expansion, compiled, stdin), timeout=deadline.left, batch=batch, queue=queue)
         return new_result(expansion, compiled, run)
 
@@ -99,11 +98,10 @@ class Programs(Running):
         queue: str | None = None,
     ) -> ProgramResult:
         """Do what `run_program` does and leave the event loop free."""
-        expansion, deadline, compiled = await asyncio.to_thread(self._expand, program), Deadline(timeout), None
-        if expansion.is_compiled:
-            compiled = await self.run_async(expansion.compile_spec(), timeout=deadline.left, batch=batch, queue=queue)
-            if not compiled.is_ok:
-                return new_result(expansion, compiled, None)
+        expansion, deadline = await asyncio.to_thread(self._expand, program), Deadline(timeout)
+        compiled = await self._compile_async(expansion, deadline, batch, queue)
+        if compiled is not None and not compiled.is_ok:
+            return new_result(expansion, compiled, None)
         spec = new_run(expansion, compiled, stdin)
         run = await self.run_async(spec, timeout=deadline.left, batch=batch, queue=queue)
         return new_result(expansion, compiled, run)
@@ -133,12 +131,11 @@ class Programs(Running):
             FileMissing: an output has expired in the store.
             SecurityViolation, SpecTooLarge, QueueFull, FleetUnavailable: as `submit_many`.
         """
-        expansion, deadline, compiled = self._expand(program), Deadline(timeout), None
+        expansion, deadline = self._expand(program), Deadline(timeout)
         order, name = read_cases(cases), batch or new_batch_name()
-        if expansion.is_compiled:
-            compiled = self.run(expansion.compile_spec(), timeout=deadline.left, queue=queue)
-            if not compiled.is_ok:
-                return new_failed_judgement(expansion, compiled, name)
+        compiled = self._compile(expansion, deadline, None, queue)
+        if compiled is not None and not compiled.is_ok:
+            return new_failed_judgement(expansion, compiled, name)
         judging = Judging(expansion, compiled, order, name, is_exact=is_exact)
         try:
             self._submit_cases(judging, queue)
@@ -161,12 +158,11 @@ class Programs(Running):
         on_case: Callable[[CaseResult], object] = lambda _: None,
     ) -> Judgement:
         """Do what `judge` does and leave the event loop free; `on_case` runs in the event loop."""
-        expansion, deadline, compiled = await asyncio.to_thread(self._expand, program), Deadline(timeout), None
+        expansion, deadline = await asyncio.to_thread(self._expand, program), Deadline(timeout)
         order, name = await asyncio.to_thread(read_cases, cases), batch or new_batch_name()
-        if expansion.is_compiled:
-            compiled = await self.run_async(expansion.compile_spec(), timeout=deadline.left, queue=queue)
-            if not compiled.is_ok:
-                return new_failed_judgement(expansion, compiled, name)
+        compiled = await self._compile_async(expansion, deadline, None, queue)
+        if compiled is not None and not compiled.is_ok:
+            return new_failed_judgement(expansion, compiled, name)
         judging = Judging(expansion, compiled, order, name, is_exact=is_exact)
         try:
             await asyncio.to_thread(self._submit_cases, judging, queue)
@@ -181,6 +177,21 @@ class Programs(Running):
         expansion = Expansion(program, self.languages)
         expansion.check()
         return expansion
+
+    def _compile(
+        self, expansion: Expansion, deadline: Deadline, batch: str | None, queue: str | None
+    ) -> Outcome | None:
+        """Return the outcome of the compile job, None if the language is not compiled."""
+        if not expansion.is_compiled:
+            return None
+        return self.run(expansion.compile_spec(), timeout=deadline.left, batch=batch, queue=queue)
+
+    async def _compile_async(
+        self, expansion: Expansion, deadline: Deadline, batch: str | None, queue: str | None
+    ) -> Outcome | None:
+        if not expansion.is_compiled:
+            return None
+        return await self.run_async(expansion.compile_spec(), timeout=deadline.left, batch=batch, queue=queue)
 
     def _submit_cases(self, judging: Judging, queue: str | None) -> None:
         for jobs in self.submit_chunks(judging.new_specs(), batch=judging.batch, queue=queue):
