@@ -176,6 +176,14 @@ def test_a_program_becomes_a_compile_job_and_runs_with_what_it_left() -> None:
     assert str(result).startswith("cpp: ran\njob ")
 
 
+def test_a_file_that_was_sent_and_comes_back_is_there_once() -> None:
+    files = {"lib.js": b"lib", "main.js": b"main"}
+    fleet = FakeFleet(lambda spec: WithArtifacts(end(), files) if spec.labels["step"] == "compile" else end())
+    other = [{"path": "./lib.js", "content": "lib"}, {"path": "data.txt", "content": "x"}]
+    assert fleet.run_program(Program("code", "ts", spec={"files": other})).is_ok
+    assert sorted(file.path for file in fleet.specs[1].files) == ["/work/data.txt", "/work/lib.js", "/work/main.js"]
+
+
 def test_an_interpreted_program_is_one_job_with_its_source() -> None:
     fleet = FakeFleet(lambda _: end("hi"))
     result = fleet.run_program(Program("print('hi')", "py", args=["a b"]))

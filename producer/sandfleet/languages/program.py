@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from sandfleet_config.bounds import MAX_LABEL_VALUE_CHARS
 from sandfleet_config.errors import SpecInvalid
+from sandfleet_config.files import FileSpec, resolve_path
 from sandfleet_config.wire import new_spec
 
 from sandfleet.files.local import open_regular
@@ -129,14 +130,18 @@ class Expansion:
 
     def run_spec(self, compiled: Outcome | None, stdin: bytes | Payload = b"", case: str = "") -> dict[str, Any]:
         """Return the spec of a run: with the artifacts of `compiled`, or with the source itself."""
+        files: list[object]
         if compiled is None:
-            files: list[object] = [self._source_file()]
+            files = [self._source_file(), *self._other_files()]
         else:
             files = [
                 {"path": made.path, "sha256": made.sha256, "size": made.size, "mode": made.mode}
                 for made in compiled.artifacts
             ]
-        return self._new_run(self._run_command(), [*files, *self._other_files()], stdin, case)
+            # A file that was sent with the source may match the patterns, and comes back.
+            known = {resolve_path(made.path) for made in compiled.artifacts}
+            files += [file for file in self._other_files() if resolve_path(_read_path(file)) not in known]
+        return self._new_run(self._run_command(), files, stdin, case)
 
     def shared_spec(self, stdin: bytes | Payload = b"", case: str = "") -> SandboxSpec:
         """Return the spec of a run that compiles the program in its own sandbox before.
@@ -199,6 +204,10 @@ class Expansion:
 
     def _other_files(self) -> list[object]:
         return list(self._program.spec.get("files") or ())
+
+
+def _read_path(file: object) -> str:
+    return file.path if isinstance(file, FileSpec) else cast("Mapping[str, str]", file)["path"]
 
 
 def _find_higher(asked: int, least: int) -> int:
