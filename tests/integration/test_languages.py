@@ -31,7 +31,7 @@ image = "busybox"
 source = "main.toy"
 compile = ["sh", "-c", \"\"\"
 if grep -n BAD $1; then echo "$1: BAD is no word" >&2; exit 2; fi
-{{ echo '#!/bin/sh'; cat $1; test ! -e large || yes '#' | head -c 2000000; }} > a.out; chmod 755 a.out
+{{ echo '#!/bin/sh'; cat $1; echo; test ! -e large || yes '#' | head -c 2000000; }} > a.out; chmod 755 a.out
 \"\"\", "toyc", "{source}"]
 artifacts = ["a.out"]
 run = ["./a.out"]

@@ -191,12 +191,11 @@ class Expansion:
 
     def _base(self, step: str) -> dict[str, Any]:
         given = self._program.spec
-        labels = {LANGUAGE_LABEL: self.name, STEP_LABEL: step, **given.get("labels", {})}
+        own_labels: Mapping[str, str] = given.get("labels") or {}
+        labels = {LANGUAGE_LABEL: self.name, STEP_LABEL: step, **own_labels}
         env = [f"{name}={value}" for name, value in self.language.env.items()]
         if step == RUN_STEP:
-            own = given.get("env") or ()
-            pairs = cast("Mapping[str, object]", own).items() if isinstance(own, dict) else ()
-            env += [f"{name}={value}" for name, value in pairs] or list(own)
+            env += _list_env(given.get("env") or ())
         return {"image": given.get("image") or self.language.image, "labels": labels, "env": env}
 
     def _source_file(self) -> dict[str, Any]:
@@ -204,6 +203,13 @@ class Expansion:
 
     def _other_files(self) -> list[object]:
         return list(self._program.spec.get("files") or ())
+
+
+def _list_env(env: object) -> list[str]:
+    """Return the environment of a spec, as strings or as a mapping, as ``KEY=VALUE`` strings."""
+    if isinstance(env, dict):
+        return [f"{name}={value}" for name, value in cast("Mapping[str, object]", env).items()]
+    return list(cast("Sequence[str]", env))
 
 
 def _read_path(file: object) -> str:
