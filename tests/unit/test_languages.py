@@ -117,7 +117,10 @@ def test_a_file_adds_languages_and_changes_single_fields(tmp_path: Path) -> None
         ("[lua]\nimage = 1\nsource = 'a b'\nrun = []\n", "[lua] image must be a string; [lua] source must be the name"),
         ("[lua]\nimag = 'x'\nsource = 'm.lua'\nrun = ['lua']\n", "imag there is no such field, did you mean image?"),
         ("[cpp]\nartifacts = []\n", "[cpp] compile and artifacts belong together"),
-        ("[cpp]\nrun = ['{exe}']\n", "[cpp] run has the placeholder {exe}, there are {source} and {stem}"),
+        (
+            "[cpp]\nrun = ['{exe}']\n",
+            "[cpp] run has the placeholder {exe}, there are {source}, {stem} and {memory_mib}",
+        ),
         ("[cpp]\ncompile_timeout = 0\n", "[cpp] compile_timeout must be at least"),
         ("[cpp]\ncompile_memory = '1MiB'\n", "memory"),
         ("[cpp]\nimage = 'docker://'\n", "[cpp] image is no image of a registry"),
@@ -210,6 +213,12 @@ def test_the_stem_of_the_source_names_the_class_of_java() -> None:
     expansion = Expansion(Program("x", "java", "Solution.java"), read_table())
     assert expansion.compile_spec()["command"][-1] == "Solution.java"
     assert expansion.run_spec(Outcome.of(ErrorCode.OK, ""))["command"][-1] == "Solution"
+
+
+@each_row(("memory", "found"), [(0, "512"), ("96MiB", "96"), (64 << 20, "64")])
+def test_java_knows_the_memory_of_its_job(memory: object, found: str) -> None:
+    program = Program("x", "java", spec={"resources": {"memory_bytes": memory}})
+    assert f"-XX:MaxRAM={found}m" in Expansion(program, read_table()).run_spec(None)["command"]
 
 
 def test_a_case_without_input_has_an_empty_one() -> None:

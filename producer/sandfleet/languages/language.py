@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from pydantic_core import PydanticCustomError
 from sandfleet_config.bounds import MAX_NAME_CHARS, MIN_TIMEOUT_SECONDS
 from sandfleet_config.fields import Bytes, check_image
+from sandfleet_config.settings import PolicySettings
 from sandfleet_config.spec import ResourceSpec
 
 if TYPE_CHECKING:
@@ -20,15 +21,16 @@ SOURCE_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 """Names of source files that no compiler takes for an option, and no shell for something else."""
 DEFAULT_COMPILE_SECONDS: Final = 60.0
 MAX_COMPILE_SECONDS: Final = 3600.0
+DEFAULT_CEILING_BYTES: Final = PolicySettings().memory_bytes
 _PLACEHOLDER: Final = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")
-_KNOWN: Final = ("source", "stem")
+_KNOWN: Final = ("source", "stem", "memory_mib")
 
 
 def _check_words(words: Sequence[str]) -> Sequence[str]:
     for word in words:
         for match in _PLACEHOLDER.finditer(word):
             if match[1] is not None and match[1] not in _KNOWN:
-                msg = "has the placeholder {found}, there are {source} and {stem}; write {{ for a brace"
+                msg = "has the placeholder {found}, there are {source}, {stem} and {memory_mib}; write {{ for a brace"
                 raise PydanticCustomError("placeholder", msg, {"found": match[0]})
     return words
 
@@ -92,9 +94,14 @@ class Language(BaseModel):
         return name if is_kept else self.source
 
 
-def fill(words: Sequence[str], source: str) -> list[str]:
-    """Return `words` with the placeholders replaced; `source` is the name of the source file."""
-    values = {"source": source, "stem": PurePosixPath(source).stem}
+def fill(words: Sequence[str], source: str, memory_bytes: int) -> list[str]:
+    """Return `words` with the placeholders replaced.
+
+    `source` is the name of the source file. `memory_bytes` is the limit of the job; if that is 0, a
+    host's own, the default of that is taken.
+    """
+    memory = (memory_bytes or DEFAULT_CEILING_BYTES) >> 20
+    values = {"source": source, "stem": PurePosixPath(source).stem, "memory_mib": str(memory)}
     return [
         _PLACEHOLDER.sub(lambda match: match[0][0] if match[1] is None else values[match[1]], word) for word in words
     ]

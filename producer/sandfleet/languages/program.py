@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from pydantic import ValidationError
 from sandfleet_config.bounds import MAX_LABEL_VALUE_CHARS
 from sandfleet_config.errors import SpecInvalid
 from sandfleet_config.files import FileSpec, resolve_path
+from sandfleet_config.spec import ResourceSpec
 from sandfleet_config.wire import new_spec
 
 from sandfleet.files.local import open_regular
@@ -121,9 +123,9 @@ class Expansion:
         return {
             **shared,
             **self._base(COMPILE_STEP),
-            "command": fill(language.compile, self._source),
+            "command": self._fill_compiler(),
             "files": [self._source_file(), *self._other_files()],
-            "artifacts": [{"glob": glob, "when": "ok"} for glob in fill(language.artifacts, self._source)],
+            "artifacts": [{"glob": glob, "when": "ok"} for glob in fill(language.artifacts, self._source, 0)],
             "resources": {"memory_bytes": language.compile_memory, "disk_bytes": language.compile_disk},
             "timeout": self._compile_timeout,
         }
@@ -148,7 +150,7 @@ class Expansion:
 
         Both have one limit of time, which is the sum of the two, and the higher one of the others.
         """
-        compiler = shlex.join(fill(self.language.compile, self._source))
+        compiler = shlex.join(self._fill_compiler())
         # The program replaces the shell, so it can neither read the mark nor end as if it had not
         # been compiled.
         script = (
@@ -176,7 +178,11 @@ class Expansion:
         return self._program.compile_timeout or self.language.compile_timeout
 
     def _run_command(self) -> list[str]:
-        return [*fill(self.language.run, self._source), *self._program.args]
+        memory = _read_memory(self._program.spec.get("resources") or {})
+        return [*fill(self.language.run, self._source, memory), *self._program.args]
+
+    def _fill_compiler(self) -> list[str]:
+        return fill(self.language.compile, self._source, self.language.compile_memory)
 
     def _new_run(
         self, command: Sequence[str], files: Sequence[object], stdin: bytes | Payload, case: str
@@ -203,6 +209,14 @@ class Expansion:
 
     def _other_files(self) -> list[object]:
         return list(self._program.spec.get("files") or ())
+
+
+def _read_memory(resources: object) -> int:
+    """Return the limit of memory in bytes; 0 if it is faulty, which the check of the spec tells."""
+    try:
+        return ResourceSpec.model_validate(resources).memory_bytes
+    except ValidationError:
+        return 0
 
 
 def _list_env(env: object) -> list[str]:
