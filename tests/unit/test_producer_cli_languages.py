@@ -172,6 +172,7 @@ def test_no_verdict_of_what_did_not_compile(use: Use, source: Path, cases: Path,
         (["--lang", "cpp", "--cases", "CASES", "-o", "xml", "SOURCE"], "must be one of table, wide"),
         (["--lang", "cpp", "--cases", "SOURCE", "SOURCE"], "Not a directory"),
         (["--lang", "cpp", "--idempotency-key", "k", "SOURCE"], "more than one job"),
+        (["--lang", "cpp", "--live", "SOURCE"], "printed at the end"),
         (["--lang", "cpp", "--memory", "1MiB", "SOURCE"], "--memory: 1 MiB cannot work, the least is 16 MiB"),
     ],
 )

@@ -68,6 +68,7 @@ def read_line(line: RunOptions, local: RunFiles, queue: str | None) -> ProgramLi
     if not source:
         raise typer.BadParameter("needs a source file: sandfleet run --lang cpp prog.cpp", param_hint="--lang")
     _refuse(NOT_FOR_PROGRAMS, {"--idempotency-key": line.key})
+    _refuse("is not for --lang: the output is printed at the end", {"--live": line.live})
     if line.cases is None:
         _refuse("is for --cases only", {"--exact": line.exact, "--output": line.form != Form.TABLE.value})
     else:
