@@ -18,7 +18,7 @@ WITH_IMAGES := trap 'exit 130' INT TERM; [ -n "$$TEST_IMAGES_ROOT" ] || \
 FAST_TESTS := tests/unit $(wildcard tests/integration/*producer_*) \
 	$(addprefix tests/docs/test_,contributing.py identifiers.py links.py measures.py reference.py)
 
-.PHONY: help setup native demo demo-night test test-fast test-releases test-upgrade test-retries test-big test-store test-images test-vm check docs renew bench hosts soak clean
+.PHONY: help setup native demo demo-night test test-fast test-releases test-upgrade test-retries test-big test-store test-images test-languages test-vm check docs renew bench hosts soak clean
 
 help: ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -65,6 +65,11 @@ test-store: setup ## The store with 1 GB and its races many times; 1,000 jobs th
 test-images: setup ## Refuse images of a million files and more; build each ready recipe twice and run its language: downloads 500 MB, half an hour
 	@root=$$(mktemp -d -t sandfleet-recipes-XXXXXX); trap 'rm -rf "$$root"' EXIT; trap 'exit 130' INT TERM; \
 	TEST_READY_RECIPES="$$root" $(BIN)/python -m pytest -s -m images tests/sandbox $(ARGS)
+
+test-languages: setup ## Compile and run programs of nine languages over a real fleet; builds their images in TEST_LANGUAGES_ROOT: downloads 500 MB
+	@root="$${TEST_LANGUAGES_ROOT:-$$(mktemp -d -t sandfleet-languages-XXXXXX)}"; trap 'exit 130' INT TERM; \
+	[ -n "$$TEST_LANGUAGES_ROOT" ] || trap 'rm -rf "$$root"' EXIT; \
+	TEST_LANGUAGES_ROOT="$$root" $(BIN)/python -m pytest -s -m images tests/integration/test_languages_ready.py $(ARGS)
 
 test-vm: setup ## The tests of what cgroups decide, on a host of cgroup v2: Debian 13 in qemu; a quarter of an hour; ARGS="tests/sandbox/test_limits.py"
 	@tests/vm/run.sh $(ARGS)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from sandfleet_config.fields import Bytes, ContractModel, Seconds
-from sandfleet_config.outcome import Record
+from sandfleet_config.outcome import Outcome, Record
 
 Profile = Literal["dev", "standard", "hardened"]
 
@@ -56,7 +56,9 @@ class LimitsEnforced(Record):
 class ExecuteResult(Record):
     """The result of the code.
 
-    `value`: its last ``__OUT__:`` line, or its last JSON object with the key ``__out``.
+    `value`: its last ``__OUT__:`` line, or its last JSON object with the key ``__out``. `compile`
+    is the outcome of the compile job, None if the language is not compiled. If the code did not
+    compile, exit code and outputs are the compiler's.
     """
 
     value: Any = None
@@ -66,3 +68,9 @@ class ExecuteResult(Record):
     duration: float = 0.0
     backend: BackendInfo = BackendInfo()
     limits_enforced: LimitsEnforced = LimitsEnforced()
+    compile: Outcome | None = Field(default=None, repr=False)
+
+    @property
+    def did_compile(self) -> bool:
+        """Whether the code ran: it is not compiled, or the compiler exited 0."""
+        return self.compile is None or self.compile.is_ok

@@ -92,6 +92,7 @@ class Settings(BaseSettings):
     local_dir: Path = Field(
         default=Path("/run/sandfleet/local"), description="Where `sandfleet-worker local` keeps its socket."
     )
+    languages: str = Field(default="", description="A TOML file with languages: more of them, or other compilers.")
     store: StoreSettings = StoreSettings()
 
     @field_validator("queue")

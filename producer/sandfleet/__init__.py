@@ -89,6 +89,11 @@ if TYPE_CHECKING:
     from sandfleet.files.reference import FileRef
     from sandfleet.fleet import Fleet
     from sandfleet.job import CancelResult, Job
+    from sandfleet.languages.cases import Case
+    from sandfleet.languages.language import Language
+    from sandfleet.languages.program import Program
+    from sandfleet.languages.result import CaseResult, Judgement, ProgramResult
+    from sandfleet.languages.table import LanguageTable
     from sandfleet.results.columns import ColumnUnknown
     from sandfleet.results.table import Written
     from sandfleet.submit.mapping import MapStream
@@ -113,6 +118,8 @@ __all__ = [
     "CancelSignal",
     "CancelState",
     "Cancelled",
+    "Case",
+    "CaseResult",
     "Category",
     "ClientNotConfigured",
     "ColumnUnknown",
@@ -153,6 +160,9 @@ __all__ = [
     "JobExists",
     "JobRecord",
     "JobUnknown",
+    "Judgement",
+    "Language",
+    "LanguageTable",
     "LimitError",
     "LimitsEnforced",
     "LimitsState",
@@ -169,7 +179,9 @@ __all__ = [
     "PackageMissing",
     "Payload",
     "PidsLimit",
+    "Program",
     "ProgramError",
+    "ProgramResult",
     "QueueFull",
     "RequestError",
     "ResourceLimit",
@@ -239,6 +251,11 @@ _NAMES: Final = {
     "sandfleet.files.reference": "FileRef",
     "sandfleet.fleet": "Fleet",
     "sandfleet.job": "CancelResult Job",
+    "sandfleet.languages.cases": "Case",
+    "sandfleet.languages.language": "Language",
+    "sandfleet.languages.program": "Program",
+    "sandfleet.languages.result": "CaseResult Judgement ProgramResult",
+    "sandfleet.languages.table": "LanguageTable",
     "sandfleet.results.columns": "ColumnUnknown",
     "sandfleet.results.table": "Written",
     "sandfleet.submit.mapping": "MapStream",

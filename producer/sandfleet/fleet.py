@@ -16,8 +16,8 @@ from sandfleet.dead_letters import DeadLetters
 from sandfleet.errors import BatchUnknown, JobUnknown
 from sandfleet.files.transfers import Transfers
 from sandfleet.job import Job
+from sandfleet.languages.running import Programs
 from sandfleet.overview.fleet_overview import FleetOverview
-from sandfleet.submit.running import Running
 from sandfleet.threads import in_thread
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def read_settings() -> Settings:
         raise SettingsInvalid(describe_settings_faults(error)) from None
 
 
-class Fleet(Running, Transfers, FleetOverview):
+class Fleet(Programs, Transfers, FleetOverview):
     """A fleet of workers behind one Redis; for ``with`` and ``async with``.
 
     Safe for concurrent use, also in a forked child. Nothing is connected before the first use.
@@ -169,7 +169,7 @@ class Fleet(Running, Transfers, FleetOverview):
         """Run `code` and wait: ``Backend.Execute`` over the fleet.
 
         `fields` are those of `ExecuteRequest`: ``timeout``, ``limits``, ``metadata``. `config`
-        chooses image and network.
+        chooses image and network. For arguments, input and cases see `run_program` and `judge`.
 
         Raises:
             SpecInvalid: the request is faulty.
@@ -181,7 +181,7 @@ class Fleet(Running, Transfers, FleetOverview):
         from sandfleet.execute.fleet_runner import FleetRunner
 
         request = _new_request(code, language, profile, fields)
-        return Backend(config or BackendConfig(), client=FleetRunner(self)).execute(request)
+        return Backend(config or BackendConfig(), client=FleetRunner(self), languages=self.languages).execute(request)
 
     async def execute_async(
         self, code: str, language: str = "python", profile: str = "", *, config: Config | None = None, **fields: Any
@@ -192,7 +192,9 @@ class Fleet(Running, Transfers, FleetOverview):
         from sandfleet.execute.fleet_runner import FleetRunner
 
         request = _new_request(code, language, profile, fields)
-        return await Backend(config or BackendConfig(), client=FleetRunner(self)).execute_async(request)
+        return await Backend(
+            config or BackendConfig(), client=FleetRunner(self), languages=self.languages
+        ).execute_async(request)
 
 
 def _new_request(code: str, language: str, profile: str, fields: dict[str, Any]) -> ExecuteRequest:

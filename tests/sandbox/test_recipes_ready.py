@@ -38,6 +38,7 @@ C = '#include <stdio.h>\\nint main(void) { puts("hello"); return 0; }\\n'
 CPP = '#include <iostream>\\nint main() { std::cout << "hello\\\\n"; }\\n'
 GO = 'package main\\nimport "fmt"\\nfunc main() { fmt.Println("hello") }\\n'
 RUST = 'fn main() { println!("hello"); }\\n'
+TYPESCRIPT = 'const text: string = "hello"; console.log(text);\\n'
 JAVA = 'class Hello { public static void main(String[] a) { System.out.println("hello"); } }\\n'
 DATA = """
 import matplotlib.pyplot as plt, numpy as np, pandas as pd
@@ -61,6 +62,7 @@ HELLO = {
     "node": ["node", "-e", "console.log('hello')"],
     "python": ["sh", "-c", "pip --version >&2 && python -c 'print(\"hello\")'"],
     "python-data": ["python3", "-c", DATA],
+    "typescript": ["sh", "-c", f"cd /tmp && printf '{TYPESCRIPT}' > h.ts && tsc h.ts && node h.js"],
     "rust": ["sh", "-c", f"cd /tmp && printf '{RUST}' > h.rs && rustc h.rs && ./h"],
 }
 

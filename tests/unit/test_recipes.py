@@ -123,7 +123,7 @@ def test_recipes_that_build_on_each_other_are_refused(tmp_path: Path) -> None:
 
 
 def test_every_ready_recipe_builds_on_debian_and_says_what_it_is(tmp_path: Path) -> None:
-    assert {"bash", "gcc", "go", "java", "node", "python", "python-data", "rust"} == set(list_ready())
+    assert {"bash", "gcc", "go", "java", "node", "python", "python-data", "rust", "typescript"} == set(list_ready())
     for recipe in list_ready().values():
         assert recipe.description
         assert join(recipe, tmp_path).suite == "trixie"

@@ -1,15 +1,15 @@
 """Command ``sandfleet``: ``run submit show logs wait artifacts cancel jobs batches batch dead store``.
 
-Exit codes of ``run``: the program's own; 124 timeout; 125 our failure or bad usage (as docker); 126
-not executable; 127 not found; 128+N signal; 137 out of memory; 130 cancelled. Exit codes of the
-others: 0; 1 a job is not OK or not known; 2 bad usage or a bad file; 124 the wait's timeout; 125
-the fleet is out of reach; 130 Ctrl-C.
+Exit codes of ``run``: the program's own; 123 it did not compile (``--lang``); 124 timeout; 125 our
+failure or bad usage (as docker); 126 not executable; 127 not found; 128+N signal; 137 out of memory;
+130 cancelled. Exit codes of the others, and of ``run --cases``: 0; 1 a job is not OK or not known, a
+case is not accepted; 2 bad usage or a bad file; 124 the wait's timeout; 125 the fleet is out of
+reach; 130 Ctrl-C.
 """
 
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
 from typing import Annotated
 
 import typer
@@ -19,8 +19,8 @@ from sandfleet.cli import completion, exits, opening, options
 from sandfleet.cli.hints import OTHER_OPTIONS, UNITS
 from sandfleet.cli.lazy_group import LazyGroup
 from sandfleet.cli.option_fields import takes_fields
+from sandfleet.cli.run_options import RunOptions
 from sandfleet.cli.show import note
-from sandfleet.cli.spec_options import SpecOptions
 from sandfleet.cli.submit_command import SubmitCommand, submit
 
 app = typer.Typer(
@@ -51,33 +51,29 @@ def _options(
     """Run jobs in gVisor sandboxes on many hosts; SANDFLEET_REDIS_URL says where their Redis is."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class RunOptions(SpecOptions):
-    """The command line of ``sandfleet run``."""
-
-    command: options.Command = None
-    image: options.Image = "python"
-    save: options.Save = None
-    stdin: options.Stdin = False
-    key: options.Key = ""
-    is_json: options.OutcomeAsJson = False
-
-
 @app.command(context_settings={"allow_interspersed_args": False})
 @takes_fields(RunOptions)
 def run(line: RunOptions) -> None:
     """Run one command in a fresh sandbox, print its output and exit with its code.
 
+    With --lang, compile a source file, and run it: exit code 123 says that it did not compile.
     Ctrl-C cancels it.
     """
     from sandfleet.cli.run import RunFiles, run_job
 
+    if not line.lang and (line.cases is not None or line.exact or line.compile_timeout):
+        raise typer.BadParameter("--cases, --exact and --compile-timeout need a language", param_hint="--lang")
     with opening.open_fleet() as fleet:
-        fields = {"image": line.image, "command": line.command or [], "idempotency_key": line.key, **line.read_fields()}
         local = RunFiles(
             line.file or (), line.artifact or (), line.stdin_file, is_stdin_sent=line.stdin, save=line.save
         )
         queue = options.check_queue_name(line.queue)
+        if line.lang:
+            from sandfleet.cli.programs import read_line, run_program
+
+            raise typer.Exit(run_program(fleet, read_line(line, local, queue)))
+        image = line.image or "python"
+        fields = {"image": image, "command": line.command or [], "idempotency_key": line.key, **line.read_fields()}
         raise typer.Exit(run_job(fleet, fields, local, queue=queue, is_json=line.is_json))
 
 

@@ -1,4 +1,4 @@
-"""Words that a shell offers at TAB: names of batches, states, codes.
+"""Words that a shell offers at TAB: names of batches, states, codes, languages.
 
 Bounded in time, and silent if Redis is down.
 """
@@ -43,6 +43,13 @@ def complete_code(incomplete: str) -> list[str]:
 
     before, comma, last = incomplete.rpartition(",")
     return [f"{before}{comma}{code.value}" for code in ErrorCode if code.value.startswith(last.upper())]
+
+
+def complete_language(incomplete: str) -> list[str]:
+    """Offer the names of languages that are built in."""
+    from sandfleet.languages.table import read_table
+
+    return [name for name in read_table() if name.startswith(incomplete)]
 
 
 def complete_batch(incomplete: str) -> list[str]:

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 SOME_NOT_OK: Final = 1
 USAGE: Final = 2
+COMPILE_ERROR: Final = 123
+"""Of ``run --lang``: the program did not compile."""
 TIMEOUT: Final = 124
 OUR_FAILURE: Final = 125
 NOT_EXECUTABLE: Final = 126

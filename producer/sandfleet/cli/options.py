@@ -24,6 +24,23 @@ Command: TypeAlias = Annotated[
     list[str] | None, typer.Argument(metavar="[--] COMMAND [ARG]", help="Default: the image's own.")
 ]
 Image: TypeAlias = Annotated[str, typer.Option(help="The image to run in.")]
+RunImage: TypeAlias = Annotated[str, typer.Option(help="The image to run in; default python, with --lang its own.")]
+Language: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--lang", help="Compile and run COMMAND, a local source file.", autocompletion=completion.complete_language
+    ),
+]
+CasesFolder: TypeAlias = Annotated[
+    str | None, typer.Option("--cases", metavar="FOLDER", help="Judge by its NAME.in and NAME.out; needs --lang.")
+]
+Exact: TypeAlias = Annotated[bool, typer.Option("--exact", help="White space counts in the outputs of --cases.")]
+CompileTimeout: TypeAlias = Annotated[
+    float, typer.Option(metavar="TIME", parser=_parse_time, help="Seconds to compile, or 2m; 0 is the language's.")
+]
+CaseForm: TypeAlias = Annotated[
+    str, typer.Option("-o", "--output", help="Verdicts of --cases as table, wide, json, jsonl, csv or ids.")
+]
 Timeout: TypeAlias = Annotated[
     float, typer.Option(metavar="TIME", parser=_parse_time, help="Seconds until SIGTERM, or 10m; 0 is 30 s.")
 ]

@@ -74,7 +74,7 @@ def run_job(
     """
     saver = Saver(fleet, SaveOptions(local.save))  # made first: a folder that cannot be made stops the submit
     try:
-        job = fleet.submit({**fields, **_read_files(fleet, local)}, queue=queue)
+        job = fleet.submit({**fields, **read_files(fleet, local)}, queue=queue)
     except RequestError as error:
         note(describe_refusal(error))
         return OUR_FAILURE
@@ -82,7 +82,7 @@ def run_job(
     if not fields["command"]:
         note("no command was given: the image's own one runs")
     try:
-        with _sigterm_raises(), _watch_for_workers(fleet):
+        with sigterm_raises(), watch_for_workers(fleet):
             outcome = follow_job(job) if is_live else job.outcome()
     except KeyboardInterrupt:
         return _cancel(job, INTERRUPTED)
@@ -91,12 +91,12 @@ def run_job(
     except FleetError:
         note(f"the job goes on as far as it can; see it again with: sandfleet show {job.id}")
         raise
-    _print_outcome(fleet, outcome, fields["image"], is_json=is_json, is_printed=is_live)
-    is_complete = _finish_artifacts(fleet.artifacts_of(outcome), saver if local.save is not None else None)
+    print_outcome(fleet, outcome, fields["image"], is_json=is_json, is_printed=is_live)
+    is_complete = finish_artifacts(fleet.artifacts_of(outcome), saver if local.save is not None else None)
     return exit_code(outcome) or (0 if is_complete else OUR_FAILURE)
 
 
-def _read_files(fleet: Fleet, local: RunFiles) -> dict[str, Any]:
+def read_files(fleet: Fleet, local: RunFiles) -> dict[str, Any]:
     """Return the fields of the spec that `local` asks for; upload what is large."""
     fields: dict[str, Any] = {}
     sent = LocalFiles()
@@ -112,7 +112,7 @@ def _read_files(fleet: Fleet, local: RunFiles) -> dict[str, Any]:
     return fields
 
 
-def _finish_artifacts(artifacts: JobArtifacts, saver: Saver | None) -> bool:
+def finish_artifacts(artifacts: JobArtifacts, saver: Saver | None) -> bool:
     """Save artifacts, or say how to; return False if some were to be saved and were not."""
     if saver is not None:
         return saver.save(artifacts, is_batch=False)
@@ -122,7 +122,10 @@ def _finish_artifacts(artifacts: JobArtifacts, saver: Saver | None) -> bool:
     return True
 
 
-def _print_outcome(fleet: Fleet, outcome: Outcome, image: str, *, is_json: bool, is_printed: bool) -> None:
+def print_outcome(
+    fleet: Fleet, outcome: Outcome, image: str, *, is_json: bool = False, is_printed: bool = False
+) -> None:
+    """Print a job's output, or its outcome as JSON; then its code, if the exit is not its own."""
     if is_json:
         print(json.dumps(outcome.to_json(), indent=2))  # ASCII only: safe on a terminal
     elif not is_printed:
@@ -175,7 +178,9 @@ def _write(stream: StreamOutput, target: BinaryIO) -> int:
 
 
 @contextmanager
-def _sigterm_raises() -> Generator[None]:
+def sigterm_raises() -> Generator[None]:
+    """Raise `Terminated` at SIGTERM."""
+
     def stop(number: int, frame: FrameType | None) -> None:
         del number, frame
         raise Terminated
@@ -188,7 +193,7 @@ def _sigterm_raises() -> Generator[None]:
 
 
 @contextmanager
-def _watch_for_workers(fleet: Fleet) -> Generator[None]:
+def watch_for_workers(fleet: Fleet) -> Generator[None]:
     """Print a note if no worker answers after `WORKER_ANSWER_SECONDS`: the wait may be long."""
 
     def check() -> None:

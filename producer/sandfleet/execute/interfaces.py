@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from pydantic import Field
@@ -30,6 +31,13 @@ class AsyncSandboxRunner(Protocol):
     async def run_async(self, spec: SandboxSpec, *, deadline: float | None = None) -> SandboxResult:
         """Run `spec`."""
         ...
+
+
+async def run_async(runner: SandboxRunner, spec: SandboxSpec, deadline: float | None) -> SandboxResult:
+    """Run `spec` without blocking the event loop; a runner without `run_async` in another thread."""
+    if isinstance(runner, AsyncSandboxRunner):
+        return await runner.run_async(spec, deadline=deadline)
+    return await asyncio.to_thread(runner.run, spec, deadline=deadline)
 
 
 class HealthChecker(Protocol):

@@ -1,0 +1,1 @@
+"""Languages: source code becomes plain specs, to compile it and to run it."""
