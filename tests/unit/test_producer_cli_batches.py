@@ -100,7 +100,10 @@ def test_a_dry_run_shows_and_a_retry_runs_once(capfd: Capture) -> None:
     assert "TIMEOUT  limit     2" in shown
     assert json.loads(printed(capfd, "batch", "retry", "b", "--dry-run", "--json"))["match"] == 3
     assert printed(capfd, "batch", "retry", "b", "--code", "TIMEOUT", "--set", "timeout=60") == "2 queued\n"
-    assert printed(capfd, "batch", "retry", "b", "--code", "TIMEOUT") == "0 queued\n"
+    assert main(["batch", "retry", "b", "--code", "TIMEOUT"]) == 0
+    out, err = capfd.readouterr()
+    assert out == "0 queued\n"
+    assert err == "sandfleet: no job of batch b matches; its jobs that have ended: 1 EXIT_NONZERO, 4 OK\n"
     assert json.loads(printed(capfd, "batch", "show", "b", "-o", "json"))["codes"] == {"OK": 4, "EXIT_NONZERO": 1}
 
 
@@ -155,6 +158,13 @@ def test_show_tells_of_any_job_and_what_to_do(fleet: FakeFleet, capfd: Capture) 
     assert "place         it is next in its queue\n" in queued
     assert json.loads(printed(capfd, "show", ids[5], "--json"))["before"] == 0
     assert printed(capfd, "show", "no-such", code=1) == ""
+
+
+def test_the_failures_of_a_stopped_batch_come_before_what_the_stop_cancelled(fleet: FakeFleet, capfd: Capture) -> None:
+    codes = ("EXIT_NONZERO", "TIMEOUT", *["CANCELLED"] * 6)
+    fleet.submit_many([SandboxSpec(image="x", labels={"code": code}) for code in codes], batch="stopped")
+    shown = printed(capfd, "batch", "show", "stopped").partition("last failures")[2].splitlines()[1:6]
+    assert [line.split()[1] for line in shown] == ["TIMEOUT", "EXIT_NONZERO", "CANCELLED", "CANCELLED", "CANCELLED"]
 
 
 @pytest.mark.parametrize(

@@ -88,4 +88,7 @@ def _print_failures(summary: BatchSummary) -> None:
         code = job.code.value if job.code else job.state
         print(f"{job.job_id}  {code}  {safe_line(job.name)}")
     name = shlex.quote(safe_line(summary.name))
+    codes = [code for code in summary.codes if code not in {ErrorCode.OK.value, ErrorCode.CANCELLED.value}]
+    if codes and all(job.code is ErrorCode.CANCELLED for job in summary.last_failures):
+        print(f"\nto list those that failed before: sandfleet jobs --batch {name} --code {','.join(codes)}")
     print(f"\nto run what failed again: sandfleet batch retry {name} --dry-run")

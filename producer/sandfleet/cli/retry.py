@@ -114,6 +114,9 @@ def _start(fleet: Fleet, batch: Batch, retry: BatchRetry, *, is_json: bool) -> i
         else:
             later = f", {states[RunState.LATER]} were queued before" if states[RunState.LATER] else ""
             print(f"{states[RunState.QUEUED]} queued{later}")
+    if not states:
+        codes = ", ".join(f"{count} {code}" for code, count in sorted(batch.codes.items()))
+        note(f"no job of batch {safe_line(batch.name)} matches; its jobs that have ended: {codes or 'none'}")
     not_kept = states.pop(RunState.NO_MESSAGE, 0)
     if not_kept:
         _note_not_kept(fleet, not_kept, "did not")

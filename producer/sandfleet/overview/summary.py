@@ -27,7 +27,8 @@ class BatchSummary:
 
     `codes` counts its `ended` jobs by code. `rate` is how many ended per second lately, and
     `seconds_left` the time that the others take at this rate, None if none ended lately.
-    `last_failures` are the newest ends that are not OK, newest first.
+    `last_failures` are the newest ends that are not OK, newest first; cancelled jobs come last, since
+    a stop cancels many.
     """
 
     name: str
@@ -83,7 +84,9 @@ def read_summary(overview: Overview, name: str) -> BatchSummary:
     newest = overview.newest_ended(name, RATE_JOBS)
     rate = _measure_rate([job.at for job in newest], time.time())
     left = max(0, entry.total - entry.ended)
-    failed = [job.job_id for job in newest if read_ended_code(job).category is not Category.OK][:SHOWN_FAILURES]
+    bad = [job for job in newest if read_ended_code(job).category is not Category.OK]
+    bad.sort(key=lambda job: read_ended_code(job) is ErrorCode.CANCELLED)
+    failed = [job.job_id for job in bad[:SHOWN_FAILURES]]
     found = overview.facts(failed) if failed else []
     return BatchSummary(
         name=name,
