@@ -6,7 +6,7 @@ import csv
 import random
 from typing import TYPE_CHECKING, NamedTuple
 
-from solve import find_answer
+from solve import SLOW_STEPS, describe_step, find_answer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,4 +54,5 @@ def count_kinds(cases: list[Case]) -> dict[str, int]:
 
 def expect_output(case: Case, words: list[str]) -> str:
     """Return what a case prints if it ends well."""
-    return find_answer(case.case, words) + "\n"
+    steps = range(1, SLOW_STEPS + 1) if case.kind == "slow" else ()
+    return "".join(f"{line}\n" for line in (*map(describe_step, steps), find_answer(case.case, words)))

@@ -28,11 +28,13 @@ from typing import TYPE_CHECKING, Any
 from cases import CODES, count_kinds, expect_output, new_cases, write_files
 from receiver import Receiver, open_receiver
 from sandfleet import BatchUnknown, Fleet
+from solve import SLOW_STEPS, describe_step
 from stack import (
     SCRIPTS,
     add_python_image,
     console,
     embedded_stack,
+    find_left,
     running,
     stack_environment,
     wait_for_line,
@@ -50,7 +52,7 @@ LEASE_SECONDS = 6
 WEBHOOKS = 2
 SUBMIT = (
     f"sandfleet submit --csv cases.csv --batch {BATCH} --idempotent --file solve.py --file words.txt"
-    " --label-from kind --memory 96MiB --timeout 5 --max-failures 100 --on-done ci"
+    " --label-from kind --live --memory 96MiB --timeout 5 --max-failures 100 --on-done ci"
     " -- python3 solve.py {case} {kind}"
 )
 COLUMNS = "job_id,labels.name,labels.kind,code,run,attempts,duration,memory_peak_bytes,stdout"
@@ -152,12 +154,22 @@ def kill_worker(night: Night, worker: subprocess.Popen[bytes]) -> None:
         worker.kill()
 
 
+def read_live(night: Night) -> None:
+    """Follow one job that prints slowly."""
+    night.step(
+        "5. One job, live", "logs -f waits for a queued job, then prints its lines as they come (submit --live)."
+    )
+    *_, last = night.fleet.batch(BATCH).find_jobs(labels={"kind": "slow"})
+    out = night.run(f"sandfleet logs -f {last.job_id}")
+    night.expect(out.count(describe_step(SLOW_STEPS)) == 1, "its last step was shown, once")
+
+
 def follow(night: Night) -> None:
     """Wait for the end and see what failed."""
-    night.step("5. Follow it", "batch watch draws a bar on a terminal. Elsewhere it prints a line now and then.")
+    night.step("6. Follow it", "batch watch draws a bar on a terminal. Elsewhere it prints a line now and then.")
     watch = night.show(f"sandfleet batch watch {BATCH}")
     subprocess.run(watch, env=night.env, check=False, timeout=DEADLINE_SECONDS)
-    night.step("6. What failed, and why", "batch show groups by code; jobs lists; show tells all about one job.")
+    night.step("7. What failed, and why", "batch show groups by code; jobs lists; show tells all about one job.")
     night.run(f"sandfleet batch show {BATCH}")
     out = night.run(f"sandfleet jobs --batch {BATCH} --code EXIT_NONZERO -n 3")
     job_id = night.run(f"sandfleet jobs --batch {BATCH} --code EXIT_NONZERO -q -n 1").strip()
@@ -173,7 +185,7 @@ def follow(night: Night) -> None:
 
 def retry(night: Night) -> None:
     """Give what ran out of memory more of it."""
-    night.step("7. Retry with more memory", "Only the jobs that ran out of memory run again, with 256 MiB.")
+    night.step("8. Retry with more memory", "Only the jobs that ran out of memory run again, with 256 MiB.")
     command = f"sandfleet batch retry {BATCH} --code OUT_OF_MEMORY --set resources.memory_bytes=256MiB"
     night.run(f"{command} --dry-run")
     night.run(command)
@@ -186,7 +198,7 @@ def read_results(night: Night, words: list[str]) -> None:
     """Read the table by pandas and compare every row with what must be in it."""
     import pandas as pd
 
-    night.step("8. Results", "One row for each job, in the order of the table; pandas reads it.")
+    night.step("9. Results", "One row for each job, in the order of the table; pandas reads it.")
     night.run(f"sandfleet batch results {BATCH} -o night.parquet --columns {COLUMNS}")
     frame = pd.read_parquet(night.folder / "night.parquet")
     console.print(frame.groupby(["labels.kind", "code"]).agg(jobs=("code", "size"), seconds=("duration", "mean")))
@@ -206,7 +218,7 @@ def read_results(night: Night, words: list[str]) -> None:
 
 def hear_webhooks(night: Night, receiver: Receiver) -> None:
     """See that the receiver was told twice: at the end, and after the retry."""
-    night.step("9. Be told", "A webhook came at the batch's end, and one after the retry; both signatures are right.")
+    night.step("10. Be told", "A webhook came at the batch's end, and one after the retry; both signatures are right.")
     night.wait_until(lambda: len(receiver.received) == WEBHOOKS, "two webhooks came")
     for data in receiver.received:
         print(json.dumps(data), flush=True)
@@ -214,19 +226,6 @@ def hear_webhooks(night: Night, receiver: Receiver) -> None:
     large = count_kinds(night.cases)["large"]
     night.expect([code.get("OUT_OF_MEMORY", 0) for code in codes] == [large, 0], f"they tell of {large}, then of 0")
     night.expect(receiver.refused == 0, "no signature was wrong")
-
-
-def find_left(folder: Path) -> list[str]:
-    """Return the processes that still use the demo's folder."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        except OSError:
-            continue  # it has just ended
-        if str(folder) in words:
-            found.append(words)
-    return found
 
 
 def spend_night(folder: Path, count: int) -> list[str]:
@@ -255,6 +254,7 @@ def spend_night(folder: Path, count: int) -> list[str]:
         look_first(night)
         kill_producer(night)
         kill_worker(night, worker)
+        read_live(night)
         follow(night)
         retry(night)
         read_results(night, words)

@@ -7,13 +7,19 @@ import time
 from pathlib import Path
 
 LARGE_BYTES = 120 << 20
-SLOW_SECONDS = 3
+SLOW_STEPS = 3
+STEP_SECONDS = 1
 
 
 def find_answer(case: int, words: list[str]) -> str:
     """Return the longest of the words at which a walk with the step `case` comes by."""
     walk = words[case % len(words) :: case % 7 + 1]
     return max(walk, key=lambda word: (len(word), word))
+
+
+def describe_step(step: int) -> str:
+    """Return what a slow case prints on its way."""
+    return f"step {step} of {SLOW_STEPS}"
 
 
 def main(case: int, kind: str) -> None:
@@ -27,7 +33,9 @@ def main(case: int, kind: str) -> None:
         while True:
             pass
     elif kind == "slow":
-        time.sleep(SLOW_SECONDS)
+        for step in range(1, SLOW_STEPS + 1):
+            print(describe_step(step), flush=True)  # --live shows it while the job runs
+            time.sleep(STEP_SECONDS)
     print(find_answer(case, words))
 
 

@@ -86,3 +86,16 @@ def add_python_image() -> None:
     """Make the image `python`, unless the host has it."""
     console.print("making sure of the image `python` (the first time takes about half a minute)")
     subprocess.run([str(SCRIPTS / "sandfleet-worker"), "images", "add", "python"], check=True)
+
+
+def find_left(folder: Path) -> list[str]:
+    """Return the processes that still use a demo's folder."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue  # it has just ended
+        if str(folder) in words:
+            found.append(words)
+    return found

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-STEPS = 9
+STEPS = 10
 
 
 def test_a_short_night_goes_as_it_must(images_root: Path) -> None:
