@@ -188,7 +188,7 @@ class Expansion:
         self, command: Sequence[str], files: Sequence[object], stdin: bytes | Payload, case: str
     ) -> dict[str, Any]:
         given = {name: value for name, value in self._program.spec.items() if name not in _OURS}
-        spec = {**given, **self._base(RUN_STEP), "command": list(command), "files": list(files)}
+        spec: dict[str, Any] = {**given, **self._base(RUN_STEP), "command": list(command), "files": list(files)}
         if stdin or case:
             spec["stdin"] = stdin
         if case:
