@@ -63,8 +63,11 @@ def parse_seconds(text: str) -> float:
         parts = _TIME_PART.findall(typed)
         is_time = bool(parts) and "".join(map("".join, parts)) == typed
         seconds = sum(float(number) * _TIME_PARTS[unit] for number, unit in parts) if is_time else math.nan
-    if not 0 <= seconds < math.inf:  # `nan` is neither
-        msg = "must be seconds, 0 or more, or a time such as 90s, 45m, 1h30m or 2d"
+    if seconds < 0:
+        msg = "must not be negative"
+        raise ValueError(msg)
+    if not seconds < math.inf:  # nor is it true of `nan`
+        msg = "must be seconds, or a time such as 90s, 45m, 1h30m or 2d"
         raise ValueError(msg)
     return seconds
 

@@ -123,7 +123,7 @@ def test_run_without_options_is_the_smallest_spec(use: Use) -> None:
     [
         (["--bogus"], "--bogus"),
         (["--timeout", "soon"], "--timeout"),
-        (["--timeout", "-1"], "--timeout: must be seconds, 0 or more"),
+        (["--timeout", "-1"], "--timeout: must not be negative"),
         (["--memory", "lots"], "--memory: must be a number of bytes"),
         (["-e", "NOT_SET_HERE"], "NOT_SET_HERE"),
         (["--label", "x"], "--label x"),

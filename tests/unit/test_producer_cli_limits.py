@@ -50,7 +50,7 @@ def test_submit_sets_limits(use: Use, jobs: str, capfd: Capture) -> None:
         (["--fail-fast"], "--fail-fast: needs --batch: the limit is one of the whole batch"),
         (
             ["--batch", "b", "--deadline", "soon"],
-            "--deadline: must be seconds, 0 or more, or a time such as 90s, 45m, 1h30m or 2d",
+            "--deadline: must be seconds, or a time such as 90s, 45m, 1h30m or 2d",
         ),
         (["--batch", "b", "--max-failures", "0"], "--max-failures: "),
         (["--batch", "b", "--at-most", "1", "--on-stop", "pause"], "--on-stop: must be 'keep' or 'kill'"),
@@ -104,10 +104,10 @@ def test_hold_release_priority_and_limit(use: Use, jobs: str, capfd: Capture) ->
 @each_row(
     ("words", "told"),
     [
-        (["batch", "wait", "b", "--timeout", "nan"], "--timeout: must be seconds, 0 or more, or a time"),
-        (["batch", "wait", "b", "--timeout", "-1"], "--timeout: must be seconds, 0 or more, or a time"),
-        (["wait", "x", "--timeout", "nan"], "--timeout: must be seconds, 0 or more, or a time"),
-        (["batch", "results", "b", "--wait", "--timeout", "nan"], "--timeout: must be seconds, 0 or more, or a time"),
+        (["batch", "wait", "b", "--timeout", "nan"], "--timeout: must be seconds, or a time"),
+        (["batch", "wait", "b", "--timeout", "-1"], "--timeout: must not be negative"),
+        (["wait", "x", "--timeout", "nan"], "--timeout: must be seconds, or a time"),
+        (["batch", "results", "b", "--wait", "--timeout", "nan"], "--timeout: must be seconds, or a time"),
         (["submit", "JOBS", "--batch", ""], "--batch: is empty"),
     ],
 )

@@ -210,7 +210,7 @@ def test_a_wrong_command_line_gets_a_message_in_plain_words(fleet: FakeFleet, tm
         (
             ["run", "--timeout", "soon", "--", "x"],
             125,
-            "--timeout: must be seconds, 0 or more, or a time such as 90s, 45m, 1h30m or 2d",
+            "--timeout: must be seconds, or a time such as 90s, 45m, 1h30m or 2d",
         ),
         (
             ["submit", "--dependency", "afterok:3"],
