@@ -54,7 +54,7 @@ make_packages() {
     mkdir -p "$CACHE"
     local names
     names=$(IFS=,; echo "${PACKAGES[*]}")
-    mmdebstrap --quiet --variant=minbase --include="$names" trixie "$CACHE/root.tar.new" "$(mirror)" 2>"$CACHE/mmdebstrap.log" ||
+    mmdebstrap --quiet --format=tar --variant=minbase --include="$names" trixie "$CACHE/root.tar.new" "$(mirror)" 2>"$CACHE/mmdebstrap.log" ||
         { tail -n 20 "$CACHE/mmdebstrap.log" >&2; return 1; }
     mv "$CACHE/root.tar.new" "$CACHE/root.tar"
 }

@@ -72,7 +72,7 @@ def run(line: RunOptions) -> None:
             from sandfleet.cli.programs import read_line, run_program
 
             raise typer.Exit(run_program(fleet, read_line(line, local, queue)))
-        image = line.image or "python"
+        image = "python" if line.image is None else line.image
         fields = {"image": image, "command": line.command or [], "idempotency_key": line.key, **line.read_fields()}
         raise typer.Exit(run_job(fleet, fields, local, queue=queue, is_json=line.is_json))
 

@@ -24,7 +24,9 @@ Command: TypeAlias = Annotated[
     list[str] | None, typer.Argument(metavar="[--] COMMAND [ARG]", help="Default: the image's own.")
 ]
 Image: TypeAlias = Annotated[str, typer.Option(help="The image to run in.")]
-RunImage: TypeAlias = Annotated[str, typer.Option(help="The image to run in; default python, with --lang its own.")]
+RunImage: TypeAlias = Annotated[
+    str | None, typer.Option(help="The image to run in; default python, with --lang its own.")
+]
 Language: TypeAlias = Annotated[
     str,
     typer.Option(

@@ -83,10 +83,10 @@ def read_line(line: RunOptions, local: RunFiles, queue: str | None) -> ProgramLi
         form = Form(line.form)
     except ValueError:
         raise typer.BadParameter(f"must be one of {', '.join(Form)}", param_hint="--output") from None
-    fields = {"image": line.image, **line.read_fields()}
+    fields = {"image": line.image or "", **line.read_fields()}
     program = Program.read(source, line.lang, args=args, compile_timeout=line.compile_timeout, spec=fields)
     return ProgramLine(
-        program, local, queue, line.cases, is_exact=line.exact, form=form, is_json=line.is_json, image=line.image
+        program, local, queue, line.cases, is_exact=line.exact, form=form, is_json=line.is_json, image=line.image or ""
     )
 
 

@@ -13,7 +13,7 @@ class RunOptions(SpecOptions):
     """The command line of ``sandfleet run``."""
 
     command: options.Command = None
-    image: options.RunImage = ""
+    image: options.RunImage = None
     lang: options.Language = ""
     cases: options.CasesFolder = None
     exact: options.Exact = False
