@@ -15,7 +15,8 @@ from sandfleet import Case, ErrorCode, Fleet, Program, Settings
 from sandfleet_config.settings import ImagesSettings
 from sandfleet_config.store_settings import StoreSettings
 from sandfleet_worker.sandbox.image.recipe.builder import LockChoice, RecipeBuilder
-from sandfleet_worker.sandbox.image.recipe.whole import READY, find_ready, join, read_recipe
+from sandfleet_worker.sandbox.image.recipe.whole import find_ready, join, read_recipe
+from sandfleet_worker.sandbox.image.starter import READY_RECIPES
 from sandfleet_worker.sandbox.image.store import ImageStore
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ def images_root() -> Path:
     for name in RECIPES:
         if name not in known:
             choice = LockChoice(images.root / "recipes" / f"{name}.lock")
-            whole = join(read_recipe(find_ready(name)), READY)
+            whole = join(read_recipe(find_ready(name)), READY_RECIPES)
             RecipeBuilder(store, images, print).build(name, whole, choice, f"recipe:{name}")
     return images.root
 

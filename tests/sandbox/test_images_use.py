@@ -27,8 +27,9 @@ def test_an_unknown_image_is_refused_with_similar_names(store: ImageStore, tree:
     store.add("judge", f"rootfs:{tree}")
     with pytest.raises(ImageNotFound, match=r"no image jugde here \(this host has: judge\).*images add jugde SOURCE"):
         store.resolve("jugde")
-    with pytest.raises(ImageNotFound, match="images add python`"):
-        store.resolve("python")
+    for name, command in (("python", "images add python"), ("gcc", "images build gcc")):
+        with pytest.raises(ImageNotFound, match=f"`sandfleet-worker {command}`"):
+            store.resolve(name)
 
 
 def test_a_pinned_digest_counts(store: ImageStore, tree: Path) -> None:

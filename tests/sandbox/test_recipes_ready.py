@@ -19,7 +19,8 @@ from sandfleet_config.errors import ImageInvalid
 from sandfleet_config.settings import ImagesSettings
 from sandfleet_config.spec import SandboxSpec
 from sandfleet_worker.sandbox.image.recipe.builder import LockChoice, RecipeBuilder
-from sandfleet_worker.sandbox.image.recipe.whole import READY, WholeRecipe, find_ready, join, list_ready, read_recipe
+from sandfleet_worker.sandbox.image.recipe.whole import WholeRecipe, find_ready, join, list_ready, read_recipe
+from sandfleet_worker.sandbox.image.starter import READY_RECIPES
 from sandfleet_worker.sandbox.image.store import ImageStore
 from sandfleet_worker.sandbox.policy import admit
 from sandfleet_worker.sandbox.runner import RunscRunner
@@ -78,7 +79,7 @@ def new_builder(images: ImagesSettings) -> RecipeBuilder:
 
 
 def read_ready(name: str) -> WholeRecipe:
-    return join(read_recipe(find_ready(name)), READY)
+    return join(read_recipe(find_ready(name)), READY_RECIPES)
 
 
 def test_each_ready_recipe_has_a_program_here() -> None:

@@ -18,7 +18,7 @@ from sandfleet_worker.sandbox.image.image import Image, damaged, read_image
 from sandfleet_worker.sandbox.image.kind import Kind
 from sandfleet_worker.sandbox.image.references import Reference, encode_name, is_digest, is_name, is_registry_name
 from sandfleet_worker.sandbox.image.staging import host_faults, lock_shared
-from sandfleet_worker.sandbox.image.starter import STARTERS
+from sandfleet_worker.sandbox.image.starter import STARTERS, list_ready_recipes
 from sandfleet_worker.system.supervised_thread import is_resource_error
 
 if TYPE_CHECKING:
@@ -218,6 +218,8 @@ class Catalog:
         if name.startswith(REGISTRY_PREFIX):
             return ImageNotFound.of(f"no image {name} here ({here}): run `sandfleet-worker images pull {name}`")
         how = f"images add {name}" if name in STARTERS else f"images add {name} SOURCE"
+        if name not in STARTERS and name in list_ready_recipes():
+            how = f"images build {name}"
         if self.kind is Kind.DATASET:
             how = f"datasets add {name} FOLDER"
         if is_digest(name):

@@ -23,6 +23,9 @@ _UNNEEDED = ("doc", "man", "info", "locale", "lintian", "bug")
 _CHECKED_HASH, _UNCHECKED_HASH = b"\x03\0\0\0", b"\x01\0\0\0"
 _ACCOUNTS = "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/bin/false\n"
 _GROUP = "root:x:0:\nnogroup:x:65534:\n"
+READY_RECIPES = Path(__file__).with_name("recipe") / "ready"
+"""The folder of the recipes that come with the worker."""
+RECIPE_SUFFIX = ".toml"
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,3 +156,8 @@ STARTERS = {
     ),
     "busybox": Starter(build_busybox, ImageConfig(env=(_PATH,), cmd=("sh",)), "a shell and small tools in 2 MB"),
 }
+
+
+def list_ready_recipes() -> list[str]:
+    """Return the names of the recipes that come with the worker."""
+    return sorted(path.stem for path in READY_RECIPES.glob(f"*{RECIPE_SUFFIX}"))

@@ -6,10 +6,11 @@ from typing import Annotated
 from packaging.requirements import InvalidRequirement, Requirement
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from sandfleet_worker.sandbox.image.starter import RECIPE_SUFFIX
+
 DEBIAN_SUITES = ("trixie", "bookworm")
 DEFAULT_BASE = "debian:trixie"
 LAYOUT, REGISTRY, DEBIAN = "oci:", "docker://", "debian:"
-RECIPE_SUFFIX = ".toml"
 READY_NAME = re.compile(r"[a-z][a-z0-9-]*")
 
 _MAX_ITEMS = 1000

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tomllib
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,13 +11,11 @@ from pydantic import ValidationError
 from sandfleet_config.errors import ImageInvalid
 
 from sandfleet_worker.sandbox.image.recipe.faults import new_recipe_invalid
-from sandfleet_worker.sandbox.image.recipe.model import DEBIAN, LAYOUT, RECIPE_SUFFIX, REGISTRY, CopiedPath, Recipe
+from sandfleet_worker.sandbox.image.recipe.model import DEBIAN, LAYOUT, REGISTRY, CopiedPath, Recipe
+from sandfleet_worker.sandbox.image.starter import READY_RECIPES, RECIPE_SUFFIX, list_ready_recipes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-READY = Path(str(files("sandfleet_worker.sandbox.image.recipe"))) / "ready"
-"""The folder of the recipes that come with the worker."""
 
 MAX_BASES = 8
 MAX_RECIPE_BYTES = 1 << 20
@@ -49,8 +46,7 @@ class WholeRecipe:
 
 def list_ready() -> dict[str, Recipe]:
     """Return the recipes that come with the worker, by name."""
-    paths = sorted(READY.glob(f"*{RECIPE_SUFFIX}"), key=lambda path: path.stem)
-    return {path.stem: read_recipe(path) for path in paths}
+    return {name: read_recipe(READY_RECIPES / f"{name}{RECIPE_SUFFIX}") for name in list_ready_recipes()}
 
 
 def find_ready(name: str) -> Path:
@@ -59,7 +55,7 @@ def find_ready(name: str) -> Path:
     Raises:
         ImageInvalid: there is none of that name.
     """
-    path = READY / f"{name}{RECIPE_SUFFIX}"
+    path = READY_RECIPES / f"{name}{RECIPE_SUFFIX}"
     if name not in list_ready():
         raise ImageInvalid.of(
             f"there is no ready recipe {name[:200]!r}, only {', '.join(list_ready())}: "
