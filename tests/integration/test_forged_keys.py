@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from claims import claim_next, submit
 from pydantic import SecretStr
-from sandfleet import Fleet, SandboxSpec, Settings
+from sandfleet import BatchLimits, Fleet, SandboxSpec, Settings
 from sandfleet_config.codes import ErrorCode
 from sandfleet_config.outcome import Outcome
 from sandfleet_config.queues import DEFAULT_QUEUE, KEY_PREFIX, cancel_key, job_key, result_key
@@ -109,6 +109,58 @@ def test_an_expired_job_without_a_record_does_not_block_the_others(url: str, cli
 
     assert client.hget(job_key(good), "code") == b"EXPIRED"
     assert not client.exists(f"{KEY_PREFIX}expiring")
+
+
+FORGED_FIELDS: dict[str, dict[str, str | bytes]] = {
+    "a batch that is no UTF-8": {"batch": b"\xff"},
+    "a reason that is no UTF-8": {"why": b"\xff"},
+    "a run that is no number": {"run": "x"},
+    "attempts that are too deep": {"attempts": "[" * 100_000},
+    "a record that is too deep": {"record": "[" * 100_000},
+    "labels that are no text": {"record": '{"labels": {"a": 1}, "spec_sha256": {}}'},
+    "half a UTF-16 pair": {"record": '{"labels": {"a": "\\ud800"}, "spec_sha256": "\\ud800"}'},
+    "a time that is no number": {"record": '{"submitted": "x"}'},
+    "an endless time": {"record": '{"submitted": %s}' % ("9" * 400)},
+}
+
+
+def test_a_forged_field_of_a_queued_job_ends_no_sweep(url: str, client: Any, ledger: Ledger) -> None:
+    """An error of the sweeper that is none of Redis would end this worker, and then each other one."""
+    lease: Any = type("Steady", (), {"may_take_over": True})
+    sweeper = Sweeper(ledger, lease, 1 << 18, lambda _: None)
+    for case, fields in FORGED_FIELDS.items():
+        for code in ("EXPIRED", "CANCELLED"):
+            client.flushdb()
+            ledger.register(600)
+            spoilt, good = submit(url, 2, batch="b", limits=BatchLimits(at_most=1))
+            client.hset(job_key(spoilt), mapping=fields)
+            if code == "EXPIRED":
+                client.zadd(f"{KEY_PREFIX}expiring", {b"\xff": 1, spoilt: 2, good: 3})
+            else:
+                client.hset(f"{KEY_PREFIX}limits:b", mapping={"stopped": b"for a test \xff"})
+                client.zadd(f"{KEY_PREFIX}limited", {b"\xff": 1, "b": 1})
+            sweeper._next_expire = 0.0
+            for _ in range(3):
+                ledger.has_due_jobs = True
+                sweeper.sweep()
+            ends = [client.hget(job_key(job), "code") for job in (spoilt, good)]
+            assert ends == [code.encode()] * 2, case
+            assert not client.exists(f"{KEY_PREFIX}expiring"), case
+
+
+def test_a_forged_name_of_a_dead_worker_or_a_claim_ends_no_sweep(url: str, client: Any, ledger: Ledger) -> None:
+    ledger.register(600)
+    (job,) = submit(url)
+    claim, _ = claim_next(ledger, "one")
+    assert claim is not None
+    client.zadd(f"{KEY_PREFIX}owners", {b"dead \xff": 1})
+    client.hset(f"{KEY_PREFIX}claims:host:one:one", b"taken-\xff", claim.message)
+    for _ in range(2):
+        dead, taken = ledger.reap(may_take=True)
+        assert taken == []
+        assert dead in {"dead \ufffd", ""}
+    assert client.hkeys(f"{KEY_PREFIX}claims:host:one:one") == [b"one"]
+    assert ledger.finish(claim, Outcome.of(ErrorCode.OK, job))
 
 
 def test_a_worker_reads_a_bounded_number_of_queues_and_says_so(

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import json
 import time
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from claims import claim_next, submit
 from pydantic import SecretStr
 from sandfleet import Fleet, Settings
 from sandfleet_config.codes import ErrorCode
+from sandfleet_config.errors import SpecInvalid
 from sandfleet_config.outcome import Outcome
 from sandfleet_config.queues import DEFAULT_QUEUE, KEY_PREFIX, job_key
 from sandfleet_config.scripts import read_script
+from sandfleet_worker.celery_worker.refusal import refuse
 from sandfleet_worker.delivery import ledger as ledger_module
 from sandfleet_worker.delivery.claim import Claim, Flag
 from sandfleet_worker.delivery.envelope import open_message
@@ -95,6 +98,18 @@ def test_a_message_that_only_lua_can_read_is_an_invalid_spec(client: Any, ledger
         assert job_message.refusal is not None, case
         assert job_message.refusal.code is ErrorCode.SPEC_INVALID
         assert ledger.finish(claim, Outcome.of(ErrorCode.SPEC_INVALID, claim.job_id, "x")), case
+
+
+def test_a_refused_message_whose_attempts_are_forged_ends_too(url: str, client: Any, ledger: Ledger) -> None:
+    (job,) = submit(url)
+    client.hset(job_key(job), "attempts", "[7]")
+    claim, _ = claim_next(ledger, "claim")
+    assert claim is not None
+    assert claim.attempts == ()
+    intake: Any = SimpleNamespace(settle=lambda claim, how, **_: ledger.settle(claim, how))
+    message: Any = SimpleNamespace(submitted=None)
+    refuse(intake, claim, message, SpecInvalid.of("forged"), None)
+    assert client.hget(job_key(job), "code") == b"SPEC_INVALID"
 
 
 def test_the_id_inside_a_message_does_not_change_the_claimed_id() -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from typing import TYPE_CHECKING, Any
 
+from sandfleet_config.queues import DEFAULT_QUEUE
 from sandfleet_config.settings import WorkerSettings
+from sandfleet_worker.delivery.announcer import HostFacts
 from sandfleet_worker.delivery.host_slots import HostSlots
 from sandfleet_worker.delivery.identity import Identity
 from sandfleet_worker.delivery.intake import Intake
@@ -17,6 +20,17 @@ if TYPE_CHECKING:
     from sandfleet_worker.delivery.claim import Claim
 
 LEASE_SECONDS = 1.0
+FACTS = HostFacts(
+    json.dumps({
+        "queues": [DEFAULT_QUEUE],
+        "contract": 99,
+        "budget": 1 << 40,
+        "ceilings": {"memory_bytes": 1 << 40, "timeout": 3600, "cpu_quota": 1_000_000},
+        "labels": {},
+        "has_all_images": True,
+    }),
+    ("x",),
+)
 
 
 class Failing:
@@ -55,8 +69,11 @@ class IntakeStand:
             self.slots,
             lambda seconds: connect(self.settings, seconds),
             self.left.append,
+            read_facts=lambda: FACTS,
         )
-        for part in (self.intake.claimer, self.intake.lease, self.intake.sweeper, self.intake.watchdog):
+        intake = self.intake
+        for part in (intake.claimer, intake.lease, intake.sweeper, intake.watchdog, intake.announcer):
+            assert part is not None
             part._thread._backoff._longest = 0.05
 
     def open(self, *, with_claims: bool = True) -> None:

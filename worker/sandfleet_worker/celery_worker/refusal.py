@@ -35,7 +35,7 @@ def refuse(intake: Intake, claim: Claim, job_message: JobMessage, refusal: Sandb
         refusal.message,
         timing=Timing(queued=queued),
         attempts=claim.end_attempts(refusal.code),
-        host=claim.attempts[-1].host if claim.attempts else None,
+        host=claim.attempts[-1].host if claim.attempts else "",
     )
     if not intake.settle(claim, Finish(outcome, refusal.errors), in_claimer=True):
         return

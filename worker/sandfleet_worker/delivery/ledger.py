@@ -191,7 +191,7 @@ class Ledger(ClaimCalls):
             claim = replace(parse_claim(claim_id.decode(), *facts), lost_waits=parse_number(lost_waits) or 0)
             why = describe_cancel(cancelled.decode(errors="replace")) if cancelled else ""
             taken.append((replace(claim, is_waiting=state == b"waiting"), why))
-        return answer[0].decode(), taken
+        return answer[0].decode(errors="replace"), taken
 
     def cancel(self, job_id: str) -> str:
         """Forbid the job's start, durably; return its state: queued, running, ended or unknown."""
@@ -201,7 +201,7 @@ class Ledger(ClaimCalls):
         """Return batch, run and earlier attempts of a queued job, as fields of its outcome."""
         batch, run, attempts = self._redis.hmget(job_key(job_id), "batch", "run", "attempts")
         facts = {"run": parse_number(run or b"") or 1, "attempts": parse_attempts(attempts or b"")}
-        return {"batch": batch.decode() if batch else None, **facts}
+        return {"batch": batch.decode(errors="replace") if batch else None, **facts}
 
     def read_why(self, job_id: str) -> str:
         """Return why a queued job waits, as its record says; empty if it does not say so."""
@@ -232,20 +232,35 @@ class Ledger(ClaimCalls):
         if answer == b"again":
             return DueJobs()
         name, kind, cursor, code, why, *ids = found
-        return DueJobs(
-            name.decode(), kind.decode(), int(cursor), ErrorCode(code.decode()), why.decode(), [i.decode() for i in ids]
-        )
+        texts = [text.decode(errors="replace") for text in (name, kind, why)]
+        return DueJobs(texts[0], texts[1], int(cursor), _read_code(code), texts[2], _decode_ids(ids))
 
     def find_expired(self) -> list[str]:
-        """Return queued jobs whose time in the queue is over."""
+        """Return queued jobs whose time in the queue is over; drop what is no job's id."""
         seconds, micros = self._redis.time()
         now = seconds * 1000 + micros // 1000
         found = self._redis.zrangebyscore(f"{KEY_PREFIX}expiring", "-inf", now, start=0, num=MAX_EXPIRED)
-        return [job_id.decode() for job_id in found]
+        job_ids = _decode_ids(found)
+        if len(job_ids) < len(found):
+            self._redis.zrem(f"{KEY_PREFIX}expiring", *[raw for raw in found if not raw.isascii()])
+        return job_ids
 
     def forget_expiry(self, job_id: str) -> None:
         """Drop the expiry of a job that is not queued."""
         self._redis.zrem(f"{KEY_PREFIX}expiring", job_id)
+
+
+def _decode_ids(found: Iterable[bytes]) -> list[str]:
+    """Return the ids of jobs; leave out a forged one that no job can have."""
+    return [raw.decode() for raw in found if raw.isascii()]
+
+
+def _read_code(raw: bytes) -> ErrorCode:
+    """Return the code of a stop; a forged one counts as a cancel."""
+    try:
+        return ErrorCode(raw.decode(errors="replace"))
+    except ValueError:
+        return ErrorCode.CANCELLED
 
 
 def _is_queue_name(name: str) -> bool:

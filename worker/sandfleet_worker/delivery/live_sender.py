@@ -55,9 +55,9 @@ class LiveSender:
         """
         output = LiveOutput(claim, self._wake)
         with self._changed:
-            self._outputs.add(output)
             if not self._thread.is_started:
                 self._thread.start()
+            self._outputs.add(output)
         return output
 
     def stop(self) -> None:

@@ -8,8 +8,10 @@ from __future__ import annotations
 import json
 import logging
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
+from pydantic import ValidationError
 from sandfleet_config.outcome import Outcome, Timing
 from sandfleet_config.queues import job_key
 
@@ -72,24 +74,32 @@ def new_queued_end(due: DueJobs, job_id: str, values: Sequence[bytes | None], no
     """Return the outcome of a queued job from the `FIELDS` of its record; `now` is unix time."""
     record, batch, run, attempts = values
     facts = _parse_object(record)
-    submitted = facts.get("submitted")
-    labels = facts.get("labels")
-    return Outcome.of(
+    new = partial(
+        Outcome.of,
         due.code,
         job_id,
         due.why,
         batch=batch.decode(errors="replace") if batch else None,
-        labels=labels if isinstance(labels, dict) else {},
-        spec_sha256=str(facts.get("spec_sha256") or ""),
         run=parse_number(run or b"") or 1,
         attempts=parse_attempts(attempts or b""),
-        timing=Timing(queued=max(0.0, now - submitted) if isinstance(submitted, float | int) else None),
+        timing=Timing(queued=_count_queued(facts.get("submitted"), now)),
     )
+    try:
+        return new(labels=facts.get("labels") or {}, spec_sha256=facts.get("spec_sha256") or "")
+    except ValidationError:  # a forged record
+        return new()
+
+
+def _count_queued(submitted: object, now: float) -> float | None:
+    """Return the seconds since `submitted`; None if a forged record has no time there."""
+    if not isinstance(submitted, float | int):
+        return None
+    return 0.0 if submitted >= now else now - max(0.0, submitted)
 
 
 def _parse_object(raw: bytes | None) -> dict[str, Any]:
     try:
         found = json.loads(raw or b"{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -8,7 +8,7 @@
 -- id, flag, message, queue, attempts, max_attempts, run, its cancel mark or "", state, lost_waits}.
 -- Many may race: each claim has one owner. The attempts of what had started under the dead worker
 -- end here, as WORKER_LOST, and it is decided which of them is charged. A forged claim (no JSON, no
--- id, a key of a wrong type) is deleted.
+-- id, a key of a wrong type, a name that no take-over gives) is deleted.
 local prefix, owner, token, limit, may_take = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5] == '1'
 local TAKEN = 'taken-'
 -- include: prelude
@@ -118,7 +118,7 @@ for _, claim in ipairs(try('HKEYS', mine) or {}) do
   if claim:sub(1, #TAKEN) == TAKEN and limit > 0 and not is_passed[claim] then
     limit = limit - 1
     local message = redis.call('HGET', mine, claim)
-    local id = read_id(message)
+    local id = not claim:find('[^%w-]') and read_id(message)
     if id then
       local facts = try('HMGET', prefix .. 'job:' .. id, 'flag', 'queue', 'attempts', 'max_attempts', 'run', 'state',
         'lost_waits') or {}

@@ -6,7 +6,7 @@
 -- Returns {"none"} where nothing is due; {"again"} where something was done; or {"end", name, kind,
 -- cursor, code, why, ids...}: the caller ends these jobs, if they are still queued, and then goes
 -- on with that name, kind and cursor. A caller that dies meanwhile loses nothing: the batch or
--- group is due again 10 s later.
+-- group is due again 10 s later. A forged stop without a code counts as CANCELLED.
 local prefix, limit, name, kind, cursor = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4], tonumber(ARGV[5])
 local POLL_MS, MINE_MS, MS_EACH, MAX_CHECKED, MAX_GROUPS = 2000, 10000, 2, 1000, 20
 -- include: prelude
@@ -76,16 +76,17 @@ end
 
 local function end_stopped(limits, keys)
   schedule('limited', now + MINE_MS, limits.name)
+  local code = limits.stop_code or 'CANCELLED'
   if not try('HGET', limits.key, 'swept') then
     local found, count = find_queued(keys)
     if count > 0 then
-      return { 'end', limits.name, 'batch', cursor + count, limits.stop_code, limits.stopped, unpack(found) }
+      return { 'end', limits.name, 'batch', cursor + count, code, limits.stopped, unpack(found) }
     end
     redis.call('HSET', limits.key, 'swept', 1)
   end
   local parked = list_parked('parked:' .. limits.name)
   if #parked > 0 then
-    return { 'end', limits.name, 'batch', cursor, limits.stop_code, limits.stopped, unpack(parked) }
+    return { 'end', limits.name, 'batch', cursor, code, limits.stopped, unpack(parked) }
   end
   if (try('ZCARD', prefix .. 'parked:' .. limits.name) or 0) == 0 then
     redis.call('ZREM', prefix .. 'limited', limits.name)
