@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from celery_events import Events
-from sandfleet_config.queues import result_key, spec_key
+from sandfleet_config.live import live_key
+from sandfleet_config.queues import KEY_PREFIX, result_key, spec_key
 
 if TYPE_CHECKING:
     from stage import Stage, Stock
@@ -19,8 +20,14 @@ FIELDS = {
     "labels": {"name": "a-job"},
     "timeout": 5,
 }
+FILES = {
+    "files": [{"path": "in", "content": f"{MARKER}-file"}],
+    "artifacts": ["out"],
+    "output": {"live": True, "store": True, "max_bytes": 30},
+}
+"""A file, an artifact, live output, and a stream that is stored whole: all in Redis, which is the store here."""
 JOBS: dict[str, tuple[list[str], dict[str, Any]]] = {
-    "OK": (["sh", "-c", "echo $SECRET; cat; echo $SECRET >&2"], {}),
+    "OK": (["sh", "-c", "echo $SECRET; cat; echo $SECRET >&2; cp in out; cat in"], FILES),
     "EXIT_NONZERO": (["sh", "-c", "echo $SECRET; cat >&2; exit 3"], {}),
     "SIGNALED": (["sh", "-c", "echo $SECRET; cat; kill -9 $$"], {}),
     "TIMEOUT": (["sh", "-c", "echo $SECRET; cat; sleep 60"], {"timeout": 0.5}),
@@ -62,7 +69,11 @@ def test_a_planted_marker_is_found_nowhere_else(debug_stage: Stage, stock: Stock
     own = {result_key(job_id) for job_id, record in records.items() if MARKER in record}
     # What did not end OK can be run again: its message is kept whole, and never shown.
     kept = {spec_key(job_id) for code, job_id in jobs.items() if code != "OK"}
-    assert find_in_redis(stock, MARKER.encode()) - kept == own
+    found = find_in_redis(stock, MARKER.encode()) - kept
+    stored = {key for key in found if key.startswith(f"{KEY_PREFIX}store:object:")}
+    assert len(stored) == 2, "the artifact, and the whole of stdout"
+    assert live_key(jobs["OK"]) in found
+    assert found - stored - {live_key(jobs["OK"])} == own
 
 
 def find_in_redis(stock: Stock, needle: bytes) -> set[str]:

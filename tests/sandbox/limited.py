@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import resource
 import sys
 import threading
@@ -61,11 +62,16 @@ def run(runner: RunscRunner, spec: SandboxSpec, request: dict[str, int]) -> list
     supervisions = note_supervisions()
 
     def work(cancel: Cancellation | None = None) -> None:
+        # A job of a worker has more: its slot, its files, its datasets, its connections.
+        others = [os.open("/dev/null", os.O_RDONLY) for _ in range(request.get("others", 0))]
         try:
             verdict = runner.execute(admit(spec, runner.config), cancel=cancel).verdict
             endings.append(f"{verdict.code}: {verdict.message}")
         except SandboxError as error:
             endings.append(f"{error.code}: {error.message}")
+        finally:
+            for other in others:
+                os.close(other)
 
     def are_all_running() -> bool:
         running = sum(one.clock.started is not None and one.clock.ended is None for one in supervisions)

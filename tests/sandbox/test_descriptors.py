@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 BOOTS = 2 * (os.cpu_count() or 1)
 WAITING = 8
 """The default of `SANDFLEET_WAITING_JOBS`."""
+OTHERS = 13
+"""Beside its sandbox and its image's lock a job has: two of its slot, five of files, four datasets.
+
+The two others are a connection to Redis, and one in reserve.
+"""
 HARD = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 
 
@@ -99,7 +104,7 @@ def test_a_limit_that_is_too_low_is_refused_with_the_number(limited: Limited) ->
 
 def test_as_many_run_as_the_limit_was_computed_for(limited: Limited) -> None:
     limit = DescriptorNeed(24, BOOTS, 0, WAITING).total
-    told, _ = limited((limit, limit), concurrency=24, jobs=24, is_held=True, command=["sleep", "200"])
+    told, _ = limited((limit, limit), concurrency=24, jobs=24, others=OTHERS, is_held=True, command=["sleep", "200"])
     assert codes_of(told) == ["CANCELLED"] * 24, told["endings"]
 
 

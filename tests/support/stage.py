@@ -208,7 +208,8 @@ class Stock:
     ) -> str:
         """Queue a job, and return its id."""
         spec = {"image": "busybox", "command": command, "timeout": 30, **(fields or {})}
-        text = json.dumps({"contract": 2 if "max_attempts" in spec else 1, "spec": spec, "batch": batch})
+        contract = 5 if "files" in spec else 2 if "max_attempts" in spec else 1
+        text = json.dumps({"contract": contract, "spec": spec, "batch": batch})
         # Ignored here only: it saves a subscription, and workers record an outcome whatever the
         # message says.
         result = self.app.send_task("sandfleet.run", args=[text], queue=queue, ignore_result=True, **options)

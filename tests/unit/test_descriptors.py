@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
-from sandfleet_worker.system.descriptors import DescriptorNeed
+from sandfleet_worker.files.spool import Spool
+from sandfleet_worker.system.descriptors import PER_FILES, DescriptorNeed
+
+CONNECTIONS = 2
+"""To Redis and to the store."""
 
 
 @pytest.mark.parametrize("cores", [1, 2, 24, 64])
@@ -24,3 +30,19 @@ def test_spares_go_first_where_the_limit_is_low(cores: int) -> None:
 def test_no_spares_are_wanted_where_there_are_none() -> None:
     assert DescriptorNeed(4, 8, 0).fit(10_000).spares == 0
     assert DescriptorNeed(4, 8, 0).fit(10).spares == 0
+
+
+def test_the_files_that_a_job_has_open_at_once_are_counted(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, 1 << 20)
+    before = count_open()
+    with spool.new_job() as job:
+        job.open_stream(10)
+        job.open_stream(10)
+        job.begin("artifact", 10, 0o644)
+        assert count_open() - before == PER_FILES - CONNECTIONS
+    assert count_open() == before
+    spool.close()
+
+
+def count_open() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())

@@ -15,15 +15,18 @@ waits for an RCU grace period, 8 to 15 ms a boot (measured).
 
 BASE = 100
 """Python, Celery, the connections to Redis, logs and locks."""
-PER_JOB = 14
-"""Five pipes, two pidfds, an epoll, the cancellation, two OOM notifications, and three more.
+PER_SANDBOX = 11
+"""Five pipes, two pidfds, an epoll, the cancellation, two OOM notifications."""
+PER_FILES = 5
+"""Two files of whole output, one that enters or leaves, a connection to Redis and to the store."""
+PER_DATASETS = 4
+"""The lock of each dataset. Few jobs have as many; they may have 16, and most hosts have room."""
+PER_JOB = PER_SANDBOX + PER_FILES + PER_DATASETS + 5
+"""The five: the image's lock, two of the host's slot, a connection to Redis, and one in reserve."""
+PER_WAITING = PER_DATASETS + 8
+"""The cancellation, and a pull: two locks, a staging folder, its tool's four.
 
-These are the image's lock, the host's slot, and one in reserve.
-"""
-PER_WAITING = 5
-"""A connection and two files of a fetch, the image's lock, the cancellation.
-
-They are not opened while it runs.
+A fetch takes no more. They are not opened while the job runs.
 """
 PER_SPARE = 8
 """Five pipes, two pidfds, an epoll."""
