@@ -74,13 +74,18 @@ _BOUNDS: Final[Mapping[str, tuple[str, str]]] = {
 
 def describe_faults(error: ValidationError, model: type[BaseModel]) -> list[tuple[dict[str, str], str]]:
     """Return field, message and pydantic type of each fault of `error`, which `model` raised."""
+    return [(describe_fault(item, model), item["type"]) for item in list_faults(error)]
+
+
+def list_faults(error: ValidationError) -> list[Mapping[str, Any]]:
+    """Return what pydantic says of each fault; there may be 20,000."""
     details = error.errors(include_url=False, include_input=False)
     # A default that depends on a faulty field is not computed; the faulty field is reported itself.
-    told = [cast("Mapping[str, Any]", item) for item in details if item["type"] != "default_factory_not_called"]
-    return [(_describe(item, model), item["type"]) for item in told]
+    return [cast("Mapping[str, Any]", item) for item in details if item["type"] != "default_factory_not_called"]
 
 
-def _describe(item: Mapping[str, Any], model: type[BaseModel]) -> dict[str, str]:
+def describe_fault(item: Mapping[str, Any], model: type[BaseModel]) -> dict[str, str]:
+    """Return field and message of one fault. A hint at a name takes 0.2 ms."""
     location = tuple(str(part) for part in item["loc"])
     if location[:1] == ("spec",) and len(location) > 1 and (inner := _find_part(model, "spec")) is not None:
         location, model = location[1:], inner

@@ -12,7 +12,7 @@ from pydantic_core import PydanticCustomError
 from sandfleet_config.codes import ErrorCode
 from sandfleet_config.contract import CONTRACT_VERSIONS, DEFAULT_DELIVERY, FIELDS_OF, ContractVersion, find_contract
 from sandfleet_config.errors import SecurityViolation, SpecInvalid, SpecTooLarge
-from sandfleet_config.faults import describe_faults
+from sandfleet_config.faults import describe_fault, list_faults
 from sandfleet_config.fields import SECURITY_VIOLATION, ContractModel, Name
 from sandfleet_config.image_names import normalize_image
 from sandfleet_config.spec import (
@@ -251,7 +251,7 @@ def _refuse_size(size: int, max_bytes: int) -> NoReturn:
 
 
 def raise_faults(error: ValidationError, model: type[BaseModel] = SandboxSpec) -> NoReturn:
-    """Raise the exception for pydantic's `error`, which `model` raised. It lists every fault.
+    """Raise the exception for pydantic's `error`, which `model` raised; it lists the first faults.
 
     No input value is repeated: it may be a secret.
 
@@ -259,12 +259,13 @@ def raise_faults(error: ValidationError, model: type[BaseModel] = SandboxSpec) -
         SecurityViolation: one of the faults is a violation.
         SpecInvalid: otherwise.
     """
-    described = describe_faults(error, model)
-    faults = [fault for fault, _ in described[:MAX_REPORTED_FAULTS]]
-    is_violation = any(kind == SECURITY_VIOLATION for _, kind in described)
+    found = list_faults(error)
+    # Only these: 20,000 unknown fields of one spec held a worker's claims up for 4 s.
+    faults = [describe_fault(item, model) for item in found[:MAX_REPORTED_FAULTS]]
+    is_violation = any(item["type"] == SECURITY_VIOLATION for item in found)
     text = "; ".join(f"{fault['field']}: {fault['message']}" for fault in faults)
-    if len(described) > MAX_REPORTED_FAULTS:
-        text += f"; and {len(described) - MAX_REPORTED_FAULTS} more"
+    if len(found) > MAX_REPORTED_FAULTS:
+        text += f"; and {len(found) - MAX_REPORTED_FAULTS} more"
     raise (SecurityViolation if is_violation else SpecInvalid).of(text, errors=faults) from None
 
 

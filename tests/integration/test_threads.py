@@ -118,6 +118,11 @@ def prepare(url: str, client: Any) -> tuple[str, str]:
     return taken, expired
 
 
+def announce_again(intake: Any) -> None:
+    """Let the announcer call Redis: it announces only what is new, or was said long ago."""
+    intake.announcer._announced_at = -60.0
+
+
 def test_every_thread_goes_on_after_errors_that_can_pass(
     url: str, client: Any, new_stand: Callable[[], IntakeStand]
 ) -> None:
@@ -131,7 +136,7 @@ def test_every_thread_goes_on_after_errors_that_can_pass(
             if place not in LATE | SLOW and not (place.startswith("watchdog") and isinstance(error, redis.RedisError))
         }
         stand.open()
-        intake.announcer._announced_at = -60.0  # it announces only what is new or old
+        announce_again(intake)
         failing |= {place: Failing(*PLACES[place](intake), error, TIMES) for place in sorted(LATE)}
         (job,) = submit(url, 1)
 
@@ -163,7 +168,7 @@ def test_an_error_that_cannot_pass_ends_the_worker(url: str, client: Any, new_st
             Failing(*find(stand.intake), fault, float("inf"))
         stand.open()
         if place in LATE:
-            stand.intake.announcer._announced_at = -60.0
+            announce_again(stand.intake)
             Failing(*find(stand.intake), fault, float("inf"))
         submit(url, 1)
         if place.startswith("lease, a"):

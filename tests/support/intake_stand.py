@@ -21,14 +21,16 @@ if TYPE_CHECKING:
 
 LEASE_SECONDS = 1.0
 FACTS = HostFacts(
-    json.dumps({
-        "queues": [DEFAULT_QUEUE],
-        "contract": 99,
-        "budget": 1 << 40,
-        "ceilings": {"memory_bytes": 1 << 40, "timeout": 3600, "cpu_quota": 1_000_000},
-        "labels": {},
-        "has_all_images": True,
-    }),
+    json.dumps(
+        {
+            "queues": [DEFAULT_QUEUE],
+            "contract": 99,
+            "budget": 1 << 40,
+            "ceilings": {"memory_bytes": 1 << 40, "timeout": 3600, "cpu_quota": 1_000_000},
+            "labels": {},
+            "has_all_images": True,
+        }
+    ),
     ("x",),
 )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 import redis
@@ -38,7 +38,7 @@ class RedisOfTest:
         self.fail_at("pipeline")
         return self
 
-    def __enter__(self) -> RedisOfTest:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None: ...
