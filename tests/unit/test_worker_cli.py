@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+import redis
+from sandfleet_config.settings import WorkerSettings
 from sandfleet_worker.cli import main
+from sandfleet_worker.commands.preflight import PreflightFailed
+from sandfleet_worker.commands.start import open_host
+from sandfleet_worker.host import Host
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -69,3 +75,24 @@ def test_the_help_is_readable(capfd: pytest.CaptureFixture[str]) -> None:
 def test_the_version_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
     assert run("--version") == 0
     assert re.fullmatch(r"sandfleet-worker \d+\.\d+\.\d+\n", capfd.readouterr().out)
+
+
+def test_a_start_that_fails_names_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = WorkerSettings.model_validate({"redis_url": "redis://there:1/0"})
+    nothing: Any = None
+    for error, told in (
+        (redis.ConnectionError("gone"), "redis: redis://there:1/0: gone\n  fix: start Redis again, then the worker"),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "/slots/x"),
+            "this host: /slots/x: No space left on device\n",
+        ),
+        (OSError(errno.EMFILE, "Too many open files"), "this host: [Errno 24] Too many open files\n  fix: "),
+    ):
+
+        def fail(*_: object, error: Exception = error) -> None:
+            raise error
+
+        monkeypatch.setattr(Host, "open", fail)
+        with pytest.raises(PreflightFailed) as caught:
+            open_host(settings, nothing, nothing)
+        assert str(caught.value).startswith(told)

@@ -6,12 +6,12 @@ import logging
 from contextlib import closing
 from typing import TYPE_CHECKING
 
+import redis
 from celery import signals
 
 from sandfleet_worker.app import new_app
 from sandfleet_worker.celery_worker.control import install_commands
 from sandfleet_worker.commands.preflight import PreflightFailed, run_preflight
-from sandfleet_worker.delivery.outages import REDIS_ERRORS
 from sandfleet_worker.host import Host, connect
 from sandfleet_worker.sandbox.runner import RunscRunner
 from sandfleet_worker.shared_images import FleetImages
@@ -34,17 +34,31 @@ def serve(settings: WorkerSettings) -> int:
     set_up_logs(settings)
     with closing(FleetImages(settings, connect(settings))) as shared, RunscRunner(settings, shared) as runner:
         run_preflight(settings, runner)
-        try:
-            host = Host.open(settings, runner, shared)
-        except REDIS_ERRORS as error:  # it was there a moment ago
-            msg = f"redis: {settings.redis_address}: {error}\n  fix: start Redis again, then the worker"
-            raise PreflightFailed(msg) from error
+        host = open_host(settings, runner, shared)
         runner.warm_up()  # after it is known how many sandboxes have a place
         runner.call_on_failure(host.intake.exit.drain)
         try:
             return _work(settings, host)
         finally:
             host.close()
+
+
+def open_host(settings: WorkerSettings, runner: RunscRunner, shared: FleetImages) -> Host:
+    """Join the host's slots and begin the lease.
+
+    Raises:
+        PreflightFailed: Redis, or what this host needs for it, is there no longer.
+    """
+    try:
+        return Host.open(settings, runner, shared)
+    except (redis.RedisError, ConnectionError, TimeoutError) as error:  # it was there a moment ago
+        msg = f"redis: {settings.redis_address}: {error}\n  fix: start Redis again, then the worker"
+        raise PreflightFailed(msg) from error
+    except OSError as error:
+        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        fix = "make room there, or let the worker's user write there; then start the worker again"
+        msg = f"this host: {what}\n  fix: {fix}"
+        raise PreflightFailed(msg) from error
 
 
 def _work(settings: WorkerSettings, host: Host) -> int:
