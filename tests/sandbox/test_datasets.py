@@ -52,10 +52,10 @@ def test_a_plan_knows_the_files_of_its_datasets(runner: RunscRunner, datasets: D
     assert not plan.is_stale
     with mount.erofs.open("r+b") as file:
         file.write(b"x")
-    assert (plan.is_stale, plan.is_overwritten) == (True, True)
-    assert (plain.is_stale, plain.is_overwritten) == (False, False)
+    assert (plan.is_stale, plan.find_overwritten()) == (True, "the file of the dataset at /data/corpus")
+    assert (plain.is_stale, plain.find_overwritten()) == (False, "")
     mount.erofs.unlink()
-    assert (plan.is_stale, plan.is_overwritten) == (True, False)
+    assert (plan.is_stale, plan.find_overwritten()) == (True, "")
 
 
 @pytest.mark.usefixtures("able", "corpus")

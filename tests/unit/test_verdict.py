@@ -79,9 +79,9 @@ PARENTS_PIDS = Counts(fork_failures=3)
         ({"counts": PARENTS_PIDS, "end": ExecFailed(errno.ENOMEM, path_exists=True)}, ErrorCode.HOST_RESOURCES),
         ({"counts": PIDS_FUSE, "end": ExecFailed(errno.ENOMEM, path_exists=True)}, ErrorCode.PIDS_LIMIT),
         ({"end": ExecFailed(errno.ENOMEM, path_exists=True)}, ErrorCode.COMMAND_NOT_EXECUTABLE),
-        ({"is_image_overwritten": True, "end": Signaled(7, disk_full=False)}, ErrorCode.SANDBOX_EXECUTION_FAILED),
-        ({"is_image_overwritten": True, "end": Exited(0, disk_full=False)}, ErrorCode.OK),
-        ({"is_image_overwritten": True, "counts": OWN_OOM}, ErrorCode.OUT_OF_MEMORY),
+        ({"overwritten": "the image's file", "end": Signaled(7, disk_full=False)}, ErrorCode.SANDBOX_EXECUTION_FAILED),
+        ({"overwritten": "the image's file", "end": Exited(0, disk_full=False)}, ErrorCode.OK),
+        ({"overwritten": "the image's file", "counts": OWN_OOM}, ErrorCode.OUT_OF_MEMORY),
         ({"counts": PIDS_FUSE}, ErrorCode.PIDS_LIMIT),
         ({"counts": PIDS_FUSE, "end": Exited(1, disk_full=False)}, ErrorCode.EXIT_NONZERO),
         ({"end": Exited(1, disk_full=True)}, ErrorCode.DISK_LIMIT),
@@ -136,6 +136,12 @@ def test_failed_start(changes: dict[str, object], code: ErrorCode) -> None:
     verdict = decide(facts(**({"is_ready": False, "is_started": False, "runsc_exit": None} | changes)))
     assert verdict.code is code
     assert verdict.message
+
+
+def test_the_file_that_was_written_to_under_a_job_is_named() -> None:
+    what = "the file of the dataset at /data/corpus"
+    verdict = decide(facts(overwritten=what, end=Signaled(signal.SIGBUS, disk_full=False)))
+    assert verdict.message == f"{what} on this host was written to while the job ran: add it again"
 
 
 def test_a_timeout_keeps_the_programs_exit_and_signal() -> None:

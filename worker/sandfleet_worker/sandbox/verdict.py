@@ -88,10 +88,10 @@ def _decide_code(facts: Facts) -> tuple[ErrorCode, str]:
         return ErrorCode.OUTPUT_LIMIT, kill.message if kill else "the job wrote more than output.max_bytes"
     if kill is not None:
         return kill.code, kill.message
-    if facts.is_image_overwritten and not has_exited_ok:
+    if facts.overwritten and not has_exited_ok:
         return (
             ErrorCode.SANDBOX_EXECUTION_FAILED,
-            "the image's file on this host was written to while the job ran: add the image again",
+            f"{facts.overwritten} on this host was written to while the job ran: add it again",
         )
     if facts.end is not None:
         return _from_end(facts.end, facts)

@@ -47,8 +47,8 @@ class Facts:
     is_started: bool = False
     end: End | None = None
     counts: Counts = field(default_factory=Counts)
-    is_image_overwritten: bool = False
-    """Whether the image's file was written to while the sandbox ran from it."""
+    overwritten: str = ""
+    """The file that was written to while the sandbox ran from it, for people; empty if none was."""
     is_output_over: bool = False
     runsc_exit: int | None = None
     runsc_log: str = ""

@@ -110,7 +110,7 @@ def collect_facts(
         is_started=supervision.clock.started is not None,
         end=supervision.end,
         counts=counts,
-        is_image_overwritten=_is_image_overwritten(supervision, plan),
+        overwritten=_find_overwritten(supervision, plan),
         is_output_over=supervision.outputs.is_over,
         runsc_exit=runsc_exit,
         runsc_log=runsc_log,
@@ -125,13 +125,13 @@ def collect_facts(
     )
 
 
-def _is_image_overwritten(supervision: Supervision, plan: Plan) -> bool:
-    """Whether the image's file was written to while the sandbox ran from it.
+def _find_overwritten(supervision: Supervision, plan: Plan) -> str:
+    """Name the file that was written to while the sandbox ran from it; empty if none was.
 
     A job that ended well does not ask.
     """
     has_ended_well = isinstance(supervision.end, Exited) and supervision.end.code == 0
-    return not has_ended_well and plan.is_overwritten
+    return "" if has_ended_well else plan.find_overwritten()
 
 
 def _read_logs(supervision: Supervision, plan: Plan, paths: SandboxPaths) -> tuple[str, str]:

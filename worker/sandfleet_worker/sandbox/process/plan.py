@@ -53,17 +53,19 @@ class Plan:
         except OSError:
             return True
 
-    @property
-    def is_overwritten(self) -> bool:
-        """Whether the same file has been written to since: programs that run from it fail.
+    def find_overwritten(self) -> str:
+        """Name a file that has been written to since: programs that run from it fail.
 
-        A sandbox keeps a file that was replaced or removed, because it has it open.
+        Empty if none was. A sandbox keeps a file that was replaced or removed: it has it open.
         """
+        names = ("the image's file", *(f"the file of the dataset at {dataset.path}" for dataset in self.datasets))
         files = (self.erofs, *(dataset.erofs for dataset in self.datasets))
-        return any(
-            _is_overwritten(file, self.identity[start : start + IDENTITY_NUMBERS])
-            for file, start in zip(files, range(0, len(self.identity), IDENTITY_NUMBERS), strict=True)
+        found = (
+            name
+            for name, file, start in zip(names, files, range(0, len(self.identity), IDENTITY_NUMBERS), strict=True)
+            if _is_overwritten(file, self.identity[start : start + IDENTITY_NUMBERS])
         )
+        return next(found, "")
 
 
 def _identify(erofs: Path) -> tuple[int, ...]:
