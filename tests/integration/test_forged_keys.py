@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from typing import Any
 
 import pytest
+import redis
 from claims import claim_next, submit
 from pydantic import SecretStr
 from sandfleet import BatchLimits, Fleet, SandboxSpec, Settings
@@ -146,6 +148,36 @@ def test_a_forged_field_of_a_queued_job_ends_no_sweep(url: str, client: Any, led
             ends = [client.hget(job_key(job), "code") for job in (spoilt, good)]
             assert ends == [code.encode()] * 2, case
             assert not client.exists(f"{KEY_PREFIX}expiring"), case
+
+
+SWEPT = (
+    *("limited", "groups", "limits:b", "active:b", "parked:b", *BATCH_KEYS, "on_done:b", "awaited:batch:b"),
+    *("delayed", "dead", "dead_sizes", "dead_bytes", "hosts", "claims:dead", "claims:host:one:one", "boot:host"),
+    *("kept_specs", "webhooks:due", "webhooks:awaiting", "webhooks:log", "wake", "queues", "expiring"),
+)
+
+
+def test_a_key_of_a_wrong_type_keeps_no_sweep_from_what_comes_after_it(
+    url: str, client: Any, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lease: Any = type("Steady", (), {"may_take_over": True})
+    dropped: list[str] = []
+    monkeypatch.setattr(ledger, "drop_stale_dead", lambda: dropped.append(name))
+    for name in SWEPT:
+        client.flushdb()
+        ledger.register(600)
+        submit(url, 3, batch="b", limits=BatchLimits(at_most=1))
+        client.hset(f"{KEY_PREFIX}limits:b", mapping={"stopped": "for a test", "stop_code": "CANCELLED"})
+        (expired,) = submit(url)
+        client.zadd(f"{KEY_PREFIX}expiring", {expired: 1})
+        for key, member in (("limited", "b"), ("groups", "g"), ("owners", "dead")):
+            client.zadd(f"{KEY_PREFIX}{key}", {member: 1})
+        client.delete(f"{KEY_PREFIX}{name}")
+        client.rpush(f"{KEY_PREFIX}{name}", "x")
+        with contextlib.suppress(redis.ResponseError) if name == "expiring" else contextlib.nullcontext():
+            Sweeper(ledger, lease, 1 << 18, lambda _: None).sweep()
+        assert dropped[-1:] == [name]
+        assert client.hget(job_key(expired), "code") == (None if name == "expiring" else b"EXPIRED"), name
 
 
 def test_a_forged_name_of_a_dead_worker_or_a_claim_ends_no_sweep(url: str, client: Any, ledger: Ledger) -> None:

@@ -84,12 +84,12 @@ class Sweeper:
         if self._ledger.has_due_jobs or self._parked.is_under_way:
             self._parked.sweep()
         now = time.monotonic()
-        if now >= self._next_expire:
-            self._next_expire = now + EXPIRE_SECONDS
-            self._expire()
         if now >= self._next_dead:
             self._next_dead = now + DEAD_SECONDS
             self._ledger.drop_stale_dead()
+        if now >= self._next_expire:  # last: it fails where somebody else wrote its key
+            self._next_expire = now + EXPIRE_SECONDS
+            self._expire()
 
     def _reap(self) -> None:
         while not self._thread.stopping.is_set():
