@@ -59,7 +59,7 @@ COLUMNS = "job_id,labels.name,labels.kind,code,run,attempts,duration,memory_peak
 
 
 class Night:
-    """What the steps share: where they work, what they know, and what was not as it must be."""
+    """State that the steps share: their folder, their facts, and the faults found so far."""
 
     def __init__(self, folder: Path, cases: list[Case], settings: Settings, env: dict[str, str]) -> None:
         self.folder, self.cases, self.fleet, self.env = folder, cases, Fleet(settings), env

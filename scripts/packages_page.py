@@ -13,7 +13,7 @@ PAGE = ROOT / "docs/explanation/packages.md"
 BEGIN, END = "<!-- packages:begin -->", "<!-- packages:end -->"
 FOLDERS = {"sandfleet_config": "config", "sandfleet": "producer", "sandfleet_worker": "worker", "sandfleet_web": "web"}
 CONTAINERS = (*FOLDERS, "sandfleet_worker.sandbox")
-"""What gets a diagram of its own."""
+"""Packages that get a diagram of their own."""
 ROW_CELLS = 76
 
 

@@ -38,7 +38,7 @@ class Process:
 
     @property
     def log(self) -> str:
-        """What it printed so far."""
+        """Its output so far."""
         return self.log_path.read_text(errors="replace")
 
     def wait_for_line(self, text: str, seconds: float = 60.0) -> None:

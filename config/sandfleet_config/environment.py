@@ -22,7 +22,7 @@ Few processes have one, so its models are built only then.
 """
 
 COMMAND_VARIABLES = frozenset(f"{PREFIX}{name}" for name in ("BATCH", "TOTAL", "OK", "NOT_OK"))
-"""What the command of ``sandfleet batch wait --exec`` gets: no settings, but it may call sandfleet."""
+"""Variables of the command of ``sandfleet batch wait --exec``: no settings, but it may call us."""
 
 
 def check_environment(environ: Mapping[str, str] | None = None) -> None:

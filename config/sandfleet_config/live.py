@@ -16,7 +16,7 @@ MAX_LIVE_BYTES: Final = 1 << 20
 MAX_ALL_LIVE_BYTES: Final = 64 << 20
 """The same of all jobs together; the stream that nobody wrote to for longest goes first."""
 ENTRY_BYTES: Final = 64
-"""What an entry counts beside its output."""
+"""Bytes that an entry counts for, beside its output."""
 MAX_CHUNK_BYTES: Final = 32 << 10
 CHUNKS_A_SECOND: Final = 10
 """Most chunks of one job, both streams together."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from havoc import Havoc
+from havoc import Havoc, new_havoc
 from sandfleet_worker.sandbox.image.store import ImageStore
 
 if TYPE_CHECKING:
@@ -34,13 +34,5 @@ def images_root() -> Iterator[Path]:
 @pytest.fixture
 def havoc(images_root: Path) -> Iterator[Havoc]:
     """A fleet to break, workers not started."""
-    # A short path: sockets live below it (unix(7): 107 characters).
-    with tempfile.TemporaryDirectory(prefix="sfh-") as folder:
-        havoc = Havoc(Path(folder), images_root)
-        try:
-            yield havoc
-        finally:
-            havoc.close()
-        if havoc.stage.find_leftovers():  # of workers that were killed
-            havoc.stage.clean()
-        assert havoc.stage.find_leftovers() == [], "something is left on the host"
+    with new_havoc(images_root) as havoc:
+        yield havoc

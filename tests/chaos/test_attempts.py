@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from stage import Worker
 
 LEASE_SECONDS = 2.0
-"""What `Havoc.start` gives its workers."""
+"""Settings that `Havoc.start` gives its workers."""
 ONE_START = {"max_attempts": 1}
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from havoc import Havoc
 
 LEASE_SECONDS = 2.0
-"""What `Havoc.start` gives its workers."""
+"""Settings that `Havoc.start` gives its workers."""
 
 
 def test_cutting_every_connection_starts_no_job_twice(havoc: Havoc) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from havoc import Havoc
 
 LEASE_SECONDS = 2.0
-"""What `Havoc.start` gives its workers."""
+"""Settings that `Havoc.start` gives its workers."""
 
 
 def test_a_killed_workers_jobs_start_elsewhere_one_by_one_a_second_after_its_lease(havoc: Havoc) -> None:

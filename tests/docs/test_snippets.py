@@ -1,4 +1,4 @@
-"""What README and docs tell people to type works, and prints what they show."""
+"""Each command of README and docs works, and prints what they show."""
 
 from __future__ import annotations
 

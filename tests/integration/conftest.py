@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import redis
+from havoc import Havoc, new_havoc
 from lasting import lasting_keys
+from placing_hosts import HostOfTest
 from pydantic import SecretStr
 from sandfleet import Fleet, Settings
 from sandfleet_config.queues import KEY_PREFIX
@@ -115,6 +117,19 @@ def ledger(client: Any) -> Ledger:
     found = Ledger(client, Identity("host", "one", "host:one:one"), 3600)
     found.register(7200)
     return found
+
+
+@pytest.fixture
+def havoc(images_root: Path) -> Iterator[Havoc]:
+    """A fleet to break, workers not started."""
+    with new_havoc(images_root) as havoc:
+        yield havoc
+
+
+@pytest.fixture
+def one(client: Any) -> HostOfTest:
+    """A host named `one`, of this release."""
+    return HostOfTest(client, "one", contract=5)
 
 
 @pytest.fixture(autouse=True)

@@ -5,42 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from placing_hosts import HostOfTest, read_why
-from sandfleet import BatchLimits, ErrorCode, Outcome, SpecInvalid
+from placing_hosts import HostOfTest, end, read_why, sweep_all, take
+from sandfleet import BatchLimits, ErrorCode, SpecInvalid
 from sandfleet_config.queues import KEY_PREFIX
-from sandfleet_worker.delivery.parked_jobs import ParkedJobs
 
 if TYPE_CHECKING:
     from sandfleet import Fleet
-    from sandfleet_worker.delivery.claim import Claim
 
 SPEC = {"image": "x", "command": ["true"]}
-
-
-@pytest.fixture
-def one(client: Any) -> HostOfTest:
-    return HostOfTest(client, "one", contract=5)
-
-
-def take(host: HostOfTest) -> Claim:
-    claim = host.claim()
-    assert claim is not None
-    return claim
-
-
-def end(host: HostOfTest, claim: Claim, code: ErrorCode = ErrorCode.OK, reason: str = "") -> None:
-    outcome = Outcome.of(code, claim.job_id, attempts=claim.end_attempts(code))
-    assert host.ledger.finish(claim, outcome, reason=reason)
-
-
-def sweep(host: HostOfTest, client: Any) -> None:
-    """Sweep as if the next checks were due now."""
-    for name in client.zrange(f"{KEY_PREFIX}groups", 0, -1):
-        client.zadd(f"{KEY_PREFIX}groups", {name: 1})
-    parked = ParkedJobs(host.ledger, host.ledger.read_fields)
-    parked.sweep()
-    while parked.is_under_way:
-        parked.sweep()
 
 
 def waits(*job_ids: str, **fields: Any) -> dict[str, Any]:
@@ -81,7 +53,7 @@ def test_a_job_is_cancelled_if_one_before_it_failed_and_so_are_those_after_it(
     second = fleet.submit(waits(first.id))
     third = fleet.submit(waits(second.id))
     end(one, take(one), ErrorCode.EXIT_NONZERO)
-    sweep(one, client)
+    sweep_all(one, client)
     assert one.claim() is None
     found = [job.outcome(timeout=0) for job in (second, third)]
     assert [outcome.code for outcome in found] == ["CANCELLED", "CANCELLED"]
@@ -99,10 +71,10 @@ def test_a_batch_waits_for_a_whole_batch(fleet: Fleet, client: Any, one: HostOfT
     assert read_why(fleet, solve[0]) == "waits until batch prepare has ended OK (after)"
     end(one, take(one))
     end(one, take(one))
-    sweep(one, client)
+    sweep_all(one, client)
     assert one.claim() is None, "more jobs may come: it is not sealed"
     fleet.batch("prepare").seal()
-    sweep(one, client)
+    sweep_all(one, client)
     assert [take(one).job_id for _ in range(700)] == [job.id for job in solve]
     assert left(client) == []
 
@@ -112,7 +84,7 @@ def test_a_batch_after_a_failed_one_is_cancelled_at_once(fleet: Fleet, client: A
     fleet.submit_many([SPEC | {"after": {"batches": ["prepare"]}}] * 500, batch="solve")
     end(one, take(one))
     end(one, take(one), ErrorCode.TIMEOUT)
-    sweep(one, client)
+    sweep_all(one, client)
     batch = fleet.batch("solve")
     assert batch.codes == {"CANCELLED": 500}
     assert {outcome.message for outcome in batch.outcomes()} == {
@@ -148,13 +120,15 @@ def test_the_order_is_kept_through_a_workers_death(fleet: Fleet, client: Any, on
     one.takes(second)
 
 
-def test_an_end_that_an_older_worker_recorded_is_found_by_a_sweep(fleet: Fleet, client: Any, one: HostOfTest) -> None:
+def test_an_end_that_an_older_worker_recorded_is_found_by_a_sweep_all(
+    fleet: Fleet, client: Any, one: HostOfTest
+) -> None:
     first = fleet.submit(SPEC)
     second = fleet.submit(waits(first.id))
     client.hdel(f"{KEY_PREFIX}job:{first.id}", "awaited")
     end(one, take(one))
     assert one.claim() is None
-    sweep(one, client)
+    sweep_all(one, client)
     one.takes(second)
 
 
@@ -164,7 +138,7 @@ def test_a_job_that_waits_can_be_cancelled(fleet: Fleet, client: Any, one: HostO
     assert second.cancel().is_ended
     end(one, take(one))
     assert one.claim() is None
-    sweep(one, client)
+    sweep_all(one, client)
     assert left(client) == []
 
 
@@ -181,7 +155,7 @@ def test_a_record_that_is_lost_cancels_what_waits_for_it(fleet: Fleet, client: A
     first = fleet.submit(SPEC)
     second = fleet.submit(waits(first.id))
     client.delete(f"{KEY_PREFIX}job:{first.id}")
-    sweep(one, client)
+    sweep_all(one, client)
     assert f"job {first.id} is not known any more" in second.outcome(timeout=0).message
 
 
@@ -190,7 +164,7 @@ def test_the_next_run_of_a_cancelled_job_waits_again(fleet: Fleet, client: Any, 
     second = fleet.submit(waits(first.id))
     end(one, take(one), ErrorCode.WORKER_LOST, reason="no try is left")
     message = client.hget(f"{KEY_PREFIX}job:{second.id}", "message")
-    sweep(one, client)
+    sweep_all(one, client)
     assert second.is_done
     fleet.dead.requeue(first.id)
     client.hset(f"{KEY_PREFIX}dead:{second.id}", mapping={"message": message, "queue": "sandfleet", "run": 1})

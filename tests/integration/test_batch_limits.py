@@ -7,46 +7,14 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from placing_hosts import HostOfTest, read_why
-from sandfleet import BatchLimits, ErrorCode, Outcome
+from placing_hosts import HostOfTest, end, read_why, sweep, sweep_all, take
+from sandfleet import BatchLimits, ErrorCode
 from sandfleet_config.queues import DEFAULT_QUEUE, KEY_PREFIX, job_key
-from sandfleet_worker.delivery.parked_jobs import ParkedJobs
 
 if TYPE_CHECKING:
     from sandfleet import Fleet
-    from sandfleet_worker.delivery.claim import Claim
 
 SPEC = {"image": "x", "command": ["true"]}
-
-
-@pytest.fixture
-def one(client: Any) -> HostOfTest:
-    return HostOfTest(client, "one", contract=5)
-
-
-def take(host: HostOfTest) -> Claim:
-    claim = host.claim()
-    assert claim is not None
-    return claim
-
-
-def end(host: HostOfTest, claim: Claim, code: ErrorCode = ErrorCode.OK) -> None:
-    assert host.ledger.finish(claim, Outcome.of(code, claim.job_id, attempts=claim.end_attempts(code)))
-
-
-def sweep(host: HostOfTest) -> None:
-    parked = ParkedJobs(host.ledger, host.ledger.read_fields)
-    parked.sweep()
-    while parked.is_under_way:
-        parked.sweep()
-
-
-def sweep_all(host: HostOfTest, client: Any) -> None:
-    """Sweep as if the next checks were due now."""
-    for key in ("limited", "groups"):
-        for name in client.zrange(f"{KEY_PREFIX}{key}", 0, -1):
-            client.zadd(f"{KEY_PREFIX}{key}", {name: 1})
-    sweep(host)
 
 
 def test_ten_thousand_jobs_that_all_fail_are_stopped_after_twenty(fleet: Fleet, client: Any, one: HostOfTest) -> None:

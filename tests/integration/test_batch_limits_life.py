@@ -5,9 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-import pytest
-from placing_hosts import HostOfTest
-from sandfleet import BatchLimits, ErrorCode, Outcome
+from placing_hosts import HostOfTest, end, sweep, take
+from sandfleet import BatchLimits, ErrorCode
 from sandfleet_config.queues import KEY_PREFIX
 from sandfleet_worker.delivery.envelope import open_message
 from sandfleet_worker.delivery.parked_jobs import ParkedJobs
@@ -17,33 +16,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from sandfleet import Fleet
-    from sandfleet_worker.delivery.claim import Claim
 
 SPEC = {"image": "x", "command": ["true"]}
 LIMITS = f"{KEY_PREFIX}limits:b"
 MEMBERS = f"{KEY_PREFIX}batch:b"
-
-
-@pytest.fixture
-def one(client: Any) -> HostOfTest:
-    return HostOfTest(client, "one", contract=5)
-
-
-def take(host: HostOfTest) -> Claim:
-    claim = host.claim()
-    assert claim is not None
-    return claim
-
-
-def end(host: HostOfTest, claim: Claim, code: ErrorCode = ErrorCode.OK) -> None:
-    assert host.ledger.finish(claim, Outcome.of(code, claim.job_id, attempts=claim.end_attempts(code)))
-
-
-def sweep(host: HostOfTest) -> None:
-    parked = ParkedJobs(host.ledger, host.ledger.read_fields)
-    parked.sweep()
-    while parked.is_under_way:
-        parked.sweep()
 
 
 def count_calls(client: Any, command: str) -> int:

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from cgrouptree import CGROUP_PARENT, remove_parents
 from havoc import Havoc
 from pydantic import SecretStr
 from sandfleet import Fleet, SandboxSpec, Settings
@@ -28,17 +25,6 @@ def live(script: str, **fields: Any) -> SandboxSpec:
     return SandboxSpec.model_validate(
         {"image": "busybox", "command": command, "timeout": 40, "output": {"live": True}, **fields}
     )
-
-
-@pytest.fixture
-def havoc(images_root: Path) -> Iterator[Havoc]:
-    with TemporaryDirectory(prefix="sfl-") as name:
-        havoc = Havoc(Path(name), images_root)
-        try:
-            yield havoc
-        finally:
-            havoc.close()
-            remove_parents(CGROUP_PARENT)
 
 
 @pytest.fixture

@@ -5,13 +5,10 @@ from __future__ import annotations
 import re
 import time
 from contextlib import contextmanager
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import pytest
 import redis
-from cgrouptree import CGROUP_PARENT, remove_parents
 from havoc import Havoc
 from pydantic import SecretStr
 from sandfleet import Fleet, QueueFull, SandboxSpec, Settings
@@ -29,17 +26,6 @@ if TYPE_CHECKING:
 OUTPUT_DROPPED = "its output was dropped: Redis was at its maxmemory when the job ended"
 MIB = 1 << 20
 KIB = 1 << 10
-
-
-@pytest.fixture
-def havoc(images_root: Path) -> Iterator[Havoc]:
-    with TemporaryDirectory(prefix="sfm-") as name:
-        havoc = Havoc(Path(name), images_root)
-        try:
-            yield havoc
-        finally:
-            havoc.close()
-            remove_parents(CGROUP_PARENT)
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ Wait = Callable[[], object]
 
 @pytest.fixture
 def no_looks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is heard is heard by a notice."""
+    """Ends are heard by a notice."""
     monkeypatch.setattr("sandfleet.collect.polling.FIRST_CHECK_SECONDS", 100.0)
     monkeypatch.setattr("sandfleet.collect.polling.CHECK_SECONDS", 100.0)
 

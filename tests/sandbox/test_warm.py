@@ -89,7 +89,7 @@ def test_there_are_never_more_spares_than_allowed(warm: RunscRunner) -> None:
 
 
 def test_each_sandbox_has_one_job(warm: RunscRunner) -> None:
-    """What a job leaves, where it may write at all, the next one does not find."""
+    """The next job does not find what one has left where it may write."""
     leave = "echo mine > /tmp/mine; echo mine > /dev/shm/mine; (sleep 600 &)"
     find = "ls -A /tmp /dev/shm; cat /proc/[0-9]*/comm"
     execute(warm, "true")

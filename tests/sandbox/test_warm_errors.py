@@ -106,7 +106,7 @@ CALLED_BY_THE_THREAD = [
 
 
 CALLED_IF = {True: {"mark_warm"}, False: {"stop", "check_stopped"}}
-"""What is not called where sandboxes have to stop while they idle, and where not."""
+"""Calls that are not made where sandboxes have to stop while they idle, and where not."""
 
 
 class Failing:

@@ -6,17 +6,19 @@ import contextlib
 import json
 import signal
 import subprocess
+import tempfile
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import redis
+from cgrouptree import CGROUP_PARENT, remove_parents
 from sandfleet_config.queues import KEY_PREFIX, job_key
 from stage import Stage, Stock
 from waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from stage import Worker
 
@@ -156,3 +158,19 @@ class Havoc:
         self.stage.close()
         self.stock.app.close()
         self.server.close()
+
+
+@contextlib.contextmanager
+def new_havoc(images_root: Path) -> Iterator[Havoc]:
+    """Make a fleet to break, workers not started; at its end nothing of it is on the host."""
+    # A short path: sockets live below it (unix(7): 107 characters).
+    with tempfile.TemporaryDirectory(prefix="sfh-") as folder:
+        havoc = Havoc(Path(folder), images_root)
+        try:
+            yield havoc
+        finally:
+            havoc.close()
+            remove_parents(CGROUP_PARENT)
+        if havoc.stage.find_leftovers():  # of workers that were killed
+            havoc.stage.clean()
+        assert havoc.stage.find_leftovers() == [], "something is left on the host"

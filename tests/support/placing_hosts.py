@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from sandfleet import Fleet
-from sandfleet_config.queues import DEFAULT_QUEUE
+from sandfleet import ErrorCode, Fleet, Outcome
+from sandfleet_config.queues import DEFAULT_QUEUE, KEY_PREFIX
 from sandfleet_worker.delivery.claim import Claim
 from sandfleet_worker.delivery.identity import Identity
 from sandfleet_worker.delivery.ledger import Ledger
+from sandfleet_worker.delivery.parked_jobs import ParkedJobs
 
 if TYPE_CHECKING:
     from sandfleet import Job
@@ -51,6 +52,34 @@ class HostOfTest:
         claim = self.claim(free)
         assert claim is not None
         assert claim.job_id == job.id
+
+
+def take(host: HostOfTest) -> Claim:
+    claim = host.claim()
+    assert claim is not None
+    return claim
+
+
+def end(host: HostOfTest, claim: Claim, code: ErrorCode = ErrorCode.OK, reason: str = "") -> None:
+    """End the job of `claim`; with `reason` it becomes a dead letter."""
+    outcome = Outcome.of(code, claim.job_id, attempts=claim.end_attempts(code))
+    assert host.ledger.finish(claim, outcome, reason=reason)
+
+
+def sweep(host: HostOfTest) -> None:
+    """Do all that is due about parked jobs."""
+    parked = ParkedJobs(host.ledger, host.ledger.read_fields)
+    parked.sweep()
+    while parked.is_under_way:
+        parked.sweep()
+
+
+def sweep_all(host: HostOfTest, client: Any) -> None:
+    """Sweep as if the next checks were due now."""
+    for key in ("limited", "groups"):
+        for name in client.zrange(f"{KEY_PREFIX}{key}", 0, -1):
+            client.zadd(f"{KEY_PREFIX}{key}", {name: 1})
+    sweep(host)
 
 
 def submit(fleet: Fleet, **fields: Any) -> Job:

@@ -34,7 +34,7 @@ TWICE_SHARE = 0.4
 
 @dataclass
 class Retries:
-    """What was asked for, and what was answered."""
+    """The requests and their answers."""
 
     asked: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
     """Job id to the runs after which `requeue` asked for another, whether or not it answered."""

@@ -62,7 +62,7 @@ class Worker:
 
 @dataclass
 class Stage:
-    """What the workers of a test share: Redis, one host's folders, images."""
+    """The ground that workers of a test share: Redis, one host's folders, images."""
 
     folder: Path
     images: Path

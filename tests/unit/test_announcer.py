@@ -1,4 +1,4 @@
-"""What a worker says of its host, while it cannot be read."""
+"""A worker announces its host, also while it cannot be read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a claim says of its job's attempts."""
+"""A claim tells its job's attempts."""
 
 from __future__ import annotations
 

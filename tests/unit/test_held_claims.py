@@ -1,4 +1,4 @@
-"""What a worker holds: slots that are lent, suspects, and times that count from the start."""
+"""The claims that a worker holds: slots that are lent, suspects, and times that count from the start."""
 
 from __future__ import annotations
 

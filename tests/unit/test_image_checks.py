@@ -1,4 +1,4 @@
-"""What the doctor says of images, datasets and registries."""
+"""Findings of the doctor about images, datasets and registries."""
 
 from __future__ import annotations
 

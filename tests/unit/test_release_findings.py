@@ -1,4 +1,4 @@
-"""What the doctor says of the release of runsc that it found."""
+"""Findings of the doctor about the release of runsc."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What people look at and hear from a fleet: `sandfleet-web notify` sends webhooks."""
+"""The pages and messages of a fleet for people: `sandfleet-web notify` sends webhooks."""

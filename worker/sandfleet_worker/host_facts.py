@@ -36,7 +36,7 @@ With more, none are, and a job that does not find its image or dataset here is p
 
 
 class Contents(Protocol):
-    """What a runner has for jobs: `sandfleet_worker.sandbox.runner.RunscRunner`."""
+    """The images and datasets of a runner: `sandfleet_worker.sandbox.runner.RunscRunner`."""
 
     images: ImageStore
     datasets: DatasetStore

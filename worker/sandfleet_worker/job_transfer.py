@@ -1,4 +1,4 @@
-"""What enters and leaves the sandbox of one job: its files, and its output while it runs."""
+"""Hand one job its files, and take its output while it runs."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ FIELDS: Final = ("record", "batch", "run", "attempts")
 
 
 class ParkedJobs:
-    """What a sweep does about parked jobs; see parked.lua and after.lua of the contract."""
+    """Sweep the parked jobs; see parked.lua and after.lua of the contract."""
 
     def __init__(self, ledger: Ledger, read_fields: Callable[[Sequence[str], Sequence[str]], list[Any]]) -> None:
         """`read_fields` returns fields of the records of jobs, given the keys and the names."""

@@ -22,7 +22,7 @@ STOP_SECONDS = 5.0
 
 
 class Deadline(StrEnum):
-    """What has to happen before its time."""
+    """Events that have to happen before their time."""
 
     BOOT = "boot"
     """Init reports *ready*."""
