@@ -123,11 +123,16 @@ def test_a_job_that_does_not_ask_has_no_stream(fleet: Fleet, module_stage: Stage
         list(job.stream())
 
 
-def test_a_reader_that_stops_skips_ahead_and_sees_the_gap(fleet: Fleet) -> None:
+def test_a_reader_that_stops_skips_ahead_and_sees_the_gap(fleet: Fleet, module_stage: Stage) -> None:
     job = fleet.submit(live("while true; do head -c 40000 /dev/zero | tr '\\0' x; sleep 0.05; done", timeout=60))
     stream = iter(job.stream(timeout=50))
     first = next(stream)
-    time.sleep(6)  # more than a MiB comes
+
+    def has_dropped_unread() -> bool:
+        oldest = read_entries(module_stage, job)[0][1]
+        return int(oldest[b"offset"]) > first.end
+
+    wait_until(has_dropped_unread, 40, "more than a MiB has come")
     found = [next(stream) for _ in range(20)]
     job.cancel()
     rest = list(stream)

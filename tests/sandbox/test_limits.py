@@ -34,7 +34,8 @@ def test_memory_is_limited_and_the_code_says_so(python: Run) -> None:
     assert outcome.code is ErrorCode.OUT_OF_MEMORY
     assert outcome.stdout.text == "before\n"
     assert outcome.usage.memory_peak_bytes is not None
-    assert outcome.usage.memory_peak_bytes <= 96 * MIB
+    # The kernel force-charges a dying task: some pages over the limit (try_charge_memcg in mm/memcontrol.c).
+    assert outcome.usage.memory_peak_bytes < 97 * MIB
     assert outcome.limits["memory_bytes"].enforced
 
 

@@ -190,6 +190,7 @@ def _judge(fleet: Fleet, program: Program, line: ProgramLine) -> int:
     _tell_compiler(judgement.compile, judgement.shared)
     if not line.is_json:
         print_rows(judgement.cases, _CASES, line.form)
+        sys.stdout.flush()  # the sum comes last, also where both streams are one pipe
     _tell_sum(judgement)
     return 0 if judgement.is_accepted else SOME_NOT_OK
 
