@@ -5,7 +5,7 @@
 #   tests/vm/run.sh tests/sandbox/test_timeouts.py -k hard
 #
 # It emulates the processor, since /dev/kvm is not usable on every machine that has it: all is 5 to
-# 20 times slower, and the whole takes about a quarter of an hour. SANDFLEET_VM_KVM=1 uses KVM. It
+# 20 times slower. SANDFLEET_VM_KVM=1 uses KVM. It
 # needs root, Debian, 6 GB of disk, and 5 GB of memory. The virtual machine has no network. Its exit
 # code is pytest's.
 #
@@ -18,12 +18,9 @@ readonly TOOLS=/usr/local/lib/sandfleet/gvisor
 readonly DEADLINE_SECONDS=${SANDFLEET_VM_SECONDS:-3600}
 readonly DISK=6G MEMORY_MIB=4096
 readonly MARK='sandfleet-vm: pytest ended with'
-# What the version of cgroups decides: limits and counters, whose memory it is, what is killed and
-# left, the warm pool's cgroups, admission by memory, and a worker's whole life.
+# What the version of cgroups decides: limits and counters, whose memory it is, what is killed.
 readonly DEFAULT_TESTS=(
-    tests/sandbox/test_limits.py tests/sandbox/test_memory.py tests/sandbox/test_killing.py
-    tests/sandbox/test_janitor.py tests/sandbox/test_endings.py tests/sandbox/test_warm.py
-    tests/unit/test_cgroups.py tests/integration/test_memory_admission.py tests/integration/test_exits.py
+    tests/unit/test_cgroups.py tests/sandbox/test_memory.py tests/sandbox/test_killing.py tests/sandbox/test_limits.py
 )
 readonly PACKAGES=(
     linux-image-cloud-amd64 initramfs-tools systemd-sysv udev dbus apparmor kmod
