@@ -5,9 +5,8 @@
 #   tests/vm/run.sh tests/sandbox/test_timeouts.py -k hard
 #
 # It emulates the processor, since /dev/kvm is not usable on every machine that has it: all is 5 to
-# 20 times slower. SANDFLEET_VM_KVM=1 uses KVM. It
-# needs root, Debian, 6 GB of disk, and 5 GB of memory. The virtual machine has no network. Its exit
-# code is pytest's.
+# 20 times slower. SANDFLEET_VM_KVM=1 uses KVM. It needs root, Debian, 6 GB of disk, and 5 GB of
+# memory. The virtual machine has no network. Its exit code is pytest's.
 #
 # Kept between runs in $SANDFLEET_VM_ROOT (default /var/tmp/sandfleet-vm): the packages of the guest.
 set -euo pipefail
