@@ -144,7 +144,8 @@ def test_doctor_reports_what_the_host_can_do(stage: Stage) -> None:
     assert findings["platform systrap"]["state"] == "ok"
     assert findings["redis"]["state"] == "ok"
     assert "busybox" in findings["images"]["detail"].split(", ")
-    assert findings["datasets"]["detail"] == "none on this host"
+    # An older runsc cannot mount datasets, which the doctor adds.
+    assert findings["datasets"]["detail"].split(";")[0] == "none on this host"
     assert "SANDFLEET_IMAGES__PULL_FROM is empty" in findings["registries"]["detail"]
     assert "SANDFLEET_IMAGES__SHARED is empty" in findings["shared images"]["detail"]
     assert findings["slots per core"]["state"] == "tip"
