@@ -100,6 +100,20 @@ def test_a_fork_that_a_parents_limit_refused_is_not_the_jobs(tmp_path: Path, lim
         assert (counts.fork_failures, counts.pids_fuse_hits) == (4, own), (peak, limit)
 
 
+def test_a_newer_kernel_counts_a_refused_fork_where_the_limit_was_hit(tmp_path: Path, limits: Admitted) -> None:
+    cgroup = SandboxCgroup(find_tree("sandfleet", v2_root(tmp_path)), "a.1")
+    cgroup.make()
+    above = tmp_path / "pids.events.local"
+    (tmp_path / "sandfleet/pids.events.local").write_text("max 1\n")
+    above.write_text("max 2\n")
+    for is_fresh in (True, False):
+        cgroup.apply(limits, is_fresh=is_fresh)
+        assert cgroup.counters.read().fork_failures == 0
+    above.write_text("max 5\n")
+    counts = cgroup.counters.read()
+    assert (counts.fork_failures, counts.pids_fuse_hits) == (3, 0)
+
+
 def test_v1_without_oom_notifications_tells_by_the_peak(tmp_path: Path, limits: Admitted) -> None:
     (tmp_path / "memory").mkdir()
     tree = find_tree("sandfleet", tmp_path, v1_mountinfo(tmp_path, "memory"))

@@ -12,8 +12,10 @@ second count tells whether the sandbox's own limit was hit:
   6.18): the difference is its own. memory.failcnt does not help: it stays 0. Without notifications
   the peak decides.
 
-The same holds for processes: v1, and v2 before 6.12, count a refused fork in the cgroup that
-forked, whichever limit was hit.
+The same holds for processes: v1, and v2 of older kernels, count a refused fork in the cgroup that
+forked, whichever limit was hit. Kernels with `pids.events.local` (6.12 has it) count it in the
+cgroup whose limit was hit (`pids_event` in kernel/cgroup/pids.c), so there the ancestors' are read,
+too.
 """
 
 from __future__ import annotations
@@ -71,22 +73,25 @@ class Counters:
         self._memory_bytes = memory_bytes
         if self._version == 1 and "memory" in self._folders:
             self._count_ooms(self._folders["memory"])
-        if not is_fresh:  # else all are 0
-            self._before = Counts(
-                oom_kills=self._read_oom_kills(),
-                own_ooms=self._read_v2_ooms(),
-                fork_failures=self._read_fork_failures(),
-            )
+        refused_above = self._read_refusals_above()
+        own = 0 if is_fresh else self._read_own_refusals()
+        self._before = Counts(
+            oom_kills=0 if is_fresh else self._read_oom_kills(),
+            own_ooms=0 if is_fresh else self._read_v2_ooms(),
+            fork_failures=own + refused_above,
+            pids_fuse_hits=own,
+        )
 
     def read(self) -> Counts:
         """Return the events since `start`; call it once, when the sandbox has ended."""
         oom_kills = self._read_oom_kills() - self._before.oom_kills
-        fork_failures = self._read_fork_failures() - self._before.fork_failures
+        refused = self._read_own_refusals()
+        own = refused - self._before.pids_fuse_hits
         return Counts(
             oom_kills=oom_kills,
             own_ooms=self._count_own_ooms() if oom_kills else 0,
-            fork_failures=fork_failures,
-            pids_fuse_hits=fork_failures if fork_failures and self._was_pids_limit_reached() else 0,
+            fork_failures=refused + self._read_refusals_above() - self._before.fork_failures,
+            pids_fuse_hits=own if own and self._was_pids_limit_reached() else 0,
         )
 
     @property
@@ -149,8 +154,21 @@ class Counters:
         own = _read_events(self._own_oom_fd)
         return max(0, own - _read_events(self._parent_oom_fd))
 
-    def _read_fork_failures(self) -> int:
+    def _read_own_refusals(self) -> int:
         return self._read_field("pids", "pids.events", "max") or 0
+
+    def _read_refusals_above(self) -> int:
+        """Return the forks that the limits of all ancestors refused, those of other jobs included.
+
+        0 where the kernel counts them in the cgroup that forked.
+        """
+        total, folder = 0, self._folders.get("pids", "") if self._version != 1 else ""
+        while folder := os.path.dirname(folder):  # noqa: PTH120  text as everywhere here
+            found = _find_field(_read_file(f"{folder}/pids.events.local"), "max")
+            if found is None:
+                break  # the root, or an older kernel
+            total += found
+        return total
 
     def _was_pids_limit_reached(self) -> bool:
         peak, limit = self._read_number("pids", "pids.peak"), self._read_number("pids", "pids.max")
@@ -158,29 +176,36 @@ class Counters:
 
     def _read_text(self, controller: str, file: str) -> str:
         folder = self._folders.get(controller)
-        if folder is None:
-            return ""
-        try:
-            descriptor = os.open(f"{folder}/{file}", os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
-            return ""  # the kernel is older than this file: the figure is None, never a guess
-        try:
-            return os.read(descriptor, READ_BYTES).decode()
-        except OSError:
-            return ""
-        finally:
-            os.close(descriptor)
+        return "" if folder is None else _read_file(f"{folder}/{file}")
 
     def _read_number(self, controller: str, file: str) -> int | None:
         text = self._read_text(controller, file).strip()
         return int(text) if text.isdecimal() else None
 
     def _read_field(self, controller: str, file: str, field: str) -> int | None:
-        for line in self._read_text(controller, file).splitlines():
-            name, _, value = line.partition(" ")
-            if name == field and value.strip().isdecimal():
-                return int(value)
-        return None
+        return _find_field(self._read_text(controller, file), field)
+
+
+def _read_file(path: str) -> str:
+    """Return the text of a file; empty where the kernel is older than it: no figure is guessed."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return ""
+    try:
+        return os.read(descriptor, READ_BYTES).decode()
+    except OSError:
+        return ""
+    finally:
+        os.close(descriptor)
+
+
+def _find_field(text: str, field: str) -> int | None:
+    for line in text.splitlines():
+        name, _, value = line.partition(" ")
+        if name == field and value.strip().isdecimal():
+            return int(value)
+    return None
 
 
 def _open_oom_eventfd(folder: str) -> int:
