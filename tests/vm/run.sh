@@ -126,10 +126,11 @@ run_guest() {
     local accel=(-accel tcg,thread=multi -cpu max)
     [[ -z ${SANDFLEET_VM_KVM:-} ]] || accel=(-accel kvm -cpu host)
     say "booting it (${accel[1]})"
-    # Without the mask the login prompt hangs the console up, and kills whatever writes to it.
+    # Without the first mask the login prompt hangs the console up, and kills whatever writes to it.
+    # Without the second /tmp is in memory, where a test needs files that are not.
     timeout --foreground "$DEADLINE_SECONDS" qemu-system-x86_64 "${accel[@]}" -smp 2 -m "$MEMORY_MIB" -nographic -no-reboot -nic none \
         -kernel "$work/vmlinuz" -initrd "$work/initrd" -drive "file=$work/disk.img,if=virtio,format=raw,cache=unsafe" \
-        -append "root=/dev/vda rw console=ttyS0 quiet systemd.mask=serial-getty@ttyS0.service" </dev/null 2>&1 | tee "$work/console"
+        -append "root=/dev/vda rw console=ttyS0 quiet systemd.mask=serial-getty@ttyS0.service systemd.mask=tmp.mount" </dev/null 2>&1 | tee "$work/console"
 }
 
 main() {
