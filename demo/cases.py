@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 CODES = {"plain": "OK", "slow": "OK", "large": "OUT_OF_MEMORY", "buggy": "EXIT_NONZERO", "stuck": "TIMEOUT"}
 """The kinds of cases, and the code of each at first."""
 SHARES = {"slow": 0.02, "large": 0.03, "buggy": 0.03, "stuck": 0.006}
-"""So much of the batch is of a kind; the rest is plain."""
+"""Share of each kind in the batch; all other cases are plain."""
 LEAST = {"slow": 6}
-"""And so many at least: a worker is killed while one of them runs."""
+"""Least number of cases of a kind: the demo kills a worker while one of them runs."""
 WORDS = 2500
 
 

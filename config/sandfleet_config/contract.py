@@ -15,8 +15,8 @@ CONTRACT_VERSIONS: Final = (1, 2, 3, 4, 5)
 """Contract versions that this release speaks.
 
 Version 2 adds `spec.DELIVERY_FIELDS`, version 3 `requires`, version 4 `spec.STORED_FIELDS`, version
-5 `spec.BATCH_FIELDS`, `output.live` and limits of a batch. A request says the lowest version that has all that it
-uses, so that older workers can run it.
+5 `spec.BATCH_FIELDS`, `output.live` and limits of a batch. A request says the lowest version that
+has all that it uses, so that older workers can run it.
 """
 ContractVersion: TypeAlias = Literal[1, 2, 3, 4, 5]
 BATCH_CONTRACT: Final = 5

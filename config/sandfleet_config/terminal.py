@@ -1,4 +1,4 @@
-"""Make text that a program or a stranger wrote safe for a terminal."""
+"""Escape control characters of untrusted text before it is printed on a terminal."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ def test_output_of_any_bytes_arrives_unchanged(module_stage: Stage, stock: Stock
 
 
 def test_a_job_that_crashes_every_sandbox_is_tried_again_once(module_stage: Stage, stock: Stock) -> None:
-    """Releases before 20260601 crash here. Each new sandbox of theirs would crash, too.
+    """Releases before 20260601 crash here, and would crash again in each new sandbox.
 
     On later ones the program ends well.
     """

@@ -20,8 +20,10 @@ SCAN_SECONDS: Final = 0.5
 MAX_NAMES: Final = 200
 SCANNED_KEYS: Final = 1000
 _PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9_%+,./:=@][A-Za-z0-9_%+,./:=@-]*")
-"""Names that a shell takes as they are. Bash puts what it is offered on the line without quotes, and
-zsh evaluates it: ``$(...)`` in the name of a stranger's batch would run.
+"""Names that need no quotes in a shell; no others are offered.
+
+Bash does not quote the names that it is offered, and zsh evaluates them. So ``$(...)`` in the name
+of another user's batch would run.
 """
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def show_logs(fleet: Fleet, job_id: str, *, is_followed: bool) -> int:
-    """Print the output of a job; of one that runs what there is, or all until it ends.
+    """Print the output of a job: so far if it runs, or until its end if it is followed.
 
     Return the exit code: 1 if the job does not show its output while it runs.
     """

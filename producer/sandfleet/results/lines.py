@@ -86,7 +86,7 @@ def _to_cell(value: object) -> object:
 
 
 def _open_no_link(path: str, flags: int) -> int:
-    """Open a file: in a folder of many, a stranger may have made a link of its name."""
+    """Open a file, but no symbolic link: other users of the folder may have made one."""
     return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 

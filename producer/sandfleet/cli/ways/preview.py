@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 SHOWN_JOBS: Final = 3
 SHOWN_TARGETS: Final = 5
-"""So many of the jobs and batches that jobs wait for are named."""
+"""Most names that are shown of the jobs and batches that jobs wait for."""
 _HIDDEN: Final = {"env", "stdin", "files"}
 """Fields that may hold secrets, or a lot."""
 
