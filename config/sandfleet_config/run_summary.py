@@ -127,8 +127,9 @@ def _pack_bounded(fields: dict[str, Any]) -> str:
     ):
         if len(text) * 4 <= MAX_SUMMARY_BYTES or len(text.encode("utf-8", "replace")) <= MAX_SUMMARY_BYTES:
             break
-        fields[name] = _shorten(fields.get(name), max_bytes)
-        text = pack(fields)
+        if name in fields:
+            fields[name] = _shorten(fields[name], max_bytes)
+            text = pack(fields)
     # Half a UTF-16 pair, from a file name that is not UTF-8, cannot be sent.
     return text if text.isascii() else text.encode("utf-8", "replace").decode()
 

@@ -27,7 +27,7 @@ from sandfleet.history.questions import (
 from sandfleet.history.statements import MILLI, choose_way, list_where
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 COLUMNS: Final = (
@@ -118,6 +118,15 @@ class FileHistory:
             statement = f"SELECT count(*) FROM ({inner})"  # noqa: S608  no value is in it
             found: int = connection.execute(statement, (*way.values, *values)).fetchone()[0]
         return found
+
+    def export_runs(self, wanted: HistoryFilter) -> Iterator[PastRun]:
+        """Yield all runs that match, newest end first, however many; each page has the deadline."""
+        cursor, is_end = "", False
+        while not is_end:
+            page = self.find_runs(wanted, count=MAX_PAGE, cursor=cursor)
+            yield from page.rows
+            # Without the depth: it bounds what people page through, not an export.
+            cursor, is_end = f"{page.cursor.partition('-')[0]}-0", not page.cursor
 
     def runs_of(self, job_id: str) -> Sequence[PastRun]:
         """Return the ended runs of a job, the newest first."""

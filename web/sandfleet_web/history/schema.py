@@ -70,24 +70,39 @@ def open_for_writing(path: Path) -> sqlite3.Connection:
         sqlite3.Error or OSError: it cannot be opened.
     """
     path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
-    note = ""
+    if not path.exists():
+        _make(path, "")
     try:
         connection = _connect(path)
     except sqlite3.DatabaseError as error:
         if not is_damaged(error):
             raise
-        note = put_aside(path, error)
+        begin_anew(path, error)
         connection = _connect(path)
     try:
-        _bring_forward(connection, path, note)
+        _bring_forward(connection, path)
     except BaseException:
         connection.close()
         raise
     return connection
 
 
-def put_aside(path: Path, error: sqlite3.Error) -> str:
-    """Rename a damaged file; return the line that says so. An earlier damaged one is replaced."""
+def _make(path: Path, note: str) -> None:
+    """Make the file with its tables under another name first, so that nobody reads one without."""
+    new = path.with_name(f"{path.name}.new")
+    for suffix in ("", "-wal", "-shm", "-journal"):
+        new.with_name(f"{new.name}{suffix}").unlink(missing_ok=True)
+    with closing(sqlite3.connect(new, isolation_level=None)) as connection:
+        new.chmod(0o640)  # command lines and labels are not for every user of the host
+        connection.executescript(
+            f"PRAGMA journal_mode=WAL; BEGIN; {TABLES} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;"
+        )
+        connection.executemany("INSERT INTO meta VALUES (?, ?)", [("begun", time.time()), ("note", note)])
+    new.replace(path)
+
+
+def begin_anew(path: Path, error: sqlite3.Error) -> None:
+    """Rename a damaged file, and make another that says so. An earlier damaged one is replaced."""
     aside = path.with_name(f"{path.name}.damaged")
     for suffix in ("-wal", "-shm"):
         path.with_name(f"{path.name}{suffix}").unlink(missing_ok=True)
@@ -95,37 +110,27 @@ def put_aside(path: Path, error: sqlite3.Error) -> str:
     day = time.strftime("%Y-%m-%d %H:%M", time.gmtime())
     note = f"{day} UTC: the file was damaged ({error}) and is now {aside}; the history was begun anew"
     _log.error("%s", note, extra={"action": "history_damaged"})
-    return note
+    _make(path, note)
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    is_new = not path.exists()
     connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
     try:
-        if is_new:
-            path.chmod(0o640)  # command lines and labels are not for every user of the host
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=NORMAL")
         connection.execute(f"PRAGMA journal_size_limit={JOURNAL_BYTES}")
-        with closing(connection.execute("SELECT * FROM sqlite_schema")) as rows:
-            rows.fetchall()
-        if connection.execute("PRAGMA user_version").fetchone()[0]:
-            connection.execute("SELECT count(*), (SELECT max(seq) FROM run) FROM meta").fetchone()
+        connection.execute("SELECT count(*), (SELECT max(seq) FROM run) FROM meta").fetchone()
     except BaseException:
         connection.close()
         raise
     return connection
 
 
-def _bring_forward(connection: sqlite3.Connection, path: Path, note: str) -> None:
+def _bring_forward(connection: sqlite3.Connection, path: Path) -> None:
     version: int = connection.execute("PRAGMA user_version").fetchone()[0]
     if version > SCHEMA_VERSION:
         raise NewerFile(
             f"the history {path} has format {version}, this release writes {SCHEMA_VERSION}: bring this one to the newer release"
         )
-    if not version:
-        begun = {"begun": time.time(), "note": note}
-        connection.executescript(f"BEGIN; {TABLES} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
-        connection.executemany("INSERT INTO meta VALUES (?, ?)", begun.items())
-    for step in range(version or SCHEMA_VERSION, SCHEMA_VERSION):
+    for step in range(version, SCHEMA_VERSION):
         connection.executescript(f"BEGIN; {';'.join(STEPS[step])}; PRAGMA user_version={step + 1}; COMMIT;")

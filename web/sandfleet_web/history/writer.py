@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sqlite3
@@ -14,12 +15,12 @@ from sandfleet.errors import FleetUnavailable
 from sandfleet.history.heartbeat import Heartbeat
 
 from sandfleet_web.history.lock import WriterLock
-from sandfleet_web.history.schema import NewerFile, is_damaged, open_for_writing, put_aside
+from sandfleet_web.history.schema import NewerFile, begin_anew, is_damaged, open_for_writing
 from sandfleet_web.history.store import HistoryStore
 from sandfleet_web.history.stream import RunStream, find_start, note_forgotten, take_entries
 
 if TYPE_CHECKING:
-    from sandfleet_config.web_settings import WebSettings
+    from sandfleet_config.web_settings import HistorySettings, WebSettings
 
     from sandfleet_web.history.store import Position
     from sandfleet_web.history.stream import Chunk
@@ -59,6 +60,7 @@ class HistoryWriter:
         self._thread: threading.Thread | None = None
         self._lock: WriterLock | None = None
         self._store: HistoryStore | None = None
+        self._damage: sqlite3.Error | None = None
         self._forgotten: dict[str, int] = {}
         self._forgotten_ms = self._head = 0
         self._lag = 0.0
@@ -71,9 +73,13 @@ class HistoryWriter:
         self._thread = threading.Thread(target=self.run, name="history", daemon=True)
         self._thread.start()
 
-    def stop(self) -> None:
-        """Stop after the transaction that is under way."""
+    def ask_to_stop(self) -> None:
+        """Let `run` return after the transaction that is under way; for a signal handler."""
         self._stopping.set()
+
+    def stop(self) -> None:
+        """Stop, and wait for that."""
+        self.ask_to_stop()
         if self._thread is not None:
             self._thread.join()
 
@@ -107,9 +113,14 @@ class HistoryWriter:
         if self._lock is None:
             self._lock = WriterLock.take(self._path)
             if self._lock is None:
+                if self._status.state != "waits":
+                    _log.info("another process writes the history: waiting", extra={"action": "history_waits"})
                 self._status = WriterStatus("waits", "another process writes the history")
                 return LOCK_SECONDS
             _log.info("writing the history %s", self._path, extra={"action": "history_writes"})
+        if self._damage is not None:
+            begin_anew(self._path, self._damage)
+            self._damage = None
         if self._store is None:
             self._store = HistoryStore(open_for_writing(self._path))
             self._forgotten_ms, self._run_id = 0, ""
@@ -149,9 +160,7 @@ class HistoryWriter:
     def _prune(self, store: HistoryStore) -> None:
         has_more = True
         for _ in range(PORTIONS_AT_ONCE):
-            has_more = has_more and prune_once(
-                store, self._settings.ok_days, self._settings.failed_days, self._settings.max_rows
-            )
+            has_more = has_more and prune_once(store, self._settings)
         if not has_more:
             self._next_prune = time.monotonic() + PRUNE_SECONDS
 
@@ -163,8 +172,7 @@ class HistoryWriter:
             _log.warning("the history waits: %s", text, extra={"action": "history_waits"})
         if isinstance(error, sqlite3.Error):
             self._close_store()
-            if is_damaged(error):
-                put_aside(self._path, error)
+            self._damage = error if is_damaged(error) else None
         self._note(text)
 
     def _note(self, fault: str) -> None:
@@ -175,7 +183,8 @@ class HistoryWriter:
         lag = self._lag
         if fault and self._store is not None:
             lag = max(lag, POLL_SECONDS)
-        self._lock.write(Heartbeat(time.time(), os.getpid(), self._head, lag, fault))
+        with contextlib.suppress(OSError):  # it is silent then, which readers see, too
+            self._lock.write(Heartbeat(time.time(), os.getpid(), self._head, lag, fault))
 
     def _close_store(self) -> None:
         store, self._store = self._store, None
@@ -191,10 +200,9 @@ class HistoryWriter:
         self._status = WriterStatus()
 
 
-def prune_once(store: HistoryStore, ok_days: float, failed_days: float, max_rows: int) -> bool:
+def prune_once(store: HistoryStore, kept: HistorySettings) -> bool:
     """Delete a portion of what is too old or too many; return whether more is left."""
     now = time.time()
-    _, has_more = store.prune(
-        store.read_position(), ok_before=now - ok_days * DAY, before=now - failed_days * DAY, max_rows=max_rows
-    )
+    ok_before, before = now - kept.ok_days * DAY, now - kept.failed_days * DAY
+    _, has_more = store.prune(store.read_position(), ok_before=ok_before, before=before, max_rows=kept.max_rows)
     return has_more
