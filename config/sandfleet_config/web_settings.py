@@ -59,7 +59,7 @@ class HistorySettings(Section):
         default=5_000_000,
         gt=0,
         le=100_000_000,
-        description="Runs that are kept at most, of some 650 bytes each. Of too many, the oldest that ended OK go first.",
+        description="Runs that are kept at most, of some 700 bytes each. Of too many, the oldest that ended OK go first.",
     )
 
 

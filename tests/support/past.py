@@ -49,7 +49,7 @@ def new_summary(job_id: str, code: str = "OK", *, run: int = 1, labels: dict[str
 class Past:
     """A fleet on a database of its own, jobs that end there, and the history of them."""
 
-    def __init__(self, url: str, fleet: Fleet, ledger: Ledger, folder: Path) -> None:
+    def __init__(self, url: str, fleet: Fleet, ledger: Ledger | None, folder: Path) -> None:
         self.url, self.fleet, self.ledger, self.folder = url, fleet, ledger, folder
         self.redis: Any = redis.Redis.from_url(url, protocol=2)
         self.file = folder / "history.db"
@@ -68,6 +68,7 @@ class Past:
         jobs = self.fleet.submit_many(specs, batch=batch or None)
         for spec, _ in zip(specs, jobs, strict=True):
             self._claims += 1
+            assert self.ledger is not None
             claim, _ = self.ledger.claim(f"claim-{self._claims}", [DEFAULT_QUEUE])
             assert claim is not None
             assert self.ledger.finish(

@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from sandfleet_web.history.rows import NewRow
 
 COUNT: Final = 3000
+SAME: Final = (
+    *("job_id", "run", "code", "category", "batch", "queue", "host", "image", "labels", "line", "message", "exit_code"),
+    *("image_digest", "spec_sha256", "start", "steps", "memory_bytes", "memory_peak_bytes"),
+)
 LAST_MS: Final = 1_900_000_000_000
 CHANCE: Final = random.Random(11)  # noqa: S311  no secret
 
@@ -147,8 +151,7 @@ def test_a_run_comes_back_as_it_was_stored(history: History, runs: list[NewRow])
     for new in runs[:50]:
         (found,) = history.runs_of(new.run.job_id)
         run = new.run
-        for name in ("job_id", "run", "code", "category", "batch", "queue", "host", "image", "labels", "line", "message",
-                     "exit_code", "image_digest", "spec_sha256", "start", "steps", "memory_bytes", "memory_peak_bytes"):  # fmt: skip
+        for name in SAME:
             assert getattr(found, name) == getattr(run, name), name
         assert (found.ended, found.attempt_count) == (new.ended / 1000, run.attempts)
         assert found.started == pytest.approx(run.started, abs=0.001)

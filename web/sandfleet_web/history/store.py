@@ -24,6 +24,8 @@ MAX_KEYS: Final = 200
 OTHER: Final = "(other)"
 PORTION: Final = 1000
 """Rows that one transaction deletes: some ten ms, in which nothing is stored."""
+COUNTS: Final = ("seq", "ended", "rows", "ok_rows", "labels", "pruned_seq")
+"""The parts of a position that are counts of the file, not the place in the stream."""
 MAX_LABELS_PER_ROW: Final = 4
 """Labels of all runs are at most so many for each row that may be there."""
 _INSERT: Final = (
@@ -39,10 +41,10 @@ attempts = attempts + excluded.attempts, queued_ms = queued_ms + excluded.queued
 class Position:
     """How far the stream is stored, and what was counted on the way; kept in the file.
 
-    `stream_id` is the last entry's, `number` its run's, -1 before the first; `seq` is the newest row's, `ended` when it
-    ended (ms). `redis` and `redis_run` are the server, and its run since its start. `forgotten_ms`
-    is the time of the last forgotten batch that is done, `pruned_seq` the row up to which those
-    that ended OK are deleted.
+    `stream_id` is the last entry's, `number` its run's, -1 before the first; `seq` is the newest
+    row's, `ended` when it ended (ms). `redis` and `redis_run` are the server, and its run since its
+    start. `forgotten_ms` is the time of the last forgotten batch that is done, `pruned_seq` the row
+    up to which those that ended OK are deleted.
     """
 
     stream_id: str = "0-0"
@@ -79,11 +81,13 @@ class HistoryStore:
         return Position(**found)
 
     def add(self, position: Position, new: Sequence[NewRow]) -> Position:
-        """Store rows, and the position after them; return it as it is stored.
+        """Store rows, and where in the stream `position` is; return the whole as it is stored.
 
         A run that is there already is replaced, and not counted again.
         """
-        with self._transaction():
+        with self._transaction() as stored:
+            known = {name: getattr(stored, name) for name in COUNTS}
+            position = replace(position, **known)
             counted: list[NewRow] = []
             for row in new:
                 # Invariant of the file: who ended later has a greater `seq`, whatever the clock did.
@@ -96,49 +100,42 @@ class HistoryStore:
             self._save(position)
         return position
 
-    def forget_batch(self, position: Position, batch: str, until_ms: int) -> tuple[Position, bool]:
+    def forget_batch(self, batch: str, until_ms: int) -> bool:
         """Delete a portion of the runs of a batch that ended by then; return whether more are left."""
-        with self._transaction():
+        with self._transaction() as position:
             found = self._connection.execute(
                 "SELECT seq FROM run INDEXED BY run_batch WHERE batch = ? AND ended <= ? LIMIT ?",
                 (cut_name(batch), until_ms, PORTION),
             ).fetchall()
-            position = self._delete(position, [seq for (seq,) in found])
-            self._save(position)
-        return position, len(found) == PORTION
+            self._save(self._delete(position, [seq for (seq,) in found]))
+        return len(found) == PORTION
 
-    def save(self, position: Position) -> None:
-        """Store the position alone."""
-        with self._transaction():
-            self._save(position)
-
-    def prune(self, position: Position, *, ok_before: float, before: float, max_rows: int) -> tuple[Position, bool]:
+    def prune(self, *, ok_before: float, before: float, max_rows: int) -> bool:
         """Delete a portion of what is too old or too many; return whether more is left.
 
         Runs that ended OK go before `ok_before`, others before `before` (unix times). Of too many,
         the oldest that ended OK go first, as long as these are more than half of all.
         """
-        with self._transaction():
+        with self._transaction() as stored:
             last = find_seq(self._connection, ok_before * MILLI)
-            seqs = self._find_ok(position, last)
-            position = replace(
-                position, pruned_seq=seqs[-1] if len(seqs) == PORTION else max(position.pruned_seq, last - 1)
-            )
+            seqs = self._find_ok(stored, last)
+            done = seqs[-1] if len(seqs) == PORTION else max(stored.pruned_seq, last - 1)
+            position = replace(stored, pruned_seq=done)
             if not seqs:
                 seqs = self._find_oldest(find_seq(self._connection, before * MILLI), PORTION)
             if not seqs:
                 position, seqs = self._find_excess(position, max_rows)
-            position = self._delete(position, seqs)
             minutes = [(kind, int(before // 60)) for kind in KINDS]
             self._connection.executemany("DELETE FROM minute WHERE kind = ? AND at < ?", minutes)
-            self._save(position)
-        return position, len(seqs) == PORTION
+            self._save(self._delete(position, seqs))
+        return len(seqs) == PORTION
 
     @contextmanager
-    def _transaction(self) -> Generator[None]:
+    def _transaction(self) -> Generator[Position]:
+        """Begin, and yield the position: its counts may be another process's, which prunes."""
         self._connection.execute("BEGIN IMMEDIATE")
         try:
-            yield
+            yield self.read_position()
             self._connection.execute("COMMIT")
         except BaseException:
             if self._connection.in_transaction:
