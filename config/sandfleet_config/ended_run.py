@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn, TypeVar, cast
@@ -195,25 +194,25 @@ def _number_or_none(fields: Mapping[str, Any], name: str, zero: _N) -> _N | None
 def _check_number(found: object, name: str, zero: _N) -> _N:
     """Return a number from 0 to `MAX_NUMBER`, of the type of `zero`."""
     is_right = isinstance(found, int | float if isinstance(zero, float) else int) and not isinstance(found, bool)
-    if not is_right or not 0 <= cast("float", found) <= MAX_NUMBER or not math.isfinite(cast("float", found)):
+    number = cast("_N", found) if is_right else -1
+    if not 0 <= number <= MAX_NUMBER:  # false of what is no number, too
         _refuse(f"its {name} is no such number")
-    return type(zero)(cast("_N", found))
+    return type(zero)(number)
 
 
 def _list(fields: Mapping[str, Any], name: str) -> list[Any]:
-    found = fields.get(name, [])
+    found: object = fields.get(name, [])
     if not isinstance(found, list):
         _refuse(f"its {name} are no list")
     return cast("list[Any]", found)
 
 
 def _read_labels(fields: Mapping[str, Any]) -> dict[str, str]:
-    found = fields.get("labels", {})
-    if not isinstance(found, dict) or not all(
-        isinstance(value, str) for value in cast("dict[str, Any]", found).values()
-    ):
+    found: object = fields.get("labels", {})
+    labels = cast("dict[str, Any]", found) if isinstance(found, dict) else {"": None}
+    if not all(isinstance(value, str) for value in labels.values()):
         _refuse("its labels are no texts")
-    return {_clean(key): _clean(value) for key, value in cast("dict[str, str]", found).items()}
+    return {_clean(key): _clean(value) for key, value in labels.items()}
 
 
 def _read_steps(fields: Mapping[str, Any]) -> dict[str, float]:
@@ -221,10 +220,11 @@ def _read_steps(fields: Mapping[str, Any]) -> dict[str, float]:
     return {name: _check_number(value, name, 0.0) for name, value in steps if value is not None}
 
 
-def _read_try(item: Any) -> Try:
-    if not isinstance(item, list) or len(cast("list[Any]", item)) != 6:  # noqa: PLR2004  see `_list_try`
+def _read_try(item: object) -> Try:
+    parts = cast("list[Any]", item) if isinstance(item, list) else []
+    if len(parts) != 6:  # noqa: PLR2004  see `run_summary`
         _refuse("a try of it is none")
-    host, worker, code, started, ended, charged = cast("list[Any]", item)
+    host, worker, code, started, ended, charged = parts
     if not all(isinstance(text, str) for text in (host, worker, code)):
         _refuse("a try of it has no texts")
     times = [_check_number(value, "try", 0) / _MILLI for value in (started, ended)]

@@ -134,7 +134,7 @@ def _pack_bounded(fields: dict[str, Any]) -> str:
     return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
-def _shorten(value: Any, most: int) -> Any:
+def _shorten(value: object, most: int) -> object:
     match value:
         case str():
             return cut_text(value, most)

@@ -78,7 +78,8 @@ def list_where(
     connection: sqlite3.Connection, wanted: HistoryFilter, seq: str, before: int | None = None
 ) -> tuple[list[str], list[Any]]:
     """Return the conditions, those of time included, and their values."""
-    terms, values = [], []
+    terms: list[str] = []
+    values: list[Any] = []
     for term, more in list_terms(wanted, seq):
         terms.append(term)
         values.extend(more)

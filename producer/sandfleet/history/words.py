@@ -12,7 +12,7 @@ import re
 import time
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from sandfleet_config.codes import Category, ErrorCode
 from sandfleet_config.units import parse_seconds
@@ -198,7 +198,8 @@ def _one(name: str) -> Callable[[HistoryFilter, str, float], HistoryFilter]:
     def read(wanted: HistoryFilter, value: str, _: float) -> HistoryFilter:
         if getattr(wanted, name) not in ("", value):
             raise WordsInvalid(f"give one {name.removesuffix('_id')} only")
-        return replace(wanted, **{name: value})
+        changes: dict[str, Any] = {name: value}
+        return replace(wanted, **changes)
 
     return read
 

@@ -21,7 +21,7 @@ from sandfleet.history.questions import MAX_DEPTH, HistoryFilter
 from sandfleet.history.remote_history import RemoteHistory
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from sandfleet.history.questions import History, PastRun
@@ -134,7 +134,9 @@ def read_all(history: History, wanted: HistoryFilter, count: int = 500) -> list[
 @pytest.mark.parametrize("seed", range(3))
 def test_each_filter_and_each_pair_finds_what_python_finds(history: History, runs: list[NewRow], seed: int) -> None:
     filters = new_filters(runs)
-    pairs = [({}, fields) for fields in filters.values()] + list(itertools.combinations(filters.values(), 2))
+    pairs: list[tuple[dict[str, Any], dict[str, Any]]] = [({}, fields) for fields in filters.values()] + list(
+        itertools.combinations(filters.values(), 2)
+    )
     if isinstance(history, RemoteHistory):
         pairs = pairs[seed::4]
     matched = 0
@@ -193,12 +195,13 @@ def test_failures_are_grouped_as_python_groups_them(
 ) -> None:
     wanted = HistoryFilter(**fields)
     failed = [new for new in runs if not new.is_ok and takes(wanted, new)]
-    key = {
+    keys: dict[str, Callable[[NewRow], object]] = {
         "fingerprint": lambda new: (
             find_fingerprint(new.run.code, new.run.message, new.run.exit_code, new.run.signal),
             new.run.image,
         ),
-    }.get(by, lambda new: getattr(new.run, by))
+    }
+    key = keys.get(by, lambda new: getattr(new.run, by))
     expected = Counter(map(key, failed))
 
     groups = history.find_failures(wanted, by=by, count=500)
@@ -240,7 +243,9 @@ def test_use_is_the_sum_of_the_runs(
 ) -> None:
     wanted = HistoryFilter(**fields)
     matching = [new for new in runs if takes(wanted, new)]
-    key = (lambda new: new.run.labels[label]) if label else (lambda new: new.run.batch)
+
+    def key(new: NewRow) -> str:
+        return new.run.labels[label] if label else new.run.batch
 
     rows = history.find_usage(by, wanted, label=label, count=500)
 

@@ -125,7 +125,7 @@ def test_a_history_that_began_before_the_first_run_knows_what_it_lost(past: Past
 def test_forged_entries_are_counted_and_skipped(past: Past) -> None:
     past.add_runs(3)
     good = json.loads(new_summary("x"))
-    forged: list[dict[str, Any]] = [
+    forged: list[dict[Any, Any]] = [
         {"n": "x", "run": new_summary("f1")},
         {"n": "-5", "run": new_summary("f2")},
         {"n": "1", "run": new_summary("f3")},

@@ -159,12 +159,8 @@ class HistoryStore:
             self._connection.executemany("INSERT INTO label VALUES (?, ?, ?)", labels)
         if run.run > 1:
             self._connection.execute("UPDATE run SET is_newest = 0 WHERE job_id = ? AND run < ?", (run.job_id, run.run))
-        counts = {
-            "rows": position.rows + 1,
-            "ok_rows": position.ok_rows + new.is_ok,
-            "labels": position.labels + len(labels),
-        }
-        return replace(position, **counts), is_new
+        ok_rows, all_labels = position.ok_rows + new.is_ok, position.labels + len(labels)
+        return replace(position, rows=position.rows + 1, ok_rows=ok_rows, labels=all_labels), is_new
 
     def _delete(self, position: Position, seqs: Sequence[int]) -> Position:
         """Delete rows with their labels and facts; return the position with the counts after it."""
@@ -184,12 +180,8 @@ class HistoryStore:
         rows = [(seq,) for seq in seqs]
         self._connection.executemany("DELETE FROM detail WHERE seq = ?", rows)
         self._connection.executemany("DELETE FROM run WHERE seq = ?", rows)
-        counts = {
-            "rows": position.rows - len(seqs),
-            "ok_rows": position.ok_rows - ok,
-            "labels": position.labels - labels,
-        }
-        return replace(position, **counts)
+        left = position.rows - len(seqs)
+        return replace(position, rows=left, ok_rows=position.ok_rows - ok, labels=position.labels - labels)
 
     def _find_ok(self, position: Position, before_seq: int, count: int = PORTION) -> list[int]:
         statement = "SELECT seq FROM run WHERE seq > ? AND seq < ? AND category = ? ORDER BY seq LIMIT ?"
@@ -220,7 +212,7 @@ class HistoryStore:
                 found = sums.setdefault((kind, row.ended // (60 * MILLI), key), Counter())
                 found.update({0: 1, 1: attempts, 2: queued, 3: run})
         known = {place: self._read_keys(*place) for place in {(kind, at) for kind, at, _ in sums}}
-        rows = []
+        rows: list[tuple[Any, ...]] = []
         for (kind, at, key), found in sums.items():
             keys = known[kind, at]
             if key in keys or len(keys) < MAX_KEYS:
