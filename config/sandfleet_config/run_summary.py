@@ -141,7 +141,7 @@ def _shorten(value: object, most: int) -> object:
         case dict():
             return _keep_labels(cast("dict[str, str]", value), most)
         case list():
-            return cast("list[Any]", value)[-most:] if most else []
+            return cast("list[object]", value)[-most:] if most else []
         case _:
             return value
 

@@ -50,11 +50,17 @@ class Past:
     """A fleet on a database of its own, jobs that end there, and the history of them."""
 
     def __init__(self, url: str, fleet: Fleet, ledger: Ledger | None, folder: Path) -> None:
-        self.url, self.fleet, self.ledger, self.folder = url, fleet, ledger, folder
+        self.url, self.fleet, self._ledger, self.folder = url, fleet, ledger, folder
         self.redis: Any = redis.Redis.from_url(url, protocol=2)
         self.file = folder / "history.db"
         self.history = FileHistory(self.file)
         self._claims = self._runs = 0
+
+    @property
+    def ledger(self) -> Ledger:
+        """The worker that ends jobs."""
+        assert self._ledger is not None
+        return self._ledger
 
     def settings(self, **fields: Any) -> WebSettings:
         """Return settings whose history is this one."""
@@ -68,7 +74,6 @@ class Past:
         jobs = self.fleet.submit_many(specs, batch=batch or None)
         for spec, _ in zip(specs, jobs, strict=True):
             self._claims += 1
-            assert self.ledger is not None
             claim, _ = self.ledger.claim(f"claim-{self._claims}", [DEFAULT_QUEUE])
             assert claim is not None
             assert self.ledger.finish(

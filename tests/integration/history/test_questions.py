@@ -201,7 +201,7 @@ def test_failures_are_grouped_as_python_groups_them(
             new.run.image,
         ),
     }
-    key = keys.get(by, lambda new: getattr(new.run, by))
+    key: Callable[[NewRow], object] = keys.get(by, lambda new: getattr(new.run, by))
     expected = Counter(map(key, failed))
 
     groups = history.find_failures(wanted, by=by, count=500)

@@ -379,6 +379,26 @@ def test_a_forgotten_batch_goes_and_its_later_runs_stay(past: Past) -> None:
     assert past.count_labels() == 7
 
 
+def test_a_forgotten_batch_leaves_no_count_that_names_it(past: Past) -> None:
+    for batch in ("nightly", "other"):
+        past.end([SPEC] * 5, ErrorCode.TIMEOUT, batch=batch, message="the program ran longer than its timeout of 3 s")
+    past.write_all()
+    with closing(sqlite3.connect(past.file)) as connection:
+        assert connection.execute("SELECT count FROM failure WHERE kind = 'group'").fetchall() == [(10,)]
+    past.fleet.batch("nightly").forget()
+    with past.writing():
+        wait_until(lambda: past.history.status().rows == 5, 10, "it is forgotten")
+
+    with closing(sqlite3.connect(past.file)) as connection:
+        assert connection.execute("SELECT key, count FROM failure WHERE kind <> 'host'").fetchall() == [
+            ("other", 5),
+            ("", 5),
+        ]
+        assert connection.execute("SELECT batch, jobs FROM usage").fetchall() == [("other", 5)]
+    past.fold_journal()
+    assert b"nightly" not in past.file.read_bytes()
+
+
 def test_what_an_overrun_stream_took_along_is_forgotten_all_the_same(past: Past) -> None:
     past.end([SPEC] * 5, batch="nightly")
     past.write_all()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
@@ -11,17 +10,15 @@ from typing import TYPE_CHECKING, Any, Final
 from sandfleet.history.statements import find_seq
 from sandfleet_config.ended_run import cut_name
 
-from sandfleet_web.history.rows import COLUMNS, KINDS, MILLI, OK, count_times, list_counted, to_facts, to_row
+from sandfleet_web.history.counts import add_counts, drop_counts, forget_counts
+from sandfleet_web.history.rows import COLUMNS, MILLI, OK, count_use, to_facts, to_row
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Generator, Iterable, Sequence
+    from collections.abc import Generator, Sequence
 
     from sandfleet_web.history.rows import NewRow
 
-MAX_KEYS: Final = 200
-"""Keys of a kind that are counted in a minute; the rest count as `OTHER`."""
-OTHER: Final = "(other)"
 PORTION: Final = 1000
 """Rows that one transaction deletes: some ten ms, in which nothing is stored."""
 COUNTS: Final = ("seq", "ended", "rows", "ok_rows", "labels", "pruned_seq")
@@ -31,10 +28,6 @@ MAX_LABELS_PER_ROW: Final = 4
 _INSERT: Final = (
     f"INSERT INTO run ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))}) ON CONFLICT DO NOTHING"  # noqa: S608
 )
-_COUNT: Final = """
-INSERT INTO minute VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET count = count + excluded.count,
-attempts = attempts + excluded.attempts, queued_ms = queued_ms + excluded.queued_ms, run_ms = run_ms + excluded.run_ms
-"""
 
 
 @dataclass(frozen=True)
@@ -88,27 +81,27 @@ class HistoryStore:
         with self._transaction() as stored:
             known = {name: getattr(stored, name) for name in COUNTS}
             position = replace(position, **known)
-            counted: list[NewRow] = []
+            counted: list[tuple[int, NewRow]] = []
             for row in new:
                 # Invariant of the file: who ended later has a greater `seq`, whatever the clock did.
                 ended = max(row.ended, position.ended)
                 position = replace(position, seq=position.seq + 1, ended=ended)
                 position, is_new = self._insert(position, row._replace(ended=ended))
                 if is_new:
-                    counted.append(row._replace(ended=ended))
-            self._count(counted)
+                    counted.append((position.seq, row._replace(ended=ended)))
+            add_counts(self._connection, counted)
             self._save(position)
         return position
 
     def forget_batch(self, batch: str, until_ms: int) -> bool:
         """Delete a portion of the runs of a batch that ended by then; return whether more are left."""
         with self._transaction() as position:
-            found = self._connection.execute(
-                "SELECT seq FROM run INDEXED BY run_batch WHERE batch = ? AND ended <= ? LIMIT ?",
-                (cut_name(batch), until_ms, PORTION),
-            ).fetchall()
-            self._save(self._delete(position, [seq for (seq,) in found]))
-        return len(found) == PORTION
+            statement = "SELECT seq FROM run INDEXED BY run_batch WHERE batch = ? AND ended <= ? LIMIT ?"
+            name = cut_name(batch)
+            seqs = [seq for (seq,) in self._connection.execute(statement, (name, until_ms, PORTION))]
+            forget_counts(self._connection, name, until_ms, seqs)
+            self._save(self._delete(position, seqs))
+        return len(seqs) == PORTION
 
     def prune(self, *, ok_before: float, before: float, max_rows: int) -> bool:
         """Delete a portion of what is too old or too many; return whether more is left.
@@ -125,8 +118,7 @@ class HistoryStore:
                 seqs = self._find_oldest(find_seq(self._connection, before * MILLI), PORTION)
             if not seqs:
                 position, seqs = self._find_excess(position, max_rows)
-            minutes = [(kind, int(before // 60)) for kind in KINDS]
-            self._connection.executemany("DELETE FROM minute WHERE kind = ? AND at < ?", minutes)
+            drop_counts(self._connection, before * MILLI)
             self._save(self._delete(position, seqs))
         return len(seqs) == PORTION
 
@@ -154,9 +146,10 @@ class HistoryStore:
             position = self._delete(position, [seq for (seq,) in found.fetchall()])
             self._connection.execute(_INSERT, values)
         self._connection.execute("INSERT INTO detail VALUES (?, ?)", (position.seq, to_facts(run)))
-        labels = [(key, value, position.seq) for key, value in run.labels.items()]
+        use = (run.code, *count_use(new))
+        labels = [(key, value, position.seq, *use) for key, value in run.labels.items()]
         if labels:
-            self._connection.executemany("INSERT INTO label VALUES (?, ?, ?)", labels)
+            self._connection.executemany("INSERT INTO label VALUES (?, ?, ?, ?, ?, ?)", labels)
         if run.run > 1:
             self._connection.execute("UPDATE run SET is_newest = 0 WHERE job_id = ? AND run < ?", (run.job_id, run.run))
         ok_rows, all_labels = position.ok_rows + new.is_ok, position.labels + len(labels)
@@ -202,25 +195,3 @@ class HistoryStore:
             seqs = self._find_ok(position, position.seq + 1, count)
             return (replace(position, pruned_seq=seqs[-1]) if seqs else position), seqs
         return position, self._find_oldest(position.seq + 1, count)
-
-    def _count(self, new: Iterable[NewRow]) -> None:
-        """Add the runs to the counts of their minutes."""
-        sums: dict[tuple[str, int, str], Counter[int]] = {}
-        for row in new:
-            attempts, queued, run = count_times(row)
-            for kind, key in list_counted(row):
-                found = sums.setdefault((kind, row.ended // (60 * MILLI), key), Counter())
-                found.update({0: 1, 1: attempts, 2: queued, 3: run})
-        known = {place: self._read_keys(*place) for place in {(kind, at) for kind, at, _ in sums}}
-        rows: list[tuple[Any, ...]] = []
-        for (kind, at, key), found in sums.items():
-            keys = known[kind, at]
-            if key in keys or len(keys) < MAX_KEYS:
-                keys.add(key)
-            name = key if key in keys else OTHER
-            rows.append((kind, at, name, *(found[place] for place in range(4))))
-        self._connection.executemany(_COUNT, rows)
-
-    def _read_keys(self, kind: str, at: int) -> set[str]:
-        found = self._connection.execute("SELECT key FROM minute WHERE kind = ? AND at = ?", (kind, at))
-        return {key for (key,) in found}
