@@ -14,6 +14,7 @@ FleetError
 ├── ArtifactsNotSaved
 ├── ResultsNotWritten
 ├── OutputNotLive
+├── ActionRefused      (also a ValueError)
 └── PackageMissing     (also an ImportError)
 """
 
@@ -119,6 +120,10 @@ class OutputNotLive(FleetError):
 
     Its outcome has the output when it has ended.
     """
+
+
+class ActionRefused(FleetError, ValueError):
+    """An act of an operator was refused, and nothing was done; the message says what is missing."""
 
 
 class PackageMissing(FleetError, ImportError):
