@@ -93,6 +93,10 @@ class Settings(BaseSettings):
     local_dir: Path = Field(
         default=Path("/run/sandfleet/local"), description="Where `sandfleet-worker local` keeps its socket."
     )
+    show_commands: Literal["redacted", "whole"] = Field(
+        default="redacted",
+        description="Command lines in records, lists, Flower and pages: `redacted` hides arguments that look secret.",
+    )
     languages: str = Field(default="", description="A TOML file with languages: more of them, or other compilers.")
     store: StoreSettings = StoreSettings()
 
@@ -109,6 +113,11 @@ class Settings(BaseSettings):
             msg = f"must start with one of {', '.join(scheme + '://' for scheme in REDIS_SCHEMES)}"
             raise ValueError(msg)
         return value
+
+    @property
+    def shows_whole_commands(self) -> bool:
+        """Whether command lines are shown with arguments that look secret."""
+        return self.show_commands == "whole"
 
     @property
     def redis_dsn(self) -> str:
