@@ -199,6 +199,9 @@ class WorkerSettings(Settings, HostSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         default="INFO", description="The worker's log level."
     )
+    log_format: Literal["line", "json"] = Field(
+        default="line", description="How logs are written: a line for people, or one JSON object a line (ECS)."
+    )
 
     @field_validator("host_labels", mode="before")
     @classmethod

@@ -160,7 +160,6 @@ class JobRun:
         return replace(self._finish(drained), is_drained=True)
 
     def _finish(self, outcome: Outcome) -> Finish:
-        self._log("ended", "ended: %s", outcome.to_summary())
         return Finish(outcome, self._faults, self._find_dead_letter_reason(outcome))
 
     def _find_why_no_restart(self) -> str:
@@ -283,6 +282,19 @@ class JobRun:
         run = f" (run {self.claim.run})" if self.claim.run > 1 else ""
         self._log("started", "starts%s: %s", run, self._message.log_line)
 
-    def _log(self, action: str, text: str, *args: object) -> None:
-        extra = {"action": f"job_{action}", "job_id": self._job.job_id}
-        log.info(f"job %s {text}", self._job.job_id, *args, extra=extra)  # noqa: G004
+    def log_end(self, outcome: Outcome) -> None:
+        """Log that the job has ended, and how; called when that is recorded."""
+        self._log("ended", "ended: %s", outcome.to_summary(), outcome=outcome)
+
+    def _log(self, action: str, text: str, *args: object, outcome: Outcome | None = None) -> None:
+        claim, job_id = self.claim, self._job.job_id
+        extra = {
+            "action": f"job_{action}",
+            "job_id": job_id,
+            "queue": claim.queue,
+            "batch": self._facts.get("batch"),
+            "attempt": len(claim.attempts),
+            "claim": claim.claim_id,
+            "outcome": outcome,
+        }
+        log.info(f"job %s {text}", job_id, *args, extra=extra)  # noqa: G004

@@ -116,7 +116,9 @@ class Sweeper:
             extra = {"action": "take_over_failed", "job_id": claim.job_id}
             log.exception(text, claim.job_id, AGAIN_SECONDS, extra=extra)
         else:
-            extra = {"action": "job_taken_over", "job_id": claim.job_id}
+            extra = {"action": "job_taken_over", "job_id": claim.job_id, "queue": claim.queue}
+            if isinstance(how, Finish):
+                extra["outcome"] = how.outcome
             log.warning("job %s of a dead worker %s", claim.job_id, text, extra=extra)
 
     def _decide(self, claim: Claim, cancelled: str) -> tuple[Settlement, str]:
