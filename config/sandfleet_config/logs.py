@@ -10,6 +10,8 @@ import json
 import logging
 import os
 import socket
+import sys
+import threading
 import time
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -20,6 +22,7 @@ from sandfleet_config.terminal import safe_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from types import TracebackType
 
 LogFormat = Literal["line", "json"]
 ECS_VERSION: Final = "8.11.0"
@@ -173,10 +176,37 @@ def new_formatter(form: LogFormat, service: str, version: str, host: str = "") -
 def set_up_handler(form: LogFormat, level: str, service: str, version: str, host: str = "") -> None:
     """Send all logs to stderr in the form `form`. Called by ``main`` only."""
     # No line shows these, and they are a fifth of its cost (Logging HOWTO, "Optimization").
-    logging._srcfile = None  # type: ignore[attr-defined]  # noqa: SLF001
+    logging._srcfile = None  # noqa: SLF001
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     handler = logging.StreamHandler()
     handler.setFormatter(new_formatter(form, service, version, host))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
+    if form == "json":
+        sys.excepthook = _log_uncaught
+        threading.excepthook = _log_uncaught_of_thread
+
+
+def is_json() -> bool:
+    """Whether this process writes its logs as JSON, so that nothing else may go to stderr."""
+    return any(isinstance(handler.formatter, JsonFormatter) for handler in logging.getLogger().handlers)
+
+
+def say_at_once(text: str) -> None:
+    """Write a JSON line from a signal handler, past the buffers of `logging`, which may be in use."""
+    record = logging.LogRecord("sandfleet", logging.INFO, "", 0, "%s", (text.strip(),), None)
+    for handler in logging.getLogger().handlers:
+        os.write(2, f"{handler.format(record)}\n".encode())
+
+
+def _log_uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    if issubclass(kind, KeyboardInterrupt):
+        return
+    extra = {"action": "crashed"}
+    logging.getLogger("sandfleet").critical("an error that nobody handled", exc_info=(kind, error, trace), extra=extra)
+
+
+def _log_uncaught_of_thread(args: threading.ExceptHookArgs) -> None:
+    if args.exc_value is not None:
+        _log_uncaught(args.exc_type, args.exc_value, args.exc_traceback)

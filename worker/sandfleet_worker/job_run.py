@@ -53,7 +53,7 @@ class JobRun:
 
     def __init__(self, host: Host, job: JobHandle, job_message: JobMessage, claim: Claim) -> None:
         self._host, self._job, self._message = host, job, job_message
-        self._start = JobStart(host.intake, host.slots, claim, job.cancellation, self._log_start)
+        self._start = JobStart(host.intake, host.slots, claim, job.cancellation, self._note_start)
         self._taken = time.time()
         self._retry_on = frozenset[ErrorCode]()
         self._has_crashed = False
@@ -278,7 +278,9 @@ class JobRun:
             with contextlib.suppress(SandboxError):  # it was cancelled at this moment, or another worker has it
                 self._start.note_attempt()
 
-    def _log_start(self) -> None:
+    def _note_start(self) -> None:
+        if self._host.counts:
+            self._host.counts.note_start(self.claim.queue)
         run = f" (run {self.claim.run})" if self.claim.run > 1 else ""
         self._log("started", "starts%s: %s", run, self._message.log_line)
 

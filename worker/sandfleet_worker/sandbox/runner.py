@@ -161,6 +161,11 @@ class RunscRunner:
             except (SandboxError, OSError) as error:  # it may be removed at this very moment
                 log.warning("no spares of %s: %s", name, error, extra={"action": "warm_up_failed"})
 
+    @property
+    def boot_failures(self) -> int:
+        """How many spares have failed to boot."""
+        return self._provider.pool.boot_failures
+
     def drain(self) -> None:
         """Destroy the spares and boot no more of them; jobs that run go on."""
         self._provider.pool.drain()

@@ -124,6 +124,11 @@ class WarmPool:
         with self._lock:
             return self._spares.count_idle(plan)
 
+    @property
+    def boot_failures(self) -> int:
+        """How many spares have failed to open or to boot."""
+        return self._booter.failures
+
     def drain(self) -> None:
         """Destroy the spares and boot no more of them; a sandbox that was taken goes on.
 
