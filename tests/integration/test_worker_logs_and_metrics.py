@@ -118,6 +118,9 @@ def check_metrics(found: Scraped, outcomes: dict[str, dict[str, Any]]) -> None:
     assert found.value("sandfleet_redis_call_seconds_count", script="claim") >= len(JOBS)
     assert 0 < found.value("sandfleet_lease_margin_seconds") <= 6
     assert found.value("sandfleet_worker_state", state="up") == 1
+    assert found.value("sandfleet_host_slots") == 2
+    assert found.value("sandfleet_host_slots_busy") <= 1, "the claimer holds one while it asks"
+    assert found.value("sandfleet_warm_sandboxes", image="busybox") >= 0
     assert found.value("sandfleet_build_info", platform="systrap") == 1
 
 

@@ -21,10 +21,14 @@ def new_gauge_reader(host: Host) -> Callable[[], WorkerGauges]:
 
     def read() -> WorkerGauges:
         waiting = len(intake.held_claims.waiting_job_ids())
+        slots, busy = host.slots.count()
         return WorkerGauges(
-            state="up",
+            state="stopping" if intake.lease.is_stopping else intake.report.mark.state,
             running=max(0, len(intake.held_claims.running_job_ids()) - waiting),
             waiting=waiting,
+            slots=slots,
+            busy=busy,
+            warm=_name_images(host),
             boot_failures=host.runner.boot_failures,
             lease_margin=intake.lease.margin_seconds,
             leases_lost=int(intake.lease.is_lost),
@@ -35,3 +39,13 @@ def new_gauge_reader(host: Host) -> Callable[[], WorkerGauges]:
         )
 
     return read
+
+
+def _name_images(host: Host) -> dict[str, int]:
+    """Return how many spares are up, by the name of their image, by its digest where it has none."""
+    names = {digest: name for name, digest, *_ in reversed(host.intake.report.images)}
+    warm: dict[str, int] = {}
+    for digest, count in host.runner.count_warm().items():
+        name = names.get(digest, digest)
+        warm[name] = warm.get(name, 0) + count
+    return warm

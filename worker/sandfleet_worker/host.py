@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
@@ -17,6 +16,7 @@ from sandfleet_worker.delivery.intake import TIMEOUT_SECONDS, Intake
 from sandfleet_worker.delivery.live_sender import LiveSender
 from sandfleet_worker.files.host_files import HostFiles
 from sandfleet_worker.host_facts import Contents, HostAbilities
+from sandfleet_worker.host_status import HostStatus, Measurable
 from sandfleet_worker.metrics.counts import JobCounts
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ LIVE_TIMEOUT_SECONDS = 2.0
 """Timeout of a call with live output, which is skipped after that."""
 
 
-class Runner(Contents, Protocol):
+class Runner(Contents, Measurable, Protocol):
     """Runs one admitted job in a fresh sandbox: `sandfleet_worker.sandbox.runner.RunscRunner`."""
 
     memory: MemoryBudget
@@ -94,7 +94,7 @@ class Host:
             redis.RedisError: Redis is not there.
             SettingsInvalid: the store of the settings cannot be used here.
         """
-        identity = Identity.new(socket.gethostname())
+        identity = Identity.new(settings.host_name)
         memory = runner.memory
         slots = HostSlots(settings.slots_dir, settings.concurrency, memory.total_bytes, memory.own_bytes)
         _fit_spares(settings, runner, slots)
@@ -107,6 +107,7 @@ class Host:
             lambda seconds: connect(settings, seconds),
             read_facts=abilities.read,
             counts=counts,
+            measure=HostStatus(settings, runner, slots, abilities.labels).measure,
         )
         try:
             files = HostFiles(settings, connect(settings), intake.pause)

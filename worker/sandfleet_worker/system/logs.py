@@ -31,7 +31,7 @@ QUIET = {
 def set_up_logs(settings: WorkerSettings) -> None:
     """Send everything to stderr and keep Celery from setting up logging of its own."""
     name = "sandfleet-worker"
-    set_up_handler(settings.log_format, settings.log_level, name, version(name))
+    set_up_handler(settings.log_format, settings.log_level, name, version(name), settings.host_name)
     for name, level in QUIET.items():
         logging.getLogger(name).setLevel(level)
     if settings.log_format == "json":
