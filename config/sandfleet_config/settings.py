@@ -23,6 +23,7 @@ from sandfleet_config.host_settings import PolicySettings as PolicySettings  # n
 from sandfleet_config.host_settings import RunscSettings as RunscSettings  # noqa: PLC0414
 from sandfleet_config.host_settings import WarmSettings as WarmSettings  # noqa: PLC0414
 from sandfleet_config.image_settings import ImagesSettings as ImagesSettings  # noqa: PLC0414
+from sandfleet_config.metrics_settings import MetricsSettings
 from sandfleet_config.queues import DEFAULT_QUEUE, HOST_NAME, check_queue
 from sandfleet_config.section import NameList, Section, split_list
 from sandfleet_config.store_settings import REDIS_URL, FilesSettings, StoreSettings
@@ -207,8 +208,12 @@ class WorkerSettings(Settings, HostSettings):
     local_state_dir: Path = Field(
         default=Path("/var/lib/sandfleet/local"), description="Where `sandfleet-worker local` keeps its Redis' data."
     )
+    metrics: MetricsSettings = MetricsSettings()
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         default="INFO", description="The worker's log level."
+    )
+    log_format: Literal["line", "json"] = Field(
+        default="line", description="How logs are written: a line for people, or one JSON object a line (ECS)."
     )
 
     @property

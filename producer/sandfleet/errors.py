@@ -14,6 +14,7 @@ FleetError
 ├── ArtifactsNotSaved
 ├── ResultsNotWritten
 ├── OutputNotLive
+├── ActionRefused      (also a ValueError)
 ├── HistoryUnavailable (also a ConnectionError)
 ├── QueryTooSlow       (also a TimeoutError)
 └── PackageMissing     (also an ImportError)
@@ -121,6 +122,10 @@ class OutputNotLive(FleetError):
 
     Its outcome has the output when it has ended.
     """
+
+
+class ActionRefused(FleetError, ValueError):
+    """An act of an operator was refused, and nothing was done; the message says what is missing."""
 
 
 class HistoryUnavailable(FleetError, ConnectionError):

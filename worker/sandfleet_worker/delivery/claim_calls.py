@@ -16,7 +16,7 @@ from sandfleet_config.queues import KEY_PREFIX, job_key
 from sandfleet_config.run_summary import NO_FACTS, RunFacts, encode_summary
 from sandfleet_config.scripts import DEAD_TTL_SECONDS, MAX_DEAD_BYTES, MAX_DEAD_LETTERS, read_script, stored_result
 
-from sandfleet_worker.delivery.claim import Claim, Refused, parse_attempts, parse_suspect
+from sandfleet_worker.delivery.claim import Claim, Flag, Refused, parse_attempts, parse_suspect
 from sandfleet_worker.delivery.outages import REDIS_ERRORS
 from sandfleet_worker.delivery.settlement import FailedAttempt, Finish, GiveBack, PutBack, Release, Retry, Settlement
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from sandfleet_worker.delivery.identity import Identity
+    from sandfleet_worker.metrics.counts import JobCounts
 
 log = logging.getLogger(__name__)
 
@@ -55,14 +56,25 @@ class ClaimCalls:
     it over, or it has ended.
     """
 
-    def __init__(self, client: redis.Redis, identity: Identity, result_ttl_seconds: int) -> None:
-        self._identity, self._ttl = identity, result_ttl_seconds
+    def __init__(
+        self, client: redis.Redis, identity: Identity, result_ttl_seconds: int, counts: JobCounts | None = None
+    ) -> None:
+        self._identity, self._ttl, self._counts = identity, result_ttl_seconds, counts
         texts = {name: read_script(name, PACKAGE) for name in SCRIPTS}
         self._scripts: dict[str, Any] = {name: client.register_script(text) for name, text in texts.items()}
         self._redis: Any = client
 
     def _call(self, name: str, *args: str | float | bytes) -> Any:
-        return self._scripts[name](keys=[], args=[KEY_PREFIX, *args])
+        counts, began = self._counts, time.perf_counter()
+        if counts is None:
+            return self._scripts[name](keys=[], args=[KEY_PREFIX, *args])
+        try:
+            return self._scripts[name](keys=[], args=[KEY_PREFIX, *args])
+        except REDIS_ERRORS:
+            counts.note_redis_error()
+            raise
+        finally:
+            counts.note_call(name, time.perf_counter() - began)
 
     def limit_attempts(self, claim: Claim, max_attempts: int) -> bool:
         """Note what the spec of a stock producer's job says, before it starts."""
@@ -111,9 +123,12 @@ class ClaimCalls:
             case Finish():
                 if how.is_drained:
                     self.end_drained_attempt(claim)
-                return self.finish(claim, how.outcome, how.faults, how.dead_letter_reason, how.facts)
+                is_ours = self.finish(claim, how.outcome, how.faults, how.dead_letter_reason, how.facts)
+                self._note_end(claim.queue, how.outcome, is_ours=is_ours)
+                return self._note_attempt(claim, how.outcome.code, is_ours=is_ours, is_cut=how.is_drained)
             case Retry():
-                return self.retry(claim, how.code, how.delay_seconds, how.avoid_host, how.needs)
+                is_ours = self.retry(claim, how.code, how.delay_seconds, how.avoid_host, how.needs)
+                return self._note_attempt(claim, how.code, is_ours=is_ours)
             case Release():
                 return self.release(claim)
             case GiveBack():
@@ -133,10 +148,24 @@ class ClaimCalls:
         started = self.start(claim) if claim.is_waiting else claim
         known = started if isinstance(started, Claim) else claim
         if not known.is_last_attempt:
-            return self.retry(known, failed.code, FAILED_DELAY_SECONDS)
-        attempts = known.end_attempts(failed.code)
-        outcome = Outcome.of(failed.code, known.job_id, failed.message, attempts=attempts)
-        return self.finish(known, outcome, reason=failed.message)
+            is_ours = self.retry(known, failed.code, FAILED_DELAY_SECONDS)
+        else:
+            attempts = known.end_attempts(failed.code)
+            outcome = Outcome.of(failed.code, known.job_id, failed.message, attempts=attempts)
+            is_ours = self.finish(known, outcome, reason=failed.message)
+            self._note_end(claim.queue, outcome, is_ours=is_ours)
+        return self._note_attempt(known, failed.code, is_ours=is_ours)
+
+    def _note_end(self, queue: str, outcome: Outcome, *, is_ours: bool) -> None:
+        if is_ours and self._counts:
+            self._counts.note_end(queue, outcome)
+
+    def _note_attempt(self, claim: Claim, code: ErrorCode, *, is_ours: bool, is_cut: bool = False) -> bool:
+        """Count a try of a job that had started, unless a drain cut it; return `is_ours`."""
+        has_started = claim.attempts and claim.flag is Flag.START and not claim.is_waiting
+        if is_ours and self._counts and has_started and not is_cut:
+            self._counts.note_attempt(claim.attempts[-1].host, code)
+        return is_ours
 
     def finish(
         self,

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import redis
 
     from sandfleet_worker.delivery.identity import Identity
+    from sandfleet_worker.metrics.counts import JobCounts
 
 log = logging.getLogger(__name__)
 
@@ -89,8 +90,10 @@ class Ledger(ClaimCalls):
     Every method may raise ``redis.RedisError``.
     """
 
-    def __init__(self, client: redis.Redis, identity: Identity, result_ttl_seconds: int) -> None:
-        super().__init__(client, identity, result_ttl_seconds)
+    def __init__(
+        self, client: redis.Redis, identity: Identity, result_ttl_seconds: int, counts: JobCounts | None = None
+    ) -> None:
+        super().__init__(client, identity, result_ttl_seconds, counts)
         self._malformed = self._kept = 0
         self._malformed_logged = float("-inf")
         self._are_queues_bounded = False
