@@ -26,12 +26,15 @@ GROUPS: Final[Mapping[str, str]] = {
 The list of commands imports none.
 """
 LISTS: Final[Mapping[str, str]] = {
-    "jobs": "List the jobs of a batch that match, by their submit; with a code or category, by their ends.",
+    "jobs": "List jobs that match: those that have not ended, then ended ones, the newest end first.",
     "batches": "List the batches, the last used first: their jobs, how many have ended, and how.",
+    "failures": "Group the failures of the history by kind, code, image, host or batch, the largest group first.",
+    "usage": "Sum up jobs, CPU hours, GiB hours and failures by batch or label, from the history.",
+    "images": "List the images of all hosts, and say where hosts have another digest of a name.",
     "audit": "List what operators did, newest first: cordons, drains, pauses, cancels and retries by filter.",
 }
 """The commands that list something, with their help."""
-_MODULES: Final[Mapping[str, str]] = {"jobs": "lists", "batches": "lists"}
+_MODULES: Final[Mapping[str, str]] = {"jobs": "jobs_list", "batches": "lists", "failures": "past", "usage": "past"}
 """Modules of commands that have another name than the command."""
 _LAZY: Final[Mapping[str, str]] = {**LISTS, **GROUPS}
 
