@@ -40,6 +40,9 @@ RESERVED_QUEUES = frozenset(
 )
 """Names of other keys under `KEY_PREFIX`, where a queue is a key of its name."""
 
+STEP_SEPARATOR = "\x06\x16"
+"""Between the name of a queue and a priority step but 0, in the key of a list: kombu's."""
+
 SUBMITTED_HEADER = "sandfleet-submitted"
 """Message header: the time of submit, s since the epoch; ``timing.queued`` counts from it."""
 

@@ -85,7 +85,13 @@ class IntakeStand:
 
     def start(self) -> None:
         end_job: Any = Forward(self, "_on_cancel")
-        self.intake.start(self.got.append, is_stopping=lambda: False, end_job=end_job, end_all=self.is_ended.set)
+        self.intake.start(
+            self.got.append,
+            is_stopping=lambda: False,
+            end_job=end_job,
+            end_all=self.is_ended.set,
+            withdraw=lambda *_: None,
+        )
         self.intake.watchdog._ticked = float("inf")  # there is no loop of Celery's
 
     def _on_cancel(self, job_ids: list[str]) -> None:

@@ -139,7 +139,11 @@ class SandboxConsumer(Consumer):
         """Start the claims."""
         self.pool.on_done = self._settle_if_held
         self.intake.start(
-            self.receive, is_stopping=is_stopping, end_job=self._cancel_jobs, end_all=self._end_after_lost_lease
+            self.receive,
+            is_stopping=is_stopping,
+            end_job=self._cancel_jobs,
+            end_all=self._end_after_lost_lease,
+            withdraw=self.pool.withdraw_claim,
         )
 
     def receive(self, claim: Claim) -> None:

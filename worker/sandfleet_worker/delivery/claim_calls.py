@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, assert_never
 
@@ -17,6 +18,7 @@ from sandfleet_config.scripts import DEAD_TTL_SECONDS, MAX_DEAD_BYTES, MAX_DEAD_
 
 from sandfleet_worker.delivery.claim import Claim, Refused, parse_attempts, parse_suspect
 from sandfleet_worker.delivery.outages import REDIS_ERRORS
+from sandfleet_worker.delivery.replicas import NO_REPLICAS, Replicas
 from sandfleet_worker.delivery.settlement import FailedAttempt, Finish, GiveBack, PutBack, Release, Retry, Settlement
 
 if TYPE_CHECKING:
@@ -37,12 +39,24 @@ The outcome itself takes a quarter of this size.
 """
 PACKAGE = "sandfleet_worker.delivery"
 SCRIPTS = (
-    *("register", "beat", "leave", "announce", "claim", "restore", "limit_attempts", "wait", "start"),
+    *("register", "beat", "leave", "announce", "claim", "restore", "recover", "limit_attempts", "wait", "start"),
     *("finish", "requeue", "drained", "reap", "other_host", "cancel", "drop_dead", "pin_image", "sweep_parked"),
 )
 """The scripts that a worker calls.
 
 Those that are not in this package's ``lua`` are the contract's.
+"""
+REPLICATED: dict[str, Callable[[Any], bool]] = {
+    "register": bool,
+    "claim": lambda answer: answer[0] == b"job",
+    "start": lambda answer: answer[0] == b"started",
+    "finish": lambda answer: answer == 1,
+    "requeue": bool,
+}
+"""Scripts whose work a replica must have before the worker goes on, and how to tell that they wrote.
+
+A claim that a fail-over undoes would be started again by another worker, and an end that it undoes
+would leave a job that seems to run.
 """
 
 
@@ -54,13 +68,17 @@ class ClaimCalls:
     it over, or it has ended.
     """
 
-    def __init__(self, client: redis.Redis, identity: Identity, result_ttl_seconds: int) -> None:
-        self._identity, self._ttl = identity, result_ttl_seconds
+    def __init__(
+        self, client: redis.Redis, identity: Identity, result_ttl_seconds: int, replicas: Replicas = NO_REPLICAS
+    ) -> None:
+        self._identity, self._ttl, self._replicas = identity, result_ttl_seconds, replicas
         texts = {name: read_script(name, PACKAGE) for name in SCRIPTS}
         self._scripts: dict[str, Any] = {name: client.register_script(text) for name, text in texts.items()}
         self._redis: Any = client
 
     def _call(self, name: str, *args: str | float | bytes) -> Any:
+        if (is_written := REPLICATED.get(name)) and self._replicas.are_wanted:
+            return self._scripts[name].call_replicated(self._replicas, is_written, [KEY_PREFIX, *args])
         return self._scripts[name](keys=[], args=[KEY_PREFIX, *args])
 
     def limit_attempts(self, claim: Claim, max_attempts: int) -> bool:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from sandfleet_worker.delivery.announcer import Announcer
 from sandfleet_worker.delivery.claim import Claim, Refused
+from sandfleet_worker.delivery.claim_comparison import ClaimComparison
 from sandfleet_worker.delivery.claimer import Claimer
 from sandfleet_worker.delivery.held_claims import HeldClaims
 from sandfleet_worker.delivery.image_pins import ImagePins
@@ -20,6 +21,7 @@ from sandfleet_worker.delivery.ledger import Ledger
 from sandfleet_worker.delivery.outages import REDIS_ERRORS, NotAnswered, call_until_answered
 from sandfleet_worker.delivery.queue_rotation import QueueRotation
 from sandfleet_worker.delivery.redis_memory import RedisMemory
+from sandfleet_worker.delivery.replicas import Replicas
 from sandfleet_worker.delivery.settlement import FailedAttempt
 from sandfleet_worker.delivery.sweeper import Sweeper
 from sandfleet_worker.delivery.watchdog import Watchdog
@@ -66,6 +68,7 @@ class Intake:
     ) -> None:
         self._settings, self._identity = settings, identity
         self.exit = WorkerExit(settings.drain_seconds, leave)
+        self._replicas = Replicas(settings.replicas, settings.redis.replica_seconds)
         shared, for_claims = connect(TIMEOUT_SECONDS), connect(TIMEOUT_SECONDS)
         for_lease = connect(min(TIMEOUT_SECONDS, settings.lease_seconds))
         self._clients = (shared, for_claims, for_lease)
@@ -79,7 +82,9 @@ class Intake:
         self._end_job: Callable[[Mapping[str, str]], None] | None = None
         self._end_all: Callable[[], None] | None = None
         self._must_end_jobs = False
-        self.lease = self._new_lease(for_lease)
+        ledger = self._new_ledger(for_lease)
+        self._comparison = ClaimComparison(ledger, self.held_claims, lambda: self.claimer.claim_id)
+        self.lease = self._new_lease(ledger)
         self.claimer = self._new_claimer(for_claims, slots)
         self.announcer = read_facts and Announcer(self.ledger, read_facts, self.exit.drain)
         self.sweeper = Sweeper(self.ledger, self.lease, settings.max_spec_bytes, self.exit.drain)
@@ -93,16 +98,17 @@ class Intake:
         )
 
     def _new_ledger(self, client: redis.Redis) -> Ledger:
-        return Ledger(client, self._identity, self._settings.result_ttl_seconds)
+        return Ledger(client, self._identity, self._settings.result_ttl_seconds, self._replicas)
 
-    def _new_lease(self, client: redis.Redis) -> Lease:
+    def _new_lease(self, ledger: Ledger) -> Lease:
         return Lease(
-            self._new_ledger(client),
+            ledger,
             self._settings.lease_seconds,
             claims=self.held_claims.claims,
             on_cancelled=self._on_cancelled,
             on_lost=self._on_lost,
             on_failure=self._on_lease_failure,
+            comparison=self._comparison,
         )
 
     def _new_claimer(self, client: redis.Redis, slots: HostSlots) -> Claimer:
@@ -136,11 +142,13 @@ class Intake:
         is_stopping: Callable[[], bool],
         end_job: Callable[[Mapping[str, str]], None],
         end_all: Callable[[], None],
+        withdraw: Callable[[str, str], None],
     ) -> None:
         """Begin to claim, once; `receive` gets each job in the claimer's thread."""
         if self.claimer.is_started:
             return
         self._is_stopping, self._end_job, self._end_all = is_stopping, end_job, end_all
+        self._comparison.withdraw = withdraw
         if self._must_end_jobs:  # the lease was lost before this
             end_all()
         self.watchdog.start()

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from sandfleet_worker.delivery.claim import Claim
+    from sandfleet_worker.delivery.claim_comparison import ClaimComparison
     from sandfleet_worker.delivery.ledger import Ledger
 
 log = logging.getLogger(__name__)
@@ -29,6 +30,8 @@ class Lease:
     `on_cancelled` gets the ids of their jobs that were cancelled, each with why, `on_lost` is
     called when another worker has taken over, and `on_failure` when the thread fails. In an outage
     of Redis jobs run on, and a beat is tried until one succeeds.
+
+    `comparison` compares the claims of Redis with those of this worker after each beat.
     """
 
     def __init__(
@@ -40,8 +43,9 @@ class Lease:
         on_cancelled: Callable[[Mapping[str, str]], None],
         on_lost: Callable[[], None],
         on_failure: Callable[[str], None],
+        comparison: ClaimComparison,
     ) -> None:
-        self._ledger, self._seconds = ledger, lease_seconds
+        self._ledger, self._seconds, self._comparison = ledger, lease_seconds, comparison
         self._claims, self._on_cancelled, self._on_lost = claims, on_cancelled, on_lost
         longest = min(MAX_RETRY_SECONDS, lease_seconds / (2 * BEATS_PER_LEASE))
         backoff = Backoff("beats", longest_seconds=longest)
@@ -105,20 +109,10 @@ class Lease:
             self._steady_since = None
             raise
         self._note_success()
-        self._restore([claim for claim in claims if claim.claim_id in missing])
+        self._comparison.compare([claim for claim in claims if claim.claim_id in missing])
         if cancelled:
             self._on_cancelled(cancelled)
         return max(0.0, self._seconds / BEATS_PER_LEASE - (time.monotonic() - began))
-
-    def _restore(self, missing: Sequence[Claim]) -> None:
-        """Put back claims that were deleted in Redis.
-
-        A claim that has ended meanwhile is not put back.
-        """
-        for claim in missing:
-            if self._ledger.restore(claim):
-                text = "the claim of job %s was deleted in Redis, and is put back"
-                log.warning(text, claim.job_id, extra={"action": "claim_restored", "job_id": claim.job_id})
 
     def _note_success(self) -> None:
         now = time.monotonic()

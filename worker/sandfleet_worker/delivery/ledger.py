@@ -19,6 +19,7 @@ from sandfleet_config.queues import CANCEL_TTL_SECONDS, KEY_PREFIX, check_queue,
 
 from sandfleet_worker.delivery.claim import DEFAULT_MAX_ATTEMPTS, Claim, parse_attempts, parse_claim, parse_number
 from sandfleet_worker.delivery.claim_calls import ClaimCalls
+from sandfleet_worker.delivery.replicas import NO_REPLICAS, Replicas
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -40,6 +41,8 @@ MAX_QUEUES = 1000
 
 Of more it reads others each time, at random, so that each is read sooner or later.
 """
+TAKEN = b"taken-"
+"""How the id of a claim begins that was taken over from a dead worker."""
 LOG_SECONDS = 1.0
 """Least time between two log lines about malformed messages."""
 
@@ -74,8 +77,10 @@ class Ledger(ClaimCalls):
     Every method may raise ``redis.RedisError``.
     """
 
-    def __init__(self, client: redis.Redis, identity: Identity, result_ttl_seconds: int) -> None:
-        super().__init__(client, identity, result_ttl_seconds)
+    def __init__(
+        self, client: redis.Redis, identity: Identity, result_ttl_seconds: int, replicas: Replicas = NO_REPLICAS
+    ) -> None:
+        super().__init__(client, identity, result_ttl_seconds, replicas)
         self._malformed = self._kept = 0
         self._malformed_logged = float("-inf")
         self._are_queues_bounded = False
@@ -106,6 +111,15 @@ class Ledger(ClaimCalls):
         marks = zip(cancelled[::2], cancelled[1::2], strict=True)
         reasons = {job_id.decode(): describe_cancel(mark.decode(errors="replace")) for job_id, mark in marks}
         return reasons, [claim_id.decode() for claim_id in missing]
+
+    def read_claim_ids(self) -> set[str]:
+        """Return the ids of this worker's claims in Redis, but for those that it took over."""
+        found = self._redis.hkeys(f"{KEY_PREFIX}claims:{self._identity.owner}")
+        return {raw.decode(errors="replace") for raw in found if not raw.startswith(TAKEN)}
+
+    def recover(self, claim_ids: Iterable[str]) -> list[str]:
+        """Decide anew about claims whose end Redis has lost; return the ids of their jobs."""
+        return _decode_ids(self._call("recover", self._identity.owner, *claim_ids))
 
     def leave(self) -> int:
         """End the lease; return how many claims are left for others to take over."""
