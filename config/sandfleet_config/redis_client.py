@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import redis
 from redis.backoff import ExponentialBackoff, NoBackoff
+from redis.exceptions import NoPermissionError
 from redis.retry import Retry
 from redis.sentinel import Sentinel, SentinelManagedConnection, SentinelManagedSSLConnection
 
@@ -74,6 +75,12 @@ def new_client(settings: Settings, client_class: Any = redis.Redis, **options: A
         sentinels.addresses, sentinel_kwargs=sentinel_options(settings, sentinels)
     )
     return manager.master_for(sentinels.service, redis_class=client_class, **known, **options)
+
+
+def is_forbidden(error: BaseException) -> bool:
+    """Whether Redis refuses a command, or one in a script, to the user of this connection."""
+    # Redis 7 gives the second one no code of its own.
+    return isinstance(error, NoPermissionError) or str(error).startswith("The user executing the script can't")
 
 
 class PrimaryConnection(SentinelManagedConnection):

@@ -26,6 +26,12 @@ class SentinelUrl:
     sentinel_password: str = ""
     uses_tls: bool = False
 
+    @property
+    def address(self) -> str:
+        """The URL without users and passwords, for messages."""
+        hosts = ",".join(_join(host, port) for host, port in self.addresses)
+        return f"{SENTINEL_SCHEMES[self.uses_tls]}://{hosts}/{self.service}/{self.db}"
+
     def for_celery(self) -> str:
         """Return it as Celery and kombu spell it, for their option ``master_name`` beside it.
 
@@ -48,12 +54,15 @@ def parse_sentinel_url(url: str) -> SentinelUrl:
         ValueError: it has another form. The message repeats nothing of it, since it may hold a
             password.
     """
-    parts = urlsplit(url)
-    credentials, _, hosts = parts.netloc.rpartition("@")
+    # Not by urlsplit: it refuses an IPv6 address behind another host.
+    scheme, _, rest = url.partition("://")
+    netloc, _, rest = rest.partition("/")
+    path, _, text = rest.partition("?")
+    credentials, _, hosts = netloc.rpartition("@")
     username, _, password = credentials.partition(":")
-    service, _, db = parts.path.removeprefix("/").partition("/")
-    query = dict(parse_qsl(parts.query))
-    if not service or not (db or "0").isdecimal() or parts.fragment or query.keys() - set(_QUERY):
+    service, _, db = path.partition("/")
+    query = dict(parse_qsl(text))
+    if not service or not (db or "0").isdecimal() or "#" in rest or query.keys() - set(_QUERY):
         raise ValueError(_FORM)
     return SentinelUrl(
         addresses=tuple(_parse_address(one) for one in hosts.split(",")),
@@ -63,7 +72,7 @@ def parse_sentinel_url(url: str) -> SentinelUrl:
         password=unquote(password),
         sentinel_username=query.get("sentinel_username", ""),
         sentinel_password=query.get("sentinel_password", ""),
-        uses_tls=parts.scheme == SENTINEL_SCHEMES[1],
+        uses_tls=scheme == SENTINEL_SCHEMES[1],
     )
 
 

@@ -108,7 +108,7 @@ class Settings(BaseSettings):
     @classmethod
     def _check_scheme(cls, value: SecretStr) -> SecretStr:
         raw = value.get_secret_value()
-        if raw and urlsplit(raw).scheme not in REDIS_SCHEMES:
+        if raw and raw.partition(":")[0] not in REDIS_SCHEMES:
             msg = f"must start with one of {', '.join(scheme + '://' for scheme in REDIS_SCHEMES)}"
             raise ValueError(msg)
         if is_sentinel(raw):
@@ -150,6 +150,8 @@ class Settings(BaseSettings):
     @property
     def redis_address(self) -> str:
         """The Redis URL without user and password, for messages."""
+        if self.sentinels:
+            return self.sentinels.address
         parts = urlsplit(self.redis_dsn)
         return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import socket
 import subprocess
+import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import redis
@@ -16,9 +18,9 @@ from waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
 START_SECONDS = 10.0
+MAKE_USERS = Path(__file__).parents[2] / "deploy" / "redis" / "make_users.py"
 SERVICE = "fleet"
 PASSWORD = "primary-password"
 """Of Redis; replicas use it, too."""
@@ -86,6 +88,7 @@ class Server:
     password: str = PASSWORD
     tls: TlsFiles | None = None
     arguments: Sequence[str] = ()
+    username: str | None = None
     process: subprocess.Popen[bytes] = field(init=False)
 
     def start(self) -> None:
@@ -108,7 +111,8 @@ class Server:
 
     def connect(self, **options: Any) -> redis.Redis:
         """Return a client that retries nothing; `options` win."""
-        known: dict[str, Any] = {"port": self.port, "password": self.password, "protocol": 2, "socket_timeout": 5}
+        known: dict[str, Any] = {"port": self.port, "username": self.username, "password": self.password}
+        known |= {"protocol": 2, "socket_timeout": 5}
         if self.tls:
             known |= {"ssl": True, "ssl_ca_certs": str(self.tls.ca), "ssl_certfile": str(self.tls.client_cert)}
             known |= {"ssl_keyfile": str(self.tls.client_key)}
@@ -213,3 +217,41 @@ class Cluster:
         old.kill()
         wait_until(lambda: self.find_primary() is not old, 30, "the sentinels have chosen a new primary")
         return self.find_primary()
+
+
+class UserServer:
+    """A redis-server with the users that deploy/redis/make_users.py makes."""
+
+    def __init__(self, folder: Path, *queues: str) -> None:
+        self._files = folder / "users"
+        words = [word for queue in queues for word in ("--queue", queue)]
+        subprocess.run([sys.executable, str(MAKE_USERS), str(self._files), *words], check=True)
+        options = ["--aclfile", str(self._files / "users.acl"), "--appendonly", "yes", "--save", ""]
+        password = self._read_password("admin")
+        self.server = Server(folder / "redis", find_ports(1)[0], options, password, username="admin")
+
+    def __enter__(self) -> Self:
+        self.server.start()
+        self.admin: Any = self.server.connect()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.admin.close()
+        self.server.kill()
+
+    def _read_password(self, user: str) -> str:
+        return (self._files / f"{user}.password").read_text().strip()
+
+    def url(self, user: str) -> str:
+        """The setting SANDFLEET_REDIS_URL of one user."""
+        return f"redis://{user}:{self._read_password(user)}@127.0.0.1:{self.server.port}/0"
+
+    def connect(self, user: str) -> Any:
+        """Return redis-py's own client of one user."""
+        return self.server.connect(username=user, password=self._read_password(user))
+
+    def read_refusals(self) -> list[tuple[str, str, str]]:
+        """Return user, context and object of each call that Redis has refused, and forget them."""
+        found: list[dict[str, Any]] = self.admin.acl_log()
+        self.admin.acl_log_reset()
+        return [(entry["username"], entry["context"], entry["object"]) for entry in found]

@@ -13,7 +13,7 @@ from redis.backoff import ExponentialBackoff
 from redis.exceptions import OutOfMemoryError
 from redis.retry import Retry
 from sandfleet_config.celery import celery_url, shared_options
-from sandfleet_config.redis_client import FailoverRetry, new_client
+from sandfleet_config.redis_client import FailoverRetry, is_forbidden, new_client
 from sandfleet_config.settings import SettingsInvalid
 
 from sandfleet.errors import FleetUnavailable
@@ -194,6 +194,11 @@ def _explain(error: Exception, address: str) -> str:
             return (
                 f"Redis at {address} is out of memory and takes no more:"
                 " raise its maxmemory, or let outcomes expire sooner"
+            )
+        case redis.ResponseError() if is_forbidden(error):
+            return (
+                f"Redis at {address} refuses: the user of SANDFLEET_REDIS_URL may not do this."
+                " Its rules are in the ACL file of Redis, where each queue must be named"
             )
         case ReplicasMissing():
             return str(error)
