@@ -134,8 +134,8 @@ Keys, all under `KEY_PREFIX`:
                     the longest of them
     duplicates      stream of runs and messages that did not count: job, owner, claim, kind, code.
                     Kind "outcome": an outcome came after another worker had taken the job over.
-                    "run": such a run was killed, or failed and would have been tried again; the
-                    code says why. "message": a second message of a job was dropped; code is a
+                    "run": such a run was killed, or failed and would have been tried again, or
+                    Redis has lost how it ended; the code says why. "message": a second message of a job was dropped; code is a
                     sentence
     celery-task-meta-<id>   Celery's result record
 """

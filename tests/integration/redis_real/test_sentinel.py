@@ -62,7 +62,7 @@ def test_a_fail_over_in_the_middle_of_a_batch_over_tls(
         env = {"CA_FILE": tls.ca, "CERT_FILE": tls.client_cert, "KEY_FILE": tls.client_key}
         files = {f"SANDFLEET_REDIS__{name}": str(path) for name, path in env.items()}
         try:
-            workers = [stage.start(2, SANDFLEET_LEASE_SECONDS="3", **files) for _ in range(2)]
+            workers = [stage.start(2, SANDFLEET_LEASE_SECONDS="6", **files) for _ in range(2)]
             for worker in workers:
                 worker.wait_ready()
             with Fleet(read_settings(cluster)) as fleet, running_flower(stage, **files) as flower:

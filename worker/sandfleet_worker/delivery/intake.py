@@ -51,9 +51,8 @@ class Intake:
     """Takes jobs from Redis and settles them. `stop` ends the claims, `close` everything.
 
     `connect` returns a client with a timeout in seconds. The lease has a client of its own, so that
-    a large transfer does not delay a beat, with a shorter timeout: where packets get lost, only a
-    new try finds out that they arrive again. `read_facts` describes this host; None announces
-    nothing.
+    a large transfer delays no beat, with a shorter timeout: where packets get lost, only a new try
+    finds out that they arrive again. `read_facts` describes this host; None announces nothing.
     """
 
     def __init__(
