@@ -94,7 +94,7 @@ def test_a_run_whose_claim_was_lost_is_ended_and_counted(stand: IntakeStand, fle
     withdrawn: list[tuple[str, str]] = []
     stand.open(with_claims=False)
     stand.start()
-    stand.intake._comparison.withdraw = lambda *words: withdrawn.append(words)
+    stand.intake.comparison.withdraw = lambda *words: withdrawn.append(words)
     wait_until(lambda: stand.got, 10, "it is claimed")
     first = stand.got[0]
     go_back(client, saved)
@@ -116,7 +116,7 @@ def test_claims_that_are_held_or_under_way_are_left_alone(stand: IntakeStand, fl
     before = client.hkeys(held)
     beats = len(stand.got)
     for _ in range(4):
-        stand.intake._comparison.compare([])
+        stand.intake.comparison.compare([])
     assert client.hkeys(held) == before
     assert len(stand.got) == beats
     assert [client.hget(job_key(job.id), "state") for job in jobs] == [b"running"] * 2

@@ -22,7 +22,7 @@ from sandfleet_worker.delivery.replicas import NO_REPLICAS, Replicas
 from sandfleet_worker.delivery.settlement import FailedAttempt, Finish, GiveBack, PutBack, Release, Retry, Settlement
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from sandfleet_worker.delivery.identity import Identity
 
@@ -37,6 +37,8 @@ DROPPED_FROM_BYTES = 4096
 
 The outcome itself takes a quarter of this size.
 """
+TAKEN = b"taken-"
+"""How the id of a claim begins that was taken over from a dead worker."""
 PACKAGE = "sandfleet_worker.delivery"
 SCRIPTS = (
     *("register", "beat", "leave", "announce", "claim", "restore", "recover", "limit_attempts", "wait", "start"),
@@ -121,6 +123,15 @@ class ClaimCalls:
     def restore(self, claim: Claim) -> bool:
         """Put a deleted claim back; return False if the job is not ours any more."""
         return bool(self._call("restore", self._identity.owner, claim.claim_id, claim.job_id, claim.message))
+
+    def read_claim_ids(self) -> set[str]:
+        """Return the ids of this worker's claims in Redis, but for those that it took over."""
+        found = self._redis.hkeys(f"{KEY_PREFIX}claims:{self._identity.owner}")
+        return {raw.decode(errors="replace") for raw in found if not raw.startswith(TAKEN)}
+
+    def recover(self, claim_ids: Iterable[str]) -> list[str]:
+        """Decide anew about claims whose end Redis has lost; return the ids of their jobs."""
+        return [raw.decode() for raw in self._call("recover", self._identity.owner, *claim_ids)]
 
     def settle(self, claim: Claim, how: Settlement) -> bool:
         """End `claim` in the way `how`. Every end of a claim comes here."""

@@ -27,7 +27,7 @@ class ClaimComparison:
     """
 
     def __init__(self, ledger: Ledger, held_claims: HeldClaims, read_claim_under_way: Callable[[], str]) -> None:
-        self._ledger, self._held_claims, self._read_claim_under_way = ledger, held_claims, read_claim_under_way
+        self._ledger, self.held_claims, self._read_claim_under_way = ledger, held_claims, read_claim_under_way
         self.withdraw: Callable[[str, str], None] | None = None
         self._unknown_here: set[str] = set()
         self._unknown_there: set[str] = set()
@@ -71,7 +71,7 @@ class ClaimComparison:
         # given up.
         there = self._ledger.read_claim_ids()
         under_way = self._read_claim_under_way()
-        unknown = there - {under_way, *(claim.claim_id for claim in self._held_claims.claims())}
+        unknown = there - {under_way, *(claim.claim_id for claim in self.held_claims.claims())}
         lost = unknown & self._unknown_here
         self._unknown_here = unknown - lost
         if lost:

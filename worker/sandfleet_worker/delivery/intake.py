@@ -15,6 +15,7 @@ from sandfleet_worker.delivery.claim import Claim, Refused
 from sandfleet_worker.delivery.claim_comparison import ClaimComparison
 from sandfleet_worker.delivery.claimer import Claimer
 from sandfleet_worker.delivery.held_claims import HeldClaims
+from sandfleet_worker.delivery.host_report import HostReport, Measured
 from sandfleet_worker.delivery.image_pins import ImagePins
 from sandfleet_worker.delivery.lease import BEATS_PER_LEASE, Lease
 from sandfleet_worker.delivery.ledger import Ledger
@@ -29,7 +30,7 @@ from sandfleet_worker.delivery.worker_exit import EXIT_LOST, EXIT_STALLED, Worke
 from sandfleet_worker.system.supervised_thread import Backoff
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     import redis
     from sandfleet_config.settings import WorkerSettings
@@ -53,6 +54,7 @@ class Intake:
     `connect` returns a client with a timeout in seconds. The lease has a client of its own, so that
     a large transfer delays no beat, with a shorter timeout: where packets get lost, only a new try
     finds out that they arrive again. `read_facts` describes this host; None announces nothing.
+    `measure` is for the reports of its beats.
     """
 
     def __init__(
@@ -64,10 +66,10 @@ class Intake:
         leave: Callable[[int], None] = os._exit,
         *,
         read_facts: Callable[[], HostFacts] | None = None,
+        measure: Callable[[], Measured] = lambda: Measured({}),
     ) -> None:
         self._settings, self._identity = settings, identity
         self.exit = WorkerExit(settings.drain_seconds, leave)
-        self._replicas = Replicas(settings.replicas, settings.redis.replica_seconds)
         shared, for_claims = connect(TIMEOUT_SECONDS), connect(TIMEOUT_SECONDS)
         for_lease = connect(min(TIMEOUT_SECONDS, settings.lease_seconds))
         self._clients = (shared, for_claims, for_lease)
@@ -75,6 +77,7 @@ class Intake:
         self.held_claims = HeldClaims(
             settings.concurrency, settings.lease_seconds / BEATS_PER_LEASE, settings.waiting_jobs
         )
+        self.report = HostReport(measure, self.held_claims)
         self._given_up = threading.Event()
         self._pins = ImagePins()
         self._is_stopping: Callable[[], bool] = lambda: False
@@ -82,32 +85,28 @@ class Intake:
         self._end_all: Callable[[], None] | None = None
         self._must_end_jobs = False
         ledger = self._new_ledger(for_lease)
-        self._comparison = ClaimComparison(ledger, self.held_claims, lambda: self.claimer.claim_id)
+        self.comparison = ClaimComparison(ledger, self.held_claims, lambda: self.claimer.claim_id)
         self.lease = self._new_lease(ledger)
         self.claimer = self._new_claimer(for_claims, slots)
-        self.announcer = read_facts and Announcer(self.ledger, read_facts, self.exit.drain)
+        self.announcer = read_facts and Announcer(self.ledger, read_facts, self.exit.drain, self.report)
         self.sweeper = Sweeper(self.ledger, self.lease, settings.max_spec_bytes, self.exit.drain)
+        seconds, abandon, on_failure = settings.drain_seconds, self.exit.abandon, self.exit.drain
         self.watchdog = Watchdog(
-            self.lease,
-            self.claimer,
-            self.held_claims,
-            settings.drain_seconds,
-            abandon=self.exit.abandon,
-            on_failure=self.exit.drain,
+            self.lease, self.claimer, self.held_claims, seconds, abandon=abandon, on_failure=on_failure
         )
 
     def _new_ledger(self, client: redis.Redis) -> Ledger:
-        return Ledger(client, self._identity, self._settings.result_ttl_seconds, self._replicas)
+        return Ledger(client, self._identity, self._settings.result_ttl_seconds, Replicas.of(self._settings))
 
     def _new_lease(self, ledger: Ledger) -> Lease:
         return Lease(
             ledger,
             self._settings.lease_seconds,
-            claims=self.held_claims.claims,
+            report=self.report,
             on_cancelled=self._on_cancelled,
             on_lost=self._on_lost,
             on_failure=self._on_lease_failure,
-            comparison=self._comparison,
+            comparison=self.comparison,
         )
 
     def _new_claimer(self, client: redis.Redis, slots: HostSlots) -> Claimer:
@@ -141,13 +140,13 @@ class Intake:
         is_stopping: Callable[[], bool],
         end_job: Callable[[Mapping[str, str]], None],
         end_all: Callable[[], None],
-        withdraw: Callable[[str, str], None],
+        withdraw: Callable[[Sequence[str], str], None],
     ) -> None:
-        """Begin to claim, once; `receive` gets each job in the claimer's thread."""
+        """Begin to claim, once; `receive` gets jobs in the claimer's thread, `withdraw` ids to give back."""
         if self.claimer.is_started:
             return
+        self.report.mark.withdraw = withdraw
         self._is_stopping, self._end_job, self._end_all = is_stopping, end_job, end_all
-        self._comparison.withdraw = withdraw
         if self._must_end_jobs:  # the lease was lost before this
             end_all()
         self.watchdog.start()
@@ -174,6 +173,7 @@ class Intake:
 
     def stop(self) -> None:
         """Claim no more; running jobs and the lease go on."""
+        self.lease.is_stopping = True
         self.watchdog.stop()
         self.claimer.stop()
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from sandfleet_worker.delivery.claim import Claim
     from sandfleet_worker.delivery.claim_comparison import ClaimComparison
+    from sandfleet_worker.delivery.host_report import HostReport
     from sandfleet_worker.delivery.ledger import Ledger
 
 log = logging.getLogger(__name__)
@@ -26,12 +27,10 @@ MAX_RETRY_SECONDS = 0.5
 class Lease:
     """Keeps this worker's lease in a thread of its own.
 
-    All callbacks are called in the lease's thread: `claims` returns the claims of this worker,
-    `on_cancelled` gets the ids of their jobs that were cancelled, each with why, `on_lost` is
+    All callbacks are called in the lease's thread: `on_cancelled` gets the ids of their jobs that were cancelled, each with why, `on_lost` is
     called when another worker has taken over, and `on_failure` when the thread fails. In an outage
-    of Redis jobs run on, and a beat is tried until one succeeds.
-
-    `comparison` compares the claims of Redis with those of this worker after each beat.
+    of Redis jobs run on, and a beat is tried until one succeeds. Each beat tells what `report`
+    says, and returns what operators want of the host; after it, `comparison` compares the claims.
     """
 
     def __init__(
@@ -39,20 +38,23 @@ class Lease:
         ledger: Ledger,
         lease_seconds: float,
         *,
-        claims: Callable[[], Sequence[Claim]],
+        report: HostReport,
         on_cancelled: Callable[[Mapping[str, str]], None],
         on_lost: Callable[[], None],
         on_failure: Callable[[str], None],
         comparison: ClaimComparison,
     ) -> None:
-        self._ledger, self._seconds, self._comparison = ledger, lease_seconds, comparison
-        self._claims, self._on_cancelled, self._on_lost = claims, on_cancelled, on_lost
+        self._ledger, self._seconds, self._report = ledger, lease_seconds, report
+        self._comparison = comparison
+        self._on_cancelled, self._on_lost = on_cancelled, on_lost
         longest = min(MAX_RETRY_SECONDS, lease_seconds / (2 * BEATS_PER_LEASE))
         backoff = Backoff("beats", longest_seconds=longest)
         self._thread = SupervisedThread("lease", self._beat, on_failure, can_pass=can_pass, backoff=backoff)
         self._steady_since: float | None = None
         self._last = 0.0
         self.is_lost = False
+        self.is_stopping = False
+        """Whether the worker was told to stop, as its status says."""
 
     def start(self) -> None:
         """Begin the lease.
@@ -96,9 +98,10 @@ class Lease:
     def _beat(self) -> float:
         """Beat once; return the pause until the next beat."""
         began = time.monotonic()
-        claims = self._claims()
+        claims = self._comparison.held_claims.claims()
         try:
-            cancelled, missing = self._ledger.beat(self._seconds, claims)
+            told = self._report.encode_status(is_stopping=self.is_stopping), self._report.encode_jobs()
+            beat = self._ledger.beat(self._seconds, claims, *told)
         except LeaseLost:
             self.is_lost = True
             self._thread.tell_to_stop()
@@ -109,10 +112,11 @@ class Lease:
             self._steady_since = None
             raise
         self._note_success()
-        self._comparison.compare([claim for claim in claims if claim.claim_id in missing])
-        if cancelled:
-            self._on_cancelled(cancelled)
-        return max(0.0, self._seconds / BEATS_PER_LEASE - (time.monotonic() - began))
+        self._comparison.compare([claim for claim in claims if claim.claim_id in beat.missing])
+        if beat.cancelled:
+            self._on_cancelled(beat.cancelled)
+        self._report.mark.note(beat.mark, beat.at)
+        return self._report.mark.limit_pause(max(0.0, self._seconds / BEATS_PER_LEASE - (time.monotonic() - began)))
 
     def _note_success(self) -> None:
         now = time.monotonic()

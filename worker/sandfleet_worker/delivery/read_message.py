@@ -103,10 +103,11 @@ class JobMessage:
         }
 
 
-def read_message(message: Message, max_spec_bytes: int) -> JobMessage | None:
+def read_message(message: Message, max_spec_bytes: int, *, shows_whole: bool = False) -> JobMessage | None:
     """Check `message` and return it, refused or not.
 
-    None where it has no usable id, and so can have no outcome.
+    None where it has no usable id, and so can have no outcome. `shows_whole`: what Flower shows has
+    arguments that look secret, too.
     """
     headers: dict[str, Any] = message.headers or {}
     job_id: object = headers.get("id")
@@ -128,7 +129,7 @@ def read_message(message: Message, max_spec_bytes: int) -> JobMessage | None:
     submitted = headers.get(SUBMITTED_HEADER)
     return JobMessage(
         job_id,
-        request.spec.to_line(),
+        request.spec.to_line(is_whole=shows_whole),
         _to_log_line(request.spec),
         soft_seconds=soft or None,
         hard_seconds=hard or None,

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from sandfleet_config.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +30,11 @@ class Replicas:
     def __init__(self, count: int, seconds: float) -> None:
         self._count, self._seconds = count, seconds
         self._paused_until = self._logged = float("-inf")
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """Return what the settings say."""
+        return cls(settings.replicas, settings.redis.replica_seconds)
 
     @property
     def are_wanted(self) -> bool:

@@ -12,7 +12,7 @@ local claims, found = prefix .. 'claims:' .. owner, {}
 local function read_id(message)
   local is_json, decoded = pcall(cjson.decode, message)
   local headers = is_json and type(decoded) == 'table' and decoded.headers
-  return type(headers) == 'table' and type(headers.id) == 'string' and headers.id or nil
+  return type(headers) == 'table' and type(headers.id) == 'string' and not headers.id:find('[\128-\255]') and headers.id or nil
 end
 
 -- Ends the last attempt of a job that had started.
