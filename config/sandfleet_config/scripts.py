@@ -149,8 +149,8 @@ Keys, all under `KEY_PREFIX`:
                     the longest of them
     duplicates      stream of runs and messages that did not count: job, owner, claim, kind, code.
                     Kind "outcome": an outcome came after another worker had taken the job over.
-                    "run": such a run was killed, or failed and would have been tried again; the
-                    code says why. "message": a second message of a job was dropped; code is a
+                    "run": such a run was killed, or failed and would have been tried again, or
+                    Redis has lost how it ended; the code says why. "message": a second message of a job was dropped; code is a
                     sentence
     ended_runs      stream of ended runs, from which the history is made: n, the number of the run, and
                     run, its summary (JSON of at most 1 KiB: see ended_run.py), never env, stdin or

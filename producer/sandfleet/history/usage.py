@@ -28,9 +28,9 @@ def sum_usage(connection: sqlite3.Connection, wanted: HistoryFilter, label: str 
     By batch and time alone, whole hours come from counts that outlive the rows.
     """
     rows: dict[str, UsageRow] = {}
-    for key, code, *sums in _find_parts(connection, wanted, label):
+    for key, code, jobs, cpu_ms, byte_ms in _find_parts(connection, wanted, label):
         known = rows.get(key) or UsageRow(key=key, jobs=0, ok=0, cpu_hours=0.0, gib_hours=0.0)
-        rows[key] = _add_use(known, code, *sums)
+        rows[key] = _add_use(known, code, jobs, cpu_ms, byte_ms)
     return sorted(rows.values(), key=lambda row: (-row.cpu_hours, -row.jobs, row.key))[:count]
 
 

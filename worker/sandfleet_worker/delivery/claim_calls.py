@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, assert_never
 
@@ -18,10 +19,11 @@ from sandfleet_config.scripts import DEAD_TTL_SECONDS, MAX_DEAD_BYTES, MAX_DEAD_
 
 from sandfleet_worker.delivery.claim import Claim, Flag, Refused, parse_attempts, parse_suspect
 from sandfleet_worker.delivery.outages import REDIS_ERRORS
+from sandfleet_worker.delivery.replicas import NO_REPLICAS, Replicas
 from sandfleet_worker.delivery.settlement import FailedAttempt, Finish, GiveBack, PutBack, Release, Retry, Settlement
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from sandfleet_worker.delivery.identity import Identity
     from sandfleet_worker.metrics.counts import JobCounts
@@ -37,14 +39,28 @@ DROPPED_FROM_BYTES = 4096
 
 The outcome itself takes a quarter of this size.
 """
+TAKEN = b"taken-"
+"""How the id of a claim begins that was taken over from a dead worker."""
 PACKAGE = "sandfleet_worker.delivery"
 SCRIPTS = (
-    *("register", "beat", "leave", "announce", "claim", "restore", "limit_attempts", "wait", "start"),
+    *("register", "beat", "leave", "announce", "claim", "restore", "recover", "limit_attempts", "wait", "start"),
     *("finish", "requeue", "drained", "reap", "other_host", "cancel", "drop_dead", "pin_image", "sweep_parked"),
 )
 """The scripts that a worker calls.
 
 Those that are not in this package's ``lua`` are the contract's.
+"""
+REPLICATED: dict[str, Callable[[Any], bool]] = {
+    "register": bool,
+    "claim": lambda answer: answer[0] == b"job",
+    "start": lambda answer: answer[0] == b"started",
+    "finish": lambda answer: answer == 1,
+    "requeue": bool,
+}
+"""Scripts whose work a replica must have before the worker goes on, and how to tell that they wrote.
+
+A claim that a fail-over undoes would be started again by another worker, and an end that it undoes
+would leave a job that seems to run.
 """
 
 
@@ -57,9 +73,14 @@ class ClaimCalls:
     """
 
     def __init__(
-        self, client: redis.Redis, identity: Identity, result_ttl_seconds: int, counts: JobCounts | None = None
+        self,
+        client: redis.Redis,
+        identity: Identity,
+        result_ttl_seconds: int,
+        replicas: Replicas = NO_REPLICAS,
+        counts: JobCounts | None = None,
     ) -> None:
-        self._identity, self._ttl, self._counts = identity, result_ttl_seconds, counts
+        self._identity, self._ttl, self._replicas, self._counts = identity, result_ttl_seconds, replicas, counts
         texts = {name: read_script(name, PACKAGE) for name in SCRIPTS}
         self._scripts: dict[str, Any] = {name: client.register_script(text) for name, text in texts.items()}
         self._redis: Any = client
@@ -67,14 +88,19 @@ class ClaimCalls:
     def _call(self, name: str, *args: str | float | bytes) -> Any:
         counts, began = self._counts, time.perf_counter()
         if counts is None:
-            return self._scripts[name](keys=[], args=[KEY_PREFIX, *args])
+            return self._run(name, args)
         try:
-            return self._scripts[name](keys=[], args=[KEY_PREFIX, *args])
+            return self._run(name, args)
         except REDIS_ERRORS:
             counts.note_redis_error()
             raise
         finally:
             counts.note_call(name, time.perf_counter() - began)
+
+    def _run(self, name: str, args: Sequence[str | float | bytes]) -> Any:
+        if (is_written := REPLICATED.get(name)) and self._replicas.are_wanted:
+            return self._scripts[name].call_replicated(self._replicas, is_written, [KEY_PREFIX, *args])
+        return self._scripts[name](keys=[], args=[KEY_PREFIX, *args])
 
     def limit_attempts(self, claim: Claim, max_attempts: int) -> bool:
         """Note what the spec of a stock producer's job says, before it starts."""
@@ -116,6 +142,15 @@ class ClaimCalls:
     def restore(self, claim: Claim) -> bool:
         """Put a deleted claim back; return False if the job is not ours any more."""
         return bool(self._call("restore", self._identity.owner, claim.claim_id, claim.job_id, claim.message))
+
+    def read_claim_ids(self) -> set[str]:
+        """Return the ids of this worker's claims in Redis, but for those that it took over."""
+        found = self._redis.hkeys(f"{KEY_PREFIX}claims:{self._identity.owner}")
+        return {raw.decode(errors="replace") for raw in found if not raw.startswith(TAKEN)}
+
+    def recover(self, claim_ids: Iterable[str]) -> list[str]:
+        """Decide anew about claims whose end Redis has lost; return the ids of their jobs."""
+        return [raw.decode() for raw in self._call("recover", self._identity.owner, *claim_ids)]
 
     def settle(self, claim: Claim, how: Settlement) -> bool:
         """End `claim` in the way `how`. Every end of a claim comes here."""
