@@ -18,7 +18,7 @@ Batch: TypeAlias = Annotated[str, typer.Option(help="Of this batch.", autocomple
 Host: TypeAlias = Annotated[str, typer.Option(help="Whose last attempt was on this host.")]
 Queue: TypeAlias = Annotated[str, typer.Option(help="Of this queue.")]
 Image: TypeAlias = Annotated[str, typer.Option(help="With this image.")]
-Exit: TypeAlias = Annotated[str, typer.Option(metavar="NUMBER", help="Whose program exited with it.")]
+Exit: TypeAlias = Annotated[str, typer.Option("--exit", metavar="NUMBER", help="Whose program exited with it.")]
 Since: TypeAlias = Annotated[str, typer.Option(metavar="TIME", help="Ended since: 2h ago, or 2026-01-31T12:00 in UTC.")]
 Until: TypeAlias = Annotated[str, typer.Option(metavar="TIME", help="Ended until; as --since.")]
 Text: TypeAlias = Annotated[str, typer.Option(help="With this in their command line or message.")]
