@@ -73,34 +73,29 @@ def jobs(
     Of a batch that Redis has: in the order of submit; with a code or category, of their ends. Ended
     jobs of other batches come from the history (sandfleet-web); of the queues the next 200 jobs.
     """
-    named = {
-        "batch": batch,
-        "host": host,
-        "queue": queue,
-        "image": image,
-        "exit": exit_code,
-        "since": since,
-        "until": until,
-    }
+    named = {"batch": batch, "host": host, "queue": queue, "image": image, "exit": exit_code}
+    named |= {"since": since, "until": until}
     wanted = read_words(named, {"code": code, "category": category, "state": state}, label, words, text)
     shown = Form.IDS if is_quiet else form
     with opening.open_fleet() as fleet:
-        found = _find_batch(fleet, wanted)
+        batch_here = _find_batch(fleet, wanted)
 
         def show() -> None:
-            rows, columns = (
-                _list_batch(found, wanted) if found else _list_all(fleet, wanted),
-                JOBS if found else ALL_JOBS,
-            )
-            some, has_more = take(rows, limit)
-            count = print_rows(some, columns, shown, is_whole=is_whole)
-            where = f" of batch {wanted.wanted.batch}" if wanted.wanted.batch else ""
-            if not count:
-                note(f"no job{where} matches")
-            elif has_more():
-                note(f"there are more such jobs than the {limit} shown: -n 0 lists all")
+            rows = _list_batch(batch_here, wanted) if batch_here else _list_all(fleet, wanted)
+            where = f" of batch {batch}" if batch else ""
+            _print(rows, JOBS if batch_here else ALL_JOBS, (shown, limit, where), is_whole=is_whole)
 
         print_watched(show, watch, shown)
+
+
+def _print(rows: Iterator[Any], columns: Columns[Any], how: tuple[Form, int, str], *, is_whole: bool) -> None:
+    """Print rows; `how` is the form, how many, and where for the case of none."""
+    form, limit, where = how
+    some, has_more = take(rows, limit)
+    if not print_rows(some, columns, form, is_whole=is_whole):
+        note(f"no job{where} matches")
+    elif has_more():
+        note(f"there are more such jobs than the {limit} shown: -n 0 lists all")
 
 
 def _find_batch(fleet: Fleet, wanted: Words) -> FleetBatch | None:

@@ -58,22 +58,14 @@ def failures(
     Failures are of one kind if code and message are the same but for numbers, ids and paths. -o ids
     prints the id of the newest job of each group.
     """
-    if by not in FAILURE_KEYS:
-        raise typer.BadParameter(f"--by is one of {', '.join(FAILURE_KEYS)}")
-    named = {
-        "batch": batch,
-        "host": host,
-        "queue": queue,
-        "image": image,
-        "exit": exit_code,
-        "since": since,
-        "until": until,
-    }
+    key = _find_key(by)
+    named = {"batch": batch, "host": host, "queue": queue, "image": image, "exit": exit_code}
+    named |= {"since": since, "until": until}
     wanted = read_words(named, {"code": code, "category": category}, label, words, text).wanted
     shown, history = Form.IDS if is_quiet else form, find_history()
 
     def show() -> None:
-        found = history.find_failures(wanted, by=FAILURE_KEYS[by], count=limit or MOST)
+        found = history.find_failures(wanted, by=key, count=limit or MOST)
         if not print_rows(found, FAILURES, shown, is_whole=is_whole):
             note("no failure matches")
         _note_state(history)
@@ -120,6 +112,12 @@ def usage(
         _note_state(history)
 
     print_watched(show, watch, shown)
+
+
+def _find_key(by: str) -> FailureKey:
+    if by not in FAILURE_KEYS:
+        raise typer.BadParameter(f"--by is one of {', '.join(FAILURE_KEYS)}")
+    return FAILURE_KEYS[by]
 
 
 def _note_state(history: History) -> None:
