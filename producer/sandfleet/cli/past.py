@@ -55,8 +55,7 @@ def failures(
 ) -> None:
     """Group the failures of the last 24 h, or of --since, the largest group first.
 
-    Failures are of one kind if code and message are the same but for numbers, ids and paths. -o ids
-    prints the id of the newest job of each group.
+    One kind is one code and one message without numbers, ids and paths. -o ids prints the newest.
     """
     key = _find_key(by)
     named = {"batch": batch, "host": host, "queue": queue, "image": image, "exit": exit_code}
