@@ -130,7 +130,7 @@ def _list_all(fleet: Fleet, wanted: Words) -> Iterator[Row]:
     """Yield what has not ended, then what has, as far as a history is in reach."""
     asked, seen = wanted.wanted, set[str]()
     may_be_open = not (asked.codes or asked.categories or asked.fingerprint or asked.until is not None)
-    if may_be_open and asked.exit_code is None and wanted.states != {"ended"}:
+    if may_be_open and asked.exit_code is None and wanted.states != frozenset(("ended",)):
         now = time.time()
         for job in fleet.open_jobs(queue=asked.queue, host=asked.host):
             seen.add(job.job_id)
