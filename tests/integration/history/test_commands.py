@@ -119,6 +119,23 @@ def test_only_the_newest_run_of_a_job_is_listed(past: Past, capsys: Capture) -> 
     assert [found.run for found in past.history.runs_of(job_id)] == [2, 1]
 
 
+def test_a_job_that_redis_does_not_know_any_more_is_shown_from_the_history(past: Past, capsys: Capture) -> None:
+    (job_id,) = past.end(
+        [OTHER], ErrorCode.TIMEOUT, batch="a", message="the program ran longer than its timeout of 3 s"
+    )
+    assert "from the history" not in run(capsys, "show", job_id)[2]
+    past.write_all()
+    past.redis.delete(f"{KEY_PREFIX}job:{job_id}", f"{KEY_PREFIX}celery-task-meta-{job_id}")
+
+    status, out, err = run(capsys, "show", job_id)
+    assert (status, "this is from the history" in err) == (0, True)
+    for part in (job_id, "TIMEOUT", "its timeout of 3 s", "sieve: node node run.js", "suite=s8"):
+        assert part in out
+    assert json.loads(run(capsys, "show", job_id, "--json")[1])["code"] == "TIMEOUT"
+    assert "there is no job other" in run(capsys, "show", "other")[2]
+    assert "there is no job" in run(capsys, "show", job_id, "--run", "7")[2]
+
+
 def test_failures_are_grouped(past: Past, capsys: Capture) -> None:
     for number in range(3):
         past.end([SPEC], ErrorCode.WORKER_LOST, batch="a", message=f"worker host.{number} died with the job")
