@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 MARKER = "PLANTED-SECRET"
 SHAPES = (MARKER, *(base64.b64encode(b"x" * at + MARKER.encode()).decode()[4:-4] for at in range(3)))
 """The secret as it is, and in a message's body."""
-READS = {
+READS: dict[str, list[tuple[Any, ...]]] = {
     "string": [("GET",), ("GETRANGE", 0, -1), ("STRLEN",), ("MGET",), ("SUBSTR", 0, -1)],
     "list": [("LRANGE", 0, -1), ("LINDEX", 0), ("LPOP",)],
     "hash": [("HGETALL",), ("HVALS",), ("HGET", "message"), ("HMGET", "message"), ("HSCAN", 0)],
@@ -80,7 +80,7 @@ def test_producer_worker_and_flower_do_their_work_and_are_refused_nothing(users:
             job.cancel()
         assert {job.outcome(timeout=20).code for job in [*queued, running]} == {ErrorCode.CANCELLED}
 
-        fails = fleet.submit(SandboxSpec(image="nowhere", command=["true"], stdin=MARKER, max_attempts=1))
+        fails = fleet.submit(SandboxSpec(image="nowhere", command=["true"]))
         assert fails.outcome(timeout=20).code is ErrorCode.IMAGE_NOT_FOUND
         assert fleet.has_workers(5)
         assert [summary.name for summary in fleet.batches()] == ["users"]

@@ -11,9 +11,8 @@ from sandfleet_worker.delivery.outages import REDIS_ERRORS, can_pass
 from sandfleet_worker.system.supervised_thread import Backoff, SupervisedThread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
-    from sandfleet_worker.delivery.claim import Claim
     from sandfleet_worker.delivery.claim_comparison import ClaimComparison
     from sandfleet_worker.delivery.host_report import HostReport
     from sandfleet_worker.delivery.ledger import Ledger
@@ -27,10 +26,11 @@ MAX_RETRY_SECONDS = 0.5
 class Lease:
     """Keeps this worker's lease in a thread of its own.
 
-    All callbacks are called in the lease's thread: `on_cancelled` gets the ids of their jobs that were cancelled, each with why, `on_lost` is
-    called when another worker has taken over, and `on_failure` when the thread fails. In an outage
-    of Redis jobs run on, and a beat is tried until one succeeds. Each beat tells what `report`
-    says, and returns what operators want of the host; after it, `comparison` compares the claims.
+    All callbacks are called in the lease's thread: `on_cancelled` gets the ids of this worker's
+    jobs that were cancelled, each with why, `on_lost` is called when another worker has taken over,
+    and `on_failure` when the thread fails. In an outage of Redis jobs run on, and a beat is tried
+    until one succeeds. Each beat tells what `report` says, and returns what operators want of the
+    host; after it, `comparison` compares the claims.
     """
 
     def __init__(
