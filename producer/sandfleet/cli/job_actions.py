@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -47,7 +48,7 @@ def cancel(
         if is_dry:
             show_preview("cancel", preview)
             return
-        act = lambda chosen: operator.cancel_jobs(chosen, reason)  # noqa: E731
+        act = partial(operator.cancel_jobs, reason=reason)
         raise typer.Exit(act_on_jobs("cancel", preview, act, selection, is_sure=is_sure))
 
 
@@ -76,7 +77,7 @@ def retry(
         if is_dry:
             show_preview("run again", preview)
             return
-        act = lambda chosen: operator.retry_jobs(chosen, reason)  # noqa: E731
+        act = partial(operator.retry_jobs, reason=reason)
         raise typer.Exit(act_on_jobs("run again", preview, act, selection, is_sure=is_sure))
 
 
