@@ -127,11 +127,7 @@ class Intake:
         )
 
     def open(self) -> None:
-        """Begin the lease.
-
-        Raises:
-            redis.RedisError: Redis is not there.
-        """
+        """Begin the lease. Raises ``redis.RedisError`` where Redis is not there."""
         self.lease.start()
         if self.announcer:
             self.announcer.start()
