@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
+from sandfleet_config.redis_client import new_client
 
 from sandfleet_worker.delivery.direct_redis import DirectRedis
 from sandfleet_worker.delivery.host_slots import HostSlots
@@ -154,4 +155,5 @@ def connect(settings: WorkerSettings, timeout_seconds: float = TIMEOUT_SECONDS) 
         "socket_connect_timeout": min(CONNECT_SECONDS, timeout_seconds),
         "health_check_interval": 10,
     }
-    return DirectRedis.from_url(settings.redis_dsn, retry=Retry(NoBackoff(), 0), **options)
+    client: redis.Redis = new_client(settings, DirectRedis, retry=Retry(NoBackoff(), 0), **options)
+    return client

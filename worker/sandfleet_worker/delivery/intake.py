@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from sandfleet_worker.delivery.announcer import Announcer
 from sandfleet_worker.delivery.claim import Claim, Refused
+from sandfleet_worker.delivery.claim_comparison import ClaimComparison
 from sandfleet_worker.delivery.claimer import Claimer
 from sandfleet_worker.delivery.held_claims import HeldClaims
 from sandfleet_worker.delivery.host_report import HostReport, Measured
@@ -21,6 +22,7 @@ from sandfleet_worker.delivery.ledger import Ledger
 from sandfleet_worker.delivery.outages import REDIS_ERRORS, NotAnswered, call_until_answered
 from sandfleet_worker.delivery.queue_rotation import QueueRotation
 from sandfleet_worker.delivery.redis_memory import RedisMemory
+from sandfleet_worker.delivery.replicas import Replicas
 from sandfleet_worker.delivery.settlement import FailedAttempt
 from sandfleet_worker.delivery.sweeper import Sweeper
 from sandfleet_worker.delivery.watchdog import Watchdog
@@ -51,9 +53,9 @@ class Intake:
     """Takes jobs from Redis and settles them. `stop` ends the claims, `close` everything.
 
     `connect` returns a client with a timeout in seconds. The lease has a client of its own, so that
-    a large transfer does not delay a beat, with a shorter timeout: where packets get lost, only a
-    new try finds out that they arrive again. `read_facts` describes this host (None: it announces
-    nothing), `measure` is for the reports of its beats, `counts` for the metrics, if it has any.
+    a large transfer delays no beat, with a shorter timeout: where packets get lost, only a new try
+    finds out that they arrive again. `read_facts` describes this host; None announces nothing.
+    `measure` is for the reports of its beats; `counts` are for the worker's metrics, if it has any.
     """
 
     def __init__(
@@ -83,31 +85,30 @@ class Intake:
         self._end_job: Callable[[Mapping[str, str]], None] | None = None
         self._end_all: Callable[[], None] | None = None
         self._must_end_jobs = False
-        self.lease = self._new_lease(for_lease)
+        ledger = self._new_ledger(for_lease)
+        self.comparison = ClaimComparison(ledger, self.held_claims, lambda: self.claimer.claim_id)
+        self.lease = self._new_lease(ledger)
         self.claimer = self._new_claimer(for_claims, slots)
         self.announcer = read_facts and Announcer(self.ledger, read_facts, self.exit.drain, self.report)
         self.sweeper = Sweeper(self.ledger, self.lease, settings.max_spec_bytes, self.exit.drain)
+        seconds, abandon, on_failure = settings.drain_seconds, self.exit.abandon, self.exit.drain
         self.watchdog = Watchdog(
-            self.lease,
-            self.claimer,
-            self.held_claims,
-            settings.drain_seconds,
-            abandon=self.exit.abandon,
-            on_failure=self.exit.drain,
+            self.lease, self.claimer, self.held_claims, seconds, abandon=abandon, on_failure=on_failure
         )
 
     def _new_ledger(self, client: redis.Redis) -> Ledger:
-        return Ledger(client, self._identity, self._settings.result_ttl_seconds, self._counts)
+        settings = self._settings
+        return Ledger(client, self._identity, settings.result_ttl_seconds, Replicas.of(settings), self._counts)
 
-    def _new_lease(self, client: redis.Redis) -> Lease:
+    def _new_lease(self, ledger: Ledger) -> Lease:
         return Lease(
-            self._new_ledger(client),
+            ledger,
             self._settings.lease_seconds,
-            claims=self.held_claims.claims,
             report=self.report,
             on_cancelled=self._on_cancelled,
             on_lost=self._on_lost,
             on_failure=self._on_lease_failure,
+            comparison=self.comparison,
         )
 
     def _new_claimer(self, client: redis.Redis, slots: HostSlots) -> Claimer:
@@ -260,9 +261,8 @@ class Intake:
     def settle(self, claim: Claim, how: Settlement, *, in_claimer: bool = False) -> bool:
         """End `claim` in the way `how`, and hold it no more; return False if it is not ours.
 
-        Waits through an outage of Redis of any length, but not past `give_up`; the claimer's thread
-        (`in_claimer`) also waits no longer once the claims end. A claim that cannot be settled
-        stays under this worker's lease, so another worker takes it over.
+        Waits through an outage of any length, but not past `give_up`; the claimer's thread (`in_claimer`)
+        also waits no longer once the claims end. Another worker takes over what cannot be settled.
         """
         pause = self._pause_claimer if in_claimer else self._given_up.wait
         extra = {"job_id": claim.job_id}

@@ -19,13 +19,13 @@ from tornado.ioloop import PeriodicCallback
 from sandfleet_worker.celery_worker.control import cancel_waiting
 from sandfleet_worker.celery_worker.flower.jobs import COLUMNS, JobTask
 from sandfleet_worker.celery_worker.flower.pages import CHANGED, NOT_HERE, PageLoader, change_route, handler_of
-from sandfleet_worker.celery_worker.flower.truth import Truth, read_knowledge
+from sandfleet_worker.celery_worker.flower.truth import Truth, read_knowledge, read_lengths
 from sandfleet_worker.delivery.identity import Identity
 from sandfleet_worker.delivery.ledger import Ledger
 from sandfleet_worker.host import connect
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 log = logging.getLogger(__name__)
 
@@ -108,6 +108,13 @@ class SandfleetFlower(Flower):
         if not self._is_failing:
             log.warning("cannot compare with Redis: %s", error)
         self._is_failing = True
+
+    def read_queue_lengths(self, names: Sequence[str]) -> dict[str, int]:
+        """Return how many messages are in each queue.
+
+        Blocks, and may raise ``redis.RedisError``.
+        """
+        return read_lengths(self._redis, names)
 
     def cancel(self, job_id: str) -> str:
         """Cancel a job, durably, and say what that means.
