@@ -68,10 +68,10 @@ class EndCalls(ScriptCalls):
         """Record the end of a queued job; return False if it is not queued any more."""
         return self._note_end(facts.queue, outcome, is_ours=bool(self._finish(("", ""), outcome, facts)))
 
-    def end_all_queued(self, ends: Sequence[tuple[Outcome, RunFacts]]) -> list[bool]:
+    def end_all_queued(self, endings: Sequence[tuple[Outcome, RunFacts]]) -> list[bool]:
         """Do what `end_queued` does for many jobs, by one round trip."""
         with self._redis.pipeline(transaction=False) as pipe:
-            for outcome, facts in ends:
+            for outcome, facts in endings:
                 args = self._list_arguments(("", ""), outcome, facts)
                 self._scripts["finish"](keys=[], args=[KEY_PREFIX, *args], client=pipe)
             answers: list[object] = pipe.execute(raise_on_error=False)
@@ -80,7 +80,7 @@ class EndCalls(ScriptCalls):
                 raise answer
         return [
             self._note_end(facts.queue, outcome, is_ours=answer == 1)
-            for (outcome, facts), answer in zip(ends, answers, strict=True)
+            for (outcome, facts), answer in zip(endings, answers, strict=True)
         ]
 
     def _list_arguments(
