@@ -23,6 +23,7 @@ from sandfleet_config.host_settings import PolicySettings as PolicySettings  # n
 from sandfleet_config.host_settings import RunscSettings as RunscSettings  # noqa: PLC0414
 from sandfleet_config.host_settings import WarmSettings as WarmSettings  # noqa: PLC0414
 from sandfleet_config.image_settings import ImagesSettings as ImagesSettings  # noqa: PLC0414
+from sandfleet_config.metrics_settings import MetricsSettings
 from sandfleet_config.queues import DEFAULT_QUEUE, HOST_NAME, check_queue
 from sandfleet_config.redis_settings import RedisSettings
 from sandfleet_config.redis_url import SENTINEL_SCHEMES, SentinelUrl, is_sentinel, parse_sentinel_url
@@ -38,6 +39,8 @@ NESTED = "__"
 REDIS_SCHEMES = ("redis", "rediss", "unix", *SENTINEL_SCHEMES)
 LOCAL_STORE = "store"
 """In `local_dir`, the store of `sandfleet-worker local`: a link to where the objects are."""
+LOCAL_HISTORY = "history.db"
+"""In `local_dir`, the history of `sandfleet-worker local`."""
 FOUND_LABELS = ("arch", "runsc")
 """Labels that each host has by itself: `uname -m`, and the release of runsc as yyyymmdd."""
 DERIVED = {
@@ -154,8 +157,12 @@ class Settings(BaseSettings):
         if self.store.url:
             return self.store.url
         folder = self.local_dir / LOCAL_STORE
-        is_local = self.redis_dsn.startswith(f"unix://{self.local_dir}/redis.sock")
-        return f"file://{quote(str(folder))}" if is_local and folder.exists() else REDIS_URL
+        return f"file://{quote(str(folder))}" if self.is_local and folder.exists() else REDIS_URL
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the Redis in force is that of `sandfleet-worker local`."""
+        return self.redis_dsn.startswith(f"unix://{self.local_dir}/redis.sock")
 
     @property
     def redis_address(self) -> str:
@@ -220,8 +227,12 @@ class WorkerSettings(Settings, HostSettings):
     local_state_dir: Path = Field(
         default=Path("/var/lib/sandfleet/local"), description="Where `sandfleet-worker local` keeps its Redis' data."
     )
+    metrics: MetricsSettings = MetricsSettings()
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         default="INFO", description="The worker's log level."
+    )
+    log_format: Literal["line", "json"] = Field(
+        default="line", description="How logs are written: a line for people, or one JSON object a line (ECS)."
     )
 
     @property

@@ -19,6 +19,7 @@ from pydantic import SecretStr
 from sandfleet import ErrorCode, Fleet, SandboxSpec, Settings
 from sandfleet_config.outcome import Outcome
 from sandfleet_config.queues import DEFAULT_QUEUE, KEY_PREFIX, job_key
+from sandfleet_config.run_summary import NO_FACTS, RunFacts
 from sandfleet_worker.delivery.claim import Claim
 from sandfleet_worker.delivery.claim_comparison import ClaimComparison
 from sandfleet_worker.delivery.held_claims import HeldClaims
@@ -74,9 +75,11 @@ class CountingLedger(Ledger):
         self.decided.append((claim.job_id, is_ours))
         return is_ours
 
-    def finish(self, claim: Claim, outcome: Outcome, faults: Any = (), reason: str = "") -> bool:
+    def finish(
+        self, claim: Claim, outcome: Outcome, faults: Any = (), reason: str = "", facts: RunFacts = NO_FACTS
+    ) -> bool:
         self._die_in_time()
-        is_ours = super().finish(claim, outcome, faults, reason)
+        is_ours = super().finish(claim, outcome, faults, reason, facts)
         self.decided.append((claim.job_id, is_ours))
         return is_ours
 

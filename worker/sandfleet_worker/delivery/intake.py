@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from sandfleet_worker.delivery.host_slots import HostSlots
     from sandfleet_worker.delivery.identity import Identity
     from sandfleet_worker.delivery.settlement import PutBack, Settlement
+    from sandfleet_worker.metrics.counts import JobCounts
 
 __all__ = ["EXIT_LOST", "TIMEOUT_SECONDS", "Intake"]
 log = logging.getLogger(__name__)
@@ -54,7 +55,7 @@ class Intake:
     `connect` returns a client with a timeout in seconds. The lease has a client of its own, so that
     a large transfer delays no beat, with a shorter timeout: where packets get lost, only a new try
     finds out that they arrive again. `read_facts` describes this host; None announces nothing.
-    `measure` is for the reports of its beats.
+    `measure` is for the reports of its beats; `counts` are for the worker's metrics, if it has any.
     """
 
     def __init__(
@@ -66,8 +67,10 @@ class Intake:
         leave: Callable[[int], None] = os._exit,
         *,
         read_facts: Callable[[], HostFacts] | None = None,
+        counts: JobCounts | None = None,
         measure: Callable[[], Measured] = lambda: Measured({}),
     ) -> None:
+        self._counts = counts
         self._settings, self._identity = settings, identity
         self.exit = WorkerExit(settings.drain_seconds, leave)
         shared, for_claims = connect(TIMEOUT_SECONDS), connect(TIMEOUT_SECONDS)
@@ -96,7 +99,8 @@ class Intake:
         )
 
     def _new_ledger(self, client: redis.Redis) -> Ledger:
-        return Ledger(client, self._identity, self._settings.result_ttl_seconds, Replicas.of(self._settings))
+        settings = self._settings
+        return Ledger(client, self._identity, settings.result_ttl_seconds, Replicas.of(settings), self._counts)
 
     def _new_lease(self, ledger: Ledger) -> Lease:
         return Lease(

@@ -85,6 +85,11 @@ class Lease:
         return 0.0 if since is None or now - self._last > self._seconds else now - since
 
     @property
+    def margin_seconds(self) -> float:
+        """What is left of the lease, by this process's clock; 0 once it is over."""
+        return 0.0 if self.is_lost else max(0.0, self._last + self._seconds - time.monotonic())
+
+    @property
     def may_take_over(self) -> bool:
         """Whether a worker without a lease is surely dead.
 

@@ -11,14 +11,15 @@ import secrets
 import time
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from sandfleet_config.codes import ErrorCode
 from sandfleet_config.messages import describe_cancel
 from sandfleet_config.queues import CANCEL_TTL_SECONDS, KEY_PREFIX, check_queue, host_images_key, job_key
 
-from sandfleet_worker.delivery.claim import DEFAULT_MAX_ATTEMPTS, Claim, parse_attempts, parse_claim, parse_number
+from sandfleet_worker.delivery.claim import DEFAULT_MAX_ATTEMPTS, Claim, parse_claim, parse_number
 from sandfleet_worker.delivery.claim_calls import ClaimCalls
+from sandfleet_worker.delivery.queued_end import FIELDS, new_queued_end
 from sandfleet_worker.delivery.replicas import NO_REPLICAS, Replicas
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     import redis
 
     from sandfleet_worker.delivery.identity import Identity
+    from sandfleet_worker.metrics.counts import JobCounts
 
 log = logging.getLogger(__name__)
 
@@ -90,9 +92,14 @@ class Ledger(ClaimCalls):
     """
 
     def __init__(
-        self, client: redis.Redis, identity: Identity, result_ttl_seconds: int, replicas: Replicas = NO_REPLICAS
+        self,
+        client: redis.Redis,
+        identity: Identity,
+        result_ttl_seconds: int,
+        replicas: Replicas = NO_REPLICAS,
+        counts: JobCounts | None = None,
     ) -> None:
-        super().__init__(client, identity, result_ttl_seconds, replicas)
+        super().__init__(client, identity, result_ttl_seconds, replicas, counts)
         self._malformed = self._kept = 0
         self._malformed_logged = float("-inf")
         self._are_queues_bounded = False
@@ -218,11 +225,10 @@ class Ledger(ClaimCalls):
         """Forbid the job's start, durably; return its state: queued, running, ended or unknown."""
         return str(self._call("cancel", job_id, CANCEL_TTL_SECONDS).decode())
 
-    def read_place(self, job_id: str) -> dict[str, Any]:
-        """Return batch, run and earlier attempts of a queued job, as fields of its outcome."""
-        batch, run, attempts = self._redis.hmget(job_key(job_id), "batch", "run", "attempts")
-        facts = {"run": parse_number(run or b"") or 1, "attempts": parse_attempts(attempts or b"")}
-        return {"batch": batch.decode(errors="replace") if batch else None, **facts}
+    def end_queued_job(self, code: ErrorCode, job_id: str, message: str) -> bool:
+        """End a queued job; return False if it is not queued any more."""
+        values = self._redis.hmget(job_key(job_id), *FIELDS)
+        return self.end_queued(*new_queued_end(code, job_id, message, values))
 
     def read_why(self, job_id: str) -> str:
         """Return why a queued job waits, as its record says; empty if it does not say so."""

@@ -159,6 +159,11 @@ class RunscRunner:
             except (SandboxError, OSError) as error:  # it may be removed at this very moment
                 log.warning("no spares of %s: %s", name, error, extra={"action": "warm_up_failed"})
 
+    @property
+    def boot_failures(self) -> int:
+        """How many spares have failed to boot."""
+        return self._provider.pool.boot_failures
+
     def count_warm(self) -> Mapping[str, int]:
         """Return how many spares idle for each image, by its digest."""
         return self._provider.pool.count_by_image()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 from datetime import UTC, datetime
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import redis
 from flower import command, events, urls
 from flower.app import Flower
 from flower.views.tasks import TASK_COLUMNS
+from sandfleet_config.logs import set_up_handler
 from sandfleet_config.settings import WorkerSettings
 from tornado.ioloop import PeriodicCallback
 
@@ -42,11 +44,19 @@ def install(token: str) -> None:
     missing = {*CHANGED, *NOT_HERE} - {handler_of(route) for route in urls.handlers}
     if missing:
         raise ImportError("no route of " + ", ".join(sorted(part.__name__ for part in missing)))
+    _set_up_logs()
     urls.handlers[:] = [change_route(route, token) for route in urls.handlers]
     urls.settings["template_loader"] = PageLoader(urls.settings["template_path"])
     TASK_COLUMNS.update(COLUMNS)
     events.EventsState.Task = JobTask
     command.Flower = SandfleetFlower
+
+
+def _set_up_logs() -> None:
+    """Write JSON if the settings say so; else the lines are Flower's own."""
+    settings = WorkerSettings()
+    if settings.log_format == "json":
+        set_up_handler("json", settings.log_level, "flower", version("flower"))
 
 
 class SandfleetFlower(Flower):

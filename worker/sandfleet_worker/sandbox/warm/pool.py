@@ -124,6 +124,11 @@ class WarmPool:
         with self._lock:
             return self._spares.count_idle(plan)
 
+    @property
+    def boot_failures(self) -> int:
+        """How many spares have failed to open or to boot."""
+        return self._booter.failures
+
     def count_by_image(self) -> dict[str, int]:
         """Return how many spares are up and wait for a job, by the digest of their image."""
         with self._lock:
