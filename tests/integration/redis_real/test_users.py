@@ -12,7 +12,7 @@ import redis
 from flower_pages import running_flower
 from pydantic import SecretStr
 from redis.exceptions import NoPermissionError
-from sandfleet import ErrorCode, Fleet, FleetUnavailable, SandboxSpec, Settings
+from sandfleet import ErrorCode, Fleet, FleetUnavailable, Settings
 from sandfleet_config.queues import KEY_PREFIX, job_key, result_key
 from stage import Stage
 from stand_in import shell
