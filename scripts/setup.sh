@@ -14,6 +14,8 @@
 #   zstd xz-utils             root file systems that come as compressed tars
 #   procps iproute2           what the tests look at processes with; what they make hosts
 #                             of (network namespaces)
+#   systemd                   systemd-analyze, which checks the units of deploy/systemd; nothing
+#                             of it is started
 #   python3-venv              the virtual environment
 #
 # and, from PyPI into `.venv`, the four distributions (editable) and the tools, as pinned in
@@ -52,7 +54,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 readonly -A PACKAGE_OF=(
     [redis-server]=redis-server [redis-cli]=redis-tools [mkfs.erofs]=erofs-utils [umoci]=umoci [skopeo]=skopeo
     [mmdebstrap]=mmdebstrap [cc]=gcc [zstd]=zstd [xz]=xz-utils [ps]=procps
-    [ip]=iproute2
+    [ip]=iproute2 [systemd-analyze]=systemd
 )
 readonly STAMP=.venv/.sandfleet-setup
 readonly OPTION=${1:-}
