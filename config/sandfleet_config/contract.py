@@ -19,12 +19,14 @@ Version 2 adds `spec.DELIVERY_FIELDS`, version 3 `requires`, version 4 `spec.STO
 has all that it uses, so that older workers can run it.
 """
 ContractVersion: TypeAlias = Literal[1, 2, 3, 4, 5]
+STORED_CONTRACT: Final = 4
+"""The version of a job that may need the store: objects there, or an image of a registry."""
 BATCH_CONTRACT: Final = 5
 """The version of a job with one of `spec.BATCH_FIELDS` or `output.live`, or of a batch with limits."""
 FIELDS_OF: Final[Mapping[int, str]] = {
     2: ", ".join(DELIVERY_FIELDS),
     3: "what it requires of its host",
-    4: "files, datasets, artifacts, objects of the store and images of a registry",
+    STORED_CONTRACT: "files, datasets, artifacts, objects of the store and images of a registry",
     BATCH_CONTRACT: ", ".join((*BATCH_FIELDS, "output.live")),
 }
 """The fields of each version, for messages."""
@@ -35,7 +37,7 @@ def find_contract(spec: SandboxSpec) -> ContractVersion:
     if spec.after or spec.retry_with or spec.output.live:
         return BATCH_CONTRACT
     if _uses_store(spec):
-        return 4
+        return STORED_CONTRACT
     if spec.requires:
         return 3
     return 1 if _delivery_of(spec) == DEFAULT_DELIVERY else 2

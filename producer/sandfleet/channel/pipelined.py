@@ -10,6 +10,7 @@ import redis
 from sandfleet.channel.polled_connection import CONNECTION_LOST
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
     from types import TracebackType
 
 
@@ -32,7 +33,7 @@ class PipelinedCall:
         """Send the command; `answer` handles a lost connection."""
         try:
             self._connection = self._pool.get_connection()
-            self._connection.send_command(*self._command)
+            self._send(self._connection)
         except CONNECTION_LOST:
             self._drop()
         except BaseException:
@@ -63,7 +64,13 @@ class PipelinedCall:
             else:
                 self._release()
                 return found
-        return self._client.execute_command(*self._command)
+        return self._client.execute_command(*self._list_words())
+
+    def _send(self, connection: Any) -> None:
+        connection.send_command(*self._command)
+
+    def _list_words(self) -> Sequence[Any]:
+        return self._command
 
     def _release(self) -> None:
         connection, self._connection = self._connection, None
@@ -73,3 +80,21 @@ class PipelinedCall:
         if self._connection is not None and self._pid == os.getpid():
             self._connection.disconnect()
             self._release()
+
+
+class PackedCall(PipelinedCall):
+    """A call whose command is packed as Redis's protocol has it, while Redis did something else.
+
+    `list_words` returns the words of the command; it is called if the call has to be repeated.
+    """
+
+    def __init__(self, client: redis.Redis, packed: Sequence[bytes], list_words: Callable[[], Sequence[Any]]) -> None:
+        super().__init__(client)
+        self._packed = packed
+        self._list = list_words
+
+    def _send(self, connection: Any) -> None:
+        connection.send_packed_command(self._packed)
+
+    def _list_words(self) -> Sequence[Any]:
+        return self._list()

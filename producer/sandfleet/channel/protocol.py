@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from sandfleet_config.outcome import Outcome
 
     from sandfleet.channel.batch_control import BatchControl
+    from sandfleet.channel.job_arguments import PackedJobs, SentJob
     from sandfleet.channel.live import LiveOutputs
     from sandfleet.channel.overview import Overview
     from sandfleet.channel.records import (
@@ -66,6 +67,16 @@ class BatchWatch(Protocol):
         ...
 
 
+class PackedPublisher(Protocol):
+    """Publishes jobs that other processes have encoded."""
+
+    def publish_packed(
+        self, chunks: Iterable[PackedJobs], queue: str, batch: str | None, wanted: int
+    ) -> Iterator[tuple[Sequence[SentJob], list[Submitted]]]:
+        """Publish as `Channel.publish_chunks` does."""
+        ...
+
+
 class Channel(Protocol):
     """The transport; safe for concurrent use.
 
@@ -107,6 +118,11 @@ class Channel(Protocol):
 
         An error that `chunks` raises is raised after the chunk before it was yielded.
         """
+        ...
+
+    @property
+    def packed_publisher(self) -> PackedPublisher | None:
+        """What publishes jobs that other processes encoded; None if only this process can."""
         ...
 
     def outcomes(self, job_ids: Sequence[str]) -> list[Outcome | None]:

@@ -2,31 +2,46 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar
 
 from redis.exceptions import NoScriptError, OutOfMemoryError
 from sandfleet_config.errors import SpecInvalid
 from sandfleet_config.queues import KEY_PREFIX
-from sandfleet_config.scripts import read_script, step_of
+from sandfleet_config.scripts import read_script
 
 from sandfleet.channel.capacity import new_queue_full
-from sandfleet.channel.message import new_messages
-from sandfleet.channel.pipelined import PipelinedCall
+from sandfleet.channel.job_arguments import WIDTH, list_arguments, pack_head, pack_words
+from sandfleet.channel.pipelined import PackedCall
 from sandfleet.channel.records import SubmitState, Submitted
 from sandfleet.errors import QueueFull
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-
-    from sandfleet_config.spec import SandboxSpec
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from sandfleet.channel.capacity import Capacity
     from sandfleet.channel.connection import Connections
+    from sandfleet.channel.job_arguments import PackedJobs, SentJob
     from sandfleet.channel.records import EncodedJob
 
-MILLI: Final = 1000
 SUBMIT_STATES: Final = {state.value.encode(): state for state in SubmitState}
+_Job = TypeVar("_Job", "EncodedJob", "SentJob")
+
+
+class _Room(NamedTuple):
+    """The queue, and how many jobs it has to have room for."""
+
+    queue: str
+    wanted: int
+
+
+class _Call(NamedTuple, Generic[_Job]):
+    """The jobs of one call of ``submit.lua``, the call in Redis's protocol, and its arguments."""
+
+    jobs: Sequence[_Job]
+    room: _Room
+    packed: Sequence[bytes]
+    list_arguments: Callable[[], list[Any]]
 
 
 class Publisher:
@@ -48,57 +63,73 @@ class Publisher:
 
         No call is under way at a yield.
         """
-        source = self._new_calls(chunks, queue, wanted)
+        return self._publish(self._encode_calls(chunks, queue, wanted))
+
+    def publish_packed(
+        self, chunks: Iterable[PackedJobs], queue: str, batch: str | None, wanted: int
+    ) -> Iterator[tuple[Sequence[SentJob], list[Submitted]]]:
+        """Do what `publish_chunks` does with jobs that another process has encoded."""
+        return self._publish(self._read_calls(chunks, queue, batch, wanted))
+
+    def _encode_calls(
+        self, chunks: Iterable[Sequence[EncodedJob]], queue: str, wanted: int
+    ) -> Iterator[_Call[EncodedJob]]:
+        for jobs in chunks:
+            arguments: list[Any] = list_arguments(jobs, queue)
+            room = _Room(queue, max(wanted, len(jobs)))
+            yield self._new_call(jobs, room, pack_words(arguments), arguments.copy)
+            wanted -= len(jobs)
+
+    def _read_calls(
+        self, chunks: Iterable[PackedJobs], queue: str, batch: str | None, wanted: int
+    ) -> Iterator[_Call[SentJob]]:
+        for packed in chunks:
+            jobs = packed.list_jobs(batch)
+            room = _Room(queue, max(wanted, len(jobs)))
+            yield self._new_call(jobs, room, packed.packed, packed.list_arguments)
+            wanted -= len(jobs)
+
+    def _new_call(
+        self, jobs: Sequence[_Job], room: _Room, packed: bytes, list_own: Callable[[], Sequence[Any]]
+    ) -> _Call[_Job]:
+        options: Sequence[Any] = (KEY_PREFIX, room.queue, self._max_queued, jobs[0].batch or "", room.wanted)
+        words = ("EVALSHA", self._script.sha, 0, *options)
+        head = pack_head(len(words) + WIDTH * len(jobs)) + pack_words(words)
+        return _Call(jobs, room, (head, packed), lambda: [*options, *list_own()])
+
+    @property
+    def _script(self) -> Any:
+        return self._connections.script(read_script("submit"))
+
+    def _publish(self, source: Iterator[_Call[_Job]]) -> Iterator[tuple[Sequence[_Job], list[Submitted]]]:
         current = next(source, None)
         while current is not None:
-            jobs, arguments = current
             with self._connections.guard():
                 self._capacity.check(self._connections.redis)
-            script = self._connections.script(read_script("submit"))
-            with PipelinedCall(self._connections.redis, "EVALSHA", script.sha, 0, *arguments) as call:
+            with PackedCall(self._connections.redis, current.packed, partial(self._list_words, current)) as call:
                 try:
                     following = next(source, None)
                 except BaseException:
-                    yield jobs, self._read_reply(call, arguments, jobs)
+                    yield current.jobs, self._read_reply(call, current)
                     raise
-                submitted = self._read_reply(call, arguments, jobs)
-            yield jobs, submitted
+                submitted = self._read_reply(call, current)
+            yield current.jobs, submitted
             current = following
 
-    def _new_calls(
-        self, chunks: Iterable[Sequence[EncodedJob]], queue: str, wanted: int
-    ) -> Iterator[tuple[Sequence[EncodedJob], list[Any]]]:
-        for jobs in chunks:
-            yield jobs, self._new_arguments(jobs, queue, wanted)
-            wanted -= len(jobs)
+    def _list_words(self, sent: _Call[_Job]) -> list[Any]:
+        return ["EVALSHA", self._script.sha, 0, *sent.list_arguments()]
 
-    def _new_arguments(self, jobs: Sequence[EncodedJob], queue: str, wanted: int) -> list[Any]:
-        batch = jobs[0].batch or ""
-        arguments: list[Any] = [KEY_PREFIX, queue, self._max_queued, batch, max(wanted, len(jobs))]
-        for job, message in zip(jobs, new_messages(jobs, queue), strict=True):
-            spec = job.spec
-            arguments += (
-                job.job_id,
-                message,
-                job.key,
-                job.fingerprint,
-                _encode_delivery(spec.priority, spec.queue_ttl, spec.max_attempts) + _encode_after(spec),
-                job.encode_record(),
-                job.needs,
-            )
-        return arguments
-
-    def _read_reply(self, call: PipelinedCall, arguments: Sequence[Any], jobs: Sequence[EncodedJob]) -> list[Submitted]:
+    def _read_reply(self, call: PackedCall, sent: _Call[_Job]) -> list[Submitted]:
+        jobs = sent.jobs
         with self._connections.guard(*(job.job_id for job in jobs)):
             try:
-                reply = self._wait_for_reply(call, arguments)
+                reply = self._wait_for_reply(call, sent)
             except OutOfMemoryError as error:
                 raise QueueFull(
                     f"not queued: Redis is out of memory ({error}): let jobs end, or raise maxmemory"
                 ) from error
         if reply[0] == b"full":
-            _, queue, _, _, wanted, *_ = arguments
-            raise new_queue_full(queue, reply[1], wanted, self._max_queued)
+            raise new_queue_full(sent.room.queue, reply[1], sent.room.wanted, self._max_queued)
         if reply[0] in {b"unknown", b"awaited"}:
             raise new_after_refusal(*(word.decode() for word in reply))
         if reply == [b"new"]:
@@ -108,17 +139,13 @@ class Publisher:
             for state, job_id in zip(reply[::2], reply[1::2], strict=True)
         ]
 
-    def _wait_for_reply(self, call: PipelinedCall, arguments: Sequence[Any]) -> list[Any]:
+    def _wait_for_reply(self, call: PackedCall, sent: _Call[_Job]) -> list[Any]:
         try:
             reply: list[Any] = call.answer()
         except NoScriptError:
             # Redis does not know the script's hash: this call sends the text.
-            reply = self._connections.script(read_script("submit"))(args=list(arguments))
+            reply = self._script(args=sent.list_arguments())
         return reply
-
-
-def _encode_after(spec: SandboxSpec) -> str:
-    return f" {spec.after.model_dump_json(exclude_defaults=True)}" if spec.after else ""
 
 
 def new_unknown_after(target: str) -> SpecInvalid:
@@ -138,8 +165,3 @@ def new_after_refusal(kind: str, *names: str) -> SpecInvalid:
         return new_unknown_after(" ".join(names))
     message = f"other jobs wait for batch {names[0]}, so its new jobs cannot wait for others: give them another batch"
     return SpecInvalid.of(f"after: {message}", errors=[{"field": "after", "message": message}])
-
-
-@lru_cache(maxsize=256)
-def _encode_delivery(priority: int, queue_ttl: float, max_attempts: int) -> str:
-    return f"{step_of(priority)} {max(1, round(queue_ttl * MILLI))} {max_attempts}"

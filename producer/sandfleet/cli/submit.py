@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from sandfleet.cli.ways.stages import Stages
     from sandfleet.fleet import Fleet
     from sandfleet.job import Job
+    from sandfleet.submit.encoders import Encoders
 
 
 @dataclass(frozen=True)
@@ -47,15 +48,20 @@ class SubmitOptions:
     """The endpoint that gets a webhook when the batch is done."""
 
     @property
+    def encoding(self) -> dict[str, Any]:
+        """The arguments of `Fleet.new_encoders`."""
+        given = {"batch": self.batch, "queue": self.queue, "limits": self.limits}
+        return given | {"idempotent": self.is_idempotent}
+
+    @property
     def arguments(self) -> dict[str, Any]:
         """The arguments of `Fleet.submit_chunks`."""
-        given = {"batch": self.batch, "queue": self.queue, "limits": self.limits, "on_done": self.on_done}
-        return given | {"idempotent": self.is_idempotent}
+        return self.encoding | {"on_done": self.on_done}
 
 
 def submit_specs(
     fleet: Fleet,
-    specs: list[SandboxSpec],
+    specs: list[SandboxSpec] | Encoders,
     options: SubmitOptions,
     stages: Stages,
     *,
@@ -101,7 +107,9 @@ def _note_stopped(jobs: Iterable[Job], total: int, batch: str | None, out: str |
     note(f"stopped: at least {len(ids)} of {total} jobs were queued. To wait for them: {resume}")
 
 
-def _queue(fleet: Fleet, specs: list[SandboxSpec], options: SubmitOptions, stages: Stages) -> Iterator[list[Job]]:
+def _queue(
+    fleet: Fleet, specs: list[SandboxSpec] | Encoders, options: SubmitOptions, stages: Stages
+) -> Iterator[list[Job]]:
     """Yield the jobs of each chunk that is queued; show the progress."""
     done = 0
     with stages.stage("queuing", "queued", len(specs)) as report, paused_collector():
