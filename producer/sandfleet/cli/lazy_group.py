@@ -28,17 +28,25 @@ LISTS: Final[Mapping[str, str]] = {
     "batches": "List the batches, the last used first: their jobs, how many have ended, and how.",
 }
 """The commands of the module `lists`, with their help."""
-_LAZY: Final[Mapping[str, str]] = {**LISTS, **GROUPS}
+SUBMIT: Final[Mapping[str, str]] = {"submit": "Queue a file of jobs, or a command for each script, row or index."}
+"""The command of the module `submit_command`, which has most options, with its help."""
+_MODULES: Final[Mapping[str, str]] = {
+    **dict.fromkeys(SUBMIT, "submit_command"),
+    **dict.fromkeys(LISTS, "lists"),
+    **{name: name for name in GROUPS},
+}
+_LAZY: Final[Mapping[str, str]] = {**SUBMIT, **LISTS, **GROUPS}
 
 
 class LazyGroup(TyperGroup):
-    """The commands of `sandfleet`: those of `GROUPS` and `LISTS` are imported by name."""
+    """The commands of `sandfleet`: those of `GROUPS`, `LISTS` and `SUBMIT` are imported by name."""
 
     _is_listed = False
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Return the names of all commands."""
-        return [*(name for name in super().list_commands(ctx) if name not in _LAZY), *_LAZY]
+        first, *others = (name for name in super().list_commands(ctx) if name not in _LAZY)
+        return [first, *SUBMIT, *others, *LISTS, *GROUPS]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """Return a command; import it if it is one of the lazy ones, unless it is only listed."""
@@ -68,6 +76,6 @@ class LazyGroup(TyperGroup):
 
 
 def _import_command(name: str) -> Any:
-    app: typer.Typer = import_module(f"sandfleet.cli.{'lists' if name in LISTS else name}").app
+    app: typer.Typer = import_module(f"sandfleet.cli.{_MODULES[name]}").app
     found: Any = get_group(app)
-    return found.commands[name] if name in LISTS else found
+    return found if name in GROUPS else found.commands[name]

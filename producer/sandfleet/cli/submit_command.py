@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sandfleet.cli.ways.reading import Common
     from sandfleet.cli.ways.sources import Source
 
+app = typer.Typer(rich_markup_mode=None)
 COMMAND = "sandfleet.command"
 """Key of the words after ``--`` in a context's `meta`."""
 NEEDS_WAY = "a command after -- needs --each, --csv, --tsv, --jsonl or --array"
@@ -92,6 +93,7 @@ class SubmitLine(SpecOptions):
     is_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, with the ids.")] = False
 
 
+@app.command(cls=SubmitCommand)
 @takes_fields(SubmitLine)
 def submit(line: SubmitLine) -> None:
     """Queue a file of jobs, or a command for each script, row or index.
