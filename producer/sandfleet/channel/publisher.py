@@ -28,8 +28,8 @@ SUBMIT_STATES: Final = {state.value.encode(): state for state in SubmitState}
 _Job = TypeVar("_Job", "EncodedJob", "SentJob")
 
 
-class _Room(NamedTuple):
-    """The queue, and how many jobs it has to have room for."""
+class _Target(NamedTuple):
+    """The queue, and how many jobs it has to have target for."""
 
     queue: str
     wanted: int
@@ -39,7 +39,7 @@ class _Call(NamedTuple, Generic[_Job]):
     """The jobs of one call of ``submit.lua``, the call in Redis's protocol, and its arguments."""
 
     jobs: Sequence[_Job]
-    room: _Room
+    target: _Target
     packed: Sequence[bytes]
     list_arguments: Callable[[], list[Any]]
 
@@ -76,8 +76,8 @@ class Publisher:
     ) -> Iterator[_Call[EncodedJob]]:
         for jobs in chunks:
             arguments: list[Any] = list_arguments(jobs, queue)
-            room = _Room(queue, max(wanted, len(jobs)))
-            yield self._new_call(jobs, room, pack_words(arguments), arguments.copy)
+            target = _Target(queue, max(wanted, len(jobs)))
+            yield self._new_call(jobs, target, pack_words(arguments), arguments.copy)
             wanted -= len(jobs)
 
     def _read_calls(
@@ -85,17 +85,17 @@ class Publisher:
     ) -> Iterator[_Call[SentJob]]:
         for packed in chunks:
             jobs = packed.list_jobs(batch)
-            room = _Room(queue, max(wanted, len(jobs)))
-            yield self._new_call(jobs, room, packed.packed, packed.list_arguments)
+            target = _Target(queue, max(wanted, len(jobs)))
+            yield self._new_call(jobs, target, packed.packed, packed.list_arguments)
             wanted -= len(jobs)
 
     def _new_call(
-        self, jobs: Sequence[_Job], room: _Room, packed: bytes, list_own: Callable[[], Sequence[Any]]
+        self, jobs: Sequence[_Job], target: _Target, packed: bytes, list_own: Callable[[], Sequence[Any]]
     ) -> _Call[_Job]:
-        options: Sequence[Any] = (KEY_PREFIX, room.queue, self._max_queued, jobs[0].batch or "", room.wanted)
+        options: Sequence[Any] = (KEY_PREFIX, target.queue, self._max_queued, jobs[0].batch or "", target.wanted)
         words = ("EVALSHA", self._script.sha, 0, *options)
         head = pack_head(len(words) + WIDTH * len(jobs)) + pack_words(words)
-        return _Call(jobs, room, (head, packed), lambda: [*options, *list_own()])
+        return _Call(jobs, target, (head, packed), lambda: [*options, *list_own()])
 
     @property
     def _script(self) -> Any:
@@ -129,7 +129,7 @@ class Publisher:
                     f"not queued: Redis is out of memory ({error}): let jobs end, or raise maxmemory"
                 ) from error
         if reply[0] == b"full":
-            raise new_queue_full(sent.room.queue, reply[1], sent.room.wanted, self._max_queued)
+            raise new_queue_full(sent.target.queue, reply[1], sent.target.wanted, self._max_queued)
         if reply[0] in {b"unknown", b"awaited"}:
             raise new_after_refusal(*(word.decode() for word in reply))
         if reply == [b"new"]:
