@@ -6,6 +6,7 @@ An unknown name is an error, not a silent default.
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import quote, urlsplit, urlunsplit
@@ -22,7 +23,10 @@ from sandfleet_config.host_settings import PolicySettings as PolicySettings  # n
 from sandfleet_config.host_settings import RunscSettings as RunscSettings  # noqa: PLC0414
 from sandfleet_config.host_settings import WarmSettings as WarmSettings  # noqa: PLC0414
 from sandfleet_config.image_settings import ImagesSettings as ImagesSettings  # noqa: PLC0414
-from sandfleet_config.queues import DEFAULT_QUEUE, check_queue
+from sandfleet_config.metrics_settings import MetricsSettings
+from sandfleet_config.queues import DEFAULT_QUEUE, HOST_NAME, check_queue
+from sandfleet_config.redis_settings import RedisSettings
+from sandfleet_config.redis_url import SENTINEL_SCHEMES, SentinelUrl, is_sentinel, parse_sentinel_url
 from sandfleet_config.section import NameList, Section, split_list
 from sandfleet_config.store_settings import REDIS_URL, FilesSettings, StoreSettings
 from sandfleet_config.wire import MAX_SPEC_BYTES
@@ -32,9 +36,11 @@ if TYPE_CHECKING:
 
 PREFIX = "SANDFLEET_"
 NESTED = "__"
-REDIS_SCHEMES = ("redis", "rediss", "unix")
+REDIS_SCHEMES = ("redis", "rediss", "unix", *SENTINEL_SCHEMES)
 LOCAL_STORE = "store"
 """In `local_dir`, the store of `sandfleet-worker local`: a link to where the objects are."""
+LOCAL_HISTORY = "history.db"
+"""In `local_dir`, the history of `sandfleet-worker local`."""
 FOUND_LABELS = ("arch", "runsc")
 """Labels that each host has by itself: `uname -m`, and the release of runsc as yyyymmdd."""
 DERIVED = {
@@ -67,8 +73,10 @@ class Settings(BaseSettings):
 
     redis_url: SecretStr = Field(
         default=SecretStr(""),
-        description="Broker and result store: redis://, rediss:// or unix://. Empty: the `local` stack, else 127.0.0.1:6379.",
+        description="Broker and result store: redis://, rediss://, unix://, or sentinel://HOST:26379,HOST2:26379/SERVICE/0"
+        " (sentinels:// with TLS). Empty: the `local` stack, else 127.0.0.1:6379.",
     )
+    redis: RedisSettings = RedisSettings()
     queue: str = Field(default=DEFAULT_QUEUE, min_length=1, description="The queue jobs go to.")
     result_ttl_seconds: int = Field(default=86400, gt=0, description="How long an outcome is kept.")
     max_spec_bytes: int = Field(default=MAX_SPEC_BYTES, gt=0, description="Largest encoded spec.")
@@ -92,6 +100,10 @@ class Settings(BaseSettings):
     local_dir: Path = Field(
         default=Path("/run/sandfleet/local"), description="Where `sandfleet-worker local` keeps its socket."
     )
+    show_commands: Literal["redacted", "whole"] = Field(
+        default="redacted",
+        description="Command lines in records, lists, Flower and pages: `redacted` hides arguments that look secret.",
+    )
     languages: str = Field(default="", description="A TOML file with languages: more of them, or other compilers.")
     store: StoreSettings = StoreSettings()
 
@@ -104,10 +116,17 @@ class Settings(BaseSettings):
     @classmethod
     def _check_scheme(cls, value: SecretStr) -> SecretStr:
         raw = value.get_secret_value()
-        if raw and urlsplit(raw).scheme not in REDIS_SCHEMES:
+        if raw and raw.partition(":")[0] not in REDIS_SCHEMES:
             msg = f"must start with one of {', '.join(scheme + '://' for scheme in REDIS_SCHEMES)}"
             raise ValueError(msg)
+        if is_sentinel(raw):
+            parse_sentinel_url(raw)
         return value
+
+    @property
+    def shows_whole_commands(self) -> bool:
+        """Whether command lines are shown with arguments that look secret."""
+        return self.show_commands == "whole"
 
     @property
     def redis_dsn(self) -> str:
@@ -122,17 +141,34 @@ class Settings(BaseSettings):
         return f"unix://{socket}?db=0" if socket.exists() else "redis://127.0.0.1:6379/0"
 
     @property
+    def sentinels(self) -> SentinelUrl | None:
+        """The sentinels that know where Redis is; None where its address is set."""
+        return parse_sentinel_url(self.redis_dsn) if is_sentinel(self.redis_dsn) else None
+
+    @property
+    def replicas(self) -> int:
+        """How many replicas must have a job before its submit returns; 0: none."""
+        known = self.redis.replicas
+        return int(is_sentinel(self.redis_dsn)) if known is None else known
+
+    @property
     def store_url(self) -> str:
         """The URL of the store in force."""
         if self.store.url:
             return self.store.url
         folder = self.local_dir / LOCAL_STORE
-        is_local = self.redis_dsn.startswith(f"unix://{self.local_dir}/redis.sock")
-        return f"file://{quote(str(folder))}" if is_local and folder.exists() else REDIS_URL
+        return f"file://{quote(str(folder))}" if self.is_local and folder.exists() else REDIS_URL
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the Redis in force is that of `sandfleet-worker local`."""
+        return self.redis_dsn.startswith(f"unix://{self.local_dir}/redis.sock")
 
     @property
     def redis_address(self) -> str:
         """The Redis URL without user and password, for messages."""
+        if self.sentinels:
+            return self.sentinels.address
         parts = urlsplit(self.redis_dsn)
         return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
@@ -156,6 +192,10 @@ class HostSettings(BaseSettings):
 class WorkerSettings(Settings, HostSettings):
     """The settings of a worker."""
 
+    host: str = Field(
+        default="",
+        description="The host's name in the fleet, one for all its workers; in Kubernetes the node's. Empty: its hostname.",
+    )
     concurrency: int = Field(
         default_factory=lambda: os.cpu_count() or 1,
         gt=0,
@@ -187,9 +227,26 @@ class WorkerSettings(Settings, HostSettings):
     local_state_dir: Path = Field(
         default=Path("/var/lib/sandfleet/local"), description="Where `sandfleet-worker local` keeps its Redis' data."
     )
+    metrics: MetricsSettings = MetricsSettings()
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         default="INFO", description="The worker's log level."
     )
+    log_format: Literal["line", "json"] = Field(
+        default="line", description="How logs are written: a line for people, or one JSON object a line (ECS)."
+    )
+
+    @property
+    def host_name(self) -> str:
+        """The name of this host: in slots, attempts, `avoid`, boots, marks and statuses."""
+        return self.host or socket.gethostname()
+
+    @field_validator("host")
+    @classmethod
+    def _check_host(cls, value: str) -> str:
+        if value and not HOST_NAME.match(value):
+            msg = "must be 1 to 253 of A-Z a-z 0-9 . _ - and start with a letter or a digit"
+            raise ValueError(msg)
+        return value
 
     @field_validator("host_labels", mode="before")
     @classmethod

@@ -9,11 +9,12 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, StringConstraints, model_validator
 
 from sandfleet_config.section import Section
-from sandfleet_config.settings import NESTED, Settings, setting_names
+from sandfleet_config.settings import LOCAL_HISTORY, NESTED, Settings, setting_names
 
 EndpointName = Annotated[  # webhooks.ENDPOINT_NAME, in the dialect of pydantic
     str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")
 ]
+DEFAULT_HISTORY: Final = Path("/var/lib/sandfleet/history.db")
 ENDPOINTS_VARIABLE: Final = "SANDFLEET_WEB__ENDPOINTS"
 """The variable of all endpoints, and the beginning of those of each field of one."""
 
@@ -45,6 +46,23 @@ class EndpointSettings(Section):
         return self
 
 
+class HistorySettings(Section):
+    """The history of ended runs: its file, and how much of it is kept."""
+
+    file: Path | None = Field(
+        default=None,
+        description="The file; by default that of the `local` stack, else /var/lib/sandfleet/history.db.",
+    )
+    ok_days: float = Field(default=3.0, gt=0, le=3650, description="Runs that ended OK are deleted after so many days.")
+    failed_days: float = Field(default=30.0, gt=0, le=3650, description="Others are deleted after so many days.")
+    max_rows: int = Field(
+        default=5_000_000,
+        gt=0,
+        le=100_000_000,
+        description="Runs that are kept at most, of some 700 bytes each. Of too many, the oldest that ended OK go first.",
+    )
+
+
 class WebhookSettings(Section):
     """How `sandfleet-web notify` sends webhooks."""
 
@@ -60,6 +78,7 @@ class WebhookSettings(Section):
         default=86400.0, ge=0, le=7 * 86400, description="A webhook is given up so long after its first attempt."
     )
     at_once: int = Field(default=8, gt=0, le=64, description="Webhooks that one process sends at once.")
+    history: HistorySettings = HistorySettings()
 
 
 class WebSettings(Settings):
@@ -69,6 +88,17 @@ class WebSettings(Settings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         default="INFO", description="The worker's log level."
     )
+    log_format: Literal["line", "json"] = Field(
+        default="line", description="How logs are written: a line for people, or one JSON object a line (ECS)."
+    )
+
+    @property
+    def history_file(self) -> Path:
+        """The history file in force."""
+        if self.web.history.file is not None:
+            return self.web.history.file
+        # Resolved, since it is a link there, and SQLite has its journal beside the file itself.
+        return (self.local_dir / LOCAL_HISTORY).resolve() if self.is_local else DEFAULT_HISTORY
 
 
 def web_setting_names() -> set[str]:

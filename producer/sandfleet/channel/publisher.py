@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar
 
@@ -11,7 +12,8 @@ from sandfleet_config.queues import KEY_PREFIX
 from sandfleet_config.scripts import read_script
 
 from sandfleet.channel.capacity import new_queue_full
-from sandfleet.channel.job_arguments import WIDTH, list_arguments, pack_head, pack_words
+from sandfleet.channel.connection import ReplicasMissing
+from sandfleet.channel.job_arguments import MILLI, WIDTH, list_arguments, pack_head, pack_words
 from sandfleet.channel.pipelined import PackedCall
 from sandfleet.channel.records import SubmitState, Submitted
 from sandfleet.errors import QueueFull
@@ -19,17 +21,20 @@ from sandfleet.errors import QueueFull
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    from sandfleet_config.settings import Settings
+
     from sandfleet.channel.capacity import Capacity
     from sandfleet.channel.connection import Connections
     from sandfleet.channel.job_arguments import PackedJobs, SentJob
     from sandfleet.channel.records import EncodedJob
 
+REFUSALS: Final = (b"full", b"unknown", b"awaited")
 SUBMIT_STATES: Final = {state.value.encode(): state for state in SubmitState}
 _Job = TypeVar("_Job", "EncodedJob", "SentJob")
 
 
 class _Target(NamedTuple):
-    """The queue, and how many jobs it has to have target for."""
+    """The queue, and how many more jobs it has to take."""
 
     queue: str
     wanted: int
@@ -77,7 +82,7 @@ class Publisher:
         for jobs in chunks:
             arguments: list[Any] = list_arguments(jobs, queue)
             target = _Target(queue, max(wanted, len(jobs)))
-            yield self._new_call(jobs, target, pack_words(arguments), arguments.copy)
+            yield self._pack_call(jobs, target, pack_words(arguments), arguments.copy)
             wanted -= len(jobs)
 
     def _read_calls(
@@ -86,10 +91,10 @@ class Publisher:
         for packed in chunks:
             jobs = packed.list_jobs(batch)
             target = _Target(queue, max(wanted, len(jobs)))
-            yield self._new_call(jobs, target, packed.packed, packed.list_arguments)
+            yield self._pack_call(jobs, target, packed.packed, packed.list_arguments)
             wanted -= len(jobs)
 
-    def _new_call(
+    def _pack_call(
         self, jobs: Sequence[_Job], target: _Target, packed: bytes, list_own: Callable[[], Sequence[Any]]
     ) -> _Call[_Job]:
         options: Sequence[Any] = (KEY_PREFIX, target.queue, self._max_queued, jobs[0].batch or "", target.wanted)
@@ -106,7 +111,7 @@ class Publisher:
         while current is not None:
             with self._connections.guard():
                 self._capacity.check(self._connections.redis)
-            with PackedCall(self._connections.redis, current.packed, partial(self._list_words, current)) as call:
+            with self._open_call(current) as call:
                 try:
                     following = next(source, None)
                 except BaseException:
@@ -139,13 +144,42 @@ class Publisher:
             for state, job_id in zip(reply[::2], reply[1::2], strict=True)
         ]
 
+    def _open_call(self, sent: _Call[_Job]) -> PackedCall:
+        settings = self._connections.settings
+        wait = ("WAIT", settings.replicas, round(settings.redis.replica_seconds * MILLI)) if settings.replicas else ()
+        return PackedCall(self._connections.redis, sent.packed, partial(self._list_words, sent), wait)
+
     def _wait_for_reply(self, call: PackedCall, sent: _Call[_Job]) -> list[Any]:
-        try:
-            reply: list[Any] = call.answer()
-        except NoScriptError:
-            # Redis does not know the script's hash: this call sends the text.
-            reply = self._script(args=sent.list_arguments())
+        """Return the answer once enough replicas have the jobs, too.
+
+        Redis may fail over in between, to a replica without them. So a call whose wait is in vain
+        is repeated, which queues only what is missing.
+        """
+        reply, acknowledged = self._read_answer(call, sent)
+        settings = self._connections.settings
+        until = time.monotonic() + settings.redis.failover_seconds
+        while acknowledged < settings.replicas and reply[0] not in REFUSALS:
+            if time.monotonic() >= until:
+                raise _new_replicas_missing(settings, acknowledged)
+            later, acknowledged = self._read_answer(self._open_call(sent), sent)
+            reply = later if later[0] in REFUSALS else reply
         return reply
+
+    def _read_answer(self, call: PackedCall, sent: _Call[_Job]) -> tuple[list[Any], int]:
+        """Return the answer, and how many replicas have the jobs."""
+        try:
+            reply = call.answer()
+        except NoScriptError:
+            client: Any = self._connections.redis
+            client.script_load(read_script("submit"))
+            call = self._open_call(sent)
+            reply = call.answer()
+        return reply, int(call.followed or 0)
+
+
+def _new_replicas_missing(settings: Settings, acknowledged: int) -> ReplicasMissing:
+    text = f"{acknowledged} of {settings.replicas} replicas of Redis have confirmed the jobs: a fail-over may lose them"
+    return ReplicasMissing(f"{text}. See to the replicas, or set SANDFLEET_REDIS__REPLICAS=0, and submit again")
 
 
 def new_unknown_after(target: str) -> SpecInvalid:

@@ -182,8 +182,13 @@ class Submitting:
         return Encoders(work, processes, self._channel.find_largest_budget)
 
     def _new_encoder(self, batch: str | None, limits: BatchLimits | None, contents: Contents) -> JobEncoder:
-        least = BATCH_CONTRACT if limits else 1
-        return JobEncoder(batch, self.settings.max_spec_bytes, contents, least_contract=least)
+        return JobEncoder(
+            batch,
+            self.settings.max_spec_bytes,
+            contents,
+            least_contract=BATCH_CONTRACT if limits else 1,
+            shows_whole=self.settings.shows_whole_commands,
+        )
 
     def _new_submission(
         self,

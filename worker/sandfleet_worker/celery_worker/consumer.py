@@ -37,7 +37,7 @@ from sandfleet_worker.system.supervised_thread import Backoff
 from sandfleet_worker.tasks import run_task
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from celery.worker.request import Request
     from kombu.message import Message
@@ -138,8 +138,13 @@ class SandboxConsumer(Consumer):
     def begin_claims(self) -> None:
         """Start the claims."""
         self.pool.on_done = self._settle_if_held
+        self.intake.comparison.withdraw = self.pool.withdraw_claim
         self.intake.start(
-            self.receive, is_stopping=is_stopping, end_job=self._cancel_jobs, end_all=self._end_after_lost_lease
+            self.receive,
+            is_stopping=is_stopping,
+            end_job=self._cancel_jobs,
+            end_all=self._end_after_lost_lease,
+            withdraw=self._give_back,
         )
 
     def receive(self, claim: Claim) -> None:
@@ -148,7 +153,8 @@ class SandboxConsumer(Consumer):
         The claimer's thread calls it.
         """
         message: Any = open_message(claim)
-        job_message = read_message(message, self._settings.max_spec_bytes)
+        settings = self._settings
+        job_message = read_message(message, settings.max_spec_bytes, shows_whole=settings.shows_whole_commands)
         if job_message is None:
             msg = "the claim's script let a message without a usable id through"
             raise RuntimeError(msg)
@@ -242,6 +248,10 @@ class SandboxConsumer(Consumer):
     def _cancel_jobs(self, reasons: Mapping[str, str]) -> None:
         for job_id, why in reasons.items():
             self.pool.cancel(job_id, why)
+
+    def _give_back(self, job_ids: Sequence[str], why: str) -> None:
+        for job_id in job_ids:
+            self.pool.withdraw(job_id, why)
 
     def _end_after_lost_lease(self) -> None:
         """Kill what runs; the rest is done by the stop that `WorkerExit` has asked for."""

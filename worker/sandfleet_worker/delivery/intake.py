@@ -12,14 +12,17 @@ from typing import TYPE_CHECKING, TypeVar
 
 from sandfleet_worker.delivery.announcer import Announcer
 from sandfleet_worker.delivery.claim import Claim, Refused
+from sandfleet_worker.delivery.claim_comparison import ClaimComparison
 from sandfleet_worker.delivery.claimer import Claimer
 from sandfleet_worker.delivery.held_claims import HeldClaims
+from sandfleet_worker.delivery.host_report import HostReport, Measured
 from sandfleet_worker.delivery.image_pins import ImagePins
 from sandfleet_worker.delivery.lease import BEATS_PER_LEASE, Lease
 from sandfleet_worker.delivery.ledger import Ledger
 from sandfleet_worker.delivery.outages import REDIS_ERRORS, NotAnswered, call_until_answered
 from sandfleet_worker.delivery.queue_rotation import QueueRotation
 from sandfleet_worker.delivery.redis_memory import RedisMemory
+from sandfleet_worker.delivery.replicas import Replicas
 from sandfleet_worker.delivery.settlement import FailedAttempt
 from sandfleet_worker.delivery.sweeper import Sweeper
 from sandfleet_worker.delivery.watchdog import Watchdog
@@ -27,7 +30,7 @@ from sandfleet_worker.delivery.worker_exit import EXIT_LOST, EXIT_STALLED, Worke
 from sandfleet_worker.system.supervised_thread import Backoff
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     import redis
     from sandfleet_config.settings import WorkerSettings
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
     from sandfleet_worker.delivery.host_slots import HostSlots
     from sandfleet_worker.delivery.identity import Identity
     from sandfleet_worker.delivery.settlement import PutBack, Settlement
+    from sandfleet_worker.metrics.counts import JobCounts
 
 __all__ = ["EXIT_LOST", "TIMEOUT_SECONDS", "Intake"]
 log = logging.getLogger(__name__)
@@ -49,9 +53,9 @@ class Intake:
     """Takes jobs from Redis and settles them. `stop` ends the claims, `close` everything.
 
     `connect` returns a client with a timeout in seconds. The lease has a client of its own, so that
-    a large transfer does not delay a beat, with a shorter timeout: where packets get lost, only a
-    new try finds out that they arrive again. `read_facts` describes this host; None announces
-    nothing.
+    a large transfer delays no beat, with a shorter timeout: where packets get lost, only a new try
+    finds out that they arrive again. `read_facts` describes this host; None announces nothing.
+    `measure` is for the reports of its beats; `counts` are for the worker's metrics, if it has any.
     """
 
     def __init__(
@@ -63,7 +67,10 @@ class Intake:
         leave: Callable[[int], None] = os._exit,
         *,
         read_facts: Callable[[], HostFacts] | None = None,
+        counts: JobCounts | None = None,
+        measure: Callable[[], Measured] = lambda: Measured({}),
     ) -> None:
+        self._counts = counts
         self._settings, self._identity = settings, identity
         self.exit = WorkerExit(settings.drain_seconds, leave)
         shared, for_claims = connect(TIMEOUT_SECONDS), connect(TIMEOUT_SECONDS)
@@ -73,36 +80,37 @@ class Intake:
         self.held_claims = HeldClaims(
             settings.concurrency, settings.lease_seconds / BEATS_PER_LEASE, settings.waiting_jobs
         )
+        self.report = HostReport(measure, self.held_claims)
         self._given_up = threading.Event()
         self._pins = ImagePins()
         self._is_stopping: Callable[[], bool] = lambda: False
         self._end_job: Callable[[Mapping[str, str]], None] | None = None
         self._end_all: Callable[[], None] | None = None
         self._must_end_jobs = False
-        self.lease = self._new_lease(for_lease)
+        ledger = self._new_ledger(for_lease)
+        self.comparison = ClaimComparison(ledger, self.held_claims, lambda: self.claimer.claim_id)
+        self.lease = self._new_lease(ledger)
         self.claimer = self._new_claimer(for_claims, slots)
-        self.announcer = read_facts and Announcer(self.ledger, read_facts, self.exit.drain)
+        self.announcer = read_facts and Announcer(self.ledger, read_facts, self.exit.drain, self.report)
         self.sweeper = Sweeper(self.ledger, self.lease, settings.max_spec_bytes, self.exit.drain)
+        seconds, abandon, on_failure = settings.drain_seconds, self.exit.abandon, self.exit.drain
         self.watchdog = Watchdog(
-            self.lease,
-            self.claimer,
-            self.held_claims,
-            settings.drain_seconds,
-            abandon=self.exit.abandon,
-            on_failure=self.exit.drain,
+            self.lease, self.claimer, self.held_claims, seconds, abandon=abandon, on_failure=on_failure
         )
 
     def _new_ledger(self, client: redis.Redis) -> Ledger:
-        return Ledger(client, self._identity, self._settings.result_ttl_seconds)
+        settings = self._settings
+        return Ledger(client, self._identity, settings.result_ttl_seconds, Replicas.of(settings), self._counts)
 
-    def _new_lease(self, client: redis.Redis) -> Lease:
+    def _new_lease(self, ledger: Ledger) -> Lease:
         return Lease(
-            self._new_ledger(client),
+            ledger,
             self._settings.lease_seconds,
-            claims=self.held_claims.claims,
+            report=self.report,
             on_cancelled=self._on_cancelled,
             on_lost=self._on_lost,
             on_failure=self._on_lease_failure,
+            comparison=self.comparison,
         )
 
     def _new_claimer(self, client: redis.Redis, slots: HostSlots) -> Claimer:
@@ -136,10 +144,12 @@ class Intake:
         is_stopping: Callable[[], bool],
         end_job: Callable[[Mapping[str, str]], None],
         end_all: Callable[[], None],
+        withdraw: Callable[[Sequence[str], str], None],
     ) -> None:
-        """Begin to claim, once; `receive` gets each job in the claimer's thread."""
+        """Begin to claim, once; `receive` gets jobs in the claimer's thread, `withdraw` ids to give back."""
         if self.claimer.is_started:
             return
+        self.report.mark.withdraw = withdraw
         self._is_stopping, self._end_job, self._end_all = is_stopping, end_job, end_all
         if self._must_end_jobs:  # the lease was lost before this
             end_all()
@@ -167,6 +177,7 @@ class Intake:
 
     def stop(self) -> None:
         """Claim no more; running jobs and the lease go on."""
+        self.lease.is_stopping = True
         self.watchdog.stop()
         self.claimer.stop()
 

@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import logging
-import socket
 from datetime import UTC, datetime
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import redis
 from flower import command, events, urls
 from flower.app import Flower
 from flower.views.tasks import TASK_COLUMNS
+from sandfleet_config.logs import set_up_handler
 from sandfleet_config.settings import WorkerSettings
 from tornado.ioloop import PeriodicCallback
 
 from sandfleet_worker.celery_worker.control import cancel_waiting
 from sandfleet_worker.celery_worker.flower.jobs import COLUMNS, JobTask
 from sandfleet_worker.celery_worker.flower.pages import CHANGED, NOT_HERE, PageLoader, change_route, handler_of
-from sandfleet_worker.celery_worker.flower.truth import Truth, read_knowledge
+from sandfleet_worker.celery_worker.flower.truth import Truth, read_knowledge, read_lengths
 from sandfleet_worker.delivery.identity import Identity
 from sandfleet_worker.delivery.ledger import Ledger
 from sandfleet_worker.host import connect
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 log = logging.getLogger(__name__)
 
@@ -43,11 +44,19 @@ def install(token: str) -> None:
     missing = {*CHANGED, *NOT_HERE} - {handler_of(route) for route in urls.handlers}
     if missing:
         raise ImportError("no route of " + ", ".join(sorted(part.__name__ for part in missing)))
+    _set_up_logs()
     urls.handlers[:] = [change_route(route, token) for route in urls.handlers]
     urls.settings["template_loader"] = PageLoader(urls.settings["template_path"])
     TASK_COLUMNS.update(COLUMNS)
     events.EventsState.Task = JobTask
     command.Flower = SandfleetFlower
+
+
+def _set_up_logs() -> None:
+    """Write JSON if the settings say so; else the lines are Flower's own."""
+    settings = WorkerSettings()
+    if settings.log_format == "json":
+        set_up_handler("json", settings.log_level, "flower", version("flower"))
 
 
 class SandfleetFlower(Flower):
@@ -62,7 +71,7 @@ class SandfleetFlower(Flower):
         )
         self.truth = Truth(self.events.state, self.inspector.workers, self.options.purge_offline_workers or 0)
         self._redis: redis.Redis = connect(settings, ANSWER_SECONDS)
-        self._ledger = Ledger(self._redis, Identity.new(socket.gethostname()), settings.result_ttl_seconds)
+        self._ledger = Ledger(self._redis, Identity.new(settings.host_name), settings.result_ttl_seconds)
         self._is_failing = False
         self._poll = PeriodicCallback(self.poll, POLL_SECONDS * 1000)
 
@@ -90,6 +99,13 @@ class SandfleetFlower(Flower):
         if not self._is_failing:
             log.warning("cannot compare with Redis: %s", error)
         self._is_failing = True
+
+    def read_queue_lengths(self, names: Sequence[str]) -> dict[str, int]:
+        """Return how many messages are in each queue.
+
+        Blocks, and may raise ``redis.RedisError``.
+        """
+        return read_lengths(self._redis, names)
 
     def cancel(self, job_id: str) -> str:
         """Cancel a job, durably, and say what that means.
