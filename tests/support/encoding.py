@@ -21,7 +21,8 @@ QUEUE: Final = "sandfleet:sandfleet\x06\x166"
 _START: Final = """
 import atexit, os, signal, sys, time
 from sandfleet.cli import main
-from sandfleet.submit import encoders
+from sandfleet.cli.ways import stages
+from sandfleet.submit import encoders, submitting
 
 parent, forks, fork = os.getpid(), [], os.fork
 
@@ -34,8 +35,9 @@ def count_fork():
 def in_child():
     return os.getpid() != parent
 
+stages.PLAIN_SECONDS = 1e9  # a slow machine gets a line more
 os.fork = count_fork
-os.sched_getaffinity = lambda _: {0, 1, 2}
+os.sched_getaffinity = lambda _: set(range(cores))
 """
 _END: Final = """
 status = main()
@@ -60,9 +62,12 @@ class Ended(NamedTuple):
     left: int
 
 
-def start(url: str, argv: Sequence[str], change: str = "", *, least: int = 1, **options: Any) -> subprocess.Popen[str]:
-    """Start a submit that uses encoder processes from `least` jobs on; `change` is run before it."""
-    program = f"{_START}\nencoders.LEAST_JOBS = {least}\n{change}\n{_END}"
+def start(url: str, argv: Sequence[str], change: str = "", *, cores: int = 3, **options: Any) -> subprocess.Popen[str]:
+    """Start a submit with so many cores: that many encoders, none with 1; with 0 as for few jobs.
+
+    `change` is run before it.
+    """
+    program = f"cores = {cores}\n{_START}\nsubmitting.LEAST_JOBS = 1 if cores else 1 << 60\n{change}\n{_END}"
     env = os.environ | {"SANDFLEET_REDIS_URL": url} | options.pop("env", {})
     command = [sys.executable, "-c", program, "submit", *argv]
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
@@ -79,9 +84,9 @@ def finish(process: subprocess.Popen[str]) -> Ended:
     return Ended(process.returncode, "\n".join(printed), stderr, forked, left)
 
 
-def submit(url: str, argv: Sequence[str], change: str = "", *, least: int = 1, **options: Any) -> Ended:
+def submit(url: str, argv: Sequence[str], change: str = "", *, cores: int = 3, **options: Any) -> Ended:
     """Run a submit to its end."""
-    return finish(start(url, argv, change, least=least, **options))
+    return finish(start(url, argv, change, cores=cores, **options))
 
 
 def read_queued(client: redis.Redis) -> list[dict[str, Any]]:

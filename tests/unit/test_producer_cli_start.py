@@ -9,14 +9,14 @@ import os
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 import sandfleet
 import sandfleet.languages
 import sandfleet_config
 import sandfleet_config.store
-from sandfleet.cli import completion, lists, submit_command
+from sandfleet.cli import completion, lazy_group
 from sandfleet.cli.lazy_group import GROUPS, LISTS, SUBMIT
 from typer.main import get_command
 
@@ -76,10 +76,9 @@ def test_the_list_of_commands_has_the_help_of_what_it_does_not_import() -> None:
 
     for name, text in GROUPS.items():
         assert get_command(import_module(f"sandfleet.cli.{name}").app).help == text
-    commands: Any = get_command(lists.app)
-    assert {name: command.help for name, command in commands.commands.items()} == LISTS
-    submit: Any = get_command(submit_command.app)
-    assert submit.help.partition("\n\n")[0] == SUBMIT[submit.name]
+    for name, text in (LISTS | SUBMIT).items():
+        help_text: str = lazy_group._import_command(name).help
+        assert help_text.partition("\n\n")[0] == text
 
 
 @pytest.mark.parametrize("module", [sandfleet, sandfleet.languages, sandfleet_config, sandfleet_config.store])

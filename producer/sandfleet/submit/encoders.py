@@ -1,7 +1,7 @@
 """Processes that check and encode the jobs of one large submit, each of them its chunks.
 
 The parent reads their work in the order of the jobs, and does by itself what a dead one owes. So
-the result is that of one process, whatever happens to the others.
+the result is that of one process, whatever happens to the others. With one core there are none.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from sandfleet.submit.encode import EncodedRequest, JobEncoder
 
 LEAST_JOBS: Final = 8 * CHUNK_JOBS
-"""Jobs for which other processes pay; below, they cost more than they do."""
+"""Jobs for which encoders pay; below, processes cost more than they do."""
 MOST_PROCESSES: Final = 4
 """At so many, Redis and the parent are what limits."""
 
@@ -59,14 +59,14 @@ Reader: TypeAlias = "Callable[[int, int], ReadJobs | None]"
 """Reads and checks the jobs from one index to another; None if only the parent can."""
 
 
-def count_processes(total: int) -> int:
-    """Return how many processes are to encode so many jobs; 0 if this one is.
+def count_processes() -> int:
+    """Return how many other processes are to encode jobs; 0 if this one is.
 
     A fork copies one thread only: with others here, locks that they hold would stay locked. The
     kernel lists threads of libraries, too. Without /proc there is no telling.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-    if total < LEAST_JOBS or cores < 2 or signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:  # noqa: PLR2004
+    if cores < 2 or signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:  # noqa: PLR2004
         return 0
     try:
         threads = len(list(Path("/proc/self/task").iterdir()))
@@ -218,7 +218,9 @@ class Encoders:
                 yield from self._work.encode(chunk, done)
 
     def _read(self, chunk: int) -> bytes | None:
-        """Return the next frame of the process that has the chunk, None if it is dead."""
+        """Return the next frame of the process that has the chunk, None if there is none, or it is dead."""
+        if not self._count:
+            return None
         number = chunk % self._count
         frame = None if number in self._dead else self._children[number].read()
         if frame is None:

@@ -13,7 +13,7 @@ from sandfleet.errors import FleetError
 from sandfleet.submit.check import JobChecker
 from sandfleet.submit.contents import Contents
 from sandfleet.submit.encode import JobEncoder
-from sandfleet.submit.encoders import ChunkEncoder, Encoders, count_processes
+from sandfleet.submit.encoders import LEAST_JOBS, ChunkEncoder, Encoders, count_processes
 from sandfleet.submit.required import RequiredObjects
 from sandfleet.submit.submission import Submission, add_jobs
 from sandfleet.threads import in_thread
@@ -165,13 +165,12 @@ class Submitting:
         limits: BatchLimits | None = None,
         idempotent: bool = False,
     ) -> Encoders | None:
-        """Return processes that check and encode jobs, for `submit_chunks`; for the command line.
+        """Return what checks and encodes many jobs, for `submit_chunks`; for the command line.
 
-        `read` returns the jobs from one index to another, out of `total`. None if other processes
-        do not pay here, or cannot be forked.
+        `read` returns the jobs from one index to another, out of `total`. None for few jobs, and
+        where the channel takes jobs of its own process only.
         """
-        processes = count_processes(total)
-        if self._channel.packed_publisher is None or not processes:
+        if self._channel.packed_publisher is None or total < LEAST_JOBS:
             return None
         try:
             checker = JobChecker(batch, is_keyed=idempotent)
@@ -179,7 +178,7 @@ class Submitting:
             return None
         encoder = self._new_encoder(batch, limits, Contents())
         work = ChunkEncoder(read, total, checker, encoder, self.settings.queue if queue is None else queue)
-        return Encoders(work, processes, self._channel.find_largest_budget)
+        return Encoders(work, count_processes(), self._channel.find_largest_budget)
 
     def _new_encoder(self, batch: str | None, limits: BatchLimits | None, contents: Contents) -> JobEncoder:
         return JobEncoder(

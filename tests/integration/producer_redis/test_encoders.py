@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     import redis
 
-NEVER = 1 << 60
 JOBS = 5 * CHUNK_JOBS + 17
 SLOW = """
 check = encoders.ChunkEncoder.check
@@ -56,21 +55,25 @@ def write_jobs(folder: Path, count: int = JOBS, **changes: dict[str, Any]) -> st
     return str(file)
 
 
-def submit_both(
+def submit_all(
     url: str, client: redis.Redis, argv: Sequence[str], change: str = "", **options: Any
 ) -> tuple[Ended, list[Any]]:
-    """Submit in one process, then with others; check that both did the same. Return what that is."""
+    """Submit as few jobs are, with one core, and with others; check that all did the same.
+
+    Return what that is.
+    """
     results: list[tuple[str, list[Any], Any]] = []
     ended = Ended(-1, "", "", 0, 0)
     batch = argv[argv.index("--batch") + 1] if "--batch" in argv else ""
-    for least in (NEVER, 1):
-        ended = submit(url, argv, change, least=least, **options)
-        assert (ended.forked, ended.left) == ((0, 0) if least == NEVER else (3, 0)), ended.stderr
+    for cores, forked in ((0, 0), (1, 0), (3, 3)):
+        ended = submit(url, argv, change, cores=cores, **options)
+        assert (ended.forked, ended.left) == (forked, 0), ended.stderr
         hidden = re.sub(r"[0-9a-f]{8}-[0-9a-f-]{27}", "ID", f"{ended.code}\n{ended.stdout}\n{ended.stderr}")
         results.append((hidden, read_queued(client), read_batch(client, batch)))
         forget_jobs(client)
     assert results[0] == results[1]
-    return ended, results[1][1]
+    assert results[0] == results[2]
+    return ended, results[2][1]
 
 
 @pytest.mark.parametrize(
@@ -90,7 +93,7 @@ def test_jobs_are_the_same_and_in_the_same_order(
     table = tmp_path / "cases.csv"
     table.write_text("seed\n" + "".join(f"s{number}\n" for number in range(JOBS)))
     names = {"FILE": write_jobs(tmp_path), "TABLE": str(table)}
-    ended, queued = submit_both(url, client, [names.get(word, word) for word in argv])
+    ended, queued = submit_all(url, client, [names.get(word, word) for word in argv])
     assert ended.code == 0
     assert len(queued) == JOBS
     assert len({str(job["message"]["body"]) for job in queued}) == JOBS
@@ -100,7 +103,7 @@ def test_all_faults_are_told_in_the_order_of_lines(url: str, client: redis.Redis
     faulty: dict[str, Any] = {"n3": {"timeout": -1, "comand": []}, "n300": {"image": ""}, "n301": {"command": "x"}}
     file = Path(write_jobs(tmp_path, **faulty, n1200={"security": {"privileged": True}}))
     file.write_text(file.read_text().replace("print(600)", 'print(600)"', 1))
-    ended, queued = submit_both(url, client, [str(file)])
+    ended, queued = submit_all(url, client, [str(file)])
     assert (ended.code, queued) == (2, [])
     lines = [int(number) for number in re.findall(r"line (\d+)", ended.stderr)]
     assert lines == sorted(lines)
@@ -126,7 +129,7 @@ def test_what_only_one_process_can_refuse_is_refused_the_same_way(
         "RedisChannel.find_largest_budget = lambda self: 1 << 28"
     )
     env = {"SANDFLEET_MAX_SPEC_BYTES": "2000"}
-    ended, queued = submit_both(url, client, [write_jobs(tmp_path, n700=field), "--batch", "b"], change, env=env)
+    ended, queued = submit_all(url, client, [write_jobs(tmp_path, n700=field), "--batch", "b"], change, env=env)
     assert (ended.code, queued) == (2, [])
     assert said in ended.stderr
 
@@ -148,14 +151,14 @@ PackedCall._send = lose
 def test_jobs_are_read_or_sent_twice_and_queued_once(
     url: str, client: redis.Redis, tmp_path: Path, change: str
 ) -> None:
-    ended, queued = submit_both(url, client, [write_jobs(tmp_path), "--batch", "b"], change)
+    ended, queued = submit_all(url, client, [write_jobs(tmp_path), "--batch", "b"], change)
     assert (ended.code, len(queued)) == (0, JOBS)
 
 
 def test_local_files_are_read_by_the_parent(url: str, client: redis.Redis, tmp_path: Path) -> None:
     (tmp_path / "in.txt").write_text("in")
     file = write_jobs(tmp_path, n700={"stdin": {"from": "in.txt"}}, n701={"files": [{"from": "in.txt"}]})
-    ended, queued = submit_both(url, client, [file])
+    ended, queued = submit_all(url, client, [file])
     assert (ended.code, len(queued)) == (0, JOBS)
 
 
@@ -164,7 +167,7 @@ def test_a_bad_batch_name_and_a_full_queue_are_refused_the_same_way(
 ) -> None:
     file = write_jobs(tmp_path)
     env = {"SANDFLEET_MAX_QUEUED": str(JOBS - 1)}
-    ended, queued = submit_both(url, client, [file], env=env)
+    ended, queued = submit_all(url, client, [file], env=env)
     assert (ended.code, queued) == (1, [])
     assert "would pass max_queued" in ended.stderr
     said = submit(url, [file, "--batch", "x\x07"])
@@ -185,7 +188,7 @@ def test_the_parent_does_what_a_dead_process_owes(
         "    return real(self, chunk, *more)\n"
         f"encoders.ChunkEncoder.{step} = die"
     )
-    ended, queued = submit_both(url, client, [write_jobs(tmp_path), "--batch", "b"], change)
+    ended, queued = submit_all(url, client, [write_jobs(tmp_path), "--batch", "b"], change)
     assert (ended.code, len(queued)) == (0, JOBS)
 
 
@@ -197,7 +200,7 @@ def test_the_parent_goes_on_in_the_middle_of_a_chunk(url: str, client: redis.Red
         "def count(self, frame):\n    die(frame)\n    send(self, frame)\n"
         "encoders.Child.__init__.__globals__['Outlet'].send = count"
     )
-    ended, queued = submit_both(url, client, [write_jobs(tmp_path), "--batch", "b"], change)
+    ended, queued = submit_all(url, client, [write_jobs(tmp_path), "--batch", "b"], change)
     assert (ended.code, len(queued)) == (0, JOBS)
 
 
@@ -233,7 +236,7 @@ def test_no_process_outlives_its_parent(url: str, tmp_path: Path, change: str, n
 def test_redis_goes_away_in_the_middle(tmp_path: Path) -> None:
     """The private server is killed before its fourth chunk: the same words with and without processes."""
     said: list[str] = []
-    for least in (NEVER, 1):
+    for cores in (0, 1, 3):
         with tempfile.TemporaryDirectory(prefix="sandfleet-test-") as folder:
             socket = Path(folder) / "s"
             server = subprocess.Popen(
@@ -246,25 +249,30 @@ def test_redis_goes_away_in_the_middle(tmp_path: Path) -> None:
                 f"    if len(calls) == 4:\n        os.kill({server.pid}, 9)\n        time.sleep(0.2)\n"
                 "Capacity.check = check"
             )
-            ended = submit(f"unix://{socket}", [write_jobs(tmp_path), "--batch", "b"], change, least=least)
+            ended = submit(f"unix://{socket}", [write_jobs(tmp_path), "--batch", "b"], change, cores=cores)
             server.wait(10)
         assert (ended.code, ended.left) == (125, 0)
         said.append(ended.stderr.replace(folder, "F"))
-    assert said[0] == said[1]
+    assert said[0] == said[1] == said[2]
     assert f"at least {3 * CHUNK_JOBS} of {JOBS} jobs were queued" in said[1]
     assert "cannot reach Redis" in said[1]
 
 
-def test_no_process_is_forked_beside_a_thread_or_for_few_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_process_is_forked_beside_a_thread_or_on_one_core(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
-    assert encoders.count_processes(encoders.LEAST_JOBS - 1) == 0
     ended = threading.Event()
     thread = threading.Thread(target=ended.wait)
     thread.start()
     try:
-        assert encoders.count_processes(1_000_000) == 0
+        assert encoders.count_processes() == 0
     finally:
         ended.set()
         thread.join()
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
-    assert encoders.count_processes(1_000_000) == 0
+    assert encoders.count_processes() == 0
+
+
+def test_few_jobs_are_submitted_as_ever(url: str, client: redis.Redis, tmp_path: Path) -> None:
+    assert submit(url, [write_jobs(tmp_path, 40)], "submitting.LEAST_JOBS = 41").forked == 0
+    assert submit(url, [write_jobs(tmp_path, 41)], "submitting.LEAST_JOBS = 41").forked == 3
+    assert len(read_queued(client)) == 81
