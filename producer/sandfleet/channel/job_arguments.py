@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 import hiredis
 import msgspec
@@ -12,7 +12,7 @@ from sandfleet_config.scripts import step_of
 from sandfleet.channel.message import new_messages
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from sandfleet_config.spec import SandboxSpec
 
@@ -67,8 +67,7 @@ def pack_head(count: int) -> bytes:
 
 def pack_words(words: Sequence[Any]) -> bytes:
     """Return words of a command in Redis's protocol, without `pack_head`."""
-    packed: bytes = hiredis.pack_command(tuple(words))
-    return packed.removeprefix(pack_head(len(words)))
+    return _pack(tuple(words)).removeprefix(pack_head(len(words)))
 
 
 def list_arguments(jobs: Sequence[EncodedJob], queue: str, sender: int | None = None) -> list[Any]:
@@ -99,3 +98,6 @@ def _encode_after(spec: SandboxSpec) -> str:
 @lru_cache(maxsize=256)
 def _encode_delivery(priority: int, queue_ttl: float, max_attempts: int) -> str:
     return f"{step_of(priority)} {max(1, round(queue_ttl * MILLI))} {max_attempts}"
+
+
+_pack: Final = cast("Callable[[tuple[Any, ...]], bytes]", hiredis.pack_command)  # pyright: ignore[reportUnknownMemberType]  its result has no type

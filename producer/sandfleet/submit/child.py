@@ -57,14 +57,19 @@ class Child:
             OSError: no process or pipe can be made.
         """
         frames, child_frames = os.pipe()
+        try:
+            child_word, self._word = os.pipe()
+        except OSError:
+            os.close(frames)
+            os.close(child_frames)
+            raise
         self._frames = os.fdopen(frames, "rb", buffering=PIPE_BYTES)
-        child_word, self._word = os.pipe()
         with suppress(OSError):  # the user has used up what pipes may hold: it stays smaller
             fcntl.fcntl(frames, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         try:
             self._pid: int | None = self._fork(work, Outlet(child_frames, child_word), siblings)
         except OSError:
-            self._close_pipes()
+            self.close_pipes()
             raise
         finally:
             os.close(child_frames)
@@ -100,11 +105,12 @@ class Child:
         """Kill the child and collect it; may be repeated."""
         pid, self._pid = self._pid, None
         if pid is not None:
-            self._close_pipes()
+            self.close_pipes()
             os.kill(pid, signal.SIGKILL)  # not collected yet, so the id is still its own
             os.waitpid(pid, 0)
 
-    def _close_pipes(self) -> None:
+    def close_pipes(self) -> None:
+        """Close this process's ends; another process that inherited them keeps its own."""
         self._frames.close()
         os.close(self._word)
 
@@ -118,7 +124,7 @@ def _run(
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         gc.disable()
         for child in inherited:
-            child._close_pipes()  # noqa: SLF001  of its own class, in another process
+            child.close_pipes()
         work(outlet)
     finally:
         # Whatever was raised: the parent does by itself what it did not get, and meets the same
