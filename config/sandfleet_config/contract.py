@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from sandfleet_config.codes import ErrorCode
 from sandfleet_config.image_names import REGISTRY_PREFIX
-from sandfleet_config.spec import BATCH_FIELDS, DELIVERY_FIELDS, RETRIED_CODES, SandboxSpec
+from sandfleet_config.spec import BATCH_FIELDS, DELIVERY_FIELDS, RETRIED_CODES, STORED_FIELDS, SandboxSpec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,8 +32,18 @@ FIELDS_OF: Final[Mapping[int, str]] = {
 """The fields of each version, for messages."""
 
 
+_FIRST_FIELDS: Final = frozenset(SandboxSpec.model_fields) - {
+    *("requires", "stdin", "output"),
+    *(*DELIVERY_FIELDS, *STORED_FIELDS, *BATCH_FIELDS),
+}
+"""Fields that need no later version than 1, whatever they say; of the image it depends."""
+
+
 def find_contract(spec: SandboxSpec) -> ContractVersion:
     """Return the lowest contract version that has all fields `spec` uses."""
+    # Most specs: half the time of the questions below. The dict of a spec may change later.
+    if spec.model_fields_set <= _FIRST_FIELDS and not spec.requires and not spec.image.startswith(REGISTRY_PREFIX):
+        return 1
     if spec.after or spec.retry_with or spec.output.live:
         return BATCH_CONTRACT
     if _uses_store(spec):

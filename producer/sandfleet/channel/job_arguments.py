@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import repeat
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 import hiredis
@@ -46,7 +47,7 @@ class PackedJobs(msgspec.Struct, array_like=True, gc=False):
 
     def list_jobs(self, batch: str | None) -> list[SentJob]:
         """Return the jobs, which belong to `batch`."""
-        return [SentJob(job_id, key, batch) for job_id, key in zip(self.ids, self.keys, strict=True)]
+        return list(map(SentJob, self.ids, self.keys, repeat(batch)))
 
     def list_arguments(self) -> list[Any]:
         """Return the arguments again."""

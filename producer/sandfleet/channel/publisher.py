@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from functools import partial
+from itertools import repeat
 from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar
 
 from redis.exceptions import NoScriptError, OutOfMemoryError
@@ -125,8 +126,8 @@ class Publisher:
         return ["EVALSHA", self._script.sha, 0, *sent.list_arguments()]
 
     def _read_reply(self, call: PackedCall, sent: _Call[_Job]) -> list[Submitted]:
-        jobs = sent.jobs
-        with self._connections.guard(*(job.job_id for job in jobs)):
+        ids = [job.job_id for job in sent.jobs]
+        with self._connections.guard(*ids):
             try:
                 reply = self._wait_for_reply(call, sent)
             except OutOfMemoryError as error:
@@ -138,7 +139,7 @@ class Publisher:
         if reply[0] in {b"unknown", b"awaited"}:
             raise new_after_refusal(*(word.decode() for word in reply))
         if reply == [b"new"]:
-            return [Submitted(SubmitState.NEW, job.job_id) for job in jobs]
+            return list(map(Submitted, repeat(SubmitState.NEW), ids))
         return [
             Submitted(SUBMIT_STATES[state], job_id.decode())
             for state, job_id in zip(reply[::2], reply[1::2], strict=True)

@@ -70,7 +70,7 @@ def submit_specs(
     is_json: bool,
 ) -> int:
     """Queue the jobs, wait for them if asked to; return the exit code."""
-    handles: dict[Job, None] = {}
+    handles: dict[str, Job] = {}
     counts: Counter[ErrorCode] = Counter()
     status = 0
 
@@ -78,24 +78,24 @@ def submit_specs(
     with open_results(out, saver.take) as results:  # opened first: what cannot be written stops the submit
         try:
             for jobs in _queue(fleet, specs, options, stages):
-                handles |= dict.fromkeys(jobs)
+                handles |= {job.id: job for job in jobs}
                 if not is_json and (options.has_ids or not (is_waited or options.batch)):
                     print("\n".join(job.id for job in jobs), flush=True)
         except (KeyboardInterrupt, FleetError) as error:
-            _note_stopped(handles, len(specs), options.batch, out)
+            _note_stopped(handles.values(), len(specs), options.batch, out)
             if isinstance(error, FleetError):
                 raise
             status = INTERRUPTED
         else:
             if is_waited:
                 how: dict[str, Any] = {"batch": options.batch, "is_quiet": options.is_quiet}
-                status, counts = wait_for_jobs(fleet, list(handles), results, is_listed=False, **how)
+                status, counts = wait_for_jobs(fleet, list(handles.values()), results, is_listed=False, **how)
                 status = status or (0 if saver.is_complete else SOME_NOT_OK)
             elif not (is_json or options.is_quiet):
                 _note_queued(len(handles), options.batch)
     _sum_up_saved(saver, options, status)
     if is_json:
-        _print_object(options.batch, list(handles), counts if is_waited else None)
+        _print_object(options.batch, list(handles.values()), counts if is_waited else None)
     return status
 
 

@@ -72,9 +72,12 @@ def new_reader(found: Found, max_spec_bytes: int, files: LineFiles) -> Reader:
 
     def read(start: int, stop: int) -> ReadJobs | None:
         entries = list(found.read(start, stop))
-        sizes = [entry.most_bytes for entry in entries if isinstance(entry, Entry)]
-        if any(isinstance(entry, Entry) and files.may_name_any(entry.fields) for entry in entries):
-            return None
+        sizes: list[int] = []
+        for entry in entries:
+            if isinstance(entry, Entry):
+                if files.may_name_any(entry.fields):
+                    return None
+                sizes.append(entry.most_bytes)
         specs, faults = check_entries(entries, max_spec_bytes, files)
         told = [(fault.place, fault.text) for fault in faults]
         return ReadJobs(specs, told, max(sizes, default=0), sum(sizes) // CHAR_BYTES)
