@@ -26,6 +26,7 @@ MAX_NAME_BYTES: Final = 120
 MAX_TRIES: Final = 5
 """Attempts that are described: the first, and the newest."""
 MAX_NUMBER: Final = 1 << 62
+FINGERPRINT_DIGITS: Final = 12
 STEPS: Final = ("queued", "image", "create", "run", "collect", "cleanup")
 _MILLI: Final = 1000
 _HASH_DIGITS: Final = 12
@@ -63,6 +64,7 @@ class EndedRun:
     labels: Mapping[str, str] = field(default_factory=dict[str, str])
     line: str = ""
     message: str = ""
+    fingerprint: str = ""
     exit_code: int | None = None
     signal: int | None = None
     start: str = ""
@@ -92,15 +94,7 @@ def parse_summary(raw: bytes) -> EndedRun:
     Raises:
         ValueError: it is none; the message says why.
     """
-    if len(raw) > MAX_SUMMARY_BYTES:
-        _refuse(f"it has {len(raw)} bytes")
-    try:
-        found: object = json.loads(raw)
-    except (ValueError, RecursionError):
-        _refuse("it is not JSON")
-    if not isinstance(found, dict):
-        _refuse("it is no object")
-    fields = cast("dict[str, Any]", found)
+    fields = _parse_object(raw)
     code = _read_code(fields)
     return EndedRun(
         job_id=_read_id(fields),
@@ -116,6 +110,7 @@ def parse_summary(raw: bytes) -> EndedRun:
         labels=_read_labels(fields),
         line=_text(fields, "line"),
         message=_text(fields, "message"),
+        fingerprint=_text(fields, "kind")[:FINGERPRINT_DIGITS],
         exit_code=_number_or_none(fields, "exit"),
         signal=_number_or_none(fields, "signal"),
         start=_text(fields, "start"),
@@ -148,6 +143,18 @@ def cut_text(text: str, max_bytes: int) -> str:
     while count_packed(text) > max_bytes:
         text = text[: len(text) * 3 // 4]
     return text
+
+
+def _parse_object(raw: bytes) -> dict[str, Any]:
+    if len(raw) > MAX_SUMMARY_BYTES:
+        _refuse(f"it has {len(raw)} bytes")
+    try:
+        found: object = json.loads(raw)
+    except (ValueError, RecursionError):
+        _refuse("it is not JSON")
+    if not isinstance(found, dict):
+        _refuse("it is no object")
+    return cast("dict[str, Any]", found)
 
 
 def _refuse(why: str) -> NoReturn:

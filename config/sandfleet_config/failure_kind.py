@@ -11,6 +11,7 @@ OK: Final = "OK"
 DIGITS: Final = 12
 MAX_CHARS: Final = 500
 """Characters of a message that count."""
+_NUMBERED: Final = frozenset(("EXIT_NONZERO", "SIGNALED"))
 _PATH: Final = re.compile(r"(?<![\w/])/[^\s'\",;:()]*+")
 _ID: Final = re.compile(r"(?<![A-Za-z0-9])(?=[0-9A-Fa-f-]*[0-9])[0-9A-Fa-f]{8}[0-9A-Fa-f-]*+(?![A-Za-z0-9])")
 _NUMBER: Final = re.compile(r"\d++(?:\.\d++)?")
@@ -19,14 +20,15 @@ _NUMBER: Final = re.compile(r"\d++(?:\.\d++)?")
 def fingerprint_failure(code: str, message: str) -> str:
     """Return 12 hex digits of the code and the message without numbers, ids and paths.
 
-    Empty for ``OK``. An exit code is a number of the message; it does not count either.
+    Empty for ``OK``. The number of an exit code or a signal is the kind itself, and counts.
     """
     return "" if code == OK else _fingerprint(code, message[:MAX_CHARS])
 
 
 @lru_cache(maxsize=256)
 def _fingerprint(code: str, message: str) -> str:
-    return hashlib.sha256(f"{code} {generalize(message)}".encode("utf-8", "replace")).hexdigest()[:DIGITS]
+    kind = message if code in _NUMBERED else generalize(message)
+    return hashlib.sha256(f"{code} {kind}".encode("utf-8", "replace")).hexdigest()[:DIGITS]
 
 
 def generalize(message: str) -> str:

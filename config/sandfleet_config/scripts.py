@@ -111,7 +111,6 @@ Keys, all under `KEY_PREFIX`:
                     at, note. At most 10,000 each; no TTL: an operator takes a mark away
     audit           stream of what operators did: by, role, via, action, target, count, reason,
                     result; about the last 10,000. Expires a year after the last
-    ended_runs      stream of summaries of ended runs, for the history that can be searched
     keeps:<host>    the job for which a host keeps its memory: it takes no smaller job meanwhile.
                     Expires after 5 s, and is renewed at each claim
     claims:<owner>  hash: claim id -> message. An id with "taken-" at its start is a claim of a dead

@@ -17,7 +17,10 @@ from sandfleet_config.codes import ErrorCode
 from sandfleet_config.outcome import Outcome
 from sandfleet_config.queues import DEFAULT_QUEUE, KEY_PREFIX
 from sandfleet_config.web_settings import WebSettings
+from sandfleet_config.wire import MAX_SPEC_BYTES
 from sandfleet_web.history.writer import HistoryWriter
+from sandfleet_worker.delivery.envelope import open_message
+from sandfleet_worker.delivery.read_message import find_facts, read_message
 from waiting import wait_until
 
 if TYPE_CHECKING:
@@ -76,8 +79,9 @@ class Past:
             self._claims += 1
             claim, _ = self.ledger.claim(f"claim-{self._claims}", [DEFAULT_QUEUE])
             assert claim is not None
+            outcome = Outcome.of(code, claim.job_id, batch=batch or None, labels=spec.labels, **fields)
             assert self.ledger.finish(
-                claim, Outcome.of(code, claim.job_id, batch=batch or None, labels=spec.labels, **fields)
+                claim, outcome, facts=find_facts(read_message(open_message(claim), MAX_SPEC_BYTES))
             )
         return [job.id for job in jobs]
 

@@ -29,6 +29,11 @@ def test_other_kinds_have_others() -> None:
     assert generalize("accedes to defaced /") == "accedes to defaced /..."
 
 
+def test_exit_codes_and_signals_are_kinds_of_their_own() -> None:
+    for code, text in (("EXIT_NONZERO", "the program exited {}"), ("SIGNALED", "the program was killed by signal {}")):
+        assert len({fingerprint_failure(code, text.format(number)) for number in (2, 3, 9)}) == 3
+
+
 @pytest.mark.parametrize("text", ["/" * 500, "a-" * 250, "0-" * 250, "1." * 250, "deadbeef-" * 60])
 def test_hostile_messages_take_little_time(text: str) -> None:
     begin = time.perf_counter()

@@ -8,20 +8,18 @@ nothing.
 
 from __future__ import annotations
 
-import logging
 import os
 import secrets
 import sys
 from typing import Any
 
 try:
-    from sandfleet_worker.celery_worker.flower.app import install
+    from sandfleet_worker.celery_worker.flower.app import install, say
 
     install(os.environ.get("FLOWER_TOKEN", ""))
 except ImportError as error:
     sys.exit(f"error: this Flower is not like 2.2, which sandfleet knows ({error}); fix: pip install 'flower>=2.2,<3'")
 
-MADE_FOR_THIS_RUN = "Flower's user and password, made for this run: %s"
 # About 6 KB of memory a task; Flower's own default of 100 000 would take more than half a gigabyte.
 max_tasks = 20_000
 tasks_columns = "state,result,uuid,args,batch,queue,attempt,runtime,received,worker"
@@ -32,11 +30,7 @@ address = os.environ.get("FLOWER_ADDRESS", "127.0.0.1")
 basic_auth = [pair for pair in os.environ.get("FLOWER_BASIC_AUTH", "").split(",") if pair]
 if not basic_auth:
     basic_auth = [f"sandfleet:{secrets.token_urlsafe(12)}"]
-    # A log line where logs are JSON, in which each line must be an object.
-    if os.environ.get("SANDFLEET_LOG_FORMAT") == "json":
-        logging.getLogger(__name__).warning(MADE_FOR_THIS_RUN, basic_auth[0])
-    else:
-        print(MADE_FOR_THIS_RUN % basic_auth[0], file=sys.stderr)  # noqa: T201
+    say(f"Flower's user and password, made for this run: {basic_auth[0]}")
 
 
 def format_task(task: Any) -> Any:

@@ -293,13 +293,6 @@ class JobRun:
 
     def _log(self, action: str, text: str, *args: object, outcome: Outcome | None = None) -> None:
         claim, job_id = self.claim, self._job.job_id
-        extra = {
-            "action": f"job_{action}",
-            "job_id": job_id,
-            "queue": claim.queue,
-            "batch": self._facts.get("batch"),
-            "attempt": len(claim.attempts),
-            "claim": claim.claim_id,
-            "outcome": outcome,
-        }
+        known = {"queue": claim.queue, "batch": self._facts.get("batch"), "attempt": len(claim.attempts)}
+        extra = {"action": f"job_{action}", "job_id": job_id, "claim": claim.claim_id, "outcome": outcome, **known}
         log.info(f"job %s {text}", job_id, *args, extra=extra)  # noqa: G004

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,6 +12,7 @@ from typer.main import get_group
 from sandfleet.cli import completion, opening, options
 from sandfleet.cli.acting import DryRun, Yes, act_on_jobs, new_operator, show_preview
 from sandfleet.cli.lists import Categories, Codes, States, read_filter
+from sandfleet.cli.watching import complete_watch
 
 if TYPE_CHECKING:
     from sandfleet.actions import Operator, Selection
@@ -46,7 +48,7 @@ def cancel(
         if is_dry:
             show_preview("cancel", preview)
             return
-        act = lambda chosen: operator.cancel_jobs(chosen, reason)  # noqa: E731
+        act = partial(operator.cancel_jobs, reason=reason)
         raise typer.Exit(act_on_jobs("cancel", preview, act, selection, is_sure=is_sure))
 
 
@@ -75,7 +77,7 @@ def retry(
         if is_dry:
             show_preview("run again", preview)
             return
-        act = lambda chosen: operator.retry_jobs(chosen, reason)  # noqa: E731
+        act = partial(operator.retry_jobs, reason=reason)
         raise typer.Exit(act_on_jobs("run again", preview, act, selection, is_sure=is_sure))
 
 
@@ -115,7 +117,7 @@ class JobsGroup(TyperGroup):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the list's options, or those of a sub-command only."""
         if not args or args[0] not in self.commands:
-            return super().parse_args(ctx, args)
+            return super().parse_args(ctx, complete_watch(args))
         kept, self.params = self.params, []
         try:
             return super().parse_args(ctx, args)

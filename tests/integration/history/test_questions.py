@@ -16,9 +16,9 @@ from past_rows import new_runs, store_runs
 from sandfleet.errors import HistoryUnavailable, QueryTooSlow
 from sandfleet.history import open_file
 from sandfleet.history.file_history import FileHistory
-from sandfleet.history.fingerprint import find_fingerprint
 from sandfleet.history.questions import MAX_DEPTH, HistoryFilter
 from sandfleet.history.remote_history import RemoteHistory
+from sandfleet_config.failure_kind import fingerprint_failure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -80,7 +80,7 @@ def takes(wanted: HistoryFilter, new: NewRow) -> bool:
         and is_coded
         and all(run.labels.get(key) == value for key, value in wanted.labels.items())
         and wanted.exit_code in (None, run.exit_code)
-        and wanted.fingerprint in ("", find_fingerprint(run.code, run.message, run.exit_code, run.signal))
+        and wanted.fingerprint in ("", fingerprint_failure(run.code, run.message))
         and (text in run.line.lower() or text in run.message.lower())
         and (wanted.since is None or new.ended >= wanted.since * 1000)
         and (wanted.until is None or new.ended <= wanted.until * 1000)
@@ -104,7 +104,7 @@ def new_filters(runs: list[NewRow]) -> dict[str, dict[str, Any]]:
         "queue": {"queue": run.queue},
         "image": {"image": run.image},
         "exit": {"exit_code": CHANCE.choice((0, 1, 2))},
-        "fingerprint": {"fingerprint": find_fingerprint(run.code, run.message, run.exit_code, run.signal)},
+        "fingerprint": {"fingerprint": fingerprint_failure(run.code, run.message)},
         "since": {"since": chosen.ended / 1000},
         "until": {"until": chosen.ended / 1000},
         "attempts": {"min_attempts": 2},
@@ -197,7 +197,7 @@ def test_failures_are_grouped_as_python_groups_them(
     failed = [new for new in runs if not new.is_ok and takes(wanted, new)]
     keys: dict[str, Callable[[NewRow], object]] = {
         "fingerprint": lambda new: (
-            find_fingerprint(new.run.code, new.run.message, new.run.exit_code, new.run.signal),
+            fingerprint_failure(new.run.code, new.run.message),
             new.run.image,
         ),
     }

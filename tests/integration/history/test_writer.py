@@ -422,6 +422,33 @@ def test_a_redis_that_lost_its_last_second_gives_numbers_again(past: Past) -> No
     assert (status.lost, status.skipped, status.number, status.rows) == (0, 0, 115, 120)
 
 
+def test_a_replica_whose_clock_is_behind_loses_nothing_more(past: Past) -> None:
+    """It took over without the last entries, and gives their numbers again, with earlier ids."""
+    past.add_runs(95)
+    time.sleep(0.05)
+    past.add_runs(5)
+    past.write_all()
+    before = past.history.find_runs(HistoryFilter(), count=200).rows
+    for entry, _ in past.redis.xrevrange(STREAM, count=5):
+        past.redis.xdel(STREAM, entry)
+    kept = past.redis.xrange(STREAM)
+    past.redis.delete(STREAM)
+    for entry, fields in kept:
+        past.redis.xadd(STREAM, fields, id=entry)
+    last = int(kept[-1][0].split(b"-")[0])
+    for number in range(5):
+        past.redis.xadd(STREAM, {"n": 96 + number, "run": new_summary(f"again-{number}")}, id=f"{last}-{5000 + number}")
+    past.pretend_restart()
+    past.add_runs(3)
+    past.write_all()
+
+    status = past.history.status()
+    assert (status.lost, status.skipped, status.number, status.rows) == (0, 0, 103, 108)
+    rows = past.history.find_runs(HistoryFilter(), count=200).rows
+    assert {row.job_id for row in rows} >= {f"again-{number}" for number in range(5)}
+    assert {row.job_id: row.ended for row in rows}.items() >= {row.job_id: row.ended for row in before}.items()
+
+
 def test_a_run_that_ends_again_after_a_failover_has_one_row(past: Past) -> None:
     past.add(new_summary("job-1", "OK"))
     past.write_all()

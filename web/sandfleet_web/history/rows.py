@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from sandfleet.history.fingerprint import find_fingerprint
+from sandfleet_config.failure_kind import fingerprint_failure
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -111,9 +111,8 @@ def count_use(new: NewRow) -> tuple[int, float]:
 
 
 def to_fingerprint(new: NewRow) -> str:
-    """Return the fingerprint of a failure."""
-    run = new.run
-    return find_fingerprint(run.code, run.message, run.exit_code, run.signal)
+    """Return the fingerprint of a failure, as whoever ended the run found it in the whole message."""
+    return new.run.fingerprint or fingerprint_failure(new.run.code, new.run.message)
 
 
 def _count_program(new: NewRow) -> int:

@@ -142,8 +142,12 @@ class HistoryStore:
         values, run = to_row(position.seq, new), new.run
         is_new = self._connection.execute(_INSERT, values).rowcount == 1
         if not is_new:
-            found = self._connection.execute("SELECT seq FROM run WHERE job_id = ? AND run = ?", (run.job_id, run.run))
-            position = self._delete(position, [seq for (seq,) in found.fetchall()])
+            seq, number, code = self._connection.execute(
+                "SELECT seq, number, code FROM run WHERE job_id = ? AND run = ?", (run.job_id, run.run)
+            ).fetchone()
+            if (number, code) == (new.number, run.code):
+                return position, False  # the same entry, read again
+            position = self._delete(position, [seq])
             self._connection.execute(_INSERT, values)
         self._connection.execute("INSERT INTO detail VALUES (?, ?)", (position.seq, to_facts(run)))
         use = (run.code, *count_use(new))

@@ -236,10 +236,10 @@ class ClaimCalls:
         """Record the end of a queued job; return False if it is not queued any more."""
         return bool(self._finish(("", ""), outcome, facts))
 
-    def end_all_queued(self, ends: Sequence[tuple[Outcome, RunFacts]]) -> list[bool]:
+    def end_all_queued(self, endings: Sequence[tuple[Outcome, RunFacts]]) -> list[bool]:
         """Do what `end_queued` does for many jobs, by one round trip."""
         with self._redis.pipeline(transaction=False) as pipe:
-            for outcome, facts in ends:
+            for outcome, facts in endings:
                 args = self._list_arguments(("", ""), outcome, facts)
                 self._scripts["finish"](keys=[], args=[KEY_PREFIX, *args], client=pipe)
             answers: list[object] = pipe.execute(raise_on_error=False)

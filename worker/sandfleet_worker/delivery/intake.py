@@ -70,16 +70,14 @@ class Intake:
         counts: JobCounts | None = None,
         measure: Callable[[], Measured] = lambda: Measured({}),
     ) -> None:
-        self._counts = counts
-        self._settings, self._identity = settings, identity
+        self._settings, self._identity, self._counts = settings, identity, counts
         self.exit = WorkerExit(settings.drain_seconds, leave)
         shared, for_claims = connect(TIMEOUT_SECONDS), connect(TIMEOUT_SECONDS)
         for_lease = connect(min(TIMEOUT_SECONDS, settings.lease_seconds))
         self._clients = (shared, for_claims, for_lease)
         self.ledger = self._new_ledger(shared)
-        self.held_claims = HeldClaims(
-            settings.concurrency, settings.lease_seconds / BEATS_PER_LEASE, settings.waiting_jobs
-        )
+        beat_seconds = settings.lease_seconds / BEATS_PER_LEASE
+        self.held_claims = HeldClaims(settings.concurrency, beat_seconds, settings.waiting_jobs)
         self.report = HostReport(measure, self.held_claims)
         self._given_up = threading.Event()
         self._pins = ImagePins()
@@ -197,10 +195,9 @@ class Intake:
 
     def limit_attempts(self, claim: Claim, max_attempts: int) -> Claim:
         """Note the attempts that a stock producer's spec allows; return the claim that says so."""
-        known = replace(claim, max_attempts=max_attempts)
         with contextlib.suppress(NotAnswered):
             self._call_before_start("start", claim, lambda: self.ledger.limit_attempts(claim, max_attempts))
-        self.held_claims.limit_attempts(known)
+        self.held_claims.limit_attempts(known := replace(claim, max_attempts=max_attempts))
         return known
 
     def note_wait(self, claim: Claim) -> bool:

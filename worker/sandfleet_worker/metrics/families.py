@@ -18,7 +18,7 @@ from sandfleet_config.metric_names import OTHER, WORKER_METRICS
 from sandfleet_worker.metrics.counts import UNKNOWN_CODE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from sandfleet_config.codes import ErrorCode
 
@@ -152,8 +152,3 @@ def _new_histogram(name: str, histograms: Mapping[str, Histogram]) -> Metric:
         state = histogram.read()
         family.add_metric([label] if known.labels else [], state.buckets, state.total)
     return family
-
-
-def count_series(families: Iterable[Metric]) -> int:
-    """Return how many series Prometheus would keep of these."""
-    return sum(len(family.samples) for family in families)

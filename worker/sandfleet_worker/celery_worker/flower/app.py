@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ import redis
 from flower import command, events, urls
 from flower.app import Flower
 from flower.views.tasks import TASK_COLUMNS
-from sandfleet_config.logs import set_up_handler
+from sandfleet_config.logs import is_json, set_up_handler
 from sandfleet_config.settings import WorkerSettings
 from tornado.ioloop import PeriodicCallback
 
@@ -56,7 +57,15 @@ def _set_up_logs() -> None:
     """Write JSON if the settings say so; else the lines are Flower's own."""
     settings = WorkerSettings()
     if settings.log_format == "json":
-        set_up_handler("json", settings.log_level, "flower", version("flower"))
+        set_up_handler("json", settings.log_level, "flower", version("flower"), settings.host_name)
+
+
+def say(text: str) -> None:
+    """Print a line to stderr; a log line where logs are JSON."""
+    if is_json():
+        log.warning("%s", text)
+    else:
+        print(text, file=sys.stderr)  # noqa: T201
 
 
 class SandfleetFlower(Flower):
