@@ -176,7 +176,7 @@ def new_formatter(form: LogFormat, service: str, version: str, host: str = "") -
 def set_up_handler(form: LogFormat, level: str, service: str, version: str, host: str = "") -> None:
     """Send all logs to stderr in the form `form`. Called by ``main`` only."""
     # No line shows these, and they are a fifth of its cost (Logging HOWTO, "Optimization").
-    logging._srcfile = None  # noqa: SLF001
+    logging._srcfile = None  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     handler = logging.StreamHandler()
     handler.setFormatter(new_formatter(form, service, version, host))

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from sandfleet.submit.check import JobChecker, Spec
     from sandfleet.submit.encode import EncodedRequest, JobEncoder
     from sandfleet.submit.required import RequiredObjects
+    from sandfleet.traces import SubmitTraces
 
 STORED_CONTRACT: Final = 4
 """The contract version from which on a spec may need objects of the store."""
@@ -45,7 +46,9 @@ class Submission:
         batch: str | None,
         on_done: str = "",
         limits: BatchLimits | None = None,
+        traces: SubmitTraces | None = None,
     ) -> None:
+        self._traces = traces
         self._channel = channel
         self._checker = checker
         self._encoder = encoder
@@ -149,6 +152,8 @@ class Submission:
         await asyncio.to_thread(self.seal)
 
     def _new_handles(self, jobs: Sequence[EncodedJob], submitted: Sequence[Submitted]) -> list[Job]:
+        if self._traces:
+            self._traces.end(job.job_id for job in jobs)
         return [self._new_handle(*pair, submitted) for pair in zip(jobs, submitted, strict=True)]
 
     def _new_handle(self, job: EncodedJob, found: Submitted, others: Sequence[Submitted]) -> Job:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from sandfleet.channel.protocol import Channel
     from sandfleet.job import Job
+    from sandfleet.traces import SubmitTraces
 
 
 class Submitting:
@@ -34,6 +35,7 @@ class Submitting:
     def __init__(self, settings: Settings, channel: Channel) -> None:
         self.settings = settings
         self._channel = channel
+        self._traces: SubmitTraces | None = None
 
     def submit(
         self,
@@ -176,8 +178,21 @@ class Submitting:
             contents,
             least_contract=least,
             shows_whole=self.settings.shows_whole_commands,
+            traces=self._find_traces(),
         )
         required = RequiredObjects(contents, lambda: self._channel.objects, self.settings.result_ttl_seconds)
-        return Submission(
-            self._channel, checker, encoder, required, queue=name, batch=batch, limits=limits, on_done=on_done
-        )
+        how: dict[str, Any] = {"queue": name, "batch": batch, "limits": limits, "on_done": on_done}
+        return Submission(self._channel, checker, encoder, required, traces=self._traces, **how)
+
+    def _find_traces(self) -> SubmitTraces | None:
+        """Return what traces submits, if the settings want that; opened at the first submit."""
+        if self.settings.traces.endpoint and self._traces is None:
+            from sandfleet.traces import SubmitTraces
+
+            self._traces = SubmitTraces(self.settings.traces.endpoint)
+        return self._traces
+
+    def _close_traces(self) -> None:
+        traces, self._traces = self._traces, None
+        if traces:
+            traces.close()
