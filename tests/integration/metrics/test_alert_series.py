@@ -35,7 +35,7 @@ class Watched:
 
     def start(self, **settings: str) -> Worker:
         port = free_port()
-        worker = self.havoc.start(SANDFLEET_METRICS__PORT=str(port), SANDFLEET_QUEUES="sandfleet", **settings)
+        worker = self.havoc.start(2, SANDFLEET_METRICS__PORT=str(port), SANDFLEET_QUEUES="sandfleet", **settings)
         self.ports[worker.process.pid] = port
         return worker
 

@@ -141,7 +141,7 @@ def read_message(message: Message, max_spec_bytes: int, *, shows_whole: bool = F
         expires=_parse_time(headers.get("expires")),
         submitted=submitted if submitted is not None and _is_seconds(submitted) else None,
         request=request,
-        trace=trace if is_traceparent(trace := headers.get(TRACE_HEADER)) else "",
+        trace=str(trace) if is_traceparent(trace := headers.get(TRACE_HEADER)) else "",
     )
 
 
