@@ -40,7 +40,10 @@
 # tests take SeaweedFS, which comes from PyPI. Anywhere else it installs no system package: it names
 # what is missing and ends with 1.
 #
-# With --without-test-servers, as `make demo` calls it, versitygw and docker-registry are left out.
+# promtool, which judges the alerts, is taken out of Debian's package prometheus in the same way, into
+# /usr/local/lib/sandfleet/prometheus.
+#
+# With --without-test-servers, as `make demo` calls it, these are left out.
 #
 # PYTHON=/path/to/python3 chooses the interpreter (3.11 or later); by default the newest one found
 # is taken.
@@ -58,6 +61,7 @@ readonly OPTION=${1:-}
 readonly GVISOR=/usr/local/lib/sandfleet/gvisor
 readonly S3_SERVER=/usr/local/lib/sandfleet/versitygw
 readonly REGISTRY=/usr/local/lib/sandfleet/registry
+readonly PROMETHEUS=/usr/local/lib/sandfleet/prometheus
 
 # Debian keeps mkfs.erofs and others in sbin, which a user's PATH may lack.
 export PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
@@ -287,6 +291,20 @@ install_registry() {
     rm -rf "$folder"
 }
 
+# Its installation would start Prometheus on all addresses.
+install_promtool() {
+    local folder
+    [[ ! -x $PROMETHEUS/promtool ]] || return 0
+    [[ -n $(apt-cache madison prometheus 2>/dev/null) ]] || refresh_apt
+    say "taking promtool, for the tests of the alerts, out of Debian's package into $PROMETHEUS"
+    folder=$(mktemp -d)
+    chmod 755 "$folder"
+    (cd "$folder" && apt-get -q -q -o "APT::Sandbox::User=root" download prometheus)
+    dpkg-deb -x "$folder"/prometheus_*.deb "$folder/root"
+    install -D -m 755 "$folder/root/usr/bin/promtool" "$PROMETHEUS/promtool"
+    rm -rf "$folder"
+}
+
 install_system() {
     local missing
     mapfile -t missing < <(missing_packages | sort -u)
@@ -299,6 +317,7 @@ install_system() {
     [[ $OPTION != --without-test-servers ]] || return 0
     install_s3_server
     install_registry
+    install_promtool
 }
 
 # What the environment was made from: it is made anew when one of these changes.
