@@ -26,4 +26,6 @@ def is_answering(url: str, host: str) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(not is_answering(os.environ["SANDFLEET_REDIS_URL"], socket.gethostname()))
+    sys.exit(
+        not is_answering(os.environ["SANDFLEET_REDIS_URL"], os.environ.get("SANDFLEET_HOST") or socket.gethostname())
+    )

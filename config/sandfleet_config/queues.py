@@ -33,12 +33,25 @@ RESERVED_QUEUES = frozenset(
         "duplicates",
         "malformed",
         "malformed_count",
+        "shared_images",
+        "cordons",
+        "paused",
+        "audit",
+        "ended_runs",
         "unacked",
         "unacked_index",
         "unacked_mutex",
     )
 )
 """Names of other keys under `KEY_PREFIX`, where a queue is a key of its name."""
+
+CORDONS = f"{KEY_PREFIX}cordons"
+PAUSED = f"{KEY_PREFIX}paused"
+AUDIT = f"{KEY_PREFIX}audit"
+WAKE = f"{KEY_PREFIX}wake"
+"""The stream on which idle workers block."""
+HOST_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}\Z")
+"""The form of a host's name in the settings; that of the machine itself is taken as it is."""
 
 SUBMITTED_HEADER = "sandfleet-submitted"
 """Message header: the time of submit, s since the epoch; ``timing.queued`` counts from it."""
@@ -111,3 +124,23 @@ def run_key(job_id: str, run: int) -> str:
 def result_key(job_id: str) -> str:
     """Return the key of Celery's result record, prefix included."""
     return f"{KEY_PREFIX}celery-task-meta-{job_id}"
+
+
+def status_key(owner: str) -> str:
+    """Return the key of what a worker said of itself at its last beat."""
+    return f"{KEY_PREFIX}status:{owner}"
+
+
+def running_key(owner: str) -> str:
+    """Return the key of the jobs that a worker had at its last beat."""
+    return f"{KEY_PREFIX}running:{owner}"
+
+
+def host_images_key(host: str) -> str:
+    """Return the key of the list of a host's images."""
+    return f"{KEY_PREFIX}host_images:{host}"
+
+
+def host_of_owner(owner: str) -> str:
+    """Return the host of a worker by the name under which it holds claims: ``host:pid:token``."""
+    return owner.rsplit(":", 2)[0]

@@ -97,6 +97,21 @@ Keys, all under `KEY_PREFIX`:
                     of the names and digests of its images, and of its datasets with /data/ before
                     each. Both are deleted with the lease, or expire 2 minutes after the worker's
                     last beat
+    status:<owner>  what a worker said of itself at its last beat, as JSON of at most 2 KB: state
+                    (up|cordoned|draining|drained|stopping), queues, slots and busy (of its host),
+                    running, waiting, warm (spares by image), load, memory_free, memory_budget,
+                    disk_free, version, runsc, platform, started, unenforced, labels; at (ms).
+                    Expires after 3 leases
+    running:<owner>   the jobs that a worker had then, as JSON: id, slot (-1: none), start (unix time;
+                    0: it waits); 256 at most. Expires likewise
+    host_images:<host>   the images of a host, as JSON: name, digest, bytes, last use (unix time); 200
+                    at most. Written each minute; expires after 180 s
+    cordons         hash: host that starts no more jobs -> JSON with by, at, reason, and of a drain
+                    deadline (unix time). paused: hash: queue of which no job starts -> JSON with by,
+                    at, note. At most 10,000 each; no TTL: an operator takes a mark away
+    audit           stream of what operators did: by, role, via, action, target, count, reason,
+                    result; about the last 10,000. Expires a year after the last
+    ended_runs      stream of summaries of ended runs, for the history that can be searched
     keeps:<host>    the job for which a host keeps its memory: it takes no smaller job meanwhile.
                     Expires after 5 s, and is renewed at each claim
     claims:<owner>  hash: claim id -> message. An id with "taken-" at its start is a claim of a dead

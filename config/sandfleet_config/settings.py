@@ -6,6 +6,7 @@ An unknown name is an error, not a silent default.
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import quote, urlsplit, urlunsplit
@@ -22,7 +23,7 @@ from sandfleet_config.host_settings import PolicySettings as PolicySettings  # n
 from sandfleet_config.host_settings import RunscSettings as RunscSettings  # noqa: PLC0414
 from sandfleet_config.host_settings import WarmSettings as WarmSettings  # noqa: PLC0414
 from sandfleet_config.image_settings import ImagesSettings as ImagesSettings  # noqa: PLC0414
-from sandfleet_config.queues import DEFAULT_QUEUE, check_queue
+from sandfleet_config.queues import DEFAULT_QUEUE, HOST_NAME, check_queue
 from sandfleet_config.section import NameList, Section, split_list
 from sandfleet_config.store_settings import REDIS_URL, FilesSettings, StoreSettings
 from sandfleet_config.wire import MAX_SPEC_BYTES
@@ -156,6 +157,10 @@ class HostSettings(BaseSettings):
 class WorkerSettings(Settings, HostSettings):
     """The settings of a worker."""
 
+    host: str = Field(
+        default="",
+        description="The host's name in the fleet, one for all its workers; in Kubernetes the node's. Empty: its hostname.",
+    )
     concurrency: int = Field(
         default_factory=lambda: os.cpu_count() or 1,
         gt=0,
@@ -190,6 +195,19 @@ class WorkerSettings(Settings, HostSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         default="INFO", description="The worker's log level."
     )
+
+    @property
+    def host_name(self) -> str:
+        """The name of this host: in slots, attempts, `avoid`, boots, marks and statuses."""
+        return self.host or socket.gethostname()
+
+    @field_validator("host")
+    @classmethod
+    def _check_host(cls, value: str) -> str:
+        if value and not HOST_NAME.match(value):
+            msg = "must be 1 to 253 of A-Z a-z 0-9 . _ - and start with a letter or a digit"
+            raise ValueError(msg)
+        return value
 
     @field_validator("host_labels", mode="before")
     @classmethod

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from sandfleet_config.execute import ExecuteRequest, ExecuteResult
 
     from sandfleet.batch import Batch
+    from sandfleet.channel.fleet_state import FleetState
     from sandfleet.channel.protocol import Channel
     from sandfleet.channel.records import JobRecord
     from sandfleet.execute.backend import Config
@@ -135,6 +136,11 @@ class Fleet(Programs, Transfers, FleetOverview):
         return batch
 
     batch_async = in_thread(batch)
+
+    @property
+    def state(self) -> FleetState:
+        """The hosts, workers and queues, and the marks on them; act by `sandfleet.actions`."""
+        return self._channel.fleet_state
 
     @property
     def dead(self) -> DeadLetters:

@@ -59,7 +59,7 @@ def test_fail_fast_keeps_what_runs_or_kills_it(fleet: Fleet, one: HostOfTest) ->
         fleet.submit_many([SPEC] * 3, batch=on_stop, limits=limits)
         failing, running = take(one), take(one)
         end(one, failing, ErrorCode.SIGNALED)
-        cancelled, _ = one.ledger.beat(600, [running])
+        cancelled, *_ = one.ledger.beat(600, [running])
         stopped = f"batch {on_stop} stopped: 1 of its jobs failed (--fail-fast)"
         assert cancelled == ({running.job_id: stopped} if on_stop == "kill" else {})
         sweep(one)

@@ -111,7 +111,7 @@ def test_at_maxmemory_all_that_ends_is_recorded_and_no_job_is_claimed(
     assert len(read_queue(client)) == 1, "what cannot be claimed stays"
 
     one.register(60)
-    assert one.beat(60, []) == ({}, [])
+    assert one.beat(60, [])[:2] == ({}, [])
     two.leave()
     assert one.reap(may_take=True)[0] == "host:two:two"
     ((taken, _),) = one.reap(may_take=False)[1]
@@ -185,9 +185,9 @@ def test_a_job_whose_claim_is_deleted_has_its_outcome_and_is_taken_over(client: 
     assert client.hget(job_key(ended.job_id), "state") == b"ended"
     assert one.retry(retried, ErrorCode.INTERNAL)
     assert retried.job_id in read_queue(client)
-    assert one.beat(60, [restored]) == ({}, ["restored"])
+    assert one.beat(60, [restored])[:2] == ({}, ["restored"])
     assert [one.restore(claim) for claim in (ended, retried, restored)] == [False, False, True]
-    assert one.beat(60, [restored]) == ({}, [])
+    assert one.beat(60, [restored])[:2] == ({}, [])
     one.leave()
     two.reap(may_take=True)
     assert not one.restore(restored), "another worker has it"

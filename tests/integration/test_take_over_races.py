@@ -20,6 +20,8 @@ from sandfleet import ErrorCode, Fleet, SandboxSpec, Settings
 from sandfleet_config.outcome import Outcome
 from sandfleet_config.queues import DEFAULT_QUEUE, KEY_PREFIX, job_key
 from sandfleet_worker.delivery.claim import Claim
+from sandfleet_worker.delivery.held_claims import HeldClaims
+from sandfleet_worker.delivery.host_report import HostReport, Measured
 from sandfleet_worker.delivery.identity import Identity
 from sandfleet_worker.delivery.lease import Lease
 from sandfleet_worker.delivery.ledger import Ledger
@@ -92,9 +94,9 @@ class Successor:
     def __post_init__(self) -> None:
         self.ledger = CountingLedger(self.client, self.name, self.decisions_left)
         nothing: Any = lambda *_: ()  # noqa: E731
-        self.lease = Lease(
-            self.ledger, LEASE_SECONDS, claims=nothing, on_cancelled=nothing, on_lost=nothing, on_failure=nothing
-        )
+        report = HostReport(lambda: Measured({}), HeldClaims(1))
+        calls: Any = dict.fromkeys(("claims", "on_cancelled", "on_lost", "on_failure"), nothing)
+        self.lease = Lease(self.ledger, LEASE_SECONDS, report=report, **calls)
         self.sweeper = Sweeper(self.ledger, self.lease, MAX_SPEC_BYTES, nothing)
         self.thread = threading.Thread(target=self._run)
 

@@ -214,7 +214,13 @@ def test_a_job_that_fails_to_start_while_redis_is_away_is_tried_again_later(
             raise errors.pop(0)
 
     stand.open(with_claims=False)
-    stand.intake.start(receive, is_stopping=lambda: False, end_job=lambda _: None, end_all=lambda: None)
+    stand.intake.start(
+        receive,
+        is_stopping=lambda: False,
+        end_job=lambda _: None,
+        end_all=lambda: None,
+        withdraw=lambda _ids, _why: None,
+    )
     stand.intake.watchdog._ticked = float("inf")
     (job,) = submit(url, 1)
 

@@ -64,6 +64,7 @@ class IntakeStand:
         self.left: list[int] = []
         self.got: list[Claim] = []
         self.cancelled: list[str] = []
+        self.withdrawn: list[tuple[list[str], str]] = []
         self.is_ended = threading.Event()
         self.intake = Intake(
             self.settings,
@@ -85,7 +86,13 @@ class IntakeStand:
 
     def start(self) -> None:
         end_job: Any = Forward(self, "_on_cancel")
-        self.intake.start(self.got.append, is_stopping=lambda: False, end_job=end_job, end_all=self.is_ended.set)
+        self.intake.start(
+            self.got.append,
+            is_stopping=lambda: False,
+            end_job=end_job,
+            end_all=self.is_ended.set,
+            withdraw=lambda job_ids, why: self.withdrawn.append((list(job_ids), why)),
+        )
         self.intake.watchdog._ticked = float("inf")  # there is no loop of Celery's
 
     def _on_cancel(self, job_ids: list[str]) -> None:

@@ -47,7 +47,7 @@ def test_jobs_that_wait_for_memory_are_asked_for_now_and_then_and_at_each_end(
     slots = HostSlots(tmp_path, 2, 1 << 30)
     other = slots.acquire()
     assert other is not None
-    ledger: Any = SimpleNamespace(claim=claim, lacks_memory=True, read_queues=list)
+    ledger: Any = SimpleNamespace(claim=claim, lacks_memory=True, is_cordoned=False, read_queues=list)
     is_over = threading.Event()
     claimer = new_claimer(slots, ledger, is_over.is_set)
     claimer.start(lambda _: None)
@@ -84,7 +84,7 @@ def test_an_end_between_the_sum_of_the_memory_and_the_claim_is_not_missed(
         calls.append(time.monotonic())
         return None, False
 
-    ledger: Any = SimpleNamespace(claim=claim, lacks_memory=True, read_queues=read_queues)
+    ledger: Any = SimpleNamespace(claim=claim, lacks_memory=True, is_cordoned=False, read_queues=read_queues)
     is_over = threading.Event()
     claimer = new_claimer(slots, ledger, is_over.is_set)
     claimer.start(lambda _: None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
@@ -17,6 +16,7 @@ from sandfleet_worker.delivery.intake import TIMEOUT_SECONDS, Intake
 from sandfleet_worker.delivery.live_sender import LiveSender
 from sandfleet_worker.files.host_files import HostFiles
 from sandfleet_worker.host_facts import Contents, HostAbilities
+from sandfleet_worker.host_status import HostStatus, Measurable
 
 if TYPE_CHECKING:
     from sandfleet_config.settings import WorkerSettings
@@ -34,7 +34,7 @@ LIVE_TIMEOUT_SECONDS = 2.0
 """Timeout of a call with live output, which is skipped after that."""
 
 
-class Runner(Contents, Protocol):
+class Runner(Contents, Measurable, Protocol):
     """Runs one admitted job in a fresh sandbox: `sandfleet_worker.sandbox.runner.RunscRunner`."""
 
     memory: MemoryBudget
@@ -86,13 +86,18 @@ class Host:
             redis.RedisError: Redis is not there.
             SettingsInvalid: the store of the settings cannot be used here.
         """
-        identity = Identity.new(socket.gethostname())
+        identity = Identity.new(settings.host_name)
         memory = runner.memory
         slots = HostSlots(settings.slots_dir, settings.concurrency, memory.total_bytes, memory.own_bytes)
         _fit_spares(settings, runner, slots)
         abilities = HostAbilities(settings, runner, slots, shared.list_takeable if shared else frozenset)
         intake = Intake(
-            settings, identity, slots, lambda seconds: connect(settings, seconds), read_facts=abilities.read
+            settings,
+            identity,
+            slots,
+            lambda seconds: connect(settings, seconds),
+            read_facts=abilities.read,
+            measure=HostStatus(settings, runner, slots, abilities.labels).measure,
         )
         try:
             files = HostFiles(settings, connect(settings), intake.pause)

@@ -17,6 +17,7 @@ from sandfleet_config.messages import CANCELLED_QUEUED, EXPIRED
 from sandfleet_config.outcome import Outcome, Timing
 
 from sandfleet_worker.delivery.claim import Flag
+from sandfleet_worker.delivery.host_mark import DRAINED
 from sandfleet_worker.delivery.read_message import tell_limits
 from sandfleet_worker.delivery.settlement import Finish, GiveBack, PutBack, Release, Retry
 from sandfleet_worker.job_start import JobStart
@@ -155,7 +156,8 @@ class JobRun:
             self._log("withdrawn", "goes back to the queue: %s", outcome.message)
             return Release()
         cut = tuple(replace(last, charged=False) for last in outcome.attempts[-1:])
-        message = f"drained: the worker stopped and {why}"
+        cause = DRAINED if self._job.cancellation.message == DRAINED else "the worker stopped"
+        message = f"drained: {cause} and {why}"
         drained = outcome.model_copy(update={"message": message, "attempts": outcome.attempts[:-1] + cut})
         return replace(self._finish(drained), is_drained=True)
 

@@ -17,6 +17,7 @@ from sandfleet_config.errors import ImageInvalid
 from sandfleet_config.messages import CANCELLED
 
 from sandfleet_worker.delivery.claim import Claim, Refused
+from sandfleet_worker.delivery.host_mark import CORDONED
 from sandfleet_worker.sandbox.image.references import is_digest
 
 if TYPE_CHECKING:
@@ -103,6 +104,8 @@ class JobStart:
                 self._intake.held_claims.start(claim)
             case Refused.CANCELLED:
                 self._cancel.cancel(ErrorCode.CANCELLED, CANCELLED)
+            case Refused.CORDONED:
+                self._cancel.cancel(ErrorCode.WORKER_LOST, CORDONED)
             case Refused.FENCED:
                 self._cancel.cancel(ErrorCode.WORKER_LOST, TAKEN_OVER)
         self._cancel.raise_if_set()

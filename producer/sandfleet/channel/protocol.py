@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from sandfleet_config.outcome import Outcome
 
     from sandfleet.channel.batch_control import BatchControl
+    from sandfleet.channel.fleet_state import FleetState
     from sandfleet.channel.live import LiveOutputs
     from sandfleet.channel.overview import Overview
     from sandfleet.channel.records import (
@@ -85,6 +86,11 @@ class Channel(Protocol):
     @property
     def overview(self) -> Overview:
         """Batches and jobs as people ask for them, and their next runs."""
+        ...
+
+    @property
+    def fleet_state(self) -> FleetState:
+        """Hosts, workers and queues, and the marks that operators put on them."""
         ...
 
     @property

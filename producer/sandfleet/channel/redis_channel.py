@@ -22,6 +22,7 @@ from sandfleet.channel.publisher import Publisher
 from sandfleet.channel.record_reader import parse_record, read_record_fields
 from sandfleet.channel.records import CancelState, ExpiryCheck, JobRecord
 from sandfleet.channel.redis_batches import RedisBatches
+from sandfleet.channel.redis_fleet_state import RedisFleetState
 from sandfleet.channel.redis_live import RedisLive
 from sandfleet.channel.redis_overview import RedisOverview
 from sandfleet.errors import FleetUnavailable
@@ -68,6 +69,7 @@ class RedisChannel(RedisBatches):
         self._publisher = Publisher(self._connections, self._capacity, settings.max_queued)
         self._outcomes = OutcomeReader(self._connections)
         self.overview = RedisOverview(self._connections, self._keep_inputs)
+        self.fleet_state = RedisFleetState(self._connections, settings.queue)
         self._notices = Notices(self._connections)
         self.live = RedisLive(self._connections, self._notices)
         self._objects: _OpenObjects | None = None

@@ -23,6 +23,7 @@ from sandfleet.channel.records import (
 from sandfleet.errors import JobUnknown
 from sandfleet.testing.fake_batches import FakeBatches
 from sandfleet.testing.fake_control import FakeControl
+from sandfleet.testing.fake_fleet_state import FakeFleetState
 from sandfleet.testing.fake_job import Ending, FakeJob, Handler, call_handler, new_outcome
 from sandfleet.testing.fake_live import FakeLive
 from sandfleet.testing.fake_overview import FakeOverview
@@ -56,7 +57,7 @@ class FakeChannel(FakeBatches):
         self._changes = 0
         self.control = FakeControl(self._jobs, self._sealed, self._start_waiting)
         self.overview = FakeOverview(self._lock, self._jobs, self._sealed, self._dead, self._execute_again)
-        self.live = FakeLive(self._lock, self._jobs)
+        self.live, self.fleet_state = FakeLive(self._lock, self._jobs), FakeFleetState(self._lock, self._jobs)
         self.store = FakeStore()
         self.objects = self.store.new_objects()
 

@@ -37,7 +37,7 @@ from sandfleet_worker.system.supervised_thread import Backoff
 from sandfleet_worker.tasks import run_task
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from celery.worker.request import Request
     from kombu.message import Message
@@ -139,7 +139,11 @@ class SandboxConsumer(Consumer):
         """Start the claims."""
         self.pool.on_done = self._settle_if_held
         self.intake.start(
-            self.receive, is_stopping=is_stopping, end_job=self._cancel_jobs, end_all=self._end_after_lost_lease
+            self.receive,
+            is_stopping=is_stopping,
+            end_job=self._cancel_jobs,
+            end_all=self._end_after_lost_lease,
+            withdraw=self._give_back,
         )
 
     def receive(self, claim: Claim) -> None:
@@ -242,6 +246,10 @@ class SandboxConsumer(Consumer):
     def _cancel_jobs(self, reasons: Mapping[str, str]) -> None:
         for job_id, why in reasons.items():
             self.pool.cancel(job_id, why)
+
+    def _give_back(self, job_ids: Sequence[str], why: str) -> None:
+        for job_id in job_ids:
+            self.pool.withdraw(job_id, why)
 
     def _end_after_lost_lease(self) -> None:
         """Kill what runs; the rest is done by the stop that `WorkerExit` has asked for."""

@@ -5,18 +5,23 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
+from sandfleet_worker.delivery.host_report import encode_images
 from sandfleet_worker.delivery.outages import can_pass
 from sandfleet_worker.system.supervised_thread import Backoff, SupervisedThread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from sandfleet_worker.delivery.host_report import HostReport
     from sandfleet_worker.delivery.ledger import Ledger
 
 POLL_SECONDS = 0.5
 """Poll interval for changes, such as a new image."""
 RENEW_SECONDS = 20.0
 TTL_SECONDS = 120
+IMAGES_SECONDS = 60.0
+"""Interval of telling unchanged images, with the times of their last use."""
+IMAGES_TTL_SECONDS = 180
 
 
 class HostFacts(NamedTuple):
@@ -32,11 +37,19 @@ class HostFacts(NamedTuple):
 class Announcer:
     """Announces the result of `read_facts` when it changes, and every `RENEW_SECONDS`.
 
-    It does so in a thread of its own.
+    It does so in a thread of its own, which also measures what the beats report.
     """
 
-    def __init__(self, ledger: Ledger, read_facts: Callable[[], HostFacts], on_failure: Callable[[str], None]) -> None:
-        self._ledger, self._read_facts = ledger, read_facts
+    def __init__(
+        self,
+        ledger: Ledger,
+        read_facts: Callable[[], HostFacts],
+        on_failure: Callable[[str], None],
+        report: HostReport | None = None,
+    ) -> None:
+        self._ledger, self._read_facts, self._report = ledger, read_facts, report
+        self._told_images = ""
+        self._next_images = 0.0
         self._announced: HostFacts | None = None
         self._announced_at = 0.0
         self._thread = SupervisedThread(
@@ -66,4 +79,11 @@ class Announcer:
         is_new = facts != self._announced or now - self._announced_at >= RENEW_SECONDS
         if is_new and self._ledger.announce(facts.text, facts.images, TTL_SECONDS):
             self._announced, self._announced_at = facts, now
+        if self._report is not None:
+            self._tell_images(encode_images(self._report.measure().images), now)
         return POLL_SECONDS
+
+    def _tell_images(self, images: str, now: float) -> None:
+        if images != self._told_images or now >= self._next_images:
+            self._ledger.tell_images(images, IMAGES_TTL_SECONDS)
+            self._told_images, self._next_images = images, now + IMAGES_SECONDS

@@ -34,6 +34,7 @@ class Refused(StrEnum):
     """Why a job that has waited may not start."""
 
     CANCELLED = "cancelled"
+    CORDONED = "cordoned"
     FENCED = "fenced"
 
 

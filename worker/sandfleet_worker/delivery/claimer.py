@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.25
 """Poll interval of an idle worker: stock producers do not wake workers."""
+CORDON_SECONDS = 1.0
+"""Poll interval of a cordoned host: within so long it works again."""
 LATE_SECONDS = 0.05
 QUEUES_SECONDS = 1.0
 WAKE_KEY = f"{KEY_PREFIX}wake"
@@ -142,6 +144,8 @@ class Claimer:
             # Only the end of a job on this host frees memory; Redis does not wake us for it.
             self._lacks_memory = False
             self._slots.wait_for_release(POLL_SECONDS)
+        elif self._ledger.is_cordoned:
+            return CORDON_SECONDS
         elif claim is None and slot is not None:
             self._wait()
         return None

@@ -265,6 +265,23 @@ class HeldClaims:
         with self._lock:
             return [entry.claim.job_id for entry in self._entries.values() if entry.claim.is_waiting]
 
+    def running_jobs(self) -> list[tuple[str, int, int]]:
+        """Return each job that has a sandbox or waits for one: id, slot, start in unix time.
+
+        A job that waits started at 0, one without a slot has the slot -1.
+        """
+        offset = time.time() - time.monotonic()
+        with self._lock:
+            entries = [entry for entry in self._entries.values() if entry.is_running]
+            return [
+                (
+                    entry.claim.job_id,
+                    entry.slot.number if entry.slot else -1,
+                    0 if entry.claim.is_waiting else round(entry.started + offset),
+                )
+                for entry in entries
+            ]
+
     def running_job_ids(self) -> list[str]:
         """Return the jobs whose sandboxes are not gone yet."""
         with self._lock:

@@ -124,10 +124,7 @@ class _Waiter:
 
 
 class HostMemory(NamedTuple):
-    """Bytes of memory that jobs on this host may reserve together, and how many are free.
-
-    `free` is below 0 where the budget became smaller meanwhile.
-    """
+    """Bytes that jobs may reserve together, and free ones: below 0 where the budget has shrunk."""
 
     budget: int
     free: int
@@ -164,6 +161,13 @@ class HostSlots:
         with self._measured() as memory:
             self.last_memory = memory
             return memory
+
+    def count(self) -> tuple[int, int]:
+        """Return how many slots the host has, and how many of them are held now."""
+        with self._lock, self._files.gate():
+            names = self._files.list_names()
+            cap = max([self._me.cap, *(other.cap for other in self._files.read_other_members(names))])
+            return cap, self._files.count_held(names)
 
     def take_less(self, own_bytes: int) -> None:
         """Say that this worker takes `own_bytes` of the host's memory for itself from now on."""

@@ -14,6 +14,7 @@ from sandfleet_worker.delivery.announcer import Announcer
 from sandfleet_worker.delivery.claim import Claim, Refused
 from sandfleet_worker.delivery.claimer import Claimer
 from sandfleet_worker.delivery.held_claims import HeldClaims
+from sandfleet_worker.delivery.host_report import HostReport, Measured
 from sandfleet_worker.delivery.image_pins import ImagePins
 from sandfleet_worker.delivery.lease import BEATS_PER_LEASE, Lease
 from sandfleet_worker.delivery.ledger import Ledger
@@ -27,7 +28,7 @@ from sandfleet_worker.delivery.worker_exit import EXIT_LOST, EXIT_STALLED, Worke
 from sandfleet_worker.system.supervised_thread import Backoff
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     import redis
     from sandfleet_config.settings import WorkerSettings
@@ -51,7 +52,7 @@ class Intake:
     `connect` returns a client with a timeout in seconds. The lease has a client of its own, so that
     a large transfer does not delay a beat, with a shorter timeout: where packets get lost, only a
     new try finds out that they arrive again. `read_facts` describes this host; None announces
-    nothing.
+    nothing. `measure` is for the reports of its beats.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Intake:
         leave: Callable[[int], None] = os._exit,
         *,
         read_facts: Callable[[], HostFacts] | None = None,
+        measure: Callable[[], Measured] = lambda: Measured({}),
     ) -> None:
         self._settings, self._identity = settings, identity
         self.exit = WorkerExit(settings.drain_seconds, leave)
@@ -73,6 +75,7 @@ class Intake:
         self.held_claims = HeldClaims(
             settings.concurrency, settings.lease_seconds / BEATS_PER_LEASE, settings.waiting_jobs
         )
+        self.report = HostReport(measure, self.held_claims)
         self._given_up = threading.Event()
         self._pins = ImagePins()
         self._is_stopping: Callable[[], bool] = lambda: False
@@ -81,7 +84,7 @@ class Intake:
         self._must_end_jobs = False
         self.lease = self._new_lease(for_lease)
         self.claimer = self._new_claimer(for_claims, slots)
-        self.announcer = read_facts and Announcer(self.ledger, read_facts, self.exit.drain)
+        self.announcer = read_facts and Announcer(self.ledger, read_facts, self.exit.drain, self.report)
         self.sweeper = Sweeper(self.ledger, self.lease, settings.max_spec_bytes, self.exit.drain)
         self.watchdog = Watchdog(
             self.lease,
@@ -100,6 +103,7 @@ class Intake:
             self._new_ledger(client),
             self._settings.lease_seconds,
             claims=self.held_claims.claims,
+            report=self.report,
             on_cancelled=self._on_cancelled,
             on_lost=self._on_lost,
             on_failure=self._on_lease_failure,
@@ -136,10 +140,12 @@ class Intake:
         is_stopping: Callable[[], bool],
         end_job: Callable[[Mapping[str, str]], None],
         end_all: Callable[[], None],
+        withdraw: Callable[[Sequence[str], str], None],
     ) -> None:
-        """Begin to claim, once; `receive` gets each job in the claimer's thread."""
+        """Begin to claim, once; `receive` gets jobs in the claimer's thread, `withdraw` ids to give back."""
         if self.claimer.is_started:
             return
+        self.report.mark.withdraw = withdraw
         self._is_stopping, self._end_job, self._end_all = is_stopping, end_job, end_all
         if self._must_end_jobs:  # the lease was lost before this
             end_all()
@@ -167,6 +173,7 @@ class Intake:
 
     def stop(self) -> None:
         """Claim no more; running jobs and the lease go on."""
+        self.lease.is_stopping = True
         self.watchdog.stop()
         self.claimer.stop()
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from sandfleet_worker.delivery.claim import Claim
+    from sandfleet_worker.delivery.host_report import HostReport
     from sandfleet_worker.delivery.ledger import Ledger
 
 log = logging.getLogger(__name__)
@@ -28,7 +29,8 @@ class Lease:
     All callbacks are called in the lease's thread: `claims` returns the claims of this worker,
     `on_cancelled` gets the ids of their jobs that were cancelled, each with why, `on_lost` is
     called when another worker has taken over, and `on_failure` when the thread fails. In an outage
-    of Redis jobs run on, and a beat is tried until one succeeds.
+    of Redis jobs run on, and a beat is tried until one succeeds. Each beat tells what `report`
+    says, and returns what operators want of the host.
     """
 
     def __init__(
@@ -37,11 +39,12 @@ class Lease:
         lease_seconds: float,
         *,
         claims: Callable[[], Sequence[Claim]],
+        report: HostReport,
         on_cancelled: Callable[[Mapping[str, str]], None],
         on_lost: Callable[[], None],
         on_failure: Callable[[str], None],
     ) -> None:
-        self._ledger, self._seconds = ledger, lease_seconds
+        self._ledger, self._seconds, self._report = ledger, lease_seconds, report
         self._claims, self._on_cancelled, self._on_lost = claims, on_cancelled, on_lost
         longest = min(MAX_RETRY_SECONDS, lease_seconds / (2 * BEATS_PER_LEASE))
         backoff = Backoff("beats", longest_seconds=longest)
@@ -49,6 +52,8 @@ class Lease:
         self._steady_since: float | None = None
         self._last = 0.0
         self.is_lost = False
+        self.is_stopping = False
+        """Whether the worker was told to stop, as its status says."""
 
     def start(self) -> None:
         """Begin the lease.
@@ -94,7 +99,8 @@ class Lease:
         began = time.monotonic()
         claims = self._claims()
         try:
-            cancelled, missing = self._ledger.beat(self._seconds, claims)
+            told = self._report.encode_status(is_stopping=self.is_stopping), self._report.encode_jobs()
+            beat = self._ledger.beat(self._seconds, claims, *told)
         except LeaseLost:
             self.is_lost = True
             self._thread.tell_to_stop()
@@ -105,10 +111,11 @@ class Lease:
             self._steady_since = None
             raise
         self._note_success()
-        self._restore([claim for claim in claims if claim.claim_id in missing])
-        if cancelled:
-            self._on_cancelled(cancelled)
-        return max(0.0, self._seconds / BEATS_PER_LEASE - (time.monotonic() - began))
+        self._restore([claim for claim in claims if claim.claim_id in beat.missing])
+        if beat.cancelled:
+            self._on_cancelled(beat.cancelled)
+        self._report.mark.note(beat.mark, beat.at)
+        return self._report.mark.limit_pause(max(0.0, self._seconds / BEATS_PER_LEASE - (time.monotonic() - began)))
 
     def _restore(self, missing: Sequence[Claim]) -> None:
         """Put back claims that were deleted in Redis.

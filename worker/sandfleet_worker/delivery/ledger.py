@@ -11,11 +11,11 @@ import secrets
 import time
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sandfleet_config.codes import ErrorCode
 from sandfleet_config.messages import describe_cancel
-from sandfleet_config.queues import CANCEL_TTL_SECONDS, KEY_PREFIX, check_queue, job_key
+from sandfleet_config.queues import CANCEL_TTL_SECONDS, KEY_PREFIX, check_queue, host_images_key, job_key
 
 from sandfleet_worker.delivery.claim import DEFAULT_MAX_ATTEMPTS, Claim, parse_attempts, parse_claim, parse_number
 from sandfleet_worker.delivery.claim_calls import ClaimCalls
@@ -40,6 +40,8 @@ MAX_QUEUES = 1000
 
 Of more it reads others each time, at random, so that each is read sooner or later.
 """
+NOTHING_MORE = frozenset((b"none", b"short", b"cordoned"))
+"""Answers after which to ask again at once finds nothing."""
 LOG_SECONDS = 1.0
 """Least time between two log lines about malformed messages."""
 
@@ -58,6 +60,18 @@ class DueJobs:
     code: ErrorCode = ErrorCode.CANCELLED
     why: str = ""
     job_ids: Sequence[str] = ()
+
+
+class Beat(NamedTuple):
+    """The answer to a beat: why which jobs are cancelled, and the ids of claims that are not there.
+
+    `mark` is what an operator has written about the host, at `at` in unix time by Redis's clock.
+    """
+
+    cancelled: Mapping[str, str]
+    missing: Sequence[str]
+    mark: bytes = b""
+    at: float = 0.0
 
 
 class LeaseLost(Exception):
@@ -81,6 +95,8 @@ class Ledger(ClaimCalls):
         self._are_queues_bounded = False
         self.lacks_memory = False
         """Whether the last claim found only jobs that wait for memory of this host."""
+        self.is_cordoned = False
+        """Whether an operator's mark on this host refused the last claim."""
         self.has_due_jobs = False
         """Whether the last `reap` found that `sweep_parked` has something to do."""
 
@@ -89,23 +105,25 @@ class Ledger(ClaimCalls):
         me = self._identity
         self._call("register", me.owner, round(lease_seconds * 1000), me.host, me.boot)
 
-    def beat(self, lease_seconds: float, claims: Sequence[Claim]) -> tuple[dict[str, str], list[str]]:
-        """Renew the lease.
-
-        Return why which jobs of `claims` are cancelled, and the ids of those claims that are not
-        there.
+    def beat(self, lease_seconds: float, claims: Sequence[Claim], status: str = "", running: str = "") -> Beat:
+        """Renew the lease, and say how this worker is and which jobs it has, both as JSON.
 
         Raises:
             LeaseLost: somebody has taken over.
         """
         names = [name for claim in claims for name in (claim.claim_id, claim.job_id)]
-        state, *found = self._call("beat", self._identity.owner, round(lease_seconds * 1000), *names)
+        me = self._identity
+        state, *found = self._call("beat", me.owner, round(lease_seconds * 1000), me.host, status, running, *names)
         if state == b"lost":
             raise LeaseLost
-        cancelled, missing = found
+        cancelled, missing, now, mark = found
         marks = zip(cancelled[::2], cancelled[1::2], strict=True)
         reasons = {job_id.decode(): describe_cancel(mark.decode(errors="replace")) for job_id, mark in marks}
-        return reasons, [claim_id.decode() for claim_id in missing]
+        return Beat(reasons, [claim_id.decode() for claim_id in missing], mark, now / 1000)
+
+    def tell_images(self, images: str, ttl_seconds: int) -> None:
+        """Write which images this host has, as JSON."""
+        self._redis.set(host_images_key(self._identity.host), images, ex=ttl_seconds)
 
     def leave(self) -> int:
         """End the lease; return how many claims are left for others to take over."""
@@ -143,7 +161,7 @@ class Ledger(ClaimCalls):
         me = self._identity
         text = json.dumps({"max_attempts": DEFAULT_MAX_ATTEMPTS, "boot": me.boot, **facts})
         answer = self._call("claim", me.owner, claim_id, me.host, me.worker, text, *queues)
-        self.lacks_memory = answer[0] == b"short"
+        self.lacks_memory, self.is_cordoned = answer[0] == b"short", answer[0] == b"cordoned"
         match answer[0]:
             case b"lost":
                 raise LeaseLost
@@ -152,7 +170,7 @@ class Ledger(ClaimCalls):
             case state:
                 *found, malformed, kept = answer[1:]
                 self._log_malformed(malformed, kept)
-                return (parse_claim(claim_id, *found) if state == b"job" else None), state not in {b"none", b"short"}
+                return (parse_claim(claim_id, *found) if state == b"job" else None), state not in NOTHING_MORE
 
     def _log_malformed(self, malformed: int, kept: int) -> None:
         """Log how many malformed messages were found.

@@ -238,6 +238,21 @@ class SlotFolder:
                 os.close(fd)
         return total
 
+    def count_held(self, names: Iterable[str]) -> int:
+        """Return how many slots are held, by all workers."""
+        others = [number for number in _slot_numbers(names) if number not in self._own]
+        return len(self._own) + sum(self._is_held(number) for number in others)
+
+    def _is_held(self, number: int) -> bool:
+        try:
+            fd = os.open(f"{self._prefix}{SLOT}{number}", os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            return not is_free(fd)
+        finally:
+            os.close(fd)
+
     def _remove_if_free(self, number: int) -> bool:
         path = self._folder / f"{SLOT}{number}"
         fd = lock_now(path)

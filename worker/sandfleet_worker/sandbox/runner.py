@@ -16,7 +16,6 @@ import threading
 import time
 from typing import TYPE_CHECKING, Final, Self
 
-from sandfleet_config.codes import ErrorCode
 from sandfleet_config.environment import check_environment
 from sandfleet_config.errors import HostResources, SandboxError, to_result
 from sandfleet_config.settings import HostSettings
@@ -40,12 +39,12 @@ from sandfleet_worker.sandbox.process.plan import Plan
 from sandfleet_worker.sandbox.process.runsc import ROOTFS, find_runsc
 from sandfleet_worker.sandbox.provider import SandboxProvider
 from sandfleet_worker.sandbox.start_hooks import NoHooks
-from sandfleet_worker.sandbox.verdict import decide
+from sandfleet_worker.sandbox.verdict import decide, is_ok
 from sandfleet_worker.sandbox.warm.boot_limit import BootLimit, raise_if_over
 from sandfleet_worker.system.supervised_thread import is_resource_error
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from types import TracebackType
 
     from sandfleet_config.outcome import SandboxResult
@@ -55,7 +54,6 @@ if TYPE_CHECKING:
     from sandfleet_worker.sandbox.image.shared import SharedImages
     from sandfleet_worker.sandbox.policy import Admitted
     from sandfleet_worker.sandbox.probe import ProbeReport
-    from sandfleet_worker.sandbox.process.facts import Facts
     from sandfleet_worker.sandbox.process.packed_job import Transfer, TransferSource
     from sandfleet_worker.sandbox.process.runsc import RunscBinary
     from sandfleet_worker.sandbox.start_hooks import StartHooks
@@ -161,6 +159,10 @@ class RunscRunner:
             except (SandboxError, OSError) as error:  # it may be removed at this very moment
                 log.warning("no spares of %s: %s", name, error, extra={"action": "warm_up_failed"})
 
+    def count_warm(self) -> Mapping[str, int]:
+        """Return how many spares idle for each image, by its digest."""
+        return self._provider.pool.count_by_image()
+
     def drain(self) -> None:
         """Destroy the spares and boot no more of them; jobs that run go on."""
         self._provider.pool.drain()
@@ -262,7 +264,7 @@ class RunscRunner:
             plan = self._new_plan(image, limits.platform, hooks, datasets)
             job = pack_spec(limits, image, user, open_transfer(transfer))
             sandbox = self._provider.take(plan, limits, cancel, deadline, hooks)
-            measured = sandbox.run(job, limits, cancel, deadline, hooks.start, is_ok=_is_ok)
+            measured = sandbox.run(job, limits, cancel, deadline, hooks.start, is_ok=is_ok)
         verdict = decide(measured.facts)
         return Ending.of(verdict, measured, limits, image_seconds=image_seconds, image=image)
 
@@ -279,10 +281,6 @@ class RunscRunner:
             binary = self._abilities.complete(found, platform)
         self._provider.is_quiet = binary.abilities.is_quiet
         return binary
-
-
-def _is_ok(facts: Facts) -> bool:
-    return decide(facts).code is ErrorCode.OK
 
 
 @contextlib.contextmanager

@@ -251,3 +251,8 @@ def _from_failed_start(facts: Facts) -> tuple[ErrorCode, str]:
     if not facts.is_ready and "platform" in text:
         return ErrorCode.GVISOR_NOT_AVAILABLE, f"platform {facts.platform} does not work on this host: {text}"
     return ErrorCode.SANDBOX_CREATION_FAILED, f"runsc could not start the sandbox: {text}"
+
+
+def is_ok(facts: Facts) -> bool:
+    """Whether the program ended OK."""
+    return decide(facts).code is ErrorCode.OK

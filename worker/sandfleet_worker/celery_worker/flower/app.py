@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import socket
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -62,7 +61,7 @@ class SandfleetFlower(Flower):
         )
         self.truth = Truth(self.events.state, self.inspector.workers, self.options.purge_offline_workers or 0)
         self._redis: redis.Redis = connect(settings, ANSWER_SECONDS)
-        self._ledger = Ledger(self._redis, Identity.new(socket.gethostname()), settings.result_ttl_seconds)
+        self._ledger = Ledger(self._redis, Identity.new(settings.host_name), settings.result_ttl_seconds)
         self._is_failing = False
         self._poll = PeriodicCallback(self.poll, POLL_SECONDS * 1000)
 

@@ -8,6 +8,7 @@
 -- Returns one of
 --   {"lost"}   without a lease
 --   {"late"}   where the lease has run out and may still be renewed
+--   {"cordoned"}  where an operator has marked the host: it starts no job
 --   {"none"}   where there is no job
 --   {"short"}  where a job waits for memory of this host
 --   {"again"}  where only unusable messages were found so far
@@ -58,6 +59,16 @@ elseif kept_message then
   local found = answer(cjson.decode(kept_message).headers.id, kept_message)
   found[#found + 1], found[#found + 2] = 0, 0
   return found
+end
+
+-- A claim that was made before its host was marked is handed out above: its answer may have got lost.
+if try('HEXISTS', prefix .. 'cordons', host) == 1 then
+  return { 'cordoned', 0, 0 }
+end
+
+local has_paused = try('EXISTS', prefix .. 'paused') == 1
+local function is_paused(queue)
+  return has_paused and try('HEXISTS', prefix .. 'paused', queue) == 1
 end
 
 local function list_of(queue, step)
@@ -220,8 +231,11 @@ promote_delayed()
 kept = read_kept()
 local found, avoided, is_short = nil, {}, false
 for at = FIRST_QUEUE, #ARGV do
-  local queue, is_empty = ARGV[at], true
-  for _, step in ipairs({ '0', '3', '6', '9' }) do
+  local queue, is_empty, steps = ARGV[at], true, { '0', '3', '6', '9' }
+  if is_paused(queue) then
+    is_empty, steps = false, {}
+  end
+  for _, step in ipairs(steps) do
     local list, count, has_short = list_of(queue, step), 0, false
     of_others = 0
     while not found and not is_enough() and count < MAX_AVOIDED and #avoided < MAX_AVOIDED_IN_ALL

@@ -8,7 +8,7 @@ local left = redis.pcall('HLEN', prefix .. 'claims:' .. owner)
 left = type(left) == 'number' and left or 0 -- a key of a wrong type holds no claim
 local was_there = redis.call('ZREM', prefix .. 'owners', owner) == 1 -- first: see beat.lua
 redis.pcall('HDEL', prefix .. 'hosts', owner)
-redis.call('DEL', prefix .. 'images:' .. owner)
+redis.call('DEL', prefix .. 'images:' .. owner, prefix .. 'status:' .. owner, prefix .. 'running:' .. owner)
 if was_there and left > 0 then
   redis.call('ZADD', prefix .. 'owners', 0, owner)
 end

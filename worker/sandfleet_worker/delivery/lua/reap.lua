@@ -86,7 +86,7 @@ if dead ~= '' then
   redis.call('ZREM', owners, dead) -- first: see beat.lua
   local pairs_of_dead, started = try('HGETALL', prefix .. 'claims:' .. dead) or {}, {}
   try('HDEL', prefix .. 'hosts', dead)
-  redis.call('DEL', prefix .. 'images:' .. dead)
+  redis.call('DEL', prefix .. 'images:' .. dead, prefix .. 'status:' .. dead, prefix .. 'running:' .. dead)
   for at = 1, #pairs_of_dead, 2 do
     local message = pairs_of_dead[at + 1]
     local claim, id = TAKEN .. token .. '-' .. at, read_id(message)

@@ -1,9 +1,10 @@
 -- Note that a job which waited starts now: its attempt is recorded.
 --
 -- ARGV: prefix, owner, claim id, job id, host, worker, id of the host's boot
--- Returns {"started", attempts, for how many ms it is a suspect ("" it is none)}, {"cancelled"}, or
--- {"fenced"} where the job's record does not name the claim: another worker has it, or it has
--- ended. Only where it is "started" the program may start.
+-- Returns {"started", attempts, for how many ms it is a suspect ("" it is none)}, {"cancelled"},
+-- {"cordoned"} where an operator has marked the host meanwhile, or {"fenced"} where the job's record
+-- does not name the claim: another worker has it, or it has ended. Only where it is "started" the
+-- program may start.
 local prefix, owner, claim, id, host, worker, boot = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
 local MAX_SUSPECT_MS = 60000
 -- include: prelude
@@ -20,6 +21,8 @@ if facts[1] == 'running' then
 end
 if redis.call('EXISTS', prefix .. 'cancel:' .. id) == 1 then
   return { 'cancelled' }
+elseif try('HEXISTS', prefix .. 'cordons', host) == 1 then
+  return { 'cordoned' }
 end
 local is_list, list = pcall(cjson.decode, facts[4] or '')
 list = is_list and type(list) == 'table' and list or {}

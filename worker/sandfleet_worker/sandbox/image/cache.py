@@ -48,9 +48,7 @@ class ImageCache:
         self._noted: dict[str, float] = {}
 
     def note_use(self, image: Image) -> None:
-        """Note that a job uses a pulled image now; cheap when told again."""
-        if not is_pulled(image):
-            return
+        """Note that a job uses an image now; cheap when told again."""
         now = time.monotonic()
         if now - self._noted.get(image.digest, -NOTE_EACH_SECONDS) >= NOTE_EACH_SECONDS:
             with contextlib.suppress(OSError):  # the store may be read-only; then nothing is removed either
@@ -75,7 +73,7 @@ class ImageCache:
             seen.add(image.digest)
             if is_old or not is_pulled(image) or image.erofs_path.with_name(KEPT).exists():
                 continue
-            yield CachedImage(image.digest, image.size_bytes, _read_time(image))
+            yield CachedImage(image.digest, image.size_bytes, read_use(image))
 
     def free_space(self, name: str, packed_bytes: int, disk_per_byte: int = DISK_PER_PACKED_BYTE) -> None:
         """Remove images until one of `packed_bytes` fits, by its packed layers or its file.
@@ -142,7 +140,8 @@ def _touch(path: Path) -> None:
     os.utime(path)
 
 
-def _read_time(image: Image) -> float:
+def read_use(image: Image) -> float:
+    """Return when a job last used the image, or else when it came here, as unix time."""
     try:
         return image.erofs_path.with_name(USED).stat().st_mtime
     except OSError:

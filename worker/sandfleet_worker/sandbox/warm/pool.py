@@ -124,11 +124,13 @@ class WarmPool:
         with self._lock:
             return self._spares.count_idle(plan)
 
-    def drain(self) -> None:
-        """Destroy the spares and boot no more of them; a sandbox that was taken goes on.
+    def count_by_image(self) -> dict[str, int]:
+        """Return how many spares are up and wait for a job, by the digest of their image."""
+        with self._lock:
+            return self._spares.count_by_image()
 
-        Idempotent.
-        """
+    def drain(self) -> None:
+        """Destroy the spares and boot no more; a sandbox that was taken goes on. Idempotent."""
         with self._lock:
             self._is_draining = True
             sandboxes = self._spares.take_all()
@@ -136,10 +138,7 @@ class WarmPool:
             sandbox.destroy()
 
     def close(self) -> None:
-        """Drain, and end the thread; the kernel kills every sandbox that the thread has spawned.
-
-        Idempotent.
-        """
+        """Drain, and end the thread, whose sandboxes the kernel kills then. Idempotent."""
         with self._lock:
             is_first, self._is_draining = not self._is_closed.is_set(), True
             self._is_closed.set()

@@ -86,6 +86,14 @@ class Spares:
         spares = self._by_fd.values() if plan is None else self.by_plan.get(plan, ())
         return sum(sandbox.is_warm for sandbox in spares)
 
+    def count_by_image(self) -> dict[str, int]:
+        """Return how many are up and wait for a job, by the digest of their image."""
+        counts: dict[str, int] = {}
+        for plan, spares in self.by_plan.items():
+            digest = plan.erofs.parent.name.replace("-", ":", 1)
+            counts[digest] = counts.get(digest, 0) + sum(sandbox.is_warm for sandbox in spares)
+        return counts
+
     def find_deadlines(self) -> list[float]:
         """Return the `time.monotonic` instants at which spares are due without an event."""
         deadlines = [at for sandbox in self._by_fd.values() if (at := sandbox.supervision.next_deadline) is not None]

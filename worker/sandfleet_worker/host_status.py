@@ -1,0 +1,89 @@
+"""How this host is: what its worker reports with each beat, and its images."""
+
+from __future__ import annotations
+
+import os
+import time
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Protocol
+
+from sandfleet_worker.delivery.host_report import Measured
+from sandfleet_worker.sandbox.cgroup.tree import find_tree
+from sandfleet_worker.sandbox.image.cache import read_use
+from sandfleet_worker.sandbox.process.runsc import find_runsc
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from sandfleet_config.settings import WorkerSettings
+
+    from sandfleet_worker.delivery.host_slots import HostSlots
+    from sandfleet_worker.sandbox.image.image import Image
+    from sandfleet_worker.sandbox.image.store import ImageStore
+
+LIMITS = ("memory", "cpu", "pids")
+MAX_WARM = 20
+MAX_QUEUES = 50
+"""Most patterns of queues in a status; with more it names none, and readers take all from `hosts`."""
+
+
+class Measurable(Protocol):
+    """What is measured of a runner: `sandfleet_worker.sandbox.runner.RunscRunner`."""
+
+    images: ImageStore
+
+    def count_warm(self) -> Mapping[str, int]:
+        """Return how many spares idle for each image, by its digest."""
+        ...
+
+
+class HostStatus:
+    """Measures the host; cheap where no image has changed. Used in one thread."""
+
+    def __init__(
+        self, settings: WorkerSettings, runner: Measurable, slots: HostSlots, labels: Mapping[str, str]
+    ) -> None:
+        self._settings, self._runner, self._slots = settings, runner, slots
+        self._images: list[Image] = []
+        self._identity: tuple[int, ...] | None = None
+        queues = [settings.queue, *settings.queues]
+        self._fixed: dict[str, object] = {
+            "host": settings.host_name,
+            "version": version("sandfleet-worker"),
+            "runsc": find_runsc(settings.runsc.path).version,
+            "platform": settings.runsc.platform,
+            "started": round(time.time()),
+            "unenforced": [name for name in LIMITS if name not in find_tree(settings.runsc.cgroup_parent).enforceable],
+            "labels": dict(labels),
+            **({"queues": queues} if len(queues) <= MAX_QUEUES else {}),
+        }
+
+    def measure(self) -> Measured:
+        """Return the status and the images."""
+        images = self._list_images()
+        names = {image.digest: image.name for image in reversed(images)}
+        memory, (slots, busy) = self._slots.last_memory, self._slots.count()
+        warm = sorted(((names.get(key, key), count) for key, count in self._runner.count_warm().items() if count))
+        status = self._fixed | {
+            "slots": slots,
+            "busy": busy,
+            "warm": dict(warm[:MAX_WARM]),
+            "load": round(os.getloadavg()[0], 2),
+            "memory_free": max(0, memory.free) if memory else 0,
+            "memory_budget": memory.budget if memory else 0,
+            "disk_free": self._read_disk(),
+        }
+        return Measured(
+            status, tuple((image.name, image.digest, image.size_bytes, read_use(image)) for image in images)
+        )
+
+    def _list_images(self) -> list[Image]:
+        identity = self._runner.images.read_identity()
+        if identity != self._identity:
+            self._images, self._identity = [*self._runner.images.list_with_damaged()[0]], identity
+        return self._images
+
+    def _read_disk(self) -> int:
+        root = self._settings.images.root
+        facts = os.statvfs(root if root.exists() else "/")
+        return facts.f_bavail * facts.f_frsize
