@@ -24,6 +24,7 @@ RESERVED_QUEUES = frozenset(
         "hosts",
         "delayed",
         "expiring",
+        "ended_runs",
         "groups",
         "limited",
         "dead",

@@ -36,6 +36,8 @@ NESTED = "__"
 REDIS_SCHEMES = ("redis", "rediss", "unix")
 LOCAL_STORE = "store"
 """In `local_dir`, the store of `sandfleet-worker local`: a link to where the objects are."""
+LOCAL_HISTORY = "history.db"
+"""In `local_dir`, the history of `sandfleet-worker local`."""
 FOUND_LABELS = ("arch", "runsc")
 """Labels that each host has by itself: `uname -m`, and the release of runsc as yyyymmdd."""
 DERIVED = {
@@ -93,6 +95,10 @@ class Settings(BaseSettings):
     local_dir: Path = Field(
         default=Path("/run/sandfleet/local"), description="Where `sandfleet-worker local` keeps its socket."
     )
+    show_commands: Literal["redacted", "whole"] = Field(
+        default="redacted",
+        description="Command lines in records, lists, Flower and pages: `redacted` hides arguments that look secret.",
+    )
     languages: str = Field(default="", description="A TOML file with languages: more of them, or other compilers.")
     store: StoreSettings = StoreSettings()
 
@@ -109,6 +115,11 @@ class Settings(BaseSettings):
             msg = f"must start with one of {', '.join(scheme + '://' for scheme in REDIS_SCHEMES)}"
             raise ValueError(msg)
         return value
+
+    @property
+    def shows_whole_commands(self) -> bool:
+        """Whether command lines are shown with arguments that look secret."""
+        return self.show_commands == "whole"
 
     @property
     def redis_dsn(self) -> str:
@@ -128,8 +139,12 @@ class Settings(BaseSettings):
         if self.store.url:
             return self.store.url
         folder = self.local_dir / LOCAL_STORE
-        is_local = self.redis_dsn.startswith(f"unix://{self.local_dir}/redis.sock")
-        return f"file://{quote(str(folder))}" if is_local and folder.exists() else REDIS_URL
+        return f"file://{quote(str(folder))}" if self.is_local and folder.exists() else REDIS_URL
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the Redis in force is that of `sandfleet-worker local`."""
+        return self.redis_dsn.startswith(f"unix://{self.local_dir}/redis.sock")
 
     @property
     def redis_address(self) -> str:

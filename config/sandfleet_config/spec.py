@@ -42,6 +42,7 @@ from sandfleet_config.fields import (
 )
 from sandfleet_config.files import Artifacts, Datasets, Files
 from sandfleet_config.files import Payload as Payload  # noqa: PLC0414  users import it from here
+from sandfleet_config.redaction import hide_secrets, join_words
 from sandfleet_config.retry_with import RetrySpec, check_raise
 
 DEFAULT_TIMEOUT_SECONDS = 30.0
@@ -252,12 +253,13 @@ class SandboxSpec(ContractModel):
             changes["timeout"] = wish.timeout
         return self.model_copy(update=changes) if changes else self
 
-    def to_line(self, width: int = 120) -> str:
+    def to_line(self, width: int = 120, *, is_whole: bool = False) -> str:
         """Return one printable line for people: the label `name`, image and command.
 
-        Env, stdin and output are never in it.
+        Env, stdin and output are never in it. The values of arguments that look secret are hidden,
+        unless it `is_whole` (`SANDFLEET_SHOW_COMMANDS`).
         """
         name = self.labels.get("name", "")
-        words = " ".join(word if word.isprintable() and " " not in word else ascii(word) for word in self.command)
+        words = join_words(self.command) if is_whole else hide_secrets(self.command)
         line = f"{name + ': ' if name else ''}{self.image} {words}".rstrip()
         return line if len(line) <= width else line[: width - 3] + "..."

@@ -10,11 +10,12 @@ from pydantic import Field, SecretStr, StringConstraints, model_validator
 
 from sandfleet_config.pages_settings import PagesSettings
 from sandfleet_config.section import Section
-from sandfleet_config.settings import NESTED, Settings, setting_names
+from sandfleet_config.settings import LOCAL_HISTORY, NESTED, Settings, setting_names
 
 EndpointName = Annotated[  # webhooks.ENDPOINT_NAME, in the dialect of pydantic
     str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")
 ]
+DEFAULT_HISTORY: Final = Path("/var/lib/sandfleet/history.db")
 ENDPOINTS_VARIABLE: Final = "SANDFLEET_WEB__ENDPOINTS"
 """The variable of all endpoints, and the beginning of those of each field of one."""
 
@@ -46,6 +47,23 @@ class EndpointSettings(Section):
         return self
 
 
+class HistorySettings(Section):
+    """The history of ended runs: its file, and how much of it is kept."""
+
+    file: Path | None = Field(
+        default=None,
+        description="The file; by default that of the `local` stack, else /var/lib/sandfleet/history.db.",
+    )
+    ok_days: float = Field(default=3.0, gt=0, le=3650, description="Runs that ended OK are deleted after so many days.")
+    failed_days: float = Field(default=30.0, gt=0, le=3650, description="Others are deleted after so many days.")
+    max_rows: int = Field(
+        default=5_000_000,
+        gt=0,
+        le=100_000_000,
+        description="Runs that are kept at most, of some 650 bytes each. Of too many, the oldest that ended OK go first.",
+    )
+
+
 class WebhookSettings(Section):
     """How `sandfleet-web notify` sends webhooks, and the sections of its other parts."""
 
@@ -62,6 +80,7 @@ class WebhookSettings(Section):
     )
     at_once: int = Field(default=8, gt=0, le=64, description="Webhooks that one process sends at once.")
     pages: PagesSettings = PagesSettings()
+    history: HistorySettings = HistorySettings()
 
 
 class WebSettings(Settings):
@@ -71,6 +90,14 @@ class WebSettings(Settings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         default="INFO", description="The worker's log level."
     )
+
+    @property
+    def history_file(self) -> Path:
+        """The history file in force."""
+        if self.web.history.file is not None:
+            return self.web.history.file
+        # Resolved, since it is a link there, and SQLite has its journal beside the file itself.
+        return (self.local_dir / LOCAL_HISTORY).resolve() if self.is_local else DEFAULT_HISTORY
 
 
 def web_setting_names() -> set[str]:

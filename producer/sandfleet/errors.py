@@ -14,6 +14,8 @@ FleetError
 ├── ArtifactsNotSaved
 ├── ResultsNotWritten
 ├── OutputNotLive
+├── HistoryUnavailable (also a ConnectionError)
+├── QueryTooSlow       (also a TimeoutError)
 └── PackageMissing     (also an ImportError)
 """
 
@@ -119,6 +121,14 @@ class OutputNotLive(FleetError):
 
     Its outcome has the output when it has ended.
     """
+
+
+class HistoryUnavailable(FleetError, ConnectionError):
+    """No history of ended runs is in reach; the message says what to set or to start."""
+
+
+class QueryTooSlow(FleetError, TimeoutError):
+    """A question to the history took more than 2 s: narrow the time, or give a batch."""
 
 
 class PackageMissing(FleetError, ImportError):

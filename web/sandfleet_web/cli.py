@@ -16,15 +16,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
-from pydantic import ValidationError
-from sandfleet.errors import FleetError
 from sandfleet_config.command_line import describe_usage_error, is_help
-from sandfleet_config.environment import check_environment, describe_settings_faults
-from sandfleet_config.settings import SettingsInvalid
-from sandfleet_config.web_settings import WebSettings
+
+from sandfleet_web.command_line import print_error, print_known_errors, read_settings
+from sandfleet_web.history.cli import app as history
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
+
+    from sandfleet_config.web_settings import WebSettings
 
     from sandfleet_web.notify.queue import DeadWebhook, TakenWebhook, WebhookQueue
 
@@ -34,6 +34,7 @@ notify = typer.Typer(
     help="Send webhooks of batches that are done (on_done) until SIGTERM, or look after them by one of the commands.",
 )
 app.add_typer(notify, name="notify")
+app.add_typer(history, name="history")
 
 SECRET_BYTES = 32
 Limit = Annotated[int, typer.Option("--limit", "-n", min=1, max=10_000, help="The newest so many.")]
@@ -53,7 +54,10 @@ def _options(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Tell other systems when batches are done; SANDFLEET_REDIS_URL names the fleet's Redis."""
+    """Keep the history of ended runs, and tell other systems when batches are done.
+
+    SANDFLEET_REDIS_URL names the fleet's Redis.
+    """
 
 
 @notify.callback()
@@ -63,8 +67,8 @@ def _notify(context: typer.Context) -> None:
     SIGTERM ends the attempts on their way first.
     """
     if context.invoked_subcommand is None:
-        with _print_known_errors():
-            run_sender(_read_settings())
+        with print_known_errors():
+            run_sender(read_settings())
 
 
 def run_sender(settings: WebSettings) -> None:
@@ -99,7 +103,7 @@ def log(limit: Limit = 20, *, is_json: AsJson = False) -> None:
 
     An attempt is delivered, failed (tried again), dead (given up) or dropped.
     """
-    with _print_known_errors(), _open_queue(_read_settings()) as queue:
+    with print_known_errors(), _open_queue(read_settings()) as queue:
         for line in queue.read_log(limit):
             fields = {"at": _show_time(line.at), "id": line.webhook_id, "endpoint": line.endpoint}
             _print_row(fields | {"batch": line.batch, "result": line.result, "reason": line.reason}, is_json=is_json)
@@ -108,7 +112,7 @@ def log(limit: Limit = 20, *, is_json: AsJson = False) -> None:
 @notify.command()
 def dead(limit: Limit = 20, *, is_json: AsJson = False) -> None:
     """List the webhooks that were given up, the newest first, each with its reason."""
-    with _print_known_errors(), _open_queue(_read_settings()) as queue:
+    with print_known_errors(), _open_queue(read_settings()) as queue:
         for found in queue.list_dead(limit):
             _print_row(_show_dead(found), is_json=is_json)
 
@@ -122,7 +126,7 @@ def requeue(
     """Send webhooks again that were given up, with the ids that they have."""
     if bool(webhook_ids) == is_all:
         raise typer.BadParameter("give ids (sandfleet-web notify dead lists them), or --all")
-    with _print_known_errors(), _open_queue(_read_settings()) as queue:
+    with print_known_errors(), _open_queue(read_settings()) as queue:
         ids = [found.webhook.webhook_id for found in queue.list_dead(10_000)] if is_all else webhook_ids or []
         count = queue.requeue(ids)
     print(f"{count} of {len(ids)} are due again")
@@ -134,7 +138,7 @@ def requeue(
 def new_secret(file: Annotated[Path, typer.Argument(help="The file; it must not exist.")]) -> None:
     """Write a new secret to FILE, which only you can read. Give the receiver what it holds."""
     secret = f"whsec_{base64.b64encode(secrets.token_bytes(SECRET_BYTES)).decode()}\n"
-    with _print_known_errors():
+    with print_known_errors():
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with os.fdopen(descriptor, "w") as opened:
             opened.write(secret)
@@ -150,14 +154,6 @@ def _open_queue(settings: WebSettings) -> Generator[WebhookQueue]:
         yield queue
     finally:
         queue.close()
-
-
-def _read_settings() -> WebSettings:
-    check_environment()
-    try:
-        return WebSettings()
-    except ValidationError as error:
-        raise SettingsInvalid(describe_settings_faults(error, WebSettings)) from None
 
 
 def _show_dead(found: DeadWebhook) -> dict[str, object]:
@@ -187,30 +183,6 @@ def _print_row(fields: Mapping[str, object], *, is_json: bool) -> None:
     print(json.dumps(fields) if is_json else "\t".join(ascii(str(value))[1:-1] for value in fields.values()))
 
 
-@contextmanager
-def _print_known_errors() -> Generator[None]:
-    """Turn the errors people can mend into one red sentence and exit code 1.
-
-    Anything else keeps its traceback.
-    """
-    try:
-        yield
-    except (FleetError, SettingsInvalid) as error:
-        _print_error(str(error))
-        raise typer.Exit(1) from None
-    except OSError as error:
-        if error.filename is None:
-            raise
-        _print_error(f"{error.filename}: {error.strerror}")
-        raise typer.Exit(1) from None
-
-
-def _print_error(text: str) -> None:
-    from rich.console import Console
-
-    Console(stderr=True).print(f"error: {text}", style="red", markup=False, highlight=False, soft_wrap=True)
-
-
 def main(argv: list[str] | None = None) -> NoReturn:
     """Run the command line and exit; a wrong one is one line and exit code 2."""
     try:
@@ -221,7 +193,7 @@ def main(argv: list[str] | None = None) -> NoReturn:
         if is_help(error):
             print(error.format_message(), file=sys.stderr)
         else:
-            _print_error(describe_usage_error(error, {}))
+            print_error(describe_usage_error(error, {}))
         sys.exit(2)
     sys.exit(status if isinstance(status, int) else 0)
 

@@ -18,7 +18,7 @@ from sandfleet_config.outcome import Outcome, Timing
 
 from sandfleet_worker.delivery.claim import Flag
 from sandfleet_worker.delivery.host_mark import DRAINED
-from sandfleet_worker.delivery.read_message import tell_limits
+from sandfleet_worker.delivery.read_message import find_facts, tell_limits
 from sandfleet_worker.delivery.settlement import Finish, GiveBack, PutBack, Release, Retry
 from sandfleet_worker.job_start import JobStart
 from sandfleet_worker.job_transfer import JobTransfer
@@ -163,7 +163,8 @@ class JobRun:
 
     def _finish(self, outcome: Outcome) -> Finish:
         self._log("ended", "ended: %s", outcome.to_summary())
-        return Finish(outcome, self._faults, self._find_dead_letter_reason(outcome))
+        facts = find_facts(self._message)
+        return Finish(outcome, self._faults, self._find_dead_letter_reason(outcome), facts=facts)
 
     def _find_why_no_restart(self) -> str:
         """Say why the job may not start again after a start that is not charged; empty: it may."""

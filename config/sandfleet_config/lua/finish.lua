@@ -4,7 +4,8 @@
 -- ARGV: prefix, owner, claim id, job id, code, result (Celery's record as JSON), TTL of the result
 --       in s, reason of the dead letter ("": none), TTL of dead letters in s, message for the dead
 --       letter if Redis has lost it ("": none), "droppable" if the result has output that the
---       caller may drop
+--       caller may drop, summary of the run for the history ("" or absent: a caller of an earlier
+--       release, whose runs have no number)
 -- A worker sends its owner and claim. With owner "", the job must still be queued: a producer or a
 -- worker's sweep ends a job that no worker has claimed (CANCELLED, EXPIRED).
 -- Returns 1 if it is recorded.
@@ -37,6 +38,7 @@ end
 -- include: parked
 -- include: after
 -- include: kept_specs
+-- include: ended_runs
 local facts = redis.pcall('HMGET', job, 'state', 'claim', 'owner', 'batch', 'key', 'attempts', 'flag', 'ended_by', 'run', 'parked',
   'awaited')
 local is_record_wrong = facts.err ~= nil
@@ -109,6 +111,9 @@ if facts[10] then
   redis.call('HDEL', job, 'parked')
 end
 redis.call('DEL', prefix .. 'cancel:' .. id)
+if (ARGV[12] or '') ~= '' then
+  add_ended_run(ARGV[12], is_full)
+end
 if idempotency_key ~= '' then
   redis.call('EXPIRE', prefix .. 'idem:' .. idempotency_key, ttl)
 end

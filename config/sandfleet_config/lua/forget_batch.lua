@@ -4,7 +4,9 @@
 -- Returns {number of members that have not ended, ids of the deleted jobs...}. A job that has not
 -- ended goes to the end of the list, so that as many checks as the batch has members reach each
 -- member once.
+-- The history deletes the runs of the batch that ended before now.
 local prefix, batch, limit = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local MAX_FORGOTTEN, FORGOTTEN_TTL = 10000, 40 * 86400
 
 -- include: prelude
 
@@ -54,4 +56,9 @@ if redis.call('EXISTS', keys.members) == 0 then
 else
   expire_batch(keys, BATCH_TTL)
 end
+local forgotten = prefix .. 'ended_runs:forgotten'
+if try('ZADD', forgotten, now, batch) == 1 then
+  try('ZREMRANGEBYRANK', forgotten, 0, -MAX_FORGOTTEN - 1)
+end
+redis.call('EXPIRE', forgotten, FORGOTTEN_TTL)
 return answer

@@ -15,15 +15,19 @@ if TYPE_CHECKING:
     from sandfleet.channel.connection import Connections
 
 MILLI: Final = 1000
-RECORD_FIELDS: Final = ("record", "state", "queue", "run", "why", "why_at", "attempts")
+RECORD_FIELDS: Final = ("record", "state", "queue", "run", "why", "why_at")
+END_FIELDS: Final = (*RECORD_FIELDS, "attempts", "needs", "submitted")
+"""The fields that the end of a queued job needs."""
 
 
-def read_record_fields(connections: Connections, job_ids: Sequence[str]) -> list[list[bytes | None]]:
-    """Return the values of `RECORD_FIELDS` for each job, in order."""
+def read_record_fields(
+    connections: Connections, job_ids: Sequence[str], fields: Sequence[str] = RECORD_FIELDS
+) -> list[list[bytes | None]]:
+    """Return the values of `fields` for each job, in order."""
     with connections.guard():
         pipe = connections.new_pipe()
         for job_id in job_ids:
-            pipe.hmget(job_key(job_id), *RECORD_FIELDS)
+            pipe.hmget(job_key(job_id), *fields)
         found: list[list[bytes | None]] = pipe.execute()
     return found
 

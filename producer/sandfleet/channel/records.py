@@ -195,7 +195,7 @@ class EncodedJob(NamedTuple):
     @property
     def record(self) -> JobRecord:
         """The job's record."""
-        return new_record(self.spec, self.batch, self.spec_hash, self.submitted)
+        return new_record(self.spec, self.batch, self.spec_hash, self.submitted, self.line)
 
     def encode_record(self) -> bytes:
         """Return `record` as JSON."""
@@ -229,14 +229,16 @@ def _count_files(spec: SandboxSpec) -> tuple[int, int]:
     return len(sizes), sum(sizes)
 
 
-def new_record(spec: SandboxSpec, batch: str | None, spec_hash: str, submitted: float) -> JobRecord:
-    """Return the record of a job."""
+def new_record(
+    spec: SandboxSpec, batch: str | None, spec_hash: str, submitted: float, line: str | None = None
+) -> JobRecord:
+    """Return the record of a job; its command has no secrets unless `line` is given."""
     # Every value was checked before.
     count, size = _count_files(spec)
     return JobRecord.model_construct(
         batch=batch,
         labels=spec.labels,
-        line=spec.to_line(),
+        line=spec.to_line() if line is None else line,
         submitted=submitted,
         spec_sha256=spec_hash,
         files=count,

@@ -72,7 +72,8 @@ class RedisBatches:
         """Delete some hundred jobs at a time."""
         with self._connections.guard():
             client: Any = self._connections.redis
-            left: int = client.llen(batch_key(name))
+            # Once at least: the history may have runs of a batch that Redis does not have any more.
+            left: int = client.llen(batch_key(name)) or 1
         while left > 0:
             with self._connections.guard():
                 not_ended, *raw = self._run("forget_batch", [KEY_PREFIX, name, min(left, FORGOTTEN_AT_ONCE)])

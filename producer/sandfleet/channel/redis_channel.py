@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from redis.exceptions import ConnectionError as RedisConnectionError
 from sandfleet_config.codes import ErrorCode
 from sandfleet_config.queues import CANCEL_TTL_SECONDS, KEY_PREFIX
+from sandfleet_config.run_summary import encode_summary, read_facts
 from sandfleet_config.scripts import DEAD_TTL_SECONDS, stored_result
 
 from sandfleet.channel.batch_control import RedisBatchControl
@@ -19,7 +20,7 @@ from sandfleet.channel.notices import Notices
 from sandfleet.channel.outcome_reader import OutcomeReader
 from sandfleet.channel.overview import ImageChoice, NextRun
 from sandfleet.channel.publisher import Publisher
-from sandfleet.channel.record_reader import parse_record, read_record_fields
+from sandfleet.channel.record_reader import END_FIELDS, parse_record, read_record_fields
 from sandfleet.channel.records import CancelState, ExpiryCheck, JobRecord
 from sandfleet.channel.redis_batches import RedisBatches
 from sandfleet.channel.redis_fleet_state import RedisFleetState
@@ -177,17 +178,18 @@ class RedisChannel(RedisBatches):
         """End jobs that are queued; return those that still were."""
         if not job_ids:
             return set()
-        found = read_record_fields(self._connections, job_ids)
+        found = read_record_fields(self._connections, job_ids, END_FIELDS)
         with self._connections.guard():
             pipe = self._connections.new_pipe()
             script = self._script("finish")
             queues: set[str] = set()
-            for job_id, values in zip(job_ids, found, strict=True):
+            for job_id, (*values, attempts, needs, submitted) in zip(job_ids, found, strict=True):
                 record = parse_record(values) or JobRecord()
                 queues.add(record.queue)
-                result = stored_result(new_ending(code, job_id, record, parse_attempts(values[-1])))
-                ttls = (self.settings.result_ttl_seconds, "", DEAD_TTL_SECONDS)
-                script(args=[KEY_PREFIX, "", "", job_id, code.value, result, *ttls], client=pipe)
+                ending = new_ending(code, job_id, record, parse_attempts(attempts))
+                summary = encode_summary(ending, read_facts(values[0], needs, values[2], submitted))
+                rest = (self.settings.result_ttl_seconds, "", DEAD_TTL_SECONDS, "", "", summary)
+                script(args=[KEY_PREFIX, "", "", job_id, code.value, stored_result(ending), *rest], client=pipe)
             ended = {job_id for job_id, reply in zip(job_ids, pipe.execute(), strict=True) if reply == 1}
             for queue in queues - {""}:
                 while self._run("drop_ended_messages", [KEY_PREFIX, queue, DROPPED_AT_ONCE]):

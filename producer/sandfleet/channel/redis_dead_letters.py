@@ -38,12 +38,15 @@ class RedisDeadLetters:
             for job_id in ids:
                 pipe.hgetall(dead_key(job_id.decode()))
             found = pipe.execute()
-        return [parse_dead_letter(job_id.decode(), fields) for job_id, fields in zip(ids, found, strict=True) if fields]
+        return [self._parse(job_id.decode(), fields) for job_id, fields in zip(ids, found, strict=True) if fields]
 
     def read(self, job_id: str) -> DeadLetter | None:
         """Return one dead letter, None if there is none."""
         fields = self._read_fields(job_id)
-        return parse_dead_letter(job_id, fields) if fields else None
+        return self._parse(job_id, fields) if fields else None
+
+    def _parse(self, job_id: str, fields: Mapping[bytes, bytes]) -> DeadLetter:
+        return parse_dead_letter(job_id, fields, shows_whole=self._connections.settings.shows_whole_commands)
 
     def _read_fields(self, job_id: str) -> dict[bytes, bytes]:
         with self._connections.guard():
@@ -101,7 +104,7 @@ class RedisDeadLetters:
         return int(found) if found and found.isdigit() else 0
 
 
-def parse_dead_letter(job_id: str, fields: Mapping[bytes, bytes]) -> DeadLetter:
+def parse_dead_letter(job_id: str, fields: Mapping[bytes, bytes], *, shows_whole: bool = False) -> DeadLetter:
     """Return what people may see of a dead letter: not its message, unless that is no job."""
     message = fields.get(b"message", b"")
     request = read_request(message)
@@ -112,7 +115,7 @@ def parse_dead_letter(job_id: str, fields: Mapping[bytes, bytes]) -> DeadLetter:
         at=float(fields.get(b"at", b"0")) / MILLI,
         queue=fields.get(b"queue", b"").decode(errors="replace"),
         batch=request.batch if request else None,
-        line=request.spec.to_line() if request else "",
+        line=request.spec.to_line(is_whole=shows_whole) if request else "",
         attempts=parse_attempts(fields.get(b"attempts")),
         garbage="" if request else show_bytes(message),
         run=_parse_run(fields.get(b"run")),

@@ -22,8 +22,9 @@ QUERY_SECONDS: Final = 2.0
 
 @dataclass(frozen=True, kw_only=True)
 class HistoryFilter:
-    """The ended runs that have one of each named kind, and all labels; empty is not asked for.
+    """The ended runs that have one of `codes` or `categories`, and all of the rest.
 
+    What is empty is not asked for.
     `since` and `until` bound the end. `text` is looked for in the command line and the message,
     without regard to case. `is_newest` leaves out runs that a later run replaced.
     """
@@ -66,7 +67,9 @@ class PastRun:
     `message` has at most 200 characters, as has `line`, the command line with secrets hidden.
     `fingerprint` is the same for failures of one kind: code and message without numbers, ids and
     paths. `steps` are the seconds of each step of the last attempt: queued, image, create, run,
-    collect, cleanup.
+    collect, cleanup. `attempts` are the first and the newest ones of `attempt_count`. A batch of
+    more than 120 bytes ends with digits of its hash; of many labels only the first are there.
+    `spec_sha256` are its first 16 digits.
     """
 
     number: int
@@ -94,6 +97,7 @@ class PastRun:
     memory_peak_bytes: int | None = None
     memory_bytes: int = 0
     attempts: tuple[PastAttempt, ...] = ()
+    attempt_count: int = 0
     spec_sha256: str = ""
 
     @property
@@ -169,7 +173,8 @@ class HistoryStatus:
 
     `number` is that of the newest stored run, `head` that of the newest of the fleet; `lost` runs
     left the stream before they were read. `lag_seconds` is the age of the oldest run that is not
-    stored yet, 0.0 if there is none.
+    stored yet, 0.0 if there is none. `begun` is when the file was begun. `skipped` entries of the
+    stream were none of ours. `note` says what happened to the file, `fault` what stops it now.
     """
 
     at: float
@@ -180,6 +185,9 @@ class HistoryStatus:
     rows: int = 0
     size_bytes: int = 0
     oldest: float = 0.0
+    begun: float = 0.0
+    skipped: int = 0
+    note: str = ""
     fault: str = ""
 
 
@@ -191,8 +199,8 @@ UsageKey: TypeAlias = Literal["batch", "label"]
 class History(Protocol):
     """Ask about ended runs; safe for concurrent use.
 
-    Each method raises `HistoryUnavailable` if there is no history in reach, and `QueryTooSlow` at
-    its deadline.
+    Each method raises `HistoryUnavailable` if there is no history in reach, `QueryTooSlow` at its
+    deadline, and `ValueError` for a cursor that is none.
     """
 
     def status(self) -> HistoryStatus:

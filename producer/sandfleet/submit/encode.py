@@ -53,8 +53,8 @@ class EncodedSpec(NamedTuple):
     needs: str
 
     @classmethod
-    def of(cls, spec: SandboxSpec, source: SandboxSpec | None = None) -> EncodedSpec:
-        """Encode `spec`."""
+    def of(cls, spec: SandboxSpec, source: SandboxSpec | None = None, *, shows_whole: bool = False) -> EncodedSpec:
+        """Encode `spec`; `shows_whole` as `JobEncoder` has it."""
         run = encode_run(spec)
         return cls(
             source or spec,
@@ -63,7 +63,7 @@ class EncodedSpec(NamedTuple):
             _copy(spec.requires),
             run,
             spec_sha256(spec, run),
-            spec.to_line(),
+            spec.to_line(is_whole=shows_whole),
             find_contract(spec),
             encode_needs(spec),
         )
@@ -90,12 +90,20 @@ class JobEncoder:
     """Encodes the jobs of one submit; all of them belong to one batch, or to none."""
 
     def __init__(
-        self, batch: str | None, max_spec_bytes: int, contents: Contents | None = None, *, least_contract: int = 1
+        self,
+        batch: str | None,
+        max_spec_bytes: int,
+        contents: Contents | None = None,
+        *,
+        least_contract: int = 1,
+        shows_whole: bool = False,
     ) -> None:
         """`contents` takes the contents that are too large to travel; its owner uploads them.
 
-        `least_contract` is the version that workers must speak whatever the spec uses.
+        `least_contract` is the version that workers must speak whatever the spec uses. With
+        `shows_whole` the jobs' records say their commands with what looks secret.
         """
+        self._shows_whole = shows_whole
         self._batch = batch
         self.max_spec_bytes = max_spec_bytes
         self._least_contract = least_contract
@@ -117,7 +125,7 @@ class JobEncoder:
             smaller = self._contents.shorten(shared.spec, excess)
             if smaller is shared.spec:
                 raise
-            self._last = shared = EncodedSpec.of(smaller, spec)
+            self._last = shared = EncodedSpec.of(smaller, spec, shows_whole=self._shows_whole)
             return self._join(shared, key)
 
     def _join(self, shared: EncodedSpec, key: str) -> EncodedRequest:
@@ -132,7 +140,8 @@ class JobEncoder:
         """
         last = self._last
         if last is None or last.source is not spec or last.labels != spec.labels or last.requires != spec.requires:
-            self._last = last = EncodedSpec.of(self._contents.move_large(spec) if spec.files else spec, spec)
+            sent = self._contents.move_large(spec) if spec.files else spec
+            self._last = last = EncodedSpec.of(sent, spec, shows_whole=self._shows_whole)
         return last
 
     def name(self, requests: Sequence[EncodedRequest], job_id: str | None = None) -> list[EncodedJob]:

@@ -170,7 +170,13 @@ class Submitting:
         checker = JobChecker(batch, is_keyed=is_keyed, find_largest_budget=self._channel.find_largest_budget)
         contents = Contents()
         least = BATCH_CONTRACT if limits else 1
-        encoder = JobEncoder(batch, self.settings.max_spec_bytes, contents, least_contract=least)
+        encoder = JobEncoder(
+            batch,
+            self.settings.max_spec_bytes,
+            contents,
+            least_contract=least,
+            shows_whole=self.settings.shows_whole_commands,
+        )
         required = RequiredObjects(contents, lambda: self._channel.objects, self.settings.result_ttl_seconds)
         return Submission(
             self._channel, checker, encoder, required, queue=name, batch=batch, limits=limits, on_done=on_done

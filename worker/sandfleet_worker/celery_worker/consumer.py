@@ -152,7 +152,8 @@ class SandboxConsumer(Consumer):
         The claimer's thread calls it.
         """
         message: Any = open_message(claim)
-        job_message = read_message(message, self._settings.max_spec_bytes)
+        settings = self._settings
+        job_message = read_message(message, settings.max_spec_bytes, shows_whole=settings.shows_whole_commands)
         if job_message is None:
             msg = "the claim's script let a message without a usable id through"
             raise RuntimeError(msg)

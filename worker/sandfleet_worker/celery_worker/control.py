@@ -18,7 +18,6 @@ from celery.worker import state as worker_state
 from celery.worker.control import Panel
 from sandfleet_config.codes import ErrorCode
 from sandfleet_config.messages import CANCELLED_QUEUED
-from sandfleet_config.outcome import Outcome
 from sandfleet_config.queues import JOB_ID
 
 from sandfleet_worker.tasks import run_task
@@ -92,7 +91,7 @@ def cancel_waiting(ledger: Ledger, job_id: str) -> str:
     """
     state = ledger.cancel(job_id)
     if state == "queued":
-        ledger.end_queued(Outcome.of(ErrorCode.CANCELLED, job_id, CANCELLED_QUEUED, **ledger.read_place(job_id)))
+        ledger.end_queued_job(ErrorCode.CANCELLED, job_id, CANCELLED_QUEUED)
     return state
 
 

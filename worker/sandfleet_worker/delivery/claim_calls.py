@@ -13,6 +13,7 @@ from sandfleet_config.codes import ErrorCode
 from sandfleet_config.messages import OUTPUT_DROPPED
 from sandfleet_config.outcome import Outcome
 from sandfleet_config.queues import KEY_PREFIX, job_key
+from sandfleet_config.run_summary import NO_FACTS, RunFacts, encode_summary
 from sandfleet_config.scripts import DEAD_TTL_SECONDS, MAX_DEAD_BYTES, MAX_DEAD_LETTERS, read_script, stored_result
 
 from sandfleet_worker.delivery.claim import Claim, Refused, parse_attempts, parse_suspect
@@ -110,7 +111,7 @@ class ClaimCalls:
             case Finish():
                 if how.is_drained:
                     self.end_drained_attempt(claim)
-                return self.finish(claim, how.outcome, how.faults, how.dead_letter_reason)
+                return self.finish(claim, how.outcome, how.faults, how.dead_letter_reason, how.facts)
             case Retry():
                 return self.retry(claim, how.code, how.delay_seconds, how.avoid_host, how.needs)
             case Release():
@@ -138,7 +139,12 @@ class ClaimCalls:
         return self.finish(known, outcome, reason=failed.message)
 
     def finish(
-        self, claim: Claim, outcome: Outcome, faults: Sequence[Mapping[str, str]] = (), reason: str = ""
+        self,
+        claim: Claim,
+        outcome: Outcome,
+        faults: Sequence[Mapping[str, str]] = (),
+        reason: str = "",
+        facts: RunFacts = NO_FACTS,
     ) -> bool:
         """Record how the job ended, in the dead letters too if there is a `reason`.
 
@@ -147,9 +153,10 @@ class ClaimCalls:
         message = claim.message if reason else b""
         if claim.run != outcome.run:
             outcome = outcome.model_copy(update={"run": claim.run})
+        known = facts._replace(queue=claim.queue)
         before, after = (self._identity.owner, claim.claim_id), (reason, message)
         if outcome.output_bytes >= DROPPED_FROM_BYTES:
-            answer = self._finish(before, outcome, after, faults, droppable=True)
+            answer = self._finish(before, outcome, known, after, faults, droppable=True)
             if answer >= 0:
                 return bool(answer)
             log.warning(
@@ -159,17 +166,17 @@ class ClaimCalls:
                 extra={"action": "output_dropped", "job_id": claim.job_id},
             )
             outcome = outcome.without_output(OUTPUT_DROPPED)
-        return bool(self._finish(before, outcome, after, faults))
+        return bool(self._finish(before, outcome, known, after, faults))
 
-    def end_queued(self, outcome: Outcome) -> bool:
+    def end_queued(self, outcome: Outcome, facts: RunFacts) -> bool:
         """Record the end of a queued job; return False if it is not queued any more."""
-        return bool(self._finish(("", ""), outcome))
+        return bool(self._finish(("", ""), outcome, facts))
 
-    def end_all_queued(self, outcomes: Sequence[Outcome]) -> list[bool]:
+    def end_all_queued(self, ends: Sequence[tuple[Outcome, RunFacts]]) -> list[bool]:
         """Do what `end_queued` does for many jobs, by one round trip."""
         with self._redis.pipeline(transaction=False) as pipe:
-            for outcome in outcomes:
-                args = self._list_facts(("", ""), outcome)
+            for outcome, facts in ends:
+                args = self._list_arguments(("", ""), outcome, facts)
                 self._scripts["finish"](keys=[], args=[KEY_PREFIX, *args], client=pipe)
             answers: list[object] = pipe.execute(raise_on_error=False)
         for answer in answers:
@@ -177,33 +184,38 @@ class ClaimCalls:
                 raise answer
         return [answer == 1 for answer in answers]
 
-    def _list_facts(
+    def _list_arguments(
         self,
         holder: tuple[str, str],
         outcome: Outcome,
+        facts: RunFacts,
         dead: tuple[str, bytes] = ("", b""),
         faults: Sequence[Mapping[str, str]] = (),
+        *,
+        droppable: bool = False,
     ) -> tuple[str | float | bytes, ...]:
         """Return the arguments of the script.
 
         `holder` are owner and claim, `dead` reason and message for the dead letters.
         """
         text, (reason, message) = stored_result(outcome, faults), dead
-        return (*holder, outcome.job_id, outcome.code.value, text, self._ttl, reason, DEAD_TTL_SECONDS, message)
+        first = (*holder, outcome.job_id, outcome.code.value, text, self._ttl, reason, DEAD_TTL_SECONDS, message)
+        return (*first, "droppable" if droppable else "", encode_summary(outcome, facts))
 
     def _finish(
         self,
         holder: tuple[str, str],
         outcome: Outcome,
+        facts: RunFacts,
         dead: tuple[str, bytes] = ("", b""),
         faults: Sequence[Mapping[str, str]] = (),
         *,
         droppable: bool = False,
     ) -> int:
-        """Call the script, see `_list_facts`."""
-        reason, args = dead[0], self._list_facts(holder, outcome, dead, faults)
+        """Call the script, see `_list_arguments`."""
+        reason, args = dead[0], self._list_arguments(holder, outcome, facts, dead, faults, droppable=droppable)
         try:
-            answer = int(self._call("finish", *args, *(["droppable"] if droppable else [])))
+            answer = int(self._call("finish", *args))
         except redis.exceptions.OutOfMemoryError:
             if not droppable:
                 raise

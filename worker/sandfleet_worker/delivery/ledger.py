@@ -17,8 +17,9 @@ from sandfleet_config.codes import ErrorCode
 from sandfleet_config.messages import describe_cancel
 from sandfleet_config.queues import CANCEL_TTL_SECONDS, KEY_PREFIX, check_queue, host_images_key, job_key
 
-from sandfleet_worker.delivery.claim import DEFAULT_MAX_ATTEMPTS, Claim, parse_attempts, parse_claim, parse_number
+from sandfleet_worker.delivery.claim import DEFAULT_MAX_ATTEMPTS, Claim, parse_claim, parse_number
 from sandfleet_worker.delivery.claim_calls import ClaimCalls
+from sandfleet_worker.delivery.queued_end import FIELDS, new_queued_end
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -215,11 +216,10 @@ class Ledger(ClaimCalls):
         """Forbid the job's start, durably; return its state: queued, running, ended or unknown."""
         return str(self._call("cancel", job_id, CANCEL_TTL_SECONDS).decode())
 
-    def read_place(self, job_id: str) -> dict[str, Any]:
-        """Return batch, run and earlier attempts of a queued job, as fields of its outcome."""
-        batch, run, attempts = self._redis.hmget(job_key(job_id), "batch", "run", "attempts")
-        facts = {"run": parse_number(run or b"") or 1, "attempts": parse_attempts(attempts or b"")}
-        return {"batch": batch.decode(errors="replace") if batch else None, **facts}
+    def end_queued_job(self, code: ErrorCode, job_id: str, message: str) -> bool:
+        """End a queued job; return False if it is not queued any more."""
+        values = self._redis.hmget(job_key(job_id), *FIELDS)
+        return self.end_queued(*new_queued_end(code, job_id, message, values))
 
     def read_why(self, job_id: str) -> str:
         """Return why a queued job waits, as its record says; empty if it does not say so."""

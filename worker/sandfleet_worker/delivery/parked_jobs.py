@@ -5,17 +5,13 @@ These are of a stopped batch, or after something that failed.
 
 from __future__ import annotations
 
-import json
 import logging
 import time
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from pydantic import ValidationError
-from sandfleet_config.outcome import Outcome, Timing
 from sandfleet_config.queues import job_key
 
-from sandfleet_worker.delivery.claim import parse_attempts, parse_number
+from sandfleet_worker.delivery.queued_end import FIELDS, new_queued_end
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -26,7 +22,6 @@ log = logging.getLogger(__name__)
 
 MAX_CALLS: Final = 20
 """Calls of one sweep; a large batch takes several, so that dead workers are not found late."""
-FIELDS: Final = ("record", "batch", "run", "attempts")
 
 
 class ParkedJobs:
@@ -61,45 +56,11 @@ class ParkedJobs:
         """End the jobs that are still queued; return their number."""
         records = self._read_fields([job_key(job_id) for job_id in due.job_ids], FIELDS)
         now = time.time()
-        outcomes = [
-            new_queued_end(due, job_id, values, now) for job_id, values in zip(due.job_ids, records, strict=True)
+        ends = [
+            new_queued_end(due.code, job_id, due.why, values, now)
+            for job_id, values in zip(due.job_ids, records, strict=True)
         ]
-        ended = self._ledger.end_all_queued(outcomes)
+        ended = self._ledger.end_all_queued(ends)
         text = "%d queued jobs ended as %s: %s"
         log.info(text, sum(ended), due.code.value, due.why, extra={"action": "queued_jobs_ended"})
         return sum(ended)
-
-
-def new_queued_end(due: DueJobs, job_id: str, values: Sequence[bytes | None], now: float) -> Outcome:
-    """Return the outcome of a queued job from the `FIELDS` of its record; `now` is unix time."""
-    record, batch, run, attempts = values
-    facts = _parse_object(record)
-    new = partial(
-        Outcome.of,
-        due.code,
-        job_id,
-        due.why,
-        batch=batch.decode(errors="replace") if batch else None,
-        run=parse_number(run or b"") or 1,
-        attempts=parse_attempts(attempts or b""),
-        timing=Timing(queued=_count_queued(facts.get("submitted"), now)),
-    )
-    try:
-        return new(labels=facts.get("labels") or {}, spec_sha256=facts.get("spec_sha256") or "")
-    except ValidationError:  # a forged record
-        return new()
-
-
-def _count_queued(submitted: object, now: float) -> float | None:
-    """Return the seconds since `submitted`; None if a forged record has no time there."""
-    if not isinstance(submitted, float | int):
-        return None
-    return 0.0 if submitted >= now else now - max(0.0, submitted)
-
-
-def _parse_object(raw: bytes | None) -> dict[str, Any]:
-    try:
-        found = json.loads(raw or b"{}")
-    except (ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}

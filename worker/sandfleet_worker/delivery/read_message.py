@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from sandfleet_config.contract import CONTRACT_VERSIONS
 from sandfleet_config.errors import Expired, SandboxError, SpecInvalid, SpecTooLarge
+from sandfleet_config.image_names import normalize_image
 from sandfleet_config.queues import JOB_ID, SUBMITTED_HEADER, TASK_NAME
+from sandfleet_config.run_summary import MAX_TEXT_CHARS, NO_FACTS, RunFacts
 from sandfleet_config.wire import JobRequest, decode_job
 
 if TYPE_CHECKING:
@@ -103,10 +105,11 @@ class JobMessage:
         }
 
 
-def read_message(message: Message, max_spec_bytes: int) -> JobMessage | None:
+def read_message(message: Message, max_spec_bytes: int, *, shows_whole: bool = False) -> JobMessage | None:
     """Check `message` and return it, refused or not.
 
-    None where it has no usable id, and so can have no outcome.
+    None where it has no usable id, and so can have no outcome. `shows_whole`: what Flower shows has
+    arguments that look secret, too.
     """
     headers: dict[str, Any] = message.headers or {}
     job_id: object = headers.get("id")
@@ -128,7 +131,7 @@ def read_message(message: Message, max_spec_bytes: int) -> JobMessage | None:
     submitted = headers.get(SUBMITTED_HEADER)
     return JobMessage(
         job_id,
-        request.spec.to_line(),
+        request.spec.to_line(is_whole=shows_whole),
         _to_log_line(request.spec),
         soft_seconds=soft or None,
         hard_seconds=hard or None,
@@ -262,3 +265,16 @@ def tell_limits(message: JobMessage, attempts: tuple[Attempt, ...]) -> tuple[Att
         limits = {"memory_bytes": float(spec.resources.memory_bytes), "timeout": spec.timeout_seconds}
         told.append(replace(attempt, limits={name: value for name, value in limits.items() if value}))
     return tuple(told)
+
+
+def find_facts(message: JobMessage | None) -> RunFacts:
+    """Return the facts of a job for the history; none are known of a message that is no job."""
+    if message is None or message.request is None:
+        return NO_FACTS
+    spec = message.request.spec
+    return RunFacts(
+        image=normalize_image(spec.image),
+        line=spec.to_line(MAX_TEXT_CHARS),
+        submitted=message.submitted or 0.0,
+        memory_bytes=spec.resources.memory_bytes,
+    )

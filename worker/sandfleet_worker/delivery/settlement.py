@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sandfleet_config.codes import ErrorCode
+from sandfleet_config.run_summary import NO_FACTS, RunFacts
 from sandfleet_config.spec import DEFAULT_QUEUE_TTL_SECONDS
 from sandfleet_config.wire import encode_needs, join_needs
 
@@ -31,6 +32,8 @@ class Finish:
     """Why the job belongs to the dead letters; empty where it does not."""
     is_drained: bool = False
     """Whether the worker's stop ended the last attempt, which is then not charged."""
+    facts: RunFacts = NO_FACTS
+    """The facts for the history that the outcome lacks, but the queue."""
 
 
 @dataclass(frozen=True)

@@ -20,13 +20,15 @@ from sandfleet_worker.delivery.claim import MAX_STARTS, Flag
 from sandfleet_worker.delivery.envelope import open_message
 from sandfleet_worker.delivery.outages import can_pass, is_outage
 from sandfleet_worker.delivery.parked_jobs import ParkedJobs
-from sandfleet_worker.delivery.read_message import read_message
+from sandfleet_worker.delivery.read_message import find_facts, read_message
 from sandfleet_worker.delivery.settlement import Finish, GiveBack, Retry
 from sandfleet_worker.system.supervised_thread import Backoff, SupervisedThread, is_resource_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
+
+    from sandfleet_config.run_summary import RunFacts
 
     from sandfleet_worker.delivery.claim import Claim
     from sandfleet_worker.delivery.lease import Lease
@@ -144,8 +146,8 @@ class Sweeper:
         return how, f"goes back to the queue, its start is {charged}"
 
     def _end(self, claim: Claim, code: ErrorCode, text: str, dead_letter_reason: str = "") -> tuple[Settlement, str]:
-        outcome = self._outcome(claim, code, text)
-        return Finish(outcome, dead_letter_reason=dead_letter_reason), f"ends as {code.value}"
+        outcome, facts = self._outcome(claim, code, text)
+        return Finish(outcome, dead_letter_reason=dead_letter_reason, facts=facts), f"ends as {code.value}"
 
     @staticmethod
     def _say_why_last(claim: Claim) -> str:
@@ -163,7 +165,7 @@ class Sweeper:
             or ErrorCode.WORKER_LOST in job_message.request.spec.retry_on
         )
 
-    def _outcome(self, claim: Claim, code: ErrorCode, message: str) -> Outcome:
+    def _outcome(self, claim: Claim, code: ErrorCode, message: str) -> tuple[Outcome, RunFacts]:
         facts: dict[str, Any] = {"attempts": claim.end_attempts(code)}
         job_message = read_message(open_message(claim), self._max_spec_bytes)
         if job_message is not None and job_message.request is not None:
@@ -171,7 +173,7 @@ class Sweeper:
             facts |= {"batch": job_message.request.batch, "labels": spec.labels, "spec_sha256": spec_sha256(spec)}
         if claim.attempts:
             facts["host"] = claim.attempts[-1].host
-        return Outcome.of(code, claim.job_id, message, **facts)
+        return Outcome.of(code, claim.job_id, message, **facts), find_facts(job_message)
 
     def _expire(self) -> None:
         for job_id in self._ledger.find_expired():
@@ -186,7 +188,7 @@ class Sweeper:
 
     def _expire_one(self, job_id: str) -> None:
         message = describe_expiry(self._ledger.read_why(job_id))
-        if self._ledger.end_queued(Outcome.of(ErrorCode.EXPIRED, job_id, message, **self._ledger.read_place(job_id))):
+        if self._ledger.end_queued_job(ErrorCode.EXPIRED, job_id, message):
             log.info("job %s has expired", job_id, extra={"action": "job_expired", "job_id": job_id})
         else:
             self._ledger.forget_expiry(job_id)

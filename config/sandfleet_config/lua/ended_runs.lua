@@ -1,0 +1,36 @@
+-- The stream of ended runs, from which the history of the fleet is made. A script includes it by
+-- the line "-- include: ended_runs", after `prefix`, `try` and kept_specs.
+--
+-- ended_runs       stream: n (the run's number), run (its summary as JSON: see ended_run.py)
+-- ended_runs:last  the number of the newest ended run
+-- A number that the stream does not have is a run that the history has lost.
+local MAX_SUMMARY, MAX_RUNS, RUNS_TTL, LAST_RUN_TTL = 1024, 250000, 7 * 86400, 30 * 86400
+local MAX_RUNS_BYTES, FREE_RUNS_BYTES, RUNS_BETWEEN_CHECKS = 67108864, 8388608, 256
+
+-- Drops the oldest entries of a stream that takes more memory than it may.
+local function bound_ended_runs(key)
+  local bytes = try('MEMORY', 'USAGE', key) or 0
+  local most = bytes > FREE_RUNS_BYTES and is_almost_full() and FREE_RUNS_BYTES or MAX_RUNS_BYTES
+  if bytes > most then
+    -- Somewhat more than needed, so that the next check finds nothing to drop.
+    try('XTRIM', key, 'MAXLEN', '~', math.floor((try('XLEN', key) or 0) * most / bytes * 0.9))
+  end
+end
+
+-- Numbers an ended run and appends its summary. Nothing that goes wrong here stops the call. At
+-- maxmemory the run has a number alone.
+local function add_ended_run(summary, is_full)
+  local number = try('INCR', prefix .. 'ended_runs:last')
+  if not number then
+    return
+  end
+  local key = prefix .. 'ended_runs'
+  if not is_full and #summary <= MAX_SUMMARY then
+    try('XADD', key, 'MAXLEN', '~', MAX_RUNS, '*', 'n', number, 'run', summary)
+  end
+  redis.call('EXPIRE', key, RUNS_TTL)
+  redis.call('EXPIRE', prefix .. 'ended_runs:last', LAST_RUN_TTL)
+  if number % RUNS_BETWEEN_CHECKS == 0 then
+    bound_ended_runs(key)
+  end
+end

@@ -1,0 +1,168 @@
+"""Make the summary of a run that ends: the fields of `EndedRun`, packed as JSON.
+
+Long texts are cut, and labels that do not fit are left out.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
+
+from sandfleet_config.ended_run import (
+    MAX_NAME_BYTES,
+    MAX_NUMBER,
+    MAX_SUMMARY_BYTES,
+    MAX_TRIES,
+    STEPS,
+    count_packed,
+    cut_name,
+    cut_text,
+    pack,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from sandfleet_config.outcome import Attempt, Outcome
+
+MAX_LABEL_BYTES: Final = 512
+MAX_TEXT_CHARS: Final = 200
+"""Longest command line and message."""
+SPEC_DIGITS: Final = 16
+"""Digits of a spec's fingerprint that are kept."""
+MAX_SECONDS: Final = 1e11
+_MILLI: Final = 1000
+
+
+class RunFacts(NamedTuple):
+    """The facts of a run that are not in its outcome. `submitted` is unix time, 0.0 if unknown."""
+
+    queue: str = ""
+    image: str = ""
+    line: str = ""
+    submitted: float = 0.0
+    memory_bytes: int = 0
+
+
+NO_FACTS: Final = RunFacts()
+
+
+def read_facts(record: bytes | None, needs: bytes | None, queue: bytes | None, submitted: bytes | None) -> RunFacts:
+    """Return the facts of a job that no worker has, from fields of its record in Redis.
+
+    Unreadable ones count as not known.
+    """
+    told, needed = _parse_object(record), _parse_object(needs)
+    at, memory = told.get("submitted"), needed.get("memory_bytes")
+    if submitted and submitted.isdigit():  # of a later run
+        at = int(submitted) / _MILLI
+    return RunFacts(
+        queue=(queue or b"").decode(errors="replace"),
+        image=str(needed.get("image") or ""),
+        line=str(told.get("line") or ""),
+        submitted=float(at) if isinstance(at, int | float) and 0 <= at < MAX_SECONDS else 0.0,
+        memory_bytes=int(memory) if isinstance(memory, int | float) and 0 <= memory < MAX_NUMBER else 0,
+    )
+
+
+def _parse_object(raw: bytes | None) -> dict[str, Any]:
+    try:
+        found: object = json.loads(raw or b"{}")
+    except (ValueError, RecursionError):
+        return {}
+    return cast("dict[str, Any]", found) if isinstance(found, dict) else {}
+
+
+def encode_summary(outcome: Outcome, facts: RunFacts) -> str:
+    """Return the summary of a run that ended with `outcome`, as JSON."""
+    code, last = outcome.code, outcome.attempts[-1] if outcome.attempts else None
+    memory = outcome.limits.get("memory_bytes")
+    fields: dict[str, Any] = {
+        "id": outcome.job_id,
+        "run": outcome.run,
+        "code": code.value,
+        "category": "" if code.is_known else code.category.value,
+        "batch": cut_name(outcome.batch or ""),
+        "queue": cut_name(facts.queue),
+        "host": cut_name(last.host if last is not None else outcome.host),
+        "image": cut_name(facts.image or outcome.image_ref or ""),
+        "digest": cut_text(outcome.image_digest or "", MAX_NAME_BYTES),
+        "spec": outcome.spec_sha256[:SPEC_DIGITS],
+        "labels": _keep_labels(outcome.labels, MAX_LABEL_BYTES),
+        "line": facts.line[:MAX_TEXT_CHARS],
+        "message": outcome.message[:MAX_TEXT_CHARS],
+        "exit": outcome.exit_code,
+        "signal": outcome.signal,
+        "start": "" if outcome.duration is None else "warm" if outcome.runtime.warm else "cold",
+        "submitted": round(facts.submitted * _MILLI) or None,
+        "started": None if last is None else round(last.started.timestamp() * _MILLI),
+        "steps": _list_steps(outcome),
+        "cpu": _round(outcome.usage.cpu_seconds),
+        "peak": outcome.usage.memory_peak_bytes,
+        "memory": int(memory.value) if memory is not None else facts.memory_bytes or None,
+        "attempts": len(outcome.attempts) or None,
+        "tries": [_list_try(attempt) for attempt in _choose_tries(outcome.attempts)],
+    }
+    return _pack_bounded({name: value for name, value in fields.items() if value not in ("", None, [], {})})
+
+
+def _keep_labels(labels: Mapping[str, str], max_bytes: int) -> dict[str, str]:
+    """Return the first labels that fit."""
+    kept: dict[str, str] = {}
+    for key, value in labels.items():
+        size = count_packed(key) + count_packed(value) + len('"":"",')
+        if size <= max_bytes:
+            max_bytes -= size
+            kept[key] = value
+    return kept
+
+
+def _pack_bounded(fields: dict[str, Any]) -> str:
+    """Pack the fields; where they take too many bytes, cut what can best be done without."""
+    text = pack(fields)
+    for name, max_bytes in (
+        *(("message", 160), ("line", 160), ("labels", 256), ("tries", 2), ("message", 80), ("line", 80)),
+        *(("tries", 1), ("labels", 120), ("labels", 0), ("tries", 0), ("line", 0), ("message", 40), ("digest", 0)),
+        *(("image", 60), ("message", 0), ("spec", 0), ("image", 0), ("steps", 0)),
+    ):
+        if len(text) * 4 <= MAX_SUMMARY_BYTES or len(text.encode("utf-8", "replace")) <= MAX_SUMMARY_BYTES:
+            break
+        if name in fields:
+            fields[name] = _shorten(fields[name], max_bytes)
+            text = pack(fields)
+    # Half a UTF-16 pair, from a file name that is not UTF-8, cannot be sent.
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
+
+
+def _shorten(value: Any, most: int) -> Any:
+    match value:
+        case str():
+            return cut_text(value, most)
+        case dict():
+            return _keep_labels(cast("dict[str, str]", value), most)
+        case list():
+            return cast("list[Any]", value)[-most:] if most else []
+        case _:
+            return value
+
+
+def _round(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 3)
+
+
+def _list_steps(outcome: Outcome) -> list[float | None]:
+    timing = outcome.timing
+    steps = [_round(getattr(timing, name)) for name in STEPS]
+    return steps if any(step is not None for step in steps) else []
+
+
+def _choose_tries(attempts: Sequence[Attempt]) -> Sequence[Attempt]:
+    return attempts if len(attempts) <= MAX_TRIES else (attempts[0], *attempts[1 - MAX_TRIES :])
+
+
+def _list_try(attempt: Attempt) -> list[object]:
+    ended = 0 if attempt.ended is None else round(attempt.ended.timestamp() * _MILLI)
+    worker = attempt.worker.removeprefix(f"{attempt.host}.")
+    code = "" if attempt.code is None else attempt.code.value
+    started = round(attempt.started.timestamp() * _MILLI)
+    return [cut_name(attempt.host), cut_name(worker), code, started, ended, int(attempt.charged)]

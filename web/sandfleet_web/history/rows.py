@@ -1,0 +1,126 @@
+"""Ended runs as rows of the history file."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from sandfleet.history.fingerprint import find_fingerprint
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sandfleet_config.ended_run import EndedRun, Try
+
+MILLI: Final = 1000
+COLUMNS: Final = (
+    *(
+        "seq",
+        "number",
+        "ended",
+        "is_newest",
+        "run",
+        "attempts",
+        "run_ms",
+        "exit_code",
+        "category",
+        "code",
+        "queue",
+        "host",
+    ),
+    *("image", "batch", "fingerprint", "cpu_ms", "memory", "program_ms", "started", "submitted", "job_id", "line"),
+    "message",
+)
+KINDS: Final = ("category", "code", "queue", "host", "image")
+"""The kinds of keys under which the runs of a minute are counted."""
+OK: Final = "ok"
+MAX_SECONDS: Final = 10 * 366 * 86400.0
+MAX_ATTEMPTS: Final = 1000
+MAX_TIME: Final = 4_102_444_800.0
+"""The year 2100."""
+_pack: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
+
+
+class NewRow(NamedTuple):
+    """A run that is to be stored: its number, and when it ended (ms)."""
+
+    number: int
+    ended: int
+    run: EndedRun
+
+    @property
+    def is_ok(self) -> bool:
+        """Whether it ended OK."""
+        return self.run.category == OK
+
+
+def to_row(seq: int, new: NewRow) -> tuple[Any, ...]:
+    """Return the values of `COLUMNS`."""
+    run = new.run
+    started = _time(run.started)
+    run_ms = _count_run(new)
+    program = run.steps.get("run")
+    fingerprint = None if new.is_ok else find_fingerprint(run.code, run.message, run.exit_code, run.signal)
+    return (
+        *(
+            seq,
+            new.number,
+            new.ended,
+            1,
+            run.run,
+            min(run.attempts, MAX_ATTEMPTS),
+            run_ms,
+            run.exit_code,
+            run.category,
+            run.code,
+        ),
+        *(run.queue or None, run.host or None, run.image or None, run.batch or None, fingerprint),
+        *(None if run.cpu_seconds is None else _ms(run.cpu_seconds), run.memory_bytes or None),
+        *(run_ms if program is None else _ms(program), started or None, _time(run.submitted) or None),
+        *(run.job_id, run.line or None, run.message or None),
+    )
+
+
+def to_facts(run: EndedRun) -> str:
+    """Return the facts that a run is not searched by, as JSON."""
+    facts: dict[str, Any] = {
+        "labels": dict(run.labels),
+        "steps": dict(run.steps),
+        "digest": run.image_digest,
+        "signal": run.signal,
+        "start": run.start,
+        "peak": run.memory_peak_bytes,
+        "spec": run.spec_sha256,
+        "tries": [_list_try(one) for one in run.tries],
+    }
+    return _pack({name: value for name, value in facts.items() if value not in ("", None, {}, [])})
+
+
+def list_counted(new: NewRow) -> Iterator[tuple[str, str]]:
+    """Yield the kinds and keys under which the run is counted in its minute."""
+    run = new.run
+    yield from zip(KINDS, (run.category, run.code, run.queue, run.host, run.image), strict=True)
+
+
+def count_times(new: NewRow) -> tuple[int, int, int]:
+    """Return the run's attempts, and the ms for which it was queued and for which it ran."""
+    return min(new.run.attempts, MAX_ATTEMPTS), _ms(new.run.steps.get("queued", 0.0)), _count_run(new)
+
+
+def _count_run(new: NewRow) -> int:
+    started = _time(new.run.started)
+    return min(max(0, new.ended - started), _ms(MAX_SECONDS)) if started else 0
+
+
+def _list_try(one: Try) -> list[Any]:
+    return [one.host, one.worker, one.code, _time(one.started), _time(one.ended), int(one.charged)]
+
+
+def _ms(seconds: float) -> int:
+    """Return a duration in ms. A forged one is bounded, so that no sum overflows."""
+    return round(min(seconds, MAX_SECONDS) * MILLI)
+
+
+def _time(at: float) -> int:
+    """Return a unix time in ms, 0 for a forged one of a far future."""
+    return round(at * MILLI) if at < MAX_TIME else 0
