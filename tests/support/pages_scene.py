@@ -88,6 +88,7 @@ class MemoryOverview:
 class MemoryChannel:
     """The part of `Channel` that pages read."""
 
+    fleet_state: MemoryFleetState
     overview: MemoryOverview = field(default_factory=MemoryOverview)
     dead: list[DeadLetter] = field(default_factory=list)
 
@@ -149,8 +150,8 @@ class Scene:
 def new_scene(now: float = NOW) -> Scene:
     """Return a busy fleet: an odd host, a queue that is not served, batches, failures."""
     chance = random.Random(7)  # noqa: S311  no secret
-    channel = MemoryChannel()
     state = MemoryFleetState(_new_summary(now))
+    channel = MemoryChannel(state)
     history = MemoryHistory(_new_runs(chance, now), groups=_new_groups(now))
     history.state = HistoryStatus(at=now, number=41_880, head=41_883, lag_seconds=1.0, rows=len(history.runs))
     _add_running(state, channel, now)

@@ -7,11 +7,17 @@ import logging
 import secrets
 import signal
 import sys
+import threading
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
 
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 
+from sandfleet_web.history.writer import HistoryWriter
+from sandfleet_web.notify.endpoint import read_endpoints
+from sandfleet_web.notify.queue import WebhookQueue
+from sandfleet_web.notify.sender import Sender
 from sandfleet_web.pages.opening import open_site
 from sandfleet_web.pages.routes import ROOT, new_application
 from sandfleet_web.pages.users import Users
@@ -31,15 +37,33 @@ IDLE_SECONDS: Final = 75
 NAME: Final = "sandfleet"
 
 
-def run_pages(settings: WebSettings) -> None:
-    """Serve the pages until SIGTERM or SIGINT.
+def run_pages(settings: WebSettings, *, is_notifying: bool = False) -> None:
+    """Serve the pages and write the history until SIGTERM or SIGINT; `is_notifying` sends webhooks, too.
 
     Raises:
-        SettingsInvalid: a file of users or tokens cannot be used.
+        SettingsInvalid: a file of users, of tokens or of an endpoint cannot be used.
         OSError: the port is taken.
     """
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
-    asyncio.run(serve(open_site(settings, read_users(settings, _say)), settings))
+    site = open_site(settings, read_users(settings, _say))
+    writer = HistoryWriter(settings)
+    with ExitStack() as parts:
+        if is_notifying:
+            _start_sender(settings, parts)
+        writer.start()
+        parts.callback(writer.stop)
+        asyncio.run(serve(site, settings))
+
+
+def _start_sender(settings: WebSettings, parts: ExitStack) -> None:
+    logging.getLogger("httpcore2").setLevel(logging.WARNING)  # its lines of level DEBUG have the URL
+    queue = WebhookQueue(settings)
+    parts.callback(queue.close)
+    sender = Sender(queue, read_endpoints(settings), settings.web)
+    thread = threading.Thread(target=sender.run, name="webhooks")
+    thread.start()
+    parts.callback(thread.join)
+    parts.callback(sender.stop)
 
 
 def _say(text: str) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from sandfleet_web.pages.users import Viewer
 
+VerbName: TypeAlias = Literal["cordon", "drain", "uncordon", "pause", "resume", "cancel", "retry", "requeue", "purge"]
 MAX_AT_ONCE: Final = 1000
 """Most jobs that one act changes."""
 TYPED_ABOVE: Final = 100
@@ -29,7 +30,7 @@ class Verb:
     effect: str
 
 
-VERBS: Final[Mapping[str, Verb]] = {
+VERBS: Final[Mapping[VerbName, Verb]] = {
     "cordon": Verb(
         "Cordon host",
         "Cordon",

@@ -14,6 +14,7 @@ from sandfleet_config.queues import JOB_ID
 
 from sandfleet_web.pages.categories import find_category
 from sandfleet_web.pages.handler import Page, PageHandler
+from sandfleet_web.pages.open_jobs import find_open
 from sandfleet_web.pages.paging import ROWS
 from sandfleet_web.pages.search import Search, parse_search
 from sandfleet_web.pages.text import link
@@ -24,12 +25,6 @@ if TYPE_CHECKING:
     from sandfleet.channel.job_facts import JobFacts
 
     from sandfleet_web.pages.site import Site
-
-MAX_OPEN: Final = 200
-"""Most jobs that have not ended that one search lists."""
-SEARCHED_OPEN: Final = 5_000
-"""How many of a batch's jobs are looked at for them."""
-
 
 @dataclass(frozen=True)
 class JobRow:
@@ -59,7 +54,7 @@ class JobRow:
 def row_of_run(run: PastRun) -> JobRow:
     """Return the row of an ended run."""
     name = run.labels.get("name") or run.line or run.job_id
-    number = max(len(run.attempts), 1)
+    number = max(run.attempt_count, len(run.attempts))
     seconds = run.seconds if run.started else None
     return JobRow(
         run.job_id,
@@ -131,7 +126,8 @@ class JobsPage(PageHandler):
             summary = await site.read_summary()
             hosts = sorted({worker.host for worker in summary.workers})
             key = ("open", words)
-            open_rows = await site.reads.read(key, lambda: find_open(site, search, hosts))
+            found = await site.reads.read(key, lambda: find_open(site.sources.channel, search, hosts))
+            open_rows = [row_of_facts(job, site.clock()) for job in found]
         rows, next_cursor, total, fault = await self._find_ended(search, cursor)
         values: dict[str, Any] = {
             "words": words,
@@ -185,25 +181,6 @@ def find_ended(site: Site, search: Search) -> list[JobRow]:
     found = find_jobs(site.sources.channel.overview, wanted.batch, job_filter)
     now = site.clock()
     return [row_of_facts(job, now) for job in islice(found, ROWS)]
-
-
-def find_open(site: Site, search: Search, hosts: Sequence[str]) -> list[JobRow]:
-    """Return jobs that have not ended, as far as Redis lists them: by host, queue or batch."""
-    wanted, now = search.history, site.clock()
-    overview = site.sources.channel.overview
-    found: Sequence[JobFacts | None]
-    if wanted.batch:
-        ids = [job_id for page in islice(overview.member_pages(wanted.batch), SEARCHED_OPEN // 500) for job_id in page]
-        found = overview.facts(ids[-SEARCHED_OPEN:]) if ids else []
-    elif wanted.queue and not wanted.host:
-        ids = site.sources.state.queued_ids(wanted.queue, 0, MAX_OPEN)
-        found = overview.facts(ids) if ids else []
-    else:
-        names = [wanted.host] if wanted.host else hosts[:100]
-        ids = [job.job_id for name in names for job in site.sources.state.running_jobs(name)][:MAX_OPEN]
-        found = overview.facts(ids) if ids else []
-    rows = (job for job in found if job is not None and job.state != "ended" and search.takes_open(job))
-    return [row_of_facts(job, now) for job in islice(rows, MAX_OPEN)]
 
 
 def _no_rows(fault: str) -> dict[str, Any]:

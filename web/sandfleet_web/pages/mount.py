@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import hmac
 from typing import TYPE_CHECKING, Any, Final
 
 from sandfleet_config.web_settings import WebSettings
 from tornado import web
 
+from sandfleet_web.history.writer import HistoryWriter
 from sandfleet_web.pages.handler import READING
 from sandfleet_web.pages.opening import open_site
 from sandfleet_web.pages.routes import ROOT, ToRoot, new_routes
@@ -29,6 +31,10 @@ def install(handlers: list[Any], settings: dict[str, Any]) -> None:
     settings_of_web = WebSettings()
     pages = settings_of_web.web.pages
     site = open_site(settings_of_web, Users(pages.users_file, pages.token_file), is_mounted=True)
+    # Flower has no end of ours: at its exit the transaction under way is finished.
+    writer = HistoryWriter(settings_of_web)
+    writer.start()
+    atexit.register(writer.stop)
     settings["fleet_pages"] = True
     settings["find_flower_viewer"] = find_flower_viewer
     changed = [_guard(route, site) for route in handlers]

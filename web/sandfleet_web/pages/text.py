@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import html
-import shlex
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final
 from urllib.parse import urlencode
 
+from sandfleet.history.questions import HistoryFilter
+from sandfleet.history.words import Words, format_words
 from sandfleet_config.terminal import safe_text
 
 MAX_SHOWN: Final = 500
@@ -75,7 +77,7 @@ def link(page: str, /, **query: object) -> str:
 
 def word(name: str, value: str) -> str:
     """Return a word of a search, such as ``batch:nightly``."""
-    return f"{name}:{shlex.quote(value)}"
+    return format_words(Words(replace(HistoryFilter(), **{name: value})))
 
 
 def count(number: float) -> str:
