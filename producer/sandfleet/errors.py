@@ -16,6 +16,7 @@ FleetError
 ├── OutputNotLive
 ├── HistoryUnavailable (also a ConnectionError)
 ├── QueryTooSlow       (also a TimeoutError)
+├── ActionRefused      (also a ValueError)
 └── PackageMissing     (also an ImportError)
 """
 
@@ -129,6 +130,10 @@ class HistoryUnavailable(FleetError, ConnectionError):
 
 class QueryTooSlow(FleetError, TimeoutError):
     """A question to the history took more than 2 s: narrow the time, or give a batch."""
+
+
+class ActionRefused(FleetError, ValueError):
+    """An act of an operator was refused, and nothing was done; the message says what is missing."""
 
 
 class PackageMissing(FleetError, ImportError):

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from sandfleet_config.execute import ExecuteRequest, ExecuteResult
 
+    from sandfleet.actions import Actor, Operator
     from sandfleet.batch import Batch
     from sandfleet.channel.fleet_state import FleetState
     from sandfleet.channel.protocol import Channel
@@ -141,6 +142,16 @@ class Fleet(Programs, Transfers, FleetOverview):
     def state(self) -> FleetState:
         """The hosts, workers and queues, and the marks on them; act by `sandfleet.actions`."""
         return self._channel.fleet_state
+
+    def operator(self, actor: Actor) -> Operator:
+        """Return the acts of an operator: cordon, drain, pause, cancel and retry by a filter.
+
+        Raises:
+            ActionRefused: the actor's role may not act.
+        """
+        from sandfleet.actions import Operator
+
+        return Operator(self._channel, actor)
 
     @property
     def dead(self) -> DeadLetters:

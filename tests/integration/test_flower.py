@@ -192,7 +192,7 @@ def test_the_broker_page_counts_every_queue(flower: Flower, module_stage: Stage,
             other = [job.id for job in fleet.submit_many([spec] * 3, queue="other-queue")]
         waiting = [stock.submit("true") for _ in range(7)]
         # One of each may already be in the worker's pocket.
-        wait_until(lambda: count().get("other-queue", 0) >= 2, 10, "the queue that no worker names is counted")
+        wait_until(lambda: count().get("other-queue", 0) >= 2, 30, "the queue that no worker names is counted")
         assert count()["sandfleet"] >= 6
         assert "other-queue" in flower.get("/broker")
     finally:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from sandfleet_config.wire import JobRequest
 
+    from sandfleet.channel.fleet_state import Cordon, Pause
     from sandfleet.channel.job_facts import JobFacts
     from sandfleet.channel.records import EncodedJob, RunState
 
@@ -47,13 +48,16 @@ class Queued(NamedTuple):
 
     `before` is the number of jobs that come first, of its own queue; None if it is further back
     than `passed` jobs, or was put aside for a moment. `is_served` says whether a live worker takes
-    jobs of this queue, and `workers` how many workers live.
+    jobs of this queue, and `workers` how many workers live. `pause` is the mark on its queue;
+    `cordons` are those of its hosts, if all hosts that take it are marked.
     """
 
     before: int | None
     passed: int
     workers: int
     is_served: bool
+    pause: Pause | None = None
+    cordons: tuple[Cordon, ...] = ()
 
 
 ImageChoice: TypeAlias = Literal["kept", "as_batch", "resolved"]

@@ -6,7 +6,7 @@ import fnmatch
 import json
 from typing import TYPE_CHECKING, Any, Final
 
-from sandfleet_config.queues import KEY_PREFIX, batch_key, dead_key, ends_key, job_key, spec_key
+from sandfleet_config.queues import KEY_PREFIX, batch_key, dead_key, ends_key, host_of_owner, job_key, spec_key
 from sandfleet_config.scripts import PRIORITY_STEPS, read_script
 
 from sandfleet.channel.job_facts import FACT_FIELDS, parse_facts
@@ -14,6 +14,7 @@ from sandfleet.channel.overview import BatchEntry, EndedJob, Queued
 from sandfleet.channel.record_reader import MILLI
 from sandfleet.channel.records import parse_codes
 from sandfleet.channel.redis_runs import RedisRuns
+from sandfleet.channel.state_values import parse_cordons, parse_pauses
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from sandfleet_config.wire import JobRequest
 
     from sandfleet.channel.connection import Connections
+    from sandfleet.channel.fleet_state import Cordon, Pause
     from sandfleet.channel.job_facts import JobFacts
     from sandfleet.channel.overview import ImageChoice, NextRun
     from sandfleet.channel.records import RunState
@@ -128,8 +130,17 @@ class RedisOverview:
             place, passed = self._find_place(job)
             workers = self._read_workers()
         before = None if place is None else sum(lengths.values()) + place
-        is_served = any(_serves(text, job.queue) for text in workers)
-        return Queued(before, sum(lengths.values()) + passed, len(workers), is_served)
+        hosts = sorted({host_of_owner(owner) for owner, text in workers if _serves(text, job.queue)})
+        pause, cordons = self._read_marks(job.queue, hosts)
+        blocked = tuple(cordons) if len(cordons) == len(hosts) else ()
+        return Queued(before, sum(lengths.values()) + passed, len(workers), bool(hosts), pause, blocked)
+
+    def _read_marks(self, queue: str, hosts: Sequence[str]) -> tuple[Pause | None, Sequence[Cordon]]:
+        """Return the mark of a queue, and those of hosts that have one."""
+        script = self._connections.script(read_script("read_marks"))
+        with self._connections.guard():
+            raw_pause, raw_cordons = script(args=[KEY_PREFIX, queue, *hosts])
+        return parse_pauses(raw_pause).get(queue), parse_cordons(raw_cordons)
 
     def _find_place(self, job: JobFacts) -> tuple[int | None, int]:
         """Return how many messages of its list come before the job's, and how many were read."""
@@ -145,13 +156,14 @@ class RedisOverview:
                 break
         return None, passed
 
-    def _read_workers(self) -> list[bytes]:
-        """Return what each live worker has announced, empty if it has not."""
+    def _read_workers(self) -> list[tuple[str, bytes]]:
+        """Return each live worker and what it has announced, empty if it has not."""
         client: Any = self._connections.redis
         seconds, micros = client.time()
         now = seconds * MILLI + micros // MILLI
         owners = client.zrangebyscore(f"{KEY_PREFIX}owners", now, "+inf")
-        return [text or b"" for text in client.hmget(f"{KEY_PREFIX}hosts", owners)] if owners else []
+        texts = client.hmget(f"{KEY_PREFIX}hosts", owners) if owners else []
+        return [(owner.decode(errors="replace"), text or b"") for owner, text in zip(owners, texts, strict=True)]
 
     def kept_requests(self, job_ids: Sequence[str]) -> list[JobRequest | None]:
         """Read dead letters and kept specs."""

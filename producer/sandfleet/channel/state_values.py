@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 MILLI: Final = 1000
 MAX_NUMBER: Final = 1e15
+MAX_TIME: Final = 1e11
+"""Unix time of a far future: calendars end soon after."""
 MAX_TEXT: Final = 512
 MAX_ITEMS: Final = 64
 MAX_JOBS: Final = 256
@@ -47,6 +49,12 @@ def read_number(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < MAX_NUMBER:
         return 0.0
     return float(value)
+
+
+def read_time(value: object) -> float:
+    """Return a unix time; 0.0 for what is none."""
+    found = read_number(value)
+    return found if found < MAX_TIME else 0.0
 
 
 def read_json(raw: bytes | str) -> Any:
@@ -98,8 +106,8 @@ def parse_worker(owner: bytes, lease_end: bytes, raw_status: bytes, announced: b
         version=read_text(status.get("version")),
         runsc=read_text(status.get("runsc")),
         platform=read_text(status.get("platform")),
-        started=read_number(status.get("started")),
-        seen=read_number(status.get("at")) / MILLI,
+        started=read_time(status.get("started")),
+        seen=read_time(read_number(status.get("at")) / MILLI),
         unenforced=_read_texts(status.get("unenforced")),
         labels={key: read_text(value) for key, value in labels.items()},
     )
@@ -137,9 +145,9 @@ def parse_cordons(found: Sequence[bytes]) -> tuple[Cordon, ...]:
         Cordon(
             host,
             read_text(mark.get("by")),
-            read_number(mark.get("at")),
+            read_time(mark.get("at")),
             read_text(mark.get("reason"), MAX_NOTE),
-            read_number(mark["deadline"]) if isinstance(mark.get("deadline"), (int, float)) else None,
+            read_time(mark["deadline"]) if isinstance(mark.get("deadline"), (int, float)) else None,
         )
         for host, mark in sorted(marks, key=lambda pair: pair[0])
     )
@@ -149,9 +157,7 @@ def parse_pauses(found: Sequence[bytes]) -> dict[str, Pause]:
     """Return the marks of queues by their names. One that cannot be read counts, too."""
     marks = [(read_bytes(queue), read_object(text)) for queue, text in zip(found[::2], found[1::2], strict=True)]
     return {
-        queue: Pause(
-            queue, read_text(mark.get("by")), read_number(mark.get("at")), read_text(mark.get("note"), MAX_NOTE)
-        )
+        queue: Pause(queue, read_text(mark.get("by")), read_time(mark.get("at")), read_text(mark.get("note"), MAX_NOTE))
         for queue, mark in marks
         if is_queue(queue)
     }
@@ -173,7 +179,7 @@ def parse_running(owner: str, raw: bytes) -> list[RunningJob]:
     for item in cast("list[object]", found)[:MAX_JOBS] if isinstance(found, list) else ():
         match item:
             case [str(job_id), int(slot), int() | float() as started] if JOB_ID.match(job_id):
-                jobs.append(RunningJob(job_id, owner, max(-1, min(slot, 1 << 20)), read_number(started)))
+                jobs.append(RunningJob(job_id, owner, max(-1, min(slot, 1 << 20)), read_time(started)))
             case _:
                 pass
     return jobs
@@ -187,7 +193,7 @@ def parse_images(raw: bytes) -> list[HostImage]:
         match item:
             case [str(name), str(digest), int() | float() as size, int() | float() as used]:
                 images.append(
-                    HostImage(read_text(name), read_text(digest, 128), int(read_number(size)), read_number(used))
+                    HostImage(read_text(name), read_text(digest, 128), int(read_number(size)), read_time(used))
                 )
             case _:
                 pass
@@ -205,7 +211,7 @@ def parse_audit(entry: Sequence[Any]) -> AuditEntry:
     count = fields.get(b"count", b"")
     return AuditEntry(
         entry_id=read_bytes(entry_id),
-        at=read_number(int(entry_id.partition(b"-")[0])) / MILLI,
+        at=read_time(int(entry_id.partition(b"-")[0]) / MILLI),
         by=text(b"by"),
         role=text(b"role"),
         via=text(b"via"),

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Final
 from sandfleet_config.codes import ErrorCode
 
 from sandfleet.cli.batch_control import limit_lines
-from sandfleet.cli.lists import BATCHES, batch_fields, job_fields
+from sandfleet.cli.lists import BATCHES
 from sandfleet.cli.rows import Form, format_age, format_duration, print_rows
 from sandfleet.cli.show import print_lines, print_summary, safe_line
+from sandfleet.overview.fields import batch_fields, job_fields
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

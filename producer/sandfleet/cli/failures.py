@@ -8,7 +8,7 @@ from sandfleet_config.store.protocol import StoreError
 
 from sandfleet.cli import exits
 from sandfleet.cli.show import note
-from sandfleet.errors import FleetError, FleetUnavailable
+from sandfleet.errors import ActionRefused, FleetError, FleetUnavailable
 
 _OUT_OF_REACH = (SandboxError, FleetUnavailable, SettingsInvalid, StoreError)
 
@@ -27,7 +27,7 @@ def find_exit(error: Exception, usage: int) -> int:
         note(f"{error.filename}: {error.strerror}")
     else:
         note(str(error))
-    if isinstance(error, RequestError):  # what was typed, or what it names, cannot be
+    if isinstance(error, (RequestError, ActionRefused)):  # what was typed, or what it names, cannot be
         return usage
     if isinstance(error, _OUT_OF_REACH):
         return exits.OUR_FAILURE

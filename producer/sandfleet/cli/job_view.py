@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from sandfleet_config.codes import Category
 from sandfleet_config.units import format_limit
 
-from sandfleet.cli.lists import job_fields
-from sandfleet.cli.rows import format_duration, format_iso
+from sandfleet.cli.rows import format_duration
 from sandfleet.cli.show import attempt_lines, file_lines, outcome_lines, print_lines, print_stream, run_line
+from sandfleet.overview.fields import format_iso, job_fields
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 GROUPS: Final[Mapping[str, str]] = {
     "batch": "List batches; look at one, wait for it, hold it, retry, cancel or forget it.",
     "dead": "Look at dead letters, queue them again, drop them.",
+    "hosts": "List the hosts with their workers, slots and marks; look at one, cordon or drain it.",
+    "queues": "List the queues: what waits, for how long, who takes it; look at one, pause it, resume it.",
     "store": "See how full the store is, delete what no job refers to any more.",
 }
 """The groups of `sandfleet`, each in the module of its name, with its help.
@@ -26,8 +28,11 @@ The list of commands imports none.
 LISTS: Final[Mapping[str, str]] = {
     "jobs": "List the jobs of a batch that match, by their submit; with a code or category, by their ends.",
     "batches": "List the batches, the last used first: their jobs, how many have ended, and how.",
+    "audit": "List what operators did, newest first: cordons, drains, pauses, cancels and retries by filter.",
 }
-"""The commands of the module `lists`, with their help."""
+"""The commands that list something, with their help."""
+_MODULES: Final[Mapping[str, str]] = {"jobs": "lists", "batches": "lists"}
+"""Modules of commands that have another name than the command."""
 _LAZY: Final[Mapping[str, str]] = {**LISTS, **GROUPS}
 
 
@@ -68,6 +73,10 @@ class LazyGroup(TyperGroup):
 
 
 def _import_command(name: str) -> Any:
-    app: typer.Typer = import_module(f"sandfleet.cli.{'lists' if name in LISTS else name}").app
+    app: typer.Typer = import_module(f"sandfleet.cli.{_MODULES.get(name, name)}").app
     found: Any = get_group(app)
+    if name == "jobs":
+        from sandfleet.cli.job_actions import JobsGroup
+
+        return JobsGroup(found.commands[name])
     return found.commands[name] if name in LISTS else found

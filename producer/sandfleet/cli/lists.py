@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 from sandfleet_config.codes import ErrorCode
@@ -18,13 +18,13 @@ from sandfleet.cli.rows import (
     Quiet,
     format_age,
     format_duration,
-    format_iso,
     print_rows,
     take,
 )
 from sandfleet.cli.show import note
 from sandfleet.cli.typed import read_labels
 from sandfleet.fleet import Fleet
+from sandfleet.overview.fields import batch_fields, job_fields
 from sandfleet.overview.job_filter import JobFilter
 
 if TYPE_CHECKING:
@@ -128,29 +128,6 @@ def jobs(
             note(f"there are more such jobs than the {limit} shown: -n 0 lists all")
 
 
-def job_fields(job: JobFacts) -> dict[str, Any]:
-    """Return a job's facts for programs; never env, stdin or output."""
-    return {
-        "job_id": job.job_id,
-        "state": job.state,
-        "code": job.code.value if job.code and job.state == "ended" else None,
-        "category": job.code.category.value if job.code and job.state == "ended" else None,
-        "run": job.run,
-        "batch": job.batch,
-        "queue": job.queue,
-        "labels": dict(job.labels),
-        "line": job.line,
-        "image": job.image,
-        "host": job.host or None,
-        "attempts": len(job.attempts),
-        "submitted": format_iso(job.submitted),
-        "started": format_iso(job.started),
-        "ended": format_iso(job.ended) if job.state == "ended" else None,
-        "seconds": None if (seconds := job.count_seconds()) is None else round(seconds, 3),
-        "why": job.why or None,
-    }
-
-
 def _job_cells(job: JobFacts) -> Mapping[str, str]:
     is_ended = job.state == "ended"
     return {
@@ -170,22 +147,6 @@ def _job_wide(job: JobFacts) -> Mapping[str, str]:
         "QUEUE": job.queue,
         "IMAGE": job.image,
         "LABELS": ",".join(f"{key}={value}" for key, value in job.labels.items()),
-    }
-
-
-def batch_fields(batch: BatchSummary) -> dict[str, Any]:
-    """Return a batch's counts for programs."""
-    return {
-        "batch": batch.name,
-        "state": batch.state,
-        "total": batch.total,
-        "ended": batch.ended,
-        "ok": batch.ok,
-        "failed": batch.failed,
-        "sealed": batch.is_sealed,
-        "codes": dict(batch.codes),
-        "used": format_iso(batch.used),
-        "last_end": format_iso(batch.last_end),
     }
 
 

@@ -11,8 +11,8 @@ from sandfleet_config.errors import RequestError
 
 from sandfleet.channel.records import RunState
 from sandfleet.cli.exits import SOME_NOT_OK, USAGE
-from sandfleet.cli.lists import job_fields
 from sandfleet.cli.show import note, print_summary, safe_line
+from sandfleet.overview.fields import job_fields
 from sandfleet.retry.changes import parse_changes
 
 if TYPE_CHECKING:

@@ -10,7 +10,6 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from enum import StrEnum
 from itertools import islice
 from typing import Annotated, Any, Final, Generic, TypeAlias, TypeVar
@@ -107,7 +106,7 @@ def _to_cell(value: Any) -> str:
         return ""
     if isinstance(value, (dict, list)):
         return json.dumps(value)
-    return quote_formula(value) if isinstance(value, str) else str(value)
+    return quote_formula(safe_line(value)) if isinstance(value, str) else str(value)
 
 
 def _print_table(rows: Iterable[T], columns: Columns[T], *, is_wide: bool, is_whole: bool) -> int:
@@ -147,11 +146,6 @@ def format_duration(seconds: float | None) -> str:
 def format_age(at: float, now: float) -> str:
     """Return how long ago `at` was, both unix times; ``-`` if it is not known."""
     return f"{format_duration(max(0.0, now - at) // 1)} ago" if at else "-"
-
-
-def format_iso(at: float) -> str | None:
-    """Return a unix time as ISO 8601 in UTC, None if it is not known."""
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds") if at else None
 
 
 def take(rows: Iterable[T], limit: int) -> tuple[Sequence[T] | Iterable[T], Callable[[], bool]]:

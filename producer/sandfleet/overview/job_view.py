@@ -42,9 +42,11 @@ class JobView:
             return ""
         if self.blocked:
             return self.blocked
+        place = self.queued
+        if place is not None and (marked := _explain_marks(place)):
+            return marked
         if self.facts.why:
             return self.facts.why
-        place = self.queued
         if place is None:
             return ""
         if not place.workers:
@@ -54,6 +56,18 @@ class JobView:
         if self.facts.attempts:
             return "it is tried again in a moment, on another host if there is one"
         return "all slots of the hosts that take it are busy"
+
+
+def _explain_marks(place: Queued) -> str:
+    """Say which mark of an operator keeps the job from its start; empty for none."""
+    if place.pause is not None:
+        return f"its queue is paused by {place.pause.by or 'somebody'}: {place.pause.note or 'no reason given'}"
+    if place.cordons:
+        first = place.cordons[0]
+        others = f" and {len(place.cordons) - 1} more" if len(place.cordons) > 1 else ""
+        why = f"by {first.by or 'somebody'}: {first.reason or 'no reason given'}"
+        return f"all hosts that take it are cordoned: {first.host}{others}, {why}"
+    return ""
 
 
 def read_view(channel: Channel, job_id: str) -> JobView | None:

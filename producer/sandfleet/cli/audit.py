@@ -1,0 +1,74 @@
+"""``sandfleet audit``: what operators did."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from sandfleet.channel.fleet_state import AuditEntry
+from sandfleet.cli import opening
+from sandfleet.cli.rows import Columns, Form, FormOption, Limit, NoTrunc, Quiet, format_age, print_rows
+from sandfleet.cli.show import note
+from sandfleet.cli.watching import Watch, WatchCommand, print_watched
+from sandfleet.overview.fields import audit_fields
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from sandfleet.channel.fleet_state import FleetState
+
+PAGE_ENTRIES: Final = 500
+MAX_ENTRIES: Final = 10_000
+app = typer.Typer(rich_markup_mode=None)
+
+
+@app.command(cls=WatchCommand)
+def audit(
+    *,
+    before: Annotated[str, typer.Option(help="Entries older than the one with this id.")] = "",
+    form: FormOption = Form.TABLE,
+    is_quiet: Quiet = False,
+    is_whole: NoTrunc = False,
+    limit: Limit = 50,
+    watch: Watch = None,
+) -> None:
+    """List what operators did, newest first: cordons, drains, pauses, cancels and retries by filter."""
+    shown = Form.IDS if is_quiet else form
+    with opening.open_fleet() as fleet:
+
+        def show() -> None:
+            entries = _read(fleet.state, limit or MAX_ENTRIES, before)
+            if not print_rows(entries, AUDIT, shown, is_whole=is_whole):
+                note("nobody has done anything yet")
+
+        print_watched(show, watch, shown)
+
+
+def _read(state: FleetState, count: int, before: str) -> Iterator[AuditEntry]:
+    """Yield entries page by page."""
+    while count > 0:
+        page = state.read_audit(min(count, PAGE_ENTRIES), before)
+        yield from page
+        if len(page) < min(count, PAGE_ENTRIES):
+            return
+        count, before = count - len(page), page[-1].entry_id
+
+
+def _audit_cells(entry: AuditEntry) -> Mapping[str, str]:
+    return {
+        "WHEN": format_age(entry.at, time.time()),
+        "BY": entry.by,
+        "ACTION": entry.action,
+        "TARGET": entry.target,
+        "JOBS": str(entry.count),
+        "REASON": entry.reason or "-",
+    }
+
+
+def _audit_wide(entry: AuditEntry) -> Mapping[str, str]:
+    return {"ROLE": entry.role or "-", "VIA": entry.via or "-", "RESULT": entry.result or "-"}
+
+
+AUDIT: Final = Columns[AuditEntry](audit_fields, _audit_cells, _audit_wide, lambda entry: entry.entry_id)
