@@ -53,7 +53,7 @@ class MemoryFleetState:
     def queued_ids(self, queue: str, first: int, count: int) -> list[str]:
         return self.queued.get(queue, [])[first : first + count]
 
-    def count_expiring(self, queue: str, before: float) -> int:
+    def count_expiring(self, queue: str, before: float) -> int:  # noqa: ARG002  none has a TTL here
         return 0
 
     def cordon(self, cordon: Cordon) -> None:
@@ -135,7 +135,12 @@ class MemoryHistory:
         ]
 
     def find_usage(
-        self, by: UsageKey, wanted: HistoryFilter, *, label: str = "", count: int = 100
+        self,
+        by: UsageKey,  # noqa: ARG002  no page asks for it
+        wanted: HistoryFilter,  # noqa: ARG002
+        *,
+        label: str = "",  # noqa: ARG002
+        count: int = 100,  # noqa: ARG002
     ) -> Sequence[UsageRow]:
         return []
 

@@ -80,7 +80,7 @@ class MemoryOverview:
     def facts(self, job_ids: Sequence[str]) -> list[JobFacts | None]:
         return [self.jobs.get(job_id) for job_id in job_ids]
 
-    def find_queued(self, job: JobFacts) -> Queued:
+    def find_queued(self, job: JobFacts) -> Queued:  # noqa: ARG002  as in `Overview`
         return Queued(3100, 3100, 40, is_served=True)
 
 
@@ -247,16 +247,17 @@ def _new_runs(chance: random.Random, now: float) -> list[PastRun]:
         if host == "host-07" and chance.random() < 0.09:
             code, category = "SANDBOX_EXECUTION_FAILED", "host"
         ended = now - 3599 * (number / 3000) ** 1.2
-        runs.append(_new_run(f"job-{number}", code, category, host, ended, chance.uniform(0.1, 9)))
+        runs.append(_new_run(f"job-{number}", (code, category), host, ended, chance.uniform(0.1, 9)))
     return runs
 
 
-def _new_run(job_id: str, code: str, category: str, host: str, ended: float, seconds: float) -> PastRun:
+def _new_run(job_id: str, code: tuple[str, str], host: str, ended: float, seconds: float) -> PastRun:
+    name, category = code
     return PastRun(
         number=41_880,
         job_id=job_id,
         run=1,
-        code=code,
+        code=name,
         category=category,
         submitted=ended - seconds - 38,
         started=ended - seconds,
@@ -268,16 +269,16 @@ def _new_run(job_id: str, code: str, category: str, host: str, ended: float, sec
         image_digest="sha256:8c1f0e5d9b7a",
         labels={"suite": "s7", "name": f"case {job_id[4:]}"},
         line=f"python python3 /work/run.py --case {job_id[4:]}",
-        message=MESSAGES.get(code, ""),
-        fingerprint=code.lower() if category != "ok" else "",
-        exit_code=0 if code == "OK" else 2 if code == "EXIT_NONZERO" else None,
+        message=MESSAGES.get(name, ""),
+        fingerprint=name.lower() if category != "ok" else "",
+        exit_code=0 if name == "OK" else 2 if name == "EXIT_NONZERO" else None,
         start="warm",
         steps={"queued": 38.0, "image": 0.01, "create": 0.02, "run": seconds, "cleanup": 0.05},
         cpu_seconds=seconds * 0.9,
         memory_peak_bytes=120 << 20,
         memory_bytes=512 << 20,
         attempts=(
-            PastAttempt(host=host, worker=f"{host}:412", slot=3, code=code, started=ended - seconds, ended=ended),
+            PastAttempt(host=host, worker=f"{host}:412", slot=3, code=name, started=ended - seconds, ended=ended),
         ),
     )
 

@@ -79,9 +79,7 @@ def serve(
 def new_user(
     name: Annotated[str, typer.Argument(help="The name for the login.")],
     role: Annotated[str, typer.Option("--role", help="viewer sees all pages; operator may also act.")] = "viewer",
-    file: Annotated[
-        Path | None, typer.Option("--file", help="The users' file; default: that of the settings.")
-    ] = None,
+    file: Annotated[Path | None, typer.Option("--file", help="The users' file; default: that of the settings.")] = None,
     *,
     is_stdin: Annotated[bool, typer.Option("--stdin", help="Read the password from stdin, one line.")] = False,
 ) -> None:

@@ -36,8 +36,8 @@ PAGES: Final = (
     "act?verb=retry&batch=sweep-12",
 )
 SIZES: Final = ((1280, 800), (375, 740))
-TABBED: Final = """() => [...document.querySelectorAll("a[href], button:not([disabled]), input:not([type=hidden]), select, summary")]
-    .filter(one => one.getClientRects().length).map(one => one.outerHTML)"""
+TABBED: Final = """() => [...document.querySelectorAll(
+    "a[href], button:not([disabled]), input:not([type=hidden]), select, summary")].filter(one => one.getClientRects().length).map(one => one.outerHTML)"""
 FOCUSED: Final = "() => document.activeElement === document.body ? '' : document.activeElement.outerHTML"
 OVERFLOW: Final = "() => document.documentElement.scrollWidth - window.innerWidth"
 
@@ -89,8 +89,8 @@ def test_no_page_has_trouble_or_is_hard_to_use(
     watched = Watched(context, server.address)
     for path in PAGES:
         page = watched.open(path)
-        for violation in Axe().run(page).response["violations"]:
-            faults.append(f"{width} {path}: {violation['id']}: {violation['nodes'][0]['html'][:200]}")
+        violations = Axe().run(page).response["violations"]
+        faults += [f"{width} {path}: {one['id']}: {one['nodes'][0]['html'][:200]}" for one in violations]
         if page.evaluate(OVERFLOW) > 0:
             faults.append(f"{width} {path}: wider than the screen")
     faults += watched.trouble

@@ -30,7 +30,7 @@ class Verb:
     effect: str
 
 
-VERBS: Final[Mapping[VerbName, Verb]] = {
+VERBS: Final[Mapping[str, Verb]] = {
     "cordon": Verb(
         "Cordon host",
         "Cordon",

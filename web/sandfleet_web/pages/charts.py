@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 CATEGORIES: Final = ("ok", "program", "limit", "request", "control", "host")
 """In the order in which they are stacked and listed."""
 WIDTH: Final = 1000
-_HOST_CSS: Final[Mapping[str, str]] = {"up": "ok", "odd": "host", "late": "host", "gone": "control"} | dict.fromkeys(
+_HOST_CSS: Final[Mapping[str, str]] = {"up": "ok", "odd": "host", "late": "host", "absent": "control"} | dict.fromkeys(
     ("cordoned", "draining", "drained", "stopping"), "program"
 )
 
@@ -176,14 +176,13 @@ def slots(states: Sequence[tuple[str, str, str]], label: str) -> Markup:
     """Draw a host's slots as squares: (class, name, address) of each, an address makes it a link."""
     squares: list[str] = []
     for css, name, address in states:
-        title = f"<title>{_text(name)}</title>"
-        square = f'<svg class="slot" viewBox="0 0 10 10" aria-hidden="true"><rect class="fill {css}" width="10" height="10" rx="2"/>{title}</svg>'
+        square = (
+            '<svg class="slot" viewBox="0 0 10 10" aria-hidden="true">'
+            f'<rect class="fill {css}" width="10" height="10" rx="2"/><title>{_text(name)}</title></svg>'
+        )
         if address:
-            squares.append(
-                f'<a class="slot-link" href="{html.escape(address)}" aria-label="{_text(name)}">{square}</a>'
-            )
-        else:
-            squares.append(square)
+            square = f'<a class="slot-link" href="{html.escape(address)}" aria-label="{_text(name)}">{square}</a>'
+        squares.append(square)
     return Markup(f'<span class="slots" role="group" aria-label="{_text(label)}">{"".join(squares)}</span>')
 
 

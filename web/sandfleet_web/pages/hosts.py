@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Final
+
+from sandfleet.overview.hosts import HostState
+from sandfleet.overview.hosts import group_hosts as group_workers
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from sandfleet.channel.fleet_state import Cordon, FleetSummary, WorkerState, WorkerStatus
+    from sandfleet.channel.fleet_state import FleetSummary
     from sandfleet.history.questions import FailureGroup, RollupPoint
 
-HostState: TypeAlias = Literal["up", "cordoned", "draining", "drained", "stopping", "late", "gone"]
-"""``gone``: no worker of it lives, and it is marked."""
-_WORST: Final[tuple[WorkerState, ...]] = ("late", "stopping", "draining", "drained", "cordoned", "up")
 STATE_WORDS: Final[Mapping[str, str]] = {
     "up": "takes jobs",
     "cordoned": "starts no more jobs; what runs goes on",
@@ -22,7 +22,7 @@ STATE_WORDS: Final[Mapping[str, str]] = {
     "drained": "drained: its workers live and do nothing",
     "stopping": "its worker ends",
     "late": "no sign of life: another worker takes its jobs over",
-    "gone": "no worker lives here; the mark stays until somebody takes it away",
+    "absent": "no worker lives here; the mark stays until somebody takes it away",
 }
 ODD_SHARE: Final = 0.05
 ODD_FACTOR: Final = 5.0
@@ -57,58 +57,11 @@ class Failures:
         return self.runs >= LEAST_RUNS and is_much
 
 
-@dataclass(frozen=True)
-class Host:
-    """A machine with its workers."""
+@dataclass(frozen=True, kw_only=True)
+class Host(HostState):
+    """A host with its failures of late."""
 
-    name: str
-    workers: tuple[WorkerStatus, ...] = ()
-    cordon: Cordon | None = None
     failures: Failures = field(default_factory=Failures)
-
-    @property
-    def state(self) -> HostState:
-        """The state of the worker that most needs a look."""
-        states = {worker.state for worker in self.workers}
-        if not states:
-            return "gone"
-        # A worker that is up beside a late one keeps the host up: the late one is told apart.
-        if "up" in states:
-            return "up"
-        return next(state for state in _WORST if state in states)
-
-    @property
-    def slots(self) -> int:
-        """How many jobs it runs at once at most."""
-        return max((worker.slots for worker in self.workers), default=0)
-
-    @property
-    def running(self) -> int:
-        """How many jobs its live workers run."""
-        return sum(worker.running for worker in self.workers if worker.state != "late")
-
-    @property
-    def waiting(self) -> int:
-        """How many jobs its live workers have that have not started."""
-        return sum(worker.waiting for worker in self.workers if worker.state != "late")
-
-    @property
-    def busy(self) -> int:
-        """How many of its slots are taken."""
-        return max((worker.busy for worker in self.workers if worker.state != "late"), default=0)
-
-    @property
-    def queues(self) -> tuple[str, ...]:
-        """The queues that its workers take jobs of."""
-        return tuple(sorted({queue for worker in self.workers for queue in worker.queues}))
-
-    @property
-    def warm(self) -> Mapping[str, int]:
-        """Its spares by image."""
-        found: Counter[str] = Counter()
-        for worker in self.workers:
-            found.update({image: number for image, number in worker.warm.items() if number > 0})
-        return dict(found.most_common())
 
     @property
     def unenforced(self) -> tuple[str, ...]:
@@ -120,27 +73,13 @@ class Host:
         """When one of its workers was last heard."""
         return max((worker.seen for worker in self.workers), default=0.0)
 
-    @property
-    def lease_seconds(self) -> float:
-        """What is left of the shortest lease."""
-        return min((worker.lease_seconds for worker in self.workers), default=0.0)
-
-    @property
-    def best(self) -> WorkerStatus | None:
-        """The worker that was heard last; it says what the machine is."""
-        return max(self.workers, key=lambda worker: worker.seen, default=None)
-
 
 def group_hosts(summary: FleetSummary, failures: Mapping[str, Failures] | None = None) -> list[Host]:
     """Return the hosts with workers or a mark: those that need a look first, then by name."""
-    workers: dict[str, list[WorkerStatus]] = {}
-    for worker in summary.workers:
-        workers.setdefault(worker.host, []).append(worker)
-    marks = {cordon.host: cordon for cordon in summary.cordons}
     known = failures or {}
     found = [
-        Host(name, tuple(workers.get(name, ())), marks.get(name), known.get(name, Failures()))
-        for name in {*workers, *marks}
+        Host(name=host.name, workers=host.workers, cordon=host.cordon, failures=known.get(host.name, Failures()))
+        for host in group_workers(summary)
     ]
     return sorted(found, key=lambda host: (host.state == "up" and not host.failures.is_odd, host.name))
 

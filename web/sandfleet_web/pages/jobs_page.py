@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from sandfleet.errors import FleetError
 from sandfleet.history.questions import MAX_DEPTH, PastRun
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from sandfleet.channel.job_facts import JobFacts
 
     from sandfleet_web.pages.site import Site
+
 
 @dataclass(frozen=True)
 class JobRow:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import atexit
 import hmac
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from sandfleet_config.web_settings import WebSettings
 from tornado import web
@@ -43,26 +43,28 @@ def install(handlers: list[Any], settings: dict[str, Any]) -> None:
 
 def find_flower_viewer(handler: web.RequestHandler) -> Viewer | None:
     """Return Flower's user who asks: whoever has a password of Flower's is an operator."""
-    options: Any = handler.application.options  # type: ignore[attr-defined]  # Flower's
+    application: Any = handler.application
+    options: Any = application.options
     given = parse_basic(handler.request.headers.get("Authorization", ""))
     if given is None:
         return None
     pair = ":".join(given).encode()
     # Each is compared in full, so that the time does not tell how much was right.
-    known = [one for one in options.basic_auth or () if hmac.compare_digest(one.encode(), pair)]
+    pairs = cast("list[str]", options.basic_auth or [])
+    known = [one for one in pairs if hmac.compare_digest(one.encode(), pair)]
     return Viewer(given[0], "operator") if known else None
 
 
 def _guard(route: Any, site: Site) -> Any:
     """Return a route of Flower's whose handler knows the users' file."""
     # Flower writes its routes as tuples or as tornado's own class.
-    rule: Any = web.url(*route) if isinstance(route, tuple) else route
+    rule: Any = web.url(*cast("tuple[Any, ...]", route)) if isinstance(route, tuple) else route
     pattern, handler, name = rule.regex.pattern.removesuffix("$"), rule.handler_class, rule.name
     if pattern == "/":
         # Flower's own list of workers stays at /workers.
         return web.url("/", ToRoot, {"site": site, "to": ROOT.strip("/") + "/"}, name)
     if pattern in OPEN or pattern.startswith("/log"):
-        return route
+        return rule
     guarded = type(handler.__name__, (ViewersToo, handler), {"site": site})
     return web.url(pattern, guarded, rule.kwargs, name)
 

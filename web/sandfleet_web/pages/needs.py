@@ -81,7 +81,7 @@ def _of_workers(summary: FleetSummary, hosts: Sequence[Host]) -> Iterator[Need]:
             link("host", name=worker.host),
             "Open host",
         )
-    gone = [host for host in hosts if host.state == "gone"]
+    gone = [host for host in hosts if host.state == "absent"]
     if gone:
         names = ", ".join(clean(host.name, 40) for host in gone[:3])
         yield Need(

@@ -142,5 +142,5 @@ class OverviewPage(PageHandler):
 
 def count_slots(hosts: Sequence[Host]) -> tuple[int, int]:
     """Return (busy, all) slots of the hosts whose workers live."""
-    alive = [host for host in hosts if host.state not in {"late", "gone"}]
+    alive = [host for host in hosts if host.state not in {"late", "absent"}]
     return sum(host.busy for host in alive), sum(host.slots for host in alive)

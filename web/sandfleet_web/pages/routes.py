@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 from tornado import web
 
 from sandfleet_web.pages.act_page import ActPage
-from sandfleet_web.pages.api import API_ROUTES
+from sandfleet_web.pages.api import API, Question
 from sandfleet_web.pages.audit_page import AuditPage
 from sandfleet_web.pages.batches_page import BatchesPage, BatchPage
 from sandfleet_web.pages.failures_page import FailuresPage
@@ -77,7 +77,7 @@ def new_routes(site: Site) -> Sequence[Any]:
         web.url(f"{ROOT}/{name}", handler, {"site": site}, "fleet" if not name else None)
         for name, handler in PAGE_HANDLERS
     ]
-    routes += [web.url(f"{ROOT}/api/v1/{name}", handler, {"site": site}) for name, handler in API_ROUTES]
+    routes += [web.url(f"{ROOT}/api/v1/{name}", Question, {"site": site, "ask": ask}) for name, ask in API.items()]
     routes.append(web.url(rf"{ROOT}/static/(.*)", StaticFiles, {"site": site, "path": str(STATIC)}))
     routes.append(web.url(ROOT, ToRoot, {"site": site, "to": "fleet/"}))
     return routes
@@ -88,7 +88,7 @@ class Health(web.RequestHandler):
 
     def get(self) -> None:
         """Say it."""
-        self.write("OK")
+        self.write("OK")  # pyright: ignore[reportUnknownMemberType]
 
 
 class Nothing(web.RequestHandler):
@@ -106,7 +106,8 @@ class Nothing(web.RequestHandler):
     def write_error(self, status_code: int, **kwargs: Any) -> None:  # noqa: ARG002  tornado's
         """Answer in one line."""
         self.set_header("Content-Type", "text/plain; charset=UTF-8")
-        self.write(f"{status_code}: there is no page here; the pages begin at {ROOT}/\n")
+        text = f"{status_code}: there is no page here; the pages begin at {ROOT}/\n"
+        self.write(text)  # pyright: ignore[reportUnknownMemberType]
 
 
 def _log_nothing(_handler: web.RequestHandler) -> None:

@@ -11,7 +11,7 @@ import secrets
 import time
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from sandfleet_config.codes import ErrorCode
 from sandfleet_config.messages import describe_cancel
