@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from sandfleet_config.web_settings import WebSettings
 
     from sandfleet_web.notify.queue import DeadWebhook, TakenWebhook, WebhookQueue
+    from sandfleet_web.pages.users import Role
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, rich_markup_mode=None)
 notify = typer.Typer(
@@ -93,7 +94,7 @@ def new_user(
         path = file or read_settings().web.pages.users_file
         if path is None:
             raise typer.BadParameter("name the file: --file, or SANDFLEET_WEB__PAGES__USERS_FILE")
-        known = next((one for one in ROLES if one == role), None)
+        known: Role | None = next((one for one in ROLES if one == role), None)
         if known is None:
             raise typer.BadParameter(f"--role is one of {', '.join(ROLES)}")
         password = sys.stdin.readline().rstrip("\n") if is_stdin else secrets.token_urlsafe(12)
