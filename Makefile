@@ -18,7 +18,7 @@ WITH_IMAGES := trap 'exit 130' INT TERM; [ -n "$$TEST_IMAGES_ROOT" ] || \
 FAST_TESTS := tests/unit $(wildcard tests/integration/*producer_*) \
 	$(addprefix tests/docs/test_,contributing.py identifiers.py links.py measures.py reference.py)
 
-.PHONY: help setup native demo demo-night test test-fast test-releases test-upgrade test-retries test-big test-store test-images test-languages test-vm check docs renew bench hosts soak clean
+.PHONY: help setup native demo demo-night test test-fast test-releases test-upgrade test-retries test-big test-store test-images test-languages test-redis test-vm check docs renew bench hosts soak clean
 
 help: ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -54,7 +54,9 @@ test-upgrade: setup ## Let workers and producers of an earlier commit and of thi
 test-retries: setup ## A batch of 100,000 jobs of which two producers run 25,000 again at the same moment
 	@TEST_RETRIED_BATCH=100000 $(BIN)/python -m pytest tests/integration/test_runs.py -k quarter --timeout 7200 -s
 
-test-big: setup ## The table of a batch of a million jobs in each format: killed, gone on with, equal to the whole; memory measured; half an hour
+test-big: setup ## The table of a batch of a million jobs in each format, and a history of a million runs: killed, compared, measured; an hour
+	@TEST_HISTORY_ROWS=1000000 TEST_HISTORY_JOBS=100000 TEST_HISTORY_KILLS=200 $(BIN)/python -m pytest -s tests/integration/history \
+	-k "big or killed" --timeout 3600 $(ARGS)
 	@TEST_RESULTS_JOBS=1000000 $(BIN)/python -m pytest -s tests/integration/producer_redis/test_results.py -k killed --timeout 1800 $(ARGS)
 
 test-store: setup ## The store with 1 GB and its races many times; 1,000 jobs that share 100 MB, and 100 with 64 MiB in and out each; half an hour
@@ -70,6 +72,9 @@ test-languages: setup ## Compile and run programs of nine languages over a real 
 	@root="$${TEST_LANGUAGES_ROOT:-$$(mktemp -d -t sandfleet-languages-XXXXXX)}"; trap 'exit 130' INT TERM; \
 	[ -n "$$TEST_LANGUAGES_ROOT" ] || trap 'rm -rf "$$root"' EXIT; \
 	TEST_LANGUAGES_ROOT="$$root" $(BIN)/python -m pytest -s -m images tests/integration/test_languages_ready.py $(ARGS)
+
+test-redis: setup ## Fail Redis over again and again while batches run: a primary, two replicas, three sentinels; ten minutes; ARGS="--rounds 3"
+	@$(WITH_IMAGES) $(BIN)/python tests/chaos/fail_overs.py --images "$$TEST_IMAGES_ROOT" $(ARGS)
 
 test-vm: setup ## The tests of what cgroups decide, on a host of cgroup v2: Debian 13 in qemu; a quarter of an hour; ARGS="tests/sandbox/test_limits.py"
 	@tests/vm/run.sh $(ARGS)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Self
 from sandfleet import BatchUnknown, Fleet, SandboxSpec, Settings
 from sandfleet_config.codes import ErrorCode
 from sandfleet_config.outcome import Outcome
+from sandfleet_config.run_summary import NO_FACTS
 from sandfleet_config.settings import HostSettings
 from sandfleet_worker.delivery.identity import Identity
 from sandfleet_worker.delivery.ledger import Ledger
@@ -219,5 +220,5 @@ def end_all(server: Server, job_ids: Sequence[str], batch: str) -> None:
     model = new_outcome("", batch)
     assert model.code is ErrorCode.OK
     for job_id in job_ids:
-        if not ledger.end_queued(model.model_copy(update={"job_id": job_id})):
+        if not ledger.end_queued(model.model_copy(update={"job_id": job_id}), NO_FACTS):
             raise RuntimeError(f"job {job_id} is not queued")

@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import ssl
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl, quote, urlsplit
 
 from sandfleet_config.queues import KEY_PREFIX
+from sandfleet_config.redis_url import is_sentinel, parse_sentinel_url
 
 if TYPE_CHECKING:
     from sandfleet_config.settings import Settings
 
+_BROKER_OPTIONS: Final = {
+    "global_keyprefix": KEY_PREFIX,
+    "socket_timeout": 15,
+    "socket_connect_timeout": 5,
+    "socket_keepalive": True,
+    "health_check_interval": 10,
+}
+_BACKEND_OPTIONS: Final = {"global_keyprefix": KEY_PREFIX}
+
 
 def celery_url(dsn: str) -> str:
-    """Return redis-py's `dsn` as Celery spells it, for broker and result store alike.
+    """Return `dsn` as Celery spells it, for broker and result store alike.
 
-    Only sockets differ: ``unix://:secret@/path?db=1`` becomes
+    Sockets and sentinels differ from redis-py's form: ``unix://:secret@/path?db=1`` becomes
     ``redis+socket://:secret@/path?virtual_host=1``. The part before the plus names the transport
     and the result backend. Each of them parses the rest (kombu's ``_connparams``, Celery's
     ``_params_from_url``), and both accept a password only before the path.
     """
+    if is_sentinel(dsn):
+        return parse_sentinel_url(dsn).for_celery()
     parts = urlsplit(dsn)
     if parts.scheme != "unix":
         return dsn
@@ -52,17 +65,28 @@ def shared_options(settings: Settings) -> dict[str, Any]:
         "enable_utc": True,
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
-        "broker_transport_options": {
-            "global_keyprefix": KEY_PREFIX,
-            "socket_timeout": 15,
-            "socket_connect_timeout": 5,
-            "socket_keepalive": True,
-            "health_check_interval": 10,
-        },
-        "result_backend_transport_options": {"global_keyprefix": KEY_PREFIX},
+        "broker_transport_options": _BROKER_OPTIONS,
+        "result_backend_transport_options": _BACKEND_OPTIONS,
         # An outcome of a job that ends during an outage of Redis is stored when Redis is back.
         "result_backend_always_retry": True,
         # Celery passes this to the connection of a unix socket too, which refuses the argument.
         "redis_socket_keepalive": not url.startswith("redis+socket:"),
         "redis_backend_health_check_interval": 10,
+        **_tls_and_sentinels(settings),
     }
+
+
+def _tls_and_sentinels(settings: Settings) -> dict[str, Any]:
+    """Return the options of rediss:// and sentinel://, which do not fit into a URL."""
+    from sandfleet_config.redis_client import sentinel_options, tls_options
+
+    sentinels, options = settings.sentinels, dict[str, Any]()
+    if settings.redis_dsn.startswith("rediss:") or (sentinels and sentinels.uses_tls):
+        # Celery compares with the constant.
+        tls = tls_options(settings) | {"ssl_cert_reqs": ssl.CERT_REQUIRED}
+        options |= {"broker_use_ssl": tls, "redis_backend_use_ssl": tls}
+    if sentinels:
+        known = {"master_name": sentinels.service, "sentinel_kwargs": sentinel_options(settings, sentinels)}
+        options["broker_transport_options"] = _BROKER_OPTIONS | known
+        options["result_backend_transport_options"] = _BACKEND_OPTIONS | known
+    return options

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, NoReturn, TypeVar, cast
+from typing import Any, Final, NoReturn, cast
 
 from sandfleet_config.codes import CODE_NAME, Category, ErrorCode, read_code
 from sandfleet_config.queues import JOB_ID
@@ -27,10 +26,10 @@ MAX_NAME_BYTES: Final = 120
 MAX_TRIES: Final = 5
 """Attempts that are described: the first, and the newest."""
 MAX_NUMBER: Final = 1 << 62
+FINGERPRINT_DIGITS: Final = 12
 STEPS: Final = ("queued", "image", "create", "run", "collect", "cleanup")
 _MILLI: Final = 1000
 _HASH_DIGITS: Final = 12
-_N = TypeVar("_N", int, float)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +64,7 @@ class EndedRun:
     labels: Mapping[str, str] = field(default_factory=dict[str, str])
     line: str = ""
     message: str = ""
+    fingerprint: str = ""
     exit_code: int | None = None
     signal: int | None = None
     start: str = ""
@@ -94,19 +94,11 @@ def parse_summary(raw: bytes) -> EndedRun:
     Raises:
         ValueError: it is none; the message says why.
     """
-    if len(raw) > MAX_SUMMARY_BYTES:
-        _refuse(f"it has {len(raw)} bytes")
-    try:
-        found: object = json.loads(raw)
-    except (ValueError, RecursionError):
-        _refuse("it is not JSON")
-    if not isinstance(found, dict):
-        _refuse("it is no object")
-    fields = cast("dict[str, Any]", found)
+    fields = _parse_object(raw)
     code = _read_code(fields)
     return EndedRun(
         job_id=_read_id(fields),
-        run=max(1, _number(fields, "run", 0)),
+        run=max(1, _number(fields, "run")),
         code=code.value,
         category=code.category.value,
         batch=_text(fields, "batch"),
@@ -118,16 +110,17 @@ def parse_summary(raw: bytes) -> EndedRun:
         labels=_read_labels(fields),
         line=_text(fields, "line"),
         message=_text(fields, "message"),
-        exit_code=_number_or_none(fields, "exit", 0),
-        signal=_number_or_none(fields, "signal", 0),
+        fingerprint=_text(fields, "kind")[:FINGERPRINT_DIGITS],
+        exit_code=_number_or_none(fields, "exit"),
+        signal=_number_or_none(fields, "signal"),
         start=_text(fields, "start"),
-        submitted=_number(fields, "submitted", 0) / _MILLI,
-        started=_number(fields, "started", 0) / _MILLI,
+        submitted=_number(fields, "submitted") / _MILLI,
+        started=_number(fields, "started") / _MILLI,
         steps=_read_steps(fields),
-        cpu_seconds=_number_or_none(fields, "cpu", 0.0),
-        memory_peak_bytes=_number_or_none(fields, "peak", 0),
-        memory_bytes=_number(fields, "memory", 0),
-        attempts=_number(fields, "attempts", 0),
+        cpu_seconds=None if (cpu := fields.get("cpu")) is None else _check_seconds(cpu, "cpu"),
+        memory_peak_bytes=_number_or_none(fields, "peak"),
+        memory_bytes=_number(fields, "memory"),
+        attempts=_number(fields, "attempts"),
         tries=tuple(_read_try(item) for item in _list(fields, "tries")[:MAX_TRIES]),
     )
 
@@ -150,6 +143,18 @@ def cut_text(text: str, max_bytes: int) -> str:
     while count_packed(text) > max_bytes:
         text = text[: len(text) * 3 // 4]
     return text
+
+
+def _parse_object(raw: bytes) -> dict[str, Any]:
+    if len(raw) > MAX_SUMMARY_BYTES:
+        _refuse(f"it has {len(raw)} bytes")
+    try:
+        found: object = json.loads(raw)
+    except (ValueError, RecursionError):
+        _refuse("it is not JSON")
+    if not isinstance(found, dict):
+        _refuse("it is no object")
+    return cast("dict[str, Any]", found)
 
 
 def _refuse(why: str) -> NoReturn:
@@ -182,51 +187,55 @@ def _clean(text: str) -> str:
     return text if text.isprintable() else text.encode("utf-8", "replace").decode().replace("\0", "�")
 
 
-def _number(fields: Mapping[str, Any], name: str, zero: _N) -> _N:
-    found = _number_or_none(fields, name, zero)
-    return zero if found is None else found
+def _number(fields: Mapping[str, Any], name: str) -> int:
+    return _number_or_none(fields, name) or 0
 
 
-def _number_or_none(fields: Mapping[str, Any], name: str, zero: _N) -> _N | None:
+def _number_or_none(fields: Mapping[str, Any], name: str) -> int | None:
     found = fields.get(name)
-    return None if found is None else _check_number(found, name, zero)
+    return None if found is None else _check_number(found, name)
 
 
-def _check_number(found: object, name: str, zero: _N) -> _N:
-    """Return a number from 0 to `MAX_NUMBER`, of the type of `zero`."""
-    is_right = isinstance(found, int | float if isinstance(zero, float) else int) and not isinstance(found, bool)
-    if not is_right or not 0 <= cast("float", found) <= MAX_NUMBER or not math.isfinite(cast("float", found)):
+def _check_number(found: object, name: str) -> int:
+    if not isinstance(found, int) or isinstance(found, bool) or not 0 <= found <= MAX_NUMBER:
         _refuse(f"its {name} is no such number")
-    return type(zero)(cast("_N", found))
+    return found
+
+
+def _check_seconds(found: object, name: str) -> float:
+    """Return a number of seconds; NaN is none."""
+    if not isinstance(found, int | float) or isinstance(found, bool) or not 0 <= found <= MAX_NUMBER:
+        _refuse(f"its {name} are no seconds")
+    return float(found)
 
 
 def _list(fields: Mapping[str, Any], name: str) -> list[Any]:
-    found = fields.get(name, [])
+    found: object = fields.get(name, [])
     if not isinstance(found, list):
         _refuse(f"its {name} are no list")
-    return cast("list[Any]", found)
+    return cast("list[object]", found)
 
 
 def _read_labels(fields: Mapping[str, Any]) -> dict[str, str]:
-    found = fields.get("labels", {})
-    if not isinstance(found, dict) or not all(
-        isinstance(value, str) for value in cast("dict[str, Any]", found).values()
-    ):
+    found: object = fields.get("labels", {})
+    labels: dict[str, Any] = cast("dict[str, Any]", found) if isinstance(found, dict) else {"": None}
+    if not all(isinstance(value, str) for value in labels.values()):
         _refuse("its labels are no texts")
-    return {_clean(key): _clean(value) for key, value in cast("dict[str, str]", found).items()}
+    return {_clean(key): _clean(value) for key, value in labels.items()}
 
 
 def _read_steps(fields: Mapping[str, Any]) -> dict[str, float]:
     steps = zip(STEPS, _list(fields, "steps"), strict=False)
-    return {name: _check_number(value, name, 0.0) for name, value in steps if value is not None}
+    return {name: _check_seconds(value, name) for name, value in steps if value is not None}
 
 
-def _read_try(item: Any) -> Try:
-    if not isinstance(item, list) or len(cast("list[Any]", item)) != 6:  # noqa: PLR2004  see `_list_try`
+def _read_try(item: object) -> Try:
+    parts: list[Any] = cast("list[object]", item) if isinstance(item, list) else []
+    if len(parts) != 6:  # noqa: PLR2004  see `run_summary`
         _refuse("a try of it is none")
-    host, worker, code, started, ended, charged = cast("list[Any]", item)
+    host, worker, code, started, ended, charged = parts
     if not all(isinstance(text, str) for text in (host, worker, code)):
         _refuse("a try of it has no texts")
-    times = [_check_number(value, "try", 0) / _MILLI for value in (started, ended)]
+    times = [_check_number(value, "try") / _MILLI for value in (started, ended)]
     name = f"{host}.{worker}" if worker.isdigit() else worker
     return Try(_clean(host), _clean(name), _clean(code), times[0], times[1], bool(charged))

@@ -21,8 +21,14 @@ WEB_PREFIX = f"{PREFIX}WEB{NESTED}"
 Few processes have one, so its models are built only then.
 """
 
-COMMAND_VARIABLES = frozenset(f"{PREFIX}{name}" for name in ("BATCH", "TOTAL", "OK", "NOT_OK"))
-"""Variables of the command of ``sandfleet batch wait --exec``: no settings, but it may call us."""
+COMMAND_VARIABLES = frozenset(
+    f"{PREFIX}{name}" for name in ("BATCH", "TOTAL", "OK", "NOT_OK", "WEB_URL", "WEB_TOKEN_FILE")
+)
+"""Variables that are no settings.
+
+Of the command of ``sandfleet batch wait --exec``, which may call us; and where the command line
+finds the history.
+"""
 
 
 def check_environment(environ: Mapping[str, str] | None = None) -> None:

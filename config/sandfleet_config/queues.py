@@ -46,6 +46,8 @@ RESERVED_QUEUES = frozenset(
 )
 """Names of other keys under `KEY_PREFIX`, where a queue is a key of its name."""
 
+STEP_SEPARATOR = "\x06\x16"
+"""Between the name of a queue and a priority step but 0, in the key of a list: kombu's."""
 CORDONS = f"{KEY_PREFIX}cordons"
 PAUSED = f"{KEY_PREFIX}paused"
 AUDIT = f"{KEY_PREFIX}audit"

@@ -60,7 +60,8 @@ _PORT: Final = re.compile(r"[^:@]*:\d{0,5}\Z")
 # A name and what stands between it and its value. It begins where no name goes on, and is
 # possessive, so each character is read once.
 _ASSIGNED: Final = re.compile(
-    r"(?<![\w.-])([A-Za-z_$][\w.-]*+)[\"']?[ \t]{0,2}(?::=|=>|[=:])(?!/)[ \t]{0,2}(?:[bru]?(?=[\"']))?"
+    r"(?<![\w.-])(-{0,2}+)([A-Za-z_$][\w.-]*+)"
+    r"(?:[\"']?[ \t]{0,2}(?::=|=>|[=:])(?!/)[ \t]{0,2}(?:[bru]?(?=[\"']))?|([ \t]{1,4}+)(?=[^\s-]))"
 )
 _VALUE: Final = re.compile(r"\"[^\"]*+\"?|'[^']*+'?|[^\s\"'&;|,)}\]]++")
 _HEADER_VALUE: Final = re.compile(r"\"[^\"]*+\"?|'[^']*+'?|[^\r\n\"']++")
@@ -71,6 +72,9 @@ _HUMPS: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _OPTION: Final = re.compile(r"--?([A-Za-z][\w.-]*+)(?:([=:])|\Z)")
 _NEXT_OPTION: Final = re.compile(r"--[A-Za-z]|-[A-Za-z]\Z")
 _LOGIN_OPTIONS: Final = frozenset({"-u", "--user", "--proxy-user", "-U"})
+_LOGIN_IN_TEXT: Final = re.compile(
+    r"(?<![\w-])(-[uU]|--(?:proxy-)?user)([ =]{1,2}+[^:\s\"']{1,100}+):(?!\d{1,10}(?!\S))[^\s\"']++"
+)
 _LOGIN: Final = re.compile(r"([^:\s]{1,100}+):(?!\d{1,10}\Z)(.+)", re.DOTALL)
 
 
@@ -169,6 +173,7 @@ def hide_in_text(text: str) -> str:
     if not _is_suspect(text):
         return text
     text = _KNOWN_FORMS.sub(HIDDEN, _hide_assigned(text))
+    text = _LOGIN_IN_TEXT.sub(rf"\1\2:{HIDDEN}", text)
     text = _SCHEMES.sub(rf"\1\2{HIDDEN}", text)
     if _SCHEME in text:
         text = _hide_logins(text)
@@ -176,12 +181,13 @@ def hide_in_text(text: str) -> str:
 
 
 def _hide_assigned(text: str) -> str:
-    """Hide the values of ``NAME=value``, ``NAME: value`` and ``"name": "value"``."""
+    """Hide the values of ``NAME=value``, ``NAME: value``, ``"name": "value"`` and ``--name value``."""
     pieces, shown, at = list[str](), 0, 0
     while found := _ASSIGNED.search(text, at):
         at = found.end()
-        name = found[1].lstrip("$-")
-        if not is_secret_name(name):
+        dashes, name, space = found[1], found[2].lstrip("$"), found[3]
+        if (space and not dashes) or not is_secret_name(name):
+            at = found.start(3) if space else at
             continue
         value = (_HEADER_VALUE if name.lower() in _HEADERS else _VALUE).match(text, at)
         if value is None:

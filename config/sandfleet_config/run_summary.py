@@ -19,6 +19,7 @@ from sandfleet_config.ended_run import (
     cut_text,
     pack,
 )
+from sandfleet_config.failure_kind import fingerprint_failure
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -91,6 +92,7 @@ def encode_summary(outcome: Outcome, facts: RunFacts) -> str:
         "labels": _keep_labels(outcome.labels, MAX_LABEL_BYTES),
         "line": facts.line[:MAX_TEXT_CHARS],
         "message": outcome.message[:MAX_TEXT_CHARS],
+        "kind": fingerprint_failure(code.value, outcome.message),
         "exit": outcome.exit_code,
         "signal": outcome.signal,
         "start": "" if outcome.duration is None else "warm" if outcome.runtime.warm else "cold",
@@ -134,14 +136,14 @@ def _pack_bounded(fields: dict[str, Any]) -> str:
     return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
-def _shorten(value: Any, most: int) -> Any:
+def _shorten(value: object, most: int) -> object:
     match value:
         case str():
             return cut_text(value, most)
         case dict():
             return _keep_labels(cast("dict[str, str]", value), most)
         case list():
-            return cast("list[Any]", value)[-most:] if most else []
+            return cast("list[object]", value)[-most:] if most else []
         case _:
             return value
 

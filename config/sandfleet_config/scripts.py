@@ -111,7 +111,6 @@ Keys, all under `KEY_PREFIX`:
                     at, note. At most 10,000 each; no TTL: an operator takes a mark away
     audit           stream of what operators did: by, role, via, action, target, count, reason,
                     result; about the last 10,000. Expires a year after the last
-    ended_runs      stream of summaries of ended runs, for the history that can be searched
     keeps:<host>    the job for which a host keeps its memory: it takes no smaller job meanwhile.
                     Expires after 5 s, and is renewed at each claim
     claims:<owner>  hash: claim id -> message. An id with "taken-" at its start is a claim of a dead
@@ -149,8 +148,8 @@ Keys, all under `KEY_PREFIX`:
                     the longest of them
     duplicates      stream of runs and messages that did not count: job, owner, claim, kind, code.
                     Kind "outcome": an outcome came after another worker had taken the job over.
-                    "run": such a run was killed, or failed and would have been tried again; the
-                    code says why. "message": a second message of a job was dropped; code is a
+                    "run": such a run was killed, or failed and would have been tried again, or
+                    Redis has lost how it ended; the code says why. "message": a second message of a job was dropped; code is a
                     sentence
     ended_runs      stream of ended runs, from which the history is made: n, the number of the run, and
                     run, its summary (JSON of at most 1 KiB: see ended_run.py), never env, stdin or

@@ -23,7 +23,10 @@ from sandfleet_config.host_settings import PolicySettings as PolicySettings  # n
 from sandfleet_config.host_settings import RunscSettings as RunscSettings  # noqa: PLC0414
 from sandfleet_config.host_settings import WarmSettings as WarmSettings  # noqa: PLC0414
 from sandfleet_config.image_settings import ImagesSettings as ImagesSettings  # noqa: PLC0414
+from sandfleet_config.metrics_settings import MetricsSettings
 from sandfleet_config.queues import DEFAULT_QUEUE, HOST_NAME, check_queue
+from sandfleet_config.redis_settings import RedisSettings
+from sandfleet_config.redis_url import SENTINEL_SCHEMES, SentinelUrl, is_sentinel, parse_sentinel_url
 from sandfleet_config.section import NameList, Section, split_list
 from sandfleet_config.store_settings import REDIS_URL, FilesSettings, StoreSettings
 from sandfleet_config.wire import MAX_SPEC_BYTES
@@ -33,7 +36,7 @@ if TYPE_CHECKING:
 
 PREFIX = "SANDFLEET_"
 NESTED = "__"
-REDIS_SCHEMES = ("redis", "rediss", "unix")
+REDIS_SCHEMES = ("redis", "rediss", "unix", *SENTINEL_SCHEMES)
 LOCAL_STORE = "store"
 """In `local_dir`, the store of `sandfleet-worker local`: a link to where the objects are."""
 LOCAL_HISTORY = "history.db"
@@ -70,8 +73,10 @@ class Settings(BaseSettings):
 
     redis_url: SecretStr = Field(
         default=SecretStr(""),
-        description="Broker and result store: redis://, rediss:// or unix://. Empty: the `local` stack, else 127.0.0.1:6379.",
+        description="Broker and result store: redis://, rediss://, unix://, or sentinel://HOST:26379,HOST2:26379/SERVICE/0"
+        " (sentinels:// with TLS). Empty: the `local` stack, else 127.0.0.1:6379.",
     )
+    redis: RedisSettings = RedisSettings()
     queue: str = Field(default=DEFAULT_QUEUE, min_length=1, description="The queue jobs go to.")
     result_ttl_seconds: int = Field(default=86400, gt=0, description="How long an outcome is kept.")
     max_spec_bytes: int = Field(default=MAX_SPEC_BYTES, gt=0, description="Largest encoded spec.")
@@ -111,9 +116,11 @@ class Settings(BaseSettings):
     @classmethod
     def _check_scheme(cls, value: SecretStr) -> SecretStr:
         raw = value.get_secret_value()
-        if raw and urlsplit(raw).scheme not in REDIS_SCHEMES:
+        if raw and raw.partition(":")[0] not in REDIS_SCHEMES:
             msg = f"must start with one of {', '.join(scheme + '://' for scheme in REDIS_SCHEMES)}"
             raise ValueError(msg)
+        if is_sentinel(raw):
+            parse_sentinel_url(raw)
         return value
 
     @property
@@ -134,6 +141,17 @@ class Settings(BaseSettings):
         return f"unix://{socket}?db=0" if socket.exists() else "redis://127.0.0.1:6379/0"
 
     @property
+    def sentinels(self) -> SentinelUrl | None:
+        """The sentinels that know where Redis is; None where its address is set."""
+        return parse_sentinel_url(self.redis_dsn) if is_sentinel(self.redis_dsn) else None
+
+    @property
+    def replicas(self) -> int:
+        """How many replicas must have a job before its submit returns; 0: none."""
+        known = self.redis.replicas
+        return int(is_sentinel(self.redis_dsn)) if known is None else known
+
+    @property
     def store_url(self) -> str:
         """The URL of the store in force."""
         if self.store.url:
@@ -149,6 +167,8 @@ class Settings(BaseSettings):
     @property
     def redis_address(self) -> str:
         """The Redis URL without user and password, for messages."""
+        if self.sentinels:
+            return self.sentinels.address
         parts = urlsplit(self.redis_dsn)
         return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
@@ -207,8 +227,12 @@ class WorkerSettings(Settings, HostSettings):
     local_state_dir: Path = Field(
         default=Path("/var/lib/sandfleet/local"), description="Where `sandfleet-worker local` keeps its Redis' data."
     )
+    metrics: MetricsSettings = MetricsSettings()
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         default="INFO", description="The worker's log level."
+    )
+    log_format: Literal["line", "json"] = Field(
+        default="line", description="How logs are written: a line for people, or one JSON object a line (ECS)."
     )
 
     @property

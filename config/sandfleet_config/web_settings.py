@@ -60,7 +60,7 @@ class HistorySettings(Section):
         default=5_000_000,
         gt=0,
         le=100_000_000,
-        description="Runs that are kept at most, of some 650 bytes each. Of too many, the oldest that ended OK go first.",
+        description="Runs that are kept at most, of some 700 bytes each. Of too many, the oldest that ended OK go first.",
     )
 
 
@@ -89,6 +89,9 @@ class WebSettings(Settings):
     web: WebhookSettings = WebhookSettings()
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         default="INFO", description="The worker's log level."
+    )
+    log_format: Literal["line", "json"] = Field(
+        default="line", description="How logs are written: a line for people, or one JSON object a line (ECS)."
     )
 
     @property

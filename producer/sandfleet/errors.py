@@ -14,9 +14,9 @@ FleetError
 ├── ArtifactsNotSaved
 ├── ResultsNotWritten
 ├── OutputNotLive
+├── ActionRefused      (also a ValueError)
 ├── HistoryUnavailable (also a ConnectionError)
 ├── QueryTooSlow       (also a TimeoutError)
-├── ActionRefused      (also a ValueError)
 └── PackageMissing     (also an ImportError)
 """
 
@@ -124,16 +124,16 @@ class OutputNotLive(FleetError):
     """
 
 
+class ActionRefused(FleetError, ValueError):
+    """An act of an operator was refused, and nothing was done; the message says what is missing."""
+
+
 class HistoryUnavailable(FleetError, ConnectionError):
     """No history of ended runs is in reach; the message says what to set or to start."""
 
 
 class QueryTooSlow(FleetError, TimeoutError):
     """A question to the history took more than 2 s: narrow the time, or give a batch."""
-
-
-class ActionRefused(FleetError, ValueError):
-    """An act of an operator was refused, and nothing was done; the message says what is missing."""
 
 
 class PackageMissing(FleetError, ImportError):

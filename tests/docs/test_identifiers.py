@@ -59,7 +59,7 @@ def test_names_of_python_and_lua_are_found(tmp_path: Path) -> None:
 
 def test_the_glossary_has_each_term_once_in_order() -> None:
     terms_part, rules_part = GLOSSARY.read_text().split("## Words that code does not use")
-    terms = re.findall(r"^\| ([\w ]+) \| .+\. \|$", terms_part, re.MULTILINE)
+    terms = re.findall(r"^\| ([\w -]+) \| .+\. \|$", terms_part, re.MULTILINE)
     assert len(terms) == terms_part.count("\n| ") - 1
     assert len(terms) == len(set(terms)) > 50
     assert terms == sorted(terms, key=str.lower)

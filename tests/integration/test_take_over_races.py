@@ -19,7 +19,9 @@ from pydantic import SecretStr
 from sandfleet import ErrorCode, Fleet, SandboxSpec, Settings
 from sandfleet_config.outcome import Outcome
 from sandfleet_config.queues import DEFAULT_QUEUE, KEY_PREFIX, job_key
+from sandfleet_config.run_summary import NO_FACTS, RunFacts
 from sandfleet_worker.delivery.claim import Claim
+from sandfleet_worker.delivery.claim_comparison import ClaimComparison
 from sandfleet_worker.delivery.held_claims import HeldClaims
 from sandfleet_worker.delivery.host_report import HostReport, Measured
 from sandfleet_worker.delivery.identity import Identity
@@ -73,9 +75,11 @@ class CountingLedger(Ledger):
         self.decided.append((claim.job_id, is_ours))
         return is_ours
 
-    def finish(self, claim: Claim, outcome: Outcome, faults: Any = (), reason: str = "") -> bool:
+    def finish(
+        self, claim: Claim, outcome: Outcome, faults: Any = (), reason: str = "", facts: RunFacts = NO_FACTS
+    ) -> bool:
         self._die_in_time()
-        is_ours = super().finish(claim, outcome, faults, reason)
+        is_ours = super().finish(claim, outcome, faults, reason, facts)
         self.decided.append((claim.job_id, is_ours))
         return is_ours
 
@@ -95,8 +99,9 @@ class Successor:
         self.ledger = CountingLedger(self.client, self.name, self.decisions_left)
         nothing: Any = lambda *_: ()  # noqa: E731
         report = HostReport(lambda: Measured({}), HeldClaims(1))
-        calls: Any = dict.fromkeys(("claims", "on_cancelled", "on_lost", "on_failure"), nothing)
-        self.lease = Lease(self.ledger, LEASE_SECONDS, report=report, **calls)
+        comparison = ClaimComparison(self.ledger, HeldClaims(1), str)
+        calls: Any = dict.fromkeys(("on_cancelled", "on_lost", "on_failure"), nothing)
+        self.lease = Lease(self.ledger, LEASE_SECONDS, report=report, comparison=comparison, **calls)
         self.sweeper = Sweeper(self.ledger, self.lease, MAX_SPEC_BYTES, nothing)
         self.thread = threading.Thread(target=self._run)
 

@@ -116,7 +116,7 @@ def running_flower(stage: Stage, **environment: str) -> Iterator[Flower]:
 
     try:
         wait_until(is_up, 30, "Flower answers")
-        if made := re.search(r"made for this run: (\S+)", log_path.read_text()):
+        if made := re.search(r"made for this run: ([^\s\"]+)", log_path.read_text()):
             page.password = spell_password(made[1])
         wait_until(lambda: page.get_json("/api/workers?refresh=1"), 20, "Flower knows the worker")
         wait_until(page.find_workers, 20, "Flower has heard the worker")

@@ -17,7 +17,10 @@ from sandfleet_config.codes import ErrorCode
 from sandfleet_config.outcome import Outcome
 from sandfleet_config.queues import DEFAULT_QUEUE, KEY_PREFIX
 from sandfleet_config.web_settings import WebSettings
+from sandfleet_config.wire import MAX_SPEC_BYTES
 from sandfleet_web.history.writer import HistoryWriter
+from sandfleet_worker.delivery.envelope import open_message
+from sandfleet_worker.delivery.read_message import find_facts, read_message
 from waiting import wait_until
 
 if TYPE_CHECKING:
@@ -49,12 +52,18 @@ def new_summary(job_id: str, code: str = "OK", *, run: int = 1, labels: dict[str
 class Past:
     """A fleet on a database of its own, jobs that end there, and the history of them."""
 
-    def __init__(self, url: str, fleet: Fleet, ledger: Ledger, folder: Path) -> None:
-        self.url, self.fleet, self.ledger, self.folder = url, fleet, ledger, folder
+    def __init__(self, url: str, fleet: Fleet, ledger: Ledger | None, folder: Path) -> None:
+        self.url, self.fleet, self._ledger, self.folder = url, fleet, ledger, folder
         self.redis: Any = redis.Redis.from_url(url, protocol=2)
         self.file = folder / "history.db"
         self.history = FileHistory(self.file)
         self._claims = self._runs = 0
+
+    @property
+    def ledger(self) -> Ledger:
+        """The worker that ends jobs."""
+        assert self._ledger is not None
+        return self._ledger
 
     def settings(self, **fields: Any) -> WebSettings:
         """Return settings whose history is this one."""
@@ -70,8 +79,9 @@ class Past:
             self._claims += 1
             claim, _ = self.ledger.claim(f"claim-{self._claims}", [DEFAULT_QUEUE])
             assert claim is not None
+            outcome = Outcome.of(code, claim.job_id, batch=batch or None, labels=spec.labels, **fields)
             assert self.ledger.finish(
-                claim, Outcome.of(code, claim.job_id, batch=batch or None, labels=spec.labels, **fields)
+                claim, outcome, facts=find_facts(read_message(open_message(claim), MAX_SPEC_BYTES))
             )
         return [job.id for job in jobs]
 

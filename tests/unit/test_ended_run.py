@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from sandfleet_config.codes import Category, ErrorCode
 from sandfleet_config.ended_run import MAX_NAME_BYTES, MAX_SUMMARY_BYTES, cut_name, parse_summary
+from sandfleet_config.failure_kind import fingerprint_failure
 from sandfleet_config.outcome import Attempt, LimitState, Outcome, Runtime, StreamOutput, Timing, Usage
 from sandfleet_config.run_summary import NO_FACTS, RunFacts, encode_summary, read_facts
 
@@ -55,6 +56,17 @@ def test_a_summary_tells_the_facts_of_a_run() -> None:
     (only,) = run.tries
     assert (only.host, only.worker, only.code, only.charged) == ("host-07", "host-07.412", "TIMEOUT", True)
     assert (only.started, only.ended) == (START.timestamp(), START.timestamp() + 9)
+
+
+def test_a_failure_has_the_fingerprint_of_its_whole_message() -> None:
+    message = "no such file: /work/x " * 30
+    outcome = Outcome.of(ErrorCode.COMMAND_NOT_FOUND, "job-1", message)
+
+    run = parse_summary(encode_summary(outcome, NO_FACTS).encode())
+
+    assert run.fingerprint == fingerprint_failure("COMMAND_NOT_FOUND", message)
+    assert len(run.message) < len(message)
+    assert parse_summary(encode_summary(new_outcome(), FACTS).encode()).fingerprint == ""
 
 
 def test_a_summary_of_a_job_that_never_started_has_nothing_of_a_program() -> None:

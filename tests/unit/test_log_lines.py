@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 import pytest
-from sandfleet_worker.system.logs import LineFormatter
+from sandfleet_config.logs import LineFormatter
 
 
 def new_record(created: float, text: str = "job %s ended", *args: object, **keys: str) -> logging.LogRecord:

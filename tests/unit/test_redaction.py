@@ -53,6 +53,13 @@ HIDDEN_CASES = [
     (["x", JWT], "x ***"),
     (["x", "-----BEGIN RSA PRIVATE KEY-----\nMIIE\n"], "x ***"),
     (["x", "kJ8sD2fQ9zLm3NvB7xRt5WcY1pHg6TqA"], "x ***"),
+    (["sh", "-c", f"run --token={SECRET} a"], "sh -c 'run --token=*** a'"),
+    (["sh", "-c", f"run --token {SECRET} a"], "sh -c 'run --token *** a'"),
+    (["sh", "-c", f"run --password '{SECRET} b' a"], "sh -c \"run --password '***' a\""),
+    (["sh", "-c", f"a --verbose --token {SECRET}"], "sh -c 'a --verbose --token ***'"),
+    (["sh", "-c", f"curl -u me:{SECRET} u"], "sh -c 'curl -u me:*** u'"),
+    (["sh", "-c", f"curl --user=me:{SECRET}"], "sh -c 'curl --user=me:***'"),
+    (["sh", "-c", f"a token b --password {SECRET}"], "sh -c 'a token b --password ***'"),
     (["x", f"get?token={SECRET}&a=1"], "x get?token=***&a=1"),
 ]
 
@@ -85,6 +92,11 @@ SHOWN_CASES = [
 @pytest.mark.parametrize("command", SHOWN_CASES)
 def test_other_words_stay(command: list[str]) -> None:
     assert hide_secrets(command) == " ".join(command)
+
+
+def test_other_words_stay_in_a_script() -> None:
+    script = "run --auth --verbose -u 1000:1000 the token is --max-tokens 5 key value"
+    assert hide_secrets(["sh", "-c", script]) == f"sh -c '{script}'"
 
 
 @pytest.mark.parametrize("name", ["token", "GITHUB_TOKEN", "clientSecret", "db.password", "x-api-key", "sessionCookie"])
@@ -122,6 +134,11 @@ HOSTILE = [
     "://a:b" * 660,
     "a." * 2000,
     "-" * 4000,
+    "a-" * 2000,
+    "--a " * 1000,
+    "--token " * 500,
+    "-u a" * 1000,
+    "-u " + "a" * 3900,
     "A1b2" * 1000,
     "eyJ" * 1300,
     "eyJaaaaaaaaa." * 300,

@@ -122,10 +122,12 @@ def run_sender(settings: WebSettings) -> None:
     Raises:
         SettingsInvalid: an endpoint's file cannot be used.
     """
+    from sandfleet_config.logs import set_up_handler
+
     from sandfleet_web.notify.endpoint import read_endpoints
     from sandfleet_web.notify.sender import Sender
 
-    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    set_up_handler(settings.log_format, settings.log_level, "sandfleet-web", version("sandfleet-web"))
     logging.getLogger("httpcore2").setLevel(logging.WARNING)  # its lines of level DEBUG have the URL
     endpoints = read_endpoints(settings)
     with _open_queue(settings) as queue:

@@ -9,8 +9,10 @@ import signal
 import sys
 import threading
 from contextlib import ExitStack
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Final
 
+from sandfleet_config.logs import set_up_handler
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 
@@ -44,7 +46,7 @@ def run_pages(settings: WebSettings, *, is_notifying: bool = False) -> None:
         SettingsInvalid: a file of users, of tokens or of an endpoint cannot be used.
         OSError: the port is taken.
     """
-    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    set_up_handler(settings.log_format, settings.log_level, "sandfleet-web", version("sandfleet-web"))
     site = open_site(settings, read_users(settings, _say))
     writer = HistoryWriter(settings)
     with ExitStack() as parts:

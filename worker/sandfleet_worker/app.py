@@ -16,17 +16,18 @@ from sandfleet_config.settings import WorkerSettings
 
 from sandfleet_worker.tasks import RunTask
 
-BACKEND = "sandfleet_worker.celery_worker.backend:ClaimsBackend"
+BACKENDS = "sandfleet_worker.celery_worker.backend"
 
 
 def worker_options(settings: WorkerSettings) -> dict[str, Any]:
     """Return Celery's configuration for this side."""
     shared = shared_options(settings)
+    backend = f"{BACKENDS}:{'SentinelClaimsBackend' if settings.sentinels else 'ClaimsBackend'}"
     return {
         **shared,
         # `finish` in place of check-then-set; Celery's own prefix of a socket's scheme goes, ours
         # names the class.
-        "result_backend": f"{BACKEND}+{shared['result_backend'].removeprefix('redis+')}",
+        "result_backend": f"{backend}+{shared['result_backend'].removeprefix('redis+')}",
         "worker_pool": "sandfleet_worker.celery_worker.pool:SandboxPool",
         "worker_consumer": "sandfleet_worker.celery_worker.consumer:SandboxConsumer",
         "worker_concurrency": settings.concurrency,

@@ -5,6 +5,7 @@ Start a worker, run the whole product on one machine, look after images and the 
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from contextlib import contextmanager
@@ -83,6 +84,11 @@ def _fail(text: str) -> NoReturn:
 
 
 def _print_error(text: str) -> None:
+    from sandfleet_config.logs import is_json
+
+    if is_json():
+        logging.getLogger(__name__).critical("%s", text, extra={"action": "start_failed"})
+        return
     from rich.console import Console
 
     Console(stderr=True).print(f"error: {text}", style="red", markup=False, highlight=False, soft_wrap=True)

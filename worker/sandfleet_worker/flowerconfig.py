@@ -17,7 +17,7 @@ from typing import Any
 try:
     from flower import urls
 
-    from sandfleet_worker.celery_worker.flower.app import install
+    from sandfleet_worker.celery_worker.flower.app import install, say
     from sandfleet_worker.celery_worker.flower.plugins import install_plugins
 
     install(os.environ.get("FLOWER_TOKEN", ""))
@@ -25,7 +25,7 @@ except ImportError as error:
     sys.exit(f"error: this Flower is not like 2.2, which sandfleet knows ({error}); fix: pip install 'flower>=2.2,<3'")
 
 for fault in install_plugins(urls.handlers, urls.settings):
-    print(fault, file=sys.stderr)  # noqa: T201
+    say(fault)
 
 # About 6 KB of memory a task; Flower's own default of 100 000 would take more than half a gigabyte.
 max_tasks = 20_000
@@ -37,7 +37,7 @@ address = os.environ.get("FLOWER_ADDRESS", "127.0.0.1")
 basic_auth = [pair for pair in os.environ.get("FLOWER_BASIC_AUTH", "").split(",") if pair]
 if not basic_auth:
     basic_auth = [f"sandfleet:{secrets.token_urlsafe(12)}"]
-    print(f"Flower's user and password, made for this run: {basic_auth[0]}", file=sys.stderr)  # noqa: T201
+    say(f"Flower's user and password, made for this run: {basic_auth[0]}")
 
 
 def format_task(task: Any) -> Any:

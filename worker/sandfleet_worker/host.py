@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
+from sandfleet_config.redis_client import new_client
 
 from sandfleet_worker.delivery.direct_redis import DirectRedis
 from sandfleet_worker.delivery.host_slots import HostSlots
@@ -17,6 +18,7 @@ from sandfleet_worker.delivery.live_sender import LiveSender
 from sandfleet_worker.files.host_files import HostFiles
 from sandfleet_worker.host_facts import Contents, HostAbilities
 from sandfleet_worker.host_status import HostStatus, Measurable
+from sandfleet_worker.metrics.counts import JobCounts
 
 if TYPE_CHECKING:
     from sandfleet_config.settings import WorkerSettings
@@ -58,6 +60,11 @@ class Runner(Contents, Measurable, Protocol):
         """
         ...
 
+    @property
+    def boot_failures(self) -> int:
+        """How many spares have failed to boot."""
+        ...
+
     def drain(self) -> None:
         """Boot no more spares: no more jobs will come."""
         ...
@@ -75,6 +82,8 @@ class Host:
     abilities: HostAbilities
     files: HostFiles
     live: LiveSender
+    counts: JobCounts | None = None
+    """What the worker's metrics count; None without metrics."""
 
     @classmethod
     def open(cls, settings: WorkerSettings, runner: Runner, shared: FleetImages | None = None) -> Self:
@@ -91,12 +100,14 @@ class Host:
         slots = HostSlots(settings.slots_dir, settings.concurrency, memory.total_bytes, memory.own_bytes)
         _fit_spares(settings, runner, slots)
         abilities = HostAbilities(settings, runner, slots, shared.list_takeable if shared else frozenset)
+        counts = JobCounts() if settings.metrics.port else None
         intake = Intake(
             settings,
             identity,
             slots,
             lambda seconds: connect(settings, seconds),
             read_facts=abilities.read,
+            counts=counts,
             measure=HostStatus(settings, runner, slots, abilities.labels).measure,
         )
         try:
@@ -106,7 +117,7 @@ class Host:
             slots.close()
             raise
         live = LiveSender(connect(settings, LIVE_TIMEOUT_SECONDS), identity.owner, intake.exit.drain)
-        return cls(settings, runner, slots, identity, intake, abilities, files, live)
+        return cls(settings, runner, slots, identity, intake, abilities, files, live, counts)
 
     def close(self) -> None:
         """End the lease and leave the host's slots."""
@@ -144,4 +155,5 @@ def connect(settings: WorkerSettings, timeout_seconds: float = TIMEOUT_SECONDS) 
         "socket_connect_timeout": min(CONNECT_SECONDS, timeout_seconds),
         "health_check_interval": 10,
     }
-    return DirectRedis.from_url(settings.redis_dsn, retry=Retry(NoBackoff(), 0), **options)
+    client: redis.Redis = new_client(settings, DirectRedis, retry=Retry(NoBackoff(), 0), **options)
+    return client

@@ -54,7 +54,7 @@ class JobRun:
 
     def __init__(self, host: Host, job: JobHandle, job_message: JobMessage, claim: Claim) -> None:
         self._host, self._job, self._message = host, job, job_message
-        self._start = JobStart(host.intake, host.slots, claim, job.cancellation, self._log_start)
+        self._start = JobStart(host.intake, host.slots, claim, job.cancellation, self._note_start)
         self._taken = time.time()
         self._retry_on = frozenset[ErrorCode]()
         self._has_crashed = False
@@ -162,7 +162,6 @@ class JobRun:
         return replace(self._finish(drained), is_drained=True)
 
     def _finish(self, outcome: Outcome) -> Finish:
-        self._log("ended", "ended: %s", outcome.to_summary())
         facts = find_facts(self._message)
         return Finish(outcome, self._faults, self._find_dead_letter_reason(outcome), facts=facts)
 
@@ -282,10 +281,18 @@ class JobRun:
             with contextlib.suppress(SandboxError):  # it was cancelled at this moment, or another worker has it
                 self._start.note_attempt()
 
-    def _log_start(self) -> None:
+    def _note_start(self) -> None:
+        if self._host.counts:
+            self._host.counts.note_start(self.claim.queue)
         run = f" (run {self.claim.run})" if self.claim.run > 1 else ""
         self._log("started", "starts%s: %s", run, self._message.log_line)
 
-    def _log(self, action: str, text: str, *args: object) -> None:
-        extra = {"action": f"job_{action}", "job_id": self._job.job_id}
-        log.info(f"job %s {text}", self._job.job_id, *args, extra=extra)  # noqa: G004
+    def log_end(self, outcome: Outcome) -> None:
+        """Log that the job has ended, and how; called when that is recorded."""
+        self._log("ended", "ended: %s", outcome.to_summary(), outcome=outcome)
+
+    def _log(self, action: str, text: str, *args: object, outcome: Outcome | None = None) -> None:
+        claim, job_id = self.claim, self._job.job_id
+        known = {"queue": claim.queue, "batch": self._facts.get("batch"), "attempt": len(claim.attempts)}
+        extra = {"action": f"job_{action}", "job_id": job_id, "claim": claim.claim_id, "outcome": outcome, **known}
+        log.info(f"job %s {text}", job_id, *args, extra=extra)  # noqa: G004

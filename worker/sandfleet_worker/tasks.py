@@ -88,6 +88,7 @@ class RunTask(Task):  # type: ignore[type-arg]  # generic in the stubs only
         if not isinstance(settlement, Finish):
             raise Requeued(outcome.to_summary(), requeue=True)
         ended = settlement.outcome
+        run.log_end(ended)
         if ended.code.is_own_end:
             return OwnEnd(ended)
         raise ERROR_CLASSES[ended.code].of(ended.message)

@@ -22,9 +22,9 @@ local job = prefix .. 'job:' .. id
 local claims = prefix .. 'claims:' .. owner
 
 -- At maxmemory Redis refuses a write that may need memory as the first write of a script. This ZADD
--- changes nothing.
+-- changes nothing. Its key is one that producers may write, too.
 local function is_memory_full()
-  local reply = redis.pcall('ZADD', prefix .. 'owners', 'XX', 0, '')
+  local reply = redis.pcall('ZADD', prefix .. 'expiring', 'XX', 0, '')
   return type(reply) == 'table' and reply.err ~= nil and reply.err:find('OOM', 1, true) ~= nil
 end
 local is_full = (ARGV[11] == 'droppable' or code ~= 'OK') and is_memory_full()

@@ -13,6 +13,7 @@ from redis.backoff import ExponentialBackoff
 from redis.exceptions import OutOfMemoryError
 from redis.retry import Retry
 from sandfleet_config.celery import celery_url, shared_options
+from sandfleet_config.redis_client import FailoverRetry, is_forbidden, new_client
 from sandfleet_config.settings import SettingsInvalid
 
 from sandfleet.errors import FleetUnavailable
@@ -27,6 +28,10 @@ CONNECT_SECONDS = 5
 SOCKET_SECONDS = 15
 RETRIES = 5
 """With the back-off below about 2 s in all: enough for a restart of Redis."""
+
+
+class ReplicasMissing(redis.RedisError):
+    """Too few replicas have what was written. Redis's primary has it."""
 
 
 class Connections:
@@ -113,21 +118,21 @@ def is_of_kombu(error: Exception) -> bool:
     return kombu is not None and isinstance(error, kombu.OperationalError)
 
 
-def new_redis(settings: Settings) -> redis.Redis:
+def new_redis(settings: Settings) -> Any:
     """Build the client; nothing is connected yet.
 
     Raises:
         SettingsInvalid: the URL cannot be read.
     """
     try:
-        client = redis.Redis.from_url(  # pyright: ignore[reportUnknownMemberType]  its options are untyped
-            settings.redis_dsn,
+        client = new_client(
+            settings,
             # With RESP3, redis-py 8 sends CLIENT MAINT_NOTIFICATIONS, which Redis 7 does not know.
             protocol=2,
             socket_connect_timeout=CONNECT_SECONDS,
             socket_timeout=SOCKET_SECONDS,
             health_check_interval=10,
-            retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), RETRIES),
+            retry=_new_retry(settings),
             retry_on_error=[redis.ConnectionError, redis.TimeoutError],
         )
     except (ValueError, TypeError):
@@ -135,10 +140,15 @@ def new_redis(settings: Settings) -> redis.Redis:
         raise SettingsInvalid(
             "SANDFLEET_REDIS_URL cannot be read as a Redis URL: redis://[:password@]host:port/0"
         ) from None
-    untyped: Any = client
     # The answer as Redis sends it: redis-py would make a dict of each entry.
-    untyped.set_response_callback("XREAD", _keep_answer)
+    client.set_response_callback("XREAD", _keep_answer)
     return client
+
+
+def _new_retry(settings: Settings) -> Retry:
+    if settings.sentinels:
+        return FailoverRetry(settings.redis.failover_seconds)
+    return Retry(ExponentialBackoff(cap=0.5, base=0.05), RETRIES)
 
 
 def _keep_answer(answer: Any, **_options: Any) -> Any:
@@ -185,6 +195,13 @@ def _explain(error: Exception, address: str) -> str:
                 f"Redis at {address} is out of memory and takes no more:"
                 " raise its maxmemory, or let outcomes expire sooner"
             )
+        case redis.ResponseError() if is_forbidden(error):
+            return (
+                f"Redis at {address} refuses: the user of SANDFLEET_REDIS_URL may not do this."
+                " Its rules are in the ACL file of Redis, where each queue must be named"
+            )
+        case ReplicasMissing():
+            return str(error)
         case redis.ResponseError():
             return f"Redis at {address} refuses: {error}"
         case _:

@@ -19,11 +19,15 @@ class PipelinedCall:
     It has a connection of its own until then, so that threads do not share one. If that connection
     is lost, `answer` repeats the command through the client, with the client's retries. So does a
     child that was forked in between, since the socket belongs to its parent.
+
+    `following` is a command that is sent with it, on the same connection; `followed` is its answer.
     """
 
-    def __init__(self, client: redis.Redis, *command: Any) -> None:
+    def __init__(self, client: redis.Redis, *command: Any, following: tuple[Any, ...] = ()) -> None:
         self._client: Any = client
         self._command = command
+        self._following = following
+        self.followed: Any = None
         self._pool: Any = client.connection_pool
         self._connection: Any = None
         self._pid = os.getpid()
@@ -32,7 +36,11 @@ class PipelinedCall:
         """Send the command; `answer` handles a lost connection."""
         try:
             self._connection = self._pool.get_connection()
-            self._connection.send_command(*self._command)
+            if self._following:
+                packed = self._connection.pack_commands([self._command, self._following])
+                self._connection.send_packed_command(packed)
+            else:
+                self._connection.send_command(*self._command)
         except CONNECTION_LOST:
             self._drop()
         except BaseException:
@@ -54,7 +62,7 @@ class PipelinedCall:
         """
         if self._connection is not None and self._pid == os.getpid():
             try:
-                found = self._connection.read_response()
+                found = self._read_answers()
             except CONNECTION_LOST:
                 self._drop()
             except redis.ResponseError:
@@ -63,7 +71,24 @@ class PipelinedCall:
             else:
                 self._release()
                 return found
-        return self._client.execute_command(*self._command)
+        if not self._following:
+            return self._client.execute_command(*self._command)
+        pipe = self._client.pipeline(transaction=False)
+        pipe.execute_command(*self._command)
+        pipe.execute_command(*self._following)
+        found, self.followed = pipe.execute(raise_on_error=False)
+        for answer in (found, self.followed):
+            if isinstance(answer, Exception):
+                raise answer
+        return found
+
+    def _read_answers(self) -> Any:
+        """Read all answers, so that none is left for the connection's next user."""
+        try:
+            return self._connection.read_response()
+        finally:
+            if self._following and self._connection.is_connected:
+                self.followed = self._connection.read_response()
 
     def _release(self) -> None:
         connection, self._connection = self._connection, None

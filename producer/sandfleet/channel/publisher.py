@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
@@ -11,6 +12,7 @@ from sandfleet_config.queues import KEY_PREFIX
 from sandfleet_config.scripts import read_script, step_of
 
 from sandfleet.channel.capacity import new_queue_full
+from sandfleet.channel.connection import ReplicasMissing
 from sandfleet.channel.message import new_messages
 from sandfleet.channel.pipelined import PipelinedCall
 from sandfleet.channel.records import SubmitState, Submitted
@@ -19,6 +21,7 @@ from sandfleet.errors import QueueFull
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from sandfleet_config.settings import Settings
     from sandfleet_config.spec import SandboxSpec
 
     from sandfleet.channel.capacity import Capacity
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
     from sandfleet.channel.records import EncodedJob
 
 MILLI: Final = 1000
+REFUSALS: Final = (b"full", b"unknown", b"awaited")
 SUBMIT_STATES: Final = {state.value.encode(): state for state in SubmitState}
 
 
@@ -55,7 +59,7 @@ class Publisher:
             with self._connections.guard():
                 self._capacity.check(self._connections.redis)
             script = self._connections.script(read_script("submit"))
-            with PipelinedCall(self._connections.redis, "EVALSHA", script.sha, 0, *arguments) as call:
+            with self._new_call(script.sha, arguments) as call:
                 try:
                     following = next(source, None)
                 except BaseException:
@@ -108,13 +112,44 @@ class Publisher:
             for state, job_id in zip(reply[::2], reply[1::2], strict=True)
         ]
 
+    def _new_call(self, sha: str, arguments: Sequence[Any]) -> PipelinedCall:
+        replicas = self._connections.settings.replicas
+        wait = ("WAIT", replicas, round(self._connections.settings.redis.replica_seconds * MILLI)) if replicas else ()
+        return PipelinedCall(self._connections.redis, "EVALSHA", sha, 0, *arguments, following=wait)
+
     def _wait_for_reply(self, call: PipelinedCall, arguments: Sequence[Any]) -> list[Any]:
-        try:
-            reply: list[Any] = call.answer()
-        except NoScriptError:
-            # Redis does not know the script's hash: this call sends the text.
-            reply = self._connections.script(read_script("submit"))(args=list(arguments))
+        """Return the answer once enough replicas have the jobs, too.
+
+        Redis may fail over in between, to a replica without them. So a call whose wait is in vain
+        is repeated, which queues only what is missing.
+        """
+        reply, acknowledged = self._read_answer(call, arguments)
+        settings = self._connections.settings
+        until = time.monotonic() + settings.redis.failover_seconds
+        while acknowledged < settings.replicas and reply[0] not in REFUSALS:
+            if time.monotonic() >= until:
+                raise _new_replicas_missing(settings, acknowledged)
+            script = self._connections.script(read_script("submit"))
+            later, acknowledged = self._read_answer(self._new_call(script.sha, arguments), arguments)
+            reply = later if later[0] in REFUSALS else reply
         return reply
+
+    def _read_answer(self, call: PipelinedCall, arguments: Sequence[Any]) -> tuple[list[Any], int]:
+        """Return the answer, and how many replicas have the jobs."""
+        try:
+            reply = call.answer()
+        except NoScriptError:
+            text = read_script("submit")
+            client: Any = self._connections.redis
+            client.script_load(text)
+            call = self._new_call(self._connections.script(text).sha, arguments)
+            reply = call.answer()
+        return reply, int(call.followed or 0)
+
+
+def _new_replicas_missing(settings: Settings, acknowledged: int) -> ReplicasMissing:
+    text = f"{acknowledged} of {settings.replicas} replicas of Redis have confirmed the jobs: a fail-over may lose them"
+    return ReplicasMissing(f"{text}. See to the replicas, or set SANDFLEET_REDIS__REPLICAS=0, and submit again")
 
 
 def _encode_after(spec: SandboxSpec) -> str:

@@ -142,9 +142,10 @@ def forget(
     *,
     is_sure: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
-    """Delete a batch's ended jobs, with their outcomes and dead letters; the others are kept.
+    """Delete a batch's ended jobs, with outcomes, dead letters and history; the others are kept.
 
-    It cannot be undone.
+    It cannot be undone. Of a batch that Redis does not have any more, `sandfleet-web history forget`
+    deletes the history.
     """
     with Fleet() as fleet:
         batch = fleet.batch(name)

@@ -107,12 +107,20 @@ def show(
 ) -> None:
     """Show a job, ended or not: where it is, its outcome and output, and what to do next.
 
-    It also shows why the job waits, and its runs.
+    It also shows why the job waits, and its runs. Of one that Redis does not know any more, what the
+    history says.
     """
     from sandfleet.cli.job_view import show_job
+    from sandfleet.errors import JobUnknown
 
     with opening.open_fleet() as fleet:
-        show_job(fleet, job_id, run, is_json=is_json)
+        try:
+            show_job(fleet, job_id, run, is_json=is_json)
+        except JobUnknown:
+            from sandfleet.cli.past_view import show_past
+
+            if not show_past(job_id, run, is_json=is_json):
+                raise
 
 
 @app.command()

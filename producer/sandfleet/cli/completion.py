@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from sandfleet_config.settings import Settings
+
 STATES: Final = ("queued", "waiting", "running", "ended")
 ANSWER_SECONDS: Final = 0.5
 """Redis must connect and answer each command within so long."""
@@ -66,7 +68,7 @@ def _find_batches(begin: str) -> Iterator[str]:
     from sandfleet_config.queues import batch_key
     from sandfleet_config.settings import Settings
 
-    client = _connect(Settings().redis_dsn)
+    client = _connect(Settings())
     prefix = batch_key("")
     until, cursor, found = time.monotonic() + SCAN_SECONDS, 0, 0
     while found < MAX_NAMES and time.monotonic() < until:
@@ -80,13 +82,13 @@ def _find_batches(begin: str) -> Iterator[str]:
             return
 
 
-def _connect(url: str) -> Any:
-    import redis
+def _connect(settings: Settings) -> Any:
     from redis.backoff import NoBackoff
     from redis.retry import Retry
+    from sandfleet_config.redis_client import new_client
 
-    return redis.Redis.from_url(  # pyright: ignore[reportUnknownMemberType]  its options are untyped
-        url,
+    return new_client(
+        settings,
         protocol=2,
         socket_connect_timeout=ANSWER_SECONDS,
         socket_timeout=ANSWER_SECONDS,

@@ -11,6 +11,7 @@ from typer.main import get_group
 from sandfleet.cli import completion, opening, options
 from sandfleet.cli.acting import DryRun, Yes, act_on_jobs, new_operator, show_preview
 from sandfleet.cli.lists import Categories, Codes, States, read_filter
+from sandfleet.cli.watching import complete_watch
 
 if TYPE_CHECKING:
     from sandfleet.actions import Operator, Selection
@@ -115,7 +116,7 @@ class JobsGroup(TyperGroup):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the list's options, or those of a sub-command only."""
         if not args or args[0] not in self.commands:
-            return super().parse_args(ctx, args)
+            return super().parse_args(ctx, complete_watch(args))
         kept, self.params = self.params, []
         try:
             return super().parse_args(ctx, args)

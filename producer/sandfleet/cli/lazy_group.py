@@ -26,12 +26,15 @@ GROUPS: Final[Mapping[str, str]] = {
 The list of commands imports none.
 """
 LISTS: Final[Mapping[str, str]] = {
-    "jobs": "List the jobs of a batch that match, by their submit; with a code or category, by their ends.",
+    "jobs": "List jobs that match: those that have not ended, then ended ones, the newest end first.",
     "batches": "List the batches, the last used first: their jobs, how many have ended, and how.",
+    "failures": "Group the failures of the last 24 h, or of --since, the largest group first.",
+    "usage": "Sum up jobs, CPU hours, GiB hours and failures by batch or by a label, the most CPU first.",
+    "images": "List the images of all live hosts by name, and say where hosts have another digest of a name.",
     "audit": "List what operators did, newest first: cordons, drains, pauses, cancels and retries by filter.",
 }
 """The commands that list something, with their help."""
-_MODULES: Final[Mapping[str, str]] = {"jobs": "lists", "batches": "lists"}
+_MODULES: Final[Mapping[str, str]] = {"jobs": "jobs_list", "batches": "lists", "failures": "past", "usage": "past"}
 """Modules of commands that have another name than the command."""
 _LAZY: Final[Mapping[str, str]] = {**LISTS, **GROUPS}
 
@@ -50,7 +53,7 @@ class LazyGroup(TyperGroup):
         if cmd_name in _LAZY and cmd_name not in self.commands:
             if self._is_listed:
                 return TyperCommand(cmd_name, help=_LAZY[cmd_name])
-            self.add_command(_import_command(cmd_name), cmd_name)
+            self.add_command(find_command(cmd_name), cmd_name)
         return super().get_command(ctx, cmd_name)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
@@ -72,7 +75,8 @@ class LazyGroup(TyperGroup):
             self._is_listed = False
 
 
-def _import_command(name: str) -> Any:
+def find_command(name: str) -> Any:
+    """Import the module of a lazy command or group, and return it."""
     app: typer.Typer = import_module(f"sandfleet.cli.{_MODULES.get(name, name)}").app
     found: Any = get_group(app)
     if name == "jobs":

@@ -1,4 +1,4 @@
-"""``sandfleet batches`` lists the batches, ``sandfleet jobs`` the jobs of a batch."""
+"""``sandfleet batches``, and what lists of batches and jobs have in common."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 from sandfleet_config.codes import ErrorCode
 
-from sandfleet.cli import completion, options
+from sandfleet.cli import completion
 from sandfleet.cli.rows import (
     Columns,
     Form,
@@ -94,38 +94,6 @@ def batches(
             note("there are no batches")
         elif has_more():
             note(f"there are more batches than the {limit} shown: -n 0 lists all")
-
-
-@app.command()
-def jobs(
-    *,
-    batch: Annotated[str, typer.Option(help="The jobs of this batch.", autocompletion=completion.complete_batch)],
-    code: Codes = None,
-    category: Categories = None,
-    state: States = None,
-    label: options.Labels = None,
-    host: Annotated[str, typer.Option(help="Jobs whose last attempt was there.")] = "",
-    form: FormOption = Form.TABLE,
-    is_quiet: Quiet = False,
-    is_whole: NoTrunc = False,
-    limit: Limit = 50,
-) -> None:
-    """List the jobs of a batch that match, by their submit; with a code or category, by their ends."""
-    wanted = read_filter(code, category, label, state, host)
-    with Fleet() as fleet:
-        found = fleet.batch(batch).find_jobs(
-            codes=wanted.codes,
-            categories=wanted.categories,
-            states=wanted.states,
-            labels=wanted.labels,
-            host=wanted.host,
-        )
-        rows, has_more = take(found, limit)
-        count = print_rows(rows, JOBS, Form.IDS if is_quiet else form, is_whole=is_whole)
-        if not count:
-            note(f"no job of batch {batch} matches")
-        elif has_more():
-            note(f"there are more such jobs than the {limit} shown: -n 0 lists all")
 
 
 def _job_cells(job: JobFacts) -> Mapping[str, str]:

@@ -67,12 +67,10 @@ def read_run(fields: Mapping[str, Any]) -> PastRun:
         TypeError, KeyError or ValueError: they are none.
     """
     names = PastRun.__dataclass_fields__.keys() & fields.keys() - {"attempts", "seconds"}
-    known = {name: fields[name] for name in names if fields[name] is not None}
-    return PastRun(
-        **known
-        | {name: _from_iso(fields[name]) for name in _RUN_TIMES}
-        | {"attempts": tuple(_read_attempt(item) for item in fields["tries"]), "attempt_count": fields["attempts"]}
-    )
+    known: dict[str, Any] = {name: fields[name] for name in names if fields[name] is not None}
+    known |= {name: _from_iso(fields[name]) for name in _RUN_TIMES}
+    tries = tuple(_read_attempt(item) for item in fields["tries"])
+    return PastRun(**known, attempts=tries, attempt_count=fields["attempts"])
 
 
 def failure_fields(group: FailureGroup) -> dict[str, Any]:
@@ -82,7 +80,9 @@ def failure_fields(group: FailureGroup) -> dict[str, Any]:
 
 def read_failure(fields: Mapping[str, Any]) -> FailureGroup:
     """Return the group of `failure_fields`."""
-    return FailureGroup(**_from_isos(fields, _GROUP_TIMES) | {"trend": tuple(fields["trend"])})
+    known = _from_isos(fields, _GROUP_TIMES)
+    known["trend"] = tuple(known["trend"])
+    return FailureGroup(**known)
 
 
 def usage_fields(row: UsageRow) -> dict[str, Any]:
@@ -121,7 +121,9 @@ def _attempt_fields(attempt: PastAttempt) -> dict[str, Any]:
 
 
 def _read_attempt(fields: Mapping[str, Any]) -> PastAttempt:
-    return PastAttempt(**_from_isos(fields, ("started", "ended")) | {"code": fields["code"] or ""})
+    known = _from_isos(fields, ("started", "ended"))
+    known["code"] = known["code"] or ""
+    return PastAttempt(**known)
 
 
 def _with_iso(fields: dict[str, Any], times: tuple[str, ...]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import json
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from sandfleet.history.groups import group_failures, sum_usage
+from sandfleet.history.groups import group_failures
 from sandfleet.history.heartbeat import read_heartbeat
 from sandfleet.history.open_file import OpenFiles
 from sandfleet.history.questions import (
@@ -25,6 +25,7 @@ from sandfleet.history.questions import (
     UsageRow,
 )
 from sandfleet.history.statements import MILLI, choose_way, list_where
+from sandfleet.history.usage import sum_usage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import urllib.error
 import urllib.request
-from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar, cast
 from urllib.parse import urlencode, urlsplit
 
 from sandfleet.errors import HistoryUnavailable, QueryTooSlow
@@ -137,12 +137,8 @@ class RemoteHistory:
             raise HistoryUnavailable(f"SANDFLEET_WEB_TOKEN_FILE: {self._token_file} has no token on its first line")
         return {"Authorization": f"Bearer {token}"}
 
-    def _raise_refusal(self, status: int, raw: bytes) -> None:
-        """Raise the error of an answer that is one.
-
-        Raises:
-            HistoryUnavailable, QueryTooSlow or ValueError: it always raises one of them.
-        """
+    def _raise_refusal(self, status: int, raw: bytes) -> NoReturn:
+        """Raise the error that an answer tells."""
         kind, message = _parse_error(raw)
         if status in (401, 403):
             raise HistoryUnavailable(f"{self._url} refuses the token: set SANDFLEET_WEB_TOKEN_FILE to a file with one")

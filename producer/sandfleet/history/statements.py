@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 FEW_ROWS: Final = 20_000
 """An index that finds more rows is slower than reading the table: each row is one search."""
 MILLI: Final = 1000
+HOUR_MS: Final = 3600 * MILLI
 
 
 @dataclass(frozen=True)
@@ -54,11 +55,7 @@ def list_terms(wanted: HistoryFilter, seq: str = "r.seq") -> Iterator[tuple[str,
         yield f"r.{name} = ?", (value,)
     if wanted.exit_code is not None:
         yield "r.exit_code = ?", (wanted.exit_code,)
-    if wanted.codes or wanted.categories:
-        codes, categories = sorted(wanted.codes), sorted(wanted.categories)
-        either = [f"r.code IN ({_places(codes)})"] if codes else []
-        either += [f"r.category IN ({_places(categories)})"] if categories else []
-        yield f"({' OR '.join(either)})", (*map(str, codes), *map(str, categories))
+    yield from list_coded(wanted)
     if wanted.min_attempts > 1:
         yield "r.attempts >= ?", (wanted.min_attempts,)
     elif wanted.min_attempts:
@@ -74,11 +71,21 @@ def list_terms(wanted: HistoryFilter, seq: str = "r.seq") -> Iterator[tuple[str,
         yield r"(r.line LIKE ? ESCAPE '\' OR r.message LIKE ? ESCAPE '\')", (pattern, pattern)
 
 
+def list_coded(wanted: HistoryFilter, table: str = "r.") -> Iterator[tuple[str, Sequence[Any]]]:
+    """Yield the condition of the codes and categories, if there is one."""
+    codes, categories = sorted(wanted.codes), sorted(wanted.categories)
+    either = [f"{table}code IN ({_places(codes)})"] if codes else []
+    either += [f"{table}category IN ({_places(categories)})"] if categories else []
+    if either:
+        yield f"({' OR '.join(either)})", (*map(str, codes), *map(str, categories))
+
+
 def list_where(
     connection: sqlite3.Connection, wanted: HistoryFilter, seq: str, before: int | None = None
 ) -> tuple[list[str], list[Any]]:
     """Return the conditions, those of time included, and their values."""
-    terms, values = [], []
+    terms: list[str] = []
+    values: list[Any] = []
     for term, more in list_terms(wanted, seq):
         terms.append(term)
         values.extend(more)

@@ -12,7 +12,7 @@ import re
 import time
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from sandfleet_config.codes import Category, ErrorCode
 from sandfleet_config.units import parse_seconds
@@ -73,7 +73,7 @@ def format_words(words: Words) -> str:
     parts = [
         *_list_named({"batch": wanted.batch, "job": wanted.job_id}),
         *_list_named({"code": ",".join(sorted(wanted.codes)), "category": ",".join(sorted(wanted.categories))}),
-        *(f"{LABEL}{_quote(key)}={_quote(value)}" for key, value in sorted(wanted.labels.items())),
+        *(format_label(key, value) for key, value in sorted(wanted.labels.items())),
         *_list_named({"host": wanted.host, "queue": wanted.queue, "image": wanted.image}),
         *_list_named({"state": ",".join(sorted(words.states)), "fingerprint": wanted.fingerprint}),
         *([] if wanted.exit_code is None else [f"exit:{wanted.exit_code}"]),
@@ -85,6 +85,16 @@ def format_words(words: Words) -> str:
         *([f'"{_escape(wanted.text)}"'] if wanted.text else []),
     ]
     return " ".join(parts)
+
+
+def format_word(key: str, value: str) -> str:
+    """Return a word with a key, such as ``batch:nightly``; a value with spaces is quoted."""
+    return f"{key}:{_quote(value)}"
+
+
+def format_label(key: str, value: str) -> str:
+    """Return the word of a label, such as ``label.suite=s7``."""
+    return f"{LABEL}{_quote(key)}={_quote(value)}"
 
 
 def find_names(names: Iterable[str], known: Sequence[_S], kind: str) -> frozenset[_S]:
@@ -198,7 +208,8 @@ def _one(name: str) -> Callable[[HistoryFilter, str, float], HistoryFilter]:
     def read(wanted: HistoryFilter, value: str, _: float) -> HistoryFilter:
         if getattr(wanted, name) not in ("", value):
             raise WordsInvalid(f"give one {name.removesuffix('_id')} only")
-        return replace(wanted, **{name: value})
+        changes: dict[str, Any] = {name: value}
+        return replace(wanted, **changes)
 
     return read
 
@@ -247,7 +258,7 @@ def _quote(text: str) -> str:
 
 
 def _list_named(values: Mapping[str, str]) -> list[str]:
-    return [f"{name}:{_quote(value)}" for name, value in values.items() if value]
+    return [format_word(name, value) for name, value in values.items() if value]
 
 
 def _show(text: str) -> str:

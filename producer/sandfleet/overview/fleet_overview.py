@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING, Final
 
 from sandfleet.errors import JobUnknown
 from sandfleet.overview.job_view import read_view
+from sandfleet.overview.open_jobs import find_open_jobs
 from sandfleet.overview.summary import summarize
 from sandfleet.threads import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from sandfleet.channel.job_facts import JobFacts
     from sandfleet.channel.protocol import Channel
     from sandfleet.overview.job_view import JobView
     from sandfleet.overview.summary import BatchSummary
@@ -37,6 +39,13 @@ class FleetOverview:
             if len(page) < PAGE_BATCHES:
                 return
             first += PAGE_BATCHES
+
+    def open_jobs(self, *, queue: str = "", host: str = "") -> Iterator[JobFacts]:
+        """Yield jobs that have not ended: those that workers have, then the next 200 of each queue.
+
+        Jobs that wait for another attempt, or are parked in their batch, are not among them.
+        """
+        yield from find_open_jobs(self._channel, queue=queue, host=host)
 
     def view(self, job_id: str) -> JobView:
         """Return all that the fleet knows about a job, ended or not.

@@ -16,18 +16,22 @@ from past_rows import new_runs, store_runs
 from sandfleet.errors import HistoryUnavailable, QueryTooSlow
 from sandfleet.history import open_file
 from sandfleet.history.file_history import FileHistory
-from sandfleet.history.fingerprint import find_fingerprint
 from sandfleet.history.questions import MAX_DEPTH, HistoryFilter
 from sandfleet.history.remote_history import RemoteHistory
+from sandfleet_config.failure_kind import fingerprint_failure
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from sandfleet.history.questions import History, PastRun
     from sandfleet_web.history.rows import NewRow
 
 COUNT: Final = 3000
+SAME: Final = (
+    *("job_id", "run", "code", "category", "batch", "queue", "host", "image", "labels", "line", "message", "exit_code"),
+    *("image_digest", "spec_sha256", "start", "steps", "memory_bytes", "memory_peak_bytes"),
+)
 LAST_MS: Final = 1_900_000_000_000
 CHANCE: Final = random.Random(11)  # noqa: S311  no secret
 
@@ -76,7 +80,7 @@ def takes(wanted: HistoryFilter, new: NewRow) -> bool:
         and is_coded
         and all(run.labels.get(key) == value for key, value in wanted.labels.items())
         and wanted.exit_code in (None, run.exit_code)
-        and wanted.fingerprint in ("", find_fingerprint(run.code, run.message, run.exit_code, run.signal))
+        and wanted.fingerprint in ("", fingerprint_failure(run.code, run.message))
         and (text in run.line.lower() or text in run.message.lower())
         and (wanted.since is None or new.ended >= wanted.since * 1000)
         and (wanted.until is None or new.ended <= wanted.until * 1000)
@@ -100,7 +104,7 @@ def new_filters(runs: list[NewRow]) -> dict[str, dict[str, Any]]:
         "queue": {"queue": run.queue},
         "image": {"image": run.image},
         "exit": {"exit_code": CHANCE.choice((0, 1, 2))},
-        "fingerprint": {"fingerprint": find_fingerprint(run.code, run.message, run.exit_code, run.signal)},
+        "fingerprint": {"fingerprint": fingerprint_failure(run.code, run.message)},
         "since": {"since": chosen.ended / 1000},
         "until": {"until": chosen.ended / 1000},
         "attempts": {"min_attempts": 2},
@@ -130,7 +134,9 @@ def read_all(history: History, wanted: HistoryFilter, count: int = 500) -> list[
 @pytest.mark.parametrize("seed", range(3))
 def test_each_filter_and_each_pair_finds_what_python_finds(history: History, runs: list[NewRow], seed: int) -> None:
     filters = new_filters(runs)
-    pairs = [({}, fields) for fields in filters.values()] + list(itertools.combinations(filters.values(), 2))
+    pairs: list[tuple[dict[str, Any], dict[str, Any]]] = [({}, fields) for fields in filters.values()] + list(
+        itertools.combinations(filters.values(), 2)
+    )
     if isinstance(history, RemoteHistory):
         pairs = pairs[seed::4]
     matched = 0
@@ -147,8 +153,7 @@ def test_a_run_comes_back_as_it_was_stored(history: History, runs: list[NewRow])
     for new in runs[:50]:
         (found,) = history.runs_of(new.run.job_id)
         run = new.run
-        for name in ("job_id", "run", "code", "category", "batch", "queue", "host", "image", "labels", "line", "message",
-                     "exit_code", "image_digest", "spec_sha256", "start", "steps", "memory_bytes", "memory_peak_bytes"):  # fmt: skip
+        for name in SAME:
             assert getattr(found, name) == getattr(run, name), name
         assert (found.ended, found.attempt_count) == (new.ended / 1000, run.attempts)
         assert found.started == pytest.approx(run.started, abs=0.001)
@@ -190,12 +195,13 @@ def test_failures_are_grouped_as_python_groups_them(
 ) -> None:
     wanted = HistoryFilter(**fields)
     failed = [new for new in runs if not new.is_ok and takes(wanted, new)]
-    key = {
+    keys: dict[str, Callable[[NewRow], object]] = {
         "fingerprint": lambda new: (
-            find_fingerprint(new.run.code, new.run.message, new.run.exit_code, new.run.signal),
+            fingerprint_failure(new.run.code, new.run.message),
             new.run.image,
         ),
-    }.get(by, lambda new: getattr(new.run, by))
+    }
+    key: Callable[[NewRow], object] = keys.get(by, lambda new: getattr(new.run, by))
     expected = Counter(map(key, failed))
 
     groups = history.find_failures(wanted, by=by, count=500)
@@ -237,7 +243,9 @@ def test_use_is_the_sum_of_the_runs(
 ) -> None:
     wanted = HistoryFilter(**fields)
     matching = [new for new in runs if takes(wanted, new)]
-    key = (lambda new: new.run.labels[label]) if label else (lambda new: new.run.batch)
+
+    def key(new: NewRow) -> str:
+        return new.run.labels[label] if label else new.run.batch
 
     rows = history.find_usage(by, wanted, label=label, count=500)
 

@@ -125,7 +125,7 @@ def test_at_maxmemory_the_outcome_is_recorded_and_the_run_has_a_number_alone(pas
 
 def test_the_stream_is_bounded_in_bytes(past: Past, monkeypatch: pytest.MonkeyPatch) -> None:
     """With bounds of KiB instead of MiB, so that 3,000 ends are enough."""
-    small = read_script("ended_runs").replace("67108864, 8388608, 256", "262144, 131072, 64")
+    small = read_script("ended_runs").replace("67108864, 8388608", "262144, 131072").replace("256, 32", "64, 32")
     text = "\n".join((*PARTS, small, "add_ended_run(ARGV[2], false)"))
     script = past.redis.register_script(text)
     with past.redis.pipeline(transaction=False) as pipe:

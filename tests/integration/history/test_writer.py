@@ -125,7 +125,7 @@ def test_a_history_that_began_before_the_first_run_knows_what_it_lost(past: Past
 def test_forged_entries_are_counted_and_skipped(past: Past) -> None:
     past.add_runs(3)
     good = json.loads(new_summary("x"))
-    forged: list[dict[str, Any]] = [
+    forged: list[dict[Any, Any]] = [
         {"n": "x", "run": new_summary("f1")},
         {"n": "-5", "run": new_summary("f2")},
         {"n": "1", "run": new_summary("f3")},
@@ -379,6 +379,26 @@ def test_a_forgotten_batch_goes_and_its_later_runs_stay(past: Past) -> None:
     assert past.count_labels() == 7
 
 
+def test_a_forgotten_batch_leaves_no_count_that_names_it(past: Past) -> None:
+    for batch in ("nightly", "other"):
+        past.end([SPEC] * 5, ErrorCode.TIMEOUT, batch=batch, message="the program ran longer than its timeout of 3 s")
+    past.write_all()
+    with closing(sqlite3.connect(past.file)) as connection:
+        assert connection.execute("SELECT count FROM failure WHERE kind = 'group'").fetchall() == [(10,)]
+    past.fleet.batch("nightly").forget()
+    with past.writing():
+        wait_until(lambda: past.history.status().rows == 5, 10, "it is forgotten")
+
+    with closing(sqlite3.connect(past.file)) as connection:
+        assert connection.execute("SELECT key, count FROM failure WHERE kind <> 'host'").fetchall() == [
+            ("other", 5),
+            ("", 5),
+        ]
+        assert connection.execute("SELECT batch, jobs FROM usage").fetchall() == [("other", 5)]
+    past.fold_journal()
+    assert b"nightly" not in past.file.read_bytes()
+
+
 def test_what_an_overrun_stream_took_along_is_forgotten_all_the_same(past: Past) -> None:
     past.end([SPEC] * 5, batch="nightly")
     past.write_all()
@@ -400,6 +420,33 @@ def test_a_redis_that_lost_its_last_second_gives_numbers_again(past: Past) -> No
 
     status = past.history.status()
     assert (status.lost, status.skipped, status.number, status.rows) == (0, 0, 115, 120)
+
+
+def test_a_replica_whose_clock_is_behind_loses_nothing_more(past: Past) -> None:
+    """It took over without the last entries, and gives their numbers again, with earlier ids."""
+    past.add_runs(95)
+    time.sleep(0.05)
+    past.add_runs(5)
+    past.write_all()
+    before = past.history.find_runs(HistoryFilter(), count=200).rows
+    for entry, _ in past.redis.xrevrange(STREAM, count=5):
+        past.redis.xdel(STREAM, entry)
+    kept = past.redis.xrange(STREAM)
+    past.redis.delete(STREAM)
+    for entry, fields in kept:
+        past.redis.xadd(STREAM, fields, id=entry)
+    last = int(kept[-1][0].split(b"-")[0])
+    for number in range(5):
+        past.redis.xadd(STREAM, {"n": 96 + number, "run": new_summary(f"again-{number}")}, id=f"{last}-{5000 + number}")
+    past.pretend_restart()
+    past.add_runs(3)
+    past.write_all()
+
+    status = past.history.status()
+    assert (status.lost, status.skipped, status.number, status.rows) == (0, 0, 103, 108)
+    rows = past.history.find_runs(HistoryFilter(), count=200).rows
+    assert {row.job_id for row in rows} >= {f"again-{number}" for number in range(5)}
+    assert {row.job_id: row.ended for row in rows}.items() >= {row.job_id: row.ended for row in before}.items()
 
 
 def test_a_run_that_ends_again_after_a_failover_has_one_row(past: Past) -> None:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Final
 import pytest
 from flower.urls import handlers as stock_routes
 from flower_pages import PASSWORD, Flower, running_flower, spell_password
-from page_server import spell
 from sandfleet_web.pages.api import API
 from sandfleet_web.pages.routes import PAGE_HANDLERS
 from sandfleet_web.pages.users import add_user
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from stage import Stage, Stock
 
 VIEWER: Final = ("bob", "a-viewers-secret")
-SECRET: Final = "PLANTED-IN-THE-JOB"  # noqa: S105  a test looks for it
+SECRET: Final = "PLANTED-IN-THE-JOB"
 LEASE_SECONDS: Final = 6.0
 
 
@@ -70,7 +69,7 @@ def test_a_viewer_sees_all_and_can_act_nowhere(flower: Flower, stock: Stock) -> 
     assert "worker-shutdown" in flower.get(f"/worker/{worker}")
 
     posts = [f"/api/task/revoke/{job_id}", f"/api/worker/shutdown/{worker}", "/api/task/async-apply/x", "/fleet/act"]
-    posts += [f"/api/task/send-task/x", f"/api/task/timeout/x", f"/api/worker/pool/grow/{worker}"]
+    posts += ["/api/task/send-task/x", "/api/task/timeout/x", f"/api/worker/pool/grow/{worker}"]
     assert {path: flower.ask(path, b"{}", password=viewer)[0] for path in posts} == dict.fromkeys(posts, 403)
     assert flower.ask("/fleet/act?verb=cordon&target=x", password=viewer)[0] == 403
     assert flower.ask("/fleet/", password=spell_password(f"{VIEWER[0]}:secret"))[0] == 401

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from sandfleet.history.questions import History, HistoryFilter
 
 MAX_STEP_SECONDS: Final = 366 * 86400
-_FAILURE_KEYS: Final[tuple[FailureKey, ...]] = get_args(FailureKey)
-_ROLLUP_KEYS: Final[tuple[RollupKey, ...]] = get_args(RollupKey)
-_USAGE_KEYS: Final[tuple[UsageKey, ...]] = get_args(UsageKey)
-_S = TypeVar("_S", bound=str)
+_FAILURE_KEYS: Final[Mapping[str, FailureKey]] = {name: name for name in get_args(FailureKey)}
+_ROLLUP_KEYS: Final[Mapping[str, RollupKey]] = {name: name for name in get_args(RollupKey)}
+_USAGE_KEYS: Final[Mapping[str, UsageKey]] = {name: name for name in get_args(UsageKey)}
+_T = TypeVar("_T")
 
 
 def answer(history: History, name: str, query: Mapping[str, str]) -> dict[str, Any]:
@@ -106,9 +106,9 @@ def _number(query: Mapping[str, str], name: str, default: int) -> int:
     return int(raw) if raw else default
 
 
-def _choice(query: Mapping[str, str], name: str, known: tuple[_S, ...]) -> _S:
-    raw = query.get(name, known[0])
-    found = next((one for one in known if one == raw), None)
+def _choice(query: Mapping[str, str], name: str, known: Mapping[str, _T]) -> _T:
+    """Return the choice of a parameter, by default the first one."""
+    found = known.get(query.get(name, next(iter(known))))
     if found is None:
         raise WordsInvalid(f"{name}: must be one of {', '.join(known)}")
     return found

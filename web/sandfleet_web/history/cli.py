@@ -79,6 +79,27 @@ def prune() -> None:
 
 
 @app.command()
+def forget(
+    batch: Annotated[str, typer.Argument(metavar="BATCH")],
+) -> None:
+    """Delete the runs of a batch that have ended by now, also where Redis has nothing of it any more.
+
+    `sandfleet batch forget` does so, too, for a batch that Redis has.
+    """
+    from sandfleet.channel.redis_channel import RedisChannel
+
+    with print_known_errors():
+        channel = RedisChannel(read_settings())
+        if channel.read_batch(batch).total:
+            raise typer.BadParameter(
+                f"Redis has jobs of batch {ascii(batch)[1:-1]}: sandfleet batch forget deletes them, too"
+            )
+        for _ in channel.forget_batch(batch):
+            pass
+    print(f"{ascii(batch)[1:-1]} is forgotten: the writer of the history deletes its runs")
+
+
+@app.command()
 def export(
     words: Annotated[
         list[str] | None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from sandfleet.history.fingerprint import find_fingerprint
+from sandfleet_config.failure_kind import fingerprint_failure
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,9 +58,7 @@ def to_row(seq: int, new: NewRow) -> tuple[Any, ...]:
     """Return the values of `COLUMNS`."""
     run = new.run
     started = _time(run.started)
-    run_ms = _count_run(new)
-    program = run.steps.get("run")
-    fingerprint = None if new.is_ok else find_fingerprint(run.code, run.message, run.exit_code, run.signal)
+    fingerprint = None if new.is_ok else to_fingerprint(new)
     return (
         *(
             seq,
@@ -69,14 +67,14 @@ def to_row(seq: int, new: NewRow) -> tuple[Any, ...]:
             1,
             run.run,
             min(run.attempts, MAX_ATTEMPTS),
-            run_ms,
+            _count_run(new),
             run.exit_code,
             run.category,
             run.code,
         ),
         *(run.queue or None, run.host or None, run.image or None, run.batch or None, fingerprint),
         *(None if run.cpu_seconds is None else _ms(run.cpu_seconds), run.memory_bytes or None),
-        *(run_ms if program is None else _ms(program), started or None, _time(run.submitted) or None),
+        *(_count_program(new), started or None, _time(run.submitted) or None),
         *(run.job_id, run.line or None, run.message or None),
     )
 
@@ -105,6 +103,21 @@ def list_counted(new: NewRow) -> Iterator[tuple[str, str]]:
 def count_times(new: NewRow) -> tuple[int, int, int]:
     """Return the run's attempts, and the ms for which it was queued and for which it ran."""
     return min(new.run.attempts, MAX_ATTEMPTS), _ms(new.run.steps.get("queued", 0.0)), _count_run(new)
+
+
+def count_use(new: NewRow) -> tuple[int, float]:
+    """Return the run's CPU in ms, and its memory limit times the ms of its program."""
+    return _ms(new.run.cpu_seconds or 0.0), float(new.run.memory_bytes) * _count_program(new)
+
+
+def to_fingerprint(new: NewRow) -> str:
+    """Return the fingerprint of a failure, as whoever ended the run found it in the whole message."""
+    return new.run.fingerprint or fingerprint_failure(new.run.code, new.run.message)
+
+
+def _count_program(new: NewRow) -> int:
+    program = new.run.steps.get("run")
+    return _count_run(new) if program is None else _ms(program)
 
 
 def _count_run(new: NewRow) -> int:

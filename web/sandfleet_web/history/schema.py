@@ -35,11 +35,24 @@ CREATE INDEX run_fingerprint ON run (fingerprint) WHERE fingerprint IS NOT NULL;
 CREATE INDEX run_failed ON run (ended, fingerprint, code, image, host, batch, category) WHERE category <> 'ok';
 -- What a run is not searched by, as JSON.
 CREATE TABLE detail (seq INTEGER PRIMARY KEY, facts TEXT NOT NULL);
-CREATE TABLE label (k TEXT, v TEXT, seq INTEGER, PRIMARY KEY (k, v, seq)) WITHOUT ROWID;
+-- Labels, with what the use of a label is summed from.
+CREATE TABLE label (
+  k TEXT, v TEXT, seq INTEGER, code TEXT, cpu_ms INTEGER, byte_ms REAL, PRIMARY KEY (k, v, seq)
+) WITHOUT ROWID;
 -- Ended runs of a minute by `key` of a `kind`: category, code, queue, host or image.
 CREATE TABLE minute (
   kind TEXT, at INTEGER, key TEXT, count INTEGER, attempts INTEGER, queued_ms INTEGER, run_ms INTEGER,
   PRIMARY KEY (kind, at, key)
+) WITHOUT ROWID;
+-- Failures of an hour: of a `kind` group (`key` is empty), host or batch. `newest` is a `seq`.
+CREATE TABLE failure (
+  kind TEXT, hour INTEGER, fingerprint TEXT, image TEXT, key TEXT, code TEXT, category TEXT, count INTEGER,
+  first INTEGER, last INTEGER, newest INTEGER, PRIMARY KEY (kind, hour, fingerprint, image, key)
+) WITHOUT ROWID;
+-- Use of an hour by batch and code.
+CREATE TABLE usage (
+  hour INTEGER, batch TEXT, code TEXT, category TEXT, jobs INTEGER, cpu_ms INTEGER, byte_ms REAL,
+  PRIMARY KEY (hour, batch, code)
 ) WITHOUT ROWID;
 """
 STEPS: Final[Mapping[int, Sequence[str]]] = {}
@@ -118,6 +131,7 @@ def _connect(path: Path) -> sqlite3.Connection:
     try:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=NORMAL")
+        connection.execute("PRAGMA secure_delete=FAST")  # of forgotten batches nothing stays in free pages
         connection.execute(f"PRAGMA journal_size_limit={JOURNAL_BYTES}")
         connection.execute("SELECT count(*), (SELECT max(seq) FROM run) FROM meta").fetchone()
     except BaseException:

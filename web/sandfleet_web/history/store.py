@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
@@ -11,38 +10,34 @@ from typing import TYPE_CHECKING, Any, Final
 from sandfleet.history.statements import find_seq
 from sandfleet_config.ended_run import cut_name
 
-from sandfleet_web.history.rows import COLUMNS, KINDS, MILLI, OK, count_times, list_counted, to_facts, to_row
+from sandfleet_web.history.counts import add_counts, drop_counts, forget_counts
+from sandfleet_web.history.rows import COLUMNS, MILLI, OK, count_use, to_facts, to_row
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Generator, Iterable, Sequence
+    from collections.abc import Generator, Sequence
 
     from sandfleet_web.history.rows import NewRow
 
-MAX_KEYS: Final = 200
-"""Keys of a kind that are counted in a minute; the rest count as `OTHER`."""
-OTHER: Final = "(other)"
 PORTION: Final = 1000
 """Rows that one transaction deletes: some ten ms, in which nothing is stored."""
+COUNTS: Final = ("seq", "ended", "rows", "ok_rows", "labels", "pruned_seq")
+"""The parts of a position that are counts of the file, not the place in the stream."""
 MAX_LABELS_PER_ROW: Final = 4
 """Labels of all runs are at most so many for each row that may be there."""
 _INSERT: Final = (
     f"INSERT INTO run ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))}) ON CONFLICT DO NOTHING"  # noqa: S608
 )
-_COUNT: Final = """
-INSERT INTO minute VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET count = count + excluded.count,
-attempts = attempts + excluded.attempts, queued_ms = queued_ms + excluded.queued_ms, run_ms = run_ms + excluded.run_ms
-"""
 
 
 @dataclass(frozen=True)
 class Position:
     """How far the stream is stored, and what was counted on the way; kept in the file.
 
-    `stream_id` is the last entry's, `number` its run's, -1 before the first; `seq` is the newest row's, `ended` when it
-    ended (ms). `redis` and `redis_run` are the server, and its run since its start. `forgotten_ms`
-    is the time of the last forgotten batch that is done, `pruned_seq` the row up to which those
-    that ended OK are deleted.
+    `stream_id` is the last entry's, `number` its run's, -1 before the first; `seq` is the newest
+    row's, `ended` when it ended (ms). `redis` and `redis_run` are the server, and its run since its
+    start. `forgotten_ms` is the time of the last forgotten batch that is done, `pruned_seq` the row
+    up to which those that ended OK are deleted.
     """
 
     stream_id: str = "0-0"
@@ -79,66 +74,60 @@ class HistoryStore:
         return Position(**found)
 
     def add(self, position: Position, new: Sequence[NewRow]) -> Position:
-        """Store rows, and the position after them; return it as it is stored.
+        """Store rows, and where in the stream `position` is; return the whole as it is stored.
 
         A run that is there already is replaced, and not counted again.
         """
-        with self._transaction():
-            counted: list[NewRow] = []
+        with self._transaction() as stored:
+            known = {name: getattr(stored, name) for name in COUNTS}
+            position = replace(position, **known)
+            counted: list[tuple[int, NewRow]] = []
             for row in new:
                 # Invariant of the file: who ended later has a greater `seq`, whatever the clock did.
                 ended = max(row.ended, position.ended)
                 position = replace(position, seq=position.seq + 1, ended=ended)
                 position, is_new = self._insert(position, row._replace(ended=ended))
                 if is_new:
-                    counted.append(row._replace(ended=ended))
-            self._count(counted)
+                    counted.append((position.seq, row._replace(ended=ended)))
+            add_counts(self._connection, counted)
             self._save(position)
         return position
 
-    def forget_batch(self, position: Position, batch: str, until_ms: int) -> tuple[Position, bool]:
+    def forget_batch(self, batch: str, until_ms: int) -> bool:
         """Delete a portion of the runs of a batch that ended by then; return whether more are left."""
-        with self._transaction():
-            found = self._connection.execute(
-                "SELECT seq FROM run INDEXED BY run_batch WHERE batch = ? AND ended <= ? LIMIT ?",
-                (cut_name(batch), until_ms, PORTION),
-            ).fetchall()
-            position = self._delete(position, [seq for (seq,) in found])
-            self._save(position)
-        return position, len(found) == PORTION
+        with self._transaction() as position:
+            statement = "SELECT seq FROM run INDEXED BY run_batch WHERE batch = ? AND ended <= ? LIMIT ?"
+            name = cut_name(batch)
+            seqs = [seq for (seq,) in self._connection.execute(statement, (name, until_ms, PORTION))]
+            forget_counts(self._connection, name, until_ms, seqs)
+            self._save(self._delete(position, seqs))
+        return len(seqs) == PORTION
 
-    def save(self, position: Position) -> None:
-        """Store the position alone."""
-        with self._transaction():
-            self._save(position)
-
-    def prune(self, position: Position, *, ok_before: float, before: float, max_rows: int) -> tuple[Position, bool]:
+    def prune(self, *, ok_before: float, before: float, max_rows: int) -> bool:
         """Delete a portion of what is too old or too many; return whether more is left.
 
         Runs that ended OK go before `ok_before`, others before `before` (unix times). Of too many,
         the oldest that ended OK go first, as long as these are more than half of all.
         """
-        with self._transaction():
+        with self._transaction() as stored:
             last = find_seq(self._connection, ok_before * MILLI)
-            seqs = self._find_ok(position, last)
-            position = replace(
-                position, pruned_seq=seqs[-1] if len(seqs) == PORTION else max(position.pruned_seq, last - 1)
-            )
+            seqs = self._find_ok(stored, last)
+            done = seqs[-1] if len(seqs) == PORTION else max(stored.pruned_seq, last - 1)
+            position = replace(stored, pruned_seq=done)
             if not seqs:
                 seqs = self._find_oldest(find_seq(self._connection, before * MILLI), PORTION)
             if not seqs:
                 position, seqs = self._find_excess(position, max_rows)
-            position = self._delete(position, seqs)
-            minutes = [(kind, int(before // 60)) for kind in KINDS]
-            self._connection.executemany("DELETE FROM minute WHERE kind = ? AND at < ?", minutes)
-            self._save(position)
-        return position, len(seqs) == PORTION
+            drop_counts(self._connection, before * MILLI)
+            self._save(self._delete(position, seqs))
+        return len(seqs) == PORTION
 
     @contextmanager
-    def _transaction(self) -> Generator[None]:
+    def _transaction(self) -> Generator[Position]:
+        """Begin, and yield the position: its counts may be another process's, which prunes."""
         self._connection.execute("BEGIN IMMEDIATE")
         try:
-            yield
+            yield self.read_position()
             self._connection.execute("COMMIT")
         except BaseException:
             if self._connection.in_transaction:
@@ -153,21 +142,22 @@ class HistoryStore:
         values, run = to_row(position.seq, new), new.run
         is_new = self._connection.execute(_INSERT, values).rowcount == 1
         if not is_new:
-            found = self._connection.execute("SELECT seq FROM run WHERE job_id = ? AND run = ?", (run.job_id, run.run))
-            position = self._delete(position, [seq for (seq,) in found.fetchall()])
+            seq, number, code = self._connection.execute(
+                "SELECT seq, number, code FROM run WHERE job_id = ? AND run = ?", (run.job_id, run.run)
+            ).fetchone()
+            if (number, code) == (new.number, run.code):
+                return position, False  # the same entry, read again
+            position = self._delete(position, [seq])
             self._connection.execute(_INSERT, values)
         self._connection.execute("INSERT INTO detail VALUES (?, ?)", (position.seq, to_facts(run)))
-        labels = [(key, value, position.seq) for key, value in run.labels.items()]
+        use = (run.code, *count_use(new))
+        labels = [(key, value, position.seq, *use) for key, value in run.labels.items()]
         if labels:
-            self._connection.executemany("INSERT INTO label VALUES (?, ?, ?)", labels)
+            self._connection.executemany("INSERT INTO label VALUES (?, ?, ?, ?, ?, ?)", labels)
         if run.run > 1:
             self._connection.execute("UPDATE run SET is_newest = 0 WHERE job_id = ? AND run < ?", (run.job_id, run.run))
-        counts = {
-            "rows": position.rows + 1,
-            "ok_rows": position.ok_rows + new.is_ok,
-            "labels": position.labels + len(labels),
-        }
-        return replace(position, **counts), is_new
+        ok_rows, all_labels = position.ok_rows + new.is_ok, position.labels + len(labels)
+        return replace(position, rows=position.rows + 1, ok_rows=ok_rows, labels=all_labels), is_new
 
     def _delete(self, position: Position, seqs: Sequence[int]) -> Position:
         """Delete rows with their labels and facts; return the position with the counts after it."""
@@ -187,12 +177,8 @@ class HistoryStore:
         rows = [(seq,) for seq in seqs]
         self._connection.executemany("DELETE FROM detail WHERE seq = ?", rows)
         self._connection.executemany("DELETE FROM run WHERE seq = ?", rows)
-        counts = {
-            "rows": position.rows - len(seqs),
-            "ok_rows": position.ok_rows - ok,
-            "labels": position.labels - labels,
-        }
-        return replace(position, **counts)
+        left = position.rows - len(seqs)
+        return replace(position, rows=left, ok_rows=position.ok_rows - ok, labels=position.labels - labels)
 
     def _find_ok(self, position: Position, before_seq: int, count: int = PORTION) -> list[int]:
         statement = "SELECT seq FROM run WHERE seq > ? AND seq < ? AND category = ? ORDER BY seq LIMIT ?"
@@ -213,25 +199,3 @@ class HistoryStore:
             seqs = self._find_ok(position, position.seq + 1, count)
             return (replace(position, pruned_seq=seqs[-1]) if seqs else position), seqs
         return position, self._find_oldest(position.seq + 1, count)
-
-    def _count(self, new: Iterable[NewRow]) -> None:
-        """Add the runs to the counts of their minutes."""
-        sums: dict[tuple[str, int, str], Counter[int]] = {}
-        for row in new:
-            attempts, queued, run = count_times(row)
-            for kind, key in list_counted(row):
-                found = sums.setdefault((kind, row.ended // (60 * MILLI), key), Counter())
-                found.update({0: 1, 1: attempts, 2: queued, 3: run})
-        known = {place: self._read_keys(*place) for place in {(kind, at) for kind, at, _ in sums}}
-        rows = []
-        for (kind, at, key), found in sums.items():
-            keys = known[kind, at]
-            if key in keys or len(keys) < MAX_KEYS:
-                keys.add(key)
-            name = key if key in keys else OTHER
-            rows.append((kind, at, name, *(found[place] for place in range(4))))
-        self._connection.executemany(_COUNT, rows)
-
-    def _read_keys(self, kind: str, at: int) -> set[str]:
-        found = self._connection.execute("SELECT key FROM minute WHERE kind = ? AND at = ?", (kind, at))
-        return {key for (key,) in found}

@@ -24,6 +24,7 @@ MAX_ENTRIES: Final = 500
 MAX_AHEAD_MS: Final = 300_000
 """An entry that is further ahead of Redis's clock was forged, or the clock was set back."""
 MAX_DIGITS: Final = 18
+REWIND_MS: Final = 60_000
 
 
 class Entry(NamedTuple):
@@ -83,15 +84,18 @@ class RunStream:
 
 
 def find_start(position: Position, address: str, run_id: str, newest_id: str) -> Position:
-    """Return from where to read a server.
+    """Return from where to read a server. Rows that are stored already are not stored twice.
 
-    At the stream's begin if it is another server, or one whose stream was made anew: rows that are
-    stored already are replaced by themselves.
+    At the stream's begin if it is another server, or one whose stream was made anew. One that was
+    started anew, or took over from its primary, may have lost the last second, and its clock may be
+    behind: then a minute is read again.
     """
     is_other = bool(position.redis) and position.redis != address
     is_anew = bool(newest_id) and _split_id(newest_id) < _split_id(position.stream_id)
     if is_other or is_anew:
         position = replace(position, stream_id="0-0")
+    elif position.redis_run not in {"", run_id}:
+        position = replace(position, stream_id=f"{max(0, _split_id(position.stream_id)[0] - REWIND_MS)}-0")
     return replace(position, redis=address, redis_run=position.redis_run or run_id)
 
 

@@ -153,7 +153,7 @@ class HistoryWriter:
         for batch, at in chunk.forgotten.items():
             has_more = at > position.forgotten_ms
             while has_more:
-                position, has_more = store.forget_batch(position, batch, at)
+                has_more = store.forget_batch(batch, at)
         self._forgotten_ms = max(chunk.forgotten.values())
         return replace(position, forgotten_ms=max(position.forgotten_ms, self._forgotten_ms))
 
@@ -204,5 +204,4 @@ def prune_once(store: HistoryStore, kept: HistorySettings) -> bool:
     """Delete a portion of what is too old or too many; return whether more is left."""
     now = time.time()
     ok_before, before = now - kept.ok_days * DAY, now - kept.failed_days * DAY
-    _, has_more = store.prune(store.read_position(), ok_before=ok_before, before=before, max_rows=kept.max_rows)
-    return has_more
+    return store.prune(ok_before=ok_before, before=before, max_rows=kept.max_rows)

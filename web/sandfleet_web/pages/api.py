@@ -10,11 +10,12 @@ from sandfleet.errors import FleetError, HistoryUnavailable, QueryTooSlow
 from sandfleet.overview.fields import audit_fields, batch_fields, format_iso, host_fields, image_fields, queue_fields
 
 from sandfleet_web.history.answers import QUESTIONS, answer
+from sandfleet_web.metrics.fleet_metrics import CONTENT_TYPE_LATEST, AgeTargets, render_fleet_metrics
 from sandfleet_web.pages.audit_page import ENTRY
 from sandfleet_web.pages.handler import JsonHandler
 from sandfleet_web.pages.hosts import count_states, group_hosts
 from sandfleet_web.pages.hosts_page import read_images
-from sandfleet_web.pages.overview_page import count_slots, read_batches
+from sandfleet_web.pages.overview_page import ask_history_status, count_slots, read_batches
 from sandfleet_web.pages.reading import TooBusy
 
 if TYPE_CHECKING:
@@ -134,3 +135,21 @@ API: Final[Mapping[str, Callable[[Site, dict[str, str]], Awaitable[dict[str, Any
     **{name: partial(_ask_history, name) for name in QUESTIONS},
 }
 """Each question by its name, the last part of its address."""
+
+
+class FleetMetrics(JsonHandler):
+    """The fleet's gauges for Prometheus: a token or the login."""
+
+    async def get(self) -> None:
+        """Write them; without Redis it answers 503, so that an alert can tell."""
+        site = self.site
+        try:
+            summary = await site.read_summary()
+        except (FleetError, TooBusy) as error:
+            self.set_status(503)
+            self.answer_json({"error": "unavailable", "message": str(error)})
+            return
+        targets = AgeTargets(site.settings.queue_age_seconds, site.settings.queue_ages)
+        found = render_fleet_metrics(summary, await ask_history_status(site), targets, site.loop_lag.seconds)
+        self.set_header("Content-Type", CONTENT_TYPE_LATEST)
+        self.send(found)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 from tornado import web
 
 from sandfleet_web.pages.act_page import ActPage
-from sandfleet_web.pages.api import API, Question
+from sandfleet_web.pages.api import API, FleetMetrics, Question
 from sandfleet_web.pages.audit_page import AuditPage
 from sandfleet_web.pages.batches_page import BatchesPage, BatchPage
 from sandfleet_web.pages.failures_page import FailuresPage
@@ -78,6 +78,7 @@ def new_routes(site: Site) -> Sequence[Any]:
         for name, handler in PAGE_HANDLERS
     ]
     routes += [web.url(f"{ROOT}/api/v1/{name}", Question, {"site": site, "ask": ask}) for name, ask in API.items()]
+    routes.append(web.url(f"{ROOT}/metrics", FleetMetrics, {"site": site}))
     routes.append(web.url(rf"{ROOT}/static/(.*)", StaticFiles, {"site": site, "path": str(STATIC)}))
     routes.append(web.url(ROOT, ToRoot, {"site": site, "to": "fleet/"}))
     return routes

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from celery.backends.redis import RedisBackend
+from celery.backends.redis import RedisBackend, SentinelBackend
 
 
-class ClaimsBackend(RedisBackend):
-    """Celery's Redis backend without `store_result`; everything else stays Celery's.
+class NoStore:
+    """A result backend without `store_result`; everything else stays Celery's.
 
     `finish.lua` writes Celery's result record together with the end of the claim, or not at all.
     Where Celery's own code fails around a task, the claim is settled when the job leaves its thread
@@ -21,3 +21,11 @@ class ClaimsBackend(RedisBackend):
     def store_result(self, task_id: str, result: Any, state: str, *_: Any, **__: Any) -> Any:  # noqa: ARG002  Celery's
         """Return `result`, which is all that Celery wants."""
         return result
+
+
+class ClaimsBackend(NoStore, RedisBackend):
+    """Celery's backend of a Redis at an address."""
+
+
+class SentinelClaimsBackend(NoStore, SentinelBackend):
+    """Celery's backend of a Redis that sentinels know."""

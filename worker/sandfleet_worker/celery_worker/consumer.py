@@ -138,6 +138,7 @@ class SandboxConsumer(Consumer):
     def begin_claims(self) -> None:
         """Start the claims."""
         self.pool.on_done = self._settle_if_held
+        self.intake.comparison.withdraw = self.pool.withdraw_claim
         self.intake.start(
             self.receive,
             is_stopping=is_stopping,

@@ -136,6 +136,13 @@ class SandboxPool(BasePool):
         for job in self._find(job_id):
             job.cancellation.cancel(ErrorCode.WORKER_LOST, message)
 
+    def withdraw_claim(self, claim_id: str, message: str) -> None:
+        """Kill the sandbox of one claim; another one of the same job goes on."""
+        with self._lock:
+            found = [job for job in self._jobs.values() if job.claim_id == claim_id]
+        for job in found:
+            job.cancellation.cancel(ErrorCode.WORKER_LOST, message)
+
     def withdraw_all(self, message: str) -> None:
         """Withdraw every job."""
         with self._lock:

@@ -39,9 +39,8 @@ def refuse(intake: Intake, claim: Claim, job_message: JobMessage, refusal: Sandb
     )
     if not intake.settle(claim, Finish(outcome, refusal.errors), in_claimer=True):
         return
-    log.info(
-        "job %s ended: %s", claim.job_id, outcome.to_summary(), extra={"action": "job_ended", "job_id": claim.job_id}
-    )
+    extra = {"action": "job_ended", "job_id": claim.job_id, "queue": claim.queue, "outcome": outcome}
+    log.info("job %s ended: %s", claim.job_id, outcome.to_summary(), extra=extra)
     try:
         events.send("task-received", uuid=claim.job_id, name=TASK_NAME, **describe_received(job_message, claim))
         events.send("task-failed", uuid=claim.job_id, traceback="", **describe_end(str(refusal)))

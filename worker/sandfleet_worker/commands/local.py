@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Self
 
 import redis
 from pydantic import SecretStr
-from sandfleet_config.settings import LOCAL_STORE
+from sandfleet_config.settings import LOCAL_HISTORY, LOCAL_STORE
 
 from sandfleet_worker.app import new_app
 from sandfleet_worker.system.children import Child, Stage
@@ -153,11 +153,13 @@ def _environment(settings: WorkerSettings) -> dict[str, str]:
 
 
 def _make_store(settings: WorkerSettings) -> None:
-    """Make the folder of the store, and the link by which local producers find it, too."""
-    folder, link = settings.local_state_dir / LOCAL_STORE, settings.local_dir / LOCAL_STORE
+    """Make the folder of the store, and the links by which local producers find it and the history."""
+    folder = settings.local_state_dir / LOCAL_STORE
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    link.unlink(missing_ok=True)
-    link.symlink_to(folder.absolute())
+    for name in (LOCAL_STORE, LOCAL_HISTORY):
+        link = settings.local_dir / name
+        link.unlink(missing_ok=True)
+        link.symlink_to((settings.local_state_dir / name).absolute())
 
 
 def _start_redis(settings: WorkerSettings, parts: contextlib.ExitStack) -> Child:

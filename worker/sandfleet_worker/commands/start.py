@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from contextlib import closing
 from typing import TYPE_CHECKING
@@ -19,6 +20,8 @@ from sandfleet_worker.system.logs import set_up_logs
 from sandfleet_worker.tasks import run_task
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from sandfleet_config.settings import WorkerSettings
 
 log = logging.getLogger(__name__)
@@ -38,9 +41,33 @@ def serve(settings: WorkerSettings) -> int:
         runner.warm_up()  # after it is known how many sandboxes have a place
         runner.call_on_failure(host.intake.exit.drain)
         try:
-            return _work(settings, host)
+            with _open_metrics(settings, host):
+                return _work(settings, host)
         finally:
             host.close()
+
+
+@contextlib.contextmanager
+def _open_metrics(settings: WorkerSettings, host: Host) -> Iterator[None]:
+    """Serve the worker's metrics, if the settings have a port for them.
+
+    Raises:
+        PreflightFailed: the port, the address or the token's file cannot be used.
+    """
+    if host.counts is None:
+        yield
+        return
+    from sandfleet_worker.gauges import new_gauge_reader
+    from sandfleet_worker.metrics.endpoint import open_endpoint
+
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(open_endpoint(settings.metrics, host.counts, new_gauge_reader(host)))
+        except OSError as error:
+            fix = "choose another SANDFLEET_METRICS__PORT: each worker of a host needs its own"
+            msg = f"{error.filename}: {error.strerror}\n  fix: {fix}"
+            raise PreflightFailed(msg) from error
+        yield
 
 
 def open_host(settings: WorkerSettings, runner: RunscRunner, shared: FleetImages) -> Host:

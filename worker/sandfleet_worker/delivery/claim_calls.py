@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, assert_never
 
@@ -16,14 +17,16 @@ from sandfleet_config.queues import KEY_PREFIX, job_key
 from sandfleet_config.run_summary import NO_FACTS, RunFacts, encode_summary
 from sandfleet_config.scripts import DEAD_TTL_SECONDS, MAX_DEAD_BYTES, MAX_DEAD_LETTERS, read_script, stored_result
 
-from sandfleet_worker.delivery.claim import Claim, Refused, parse_attempts, parse_suspect
+from sandfleet_worker.delivery.claim import Claim, Flag, Refused, parse_attempts, parse_suspect
 from sandfleet_worker.delivery.outages import REDIS_ERRORS
+from sandfleet_worker.delivery.replicas import NO_REPLICAS, Replicas
 from sandfleet_worker.delivery.settlement import FailedAttempt, Finish, GiveBack, PutBack, Release, Retry, Settlement
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from sandfleet_worker.delivery.identity import Identity
+    from sandfleet_worker.metrics.counts import JobCounts
 
 log = logging.getLogger(__name__)
 
@@ -36,14 +39,28 @@ DROPPED_FROM_BYTES = 4096
 
 The outcome itself takes a quarter of this size.
 """
+TAKEN = b"taken-"
+"""How the id of a claim begins that was taken over from a dead worker."""
 PACKAGE = "sandfleet_worker.delivery"
 SCRIPTS = (
-    *("register", "beat", "leave", "announce", "claim", "restore", "limit_attempts", "wait", "start"),
+    *("register", "beat", "leave", "announce", "claim", "restore", "recover", "limit_attempts", "wait", "start"),
     *("finish", "requeue", "drained", "reap", "other_host", "cancel", "drop_dead", "pin_image", "sweep_parked"),
 )
 """The scripts that a worker calls.
 
 Those that are not in this package's ``lua`` are the contract's.
+"""
+REPLICATED: dict[str, Callable[[Any], bool]] = {
+    "register": bool,
+    "claim": lambda answer: answer[0] == b"job",
+    "start": lambda answer: answer[0] == b"started",
+    "finish": lambda answer: answer == 1,
+    "requeue": bool,
+}
+"""Scripts whose work a replica must have before the worker goes on, and how to tell that they wrote.
+
+A claim that a fail-over undoes would be started again by another worker, and an end that it undoes
+would leave a job that seems to run.
 """
 
 
@@ -55,13 +72,34 @@ class ClaimCalls:
     it over, or it has ended.
     """
 
-    def __init__(self, client: redis.Redis, identity: Identity, result_ttl_seconds: int) -> None:
-        self._identity, self._ttl = identity, result_ttl_seconds
+    def __init__(
+        self,
+        client: redis.Redis,
+        identity: Identity,
+        result_ttl_seconds: int,
+        replicas: Replicas = NO_REPLICAS,
+        counts: JobCounts | None = None,
+    ) -> None:
+        self._identity, self._ttl, self._replicas, self._counts = identity, result_ttl_seconds, replicas, counts
         texts = {name: read_script(name, PACKAGE) for name in SCRIPTS}
         self._scripts: dict[str, Any] = {name: client.register_script(text) for name, text in texts.items()}
         self._redis: Any = client
 
     def _call(self, name: str, *args: str | float | bytes) -> Any:
+        counts, began = self._counts, time.perf_counter()
+        if counts is None:
+            return self._run(name, args)
+        try:
+            return self._run(name, args)
+        except REDIS_ERRORS:
+            counts.note_redis_error()
+            raise
+        finally:
+            counts.note_call(name, time.perf_counter() - began)
+
+    def _run(self, name: str, args: Sequence[str | float | bytes]) -> Any:
+        if (is_written := REPLICATED.get(name)) and self._replicas.are_wanted:
+            return self._scripts[name].call_replicated(self._replicas, is_written, [KEY_PREFIX, *args])
         return self._scripts[name](keys=[], args=[KEY_PREFIX, *args])
 
     def limit_attempts(self, claim: Claim, max_attempts: int) -> bool:
@@ -105,15 +143,27 @@ class ClaimCalls:
         """Put a deleted claim back; return False if the job is not ours any more."""
         return bool(self._call("restore", self._identity.owner, claim.claim_id, claim.job_id, claim.message))
 
+    def read_claim_ids(self) -> set[str]:
+        """Return the ids of this worker's claims in Redis, but for those that it took over."""
+        found = self._redis.hkeys(f"{KEY_PREFIX}claims:{self._identity.owner}")
+        return {raw.decode(errors="replace") for raw in found if not raw.startswith(TAKEN)}
+
+    def recover(self, claim_ids: Iterable[str]) -> list[str]:
+        """Decide anew about claims whose end Redis has lost; return the ids of their jobs."""
+        return [raw.decode() for raw in self._call("recover", self._identity.owner, *claim_ids)]
+
     def settle(self, claim: Claim, how: Settlement) -> bool:
         """End `claim` in the way `how`. Every end of a claim comes here."""
         match how:
             case Finish():
                 if how.is_drained:
                     self.end_drained_attempt(claim)
-                return self.finish(claim, how.outcome, how.faults, how.dead_letter_reason, how.facts)
+                is_ours = self.finish(claim, how.outcome, how.faults, how.dead_letter_reason, how.facts)
+                self._note_end(claim.queue, how.outcome, is_ours=is_ours)
+                return self._note_attempt(claim, how.outcome.code, is_ours=is_ours, is_cut=how.is_drained)
             case Retry():
-                return self.retry(claim, how.code, how.delay_seconds, how.avoid_host, how.needs)
+                is_ours = self.retry(claim, how.code, how.delay_seconds, how.avoid_host, how.needs)
+                return self._note_attempt(claim, how.code, is_ours=is_ours)
             case Release():
                 return self.release(claim)
             case GiveBack():
@@ -133,10 +183,24 @@ class ClaimCalls:
         started = self.start(claim) if claim.is_waiting else claim
         known = started if isinstance(started, Claim) else claim
         if not known.is_last_attempt:
-            return self.retry(known, failed.code, FAILED_DELAY_SECONDS)
-        attempts = known.end_attempts(failed.code)
-        outcome = Outcome.of(failed.code, known.job_id, failed.message, attempts=attempts)
-        return self.finish(known, outcome, reason=failed.message)
+            is_ours = self.retry(known, failed.code, FAILED_DELAY_SECONDS)
+        else:
+            attempts = known.end_attempts(failed.code)
+            outcome = Outcome.of(failed.code, known.job_id, failed.message, attempts=attempts)
+            is_ours = self.finish(known, outcome, reason=failed.message)
+            self._note_end(claim.queue, outcome, is_ours=is_ours)
+        return self._note_attempt(known, failed.code, is_ours=is_ours)
+
+    def _note_end(self, queue: str, outcome: Outcome, *, is_ours: bool) -> None:
+        if is_ours and self._counts:
+            self._counts.note_end(queue, outcome)
+
+    def _note_attempt(self, claim: Claim, code: ErrorCode, *, is_ours: bool, is_cut: bool = False) -> bool:
+        """Count a try of a job that had started, unless a drain cut it; return `is_ours`."""
+        has_started = claim.attempts and claim.flag is Flag.START and not claim.is_waiting
+        if is_ours and self._counts and has_started and not is_cut:
+            self._counts.note_attempt(claim.attempts[-1].host, code)
+        return is_ours
 
     def finish(
         self,
@@ -172,10 +236,10 @@ class ClaimCalls:
         """Record the end of a queued job; return False if it is not queued any more."""
         return bool(self._finish(("", ""), outcome, facts))
 
-    def end_all_queued(self, ends: Sequence[tuple[Outcome, RunFacts]]) -> list[bool]:
+    def end_all_queued(self, endings: Sequence[tuple[Outcome, RunFacts]]) -> list[bool]:
         """Do what `end_queued` does for many jobs, by one round trip."""
         with self._redis.pipeline(transaction=False) as pipe:
-            for outcome, facts in ends:
+            for outcome, facts in endings:
                 args = self._list_arguments(("", ""), outcome, facts)
                 self._scripts["finish"](keys=[], args=[KEY_PREFIX, *args], client=pipe)
             answers: list[object] = pipe.execute(raise_on_error=False)

@@ -83,6 +83,11 @@ class Claimer:
         """Whether the thread has ever run."""
         return self._thread.is_started
 
+    @property
+    def claim_id(self) -> str:
+        """The id under which it claims now; empty when that claim is held, or there was none."""
+        return self._claim_id
+
     def start(self, receive: Callable[[Claim], None]) -> None:
         """Begin to claim."""
         self._receive = receive

@@ -44,6 +44,11 @@ class HostReport:
         self._measured = self._measure()
         return self._measured
 
+    @property
+    def images(self) -> tuple[tuple[str, str, int, float], ...]:
+        """The images of the host as they were measured last."""
+        return self._measured.images
+
     def encode_status(self, *, is_stopping: bool = False) -> str:
         """Return the status as JSON; without its largest parts where it would be too long."""
         state = "stopping" if is_stopping else self.mark.state

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from sandfleet_worker.delivery.announcer import Announcer
 from sandfleet_worker.delivery.claim import Claim, Refused
+from sandfleet_worker.delivery.claim_comparison import ClaimComparison
 from sandfleet_worker.delivery.claimer import Claimer
 from sandfleet_worker.delivery.held_claims import HeldClaims
 from sandfleet_worker.delivery.host_report import HostReport, Measured
@@ -21,6 +22,7 @@ from sandfleet_worker.delivery.ledger import Ledger
 from sandfleet_worker.delivery.outages import REDIS_ERRORS, NotAnswered, call_until_answered
 from sandfleet_worker.delivery.queue_rotation import QueueRotation
 from sandfleet_worker.delivery.redis_memory import RedisMemory
+from sandfleet_worker.delivery.replicas import Replicas
 from sandfleet_worker.delivery.settlement import FailedAttempt
 from sandfleet_worker.delivery.sweeper import Sweeper
 from sandfleet_worker.delivery.watchdog import Watchdog
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from sandfleet_worker.delivery.host_slots import HostSlots
     from sandfleet_worker.delivery.identity import Identity
     from sandfleet_worker.delivery.settlement import PutBack, Settlement
+    from sandfleet_worker.metrics.counts import JobCounts
 
 __all__ = ["EXIT_LOST", "TIMEOUT_SECONDS", "Intake"]
 log = logging.getLogger(__name__)
@@ -50,9 +53,9 @@ class Intake:
     """Takes jobs from Redis and settles them. `stop` ends the claims, `close` everything.
 
     `connect` returns a client with a timeout in seconds. The lease has a client of its own, so that
-    a large transfer does not delay a beat, with a shorter timeout: where packets get lost, only a
-    new try finds out that they arrive again. `read_facts` describes this host; None announces
-    nothing. `measure` is for the reports of its beats.
+    a large transfer delays no beat, with a shorter timeout: where packets get lost, only a new try
+    finds out that they arrive again. `read_facts` describes this host; None announces nothing.
+    `measure` is for the reports of its beats; `counts` are for the worker's metrics, if it has any.
     """
 
     def __init__(
@@ -64,17 +67,17 @@ class Intake:
         leave: Callable[[int], None] = os._exit,
         *,
         read_facts: Callable[[], HostFacts] | None = None,
+        counts: JobCounts | None = None,
         measure: Callable[[], Measured] = lambda: Measured({}),
     ) -> None:
-        self._settings, self._identity = settings, identity
+        self._settings, self._identity, self._counts = settings, identity, counts
         self.exit = WorkerExit(settings.drain_seconds, leave)
         shared, for_claims = connect(TIMEOUT_SECONDS), connect(TIMEOUT_SECONDS)
         for_lease = connect(min(TIMEOUT_SECONDS, settings.lease_seconds))
         self._clients = (shared, for_claims, for_lease)
         self.ledger = self._new_ledger(shared)
-        self.held_claims = HeldClaims(
-            settings.concurrency, settings.lease_seconds / BEATS_PER_LEASE, settings.waiting_jobs
-        )
+        beat_seconds = settings.lease_seconds / BEATS_PER_LEASE
+        self.held_claims = HeldClaims(settings.concurrency, beat_seconds, settings.waiting_jobs)
         self.report = HostReport(measure, self.held_claims)
         self._given_up = threading.Event()
         self._pins = ImagePins()
@@ -82,31 +85,30 @@ class Intake:
         self._end_job: Callable[[Mapping[str, str]], None] | None = None
         self._end_all: Callable[[], None] | None = None
         self._must_end_jobs = False
-        self.lease = self._new_lease(for_lease)
+        ledger = self._new_ledger(for_lease)
+        self.comparison = ClaimComparison(ledger, self.held_claims, lambda: self.claimer.claim_id)
+        self.lease = self._new_lease(ledger)
         self.claimer = self._new_claimer(for_claims, slots)
         self.announcer = read_facts and Announcer(self.ledger, read_facts, self.exit.drain, self.report)
         self.sweeper = Sweeper(self.ledger, self.lease, settings.max_spec_bytes, self.exit.drain)
+        seconds, abandon, on_failure = settings.drain_seconds, self.exit.abandon, self.exit.drain
         self.watchdog = Watchdog(
-            self.lease,
-            self.claimer,
-            self.held_claims,
-            settings.drain_seconds,
-            abandon=self.exit.abandon,
-            on_failure=self.exit.drain,
+            self.lease, self.claimer, self.held_claims, seconds, abandon=abandon, on_failure=on_failure
         )
 
     def _new_ledger(self, client: redis.Redis) -> Ledger:
-        return Ledger(client, self._identity, self._settings.result_ttl_seconds)
+        settings = self._settings
+        return Ledger(client, self._identity, settings.result_ttl_seconds, Replicas.of(settings), self._counts)
 
-    def _new_lease(self, client: redis.Redis) -> Lease:
+    def _new_lease(self, ledger: Ledger) -> Lease:
         return Lease(
-            self._new_ledger(client),
+            ledger,
             self._settings.lease_seconds,
-            claims=self.held_claims.claims,
             report=self.report,
             on_cancelled=self._on_cancelled,
             on_lost=self._on_lost,
             on_failure=self._on_lease_failure,
+            comparison=self.comparison,
         )
 
     def _new_claimer(self, client: redis.Redis, slots: HostSlots) -> Claimer:
@@ -193,10 +195,9 @@ class Intake:
 
     def limit_attempts(self, claim: Claim, max_attempts: int) -> Claim:
         """Note the attempts that a stock producer's spec allows; return the claim that says so."""
-        known = replace(claim, max_attempts=max_attempts)
         with contextlib.suppress(NotAnswered):
             self._call_before_start("start", claim, lambda: self.ledger.limit_attempts(claim, max_attempts))
-        self.held_claims.limit_attempts(known)
+        self.held_claims.limit_attempts(known := replace(claim, max_attempts=max_attempts))
         return known
 
     def note_wait(self, claim: Claim) -> bool:

@@ -11,9 +11,9 @@ from sandfleet_worker.delivery.outages import REDIS_ERRORS, can_pass
 from sandfleet_worker.system.supervised_thread import Backoff, SupervisedThread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
-    from sandfleet_worker.delivery.claim import Claim
+    from sandfleet_worker.delivery.claim_comparison import ClaimComparison
     from sandfleet_worker.delivery.host_report import HostReport
     from sandfleet_worker.delivery.ledger import Ledger
 
@@ -26,11 +26,11 @@ MAX_RETRY_SECONDS = 0.5
 class Lease:
     """Keeps this worker's lease in a thread of its own.
 
-    All callbacks are called in the lease's thread: `claims` returns the claims of this worker,
-    `on_cancelled` gets the ids of their jobs that were cancelled, each with why, `on_lost` is
-    called when another worker has taken over, and `on_failure` when the thread fails. In an outage
-    of Redis jobs run on, and a beat is tried until one succeeds. Each beat tells what `report`
-    says, and returns what operators want of the host.
+    All callbacks are called in the lease's thread: `on_cancelled` gets the ids of this worker's
+    jobs that were cancelled, each with why, `on_lost` is called when another worker has taken over,
+    and `on_failure` when the thread fails. In an outage of Redis jobs run on, and a beat is tried
+    until one succeeds. Each beat tells what `report` says, and returns what operators want of the
+    host; after it, `comparison` compares the claims.
     """
 
     def __init__(
@@ -38,14 +38,15 @@ class Lease:
         ledger: Ledger,
         lease_seconds: float,
         *,
-        claims: Callable[[], Sequence[Claim]],
         report: HostReport,
         on_cancelled: Callable[[Mapping[str, str]], None],
         on_lost: Callable[[], None],
         on_failure: Callable[[str], None],
+        comparison: ClaimComparison,
     ) -> None:
         self._ledger, self._seconds, self._report = ledger, lease_seconds, report
-        self._claims, self._on_cancelled, self._on_lost = claims, on_cancelled, on_lost
+        self._comparison = comparison
+        self._on_cancelled, self._on_lost = on_cancelled, on_lost
         longest = min(MAX_RETRY_SECONDS, lease_seconds / (2 * BEATS_PER_LEASE))
         backoff = Backoff("beats", longest_seconds=longest)
         self._thread = SupervisedThread("lease", self._beat, on_failure, can_pass=can_pass, backoff=backoff)
@@ -84,6 +85,11 @@ class Lease:
         return 0.0 if since is None or now - self._last > self._seconds else now - since
 
     @property
+    def margin_seconds(self) -> float:
+        """What is left of the lease, by this process's clock; 0 once it is over."""
+        return 0.0 if self.is_lost else max(0.0, self._last + self._seconds - time.monotonic())
+
+    @property
     def may_take_over(self) -> bool:
         """Whether a worker without a lease is surely dead.
 
@@ -97,7 +103,7 @@ class Lease:
     def _beat(self) -> float:
         """Beat once; return the pause until the next beat."""
         began = time.monotonic()
-        claims = self._claims()
+        claims = self._comparison.held_claims.claims()
         try:
             told = self._report.encode_status(is_stopping=self.is_stopping), self._report.encode_jobs()
             beat = self._ledger.beat(self._seconds, claims, *told)
@@ -111,21 +117,11 @@ class Lease:
             self._steady_since = None
             raise
         self._note_success()
-        self._restore([claim for claim in claims if claim.claim_id in beat.missing])
+        self._comparison.compare([claim for claim in claims if claim.claim_id in beat.missing])
         if beat.cancelled:
             self._on_cancelled(beat.cancelled)
         self._report.mark.note(beat.mark, beat.at)
         return self._report.mark.limit_pause(max(0.0, self._seconds / BEATS_PER_LEASE - (time.monotonic() - began)))
-
-    def _restore(self, missing: Sequence[Claim]) -> None:
-        """Put back claims that were deleted in Redis.
-
-        A claim that has ended meanwhile is not put back.
-        """
-        for claim in missing:
-            if self._ledger.restore(claim):
-                text = "the claim of job %s was deleted in Redis, and is put back"
-                log.warning(text, claim.job_id, extra={"action": "claim_restored", "job_id": claim.job_id})
 
     def _note_success(self) -> None:
         now = time.monotonic()

@@ -20,6 +20,7 @@ from sandfleet_config.queues import CANCEL_TTL_SECONDS, KEY_PREFIX, check_queue,
 from sandfleet_worker.delivery.claim import DEFAULT_MAX_ATTEMPTS, Claim, parse_claim, parse_number
 from sandfleet_worker.delivery.claim_calls import ClaimCalls
 from sandfleet_worker.delivery.queued_end import FIELDS, new_queued_end
+from sandfleet_worker.delivery.replicas import NO_REPLICAS, Replicas
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     import redis
 
     from sandfleet_worker.delivery.identity import Identity
+    from sandfleet_worker.metrics.counts import JobCounts
 
 log = logging.getLogger(__name__)
 
@@ -89,8 +91,15 @@ class Ledger(ClaimCalls):
     Every method may raise ``redis.RedisError``.
     """
 
-    def __init__(self, client: redis.Redis, identity: Identity, result_ttl_seconds: int) -> None:
-        super().__init__(client, identity, result_ttl_seconds)
+    def __init__(
+        self,
+        client: redis.Redis,
+        identity: Identity,
+        result_ttl_seconds: int,
+        replicas: Replicas = NO_REPLICAS,
+        counts: JobCounts | None = None,
+    ) -> None:
+        super().__init__(client, identity, result_ttl_seconds, replicas, counts)
         self._malformed = self._kept = 0
         self._malformed_logged = float("-inf")
         self._are_queues_bounded = False

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import redis
 from redis import exceptions
+from sandfleet_config.redis_client import is_forbidden
 
 from sandfleet_worker.system.supervised_thread import Backoff, is_resource_error
 
@@ -24,7 +25,6 @@ _PASSING_ANSWERS = (
     exceptions.OutOfMemoryError,
     exceptions.ReadOnlyError,
     exceptions.MasterDownError,
-    exceptions.NoPermissionError,
     exceptions.NoScriptError,
 )
 _PASSING_WORDS = frozenset(
@@ -39,7 +39,8 @@ def is_outage(error: BaseException) -> bool:
     Then the same call succeeds later, however long that takes.
     """
     if isinstance(error, exceptions.ResponseError):
-        return isinstance(error, _PASSING_ANSWERS) or str(error).split(" ", 1)[0] in _PASSING_WORDS
+        is_passing = isinstance(error, _PASSING_ANSWERS) or is_forbidden(error)  # until somebody changes the rules
+        return is_passing or str(error).split(" ", 1)[0] in _PASSING_WORDS
     return isinstance(error, redis.RedisError | ConnectionError | TimeoutError)
 
 

@@ -56,11 +56,11 @@ class ParkedJobs:
         """End the jobs that are still queued; return their number."""
         records = self._read_fields([job_key(job_id) for job_id in due.job_ids], FIELDS)
         now = time.time()
-        ends = [
+        endings = [
             new_queued_end(due.code, job_id, due.why, values, now)
             for job_id, values in zip(due.job_ids, records, strict=True)
         ]
-        ended = self._ledger.end_all_queued(ends)
+        ended = self._ledger.end_all_queued(endings)
         text = "%d queued jobs ended as %s: %s"
         log.info(text, sum(ended), due.code.value, due.why, extra={"action": "queued_jobs_ended"})
         return sum(ended)

@@ -65,6 +65,8 @@ class Sweeper:
         self._thread = SupervisedThread("sweeper", self._step, on_failure, can_pass=can_pass, backoff=Backoff("sweeps"))
         self._parked = ParkedJobs(ledger, ledger.read_fields)
         self._next_expire = self._next_dead = 0.0
+        self.takeovers = 0
+        """How many dead workers' jobs this worker has taken over."""
         self._passed_over: dict[str, float] = {}
 
     def start(self) -> None:
@@ -99,6 +101,7 @@ class Sweeper:
             self._passed_over = {name: until for name, until in self._passed_over.items() if until > now}
             dead, taken = self._ledger.reap(may_take=self._lease.may_take_over, passed_over=self._passed_over)
             if dead:
+                self.takeovers += 1
                 log.warning("took over worker %s: its lease has ended", dead, extra={"action": "worker_reaped"})
             for claim, cancelled in taken:
                 self._decide_safely(claim, cancelled)
@@ -115,10 +118,12 @@ class Sweeper:
                 raise
             self._passed_over[claim.claim_id] = time.monotonic() + AGAIN_SECONDS
             text = "cannot decide about job %s of a dead worker, the next try follows in %g s"
-            extra = {"action": "take_over_failed", "job_id": claim.job_id}
-            log.exception(text, claim.job_id, AGAIN_SECONDS, extra=extra)
+            known = {"action": "take_over_failed", "job_id": claim.job_id}
+            log.exception(text, claim.job_id, AGAIN_SECONDS, extra=known)
         else:
-            extra = {"action": "job_taken_over", "job_id": claim.job_id}
+            extra: dict[str, Any] = {"action": "job_taken_over", "job_id": claim.job_id, "queue": claim.queue}
+            if isinstance(how, Finish):
+                extra["outcome"] = how.outcome
             log.warning("job %s of a dead worker %s", claim.job_id, text, extra=extra)
 
     def _decide(self, claim: Claim, cancelled: str) -> tuple[Settlement, str]:

@@ -159,6 +159,11 @@ class RunscRunner:
             except (SandboxError, OSError) as error:  # it may be removed at this very moment
                 log.warning("no spares of %s: %s", name, error, extra={"action": "warm_up_failed"})
 
+    @property
+    def boot_failures(self) -> int:
+        """How many spares have failed to boot."""
+        return self._provider.pool.booter.failures
+
     def count_warm(self) -> Mapping[str, int]:
         """Return how many spares idle for each image, by its digest."""
         return self._provider.pool.count_by_image()
@@ -179,8 +184,7 @@ class RunscRunner:
 
         Args:
             spec: the job; never changed.
-            deadline: a `time.monotonic` instant at which the job is killed, even before its
-            timeout.
+            deadline: a `time.monotonic` instant; the job is killed then, even before its timeout.
             cancel: lets another thread end the job; any ``threading.Event``, or a `Cancellation`.
             transfer: the files that enter the sandbox and leave it; the caller's, not the spec's.
 
@@ -206,8 +210,7 @@ class RunscRunner:
         Needs no image.
 
         Raises:
-            SandboxError: no job could run: ``GVisorNotAvailable``, ``HostResources``,
-                ``SandboxCreationFailed``...
+            SandboxError: no job could run: ``GVisorNotAvailable``, ``HostResources``...
         """
         platform = platform or self.config.runsc.platform
         binary = self._find_runsc(platform)

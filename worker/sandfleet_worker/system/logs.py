@@ -1,4 +1,4 @@
-"""Log set-up: one line a transition, a sentence for people with keys for machines.
+"""Log set-up: one line a transition, for people or for programs (`sandfleet_config.logs`).
 
 Called by ``main`` only.
 """
@@ -6,12 +6,14 @@ Called by ``main`` only.
 from __future__ import annotations
 
 import logging
-import time
 import warnings
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
+import celery.apps.worker
 import celery.platforms
 from celery import signals
+from sandfleet_config.logs import say_at_once, set_up_handler
 
 if TYPE_CHECKING:
     from sandfleet_config.settings import WorkerSettings
@@ -26,47 +28,25 @@ QUIET = {
 }
 
 
-class LineFormatter(logging.Formatter):
-    """``time level sentence action=... job_id=...``."""
-
-    def __init__(self) -> None:
-        super().__init__("%(asctime)s %(levelname)s %(message)s")
-        self._second: tuple[int | None, str] = (None, "")
-
-    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802  logging's
-        """Return the local time as logging does by default; it is formatted once a second."""
-        second, text = self._second
-        if second != int(record.created):
-            text = time.strftime(datefmt or self.default_time_format, time.localtime(record.created))
-            self._second = int(record.created), text
-        return f"{text},{int(record.msecs):03d}"
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Append the keys that the record has."""
-        line, facts = super().format(record), record.__dict__
-        keys = [f"{key}={facts[key]}" for key in ("action", "job_id") if key in facts]
-        head, newline, rest = line.partition("\n")
-        return f"{' '.join([head, *keys])}{newline}{rest}"
-
-
 def set_up_logs(settings: WorkerSettings) -> None:
     """Send everything to stderr and keep Celery from setting up logging of its own."""
-    # No line shows these, and they are a fifth of its cost (Logging HOWTO, "Optimization").
-    logging._srcfile = None  # noqa: SLF001
-    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    handler = logging.StreamHandler()
-    handler.setFormatter(LineFormatter())
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(settings.log_level)
+    name = "sandfleet-worker"
+    set_up_handler(settings.log_format, settings.log_level, name, version(name), settings.host_name)
     for name, level in QUIET.items():
         logging.getLogger(name).setLevel(level)
+    if settings.log_format == "json":
+        # Celery tells of a shutdown by a plain line, from its signal handler.
+        celery.apps.worker.safe_say = _say  # type: ignore[attr-defined]
     # It announces, at every lost connection, a default of Celery 6.
     warnings.filterwarnings("ignore", category=PendingDeprecationWarning, module="celery")
     # Sandboxes are built by root; what runs in them is not.
     warnings.filterwarnings("ignore", category=celery.platforms.SecurityWarning)  # type: ignore[attr-defined]
     logging.captureWarnings(True)
     signals.setup_logging.connect(_leave_logging_alone, weak=False)
+
+
+def _say(text: object, *_: object) -> None:
+    say_at_once(str(text))
 
 
 def _leave_logging_alone(**_: object) -> None:

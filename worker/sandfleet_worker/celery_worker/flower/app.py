@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import logging
+import sys
 from datetime import UTC, datetime
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import redis
 from flower import command, events, urls
 from flower.app import Flower
 from flower.views.tasks import TASK_COLUMNS
+from sandfleet_config.logs import is_json, set_up_handler
 from sandfleet_config.settings import WorkerSettings
 from tornado.ioloop import PeriodicCallback
 
 from sandfleet_worker.celery_worker.control import cancel_waiting
 from sandfleet_worker.celery_worker.flower.jobs import COLUMNS, JobTask
 from sandfleet_worker.celery_worker.flower.pages import CHANGED, NOT_HERE, PageLoader, change_route, handler_of
-from sandfleet_worker.celery_worker.flower.truth import Truth, read_knowledge
+from sandfleet_worker.celery_worker.flower.truth import Truth, read_knowledge, read_lengths
 from sandfleet_worker.delivery.identity import Identity
 from sandfleet_worker.delivery.ledger import Ledger
 from sandfleet_worker.host import connect
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 log = logging.getLogger(__name__)
 
@@ -42,11 +45,27 @@ def install(token: str) -> None:
     missing = {*CHANGED, *NOT_HERE} - {handler_of(route) for route in urls.handlers}
     if missing:
         raise ImportError("no route of " + ", ".join(sorted(part.__name__ for part in missing)))
+    _set_up_logs()
     urls.handlers[:] = [change_route(route, token) for route in urls.handlers]
     urls.settings["template_loader"] = PageLoader(urls.settings["template_path"])
     TASK_COLUMNS.update(COLUMNS)
     events.EventsState.Task = JobTask
     command.Flower = SandfleetFlower
+
+
+def _set_up_logs() -> None:
+    """Write JSON if the settings say so; else the lines are Flower's own."""
+    settings = WorkerSettings()
+    if settings.log_format == "json":
+        set_up_handler("json", settings.log_level, "flower", version("flower"), settings.host_name)
+
+
+def say(text: str) -> None:
+    """Print a line to stderr; a log line where logs are JSON."""
+    if is_json():
+        log.warning("%s", text)
+    else:
+        print(text, file=sys.stderr)  # noqa: T201
 
 
 class SandfleetFlower(Flower):
@@ -89,6 +108,13 @@ class SandfleetFlower(Flower):
         if not self._is_failing:
             log.warning("cannot compare with Redis: %s", error)
         self._is_failing = True
+
+    def read_queue_lengths(self, names: Sequence[str]) -> dict[str, int]:
+        """Return how many messages are in each queue.
+
+        Blocks, and may raise ``redis.RedisError``.
+        """
+        return read_lengths(self._redis, names)
 
     def cancel(self, job_id: str) -> str:
         """Cancel a job, durably, and say what that means.

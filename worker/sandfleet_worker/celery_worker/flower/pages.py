@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hmac
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flower.api import BaseApiHandler, control, tasks
 from flower.views.broker import BrokerView
@@ -13,6 +13,9 @@ from sandfleet_config.queues import JOB_ID
 from tornado import template, web
 
 from sandfleet_worker.delivery.outages import REDIS_ERRORS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 REPLY_SECONDS = 5.0
 
@@ -79,20 +82,42 @@ class GuardedMetrics(Metrics):
         await super().get()
 
 
-class Queues(BrokerView):
-    """The Broker page, with every queue that holds jobs: workers name only their own."""
+class QueueReader:
+    """Reads the lengths of queues by sandfleet's own client.
+
+    Flower's knows neither more than one sentinel, nor the user of a socket.
+    """
+
+    def __init__(self, application: Any) -> None:
+        self._application = application
+
+    async def queues(self, names: Iterable[str]) -> list[dict[str, Any]]:
+        """Return name and length of each, as Flower's own does."""
+        app = self._application
+        lengths = await app.io_loop.run_in_executor(None, app.read_queue_lengths, list(names))
+        return [{"name": name, "messages": count} for name, count in lengths.items()]
+
+
+class NamesQueues:
+    """A handler that knows every queue that holds jobs: workers name only their own."""
 
     def get_active_queue_names(self) -> list[str]:
         """Return the names."""
-        return sorted({*super().get_active_queue_names(), *self.application.truth.queues})
+        handler: Any = self
+        return sorted({*super().get_active_queue_names(), *handler.application.truth.queues})  # type: ignore[misc]
+
+    def get_broker(self) -> QueueReader:
+        """Return who knows the lengths of queues."""
+        handler: Any = self
+        return QueueReader(handler.application)
 
 
-class QueueLengths(tasks.GetQueueLengths):
-    """The same names for the API of queue lengths."""
+class Queues(NamesQueues, BrokerView):
+    """The Broker page."""
 
-    def get_active_queue_names(self) -> list[str]:
-        """Return the names."""
-        return sorted({*super().get_active_queue_names(), *self.application.truth.queues})
+
+class QueueLengths(NamesQueues, tasks.GetQueueLengths):
+    """The API of queue lengths."""
 
 
 class Cancel(control.TaskRevoke):

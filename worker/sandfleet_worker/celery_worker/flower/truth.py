@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from celery import states
 from sandfleet_config.codes import ErrorCode
-from sandfleet_config.queues import KEY_PREFIX, job_key
+from sandfleet_config.queues import KEY_PREFIX, STEP_SEPARATOR, job_key
+from sandfleet_config.scripts import PRIORITY_STEPS
 
 from sandfleet_worker.celery_worker.events import describe_end
 from sandfleet_worker.delivery.claim import parse_attempts
@@ -75,6 +76,17 @@ def read_knowledge(client: redis.Redis, job_ids: Sequence[str]) -> Knowledge:
     live = frozenset(name.decode() for name, expires in owners if expires >= seconds * 1000)
     records = {job_id: read_record(*row) for job_id, row in zip(job_ids, rows, strict=True)}
     return Knowledge(records, live, frozenset(name.decode(errors="replace") for name in queues))
+
+
+def read_lengths(client: redis.Redis, names: Sequence[str]) -> dict[str, int]:
+    """Return how many messages are in each queue; 0 where its key has a wrong type."""
+    pipe: Any = client.pipeline(transaction=False)
+    for name in names:
+        for step in PRIORITY_STEPS:
+            pipe.llen(f"{KEY_PREFIX}{name}" + (f"{STEP_SEPARATOR}{step}" if step else ""))
+    found = [count if isinstance(count, int) else 0 for count in pipe.execute(raise_on_error=False)]
+    width = len(PRIORITY_STEPS)
+    return {name: sum(found[at * width : (at + 1) * width]) for at, name in enumerate(names)}
 
 
 def read_record(state: bytes | None, code: bytes | None, owner: bytes | None, attempts: bytes | None) -> Record:

@@ -34,6 +34,8 @@ class SpareBooter:
         self._open, self._boot_limit, self._remover = open_sandbox, boot_limit, remover
         self.load = HostLoad()
         self.schedule = FillSchedule()
+        self.failures = 0
+        """How many spares have failed to open or to boot."""
 
     @property
     def limit(self) -> int:
@@ -73,6 +75,7 @@ class SpareBooter:
 
     def note_failure(self, why: str) -> None:
         """Boot nothing for a while. The outcomes of jobs that boot sandboxes say why that fails."""
+        self.failures += 1
         seconds = self.schedule.note_failure()
         text = "a sandbox that was booted ahead has failed, the next try follows in %g s: %s"
         log.warning(text, seconds, why, extra={"action": "warm_boot_failed"})

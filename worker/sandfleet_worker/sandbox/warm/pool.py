@@ -59,7 +59,7 @@ class WarmPool:
         on_failure: Callable[[str], None],
     ) -> None:
         self._remover, self._on_failure = remover, on_failure
-        self._booter = SpareBooter(open_sandbox, boot_limit, remover)
+        self.booter = SpareBooter(open_sandbox, boot_limit, remover)
         self._lock = threading.Lock()
         self._demand = Demand(settings.size, settings.idle_seconds)
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -153,7 +153,7 @@ class WarmPool:
 
     def _notify_thread(self) -> None:
         """Wake the thread unless it soon looks for missing spares; start it at the first job."""
-        is_awaited = self._booter.schedule.next_at is not None and self._thread.is_started
+        is_awaited = self.booter.schedule.next_at is not None and self._thread.is_started
         if self._is_closed.is_set() or not self._demand.size or is_awaited:
             return
         os.eventfd_write(self._wake_fd, 1)
@@ -191,8 +191,8 @@ class WarmPool:
     def _find_timeout(self) -> float:
         with self._lock:
             due = [self._next_stale_check, *self._spares.find_deadlines()]
-        if self._booter.schedule.next_at is not None:
-            due.append(self._booter.schedule.next_at)
+        if self.booter.schedule.next_at is not None:
+            due.append(self.booter.schedule.next_at)
         return max(0.0, min(due) - time.monotonic())
 
     def _check(self, fd: int) -> None:
@@ -208,12 +208,12 @@ class WarmPool:
             self._remover.add(sandbox)
             raise
         if is_alive:
-            self._booter.schedule.note_success(is_up=sandbox.is_warm)
+            self.booter.schedule.note_success(is_up=sandbox.is_warm)
             self._keep(sandbox)
         else:
             why = sandbox.read_boot_failure()
             self._remover.add(sandbox)
-            self._booter.note_failure(why)
+            self.booter.note_failure(why)
 
     def _remove_stale(self) -> None:
         """Destroy spares that no job wants any more, or whose image was removed or replaced."""
@@ -237,21 +237,21 @@ class WarmPool:
 
     def _fill_if_due(self, now: float) -> None:
         """Boot missing spares, a moment after one was taken: the job that took it comes first."""
-        if not self._booter.schedule.is_due(now):
+        if not self.booter.schedule.is_due(now):
             return
         with self._lock:
-            is_missing = len(self._spares.unbooted) < self._booter.limit or self._find_missing() is not None
+            is_missing = len(self._spares.unbooted) < self.booter.limit or self._find_missing() is not None
             if self._is_draining or not is_missing:
-                self._booter.schedule.clear()  # under the lock: `_notify_thread` trusts the schedule
+                self.booter.schedule.clear()  # under the lock: `_notify_thread` trusts the schedule
                 return
-        is_first = self._booter.schedule.next_at is None
-        self._booter.schedule.postpone()
-        is_idle = self._booter.load.has_idle_cores()
+        is_first = self.booter.schedule.next_at is None
+        self.booter.schedule.postpone()
+        is_idle = self.booter.load.has_idle_cores()
         if is_first:  # the first call begins to measure
             return
         if is_idle:
             self._fill()
-        self._booter.schedule.postpone(is_busy=not is_idle)
+        self.booter.schedule.postpone(is_busy=not is_idle)
 
     def _find_missing(self) -> Plan | None:
         is_full = self._is_draining or self._spares.count_all() >= self._demand.size
@@ -275,13 +275,13 @@ class WarmPool:
         """
         with self._lock:
             plan = self._find_missing()
-        sandbox = None if plan is None else self._booter.boot(plan, self.take_unbooted)
+        sandbox = None if plan is None else self.booter.boot(plan, self.take_unbooted)
         return sandbox is not None and self._keep(sandbox)
 
     def _open_one(self) -> bool:
         """Open an unbooted sandbox; False if enough are open, or the host cannot now."""
-        is_full = len(self._spares.unbooted) >= self._booter.limit
-        sandbox = None if is_full else self._booter.open()
+        is_full = len(self._spares.unbooted) >= self.booter.limit
+        sandbox = None if is_full else self.booter.open()
         return sandbox is not None and self._keep(sandbox)
 
     def _keep(self, sandbox: Sandbox) -> bool:

@@ -1,0 +1,1 @@
+"""The fleet's metrics, which one process serves for all workers."""
