@@ -37,7 +37,8 @@ PAGES: Final = (
 )
 SIZES: Final = ((1280, 800), (375, 740))
 TABBED: Final = """() => [...document.querySelectorAll(
-    "a[href], button:not([disabled]), input:not([type=hidden]), select, summary")].filter(one => one.getClientRects().length).map(one => one.outerHTML)"""
+    "a[href], button:not([disabled]), input:not([type=hidden]), select, summary"
+)].filter(one => one.getClientRects().length).map(one => one.outerHTML)"""
 FOCUSED: Final = "() => document.activeElement === document.body ? '' : document.activeElement.outerHTML"
 OVERFLOW: Final = "() => document.documentElement.scrollWidth - window.innerWidth"
 
