@@ -38,7 +38,10 @@
 # tests take SeaweedFS, which comes from PyPI. Anywhere else it installs no system package: it names
 # what is missing and ends with 1.
 #
-# With --without-test-servers, as `make demo` calls it, versitygw and docker-registry are left out.
+# chromium, with a font, opens the pages in the tests.
+#
+# With --without-test-servers, as `make demo` calls it, versitygw, docker-registry and chromium are
+# left out.
 #
 # PYTHON=/path/to/python3 chooses the interpreter (3.11 or later); by default the newest one found
 # is taken.
@@ -297,6 +300,7 @@ install_system() {
     [[ $OPTION != --without-test-servers ]] || return 0
     install_s3_server
     install_registry
+    have chromium || apt_install chromium fonts-dejavu-core
 }
 
 # What the environment was made from: it is made anew when one of these changes.

@@ -6,7 +6,7 @@ import os
 import re
 import signal
 import urllib.request
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 from flower.urls import handlers as stock_routes
@@ -25,6 +25,12 @@ if TYPE_CHECKING:
 VIEWER: Final = ("bob", "a-viewers-secret")
 SECRET: Final = "PLANTED-IN-THE-JOB"
 LEASE_SECONDS: Final = 6.0
+
+
+@pytest.fixture(scope="module")
+def fleet_of_stage(module_stage: Stage) -> Iterator[Fleet]:
+    with Fleet(Settings(redis_url=SecretStr(module_stage.redis_url))) as fleet:
+        yield fleet
 
 
 @pytest.fixture(scope="module")
@@ -75,10 +81,10 @@ def test_a_viewer_sees_all_and_can_act_nowhere(flower: Flower, stock: Stock) -> 
     assert flower.ask("/fleet/", password=spell_password(f"{VIEWER[0]}:secret"))[0] == 401
 
 
-def test_a_job_is_told_from_submit_to_history_and_no_secret_of_it(flower: Flower, stock: Stock) -> None:
+def test_a_job_is_told_from_submit_to_history_and_no_secret_of_it(flower: Flower, fleet_of_stage: Fleet) -> None:
     fields = {"env": [f"TOKEN={SECRET}"], "stdin": SECRET, "labels": {"suite": "s7"}}
-    job_id = stock.submit("sh", "-c", "echo $TOKEN; cat; exit 3", fields=fields, batch="told")
-    stock.outcome(job_id)
+    job_id = submit(fleet_of_stage, "echo $TOKEN; cat; exit 3", batch="told", **fields)
+    fleet_of_stage.job(job_id).outcome(30)
     wait_until(lambda: "EXIT_NONZERO" in flower.get(f"/fleet/job?id={job_id}"), 10, "the page knows its end")
     wait_until(lambda: job_id[:8] in flower.get("/fleet/jobs?q=batch:told+code:EXIT_NONZERO"), 10, "the history has it")
     wait_until(lambda: "exit code" in flower.get(f"/fleet/job?id={job_id}"), 10, "its page shows the history")
@@ -95,15 +101,13 @@ def test_a_job_is_told_from_submit_to_history_and_no_secret_of_it(flower: Flower
     assert "s7" in pages[f"/fleet/job?id={job_id}"]
 
 
-def test_an_operator_pauses_a_queue_and_it_stands_in_the_audit(
-    flower: Flower, module_stage: Stage, stock: Stock
-) -> None:
+def test_an_operator_pauses_a_queue_and_it_stands_in_the_audit(flower: Flower, fleet_of_stage: Fleet) -> None:
     confirm = flower.get("/fleet/act?verb=pause&target=held-queue")
     seen = re.search(r'name="seen" value="([0-9.]+)"', confirm)
     assert seen is not None
     form = f"verb=pause&target=held-queue&reason=data+is+missing&seen={seen[1]}"
     assert post(flower, "/fleet/act", form)[0] == 200
-    job_id = stock.submit("true", queue="held-queue")
+    job_id = submit(fleet_of_stage, "true", queue="held-queue")
     assert "paused" in flower.get("/fleet/queue?name=held-queue")
     wait_until(
         lambda: "paused by me: data is missing" in flower.get(f"/fleet/job?id={job_id}"),
@@ -112,10 +116,15 @@ def test_an_operator_pauses_a_queue_and_it_stands_in_the_audit(
     )
     assert "data is missing" in flower.get("/fleet/audit")
     assert post(flower, "/fleet/act", f"verb=resume&target=held-queue&seen={seen[1]}")[0] == 200
-    stock.cancel_by_key(job_id)
     cancel = f"verb=cancel&job={job_id}&reason=over&seen={seen[1]}"
     assert post(flower, "/fleet/act", cancel)[0] == 200
     wait_until(lambda: "CANCELLED" in flower.get(f"/fleet/job?id={job_id}"), 10, "it is cancelled")
+
+
+def submit(fleet: Fleet, code: str, *, batch: str | None = None, queue: str = "sandfleet", **fields: Any) -> str:
+    spec = SandboxSpec.model_validate({"image": "busybox", "command": ["sh", "-c", code], "timeout": 30, **fields})
+    (job,) = fleet.submit_many([spec], batch=batch, queue=queue)
+    return job.id
 
 
 def post(flower: Flower, path: str, form: str) -> tuple[int, str]:
@@ -127,7 +136,7 @@ def post(flower: Flower, path: str, form: str) -> tuple[int, str]:
 
 
 def test_a_killed_worker_is_gone_from_up_and_its_job_active_nowhere(
-    flower: Flower, module_stage: Stage, stock: Stock
+    flower: Flower, module_stage: Stage, fleet_of_stage: Fleet
 ) -> None:
     doomed = module_stage.start(
         concurrency=1,
@@ -136,7 +145,7 @@ def test_a_killed_worker_is_gone_from_up_and_its_job_active_nowhere(
         SANDFLEET_SLOTS_DIR=str(module_stage.folder / "doomed"),
     )
     doomed.wait_ready()
-    job_id = stock.submit("sleep", "60", queue="doomed", fields={"timeout": 60, "max_attempts": 2})
+    job_id = submit(fleet_of_stage, "sleep 60", queue="doomed", timeout=60, max_attempts=2)
     wait_until(lambda: ">running<" in flower.get(f"/fleet/job?id={job_id}"), 20, "the job runs")
     wait_until(lambda: job_id in flower.get("/fleet/host?name=doomed-host"), 10, "its host shows it")
     os.kill(doomed.process.pid, signal.SIGKILL)
