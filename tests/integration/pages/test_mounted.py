@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 from flower.urls import handlers as stock_routes
 from flower_pages import PASSWORD, Flower, running_flower, spell_password
+from pydantic import SecretStr
+from sandfleet import Fleet, SandboxSpec, Settings
 from sandfleet_web.pages.api import API
 from sandfleet_web.pages.routes import PAGE_HANDLERS
 from sandfleet_web.pages.users import add_user
