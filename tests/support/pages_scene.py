@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from fake_fleet_state import MemoryFleetState, MemoryHistory
+from memory_fleet import MemoryFleetState, MemoryHistory
 from sandfleet.channel.fleet_state import (
     AuditEntry,
     Cordon,
