@@ -162,7 +162,7 @@ class RedisOverview:
         seconds, micros = client.time()
         now = seconds * MILLI + micros // MILLI
         owners = client.zrangebyscore(f"{KEY_PREFIX}owners", now, "+inf")
-        texts = client.hmget(f"{KEY_PREFIX}hosts", owners) if owners else []
+        texts: list[bytes | None] = client.hmget(f"{KEY_PREFIX}hosts", owners) if owners else []
         return [(owner.decode(errors="replace"), text or b"") for owner, text in zip(owners, texts, strict=True)]
 
     def kept_requests(self, job_ids: Sequence[str]) -> list[JobRequest | None]:

@@ -45,7 +45,7 @@ class Lease:
         comparison: ClaimComparison,
     ) -> None:
         self._ledger, self._seconds, self._report = ledger, lease_seconds, report
-        self._comparison = comparison
+        self._comparison, self._claims = comparison, comparison.held_claims.claims
         self._on_cancelled, self._on_lost = on_cancelled, on_lost
         longest = min(MAX_RETRY_SECONDS, lease_seconds / (2 * BEATS_PER_LEASE))
         backoff = Backoff("beats", longest_seconds=longest)
@@ -103,7 +103,7 @@ class Lease:
     def _beat(self) -> float:
         """Beat once; return the pause until the next beat."""
         began = time.monotonic()
-        claims = self._comparison.held_claims.claims()
+        claims = self._claims()
         try:
             told = self._report.encode_status(is_stopping=self.is_stopping), self._report.encode_jobs()
             beat = self._ledger.beat(self._seconds, claims, *told)
