@@ -20,7 +20,9 @@ log = logging.getLogger(__name__)
 
 
 class ClaimComparison:
-    """Compares after each beat. What differs twice in a row is no call under way.
+    """Compares after each beat. What differs twice in a row is no call under way, but for an end.
+
+    An end may wait long for its answer, or for a replica: its claim is settled, and held until then.
 
     `read_claim_under_way` returns the id under which the worker claims now. `withdraw` is called
     with the id of a claim whose run is to end, and why, once there is somebody to call.
@@ -40,7 +42,7 @@ class ClaimComparison:
         """
         fenced = self._restore(missing)
         for claim in fenced:
-            if claim.claim_id in self._unknown_there:
+            if claim.claim_id in self._unknown_there and not self._ledger.is_settled(claim):
                 log.warning(
                     "Redis has lost the claim of job %s: its run here is ended, and does not count",
                     claim.job_id,
