@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+RECOVERED_AT_ONCE = 100
+"""Claims of one call, during which Redis serves no other client; later beats find the others."""
+
 
 class ClaimComparison:
     """Compares after each beat. What differs twice in a row is no call under way, but for an end.
@@ -77,7 +80,7 @@ class ClaimComparison:
         lost = unknown & self._unknown_here
         self._unknown_here = unknown - lost
         if lost:
-            for job_id in self._ledger.recover(sorted(lost)):
+            for job_id in self._ledger.recover(sorted(lost)[:RECOVERED_AT_ONCE]):
                 log.warning(
                     "Redis has lost how a run of job %s ended: it is decided as that of a dead worker",
                     job_id,
