@@ -58,6 +58,7 @@ test-big: setup ## The table of a batch of a million jobs in each format, and a 
 	@TEST_HISTORY_ROWS=1000000 TEST_HISTORY_JOBS=100000 TEST_HISTORY_KILLS=200 $(BIN)/python -m pytest -s tests/integration/history \
 	-k "big or killed" --timeout 3600 $(ARGS)
 	@TEST_RESULTS_JOBS=1000000 $(BIN)/python -m pytest -s tests/integration/producer_redis/test_results.py -k killed --timeout 1800 $(ARGS)
+	@TEST_PAGES_JOBS=100000 $(BIN)/python -m pytest -s tests/integration/pages/test_real_redis.py -k count_the_same --timeout 1800 $(ARGS)
 
 test-store: setup ## The store with 1 GB and its races many times; 1,000 jobs that share 100 MB, and 100 with 64 MiB in and out each; half an hour
 	@$(WITH_IMAGES) TEST_STORE_BYTES=1000000000 TEST_STORE_ROUNDS=20 TEST_STORE_LARGE=1 TEST_TRANSFERS=100 \
