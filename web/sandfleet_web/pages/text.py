@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import html
 import time
-from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlencode
 
 from sandfleet.history.questions import HistoryFilter
@@ -77,7 +76,8 @@ def link(page: str, /, **query: object) -> str:
 
 def word(name: str, value: str) -> str:
     """Return a word of a search, such as ``batch:nightly``."""
-    return format_words(Words(replace(HistoryFilter(), **{name: value})))
+    wanted: Any = {name: value}
+    return format_words(Words(HistoryFilter(**wanted)))
 
 
 def count(number: float) -> str:
