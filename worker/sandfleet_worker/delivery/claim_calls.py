@@ -2,105 +2,36 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import time
-from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, assert_never
+from typing import TYPE_CHECKING, assert_never
 
-import redis
 from sandfleet_config.codes import ErrorCode
-from sandfleet_config.messages import OUTPUT_DROPPED
 from sandfleet_config.outcome import Outcome
 from sandfleet_config.queues import KEY_PREFIX, job_key
-from sandfleet_config.run_summary import NO_FACTS, RunFacts, encode_summary
-from sandfleet_config.scripts import DEAD_TTL_SECONDS, MAX_DEAD_BYTES, MAX_DEAD_LETTERS, read_script, stored_result
 
-from sandfleet_worker.delivery.claim import Claim, Flag, Refused, parse_attempts, parse_suspect
-from sandfleet_worker.delivery.outages import REDIS_ERRORS
-from sandfleet_worker.delivery.replicas import NO_REPLICAS, Replicas
+from sandfleet_worker.delivery.claim import Claim, Refused, parse_attempts, parse_suspect
+from sandfleet_worker.delivery.end_calls import EndCalls
 from sandfleet_worker.delivery.settlement import FailedAttempt, Finish, GiveBack, PutBack, Release, Retry, Settlement
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-
-    from sandfleet_worker.delivery.identity import Identity
-    from sandfleet_worker.metrics.counts import JobCounts
-
-log = logging.getLogger(__name__)
+    from collections.abc import Iterable
 
 AVOID_SECONDS = 3.0
 """How long a job that failed on a host waits for another host."""
 FAILED_DELAY_SECONDS = 1.0
 """How long a job waits for its next try after a fault of ours."""
-DROPPED_FROM_BYTES = 4096
-"""Outputs that together are smaller are recorded even beyond maxmemory.
-
-The outcome itself takes a quarter of this size.
-"""
 TAKEN = b"taken-"
 """How the id of a claim begins that was taken over from a dead worker."""
-PACKAGE = "sandfleet_worker.delivery"
-SCRIPTS = (
-    *("register", "beat", "leave", "announce", "claim", "restore", "recover", "limit_attempts", "wait", "start"),
-    *("finish", "requeue", "drained", "reap", "other_host", "cancel", "drop_dead", "pin_image", "sweep_parked"),
-)
-"""The scripts that a worker calls.
-
-Those that are not in this package's ``lua`` are the contract's.
-"""
-REPLICATED: dict[str, Callable[[Any], bool]] = {
-    "register": bool,
-    "claim": lambda answer: answer[0] == b"job",
-    "start": lambda answer: answer[0] == b"started",
-    "finish": lambda answer: answer == 1,
-    "requeue": bool,
-}
-"""Scripts whose work a replica must have before the worker goes on, and how to tell that they wrote.
-
-A claim that a fail-over undoes would be started again by another worker, and an end that it undoes
-would leave a job that seems to run.
-"""
 
 
-class ClaimCalls:
+class ClaimCalls(EndCalls):
     """The calls of one worker.
 
     Each may be repeated when its answer got lost, and may raise ``redis.RedisError``. Those that
     return a bool return False where the job is not this worker's any more: another worker has taken
     it over, or it has ended.
     """
-
-    def __init__(
-        self,
-        client: redis.Redis,
-        identity: Identity,
-        result_ttl_seconds: int,
-        replicas: Replicas = NO_REPLICAS,
-        counts: JobCounts | None = None,
-    ) -> None:
-        self._identity, self._ttl, self._replicas, self._counts = identity, result_ttl_seconds, replicas, counts
-        texts = {name: read_script(name, PACKAGE) for name in SCRIPTS}
-        self._scripts: dict[str, Any] = {name: client.register_script(text) for name, text in texts.items()}
-        self._redis: Any = client
-
-    def _call(self, name: str, *args: str | float | bytes) -> Any:
-        counts, began = self._counts, time.perf_counter()
-        if counts is None:
-            return self._run(name, args)
-        try:
-            return self._run(name, args)
-        except REDIS_ERRORS:
-            counts.note_redis_error()
-            raise
-        finally:
-            counts.note_call(name, time.perf_counter() - began)
-
-    def _run(self, name: str, args: Sequence[str | float | bytes]) -> Any:
-        if (is_written := REPLICATED.get(name)) and self._replicas.are_wanted:
-            return self._scripts[name].call_replicated(self._replicas, is_written, [KEY_PREFIX, *args])
-        return self._scripts[name](keys=[], args=[KEY_PREFIX, *args])
 
     def limit_attempts(self, claim: Claim, max_attempts: int) -> bool:
         """Note what the spec of a stock producer's job says, before it starts."""
@@ -142,6 +73,13 @@ class ClaimCalls:
     def restore(self, claim: Claim) -> bool:
         """Put a deleted claim back; return False if the job is not ours any more."""
         return bool(self._call("restore", self._identity.owner, claim.claim_id, claim.job_id, claim.message))
+
+    def is_settled(self, claim: Claim) -> bool:
+        """Whether Redis has the end of this claim, which whoever settles it may not know yet."""
+        claim_id = claim.claim_id.encode()
+        if self._redis.hget(job_key(claim.job_id), "ended_by") == claim_id:
+            return True
+        return bool(self._redis.get(f"{KEY_PREFIX}settled:{claim.claim_id}") == b"given back")
 
     def read_claim_ids(self) -> set[str]:
         """Return the ids of this worker's claims in Redis, but for those that it took over."""
@@ -191,105 +129,6 @@ class ClaimCalls:
             self._note_end(claim.queue, outcome, is_ours=is_ours)
         return self._note_attempt(known, failed.code, is_ours=is_ours)
 
-    def _note_end(self, queue: str, outcome: Outcome, *, is_ours: bool) -> None:
-        if is_ours and self._counts:
-            self._counts.note_end(queue, outcome)
-
-    def _note_attempt(self, claim: Claim, code: ErrorCode, *, is_ours: bool, is_cut: bool = False) -> bool:
-        """Count a try of a job that had started, unless a drain cut it; return `is_ours`."""
-        has_started = claim.attempts and claim.flag is Flag.START and not claim.is_waiting
-        if is_ours and self._counts and has_started and not is_cut:
-            self._counts.note_attempt(claim.attempts[-1].host, code)
-        return is_ours
-
-    def finish(
-        self,
-        claim: Claim,
-        outcome: Outcome,
-        faults: Sequence[Mapping[str, str]] = (),
-        reason: str = "",
-        facts: RunFacts = NO_FACTS,
-    ) -> bool:
-        """Record how the job ended, in the dead letters too if there is a `reason`.
-
-        Where Redis is at its maxmemory, the outcome is recorded without its output, and says so.
-        """
-        message = claim.message if reason else b""
-        if claim.run != outcome.run:
-            outcome = outcome.model_copy(update={"run": claim.run})
-        known = facts._replace(queue=claim.queue)
-        before, after = (self._identity.owner, claim.claim_id), (reason, message)
-        if outcome.output_bytes >= DROPPED_FROM_BYTES:
-            answer = self._finish(before, outcome, known, after, faults, droppable=True)
-            if answer >= 0:
-                return bool(answer)
-            log.warning(
-                "the output of job %s is dropped: Redis has no memory for %d bytes",
-                claim.job_id,
-                outcome.output_bytes,
-                extra={"action": "output_dropped", "job_id": claim.job_id},
-            )
-            outcome = outcome.without_output(OUTPUT_DROPPED)
-        return bool(self._finish(before, outcome, known, after, faults))
-
-    def end_queued(self, outcome: Outcome, facts: RunFacts) -> bool:
-        """Record the end of a queued job; return False if it is not queued any more."""
-        return bool(self._finish(("", ""), outcome, facts))
-
-    def end_all_queued(self, endings: Sequence[tuple[Outcome, RunFacts]]) -> list[bool]:
-        """Do what `end_queued` does for many jobs, by one round trip."""
-        with self._redis.pipeline(transaction=False) as pipe:
-            for outcome, facts in endings:
-                args = self._list_arguments(("", ""), outcome, facts)
-                self._scripts["finish"](keys=[], args=[KEY_PREFIX, *args], client=pipe)
-            answers: list[object] = pipe.execute(raise_on_error=False)
-        for answer in answers:
-            if isinstance(answer, redis.RedisError) and not isinstance(answer, redis.ResponseError):
-                raise answer
-        return [answer == 1 for answer in answers]
-
-    def _list_arguments(
-        self,
-        holder: tuple[str, str],
-        outcome: Outcome,
-        facts: RunFacts,
-        dead: tuple[str, bytes] = ("", b""),
-        faults: Sequence[Mapping[str, str]] = (),
-        *,
-        droppable: bool = False,
-    ) -> tuple[str | float | bytes, ...]:
-        """Return the arguments of the script.
-
-        `holder` are owner and claim, `dead` reason and message for the dead letters.
-        """
-        text, (reason, message) = stored_result(outcome, faults), dead
-        first = (*holder, outcome.job_id, outcome.code.value, text, self._ttl, reason, DEAD_TTL_SECONDS, message)
-        return (*first, "droppable" if droppable else "", encode_summary(outcome, facts))
-
-    def _finish(
-        self,
-        holder: tuple[str, str],
-        outcome: Outcome,
-        facts: RunFacts,
-        dead: tuple[str, bytes] = ("", b""),
-        faults: Sequence[Mapping[str, str]] = (),
-        *,
-        droppable: bool = False,
-    ) -> int:
-        """Call the script, see `_list_arguments`."""
-        reason, args = dead[0], self._list_arguments(holder, outcome, facts, dead, faults, droppable=droppable)
-        try:
-            answer = int(self._call("finish", *args))
-        except redis.exceptions.OutOfMemoryError:
-            if not droppable:
-                raise
-            answer = -1
-        if reason and answer >= 0:
-            # The end is recorded, whatever becomes of this: a sweep does the same within a minute.
-            with contextlib.suppress(*REDIS_ERRORS):
-                self.drop_stale_dead()
-        return answer
-
     def retry(
         self, claim: Claim, code: ErrorCode, delay_seconds: float = 0.0, avoid_host: str = "", needs: str = ""
     ) -> bool:
@@ -334,7 +173,3 @@ class ClaimCalls:
         """End the attempt of a job that may not start again, not charged."""
         code = ErrorCode.WORKER_LOST.value
         return bool(self._call("drained", self._identity.owner, claim.claim_id, claim.job_id, code))
-
-    def drop_stale_dead(self) -> None:
-        """Drop dead letters whose time is over, and the oldest of too many."""
-        self._call("drop_dead", DEAD_TTL_SECONDS, MAX_DEAD_LETTERS, MAX_DEAD_BYTES)

@@ -79,8 +79,7 @@ class Intake:
         beat_seconds = settings.lease_seconds / BEATS_PER_LEASE
         self.held_claims = HeldClaims(settings.concurrency, beat_seconds, settings.waiting_jobs)
         self.report = HostReport(measure, self.held_claims)
-        self._given_up = threading.Event()
-        self._pins = ImagePins()
+        self._given_up, self._pins = threading.Event(), ImagePins()
         self._is_stopping: Callable[[], bool] = lambda: False
         self._end_job: Callable[[Mapping[str, str]], None] | None = None
         self._end_all: Callable[[], None] | None = None
@@ -257,9 +256,8 @@ class Intake:
     def settle(self, claim: Claim, how: Settlement, *, in_claimer: bool = False) -> bool:
         """End `claim` in the way `how`, and hold it no more; return False if it is not ours.
 
-        Waits through an outage of Redis of any length, but not past `give_up`; the claimer's thread
-        (`in_claimer`) also waits no longer once the claims end. A claim that cannot be settled
-        stays under this worker's lease, so another worker takes it over.
+        Waits through an outage of any length, but not past `give_up`; the claimer's thread (`in_claimer`)
+        also waits no longer once the claims end. Another worker takes over what cannot be settled.
         """
         pause = self._pause_claimer if in_claimer else self._given_up.wait
         extra = {"job_id": claim.job_id}

@@ -12,9 +12,9 @@ from sandfleet_config.live import ENTRY_BYTES, LIVE_TTL_SECONDS, MAX_ALL_LIVE_BY
 from sandfleet_config.queues import KEY_PREFIX
 from sandfleet_config.scripts import read_script
 
-from sandfleet_worker.delivery.claim_calls import PACKAGE
 from sandfleet_worker.delivery.live_output import LiveOutput
 from sandfleet_worker.delivery.outages import can_pass
+from sandfleet_worker.delivery.script_calls import PACKAGE
 from sandfleet_worker.system.supervised_thread import Backoff, SupervisedThread
 
 if TYPE_CHECKING:
