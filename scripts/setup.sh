@@ -43,6 +43,8 @@
 # promtool, which judges the alerts, is taken out of Debian's package prometheus in the same way, into
 # /usr/local/lib/sandfleet/prometheus.
 #
+# chromium, with a font, opens the pages in the tests.
+#
 # With --without-test-servers, as `make demo` calls it, these are left out.
 #
 # PYTHON=/path/to/python3 chooses the interpreter (3.11 or later); by default the newest one found
@@ -318,6 +320,7 @@ install_system() {
     install_s3_server
     install_registry
     install_promtool
+    have chromium || apt_install chromium fonts-dejavu-core
 }
 
 # What the environment was made from: it is made anew when one of these changes.

@@ -124,31 +124,34 @@ class JsonFormatter(logging.Formatter):
         yield "error.stack_trace", safe_text(trace)
 
 
-def describe_outcome(outcome: Outcome) -> Iterator[tuple[str, object]]:
-    """Yield the facts of an end that are logged: code, exit, fingerprint, times; no output."""
+STEPS: Final = tuple(
+    (step, f"sandfleet.{step}_seconds") for step in ("queued", "image", "create", "run", "collect", "cleanup")
+)
+
+
+def describe_outcome(outcome: Outcome) -> dict[str, object]:
+    """Return the facts of an end that are logged: code, exit, fingerprint, times; no output."""
     code, timing = outcome.code, outcome.timing
-    facts: dict[str, object] = {
-        "code": code.value,
-        "category": code.category.value,
-        "exit_code": outcome.exit_code,
-        "signal": outcome.signal,
-        "fingerprint": fingerprint_failure(code.value, outcome.message),
-        "batch": outcome.batch,
-        "labels": describe_labels(outcome.labels),
-        "run": outcome.run,
-        "attempts": len(outcome.attempts),
-        "image_digest": outcome.image_digest,
-        "warm": None if outcome.duration is None else outcome.runtime.warm,
-        "cpu_seconds": outcome.usage.cpu_seconds,
-        "memory_peak_bytes": outcome.usage.memory_peak_bytes,
-        **{f"{step}_seconds": getattr(timing, step) for step in STEPS},
-    }
-    for name, value in facts.items():
-        if value is not None and value != "":
-            yield f"sandfleet.{name}", _clean(value)
-
-
-STEPS: Final = ("queued", "image", "create", "run", "collect", "cleanup")
+    found: dict[str, object] = {"sandfleet.code": code.value, "sandfleet.category": code.category.value}
+    for key, value in (
+        ("sandfleet.exit_code", outcome.exit_code),
+        ("sandfleet.signal", outcome.signal),
+        ("sandfleet.fingerprint", fingerprint_failure(code.value, outcome.message) or None),
+        ("sandfleet.batch", outcome.batch),
+        ("sandfleet.labels", describe_labels(outcome.labels)),
+        ("sandfleet.run", outcome.run),
+        ("sandfleet.attempts", len(outcome.attempts)),
+        ("sandfleet.image_digest", outcome.image_digest),
+        ("sandfleet.warm", None if outcome.duration is None else outcome.runtime.warm),
+        ("sandfleet.cpu_seconds", outcome.usage.cpu_seconds),
+        ("sandfleet.memory_peak_bytes", outcome.usage.memory_peak_bytes),
+    ):
+        if value is not None:
+            found[key] = _clean(value)
+    for step, key in STEPS:
+        if (seconds := getattr(timing, step)) is not None:
+            found[key] = _clean(seconds)
+    return found
 
 
 def describe_labels(labels: Mapping[str, str]) -> str | None:
@@ -176,7 +179,7 @@ def new_formatter(form: LogFormat, service: str, version: str, host: str = "") -
 def set_up_handler(form: LogFormat, level: str, service: str, version: str, host: str = "") -> None:
     """Send all logs to stderr in the form `form`. Called by ``main`` only."""
     # No line shows these, and they are a fifth of its cost (Logging HOWTO, "Optimization").
-    logging._srcfile = None  # noqa: SLF001
+    logging._srcfile = None  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     handler = logging.StreamHandler()
     handler.setFormatter(new_formatter(form, service, version, host))

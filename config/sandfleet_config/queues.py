@@ -38,7 +38,6 @@ RESERVED_QUEUES = frozenset(
         "cordons",
         "paused",
         "audit",
-        "ended_runs",
         "unacked",
         "unacked_index",
         "unacked_mutex",
@@ -58,6 +57,9 @@ HOST_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}\Z")
 
 SUBMITTED_HEADER = "sandfleet-submitted"
 """Message header: the time of submit, s since the epoch; ``timing.queued`` counts from it."""
+
+TRACE_HEADER = "sandfleet-traceparent"
+"""Message header: the span of the submit, as W3C's traceparent; only with traces."""
 
 RECORDED_HEADER = "sandfleet-recorded"
 """Message header of a job with a record (`job_key`).

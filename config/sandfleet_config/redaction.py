@@ -104,7 +104,7 @@ def is_secret_name(name: str) -> bool:
 
 def _cut(command: Sequence[str]) -> list[str]:
     """Return the words up to `MAX_CHARS`; of the word that is cut only what ends before a space."""
-    words, left = [], MAX_CHARS
+    words, left = list[str](), MAX_CHARS
     for word in command:
         if len(word) > left:
             words.append(word[:left].rpartition(" ")[0] + "...")

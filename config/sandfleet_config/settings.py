@@ -29,6 +29,7 @@ from sandfleet_config.redis_settings import RedisSettings
 from sandfleet_config.redis_url import SENTINEL_SCHEMES, SentinelUrl, is_sentinel, parse_sentinel_url
 from sandfleet_config.section import NameList, Section, split_list
 from sandfleet_config.store_settings import REDIS_URL, FilesSettings, StoreSettings
+from sandfleet_config.traces_settings import TracesSettings
 from sandfleet_config.wire import MAX_SPEC_BYTES
 
 if TYPE_CHECKING:
@@ -106,6 +107,7 @@ class Settings(BaseSettings):
     )
     languages: str = Field(default="", description="A TOML file with languages: more of them, or other compilers.")
     store: StoreSettings = StoreSettings()
+    traces: TracesSettings = TracesSettings()
 
     @field_validator("queue")
     @classmethod

@@ -86,6 +86,7 @@ class Fleet(Programs, Transfers, FleetOverview):
 
     def close(self) -> None:
         """Close the connections; jobs go on, and a later use connects again."""
+        self._close_traces()
         self._channel.close()
 
     def ping(self) -> None:

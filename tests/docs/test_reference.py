@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "docs/reference"
 
 
-@pytest.mark.parametrize("name", ["settings_table", "commands_page", "keys_page"])
+@pytest.mark.parametrize("name", ["settings_table", "commands_page", "keys_page", "metrics_page"])
 def test_the_page_shows_what_the_code_has(name: str) -> None:
     module = importlib.import_module(name)
     page = module.PAGE.read_text()

@@ -12,6 +12,7 @@ from sandfleet_worker.delivery.host_mark import DRAINED, RETRY_SECONDS, HostMark
 from sandfleet_worker.delivery.host_report import MAX_JOBS, MAX_STATUS_BYTES, HostReport, Measured, encode_images
 
 NOW = 1_800_000_000.0
+ALL = ("r0", "w0")
 
 
 class Held:
@@ -67,42 +68,51 @@ def test_a_mark_that_cannot_be_read_is_one_without_a_deadline(raw: bytes, expect
 def test_a_cordon_gives_nothing_back() -> None:
     mark, given = new_mark(Held(running=1, waiting=1))
     assert mark.state == "up"
-    mark.note(b"{}", NOW)
+    mark.note(b"{}", NOW, ALL)
     assert (mark.state, given) == ("cordoned", [])
     assert mark.limit_pause(2.0) == 2.0
-    mark.note(b"", NOW)
+    mark.note(b"", NOW, ALL)
     assert mark.state == "up"
 
 
 def test_a_drain_gives_back_all_at_its_deadline_until_nothing_is_left() -> None:
     held = Held(running=1, waiting=1)
     mark, given = new_mark(held)
-    mark.note(drain_at(NOW + 1), NOW)
+    mark.note(drain_at(NOW + 1), NOW, ALL)
     assert (mark.state, given) == ("draining", [])
     assert 0.5 < mark.limit_pause(2.0) <= 1.0, "the next beat is at the deadline"
-    mark.note(drain_at(NOW + 1), NOW + 1)
+    mark.note(drain_at(NOW + 1), NOW + 1, ALL)
     assert given == [(["r0", "w0"], DRAINED)]
     assert mark.limit_pause(2.0) == RETRY_SECONDS
-    mark.note(drain_at(NOW + 1), NOW + 2)
+    mark.note(drain_at(NOW + 1), NOW + 2, ALL)
     assert len(given) == 2, "a job that was handed on just then"
     held.running = held.waiting = []
-    mark.note(drain_at(NOW + 1), NOW + 3)
+    mark.note(drain_at(NOW + 1), NOW + 3, ALL)
     assert (mark.state, len(given)) == ("drained", 2)
     assert mark.limit_pause(2.0) == 2.0
 
 
+def test_a_job_that_was_claimed_after_the_mark_was_read_is_left_alone() -> None:
+    """Somebody takes the mark away, and a job is claimed, while the answer to a beat is on its way."""
+    mark, given = new_mark(Held(running=2))
+    mark.note(drain_at(NOW - 1), NOW, ["r0"])
+    assert given == [(["r0"], DRAINED)]
+    mark.note(b"", NOW, ["r0", "r1"])
+    assert (mark.state, len(given)) == ("up", 1)
+
+
 def test_a_later_deadline_and_a_cordon_end_the_earlier_one() -> None:
     mark, given = new_mark(Held(running=1))
-    mark.note(drain_at(NOW + 1), NOW)
-    mark.note(drain_at(NOW + 100), NOW + 2)
-    mark.note(b"{}", NOW + 200)
+    mark.note(drain_at(NOW + 1), NOW, ALL)
+    mark.note(drain_at(NOW + 100), NOW + 2, ALL)
+    mark.note(b"{}", NOW + 200, ALL)
     assert (given, mark.state) == ([], "cordoned")
     assert mark._due_at == math.inf
 
 
 def test_a_drain_of_an_idle_host_is_done_at_once() -> None:
     mark, _ = new_mark(Held())
-    mark.note(drain_at(NOW + 1000), NOW)
+    mark.note(drain_at(NOW + 1000), NOW, ALL)
     assert mark.state == "drained"
 
 

@@ -136,7 +136,7 @@ def test_a_fault_of_ours_at_the_delivery_does_not_hide_the_end() -> None:
     run = JobRun.__new__(JobRun)
     run._transfer = cast("Any", SimpleNamespace(deliver=deliver, has_files=True))
     run._job = cast("Any", SimpleNamespace(job_id="job"))
-    run._message = cast("Any", SimpleNamespace(request=None))
+    run.message = cast("Any", SimpleNamespace(request=None))
     run._host = cast("Any", SimpleNamespace(worker="host-1"))
     settlement = run.store_files(Finish(Outcome.of(ErrorCode.OK, "job"), [], ""))
     assert isinstance(settlement, Finish)

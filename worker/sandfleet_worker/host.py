@@ -19,6 +19,7 @@ from sandfleet_worker.files.host_files import HostFiles
 from sandfleet_worker.host_facts import Contents, HostAbilities
 from sandfleet_worker.host_status import HostStatus, Measurable
 from sandfleet_worker.metrics.counts import JobCounts
+from sandfleet_worker.traces import JobTraces
 
 if TYPE_CHECKING:
     from sandfleet_config.settings import WorkerSettings
@@ -84,6 +85,8 @@ class Host:
     live: LiveSender
     counts: JobCounts | None = None
     """What the worker's metrics count; None without metrics."""
+    traces: JobTraces | None = None
+    """What sends spans of jobs; None without traces."""
 
     @classmethod
     def open(cls, settings: WorkerSettings, runner: Runner, shared: FleetImages | None = None) -> Self:
@@ -93,8 +96,9 @@ class Host:
 
         Raises:
             redis.RedisError: Redis is not there.
-            SettingsInvalid: the store of the settings cannot be used here.
+            SettingsInvalid: the store or the traces of the settings cannot be used here.
         """
+        traces = JobTraces(settings.traces.endpoint, settings.host_name) if settings.traces.endpoint else None
         identity = Identity.new(settings.host_name)
         memory = runner.memory
         slots = HostSlots(settings.slots_dir, settings.concurrency, memory.total_bytes, memory.own_bytes)
@@ -117,7 +121,7 @@ class Host:
             slots.close()
             raise
         live = LiveSender(connect(settings, LIVE_TIMEOUT_SECONDS), identity.owner, intake.exit.drain)
-        return cls(settings, runner, slots, identity, intake, abilities, files, live, counts)
+        return cls(settings, runner, slots, identity, intake, abilities, files, live, counts, traces)
 
     def close(self) -> None:
         """End the lease and leave the host's slots."""
@@ -125,6 +129,8 @@ class Host:
         self.live.stop()
         self.files.close()
         self.slots.close()
+        if self.traces:
+            self.traces.close()
 
     @property
     def name(self) -> str:

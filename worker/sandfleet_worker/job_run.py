@@ -50,9 +50,9 @@ class JobRun:
     """One run of the job of `claim` here: `execute`, then `decide`, in the job's thread."""
 
     def __init__(self, host: Host, job: JobHandle, job_message: JobMessage, claim: Claim) -> None:
-        self._host, self._job, self._message = host, job, job_message
+        self._host, self._job, self.message = host, job, job_message
         self._start = JobStart(host.intake, host.slots, claim, job.cancellation, self._note_start)
-        self._taken = time.time()
+        self.begun = time.time()
         self._retry_on = frozenset[ErrorCode]()
         self._has_crashed = False
         self._facts: dict[str, Any] = {"host": host.name}
@@ -72,7 +72,7 @@ class JobRun:
         """
         try:
             self._refuse_ended()
-            request = self._message.open()
+            request = self.message.open()
             self._remember(request)
             limits = self._admit(request.spec).shortened(self._job.soft_seconds, self._job.hard_seconds)
             self._job.cancellation.raise_if_set()
@@ -83,7 +83,7 @@ class JobRun:
             )
             self._transfer.note_end(ending)
             self._note_failed_wait()
-            attempts = tell_limits(self._message, self.claim.end_attempts(ending.verdict.code))
+            attempts = tell_limits(self.message, self.claim.end_attempts(ending.verdict.code))
             self._has_crashed = ending.verdict.is_crash
             return ending.to_outcome(job_id=self._job.job_id, queued=queued, attempts=attempts, **self._facts)
         except SandboxError as error:
@@ -103,7 +103,7 @@ class JobRun:
         """
         if not isinstance(settlement, Finish):
             return settlement
-        outcome, request = settlement.outcome, self._message.request
+        outcome, request = settlement.outcome, self.message.request
         try:
             if settlement.dead_letter_reason and request is not None:
                 self._host.files.keep_for_dead_letter(request.spec, self._job.cancellation)
@@ -132,7 +132,7 @@ class JobRun:
             delay = min(MAX_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2 ** max(0, self.claim.charged_count - 1))
             self._log("retried", "is tried again in %g s: %s", delay, outcome.to_summary())
             return Retry(outcome.code, delay, self._host.name)
-        raised = find_raise(self._host, self._message, self.claim, outcome.code)
+        raised = find_raise(self._host, self.message, self.claim, outcome.code)
         if raised is None:
             return self._finish(outcome)
         if raised.refusal:
@@ -159,7 +159,7 @@ class JobRun:
         return replace(self._finish(drained), is_drained=True)
 
     def _finish(self, outcome: Outcome) -> Finish:
-        facts = find_facts(self._message)
+        facts = find_facts(self.message)
         return Finish(outcome, self._faults, self._find_dead_letter_reason(outcome), facts=facts)
 
     def _find_why_no_restart(self) -> str:
@@ -170,7 +170,7 @@ class JobRun:
 
     def _find_put_back(self) -> PutBack | None:
         """Return why another host may run the job where this one cannot; None of any other end."""
-        request = self._message.request
+        request = self.message.request
         if not self._lacks or request is None:
             return None
         return PutBack.of(request, self._lacks, self._host.name, self._needed_image)
@@ -180,7 +180,7 @@ class JobRun:
 
         Note the image that the job needs.
         """
-        request = self._message.request
+        request = self.message.request
         match error:
             case NotInRegistry():  # no host can pull it, but one may have kept it
                 self._needed_image = self._start.pinned or (request.spec.image.partition("@")[2] if request else "")
@@ -227,8 +227,8 @@ class JobRun:
         """End a job that was cancelled or had expired before any worker had it."""
         if self.claim.flag is Flag.START:
             return
-        if self._message.request is not None:
-            self._remember(self._message.request)
+        if self.message.request is not None:
+            self._remember(self.message.request)
         if self.claim.flag is Flag.CANCELLED:
             raise Cancelled.of(CANCELLED_QUEUED)
         raise Expired.of(EXPIRED)
@@ -257,15 +257,15 @@ class JobRun:
 
     def _count_queued(self) -> float:
         """Return the seconds since the submit or, if unknown, since this worker has the job."""
-        submitted = self._message.submitted
-        return max(0.0, time.time() - (self._taken if submitted is None else submitted))
+        submitted = self.message.submitted
+        return max(0.0, time.time() - (self.begun if submitted is None else submitted))
 
     def _end(self, code: ErrorCode, message: str) -> Outcome:
         """Return the outcome of a job that did not run to a verdict."""
         self._note_failed_wait()
         timing, attempts = (
             Timing(queued=self._count_queued()),
-            tell_limits(self._message, self.claim.end_attempts(code)),
+            tell_limits(self.message, self.claim.end_attempts(code)),
         )
         return Outcome.of(code, self._job.job_id, message, timing=timing, attempts=attempts, **self._facts)
 
@@ -279,7 +279,7 @@ class JobRun:
         if self._host.counts:
             self._host.counts.note_start(self.claim.queue)
         run = f" (run {self.claim.run})" if self.claim.run > 1 else ""
-        self._log("started", "starts%s: %s", run, self._message.log_line)
+        self._log("started", "starts%s: %s", run, self.message.log_line)
 
     def log_end(self, outcome: Outcome) -> None:
         """Log that the job has ended, and how; called when that is recorded."""

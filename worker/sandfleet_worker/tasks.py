@@ -6,6 +6,8 @@ decide what becomes of it, settle its claim in Redis, and return its end to Cele
 
 from __future__ import annotations
 
+import logging
+import time
 from contextlib import closing
 from typing import TYPE_CHECKING
 
@@ -17,13 +19,18 @@ from sandfleet_config.queues import TASK_NAME
 from sandfleet_worker.delivery.settlement import Finish
 from sandfleet_worker.job_handle import current_job
 from sandfleet_worker.job_run import JobRun
+from sandfleet_worker.traces import TracedTry
 
 if TYPE_CHECKING:
     from celery import Celery
     from sandfleet_config.outcome import Outcome
 
+    from sandfleet_worker.delivery.claim import Claim
     from sandfleet_worker.delivery.read_message import JobMessage
     from sandfleet_worker.host import Host
+    from sandfleet_worker.traces import JobTraces
+
+log = logging.getLogger(__name__)
 
 
 class Requeued(Reject):
@@ -85,13 +92,36 @@ class RunTask(Task):  # type: ignore[type-arg]  # generic in the stubs only
             settlement = run.store_files(run.decide(outcome))
         if not intake.settle(run.claim, settlement):
             raise Fenced(f"job {job.job_id} was taken over")
-        if not isinstance(settlement, Finish):
+        ended = settlement.outcome if isinstance(settlement, Finish) else None
+        if self.host.traces:
+            _trace(self.host.traces, run, claim, ended or outcome, is_final=ended is not None)
+        if ended is None:
             raise Requeued(outcome.to_summary(), requeue=True)
-        ended = settlement.outcome
         run.log_end(ended)
         if ended.code.is_own_end:
             return OwnEnd(ended)
         raise ERROR_CLASSES[ended.code].of(ended.message)
+
+
+def _trace(traces: JobTraces, run: JobRun, claim: Claim, outcome: Outcome, *, is_final: bool) -> None:
+    """Make the spans of a try; `claim` is as it was when the job came."""
+    try:
+        claimed = min(run.begun, time.time() - (time.monotonic() - claim.started_monotonic))
+        earlier = [attempt.ended.timestamp() for attempt in claim.attempts if attempt.ended]
+        told = TracedTry(
+            parent=run.message.trace,
+            queue=claim.queue,
+            attempt=max(1, len(run.claim.attempts)),
+            queued=earlier[-1] if earlier else claimed if run.message.submitted is None else run.message.submitted,
+            claimed=claimed,
+            begun=run.begun,
+            is_final=is_final,
+        )
+        traces.note(told, outcome)
+    except Exception:
+        # The try is settled; no fault of a trace may change that.
+        extra = {"action": "trace_failed", "job_id": claim.job_id}
+        log.exception("cannot trace job %s", claim.job_id, extra=extra)
 
 
 def run_task(app: Celery) -> RunTask:

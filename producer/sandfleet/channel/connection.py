@@ -52,9 +52,10 @@ class Connections:
     def redis(self) -> redis.Redis:
         """The client for records, outcomes and cancels."""
         with self._lock_of_process():
-            if self._redis is None:
-                self._redis = new_redis(self.settings)
-            return self._redis
+            client = self._redis
+            if client is None:
+                self._redis = client = new_redis(self.settings)
+            return client
 
     @property
     def app(self) -> Celery:

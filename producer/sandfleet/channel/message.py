@@ -12,7 +12,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
-from sandfleet_config.queues import RECORDED_HEADER, SUBMITTED_HEADER, TASK_NAME
+from sandfleet_config.queues import RECORDED_HEADER, SUBMITTED_HEADER, TASK_NAME, TRACE_HEADER
 from sandfleet_config.wire import MAX_SPEC_BYTES, decode_job
 
 from sandfleet.channel.records import encode_json
@@ -57,6 +57,7 @@ class _Headers(msgspec.Struct, gc=False, kw_only=True):
     stamps: dict[str, str] = {}
     submitted: float = msgspec.field(name=SUBMITTED_HEADER)
     is_recorded: bool = msgspec.field(name=RECORDED_HEADER, default=True)
+    trace: str | msgspec.UnsetType = msgspec.field(name=TRACE_HEADER, default=msgspec.UNSET)
 
 
 class _Properties(msgspec.Struct, gc=False, kw_only=True):
@@ -98,6 +99,7 @@ def _new_message(job: EncodedJob, delivery_info: dict[str, str], origin: str) ->
         argsrepr=job.line,
         origin=origin,
         submitted=job.submitted,
+        trace=job.trace or msgspec.UNSET,
     )
     properties = _Properties(
         correlation_id=job.job_id, delivery_info=delivery_info, priority=spec.priority, delivery_tag=job.tag

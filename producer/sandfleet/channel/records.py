@@ -177,7 +177,8 @@ class EncodedJob(NamedTuple):
     `text` is its encoded request. `key` is its idempotency key, which `spec` need not contain.
     `fingerprint` identifies the request: a second submit with the same key or id and the same
     fingerprint is the same job. `tag` is unique to this message. `line` describes the job on one
-    line. `submitted` is unix time. `needs` is the record's field `needs` (JSON).
+    line. `submitted` is unix time. `needs` is the record's field `needs` (JSON). `trace` is the
+    traceparent of its submit, empty without traces.
     """
 
     job_id: str
@@ -191,6 +192,7 @@ class EncodedJob(NamedTuple):
     line: str
     submitted: float
     needs: str
+    trace: str = ""
 
     @property
     def record(self) -> JobRecord:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from sandfleet_config.spec import SandboxSpec
 
     from sandfleet.submit.check import CheckedJob
+    from sandfleet.traces import SubmitTraces
 
 UUID_BYTES: Final = 16
 _EMPTY: Final[dict[str, str]] = {}
@@ -97,12 +98,15 @@ class JobEncoder:
         *,
         least_contract: int = 1,
         shows_whole: bool = False,
+        traces: SubmitTraces | None = None,
     ) -> None:
         """`contents` takes the contents that are too large to travel; its owner uploads them.
 
         `least_contract` is the version that workers must speak whatever the spec uses. With
-        `shows_whole` the jobs' records say their commands with what looks secret.
+        `shows_whole` the jobs' records say their commands with what looks secret. `traces` begins
+        the trace of each job.
         """
+        self._traces = traces
         self._shows_whole = shows_whole
         self._batch = batch
         self.max_spec_bytes = max_spec_bytes
@@ -175,6 +179,7 @@ class JobEncoder:
             shared.line,
             now,
             join_needs(contract, shared.needs),
+            self._traces.begin(job_id, self._batch) if self._traces else "",
         )
 
 

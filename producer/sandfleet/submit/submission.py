@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from sandfleet.submit.check import JobChecker, Spec
     from sandfleet.submit.encode import EncodedRequest, JobEncoder
     from sandfleet.submit.required import RequiredObjects
+    from sandfleet.traces import SubmitTraces
 
 _REFUSED = (SubmitState.EXISTS, SubmitState.CONFLICT)
 
@@ -46,7 +47,9 @@ class Submission:
         batch: str | None,
         on_done: str = "",
         limits: BatchLimits | None = None,
+        traces: SubmitTraces | None = None,
     ) -> None:
+        self._traces = traces
         self._channel = channel
         self._checker = checker
         self._encoder = encoder
@@ -165,6 +168,8 @@ class Submission:
         await asyncio.to_thread(self.seal)
 
     def _new_handles(self, jobs: Sequence[EncodedJob | SentJob], submitted: Sequence[Submitted]) -> list[Job]:
+        if self._traces:
+            self._traces.end(job.job_id for job in jobs)
         return [
             Job(found.job_id, self._channel, job.batch)
             if found.state is SubmitState.NEW

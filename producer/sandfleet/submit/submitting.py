@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from sandfleet.channel.protocol import Channel
     from sandfleet.job import Job
     from sandfleet.submit.encoders import Reader
+    from sandfleet.traces import SubmitTraces
 
 
 class Submitting:
@@ -36,6 +37,7 @@ class Submitting:
     def __init__(self, settings: Settings, channel: Channel) -> None:
         self.settings = settings
         self._channel = channel
+        self._traces: SubmitTraces | None = None
 
     def submit(
         self,
@@ -167,10 +169,10 @@ class Submitting:
     ) -> Encoders | None:
         """Return what checks and encodes many jobs, for `submit_chunks`; for the command line.
 
-        `read` returns the jobs from one index to another, out of `total`. None for few jobs, and
-        where the channel takes jobs of its own process only.
+        `read` returns the jobs from one index to another, out of `total`. None for few jobs, where
+        submits are traced, and where the channel takes jobs of its own process only.
         """
-        if self._channel.packed_publisher is None or total < LEAST_JOBS:
+        if self._channel.packed_publisher is None or total < LEAST_JOBS or self.settings.traces.endpoint:
             return None
         try:
             checker = JobChecker(batch, is_keyed=idempotent)
@@ -180,13 +182,16 @@ class Submitting:
         work = ChunkEncoder(read, total, checker, encoder, self.settings.queue if queue is None else queue)
         return Encoders(work, count_processes(), self._channel.find_largest_budget)
 
-    def _new_encoder(self, batch: str | None, limits: BatchLimits | None, contents: Contents) -> JobEncoder:
+    def _new_encoder(
+        self, batch: str | None, limits: BatchLimits | None, contents: Contents, traces: SubmitTraces | None = None
+    ) -> JobEncoder:
         return JobEncoder(
             batch,
             self.settings.max_spec_bytes,
             contents,
             least_contract=BATCH_CONTRACT if limits else 1,
             shows_whole=self.settings.shows_whole_commands,
+            traces=traces,
         )
 
     def _new_submission(
@@ -205,8 +210,20 @@ class Submitting:
         name = self.settings.queue if queue is None else check_queue(queue)
         checker = JobChecker(batch, is_keyed=is_keyed, find_largest_budget=self._channel.find_largest_budget)
         contents = Contents()
-        encoder = self._new_encoder(batch, limits, contents)
+        encoder = self._new_encoder(batch, limits, contents, self._find_traces())
         required = RequiredObjects(contents, lambda: self._channel.objects, self.settings.result_ttl_seconds)
-        return Submission(
-            self._channel, checker, encoder, required, queue=name, batch=batch, limits=limits, on_done=on_done
-        )
+        how: dict[str, Any] = {"queue": name, "batch": batch, "limits": limits, "on_done": on_done}
+        return Submission(self._channel, checker, encoder, required, traces=self._traces, **how)
+
+    def _find_traces(self) -> SubmitTraces | None:
+        """Return what traces submits, if the settings want that; opened at the first submit."""
+        if self.settings.traces.endpoint and self._traces is None:
+            from sandfleet.traces import SubmitTraces
+
+            self._traces = SubmitTraces(self.settings.traces.endpoint)
+        return self._traces
+
+    def _close_traces(self) -> None:
+        traces, self._traces = self._traces, None
+        if traces:
+            traces.close()

@@ -23,7 +23,7 @@ def test_the_dashboard_is_what_its_script_makes() -> None:
 
 
 def test_each_metric_in_it_exists_with_these_labels() -> None:
-    named = set()
+    named = set[str]()
     for expression in list_expressions(FOUND):
         for name in NAME.findall(expression):
             base = name if name in METRICS else SUFFIX.sub("", name)
@@ -44,7 +44,7 @@ def test_each_query_can_be_read(tmp_path: Path) -> None:
 
 
 def test_each_panel_links_to_a_page_and_none_overlaps() -> None:
-    taken = set()
+    taken = set[tuple[int, int]]()
     for panel in FOUND["panels"]:
         place = panel["gridPos"]
         cells = {

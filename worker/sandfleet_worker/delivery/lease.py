@@ -117,10 +117,12 @@ class Lease:
             self._steady_since = None
             raise
         self._note_success()
-        self._comparison.compare([claim for claim in claims if claim.claim_id in beat.missing])
+        # The comparison is last: a forged key may make it fail at each beat.
         if beat.cancelled:
             self._on_cancelled(beat.cancelled)
-        self._report.mark.note(beat.mark, beat.at)
+        self._report.mark.note(beat.mark, beat.at, {claim.job_id for claim in claims})
+        missing = frozenset(beat.missing)
+        self._comparison.compare([claim for claim in claims if claim.claim_id in missing])
         return self._report.mark.limit_pause(max(0.0, self._seconds / BEATS_PER_LEASE - (time.monotonic() - began)))
 
     def _note_success(self) -> None:

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 from sandfleet_config.contract import CONTRACT_VERSIONS
 from sandfleet_config.errors import Expired, SandboxError, SpecInvalid, SpecTooLarge
 from sandfleet_config.image_names import normalize_image
-from sandfleet_config.queues import JOB_ID, SUBMITTED_HEADER, TASK_NAME
+from sandfleet_config.queues import JOB_ID, SUBMITTED_HEADER, TASK_NAME, TRACE_HEADER
 from sandfleet_config.run_summary import MAX_TEXT_CHARS, NO_FACTS, RunFacts
+from sandfleet_config.tracing import is_traceparent
 from sandfleet_config.wire import JobRequest, decode_job
 
 if TYPE_CHECKING:
@@ -56,6 +57,8 @@ class JobMessage:
     refusal: SandboxError | None = None
     newer_contract: int = 0
     """A request's contract version that is newer than this release speaks; 0 of any other."""
+    trace: str = ""
+    """The traceparent that came with the job; empty without traces."""
     first_spec: SandboxSpec | None = field(default=None, repr=False)
     """The spec as it was sent, if its limits are raised for this attempt; None of any other."""
 
@@ -138,6 +141,7 @@ def read_message(message: Message, max_spec_bytes: int, *, shows_whole: bool = F
         expires=_parse_time(headers.get("expires")),
         submitted=submitted if submitted is not None and _is_seconds(submitted) else None,
         request=request,
+        trace=str(trace) if is_traceparent(trace := headers.get(TRACE_HEADER)) else "",
     )
 
 
