@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import sys
 
+from sandfleet_config.telemetry import skip_redis_telemetry
+
 COLLECTED_OBJECTS = 50_000
 """New objects between two garbage collections: imports make many, and none is garbage."""
 
@@ -19,6 +21,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     if argv is None:
         gc.set_threshold(COLLECTED_OBJECTS)
+        skip_redis_telemetry()
     from sandfleet.cli.commands import run_command
 
     return run_command(words)
