@@ -18,7 +18,7 @@ WITH_IMAGES := trap 'exit 130' INT TERM; [ -n "$$TEST_IMAGES_ROOT" ] || \
 FAST_TESTS := tests/unit $(wildcard tests/integration/*producer_*) \
 	$(addprefix tests/docs/test_,contributing.py identifiers.py links.py measures.py reference.py)
 
-.PHONY: help setup native demo demo-night test test-fast test-releases test-upgrade test-retries test-big test-store test-images test-languages test-redis test-vm check docs renew bench hosts soak clean
+.PHONY: help setup native demo demo-night test test-fast test-releases test-upgrade test-retries test-big test-store test-images test-languages test-redis test-compose test-vm check docs renew bench hosts soak clean
 
 help: ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -75,6 +75,9 @@ test-languages: setup ## Compile and run programs of nine languages over a real 
 
 test-redis: setup ## Fail Redis over again and again while batches run: a primary, two replicas, three sentinels; ten minutes; ARGS="--rounds 3"
 	@$(WITH_IMAGES) $(BIN)/python tests/chaos/fail_overs.py --images "$$TEST_IMAGES_ROOT" $(ARGS)
+
+test-compose: setup ## Start docker-compose.yml on a Docker engine of its own: a batch on three workers, one is killed, one drained; ten minutes
+	@tests/compose/run.sh
 
 test-vm: setup ## The tests of what cgroups decide, on a host of cgroup v2: Debian 13 in qemu; a quarter of an hour; ARGS="tests/sandbox/test_limits.py"
 	@tests/vm/run.sh $(ARGS)

@@ -28,7 +28,19 @@ if TYPE_CHECKING:
 
 RESULTS = Path(__file__).parent / "results"
 JSON, MARKDOWN = "latest.json", "latest.md"
-PARTS = ("latency", "bursts", "throughput", "memory", "bulk", "recovery", "growth", "limit", "redis", "files")
+PARTS = (
+    "latency",
+    "bursts",
+    "throughput",
+    "memory",
+    "bulk",
+    "recovery",
+    "growth",
+    "limit",
+    "redis",
+    "files",
+    "history",
+)
 NO_MATPLOTLIB = "no pictures: matplotlib is not installed (make bench installs it: pip install --group bench)"
 console = Console(highlight=False)
 
@@ -149,6 +161,10 @@ def _measure_part(part: str, testbed: Testbed, counts: Counts) -> dict[str, Any]
             return {"growth": growth, "upkeep": upkeep}
         case "files":
             return {"file_rate": measure_file_rate(testbed, counts)}
+        case "history":
+            from sandbench.past import measure_history
+
+            return {"history": measure_history(testbed, counts.history_rows)}
         case "redis":
             return {"redis_use": measure_redis_use(testbed, counts.redis_jobs)}
         case _:

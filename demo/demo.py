@@ -21,6 +21,10 @@ from sandfleet import ErrorCode, Fleet, Outcome, SandboxError
 from stack import SCRIPTS, add_python_image, console, embedded_stack
 
 JOB_DEADLINE_SECONDS = 300
+WHERE_TO_LOOK = (
+    "to look at a fleet: .venv/bin/sandfleet-worker local --demo prints the address of its pages and a password\n"
+    "what they show: docs/how-to/watch-the-fleet.md"
+)
 
 COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
 
@@ -114,6 +118,7 @@ def main() -> int:
         console.print(f"[red]{failures + len(complaints)} jobs did not end as they must[/red]")
         return 1
     console.print(f"{len(rows)} jobs of all kinds in {elapsed:.1f} s, every one as it must")
+    console.print(WHERE_TO_LOOK)
     return 0
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import shutil
 import signal
 import subprocess
 import tempfile
@@ -18,6 +16,7 @@ import redis
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+from binaries import find_binary
 from cgrouptree import CGROUP_PARENT, remove_parents
 from releases import choose_release, describe_release
 from waiting import wait_until
@@ -59,17 +58,6 @@ def _no_cgroup_parents() -> Iterator[None]:
     """Remove the parent cgroups of the session's workers; theirs are gone, or a test failed."""
     yield
     remove_parents(CGROUP_PARENT)
-
-
-def find_binary(name: str) -> str:
-    """Return where `name` is; without it the test is skipped at home and fails where CI is set."""
-    found = shutil.which(name)
-    if found is None:
-        missing = f"{name} is not installed: scripts/setup.sh installs it"
-        if os.environ.get("CI"):
-            pytest.fail(missing)
-        pytest.skip(missing)
-    return found
 
 
 @pytest.fixture(scope="session")

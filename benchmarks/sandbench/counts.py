@@ -32,6 +32,7 @@ class Counts:
     limit_jobs: int
     redis_jobs: int
     file_jobs: int
+    history_rows: int
 
 
 FULL = Counts(
@@ -56,6 +57,7 @@ FULL = Counts(
     limit_jobs=12_000,
     redis_jobs=300,
     file_jobs=24,
+    history_rows=1_000_000,
 )
 QUICK = Counts(
     latency_rounds=8,
@@ -79,4 +81,5 @@ QUICK = Counts(
     limit_jobs=5_000,
     redis_jobs=100,
     file_jobs=6,
+    history_rows=50_000,
 )

@@ -201,6 +201,15 @@ class FileRate(Record):
         return 2 * self.jobs * self.file_mib / self.copy_seconds
 
 
+class History(Record):
+    """A history of so many ended runs: how long it took to store, and each question of the pages."""
+
+    rows: int
+    store_seconds: float
+    size_bytes: int
+    ms: dict[str, float]
+
+
 class Figures(Record):
     """All figures of one run; a part that was not requested is empty."""
 
@@ -223,6 +232,7 @@ class Figures(Record):
     store: Store | None = None
     redis_use: RedisUse | None = None
     file_rate: FileRate | None = None
+    history: History | None = None
 
     def joined(self, later: Self) -> Self:
         """Return this run with the parts of `later`, made in the same place with the same code.

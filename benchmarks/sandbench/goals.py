@@ -22,6 +22,7 @@ OURS = "sandfleet"
 BATCH_STREAM = "sandfleet, a batch's stream"
 STOCK_JOIN = "stock Celery, join_native"
 MAX_GROWTH = 1.25
+MOST_QUESTION_MS = 300.0
 STOCK_RECOVERY = "1 h (Celery's visibility timeout, not measured)"
 LATENCY_GOALS = ((TRUE.name, 25.0, 4.0, 107.0), (BARE_PYTHON.name, 50.0, 2.66, 133.0))
 """Program, milliseconds, times faster than bare runsc, and runsc's ms when they were set."""
@@ -85,6 +86,7 @@ def judge(figures: Figures) -> list[Goal]:
         *_recovery(figures),
         *_memory(figures),
         *_growth(figures),
+        *_history(figures),
     ]
 
 
@@ -161,6 +163,18 @@ def _memory(figures: Figures) -> Iterator[Goal]:
     baseline = f"{prefork:.1f} GiB, {PREFORK_JOBS_NOTE} (from {memory.children})"
     found = f"{memory.worker_mib:.0f} MiB"
     yield Goal(what, baseline, found, "under 95 MiB (100 MB)", 95.0 / memory.worker_mib, MEMORY)
+
+
+def _history(figures: Figures) -> Iterator[Goal]:
+    past = figures.history
+    if past is None:
+        return
+    name, slowest = max(past.ms.items(), key=lambda item: item[1])
+    what = f"the slowest question of the pages over {past.rows:,} ended runs ({name})"
+    reason = f"{name} reads too many rows. Next: a count of hours, or an index"
+    yield Goal(
+        what, "none", f"{slowest:.0f} ms", f"under {MOST_QUESTION_MS:.0f} ms", MOST_QUESTION_MS / slowest, reason
+    )
 
 
 def _growth(figures: Figures) -> Iterator[Goal]:

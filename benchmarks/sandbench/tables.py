@@ -42,6 +42,7 @@ def render_blocks(figures: Figures) -> dict[str, str]:
         "growth": render_growth(figures),
         "redis": render_redis_use(figures),
         "files": render_file_rate(figures),
+        "history": render_history(figures),
         "scale": render_scale(figures),
         "absent": render_absent(figures),
     }
@@ -251,6 +252,19 @@ def render_file_rate(figures: Figures) -> str:
         f"{rate.jobs} jobs that each read a file of {rate.file_mib} MiB and left one, two at once, with a store in a folder:"
         f" {rate.mib_per_second:.0f} MiB/s in and out together; `cp` of the same bytes: {rate.copied_mib_per_second:.0f} MiB/s."
         f" The worker had {rate.worker_mib_before:.0f} MiB before and {rate.worker_mib_after:.0f} MiB after."
+    )
+
+
+def render_history(figures: Figures) -> str:
+    """Say how fast runs are stored, and the slowest questions."""
+    past = figures.history
+    if past is None:
+        return ""
+    slowest = sorted(past.ms.items(), key=lambda item: -item[1])[:5]
+    return (
+        f"A history of {past.rows:,} ended runs takes {past.size_bytes / past.rows:.0f} bytes for each, and stores"
+        f" {past.rows / past.store_seconds:,.0f} a second. Of {len(past.ms)} questions of pages and lists the slowest:\n\n"
+        + table(("question", "ms"), [(name, f"{ms:.1f}") for name, ms in slowest])
     )
 
 

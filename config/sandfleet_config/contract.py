@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from sandfleet_config.codes import ErrorCode
 from sandfleet_config.image_names import REGISTRY_PREFIX
-from sandfleet_config.spec import BATCH_FIELDS, DELIVERY_FIELDS, RETRIED_CODES, SandboxSpec
+from sandfleet_config.spec import BATCH_FIELDS, DELIVERY_FIELDS, RETRIED_CODES, STORED_FIELDS, SandboxSpec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,23 +19,35 @@ Version 2 adds `spec.DELIVERY_FIELDS`, version 3 `requires`, version 4 `spec.STO
 has all that it uses, so that older workers can run it.
 """
 ContractVersion: TypeAlias = Literal[1, 2, 3, 4, 5]
+STORED_CONTRACT: Final = 4
+"""The version of a job that may need the store: objects there, or an image of a registry."""
 BATCH_CONTRACT: Final = 5
 """The version of a job with one of `spec.BATCH_FIELDS` or `output.live`, or of a batch with limits."""
 FIELDS_OF: Final[Mapping[int, str]] = {
     2: ", ".join(DELIVERY_FIELDS),
     3: "what it requires of its host",
-    4: "files, datasets, artifacts, objects of the store and images of a registry",
+    STORED_CONTRACT: "files, datasets, artifacts, objects of the store and images of a registry",
     BATCH_CONTRACT: ", ".join((*BATCH_FIELDS, "output.live")),
 }
 """The fields of each version, for messages."""
 
 
+_FIRST_FIELDS: Final = frozenset(SandboxSpec.model_fields) - {
+    *("requires", "stdin", "output"),
+    *(*DELIVERY_FIELDS, *STORED_FIELDS, *BATCH_FIELDS),
+}
+"""Fields that need no later version than 1, whatever they say; of the image it depends."""
+
+
 def find_contract(spec: SandboxSpec) -> ContractVersion:
     """Return the lowest contract version that has all fields `spec` uses."""
+    # Most specs: half the time of the questions below. The dict of a spec may change later.
+    if spec.model_fields_set <= _FIRST_FIELDS and not spec.requires and not spec.image.startswith(REGISTRY_PREFIX):
+        return 1
     if spec.after or spec.retry_with or spec.output.live:
         return BATCH_CONTRACT
     if _uses_store(spec):
-        return 4
+        return STORED_CONTRACT
     if spec.requires:
         return 3
     return 1 if _delivery_of(spec) == DEFAULT_DELIVERY else 2

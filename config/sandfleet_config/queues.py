@@ -38,7 +38,6 @@ RESERVED_QUEUES = frozenset(
         "cordons",
         "paused",
         "audit",
-        "ended_runs",
         "unacked",
         "unacked_index",
         "unacked_mutex",

@@ -24,7 +24,12 @@ class RedisSettings(Section):
         description="Replicas that must have a job before submit returns, and a claim before it starts;"
         " unset: 1 with sentinel://, else 0.",
     )
-    replica_seconds: float = Field(default=1.0, gt=0, le=5, description="How long one wait for replicas takes at most.")
+    replica_seconds: float = Field(
+        default=1.0,
+        gt=0,
+        le=5,
+        description="How long one wait for replicas takes at most; of a worker, half its lease at most.",
+    )
     failover_seconds: float = Field(
         default=30.0, ge=0, le=300, description="With sentinel://, how long a producer waits for a new primary."
     )

@@ -23,6 +23,7 @@ from sandfleet_config.failure_kind import fingerprint_failure
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from datetime import datetime
 
     from sandfleet_config.outcome import Attempt, Outcome
 
@@ -32,6 +33,8 @@ MAX_TEXT_CHARS: Final = 200
 SPEC_DIGITS: Final = 16
 """Digits of a spec's fingerprint that are kept."""
 MAX_SECONDS: Final = 1e11
+MAX_TIME_DIGITS: Final = 14
+"""Digits of a time in ms, below `MAX_SECONDS`; Python refuses to read many thousands of digits."""
 _MILLI: Final = 1000
 
 
@@ -55,7 +58,7 @@ def read_facts(record: bytes | None, needs: bytes | None, queue: bytes | None, s
     """
     told, needed = _parse_object(record), _parse_object(needs)
     at, memory = told.get("submitted"), needed.get("memory_bytes")
-    if submitted and submitted.isdigit():  # of a later run
+    if submitted and submitted.isdigit() and len(submitted) <= MAX_TIME_DIGITS:  # of a later run
         at = int(submitted) / _MILLI
     return RunFacts(
         queue=(queue or b"").decode(errors="replace"),
@@ -97,7 +100,7 @@ def encode_summary(outcome: Outcome, facts: RunFacts) -> str:
         "signal": outcome.signal,
         "start": "" if outcome.duration is None else "warm" if outcome.runtime.warm else "cold",
         "submitted": round(facts.submitted * _MILLI) or None,
-        "started": None if last is None else round(last.started.timestamp() * _MILLI),
+        "started": None if last is None else _count_milliseconds(last.started),
         "steps": _list_steps(outcome),
         "cpu": _round(outcome.usage.cpu_seconds),
         "peak": outcome.usage.memory_peak_bytes,
@@ -163,8 +166,16 @@ def _choose_tries(attempts: Sequence[Attempt]) -> Sequence[Attempt]:
 
 
 def _list_try(attempt: Attempt) -> list[object]:
-    ended = 0 if attempt.ended is None else round(attempt.ended.timestamp() * _MILLI)
+    ended = 0 if attempt.ended is None else _count_milliseconds(attempt.ended)
     worker = attempt.worker.removeprefix(f"{attempt.host}.")
     code = "" if attempt.code is None else attempt.code.value
-    started = round(attempt.started.timestamp() * _MILLI)
+    started = _count_milliseconds(attempt.started)
     return [cut_name(attempt.host), cut_name(worker), code, started, ended, int(attempt.charged)]
+
+
+def _count_milliseconds(moment: datetime) -> int:
+    """Return a unix time in ms; 0 for one of a forged record that Python cannot count, or before 1970."""
+    try:
+        return max(0, round(moment.timestamp() * _MILLI))
+    except (ValueError, OverflowError):  # a year at the edge, without a zone
+        return 0

@@ -1,4 +1,4 @@
-"""The settings of `sandfleet-web`: endpoints of webhooks, and how they are sent."""
+"""The settings of `sandfleet-web`: its pages, endpoints of webhooks, and how they are sent."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, StringConstraints, model_validator
 
+from sandfleet_config.pages_settings import PagesSettings
 from sandfleet_config.section import Section
 from sandfleet_config.settings import LOCAL_HISTORY, NESTED, Settings, setting_names
 
@@ -64,7 +65,7 @@ class HistorySettings(Section):
 
 
 class WebhookSettings(Section):
-    """How `sandfleet-web notify` sends webhooks."""
+    """How `sandfleet-web notify` sends webhooks, and the sections of its other parts."""
 
     endpoints: dict[EndpointName, EndpointSettings] = Field(
         default={},
@@ -78,6 +79,7 @@ class WebhookSettings(Section):
         default=86400.0, ge=0, le=7 * 86400, description="A webhook is given up so long after its first attempt."
     )
     at_once: int = Field(default=8, gt=0, le=64, description="Webhooks that one process sends at once.")
+    pages: PagesSettings = PagesSettings()
     history: HistorySettings = HistorySettings()
 
 

@@ -59,6 +59,22 @@ def test_a_cordon_says_what_runs_there_and_who_wanted_it(fleet: Fleet, ann: Oper
     assert len(read_audit(fleet)) == 3
 
 
+def test_operators_act_at_maxmemory_and_the_audit_tells_it(fleet: Fleet, ann: Operator, client: Any) -> None:
+    ann.cordon("host-1", "a first mark")
+    ann.pause("one", "a first mark")
+    client.config_set("maxmemory", 1)
+    try:
+        ann.cordon("host-2", "a sick disk")
+        ann.drain("host-2", "a sick disk", 5)
+        ann.pause("two", "it fills Redis")
+        ann.uncordon("host-2")
+        ann.resume("two")
+    finally:
+        client.config_set("maxmemory", 0)
+    assert [host.host for host in fleet.state.read_summary().cordons] == ["host-1"]
+    assert len(read_audit(fleet)) == 7
+
+
 def test_a_drain_has_a_deadline_by_the_clock_of_redis(fleet: Fleet, ann: Operator) -> None:
     result = ann.drain("host-9", "a new kernel", 1800)
     assert "no live worker is on host-9" in result.text

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from havoc import Havoc
-    from sandfleet.channel.fleet_state import WorkerStatus
+    from sandfleet.channel.fleet_state import HostImage, WorkerStatus
     from stage import Stage, Stock
 
 HOST = "node-1"
@@ -66,10 +66,14 @@ def test_a_worker_says_how_its_host_is(stage: Stage, stock: Stock, fleet: Fleet)
     (job,) = fleet.state.running_jobs(HOST)
     assert (job.job_id, job.slot) == (job_id, 0)
     assert abs(job.started - time.time()) < 20
-    (image,) = [image for image in fleet.state.host_images()[HOST] if image.name == "busybox"]
-    assert image.size > 1000
-    assert image.digest.startswith("sha256:")
-    assert abs(image.used - time.time()) < 60
+
+    def find_image() -> HostImage:
+        (image,) = [image for image in fleet.state.host_images()[HOST] if image.name == "busybox"]
+        return image
+
+    assert find_image().size > 1000
+    assert find_image().digest.startswith("sha256:")
+    wait_until(lambda: abs(find_image().used - time.time()) < 60, 20, "its last use is told")
     stock.cancel_by_key(job_id)
     assert stock.outcome(job_id)["attempts"][0]["host"] == HOST
 

@@ -93,7 +93,7 @@ def test_a_host_is_shown_with_its_jobs_and_images(client: Any, capsys: Capture) 
     client.set(f"{KEY_PREFIX}host_images:host", images, ex=60)
     status, text, _ = run(capsys, "hosts", "show", "host")
     assert status == 0
-    for part in ("1 of 4 busy", "job-1 since", "job-2 waits", "python 5 MiB", "runsc 20260905", "zone=a"):
+    for part in ("1 of 4 busy", "job-1 since", "job-2 waits", "python 5MiB", "runsc 20260905", "zone=a"):
         assert part in text
     found = json.loads(run(capsys, "hosts", "show", "host", "-o", "json")[1])
     assert [job["job_id"] for job in found["jobs"]] == ["job-1", "job-2"]

@@ -161,7 +161,7 @@ def test_the_jobs_page_shows_code_batch_and_labels(flower: Flower, jobs: dict[st
 
 def test_each_page_says_how_many_tasks_flower_keeps(flower: Flower, jobs: dict[str, str]) -> None:
     worker = next(iter(flower.find_workers()))
-    for path in ("/", "/tasks", "/broker", f"/task/{jobs['OK']}", f"/worker/{worker}"):
+    for path in ("/workers", "/tasks", "/broker", f"/task/{jobs['OK']}", f"/worker/{worker}"):
         assert "Flower remembers the last 20,000 tasks" in flower.get(path), path
 
 

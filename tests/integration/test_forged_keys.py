@@ -113,6 +113,7 @@ def test_an_expired_job_without_a_record_does_not_block_the_others(url: str, cli
     assert not client.exists(f"{KEY_PREFIX}expiring")
 
 
+YEARS = ("9999", "1900", "0001")
 FORGED_FIELDS: dict[str, dict[str, str | bytes]] = {
     "a batch that is no UTF-8": {"batch": b"\xff"},
     "a reason that is no UTF-8": {"why": b"\xff"},
@@ -123,6 +124,14 @@ FORGED_FIELDS: dict[str, dict[str, str | bytes]] = {
     "half a UTF-16 pair": {"record": '{"labels": {"a": "\\ud800"}, "spec_sha256": "\\ud800"}'},
     "a time that is no number": {"record": '{"submitted": "x"}'},
     "an endless time": {"record": '{"submitted": %s}' % ("9" * 400)},
+    "an endless time of a later run": {"submitted": "9" * 400},
+    "attempts at the edge of time": {
+        "attempts": json.dumps([{"host": "h", "worker": "w", "started": f"{year}-01-01T00:00:00"} for year in YEARS])
+    },
+    "more digits than Python reads": {"submitted": "9" * 5000, "needs": '{"memory_bytes": %s}' % ("9" * 5000)},
+    "needs that are too deep": {"needs": f'{{"image": {"[" * 900}{"]" * 900}}}'},
+    "memory that is no size": {"needs": '{"memory_bytes": NaN, "image": 7}', "queue": b"\xff"},
+    "half a UTF-16 pair in a line": {"record": '{"line": "\\ud800\\u0000"}', "needs": '{"image": "\\udc00"}'},
 }
 
 

@@ -17,7 +17,7 @@ from intake_stand import LEASE_SECONDS, Failing, IntakeStand
 from pydantic import SecretStr
 from sandfleet import BatchLimits, Fleet, SandboxSpec, Settings
 from sandfleet_config.codes import ErrorCode
-from sandfleet_config.queues import DEFAULT_QUEUE, KEY_PREFIX, cancel_key, job_key
+from sandfleet_config.queues import CORDONS, DEFAULT_QUEUE, KEY_PREFIX, cancel_key, job_key
 from sandfleet_worker.delivery import sweeper as sweep
 from sandfleet_worker.delivery import watchdog, worker_exit
 from sandfleet_worker.delivery.identity import Identity
@@ -44,9 +44,14 @@ PLACES: dict[str, Callable[[Any], tuple[Any, str]]] = {
     "claimer, holding it": lambda intake: (intake.held_claims, "add"),
     "claimer, served": lambda intake: (intake.claimer._rotation, "served"),
     "claimer, the wait": lambda intake: (intake.claimer._redis, "xread"),
-    "lease, what runs": lambda intake: (intake.lease, "_claims"),
+    "lease, what runs": lambda intake: (intake.held_claims, "claims"),
+    "lease, the status": lambda intake: (intake.report, "encode_status"),
+    "lease, its jobs": lambda intake: (intake.report, "encode_jobs"),
     "lease, the beat": lambda intake: (intake.lease._ledger, "beat"),
+    "lease, the host's mark": lambda intake: (intake.report.mark, "note"),
     "lease, a deleted claim": lambda intake: (intake.lease._ledger, "restore"),
+    "lease, claims in Redis": lambda intake: (intake.lease._ledger, "read_claim_ids"),
+    "lease, the pause": lambda intake: (intake.report.mark, "limit_pause"),
     "lease, a cancel": lambda intake: (intake, "_end_job"),
     "sweeper, the lease": lambda intake: (intake.lease._ledger, "read_uptime"),
     "sweeper, the dead": lambda intake: (intake.ledger, "reap"),
@@ -59,10 +64,21 @@ PLACES: dict[str, Callable[[Any], tuple[Any, str]]] = {
     "sweeper, dead letters": lambda intake: (intake.ledger, "drop_stale_dead"),
     "announcer, the host": lambda intake: (intake.announcer, "_read_facts"),
     "announcer, the call": lambda intake: (intake.announcer._ledger, "announce"),
+    "announcer, what it measures": lambda intake: (intake.report, "measure"),
+    "announcer, the images": lambda intake: (intake.announcer._ledger, "tell_images"),
     "watchdog, what hangs": lambda intake: (intake.held_claims, "overdue_job_ids"),
     "watchdog, a stall": lambda intake: (intake.watchdog, "find_stall"),
 }
-LATE = {"lease, a cancel", "announcer, the host", "announcer, the call"}
+RARE: dict[str, Callable[[Any], tuple[Any, str]]] = {
+    "the drain's deadline": lambda intake: (intake.report.mark, "withdraw"),
+    "a lost claim": lambda intake: (intake.comparison, "withdraw"),
+    "a lost end": lambda intake: (intake.comparison._ledger, "recover"),
+}
+"""What the lease's thread does where Redis says so."""
+ANNOUNCER = {
+    *("announcer, the host", "announcer, the call", "announcer, what it measures", "announcer, the images"),
+}
+LATE = {"lease, a cancel", *ANNOUNCER}
 """Of the announcer the first call is the start of the worker, which fails with it."""
 SLOW = {"sweeper, their records", "sweeper, their ends"}
 """After an error the next try is 10 s later: sweep_parked.lua."""
@@ -120,7 +136,7 @@ def prepare(url: str, client: Any) -> tuple[str, str]:
 
 def announce_again(intake: Any) -> None:
     """Let the announcer call Redis: it announces only what is new, or was said long ago."""
-    intake.announcer._announced_at = -60.0
+    intake.announcer._announced_at = intake.announcer._next_images = -60.0
 
 
 def test_every_thread_goes_on_after_errors_that_can_pass(
@@ -183,6 +199,61 @@ def test_an_error_that_cannot_pass_ends_the_worker(url: str, client: Any, new_st
             wait_until(stand.is_ended.is_set, 10, f"{place}: its jobs are ended")
         else:
             assert not stand.is_ended.is_set(), place
+
+
+def cause(place: str, client: Any, claim: Claim, owner: str) -> None:
+    """Let Redis say what makes the lease's thread call `place`."""
+    claims = f"{KEY_PREFIX}claims:{owner}"
+    match place:
+        case "the drain's deadline":
+            client.hset(CORDONS, "here", '{"by": "ann", "reason": "a test", "deadline": 1}')
+        case "a lost claim":
+            client.hset(job_key(claim.job_id), "claim", "another")
+            client.hdel(claims, claim.claim_id)
+        case "a lost end":
+            client.hset(claims, "unheld", claim.message.replace(claim.job_id.encode(), b"other"))
+
+
+@pytest.mark.parametrize("error", [*PASSING, KeyError("no such thing")], ids=repr)
+@pytest.mark.parametrize("place", RARE)
+def test_the_lease_goes_on_after_errors_in_what_follows_a_beat(
+    url: str, client: Any, new_stand: Callable[[], IntakeStand], place: str, error: Exception
+) -> None:
+    stand = new_stand()
+    stand.intake.comparison.withdraw = lambda _claim_id, _why: None
+    stand.open()
+    submit(url, 1)
+    wait_until(lambda: stand.got, 15, "a job is claimed")
+    can_pass = error in PASSING
+    failing = Failing(*RARE[place](stand.intake), error, TIMES if can_pass else float("inf"))
+    cause(place, client, stand.got[0], stand.intake.ledger._identity.owner)
+    if can_pass:
+        wait_until(lambda: failing.calls > TIMES, 15, f"{place} is tried again")
+        assert (stand.left, stand.intake.lease.is_lost) == ([], False)
+    else:
+        wait_until(lambda: stand.left, 10, f"{place}: the worker ends")
+        assert stand.left == [EXIT_STALLED]
+        wait_until(stand.is_ended.is_set, 10, "its jobs are ended")
+    client.delete(CORDONS)
+
+
+def test_a_forged_record_keeps_no_worker_from_a_cancel_and_a_drain(
+    url: str, client: Any, new_stand: Callable[[], IntakeStand]
+) -> None:
+    stand = new_stand()
+    stand.open()
+    spoilt, good = submit(url, 2)
+    wait_until(lambda: len(stand.got) == 2, 15, "both are claimed")
+    (claim,) = [claim for claim in stand.got if claim.job_id == spoilt]
+    client.delete(job_key(spoilt))
+    client.set(job_key(spoilt), "x")
+    client.hdel(f"{KEY_PREFIX}claims:{stand.intake.ledger._identity.owner}", claim.claim_id)
+    client.set(cancel_key(good), "x", ex=60)
+    client.hset(CORDONS, "here", '{"deadline": 1}')
+
+    wait_until(lambda: good in stand.cancelled, 10, "the cancel is heard of")
+    wait_until(lambda: stand.withdrawn, 10, "the deadline is kept")
+    client.delete(CORDONS)
 
 
 def test_a_worker_that_loses_its_lease_before_its_consumer_starts_ends(

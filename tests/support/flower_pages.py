@@ -103,7 +103,8 @@ def running_flower(stage: Stage, **environment: str) -> Iterator[Flower]:
         f"--conf={CONF}",
         f"--port={port}",
     ]
-    env = stage.env | {"FLOWER_BASIC_AUTH": "me:secret", "FLOWER_TOKEN": TOKEN} | environment
+    history = {"SANDFLEET_WEB__HISTORY__FILE": str(stage.folder / "history.db")}
+    env = stage.env | {"FLOWER_BASIC_AUTH": "me:secret", "FLOWER_TOKEN": TOKEN} | history | environment
     log_path = stage.folder / "flower.log"
     with log_path.open("wb") as log:
         process = subprocess.Popen(command, env=env, stdout=log, stderr=log)

@@ -199,6 +199,19 @@ def test_each_document_has_blocks_that_the_report_knows() -> None:
         assert marked <= known, name
 
 
+def test_the_slowest_question_to_the_history_is_told_and_judged() -> None:
+    past = {
+        "rows": 1_000_000,
+        "store_seconds": 100.0,
+        "size_bytes": 7 * 10**8,
+        "ms": {"status": 0.1, "failures": 250.0},
+    }
+    blocks = render_blocks(new_figures(history=past))
+    assert "takes 700 bytes for each, and stores 10,000 a second" in blocks["history"]
+    assert "| failures | 250.0 |" in blocks["history"]
+    assert "under 300 ms" in blocks["goals"]
+
+
 def test_what_a_job_asks_of_redis_is_told_with_the_time_that_its_looks_in_vain_took() -> None:
     use = {"jobs": 300, "seconds": 12.4, "script_calls": 2.784, "input_bytes": 5633.8, "output_bytes": 3553.5}
     told = render_blocks(new_figures(redis_use=use))["redis"]

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 from sandfleet_config.queues import KEY_PREFIX
 from sandfleet_config.settings import setting_names
+from sandfleet_config.web_settings import web_setting_names
 
 ROOT = Path(__file__).parents[2]
 COMPOSE = (ROOT / "docker-compose.yml").read_text()
 DOCKERFILE = (ROOT / "docker" / "Dockerfile").read_text()
-SERVICES = ("redis", "worker", "flower", "cli", "images")
+SERVICES = ("redis", "worker", "flower", "web", "prometheus", "cli", "images")
 
 
 def read_service(name: str) -> str:
@@ -49,7 +50,7 @@ def test_the_worker_gets_two_capabilities() -> None:
     assert "cap_add: [DAC_OVERRIDE, SETFCAP]" in read_service("worker")
 
 
-@pytest.mark.parametrize("name", ["redis", "flower", "cli"])
+@pytest.mark.parametrize("name", ["redis", "flower", "web", "prometheus", "cli"])
 def test_the_others_get_none(name: str) -> None:
     assert "cap_add" not in read_service(name)
 
@@ -66,7 +67,7 @@ def test_a_list_of_its_own_keeps_no_new_privileges() -> None:
 
 
 def test_containers_get_known_settings_only() -> None:
-    known = {key for key, *_ in setting_names()}
+    known = {key for key, *_ in setting_names()} | web_setting_names()
     given = {
         key for name in SERVICES for key in re.findall(r"^      (SANDFLEET_\w+):", read_service(name), re.MULTILINE)
     }
@@ -74,13 +75,19 @@ def test_containers_get_known_settings_only() -> None:
     assert given <= known
 
 
-def test_only_flower_is_published_and_only_on_loopback() -> None:
-    assert [name for name in SERVICES if "ports:" in read_service(name)] == ["flower"]
-    assert re.findall(r'ports: \["(.+?):\$', read_service("flower")) == ["127.0.0.1"]
+def test_only_pages_are_published_and_only_on_loopback() -> None:
+    published = [name for name in SERVICES if "ports:" in read_service(name)]
+    assert published == ["flower", "web", "prometheus"]
+    for name in published:
+        assert re.findall(r'ports: \["(.+?):\$', read_service(name)) == ["127.0.0.1"]
+
+
+def test_prometheus_is_started_only_by_its_profile() -> None:
+    assert "profiles: [prometheus]" in read_service("prometheus")
 
 
 def test_secrets_have_no_default() -> None:
-    for name in ("SANDFLEET_REDIS_PASSWORD", "SANDFLEET_FLOWER_AUTH"):
+    for name in ("SANDFLEET_REDIS_PASSWORD", "SANDFLEET_FLOWER_AUTH", "SANDFLEET_WEB_AUTH"):
         assert f"${{{name}:?" in COMPOSE
         assert f"${{{name}:-" not in COMPOSE
 

@@ -43,7 +43,7 @@ class Worker:
         task = RunTask()
         files = SimpleNamespace(prepare=lambda *_: None, keep_for_dead_letter=lambda *_: None)  # of a job without any
         task.host = SimpleNamespace(  # type: ignore[assignment]
-            name="h", worker="h.1", intake=intake, slots=None, runner=runner, abilities=self, files=files
+            name="h", worker="h.1", intake=intake, slots=None, runner=runner, abilities=self, files=files, counts=None
         )
         set_current_job(self.job)
         request = JobRequest(spec=SandboxSpec(image="x", **spec))

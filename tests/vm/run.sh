@@ -20,6 +20,8 @@ readonly MARK='sandfleet-vm: pytest ended with'
 # What the version of cgroups decides: limits and counters, whose memory it is, what is killed.
 readonly DEFAULT_TESTS=(
     tests/unit/test_cgroups.py tests/sandbox/test_memory.py tests/sandbox/test_killing.py tests/sandbox/test_limits.py
+    # The units of deploy/systemd, started by the guest's own systemd.
+    tests/vm/test_units.py
     # Clocks and speed mean nothing under emulation.
     -k "not output_is and not cpu_is_limited and not the_least_that_a_spec"
 )
@@ -67,6 +69,7 @@ make_root() {
     cp -a "$TOOLS/." "$root$TOOLS/"
     [[ ! -d /usr/local/lib/sandfleet/registry ]] || cp -a /usr/local/lib/sandfleet/registry "$root/usr/local/lib/sandfleet/"
     ln -sf "$TOOLS/bin/runsc" "$root/usr/local/bin/runsc"
+    ln -sfn /sandfleet/.venv "$root/opt/sandfleet"
     cp -a "$images/." "$root/images/"
     cp -L /etc/resolv.conf "$root/etc/resolv.conf"
     [[ ! -e /etc/pip.conf ]] || cp -L /etc/pip.conf "$root/etc/pip.conf"
@@ -96,7 +99,7 @@ UNIT
         echo '#!/bin/bash'
         echo 'uname -sr; stat -fc "cgroups: %T" /sys/fs/cgroup; cat /sys/fs/cgroup/cgroup.controllers; runsc --version | head -n 1'
         # Each test has ten times its usual time.
-        printf '/sandfleet/.venv/bin/python -m pytest -p no:cacheprovider --timeout 1200'
+        printf '/sandfleet/.venv/bin/python -m pytest -p no:cacheprovider --timeout 1200 -m "not images"'
         printf ' %q' "$@"
         printf '\necho "%s $?"\npoweroff -ff\n' "$MARK"
     } >"$root/sandfleet/vm-tests"

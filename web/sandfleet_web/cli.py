@@ -1,4 +1,4 @@
-"""``sandfleet-web``: send webhooks, and look after those that were not delivered."""
+"""``sandfleet-web``: serve the pages, keep the history, send webhooks."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from sandfleet_config.web_settings import WebSettings
 
     from sandfleet_web.notify.queue import DeadWebhook, TakenWebhook, WebhookQueue
+    from sandfleet_web.pages.users import Role
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, rich_markup_mode=None)
 notify = typer.Typer(
@@ -54,10 +55,54 @@ def _options(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Keep the history of ended runs, and tell other systems when batches are done.
+    """Serve the pages of a fleet, keep the history of ended runs, and tell when batches are done.
 
     SANDFLEET_REDIS_URL names the fleet's Redis.
     """
+
+
+@app.command()
+def serve(
+    *,
+    is_notifying: Annotated[bool, typer.Option("--notify", help="Send webhooks, too, as notify does.")] = False,
+) -> None:
+    """Serve the pages alone, and write the history of ended runs, until SIGTERM.
+
+    Without SANDFLEET_WEB__PAGES__USERS_FILE it makes a password for this run, and prints it.
+    """
+    from sandfleet_web.serve import run_pages
+
+    with print_known_errors():
+        run_pages(read_settings(), is_notifying=is_notifying)
+
+
+@app.command("new-user")
+def new_user(
+    name: Annotated[str, typer.Argument(help="The name for the login.")],
+    role: Annotated[str, typer.Option("--role", help="viewer sees all pages; operator may also act.")] = "viewer",
+    file: Annotated[Path | None, typer.Option("--file", help="The users' file; default: that of the settings.")] = None,
+    *,
+    is_stdin: Annotated[bool, typer.Option("--stdin", help="Read the password from stdin, one line.")] = False,
+) -> None:
+    """Add a user to the users' file, or give one another role and password.
+
+    Without --stdin it makes a password and prints it. Restart what serves the pages.
+    """
+    from sandfleet_web.pages.users import ROLES, add_user
+
+    with print_known_errors():
+        path = file or read_settings().web.pages.users_file
+        if path is None:
+            raise typer.BadParameter("name the file: --file, or SANDFLEET_WEB__PAGES__USERS_FILE")
+        known: Role | None = next((one for one in ROLES if one == role), None)
+        if known is None:
+            raise typer.BadParameter(f"--role is one of {', '.join(ROLES)}")
+        password = sys.stdin.readline().rstrip("\n") if is_stdin else secrets.token_urlsafe(12)
+        try:
+            add_user(path, name, known, password)
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from None
+    print(f"{name} is {known} in {path}" + ("" if is_stdin else f"; password: {password}"))
 
 
 @notify.callback()

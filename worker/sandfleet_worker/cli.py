@@ -128,15 +128,16 @@ def local(
     concurrency: Concurrency = None,
     flower: Annotated[bool, typer.Option(help="Start Flower, the page to watch jobs.")] = True,  # noqa: FBT002
     flower_port: Annotated[int, typer.Option(help="Flower's port; a free one where it is taken.")] = 5555,
+    demo: Annotated[bool, typer.Option("--demo", help="Submit a batch, to have something to look at.")] = False,  # noqa: FBT002
 ) -> None:
-    """Run everything on this machine: a private Redis, one worker and Flower.
+    """Run everything on this machine: a private Redis, one worker, and Flower with the pages in it.
 
     Ctrl-C ends it; queued jobs are kept.
     """
     from sandfleet_worker.commands.local import run_local
 
     with _print_known_errors():
-        code = run_local(_read_settings(concurrency), flower_port=flower_port if flower else None)
+        code = run_local(_read_settings(concurrency), flower_port if flower else None, has_demo=demo)
     raise typer.Exit(code)
 
 

@@ -3,7 +3,8 @@
 Options on the command line win. Flower executes this file; it is no module of the worker. The
 environment says who may enter: ``FLOWER_BASIC_AUTH`` is ``user:password``, or several with commas
 between them; ``FLOWER_TOKEN`` is a bearer token that may read ``/metrics`` and ``/api``, and change
-nothing.
+nothing. The pages of sandfleet-web are mounted here where it is installed: the entry points of the
+group ``sandfleet.flower``.
 """
 
 from __future__ import annotations
@@ -14,11 +15,17 @@ import sys
 from typing import Any
 
 try:
+    from flower import urls
+
     from sandfleet_worker.celery_worker.flower.app import install, say
+    from sandfleet_worker.celery_worker.flower.plugins import install_plugins
 
     install(os.environ.get("FLOWER_TOKEN", ""))
 except ImportError as error:
     sys.exit(f"error: this Flower is not like 2.2, which sandfleet knows ({error}); fix: pip install 'flower>=2.2,<3'")
+
+for fault in install_plugins(urls.handlers, urls.settings):
+    say(fault)
 
 # About 6 KB of memory a task; Flower's own default of 100 000 would take more than half a gigabyte.
 max_tasks = 20_000

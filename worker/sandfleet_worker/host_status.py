@@ -7,7 +7,7 @@ import time
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Protocol
 
-from sandfleet_worker.delivery.host_report import Measured
+from sandfleet_worker.delivery.host_report import ImageUse, Measured
 from sandfleet_worker.sandbox.cgroup.tree import find_tree
 from sandfleet_worker.sandbox.image.cache import read_use
 from sandfleet_worker.sandbox.process.runsc import find_runsc
@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     from sandfleet_config.settings import WorkerSettings
 
     from sandfleet_worker.delivery.host_slots import HostSlots
-    from sandfleet_worker.sandbox.image.image import Image
     from sandfleet_worker.sandbox.image.store import ImageStore
 
 LIMITS = ("memory", "cpu", "pids")
+USE_SECONDS = 10.0
+"""How old the times of the last use of images may be."""
 MAX_WARM = 20
 MAX_QUEUES = 50
 """Most patterns of queues in a status; with more it names none, and readers take all from `hosts`."""
@@ -44,7 +45,8 @@ class HostStatus:
         self, settings: WorkerSettings, runner: Measurable, slots: HostSlots, labels: Mapping[str, str]
     ) -> None:
         self._settings, self._runner, self._slots = settings, runner, slots
-        self._images: list[Image] = []
+        self._images: tuple[ImageUse, ...] = ()
+        self._read_at = 0.0
         self._identity: tuple[int, ...] | None = None
         queues = [settings.queue, *settings.queues]
         self._fixed: dict[str, object] = {
@@ -60,8 +62,8 @@ class HostStatus:
 
     def measure(self) -> Measured:
         """Return the status and the images."""
-        images = self._list_images()
-        names = {image.digest: image.name for image in reversed(images)}
+        images = self._read_images()
+        names = {digest: name for name, digest, *_ in reversed(images)}
         memory, (slots, busy) = self._slots.last_memory, self._slots.count()
         warm = sorted(((names.get(key, key), count) for key, count in self._runner.count_warm().items() if count))
         status = self._fixed | {
@@ -73,14 +75,15 @@ class HostStatus:
             "memory_budget": memory.budget if memory else 0,
             "disk_free": self._read_disk(),
         }
-        return Measured(
-            status, tuple((image.name, image.digest, image.size_bytes, read_use(image)) for image in images)
-        )
+        return Measured(status, images)
 
-    def _list_images(self) -> list[Image]:
-        identity = self._runner.images.read_identity()
-        if identity != self._identity:
-            self._images, self._identity = [*self._runner.images.list_with_damaged()[0]], identity
+    def _read_images(self) -> tuple[ImageUse, ...]:
+        """Return the images; the times of their last use are read each `USE_SECONDS`."""
+        identity, now = self._runner.images.read_identity(), time.monotonic()
+        if identity != self._identity or now - self._read_at >= USE_SECONDS:
+            found = self._runner.images.list_with_damaged()[0]
+            self._images = tuple((image.name, image.digest, image.size_bytes, read_use(image)) for image in found)
+            self._identity, self._read_at = identity, now
         return self._images
 
     def _read_disk(self) -> int:

@@ -47,10 +47,7 @@ MAX_BACKOFF_SECONDS = 30.0
 
 
 class JobRun:
-    """One run of the job of `claim` on this host.
-
-    Call `execute`, then `decide`, both in the job's thread.
-    """
+    """One run of the job of `claim` here: `execute`, then `decide`, in the job's thread."""
 
     def __init__(self, host: Host, job: JobHandle, job_message: JobMessage, claim: Claim) -> None:
         self._host, self._job, self.message = host, job, job_message
@@ -172,10 +169,7 @@ class JobRun:
         return "" if ErrorCode.WORKER_LOST in self._retry_on else "its retry_on does not name WORKER_LOST"
 
     def _find_put_back(self) -> PutBack | None:
-        """Return why another host may run the job where this one cannot.
-
-        It is known before the job's start. None of any other end.
-        """
+        """Return why another host may run the job where this one cannot; None of any other end."""
         request = self.message.request
         if not self._lacks or request is None:
             return None

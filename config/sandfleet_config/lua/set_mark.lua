@@ -13,6 +13,8 @@ if text ~= '' then
   if redis.call('HEXISTS', key, name) == 0 and redis.call('HLEN', key) >= limit then
     return 'full'
   end
+  -- The first write, which Redis lets through at maxmemory: a host may have to be taken out then.
+  redis.call('HDEL', key, name)
   redis.call('HSET', key, name, text)
   return 'set'
 elseif redis.call('HDEL', key, name) == 0 then

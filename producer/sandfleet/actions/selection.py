@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
@@ -9,6 +10,7 @@ from sandfleet_config.codes import Category
 from sandfleet_config.queues import JOB_ID
 
 from sandfleet.errors import ActionRefused
+from sandfleet.history.questions import MAX_PAGE
 from sandfleet.overview.job_filter import find_jobs, read_ended_code
 
 if TYPE_CHECKING:
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 
     from sandfleet.channel.overview import Overview
     from sandfleet.channel.protocol import Channel
+    from sandfleet.history.questions import History, HistoryFilter
     from sandfleet.overview.job_filter import JobFilter
 
 MAX_COUNTED: Final = 100_000
@@ -70,6 +73,15 @@ class Selection:
         return cls(f"{shown} and {len(runs) - SHOWN_JOBS} more" if len(runs) > SHOWN_JOBS else shown, list(runs))
 
     @classmethod
+    def of_history(cls, text: str, history: History, wanted: HistoryFilter) -> Selection:
+        """Select jobs whose newest run ended, not OK, and matches; at most `MAX_DEPTH` of them.
+
+        Raises:
+            ActionRefused: the filter is empty.
+        """
+        return cls(text, lambda: _find_in_history(history, wanted))
+
+    @classmethod
     def of_dead(cls, channel: Channel, batch: str | None = None) -> Selection:
         """Select all dead letters that are jobs, or those of one batch."""
         text = "all dead letters" if batch is None else f"dead letters of batch:{batch}"
@@ -96,6 +108,16 @@ class Selection:
     def has_more(self) -> bool:
         """Whether `take` has left jobs."""
         return bool(self._next)
+
+
+def _find_in_history(history: History, wanted: HistoryFilter) -> Iterator[tuple[str, int]]:
+    newest, cursor = replace(wanted, is_newest=True), ""
+    while True:
+        page = history.find_runs(newest, count=MAX_PAGE, cursor=cursor)
+        yield from ((run.job_id, run.run) for run in page.rows if run.category != Category.OK.value)
+        cursor = page.cursor
+        if not cursor:
+            return
 
 
 def describe_filter(wanted: JobFilter) -> str:

@@ -80,9 +80,12 @@ class _Message(msgspec.Struct, gc=False, kw_only=True):
     properties: _Properties
 
 
-def new_messages(jobs: Iterable[EncodedJob], queue: str) -> list[bytes]:
-    """Return the list items that kombu's Redis transport would push for the jobs."""
-    origin = _new_origin(os.getpid())
+def new_messages(jobs: Iterable[EncodedJob], queue: str, sender: int | None = None) -> list[bytes]:
+    """Return the list items that kombu's Redis transport would push for the jobs.
+
+    `sender` is the id of the process that sends them; None is this one.
+    """
+    origin = _new_origin(os.getpid() if sender is None else sender)
     delivery_info = {"exchange": "", "routing_key": queue}
     return [_new_message(job, delivery_info, origin) for job in jobs]
 

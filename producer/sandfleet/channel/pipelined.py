@@ -10,6 +10,7 @@ import redis
 from sandfleet.channel.polled_connection import CONNECTION_LOST
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
     from types import TracebackType
 
 
@@ -36,11 +37,7 @@ class PipelinedCall:
         """Send the command; `answer` handles a lost connection."""
         try:
             self._connection = self._pool.get_connection()
-            if self._following:
-                packed = self._connection.pack_commands([self._command, self._following])
-                self._connection.send_packed_command(packed)
-            else:
-                self._connection.send_command(*self._command)
+            self._send(self._connection)
         except CONNECTION_LOST:
             self._drop()
         except BaseException:
@@ -71,16 +68,26 @@ class PipelinedCall:
             else:
                 self._release()
                 return found
+        words = self._list_words()
         if not self._following:
-            return self._client.execute_command(*self._command)
+            return self._client.execute_command(*words)
         pipe = self._client.pipeline(transaction=False)
-        pipe.execute_command(*self._command)
+        pipe.execute_command(*words)
         pipe.execute_command(*self._following)
         found, self.followed = pipe.execute(raise_on_error=False)
         for answer in (found, self.followed):
             if isinstance(answer, Exception):
                 raise answer
         return found
+
+    def _send(self, connection: Any) -> None:
+        if self._following:
+            connection.send_packed_command(connection.pack_commands([self._command, self._following]))
+        else:
+            connection.send_command(*self._command)
+
+    def _list_words(self) -> Sequence[Any]:
+        return self._command
 
     def _read_answers(self) -> Any:
         """Read all answers, so that none is left for the connection's next user."""
@@ -98,3 +105,28 @@ class PipelinedCall:
         if self._connection is not None and self._pid == os.getpid():
             self._connection.disconnect()
             self._release()
+
+
+class PackedCall(PipelinedCall):
+    """A call whose command is packed as Redis's protocol has it, while Redis did something else.
+
+    `list_words` returns the words of the command; it is called if the call has to be repeated.
+    """
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        packed: Sequence[bytes],
+        list_words: Callable[[], Sequence[Any]],
+        following: tuple[Any, ...] = (),
+    ) -> None:
+        super().__init__(client, following=following)
+        self._packed = packed
+        self._list = list_words
+
+    def _send(self, connection: Any) -> None:
+        later = connection.pack_command(*self._following) if self._following else ()
+        connection.send_packed_command([*self._packed, *later])
+
+    def _list_words(self) -> Sequence[Any]:
+        return self._list()

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from sandfleet.channel.batch_control import BatchControl
     from sandfleet.channel.fleet_state import FleetState
+    from sandfleet.channel.job_arguments import PackedJobs, SentJob
     from sandfleet.channel.live import LiveOutputs
     from sandfleet.channel.overview import Overview
     from sandfleet.channel.records import (
@@ -67,6 +68,16 @@ class BatchWatch(Protocol):
         ...
 
 
+class PackedPublisher(Protocol):
+    """Publishes jobs that other processes have encoded."""
+
+    def publish_packed(
+        self, chunks: Iterable[PackedJobs], queue: str, batch: str | None, wanted: int
+    ) -> Iterator[tuple[Sequence[SentJob], list[Submitted]]]:
+        """Publish as `Channel.publish_chunks` does."""
+        ...
+
+
 class Channel(Protocol):
     """The transport; safe for concurrent use.
 
@@ -113,6 +124,11 @@ class Channel(Protocol):
 
         An error that `chunks` raises is raised after the chunk before it was yielded.
         """
+        ...
+
+    @property
+    def packed_publisher(self) -> PackedPublisher | None:
+        """What publishes jobs that other processes encoded; None if only this process can."""
         ...
 
     def outcomes(self, job_ids: Sequence[str]) -> list[Outcome | None]:

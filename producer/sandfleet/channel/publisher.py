@@ -3,34 +3,51 @@
 from __future__ import annotations
 
 import time
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final
+from functools import partial
+from itertools import repeat
+from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar
 
 from redis.exceptions import NoScriptError, OutOfMemoryError
 from sandfleet_config.errors import SpecInvalid
 from sandfleet_config.queues import KEY_PREFIX
-from sandfleet_config.scripts import read_script, step_of
+from sandfleet_config.scripts import read_script
 
 from sandfleet.channel.capacity import new_queue_full
 from sandfleet.channel.connection import ReplicasMissing
-from sandfleet.channel.message import new_messages
-from sandfleet.channel.pipelined import PipelinedCall
+from sandfleet.channel.job_arguments import MILLI, WIDTH, list_arguments, pack_head, pack_words
+from sandfleet.channel.pipelined import PackedCall
 from sandfleet.channel.records import SubmitState, Submitted
 from sandfleet.errors import QueueFull
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from sandfleet_config.settings import Settings
-    from sandfleet_config.spec import SandboxSpec
 
     from sandfleet.channel.capacity import Capacity
     from sandfleet.channel.connection import Connections
+    from sandfleet.channel.job_arguments import PackedJobs, SentJob
     from sandfleet.channel.records import EncodedJob
 
-MILLI: Final = 1000
 REFUSALS: Final = (b"full", b"unknown", b"awaited")
 SUBMIT_STATES: Final = {state.value.encode(): state for state in SubmitState}
+_Job = TypeVar("_Job", "EncodedJob", "SentJob")
+
+
+class _Target(NamedTuple):
+    """The queue, and how many more jobs it has to take."""
+
+    queue: str
+    wanted: int
+
+
+class _Call(NamedTuple, Generic[_Job]):
+    """The jobs of one call of ``submit.lua``, the call in Redis's protocol, and its arguments."""
+
+    jobs: Sequence[_Job]
+    target: _Target
+    packed: Sequence[bytes]
+    list_arguments: Callable[[], list[Any]]
 
 
 class Publisher:
@@ -52,97 +69,111 @@ class Publisher:
 
         No call is under way at a yield.
         """
-        source = self._new_calls(chunks, queue, wanted)
+        return self._publish(self._encode_calls(chunks, queue, wanted))
+
+    def publish_packed(
+        self, chunks: Iterable[PackedJobs], queue: str, batch: str | None, wanted: int
+    ) -> Iterator[tuple[Sequence[SentJob], list[Submitted]]]:
+        """Do what `publish_chunks` does with jobs that another process has encoded."""
+        return self._publish(self._read_calls(chunks, queue, batch, wanted))
+
+    def _encode_calls(
+        self, chunks: Iterable[Sequence[EncodedJob]], queue: str, wanted: int
+    ) -> Iterator[_Call[EncodedJob]]:
+        for jobs in chunks:
+            arguments: list[Any] = list_arguments(jobs, queue)
+            target = _Target(queue, max(wanted, len(jobs)))
+            yield self._pack_call(jobs, target, pack_words(arguments), arguments.copy)
+            wanted -= len(jobs)
+
+    def _read_calls(
+        self, chunks: Iterable[PackedJobs], queue: str, batch: str | None, wanted: int
+    ) -> Iterator[_Call[SentJob]]:
+        for packed in chunks:
+            jobs = packed.list_jobs(batch)
+            target = _Target(queue, max(wanted, len(jobs)))
+            yield self._pack_call(jobs, target, packed.packed, packed.list_arguments)
+            wanted -= len(jobs)
+
+    def _pack_call(
+        self, jobs: Sequence[_Job], target: _Target, packed: bytes, list_own: Callable[[], Sequence[Any]]
+    ) -> _Call[_Job]:
+        options: Sequence[Any] = (KEY_PREFIX, target.queue, self._max_queued, jobs[0].batch or "", target.wanted)
+        words = ("EVALSHA", self._script.sha, 0, *options)
+        head = pack_head(len(words) + WIDTH * len(jobs)) + pack_words(words)
+        return _Call(jobs, target, (head, packed), lambda: [*options, *list_own()])
+
+    @property
+    def _script(self) -> Any:
+        return self._connections.script(read_script("submit"))
+
+    def _publish(self, source: Iterator[_Call[_Job]]) -> Iterator[tuple[Sequence[_Job], list[Submitted]]]:
         current = next(source, None)
         while current is not None:
-            jobs, arguments = current
             with self._connections.guard():
                 self._capacity.check(self._connections.redis)
-            script = self._connections.script(read_script("submit"))
-            with self._new_call(script.sha, arguments) as call:
+            with self._open_call(current) as call:
                 try:
                     following = next(source, None)
                 except BaseException:
-                    yield jobs, self._read_reply(call, arguments, jobs)
+                    yield current.jobs, self._read_reply(call, current)
                     raise
-                submitted = self._read_reply(call, arguments, jobs)
-            yield jobs, submitted
+                submitted = self._read_reply(call, current)
+            yield current.jobs, submitted
             current = following
 
-    def _new_calls(
-        self, chunks: Iterable[Sequence[EncodedJob]], queue: str, wanted: int
-    ) -> Iterator[tuple[Sequence[EncodedJob], list[Any]]]:
-        for jobs in chunks:
-            yield jobs, self._new_arguments(jobs, queue, wanted)
-            wanted -= len(jobs)
+    def _list_words(self, sent: _Call[_Job]) -> list[Any]:
+        return ["EVALSHA", self._script.sha, 0, *sent.list_arguments()]
 
-    def _new_arguments(self, jobs: Sequence[EncodedJob], queue: str, wanted: int) -> list[Any]:
-        batch = jobs[0].batch or ""
-        arguments: list[Any] = [KEY_PREFIX, queue, self._max_queued, batch, max(wanted, len(jobs))]
-        for job, message in zip(jobs, new_messages(jobs, queue), strict=True):
-            spec = job.spec
-            arguments += (
-                job.job_id,
-                message,
-                job.key,
-                job.fingerprint,
-                _encode_delivery(spec.priority, spec.queue_ttl, spec.max_attempts) + _encode_after(spec),
-                job.encode_record(),
-                job.needs,
-            )
-        return arguments
-
-    def _read_reply(self, call: PipelinedCall, arguments: Sequence[Any], jobs: Sequence[EncodedJob]) -> list[Submitted]:
-        with self._connections.guard(*(job.job_id for job in jobs)):
+    def _read_reply(self, call: PackedCall, sent: _Call[_Job]) -> list[Submitted]:
+        ids = [job.job_id for job in sent.jobs]
+        with self._connections.guard(*ids):
             try:
-                reply = self._wait_for_reply(call, arguments)
+                reply = self._wait_for_reply(call, sent)
             except OutOfMemoryError as error:
                 raise QueueFull(
                     f"not queued: Redis is out of memory ({error}): let jobs end, or raise maxmemory"
                 ) from error
         if reply[0] == b"full":
-            _, queue, _, _, wanted, *_ = arguments
-            raise new_queue_full(queue, reply[1], wanted, self._max_queued)
+            raise new_queue_full(sent.target.queue, reply[1], sent.target.wanted, self._max_queued)
         if reply[0] in {b"unknown", b"awaited"}:
             raise new_after_refusal(*(word.decode() for word in reply))
         if reply == [b"new"]:
-            return [Submitted(SubmitState.NEW, job.job_id) for job in jobs]
+            return list(map(Submitted, repeat(SubmitState.NEW), ids))
         return [
             Submitted(SUBMIT_STATES[state], job_id.decode())
             for state, job_id in zip(reply[::2], reply[1::2], strict=True)
         ]
 
-    def _new_call(self, sha: str, arguments: Sequence[Any]) -> PipelinedCall:
-        replicas = self._connections.settings.replicas
-        wait = ("WAIT", replicas, round(self._connections.settings.redis.replica_seconds * MILLI)) if replicas else ()
-        return PipelinedCall(self._connections.redis, "EVALSHA", sha, 0, *arguments, following=wait)
+    def _open_call(self, sent: _Call[_Job]) -> PackedCall:
+        settings = self._connections.settings
+        wait = ("WAIT", settings.replicas, round(settings.redis.replica_seconds * MILLI)) if settings.replicas else ()
+        return PackedCall(self._connections.redis, sent.packed, partial(self._list_words, sent), wait)
 
-    def _wait_for_reply(self, call: PipelinedCall, arguments: Sequence[Any]) -> list[Any]:
+    def _wait_for_reply(self, call: PackedCall, sent: _Call[_Job]) -> list[Any]:
         """Return the answer once enough replicas have the jobs, too.
 
         Redis may fail over in between, to a replica without them. So a call whose wait is in vain
         is repeated, which queues only what is missing.
         """
-        reply, acknowledged = self._read_answer(call, arguments)
+        reply, acknowledged = self._read_answer(call, sent)
         settings = self._connections.settings
         until = time.monotonic() + settings.redis.failover_seconds
         while acknowledged < settings.replicas and reply[0] not in REFUSALS:
             if time.monotonic() >= until:
                 raise _new_replicas_missing(settings, acknowledged)
-            script = self._connections.script(read_script("submit"))
-            later, acknowledged = self._read_answer(self._new_call(script.sha, arguments), arguments)
+            later, acknowledged = self._read_answer(self._open_call(sent), sent)
             reply = later if later[0] in REFUSALS else reply
         return reply
 
-    def _read_answer(self, call: PipelinedCall, arguments: Sequence[Any]) -> tuple[list[Any], int]:
+    def _read_answer(self, call: PackedCall, sent: _Call[_Job]) -> tuple[list[Any], int]:
         """Return the answer, and how many replicas have the jobs."""
         try:
             reply = call.answer()
         except NoScriptError:
-            text = read_script("submit")
             client: Any = self._connections.redis
-            client.script_load(text)
-            call = self._new_call(self._connections.script(text).sha, arguments)
+            client.script_load(read_script("submit"))
+            call = self._open_call(sent)
             reply = call.answer()
         return reply, int(call.followed or 0)
 
@@ -150,10 +181,6 @@ class Publisher:
 def _new_replicas_missing(settings: Settings, acknowledged: int) -> ReplicasMissing:
     text = f"{acknowledged} of {settings.replicas} replicas of Redis have confirmed the jobs: a fail-over may lose them"
     return ReplicasMissing(f"{text}. See to the replicas, or set SANDFLEET_REDIS__REPLICAS=0, and submit again")
-
-
-def _encode_after(spec: SandboxSpec) -> str:
-    return f" {spec.after.model_dump_json(exclude_defaults=True)}" if spec.after else ""
 
 
 def new_unknown_after(target: str) -> SpecInvalid:
@@ -173,8 +200,3 @@ def new_after_refusal(kind: str, *names: str) -> SpecInvalid:
         return new_unknown_after(" ".join(names))
     message = f"other jobs wait for batch {names[0]}, so its new jobs cannot wait for others: give them another batch"
     return SpecInvalid.of(f"after: {message}", errors=[{"field": "after", "message": message}])
-
-
-@lru_cache(maxsize=256)
-def _encode_delivery(priority: int, queue_ttl: float, max_attempts: int) -> str:
-    return f"{step_of(priority)} {max(1, round(queue_ttl * MILLI))} {max_attempts}"

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from sandfleet_config.outcome import Outcome
     from sandfleet_config.settings import Settings
 
-    from sandfleet.channel.protocol import BatchWatch, JobWatch
+    from sandfleet.channel.protocol import BatchWatch, JobWatch, PackedPublisher
     from sandfleet.channel.records import DeadLetter, EncodedJob, RunState, Submitted
     from sandfleet.channel.waker import Waker
 
@@ -112,6 +112,11 @@ class RedisChannel(RedisBatches):
     ) -> Iterator[tuple[Sequence[EncodedJob], list[Submitted]]]:
         """Publish chunk by chunk; encode the next one while Redis works on the last."""
         return self._publisher.publish_chunks(chunks, queue, wanted)
+
+    @property
+    def packed_publisher(self) -> PackedPublisher:
+        """What publishes jobs that other processes encoded."""
+        return self._publisher
 
     def outcomes(self, job_ids: Sequence[str]) -> list[Outcome | None]:
         """Read the results that Celery stored."""

@@ -123,8 +123,11 @@ def _read_score(raw: bytes) -> float:
 
 
 def find_state(worker: WorkerStatus, cordon: Cordon | None) -> WorkerState:
-    """Return the state by the mark of its host, which counts from when it is set."""
-    if worker.state in {"late", "stopping"}:
+    """Return the state by the mark of its host, which counts from when it is set.
+
+    A worker that reports nothing is of a release that does not obey marks.
+    """
+    if worker.state in {"late", "stopping"} or not worker.seen:
         return worker.state
     if cordon is None:
         return "up"

@@ -19,9 +19,15 @@ def main(argv: list[str] | None = None) -> int:
 
         print(f"sandfleet {version('sandfleet')}")
         return 0
-    if argv is None:
-        gc.set_threshold(COLLECTED_OBJECTS)
-        skip_redis_telemetry()
     from sandfleet.cli.commands import run_command
 
-    return run_command(words)
+    if argv is not None:
+        return run_command(words)
+    gc.set_threshold(COLLECTED_OBJECTS)
+    skip_redis_telemetry()
+    try:
+        return run_command(words)
+    finally:
+        # The process ends. Python would look for garbage in all that was imported, several times:
+        # an eighth of the CPU of `run`. Files are closed and exit handlers are called all the same.
+        gc.freeze()

@@ -21,7 +21,6 @@ from sandfleet.cli.lazy_group import LazyGroup
 from sandfleet.cli.option_fields import takes_fields
 from sandfleet.cli.run_options import RunOptions
 from sandfleet.cli.show import note
-from sandfleet.cli.submit_command import SubmitCommand, submit
 
 app = typer.Typer(
     name="sandfleet",
@@ -75,9 +74,6 @@ def run(line: RunOptions) -> None:
         image = "python" if line.image is None else line.image
         fields = {"image": image, "command": line.command or [], "idempotency_key": line.key, **line.read_fields()}
         raise typer.Exit(run_job(fleet, fields, local, queue=queue, is_json=line.is_json))
-
-
-app.command(cls=SubmitCommand)(submit)
 
 
 @app.command()

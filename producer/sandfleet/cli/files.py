@@ -173,13 +173,18 @@ class LineFiles:
         self._local = local or LocalFiles()
         self._folder = folder
         self._added: dict[str, Sequence[object]] = {"files": files, "artifacts": artifacts}
-        self._is_adding = bool(files or artifacts)
+        self.is_adding = bool(files or artifacts)
 
-    def resolve(self, fields: Mapping[str, Any]) -> tuple[dict[str, Any], list[dict[str, str]]]:
+    @staticmethod
+    def may_name_any(fields: Mapping[str, Any]) -> bool:
+        """Whether the fields of a spec may name local files."""
+        return "files" in fields or isinstance(fields.get("stdin"), dict)
+
+    def resolve(self, fields: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[dict[str, str]]]:
         """Return the fields of a spec without ``from``, and the faults of what it names."""
+        if not self.is_adding and not self.may_name_any(fields):
+            return fields, []
         found, faults = dict(fields), list[dict[str, str]]()
-        if not self._is_adding and "files" not in fields and not isinstance(fields.get("stdin"), dict):
-            return found, faults
         files: object = fields.get("files")
         if isinstance(files, list):
             resolved: list[object] = []

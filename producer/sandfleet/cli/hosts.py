@@ -7,7 +7,6 @@ import time
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
-from sandfleet_config.units import format_bytes
 
 from sandfleet.cli import opening
 from sandfleet.cli.acting import DryRun, Reason, new_operator, read_duration
@@ -21,6 +20,7 @@ from sandfleet.cli.rows import (
     Quiet,
     format_age,
     format_duration,
+    format_size,
     print_rows,
     take,
 )
@@ -182,8 +182,8 @@ def _describe(fleet: Fleet, host: HostState, jobs: list[RunningJob]) -> Iterator
         yield "mark", describe_mark(host.cordon, now)
     yield "slots", f"{host.busy} of {host.slots} busy"
     if newest is not None:
-        yield "memory", f"{format_bytes(newest.memory_free)} of {format_bytes(newest.memory_budget)} free for jobs"
-        yield "disk", f"{format_bytes(newest.disk_free)} free"
+        yield "memory", f"{format_size(newest.memory_free)} of {format_size(newest.memory_budget)} free for jobs"
+        yield "disk", f"{format_size(newest.disk_free)} free"
         yield "load", f"{newest.load:g}"
         yield "runs", f"runsc {newest.runsc or '-'}, {newest.platform or '-'}; sandfleet {newest.version or '-'}"
         yield "labels", _format_mapping(newest.labels)
@@ -199,7 +199,7 @@ def _describe(fleet: Fleet, host: HostState, jobs: list[RunningJob]) -> Iterator
         yield "job", f"{job.job_id} {began}"
     images = fleet.state.host_images().get(host.name, ())
     for image in sorted(images, key=lambda image: -image.used)[:SHOWN_IMAGES]:
-        yield "image", f"{image.name} {format_bytes(image.size)}, used {format_age(image.used, now)}"
+        yield "image", f"{image.name} {format_size(image.size)}, used {format_age(image.used, now)}"
 
 
 def describe_mark(cordon: Cordon, now: float) -> str:
@@ -228,7 +228,7 @@ def _host_cells(host: HostState) -> Mapping[str, str]:
         "BUSY": f"{host.busy}/{host.slots}",
         "WAIT": str(host.waiting),
         "LOAD": f"{newest.load:g}" if newest else "-",
-        "MEMORY FREE": format_bytes(newest.memory_free) if newest else "-",
+        "MEMORY FREE": format_size(newest.memory_free) if newest else "-",
         "SPARES": _format_warm(host.warm),
         "SEEN": format_age(newest.seen, now) if newest else "-",
         "MARK": describe_mark(host.cordon, now) if host.cordon else "-",
@@ -240,7 +240,7 @@ def _host_wide(host: HostState) -> Mapping[str, str]:
     return {
         "WORKERS": str(len(host.workers)),
         "QUEUES": ",".join(host.queues) or "-",
-        "DISK FREE": format_bytes(newest.disk_free) if newest else "-",
+        "DISK FREE": format_size(newest.disk_free) if newest else "-",
         "RUNSC": newest.runsc if newest else "-",
         "VERSION": newest.version if newest else "-",
         "LABELS": _format_mapping(newest.labels if newest else {}),

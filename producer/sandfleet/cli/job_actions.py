@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,18 +11,25 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_group
 
-from sandfleet.cli import completion, opening, options
+from sandfleet.actions import Selection
+from sandfleet.cli import opening, options
 from sandfleet.cli.acting import DryRun, Yes, act_on_jobs, new_operator, show_preview
+from sandfleet.cli.jobs_list import find_batch, takes_open
 from sandfleet.cli.lists import Categories, Codes, States, read_filter
+from sandfleet.cli.past_options import Batch, Exit, Filter, Host, Image, Queue, Since, Text, Until, read_words
+from sandfleet.cli.show import note
 from sandfleet.cli.watching import complete_watch
+from sandfleet.history.finding import find_history
+from sandfleet.history.words import format_words
 
 if TYPE_CHECKING:
-    from sandfleet.actions import Operator, Selection
-    from sandfleet.overview.job_filter import JobFilter
+    from collections.abc import Iterator
+
+    from sandfleet.actions import Operator
+    from sandfleet.fleet import Fleet
+    from sandfleet.history.words import Words
 
 Ids = Annotated[list[str] | None, typer.Argument(metavar="[ID]...")]
-Batch = Annotated[str, typer.Option(help="The jobs of this batch.", autocompletion=completion.complete_batch)]
-Host = Annotated[str, typer.Option(help="Jobs whose last attempt was there.")]
 Why = Annotated[str, typer.Option("--reason", "-r", help="Why; it stands in the audit.")]
 app = typer.Typer(rich_markup_mode=None)
 
@@ -35,15 +44,23 @@ def cancel(
     state: States = None,
     label: options.Labels = None,
     host: Host = "",
+    queue: Queue = "",
+    image: Image = "",
+    text: Text = "",
+    words: Filter = None,
     reason: Why = "",
     is_dry: DryRun = False,
     is_sure: Yes = False,
 ) -> None:
-    """Cancel jobs by their ids, or those of a batch that match; says how many, and asks first."""
-    wanted = read_filter(code, category, label, state, host)
+    """Cancel jobs by their ids, or those that match; says how many, and asks first.
+
+    Without a batch: jobs that workers have, and the next 200 of each queue.
+    """
+    named = {"batch": batch, "host": host, "queue": queue, "image": image}
+    wanted = read_words(named, {"code": code, "category": category, "state": state}, label, words, text)
     with opening.open_fleet() as fleet:
         operator = new_operator(fleet)
-        selection = _select(operator, job_ids or [], batch, wanted, is_failed=False)
+        selection = _select(fleet, operator, job_ids or [], wanted, is_failed=False)
         preview = operator.preview_cancel(selection)
         if is_dry:
             show_preview("cancel", preview)
@@ -61,18 +78,28 @@ def retry(
     category: Categories = None,
     label: options.Labels = None,
     host: Host = "",
+    queue: Queue = "",
+    image: Image = "",
+    exit_code: Exit = "",
+    since: Since = "",
+    until: Until = "",
+    text: Text = "",
+    words: Filter = None,
     reason: Why = "",
     is_dry: DryRun = False,
     is_sure: Yes = False,
 ) -> None:
-    """Run jobs again that did not end OK, by their ids, or those of a batch that match.
+    """Run jobs again that did not end OK, by their ids, or those that match; asks first.
 
-    `batch retry` can change their specs, too.
+    Jobs of other batches than one that Redis has come from the history. `batch retry` can change
+    specs, too.
     """
-    wanted = read_filter(code, category, label, None, host)
+    named = {"batch": batch, "host": host, "queue": queue, "image": image, "exit": exit_code}
+    named |= {"since": since, "until": until}
+    wanted = read_words(named, {"code": code, "category": category}, label, words, text)
     with opening.open_fleet() as fleet:
         operator = new_operator(fleet)
-        selection = _select(operator, job_ids or [], batch, wanted, is_failed=True)
+        selection = _select(fleet, operator, job_ids or [], wanted, is_failed=True)
         preview = operator.preview_retry(selection)
         if is_dry:
             show_preview("run again", preview)
@@ -81,15 +108,36 @@ def retry(
         raise typer.Exit(act_on_jobs("run again", preview, act, selection, is_sure=is_sure))
 
 
-def _select(operator: Operator, job_ids: list[str], batch: str, wanted: JobFilter, *, is_failed: bool) -> Selection:
-    has_filter = bool(wanted.is_by_code or wanted.is_of_record or wanted.states)
+def _select(fleet: Fleet, operator: Operator, job_ids: list[str], words: Words, *, is_failed: bool) -> Selection:
+    """Select jobs by ids, in a batch that Redis has, from the history, or open ones.
+
+    Raises:
+        typer.BadParameter: nothing was asked for, or too much.
+        HistoryUnavailable: the past is asked for, and none is in reach.
+    """
     if job_ids:
-        if batch or has_filter:
-            raise typer.BadParameter("give ids, or --batch with filters, not both")
+        if not words.is_empty:
+            raise typer.BadParameter("give ids, or filters, not both")
         return operator.select_jobs(job_ids)
-    if not batch:
-        raise typer.BadParameter("name the jobs: ids, or --batch with filters. An empty filter would be every job")
-    return operator.select_in_batch(batch, wanted, is_failed=is_failed)
+    if words.is_empty:
+        raise typer.BadParameter("name the jobs: ids, or filters. An empty filter would be every job")
+    asked = words.wanted
+    if find_batch(fleet, words) is not None:
+        chosen = read_filter([*asked.codes], [*asked.categories], None, [*words.states], asked.host)
+        return operator.select_in_batch(asked.batch, replace(chosen, labels=dict(asked.labels)), is_failed=is_failed)
+    if is_failed:
+        return Selection.of_history(format_words(words), find_history(), asked)
+    if asked.codes or asked.categories:
+        raise typer.BadParameter("jobs with a code have ended: there is nothing to cancel")
+    note("of each queue, the next 200 jobs are looked at: name a batch to cancel all of it")
+    return Selection(format_words(words), lambda: _find_open(fleet, words))
+
+
+def _find_open(fleet: Fleet, words: Words) -> Iterator[tuple[str, int]]:
+    now = time.time()
+    for job in fleet.open_jobs(queue=words.wanted.queue, host=words.wanted.host):
+        if takes_open(job, words, now):
+            yield job.job_id, job.run
 
 
 class JobsGroup(TyperGroup):

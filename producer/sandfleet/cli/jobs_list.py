@@ -78,7 +78,7 @@ def jobs(
     wanted = read_words(named, {"code": code, "category": category, "state": state}, label, words, text)
     shown = Form.IDS if is_quiet else form
     with opening.open_fleet() as fleet:
-        batch_here = _find_batch(fleet, wanted)
+        batch_here = find_batch(fleet, wanted)
 
         def show() -> None:
             rows = _list_batch(batch_here, wanted) if batch_here else _list_all(fleet, wanted)
@@ -98,7 +98,7 @@ def _print(rows: Iterator[Any], columns: Columns[Any], how: tuple[Form, int, str
         note(f"there are more such jobs than the {limit} shown: -n 0 lists all")
 
 
-def _find_batch(fleet: Fleet, wanted: Words) -> FleetBatch | None:
+def find_batch(fleet: Fleet, wanted: Words) -> FleetBatch | None:
     """Return the batch if Redis has it, and can answer all that is asked for."""
     asked = wanted.wanted
     plain = HistoryFilter(

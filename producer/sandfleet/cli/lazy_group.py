@@ -34,19 +34,28 @@ LISTS: Final[Mapping[str, str]] = {
     "audit": "List what operators did, newest first: cordons, drains, pauses, cancels and retries by filter.",
 }
 """The commands that list something, with their help."""
-_MODULES: Final[Mapping[str, str]] = {"jobs": "jobs_list", "batches": "lists", "failures": "past", "usage": "past"}
+SUBMIT: Final[Mapping[str, str]] = {"submit": "Queue a file of jobs, or a command for each script, row or index."}
+"""The command with most options, with its help."""
+_MODULES: Final[Mapping[str, str]] = {
+    "jobs": "jobs_list",
+    "batches": "lists",
+    "failures": "past",
+    "usage": "past",
+    "submit": "submit_command",
+}
 """Modules of commands that have another name than the command."""
-_LAZY: Final[Mapping[str, str]] = {**LISTS, **GROUPS}
+_LAZY: Final[Mapping[str, str]] = {**SUBMIT, **LISTS, **GROUPS}
 
 
 class LazyGroup(TyperGroup):
-    """The commands of `sandfleet`: those of `GROUPS` and `LISTS` are imported by name."""
+    """The commands of `sandfleet`: those of `GROUPS`, `LISTS` and `SUBMIT` are imported by name."""
 
     _is_listed = False
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Return the names of all commands."""
-        return [*(name for name in super().list_commands(ctx) if name not in _LAZY), *_LAZY]
+        first, *others = (name for name in super().list_commands(ctx) if name not in _LAZY)
+        return [first, *SUBMIT, *others, *LISTS, *GROUPS]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """Return a command; import it if it is one of the lazy ones, unless it is only listed."""
@@ -83,4 +92,4 @@ def find_command(name: str) -> Any:
         from sandfleet.cli.job_actions import JobsGroup
 
         return JobsGroup(found.commands[name])
-    return found.commands[name] if name in LISTS else found
+    return found if name in GROUPS else found.commands[name]

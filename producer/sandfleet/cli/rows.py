@@ -23,6 +23,7 @@ T = TypeVar("T")
 PAGE_ROWS: Final = 200
 """Rows of a table whose widths are found together."""
 MAX_CELL: Final = 48
+_SIZES: Final = ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
 _AGES: Final = ((86400 * 2, 86400, "d"), (3600 * 2, 3600, "h"), (60 * 2, 60, "m"))
 
 
@@ -141,6 +142,14 @@ def format_duration(seconds: float | None) -> str:
         if seconds >= least:
             return f"{seconds / unit:.0f}{name}"
     return f"{seconds:.0f}s" if seconds >= 10 else f"{seconds:.2g}s"  # noqa: PLR2004
+
+
+def format_size(count: float) -> str:
+    """Return bytes as ``20.9GiB``, in short."""
+    for size, name in _SIZES:
+        if count >= size:
+            return f"{count / size:.3g}{name}"
+    return f"{count:.0f}B"
 
 
 def format_age(at: float, now: float) -> str:

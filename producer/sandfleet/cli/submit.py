@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from sandfleet.cli.ways.stages import Stages
     from sandfleet.fleet import Fleet
     from sandfleet.job import Job
+    from sandfleet.submit.encoders import Encoders
 
 
 @dataclass(frozen=True)
@@ -47,15 +48,20 @@ class SubmitOptions:
     """The endpoint that gets a webhook when the batch is done."""
 
     @property
+    def encoding(self) -> dict[str, Any]:
+        """The arguments of `Fleet.new_encoders`."""
+        given = {"batch": self.batch, "queue": self.queue, "limits": self.limits}
+        return given | {"idempotent": self.is_idempotent}
+
+    @property
     def arguments(self) -> dict[str, Any]:
         """The arguments of `Fleet.submit_chunks`."""
-        given = {"batch": self.batch, "queue": self.queue, "limits": self.limits, "on_done": self.on_done}
-        return given | {"idempotent": self.is_idempotent}
+        return self.encoding | {"on_done": self.on_done}
 
 
 def submit_specs(
     fleet: Fleet,
-    specs: list[SandboxSpec],
+    specs: list[SandboxSpec] | Encoders,
     options: SubmitOptions,
     stages: Stages,
     *,
@@ -64,7 +70,7 @@ def submit_specs(
     is_json: bool,
 ) -> int:
     """Queue the jobs, wait for them if asked to; return the exit code."""
-    handles: dict[Job, None] = {}
+    handles: dict[str, Job] = {}
     counts: Counter[ErrorCode] = Counter()
     status = 0
 
@@ -72,24 +78,24 @@ def submit_specs(
     with open_results(out, saver.take) as results:  # opened first: what cannot be written stops the submit
         try:
             for jobs in _queue(fleet, specs, options, stages):
-                handles |= dict.fromkeys(jobs)
+                handles |= {job.id: job for job in jobs}
                 if not is_json and (options.has_ids or not (is_waited or options.batch)):
                     print("\n".join(job.id for job in jobs), flush=True)
         except (KeyboardInterrupt, FleetError) as error:
-            _note_stopped(handles, len(specs), options.batch, out)
+            _note_stopped(handles.values(), len(specs), options.batch, out)
             if isinstance(error, FleetError):
                 raise
             status = INTERRUPTED
         else:
             if is_waited:
                 how: dict[str, Any] = {"batch": options.batch, "is_quiet": options.is_quiet}
-                status, counts = wait_for_jobs(fleet, list(handles), results, is_listed=False, **how)
+                status, counts = wait_for_jobs(fleet, list(handles.values()), results, is_listed=False, **how)
                 status = status or (0 if saver.is_complete else SOME_NOT_OK)
             elif not (is_json or options.is_quiet):
                 _note_queued(len(handles), options.batch)
     _sum_up_saved(saver, options, status)
     if is_json:
-        _print_object(options.batch, list(handles), counts if is_waited else None)
+        _print_object(options.batch, list(handles.values()), counts if is_waited else None)
     return status
 
 
@@ -101,7 +107,9 @@ def _note_stopped(jobs: Iterable[Job], total: int, batch: str | None, out: str |
     note(f"stopped: at least {len(ids)} of {total} jobs were queued. To wait for them: {resume}")
 
 
-def _queue(fleet: Fleet, specs: list[SandboxSpec], options: SubmitOptions, stages: Stages) -> Iterator[list[Job]]:
+def _queue(
+    fleet: Fleet, specs: list[SandboxSpec] | Encoders, options: SubmitOptions, stages: Stages
+) -> Iterator[list[Job]]:
     """Yield the jobs of each chunk that is queued; show the progress."""
     done = 0
     with stages.stage("queuing", "queued", len(specs)) as report, paused_collector():

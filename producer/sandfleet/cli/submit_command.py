@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,10 +16,14 @@ from sandfleet.cli.spec_options import SpecOptions, drop_defaults
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from sandfleet_config.spec import SandboxSpec
+
+    from sandfleet.cli.files import LocalFiles
     from sandfleet.cli.submit import SubmitOptions
     from sandfleet.cli.ways.reading import Common
     from sandfleet.cli.ways.sources import Source
 
+app = typer.Typer(rich_markup_mode=None)
 COMMAND = "sandfleet.command"
 """Key of the words after ``--`` in a context's `meta`."""
 NEEDS_WAY = "a command after -- needs --each, --csv, --tsv, --jsonl or --array"
@@ -88,6 +93,7 @@ class SubmitLine(SpecOptions):
     is_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, with the ids.")] = False
 
 
+@app.command(cls=SubmitCommand)
 @takes_fields(SubmitLine)
 def submit(line: SubmitLine) -> None:
     """Queue a file of jobs, or a command for each script, row or index.
@@ -189,20 +195,34 @@ def _submit(line: SubmitLine, source: Source, common: Common, how: SubmitOptions
     """Read, check, upload and queue; return the exit code."""
     from sandfleet.cli.files import LocalFiles
     from sandfleet.cli.submit import submit_specs
-    from sandfleet.cli.ways.preview import preview, preview_rules, print_preview
-    from sandfleet.cli.ways.reading import read_specs, upload_files
+    from sandfleet.cli.ways.reading import check_input, read_input, read_specs, upload_files
     from sandfleet.cli.ways.stages import Stages
 
     local, stages = LocalFiles(), Stages(is_quiet=line.is_quiet)
-    with opening.open_fleet() as fleet:
+    with opening.open_fleet() as fleet, ExitStack() as processes:
         most = fleet.settings.max_spec_bytes
-        specs = read_specs(source, common, local, most, stages)
+        if line.dry_run:
+            return _preview(line, read_specs(source, common, local, most, stages), how, most, local)
+        given = read_input(source, common, local)
+        if given is None:
+            return exits.USAGE
+        # Before anything connects or starts a thread: they are forked.
+        encoders = given.new_encoders(fleet, how.encoding)
+        specs = check_input(given, most, stages, encoders and processes.enter_context(encoders))
         if not specs:
             return exits.USAGE
-        if line.dry_run:
-            totals = preview(specs, how.batch, most, local.large_bytes)
-            rules = preview_rules(specs, how.limits, how.on_done)
-            print_preview(specs, totals | rules, is_json=line.is_json)
-            return 0
         upload_files(local, fleet, stages)
         return submit_specs(fleet, specs, how, stages, is_waited=line.wait, out=line.out, is_json=line.is_json)
+
+
+def _preview(
+    line: SubmitLine, specs: Sequence[SandboxSpec], how: SubmitOptions, max_spec_bytes: int, local: LocalFiles
+) -> int:
+    """Show what a submit would do; return the exit code."""
+    from sandfleet.cli.ways.preview import preview, preview_rules, print_preview
+
+    if not specs:
+        return exits.USAGE
+    totals = preview(specs, how.batch, max_spec_bytes, local.large_bytes)
+    print_preview(specs, totals | preview_rules(specs, how.limits, how.on_done), is_json=line.is_json)
+    return 0

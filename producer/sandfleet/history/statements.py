@@ -140,7 +140,9 @@ def _list_ways(wanted: HistoryFilter) -> Iterator[tuple[Way, str, Sequence[Any]]
 
 def find_seq(connection: sqlite3.Connection, ended_ms: float) -> int:
     """Return the least `seq` of a run that ended at `ended_ms` or later, or the one after the last."""
-    low, high = connection.execute("SELECT coalesce(min(seq), 0), coalesce(max(seq), 0) + 1 FROM run").fetchone()
+    # Apart: SQLite reads the whole table for the two in one SELECT.
+    low: int = connection.execute("SELECT ifnull(min(seq), 0) FROM run").fetchone()[0]
+    high: int = connection.execute("SELECT ifnull(max(seq), 0) + 1 FROM run").fetchone()[0]
     while low < high:
         middle = (low + high) // 2
         seq, ended = connection.execute(
@@ -150,7 +152,7 @@ def find_seq(connection: sqlite3.Connection, ended_ms: float) -> int:
             high = middle
         else:
             low = seq + 1
-    return int(low)
+    return low
 
 
 def escape_like(text: str) -> str:

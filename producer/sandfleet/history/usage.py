@@ -27,20 +27,18 @@ def sum_usage(connection: sqlite3.Connection, wanted: HistoryFilter, label: str 
 
     By batch and time alone, whole hours come from counts that outlive the rows.
     """
-    rows: dict[str, UsageRow] = {}
-    for key, code, jobs, cpu_ms, byte_ms in _find_parts(connection, wanted, label):
-        known = rows.get(key) or UsageRow(key=key, jobs=0, ok=0, cpu_hours=0.0, gib_hours=0.0)
-        rows[key] = _add_use(known, code, jobs, cpu_ms, byte_ms)
-    return sorted(rows.values(), key=lambda row: (-row.cpu_hours, -row.jobs, row.key))[:count]
-
-
-def _find_parts(connection: sqlite3.Connection, wanted: HistoryFilter, label: str | None) -> Iterable[_Part]:
     is_of_time = replace(wanted, since=None, until=None) == HistoryFilter()
-    if label is None:
-        return _sum_hours(connection, wanted) if is_of_time else _sum_batches(connection, wanted)
-    if is_of_time:
-        return _sum_labels(connection, wanted, label)
-    return _sum_labels_of(connection, wanted, label)
+    if label is not None and is_of_time:
+        return _sum_labels(connection, wanted, label, count)
+    if label is not None:
+        parts: Iterable[_Part] = _sum_labels_of(connection, wanted, label)
+    else:
+        parts = _sum_hours(connection, wanted) if is_of_time else _sum_batches(connection, wanted)
+    rows: dict[str, UsageRow] = {}
+    for key, code, jobs, cpu_ms, byte_ms in parts:
+        known = rows.get(key) or UsageRow(key=key, jobs=0, ok=0, cpu_hours=0.0, gib_hours=0.0)
+        rows[key] = _add_use(known, code, jobs, cpu_ms or 0, byte_ms or 0.0)
+    return sorted(rows.values(), key=lambda row: (-row.cpu_hours, -row.jobs, row.key))[:count]
 
 
 def _sum_hours(connection: sqlite3.Connection, wanted: HistoryFilter) -> Iterator[_Part]:
@@ -67,14 +65,30 @@ def _sum_batches(connection: sqlite3.Connection, wanted: HistoryFilter) -> Itera
     return connection.execute(f"{statement} GROUP BY 1, 2", (*way.values, *values))
 
 
-def _sum_labels(connection: sqlite3.Connection, wanted: HistoryFilter, label: str) -> Iterable[_Part]:
-    """Sum up from the labels alone."""
+def _sum_labels(connection: sqlite3.Connection, wanted: HistoryFilter, label: str, count: int) -> list[UsageRow]:
+    """Sum up from the labels alone: first all values, then the failures of those that are returned."""
     first = 0 if wanted.since is None else find_seq(connection, wanted.since * MILLI)
     last = 1 << 62 if wanted.until is None else find_seq(connection, wanted.until * MILLI + 1)
-    return connection.execute(
-        "SELECT v, code, count(*), sum(cpu_ms), sum(byte_ms) FROM label WHERE k = ? AND seq >= ? AND seq < ? GROUP BY 1, 2",
-        (label, first, last),
-    )
+    where = "k = ? AND seq >= ? AND seq < ?"
+    sums = "count(*), sum(code = 'OK'), sum(cpu_ms), sum(byte_ms)"
+    rows = connection.execute(
+        f"SELECT v, {sums} FROM label WHERE {where} GROUP BY v ORDER BY 4 DESC, 2 DESC, v LIMIT ?",  # noqa: S608
+        (label, first, last, count),
+    ).fetchall()
+    failures: dict[str, dict[str, int]] = {value: {} for value, *_ in rows}
+    for value, found in failures.items():
+        found.update(
+            connection.execute(
+                f"SELECT code, count(*) FROM label WHERE {where} AND v = ? AND code <> 'OK' GROUP BY code",  # noqa: S608
+                (label, first, last, value),
+            )
+        )
+    return [
+        UsageRow(
+            key=value, jobs=jobs, ok=ok, cpu_hours=cpu / HOUR, gib_hours=byte_ms / GIB / HOUR, failures=failures[value]
+        )
+        for value, jobs, ok, cpu, byte_ms in rows
+    ]
 
 
 def _sum_labels_of(connection: sqlite3.Connection, wanted: HistoryFilter, label: str) -> Iterator[_Part]:

@@ -12,19 +12,11 @@ from typing import TYPE_CHECKING
 
 from sandfleet_config.errors import RequestError
 
+from sandfleet import languages as parts
 from sandfleet.collect.polling import split
 from sandfleet.collect.stream import OutcomeStream
 from sandfleet.errors import FleetError
 from sandfleet.files.artifacts import open_object
-from sandfleet.languages.cases import read_cases
-from sandfleet.languages.judging import (
-    Judging,
-    new_failed_judgement,
-    new_result,
-    new_run,
-)
-from sandfleet.languages.program import Expansion
-from sandfleet.languages.table import read_table
 from sandfleet.submit.running import Running
 
 if TYPE_CHECKING:
@@ -33,7 +25,8 @@ if TYPE_CHECKING:
     from sandfleet_config.outcome import Outcome, StoredObject
 
     from sandfleet.languages.cases import Cases
-    from sandfleet.languages.program import Program
+    from sandfleet.languages.judging import Judging
+    from sandfleet.languages.program import Expansion, Program
     from sandfleet.languages.result import CaseResult, Judgement, ProgramResult
     from sandfleet.languages.table import LanguageTable
 
@@ -61,7 +54,7 @@ class Programs(Running):
             SettingsInvalid: the settings' file is faulty.
         """
         path = self.settings.languages
-        return read_table(Path(path) if path else None)
+        return parts.read_table(Path(path) if path else None)
 
     def run_program(
         self,
@@ -84,9 +77,9 @@ class Programs(Running):
         expansion, deadline = self._expand(program), Deadline(timeout)
         compiled = self._compile(expansion, deadline, batch, queue)
         if compiled is not None and not compiled.is_ok:
-            return new_result(expansion, compiled, None)
-        run = self.run(new_run(expansion, compiled, stdin), timeout=deadline.left, batch=batch, queue=queue)
-        return new_result(expansion, compiled, run)
+            return parts.new_result(expansion, compiled, None)
+        run = self.run(parts.new_run(expansion, compiled, stdin), timeout=deadline.left, batch=batch, queue=queue)
+        return parts.new_result(expansion, compiled, run)
 
     async def run_program_async(
         self,
@@ -101,10 +94,10 @@ class Programs(Running):
         expansion, deadline = await asyncio.to_thread(self._expand, program), Deadline(timeout)
         compiled = await self._compile_async(expansion, deadline, batch, queue)
         if compiled is not None and not compiled.is_ok:
-            return new_result(expansion, compiled, None)
-        spec = new_run(expansion, compiled, stdin)
+            return parts.new_result(expansion, compiled, None)
+        spec = parts.new_run(expansion, compiled, stdin)
         run = await self.run_async(spec, timeout=deadline.left, batch=batch, queue=queue)
-        return new_result(expansion, compiled, run)
+        return parts.new_result(expansion, compiled, run)
 
     def judge(
         self,
@@ -132,11 +125,11 @@ class Programs(Running):
             SecurityViolation, SpecTooLarge, QueueFull, FleetUnavailable: as `submit_many`.
         """
         expansion, deadline = self._expand(program), Deadline(timeout)
-        order, name = read_cases(cases), batch or new_batch_name()
+        order, name = parts.read_cases(cases), batch or new_batch_name()
         compiled = self._compile(expansion, deadline, None, queue)
         if compiled is not None and not compiled.is_ok:
-            return new_failed_judgement(expansion, compiled, name)
-        judging = Judging(expansion, compiled, order, name, is_exact=is_exact)
+            return parts.new_failed_judgement(expansion, compiled, name)
+        judging = parts.Judging(expansion, compiled, order, name, is_exact=is_exact)
         try:
             self._submit_cases(judging, queue)
             for outcome in self._new_stream(judging, deadline):
@@ -159,11 +152,11 @@ class Programs(Running):
     ) -> Judgement:
         """Do what `judge` does and leave the event loop free; `on_case` runs in the event loop."""
         expansion, deadline = await asyncio.to_thread(self._expand, program), Deadline(timeout)
-        order, name = await asyncio.to_thread(read_cases, cases), batch or new_batch_name()
+        order, name = await asyncio.to_thread(parts.read_cases, cases), batch or new_batch_name()
         compiled = await self._compile_async(expansion, deadline, None, queue)
         if compiled is not None and not compiled.is_ok:
-            return new_failed_judgement(expansion, compiled, name)
-        judging = Judging(expansion, compiled, order, name, is_exact=is_exact)
+            return parts.new_failed_judgement(expansion, compiled, name)
+        judging = parts.Judging(expansion, compiled, order, name, is_exact=is_exact)
         try:
             await asyncio.to_thread(self._submit_cases, judging, queue)
             async for outcome in self._new_stream(judging, deadline):
@@ -174,7 +167,7 @@ class Programs(Running):
         return judging.finish()
 
     def _expand(self, program: Program) -> Expansion:
-        expansion = Expansion(program, self.languages)
+        expansion = parts.Expansion(program, self.languages)
         expansion.check()
         return expansion
 

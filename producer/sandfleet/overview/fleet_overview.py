@@ -5,9 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from sandfleet.errors import JobUnknown
-from sandfleet.overview.job_view import read_view
-from sandfleet.overview.open_jobs import find_open_jobs
-from sandfleet.overview.summary import summarize
 from sandfleet.threads import in_thread
 
 if TYPE_CHECKING:
@@ -32,6 +29,8 @@ class FleetOverview:
         The newest 10,000 that were used within 30 days, and whose jobs have not all expired. Those
         that only producers of an older release have used are not among them.
         """
+        from sandfleet.overview.summary import summarize
+
         first = 0
         while True:
             page = self._channel.overview.list_batches(first, PAGE_BATCHES)
@@ -45,6 +44,8 @@ class FleetOverview:
 
         Jobs that wait for another attempt, or are parked in their batch, are not among them.
         """
+        from sandfleet.overview.open_jobs import find_open_jobs
+
         yield from find_open_jobs(self._channel, queue=queue, host=host)
 
     def view(self, job_id: str) -> JobView:
@@ -55,6 +56,8 @@ class FleetOverview:
         Raises:
             JobUnknown: there is neither a job nor an outcome of that id.
         """
+        from sandfleet.overview.job_view import read_view
+
         found = read_view(self._channel, job_id)
         if found is None:
             raise JobUnknown(f"there is no job {ascii(job_id)[1:-1]}, or it ended too long ago", [job_id])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from sandfleet_config.errors import RequestError, SecurityViolation, SpecInvalid, SpecTooLarge
 from sandfleet_config.wire import MAX_REPORTED_FAULTS
@@ -24,6 +24,8 @@ JOB_OVERHEAD_BYTES = 2048
 """Memory of an encoded request besides its text, about, its spec included."""
 HANDED_OVER_JOBS = 4 * CHUNK_JOBS
 """Specs of an asynchronous source that go to another thread at once: enough to overlap chunks."""
+
+_Item = TypeVar("_Item")
 
 
 class _Faults:
@@ -83,8 +85,8 @@ def encode_all(encode: Callable[[Spec, int], EncodedRequest], specs: Sequence[Sp
 
 
 def split_specs(
-    encode: Callable[[Spec, int], EncodedRequest],
-    specs: Iterable[Spec],
+    encode: Callable[[_Item, int], EncodedRequest],
+    specs: Iterable[_Item],
     first: int = 0,
     cached: Sequence[EncodedRequest] = (),
 ) -> Iterator[list[EncodedRequest]]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterable
-from typing import TYPE_CHECKING, Final, assert_never
+from typing import TYPE_CHECKING, assert_never
 
+from sandfleet_config.contract import STORED_CONTRACT
 from sandfleet_config.errors import RequestError
 
 from sandfleet.channel.publisher import new_unknown_after
@@ -13,6 +14,7 @@ from sandfleet.channel.records import SubmitState, Submitted
 from sandfleet.errors import FleetError, IdempotencyConflict, JobExists
 from sandfleet.job import Job
 from sandfleet.submit.chunks import encode_all, gather_specs, split_specs
+from sandfleet.submit.encoders import Encoders
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from sandfleet_config.after import AfterSpec
     from sandfleet_config.batch_limits import BatchLimits
 
+    from sandfleet.channel.job_arguments import SentJob
     from sandfleet.channel.protocol import Channel
     from sandfleet.channel.records import EncodedJob
     from sandfleet.submit.check import JobChecker, Spec
@@ -27,8 +30,6 @@ if TYPE_CHECKING:
     from sandfleet.submit.required import RequiredObjects
     from sandfleet.traces import SubmitTraces
 
-STORED_CONTRACT: Final = 4
-"""The contract version from which on a spec may need objects of the store."""
 _REFUSED = (SubmitState.EXISTS, SubmitState.CONFLICT)
 
 
@@ -68,12 +69,14 @@ class Submission:
         submitted = self._channel.publish(jobs, self._queue, 1)
         return self._new_handles(jobs, submitted)[0]
 
-    def submit(self, specs: Iterable[Spec]) -> Iterator[list[Job]]:
+    def submit(self, specs: Iterable[Spec] | Encoders) -> Iterator[list[Job]]:
         """Yield the handles of each chunk, then seal the batch.
 
         A list or tuple is checked as a whole before its first job is queued, and the queue must
-        have room for all of it.
+        have room for all of it. Encoders have checked their jobs.
         """
+        if isinstance(specs, Encoders):
+            return self._seal_after(self._publish_encoded(specs))
         if isinstance(specs, list | tuple):
             cached = encode_all(self._check_and_encode, specs)
             self._refuse_unknown(cached)
@@ -104,13 +107,26 @@ class Submission:
     def _publish(
         self, specs: Iterable[Spec], first: int = 0, wanted: int = 0, cached: Sequence[EncodedRequest] = ()
     ) -> Iterator[list[Job]]:
-        if self._limits is not None and self._batch:
-            self._channel.control.set_limits(self._batch, self._limits, is_submit=True)
-            self._limits = None
+        self._set_limits()
         requests = split_specs(self._check_and_encode, specs, first, cached)
         chunks = map(self._name, requests)
         for jobs, submitted in self._channel.publish_chunks(chunks, self._queue, wanted):
             yield self._new_handles(jobs, submitted)
+
+    def _publish_encoded(self, encoders: Encoders) -> Iterator[list[Job]]:
+        publisher = self._channel.packed_publisher
+        if publisher is None:
+            raise ValueError("this channel queues no jobs that other processes encoded")
+        self._set_limits()
+        chunks = encoders.encode()
+        for jobs, submitted in publisher.publish_packed(chunks, self._queue, self._batch, len(encoders)):
+            yield self._new_handles(jobs, submitted)
+
+    def _set_limits(self) -> None:
+        """Set the limits of the batch before its first job is queued."""
+        if self._limits is not None and self._batch:
+            self._channel.control.set_limits(self._batch, self._limits, is_submit=True)
+            self._limits = None
 
     def submit_part(self, specs: Sequence[Spec], first: int) -> list[Job]:
         """Queue some of the specs, numbered from `first` on; `seal` follows the last of them.
@@ -151,12 +167,17 @@ class Submission:
             first += len(some)
         await asyncio.to_thread(self.seal)
 
-    def _new_handles(self, jobs: Sequence[EncodedJob], submitted: Sequence[Submitted]) -> list[Job]:
+    def _new_handles(self, jobs: Sequence[EncodedJob | SentJob], submitted: Sequence[Submitted]) -> list[Job]:
         if self._traces:
             self._traces.end(job.job_id for job in jobs)
-        return [self._new_handle(*pair, submitted) for pair in zip(jobs, submitted, strict=True)]
+        return [
+            Job(found.job_id, self._channel, job.batch)
+            if found.state is SubmitState.NEW
+            else self._new_handle(job, found, submitted)
+            for job, found in zip(jobs, submitted, strict=True)
+        ]
 
-    def _new_handle(self, job: EncodedJob, found: Submitted, others: Sequence[Submitted]) -> Job:
+    def _new_handle(self, job: EncodedJob | SentJob, found: Submitted, others: Sequence[Submitted]) -> Job:
         """Return the handle of a job; `others` are all jobs of the same call.
 
         Raises:

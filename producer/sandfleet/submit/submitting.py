@@ -13,6 +13,7 @@ from sandfleet.errors import FleetError
 from sandfleet.submit.check import JobChecker
 from sandfleet.submit.contents import Contents
 from sandfleet.submit.encode import JobEncoder
+from sandfleet.submit.encoders import LEAST_JOBS, ChunkEncoder, Encoders, count_processes
 from sandfleet.submit.required import RequiredObjects
 from sandfleet.submit.submission import Submission, add_jobs
 from sandfleet.threads import in_thread
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from sandfleet.channel.protocol import Channel
     from sandfleet.job import Job
+    from sandfleet.submit.encoders import Reader
     from sandfleet.traces import SubmitTraces
 
 
@@ -137,7 +139,7 @@ class Submitting:
 
     def submit_chunks(
         self,
-        specs: Iterable[SandboxSpec | Mapping[str, Any]],
+        specs: Iterable[SandboxSpec | Mapping[str, Any]] | Encoders,
         *,
         batch: str | None = None,
         queue: str | None = None,
@@ -155,6 +157,43 @@ class Submitting:
     submit_portions = submit_chunks
     """The name of `submit_chunks` in earlier releases."""
 
+    def new_encoders(
+        self,
+        read: Reader,
+        total: int,
+        *,
+        batch: str | None = None,
+        queue: str | None = None,
+        limits: BatchLimits | None = None,
+        idempotent: bool = False,
+    ) -> Encoders | None:
+        """Return what checks and encodes many jobs, for `submit_chunks`; for the command line.
+
+        `read` returns the jobs from one index to another, out of `total`. None for few jobs, where
+        submits are traced, and where the channel takes jobs of its own process only.
+        """
+        if self._channel.packed_publisher is None or total < LEAST_JOBS or self.settings.traces.endpoint:
+            return None
+        try:
+            checker = JobChecker(batch, is_keyed=idempotent)
+        except RequestError:  # told after the faults of the jobs
+            return None
+        encoder = self._new_encoder(batch, limits, Contents())
+        work = ChunkEncoder(read, total, checker, encoder, self.settings.queue if queue is None else queue)
+        return Encoders(work, count_processes(), self._channel.find_largest_budget)
+
+    def _new_encoder(
+        self, batch: str | None, limits: BatchLimits | None, contents: Contents, traces: SubmitTraces | None = None
+    ) -> JobEncoder:
+        return JobEncoder(
+            batch,
+            self.settings.max_spec_bytes,
+            contents,
+            least_contract=BATCH_CONTRACT if limits else 1,
+            shows_whole=self.settings.shows_whole_commands,
+            traces=traces,
+        )
+
     def _new_submission(
         self,
         batch: str | None,
@@ -171,15 +210,7 @@ class Submitting:
         name = self.settings.queue if queue is None else check_queue(queue)
         checker = JobChecker(batch, is_keyed=is_keyed, find_largest_budget=self._channel.find_largest_budget)
         contents = Contents()
-        least = BATCH_CONTRACT if limits else 1
-        encoder = JobEncoder(
-            batch,
-            self.settings.max_spec_bytes,
-            contents,
-            least_contract=least,
-            shows_whole=self.settings.shows_whole_commands,
-            traces=self._find_traces(),
-        )
+        encoder = self._new_encoder(batch, limits, contents, self._find_traces())
         required = RequiredObjects(contents, lambda: self._channel.objects, self.settings.result_ttl_seconds)
         how: dict[str, Any] = {"queue": name, "batch": batch, "limits": limits, "on_done": on_done}
         return Submission(self._channel, checker, encoder, required, traces=self._traces, **how)

@@ -21,6 +21,7 @@ class FakeBatches:
     """Part of `FakeChannel`: its jobs, and what it says about their batches."""
 
     control: FakeControl
+    packed_publisher = None
 
     def __init__(self) -> None:
         self._lock = threading.RLock()

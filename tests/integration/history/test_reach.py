@@ -150,6 +150,14 @@ def test_export_prints_what_matches_as_json_lines(past: Past, capsys: pytest.Cap
     assert "did you mean code:?" in run(capsys, "history", "export", "cod:OK")[2]
 
 
+def test_a_wrong_setting_is_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SANDFLEET_WEB__HISTORY__MAX_ROWS", "none")
+    for command in ("run", "status", "prune", "export"):
+        code, out, err = run(capsys, "history", command)
+        assert (code, out) == (1, "")
+        assert err.startswith("error: SANDFLEET_WEB__HISTORY__MAX_ROWS: ")
+
+
 def test_status_says_what_is_wrong(past: Past, capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = run(capsys, "history", "status")
     assert (code, "there is no history at" in err) == (1, True)

@@ -108,6 +108,49 @@ def test_a_run_whose_claim_was_lost_is_ended_and_counted(stand: IntakeStand, fle
     assert read_duplicates(client) == [("outcome", "OK")]
 
 
+def test_an_end_whose_answer_is_late_is_no_lost_claim(stand: IntakeStand, fleet: Fleet, client: Any) -> None:
+    fleet.submit_many([SPEC] * 2)
+    withdrawn: list[str] = []
+    stand.open()
+    stand.intake.comparison.withdraw = lambda claim_id, _why: withdrawn.append(claim_id)
+    wait_until(lambda: len(stand.got) == 2, 10, "both are claimed")
+    ended, given = stand.got
+    ledger, comparison = stand.intake.ledger, stand.intake.comparison
+    client.hset(f"{KEY_PREFIX}cordons", "here", "{}")
+    assert ledger.finish(ended, Outcome.of(ErrorCode.OK, ended.job_id))
+    assert ledger.give_back(given)
+    for _ in range(4):
+        comparison.compare([ended, given])
+    assert withdrawn == []
+    client.delete(f"{KEY_PREFIX}cordons")
+
+
+def test_a_lost_end_of_a_job_without_a_record_is_decided(stand: IntakeStand, fleet: Fleet, client: Any) -> None:
+    job = fleet.submit(SPEC)
+    stand.open()
+    wait_until(lambda: stand.got, 10, "it is claimed")
+    (claim,) = stand.got
+    stand.intake.held_claims.remove(claim)
+    client.delete(job_key(job.id))
+    owner = stand.intake.ledger._identity.owner
+    wait_until(lambda: not client.hexists(f"{KEY_PREFIX}claims:{owner}", claim.claim_id), 15, "it is found")
+    wait_until(lambda: client.hget(job_key(job.id), "state") is not None, 15, "it is decided, and not dropped")
+
+
+def test_a_lost_end_is_decided_at_maxmemory(stand: IntakeStand, fleet: Fleet, client: Any) -> None:
+    fleet.submit(SPEC)
+    stand.open()
+    wait_until(lambda: stand.got, 10, "it is claimed")
+    (claim,) = stand.got
+    client.hset(f"{KEY_PREFIX}cordons", "here", "{}")
+    client.config_set("maxmemory", 1)
+    try:
+        assert stand.intake.ledger.recover([claim.claim_id]) == [claim.job_id]
+    finally:
+        client.config_set("maxmemory", 0)
+        client.delete(f"{KEY_PREFIX}cordons")
+
+
 def test_claims_that_are_held_or_under_way_are_left_alone(stand: IntakeStand, fleet: Fleet, client: Any) -> None:
     stand.open()
     jobs = fleet.submit_many([SPEC] * 2)

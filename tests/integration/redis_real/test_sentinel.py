@@ -131,6 +131,7 @@ def test_a_submit_of_known_jobs_waits_for_replicas_as_well(cluster: Cluster) -> 
             for _ in range(2):  # the second one queues nothing
                 with pytest.raises(FleetUnavailable, match="replicas"):
                     fleet.submit(spec)
+    with Fleet(read_settings(cluster)) as fleet:
         fleet.submit(spec)
 
 

@@ -12,7 +12,7 @@ import redis
 from flower_pages import running_flower
 from pydantic import SecretStr
 from redis.exceptions import NoPermissionError
-from sandfleet import ErrorCode, Fleet, FleetUnavailable, SandboxSpec, Settings
+from sandfleet import ErrorCode, Fleet, FleetUnavailable, Settings
 from sandfleet_config.queues import KEY_PREFIX, job_key, result_key
 from stage import Stage
 from stand_in import shell
@@ -80,7 +80,7 @@ def test_producer_worker_and_flower_do_their_work_and_are_refused_nothing(users:
             job.cancel()
         assert {job.outcome(timeout=20).code for job in [*queued, running]} == {ErrorCode.CANCELLED}
 
-        fails = fleet.submit(SandboxSpec(image="nowhere", command=["true"]))
+        fails = fleet.submit({"image": "nowhere", "command": ["true"], "stdin": MARKER, "max_attempts": 1})
         assert fails.outcome(timeout=20).code is ErrorCode.IMAGE_NOT_FOUND
         assert fleet.has_workers(5)
         assert [summary.name for summary in fleet.batches()] == ["users"]

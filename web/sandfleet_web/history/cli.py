@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import logging
 import signal
-import sys
 from contextlib import closing, contextmanager
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -17,6 +16,8 @@ from sandfleet_web.command_line import print_known_errors, read_settings
 if TYPE_CHECKING:
     from collections.abc import Generator
 
+    from sandfleet_config.web_settings import WebSettings
+
 app = typer.Typer(no_args_is_help=True, help="Write the history of ended runs, look after its file, export it.")
 
 
@@ -26,10 +27,12 @@ def run() -> None:
 
     `sandfleet-web serve` does so, too.
     """
+    from sandfleet_config.logs import set_up_handler
+
     from sandfleet_web.history.writer import HistoryWriter
 
-    settings = read_settings()
-    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    settings = _read_settings()
+    set_up_handler(settings.log_format, settings.log_level, "sandfleet-web", version("sandfleet-web"))
     writer = HistoryWriter(settings)
 
     def stop(*_: object) -> None:
@@ -46,7 +49,7 @@ def status(*, is_json: Annotated[bool, typer.Option("--json", help="Print one JS
     from sandfleet.history.fields import status_fields
     from sandfleet.history.file_history import FileHistory
 
-    file = read_settings().history_file
+    file = _read_settings().history_file
     with closing(FileHistory(file)) as history, print_known_errors(), _known_errors():
         found = history.status()
     fields = {"file": str(file), **status_fields(found)}
@@ -66,7 +69,7 @@ def prune() -> None:
     from sandfleet_web.history.store import HistoryStore
     from sandfleet_web.history.writer import prune_once
 
-    settings = read_settings()
+    settings = _read_settings()
     kept = settings.web.history
     if not settings.history_file.exists():
         raise typer.BadParameter(f"there is no history at {settings.history_file}")
@@ -89,7 +92,7 @@ def forget(
     from sandfleet.channel.redis_channel import RedisChannel
 
     with print_known_errors():
-        channel = RedisChannel(read_settings())
+        channel = RedisChannel(_read_settings())
         if channel.read_batch(batch).total:
             raise typer.BadParameter(
                 f"Redis has jobs of batch {ascii(batch)[1:-1]}: sandfleet batch forget deletes them, too"
@@ -115,9 +118,14 @@ def export(
         wanted = parse_words(" ".join(words or ())).wanted
     except WordsInvalid as error:
         raise typer.BadParameter(str(error)) from None
-    with closing(FileHistory(read_settings().history_file)) as history, print_known_errors(), _known_errors():
+    with closing(FileHistory(_read_settings().history_file)) as history, print_known_errors(), _known_errors():
         for found in history.export_runs(wanted):
             print(json.dumps(run_fields(found)))
+
+
+def _read_settings() -> WebSettings:
+    with print_known_errors():
+        return read_settings()
 
 
 @contextmanager
@@ -125,7 +133,9 @@ def _known_errors() -> Generator[None]:
     """Turn errors of the file into those that commands tell."""
     import sqlite3
 
+    from sandfleet_web.history.schema import NewerFile
+
     try:
         yield
-    except sqlite3.Error as error:
+    except (sqlite3.Error, NewerFile) as error:
         raise FleetError(f"the history: {error}") from error

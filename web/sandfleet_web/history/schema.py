@@ -32,7 +32,8 @@ CREATE INDEX run_batch ON run (batch) WHERE batch IS NOT NULL;
 CREATE INDEX run_host ON run (host) WHERE host IS NOT NULL;
 CREATE INDEX run_image ON run (image) WHERE image IS NOT NULL;
 CREATE INDEX run_fingerprint ON run (fingerprint) WHERE fingerprint IS NOT NULL;
-CREATE INDEX run_failed ON run (ended, fingerprint, code, image, host, batch, category) WHERE category <> 'ok';
+CREATE INDEX run_failed ON run (ended, fingerprint, code, image, host, batch, category, queue, exit_code)
+  WHERE category <> 'ok';
 -- What a run is not searched by, as JSON.
 CREATE TABLE detail (seq INTEGER PRIMARY KEY, facts TEXT NOT NULL);
 -- Labels, with what the use of a label is summed from.

@@ -29,6 +29,7 @@ POLL_SECONDS: Final = 0.25
 LOCK_SECONDS: Final = 1.0
 """Pause of a process that waits until no other one writes the file."""
 RETRY_SECONDS: Final = (0.5, 1.0, 2.0, 5.0)
+STOP_SECONDS: Final = 10.0
 PRUNE_SECONDS: Final = 10.0
 PORTIONS_AT_ONCE: Final = 5
 DAY: Final = 86400.0
@@ -81,7 +82,7 @@ class HistoryWriter:
         """Stop, and wait for that."""
         self.ask_to_stop()
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(STOP_SECONDS)  # a call to a Redis that does not answer takes longer
 
     def status(self) -> WriterStatus:
         """Return what it does."""

@@ -23,6 +23,7 @@ from pydantic import SecretStr
 from sandfleet_config.settings import LOCAL_HISTORY, LOCAL_STORE
 
 from sandfleet_worker.app import new_app
+from sandfleet_worker.commands.demo_batch import submit_demo
 from sandfleet_worker.system.children import Child, Stage
 from sandfleet_worker.system.oom_score import FLOWER, LOCAL_REDIS, LOCAL_WORKER, lower_oom_score, raise_oom_score
 
@@ -50,10 +51,10 @@ class Interrupted(BaseException):
     """SIGINT or SIGTERM: end everything in order."""
 
 
-def run_local(settings: WorkerSettings, flower_port: int | None) -> int:
+def run_local(settings: WorkerSettings, flower_port: int | None, *, has_demo: bool = False) -> int:
     """Run the stack until a signal or the end of one of its parts; return the exit code.
 
-    `flower_port` None: no Flower.
+    `flower_port` None: no Flower. `has_demo` submits a batch to look at.
 
     Raises:
         LocalFailed: another one runs, a part is missing, or a part ended by itself.
@@ -72,6 +73,8 @@ def run_local(settings: WorkerSettings, flower_port: int | None) -> int:
             children += _start_sender(settings, parts)
             if flower_port is not None:
                 children.append(_start_flower(settings, parts, flower_port))
+            if has_demo:
+                _say(submit_demo(settings.images.root, _environment(settings)))
             _say(f"sandfleet is up: {settings.concurrency} sandboxes at once, Redis on {settings.local_dir}/redis.sock")
             _say("try: sandfleet run --image python -- python3 -c 'print(6*7)'")
             _say("Ctrl-C here ends it all; queued jobs are kept")
@@ -246,6 +249,8 @@ def _start_flower(settings: WorkerSettings, parts: contextlib.ExitStack, wanted_
         _refuse_ended([child])
         time.sleep(0.05)
     _say(f"Flower: http://{ADDRESS}:{port}  user {FLOWER_USER}  password {password}")
+    if importlib.util.find_spec(WEB_PACKAGE) is not None:
+        _say(f"pages of the fleet: http://{ADDRESS}:{port}/fleet/  (the same user and password)")
     return child
 
 

@@ -74,6 +74,13 @@ class ClaimCalls(EndCalls):
         """Put a deleted claim back; return False if the job is not ours any more."""
         return bool(self._call("restore", self._identity.owner, claim.claim_id, claim.job_id, claim.message))
 
+    def is_settled(self, claim: Claim) -> bool:
+        """Whether Redis has the end of this claim, which whoever settles it may not know yet."""
+        claim_id = claim.claim_id.encode()
+        if self._redis.hget(job_key(claim.job_id), "ended_by") == claim_id:
+            return True
+        return bool(self._redis.get(f"{KEY_PREFIX}settled:{claim.claim_id}") == b"given back")
+
     def read_claim_ids(self) -> set[str]:
         """Return the ids of this worker's claims in Redis, but for those that it took over."""
         found = self._redis.hkeys(f"{KEY_PREFIX}claims:{self._identity.owner}")

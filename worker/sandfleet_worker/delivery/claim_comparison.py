@@ -18,9 +18,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+RECOVERED_AT_ONCE = 100
+"""Claims of one call, during which Redis serves no other client; later beats find the others."""
+
 
 class ClaimComparison:
-    """Compares after each beat. What differs twice in a row is no call under way.
+    """Compares after each beat. What differs twice in a row is no call under way, but for an end.
+
+    An end may wait long for its answer, or for a replica: its claim is settled, and held until then.
 
     `read_claim_under_way` returns the id under which the worker claims now. `withdraw` is called
     with the id of a claim whose run is to end, and why, once there is somebody to call.
@@ -40,7 +45,7 @@ class ClaimComparison:
         """
         fenced = self._restore(missing)
         for claim in fenced:
-            if claim.claim_id in self._unknown_there:
+            if claim.claim_id in self._unknown_there and not self._ledger.is_settled(claim):
                 log.warning(
                     "Redis has lost the claim of job %s: its run here is ended, and does not count",
                     claim.job_id,
@@ -75,7 +80,7 @@ class ClaimComparison:
         lost = unknown & self._unknown_here
         self._unknown_here = unknown - lost
         if lost:
-            for job_id in self._ledger.recover(sorted(lost)):
+            for job_id in self._ledger.recover(sorted(lost)[:RECOVERED_AT_ONCE]):
                 log.warning(
                     "Redis has lost how a run of job %s ended: it is decided as that of a dead worker",
                     job_id,

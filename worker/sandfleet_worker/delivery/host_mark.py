@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from sandfleet_worker.delivery.held_claims import HeldClaims
 
@@ -75,8 +75,12 @@ class HostMark:
         self._due_at = math.inf
         self._is_told = False
 
-    def note(self, raw: bytes, now: float) -> None:
-        """Note the mark as it is at `now`, unix time by Redis's clock, and do what it asks for."""
+    def note(self, raw: bytes, now: float, held: Collection[str]) -> None:
+        """Note the mark as it is at `now`, unix time by Redis's clock, and do what it asks for.
+
+        `held` are the jobs that were held before it was read: a later one was claimed after the
+        mark was taken away.
+        """
         mark = parse_mark(raw)
         if mark != self._mark:
             self._log(mark)
@@ -86,7 +90,7 @@ class HostMark:
             return
         left = math.inf if mark.deadline is None else mark.deadline - now
         self._due_at = time.monotonic() + left
-        if left <= 0 and (job_ids := self._held_claims.running_job_ids()):
+        if left <= 0 and (job_ids := [found for found in self._held_claims.running_job_ids() if found in held]):
             if not self._is_told:
                 self._is_told = True
                 text = "the drain's deadline has passed: %d jobs go back to their queues"

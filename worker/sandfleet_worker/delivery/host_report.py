@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from sandfleet_worker.delivery.host_mark import HostMark
 
@@ -20,11 +20,15 @@ LEFT_OUT_FIRST = ("labels", "queues", "warm", "unenforced")
 """Parts that grow with the settings; readers take labels and queues from `hosts`, too."""
 
 
+ImageUse: TypeAlias = tuple[str, str, int, float]
+"""An image: name, digest, bytes, last use in unix time."""
+
+
 class Measured(NamedTuple):
-    """How the host is: fields of its status, and its images as (name, digest, bytes, used)."""
+    """How the host is: fields of its status, and its images."""
 
     status: Mapping[str, object]
-    images: tuple[tuple[str, str, int, float], ...] = ()
+    images: tuple[ImageUse, ...] = ()
 
 
 class HostReport:
@@ -45,7 +49,7 @@ class HostReport:
         return self._measured
 
     @property
-    def images(self) -> tuple[tuple[str, str, int, float], ...]:
+    def images(self) -> tuple[ImageUse, ...]:
         """The images of the host as they were measured last."""
         return self._measured.images
 
@@ -68,7 +72,7 @@ class HostReport:
         return json.dumps(jobs, separators=(",", ":")) if jobs else ""
 
 
-def encode_images(images: tuple[tuple[str, str, int, float], ...]) -> str:
+def encode_images(images: tuple[ImageUse, ...]) -> str:
     """Return images as JSON, those that were used last if there are too many."""
     kept = sorted(images, key=lambda image: -image[3])[:MAX_IMAGES]
     return json.dumps(sorted(kept), separators=(",", ":"))

@@ -79,8 +79,7 @@ class Intake:
         beat_seconds = settings.lease_seconds / BEATS_PER_LEASE
         self.held_claims = HeldClaims(settings.concurrency, beat_seconds, settings.waiting_jobs)
         self.report = HostReport(measure, self.held_claims)
-        self._given_up = threading.Event()
-        self._pins = ImagePins()
+        self._given_up, self._pins = threading.Event(), ImagePins()
         self._is_stopping: Callable[[], bool] = lambda: False
         self._end_job: Callable[[Mapping[str, str]], None] | None = None
         self._end_all: Callable[[], None] | None = None
@@ -125,11 +124,7 @@ class Intake:
         )
 
     def open(self) -> None:
-        """Begin the lease.
-
-        Raises:
-            redis.RedisError: Redis is not there.
-        """
+        """Begin the lease. Raises ``redis.RedisError`` where Redis is not there."""
         self.lease.start()
         if self.announcer:
             self.announcer.start()

@@ -45,7 +45,7 @@ class Lease:
         comparison: ClaimComparison,
     ) -> None:
         self._ledger, self._seconds, self._report = ledger, lease_seconds, report
-        self._comparison = comparison
+        self._comparison, self._claims = comparison, comparison.held_claims.claims
         self._on_cancelled, self._on_lost = on_cancelled, on_lost
         longest = min(MAX_RETRY_SECONDS, lease_seconds / (2 * BEATS_PER_LEASE))
         backoff = Backoff("beats", longest_seconds=longest)
@@ -103,7 +103,7 @@ class Lease:
     def _beat(self) -> float:
         """Beat once; return the pause until the next beat."""
         began = time.monotonic()
-        claims = self._comparison.held_claims.claims()
+        claims = self._claims()
         try:
             told = self._report.encode_status(is_stopping=self.is_stopping), self._report.encode_jobs()
             beat = self._ledger.beat(self._seconds, claims, *told)
@@ -117,10 +117,12 @@ class Lease:
             self._steady_since = None
             raise
         self._note_success()
-        self._comparison.compare([claim for claim in claims if claim.claim_id in beat.missing])
+        # The comparison is last: a forged key may make it fail at each beat.
         if beat.cancelled:
             self._on_cancelled(beat.cancelled)
-        self._report.mark.note(beat.mark, beat.at)
+        self._report.mark.note(beat.mark, beat.at, {claim.job_id for claim in claims})
+        missing = frozenset(beat.missing)
+        self._comparison.compare([claim for claim in claims if claim.claim_id in missing])
         return self._report.mark.limit_pause(max(0.0, self._seconds / BEATS_PER_LEASE - (time.monotonic() - began)))
 
     def _note_success(self) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sandfleet_config.settings import Settings
+    from sandfleet_config.settings import WorkerSettings
 
 log = logging.getLogger(__name__)
 
@@ -32,9 +32,12 @@ class Replicas:
         self._paused_until = self._logged = float("-inf")
 
     @classmethod
-    def of(cls, settings: Settings) -> Self:
-        """Return what the settings say."""
-        return cls(settings.replicas, settings.redis.replica_seconds)
+    def of(cls, settings: WorkerSettings) -> Self:
+        """Return what the settings say; a wait of half a lease is the longest.
+
+        The lease's calls have its length as their timeout: the first one would never succeed.
+        """
+        return cls(settings.replicas, min(settings.redis.replica_seconds, settings.lease_seconds / 2))
 
     @property
     def are_wanted(self) -> bool:

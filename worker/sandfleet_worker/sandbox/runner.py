@@ -65,10 +65,7 @@ _NO_HOOKS: Final = NoHooks()
 
 
 class RunscRunner:
-    """Runs specs in fresh sandboxes; safe for concurrent use.
-
-    Call `close`, or use it as a context manager.
-    """
+    """Runs specs in fresh sandboxes; safe for concurrent use. Call `close`, or use ``with``."""
 
     def __init__(self, config: HostSettings | None = None, shared: SharedImages = NO_SHARED_IMAGES) -> None:
         """Set up for `config`, by default of the environment; `shared` are images of the fleet."""

@@ -11,8 +11,10 @@ from sandfleet_config.errors import SandboxError
 from sandfleet_config.wire import new_spec
 
 from sandfleet.cli.ways.entry import Entry, Fault
+from sandfleet.cli.ways.sources import CHAR_BYTES, Found
 from sandfleet.submit.check import CheckedJob
 from sandfleet.submit.encode import JobEncoder
+from sandfleet.submit.encoders import ReadJobs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from sandfleet_config.spec import SandboxSpec
 
     from sandfleet.cli.files import LineFiles
+    from sandfleet.submit.encoders import Reader
 
 REPORT_JOBS: Final = 1000
 """Progress is told after so many jobs."""
@@ -62,6 +65,24 @@ def check_entries(
         if number % REPORT_JOBS == 0:
             on_progress(number)
     return specs, faults
+
+
+def new_reader(found: Found, max_spec_bytes: int, files: LineFiles) -> Reader:
+    """Return what reads and checks a part of the entries in any process; None if that names local files."""
+
+    def read(start: int, stop: int) -> ReadJobs | None:
+        entries = list(found.read(start, stop))
+        sizes: list[int] = []
+        for entry in entries:
+            if isinstance(entry, Entry):
+                if files.may_name_any(entry.fields):
+                    return None
+                sizes.append(entry.most_bytes)
+        specs, faults = check_entries(entries, max_spec_bytes, files)
+        told = [(fault.place, fault.text) for fault in faults]
+        return ReadJobs(specs, told, max(sizes, default=0), sum(sizes) // CHAR_BYTES)
+
+    return read
 
 
 def _check(entry: Entry, files: LineFiles, encoder: JobEncoder) -> tuple[SandboxSpec | None, list[str]]:

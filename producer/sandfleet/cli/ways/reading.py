@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sandfleet_config.errors import RequestError
 from sandfleet_config.wire import new_spec
@@ -13,18 +13,19 @@ from sandfleet.cli.files import LineFiles, LocalFiles
 from sandfleet.cli.hints import describe_refusal
 from sandfleet.cli.jsonl import STDIN
 from sandfleet.cli.show import note
-from sandfleet.cli.ways.checking import check_entries, paused_collector
+from sandfleet.cli.ways.checking import check_entries, new_reader, paused_collector
 from sandfleet.cli.ways.common import DEFAULT_IMAGE
 from sandfleet.cli.ways.entry import Fault, InputInvalid
-from sandfleet.cli.ways.sources import JOBS, Source, find_entries
+from sandfleet.cli.ways.sources import JOBS, Found, Source, find_entries
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from sandfleet_config.spec import SandboxSpec
 
     from sandfleet.cli.ways.stages import Stages
     from sandfleet.fleet import Fleet
+    from sandfleet.submit.encoders import Encoders
 
 
 @dataclass(frozen=True)
@@ -37,12 +38,28 @@ class Common:
     stdin_file: str | None = None
 
 
-def read_specs(
-    source: Source, common: Common, local: LocalFiles, max_spec_bytes: int, stages: Stages
-) -> list[SandboxSpec]:
-    """Return the checked specs; `local` has read their files.
+class Input(NamedTuple):
+    """All jobs of a submit, not checked yet, and what reads the local files that they name."""
 
-    Return the empty list if anything is faulty. stderr tells every fault, with its line or option.
+    source: Source
+    found: Found
+    files: LineFiles
+
+    def new_encoders(self, fleet: Fleet, how: Mapping[str, Any]) -> Encoders | None:
+        """Return processes that check and encode the jobs; None if this one is to.
+
+        `how` are the arguments of `Fleet.new_encoders`.
+        """
+        if self.found.is_local or self.files.is_adding:
+            return None
+        read = new_reader(self.found, fleet.settings.max_spec_bytes, self.files)
+        return fleet.new_encoders(read, self.found.total, **how)
+
+
+def read_input(source: Source, common: Common, local: LocalFiles) -> Input | None:
+    """Read all jobs; `local` takes the files of all of them.
+
+    Return None if the input as a whole is faulty, or an option. stderr tells the faults.
 
     Raises:
         OSError: the input cannot be read.
@@ -50,22 +67,50 @@ def read_specs(
     """
     try:
         fields, files = _read_common(source, common, local)
-        total, entries = find_entries(source, fields, local)
+        return Input(source, find_entries(source, fields, local), files)
     except InputInvalid as error:
         count = len(error.faults)
-        return _refuse(error.faults, f"{count} {'fault' if count == 1 else 'faults'}")
+        _refuse(error.faults, f"{count} {'fault' if count == 1 else 'faults'}")
     except RequestError as error:
         note(f"nothing was queued: {describe_refusal(error) if error.errors else error.message}")
-        return []
+    return None
+
+
+def check_input(
+    given: Input, max_spec_bytes: int, stages: Stages, encoders: Encoders | None = None
+) -> list[SandboxSpec] | Encoders:
+    """Return the checked specs, or `encoders` if they have checked them.
+
+    Return the empty list if anything is faulty, or there are none. stderr tells every fault, with
+    its line or option.
+    """
+    total, read, _ = given.found
+    checked: list[SandboxSpec] | Encoders = []
     with stages.stage("checking", "checked", total) as report, paused_collector():
-        specs, faults = check_entries(entries, max_spec_bytes, files, report)
+        elsewhere = None if encoders is None else encoders.check(report)
+        if encoders is None or elsewhere is None:
+            checked, bad = check_entries(read(0, total), max_spec_bytes, given.files, report)
+        else:
+            checked, bad = encoders, [Fault(*fault) for fault in elsewhere]
         report(total)
-    if faults:
-        bad = len({fault.place for fault in faults})
-        return _refuse(faults, f"{bad} of {bad + len(specs)} {'lines' if source.kind == JOBS else 'jobs'} are faulty")
-    if not specs:
-        note(f"nothing was queued: {_name_input(source)} has no jobs")
-    return specs
+    if bad:
+        places = len({fault.place for fault in bad})
+        return _refuse(bad, f"{places} of {total} {'lines' if given.source.kind == JOBS else 'jobs'} are faulty")
+    if not checked:
+        note(f"nothing was queued: {_name_input(given.source)} has no jobs")
+    return checked
+
+
+def read_specs(
+    source: Source, common: Common, local: LocalFiles, max_spec_bytes: int, stages: Stages
+) -> list[SandboxSpec]:
+    """Return the checked specs; `local` has read their files.
+
+    Return the empty list if anything is faulty; stderr tells it. Raises as `read_input`.
+    """
+    given = read_input(source, common, local)
+    checked = [] if given is None else check_input(given, max_spec_bytes, stages)
+    return checked if isinstance(checked, list) else []
 
 
 def _read_common(source: Source, common: Common, local: LocalFiles) -> tuple[dict[str, Any], LineFiles]:

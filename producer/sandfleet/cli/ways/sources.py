@@ -18,7 +18,7 @@ from sandfleet.cli.ways.template import Template, suggest
 from sandfleet.files.local import find_file
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
     from sandfleet_config.files import FileSpec
 
@@ -51,10 +51,14 @@ class Source:
 
 
 class Found(NamedTuple):
-    """How many entries there are, and the entries or faults one by one."""
+    """How many entries there are, and what yields those from one index to another, or faults.
+
+    `is_local` says that it reads local files; any other may be called again, in any process.
+    """
 
     total: int
-    entries: Iterable[Entry | Fault]
+    read: Callable[[int, int], Iterator[Entry | Fault]]
+    is_local: bool = False
 
 
 def find_entries(source: Source, common: Mapping[str, Any], local: LocalFiles) -> Found:
@@ -67,7 +71,7 @@ def find_entries(source: Source, common: Mapping[str, Any], local: LocalFiles) -
     """
     if source.kind == JOBS:
         lines = [(number, line) for number, line in enumerate(read_lines(source.names[0]), 1) if line.strip()]
-        return Found(len(lines), _read_lines(lines, common))
+        return Found(len(lines), _new_line_reader(lines, common))
     if source.kind == ARRAY:
         return _read_array(source, common)
     if source.kind == EACH:
@@ -75,16 +79,22 @@ def find_entries(source: Source, common: Mapping[str, Any], local: LocalFiles) -
     return _read_table(source, common)
 
 
-def _read_lines(lines: Iterable[tuple[int, str]], common: Mapping[str, Any]) -> Iterator[Entry | Fault]:
+def _new_line_reader(
+    lines: Sequence[tuple[int, str]], common: Mapping[str, Any]
+) -> Callable[[int, int], Iterator[Entry | Fault]]:
     common_bytes = len(json.dumps(common, default=str)) * CHAR_BYTES + SLACK_BYTES
-    for number, line in lines:
-        place = f"line {number}"
-        try:
-            own = parse_object(line)
-        except SpecInvalid as error:
-            yield Fault(place, str(error))
-            continue
-        yield Entry(place, merge_fields(common, own) if common else own, CHAR_BYTES * len(line) + common_bytes)
+
+    def read(start: int, stop: int) -> Iterator[Entry | Fault]:
+        for number, line in lines[start:stop]:
+            place = f"line {number}"
+            try:
+                own = parse_object(line)
+            except SpecInvalid as error:
+                yield Fault(place, str(error))
+                continue
+            yield Entry(place, merge_fields(common, own) if common else own, CHAR_BYTES * len(line) + common_bytes)
+
+    return read
 
 
 class Filler:
@@ -158,8 +168,8 @@ def _read_table(source: Source, common: Mapping[str, Any]) -> Found:
     needed = filler.used - (frozenset() if has_index else {INDEX})
     shown = "line " if name == STDIN else f"{Path(name).name}:"
 
-    def read() -> Iterator[Entry | Fault]:
-        for index, (line, values) in enumerate(table.rows):
+    def read(start: int, stop: int) -> Iterator[Entry | Fault]:
+        for index, (line, values) in enumerate(table.rows[start:stop], start):
             missing = [column for column in table.columns if column in needed and column not in values]
             if missing:
                 yield Fault(f"line {line}", f"has no {', '.join(missing)}")
@@ -167,7 +177,7 @@ def _read_table(source: Source, common: Mapping[str, Any]) -> Found:
             own = values if has_index else {**values, INDEX: str(index)}
             yield filler.new_entry(f"line {line}", f"{shown}{line}", own)
 
-    return Found(len(table.rows), read())
+    return Found(len(table.rows), read)
 
 
 def _read_array(source: Source, common: Mapping[str, Any]) -> Found:
@@ -176,12 +186,12 @@ def _read_array(source: Source, common: Mapping[str, Any]) -> Found:
     program = Path(source.command[0]).name if source.command else ""
     count = f"{array.COUNT}={len(indexes)}"
 
-    def read() -> Iterator[Entry | Fault]:
-        for index in indexes:
+    def read(start: int, stop: int) -> Iterator[Entry | Fault]:
+        for index in indexes[start:stop]:
             env = (f"{array.INDEX}={index}", count)
             yield filler.new_entry(f"index {index}", f"{program}[{index}]", {INDEX: str(index)}, env)
 
-    return Found(len(indexes), read())
+    return Found(len(indexes), read)
 
 
 def _read_scripts(source: Source, common: Mapping[str, Any], local: LocalFiles) -> Found:
@@ -192,8 +202,8 @@ def _read_scripts(source: Source, common: Mapping[str, Any], local: LocalFiles) 
         raise InputInvalid(Fault("the command", said))
     is_unique = len({script.name for script in found}) == len(found)
 
-    def read() -> Iterator[Entry | Fault]:
-        for index, script in enumerate(found):
+    def read(start: int, stop: int) -> Iterator[Entry | Fault]:
+        for index, script in enumerate(found[start:stop], start):
             try:
                 file = local.add(find_file(script, script.name))
             except OSError as error:
@@ -204,4 +214,4 @@ def _read_scripts(source: Source, common: Mapping[str, Any], local: LocalFiles) 
                 name = script.name if is_unique else str(script)
                 yield filler.new_entry(str(script), name, scripts.name_script(script, index), files=(file,))
 
-    return Found(len(found), read())
+    return Found(len(found), read, is_local=True)

@@ -191,7 +191,15 @@ HIDDEN_FIELDS = [
     *("root", "root_id", "parent", "parent_id", "children"),  # jobs have no relatives
 ]
 """Fields that the page of a job does not list."""
+FLEET_TAB = """<ul class="app-nav navbar-nav">
+        {% if handler.settings.get("fleet_pages") %}
+        <li class="nav-item"><a class="nav-link" href="{{ reverse_url("fleet") }}">Fleet</a></li>
+        {% end %}"""
+"""The tab of the pages that a plugin has mounted (`plugins`); their route has this name."""
 WORDS = {
+    "navbar.html": {
+        '<ul class="app-nav navbar-nav">': FLEET_TAB,
+    },
     "task.html": {
         "{{ getattr(task, 'result', '') }}": "{{ task.result or 'none yet' }}",
         ">Task details</p>": ">Job</p>",

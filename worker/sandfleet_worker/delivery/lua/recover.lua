@@ -1,6 +1,7 @@
 -- Decide anew about claims that this worker does not hold, although Redis says so: Redis has lost
 -- their end, in a fail-over or a power cut. They are decided as those of a dead worker (reap.lua).
--- No start of them is charged.
+-- No start of them is charged. A claim whose job has no record is decided, too, as reap.lua does;
+-- one whose job's record names another claim is dropped.
 --
 -- ARGV: prefix, owner, then the ids of these claims
 -- Returns the ids of the jobs that will run again or end.
@@ -32,10 +33,10 @@ for at = 3, #ARGV do
   try('HDEL', claims, claim) -- the first write: see beat.lua
   local job = prefix .. 'job:' .. (id or '')
   local facts = id and try('HMGET', job, 'state', 'claim', 'flag', 'attempts') or {}
-  if facts[2] == claim then
+  if id and (facts[2] == claim or not facts[1]) then
     end_attempt(job, facts)
     redis.call('HSET', claims, 'taken-' .. claim, message)
-    redis.call('HSET', job, 'claim', 'taken-' .. claim, 'owner', owner)
+    try('HSET', job, 'claim', 'taken-' .. claim, 'owner', owner)
     try('XADD', prefix .. 'duplicates', 'MAXLEN', '~', 10000, '*', 'job', id, 'owner', owner, 'claim', claim,
       'kind', 'run', 'code', 'Redis lost how the run ended')
     redis.call('EXPIRE', prefix .. 'duplicates', DUPLICATES_TTL)

@@ -81,10 +81,7 @@ class WarmPool:
         return self._take(lambda: self._spares.take(plan))
 
     def take_unbooted(self) -> Sandbox | None:
-        """Take a sandbox that is open and not booted yet, None where there is none.
-
-        The caller destroys it.
-        """
+        """Take an open sandbox that is not booted, which the caller destroys; None: there is none."""
         return self._take(self._spares.take_unbooted)
 
     def _take(self, take_out: Callable[[], Sandbox | None]) -> Sandbox | None:

@@ -1,0 +1,170 @@
+"""The pages in a real Flower: same port, same login; a viewer may act neither here nor in Flower's own pages."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import urllib.request
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+from flower.urls import handlers as stock_routes
+from flower_pages import PASSWORD, Flower, running_flower, spell_password
+from pydantic import SecretStr
+from sandfleet import Fleet, SandboxSpec, Settings
+from sandfleet_web.pages.api import API
+from sandfleet_web.pages.routes import PAGE_HANDLERS
+from sandfleet_web.pages.users import add_user
+from waiting import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from stage import Stage, Stock
+
+VIEWER: Final = ("bob", "a-viewers-secret")
+SECRET: Final = "PLANTED-IN-THE-JOB"
+LEASE_SECONDS: Final = 6.0
+
+
+@pytest.fixture(scope="module")
+def fleet_of_stage(module_stage: Stage) -> Iterator[Fleet]:
+    with Fleet(Settings(redis_url=SecretStr(module_stage.redis_url))) as fleet:
+        yield fleet
+
+
+@pytest.fixture(scope="module")
+def flower(module_stage: Stage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flower]:
+    folder: Path = tmp_path_factory.mktemp("web")
+    add_user(folder / "users", VIEWER[0], "viewer", VIEWER[1])
+    settings = {
+        "SANDFLEET_WEB__PAGES__USERS_FILE": str(folder / "users"),
+        "SANDFLEET_WEB__HISTORY__FILE": str(folder / "history.db"),
+    }
+    with running_flower(module_stage, **settings) as page:
+        yield page
+
+
+def test_flowers_entry_leads_to_the_pages_and_its_tabs_to_them(flower: Flower) -> None:
+    assert '<h1 class="hidden">Overview</h1>' in flower.get("/")
+    page = flower.get("/workers")
+    assert re.search(r'href="/fleet/">Fleet</a>', page)
+    assert 'href="../workers">Workers</a>' in flower.get("/fleet/hosts")
+
+
+def test_every_address_needs_the_password(flower: Flower) -> None:
+    paths = [f"/fleet/{name}" for name, _ in PAGE_HANDLERS] + [f"/fleet/api/v1/{name}" for name in API]
+    paths += ["/fleet", "/", "/fleet/static/fleet.js"]
+    stock = [route[0] if isinstance(route, tuple) else route.regex.pattern.rstrip("$") for route in stock_routes]
+    opened = ("/healthcheck", "/static/", "/login", "/logout", ".*")
+    paths += [re.sub(r"\(.*\)", "x", path) for path in stock if not path.startswith(opened)]
+    answers = {path: (flower.ask(path)[0], flower.ask(path, b"")[0]) for path in paths}
+    assert len(answers) > 50
+    assert {path: found for path, found in answers.items() if 401 not in found or not set(found) <= {401, 405}} == {}
+    assert flower.ask("/healthcheck") == (200, "OK")
+
+
+def test_a_viewer_sees_all_and_can_act_nowhere(flower: Flower, stock: Stock) -> None:
+    viewer = spell_password(":".join(VIEWER))
+    worker = next(iter(flower.find_workers()))
+    job_id = stock.submit("true")
+    stock.outcome(job_id)
+    for path in ("/fleet/", "/fleet/hosts", "/workers", "/tasks", "/broker", f"/worker/{worker}", "/api/workers"):
+        assert flower.ask(path, password=viewer)[0] == 200, path
+    assert "worker-shutdown" not in flower.ask(f"/worker/{worker}", password=viewer)[1]
+    assert "worker-shutdown" in flower.get(f"/worker/{worker}")
+
+    posts = [f"/api/task/revoke/{job_id}", f"/api/worker/shutdown/{worker}", "/api/task/async-apply/x", "/fleet/act"]
+    posts += ["/api/task/send-task/x", "/api/task/timeout/x", f"/api/worker/pool/grow/{worker}"]
+    assert {path: flower.ask(path, b"{}", password=viewer)[0] for path in posts} == dict.fromkeys(posts, 403)
+    assert flower.ask("/fleet/act?verb=cordon&target=x", password=viewer)[0] == 403
+    assert flower.ask("/fleet/", password=spell_password(f"{VIEWER[0]}:secret"))[0] == 401
+
+
+def test_a_job_is_told_from_submit_to_history_and_no_secret_of_it(flower: Flower, fleet_of_stage: Fleet) -> None:
+    fields = {"env": [f"TOKEN={SECRET}"], "stdin": SECRET, "labels": {"suite": "s7"}}
+    job_id = submit(fleet_of_stage, "echo $TOKEN; cat; exit 3", batch="told", **fields)
+    fleet_of_stage.job(job_id).outcome(30)
+    wait_until(lambda: "EXIT_NONZERO" in flower.get(f"/fleet/job?id={job_id}"), 10, "the page knows its end")
+    wait_until(lambda: job_id[:8] in flower.get("/fleet/jobs?q=batch:told+code:EXIT_NONZERO"), 10, "the history has it")
+    wait_until(lambda: "exit code" in flower.get(f"/fleet/job?id={job_id}"), 10, "its page shows the history")
+    paths = [
+        f"/fleet/job?id={job_id}",
+        "/fleet/batch?name=told",
+        "/fleet/jobs?q=batch:told",
+        "/fleet/failures",
+        "/fleet/",
+    ]
+    paths += [f"/fleet/api/v1/job?id={job_id}", "/fleet/api/v1/jobs?q=batch:told", "/fleet/api/v1/batches"]
+    pages = {path: flower.get(path) for path in paths}
+    assert [path for path, page in pages.items() if SECRET in page] == []
+    assert "s7" in pages[f"/fleet/job?id={job_id}"]
+
+
+def test_an_operator_pauses_a_queue_and_it_stands_in_the_audit(flower: Flower, fleet_of_stage: Fleet) -> None:
+    confirm = flower.get("/fleet/act?verb=pause&target=held-queue")
+    seen = re.search(r'name="seen" value="([0-9.]+)"', confirm)
+    assert seen is not None
+    form = f"verb=pause&target=held-queue&reason=data+is+missing&seen={seen[1]}"
+    assert post(flower, "/fleet/act", form)[0] == 200
+    job_id = submit(fleet_of_stage, "true", queue="held-queue")
+    assert "paused" in flower.get("/fleet/queue?name=held-queue")
+    wait_until(
+        lambda: "paused by me: data is missing" in flower.get(f"/fleet/job?id={job_id}"),
+        10,
+        "the job says why it waits",
+    )
+    assert "data is missing" in flower.get("/fleet/audit")
+    assert post(flower, "/fleet/act", f"verb=resume&target=held-queue&seen={seen[1]}")[0] == 200
+    cancel = f"verb=cancel&job={job_id}&reason=over&seen={seen[1]}"
+    assert post(flower, "/fleet/act", cancel)[0] == 200
+    wait_until(lambda: "CANCELLED" in flower.get(f"/fleet/job?id={job_id}"), 10, "it is cancelled")
+
+
+def submit(fleet: Fleet, code: str, *, batch: str | None = None, queue: str = "sandfleet", **fields: Any) -> str:
+    spec = SandboxSpec.model_validate({"image": "busybox", "command": ["sh", "-c", code], "timeout": 30, **fields})
+    (job,) = fleet.submit_many([spec], batch=batch, queue=queue)
+    return job.id
+
+
+def post(flower: Flower, path: str, form: str) -> tuple[int, str]:
+    """Send a form as a browser does from the same site."""
+    headers = {"Authorization": PASSWORD, "Origin": flower.address, "Sec-Fetch-Site": "same-origin"}
+    request = urllib.request.Request(f"{flower.address}{path}", form.encode(), headers)  # noqa: S310  ours
+    with urllib.request.urlopen(request, timeout=20) as answer:  # noqa: S310  ours
+        return int(answer.status), str(answer.read().decode())
+
+
+def test_a_killed_worker_is_gone_from_up_and_its_job_active_nowhere(
+    flower: Flower, module_stage: Stage, fleet_of_stage: Fleet
+) -> None:
+    doomed = module_stage.start(
+        concurrency=1,
+        SANDFLEET_HOST="doomed-host",
+        SANDFLEET_QUEUES="doomed",
+        SANDFLEET_SLOTS_DIR=str(module_stage.folder / "doomed"),
+    )
+    doomed.wait_ready()
+    job_id = submit(fleet_of_stage, "sleep 60", queue="doomed", timeout=60, max_attempts=2)
+    wait_until(lambda: ">running<" in flower.get(f"/fleet/job?id={job_id}"), 20, "the job runs")
+    wait_until(lambda: job_id in flower.get("/fleet/host?name=doomed-host"), 10, "its host shows it")
+    os.kill(doomed.process.pid, signal.SIGKILL)
+    doomed.process.wait()
+
+    def is_gone() -> bool:
+        hosts = flower.get_json("/fleet/api/v1/hosts")["hosts"]
+        is_up = any(host["host"] == "doomed-host" and host["state"] == "up" for host in hosts)
+        return not is_up and ">running<" not in flower.get(f"/fleet/job?id={job_id}")
+
+    wait_until(is_gone, LEASE_SECONDS + 3, "it is gone from up within lease + 3 s")
+    # Nobody serves its queue any more, which the Overview says within 5 s.
+    wait_until(lambda: "queue doomed is not served: 1 job" in flower.get("/fleet/"), 5, "the queue is named")
+    post(flower, "/fleet/act", f"verb=cancel&job={job_id}&reason=over&seen={_seen(flower, job_id)}")
+
+
+def _seen(flower: Flower, job_id: str) -> str:
+    found = re.search(r'name="seen" value="([0-9.]+)"', flower.get(f"/fleet/act?verb=cancel&job={job_id}"))
+    assert found is not None
+    return found[1]

@@ -1,0 +1,203 @@
+"""The pages over a real Redis and a real history: counts agree, a retry is done once, 20 viewers are one."""
+
+from __future__ import annotations
+
+import html
+import json
+import os
+import re
+import time
+import urllib.parse
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from page_server import PageServer, new_users, running_pages
+from past import Past
+from sandfleet import SandboxSpec
+from sandfleet_config.codes import ErrorCode
+from sandfleet_web.history.writer import HistoryWriter
+from sandfleet_web.pages.opening import open_site
+from typer.testing import CliRunner
+from waiting import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from sandfleet import Fleet
+    from sandfleet_worker.delivery.ledger import Ledger
+
+JOBS = int(os.environ.get("TEST_PAGES_JOBS", "400"))
+"""Jobs of the batch with four codes."""
+SHARES = {ErrorCode.OK: 0.7, ErrorCode.EXIT_NONZERO: 0.2, ErrorCode.TIMEOUT: 0.08, ErrorCode.WORKER_LOST: 0.02}
+VIEWERS = 20
+
+
+@pytest.fixture
+def past(url: str, fleet: Fleet, ledger: Ledger, tmp_path: Path) -> Past:
+    return Past(url, fleet, ledger, tmp_path)
+
+
+@pytest.fixture
+def pages(past: Past) -> Iterator[PageServer]:
+    """Serve the pages, with a writer of the history."""
+    settings = past.settings()
+    writer = HistoryWriter(settings)
+    writer.start()
+    try:
+        with running_pages(open_site(settings, new_users())) as server:
+            yield server
+    finally:
+        writer.stop()
+        past.history.close()
+        past.redis.close()
+
+
+def new_spec(name: str = "x") -> SandboxSpec:
+    return SandboxSpec(image="busybox", command=["true"], labels={"suite": name})
+
+
+def end_batch(past: Past, batch: str, jobs: int) -> dict[str, int]:
+    counts = {code: int(share * jobs) for code, share in SHARES.items()}
+    for code, count in counts.items():
+        for at in range(0, count, 500):
+            past.end([new_spec()] * min(500, count - at), code, batch)
+    return {code.value: count for code, count in counts.items()}
+
+
+def read_counts(page: str) -> dict[str, int]:
+    """Return the table of codes of a batch's page."""
+    return {code: int(count.replace(",", "")) for code, count in re.findall(r'data-code="(\w+)">([0-9,]+)<', page)}
+
+
+def test_page_command_line_api_and_all_outcomes_count_the_same(pages: PageServer, past: Past, fleet: Fleet) -> None:
+    from sandfleet.cli.commands import app
+
+    expected = end_batch(past, "counted", JOBS)
+    assert read_counts(pages.get("/fleet/batch?name=counted")) == expected
+
+    shown = CliRunner().invoke(app, ["batch", "show", "counted", "-o", "json"])
+    assert json.loads(shown.stdout)["codes"] == expected
+    (batch,) = json.loads(pages.get("/fleet/api/v1/batches"))["batches"]
+    assert batch["codes"] == expected
+    outcomes = fleet.batch("counted").outcomes()
+    assert {code: sum(one.code.value == code for one in outcomes) for code in expected} == expected
+
+    total = sum(expected.values())
+    wait_until(lambda: past.history.status().number >= total, 60, "the history has all")
+    counted = {
+        code: json.loads(pages.get(f"/fleet/api/v1/count?q=batch:counted+code:{code}"))["count"] for code in expected
+    }
+    assert counted == {code: min(count, 10_001) for code, count in expected.items()}
+
+
+def act(pages: PageServer, query: str, **more: Any) -> str:
+    """Open the page of an act, and do it as it was shown; return the page of its result."""
+    form = dict(pair.split("=", 1) for pair in query.split("&"))
+    seen = re.search(r'name="seen" value="([0-9.]+)"', pages.get(f"/fleet/act?{query}"))
+    assert seen is not None
+    answer = pages.ask("/fleet/act", form={**form, "seen": seen[1], **more})
+    assert answer.status == 200, answer.text
+    return answer.text
+
+
+def read_done(page: str) -> tuple[int, int, int]:
+    found = re.findall(r'id="(?:done|skipped|gone)">([0-9,]+)<', page)
+    done, skipped, gone = (int(one.replace(",", "")) for one in found)
+    return done, skipped, gone
+
+
+def test_a_group_of_failures_is_retried_once(pages: PageServer, past: Past, fleet: Fleet) -> None:
+    past.end([new_spec()] * 5, ErrorCode.TIMEOUT, "again", message="too slow")
+    past.end([new_spec()] * 3, ErrorCode.EXIT_NONZERO, "again", message="exit 1")
+    past.end([new_spec()] * 4, ErrorCode.OK, "again")
+    wait_until(lambda: past.history.status().number >= 12, 20, "the history has all")
+    wait_until(lambda: "retry…" in pages.get("/fleet/batch?name=again"), 10, "its failures are grouped")
+    link = re.search(r'href="act\?([^"]*)" aria-label="Retry this group, TIMEOUT"', pages.get("/fleet/failures"))
+    assert link is not None
+    query = urllib.parse.unquote_plus(html.unescape(link[1]))
+    shown = pages.get(f"/fleet/act?{query}")
+    assert "5 jobs match now" in shown
+    seen = re.search(r'name="seen" value="([0-9.]+)"', shown)
+    assert seen is not None
+    form = dict(pair.split("=", 1) for pair in query.split("&")) | {"seen": seen[1], "reason": "a fixed image"}
+    assert read_done(pages.ask("/fleet/act", form=form).text) == (5, 0, 0)
+    # A second click, and one after the jobs have failed again.
+    assert read_done(pages.ask("/fleet/act", form=form).text)[0] == 0
+    rerun_all(past, "again", ErrorCode.TIMEOUT)
+    wait_until(lambda: past.history.status().number >= 17, 20, "the history has the later runs")
+    assert read_done(pages.ask("/fleet/act", form=form).text)[0] == 0
+    assert fleet.batch("again").codes == {"TIMEOUT": 5, "EXIT_NONZERO": 3, "OK": 4}
+    assert pages.get("/fleet/audit").count("a fixed image") == 3
+
+
+def rerun_all(past: Past, batch: str, code: ErrorCode) -> None:
+    """End all queued jobs of the fleet."""
+    past.end([], code, batch)
+    from sandfleet_config.outcome import Outcome
+    from sandfleet_config.queues import DEFAULT_QUEUE
+
+    number = 0
+    while (claim := past.ledger.claim(f"again-{time.monotonic_ns()}", [DEFAULT_QUEUE])[0]) is not None:
+        number += 1
+        facts = {"batch": batch, "run": int(past.redis.hget(f"sandfleet:job:{claim.job_id}", "run") or 1)}
+        assert past.ledger.finish(claim, Outcome.of(code, claim.job_id, "too slow", **facts))
+    assert number == 5
+
+
+def test_a_batchs_code_and_one_job_are_retried_and_cancelled(pages: PageServer, past: Past, fleet: Fleet) -> None:
+    (job_id, *_) = past.end([new_spec()] * 3, ErrorCode.TIMEOUT, "steps")
+    past.end([new_spec()] * 2, ErrorCode.WORKER_LOST, "steps")
+    assert read_done(act(pages, f"verb=retry&job={job_id}")) == (1, 0, 0)
+    assert read_done(act(pages, "verb=retry&batch=steps&code=WORKER_LOST")) == (2, 0, 0)
+    assert read_done(act(pages, "verb=retry&batch=steps")) == (2, 0, 0)
+    assert read_done(act(pages, "verb=cancel&batch=steps", reason="enough")) == (5, 0, 0)
+    wait_until(lambda: fleet.batch("steps").codes == {"CANCELLED": 5}, 10, "all are cancelled")
+
+
+def test_dead_letters_are_requeued_and_purged_from_the_page(pages: PageServer, past: Past, fleet: Fleet) -> None:
+    spec = new_spec()
+    for _ in range(3):
+        job = fleet.submit(spec)
+        claim, _ = past.ledger.claim(f"dead-{job.id}", ["sandfleet"])
+        assert claim is not None
+        from sandfleet_config.outcome import Outcome
+
+        assert past.ledger.finish(claim, Outcome.of(ErrorCode.WORKER_LOST, job.id, "lost"), reason="no try is left")
+    assert "3 dead letters" in pages.get("/fleet/")
+    assert read_done(act(pages, "verb=requeue"))[0] == 3
+    time.sleep(1.1)
+    assert "dead letters: jobs that the fleet failed" not in pages.get("/fleet/")
+
+
+def test_a_queue_without_a_worker_is_named_within_seconds(pages: PageServer, fleet: Fleet) -> None:
+    fleet.submit_many([new_spec()] * 7, queue="nobody-takes-it")
+    wait_until(lambda: "queue nobody-takes-it is not served: 7 jobs" in pages.get("/fleet/"), 5, "it is named")
+    assert "No live worker takes jobs of this queue" in pages.get("/fleet/queue?name=nobody-takes-it")
+
+
+def test_twenty_viewers_cost_redis_what_one_costs(pages: PageServer, past: Past) -> None:
+    past.end([new_spec()] * 20, ErrorCode.OK, "seen")
+
+    def count_commands(viewers: int) -> int:
+        def view(_: int) -> None:
+            until = time.monotonic() + 4
+            while time.monotonic() < until:
+                pages.get("/fleet/")
+                time.sleep(0.5)
+
+        before = read_commands(past.redis)
+        with ThreadPoolExecutor(viewers) as pool:
+            list(pool.map(view, range(viewers)))
+        return read_commands(past.redis) - before
+
+    one, twenty = count_commands(1), count_commands(VIEWERS)
+    assert twenty <= 1.3 * one + 20, (one, twenty)
+
+
+def read_commands(client: Any) -> int:
+    """Return how many commands Redis has run, without those of the history's writer, which polls by itself."""
+    found: dict[str, Any] = client.info("commandstats")
+    own = {"cmdstat_info", "cmdstat_xread", "cmdstat_xrange", "cmdstat_xinfo|stream", "cmdstat_ping", "cmdstat_multi"}
+    return sum(int(one["calls"]) for name, one in found.items() if name not in own)
