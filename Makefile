@@ -55,9 +55,10 @@ test-retries: setup ## A batch of 100,000 jobs of which two producers run 25,000
 	@TEST_RETRIED_BATCH=100000 $(BIN)/python -m pytest tests/integration/test_runs.py -k quarter --timeout 7200 -s
 
 test-big: setup ## The table of a batch of a million jobs in each format, and a history of a million runs: killed, compared, measured; an hour
-	@TEST_HISTORY_ROWS=1000000 TEST_HISTORY_JOBS=100000 TEST_HISTORY_KILLS=200 $(BIN)/python -m pytest -s tests/integration/history \
-	-k "big or killed" --timeout 3600 $(ARGS)
+	@TEST_HISTORY_ROWS=1000000 TEST_HISTORY_JOBS=100000 TEST_HISTORY_KILLS=200 $(BIN)/python -m pytest -s tests/integration/history tests/integration/pages/test_large_history.py \
+	-k "big or killed or 300_ms" --timeout 3600 $(ARGS)
 	@TEST_RESULTS_JOBS=1000000 $(BIN)/python -m pytest -s tests/integration/producer_redis/test_results.py -k killed --timeout 1800 $(ARGS)
+	@TEST_PAGES_JOBS=100000 $(BIN)/python -m pytest -s tests/integration/pages/test_real_redis.py -k count_the_same --timeout 1800 $(ARGS)
 
 test-store: setup ## The store with 1 GB and its races many times; 1,000 jobs that share 100 MB, and 100 with 64 MiB in and out each; half an hour
 	@$(WITH_IMAGES) TEST_STORE_BYTES=1000000000 TEST_STORE_ROUNDS=20 TEST_STORE_LARGE=1 TEST_TRANSFERS=100 \

@@ -126,11 +126,11 @@ def test_submit_fails_and_names_the_jobs_where_no_replica_confirms_them(cluster:
 def test_a_submit_of_known_jobs_waits_for_replicas_as_well(cluster: Cluster) -> None:
     spec = SPEC.model_copy(update={"idempotency_key": "one"})
     primary = cluster.find_primary()
-    with Fleet(read_settings(cluster, replica_seconds=0.2, failover_seconds=0)) as fleet:
-        with frozen(*(server for server in cluster.servers if server is not primary)):
-            for _ in range(2):  # the second one queues nothing
-                with pytest.raises(FleetUnavailable, match="replicas"):
-                    fleet.submit(spec)
+    replicas = [server for server in cluster.servers if server is not primary]
+    with Fleet(read_settings(cluster, replica_seconds=0.2, failover_seconds=0)) as fleet, frozen(*replicas):
+        for _ in range(2):  # the second one queues nothing
+            with pytest.raises(FleetUnavailable, match="replicas"):
+                fleet.submit(spec)
     with Fleet(read_settings(cluster)) as fleet:
         fleet.submit(spec)
 

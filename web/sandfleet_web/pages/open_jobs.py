@@ -21,7 +21,12 @@ MEMBERS: Final = 500
 
 
 def find_open(channel: Channel, search: Search, hosts: Sequence[str]) -> list[JobFacts]:
-    """Return jobs that match, `MAX_OPEN` at most; `hosts` are those whose jobs are looked at."""
+    """Return jobs that match, `MAX_OPEN` at most; `hosts` are those whose jobs are looked at.
+
+    None, if a word asks for how or when a job ended.
+    """
+    if not search.may_be_open:
+        return []
     found = channel.overview.facts(ids) if (ids := _list_ids(channel, search, hosts)) else []
     open_jobs = (job for job in found if job is not None and job.state != "ended" and search.takes_open(job))
     return list(islice(open_jobs, MAX_OPEN))
