@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests/support"))
 
 from page_server import OPERATOR, new_users, running_pages  # noqa: E402
 from pages_scene import JOB, NOW, new_scene  # noqa: E402
-from playwright.sync_api import HttpCredentials, sync_playwright  # noqa: E402
+from playwright.sync_api import sync_playwright  # noqa: E402
 from sandfleet_config.pages_settings import PagesSettings  # noqa: E402
 from sandfleet_web.pages.site import Site, Sources  # noqa: E402
 
@@ -36,7 +37,7 @@ def make_pictures() -> None:
     FOLDER.mkdir(exist_ok=True)
     with running_pages(site) as server, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
-        login = HttpCredentials(username=OPERATOR[0], password=OPERATOR[1])
+        login: Any = {"username": OPERATOR[0], "password": OPERATOR[1]}
         for name, (path, height) in PICTURES.items():
             context = browser.new_context(viewport={"width": WIDTH, "height": height}, http_credentials=login)
             page = context.new_page()

@@ -14,8 +14,6 @@
 #   zstd xz-utils             root file systems that come as compressed tars
 #   procps iproute2           what the tests look at processes with; what they make hosts
 #                             of (network namespaces)
-#   systemd                   systemd-analyze, which checks the units of deploy/systemd; nothing
-#                             of it is started
 #   python3-venv              the virtual environment
 #
 # and, from PyPI into `.venv`, the four distributions (editable) and the tools, as pinned in
@@ -43,7 +41,8 @@
 # promtool, which judges the alerts, is taken out of Debian's package prometheus in the same way, into
 # /usr/local/lib/sandfleet/prometheus.
 #
-# chromium, with a font, opens the pages in the tests.
+# chromium, with a font, opens the pages in the tests. systemd has systemd-analyze, which checks the
+# units of deploy/systemd; nothing of it is started.
 #
 # With --without-test-servers, as `make demo` calls it, these are left out.
 #
@@ -56,7 +55,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 readonly -A PACKAGE_OF=(
     [redis-server]=redis-server [redis-cli]=redis-tools [mkfs.erofs]=erofs-utils [umoci]=umoci [skopeo]=skopeo
     [mmdebstrap]=mmdebstrap [cc]=gcc [zstd]=zstd [xz]=xz-utils [ps]=procps
-    [ip]=iproute2 [systemd-analyze]=systemd
+    [ip]=iproute2
 )
 readonly STAMP=.venv/.sandfleet-setup
 readonly OPTION=${1:-}
@@ -321,6 +320,7 @@ install_system() {
     install_registry
     install_promtool
     have chromium || apt_install chromium fonts-dejavu-core
+    have systemd-analyze || apt_install systemd
 }
 
 # What the environment was made from: it is made anew when one of these changes.

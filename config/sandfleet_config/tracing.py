@@ -5,10 +5,12 @@ OpenTelemetry is an extra. Nothing here imports it before a process that wants t
 
 from __future__ import annotations
 
+import os
 import re
 from typing import TYPE_CHECKING, Any, Final
 
 from sandfleet_config.settings import SettingsInvalid
+from sandfleet_config.telemetry import allow_telemetry
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
@@ -16,6 +18,9 @@ if TYPE_CHECKING:
     from opentelemetry.trace import SpanContext
 
 PATH: Final = "/v1/traces"
+EXPORT_SECONDS: Final = 2.0
+"""How long a batch of spans is tried: a command must not wait long for a collector that is down."""
+TIMEOUT_VARIABLE: Final = "OTEL_EXPORTER_OTLP_TIMEOUT"
 TRACEPARENT: Final = re.compile(r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})\Z")
 
 
@@ -25,6 +30,7 @@ def open_provider(endpoint: str, service: str, version: str) -> TracerProvider:
     Raises:
         SettingsInvalid: OpenTelemetry is not installed.
     """
+    allow_telemetry()
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
         from opentelemetry.sdk.resources import Resource
@@ -35,7 +41,9 @@ def open_provider(endpoint: str, service: str, version: str) -> TracerProvider:
         raise SettingsInvalid(msg) from None
     resource = Resource.create({"service.name": service, "service.version": version})
     provider = TracerProvider(resource=resource, shutdown_on_exit=True)
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=endpoint.rstrip("/") + PATH)))
+    seconds = None if TIMEOUT_VARIABLE in os.environ else EXPORT_SECONDS
+    exporter = OTLPSpanExporter(endpoint=endpoint.rstrip("/") + PATH, timeout=seconds)
+    provider.add_span_processor(BatchSpanProcessor(exporter))
     return provider
 
 

@@ -160,13 +160,13 @@ main() {
     trap stop_all EXIT
     trap 'exit 130' INT TERM
     start_engine
-    docker import -q "$CACHE/debian.tar" sandfleet-imported >/dev/null
+    docker import "$CACHE/debian.tar" sandfleet-imported >/dev/null
     mkdir -p "$work/base"
     cp -L /etc/ssl/certs/ca-certificates.crt "$work/base/"
     if [[ -e /etc/pip.conf ]]; then cp -L /etc/pip.conf "$work/base/pip.conf"; else touch "$work/base/pip.conf"; fi
     printf 'FROM sandfleet-imported\nCOPY ca-certificates.crt /etc/ssl/certs/\nCOPY pip.conf /etc/\n' >"$work/base/Dockerfile"
     docker build -q --network host -t sandfleet-base "$work/base" >/dev/null
-    docker import -q --change 'USER redis' "$CACHE/redis.tar" sandfleet-redis-imported >/dev/null
+    docker import --change 'USER redis' "$CACHE/redis.tar" sandfleet-redis-imported >/dev/null
     printf 'FROM sandfleet-redis-imported\nUSER root\nRUN install -d -o redis -g redis /data\n' >"$work/base/Dockerfile"
     docker build -q --network host -t sandfleet-redis "$work/base" >/dev/null
     say "building the images (minutes)"

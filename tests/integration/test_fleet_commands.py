@@ -209,13 +209,13 @@ def test_jobs_run_again_by_the_filters_of_their_list(fleet: Fleet, ledger: Ledge
         assert claim is not None
         assert ledger.finish(claim, Outcome.of(code, claim.job_id))
     status, text, _ = run(capsys, "jobs", "retry", "--batch", "b", "--code", "TIMEOUT", "--yes")
-    assert (status, text) == (0, "1 done, 0 skipped, 0 gone\n1\tare queued again\n")
+    assert (status, text) == (0, "1 done, 0 skipped, 0 gone\n1  are queued again\n")
     status, _, error = run(capsys, "jobs", "retry", "--batch", "b", "--code", "TIMEOUT", "--yes")
     assert (status, "no job matches" in error) == (0, True)
     _, text, _ = run(capsys, "jobs", "retry", "--batch", "b", "--dry-run")
     assert text.startswith("would run again 1 jobs"), "not what ended OK"
     status, text, _ = run(capsys, "jobs", "retry", "no-such-job", "--yes")
-    assert (status, text) == (1, "0 done, 0 skipped, 1 gone\n1\thave no record any more\n")
+    assert (status, text) == (1, "0 done, 0 skipped, 1 gone\n1  have no record any more\n")
 
 
 def test_texts_of_strangers_stay_texts(fleet: Fleet, client: Any, capsys: Capture) -> None:

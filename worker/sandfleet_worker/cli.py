@@ -20,6 +20,7 @@ from sandfleet_config.command_line import describe_usage_error, is_help
 from sandfleet_config.environment import check_environment, describe_settings_faults
 from sandfleet_config.errors import SandboxError
 from sandfleet_config.settings import SettingsInvalid, WorkerSettings
+from sandfleet_config.telemetry import skip_redis_telemetry
 
 from sandfleet_worker.commands.datasets import register as register_datasets
 from sandfleet_worker.commands.images import register as register_images
@@ -203,6 +204,7 @@ def main(argv: list[str] | None = None) -> NoReturn:
     is_program = argv is None
     if is_program:
         pause_collector()
+        skip_redis_telemetry()
     try:
         status = cli(args=argv, prog_name="sandfleet-worker", standalone_mode=False)
     except typer.Abort:

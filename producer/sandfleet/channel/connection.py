@@ -52,9 +52,10 @@ class Connections:
     def redis(self) -> redis.Redis:
         """The client for records, outcomes and cancels."""
         with self._lock_of_process():
-            if self._redis is None:
-                self._redis = new_redis(self.settings)
-            return self._redis
+            client = self._redis
+            if client is None:
+                self._redis = client = new_redis(self.settings)
+            return client
 
     @property
     def app(self) -> Celery:
@@ -118,14 +119,14 @@ def is_of_kombu(error: Exception) -> bool:
     return kombu is not None and isinstance(error, kombu.OperationalError)
 
 
-def new_redis(settings: Settings) -> Any:
+def new_redis(settings: Settings) -> redis.Redis:
     """Build the client; nothing is connected yet.
 
     Raises:
         SettingsInvalid: the URL cannot be read.
     """
     try:
-        client = new_client(
+        client: redis.Redis = new_client(
             settings,
             # With RESP3, redis-py 8 sends CLIENT MAINT_NOTIFICATIONS, which Redis 7 does not know.
             protocol=2,
@@ -140,8 +141,9 @@ def new_redis(settings: Settings) -> Any:
         raise SettingsInvalid(
             "SANDFLEET_REDIS_URL cannot be read as a Redis URL: redis://[:password@]host:port/0"
         ) from None
+    untyped: Any = client
     # The answer as Redis sends it: redis-py would make a dict of each entry.
-    client.set_response_callback("XREAD", _keep_answer)
+    untyped.set_response_callback("XREAD", _keep_answer)
     return client
 
 

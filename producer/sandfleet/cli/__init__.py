@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import sys
 
+from sandfleet_config.telemetry import skip_redis_telemetry
+
 COLLECTED_OBJECTS = 50_000
 """New objects between two garbage collections: imports make many, and none is garbage."""
 
@@ -22,6 +24,7 @@ def main(argv: list[str] | None = None) -> int:
     if argv is not None:
         return run_command(words)
     gc.set_threshold(COLLECTED_OBJECTS)
+    skip_redis_telemetry()
     try:
         return run_command(words)
     finally:

@@ -69,7 +69,7 @@ def act_on_jobs(
         result = result + act(selection)
     print(f"{result.done} done, {result.skipped} skipped, {result.gone} gone")
     for reason, count in result.reasons.most_common():
-        print(f"{count}\t{safe_line(reason)}")
+        print(f"{count}  {safe_line(reason)}")
     return SOME_NOT_OK if result.gone else 0
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import subprocess
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,6 +17,7 @@ from pydantic import SecretStr, ValidationError
 from sandfleet import Fleet, Settings
 from sandfleet_config.queues import KEY_PREFIX, TRACE_HEADER
 from sandfleet_config.traces_settings import TracesSettings
+from scrape import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -127,9 +130,29 @@ def test_nothing_of_opentelemetry_is_loaded_without_traces() -> None:
         "import sys; from sandfleet import Fleet; import sandfleet.submit.submitting, sandfleet.traces\n"
         "import sandfleet_worker.tasks, sandfleet_worker.traces, sandfleet_worker.host\n"
         # redis-py looks for the API by itself; the rest is what costs time and memory.
-        "sys.exit(any(name.startswith(('opentelemetry.sdk', 'opentelemetry.exporter')) for name in sys.modules))"
+        "sys.exit(any(name.startswith(('opentelemetry.sdk.trace', 'opentelemetry.exporter')) for name in sys.modules))"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_commands_do_not_load_the_metrics_of_redis_py() -> None:
+    code = (
+        "import sys; from sandfleet.cli import main\n"
+        "sys.argv[1:] = ['show', 'x']; code = main()\n"
+        "assert 'redis' in sys.modules and code == 125, code\n"
+        "sys.exit(any(name.startswith('opentelemetry.sdk') for name in sys.modules if sys.modules[name]))"
+    )
+    env = {**os.environ, "SANDFLEET_REDIS_URL": "unix:///no/such/socket"}
+    subprocess.run([sys.executable, "-c", code], check=True, env=env, timeout=60)
+
+
+def test_a_collector_that_is_down_delays_nobody_long(url: str, client: Any) -> None:
+    began = time.monotonic()
+    traces = TracesSettings(endpoint=f"http://127.0.0.1:{free_port()}")
+    with Fleet(Settings(redis_url=SecretStr(url), traces=traces)) as fleet:
+        job = fleet.submit({"image": "busybox", "command": ["true"]})
+    assert time.monotonic() - began < 8
+    assert client.exists(f"{KEY_PREFIX}job:{job.id}")
 
 
 @pytest.mark.parametrize("endpoint", ["127.0.0.1:4318", "ftp://x", "http://", "http://me:pw@host:4318"])

@@ -73,7 +73,11 @@ def test_redis_that_hangs_blocks_no_other_page(
 ) -> None:
     monkeypatch.setattr("sandfleet_web.pages.reading.ANSWER_SECONDS", 0.5)
     released = threading.Event()
-    scene.state.fault = lambda: bool(released.wait(20))
+
+    def hang() -> None:
+        released.wait(20)
+
+    scene.state.fault = hang
     try:
         with ThreadPoolExecutor(20) as pool:
             answers = list(pool.map(lambda _: server.ask("/fleet/hosts"), range(20)))

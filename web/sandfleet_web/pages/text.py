@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import urlencode
@@ -76,8 +77,8 @@ def link(page: str, /, **query: object) -> str:
 
 def word(name: str, value: str) -> str:
     """Return a word of a search, such as ``batch:nightly``."""
-    wanted: Any = {name: value}
-    return format_words(Words(HistoryFilter(**wanted)))
+    given: dict[str, Any] = {name: value}
+    return format_words(Words(replace(HistoryFilter(), **given)))
 
 
 def count(number: float) -> str:

@@ -75,10 +75,10 @@ class HostMark:
         self._due_at = math.inf
         self._is_told = False
 
-    def note(self, raw: bytes, now: float, held: Collection[str]) -> None:
+    def note(self, raw: bytes, now: float, known: Collection[str]) -> None:
         """Note the mark as it is at `now`, unix time by Redis's clock, and do what it asks for.
 
-        `held` are the jobs that were held before it was read: a later one was claimed after the
+        `known` are the jobs that were held before it was read: a later one was claimed after the
         mark was taken away.
         """
         mark = parse_mark(raw)
@@ -90,7 +90,7 @@ class HostMark:
             return
         left = math.inf if mark.deadline is None else mark.deadline - now
         self._due_at = time.monotonic() + left
-        if left <= 0 and (job_ids := [found for found in self._held_claims.running_job_ids() if found in held]):
+        if left <= 0 and (job_ids := [found for found in self._held_claims.running_job_ids() if found in known]):
             if not self._is_told:
                 self._is_told = True
                 text = "the drain's deadline has passed: %d jobs go back to their queues"
