@@ -93,7 +93,11 @@ def test_charts_have_their_content_in_words_too() -> None:
     ],
 )
 def test_a_host_is_odd_that_fails_far_more_often_than_the_others(
-    runs: int, failed: int, others: int, others_failed: int, expected: bool
+    runs: int,
+    failed: int,
+    others: int,
+    others_failed: int,
+    expected: bool,  # noqa: FBT001  by table
 ) -> None:
     assert Failures(runs, failed, others, others_failed).is_odd is expected
 
