@@ -80,6 +80,7 @@ def test_new_user_writes_a_line_that_serve_reads(tmp_path: Path) -> None:
     assert re.fullmatch(rf"ann is operator in {path}; password: \S{{12,}}\n", made.stdout)
     given = subprocess.run(
         [*PROGRAM, "new-user", "bob", "--file", path, "--stdin"],
+        check=False,
         input="a-long-password\n",
         capture_output=True,
         text=True,
