@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests/support"))
@@ -36,7 +37,7 @@ def make_pictures() -> None:
     FOLDER.mkdir(exist_ok=True)
     with running_pages(site) as server, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
-        login = {"username": OPERATOR[0], "password": OPERATOR[1]}
+        login: Any = {"username": OPERATOR[0], "password": OPERATOR[1]}
         for name, (path, height) in PICTURES.items():
             context = browser.new_context(viewport={"width": WIDTH, "height": height}, http_credentials=login)
             page = context.new_page()

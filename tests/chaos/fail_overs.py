@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 SUBMITS, JOBS_A_SUBMIT = 20, 10
 END_SECONDS = 120.0
+TELL_SECONDS = 20.0
+"""A worker tells of a lost run with a beat."""
 
 
 class Rounds:
@@ -108,20 +110,22 @@ class Rounds:
     def _count(self, accepted: list[str], outcomes: dict[str, Outcome]) -> Counter[str]:
         log = "".join(worker.log for worker in self._stage.workers)
         repeated = {job_id for job_id in accepted if log.count(f"action=job_started job_id={job_id}") > 1}
+        told = {job_id for job_id, outcome in outcomes.items() if len(outcome.attempts) > 1}
         with self._cluster.find_primary().connect() as client:
-            stream: Any = client.xrange(f"{KEY_PREFIX}duplicates")
+            until = time.monotonic() + TELL_SECONDS
+            while repeated - told and time.monotonic() < until:
+                stream: Any = client.xrange(f"{KEY_PREFIX}duplicates")
+                told |= {fields[b"job"].decode() for _, fields in stream}
+                time.sleep(0.5)
             running = [job_id for job_id in accepted if client.hget(job_key(job_id), "state") != b"ended"]
-        told = {fields[b"job"].decode() for _, fields in stream}
-        told |= {job_id for job_id, outcome in outcomes.items() if len(outcome.attempts) > 1}
         if silent := repeated - told:
             self.faults.append(f"{len(silent)} jobs started twice, and nothing says so, such as {min(silent)}")
         if running:
             self.faults.append(f"{len(running)} jobs have an outcome and have not ended")
         if dead := [worker.process.returncode for worker in self._stage.workers if worker.process.poll() is not None]:
             self.faults.append(f"workers have ended: {dead}")
-        return Counter(
-            accepted=len(set(accepted)), outcomes=len(outcomes), repeated=len(repeated), told=len(repeated & told)
-        )
+        counts = {"accepted": len(set(accepted)), "outcomes": len(outcomes)}
+        return Counter(counts | {"repeated": len(repeated), "told": len(repeated & told)})
 
     def _is_whole(self) -> bool:
         with self._cluster.find_primary().connect() as client:

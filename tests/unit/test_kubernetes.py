@@ -8,7 +8,7 @@ from typing import Any
 
 import kubernetes_validate
 import pytest
-import yaml  # type: ignore[import-untyped]
+import yaml
 from sandfleet_config.environment import check_environment
 from sandfleet_config.settings import WorkerSettings
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 from page_server import OPERATOR, VIEWER, PageServer
@@ -20,7 +20,7 @@ CORDON: Final = {"verb": "cordon", "target": "host-07", "reason": "odd", "seen":
 
 def list_paths(site: Site) -> list[str]:
     """Return an address of each route."""
-    rules = new_application(site).wildcard_router.rules
+    rules: Any = new_application(site).wildcard_router.rules
     patterns = [rule.matcher.regex.pattern.rstrip("$") for rule in rules]
     return [re.sub(r"\(.*\)", "fleet.css", pattern) for pattern in patterns if pattern not in {".*", "/healthcheck"}]
 

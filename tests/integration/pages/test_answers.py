@@ -14,7 +14,7 @@ from pages_scene import JOB, NOW, WAITING_JOB, Scene
 from sandfleet.channel.fleet_state import WorkerStatus
 from sandfleet.errors import FleetError, FleetUnavailable
 from sandfleet.history.questions import HistoryStatus
-from sandfleet_web.pages.jobs_page import ROWS
+from sandfleet_web.pages.paging import ROWS
 
 if TYPE_CHECKING:
     from sandfleet_web.pages.site import Site
@@ -73,7 +73,11 @@ def test_redis_that_hangs_blocks_no_other_page(
 ) -> None:
     monkeypatch.setattr("sandfleet_web.pages.reading.ANSWER_SECONDS", 0.5)
     released = threading.Event()
-    scene.state.fault = lambda: released.wait(20) and None
+
+    def hang() -> None:
+        released.wait(20)
+
+    scene.state.fault = hang
     try:
         with ThreadPoolExecutor(20) as pool:
             answers = list(pool.map(lambda _: server.ask("/fleet/hosts"), range(20)))

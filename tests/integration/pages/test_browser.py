@@ -201,6 +201,7 @@ HOSTILE: Final = "<script>alert(1)</script><img src=x onerror=alert(2)>\u202e\x1
 
 def test_hostile_names_stay_text(watched: Watched, scene: Scene) -> None:
     make_hostile(scene)
+    page = watched.open("")
     for path in PAGES:
         page = watched.open(path.replace("host-07", "host-08"))
         assert page.evaluate("() => document.querySelectorAll('main script, main img, [onerror]').length") == 0, path

@@ -84,7 +84,7 @@ def test_a_viewer_sees_all_and_can_act_nowhere(flower: Flower, stock: Stock) -> 
 
 
 def test_a_job_is_told_from_submit_to_history_and_no_secret_of_it(flower: Flower, fleet_of_stage: Fleet) -> None:
-    fields = {"env": [f"TOKEN={SECRET}"], "stdin": SECRET, "labels": {"suite": "s7"}}
+    fields: dict[str, Any] = {"env": [f"TOKEN={SECRET}"], "stdin": SECRET, "labels": {"suite": "s7"}}
     job_id = submit(fleet_of_stage, "echo $TOKEN; cat; exit 3", batch="told", **fields)
     fleet_of_stage.job(job_id).outcome(30)
     wait_until(lambda: "EXIT_NONZERO" in flower.get(f"/fleet/job?id={job_id}"), 10, "the page knows its end")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -75,6 +76,36 @@ def test_a_job_whose_end_was_lost_runs_again_and_is_counted(stand: IntakeStand, 
     ]
     assert read_duplicates(client) == [("run", "Redis lost how the run ended")]
     assert not client.exists(f"{KEY_PREFIX}claims:{stand.intake.ledger._identity.owner}")
+
+
+def test_a_run_of_which_nothing_is_left_is_told_by_the_worker_that_had_it(
+    stand: IntakeStand, fleet: Fleet, client: Any
+) -> None:
+    job = fleet.submit(SPEC)
+    saved = save(client)
+    stand.intake.ledger._replicas.are_there = False
+    stand.open()
+    wait_until(lambda: stand.got, 10, "it is claimed")
+    assert settle(stand, stand.got[0])
+    assert job.is_done
+    go_back(client, saved)
+
+    wait_until(lambda: read_duplicates(client), 10, "it is told")
+    assert read_duplicates(client) == [("run", "Redis lost the run")]
+    time.sleep(1)
+    assert len(read_duplicates(client)) == 1, "once"
+
+
+def test_an_end_that_redis_has_is_not_told(stand: IntakeStand, fleet: Fleet, client: Any) -> None:
+    job = fleet.submit(SPEC)
+    stand.intake.ledger._replicas.are_there = False
+    stand.open()
+    wait_until(lambda: stand.got, 10, "it is claimed")
+    assert settle(stand, stand.got[0])
+    for _ in range(3):
+        stand.intake.comparison._tell_lost_runs()
+    assert job.is_done
+    assert read_duplicates(client) == []
 
 
 def test_max_attempts_of_one_is_kept_when_an_end_was_lost(stand: IntakeStand, fleet: Fleet, client: Any) -> None:

@@ -92,11 +92,9 @@ def test_a_fail_over_in_the_middle_of_a_batch_over_tls(
                     job_id for job_id in job_ids for worker in workers for _ in range(count_starts(worker.log, job_id))
                 )
                 repeated = {job_id for job_id, number in starts.items() if number > 1}
+                several = {job_id for job_id, outcome in outcomes.items() if len(outcome.attempts) > 1}
                 with primary.connect() as client:
-                    stream: Any = client.xrange(f"{KEY_PREFIX}duplicates")
-                told = {fields[b"job"].decode() for _, fields in stream}
-                told |= {job_id for job_id, outcome in outcomes.items() if len(outcome.attempts) > 1}
-                assert repeated <= told, "each repeat is told"
+                    wait_until(lambda: repeated <= several | read_told(client), 20, "each repeat is told")
                 wait_until(lambda: fleet.has_workers(2), 30, "Celery's part has found the new primary, too")
                 wait_until(lambda: flower.ask("/broker", None, flower.password)[0] == 200, 20, "so has Flower")
                 names = {queue["name"] for queue in flower.get_json("/api/queues/length")["active_queues"]}
@@ -104,6 +102,10 @@ def test_a_fail_over_in_the_middle_of_a_batch_over_tls(
             assert [worker.process.poll() for worker in workers] == [None, None], workers[0].log + workers[1].log
         finally:
             stage.close()
+
+
+def read_told(client: Any) -> set[str]:
+    return {fields[b"job"].decode() for _, fields in client.xrange(f"{KEY_PREFIX}duplicates")}
 
 
 def count_starts(log: str, job_id: str) -> int:

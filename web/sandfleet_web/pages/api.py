@@ -85,7 +85,8 @@ async def _ask_history(name: str, site: Site, query: dict[str, str]) -> dict[str
     if history is None:
         raise HistoryUnavailable("there is no history here: start sandfleet-web serve")
     key = ("api", name, tuple(sorted(query.items())))
-    return await site.read(key, lambda: answer(history, name, query))
+    found: dict[str, Any] = await site.read(key, lambda: answer(history, name, query))
+    return found
 
 
 def _number(query: dict[str, str], name: str, default: int, most: int) -> int:

@@ -58,7 +58,8 @@ def find_flower_viewer(handler: web.RequestHandler) -> Viewer | None:
 def _guard(route: Any, site: Site) -> Any:
     """Return a route of Flower's whose handler knows the users' file."""
     # Flower writes its routes as tuples or as tornado's own class.
-    rule: Any = web.url(*cast("tuple[Any, ...]", route)) if isinstance(route, tuple) else route
+    parts: Any = route
+    rule: Any = web.url(*parts) if isinstance(route, tuple) else route
     pattern, handler, name = rule.regex.pattern.removesuffix("$"), rule.handler_class, rule.name
     if pattern == "/":
         # Flower's own list of workers stays at /workers.

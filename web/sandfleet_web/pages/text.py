@@ -6,7 +6,7 @@ import html
 import time
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlencode
 
 from sandfleet.history.questions import HistoryFilter
@@ -77,7 +77,8 @@ def link(page: str, /, **query: object) -> str:
 
 def word(name: str, value: str) -> str:
     """Return a word of a search, such as ``batch:nightly``."""
-    return format_words(Words(replace(HistoryFilter(), **{name: value})))
+    given: dict[str, Any] = {name: value}
+    return format_words(Words(replace(HistoryFilter(), **given)))
 
 
 def count(number: float) -> str:

@@ -7,6 +7,8 @@ holds, or has claims whose end the worker has reported.
 from __future__ import annotations
 
 import logging
+import time
+from collections import deque
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -17,6 +19,10 @@ if TYPE_CHECKING:
     from sandfleet_worker.delivery.ledger import Ledger
 
 log = logging.getLogger(__name__)
+
+UNSAFE_SECONDS = 120.0
+"""How long an end that no replica has confirmed is compared with what Redis knows."""
+MAX_UNSAFE_ENDS = 1000
 
 RECOVERED_AT_ONCE = 100
 """Claims of one call, during which Redis serves no other client; later beats find the others."""
@@ -36,6 +42,11 @@ class ClaimComparison:
         self.withdraw: Callable[[str, str], None] | None = None
         self._unknown_here: set[str] = set()
         self._unknown_there: set[str] = set()
+        self._unsafe_ends: deque[tuple[float, Claim]] = deque(maxlen=MAX_UNSAFE_ENDS)
+
+    def note_unsafe_end(self, claim: Claim) -> None:
+        """Remember the end of a run that no replica may have: a fail-over may undo it."""
+        self._unsafe_ends.append((time.monotonic(), claim))
 
     def compare(self, missing: Sequence[Claim]) -> None:
         """Settle what differs; `missing` are held claims that the beat did not find in Redis.
@@ -55,6 +66,7 @@ class ClaimComparison:
                     self.withdraw(claim.claim_id, "Redis has lost the claim: the job runs elsewhere, or will")
         self._unknown_there = {claim.claim_id for claim in fenced} - self._unknown_there
         self._recover()
+        self._tell_lost_runs()
 
     def _restore(self, missing: Sequence[Claim]) -> list[Claim]:
         """Put back claims that were deleted in Redis; return those that are not this worker's.
@@ -86,3 +98,17 @@ class ClaimComparison:
                     job_id,
                     extra={"action": "end_lost", "job_id": job_id},
                 )
+
+    def _tell_lost_runs(self) -> None:
+        """Tell of runs whose claim and end were undone: nobody else knows of them."""
+        oldest = time.monotonic() - UNSAFE_SECONDS
+        while self._unsafe_ends and self._unsafe_ends[0][0] < oldest:
+            self._unsafe_ends.popleft()
+        ends = [claim for _, claim in list(self._unsafe_ends)]  # a copy: other threads add to it
+        lost = set(self._ledger.tell_lost_runs(ends)) if ends else set()
+        for job_id in lost:
+            text = "Redis has lost a run of job %s, with its end: the job runs again"
+            log.warning(text, job_id, extra={"action": "run_lost", "job_id": job_id})
+        for at, claim in list(self._unsafe_ends) if lost else ():
+            if claim.job_id in lost and claim in ends:
+                self._unsafe_ends.remove((at, claim))

@@ -23,7 +23,7 @@ from sandfleet_worker.delivery.outages import REDIS_ERRORS, NotAnswered, call_un
 from sandfleet_worker.delivery.queue_rotation import QueueRotation
 from sandfleet_worker.delivery.redis_memory import RedisMemory
 from sandfleet_worker.delivery.replicas import Replicas
-from sandfleet_worker.delivery.settlement import FailedAttempt
+from sandfleet_worker.delivery.settlement import FailedAttempt, Finish
 from sandfleet_worker.delivery.sweeper import Sweeper
 from sandfleet_worker.delivery.watchdog import Watchdog
 from sandfleet_worker.delivery.worker_exit import EXIT_LOST, EXIT_STALLED, WorkerExit
@@ -273,6 +273,8 @@ class Intake:
         if not is_ours:
             text = "job %s was taken over by another worker: what it did here does not count"
             log.warning(text, claim.job_id, extra=extra | {"action": "fenced"})
+        elif isinstance(how, Finish) and not self.ledger.are_replicas_there:
+            self.comparison.note_unsafe_end(claim)
         return is_ours
 
     def pause(self, seconds: float) -> bool:

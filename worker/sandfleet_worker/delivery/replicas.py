@@ -30,6 +30,8 @@ class Replicas:
     def __init__(self, count: int, seconds: float) -> None:
         self._count, self._seconds = count, seconds
         self._paused_until = self._logged = float("-inf")
+        self.are_there = True
+        """Whether the last wait was not in vain."""
 
     @classmethod
     def of(cls, settings: WorkerSettings) -> Self:
@@ -47,7 +49,8 @@ class Replicas:
     def wait(self, call: Callable[..., int]) -> None:
         """Wait with Redis's WAIT; `call` sends a command on the connection of the write."""
         found = int(call("WAIT", self._count, round(self._seconds * MILLI)))
-        if found >= self._count:
+        self.are_there = found >= self._count
+        if self.are_there:
             return
         now = time.monotonic()
         self._paused_until = now + PAUSE_SECONDS

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 PACKAGE = "sandfleet_worker.delivery"
 SCRIPTS = (
     *("register", "beat", "leave", "announce", "claim", "restore", "recover", "limit_attempts", "wait", "start"),
+    "lost_runs",
     *("finish", "requeue", "drained", "reap", "other_host", "cancel", "drop_dead", "pin_image", "sweep_parked"),
 )
 """The scripts that a worker calls.
@@ -62,6 +63,11 @@ class ScriptCalls:
         texts = {name: read_script(name, PACKAGE) for name in SCRIPTS}
         self._scripts: dict[str, Any] = {name: client.register_script(text) for name, text in texts.items()}
         self._redis: Any = client
+
+    @property
+    def are_replicas_there(self) -> bool:
+        """Whether replicas have what this worker wrote last, as far as it waits for them."""
+        return self._replicas.are_there
 
     def _call(self, name: str, *args: str | float | bytes) -> Any:
         counts, began = self._counts, time.perf_counter()

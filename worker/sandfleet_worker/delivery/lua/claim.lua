@@ -62,13 +62,13 @@ elseif kept_message then
 end
 
 -- A claim that was made before its host was marked is handed out above: its answer may have got lost.
-if try('HEXISTS', prefix .. 'cordons', host) == 1 then
+local has_marks = redis.call('EXISTS', prefix .. 'cordons', prefix .. 'paused') > 0
+if has_marks and try('HEXISTS', prefix .. 'cordons', host) == 1 then
   return { 'cordoned', 0, 0 }
 end
 
-local has_paused = try('EXISTS', prefix .. 'paused') == 1
 local function is_paused(queue)
-  return has_paused and try('HEXISTS', prefix .. 'paused', queue) == 1
+  return has_marks and try('HEXISTS', prefix .. 'paused', queue) == 1
 end
 
 local function list_of(queue, step)
