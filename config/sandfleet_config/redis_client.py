@@ -108,9 +108,10 @@ class PrimaryPool(SentinelConnectionPool):
 
     def disconnect(self, inuse_connections: bool = True) -> None:  # noqa: FBT001, FBT002  redis-py's
         """Close connections: all of them, or those that nobody uses, since there is a new primary."""
-        super().disconnect(inuse_connections)  # type: ignore[no-untyped-call]
+        super().disconnect(inuse_connections)
         if inuse_connections:
-            for sentinel in self.sentinel_manager.sentinels:
+            sentinels: list[Any] = self.sentinel_manager.sentinels  # pyright: ignore[reportUnknownMemberType]  untyped
+            for sentinel in sentinels:
                 sentinel.close()
 
 
