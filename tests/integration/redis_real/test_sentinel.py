@@ -159,7 +159,8 @@ def test_a_worker_goes_on_without_replicas_and_says_so_once(cluster: Cluster, ca
 def test_close_leaves_no_connection_open_to_a_sentinel(cluster: Cluster) -> None:
     fleet = Fleet(read_settings(cluster))
     fleet.ping()
-    pool: Any = fleet._channel._connections.redis.connection_pool
+    channel: Any = fleet._channel
+    pool = channel._connections.redis.connection_pool
     sentinels = [client.connection_pool for client in pool.sentinel_manager.sentinels]
     assert any(one._sock for known in sentinels for one in known._available_connections)
     fleet.close()
