@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import signal
@@ -104,6 +105,25 @@ def test_local_runs_jobs_shows_flower_and_ends_in_order(machine: Machine) -> Non
     process.send_signal(signal.SIGINT)
     assert process.wait(30) == 0
     assert machine.log.index("has stopped") > 0
+    assert "Traceback" not in machine.log
+
+
+def test_local_with_demo_brings_a_batch_to_look_at_on_its_pages(machine: Machine) -> None:
+    machine.start_ready("--demo", "--flower-port", "0")
+
+    assert re.search(r"the batch demo runs: \d+ jobs, some of which fail on purpose", machine.log), machine.log
+    found = re.search(r"Flower: (\S+)  user sandfleet  password (\S+)", machine.log)
+    assert found
+    assert f"pages of the fleet: {found[1]}/fleet/" in machine.log
+    login = base64.b64encode(f"sandfleet:{found[2]}".encode()).decode()
+    request = urllib.request.Request(f"{found[1]}/fleet/batch?name=demo", headers={"Authorization": f"Basic {login}"})  # noqa: S310
+
+    def has_failures() -> bool:
+        with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310  our own address
+            page = answer.read().decode()
+        return "EXIT_NONZERO" in page and 'data-code="OK"' in page
+
+    wait_until(has_failures, 60, "the page of the batch shows what ended well, and what did not")
     assert "Traceback" not in machine.log
 
 

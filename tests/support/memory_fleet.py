@@ -35,7 +35,7 @@ class MemoryFleetState:
     queued: dict[str, list[str]] = field(default_factory=dict)
     audit: list[AuditEntry] = field(default_factory=list)
     reads: int = 0
-    fault: Callable[[], None] = lambda: None
+    fault: Callable[[], object] = lambda: None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def read_summary(self) -> FleetSummary:
@@ -91,7 +91,7 @@ class MemoryHistory:
     runs: list[PastRun] = field(default_factory=list)
     state: HistoryStatus = field(default_factory=lambda: HistoryStatus(at=0.0))
     groups: list[FailureGroup] = field(default_factory=list)
-    fault: Callable[[], None] = lambda: None
+    fault: Callable[[], object] = lambda: None
 
     def status(self) -> HistoryStatus:
         return self.state

@@ -209,6 +209,7 @@ def test_hostile_names_stay_text(watched: Watched, scene: Scene) -> None:
         assert "\u202e" not in text, path
         assert "\x1b" not in text, path
         assert page.evaluate(OVERFLOW) <= 0, path
+    page = watched.page
     summary = scene.state.summary
     tagged = replace(summary.workers[1], host="<script>alert(1)</script>")
     scene.state.summary = replace(summary, workers=(*summary.workers, tagged))

@@ -30,20 +30,27 @@ LEASE_SECONDS: Final = 6.0
 
 
 @pytest.fixture(scope="module")
-def fleet_of_stage(module_stage: Stage) -> Iterator[Fleet]:
-    with Fleet(Settings(redis_url=SecretStr(module_stage.redis_url))) as fleet:
+def page_stage(module_stage_folder: Stage) -> Stage:
+    """A host whose worker takes some queues, and not each one that there is."""
+    module_stage_folder.start(concurrency=4, SANDFLEET_QUEUES="sandfleet,held-queue").wait_ready()
+    return module_stage_folder
+
+
+@pytest.fixture(scope="module")
+def fleet_of_stage(page_stage: Stage) -> Iterator[Fleet]:
+    with Fleet(Settings(redis_url=SecretStr(page_stage.redis_url))) as fleet:
         yield fleet
 
 
 @pytest.fixture(scope="module")
-def flower(module_stage: Stage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flower]:
+def flower(page_stage: Stage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flower]:
     folder: Path = tmp_path_factory.mktemp("web")
     add_user(folder / "users", VIEWER[0], "viewer", VIEWER[1])
     settings = {
         "SANDFLEET_WEB__PAGES__USERS_FILE": str(folder / "users"),
         "SANDFLEET_WEB__HISTORY__FILE": str(folder / "history.db"),
     }
-    with running_flower(module_stage, **settings) as page:
+    with running_flower(page_stage, **settings) as page:
         yield page
 
 
@@ -138,13 +145,13 @@ def post(flower: Flower, path: str, form: str) -> tuple[int, str]:
 
 
 def test_a_killed_worker_is_gone_from_up_and_its_job_active_nowhere(
-    flower: Flower, module_stage: Stage, fleet_of_stage: Fleet
+    flower: Flower, page_stage: Stage, fleet_of_stage: Fleet
 ) -> None:
-    doomed = module_stage.start(
+    doomed = page_stage.start(
         concurrency=1,
         SANDFLEET_HOST="doomed-host",
         SANDFLEET_QUEUES="doomed",
-        SANDFLEET_SLOTS_DIR=str(module_stage.folder / "doomed"),
+        SANDFLEET_SLOTS_DIR=str(page_stage.folder / "doomed"),
     )
     doomed.wait_ready()
     job_id = submit(fleet_of_stage, "sleep 60", queue="doomed", timeout=60, max_attempts=2)
@@ -162,6 +169,9 @@ def test_a_killed_worker_is_gone_from_up_and_its_job_active_nowhere(
     # Nobody serves its queue any more, which the Overview says within 5 s.
     wait_until(lambda: "queue doomed is not served: 1 job" in flower.get("/fleet/"), 5, "the queue is named")
     post(flower, "/fleet/act", f"verb=cancel&job={job_id}&reason=over&seen={_seen(flower, job_id)}")
+    # Its message is dropped by whoever takes it from the queue.
+    page_stage.start(concurrency=1, SANDFLEET_QUEUES="doomed").wait_ready()
+    wait_until(lambda: not page_stage.redis.keys("sandfleet:doomed*"), 20, "the queue is empty")
 
 
 def _seen(flower: Flower, job_id: str) -> str:

@@ -171,7 +171,8 @@ def test_dead_letters_are_requeued_and_purged_from_the_page(pages: PageServer, p
     assert "dead letters: jobs that the fleet failed" not in pages.get("/fleet/")
 
 
-def test_a_queue_without_a_worker_is_named_within_seconds(pages: PageServer, fleet: Fleet) -> None:
+def test_a_queue_without_a_worker_is_named_within_seconds(pages: PageServer, past: Past, fleet: Fleet) -> None:
+    past.redis.delete("sandfleet:owners")  # the stand-in has announced no queues, and so might serve any
     fleet.submit_many([new_spec()] * 7, queue="nobody-takes-it")
     wait_until(lambda: "queue nobody-takes-it is not served: 7 jobs" in pages.get("/fleet/"), 5, "it is named")
     assert "No live worker takes jobs of this queue" in pages.get("/fleet/queue?name=nobody-takes-it")
