@@ -294,14 +294,15 @@ install_registry() {
 
 # Its installation would start Prometheus on all addresses.
 install_promtool() {
-    local folder
+    local folder package=prometheus
     [[ ! -x $PROMETHEUS/promtool ]] || return 0
     [[ -n $(apt-cache madison prometheus 2>/dev/null) ]] || refresh_apt
+    [[ -z $(apt-cache madison promtool) ]] || package=promtool # Debian 13 has it in one of its own
     say "taking promtool, for the tests of the alerts, out of Debian's package into $PROMETHEUS"
     folder=$(mktemp -d)
     chmod 755 "$folder"
-    (cd "$folder" && apt-get -q -q -o "APT::Sandbox::User=root" download prometheus)
-    dpkg-deb -x "$folder"/prometheus_*.deb "$folder/root"
+    (cd "$folder" && apt-get -q -q -o "APT::Sandbox::User=root" download "$package")
+    dpkg-deb -x "$folder/$package"_*.deb "$folder/root"
     install -D -m 755 "$folder/root/usr/bin/promtool" "$PROMETHEUS/promtool"
     rm -rf "$folder"
 }

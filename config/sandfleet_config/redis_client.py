@@ -9,7 +9,7 @@ import redis
 from redis.backoff import ExponentialBackoff, NoBackoff
 from redis.exceptions import NoPermissionError
 from redis.retry import Retry
-from redis.sentinel import Sentinel, SentinelManagedConnection, SentinelManagedSSLConnection
+from redis.sentinel import Sentinel, SentinelConnectionPool, SentinelManagedConnection, SentinelManagedSSLConnection
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,7 +74,9 @@ def new_client(settings: Settings, client_class: Any = redis.Redis, **options: A
     manager: Any = Sentinel(  # type: ignore[no-untyped-call]
         sentinels.addresses, sentinel_kwargs=sentinel_options(settings, sentinels)
     )
-    return manager.master_for(sentinels.service, redis_class=client_class, **known, **options)
+    return manager.master_for(
+        sentinels.service, redis_class=client_class, connection_pool_class=PrimaryPool, **known, **options
+    )
 
 
 def is_forbidden(error: BaseException) -> bool:
@@ -99,6 +101,17 @@ class PrimaryConnection(SentinelManagedConnection):
 
 class TlsPrimaryConnection(PrimaryConnection, SentinelManagedSSLConnection):
     """The same over TLS."""
+
+
+class PrimaryPool(SentinelConnectionPool):
+    """A pool that closes its connections to the sentinels with its own; redis-py's leaves them open."""
+
+    def disconnect(self, inuse_connections: bool = True) -> None:  # noqa: FBT001, FBT002  redis-py's
+        """Close connections: all of them, or those that nobody uses, since there is a new primary."""
+        super().disconnect(inuse_connections)  # type: ignore[no-untyped-call]
+        if inuse_connections:
+            for sentinel in self.sentinel_manager.sentinels:
+                sentinel.close()
 
 
 class FailoverRetry(Retry):

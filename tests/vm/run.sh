@@ -76,7 +76,7 @@ make_root() {
     cp -L /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/ca-certificates.crt"
     mount --bind /dev "$root/dev"
     mount -t proc proc "$root/proc"
-    chroot "$root" env -u TMPDIR HOME=/root GIT_CEILING_DIRECTORIES=/ make -C /sandfleet setup
+    chroot "$root" env -u TMPDIR HOME=/root GIT_CEILING_DIRECTORIES=/ /sandfleet/scripts/setup.sh --without-test-servers
     umount "$root/proc" "$root/dev"
     printf '/dev/vda / ext4 defaults 0 1\n' >"$root/etc/fstab"
     cat >"$root/etc/systemd/system/sandfleet-tests.service" <<UNIT

@@ -156,6 +156,16 @@ def test_a_worker_goes_on_without_replicas_and_says_so_once(cluster: Cluster, ca
     assert [record.__dict__["action"] for record in caplog.records] == ["replicas_missing"]
 
 
+def test_close_leaves_no_connection_open_to_a_sentinel(cluster: Cluster) -> None:
+    fleet = Fleet(read_settings(cluster))
+    fleet.ping()
+    pool: Any = fleet._channel._connections.redis.connection_pool
+    sentinels = [client.connection_pool for client in pool.sentinel_manager.sentinels]
+    assert any(one._sock for known in sentinels for one in known._available_connections)
+    fleet.close()
+    assert not any(one._sock for known in sentinels for one in known._available_connections)
+
+
 def test_a_connection_that_was_lost_finds_the_new_primary(cluster: Cluster) -> None:
     with connect(WorkerSettings.model_validate({"redis_url": cluster.url})) as client:
         before = client.info("server")["tcp_port"]

@@ -90,9 +90,9 @@ class ClaimCalls(EndCalls):
         """Decide anew about claims whose end Redis has lost; return the ids of their jobs."""
         return [raw.decode() for raw in self._call("recover", self._identity.owner, *claim_ids)]
 
-    def tell_lost_runs(self, ends: Iterable[Claim]) -> list[str]:
+    def tell_lost_runs(self, ended: Iterable[Claim]) -> list[str]:
         """Tell which of these claims, whose runs have ended, Redis knows nothing of; return their jobs."""
-        words = [word for claim in ends for word in (claim.job_id, claim.claim_id, claim.run)]
+        words = [word for claim in ended for word in (claim.job_id, claim.claim_id, claim.run)]
         return [raw.decode() for raw in self._call("lost_runs", self._identity.owner, *words)]
 
     def settle(self, claim: Claim, how: Settlement) -> bool:

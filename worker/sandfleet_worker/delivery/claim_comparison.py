@@ -104,11 +104,11 @@ class ClaimComparison:
         oldest = time.monotonic() - UNSAFE_SECONDS
         while self._unsafe_ends and self._unsafe_ends[0][0] < oldest:
             self._unsafe_ends.popleft()
-        ends = [claim for _, claim in list(self._unsafe_ends)]  # a copy: other threads add to it
-        lost = set(self._ledger.tell_lost_runs(ends)) if ends else set()
+        ended = [claim for _, claim in list(self._unsafe_ends)]  # a copy: other threads add to it
+        lost = set(self._ledger.tell_lost_runs(ended)) if ended else set()
         for job_id in lost:
             text = "Redis has lost a run of job %s, with its end: the job runs again"
             log.warning(text, job_id, extra={"action": "run_lost", "job_id": job_id})
         for at, claim in list(self._unsafe_ends) if lost else ():
-            if claim.job_id in lost and claim in ends:
+            if claim.job_id in lost and claim in ended:
                 self._unsafe_ends.remove((at, claim))
