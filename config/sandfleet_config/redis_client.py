@@ -110,8 +110,8 @@ class PrimaryPool(SentinelConnectionPool):
         """Close connections: all of them, or those that nobody uses, since there is a new primary."""
         super().disconnect(inuse_connections)
         if inuse_connections:
-            sentinels: list[Any] = self.sentinel_manager.sentinels  # pyright: ignore[reportUnknownMemberType]  untyped
-            for sentinel in sentinels:
+            manager: Any = self.sentinel_manager
+            for sentinel in manager.sentinels:
                 sentinel.close()
 
 
