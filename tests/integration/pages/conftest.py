@@ -40,7 +40,7 @@ def server(site: Site) -> Iterator[PageServer]:
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # while it is open, playwright's event loop runs: no other test's could
 def browser() -> Iterator[Browser]:
     """Start Debian's chromium; without it the test is skipped at home and fails where CI is set."""
     binary = shutil.which("chromium")
