@@ -42,8 +42,9 @@ class Worker:
         runner = SimpleNamespace(execute=self._execute)
         task = RunTask()
         files = SimpleNamespace(prepare=lambda *_: None, keep_for_dead_letter=lambda *_: None)  # of a job without any
+        without: dict[str, Any] = dict.fromkeys(("slots", "counts", "traces"))
         task.host = SimpleNamespace(  # type: ignore[assignment]
-            name="h", worker="h.1", intake=intake, slots=None, runner=runner, abilities=self, files=files, counts=None
+            name="h", worker="h.1", intake=intake, runner=runner, abilities=self, files=files, **without
         )
         set_current_job(self.job)
         request = JobRequest(spec=SandboxSpec(image="x", **spec))
