@@ -69,7 +69,7 @@ def test_a_batch_after_a_batch(fleet: Fleet) -> None:
 def test_what_does_not_exist_is_refused(fleet: Fleet) -> None:
     with pytest.raises(SpecInvalid, match=r"after\.jobs: there is no job nobody"):
         fleet.submit({**HELLO.model_dump(), "after": ["nobody"]})
-    with pytest.raises(SpecInvalid, match=r"after\.batches: there is no batch nightly"):
-        fleet.submit_many([HELLO, {**HELLO.model_dump(), "after": {"batches": ["nightly"]}}])
+    with pytest.raises(SpecInvalid, match=r"after\.batches: there is no batch of-nobody"):
+        fleet.submit_many([HELLO, {**HELLO.model_dump(), "after": {"batches": ["of-nobody"]}}])
     with pytest.raises(BatchUnknown):
-        fleet.batch("nightly").hold()
+        fleet.batch("of-nobody").hold()
