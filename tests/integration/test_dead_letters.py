@@ -12,7 +12,7 @@ from sandfleet.cli import main
 from sandfleet_config.codes import ErrorCode
 from sandfleet_config.outcome import Outcome
 from sandfleet_config.queues import DEFAULT_QUEUE, KEY_PREFIX
-from sandfleet_worker.delivery import claim_calls
+from sandfleet_worker.delivery import end_calls
 from sandfleet_worker.delivery.ledger import Ledger
 
 DEAD, SIZES, BYTES = f"{KEY_PREFIX}dead", f"{KEY_PREFIX}dead_sizes", f"{KEY_PREFIX}dead_bytes"
@@ -54,7 +54,7 @@ def test_the_oldest_of_too_many_dead_letters_are_dropped_and_counted(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(claim_calls, "MAX_DEAD_LETTERS", 4)
+    monkeypatch.setattr(end_calls, "MAX_DEAD_LETTERS", 4)
     first = bury(ledger, fleet, 4)
     assert kept(fleet) == first
     assert fleet.dead.count_dropped() == 0
@@ -81,7 +81,7 @@ def test_dead_letters_are_bounded_in_bytes(
     one = check_sum(client)
     fleet.dead.purge()
     assert check_sum(client) == 0
-    monkeypatch.setattr(claim_calls, "MAX_DEAD_BYTES", 18 * one)
+    monkeypatch.setattr(end_calls, "MAX_DEAD_BYTES", 18 * one)
     smalls = bury(ledger, fleet, 8)
     large = bury(ledger, fleet, 1, "x" * 8 * one)[0]
 

@@ -16,7 +16,7 @@ from sandfleet.channel.records import RunState
 from sandfleet.cli import main
 from sandfleet_config.outcome import StreamOutput
 from sandfleet_config.queues import DEFAULT_QUEUE, KEY_PREFIX, job_key, result_key, run_key
-from sandfleet_worker.delivery import claim_calls
+from sandfleet_worker.delivery import end_calls
 from sandfleet_worker.delivery.claim import Claim
 from sandfleet_worker.delivery.ledger import Ledger
 from waiting import wait_until
@@ -279,7 +279,7 @@ def test_a_quarter_of_a_batch_is_run_again_by_two_producers_at_once(
 ) -> None:
     """Each job that is retried has two runs, each run one outcome."""
     jobs, retried = JOBS, JOBS // 4
-    monkeypatch.setattr(claim_calls, "MAX_DEAD_LETTERS", retried)
+    monkeypatch.setattr(end_calls, "MAX_DEAD_LETTERS", retried)
     ids = [job.id for job in fleet.submit_many([SPEC] * jobs, batch="b")]
     lost = set(ids[::4])
     for _ in ids:
