@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import base64
 import json
 import re
@@ -80,12 +81,11 @@ def find_members(folder: str) -> list[str]:
     """Return the live processes of stacks in `folder`, by their command line or environment."""
     found = []
     for process in psutil.process_iter():
-        try:
-            words = [*process.cmdline(), *process.environ().values()]
-        except psutil.Error:
-            continue
-        if any(folder in word for word in words) and process.status() != psutil.STATUS_ZOMBIE:
-            found.append(" ".join(process.cmdline()))
+        with contextlib.suppress(psutil.Error):  # it may end at any moment
+            line = process.cmdline()
+            words = [*line, *process.environ().values()]
+            if any(folder in word for word in words) and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(" ".join(line))
     return found
 
 
