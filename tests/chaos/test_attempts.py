@@ -200,7 +200,7 @@ def test_a_worker_killed_at_each_step_leaves_one_outcome(havoc: Havoc, images: P
     jobs["ended"] = havoc.submit("sleep", "1")
     havoc.wait_started(jobs["ended"], timeout_seconds=60)
     with havoc.read_only():
-        wait_until(lambda: f"action=job_ended job_id={jobs['ended']}" in worker.log, 20, "it has ended")
+        wait_until(lambda: f"the end of job {jobs['ended']} waits for Redis" in worker.log, 20, "it has ended")
         havoc.kill(worker)
 
     havoc.start(2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +17,9 @@ from waiting import wait_until
 
 if TYPE_CHECKING:
     from stage import Stage, Stock
+
+NO_KVM = "did not boot|platform kvm does not work"
+"""A virtual machine may lack kvm, or have one in which sandboxes hang or end at once."""
 
 
 def test_sigterm_lets_running_jobs_end_and_claims_nothing(stage: Stage, stock: Stock) -> None:
@@ -82,7 +86,7 @@ def test_after_mixed_jobs_and_a_kill_nothing_is_left(stage: Stage, stock: Stock)
     ("settings", "said"),
     [
         ({"SANDFLEET_RUNSC__PATH": "/no/runsc"}, "runsc was not found"),
-        ({"SANDFLEET_RUNSC__PLATFORM": "kvm", "SANDFLEET_RUNSC__BOOT_DEADLINE_SECONDS": "2"}, "did not boot"),
+        ({"SANDFLEET_RUNSC__PLATFORM": "kvm", "SANDFLEET_RUNSC__BOOT_DEADLINE_SECONDS": "2"}, NO_KVM),
         ({"SANDFLEET_REDIS_URL": "redis://127.0.0.1:1/0"}, "start Redis"),
         ({"SANDFLEET_REDIS_URL": "http://x"}, "SANDFLEET_REDIS_URL"),
         ({"SANDFLEET_CONCURENCY": "2"}, "did you mean SANDFLEET_CONCURRENCY"),
@@ -93,7 +97,7 @@ def test_a_worker_that_could_run_no_job_refuses_to_start(stage: Stage, settings:
     worker = stage.start(2, **settings)
 
     assert worker.process.wait(30) == 1
-    assert said in worker.log
+    assert re.search(said, worker.log)
     assert "Traceback" not in worker.log
 
 

@@ -199,7 +199,7 @@ def _explain(error: Exception, address: str) -> str:
             )
         case redis.ResponseError() if is_forbidden(error):
             return (
-                f"Redis at {address} refuses: the user of SANDFLEET_REDIS_URL may not do this."
+                f"Redis at {address} refuses: {error}. The user of SANDFLEET_REDIS_URL may not do this."
                 " Its rules are in the ACL file of Redis, where each queue must be named"
             )
         case ReplicasMissing():
