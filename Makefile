@@ -15,7 +15,7 @@ RELEASE_TESTS := tests/sandbox tests/integration/test_exits.py \
 WITH_IMAGES := trap 'exit 130' INT TERM; [ -n "$$TEST_IMAGES_ROOT" ] || \
 	{ export TEST_IMAGES_ROOT="$$(mktemp -d -t sandfleet-images-XXXXXX)"; trap 'rm -rf "$$TEST_IMAGES_ROOT"' EXIT; };
 # What needs neither runsc nor a worker.
-FAST_TESTS := tests/unit $(wildcard tests/integration/*producer_*) \
+FAST_TESTS := tests/unit $(wildcard tests/integration/*producer_*) --ignore tests/integration/producer_redis/test_encoders.py \
 	$(addprefix tests/docs/test_,contributing.py identifiers.py links.py measures.py reference.py)
 
 .PHONY: help setup native demo demo-night test test-fast test-releases test-upgrade test-retries test-big test-store test-images test-languages test-redis test-compose test-vm check docs renew bench hosts soak clean
