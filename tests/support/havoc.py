@@ -82,9 +82,13 @@ class Havoc:
         return sum(worker.log.count(mark) for worker in self.stage.workers)
 
     def ends(self, job_id: str) -> int:
-        """Count how often a worker says that the job has ended."""
-        mark = f"action=job_ended job_id={job_id}"
-        return sum(worker.log.count(mark) for worker in self.stage.workers)
+        """Count how often a worker says that the job has ended, which it does once the end counts."""
+        mark, deadline = f"action=job_ended job_id={job_id}", time.monotonic() + 2
+        while not (count := sum(worker.log.count(mark) for worker in self.stage.workers)):
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.05)
+        return count
 
     def wait_started(self, *job_ids: str, timeout_seconds: float = 20) -> None:
         wait_until(lambda: all(self.starts(job) for job in job_ids), timeout_seconds, "the jobs run")
