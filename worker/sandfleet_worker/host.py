@@ -84,9 +84,9 @@ class Host:
     files: HostFiles
     live: LiveSender
     counts: JobCounts | None = None
-    """What the worker's metrics count; None without metrics."""
+    """The counters of the worker's metrics; None without metrics."""
     traces: JobTraces | None = None
-    """What sends spans of jobs; None without traces."""
+    """Sends the spans of jobs; None without traces."""
 
     @classmethod
     def open(cls, settings: WorkerSettings, runner: Runner, shared: FleetImages | None = None) -> Self:

@@ -29,7 +29,7 @@ MAX_QUEUES = 50
 
 
 class Measurable(Protocol):
-    """What is measured of a runner: `sandfleet_worker.sandbox.runner.RunscRunner`."""
+    """The parts of a runner that are measured: `sandfleet_worker.sandbox.runner.RunscRunner`."""
 
     images: ImageStore
 

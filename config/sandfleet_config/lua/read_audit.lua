@@ -1,7 +1,7 @@
 -- Read entries of the audit, newest first. Changes nothing.
 --
 -- ARGV: prefix, number of entries, id of the entry before which they are ("": the newest)
--- Returns {id, {field, value...}} of each; a value that is too long to be one of ours is cut.
+-- Returns {id, {field, value...}} of each; a value of more than 4,000 bytes is cut.
 local key, count, before = ARGV[1] .. 'audit', ARGV[2], ARGV[3]
 local MAX_VALUE, MAX_FIELDS = 4000, 32
 -- include: prelude

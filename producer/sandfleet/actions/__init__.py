@@ -1,4 +1,4 @@
-"""What operators do to a fleet: each act counts first, and leaves a line in the audit."""
+"""Acts of operators on a fleet. Each act counts its jobs first, and adds a line to the audit."""
 
 from sandfleet.actions.actor import Actor as Actor
 from sandfleet.actions.operator import Operator as Operator

@@ -1,4 +1,4 @@
-"""What an act would do, and what it did."""
+"""The preview of an act, and its result."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class JobsPreview:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ActionResult:
-    """What an act did: `done`, `skipped` where nothing was to do, `gone` where it was too late.
+    """The result of an act: `done`; `skipped`, nothing was to do; `gone`, it was too late.
 
     `reasons` counts the jobs of `skipped` and `gone` by why, and of `done` by what was done.
     `has_more`: the selection names more jobs; call again with the same one.

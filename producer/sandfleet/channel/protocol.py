@@ -128,7 +128,7 @@ class Channel(Protocol):
 
     @property
     def packed_publisher(self) -> PackedPublisher | None:
-        """What publishes jobs that other processes encoded; None if only this process can."""
+        """Publishes jobs that other processes encoded; None if only this process can."""
         ...
 
     def outcomes(self, job_ids: Sequence[str]) -> list[Outcome | None]:

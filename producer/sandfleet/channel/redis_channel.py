@@ -115,7 +115,7 @@ class RedisChannel(RedisBatches):
 
     @property
     def packed_publisher(self) -> PackedPublisher:
-        """What publishes jobs that other processes encoded."""
+        """Publishes jobs that other processes encoded."""
         return self._publisher
 
     def outcomes(self, job_ids: Sequence[str]) -> list[Outcome | None]:

@@ -174,7 +174,7 @@ class HistoryStatus:
     `number` is that of the newest stored run, `head` that of the newest of the fleet; `lost` runs
     left the stream before they were read. `lag_seconds` is the age of the oldest run that is not
     stored yet, 0.0 if there is none. `begun` is when the file was begun. `skipped` entries of the
-    stream were none of ours. `note` says what happened to the file, `fault` what stops it now.
+    stream were not runs. `note` tells what happened to the file, `fault` why it stands still now.
     """
 
     at: float

@@ -76,7 +76,7 @@ def count_processes() -> int:
 
 
 class Checked(NamedTuple):
-    """What a check of a chunk found: its faults, or what its jobs need.
+    """The result of the check of a chunk: its faults, or the needs of its jobs.
 
     `memory_bytes` is the most that one asks for. `is_parents` says that the parent has to check and
     queue all jobs by itself: they need the store, or other jobs, or are refused in the parent's words.

@@ -1,4 +1,4 @@
-"""What pages say: where the data is old, out of reach or too much, and what needs a person."""
+"""The pages say where the data is old, out of reach or too much, and what needs a person."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ class AgeTargets:
 
 @dataclass(frozen=True, slots=True)
 class _QueueFacts:
-    """What is told of a queue, or of all queues without series of their own."""
+    """The figures of a queue, or of all queues without series of their own."""
 
     waiting: int
     age: float

@@ -1,4 +1,4 @@
-"""What an operator may do from the pages, and what is asked before it is done."""
+"""The acts of the pages, and the questions before each."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ VERBS: Final[Mapping[str, Verb]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Wish:
-    """What somebody asks for. `seen` is when its count was shown: what ended later is left alone."""
+    """A wish to act. `seen` is when its count was shown; jobs that ended later are left alone."""
 
     verb: str
     target: str = ""
@@ -96,7 +96,7 @@ class Wish:
 
 @dataclass(frozen=True)
 class Preview:
-    """What an act would do now: to how many jobs, and what should be known before."""
+    """The preview of an act: how many jobs it would change now, and what to know before."""
 
     count: int
     notes: tuple[str, ...] = ()
@@ -105,7 +105,7 @@ class Preview:
 
 @dataclass(frozen=True)
 class Done:
-    """What an act did: a sentence, and how many jobs were changed, left alone, and no longer there."""
+    """The result of an act: a sentence, and how many jobs were changed, left alone, and no longer there."""
 
     text: str
     done: int = 0

@@ -1,4 +1,4 @@
-"""What people did: who, what, to how many jobs, and why."""
+"""The audit: who did what, to how many jobs, and why."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ CHOICES: Final = ("program", "limit", "request", "control", "host")
 
 
 class FailuresPage(PageHandler):
-    """What failed, by kind."""
+    """The failures by kind."""
 
     async def get(self) -> None:
         """Show the groups of the chosen time."""

@@ -55,7 +55,7 @@ class AttemptRow:
 
 @dataclass(frozen=True)
 class JobRead:
-    """What Redis and the history say about a job. `fault` says why the history says nothing."""
+    """A job as Redis and the history know it. `fault` says why the history says nothing."""
 
     facts: JobFacts | None
     runs: Sequence[PastRun]

@@ -1,4 +1,4 @@
-"""What needs a person: sentences that say what is wrong and what to do about it."""
+"""Sentences for operators: each says what is wrong and what to do about it."""
 
 from __future__ import annotations
 

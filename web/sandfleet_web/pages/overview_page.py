@@ -35,7 +35,7 @@ KEPT_SECONDS: Final = 5.0
 
 @dataclass(frozen=True)
 class Hour:
-    """What the history says of the last hour; `fault` says why it says nothing."""
+    """The last hour as the history has it; `fault` says why it has nothing."""
 
     outcomes: Columns
     failures: dict[str, Failures]

@@ -46,7 +46,7 @@ _SHOWN: Final = (
 
 @dataclass(frozen=True)
 class Sources:
-    """What the pages read, and what they act with.
+    """The sources that the pages read, and the acts that they call.
 
     `history` is None where there is none in reach.
     """

@@ -1,4 +1,4 @@
-"""What a worker says of itself with each beat: how its host is, and which jobs it has."""
+"""The report of a worker with each beat: the state of its host, and the jobs that it has."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ class Lease:
 
     @property
     def margin_seconds(self) -> float:
-        """What is left of the lease, by this process's clock; 0 once it is over."""
+        """Seconds that are left of the lease, by this process's clock; 0 once it is over."""
         return 0.0 if self.is_lost else max(0.0, self._last + self._seconds - time.monotonic())
 
     @property

@@ -1,1 +1,1 @@
-"""What a worker counts, and the endpoint where Prometheus reads it."""
+"""Counters of a worker, and the endpoint where Prometheus reads them."""

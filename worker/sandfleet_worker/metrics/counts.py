@@ -1,4 +1,4 @@
-"""What a worker counts of its jobs and its calls to Redis, for Prometheus.
+"""Counters of a worker for Prometheus: its jobs and its calls to Redis.
 
 Plain numbers under one lock: some microseconds a job (`tests/unit/test_worker_metrics.py` measures
 it). A worker without metrics has no `JobCounts`, and counts nothing.
