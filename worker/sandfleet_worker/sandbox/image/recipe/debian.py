@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from sandfleet_config.errors import ImageInvalid, ImageUnavailable
 
 from sandfleet_worker.sandbox.image.pack import FIXED_TIME
+from sandfleet_worker.sandbox.image.recipe.keystore import fix_keystore
 from sandfleet_worker.sandbox.image.staging import remove_tree
 from sandfleet_worker.sandbox.image.starter import trust_compiled
 
@@ -126,6 +127,7 @@ def remove_volatile(tree: Path) -> None:
     for name in _VOLATILE_FILES:
         (tree / name).unlink(missing_ok=True)
     _fix_shadow(tree / "etc" / "shadow")
+    fix_keystore(tree / "etc/ssl/certs/java/cacerts", FIXED_TIME)
 
 
 def _remove_files(path: Path) -> None:

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 APT_HELPER = "/usr/lib/apt/apt-helper"
 _LINE = re.compile(r"'(?P<uri>[^']+)' (?P<file>\S+) (?P<size>\d+) SHA256:(?P<sha256>[0-9a-f]{64})")
-_APT_FAULT = re.compile(r"^E: (.*)$", re.MULTILINE)
+# The first one stands behind the words of `StagingFolder.check_end`.
+_APT_FAULT = re.compile(r"(?:^|\): )E: (.*)$", re.MULTILINE)
 _GONE = ("404", "not found", "hash sum mismatch", "unexpected size")
 
 
