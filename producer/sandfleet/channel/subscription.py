@@ -57,7 +57,10 @@ class Subscription:
             if not subscribers:
                 self._subscribers.pop(channel, None)
                 unused.append(channel)
-        self._send(*_new_commands("UNSUBSCRIBE", unused))
+        if unused and not self._subscribers:
+            self._send(("UNSUBSCRIBE",))  # from all: their names would be as many bytes as a SUBSCRIBE of each
+        else:
+            self._send(*_new_commands("UNSUBSCRIBE", unused))
 
     def keep_alive(self, now: float) -> None:
         """Connect, ping a quiet connection, and drop one that does not answer."""
