@@ -122,9 +122,9 @@ class Subscription:
     def _handle(self, answer: Any) -> None:
         self._deadline = time.monotonic() + BLOCK_SECONDS + SILENCE_SECONDS
         match answer:
-            case [b"message", channel, _]:
+            case [b"message", channel, notice]:
                 for watch in self._subscribers.get(channel, ()):
-                    watch.add(watch.channels[channel])
+                    watch.add(watch.channels[channel], notice)
             case [b"pong", token] | (bytes() as token):  # the latter while nothing is subscribed to
                 subscribed = self._pings.pop(token, None)
                 if subscribed is not None:
