@@ -1,11 +1,14 @@
 """Make the summary of a run that ends: the fields of `EndedRun`, packed as JSON.
 
 Long texts are cut, and labels that do not fit are left out.
+
+`finish.lua` gets a summary without the fields that its other arguments have (`cut_summary`).
 """
 
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from sandfleet_config.ended_run import (
@@ -36,6 +39,11 @@ MAX_SECONDS: Final = 1e11
 MAX_TIME_DIGITS: Final = 14
 """Digits of a time in ms, below `MAX_SECONDS`; Python refuses to read many thousands of digits."""
 _MILLI: Final = 1000
+_RESULT_TAIL: Final = 512
+_IN_RESULT: Final = re.compile(
+    r'"image_digest":"(sha256:[0-9a-f]+)","artifacts":\[\],"artifacts_lost":null,"spec_sha256":"([0-9a-f]+)"'
+)
+"""Digest and spec near the end of a result, where `ended_runs.lua` looks for them, too."""
 
 
 class RunFacts(NamedTuple):
@@ -83,15 +91,15 @@ def encode_summary(outcome: Outcome, facts: RunFacts) -> str:
     memory = outcome.limits.get("memory_bytes")
     fields: dict[str, Any] = {
         "id": outcome.job_id,
-        "run": outcome.run,
         "code": code.value,
+        "digest": cut_text(outcome.image_digest or "", MAX_NAME_BYTES),
+        "spec": outcome.spec_sha256[:SPEC_DIGITS],
+        "run": None if outcome.run == 1 else outcome.run,
         "category": "" if code.is_known else code.category.value,
         "batch": cut_name(outcome.batch or ""),
         "queue": cut_name(facts.queue),
         "host": cut_name(last.host if last is not None else outcome.host),
         "image": cut_name(facts.image or outcome.image_ref or ""),
-        "digest": cut_text(outcome.image_digest or "", MAX_NAME_BYTES),
-        "spec": outcome.spec_sha256[:SPEC_DIGITS],
         "labels": _keep_labels(outcome.labels, MAX_LABEL_BYTES),
         "line": facts.line[:MAX_TEXT_CHARS],
         "message": outcome.message[:MAX_TEXT_CHARS],
@@ -109,6 +117,21 @@ def encode_summary(outcome: Outcome, facts: RunFacts) -> str:
         "tries": [_list_try(attempt) for attempt in _choose_tries(outcome.attempts)],
     }
     return _pack_bounded({name: value for name, value in fields.items() if value not in ("", None, [], {})})
+
+
+def cut_summary(text: str, outcome: Outcome, result: str) -> str:
+    """Return the summary `text` without the beginning that `ended_runs.lua` makes again.
+
+    It makes the id, the code, the digest and the spec of the job's id, code and `result`. They are
+    a third of a summary. One that begins otherwise is returned whole.
+    """
+    tail = result[-_RESULT_TAIL:]
+    found = _IN_RESULT.search(tail) if tail.isascii() else None
+    if found is None:
+        return text
+    spec = found[2][:SPEC_DIGITS]
+    begin = f'{{"id":"{outcome.job_id}","code":"{outcome.code.value}","digest":"{found[1]}","spec":"{spec}",'
+    return text.removeprefix(begin)
 
 
 def _keep_labels(labels: Mapping[str, str], max_bytes: int) -> dict[str, str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from celery_events import Events
-from sandfleet_config.queues import result_key
+from sandfleet_config.queues import KEY_PREFIX, result_key
 from waiting import wait_until
 
 if TYPE_CHECKING:
@@ -60,3 +60,21 @@ def test_a_plain_task_is_started_before_it_has_a_result(module_stage: Stage, sto
             lambda: [event["type"] for event in events.seen if event.get("uuid") == result.id] == kinds, 10, "events"
         )
     assert written == [0]
+
+
+def test_events_are_sent_as_json_without_spaces(module_stage: Stage, stock: Stock) -> None:
+    assert module_stage.workers
+    heard: list[dict[str, Any]] = []
+    with stock.redis.pubsub(ignore_subscribe_messages=True) as channel:
+        channel.psubscribe(f"{KEY_PREFIX}*celeryev/task.*")
+        job_id = stock.submit("true")
+
+        def is_heard() -> bool:
+            if message := channel.get_message(timeout=0.1):
+                heard.append(json.loads(message["data"]))
+            return any(job_id in message["body"] and "task-succeeded" in message["body"] for message in heard)
+
+        wait_until(is_heard, 30, "the job's last event")
+    assert [message["properties"]["body_encoding"] for message in heard] == [None] * len(heard)
+    body = heard[-1]["body"]
+    assert body == json.dumps(json.loads(body), separators=(",", ":"))

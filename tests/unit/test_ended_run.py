@@ -11,8 +11,9 @@ import pytest
 from sandfleet_config.codes import Category, ErrorCode
 from sandfleet_config.ended_run import MAX_NAME_BYTES, MAX_SUMMARY_BYTES, cut_name, parse_summary
 from sandfleet_config.failure_kind import fingerprint_failure
-from sandfleet_config.outcome import Attempt, LimitState, Outcome, Runtime, StreamOutput, Timing, Usage
-from sandfleet_config.run_summary import NO_FACTS, RunFacts, encode_summary, read_facts
+from sandfleet_config.outcome import Artifact, Attempt, LimitState, Outcome, Runtime, StreamOutput, Timing, Usage
+from sandfleet_config.run_summary import NO_FACTS, RunFacts, cut_summary, encode_summary, read_facts
+from sandfleet_config.scripts import stored_result
 
 START = datetime(2026, 1, 31, 12, tzinfo=UTC)
 FACTS = RunFacts("rl", "python", "python python3 run.py", 1_769_860_000.25, 1 << 28)
@@ -56,6 +57,34 @@ def test_a_summary_tells_the_facts_of_a_run() -> None:
     (only,) = run.tries
     assert (only.host, only.worker, only.code, only.charged) == ("host-07", "host-07.412", "TIMEOUT", True)
     assert (only.started, only.ended) == (START.timestamp(), START.timestamp() + 9)
+
+
+def test_a_summary_is_sent_without_what_the_result_has() -> None:
+    outcome = new_outcome()
+    whole = encode_summary(outcome, FACTS)
+
+    sent = cut_summary(whole, outcome, stored_result(outcome))
+
+    assert whole.endswith(sent)
+    assert sent.startswith('"batch":"nightly",')
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"image_digest": None},
+        {"spec_sha256": ""},
+        {"artifacts": (Artifact("out", 1, "77" * 32, "0644"),)},
+        {"artifacts_lost": "the sandbox is gone"},
+        {"image_digest": f"sha256:{'8c' * 90}"},
+        {"stdout": StreamOutput.of(f'"image_digest":"sha256:{"aa" * 32}"'.encode()), "image_digest": None},
+    ],
+)
+def test_a_summary_is_sent_whole_where_the_result_has_its_beginning_not(fields: dict[str, Any]) -> None:
+    outcome = new_outcome(**fields)
+    whole = encode_summary(outcome, FACTS)
+
+    assert cut_summary(whole, outcome, stored_result(outcome)) == whole
 
 
 def test_a_failure_has_the_fingerprint_of_its_whole_message() -> None:

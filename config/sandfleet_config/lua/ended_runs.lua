@@ -7,6 +7,7 @@
 local MAX_SUMMARY, MAX_RUNS, RUNS_TTL, LAST_RUN_TTL = 1024, 250000, 7 * 86400, 30 * 86400
 local MAX_RUNS_BYTES, FREE_RUNS_BYTES = 67108864, 8388608
 local RUNS_BETWEEN_CHECKS, RUNS_BETWEEN_EXPIRES = 256, 32
+local RESULT_TAIL, SPEC_DIGITS = 512, 16
 
 -- Drops the oldest entries of a stream that takes more memory than it may.
 local function bound_ended_runs(key)
@@ -16,6 +17,21 @@ local function bound_ended_runs(key)
     -- Somewhat more than needed, so that the next check finds nothing to drop.
     try('XTRIM', key, 'MAXLEN', '~', math.floor((try('XLEN', key) or 0) * most / bytes * 0.9))
   end
+end
+
+-- Returns a whole summary: a caller leaves out its beginning where it can be made of the job's id, code
+-- and result (see `cut_summary` in run_summary.py). No output can be mistaken for these fields: a quote
+-- in a string has a backslash before it.
+local function complete_summary(summary, id, code, result)
+  if summary == '' or summary:sub(1, 1) == '{' then
+    return summary
+  end
+  local digest, spec = result:sub(-RESULT_TAIL):match(
+    '"image_digest":"(sha256:%x+)","artifacts":%[%],"artifacts_lost":null,"spec_sha256":"(%x+)"')
+  if not digest then
+    return ''
+  end
+  return '{"id":"' .. id .. '","code":"' .. code .. '","digest":"' .. digest .. '","spec":"' .. spec:sub(1, SPEC_DIGITS) .. '",' .. summary
 end
 
 -- Numbers an ended run and appends its summary. Nothing that goes wrong here stops the call. At

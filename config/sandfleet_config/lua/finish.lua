@@ -4,8 +4,8 @@
 -- ARGV: prefix, owner, claim id, job id, code, result (Celery's record as JSON), TTL of the result
 --       in s, reason of the dead letter ("": none), TTL of dead letters in s, message for the dead
 --       letter if Redis has lost it ("": none), "droppable" if the result has output that the
---       caller may drop, summary of the run for the history ("" or absent: a caller of an earlier
---       release, whose runs have no number)
+--       caller may drop, summary of the run for the history, whole or without its beginning (see
+--       ended_runs.lua; "" or absent: a caller of an earlier release, whose runs have no number)
 -- A worker sends its owner and claim. With owner "", the job must still be queued: a producer or a
 -- worker's sweep ends a job that no worker has claimed (CANCELLED, EXPIRED).
 -- Returns 1 if it is recorded.
@@ -112,7 +112,7 @@ if facts[10] then
 end
 redis.call('DEL', prefix .. 'cancel:' .. id)
 if (ARGV[12] or '') ~= '' then
-  add_ended_run(ARGV[12], is_full)
+  add_ended_run(complete_summary(ARGV[12], id, code, result), is_full)
 end
 if idempotency_key ~= '' then
   redis.call('EXPIRE', prefix .. 'idem:' .. idempotency_key, ttl)

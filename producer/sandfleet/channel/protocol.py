@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from sandfleet_config.outcome import Outcome
 
@@ -38,8 +38,11 @@ class JobWatch(Protocol):
         """Whether it still receives notices."""
         ...
 
-    def take(self) -> Sequence[str] | None:
-        """Return the jobs that have ended since the last call, None if any may have."""
+    def take(self) -> Mapping[str, Outcome | None] | None:
+        """Return the jobs that have ended since the last call, None if any may have.
+
+        Each has its outcome, or None where that must be asked for.
+        """
         ...
 
     def close(self) -> None:

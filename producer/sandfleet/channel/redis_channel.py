@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from redis.exceptions import ConnectionError as RedisConnectionError
 from sandfleet_config.codes import ErrorCode
 from sandfleet_config.queues import CANCEL_TTL_SECONDS, KEY_PREFIX
-from sandfleet_config.run_summary import encode_summary, read_facts
+from sandfleet_config.run_summary import cut_summary, encode_summary, read_facts
 from sandfleet_config.scripts import DEAD_TTL_SECONDS, stored_result
 
 from sandfleet.channel.batch_control import RedisBatchControl
@@ -192,9 +192,10 @@ class RedisChannel(RedisBatches):
                 record = parse_record(values) or JobRecord()
                 queues.add(record.queue)
                 ending = new_ending(code, job_id, record, parse_attempts(attempts))
-                summary = encode_summary(ending, read_facts(values[0], needs, values[2], submitted))
+                facts, result = read_facts(values[0], needs, values[2], submitted), stored_result(ending)
+                summary = cut_summary(encode_summary(ending, facts), ending, result)
                 rest = (self.settings.result_ttl_seconds, "", DEAD_TTL_SECONDS, "", "", summary)
-                script(args=[KEY_PREFIX, "", "", job_id, code.value, stored_result(ending), *rest], client=pipe)
+                script(args=[KEY_PREFIX, "", "", job_id, code.value, result, *rest], client=pipe)
             ended = {job_id for job_id, reply in zip(job_ids, pipe.execute(), strict=True) if reply == 1}
             for queue in queues - {""}:
                 while self._run("drop_ended_messages", [KEY_PREFIX, queue, DROPPED_AT_ONCE]):

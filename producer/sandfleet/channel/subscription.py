@@ -57,7 +57,10 @@ class Subscription:
             if not subscribers:
                 self._subscribers.pop(channel, None)
                 unused.append(channel)
-        self._send(*_new_commands("UNSUBSCRIBE", unused))
+        if unused and not self._subscribers:
+            self._send(("UNSUBSCRIBE",))  # from all: their names would be as many bytes as a SUBSCRIBE of each
+        else:
+            self._send(*_new_commands("UNSUBSCRIBE", unused))
 
     def keep_alive(self, now: float) -> None:
         """Connect, ping a quiet connection, and drop one that does not answer."""
@@ -119,9 +122,9 @@ class Subscription:
     def _handle(self, answer: Any) -> None:
         self._deadline = time.monotonic() + BLOCK_SECONDS + SILENCE_SECONDS
         match answer:
-            case [b"message", channel, _]:
+            case [b"message", channel, notice]:
                 for watch in self._subscribers.get(channel, ()):
-                    watch.add(watch.channels[channel])
+                    watch.add(watch.channels[channel], notice)
             case [b"pong", token] | (bytes() as token):  # the latter while nothing is subscribed to
                 subscribed = self._pings.pop(token, None)
                 if subscribed is not None:

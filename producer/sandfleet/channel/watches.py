@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
 
 from sandfleet_config.live import live_key
 from sandfleet_config.queues import ends_key, result_key
 
+from sandfleet.channel.decoder import decode_outcome
 from sandfleet.channel.ended_reader import parse_entries
 from sandfleet.channel.live import BEGIN, LiveEntries, parse_live_answer
 from sandfleet.channel.records import NewEntries
@@ -16,8 +17,12 @@ from sandfleet.channel.records import NewEntries
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from sandfleet_config.outcome import Outcome
+
     from sandfleet.channel.waker import Waker
 
+MAX_KEPT_BYTES: Final = 4 << 20
+"""Notices that one watch keeps until they are taken."""
 Found = TypeVar("Found")
 
 
@@ -66,16 +71,20 @@ class _Watch:
 
 
 class JobWatch(_Watch):
-    """Tells which of some jobs have ended since the last call of `take`."""
+    """Tells which of some jobs have ended since the last call of `take`, and how.
+
+    A notice is the job's result. It is kept up to `MAX_KEPT_BYTES`; Redis is asked for others.
+    """
 
     def __init__(self, notices: NoticeService, job_ids: Sequence[str], waker: Waker) -> None:
         super().__init__(notices, waker)
         self.channels = {result_key(job_id).encode(): job_id for job_id in job_ids}
         self._lock = threading.Lock()
-        self._ended: list[str] | None = []
+        self._ended: dict[str, bytes] | None = {}
+        self._kept_bytes = 0
 
-    def take(self) -> list[str] | None:
-        """Return the jobs that have ended.
+    def take(self) -> dict[str, Outcome | None] | None:
+        """Return the jobs that have ended, with the outcomes that are known.
 
         None if any may have: the subscription has just begun, or its connection was lost.
 
@@ -84,14 +93,16 @@ class JobWatch(_Watch):
         """
         self._notices.raise_error(self._error)
         with self._lock:
-            ended, self._ended = self._ended, []
-        return ended
+            ended, self._ended, self._kept_bytes = self._ended, {}, 0
+        return None if ended is None else {job_id: _read_notice(job_id, raw) for job_id, raw in ended.items()}
 
-    def add(self, job_id: str) -> None:
+    def add(self, job_id: str, notice: bytes) -> None:
         """Record that a job has ended, and wake the wait."""
         with self._lock:
             if self._ended is not None:
-                self._ended.append(job_id)
+                is_kept = self._kept_bytes + len(notice) <= MAX_KEPT_BYTES
+                self._ended[job_id] = notice if is_kept else b""
+                self._kept_bytes += len(notice) if is_kept else 0
         self.waker.wake()
 
     def add_all(self) -> None:
@@ -99,6 +110,12 @@ class JobWatch(_Watch):
         with self._lock:
             self._ended = None
         self.waker.wake()
+
+
+def _read_notice(job_id: str, raw: bytes) -> Outcome | None:
+    """Return the outcome that a notice tells; None of one that is not the usual one."""
+    outcome = decode_outcome(raw) if raw else None
+    return outcome if outcome is not None and outcome.job_id == job_id else None
 
 
 class StreamWatch(_Watch, Generic[Found]):

@@ -61,7 +61,7 @@ class LiveWait:
             OutputNotLive: it has not asked for live output.
             JobUnknown: Redis has forgotten it.
         """
-        is_noticed = self._end_watch is not None and self._end_watch.take() != []  # None: it may have ended
+        is_noticed = self._end_watch is not None and self._end_watch.take() != {}  # None: it may have ended
         if not self._must_ask and not is_noticed:
             return False
         self._must_ask = False

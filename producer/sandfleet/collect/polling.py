@@ -55,11 +55,15 @@ class Wait:
         self._has_checked = self._has_checked_at_deadline = False
         self._asks_all = True
         self._watch: JobWatch | None = None
+        self._told: list[Outcome] = []
 
     def collect(self) -> Iterator[list[Outcome]]:
         """Do one round: yield the outcomes that exist, a few hundred at a time."""
         self.round_started = time.monotonic()
-        for job_ids, outcomes in self._channel.outcome_chunks(self._new_chunks()):
+        chunks = self._new_chunks()
+        if told := self._take([outcome.job_id for outcome in self._told], self._told):
+            yield told
+        for job_ids, outcomes in self._channel.outcome_chunks(chunks):
             ended = self._take(job_ids, outcomes)
             if ended:
                 yield ended
@@ -67,12 +71,17 @@ class Wait:
             del outcomes, ended
 
     def _new_chunks(self) -> Iterable[Sequence[str]]:
-        """Return the jobs to ask about, in chunks; read one ahead of `_take`."""
+        """Return the jobs to ask about, in chunks; read one ahead of `_take`.
+
+        `_told` are the outcomes that notices have told: Redis is not asked for them.
+        """
         noticed = self._watch.take() if self._watch is not None else None
+        self._told = []
         if self._asks_all or noticed is None:
             self._asks_all = False
             return split(list(self.pending))
-        return split([job_id for job_id in dict.fromkeys(noticed) if job_id in self.pending])
+        self._told = [outcome for outcome in noticed.values() if outcome is not None]
+        return split([job_id for job_id, outcome in noticed.items() if outcome is None and job_id in self.pending])
 
     def _take(self, job_ids: Sequence[str], outcomes: Sequence[Outcome | None]) -> list[Outcome]:
         ended: list[Outcome] = []

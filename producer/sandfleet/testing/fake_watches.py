@@ -17,7 +17,7 @@ class FakeWatch:
     def __init__(self, watches: FakeWatches, is_watched: Callable[[str], bool], waker: Waker) -> None:
         self._watches, self._waker = watches, waker
         self.is_watched = is_watched
-        self._ended: list[str] | None = None
+        self._ended: dict[str, None] | None = None
         self.is_alive = True
 
     def take(self, cursor: str = "") -> Any:
@@ -27,7 +27,7 @@ class FakeWatch:
         """
         if cursor:
             return None
-        ended, self._ended = self._ended, []
+        ended, self._ended = self._ended, {}
         return ended
 
     def arm(self, cursor: str) -> None:  # noqa: ARG002  as in `BatchWatch`
@@ -37,7 +37,7 @@ class FakeWatch:
     def add(self, job_id: str) -> None:
         """Record that a job has ended, and wake the wait."""
         if self._ended is not None:
-            self._ended.append(job_id)
+            self._ended[job_id] = None
         self._waker.wake()
 
     def close(self) -> None:

@@ -9,8 +9,9 @@ import pytest
 from past import LAST, STREAM
 from sandfleet import SandboxSpec
 from sandfleet_config.codes import ErrorCode
-from sandfleet_config.outcome import Outcome
+from sandfleet_config.outcome import Outcome, StreamOutput
 from sandfleet_config.queues import DEFAULT_QUEUE, KEY_PREFIX
+from sandfleet_config.run_summary import RunFacts, encode_summary
 from sandfleet_config.scripts import read_script, stored_result
 
 if TYPE_CHECKING:
@@ -42,6 +43,25 @@ def test_ended_runs_have_numbers_without_a_gap(past: Past) -> None:
     assert past.head() == 4
     assert past.redis.ttl(STREAM) > 0
     assert past.redis.ttl(LAST) > past.redis.ttl(STREAM)
+
+
+@pytest.mark.parametrize("code", [ErrorCode.OK, ErrorCode.TIMEOUT])
+@pytest.mark.parametrize("is_found", [True, False])
+def test_an_entry_has_the_whole_summary_whatever_was_sent(past: Past, code: ErrorCode, is_found: bool) -> None:  # noqa: FBT001
+    job = past.fleet.submit(SPEC)
+    claim = claim_one(past, "c1")
+    fields = {"artifacts_lost": None if is_found else "the sandbox is gone", "run": 1}
+    digest, spec = f"sha256:{'8c' * 32}", "77" * 32
+    forged = b'"image_digest":"sha256:aa","artifacts":[],"artifacts_lost":null,"spec_sha256":"aa"'
+    outcome = Outcome.of(
+        code, job.id, image_digest=digest, spec_sha256=spec, stdout=StreamOutput.of(forged), exit_code=0, **fields
+    )
+
+    assert past.ledger.finish(claim, outcome)
+
+    ((_, run),) = entries(past)
+    assert run == json.loads(encode_summary(outcome, RunFacts(queue=DEFAULT_QUEUE)))
+    assert (run["id"], run["code"], run["digest"], run["spec"]) == (job.id, code.value, digest, spec[:16])
 
 
 def test_a_repeated_call_and_a_fenced_one_add_no_entry(past: Past) -> None:

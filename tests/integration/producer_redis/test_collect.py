@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from bare_redis import SPEC
-from sandfleet_config.queues import ends_key
+from sandfleet_config.codes import ErrorCode
+from sandfleet_config.queues import ends_key, result_key
+from waiting import wait_until
 
 if TYPE_CHECKING:
     import redis
-    from sandfleet import Fleet
+    from sandfleet import Fleet, Outcome
 
 
 def end_all(fleet: Fleet, client: Any, count: int) -> list[str]:
@@ -45,3 +48,35 @@ def test_many_ended_jobs_are_not_read_by_a_script(fleet: Fleet, client: redis.Re
     calls = client.info("commandstats")
     assert calls["cmdstat_evalsha"]["calls"] <= 2
     assert calls["cmdstat_mget"]["calls"] <= 4500 / 200 + 2
+
+
+def test_a_notice_brings_the_outcome_and_redis_is_not_asked_for_it(fleet: Fleet, client: Any) -> None:
+    jobs = fleet.submit_many([SPEC] * 20)
+    found: list[Outcome] = []
+    wait = threading.Thread(target=lambda: found.extend(fleet.as_completed(jobs, timeout=30)))
+    wait.start()
+    wait_until(lambda: client.pubsub_numsub(result_key(jobs[-1].id))[0][1] == 1, 10, "the wait is subscribed")
+    wait_until(lambda: client.info("commandstats")["cmdstat_mget"]["calls"] >= 2, 10, "it has asked for all again")
+    client.config_resetstat()
+    fleet._channel.cancel([job.id for job in jobs])
+    wait.join(30)
+
+    assert {outcome.job_id for outcome in found} == {job.id for job in jobs}
+    assert {outcome.code for outcome in found} == {ErrorCode.CANCELLED}
+    assert "cmdstat_mget" not in client.info("commandstats")
+
+
+def test_notices_that_are_too_many_bytes_are_asked_for(
+    fleet: Fleet, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sandfleet.channel.watches.MAX_KEPT_BYTES", 10)
+    jobs = fleet.submit_many([SPEC] * 3)
+    found: list[Outcome] = []
+    wait = threading.Thread(target=lambda: found.extend(fleet.as_completed(jobs, timeout=30)))
+    wait.start()
+    wait_until(lambda: client.pubsub_numsub(result_key(jobs[-1].id))[0][1] == 1, 10, "the wait is subscribed")
+    for job in jobs:
+        job.cancel()
+    wait.join(30)
+
+    assert {outcome.job_id for outcome in found} == {job.id for job in jobs}

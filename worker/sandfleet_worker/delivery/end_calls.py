@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import redis
 from sandfleet_config.messages import OUTPUT_DROPPED
 from sandfleet_config.queues import KEY_PREFIX
-from sandfleet_config.run_summary import NO_FACTS, RunFacts, encode_summary
+from sandfleet_config.run_summary import NO_FACTS, RunFacts, cut_summary, encode_summary
 from sandfleet_config.scripts import DEAD_TTL_SECONDS, MAX_DEAD_BYTES, MAX_DEAD_LETTERS, stored_result
 
 from sandfleet_worker.delivery.outages import REDIS_ERRORS
@@ -99,7 +99,8 @@ class EndCalls(ScriptCalls):
         """
         text, (reason, message) = stored_result(outcome, faults), dead
         first = (*holder, outcome.job_id, outcome.code.value, text, self._ttl, reason, DEAD_TTL_SECONDS, message)
-        return (*first, "droppable" if droppable else "", encode_summary(outcome, facts))
+        summary = cut_summary(encode_summary(outcome, facts), outcome, text)
+        return (*first, "droppable" if droppable else "", summary)
 
     def _finish(
         self,
