@@ -162,7 +162,7 @@ local function take(queue, step, message, is_first_short)
     flag = 'cancelled'
   elseif expires > 0 and now > expires then
     flag = 'expired'
-  elseif facts[4] == host and now < (tonumber(facts[5]) or 0) and is_other_host_alive() then
+  elseif facts[4] == host and now < (tonumber(facts[5]) or 0) and placing.is_other_host_alive(host) then
     return 'avoid'
   elseif bar then
     return park_barred(limits, bar, id, message, step)
