@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from sandfleet.channel.protocol import Channel
     from sandfleet.history.questions import History
 
-    from sandfleet_web.pages.users import Viewer
+    from sandfleet_web.pages.user_files import Viewer
 
 READER: Final = Actor("pages", via="web")
 """Who counts; a count leaves no line in the audit."""
