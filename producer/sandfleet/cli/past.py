@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, Annotated, Final, get_args
 
 import typer
+from sandfleet_config.units import format_count
 
 from sandfleet.cli import options
 from sandfleet.cli.lists import Categories, Codes
@@ -123,7 +124,7 @@ def _note_state(history: History) -> None:
     """Say what the history lacks."""
     state = history.status()
     if state.lost:
-        note(f"the history lacks {state.lost} runs that left Redis before they were read")
+        note(f"the history lacks {format_count(state.lost, 'run')}: Redis dropped what had not been read yet")
     if state.fault:
         note(state.fault)
     elif state.lag_seconds >= 1:

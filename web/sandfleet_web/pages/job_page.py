@@ -273,7 +273,7 @@ def _explain_place(found: JobRead, facts: JobFacts, summary: FleetSummary) -> It
         yield (
             "it is next in its queue"
             if place.before == 0
-            else f"about {count(place.before)} jobs come before it"
+            else f"about {plural(place.before, 'job comes', 'jobs come')} before it"
             if place.before is not None
             else f"more than {count(place.passed)} jobs come before it, or it waits for its next attempt"
         )
