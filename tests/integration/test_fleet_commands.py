@@ -218,6 +218,30 @@ def test_jobs_run_again_by_the_filters_of_their_list(fleet: Fleet, ledger: Ledge
     assert (status, text) == (1, "0 done, 0 skipped, 1 gone\n1  have no record any more\n")
 
 
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("cancel", ("-f", "since:1h")), ("cancel", ("-f", "exit:3")), ("cancel", ("-f", "state:running code:TIMEOUT")),
+        ("cancel", ("-f", "newest:yes")), ("cancel", ("-f", '""')), ("cancel", ("--text", "", "-f", "")),
+        ("retry", ("-f", "state:running")), ("retry", ("-f", "state:ended")), ("retry", ("-f", "newest:yes")),
+    ],
+)  # fmt: skip
+def test_words_that_name_no_such_job_are_refused(
+    fleet: Fleet, capsys: Capture, command: str, words: tuple[str, ...]
+) -> None:
+    job = fleet.submit(TRUE)
+
+    status, text, _ = run(capsys, "jobs", command, *words, "--yes")
+
+    assert (status, text) == (2, "")
+    assert not job.is_done
+
+
+def test_a_text_may_look_like_a_word_of_a_filter(fleet: Fleet, capsys: Capture) -> None:
+    job = fleet.submit(SandboxSpec(image="x", command=["echo", "label.suite"]))
+    assert run(capsys, "jobs", "--text", "label.suite", "-q")[1] == f"{job.id}\n"
+
+
 def test_texts_of_strangers_stay_texts(fleet: Fleet, client: Any, capsys: Capture) -> None:
     mark = json.dumps({"by": EVIL, "reason": EVIL, "note": EVIL, "at": 9e12, "deadline": 1e14})
     client.hset(CORDONS, mapping={"host": mark, EVIL: mark})

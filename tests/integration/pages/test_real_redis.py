@@ -85,7 +85,7 @@ def test_page_command_line_api_and_all_outcomes_count_the_same(pages: PageServer
     assert {code: sum(one.code.value == code for one in outcomes) for code in expected} == expected
 
     total = sum(expected.values())
-    wait_until(lambda: past.history.status().number >= total, 60, "the history has all")
+    wait_until(lambda: past.read_number() >= total, 60, "the history has all")
     counted = {
         code: json.loads(pages.get(f"/fleet/api/v1/count?q=batch:counted+code:{code}"))["count"] for code in expected
     }
@@ -112,7 +112,7 @@ def test_a_group_of_failures_is_retried_once(pages: PageServer, past: Past, flee
     past.end([new_spec()] * 5, ErrorCode.TIMEOUT, "again", message="too slow")
     past.end([new_spec()] * 3, ErrorCode.EXIT_NONZERO, "again", message="exit 1")
     past.end([new_spec()] * 4, ErrorCode.OK, "again")
-    wait_until(lambda: past.history.status().number >= 12, 20, "the history has all")
+    wait_until(lambda: past.read_number() >= 12, 20, "the history has all")
     wait_until(lambda: "retry…" in pages.get("/fleet/batch?name=again"), 10, "its failures are grouped")
     link = re.search(r'href="act\?([^"]*)" aria-label="Retry this group, TIMEOUT"', pages.get("/fleet/failures"))
     assert link is not None
@@ -126,7 +126,7 @@ def test_a_group_of_failures_is_retried_once(pages: PageServer, past: Past, flee
     # A second click, and one after the jobs have failed again.
     assert read_done(pages.ask("/fleet/act", form=form).text)[0] == 0
     rerun_all(past, "again", ErrorCode.TIMEOUT)
-    wait_until(lambda: past.history.status().number >= 17, 20, "the history has the later runs")
+    wait_until(lambda: past.read_number() >= 17, 20, "the history has the later runs")
     assert read_done(pages.ask("/fleet/act", form=form).text)[0] == 0
     assert fleet.batch("again").codes == {"TIMEOUT": 5, "EXIT_NONZERO": 3, "OK": 4}
     assert pages.get("/fleet/audit").count("a fixed image") == 3
@@ -154,6 +154,26 @@ def test_a_batchs_code_and_one_job_are_retried_and_cancelled(pages: PageServer, 
     assert read_done(act(pages, "verb=retry&batch=steps")) == (2, 0, 0)
     assert read_done(act(pages, "verb=cancel&batch=steps", reason="enough")) == (5, 0, 0)
     wait_until(lambda: fleet.batch("steps").codes == {"CANCELLED": 5}, 10, "all are cancelled")
+
+
+@pytest.mark.parametrize(
+    ("verb", "words"),
+    [("cancel", '""'), ("cancel", "newest:yes"), ("retry", '""'), ("retry", "state:ended"), ("retry", "newest:yes")],
+)
+def test_a_search_that_leaves_out_nothing_is_no_filter(
+    pages: PageServer, past: Past, fleet: Fleet, verb: str, words: str
+) -> None:
+    past.end([new_spec()], ErrorCode.TIMEOUT, "old")
+    job = fleet.submit(new_spec())
+    wait_until(lambda: past.read_number() >= 1, 20, "the history has it")
+    query = urllib.parse.urlencode({"verb": verb, "q": words})
+
+    answer = pages.ask(f"/fleet/act?{query}")
+
+    assert (answer.status, "leaves out nothing" in answer.text) == (400, True)
+    form = {"verb": verb, "q": words, "reason": "x", "seen": str(time.time())}
+    assert pages.ask("/fleet/act", form=form).status == 400
+    assert not job.is_done
 
 
 def test_dead_letters_are_requeued_and_purged_from_the_page(pages: PageServer, past: Past, fleet: Fleet) -> None:
