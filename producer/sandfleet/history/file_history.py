@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, Final
 
 from sandfleet.history.groups import group_failures
@@ -213,7 +215,10 @@ def _new_run(row: Sequence[Any]) -> PastRun:
         cpu_seconds=None if value["cpu_ms"] is None else value["cpu_ms"] / MILLI,
         memory_peak_bytes=facts.get("peak"),
         memory_bytes=value["memory"] or 0,
-        attempts=tuple(_new_attempt(item) for item in facts.get("tries", ())),
+        attempts=tuple(
+            replace(_new_attempt(item), slot=slot)
+            for item, slot in zip_longest(facts.get("tries", ()), facts.get("slots", ()))
+        ),
         attempt_count=value["attempts"],
         spec_sha256=facts.get("spec", ""),
     )

@@ -158,8 +158,8 @@ def test_a_run_comes_back_as_it_was_stored(history: History, runs: list[NewRow])
         assert (found.ended, found.attempt_count) == (new.ended / 1000, run.attempts)
         assert found.started == pytest.approx(run.started, abs=0.001)
         assert found.cpu_seconds == pytest.approx(run.cpu_seconds or 0, abs=0.001)
-        assert [(one.host, one.worker, one.code) for one in found.attempts] == [
-            (one.host, one.worker, one.code) for one in run.tries
+        assert [(one.host, one.worker, one.code, one.slot) for one in found.attempts] == [
+            (one.host, one.worker, one.code, one.slot) for one in run.tries
         ]
 
 
