@@ -23,10 +23,12 @@ from sandfleet.history.questions import (
     PastRun,
     RollupKey,
     RollupPoint,
+    RunTimes,
     UsageKey,
     UsageRow,
 )
 from sandfleet.history.statements import MILLI, choose_way, list_where
+from sandfleet.history.times import read_times
 from sandfleet.history.usage import sum_usage
 
 if TYPE_CHECKING:
@@ -175,6 +177,11 @@ class FileHistory:
         """Sum up use, the most CPU first; `label` is the label's key."""
         with self._files.reading() as connection:
             return sum_usage(connection, wanted, label if by == "label" else None, count)
+
+    def find_times(self, wanted: HistoryFilter) -> Sequence[RunTimes]:
+        """Return the times of all runs that match, then by code; of more than `MAX_TIMED`, of the newest."""
+        with self._files.reading() as connection:
+            return read_times(connection, wanted)
 
 
 def _parse_cursor(cursor: str) -> tuple[int | None, int]:
