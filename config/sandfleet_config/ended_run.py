@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 from typing import Any, Final, NoReturn, cast
 
 from sandfleet_config.codes import CODE_NAME, Category, ErrorCode, read_code
@@ -42,6 +43,7 @@ class Try:
     started: float = 0.0
     ended: float = 0.0
     charged: bool = True
+    slot: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +123,7 @@ def parse_summary(raw: bytes) -> EndedRun:
         memory_peak_bytes=_number_or_none(fields, "peak"),
         memory_bytes=_number(fields, "memory"),
         attempts=_number(fields, "attempts"),
-        tries=tuple(_read_try(item) for item in _list(fields, "tries")[:MAX_TRIES]),
+        tries=_read_tries(fields),
     )
 
 
@@ -227,6 +229,14 @@ def _read_labels(fields: Mapping[str, Any]) -> dict[str, str]:
 def _read_steps(fields: Mapping[str, Any]) -> dict[str, float]:
     steps = zip(STEPS, _list(fields, "steps"), strict=False)
     return {name: _check_seconds(value, name) for name, value in steps if value is not None}
+
+
+def _read_tries(fields: Mapping[str, Any]) -> tuple[Try, ...]:
+    """Return the attempts. Their slots are beside them: earlier releases read the attempts alone."""
+    slots = _list(fields, "slots")[:MAX_TRIES]
+    numbers = [None if slot is None else _check_number(slot, "slot") for slot in slots]
+    tries = [_read_try(item) for item in _list(fields, "tries")[:MAX_TRIES]]
+    return tuple(replace(one, slot=slot) for one, slot in zip_longest(tries, numbers[: len(tries)]))
 
 
 def _read_try(item: object) -> Try:

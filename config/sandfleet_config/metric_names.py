@@ -69,6 +69,9 @@ FLEET_METRICS: Final = {
     "sandfleet_fleet_slots": Metric("gauge", "Slots of all hosts."),
     "sandfleet_fleet_slots_busy": Metric("gauge", "Slots of all hosts that are taken."),
     "sandfleet_dead_letters": Metric("gauge", "Dead letters."),
+    "sandfleet_duplicates_total": Metric(
+        "counter", "Runs and messages that did not count: a job was elsewhere by then."
+    ),
     "sandfleet_redis_memory_used_ratio": Metric("gauge", "Used part of Redis's maxmemory; absent without one."),
     "sandfleet_history_lag_seconds": Metric("gauge", "Age of the oldest ended run that is not in the history yet."),
     "sandfleet_history_lost_total": Metric("counter", "Ended runs that left Redis before the history had them."),

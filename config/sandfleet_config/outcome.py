@@ -115,6 +115,8 @@ class Attempt:
 
     The worker drained, or another job or a power cut may have ended it.
     """
+    slot: Annotated[int | None, Field(exclude_if=_is_none)] = None
+    """The number of the host's slot that it had; null where its worker is of an earlier release."""
     limits: Annotated[dict[str, float] | None, Field(exclude_if=_is_none)] = None
     """Its `memory_bytes` and `timeout`; null unless the spec raises them (`retry_with`)."""
 

@@ -35,6 +35,8 @@ MAX_TEXT_CHARS: Final = 200
 """Longest command line and message."""
 SPEC_DIGITS: Final = 16
 """Digits of a spec's fingerprint that are kept."""
+MAX_SLOT: Final = 65_535
+"""A slot above it is forged."""
 MAX_SECONDS: Final = 1e11
 MAX_TIME_DIGITS: Final = 14
 """Digits of a time in ms, below `MAX_SECONDS`; Python refuses to read many thousands of digits."""
@@ -89,6 +91,8 @@ def encode_summary(outcome: Outcome, facts: RunFacts) -> str:
     """Return the summary of a run that ended with `outcome`, as JSON."""
     code, last = outcome.code, outcome.attempts[-1] if outcome.attempts else None
     memory = outcome.limits.get("memory_bytes")
+    tries = _choose_tries(outcome.attempts)
+    slots = [None if slot is None or not 0 <= slot <= MAX_SLOT else slot for slot in (one.slot for one in tries)]
     fields: dict[str, Any] = {
         "id": outcome.job_id,
         "code": code.value,
@@ -114,7 +118,8 @@ def encode_summary(outcome: Outcome, facts: RunFacts) -> str:
         "peak": outcome.usage.memory_peak_bytes,
         "memory": int(memory.value) if memory is not None else facts.memory_bytes or None,
         "attempts": len(outcome.attempts) or None,
-        "tries": [_list_try(attempt) for attempt in _choose_tries(outcome.attempts)],
+        "tries": [_list_try(attempt) for attempt in tries],
+        "slots": slots if any(slot is not None for slot in slots) else [],
     }
     return _pack_bounded({name: value for name, value in fields.items() if value not in ("", None, [], {})})
 
@@ -155,9 +160,10 @@ def _pack_bounded(fields: dict[str, Any]) -> str:
     ):
         if len(text) * 4 <= MAX_SUMMARY_BYTES or len(text.encode("utf-8", "replace")) <= MAX_SUMMARY_BYTES:
             break
-        if name in fields:
-            fields[name] = _shorten(fields[name], max_bytes)
-            text = pack(fields)
+        for part in ("tries", "slots") if name == "tries" else (name,):
+            if part in fields:
+                fields[part] = _shorten(fields[part], max_bytes)
+        text = pack(fields)
     # Half a UTF-16 pair, from a file name that is not UTF-8, cannot be sent.
     return text if text.isascii() else text.encode("utf-8", "replace").decode()
 

@@ -156,7 +156,8 @@ Keys, all under `KEY_PREFIX`:
                     output. 64 MiB at most, 8 MiB in a Redis that is 80 % full; expires 7 days after
                     the last end
     ended_runs:last   the number of the newest ended run. One that the stream does not have is lost to
-                    the history. Expires 30 days after the last end
+                    the history. Expires 30 days after the last end. One that is no number is made
+                    anew by the next end, with one number left out; so is a stream of another type
     ended_runs:forgotten   sorted set: name of a forgotten batch -> when (ms): the history deletes its
                     runs that ended before. At most 10,000, for 40 days after the last
     celery-task-meta-<id>   Celery's result record

@@ -27,10 +27,18 @@ def format_bytes(count: int) -> str:
         size, name = next(((size, name) for size, name in units if count >= size), (0, ""))
         if size and count * 100 % size == 0:
             return f"{_plain(count / size, 2)} {name}"
-    if count == 1:
-        return "1 byte"
     about = next((f" (about {_plain(count / size, 1)} {name})" for size, name in _BINARY if count >= size), "")
-    return f"{count} bytes{about}"
+    return f"{format_count(count, 'byte')}{about}"
+
+
+def format_count(number: int, noun: str, many: str = "") -> str:
+    """Return ``1 job`` or ``2 jobs``; `many` is the plural where it is not the noun with an s."""
+    return f"{number} {choose_noun(number, noun, many)}"
+
+
+def choose_noun(number: int, noun: str, many: str = "") -> str:
+    """Return the noun for so many: as `format_count`, without the number."""
+    return noun if number == 1 else many or f"{noun}s"
 
 
 def format_cpu(quota: int) -> str:

@@ -48,7 +48,7 @@ def test_a_cordon_says_what_runs_there_and_who_wanted_it(fleet: Fleet, ann: Oper
 
     result = ann.cordon("host", " a sick disk ")
 
-    assert (result.done, result.text) == (1, "host has 1 workers; 3 jobs run there, 1 wait for their start")
+    assert (result.done, result.text) == (1, "host has 1 worker; 3 jobs run there, 1 waits for its start")
     (cordon,) = fleet.state.read_summary().cordons
     assert (cordon.host, cordon.by, cordon.reason, cordon.deadline) == ("host", "ann", "a sick disk", None)
     assert abs(cordon.at - time.time()) < 5

@@ -159,7 +159,7 @@ def test_a_store_that_is_down_makes_a_job_wait_and_then_says_so(place: Place) ->
     assert (outcome.code, outcome.stdout.text) == (ErrorCode.OK, "said\n"), "the verdict stays"
     assert outcome.artifacts == ()
     assert outcome.artifacts_lost is not None
-    assert "1 of 1 files are not in the store" in outcome.artifacts_lost
+    assert "1 of 1 file is not in the store" in outcome.artifacts_lost
     assert place.find_spooled() == []
 
 

@@ -106,7 +106,7 @@ def test_a_host_is_shown_with_its_jobs_and_images(client: Any, capsys: Capture) 
 def test_a_host_is_cordoned_drained_and_let_go(fleet: Fleet, capsys: Capture) -> None:
     assert run(capsys, "hosts", "cordon", "host")[0] == 2, "a reason is needed"
     status, text, _ = run(capsys, "hosts", "cordon", "host", "--reason", "a sick disk", "--dry-run")
-    assert "would cordon: host has 1 workers; 1 jobs run there" in text
+    assert "would cordon: host has 1 worker; 1 job runs there" in text
     assert fleet.state.read_summary().cordons == ()
 
     assert run(capsys, "hosts", "cordon", "host", "-r", "a sick disk")[0] == 0
@@ -213,9 +213,33 @@ def test_jobs_run_again_by_the_filters_of_their_list(fleet: Fleet, ledger: Ledge
     status, _, error = run(capsys, "jobs", "retry", "--batch", "b", "--code", "TIMEOUT", "--yes")
     assert (status, "no job matches" in error) == (0, True)
     _, text, _ = run(capsys, "jobs", "retry", "--batch", "b", "--dry-run")
-    assert text.startswith("would run again 1 jobs"), "not what ended OK"
+    assert text.startswith("would run again 1 job:"), "not what ended OK"
     status, text, _ = run(capsys, "jobs", "retry", "no-such-job", "--yes")
     assert (status, text) == (1, "0 done, 0 skipped, 1 gone\n1  have no record any more\n")
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("cancel", ("-f", "since:1h")), ("cancel", ("-f", "exit:3")), ("cancel", ("-f", "state:running code:TIMEOUT")),
+        ("cancel", ("-f", "newest:yes")), ("cancel", ("-f", '""')), ("cancel", ("--text", "", "-f", "")),
+        ("retry", ("-f", "state:running")), ("retry", ("-f", "state:ended")), ("retry", ("-f", "newest:yes")),
+    ],
+)  # fmt: skip
+def test_words_that_name_no_such_job_are_refused(
+    fleet: Fleet, capsys: Capture, command: str, words: tuple[str, ...]
+) -> None:
+    job = fleet.submit(TRUE)
+
+    status, text, _ = run(capsys, "jobs", command, *words, "--yes")
+
+    assert (status, text) == (2, "")
+    assert not job.is_done
+
+
+def test_a_text_may_look_like_a_word_of_a_filter(fleet: Fleet, capsys: Capture) -> None:
+    job = fleet.submit(SandboxSpec(image="x", command=["echo", "label.suite"]))
+    assert run(capsys, "jobs", "--text", "label.suite", "-q")[1] == f"{job.id}\n"
 
 
 def test_texts_of_strangers_stay_texts(fleet: Fleet, client: Any, capsys: Capture) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 OWNER = "host:one:one"
 STATUS = {"state": "up", "queues": ["*"], "slots": 4, "busy": 1, "running": 1, "warm": {"python": 2}, "load": 0.5}
 TRUE = SandboxSpec(image="x", command=["true"])
+DUPLICATES = f"{KEY_PREFIX}duplicates"
 
 
 def beat(ledger: Ledger, **fields: object) -> None:
@@ -204,6 +206,27 @@ def test_peeking_at_200_queues_is_quick_and_sends_no_message(fleet: Fleet, clien
     assert len(summary.queues) == 200
     assert spent < 50_000
     assert {queue.oldest for queue in summary.queues if queue.total} == {1700000000.5}
+
+
+def test_runs_that_did_not_count_are_counted_though_redis_keeps_the_newest_alone(
+    fleet: Fleet, client: Any, ledger: Ledger
+) -> None:
+    assert fleet.state.read_summary().duplicates == 0
+    fleet.submit(SandboxSpec(image="x", command=["true"]))
+    claim, _ = claim_next(ledger, "mine")
+    assert claim is not None
+    outcome = Outcome.of(ErrorCode.OK, claim.job_id, exit_code=0)
+    assert ledger.finish(claim, outcome)
+    assert not ledger.finish(replace(claim, claim_id="anothers"), outcome)
+    assert fleet.state.read_summary().duplicates == 1
+
+    for _ in range(20):
+        client.xadd(DUPLICATES, {"job": "x"}, maxlen=5)
+    assert fleet.state.read_summary().duplicates == 21
+
+    client.delete(DUPLICATES)
+    client.set(DUPLICATES, "forged")
+    assert fleet.state.read_summary().duplicates == 0
 
 
 def test_entries_of_the_audit_come_newest_first_and_by_pages(fleet: Fleet, client: Any) -> None:

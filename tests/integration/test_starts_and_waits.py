@@ -64,9 +64,9 @@ def test_a_wait_takes_the_attempt_back_and_a_start_records_it(scene: Scene) -> N
     assert worker.limit_attempts(claim, 3)
     assert worker.cancel("x") == "unknown"
     for _ in range(2):  # the first answer got lost
-        started = worker.start(claim)
+        started = worker.start(claim, 5)
         assert isinstance(started, Claim)
-        assert [attempt.worker for attempt in started.attempts] == ["worker"]
+        assert [(attempt.worker, attempt.slot) for attempt in started.attempts] == [("worker", 5)]
         assert len(scene.attempts(job_id)) == 1
     assert scene.field(job_id, "state") == "running"
 

@@ -188,7 +188,7 @@ def test_a_cancel_ends_the_collection_and_not_the_job(carry: Carry) -> None:
     script = "dd if=/dev/zero of=big bs=1M count=30; exit 3"
     carried = carry("sh", "-c", script, artifacts=["*"], sink=Sink(end), cancel=cancel)
     assert (carried.outcome.code, carried.outcome.exit_code) == (ErrorCode.EXIT_NONZERO, 3)
-    assert carried.lost.startswith("0 of 1 files were collected: the collection was ended")
+    assert carried.lost.startswith("0 of 1 file was collected: the collection was ended")
 
 
 def test_a_collection_has_a_deadline_of_its_own(carry: Carry) -> None:

@@ -335,7 +335,7 @@ def test_the_commands_pull_list_inspect_verify_and_remove(
     assert json.loads(images("inspect", name))["digest"] == digest
     assert [(found["name"], found["is_evictable"]) for found in json.loads(images("list", "--json"))] == [(name, False)]
     assert "always" in images("list")
-    assert images("verify") == "1 images are as they were packed\n"
+    assert images("verify") == "1 image is as it was packed\n"
     (tmp_path / "store" / "staging" / "add-left").mkdir()
     assert images("gc", "--all") == "0 images removed\n"
     assert list((tmp_path / "store" / "staging").iterdir()) == []

@@ -29,7 +29,7 @@ from sandfleet_config.outcome import Attempt
 from sandfleet_web.pages.acts import Done, Preview, Wish
 
 if TYPE_CHECKING:
-    from sandfleet_web.pages.users import Viewer
+    from sandfleet_web.pages.user_files import Viewer
 
 NOW: Final = 1_795_956_194.0
 HOSTS: Final = 8

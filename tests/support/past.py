@@ -148,6 +148,10 @@ class Past:
         """Wait until the history has read all of the stream."""
         wait_until(lambda: self.read_number() >= self.head(), 30, "all is stored")
 
+    def wait_rows(self, count: int) -> None:
+        """Wait until the history has so many rows."""
+        wait_until(lambda: self.read_number() >= 0 and self.history.status().rows == count, 30, f"{count} rows")
+
     def read_number(self) -> int:
         """Return the number of the newest stored run, -1 if there is no history to read."""
         try:

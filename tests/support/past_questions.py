@@ -57,6 +57,9 @@ QUESTIONS: Final[dict[str, Callable[[FileHistory], object]]] = {
     "rollup of a day by host": lambda history: history.roll_up(
         "host", since=since(24), until=time.time(), step_seconds=600
     ),
+    "times of a batch": lambda history: history.find_times(wanted(batch="batch-100", is_newest=True)),
+    "times of all": lambda history: history.find_times(wanted()),
+    "times of a code that is not there": lambda history: history.find_times(wanted(codes={"PIDS_LIMIT"})),
     "use by batch": lambda history: history.find_usage("batch", wanted(since=since(24))),
     "use by label of a batch": lambda history: history.find_usage("label", wanted(batch="batch-100"), label="suite"),
 }

@@ -71,7 +71,7 @@ def new_runs(count: int, seed: int = 1, *, last_ms: int | None = None, span_ms: 
             memory_peak_bytes=chance.randrange(1 << 29),
             memory_bytes=1 << 29,
             attempts=attempts,
-            tries=tuple(Try(host, f"{host}.412", code.value, started, ended / 1000) for _ in range(attempts)),
+            tries=tuple(Try(host, f"{host}.412", code.value, started, ended / 1000, slot=at) for at in range(attempts)),
         )
         yield NewRow(number, ended, run)
 

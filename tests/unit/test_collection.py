@@ -103,9 +103,7 @@ def test_files_come_once_and_in_order_with_size_and_mode() -> None:
 def test_a_file_that_two_patterns_name_gets_the_larger_bound() -> None:
     patterns = [ArtifactPattern("a", max_bytes=1), ArtifactPattern("*", max_bytes=3)]
     assert run(Guest({"a": b"abc"}), *patterns).lost == ""
-    assert (
-        run(Guest({"a": b"abcd"}), *patterns).lost == "0 of 1 files were collected: a: has 4 bytes, more than 3 bytes"
-    )
+    assert run(Guest({"a": b"abcd"}), *patterns).lost == "0 of 1 file was collected: a: has 4 bytes, more than 3 bytes"
 
 
 @each_row(

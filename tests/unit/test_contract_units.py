@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from sandfleet_config.units import format_bytes, format_cpu, format_limit, format_seconds
+import pytest
+from sandfleet_config.units import format_bytes, format_count, format_cpu, format_limit, format_seconds
 
 
 def test_bytes_are_formatted_in_the_units_that_people_type() -> None:
@@ -49,3 +50,9 @@ def test_the_name_of_a_field_chooses_its_unit() -> None:
     assert format_limit("timeout", 1.5) == "1.5 s"
     assert format_limit("SANDFLEET_LEASE_SECONDS", 300) == "300 s"
     assert format_limit("priority", 9.0) == "9"
+
+
+@pytest.mark.parametrize(("number", "text"), [(0, "0 batches"), (1, "1 batch"), (2, "2 batches")])
+def test_one_thing_is_counted_in_the_singular(number: int, text: str) -> None:
+    assert format_count(number, "batch", "batches") == text
+    assert format_count(number, "job") == f"{number} job{'' if number == 1 else 's'}"

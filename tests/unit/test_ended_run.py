@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -117,6 +118,40 @@ def test_the_first_and_the_newest_attempts_are_described_and_all_are_counted() -
     assert [round((one.started - START.timestamp()) / 60) for one in run.tries] == [0, 16, 17, 18, 19]
 
 
+def test_the_slots_of_attempts_are_kept_where_they_are_known() -> None:
+    attempts = tuple(replace(new_attempt(at), slot=None if at == 1 else at) for at in range(3))
+    raw = encode_summary(new_outcome(attempts=attempts), NO_FACTS)
+    assert [one.slot for one in parse_summary(raw.encode()).tries] == [0, None, 2]
+
+    assert all(len(one) == 6 for one in json.loads(raw)["tries"]), "a reader of an earlier release reads them"
+    of_earlier = json.dumps({name: value for name, value in json.loads(raw).items() if name != "slots"})
+    assert [one.slot for one in parse_summary(of_earlier.encode()).tries] == [None, None, None]
+
+
+def test_slots_that_are_no_slots_cost_no_run() -> None:
+    forged = tuple(replace(new_attempt(at), slot=slot) for at, slot in enumerate((-1, 1 << 80, 3)))
+    assert [
+        one.slot for one in parse_summary(encode_summary(new_outcome(attempts=forged), NO_FACTS).encode()).tries
+    ] == [
+        None,
+        None,
+        3,
+    ]
+    long = {"id": "a", "code": "OK", "tries": [["h", "w", "OK", 1, 2, 1]], "slots": [1, 2, 3]}
+    assert [one.slot for one in parse_summary(json.dumps(long).encode()).tries] == [1]
+
+
+def test_a_long_summary_loses_slots_with_their_attempts() -> None:
+    long = "é" * 110
+    attempts = tuple(
+        replace(new_attempt(at, host=f"{long}{at}"), worker=f"{long}{at}.{long}", slot=at + 1) for at in range(5)
+    )
+    raw = encode_summary(new_outcome(attempts=attempts, message="x" * 200), FACTS)
+    kept = parse_summary(raw.encode()).tries
+    assert 0 < len(kept) < 5
+    assert [one.slot for one in kept] == [int(one.slot or 0) for one in kept] == list(range(6 - len(kept), 6))
+
+
 def test_a_code_of_a_newer_release_keeps_its_category() -> None:
     code = ErrorCode.of_newer_release("GPU_LOST", Category.LIMIT, is_retryable=False)
 
@@ -205,6 +240,8 @@ def test_a_long_name_is_cut_and_stays_one_of_its_own() -> None:
         b'{"id":"a","code":"OK","steps":{"run":1}}',
         b'{"id":"a","code":"OK","steps":["x"]}',
         b'{"id":"a","code":"OK","tries":[[]]}',
+        b'{"id":"a","code":"OK","slots":["x"]}',
+        b'{"id":"a","code":"OK","slots":[-1]}',
         b'{"id":"a","code":"OK","tries":[["h","w","OK",-1,0,1]]}',
         b'{"id":"a","code":"OK","tries":[[1,"w","OK",1,0,1]]}',
         b'{"id":"a","code":"OK","line":"\xff"}',

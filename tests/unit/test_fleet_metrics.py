@@ -31,6 +31,7 @@ FULL = FleetSummary(
     delayed=3,
     parked=4,
     dead_letters=5,
+    duplicates=6,
     redis_used=75,
     redis_max=100,
 )
@@ -62,6 +63,7 @@ def test_values() -> None:
     assert found.value("sandfleet_workers", state="cordoned") == 1
     assert found.value("sandfleet_fleet_slots") == 6, "workers of a host share its slots"
     assert found.value("sandfleet_fleet_slots_busy") == 3
+    assert found.value("sandfleet_duplicates_total") == 6
     assert found.value("sandfleet_redis_memory_used_ratio") == 0.75
     assert found.value("sandfleet_fleet_read_timestamp_seconds") == 1000
     assert "sandfleet_history_bytes" not in found.names

@@ -1,21 +1,17 @@
-"""The parts of the pages that need no server: text, charts, users, hosts that fail."""
+"""The parts of the pages that need no server: text, charts, hosts that fail."""
 
 from __future__ import annotations
 
-import asyncio
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from pages_scene import NOW, new_scene
-from sandfleet_config.settings import SettingsInvalid
 from sandfleet_web.pages import charts, text
 from sandfleet_web.pages.hosts import Failures, group_hosts
 from sandfleet_web.pages.needs import find_needs
 from sandfleet_web.pages.paging import cut_page
 from sandfleet_web.pages.site import STATIC, TEMPLATES
-from sandfleet_web.pages.users import TooManyChecks, Users, add_user, parse_basic
 
 if TYPE_CHECKING:
     from sandfleet.channel.fleet_state import FleetSummary
@@ -127,70 +123,3 @@ def test_a_page_of_rows_is_one_that_there_is() -> None:
         1,
     ]
     assert (cut_page([], "7").total, cut_page(rows, "3").first, cut_page(rows, "3").last) == (0, 101, 120)
-
-
-def test_users_are_kept_hashed_and_changed_in_place(tmp_path: Path) -> None:
-    path = tmp_path / "users"
-    add_user(path, "ann", "viewer", "a-first-secret")
-    add_user(path, "bob", "viewer", "another-secret")
-    add_user(path, "ann", "operator", "a-second-secret")
-    assert "secret" not in path.read_text()
-    assert path.stat().st_mode & 0o777 == 0o600
-    users = Users(path)
-
-    async def check() -> list[object]:
-        return [
-            await users.check("ann", "a-first-secret"),
-            getattr(await users.check("ann", "a-second-secret"), "role", None),
-            getattr(await users.check("bob", "another-secret"), "role", None),
-            await users.check("bob", "another-secret\0"),
-        ]
-
-    assert asyncio.run(check()) == [None, "operator", "viewer", None]
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        "ann",
-        "ann viewer",
-        "ann admin x",
-        "ann viewer x",
-        "ann viewer scrypt:x:y",
-        "a/b viewer scrypt:YQ==:YQ==",
-        "ann viewer md5:YQ==:YQ==",
-    ],
-)
-def test_a_faulty_line_is_refused_and_not_repeated(tmp_path: Path, line: str) -> None:
-    path = tmp_path / "users"
-    path.write_text(f"# people\n\n{line}\n")
-    with pytest.raises(SettingsInvalid, match="line 3") as raised:
-        Users(path)
-    assert "YQ==" not in str(raised.value)
-
-
-def test_a_token_file_that_others_may_read_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "tokens"
-    path.write_text(f"prometheus viewer {'t' * 32}\n")
-    path.chmod(0o644)
-    with pytest.raises(SettingsInvalid, match="chmod 600"):
-        Users(token_file=path)
-    path.chmod(0o600)
-    users = Users(token_file=path)
-    assert getattr(users.find_token("t" * 32), "name", None) == "prometheus"
-    assert users.find_token("t" * 31) is None
-
-
-def test_many_guesses_at_once_are_refused() -> None:
-    users = Users(extra={"ann": ("viewer", "the-right-one")})
-
-    async def guess() -> int:
-        found = await asyncio.gather(*(users.check("ann", f"guess-{n}") for n in range(40)), return_exceptions=True)
-        return sum(isinstance(one, TooManyChecks) for one in found)
-
-    assert asyncio.run(guess()) >= 20
-
-
-@pytest.mark.parametrize("header", ["", "Basic", "Bearer x", "Basic !!!", "Basic Zm9v", "Basic /w=="])
-def test_a_header_that_is_no_login_is_none(header: str) -> None:
-    assert parse_basic(header) is None

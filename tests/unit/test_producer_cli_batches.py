@@ -142,7 +142,7 @@ def test_specs_come_from_the_submitted_file_and_no_other(
     assert main(["batch", "retry", "b", "--from", str(wrong)]) == 2
     assert f"{wrong}: line 3 has another spec than job" in capfd.readouterr().err
     assert main(["batch", "retry", "b", "--from", str(short)]) == 2
-    assert "it has 1 jobs, and job" in capfd.readouterr().err
+    assert "it has 1 job, and job" in capfd.readouterr().err
     assert printed(capfd, "batch", "retry", "b", "--from", str(right), "--set", "timeout=60") == "3 queued\n"
     assert json.loads(printed(capfd, "batch", "show", "b", "-o", "json"))["codes"] == {"OK": 5}
 
@@ -183,7 +183,7 @@ def test_ids_are_printed_on_request_or_where_nothing_else_names_the_jobs(
     assert main([*submit, "--batch", "new"]) == 0
     out, err = capfd.readouterr()
     assert out == ""
-    assert err == "sandfleet: queued 2 jobs in batch new. To follow them: sandfleet batch watch new\n"
+    assert err == "sandfleet: queued 2 jobs in batch new. To follow: sandfleet batch watch new\n"
     assert printed(capfd, *submit, "--batch", "new", "--ids", "--quiet").split() == fleet.job_ids[-2:]
     assert printed(capfd, *submit).split() == fleet.job_ids[-2:]
     assert main([*submit, "--wait", "--quiet"]) == 0

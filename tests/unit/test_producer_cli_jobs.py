@@ -92,7 +92,7 @@ def test_ctrl_c_while_waiting_says_how_to_resume(use: Use, tmp_path: Path, capfd
     out_file = str(tmp_path / "r")
     assert main(["submit", str(tmp_path / "jobs"), "--wait", "--ids", "--out", out_file]) == 130
     out, err = capfd.readouterr()
-    assert f"1 jobs go on. To resume: sandfleet wait {out.split()[0]} --out {out_file}" in err
+    assert f"1 job goes on. To resume: sandfleet wait {out.split()[0]} --out {out_file}" in err
     assert len((tmp_path / "r").read_text().splitlines()) == 1
 
 
@@ -199,7 +199,7 @@ def test_a_batch_is_shown_waited_for_and_cancelled(use: Use, tmp_path: Path, cap
     assert main(["batch", "wait", "nightly", "--list", "--timeout", "0.01"]) == 124
     out, err = capfd.readouterr()
     assert out == f"{done}\tOK\n"
-    assert "1 jobs go on. To resume: sandfleet batch wait nightly" in err
+    assert "1 job goes on. To resume: sandfleet batch wait nightly" in err
     assert main(["batch", "cancel", "nightly"]) == 0
     assert capfd.readouterr().out == "nightly\t1 cancelled before they started, 0 requested, 1 already ended\n"
     results = tmp_path / "r"

@@ -54,7 +54,7 @@ def test_jobs_without_an_outcome_are_rows_and_an_exit_code(use: Use, capfd: Capt
     assert main(["batch", "results", "b", "--columns", "state,code"]) == 1
     out, err = capfd.readouterr()
     assert out == '{"state":"ended","code":"EXIT_NONZERO"}\n{"state":"queued","code":null}\n'
-    assert "1 jobs have not ended: their rows say so. To wait for them: sandfleet batch results b --wait" in err
+    assert "1 job has not ended: the rows say so. To wait: sandfleet batch results b --wait" in err
 
 
 def test_wait_ends_when_all_have_ended_or_when_the_time_is_up(use: Use, tmp_path: Path, capfd: Capture) -> None:

@@ -164,7 +164,7 @@ def test_ctrl_c_at_the_wait_of_a_batch_names_the_batch(
 
     monkeypatch.setattr("sandfleet.channel.waker.Waker.wait", interrupt)
     assert main(["submit", str(tmp_path / "jobs"), "--batch", "night ly", "--wait"]) == 130
-    assert capfd.readouterr().err.endswith("1 jobs go on. To resume: sandfleet batch wait 'night ly'\n")
+    assert capfd.readouterr().err.endswith("1 job goes on. To resume: sandfleet batch wait 'night ly'\n")
     out = str(tmp_path / "r")
     assert main(["submit", str(tmp_path / "jobs"), "--batch", "second", "--wait", "--out", out]) == 130
     err = capfd.readouterr().err

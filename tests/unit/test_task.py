@@ -118,7 +118,7 @@ def test_trouble_of_ours_is_tried_again_until_no_attempt_is_left() -> None:
         worker.run(max_attempts=1)
     (settled,) = worker.settled
     assert isinstance(settled, Finish)
-    assert settled.dead_letter_reason == "SANDBOX_CREATION_FAILED after 1 of 1 attempts: no cgroup"
+    assert settled.dead_letter_reason == "SANDBOX_CREATION_FAILED after 1 of 1 attempt: no cgroup"
 
 
 def test_a_job_that_a_stop_ends_goes_back_unless_it_may_not_start_again() -> None:

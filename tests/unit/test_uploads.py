@@ -99,7 +99,7 @@ def test_all_of_a_job_waits_for_a_store_that_is_down_for_one_deadline(
     assert waited <= DEADLINE_SECONDS
     assert outcome.code is ErrorCode.OK
     assert outcome.artifacts_lost is not None
-    for part in ("stdout in the store", "stderr in the store", "1 of 1 files are not in the store"):
+    for part in ("stdout in the store", "stderr in the store", "1 of 1 file is not in the store"):
         assert part in outcome.artifacts_lost
 
 

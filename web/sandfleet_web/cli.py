@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from sandfleet_config.web_settings import WebSettings
 
     from sandfleet_web.notify.queue import DeadWebhook, TakenWebhook, WebhookQueue
-    from sandfleet_web.pages.users import Role
+    from sandfleet_web.pages.user_files import Role
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, rich_markup_mode=None)
 notify = typer.Typer(
@@ -86,9 +86,9 @@ def new_user(
 ) -> None:
     """Add a user to the users' file, or give one another role and password.
 
-    Without --stdin it makes a password and prints it. Restart what serves the pages.
+    Without --stdin it makes a password and prints it. It counts within seconds, also where pages are served.
     """
-    from sandfleet_web.pages.users import ROLES, add_user
+    from sandfleet_web.pages.user_files import ROLES, add_user
 
     with print_known_errors():
         path = file or read_settings().web.pages.users_file

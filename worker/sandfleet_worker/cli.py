@@ -21,6 +21,7 @@ from sandfleet_config.environment import check_environment, describe_settings_fa
 from sandfleet_config.errors import SandboxError
 from sandfleet_config.settings import SettingsInvalid, WorkerSettings
 from sandfleet_config.telemetry import skip_redis_telemetry
+from sandfleet_config.units import format_count
 
 from sandfleet_worker.commands.datasets import register as register_datasets
 from sandfleet_worker.commands.images import register as register_images
@@ -167,7 +168,9 @@ def clean() -> None:
         with RunscRunner(settings) as runner:
             swept = runner.sweep()
         remove_dead_spools(settings.files.spool_dir)
-    print(f"removed {swept.sandboxes} sandboxes and {swept.processes} processes of {swept.owners} dead workers")
+    sandboxes = format_count(swept.sandboxes, "sandbox", "sandboxes")
+    processes = format_count(swept.processes, "process", "processes")
+    print(f"removed {sandboxes} and {processes} of {format_count(swept.owners, 'dead worker')}")
 
 
 @images.command("add")

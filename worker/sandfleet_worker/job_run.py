@@ -15,6 +15,7 @@ from sandfleet_config.fingerprint import spec_sha256
 from sandfleet_config.image_names import pin_image
 from sandfleet_config.messages import CANCELLED_QUEUED, EXPIRED
 from sandfleet_config.outcome import Outcome, Timing
+from sandfleet_config.units import format_count
 
 from sandfleet_worker.delivery.claim import Flag
 from sandfleet_worker.delivery.host_mark import DRAINED
@@ -221,7 +222,7 @@ class JobRun:
             return ""
         if outcome.attempts and not outcome.attempts[-1].charged:
             return f"{code.value}: {outcome.message}"
-        return f"{code.value} after {claim.charged_count} of {claim.max_attempts} attempts: {outcome.message}"
+        return f"{code.value} after {claim.charged_count} of {format_count(claim.max_attempts, 'attempt')}: {outcome.message}"
 
     def _refuse_ended(self) -> None:
         """End a job that was cancelled or had expired before any worker had it."""

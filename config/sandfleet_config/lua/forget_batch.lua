@@ -57,7 +57,12 @@ else
   expire_batch(keys, BATCH_TTL)
 end
 local forgotten = prefix .. 'ended_runs:forgotten'
-if try('ZADD', forgotten, now, batch) == 1 then
+local is_noted = try('ZADD', forgotten, now, batch)
+if not is_noted then -- a forged key of another type
+  redis.call('DEL', forgotten)
+  is_noted = redis.call('ZADD', forgotten, now, batch)
+end
+if is_noted == 1 then
   try('ZREMRANGEBYRANK', forgotten, 0, -MAX_FORGOTTEN - 1)
 end
 redis.call('EXPIRE', forgotten, FORGOTTEN_TTL)

@@ -2,7 +2,7 @@
 --
 -- ARGV: prefix, largest number of workers, of marks of a kind, of queues
 -- Returns {now (ms), workers, cordons, pauses, names of queues, delayed, parked, dead letters, number of
--- the newest ended run}. A worker is four items: its name, the end of its lease (ms), its status, and
+-- the newest ended run, runs and messages that did not count}. A worker is four items: its name, the end of its lease (ms), its status, and
 -- what it has announced, where the status does not name its queues. A mark is two: host or queue, text.
 -- A text that is too long to be one, or a key of a wrong type, counts as empty.
 local prefix, max_workers, max_marks, max_queues = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
@@ -64,5 +64,16 @@ local function count_parked()
   return total
 end
 
+-- Counts what was ever added to the stream, of which Redis keeps the newest only.
+local function count_duplicates()
+  local found, facts = 0, try('XINFO', 'STREAM', prefix .. 'duplicates') or {}
+  for at = 1, #facts, 2 do
+    if facts[at] == 'entries-added' or facts[at] == 'length' then -- before Redis 7: those that are kept
+      found = math.max(found, facts[at + 1])
+    end
+  end
+  return found
+end
+
 return { now, read_workers(), read_marks('cordons'), read_marks('paused'), read_queues(), try('ZCARD', prefix .. 'delayed') or 0,
-  count_parked(), try('ZCARD', prefix .. 'dead') or 0, tonumber(try('GET', prefix .. 'ended_runs:last') or 0) or 0 }
+  count_parked(), try('ZCARD', prefix .. 'dead') or 0, tonumber(try('GET', prefix .. 'ended_runs:last') or 0) or 0, count_duplicates() }

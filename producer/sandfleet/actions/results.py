@@ -6,6 +6,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from sandfleet_config.units import format_count
+
 if TYPE_CHECKING:
     from sandfleet.channel.fleet_state import Cordon, Pause
 
@@ -26,8 +28,9 @@ class HostPreview:
         """The host in one sentence."""
         if not self.is_known:
             return f"no live worker is on {self.host}: a mark counts from when one starts"
-        jobs = f"{self.running} jobs run there, {self.waiting} wait for their start"
-        return f"{self.host} has {self.workers} workers; {jobs}"
+        jobs = f"{format_count(self.running, 'job runs', 'jobs run')} there"
+        jobs += f", {format_count(self.waiting, 'waits for its start', 'wait for their start')}"
+        return f"{self.host} has {format_count(self.workers, 'worker')}; {jobs}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +47,7 @@ class QueuePreview:
     def text(self) -> str:
         """The queue in one sentence."""
         expire = f"{self.expire_in_hour} would expire within an hour of pause, {self.expire_in_day} within a day"
-        return f"{self.waiting} jobs wait in {self.queue}; {expire}"
+        return f"{format_count(self.waiting, 'job waits', 'jobs wait')} in {self.queue}; {expire}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

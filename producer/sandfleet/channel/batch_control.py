@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 from sandfleet_config.batch_limits import BatchLimits
 from sandfleet_config.queues import KEY_PREFIX, batch_key, job_key, limits_key
 from sandfleet_config.scripts import PRIORITY_STEPS, read_script, step_of
+from sandfleet_config.units import format_count
 
 from sandfleet.errors import BatchUnknown
 
@@ -220,7 +221,5 @@ def _find_why(record: JobRecord, limits: Sequence[bytes | None]) -> str:
         return f"batch {record.batch} is held: sandfleet batch release {record.batch}"
     if at_most and record.why.startswith(f"batch {record.batch} "):
         number = at_most.decode()
-        return (
-            f"batch {record.batch} runs at most {number} job{'' if number == '1' else 's'} at once (--at-most {number})"
-        )
+        return f"batch {record.batch} runs at most {format_count(int(number), 'job')} at once (--at-most {number})"
     return record.why

@@ -132,6 +132,7 @@ class FleetSummary:
 
     `delayed` jobs wait for another attempt, `parked` ones until their batch lets them go.
     `redis_max` is 0 if Redis has no bound. `ended_runs` is the number of the newest ended run.
+    `duplicates` counts runs and messages that did not count, such as of a worker that was cut off.
     """
 
     at: float
@@ -144,6 +145,7 @@ class FleetSummary:
     redis_used: int = 0
     redis_max: int = 0
     ended_runs: int = 0
+    duplicates: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -60,7 +60,7 @@ class RedisFleetState:
             client: Any = self._connections.redis
             memory: Mapping[str, Any] = client.info("memory")
         answer = self._run("read_fleet", MAX_WORKERS, MAX_MARKS, MAX_QUEUES)
-        now, found, raw_cordons, raw_pauses, names, delayed, parked, dead, ended = answer
+        now, found, raw_cordons, raw_pauses, names, delayed, parked, dead, ended, duplicates = answer
         at = now / MILLI
         cordons, pauses = parse_cordons(raw_cordons), parse_pauses(raw_pauses)
         marks = {cordon.host: cordon for cordon in cordons}
@@ -79,6 +79,7 @@ class RedisFleetState:
             redis_used=int(memory.get("used_memory", 0)),
             redis_max=int(memory.get("maxmemory", 0)),
             ended_runs=max(0, ended),
+            duplicates=duplicates,
         )
 
     def _name_queues(

@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
 
 import typer
-from sandfleet_config.units import parse_seconds
+from sandfleet_config.units import format_count, parse_seconds
 
 from sandfleet.actions import ActionResult, Actor
 from sandfleet.channel.fleet_state import MAX_NOTE
@@ -76,7 +76,7 @@ def act_on_jobs(
 def show_preview(verb: str, preview: JobsPreview) -> None:
     """Print how many jobs an act would change, and the first few ids."""
     more = "more than " if preview.is_more else ""
-    print(f"would {verb} {more}{preview.count} jobs: {safe_line(preview.text)}")
+    print(f"would {verb} {more}{format_count(preview.count, 'job')}: {safe_line(preview.text)}")
     for job_id in preview.first:
         print(safe_line(job_id))
 
@@ -92,7 +92,7 @@ def _ask(verb: str, preview: JobsPreview, *, is_sure: bool) -> None:
         return
     if not sys.stdin.isatty():
         raise typer.BadParameter("nothing was done: say --yes where nobody can be asked, or --dry-run")
-    question = f"{verb} {preview.count} jobs: {safe_line(preview.text)}?"
+    question = f"{verb} {format_count(preview.count, 'job')}: {safe_line(preview.text)}?"
     if preview.count < TYPED_FROM:
         typer.confirm(question, abort=True, err=True)
     elif typer.prompt(f"{question} Type the number", err=True).strip() != str(preview.count):

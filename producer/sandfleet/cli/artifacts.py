@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from sandfleet_config.units import format_bytes
+from sandfleet_config.units import format_bytes, format_count
 
 from sandfleet.cli.exits import SOME_NOT_OK
 from sandfleet.cli.show import note, safe_line
@@ -66,7 +66,7 @@ def show_batch(fleet: Fleet, name: str, options: SaveOptions, *, is_json: bool) 
     total, done = batch.counts
     if done < total:
         waiting = shlex.join(["sandfleet", "batch", "wait", batch.name])
-        note(f"{total - done} of {total} jobs have not ended. To wait: {waiting}")
+        note(f"{total - done} of {format_count(total, 'job has', 'jobs have')} not ended. To wait: {waiting}")
     return 0 if saver.is_complete and done >= total else SOME_NOT_OK
 
 

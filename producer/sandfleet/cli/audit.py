@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from sandfleet.channel.fleet_state import AuditEntry
 from sandfleet.cli import opening
-from sandfleet.cli.rows import Columns, Form, FormOption, Limit, NoTrunc, Quiet, format_age, print_rows
+from sandfleet.cli.listing import ListOptions
+from sandfleet.cli.option_fields import takes_fields
+from sandfleet.cli.rows import Columns, Limit, format_age, print_rows
 from sandfleet.cli.show import note
-from sandfleet.cli.watching import Watch, WatchCommand, print_watched
+from sandfleet.cli.watching import WatchCommand, print_watched
 from sandfleet.overview.fields import audit_fields
 
 if TYPE_CHECKING:
@@ -24,26 +27,26 @@ MAX_ENTRIES: Final = 10_000
 app = typer.Typer(rich_markup_mode=None)
 
 
+@dataclass(frozen=True, kw_only=True)
+class AuditOptions(ListOptions):
+    """The command line of ``sandfleet audit``."""
+
+    before: Annotated[str, typer.Option(help="Entries older than the one with this id.")] = ""
+    limit: Limit = 50
+
+
 @app.command(cls=WatchCommand)
-def audit(
-    *,
-    before: Annotated[str, typer.Option(help="Entries older than the one with this id.")] = "",
-    form: FormOption = Form.TABLE,
-    is_quiet: Quiet = False,
-    is_whole: NoTrunc = False,
-    limit: Limit = 50,
-    watch: Watch = None,
-) -> None:
+@takes_fields(AuditOptions)
+def audit(line: AuditOptions) -> None:
     """List what operators did, newest first: cordons, drains, pauses, cancels and retries by filter."""
-    shown = Form.IDS if is_quiet else form
     with opening.open_fleet() as fleet:
 
         def show() -> None:
-            entries = _read(fleet.state, limit or MAX_ENTRIES, before)
-            if not print_rows(entries, AUDIT, shown, is_whole=is_whole):
+            entries = _read(fleet.state, line.limit or MAX_ENTRIES, line.before)
+            if not print_rows(entries, AUDIT, line.shown, is_whole=line.is_whole):
                 note("nobody has done anything yet")
 
-        print_watched(show, watch, shown)
+        print_watched(show, line.watch, line.shown)
 
 
 def _read(state: FleetState, count: int, before: str) -> Iterator[AuditEntry]:

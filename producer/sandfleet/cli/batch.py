@@ -9,6 +9,7 @@ import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from sandfleet_config.units import format_count
 
 from sandfleet.channel.records import CancelState
 from sandfleet.cli import batch_control, options
@@ -153,7 +154,8 @@ def forget(
         if not is_sure:
             if not sys.stdin.isatty():
                 raise typer.BadParameter("nothing was deleted: say --yes where nobody can be asked")
-            typer.confirm(f"Delete {done} of {total} jobs of batch {name}, with their outcomes?", abort=True, err=True)
+            jobs = f"{done} of {format_count(total, 'job')} of batch {name}"
+            typer.confirm(f"Delete {jobs}, with their outcomes?", abort=True, err=True)
         forgotten, kept = batch.forget()
         print(f"{name}\t{forgotten} forgotten" + (f", {kept} kept: they have not ended" if kept else ""))
 

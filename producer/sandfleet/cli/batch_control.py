@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from sandfleet_config.batch_limits import BatchLimits
+from sandfleet_config.units import format_count
 
 from sandfleet.cli import limits, options
 from sandfleet.fleet import Fleet
@@ -36,7 +37,7 @@ def release(name: options.BatchName) -> None:
     """End the hold of a batch, or its stop; its jobs go to the end of their queues."""
     with Fleet() as fleet:
         count = fleet.batch(name).release()
-        print(f"{name}\treleased, {count} jobs back in their queues")
+        print(f"{name}\treleased, {format_count(count, 'job back in its queue', 'jobs back in their queues')}")
 
 
 def priority(
@@ -45,7 +46,7 @@ def priority(
 ) -> None:
     """Give a batch's queued jobs another priority; they come before others of that priority."""
     with Fleet() as fleet:
-        print(f"{name}\t{fleet.batch(name).set_priority(value)} jobs have priority {value}")
+        print(f"{name}\t{format_count(fleet.batch(name).set_priority(value), 'job has', 'jobs have')} priority {value}")
 
 
 def limit(

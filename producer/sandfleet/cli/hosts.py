@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -11,13 +12,12 @@ import typer
 from sandfleet.cli import opening
 from sandfleet.cli.acting import DryRun, Reason, new_operator, read_duration
 from sandfleet.cli.exits import SOME_NOT_OK, TIMEOUT
+from sandfleet.cli.listing import ListOptions
+from sandfleet.cli.option_fields import takes_fields
 from sandfleet.cli.rows import (
     Columns,
     Form,
     FormOption,
-    Limit,
-    NoTrunc,
-    Quiet,
     format_age,
     format_duration,
     format_size,
@@ -25,7 +25,7 @@ from sandfleet.cli.rows import (
     take,
 )
 from sandfleet.cli.show import note, print_lines, safe_line
-from sandfleet.cli.watching import Watch, WatchGroup, print_watched
+from sandfleet.cli.watching import WatchGroup, print_watched
 from sandfleet.overview.fields import host_fields, image_fields
 from sandfleet.overview.hosts import HostState, group_hosts
 
@@ -49,30 +49,29 @@ app = typer.Typer(
 )
 
 
+@dataclass(frozen=True, kw_only=True)
+class HostsOptions(ListOptions):
+    """The command line of ``sandfleet hosts``."""
+
+    ctx: typer.Context
+
+
 @app.callback()
-def list_hosts(
-    ctx: typer.Context,
-    *,
-    form: FormOption = Form.TABLE,
-    is_quiet: Quiet = False,
-    is_whole: NoTrunc = False,
-    limit: Limit = 0,
-    watch: Watch = None,
-) -> None:
+@takes_fields(HostsOptions)
+def list_hosts(line: HostsOptions) -> None:
     """List the hosts with their workers, slots and marks; look at one, cordon or drain it."""
-    if ctx.invoked_subcommand is not None:
+    if line.ctx.invoked_subcommand is not None:
         return
-    shown = Form.IDS if is_quiet else form
     with opening.open_fleet() as fleet:
 
         def show() -> None:
-            rows, has_more = take(group_hosts(fleet.state.read_summary()), limit)
-            if not print_rows(rows, HOSTS, shown, is_whole=is_whole):
+            rows, has_more = take(group_hosts(fleet.state.read_summary()), line.limit)
+            if not print_rows(rows, HOSTS, line.shown, is_whole=line.is_whole):
                 note("no worker lives: start one (sandfleet-worker start)")
             elif has_more():
-                note(f"there are more hosts than the {limit} shown: -n 0 lists all")
+                note(f"there are more hosts than the {line.limit} shown: -n 0 lists all")
 
-        print_watched(show, watch, shown)
+        print_watched(show, line.watch, line.shown)
 
 
 @app.command()

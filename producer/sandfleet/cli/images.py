@@ -9,9 +9,11 @@ import typer
 from sandfleet_config.units import format_bytes
 
 from sandfleet.cli import opening
-from sandfleet.cli.rows import Columns, Form, FormOption, Limit, NoTrunc, Quiet, format_age, print_rows, take
+from sandfleet.cli.listing import ListOptions
+from sandfleet.cli.option_fields import takes_fields
+from sandfleet.cli.rows import Columns, format_age, print_rows, take
 from sandfleet.cli.show import note
-from sandfleet.cli.watching import Watch, WatchCommand, print_watched
+from sandfleet.cli.watching import WatchCommand, print_watched
 from sandfleet.overview.images import FleetImage, fleet_image_fields, group_images
 
 if TYPE_CHECKING:
@@ -22,25 +24,18 @@ app = typer.Typer(rich_markup_mode=None)
 
 
 @app.command(cls=WatchCommand)
-def images(
-    *,
-    form: FormOption = Form.TABLE,
-    is_quiet: Quiet = False,
-    is_whole: NoTrunc = False,
-    limit: Limit = 0,
-    watch: Watch = None,
-) -> None:
+@takes_fields(ListOptions)
+def images(line: ListOptions) -> None:
     """List the images of all live hosts by name, and say where hosts have another digest of a name."""
-    shown = Form.IDS if is_quiet else form
     with opening.open_fleet() as fleet:
 
         def show() -> None:
             found = group_images(fleet.state.host_images())
-            rows, has_more = take(found, limit)
-            if not print_rows(rows, IMAGES, shown, is_whole=is_whole):
+            rows, has_more = take(found, line.limit)
+            if not print_rows(rows, IMAGES, line.shown, is_whole=line.is_whole):
                 note("no live host has said which images it has")
             elif has_more():
-                note(f"there are more images than the {limit} shown: -n 0 lists all")
+                note(f"there are more images than the {line.limit} shown: -n 0 lists all")
             for image in found:
                 if image.differs:
                     rare = "; ".join(
@@ -48,7 +43,7 @@ def images(
                     )
                     note(f"{image.name} is not the same on all hosts: {rare}")
 
-        print_watched(show, watch, shown)
+        print_watched(show, line.watch, line.shown)
 
 
 def _image_cells(image: FleetImage) -> Mapping[str, str]:

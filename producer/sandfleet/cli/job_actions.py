@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,15 +12,17 @@ from typer.core import TyperGroup
 from typer.main import get_group
 
 from sandfleet.actions import Selection
-from sandfleet.cli import opening, options
+from sandfleet.cli import opening
 from sandfleet.cli.acting import DryRun, Yes, act_on_jobs, new_operator, show_preview
-from sandfleet.cli.jobs_list import find_batch, takes_open
-from sandfleet.cli.lists import Categories, Codes, States, read_filter
-from sandfleet.cli.past_options import Batch, Exit, Filter, Host, Image, Queue, Since, Text, Until, read_words
+from sandfleet.cli.jobs_list import find_batch
+from sandfleet.cli.lists import States, read_filter
+from sandfleet.cli.option_fields import takes_fields
+from sandfleet.cli.past_options import EndOptions, PastOptions
 from sandfleet.cli.show import note
 from sandfleet.cli.watching import complete_watch
 from sandfleet.history.finding import find_history
 from sandfleet.history.words import format_words
+from sandfleet.overview.open_filter import may_be_open, names_jobs, takes_open
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,78 +36,65 @@ Why = Annotated[str, typer.Option("--reason", "-r", help="Why; it stands in the 
 app = typer.Typer(rich_markup_mode=None)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ActOptions:
+    """The options of an act on jobs."""
+
+    job_ids: Ids = None
+    reason: Why = ""
+    is_dry: DryRun = False
+    is_sure: Yes = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class CancelOptions(EndOptions, ActOptions):
+    """The command line of ``sandfleet jobs cancel``."""
+
+    state: States = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetryOptions(PastOptions, ActOptions):
+    """The command line of ``sandfleet jobs retry``."""
+
+
 @app.command()
-def cancel(
-    job_ids: Ids = None,
-    *,
-    batch: Batch = "",
-    code: Codes = None,
-    category: Categories = None,
-    state: States = None,
-    label: options.Labels = None,
-    host: Host = "",
-    queue: Queue = "",
-    image: Image = "",
-    text: Text = "",
-    words: Filter = None,
-    reason: Why = "",
-    is_dry: DryRun = False,
-    is_sure: Yes = False,
-) -> None:
+@takes_fields(CancelOptions)
+def cancel(line: CancelOptions) -> None:
     """Cancel jobs by their ids, or those that match; says how many, and asks first.
 
     Without a batch: jobs that workers have, and the next 200 of each queue.
     """
-    named = {"batch": batch, "host": host, "queue": queue, "image": image}
-    wanted = read_words(named, {"code": code, "category": category, "state": state}, label, words, text)
+    wanted = line.read_words()
     with opening.open_fleet() as fleet:
         operator = new_operator(fleet)
-        selection = _select(fleet, operator, job_ids or [], wanted, is_failed=False)
+        selection = _select(fleet, operator, line.job_ids or [], wanted, is_failed=False)
         preview = operator.preview_cancel(selection)
-        if is_dry:
+        if line.is_dry:
             show_preview("cancel", preview)
             return
-        act = partial(operator.cancel_jobs, reason=reason)
-        raise typer.Exit(act_on_jobs("cancel", preview, act, selection, is_sure=is_sure))
+        act = partial(operator.cancel_jobs, reason=line.reason)
+        raise typer.Exit(act_on_jobs("cancel", preview, act, selection, is_sure=line.is_sure))
 
 
 @app.command()
-def retry(
-    job_ids: Ids = None,
-    *,
-    batch: Batch = "",
-    code: Codes = None,
-    category: Categories = None,
-    label: options.Labels = None,
-    host: Host = "",
-    queue: Queue = "",
-    image: Image = "",
-    exit_code: Exit = "",
-    since: Since = "",
-    until: Until = "",
-    text: Text = "",
-    words: Filter = None,
-    reason: Why = "",
-    is_dry: DryRun = False,
-    is_sure: Yes = False,
-) -> None:
+@takes_fields(RetryOptions)
+def retry(line: RetryOptions) -> None:
     """Run jobs again that did not end OK, by their ids, or those that match; asks first.
 
     Jobs of other batches than one that Redis has come from the history. `batch retry` can change
     specs, too.
     """
-    named = {"batch": batch, "host": host, "queue": queue, "image": image, "exit": exit_code}
-    named |= {"since": since, "until": until}
-    wanted = read_words(named, {"code": code, "category": category}, label, words, text)
+    wanted = line.read_words()
     with opening.open_fleet() as fleet:
         operator = new_operator(fleet)
-        selection = _select(fleet, operator, job_ids or [], wanted, is_failed=True)
+        selection = _select(fleet, operator, line.job_ids or [], wanted, is_failed=True)
         preview = operator.preview_retry(selection)
-        if is_dry:
+        if line.is_dry:
             show_preview("run again", preview)
             return
-        act = partial(operator.retry_jobs, reason=reason)
-        raise typer.Exit(act_on_jobs("run again", preview, act, selection, is_sure=is_sure))
+        act = partial(operator.retry_jobs, reason=line.reason)
+        raise typer.Exit(act_on_jobs("run again", preview, act, selection, is_sure=line.is_sure))
 
 
 def _select(fleet: Fleet, operator: Operator, job_ids: list[str], words: Words, *, is_failed: bool) -> Selection:
@@ -119,16 +108,18 @@ def _select(fleet: Fleet, operator: Operator, job_ids: list[str], words: Words, 
         if not words.is_empty:
             raise typer.BadParameter("give ids, or filters, not both")
         return operator.select_jobs(job_ids)
-    if words.is_empty:
+    if not names_jobs(words, is_of_ended=is_failed):
         raise typer.BadParameter("name the jobs: ids, or filters. An empty filter would be every job")
     asked = words.wanted
     if find_batch(fleet, words) is not None:
         chosen = read_filter([*asked.codes], [*asked.categories], None, [*words.states], asked.host)
         return operator.select_in_batch(asked.batch, replace(chosen, labels=dict(asked.labels)), is_failed=is_failed)
     if is_failed:
+        if words.states and "ended" not in words.states:
+            raise typer.BadParameter("jobs of this state have not ended: there is nothing to run again")
         return Selection.of_history(format_words(words), find_history(), asked)
-    if asked.codes or asked.categories:
-        raise typer.BadParameter("jobs with a code have ended: there is nothing to cancel")
+    if not may_be_open(words):
+        raise typer.BadParameter("these words ask how or when jobs ended: there is nothing to cancel")
     note("of each queue, the next 200 jobs are looked at: name a batch to cancel all of it")
     return Selection(format_words(words), lambda: _find_open(fleet, words))
 
@@ -136,7 +127,7 @@ def _select(fleet: Fleet, operator: Operator, job_ids: list[str], words: Words, 
 def _find_open(fleet: Fleet, words: Words) -> Iterator[tuple[str, int]]:
     now = time.time()
     for job in fleet.open_jobs(queue=words.wanted.queue, host=words.wanted.host):
-        if takes_open(job, words, now):
+        if takes_open(job, words, now, is_on_host=bool(words.wanted.host)):
             yield job.job_id, job.run
 
 

@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from sandfleet_config.codes import Category
-from sandfleet_config.units import format_limit
+from sandfleet_config.units import format_count, format_limit
 
 from sandfleet.cli.rows import format_duration
 from sandfleet.cli.show import attempt_lines, file_lines, outcome_lines, print_lines, print_stream, run_line
@@ -103,8 +103,12 @@ def _describe_place(view: JobView) -> str:
     if place is None:
         return ""
     if place.before is None:
-        return f"more than {place.passed} jobs of its queue come first, or it was put aside for a moment"
-    return "it is next in its queue" if not place.before else f"about {place.before} jobs of its queue come first"
+        return (
+            f"more than {format_count(place.passed, 'job')} of its queue come first, or it was put aside for a moment"
+        )
+    if not place.before:
+        return "it is next in its queue"
+    return f"about {format_count(place.before, 'job of its queue comes', 'jobs of its queue come')} first"
 
 
 def _spec_lines(facts: JobFacts) -> Iterator[tuple[str, str]]:

@@ -4,35 +4,27 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import typer
 
 from sandfleet.channel.job_facts import JobFacts
-from sandfleet.cli import opening, options
-from sandfleet.cli.lists import JOBS, Categories, Codes, States, read_filter
-from sandfleet.cli.past_options import Batch, Exit, Filter, Host, Image, Queue, Since, Text, Until, read_words
-from sandfleet.cli.rows import (
-    Columns,
-    Form,
-    FormOption,
-    Limit,
-    NoTrunc,
-    Quiet,
-    format_age,
-    format_duration,
-    print_rows,
-    take,
-)
+from sandfleet.cli import opening
+from sandfleet.cli.listing import ListOptions
+from sandfleet.cli.lists import JOBS, States, read_filter
+from sandfleet.cli.option_fields import takes_fields
+from sandfleet.cli.past_options import PastOptions
+from sandfleet.cli.rows import Columns, Form, Limit, format_age, format_duration, print_rows, take
 from sandfleet.cli.show import note
-from sandfleet.cli.watching import Watch, WatchCommand, print_watched
+from sandfleet.cli.watching import WatchCommand, print_watched
 from sandfleet.errors import BatchUnknown, HistoryUnavailable
 from sandfleet.history.fields import run_fields
 from sandfleet.history.finding import find_history
 from sandfleet.history.questions import MAX_DEPTH, MAX_PAGE, HistoryFilter, PastRun
 from sandfleet.history.words import Words
 from sandfleet.overview.fields import job_fields
+from sandfleet.overview.open_filter import may_be_open, takes_open
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -46,46 +38,32 @@ app = typer.Typer(rich_markup_mode=None)
 Row: TypeAlias = JobFacts | PastRun
 
 
+@dataclass(frozen=True, kw_only=True)
+class JobsOptions(ListOptions, PastOptions):
+    """The command line of ``sandfleet jobs``."""
+
+    state: States = None
+    limit: Limit = 50
+
+
 @app.command(cls=WatchCommand)
-def jobs(
-    *,
-    batch: Batch = "",
-    code: Codes = None,
-    category: Categories = None,
-    state: States = None,
-    label: options.Labels = None,
-    host: Host = "",
-    queue: Queue = "",
-    image: Image = "",
-    exit_code: Exit = "",
-    since: Since = "",
-    until: Until = "",
-    text: Text = "",
-    words: Filter = None,
-    form: FormOption = Form.TABLE,
-    is_quiet: Quiet = False,
-    is_whole: NoTrunc = False,
-    limit: Limit = 50,
-    watch: Watch = None,
-) -> None:
+@takes_fields(JobsOptions)
+def jobs(line: JobsOptions) -> None:
     """List jobs that match: those that have not ended, then ended ones, the newest end first.
 
     Of a batch that Redis has: in the order of submit; with a code or category, of their ends. Ended
     jobs of other batches come from the history (sandfleet-web); of the queues the next 200 jobs.
     """
-    named = {"batch": batch, "host": host, "queue": queue, "image": image, "exit": exit_code}
-    named |= {"since": since, "until": until}
-    wanted = read_words(named, {"code": code, "category": category, "state": state}, label, words, text)
-    shown = Form.IDS if is_quiet else form
+    wanted = line.read_words()
     with opening.open_fleet() as fleet:
         batch_here = find_batch(fleet, wanted)
 
         def show() -> None:
             rows = _list_batch(batch_here, wanted) if batch_here else _list_all(fleet, wanted)
-            where = f" of batch {batch}" if batch else ""
-            _print(rows, JOBS if batch_here else ALL_JOBS, (shown, limit, where), is_whole=is_whole)
+            where = f" of batch {line.batch}" if line.batch else ""
+            _print(rows, JOBS if batch_here else ALL_JOBS, (line.shown, line.limit, where), is_whole=line.is_whole)
 
-        print_watched(show, watch, shown)
+        print_watched(show, line.watch, line.shown)
 
 
 def _print(rows: Iterator[Any], columns: Columns[Any], how: tuple[Form, int, str], *, is_whole: bool) -> None:
@@ -129,12 +107,11 @@ def _list_batch(batch: FleetBatch, wanted: Words) -> Iterator[Any]:
 def _list_all(fleet: Fleet, wanted: Words) -> Iterator[Row]:
     """Yield what has not ended, then what has, as far as a history is in reach."""
     asked, seen = wanted.wanted, set[str]()
-    may_be_open = not (asked.codes or asked.categories or asked.fingerprint or asked.until is not None)
-    if may_be_open and asked.exit_code is None and wanted.states != frozenset(("ended",)):
+    if may_be_open(wanted):
         now = time.time()
         for job in fleet.open_jobs(queue=asked.queue, host=asked.host):
             seen.add(job.job_id)
-            if takes_open(job, wanted, now):
+            if takes_open(job, wanted, now, is_on_host=bool(asked.host)):
                 yield job
     if wanted.states and "ended" not in wanted.states:
         return
@@ -144,24 +121,6 @@ def _list_all(fleet: Fleet, wanted: Words) -> Iterator[Row]:
                 yield run
     except HistoryUnavailable as error:
         note(f"ended jobs are not listed: {error}")
-
-
-def takes_open(job: JobFacts, wanted: Words, now: float) -> bool:
-    """Whether a job that has not ended matches."""
-    asked = wanted.wanted
-    is_named = asked.batch in {"", job.batch} and asked.job_id in {"", job.job_id} and asked.image in {"", job.image}
-    is_labelled = all(job.labels.get(key) == value for key, value in asked.labels.items())
-    is_long = not asked.min_seconds or (job.count_seconds(now) or 0.0) >= asked.min_seconds
-    has_text = asked.text.casefold() in job.line.casefold()
-    is_tried = len(job.attempts) >= asked.min_attempts
-    return (
-        is_named
-        and is_labelled
-        and is_long
-        and has_text
-        and is_tried
-        and (not wanted.states or job.state in wanted.states)
-    )
 
 
 def _read_past(history: History, asked: HistoryFilter) -> Iterator[PastRun]:

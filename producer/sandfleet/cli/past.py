@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Annotated, Final, get_args
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Final, TypeAlias, get_args
 
 import typer
+from sandfleet_config.units import format_count
 
-from sandfleet.cli import options
-from sandfleet.cli.lists import Categories, Codes
-from sandfleet.cli.past_options import Batch, Exit, Filter, Host, Image, Queue, Since, Text, Until, read_words
-from sandfleet.cli.rows import Columns, Form, FormOption, Limit, NoTrunc, Quiet, format_age, print_rows
+from sandfleet.cli.listing import ListOptions
+from sandfleet.cli.option_fields import takes_fields
+from sandfleet.cli.past_options import FilterOptions, PastOptions, Since, Until
+from sandfleet.cli.rows import Columns, Limit, format_age, print_rows
 from sandfleet.cli.show import note
-from sandfleet.cli.watching import Watch, WatchCommand, print_watched
+from sandfleet.cli.watching import WatchCommand, print_watched
 from sandfleet.history.fields import failure_fields, usage_fields
 from sandfleet.history.finding import find_history
 from sandfleet.history.questions import FailureGroup, FailureKey, UsageRow
@@ -26,91 +28,73 @@ MOST: Final = 500
 LABEL: Final = "label:"
 BARS: Final = " ▁▂▃▄▅▆▇█"
 FAILURE_KEYS: Final[Mapping[str, FailureKey]] = {name: name for name in get_args(FailureKey)}
+FailuresBy: TypeAlias = Annotated[
+    str, typer.Option(help="fingerprint (the kind of failure), code, image, host or batch.")
+]
+UsageBy: TypeAlias = Annotated[
+    str, typer.Option(metavar="batch|label:KEY", help="batch, or label:KEY for each value of a label.")
+]
 app = typer.Typer(rich_markup_mode=None)
 
 
+@dataclass(frozen=True, kw_only=True)
+class FailuresOptions(ListOptions, PastOptions):
+    """The command line of ``sandfleet failures``."""
+
+    by: FailuresBy = "fingerprint"
+    since: Since = "24h"
+    limit: Limit = 50
+
+
+@dataclass(frozen=True, kw_only=True)
+class UsageOptions(ListOptions, FilterOptions):
+    """The command line of ``sandfleet usage``."""
+
+    by: UsageBy = "batch"
+    since: Since = "30d"
+    until: Until = ""
+    limit: Limit = 50
+
+
 @app.command(cls=WatchCommand)
-def failures(
-    *,
-    by: Annotated[
-        str, typer.Option(help="fingerprint (the kind of failure), code, image, host or batch.")
-    ] = "fingerprint",
-    batch: Batch = "",
-    code: Codes = None,
-    category: Categories = None,
-    label: options.Labels = None,
-    host: Host = "",
-    queue: Queue = "",
-    image: Image = "",
-    exit_code: Exit = "",
-    since: Since = "24h",
-    until: Until = "",
-    text: Text = "",
-    words: Filter = None,
-    form: FormOption = Form.TABLE,
-    is_quiet: Quiet = False,
-    is_whole: NoTrunc = False,
-    limit: Limit = 50,
-    watch: Watch = None,
-) -> None:
+@takes_fields(FailuresOptions)
+def failures(line: FailuresOptions) -> None:
     """Group the failures of the last 24 h, or of --since, the largest group first.
 
     One kind is one code and one message without numbers, ids and paths. -o ids prints the newest.
     """
-    key = _find_key(by)
-    named = {"batch": batch, "host": host, "queue": queue, "image": image, "exit": exit_code}
-    named |= {"since": since, "until": until}
-    wanted = read_words(named, {"code": code, "category": category}, label, words, text).wanted
-    shown, history = Form.IDS if is_quiet else form, find_history()
+    key = _find_key(line.by)
+    wanted, history = line.read_words().wanted, find_history()
 
     def show() -> None:
-        found = history.find_failures(wanted, by=key, count=limit or MOST)
-        if not print_rows(found, FAILURES, shown, is_whole=is_whole):
+        found = history.find_failures(wanted, by=key, count=line.limit or MOST)
+        if not print_rows(found, FAILURES, line.shown, is_whole=line.is_whole):
             note("no failure matches")
         _note_state(history)
 
-    print_watched(show, watch, shown)
+    print_watched(show, line.watch, line.shown)
 
 
 @app.command(cls=WatchCommand)
-def usage(
-    *,
-    by: Annotated[
-        str, typer.Option(metavar="batch|label:KEY", help="batch, or label:KEY for each value of a label.")
-    ] = "batch",
-    batch: Batch = "",
-    label: options.Labels = None,
-    host: Host = "",
-    queue: Queue = "",
-    image: Image = "",
-    since: Since = "30d",
-    until: Until = "",
-    words: Filter = None,
-    form: FormOption = Form.TABLE,
-    is_quiet: Quiet = False,
-    is_whole: NoTrunc = False,
-    limit: Limit = 50,
-    watch: Watch = None,
-) -> None:
+@takes_fields(UsageOptions)
+def usage(line: UsageOptions) -> None:
     """Sum up jobs, CPU hours, GiB hours and failures by batch or by a label, the most CPU first.
 
     GiB hours are the memory limit times the seconds of the program. Jobs that ended OK stay in the
     history for 3 days; sums by batch and time alone go back 30.
     """
-    if by != "batch" and not (by.startswith(LABEL) and by != LABEL):
+    if line.by != "batch" and not (line.by.startswith(LABEL) and line.by != LABEL):
         raise typer.BadParameter("--by is batch, or label:KEY")
-    named = {"batch": batch, "host": host, "queue": queue, "image": image, "since": since, "until": until}
-    wanted = read_words(named, {}, label, words).wanted
-    shown, history = Form.IDS if is_quiet else form, find_history()
+    wanted, history = line.read_words().wanted, find_history()
 
     def show() -> None:
-        key = by.removeprefix(LABEL) if by != "batch" else ""
-        found = history.find_usage("label" if key else "batch", wanted, label=key, count=limit or MOST)
-        if not print_rows(found, USAGE, shown, is_whole=is_whole):
+        key = line.by.removeprefix(LABEL) if line.by != "batch" else ""
+        found = history.find_usage("label" if key else "batch", wanted, label=key, count=line.limit or MOST)
+        if not print_rows(found, USAGE, line.shown, is_whole=line.is_whole):
             note("no run matches")
         _note_state(history)
 
-    print_watched(show, watch, shown)
+    print_watched(show, line.watch, line.shown)
 
 
 def _find_key(by: str) -> FailureKey:
@@ -123,7 +107,7 @@ def _note_state(history: History) -> None:
     """Say what the history lacks."""
     state = history.status()
     if state.lost:
-        note(f"the history lacks {state.lost} runs that left Redis before they were read")
+        note(f"the history lacks {format_count(state.lost, 'run')}: Redis dropped what had not been read yet")
     if state.fault:
         note(state.fault)
     elif state.lag_seconds >= 1:

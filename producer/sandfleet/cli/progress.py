@@ -13,6 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 from sandfleet_config.codes import Category
+from sandfleet_config.units import format_count
 
 from sandfleet.cli.rows import format_duration
 from sandfleet.cli.show import note, safe_line, stderr_console
@@ -132,7 +133,7 @@ class Progress:
 
     def describe(self) -> str:
         """Return how many jobs have ended, and how many not OK."""
-        return f"{self.done} of {self._total} jobs ended, {self.not_ok} not OK"
+        return f"{self.done} of {format_count(self._total, 'job')} ended, {self.not_ok} not OK"
 
     def _describe_more(self) -> str:
         failed = [f"{count} {code.value}" for code, count in self._sort_codes() if code.category is not Category.OK]

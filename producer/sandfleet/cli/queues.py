@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Final, NamedTuple
 
 import typer
@@ -10,20 +11,20 @@ import typer
 from sandfleet.cli import opening
 from sandfleet.cli.acting import DryRun, new_operator
 from sandfleet.cli.exits import SOME_NOT_OK
+from sandfleet.cli.listing import ListOptions
+from sandfleet.cli.option_fields import takes_fields
 from sandfleet.cli.rows import (
     Columns,
     Form,
     FormOption,
     Limit,
-    NoTrunc,
-    Quiet,
     format_age,
     format_duration,
     print_rows,
     take,
 )
 from sandfleet.cli.show import note, print_lines, safe_line
-from sandfleet.cli.watching import Watch, WatchGroup, print_watched
+from sandfleet.cli.watching import WatchGroup, print_watched
 from sandfleet.overview.fields import queue_fields
 
 if TYPE_CHECKING:
@@ -55,32 +56,31 @@ def list_rows(summary: FleetSummary) -> list[_Row]:
     return [_Row(queue, summary.at) for queue in ordered]
 
 
+@dataclass(frozen=True, kw_only=True)
+class QueuesOptions(ListOptions):
+    """The command line of ``sandfleet queues``."""
+
+    ctx: typer.Context
+
+
 @app.callback()
-def list_queues(
-    ctx: typer.Context,
-    *,
-    form: FormOption = Form.TABLE,
-    is_quiet: Quiet = False,
-    is_whole: NoTrunc = False,
-    limit: Limit = 0,
-    watch: Watch = None,
-) -> None:
+@takes_fields(QueuesOptions)
+def list_queues(line: QueuesOptions) -> None:
     """List the queues: what waits, for how long, who takes it; look at one, pause it, resume it."""
-    if ctx.invoked_subcommand is not None:
+    if line.ctx.invoked_subcommand is not None:
         return
-    shown = Form.IDS if is_quiet else form
     with opening.open_fleet() as fleet:
 
         def show() -> None:
             summary = fleet.state.read_summary()
-            rows, has_more = take(list_rows(summary), limit)
-            print_rows(rows, QUEUES, shown, is_whole=is_whole)
+            rows, has_more = take(list_rows(summary), line.limit)
+            print_rows(rows, QUEUES, line.shown, is_whole=line.is_whole)
             if has_more():
-                note(f"there are more queues than the {limit} shown: -n 0 lists all")
+                note(f"there are more queues than the {line.limit} shown: -n 0 lists all")
             for name in find_unserved(summary):
                 note(f"no live worker takes jobs of the queue {name}: see SANDFLEET_QUEUES of the hosts")
 
-        print_watched(show, watch, shown)
+        print_watched(show, line.watch, line.shown)
 
 
 def find_unserved(summary: FleetSummary) -> list[str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, NamedTuple
 
 import typer
+from sandfleet_config.units import format_count
 
 from sandfleet.cli import options
 from sandfleet.cli.exits import INTERRUPTED, SOME_NOT_OK, TIMEOUT
@@ -53,11 +54,11 @@ class _Told:
 
     def count(self, state: BatchState) -> None:
         if self._is_due():
-            note(f"{state.ended} of {state.total} jobs ended")
+            note(f"{state.ended} of {format_count(state.total, 'job')} ended")
 
     def rows(self, number: int) -> None:
         if self._is_due():
-            note(f"{number} rows written")
+            note(f"{format_count(number, 'row')} written")
 
     def fault(self, text: str) -> None:
         self._faults += 1
@@ -168,15 +169,15 @@ def _write(table: BatchTable, how: ResultOptions, name: str) -> int:
 
 def _sum_up(written: Written, how: ResultOptions, name: str) -> None:
     if how.out != STDIN:
-        note(f"{written.rows} rows in {how.out}")
+        note(f"{format_count(written.rows, 'row')} in {how.out}")
     pending = written.rows - written.states.get(ENDED, 0) - written.states.get(FORGOTTEN, 0)
     if pending:
         waiting = shlex.join(["sandfleet", "batch", "results", name, "--wait"])
-        note(f"{pending} jobs have not ended: their rows say so. To wait for them: {waiting}")
+        note(f"{format_count(pending, 'job has', 'jobs have')} not ended: the rows say so. To wait: {waiting}")
     if forgotten := written.states.get(FORGOTTEN, 0):
-        note(f"{forgotten} jobs have ended, but their outcomes have expired or were deleted: their rows say so")
+        note(f"{format_count(forgotten, 'job has', 'jobs have')} ended, but the outcomes are gone: the rows say so")
     if written.not_saved:
-        note(f"{written.not_saved} files were not saved")
+        note(f"{format_count(written.not_saved, 'file was', 'files were')} not saved")
 
 
 def _to_path(name: str | None) -> Path | None:

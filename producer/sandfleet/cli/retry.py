@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 from sandfleet_config.errors import RequestError
+from sandfleet_config.units import format_count
 
 from sandfleet.channel.records import RunState
 from sandfleet.cli.exits import SOME_NOT_OK, USAGE
@@ -84,7 +85,10 @@ def _show_plan(fleet: Fleet, batch: Batch, plan: RetryPlan, *, is_json: bool) ->
         shown = {"batch": batch.name, "match": plan.total, "codes": codes, "not_kept": plan.not_kept}
         print(json.dumps(shown | {"first": [job_fields(job) for job in plan.first]}, indent=2))
         return 0
-    print(f"{plan.total} jobs of batch {safe_line(batch.name)} would run again" + (":" if plan.total else ""))
+    print(
+        f"{format_count(plan.total, 'job')} of batch {safe_line(batch.name)} would run again"
+        + (":" if plan.total else "")
+    )
     print_summary(plan.codes, is_output=True)
     for job in plan.first:
         code = job.code.value if job.code else job.state

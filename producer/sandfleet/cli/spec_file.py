@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 from sandfleet_config.errors import SpecInvalid
 from sandfleet_config.fingerprint import spec_sha256
+from sandfleet_config.units import format_count
 
 from sandfleet.cli.exits import USAGE
 from sandfleet.cli.files import LocalFiles
@@ -62,7 +63,8 @@ class SpecFile:
             return
         place = next((at for at, job_id in enumerate(batch.iter_ids()) if job_id == job.job_id), 0)
         if place >= len(self._order):
-            told = f"it has {len(self._order)} jobs, and job {job.job_id} is number {place + 1} of batch {batch.name}"
+            jobs = format_count(len(self._order), "job")
+            told = f"it has {jobs}, and job {job.job_id} is number {place + 1} of batch {batch.name}"
         else:
             told = (
                 f"line {self._find_line(place)} has another spec than job {job.job_id},"

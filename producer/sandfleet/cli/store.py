@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from sandfleet_config.store.garbage import check_owner, collect_garbage
 from sandfleet_config.store.opening import open_store
-from sandfleet_config.units import format_bytes
+from sandfleet_config.units import format_bytes, format_count
 
 from sandfleet.channel.connection import Connections
 from sandfleet.cli.show import note, print_lines
@@ -104,4 +104,4 @@ def _describe(found: Garbage, *, is_dry_run: bool) -> str:
 
 
 def _count(objects: int, size: int) -> str:
-    return f"{objects} object{'' if objects == 1 else 's'}, {format_bytes(size)}"
+    return f"{format_count(objects, 'object')}, {format_bytes(size)}"

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import typer
+from sandfleet_config.units import format_count
 
 from sandfleet.cli.artifacts import SaveOptions, Saver
 from sandfleet.cli.exits import INTERRUPTED, SOME_NOT_OK
@@ -104,7 +105,7 @@ def _note_stopped(jobs: Iterable[Job], total: int, batch: str | None, out: str |
     ids = [job.id for job in jobs]
     # The jobs of the chunk under way, which have no ids yet, can only be found by the batch's name.
     resume = resume_batch(batch, out) if batch else resume_jobs(ids, out)
-    note(f"stopped: at least {len(ids)} of {total} jobs were queued. To wait for them: {resume}")
+    note(f"stopped: at least {len(ids)} of {format_count(total, 'job')} queued. To wait: {resume}")
 
 
 def _queue(
@@ -137,7 +138,9 @@ def _sum_up_saved(saver: Saver, options: SubmitOptions, status: int) -> None:
 def _note_queued(count: int, batch: str | None) -> None:
     """Say how to follow the jobs of a batch; others are named by the printed ids."""
     if batch:
-        note(f"queued {count} jobs in batch {batch}. To follow them: sandfleet batch watch {shlex.quote(batch)}")
+        note(
+            f"queued {format_count(count, 'job')} in batch {batch}. To follow: sandfleet batch watch {shlex.quote(batch)}"
+        )
 
 
 def wait_for(

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
+from sandfleet_config.units import format_count
+
 from sandfleet.cli.batch_lines import print_output
 from sandfleet.cli.exits import INTERRUPTED, TIMEOUT
 from sandfleet.cli.jsonl import STDIN, write_outcome
@@ -124,7 +126,7 @@ def _wait(
     counts: Counter[ErrorCode] = Counter()
 
     def note_stop(reason: str) -> None:
-        note(f"{reason}; {progress.left} jobs go on. To resume: {resume()}")
+        note(f"{reason}; {format_count(progress.left, 'job goes', 'jobs go')} on. To resume: {resume()}")
 
     try:
         with progress, shown or nullcontext():

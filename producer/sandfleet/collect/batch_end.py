@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final
 
+from sandfleet_config.units import format_count
+
 from sandfleet.channel.waker import Waker
 from sandfleet.collect.polling import CHUNK_JOBS
 from sandfleet.errors import ResultTimeout
@@ -61,7 +63,7 @@ class BatchEnd:
             self.is_over = not self._find_pending()
             return None
         if now >= self._deadline:
-            left = f"{self._total - self._ended} of {self._total} jobs"
+            left = f"{self._total - self._ended} of {format_count(self._total, 'job')}"
             raise ResultTimeout(f"{left} of batch {self._name} have not ended in time")
         if self._watch is None or not self._watch.is_alive:
             self.close()

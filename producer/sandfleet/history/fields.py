@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from sandfleet.history.questions import (
     FailureGroup,
@@ -12,13 +12,15 @@ from sandfleet.history.questions import (
     PastAttempt,
     PastRun,
     RollupPoint,
+    RunTimes,
     UsageRow,
 )
 from sandfleet.history.words import format_time
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
+_T = TypeVar("_T")
 _RUN_TIMES: Final = ("submitted", "started", "ended")
 _GROUP_TIMES: Final = ("first", "last")
 _STATUS_TIMES: Final = ("at", "oldest", "begun")
@@ -82,7 +84,7 @@ def read_failure(fields: Mapping[str, Any]) -> FailureGroup:
     """Return the group of `failure_fields`."""
     known = _from_isos(fields, _GROUP_TIMES)
     known["trend"] = tuple(known["trend"])
-    return FailureGroup(**known)
+    return _new(FailureGroup, known)
 
 
 def usage_fields(row: UsageRow) -> dict[str, Any]:
@@ -92,7 +94,7 @@ def usage_fields(row: UsageRow) -> dict[str, Any]:
 
 def read_usage(fields: Mapping[str, Any]) -> UsageRow:
     """Return the use of `usage_fields`."""
-    return UsageRow(**fields)
+    return _new(UsageRow, fields)
 
 
 def point_fields(point: RollupPoint) -> dict[str, Any]:
@@ -102,7 +104,17 @@ def point_fields(point: RollupPoint) -> dict[str, Any]:
 
 def read_point(fields: Mapping[str, Any]) -> RollupPoint:
     """Return the step of `point_fields`."""
-    return RollupPoint(**fields)
+    return _new(RollupPoint, fields)
+
+
+def times_fields(times: RunTimes) -> dict[str, Any]:
+    """Return times for programs."""
+    return asdict(times)
+
+
+def read_times(fields: Mapping[str, Any]) -> RunTimes:
+    """Return the times of `times_fields`."""
+    return _new(RunTimes, fields)
 
 
 def status_fields(status: HistoryStatus) -> dict[str, Any]:
@@ -112,7 +124,7 @@ def status_fields(status: HistoryStatus) -> dict[str, Any]:
 
 def read_status(fields: Mapping[str, Any]) -> HistoryStatus:
     """Return the state of `status_fields`."""
-    return HistoryStatus(**_from_isos(fields, _STATUS_TIMES))
+    return _new(HistoryStatus, _from_isos(fields, _STATUS_TIMES))
 
 
 def _attempt_fields(attempt: PastAttempt) -> dict[str, Any]:
@@ -123,7 +135,13 @@ def _attempt_fields(attempt: PastAttempt) -> dict[str, Any]:
 def _read_attempt(fields: Mapping[str, Any]) -> PastAttempt:
     known = _from_isos(fields, ("started", "ended"))
     known["code"] = known["code"] or ""
-    return PastAttempt(**known)
+    return _new(PastAttempt, known)
+
+
+def _new(kind: Callable[..., _T], fields: Mapping[str, Any]) -> _T:
+    """Return a value of its fields. A `sandfleet-web` of a newer release may send others, too."""
+    known: Mapping[str, object] = getattr(kind, "__dataclass_fields__", {})
+    return kind(**{name: value for name, value in fields.items() if name in known})
 
 
 def _with_iso(fields: dict[str, Any], times: tuple[str, ...]) -> dict[str, Any]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, Final
 
 from sandfleet.history.groups import group_failures
@@ -21,10 +23,12 @@ from sandfleet.history.questions import (
     PastRun,
     RollupKey,
     RollupPoint,
+    RunTimes,
     UsageKey,
     UsageRow,
 )
 from sandfleet.history.statements import MILLI, choose_way, list_where
+from sandfleet.history.times import read_times
 from sandfleet.history.usage import sum_usage
 
 if TYPE_CHECKING:
@@ -174,6 +178,11 @@ class FileHistory:
         with self._files.reading() as connection:
             return sum_usage(connection, wanted, label if by == "label" else None, count)
 
+    def find_times(self, wanted: HistoryFilter) -> Sequence[RunTimes]:
+        """Return the times of all runs that match, then by code; of more than `MAX_TIMED`, of the newest."""
+        with self._files.reading() as connection:
+            return read_times(connection, wanted)
+
 
 def _parse_cursor(cursor: str) -> tuple[int | None, int]:
     """Return the `seq` of the last row of the page before, and how many rows there were so far."""
@@ -213,7 +222,10 @@ def _new_run(row: Sequence[Any]) -> PastRun:
         cpu_seconds=None if value["cpu_ms"] is None else value["cpu_ms"] / MILLI,
         memory_peak_bytes=facts.get("peak"),
         memory_bytes=value["memory"] or 0,
-        attempts=tuple(_new_attempt(item) for item in facts.get("tries", ())),
+        attempts=tuple(
+            replace(_new_attempt(item), slot=slot)
+            for item, slot in zip_longest(facts.get("tries", ()), facts.get("slots", ()))
+        ),
         attempt_count=value["attempts"],
         spec_sha256=facts.get("spec", ""),
     )

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 MAX_PAGE: Final = 500
 MAX_DEPTH: Final = 10_000
 """How far a list of rows goes; narrow the filter to see others."""
+MAX_TIMED: Final = 50_000
+"""Runs whose times are put in order; of more, the newest ones."""
 QUERY_SECONDS: Final = 2.0
 """Deadline of one query; after it `QueryTooSlow` says to narrow the time."""
 
@@ -168,6 +170,22 @@ class UsageRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RunTimes:
+    """How long runs that ended with `code` ran and waited, in seconds; code "" is all of them.
+
+    A run's time is that from its last start to its end, its wait that from submit to its last start.
+    None: none of them has started.
+    """
+
+    code: str
+    count: int
+    run_median: float | None = None
+    run_p95: float | None = None
+    wait_median: float | None = None
+    wait_p95: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HistoryStatus:
     """How old and how complete the history is.
 
@@ -233,4 +251,8 @@ class History(Protocol):
         self, by: UsageKey, wanted: HistoryFilter, *, label: str = "", count: int = 100
     ) -> Sequence[UsageRow]:
         """Sum up use, the most CPU first; `label` is the label's key."""
+        ...
+
+    def find_times(self, wanted: HistoryFilter) -> Sequence[RunTimes]:
+        """Return the times of all runs that match, then by code; of more than `MAX_TIMED`, of the newest."""
         ...

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar, cast
 from urllib.parse import urlencode, urlsplit
 
 from sandfleet.errors import HistoryUnavailable, QueryTooSlow
-from sandfleet.history.fields import read_failure, read_point, read_run, read_status, read_usage
+from sandfleet.history.fields import read_failure, read_point, read_run, read_status, read_times, read_usage
 from sandfleet.history.questions import (
     FailureGroup,
     FailureKey,
@@ -19,6 +19,7 @@ from sandfleet.history.questions import (
     PastRun,
     RollupKey,
     RollupPoint,
+    RunTimes,
     UsageKey,
     UsageRow,
 )
@@ -98,6 +99,10 @@ class RemoteHistory:
         """Sum up use, the most CPU first; `label` is the label's key."""
         query = {"q": _words(wanted), "by": by, "label": label, "count": str(count)}
         return self._ask("usage", query, lambda raw: [read_usage(item) for item in raw["usage"]])
+
+    def find_times(self, wanted: HistoryFilter) -> Sequence[RunTimes]:
+        """Return the times of all runs that match, then by code."""
+        return self._ask("times", {"q": _words(wanted)}, lambda raw: [read_times(item) for item in raw["times"]])
 
     def _ask(self, name: str, query: Mapping[str, str], read: Callable[[Any], _T]) -> _T:
         """Ask, and read the answer.

@@ -82,7 +82,7 @@ def format_words(words: Words) -> str:
         *([f"attempts:>{wanted.min_attempts - 1}"] if wanted.min_attempts else []),
         *([f"run:>{f'{wanted.min_seconds:.6f}'.rstrip('0').rstrip('.')}s"] if wanted.min_seconds else []),
         *(["newest:yes"] if wanted.is_newest else []),
-        *([f'"{_escape(wanted.text)}"'] if wanted.text else []),
+        *([format_text(wanted.text)] if wanted.text else []),
     ]
     return " ".join(parts)
 
@@ -90,6 +90,11 @@ def format_words(words: Words) -> str:
 def format_word(key: str, value: str) -> str:
     """Return a word with a key, such as ``batch:nightly``; a value with spaces is quoted."""
     return f"{key}:{_quote(value)}"
+
+
+def format_text(text: str) -> str:
+    """Return the words of a text to look for: quoted, or it might be read as a word with a key."""
+    return f'"{_escape(text)}"'
 
 
 def format_label(key: str, value: str) -> str:

@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, TypeVar
 
 from sandfleet_config.errors import RequestError, SecurityViolation, SpecInvalid, SpecTooLarge
+from sandfleet_config.units import format_count
 from sandfleet_config.wire import MAX_REPORTED_FAULTS
 
 if TYPE_CHECKING:
@@ -80,7 +81,9 @@ def encode_all(encode: Callable[[Spec, int], EncodedRequest], specs: Sequence[Sp
         if free_bytes > 0:
             cached.append(request)
     if faults.specs:
-        raise faults.new_error(f"nothing was queued, {faults.specs} of {len(specs)} specs are faulty")
+        raise faults.new_error(
+            f"nothing was queued, {faults.specs} of {format_count(len(specs), 'spec is', 'specs are')} faulty"
+        )
     return cached
 
 
@@ -108,7 +111,8 @@ def split_specs(
                 yield chunk
             faults = _Faults()
             faults.add(index, error)
-            raise faults.new_error(f"stopped, the {index} specs before it were queued") from None
+            queued = format_count(index, "spec before it was", "specs before it were")
+            raise faults.new_error(f"stopped, {queued} queued") from None
         chunk.append(request)
         size += len(request.text)
         if len(chunk) >= CHUNK_JOBS or size >= CHUNK_BYTES or time.monotonic() - started >= CHUNK_SECONDS:

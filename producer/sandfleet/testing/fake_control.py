@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from sandfleet_config.batch_limits import BatchLimits
 from sandfleet_config.codes import ErrorCode
 from sandfleet_config.spec import LAST_PRIORITY
+from sandfleet_config.units import format_count
 
 from sandfleet.channel.batch_control import LimitsState
 from sandfleet.channel.publisher import new_after_refusal
@@ -129,7 +130,11 @@ class FakeControl:
             return f"batch {name} is held: sandfleet batch release {name}"
         running = sum(other.is_started and other.outcome is None for other in self._members(name))
         most = state.limits.at_most
-        return f"batch {name} runs at most {most} jobs at once" if most is not None and running >= most else ""
+        return (
+            f"batch {name} runs at most {format_count(most, 'job')} at once"
+            if most is not None and running >= most
+            else ""
+        )
 
     def new_record(self, job: FakeJob) -> JobRecord:
         """Return the job's record, with why it waits."""

@@ -16,8 +16,9 @@ from past_rows import new_runs, store_runs
 from sandfleet.errors import HistoryUnavailable, QueryTooSlow
 from sandfleet.history import open_file
 from sandfleet.history.file_history import FileHistory
-from sandfleet.history.questions import MAX_DEPTH, HistoryFilter
+from sandfleet.history.questions import MAX_DEPTH, HistoryFilter, RunTimes
 from sandfleet.history.remote_history import RemoteHistory
+from sandfleet.history.times import new_times
 from sandfleet_config.failure_kind import fingerprint_failure
 
 if TYPE_CHECKING:
@@ -149,6 +150,45 @@ def test_each_filter_and_each_pair_finds_what_python_finds(history: History, run
     assert matched > len(pairs) / 3
 
 
+@pytest.mark.parametrize("fields", [{}, {"batch": "batch-100"}, {"host": "host-07"}, {"codes": frozenset({"TIMEOUT"})}])
+def test_times_are_those_of_a_sorted_list(history: History, runs: list[NewRow], fields: dict[str, Any]) -> None:
+    wanted = HistoryFilter(**fields)
+    matching = [new for new in runs if takes(wanted, new)]
+    assert matching
+
+    found = {row.code: row for row in history.find_times(wanted)}
+
+    assert set(found) == {"", *(new.run.code for new in matching)}
+    for code, row in found.items():
+        of_code = [new for new in matching if code in {"", new.run.code}]
+        started = [new for new in of_code if new.run.started]
+        ran = sorted(new.ended / 1000 - new.run.started for new in started)
+        waited = sorted(new.run.started - new.run.submitted for new in started)
+        assert row.count == len(of_code)
+        for values, median, p95 in (
+            (ran, row.run_median, row.run_p95),
+            (waited, row.wait_median, row.wait_p95),
+        ):
+            places = [-(-len(values) * part // 100) - 1 for part in (50, 95)]
+            assert (median, p95) == pytest.approx([values[place] for place in places], abs=0.002)
+
+
+def test_runs_that_never_started_have_no_times() -> None:
+    assert new_times("EXPIRED", 3, [], []) == RunTimes(code="EXPIRED", count=3)
+    assert new_times("OK", 1, [1500], [20]).run_p95 == 1.5
+
+
+def test_times_are_those_of_the_newest_runs_where_there_are_too_many(
+    history: History, runs: list[NewRow], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sandfleet.history.times.MAX_TIMED", 10)
+    (all_of_them, *_) = history.find_times(HistoryFilter())
+    newest = [new for new in runs[-10:] if new.run.started]
+    longest = max(new.ended / 1000 - new.run.started for new in newest)
+    assert all_of_them.count == 10
+    assert all_of_them.run_p95 == pytest.approx(longest, abs=0.002)
+
+
 def test_a_run_comes_back_as_it_was_stored(history: History, runs: list[NewRow]) -> None:
     for new in runs[:50]:
         (found,) = history.runs_of(new.run.job_id)
@@ -158,8 +198,8 @@ def test_a_run_comes_back_as_it_was_stored(history: History, runs: list[NewRow])
         assert (found.ended, found.attempt_count) == (new.ended / 1000, run.attempts)
         assert found.started == pytest.approx(run.started, abs=0.001)
         assert found.cpu_seconds == pytest.approx(run.cpu_seconds or 0, abs=0.001)
-        assert [(one.host, one.worker, one.code) for one in found.attempts] == [
-            (one.host, one.worker, one.code) for one in run.tries
+        assert [(one.host, one.worker, one.code, one.slot) for one in found.attempts] == [
+            (one.host, one.worker, one.code, one.slot) for one in run.tries
         ]
 
 

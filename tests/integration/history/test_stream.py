@@ -13,6 +13,7 @@ from sandfleet_config.outcome import Outcome, StreamOutput
 from sandfleet_config.queues import DEFAULT_QUEUE, KEY_PREFIX
 from sandfleet_config.run_summary import RunFacts, encode_summary
 from sandfleet_config.scripts import read_script, stored_result
+from waiting import wait_until
 
 if TYPE_CHECKING:
     from past import Past
@@ -112,19 +113,54 @@ def test_a_caller_of_an_earlier_release_leaves_no_gap(past: Past) -> None:
     assert job.outcome(0).code == "OK"
 
 
-@pytest.mark.parametrize("key", [STREAM, LAST])
-def test_a_key_of_a_wrong_type_costs_no_outcome_and_the_number_tells_the_gap(past: Past, key: str) -> None:
-    past.end([SPEC])
-    kept = past.redis.dump(key)
+def forge(past: Past, key: str, value: object) -> None:
     past.redis.delete(key)
-    past.redis.sadd(key, "forged")
-    (lost,) = past.end([SPEC])
-    assert past.fleet.job(lost).outcome(0).code == "OK"
+    if isinstance(value, set):
+        past.redis.sadd(key, *value)
+    else:
+        past.redis.set(key, value)
 
-    past.redis.restore(key, 60_000, kept, replace=True)
+
+@pytest.mark.parametrize("forged", [{"forged"}, "no number", "9223372036854775807"], ids=str)
+def test_a_forged_last_number_costs_no_run_and_is_told_as_a_gap(past: Past, forged: object) -> None:
+    past.end([SPEC] * 2)
+    with past.writing():
+        past.wait_rows(2)
+        forge(past, LAST, forged)
+        (job,) = past.end([SPEC])
+        past.end([SPEC])
+
+        past.wait_rows(4)
+
+    assert past.fleet.job(job).outcome(0).code == "OK"
+    assert [number for number, _ in entries(past)] == [1, 2, 4, 5]
+    assert past.history.status().lost == 1
+    assert past.redis.ttl(LAST) > 0
+
+
+def test_a_stream_of_a_wrong_type_is_made_anew(past: Past) -> None:
     past.end([SPEC])
+    with past.writing():
+        past.wait_rows(1)
+        forge(past, STREAM, {"forged"})
+        (job,) = past.end([SPEC])
 
-    assert [number for number, _ in entries(past)] == ([1, 3] if key == STREAM else [1, 2])
+        past.wait_rows(2)
+
+    assert past.fleet.job(job).outcome(0).code == "OK"
+    assert [number for number, _ in entries(past)] == [2]
+    assert past.history.status().lost == 0
+
+
+def test_a_stream_that_can_have_no_later_entry_is_made_anew(past: Past) -> None:
+    past.end([SPEC])
+    with past.writing():
+        past.wait_rows(1)
+        past.redis.xadd(STREAM, {"forged": "x"}, id="18446744073709551615-18446744073709551615")
+        wait_until(lambda: past.history.status().skipped == 1, 10, "the writer has passed the forged entry")
+        past.end([SPEC] * 2)
+
+        past.wait_rows(3)
 
 
 def test_at_maxmemory_the_outcome_is_recorded_and_the_run_has_a_number_alone(past: Past) -> None:
@@ -173,4 +209,14 @@ def test_a_forgotten_batch_is_noted_even_if_redis_has_nothing_of_it(past: Past) 
 
     key = f"{KEY_PREFIX}ended_runs:forgotten"
     assert past.redis.zrange(key, 0, -1) == [b"long-ago"]
+    assert past.redis.ttl(key) > 0
+
+
+def test_a_forged_key_of_forgotten_batches_is_made_anew(past: Past) -> None:
+    key = f"{KEY_PREFIX}ended_runs:forgotten"
+    past.redis.set(key, "forged")
+
+    list(past.fleet._channel.forget_batch("nightly"))
+
+    assert past.redis.zrange(key, 0, -1) == [b"nightly"]
     assert past.redis.ttl(key) > 0

@@ -128,6 +128,26 @@ def test_a_large_act_needs_its_number_typed(server: PageServer, scene: Scene) ->
     assert len(scene.acts.done) == 1
 
 
+def test_a_batch_that_runs_can_be_cancelled_though_its_jobs_end_meanwhile(server: PageServer, scene: Scene) -> None:
+    scene.acts.count = 2641
+    assert 'name="shown" value="2641"' in server.get("/fleet/act?verb=cancel&batch=sweep-12")
+    cancel = {"verb": "cancel", "batch": "sweep-12", "seen": "1795956194", "reason": "x", "shown": "2641"}
+    for count in (2500, 2800, 90):
+        scene.acts.count = count
+        assert server.ask("/fleet/act", form=cancel | {"typed": str(count)}).status == 400, "that was not shown"
+        assert server.ask("/fleet/act", form=cancel | {"typed": "2,641"}).status == 200
+    assert len(scene.acts.done) == 3
+
+
+def test_more_than_were_shown_are_not_retried_and_not_purged(server: PageServer, scene: Scene) -> None:
+    scene.acts.count = 8
+    for verb in ("retry", "requeue", "purge"):
+        form = {"verb": verb, "batch": "sweep-12", "seen": "1795956194", "reason": "x", "shown": "7"}
+        answer = server.ask("/fleet/act", form=form)
+        assert (answer.status, "8 match now, more than the 7" in answer.text) == (400, True), verb
+    assert scene.acts.done == []
+
+
 def test_an_empty_filter_is_no_filter(server: PageServer, scene: Scene) -> None:
     for verb in ("cancel", "retry"):
         form = {"verb": verb, "reason": "all", "seen": "1795956194"}

@@ -167,6 +167,12 @@ def test_all_attempts_stand_in_order_with_their_ends(server: PageServer) -> None
     assert "attempt 2 of 3" in page
 
 
+def test_an_ended_job_says_in_which_slot_it_ran(server: PageServer, scene: Scene) -> None:
+    run = scene.history.runs[0]
+    page = server.get(f"/fleet/job?id={run.job_id}")
+    assert f"attempt 1 on {run.host}, slot 3," in page
+
+
 def test_lists_are_paged_and_bounded(server: PageServer, scene: Scene) -> None:
     one = scene.state.summary.workers[0]
     many = tuple(replace(one, host=f"h-{number:04}", owner=f"h-{number:04}:1:x") for number in range(1000))

@@ -15,7 +15,7 @@ from pydantic import SecretStr
 from sandfleet import Fleet, SandboxSpec, Settings
 from sandfleet_web.pages.api import API
 from sandfleet_web.pages.routes import PAGE_HANDLERS
-from sandfleet_web.pages.users import add_user
+from sandfleet_web.pages.user_files import add_user
 from waiting import wait_until
 
 if TYPE_CHECKING:

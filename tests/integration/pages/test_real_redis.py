@@ -9,6 +9,7 @@ import re
 import time
 import urllib.parse
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,6 +17,7 @@ from page_server import PageServer, new_users, running_pages
 from past import Past
 from sandfleet import SandboxSpec
 from sandfleet_config.codes import ErrorCode
+from sandfleet_config.outcome import Attempt
 from sandfleet_web.history.writer import HistoryWriter
 from sandfleet_web.pages.opening import open_site
 from typer.testing import CliRunner
@@ -26,10 +28,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from sandfleet import Fleet
+    from sandfleet_web.pages.site import Site
     from sandfleet_worker.delivery.ledger import Ledger
 
 JOBS = int(os.environ.get("TEST_PAGES_JOBS", "400"))
 """Jobs of the batch with four codes."""
+LARGE, PAGE_SECONDS = 100_000, 0.3
 SHARES = {ErrorCode.OK: 0.7, ErrorCode.EXIT_NONZERO: 0.2, ErrorCode.TIMEOUT: 0.08, ErrorCode.WORKER_LOST: 0.02}
 VIEWERS = 20
 
@@ -40,13 +44,17 @@ def past(url: str, fleet: Fleet, ledger: Ledger, tmp_path: Path) -> Past:
 
 
 @pytest.fixture
-def pages(past: Past) -> Iterator[PageServer]:
+def site(past: Past) -> Site:
+    return open_site(past.settings(), new_users())
+
+
+@pytest.fixture
+def pages(past: Past, site: Site) -> Iterator[PageServer]:
     """Serve the pages, with a writer of the history."""
-    settings = past.settings()
-    writer = HistoryWriter(settings)
+    writer = HistoryWriter(past.settings())
     writer.start()
     try:
-        with running_pages(open_site(settings, new_users())) as server:
+        with running_pages(site) as server:
             yield server
     finally:
         writer.stop()
@@ -71,7 +79,20 @@ def read_counts(page: str) -> dict[str, int]:
     return {code: int(count.replace(",", "")) for code, count in re.findall(r'data-code="(\w+)">([0-9,]+)<', page)}
 
 
-def test_page_command_line_api_and_all_outcomes_count_the_same(pages: PageServer, past: Past, fleet: Fleet) -> None:
+def measure(site: Site, pages: PageServer, page: str) -> float:
+    """Return the least seconds of a page whose answers nobody has asked for yet."""
+    found: list[float] = []
+    for _ in range(5):
+        site.reads.forget()
+        before = time.perf_counter()
+        pages.get(f"/fleet/{page}")
+        found.append(time.perf_counter() - before)
+    return min(found)
+
+
+def test_page_command_line_api_and_all_outcomes_count_the_same(
+    pages: PageServer, past: Past, fleet: Fleet, site: Site
+) -> None:
     from sandfleet.cli.commands import app
 
     expected = end_batch(past, "counted", JOBS)
@@ -85,11 +106,43 @@ def test_page_command_line_api_and_all_outcomes_count_the_same(pages: PageServer
     assert {code: sum(one.code.value == code for one in outcomes) for code in expected} == expected
 
     total = sum(expected.values())
-    wait_until(lambda: past.history.status().number >= total, 60, "the history has all")
+    wait_until(lambda: past.read_number() >= total, 60, "the history has all")
     counted = {
         code: json.loads(pages.get(f"/fleet/api/v1/count?q=batch:counted+code:{code}"))["count"] for code in expected
     }
     assert counted == {code: min(count, 10_001) for code, count in expected.items()}
+    if JOBS >= LARGE:  # a smaller batch says nothing about time
+        shown_pages = (
+            "batch?name=counted",
+            "batches",
+            "",
+            "failures",
+            "jobs?q=batch:counted",
+            "jobs?q=batch:counted+code:OK",
+        )
+        took = {page: measure(site, pages, page) for page in shown_pages}
+        print({page: f"{seconds * 1000:.0f} ms" for page, seconds in took.items()})  # noqa: T201  for `pytest -s`
+        assert all(seconds < PAGE_SECONDS for seconds in took.values()), took
+
+
+def test_a_batch_says_how_long_its_jobs_ran_and_waited(pages: PageServer, past: Past) -> None:
+    now = datetime.now(UTC)
+    for seconds in (1, 2, 3, 40):
+        attempts = (Attempt(host="h", worker="h.1", started=now - timedelta(seconds=seconds)),)
+        past.end([new_spec()], ErrorCode.TIMEOUT, "timed", attempts=attempts)
+    past.end([new_spec()], ErrorCode.CANCELLED, "timed")
+    wait_until(lambda: past.read_number() >= 5, 20, "the history has all")
+
+    page = pages.get("/fleet/batch?name=timed")
+
+    found = re.search(r"run median ([0-9.]+) s, p95 ([0-9]+) s", page)
+    assert found is not None, page
+    assert 2 <= float(found[1]) < 3
+    assert 40 <= int(found[2]) < 60
+    assert re.search(r'data-code="CANCELLED">1</td><td class="n">20 %</td><td class="n wide">- · -</td>', page)
+    (all_of_it, *_) = json.loads(pages.get("/fleet/api/v1/times?q=batch:timed"))["times"]
+    assert (all_of_it["code"], all_of_it["count"]) == ("", 5)
+    assert 2 <= all_of_it["run_median"] < 3
 
 
 def act(pages: PageServer, query: str, **more: Any) -> str:
@@ -112,7 +165,7 @@ def test_a_group_of_failures_is_retried_once(pages: PageServer, past: Past, flee
     past.end([new_spec()] * 5, ErrorCode.TIMEOUT, "again", message="too slow")
     past.end([new_spec()] * 3, ErrorCode.EXIT_NONZERO, "again", message="exit 1")
     past.end([new_spec()] * 4, ErrorCode.OK, "again")
-    wait_until(lambda: past.history.status().number >= 12, 20, "the history has all")
+    wait_until(lambda: past.read_number() >= 12, 20, "the history has all")
     wait_until(lambda: "retry…" in pages.get("/fleet/batch?name=again"), 10, "its failures are grouped")
     link = re.search(r'href="act\?([^"]*)" aria-label="Retry this group, TIMEOUT"', pages.get("/fleet/failures"))
     assert link is not None
@@ -126,7 +179,7 @@ def test_a_group_of_failures_is_retried_once(pages: PageServer, past: Past, flee
     # A second click, and one after the jobs have failed again.
     assert read_done(pages.ask("/fleet/act", form=form).text)[0] == 0
     rerun_all(past, "again", ErrorCode.TIMEOUT)
-    wait_until(lambda: past.history.status().number >= 17, 20, "the history has the later runs")
+    wait_until(lambda: past.read_number() >= 17, 20, "the history has the later runs")
     assert read_done(pages.ask("/fleet/act", form=form).text)[0] == 0
     assert fleet.batch("again").codes == {"TIMEOUT": 5, "EXIT_NONZERO": 3, "OK": 4}
     assert pages.get("/fleet/audit").count("a fixed image") == 3
@@ -154,6 +207,26 @@ def test_a_batchs_code_and_one_job_are_retried_and_cancelled(pages: PageServer, 
     assert read_done(act(pages, "verb=retry&batch=steps")) == (2, 0, 0)
     assert read_done(act(pages, "verb=cancel&batch=steps", reason="enough")) == (5, 0, 0)
     wait_until(lambda: fleet.batch("steps").codes == {"CANCELLED": 5}, 10, "all are cancelled")
+
+
+@pytest.mark.parametrize(
+    ("verb", "words"),
+    [("cancel", '""'), ("cancel", "newest:yes"), ("retry", '""'), ("retry", "state:ended"), ("retry", "newest:yes")],
+)
+def test_a_search_that_leaves_out_nothing_is_no_filter(
+    pages: PageServer, past: Past, fleet: Fleet, verb: str, words: str
+) -> None:
+    past.end([new_spec()], ErrorCode.TIMEOUT, "old")
+    job = fleet.submit(new_spec())
+    wait_until(lambda: past.read_number() >= 1, 20, "the history has it")
+    query = urllib.parse.urlencode({"verb": verb, "q": words})
+
+    answer = pages.ask(f"/fleet/act?{query}")
+
+    assert (answer.status, "leaves out nothing" in answer.text) == (400, True)
+    form = {"verb": verb, "q": words, "reason": "x", "seen": str(time.time())}
+    assert pages.ask("/fleet/act", form=form).status == 400
+    assert not job.is_done
 
 
 def test_dead_letters_are_requeued_and_purged_from_the_page(pages: PageServer, past: Past, fleet: Fleet) -> None:

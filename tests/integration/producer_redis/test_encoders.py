@@ -218,7 +218,7 @@ def test_ctrl_c_ends_all_processes(
     queued = len(read_queued(client))
     assert (0 < queued < JOBS) if is_queued else not queued
     if is_queued:
-        assert f"of {JOBS} jobs were queued. To wait for them: sandfleet batch wait b" in ended.stderr
+        assert f"of {JOBS} jobs were queued. To wait: sandfleet batch wait b" in ended.stderr
     assert "Traceback" not in ended.stderr
 
 

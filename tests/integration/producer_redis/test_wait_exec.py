@@ -37,7 +37,7 @@ def test_the_command_may_call_sandfleet(fleet: Fleet, tmp_path: Path, capfd: pyt
     program = f"{sys.executable} -m sandfleet.cli"
     command = f'{program} batch results "$SANDFLEET_BATCH" -o {tmp_path}/r.csv'
     assert main(["batch", "wait", "b", "--exec", command]) == 1, "the job was cancelled"
-    assert "1 rows in" in capfd.readouterr().err
+    assert "1 row in" in capfd.readouterr().err
     assert (tmp_path / "r.csv").exists()
 
 

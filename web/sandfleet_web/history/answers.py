@@ -6,7 +6,7 @@ import math
 import time
 from typing import TYPE_CHECKING, Any, Final, TypeVar, get_args
 
-from sandfleet.history.fields import failure_fields, point_fields, run_fields, status_fields, usage_fields
+from sandfleet.history.fields import failure_fields, point_fields, run_fields, status_fields, times_fields, usage_fields
 from sandfleet.history.questions import FailureKey, RollupKey, UsageKey
 from sandfleet.history.words import WordsInvalid, parse_time, parse_words
 
@@ -27,7 +27,7 @@ def answer(history: History, name: str, query: Mapping[str, str]) -> dict[str, A
 
     ``history``; ``jobs`` and ``count`` with `q` (words of a filter), `count` and `cursor`; ``job``
     with `id`; ``failures`` with `q`, `by` and `count`; ``rollup`` with `by`, `since`, `until` and
-    `step` (s); ``usage`` with `q`, `by`, `label` and `count`.
+    `step` (s); ``usage`` with `q`, `by`, `label` and `count`; ``times`` with `q`.
 
     Raises:
         KeyError: there is no such question.
@@ -82,6 +82,10 @@ def _usage(history: History, query: Mapping[str, str]) -> dict[str, Any]:
     return {"usage": [usage_fields(row) for row in found]}
 
 
+def _times(history: History, query: Mapping[str, str]) -> dict[str, Any]:
+    return {"times": [times_fields(row) for row in history.find_times(_filter(query))]}
+
+
 _ANSWERS: Final[dict[str, Callable[[History, Mapping[str, str]], dict[str, Any]]]] = {
     "history": _status,
     "jobs": _jobs,
@@ -90,6 +94,7 @@ _ANSWERS: Final[dict[str, Callable[[History, Mapping[str, str]], dict[str, Any]]
     "failures": _failures,
     "rollup": _rollup,
     "usage": _usage,
+    "times": _times,
 }
 QUESTIONS: Final = tuple(_ANSWERS)
 """The names that `answer` knows: the last part of their addresses."""

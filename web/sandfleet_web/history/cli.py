@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from sandfleet.errors import FleetError
+from sandfleet_config.units import format_count
 
 from sandfleet_web.command_line import print_known_errors, read_settings
 
@@ -78,7 +79,7 @@ def prune() -> None:
         while prune_once(store, kept):
             pass
         after = store.read_position().rows
-    print(f"{before - after} runs deleted, {after} kept")
+    print(f"{format_count(before - after, 'run')} deleted, {after} kept")
 
 
 @app.command()

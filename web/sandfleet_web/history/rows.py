@@ -90,6 +90,7 @@ def to_facts(run: EndedRun) -> str:
         "peak": run.memory_peak_bytes,
         "spec": run.spec_sha256,
         "tries": [_list_try(one) for one in run.tries],
+        "slots": [one.slot for one in run.tries] if any(one.slot is not None for one in run.tries) else [],
     }
     return _pack({name: value for name, value in facts.items() if value not in ("", None, {}, [])})
 

@@ -91,12 +91,16 @@ def find_start(position: Position, address: str, run_id: str, newest_id: str) ->
     behind: then a minute is read again.
     """
     is_other = bool(position.redis) and position.redis != address
-    is_anew = bool(newest_id) and _split_id(newest_id) < _split_id(position.stream_id)
-    if is_other or is_anew:
+    if is_other or is_anew(position, newest_id):
         position = replace(position, stream_id="0-0")
     elif position.redis_run not in {"", run_id}:
         position = replace(position, stream_id=f"{max(0, _split_id(position.stream_id)[0] - REWIND_MS)}-0")
     return replace(position, redis=address, redis_run=position.redis_run or run_id)
+
+
+def is_anew(position: Position, newest_id: str) -> bool:
+    """Whether the stream was made anew: its newest entry is older than the last one that was read."""
+    return bool(newest_id) and _split_id(newest_id) < _split_id(position.stream_id)
 
 
 def take_entries(

@@ -17,7 +17,7 @@ from sandfleet.history.heartbeat import Heartbeat
 from sandfleet_web.history.lock import WriterLock
 from sandfleet_web.history.schema import NewerFile, begin_anew, is_damaged, open_for_writing
 from sandfleet_web.history.store import HistoryStore
-from sandfleet_web.history.stream import RunStream, find_start, note_forgotten, take_entries
+from sandfleet_web.history.stream import RunStream, find_start, is_anew, note_forgotten, take_entries
 
 if TYPE_CHECKING:
     from sandfleet_config.web_settings import HistorySettings, WebSettings
@@ -137,6 +137,9 @@ class HistoryWriter:
             found = self._stream.read(position, self._forgotten_ms)
             position = find_start(position, self._stream.address, self._run_id, found.newest_id)
         chunk = self._stream.read(position, self._forgotten_ms)
+        if is_anew(position, chunk.newest_id):
+            position = replace(position, stream_id="0-0")
+            chunk = self._stream.read(position, self._forgotten_ms)
         if chunk.forgotten:
             position = self._forget(store, position, chunk)
         after, rows = take_entries(position, chunk, self._forgotten, self._run_id)

@@ -11,11 +11,12 @@ local AT_ONCE, MAX_FORGOTTEN, AHEAD = 50, 1000, 60000
 local key = prefix .. 'ended_runs'
 local entries, newest = {}, ''
 if redis.call('EXISTS', key) == 1 then
-  newest = redis.call('XREVRANGE', key, '+', '-', 'COUNT', 1)
+  newest = try('XREVRANGE', key, '+', '-', 'COUNT', 1) or {} -- of a wrong type: the next ended run makes it anew
   newest = newest[1] and newest[1][1] or ''
 end
 while newest ~= '' and #entries < limit * 3 do
-  local found = redis.call('XRANGE', key, '(' .. last, '+', 'COUNT', math.min(AT_ONCE, limit - #entries / 3))
+  -- (an error where `last` is the last id that there can be)
+  local found = try('XRANGE', key, '(' .. last, '+', 'COUNT', math.min(AT_ONCE, limit - #entries / 3)) or {}
   for _, entry in ipairs(found) do
     local number, summary = '', ''
     local fields = entry[2]

@@ -74,6 +74,7 @@ class FleetCollector(Collector):
         yield _new("sandfleet_jobs_delayed", {(): summary.delayed})
         yield _new("sandfleet_jobs_parked", {(): summary.parked})
         yield _new("sandfleet_dead_letters", {(): summary.dead_letters})
+        yield _new("sandfleet_duplicates_total", {(): summary.duplicates})
         if summary.redis_max > 0:
             yield _new("sandfleet_redis_memory_used_ratio", {(): summary.redis_used / summary.redis_max})
         yield _new("sandfleet_fleet_read_timestamp_seconds", {(): summary.at})

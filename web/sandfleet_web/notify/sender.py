@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from sandfleet.errors import FleetUnavailable
+from sandfleet_config.units import format_count
 
 from sandfleet_web.notify.attempt import Answer, send
 from sandfleet_web.notify.queue import UnusableWebhook
@@ -128,14 +129,14 @@ class Sender:
             self._settle(webhook, "dead", reason)
             return
         if is_deadly(webhook, time.time() * MILLI, self._settings.retry_seconds):
-            reason = f"given up after {webhook.attempts - 1} attempts: no sender lived to record how they ended"
+            reason = f"given up after {format_count(webhook.attempts - 1, 'attempt')}: no sender lived to record how they ended"
             self._settle(webhook, "dead", reason)
             return
         answer = self._send_once(endpoint, webhook)
         result, pause = decide(webhook, answer, time.time() * MILLI, self._settings.retry_seconds)
         reason = answer.describe()
         if result == "dead" and not answer.is_refused:
-            reason = f"given up after {webhook.attempts} attempts: {reason}"
+            reason = f"given up after {format_count(webhook.attempts, 'attempt')}: {reason}"
         self._settle(webhook, result, reason, pause)
 
     def _send_once(self, endpoint: Endpoint, webhook: TakenWebhook) -> Answer:

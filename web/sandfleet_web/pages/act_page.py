@@ -55,7 +55,7 @@ class ActPage(PageHandler):
             return await self._ask(read, "What was shown is too old: look again.", 409)
         if verb.takes_away and not wish.reason:
             return await self._ask(read, "A reason is needed: it takes capacity or work away.", 400)
-        fault = await self._check_typed(wish, read("typed", "") or "")
+        fault = await self._check_count(wish, read("typed", "") or "", read("shown", "") or "")
         if fault:
             return await self._ask(read, fault, 400)
         viewer = self.viewer
@@ -66,16 +66,20 @@ class ActPage(PageHandler):
         values: dict[str, Any] = {"verb": verb, "wish": wish, "done": done, "back": _find_back(wish, verb)}
         return Page("done.html", verb.title, "", values, refresh=0, uses_history=False)
 
-    async def _check_typed(self, wish: Wish, typed: str) -> str:
-        """Return why a large act is not done: its number must be typed."""
+    async def _check_count(self, wish: Wish, typed: str, shown: str) -> str:
+        """Return why a large act is not done: the number that was shown must be typed.
+
+        More than were shown are acted on by a cancel alone: jobs of a batch that runs come and go.
+        """
         if VERBS[wish.verb].target not in {"jobs", "dead letters"}:
             return ""
         preview: Preview = await self.site.reads.run(lambda: self.site.sources.acts.preview(wish))
-        if preview.count <= TYPED_ABOVE:
-            return ""
-        if typed.replace(",", "").strip() == str(preview.count):
-            return ""
-        return f"Type the number of jobs, {preview.count:,}: it was not typed, or has changed."
+        told = int(shown) if shown.isdecimal() and len(shown) < len("1000000000") else preview.count
+        if told > TYPED_ABOVE and typed.replace(",", "").strip() != str(told):
+            return f"Type the number of jobs, {preview.count:,}: it was not typed."
+        if wish.verb != "cancel" and preview.count > told:
+            return f"{preview.count:,} match now, more than the {told:,} that were shown."
+        return ""
 
     def _read_wish(self, read: Callable[..., str | None]) -> tuple[Verb, Wish]:
         """Read what is asked for.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from sandfleet_web.pages.users import Viewer
+    from sandfleet_web.pages.user_files import Viewer
 
 VerbName: TypeAlias = Literal["cordon", "drain", "uncordon", "pause", "resume", "cancel", "retry", "requeue", "purge"]
 MAX_AT_ONCE: Final = 1000

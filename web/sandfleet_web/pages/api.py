@@ -38,6 +38,7 @@ async def _summary(site: Site, _: dict[str, str]) -> dict[str, Any]:
         "delayed": found.delayed,
         "parked": found.parked,
         "dead_letters": found.dead_letters,
+        "duplicates": found.duplicates,
         "redis_used": found.redis_used,
         "redis_max": found.redis_max,
         "ended_runs": found.ended_runs,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from sandfleet.errors import FleetError
-from sandfleet.history.questions import HistoryFilter
+from sandfleet.history.questions import MAX_TIMED, HistoryFilter
 from sandfleet.overview.job_filter import JobFilter
 from sandfleet.overview.summary import read_summary
 from sandfleet_config.codes import ErrorCode
@@ -17,11 +17,11 @@ from sandfleet_web.pages.overview_page import read_batches
 from sandfleet_web.pages.paging import ROWS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from sandfleet.channel.fleet_state import FleetSummary
     from sandfleet.channel.job_facts import JobFacts
-    from sandfleet.history.questions import FailureGroup
+    from sandfleet.history.questions import FailureGroup, RunTimes
     from sandfleet.overview.summary import BatchSummary
 
     from sandfleet_web.pages.site import Site
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 MAX_PAGES: Final = 200
 SHOWN_RUNNING: Final = 10
 SEARCHED: Final = 2_000
+TIMES_SECONDS: Final = 5.0
+"""How long the times of a batch are kept: all its runs are read for them."""
 SEARCHED_HOSTS: Final = 100
 """Where, and among how many running jobs of all batches, the running jobs of one are looked for."""
 
@@ -69,6 +71,7 @@ class BatchPage(PageHandler):
         if not batch.total:
             raise web.HTTPError(404, reason="No batch has that name, or all of it ended too long ago")
         groups, fault = await ask_groups(site, name)
+        times = await ask_times(site, name)
         running: list[JobFacts] = []
         if batch.left:
             hosts = find_busy_hosts(await site.read_summary())
@@ -76,6 +79,9 @@ class BatchPage(PageHandler):
         values: dict[str, Any] = {
             "batch": batch,
             "rows": new_code_rows(batch),
+            "times": times,
+            "timed": times[""].count if "" in times else 0,
+            "most_timed": MAX_TIMED,
             "groups": groups,
             "groups_fault": fault,
             "running": running,
@@ -119,3 +125,16 @@ async def ask_groups(site: Site, batch: str) -> tuple[Sequence[FailureGroup], st
     except FleetError as error:
         return (), str(error)
     return groups, ""
+
+
+async def ask_times(site: Site, batch: str) -> Mapping[str, RunTimes]:
+    """Return how long the runs of a batch ran and waited, by code ("": all); nothing without a history."""
+    history = site.sources.history
+    if history is None:
+        return {}
+    wanted = HistoryFilter(batch=batch, is_newest=True)
+    try:
+        found = await site.reads.read(("times", batch), lambda: history.find_times(wanted), kept_seconds=TIMES_SECONDS)
+    except FleetError:
+        return {}
+    return {row.code: row for row in found}

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from sandfleet_web.pages.categories import count_categories
-from sandfleet_web.pages.text import Markup, clean, count, duration, link
+from sandfleet_web.pages.text import Markup, clean, count, duration, link, plural
 
 if TYPE_CHECKING:
     from sandfleet.overview.summary import BatchSummary
@@ -77,7 +77,8 @@ def waiting_bar(waiting: int, most: int, age: float, target: float) -> Markup:
     # The end of the scale is twice the target: a mark in the middle.
     old = min(age / (2 * target), 1)
     css = "late" if age > target else "fine"
-    label = f"{count(waiting)} jobs wait; the oldest has waited {duration(age)}, its target is {duration(target)}"
+    label = plural(waiting, "job waits", "jobs wait")
+    label += f"; the oldest has waited {duration(age)}, its target is {duration(target)}"
     body = [
         '<rect class="track" x="0" y="0" width="1000" height="8"/>',
         f'<rect class="fill used" x="0" y="0" width="{_round(share * WIDTH)}" height="8"/>',
@@ -196,12 +197,12 @@ def hosts_strip(hosts: Sequence[Host]) -> Markup:
         )
         for host in hosts
     ]
-    return slots(squares, f"{len(hosts)} hosts")
+    return slots(squares, plural(len(hosts), "host"))
 
 
 def _say_host(host: Host) -> str:
     odd = ", fails far more often than others" if host.failures.is_odd else ""
-    return f"{host.name}: {host.state}{odd}, {host.busy} of {host.slots} slots busy"
+    return f"{host.name}: {host.state}{odd}, {host.busy} of {plural(host.slots, 'slot')} busy"
 
 
 def batch_bar(batch: BatchSummary) -> Markup:

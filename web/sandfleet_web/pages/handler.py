@@ -13,7 +13,8 @@ from tornado import httputil, web
 
 from sandfleet_web.pages.reading import TooBusy
 from sandfleet_web.pages.text import clean, clock
-from sandfleet_web.pages.users import TooManyChecks, Viewer
+from sandfleet_web.pages.user_files import Viewer
+from sandfleet_web.pages.users import TooManyChecks
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable

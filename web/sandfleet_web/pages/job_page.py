@@ -174,7 +174,7 @@ def attempts_of_facts(facts: JobFacts) -> list[AttemptRow]:
             number,
             one.host,
             one.worker,
-            None,
+            one.slot,
             one.code.value if one.code else "",
             _to_unix(one.started),
             _to_unix(one.ended),
@@ -204,7 +204,8 @@ def new_spans(submitted: float, attempts: Sequence[AttemptRow], state: str, ende
         if at and row.started > at:
             spans.append(Span("waited", "wait", at, row.started))
         end = row.ended or (ended if state == "ended" and row is attempts[-1] else 0.0)
-        spans.append(Span(f"attempt {row.number} on {row.host}", row.category or "busy", row.started, end or None))
+        place = row.host if row.slot is None else f"{row.host}, slot {row.slot}"
+        spans.append(Span(f"attempt {row.number} on {place}", row.category or "busy", row.started, end or None))
         at = end
     if state == "queued" and at:
         spans.append(Span("waits", "wait", at, None))
@@ -273,7 +274,7 @@ def _explain_place(found: JobRead, facts: JobFacts, summary: FleetSummary) -> It
         yield (
             "it is next in its queue"
             if place.before == 0
-            else f"about {count(place.before)} jobs come before it"
+            else f"about {plural(place.before, 'job comes', 'jobs come')} before it"
             if place.before is not None
             else f"more than {count(place.passed)} jobs come before it, or it waits for its next attempt"
         )

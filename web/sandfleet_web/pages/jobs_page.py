@@ -153,7 +153,7 @@ class JobsPage(PageHandler):
         reads = self.site.reads
         try:
             page = await reads.read(
-                ("runs", search.words, cursor), lambda: history.find_runs(wanted, count=ROWS, cursor=cursor)
+                ("runs", search.text, cursor), lambda: history.find_runs(wanted, count=ROWS, cursor=cursor)
             )
         except (FleetError, ValueError) as error:
             return [], "", 0, str(error)
@@ -161,7 +161,7 @@ class JobsPage(PageHandler):
         if not cursor and not page.cursor:
             return rows, "", len(rows), ""  # these are all: nothing is to be counted
         try:
-            total = await reads.read(("count", search.words), lambda: history.count_runs(wanted), kept_seconds=5.0)
+            total = await reads.read(("count", search.text), lambda: history.count_runs(wanted), kept_seconds=5.0)
         except FleetError:
             total = MAX_DEPTH + 1  # more than can be counted in time
         return rows, page.cursor, total, ""
@@ -171,7 +171,7 @@ class JobsPage(PageHandler):
         name, site = search.history.batch, self.site
         if not name:
             return [], "", 0, "there is no history here: ended jobs are found by batch: or by id only"
-        found = await site.reads.read(("ended", search.words), lambda: find_ended(site, search))
+        found = await site.reads.read(("ended", search.text), lambda: find_ended(site, search))
         return found, "", len(found), ""
 
 

@@ -13,7 +13,8 @@ from sandfleet_web.history.writer import HistoryWriter
 from sandfleet_web.pages.handler import READING
 from sandfleet_web.pages.opening import open_site
 from sandfleet_web.pages.routes import ROOT, ToRoot, new_routes
-from sandfleet_web.pages.users import TooManyChecks, Users, Viewer, parse_basic
+from sandfleet_web.pages.user_files import Viewer
+from sandfleet_web.pages.users import TooManyChecks, Users, parse_basic
 
 if TYPE_CHECKING:
     from sandfleet_web.pages.site import Site

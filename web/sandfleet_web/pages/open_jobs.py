@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from itertools import islice
 from typing import TYPE_CHECKING, Final
+
+from sandfleet.overview.open_filter import takes_open
 
 from sandfleet_web.pages.search import MAX_OPEN, SEARCHED_OPEN
 
@@ -28,7 +31,13 @@ def find_open(channel: Channel, search: Search, hosts: Sequence[str]) -> list[Jo
     if not search.may_be_open:
         return []
     found = channel.overview.facts(ids) if (ids := _list_ids(channel, search, hosts)) else []
-    open_jobs = (job for job in found if job is not None and job.state != "ended" and search.takes_open(job))
+    wanted, now = search.history, time.time()
+    is_on_host = bool(wanted.host) and not (wanted.job_id or wanted.batch)
+    open_jobs = (
+        job
+        for job in found
+        if job is not None and job.state != "ended" and takes_open(job, search.words, now, is_on_host=is_on_host)
+    )
     return list(islice(open_jobs, MAX_OPEN))
 
 

@@ -7,6 +7,7 @@ jobs have failed again meanwhile.
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, assert_never, cast
 
@@ -14,11 +15,12 @@ from sandfleet.actions import Actor, Operator, Selection
 from sandfleet.history.questions import MAX_DEPTH, MAX_PAGE
 from sandfleet.history.words import parse_words
 from sandfleet.overview.job_filter import JobFilter, read_ended_code
+from sandfleet.overview.open_filter import OPEN_STATES, names_jobs
 from sandfleet_config.codes import Category
 
 from sandfleet_web.pages.acts import Done, Preview, VerbName, Wish
 from sandfleet_web.pages.open_jobs import find_open
-from sandfleet_web.pages.search import OPEN_STATES, parse_search
+from sandfleet_web.pages.search import parse_search
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from sandfleet.channel.protocol import Channel
     from sandfleet.history.questions import History
 
-    from sandfleet_web.pages.users import Viewer
+    from sandfleet_web.pages.user_files import Viewer
 
 READER: Final = Actor("pages", via="web")
 """Who counts; a count leaves no line in the audit."""
@@ -92,6 +94,10 @@ class OperatorActs:
     def _select(self, operator: Operator, wish: Wish) -> Selection:
         """Return the jobs that a wish names."""
         text = wish.describe()
+        if wish.words and not names_jobs(parse_words(wish.words), is_of_ended=wish.verb == "retry"):
+            raise ValueError(
+                "this search leaves out nothing, so it would be all jobs: name a batch, a job or more words"
+            )
         if wish.verb in {"requeue", "purge"}:
             return operator.select_dead(wish.batch or None)
         if wish.verb == "cancel":
@@ -131,7 +137,10 @@ class OperatorActs:
         """Find failed runs that no later run has replaced."""
         if self._history is None:
             raise ValueError("there is no history here: name a batch or a job")
-        found = parse_words(wish.words).wanted
+        search = parse_search(wish.words, time.time())
+        if not search.may_be_ended:
+            return
+        found = search.history
         until = min(found.until or math.inf, wish.seen or math.inf)
         wanted = replace(found, is_newest=True, until=until if until < math.inf else None)
         if not wanted.codes and not wanted.categories:

@@ -12,6 +12,7 @@ from urllib.parse import urlencode
 from sandfleet.history.questions import HistoryFilter
 from sandfleet.history.words import Words, format_words
 from sandfleet_config.terminal import safe_text
+from sandfleet_config.units import choose_noun
 
 MAX_SHOWN: Final = 500
 """Longest text of one value on a page, in characters."""
@@ -88,7 +89,7 @@ def count(number: float) -> str:
 
 def plural(number: int, noun: str, many: str = "") -> str:
     """Return ``1 job`` or ``2 jobs``."""
-    return f"{number:,} {noun if number == 1 else many or noun + 's'}"
+    return f"{number:,} {choose_noun(number, noun, many)}"
 
 
 def share(part: float, whole: float) -> str:

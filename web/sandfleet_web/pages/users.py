@@ -1,4 +1,4 @@
-"""Who may see the pages and who may act: the users' file and the tokens' file."""
+"""Who may see the pages and who may act: the users' file and the tokens' file, read again when they change."""
 
 from __future__ import annotations
 
@@ -7,168 +7,52 @@ import base64
 import binascii
 import hashlib
 import hmac
-import os
-import re
+import logging
 import secrets
-import stat
+import time
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from sandfleet_config.settings import SettingsInvalid
 
+from sandfleet_web.pages.user_files import (
+    MAX_PASSWORD,
+    SALT_BYTES,
+    User,
+    Viewer,
+    derive,
+    read_identity,
+    read_tokens,
+    read_users,
+)
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
-Role: TypeAlias = Literal["viewer", "operator"]
-ROLES: Final[tuple[Role, ...]] = ("viewer", "operator")
-NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}\Z")
-MAX_LINES: Final = 1000
-MAX_FILE_BYTES: Final = 1 << 20
-COST, BLOCK, PARALLEL = 1 << 14, 8, 1
-"""scrypt with 16 MiB: about 50 ms a password."""
-SALT_BYTES: Final = 16
-LEAST_PASSWORD: Final = 8
-MAX_PASSWORD: Final = 1024
+    from sandfleet_web.pages.user_files import Role
+
+log = logging.getLogger(__name__)
+
 MAX_KEPT: Final = 1000
 MAX_CHECKS: Final = 16
 """Passwords that wait for their check; more at once are refused, so that guessing stays slow."""
-TOKEN_BYTES: Final = 24
+LOOK_SECONDS: Final = 1.0
+"""How often the files are looked at: somebody whose line is gone is out so soon."""
+_K = TypeVar("_K")
+_V = TypeVar("_V")
 
 
 class TooManyChecks(Exception):
     """More passwords are to be checked than one thread can: try again in a moment."""
 
 
-@dataclass(frozen=True, slots=True)
-class Viewer:
-    """Somebody whose password or token was right."""
-
-    name: str
-    role: Role
-
-    @property
-    def may_act(self) -> bool:
-        """Whether this person may change the fleet."""
-        return self.role == "operator"
-
-
-@dataclass(frozen=True, slots=True)
-class _User:
-    role: Role
-    salt: bytes
-    key: bytes
-
-
-def hash_password(password: str) -> str:
-    """Return a password's hash with its salt, as a users' file has it."""
-    salt = secrets.token_bytes(SALT_BYTES)
-    return f"scrypt:{base64.b64encode(salt).decode()}:{base64.b64encode(_derive(password, salt)).decode()}"
-
-
-def _derive(password: str, salt: bytes) -> bytes:
-    return hashlib.scrypt(password.encode(), salt=salt, n=COST, r=BLOCK, p=PARALLEL, dklen=32)
-
-
-def add_user(path: Path, name: str, role: Role, password: str) -> None:
-    """Add a line to the users' file, or change the line of that name.
-
-    Raises:
-        ValueError: the name or the password cannot be used.
-        OSError: the file cannot be written.
-    """
-    if not NAME.match(name):
-        raise ValueError("a user's name is 1 to 64 of A-Z a-z 0-9 . _ @ - and starts with a letter or a digit")
-    if not LEAST_PASSWORD <= len(password) <= MAX_PASSWORD or "\0" in password:
-        raise ValueError(f"a password has {LEAST_PASSWORD} to {MAX_PASSWORD} characters")
-    old = path.read_text().splitlines() if path.exists() else []
-    lines = [line for line in old if line.split(" ", 1)[0] != name]
-    lines.append(f"{name} {role} {hash_password(password)}")
-    # Renamed over the old file: a reader sees either.
-    new = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write("\n".join(lines) + "\n")
-    new.replace(path)
-
-
-def read_users(path: Path) -> Mapping[str, _User]:
-    """Read the users' file.
-
-    Raises:
-        SettingsInvalid: it cannot be read, or a line is faulty; no line is repeated.
-    """
-    found: dict[str, _User] = {}
-    for number, (name, role, secret) in _read_lines(path, "users_file"):
-        try:
-            kind, salt, key = secret.split(":")
-            user = _User(role, base64.b64decode(salt, validate=True), base64.b64decode(key, validate=True))
-        except (ValueError, binascii.Error):
-            kind, user = "", None
-        if kind != "scrypt" or user is None:
-            raise SettingsInvalid(
-                f"users_file {path}, line {number}: the third word is no hash; sandfleet-web new-user writes such lines"
-            )
-        found[name] = user
-    return found
-
-
-def read_tokens(path: Path) -> Mapping[bytes, Viewer]:
-    """Read the tokens' file: the SHA-256 of each token, and whose it is.
-
-    Raises:
-        SettingsInvalid: it cannot be read, others may read it, or a line is faulty.
-    """
-    mode = _stat_mode(path, "token_file")
-    if mode & 0o077:
-        raise SettingsInvalid(f"token_file {path} must be readable by its owner only: chmod 600 {path}")
-    found: dict[bytes, Viewer] = {}
-    for number, (name, role, secret) in _read_lines(path, "token_file"):
-        if len(secret) < TOKEN_BYTES:
-            raise SettingsInvalid(f"token_file {path}, line {number}: a token has {TOKEN_BYTES} characters or more")
-        found[hashlib.sha256(secret.encode()).digest()] = Viewer(name, role)
-    return found
-
-
-def _stat_mode(path: Path, kind: str) -> int:
-    try:
-        mode = path.stat().st_mode
-    except OSError as error:
-        raise SettingsInvalid(f"{kind} {path}: {error.strerror}") from None
-    if not stat.S_ISREG(mode):
-        raise SettingsInvalid(f"{kind} {path} is no file")
-    return mode
-
-
-def _read_lines(path: Path, kind: str) -> list[tuple[int, tuple[str, Role, str]]]:
-    """Return the numbered lines of three words; empty lines and ``#`` lines are left out."""
-    _stat_mode(path, kind)
-    try:
-        with path.open("rb") as file:
-            text = file.read(MAX_FILE_BYTES + 1).decode()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsInvalid(f"{kind} {path} cannot be read: {error}") from None
-    lines = text.splitlines()
-    if len(lines) > MAX_LINES or len(text) > MAX_FILE_BYTES:
-        raise SettingsInvalid(f"{kind} {path} has more than {MAX_LINES} lines")
-    found: list[tuple[int, tuple[str, Role, str]]] = []
-    for number, line in enumerate(lines, 1):
-        words = line.split()
-        if not words or words[0].startswith("#"):
-            continue
-        role: Role | None = next((one for one in ROLES if len(words) == 3 and words[1] == one), None)  # noqa: PLR2004
-        if role is None or not NAME.match(words[0]):
-            raise SettingsInvalid(f"{kind} {path}, line {number}: must be NAME viewer|operator and one word")
-        found.append((number, (words[0], role, words[2])))
-    return found
-
-
 class Users:
     """The users and tokens of the settings, and those of one run that needs a password made anew.
 
-    `extra` are users by name whose passwords are known: (role, password).
+    `extra` are users by name whose passwords are known: (role, password). A file that cannot be read
+    any more lets nobody in, and a line that cannot be read not its user: the log says why.
     """
 
     def __init__(
@@ -176,12 +60,22 @@ class Users:
         users_file: Path | None = None,
         token_file: Path | None = None,
         extra: Mapping[str, tuple[Role, str]] | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._users = dict(read_users(users_file)) if users_file is not None else {}
-        self._tokens = dict(read_tokens(token_file)) if token_file is not None else {}
+        """Read the files.
+
+        Raises:
+            SettingsInvalid: one of them cannot be read, or has a faulty line.
+        """
+        self._users_file, self._token_file, self._clock = users_file, token_file, clock
+        self._extra: dict[str, User] = {}
         for name, (role, password) in (extra or {}).items():
             salt = secrets.token_bytes(SALT_BYTES)
-            self._users[name] = _User(role, salt, _derive(password, salt))
+            self._extra[name] = User(role, salt, derive(password, salt))
+        self._identity = self._read_identity()
+        self._looked_at = clock()
+        self._users = self._extra | (dict(read_users(users_file)) if users_file is not None else {})
+        self._tokens = dict(read_tokens(token_file)) if token_file is not None else {}
         # One thread: somebody who guesses takes no other work's threads.
         self._pool = ThreadPoolExecutor(1, "passwords")
         self._pending: dict[bytes, asyncio.Future[bytes]] = {}
@@ -190,6 +84,7 @@ class Users:
 
     def find_token(self, token: str) -> Viewer | None:
         """Return whose token it is."""
+        self._read_changes()
         digest = hashlib.sha256(token.encode()).digest()
         return next((whose for known, whose in self._tokens.items() if hmac.compare_digest(known, digest)), None)
 
@@ -199,6 +94,7 @@ class Users:
         Raises:
             TooManyChecks: others are being checked.
         """
+        self._read_changes()
         user = self._users.get(name)
         # HMAC, and so scrypt, pads a short key with zeros: with a NUL behind it, it would be the same.
         if user is None or len(password) > MAX_PASSWORD or "\0" in password:
@@ -207,6 +103,8 @@ class Users:
         if (known := self._right.get(seen)) is not None:
             return known
         if not hmac.compare_digest(await self._derive_once(seen, password, user.salt), user.key):
+            return None
+        if self._users.get(name) != user:  # the file has changed meanwhile
             return None
         viewer = Viewer(name, user.role)
         self._right[seen] = viewer
@@ -220,7 +118,7 @@ class Users:
         if pending is None:
             if len(self._pending) >= MAX_CHECKS:
                 raise TooManyChecks
-            pending = asyncio.get_running_loop().run_in_executor(self._pool, _derive, password, salt)
+            pending = asyncio.get_running_loop().run_in_executor(self._pool, derive, password, salt)
             self._pending[seen] = pending
             pending.add_done_callback(lambda _: self._pending.pop(seen))
         return await asyncio.shield(pending)
@@ -229,6 +127,38 @@ class Users:
         """Return who sent a header ``Authorization: Basic``; None for anything else."""
         given = parse_basic(authorization)
         return None if given is None else await self.check(*given)
+
+    def _read_changes(self) -> None:
+        """Read the files again if they have changed."""
+        now = self._clock()
+        if now - self._looked_at < LOOK_SECONDS:
+            return
+        self._looked_at = now
+        identity = self._read_identity()
+        if identity == self._identity:
+            return
+        self._identity = identity
+        users, tokens = self._users_file, self._token_file
+        self._users = self._extra | (_read_or_none(read_users, users) if users is not None else {})
+        self._tokens = _read_or_none(read_tokens, tokens) if tokens is not None else {}
+        self._right.clear()
+        log.info("%d users and %d tokens: their files have changed", len(self._users), len(self._tokens))
+
+    def _read_identity(self) -> list[tuple[int, ...] | None]:
+        return [read_identity(path) for path in (self._users_file, self._token_file) if path is not None]
+
+
+def _read_or_none(read: Callable[[Path, Callable[[str], None]], Mapping[_K, _V]], path: Path) -> dict[_K, _V]:
+    """Read a file that has changed; of one that cannot be read, nobody is known any more."""
+    try:
+        return dict(read(path, _tell_fault))
+    except SettingsInvalid as error:
+        log.error("%s: nobody of that file may come in", error, extra={"action": "users_unreadable"})  # noqa: TRY400
+        return {}
+
+
+def _tell_fault(text: str) -> None:
+    log.error("%s: the line is left out", text, extra={"action": "users_unreadable"})
 
 
 def parse_basic(authorization: str) -> tuple[str, str] | None:

@@ -21,7 +21,7 @@ from celery.worker.consumer import Consumer
 from celery.worker.consumer.consumer import TERMINATE  # type: ignore[attr-defined]
 from kombu.exceptions import OperationalError
 from sandfleet_config.queues import TASK_NAME
-from sandfleet_config.units import format_bytes
+from sandfleet_config.units import format_bytes, format_count
 from sandfleet_config.wire import join_needs
 
 from sandfleet_worker.celery_worker.refusal import refuse
@@ -235,7 +235,7 @@ class SandboxConsumer(Consumer):
         self.intake.give_up()
         if hung := self.intake.held_claims.running_job_ids():
             # Celery would wait for their threads for ever, with the lease held.
-            self.intake.exit.abandon(f"{len(hung)} sandboxes do not end")
+            self.intake.exit.abandon(f"{format_count(len(hung), 'sandbox does', 'sandboxes do')} not end")
 
     def _settle_if_held(self, claim_id: str, failure: Exception | None) -> None:
         """Settle a job whose thread has left it without an end.

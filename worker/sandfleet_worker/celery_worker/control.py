@@ -19,6 +19,7 @@ from celery.worker.control import Panel
 from sandfleet_config.codes import ErrorCode
 from sandfleet_config.messages import CANCELLED_QUEUED
 from sandfleet_config.queues import JOB_ID
+from sandfleet_config.units import format_count
 
 from sandfleet_worker.tasks import run_task
 
@@ -80,7 +81,7 @@ def revoke(state: Any, task_id: object, **_: object) -> dict[str, str]:
     running = [job_id for job_id in job_ids if state.consumer.pool.cancel(job_id)]
     for job_id in running:
         log.info("job %s is revoked", job_id, extra={"action": "job_revoked", "job_id": job_id})
-    return {"ok": f"{len(job_ids)} jobs cancelled, {len(running)} of them on this worker"}
+    return {"ok": f"{format_count(len(job_ids), 'job')} cancelled, {len(running)} of them on this worker"}
 
 
 def cancel_waiting(ledger: Ledger, job_id: str) -> str:

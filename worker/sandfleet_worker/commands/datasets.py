@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from sandfleet_config.units import format_bytes
+from sandfleet_config.units import format_bytes, format_count
 
 from sandfleet_worker.commands.images import SHORT_DIGEST_CHARS, Json, verify
 
@@ -76,7 +76,7 @@ def _register_listing(app: typer.Typer, read_settings: Read, guard: Guard) -> No
             store = _open(read_settings())
             found, damaged = store.list_with_damaged()
             verify(store, found, damaged)
-        print(f"{len(found)} datasets are as they were packed")
+        print(f"{format_count(len(found), 'dataset is as it was', 'datasets are as they were')} packed")
 
 
 def describe(dataset: Image) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 from sandfleet_config.errors import ImageInvalid, SandboxError
-from sandfleet_config.units import format_bytes
+from sandfleet_config.units import format_bytes, format_count
 
 from sandfleet_worker.commands.shared import list_shared
 
@@ -73,7 +73,7 @@ def _register_listing(app: typer.Typer, read_settings: Read, guard: Guard) -> No
             store, _ = _open(read_settings())
             found, damaged = ([store.resolve(name) for name in names], ()) if names else store.list_with_damaged()
             verify(store, found, damaged)
-        print(f"{len(found)} images are as they were packed")
+        print(f"{format_count(len(found), 'image is as it was', 'images are as they were')} packed")
 
 
 def _list_here(settings: WorkerSettings, *, as_json: bool) -> None:
@@ -152,7 +152,7 @@ def _register_changes(app: typer.Typer, read_settings: Read, guard: Guard) -> No
             gone = finder.cache.clear() if everything else finder.cache.shrink()
         for digest in gone:
             print(f"removed {digest}")
-        print(f"{len(gone)} images removed")
+        print(f"{format_count(len(gone), 'image')} removed")
 
 
 def describe(image: Image, *, is_evictable: bool) -> dict[str, Any]:

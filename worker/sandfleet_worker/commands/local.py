@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Self
 import redis
 from pydantic import SecretStr
 from sandfleet_config.settings import LOCAL_HISTORY, LOCAL_STORE
+from sandfleet_config.units import format_count
 
 from sandfleet_worker.app import new_app
 from sandfleet_worker.commands.demo_batch import submit_demo
@@ -75,7 +76,8 @@ def run_local(settings: WorkerSettings, flower_port: int | None, *, has_demo: bo
                 children.append(_start_flower(settings, parts, flower_port))
             if has_demo:
                 _say(submit_demo(settings.images.root, _environment(settings)))
-            _say(f"sandfleet is up: {settings.concurrency} sandboxes at once, Redis on {settings.local_dir}/redis.sock")
+            at_once = format_count(settings.concurrency, "sandbox", "sandboxes")
+            _say(f"sandfleet is up: {at_once} at once, Redis on {settings.local_dir}/redis.sock")
             _say("try: sandfleet run --image python -- python3 -c 'print(6*7)'")
             _say("Ctrl-C here ends it all; queued jobs are kept")
             _watch(children)

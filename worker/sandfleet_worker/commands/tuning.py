@@ -12,6 +12,8 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from sandfleet_config.units import format_count
+
 from sandfleet_worker.commands.checks import Finding, State
 
 if TYPE_CHECKING:
@@ -61,7 +63,7 @@ def check_grace_periods(sys: Path) -> Iterator[Finding]:
 
 def check_slots_per_core(slots: int, cores: int) -> Finding:
     """Whether more jobs run at once than are of use where jobs are short."""
-    name, detail = "slots per core", f"{slots} slots, {cores} cores"
+    name, detail = "slots per core", f"{format_count(slots, 'slot')}, {format_count(cores, 'core')}"
     if slots <= SLOTS_PER_CORE * cores:
         return Finding(name, State.OK, detail)
     text = f"{detail}: short jobs end no faster with more than {SLOTS_PER_CORE} slots a core, each only takes longer"

@@ -37,7 +37,9 @@ class HostFacts(NamedTuple):
 class Announcer:
     """Announces the result of `read_facts` when it changes, and every `RENEW_SECONDS`.
 
-    It does so in a thread of its own, which also measures what the beats report.
+    It does so in a thread of its own, which also measures what the beats report. A measure that
+    fails, such as of images on a disk with errors, is logged, and the worker goes on: jobs that need
+    the image end with that reason.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class Announcer:
         self._next_images = 0.0
         self._announced: HostFacts | None = None
         self._announced_at = 0.0
+        self._measures = Backoff("host_measures", subject="the measure of the host and its images")
         self._thread = SupervisedThread(
             "announcer",
             self._step,
@@ -80,8 +83,17 @@ class Announcer:
         if is_new and self._ledger.announce(facts.text, facts.images, TTL_SECONDS):
             self._announced, self._announced_at = facts, now
         if self._report is not None:
-            self._tell_images(encode_images(self._report.measure().images), now)
+            self._measure(self._report, now)
         return POLL_SECONDS
+
+    def _measure(self, report: HostReport, now: float) -> None:
+        try:
+            images = encode_images(report.measure().images)
+        except OSError as error:
+            self._measures.note_failure(error)
+            return
+        self._measures.note_success()
+        self._tell_images(images, now)
 
     def _tell_images(self, images: str, now: float) -> None:
         if images != self._told_images or now >= self._next_images:

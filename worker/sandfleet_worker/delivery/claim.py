@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic import TypeAdapter, ValidationError
 from sandfleet_config.new_codes import replace_new_code
 from sandfleet_config.outcome import Attempt
+from sandfleet_config.units import format_count
 
 if TYPE_CHECKING:
     from sandfleet_config.codes import ErrorCode
@@ -86,7 +87,7 @@ class Claim:
     def describe_limit(self) -> str:
         """Say which limit ends the job with its last attempt."""
         if len(self.attempts) >= MAX_STARTS:
-            return f"the job was started {len(self.attempts)} times, {MAX_STARTS} starts are the most of any job"
+            return f"the job was started {format_count(len(self.attempts), 'time')}, {MAX_STARTS} starts are the most of any job"
         if self.max_attempts == 1:
             return "max_attempts=1 allows one start"
         return f"no try is left ({self.charged_count} of {self.max_attempts})"

@@ -41,13 +41,14 @@ class ClaimCalls(EndCalls):
         """Note that the job waits and has not started: its attempt is taken back."""
         return bool(self._call("wait", self._identity.owner, claim.claim_id, claim.job_id))
 
-    def start(self, claim: Claim) -> Claim | Refused:
-        """Note that a job that waited starts.
+    def start(self, claim: Claim, slot: int | None = None) -> Claim | Refused:
+        """Note that a job that waited starts, in a slot of this host.
 
         Return its claim with the attempt, or why it may not start.
         """
         me = self._identity
-        answer = self._call("start", me.owner, claim.claim_id, claim.job_id, me.host, me.worker, me.boot)
+        place = (me.host, me.worker, me.boot, "" if slot is None else slot)
+        answer = self._call("start", me.owner, claim.claim_id, claim.job_id, *place)
         if answer[0] != b"started":
             return Refused(answer[0].decode())
         started = replace(

@@ -184,7 +184,7 @@ class Claimer:
             if time.monotonic() - self._queues_read > QUEUES_SECONDS:
                 self._rotation.update(self._ledger.read_queues())
                 self._queues_read = time.monotonic()
-            claim, may_be_more = self._ledger.claim(self._claim_id, self._rotation.names(), self._facts())
+            claim, may_be_more = self._ledger.claim(self._claim_id, self._rotation.names(), self._facts(slot))
             self._lacks_memory = self._ledger.lacks_memory
             if claim is not None:
                 self._held_claims.add(claim, slot)
@@ -194,9 +194,9 @@ class Claimer:
                 return None
         return None
 
-    def _facts(self) -> dict[str, object]:
+    def _facts(self, slot: Slot) -> dict[str, object]:
         """Return what this worker can take now: see claim.lua."""
-        facts: dict[str, object] = {}
+        facts: dict[str, object] = {"slot": slot.number}
         memory = self._slots.last_memory  # summed when the slot was taken
         if memory is not None:
             facts["free"] = max(0, memory.free - self._held_claims.count_wanted_bytes())

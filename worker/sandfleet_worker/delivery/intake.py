@@ -205,7 +205,9 @@ class Intake:
     def start_job(self, claim: Claim) -> Claim | Refused:
         """Note that a waiting job starts; return its claim with the attempt, or why it may not."""
         try:
-            return self._call_before_start("start", claim, lambda: self.ledger.start(claim))
+            return self._call_before_start(
+                "start", claim, lambda: self.ledger.start(claim, self.held_claims.find_slot(claim))
+            )
         except NotAnswered:
             return Refused.FENCED
 

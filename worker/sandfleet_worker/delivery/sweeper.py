@@ -15,6 +15,7 @@ from sandfleet_config.codes import ErrorCode
 from sandfleet_config.fingerprint import spec_sha256
 from sandfleet_config.messages import CANCELLED, EXPIRED, describe_expiry
 from sandfleet_config.outcome import Outcome
+from sandfleet_config.units import format_count
 
 from sandfleet_worker.delivery.claim import MAX_STARTS, Flag
 from sandfleet_worker.delivery.envelope import open_message
@@ -137,7 +138,8 @@ class Sweeper:
         if claim.flag is Flag.EXPIRED:
             return self._end(claim, ErrorCode.EXPIRED, EXPIRED)
         if claim.lost_waits >= MAX_LOST_WAITS:
-            text = f"{claim.lost_waits + 1} workers died while the job waited for its start, or its sandbox booted"
+            workers = format_count(claim.lost_waits + 1, "worker")
+            text = f"{workers} died while the job waited for its start, or its sandbox booted"
             return self._end(claim, ErrorCode.WORKER_LOST, text, dead_letter_reason=text)
         if claim.is_waiting or not claim.attempts:
             return GiveBack(), "goes back to the queue, it had not started"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 import redis
 from sandfleet_config.outcome import Artifact, StoredObject
 from sandfleet_config.store.protocol import StoreDown, StoreError, StoreFull
+from sandfleet_config.units import format_count
 
 from sandfleet_worker.files.detached import call_detached
 
@@ -82,7 +83,7 @@ class Uploader:
             if file.sha256 in stored
         )
         if len(artifacts) < len(files):
-            text = f"{len(files) - len(artifacts)} of {len(files)} files are not in the store: {why}"
+            text = f"{len(files) - len(artifacts)} of {format_count(len(files), 'file is', 'files are')} not in the store: {why}"
             lost = f"{lost}; {text}" if lost else text
         return outcome.model_copy(update={"artifacts": artifacts, "artifacts_lost": lost or None})
 

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from typing import Literal, assert_never
 
 from sandfleet_config.codes import Category, ErrorCode
-from sandfleet_config.units import format_bytes
+from sandfleet_config.units import choose_noun, format_bytes, format_count
 
 from sandfleet_worker.sandbox.process.facts import PANIC_CHARS, Facts
 from sandfleet_worker.sandbox.process.init_reports import (
@@ -188,7 +188,8 @@ def _from_failed_set_up(end: SetUpFailed) -> tuple[ErrorCode, str]:
 def _explain_file(number: int, index: int, facts: Facts) -> str:
     if number == errno.ENOSPC:
         count, size, capacity = len(facts.file_paths), format_bytes(facts.file_bytes), format_bytes(facts.disk_bytes)
-        return f"files: {count} files of {size} do not fit into resources.disk_bytes of {capacity}: raise it"
+        files = f"{format_count(count, 'file')} of {size} {choose_noun(count, 'does', 'do')} not fit"
+        return f"files: {files} into resources.disk_bytes of {capacity}: raise it"
     path = ascii(facts.file_paths[index]) if index < len(facts.file_paths) else f"number {index}"
     reasons = {
         errno.EACCES: "the job's user may not write there",

@@ -4,7 +4,8 @@
 --       answer got lost), host, worker, facts of the worker as JSON, then the names of queues, in
 --       the order in which they are looked at
 -- The facts: max_attempts of jobs that do not say; boot, the id of its host's boot; holds_suspect;
--- free, the bytes of memory that no job on this host reserves (absent: no bound).
+-- slot, the number of the slot that the job gets; free, the bytes of memory that no job on this host
+-- reserves (absent: no bound).
 -- Returns one of
 --   {"lost"}   without a lease
 --   {"late"}   where the lease has run out and may still be renewed
@@ -162,7 +163,7 @@ local function take(queue, step, message, is_first_short)
     flag = 'cancelled'
   elseif expires > 0 and now > expires then
     flag = 'expired'
-  elseif facts[4] == host and now < (tonumber(facts[5]) or 0) and is_other_host_alive() then
+  elseif facts[4] == host and now < (tonumber(facts[5]) or 0) and placing.is_other_host_alive(host) then
     return 'avoid'
   elseif bar then
     return park_barred(limits, bar, id, message, step)
@@ -189,7 +190,7 @@ local function take(queue, step, message, is_first_short)
       return put_apart(id, message)
     end
     suspect_until = suspect and now + math.min(MAX_SUSPECT_MS, suspect.ms)
-    list[#list + 1] = { host = host, worker = worker, started = now, boot = me.boot }
+    list[#list + 1] = { host = host, worker = worker, started = now, boot = me.boot, slot = me.slot }
     attempts = cjson.encode(list)
   end
   redis.call('HSET', claims, claim, message)

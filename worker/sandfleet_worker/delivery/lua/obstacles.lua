@@ -4,8 +4,8 @@
 -- `placing`. `aside` counts the jobs that it took off the queues for a while.
 --
 -- Such a job is put back where it was, at the right end of its list, and its record says why. A job
--- that waits for a label or a contract version that no live host has waits in `delayed`, so that it
--- does not block others. So do jobs for another host, if there are more than MAX_OF_OTHERS in a
+-- that waits for a label or a contract version that no live host has, or for a host that an operator
+-- has marked, waits in `delayed`, so that it does not block others. So do jobs for another host, if there are more than MAX_OF_OTHERS in a
 -- list. The first job of a list that could not be taken for want of memory for KEEP_AFTER ms gets
 -- it by keeps:<host>. While that key lives, the host takes no other job but those of a smaller step
 -- in the same queue. One host at a time does so for a job, and only as long as its claims find the
@@ -18,19 +18,6 @@ local MAX_OF_OTHERS = 12
 local ASIDE_MS, OF_OTHERS_MS, MAX_ASIDE = 2000, 200, 100000
 local ASIDE_MS_EACH = 2 -- with so many aside that more than 500 would come back a second, each waits longer
 local aside, put_back_suspects, of_others = 0, 0, 0
-
-local has_other_host
-local function is_other_host_alive()
-  if has_other_host == nil then
-    has_other_host = false
-    for _, name in ipairs(redis.call('ZRANGEBYSCORE', prefix .. 'owners', now, '+inf')) do
-      if name:match('^(.*):[^:]*:[^:]*$') ~= host then
-        has_other_host = true
-      end
-    end
-  end
-  return has_other_host
-end
 
 -- Returns the suspect record of a job that may have killed its worker, or nil. Where the host has
 -- come back with another boot id since, its power was cut: the job is no suspect, and its attempt
@@ -135,9 +122,12 @@ local function compare_hosts(queue, text)
   local needs = placing.read_json(text) or {}
   local kind, lack = placing.find_lack(owner, needs)
   local obstacle, why
-  if kind and placing.has_other_host(needs, queue) then
+  local other = kind and placing.find_other_host(needs, queue)
+  if other == 'free' then
     local verb = kind == 'ceiling' and ' does not let a job have' or ' does not have'
     obstacle, why = 'other', 'needs ' .. lack .. ', which ' .. host .. verb
+  elseif other == 'marked' then -- it waits for the end of the mark, and keeps no host from other jobs
+    obstacle, why = 'nobody', 'needs ' .. lack .. ', which only hosts have that are cordoned or drained'
   elseif kind == 'label' or kind == 'contract' then
     obstacle, why = 'nobody', placing.tell_nobody(needs, kind, lack)
   end

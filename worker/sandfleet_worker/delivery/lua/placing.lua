@@ -47,6 +47,27 @@ local function new_placing(prefix, owner, now)
     return others
   end
 
+  -- Returns the host of worker `name`.
+  local function find_host(name)
+    return name:match('^(.*):[^:]*:[^:]*$')
+  end
+
+  -- Whether an operator has marked the host (cordon, drain): it starts no job.
+  local function is_marked(host)
+    return host ~= nil and redis.pcall('HEXISTS', prefix .. 'cordons', host) == 1
+  end
+
+  -- Whether a worker of another host lives that may start jobs.
+  function placing.is_other_host_alive(host)
+    for _, name in ipairs(list_others()) do
+      local other = find_host(name)
+      if other ~= host and not is_marked(other) then
+        return true
+      end
+    end
+    return false
+  end
+
   -- Whether a glob pattern matches.
   local function matches(pattern, text)
     local plain = pattern:gsub('[%^%$%(%)%%%.%+%-]', '%%%0'):gsub('%*', '.*'):gsub('%?', '.'):gsub('%[!', '[^')
@@ -159,15 +180,19 @@ local function new_placing(prefix, owner, now)
     return false
   end
 
-  -- Whether another live worker can run the job, but for those that `refused_by` names.
-  function placing.has_other_host(needs, queue, refused_by)
-    local refused = ' ' .. (refused_by or '')
+  -- Returns "free" where another live worker can run the job, "marked" where only workers of hosts
+  -- can that an operator has marked, else nil. Those that `refused_by` names do not count.
+  function placing.find_other_host(needs, queue, refused_by)
+    local refused, found = ' ' .. (refused_by or ''), nil
     for _, name in ipairs(list_others()) do
       if not refused:find(' ' .. name .. ' ', 1, true) and takes_from(name, queue) and not placing.find_lack(name, needs) then
-        return true
+        if not is_marked(find_host(name)) then
+          return 'free'
+        end
+        found = 'marked'
       end
     end
-    return false
+    return found
   end
 
   -- Says why no live host can run a job that waits for a label or a contract version; `kind` and

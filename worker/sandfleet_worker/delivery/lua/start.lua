@@ -1,6 +1,7 @@
 -- Note that a job which waited starts now: its attempt is recorded.
 --
--- ARGV: prefix, owner, claim id, job id, host, worker, id of the host's boot
+-- ARGV: prefix, owner, claim id, job id, host, worker, id of the host's boot, number of its slot
+--       ("": a worker of an earlier release does not say)
 -- Returns {"started", attempts, for how many ms it is a suspect ("" it is none)}, {"cancelled"},
 -- {"cordoned"} where an operator has marked the host meanwhile, or {"fenced"} where the job's record
 -- does not name the claim: another worker has it, or it has ended. Only where it is "started" the
@@ -26,7 +27,7 @@ elseif try('HEXISTS', prefix .. 'cordons', host) == 1 then
 end
 local is_list, list = pcall(cjson.decode, facts[4] or '')
 list = is_list and type(list) == 'table' and list or {}
-list[#list + 1] = { host = host, worker = worker, started = now, boot = boot }
+list[#list + 1] = { host = host, worker = worker, started = now, boot = boot, slot = tonumber(ARGV[8] or '') }
 local attempts = cjson.encode(list)
 redis.call('HSET', job, 'state', 'running', 'attempts', attempts)
 if ms then

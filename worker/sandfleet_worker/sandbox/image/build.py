@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sandfleet_config.errors import ImageInvalid
+from sandfleet_config.units import format_count
 
 from sandfleet_worker.sandbox.image.catalog import EROFS, FACTS
 from sandfleet_worker.sandbox.image.image import Image, describe
@@ -78,7 +79,7 @@ def fill_image(
     blob = staging.folder / "blob"
     blob.mkdir(mode=0o755)
     erofs = blob / EROFS
-    on_progress(f"packing {content.files} files, {content.size_bytes / 1e6:.1f} MB")
+    on_progress(f"packing {format_count(content.files, 'file')}, {content.size_bytes / 1e6:.1f} MB")
     write_erofs(staging, erofs, content.latest)
     facts = {"name": name, "digest": digest or content.digest, "source": source}
     image = describe(staging.tree, erofs, config).model_copy(update=facts)

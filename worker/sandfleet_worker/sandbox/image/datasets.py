@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from sandfleet_config.errors import HostResources, ImageInvalid, ImageNotFound, SpecInvalid
+from sandfleet_config.units import format_count
 
 from sandfleet_worker.sandbox.image.allowed import ALL, check_digest
 from sandfleet_worker.sandbox.image.catalog import EROFS, FACTS
@@ -207,7 +208,7 @@ def _build(name: str, source: Path, staging: StagingFolder, on_progress: Callabl
     content = normalize(staging.tree, began, staging.limits, header=_HEADER, is_all_root=True, check=staging.check)
     blob = staging.folder / "blob"
     blob.mkdir(mode=0o755)
-    on_progress(f"packing {content.files} files, {content.size_bytes / 1e6:.1f} MB")
+    on_progress(f"packing {format_count(content.files, 'file')}, {content.size_bytes / 1e6:.1f} MB")
     erofs = blob / EROFS
     write_erofs(staging, erofs, content.latest)
     dataset = Image(

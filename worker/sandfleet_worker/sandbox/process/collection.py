@@ -9,7 +9,7 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from sandfleet_config.errors import SandboxError
-from sandfleet_config.units import format_bytes
+from sandfleet_config.units import format_bytes, format_count
 
 from sandfleet_worker.sandbox.process.artifacts import CollectedFile, Collection
 from sandfleet_worker.sandbox.process.collect_channel import (
@@ -129,7 +129,7 @@ def collect(channel: CollectChannel, request: ArtifactRequest, patterns: Sequenc
         losses.note("", f"the worker's host cannot keep them: {error.strerror}")
     text = losses.to_text()
     if text and len(files) < len(wanted):
-        text = f"{len(files)} of {len(wanted)} files were collected: {text}"
+        text = f"{len(files)} of {format_count(len(wanted), 'file was', 'files were')} collected: {text}"
     return Collection(tuple(files), text)
 
 
@@ -221,7 +221,7 @@ def _fetch(
             )
             return
         if not files_left:
-            losses.note("", f"at most {limits.max_files} files are collected")
+            losses.note("", f"at most {format_count(limits.max_files, 'file is', 'files are')} collected")
             return
         head = channel.open(f"{WORK_FOLDER}/{path}", min(most, bytes_left))
         if head.errno == errno.EFBIG:
