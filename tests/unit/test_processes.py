@@ -25,9 +25,7 @@ def new_settings(**values: object) -> WorkerSettings:
 @pytest.mark.parametrize(
     ("cores", "slots", "expected"), [(1, 8, 1), (12, 12, 1), (13, 13, 2), (96, 96, 8), (96, 3, 3), (97, 97, 9)]
 )
-def test_auto_is_one_process_for_each_dozen_cores_and_no_more_than_slots(
-    cores: int, slots: int, expected: int
-) -> None:
+def test_auto_is_one_process_for_each_dozen_cores_and_no_more_than_slots(cores: int, slots: int, expected: int) -> None:
     assert count_processes("auto", slots, cores) == expected
 
 
