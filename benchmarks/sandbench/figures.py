@@ -140,7 +140,7 @@ class OneWorker(Record):
 
 
 class WorkerProcesses(Record):
-    """A worker of `number` processes whose runsc is a stand-in.
+    """One host with `number` worker processes, whose runsc is a stand-in.
 
     Its CPU a job is that of all processes, and `busy_cores` what everything on the machine used.
     """

@@ -179,7 +179,7 @@ def _processes(figures: Figures) -> Iterator[Goal]:
         return
     one, two = figures.worker_processes[0], figures.worker_processes[-1]
     ratio, with_cores = two.per_second / one.per_second, two.number * one.worker_cpu_us / two.worker_cpu_us
-    what = f"a worker of {two.number} processes (stand-in runsc), jobs/s against one of 1"
+    what = f"{two.number} worker processes on one host (stand-in runsc), jobs/s against one"
     reason = PROCESSES.format(
         busy=two.busy_cores,
         cores=figures.machine.cores,

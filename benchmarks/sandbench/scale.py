@@ -131,7 +131,7 @@ def _render_processes(figures: Figures) -> str:
     if not rows:
         return ""
     lines = [
-        "| processes of one worker, stand-in runsc | jobs/s | the worker's CPU, ms a job | Redis, µs a job | busy cores |",
+        "| worker processes, stand-in runsc | jobs/s | their CPU, ms a job | Redis, µs a job | busy cores |",
         "|---|---:|---:|---:|---:|",
     ]
     lines += [

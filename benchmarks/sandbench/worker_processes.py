@@ -1,4 +1,4 @@
-"""Measure how many more jobs several processes of one worker end than one does.
+"""Measure how many more jobs several worker processes of one host end than one does.
 
 A stand-in for runsc reports at once that the program has exited, as for `one_worker`.
 """

@@ -17,8 +17,8 @@ class MetricsSettings(Section):
         default=0,
         ge=0,
         le=65535,
-        description="Port of a worker's metrics; each worker of a host has its own. Further processes of a worker have the"
-        " next ports. 0: off.",
+        description="Port of a worker's metrics; each worker of a host has its own. With `processes`, the first has this"
+        " port, and each other the next one. 0: off.",
     )
     address: str = Field(
         default="127.0.0.1",

@@ -207,7 +207,7 @@ class WorkerSettings(Settings, HostSettings):
     )
     processes: Processes = Field(
         default=1,
-        description="Processes of this worker, which share the host's slots and spares; `auto`: one for each 12 cores.",
+        description="Worker processes of `start`, which share the host's slots and the spares; `auto`: one for each 12 cores.",
     )
     waiting_jobs: int = Field(default=8, ge=0, le=4096, description="More jobs that wait for an image or for files.")
     memory_budget_bytes: Bytes = Field(

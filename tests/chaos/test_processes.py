@@ -59,9 +59,9 @@ def has_processes(cgroup: str) -> bool:
     return False
 
 
-def start(havoc: Havoc, processes: int = 2, **settings: str) -> Worker:
-    """Start a worker of several processes; it has no spares unless the test says so."""
-    own = {"SANDFLEET_HOST": HOST, "SANDFLEET_PROCESSES": str(processes), "SANDFLEET_WARM__SIZE": "0"}
+def start(havoc: Havoc, **settings: str) -> Worker:
+    """Start a worker of two processes; it has no spares unless the test says so."""
+    own = {"SANDFLEET_HOST": HOST, "SANDFLEET_PROCESSES": "2", "SANDFLEET_WARM__SIZE": "0"}
     worker = havoc.start(SLOTS, **(own | settings))
     wait_until(lambda: ALL_READY in worker.log or worker.process.poll() is not None, 60, "all processes are ready")
     assert worker.process.poll() is None, worker.log

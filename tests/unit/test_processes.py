@@ -10,8 +10,9 @@ import pytest
 from pydantic import ValidationError
 from sandfleet_config.environment import describe_settings_faults
 from sandfleet_config.logs import JsonFormatter, LineFormatter
+from sandfleet_config.metrics_settings import MetricsSettings
 from sandfleet_config.processes import count_processes
-from sandfleet_config.settings import MetricsSettings, SettingsInvalid, WarmSettings, WorkerSettings
+from sandfleet_config.settings import SettingsInvalid, WarmSettings, WorkerSettings
 from sandfleet_worker.commands.supervise import check_ports, new_environment, share_boots, share_settings
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def test_a_line_says_which_of_several_processes_wrote_it() -> None:
     record = logging.LogRecord("x", logging.INFO, "", 0, "job ended\nINFO", (), None)
     alone = line.format(record)
     for formatter in (line, json):
-        formatter.name_process(2)  # type: ignore[attr-defined]
+        formatter.name_process(2)
 
     assert line.format(record) == alone.replace("INFO job", "INFO [2] job")
     assert '"sandfleet.process":2' in json.format(record)

@@ -120,7 +120,7 @@ def start(
         str | None,
         typer.Option(
             metavar="N|auto",
-            help="Processes that share the host's slots, for hosts with many cores; auto: one for each 12 cores.",
+            help="Worker processes, for hosts with many cores; auto: one for each 12 cores.",
         ),
     ] = None,
 ) -> None:

@@ -1,11 +1,12 @@
-"""``sandfleet-worker start`` with several processes: this one only starts them and passes signals on.
+"""``sandfleet-worker start`` with several worker processes: this one is their supervisor.
 
 It imports little, so that it costs little memory beside them: the preflight has a process of its
-own, too, which ends. A process gets its part of what the worker may use (`share_settings`); slots
-and memory need no part, since the processes share them by lock files, as workers of one host do.
+own, too, which ends. Each worker process gets its part of the spares, of the boots at once, and a
+port (`share_settings`). Slots and memory need no parts: workers of one host share them by lock
+files.
 
-A process that loses its supervisor gets SIGTERM, and drains: its jobs may end, nothing is charged,
-and its sandboxes go before it does.
+A worker process whose supervisor is killed gets SIGTERM, and drains: its jobs may end, nothing is
+charged, and its sandboxes go before it does.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ POLL_SECONDS: Final = 1.0
 
 
 def supervise(settings: WorkerSettings) -> int:
-    """Do the preflight in a process of its own, then keep the worker's processes up; return the exit code.
+    """Do the preflight in a process of its own, then keep the worker processes up; return the exit code.
 
     Raises:
         SettingsInvalid: there are not as many ports for metrics.
