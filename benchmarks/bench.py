@@ -37,6 +37,7 @@ PARTS = (
     "recovery",
     "growth",
     "limit",
+    "processes",
     "redis",
     "files",
     "history",
@@ -145,6 +146,7 @@ def _measure_part(part: str, testbed: Testbed, counts: Counts) -> dict[str, Any]
     from sandbench.redis_limit import measure_limit, measure_store
     from sandbench.redis_use import measure_redis_use
     from sandbench.throughput import measure_saturated
+    from sandbench.worker_processes import measure_worker_processes
 
     match part:
         case "throughput":
@@ -165,6 +167,8 @@ def _measure_part(part: str, testbed: Testbed, counts: Counts) -> dict[str, Any]
             from sandbench.past import measure_history
 
             return {"history": measure_history(testbed, counts.history_rows)}
+        case "processes":
+            return {"worker_processes": measure_worker_processes(testbed, counts)}
         case "redis":
             return {"redis_use": measure_redis_use(testbed, counts.redis_jobs)}
         case _:

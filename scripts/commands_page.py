@@ -37,9 +37,11 @@ def new_list() -> str:
 
 
 def find_commands(group: Any, path: str) -> Iterator[tuple[str, Any]]:
-    """Yield each command below `group` with the words that call it."""
+    """Yield each command below `group` that people call, with the words that call it."""
     for name in group.list_commands(None):
         command = group.get_command(None, name)
+        if command.hidden:
+            continue
         if hasattr(command, "commands"):
             if command.invoke_without_command:
                 yield f"{path} {name}", command

@@ -139,6 +139,19 @@ class OneWorker(Record):
     cpu_us: float
 
 
+class WorkerProcesses(Record):
+    """One host with `number` worker processes, whose runsc is a stand-in.
+
+    Its CPU a job is that of all processes, and `busy_cores` what everything on the machine used.
+    """
+
+    number: int
+    per_second: float
+    worker_cpu_us: float
+    redis_cpu_us: float
+    busy_cores: float
+
+
 class Limit(Record):
     """One Redis driven by `clients` processes that claim and finish without Celery or sandboxes."""
 
@@ -228,6 +241,7 @@ class Figures(Record):
     growth: list[Growth] = Field(default_factory=list)
     upkeep: Upkeep | None = None
     one_worker: OneWorker | None = None
+    worker_processes: list[WorkerProcesses] = Field(default_factory=list)
     limit: list[Limit] = Field(default_factory=list)
     store: Store | None = None
     redis_use: RedisUse | None = None

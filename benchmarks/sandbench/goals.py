@@ -23,6 +23,7 @@ BATCH_STREAM = "sandfleet, a batch's stream"
 STOCK_JOIN = "stock Celery, join_native"
 MAX_GROWTH = 1.25
 MOST_QUESTION_MS = 300.0
+LEAST_PROCESSES_RATIO = 1.8
 STOCK_RECOVERY = "1 h (Celery's visibility timeout, not measured)"
 LATENCY_GOALS = ((TRUE.name, 25.0, 4.0, 107.0), (BARE_PYTHON.name, 50.0, 2.66, 133.0))
 """Program, milliseconds, times faster than bare runsc, and runsc's ms when they were set."""
@@ -76,6 +77,13 @@ MORE_WORKERS = (
 )
 
 
+PROCESSES = (
+    "{busy:.1f} of {cores} cores were busy: with the processes, Redis, the producer and the stand-ins. A job takes"
+    " {one_ms:.1f} ms of the worker's CPU with one process and {two_ms:.1f} with two, so with a core for each they would"
+    " end {with_cores:.2f}x. Next: repeat it on a machine with more cores"
+)
+
+
 def judge(figures: Figures) -> list[Goal]:
     """Return the goals whose part was measured."""
     return [
@@ -86,6 +94,7 @@ def judge(figures: Figures) -> list[Goal]:
         *_recovery(figures),
         *_memory(figures),
         *_growth(figures),
+        *_processes(figures),
         *_history(figures),
     ]
 
@@ -163,6 +172,25 @@ def _memory(figures: Figures) -> Iterator[Goal]:
     baseline = f"{prefork:.1f} GiB, {PREFORK_JOBS_NOTE} (from {memory.children})"
     found = f"{memory.worker_mib:.0f} MiB"
     yield Goal(what, baseline, found, "under 95 MiB (100 MB)", 95.0 / memory.worker_mib, MEMORY)
+
+
+def _processes(figures: Figures) -> Iterator[Goal]:
+    if len(figures.worker_processes) < 2:  # noqa: PLR2004  one to compare with
+        return
+    one, two = figures.worker_processes[0], figures.worker_processes[-1]
+    ratio, with_cores = two.per_second / one.per_second, two.number * one.worker_cpu_us / two.worker_cpu_us
+    what = f"{two.number} worker processes on one host (stand-in runsc), jobs/s against one"
+    reason = PROCESSES.format(
+        busy=two.busy_cores,
+        cores=figures.machine.cores,
+        one_ms=one.worker_cpu_us / 1000,
+        two_ms=two.worker_cpu_us / 1000,
+        with_cores=with_cores,
+    )
+    found = f"{two.per_second:,.0f}/s ({ratio:.2f}x)"
+    yield Goal(
+        what, f"{one.per_second:,.0f}/s", found, f"{LEAST_PROCESSES_RATIO:g}x", ratio / LEAST_PROCESSES_RATIO, reason
+    )
 
 
 def _history(figures: Figures) -> Iterator[Goal]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 from sandfleet import BatchUnknown, Fleet, SandboxSpec, Settings
 from sandfleet_config.codes import ErrorCode
@@ -159,6 +159,15 @@ def _wait_for_done(fleet: Fleet, batch: str, jobs: int) -> None:
     wait_until(lambda: fleet.batch(batch).counts.done >= jobs, WAIT_SECONDS, what, poll_seconds=LOOK_SECONDS)
 
 
+class HasPid(Protocol):
+    """A process that is known by its id."""
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        ...
+
+
 @dataclass(frozen=True)
 class Used:
     """Clock, CPU seconds and calls of Redis at one moment, or between two."""
@@ -169,7 +178,7 @@ class Used:
     calls: int
 
     @classmethod
-    def read(cls, server: Server, workers: Sequence[Process]) -> Self:
+    def read(cls, server: Server, workers: Sequence[HasPid]) -> Self:
         """Read everything now."""
         cpu = sum(read_cpu_seconds(process.pid) for process in workers)
         return cls(time.perf_counter(), cpu, server.read_cpu_seconds(), server.read_calls())

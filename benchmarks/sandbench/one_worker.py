@@ -26,7 +26,7 @@ SOURCE = Path(__file__).with_name("stand_in_runsc.c")
 
 def measure_one_worker(testbed: Testbed, counts: Counts) -> OneWorker:
     """Give one worker more jobs than it can end."""
-    kind = Kind(settings={**WITHOUT_WARM.settings, "SANDFLEET_RUNSC__PATH": str(_compile(testbed))})
+    kind = Kind(settings={**WITHOUT_WARM.settings, "SANDFLEET_RUNSC__PATH": str(compile_stand_in(testbed))})
     with (
         testbed.serve_redis(testbed.new_name("redis")) as server,
         Fleet(Settings.model_validate({"redis_url": server.url})) as fleet,
@@ -39,7 +39,7 @@ def measure_one_worker(testbed: Testbed, counts: Counts) -> OneWorker:
     return OneWorker(per_second=jobs / used.seconds, cpu_us=used.worker_cpu / jobs * MICROS)
 
 
-def _compile(testbed: Testbed) -> Path:
+def compile_stand_in(testbed: Testbed) -> Path:
     """Return the program that stands in for runsc; the set-up's own compiler is used."""
     program, real = testbed.disk / "stand-in-runsc", shutil.which("runsc")
     compiler = next(found for name in ("cc", "gcc", "clang", "tcc") if (found := shutil.which(name)))

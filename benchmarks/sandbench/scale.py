@@ -60,6 +60,7 @@ def render_scale(figures: Figures) -> str:
         _render_limit(figures),
         _render_hosts(figures),
         _render_one_worker(figures),
+        _render_processes(figures),
         _render_memory(figures),
         _render_commands(figures),
     ]
@@ -123,6 +124,22 @@ def _render_one_worker(figures: Figures) -> str:
         f"(folder, cgroups, pipes, processes, Redis): {one.cpu_us / 1000:.1f} ms of its CPU a job, mostly Python, of which one "
         f"thread runs at a time."
     )
+
+
+def _render_processes(figures: Figures) -> str:
+    rows = figures.worker_processes
+    if not rows:
+        return ""
+    lines = [
+        "| worker processes, stand-in runsc | jobs/s | their CPU, ms a job | Redis, µs a job | busy cores |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    lines += [
+        f"| {row.number} | {row.per_second:,.0f} | {row.worker_cpu_us / 1000:.2f} | {row.redis_cpu_us:.0f} "
+        f"| {row.busy_cores:.1f} of {figures.machine.cores} |"
+        for row in rows
+    ]
+    return "\n".join(lines)
 
 
 def _render_memory(figures: Figures) -> str:

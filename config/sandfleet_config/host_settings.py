@@ -78,7 +78,8 @@ class WarmSettings(Section):
         default_factory=lambda: WARM_PER_CORE * (os.cpu_count() or 1),
         ge=0,
         le=1024,
-        description="Booted sandboxes that a worker keeps idle at most, 48 MiB each at most; 0: each boots when its job comes.",
+        description="Booted sandboxes that are kept idle at most, by all processes of `start` together, 48 MiB each at most;"
+        " 0: each boots when its job comes.",
     )
     images: NameList = Field(
         default=(), description="Images to boot sandboxes of from the start; others follow from the jobs that come."

@@ -53,7 +53,12 @@ class LineFormatter(logging.Formatter):
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(message)s")
+        self._mark = ""
         self._second: tuple[int | None, str] = (None, "")
+
+    def name_process(self, number: int) -> None:
+        """Put the number of one of several processes before each sentence."""
+        self._mark = f"[{number}] "
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802  logging's
         """Return the local time as logging does by default; it is formatted once a second."""
@@ -66,6 +71,9 @@ class LineFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Append the keys that the record has."""
         line, facts = super().format(record), record.__dict__
+        if self._mark:
+            start = f"{record.asctime} {record.levelname} "
+            line = f"{start}{self._mark}{line[len(start) :]}"
         keys = [f"{key}={facts[key]}" for key in ("action", "job_id") if key in facts]
         head, newline, rest = line.partition("\n")
         return f"{' '.join([head, *keys])}{newline}{rest}"
@@ -76,7 +84,7 @@ class JsonFormatter(logging.Formatter):
 
     def __init__(self, service: str, version: str, host: str = "") -> None:
         super().__init__()
-        self._fixed = {
+        self._fixed: dict[str, object] = {
             "ecs.version": ECS_VERSION,
             "service.name": service,
             "service.version": version,
@@ -85,6 +93,10 @@ class JsonFormatter(logging.Formatter):
         }
         self._second: tuple[int | None, str] = (None, "")
         self._encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+
+    def name_process(self, number: int) -> None:
+        """Say in each object which of several processes this is."""
+        self._fixed["sandfleet.process"] = number
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the object of `record`."""
@@ -189,6 +201,13 @@ def set_up_handler(form: LogFormat, level: str, service: str, version: str, host
     if form == "json":
         sys.excepthook = _log_uncaught
         threading.excepthook = _log_uncaught_of_thread
+
+
+def name_process(number: int) -> None:
+    """Say in each line of this process which of several it is."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler.formatter, LineFormatter | JsonFormatter):
+            handler.formatter.name_process(number)
 
 
 def is_json() -> bool:

@@ -14,7 +14,11 @@ class MetricsSettings(Section):
     """Where a worker serves its metrics to Prometheus: `http://ADDRESS:PORT/metrics`."""
 
     port: int = Field(
-        default=0, ge=0, le=65535, description="Port of a worker's metrics; each worker of a host has its own. 0: off."
+        default=0,
+        ge=0,
+        le=65535,
+        description="Port of a worker's metrics; each worker of a host has its own. With `processes`, the first has this"
+        " port, and each other the next one. 0: off.",
     )
     address: str = Field(
         default="127.0.0.1",

@@ -24,6 +24,7 @@ from sandfleet_config.host_settings import RunscSettings as RunscSettings  # noq
 from sandfleet_config.host_settings import WarmSettings as WarmSettings  # noqa: PLC0414
 from sandfleet_config.image_settings import ImagesSettings as ImagesSettings  # noqa: PLC0414
 from sandfleet_config.metrics_settings import MetricsSettings
+from sandfleet_config.processes import Processes, count_processes
 from sandfleet_config.queues import DEFAULT_QUEUE, HOST_NAME, check_queue
 from sandfleet_config.redis_settings import RedisSettings
 from sandfleet_config.redis_url import SENTINEL_SCHEMES, SentinelUrl, is_sentinel, parse_sentinel_url
@@ -204,6 +205,10 @@ class WorkerSettings(Settings, HostSettings):
         le=4096,
         description="Sandboxes at once on this host, all its workers together.",
     )
+    processes: Processes = Field(
+        default=1,
+        description="Worker processes of `start`, which share the host's slots and the spares; `auto`: one for each 12 cores.",
+    )
     waiting_jobs: int = Field(default=8, ge=0, le=4096, description="More jobs that wait for an image or for files.")
     memory_budget_bytes: Bytes = Field(
         default=0,
@@ -241,6 +246,11 @@ class WorkerSettings(Settings, HostSettings):
     def host_name(self) -> str:
         """The name of this host: in slots, attempts, `avoid`, boots, marks and statuses."""
         return self.host or socket.gethostname()
+
+    @property
+    def process_count(self) -> int:
+        """How many processes `processes` means on this host."""
+        return count_processes(self.processes, self.concurrency)
 
     @field_validator("host")
     @classmethod

@@ -181,6 +181,22 @@ def test_the_scale_of_a_redis_is_arithmetic_over_the_run() -> None:
     assert "4.0 ms of its CPU a job" in text
 
 
+def new_processes(number: int, per_second: float, cpu_us: float) -> dict[str, float]:
+    others = {"redis_cpu_us": 250.0, "busy_cores": 1.9}
+    return {"number": number, "per_second": per_second, "worker_cpu_us": cpu_us, **others}
+
+
+def test_two_processes_are_compared_with_one() -> None:
+    rows = [new_processes(1, 250.0, 4000.0), new_processes(2, 400.0, 4400.0)]
+    figures = new_figures(worker_processes=rows)
+    (goal,) = [goal for goal in judge(figures) if "processes" in goal.what]
+
+    assert (goal.baseline, goal.found, goal.is_met) == ("250/s", "400/s (1.60x)", False)
+    assert "with a core for each they would end 1.82x" in goal.reason
+    assert "| 2 | 400 | 4.40 | 250 | 1.9 of " in render_blocks(figures)["scale"]
+    assert [goal.what for goal in judge(new_figures(worker_processes=rows[:1]))] == []
+
+
 def test_publishing_fills_marked_blocks_only() -> None:
     text = "a\n<!-- bench:goals:begin -->\nold\n<!-- bench:goals:end -->\nb <!-- settings:begin -->\n"
     found = fill(text, {"goals": "new"})

@@ -13,6 +13,7 @@ from sandfleet_worker.commands import doctor
 from sandfleet_worker.commands.checks import Finding, State
 from sandfleet_worker.commands.tuning import (
     check_grace_periods,
+    check_processes,
     check_runsc_pages,
     check_slots_per_core,
     check_tuning,
@@ -63,6 +64,28 @@ def test_more_than_two_slots_a_core_are_told(slots: int, state: State) -> None:
 
 
 @pytest.mark.parametrize(
+    ("processes", "cores", "slots", "state", "said"),
+    [
+        (1, 2, 2, State.OK, "1 process for 2 cores and 2 slots"),
+        (1, 36, 36, State.TIP, "1 process for 36 cores and 36 slots: one process"),
+        (1, 36, 1, State.OK, "1 process for 36 cores and 1 slots"),
+        (2, 36, 36, State.TIP, "2 processes for 36 cores"),
+        (4, 36, 36, State.OK, "4 processes for 36 cores"),
+        ("auto", 36, 36, State.OK, "3 processes (auto) for 36 cores and 36 slots"),
+    ],
+)
+def test_the_doctor_says_how_many_processes_it_would_choose(
+    processes: int | str, cores: int, slots: int, state: State, said: str
+) -> None:
+    settings = WorkerSettings.model_validate({"processes": processes, "concurrency": slots})
+    found = check_processes(settings, cores)
+
+    assert found.state is state
+    assert found.detail.startswith(said)
+    assert found.fix.startswith("SANDFLEET_PROCESSES=auto, here 3, ") == (state is State.TIP)
+
+
+@pytest.mark.parametrize(
     ("path", "kind"),
     [
         ("/run/gvisor", "tmpfs"),
@@ -93,17 +116,17 @@ def test_a_link_counts_as_where_it_leads(tmp_path: Path) -> None:
 
 def test_a_host_has_all_tips_and_none(tmp_path: Path) -> None:
     mountinfo = tmp_path / "mountinfo"
-    for kind, expedited, slots, states in (("ext4", "0", 64, {State.TIP}), ("tmpfs", "1", 4, {State.OK})):
+    for kind, expedited, slots, states in (("ext4", "0", 64, {State.TIP}), ("tmpfs", "1", 26, {State.OK})):
         mountinfo.write_text(f"1 0 0:1 / / rw - {kind} x rw,huge=always")
         folder = tmp_path / kind
         folder.mkdir()
         sys = new_sys(folder, rcu_expedited=expedited)
         runsc = RunscSettings(root_dir=tmp_path / "runsc", path="/bin/sh")  # any program
-        settings = WorkerSettings(concurrency=slots, runsc=runsc)
+        settings = WorkerSettings(concurrency=slots, runsc=runsc, processes="auto" if slots == 26 else 1)
 
-        found = list(check_tuning(settings, sys=sys, mountinfo=mountinfo, cores=2))
+        found = list(check_tuning(settings, sys=sys, mountinfo=mountinfo, cores=13))
 
-        assert len(found) == 4
+        assert len(found) == 5
         assert {finding.state for finding in found} == states
 
 

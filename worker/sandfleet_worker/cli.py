@@ -103,11 +103,13 @@ They belong to another application of this environment.
 """
 
 
-def _read_settings(concurrency: int | None = None, queue: str | None = None) -> WorkerSettings:
+def _read_settings(
+    concurrency: int | None = None, queue: str | None = None, processes: str | None = None
+) -> WorkerSettings:
     check_environment()
     for name in FOREIGN_SETTINGS:
         os.environ.pop(name, None)
-    given = {"concurrency": concurrency, "queue": queue}
+    given = {"concurrency": concurrency, "queue": queue, "processes": processes}
     return WorkerSettings(**{key: value for key, value in given.items() if value is not None})  # type: ignore[arg-type]
 
 
@@ -115,12 +117,35 @@ def _read_settings(concurrency: int | None = None, queue: str | None = None) -> 
 def start(
     concurrency: Concurrency = None,
     queue: Annotated[str | None, typer.Option(help="The queue to take jobs from.")] = None,
+    processes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|auto",
+            help="Worker processes, for hosts with many cores; auto: one for each 12 cores.",
+        ),
+    ] = None,
 ) -> None:
     """Take jobs until SIGTERM (finish what runs) or SIGQUIT (give it back to the queue)."""
-    from sandfleet_worker.commands.start import serve
+    with _print_known_errors():
+        settings = _read_settings(concurrency, queue, processes)
+        if settings.process_count > 1:
+            from sandfleet_worker.commands.supervise import supervise
+
+            code = supervise(settings)
+        else:
+            from sandfleet_worker.commands.start import serve
+
+            code = serve(settings)
+    raise typer.Exit(code)
+
+
+@cli.command(hidden=True)
+def process(number: int, ready_fd: Annotated[int, typer.Option()] = -1) -> None:
+    """Run one of the processes of `start`, which starts it; 0 does the preflight."""
+    from sandfleet_worker.commands.supervise import run_process
 
     with _print_known_errors():
-        code = serve(_read_settings(concurrency, queue))
+        code = run_process(_read_settings(), number, ready_fd)
     raise typer.Exit(code)
 
 

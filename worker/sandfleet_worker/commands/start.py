@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import logging
 from contextlib import closing
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import redis
 from celery import signals
+from sandfleet_config.logs import name_process
 
 from sandfleet_worker.app import new_app
 from sandfleet_worker.celery_worker.control import install_commands
@@ -20,23 +22,46 @@ from sandfleet_worker.system.logs import set_up_logs
 from sandfleet_worker.tasks import run_task
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from sandfleet_config.settings import WorkerSettings
 
 log = logging.getLogger(__name__)
 
 
-def serve(settings: WorkerSettings) -> int:
+@dataclass(frozen=True)
+class OneOfSeveral:
+    """One of several processes of a worker, whose supervisor has proved that sandboxes run here."""
+
+    number: int
+    boots: int
+    """Sandboxes that it may boot at once."""
+    say_ready: Callable[[], None]
+
+
+def serve(settings: WorkerSettings, one: OneOfSeveral | None = None) -> int:
     """Prove that sandboxes run here, then take jobs; return the process's exit code.
+
+    `one` is this process where there are several.
 
     Raises:
         PreflightFailed: no job could run; none was taken.
         SandboxError: the runner cannot even be set up.
     """
     set_up_logs(settings)
-    with closing(FleetImages(settings, connect(settings))) as shared, RunscRunner(settings, shared) as runner:
-        run_preflight(settings, runner)
+    boots = None
+    if one is not None:
+        name_process(one.number)
+        signals.worker_ready.connect(lambda **_: one.say_ready(), weak=False)
+        boots = one.boots
+    with (
+        closing(FleetImages(settings, connect(settings))) as shared,
+        RunscRunner(settings, shared, boots=boots) as runner,
+    ):
+        if one is None:
+            run_preflight(settings, runner)
+        else:
+            runner.sweep()  # of one that was killed before
         host = open_host(settings, runner, shared)
         runner.warm_up()  # after it is known how many sandboxes have a place
         runner.call_on_failure(host.intake.exit.drain)

@@ -12,6 +12,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from sandfleet_config.processes import AUTO, CORES_A_PROCESS, count_processes
 from sandfleet_config.units import format_count
 
 from sandfleet_worker.commands.checks import Finding, State
@@ -36,7 +37,9 @@ def check_tuning(
 ) -> Iterator[Finding]:
     """Compare the host with what was measured to be faster."""
     yield from check_grace_periods(sys)
-    yield check_slots_per_core(settings.concurrency, cores or len(os.sched_getaffinity(0)))
+    cores = cores or len(os.sched_getaffinity(0))
+    yield check_slots_per_core(settings.concurrency, cores)
+    yield check_processes(settings, cores)
     mounts = mountinfo.read_text()
     yield check_state_folder(settings.runsc.root_dir, mounts)
     yield from check_runsc_pages(settings.runsc.path, mounts)
@@ -69,6 +72,20 @@ def check_slots_per_core(slots: int, cores: int) -> Finding:
     text = f"{detail}: short jobs end no faster with more than {SLOTS_PER_CORE} slots a core, each only takes longer"
     fix = f"SANDFLEET_CONCURRENCY={SLOTS_PER_CORE * cores}, unless jobs mostly wait; figures: {PAGE}"
     return Finding(name, State.TIP, text, fix)
+
+
+def check_processes(settings: WorkerSettings, cores: int) -> Finding:
+    """Whether the worker has as many processes as `cores` of short jobs need."""
+    slots = settings.concurrency
+    count, wanted = count_processes(settings.processes, slots, cores), count_processes(AUTO, slots, cores)
+    why = " (auto)" if settings.processes == AUTO else ""
+    processes = format_count(count, "process", "processes")
+    detail = f"{processes}{why} for {format_count(cores, 'core')} and {format_count(slots, 'slot')}"
+    if count >= wanted:
+        return Finding("processes", State.OK, detail)
+    text = f"{detail}: one process starts and ends the short jobs of some {CORES_A_PROCESS} cores, not of more"
+    fix = f"SANDFLEET_PROCESSES={AUTO}, here {wanted}, unless jobs take seconds; figures: {PAGE}"
+    return Finding("processes", State.TIP, text, fix)
 
 
 def check_state_folder(folder: Path, mountinfo: str) -> Finding:

@@ -144,21 +144,35 @@ class SlotFolder:
         for name in names:
             if not name.startswith(MEMBER) or name == self.name:
                 continue
-            path = self._folder / name
-            fd = lock_now(path)
-            if fd is not None:  # its worker is dead
-                path.unlink(missing_ok=True)
-                os.close(fd)
-                continue
-            words = path.read_text().split()
+            member = self._read_member(f"{self._prefix}{name}")
+            if member is not None:
+                yield member
+
+    def _read_member(self, path: str) -> Member | None:
+        """Read the file of another worker by one descriptor, since each job does so several times.
+
+        Return None for one that is dead, whose file is removed, and for one that is just joining.
+        """
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:  # it has left without the gate
+            return None
+        try:
+            if is_free(fd):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(path)  # noqa: PTH108  fast
+                return None
+            words = os.read(fd, RECORD_BYTES).split()
             # Two words: a worker of an older release. Any other number: the worker is just joining,
             # and one of us does not hold the gate.
             if len(words) not in {2, 4}:
-                continue
+                return None
             member = Member(*map(int, words))
             # A waiter touches its file at each poll.
-            is_stale = time.time() - path.stat().st_mtime > STALE_SECONDS
-            yield member._replace(waiting_since=0) if is_stale else member
+            is_stale = bool(member.waiting_since) and time.time() - os.fstat(fd).st_mtime > STALE_SECONDS
+            return member._replace(waiting_since=0) if is_stale else member
+        finally:
+            os.close(fd)
 
     def take(self, cap: int, names: Iterable[str]) -> HeldFiles | None:
         """Lock the first free slot below `cap`, if there is one.

@@ -39,6 +39,7 @@ def fit_memory(config: HostSettings, tree: CgroupTree, spares: int) -> MemoryBud
         spares=spares,
         job_bytes=config.policy.memory_bytes,
         given_bytes=config.memory_budget_bytes if isinstance(config, WorkerSettings) else 0,
+        processes=config.process_count if isinstance(config, WorkerSettings) else 1,
     )
     if not is_worker:  # it does not count how many jobs run at once
         return replace(found, spares=spares)

@@ -65,12 +65,14 @@ def find_budget(
     spares: int,
     job_bytes: int,
     given_bytes: int = 0,
+    processes: int = 1,
     root: Path = CGROUP_ROOT,
     proc: Path = Path("/proc"),
 ) -> MemoryBudget:
     """Return the budget: `given_bytes`, or 90 % of the least limit.
 
-    The limits are MemTotal and those of all cgroups around the sandboxes.
+    The limits are MemTotal and those of all cgroups around the sandboxes. `processes` workers take
+    their own part.
 
     Of `spares`, as many are counted as fit beside one job of `job_bytes`, the largest that may
     come.
@@ -79,7 +81,7 @@ def find_budget(
         return MemoryBudget(given_bytes, 0, spares, "SANDFLEET_MEMORY_BUDGET_BYTES")
     least, bound, has_worker = min(_find_limits(tree, root, proc))
     total = least * BUDGET_PERCENT // PERCENT
-    worker = WORKER_BYTES if has_worker else 0
+    worker = processes * WORKER_BYTES if has_worker else 0
     fitting = max(0, min(spares, (total - worker - job_bytes) // IDLE_MEMORY_BYTES))
     return MemoryBudget(total, worker + fitting * IDLE_MEMORY_BYTES, fitting, bound)
 

@@ -67,8 +67,10 @@ _NO_HOOKS: Final = NoHooks()
 class RunscRunner:
     """Runs specs in fresh sandboxes; safe for concurrent use. Call `close`, or use ``with``."""
 
-    def __init__(self, config: HostSettings | None = None, shared: SharedImages = NO_SHARED_IMAGES) -> None:
-        """Set up for `config`, by default of the environment; `shared` are images of the fleet."""
+    def __init__(
+        self, config: HostSettings | None = None, shared: SharedImages = NO_SHARED_IMAGES, boots: int | None = None
+    ) -> None:
+        """Set up for `config`, by default of the environment, with images of the fleet; `boots` boot at once."""
         if config is None:
             check_environment()
         self.config = config or HostSettings()
@@ -83,7 +85,7 @@ class RunscRunner:
         self._owner = Ownership(self.config.runsc.root_dir)
         folder = self._owner.folder
         (folder / ROOTFS).mkdir(mode=0o755)
-        self._boot_limit = BootLimit()
+        self._boot_limit = BootLimit(boots)
         self.descriptors = fit_descriptors(self.config, self._boot_limit.limit)
         self.memory = fit_memory(self.config, self._tree, self.descriptors.spares)
         spares = self.memory.spares

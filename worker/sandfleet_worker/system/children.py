@@ -33,7 +33,12 @@ class Child:
     """
 
     def __init__(
-        self, name: str, command: Sequence[str], env: Mapping[str, str], on_parent_death: signal.Signals
+        self,
+        name: str,
+        command: Sequence[str],
+        env: Mapping[str, str],
+        on_parent_death: signal.Signals,
+        pass_fds: Sequence[int] = (),
     ) -> None:
         self.name = name
         parent = os.getpid()
@@ -48,6 +53,7 @@ class Child:
             env=dict(env),
             stdin=subprocess.DEVNULL,
             start_new_session=True,
+            pass_fds=pass_fds,
             preexec_fn=die_with_parent,  # noqa: PLW1509  no thread of ours runs yet, and prctl is async-signal-safe
         )
 
