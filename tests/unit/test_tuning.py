@@ -68,7 +68,7 @@ def test_more_than_two_slots_a_core_are_told(slots: int, state: State) -> None:
     [
         (1, 2, 2, State.OK, "1 process for 2 cores and 2 slots"),
         (1, 36, 36, State.TIP, "1 process for 36 cores and 36 slots: one process"),
-        (1, 36, 1, State.OK, "1 process for 36 cores and 1 slots"),
+        (1, 36, 1, State.OK, "1 process for 36 cores and 1 slot"),
         (2, 36, 36, State.TIP, "2 processes for 36 cores"),
         (4, 36, 36, State.OK, "4 processes for 36 cores"),
         ("auto", 36, 36, State.OK, "3 processes (auto) for 36 cores and 36 slots"),

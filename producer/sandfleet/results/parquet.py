@@ -42,6 +42,7 @@ def new_schema(columns: Iterable[Column]) -> Any:
     arrow = load_pyarrow()
     text, time = arrow.string(), arrow.timestamp("us", tz="UTC")
     attempt = {"host": text, "worker": text, "code": text, "started": time, "ended": time, "charged": arrow.bool_()}
+    attempt["slot"] = arrow.int64()
     attempt["limits"] = arrow.map_(text, arrow.float64())
     artifact = {"path": text, "size": arrow.int64(), "sha256": text, "mode": text, "place": text}
     limit = {"value": arrow.float64(), "enforced": arrow.bool_()}
