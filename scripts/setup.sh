@@ -38,8 +38,8 @@
 # tests take SeaweedFS, which comes from PyPI. Anywhere else it installs no system package: it names
 # what is missing and ends with 1.
 #
-# promtool, which judges the alerts, is taken out of Debian's package prometheus in the same way, into
-# /usr/local/lib/sandfleet/prometheus.
+# prometheus, and promtool, which judges the alerts, are taken out of Debian's packages in the same way,
+# into /usr/local/lib/sandfleet/prometheus.
 #
 # chromium, with a font, opens the pages in the tests. systemd has systemd-analyze, which checks the
 # units of deploy/systemd; nothing of it is started.
@@ -293,17 +293,19 @@ install_registry() {
 }
 
 # Its installation would start Prometheus on all addresses.
-install_promtool() {
-    local folder package=prometheus
-    [[ ! -x $PROMETHEUS/promtool ]] || return 0
+install_prometheus() {
+    local folder package packages=(prometheus)
+    [[ ! -x $PROMETHEUS/promtool || ! -x $PROMETHEUS/prometheus ]] || return 0
     [[ -n $(apt-cache madison prometheus 2>/dev/null) ]] || refresh_apt
-    [[ -z $(apt-cache madison promtool) ]] || package=promtool # Debian 13 has it in one of its own
-    say "taking promtool, for the tests of the alerts, out of Debian's package into $PROMETHEUS"
+    [[ -z $(apt-cache madison promtool) ]] || packages+=(promtool) # Debian 13 has it in one of its own
+    say "taking prometheus and promtool, for the tests of metrics and alerts, out of Debian's packages into $PROMETHEUS"
     folder=$(mktemp -d)
     chmod 755 "$folder"
-    (cd "$folder" && apt-get -q -q -o "APT::Sandbox::User=root" download "$package")
-    dpkg-deb -x "$folder/$package"_*.deb "$folder/root"
-    install -D -m 755 "$folder/root/usr/bin/promtool" "$PROMETHEUS/promtool"
+    for package in "${packages[@]}"; do
+        (cd "$folder" && apt-get -q -q -o "APT::Sandbox::User=root" download "$package")
+        dpkg-deb -x "$folder/$package"_*.deb "$folder/root"
+    done
+    install -D -m 755 -t "$PROMETHEUS" "$folder/root/usr/bin/promtool" "$folder/root/usr/bin/prometheus"
     rm -rf "$folder"
 }
 
@@ -319,7 +321,7 @@ install_system() {
     [[ $OPTION != --without-test-servers ]] || return 0
     install_s3_server
     install_registry
-    install_promtool
+    install_prometheus
     have chromium || apt_install chromium fonts-dejavu-core
     have systemd-analyze || apt_install systemd
 }

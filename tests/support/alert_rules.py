@@ -17,14 +17,15 @@ import yaml
 ROOT = Path(__file__).parents[2]
 RULES = ROOT / "deploy/prometheus/rules.yml"
 DASHBOARD = ROOT / "deploy/grafana/sandfleet.json"
-PROMTOOL = "/usr/local/lib/sandfleet/prometheus/promtool"
+PROMETHEUS = "/usr/local/lib/sandfleet/prometheus"
 NAME = re.compile(r"\bsandfleet_[a-z_]+\b")
 
 
-def find_promtool() -> str:
-    found = shutil.which(PROMTOOL) or shutil.which("promtool")
+def find_prometheus(name: str) -> str:
+    """Return where `name`, prometheus or promtool, is; as `find_binary`."""
+    found = shutil.which(f"{PROMETHEUS}/{name}") or shutil.which(name)
     if found is None:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)("promtool is not installed: scripts/setup.sh takes it")
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{name} is not installed: scripts/setup.sh takes it")
     return found
 
 
@@ -41,7 +42,9 @@ def list_expressions(dashboard: dict[str, Any]) -> list[str]:
 
 
 def run_promtool(*words: str) -> str:
-    done = subprocess.run([find_promtool(), *words], capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(
+        [find_prometheus("promtool"), *words], capture_output=True, text=True, check=False, timeout=120
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

@@ -255,3 +255,42 @@ class UserServer:
         found: list[dict[str, Any]] = self.admin.acl_log()
         self.admin.acl_log_reset()
         return [(entry["username"], entry["context"], entry["object"]) for entry in found]
+
+
+class UserCluster(Cluster):
+    """A `Cluster` whose servers have the users that deploy/redis/make_users.py makes, and no other password."""
+
+    def __init__(self, folder: Path, *queues: str) -> None:
+        self._files = folder / "users"
+        words = [word for queue in queues for word in ("--queue", queue)]
+        subprocess.run([sys.executable, str(MAKE_USERS), str(self._files), *words], check=True)
+        super().__init__(folder)
+
+    def _new_server(self, folder: Path, port: int) -> Server:
+        options = ["--aclfile", str(self._files / "users.acl"), "--appendonly", "yes", "--save", ""]
+        options += ["--masteruser", "replica", "--masterauth", self.read_password("replica")]
+        options += ["--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1"]
+        return Server(folder / f"redis-{port}", port, options, self.read_password("admin"), username="admin")
+
+    def _new_sentinel(self, folder: Path, port: int, primary: int, down_ms: int) -> Server:
+        sentinel = super()._new_sentinel(folder, port, primary, down_ms)
+        config = Path(sentinel.arguments[0])
+        shared = f"sentinel auth-pass {SERVICE} {PASSWORD}\n"
+        own = f"sentinel auth-user {SERVICE} sentinel\nsentinel auth-pass {SERVICE} {self.read_password('sentinel')}\n"
+        assert shared in config.read_text()
+        config.write_text(config.read_text().replace(shared, own))
+        return sentinel
+
+    def read_password(self, user: str) -> str:
+        """Return the password that was made for a user."""
+        return (self._files / f"{user}.password").read_text().strip()
+
+    def url_of(self, user: str) -> str:
+        """The setting SANDFLEET_REDIS_URL of one user."""
+        return self.url.replace(f"://:{PASSWORD}@", f"://{user}:{self.read_password(user)}@")
+
+    def read_refusals(self) -> list[tuple[str, str]]:
+        """Return user and object of each call that the primary has refused."""
+        with self.find_primary().connect() as admin:
+            found: Any = admin.acl_log()
+        return [(entry["username"], entry["object"]) for entry in found]

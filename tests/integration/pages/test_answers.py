@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -193,6 +194,28 @@ def test_a_job_is_found_by_its_id_and_a_search_that_is_none_says_why(server: Pag
     assert "there is no code TIMEOUTS: did you mean TIMEOUT?" in server.get("/fleet/jobs?q=code:TIMEOUTS")
     for wrong in ("since:soon", "exit:x", "state:gone", "attempts:>x", "run:>"):
         assert 'class="notice warn"' in server.get(f"/fleet/jobs?q={wrong}"), wrong
+
+
+def test_the_search_that_is_shown_stands_in_its_field(server: PageServer) -> None:
+    assert 'type="search" value="batch:nightly-311 code:TIMEOUT"' in server.get(
+        "/fleet/jobs?q=batch:nightly-311+code:TIMEOUT"
+    )
+    assert 'type="search" value=""' in server.get("/fleet/hosts?q=x")
+
+
+def test_batches_that_have_expired_hide_none_behind_them(server: PageServer, scene: Scene) -> None:
+    one = scene.channel.overview.entries[0]
+    gone = [one._replace(name=f"gone-{at}", total=0) for at in range(30)]
+    kept = [one._replace(name=f"kept-{at}") for at in range(30)]
+    scene.channel.overview.entries = [*gone, *kept]
+
+    page = server.get("/fleet/batches")
+    assert ("kept-19<" in page, "kept-20<" in page) == (True, False)
+    assert 'href="batches?page=2"' in page
+    page = server.get("/fleet/batches?page=2")
+    assert ("kept-29<" in page, "batches?page=3" in page) == (True, False)
+    found = json.loads(server.get("/fleet/api/v1/batches?count=40"))
+    assert (len(found["batches"]), found["cursor"]) == (10, "40")
 
 
 def test_pages_of_what_is_not_there_say_so(server: PageServer) -> None:

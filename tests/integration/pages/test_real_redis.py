@@ -148,7 +148,7 @@ def test_a_batch_says_how_long_its_jobs_ran_and_waited(pages: PageServer, past: 
 def act(pages: PageServer, query: str, **more: Any) -> str:
     """Open the page of an act, and do it as it was shown; return the page of its result."""
     form = dict(pair.split("=", 1) for pair in query.split("&"))
-    seen = re.search(r'name="seen" value="([0-9.]+)"', pages.get(f"/fleet/act?{query}"))
+    seen = re.search(r'name="seen" value="([0-9.]+)"', pages.get(f"/fleet/act?{urllib.parse.urlencode(form)}"))
     assert seen is not None
     answer = pages.ask("/fleet/act", form={**form, "seen": seen[1], **more})
     assert answer.status == 200, answer.text
@@ -170,7 +170,7 @@ def test_a_group_of_failures_is_retried_once(pages: PageServer, past: Past, flee
     link = re.search(r'href="act\?([^"]*)" aria-label="Retry this group, TIMEOUT"', pages.get("/fleet/failures"))
     assert link is not None
     query = urllib.parse.unquote_plus(html.unescape(link[1]))
-    shown = pages.get(f"/fleet/act?{query}")
+    shown = pages.get(f"/fleet/act?{html.unescape(link[1])}")
     assert "5 jobs match now" in shown
     seen = re.search(r'name="seen" value="([0-9.]+)"', shown)
     assert seen is not None
@@ -183,6 +183,25 @@ def test_a_group_of_failures_is_retried_once(pages: PageServer, past: Past, flee
     assert read_done(pages.ask("/fleet/act", form=form).text)[0] == 0
     assert fleet.batch("again").codes == {"TIMEOUT": 5, "EXIT_NONZERO": 3, "OK": 4}
     assert pages.get("/fleet/audit").count("a fixed image") == 3
+
+
+def test_a_group_on_a_batchs_page_is_retried_in_that_batch_alone(pages: PageServer, past: Past, fleet: Fleet) -> None:
+    for batch in ("mine", "anothers"):
+        past.end([new_spec()] * 3, ErrorCode.TIMEOUT, batch, message="too slow")
+    wait_until(lambda: past.read_number() >= 6, 20, "the history has all")
+    link = re.search(r'href="act\?([^"]*)" aria-label="Retry this group, TIMEOUT"', pages.get("/fleet/batch?name=mine"))
+    assert link is not None
+    query = urllib.parse.unquote_plus(html.unescape(link[1]))
+
+    assert "3 jobs match now" in pages.get(f"/fleet/act?{html.unescape(link[1])}")
+    assert read_done(act(pages, query)) == (3, 0, 0)
+
+    assert fleet.batch("anothers").codes == {"TIMEOUT": 3}
+    everywhere = re.search(r'href="jobs\?([^"]*)" aria-label="Runs of this kind', pages.get("/fleet/failures?since=1h"))
+    assert everywhere is not None
+    words = urllib.parse.unquote_plus(html.unescape(everywhere[1]))
+    assert words.startswith("q=image:busybox fingerprint:")
+    assert " since:" in words, "of the time that was chosen"
 
 
 def rerun_all(past: Past, batch: str, code: ErrorCode) -> None:

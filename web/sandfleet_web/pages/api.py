@@ -57,10 +57,10 @@ async def _queues(site: Site, _: dict[str, str]) -> dict[str, Any]:
 
 async def _batches(site: Site, query: dict[str, str]) -> dict[str, Any]:
     first, count = _number(query, "cursor", 0, 10_000), _number(query, "count", DEFAULT_ROWS, MAX_ROWS)
-    found = await site.read(("api batches", first, count), lambda: read_batches(site, first, count))
+    found, has_more = await site.read(("api batches", first, count), lambda: read_batches(site, first, count))
     return {
         "batches": [batch_fields(batch) for batch in found],
-        "cursor": str(first + count) if len(found) == count else "",
+        "cursor": str(first + count) if has_more else "",
     }
 
 

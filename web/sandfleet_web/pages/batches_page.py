@@ -47,12 +47,11 @@ class BatchesPage(PageHandler):
         number = min(int(wanted), MAX_PAGES) if wanted.isdecimal() and len(wanted) < 6 and int(wanted) else 1  # noqa: PLR2004
         first = (number - 1) * ROWS
         site = self.site
-        # One more than is shown says whether there is a next page.
-        batches = await site.reads.read(("batches", first, "page"), lambda: read_batches(site, first, ROWS + 1))
+        batches, has_more = await site.reads.read(("batches", first, "page"), lambda: read_batches(site, first, ROWS))
         values: dict[str, Any] = {
-            "batches": batches[:ROWS],
+            "batches": batches,
             "number": number,
-            "has_more": len(batches) > ROWS and number < MAX_PAGES,
+            "has_more": has_more and number < MAX_PAGES,
         }
         return Page("batches.html", "Batches", "Batches", values)
 
@@ -84,6 +83,7 @@ class BatchPage(PageHandler):
             "most_timed": MAX_TIMED,
             "groups": groups,
             "groups_fault": fault,
+            "scope": HistoryFilter(batch=name),
             "running": running,
         }
         return Page("batch.html", f"Batch {name}", "Batches", values, refresh=2 if batch.left else 15)

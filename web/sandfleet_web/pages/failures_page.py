@@ -47,6 +47,7 @@ class FailuresPage(PageHandler):
             "categories": CHOICES,
             "dead": await site.reads.read("dead", lambda: read_dead(site)),
             "summary": await site.read_summary(),
+            "scope": HistoryFilter(categories=categories, since=site.clock() - SPANS[since]),
         }
         return Page("failures.html", "Failures", "Failures", values, refresh=15)
 

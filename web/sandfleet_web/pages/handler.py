@@ -177,7 +177,7 @@ class PageHandler(SiteHandler):
     def _write_page(self, page: Page, foot: str) -> None:
         self.set_status(page.status)
         self.set_header("Content-Type", "text/html; charset=UTF-8")
-        searched = self.get_query_argument("q", "")[:MAX_ARGUMENT] if page.tab == "jobs" else ""
+        searched = self.get_query_argument("q", "")[:MAX_ARGUMENT] if page.tab == "Jobs" else ""
         frame = {
             "page": page,
             "site": self.site,

@@ -95,10 +95,13 @@ async def ask_history_status(site: Site) -> HistoryStatus | None:
         return None
 
 
-def read_batches(site: Site, first: int, number: int) -> list[BatchSummary]:
-    """Read batches, the last used first."""
-    entries = site.sources.channel.overview.list_batches(first, number)
-    return [summarize(entry) for entry in entries if entry.total]
+def read_batches(site: Site, first: int, number: int) -> tuple[list[BatchSummary], bool]:
+    """Read batches, the last used first, and whether there may be more.
+
+    Those that have expired meanwhile are left out, so there may be more after fewer than `number`.
+    """
+    entries = site.sources.channel.overview.list_batches(first, number + 1)
+    return [summarize(entry) for entry in entries[:number] if entry.total], len(entries) > number
 
 
 class OverviewPage(PageHandler):
@@ -134,7 +137,7 @@ class OverviewPage(PageHandler):
             "more_queues": len(queues[SHOWN_QUEUES:]),
             "waiting": sum(queue.total for queue in summary.queues),
             "oldest": max((row.age for row in queues), default=0.0),
-            "batches": await site.reads.read(("batches", 0), lambda: read_batches(site, 0, SHOWN_BATCHES)),
+            "batches": (await site.reads.read(("batches", 0), lambda: read_batches(site, 0, SHOWN_BATCHES)))[0],
             "audit": await site.reads.read(("audit", ""), lambda: site.sources.state.read_audit(SHOWN_ACTS)),
         }
         return Page("overview.html", "Overview", "Overview", values, as_of=summary.at)

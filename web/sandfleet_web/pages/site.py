@@ -41,6 +41,7 @@ _SHOWN: Final = (
     "size",
     "short_id",
     "clean",
+    "group_words",
 )
 
 

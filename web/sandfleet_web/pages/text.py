@@ -6,13 +6,16 @@ import html
 import time
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlencode
 
 from sandfleet.history.questions import HistoryFilter
 from sandfleet.history.words import Words, format_words
 from sandfleet_config.terminal import safe_text
 from sandfleet_config.units import choose_noun
+
+if TYPE_CHECKING:
+    from sandfleet.history.questions import FailureGroup
 
 MAX_SHOWN: Final = 500
 """Longest text of one value on a page, in characters."""
@@ -80,6 +83,11 @@ def word(name: str, value: str) -> str:
     """Return a word of a search, such as ``batch:nightly``."""
     given: dict[str, Any] = {name: value}
     return format_words(Words(replace(HistoryFilter(), **given)))
+
+
+def group_words(group: FailureGroup, scope: HistoryFilter) -> str:
+    """Return the words of a search for the runs of a group, of those in `scope` alone."""
+    return format_words(Words(replace(scope, fingerprint=group.fingerprint, image=group.image)))
 
 
 def count(number: float) -> str:

@@ -1,0 +1,74 @@
+"""Pages in a Flower that is busy with Celery's events: the loop's lag is told, and no ended run is lost."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from flower_pages import running_flower
+from past import new_summary
+from sandfleet_config.queues import KEY_PREFIX
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from flower_pages import Flower
+    from stage import Stage, Stock
+
+RATE: Final = int(os.environ.get("TEST_MOUNTED_RATE", "300"))
+SECONDS: Final = int(os.environ.get("TEST_MOUNTED_SECONDS", "5"))
+JOBS: Final = RATE * SECONDS
+STORE_SECONDS: Final = 60.0
+ENDED: Final = """
+for at = 2, #ARGV do
+  redis.call('XADD', ARGV[1] .. 'ended_runs', '*', 'n', redis.call('INCR', ARGV[1] .. 'ended_runs:last'), 'run', ARGV[at])
+end
+"""
+
+
+def end_jobs(stock: Stock) -> float:
+    """End jobs at the rate, with the three events and the stream's entry of each; return the seconds it took."""
+    began = time.monotonic()
+    with (
+        stock.app.connection() as connection,
+        stock.app.events.Dispatcher(connection, hostname="celery@load") as events,
+    ):
+        for tenth in range(SECONDS * 10):
+            ids = [f"load-{number}" for number in range(tenth * RATE // 10, (tenth + 1) * RATE // 10)]
+            for job_id in ids:
+                fields: dict[str, Any] = {"uuid": job_id, "name": "sandfleet.run", "args": "[]", "kwargs": "{}"}
+                events.send("task-received", **fields)
+                events.send("task-started", uuid=job_id)
+                events.send("task-succeeded", uuid=job_id, result="OK", runtime=0.1)
+            stock.redis.eval(ENDED, 0, KEY_PREFIX, *map(new_summary, ids))
+            time.sleep(max(0.0, began + (tenth + 1) / 10 - time.monotonic()))
+    return time.monotonic() - began
+
+
+def read_gauge(flower: Flower, name: str) -> float:
+    found = re.search(rf"^{name} (\S+)$", flower.get("/fleet/metrics"), re.MULTILINE)
+    assert found is not None, name
+    return float(found[1])
+
+
+def test_events_of_300_jobs_a_second_cost_no_ended_run_and_the_lag_is_told(
+    module_stage: Stage, stock: Stock, tmp_path: Path
+) -> None:
+    settings = {"SANDFLEET_WEB__HISTORY__FILE": str(tmp_path / "history.db")}
+    with running_flower(module_stage, **settings) as flower:
+        flower.get("/fleet/")  # from now on the lag is measured
+        took = end_jobs(stock)
+        overview = flower.get("/fleet/")
+        lag = read_gauge(flower, "sandfleet_web_loop_lag_seconds")
+        deadline = time.monotonic() + STORE_SECONDS
+        while (state := flower.get_json("/fleet/api/v1/history"))["number"] < JOBS and time.monotonic() < deadline:
+            time.sleep(0.5)
+
+        print(f"{JOBS / took:.0f} jobs/s; the loop is {lag * 1000:.0f} ms late")  # noqa: T201  for `pytest -s`
+        assert (state["number"], state["rows"], state["lost"], state["skipped"]) == (JOBS, JOBS, 0, 0)
+        assert lag >= 0
+        assert ("its loop is" in overview) is (lag > 0.5) or abs(lag - 0.5) < 0.5, "above half a second it says so"
+    for key in ("ended_runs", "ended_runs:last"):
+        stock.redis.delete(f"{KEY_PREFIX}{key}")
