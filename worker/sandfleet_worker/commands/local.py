@@ -24,6 +24,7 @@ from sandfleet_config.settings import LOCAL_HISTORY, LOCAL_STORE
 
 from sandfleet_worker.app import new_app
 from sandfleet_worker.commands.demo_batch import submit_demo
+from sandfleet_worker.commands.failures import LocalFailed
 from sandfleet_worker.system.children import Child, Stage
 from sandfleet_worker.system.oom_score import FLOWER, LOCAL_REDIS, LOCAL_WORKER, lower_oom_score, raise_oom_score
 
@@ -41,10 +42,6 @@ WEB_PACKAGE = "sandfleet_web"
 FLOWER_USER = "sandfleet"
 ADDRESS = "127.0.0.1"
 HANDLED_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-
-class LocalFailed(Exception):
-    """The stack cannot run; the message says why and what to do."""
 
 
 class Interrupted(BaseException):
