@@ -10,7 +10,7 @@ import pytest
 import redis
 from sandfleet_config.settings import WorkerSettings
 from sandfleet_worker.cli import main
-from sandfleet_worker.commands.preflight import PreflightFailed
+from sandfleet_worker.commands.failures import PreflightFailed
 from sandfleet_worker.commands.start import open_host
 from sandfleet_worker.host import Host
 

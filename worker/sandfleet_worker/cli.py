@@ -64,8 +64,7 @@ def _print_known_errors() -> Iterator[None]:
 
     Anything else is a bug and keeps its traceback.
     """
-    from sandfleet_worker.commands.local import LocalFailed
-    from sandfleet_worker.commands.preflight import PreflightFailed
+    from sandfleet_worker.commands.failures import LocalFailed, PreflightFailed
 
     resume_collector()  # each command has imported what it needs
     try:

@@ -25,6 +25,7 @@ from sandfleet_config.units import format_count
 
 from sandfleet_worker.app import new_app
 from sandfleet_worker.commands.demo_batch import submit_demo
+from sandfleet_worker.commands.failures import LocalFailed
 from sandfleet_worker.system.children import Child, Stage
 from sandfleet_worker.system.oom_score import FLOWER, LOCAL_REDIS, LOCAL_WORKER, lower_oom_score, raise_oom_score
 
@@ -42,10 +43,6 @@ WEB_PACKAGE = "sandfleet_web"
 FLOWER_USER = "sandfleet"
 ADDRESS = "127.0.0.1"
 HANDLED_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-
-class LocalFailed(Exception):
-    """The stack cannot run; the message says why and what to do."""
 
 
 class Interrupted(BaseException):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from sandfleet_config.errors import SandboxError
 
 from sandfleet_worker.commands.checks import State, check_folder, check_memory, check_open_files, check_redis
+from sandfleet_worker.commands.failures import PreflightFailed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,10 +19,6 @@ if TYPE_CHECKING:
     from sandfleet_worker.sandbox.runner import RunscRunner
 
 log = logging.getLogger(__name__)
-
-
-class PreflightFailed(Exception):
-    """The worker must not take jobs; the message says why and what to do."""
 
 
 def run_preflight(settings: WorkerSettings, runner: RunscRunner) -> None:

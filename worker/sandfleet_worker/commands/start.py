@@ -14,7 +14,8 @@ from sandfleet_config.logs import name_process
 
 from sandfleet_worker.app import new_app
 from sandfleet_worker.celery_worker.control import install_commands
-from sandfleet_worker.commands.preflight import PreflightFailed, run_preflight
+from sandfleet_worker.commands.failures import PreflightFailed
+from sandfleet_worker.commands.preflight import run_preflight
 from sandfleet_worker.host import Host, connect
 from sandfleet_worker.sandbox.runner import RunscRunner
 from sandfleet_worker.shared_images import FleetImages
@@ -63,9 +64,9 @@ def serve(settings: WorkerSettings, one: OneOfSeveral | None = None) -> int:
         else:
             runner.sweep()  # of one that was killed before
         host = open_host(settings, runner, shared)
-        runner.warm_up()  # after it is known how many sandboxes have a place
-        runner.call_on_failure(host.intake.exit.drain)
         try:
+            runner.warm_up()  # after it is known how many sandboxes have a place
+            runner.call_on_failure(host.intake.exit.drain)
             with _open_metrics(settings, host):
                 return _work(settings, host)
         finally:

@@ -152,6 +152,7 @@ class RunscRunner:
 
     def warm_up(self) -> None:
         """Begin to boot spares of the settings' images; log a warning for one that is not here."""
+        self._find_runsc(self.config.runsc.platform)  # else the first job waits for it
         for name in self.config.warm.images:
             try:
                 self._provider.pool.pin(self._new_plan(self.images.resolve(name), self.config.runsc.platform))
