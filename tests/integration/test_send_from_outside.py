@@ -65,7 +65,7 @@ def test_a_plain_task_is_started_before_it_has_a_result(module_stage: Stage, sto
 def test_events_are_sent_as_json_without_spaces(module_stage: Stage, stock: Stock) -> None:
     assert module_stage.workers
     heard: list[dict[str, Any]] = []
-    with stock.redis.pubsub(ignore_subscribe_messages=True) as channel:
+    with stock.redis.pubsub(ignore_subscribe_messages=True) as channel:  # type: ignore[no-untyped-call]
         channel.psubscribe(f"{KEY_PREFIX}*celeryev/task.*")
         job_id = stock.submit("true")
 

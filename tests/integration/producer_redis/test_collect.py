@@ -50,7 +50,11 @@ def test_many_ended_jobs_are_not_read_by_a_script(fleet: Fleet, client: redis.Re
     assert calls["cmdstat_mget"]["calls"] <= 4500 / 200 + 2
 
 
-def test_a_notice_brings_the_outcome_and_redis_is_not_asked_for_it(fleet: Fleet, client: Any) -> None:
+def test_a_notice_brings_the_outcome_and_redis_is_not_asked_for_it(
+    fleet: Fleet, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("FIRST_CHECK_SECONDS", "CHECK_SECONDS"):  # a check asks for all jobs
+        monkeypatch.setattr(f"sandfleet.collect.polling.{name}", 60.0)
     jobs = fleet.submit_many([SPEC] * 20)
     found: list[Outcome] = []
     wait = threading.Thread(target=lambda: found.extend(fleet.as_completed(jobs, timeout=30)))

@@ -13,7 +13,7 @@ from celery import bootsteps
 from celery.worker.consumer.consumer import CLOSE, TERMINATE  # type: ignore[attr-defined]
 from celery.worker.consumer.control import Control
 from celery.worker.consumer.mingle import Mingle
-from kombu.serialization import registry
+from kombu.serialization import register
 from kombu.transport.redis import GlobalKeyPrefixMixin
 from kombu.utils import json
 from sandfleet_config.queues import KEY_PREFIX
@@ -131,7 +131,7 @@ def _shorten_events(dispatcher: Any) -> None:
     client = EventClient(connection_pool=channel.pool)
     channel.conn_or_acquire = lambda given=None: contextlib.nullcontext(given or client)
     channel.body_encoding = None
-    registry.register(COMPACT, partial(json.dumps, separators=(",", ":")), json.loads, "application/json", "utf-8")
+    register(COMPACT, partial(json.dumps, separators=(",", ":")), json.loads, "application/json", "utf-8")
     dispatcher.serializer = COMPACT
 
 
