@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from sandfleet_config.settings import SettingsInvalid
 from sandfleet_web.pages.user_files import add_user, read_identity
-from sandfleet_web.pages.users import LOOK_SECONDS, TooManyChecks, Users, parse_basic
+from sandfleet_web.pages.users import POLL_SECONDS, TooManyChecks, Users, parse_basic
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,7 +30,7 @@ class Clock:
 
     def look(self) -> None:
         """Let the next question look at the files."""
-        self.now += LOOK_SECONDS
+        self.now += POLL_SECONDS
 
 
 def find_role(users: Users, name: str, password: str = PASSWORD) -> str | None:
