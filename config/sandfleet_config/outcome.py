@@ -111,10 +111,7 @@ class Attempt:
     started: datetime
     ended: datetime | None = None
     charged: bool = True
-    """False if the job did not cause the end.
-
-    The worker drained, or another job or a power cut may have ended it.
-    """
+    """False if the job did not cause the end: a drain, another job or a power cut may have."""
     slot: Annotated[int | None, Field(exclude_if=_is_none)] = None
     """The number of the host's slot that it had; null where its worker is of an earlier release."""
     limits: Annotated[dict[str, float] | None, Field(exclude_if=_is_none)] = None

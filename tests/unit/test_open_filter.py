@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 from sandfleet.channel.job_facts import FACT_FIELDS, JobFacts, parse_facts
+from sandfleet.history.open_filter import may_be_open, names_jobs, takes_open
 from sandfleet.history.words import Words, format_words, parse_words
-from sandfleet.overview.open_filter import may_be_open, names_jobs, takes_open
 
 NOW = 1_800_000_000.0
 

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 from sandfleet_config.settings import SettingsInvalid
-from sandfleet_web.pages import users as users_module
-from sandfleet_web.pages.user_files import add_user
-from sandfleet_web.pages.users import LOOK_SECONDS, TooManyChecks, Users, parse_basic
+from sandfleet_web.pages.user_files import add_user, read_identity
+from sandfleet_web.pages.users import POLL_SECONDS, TooManyChecks, Users, parse_basic
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,7 +30,7 @@ class Clock:
 
     def look(self) -> None:
         """Let the next question look at the files."""
-        self.now += LOOK_SECONDS
+        self.now += POLL_SECONDS
 
 
 def find_role(users: Users, name: str, password: str = PASSWORD) -> str | None:
@@ -132,8 +131,12 @@ def test_files_are_looked_at_once_a_second_and_not_for_each_request(
     looks: list[Path] = []
     add_user(path, "ann", "operator", PASSWORD)
     users = Users(path, clock=clock)
-    read_identity = users_module.read_identity
-    monkeypatch.setattr(users_module, "read_identity", lambda path: (looks.append(path), read_identity(path))[1])
+
+    def look(path: Path) -> tuple[int, ...] | None:
+        looks.append(path)
+        return read_identity(path)
+
+    monkeypatch.setattr("sandfleet_web.pages.users.read_identity", look)
 
     for _ in range(50):
         users.find_token(TOKEN)

@@ -21,8 +21,8 @@ from sandfleet.cli.past_options import EndOptions, PastOptions
 from sandfleet.cli.show import note
 from sandfleet.cli.watching import complete_watch
 from sandfleet.history.finding import find_history
+from sandfleet.history.open_filter import may_be_open, names_jobs, takes_open
 from sandfleet.history.words import format_words
-from sandfleet.overview.open_filter import may_be_open, names_jobs, takes_open
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -21,10 +21,10 @@ from sandfleet.cli.watching import WatchCommand, print_watched
 from sandfleet.errors import BatchUnknown, HistoryUnavailable
 from sandfleet.history.fields import run_fields
 from sandfleet.history.finding import find_history
+from sandfleet.history.open_filter import may_be_open, takes_open
 from sandfleet.history.questions import MAX_DEPTH, MAX_PAGE, HistoryFilter, PastRun
 from sandfleet.history.words import Words
 from sandfleet.overview.fields import job_fields
-from sandfleet.overview.open_filter import may_be_open, takes_open
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -6,7 +6,7 @@ import time
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
-from sandfleet.overview.open_filter import takes_open
+from sandfleet.history.open_filter import takes_open
 
 from sandfleet_web.pages.search import MAX_OPEN, SEARCHED_OPEN
 

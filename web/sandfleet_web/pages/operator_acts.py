@@ -12,10 +12,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final, assert_never, cast
 
 from sandfleet.actions import Actor, Operator, Selection
+from sandfleet.history.open_filter import OPEN_STATES, names_jobs
 from sandfleet.history.questions import MAX_DEPTH, MAX_PAGE
 from sandfleet.history.words import parse_words
 from sandfleet.overview.job_filter import JobFilter, read_ended_code
-from sandfleet.overview.open_filter import OPEN_STATES, names_jobs
 from sandfleet_config.codes import Category
 
 from sandfleet_web.pages.acts import Done, Preview, VerbName, Wish

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from sandfleet.history.open_filter import may_be_open
 from sandfleet.history.words import Words, parse_words
-from sandfleet.overview.open_filter import may_be_open
 
 if TYPE_CHECKING:
     from sandfleet.history.questions import HistoryFilter

@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 MAX_KEPT: Final = 1000
 MAX_CHECKS: Final = 16
 """Passwords that wait for their check; more at once are refused, so that guessing stays slow."""
-LOOK_SECONDS: Final = 1.0
+POLL_SECONDS: Final = 1.0
 """How often the files are looked at: somebody whose line is gone is out so soon."""
 _K = TypeVar("_K")
 _V = TypeVar("_V")
@@ -131,7 +131,7 @@ class Users:
     def _read_changes(self) -> None:
         """Read the files again if they have changed."""
         now = self._clock()
-        if now - self._looked_at < LOOK_SECONDS:
+        if now - self._looked_at < POLL_SECONDS:
             return
         self._looked_at = now
         identity = self._read_identity()

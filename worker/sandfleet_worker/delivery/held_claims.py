@@ -220,8 +220,7 @@ class HeldClaims:
     def find_slot(self, claim: Claim) -> int | None:
         """Return the number of the claim's slot; None if it has none."""
         with self._lock:
-            found = self._entries.get(claim.claim_id)
-            return found.slot.number if found and found.slot else None
+            return slot.number if (found := self._entries.get(claim.claim_id)) and (slot := found.slot) else None
 
     def free_slot(self, claim: Claim) -> None:
         """Free the host's slot: the sandbox is gone, and recording the outcome may take long."""
