@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from stage import Stage
 
-TWO = {"SANDFLEET_PROCESSES": "2", "SANDFLEET_WARM__SIZE": "0"}
+TWO: dict[str, Any] = {"SANDFLEET_PROCESSES": "2", "SANDFLEET_WARM__SIZE": "0"}
 
 
 def test_a_preflight_that_fails_is_told_once_and_no_process_is_started(stage: Stage) -> None:

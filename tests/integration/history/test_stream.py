@@ -51,7 +51,7 @@ def test_ended_runs_have_numbers_without_a_gap(past: Past) -> None:
 def test_an_entry_has_the_whole_summary_whatever_was_sent(past: Past, code: ErrorCode, is_found: bool) -> None:  # noqa: FBT001
     job = past.fleet.submit(SPEC)
     claim = claim_one(past, "c1")
-    fields = {"artifacts_lost": None if is_found else "the sandbox is gone", "run": 1}
+    fields: dict[str, Any] = {"artifacts_lost": None if is_found else "the sandbox is gone", "run": 1}
     digest, spec = f"sha256:{'8c' * 32}", "77" * 32
     forged = b'"image_digest":"sha256:aa","artifacts":[],"artifacts_lost":null,"spec_sha256":"aa"'
     outcome = Outcome.of(
