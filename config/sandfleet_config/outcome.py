@@ -180,6 +180,14 @@ def _find_retryable(fields: dict[str, Any]) -> bool:
     return code.is_retryable
 
 
+def _find_start(fields: dict[str, Any]) -> str | None:
+    """Return how the program's sandbox started, for outcomes of workers that do not say it."""
+    if fields.get("duration") is None:
+        return None
+    runtime: Runtime | None = fields.get("runtime")
+    return "warm" if runtime is not None and runtime.warm else "cold"
+
+
 class Outcome(Record):
     """How one job ended. Null means "did not happen", never 0.
 
@@ -207,6 +215,8 @@ class Outcome(Record):
     attempts: tuple[Attempt, ...] = ()
     host: str = ""
     runtime: Runtime = Runtime()
+    # A text, not a Literal: an older reader keeps a kind of start that it does not know.
+    start: str | None = Field(default_factory=_find_start)
     image_ref: str | None = None
     image_digest: str | None = None
     artifacts: tuple[Artifact, ...] = ()

@@ -8,7 +8,8 @@ from typing import Final
 NEVER_PREPARED: Final = "off"
 """The value of a spec's `prepared` for a job that is never given a prepared spare."""
 MAX_MODULES: Final = 64
-_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+PREPARATION_NAME: Final = r"[a-z0-9][a-z0-9._-]{0,63}"
+_NAME: Final = re.compile(PREPARATION_NAME)
 _MODULE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*")
 _MAX_MODULE_CHARS: Final = 200
 

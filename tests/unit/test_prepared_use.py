@@ -19,7 +19,12 @@ def test_starts_and_misses_are_counted_by_reason() -> None:
 
 def test_no_count_is_lost_among_threads() -> None:
     counts = PreparedCounts()
-    threads = [threading.Thread(target=lambda: [counts.note_miss(Miss.MEMORY) for _ in range(500)]) for _ in range(4)]
+
+    def count() -> None:
+        for _ in range(500):
+            counts.note_miss(Miss.MEMORY)
+
+    threads = [threading.Thread(target=count) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
