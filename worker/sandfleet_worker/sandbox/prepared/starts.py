@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import resource
 import signal
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from sandfleet_worker.sandbox.image.users import resolve_user
@@ -15,10 +14,10 @@ from sandfleet_worker.sandbox.prepared.quarantine import Quarantine
 from sandfleet_worker.sandbox.prepared.registry import Preparations
 from sandfleet_worker.sandbox.prepared.use import Miss, PreparedCounts
 from sandfleet_worker.sandbox.process.bundle import (
+    HOME_MODE,
     MAX_OPEN_FILES,
     STACK_BYTES,
     TMP_MODE,
-    HOME_MODE,
     home_of,
     new_env,
 )

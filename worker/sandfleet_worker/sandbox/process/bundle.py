@@ -72,9 +72,7 @@ def encode_config(
 
     Each job asks for it, and texts are cheaper keys than paths.
     """
-    config = new_config(
-        rootfs, erofs, datasets, inherits_capabilities=inherits_capabilities, is_prepared=is_prepared
-    )
+    config = new_config(rootfs, erofs, datasets, inherits_capabilities=inherits_capabilities, is_prepared=is_prepared)
     return json.dumps(config).encode()
 
 
@@ -99,9 +97,7 @@ def new_config(
             "args": ["init"],
             "env": [],
             "cwd": "/",
-            "capabilities": new_capabilities(
-                inherits_capabilities=inherits_capabilities, is_prepared=is_prepared
-            ),
+            "capabilities": new_capabilities(inherits_capabilities=inherits_capabilities, is_prepared=is_prepared),
             "noNewPrivileges": True,
             # Without it the guest inherits the worker's hard limit, which init cannot raise: it has
             # no CAP_SYS_RESOURCE.

@@ -19,7 +19,7 @@ from sandfleet_worker.sandbox.process.folders import remove_folder
 from sandfleet_worker.sandbox.process.idle import IdleState
 from sandfleet_worker.sandbox.process.launcher import Launcher
 from sandfleet_worker.sandbox.process.measurement import Measurement, collect_facts
-from sandfleet_worker.sandbox.process.preparing import PreparedState, explain_end
+from sandfleet_worker.sandbox.process.preparing import PREPARING_CPU, PreparedState, explain_end
 from sandfleet_worker.sandbox.process.runsc import SandboxPaths, new_command
 from sandfleet_worker.sandbox.process.supervision import Supervision
 
@@ -125,6 +125,18 @@ class Sandbox:
             self.prepared = PreparedState(plan.interpreter, self.cgroup, self.supervision)
         self._launcher.begin(new_command(plan.binary, self._settings, plan.platform, self.paths, self._launcher.passed))
 
+    def boot_spare(self, plan: Plan, memory_bytes: int) -> None:
+        """Boot a sandbox without a job, which may use `memory_bytes`; raise as `boot`.
+
+        One that prepares gets one core. Where that cannot be enforced, image code does not run ahead.
+        """
+        self.cgroup.limit_memory(memory_bytes)
+        if plan.interpreter is not None and not self.cgroup.slow_down(PREPARING_CPU):
+            raise HostResources.of("this host cannot limit the CPU of a preparation: give the worker a writable cgroup")
+        self.boot(plan)
+        if self.prepared is not None:
+            self.prepared.memory_bytes = memory_bytes
+
     def advance(self) -> bool:
         """Bring a spare one step on: it boots, is up, is told to stop, has stopped.
 
@@ -146,7 +158,9 @@ class Sandbox:
         kill, end = self.supervision.kill, self.supervision.end
         if kill or end:
             return kill.message if kill else explain_end(end)
-        return self.supervision.outputs.boot_stderr.to_output().text.strip()[-BOOT_FAILURE_CHARS:] or "it ended by itself"
+        return (
+            self.supervision.outputs.boot_stderr.to_output().text.strip()[-BOOT_FAILURE_CHARS:] or "it ended by itself"
+        )
 
     @property
     def is_warm(self) -> bool:

@@ -28,7 +28,15 @@ from sandfleet_worker.sandbox.process.deadlines import (
 from sandfleet_worker.sandbox.process.facts import Clock, Kill
 from sandfleet_worker.sandbox.process.feeding import Feeding
 from sandfleet_worker.sandbox.process.init_job import END_PROCESSES, TERMINATE
-from sandfleet_worker.sandbox.process.init_reports import Exited, Killed, Prepared, Ready, Signaled, Started, StatusParser
+from sandfleet_worker.sandbox.process.init_reports import (
+    Exited,
+    Killed,
+    Prepared,
+    Ready,
+    Signaled,
+    Started,
+    StatusParser,
+)
 from sandfleet_worker.sandbox.process.inputs import encode_inputs, read_parts
 from sandfleet_worker.sandbox.process.outputs import Outputs, read_to_end
 from sandfleet_worker.sandbox.process.pipes import PIPE_BYTES, read_available, widen
