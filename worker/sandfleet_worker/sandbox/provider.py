@@ -89,8 +89,8 @@ class SandboxProvider:
         """Of the host's runsc, see `Abilities`; False until a runsc is known."""
         self.remover = Remover(on_failure)
         self.starts = PreparedStarts(config)
-        memory = SpareMemory(prepared_bytes, config.prepared.budget_bytes)
-        prepared = PreparedSpares(memory, self.starts.quarantine)
+        self._memory = SpareMemory(prepared_bytes, config.prepared.budget_bytes)
+        prepared = PreparedSpares(self._memory, self.starts.quarantine)
         warm = config.warm.model_copy(update={"size": spares})
         self.pool = WarmPool(warm, self._open, boot_limit, self.remover, on_failure, prepared=prepared)
 
@@ -119,7 +119,7 @@ class SandboxProvider:
 
     def _run_prepared(self, request: SandboxRequest, plan: Plan) -> Measurement | None:
         """Run the job in a prepared spare; None if it has not started there."""
-        if request.limits.memory_bytes < self.pool.find_prepared_bytes(plan) + MARGIN_BYTES:
+        if request.limits.memory_bytes < self._memory.find_used(plan) + MARGIN_BYTES:
             self.starts.counts.note_miss(Miss.MEMORY)
             return None
         sandbox = self.pool.take(plan)

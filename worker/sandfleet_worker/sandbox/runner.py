@@ -17,13 +17,14 @@ import time
 from typing import TYPE_CHECKING, Final, Self
 
 from sandfleet_config.environment import check_environment
-from sandfleet_config.errors import HostResources, SandboxError, to_result
+from sandfleet_config.errors import SandboxError, to_result
 from sandfleet_config.settings import HostSettings
 from sandfleet_config.spec import SandboxSpec
 
 from sandfleet_worker.sandbox.capacity import fit_descriptors, fit_memory, give_up_spares
 from sandfleet_worker.sandbox.cgroup.tree import find_tree
 from sandfleet_worker.sandbox.ending import Ending
+from sandfleet_worker.sandbox.host_faults import host_faults
 from sandfleet_worker.sandbox.image.datasets import DatasetStore, new_unsupported
 from sandfleet_worker.sandbox.image.finder import NO_SHARED_IMAGES, ImageFinder
 from sandfleet_worker.sandbox.image.store import ImageStore
@@ -41,10 +42,9 @@ from sandfleet_worker.sandbox.provider import SandboxProvider, SandboxRequest
 from sandfleet_worker.sandbox.start_hooks import NoHooks, call_once
 from sandfleet_worker.sandbox.verdict import decide, is_ok
 from sandfleet_worker.sandbox.warm.boot_limit import BootLimit, raise_if_over
-from sandfleet_worker.system.supervised_thread import is_resource_error
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
     from types import TracebackType
 
     from sandfleet_config.outcome import SandboxResult
@@ -193,7 +193,7 @@ class RunscRunner:
         Raises:
             SandboxError: the class of any other code, with the outcome where the sandbox came up.
         """
-        with _host_faults(), follow(cancel) as cancellation:  # a thread may follow the signal
+        with host_faults(), follow(cancel) as cancellation:  # a thread may follow the signal
             limits = admit(spec, self.config)
             ending = self.execute(limits, deadline=deadline, cancel=cancellation, transfer=transfer)
         return to_result(ending.to_outcome(job_id=LOCAL_JOB, labels=spec.labels))
@@ -244,7 +244,7 @@ class RunscRunner:
             SandboxError: the sandbox could not be built: image, user, command, files, runsc, a
                 limit that cannot be enforced.
         """
-        with _host_faults():
+        with host_faults():
             return self._execute(limits, deadline, cancel or Cancellation(), hooks, transfer)
 
     def _execute(
@@ -286,17 +286,3 @@ class RunscRunner:
             binary = self._abilities.complete(found, platform)
         self._provider.is_quiet = binary.abilities.is_quiet
         return binary
-
-
-@contextlib.contextmanager
-def _host_faults() -> Iterator[None]:
-    """Turn a lack of descriptors, threads, memory or disk into `HostResources`."""
-    try:
-        yield
-    except SandboxError:
-        raise
-    except Exception as error:
-        if not is_resource_error(error):
-            raise
-        msg = f"this host has no room for the job: {getattr(error, 'strerror', None) or error}"
-        raise HostResources.of(msg) from error

@@ -60,11 +60,11 @@ class PreparedStarts:
         """Return how often jobs could start in a prepared spare, and why not."""
         return self.counts.read(self.quarantine.list_held())
 
-    def choose(self, plan: Plan, image: Image, limits: Admitted, job: InitJob) -> Plan | None:
+    def choose(self, plan: Plan, image: Image, limits: Admitted, job: InitJob | None) -> Plan | None:
         """Return the plan of the prepared spares that this job fits; None: it starts without one."""
         wanted = limits.spec.prepared
         preparation = self.preparations.find(image.name, image.digest, wanted)
-        if preparation is None:
+        if preparation is None or job is None:
             if wanted is not None and wanted != "off" and self._config.prepared.start != "off":
                 self.counts.note_miss(Miss.UNKNOWN)
             return None
