@@ -32,6 +32,7 @@ from sandfleet_worker.sandbox.image.users import resolve_user
 from sandfleet_worker.sandbox.janitor import Ownership, SweepReport, sweep
 from sandfleet_worker.sandbox.memory_budget import MemoryBudget
 from sandfleet_worker.sandbox.policy import admit
+from sandfleet_worker.sandbox.prepared.starts import PreparedStarts
 from sandfleet_worker.sandbox.probe import Prober
 from sandfleet_worker.sandbox.process.abilities import OTHER_WAY_MAY_WORK, AbilityFinder
 from sandfleet_worker.sandbox.process.cancellation import Cancellation, CancelSignal, follow
@@ -86,10 +87,18 @@ class RunscRunner:
         (folder / ROOTFS).mkdir(mode=0o755)
         self._boot_limit = BootLimit()
         self.descriptors = fit_descriptors(self.config, self._boot_limit.limit)
-        self.memory = fit_memory(self.config, self._tree, self.descriptors.spares)
-        spares = self.memory.spares
+        self._starts = PreparedStarts(self.config)
+        reserved = self._starts.find_reserved_bytes()
+        memory = self.memory = fit_memory(self.config, self._tree, self.descriptors.spares, reserved)
         self._provider = SandboxProvider(
-            self.config, self._tree, folder, self._boot_limit, spares=spares, on_failure=self._fail
+            self.config,
+            self._tree,
+            folder,
+            self._boot_limit,
+            spares=memory.spares,
+            prepared_bytes=memory.prepared_bytes,
+            starts=self._starts,
+            on_failure=self._fail,
         )
         self._prober = Prober(self.config, self._provider, folder)
         runsc = self.config.runsc
@@ -132,7 +141,7 @@ class RunscRunner:
         """Keep fewer spares, so jobs have `lacking_bytes` more; return the new memory budget."""
         before, self.memory = self.memory, give_up_spares(self.memory, lacking_bytes)
         if self.memory != before:
-            self._provider.pool.resize(self.memory.spares)
+            self._provider.resize(self.memory)
         return self.memory
 
     def sweep(self) -> SweepReport:
@@ -168,7 +177,7 @@ class RunscRunner:
 
     def read_prepared(self) -> PreparedUse:
         """Return how often jobs could start in a prepared spare, and why not."""
-        return self._provider.starts.read()
+        return self._starts.read()
 
     def drain(self) -> None:
         """Destroy the spares and boot no more of them; jobs that run go on."""

@@ -7,10 +7,10 @@ import os
 import shutil
 from typing import TYPE_CHECKING
 
+from sandfleet_config.errors import HostResources
+
 if TYPE_CHECKING:
     from pathlib import Path
-
-from sandfleet_config.errors import HostResources
 
 log = logging.getLogger(__name__)
 

@@ -114,10 +114,10 @@ class WarmPool:
             self._demand.pin(plan)
             self._notify_thread()
 
-    def resize(self, size: int) -> None:
+    def resize(self, size: int, prepared_bytes: int) -> None:
         """Keep up to `size` spares from now on; jobs use up what there is more."""
         with self._lock:
-            self._demand.size = size
+            self._demand.size, self._prepared.memory.extra_bytes = size, prepared_bytes
 
     def count_idle(self, plan: Plan | None = None) -> int:
         """Return how many spares are up and wait for a job, of `plan` or in all."""
