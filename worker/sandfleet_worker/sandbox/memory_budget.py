@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from sandfleet_config.units import format_bytes
 
 from sandfleet_worker.sandbox.cgroup.tree import CGROUP_ROOT, parse_v1_mounts
-from sandfleet_worker.sandbox.warm.booter import IDLE_MEMORY_BYTES
+from sandfleet_worker.sandbox.warm.spare_memory import IDLE_MEMORY_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

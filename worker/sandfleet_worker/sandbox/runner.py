@@ -37,8 +37,8 @@ from sandfleet_worker.sandbox.process.cancellation import Cancellation, CancelSi
 from sandfleet_worker.sandbox.process.packed_job import NO_TRANSFER, open_transfer, pack_spec
 from sandfleet_worker.sandbox.process.plan import Plan
 from sandfleet_worker.sandbox.process.runsc import ROOTFS, find_runsc
-from sandfleet_worker.sandbox.provider import SandboxProvider
-from sandfleet_worker.sandbox.start_hooks import NoHooks
+from sandfleet_worker.sandbox.provider import SandboxProvider, SandboxRequest
+from sandfleet_worker.sandbox.start_hooks import NoHooks, call_once
 from sandfleet_worker.sandbox.verdict import decide, is_ok
 from sandfleet_worker.sandbox.warm.boot_limit import BootLimit, raise_if_over
 from sandfleet_worker.system.supervised_thread import is_resource_error
@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from sandfleet_worker.sandbox.image.image import Image
     from sandfleet_worker.sandbox.image.shared import SharedImages
     from sandfleet_worker.sandbox.policy import Admitted
+    from sandfleet_worker.sandbox.prepared.use import PreparedUse
     from sandfleet_worker.sandbox.probe import ProbeReport
     from sandfleet_worker.sandbox.process.packed_job import Transfer, TransferSource
     from sandfleet_worker.sandbox.process.runsc import RunscBinary
@@ -165,6 +166,10 @@ class RunscRunner:
         """Return how many spares idle for each image, by its digest."""
         return self._provider.pool.count_by_image()
 
+    def read_prepared(self) -> PreparedUse:
+        """Return how often jobs could start in a prepared spare, and why not."""
+        return self._provider.starts.read()
+
     def drain(self) -> None:
         """Destroy the spares and boot no more of them; jobs that run go on."""
         self._provider.pool.drain()
@@ -263,8 +268,8 @@ class RunscRunner:
             user = resolve_user(image, spec.security.user)
             plan = self._new_plan(image, limits.platform, hooks, datasets)
             job = pack_spec(limits, image, user, open_transfer(transfer))
-            sandbox = self._provider.take(plan, limits, cancel, deadline, hooks)
-            measured = sandbox.run(job, limits, cancel, deadline, hooks.start, is_ok=is_ok)
+            request = SandboxRequest(job, limits, cancel, deadline, hooks, call_once(hooks.start), is_ok)
+            measured = self._provider.run(request, plan, image)
         verdict = decide(measured.facts)
         return Ending.of(verdict, measured, limits, image_seconds=image_seconds, image=image)
 

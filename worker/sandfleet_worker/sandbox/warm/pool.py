@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 
 from sandfleet_worker.sandbox.warm.booter import SpareBooter
 from sandfleet_worker.sandbox.warm.demand import Demand
+from sandfleet_worker.sandbox.warm.prepared_spares import has_failed_preparing
 from sandfleet_worker.sandbox.warm.spares import Spares
 from sandfleet_worker.system.supervised_thread import SupervisedThread
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from sandfleet_worker.sandbox.process.remover import Remover
     from sandfleet_worker.sandbox.process.sandbox import Sandbox
     from sandfleet_worker.sandbox.warm.boot_limit import BootLimit
+    from sandfleet_worker.sandbox.warm.prepared_spares import PreparedSpares
 
 log = logging.getLogger(__name__)
 
@@ -57,8 +59,10 @@ class WarmPool:
         boot_limit: BootLimit,
         remover: Remover,
         on_failure: Callable[[str], None],
+        *,
+        prepared: PreparedSpares,
     ) -> None:
-        self._remover, self._on_failure = remover, on_failure
+        self._remover, self._on_failure, self._prepared = remover, on_failure, prepared
         self.booter = SpareBooter(open_sandbox, boot_limit, remover)
         self._lock = threading.Lock()
         self._demand = Demand(settings.size, settings.idle_seconds)
@@ -70,15 +74,28 @@ class WarmPool:
         self._thread = SupervisedThread("warm", self._step, self._fail, can_pass=lambda _: True, timeout_seconds=inf)
         self._next_stale_check = 0.0
 
-    def take(self, plan: Plan) -> Sandbox | None:
+    def take(self, plan: Plan, *, is_asked_for: bool = True) -> Sandbox | None:
         """Take a spare of `plan` for one job: an idle one, else one that still boots, else None.
 
         The caller destroys it. A spare is never given out if it has died, if the kernel has killed
-        in it for memory, or if it was built from a file that has been replaced.
+        in it for memory, or if it was built from a file that has been replaced. `is_asked_for`:
+        keep more spares of `plan` for such jobs.
         """
-        with self._lock:
-            self._demand.note(plan)
+        if is_asked_for:
+            with self._lock:
+                self._demand.note(plan)
         return self._take(lambda: self._spares.take(plan))
+
+    def find_prepared_bytes(self, plan: Plan) -> int:
+        """Return how much memory a prepared spare of `plan` uses; 0 if none has been up."""
+        with self._lock:
+            return self._prepared.memory.find_used(plan)
+
+    def forget(self, plan: Plan) -> None:
+        """Destroy the spares of `plan`, and make no more until a job asks for one."""
+        with self._lock:
+            self._demand.forget(plan)
+            self._discard([*self._spares.by_plan.get(plan, ())])
 
     def take_unbooted(self) -> Sandbox | None:
         """Take an open sandbox that is not booted, which the caller destroys; None: there is none."""
@@ -205,12 +222,20 @@ class WarmPool:
             self._remover.add(sandbox)
             raise
         if is_alive:
+            with self._lock:
+                self._prepared.note_up(sandbox)
             self.booter.schedule.note_success(is_up=sandbox.is_warm)
             self._keep(sandbox)
         else:
             why = sandbox.read_boot_failure()
             self._remover.add(sandbox)
+            self._note_failure(sandbox, why)
+
+    def _note_failure(self, sandbox: Sandbox, why: str) -> None:
+        if not has_failed_preparing(sandbox):
             self.booter.note_failure(why)
+        elif self._prepared.note_failure(sandbox, why) and sandbox.plan is not None:
+            self.forget(sandbox.plan)
 
     def _remove_stale(self) -> None:
         """Destroy spares that no job wants any more, or whose image was removed or replaced."""
@@ -220,7 +245,8 @@ class WarmPool:
         with self._lock:
             for plan in stale:
                 self._demand.forget(plan)
-            self._discard(self._spares.find_unwanted(self._demand.targets()))
+            self._discard(self._spares.find_unwanted(self._find_targets()))
+            self._discard(self._prepared.find_unwanted(self._spares.list_booted(), self.booter.load))
             self._spares.forget_empty_plans()
 
     def _discard(self, sandboxes: list[Sandbox]) -> None:
@@ -252,14 +278,23 @@ class WarmPool:
 
     def _find_missing(self) -> Plan | None:
         is_full = self._is_draining or self._spares.count_all() >= self._demand.size
-        return None if is_full else self._spares.find_missing(self._demand.targets())
+        return None if is_full else self._spares.find_missing(self._find_targets(), self._may_boot)
+
+    def _may_boot(self, plan: Plan) -> bool:
+        return self._prepared.may_boot(plan, self._demand.size, self._spares.list_booted())
+
+    def _has_room(self, plan: Plan) -> bool:
+        return self._prepared.memory.has_room(plan, self._demand.size, self._spares.list_booted())
+
+    def _find_targets(self) -> dict[Plan, int]:
+        return self._prepared.memory.trim(self._demand.targets(), self._demand.size)
 
     def _fill(self) -> None:
         """Boot missing spares, for as long as there are boot slots, and open sandboxes."""
         with self._lock:
-            targets = self._demand.targets()
+            targets = self._find_targets()
             self._discard(self._spares.find_unwanted(targets))
-            self._discard(self._spares.find_surplus(self._demand.size, targets))
+            self._discard(self._spares.find_surplus(self._demand.size, targets, self._has_room))
         while self._boot_one():
             pass
         while self._open_one():
@@ -272,7 +307,10 @@ class WarmPool:
         """
         with self._lock:
             plan = self._find_missing()
-        sandbox = None if plan is None else self.booter.boot(plan, self.take_unbooted)
+            if plan is None:
+                return False
+            memory_bytes = self._prepared.memory.need(plan, self._demand.size)
+        sandbox = self.booter.boot(plan, self.take_unbooted, memory_bytes)
         return sandbox is not None and self._keep(sandbox)
 
     def _open_one(self) -> bool:
