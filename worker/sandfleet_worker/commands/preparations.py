@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
     from sandfleet_config.settings import WorkerSettings
@@ -120,46 +120,12 @@ def _describe(settings: WorkerSettings, image: str, preparation: Preparation, tr
 
 
 def try_preparation(settings: WorkerSettings, image: Image, preparation: Preparation) -> Tried:
-    """Do the imports once, in a sandbox of their own.
+    """Prepare one spare on this host, and run a small job in it.
 
-    Raises:
-        ImageInvalid: they fail; says why.
-        SandboxError: this host cannot run sandboxes.
+    Raises as `RunscRunner.try_preparation`.
     """
-    from sandfleet_config.errors import ImageInvalid, SpecInvalid
-    from sandfleet_config.spec import SandboxSpec
-
-    from sandfleet_worker.sandbox.policy import admit
-    from sandfleet_worker.sandbox.prepared.preparation import Tried
     from sandfleet_worker.sandbox.runner import RunscRunner
 
-    code = "\n".join([f"import {module}" for module in preparation.modules]) or "pass"
-    bounds = settings.prepared
-    limits: dict[str, object] = {"memory_bytes": min(bounds.spare_bytes, settings.policy.memory_bytes)}
-    spec = SandboxSpec.model_validate(
-        {
-            "image": image.digest,
-            "command": ["python3", "-c", code],
-            "timeout": min(bounds.deadline_seconds, settings.policy.timeout_seconds),
-            "grace": 0,
-            "resources": limits,
-        }
-    )
-    host = settings.model_copy(update={"warm": settings.warm.model_copy(update={"size": 0, "images": ()})})
-    with RunscRunner(host) as runner:
-        try:
-            ending = runner.execute(admit(spec, host))
-        except SpecInvalid as error:
-            raise ImageInvalid.of(f"{image.name} cannot be prepared: {error.message}") from error
-    if ending.verdict.exit_code != 0:
-        why = _last_line(ending.stderr.text) or ending.verdict.message or f"it ended with {ending.verdict.code.value}"
-        raise ImageInvalid.of(f"{image.name} cannot be prepared as {preparation}: {why}")
-    return Tried(ending.duration or 0.0, ending.usage.memory_peak_bytes or 0)
-
-
-def _last_line(text: str) -> str:
-    """Return the last line of a program's output, safe on a terminal."""
-    from sandfleet_config.terminal import safe_text
-
-    lines: Sequence[str] = text.strip().splitlines()
-    return safe_text(lines[-1])[:500] if lines else ""
+    none = settings.warm.model_copy(update={"size": 0, "images": ()})
+    with RunscRunner(settings.model_copy(update={"warm": none})) as runner:
+        return runner.try_preparation(image, preparation)

@@ -31,6 +31,7 @@ from sandfleet_worker.sandbox.image.users import resolve_user
 from sandfleet_worker.sandbox.janitor import Ownership, SweepReport, sweep
 from sandfleet_worker.sandbox.memory_budget import MemoryBudget
 from sandfleet_worker.sandbox.policy import admit
+from sandfleet_worker.sandbox.preparation_trial import PROGRAM, PreparationTrial
 from sandfleet_worker.sandbox.probe import Prober
 from sandfleet_worker.sandbox.process.abilities import OTHER_WAY_MAY_WORK, AbilityFinder
 from sandfleet_worker.sandbox.process.cancellation import Cancellation, CancelSignal, follow
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from sandfleet_worker.sandbox.image.image import Image
     from sandfleet_worker.sandbox.image.shared import SharedImages
     from sandfleet_worker.sandbox.policy import Admitted
+    from sandfleet_worker.sandbox.prepared.preparation import Preparation, Tried
     from sandfleet_worker.sandbox.prepared.use import PreparedUse
     from sandfleet_worker.sandbox.probe import ProbeReport
     from sandfleet_worker.sandbox.process.packed_job import Transfer, TransferSource
@@ -169,6 +171,18 @@ class RunscRunner:
     def read_prepared(self) -> PreparedUse:
         """Return how often jobs could start in a prepared spare, and why not."""
         return self._provider.starts.read()
+
+    def try_preparation(self, image: Image, preparation: Preparation) -> Tried:
+        """Prepare one spare of `image`, and run a small job in it.
+
+        Raises:
+            ImageInvalid: the preparation fails; says why.
+            SandboxError: this host cannot run sandboxes.
+        """
+        with _host_faults(), self.images.hold(image):
+            plan = self._new_plan(image, self.config.runsc.platform)
+            interpreter = self._provider.starts.find_interpreter(plan, image, preparation, PROGRAM)
+            return PreparationTrial(self.config, self._provider).run(plan.prepared(interpreter), image)
 
     def drain(self) -> None:
         """Destroy the spares and boot no more of them; jobs that run go on."""
