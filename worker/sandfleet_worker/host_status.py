@@ -76,7 +76,7 @@ class HostStatus:
             "slots": slots,
             "busy": busy,
             "warm": dict(warm[:MAX_WARM]),
-            **_describe_prepared(self._runner.read_prepared()),
+            **describe_prepared(self._runner.read_prepared()),
             "load": round(os.getloadavg()[0], 2),
             "memory_free": max(0, memory.free) if memory else 0,
             "memory_budget": memory.budget if memory else 0,
@@ -99,7 +99,7 @@ class HostStatus:
         return facts.f_bavail * facts.f_frsize
 
 
-def _describe_prepared(use: PreparedUse) -> dict[str, object]:
+def describe_prepared(use: PreparedUse) -> dict[str, object]:
     """Return what the status says of prepared spares; nothing where no job has asked for one.
 
     The reasons of a quarantine are texts of an image's code: only the worker's log has them.

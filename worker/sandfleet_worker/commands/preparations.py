@@ -110,7 +110,7 @@ def prepare(settings: WorkerSettings, image_name: str, name: str, modules: tuple
 def _describe(settings: WorkerSettings, image: str, preparation: Preparation, tried: Tried) -> Iterator[str]:
     from sandfleet_config.units import format_bytes
 
-    memory = f", {format_bytes(tried.memory_bytes)} of memory" if tried.memory_bytes else ""
+    memory = f", {format_bytes(-(-tried.memory_bytes >> 20) << 20)} of memory" if tried.memory_bytes else ""
     yield f"{image} is prepared as {preparation}: {tried.seconds:.2f} s of imports{memory}"
     yield f"jobs say `prepared: {preparation.name}`, or: sandfleet run --image {image} --prepared {preparation.name}"
     if settings.prepared.start == "off":
