@@ -50,7 +50,7 @@ def plan_of(
 ) -> Plan:
     found = runner.images.resolve(image)
     plan = runner._new_plan(found, runner.config.runsc.platform)
-    return plan.prepared(runner._provider.starts.find_interpreter(plan, found, preparation, program))
+    return plan.prepared(runner._starts.find_interpreter(plan, found, preparation, program))
 
 
 def wait_prepared(runner: RunscRunner, plan: Plan | None = None, count: int = 1) -> None:

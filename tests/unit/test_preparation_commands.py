@@ -41,7 +41,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def run(root: Path, capfd: pytest.CaptureFixture[str]) -> Run:
-    assert root
+    assert root.is_dir()
 
     def call(*argv: str) -> tuple[int, str, str]:
         with pytest.raises(SystemExit) as caught:

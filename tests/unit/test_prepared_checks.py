@@ -15,6 +15,7 @@ from sandfleet_worker.commands.prepared_checks import check_prepared
 from sandfleet_worker.sandbox.prepared.registry import FILE, Preparations, Registered
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 SCI = Registered(image="python-data", name="sci", modules=("numpy",))
@@ -23,7 +24,7 @@ SCI = Registered(image="python-data", name="sci", modules=("numpy",))
 class Redis:
     """Answers with the statuses of workers, by their owners."""
 
-    def __init__(self, statuses: dict[str, object] | None) -> None:
+    def __init__(self, statuses: Mapping[str, object] | None) -> None:
         self._statuses = statuses
 
     def zrange(self, *_: object) -> list[bytes]:
@@ -43,7 +44,7 @@ class Redis:
 def check(
     root: Path,
     monkeypatch: pytest.MonkeyPatch,
-    statuses: dict[str, object] | None,
+    statuses: Mapping[str, object] | None,
     images: tuple[str, ...] = ("python-data",),
     **settings: Any,
 ) -> list[Finding]:

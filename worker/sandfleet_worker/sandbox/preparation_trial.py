@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from sandfleet_worker.sandbox.image.image import Image
     from sandfleet_worker.sandbox.policy import Admitted
+    from sandfleet_worker.sandbox.prepared.preparation import Preparation
+    from sandfleet_worker.sandbox.prepared.starts import PreparedStarts
     from sandfleet_worker.sandbox.process.packed_job import PackedJob
     from sandfleet_worker.sandbox.process.plan import Plan
     from sandfleet_worker.sandbox.process.sandbox import Sandbox
@@ -39,18 +41,22 @@ MAX_REASON_CHARS: Final = 500
 class PreparationTrial:
     """Tries preparations of a host with sandboxes of `provider`."""
 
-    def __init__(self, config: HostSettings, provider: SandboxProvider) -> None:
-        self._config, self._provider = config, provider
+    def __init__(self, config: HostSettings, provider: SandboxProvider, starts: PreparedStarts) -> None:
+        self._config, self._provider, self._starts = config, provider, starts
 
-    def run(self, plan: Plan, image: Image) -> Tried:
-        """Prepare a spare of `plan`, run ``python3 -c pass`` in it, and return what it took.
+    def run(self, plain: Plan, image: Image, preparation: Preparation) -> Tried:
+        """Prepare a spare of `image`, run ``python3 -c pass`` in it, and return what it took.
+
+        `plain` is the plan of its spares without a preparation.
 
         Raises:
             ImageInvalid: the preparation fails, or no job can start so; says why.
             SandboxError: this host cannot run sandboxes.
         """
-        assert plan.interpreter is not None
+        plan = plain.prepared(self._starts.find_interpreter(plain, image, preparation, PROGRAM))
         limits, job = self._new_job(image)
+        assert plan.interpreter is not None
+        assert job.init is not None  # it is of a spec
         if (misfit := find_misfit(job.init, plan.interpreter.job)) is not None:
             raise _refuse(plan, f"no job of this image fits it ({misfit.value})")
         sandbox = self._provider.boot_spare(plan)

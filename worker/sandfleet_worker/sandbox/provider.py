@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Final
 
 from sandfleet_worker.sandbox.cgroup.cgroup import SandboxCgroup
 from sandfleet_worker.sandbox.prepared.fit import MARGIN_BYTES
-from sandfleet_worker.sandbox.prepared.starts import PreparedStarts
 from sandfleet_worker.sandbox.prepared.use import Miss
 from sandfleet_worker.sandbox.process.remover import Remover
 from sandfleet_worker.sandbox.process.runsc import SandboxPaths
@@ -26,7 +25,9 @@ if TYPE_CHECKING:
 
     from sandfleet_worker.sandbox.cgroup.tree import CgroupTree
     from sandfleet_worker.sandbox.image.image import Image
+    from sandfleet_worker.sandbox.memory_budget import MemoryBudget
     from sandfleet_worker.sandbox.policy import Admitted
+    from sandfleet_worker.sandbox.prepared.starts import PreparedStarts
     from sandfleet_worker.sandbox.process.cancellation import Cancellation
     from sandfleet_worker.sandbox.process.facts import Facts
     from sandfleet_worker.sandbox.process.measurement import Measurement
@@ -80,7 +81,8 @@ class SandboxProvider:
         boot_limit: BootLimit,
         *,
         spares: int,
-        prepared_bytes: int = 0,
+        prepared_bytes: int,
+        starts: PreparedStarts,
         on_failure: Callable[[str], None],
     ) -> None:
         self._config, self._tree, self._folder, self._boot_limit = config, tree, folder, boot_limit
@@ -88,11 +90,15 @@ class SandboxProvider:
         self.is_quiet = False
         """Of the host's runsc, see `Abilities`; False until a runsc is known."""
         self.remover = Remover(on_failure)
-        self.starts = PreparedStarts(config)
-        memory = SpareMemory(prepared_bytes, config.prepared.budget_bytes)
-        prepared = PreparedSpares(memory, self.starts.quarantine)
+        self.starts = starts
+        self._memory = SpareMemory(prepared_bytes, config.prepared.budget_bytes)
+        prepared = PreparedSpares(self._memory, self.starts.quarantine)
         warm = config.warm.model_copy(update={"size": spares})
         self.pool = WarmPool(warm, self._open, boot_limit, self.remover, on_failure, prepared=prepared)
+
+    def resize(self, memory: MemoryBudget) -> None:
+        """Keep no more spares from now on than `memory` has room for."""
+        self.pool.resize(memory.spares, memory.prepared_bytes)
 
     def close(self) -> None:
         """Destroy the spares and end the threads.
@@ -119,7 +125,7 @@ class SandboxProvider:
 
     def _run_prepared(self, request: SandboxRequest, plan: Plan) -> Measurement | None:
         """Run the job in a prepared spare; None if it has not started there."""
-        if request.limits.memory_bytes < self.pool.find_prepared_bytes(plan) + MARGIN_BYTES:
+        if request.limits.memory_bytes < self._memory.find_used(plan) + MARGIN_BYTES:
             self.starts.counts.note_miss(Miss.MEMORY)
             return None
         sandbox = self.pool.take(plan)

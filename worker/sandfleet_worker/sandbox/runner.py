@@ -17,13 +17,14 @@ import time
 from typing import TYPE_CHECKING, Final, Self
 
 from sandfleet_config.environment import check_environment
-from sandfleet_config.errors import HostResources, SandboxError, to_result
+from sandfleet_config.errors import SandboxError, to_result
 from sandfleet_config.settings import HostSettings
 from sandfleet_config.spec import SandboxSpec
 
 from sandfleet_worker.sandbox.capacity import fit_descriptors, fit_memory, give_up_spares
 from sandfleet_worker.sandbox.cgroup.tree import find_tree
 from sandfleet_worker.sandbox.ending import Ending
+from sandfleet_worker.sandbox.host_faults import host_faults
 from sandfleet_worker.sandbox.image.datasets import DatasetStore, new_unsupported
 from sandfleet_worker.sandbox.image.finder import NO_SHARED_IMAGES, ImageFinder
 from sandfleet_worker.sandbox.image.store import ImageStore
@@ -31,7 +32,8 @@ from sandfleet_worker.sandbox.image.users import resolve_user
 from sandfleet_worker.sandbox.janitor import Ownership, SweepReport, sweep
 from sandfleet_worker.sandbox.memory_budget import MemoryBudget
 from sandfleet_worker.sandbox.policy import admit
-from sandfleet_worker.sandbox.preparation_trial import PROGRAM, PreparationTrial
+from sandfleet_worker.sandbox.preparation_trial import PreparationTrial
+from sandfleet_worker.sandbox.prepared.starts import PreparedStarts
 from sandfleet_worker.sandbox.probe import Prober
 from sandfleet_worker.sandbox.process.abilities import OTHER_WAY_MAY_WORK, AbilityFinder
 from sandfleet_worker.sandbox.process.cancellation import Cancellation, CancelSignal, follow
@@ -42,10 +44,9 @@ from sandfleet_worker.sandbox.provider import SandboxProvider, SandboxRequest
 from sandfleet_worker.sandbox.start_hooks import NoHooks, call_once
 from sandfleet_worker.sandbox.verdict import decide, is_ok
 from sandfleet_worker.sandbox.warm.boot_limit import BootLimit, raise_if_over
-from sandfleet_worker.system.supervised_thread import is_resource_error
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
     from types import TracebackType
 
     from sandfleet_config.outcome import SandboxResult
@@ -88,10 +89,18 @@ class RunscRunner:
         (folder / ROOTFS).mkdir(mode=0o755)
         self._boot_limit = BootLimit()
         self.descriptors = fit_descriptors(self.config, self._boot_limit.limit)
-        self.memory = fit_memory(self.config, self._tree, self.descriptors.spares)
-        spares = self.memory.spares
+        self._starts = PreparedStarts(self.config)
+        reserved = self._starts.find_reserved_bytes()
+        memory = self.memory = fit_memory(self.config, self._tree, self.descriptors.spares, reserved)
         self._provider = SandboxProvider(
-            self.config, self._tree, folder, self._boot_limit, spares=spares, on_failure=self._fail
+            self.config,
+            self._tree,
+            folder,
+            self._boot_limit,
+            spares=memory.spares,
+            prepared_bytes=memory.prepared_bytes,
+            starts=self._starts,
+            on_failure=self._fail,
         )
         self._prober = Prober(self.config, self._provider, folder)
         runsc = self.config.runsc
@@ -134,7 +143,7 @@ class RunscRunner:
         """Keep fewer spares, so jobs have `lacking_bytes` more; return the new memory budget."""
         before, self.memory = self.memory, give_up_spares(self.memory, lacking_bytes)
         if self.memory != before:
-            self._provider.pool.resize(self.memory.spares)
+            self._provider.resize(self.memory)
         return self.memory
 
     def sweep(self) -> SweepReport:
@@ -170,22 +179,16 @@ class RunscRunner:
 
     def read_prepared(self) -> PreparedUse:
         """Return how often jobs could start in a prepared spare, and why not."""
-        return self._provider.starts.read()
+        return self._starts.read()
 
     def try_preparation(self, image: Image, preparation: Preparation) -> Tried:
-        """Prepare one spare of `image`, and run a small job in it.
-
-        Raises:
-            ImageInvalid: the preparation fails; says why.
-            SandboxError: this host cannot run sandboxes.
-        """
-        with _host_faults(), self.images.hold(image):
+        """Prepare a spare of `image`, and run a job in it; raise as `PreparationTrial.run`."""
+        with host_faults(), self.images.hold(image):
             plan = self._new_plan(image, self.config.runsc.platform)
-            interpreter = self._provider.starts.find_interpreter(plan, image, preparation, PROGRAM)
-            return PreparationTrial(self.config, self._provider).run(plan.prepared(interpreter), image)
+            return PreparationTrial(self.config, self._provider, self._starts).run(plan, image, preparation)
 
     def drain(self) -> None:
-        """Destroy the spares and boot no more of them; jobs that run go on."""
+        """Destroy the spares and boot no more; jobs that run go on."""
         self._provider.pool.drain()
 
     def run(
@@ -207,17 +210,13 @@ class RunscRunner:
         Raises:
             SandboxError: the class of any other code, with the outcome where the sandbox came up.
         """
-        with _host_faults(), follow(cancel) as cancellation:  # a thread may follow the signal
+        with host_faults(), follow(cancel) as cancellation:  # a thread may follow the signal
             limits = admit(spec, self.config)
             ending = self.execute(limits, deadline=deadline, cancel=cancellation, transfer=transfer)
         return to_result(ending.to_outcome(job_id=LOCAL_JOB, labels=spec.labels))
 
     def ping(self) -> None:
-        """Run a sandbox to prove that this host can.
-
-        Raises:
-            SandboxError: it cannot, such as ``GVisorNotAvailable``; see `probe`.
-        """
+        """Run a sandbox to prove that this host can; raise as `probe`."""
         self.probe()
 
     def probe(self, platform: str | None = None) -> ProbeReport:
@@ -258,7 +257,7 @@ class RunscRunner:
             SandboxError: the sandbox could not be built: image, user, command, files, runsc, a
                 limit that cannot be enforced.
         """
-        with _host_faults():
+        with host_faults():
             return self._execute(limits, deadline, cancel or Cancellation(), hooks, transfer)
 
     def _execute(
@@ -284,8 +283,7 @@ class RunscRunner:
             job = pack_spec(limits, image, user, open_transfer(transfer))
             request = SandboxRequest(job, limits, cancel, deadline, hooks, call_once(hooks.start), is_ok)
             measured = self._provider.run(request, plan, image)
-        verdict = decide(measured.facts)
-        return Ending.of(verdict, measured, limits, image_seconds=image_seconds, image=image)
+        return Ending.of(decide(measured.facts), measured, limits, image_seconds=image_seconds, image=image)
 
     def _new_plan(
         self, image: Image, platform: str, hooks: StartHooks = _NO_HOOKS, datasets: tuple[DatasetMount, ...] = ()
@@ -300,17 +298,3 @@ class RunscRunner:
             binary = self._abilities.complete(found, platform)
         self._provider.is_quiet = binary.abilities.is_quiet
         return binary
-
-
-@contextlib.contextmanager
-def _host_faults() -> Iterator[None]:
-    """Turn a lack of descriptors, threads, memory or disk into `HostResources`."""
-    try:
-        yield
-    except SandboxError:
-        raise
-    except Exception as error:
-        if not is_resource_error(error):
-            raise
-        msg = f"this host has no room for the job: {getattr(error, 'strerror', None) or error}"
-        raise HostResources.of(msg) from error

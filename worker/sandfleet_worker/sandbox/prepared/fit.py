@@ -18,7 +18,9 @@ MAX_REQUEST_BYTES: Final = 192 << 10
 """Init hands over commands and environments up to 256 KiB."""
 _INTERPRETER: Final = re.compile(r"python(3(\.[0-9]{1,3})?)?")
 _OF_THE_START: Final = ("PYTHON", "LD_", "MALLOC_", "GLIBC_", "OMP_", "OPENBLAS_", "MKL_", "NUMEXPR_", "LC_")
-_NAMES_OF_THE_START: Final = frozenset({"LANG", "LANGUAGE", "TZ", "PATH", "HOME", "VIRTUAL_ENV"})
+_NAMES_OF_THE_START: Final = frozenset(
+    {"LANG", "LANGUAGE", "LOCPATH", "GCONV_PATH", "NLSPATH", "TZ", "PATH", "HOME", "VIRTUAL_ENV"}
+)
 """Variables that an interpreter or its libraries read when they start."""
 
 

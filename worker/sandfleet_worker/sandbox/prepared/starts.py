@@ -6,6 +6,8 @@ import resource
 import signal
 from typing import TYPE_CHECKING, Final
 
+from sandfleet_config.errors import ImageInvalid
+
 from sandfleet_worker.sandbox.image.users import resolve_user
 from sandfleet_worker.sandbox.prepared.fit import find_misfit, is_interpreter
 from sandfleet_worker.sandbox.prepared.preparation import BARE
@@ -56,15 +58,30 @@ class PreparedStarts:
         self.counts = PreparedCounts()
         self._known: dict[tuple[object, ...], Interpreter] = {}
 
+    def find_reserved_bytes(self) -> int:
+        """Return the memory to keep from jobs for prepared spares: none if nothing is prepared here.
+
+        A preparation that is added later takes the places of other spares until the worker starts
+        again.
+        """
+        settings = self._config.prepared
+        if settings.start == "off" or not self._config.warm.size:
+            return 0
+        try:
+            is_used = settings.start == "python" or bool(self.preparations.list_all())
+        except ImageInvalid:  # the next job that asks for one logs why
+            is_used = False
+        return settings.budget_bytes if is_used else 0
+
     def read(self) -> PreparedUse:
         """Return how often jobs could start in a prepared spare, and why not."""
         return self.counts.read(self.quarantine.list_held())
 
-    def choose(self, plan: Plan, image: Image, limits: Admitted, job: InitJob) -> Plan | None:
+    def choose(self, plan: Plan, image: Image, limits: Admitted, job: InitJob | None) -> Plan | None:
         """Return the plan of the prepared spares that this job fits; None: it starts without one."""
         wanted = limits.spec.prepared
         preparation = self.preparations.find(image.name, image.digest, wanted)
-        if preparation is None:
+        if preparation is None or job is None:
             if wanted is not None and wanted != "off" and self._config.prepared.start != "off":
                 self.counts.note_miss(Miss.UNKNOWN)
             return None

@@ -148,10 +148,13 @@ class ProtocolFault:
     number: int
 
 
+ProgramEnd = Exited | Signaled
+"""The program's own end."""
+
 SetUpFailed = ChdirFailed | UserFailed | MountFailed | RlimitFailed
 """Init could not make what the job needs around it."""
 
-End = Exited | Signaled | ExecFailed | SetUpFailed | FileFailed | PreparationFailed | ProtocolFault
+End = ProgramEnd | ExecFailed | SetUpFailed | FileFailed | PreparationFailed | ProtocolFault
 """The reports after which the job is over. Init is gone, too, unless the job has artifacts."""
 
 Report = Ready | Prepared | Started | Killed | End

@@ -69,8 +69,8 @@ class PackedJob:
     message: bytes
     command: str
     longest_argument_bytes: int
-    init: InitJob
     transfer: Transfer = NO_TRANSFER
+    init: InitJob | None = None
 
 
 def pack_job(job: InitJob, transfer: Transfer = NO_TRANSFER) -> PackedJob:
@@ -81,7 +81,7 @@ def pack_job(job: InitJob, transfer: Transfer = NO_TRANSFER) -> PackedJob:
     """
     try:
         longest = max(len(item.encode(errors="surrogateescape")) for item in (*job.argv, *job.envp))
-        return PackedJob(encode_job(job), job.argv[0], longest, job, transfer)
+        return PackedJob(encode_job(job), job.argv[0], longest, transfer, job)
     except ValueError as error:
         raise SpecInvalid.of(str(error)) from error
 

@@ -11,8 +11,10 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+from sandfleet_config.errors import HostResources
+
 from sandfleet_worker.sandbox.process.deadlines import Deadline
-from sandfleet_worker.sandbox.process.init_reports import ExecFailed, PreparationFailed
+from sandfleet_worker.sandbox.process.init_reports import ExecFailed, PreparationFailed, Prepared, Ready, Started
 from sandfleet_worker.sandbox.process.pipes import PIPE_BYTES, read_available, widen
 
 if TYPE_CHECKING:
@@ -21,17 +23,16 @@ if TYPE_CHECKING:
     from sandfleet_config.outcome import Usage
 
     from sandfleet_worker.sandbox.cgroup.cgroup import SandboxCgroup
-    from sandfleet_worker.sandbox.policy import Admitted
     from sandfleet_worker.sandbox.process.deadlines import Deadlines
-    from sandfleet_worker.sandbox.process.init_reports import End
+    from sandfleet_worker.sandbox.process.init_reports import End, Report
     from sandfleet_worker.sandbox.process.interpreter import Interpreter
     from sandfleet_worker.sandbox.process.outputs import Outputs
-    from sandfleet_worker.sandbox.process.packed_job import PackedJob
     from sandfleet_worker.sandbox.process.pipes import Pipes
     from sandfleet_worker.sandbox.process.supervision import Supervision
 
 TAKE_SECONDS: Final = 10.0
 """How long a prepared interpreter may take to become its job. Then the job gets another sandbox."""
+BOOT_FAILURE_CHARS: Final = 500
 PREPARING_CPU: Final = 100_000
 """A preparation gets one core: microseconds per 100 ms."""
 IDLE_CPU: Final = 1_000
@@ -50,8 +51,21 @@ class PreparingPhase:
         self.prepared: float | None = None
         """When the interpreter was prepared, monotonic seconds."""
 
-    def on_ready(self, now: float) -> None:
-        """Give init the interpreter to start."""
+    def on_report(self, report: Report, now: float) -> None:
+        """Go on at a report of init."""
+        match report:
+            case Ready():
+                self._begin(now)
+            case Prepared():
+                self.prepared = now
+                self._deadlines.drop(Deadline.PREPARE)
+            case Started():
+                self._begin_output()
+                self._outputs.resume()
+            case _:
+                pass
+
+    def _begin(self, now: float) -> None:
         self._outputs.pause()
         self._deadlines.set(Deadline.PREPARE, now + self.interpreter.seconds)
         widen(self._pipes.control, PIPE_BYTES)
@@ -59,19 +73,9 @@ class PreparingPhase:
         with contextlib.suppress(BrokenPipeError, BlockingIOError):
             os.write(self._pipes.control, self.interpreter.message)
 
-    def on_prepared(self, now: float) -> None:
-        """End the clock of the preparation."""
-        self.prepared = now
-        self._deadlines.drop(Deadline.PREPARE)
-
-    def hold_output(self, job: PackedJob, limits: Admitted) -> None:
-        """Begin to keep the job's output when it starts, not before."""
-        self._begin_output = lambda: self._outputs.begin(limits, job.transfer.keep_output)
-
-    def on_started(self) -> None:
-        """Read the job's output from now on."""
-        self._begin_output()
-        self._outputs.resume()
+    def hold_output(self, begin: Callable[[], None]) -> None:
+        """Call `begin`, which keeps the job's output, when the job starts and not before."""
+        self._begin_output = begin
 
     def has_written(self) -> bool:
         """Whether the image's code has written to the job's output ahead of the job."""
@@ -89,6 +93,8 @@ class PreparedState:
         """Whether the preparation is done and its bounds are those of an idle spare."""
         self.memory_bytes = interpreter.memory_bytes
         """The most memory that counts for it now: of a preparation, then of the idle spare."""
+        self.wrote_ahead = False
+        """Whether `has_written` has found that."""
         self.seconds = 0.0
         """How long the preparation took."""
 
@@ -122,7 +128,8 @@ class PreparedState:
     def has_written(self) -> bool:
         """Whether the image's code has written to the job's output ahead of the job."""
         assert self._supervision.preparing is not None
-        return self._supervision.preparing.has_written()
+        self.wrote_ahead = self._supervision.preparing.has_written()
+        return self.wrote_ahead
 
     def end(self) -> None:
         """Leave out of the job's usage what was used so far; the job's limits are in force."""
@@ -138,6 +145,17 @@ class PreparedState:
         return replace(usage, cpu_seconds=max(0.0, usage.cpu_seconds - self._spent_seconds))
 
 
+def bound_preparation(cgroup: SandboxCgroup) -> None:
+    """Give a preparation one core at most.
+
+    Raises:
+        HostResources: the host cannot bound that, so no image code may run ahead.
+    """
+    if not cgroup.slow_down(PREPARING_CPU):
+        msg = "this host cannot limit the CPU of a preparation: give the worker a writable cgroup for cpu"
+        raise HostResources.of(msg)
+
+
 def explain_end(end: End | None) -> str:
     """Say why a preparation failed: init's report, with the image's own reason if it gave one."""
     match end:
@@ -147,6 +165,15 @@ def explain_end(end: End | None) -> str:
             return f"the interpreter cannot be executed: {os.strerror(number)}"
         case _:
             return f"init could not start the interpreter: {end}"
+
+
+def explain_failure(supervision: Supervision) -> str:
+    """Say why a spare has died: the reason of our kill, init's report, or runsc's last messages."""
+    if supervision.kill is not None:
+        return supervision.kill.message
+    if supervision.end is not None:
+        return explain_end(supervision.end)
+    return supervision.outputs.boot_stderr.to_output().text.strip()[-BOOT_FAILURE_CHARS:] or "it ended by itself"
 
 
 def begin_seconds(phase: PreparingPhase | None, boot_seconds: float) -> float:

@@ -15,11 +15,12 @@ from sandfleet_config.errors import HostResources
 
 from sandfleet_worker.sandbox.process.collection import collect_artifacts
 from sandfleet_worker.sandbox.process.config_file import write_config
-from sandfleet_worker.sandbox.process.folders import remove_folder
+from sandfleet_worker.sandbox.process.enforcement import require_limits
+from sandfleet_worker.sandbox.process.folders import new_folder_error, remove_folder
 from sandfleet_worker.sandbox.process.idle import IdleState
 from sandfleet_worker.sandbox.process.launcher import Launcher
 from sandfleet_worker.sandbox.process.measurement import Measurement, collect_facts
-from sandfleet_worker.sandbox.process.preparing import PREPARING_CPU, PreparedState, explain_end
+from sandfleet_worker.sandbox.process.preparing import PreparedState, bound_preparation, explain_failure
 from sandfleet_worker.sandbox.process.runsc import SandboxPaths, new_command
 from sandfleet_worker.sandbox.process.supervision import Supervision
 
@@ -39,8 +40,6 @@ if TYPE_CHECKING:
     from sandfleet_worker.sandbox.process.plan import Plan
 
 log = logging.getLogger(__name__)
-
-BOOT_FAILURE_CHARS = 500
 
 
 class Sandbox:
@@ -101,7 +100,7 @@ class Sandbox:
         try:
             self.paths.make()
         except OSError as error:
-            raise _no_folder(error) from error
+            raise new_folder_error(error) from error
         self.cgroup.make()
         launcher = self._launcher = Launcher.spawn(self._settings, self.cgroup.procs_files, is_quiet=self._is_quiet)
         self.supervision = Supervision(
@@ -118,7 +117,7 @@ class Sandbox:
         try:
             write_config(self.paths, plan)
         except OSError as error:
-            raise _no_folder(error) from error
+            raise new_folder_error(error) from error
         assert self._launcher is not None
         self.supervision.begin_boot(plan.platform, self._settings.boot_deadline_seconds, plan.interpreter)
         if plan.interpreter is not None:
@@ -131,8 +130,8 @@ class Sandbox:
         One that prepares gets one core. Where that cannot be enforced, image code does not run ahead.
         """
         self.cgroup.limit_memory(memory_bytes)
-        if plan.interpreter is not None and not self.cgroup.slow_down(PREPARING_CPU):
-            raise HostResources.of("this host cannot limit the CPU of a preparation: give the worker a writable cgroup")
+        if plan.interpreter is not None:
+            bound_preparation(self.cgroup)
         self.boot(plan)
         if self.prepared is not None:
             self.prepared.memory_bytes = memory_bytes
@@ -155,12 +154,7 @@ class Sandbox:
 
     def read_boot_failure(self) -> str:
         """Say why a spare has died: the reason of our kill, else the end of runsc's messages."""
-        kill, end = self.supervision.kill, self.supervision.end
-        if kill or end:
-            return kill.message if kill else explain_end(end)
-        return (
-            self.supervision.outputs.boot_stderr.to_output().text.strip()[-BOOT_FAILURE_CHARS:] or "it ended by itself"
-        )
+        return explain_failure(self.supervision)
 
     @property
     def is_warm(self) -> bool:
@@ -191,24 +185,13 @@ class Sandbox:
         self.cgroup.apply(limits, is_fresh=self.plan is None)  # the launcher inside is no sandbox yet
         if self.prepared is not None:
             self.prepared.end()
-        self._require_limits(limits)
+        require_limits(limits, self.enforced | self._allow_unenforced)
 
     @property
     def enforced(self) -> frozenset[str]:
         """The limits that this host enforces, of memory, cpu, pids, disk."""
         # The disk is a tmpfs that init mounts: no job starts without it.
         return self.cgroup.enforced | {"disk"}
-
-    def _require_limits(self, limits: Admitted) -> None:
-        """Refuse a limit that cannot be enforced, unless the operator allowed that by name."""
-        needed = {"memory", "pids", "disk"} | ({"cpu"} if limits.cpu_quota else set())
-        if missing := sorted(needed - self.enforced - self._allow_unenforced):
-            names = ",".join(missing)
-            msg = (
-                f"this host cannot enforce the limits {names}: give the worker a writable cgroup, "
-                f"or set SANDFLEET_ALLOW_UNENFORCED={names} to run without them"
-            )
-            raise HostResources.of(msg)
 
     def run(
         self,
@@ -314,7 +297,3 @@ class Sandbox:
         if hasattr(self, "supervision"):
             self.supervision.on_booted()
             self.supervision.close()
-
-
-def _no_folder(error: OSError) -> HostResources:
-    return HostResources.of(f"cannot prepare the sandbox's folder: {error.strerror} ({error.filename})")

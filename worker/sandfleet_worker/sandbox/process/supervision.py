@@ -9,6 +9,7 @@ had already ended is never called killed.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import time
 from dataclasses import dataclass, field
@@ -28,15 +29,7 @@ from sandfleet_worker.sandbox.process.deadlines import (
 from sandfleet_worker.sandbox.process.facts import Clock, Kill
 from sandfleet_worker.sandbox.process.feeding import Feeding
 from sandfleet_worker.sandbox.process.init_job import END_PROCESSES, TERMINATE
-from sandfleet_worker.sandbox.process.init_reports import (
-    Exited,
-    Killed,
-    Prepared,
-    Ready,
-    Signaled,
-    Started,
-    StatusParser,
-)
+from sandfleet_worker.sandbox.process.init_reports import Killed, Prepared, ProgramEnd, Ready, Started, StatusParser
 from sandfleet_worker.sandbox.process.inputs import encode_inputs, read_parts
 from sandfleet_worker.sandbox.process.outputs import Outputs, read_to_end
 from sandfleet_worker.sandbox.process.pipes import PIPE_BYTES, read_available, widen
@@ -179,10 +172,8 @@ class Supervision:
         self._is_collected = job.transfer.artifacts is not None
         if self._is_collected:
             widen(self.pipes.status, PIPE_BYTES)
-        if self.preparing is None:
-            self.outputs.begin(limits, job.transfer.keep_output)
-        else:
-            self.preparing.hold_output(job, limits)
+        begin_output = functools.partial(self.outputs.begin, limits, job.transfer.keep_output)
+        begin_output() if self.preparing is None else self.preparing.hold_output(begin_output)
         if job.transfer.files:
             widen(self.pipes.control, PIPE_BYTES)
             self._deadlines.set(Deadline.FILES, time.monotonic() + FILES_SECONDS)
@@ -260,26 +251,23 @@ class Supervision:
             return
         now = time.monotonic()
         for report in self._parser.feed(data):
+            if self.preparing is not None:
+                self.preparing.on_report(report, now)
             match report:
                 case Ready():
                     self.clock.ready = now
                     self._deadlines.drop(Deadline.BOOT)
                     self.on_booted()
-                    if self.preparing is not None:
-                        self.preparing.on_ready(now)
                 case Prepared():
-                    if self.preparing is not None:
-                        self.preparing.on_prepared(now)
+                    pass
                 case Started():
                     self.clock.started = now
-                    if self.preparing is not None:
-                        self.preparing.on_started()
                     self._deadlines.begin_program(now, self._limits)
                 case Killed():
                     self._on_end(now, is_over=False)
                 case end:
                     self.end = self.end or end
-                    self._on_end(now, is_over=not isinstance(end, Exited | Signaled))
+                    self._on_end(now, is_over=not isinstance(end, ProgramEnd))
 
     def _on_end(self, now: float, *, is_over: bool) -> None:
         """Hold a sandbox whose files are collected; end any other, and one whose init `is_over`."""

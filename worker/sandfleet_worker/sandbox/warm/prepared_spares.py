@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+WROTE_AHEAD = "it wrote to the output of the job that was to come"
 UNFIT: tuple[str, ...] = ("the interpreter cannot be executed", "unfit:")
 """How the reason begins where another try would end the same."""
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from sandfleet_worker.sandbox.process.plan import Plan
+    from sandfleet_worker.sandbox.process.remover import Remover
     from sandfleet_worker.sandbox.process.sandbox import Sandbox
 
 STOP_POLL_SECONDS = 0.005
@@ -58,7 +59,7 @@ class Spares:
         if not spares:
             return None
         sandbox = next((spare for spare in spares if spare.is_warm), spares[0])
-        if plan.interpreter is not None and not sandbox.is_warm:
+        if sandbox.prepared is not None and not sandbox.is_warm:
             return None
         self.remove(sandbox)
         return sandbox
@@ -148,3 +149,14 @@ class Spares:
 def _is_due(sandbox: Sandbox, now: float) -> bool:
     deadline = sandbox.supervision.next_deadline
     return sandbox.is_stopping or (deadline is not None and deadline <= now)
+
+
+def wake_spare(sandbox: Sandbox, remover: Remover) -> bool:
+    """Wake a spare that was taken out; give one that cannot be used to `remover` and return False."""
+    is_well = False
+    try:
+        is_well = sandbox.wake() and not sandbox.cgroup.counters.has_oom_kill
+    finally:
+        if not is_well:
+            remover.add(sandbox)
+    return is_well
