@@ -96,6 +96,7 @@ class Ending:
             runtime=self.runtime,
             image_ref=self.image_ref,
             image_digest=self.image_digest,
+            start=None if self.duration is None else self.start,
             **fields,
         )
 

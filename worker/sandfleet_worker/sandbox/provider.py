@@ -177,6 +177,21 @@ class SandboxProvider:
             raise
         return sandbox
 
+    def boot_spare(self, plan: Plan) -> Sandbox:
+        """Boot a prepared spare for nobody, with the bounds of its preparation; return at once.
+
+        Raises:
+            HostResources: the host has no room for it.
+        """
+        assert plan.interpreter is not None
+        sandbox = self._open()
+        try:
+            sandbox.boot_spare(plan, plan.interpreter.memory_bytes)
+        except BaseException:
+            sandbox.destroy()
+            raise
+        return sandbox
+
     def _open(self) -> Sandbox:
         name = f"{self._folder.name}.{next(self._numbers)}"
         paths, cgroup = SandboxPaths(self._folder / name), SandboxCgroup(self._tree, name)

@@ -32,6 +32,7 @@ from sandfleet_worker.sandbox.image.users import resolve_user
 from sandfleet_worker.sandbox.janitor import Ownership, SweepReport, sweep
 from sandfleet_worker.sandbox.memory_budget import MemoryBudget
 from sandfleet_worker.sandbox.policy import admit
+from sandfleet_worker.sandbox.preparation_trial import PreparationTrial
 from sandfleet_worker.sandbox.prepared.starts import PreparedStarts
 from sandfleet_worker.sandbox.probe import Prober
 from sandfleet_worker.sandbox.process.abilities import OTHER_WAY_MAY_WORK, AbilityFinder
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from sandfleet_worker.sandbox.image.image import Image
     from sandfleet_worker.sandbox.image.shared import SharedImages
     from sandfleet_worker.sandbox.policy import Admitted
+    from sandfleet_worker.sandbox.prepared.preparation import Preparation, Tried
     from sandfleet_worker.sandbox.prepared.use import PreparedUse
     from sandfleet_worker.sandbox.probe import ProbeReport
     from sandfleet_worker.sandbox.process.packed_job import Transfer, TransferSource
@@ -179,8 +181,14 @@ class RunscRunner:
         """Return how often jobs could start in a prepared spare, and why not."""
         return self._starts.read()
 
+    def try_preparation(self, image: Image, preparation: Preparation) -> Tried:
+        """Prepare a spare of `image`, and run a job in it; raise as `PreparationTrial.run`."""
+        with host_faults(), self.images.hold(image):
+            plan = self._new_plan(image, self.config.runsc.platform)
+            return PreparationTrial(self.config, self._provider, self._starts).run(plan, image, preparation)
+
     def drain(self) -> None:
-        """Destroy the spares and boot no more of them; jobs that run go on."""
+        """Destroy the spares and boot no more; jobs that run go on."""
         self._provider.pool.drain()
 
     def run(
@@ -208,11 +216,7 @@ class RunscRunner:
         return to_result(ending.to_outcome(job_id=LOCAL_JOB, labels=spec.labels))
 
     def ping(self) -> None:
-        """Run a sandbox to prove that this host can.
-
-        Raises:
-            SandboxError: it cannot, such as ``GVisorNotAvailable``; see `probe`.
-        """
+        """Run a sandbox to prove that this host can; raise as `probe`."""
         self.probe()
 
     def probe(self, platform: str | None = None) -> ProbeReport:
@@ -279,8 +283,7 @@ class RunscRunner:
             job = pack_spec(limits, image, user, open_transfer(transfer))
             request = SandboxRequest(job, limits, cancel, deadline, hooks, call_once(hooks.start), is_ok)
             measured = self._provider.run(request, plan, image)
-        verdict = decide(measured.facts)
-        return Ending.of(verdict, measured, limits, image_seconds=image_seconds, image=image)
+        return Ending.of(decide(measured.facts), measured, limits, image_seconds=image_seconds, image=image)
 
     def _new_plan(
         self, image: Image, platform: str, hooks: StartHooks = _NO_HOOKS, datasets: tuple[DatasetMount, ...] = ()
