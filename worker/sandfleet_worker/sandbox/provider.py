@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from sandfleet_worker.sandbox.image.image import Image
     from sandfleet_worker.sandbox.memory_budget import MemoryBudget
     from sandfleet_worker.sandbox.policy import Admitted
-    from sandfleet_worker.sandbox.prepared.starts import PreparedStarts
+    from sandfleet_worker.sandbox.prepared_starts import PreparedStarts
     from sandfleet_worker.sandbox.process.cancellation import Cancellation
     from sandfleet_worker.sandbox.process.facts import Facts
     from sandfleet_worker.sandbox.process.measurement import Measurement
@@ -95,6 +95,16 @@ class SandboxProvider:
         prepared = PreparedSpares(self._memory, self.starts.quarantine)
         warm = config.warm.model_copy(update={"size": spares})
         self.pool = WarmPool(warm, self._open, boot_limit, self.remover, on_failure, prepared=prepared)
+
+    def pin(self, plan: Plan, image: Image) -> None:
+        """Keep spares of `plan`, and of the image's preparations, whether or not jobs ask for them.
+
+        Raises:
+            ImageInvalid: the list of preparations cannot be used.
+        """
+        self.pool.pin(plan)
+        for prepared in self.starts.list_plans(plan, image):
+            self.pool.pin(prepared)
 
     def resize(self, memory: MemoryBudget) -> None:
         """Keep no more spares from now on than `memory` has room for."""

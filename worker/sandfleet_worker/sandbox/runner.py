@@ -33,7 +33,7 @@ from sandfleet_worker.sandbox.janitor import Ownership, SweepReport, sweep
 from sandfleet_worker.sandbox.memory_budget import MemoryBudget
 from sandfleet_worker.sandbox.policy import admit
 from sandfleet_worker.sandbox.preparation_trial import PreparationTrial
-from sandfleet_worker.sandbox.prepared.starts import PreparedStarts
+from sandfleet_worker.sandbox.prepared_starts import PreparedStarts
 from sandfleet_worker.sandbox.probe import Prober
 from sandfleet_worker.sandbox.process.abilities import OTHER_WAY_MAY_WORK, AbilityFinder
 from sandfleet_worker.sandbox.process.cancellation import Cancellation, CancelSignal, follow
@@ -161,10 +161,11 @@ class RunscRunner:
         return True
 
     def warm_up(self) -> None:
-        """Begin to boot spares of the settings' images; log a warning for one that is not here."""
+        """Begin to boot spares of the settings' images, prepared ones, too; warn of one that is not here."""
         for name in self.config.warm.images:
             try:
-                self._provider.pool.pin(self._new_plan(self.images.resolve(name), self.config.runsc.platform))
+                image = self.images.resolve(name)
+                self._provider.pin(self._new_plan(image, self.config.runsc.platform), image)
             except (SandboxError, OSError) as error:  # it may be removed at this very moment
                 log.warning("no spares of %s: %s", name, error, extra={"action": "warm_up_failed"})
 

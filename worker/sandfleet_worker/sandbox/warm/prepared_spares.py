@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from sandfleet_worker.sandbox.prepared.quarantine import Quarantine
     from sandfleet_worker.sandbox.process.plan import Plan
     from sandfleet_worker.sandbox.process.sandbox import Sandbox
     from sandfleet_worker.sandbox.warm.demand import HostLoad
+    from sandfleet_worker.sandbox.warm.quarantine import Quarantine
     from sandfleet_worker.sandbox.warm.spare_memory import SpareMemory
 
 log = logging.getLogger(__name__)
