@@ -24,6 +24,7 @@ from sandfleet_config.telemetry import skip_redis_telemetry
 
 from sandfleet_worker.commands.datasets import register as register_datasets
 from sandfleet_worker.commands.images import register as register_images
+from sandfleet_worker.commands.preparations import register as register_preparations
 from sandfleet_worker.commands.recipes import register as register_recipes
 from sandfleet_worker.commands.shared import register as register_shared
 
@@ -192,6 +193,7 @@ register_images(images, _read_settings, _print_known_errors)
 
 
 register_recipes(images, _read_settings, _print_known_errors)
+register_preparations(images, _read_settings, _print_known_errors)
 register_datasets(datasets, _read_settings, _print_known_errors)
 
 

@@ -151,7 +151,11 @@ class _Request:
         if self.flags or self._at != len(body) or not self.argv:
             raise _Unfit("the request is not understood")
         form, needed = (*self.argv[1:2], "-")[0], 3
-        if not form or (form in ("-c", "-m") and len(self.argv) < needed) or (form[0] == "-" and form not in ("-", "-c", "-m")):
+        if (
+            not form
+            or (form in ("-c", "-m") and len(self.argv) < needed)
+            or (form[0] == "-" and form not in ("-", "-c", "-m"))
+        ):
             raise _Unfit("a command of this form is not run by a prepared interpreter")
 
     def _number(self):
@@ -256,7 +260,9 @@ def _refresh_modules():
     if logging is not None:
         import time
 
-        logging._startTime = type(logging._startTime)(time.time() if isinstance(logging._startTime, float) else time.time_ns())
+        logging._startTime = type(logging._startTime)(
+            time.time() if isinstance(logging._startTime, float) else time.time_ns()
+        )
 
 
 def _new_main():
@@ -372,7 +378,11 @@ class _Job:
             data = code.encode()
         except UnicodeEncodeError as error:
             failure = error.with_traceback(None)
-            return lambda *_: (self._begin(), _write_error("Unable to decode the command from the command line:\n"), _show(failure))
+            return lambda *_: (
+                self._begin(),
+                _write_error("Unable to decode the command from the command line:\n"),
+                _show(failure),
+            )
         if sys.version_info >= (3, 13):
             data = self._register(code, data)
         run = self.api.run_string

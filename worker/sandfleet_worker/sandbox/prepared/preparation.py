@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 
 @dataclass(frozen=True)
@@ -22,3 +22,12 @@ class Preparation:
 
 BARE: Final = Preparation("", ())
 """The interpreter without imports."""
+
+
+class Tried(NamedTuple):
+    """A preparation that was tried once and works."""
+
+    seconds: float
+    """From the start of the interpreter to the end of its imports."""
+    memory_bytes: int
+    """Memory of the whole spare then; 0 if the host does not count it."""
