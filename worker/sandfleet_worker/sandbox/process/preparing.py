@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from sandfleet_config.errors import HostResources
+from sandfleet_config.units import format_bytes
 
 from sandfleet_worker.sandbox.process.deadlines import Deadline
 from sandfleet_worker.sandbox.process.init_reports import ExecFailed, PreparationFailed, Prepared, Ready, Started
@@ -125,6 +126,11 @@ class PreparedState:
         found = self._cgroup.counters.read_memory_bytes() if self.is_up else None
         return found is not None and found[1] > self.memory_bytes
 
+    @property
+    def is_out_of_memory(self) -> bool:
+        """Whether the kernel has killed in it for memory."""
+        return self._cgroup.counters.has_oom_kill
+
     def has_written(self) -> bool:
         """Whether the image's code has written to the job's output ahead of the job."""
         assert self._supervision.preparing is not None
@@ -167,10 +173,15 @@ def explain_end(end: End | None) -> str:
             return f"init could not start the interpreter: {end}"
 
 
-def explain_failure(supervision: Supervision) -> str:
-    """Say why a spare has died: the reason of our kill, init's report, or runsc's last messages."""
+def explain_failure(supervision: Supervision, prepared: PreparedState | None) -> str:
+    """Say why a spare has died: our kill, no memory, init's report, or runsc's last messages."""
     if supervision.kill is not None:
         return supervision.kill.message
+    if prepared is not None and prepared.is_out_of_memory:
+        limit = format_bytes(prepared.memory_bytes)
+        if prepared.is_up:
+            return f"it grew past {limit} of memory while it idled"
+        return f"it needs more memory than {limit}: raise SANDFLEET_PREPARED__SPARE_BYTES, or import less"
     if supervision.end is not None:
         return explain_end(supervision.end)
     return supervision.outputs.boot_stderr.to_output().text.strip()[-BOOT_FAILURE_CHARS:] or "it ended by itself"

@@ -154,7 +154,7 @@ class Sandbox:
 
     def read_boot_failure(self) -> str:
         """Say why a spare has died: the reason of our kill, else the end of runsc's messages."""
-        return explain_failure(self.supervision)
+        return explain_failure(self.supervision, self.prepared)
 
     @property
     def is_warm(self) -> bool:
