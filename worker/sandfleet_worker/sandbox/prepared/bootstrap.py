@@ -33,9 +33,16 @@ class _Become(BaseException):
 
 def _check_interpreter():
     if sys.implementation.name != "cpython":
-        raise _Unfit("%s is not CPython" % sys.implementation.name)
+        raise _Unfit("unfit: %s is not CPython" % sys.implementation.name)
     if not (3, 9) <= sys.version_info[:2] <= (3, 14):
-        raise _Unfit("Python %d.%d is not supported: 3.9 to 3.14 are" % sys.version_info[:2])
+        raise _Unfit("unfit: Python %d.%d is not supported: 3.9 to 3.14 are" % sys.version_info[:2])
+
+
+def _check_environment():
+    for name in ("PYTHONPATH", "PYTHONHOME", "PYTHONPYCACHEPREFIX", "PYTHONUSERBASE"):
+        value = os.environ.get(name, "")
+        if value and not all(folder.startswith("/") for folder in value.split(":")):
+            raise _Unfit("%s has a relative folder: it depends on the job's working folder" % name)
 
 
 def _import_all(names):
@@ -97,6 +104,24 @@ def _folders_searched():
                 continue
             found[path] = (status.st_dev, status.st_ino, status.st_mtime_ns)
     return found
+
+
+_put_away = {}
+
+
+def _put_back(name):
+    """Give the job a module that its form of command has loaded from the start."""
+    if name not in sys.modules and name in _put_away:
+        sys.modules[name] = _put_away[name]
+    return __import__(name)
+
+
+def _put_linecache_away():
+    """Since 3.13, CPython imports it for the text of -c, and keeps that text: it is this program's, not the job's."""
+    if sys.version_info >= (3, 13) and list(sys.modules)[-1] == "linecache":
+        linecache = _put_away["linecache"] = sys.modules.pop("linecache")
+        linecache.cache.clear()
+        getattr(linecache, "_interactive_cache", {}).clear()
 
 
 class _Thaw:
@@ -170,6 +195,9 @@ def _set_environment(entries):
         name, equals, value = entry.partition(b"=")
         if equals and name:
             values.setdefault(name, value)
+    # CPython sets it at its start if the locale is C (PEP 538).
+    if b"LC_CTYPE" in os.environb:
+        values.setdefault(b"LC_CTYPE", os.environb[b"LC_CTYPE"])
     for name in list(os.environb):
         os.unsetenv(name)
     os.environ._data.clear()
@@ -248,6 +276,8 @@ def _new_main():
 
 def _absolute(path):
     """As _Py_abspath() does it: nothing else is changed."""
+    if path == ".":
+        return os.getcwd()
     return path if path.startswith("/") else os.getcwd() + "/" + path
 
 
@@ -280,7 +310,10 @@ class _Failed:
 
 class _Api:
     def __init__(self):
-        import _ctypes
+        try:
+            import _ctypes
+        except ImportError as error:
+            raise _Unfit("unfit: this Python has no _ctypes: %s" % error) from None
 
         class Pointer(_ctypes._SimpleCData):
             _type_ = "P"
@@ -311,6 +344,8 @@ class _Api:
         self.fdopen = function("fdopen")
         self.fdopen.argtypes, self.fdopen.restype = (Int, Text), Pointer
         self.stdin = Pointer.from_address(_ctypes.dlsym(library, "stdin"))
+        self.leave_recursion = function("Py_LeaveRecursiveCall")
+        self.leave_recursion.restype = None
         for run in (self.run_string, self.run_file):
             run.restype = {0: _Ended(0), -1: _Failed()}.__getitem__
             run.errcheck = "{0.leave}".format
@@ -331,6 +366,12 @@ class _Job:
         for name in ("last_type", "last_value", "last_traceback", "last_exc"):
             sys.__dict__.pop(name, None)
 
+    def _begin_in_c(self):
+        self._begin()
+        # ctypes counts its call as a level of recursion; since 3.12, levels of C count by themselves.
+        if sys.version_info < (3, 12):
+            self.api.leave_recursion()
+
     def string(self, code):
         sys.audit("cpython.run_command", code)
         try:
@@ -345,23 +386,21 @@ class _Job:
         if sys.version_info >= (3, 13):
             data = self._register(code, data)
         run = self.api.run_string
-        flags = self.api.flags(_IGNORE_COOKIE)
-        run.argtypes = (_Value(self.api.text(data), self._begin), _Value(flags), _Value(0))
+        flags = self.api.flags(_IGNORE_COOKIE if sys.version_info >= (3, 10) else 0)
+        run.argtypes = (_Value(self.api.text(data), self._begin_in_c), _Value(flags), _Value(0))
         return run
 
     def _register(self, code, data):
         """Keep the lines for tracebacks, as 3.13 does before it runs a command; 3.14 takes its common indent away."""
-        import linecache
-
         if sys.version_info >= (3, 14):
             data = _dedent(data)
             code = data.decode()
-        try:
-            compiled = compile(data, "<string>", "exec", _IGNORE_COOKIE, True)
-        except (SyntaxError, ValueError, OverflowError, MemoryError, RecursionError):
-            return data
-        key = compiled if hasattr(linecache, "_code_key") else "<string>"
-        linecache._register_code(key, code, "<string>")
+        linecache = _put_back("linecache")
+        key = "<string>"
+        if hasattr(linecache, "_code_key"):
+            key = _compile_silently(code)
+        if key is not None:
+            linecache._register_code(key, code, "<string>")
         return data
 
     def file(self, stream, filename, is_ours):
@@ -369,7 +408,7 @@ class _Job:
         flags = self.api.flags(0)
         run.argtypes = (
             _Value(stream),
-            _Value(self.api.text(filename), self._begin),
+            _Value(self.api.text(filename), self._begin_in_c),
             _Value(int(is_ours)),
             _Value(flags),
         )
@@ -402,6 +441,34 @@ class _Job:
         return job
 
 
+def _change_filters(change):
+    """Change the warnings' filters, as warnings.py does."""
+    import _warnings
+
+    if hasattr(_warnings, "_acquire_lock"):  # since 3.14
+        _warnings._acquire_lock()
+        try:
+            change(_warnings.filters)
+            _warnings._filters_mutated_lock_held()
+        finally:
+            _warnings._release_lock()
+    else:
+        change(_warnings.filters)
+        _warnings._filters_mutated()
+
+
+def _compile_silently(code):
+    """Return the code object, or None: CPython compiles the text once more, and then warns or fails."""
+    entry = ("ignore", None, Warning, None, 0)
+    _change_filters(lambda filters: filters.insert(0, entry))
+    try:
+        return compile(code, "<string>", "exec", 0, True)
+    except (SyntaxError, ValueError, OverflowError, MemoryError, RecursionError):
+        return None
+    finally:
+        _change_filters(lambda filters: filters.remove(entry))
+
+
 def _dedent(data):
     """As textwrap.dedent() and CPython 3.14's _PyUnicode_Dedent() do."""
     common = None
@@ -426,6 +493,10 @@ def _show(failure):
     if sys.version_info >= (3, 12):
         sys.last_exc = failure
     second = None
+    if not hasattr(sys, "excepthook"):
+        _write_error("sys.excepthook is missing\n")
+        sys.__excepthook__(kind, failure, failure.__traceback__)
+        return
     try:
         sys.excepthook(kind, failure, failure.__traceback__)
     except SystemExit:
@@ -489,23 +560,24 @@ def _open_file(job, program, path):
 
 
 def _prepare(own_fds, names):
+    _put_linecache_away()
     if sys.path and sys.path[0] == "" and not getattr(sys.flags, "safe_path", False):
-        del sys.path[0]
+        del sys.path[0]  # the folder that a command of -c imports from; the job has its own
     files_before = _files_in_watched_folders()
     _import_all(names)
     kept = set(sys.modules)
-    api = _Api()
-    _check_leftovers(own_fds, files_before)
     import gc
 
+    api = _Api()
+    _check_leftovers(own_fds, files_before)
+    thaw = _Thaw(gc)
     if names:
         import atexit
 
-        thaw = _Thaw(gc)
         atexit.register(thaw)
-    gc.collect()
     for name in set(sys.modules) - kept:
         del sys.modules[name]
+    gc.collect()
     if names:
         thaw.known = {id(value) for value in gc.get_objects() if hasattr(type(value), "__del__")}
         gc.freeze()
@@ -516,6 +588,7 @@ def _main():
     request_fd, report_fd, *stream_fds = map(int, sys.argv[1:6])
     try:
         _check_interpreter()
+        _check_environment()
         names = [name for name in sys.argv[6].split(",") if name]
         api = _prepare({0, 1, 2, request_fd, report_fd, *stream_fds}, names)
     except _Unfit as reason:
