@@ -107,11 +107,15 @@ def test_threads_of_an_import_are_allowed(python: Python, tmp_path: Path) -> Non
         "import threading, time\nthreading.Thread(target=time.sleep, args=(600,), daemon=True).start()\n"
     )
     env = {"PYTHONPATH": str(tmp_path)}
-    run = Prepared(python.path, env, ["threaded"]).become(["python3", "-c", "print(1); raise SystemExit(3)"], tmp_path, env, b"")
+    run = Prepared(python.path, env, ["threaded"]).become(
+        ["python3", "-c", "print(1); raise SystemExit(3)"], tmp_path, env, b""
+    )
     assert (run.code, run.stdout, run.stderr) == (3, b"1\n", b"")
 
 
-@pytest.mark.parametrize("argv", [["python3", "-c"], ["python3", "-m"], ["python3", ""], ["python3", "-i"], ["python3", "-cpass"]])
+@pytest.mark.parametrize(
+    "argv", [["python3", "-c"], ["python3", "-m"], ["python3", ""], ["python3", "-i"], ["python3", "-cpass"]]
+)
 def test_a_command_of_another_form_is_not_taken(argv: list[str], tmp_path: Path) -> None:
     python = find_pythons()[0]
     with pytest.raises(PreparationRefused, match="x a command of this form is not run by a prepared interpreter"):

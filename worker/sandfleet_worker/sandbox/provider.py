@@ -80,8 +80,7 @@ class SandboxProvider:
         folder: Path,
         boot_limit: BootLimit,
         *,
-        spares: int,
-        prepared_bytes: int,
+        memory: MemoryBudget,
         starts: PreparedStarts,
         on_failure: Callable[[str], None],
     ) -> None:
@@ -91,9 +90,9 @@ class SandboxProvider:
         """Of the host's runsc, see `Abilities`; False until a runsc is known."""
         self.remover = Remover(on_failure)
         self.starts = starts
-        self._memory = SpareMemory(prepared_bytes, config.prepared.budget_bytes)
+        self._memory = SpareMemory(memory.prepared_bytes, config.prepared.budget_bytes)
         prepared = PreparedSpares(self._memory, self.starts.quarantine)
-        warm = config.warm.model_copy(update={"size": spares})
+        warm = config.warm.model_copy(update={"size": memory.spares})
         self.pool = WarmPool(warm, self._open, boot_limit, self.remover, on_failure, prepared=prepared)
 
     def pin(self, plan: Plan, image: Image) -> None:

@@ -89,17 +89,16 @@ class RunscRunner:
         (folder / ROOTFS).mkdir(mode=0o755)
         self._boot_limit = BootLimit()
         self.descriptors = fit_descriptors(self.config, self._boot_limit.limit)
-        self._starts = PreparedStarts(self.config)
-        reserved = self._starts.find_reserved_bytes()
-        memory = self.memory = fit_memory(self.config, self._tree, self.descriptors.spares, reserved)
+        starts = self._starts = PreparedStarts(self.config)
+        reserved = starts.find_reserved_bytes()
+        self.memory = fit_memory(self.config, self._tree, self.descriptors.spares, reserved)
         self._provider = SandboxProvider(
             self.config,
             self._tree,
             folder,
             self._boot_limit,
-            spares=memory.spares,
-            prepared_bytes=memory.prepared_bytes,
-            starts=self._starts,
+            memory=self.memory,
+            starts=starts,
             on_failure=self._fail,
         )
         self._prober = Prober(self.config, self._provider, folder)
@@ -179,7 +178,7 @@ class RunscRunner:
         return self._provider.pool.count_by_image()
 
     def read_prepared(self) -> PreparedUse:
-        """Return how often jobs could start in a prepared spare, and why not."""
+        """Return how often jobs could start prepared, and why not."""
         return self._starts.read()
 
     def try_preparation(self, image: Image, preparation: Preparation) -> Tried:
