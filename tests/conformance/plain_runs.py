@@ -37,7 +37,14 @@ class PreparationRefused(Exception):
 def run_cold(python: Path, argv: Sequence[str], cwd: Path, env: Mapping[str, str], stdin: bytes) -> Run:
     """Run `argv` by a new interpreter."""
     done = subprocess.run(
-        argv, executable=python, cwd=cwd, env=dict(env), input=stdin, capture_output=True, timeout=RUN_SECONDS, check=False
+        argv,
+        executable=python,
+        cwd=cwd,
+        env=dict(env),
+        input=stdin,
+        capture_output=True,
+        timeout=RUN_SECONDS,
+        check=False,
     )
     return Run(done.returncode, done.stdout, done.stderr)
 
@@ -45,7 +52,9 @@ def run_cold(python: Path, argv: Sequence[str], cwd: Path, env: Mapping[str, str
 class Prepared:
     """An interpreter that has imported `modules` and waits; it becomes one job."""
 
-    def __init__(self, python: Path, env: Mapping[str, str], modules: Sequence[str] = (), *, is_watching: bool = False) -> None:
+    def __init__(
+        self, python: Path, env: Mapping[str, str], modules: Sequence[str] = (), *, is_watching: bool = False
+    ) -> None:
         request, report, stdin, stdout, stderr = (os.pipe() for _ in range(5))
         own = (request[0], report[1], stdin[0], stdout[1], stderr[1])
         self._process = subprocess.Popen(

@@ -52,7 +52,11 @@ def find_pythons() -> list[Python]:
     found: dict[tuple[int, int], Python] = {}
     for path in paths:
         answer = subprocess.run(
-            [path, "-c", "import sys; print(*sys.version_info[:2])"], check=True, capture_output=True, text=True, timeout=60
+            [path, "-c", "import sys; print(*sys.version_info[:2])"],
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=60,
         )
         major, minor = map(int, answer.stdout.split())
         if (3, 9) <= (major, minor) <= (3, 14):

@@ -15,7 +15,9 @@ from pythons import IS_WHOLE, Python, find_pythons
 PAGE = Path(__file__).parents[2] / "docs/explanation/prepared.md"
 SAMPLE = 12
 """Without TEST_CONFORMANCE=all, one case of so many runs."""
-PYTHONS = pytest.mark.parametrize("python", find_pythons(), ids=lambda python: "%d.%d" % python.version)
+PYTHONS = pytest.mark.parametrize(
+    "python", find_pythons(), ids=lambda python: python.path.parts[-3] if ".pyenv" in python.path.parts else "system"
+)
 
 
 def is_chosen(case: Case) -> bool:
@@ -107,11 +109,15 @@ def test_threads_of_an_import_are_allowed(python: Python, tmp_path: Path) -> Non
         "import threading, time\nthreading.Thread(target=time.sleep, args=(600,), daemon=True).start()\n"
     )
     env = {"PYTHONPATH": str(tmp_path)}
-    run = Prepared(python.path, env, ["threaded"]).become(["python3", "-c", "print(1); raise SystemExit(3)"], tmp_path, env, b"")
+    run = Prepared(python.path, env, ["threaded"]).become(
+        ["python3", "-c", "print(1); raise SystemExit(3)"], tmp_path, env, b""
+    )
     assert (run.code, run.stdout, run.stderr) == (3, b"1\n", b"")
 
 
-@pytest.mark.parametrize("argv", [["python3", "-c"], ["python3", "-m"], ["python3", ""], ["python3", "-i"], ["python3", "-cpass"]])
+@pytest.mark.parametrize(
+    "argv", [["python3", "-c"], ["python3", "-m"], ["python3", ""], ["python3", "-i"], ["python3", "-cpass"]]
+)
 def test_a_command_of_another_form_is_not_taken(argv: list[str], tmp_path: Path) -> None:
     python = find_pythons()[0]
     with pytest.raises(PreparationRefused, match="x a command of this form is not run by a prepared interpreter"):
@@ -119,7 +125,7 @@ def test_a_command_of_another_form_is_not_taken(argv: list[str], tmp_path: Path)
 
 
 def test_a_folder_that_cannot_be_entered_is_told(tmp_path: Path) -> None:
-    with pytest.raises(PreparationRefused, match="x .*No such file or directory"):
+    with pytest.raises(PreparationRefused, match=r"x .*No such file or directory"):
         Prepared(find_pythons()[0].path, {}).become(["python3", "-c", ""], tmp_path / "missing", {}, b"")
 
 
