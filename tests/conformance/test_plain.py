@@ -15,7 +15,9 @@ from pythons import IS_WHOLE, Python, find_pythons
 PAGE = Path(__file__).parents[2] / "docs/explanation/prepared.md"
 SAMPLE = 12
 """Without TEST_CONFORMANCE=all, one case of so many runs."""
-PYTHONS = pytest.mark.parametrize("python", find_pythons(), ids=lambda python: "%d.%d" % python.version)
+PYTHONS = pytest.mark.parametrize(
+    "python", find_pythons(), ids=lambda python: python.path.parts[-3] if ".pyenv" in python.path.parts else "system"
+)
 
 
 def is_chosen(case: Case) -> bool:
@@ -123,7 +125,7 @@ def test_a_command_of_another_form_is_not_taken(argv: list[str], tmp_path: Path)
 
 
 def test_a_folder_that_cannot_be_entered_is_told(tmp_path: Path) -> None:
-    with pytest.raises(PreparationRefused, match="x .*No such file or directory"):
+    with pytest.raises(PreparationRefused, match=r"x .*No such file or directory"):
         Prepared(find_pythons()[0].path, {}).become(["python3", "-c", ""], tmp_path / "missing", {}, b"")
 
 
