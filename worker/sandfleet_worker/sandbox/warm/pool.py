@@ -277,7 +277,7 @@ class WarmPool:
         """
         with self._lock:
             plan = self._find_missing()
-        sandbox = plan and self.booter.boot(plan, self.take_unbooted, self._wanted.find_need(plan))
+        sandbox = None if plan is None else self.booter.boot(plan, self.take_unbooted, self._wanted.find_need(plan))
         return sandbox is not None and self._keep(sandbox)
 
     def _open_one(self) -> bool:
