@@ -259,12 +259,23 @@ static int leave_daemons_ahead(void) {
     return prepare_well();
 }
 
+static int leave_daemons_late(void) {
+    say(REPORT, "p\n");
+    usleep(100000);
+    leave_daemons();
+    become_job();
+    return 0;
+}
+
 /* Attacks every process but itself until the job starts, above all the one that writes its files. */
 static int hunt_others(void) {
     static char found[4096];
+    say(REPORT, "p\n");
+    usleep(100000); /* init has counted the processes */
     pid_t hunter = fork();
     if (hunter) {
-        int code = prepare_well();
+        int code = 0;
+        become_job();
         usleep(100000);
         return code;
     }
@@ -327,7 +338,7 @@ static int find_and_run(const char *name) {
         {"die-while-idle", die_while_idle},   {"report-later", report_later},
         {"take-nothing", take_nothing},       {"refuse-the-job", refuse_the_job},
         {"lower-limits", lower_limits},       {"keep-folder", keep_folder},
-        {"leave-daemons-ahead", leave_daemons_ahead}, {"hunt-others", hunt_others},
+        {"leave-daemons-ahead", leave_daemons_ahead}, {"leave-daemons-late", leave_daemons_late}, {"hunt-others", hunt_others},
         {"kill-init", kill_init},             {"forge-status", forge_status},
     };
     for (unsigned i = 0; i < sizeof attacks / sizeof *attacks; i++)

@@ -14,7 +14,7 @@ from leftovers import left_behind
 from preparedhost import execute, plan_of, wait_prepared
 from sandfleet_config.codes import ErrorCode
 from sandfleet_config.settings import HostSettings
-from sandfleet_worker.sandbox.prepared import starts
+from sandfleet_worker.sandbox import prepared_starts
 from sandfleet_worker.sandbox.prepared.python_source import source
 from sandfleet_worker.sandbox.process import preparing
 from sandfleet_worker.sandbox.runner import RunscRunner
@@ -35,7 +35,7 @@ def hostile(prepared_settings: HostSettings, monkeypatch: pytest.MonkeyPatch) ->
     runners: list[RunscRunner] = []
 
     def open_host(code: str, *, is_alone: bool = False, **settings: object) -> RunscRunner:
-        monkeypatch.setattr(starts, "source", lambda: code if is_alone else f"{code}\n{source()}")
+        monkeypatch.setattr(prepared_starts, "source", lambda: code if is_alone else f"{code}\n{source()}")
         prepared = prepared_settings.prepared.model_copy(update=settings)
         runners.append(RunscRunner(prepared_settings.model_copy(update={"prepared": prepared})))
         return runners[0]

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from sandfleet_worker.sandbox.image.image import Image
     from sandfleet_worker.sandbox.policy import Admitted
     from sandfleet_worker.sandbox.prepared.preparation import Preparation
-    from sandfleet_worker.sandbox.prepared.starts import PreparedStarts
+    from sandfleet_worker.sandbox.prepared_starts import PreparedStarts
     from sandfleet_worker.sandbox.process.packed_job import PackedJob
     from sandfleet_worker.sandbox.process.plan import Plan
     from sandfleet_worker.sandbox.process.sandbox import Sandbox

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from sandfleet_worker.sandbox.image.image import Image
     from sandfleet_worker.sandbox.memory_budget import MemoryBudget
     from sandfleet_worker.sandbox.policy import Admitted
-    from sandfleet_worker.sandbox.prepared.starts import PreparedStarts
+    from sandfleet_worker.sandbox.prepared_starts import PreparedStarts
     from sandfleet_worker.sandbox.process.cancellation import Cancellation
     from sandfleet_worker.sandbox.process.facts import Facts
     from sandfleet_worker.sandbox.process.measurement import Measurement
@@ -80,8 +80,7 @@ class SandboxProvider:
         folder: Path,
         boot_limit: BootLimit,
         *,
-        spares: int,
-        prepared_bytes: int,
+        memory: MemoryBudget,
         starts: PreparedStarts,
         on_failure: Callable[[str], None],
     ) -> None:
@@ -91,10 +90,20 @@ class SandboxProvider:
         """Of the host's runsc, see `Abilities`; False until a runsc is known."""
         self.remover = Remover(on_failure)
         self.starts = starts
-        self._memory = SpareMemory(prepared_bytes, config.prepared.budget_bytes)
+        self._memory = SpareMemory(memory.prepared_bytes, config.prepared.budget_bytes)
         prepared = PreparedSpares(self._memory, self.starts.quarantine)
-        warm = config.warm.model_copy(update={"size": spares})
+        warm = config.warm.model_copy(update={"size": memory.spares})
         self.pool = WarmPool(warm, self._open, boot_limit, self.remover, on_failure, prepared=prepared)
+
+    def pin(self, plan: Plan, image: Image) -> None:
+        """Keep spares of `plan`, and of the image's preparations, whether or not jobs ask for them.
+
+        Raises:
+            ImageInvalid: the list of preparations cannot be used.
+        """
+        self.pool.pin(plan)
+        for prepared in self.starts.list_plans(plan, image):
+            self.pool.pin(prepared)
 
     def resize(self, memory: MemoryBudget) -> None:
         """Keep no more spares from now on than `memory` has room for."""

@@ -33,7 +33,7 @@ from sandfleet_worker.sandbox.janitor import Ownership, SweepReport, sweep
 from sandfleet_worker.sandbox.memory_budget import MemoryBudget
 from sandfleet_worker.sandbox.policy import admit
 from sandfleet_worker.sandbox.preparation_trial import PreparationTrial
-from sandfleet_worker.sandbox.prepared.starts import PreparedStarts
+from sandfleet_worker.sandbox.prepared_starts import PreparedStarts
 from sandfleet_worker.sandbox.probe import Prober
 from sandfleet_worker.sandbox.process.abilities import OTHER_WAY_MAY_WORK, AbilityFinder
 from sandfleet_worker.sandbox.process.cancellation import Cancellation, CancelSignal, follow
@@ -89,17 +89,16 @@ class RunscRunner:
         (folder / ROOTFS).mkdir(mode=0o755)
         self._boot_limit = BootLimit()
         self.descriptors = fit_descriptors(self.config, self._boot_limit.limit)
-        self._starts = PreparedStarts(self.config)
-        reserved = self._starts.find_reserved_bytes()
-        memory = self.memory = fit_memory(self.config, self._tree, self.descriptors.spares, reserved)
+        starts = self._starts = PreparedStarts(self.config)
+        reserved = starts.find_reserved_bytes()
+        self.memory = fit_memory(self.config, self._tree, self.descriptors.spares, reserved)
         self._provider = SandboxProvider(
             self.config,
             self._tree,
             folder,
             self._boot_limit,
-            spares=memory.spares,
-            prepared_bytes=memory.prepared_bytes,
-            starts=self._starts,
+            memory=self.memory,
+            starts=starts,
             on_failure=self._fail,
         )
         self._prober = Prober(self.config, self._provider, folder)
@@ -161,10 +160,11 @@ class RunscRunner:
         return True
 
     def warm_up(self) -> None:
-        """Begin to boot spares of the settings' images; log a warning for one that is not here."""
+        """Begin to boot spares of the settings' images, prepared ones, too; warn of one that is not here."""
         for name in self.config.warm.images:
             try:
-                self._provider.pool.pin(self._new_plan(self.images.resolve(name), self.config.runsc.platform))
+                image = self.images.resolve(name)
+                self._provider.pin(self._new_plan(image, self.config.runsc.platform), image)
             except (SandboxError, OSError) as error:  # it may be removed at this very moment
                 log.warning("no spares of %s: %s", name, error, extra={"action": "warm_up_failed"})
 
@@ -178,7 +178,7 @@ class RunscRunner:
         return self._provider.pool.count_by_image()
 
     def read_prepared(self) -> PreparedUse:
-        """Return how often jobs could start in a prepared spare, and why not."""
+        """Return how often jobs could start prepared, and why not."""
         return self._starts.read()
 
     def try_preparation(self, image: Image, preparation: Preparation) -> Tried:

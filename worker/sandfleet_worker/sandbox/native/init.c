@@ -88,7 +88,7 @@ static char *pointers[MAX_POINTERS];
 static u32 pointers_used;
 static struct job job;
 static volatile struct failure failure;
-static u8 chunk[CHUNK_BYTES]; /* of a file, on its way in or out */
+static u8 chunk[CHUNK_BYTES] __attribute__((aligned(8))); /* of a file, on its way in or out */
 static u8 child_stack[16384] __attribute__((aligned(16)));
 static int disk = -1, has_inode_limit;
 static u64 started; /* when the program was executed, in microseconds of the sandbox's clock */
@@ -923,6 +923,7 @@ __attribute__((used)) static void start(void) {
     /* The /proc files of a process that is not dumpable are root's, which a job of uid 0 is. */
     sys2(NR_prctl, PR_SET_DUMPABLE, 1);
     report("S", 0, 0, 0);
+    if (interpreter.has_ended) report_end_of(interpreter.status);
     supervise(main_process, signals);
 }
 

@@ -397,7 +397,7 @@ class _Job:
             code = data.decode()
         linecache = _put_back("linecache")
         key = "<string>"
-        if hasattr(linecache, "_code_key"):
+        if hasattr(linecache, "_code_key") or hasattr(linecache, "_make_key"):  # the name changed within 3.13
             key = _compile_silently(code)
         if key is not None:
             linecache._register_code(key, code, "<string>")

@@ -10,14 +10,14 @@ if TYPE_CHECKING:
     from sandfleet_worker.sandbox.policy import Admitted
 
 
-def require_limits(limits: Admitted, held: frozenset[str]) -> None:
-    """Refuse a limit that is not in `held`: it is neither enforced nor allowed without.
+def require_limits(limits: Admitted, enforced: frozenset[str]) -> None:
+    """Refuse a limit that is not in `enforced`: which also has those that the operator goes without.
 
     Raises:
         HostResources: names each of them, and what to do.
     """
     needed = {"memory", "pids", "disk"} | ({"cpu"} if limits.cpu_quota else set())
-    if missing := sorted(needed - held):
+    if missing := sorted(needed - enforced):
         names = ",".join(missing)
         msg = (
             f"this host cannot enforce the limits {names}: give the worker a writable cgroup, "

@@ -50,4 +50,5 @@ def _remove_flat(folder: Path) -> bool:
 
 
 def new_folder_error(error: OSError) -> HostResources:
+    """Return the error of a folder that cannot be written."""
     return HostResources.of(f"cannot prepare the sandbox's folder: {error.strerror} ({error.filename})")

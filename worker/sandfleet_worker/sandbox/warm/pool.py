@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from sandfleet_worker.sandbox.warm.booter import SpareBooter
 from sandfleet_worker.sandbox.warm.demand import Demand
-from sandfleet_worker.sandbox.warm.prepared_spares import WROTE_AHEAD, has_failed_preparing
+from sandfleet_worker.sandbox.warm.prepared_spares import WROTE_AHEAD, has_failed_preparing, wrote_ahead
 from sandfleet_worker.sandbox.warm.spares import Spares, wake_spare
 from sandfleet_worker.sandbox.warm.wanted import WantedSpares
 from sandfleet_worker.system.supervised_thread import SupervisedThread
@@ -41,16 +41,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-STALE_POLL_SECONDS = 5.0
-"""How often to look for spares that no job wants any more."""
+STALE_POLL_SECONDS = 5.0  # how often to look for spares that no job wants any more
 
 
 class WarmPool:
     """Keeps up to `settings.size` spares of the plans that jobs ask for; safe for threads.
 
     It also keeps as many unbooted sandboxes as may boot at once. With size 0 it keeps nothing, and
-    has no thread. `on_failure` gets the reason when the thread meets an error that it cannot
-    recover from.
+    has no thread. `on_failure` gets the reason when the thread cannot go on.
     """
 
     def __init__(
@@ -79,9 +77,8 @@ class WarmPool:
     def take(self, plan: Plan, *, is_asked_for: bool = True) -> Sandbox | None:
         """Take a spare of `plan` for one job: an idle one, else one that still boots, else None.
 
-        The caller destroys it. A spare is never given out if it has died, if the kernel has killed
-        in it for memory, or if it was built from a file that has been replaced. `is_asked_for`:
-        keep spares of `plan` for such jobs.
+        The caller destroys it. None is given out that has died, in which the kernel has killed for
+        memory, or whose files were replaced. `is_asked_for`: keep spares of `plan` for such jobs.
         """
         with self._lock:
             if is_asked_for:
@@ -95,7 +92,7 @@ class WarmPool:
             self._discard([*self._spares.by_plan.get(plan, ())])
 
     def take_unbooted(self) -> Sandbox | None:
-        """Take an open sandbox that is not booted, which the caller destroys; None: there is none."""
+        """Take an open sandbox that is not booted, which the caller destroys."""
         return self._take(self._spares.take_unbooted)
 
     def _take(self, take_out: Callable[[], Sandbox | None]) -> Sandbox | None:
@@ -105,7 +102,7 @@ class WarmPool:
                 sandbox = take_out()
             if sandbox is None or wake_spare(sandbox, self._remover):
                 return sandbox
-            if sandbox.prepared is not None and sandbox.prepared.wrote_ahead:
+            if wrote_ahead(sandbox):
                 self._note_failure(sandbox, WROTE_AHEAD)
 
     def pin(self, plan: Plan) -> None:
@@ -120,12 +117,12 @@ class WarmPool:
             self._demand.size, self._prepared.memory.extra_bytes = size, prepared_bytes
 
     def count_idle(self, plan: Plan | None = None) -> int:
-        """Return how many spares are up and wait for a job, of `plan` or in all."""
+        """Return how many spares wait for a job, of `plan` or in all."""
         with self._lock:
             return self._spares.count_idle(plan)
 
     def count_by_image(self) -> dict[str, int]:
-        """Return how many spares are up and wait for a job, by the digest of their image."""
+        """Return how many spares wait for a job, by the digest of their image."""
         with self._lock:
             return self._spares.count_by_image()
 
@@ -208,8 +205,7 @@ class WarmPool:
             self._remover.add(sandbox)
             raise
         if is_alive:
-            with self._lock:
-                self._prepared.note_up(sandbox)
+            self._prepared.note_up(sandbox)
             self.booter.schedule.note_success(is_up=sandbox.is_warm)
             self._keep(sandbox)
         else:
@@ -249,14 +245,14 @@ class WarmPool:
             return
         with self._lock:
             is_missing = len(self._spares.unbooted) < self.booter.limit or self._find_missing() is not None
-            if self._is_draining or not is_missing:
-                self.booter.schedule.clear()  # under the lock: `_notify_thread` trusts the schedule
+            if self._is_draining or not is_missing:  # under the lock: `_notify_thread` trusts the schedule
+                self.booter.schedule.clear()
                 return
         is_first = self.booter.schedule.next_at is None
         self.booter.schedule.postpone()
         is_idle = self.booter.load.has_idle_cores()
-        if is_first:  # the first call begins to measure
-            return
+        if is_first:
+            return  # the first call begins to measure
         if is_idle:
             self._fill()
         self.booter.schedule.postpone(is_busy=not is_idle)

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from sandfleet_worker.sandbox.prepared.quarantine import Quarantine
     from sandfleet_worker.sandbox.process.plan import Plan
     from sandfleet_worker.sandbox.process.sandbox import Sandbox
     from sandfleet_worker.sandbox.warm.demand import HostLoad
+    from sandfleet_worker.sandbox.warm.quarantine import Quarantine
     from sandfleet_worker.sandbox.warm.spare_memory import SpareMemory
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ class PreparedSpares:
             preparing = sum(spare.prepared is not None and not spare.prepared.is_up for spare in spares)
             if preparing >= self._most_preparing or self._quarantine.holds(plan):
                 return False
-        return self.memory.has_room(plan, size, spares)
+        return self.memory.fits(plan, size, spares)
 
     def note_up(self, sandbox: Sandbox) -> None:
         """Remember how much memory a spare uses that is prepared."""
@@ -62,3 +62,8 @@ class PreparedSpares:
 def has_failed_preparing(sandbox: Sandbox) -> bool:
     """Whether a spare that died had come as far as its preparation."""
     return sandbox.prepared is not None and sandbox.supervision.clock.ready is not None
+
+
+def wrote_ahead(sandbox: Sandbox) -> bool:
+    """Whether image code has written to the output of the job that was to come."""
+    return sandbox.prepared is not None and sandbox.prepared.wrote_ahead

@@ -45,13 +45,13 @@ class SpareMemory:
         """Return what a prepared spare of `plan` uses, as far as it is known."""
         return self._known.get(plan, 0)
 
-    def has_room(self, plan: Plan, size: int, spares: Iterable[Sandbox]) -> bool:
+    def fits(self, plan: Plan, size: int, spares: Iterable[Sandbox]) -> bool:
         """Whether one more spare of `plan` fits beside `spares`."""
-        held = [(_cost(spare), spare.prepared is not None) for spare in spares]
+        costs = [(_cost(spare), spare.prepared is not None) for spare in spares]
         needed = self.need(plan, size)
-        if sum(cost for cost, _ in held) + needed > size * IDLE_MEMORY_BYTES + self.extra_bytes:
+        if sum(cost for cost, _ in costs) + needed > size * IDLE_MEMORY_BYTES + self.extra_bytes:
             return False
-        prepared = sum(cost for cost, is_prepared in held if is_prepared)
+        prepared = sum(cost for cost, is_prepared in costs if is_prepared)
         return plan.interpreter is None or prepared + needed <= self._prepared_bytes
 
     def trim(self, targets: Mapping[Plan, int], size: int) -> dict[Plan, int]:

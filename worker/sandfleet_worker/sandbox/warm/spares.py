@@ -124,14 +124,14 @@ class Spares:
         return max(missing, key=lambda plan: lacks[plan], default=None)
 
     def find_surplus(
-        self, size: int, targets: Mapping[Plan, int], has_room: Callable[[Plan], bool] = lambda _: True
+        self, size: int, targets: Mapping[Plan, int], fits: Callable[[Plan], bool] = lambda _: True
     ) -> list[Sandbox]:
         """Return one spare to destroy if a plan has none while all `size` places are taken.
 
         Also if there is no memory for a plan that has none, though its target fits.
         """
         lacking = [plan for plan in targets if not self.by_plan.get(plan)]
-        if not lacking or (self.count_all() < size and all(has_room(plan) for plan in lacking)):
+        if not lacking or (self.count_all() < size and all(fits(plan) for plan in lacking)):
             return []
         extra = {plan: self.count(plan) - target for plan, target in targets.items()}
         worst = max(extra, key=lambda plan: extra[plan])

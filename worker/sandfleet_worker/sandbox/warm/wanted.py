@@ -40,7 +40,7 @@ class WantedSpares:
 
     def find_surplus(self) -> list[Sandbox]:
         """Return a spare that makes place, or memory, for a plan that has none."""
-        return self._spares.find_surplus(self._demand.size, self._find_targets(), self._has_room)
+        return self._spares.find_surplus(self._demand.size, self._find_targets(), self._fits)
 
     def _find_targets(self) -> dict[Plan, int]:
         return self._prepared.memory.trim(self._demand.targets(), self._demand.size)
@@ -48,5 +48,5 @@ class WantedSpares:
     def _may_boot(self, plan: Plan) -> bool:
         return self._prepared.may_boot(plan, self._demand.size, self._spares.list_booted())
 
-    def _has_room(self, plan: Plan) -> bool:
-        return self._prepared.memory.has_room(plan, self._demand.size, self._spares.list_booted())
+    def _fits(self, plan: Plan) -> bool:
+        return self._prepared.memory.fits(plan, self._demand.size, self._spares.list_booted())

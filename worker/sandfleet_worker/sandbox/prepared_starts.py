@@ -12,7 +12,6 @@ from sandfleet_worker.sandbox.image.users import resolve_user
 from sandfleet_worker.sandbox.prepared.fit import find_misfit, is_interpreter
 from sandfleet_worker.sandbox.prepared.preparation import BARE
 from sandfleet_worker.sandbox.prepared.python_source import source
-from sandfleet_worker.sandbox.prepared.quarantine import Quarantine
 from sandfleet_worker.sandbox.prepared.registry import Preparations
 from sandfleet_worker.sandbox.prepared.use import Miss, PreparedCounts
 from sandfleet_worker.sandbox.process.bundle import (
@@ -28,6 +27,7 @@ from sandfleet_worker.sandbox.process.init_reports import Signaled
 from sandfleet_worker.sandbox.process.interpreter import Interpreter
 from sandfleet_worker.sandbox.process.plan import identify
 from sandfleet_worker.sandbox.process.preparing import explain_end
+from sandfleet_worker.sandbox.warm.quarantine import Quarantine
 
 if TYPE_CHECKING:
     from sandfleet_config.settings import HostSettings
@@ -44,6 +44,7 @@ CRASHES: Final = frozenset({signal.SIGSEGV, signal.SIGILL})
 DISK_BYTES: Final = 1 << 20
 """What a preparation may write, of which nothing may be left at its end."""
 MAX_KNOWN: Final = 256
+USUAL_PROGRAM: Final = "python3"
 FIRST_DESCRIPTOR, DESCRIPTORS = 5, 5
 """The descriptors that init gives the interpreter, see `native/prepare.h`."""
 
@@ -119,6 +120,20 @@ class PreparedStarts:
                 self._known = {}
             self._known[key] = known
         return known
+
+    def list_plans(self, plan: Plan, image: Image) -> list[Plan]:
+        """Return the plans of the prepared spares of `image`, for jobs that call `python3`.
+
+        Raises:
+            ImageInvalid: the list of preparations cannot be used.
+        """
+        start = self._config.prepared.start
+        if start == "off":
+            return []
+        found = [entry.preparation for entry in self.preparations.list_all() if entry.image == image.name]
+        if start == "python":
+            found.append(BARE)
+        return [plan.prepared(self.find_interpreter(plan, image, one, USUAL_PROGRAM)) for one in found]
 
     def note_lost(self, plan: Plan, measured: Measurement) -> bool:
         """Count an interpreter that did not become its job; return whether its plan is held now."""
