@@ -124,18 +124,14 @@ def _put_linecache_away():
         getattr(linecache, "_interactive_cache", {}).clear()
 
 
-class _Thaw:
-    """Runs last of the job's exit functions: frozen objects would keep finalizers of the job from running."""
+_own = set()
+"""The ids of objects with a finalizer that are made here after the freeze: the files below the job's streams."""
 
-    def __init__(self, gc):
-        self.gc = gc
-        self.known = ()
 
-    def __call__(self):
-        for value in self.gc.get_objects():
-            if hasattr(type(value), "__del__") and id(value) not in self.known:
-                self.gc.unfreeze()
-                return
+def _thaw(gc):
+    """Run as the last of the job's exit functions: frozen objects would keep finalizers of the job from running."""
+    if any(hasattr(type(value), "__del__") and id(value) not in _own for value in gc.get_objects()):
+        gc.unfreeze()
 
 
 # --- The request ---
@@ -226,6 +222,7 @@ def _set_streams(fds):
         encoding, errors, buffer = stream.encoding, stream.errors, stream.buffer
         raw = type(getattr(buffer, "raw", buffer))(number, mode + "b", closefd=False)
         raw.name = name
+        _own.add(id(raw))
         if hasattr(buffer, "raw"):
             buffer.__init__(raw, _buffer_size(raw))
         else:
@@ -397,7 +394,7 @@ class _Job:
             code = data.decode()
         linecache = _put_back("linecache")
         key = "<string>"
-        if hasattr(linecache, "_code_key") or hasattr(linecache, "_make_key"):  # the name changed within 3.13
+        if hasattr(linecache, "_interactive_cache"):  # since 3.13.1 it is kept by code object
             key = _compile_silently(code)
         if key is not None:
             linecache._register_code(key, code, "<string>")
@@ -570,16 +567,14 @@ def _prepare(own_fds, names):
 
     api = _Api()
     _check_leftovers(own_fds, files_before)
-    thaw = _Thaw(gc)
     if names:
         import atexit
 
-        atexit.register(thaw)
+        atexit.register(_thaw, gc)
     for name in set(sys.modules) - kept:
         del sys.modules[name]
     gc.collect()
     if names:
-        thaw.known = {id(value) for value in gc.get_objects() if hasattr(type(value), "__del__")}
         gc.freeze()
     return api
 
