@@ -128,9 +128,33 @@ _own = set()
 """The ids of objects with a finalizer that are made here after the freeze: the files below the job's streams."""
 
 
+def _find_suspended_types():
+    """Return the types whose objects run their `finally` when they are dropped; they have no `__del__`."""
+
+    def generator():
+        yield
+
+    async def coroutine():
+        pass
+
+    async def async_generator():
+        yield
+
+    started = coroutine()
+    started.close()
+    return type(generator()), type(started), type(async_generator())
+
+
+_SUSPENDED = _find_suspended_types()
+
+
+def _has_finalizer(value):
+    return isinstance(value, _SUSPENDED) or (hasattr(type(value), "__del__") and id(value) not in _own)
+
+
 def _thaw(gc):
     """Run as the last of the job's exit functions: frozen objects would keep finalizers of the job from running."""
-    if any(hasattr(type(value), "__del__") and id(value) not in _own for value in gc.get_objects()):
+    if any(map(_has_finalizer, gc.get_objects())):
         gc.unfreeze()
 
 
