@@ -124,18 +124,38 @@ def _put_linecache_away():
         getattr(linecache, "_interactive_cache", {}).clear()
 
 
-class _Thaw:
-    """Runs last of the job's exit functions: frozen objects would keep finalizers of the job from running."""
+_own = set()
+"""The ids of objects with a finalizer that are made here after the freeze: the files below the job's streams."""
 
-    def __init__(self, gc):
-        self.gc = gc
-        self.known = ()
 
-    def __call__(self):
-        for value in self.gc.get_objects():
-            if hasattr(type(value), "__del__") and id(value) not in self.known:
-                self.gc.unfreeze()
-                return
+def _find_suspended_types():
+    """Return the types whose objects run their `finally` when they are dropped; they have no `__del__`."""
+
+    def generator():
+        yield
+
+    async def coroutine():
+        pass
+
+    async def async_generator():
+        yield
+
+    started = coroutine()
+    started.close()
+    return type(generator()), type(started), type(async_generator())
+
+
+_SUSPENDED = _find_suspended_types()
+
+
+def _has_finalizer(value):
+    return isinstance(value, _SUSPENDED) or (hasattr(type(value), "__del__") and id(value) not in _own)
+
+
+def _thaw(gc):
+    """Run as the last of the job's exit functions: frozen objects would keep finalizers of the job from running."""
+    if any(map(_has_finalizer, gc.get_objects())):
+        gc.unfreeze()
 
 
 # --- The request ---
@@ -226,6 +246,7 @@ def _set_streams(fds):
         encoding, errors, buffer = stream.encoding, stream.errors, stream.buffer
         raw = type(getattr(buffer, "raw", buffer))(number, mode + "b", closefd=False)
         raw.name = name
+        _own.add(id(raw))
         if hasattr(buffer, "raw"):
             buffer.__init__(raw, _buffer_size(raw))
         else:
@@ -397,7 +418,7 @@ class _Job:
             code = data.decode()
         linecache = _put_back("linecache")
         key = "<string>"
-        if hasattr(linecache, "_code_key") or hasattr(linecache, "_make_key"):  # the name changed within 3.13
+        if hasattr(linecache, "_interactive_cache"):  # since 3.13.1 it is kept by code object
             key = _compile_silently(code)
         if key is not None:
             linecache._register_code(key, code, "<string>")
@@ -570,16 +591,14 @@ def _prepare(own_fds, names):
 
     api = _Api()
     _check_leftovers(own_fds, files_before)
-    thaw = _Thaw(gc)
     if names:
         import atexit
 
-        atexit.register(thaw)
+        atexit.register(_thaw, gc)
     for name in set(sys.modules) - kept:
         del sys.modules[name]
     gc.collect()
     if names:
-        thaw.known = {id(value) for value in gc.get_objects() if hasattr(type(value), "__del__")}
         gc.freeze()
     return api
 
