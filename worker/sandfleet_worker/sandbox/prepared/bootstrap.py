@@ -131,6 +131,11 @@ class _Thaw:
         self.gc = gc
         self.known = ()
 
+    def note_known(self):
+        """Leave out what is there now: the interpreter's own, and its streams, which it flushes itself."""
+        found = {id(value) for value in self.gc.get_objects() if hasattr(type(value), "__del__")}
+        self.known = found.union(self.known)
+
     def __call__(self):
         for value in self.gc.get_objects():
             if hasattr(type(value), "__del__") and id(value) not in self.known:
@@ -579,9 +584,9 @@ def _prepare(own_fds, names):
         del sys.modules[name]
     gc.collect()
     if names:
-        thaw.known = {id(value) for value in gc.get_objects() if hasattr(type(value), "__del__")}
+        thaw.note_known()
         gc.freeze()
-    return api
+    return api, thaw
 
 
 def _main():
@@ -590,7 +595,7 @@ def _main():
         _check_interpreter()
         _check_environment()
         names = [name for name in sys.argv[6].split(",") if name]
-        api = _prepare({0, 1, 2, request_fd, report_fd, *stream_fds}, names)
+        api, thaw = _prepare({0, 1, 2, request_fd, report_fd, *stream_fds}, names)
     except _Unfit as reason:
         _report(report_fd, "x %s" % reason)
         os._exit(1)
@@ -609,6 +614,7 @@ def _main():
     os.close(report_fd)
     _set_environment(request.environment)
     _set_streams(stream_fds)
+    thaw.note_known()
     _refresh_finders(folders)
     _refresh_modules()
     _new_main()
