@@ -131,3 +131,20 @@ def test_a_folder_that_cannot_be_entered_is_told(tmp_path: Path) -> None:
 
 def test_an_interpreter_that_nobody_needs_ends(tmp_path: Path) -> None:
     assert Prepared(find_pythons()[0].path, {}).abandon() == 0
+
+
+COUNT_AT_END = (
+    "import gc, os\n"
+    "def tell(phase, _): phase == 'start' and os.write(1, b'frozen\\n' if gc.get_freeze_count() else b'thawed\\n')\n"
+    "gc.callbacks.append(tell)\n"
+)
+
+
+@PYTHONS
+def test_what_was_imported_ahead_stays_frozen_unless_the_job_has_finalizers(python: Python, tmp_path: Path) -> None:
+    """Else the last collection visits all of it: 0.2 s of CPU with numpy and pandas."""
+    env = {"PATH": "/usr/bin:/bin"}
+    for more, said in (("", b"frozen"), ("kept = open('/dev/null')\n", b"thawed")):
+        prepared = Prepared(python.path, env, ["json"])
+        run = prepared.become(["python3", "-c", COUNT_AT_END + more], tmp_path, env, b"")
+        assert (run.code, set(run.stdout.split())) == (0, {said}), (more, run)
