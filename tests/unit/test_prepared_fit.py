@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from sandfleet_worker.sandbox.prepared.fit import MAX_REQUEST_BYTES, find_misfit, fits_command
 from sandfleet_worker.sandbox.prepared.use import Miss
+from sandfleet_worker.sandbox.prepared_fit import MAX_REQUEST_BYTES, find_misfit, fits_command
 from sandfleet_worker.sandbox.process.init_job import InitJob
 
 ENV = ("PATH=/usr/bin:/bin", "HOME=/tmp", "HOSTNAME=sandbox", "LANG=C.UTF-8")

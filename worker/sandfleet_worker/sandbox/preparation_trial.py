@@ -13,8 +13,8 @@ from sandfleet_config.units import format_bytes
 
 from sandfleet_worker.sandbox.image.users import resolve_user
 from sandfleet_worker.sandbox.policy import admit
-from sandfleet_worker.sandbox.prepared.fit import MARGIN_BYTES, find_misfit
 from sandfleet_worker.sandbox.prepared.preparation import Tried
+from sandfleet_worker.sandbox.prepared_fit import MARGIN_BYTES, find_misfit
 from sandfleet_worker.sandbox.process.cancellation import Cancellation
 from sandfleet_worker.sandbox.process.packed_job import NO_TRANSFER, pack_spec
 from sandfleet_worker.sandbox.verdict import decide

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Final
 from sandfleet_config.errors import ImageInvalid
 
 from sandfleet_worker.sandbox.image.users import resolve_user
-from sandfleet_worker.sandbox.prepared.fit import find_misfit, is_interpreter
 from sandfleet_worker.sandbox.prepared.preparation import BARE
 from sandfleet_worker.sandbox.prepared.python_source import source
 from sandfleet_worker.sandbox.prepared.registry import Preparations
 from sandfleet_worker.sandbox.prepared.use import Miss, PreparedCounts
+from sandfleet_worker.sandbox.prepared_fit import find_misfit, is_interpreter
 from sandfleet_worker.sandbox.process.bundle import (
     HOME_MODE,
     MAX_OPEN_FILES,
@@ -26,7 +26,7 @@ from sandfleet_worker.sandbox.process.init_job import InitJob, Rlimit, WritableP
 from sandfleet_worker.sandbox.process.init_reports import Signaled
 from sandfleet_worker.sandbox.process.interpreter import Interpreter
 from sandfleet_worker.sandbox.process.plan import identify
-from sandfleet_worker.sandbox.process.preparing import explain_end
+from sandfleet_worker.sandbox.process.prepared_state import explain_end
 from sandfleet_worker.sandbox.warm.quarantine import Quarantine
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from sandfleet_worker.sandbox.cgroup.cgroup import SandboxCgroup
-from sandfleet_worker.sandbox.prepared.fit import MARGIN_BYTES
 from sandfleet_worker.sandbox.prepared.use import Miss
+from sandfleet_worker.sandbox.prepared_fit import MARGIN_BYTES
 from sandfleet_worker.sandbox.process.remover import Remover
 from sandfleet_worker.sandbox.process.runsc import SandboxPaths
 from sandfleet_worker.sandbox.process.sandbox import Sandbox

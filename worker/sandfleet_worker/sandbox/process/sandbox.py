@@ -20,7 +20,7 @@ from sandfleet_worker.sandbox.process.folders import new_folder_error, remove_fo
 from sandfleet_worker.sandbox.process.idle import IdleState
 from sandfleet_worker.sandbox.process.launcher import Launcher
 from sandfleet_worker.sandbox.process.measurement import Measurement, collect_facts
-from sandfleet_worker.sandbox.process.preparing import PreparedState, bound_preparation, explain_failure
+from sandfleet_worker.sandbox.process.prepared_state import PreparedState, bound_preparation, explain_failure
 from sandfleet_worker.sandbox.process.runsc import SandboxPaths, new_command
 from sandfleet_worker.sandbox.process.supervision import Supervision
 
