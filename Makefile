@@ -18,7 +18,7 @@ WITH_IMAGES := trap 'exit 130' INT TERM; [ -n "$$TEST_IMAGES_ROOT" ] || \
 FAST_TESTS := tests/unit $(wildcard tests/integration/*producer_*) --ignore tests/integration/producer_redis/test_encoders.py \
 	$(addprefix tests/docs/test_,contributing.py identifiers.py links.py measures.py reference.py)
 
-.PHONY: help setup native demo demo-night test test-fast test-releases test-upgrade test-retries test-big test-store test-images test-languages test-redis test-compose test-vm check docs renew bench hosts soak clean
+.PHONY: help setup native demo demo-night test test-fast test-releases test-upgrade test-retries test-big test-store test-images test-languages test-redis test-compose test-conformance test-vm check docs renew bench hosts soak clean
 
 help: ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -79,6 +79,10 @@ test-redis: setup ## Fail Redis over again and again while batches run: a primar
 
 test-compose: setup ## Start docker-compose.yml on a Docker engine of its own: a batch on three workers, one is killed, one drained; ten minutes
 	@tests/compose/run.sh
+
+test-conformance: setup ## Run 750 programs and some of CPython's own tests cold and prepared, on each Python here and each release of runsc; half an hour
+	@$(WITH_IMAGES) TEST_CONFORMANCE=all $(BIN)/python -m pytest tests/conformance tests/sandbox/test_conformance.py $(ARGS) && \
+	TEST_CONFORMANCE=all $(OLD) $(BIN)/python -m pytest tests/sandbox/test_conformance.py $(ARGS)
 
 test-vm: setup ## The tests of what cgroups decide, on a host of cgroup v2: Debian 13 in qemu; a quarter of an hour; ARGS="tests/sandbox/test_limits.py"
 	@tests/vm/run.sh $(ARGS)

@@ -121,6 +121,8 @@ def _show_default(value: Any) -> str:
 
 
 def _find_version(path: str) -> str:
+    if path == "prepared":
+        return "6"
     if path.partition(".")[0] in BATCH_FIELDS or path == "output.live":
         return "5"
     if path.partition("[")[0] in STORED_FIELDS or path == "output.store":

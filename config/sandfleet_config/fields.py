@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Final, cast
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, TypeAdapter
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ByteSize,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    WithJsonSchema,
+)
 from pydantic_core import PydanticCustomError
 
 from sandfleet_config.bounds import (
@@ -19,6 +28,7 @@ from sandfleet_config.bounds import (
 )
 from sandfleet_config.codes import Category, ErrorCode
 from sandfleet_config.image_names import REGISTRY_PREFIX, RegistryName
+from sandfleet_config.prepared import NEVER_PREPARED, PREPARATION_NAME, is_preparation_name
 
 SECURITY_VIOLATION: Final = "security_violation"
 """The pydantic error type of a fault that is a violation, not only a mistake."""
@@ -57,9 +67,19 @@ def refuse_control_characters(value: str) -> str:
     return value
 
 
+def _check_preparation(value: str) -> str:
+    if value != NEVER_PREPARED and not is_preparation_name(value):
+        msg = "must be `off` or a preparation's name: a-z 0-9 . _ and -, at most 64"
+        raise PydanticCustomError("preparation", msg)
+    return value
+
+
 Bytes = Annotated[int, BeforeValidator(_parse_bytes), Field(ge=0, le=1 << 62)]
 Text = Annotated[str, AfterValidator(check_text)]
 Name = Annotated[str, Field(max_length=MAX_NAME_CHARS), AfterValidator(refuse_control_characters)]
+PreparationName = Annotated[
+    str, AfterValidator(_check_preparation), WithJsonSchema({"type": "string", "pattern": f"^{PREPARATION_NAME}$"})
+]
 Seconds = Annotated[float, Field(ge=0, le=10 * 365 * 86400, allow_inf_nan=False)]
 
 

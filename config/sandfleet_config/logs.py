@@ -155,6 +155,7 @@ def describe_outcome(outcome: Outcome) -> dict[str, object]:
         ("sandfleet.attempts", len(outcome.attempts)),
         ("sandfleet.image_digest", outcome.image_digest),
         ("sandfleet.warm", None if outcome.duration is None else outcome.runtime.warm),
+        ("sandfleet.start", outcome.start),
         ("sandfleet.cpu_seconds", outcome.usage.cpu_seconds),
         ("sandfleet.memory_peak_bytes", outcome.usage.memory_peak_bytes),
     ):

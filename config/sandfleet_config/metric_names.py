@@ -38,7 +38,7 @@ WORKER_METRICS: Final = {
     "sandfleet_job_run_seconds": Metric("histogram", "From the start of a program to its end.", ("queue",)),
     "sandfleet_job_step_seconds": Metric("histogram", "Each step of a job's last try.", ("step",)),
     "sandfleet_sandbox_boot_seconds": Metric(
-        "histogram", "Until a job had its sandbox: a spare (warm), or one that booted (cold).", ("kind",)
+        "histogram", "Until a job had its sandbox: a spare (warm, prepared), or one that booted (cold).", ("kind",)
     ),
     "sandfleet_job_cpu_seconds_total": Metric("counter", "CPU time of ended jobs' sandboxes."),
     "sandfleet_job_memory_peak_bytes": Metric("histogram", "Most memory of an ended job's sandbox."),
@@ -48,6 +48,13 @@ WORKER_METRICS: Final = {
     "sandfleet_host_slots_busy": Metric("gauge", "Slots of the host that are taken, by any of its workers."),
     "sandfleet_warm_sandboxes": Metric("gauge", "Spares that are up.", ("image",)),
     "sandfleet_warm_takes_total": Metric("counter", "Programs that ran in a spare (hit) or not (miss).", ("result",)),
+    "sandfleet_sandbox_starts_total": Metric(
+        "counter", "Programs that ran, by their start: cold, warm or prepared.", ("start",)
+    ),
+    "sandfleet_prepared_misses_total": Metric(
+        "counter", "Programs that asked for a prepared spare and started without one, by the reason.", ("reason",)
+    ),
+    "sandfleet_preparations_quarantined": Metric("gauge", "Preparations that failed too often and are left alone."),
     "sandfleet_warm_boot_failures_total": Metric("counter", "Spares that failed to boot."),
     "sandfleet_lease_margin_seconds": Metric("gauge", "What is left of the worker's lease."),
     "sandfleet_leases_lost_total": Metric("counter", "1 if another worker has taken this one's jobs over."),

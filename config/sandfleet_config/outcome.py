@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from sandfleet_config.codes import Category, ErrorCode
+from sandfleet_config.derived_fields import find_category, find_retryable, find_start
 from sandfleet_config.new_codes import replace_new_codes
 from sandfleet_config.payload import encode_payload
 from sandfleet_config.terminal import cut_to_end, safe_text
@@ -169,16 +170,6 @@ class SandboxResult(Record):
     duration: float
 
 
-def _find_category(fields: dict[str, Any]) -> Category:
-    code: ErrorCode = fields.get("code", ErrorCode.INTERNAL)  # older pydantic asks even where `code` was refused
-    return code.category
-
-
-def _find_retryable(fields: dict[str, Any]) -> bool:
-    code: ErrorCode = fields.get("code", ErrorCode.INTERNAL)
-    return code.is_retryable
-
-
 class Outcome(Record):
     """How one job ended. Null means "did not happen", never 0.
 
@@ -191,8 +182,8 @@ class Outcome(Record):
     labels: dict[str, str] = Field(default_factory=dict)
     code: ErrorCode
     # Both follow from the code. They are sent for readers that do not have the table of codes.
-    category: Category = Field(default_factory=_find_category)
-    retryable: bool = Field(default_factory=_find_retryable)
+    category: Category = Field(default_factory=find_category)
+    retryable: bool = Field(default_factory=find_retryable)
     message: str = ""
     exit_code: int | None = None
     signal: int | None = None
@@ -206,6 +197,8 @@ class Outcome(Record):
     attempts: tuple[Attempt, ...] = ()
     host: str = ""
     runtime: Runtime = Runtime()
+    # A text, not a Literal: an older reader keeps a kind of start that it does not know.
+    start: str | None = Field(default_factory=find_start)
     image_ref: str | None = None
     image_digest: str | None = None
     artifacts: tuple[Artifact, ...] = ()

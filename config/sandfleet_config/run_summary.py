@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 MAX_LABEL_BYTES: Final = 512
 MAX_TEXT_CHARS: Final = 200
 """Longest command line and message."""
+MAX_START_BYTES: Final = 16
 SPEC_DIGITS: Final = 16
 """Digits of a spec's fingerprint that are kept."""
 MAX_SLOT: Final = 65_535
@@ -110,7 +111,7 @@ def encode_summary(outcome: Outcome, facts: RunFacts) -> str:
         "kind": fingerprint_failure(code.value, outcome.message),
         "exit": outcome.exit_code,
         "signal": outcome.signal,
-        "start": "" if outcome.duration is None else "warm" if outcome.runtime.warm else "cold",
+        "start": cut_text(outcome.start or "", MAX_START_BYTES),
         "submitted": round(facts.submitted * _MILLI) or None,
         "started": None if last is None else _count_milliseconds(last.started),
         "steps": _list_steps(outcome),

@@ -99,9 +99,9 @@ Keys, all under `KEY_PREFIX`:
                     last beat
     status:<owner>  what a worker said of itself at its last beat, as JSON of at most 2 KB: state
                     (up|cordoned|draining|drained|stopping), queues, slots and busy (of its host),
-                    running, waiting, warm (spares by image), load, memory_free, memory_budget,
-                    disk_free, version, runsc, platform, started, unenforced, labels; at (ms).
-                    Expires after 3 leases
+                    running, waiting, warm (spares by image), prepared (starts, misses by reason,
+                    quarantined), load, memory_free, memory_budget, disk_free, version, runsc,
+                    platform, started, unenforced, labels; at (ms). Expires after 3 leases
     running:<owner>   the jobs that a worker had then, as JSON: id, slot (-1: none), start (unix time;
                     0: it waits); 256 at most. Expires likewise
     host_images:<host>   the images of a host, as JSON: name, digest, bytes, last use (unix time); 200

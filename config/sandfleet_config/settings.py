@@ -24,6 +24,7 @@ from sandfleet_config.host_settings import RunscSettings as RunscSettings  # noq
 from sandfleet_config.host_settings import WarmSettings as WarmSettings  # noqa: PLC0414
 from sandfleet_config.image_settings import ImagesSettings as ImagesSettings  # noqa: PLC0414
 from sandfleet_config.metrics_settings import MetricsSettings
+from sandfleet_config.prepared_settings import PreparedSettings
 from sandfleet_config.processes import Processes, count_processes
 from sandfleet_config.queues import DEFAULT_QUEUE, HOST_NAME, check_queue
 from sandfleet_config.redis_settings import RedisSettings
@@ -184,6 +185,7 @@ class HostSettings(BaseSettings):
     runsc: RunscSettings = RunscSettings()
     images: ImagesSettings = ImagesSettings()
     warm: WarmSettings = Field(default_factory=WarmSettings)
+    prepared: PreparedSettings = PreparedSettings()
     policy: PolicySettings = PolicySettings()
     files: FilesSettings = FilesSettings()
     allow_unenforced: Annotated[frozenset[LimitName], NoDecode, BeforeValidator(split_list)] = Field(

@@ -33,6 +33,7 @@ from sandfleet_config.fields import (
     Env,
     Labels,
     Name,
+    PreparationName,
     RetriedCodes,
     Seconds,
     Text,
@@ -170,6 +171,11 @@ class SandboxSpec(ContractModel):
     datasets: Datasets = Field(default=(), description="Read-only folders under `/data` that jobs share; see below.")
     artifacts: Artifacts = Field(default=(), description="Files to collect after the end; see below.")
     grace: Seconds = DEFAULT_GRACE_SECONDS
+    prepared: PreparationName | None = Field(
+        default=None,
+        description="A preparation of the image's hosts: the job starts in a Python that has done its imports, if one is"
+        " ready and the command fits. `off`: never; null: as the host does by default.",
+    )
     output: OutputSpec = OutputSpec()
     idempotency_key: Annotated[str, Field(max_length=MAX_KEY_CHARS), AfterValidator(refuse_control_characters)] = Field(
         default="", description="The same key and spec are the same job, as long as its outcome is kept; empty is none."

@@ -16,6 +16,7 @@ from lasting import lasting_keys
 from placing_hosts import HostOfTest
 from pydantic import SecretStr
 from sandfleet import Fleet, Settings
+from sandfleet_config.contract import CONTRACT_VERSIONS
 from sandfleet_config.queues import KEY_PREFIX
 from sandfleet_worker.delivery.identity import Identity
 from sandfleet_worker.delivery.ledger import Ledger
@@ -129,7 +130,7 @@ def havoc(images_root: Path) -> Iterator[Havoc]:
 @pytest.fixture
 def one(client: Any) -> HostOfTest:
     """A host named `one`, of this release."""
-    return HostOfTest(client, "one", contract=5)
+    return HostOfTest(client, "one", contract=CONTRACT_VERSIONS[-1])
 
 
 @pytest.fixture(autouse=True)

@@ -176,9 +176,22 @@ def test_a_newer_contract_is_put_back_and_never_ended(fleet: Fleet, client: Any)
     new.takes(job)
 
 
+def test_a_job_that_names_a_preparation_waits_for_a_host_that_knows_the_field(fleet: Fleet, client: Any) -> None:
+    old = HostOfTest(client, "old", contract=5)
+    job = submit(fleet, prepared="sci")
+    assert old.claim() is None
+    assert read_why(fleet, job) == "no live host speaks contract version 6"
+    plain = submit(fleet)
+    old.takes(plain)
+    new = HostOfTest(client, "new", contract=6)
+    client.zadd(f"{KEY_PREFIX}delayed", {job.id: 1})
+    assert old.claim() is None
+    new.takes(job)
+
+
 def test_a_stock_producers_newer_message_is_for_whoever_speaks_it(client: Any) -> None:
     one = HostOfTest(client, "one")
-    for contract, newer in ((6, 6), (4, 0), (0, 0), ("5", 0), (True, 0), (10**9, 0)):
+    for contract, newer in ((7, 7), (4, 0), (0, 0), ("5", 0), (True, 0), (10**9, 0)):
         text = json.dumps({"contract": contract, "spec": {"image": ""}})
         body = json.dumps([[text], {}, {}])
         headers = {"id": "stock", "task": "sandfleet.run"}

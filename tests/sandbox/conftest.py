@@ -14,6 +14,7 @@ from datasethost import able, corpus, datasets, source
 from imagetools import store, tree
 from initbox import abilities_folder, init, init_image, new_sandbox, runsc, sandbox
 from leftovers import left_behind
+from preparedhost import prepared_host, prepared_settings
 from sandfleet_config.outcome import Outcome
 from sandfleet_config.settings import HostSettings, ImagesSettings, PolicySettings, RunscSettings, WarmSettings
 from sandfleet_config.spec import SandboxSpec
@@ -21,8 +22,8 @@ from sandfleet_worker.sandbox.image.store import ImageStore
 from sandfleet_worker.sandbox.policy import admit
 from sandfleet_worker.sandbox.process.abilities import MEMORY_FILE
 from sandfleet_worker.sandbox.runner import RunscRunner
-from sandfleet_worker.sandbox.warm.booter import IDLE_MEMORY_BYTES
 from sandfleet_worker.sandbox.warm.demand import HostLoad
+from sandfleet_worker.sandbox.warm.spare_memory import IDLE_MEMORY_BYTES
 from transferring import carry, carry_as_root
 from waiting import wait_until
 from warmhost import warm, warm_host
@@ -45,6 +46,8 @@ __all__ = [
     "init",
     "init_image",
     "new_sandbox",
+    "prepared_host",
+    "prepared_settings",
     "runsc",
     "sandbox",
     "source",

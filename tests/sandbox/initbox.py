@@ -9,9 +9,8 @@ import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 from sandfleet_config.settings import HostSettings, RunscSettings, WarmSettings
@@ -105,12 +104,12 @@ def init_image(init: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Sandbox:
     """One attached runsc with our init in it, up to `Ready`."""
 
-    def __init__(self, folder: Path, image: Path, init: Path, runsc: RunscBinary) -> None:
+    def __init__(self, folder: Path, image: Path, init: Path, runsc: RunscBinary, *, is_prepared: bool = False) -> None:
         self.folder = folder
         (folder / "rootfs").mkdir(parents=True)
         inherits = runsc.abilities.inherits_capabilities
         (folder / "config.json").write_bytes(
-            encode_config(str(folder / "rootfs"), str(image), inherits_capabilities=inherits)
+            encode_config(str(folder / "rootfs"), str(image), inherits_capabilities=inherits, is_prepared=is_prepared)
         )
         self.output: dict[str, bytearray] = {"stdout": bytearray(), "stderr": bytearray()}
         self._parser = StatusParser()
@@ -210,15 +209,17 @@ class Sandbox:
         shutil.rmtree(self.folder)
 
 
-NewSandbox = Callable[[], Sandbox]
+class NewSandbox(Protocol):
+    def __call__(self, *, is_prepared: bool = False) -> Sandbox: ...
 
 
 @pytest.fixture
 def new_sandbox(tmp_path: Path, init_image: Path, init: Path, runsc: RunscBinary) -> Iterator[NewSandbox]:
     with contextlib.ExitStack() as stack:
 
-        def start() -> Sandbox:
-            sandbox = Sandbox(tmp_path / f"s{time.monotonic_ns()}", init_image, init, runsc)
+        def start(*, is_prepared: bool = False) -> Sandbox:
+            folder = tmp_path / f"s{time.monotonic_ns()}"
+            sandbox = Sandbox(folder, init_image, init, runsc, is_prepared=is_prepared)
             stack.callback(sandbox.close)
             return sandbox
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 import json
 import sys
 import threading
+import time
 from pathlib import Path
 
+from sandfleet_config.prepared_settings import PreparedSettings
 from sandfleet_config.settings import HostSettings, ImagesSettings, RunscSettings, WarmSettings
 from sandfleet_config.spec import SandboxSpec
 from sandfleet_worker.sandbox.policy import Admitted
@@ -38,10 +40,19 @@ def main() -> None:
     host = HostSettings(
         runsc=RunscSettings(root_dir=Path(request["root_dir"])),
         images=ImagesSettings(root=Path(request["images"])),
-        warm=WarmSettings(size=request.get("warm", 0)),
+        warm=WarmSettings(size=request.get("warm", 0), images=tuple(request.get("pinned", ()))),
+        prepared=PreparedSettings(start=request.get("start", "named")),
     )
     runner = RunscRunner(host)
     tell(runner._owner.name)
+    runner.warm_up()
+    if request.get("start"):
+        found = runner.images.resolve("python")
+        base = runner._new_plan(found, host.runsc.platform)
+        (plan,) = runner._starts.list_plans(base, found)
+        while not runner._provider.pool.count_idle(plan):
+            time.sleep(0.05)
+        tell("prepared")
     spec = SandboxSpec.model_validate(
         {"image": "busybox", "command": ["sh", "-c", "trap '' TERM HUP; sleep 600 & sleep 600"], "timeout": 600}
     )

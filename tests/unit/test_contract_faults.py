@@ -126,9 +126,9 @@ def test_faults_of_an_execute_request_name_its_own_fields() -> None:
         ({"spec": {}}, 'contract: the version is missing, the argument is an object without it: send {"contract": 1,'),
         (
             {"contract": 9, "spec": {}},
-            "contract: the version is 9, this side speaks 1 to 5: bring both to one release",
+            "contract: the version is 9, this side speaks 1 to 6: bring both to one release",
         ),
-        ({"contract": "1", "spec": {}}, "contract: the version must be a number, 1 to 5"),
+        ({"contract": "1", "spec": {}}, "contract: the version must be a number, 1 to 6"),
     ],
 )
 def test_a_message_without_a_contract_version_gets_the_field_and_an_example(

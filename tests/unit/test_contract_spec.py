@@ -142,7 +142,7 @@ def test_errors_repeat_no_value() -> None:
 
 
 def test_another_contract_version_is_refused() -> None:
-    for version in (6, 0, "1", None, True):
+    for version in (7, 0, "1", None, True):
         with pytest.raises(SpecInvalid, match="contract: the version "):
             decode_job(json.dumps({"contract": version, "spec": {"image": "x"}}))
 

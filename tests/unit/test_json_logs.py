@@ -85,6 +85,7 @@ def test_an_end_says_code_exit_fingerprint_and_times_and_no_output() -> None:
         "sandfleet.attempts": 0,
         "sandfleet.image_digest": "sha256:ab",
         "sandfleet.warm": True,
+        "sandfleet.start": "warm",
         "sandfleet.cpu_seconds": 2.5,
         "sandfleet.memory_peak_bytes": 1 << 20,
         "sandfleet.queued_seconds": 1.25,

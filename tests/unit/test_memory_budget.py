@@ -8,7 +8,7 @@ from sandfleet_config.settings import WorkerSettings
 from sandfleet_worker.commands.checks import State, check_memory
 from sandfleet_worker.sandbox.cgroup.tree import CgroupTree
 from sandfleet_worker.sandbox.memory_budget import WORKER_BYTES, MemoryBudget, find_budget
-from sandfleet_worker.sandbox.warm.booter import IDLE_MEMORY_BYTES
+from sandfleet_worker.sandbox.warm.spare_memory import IDLE_MEMORY_BYTES
 
 if TYPE_CHECKING:
     from pathlib import Path

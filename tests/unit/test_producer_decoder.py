@@ -88,7 +88,7 @@ def test_fields_of_a_newer_worker_are_skipped(outcome: Outcome) -> None:
     raw = raw.replace(b'"job_id"', b'"newer": {"a": [1.5, null]}, "job_id"').replace(
         b'"queued"', b'"newer": [], "queued"'
     )
-    raw = raw.replace(b'"enforced"', b'"newer": 1, "enforced"').replace(b'"warm"', b'"newer": {}, "warm"')
+    raw = raw.replace(b'"enforced"', b'"newer": 1, "enforced"').replace(b'"warm":', b'"newer": {}, "warm":')
     raw = raw.replace(b"[1.5, null]", '"\u20ac"'.encode())
     found = decode_outcome(raw)
     assert found is not None

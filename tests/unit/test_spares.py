@@ -37,6 +37,7 @@ class FakeSandbox:
     plan: str | None
     is_warm: bool = False
     is_stopping: bool = False
+    prepared: Any = None
     supervision: FakeSupervision = field(default_factory=FakeSupervision)
 
 

@@ -14,7 +14,7 @@ from sandfleet_config.codes import ErrorCode
 from sandfleet_config.metric_names import MAX_SERIES, METRICS, OTHER, WORKER_METRICS
 from sandfleet_config.outcome import Outcome, Runtime, Timing, Usage
 from sandfleet_worker.metrics.busiest_names import MAX_WATCHED, BusiestNames
-from sandfleet_worker.metrics.counts import MAX_HOSTS, MAX_QUEUES, REVIEW_SECONDS, JobCounts
+from sandfleet_worker.metrics.counts import MAX_HOSTS, MAX_QUEUES, REVIEW_SECONDS, STARTS, JobCounts
 from sandfleet_worker.metrics.families import WorkerCollector, WorkerGauges, keep_busiest
 
 if TYPE_CHECKING:
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 UNITS = ("seconds", "bytes", "ratio", "info", "total")
 COUNTED = ("jobs", "slots", "workers", "sandboxes", "running", "waiting", "busy", "delayed", "parked", "letters")
 """Ends of names of gauges that count things; those are their units."""
-FLAGS = ("state", "paused")
+FLAGS = ("state", "paused", "quarantined")
 FORBIDDEN = {"job", "job_id", "batch", "label", "labels", "message", "command", "line", "user", "claim"}
 
 
-def new_outcome(code: ErrorCode = ErrorCode.OK, *, warm: bool = True, queued: float = 0.02) -> Outcome:
+def new_outcome(code: ErrorCode = ErrorCode.OK, *, warm: bool = True, queued: float = 0.02, start: str = "") -> Outcome:
     return Outcome.of(
         code,
         "j",
@@ -37,6 +37,7 @@ def new_outcome(code: ErrorCode = ErrorCode.OK, *, warm: bool = True, queued: fl
         timing=Timing(queued=queued, image=0.0001, create=0.04, run=0.3, collect=0.001, cleanup=0.002),
         usage=Usage(cpu_seconds=0.25, memory_peak_bytes=20 << 20),
         runtime=Runtime(warm=warm),
+        **({"start": start} if start else {}),
     )
 
 
@@ -68,7 +69,7 @@ def test_what_is_served_is_what_is_named() -> None:
     counts.note_end("q", new_outcome())
     counts.note_attempt("h", ErrorCode.OK)
     counts.note_call("claim", 0.001)
-    found = read(counts, WorkerGauges(warm={"python": 2}))
+    found = read(counts, WorkerGauges(warm={"python": 2}, prepared_misses={"no_spare": 1}))
     served = {f"{name}_total" if family.type == "counter" else name: family for name, family in found.items()}
     assert {name: family.type for name, family in served.items()} == {
         name: metric.kind for name, metric in WORKER_METRICS.items()
@@ -106,6 +107,21 @@ def test_ends_are_counted() -> None:
     assert value_of(found, "sandfleet_job_cpu_seconds_total") == 1.0
     assert value_of(found, "sandfleet_job_memory_peak_bytes_bucket", le=str(float(1 << 26))) == 4
     assert value_of(found, "sandfleet_redis_errors_total") == 1
+
+
+def test_starts_are_counted_by_kind_and_misses_by_reason() -> None:
+    counts = JobCounts()
+    for start in ("prepared", "prepared", "warm", "of a newer release"):
+        counts.note_end("q", new_outcome(start=start))
+    counts.note_end("q", new_outcome(warm=False))
+    counts.note_end("q", Outcome.of(ErrorCode.CANCELLED, "j", "x"))
+    found = read(counts, WorkerGauges(prepared_misses={"no_spare": 3, "command": 1}, quarantined=2))
+    started = {kind: value_of(found, "sandfleet_sandbox_starts_total", start=kind) for kind in STARTS}
+    assert started == {"prepared": 2, "warm": 1, "cold": 2}
+    assert value_of(found, "sandfleet_sandbox_boot_seconds_count", kind="prepared") == 2
+    assert value_of(found, "sandfleet_prepared_misses_total", reason="no_spare") == 3
+    assert value_of(found, "sandfleet_prepared_misses_total") == 4
+    assert value_of(found, "sandfleet_preparations_quarantined") == 2
 
 
 def test_500_queues_with_every_code_and_many_images_and_hosts_are_few_series() -> None:

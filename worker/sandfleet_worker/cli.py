@@ -25,6 +25,7 @@ from sandfleet_config.units import format_count
 
 from sandfleet_worker.commands.datasets import register as register_datasets
 from sandfleet_worker.commands.images import register as register_images
+from sandfleet_worker.commands.preparations import register as register_preparations
 from sandfleet_worker.commands.recipes import register as register_recipes
 from sandfleet_worker.commands.shared import register as register_shared
 
@@ -219,6 +220,7 @@ register_images(images, _read_settings, _print_known_errors)
 
 
 register_recipes(images, _read_settings, _print_known_errors)
+register_preparations(images, _read_settings, _print_known_errors)
 register_datasets(datasets, _read_settings, _print_known_errors)
 
 

@@ -22,6 +22,7 @@ def new_gauge_reader(host: Host) -> Callable[[], WorkerGauges]:
     def read() -> WorkerGauges:
         waiting = len(intake.held_claims.waiting_job_ids())
         slots, busy = host.slots.count()
+        prepared = host.runner.read_prepared()
         return WorkerGauges(
             state="stopping" if intake.lease.is_stopping else intake.report.mark.state,
             running=max(0, len(intake.held_claims.running_job_ids()) - waiting),
@@ -30,6 +31,8 @@ def new_gauge_reader(host: Host) -> Callable[[], WorkerGauges]:
             busy=busy,
             warm=_name_images(host),
             boot_failures=host.runner.boot_failures,
+            prepared_misses=prepared.misses,
+            quarantined=len(prepared.quarantined),
             lease_margin=intake.lease.margin_seconds,
             leases_lost=int(intake.lease.is_lost),
             takeovers=intake.sweeper.takeovers,

@@ -19,11 +19,13 @@ if TYPE_CHECKING:
 
     from sandfleet_worker.delivery.host_slots import HostSlots
     from sandfleet_worker.sandbox.image.store import ImageStore
+    from sandfleet_worker.sandbox.prepared.use import PreparedUse
 
 LIMITS = ("memory", "cpu", "pids")
 USE_SECONDS = 10.0
 """How old the times of the last use of images may be."""
 MAX_WARM = 20
+MAX_QUARANTINED = 5
 MAX_QUEUES = 50
 """Most patterns of queues in a status; with more it names none, and readers take all from `hosts`."""
 
@@ -35,6 +37,10 @@ class Measurable(Protocol):
 
     def count_warm(self) -> Mapping[str, int]:
         """Return how many spares idle for each image, by its digest."""
+        ...
+
+    def read_prepared(self) -> PreparedUse:
+        """Return how often jobs could start in a prepared spare, and why not."""
         ...
 
 
@@ -70,6 +76,7 @@ class HostStatus:
             "slots": slots,
             "busy": busy,
             "warm": dict(warm[:MAX_WARM]),
+            **describe_prepared(self._runner.read_prepared()),
             "load": round(os.getloadavg()[0], 2),
             "memory_free": max(0, memory.free) if memory else 0,
             "memory_budget": memory.budget if memory else 0,
@@ -90,3 +97,14 @@ class HostStatus:
         root = self._settings.images.root
         facts = os.statvfs(root if root.exists() else "/")
         return facts.f_bavail * facts.f_frsize
+
+
+def describe_prepared(use: PreparedUse) -> dict[str, object]:
+    """Return what the status says of prepared spares; nothing where no job has asked for one.
+
+    The reasons of a quarantine are texts of an image's code: only the worker's log has them.
+    """
+    if not (use.starts or use.misses or use.quarantined):
+        return {}
+    told = {"starts": use.starts, "misses": dict(use.misses), "quarantined": sorted(use.quarantined)[:MAX_QUARANTINED]}
+    return {"prepared": told}

@@ -96,6 +96,7 @@ class JobTraces:
             "sandfleet.exit_code": outcome.exit_code,
             "sandfleet.is_final": told.is_final,
             "sandfleet.warm": None if outcome.duration is None else outcome.runtime.warm,
+            "sandfleet.start": outcome.start,
             "sandfleet.image_digest": outcome.image_digest,
             "host.name": self._host,
         }

@@ -24,6 +24,31 @@ MAX_MARKS: Final = 10_000
 """Most hosts that are cordoned, and most queues that are paused, at the same time."""
 
 
+@dataclass(frozen=True, slots=True)
+class PreparedStarts:
+    """How often the jobs of a worker started in a prepared spare, since its own start.
+
+    `misses` are jobs that asked for one and started without, by the reason. `quarantined` names
+    preparations that failed too often, ``IMAGE:NAME``.
+    """
+
+    starts: int = 0
+    misses: Mapping[str, int] = field(default_factory=dict[str, int])
+    quarantined: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """Return it in one line; empty where no job asked for a prepared spare."""
+        missed = sum(self.misses.values())
+        by_reason = sorted(self.misses.items(), key=lambda pair: (-pair[1], pair[0]))
+        reasons = ", ".join(f"{reason} {count}" for reason, count in by_reason if count)
+        parts = [
+            f"{self.starts} of {self.starts + missed} jobs that asked" if self.starts or missed else "",
+            f"not the others: {reasons}" if reasons else "",
+            f"in quarantine: {', '.join(self.quarantined)}" if self.quarantined else "",
+        ]
+        return "; ".join(part for part in parts if part)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerStatus:
     """A worker as it was at its last beat.
@@ -43,6 +68,7 @@ class WorkerStatus:
     running: int = 0
     waiting: int = 0
     warm: Mapping[str, int] = field(default_factory=dict[str, int])
+    prepared: PreparedStarts = PreparedStarts()
     lease_seconds: float = 0.0
     load: float = 0.0
     memory_free: int = 0

@@ -14,6 +14,7 @@ from sandfleet.channel.fleet_state import (
     Cordon,
     HostImage,
     Pause,
+    PreparedStarts,
     RunningJob,
     WorkerState,
     WorkerStatus,
@@ -98,6 +99,7 @@ def parse_worker(owner: bytes, lease_end: bytes, raw_status: bytes, announced: b
         running=int(read_number(status.get("running"))),
         waiting=int(read_number(status.get("waiting"))),
         warm={name: int(read_number(count)) for name, count in _read_mapping(status.get("warm")).items()},
+        prepared=_parse_prepared(status.get("prepared")),
         lease_seconds=max(0.0, left),
         load=read_number(status.get("load")),
         memory_free=int(read_number(status.get("memory_free"))),
@@ -111,6 +113,12 @@ def parse_worker(owner: bytes, lease_end: bytes, raw_status: bytes, announced: b
         unenforced=_read_texts(status.get("unenforced")),
         labels={key: read_text(value) for key, value in labels.items()},
     )
+
+
+def _parse_prepared(value: object) -> PreparedStarts:
+    told = _read_mapping(value)
+    misses = {reason: int(read_number(count)) for reason, count in _read_mapping(told.get("misses")).items()}
+    return PreparedStarts(int(read_number(told.get("starts"))), misses, _read_texts(told.get("quarantined")))
 
 
 def _read_score(raw: bytes) -> float:

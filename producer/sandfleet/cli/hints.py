@@ -83,6 +83,7 @@ RUN_OPTIONS: Final[Mapping[str, str]] = {
     "output.max_bytes": "--max-output",
     "output.on_limit": "--on-output-limit",
     "output.store": "--store-output",
+    "prepared": "--prepared",
     "priority": "--priority",
     "queue_ttl": "--queue-ttl",
     "resources.cpu_quota": "--cpu",

@@ -188,6 +188,8 @@ def _describe(fleet: Fleet, host: HostState, jobs: list[RunningJob]) -> Iterator
         yield "labels", _format_mapping(newest.labels)
     yield "queues", ", ".join(host.queues) or "-"
     yield "spares", _format_warm(host.warm)
+    if prepared := str(host.prepared):
+        yield "prepared", prepared
     if newest is not None and newest.unenforced:
         yield "unenforced", ", ".join(newest.unenforced)
     for worker in host.workers:

@@ -84,6 +84,10 @@ StoreOutput: TypeAlias = Annotated[
 Live: TypeAlias = Annotated[
     bool, typer.Option("--live", help="Show the output while the job runs: run prints it, others see logs -f.")
 ]
+Prepared: TypeAlias = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Start in a Python with this preparation's imports done; off: never."),
+]
 Stdin: TypeAlias = Annotated[bool, typer.Option("--stdin", "-i", help="Send stdin to its end first; else it is empty.")]
 StdinFile: TypeAlias = Annotated[str | None, typer.Option(help="Send this local file as stdin.")]
 Files: TypeAlias = Annotated[

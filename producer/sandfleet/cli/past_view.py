@@ -69,3 +69,5 @@ def _list_times(run: PastRun) -> Iterator[tuple[str, str]]:
             yield name, format_time(at)
     if run.started:
         yield "time", format_duration(run.seconds)
+    if run.start:
+        yield "start", run.start

@@ -83,6 +83,8 @@ def _measured(outcome: Outcome) -> Iterator[tuple[str, str]]:
     """Yield the measured times and usage."""
     if outcome.duration is not None:
         yield "time", f"{outcome.duration:.3f} s"
+    if outcome.start:
+        yield "start", outcome.start
     steps = [f"{name} {value:.3f}" for name, value in asdict(outcome.timing).items() if value is not None]
     if steps:
         yield "steps", ", ".join(steps) + " (seconds)"

@@ -32,6 +32,7 @@ class SpecOptions:
     on_output_limit: options.OnOutputLimit = "truncate"
     store: options.StoreOutput = False
     live: options.Live = False
+    prepared: options.Prepared = None
     file: options.Files = None
     artifact: options.Artifacts = None
     dataset: options.DatasetNames = None
@@ -50,7 +51,11 @@ class SpecOptions:
         from sandfleet.cli import typed
 
         fields = typed.drop_unset(
-            grace=self.grace, priority=self.priority, queue_ttl=self.queue_ttl, max_attempts=self.max_attempts
+            grace=self.grace,
+            prepared=self.prepared,
+            priority=self.priority,
+            queue_ttl=self.queue_ttl,
+            max_attempts=self.max_attempts,
         )
         fields |= {"working_dir": self.workdir}
         fields |= typed.read_names(self.label, self.require, self.env, self.dataset)
@@ -71,7 +76,7 @@ def drop_defaults(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 _NOTHING: Final[Sequence[object]] = (0, "0", "", None, [], {})
 _UNSET: Final[Mapping[str, Sequence[object]]] = {
-    **dict.fromkeys(("grace", "priority", "queue_ttl", "max_attempts"), (None,)),
+    **dict.fromkeys(("grace", "prepared", "priority", "queue_ttl", "max_attempts"), (None,)),
     "keep": ("head",),
     "on_limit": ("truncate",),
     "read_only_rootfs": (True,),

@@ -31,7 +31,7 @@ LANGUAGE_LABEL: Final = "language"
 STEP_LABEL: Final = "step"
 COMPILE_STEP: Final = "compile"
 RUN_STEP: Final = "run"
-_RUN_ONLY: Final = ("resources", "output", "artifacts", "timeout", "grace", "stdin", "retry_with", "env")
+_RUN_ONLY: Final = ("resources", "output", "artifacts", "timeout", "grace", "stdin", "retry_with", "env", "prepared")
 """Fields of a program's spec that say nothing about its compilation."""
 _REFUSED: Final = {
     "idempotency_key": "a program is more than one job",

@@ -9,7 +9,15 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sandfleet.channel.fleet_state import AuditEntry, Cordon, HostImage, Pause, QueueState, WorkerStatus
+    from sandfleet.channel.fleet_state import (
+        AuditEntry,
+        Cordon,
+        HostImage,
+        Pause,
+        PreparedStarts,
+        QueueState,
+        WorkerStatus,
+    )
     from sandfleet.channel.job_facts import JobFacts
     from sandfleet.overview.hosts import HostState
     from sandfleet.overview.summary import BatchSummary
@@ -74,6 +82,7 @@ def host_fields(host: HostState) -> dict[str, Any]:
         "running": host.running,
         "waiting": host.waiting,
         "warm": dict(host.warm),
+        "prepared": prepared_fields(host.prepared),
         "queues": list(host.queues),
         "labels": dict(newest.labels) if newest else {},
         "load": newest.load if newest else None,
@@ -85,6 +94,15 @@ def host_fields(host: HostState) -> dict[str, Any]:
     }
 
 
+def prepared_fields(prepared: PreparedStarts) -> dict[str, Any]:
+    """Return for programs how jobs started that asked for a prepared spare."""
+    return {
+        "starts": prepared.starts,
+        "misses": dict(prepared.misses),
+        "quarantined": list(prepared.quarantined),
+    }
+
+
 def worker_fields(worker: WorkerStatus) -> dict[str, Any]:
     """Return a worker for programs."""
     return {
@@ -93,6 +111,7 @@ def worker_fields(worker: WorkerStatus) -> dict[str, Any]:
         "running": worker.running,
         "waiting": worker.waiting,
         "warm": dict(worker.warm),
+        "prepared": prepared_fields(worker.prepared),
         "lease_seconds": round(worker.lease_seconds, 3),
         "version": worker.version,
         "runsc": worker.runsc,

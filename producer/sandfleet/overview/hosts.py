@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
+
+from sandfleet.channel.fleet_state import PreparedStarts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -74,6 +77,16 @@ class HostState:
             for image, count in worker.warm.items():
                 counts[image] = counts.get(image, 0) + count
         return counts
+
+    @property
+    def prepared(self) -> PreparedStarts:
+        """How its jobs started that asked for a prepared spare."""
+        told = [worker.prepared for worker in self.live]
+        misses: Counter[str] = Counter()
+        for one in told:
+            misses.update(one.misses)
+        names = dict.fromkeys(name for one in told for name in one.quarantined)
+        return PreparedStarts(sum(one.starts for one in told), dict(misses), tuple(names))
 
     @property
     def queues(self) -> tuple[str, ...]:

@@ -104,6 +104,7 @@ COLUMNS: Final = (
     _field("memory_peak_bytes", "integer", part="usage"),
     _field("pids_peak", "integer", part="usage"),
     _field("host", "text"),
+    _field("start", "text"),
     _field("image_ref", "text"),
     _field("image_digest", "text"),
     _field("spec_sha256", "text"),

@@ -24,6 +24,7 @@ from sandfleet_worker.commands.checks import (
     check_tools,
 )
 from sandfleet_worker.commands.image_checks import check_datasets, check_images, check_registries, check_shared
+from sandfleet_worker.commands.prepared_checks import check_prepared
 from sandfleet_worker.commands.store_checks import check_files
 from sandfleet_worker.commands.tuning import check_tuning
 from sandfleet_worker.sandbox.runner import RunscRunner
@@ -75,6 +76,7 @@ def _check_sandboxes(settings: WorkerSettings) -> Iterator[Finding]:
         yield check_open_files(runner.descriptors, settings.warm.size)
         yield check_memory(runner.memory, settings.policy.memory_bytes)
         yield check_images(runner.images)
+        yield from check_prepared(settings, runner.images)
         yield check_datasets(runner)
     finally:
         runner.close()

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 from sandfleet_config.errors import ImageInvalid, SandboxError
+from sandfleet_config.image_names import REGISTRY_PREFIX
 from sandfleet_config.units import format_bytes, format_count
 
+from sandfleet_worker.commands.preparations import open_preparations
 from sandfleet_worker.commands.shared import list_shared
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from sandfleet_worker.sandbox.image.finder import ImageFinder
     from sandfleet_worker.sandbox.image.image import Image
     from sandfleet_worker.sandbox.image.store import ImageStore
+    from sandfleet_worker.sandbox.prepared.registry import Registered
 
     Guard = Callable[[], AbstractContextManager[None]]
     Read = Callable[[], WorkerSettings]
@@ -62,7 +65,8 @@ def _register_listing(app: typer.Typer, read_settings: Read, guard: Guard) -> No
             store, finder = _open(read_settings())
             image = store.resolve(name)
             evictable = {found.digest for found in finder.cache.list_evictable()}
-        print(json.dumps(describe(image, is_evictable=image.digest in evictable), indent=1))
+            prepared = _list_preparations(read_settings())
+        print(json.dumps(describe(image, prepared, is_evictable=image.digest in evictable), indent=1))
 
     @app.command("verify")
     def verify_images(
@@ -80,10 +84,12 @@ def _list_here(settings: WorkerSettings, *, as_json: bool) -> None:
     store, finder = _open(settings)
     found = store.list()
     evictable = {image.digest for image in finder.cache.list_evictable()}
+    prepared = _list_preparations(settings)
     if as_json:
-        print(json.dumps([describe(image, is_evictable=image.digest in evictable) for image in found], indent=1))
+        shown = [describe(image, prepared, is_evictable=image.digest in evictable) for image in found]
+        print(json.dumps(shown, indent=1))
     elif found:
-        _print_table(found, evictable)
+        _print_table(found, evictable, prepared)
     else:
         print("there are no images here: sandfleet-worker images add python", file=sys.stderr)
 
@@ -134,8 +140,8 @@ def _register_changes(app: typer.Typer, read_settings: Read, guard: Guard) -> No
     def remove_image(name: str) -> None:
         """Remove the image NAME; jobs that use it now keep it."""
         with guard():
-            _open(read_settings())[0].remove(name)
-        print(f"removed {name}")
+            gone = remove(read_settings(), name)
+        print(f"removed {name}{f' and {gone} of its preparations' if gone else ''}")
 
     @app.command("gc")
     def collect_garbage(
@@ -155,23 +161,56 @@ def _register_changes(app: typer.Typer, read_settings: Read, guard: Guard) -> No
         print(f"{format_count(len(gone), 'image')} removed")
 
 
-def describe(image: Image, *, is_evictable: bool) -> dict[str, Any]:
-    """Return what people ask about an image, as plain data."""
+def remove(settings: WorkerSettings, name: str) -> int:
+    """Remove an image, or a name of it, with the preparations of what is gone; return how many.
+
+    Raises as `ImageStore.remove`.
+    """
+    store, _ = _open(settings)
+    before = store.list_references()
+    store.remove(name)
+    try:
+        return open_preparations(settings).forget(before - store.list_references())
+    except ImageInvalid as error:  # the image is gone, and whatever names it does nothing
+        print(f"its preparations stay in the list: {error.message}", file=sys.stderr)
+        return 0
+
+
+def _list_preparations(settings: WorkerSettings) -> Sequence[Registered]:
+    """Return the preparations of this host; none if the list cannot be used, which stderr tells."""
+    try:
+        return open_preparations(settings).list_all()
+    except ImageInvalid as error:
+        print(f"no preparation is used: {error.message}", file=sys.stderr)
+        return ()
+
+
+def _find_prepared(image: Image, prepared: Sequence[Registered]) -> Sequence[Registered]:
+    names = {image.name.partition("@")[0], image.digest}
+    if image.source.startswith(REGISTRY_PREFIX):
+        names.add(image.source.partition("@")[0])
+    return [entry for entry in prepared if entry.image in names]
+
+
+def describe(image: Image, prepared: Sequence[Registered] = (), *, is_evictable: bool) -> dict[str, Any]:
+    """Return what people ask about an image, as plain data; `prepared` are all of the host."""
     fields = image.model_dump(mode="json", exclude={"users", "groups", "directories", "format"})
-    return fields | {"is_evictable": is_evictable}
+    own = [entry.model_dump(mode="json", exclude={"image"}) for entry in _find_prepared(image, prepared)]
+    return fields | {"is_evictable": is_evictable, "preparations": own}
 
 
-def _print_table(found: list[Image], evictable: set[str]) -> None:
+def _print_table(found: list[Image], evictable: set[str], prepared: Sequence[Registered]) -> None:
     """Print one image a line; one without a name here by that which it was pulled or fetched by."""
     from rich.console import Console
     from rich.table import Table
 
     from sandfleet_worker.sandbox.image.cache import is_pulled
 
-    table = Table("name", "digest", "size", "added", "kept")
+    table = Table("name", "digest", "size", "added", "kept", "prepared")
     for image in found:
         kept = "while used" if image.digest in evictable else "always"
         size, added = format_bytes(image.size_bytes), f"{image.created:%Y-%m-%d %H:%M}"
         name = image.source if image.name == image.digest and is_pulled(image) else image.name
-        table.add_row(name, image.digest[:SHORT_DIGEST_CHARS], size, added, kept)
+        as_names = ", ".join(entry.name for entry in _find_prepared(image, prepared)) or "-"
+        table.add_row(name, image.digest[:SHORT_DIGEST_CHARS], size, added, kept, as_names)
     Console().print(table)

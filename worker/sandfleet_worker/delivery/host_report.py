@@ -16,7 +16,7 @@ MAX_STATUS_BYTES = 2000
 """A status has 2 KB in Redis, with the time that beat.lua adds."""
 MAX_JOBS = 256
 MAX_IMAGES = 200
-LEFT_OUT_FIRST = ("labels", "queues", "warm", "unenforced")
+LEFT_OUT_FIRST = ("labels", "queues", "warm", "prepared", "unenforced")
 """Parts that grow with the settings; readers take labels and queues from `hosts`, too."""
 
 

@@ -24,6 +24,7 @@ MAX_QUEUES: Final = 20
 MAX_HOSTS: Final = 8
 """A worker counts tries of other hosts only if it takes their jobs over."""
 REVIEW_SECONDS: Final = 300.0
+STARTS: Final = ("cold", "warm", "prepared")
 STEPS: Final = ("image", "create", "run", "collect", "cleanup")
 UNKNOWN_CODE: Final = "UNKNOWN"
 
@@ -52,7 +53,8 @@ class JobCounts:
         self.queued: dict[str, Histogram] = defaultdict(lambda: Histogram(QUEUE_BOUNDS))
         self.ran: dict[str, Histogram] = defaultdict(lambda: Histogram(RUN_BOUNDS))
         self.steps: dict[str, Histogram] = {step: Histogram(STEP_BOUNDS) for step in STEPS}
-        self.boots: dict[str, Histogram] = {kind: Histogram(STEP_BOUNDS) for kind in ("warm", "cold")}
+        self.boots: dict[str, Histogram] = {start: Histogram(STEP_BOUNDS) for start in STARTS}
+        self.starts: dict[str, int] = dict.fromkeys(STARTS, 0)
         self.takes: dict[str, int] = {"hit": 0, "miss": 0}
         self.memory_peaks = Histogram(MEMORY_BOUNDS)
         self.cpu_seconds = 0.0
@@ -82,15 +84,17 @@ class JobCounts:
 
     def _note_program(self, label: str, outcome: Outcome) -> None:
         """Count what a program took that has started."""
-        timing, usage, is_warm = outcome.timing, outcome.usage, outcome.runtime.warm
+        timing, usage = outcome.timing, outcome.usage
+        start = outcome.start if outcome.start in STARTS else STARTS[0]
         self.ran[label].observe(outcome.duration or 0.0)
         for step, histogram in self.steps.items():
             seconds = getattr(timing, step)
             if seconds is not None:
                 histogram.observe(seconds)
         if timing.create is not None:
-            self.boots["warm" if is_warm else "cold"].observe(timing.create)
-        self.takes["hit" if is_warm else "miss"] += 1
+            self.boots[start].observe(timing.create)
+        self.starts[start] += 1
+        self.takes["hit" if outcome.runtime.warm else "miss"] += 1
         if usage.cpu_seconds is not None:
             self.cpu_seconds += usage.cpu_seconds
         if usage.memory_peak_bytes is not None:

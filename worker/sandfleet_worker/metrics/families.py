@@ -32,7 +32,10 @@ MAX_LABEL_CHARS: Final = 120
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerGauges:
-    """A worker as it is at the moment; `lease_margin` is seconds, `warm` spares by image."""
+    """A worker as it is at the moment; `lease_margin` is seconds, `warm` spares by image.
+
+    `prepared_misses` are counted by reason, from the worker's start.
+    """
 
     state: str = "up"
     running: int = 0
@@ -41,6 +44,8 @@ class WorkerGauges:
     busy: int = 0
     warm: Mapping[str, int] = field(default_factory=dict)
     boot_failures: int = 0
+    prepared_misses: Mapping[str, int] = field(default_factory=dict)
+    quarantined: int = 0
     lease_margin: float = 0.0
     leases_lost: int = 0
     takeovers: int = 0
@@ -69,6 +74,7 @@ class WorkerCollector(Collector):
         yield new_counter("sandfleet_jobs_ended_total", _name_codes(counts.ended))
         yield new_counter("sandfleet_attempts_ended_total", _name_codes(counts.attempts))
         yield new_counter("sandfleet_warm_takes_total", {(result,): n for result, n in counts.takes.items()})
+        yield new_counter("sandfleet_sandbox_starts_total", {(start,): n for start, n in counts.starts.items()})
         yield new_counter("sandfleet_job_cpu_seconds_total", {(): counts.cpu_seconds})
         yield new_counter("sandfleet_redis_errors_total", {(): counts.redis_errors})
         yield _new_summary("sandfleet_redis_call_seconds", counts.calls)
@@ -90,6 +96,7 @@ def list_gauges(now: WorkerGauges) -> Iterator[Metric]:
         "sandfleet_host_slots": now.slots,
         "sandfleet_host_slots_busy": now.busy,
         "sandfleet_lease_margin_seconds": now.lease_margin,
+        "sandfleet_preparations_quarantined": now.quarantined,
     }
     for name, value in plain.items():
         yield new_gauge(name, {(): value})
@@ -97,6 +104,7 @@ def list_gauges(now: WorkerGauges) -> Iterator[Metric]:
     yield new_gauge("sandfleet_worker_state", {(state,): float(state == now.state) for state in STATES})
     yield new_gauge("sandfleet_build_info", {(now.version, now.runsc, now.platform): 1})
     yield new_counter("sandfleet_warm_boot_failures_total", {(): now.boot_failures})
+    yield new_counter("sandfleet_prepared_misses_total", {(why,): n for why, n in now.prepared_misses.items()})
     yield new_counter("sandfleet_leases_lost_total", {(): now.leases_lost})
     yield new_counter("sandfleet_takeovers_total", {(): now.takeovers})
 

@@ -31,18 +31,22 @@ def fit_descriptors(config: HostSettings, boots: int) -> DescriptorNeed:
     return fitting
 
 
-def fit_memory(config: HostSettings, tree: CgroupTree, spares: int) -> MemoryBudget:
-    """Return the memory of this host's jobs, and how many `spares` fit beside the largest job."""
+def fit_memory(config: HostSettings, tree: CgroupTree, spares: int, prepared_bytes: int = 0) -> MemoryBudget:
+    """Return the memory of this host's jobs, and how many `spares` fit beside the largest job.
+
+    Also how much of `prepared_bytes`, which prepared spares may hold beside the others.
+    """
     is_worker = isinstance(config, WorkerSettings)
     found = find_budget(
         tree,
         spares=spares,
+        prepared_bytes=prepared_bytes,
         job_bytes=config.policy.memory_bytes,
         given_bytes=config.memory_budget_bytes if isinstance(config, WorkerSettings) else 0,
         processes=config.process_count if isinstance(config, WorkerSettings) else 1,
     )
     if not is_worker:  # it does not count how many jobs run at once
-        return replace(found, spares=spares)
+        return replace(found, spares=spares, prepared_bytes=prepared_bytes)
     if found.spares < spares:
         text = "memory for jobs is bounded by %s: %d spare sandboxes instead of %d"
         _warn_of_fewer_spares(text, found.bound, found.spares, spares)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from sandfleet_config.image_names import REGISTRY_PREFIX
 from sandfleet_config.outcome import LimitState, Outcome, Runtime, StreamOutput, Timing, Usage
@@ -34,6 +34,7 @@ class Ending:
     runtime: Runtime
     image_ref: str | None = None
     image_digest: str | None = None
+    start: Literal["cold", "warm", "prepared"] = "cold"
     collection: Collection | None = None
     """The artifacts that were collected; None if the job asked for none."""
 
@@ -69,6 +70,7 @@ class Ending:
             runtime=Runtime(version=plan.binary.version, platform=plan.platform, warm=measured.is_warm),
             image_ref=image.name if image and image.name.startswith(REGISTRY_PREFIX) else None,
             image_digest=image.digest if image else None,
+            start=measured.start,
             collection=measured.collection,
         )
 
@@ -94,6 +96,7 @@ class Ending:
             runtime=self.runtime,
             image_ref=self.image_ref,
             image_digest=self.image_digest,
+            start=None if self.duration is None else self.start,
             **fields,
         )
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from sandfleet_config.units import format_bytes
 
 from sandfleet_worker.sandbox.cgroup.tree import CGROUP_ROOT, parse_v1_mounts
-from sandfleet_worker.sandbox.warm.booter import IDLE_MEMORY_BYTES
+from sandfleet_worker.sandbox.warm.spare_memory import IDLE_MEMORY_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,13 +30,15 @@ class MemoryBudget:
     """The memory of a host as one worker finds it.
 
     `total_bytes` is for all jobs and workers, `own_bytes` of it for this worker. `bound` names the
-    limit behind it, for people. `spares` is how many idle sandboxes are counted in `own_bytes`.
+    limit behind it, for people. `spares` is how many idle sandboxes are counted in `own_bytes`, and
+    `prepared_bytes` is counted there for those that are prepared.
     """
 
     total_bytes: int
     own_bytes: int
     spares: int
     bound: str
+    prepared_bytes: int = 0
 
     @property
     def job_bytes(self) -> int:
@@ -46,10 +48,16 @@ class MemoryBudget:
     def lessen(self, lacking_bytes: int) -> MemoryBudget:
         """Return this with so many spares less that `lacking_bytes` more are left for jobs.
 
-        The result has no spare if that is not enough.
+        Prepared spares lose their memory first. The result has no spare if that is not enough.
         """
-        fewer = min(self.spares, -(-max(0, lacking_bytes) // IDLE_MEMORY_BYTES)) if self.own_bytes else 0
-        return replace(self, spares=self.spares - fewer, own_bytes=self.own_bytes - fewer * IDLE_MEMORY_BYTES)
+        if not self.own_bytes:
+            return self
+        lacking = max(0, lacking_bytes)
+        prepared = min(self.prepared_bytes, lacking)
+        fewer = min(self.spares, -(-(lacking - prepared) // IDLE_MEMORY_BYTES))
+        own = self.own_bytes - prepared - fewer * IDLE_MEMORY_BYTES
+        left = self.prepared_bytes - prepared
+        return replace(self, spares=self.spares - fewer, own_bytes=own, prepared_bytes=left)
 
     def describe(self) -> str:
         """Say for people which limit bounds it."""
@@ -64,6 +72,7 @@ def find_budget(
     *,
     spares: int,
     job_bytes: int,
+    prepared_bytes: int = 0,
     given_bytes: int = 0,
     processes: int = 1,
     root: Path = CGROUP_ROOT,
@@ -75,15 +84,17 @@ def find_budget(
     their own part.
 
     Of `spares`, as many are counted as fit beside one job of `job_bytes`, the largest that may
-    come.
+    come. Then `prepared_bytes` are, as far as they fit, too.
     """
     if given_bytes:
-        return MemoryBudget(given_bytes, 0, spares, "SANDFLEET_MEMORY_BUDGET_BYTES")
+        return MemoryBudget(given_bytes, 0, spares, "SANDFLEET_MEMORY_BUDGET_BYTES", prepared_bytes)
     least, bound, has_worker = min(_find_limits(tree, root, proc))
     total = least * BUDGET_PERCENT // PERCENT
     worker = processes * WORKER_BYTES if has_worker else 0
     fitting = max(0, min(spares, (total - worker - job_bytes) // IDLE_MEMORY_BYTES))
-    return MemoryBudget(total, worker + fitting * IDLE_MEMORY_BYTES, fitting, bound)
+    own = worker + fitting * IDLE_MEMORY_BYTES
+    prepared = max(0, min(prepared_bytes, total - own - job_bytes))
+    return MemoryBudget(total, own + prepared, fitting, bound, prepared)
 
 
 def _find_limits(tree: CgroupTree, root: Path, proc: Path) -> Iterator[tuple[int, str, bool]]:

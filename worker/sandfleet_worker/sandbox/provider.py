@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from sandfleet_worker.sandbox.cgroup.cgroup import SandboxCgroup
+from sandfleet_worker.sandbox.prepared.use import Miss
+from sandfleet_worker.sandbox.prepared_fit import MARGIN_BYTES
 from sandfleet_worker.sandbox.process.remover import Remover
 from sandfleet_worker.sandbox.process.runsc import SandboxPaths
 from sandfleet_worker.sandbox.process.sandbox import Sandbox
 from sandfleet_worker.sandbox.start_hooks import NoHooks
-from sandfleet_worker.sandbox.warm.booter import IDLE_MEMORY_BYTES
 from sandfleet_worker.sandbox.warm.pool import WarmPool
+from sandfleet_worker.sandbox.warm.prepared_spares import PreparedSpares
+from sandfleet_worker.sandbox.warm.spare_memory import IDLE_MEMORY_BYTES, SpareMemory
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,13 +24,46 @@ if TYPE_CHECKING:
     from sandfleet_config.settings import HostSettings
 
     from sandfleet_worker.sandbox.cgroup.tree import CgroupTree
+    from sandfleet_worker.sandbox.image.image import Image
+    from sandfleet_worker.sandbox.memory_budget import MemoryBudget
     from sandfleet_worker.sandbox.policy import Admitted
+    from sandfleet_worker.sandbox.prepared_starts import PreparedStarts
     from sandfleet_worker.sandbox.process.cancellation import Cancellation
+    from sandfleet_worker.sandbox.process.facts import Facts
+    from sandfleet_worker.sandbox.process.measurement import Measurement
+    from sandfleet_worker.sandbox.process.packed_job import PackedJob
     from sandfleet_worker.sandbox.process.plan import Plan
     from sandfleet_worker.sandbox.start_hooks import StartHooks
     from sandfleet_worker.sandbox.warm.boot_limit import BootLimit
 
 _NO_HOOKS: Final = NoHooks()
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxRequest:
+    """A job that is to run in a sandbox; `deadline` is a `time.monotonic` instant."""
+
+    job: PackedJob
+    limits: Admitted
+    cancel: Cancellation
+    deadline: float | None
+    hooks: StartHooks
+    allow_start: Callable[[], None]
+    """Called just before the program may start, at most once with an effect."""
+    is_ok: Callable[[Facts], bool]
+
+    def run_in(self, sandbox: Sandbox) -> Measurement:
+        """Run the job in `sandbox`, which is destroyed at its end."""
+        return sandbox.run(self.job, self.limits, self.cancel, self.deadline, self.allow_start, is_ok=self.is_ok)
+
+
+def _assign(sandbox: Sandbox, limits: Admitted) -> Sandbox:
+    try:
+        sandbox.assign(limits)
+    except BaseException:
+        sandbox.destroy()
+        raise
+    return sandbox
 
 
 class SandboxProvider:
@@ -43,7 +80,8 @@ class SandboxProvider:
         folder: Path,
         boot_limit: BootLimit,
         *,
-        spares: int,
+        memory: MemoryBudget,
+        starts: PreparedStarts,
         on_failure: Callable[[str], None],
     ) -> None:
         self._config, self._tree, self._folder, self._boot_limit = config, tree, folder, boot_limit
@@ -51,8 +89,25 @@ class SandboxProvider:
         self.is_quiet = False
         """Of the host's runsc, see `Abilities`; False until a runsc is known."""
         self.remover = Remover(on_failure)
-        warm = config.warm.model_copy(update={"size": spares})
-        self.pool = WarmPool(warm, self._open, boot_limit, self.remover, on_failure)
+        self.starts = starts
+        self._memory = SpareMemory(memory.prepared_bytes, config.prepared.budget_bytes)
+        prepared = PreparedSpares(self._memory, self.starts.quarantine)
+        warm = config.warm.model_copy(update={"size": memory.spares})
+        self.pool = WarmPool(warm, self._open, boot_limit, self.remover, on_failure, prepared=prepared)
+
+    def pin(self, plan: Plan, image: Image) -> None:
+        """Keep spares of `plan`, and of the image's preparations, whether or not jobs ask for them.
+
+        Raises:
+            ImageInvalid: the list of preparations cannot be used.
+        """
+        self.pool.pin(plan)
+        for prepared in self.starts.list_plans(plan, image):
+            self.pool.pin(prepared)
+
+    def resize(self, memory: MemoryBudget) -> None:
+        """Keep no more spares from now on than `memory` has room for."""
+        self.pool.resize(memory.spares, memory.prepared_bytes)
 
     def close(self) -> None:
         """Destroy the spares and end the threads.
@@ -62,23 +117,44 @@ class SandboxProvider:
         self.pool.close()
         self.remover.close()
 
-    def take(
-        self, plan: Plan, limits: Admitted, cancel: Cancellation, deadline: float | None, hooks: StartHooks
-    ) -> Sandbox:
-        """Return a sandbox of `plan` under the job's limits: a spare, else a new one.
+    def run(self, request: SandboxRequest, plan: Plan, image: Image) -> Measurement:
+        """Run a job in a sandbox of `plan`: a prepared spare if it fits one, else a spare, else a new one.
+
+        If a prepared interpreter is lost before it becomes the job, the job gets another sandbox.
 
         Raises:
             SandboxError: as `boot`.
         """
-        sandbox = self.pool.take(plan) if limits.memory_bytes >= IDLE_MEMORY_BYTES else None
+        prepared = self.starts.choose(plan, image, request.limits, request.job.init)
+        measured = None if prepared is None else self._run_prepared(request, prepared)
+        if measured is not None:
+            return measured
+        sandbox = self._take(request, plan, is_asked_for=prepared is None)
+        return request.run_in(sandbox)
+
+    def _run_prepared(self, request: SandboxRequest, plan: Plan) -> Measurement | None:
+        """Run the job in a prepared spare; None if it has not started there."""
+        if request.limits.memory_bytes < self._memory.find_used(plan) + MARGIN_BYTES:
+            self.starts.counts.note_miss(Miss.MEMORY)
+            return None
+        sandbox = self.pool.take(plan)
         if sandbox is None:
-            return self.boot(plan, limits, cancel, deadline, hooks)
-        try:
-            sandbox.assign(limits)
-        except BaseException:
-            sandbox.destroy()
-            raise
-        return sandbox
+            self.starts.counts.note_miss(Miss.NO_SPARE)
+            return None
+        measured = request.run_in(_assign(sandbox, request.limits))
+        is_held = (self.starts.note_lost if measured.is_lost else self.starts.note_end)(plan, measured)
+        if is_held:
+            self.pool.forget(plan)
+        return None if measured.is_lost else measured
+
+    def _take(self, request: SandboxRequest, plan: Plan, *, is_asked_for: bool) -> Sandbox:
+        """Return a sandbox of `plan` under the job's limits: a spare, else a new one."""
+        limits = request.limits
+        is_large = limits.memory_bytes >= IDLE_MEMORY_BYTES
+        sandbox = self.pool.take(plan, is_asked_for=is_asked_for) if is_large else None
+        if sandbox is None:
+            return self.boot(plan, limits, request.cancel, request.deadline, request.hooks)
+        return _assign(sandbox, limits)
 
     def boot(
         self,
@@ -107,6 +183,21 @@ class SandboxProvider:
             slot.release()
             if sandbox is not None:
                 sandbox.destroy()
+            raise
+        return sandbox
+
+    def boot_spare(self, plan: Plan) -> Sandbox:
+        """Boot a prepared spare for nobody, with the bounds of its preparation; return at once.
+
+        Raises:
+            HostResources: the host has no room for it.
+        """
+        assert plan.interpreter is not None
+        sandbox = self._open()
+        try:
+            sandbox.boot_spare(plan, plan.interpreter.memory_bytes)
+        except BaseException:
+            sandbox.destroy()
             raise
         return sandbox
 

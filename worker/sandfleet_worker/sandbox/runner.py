@@ -17,13 +17,14 @@ import time
 from typing import TYPE_CHECKING, Final, Self
 
 from sandfleet_config.environment import check_environment
-from sandfleet_config.errors import HostResources, SandboxError, to_result
+from sandfleet_config.errors import SandboxError, to_result
 from sandfleet_config.settings import HostSettings
 from sandfleet_config.spec import SandboxSpec
 
 from sandfleet_worker.sandbox.capacity import fit_descriptors, fit_memory, give_up_spares
 from sandfleet_worker.sandbox.cgroup.tree import find_tree
 from sandfleet_worker.sandbox.ending import Ending
+from sandfleet_worker.sandbox.host_faults import host_faults
 from sandfleet_worker.sandbox.image.datasets import DatasetStore, new_unsupported
 from sandfleet_worker.sandbox.image.finder import NO_SHARED_IMAGES, ImageFinder
 from sandfleet_worker.sandbox.image.store import ImageStore
@@ -31,20 +32,21 @@ from sandfleet_worker.sandbox.image.users import resolve_user
 from sandfleet_worker.sandbox.janitor import Ownership, SweepReport, sweep
 from sandfleet_worker.sandbox.memory_budget import MemoryBudget
 from sandfleet_worker.sandbox.policy import admit
+from sandfleet_worker.sandbox.preparation_trial import PreparationTrial
+from sandfleet_worker.sandbox.prepared_starts import PreparedStarts
 from sandfleet_worker.sandbox.probe import Prober
 from sandfleet_worker.sandbox.process.abilities import OTHER_WAY_MAY_WORK, AbilityFinder
 from sandfleet_worker.sandbox.process.cancellation import Cancellation, CancelSignal, follow
 from sandfleet_worker.sandbox.process.packed_job import NO_TRANSFER, open_transfer, pack_spec
 from sandfleet_worker.sandbox.process.plan import Plan
 from sandfleet_worker.sandbox.process.runsc import ROOTFS, find_runsc
-from sandfleet_worker.sandbox.provider import SandboxProvider
-from sandfleet_worker.sandbox.start_hooks import NoHooks
+from sandfleet_worker.sandbox.provider import SandboxProvider, SandboxRequest
+from sandfleet_worker.sandbox.start_hooks import NoHooks, call_once
 from sandfleet_worker.sandbox.verdict import decide, is_ok
 from sandfleet_worker.sandbox.warm.boot_limit import BootLimit, raise_if_over
-from sandfleet_worker.system.supervised_thread import is_resource_error
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
     from types import TracebackType
 
     from sandfleet_config.outcome import SandboxResult
@@ -53,6 +55,8 @@ if TYPE_CHECKING:
     from sandfleet_worker.sandbox.image.image import Image
     from sandfleet_worker.sandbox.image.shared import SharedImages
     from sandfleet_worker.sandbox.policy import Admitted
+    from sandfleet_worker.sandbox.prepared.preparation import Preparation, Tried
+    from sandfleet_worker.sandbox.prepared.use import PreparedUse
     from sandfleet_worker.sandbox.probe import ProbeReport
     from sandfleet_worker.sandbox.process.packed_job import Transfer, TransferSource
     from sandfleet_worker.sandbox.process.runsc import RunscBinary
@@ -87,10 +91,12 @@ class RunscRunner:
         (folder / ROOTFS).mkdir(mode=0o755)
         self._boot_limit = BootLimit(boots)
         self.descriptors = fit_descriptors(self.config, self._boot_limit.limit)
-        self.memory = fit_memory(self.config, self._tree, self.descriptors.spares)
-        spares = self.memory.spares
+        starts = self._starts = PreparedStarts(self.config)
+        reserved = starts.find_reserved_bytes()
+        self.memory = fit_memory(self.config, self._tree, self.descriptors.spares, reserved)
+        tree, limit = self._tree, self._boot_limit
         self._provider = SandboxProvider(
-            self.config, self._tree, folder, self._boot_limit, spares=spares, on_failure=self._fail
+            self.config, tree, folder, limit, memory=self.memory, starts=starts, on_failure=self._fail
         )
         self._prober = Prober(self.config, self._provider, folder)
         runsc = self.config.runsc
@@ -133,7 +139,7 @@ class RunscRunner:
         """Keep fewer spares, so jobs have `lacking_bytes` more; return the new memory budget."""
         before, self.memory = self.memory, give_up_spares(self.memory, lacking_bytes)
         if self.memory != before:
-            self._provider.pool.resize(self.memory.spares)
+            self._provider.resize(self.memory)
         return self.memory
 
     def sweep(self) -> SweepReport:
@@ -151,11 +157,12 @@ class RunscRunner:
         return True
 
     def warm_up(self) -> None:
-        """Begin to boot spares of the settings' images; log a warning for one that is not here."""
+        """Begin to boot spares of the settings' images, prepared ones, too; warn of one that is not here."""
         self._find_runsc(self.config.runsc.platform)  # else the first job waits for it
         for name in self.config.warm.images:
             try:
-                self._provider.pool.pin(self._new_plan(self.images.resolve(name), self.config.runsc.platform))
+                image = self.images.resolve(name)
+                self._provider.pin(self._new_plan(image, self.config.runsc.platform), image)
             except (SandboxError, OSError) as error:  # it may be removed at this very moment
                 log.warning("no spares of %s: %s", name, error, extra={"action": "warm_up_failed"})
 
@@ -168,8 +175,18 @@ class RunscRunner:
         """Return how many spares idle for each image, by its digest."""
         return self._provider.pool.count_by_image()
 
+    def read_prepared(self) -> PreparedUse:
+        """Return how often jobs could start prepared, and why not."""
+        return self._starts.read()
+
+    def try_preparation(self, image: Image, preparation: Preparation) -> Tried:
+        """Prepare a spare of `image`, and run a job in it; raise as `PreparationTrial.run`."""
+        with host_faults(), self.images.hold(image):
+            plan = self._new_plan(image, self.config.runsc.platform)
+            return PreparationTrial(self.config, self._provider, self._starts).run(plan, image, preparation)
+
     def drain(self) -> None:
-        """Destroy the spares and boot no more of them; jobs that run go on."""
+        """Destroy the spares and boot no more; jobs that run go on."""
         self._provider.pool.drain()
 
     def run(
@@ -191,17 +208,13 @@ class RunscRunner:
         Raises:
             SandboxError: the class of any other code, with the outcome where the sandbox came up.
         """
-        with _host_faults(), follow(cancel) as cancellation:  # a thread may follow the signal
+        with host_faults(), follow(cancel) as cancellation:  # a thread may follow the signal
             limits = admit(spec, self.config)
             ending = self.execute(limits, deadline=deadline, cancel=cancellation, transfer=transfer)
         return to_result(ending.to_outcome(job_id=LOCAL_JOB, labels=spec.labels))
 
     def ping(self) -> None:
-        """Run a sandbox to prove that this host can.
-
-        Raises:
-            SandboxError: it cannot, such as ``GVisorNotAvailable``; see `probe`.
-        """
+        """Run a sandbox to prove that this host can; raise as `probe`."""
         self.probe()
 
     def probe(self, platform: str | None = None) -> ProbeReport:
@@ -242,7 +255,7 @@ class RunscRunner:
             SandboxError: the sandbox could not be built: image, user, command, files, runsc, a
                 limit that cannot be enforced.
         """
-        with _host_faults():
+        with host_faults():
             return self._execute(limits, deadline, cancel or Cancellation(), hooks, transfer)
 
     def _execute(
@@ -266,10 +279,9 @@ class RunscRunner:
             user = resolve_user(image, spec.security.user)
             plan = self._new_plan(image, limits.platform, hooks, datasets)
             job = pack_spec(limits, image, user, open_transfer(transfer))
-            sandbox = self._provider.take(plan, limits, cancel, deadline, hooks)
-            measured = sandbox.run(job, limits, cancel, deadline, hooks.start, is_ok=is_ok)
-        verdict = decide(measured.facts)
-        return Ending.of(verdict, measured, limits, image_seconds=image_seconds, image=image)
+            request = SandboxRequest(job, limits, cancel, deadline, hooks, call_once(hooks.start), is_ok)
+            measured = self._provider.run(request, plan, image)
+        return Ending.of(decide(measured.facts), measured, limits, image_seconds=image_seconds, image=image)
 
     def _new_plan(
         self, image: Image, platform: str, hooks: StartHooks = _NO_HOOKS, datasets: tuple[DatasetMount, ...] = ()
@@ -284,17 +296,3 @@ class RunscRunner:
             binary = self._abilities.complete(found, platform)
         self._provider.is_quiet = binary.abilities.is_quiet
         return binary
-
-
-@contextlib.contextmanager
-def _host_faults() -> Iterator[None]:
-    """Turn a lack of descriptors, threads, memory or disk into `HostResources`."""
-    try:
-        yield
-    except SandboxError:
-        raise
-    except Exception as error:
-        if not is_resource_error(error):
-            raise
-        msg = f"this host has no room for the job: {getattr(error, 'strerror', None) or error}"
-        raise HostResources.of(msg) from error

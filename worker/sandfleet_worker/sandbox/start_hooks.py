@@ -10,6 +10,7 @@ import contextlib
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from contextlib import AbstractContextManager
 
 
@@ -35,6 +36,17 @@ class StartHooks(Protocol):
     def pin_digest(self, name: str, digest: str) -> str:
         """Record that `name` means `digest`; return the digest in force, maybe an earlier one."""
         ...
+
+
+def call_once(function: Callable[[], None]) -> Callable[[], None]:
+    """Return a function that calls `function` the first time, and does nothing afterwards."""
+    left = [function]
+
+    def call() -> None:
+        if left:
+            left.pop()()
+
+    return call
 
 
 class NoHooks:

@@ -35,6 +35,7 @@ from sandfleet_worker.sandbox.process.init_reports import (
     Exited,
     FileFailed,
     MountFailed,
+    PreparationFailed,
     ProtocolFault,
     RlimitFailed,
     SetUpFailed,
@@ -164,6 +165,8 @@ def _from_end(end: End, facts: Facts) -> tuple[ErrorCode, str]:
             return _from_exec(number, exists, facts)
         case FileFailed(errno=number, index=index):
             return ErrorCode.SPEC_INVALID, _explain_file(number, index, facts)
+        case PreparationFailed(reason=reason):
+            return ErrorCode.SANDBOX_CREATION_FAILED, f"the prepared interpreter was lost before the job: {reason}"
         case ProtocolFault(number=fault):
             return ErrorCode.INTERNAL, f"init did not understand the worker (fault {fault}): reinstall sandfleet-worker"
         case _:

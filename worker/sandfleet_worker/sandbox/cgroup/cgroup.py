@@ -38,26 +38,37 @@ KILL_PAUSE_SECONDS = 0.008
 """From this pause on, each try also kills the members: to read them costs as much as a try."""
 
 
-def limit_files(version: int, limits: Admitted, *, is_fresh: bool = False) -> list[tuple[str, str, str, bool]]:
+def limit_files(
+    version: int, limits: Admitted, *, is_fresh: bool = False, was_slowed: bool = False
+) -> list[tuple[str, str, str, bool]]:
     """Return the files to write: (controller, file, text, is needed).
 
     A failed write of a needed one means that the limit is not enforced. `is_fresh`: no limit was
-    ever set.
+    ever set. `was_slowed`: it has a CPU quota of ours.
     """
     fuse = str(PIDS_FUSE_FACTOR * limits.pids_limit + PIDS_FUSE_BASE)
     if version == 1:
         memory = memory_files(version, limits.memory_bytes)
         files = [*(memory[1:] if is_fresh else memory), ("pids", "pids.max", fuse, True)]
-        if limits.cpu_quota:
-            files += [
-                ("cpu", "cpu.cfs_period_us", str(CPU_PERIOD_MICROSECONDS), True),
-                ("cpu", "cpu.cfs_quota_us", str(limits.cpu_quota), True),
-            ]
-        return files
-    files = [*memory_files(version, limits.memory_bytes), ("pids", "pids.max", fuse, True)]
-    if limits.cpu_quota:
-        files.append(("cpu", "cpu.max", f"{limits.cpu_quota} {CPU_PERIOD_MICROSECONDS}", True))
+    else:
+        files = [*memory_files(version, limits.memory_bytes), ("pids", "pids.max", fuse, True)]
+    if limits.cpu_quota or was_slowed:
+        files += cpu_files(version, limits.cpu_quota)
     return files
+
+
+def cpu_files(version: int, quota: int) -> list[tuple[str, str, str, bool]]:
+    """Return the files to write for a CPU quota in microseconds per 100 ms, as `limit_files`.
+
+    0: none. The kernel resumes tasks that the quota before has stopped at once
+    (`tg_set_cfs_bandwidth` in kernel/sched/core.c).
+    """
+    if version == 1:
+        return [
+            ("cpu", "cpu.cfs_period_us", str(CPU_PERIOD_MICROSECONDS), True),
+            ("cpu", "cpu.cfs_quota_us", str(quota or -1), True),
+        ]
+    return [("cpu", "cpu.max", f"{quota or 'max'} {CPU_PERIOD_MICROSECONDS}", True)]
 
 
 def memory_files(version: int, memory_bytes: int) -> list[tuple[str, str, str, bool]]:
@@ -99,6 +110,7 @@ class SandboxCgroup:
         self._distinct = list(dict.fromkeys(self._names.values()))
         self.counters = Counters(tree.version, self._names)
         self.enforced: frozenset[str] = frozenset()
+        self._is_slowed = False
 
     @property
     def procs_files(self) -> list[str]:
@@ -123,13 +135,21 @@ class SandboxCgroup:
         """Limit the memory of a sandbox that has no job yet; `apply` sets a job's limits."""
         self._write(memory_files(self._tree.version, memory_bytes))
 
+    def slow_down(self, quota: int) -> bool:
+        """Give a sandbox without a job at most `quota` microseconds of CPU per 100 ms.
+
+        Return whether that is enforced. `apply` sets the job's own quota, or none.
+        """
+        self._is_slowed = True
+        return "cpu" in self._tree.enforceable and not self._write(cpu_files(self._tree.version, quota))
+
     def apply(self, limits: Admitted, *, is_fresh: bool = False) -> None:
         """Set `limits`, and count from now on.
 
         `is_fresh` says that no sandbox has run inside, and no limit was set. Afterwards
         `enforced` names the limits that are in force.
         """
-        files = limit_files(self._tree.version, limits, is_fresh=is_fresh)
+        files = limit_files(self._tree.version, limits, is_fresh=is_fresh, was_slowed=self._is_slowed)
         self.enforced = frozenset(self._tree.enforceable - self._write(files))
         self.counters.start(limits.memory_bytes, is_fresh=is_fresh)
 

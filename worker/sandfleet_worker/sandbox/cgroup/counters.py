@@ -26,6 +26,8 @@ from typing import TYPE_CHECKING
 
 from sandfleet_config.outcome import Usage
 
+from sandfleet_worker.sandbox.cgroup.tree import write_quietly
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -62,7 +64,7 @@ class Counters:
         self._version, self._folders = version, folders
         self._before = Counts()
         self._memory_bytes = 0
-        self._own_oom_fd = self._parent_oom_fd = -1
+        self._own_oom_fd = self._parent_oom_fd = self._peak_fd = -1
 
     def start(self, memory_bytes: int, *, is_fresh: bool = False) -> None:
         """Count from now on, for a job that may use `memory_bytes`.
@@ -111,16 +113,61 @@ class Counters:
         cpu = self._read_field("cpu", "cpu.stat", "usage_usec") if "cpu" in self._folders else None
         return Usage(
             cpu_seconds=None if cpu is None else cpu / 1e6,
-            memory_peak_bytes=self._read_number("memory", "memory.peak"),
+            memory_peak_bytes=self._read_peak(),
             pids_peak=self._read_number("pids", "pids.peak"),
         )
 
+    def restart_peak(self) -> None:
+        """Begin a new peak of memory, for a sandbox that did something before its job came.
+
+        On v1 any write does. On v2 the kernel (6.12 or later) keeps the new peak for the descriptor
+        that was written to. On older ones the old peak stays.
+        """
+        if self._version == 1:
+            write_quietly(f"{self._folders.get('memory', '')}/memory.max_usage_in_bytes", "0")
+            return
+        try:
+            self._peak_fd = os.open(f"{self._folders['memory']}/memory.peak", os.O_RDWR | os.O_CLOEXEC)
+            os.write(self._peak_fd, b"0")
+        except (KeyError, OSError):
+            self._close_peak()
+
+    def read_cpu_seconds(self) -> float | None:
+        """Read how much CPU the sandbox has used so far."""
+        return self.usage().cpu_seconds
+
+    def read_memory_bytes(self) -> tuple[int, int] | None:
+        """Read the memory in use now: all of it, and without the page cache of files.
+
+        None if the kernel does not say.
+        """
+        file = "memory.usage_in_bytes" if self._version == 1 else "memory.current"
+        used = self._read_number("memory", file)
+        parts = [self._read_field("memory", "memory.stat", f"{kind}_file") for kind in ("active", "inactive")]
+        if used is None or None in parts:
+            return None
+        return used, max(0, used - sum(part or 0 for part in parts))
+
     def close(self) -> None:
-        """Close the notifications; idempotent."""
+        """Close the notifications and the peak; idempotent."""
+        self._close_peak()
         for eventfd in (self._own_oom_fd, self._parent_oom_fd):
             if eventfd >= 0:
                 os.close(eventfd)
         self._own_oom_fd = self._parent_oom_fd = -1
+
+    def _read_peak(self) -> int | None:
+        if self._peak_fd < 0:
+            return self._read_number("memory", "memory.peak")
+        try:
+            return int(os.pread(self._peak_fd, READ_BYTES, 0))
+        except (OSError, ValueError):
+            return None
+
+    def _close_peak(self) -> None:
+        if self._peak_fd >= 0:
+            os.close(self._peak_fd)
+        self._peak_fd = -1
 
     def _count_ooms(self, folder: str) -> None:
         try:

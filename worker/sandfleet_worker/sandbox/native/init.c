@@ -11,6 +11,9 @@
  *     fd 4  status pipe, written: text lines, each by one write. init_reports.py lists them,
  *           init_job.py has the layout of the job message and of its files.
  *
+ * A sandbox may prepare for its job: the interpreter of the image starts before the job comes, and
+ * then becomes it. prepare.h has that part.
+ *
  * Where the job has artifacts, init does not exit with it: it ends the job's processes, and then
  * answers the worker's requests to list and to read files. collection.py has those on both pipes.
  *
@@ -24,7 +27,7 @@
  * which run without capabilities. A job with artifacts leaves it one more, to read the job's files
  * later, which is not in force while the job runs.
  *
- * Build (no libc: see sys.h):
+ * Build (no libc: see sys.h; prepare.h is a part of this program):
  *     cc -Os -static -nostdlib -ffreestanding -fno-stack-protector -fno-pie -no-pie \
  *        -fno-asynchronous-unwind-tables -Wl,-z,noexecstack -Wl,--build-id=none -o init init.c
  */
@@ -32,7 +35,8 @@
 
 enum { CONTROL = 3, STATUS = 4 };
 enum { MAX_MESSAGE = 1 << 20, MAX_POINTERS = 1 << 17, MAX_GROUPS = 64, MAX_RLIMITS = 16, MAX_PATHS = 64 };
-enum { MAGIC = 0x324a4653 /* "SFJ2" */, FLAG_WRITABLE_ROOT = 1, FLAG_FILES = 2, FLAG_ARTIFACTS = 4, FLAG_DATASETS = 8 };
+enum { MAGIC = 0x324a4653 /* "SFJ2" */ };
+enum { FLAG_WRITABLE_ROOT = 1, FLAG_FILES = 2, FLAG_ARTIFACTS = 4, FLAG_DATASETS = 8, FLAG_PREPARE = 16, ALL_FLAGS = 31 };
 enum { MAX_PATH_BYTES = 4096, MAX_DEPTH = 64, CHUNK_BYTES = 1 << 18, ENTRIES_BYTES = 4096 };
 /* Stands in an `M` line for the writable root, instead of a writable path's number. */
 enum { ROOT_INDEX = 0xffff };
@@ -42,10 +46,13 @@ enum { UMASK = 022 };
 
 enum fault {
     FAULT_LENGTH = 1, FAULT_LAYOUT = 2, FAULT_ROOT = 4, FAULT_PRIVILEGES = 5,
-    FAULT_SIGNALS = 6, FAULT_SPAWN = 7,
+    FAULT_SIGNALS = 6, FAULT_SPAWN = 7, FAULT_PREPARE = 8,
 };
 
-enum { CAP_DAC_READ_SEARCH = 2, CAP_KILL = 5, CAP_SETGID = 6, CAP_SETUID = 7, CAP_SETPCAP = 8 };
+enum {
+    CAP_CHOWN = 0, CAP_DAC_READ_SEARCH = 2, CAP_KILL = 5, CAP_SETGID = 6, CAP_SETUID = 7, CAP_SETPCAP = 8,
+    CAP_SYS_ADMIN = 21, CAP_SYS_RESOURCE = 24,
+};
 enum { MS_NOSUID = 2, MS_NODEV = 4, MS_BIND = 4096, MS_REC = 16384 };
 enum { BYTES_PER_INODE = 2048, LEAST_INODES = 1024 };
 enum { CLONE_VM = 0x100, CLONE_VFORK = 0x4000 };
@@ -65,6 +72,8 @@ struct job {
     u32 path_count, path_modes[MAX_PATHS];
     const char *paths[MAX_PATHS];
     char **candidates, **argv, **envp;
+    u8 *tail; /* argv and envp as they are in the message, up to its end */
+    u64 tail_size;
 };
 
 /* Written by the child, which shares our memory until its execve, when it does not get that far. */
@@ -79,7 +88,7 @@ static char *pointers[MAX_POINTERS];
 static u32 pointers_used;
 static struct job job;
 static volatile struct failure failure;
-static u8 chunk[CHUNK_BYTES]; /* of a file, on its way in or out */
+static u8 chunk[CHUNK_BYTES] __attribute__((aligned(8))); /* of a file, on its way in or out */
 static u8 child_stack[16384] __attribute__((aligned(16)));
 static int disk = -1, has_inode_limit;
 static u64 started; /* when the program was executed, in microseconds of the sandbox's clock */
@@ -171,9 +180,10 @@ static void read_job(void) {
     if (!read_exactly(message, length)) report_fault(FAULT_LENGTH);
 
     struct cursor cursor = {message, message + length};
+    pointers_used = 0;
     if (take_number(&cursor, 4) != MAGIC) report_fault(FAULT_LAYOUT);
     job.flags = (u32)take_number(&cursor, 4);
-    if (job.flags & ~(u32)(FLAG_WRITABLE_ROOT | FLAG_FILES | FLAG_ARTIFACTS | FLAG_DATASETS)) report_fault(FAULT_LAYOUT);
+    if (job.flags & ~(u32)ALL_FLAGS) report_fault(FAULT_LAYOUT);
     job.uid = (u32)take_number(&cursor, 4);
     job.gid = (u32)take_number(&cursor, 4);
     job.disk_bytes = take_number(&cursor, 8);
@@ -192,6 +202,8 @@ static void read_job(void) {
     }
     job.cwd = take_string(&cursor);
     job.candidates = take_strings(&cursor);
+    job.tail = cursor.at;
+    job.tail_size = (u64)(cursor.end - cursor.at);
     job.argv = take_strings(&cursor);
     job.envp = take_strings(&cursor);
     if (cursor.at != cursor.end || !job.candidates[0] || !job.argv[0]) report_fault(FAULT_LAYOUT);
@@ -225,6 +237,7 @@ static long mount_limited_tmpfs(int limits_inodes) {
 }
 
 static void mount_disk(void) {
+    if (disk >= 0) sys1(NR_close, disk); /* that of the preparation */
     /* gVisor mounts on a plain file without an error. And an earlier mount could hide a path: check
      * all first. */
     for (u32 i = 0; i < job.path_count; i++) {
@@ -319,8 +332,15 @@ static long keep_capabilities(u32 wanted, u32 later) {
     return sys2(NR_capset, &header, data);
 }
 
-/* What init needs to read the files of a job that has artifacts. */
-static u32 collector_capability(void) {
+/* What init needs to mount and to limit for a job that comes after its preparation. */
+enum {
+    HAND_OVER_CAPABILITIES = 1 << CAP_CHOWN | 1 << CAP_DAC_READ_SEARCH | 1 << CAP_KILL | 1 << CAP_SETGID |
+                             1 << CAP_SETUID | 1 << CAP_SYS_ADMIN | 1 << CAP_SYS_RESOURCE,
+};
+
+/* What init needs later: to read the files of a job that has artifacts, or to take a job. */
+static u32 later_capabilities(void) {
+    if (job.flags & FLAG_PREPARE) return HAND_OVER_CAPABILITIES;
     return job.flags & FLAG_ARTIFACTS ? 1u << CAP_DAC_READ_SEARCH : 0;
 }
 
@@ -359,7 +379,7 @@ static void become_init_user(void) {
     for (int fd = 0; fd <= 2; fd++) sys3(NR_fchown, fd, job.uid, job.gid);
     if (sys2(NR_prctl, PR_SET_KEEPCAPS, 1) < 0) report_fault(FAULT_PRIVILEGES);
     if (sys3(NR_setresgid, uid, uid, uid) < 0 || sys3(NR_setresuid, uid, uid, uid) < 0) report_fault(FAULT_PRIVILEGES);
-    if (keep_capabilities(1u << CAP_KILL | 1u << CAP_SETUID | 1u << CAP_SETGID | 1u << CAP_SETPCAP, collector_capability()) < 0)
+    if (keep_capabilities(1u << CAP_KILL | 1u << CAP_SETUID | 1u << CAP_SETGID | 1u << CAP_SETPCAP, later_capabilities()) < 0)
         report_fault(FAULT_PRIVILEGES);
 }
 
@@ -394,12 +414,17 @@ static void bound_privileges(void) {
     if (error < 0) report_fault(FAULT_PRIVILEGES);
 }
 
+static int shares_uid; /* an interpreter with the job's uid lives already */
+
 static void drop_privileges(void) {
+    /* A child of ours that has only the effective ids of the job can neither be signalled nor be
+     * traced by the job's processes. It shares our memory, so nobody may reach into it. */
+    u32 own = shares_uid ? ~0u : job.uid, own_group = shares_uid ? ~0u : job.gid;
     /* setresuid reads these as "leave it unchanged": the job would run as init's own user. */
     long error = job.uid == ~0u || job.gid == ~0u ? -EINVAL : 0;
     if (error >= 0) error = sys2(NR_setgroups, job.group_count, job.groups);
-    if (error >= 0) error = sys3(NR_setresgid, job.gid, job.gid, job.gid);
-    if (error >= 0) error = sys3(NR_setresuid, job.uid, job.uid, job.uid);
+    if (error >= 0) error = sys3(NR_setresgid, own_group, job.gid, own_group);
+    if (error >= 0) error = sys3(NR_setresuid, own, job.uid, own);
     /* A change from a uid that is not 0 keeps the capabilities: drop them explicitly. */
     if (error >= 0) error = keep_capabilities(0, 0);
     if (error < 0) fail_child('U', error, 0, 0);
@@ -450,6 +475,8 @@ static __attribute__((noreturn)) void exec_program(void) {
     fail_child('X', worst, 1, exists);
 }
 
+static void give_descriptors(void);
+
 __attribute__((noreturn)) static void run_program(void) {
     u64 none = 0;
     sys0(NR_setsid);
@@ -462,8 +489,9 @@ __attribute__((noreturn)) static void run_program(void) {
     if (job.uid == 0) forbid_descriptor_owners();
     long error = sys1(NR_chdir, job.cwd);
     if (error < 0) fail_child('C', error, 0, 0);
+    if (job.flags & FLAG_PREPARE) give_descriptors();
     /* Our own are close-on-exec already. A later runsc might leave others open. */
-    sys3(NR_close_range, 3, ~0u, 0);
+    else sys3(NR_close_range, 3, ~0u, 0);
     exec_program();
 }
 
@@ -529,7 +557,8 @@ static long write_file(char *path, u32 mode, u64 size) {
     return error;
 }
 
-/* Writes the files as the job's user, before there is a program that could meet this process. */
+/* Writes the files as the job's user. No program can meet this process: there is none yet, or this
+ * one has only the effective ids of the job. */
 static __attribute__((noreturn)) void receive_files(void) {
     static char path[MAX_PATH_BYTES];
     sys1(NR_umask, UMASK);
@@ -779,7 +808,7 @@ static void end_processes(void) {
 
 /* Nothing of the job is alive any more. */
 static __attribute__((noreturn)) void serve_files(void) {
-    if (keep_capabilities(collector_capability(), 0) < 0) leave(0);
+    if (keep_capabilities(later_capabilities(), 0) < 0) leave(0);
     for (;;) {
         u8 request;
         read_request(&request, 1);
@@ -865,6 +894,8 @@ static __attribute__((noreturn)) void supervise(long main_process, long signals)
     }
 }
 
+#include "prepare.h"
+
 __attribute__((used)) static void start(void) {
     u64 all = ~0ul, child_ended = 1ul << (SIGCHLD - 1);
     sys4(NR_rt_sigprocmask, SIG_SETMASK, &all, 0, 8);
@@ -880,13 +911,19 @@ __attribute__((used)) static void start(void) {
     forbid_user_namespaces();
     become_init_user();
 
-    take_files();
-    long main_process = spawn_child();
+    long main_process;
+    if (job.flags & FLAG_PREPARE) {
+        main_process = hand_over(signals);
+    } else {
+        take_files();
+        main_process = spawn_child();
+    }
     started = now_microseconds();
-    if (keep_capabilities(1u << CAP_KILL, collector_capability()) < 0) report_fault(FAULT_PRIVILEGES);
+    if (keep_capabilities(1u << CAP_KILL, later_capabilities()) < 0) report_fault(FAULT_PRIVILEGES);
     /* The /proc files of a process that is not dumpable are root's, which a job of uid 0 is. */
     sys2(NR_prctl, PR_SET_DUMPABLE, 1);
     report("S", 0, 0, 0);
+    if (interpreter.has_ended) report_end_of(interpreter.status);
     supervise(main_process, signals);
 }
 

@@ -20,7 +20,7 @@ enum {
     NR_getppid = 110, NR_setsid = 112, NR_setgroups = 116, NR_setresuid = 117, NR_setresgid = 119,
     NR_capget = 125, NR_capset = 126, NR_fstatfs = 138, NR_prctl = 157, NR_chroot = 161, NR_mount = 165,
     NR_sched_setscheduler = 144, NR_getdents64 = 217, NR_clock_gettime = 228, NR_exit_group = 231, NR_openat = 257, NR_mkdirat = 258, NR_fchownat = 260, NR_fchmodat = 268,
-    NR_faccessat = 269, NR_ppoll = 271, NR_signalfd4 = 289, NR_prlimit64 = 302, NR_seccomp = 317, NR_membarrier = 324, NR_statx = 332,
+    NR_faccessat = 269, NR_ppoll = 271, NR_signalfd4 = 289, NR_dup3 = 292, NR_pipe2 = 293, NR_prlimit64 = 302, NR_seccomp = 317, NR_membarrier = 324, NR_statx = 332,
     NR_close_range = 436,
 };
 #define O_DIRECTORY 0200000
@@ -46,8 +46,8 @@ static inline __attribute__((always_inline)) long sys5(long nr, long a, long b, 
 #elif defined(__aarch64__)
 
 enum {
-    NR_fcntl = 25, NR_ioctl = 29, NR_mkdirat = 34, NR_mount = 40, NR_fstatfs = 44, NR_faccessat = 48, NR_chdir = 49,
-    NR_chroot = 51, NR_fchmod = 52, NR_fchmodat = 53, NR_fchownat = 54, NR_fchown = 55, NR_openat = 56, NR_close = 57, NR_getdents64 = 61, NR_read = 63,
+    NR_dup3 = 24, NR_fcntl = 25, NR_ioctl = 29, NR_mkdirat = 34, NR_mount = 40, NR_fstatfs = 44, NR_faccessat = 48, NR_chdir = 49,
+    NR_chroot = 51, NR_fchmod = 52, NR_fchmodat = 53, NR_fchownat = 54, NR_fchown = 55, NR_openat = 56, NR_close = 57, NR_pipe2 = 59, NR_getdents64 = 61, NR_read = 63,
     NR_write = 64, NR_ppoll = 73, NR_signalfd4 = 74, NR_capget = 90, NR_capset = 91, NR_exit = 93, NR_exit_group = 94,
     NR_kill = 129, NR_rt_sigaction = 134, NR_rt_sigprocmask = 135, NR_setresuid = 147, NR_setresgid = 149,
     NR_setsid = 157, NR_setgroups = 159, NR_umask = 166, NR_prctl = 167,
@@ -89,12 +89,12 @@ enum {
     ENAMETOOLONG = 36, ENOSYS = 38, ENODATA = 61, ETIMEDOUT = 110, ESTALE = 116,
 };
 enum {
-    O_RDONLY = 0, O_WRONLY = 1, O_CREAT = 0100, O_TRUNC = 01000, O_NONBLOCK = 04000, O_CLOEXEC = 02000000, O_PATH = 010000000,
+    O_RDONLY = 0, O_WRONLY = 1, O_RDWR = 2, O_CREAT = 0100, O_TRUNC = 01000, O_NONBLOCK = 04000, O_CLOEXEC = 02000000, O_PATH = 010000000,
 };
 enum { STATX_BASIC_STATS = 0x7ff };
 enum { AT_FDCWD = -100, AT_SYMLINK_NOFOLLOW = 0x100, AT_EMPTY_PATH = 0x1000 };
 enum { S_IFMT = 0170000, S_IFREG = 0100000, DT_UNKNOWN = 0, DT_DIR = 4 };
-enum { F_SETFD = 2, FD_CLOEXEC = 1, F_OK = 0 };
+enum { F_SETFD = 2, F_DUPFD_CLOEXEC = 1030, FD_CLOEXEC = 1, F_OK = 0 };
 enum { SIG_SETMASK = 2, SIGKILL = 9, SIGTERM = 15, SIGCHLD = 17, SIGCONT = 18, LAST_SIGNAL = 64 };
 enum { PR_SET_PDEATHSIG = 1, PR_SET_DUMPABLE = 4, PR_SET_KEEPCAPS = 8, PR_CAPBSET_READ = 23, PR_CAPBSET_DROP = 24, PR_SET_NO_NEW_PRIVS = 38 };
 

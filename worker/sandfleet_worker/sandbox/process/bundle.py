@@ -49,6 +49,11 @@ INIT_CAPABILITIES = [
 There is no bounding set: no execve gives back a capability that was dropped.
 """
 
+LIMIT_CAPABILITY = "CAP_SYS_RESOURCE"
+"""Beside those, init of a prepared sandbox needs this one to limit the interpreter: it has another
+user by then (tried: EPERM without it).
+"""
+
 TMP_MODE = 0o1777
 WORK_MODE = 0o755
 HOME_MODE = 0o700
@@ -56,17 +61,28 @@ HOME_MODE = 0o700
 
 @functools.lru_cache(maxsize=64)
 def encode_config(
-    rootfs: str, erofs: str, datasets: tuple[DatasetMount, ...] = (), *, inherits_capabilities: bool
+    rootfs: str,
+    erofs: str,
+    datasets: tuple[DatasetMount, ...] = (),
+    *,
+    inherits_capabilities: bool,
+    is_prepared: bool = False,
 ) -> bytes:
     """Return `new_config` as the bytes of config.json.
 
     Each job asks for it, and texts are cheaper keys than paths.
     """
-    return json.dumps(new_config(rootfs, erofs, datasets, inherits_capabilities=inherits_capabilities)).encode()
+    config = new_config(rootfs, erofs, datasets, inherits_capabilities=inherits_capabilities, is_prepared=is_prepared)
+    return json.dumps(config).encode()
 
 
 def new_config(
-    rootfs: str, erofs: str, datasets: Sequence[DatasetMount] = (), *, inherits_capabilities: bool
+    rootfs: str,
+    erofs: str,
+    datasets: Sequence[DatasetMount] = (),
+    *,
+    inherits_capabilities: bool,
+    is_prepared: bool = False,
 ) -> dict[str, Any]:
     """Return config.json: an immutable EROFS root, no bind mount from the host, init as guest root.
 
@@ -81,7 +97,7 @@ def new_config(
             "args": ["init"],
             "env": [],
             "cwd": "/",
-            "capabilities": new_capabilities(inherits_capabilities=inherits_capabilities),
+            "capabilities": new_capabilities(inherits_capabilities=inherits_capabilities, is_prepared=is_prepared),
             "noNewPrivileges": True,
             # Without it the guest inherits the worker's hard limit, which init cannot raise: it has
             # no CAP_SYS_RESOURCE.
@@ -122,15 +138,16 @@ def _mount_datasets(datasets: Sequence[DatasetMount]) -> list[dict[str, Any]]:
     ]
 
 
-def new_capabilities(*, inherits_capabilities: bool) -> dict[str, list[str]]:
+def new_capabilities(*, inherits_capabilities: bool, is_prepared: bool = False) -> dict[str, list[str]]:
     """Return init's capabilities.
 
     From release 20250611 on, an exec by root gets the union of bounding and inheritable ones.
     Without both, init would have none. A bounding set would do as well, but releases before
     20240916 give it to the sentry process on the host.
     """
-    capabilities = {"effective": INIT_CAPABILITIES, "permitted": INIT_CAPABILITIES}
-    return {"bounding": [], **capabilities, **({"inheritable": INIT_CAPABILITIES} if inherits_capabilities else {})}
+    names = [*INIT_CAPABILITIES, *([LIMIT_CAPABILITY] if is_prepared else [])]
+    capabilities = {"effective": names, "permitted": names}
+    return {"bounding": [], **capabilities, **({"inheritable": names} if inherits_capabilities else {})}
 
 
 def new_init_job(limits: Admitted, image: Image, user: ResolvedUser, *, uses_work: bool = False) -> InitJob:

@@ -26,6 +26,8 @@ class Deadline(StrEnum):
 
     BOOT = "boot"
     """Init reports *ready*."""
+    PREPARE = "prepare"
+    """The interpreter that starts ahead of the job is prepared."""
     FILES = "files"
     """The job's files are in the sandbox."""
     START = "start"
@@ -107,6 +109,11 @@ def new_kill(name: Deadline, platform: str, boot_seconds: float, limits: Admitte
         case Deadline.BOOT:
             message = f"platform {platform} did not boot a sandbox within {boot_seconds:g} s"
             return Kill(ErrorCode.GVISOR_NOT_AVAILABLE, message)
+        case Deadline.PREPARE:
+            return Kill(
+                ErrorCode.SANDBOX_CREATION_FAILED,
+                "the preparation did not end within SANDFLEET_PREPARED__DEADLINE_SECONDS",
+            )
         case Deadline.FILES:
             message = f"the job's files were not in the sandbox within {FILES_SECONDS:g} s"
             return Kill(ErrorCode.SANDBOX_CREATION_FAILED, message)

@@ -7,6 +7,8 @@ import os
 import shutil
 from typing import TYPE_CHECKING
 
+from sandfleet_config.errors import HostResources
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -45,3 +47,8 @@ def _remove_flat(folder: Path) -> bool:
         os.close(descriptor)
     os.rmdir(folder)  # noqa: PTH106  done for each job, and pathlib costs more
     return True
+
+
+def new_folder_error(error: OSError) -> HostResources:
+    """Return the error of a folder that cannot be written."""
+    return HostResources.of(f"cannot prepare the sandbox's folder: {error.strerror} ({error.filename})")

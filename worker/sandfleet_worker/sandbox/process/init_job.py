@@ -4,7 +4,8 @@ Little-endian; `text` ends with a zero byte, `list(x)` is a u32 count and its it
 
     u32 length of all that follows, at most 1 MiB
     u32 magic "SFJ2", u32 flags (1: writable root, 2: files follow, 4: artifacts are collected,
-                               8: datasets are mounted below /data)
+                               8: datasets are mounted below /data,
+                               16: a preparation, see below)
     u32 uid, u32 gid, u64 disk_bytes
     list(u32 extra gid)
     list(u32 resource, u64 soft, u64 hard)
@@ -18,7 +19,11 @@ With flag 2 the files come next, and the program starts after `END_OF_FILES`. Ea
     absolute path, without a zero byte at its end
     the bytes
 
-After it single bytes: `TERMINATE`, and `END_PROCESSES` with flag 4. End of file ends the sandbox at
+With flag 16 the message names an interpreter that starts ahead of the job (`native/prepare.h`). Init
+answers `Q` or `N`, and then waits for the message of the job: the same user, and no other flag than
+2, 4 and 8.
+
+After the job's message single bytes: `TERMINATE`, and `END_PROCESSES` with flag 4. End of file ends the sandbox at
 once. init_reports.py has the answers, collection.py what follows the job's end with flag 4.
 """
 
@@ -45,6 +50,7 @@ _FLAG_WRITABLE_ROOT: Final = 1
 _FLAG_FILES: Final = 2
 _FLAG_ARTIFACTS: Final = 4
 _FLAG_DATASETS: Final = 8
+_FLAG_PREPARE: Final = 16
 _NO_ID: Final = 2**32 - 1
 # The sizes of init's static tables; it refuses more with ProtocolFault(Fault.LAYOUT).
 _MAX_POINTERS: Final = 1 << 17
@@ -94,6 +100,7 @@ class InitJob:
     has_files: bool = False
     has_artifacts: bool = False
     has_datasets: bool = False
+    is_preparation: bool = False
 
     @property
     def flags(self) -> int:
@@ -103,6 +110,7 @@ class InitJob:
             | _FLAG_FILES * self.has_files
             | _FLAG_ARTIFACTS * self.has_artifacts
             | _FLAG_DATASETS * self.has_datasets
+            | _FLAG_PREPARE * self.is_preparation
         )
 
 

@@ -10,6 +10,8 @@ U <errno>                              init cannot become the job's user
 M <errno> <index>                      a writable path cannot be mounted
 L <errno> <resource>                   a resource limit cannot be set
 F <errno> <index>                      a file of the job cannot be written
+Q                                      prepared: the interpreter waits for its job
+N <reason>                             the preparation failed, or its interpreter is lost
 K                                      all processes of the job were ended, as the worker asked
 P <fault>                              a fault of ours, see `Fault`
 """
@@ -21,6 +23,7 @@ from enum import IntEnum
 from typing import Final
 
 MAX_REPORT_BYTES: Final = 4096
+MAX_REASON_BYTES: Final = 500
 
 ROOT_INDEX: Final = 0xFFFF
 """Stands for the writable root in `MountFailed`."""
@@ -35,11 +38,27 @@ class Fault(IntEnum):
     PRIVILEGES = 5
     SIGNALS = 6
     SPAWN = 7
+    PREPARE = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
     """The sandbox is up and waits for its job."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """The interpreter has done its preparation and waits for its job."""
+
+
+@dataclass(frozen=True, slots=True)
+class PreparationFailed:
+    """The preparation failed, or its interpreter did not take the job. No job has started.
+
+    `reason` is text of the image's code: at most 500 bytes, without control characters.
+    """
+
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,18 +148,22 @@ class ProtocolFault:
     number: int
 
 
+ProgramEnd = Exited | Signaled
+"""The program's own end."""
+
 SetUpFailed = ChdirFailed | UserFailed | MountFailed | RlimitFailed
 """Init could not make what the job needs around it."""
 
-End = Exited | Signaled | ExecFailed | SetUpFailed | FileFailed | ProtocolFault
+End = ProgramEnd | ExecFailed | SetUpFailed | FileFailed | PreparationFailed | ProtocolFault
 """The reports after which the job is over. Init is gone, too, unless the job has artifacts."""
 
-Report = Ready | Started | Killed | End
+Report = Ready | Prepared | Started | Killed | End
 
 
 # The regular expression of each line, and the report that is made of its numbers.
 _FORMS: Final[tuple[tuple[re.Pattern[bytes], Callable[..., Report]], ...]] = (
     (re.compile(rb"R"), Ready),
+    (re.compile(rb"Q"), Prepared),
     (re.compile(rb"S"), Started),
     (re.compile(rb"E ([0-9]{1,3}) ([01]) ([0-9]{1,18})"), lambda code, full, ran: Exited(code, bool(full), ran)),
     (re.compile(rb"G ([0-9]{1,3}) ([01]) ([0-9]{1,18})"), lambda signal, full, ran: Signaled(signal, bool(full), ran)),
@@ -161,10 +184,18 @@ def parse_report(line: bytes) -> Report:
     A line that init does not write is `ProtocolFault(0)`.
     """
     text = line.removesuffix(b"\n")
+    if text.startswith(b"N "):
+        return PreparationFailed(read_reason(text[2:]))
     for form, report in _FORMS:
         if found := form.fullmatch(text):
             return report(*map(int, found.groups()))
     return ProtocolFault(0)
+
+
+def read_reason(text: bytes) -> str:
+    """Return a reason of the image's code, with all but printable characters replaced."""
+    decoded = text[:MAX_REASON_BYTES].decode(errors="replace")
+    return "".join(character if character.isprintable() else "?" for character in decoded)
 
 
 class StatusParser:

@@ -28,8 +28,8 @@ _SYSTEM_FOLDERS: Final = ("/dev", "/proc", "/sys")
 class InputFile:
     """A file that the program will find at `path`: absolute, or relative to ``/work``.
 
-    `open` returns its bytes from the start; it is called once, when the file's turn comes. It may
-    raise a `SandboxError`, which ends the job with that code.
+    `open` returns its bytes from the start; it is called when the file's turn comes, and again if
+    the job gets another sandbox. It may raise a `SandboxError`, which ends the job with that code.
     """
 
     path: str

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Literal, Self
 
+from sandfleet_config.codes import ErrorCode
 from sandfleet_config.outcome import StreamOutput
 
 from sandfleet_worker.sandbox.process.facts import PANIC_CHARS, Facts
-from sandfleet_worker.sandbox.process.init_reports import Exited
+from sandfleet_worker.sandbox.process.init_reports import Exited, Signaled
 from sandfleet_worker.sandbox.process.runsc import read_head, read_log_errors
 from sandfleet_worker.sandbox.process.sidecars import OPAQUE_FAILURE, find_sidecar_fault
 
@@ -46,7 +47,23 @@ class Measurement:
     enforced: frozenset[str]
     plan: Plan
     is_warm: bool
+    is_prepared: bool = False
     collection: Collection | None = None
+
+    @property
+    def start(self) -> Literal["cold", "warm", "prepared"]:
+        """How the job has started."""
+        return "prepared" if self.is_prepared else "warm" if self.is_warm else "cold"
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether a prepared sandbox failed before its job started: the job gets another one.
+
+        Nobody has asked for that end. Whatever init reported then, the image's code may have caused.
+        """
+        kill = self.facts.kill
+        is_ours = kill is None or kill.code is ErrorCode.SANDBOX_CREATION_FAILED
+        return self.is_prepared and not self.facts.is_started and is_ours
 
     @classmethod
     def of(
@@ -61,6 +78,7 @@ class Measurement:
         removed: float,
         enforced: frozenset[str],
         is_warm: bool,
+        is_prepared: bool = False,
     ) -> Self:
         """Join `facts` with the outputs and durations of a sandbox that is destroyed.
 
@@ -69,7 +87,7 @@ class Measurement:
         clock = supervision.clock
         assert clock.taken is not None  # by `Sandbox.assign`
         ended = clock.ended or clock.gone or collected
-        run_seconds = None if clock.started is None else supervision.ran_seconds or ended - clock.started
+        run_seconds = None if clock.started is None else _find_ran_seconds(facts) or ended - clock.started
         return cls(
             facts=facts,
             stdout=supervision.outputs.stdout.to_output(),
@@ -83,8 +101,14 @@ class Measurement:
             enforced=enforced,
             plan=plan,
             is_warm=is_warm,
+            is_prepared=is_prepared,
             collection=collection,
         )
+
+
+def _find_ran_seconds(facts: Facts) -> float | None:
+    """Return how long the program ran by the sandbox's own clock; None where init could not say."""
+    return facts.end.ran_microseconds / 1e6 if isinstance(facts.end, Exited | Signaled) else None
 
 
 def collect_facts(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from sandfleet_worker.sandbox.process.capture import Capture
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 KeepOutput: TypeAlias = "Callable[[str], Callable[[bytes], None]]"
 BOOT_OUTPUT_BYTES: Final = 64 << 10
+DRAIN_POLL_SECONDS: Final = 0.05
 
 
 class Outputs:
@@ -27,7 +29,7 @@ class Outputs:
 
     def __init__(self, pipes: Pipes, poller: Poller, on_over: Callable[[str, int], None]) -> None:
         self._pipes, self._poller, self._on_over = pipes, poller, on_over
-        self._is_fatal = False
+        self._is_fatal = self._is_paused = False
         self._keepers: dict[str, Callable[[bytes], None]] = {}
         self.stdout = Capture(BOOT_OUTPUT_BYTES, "head")
         # runsc's own messages; the job's own captures take their place when it starts.
@@ -43,6 +45,22 @@ class Outputs:
         self._is_fatal = output.on_limit == "kill"
         self.stdout = Capture(limits.output_bytes, output.keep)
         self.stderr = Capture(limits.output_bytes, output.keep)
+
+    def pause(self) -> None:
+        """Read neither stream until `resume`."""
+        for name in ("stdout", "stderr"):
+            if (fd := getattr(self._pipes, name)) >= 0 and not self._is_paused:
+                self._poller.unregister(fd)
+        self._is_paused = True
+
+    def resume(self) -> None:
+        """Read on after `pause`; else nothing."""
+        if not self._is_paused:
+            return
+        self._is_paused = False
+        for name, handler in (("stdout", self._read_stdout), ("stderr", self._read_stderr)):
+            if (fd := getattr(self._pipes, name)) >= 0:
+                self._poller.register(fd, handler)
 
     def read_rest(self) -> None:
         """Read what is left in both pipes after the end: one read takes all that a pipe holds."""
@@ -78,3 +96,15 @@ class Outputs:
             self._keepers[name](data)
         if self._is_fatal and capture.is_over:
             self._on_over(name, capture.max_bytes)
+
+
+def read_to_end(pipes: Pipes, poller: Poller, kill: Callable[[], None], seconds: float) -> None:
+    """Read what is left in the pipes of a sandbox that is gone, for `seconds` at most."""
+    deadline = time.monotonic() + seconds
+    while any(getattr(pipes, name) >= 0 for name in ("status", "stdout", "stderr")):
+        remaining = deadline - time.monotonic()
+        if remaining <= 0:
+            return
+        # A stub that is still dying may hold a pipe's end for some ms more.
+        if not poller.wait(min(remaining, DRAIN_POLL_SECONDS)):
+            kill()

@@ -62,14 +62,15 @@ def open_transfer(source: TransferSource) -> Transfer:
 class PackedJob:
     """The message that gives init its job.
 
-    With it the first word of the command, the size of the longest argument or variable, and what is
-    transferred.
+    With it the first word of the command, the size of the longest argument or variable, the job
+    that the message holds, and what is transferred.
     """
 
     message: bytes
     command: str
     longest_argument_bytes: int
     transfer: Transfer = NO_TRANSFER
+    init: InitJob | None = None
 
 
 def pack_job(job: InitJob, transfer: Transfer = NO_TRANSFER) -> PackedJob:
@@ -80,7 +81,7 @@ def pack_job(job: InitJob, transfer: Transfer = NO_TRANSFER) -> PackedJob:
     """
     try:
         longest = max(len(item.encode(errors="surrogateescape")) for item in (*job.argv, *job.envp))
-        return PackedJob(encode_job(job), job.argv[0], longest, transfer)
+        return PackedJob(encode_job(job), job.argv[0], longest, transfer, job)
     except ValueError as error:
         raise SpecInvalid.of(str(error)) from error
 

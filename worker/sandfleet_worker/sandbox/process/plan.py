@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Self
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from sandfleet_worker.sandbox.image.datasets import DatasetMount
+    from sandfleet_worker.sandbox.process.interpreter import Interpreter
     from sandfleet_worker.sandbox.process.runsc import RunscBinary
 
 IDENTITY_NUMBERS: Final = 5
@@ -28,6 +29,8 @@ class Plan:
     erofs: Path
     identity: tuple[int, ...]
     datasets: tuple[DatasetMount, ...] = ()
+    interpreter: Interpreter | None = None
+    """The interpreter that starts ahead of the job, in a prepared spare."""
 
     def __hash__(self) -> int:
         """Hash only `identity`: each job uses its plan as a key several times."""
@@ -40,18 +43,27 @@ class Plan:
         Raises:
             FileNotFoundError: one is missing.
         """
-        identity = _identify(erofs)
+        identity = identify(erofs)
         for dataset in datasets:
-            identity += _identify(dataset.erofs)
+            identity += identify(dataset.erofs)
         return cls(binary, platform, erofs, identity, datasets)
+
+    def prepared(self, interpreter: Interpreter) -> Self:
+        """Return the plan of sandboxes that start `interpreter` ahead."""
+        return replace(self, interpreter=interpreter)
 
     @property
     def is_stale(self) -> bool:
-        """Whether a file of the image or of a dataset has been removed or replaced since."""
+        """Whether a file of the image or of a dataset has been removed or replaced since.
+
+        Of a plan with an interpreter, also whether runsc has.
+        """
         try:
-            return self.of(self.binary, self.platform, self.erofs, self.datasets) != self
+            found = self.of(self.binary, self.platform, self.erofs, self.datasets)
+            is_same_runsc = self.interpreter is None or self.interpreter.runsc == identify(self.binary.path)
         except OSError:
             return True
+        return found.identity != self.identity or not is_same_runsc
 
     def find_overwritten(self) -> str:
         """Name a file that has been written to since: programs that run from it fail.
@@ -68,8 +80,9 @@ class Plan:
         return next(found, "")
 
 
-def _identify(erofs: Path) -> tuple[int, ...]:
-    facts = os.stat(erofs)  # noqa: PTH116  as in runsc.py
+def identify(file: Path | str) -> tuple[int, ...]:
+    """Return what tells a file from another one at the same path."""
+    facts = os.stat(file)  # noqa: PTH116  as in runsc.py
     # The change time, too: a writer can set back the other times of a file, but not that one
     # (inode(7)).
     return (facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)

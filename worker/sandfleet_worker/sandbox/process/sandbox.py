@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Self
 
 from sandfleet_config.errors import HostResources
 
-from sandfleet_worker.sandbox.process.bundle import encode_config
 from sandfleet_worker.sandbox.process.collection import collect_artifacts
-from sandfleet_worker.sandbox.process.folders import remove_folder
+from sandfleet_worker.sandbox.process.config_file import write_config
+from sandfleet_worker.sandbox.process.enforcement import require_limits
+from sandfleet_worker.sandbox.process.folders import new_folder_error, remove_folder
 from sandfleet_worker.sandbox.process.idle import IdleState
 from sandfleet_worker.sandbox.process.launcher import Launcher
 from sandfleet_worker.sandbox.process.measurement import Measurement, collect_facts
+from sandfleet_worker.sandbox.process.prepared_state import PreparedState, bound_preparation, explain_failure
 from sandfleet_worker.sandbox.process.runsc import SandboxPaths, new_command
 from sandfleet_worker.sandbox.process.supervision import Supervision
 
@@ -38,8 +40,6 @@ if TYPE_CHECKING:
     from sandfleet_worker.sandbox.process.plan import Plan
 
 log = logging.getLogger(__name__)
-
-BOOT_FAILURE_CHARS = 500
 
 
 class Sandbox:
@@ -65,6 +65,7 @@ class Sandbox:
         self.plan: Plan | None = None
         self._launcher: Launcher | None = None
         self._idle = IdleState(paths)
+        self.prepared: PreparedState | None = None
         self.supervision: Supervision
 
     def __enter__(self) -> Self:
@@ -99,7 +100,7 @@ class Sandbox:
         try:
             self.paths.make()
         except OSError as error:
-            raise _no_folder(error) from error
+            raise new_folder_error(error) from error
         self.cgroup.make()
         launcher = self._launcher = Launcher.spawn(self._settings, self.cgroup.procs_files, is_quiet=self._is_quiet)
         self.supervision = Supervision(
@@ -113,17 +114,27 @@ class Sandbox:
             HostResources: its folder cannot be written.
         """
         self.plan = plan
-        inherits = plan.binary.abilities.inherits_capabilities
         try:
-            with open(f"{self.paths.folder}/config.json", "xb") as file:  # noqa: PTH123  faster than pathlib's
-                file.write(
-                    encode_config(self.paths.rootfs, str(plan.erofs), plan.datasets, inherits_capabilities=inherits)
-                )
+            write_config(self.paths, plan)
         except OSError as error:
-            raise _no_folder(error) from error
+            raise new_folder_error(error) from error
         assert self._launcher is not None
-        self.supervision.begin_boot(plan.platform, self._settings.boot_deadline_seconds)
+        self.supervision.begin_boot(plan.platform, self._settings.boot_deadline_seconds, plan.interpreter)
+        if plan.interpreter is not None:
+            self.prepared = PreparedState(plan.interpreter, self.cgroup, self.supervision)
         self._launcher.begin(new_command(plan.binary, self._settings, plan.platform, self.paths, self._launcher.passed))
+
+    def boot_spare(self, plan: Plan, memory_bytes: int) -> None:
+        """Boot a sandbox without a job, which may use `memory_bytes`; raise as `boot`.
+
+        One that prepares gets one core. Where that cannot be enforced, image code does not run ahead.
+        """
+        self.cgroup.limit_memory(memory_bytes)
+        if plan.interpreter is not None:
+            bound_preparation(self.cgroup)
+        self.boot(plan)
+        if self.prepared is not None:
+            self.prepared.memory_bytes = memory_bytes
 
     def advance(self) -> bool:
         """Bring a spare one step on: it boots, is up, is told to stop, has stopped.
@@ -135,19 +146,15 @@ class Sandbox:
             return False
         if self.supervision.clock.ready is None or self.is_warm:
             return True
+        if self.prepared is not None and not self.prepared.advance():
+            return True
         if self.plan is not None and self.plan.binary.abilities.is_quiet:
             return self._idle.mark_warm()
         return self._idle.check_stopped() if self.is_stopping else self._idle.stop()
 
     def read_boot_failure(self) -> str:
         """Say why a spare has died: the reason of our kill, else the end of runsc's messages."""
-        kill = self.supervision.kill
-        text = (
-            kill.message
-            if kill
-            else self.supervision.outputs.boot_stderr.to_output().text.strip()[-BOOT_FAILURE_CHARS:]
-        )
-        return text or "it ended by itself"
+        return explain_failure(self.supervision, self.prepared)
 
     @property
     def is_warm(self) -> bool:
@@ -160,9 +167,13 @@ class Sandbox:
         return self._idle.is_stopping
 
     def wake(self) -> bool:
-        """Make an idle sandbox ready for its job; return False if it has died, or is about to."""
+        """Make an idle sandbox ready for its job; return False if it has died, or is about to.
+
+        Also if the image's code has written to the job's output while it prepared.
+        """
         self.supervision.poll()
-        return not self.supervision.is_gone and self._idle.resume()
+        is_clean = self.prepared is None or not self.prepared.has_written()
+        return is_clean and not self.supervision.is_gone and self._idle.resume()
 
     def assign(self, limits: Admitted) -> None:
         """Set the job's limits, in force from now on.
@@ -172,24 +183,15 @@ class Sandbox:
         """
         self.supervision.clock.taken = time.monotonic()
         self.cgroup.apply(limits, is_fresh=self.plan is None)  # the launcher inside is no sandbox yet
-        self._require_limits(limits)
+        if self.prepared is not None:
+            self.prepared.end()
+        require_limits(limits, self.enforced | self._allow_unenforced)
 
     @property
     def enforced(self) -> frozenset[str]:
         """The limits that this host enforces, of memory, cpu, pids, disk."""
         # The disk is a tmpfs that init mounts: no job starts without it.
         return self.cgroup.enforced | {"disk"}
-
-    def _require_limits(self, limits: Admitted) -> None:
-        """Refuse a limit that cannot be enforced, unless the operator allowed that by name."""
-        needed = {"memory", "pids", "disk"} | ({"cpu"} if limits.cpu_quota else set())
-        if missing := sorted(needed - self.enforced - self._allow_unenforced):
-            names = ",".join(missing)
-            msg = (
-                f"this host cannot enforce the limits {names}: give the worker a writable cgroup, "
-                f"or set SANDFLEET_ALLOW_UNENFORCED={names} to run without them"
-            )
-            raise HostResources.of(msg)
 
     def run(
         self,
@@ -228,6 +230,7 @@ class Sandbox:
             removed=time.monotonic(),
             enforced=self.enforced,
             is_warm=self.is_warm,
+            is_prepared=self.prepared is not None,
         )
 
     def _read_end(
@@ -238,6 +241,8 @@ class Sandbox:
         assert self.plan is not None
         runsc_exit = None if supervision.is_held else self.wait_exit()
         counts, usage = counters.read(), counters.usage()
+        if self.prepared is not None:
+            usage = self.prepared.leave_out(usage)
         facts = collect_facts(
             supervision, self.plan, self.paths, counts=counts, runsc_exit=runsc_exit, limits=limits, job=job
         )
@@ -292,7 +297,3 @@ class Sandbox:
         if hasattr(self, "supervision"):
             self.supervision.on_booted()
             self.supervision.close()
-
-
-def _no_folder(error: OSError) -> HostResources:
-    return HostResources.of(f"cannot prepare the sandbox's folder: {error.strerror} ({error.filename})")

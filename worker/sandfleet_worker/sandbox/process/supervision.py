@@ -9,6 +9,7 @@ had already ended is never called killed.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import time
 from dataclasses import dataclass, field
@@ -28,11 +29,12 @@ from sandfleet_worker.sandbox.process.deadlines import (
 from sandfleet_worker.sandbox.process.facts import Clock, Kill
 from sandfleet_worker.sandbox.process.feeding import Feeding
 from sandfleet_worker.sandbox.process.init_job import END_PROCESSES, TERMINATE
-from sandfleet_worker.sandbox.process.init_reports import Exited, Killed, Ready, Signaled, Started, StatusParser
+from sandfleet_worker.sandbox.process.init_reports import Killed, Prepared, ProgramEnd, Ready, Started, StatusParser
 from sandfleet_worker.sandbox.process.inputs import encode_inputs, read_parts
-from sandfleet_worker.sandbox.process.outputs import Outputs
+from sandfleet_worker.sandbox.process.outputs import Outputs, read_to_end
 from sandfleet_worker.sandbox.process.pipes import PIPE_BYTES, read_available, widen
 from sandfleet_worker.sandbox.process.poller import Poller
+from sandfleet_worker.sandbox.process.preparing import PreparingPhase, begin_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,13 +42,13 @@ if TYPE_CHECKING:
     from sandfleet_worker.sandbox.policy import Admitted
     from sandfleet_worker.sandbox.process.cancellation import Cancellation
     from sandfleet_worker.sandbox.process.init_reports import End
+    from sandfleet_worker.sandbox.process.interpreter import Interpreter
     from sandfleet_worker.sandbox.process.packed_job import PackedJob
     from sandfleet_worker.sandbox.process.pipes import Pipes
 
 STATUS_BYTES = 4096
 END_DEADLINE_SECONDS = 10.0
 """From init's report or a kill, the sandbox has this long; then its cgroup is killed (again)."""
-DRAIN_POLL_SECONDS = 0.05
 
 
 @dataclass
@@ -79,6 +81,7 @@ class Supervision:
         self._boot_seconds = 0.0
         self._platform = ""
         self._is_gone = self._is_collected = False
+        self.preparing: PreparingPhase | None = None
         self._poller.register(self.pidfd, self._on_exit)
         self._poller.register(self.pipes.status, self._read_status)
         self.outputs = Outputs(self.pipes, self._poller, self._on_output_over)
@@ -97,8 +100,10 @@ class Supervision:
         """Whether runsc has ended."""
         return self._is_gone
 
-    def begin_boot(self, platform: str, deadline_seconds: float) -> None:
-        """Note that runsc starts now; kill a sandbox that is not up within `deadline_seconds`."""
+    def begin_boot(self, platform: str, deadline_seconds: float, interpreter: Interpreter | None = None) -> None:
+        """Note that runsc starts now, which has `deadline_seconds`; with an interpreter it prepares."""
+        if interpreter is not None:
+            self.preparing = PreparingPhase(interpreter, self.pipes, self._deadlines, self.outputs)
         self._platform, self._boot_seconds = platform, deadline_seconds
         self.clock.booted = time.monotonic()
         self._deadlines.set(Deadline.BOOT, self.clock.booted + deadline_seconds)
@@ -111,11 +116,6 @@ class Supervision:
     def _is_live(self) -> bool:
         """Whether we could still end the job: no end is reported, no kill of ours decided."""
         return self.end is None and self.kill is None and not self._is_gone
-
-    @property
-    def ran_seconds(self) -> float | None:
-        """How long the program ran by the sandbox's own clock; None where init could not say."""
-        return self.end.ran_microseconds / 1e6 if isinstance(self.end, Exited | Signaled) else None
 
     def wait_ready(self) -> bool:
         """Wait until init is up; return False where the sandbox is gone instead."""
@@ -172,7 +172,8 @@ class Supervision:
         self._is_collected = job.transfer.artifacts is not None
         if self._is_collected:
             widen(self.pipes.status, PIPE_BYTES)
-        self.outputs.begin(limits, job.transfer.keep_output)
+        begin_output = functools.partial(self.outputs.begin, limits, job.transfer.keep_output)
+        begin_output() if self.preparing is None else self.preparing.hold_output(begin_output)
         if job.transfer.files:
             widen(self.pipes.control, PIPE_BYTES)
             self._deadlines.set(Deadline.FILES, time.monotonic() + FILES_SECONDS)
@@ -187,7 +188,7 @@ class Supervision:
         """Ask whether the job may start: what is written next lets init start it."""
         self._deadlines.drop(Deadline.FILES)
         allow_start()
-        self._deadlines.set(Deadline.START, time.monotonic() + self._boot_seconds)
+        self._deadlines.set(Deadline.START, time.monotonic() + begin_seconds(self.preparing, self._boot_seconds))
 
     def _step(self, timeout: float | None = None) -> None:
         """Wait for the next event or the next deadline, and act on it."""
@@ -250,11 +251,15 @@ class Supervision:
             return
         now = time.monotonic()
         for report in self._parser.feed(data):
+            if self.preparing is not None:
+                self.preparing.on_report(report, now)
             match report:
                 case Ready():
                     self.clock.ready = now
                     self._deadlines.drop(Deadline.BOOT)
                     self.on_booted()
+                case Prepared():
+                    pass
                 case Started():
                     self.clock.started = now
                     self._deadlines.begin_program(now, self._limits)
@@ -262,7 +267,7 @@ class Supervision:
                     self._on_end(now, is_over=False)
                 case end:
                     self.end = self.end or end
-                    self._on_end(now, is_over=not isinstance(end, Exited | Signaled))
+                    self._on_end(now, is_over=not isinstance(end, ProgramEnd))
 
     def _on_end(self, now: float, *, is_over: bool) -> None:
         """Hold a sandbox whose files are collected; end any other, and one whose init `is_over`."""
@@ -290,11 +295,5 @@ class Supervision:
 
     def _drain(self) -> None:
         """Read the rest of the pipes after the sandbox is gone; their other ends died with it."""
-        deadline = time.monotonic() + END_DEADLINE_SECONDS
-        while any(getattr(self.pipes, name) >= 0 for name in ("status", "stdout", "stderr")):
-            remaining = deadline - time.monotonic()
-            if remaining <= 0:
-                return
-            # A stub that is still dying may hold a pipe's end for some ms more.
-            if not self._poller.wait(min(remaining, DRAIN_POLL_SECONDS)):
-                self.kill_sandbox()
+        self.outputs.resume()
+        read_to_end(self.pipes, self._poller, self.kill_sandbox, END_DEADLINE_SECONDS)

@@ -9,6 +9,7 @@ from sandfleet_config.errors import SandboxError
 
 from sandfleet_worker.sandbox.warm.demand import HostLoad
 from sandfleet_worker.sandbox.warm.fill_schedule import FillSchedule
+from sandfleet_worker.sandbox.warm.spare_memory import IDLE_MEMORY_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,12 +20,6 @@ if TYPE_CHECKING:
     from sandfleet_worker.sandbox.warm.boot_limit import BootLimit
 
 log = logging.getLogger(__name__)
-
-IDLE_MEMORY_BYTES = 48 << 20
-"""The memory limit of an idle sandbox, which uses 15 MB.
-
-A job with a smaller limit gets a sandbox that boots within it.
-"""
 
 
 class SpareBooter:
@@ -50,7 +45,9 @@ class SpareBooter:
             self.note_failure(error.message)
             return None
 
-    def boot(self, plan: Plan, take_unbooted: Callable[[], Sandbox | None]) -> Sandbox | None:
+    def boot(
+        self, plan: Plan, take_unbooted: Callable[[], Sandbox | None], memory_bytes: int = IDLE_MEMORY_BYTES
+    ) -> Sandbox | None:
         """Begin to boot a spare; None if memory or a boot slot is missing, or if it fails.
 
         `take_unbooted` returns a sandbox that is open already, if there is one.
@@ -61,8 +58,7 @@ class SpareBooter:
         try:
             sandbox = take_unbooted() or self._open()
             sandbox.supervision.on_booted = slot.release
-            sandbox.cgroup.limit_memory(IDLE_MEMORY_BYTES)
-            sandbox.boot(plan)
+            sandbox.boot_spare(plan, memory_bytes)
         except BaseException as error:
             slot.release()
             if sandbox is not None:

@@ -23,7 +23,9 @@ from typing import TYPE_CHECKING
 
 from sandfleet_worker.sandbox.warm.booter import SpareBooter
 from sandfleet_worker.sandbox.warm.demand import Demand
-from sandfleet_worker.sandbox.warm.spares import Spares
+from sandfleet_worker.sandbox.warm.prepared_spares import WROTE_AHEAD, has_failed_preparing, wrote_ahead
+from sandfleet_worker.sandbox.warm.spares import Spares, wake_spare
+from sandfleet_worker.sandbox.warm.wanted import WantedSpares
 from sandfleet_worker.system.supervised_thread import SupervisedThread
 
 if TYPE_CHECKING:
@@ -35,19 +37,18 @@ if TYPE_CHECKING:
     from sandfleet_worker.sandbox.process.remover import Remover
     from sandfleet_worker.sandbox.process.sandbox import Sandbox
     from sandfleet_worker.sandbox.warm.boot_limit import BootLimit
+    from sandfleet_worker.sandbox.warm.prepared_spares import PreparedSpares
 
 log = logging.getLogger(__name__)
 
-STALE_POLL_SECONDS = 5.0
-"""How often to look for spares that no job wants any more."""
+STALE_POLL_SECONDS = 5.0  # how often to look for spares that no job wants any more
 
 
 class WarmPool:
     """Keeps up to `settings.size` spares of the plans that jobs ask for; safe for threads.
 
     It also keeps as many unbooted sandboxes as may boot at once. With size 0 it keeps nothing, and
-    has no thread. `on_failure` gets the reason when the thread meets an error that it cannot
-    recover from.
+    has no thread. `on_failure` gets the reason when the thread cannot go on.
     """
 
     def __init__(
@@ -57,8 +58,10 @@ class WarmPool:
         boot_limit: BootLimit,
         remover: Remover,
         on_failure: Callable[[str], None],
+        *,
+        prepared: PreparedSpares,
     ) -> None:
-        self._remover, self._on_failure = remover, on_failure
+        self._remover, self._on_failure, self._prepared = remover, on_failure, prepared
         self.booter = SpareBooter(open_sandbox, boot_limit, remover)
         self._lock = threading.Lock()
         self._demand = Demand(settings.size, settings.idle_seconds)
@@ -66,22 +69,30 @@ class WarmPool:
         self._poller = select.epoll()
         self._poller.register(self._wake_fd, select.EPOLLIN)
         self._spares = Spares(self._poller)
+        self._wanted = WantedSpares(self._spares, self._demand, prepared)
         self._is_draining, self._is_closed = False, threading.Event()
         self._thread = SupervisedThread("warm", self._step, self._fail, can_pass=lambda _: True, timeout_seconds=inf)
         self._next_stale_check = 0.0
 
-    def take(self, plan: Plan) -> Sandbox | None:
+    def take(self, plan: Plan, *, is_asked_for: bool = True) -> Sandbox | None:
         """Take a spare of `plan` for one job: an idle one, else one that still boots, else None.
 
-        The caller destroys it. A spare is never given out if it has died, if the kernel has killed
-        in it for memory, or if it was built from a file that has been replaced.
+        The caller destroys it. None is given out that has died, in which the kernel has killed for
+        memory, or whose files were replaced. `is_asked_for`: keep spares of `plan` for such jobs.
         """
         with self._lock:
-            self._demand.note(plan)
+            if is_asked_for:
+                self._demand.note(plan)
         return self._take(lambda: self._spares.take(plan))
 
+    def forget(self, plan: Plan) -> None:
+        """Destroy the spares of `plan`, and make no more until a job asks for one."""
+        with self._lock:
+            self._demand.forget(plan)
+            self._discard([*self._spares.by_plan.get(plan, ())])
+
     def take_unbooted(self) -> Sandbox | None:
-        """Take an open sandbox that is not booted, which the caller destroys; None: there is none."""
+        """Take an open sandbox that is not booted, which the caller destroys."""
         return self._take(self._spares.take_unbooted)
 
     def _take(self, take_out: Callable[[], Sandbox | None]) -> Sandbox | None:
@@ -89,21 +100,10 @@ class WarmPool:
             with self._lock:
                 self._notify_thread()
                 sandbox = take_out()
-            if sandbox is None or self._wake(sandbox):
+            if sandbox is None or wake_spare(sandbox, self._remover):
                 return sandbox
-
-    def _wake(self, sandbox: Sandbox) -> bool:
-        """Wake a sandbox that was taken out.
-
-        Give one that cannot be used to the remover and return False.
-        """
-        is_well = False
-        try:
-            is_well = sandbox.wake() and not sandbox.cgroup.counters.has_oom_kill
-        finally:
-            if not is_well:
-                self._remover.add(sandbox)
-        return is_well
+            if wrote_ahead(sandbox):
+                self._note_failure(sandbox, WROTE_AHEAD)
 
     def pin(self, plan: Plan) -> None:
         """Keep spares of `plan` whether or not jobs ask for them."""
@@ -111,18 +111,18 @@ class WarmPool:
             self._demand.pin(plan)
             self._notify_thread()
 
-    def resize(self, size: int) -> None:
+    def resize(self, size: int, prepared_bytes: int) -> None:
         """Keep up to `size` spares from now on; jobs use up what there is more."""
         with self._lock:
-            self._demand.size = size
+            self._demand.size, self._prepared.memory.extra_bytes = size, prepared_bytes
 
     def count_idle(self, plan: Plan | None = None) -> int:
-        """Return how many spares are up and wait for a job, of `plan` or in all."""
+        """Return how many spares wait for a job, of `plan` or in all."""
         with self._lock:
             return self._spares.count_idle(plan)
 
     def count_by_image(self) -> dict[str, int]:
-        """Return how many spares are up and wait for a job, by the digest of their image."""
+        """Return how many spares wait for a job, by the digest of their image."""
         with self._lock:
             return self._spares.count_by_image()
 
@@ -205,12 +205,19 @@ class WarmPool:
             self._remover.add(sandbox)
             raise
         if is_alive:
+            self._prepared.note_up(sandbox)
             self.booter.schedule.note_success(is_up=sandbox.is_warm)
             self._keep(sandbox)
         else:
             why = sandbox.read_boot_failure()
             self._remover.add(sandbox)
+            self._note_failure(sandbox, why)
+
+    def _note_failure(self, sandbox: Sandbox, why: str) -> None:
+        if not has_failed_preparing(sandbox):
             self.booter.note_failure(why)
+        elif self._prepared.note_failure(sandbox, why) and sandbox.plan is not None:
+            self.forget(sandbox.plan)
 
     def _remove_stale(self) -> None:
         """Destroy spares that no job wants any more, or whose image was removed or replaced."""
@@ -220,7 +227,7 @@ class WarmPool:
         with self._lock:
             for plan in stale:
                 self._demand.forget(plan)
-            self._discard(self._spares.find_unwanted(self._demand.targets()))
+            self._discard([*self._wanted.find_unwanted(), *self._wanted.find_harmful(self.booter.load)])
             self._spares.forget_empty_plans()
 
     def _discard(self, sandboxes: list[Sandbox]) -> None:
@@ -238,28 +245,26 @@ class WarmPool:
             return
         with self._lock:
             is_missing = len(self._spares.unbooted) < self.booter.limit or self._find_missing() is not None
-            if self._is_draining or not is_missing:
-                self.booter.schedule.clear()  # under the lock: `_notify_thread` trusts the schedule
+            if self._is_draining or not is_missing:  # under the lock: `_notify_thread` trusts the schedule
+                self.booter.schedule.clear()
                 return
         is_first = self.booter.schedule.next_at is None
         self.booter.schedule.postpone()
         is_idle = self.booter.load.has_idle_cores()
-        if is_first:  # the first call begins to measure
-            return
+        if is_first:
+            return  # the first call begins to measure
         if is_idle:
             self._fill()
         self.booter.schedule.postpone(is_busy=not is_idle)
 
     def _find_missing(self) -> Plan | None:
-        is_full = self._is_draining or self._spares.count_all() >= self._demand.size
-        return None if is_full else self._spares.find_missing(self._demand.targets())
+        return None if self._is_draining else self._wanted.find_missing()
 
     def _fill(self) -> None:
         """Boot missing spares, for as long as there are boot slots, and open sandboxes."""
         with self._lock:
-            targets = self._demand.targets()
-            self._discard(self._spares.find_unwanted(targets))
-            self._discard(self._spares.find_surplus(self._demand.size, targets))
+            self._discard(self._wanted.find_unwanted())
+            self._discard(self._wanted.find_surplus())
         while self._boot_one():
             pass
         while self._open_one():
@@ -272,7 +277,7 @@ class WarmPool:
         """
         with self._lock:
             plan = self._find_missing()
-        sandbox = None if plan is None else self.booter.boot(plan, self.take_unbooted)
+        sandbox = None if plan is None else self.booter.boot(plan, self.take_unbooted, self._wanted.find_need(plan))
         return sandbox is not None and self._keep(sandbox)
 
     def _open_one(self) -> bool:

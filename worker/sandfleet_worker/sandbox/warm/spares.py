@@ -8,9 +8,10 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from sandfleet_worker.sandbox.process.plan import Plan
+    from sandfleet_worker.sandbox.process.remover import Remover
     from sandfleet_worker.sandbox.process.sandbox import Sandbox
 
 STOP_POLL_SECONDS = 0.005
@@ -50,11 +51,16 @@ class Spares:
         del self._by_fd[fd]
 
     def take(self, plan: Plan) -> Sandbox | None:
-        """Remove and return a spare of `plan`: an idle one, else a booting one, else None."""
+        """Remove and return a spare of `plan`: an idle one, else a booting one, else None.
+
+        Never one that prepares: any other start is faster.
+        """
         spares = self.by_plan.get(plan)
         if not spares:
             return None
         sandbox = next((spare for spare in spares if spare.is_warm), spares[0])
+        if sandbox.prepared is not None and not sandbox.is_warm:
+            return None
         self.remove(sandbox)
         return sandbox
 
@@ -76,6 +82,10 @@ class Spares:
     def count(self, plan: Plan) -> int:
         """Return how many of `plan` boot or idle."""
         return len(self.by_plan.get(plan, ()))
+
+    def list_booted(self) -> list[Sandbox]:
+        """Return those that boot or idle."""
+        return [*self._by_fd.values()]
 
     def count_all(self) -> int:
         """Return how many boot or idle."""
@@ -105,18 +115,27 @@ class Spares:
         """Return the descriptors of spares whose deadline has passed, or that were told to stop."""
         return [fd for fd, sandbox in self._by_fd.items() if _is_due(sandbox, now)]
 
-    def find_missing(self, targets: Mapping[Plan, int]) -> Plan | None:
-        """Return the plan that lacks most spares to its target, None if no plan lacks one."""
+    def find_missing(
+        self, targets: Mapping[Plan, int], may_boot: Callable[[Plan], bool] = lambda _: True
+    ) -> Plan | None:
+        """Return the plan that lacks most spares to its target, None if none can get one now."""
         lacks = {plan: target - self.count(plan) for plan, target in targets.items()}
-        worst = max(lacks, key=lambda plan: lacks[plan], default=None)
-        return worst if worst is not None and lacks[worst] > 0 else None
+        missing = (plan for plan, lack in lacks.items() if lack > 0 and may_boot(plan))
+        return max(missing, key=lambda plan: lacks[plan], default=None)
 
-    def find_surplus(self, size: int, targets: Mapping[Plan, int]) -> list[Sandbox]:
-        """Return one spare to destroy if a plan has none while all `size` places are taken."""
-        if self.count_all() < size or all(self.by_plan.get(plan) for plan in targets):
+    def find_surplus(
+        self, size: int, targets: Mapping[Plan, int], fits: Callable[[Plan], bool] = lambda _: True
+    ) -> list[Sandbox]:
+        """Return one spare to destroy if a plan has none while all `size` places are taken.
+
+        Also if there is no memory for a plan that has none, though its target fits.
+        """
+        lacking = [plan for plan in targets if not self.by_plan.get(plan)]
+        if not lacking or (self.count_all() < size and all(fits(plan) for plan in lacking)):
             return []
         extra = {plan: self.count(plan) - target for plan, target in targets.items()}
-        return [self.by_plan[max(extra, key=lambda plan: extra[plan])][0]]
+        worst = max(extra, key=lambda plan: extra[plan])
+        return [self.by_plan[worst][0]] if extra[worst] > 0 else []
 
     def find_unwanted(self, targets: Mapping[Plan, int]) -> list[Sandbox]:
         """Return the spares of plans that have no target."""
@@ -130,3 +149,14 @@ class Spares:
 def _is_due(sandbox: Sandbox, now: float) -> bool:
     deadline = sandbox.supervision.next_deadline
     return sandbox.is_stopping or (deadline is not None and deadline <= now)
+
+
+def wake_spare(sandbox: Sandbox, remover: Remover) -> bool:
+    """Wake a spare that was taken out; give one that cannot be used to `remover` and return False."""
+    is_well = False
+    try:
+        is_well = sandbox.wake() and not sandbox.cgroup.counters.has_oom_kill
+    finally:
+        if not is_well:
+            remover.add(sandbox)
+    return is_well

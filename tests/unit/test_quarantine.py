@@ -1,0 +1,81 @@
+"""Preparations that fail are left alone for a while."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from prepared_plan import INTERPRETER, PLAN
+from sandfleet_config.prepared_settings import PreparedSettings
+from sandfleet_worker.sandbox.warm.quarantine import UNFIT_SECONDS, Quarantine
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def new_quarantine() -> tuple[Quarantine, Clock]:
+    clock = Clock()
+    return Quarantine(PreparedSettings(failures=3, quarantine_seconds=60), clock), clock
+
+
+def test_three_failures_in_a_row_and_none_less() -> None:
+    quarantine, _ = new_quarantine()
+    assert [quarantine.note_failure(PLAN, "no numpy") for _ in range(3)] == [False, False, True]
+    assert quarantine.holds(PLAN)
+    assert not quarantine.is_unfit(PLAN)
+    assert quarantine.list_held() == {"python:sci": "no numpy"}
+
+
+def test_a_job_ends_the_row() -> None:
+    quarantine, _ = new_quarantine()
+    for _ in range(5):
+        quarantine.note_failure(PLAN, "x")
+        quarantine.note_failure(PLAN, "x")
+        quarantine.note_job(PLAN, has_crashed=False)
+    assert not quarantine.holds(PLAN)
+
+
+def test_after_its_time_one_failure_is_enough() -> None:
+    quarantine, clock = new_quarantine()
+    for _ in range(3):
+        quarantine.note_failure(PLAN, "x")
+    clock.now += 61
+    assert not quarantine.holds(PLAN)
+    assert quarantine.list_held() == {}
+    assert quarantine.note_failure(PLAN, "y")
+    assert quarantine.list_held() == {"python:sci": "y"}
+
+
+def test_an_image_without_a_fitting_python_is_remembered_and_no_fault() -> None:
+    quarantine, clock = new_quarantine()
+    assert quarantine.note_failure(PLAN, "unfit: Python 3.8", is_unfit=True)
+    assert quarantine.is_unfit(PLAN)
+    assert quarantine.list_held() == {}
+    clock.now += UNFIT_SECONDS + 1
+    assert not quarantine.holds(PLAN)
+
+
+def test_more_than_one_crash_in_a_hundred() -> None:
+    quarantine, _ = new_quarantine()
+    for _ in range(400):
+        quarantine.note_job(PLAN, has_crashed=False)
+    assert [quarantine.note_job(PLAN, has_crashed=True) for _ in range(5)] == [False] * 4 + [True]
+    assert "5 of 405 jobs crashed" in quarantine.list_held()["python:sci"]
+
+
+def test_two_crashes_are_chance() -> None:
+    quarantine, _ = new_quarantine()
+    assert [quarantine.note_job(PLAN, has_crashed=True) for _ in range(3)] == [False, False, True]
+
+
+def test_another_image_or_runsc_has_a_fresh_chance() -> None:
+    quarantine, _ = new_quarantine()
+    for _ in range(3):
+        quarantine.note_failure(PLAN, "x")
+    assert not quarantine.holds(replace(PLAN, identity=(9, 2, 3, 4, 5)))
+    assert not quarantine.holds(replace(PLAN, interpreter=replace(INTERPRETER, runsc=(2,))))
+    assert not quarantine.holds(replace(PLAN, interpreter=None))

@@ -1,0 +1,65 @@
+"""Whether a job can be given to a prepared interpreter with the same result. Pure: no I/O."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+from sandfleet_worker.sandbox.prepared.use import Miss
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from sandfleet_worker.sandbox.process.init_job import InitJob
+
+MARGIN_BYTES: Final = 32 << 20
+"""A job's memory limit is at least so much more than what is prepared."""
+MAX_REQUEST_BYTES: Final = 192 << 10
+"""Init hands over commands and environments up to 256 KiB."""
+_INTERPRETER: Final = re.compile(r"python(3(\.[0-9]{1,3})?)?")
+_OF_THE_START: Final = ("PYTHON", "LD_", "MALLOC_", "GLIBC_", "OMP_", "OPENBLAS_", "MKL_", "NUMEXPR_", "LC_")
+_NAMES_OF_THE_START: Final = frozenset(
+    {"LANG", "LANGUAGE", "LOCPATH", "GCONV_PATH", "NLSPATH", "TZ", "PATH", "HOME", "VIRTUAL_ENV"}
+)
+"""Variables that an interpreter or its libraries read when they start."""
+
+
+def is_interpreter(program: str) -> bool:
+    """Whether a command's first word names Python: ``python``, ``python3``, ``python3.13``."""
+    return _INTERPRETER.fullmatch(program) is not None
+
+
+def find_misfit(job: InitJob, interpreter: InitJob) -> Miss | None:
+    """Return why `job` cannot be given to `interpreter`, None if it can."""
+    if not fits_command(job.argv) or [*job.candidates] != [*interpreter.candidates]:
+        return Miss.COMMAND
+    if sum(map(len, (*job.argv, *job.envp))) > MAX_REQUEST_BYTES:
+        return Miss.COMMAND
+    if job.is_root_writable:
+        return Miss.ROOTFS
+    if (job.uid, job.gid, [*job.groups]) != (interpreter.uid, interpreter.gid, [*interpreter.groups]):
+        return Miss.USER
+    if _read_at_start(job.envp) != _read_at_start(interpreter.envp):
+        return Miss.ENVIRONMENT
+    return None
+
+
+def fits_command(argv: Sequence[str]) -> bool:
+    """Whether a command is Python with no other option than ``-c CODE`` or ``-m MODULE``."""
+    if not is_interpreter(argv[0]):
+        return False
+    if len(argv) == 1 or argv[1] == "-":
+        return True
+    if argv[1] in {"-c", "-m"}:
+        return len(argv) > 2  # noqa: PLR2004  the option and its value
+    return argv[1] != "" and not argv[1].startswith("-")
+
+
+def _read_at_start(envp: Iterable[str]) -> dict[str, str]:
+    """Return the variables that count; of two with one name the first, as getenv(3) does."""
+    found: dict[str, str] = {}
+    for item in envp:
+        name, _, value = item.partition("=")
+        if name in _NAMES_OF_THE_START or name.startswith(_OF_THE_START):
+            found.setdefault(name, value)
+    return found

@@ -1,0 +1,69 @@
+"""What a pool does differently for spares that prepare: bounds, failures, and when they go."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from sandfleet_worker.sandbox.process.plan import Plan
+    from sandfleet_worker.sandbox.process.sandbox import Sandbox
+    from sandfleet_worker.sandbox.warm.demand import HostLoad
+    from sandfleet_worker.sandbox.warm.quarantine import Quarantine
+    from sandfleet_worker.sandbox.warm.spare_memory import SpareMemory
+
+log = logging.getLogger(__name__)
+
+WROTE_AHEAD = "it wrote to the output of the job that was to come"
+UNFIT: tuple[str, ...] = ("the interpreter cannot be executed", "unfit:")
+"""How the reason begins where another try would end the same."""
+
+
+class PreparedSpares:
+    """The rules of a pool for its prepared spares. Call it under the pool's lock."""
+
+    def __init__(self, memory: SpareMemory, quarantine: Quarantine) -> None:
+        self.memory, self._quarantine = memory, quarantine
+        self._most_preparing = max(1, (os.cpu_count() or 1) // 2)
+
+    def may_boot(self, plan: Plan, size: int, spares: Sequence[Sandbox]) -> bool:
+        """Whether a spare of `plan` may be booted now: its memory fits, and few others prepare."""
+        if plan.interpreter is not None:
+            preparing = sum(spare.prepared is not None and not spare.prepared.is_up for spare in spares)
+            if preparing >= self._most_preparing or self._quarantine.holds(plan):
+                return False
+        return self.memory.fits(plan, size, spares)
+
+    def note_up(self, sandbox: Sandbox) -> None:
+        """Remember how much memory a spare uses that is prepared."""
+        if sandbox.prepared is not None and sandbox.prepared.is_up and sandbox.plan is not None:
+            self.memory.note(sandbox.plan, sandbox.prepared.memory_bytes)
+
+    def note_failure(self, sandbox: Sandbox, why: str) -> bool:
+        """Count a spare that failed after *ready*; return whether its plan is held now."""
+        assert sandbox.plan is not None
+        interpreter = sandbox.plan.interpreter
+        assert interpreter is not None
+        text = "the preparation %s has failed: %s"
+        log.warning(text, interpreter.name, why, extra={"action": "preparation_failed"})
+        return self._quarantine.note_failure(sandbox.plan, why, is_unfit=why.startswith(UNFIT))
+
+    def find_unwanted(self, spares: Iterable[Sandbox], load: HostLoad) -> list[Sandbox]:
+        """Return the prepared spares to destroy: all if the host is short of memory, else grown ones."""
+        prepared = [spare for spare in spares if spare.prepared is not None]
+        if prepared and not load.has_free_memory():
+            return prepared
+        return [spare for spare in prepared if spare.prepared is not None and spare.prepared.has_grown()]
+
+
+def has_failed_preparing(sandbox: Sandbox) -> bool:
+    """Whether a spare that died had come as far as its preparation."""
+    return sandbox.prepared is not None and sandbox.supervision.clock.ready is not None
+
+
+def wrote_ahead(sandbox: Sandbox) -> bool:
+    """Whether image code has written to the output of the job that was to come."""
+    return sandbox.prepared is not None and sandbox.prepared.wrote_ahead

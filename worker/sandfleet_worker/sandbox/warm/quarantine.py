@@ -1,0 +1,124 @@
+"""Preparations that do not work are left alone for a while; their jobs start warm or cold."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sandfleet_config.prepared_settings import PreparedSettings
+
+    from sandfleet_worker.sandbox.process.plan import Plan
+
+log = logging.getLogger(__name__)
+
+MIN_CRASHES: Final = 3
+CRASH_PERCENT: Final = 1
+WINDOW: Final = 1000
+"""After so many jobs older ones count half."""
+MAX_KNOWN: Final = 1000
+UNFIT_SECONDS: Final = 24 * 3600.0
+"""How long it is remembered that an image has no Python that can be prepared."""
+
+
+@dataclass
+class _Record:
+    failures: int = 0
+    jobs: int = 0
+    crashes: int = 0
+    until: float = 0.0
+    reason: str = ""
+    is_unfit: bool = False
+
+
+class Quarantine:
+    """Counts failed preparations and early crashes for each plan; safe for threads.
+
+    A plan is in quarantine after `settings.failures` in a row, or if more than 1 % of its jobs, and
+    3 at least, crash right after their start. After `quarantine_seconds` it is tried again: then one
+    failure is enough.
+    """
+
+    def __init__(self, settings: PreparedSettings, clock: Callable[[], float] = time.monotonic) -> None:
+        self._settings, self._clock = settings, clock
+        self._lock = threading.Lock()
+        self._records: dict[Plan, _Record] = {}
+
+    def holds(self, plan: Plan) -> bool:
+        """Whether no spare of `plan` is to be made now."""
+        with self._lock:
+            record = self._records.get(plan)
+            return record is not None and record.until > self._clock()
+
+    def is_unfit(self, plan: Plan) -> bool:
+        """Whether `plan` is held because its image has no Python that can be prepared."""
+        with self._lock:
+            record = self._records.get(plan)
+            return record is not None and record.is_unfit and record.until > self._clock()
+
+    def note_failure(self, plan: Plan, reason: str, *, is_unfit: bool = False) -> bool:
+        """Count a preparation that failed, or an interpreter that was lost; True: now held.
+
+        `is_unfit`: another try would end the same.
+        """
+        with self._lock:
+            record = self._find(plan)
+            record.failures += 1
+            if not is_unfit and record.failures < self._settings.failures:
+                return False
+            record.is_unfit = is_unfit
+            self._hold(plan, record, reason, UNFIT_SECONDS if is_unfit else self._settings.quarantine_seconds)
+            return True
+
+    def note_prepared(self, plan: Plan) -> None:
+        """End a row of failures: its interpreter became a job."""
+        with self._lock:
+            if (record := self._records.get(plan)) is not None:
+                record.failures = 0
+
+    def note_job(self, plan: Plan, *, has_crashed: bool) -> bool:
+        """Count a job of a prepared spare that has ended; return whether the plan is now held."""
+        with self._lock:
+            record = self._find(plan)
+            record.failures = 0
+            record.jobs += 1
+            record.crashes += has_crashed
+            if record.jobs > WINDOW:
+                record.jobs, record.crashes = record.jobs // 2, record.crashes // 2
+            too_many = record.crashes >= MIN_CRASHES and record.crashes * 100 > record.jobs * CRASH_PERCENT
+            if not has_crashed or not too_many:
+                return False
+            reason = f"{record.crashes} of {record.jobs} jobs crashed right after their start"
+            record.jobs = record.crashes = 0
+            self._hold(plan, record, reason, self._settings.quarantine_seconds)
+            return True
+
+    def list_held(self) -> dict[str, str]:
+        """Return the preparations in quarantine, ``IMAGE:NAME``, with the reason."""
+        with self._lock:
+            now = self._clock()
+            return {
+                plan.interpreter.name: record.reason
+                for plan, record in self._records.items()
+                if record.until > now and plan.interpreter is not None and not record.is_unfit
+            }
+
+    def _find(self, plan: Plan) -> _Record:
+        if plan not in self._records and len(self._records) >= MAX_KNOWN:
+            del self._records[next(iter(self._records))]
+        return self._records.setdefault(plan, _Record())
+
+    def _hold(self, plan: Plan, record: _Record, reason: str, seconds: float) -> None:
+        record.until, record.reason = self._clock() + seconds, reason
+        record.failures = self._settings.failures - 1
+        name = plan.interpreter.name if plan.interpreter else ""
+        text = "the preparation %s is not used for %g s: %s"
+        if record.is_unfit:
+            log.info(text, name, seconds, reason, extra={"action": "preparation_unfit"})
+        else:
+            log.warning(text, name, seconds, reason, extra={"action": "preparation_in_quarantine"})
