@@ -9,34 +9,11 @@ from plain_runs import Run
 from programs import read_cases
 from pythons import IS_WHOLE, Python, find_pythons
 
-MODULES = [
-    "atexit",
-    "collections",
-    "contextlib",
-    "copy",
-    "csv",
-    "dataclasses",
-    "enum",
-    "exceptions",
-    "functools",
-    "gc",
-    "generators",
-    "heapq",
-    "itertools",
-    "json",
-    "linecache",
-    "pickle",
-    "re",
-    "runpy",
-    "shlex",
-    "signal",
-    "string",
-    "textwrap",
-    "threading",
-    "traceback",
-    "weakref",
-    "zipimport",
-]
+MODULES = (
+    *("atexit", "collections", "contextlib", "copy", "csv", "dataclasses", "enum", "exceptions", "functools"),
+    *("gc", "generators", "heapq", "itertools", "json", "linecache", "pickle", "re", "runpy", "shlex", "signal"),
+    *("string", "textwrap", "threading", "traceback", "weakref", "zipimport"),
+)
 _RESULT = re.compile(rb"^(?:ERROR|FAIL): .*|^Ran \d+ tests?|^OK.*|^FAILED.*", re.MULTILINE)
 
 
