@@ -22,7 +22,7 @@ ACCIDENTS = {
 # The known differences, by the name that docs/explanation/prepared.md gives each. A case names those that it shows.
 KNOWN = {
     "command-line": re.compile(rb"^proc: .*$", re.MULTILINE),
-    "start": re.compile(rb"^age: .*$", re.MULTILINE),
+    "start": re.compile(rb"^(?:age:|RLIMIT_CPU) .*$", re.MULTILINE),
     "modules": re.compile(rb"^modules: .*$", re.MULTILINE),
     "imports": re.compile(rb"^(?:an import says|read at import): .*\n", re.MULTILINE),
     "collector": re.compile(rb"(?<=^del )\w+$|^gc: .*$", re.MULTILINE),

@@ -153,3 +153,9 @@ def test_static_files_do_not_leave_their_folder(server: PageServer) -> None:
     assert server.ask("/fleet/static/fleet.css").status == 200
     for path in ("../site.py", "..%2fsite.py", "%2e%2e/site.py", "/etc/passwd", "../../../../../../etc/passwd"):
         assert server.ask(f"/fleet/static/{path}").status in {403, 404}, path
+
+
+def test_a_hosts_page_says_how_often_jobs_started_prepared(server: PageServer) -> None:
+    said = "Started prepared: 41 of 44 jobs that asked; not the others: no_spare 3."
+    assert said in server.ask("/fleet/host?name=host-08", VIEWER).text
+    assert "Started prepared" not in server.ask("/fleet/host?name=host-01", VIEWER).text

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 from page_server import OPERATOR, VIEWER, PageServer
 from pages_scene import JOB, NOW, WAITING_JOB, Scene
-from sandfleet.channel.fleet_state import FleetSummary
+from sandfleet.channel.fleet_state import FleetSummary, PreparedStarts
 from waiting import wait_until
 
 if TYPE_CHECKING:
@@ -231,6 +231,7 @@ def make_hostile(scene: Scene) -> None:
             owner=name,
             queues=(name, *one.queues),
             warm={name: 3},
+            prepared=PreparedStarts(1, {name: 3}, (name,)),
             labels={name: name},
             runsc=name,
             version=name,
