@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sandfleet_config.prepared_settings import PreparedSettings
+from sandfleet_config.prepared_settings import PreparedSettings, PreparedStart
 from sandfleet_config.settings import HostSettings, ImagesSettings, RunscSettings, WarmSettings
 from sandfleet_config.spec import SandboxSpec
 from sandfleet_worker.sandbox.policy import admit
@@ -32,7 +32,7 @@ ROUNDS, QUICK_ROUNDS = 30, 3
 def open_settings(way: str, image: str, modules: str, images: Path, state: str) -> HostSettings:
     """Return the settings of a host that starts jobs in `way`."""
     imports = (f"{image}:bench={modules.replace(',', '+')}",) if way == "prepared" else ()
-    start = "named" if way == "prepared" else "off"
+    start: PreparedStart = "named" if way == "prepared" else "off"
     return HostSettings(
         warm=WarmSettings(size=0 if way == "cold" else 2, images=() if way == "cold" else (image,)),
         runsc=RunscSettings(root_dir=Path(state)),

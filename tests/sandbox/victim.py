@@ -38,7 +38,7 @@ def main() -> None:
     setattr(Deadlines, "begin_program", tell_start)  # noqa: B010  mypy takes it for a method of an instance
     setattr(HostLoad, "has_idle_cores", lambda _: True)  # noqa: B010  as in conftest.py
     host = HostSettings(
-        runsc=RunscSettings(root_dir=Path(request["root_dir"])),
+        runsc=RunscSettings(root_dir=Path(request["root_dir"]), path=request.get("runsc", "runsc")),
         images=ImagesSettings(root=Path(request["images"])),
         warm=WarmSettings(size=request.get("warm", 0), images=tuple(request.get("pinned", ()))),
         prepared=PreparedSettings(start=request.get("start", "named")),
