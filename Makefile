@@ -81,7 +81,7 @@ test-compose: setup ## Start docker-compose.yml on a Docker engine of its own: a
 	@tests/compose/run.sh
 
 test-conformance: setup ## Run 750 programs and some of CPython's own tests cold and prepared, on each Python here and each release of runsc; half an hour
-	@$(WITH_IMAGES) TEST_CONFORMANCE=all $(BIN)/python -m pytest tests/conformance tests/sandbox/test_conformance.py $(ARGS) && \
+	@$(WITH_IMAGES) TEST_CONFORMANCE=all $(BIN)/python -m pytest -m "not images and not vm" tests/conformance tests/sandbox/test_conformance.py $(ARGS) && \
 	TEST_CONFORMANCE=all $(OLD) $(BIN)/python -m pytest tests/sandbox/test_conformance.py $(ARGS)
 
 test-vm: setup ## The tests of what cgroups decide, on a host of cgroup v2: Debian 13 in qemu; a quarter of an hour; ARGS="tests/sandbox/test_limits.py"

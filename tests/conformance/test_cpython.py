@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from plain_runs import Run
 from programs import read_cases
-from pythons import IS_WHOLE, Python, find_pythons
+from pythons import Python, find_pythons
 
 MODULES = (
     *("atexit", "collections", "contextlib", "copy", "csv", "dataclasses", "enum", "exceptions", "functools"),
@@ -25,7 +25,7 @@ def summary(run: Run) -> tuple[int, list[bytes]]:
     return run.code, _RESULT.findall(run.stderr)
 
 
-@pytest.mark.skipif(not IS_WHOLE, reason="minutes: make test-conformance runs it")
+@pytest.mark.conformance
 @pytest.mark.parametrize(
     "python", [python for python in find_pythons() if has_tests(python)], ids=lambda p: p.path.parts[-3]
 )
