@@ -111,7 +111,7 @@ def test_the_commands_add_list_verify_and_remove(
     [listed] = json.loads(run_command("list", "--json")[1])
     assert (listed["name"], listed["digest"], listed["source"]) == ("corpus", digest, str(source))
     assert "corpus" in run_command("list")[1]
-    assert run_command("verify")[:2] == (0, "1 datasets are as they were packed\n")
+    assert run_command("verify")[:2] == (0, "1 dataset is as it was packed\n")
     erofs = datasets.list()[0].erofs_path
     content = erofs.read_bytes()
     erofs.write_bytes(content[:-1])
