@@ -105,7 +105,8 @@ def _note_stopped(jobs: Iterable[Job], total: int, batch: str | None, out: str |
     ids = [job.id for job in jobs]
     # The jobs of the chunk under way, which have no ids yet, can only be found by the batch's name.
     resume = resume_batch(batch, out) if batch else resume_jobs(ids, out)
-    note(f"stopped: at least {len(ids)} of {format_count(total, 'job')} queued. To wait: {resume}")
+    of_all = format_count(total, "job was", "jobs were")
+    note(f"stopped: at least {len(ids)} of {of_all} queued. To wait: {resume}")
 
 
 def _queue(

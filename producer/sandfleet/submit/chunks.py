@@ -112,7 +112,7 @@ def split_specs(
             faults = _Faults()
             faults.add(index, error)
             queued = format_count(index, "spec before it was", "specs before it were")
-            raise faults.new_error(f"stopped, {queued} queued") from None
+            raise faults.new_error(f"stopped, the {queued} queued") from None
         chunk.append(request)
         size += len(request.text)
         if len(chunk) >= CHUNK_JOBS or size >= CHUNK_BYTES or time.monotonic() - started >= CHUNK_SECONDS:
