@@ -162,16 +162,30 @@ class Encoders:
     def __enter__(self) -> Self:
         """Start the processes; those that cannot be started count as dead."""
         try:
-            for number in range(self._count):
-                self._children.append(Child(partial(self._serve, number), self._children))
-        except OSError:
-            self._dead |= set(range(len(self._children), self._count))
+            self._start()
+        except BaseException:  # Ctrl-C: nobody else would collect them
+            self._close()
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """End the processes."""
+        self._close()
+
+    def _start(self) -> None:
+        """Start the processes. Ctrl-C waits meanwhile: it would lose one that nobody knows yet."""
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            for number in range(self._count):
+                self._children.append(Child(partial(self._serve, number), self._children))
+        except OSError:
+            self._dead |= set(range(len(self._children), self._count))
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def _close(self) -> None:
         for child in self._children:
             child.close()
 

@@ -222,6 +222,16 @@ def test_ctrl_c_ends_all_processes(
     assert "Traceback" not in ended.stderr
 
 
+def test_ctrl_c_while_the_processes_start_leaves_none(url: str, tmp_path: Path) -> None:
+    """The signal comes at the second fork: it waits until all are known, and then ends them."""
+    change = (
+        "fork_and_count = os.fork\ndef fork_once_more():\n    if len(forks) == 1:\n"
+        "        os.kill(parent, signal.SIGINT)\n    return fork_and_count()\nos.fork = fork_once_more\n"
+    )
+    ended = submit(url, [write_jobs(tmp_path), "--batch", "b"], change)
+    assert (ended.code, ended.forked, ended.left) == (130, 3, 0), ended.stderr
+
+
 @pytest.mark.parametrize("change", [SLOW, SLOW_ENCODE])
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_no_process_outlives_its_parent(url: str, tmp_path: Path, change: str, number: signal.Signals) -> None:
