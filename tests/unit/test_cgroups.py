@@ -48,6 +48,23 @@ def test_v2_uses_one_folder_for_all(tmp_path: Path, limits: Admitted) -> None:
     assert cgroup.enforced == {"memory", "cpu", "pids"}
 
 
+def test_a_slowed_sandbox_dies_without_its_quota(tmp_path: Path) -> None:
+    cgroup = SandboxCgroup(find_tree("sandfleet", v2_root(tmp_path)), "a.1")
+    cgroup.make()
+    assert cgroup.slow_down(1000)
+    assert (tmp_path / "sandfleet/a.1/cpu.max").read_text() == "1000 100000"
+    cgroup.kill()
+    assert (tmp_path / "sandfleet/a.1/cpu.max").read_text() == "max 100000"
+
+
+def test_a_job_with_a_quota_dies_without_it(tmp_path: Path, limits: Admitted) -> None:
+    cgroup = SandboxCgroup(find_tree("sandfleet", v2_root(tmp_path)), "a.1")
+    cgroup.make()
+    cgroup.apply(limits)
+    cgroup.kill()
+    assert (tmp_path / "sandfleet/a.1/cpu.max").read_text() == "max 100000"
+
+
 def test_v2_without_delegation_enforces_nothing(tmp_path: Path) -> None:
     assert find_tree("sandfleet", v2_root(tmp_path, "")).enforceable == frozenset()
 

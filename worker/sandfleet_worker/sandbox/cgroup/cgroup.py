@@ -21,7 +21,7 @@ from sandfleet_worker.sandbox.cgroup.tree import write_existing, write_quietly
 from sandfleet_worker.system.processes import kill_processes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from sandfleet_worker.sandbox.cgroup.tree import CgroupTree
     from sandfleet_worker.sandbox.policy import Admitted
@@ -110,7 +110,7 @@ class SandboxCgroup:
         self._distinct = list(dict.fromkeys(self._names.values()))
         self.counters = Counters(tree.version, self._names)
         self.enforced: frozenset[str] = frozenset()
-        self._is_slowed = False
+        self._has_quota = False
 
     @property
     def procs_files(self) -> list[str]:
@@ -140,7 +140,7 @@ class SandboxCgroup:
 
         Return whether that is enforced. `apply` sets the job's own quota, or none.
         """
-        self._is_slowed = True
+        self._has_quota = True
         return "cpu" in self._tree.enforceable and not self._write(cpu_files(self._tree.version, quota))
 
     def apply(self, limits: Admitted, *, is_fresh: bool = False) -> None:
@@ -149,7 +149,8 @@ class SandboxCgroup:
         `is_fresh` says that no sandbox has run inside, and no limit was set. Afterwards
         `enforced` names the limits that are in force.
         """
-        files = limit_files(self._tree.version, limits, is_fresh=is_fresh, was_slowed=self._is_slowed)
+        files = limit_files(self._tree.version, limits, is_fresh=is_fresh, was_slowed=self._has_quota)
+        self._has_quota = self._has_quota or bool(limits.cpu_quota)
         self.enforced = frozenset(self._tree.enforceable - self._write(files))
         self.counters.start(limits.memory_bytes, is_fresh=is_fresh)
 
@@ -163,7 +164,9 @@ class SandboxCgroup:
         return failed
 
     def kill(self) -> None:
-        """Send SIGKILL to every process inside."""
+        """Send SIGKILL to every process inside, and lift its CPU quota, under which it would die slowly."""
+        if self._has_quota:
+            self._write(cpu_files(self._tree.version, 0))
         kill_members(self._distinct)
 
     def remove(self) -> None:
@@ -203,13 +206,21 @@ def remove_cgroups(folders: Iterable[Path | str]) -> None:
         HostResources: a folder stays busy past the deadline; all others are gone.
     """
     deadline = time.monotonic() + REMOVE_DEADLINE_SECONDS
-    faults = [fault for folder in folders if (fault := _remove_cgroup(folder, deadline))]
+    folders = list(folders)
+    faults = [fault for folder in folders if (fault := _remove_cgroup(folder, deadline, folders))]
     if faults:
         raise HostResources.of("; ".join(faults))
 
 
-def _remove_cgroup(folder: Path | str, deadline: float) -> str:
-    """Remove one; return why it is still there, empty if it is gone."""
+def _lift_quotas(folders: Iterable[Path | str]) -> None:
+    """Lift the CPU quota of a sandbox that is to die: it would take its time to die, too."""
+    for folder in folders:
+        if not write_existing(f"{folder}/cpu.cfs_quota_us", "-1"):
+            write_existing(f"{folder}/cpu.max", "max")
+
+
+def _remove_cgroup(folder: Path | str, deadline: float, all_folders: Sequence[Path | str]) -> str:
+    """Remove one of a sandbox's folders; return why it is still there, empty if it is gone."""
     pause = FIRST_REMOVE_PAUSE_SECONDS
     while True:
         try:
@@ -224,6 +235,7 @@ def _remove_cgroup(folder: Path | str, deadline: float) -> str:
             return ""
         # The processes that were killed with their sandbox mostly end within some ms.
         if pause >= KILL_PAUSE_SECONDS:
+            _lift_quotas(all_folders)
             kill_members([folder])
         time.sleep(pause)
         pause = min(pause * 2, 0.05)
