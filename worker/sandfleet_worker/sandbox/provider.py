@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from sandfleet_worker.sandbox.process.measurement import Measurement
     from sandfleet_worker.sandbox.process.packed_job import PackedJob
     from sandfleet_worker.sandbox.process.plan import Plan
-    from sandfleet_worker.sandbox.start_hooks import StartHooks
+    from sandfleet_worker.sandbox.start_hooks import OneStart, StartHooks
     from sandfleet_worker.sandbox.warm.boot_limit import BootLimit
 
 _NO_HOOKS: Final = NoHooks()
@@ -47,14 +47,12 @@ class SandboxRequest:
     limits: Admitted
     cancel: Cancellation
     deadline: float | None
-    hooks: StartHooks
-    allow_start: Callable[[], None]
-    """Called just before the program may start, at most once with an effect."""
+    hooks: OneStart
     is_ok: Callable[[Facts], bool]
 
     def run_in(self, sandbox: Sandbox) -> Measurement:
         """Run the job in `sandbox`, which is destroyed at its end."""
-        return sandbox.run(self.job, self.limits, self.cancel, self.deadline, self.allow_start, is_ok=self.is_ok)
+        return sandbox.run(self.job, self.limits, self.cancel, self.deadline, self.hooks.start, is_ok=self.is_ok)
 
 
 def _assign(sandbox: Sandbox, limits: Admitted) -> Sandbox:
