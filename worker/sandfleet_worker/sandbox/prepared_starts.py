@@ -6,7 +6,7 @@ import resource
 import signal
 from typing import TYPE_CHECKING, Final
 
-from sandfleet_config.errors import ImageInvalid
+from sandfleet_config.errors import ImageInvalid, UserInvalid
 
 from sandfleet_worker.sandbox.image.users import resolve_user
 from sandfleet_worker.sandbox.prepared.preparation import BARE
@@ -90,11 +90,22 @@ class PreparedStarts:
             if preparation != BARE:
                 self.counts.note_miss(Miss.COMMAND)
             return None
-        prepared = plan.prepared(self.find_interpreter(plan, image, preparation, job.argv[0]))
-        miss = self._find_miss(prepared, job)
+        prepared = self._try_plan(plan, image, preparation, job.argv[0])
+        miss = prepared if isinstance(prepared, Miss) else self._find_miss(prepared, job)
         if miss is not None:
             self.counts.note_miss(miss)
-        return None if miss is not None else prepared
+        return None if miss is not None or isinstance(prepared, Miss) else prepared
+
+    def _try_plan(self, plan: Plan, image: Image, preparation: Preparation, program: str) -> Plan | Miss:
+        """Return the plan of such spares, or why there can be none: no job fails for that."""
+        try:
+            return plan.prepared(self.find_interpreter(plan, image, preparation, program))
+        except UserInvalid:  # of the image; the job may name another user
+            return Miss.USER
+        except ImageInvalid:
+            return Miss.INTERPRETER
+        except FileNotFoundError:  # runsc is just replaced, or gone: then the job's own start says so
+            return Miss.NO_SPARE
 
     def _find_miss(self, plan: Plan, job: InitJob) -> Miss | None:
         assert plan.interpreter is not None
@@ -110,6 +121,7 @@ class PreparedStarts:
         """Return the interpreter that spares of `plan` start as `program`, with `preparation`.
 
         Raises:
+            SandboxError: as `new_interpreter`.
             OSError: runsc is gone.
         """
         runsc = identify(plan.binary.path)
@@ -125,12 +137,14 @@ class PreparedStarts:
         """Return the plans of the prepared spares of `image`, for jobs that call `python3`.
 
         Raises:
-            ImageInvalid: the list of preparations cannot be used.
+            SandboxError: the list of preparations cannot be used; as `find_interpreter`.
+            OSError: runsc is gone.
         """
         start = self._config.prepared.start
         if start == "off":
             return []
-        found = [entry.preparation for entry in self.preparations.list_all() if entry.image == image.name]
+        names = image.name.partition("@")[0], image.digest
+        found = [entry.preparation for entry in self.preparations.list_all() if entry.image in names]
         if start == "python":
             found.append(BARE)
         return [plan.prepared(self.find_interpreter(plan, image, one, USUAL_PROGRAM)) for one in found]
@@ -154,7 +168,30 @@ class PreparedStarts:
 def new_interpreter(
     config: HostSettings, image: Image, preparation: Preparation, program: str, runsc: tuple[int, ...]
 ) -> Interpreter:
-    """Return the interpreter as `program`, as a job of `image` without an `env` would find it."""
+    """Return the interpreter as `program`, as a job of `image` without an `env` would find it.
+
+    Raises:
+        UserInvalid: the image does not list its own user.
+        ImageInvalid: init's message cannot hold it: the environment is too long, or HOME is no path.
+    """
+    try:
+        job = _new_job(config, image, preparation, program)
+        message = encode_job(job)
+    except ValueError as error:
+        raise ImageInvalid.of(f"image {image.name} cannot be prepared: {error}") from error
+    settings = config.prepared
+    return Interpreter(
+        preparation=preparation,
+        message=message,
+        runsc=runsc,
+        seconds=settings.deadline_seconds,
+        memory_bytes=min(settings.spare_bytes, settings.budget_bytes),
+        job=job,
+        name=f"{image.name}:{preparation.name or 'python'}",
+    )
+
+
+def _new_job(config: HostSettings, image: Image, preparation: Preparation, program: str) -> InitJob:
     user = resolve_user(image, "")
     home = home_of(image, user)
     env = new_env(image.env, (), home)
@@ -163,7 +200,7 @@ def new_interpreter(
         modes.setdefault(home, HOME_MODE)
     numbers = [str(FIRST_DESCRIPTOR + number) for number in range(DESCRIPTORS)]
     processes = config.policy.pids_limit - 1
-    job = InitJob(
+    return InitJob(
         candidates=exec_candidates(program, env["PATH"]),
         argv=[program, "-c", source(), *numbers, ",".join(preparation.modules)],
         envp=[f"{key}={value}" for key, value in env.items()],
@@ -179,14 +216,4 @@ def new_interpreter(
         disk_bytes=DISK_BYTES,
         writable_paths=[WritablePath(path, mode) for path, mode in modes.items()],
         is_preparation=True,
-    )
-    settings = config.prepared
-    return Interpreter(
-        preparation=preparation,
-        message=encode_job(job),
-        runsc=runsc,
-        seconds=settings.deadline_seconds,
-        memory_bytes=min(settings.spare_bytes, settings.budget_bytes),
-        job=job,
-        name=f"{image.name}:{preparation.name or 'python'}",
     )

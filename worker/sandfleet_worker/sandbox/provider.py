@@ -97,7 +97,8 @@ class SandboxProvider:
         """Keep spares of `plan`, and of the image's preparations, whether or not jobs ask for them.
 
         Raises:
-            ImageInvalid: the list of preparations cannot be used.
+            SandboxError: the list of preparations cannot be used, or the image cannot be prepared.
+            OSError: runsc is gone.
         """
         self.pool.pin(plan)
         for prepared in self.starts.list_plans(plan, image):
