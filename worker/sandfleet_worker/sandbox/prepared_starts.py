@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import resource
 import signal
 from typing import TYPE_CHECKING, Final
@@ -26,7 +27,6 @@ from sandfleet_worker.sandbox.process.init_job import InitJob, Rlimit, WritableP
 from sandfleet_worker.sandbox.process.init_reports import Signaled
 from sandfleet_worker.sandbox.process.interpreter import Interpreter
 from sandfleet_worker.sandbox.process.plan import identify
-from sandfleet_worker.sandbox.process.prepared_state import explain_end
 from sandfleet_worker.sandbox.warm.quarantine import Quarantine
 
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from sandfleet_worker.sandbox.prepared.use import PreparedUse
     from sandfleet_worker.sandbox.process.measurement import Measurement
     from sandfleet_worker.sandbox.process.plan import Plan
+
+log = logging.getLogger(__name__)
 
 EARLY_SECONDS: Final = 0.05
 CRASHES: Final = frozenset({signal.SIGSEGV, signal.SIGILL})
@@ -149,10 +151,11 @@ class PreparedStarts:
             found.append(BARE)
         return [plan.prepared(self.find_interpreter(plan, image, one, USUAL_PROGRAM)) for one in found]
 
-    def note_lost(self, plan: Plan, measured: Measurement) -> bool:
+    def note_lost(self, plan: Plan, why: str) -> bool:
         """Count an interpreter that did not become its job; return whether its plan is held now."""
-        facts = measured.facts
-        why = facts.kill.message if facts.kill else explain_end(facts.end)
+        name = plan.interpreter.name if plan.interpreter else ""
+        text = "a spare of the preparation %s was lost before its job started, which gets another sandbox: %s"
+        log.warning(text, name, why, extra={"action": "prepared_spare_lost"})
         return self.quarantine.note_failure(plan, why)
 
     def note_end(self, plan: Plan, measured: Measurement) -> bool:
