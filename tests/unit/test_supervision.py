@@ -7,13 +7,18 @@ import time
 from typing import TYPE_CHECKING, BinaryIO
 
 import pytest
+from prepared_plan import INTERPRETER, PLAN
+from sandfleet_config.outcome import Usage
 from sandfleet_config.settings import HostSettings
 from sandfleet_config.spec import SandboxSpec
 from sandfleet_worker.sandbox.policy import admit
+from sandfleet_worker.sandbox.process import preparing
 from sandfleet_worker.sandbox.process.artifacts import ArtifactPattern, ArtifactRequest
 from sandfleet_worker.sandbox.process.cancellation import Cancellation
+from sandfleet_worker.sandbox.process.facts import Facts
 from sandfleet_worker.sandbox.process.init_reports import Exited
 from sandfleet_worker.sandbox.process.inputs import InputFile
+from sandfleet_worker.sandbox.process.measurement import Measurement
 from sandfleet_worker.sandbox.process.packed_job import PackedJob, Transfer
 from sandfleet_worker.sandbox.process.pipes import Pipes
 from sandfleet_worker.sandbox.process.supervision import Supervision
@@ -140,3 +145,36 @@ def test_a_job_that_is_cancelled_while_its_files_are_written_leaves_no_descripto
     assert sandbox.supervision.kill is not None
     sandbox.supervision.close()
     assert opened[0].closed
+
+
+def test_a_prepared_interpreter_that_does_not_take_its_job_is_killed_by_its_own_deadline(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it has written ahead to the job's output is not told."""
+    monkeypatch.setattr(preparing, "TAKE_SECONDS", 0.05)
+    supervision, job = sandbox.supervision, new_job()
+    supervision.begin_boot("systrap", 30.0, INTERPRETER)
+    os.write(sandbox.status, b"R\nQ\n")
+    os.write(sandbox.stdout, b"ahead")
+    limits = admit(SandboxSpec(image="python"), HostSettings())
+    supervision.clock.taken = time.monotonic()
+
+    supervision.run(job, limits, Cancellation(), None)
+
+    assert supervision.kill is not None
+    assert supervision.kill.message == "the program did not start within 0.05 s of the sandbox being up"
+    facts, now = Facts(kill=supervision.kill), time.monotonic()
+    measured = Measurement.of(
+        supervision,
+        facts,
+        PLAN,
+        usage=Usage(),
+        collection=None,
+        collected=now,
+        removed=now,
+        enforced=frozenset(),
+        is_warm=True,
+        is_prepared=True,
+    )
+    assert measured.is_lost
+    assert (measured.stdout.text, measured.stderr.text) == ("", "")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import resource
 import signal
 from typing import TYPE_CHECKING, Final
 
-from sandfleet_config.errors import ImageInvalid
+from sandfleet_config.errors import ImageInvalid, UserInvalid
 
 from sandfleet_worker.sandbox.image.users import resolve_user
 from sandfleet_worker.sandbox.prepared.preparation import BARE
@@ -26,7 +27,6 @@ from sandfleet_worker.sandbox.process.init_job import InitJob, Rlimit, WritableP
 from sandfleet_worker.sandbox.process.init_reports import Signaled
 from sandfleet_worker.sandbox.process.interpreter import Interpreter
 from sandfleet_worker.sandbox.process.plan import identify
-from sandfleet_worker.sandbox.process.prepared_state import explain_end
 from sandfleet_worker.sandbox.warm.quarantine import Quarantine
 
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from sandfleet_worker.sandbox.prepared.use import PreparedUse
     from sandfleet_worker.sandbox.process.measurement import Measurement
     from sandfleet_worker.sandbox.process.plan import Plan
+
+log = logging.getLogger(__name__)
 
 EARLY_SECONDS: Final = 0.05
 CRASHES: Final = frozenset({signal.SIGSEGV, signal.SIGILL})
@@ -90,11 +92,22 @@ class PreparedStarts:
             if preparation != BARE:
                 self.counts.note_miss(Miss.COMMAND)
             return None
-        prepared = plan.prepared(self.find_interpreter(plan, image, preparation, job.argv[0]))
-        miss = self._find_miss(prepared, job)
+        prepared = self._try_plan(plan, image, preparation, job.argv[0])
+        miss = prepared if isinstance(prepared, Miss) else self._find_miss(prepared, job)
         if miss is not None:
             self.counts.note_miss(miss)
-        return None if miss is not None else prepared
+        return None if miss is not None or isinstance(prepared, Miss) else prepared
+
+    def _try_plan(self, plan: Plan, image: Image, preparation: Preparation, program: str) -> Plan | Miss:
+        """Return the plan of such spares, or why there can be none: no job fails for that."""
+        try:
+            return plan.prepared(self.find_interpreter(plan, image, preparation, program))
+        except UserInvalid:  # of the image; the job may name another user
+            return Miss.USER
+        except ImageInvalid:
+            return Miss.INTERPRETER
+        except FileNotFoundError:  # runsc is just replaced, or gone: then the job's own start says so
+            return Miss.NO_SPARE
 
     def _find_miss(self, plan: Plan, job: InitJob) -> Miss | None:
         assert plan.interpreter is not None
@@ -110,6 +123,7 @@ class PreparedStarts:
         """Return the interpreter that spares of `plan` start as `program`, with `preparation`.
 
         Raises:
+            SandboxError: as `new_interpreter`.
             OSError: runsc is gone.
         """
         runsc = identify(plan.binary.path)
@@ -125,20 +139,23 @@ class PreparedStarts:
         """Return the plans of the prepared spares of `image`, for jobs that call `python3`.
 
         Raises:
-            ImageInvalid: the list of preparations cannot be used.
+            SandboxError: the list of preparations cannot be used; as `find_interpreter`.
+            OSError: runsc is gone.
         """
         start = self._config.prepared.start
         if start == "off":
             return []
-        found = [entry.preparation for entry in self.preparations.list_all() if entry.image == image.name]
+        names = image.name.partition("@")[0], image.digest
+        found = [entry.preparation for entry in self.preparations.list_all() if entry.image in names]
         if start == "python":
             found.append(BARE)
         return [plan.prepared(self.find_interpreter(plan, image, one, USUAL_PROGRAM)) for one in found]
 
-    def note_lost(self, plan: Plan, measured: Measurement) -> bool:
+    def note_lost(self, plan: Plan, why: str) -> bool:
         """Count an interpreter that did not become its job; return whether its plan is held now."""
-        facts = measured.facts
-        why = facts.kill.message if facts.kill else explain_end(facts.end)
+        name = plan.interpreter.name if plan.interpreter else ""
+        text = "a spare of the preparation %s was lost before its job started, which gets another sandbox: %s"
+        log.warning(text, name, why, extra={"action": "prepared_spare_lost"})
         return self.quarantine.note_failure(plan, why)
 
     def note_end(self, plan: Plan, measured: Measurement) -> bool:
@@ -154,7 +171,30 @@ class PreparedStarts:
 def new_interpreter(
     config: HostSettings, image: Image, preparation: Preparation, program: str, runsc: tuple[int, ...]
 ) -> Interpreter:
-    """Return the interpreter as `program`, as a job of `image` without an `env` would find it."""
+    """Return the interpreter as `program`, as a job of `image` without an `env` would find it.
+
+    Raises:
+        UserInvalid: the image does not list its own user.
+        ImageInvalid: init's message cannot hold it: the environment is too long, or HOME is no path.
+    """
+    try:
+        job = _new_job(config, image, preparation, program)
+        message = encode_job(job)
+    except ValueError as error:
+        raise ImageInvalid.of(f"image {image.name} cannot be prepared: {error}") from error
+    settings = config.prepared
+    return Interpreter(
+        preparation=preparation,
+        message=message,
+        runsc=runsc,
+        seconds=settings.deadline_seconds,
+        memory_bytes=min(settings.spare_bytes, settings.budget_bytes),
+        job=job,
+        name=f"{image.name}:{preparation.name or 'python'}",
+    )
+
+
+def _new_job(config: HostSettings, image: Image, preparation: Preparation, program: str) -> InitJob:
     user = resolve_user(image, "")
     home = home_of(image, user)
     env = new_env(image.env, (), home)
@@ -163,7 +203,7 @@ def new_interpreter(
         modes.setdefault(home, HOME_MODE)
     numbers = [str(FIRST_DESCRIPTOR + number) for number in range(DESCRIPTORS)]
     processes = config.policy.pids_limit - 1
-    job = InitJob(
+    return InitJob(
         candidates=exec_candidates(program, env["PATH"]),
         argv=[program, "-c", source(), *numbers, ",".join(preparation.modules)],
         envp=[f"{key}={value}" for key, value in env.items()],
@@ -179,14 +219,4 @@ def new_interpreter(
         disk_bytes=DISK_BYTES,
         writable_paths=[WritablePath(path, mode) for path, mode in modes.items()],
         is_preparation=True,
-    )
-    settings = config.prepared
-    return Interpreter(
-        preparation=preparation,
-        message=encode_job(job),
-        runsc=runsc,
-        seconds=settings.deadline_seconds,
-        memory_bytes=min(settings.spare_bytes, settings.budget_bytes),
-        job=job,
-        name=f"{image.name}:{preparation.name or 'python'}",
     )

@@ -6,9 +6,12 @@ import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from sandfleet_config.errors import HostResources
+
 from sandfleet_worker.sandbox.cgroup.cgroup import SandboxCgroup
 from sandfleet_worker.sandbox.prepared.use import Miss
 from sandfleet_worker.sandbox.prepared_fit import MARGIN_BYTES
+from sandfleet_worker.sandbox.prepared_loss import explain_lost, may_be_of_job
 from sandfleet_worker.sandbox.process.remover import Remover
 from sandfleet_worker.sandbox.process.runsc import SandboxPaths
 from sandfleet_worker.sandbox.process.sandbox import Sandbox
@@ -33,7 +36,7 @@ if TYPE_CHECKING:
     from sandfleet_worker.sandbox.process.measurement import Measurement
     from sandfleet_worker.sandbox.process.packed_job import PackedJob
     from sandfleet_worker.sandbox.process.plan import Plan
-    from sandfleet_worker.sandbox.start_hooks import StartHooks
+    from sandfleet_worker.sandbox.start_hooks import OneStart, StartHooks
     from sandfleet_worker.sandbox.warm.boot_limit import BootLimit
 
 _NO_HOOKS: Final = NoHooks()
@@ -47,14 +50,12 @@ class SandboxRequest:
     limits: Admitted
     cancel: Cancellation
     deadline: float | None
-    hooks: StartHooks
-    allow_start: Callable[[], None]
-    """Called just before the program may start, at most once with an effect."""
+    hooks: OneStart
     is_ok: Callable[[Facts], bool]
 
     def run_in(self, sandbox: Sandbox) -> Measurement:
         """Run the job in `sandbox`, which is destroyed at its end."""
-        return sandbox.run(self.job, self.limits, self.cancel, self.deadline, self.allow_start, is_ok=self.is_ok)
+        return sandbox.run(self.job, self.limits, self.cancel, self.deadline, self.hooks.start, is_ok=self.is_ok)
 
 
 def _assign(sandbox: Sandbox, limits: Admitted) -> Sandbox:
@@ -99,7 +100,8 @@ class SandboxProvider:
         """Keep spares of `plan`, and of the image's preparations, whether or not jobs ask for them.
 
         Raises:
-            ImageInvalid: the list of preparations cannot be used.
+            SandboxError: the list of preparations cannot be used, or the image cannot be prepared.
+            OSError: runsc is gone.
         """
         self.pool.pin(plan)
         for prepared in self.starts.list_plans(plan, image):
@@ -121,31 +123,48 @@ class SandboxProvider:
         """Run a job in a sandbox of `plan`: a prepared spare if it fits one, else a spare, else a new one.
 
         If a prepared interpreter is lost before it becomes the job, the job gets another sandbox.
+        Where the job itself may be the reason, that one shows it: it does not start there either.
 
         Raises:
             SandboxError: as `boot`.
         """
         prepared = self.starts.choose(plan, image, request.limits, request.job.init)
         measured = None if prepared is None else self._run_prepared(request, prepared)
-        if measured is not None:
+        if measured is not None and not measured.is_lost:
             return measured
-        sandbox = self._take(request, plan, is_asked_for=prepared is None)
-        return request.run_in(sandbox)
+        ended = request.run_in(self._take(request, plan, is_asked_for=prepared is None))
+        if prepared is not None and measured is not None and may_be_of_job(measured) and ended.facts.is_started:
+            self._note_lost(prepared, explain_lost(measured.facts))
+        return ended
 
     def _run_prepared(self, request: SandboxRequest, plan: Plan) -> Measurement | None:
-        """Run the job in a prepared spare; None if it has not started there."""
-        if request.limits.memory_bytes < self._memory.find_used(plan) + MARGIN_BYTES:
+        """Run the job in a prepared spare; None if there is none that it can be given to."""
+        needed = self._memory.find_used(plan) + MARGIN_BYTES + sum(file.size for file in request.job.transfer.files)
+        if request.limits.memory_bytes < needed:
             self.starts.counts.note_miss(Miss.MEMORY)
             return None
         sandbox = self.pool.take(plan)
         if sandbox is None:
             self.starts.counts.note_miss(Miss.NO_SPARE)
             return None
-        measured = request.run_in(_assign(sandbox, request.limits))
-        is_held = (self.starts.note_lost if measured.is_lost else self.starts.note_end)(plan, measured)
-        if is_held:
+        try:
+            _assign(sandbox, request.limits)
+        except HostResources as error:  # as on cgroup v1, if it uses more memory than the job may
+            self.starts.counts.note_miss(Miss.LOST)
+            self._note_lost(plan, error.message)
+            return None
+        measured = request.run_in(sandbox)
+        if measured.is_lost:
+            self.starts.counts.note_miss(Miss.LOST)
+            if not may_be_of_job(measured):
+                self._note_lost(plan, explain_lost(measured.facts))
+        elif measured.facts.is_started and self.starts.note_end(plan, measured):
             self.pool.forget(plan)
-        return None if measured.is_lost else measured
+        return measured
+
+    def _note_lost(self, plan: Plan, why: str) -> None:
+        if self.starts.note_lost(plan, why):
+            self.pool.forget(plan)
 
     def _take(self, request: SandboxRequest, plan: Plan, *, is_asked_for: bool) -> Sandbox:
         """Return a sandbox of `plan` under the job's limits: a spare, else a new one."""

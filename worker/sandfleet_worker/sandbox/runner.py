@@ -41,7 +41,7 @@ from sandfleet_worker.sandbox.process.packed_job import NO_TRANSFER, open_transf
 from sandfleet_worker.sandbox.process.plan import Plan
 from sandfleet_worker.sandbox.process.runsc import ROOTFS, find_runsc
 from sandfleet_worker.sandbox.provider import SandboxProvider, SandboxRequest
-from sandfleet_worker.sandbox.start_hooks import NoHooks, call_once
+from sandfleet_worker.sandbox.start_hooks import NoHooks, OneStart
 from sandfleet_worker.sandbox.verdict import decide, is_ok
 from sandfleet_worker.sandbox.warm.boot_limit import BootLimit, raise_if_over
 
@@ -279,7 +279,7 @@ class RunscRunner:
             user = resolve_user(image, spec.security.user)
             plan = self._new_plan(image, limits.platform, hooks, datasets)
             job = pack_spec(limits, image, user, open_transfer(transfer))
-            request = SandboxRequest(job, limits, cancel, deadline, hooks, call_once(hooks.start), is_ok)
+            request = SandboxRequest(job, limits, cancel, deadline, OneStart(hooks), is_ok)
             measured = self._provider.run(request, plan, image)
         return Ending.of(decide(measured.facts), measured, limits, image_seconds=image_seconds, image=image)
 

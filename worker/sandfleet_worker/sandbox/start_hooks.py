@@ -10,7 +10,6 @@ import contextlib
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from contextlib import AbstractContextManager
 
 
@@ -38,15 +37,32 @@ class StartHooks(Protocol):
         ...
 
 
-def call_once(function: Callable[[], None]) -> Callable[[], None]:
-    """Return a function that calls `function` the first time, and does nothing afterwards."""
-    left = [function]
+class OneStart:
+    """The hooks of a job that may get a second sandbox, because the first one was lost.
 
-    def call() -> None:
-        if left:
-            left.pop()()
+    Its start is told once, and no wait after it: a job that has started is never one that waits.
+    """
 
-    return call
+    def __init__(self, hooks: StartHooks) -> None:
+        self._hooks, self._has_started = hooks, False
+
+    def waiting(self, why: str, *, is_remote: bool = False) -> AbstractContextManager[None]:
+        """Tell of the wait, unless the start was told."""
+        return contextlib.nullcontext() if self._has_started else self._hooks.waiting(why, is_remote=is_remote)
+
+    def start(self) -> None:
+        """Tell of the start the first time; raise as the hook does."""
+        if not self._has_started:
+            self._has_started = True
+            self._hooks.start()
+
+    def find_digest(self, name: str) -> str:
+        """Return the digest of the hooks."""
+        return self._hooks.find_digest(name)
+
+    def pin_digest(self, name: str, digest: str) -> str:
+        """Record the digest by the hooks."""
+        return self._hooks.pin_digest(name, digest)
 
 
 class NoHooks:

@@ -620,7 +620,10 @@ def _main():
         request = _Request(body)
         os.chdir(request.cwd)
         os.umask(0o022)
-    except (_Unfit, OSError, ValueError) as reason:
+    except OSError as error:
+        _report(report_fd, "x the working folder cannot be entered: %s" % error.strerror)
+        os._exit(1)
+    except (_Unfit, ValueError) as reason:
         _report(report_fd, "x %s" % reason)
         os._exit(1)
     _report(report_fd, "t")

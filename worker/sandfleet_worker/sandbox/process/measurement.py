@@ -90,8 +90,8 @@ class Measurement:
         run_seconds = None if clock.started is None else _find_ran_seconds(facts) or ended - clock.started
         return cls(
             facts=facts,
-            stdout=supervision.outputs.stdout.to_output(),
-            # Before *started*, only runsc itself can have written there.
+            # Before *started*, only runsc itself and code that ran ahead can have written there.
+            stdout=supervision.outputs.stdout.to_output() if clock.started is not None else StreamOutput(),
             stderr=supervision.outputs.stderr.to_output() if clock.started is not None else StreamOutput(),
             create_seconds=(clock.started or ended) - clock.taken,
             run_seconds=run_seconds,

@@ -188,7 +188,8 @@ class Supervision:
         """Ask whether the job may start: what is written next lets init start it."""
         self._deadlines.drop(Deadline.FILES)
         allow_start()
-        self._deadlines.set(Deadline.START, time.monotonic() + begin_seconds(self.preparing, self._boot_seconds))
+        self._boot_seconds = begin_seconds(self.preparing, self._boot_seconds)
+        self._deadlines.set(Deadline.START, time.monotonic() + self._boot_seconds)
 
     def _step(self, timeout: float | None = None) -> None:
         """Wait for the next event or the next deadline, and act on it."""

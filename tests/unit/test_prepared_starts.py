@@ -1,0 +1,83 @@
+"""Which jobs are given to a prepared spare; no job fails because none can be made for it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from prepared_plan import PLAN
+from sandfleet_config.settings import HostSettings
+from sandfleet_config.spec import SandboxSpec
+from sandfleet_worker.sandbox.image.accounts import User
+from sandfleet_worker.sandbox.image.image import Image
+from sandfleet_worker.sandbox.image.users import resolve_user
+from sandfleet_worker.sandbox.policy import admit
+from sandfleet_worker.sandbox.prepared.registry import Registered
+from sandfleet_worker.sandbox.prepared.use import Miss
+from sandfleet_worker.sandbox.prepared_starts import PreparedStarts
+from sandfleet_worker.sandbox.process.packed_job import NO_TRANSFER, pack_spec
+from sandfleet_worker.sandbox.process.runsc import RunscBinary
+
+
+def new_image(**fields: Any) -> Image:
+    given: dict[str, Any] = {
+        "name": "python",
+        "digest": f"sha256:{'0' * 64}",
+        "erofs_path": Path("/image.erofs"),
+        "size_bytes": 1,
+        "erofs_sha256": "0" * 64,
+        "created": datetime.now(UTC),
+        "source": "",
+    }
+    return Image(**(given | fields))
+
+
+def choose(
+    tmp_path: Path, image: Image, *, is_runsc_here: bool = True, **security: Any
+) -> tuple[object, dict[str, int]]:
+    """Ask for the preparation of a job; return whether there is a plan, and the misses."""
+    config = HostSettings.model_validate({"images": {"root": tmp_path}})
+    starts = PreparedStarts(config)
+    starts.preparations.add(Registered(image="python", name="sci", modules=("json",)))
+    runsc = tmp_path / "runsc"
+    if is_runsc_here:
+        runsc.touch()
+    spec = SandboxSpec.model_validate(
+        {"image": "python", "command": ["python3", "-c", "pass"], "prepared": "sci", "security": security}
+    )
+    limits = admit(spec, config)
+    job = pack_spec(limits, image, resolve_user(image, spec.security.user), NO_TRANSFER)
+    plain = replace(PLAN, binary=RunscBinary(str(runsc), "1"), interpreter=None)
+    found = starts.choose(plain, image, limits, job.init)
+    return found is not None, dict(starts.read().misses)
+
+
+def test_a_job_that_fits_gets_a_plan(tmp_path: Path) -> None:
+    assert choose(tmp_path, new_image()) == (True, {})
+
+
+def test_an_image_whose_own_user_is_unknown_serves_jobs_that_name_another(tmp_path: Path) -> None:
+    assert choose(tmp_path, new_image(user="nosuch"), user="1000") == (False, {Miss.USER: 1})
+
+
+def test_an_image_whose_home_is_no_plain_path_serves_jobs_with_a_writable_root(tmp_path: Path) -> None:
+    home = "/home//x"
+    image = new_image(user="x", users={"x": User(uid=7, gid=7, home=home)}, directories=frozenset({home}))
+    assert choose(tmp_path, image, read_only_rootfs=False) == (False, {Miss.INTERPRETER: 1})
+
+
+def test_a_job_whose_runsc_is_just_replaced_starts_without(tmp_path: Path) -> None:
+    assert choose(tmp_path, new_image(), is_runsc_here=False) == (False, {Miss.NO_SPARE: 1})
+
+
+def test_spares_from_the_start_are_found_for_a_name_with_a_digest(tmp_path: Path) -> None:
+    (tmp_path / "runsc").touch()
+    starts = PreparedStarts(HostSettings.model_validate({"images": {"root": tmp_path}}))
+    starts.preparations.add(Registered(image="python", name="sci", modules=("json",)))
+    plain = replace(PLAN, binary=RunscBinary(str(tmp_path / "runsc"), "1"), interpreter=None)
+    digest = f"sha256:{'0' * 64}"
+    for name in ("python", f"python@{digest}"):
+        assert len(starts.list_plans(plain, new_image(name=name))) == 1
+    assert not starts.list_plans(plain, new_image(name="other"))
