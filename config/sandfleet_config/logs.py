@@ -136,7 +136,7 @@ class JsonFormatter(logging.Formatter):
         if kind is not None:
             yield "error.type", kind.__name__
             yield "error.message", safe_text(hide_in_text(str(error)[:MAX_TEXT_CHARS]))
-        trace = hide_in_text(self.formatException(record.exc_info)[-MAX_TRACE_CHARS:])
+        trace = hide_in_text(self.formatException(record.exc_info))[-MAX_TRACE_CHARS:]
         yield "error.stack_trace", safe_text(trace)
 
 
