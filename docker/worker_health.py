@@ -26,7 +26,7 @@ def new_connection(url: str) -> Connection:
     from sandfleet_config.settings import WorkerSettings
 
     known = shared_options(WorkerSettings())
-    tls, options = known.get("broker_use_ssl"), known["broker_transport_options"]
+    tls, options = known.get("broker_use_ssl", False), known["broker_transport_options"]
     return Connection(known["broker_url"], ssl=tls, transport_options=options)
 
 

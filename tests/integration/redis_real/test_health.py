@@ -52,7 +52,7 @@ def answering(url: str, host: str) -> Iterator[None]:
     stopping = threading.Event()
     with Connection(
         options["broker_url"],
-        ssl=options.get("broker_use_ssl"),
+        ssl=options.get("broker_use_ssl", False),
         transport_options=options["broker_transport_options"],
     ) as connection:
         mailbox: Any = Mailbox("celery", type="fanout", accept=["json"])
