@@ -76,7 +76,11 @@ class LineFormatter(logging.Formatter):
             line = f"{start}{self._mark}{line[len(start) :]}"
         keys = [f"{key}={facts[key]}" for key in ("action", "job_id") if key in facts]
         head, newline, rest = line.partition("\n")
-        return f"{' '.join([head, *keys])}{newline}{rest}"
+        return safe_text(f"{' '.join([head, *keys])}{newline}{rest}")
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802  logging's
+        """Return the trace of an error, with what looks secret as ``***``."""
+        return hide_in_text(super().formatException(ei))
 
 
 class JsonFormatter(logging.Formatter):
@@ -132,7 +136,7 @@ class JsonFormatter(logging.Formatter):
         if kind is not None:
             yield "error.type", kind.__name__
             yield "error.message", safe_text(hide_in_text(str(error)[:MAX_TEXT_CHARS]))
-        trace = hide_in_text(self.formatException(record.exc_info)[-MAX_TRACE_CHARS:])
+        trace = hide_in_text(self.formatException(record.exc_info))[-MAX_TRACE_CHARS:]
         yield "error.stack_trace", safe_text(trace)
 
 

@@ -61,10 +61,11 @@ _PORT: Final = re.compile(r"[^:@]*:\d{0,5}\Z")
 # possessive, so each character is read once.
 _ASSIGNED: Final = re.compile(
     r"(?<![\w.-])(-{0,2}+)([A-Za-z_$][\w.-]*+)"
-    r"(?:[\"']?[ \t]{0,2}(?::=|=>|[=:])(?!/)[ \t]{0,2}(?:[bru]?(?=[\"']))?|([ \t]{1,4}+)(?=[^\s-]))"
+    r"(?:[\"']?\]?[ \t]{0,2}(?::=|=>|[=:])(?!/)[ \t]{0,2}(?:[bru]?(?=[\"']))?|([ \t]{1,4}+)(?=[^\s-]))"
 )
-_VALUE: Final = re.compile(r"\"[^\"]*+\"?|'[^']*+'?|[^\s\"'&;|,)}\]]++")
-_HEADER_VALUE: Final = re.compile(r"\"[^\"]*+\"?|'[^']*+'?|[^\r\n\"']++")
+# A quote in a string has a backslash before it, in JSON and in most languages.
+_VALUE: Final = re.compile(r"\"(?:[^\"\\]++|\\.?)*+\"?|'(?:[^'\\]++|\\.?)*+'?|[^\s\"'&;|,)}\]]++")
+_HEADER_VALUE: Final = re.compile(r"\"(?:[^\"\\]++|\\.?)*+\"?|'(?:[^'\\]++|\\.?)*+'?|[^\r\n\"']++")
 _HEADERS: Final = frozenset({"authorization", "cookie", "set-cookie", "proxy-authorization"})
 _SCHEMES: Final = re.compile(r"\b(bearer|basic)([ \t]{1,4}+)([\w.~+/=-]{6,}+)", re.IGNORECASE)
 _PARTS: Final = re.compile(r"[^\W_]++")

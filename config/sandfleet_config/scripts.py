@@ -154,10 +154,11 @@ Keys, all under `KEY_PREFIX`:
     ended_runs      stream of ended runs, from which the history is made: n, the number of the run, and
                     run, its summary (JSON of at most 1 KiB: see ended_run.py), never env, stdin or
                     output. 64 MiB at most, 8 MiB in a Redis that is 80 % full; expires 7 days after
-                    the last end
+                    one of the last 32 ends
     ended_runs:last   the number of the newest ended run. One that the stream does not have is lost to
-                    the history. Expires 30 days after the last end. One that is no number is made
-                    anew by the next end, with one number left out; so is a stream of another type
+                    the history. Expires 30 days after one of the last 32 ends. One that is no number,
+                    below 1 or above 10^15 is made anew by the next end, with one number left out; so
+                    is a stream of another type
     ended_runs:forgotten   sorted set: name of a forgotten batch -> when (ms): the history deletes its
                     runs that ended before. At most 10,000, for 40 days after the last
     celery-task-meta-<id>   Celery's result record

@@ -127,6 +127,17 @@ def test_a_fault_has_type_message_and_trace_without_secrets() -> None:
     assert SECRET not in json.dumps(found)
 
 
+def test_no_half_of_a_secret_is_left_where_a_trace_is_cut() -> None:
+    record = new_record()
+    try:
+        raise ValueError(f"redis://worker:{'n' * 20_000}{SECRET}@10.0.0.5/0")  # noqa: TRY301
+    except ValueError:
+        record.exc_info = sys.exc_info()
+    found = parse(record)
+    assert SECRET not in json.dumps(found)
+    assert found["error.stack_trace"].endswith("redis://***@10.0.0.5/0")
+
+
 def test_all_is_bounded() -> None:
     labels = {f"k{n}": "v" * 60 for n in range(64)}
     text = describe_labels(labels)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 
 import pytest
 from sandfleet_config.logs import LineFormatter
@@ -26,3 +27,19 @@ def test_the_keys_of_a_record_end_its_first_line() -> None:
     formatter = LineFormatter()
     line = formatter.format(new_record(1.0, "first\nsecond %s", "x", action="job_ended", job_id="j1"))
     assert line.endswith("INFO first action=job_ended job_id=j1\nsecond x")
+
+
+def test_control_characters_and_marks_that_turn_text_around_are_escaped() -> None:
+    line = LineFormatter().format(new_record(1.0, "jobs ended: %s", "\x1b[2Jall \u202ewell\r", action="a\x1b"))
+    assert line.endswith(r"INFO jobs ended: \x1b[2Jall \u202ewell\r action=a\x1b")
+
+
+def test_a_trace_has_no_secrets() -> None:
+    record = new_record(1.0)
+    try:
+        int("redis://worker:hunter22@10.0.0.5/0")
+    except ValueError:
+        record.exc_info = sys.exc_info()
+    text = LineFormatter().format(record)
+    assert "hunter22" not in text
+    assert "redis://***@10.0.0.5/0" in text

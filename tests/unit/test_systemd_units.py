@@ -61,3 +61,10 @@ def test_passwords_come_from_a_file_and_not_from_the_unit(name: str) -> None:
     unit = read(name)
     assert len(unit["EnvironmentFile"]) == 1
     assert "redis" not in " ".join(unit.get("Environment", [])).lower()
+
+
+def test_the_history_is_where_the_pages_may_write() -> None:
+    unit = read("sandfleet-web.service")
+    assert unit["ProtectSystem"] == ["strict"]
+    files = [word for word in unit.get("Environment", []) if word.startswith("SANDFLEET_WEB__HISTORY__FILE=")]
+    assert files == [f"SANDFLEET_WEB__HISTORY__FILE=/var/lib/{unit['StateDirectory'][0]}/history.sqlite"]

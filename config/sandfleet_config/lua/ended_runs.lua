@@ -8,7 +8,7 @@ local MAX_SUMMARY, MAX_RUNS, RUNS_TTL, LAST_RUN_TTL = 1024, 250000, 7 * 86400, 3
 local MAX_RUNS_BYTES, FREE_RUNS_BYTES = 67108864, 8388608
 local RUNS_BETWEEN_CHECKS, RUNS_BETWEEN_EXPIRES = 256, 32
 local RESULT_TAIL, SPEC_DIGITS = 512, 16
-local MAX_NUMBER_DIGITS = 15 -- a Lua number has no more
+local MAX_NUMBER = 1e15 -- a Lua number is exact below
 
 -- Drops the oldest entries of a stream that takes more memory than it may.
 local function bound_ended_runs(key)
@@ -35,17 +35,18 @@ local function complete_summary(summary, id, code, result)
   return '{"id":"' .. id .. '","code":"' .. code .. '","digest":"' .. digest .. '","spec":"' .. spec:sub(1, SPEC_DIGITS) .. '",' .. summary
 end
 
--- Returns the number of this ended run. Where the last one is no number, or too large, numbering goes
--- on after the newest entry of the stream. It leaves out one number, so that the history tells a gap:
+-- Returns the number of this ended run. Where the last one is no number, below 0 or too large,
+-- numbering goes on after the newest entry of the stream. It leaves out one number, so that the history tells a gap:
 -- runs may have ended meanwhile.
 local function next_number(key)
   local last = prefix .. 'ended_runs:last'
   local number = try('INCR', last)
-  if number then
+  if number and number > 0 and number < MAX_NUMBER then
     return number
   end
   local newest = ((try('XREVRANGE', key, '+', '-', 'COUNT', 1) or {})[1] or {})[2] or {}
-  local known = newest[1] == 'n' and newest[2]:match('^%d+$') and #newest[2] <= MAX_NUMBER_DIGITS and tonumber(newest[2]) or 0
+  local known = newest[1] == 'n' and newest[2]:match('^%d+$') and tonumber(newest[2]) or 0
+  known = known < MAX_NUMBER and known or 0
   redis.call('SET', last, string.format('%.0f', known + 2), 'EX', LAST_RUN_TTL) -- whatever its type was
   return known + 2
 end
@@ -56,10 +57,11 @@ local function add_ended_run(summary, is_full)
   local key = prefix .. 'ended_runs'
   local number = next_number(key)
   if not is_full and #summary <= MAX_SUMMARY then
-    local entry = { 'XADD', key, 'MAXLEN', '~', MAX_RUNS, '*', 'n', string.format('%.0f', number), 'run', summary }
-    if not try(unpack(entry)) then -- it is no stream, or one with the last id that there can be
-      redis.call('DEL', key)
-      try(unpack(entry))
+    local entry = { 'MAXLEN', '~', MAX_RUNS, '*', 'n', string.format('%.0f', number), 'run', summary }
+    if not try('XADD', key, 'NOMKSTREAM', unpack(entry)) then
+      redis.call('DEL', key) -- there is none, it is no stream, or one with the last id that there can be
+      try('XADD', key, unpack(entry))
+      redis.call('EXPIRE', key, RUNS_TTL)
     end
   end
   if number % RUNS_BETWEEN_EXPIRES == 1 then -- each call costs a tenth of what a run costs here

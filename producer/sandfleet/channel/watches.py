@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
+import time
 from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
 
 from sandfleet_config.live import live_key
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
 
 MAX_KEPT_BYTES: Final = 4 << 20
 """Notices that one watch keeps until they are taken."""
+FRESH_SECONDS: Final = 1.0
+"""How long a notice counts as the outcome: later the job may have been run again."""
+RANDOM_ID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 Found = TypeVar("Found")
 
 
@@ -73,7 +78,13 @@ class _Watch:
 class JobWatch(_Watch):
     """Tells which of some jobs have ended since the last call of `take`, and how.
 
-    A notice is the job's result. It is kept up to `MAX_KEPT_BYTES`; Redis is asked for others.
+    A notice is the job's result. It is kept up to `MAX_KEPT_BYTES`; Redis is asked for others, and
+    where a notice may be of something else than the job's newest run:
+
+    - before the subscription has begun: another wait may have subscribed before this run did.
+    - after `FRESH_SECONDS`.
+    - a job that was given its id: a channel is that of all databases of a Redis, and another fleet
+      may have a job of that id.
     """
 
     def __init__(self, notices: NoticeService, job_ids: Sequence[str], waker: Waker) -> None:
@@ -81,7 +92,8 @@ class JobWatch(_Watch):
         self.channels = {result_key(job_id).encode(): job_id for job_id in job_ids}
         self._lock = threading.Lock()
         self._ended: dict[str, bytes] | None = {}
-        self._kept_bytes = 0
+        self._has_begun = False
+        self._kept_bytes, self._kept_since = 0, 0.0
 
     def take(self) -> dict[str, Outcome | None] | None:
         """Return the jobs that have ended, with the outcomes that are known.
@@ -94,13 +106,19 @@ class JobWatch(_Watch):
         self._notices.raise_error(self._error)
         with self._lock:
             ended, self._ended, self._kept_bytes = self._ended, {}, 0
-        return None if ended is None else {job_id: _read_notice(job_id, raw) for job_id, raw in ended.items()}
+        if ended is None:
+            return None
+        if time.monotonic() - self._kept_since > FRESH_SECONDS:
+            return dict.fromkeys(ended)
+        return {job_id: _read_notice(job_id, raw) for job_id, raw in ended.items()}
 
     def add(self, job_id: str, notice: bytes) -> None:
         """Record that a job has ended, and wake the wait."""
         with self._lock:
             if self._ended is not None:
-                is_kept = self._kept_bytes + len(notice) <= MAX_KEPT_BYTES
+                if not self._ended:
+                    self._kept_since = time.monotonic()
+                is_kept = self._has_begun and self._kept_bytes + len(notice) <= MAX_KEPT_BYTES
                 self._ended[job_id] = notice if is_kept else b""
                 self._kept_bytes += len(notice) if is_kept else 0
         self.waker.wake()
@@ -108,13 +126,13 @@ class JobWatch(_Watch):
     def add_all(self) -> None:
         """Record that any of the jobs may have ended, and wake the wait."""
         with self._lock:
-            self._ended = None
+            self._ended, self._has_begun = None, True
         self.waker.wake()
 
 
 def _read_notice(job_id: str, raw: bytes) -> Outcome | None:
     """Return the outcome that a notice tells; None of one that is not the usual one."""
-    outcome = decode_outcome(raw) if raw else None
+    outcome = decode_outcome(raw) if raw and RANDOM_ID.fullmatch(job_id) else None
     return outcome if outcome is not None and outcome.job_id == job_id else None
 
 

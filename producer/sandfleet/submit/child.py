@@ -6,7 +6,6 @@ ends at its next frame. A child that died is one that has no more frames; its pa
 
 from __future__ import annotations
 
-import fcntl
 import gc
 import os
 import signal
@@ -56,6 +55,8 @@ class Child:
         Raises:
             OSError: no process or pipe can be made.
         """
+        import fcntl  # not everywhere, where no process is forked either
+
         frames, child_frames = os.pipe()
         try:
             child_word, self._word = os.pipe()

@@ -121,7 +121,7 @@ def forge(past: Past, key: str, value: object) -> None:
         past.redis.set(key, value)
 
 
-@pytest.mark.parametrize("forged", [{"forged"}, "no number", "9223372036854775807"], ids=str)
+@pytest.mark.parametrize("forged", [{"forged"}, "no number", "9223372036854775807", "1" + "0" * 17, "-7"], ids=str)
 def test_a_forged_last_number_costs_no_run_and_is_told_as_a_gap(past: Past, forged: object) -> None:
     past.end([SPEC] * 2)
     with past.writing():
@@ -150,6 +150,16 @@ def test_a_stream_of_a_wrong_type_is_made_anew(past: Past) -> None:
     assert past.fleet.job(job).outcome(0).code == "OK"
     assert [number for number, _ in entries(past)] == [2]
     assert past.history.status().lost == 0
+    assert past.redis.ttl(STREAM) > 0
+
+
+def test_a_stream_that_is_begun_again_expires_too(past: Past) -> None:
+    past.end([SPEC])
+    past.redis.delete(STREAM)  # as it expires, while the number lives on
+    past.end([SPEC])
+
+    assert [number for number, _ in entries(past)] == [2]
+    assert past.redis.ttl(STREAM) > 0
 
 
 def test_a_stream_that_can_have_no_later_entry_is_made_anew(past: Past) -> None:

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import tempfile
 import threading
 from pathlib import Path
@@ -286,3 +287,8 @@ def test_few_jobs_are_submitted_as_ever(url: str, client: redis.Redis, tmp_path:
     assert submit(url, [write_jobs(tmp_path, 40)], "submitting.LEAST_JOBS = 41").forked == 0
     assert submit(url, [write_jobs(tmp_path, 41)], "submitting.LEAST_JOBS = 41").forked == 3
     assert len(read_queued(client)) == 81
+
+
+def test_a_system_without_fcntl_submits_by_one_process() -> None:
+    code = "import sys; sys.modules['fcntl'] = None; from sandfleet import Fleet; print(Fleet.__name__)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "Fleet\n"
