@@ -176,6 +176,8 @@ class Encoders:
 
     def _start(self) -> None:
         """Start the processes. Ctrl-C waits meanwhile: it would lose one that nobody knows yet."""
+        if not self._count:  # as on a system that cannot fork, which has no such masks either
+            return
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             for number in range(self._count):
