@@ -1,4 +1,4 @@
-"""What contributors are told names files that exist, and hooks that need nothing but `.venv`."""
+"""CONTRIBUTING.md names files that exist, and hooks that need nothing but `.venv`."""
 
 from __future__ import annotations
 

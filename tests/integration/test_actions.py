@@ -1,4 +1,4 @@
-"""What operators do: counted first, told in the audit, refused where it could be a mistake."""
+"""Acts of operators: counted first, told in the audit, refused where they could be a mistake."""
 
 from __future__ import annotations
 

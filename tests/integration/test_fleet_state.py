@@ -1,4 +1,4 @@
-"""What workers say of themselves, and the marks of operators, in Redis."""
+"""The status that workers write to Redis, and the marks of operators."""
 
 from __future__ import annotations
 

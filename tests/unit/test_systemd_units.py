@@ -14,7 +14,7 @@ FOLDER = Path(__file__).parents[2] / "deploy" / "systemd"
 UNITS = {"sandfleet-worker.service": 5.0, "sandfleet-web.service": 1.5}
 """Each unit, and the exposure (0 to 10) that systemd-analyze may find at most."""
 NEWER = "Unknown key 'DelegateSubgroup'"
-"""What systemd before 254 says."""
+"""A message of systemd before 254."""
 
 
 def read(name: str) -> dict[str, list[str]]:

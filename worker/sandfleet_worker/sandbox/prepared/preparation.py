@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 @dataclass(frozen=True)
 class Preparation:
-    """What a prepared spare has done: its interpreter is up and has imported these modules."""
+    """A start of the interpreter ahead of the job, with the modules that it imports."""
 
     name: str
     """The name that jobs ask for; empty for the bare interpreter."""

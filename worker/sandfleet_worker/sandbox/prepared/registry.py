@@ -55,7 +55,7 @@ class Registered(BaseModel):
 
     @property
     def preparation(self) -> Preparation:
-        """What a spare of it does."""
+        """Its name and modules, without the facts of its trial."""
         return Preparation(self.name, self.modules)
 
 

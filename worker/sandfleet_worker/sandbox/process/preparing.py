@@ -1,4 +1,4 @@
-"""What a sandbox does between *ready* and *prepared*, and in the hands of its job until *started*.
+"""The phase of a sandbox from *ready* to *prepared*, and from its job until *started*.
 
 The image's code runs ahead of the job here, and may be hostile. Until the job starts, nobody reads
 its output: what it writes ahead stays in two pipes that fill, so that it costs the worker no CPU.
