@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 BOOT_FAILURE_CHARS: Final = 500
 PREPARING_CPU: Final = 100_000
 """A preparation gets one core: microseconds per 100 ms."""
+BOUNDS: Final = frozenset({"cpu", "memory"})
+"""The limits that a host must be able to enforce, so that image code may run ahead."""
+UNBOUNDED: Final = (
+    "this host cannot limit the CPU and memory of a preparation: give the worker a writable cgroup for both"
+)
 IDLE_CPU: Final = 1_000
 """A prepared spare gets a hundredth of a core, should the image's threads not sleep."""
 IDLE_MARGIN_BYTES: Final = 16 << 20
@@ -96,15 +101,15 @@ class PreparedState:
         return replace(usage, cpu_seconds=max(0.0, usage.cpu_seconds - self._spent_seconds))
 
 
-def bound_preparation(cgroup: SandboxCgroup) -> None:
-    """Give a preparation one core at most.
+def bound_preparation(cgroup: SandboxCgroup, memory_bytes: int) -> None:
+    """Give a preparation `memory_bytes` and one core at most.
 
     Raises:
         HostResources: the host cannot bound that, so no image code may run ahead.
     """
-    if not cgroup.slow_down(PREPARING_CPU):
-        msg = "this host cannot limit the CPU of a preparation: give the worker a writable cgroup for cpu"
-        raise HostResources.of(msg)
+    is_bounded = cgroup.limit_memory(memory_bytes)
+    if not cgroup.slow_down(PREPARING_CPU) or not is_bounded:
+        raise HostResources.of(UNBOUNDED)
 
 
 def explain_end(end: End | None) -> str:
