@@ -81,6 +81,12 @@ class PreparedState:
         """Whether the kernel has killed in it for memory."""
         return self._cgroup.counters.has_oom_kill
 
+    def find_memory_advice(self) -> str:
+        """Say what gives the preparation more memory than it had."""
+        if self.memory_bytes < self._interpreter.memory_bytes:
+            return "restart the worker, which keeps memory for the preparations that it knows at its start"
+        return "raise SANDFLEET_PREPARED__SPARE_BYTES, and SANDFLEET_PREPARED__BUDGET_BYTES if that is less"
+
     def has_written(self) -> bool:
         """Whether the image's code has written to the job's output ahead of the job."""
         assert self._supervision.preparing is not None
@@ -131,7 +137,7 @@ def explain_failure(supervision: Supervision, prepared: PreparedState | None) ->
         limit = format_bytes(prepared.memory_bytes)
         if prepared.is_up:
             return f"it grew past {limit} of memory while it idled"
-        return f"it needs more memory than {limit}: raise SANDFLEET_PREPARED__SPARE_BYTES, or import less"
+        return f"it needs more memory than {limit}: {prepared.find_memory_advice()}, or import less"
     if supervision.end is not None:
         return explain_end(supervision.end)
     return supervision.outputs.boot_stderr.to_output().text.strip()[-BOOT_FAILURE_CHARS:] or "it ended by itself"
