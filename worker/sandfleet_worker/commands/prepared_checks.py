@@ -41,11 +41,11 @@ FIXES: Final = {
     Miss.LOST: "see the worker's log (prepared_spare_lost)",
     Miss.QUARANTINE: "see the worker's log (preparation_in_quarantine), mend the image, then images prepare it again",
 }
-"""What to do about jobs that start without the preparation that they ask for."""
+"""The fix for each reason why jobs start without the preparation that they ask for."""
 
 
 class _Told(NamedTuple):
-    """What the running workers of this host say."""
+    """The counts that the running workers of this host have told Redis."""
 
     workers: int
     starts: int

@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 EARLY_SECONDS: Final = 0.05
 CRASHES: Final = frozenset({signal.SIGSEGV, signal.SIGILL})
 DISK_BYTES: Final = 1 << 20
-"""What a preparation may write, of which nothing may be left at its end."""
+"""The most that a preparation may write; nothing of it may be left at its end."""
 MAX_KNOWN: Final = 256
 USUAL_PROGRAM: Final = "python3"
 FIRST_DESCRIPTOR, DESCRIPTORS = 5, 5

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 @dataclass(frozen=True)
 class Preparation:
-    """What a prepared spare has done: its interpreter is up and has imported these modules."""
+    """The work of a prepared spare before its job: its interpreter is up and has imported these modules."""
 
     name: str
     """The name that jobs ask for; empty for the bare interpreter."""

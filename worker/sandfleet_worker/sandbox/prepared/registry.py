@@ -55,7 +55,7 @@ class Registered(BaseModel):
 
     @property
     def preparation(self) -> Preparation:
-        """What a spare of it does."""
+        """The work of its spares."""
         return Preparation(self.name, self.modules)
 
 

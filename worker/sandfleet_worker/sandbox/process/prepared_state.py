@@ -1,4 +1,4 @@
-"""What a prepared sandbox has used before its job, its bounds until then, and why one failed."""
+"""The use of a prepared sandbox before its job, its bounds until then, and why one failed."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ IDLE_MARGIN_BYTES: Final = 16 << 20
 
 
 class PreparedState:
-    """What a sandbox with an interpreter has used before its job came, and its bounds until then."""
+    """The use of a sandbox with an interpreter before its job came, and its bounds until then."""
 
     def __init__(self, interpreter: Interpreter, cgroup: SandboxCgroup, supervision: Supervision) -> None:
         self._interpreter, self._cgroup, self._supervision = interpreter, cgroup, supervision

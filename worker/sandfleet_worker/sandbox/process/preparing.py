@@ -1,4 +1,4 @@
-"""What a sandbox does between *ready* and *prepared*, and in the hands of its job until *started*.
+"""A sandbox between *ready* and *prepared*, and from its job's message to *started*.
 
 The image's code runs ahead of the job here, and may be hostile. Until the job starts, nobody reads
 its output: what it writes ahead stays in two pipes that fill, so that it costs the worker no CPU.

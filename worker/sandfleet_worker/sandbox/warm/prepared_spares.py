@@ -1,4 +1,4 @@
-"""What a pool does differently for spares that prepare: bounds, failures, and when they go."""
+"""The rules of a pool for spares that prepare: their bounds, their failures, and when they go."""
 
 from __future__ import annotations
 
