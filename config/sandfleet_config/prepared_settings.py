@@ -28,7 +28,9 @@ class PreparedSettings(Section):
         description="Preparations beside those of `images prepare`: IMAGE:NAME=MODULE+MODULE, separated by commas.",
     )
     budget_bytes: Bytes = Field(
-        default=512 << 20, description="Memory that the prepared spares of a worker hold together at most."
+        default=512 << 20,
+        description="Memory that prepared spares hold together at most, of all processes of `start`; each process may hold"
+        " one preparation's `spare_bytes` in any case.",
     )
     spare_bytes: Bytes = Field(
         default=256 << 20,

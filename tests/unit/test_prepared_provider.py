@@ -14,9 +14,11 @@ from prepared_plan import PLAN
 from sandfleet_config.codes import ErrorCode
 from sandfleet_config.errors import HostResources
 from sandfleet_config.settings import HostSettings
+from sandfleet_worker.sandbox.cgroup.cgroup import SandboxCgroup
 from sandfleet_worker.sandbox.cgroup.counters import Counts
+from sandfleet_worker.sandbox.cgroup.tree import CgroupTree
 from sandfleet_worker.sandbox.memory_budget import MemoryBudget
-from sandfleet_worker.sandbox.prepared.use import Miss
+from sandfleet_worker.sandbox.prepared.use import Miss, PreparedUse
 from sandfleet_worker.sandbox.prepared_starts import PreparedStarts
 from sandfleet_worker.sandbox.process.cancellation import Cancellation
 from sandfleet_worker.sandbox.process.facts import Facts, Kill
@@ -28,6 +30,7 @@ from sandfleet_worker.sandbox.process.init_reports import (
     PreparationFailed,
 )
 from sandfleet_worker.sandbox.process.measurement import Measurement
+from sandfleet_worker.sandbox.process.prepared_state import bound_preparation
 from sandfleet_worker.sandbox.provider import SandboxProvider, SandboxRequest
 from sandfleet_worker.sandbox.start_hooks import OneStart
 from sandfleet_worker.sandbox.warm.boot_limit import SHORT_WAIT_SECONDS, BootLimit
@@ -91,12 +94,16 @@ class Starts(PreparedStarts):
         return PLAN
 
 
+def new_provider(folder: Path, *enforceable: str) -> SandboxProvider:
+    config = HostSettings.model_validate({"images": {"root": folder}, "warm": {"size": 0}})
+    tree: Any = SimpleNamespace(enforceable=frozenset(enforceable))
+    limit, memory = BootLimit(1), MemoryBudget(0, 0, 0, "")
+    return SandboxProvider(config, tree, folder, limit, memory=memory, starts=Starts(config), on_failure=print)
+
+
 @pytest.fixture
 def provider(tmp_path: Path) -> Iterator[SandboxProvider]:
-    config = HostSettings.model_validate({"images": {"root": tmp_path}, "warm": {"size": 0}})
-    tree: Any = None
-    limit, memory = BootLimit(1), MemoryBudget(0, 0, 0, "")
-    made = SandboxProvider(config, tree, tmp_path, limit, memory=memory, starts=Starts(config), on_failure=print)
+    made = new_provider(tmp_path, "cpu", "memory", "pids")
     yield made
     made.close()
 
@@ -215,3 +222,39 @@ def test_the_files_of_a_job_count_beside_what_is_prepared(provider: SandboxProvi
     files.append(SimpleNamespace(size=1))
     run(provider, Hooks(), FakeSandbox(STARTED), FakeSandbox(STARTED), files)
     assert provider.starts.read().misses == {Miss.MEMORY: 1}
+
+
+@pytest.mark.parametrize("enforceable", [("cpu", "pids"), ("memory", "pids"), ()])
+def test_a_host_that_cannot_bound_a_preparation_asks_for_no_such_spare(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, enforceable: tuple[str, ...]
+) -> None:
+    """Each try would fail, and the pause after it would keep all other spares from booting."""
+    provider = new_provider(tmp_path, *enforceable)
+    asked: list[Any] = []
+    provider.pool.pin = asked.append  # type: ignore[method-assign]
+    provider.starts.list_plans = lambda *_: [PLAN]  # type: ignore[method-assign]
+    plain: Any = "plain"
+    provider.pin(plain, None)  # type: ignore[arg-type]  the image is not looked at
+
+    assert run(provider, Hooks(), FakeSandbox(STARTED), FakeSandbox(STARTED)) is STARTED
+    assert asked == ["plain"]
+    assert provider.starts.read() == PreparedUse(0, {Miss.HOST: 1}, {})
+    assert "cannot limit the CPU and memory of a preparation" in caplog.text
+    provider.close()
+
+
+@pytest.mark.parametrize(
+    ("enforceable", "is_bounded"), [({"cpu", "memory"}, True), ({"cpu"}, False), ({"memory"}, False)]
+)
+def test_no_preparation_runs_without_both_bounds(
+    tmp_path: Path,
+    enforceable: set[str],
+    is_bounded: bool,  # noqa: FBT001  a parameter of the test
+) -> None:
+    parents = dict.fromkeys(enforceable, tmp_path)
+    cgroup = SandboxCgroup(CgroupTree(2, parents), "one")
+    cgroup.make()
+    for name in ("memory.max", "memory.swap.max", "memory.oom.group", "cpu.max"):
+        (tmp_path / "one" / name).touch()
+    with contextlib.nullcontext() if is_bounded else pytest.raises(HostResources, match="writable cgroup for both"):
+        bound_preparation(cgroup, 48 * MIB)

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from sandfleet_config.environment import describe_settings_faults
 from sandfleet_config.logs import JsonFormatter, LineFormatter
 from sandfleet_config.metrics_settings import MetricsSettings
+from sandfleet_config.prepared_settings import PreparedSettings
 from sandfleet_config.processes import count_processes
 from sandfleet_config.settings import SettingsInvalid, WarmSettings, WorkerSettings
 from sandfleet_worker.commands.supervise import check_ports, new_environment, share_boots, share_settings
@@ -50,6 +51,16 @@ def test_the_processes_share_the_spares_of_the_worker(size: int, sizes: list[int
     assert [share.warm.size for share in shares] == sizes
     assert {share.concurrency for share in shares} == {8}, "slots are the host's"
     assert {share.process_count for share in shares} == {1}, "each counts only its own memory"
+
+
+@pytest.mark.parametrize(
+    ("count", "budget", "spare", "own"), [(2, 1024, 256, 512), (8, 1024, 256, 256), (4, 128, 256, 128)]
+)
+def test_the_processes_share_the_memory_of_prepared_spares(count: int, budget: int, spare: int, own: int) -> None:
+    prepared = PreparedSettings(budget_bytes=budget << 20, spare_bytes=spare << 20)
+    share = share_settings(new_settings(processes=count, prepared=prepared), 1).prepared
+
+    assert (share.budget_bytes >> 20, share.spare_bytes >> 20) == (own, spare)
 
 
 def test_each_process_serves_its_metrics_at_a_port_of_its_own() -> None:

@@ -150,7 +150,7 @@ def test_a_job_that_is_cancelled_while_its_files_are_written_leaves_no_descripto
 def test_a_prepared_interpreter_that_does_not_take_its_job_is_killed_by_its_own_deadline(
     sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What it has written ahead to the job's output is not told."""
+    """Its output ahead of the job is not told."""
     monkeypatch.setattr(preparing, "TAKE_SECONDS", 0.05)
     supervision, job = sandbox.supervision, new_job()
     supervision.begin_boot("systrap", 30.0, INTERPRETER)

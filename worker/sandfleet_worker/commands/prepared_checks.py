@@ -37,6 +37,7 @@ FIXES: Final = {
     Miss.MEMORY: "jobs ask for more memory than the preparation needs, and 32 MiB",
     Miss.ROOTFS: "jobs leave their root file system read-only",
     Miss.INTERPRETER: "prepare images whose Python can be prepared",
+    Miss.HOST: "give the worker a writable cgroup for cpu and memory",
     Miss.LOST: "see the worker's log (prepared_spare_lost)",
     Miss.QUARANTINE: "see the worker's log (preparation_in_quarantine), mend the image, then images prepare it again",
 }

@@ -96,12 +96,18 @@ def check_ports(settings: WorkerSettings, count: int) -> None:
 
 
 def share_settings(settings: WorkerSettings, number: int) -> WorkerSettings:
-    """Return the settings of one process, from 1: its part of the spares, and its port. Pure."""
+    """Return the settings of one process, from 1: its part of the spares, and its port. Pure.
+
+    Its part of the prepared spares' memory has room for one preparation at least.
+    """
     count, size, port = settings.process_count, settings.warm.size, settings.metrics.port
     own_size = size // count + (number <= size % count)
+    prepared = settings.prepared
+    own_bytes = max(prepared.budget_bytes // count, min(prepared.budget_bytes, prepared.spare_bytes))
     return settings.model_copy(
         update={
             "processes": 1,
+            "prepared": prepared.model_copy(update={"budget_bytes": own_bytes}),
             "warm": settings.warm.model_copy(update={"size": own_size}),
             "metrics": settings.metrics.model_copy(update={"port": port and port + number - 1}),
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -12,6 +13,7 @@ from sandfleet_worker.sandbox.cgroup.cgroup import SandboxCgroup
 from sandfleet_worker.sandbox.prepared.use import Miss
 from sandfleet_worker.sandbox.prepared_fit import MARGIN_BYTES
 from sandfleet_worker.sandbox.prepared_loss import explain_lost, may_be_of_job
+from sandfleet_worker.sandbox.process.prepared_state import BOUNDS, UNBOUNDED
 from sandfleet_worker.sandbox.process.remover import Remover
 from sandfleet_worker.sandbox.process.runsc import SandboxPaths
 from sandfleet_worker.sandbox.process.sandbox import Sandbox
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
     from sandfleet_worker.sandbox.process.plan import Plan
     from sandfleet_worker.sandbox.start_hooks import OneStart, StartHooks
     from sandfleet_worker.sandbox.warm.boot_limit import BootLimit
+
+log = logging.getLogger(__name__)
 
 _NO_HOOKS: Final = NoHooks()
 
@@ -91,6 +95,8 @@ class SandboxProvider:
         """Of the host's runsc, see `Abilities`; False until a runsc is known."""
         self.remover = Remover(on_failure)
         self.starts = starts
+        self._bounds_preparations = tree.enforceable >= BOUNDS
+        """Without these, no spare is prepared: each try would fail, and hold up the other spares."""
         self._memory = SpareMemory(memory.prepared_bytes, config.prepared.budget_bytes)
         prepared = PreparedSpares(self._memory, self.starts.quarantine)
         warm = config.warm.model_copy(update={"size": memory.spares})
@@ -104,8 +110,12 @@ class SandboxProvider:
             OSError: runsc is gone.
         """
         self.pool.pin(plan)
-        for prepared in self.starts.list_plans(plan, image):
-            self.pool.pin(prepared)
+        prepared = self.starts.list_plans(plan, image)
+        if prepared and not self._bounds_preparations:
+            log.warning("nothing is prepared: %s", UNBOUNDED, extra={"action": "preparations_unbounded"})
+            return
+        for one in prepared:
+            self.pool.pin(one)
 
     def resize(self, memory: MemoryBudget) -> None:
         """Keep no more spares from now on than `memory` has room for."""
@@ -129,6 +139,9 @@ class SandboxProvider:
             SandboxError: as `boot`.
         """
         prepared = self.starts.choose(plan, image, request.limits, request.job.init)
+        if prepared is not None and not self._bounds_preparations:
+            self.starts.counts.note_miss(Miss.HOST)
+            prepared = None
         measured = None if prepared is None else self._run_prepared(request, prepared)
         if measured is not None and not measured.is_lost:
             return measured

@@ -131,9 +131,12 @@ class SandboxCgroup:
             msg = f"cannot make the sandbox's cgroup: {error.strerror} ({error.filename})"
             raise HostResources.of(msg) from error
 
-    def limit_memory(self, memory_bytes: int) -> None:
-        """Limit the memory of a sandbox that has no job yet; `apply` sets a job's limits."""
-        self._write(memory_files(self._tree.version, memory_bytes))
+    def limit_memory(self, memory_bytes: int) -> bool:
+        """Limit the memory of a sandbox that has no job yet; `apply` sets a job's limits.
+
+        Return whether that is enforced.
+        """
+        return not self._write(memory_files(self._tree.version, memory_bytes)) and "memory" in self._tree.enforceable
 
     def slow_down(self, quota: int) -> bool:
         """Give a sandbox without a job at most `quota` microseconds of CPU per 100 ms.

@@ -32,6 +32,8 @@ class Miss(StrEnum):
     """Its root filesystem is writable."""
     INTERPRETER = "interpreter"
     """The image has no Python, or one that cannot be prepared."""
+    HOST = "host"
+    """The host cannot limit the CPU and memory of a preparation."""
     LOST = "lost"
     """A prepared spare failed when it was given the job."""
     QUARANTINE = "quarantine"

@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 BOOT_FAILURE_CHARS: Final = 500
 PREPARING_CPU: Final = 100_000
 """A preparation gets one core: microseconds per 100 ms."""
+BOUNDS: Final = frozenset({"cpu", "memory"})
+"""The limits that a host must be able to enforce, so that image code may run ahead."""
+UNBOUNDED: Final = (
+    "this host cannot limit the CPU and memory of a preparation: give the worker a writable cgroup for both"
+)
 IDLE_CPU: Final = 1_000
 """A prepared spare gets a hundredth of a core, should the image's threads not sleep."""
 IDLE_MARGIN_BYTES: Final = 16 << 20
@@ -76,6 +81,12 @@ class PreparedState:
         """Whether the kernel has killed in it for memory."""
         return self._cgroup.counters.has_oom_kill
 
+    def find_memory_advice(self) -> str:
+        """Say what gives the preparation more memory than it had."""
+        if self.memory_bytes < self._interpreter.memory_bytes:
+            return "restart the worker, which keeps memory for the preparations that it knows at its start"
+        return "raise SANDFLEET_PREPARED__SPARE_BYTES, and SANDFLEET_PREPARED__BUDGET_BYTES if that is less"
+
     def has_written(self) -> bool:
         """Whether the image's code has written to the job's output ahead of the job."""
         assert self._supervision.preparing is not None
@@ -96,15 +107,15 @@ class PreparedState:
         return replace(usage, cpu_seconds=max(0.0, usage.cpu_seconds - self._spent_seconds))
 
 
-def bound_preparation(cgroup: SandboxCgroup) -> None:
-    """Give a preparation one core at most.
+def bound_preparation(cgroup: SandboxCgroup, memory_bytes: int) -> None:
+    """Give a preparation `memory_bytes` and one core at most.
 
     Raises:
         HostResources: the host cannot bound that, so no image code may run ahead.
     """
-    if not cgroup.slow_down(PREPARING_CPU):
-        msg = "this host cannot limit the CPU of a preparation: give the worker a writable cgroup for cpu"
-        raise HostResources.of(msg)
+    is_bounded = cgroup.limit_memory(memory_bytes)
+    if not cgroup.slow_down(PREPARING_CPU) or not is_bounded:
+        raise HostResources.of(UNBOUNDED)
 
 
 def explain_end(end: End | None) -> str:
@@ -126,7 +137,7 @@ def explain_failure(supervision: Supervision, prepared: PreparedState | None) ->
         limit = format_bytes(prepared.memory_bytes)
         if prepared.is_up:
             return f"it grew past {limit} of memory while it idled"
-        return f"it needs more memory than {limit}: raise SANDFLEET_PREPARED__SPARE_BYTES, or import less"
+        return f"it needs more memory than {limit}: {prepared.find_memory_advice()}, or import less"
     if supervision.end is not None:
         return explain_end(supervision.end)
     return supervision.outputs.boot_stderr.to_output().text.strip()[-BOOT_FAILURE_CHARS:] or "it ended by itself"

@@ -127,11 +127,12 @@ class Sandbox:
     def boot_spare(self, plan: Plan, memory_bytes: int) -> None:
         """Boot a sandbox without a job, which may use `memory_bytes`; raise as `boot`.
 
-        One that prepares gets one core. Where that cannot be enforced, image code does not run ahead.
+        One that prepares gets one core. Where both cannot be enforced, image code does not run ahead.
         """
-        self.cgroup.limit_memory(memory_bytes)
-        if plan.interpreter is not None:
-            bound_preparation(self.cgroup)
+        if plan.interpreter is None:
+            self.cgroup.limit_memory(memory_bytes)
+        else:
+            bound_preparation(self.cgroup, memory_bytes)
         self.boot(plan)
         if self.prepared is not None:
             self.prepared.memory_bytes = memory_bytes
