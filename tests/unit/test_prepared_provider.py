@@ -229,13 +229,11 @@ def test_a_host_that_cannot_bound_a_preparation_asks_for_no_such_spare(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, enforceable: tuple[str, ...]
 ) -> None:
     """Each try would fail, and the pause after it would keep all other spares from booting."""
-    provider = new_provider(tmp_path, *enforceable)
+    provider: Any = new_provider(tmp_path, *enforceable)
     asked: list[Any] = []
-    provider.pool.pin = asked.append  # type: ignore[assignment, method-assign]
-    provider.starts.list_plans = lambda *_: [PLAN]  # type: ignore[method-assign]
-    plain: Any = "plain"
-    image: Any = None
-    provider.pin(plain, image)
+    provider.pool.pin = asked.append
+    provider.starts.list_plans = lambda *_: [PLAN]
+    provider.pin("plain", None)  # the image is not looked at
 
     assert run(provider, Hooks(), FakeSandbox(STARTED), FakeSandbox(STARTED)) is STARTED
     assert asked == ["plain"]
