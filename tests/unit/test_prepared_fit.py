@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from sandfleet_worker.sandbox.prepared.use import Miss
 from sandfleet_worker.sandbox.prepared_fit import MAX_REQUEST_BYTES, find_misfit, fits_command
-from sandfleet_worker.sandbox.process.init_job import InitJob
+from sandfleet_worker.sandbox.process.init_job import InitJob, WritablePath
 
 ENV = ("PATH=/usr/bin:/bin", "HOME=/tmp", "HOSTNAME=sandbox", "LANG=C.UTF-8")
+HOME = WritablePath("/home/u")
 INTERPRETER = InitJob(
     candidates=["/usr/bin/python3", "/bin/python3"], argv=["python3", "-c", "boot"], envp=ENV, uid=65534, gid=65534
 )
@@ -80,3 +81,30 @@ def test_commands_that_do_not_fit(argv: tuple[str, ...]) -> None:
 )
 def test_all_else_must_be_as_it_was_prepared(fields: dict[str, Any], miss: Miss | None) -> None:
     assert find_misfit(job(**fields), INTERPRETER) is miss
+
+
+@pytest.mark.parametrize(
+    ("candidates", "fields", "miss"),
+    [
+        (["/home/u/bin/python3", "/usr/bin/python3"], {}, None),
+        (["/home/u/bin/python3", "/usr/bin/python3"], {"has_files": True}, Miss.COMMAND),
+        (["/work/bin/python3"], {}, None),
+        (["/work/bin/python3"], {"writable_paths": [HOME, WritablePath("/work")]}, Miss.COMMAND),
+        (["/workers/python3"], {"writable_paths": [HOME, WritablePath("/work")], "has_files": True}, None),
+        (["python3", "/usr/bin/python3"], {}, Miss.COMMAND),
+    ],
+    ids=["home", "files in the home", "image's folder", "hidden folder", "beside it", "working folder"],
+)
+def test_a_job_that_may_find_another_program_starts_without(
+    candidates: list[str], fields: dict[str, Any], miss: Miss | None
+) -> None:
+    interpreter = replace(INTERPRETER, candidates=candidates, writable_paths=[HOME])
+    given = {"writable_paths": [HOME], "candidates": candidates, **fields}
+    assert find_misfit(job(**given), interpreter) is miss
+
+
+@pytest.mark.parametrize(
+    "name", ["KMP_AFFINITY", "GOMP_CPU_AFFINITY", "GOTO_NUM_THREADS", "NUMBA_NUM_THREADS", "TZDIR"]
+)
+def test_variables_of_thread_pools_and_time_zones_count(name: str) -> None:
+    assert find_misfit(job(envp=(*ENV, f"{name}=1")), INTERPRETER) is Miss.ENVIRONMENT

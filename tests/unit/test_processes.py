@@ -15,6 +15,7 @@ from sandfleet_config.prepared_settings import PreparedSettings
 from sandfleet_config.processes import count_processes
 from sandfleet_config.settings import SettingsInvalid, WarmSettings, WorkerSettings
 from sandfleet_worker.commands.supervise import check_ports, new_environment, share_boots, share_settings
+from sandfleet_worker.system.supervisor import describe_end
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -99,3 +100,10 @@ def test_a_line_says_which_of_several_processes_wrote_it() -> None:
 
     assert line.format(record) == alone.replace("INFO job", "INFO [2] job")
     assert '"sandfleet.process":2' in json.format(record)
+
+
+@pytest.mark.parametrize(
+    ("code", "text"), [(0, "exit code 0"), (3, "exit code 3"), (-9, "SIGKILL"), (-40, "signal 40")]
+)
+def test_every_end_of_a_process_has_words(code: int, text: str) -> None:
+    assert describe_end(code) == text

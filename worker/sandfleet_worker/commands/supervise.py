@@ -1,9 +1,9 @@
 """``sandfleet-worker start`` with several worker processes: this one is their supervisor.
 
 It imports little, so that it costs little memory beside them: the preflight has a process of its
-own, too, which ends. Each worker process gets its part of the spares, of the boots at once, and a
-port (`share_settings`). Slots and memory need no parts: workers of one host share them by lock
-files.
+own, too, which ends. Each worker process gets its part of the spares, of the memory of prepared
+ones, of the boots at once, and a port (`share_settings`). Slots and the memory of jobs need no
+parts: workers of one host share them by lock files.
 
 A worker process whose supervisor is killed gets SIGTERM, and drains: its jobs may end, nothing is
 charged, and its sandboxes go before it does.

@@ -17,9 +17,22 @@ MARGIN_BYTES: Final = 32 << 20
 MAX_REQUEST_BYTES: Final = 192 << 10
 """Init hands over commands and environments up to 256 KiB."""
 _INTERPRETER: Final = re.compile(r"python(3(\.[0-9]{1,3})?)?")
-_OF_THE_START: Final = ("PYTHON", "LD_", "MALLOC_", "GLIBC_", "OMP_", "OPENBLAS_", "MKL_", "NUMEXPR_", "LC_")
+_THREADS: Final = (
+    "OMP_",
+    "GOMP_",
+    "KMP_",
+    "OPENBLAS_",
+    "GOTO_",
+    "BLIS_",
+    "MKL_",
+    "NUMEXPR_",
+    "NUMBA_",
+    "RAYON_",
+    "POLARS_",
+)
+_OF_THE_START: Final = ("PYTHON", "LD_", "MALLOC_", "GLIBC_", "LC_", *_THREADS)
 _NAMES_OF_THE_START: Final = frozenset(
-    {"LANG", "LANGUAGE", "LOCPATH", "GCONV_PATH", "NLSPATH", "TZ", "PATH", "HOME", "VIRTUAL_ENV"}
+    {"LANG", "LANGUAGE", "LOCPATH", "GCONV_PATH", "NLSPATH", "TZ", "TZDIR", "PATH", "HOME", "VIRTUAL_ENV"}
 )
 """Variables that an interpreter or its libraries read when they start."""
 
@@ -31,7 +44,7 @@ def is_interpreter(program: str) -> bool:
 
 def find_misfit(job: InitJob, interpreter: InitJob) -> Miss | None:
     """Return why `job` cannot be given to `interpreter`, None if it can."""
-    if not fits_command(job.argv) or [*job.candidates] != [*interpreter.candidates]:
+    if not fits_command(job.argv) or _may_find_another(job, interpreter):
         return Miss.COMMAND
     if sum(map(len, (*job.argv, *job.envp))) > MAX_REQUEST_BYTES:
         return Miss.COMMAND
@@ -42,6 +55,14 @@ def find_misfit(job: InitJob, interpreter: InitJob) -> Miss | None:
     if _read_at_start(job.envp) != _read_at_start(interpreter.envp):
         return Miss.ENVIRONMENT
     return None
+
+
+def _may_find_another(job: InitJob, interpreter: InitJob) -> bool:
+    """Whether `job` may find another program: by PATH, its working folder, or a folder of its own."""
+    prepared = {writable.path for writable in interpreter.writable_paths}
+    own = tuple(f"{one.path}/" for one in job.writable_paths if job.has_files or one.path not in prepared)
+    is_fixed = all(path.startswith("/") and not path.startswith(own) for path in job.candidates)
+    return not is_fixed or [*job.candidates] != [*interpreter.candidates]
 
 
 def fits_command(argv: Sequence[str]) -> bool:

@@ -231,4 +231,7 @@ def to_exit_code(code: int) -> int:
 
 def describe_end(code: int) -> str:
     """Say how a child has ended."""
-    return signal.Signals(-code).name if code < 0 else f"exit code {code}"
+    if code >= 0:
+        return f"exit code {code}"
+    # Real-time signals have no names of their own.
+    return signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
