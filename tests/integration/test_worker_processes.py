@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import socket
+import time
 from typing import TYPE_CHECKING, Any
+
+from waiting import wait_until
 
 if TYPE_CHECKING:
     from stage import Stage
@@ -40,3 +43,14 @@ def test_ports_beyond_the_last_are_refused_before_anything_starts(stage: Stage) 
     assert worker.process.wait(60) == 1
     assert "error: SANDFLEET_METRICS__PORT: 65535 is too high: each of 2 processes takes a port" in worker.log
     assert "action=process_started" not in worker.log
+
+
+def test_a_stop_while_the_processes_start_leaves_nothing(stage: Stage) -> None:
+    for pause in (0.8, 1.2, 1.6):
+        worker = stage.start(**TWO)
+        wait_until(lambda: worker.log.count("action=process_started") == 2, 60, "both are started")  # noqa: B023
+        time.sleep(pause)
+        worker.process.terminate()
+
+        assert worker.process.wait(60) == 0, worker.log
+        assert stage.find_leftovers() == [], pause

@@ -132,6 +132,8 @@ def run_process(settings: WorkerSettings, number: int, ready_fd: int) -> int:
         return _prove(settings)
     from sandfleet_worker.commands.start import OneOfSeveral, serve
 
+    # Until Celery takes the signal over: an exception removes what was made so far.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     os.set_inheritable(ready_fd, False)
     told: list[int] = []
 
