@@ -146,7 +146,8 @@ def test_run_says_that_no_worker_is_there(fleet: Fleet, client: redis.Redis) -> 
 
 
 def test_a_reader_that_goes_away_is_no_traceback(fleet: Fleet, tmp_path: Path) -> None:
-    (tmp_path / "jobs").write_text('{"image": "x"}\n' * 400)
+    # More ids than a pipe holds (64 KiB): the last ones cannot be written before the reader goes.
+    (tmp_path / "jobs").write_text('{"image": "x"}\n' * 3000)
     env = os.environ | {"SANDFLEET_REDIS_URL": fleet.settings.redis_dsn}
     command = [sys.executable, "-m", "sandfleet.cli", "submit", str(tmp_path / "jobs")]
     process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
