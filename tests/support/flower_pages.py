@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import http.client
 import json
 import re
 import socket
@@ -37,9 +38,10 @@ TOKEN = "a-token-for-prometheus"
 
 
 class Flower:
-    """A running Flower and its password."""
+    """A running Flower, its password and its log."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, log_path: Path) -> None:
+        self.log_path = log_path
         self.address = f"http://127.0.0.1:{port}"
         self.password = PASSWORD
 
@@ -105,15 +107,18 @@ def running_flower(stage: Stage, **environment: str) -> Iterator[Flower]:
     ]
     history = {"SANDFLEET_WEB__HISTORY__FILE": str(stage.folder / "history.db")}
     env = stage.env | {"FLOWER_BASIC_AUTH": "me:secret", "FLOWER_TOKEN": TOKEN} | history | environment
-    log_path = stage.folder / "flower.log"
+    log_path = stage.folder / f"flower-{port}.log"  # of its own: a module may have another one that runs
     with log_path.open("wb") as log:
         process = subprocess.Popen(command, env=env, stdout=log, stderr=log)
-    page = Flower(port)
+    page = Flower(port, log_path)
 
     def is_up() -> bool:
         assert process.poll() is None, log_path.read_text()
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", port)) == 0
+        # Not a mere connection: one to a free port may by chance come from that very port, and reach itself.
+        try:
+            return page.ask("/healthcheck", password=None)[0] == 200
+        except (OSError, http.client.HTTPException):
+            return False
 
     try:
         wait_until(is_up, 30, "Flower answers")
@@ -124,6 +129,10 @@ def running_flower(stage: Stage, **environment: str) -> Iterator[Flower]:
         yield page
     finally:
         process.terminate()
-        process.wait(20)
+        try:
+            process.wait(60)
+        finally:
+            process.kill()
+            process.wait()
     assert MARKER not in log_path.read_text()
     assert "Traceback" not in log_path.read_text()

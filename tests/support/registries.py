@@ -101,7 +101,8 @@ class Registry:
 
     def _is_listening(self) -> bool:
         with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+            # A connection to a free port may by chance come from that very port, and reach itself.
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0 and probe.getsockname() != probe.getpeername()
 
     def kill(self) -> None:
         """End it at once, whatever it serves."""

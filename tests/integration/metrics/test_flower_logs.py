@@ -19,7 +19,7 @@ def test_each_line_of_flower_is_an_object(module_stage: Stage, stock: Stock, pas
         stock.outcome(stock.submit("true"))
         flower.ask("/tasks")
         flower.ask("/no/such/page")
-    lines = [json.loads(line) for line in (module_stage.folder / "flower.log").read_text().splitlines()]
+    lines = [json.loads(line) for line in flower.log_path.read_text().splitlines()]
     assert {line["service.name"] for line in lines} == {"flower"}
     assert {line["host.name"] for line in lines} == {"host-7"}
     assert any("made for this run" in line["message"] for line in lines) == (not password)
