@@ -171,3 +171,11 @@ def test_a_full_disk_leaves_the_file_as_it_was(tmp_path: Path, monkeypatch: pyte
             registry.add(SCI.model_copy(update={"name": "two"}))
     assert (tmp_path / FILE).read_bytes() == before
     assert registry.find("python-data", DIGEST, "two") is None
+
+
+def test_a_list_that_cannot_be_read_prepares_nothing_and_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / FILE).mkdir(mode=0o700)
+    assert new_registry(tmp_path).find("python-data", DIGEST, "sci") is None
+    assert f"{tmp_path / FILE}: Is a directory: mend it" in caplog.text

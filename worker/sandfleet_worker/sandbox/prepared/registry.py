@@ -194,6 +194,11 @@ class Preparations:
             raise ImageInvalid.of(f"{self._path} is damaged: remove it, and `images prepare` again") from error
         except PermissionError as error:
             raise ImageInvalid.of(f"{self._path}: permission denied: chown it to the worker's user") from error
+        except OSError as error:  # it is a folder, or its disk has errors
+            if is_resource_error(error):
+                raise
+            text = f"{self._path}: {error.strerror}: mend it, or remove it and `images prepare` again"
+            raise ImageInvalid.of(text) from error
         if found.format != _FORMAT:
             raise ImageInvalid.of(f"{self._path} is of another release: remove it, and `images prepare` again")
         for entry in found.preparations:
