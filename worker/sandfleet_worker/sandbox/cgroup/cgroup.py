@@ -44,7 +44,7 @@ def limit_files(
     """Return the files to write: (controller, file, text, is needed).
 
     A failed write of a needed one means that the limit is not enforced. `is_fresh`: no limit was
-    ever set. `was_slowed`: it has a CPU quota of ours.
+    ever set. `was_slowed`: a CPU quota was set before.
     """
     fuse = str(PIDS_FUSE_FACTOR * limits.pids_limit + PIDS_FUSE_BASE)
     if version == 1:

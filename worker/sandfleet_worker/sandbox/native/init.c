@@ -417,8 +417,8 @@ static void bound_privileges(void) {
 static int shares_uid; /* an interpreter with the job's uid lives already */
 
 static void drop_privileges(void) {
-    /* A child of ours that has only the effective ids of the job can neither be signalled nor be
-     * traced by the job's processes. It shares our memory, so nobody may reach into it. */
+    /* A child with only the effective ids of the job can neither be signalled nor be traced by the
+     * job's processes. It shares init's memory, so nobody may reach into it. */
     u32 own = shares_uid ? ~0u : job.uid, own_group = shares_uid ? ~0u : job.gid;
     /* setresuid reads these as "leave it unchanged": the job would run as init's own user. */
     long error = job.uid == ~0u || job.gid == ~0u ? -EINVAL : 0;

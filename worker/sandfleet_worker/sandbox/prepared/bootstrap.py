@@ -9,7 +9,7 @@ the modules to import, with commas. Reports are lines: `p` prepared, `t` a job w
 How the job's code runs: CPython runs it, by the functions of its C API that `python3` itself uses
 for a command, a file and stdin. They are called as `sys.excepthook` after this program has ended by an
 exception. So no frame of this program is below the job's, in no traceback and in no stack. `-m`,
-folders and zip files go through runpy, below one frame of ours that no traceback shows.
+folders and zip files go through runpy, with one frame of this program below. No traceback shows it.
 """
 
 import os
