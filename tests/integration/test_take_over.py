@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from threading import Timer
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ import redis
 from fleet_keys import read_duplicates, read_owners, read_queue
 from pydantic import SecretStr
 from sandfleet import ErrorCode, Fleet, SandboxSpec, Settings
-from sandfleet_config.outcome import Outcome
+from sandfleet_config.outcome import Outcome, StreamOutput
 from sandfleet_config.queues import DEFAULT_QUEUE, KEY_PREFIX, job_key
 from sandfleet_worker.delivery.claim import Claim
 from sandfleet_worker.delivery.identity import Identity
@@ -97,6 +98,21 @@ def no_memory(client: Any) -> Iterator[None]:
     """Let Redis be at its maxmemory from the moment that a test sets it."""
     yield
     client.config_set("maxmemory", 0)
+
+
+def test_an_output_that_redis_has_room_for_a_moment_later_is_kept(
+    client: Any, workers: list[Ledger], no_memory: None
+) -> None:
+    """Redis counts what its clients are sending, so many ends at once can exceed it for a moment."""
+    claim, text = claim_one(workers[0], "done"), "x" * 600_000
+    client.config_set("maxmemory", 1)
+    later = Timer(0.05, client.config_set, ("maxmemory", 0))
+    later.start()
+    try:
+        assert workers[0].finish(claim, Outcome.of(ErrorCode.OK, claim.job_id, stdout=StreamOutput.of(text.encode())))
+    finally:
+        later.join()
+    assert json.loads(client.get(f"{KEY_PREFIX}celery-task-meta-{claim.job_id}"))["result"]["stdout"]["data"] == text
 
 
 def test_at_maxmemory_all_that_ends_is_recorded_and_no_job_is_claimed(

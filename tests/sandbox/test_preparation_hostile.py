@@ -143,7 +143,7 @@ def test_threads_that_do_not_sleep_get_next_to_no_cpu_while_idle(hostile: Callab
 
 def test_memory_that_grows_while_idle_is_bounded(hostile: Callable[..., RunscRunner]) -> None:
     code = "import threading, time\n"
-    code += "def grow():\n    kept = []\n    time.sleep(1)\n    while True: kept.append(bytearray(1 << 20)); time.sleep(0.001)\n"
+    code += "def grow():\n    kept = []\n    time.sleep(1)\n    while True: kept.append(b'x' * (8 << 20))\n"
     code += "threading.Thread(target=grow, daemon=True).start()"
     runner = hostile(code)
     execute(runner, "python3", "-c", "pass")
@@ -153,8 +153,26 @@ def test_memory_that_grows_while_idle_is_bounded(hostile: Callable[..., RunscRun
         time.sleep(3)
         assert not spare.supervision.is_gone
         return
-    wait_until(lambda: runner.read_prepared().quarantined, 60, "each of three has grown too much")
+    wait_until(lambda: runner.read_prepared().quarantined, 200, "each of three has grown too much")
     assert "while it idled" in runner.read_prepared().quarantined["python:python"]
+    check_others(runner)
+
+
+def test_spares_that_the_pool_finds_grown_count_against_the_preparation(hostile: Callable[..., RunscRunner]) -> None:
+    """A cgroup limit counts the page cache too, so a spare can grow past its bound and live."""
+    runner = hostile("")
+    execute(runner, "python3", "-c", "pass")
+
+    def is_held() -> bool:
+        pool = runner._provider.pool
+        with pool._lock:
+            for spare in pool._spares.by_plan.get(plan_of(runner), ()):
+                if spare.is_warm and spare.prepared is not None:
+                    spare.prepared.memory_bytes = 1 << 20
+        return bool(runner.read_prepared().quarantined)
+
+    wait_until(is_held, 200, "each of three has grown")
+    assert "it grew past 1 MiB of memory while it idled" in runner.read_prepared().quarantined["python:python"]
     check_others(runner)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import random
+import time
 from typing import TYPE_CHECKING
 
 import redis
@@ -31,6 +33,14 @@ The outcome itself takes a quarter of this size.
 """
 
 
+DROP_PAUSES_SECONDS = (0.1, 0.3, 0.6)
+"""Pauses between the tries to record an output; a random part of each is left out.
+
+Redis counts what its clients are sending, so large ends that come together need for a moment several
+times what they will take.
+"""
+
+
 class EndCalls(ScriptCalls):
     """Ends jobs. Each call may be repeated when its answer got lost."""
 
@@ -44,7 +54,7 @@ class EndCalls(ScriptCalls):
     ) -> bool:
         """Record how the job ended, in the dead letters too if there is a `reason`.
 
-        Where Redis is at its maxmemory, the outcome is recorded without its output, and says so.
+        Where Redis stays at its maxmemory, the outcome is recorded without its output, and says so.
         """
         message = claim.message if reason else b""
         if claim.run != outcome.run:
@@ -53,6 +63,11 @@ class EndCalls(ScriptCalls):
         before, after = (self._identity.owner, claim.claim_id), (reason, message)
         if outcome.output_bytes >= DROPPED_FROM_BYTES:
             answer = self._finish(before, outcome, known, after, faults, droppable=True)
+            for pause in DROP_PAUSES_SECONDS:
+                if answer >= 0:
+                    break
+                time.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - so that ends that came together part
+                answer = self._finish(before, outcome, known, after, faults, droppable=True)
             if answer >= 0:
                 return bool(answer)
             log.warning(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -25,6 +26,7 @@ from sandfleet_worker.delivery.ledger import Ledger
 from sandfleet_worker.host import connect
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable, Sequence
 
 log = logging.getLogger(__name__)
@@ -68,6 +70,15 @@ def say(text: str) -> None:
         print(text, file=sys.stderr)  # noqa: T201
 
 
+def stop_on_sigterm(io_loop: Any) -> None:
+    """Make SIGTERM stop the loop.
+
+    Flower's own handler raises SystemExit wherever the main thread is; in a destructor Python drops it.
+    """
+    loop: asyncio.AbstractEventLoop = io_loop.asyncio_loop
+    loop.add_signal_handler(signal.SIGTERM, io_loop.stop)
+
+
 class SandfleetFlower(Flower):
     """Flower with an eye on Redis."""
 
@@ -87,6 +98,7 @@ class SandfleetFlower(Flower):
     def start(self) -> None:
         """Run until `stop`, or a signal."""
         self._poll.start()
+        stop_on_sigterm(self.io_loop)
         super().start()
 
     async def poll(self) -> None:

@@ -71,10 +71,14 @@ class PreparedState:
             self._cgroup.limit_memory(min(used + IDLE_MARGIN_BYTES, self._interpreter.memory_bytes))
             self.memory_bytes = without_files + IDLE_MARGIN_BYTES
 
-    def has_grown(self) -> bool:
-        """Whether an idle spare uses more than counts for it."""
+    def find_growth(self) -> str:
+        """Say how much more memory an idle spare uses than counts for it; "" if it does not."""
         found = self._cgroup.counters.read_memory_bytes() if self.is_up else None
-        return found is not None and found[1] > self.memory_bytes
+        return self.explain_growth() if found is not None and found[1] > self.memory_bytes else ""
+
+    def explain_growth(self) -> str:
+        """Say that an idle spare has grown past its bound."""
+        return f"it grew past {format_bytes(self.memory_bytes)} of memory while it idled"
 
     @property
     def is_out_of_memory(self) -> bool:
@@ -134,9 +138,9 @@ def explain_failure(supervision: Supervision, prepared: PreparedState | None) ->
     if supervision.kill is not None:
         return supervision.kill.message
     if prepared is not None and prepared.is_out_of_memory:
-        limit = format_bytes(prepared.memory_bytes)
         if prepared.is_up:
-            return f"it grew past {limit} of memory while it idled"
+            return prepared.explain_growth()
+        limit = format_bytes(prepared.memory_bytes)
         return f"it needs more memory than {limit}: {prepared.find_memory_advice()}, or import less"
     if supervision.end is not None:
         return explain_end(supervision.end)

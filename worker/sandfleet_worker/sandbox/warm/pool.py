@@ -23,7 +23,12 @@ from typing import TYPE_CHECKING
 
 from sandfleet_worker.sandbox.warm.booter import SpareBooter
 from sandfleet_worker.sandbox.warm.demand import Demand
-from sandfleet_worker.sandbox.warm.prepared_spares import WROTE_AHEAD, has_failed_preparing, wrote_ahead
+from sandfleet_worker.sandbox.warm.prepared_spares import (
+    WROTE_AHEAD,
+    find_growth,
+    has_failed_preparing,
+    wrote_ahead,
+)
 from sandfleet_worker.sandbox.warm.spares import Spares, wake_spare
 from sandfleet_worker.sandbox.warm.wanted import WantedSpares
 from sandfleet_worker.system.supervised_thread import SupervisedThread
@@ -227,8 +232,12 @@ class WarmPool:
         with self._lock:
             for plan in stale:
                 self._demand.forget(plan)
-            self._discard([*self._wanted.find_unwanted(), *self._wanted.find_harmful(self.booter.load)])
+            harmful = self._wanted.find_harmful(self.booter.load)
+            grown = {spare: why for spare in harmful if (why := find_growth(spare))}
+            self._discard([*self._wanted.find_unwanted(), *harmful])
             self._spares.forget_empty_plans()
+        for sandbox, why in grown.items():
+            self._note_failure(sandbox, why)
 
     def _discard(self, sandboxes: list[Sandbox]) -> None:
         """Take spares out to be destroyed.

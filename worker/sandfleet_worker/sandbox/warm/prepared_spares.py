@@ -56,12 +56,17 @@ class PreparedSpares:
         prepared = [spare for spare in spares if spare.prepared is not None]
         if prepared and not load.has_free_memory():
             return prepared
-        return [spare for spare in prepared if spare.prepared is not None and spare.prepared.has_grown()]
+        return [spare for spare in prepared if find_growth(spare)]
 
 
 def has_failed_preparing(sandbox: Sandbox) -> bool:
     """Whether a spare that died had come as far as its preparation."""
     return sandbox.prepared is not None and sandbox.supervision.clock.ready is not None
+
+
+def find_growth(sandbox: Sandbox) -> str:
+    """Say how much more memory an idle spare uses than counts for it; "" if it does not."""
+    return "" if sandbox.prepared is None else sandbox.prepared.find_growth()
 
 
 def wrote_ahead(sandbox: Sandbox) -> bool:
