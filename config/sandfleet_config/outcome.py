@@ -130,6 +130,11 @@ class Timing:
     collect: float | None = None
     cleanup: float | None = None
 
+    @classmethod
+    def of(cls, **seconds: float | None) -> Self:
+        """Round each to microseconds: a clock tells no more, and each outcome carries them."""
+        return cls(**{step: None if value is None else round(value, 6) for step, value in seconds.items()})
+
 
 @dataclass(frozen=True, slots=True, config=PART)
 class Usage:

@@ -265,7 +265,7 @@ class JobRun:
         """Return the outcome of a job that did not run to a verdict."""
         self._note_failed_wait()
         timing, attempts = (
-            Timing(queued=self._count_queued()),
+            Timing.of(queued=self._count_queued()),
             tell_limits(self.message, self.claim.end_attempts(code)),
         )
         return Outcome.of(code, self._job.job_id, message, timing=timing, attempts=attempts, **self._facts)

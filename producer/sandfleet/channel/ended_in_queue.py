@@ -32,7 +32,7 @@ def new_ending(code: ErrorCode, job_id: str, record: JobRecord, attempts: tuple[
         spec_sha256=record.spec_sha256,
         attempts=attempts,
         run=record.run,
-        timing=Timing(queued=max(0.0, time.time() - record.submitted) if record.submitted else None),
+        timing=Timing.of(queued=max(0.0, time.time() - record.submitted) if record.submitted else None),
     )
 
 

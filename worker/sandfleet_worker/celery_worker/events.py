@@ -22,8 +22,7 @@ def describe_received(job_message: JobMessage, claim: Claim) -> dict[str, Any]:
     """Return the fields of ``task-received``.
 
     `kwargs` is a dict literal, since Flower's search takes such apart:
-    ``kwargs:batch=nightly kwargs:label.suite=s7``. The fields that are None clear those of an
-    earlier attempt's end.
+    ``kwargs:batch=nightly kwargs:label.suite=s7``.
     """
     batch = None if job_message.request is None else job_message.request.batch
     return {
@@ -34,9 +33,6 @@ def describe_received(job_message: JobMessage, claim: Claim) -> dict[str, Any]:
         "attempt": len(claim.attempts) or None,
         "retries": max(0, len(claim.attempts) - 1),
         "root_id": job_message.job_id,
-        "result": None,
-        "exception": None,
-        "runtime": None,
     }
 
 

@@ -33,7 +33,7 @@ def refuse(intake: Intake, claim: Claim, job_message: JobMessage, refusal: Sandb
         refusal.code,
         claim.job_id,
         refusal.message,
-        timing=Timing(queued=queued),
+        timing=Timing.of(queued=queued),
         attempts=claim.end_attempts(refusal.code),
         host=claim.attempts[-1].host if claim.attempts else "",
     )

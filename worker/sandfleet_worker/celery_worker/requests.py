@@ -72,6 +72,8 @@ class SandboxRequest(Request):
         """
         if type == "task-succeeded" and fields["result"] != ErrorCode.OK.value:
             type, fields = "task-failed", describe_end(fields["result"], fields["runtime"])  # noqa: A001  Celery's
+        if fields.get("runtime") is not None:
+            fields["runtime"] = round(fields["runtime"], 6)
         try:
             super().send_event(type, **fields)
         except Exception as error:  # noqa: BLE001  any kind of a broken connection

@@ -169,7 +169,8 @@ class Ledger(ClaimCalls):
             LeaseLate: not before the next beat.
         """
         me = self._identity
-        text = json.dumps({"max_attempts": DEFAULT_MAX_ATTEMPTS, "boot": me.boot, **facts})
+        known = {"max_attempts": DEFAULT_MAX_ATTEMPTS, "boot": me.boot, **facts}
+        text = json.dumps(known, separators=(",", ":"))
         answer = self._call("claim", me.owner, claim_id, me.host, me.worker, text, *queues)
         self.lacks_memory, self.is_cordoned = answer[0] == b"short", answer[0] == b"cordoned"
         match answer[0]:

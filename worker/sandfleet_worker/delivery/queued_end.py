@@ -37,7 +37,7 @@ def new_queued_end(
         batch=batch.decode(errors="replace") if batch else None,
         run=parse_number(run or b"") or 1,
         attempts=parse_attempts(attempts or b""),
-        timing=Timing(queued=_count_queued(facts.submitted, time.time() if now is None else now)),
+        timing=Timing.of(queued=_count_queued(facts.submitted, time.time() if now is None else now)),
     )
     try:
         return new(labels=told.get("labels") or {}, spec_sha256=told.get("spec_sha256") or ""), facts

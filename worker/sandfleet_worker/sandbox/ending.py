@@ -58,7 +58,7 @@ class Ending:
             stdout=measured.stdout,
             stderr=measured.stderr,
             duration=measured.run_seconds,
-            timing=Timing(
+            timing=Timing.of(
                 image=image_seconds,
                 create=measured.create_seconds,
                 run=measured.run_seconds,
@@ -90,7 +90,7 @@ class Ending:
             stdout=self.stdout,
             stderr=self.stderr,
             duration=self.duration,
-            timing=replace(self.timing, queued=queued),
+            timing=replace(self.timing, queued=None if queued is None else round(queued, 6)),
             usage=self.usage,
             limits=self.limits,
             runtime=self.runtime,

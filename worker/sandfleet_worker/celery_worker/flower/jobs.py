@@ -19,6 +19,7 @@ COLUMNS = {
 """Column titles of Flower's Tasks page."""
 _STOCK: Any = Task
 _OWN_FIELDS = ("batch", "queue", "attempt")
+_END_FIELDS = ("result", "exception", "runtime")
 
 
 class JobTask(Task):
@@ -35,10 +36,13 @@ class JobTask(Task):
     def event(self, type_: str, timestamp: Any = None, local_received: Any = None, fields: Any = None) -> None:  # type: ignore[override]
         """Take an event in.
 
-        `kwargs` is parsed here, once, and not by Flower's search with each later event.
+        `kwargs` is parsed here, once, and not by Flower's search with each later event. The start of
+        another attempt clears how the last one ended.
         """
-        if type_ == "received" and isinstance(fields.get("kwargs"), str):
-            fields["kwargs"] = _parse_searched(fields["kwargs"])
+        if type_ == "received":
+            fields |= dict.fromkeys(_END_FIELDS)
+            if isinstance(fields.get("kwargs"), str):
+                fields["kwargs"] = _parse_searched(fields["kwargs"])
         super().event(type_, timestamp, local_received, fields)
 
 

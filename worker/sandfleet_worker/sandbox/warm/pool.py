@@ -23,12 +23,7 @@ from typing import TYPE_CHECKING
 
 from sandfleet_worker.sandbox.warm.booter import SpareBooter
 from sandfleet_worker.sandbox.warm.demand import Demand
-from sandfleet_worker.sandbox.warm.prepared_spares import (
-    WROTE_AHEAD,
-    find_growth,
-    has_failed_preparing,
-    wrote_ahead,
-)
+from sandfleet_worker.sandbox.warm.prepared_spares import find_grown, find_written, has_failed_preparing
 from sandfleet_worker.sandbox.warm.spares import Spares, wake_spare
 from sandfleet_worker.sandbox.warm.wanted import WantedSpares
 from sandfleet_worker.system.supervised_thread import SupervisedThread
@@ -107,8 +102,8 @@ class WarmPool:
                 sandbox = take_out()
             if sandbox is None or wake_spare(sandbox, self._remover):
                 return sandbox
-            if wrote_ahead(sandbox):
-                self._note_failure(sandbox, WROTE_AHEAD)
+            if why := find_written(sandbox):
+                self._note_failure(sandbox, why)
 
     def pin(self, plan: Plan) -> None:
         """Keep spares of `plan` whether or not jobs ask for them."""
@@ -233,17 +228,14 @@ class WarmPool:
             for plan in stale:
                 self._demand.forget(plan)
             harmful = self._wanted.find_harmful(self.booter.load)
-            grown = {spare: why for spare in harmful if (why := find_growth(spare))}
+            grown = find_grown(harmful)
             self._discard([*self._wanted.find_unwanted(), *harmful])
             self._spares.forget_empty_plans()
         for sandbox, why in grown.items():
             self._note_failure(sandbox, why)
 
     def _discard(self, sandboxes: list[Sandbox]) -> None:
-        """Take spares out to be destroyed.
-
-        By the remover's thread, since this is under the lock.
-        """
+        """Take spares out; the remover's thread destroys them, since this is under the lock."""
         for sandbox in sandboxes:
             self._spares.remove(sandbox)
             self._remover.add(sandbox)
@@ -280,10 +272,7 @@ class WarmPool:
             pass
 
     def _boot_one(self) -> bool:
-        """Boot a spare of the plan that lacks most.
-
-        False if none is missing or can be booted now.
-        """
+        """Boot a spare of the plan that lacks most; False if none is missing or can be booted now."""
         with self._lock:
             plan = self._find_missing()
         sandbox = None if plan is None else self.booter.boot(plan, self.take_unbooted, self._wanted.find_need(plan))

@@ -56,7 +56,7 @@ class PreparedSpares:
         prepared = [spare for spare in spares if spare.prepared is not None]
         if prepared and not load.has_free_memory():
             return prepared
-        return [spare for spare in prepared if find_growth(spare)]
+        return list(find_grown(prepared))
 
 
 def has_failed_preparing(sandbox: Sandbox) -> bool:
@@ -64,11 +64,12 @@ def has_failed_preparing(sandbox: Sandbox) -> bool:
     return sandbox.prepared is not None and sandbox.supervision.clock.ready is not None
 
 
-def find_growth(sandbox: Sandbox) -> str:
-    """Say how much more memory an idle spare uses than counts for it; "" if it does not."""
-    return "" if sandbox.prepared is None else sandbox.prepared.find_growth()
+def find_grown(spares: Iterable[Sandbox]) -> dict[Sandbox, str]:
+    """Return the prepared spares that use more memory than counts for them, and say how much."""
+    found = {spare: spare.prepared.find_growth() for spare in spares if spare.prepared is not None}
+    return {spare: why for spare, why in found.items() if why}
 
 
-def wrote_ahead(sandbox: Sandbox) -> bool:
-    """Whether image code has written to the output of the job that was to come."""
-    return sandbox.prepared is not None and sandbox.prepared.wrote_ahead
+def find_written(sandbox: Sandbox) -> str:
+    """Say that image code has written to the output of the job that was to come; "" if it has not."""
+    return WROTE_AHEAD if sandbox.prepared is not None and sandbox.prepared.wrote_ahead else ""
