@@ -1,6 +1,6 @@
 """Measure sandfleet beside bare `runsc run`, stock Celery and other sandboxes, all in one run.
 
-Run it by `make bench` (ARGS="--quick" for two minutes instead of eight). Machines are noisy: quote
+Run it by `make bench` (ARGS="--quick" for five minutes instead of fifteen). Machines are noisy: quote
 the ratios, not the milliseconds. At its end it stops and removes everything that it started.
 """
 
@@ -38,6 +38,7 @@ PARTS = (
     "growth",
     "limit",
     "processes",
+    "prepared",
     "redis",
     "files",
     "history",
@@ -73,7 +74,9 @@ def main() -> None:
 
 def _read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="two minutes instead of eight: few rounds, short queues")
+    parser.add_argument(
+        "--quick", action="store_true", help="five minutes instead of fifteen: few rounds, short queues"
+    )
     parser.add_argument("--only", help=f"some parts only, with commas between: {','.join(PARTS)}")
     parser.add_argument(
         "--add", action="store_true", help="with --only: keep the other parts of the last run, of the same code and day"
@@ -101,7 +104,7 @@ def measure(options: argparse.Namespace) -> Figures:
             found |= _measure_idle(testbed, counts, options, absent)
         for part in options.parts:
             if part not in ("latency", "bursts"):
-                found |= _timed(part, testbed, counts)
+                found |= _timed(part, testbed, counts, absent)
     took = time.monotonic() - began
     return Figures.model_validate(
         {"machine": machine, "is_quick": options.quick, "took_seconds": took, "absent": absent, **found}
@@ -129,9 +132,14 @@ def _measure_idle(
     return found
 
 
-def _timed(part: str, testbed: Testbed, counts: Counts) -> dict[str, Any]:
+def _timed(part: str, testbed: Testbed, counts: Counts, absent: dict[str, str]) -> dict[str, Any]:
     began = time.monotonic()
-    found = _measure_part(part, testbed, counts)
+    if part == "prepared":
+        from sandbench.prepared_starts import measure_prepared
+
+        found: dict[str, Any] = {"prepared": measure_prepared(testbed, counts, absent)}
+    else:
+        found = _measure_part(part, testbed, counts)
     console.print(f"{part}: {time.monotonic() - began:.0f} s")
     return found
 

@@ -37,6 +37,7 @@ class BareRunsc:
     folder: Path
     rootfs: Mapping[str, Path]
     name: str = "bare runsc"
+    binary: str = "runsc"
     numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
     def run(self, program: Program) -> None:
@@ -70,7 +71,7 @@ class BareRunsc:
         process = {"args": list(program.command), "cwd": "/", "user": user, "env": [PATH]}
         config = {"ociVersion": "1.0.2", "process": process, "root": root}
         (bundle / "config.json").write_text(json.dumps(config))
-        command: Sequence[str] = ["runsc", f"--root={self.folder}/state", *FLAGS, "run", f"--bundle={bundle}", name]
+        command: Sequence[str] = [self.binary, f"--root={self.folder}/state", *FLAGS, "run", f"--bundle={bundle}", name]
         command = meter.wrap(command) if meter else command
         subprocess.run(command, check=True, stdin=subprocess.DEVNULL, capture_output=True)
         shutil.rmtree(bundle)

@@ -1,4 +1,4 @@
-"""The rounds and jobs of a run: on two cores, about 8 minutes for all, 2 for the quick run."""
+"""The rounds and jobs of a run: on two cores, about 15 minutes for all, 5 for the quick run."""
 
 from __future__ import annotations
 
@@ -33,6 +33,11 @@ class Counts:
     redis_jobs: int
     file_jobs: int
     history_rows: int
+    prepared_rounds: int
+    data_rounds: int
+    """Of jobs that import numpy and pandas."""
+    prepared_jobs: int
+    data_jobs: int
 
 
 FULL = Counts(
@@ -58,6 +63,10 @@ FULL = Counts(
     redis_jobs=300,
     file_jobs=24,
     history_rows=1_000_000,
+    prepared_rounds=12,
+    data_rounds=8,
+    prepared_jobs=48,
+    data_jobs=16,
 )
 QUICK = Counts(
     latency_rounds=8,
@@ -82,4 +91,8 @@ QUICK = Counts(
     redis_jobs=100,
     file_jobs=6,
     history_rows=50_000,
+    prepared_rounds=3,
+    data_rounds=2,
+    prepared_jobs=12,
+    data_jobs=4,
 )

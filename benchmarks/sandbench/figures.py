@@ -193,6 +193,20 @@ class RedisUse(Record):
     output_bytes: float
 
 
+class PreparedStarts(Record):
+    """Jobs of a program with its interpreter started ahead, beside warm ones and bare runsc."""
+
+    release: str
+    program: str
+    ms: Rounds
+    """Time from the submit of one job to its outcome, on an idle machine."""
+    at_once: int
+    per_second: Rounds
+    """Jobs a second, `at_once` at a time."""
+    prepared_share: float | None = None
+    """How many of the single jobs of the prepared way started so; None without that way."""
+
+
 class FileRate(Record):
     """Jobs that each read a file and leave one of `file_mib` MiB, and cp(1) of as many bytes."""
 
@@ -245,6 +259,7 @@ class Figures(Record):
     limit: list[Limit] = Field(default_factory=list)
     store: Store | None = None
     redis_use: RedisUse | None = None
+    prepared: list[PreparedStarts] = Field(default_factory=list)
     file_rate: FileRate | None = None
     history: History | None = None
 

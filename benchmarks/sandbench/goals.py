@@ -9,14 +9,14 @@ import statistics
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sandbench.programs import BARE_PYTHON, PYTHON, TRUE
+from sandbench.programs import BARE_PYTHON, DATA, PRINT, PYTHON, TRUE
 from sandbench.stats import median_ratio
-from sandbench.ways import BARE, COLD, STOCK, WARM
+from sandbench.ways import BARE, COLD, PREPARED, STOCK, WARM
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sandbench.figures import Figures, Growth
+    from sandbench.figures import Figures, Growth, PreparedStarts
 
 OURS = "sandfleet"
 BATCH_STREAM = "sandfleet, a batch's stream"
@@ -27,6 +27,11 @@ LEAST_PROCESSES_RATIO = 1.8
 STOCK_RECOVERY = "1 h (Celery's visibility timeout, not measured)"
 LATENCY_GOALS = ((TRUE.name, 25.0, 4.0, 107.0), (BARE_PYTHON.name, 50.0, 2.66, 133.0))
 """Program, milliseconds, times faster than bare runsc, and runsc's ms when they were set."""
+PREPARED_GOALS = {TRUE.name: 14.0, PRINT.name: 20.0, DATA.name: 30.0}
+"""Program, and milliseconds from submit to outcome on an idle machine."""
+LEAST_DATA_RATIO = 20.0
+NO_LOSS = 0.95
+"""Share of the warm way's rate, for two figures of a noisy machine that are the same."""
 PREFORK_JOBS_NOTE = "prefork, one child a job"
 
 
@@ -84,6 +89,13 @@ PROCESSES = (
 )
 
 
+SLOW_START = (
+    "{share} of the single jobs started so; of a hit, most is the sandbox's own kernel (waking up, page faults of the"
+    " interpreter, its end). Next: a newer runsc"
+)
+PREPARED_RATE = "busy cores leave no idle time in which a spare could be prepared. Next: repeat it with more cores"
+
+
 def judge(figures: Figures) -> list[Goal]:
     """Return the goals whose part was measured."""
     return [
@@ -95,6 +107,7 @@ def judge(figures: Figures) -> list[Goal]:
         *_memory(figures),
         *_growth(figures),
         *_processes(figures),
+        *_prepared(figures),
         *_history(figures),
     ]
 
@@ -191,6 +204,29 @@ def _processes(figures: Figures) -> Iterator[Goal]:
     yield Goal(
         what, f"{one.per_second:,.0f}/s", found, f"{LEAST_PROCESSES_RATIO:g}x", ratio / LEAST_PROCESSES_RATIO, reason
     )
+
+
+def _prepared(figures: Figures) -> Iterator[Goal]:
+    for item in figures.prepared:
+        yield from _prepared_start(item)
+        if PREPARED in item.per_second:
+            ours, warm = (statistics.median(item.per_second[way]) for way in (PREPARED, WARM))
+            what = f"`{item.program}`, jobs/s, {item.at_once} at once, prepared against warm (runsc {item.release})"
+            found = f"{ours:.1f}/s ({ours / warm:.2f}x)"
+            yield Goal(what, f"{warm:.1f}/s", found, "no loss", ours / warm / NO_LOSS, PREPARED_RATE)
+
+
+def _prepared_start(item: PreparedStarts) -> Iterator[Goal]:
+    way, most_ms = PREPARED if PREPARED in item.ms else WARM, PREPARED_GOALS[item.program]
+    ours, warm, bare = (statistics.median(item.ms[name]) for name in (way, WARM, BARE))
+    reason = SLOW_START.format(share=f"{item.prepared_share or 0:.0%}") if way == PREPARED else LESS_BOOT
+    what = f"`{item.program}`, {way.rpartition(' ')[2]}, submit to outcome, idle, p50 (runsc {item.release})"
+    found = f"{ours:.0f} ms ({bare / ours:.1f}x)"
+    yield Goal(what, f"{bare:.0f} ms, bare runsc", found, f"under {most_ms:.0f} ms", most_ms / ours, reason)
+    if item.program == DATA.name:
+        what = f"`{item.program}`, prepared, times faster than warm (runsc {item.release})"
+        ratio = warm / ours
+        yield Goal(what, f"{warm:.0f} ms", f"{ratio:.1f}x", f"{LEAST_DATA_RATIO:g}x", ratio / LEAST_DATA_RATIO, reason)
 
 
 def _history(figures: Figures) -> Iterator[Goal]:

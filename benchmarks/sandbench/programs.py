@@ -17,15 +17,21 @@ class Program:
     name: str
     image: str
     command: tuple[str, ...]
+    prepared: str | None = None
+    """The preparation that a job names; earlier releases know none."""
 
     @property
     def spec(self) -> SandboxSpec:
         """The program as a job."""
-        return SandboxSpec(image=self.image, command=list(self.command))
+        named = {"prepared": self.prepared} if self.prepared else {}
+        return SandboxSpec.model_validate({"image": self.image, "command": list(self.command), **named})
 
 
 TRUE = Program("/bin/true", "busybox", ("/bin/true",))
 BARE_PYTHON = Program("python3 -S -c pass", "python", ("python3", "-S", "-c", "pass"))
 PYTHON = Program("python3 -c pass", "python", ("python3", "-c", "pass"))
+PRINT = Program("python3 -c 'print(1)'", "python", ("python3", "-c", "print(1)"))
+DATA_IMAGE = "python-data"
+DATA = Program("import numpy, pandas", DATA_IMAGE, ("python3", "-c", "import numpy, pandas"))
 IMAGES = ("busybox", "python")
 PROGRAMS = {program.name: program for program in (TRUE, BARE_PYTHON, PYTHON)}

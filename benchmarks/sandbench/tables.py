@@ -41,6 +41,7 @@ def render_blocks(figures: Figures) -> dict[str, str]:
         "recovery": render_recovery(figures),
         "growth": render_growth(figures),
         "redis": render_redis_use(figures),
+        "prepared": render_prepared(figures),
         "files": render_file_rate(figures),
         "history": render_history(figures),
         "scale": render_scale(figures),
@@ -241,6 +242,19 @@ def render_redis_use(figures: Figures) -> str:
         f"From submit to outcome, each of {jobs} calls {use.script_calls:.2f} scripts in Redis, {told}, by Redis's own counters;"
         " the worker's beats and looks in vain are in it."
     )
+
+
+def render_prepared(figures: Figures) -> str:
+    """Return the time of one job, and jobs a second, of each way on each release of runsc."""
+    parts = []
+    for item in figures.prepared:
+        rows = []
+        for way, values in item.ms.items():
+            ratio, rate = median_ratio(item.ms[BARE], values), statistics.median(item.per_second[way])
+            rows.append([way, f"{statistics.median(values):.1f}", f"{ratio:.1f}x", f"{rate:.1f}"])
+        head = [f"`{item.program}`, runsc {item.release}", "p50 ms", "faster", f"jobs/s, {item.at_once} at once"]
+        parts.append(table(head, rows))
+    return "\n\n".join(parts)
 
 
 def render_file_rate(figures: Figures) -> str:

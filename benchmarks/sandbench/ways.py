@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from sandbench.programs import Program
 
+PREPARED = "whole queue, prepared"
 BARE, STOCK, RUNNER, COLD, WARM = "bare runsc", "stock Celery", "runner alone", "whole queue, cold", "whole queue, warm"
 TEMENOS, TEMENOS_EXEC, TAKO = "temenos, a box a job", "temenos, exec in one box", "Tako VM"
 
