@@ -14,6 +14,7 @@ RELEASE_TESTS := tests/sandbox tests/integration/test_exits.py \
 # Makes the starter images once for all runs of pytest that follow, in a folder that goes with the shell.
 WITH_IMAGES := trap 'exit 130' INT TERM; [ -n "$$TEST_IMAGES_ROOT" ] || \
 	{ export TEST_IMAGES_ROOT="$$(mktemp -d -t sandfleet-images-XXXXXX)"; trap 'rm -rf "$$TEST_IMAGES_ROOT"' EXIT; };
+CONFORMANCE := tests/sandbox/test_conformance.py tests/sandbox/test_prepared_row.py
 # What needs neither runsc nor a worker.
 FAST_TESTS := tests/unit $(wildcard tests/integration/*producer_*) --ignore tests/integration/producer_redis/test_encoders.py \
 	$(addprefix tests/docs/test_,contributing.py identifiers.py links.py measures.py reference.py)
@@ -80,9 +81,10 @@ test-redis: setup ## Fail Redis over again and again while batches run: a primar
 test-compose: setup ## Start docker-compose.yml on a Docker engine of its own: a batch on three workers, one is killed, one drained; ten minutes
 	@tests/compose/run.sh
 
-test-conformance: setup ## Run 750 programs and some of CPython's own tests cold and prepared, on each Python here and each release of runsc; half an hour
-	@$(WITH_IMAGES) TEST_CONFORMANCE=all $(BIN)/python -m pytest -m "not images and not vm" tests/conformance tests/sandbox/test_conformance.py $(ARGS) && \
-	TEST_CONFORMANCE=all $(OLD) $(BIN)/python -m pytest tests/sandbox/test_conformance.py $(ARGS)
+test-conformance: setup ## Run 750 programs and some of CPython's own tests cold and prepared, on each Python here and each release of runsc, and 1,000 prepared jobs in a row; an hour
+	@$(WITH_IMAGES) export TEST_CONFORMANCE=all TEST_PREPARED_JOBS=1000; \
+	$(BIN)/python -m pytest -m "not images and not vm" tests/conformance $(CONFORMANCE) $(ARGS) && \
+	$(OLD) $(BIN)/python -m pytest $(CONFORMANCE) $(ARGS)
 
 test-vm: setup ## The tests of what cgroups decide, on a host of cgroup v2: Debian 13 in qemu; a quarter of an hour; ARGS="tests/sandbox/test_limits.py"
 	@tests/vm/run.sh $(ARGS)

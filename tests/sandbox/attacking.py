@@ -1,4 +1,4 @@
-"""Attacks in Python, as nobody and as uid 0 by policy; conftest.py offers the fixture."""
+"""Attacks in Python, as nobody and as uid 0 by policy; conftest.py offers the fixture and its users."""
 
 from __future__ import annotations
 
@@ -36,13 +36,16 @@ def tell(name, answer):
 """
 
 
+USERS = ("nobody", "root")
+
+
 class Attack(Protocol):
     """Run Python code, with PRELUDE before it, in image `python`."""
 
     def __call__(self, code: str, **fields: Any) -> Outcome: ...
 
 
-@pytest.fixture(params=["nobody", "root"])
+@pytest.fixture
 def attack(request: pytest.FixtureRequest, host: HostSettings) -> Attack:
     """Return a function that attacks as that user."""
     run: Run = request.getfixturevalue("run" if request.param == "nobody" else "run_as_root")

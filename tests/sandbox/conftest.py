@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
-from attacking import attack
+from attacking import USERS, attack
 from datasethost import able, corpus, datasets, source
 from imagetools import store, tree
 from initbox import abilities_folder, init, init_image, new_sandbox, runsc, sandbox
 from leftovers import left_behind
-from preparedhost import prepared_host, prepared_settings
+from preparedhost import plan_of, prepared_host, prepared_settings, wait_prepared
 from sandfleet_config.outcome import Outcome
+from sandfleet_config.prepared_settings import PreparedSettings
 from sandfleet_config.settings import HostSettings, ImagesSettings, PolicySettings, RunscSettings, WarmSettings
 from sandfleet_config.spec import SandboxSpec
 from sandfleet_worker.sandbox.image.store import ImageStore
@@ -57,6 +58,8 @@ __all__ = [
     "warm_host",
 ]  # fixtures from beside
 
+PREPARED_BYTES = 64 << 20
+"""The least memory limit of a job that a bare interpreter can become: 25 MiB of its own, and a margin."""
 BINARIES = ("runsc", "mkfs.erofs", "mmdebstrap", "busybox")
 
 
@@ -78,9 +81,21 @@ def images_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run a module with `ROUNDS` twice: a job's sandbox boots for it, or is booted ahead."""
-    rounds = getattr(metafunc.module, "ROUNDS", None)
-    if rounds and "host" in metafunc.fixturenames:
+    """Run a module in each of its `ROUNDS`, and attacks as each of their users.
+
+    A job's sandbox boots for it, or is booted ahead, or has its Python up. Only a job in Python that
+    runs as the image's user can start so.
+    """
+    names = set(metafunc.fixturenames)
+    rounds = getattr(metafunc.module, "ROUNDS", ()) if "host" in names else ()
+    if not names & {"attack", "carry", "python"}:
+        rounds = [name for name in rounds if name != "prepared"]
+    if "attack" in names and rounds:
+        pairs = [(name, user) for name in rounds for user in USERS if (name, user) != ("prepared", "root")]
+        metafunc.parametrize(("host", "attack"), pairs, indirect=True)
+    elif "attack" in names:
+        metafunc.parametrize("attack", USERS, indirect=True)
+    elif rounds:
         metafunc.parametrize("host", rounds, indirect=True)
 
 
@@ -94,7 +109,7 @@ def spare_cores(monkeypatch: pytest.MonkeyPatch) -> None:
 def host(
     request: pytest.FixtureRequest, images_root: Path, tmp_path: Path, runsc: RunscBinary, abilities_folder: Path
 ) -> HostSettings:
-    """Return settings with this test's own state folder; cold or warm if the module has `ROUNDS`.
+    """Return settings with this test's own state folder, for one of the module's `ROUNDS`, or cold.
 
     What runsc can do is known there: no test but those of that meets the sandboxes that find it
     out.
@@ -102,8 +117,10 @@ def host(
     assert runsc.abilities.is_quiet == ("sidecar-usage-policy" in runsc.flags)
     (tmp_path / "runsc").mkdir(mode=0o711)
     shutil.copy(abilities_folder / MEMORY_FILE, tmp_path / "runsc")
+    start = getattr(request, "param", "cold")
     return HostSettings(
-        warm=WarmSettings(size=2 if getattr(request, "param", "cold") == "warm" else 0),
+        warm=WarmSettings(size=0 if start == "cold" else 2),
+        prepared=PreparedSettings(start="python" if start == "prepared" else "named"),
         runsc=RunscSettings(root_dir=tmp_path / "runsc"),
         images=ImagesSettings(root=images_root),
         policy=PolicySettings(platforms=("systrap", "ptrace", "kvm")),
@@ -168,14 +185,27 @@ def run_as_root(host: HostSettings) -> Iterator[Run]:
     assert not left_behind(allowed), "the runner left something on the host"
 
 
-def wait_warm(runner: RunscRunner, limits: Admitted) -> bool:
-    """Wait until a spare for such a job is up; return False if the job must boot its own."""
+def wait_spare(runner: RunscRunner, limits: Admitted) -> str:
+    """Wait until a spare for such a job is up; return how the job must start then."""
     if not runner.config.warm.size or limits.memory_bytes < IDLE_MEMORY_BYTES:
-        return False
+        return "cold"
+    if can_be_prepared(runner, limits):
+        runner._provider.pool.pin(plan_of(runner))
+        wait_prepared(runner)
+        return "prepared"
     plan = runner._new_plan(runner.images.resolve(limits.spec.image), limits.platform)
     runner._provider.pool.pin(plan)
     wait_until(lambda: runner._provider.pool.count_idle(plan), 60, "a sandbox is up")
-    return True
+    return "warm"
+
+
+def can_be_prepared(runner: RunscRunner, limits: Admitted) -> bool:
+    """Whether the test's job is one that the bare interpreter of `python` can become."""
+    spec, platform = limits.spec, runner.config.runsc.platform
+    is_plain = spec.security == SandboxSpec(image="python", command=["x"]).security and not spec.env
+    is_large = limits.memory_bytes >= PREPARED_BYTES and limits.platform == platform
+    is_python = spec.image == "python" and spec.command[:2] == ("python3", "-c")
+    return runner.config.prepared.start == "python" and is_python and is_plain and is_large
 
 
 def new_run(runner: RunscRunner) -> Run:
@@ -184,9 +214,10 @@ def new_run(runner: RunscRunner) -> Run:
     def run_command(*command: str, cancel: Cancellation | None = None, **fields: Any) -> Outcome:
         spec = SandboxSpec.model_validate({"image": "busybox", "command": command, "timeout": 20, **fields})
         limits = admit(spec, runner.config)
-        is_warm = wait_warm(runner, limits)
+        start = wait_spare(runner, limits)
         ending = runner.execute(limits, cancel=cancel)
-        assert ending.runtime.warm == is_warm
+        assert ending.start == start
+        assert ending.runtime.warm == (start != "cold")
         return ending.to_outcome(job_id="test")
 
     return run_command

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from transferring import Carried, Carry
 
 
+ROUNDS = ("cold", "prepared")
+
+
 def leave(carry: Carry, code: str, *patterns: str, limits: CollectLimits = BOUNDS, **fields: Any) -> Carried:
     """Run Python code that exits 3 and leaves files."""
     carried = carry(

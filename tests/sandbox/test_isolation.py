@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from attacking import Attack
     from sandfleet_worker.sandbox.runner import RunscRunner
 
-ROUNDS = ("cold", "warm")
+ROUNDS = ("cold", "warm", "prepared")
 
 # ---- the verdict ----
 

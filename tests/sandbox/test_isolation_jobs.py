@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from sandfleet_config.settings import HostSettings
     from sandfleet_worker.sandbox.runner import RunscRunner
 
+ROUNDS = ("cold", "warm", "prepared")
+
 # ---- the next job ----
 
 DIGEST = """
 import hashlib
-
-ROUNDS = ("cold", "warm")
 digest = hashlib.sha256()
 for folder, folders, files in os.walk("/"):
     folders[:] = sorted(name for name in folders if os.path.join(folder, name) not in ("/proc", "/sys", "/dev"))

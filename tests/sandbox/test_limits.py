@@ -24,7 +24,7 @@ from waiting import wait_until
 if TYPE_CHECKING:
     from conftest import Run
 
-ROUNDS = ("cold", "warm")
+ROUNDS = ("cold", "warm", "prepared")
 
 MIB = 1 << 20
 

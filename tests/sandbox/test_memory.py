@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from cgrouptree import remove_parents
-from conftest import wait_warm
+from conftest import wait_spare
 from jobcgroup import wait_job_cgroup
 from leftovers import left_behind
 from sandfleet_config.codes import ErrorCode
@@ -175,7 +175,7 @@ def test_a_kill_beside_an_idle_sandbox_does_not_count_for_its_next_job(host: Hos
     warm = host.model_copy(update={"warm": WarmSettings(size=1)})
     limits = admit(SandboxSpec(image="busybox", command=("sh", "-c", "exit 1")), warm)
     with RunscRunner(warm) as runner:
-        assert wait_warm(runner, limits)
+        assert wait_spare(runner, limits) == "warm"
         spares = [spare for spares in runner._provider.pool._spares.by_plan.values() for spare in spares]
         assert spares
         for spare in spares:

@@ -89,7 +89,7 @@ def new_file(path: str, data: bytes = b"", mode: int = 0o644) -> InputFile:
 
 
 def new_carry(runner: RunscRunner) -> Carry:
-    from conftest import wait_warm  # it imports this module
+    from conftest import wait_spare  # it imports this module
 
     def carry(
         *command: str,
@@ -106,11 +106,12 @@ def new_carry(runner: RunscRunner) -> Carry:
         admitted, sink = admit(spec, runner.config), sink or Sink()
         patterns = [one if isinstance(one, ArtifactPattern) else ArtifactPattern(one) for one in artifacts or ()]
         request = None if artifacts is None else ArtifactRequest(patterns, sink, limits)
-        is_warm = wait_warm(runner, admitted)
+        start = wait_spare(runner, admitted)
         ending = runner.execute(
             admitted, cancel=cancel, hooks=hooks or NoHooks(), transfer=Transfer(files, request, stdin)
         )
-        assert ending.runtime.warm == is_warm
+        assert ending.start == start
+        assert ending.runtime.warm == (start != "cold")
         return Carried(ending.to_outcome(job_id="test"), ending.collection, sink.files, sink.modes)
 
     return carry
