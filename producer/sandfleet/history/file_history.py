@@ -84,6 +84,7 @@ class FileHistory:
             number=number,
             head=max(number, found.head),
             lost=int(meta.get("lost", 0)),
+            lost_at=int(meta.get("lost_ms", 0)) / MILLI,
             lag_seconds=found.lag_seconds,
             rows=int(meta.get("rows", 0)),
             size_bytes=self._files.count_bytes(),

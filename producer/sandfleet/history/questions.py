@@ -190,7 +190,8 @@ class HistoryStatus:
     """How old and how complete the history is.
 
     `number` is that of the newest stored run, `head` that of the newest of the fleet; `lost` runs
-    left the stream before they were read. `lag_seconds` is the age of the oldest run that is not
+    left the stream before they were read, the newest of them at `lost_at` (0.0: none, or an earlier
+    release counted them). `lag_seconds` is the age of the oldest run that is not
     stored yet, 0.0 if there is none. `begun` is when the file was begun. `skipped` entries of the
     stream were not runs. `note` tells what happened to the file, `fault` why it stands still now.
     """
@@ -199,6 +200,7 @@ class HistoryStatus:
     number: int = 0
     head: int = 0
     lost: int = 0
+    lost_at: float = 0.0
     lag_seconds: float = 0.0
     rows: int = 0
     size_bytes: int = 0

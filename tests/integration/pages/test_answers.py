@@ -34,13 +34,22 @@ def test_the_foot_says_how_old_and_how_complete_the_data_is(server: PageServer, 
         "2026-11-29 ", ""
     )
     scene.history.state = HistoryStatus(
-        at=NOW, number=10, head=510, lost=1234, lag_seconds=700.0, fault="the disk is full"
+        at=NOW, number=10, head=510, lost=1234, lost_at=NOW - 7200, lag_seconds=700.0, fault="the disk is full"
     )
     time.sleep(1.1)  # an answer is kept for a second
     page = server.get("/fleet/")
     assert "history 700 s behind · 1,234 ended runs lost · the disk is full" in page
     assert "1,234 ended runs are missing in the history" in page
+    assert "the newest 2 h ago" in page
     assert "the history is 11 min 40 s behind (500 ended runs)" in page
+
+
+def test_runs_that_were_lost_long_ago_need_nobody(server: PageServer, scene: Scene) -> None:
+    scene.history.state = HistoryStatus(at=NOW, number=10, head=10, lost=1234, lost_at=NOW - 25 * 3600)
+    time.sleep(1.1)
+    page = server.get("/fleet/")
+    assert "1,234 ended runs lost" in page
+    assert "missing in the history" not in page
 
 
 def test_redis_down_is_a_page_that_says_so(server: PageServer, scene: Scene) -> None:

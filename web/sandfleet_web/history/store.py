@@ -36,13 +36,15 @@ class Position:
 
     `stream_id` is the last entry's, `number` its run's, -1 before the first; `seq` is the newest
     row's, `ended` when it ended (ms). `redis` and `redis_run` are the server, and its run since its
-    start. `forgotten_ms` is the time of the last forgotten batch that is done, `pruned_seq` the row
-    up to which those that ended OK are deleted.
+    start. `lost_ms` is when the newest of the lost runs were missed. `forgotten_ms` is the time of
+    the last forgotten batch that is done, `pruned_seq` the row up to which those that ended OK are
+    deleted.
     """
 
     stream_id: str = "0-0"
     number: int = -1
     lost: int = 0
+    lost_ms: int = 0
     skipped: int = 0
     seq: int = 0
     ended: int = 0

@@ -124,7 +124,9 @@ def take_entries(
             position = replace(position, skipped=position.skipped + 1)
             continue
         gap = number - position.number - 1 if position.number >= 0 else 0
-        position = replace(position, number=number, lost=position.lost + gap)
+        position = replace(position, number=number)
+        if gap:
+            position = replace(position, lost=position.lost + gap, lost_ms=chunk.now)
         row = _parse_row(entry, number, chunk.now)
         if row is None:
             position = replace(position, skipped=position.skipped + 1)

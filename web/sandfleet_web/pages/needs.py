@@ -21,6 +21,8 @@ MAX_NEEDS: Final = 20
 REDIS_NEARLY_FULL: Final = 0.70
 REDIS_REFUSES: Final = 0.80
 HISTORY_LATE_SECONDS: Final = 30.0
+LOST_SECONDS: Final = 24 * 3600.0
+"""Runs that the history lost are an operator's matter for so long; then only the foot of a page counts them."""
 
 
 @dataclass(frozen=True)
@@ -159,9 +161,10 @@ def _of_history(history: HistoryStatus | None) -> Iterator[Need]:
         return
     if history.fault:
         yield Need(f"history: {clean(history.fault, 200)}", "look at the log of sandfleet-web")
-    if history.lost:
+    if history.lost and history.at - history.lost_at < LOST_SECONDS:
         yield Need(
-            f"{count(history.lost)} ended runs are missing in the history: they left Redis before they were read",
+            f"{count(history.lost)} ended runs are missing in the history: they left Redis before they were read,"
+            f" the newest {duration(history.at - history.lost_at)} ago",
             "keep sandfleet-web running; counts of batches are not affected",
         )
     if history.lag_seconds > HISTORY_LATE_SECONDS:
