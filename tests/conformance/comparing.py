@@ -26,7 +26,7 @@ KNOWN = {
     "modules": re.compile(rb"^modules: .*$", re.MULTILINE),
     "imports": re.compile(rb"^(?:an import says|read at import): .*\n", re.MULTILINE),
     "collector": re.compile(rb"(?<=^del )\w+$|^gc: .*$", re.MULTILINE),
-    "frame-of-m": re.compile(rb"""  File "<string>", line \d+ in job\n|'job', '_show', """),
+    "frame-of-m": re.compile(rb"""  File "<string>", line \d+ in job\n|'job', 'show', """),
     "syntax-warning": re.compile(rb"^  \S.*\n", re.MULTILINE),
     "exec-interrupt": None,  # the exit code
 }

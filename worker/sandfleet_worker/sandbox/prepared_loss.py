@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from sandfleet_worker.sandbox.process.measurement import Measurement
 
 NO_FOLDER: Final = "the working folder cannot be entered"
-"""How the reason of `prepared/bootstrap.py` begins if the job names a folder that it cannot enter."""
+"""How the reason of `prepared/bootstrap/main.py` begins if the job names a folder that it cannot enter."""
 
 
 def may_be_of_job(measured: Measurement) -> bool:
