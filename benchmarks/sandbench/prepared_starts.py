@@ -94,7 +94,8 @@ def _build_data_image(testbed: Testbed) -> str:
             [*command, "build", DATA_IMAGE], env=environment, capture_output=True, text=True, check=False
         )
         if built.returncode:
-            return f"the image {DATA_IMAGE} cannot be built here: {built.stderr.strip().splitlines()[-1]}"
+            told = built.stderr.strip().splitlines() or [f"exit code {built.returncode}"]
+            return f"the image {DATA_IMAGE} cannot be built here: {told[-1]}"
     return ""
 
 

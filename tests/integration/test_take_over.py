@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from threading import Timer
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ from pydantic import SecretStr
 from sandfleet import ErrorCode, Fleet, SandboxSpec, Settings
 from sandfleet_config.outcome import Outcome, StreamOutput
 from sandfleet_config.queues import DEFAULT_QUEUE, KEY_PREFIX, job_key
+from sandfleet_worker.delivery import end_calls
 from sandfleet_worker.delivery.claim import Claim
 from sandfleet_worker.delivery.identity import Identity
 from sandfleet_worker.delivery.ledger import Ledger
@@ -101,17 +101,20 @@ def no_memory(client: Any) -> Iterator[None]:
 
 
 def test_an_output_that_redis_has_room_for_a_moment_later_is_kept(
-    client: Any, workers: list[Ledger], no_memory: None
+    client: Any, workers: list[Ledger], no_memory: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Redis counts what its clients are sending, so many ends at once can exceed it for a moment."""
+    pauses: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        client.config_set("maxmemory", 0)
+
+    monkeypatch.setattr(end_calls, "time", SimpleNamespace(sleep=sleep))
     claim, text = claim_one(workers[0], "done"), "x" * 600_000
     client.config_set("maxmemory", 1)
-    later = Timer(0.05, client.config_set, ("maxmemory", 0))
-    later.start()
-    try:
-        assert workers[0].finish(claim, Outcome.of(ErrorCode.OK, claim.job_id, stdout=StreamOutput.of(text.encode())))
-    finally:
-        later.join()
+    assert workers[0].finish(claim, Outcome.of(ErrorCode.OK, claim.job_id, stdout=StreamOutput.of(text.encode())))
+    assert len(pauses) == 1
     assert json.loads(client.get(f"{KEY_PREFIX}celery-task-meta-{claim.job_id}"))["result"]["stdout"]["data"] == text
 
 

@@ -1,4 +1,4 @@
-"""Attacks in Python, as nobody and as uid 0 by policy; conftest.py offers the fixture and its users."""
+"""Attacks in Python, as nobody and as uid 0 by policy; conftest.py offers the fixture."""
 
 from __future__ import annotations
 

@@ -215,11 +215,10 @@ def test_the_hosts_process_fuse_is_reported(runner: RunscRunner, python: Run) ->
 
 def test_cpu_is_limited(python: Run) -> None:
     code = "import time\nend = time.monotonic() + 2\nwhile time.monotonic() < end: pass"
-    free = python(code)
     limited = python(code, resources={"cpu_quota": 25_000})
     assert limited.usage.cpu_seconds is not None
-    assert free.usage.cpu_seconds is not None
-    assert limited.usage.cpu_seconds < free.usage.cpu_seconds * 0.6
+    # A quarter of 2 s, and its boot. Without a limit it is 2 s, unless the machine has other work.
+    assert limited.usage.cpu_seconds < 1.0
     assert limited.limits["cpu_quota"].enforced
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from sandfleet_worker.sandbox.runner import RunscRunner
 
 JOBS = int(os.environ.get("TEST_PREPARED_JOBS", "12"))
-TWIN = "test-python-twin"
+TWIN = f"test-python-twin-{os.getpid()}"
 PROBE = """
 import builtins, ctypes, json, os, random, signal, socket, subprocess, sys, tempfile, threading, uuid
 

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from sandbench.figures import Figures
 from sandbench.goals import judge
+from sandbench.programs import DATA
 from sandbench.publish import DOCUMENTS, MARKED, ROOT, fill
 from sandbench.scale import Capacity
 from sandbench.stats import median_ratio, percentile, spread, summarize
@@ -24,6 +25,7 @@ MACHINE = {
     "load_at_start": 0.1,
     "commit": "abc",
 }
+PREPARED = "whole queue, prepared"
 TRUE, BARE, COLD, WARM = "/bin/true", "bare runsc", "whole queue, cold", "whole queue, warm"
 
 
@@ -213,6 +215,23 @@ def test_each_document_has_blocks_that_the_report_knows() -> None:
         marked = {match["name"] for match in MARKED.finditer((ROOT / name).read_text())}
         assert marked, name
         assert marked <= known, name
+
+
+def test_prepared_starts_are_judged_beside_warm_ones() -> None:
+    def new(program: str, **ms: float) -> dict[str, Any]:
+        ways = {BARE: 700.0, WARM: 650.0} | ({PREPARED: ms["prepared"]} if ms else {})
+        rounds = {way: [value, value] for way, value in ways.items()}
+        rates = {way: [1000 / value, 1000 / value] for way, value in ways.items()}
+        share = 1.0 if ms else None
+        fields = {"release": "r", "program": program, "at_once": 4, "prepared_share": share}
+        return {**fields, "ms": rounds, "per_second": rates}
+
+    figures = new_figures(prepared=[new(DATA.name, prepared=26.0), new(DATA.name, prepared=65.0), new(TRUE)])
+    goals = judge(figures)
+    assert [goal.is_met for goal in goals] == [True, True, True, False, False, True, False]
+    assert goals[1].found == "25.0x"
+    assert goals[3].reason.startswith("100% of the single jobs")
+    assert "whole queue, prepared | 26.0 | 26.9x | 38.5 |" in render_blocks(figures)["prepared"]
 
 
 def test_the_slowest_question_to_the_history_is_told_and_judged() -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 _RUN_TIMES: Final = ("submitted", "started", "ended")
 _GROUP_TIMES: Final = ("first", "last")
-_STATUS_TIMES: Final = ("at", "oldest", "begun")
+_STATUS_TIMES: Final = ("at", "lost_at", "oldest", "begun")
 
 
 def run_fields(run: PastRun) -> dict[str, Any]:
@@ -123,8 +123,8 @@ def status_fields(status: HistoryStatus) -> dict[str, Any]:
 
 
 def read_status(fields: Mapping[str, Any]) -> HistoryStatus:
-    """Return the state of `status_fields`."""
-    return _new(HistoryStatus, _from_isos(fields, _STATUS_TIMES))
+    """Return the state of `status_fields`, of earlier releases, too."""
+    return _new(HistoryStatus, _from_isos({"lost_at": None, **fields}, _STATUS_TIMES))
 
 
 def _attempt_fields(attempt: PastAttempt) -> dict[str, Any]:

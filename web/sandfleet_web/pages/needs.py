@@ -22,7 +22,7 @@ REDIS_NEARLY_FULL: Final = 0.70
 REDIS_REFUSES: Final = 0.80
 HISTORY_LATE_SECONDS: Final = 30.0
 LOST_SECONDS: Final = 24 * 3600.0
-"""Runs that the history lost are an operator's matter for so long; then only the foot of a page counts them."""
+"""Lost runs of the history are an operator's matter for so long; then only a page's foot counts them."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def find_needs(
         *_of_queues(summary, age_target),
         *_of_hosts(hosts),
         *_of_redis(summary),
-        *_of_history(history),
+        *_of_history(history, summary.at),
     ]
     if loop_lag > WARN_SECONDS:
         found.append(
@@ -156,15 +156,15 @@ def _of_redis(summary: FleetSummary) -> Iterator[Need]:
         )
 
 
-def _of_history(history: HistoryStatus | None) -> Iterator[Need]:
+def _of_history(history: HistoryStatus | None, now: float) -> Iterator[Need]:
     if history is None:
         return
     if history.fault:
         yield Need(f"history: {clean(history.fault, 200)}", "look at the log of sandfleet-web")
-    if history.lost and history.at - history.lost_at < LOST_SECONDS:
+    if history.lost and now - history.lost_at < LOST_SECONDS:
         yield Need(
             f"{count(history.lost)} ended runs are missing in the history: they left Redis before they were read,"
-            f" the newest {duration(history.at - history.lost_at)} ago",
+            f" the newest {duration(max(0.0, now - history.lost_at))} ago",
             "keep sandfleet-web running; counts of batches are not affected",
         )
     if history.lag_seconds > HISTORY_LATE_SECONDS:

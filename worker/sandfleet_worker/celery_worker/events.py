@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from sandfleet_worker.delivery.claim import Claim
     from sandfleet_worker.delivery.read_message import JobMessage
 
+END_FIELDS = ("result", "exception", "runtime")
+"""The fields in which an event says how an attempt ended."""
 MAX_LABEL_CHARS = 1024
 """Labels of a job in an event, all together.
 
@@ -22,7 +24,7 @@ def describe_received(job_message: JobMessage, claim: Claim) -> dict[str, Any]:
     """Return the fields of ``task-received``.
 
     `kwargs` is a dict literal, since Flower's search takes such apart:
-    ``kwargs:batch=nightly kwargs:label.suite=s7``.
+    ``kwargs:batch=nightly kwargs:label.suite=s7``. Another attempt clears how the last one ended.
     """
     batch = None if job_message.request is None else job_message.request.batch
     return {
@@ -33,6 +35,7 @@ def describe_received(job_message: JobMessage, claim: Claim) -> dict[str, Any]:
         "attempt": len(claim.attempts) or None,
         "retries": max(0, len(claim.attempts) - 1),
         "root_id": job_message.job_id,
+        **(dict.fromkeys(END_FIELDS) if len(claim.attempts) > 1 else {}),
     }
 
 

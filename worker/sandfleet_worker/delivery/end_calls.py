@@ -62,12 +62,13 @@ class EndCalls(ScriptCalls):
         known = facts._replace(queue=claim.queue)
         before, after = (self._identity.owner, claim.claim_id), (reason, message)
         if outcome.output_bytes >= DROPPED_FROM_BYTES:
-            answer = self._finish(before, outcome, known, after, faults, droppable=True)
+            args = self._list_arguments(before, outcome, known, after, faults, droppable=True)
+            answer = self._record(args, reason, droppable=True)
             for pause in DROP_PAUSES_SECONDS:
                 if answer >= 0:
                     break
                 time.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - so that ends that came together part
-                answer = self._finish(before, outcome, known, after, faults, droppable=True)
+                answer = self._record(args, reason, droppable=True)
             if answer >= 0:
                 return bool(answer)
             log.warning(
@@ -77,11 +78,12 @@ class EndCalls(ScriptCalls):
                 extra={"action": "output_dropped", "job_id": claim.job_id},
             )
             outcome = outcome.without_output(OUTPUT_DROPPED)
-        return bool(self._finish(before, outcome, known, after, faults))
+        return bool(self._record(self._list_arguments(before, outcome, known, after, faults), reason))
 
     def end_queued(self, outcome: Outcome, facts: RunFacts) -> bool:
         """Record the end of a queued job; return False if it is not queued any more."""
-        return self._note_end(facts.queue, outcome, is_ours=bool(self._finish(("", ""), outcome, facts)))
+        args = self._list_arguments(("", ""), outcome, facts)
+        return self._note_end(facts.queue, outcome, is_ours=bool(self._record(args)))
 
     def end_all_queued(self, endings: Sequence[tuple[Outcome, RunFacts]]) -> list[bool]:
         """Do what `end_queued` does for many jobs, by one round trip."""
@@ -117,18 +119,8 @@ class EndCalls(ScriptCalls):
         summary = cut_summary(encode_summary(outcome, facts), outcome, text)
         return (*first, "droppable" if droppable else "", summary)
 
-    def _finish(
-        self,
-        holder: tuple[str, str],
-        outcome: Outcome,
-        facts: RunFacts,
-        dead: tuple[str, bytes] = ("", b""),
-        faults: Sequence[Mapping[str, str]] = (),
-        *,
-        droppable: bool = False,
-    ) -> int:
-        """Call the script, see `_list_arguments`."""
-        reason, args = dead[0], self._list_arguments(holder, outcome, facts, dead, faults, droppable=droppable)
+    def _record(self, args: tuple[str | float | bytes, ...], reason: str = "", *, droppable: bool = False) -> int:
+        """Call the script with what `_list_arguments` has returned."""
         try:
             answer = int(self._call("finish", *args))
         except redis.exceptions.OutOfMemoryError:

@@ -53,18 +53,19 @@ class Ending:
         `image_seconds` is how long it took to find or pull the image.
         """
         plan = measured.plan
+        timing = Timing.of(
+            image=image_seconds,
+            create=measured.create_seconds,
+            run=measured.run_seconds,
+            collect=measured.collect_seconds,
+            cleanup=measured.cleanup_seconds,
+        )
         return cls(
             verdict=verdict,
             stdout=measured.stdout,
             stderr=measured.stderr,
-            duration=measured.run_seconds,
-            timing=Timing.of(
-                image=image_seconds,
-                create=measured.create_seconds,
-                run=measured.run_seconds,
-                collect=measured.collect_seconds,
-                cleanup=measured.cleanup_seconds,
-            ),
+            duration=timing.run,
+            timing=timing,
             usage=measured.usage,
             limits=limit_states(limits, measured.enforced),
             runtime=Runtime(version=plan.binary.version, platform=plan.platform, warm=measured.is_warm),
@@ -90,7 +91,7 @@ class Ending:
             stdout=self.stdout,
             stderr=self.stderr,
             duration=self.duration,
-            timing=replace(self.timing, queued=None if queued is None else round(queued, 6)),
+            timing=replace(self.timing, queued=Timing.of(queued=queued).queued),
             usage=self.usage,
             limits=self.limits,
             runtime=self.runtime,

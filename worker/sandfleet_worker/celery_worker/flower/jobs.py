@@ -8,6 +8,8 @@ from typing import Any
 from celery import states
 from celery.events.state import Task
 
+from sandfleet_worker.celery_worker.events import END_FIELDS
+
 COLUMNS = {
     "batch": "Batch",
     "queue": "Queue",
@@ -19,7 +21,6 @@ COLUMNS = {
 """Column titles of Flower's Tasks page."""
 _STOCK: Any = Task
 _OWN_FIELDS = ("batch", "queue", "attempt")
-_END_FIELDS = ("result", "exception", "runtime")
 
 
 class JobTask(Task):
@@ -37,10 +38,10 @@ class JobTask(Task):
         """Take an event in.
 
         `kwargs` is parsed here, once, and not by Flower's search with each later event. The start of
-        another attempt clears how the last one ended.
+        another attempt clears how the last one ended: one that was given back free counts as the first.
         """
         if type_ == "received":
-            fields |= dict.fromkeys(_END_FIELDS)
+            fields |= dict.fromkeys(END_FIELDS)
             if isinstance(fields.get("kwargs"), str):
                 fields["kwargs"] = _parse_searched(fields["kwargs"])
         super().event(type_, timestamp, local_received, fields)

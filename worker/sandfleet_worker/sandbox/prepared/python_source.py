@@ -1,4 +1,4 @@
-"""The text of the bootstrap as it is given to `python3 -c`: its files in one, without docstrings and comments."""
+"""The text of the bootstrap as it is given to `python3 -c`: all files, without docstrings."""
 
 import ast
 import functools

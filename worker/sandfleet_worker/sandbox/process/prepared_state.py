@@ -72,7 +72,7 @@ class PreparedState:
             self.memory_bytes = without_files + IDLE_MARGIN_BYTES
 
     def find_growth(self) -> str:
-        """Say how much more memory an idle spare uses than counts for it; "" if it does not."""
+        """Say past which bound the memory of an idle spare has grown; "" if it has not."""
         found = self._cgroup.counters.read_memory_bytes() if self.is_up else None
         return self.explain_growth() if found is not None and found[1] > self.memory_bytes else ""
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from sandfleet_worker.sandbox.warm.booter import SpareBooter
 from sandfleet_worker.sandbox.warm.demand import Demand
-from sandfleet_worker.sandbox.warm.prepared_spares import find_grown, find_written, has_failed_preparing
+from sandfleet_worker.sandbox.warm.prepared_spares import find_fault, has_failed_preparing
 from sandfleet_worker.sandbox.warm.spares import Spares, wake_spare
 from sandfleet_worker.sandbox.warm.wanted import WantedSpares
 from sandfleet_worker.system.supervised_thread import SupervisedThread
@@ -102,7 +102,7 @@ class WarmPool:
                 sandbox = take_out()
             if sandbox is None or wake_spare(sandbox, self._remover):
                 return sandbox
-            if why := find_written(sandbox):
+            if why := find_fault(sandbox):
                 self._note_failure(sandbox, why)
 
     def pin(self, plan: Plan) -> None:
@@ -227,12 +227,13 @@ class WarmPool:
         with self._lock:
             for plan in stale:
                 self._demand.forget(plan)
-            harmful = self._wanted.find_harmful(self.booter.load)
-            grown = find_grown(harmful)
-            self._discard([*self._wanted.find_unwanted(), *harmful])
+            unwanted = self._wanted.find_unwanted()
+            harmful = self._wanted.find_harmful(unwanted, self.booter.load)
+            self._discard([*unwanted, *harmful])
             self._spares.forget_empty_plans()
-        for sandbox, why in grown.items():
-            self._note_failure(sandbox, why)
+        for sandbox, why in harmful.items():
+            if why:
+                self._note_failure(sandbox, why)
 
     def _discard(self, sandboxes: list[Sandbox]) -> None:
         """Take spares out; the remover's thread destroys them, since this is under the lock."""

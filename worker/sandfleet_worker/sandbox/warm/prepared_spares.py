@@ -51,12 +51,14 @@ class PreparedSpares:
         log.warning(text, interpreter.name, why, extra={"action": "preparation_failed"})
         return self._quarantine.note_failure(sandbox.plan, why, is_unfit=why.startswith(UNFIT))
 
-    def find_unwanted(self, spares: Iterable[Sandbox], load: HostLoad) -> list[Sandbox]:
-        """Return the prepared spares to destroy: all if the host is short of memory, else grown ones."""
-        prepared = [spare for spare in spares if spare.prepared is not None]
-        if prepared and not load.has_free_memory():
-            return prepared
-        return list(find_grown(prepared))
+    def find_unwanted(self, spares: Iterable[Sandbox], load: HostLoad) -> dict[Sandbox, str]:
+        """Return the prepared spares to destroy, with why one has failed ("": it has not).
+
+        Those that have grown, and all if the host is short of memory.
+        """
+        found = {spare: spare.prepared.find_growth() for spare in spares if spare.prepared is not None}
+        is_short = bool(found) and not load.has_free_memory()
+        return {spare: why for spare, why in found.items() if why or is_short}
 
 
 def has_failed_preparing(sandbox: Sandbox) -> bool:
@@ -64,12 +66,11 @@ def has_failed_preparing(sandbox: Sandbox) -> bool:
     return sandbox.prepared is not None and sandbox.supervision.clock.ready is not None
 
 
-def find_grown(spares: Iterable[Sandbox]) -> dict[Sandbox, str]:
-    """Return the prepared spares that use more memory than counts for them, and say how much."""
-    found = {spare: spare.prepared.find_growth() for spare in spares if spare.prepared is not None}
-    return {spare: why for spare, why in found.items() if why}
-
-
-def find_written(sandbox: Sandbox) -> str:
-    """Say that image code has written to the output of the job that was to come; "" if it has not."""
-    return WROTE_AHEAD if sandbox.prepared is not None and sandbox.prepared.wrote_ahead else ""
+def find_fault(sandbox: Sandbox) -> str:
+    """Say why the preparation of a spare that cannot be used is to blame; "" if it is not."""
+    prepared = sandbox.prepared
+    if prepared is None:
+        return ""
+    if prepared.wrote_ahead:
+        return WROTE_AHEAD
+    return prepared.explain_growth() if prepared.is_up and prepared.is_out_of_memory else ""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from sandfleet_worker.sandbox.process.plan import Plan
     from sandfleet_worker.sandbox.process.sandbox import Sandbox
     from sandfleet_worker.sandbox.warm.demand import Demand, HostLoad
@@ -32,11 +34,9 @@ class WantedSpares:
         """Return the spares of plans of which none is wanted."""
         return self._spares.find_unwanted(self._find_targets())
 
-    def find_harmful(self, load: HostLoad) -> list[Sandbox]:
-        """Return prepared spares that use more memory than they may, or all if the host is short of it."""
-        unwanted = {id(spare) for spare in self.find_unwanted()}
-        harmful = self._prepared.find_unwanted(self._spares.list_booted(), load)
-        return [spare for spare in harmful if id(spare) not in unwanted]
+    def find_harmful(self, unwanted: Collection[Sandbox], load: HostLoad) -> dict[Sandbox, str]:
+        """Return prepared spares beside `unwanted` that are to be destroyed, see `PreparedSpares`."""
+        return self._prepared.find_unwanted([one for one in self._spares.list_booted() if one not in unwanted], load)
 
     def find_surplus(self) -> list[Sandbox]:
         """Return a spare that makes place, or memory, for a plan that has none."""

@@ -1,4 +1,4 @@
-"""Check whether an interpreter can become a job, and that its imports left nothing that a job must not have."""
+"""Check whether an interpreter can become a job, and what its imports have left."""
 
 import os
 import sys

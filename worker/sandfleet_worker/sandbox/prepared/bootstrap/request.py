@@ -8,7 +8,7 @@ _MOST_REASON = 500
 
 
 class Request:
-    """What the job is: folder, command and environment."""
+    """A job: its folder, command and environment."""
 
     def __init__(self, body):
         self._body, self._at = body, 0
