@@ -26,7 +26,7 @@ from sandfleet_worker.sandbox.runner import RunscRunner
 from sandfleet_worker.sandbox.warm.demand import HostLoad
 from sandfleet_worker.sandbox.warm.spare_memory import IDLE_MEMORY_BYTES
 from transferring import carry, carry_as_root
-from waiting import wait_until
+from waiting import JOB_SECONDS, wait_until
 from warmhost import warm, warm_host
 
 if TYPE_CHECKING:
@@ -216,7 +216,7 @@ def new_run(runner: RunscRunner) -> Run:
     """Return a function that runs a command in a sandbox of `runner`."""
 
     def run_command(*command: str, cancel: Cancellation | None = None, **fields: Any) -> Outcome:
-        spec = SandboxSpec.model_validate({"image": "busybox", "command": command, "timeout": 20, **fields})
+        spec = SandboxSpec.model_validate({"image": "busybox", "command": command, "timeout": JOB_SECONDS, **fields})
         limits = admit(spec, runner.config)
         start = wait_spare(runner, limits)
         ending = runner.execute(limits, cancel=cancel)

@@ -12,7 +12,7 @@ from sandfleet_config.spec import SandboxSpec
 from sandfleet_worker.sandbox.policy import admit
 from sandfleet_worker.sandbox.prepared.preparation import BARE
 from sandfleet_worker.sandbox.runner import RunscRunner
-from waiting import wait_until
+from waiting import JOB_SECONDS, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,7 +41,7 @@ def prepared_host(prepared_settings: HostSettings) -> Iterator[RunscRunner]:
 
 
 def execute(runner: RunscRunner, *command: str, **fields: object) -> Ending:
-    spec = SandboxSpec.model_validate({"image": "python", "command": command, "timeout": 20, **fields})
+    spec = SandboxSpec.model_validate({"image": "python", "command": command, "timeout": JOB_SECONDS, **fields})
     return runner.execute(admit(spec, runner.config))
 
 

@@ -19,7 +19,7 @@ from sandfleet_config.spec import SandboxSpec
 from sandfleet_worker.sandbox.image.datasets import DatasetMissing, DatasetMount, DatasetStore, DatasetsUnsupported
 from sandfleet_worker.sandbox.policy import admit
 from sandfleet_worker.sandbox.runner import RunscRunner
-from waiting import wait_until
+from waiting import JOB_SECONDS, wait_until
 
 if TYPE_CHECKING:
     from conftest import Run
@@ -153,7 +153,9 @@ def test_spares_are_of_an_image_with_its_datasets(host: HostSettings) -> None:
     with RunscRunner(host.model_copy(update={"warm": WarmSettings(size=1)})) as runner:
 
         def run(**fields: Any) -> tuple[bool, str]:
-            spec = SandboxSpec.model_validate({"image": "busybox", "command": ["ls", "/data"], "timeout": 20, **fields})
+            spec = SandboxSpec.model_validate(
+                {"image": "busybox", "command": ["ls", "/data"], "timeout": JOB_SECONDS, **fields}
+            )
             ending = runner.execute(admit(spec, runner.config))
             return ending.runtime.warm, ending.stdout.text
 

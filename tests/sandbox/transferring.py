@@ -15,6 +15,7 @@ from sandfleet_worker.sandbox.process.inputs import InputFile
 from sandfleet_worker.sandbox.process.packed_job import Transfer
 from sandfleet_worker.sandbox.runner import RunscRunner
 from sandfleet_worker.sandbox.start_hooks import NoHooks
+from waiting import JOB_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -102,7 +103,7 @@ def new_carry(runner: RunscRunner) -> Carry:
         hooks: NoHooks | None = None,
         **fields: Any,
     ) -> Carried:
-        spec = SandboxSpec.model_validate({"image": "busybox", "command": command, "timeout": 20, **fields})
+        spec = SandboxSpec.model_validate({"image": "busybox", "command": command, "timeout": JOB_SECONDS, **fields})
         admitted, sink = admit(spec, runner.config), sink or Sink()
         patterns = [one if isinstance(one, ArtifactPattern) else ArtifactPattern(one) for one in artifacts or ()]
         request = None if artifacts is None else ArtifactRequest(patterns, sink, limits)

@@ -12,7 +12,7 @@ from sandfleet_worker.sandbox.policy import admit
 from sandfleet_worker.sandbox.process.sandbox import Sandbox
 from sandfleet_worker.sandbox.process.sentry import find_sentry
 from sandfleet_worker.sandbox.runner import RunscRunner
-from waiting import wait_until
+from waiting import JOB_SECONDS, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,7 +42,7 @@ def plan_of(runner: RunscRunner, image: str = "busybox") -> Plan:
 
 
 def execute(runner: RunscRunner, *command: str, **fields: object) -> Ending:
-    spec = SandboxSpec.model_validate({"image": "busybox", "command": command, "timeout": 20, **fields})
+    spec = SandboxSpec.model_validate({"image": "busybox", "command": command, "timeout": JOB_SECONDS, **fields})
     return runner.execute(admit(spec, runner.config))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import TYPE_CHECKING
 
@@ -9,11 +10,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 PAUSE_SECONDS = 0.02
+SLOWNESS = int(os.environ.get("TEST_SLOWNESS", "1"))
+"""How many times slower than a usual machine this one is, such as an emulated processor."""
+JOB_SECONDS = 20 * SLOWNESS
+"""The usual timeout of a test's job."""
 
 
 def wait_until(predicate: Callable[[], object], timeout_seconds: float, description: str) -> None:
     """Return once `predicate` is true; fail with `description` after `timeout_seconds`."""
-    deadline = time.monotonic() + timeout_seconds
+    deadline = time.monotonic() + timeout_seconds * SLOWNESS
     while not predicate():
         if time.monotonic() > deadline:
             msg = f"not within {timeout_seconds} s: {description}"

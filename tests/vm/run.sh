@@ -86,7 +86,7 @@ After=multi-user.target
 [Service]
 Type=oneshot
 WorkingDirectory=/sandfleet
-Environment=CI=true TEST_IMAGES_ROOT=/images HOME=/root SANDFLEET_RUNSC__BOOT_DEADLINE_SECONDS=120
+Environment=CI=true TEST_SLOWNESS=5 TEST_IMAGES_ROOT=/images HOME=/root SANDFLEET_RUNSC__BOOT_DEADLINE_SECONDS=120
 Environment=PATH=$TOOLS/bin:/sandfleet/.venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 ExecStart=/sandfleet/vm-tests
 StandardOutput=tty
