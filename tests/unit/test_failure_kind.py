@@ -36,7 +36,7 @@ def test_exit_codes_and_signals_are_kinds_of_their_own() -> None:
 
 @pytest.mark.parametrize("text", ["/" * 500, "a-" * 250, "0-" * 250, "1." * 250, "deadbeef-" * 60])
 def test_hostile_messages_take_little_time(text: str) -> None:
-    begin = time.perf_counter()
+    begin = time.thread_time()
     for _ in range(10):
         generalize(text)
-    assert time.perf_counter() - begin < 0.1
+    assert time.thread_time() - begin < 0.1

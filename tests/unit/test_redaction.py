@@ -164,9 +164,9 @@ def test_hostile_words_take_linear_time(text: str) -> None:
     def measure(word: str) -> float:
         best = 1.0
         for _ in range(5):
-            begin = time.perf_counter()
+            begin = time.thread_time()
             hide_in_text(word)
-            best = min(best, time.perf_counter() - begin)
+            best = min(best, time.thread_time() - begin)
         return best
 
     quarter, whole = measure(text[: len(text) // 4]), measure(text)

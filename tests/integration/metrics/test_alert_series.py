@@ -74,18 +74,20 @@ def test_no_workers_and_a_dead_one(watched: Watched) -> None:
 def test_a_host_that_fails_and_a_dead_letter(watched: Watched) -> None:
     worker, stock = watched.start(), watched.havoc.stock
     stock.outcome(stock.submit("true"))
-    before = watched.of_worker(worker)
-    assert before.value("sandfleet_attempts_ended_total", category="ok") == 1
-    assert before.value("sandfleet_attempts_ended_total", category="host") == 0
+
+    def count(**labels: str) -> float:
+        return watched.of_worker(worker).value("sandfleet_attempts_ended_total", **labels)
+
+    wait_until(lambda: count(category="ok") == 1, 10, "a worker counts an attempt after its outcome is recorded")
+    assert count(category="host") == 0
     assert watched.of_fleet().value("sandfleet_dead_letters") == 0
 
     job_id = stock.submit("sleep", "30", fields={"max_attempts": 1})
     watched.havoc.stage.kill_sentries()
     outcome = stock.outcome(job_id)
     assert outcome["category"] == "host"
-    after = watched.of_worker(worker)
     labels = {"host": outcome["host"], "code": outcome["code"], "category": "host"}
-    assert after.value("sandfleet_attempts_ended_total", **labels) == 1
+    wait_until(lambda: count(**labels) == 1, 10, "the failed attempt is counted")
     saw("attempts_ended_total")
     assert watched.of_fleet().value("sandfleet_dead_letters") == 1
     saw("dead_letters")
