@@ -7,16 +7,18 @@ import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import redis
+from sandfleet import Fleet, Settings
 from sandfleet_config.queues import job_key
 from sandfleet_config.settings import WorkerSettings
 from sandfleet_worker.delivery.claim import Claim, Flag
 from sandfleet_worker.delivery.host_slots import HostSlots
 from sandfleet_worker.delivery.identity import Identity
 from sandfleet_worker.delivery.intake import Intake
+from sandfleet_worker.delivery.settlement import WorkerStops
 from sandfleet_worker.host import connect
 from waiting import wait_until
 
@@ -102,6 +104,23 @@ def test_the_attempts_of_a_job_that_another_worker_has_stay_as_they_are(intake: 
         client.delete(job_key("j1"))
         intake.limit_attempts(CLAIM, 7)
         assert not client.exists(job_key("j1")), "no key without an end is left"
+
+
+def test_a_job_that_is_claimed_while_the_worker_stops_goes_back_free(intake: Intake, own_redis: OwnRedis) -> None:
+    """A cold stop shuts the pool of threads; a job with one attempt must not end by that."""
+    with Fleet(Settings.model_validate({"redis_url": own_redis.url})) as fleet:
+        job = fleet.submit({"image": "busybox", "command": ["true"], "max_attempts": 1})
+    received: list[Claim] = []
+
+    def receive(claim: Claim) -> None:
+        received.append(claim)
+        if len(received) == 1:
+            raise WorkerStops
+
+    nothing: Any = lambda *_: None  # noqa: E731
+    intake.start(receive, is_stopping=lambda: False, end_job=nothing, end_all=nothing, withdraw=nothing)
+    wait_until(lambda: len(received) == 2, 10, "it is claimed again")
+    assert [(claim.job_id, claim.flag, len(claim.attempts)) for claim in received] == [(job.id, Flag.START, 1)] * 2
 
 
 def test_a_worker_that_gives_up_waits_for_redis_no_longer(intake: Intake, own_redis: OwnRedis) -> None:

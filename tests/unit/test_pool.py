@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from sandfleet_worker.celery_worker.pool import SandboxPool
+from sandfleet_worker.delivery.settlement import WorkerStops
 from waiting import wait_until
 
 if TYPE_CHECKING:
@@ -44,6 +45,13 @@ def test_a_job_is_told_as_left_whatever_fails_around_it(pool: SandboxPool) -> No
         assert claim_id == "claim"
         assert isinstance(error, ConnectionError) is bool(failing), failing
         assert pool._get_info()["jobs"] == 0
+
+
+def test_a_pool_that_was_shut_says_that_the_worker_stops(pool: SandboxPool) -> None:
+    pool.on_stop()
+    with pytest.raises(WorkerStops):
+        pool.on_apply(fail, ARGS, {}, callback=fail, error_callback=fail, accept_callback=fail)
+    assert pool._get_info()["jobs"] == 0
 
 
 def test_a_job_for_which_no_thread_is_left_is_forgotten_and_told_to_the_caller(

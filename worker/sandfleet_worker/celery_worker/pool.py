@@ -19,6 +19,7 @@ from celery.concurrency.base import BasePool
 from sandfleet_config.codes import ErrorCode
 from sandfleet_config.messages import CANCELLED
 
+from sandfleet_worker.delivery.settlement import WorkerStops
 from sandfleet_worker.job_handle import JobHandle, set_current_job
 from sandfleet_worker.tasks import run_task
 
@@ -43,6 +44,7 @@ class SandboxPool(BasePool):
         self._numbers = itertools.count(1)
         self._jobs: dict[int, JobHandle] = {}
         self._lock = threading.Lock()
+        self._is_shut = False
         self.on_done: Callable[[str, Exception | None], None] = lambda _claim_id, _failure: None
         """Called last in the job's thread.
 
@@ -80,9 +82,11 @@ class SandboxPool(BasePool):
 
         try:
             self._executor.submit(self._run, job, run)
-        except BaseException:  # no thread is left, or the pool is shut: whoever called settles the job
+        except BaseException as error:  # no thread is left, or the pool is shut: whoever called settles the job
             with self._lock:
                 del self._jobs[job.number]
+            if self._is_shut and isinstance(error, RuntimeError):
+                raise WorkerStops from error
             raise
 
     def _run(self, job: JobHandle, run: Callable[[], Exception | None]) -> None:
@@ -152,6 +156,7 @@ class SandboxPool(BasePool):
 
     def on_stop(self) -> None:
         """Wait for the threads; the consumer has drained the jobs."""
+        self._is_shut = True
         self._executor.shutdown(wait=True, cancel_futures=True)
 
     def on_terminate(self) -> None:

@@ -13,6 +13,7 @@ from sandfleet_config.queues import KEY_PREFIX
 
 from sandfleet_worker.delivery.ledger import LeaseLate, LeaseLost
 from sandfleet_worker.delivery.outages import REDIS_ERRORS, can_pass
+from sandfleet_worker.delivery.settlement import WorkerStops
 from sandfleet_worker.system.supervised_thread import Backoff, SupervisedThread
 
 if TYPE_CHECKING:
@@ -209,6 +210,10 @@ class Claimer:
         try:
             self._rotation.served(claim.queue)
             self._receive(claim)
+        except WorkerStops as error:
+            extra = {"action": "job_withdrawn", "job_id": claim.job_id}
+            log.info("job %s goes back to the queue, it had not started: the worker stops", claim.job_id, extra=extra)
+            self._on_unstarted(claim, error)
         except Exception as error:
             extra = {"action": "receive_failed", "job_id": claim.job_id}
             log.exception("cannot start job %s", claim.job_id, extra=extra)

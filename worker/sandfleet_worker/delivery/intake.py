@@ -23,7 +23,7 @@ from sandfleet_worker.delivery.outages import REDIS_ERRORS, NotAnswered, call_un
 from sandfleet_worker.delivery.queue_rotation import QueueRotation
 from sandfleet_worker.delivery.redis_memory import RedisMemory
 from sandfleet_worker.delivery.replicas import Replicas
-from sandfleet_worker.delivery.settlement import FailedAttempt, Finish
+from sandfleet_worker.delivery.settlement import FailedAttempt, Finish, GiveBack, WorkerStops
 from sandfleet_worker.delivery.sweeper import Sweeper
 from sandfleet_worker.delivery.watchdog import Watchdog
 from sandfleet_worker.delivery.worker_exit import EXIT_LOST, EXIT_STALLED, WorkerExit
@@ -287,7 +287,8 @@ class Intake:
         return self._given_up.is_set() or self.claimer.pause_for(seconds)
 
     def _settle_unstarted(self, claim: Claim, failure: Exception) -> None:
-        self.settle(claim, FailedAttempt.of(failure), in_claimer=True)
+        how = GiveBack() if isinstance(failure, WorkerStops) else FailedAttempt.of(failure)
+        self.settle(claim, how, in_claimer=True)
 
     def wait_until_idle(self, timeout_seconds: float, is_hurried: Callable[[], bool]) -> bool:
         """Wait for every held job to be settled; return False at the timeout or if `is_hurried`."""

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from sandfleet_config.wire import JobRequest
 
 
+class WorkerStops(Exception):
+    """A job was claimed in the moment in which its worker stopped to start jobs."""
+
+
 @dataclass(frozen=True)
 class Finish:
     """The job ends with `outcome`. `faults` are those of its request, field by field."""
