@@ -134,17 +134,12 @@ def _measure_idle(
 
 def _timed(part: str, testbed: Testbed, counts: Counts, absent: dict[str, str]) -> dict[str, Any]:
     began = time.monotonic()
-    if part == "prepared":
-        from sandbench.prepared_starts import measure_prepared
-
-        found: dict[str, Any] = {"prepared": measure_prepared(testbed, counts, absent)}
-    else:
-        found = _measure_part(part, testbed, counts)
+    found = _measure_part(part, testbed, counts, absent)
     console.print(f"{part}: {time.monotonic() - began:.0f} s")
     return found
 
 
-def _measure_part(part: str, testbed: Testbed, counts: Counts) -> dict[str, Any]:
+def _measure_part(part: str, testbed: Testbed, counts: Counts, absent: dict[str, str]) -> dict[str, Any]:
     from sandbench.bulk import measure_bulk
     from sandbench.file_rate import measure_file_rate
     from sandbench.growth import measure_growth
@@ -175,6 +170,10 @@ def _measure_part(part: str, testbed: Testbed, counts: Counts) -> dict[str, Any]
             from sandbench.past import measure_history
 
             return {"history": measure_history(testbed, counts.history_rows)}
+        case "prepared":
+            from sandbench.prepared_starts import measure_prepared
+
+            return {"prepared": measure_prepared(testbed, counts, absent)}
         case "processes":
             return {"worker_processes": measure_worker_processes(testbed, counts)}
         case "redis":

@@ -20,7 +20,7 @@ from sandbench.bare_runsc import BareRunsc
 from sandbench.figures import PreparedStarts
 from sandbench.processes import PYTHON
 from sandbench.programs import DATA, DATA_IMAGE, PRINT, TRUE
-from sandbench.queue_way import WAIT_SECONDS, Kind, QueueWay, worker
+from sandbench.queue_way import WAIT_SECONDS, Kind, QueueWay, check_ended, worker
 from sandbench.ways import PREPARED, WARM
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from sandbench.counts import Counts
     from sandbench.programs import Program
     from sandbench.testbed import Testbed
-    from sandbench.ways import Way
+    from sandbench.ways import Run, Way
 
 GVISOR = Path("/usr/local/lib/sandfleet/gvisor")
 BINARIES = (GVISOR / "debian" / "runsc", GVISOR / "bin" / "runsc")
@@ -57,10 +57,11 @@ class _CountingWay(QueueWay):
     starts: list[str | None] = field(default_factory=list)
 
     def run(self, program: Program) -> None:
-        outcome = self.fleet.submit(self._name(program).spec).outcome(timeout=WAIT_SECONDS)
-        if not outcome.is_ok:
-            raise RuntimeError(f"a job did not end well: {outcome.to_summary()}")
-        self.starts.append(outcome.start)
+        job = self.fleet.submit(self._name(program).spec)
+        self.starts.append(check_ended(job.outcome(timeout=WAIT_SECONDS)).start)
+
+    def run_many(self, program: Program, jobs: int, at_once: int) -> Run:
+        return super().run_many(self._name(program), jobs, at_once)
 
     def _name(self, program: Program) -> Program:
         is_named = self.name == PREPARED and program is DATA
@@ -138,9 +139,8 @@ def _measure(program: Program, release: str, every: Sequence[Way], counts: Count
     rates: dict[str, list[float]] = {way.name: [] for way in ways}
     for _ in range(RATE_ROUNDS):
         for way in ways:
-            ran = dataclasses.replace(program, prepared=NAME) if is_data and way.name == PREPARED else program
             jobs = counts.data_jobs if is_data else counts.prepared_jobs
-            rates[way.name].append(way.run_many(ran, jobs, AT_ONCE).per_second)
+            rates[way.name].append(way.run_many(program, jobs, AT_ONCE).per_second)
             time.sleep(SETTLE_SECONDS[program])
     share = starts.count("prepared") / len(starts) if starts else None
     return PreparedStarts(

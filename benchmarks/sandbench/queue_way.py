@@ -60,7 +60,7 @@ class QueueWay:
 
     def run(self, program: Program) -> None:
         """Submit, and wait for the outcome."""
-        _check(self.fleet.submit(program.spec).outcome(timeout=WAIT_SECONDS))
+        check_ended(self.fleet.submit(program.spec).outcome(timeout=WAIT_SECONDS))
 
     def run_many(self, program: Program, jobs: int, at_once: int) -> Run:  # noqa: ARG002  the workers' own
         """Submit one batch, and stream its outcomes."""
@@ -71,7 +71,7 @@ class QueueWay:
         handles = self.fleet.submit_many([spec] * jobs)
         for outcome in self.fleet.as_completed(handles, timeout=WAIT_SECONDS):
             ends.append(time.perf_counter() - began)
-            outcomes.append(_check(outcome))
+            outcomes.append(check_ended(outcome))
         after = self._read_cpu()
         worker, redis, producer = (end - start for start, end in zip(before, after, strict=True))
         sandboxes = sum(outcome.usage.cpu_seconds or 0.0 for outcome in outcomes)
@@ -83,7 +83,12 @@ class QueueWay:
         return workers, self.server.read_cpu_seconds(), time.process_time()
 
 
-def _check(outcome: Outcome) -> Outcome:
+def check_ended(outcome: Outcome) -> Outcome:
+    """Return the outcome of a job that ended well.
+
+    Raises:
+        RuntimeError: it did not.
+    """
     if not outcome.is_ok:
         raise RuntimeError(f"a job did not end well: {outcome.to_summary()}")
     return outcome
