@@ -18,7 +18,8 @@ JOB_SECONDS = 20 * SLOWNESS
 
 def wait_until(predicate: Callable[[], object], timeout_seconds: float, description: str) -> None:
     """Return once `predicate` is true; fail with `description` after `timeout_seconds`."""
-    deadline = time.monotonic() + timeout_seconds * SLOWNESS
+    timeout_seconds *= SLOWNESS
+    deadline = time.monotonic() + timeout_seconds
     while not predicate():
         if time.monotonic() > deadline:
             msg = f"not within {timeout_seconds} s: {description}"

@@ -63,14 +63,11 @@ class EndCalls(ScriptCalls):
         before, after = (self._identity.owner, claim.claim_id), (reason, message)
         if outcome.output_bytes >= DROPPED_FROM_BYTES:
             args = self._list_arguments(before, outcome, known, after, faults, droppable=True)
-            answer = self._record(args, reason, droppable=True)
-            for pause in DROP_PAUSES_SECONDS:
-                if answer >= 0:
-                    break
-                time.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - so that ends that came together part
+            for pause in (*DROP_PAUSES_SECONDS, 0.0):
                 answer = self._record(args, reason, droppable=True)
-            if answer >= 0:
-                return bool(answer)
+                if answer >= 0:
+                    return bool(answer)
+                time.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - so that ends that came together part
             log.warning(
                 "the output of job %s is dropped: Redis has no memory for %d bytes",
                 claim.job_id,

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class WorkerStops(Exception):
-    """A job was claimed in the moment in which its worker stopped to start jobs."""
+    """A job that was just claimed cannot start, since its worker stops."""
 
 
 @dataclass(frozen=True)

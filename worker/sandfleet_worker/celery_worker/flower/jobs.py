@@ -37,8 +37,8 @@ class JobTask(Task):
     def event(self, type_: str, timestamp: Any = None, local_received: Any = None, fields: Any = None) -> None:  # type: ignore[override]
         """Take an event in.
 
-        `kwargs` is parsed here, once, and not by Flower's search with each later event. The start of
-        another attempt clears how the last one ended: one that was given back free counts as the first.
+        `kwargs` is parsed here, once, and not by Flower's search with each later event. A new attempt
+        clears how the last one ended, also where no attempt was counted and the event does not say so.
         """
         if type_ == "received":
             fields |= dict.fromkeys(END_FIELDS)
