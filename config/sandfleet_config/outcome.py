@@ -132,7 +132,7 @@ class Timing:
 
     @classmethod
     def of(cls, **seconds: float | None) -> Self:
-        """Round each to microseconds: a clock tells no more, and each outcome carries them."""
+        """Return these durations, each rounded to microseconds."""
         return cls(**{step: None if value is None else round(value, 6) for step, value in seconds.items()})
 
 
