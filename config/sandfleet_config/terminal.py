@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Final
 
 KEPT_CONTROLS: Final = "\n\t"
@@ -16,6 +17,17 @@ def safe_text(text: str) -> str:
     return "".join(
         char if char.isprintable() or char in KEPT_CONTROLS else char.encode("unicode_escape").decode() for char in text
     )
+
+
+def write_line(text: str) -> None:
+    """Write a line to stderr in one call of the system.
+
+    `print` makes two there (Python's stderr keeps nothing back), and a line of another thread or
+    process can come between the text and its end.
+    """
+    if sys.stderr is not None:  # None after `2>&-`
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
 
 
 def cut_to_end(text: str) -> str:

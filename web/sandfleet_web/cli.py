@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from sandfleet_config.command_line import describe_usage_error, is_help
+from sandfleet_config.terminal import write_line
 
 from sandfleet_web.command_line import print_error, print_known_errors, read_settings
 from sandfleet_web.history.cli import app as history
@@ -238,7 +239,7 @@ def main(argv: list[str] | None = None) -> NoReturn:
         sys.exit(1)
     except typer.TyperException as error:
         if is_help(error):
-            print(error.format_message(), file=sys.stderr)
+            write_line(error.format_message())
         else:
             print_error(describe_usage_error(error, {}))
         sys.exit(2)

@@ -6,13 +6,13 @@ import asyncio
 import logging
 import secrets
 import signal
-import sys
 import threading
 from contextlib import ExitStack
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Final
 
 from sandfleet_config.logs import set_up_handler
+from sandfleet_config.terminal import write_line
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 
@@ -47,7 +47,7 @@ def run_pages(settings: WebSettings, *, is_notifying: bool = False) -> None:
         OSError: the port is taken.
     """
     set_up_handler(settings.log_format, settings.log_level, "sandfleet-web", version("sandfleet-web"))
-    site = open_site(settings, read_users(settings, _say))
+    site = open_site(settings, read_users(settings, write_line))
     writer = HistoryWriter(settings)
     with ExitStack() as parts:
         if is_notifying:
@@ -66,10 +66,6 @@ def _start_sender(settings: WebSettings, parts: ExitStack) -> None:
     thread.start()
     parts.callback(thread.join)
     parts.callback(sender.stop)
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)  # noqa: T201  a password belongs into no log
 
 
 def read_users(settings: WebSettings, say: Callable[[str], None]) -> Users:

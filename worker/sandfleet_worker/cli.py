@@ -21,6 +21,7 @@ from sandfleet_config.environment import check_environment, describe_settings_fa
 from sandfleet_config.errors import SandboxError
 from sandfleet_config.settings import SettingsInvalid, WorkerSettings
 from sandfleet_config.telemetry import skip_redis_telemetry
+from sandfleet_config.terminal import write_line
 from sandfleet_config.units import format_count
 
 from sandfleet_worker.commands.datasets import register as register_datasets
@@ -240,7 +241,7 @@ def main(argv: list[str] | None = None) -> NoReturn:
         sys.exit(1)
     except typer.TyperException as error:
         if is_help(error):
-            print(error.format_message(), file=sys.stderr)
+            write_line(error.format_message())
         else:
             _print_error(describe_usage_error(error, {}))
         sys.exit(2)

@@ -9,11 +9,11 @@ reach; 130 Ctrl-C.
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
 from sandfleet_config.command_line import describe_usage_error, is_help
+from sandfleet_config.terminal import write_line
 
 from sandfleet.cli import completion, exits, opening, options
 from sandfleet.cli.hints import OTHER_OPTIONS, UNITS
@@ -189,7 +189,7 @@ def run_command(words: list[str]) -> int:
         status = app(args=words, prog_name="sandfleet", standalone_mode=False)
     except typer.TyperException as error:
         if is_help(error):
-            print(error.format_message(), file=sys.stderr)
+            write_line(error.format_message())
             return exits.USAGE
         note(describe_usage_error(error, OTHER_OPTIONS, UNITS))
         return usage

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from sandfleet_config.codes import Category
-from sandfleet_config.terminal import safe_text
+from sandfleet_config.terminal import safe_text, write_line
 from sandfleet_config.units import format_bytes
 
 from sandfleet.cli.exits import SOME_NOT_OK
@@ -31,7 +31,7 @@ def safe_line(text: str) -> str:
 
 def note(text: str) -> None:
     """Print a message on stderr, as one line."""
-    print(f"sandfleet: {safe_line(text)}", file=sys.stderr, flush=True)
+    write_line(f"sandfleet: {safe_line(text)}")
 
 
 def stderr_console() -> Console:

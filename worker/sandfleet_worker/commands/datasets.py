@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from sandfleet_config.terminal import write_line
 from sandfleet_config.units import format_bytes, format_count
 
 from sandfleet_worker.commands.images import SHORT_DIGEST_CHARS, Json, verify
@@ -42,7 +42,7 @@ def _register_changes(app: typer.Typer, read_settings: Read, guard: Guard) -> No
     ) -> None:
         """Add or replace the dataset NAME; jobs that use the old one now keep it."""
         with guard():
-            dataset = _open(read_settings()).add(name, source, lambda text: print(text, file=sys.stderr))
+            dataset = _open(read_settings()).add(name, source, write_line)
         print(f"{dataset.name} {dataset.digest}")
 
     @app.command("rm")
@@ -64,7 +64,7 @@ def _register_listing(app: typer.Typer, read_settings: Read, guard: Guard) -> No
         elif found:
             _print_table(found)
         else:
-            print("there are no datasets here: sandfleet-worker datasets add NAME FOLDER", file=sys.stderr)
+            write_line("there are no datasets here: sandfleet-worker datasets add NAME FOLDER")
 
     @app.command("verify")
     def verify_datasets() -> None:

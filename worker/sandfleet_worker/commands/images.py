@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 from sandfleet_config.errors import ImageInvalid, SandboxError
 from sandfleet_config.image_names import REGISTRY_PREFIX
+from sandfleet_config.terminal import write_line
 from sandfleet_config.units import format_bytes, format_count
 
 from sandfleet_worker.commands.preparations import open_preparations
@@ -91,7 +91,7 @@ def _list_here(settings: WorkerSettings, *, as_json: bool) -> None:
     elif found:
         _print_table(found, evictable, prepared)
     else:
-        print("there are no images here: sandfleet-worker images add python", file=sys.stderr)
+        write_line("there are no images here: sandfleet-worker images add python")
 
 
 class Verifier(Protocol):
@@ -172,7 +172,7 @@ def remove(settings: WorkerSettings, name: str) -> int:
     try:
         return open_preparations(settings).forget(before - store.list_references())
     except ImageInvalid as error:  # the image is gone, and whatever names it does nothing
-        print(f"its preparations stay in the list: {error.message}", file=sys.stderr)
+        write_line(f"its preparations stay in the list: {error.message}")
         return 0
 
 
@@ -181,7 +181,7 @@ def _list_preparations(settings: WorkerSettings) -> Sequence[Registered]:
     try:
         return open_preparations(settings).list_all()
     except ImageInvalid as error:
-        print(f"no preparation is used: {error.message}", file=sys.stderr)
+        write_line(f"no preparation is used: {error.message}")
         return ()
 
 

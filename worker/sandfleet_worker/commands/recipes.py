@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from sandfleet_config.terminal import write_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,12 +58,8 @@ def build_recipe(settings: WorkerSettings, name: str, file: Path | None, wish: L
         file.with_suffix(LOCK_SUFFIX) if file else settings.images.root / "recipes" / (encode_name(name) + LOCK_SUFFIX)
     )
     choice = LockChoice(wish.path or kept, must_fit=wish.must_fit, is_renewed=wish.is_renewed)
-    builder = RecipeBuilder(ImageStore(settings.images.root), settings.images, _tell)
+    builder = RecipeBuilder(ImageStore(settings.images.root), settings.images, write_line)
     return builder.build(name, join(recipe, folder), choice, source).digest
-
-
-def _tell(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)  # noqa: T201  progress of a command
 
 
 def _parse_flags(flags: dict[str, Any]) -> Recipe:

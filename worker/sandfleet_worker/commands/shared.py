@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from sandfleet_config.terminal import write_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -59,10 +59,10 @@ def register(images: typer.Typer, read_settings: Callable[[], WorkerSettings], g
         size = (
             f"uploaded {format_bytes(pushed.uploaded_bytes)}" if pushed.uploaded_bytes else "was in the store already"
         )
-        print(size, file=sys.stderr)  # noqa: T201
+        write_line(size)
         if pushed.here != pushed.digest:
             text = f"on this host, {pushed.name} means {pushed.here} now: push it again to share that one"
-            print(text, file=sys.stderr)  # noqa: T201
+            write_line(text)
         print(f"{pushed.name} {pushed.digest}")  # noqa: T201
 
     @images.command("unshare")
@@ -95,7 +95,7 @@ def list_shared(settings: WorkerSettings, *, as_json: bool) -> None:
         print(json.dumps(rows, indent=1))  # noqa: T201
         return
     if not found:
-        print("no image is shared: sandfleet-worker images push NAME", file=sys.stderr)  # noqa: T201
+        write_line("no image is shared: sandfleet-worker images push NAME")
         return
     from rich.console import Console
     from rich.table import Table

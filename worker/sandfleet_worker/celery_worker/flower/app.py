@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import signal
-import sys
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from flower.app import Flower
 from flower.views.tasks import TASK_COLUMNS
 from sandfleet_config.logs import is_json, set_up_handler
 from sandfleet_config.settings import WorkerSettings
+from sandfleet_config.terminal import write_line
 from tornado.ioloop import PeriodicCallback
 
 from sandfleet_worker.celery_worker.control import cancel_waiting
@@ -63,11 +63,11 @@ def _set_up_logs() -> None:
 
 
 def say(text: str) -> None:
-    """Print a line to stderr; a log line where logs are JSON."""
+    """Write a line to stderr; a log line where logs are JSON."""
     if is_json():
         log.warning("%s", text)
     else:
-        print(text, file=sys.stderr)  # noqa: T201
+        write_line(text)
 
 
 def stop_on_sigterm(io_loop: Any) -> None:
