@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Start docker-compose.yml on a Docker engine of its own: three workers run a batch, one is killed, one
-# is drained, the pages are looked at, and all is shut down.
+# is drained, the pages and Prometheus are looked at, and all is shut down.
 #
 #   tests/compose/run.sh
 #
@@ -96,16 +96,18 @@ compose() { docker compose --project-name "$PROJECT" --env-file "$env_file" -f d
 
 cli() { compose run --rm -T cli "$@" </dev/null; }
 
-# Runs a line of Python in the container of the pages: no port is published.
-ask_pages() {
+# Asks a server of the fleet (name:port), from the container of the pages: no port is published.
+ask() {
     compose exec -T web python3 -c "
 import base64, sys, urllib.request
-request = urllib.request.Request('http://127.0.0.1:5556' + sys.argv[1])
+request = urllib.request.Request('http://' + sys.argv[1])
 if len(sys.argv) > 2: request.add_header('Authorization', 'Basic ' + base64.b64encode(sys.argv[2].encode()).decode())
 try: print(urllib.request.urlopen(request, timeout=10).read().decode())
 except urllib.error.HTTPError as error: print('status', error.code)
 " "$@"
 }
+
+ask_pages() { local path=$1; shift; ask "127.0.0.1:5556$path" "$@"; }
 
 wait_for() {
     local seconds=$1 tries; shift
@@ -149,6 +151,17 @@ check_pages() {
     say "the pages show the batch"
 }
 
+has_series() { [[ $(ask "prometheus:9090/api/v1/query?query=$1") == *'"value":'* ]]; }
+
+check_prometheus() {
+    wait_for 60 has_series 'sandfleet_workers%7Bstate=%22up%22%7D==1' # of three: one was killed, one drained
+    local rules
+    rules=$(ask prometheus:9090/api/v1/rules)
+    [[ $rules == *'"name":"SandfleetNoWorkers"'* ]] || die "Prometheus has no alert rules: $rules"
+    [[ $rules != *'"health":"err"'* ]] || die "an alert rule fails: $rules"
+    say "Prometheus reads the metrics and has the alert rules"
+}
+
 main() {
     [[ $EUID -eq 0 ]] || die "it needs root"
     mkdir -p "$CACHE"
@@ -156,7 +169,8 @@ main() {
     make_roots
     env_file=$(mktemp) engine=0 work=/nowhere web_password=$(openssl rand -hex 12)
     printf 'SANDFLEET_%s\n' "REDIS_PASSWORD=$(openssl rand -hex 24)" "FLOWER_AUTH=ops:$(openssl rand -hex 12)" "WEB_AUTH=ops:$web_password" \
-        "BASE_IMAGE=sandfleet-base" "REDIS_IMAGE=sandfleet-redis" "CONCURRENCY=3" "RUN_DIR=$CACHE/run" >"$env_file"
+        "WEB_TOKEN_VALUE=$(openssl rand -hex 24)" "BASE_IMAGE=sandfleet-base" "REDIS_IMAGE=sandfleet-redis" \
+        "PROMETHEUS_IMAGE=sandfleet-prometheus" "CONCURRENCY=3" "RUN_DIR=$CACHE/run" >"$env_file"
     trap stop_all EXIT
     trap 'exit 130' INT TERM
     start_engine
@@ -169,17 +183,21 @@ main() {
     docker import --change 'USER redis' "$CACHE/redis.tar" sandfleet-redis-imported >/dev/null
     printf 'FROM sandfleet-redis-imported\nUSER root\nRUN install -d -o redis -g redis /data\n' >"$work/base/Dockerfile"
     docker build -q --network host -t sandfleet-redis "$work/base" >/dev/null
+    cp -L /usr/local/lib/sandfleet/prometheus/prometheus "$work/base/"
+    printf 'FROM sandfleet-base\nCOPY prometheus /usr/bin/\nRUN install -d -o nobody /prometheus\nUSER nobody\n' >"$work/base/Dockerfile"
+    docker build -q --network host -t sandfleet-prometheus "$work/base" >/dev/null
     say "building the images (minutes)"
     compose --profile tools build --quiet
     say "adding an image, starting three workers"
     compose run --rm -T images add busybox </dev/null >/dev/null
-    compose up --detach --wait --wait-timeout 180 --scale worker=3
+    compose --profile prometheus up --detach --wait --wait-timeout 180 --scale worker=3
     has_workers 3 || die "there are $(worker_ids | wc -l) workers"
     [[ $(cli run --image busybox -- echo hello) == hello ]] || die "no job runs"
     run_batch
     check_pages
+    check_prometheus
     say "stopping"
-    compose down --timeout 90
+    compose --profile prometheus down --timeout 90
     ! docker ps --quiet | grep -q . || die "a container is left"
     say "all is as it should be"
 }
