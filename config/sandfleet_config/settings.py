@@ -211,7 +211,9 @@ class WorkerSettings(Settings, HostSettings):
         default=1,
         description="Worker processes of `start`, which share the host's slots and the spares; `auto`: one for each 12 cores.",
     )
-    waiting_jobs: int = Field(default=8, ge=0, le=4096, description="More jobs that wait for an image or for files.")
+    waiting_jobs: int = Field(
+        default=8, ge=0, le=4096, description="More jobs that wait for an image, or for the store."
+    )
     memory_budget_bytes: Bytes = Field(
         default=0,
         description="Memory that the jobs of this host may use together, by their limits; 0: found, less than the host has.",

@@ -216,6 +216,25 @@ def test_other_jobs_run_while_as_many_as_may_run_at_once_wait_for_the_store(plac
     assert [job.outcome(timeout=60).stdout.text for job in jobs] == ["one", "two"]
 
 
+def test_other_jobs_run_while_the_store_takes_no_file_of_as_many_as_may_run_at_once(place: Place) -> None:
+    place.start(2, SANDFLEET_STORE__DEADLINE_SECONDS="120")
+    away = place.folder.with_name("away")
+    place.folder.rename(away)
+    place.folder.write_text("no folder")
+    leaves = {"image": "busybox", "command": ["sh", "-c", "echo kept > kept"], "timeout": 20, "artifacts": ["kept"]}
+    jobs = place.fleet.submit_many([leaves] * 2)
+    wait_until(lambda: len(place.find_spooled()) == len(jobs), 30, "both have ended, and the store takes nothing")
+
+    outcomes = [place.run("echo beside", timeout_seconds=20) for _ in range(3)]
+
+    assert [outcome.stdout.text for outcome in outcomes] == ["beside\n"] * 3
+    assert {_state(place, job.id) for job in jobs} == {b"running"}
+    place.folder.unlink()
+    away.rename(place.folder)
+    ended = [job.outcome(timeout=60) for job in jobs]
+    assert [place.read(outcome.artifacts[0].sha256) for outcome in ended] == [b"kept\n"] * 2
+
+
 def _state(place: Place, job_id: str) -> bytes:
     client: Any = place.stage.redis
     return bytes(client.hget(f"sandfleet:job:{job_id}", "state") or b"")

@@ -23,7 +23,7 @@ from sandfleet_worker.host import connect
 from waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 CLAIM = Claim("c1", "j1", Flag.START, b"")
 
@@ -76,7 +76,7 @@ def test_the_attempts_of_a_stock_job_are_noted_once_redis_is_back(
 ) -> None:
     caplog.set_level("INFO")
     own_redis.kill()
-    noting = threading.Thread(target=intake.limit_attempts, args=(CLAIM, 7))
+    noting = threading.Thread(target=intake.limit_attempts, args=(CLAIM, 7, 60.0))
     noting.start()
     time.sleep(1.5)
     assert noting.is_alive(), "an outage ends no job"
@@ -99,10 +99,10 @@ def test_the_attempts_of_a_job_that_another_worker_has_stay_as_they_are(intake: 
         ):
             client.delete(job_key("j1"))
             client.hset(job_key("j1"), mapping=record | changed)
-            intake.limit_attempts(CLAIM, 7)
+            intake.limit_attempts(CLAIM, 7, 60.0)
             assert client.hget(job_key("j1"), "max_attempts") == expected, changed
         client.delete(job_key("j1"))
-        intake.limit_attempts(CLAIM, 7)
+        intake.limit_attempts(CLAIM, 7, 60.0)
         assert not client.exists(job_key("j1")), "no key without an end is left"
 
 
@@ -123,9 +123,44 @@ def test_a_job_that_is_claimed_while_the_worker_stops_goes_back_free(intake: Int
     assert [(claim.job_id, claim.flag, len(claim.attempts)) for claim in received] == [(job.id, Flag.START, 1)] * 2
 
 
+def _lose_an_answer(intake: Intake, monkeypatch: pytest.MonkeyPatch, and_then: Callable[[], None]) -> None:
+    """Let Redis take a job for this worker, and lose the answer; then call `and_then`."""
+    ledger, taken = intake.claimer._ledger, list[bool]()
+    claim = ledger.claim
+
+    def claim_and_lose(*words: Any) -> tuple[Claim | None, bool]:
+        found = claim(*words)
+        if found[0] is None or taken:
+            return found
+        taken.append(True)
+        and_then()
+        raise redis.ConnectionError("the answer got lost")
+
+    monkeypatch.setattr(ledger, "claim", claim_and_lose)
+    nothing: Any = lambda *_: None  # noqa: E731
+    intake.start(nothing, is_stopping=lambda: False, end_job=nothing, end_all=nothing, withdraw=nothing)
+    wait_until(lambda: taken, 10, "Redis has given it a job")
+
+
+@pytest.mark.parametrize("held_up_by", ["a stop", "a pause"])
+def test_a_claim_whose_answer_is_lost_goes_back_free_whatever_comes_first(
+    intake: Intake, own_redis: OwnRedis, monkeypatch: pytest.MonkeyPatch, held_up_by: str
+) -> None:
+    with Fleet(Settings.model_validate({"redis_url": own_redis.url})) as fleet:
+        job = fleet.submit({"image": "busybox", "command": ["true"], "max_attempts": 1})
+    claimer = intake.claimer
+    _lose_an_answer(intake, monkeypatch, claimer.pause if held_up_by == "a pause" else claimer.end)
+    if held_up_by == "a stop":
+        intake.stop()
+    with redis.Redis.from_url(own_redis.url, protocol=2) as client:
+        wait_until(lambda: client.hget(job_key(job.id), "state") == b"queued", 5, "it is in its queue")
+        assert client.hget(job_key(job.id), "attempts") == b""
+    assert claimer.claim_id == ""
+
+
 def test_a_worker_that_gives_up_waits_for_redis_no_longer(intake: Intake, own_redis: OwnRedis) -> None:
     own_redis.kill()
-    noting = threading.Thread(target=intake.limit_attempts, args=(CLAIM, 7))
+    noting = threading.Thread(target=intake.limit_attempts, args=(CLAIM, 7, 60.0))
     noting.start()
     time.sleep(0.3)
     intake.give_up()

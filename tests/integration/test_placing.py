@@ -6,11 +6,14 @@ Runs the scripts alone, with leases but no sandboxes.
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 from typing import Any
 
+import pytest
 from placing_hosts import MIB, HostOfTest, needs_memory, read_why, submit
 from sandfleet import Fleet
+from sandfleet_config.codes import ErrorCode
 from sandfleet_config.image_names import normalize_image, split_pattern
 from sandfleet_config.queues import DEFAULT_QUEUE, KEY_PREFIX, job_key
 from sandfleet_config.wire import join_needs
@@ -254,6 +257,22 @@ def test_a_stock_producers_job_that_waits_for_a_host_expires_like_any_other(clie
     found = one.claim()
     assert found is not None
     assert (found.job_id, found.flag) == ("stock", "expired")
+
+
+@pytest.mark.parametrize("queue_ttl_seconds", [None, 600.0])
+@pytest.mark.parametrize("how", ["release", "give_back", "retry"])
+def test_a_stock_producers_job_that_goes_back_expires_too(
+    client: Any, how: str, queue_ttl_seconds: float | None
+) -> None:
+    one = HostOfTest(client, "one")
+    client.lpush(f"{KEY_PREFIX}{DEFAULT_QUEUE}", json.dumps({"headers": {"id": "stock", "task": "sandfleet.run"}}))
+    claim = one.claim()
+    assert claim is not None
+    if queue_ttl_seconds:
+        assert one.ledger.limit_attempts(claim, 3, queue_ttl_seconds)
+    assert one.ledger.retry(claim, ErrorCode.HOST_RESOURCES) if how == "retry" else getattr(one.ledger, how)(claim)
+    left = client.zscore(f"{KEY_PREFIX}expiring", "stock") / 1000 - time.time()
+    assert 0 < (queue_ttl_seconds or 86400.0) - left < 60
 
 
 def test_what_a_worker_said_goes_with_its_lease(client: Any) -> None:

@@ -61,7 +61,7 @@ def test_a_wait_takes_the_attempt_back_and_a_start_records_it(scene: Scene) -> N
     assert worker.wait(claim)
     assert (scene.field(job_id, "state"), scene.attempts(job_id)) == ("waiting", [])
     assert worker.restore(claim), "a job that waits is held like one that runs"
-    assert worker.limit_attempts(claim, 3)
+    assert worker.limit_attempts(claim, 3, 60.0)
     assert worker.cancel("x") == "unknown"
     for _ in range(2):  # the first answer got lost
         started = worker.start(claim, 5)

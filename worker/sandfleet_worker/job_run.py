@@ -15,13 +15,14 @@ from sandfleet_config.fingerprint import spec_sha256
 from sandfleet_config.image_names import pin_image
 from sandfleet_config.messages import CANCELLED_QUEUED, EXPIRED
 from sandfleet_config.outcome import Outcome, Timing
+from sandfleet_config.spec import DEFAULT_QUEUE_TTL_SECONDS
 from sandfleet_config.units import format_count
 
 from sandfleet_worker.delivery.claim import Flag
 from sandfleet_worker.delivery.host_mark import DRAINED
 from sandfleet_worker.delivery.read_message import find_facts, tell_limits
 from sandfleet_worker.delivery.settlement import Finish, GiveBack, PutBack, Release, Retry
-from sandfleet_worker.job_start import JobStart
+from sandfleet_worker.job_start import JobStart, long_wait
 from sandfleet_worker.job_transfer import JobTransfer
 from sandfleet_worker.raised_limits import find_raise
 from sandfleet_worker.sandbox.image.allowed import DigestForbidden
@@ -108,7 +109,8 @@ class JobRun:
         try:
             if settlement.dead_letter_reason and request is not None:
                 self._host.files.keep_for_dead_letter(request.spec, self._job.cancellation)
-            outcome = self._transfer.deliver(outcome)
+            with long_wait(self._host.intake.held_claims.leave_capacity, self.claim):
+                outcome = self._transfer.deliver(outcome)
         except Exception:
             # The job has ended, and its end has to be told: no fault of ours may keep it from that.
             extra = {"action": "delivery_failed", "job_id": self._job.job_id}
@@ -240,10 +242,10 @@ class JobRun:
         self._start.batch = request.batch or ""
         self._facts |= {"batch": request.batch, "labels": spec.labels, "spec_sha256": spec_sha256(spec)}
         self._retry_on = frozenset(spec.retry_on)
-        if spec.max_attempts != self.claim.max_attempts:
-            # A stock producer's job had no record: a worker that takes it over must know this
-            # limit.
-            self._start.claim = self._host.intake.limit_attempts(self.claim, spec.max_attempts)
+        is_stock = self.message.submitted is None
+        if spec.max_attempts != self.claim.max_attempts or (is_stock and spec.queue_ttl != DEFAULT_QUEUE_TTL_SECONDS):
+            # A stock producer's job had no record: a worker that takes it over must know these.
+            self._start.claim = self._host.intake.limit_attempts(self.claim, spec.max_attempts, spec.queue_ttl)
 
     def _admit(self, spec: SandboxSpec) -> Admitted:
         """Return the limits that the job gets here.

@@ -36,6 +36,19 @@ CANCEL_POLL_SECONDS = 0.1
 TAKEN_OVER = "another worker has taken the job over"
 
 
+@contextmanager
+def long_wait(act: Callable[[Claim], None], claim: Claim) -> Iterator[None]:
+    """Call `act` with `claim`, in another thread, if the block takes longer than `LONG_WAIT_SECONDS`."""
+    timer = threading.Timer(LONG_WAIT_SECONDS, act, (claim,))
+    timer.daemon = True
+    with contextlib.suppress(RuntimeError):  # no thread is left: it waits with its slot
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
 class JobStart:
     """Records in Redis that the job of `claim` waits, and that it starts. Used in the job's thread.
 
@@ -67,14 +80,10 @@ class JobStart:
             SandboxError: the job was cancelled or withdrawn meanwhile, or another worker has it.
         """
         self._begin_wait(why, is_remote=is_remote)
-        timer = threading.Timer(LONG_WAIT_SECONDS, self._intake.held_claims.give_back_slot, (self.claim,))
-        timer.daemon = True
-        with contextlib.suppress(RuntimeError):  # no thread is left: it waits with its slot
-            timer.start()
         try:
-            yield
+            with long_wait(self._intake.held_claims.give_back_slot, self.claim):
+                yield
         finally:
-            timer.cancel()
             is_given_back = self._intake.held_claims.end_wait(self.claim)
         if is_given_back:
             self._take_slot()

@@ -224,14 +224,14 @@ class SandboxConsumer(Consumer):
             self.pool.withdraw(job_id, "the worker stops")
         is_cold = self.controller.blueprint.state == TERMINATE
         seconds = 0.0 if is_cold or self.intake.lease.is_lost else self._settings.drain_seconds
-        if not self.intake.wait_until_idle(seconds, _is_terminating):
+        if not self.intake.held_claims.wait_until_idle(seconds, _is_terminating):
             self._withdraw_jobs()
         self.flush_events()
 
     def _withdraw_jobs(self) -> None:
         """Give back what still runs, and leave without what does not end."""
         self.pool.withdraw_all("the worker stops")
-        self.intake.wait_until_idle(RELEASE_SECONDS, lambda: False)
+        self.intake.held_claims.wait_until_idle(RELEASE_SECONDS, lambda: False)
         self.intake.give_up()
         if hung := self.intake.held_claims.running_job_ids():
             # Celery would wait for their threads for ever, with the lease held.

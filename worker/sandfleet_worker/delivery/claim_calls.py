@@ -33,9 +33,10 @@ class ClaimCalls(EndCalls):
     it over, or it has ended.
     """
 
-    def limit_attempts(self, claim: Claim, max_attempts: int) -> bool:
+    def limit_attempts(self, claim: Claim, max_attempts: int, queue_ttl_seconds: float) -> bool:
         """Note what the spec of a stock producer's job says, before it starts."""
-        return bool(self._call("limit_attempts", self._identity.owner, claim.claim_id, claim.job_id, max_attempts))
+        limits = (max_attempts, round(queue_ttl_seconds * 1000))
+        return bool(self._call("limit_attempts", self._identity.owner, claim.claim_id, claim.job_id, *limits))
 
     def wait(self, claim: Claim) -> bool:
         """Note that the job waits and has not started: its attempt is taken back."""

@@ -86,7 +86,7 @@ class Claimer:
 
     @property
     def claim_id(self) -> str:
-        """The id under which it claims now; empty when that claim is held, or there was none."""
+        """The id under which it claims now; empty when the answer is known, and its claim is held."""
         return self._claim_id
 
     def start(self, receive: Callable[[Claim], None]) -> None:
@@ -110,9 +110,15 @@ class Claimer:
             os.eventfd_write(self._stop_fd, 1)
 
     def stop(self) -> None:
-        """End, and wait for it."""
+        """End, and wait for it; a job whose claim has got lost with its answer goes back to its queue."""
         self.end()
         self._thread.stop()
+        if self._claim_id and not self._thread.is_alive:
+            try:
+                self._give_back_lost()
+            except (LeaseLost, LeaseLate, *REDIS_ERRORS) as error:
+                text = "whether the last claim took a job is not known; if so, another worker takes it over: %s"
+                log.warning(text, error, extra={"action": "claim_unknown"})
 
     def pause_for(self, seconds: float) -> bool:
         """Wait so long; return whether it is to end instead."""
@@ -127,23 +133,16 @@ class Claimer:
 
     def _step(self) -> float | None:
         """Claim one job, if there is one, and hand it on; return how long to pause."""
-        if not self._wait_for_capacity():
-            return 0.0
-        slot, claim = None, None
         try:
-            self._slots.expect_release()  # before `acquire` sums the memory: a later end must wake the wait below
-            slot = self._slots.acquire(self._stop_fd, self._progress)
-            if slot is not None and not self._is_stopping() and not self._is_paused.is_set():
-                claim = self._claim(slot)
+            if self._claim_id:
+                self._give_back_lost()
+            if not self._wait_for_capacity():
+                return 0.0
+            claim, has_slot = self._take()
         except LeaseLost:
             return POLL_SECONDS  # the lease's thread ends the worker
         except LeaseLate:
             return LATE_SECONDS
-        finally:
-            if claim is None:
-                if slot is not None:
-                    slot.release(was_used=False)
-                self._held_claims.return_capacity()
         if claim is not None:
             self._hand_on(claim)
         if self._lacks_memory:
@@ -152,9 +151,38 @@ class Claimer:
             self._slots.wait_for_release(POLL_SECONDS)
         elif self._ledger.is_cordoned:
             return CORDON_SECONDS
-        elif claim is None and slot is not None:
+        elif claim is None and has_slot:
             self._wait()
         return None
+
+    def _take(self) -> tuple[Claim | None, bool]:
+        """Take a slot, and a job for it; return the claim, and whether there was a slot."""
+        slot, claim = None, None
+        try:
+            self._slots.expect_release()  # before `acquire` sums the memory: a later end must wake `_step`
+            slot = self._slots.acquire(self._stop_fd, self._progress)
+            if slot is not None and not self._is_stopping() and not self._is_paused.is_set():
+                claim = self._claim(slot)
+        finally:
+            if claim is None:
+                if slot is not None:
+                    slot.release(was_used=False)
+                self._held_claims.return_capacity()
+        return claim, slot is not None
+
+    def _give_back_lost(self) -> None:
+        """Give back the job that an earlier call took, if it took one: its answer has got lost.
+
+        The job runs nowhere, so it does not wait until this worker may claim again. Raises as
+        `Ledger.claim`.
+        """
+        self._progress()
+        claim, _ = self._ledger.claim(self._claim_id, ())  # no queue: only what it took before
+        if claim is not None:
+            text = "job %s goes back to its queue: the answer that gave it to this worker has got lost"
+            log.info(text, claim.job_id, extra={"action": "claim_given_back", "job_id": claim.job_id})
+            self._on_unstarted(claim, WorkerStops())
+        self._claim_id = ""  # after the claim is settled: see ClaimComparison
 
     def wait_for_memory(self) -> None:
         """Let the next claim wait for an end on this host; called by `receive`."""
@@ -175,24 +203,21 @@ class Claimer:
     def _claim(self, slot: Slot) -> Claim | None:
         """Claim one job and hold it with `slot`.
 
-        A call whose answer may be lost is repeated under the same id until it is known, by this
-        step or a later one. Where a stop comes first, the claim stays under the lease, which ends
-        with this worker.
+        Where a call fails, the id is kept, since the answer may have got lost: `_give_back_lost`.
         """
-        self._claim_id = self._claim_id or secrets.token_hex(12)
         while not self._is_stopping():
             self._progress()
             if time.monotonic() - self._queues_read > QUEUES_SECONDS:
                 self._rotation.update(self._ledger.read_queues())
                 self._queues_read = time.monotonic()
+            self._claim_id = secrets.token_hex(12)
             claim, may_be_more = self._ledger.claim(self._claim_id, self._rotation.names(), self._facts(slot))
             self._lacks_memory = self._ledger.lacks_memory
             if claim is not None:
                 self._held_claims.add(claim, slot)
-                self._claim_id = ""
+            self._claim_id = ""
+            if claim is not None or not may_be_more:
                 return claim
-            if not may_be_more:
-                return None
         return None
 
     def _facts(self, slot: Slot) -> dict[str, object]:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from sandfleet_worker.delivery.held_claim import HeldClaim
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sandfleet_worker.delivery.claim import Claim
     from sandfleet_worker.delivery.host_slots import Slot
 
@@ -15,46 +18,12 @@ LONGEST_WAIT_SECONDS = 3600.0
 """After so long a job that waits for its start counts as one that hangs."""
 
 
-@dataclass
-class _Entry:
-    """One claim. `has_capacity`: it counts within the worker's `concurrency`.
-
-    `latest_end` is monotonic; None where it is not known yet, or the sandbox is gone.
-    """
-
-    claim: Claim
-    slot: Slot | None
-    latest_end: float | None = None
-    within_seconds: float | None = None
-    memory_bytes: int = 0
-    is_running: bool = True
-    may_give_back: bool = False
-    may_give_back_capacity: bool = False
-    has_capacity: bool = True
-    is_returning: bool = False
-    started: float = field(default_factory=time.monotonic)
-
-    def is_suspect(self, margin_seconds: float) -> bool:
-        """Whether the job may still be about to kill this worker.
-
-        Also true if it was so less than `margin_seconds` ago.
-        """
-        seconds = self.claim.suspect_seconds
-        if seconds is None or not self.is_running:
-            return False
-        return self.claim.is_waiting or time.monotonic() < self.started + seconds + margin_seconds
-
-    def take_slot(self) -> Slot | None:
-        """Take the slot out, for the caller to free."""
-        slot, self.slot = self.slot, None
-        return slot
-
-
 class HeldClaims:
     """The claims that this worker runs; safe for threads.
 
     A job counts within `limit`, the worker's `concurrency`, from its claim to its end. Up to
-    `waiting_limit` jobs that wait long for something outside this host do not count meanwhile.
+    `waiting_limit` jobs that wait long for something outside this host do not count meanwhile: for
+    an image, for their files, or for the store to take what they left.
 
     `suspect_margin_seconds` should be the time between two beats of the lease. Whoever takes over
     from a dead worker knows only its last beat. With this margin the last suspect's time is over by
@@ -67,7 +36,7 @@ class HeldClaims:
         self._counted = self._waiting = self._returning = 0
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
-        self._entries: dict[str, _Entry] = {}
+        self._entries: dict[str, HeldClaim] = {}
 
     def take_capacity(self, timeout_seconds: float) -> bool:
         """Wait to hold one more claim, within the worker's `concurrency`.
@@ -102,14 +71,14 @@ class HeldClaims:
             self._counted += 1
             return True
 
-    def _forget_wait(self, entry: _Entry) -> None:
+    def _forget_wait(self, entry: HeldClaim) -> None:
         self._waiting -= 1
         self._returning -= entry.is_returning
 
     def add(self, claim: Claim, slot: Slot) -> None:
         """Hold `claim` with `slot`, after `take_capacity`."""
         with self._lock:
-            self._entries[claim.claim_id] = _Entry(claim, slot)
+            self._entries[claim.claim_id] = HeldClaim(claim, slot)
 
     def expect_end(self, claim: Claim, within_seconds: float) -> None:
         """Note that the job's sandbox must be gone by then, whatever happens to it.
@@ -139,10 +108,8 @@ class HeldClaims:
         with self._changed:
             found = self._entries.get(claim.claim_id)
             slot = found.take_slot() if found and found.may_give_back else None
-            if found and slot and found.may_give_back_capacity and self._waiting < self._waiting_limit:
-                found.has_capacity = False
-                self._waiting, self._counted = self._waiting + 1, self._counted - 1
-                self._changed.notify_all()
+            if found and slot and found.may_give_back_capacity:
+                self._leave_capacity(found)
         if slot:
             slot.release()
 
@@ -232,6 +199,19 @@ class HeldClaims:
         if slot:
             slot.release()
 
+    def leave_capacity(self, claim: Claim) -> None:
+        """Let the worker hold another claim: the job has ended, and the store has not taken its files yet."""
+        with self._changed:
+            found = self._entries.get(claim.claim_id)
+            if found and found.has_capacity and not found.is_running:
+                self._leave_capacity(found)
+
+    def _leave_capacity(self, entry: HeldClaim) -> None:
+        if self._waiting < self._waiting_limit:
+            entry.has_capacity = False
+            self._waiting, self._counted = self._waiting + 1, self._counted - 1
+            self._changed.notify_all()
+
     def remove(self, claim: Claim) -> None:
         """Hold a settled claim no more, and free its slot; once."""
         with self._changed:
@@ -264,6 +244,15 @@ class HeldClaims:
         """Return the jobs held."""
         with self._lock:
             return [entry.claim.job_id for entry in self._entries.values()]
+
+    def wait_until_idle(self, timeout_seconds: float, is_hurried: Callable[[], bool]) -> bool:
+        """Wait for every held job to be settled; return False at the timeout or if `is_hurried`."""
+        deadline = time.monotonic() + timeout_seconds
+        while self.job_ids():
+            if time.monotonic() > deadline or is_hurried():
+                return False
+            time.sleep(0.02)
+        return True
 
     def waiting_job_ids(self) -> list[str]:
         """Return the jobs that wait and have not started."""

@@ -6,7 +6,6 @@ import contextlib
 import logging
 import os
 import threading
-import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
@@ -188,10 +187,15 @@ class Intake:
         for client in self._clients:
             client.close()
 
-    def limit_attempts(self, claim: Claim, max_attempts: int) -> Claim:
-        """Note the attempts that a stock producer's spec allows; return the claim that says so."""
+    def limit_attempts(self, claim: Claim, max_attempts: int, queue_ttl_seconds: float) -> Claim:
+        """Note the attempts, and the time in the queue, that a stock producer's spec allows.
+
+        Return the claim that says so.
+        """
         with contextlib.suppress(NotAnswered):
-            self._call_before_start("start", claim, lambda: self.ledger.limit_attempts(claim, max_attempts))
+            self._call_before_start(
+                "start", claim, lambda: self.ledger.limit_attempts(claim, max_attempts, queue_ttl_seconds)
+            )
         self.held_claims.limit_attempts(known := replace(claim, max_attempts=max_attempts))
         return known
 
@@ -289,12 +293,3 @@ class Intake:
     def _settle_unstarted(self, claim: Claim, failure: Exception) -> None:
         how = GiveBack() if isinstance(failure, WorkerStops) else FailedAttempt.of(failure)
         self.settle(claim, how, in_claimer=True)
-
-    def wait_until_idle(self, timeout_seconds: float, is_hurried: Callable[[], bool]) -> bool:
-        """Wait for every held job to be settled; return False at the timeout or if `is_hurried`."""
-        deadline = time.monotonic() + timeout_seconds
-        while self.held_claims.job_ids():
-            if time.monotonic() > deadline or is_hurried():
-                return False
-            time.sleep(0.02)
-        return True

@@ -2,19 +2,20 @@
 --
 -- ARGV: prefix, owner, claim id, job id, mode, code, delay in ms, host to avoid ("" none), for how
 --       long in ms, message; of mode "putback" also why (a text for people), what the job needs
---       (JSON, "" where it is not known), and its queue_ttl in ms, which its record does not have
---       where a stock producer sent it; of mode "retry", optional, also "" and what the next
---       attempt needs
+--       (JSON, "" where it is not known), and its queue_ttl in ms; of mode "retry", optional, also
+--       "" and what the next attempt needs
 -- An attempt that goes on ends with `code`: mode "retry" charges it to the job, "release" does not.
 -- In the modes "free" and "putback" the job has not started, and there was none; "putback" says
 -- why. An attempt that has ended stays as it is. Time in the queue is counted over all its waits:
--- that of a run is not in it, and it does not start anew.
+-- that of a run is not in it, and it does not start anew. The record of a job that a stock producer
+-- sent gets its queue_ttl here: a day, if the caller does not say another.
 -- Returns 1, or 0 where the claim is not the caller's (any more): then nothing changes but for a
 -- line in the duplicates log. A claim that was deleted is still the caller's while the job's record
 -- names it: a take-over writes another one there. Errors for a queue whose key has a wrong type,
 -- and changes nothing: the job stays claimed.
 local prefix, owner, claim, id, mode, code = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local WAKE_TTL, SETTLED_TTL, DUPLICATES_TTL = 3600, 86400, 7 * 86400
+local QUEUE_TTL = '86400000' -- ms
 local delay, avoid, avoid_ms = tonumber(ARGV[7]), ARGV[8], tonumber(ARGV[9])
 -- include: prelude
 -- include: parked
@@ -90,16 +91,15 @@ elseif mode == 'putback' then
   if ARGV[12] ~= '' then
     redis.call('HSET', job, 'needs', ARGV[12])
   end
-  if expires <= 0 then
-    expires = (tonumber(facts[8]) or now) + tonumber(ARGV[13])
-    redis.call('HSET', job, 'queue_ttl', ARGV[13])
-  end
 end
-if expires > 0 then
-  expires = expires + ran + delay
-  redis.call('HSET', job, 'expires', expires)
-  try('ZADD', prefix .. 'expiring', expires, id)
+if expires <= 0 then
+  local queue_ttl = mode == 'putback' and ARGV[13] or QUEUE_TTL
+  expires = (tonumber(facts[8]) or now) + tonumber(queue_ttl)
+  redis.call('HSET', job, 'queue_ttl', queue_ttl)
 end
+expires = expires + ran + delay
+redis.call('HSET', job, 'expires', expires)
+try('ZADD', prefix .. 'expiring', expires, id)
 if avoid ~= '' then
   redis.call('HSET', job, 'avoid', avoid, 'avoid_until', now + delay + avoid_ms)
 end
