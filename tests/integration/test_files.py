@@ -216,6 +216,33 @@ def test_other_jobs_run_while_as_many_as_may_run_at_once_wait_for_the_store(plac
     assert [job.outcome(timeout=60).stdout.text for job in jobs] == ["one", "two"]
 
 
+def test_small_jobs_of_another_worker_do_not_starve_a_big_one_that_has_waited(place: Place) -> None:
+    budget = {"SANDFLEET_MEMORY_BUDGET_BYTES": "1200MiB", "SANDFLEET_STORE__DEADLINE_SECONDS": "60"}
+    budget["SANDFLEET_POLICY__MEMORY_BYTES"] = "1GiB"
+    need = {"image": "busybox", "timeout": 60, "files": [{"path": "x", "sha256": place.put(b"big")}]}
+    store = StoreSettings(url=f"file://{place.folder}")
+    with Fleet(Settings(redis_url=SecretStr(place.stage.redis_url), store=store, queue="big")) as fleet:
+        big = fleet.submit(need | {"command": ["cat", "x"], "resources": {"memory_bytes": "700MiB"}})
+        away = place.folder.with_name("away")
+        place.folder.rename(away)
+        place.folder.write_text("no folder")
+        place.start(8, SANDFLEET_QUEUE="big", **budget)
+        wait_until(lambda: _state(place, big.id) == b"waiting", 20, "it waits for its file")
+        place.start(8, **budget)
+        small = {"image": "busybox", "timeout": 20, "resources": {"memory_bytes": "100MiB"}}
+        jobs = place.fleet.submit_many([small | {"command": ["sleep", f"{1 + n % 7 / 10}"]} for n in range(100)])
+        wait_until(lambda: sum(_state(place, job.id) == b"running" for job in jobs) >= 6, 30, "small ones run")
+
+        place.folder.unlink()
+        away.rename(place.folder)
+
+        assert big.outcome(timeout=60).stdout.text == "big"
+        assert sum(_state(place, job.id) == b"queued" for job in jobs) > 20, "it did not wait for all of them"
+        for job in jobs:
+            job.cancel()
+        wait_until(lambda: all(_state(place, job.id) == b"ended" for job in jobs), 30, "the others are cancelled")
+
+
 def test_other_jobs_run_while_the_store_takes_no_file_of_as_many_as_may_run_at_once(place: Place) -> None:
     place.start(2, SANDFLEET_STORE__DEADLINE_SECONDS="120")
     away = place.folder.with_name("away")

@@ -139,26 +139,24 @@ def test_the_time_of_a_job_counts_from_its_start(monkeypatch: pytest.MonkeyPatch
     assert held.overdue_job_ids() == ["job"], "a wait does not last for ever"
 
 
-def test_a_job_that_waits_for_a_slot_again_does_not_hang_and_keeps_its_memory_from_new_jobs(
+def test_a_job_that_waits_for_a_slot_again_does_not_hang_and_knows_what_memory_it_wants(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     held, slot = hold()
-    slot.reserve = lambda _: True
+    slot.reserve = lambda _, is_new: is_new
     assert held.reserve(CLAIM, 700)
     monkeypatch.setattr(held_module, "LONGEST_WAIT_SECONDS", -1)
     held.wait(WAITING)
     held.give_back_slot(WAITING)
-    assert held.count_wanted_bytes() == 0, "nobody knows how long it will wait"
     assert held.end_wait(WAITING)
-    assert held.count_wanted_bytes() == 700
+    assert held.find_memory(WAITING) == 700
     assert held.overdue_job_ids() == [], "the slots are others', for as long as their jobs last"
     other: Any = FakeSlot()
     other.reserve = lambda _: False
     assert not held.set_slot(WAITING, other)
-    assert (other.released, other.was_used, held.count_wanted_bytes()) == (1, False, 700)
+    assert (other.released, other.was_used, held.find_memory(WAITING)) == (1, False, 700)
     other.reserve = lambda _: True
     assert held.set_slot(WAITING, other)
-    assert held.count_wanted_bytes() == 0
     assert held.overdue_job_ids() == ["job"], "now it is to start"
 
 

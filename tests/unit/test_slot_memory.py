@@ -20,24 +20,48 @@ def take(slots: HostSlots) -> Slot:
     return slot
 
 
+def read(slots: HostSlots) -> tuple[int, int]:
+    memory = slots.read_memory()
+    assert memory is not None
+    return memory.budget, memory.free
+
+
+def test_new_jobs_of_all_workers_leave_the_memory_that_a_job_wants_again(tmp_path: Path) -> None:
+    one, other = HostSlots(tmp_path, 4, 1000), HostSlots(tmp_path, 4, 1000)
+    running, mine, new = take(other), take(one), take(other)
+    assert running.reserve(600)
+    with one.wanting(400), one.wanting(300):
+        for slots in (one, other):
+            memory = slots.read_memory()
+            assert memory is not None
+            assert (memory.free, memory.wanted, memory.free_for_new) == (400, 700, 0)
+        assert not new.reserve(1, is_new=True)
+        assert running.reserve(500)
+        assert mine.reserve(400), "the job that wants it gets it"
+    assert not new.reserve(101, is_new=True)
+    assert new.reserve(100, is_new=True)
+    other.close()
+    one.close()
+
+
 def test_jobs_reserve_memory_over_all_workers_of_a_host_and_the_smallest_budget_counts(tmp_path: Path) -> None:
     one, other = HostSlots(tmp_path, 4, 1000, 100), HostSlots(tmp_path, 4, 900, 50)
-    assert one.read_memory() == other.read_memory() == (750, 750)
+    assert read(one) == read(other) == (750, 750)
     first, second = take(one), take(other)
 
     assert first.reserve(500)
-    assert other.read_memory() == (750, 250)
+    assert read(other) == (750, 250)
     assert not second.reserve(251)
     assert second.reserve(250)
-    assert one.read_memory() == (750, 0)
+    assert read(one) == (750, 0)
     assert first.reserve(400), "instead of what it had"
     first.release()
-    assert other.read_memory() == (750, 500)
+    assert read(other) == (750, 500)
     assert not first.reserve(1), "it is not held any more"
     other.close()
-    assert one.read_memory() == (900, 650), "what the other left running is still counted"
+    assert read(one) == (900, 650), "what the other left running is still counted"
     second.release()
-    assert one.read_memory() == (900, 900)
+    assert read(one) == (900, 900)
     assert HostSlots(tmp_path, 1).read_memory() is None, "nobody told this one"
 
 
@@ -54,11 +78,11 @@ signal.pause()
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"True\n"
-        assert slots.read_memory() == (1000, 400)
+        assert read(slots) == (1000, 400)
         holder.kill()
-    assert slots.read_memory() == (1000, 1000)
+    assert read(slots) == (1000, 1000)
     with take(slots) as slot:
-        assert slots.read_memory() == (1000, 1000), "what it left in the file is not the next holder's"
+        assert read(slots) == (1000, 1000), "what it left in the file is not the next holder's"
         assert slot.reserve(1000)
 
 

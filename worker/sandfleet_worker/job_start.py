@@ -156,8 +156,12 @@ class JobStart:
 
     def _take_slot(self) -> None:
         """Wait until the job counts again in its worker, then for another slot and its memory."""
-        while not self._intake.held_claims.take_back_capacity(self.claim, CANCEL_POLL_SECONDS):
-            self._cancel.raise_if_set()
+        with self._slots.wanting(self._intake.held_claims.find_memory(self.claim)):
+            while not self._intake.held_claims.take_back_capacity(self.claim, CANCEL_POLL_SECONDS):
+                self._cancel.raise_if_set()
+            self._take_free_slot()
+
+    def _take_free_slot(self) -> None:
         while True:
             try:
                 slot = self._slots.acquire(self._cancel.open_fd())

@@ -191,7 +191,7 @@ class SandboxConsumer(Consumer):
         if memory_bytes > ceiling or self.intake.held_claims.reserve(claim, memory_bytes):
             return False  # more than the ceiling is refused before it starts
         memory = self._host.slots.read_memory()
-        free = format_bytes(max(0, memory.free if memory else 0))
+        free = format_bytes(memory.free_for_new if memory else 0)
         why = f"needs {format_bytes(memory_bytes)} of memory, {self._host.name} has {free} free"
         self.intake.put_back(claim, PutBack.of(request, why), lacks_memory=True)
         return True

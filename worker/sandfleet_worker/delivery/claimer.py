@@ -225,7 +225,7 @@ class Claimer:
         facts: dict[str, object] = {"slot": slot.number}
         memory = self._slots.last_memory  # summed when the slot was taken
         if memory is not None:
-            facts["free"] = max(0, memory.free - self._held_claims.count_wanted_bytes())
+            facts["free"] = memory.free_for_new
         if self._held_claims.holds_suspect():
             facts["holds_suspect"] = True
         return facts

@@ -129,16 +129,11 @@ class HeldClaims:
                     self._returning += 1
             return found is not None and found.slot is None
 
-    def count_wanted_bytes(self) -> int:
-        """Return the memory of jobs that gave their slots back and want to go on.
-
-        New jobs leave it to them.
-        """
+    def find_memory(self, claim: Claim) -> int:
+        """Return the bytes of memory that the job reserves, or wants to reserve again."""
         with self._lock:
-            entries = list(self._entries.values())
-            return sum(
-                entry.memory_bytes for entry in entries if entry.is_running and not (entry.slot or entry.may_give_back)
-            )
+            found = self._entries.get(claim.claim_id)
+        return found.memory_bytes if found else 0
 
     def set_slot(self, claim: Claim, slot: Slot) -> bool:
         """Give the job another slot.
@@ -179,7 +174,7 @@ class HeldClaims:
         with self._lock:
             found = self._entries.get(claim.claim_id)
             slot = found.slot if found else None
-        if found is None or slot is None or not slot.reserve(memory_bytes):
+        if found is None or slot is None or not slot.reserve(memory_bytes, is_new=True):
             return False
         found.memory_bytes = memory_bytes
         return True

@@ -70,14 +70,17 @@ class Slot:
         """Free the slot."""
         self.release()
 
-    def reserve(self, memory_bytes: int) -> bool:
+    def reserve(self, memory_bytes: int, *, is_new: bool = False) -> bool:
         """Reserve memory for the slot's job instead of what it had.
 
-        Return False where there is not so much.
+        Return False where there is not so much. A job that `is_new` leaves what others want that
+        have waited, and go on.
         """
         with self._slots._measured() as memory:  # noqa: SLF001  the two are one mechanism
             files = self._files
-            if files is None or (memory is not None and memory_bytes > memory.free + self._reserved):
+            if files is None:
+                return False
+            if memory is not None and memory_bytes > memory.free + self._reserved - is_new * memory.wanted:
                 return False
             self._slots._files.reserve(files, memory_bytes)  # noqa: SLF001
             self._reserved = memory_bytes
@@ -124,10 +127,19 @@ class _Waiter:
 
 
 class HostMemory(NamedTuple):
-    """Bytes that jobs may reserve together, and free ones: below 0 where the budget has shrunk."""
+    """Bytes that jobs may reserve together, and free ones: below 0 where the budget has shrunk.
+
+    Of the free ones, `wanted` are for jobs that have waited without a slot, and go on.
+    """
 
     budget: int
     free: int
+    wanted: int = 0
+
+    @property
+    def free_for_new(self) -> int:
+        """What new jobs may reserve."""
+        return max(0, self.free - self.wanted)
 
 
 class HostSlots:
@@ -175,6 +187,21 @@ class HostSlots:
             self._me = self._me._replace(own_bytes=own_bytes)
             self._files.write_member(self._me)
 
+    @contextlib.contextmanager
+    def wanting(self, memory_bytes: int) -> Iterator[None]:
+        """Have the new jobs of all the host's workers leave so much memory, until the block ends."""
+        self._want(memory_bytes)
+        try:
+            yield
+        finally:
+            self._want(-memory_bytes)
+
+    def _want(self, more_bytes: int) -> None:
+        if more_bytes and self._me.memory_bytes:
+            with self._lock, self._files.gate():
+                self._me = self._me._replace(wanted_bytes=self._me.wanted_bytes + more_bytes)
+                self._files.write_member(self._me)
+
     def expect_release(self) -> None:
         """Note only releases from now on."""
         self._released.clear()
@@ -200,7 +227,8 @@ class HostSlots:
         me = self._me
         known = [me.memory_bytes, *(other.memory_bytes for other in others if other.memory_bytes)]
         budget = max(0, min(known) - me.own_bytes - sum(other.own_bytes for other in others))
-        return HostMemory(budget, budget - self._files.sum_reserved(names))
+        wanted = me.wanted_bytes + sum(other.wanted_bytes for other in others)
+        return HostMemory(budget, budget - self._files.sum_reserved(names), wanted)
 
     def acquire(self, cancel_fd: int | None = None, on_poll: Callable[[], None] = lambda: None) -> Slot | None:
         """Wait for a slot and return it, or None when `cancel_fd` became readable first.

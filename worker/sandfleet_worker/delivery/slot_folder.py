@@ -7,8 +7,8 @@ worker held. The folder has three kinds of files:
     slot-<n>       locked while a job runs; holds the bytes of memory that the job reserves
     member-<name> one a worker, locked for its life; holds its cap, since when its first waiter
     waits
-                   (monotonic ns, 0: none does), the host's memory, and the part that the worker
-                   takes
+                   (monotonic ns, 0: none does), the host's memory, the part that the worker takes,
+                   and what those of its jobs want that have waited without a slot, and go on
 
 A worker that is stopped (SIGSTOP) while it holds the gate does not stop the host: others go on
 without the gate. Slots still exclude each other then, one flock each. For that moment the order of
@@ -55,6 +55,7 @@ class Member(NamedTuple):
     waiting_since: int = 0
     memory_bytes: int = 0
     own_bytes: int = 0
+    wanted_bytes: int = 0
 
 
 class HeldFiles(NamedTuple):
@@ -128,7 +129,8 @@ class SlotFolder:
 
     def write_member(self, member: Member) -> None:
         """Write this worker's record; this wakes the waiters."""
-        text = " ".join(map(str, member))
+        # A worker of an older release reads four words.
+        text = " ".join(map(str, member if member.wanted_bytes else member[:-1]))
         os.pwrite(self._member_fd, text.ljust(RECORD_BYTES).encode(), 0)
 
     def touch_member(self) -> None:
@@ -165,7 +167,7 @@ class SlotFolder:
             words = os.read(fd, RECORD_BYTES).split()
             # Two words: a worker of an older release. Any other number: the worker is just joining,
             # and one of us does not hold the gate.
-            if len(words) not in {2, 4}:
+            if len(words) not in {2, 4, 5}:
                 return None
             member = Member(*map(int, words))
             # A waiter touches its file at each poll.
