@@ -109,12 +109,13 @@ bench: setup ## Measure jobs side by side with bare runsc and stock Celery, in m
 	@$(BIN)/python benchmarks/bench.py $(ARGS)
 	@$(if $(filter-out --quick,$(ARGS)),,$(BIN)/python benchmarks/command_line.py $(ARGS))
 	@$(if $(filter-out --quick,$(ARGS)),,$(BIN)/python benchmarks/hosts.py $(ARGS))
+	@$(if $(ARGS),,$(BIN)/python benchmarks/redis_use.py)
 
 hosts: setup ## The last part of it: one batch on one, two and three hosts (network namespaces)
 	@$(BIN)/python benchmarks/hosts.py $(ARGS)
 
-soak: setup ## Break workers, sandboxes, connections and Redis at random for minutes; ARGS="--minutes 10 --seed 7"
-	@$(BIN)/python tests/chaos/soak.py $(ARGS)
+soak: setup ## Break workers, sandboxes, connections and Redis at random for minutes, some workers of an earlier commit; ARGS="--minutes 10 --seed 7"
+	@$(BIN)/python tests/chaos/soak.py --earlier e5bcdee $(ARGS)
 
 clean: ## Remove .venv, caches and compiled binaries; what the system got stays
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -50,7 +50,8 @@ Keys, all under `KEY_PREFIX`:
     batches         sorted set of the names of batches by their last submit or retry (ms): 10,000 at
                     most, for 30 days
     pins:<name>     hash: name of an image -> the digest that it means for all jobs of a batch, as
-                    its first job found it. Lives as long as the batch
+                    its first job found it; 1,000 names at most, jobs of more names look them up
+                    each for itself. Lives as long as the batch
     on_done:<name>  hash: endpoint, the name of what a sender of webhooks tells when the batch is
                     done; told: the newest end that it was told of. Lives as long as the batch
     webhooks:due    sorted set: id of a webhook -> when a sender takes it next (ms); webhooks:dead:

@@ -176,16 +176,21 @@ def test_a_job_that_waits_long_gives_its_slot_back_and_takes_one_later(havoc: Ha
 
 
 @pytest.mark.timeout(180)
-def test_a_worker_killed_at_each_step_leaves_one_outcome(havoc: Havoc, images: Path) -> None:
+def test_a_worker_killed_at_each_step_leaves_one_outcome(havoc: Havoc, images: Path, tmp_path: Path) -> None:
     """Steps: claimed, waiting, started, and ended with an outcome that Redis has not heard."""
     jobs: dict[str, str] = {}
 
-    # Claimed: the worker stands still between its claim and the start of the program.
-    worker = havoc.start(1)
-    sentry = havoc.submit("sleep", "1")
-    wait_until(lambda: read_state(havoc, sentry) == "running", 20, "it is claimed")
+    # Claimed: its sandbox does not come up.
+    wrapper, hangs = tmp_path / "hanging" / "runsc", tmp_path / "hangs"
+    wrapper.parent.mkdir()
+    wrapper.write_text(f'#!/bin/sh\n[ -e {hangs} ] && exec sleep 60\nexec {shutil.which("runsc")} "$@"\n')
+    wrapper.chmod(0o755)
+    worker = havoc.start(1, SANDFLEET_RUNSC__PATH=str(wrapper), SANDFLEET_WARM__SIZE="0")
+    hangs.touch()
+    jobs["claimed"] = havoc.submit("sleep", "1")
+    wait_until(lambda: read_state(havoc, jobs["claimed"]) == "running", 20, "it is claimed")
     havoc.kill(worker)
-    jobs["claimed"] = sentry
+    assert havoc.starts(jobs["claimed"]) == 0
 
     with contextlib.ExitStack() as stack:
         worker, jobs["waiting"] = start_waiting(havoc, images, stack)
@@ -208,6 +213,9 @@ def test_a_worker_killed_at_each_step_leaves_one_outcome(havoc: Havoc, images: P
         assert havoc.outcome(job, 60)["code"] == "OK", step
         assert len(havoc.attempts(job)) <= 2, step
     assert len(havoc.attempts(jobs["waiting"])) == 1
+    # Without a wait the claim is the start (docs/decisions/0007-delivery-on-real-fleets.md).
+    assert told(havoc, jobs["claimed"]) == [("WORKER_LOST", True), ("OK", True)]
+    assert havoc.starts(jobs["claimed"]) == 1
     wait_until(lambda: not havoc.redis.keys(f"{KEY_PREFIX}claims:*"), 10, "no claim is left")
 
 
