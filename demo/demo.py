@@ -56,17 +56,15 @@ def run_batch(fleet: Fleet) -> list[tuple[DemoJob, Outcome]]:
     return [(job, outcomes[job.label]) for job in JOBS]
 
 
-def run_charts(fleet: Fleet) -> list[str]:
-    """Run the jobs that draw charts and save the charts; return what went wrong."""
+def run_charts(fleet: Fleet) -> tuple[list[str], Path]:
+    """Run the jobs that draw charts; return what went wrong, and the folder with the charts."""
     with Progress(*COLUMNS, console=console) as progress:
         bar = progress.add_task("charts", total=charts.JOBS)
         complaints: list[str] = []
         for outcome in charts.run_charts(fleet, JOB_DEADLINE_SECONDS):
             complaints += filter(None, [charts.complain(outcome)])
             progress.advance(bar)
-    folder = charts.save_charts(fleet)
-    console.print(f"{len(list(folder.glob('*/chart.png')))} charts are in {folder}")
-    return complaints
+    return complaints, charts.save_charts(fleet)
 
 
 def show(rows: list[tuple[DemoJob, Outcome]]) -> int:
@@ -110,7 +108,7 @@ def main() -> int:
             started = time.monotonic()
             rows = run_batch(fleet)
             elapsed = time.monotonic() - started
-            complaints = run_charts(fleet)
+            complaints, folder_of_charts = run_charts(fleet)
         failures = show(rows)
     for complaint in complaints:
         console.print(f"[red]a chart: {complaint}[/red]")
@@ -119,6 +117,7 @@ def main() -> int:
         return 1
     console.print(f"{len(rows)} jobs of all kinds in {elapsed:.1f} s, every one as it must")
     console.print(WHERE_TO_LOOK)
+    console.print(f"{len(list(folder_of_charts.glob('*/chart.png')))} charts are in {folder_of_charts}")
     return 0
 
 

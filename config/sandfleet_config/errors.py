@@ -115,7 +115,7 @@ class SpecInvalid(RequestError):
 
 
 class SpecTooLarge(RequestError):
-    """The encoded spec is larger than ``max_spec_bytes``. Put large inputs into the image."""
+    """The encoded spec is larger than ``max_spec_bytes``. Send large inputs as files."""
 
     error_code = ErrorCode.SPEC_TOO_LARGE
     op = "validate"

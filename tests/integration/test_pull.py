@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -103,7 +104,12 @@ def test_two_workers_of_a_host_race_for_an_image_and_one_pulls_it(
     digest = registry.push(source(layouts, "one"), "race/app:v1")
     image = f"docker://{registry.name}/race/app:v1"
     workers = [start(stage, registry) for _ in range(2)]
-    jobs = [submit(fleet, image) for _ in range(4)]
+    freeze(registry)
+    try:
+        jobs = [submit(fleet, image) for _ in range(4)]
+        wait_until(lambda: all("action=job_waits" in worker.log for worker in workers), 20, "each has a job that waits")
+    finally:
+        thaw(registry)
     outcomes = [job.outcome(timeout=SECONDS) for job in jobs]
     assert [(outcome.code, outcome.stdout.text) for outcome in outcomes] == [(ErrorCode.OK, "one")] * 4
     assert {(outcome.image_ref, outcome.image_digest) for outcome in outcomes} == {(image, digest)}
@@ -219,12 +225,9 @@ def thaw(registry: Registry) -> None:
 
 
 def find_skopeos(registry: Registry) -> list[str]:
-    done = subprocess.run(["ps", "-eo", "args"], check=True, capture_output=True, text=True)
-    return [
-        line
-        for line in done.stdout.splitlines()
-        if line.startswith("/") and "skopeo " in line and registry.name in line
-    ]
+    # -ww: pytest sets COLUMNS, at which ps cuts its lines.
+    done = subprocess.run(["ps", "-ww", "-eo", "args"], check=True, capture_output=True, text=True)
+    return [line for line in done.stdout.splitlines() if re.match(r"(\S*/)?skopeo ", line) and registry.name in line]
 
 
 def test_a_job_whose_image_is_pulled_waits_and_can_be_cancelled(
@@ -236,10 +239,12 @@ def test_a_job_whose_image_is_pulled_waits_and_can_be_cancelled(
     try:
         job = submit(fleet, f"docker://{registry.name}/waits/app:v1")
         wait_until(lambda: stage.redis.hget(job_key(job.id), "state") == b"waiting", 20, "the job waits")
+        wait_until(lambda: find_skopeos(registry), 20, "skopeo asks the registry")
         assert not any(str(registry.auth_file) not in line or "sesame" in line for line in find_skopeos(registry))
         job.cancel()
         outcome = job.outcome(timeout=10)
         assert (outcome.code, outcome.attempts) == (ErrorCode.CANCELLED, ())
+        assert 0 < (outcome.timing.image or 0) < 60, "the wait is told, although it has failed"
         wait_until(lambda: not find_skopeos(registry), 5, "skopeo is dead")
     finally:
         thaw(registry)

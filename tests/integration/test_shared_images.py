@@ -21,6 +21,7 @@ from sandfleet_config.store_settings import StoreSettings
 from sandfleet_worker.commands.checks import Finding, State
 from sandfleet_worker.commands.image_checks import check_shared
 from sandfleet_worker.sandbox.image.shared_facts import SharedFacts
+from sandfleet_worker.sandbox.image.staging import locked
 from sandfleet_worker.sandbox.image.store import ImageStore
 from sandfleet_worker.shared_images import EARLIER_KEY, SHARED_KEY
 from waiting import wait_until
@@ -169,7 +170,9 @@ def test_two_workers_of_a_host_race_for_an_image_and_one_fetches_it(site: Site) 
     site.add("one", size=BIG_BYTES)
     digest = site.push()
     workers = [site.start_elsewhere() for _ in range(2)]
-    jobs = [site.submit() for _ in range(6)]
+    with locked(site.elsewhere.new_lock("shared", digest)):  # whoever is first waits
+        jobs = [site.submit() for _ in range(6)]
+        wait_until(lambda: all("action=job_waits" in worker.log for worker in workers), 30, "each has a job that waits")
     outcomes = [job.outcome(timeout=SECONDS) for job in jobs]
     assert {(outcome.code, outcome.image_digest) for outcome in outcomes} == {(ErrorCode.OK, digest)}
     assert sum(worker.log.count("action=image_fetched") for worker in workers) == 1

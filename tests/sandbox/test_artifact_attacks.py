@@ -109,13 +109,15 @@ for number in range(1, 60000):
     assert time.monotonic() - began < 40
     assert len(carried.files) == 10
     assert "out: there are more than 50000 files and folders; the others were not looked at" in carried.lost
-    assert carried.lost.endswith("; at most 10 files are collected")
+    assert carried.lost.endswith("; at most 10 files are collected (SANDFLEET_POLICY__ARTIFACT_FILES)")
 
 
 def test_a_sparse_file_of_a_terabyte_is_refused_by_its_size(carry: Carry) -> None:
     carried = leave(carry, "open('sparse', 'w').truncate(1 << 40)", "*")
     assert list(carried.files) == ["good"]
-    assert carried.lost == "1 of 2 files were collected: sparse: has 1 TiB, more than 64 MiB"
+    assert carried.lost == (
+        "1 of 2 files were collected: sparse: has 1 TiB, more than 64 MiB (SANDFLEET_POLICY__ARTIFACT_BYTES)"
+    )
 
 
 def test_names_that_could_forge_lines_are_left_out_and_told_safely(carry: Carry) -> None:

@@ -130,5 +130,10 @@ def test_the_commands_add_list_verify_and_remove(
         1,
         f"error: IMAGE_NOT_FOUND: no dataset corpse here (this host has: corpus): {SHOWS_ALL}\n",
     )
+    (source / "new").write_text("new")
+    assert run_command("add", "corpus", str(source))[0] == 0
+    assert run_command("gc")[1] == f"removed {digest}\n1 dataset removed\n"
+    assert run_command("gc")[1] == "0 datasets removed\n"
+    assert [dataset.name for dataset in datasets.list()] == ["corpus"]
     assert run_command("rm", "corpus")[:2] == (0, "removed corpus\n")
     assert not datasets.list()

@@ -197,6 +197,23 @@ def test_an_image_larger_than_the_cache_is_refused(registry: Registry, tmp_path:
         Host(tmp_path / "store", registry, max_bytes=MIB).pull("large/app:v1")
 
 
+def test_an_image_that_unpacks_to_more_than_the_cache_is_refused_and_throws_none_out(
+    registry: Registry, tmp_path: Path
+) -> None:
+    host = Host(tmp_path / "store", registry, max_bytes=2 * MIB)
+    kept = push(registry, tmp_path, "cache/small")
+    host.pull("cache/small:v1")
+    tree = new_tree(tmp_path / "cache-bloated", "bloated")
+    (tree / "zeros").write_bytes(bytes(16 * MIB))  # its layer is small
+    registry.push(new_layout(tmp_path / "bloated-layout", tree), "cache/bloated:v1")
+    with pytest.raises(
+        ImageInvalid, match=r"16 MiB\), this host keeps 2 MiB of pulled images \(SANDFLEET_IMAGES__MAX_BYTES"
+    ):
+        host.pull("cache/bloated:v1")
+    assert host.digests == {kept}
+    assert list((tmp_path / "store" / "staging").iterdir()) == []
+
+
 def test_a_pull_ends_when_its_job_does(registry: Registry, tmp_path: Path) -> None:
     push(registry, tmp_path, "cancel/app", size=32 * MIB)
     host = Host(tmp_path / "store", registry)

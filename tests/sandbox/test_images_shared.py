@@ -38,7 +38,7 @@ class Shared:
         self.names: dict[str, str] = {}
         self.objects: dict[str, bytes] = {}
         self.reads: list[str] = []
-        self.before_read: Callable[[], None] = go_on
+        self.before_read: Callable[[], object] = go_on
 
     def find(self, name: str) -> str:
         return self.names.get(name, "")
@@ -156,7 +156,7 @@ def test_an_image_that_was_just_fetched_is_not_removed_to_make_room(
     [
         ({"size_bytes": 1}, "has more than 1 byte"),
         ({"size_bytes": 1 << 30}, "its facts say 1073741824"),
-        ({"size_bytes": 1 << 40}, "the limit of this store"),
+        ({"size_bytes": 1 << 40}, "the fixed limit"),
         ({"erofs_sha256": hashlib.sha256(b"").hexdigest()}, "has 0 bytes"),
         ({"directories": ["/usr"]}, "its directories"),
     ],
@@ -274,6 +274,15 @@ def test_a_fetch_ends_at_its_deadline_and_when_its_job_is_cancelled(
     shared.before_read = lambda: time.sleep(0.2)
     with pytest.raises(ImageUnavailable, match=r"not here after 0\.1 s"):
         Host(tmp_path / "store", shared, pull_deadline_seconds=0.1).take()
+
+    never = threading.Event()
+    shared.before_read = lambda: bool(never.wait(30))
+    began = time.monotonic()
+    with pytest.raises(ImageUnavailable, match=r"not here after 0\.3 s"):  # as of a share whose server is away
+        Host(tmp_path / "store", shared, pull_deadline_seconds=0.3).take()
+    assert time.monotonic() - began < 10
+    never.set()
+    shared.before_read = lambda: None
 
     def cancel() -> None:
         if shared.reads[-1:] == [image.erofs_sha256]:

@@ -103,25 +103,36 @@ def test_files_come_once_and_in_order_with_size_and_mode() -> None:
 def test_a_file_that_two_patterns_name_gets_the_larger_bound() -> None:
     patterns = [ArtifactPattern("a", max_bytes=1), ArtifactPattern("*", max_bytes=3)]
     assert run(Guest({"a": b"abc"}), *patterns).lost == ""
-    assert run(Guest({"a": b"abcd"}), *patterns).lost == "0 of 1 file was collected: a: has 4 bytes, more than 3 bytes"
+    assert (
+        run(Guest({"a": b"abcd"}), *patterns).lost
+        == "0 of 1 file was collected: a: has 4 bytes, more than 3 bytes (max_bytes of its pattern)"
+    )
 
 
 @each_row(
     ("limits", "paths", "lost"),
     [
-        ({"max_files": 2}, ["a", "b"], "2 of 3 files were collected: at most 2 files are collected"),
-        ({"max_file_bytes": 3}, ["a", "b"], "2 of 3 files were collected: c: has 4 bytes, more than 3 bytes"),
+        (
+            {"max_files": 2},
+            ["a", "b"],
+            "at most 2 files are collected (SANDFLEET_POLICY__ARTIFACT_FILES)",
+        ),
+        (
+            {"max_file_bytes": 3},
+            ["a", "b"],
+            "c: has 4 bytes, more than 3 bytes (SANDFLEET_POLICY__ARTIFACT_BYTES)",
+        ),
         (
             {"max_total_bytes": 6},
             ["a", "b"],
-            "2 of 3 files were collected: c: has 4 bytes, more than is left of 6 bytes for all files",
+            "c: has 4 bytes, more than is left of 6 bytes for all files (SANDFLEET_POLICY__ARTIFACTS_BYTES)",
         ),
     ],
 )
 def test_the_bounds_hold_and_what_fits_still_comes(limits: dict[str, Any], paths: list[str], lost: str) -> None:
     collection = run(Guest({"a": b"a", "b": b"bb", "c": b"cccc"}), "*", **limits)
     assert [file.path for file in collection.files] == paths
-    assert collection.lost == lost
+    assert collection.lost == f"2 of 3 files were collected: {lost}"
 
 
 def test_the_paths_take_no_more_memory_than_their_bound() -> None:

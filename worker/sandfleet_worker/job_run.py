@@ -6,7 +6,6 @@ import contextlib
 import logging
 import time
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sandfleet_config.codes import Category, ErrorCode
@@ -79,7 +78,7 @@ class JobRun:
             limits = self._admit(request.spec).shortened(self._job.soft_seconds, self._job.hard_seconds)
             self._job.cancellation.raise_if_set()
             queued = self._count_queued()
-            transfer = partial(self._transfer.open, request.spec)
+            transfer = self._transfer.source(request.spec)
             ending = self._host.runner.execute(
                 limits, cancel=self._job.cancellation, hooks=self._start, transfer=transfer
             )
@@ -267,7 +266,7 @@ class JobRun:
         """Return the outcome of a job that did not run to a verdict."""
         self._note_failed_wait()
         timing, attempts = (
-            Timing.of(queued=self._count_queued()),
+            Timing.of(queued=self._count_queued(), image=self._transfer.count_image_seconds()),
             tell_limits(self.message, self.claim.end_attempts(code)),
         )
         return Outcome.of(code, self._job.job_id, message, timing=timing, attempts=attempts, **self._facts)

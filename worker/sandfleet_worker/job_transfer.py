@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from sandfleet_worker.sandbox.process.packed_job import NO_TRANSFER
@@ -30,9 +32,26 @@ class JobTransfer:
         self._host, self._start, self._cancel = host, start, cancel
         self._files: JobFiles | None = None
         self._live: LiveOutput | None = None
+        self._asked: float | None = None
+        self._found: float | None = None
 
-    def open(self, spec: SandboxSpec) -> Transfer:
+    def source(self, spec: SandboxSpec) -> Callable[[], Transfer]:
+        """Return what gives the job its files, to be called once its image is here.
+
+        The search for the image begins now.
+        """
+        self._asked = time.monotonic()
+        return partial(self._open, spec)
+
+    def count_image_seconds(self) -> float | None:
+        """Return how long it took to find or pull the image, or has taken by now; None: not begun."""
+        if self._asked is None:
+            return None
+        return (self._found or time.monotonic()) - self._asked
+
+    def _open(self, spec: SandboxSpec) -> Transfer:
         """Have the job's files here, and a way for its output; raises as `HostFiles.prepare`."""
+        self._found = time.monotonic()
         self._files = self._host.files.prepare(spec, self._cancel, self._start)
         transfer = self._files.transfer if self._files else NO_TRANSFER
         if not spec.output.live:

@@ -1,4 +1,4 @@
-"""The commands `sandfleet-worker datasets add|list|rm|verify`."""
+"""The commands `sandfleet-worker datasets add|list|rm|gc|verify`."""
 
 from __future__ import annotations
 
@@ -51,6 +51,18 @@ def _register_changes(app: typer.Typer, read_settings: Read, guard: Guard) -> No
         with guard():
             _open(read_settings()).remove(name)
         print(f"removed {name}")
+
+    @app.command("gc")
+    def collect_garbage() -> None:
+        """Remove what killed adds left, and datasets that have lost their names, but those in use.
+
+        `add` takes the name from an older dataset. Jobs that name one by its digest need it still.
+        """
+        with guard():
+            gone = _open(read_settings()).collect()
+        for digest in gone:
+            print(f"removed {digest}")
+        print(f"{format_count(len(gone), 'dataset')} removed")
 
 
 def _register_listing(app: typer.Typer, read_settings: Read, guard: Guard) -> None:

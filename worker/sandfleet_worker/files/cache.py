@@ -22,7 +22,7 @@ from sandfleet_config.errors import HostResources
 from sandfleet_config.units import format_bytes
 
 from sandfleet_worker.delivery.lock_files import lock_now
-from sandfleet_worker.files.detached import call_detached
+from sandfleet_worker.system.detached import call_detached
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -10,7 +10,7 @@ import redis
 from sandfleet_config.scripts import DEAD_TTL_SECONDS
 from sandfleet_config.store.protocol import UNUSED_SECONDS, StoreError
 
-from sandfleet_worker.files.detached import call_detached
+from sandfleet_worker.system.detached import call_detached
 
 if TYPE_CHECKING:
     from collections.abc import Callable

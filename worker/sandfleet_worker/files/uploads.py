@@ -14,7 +14,7 @@ from sandfleet_config.outcome import Artifact, StoredObject
 from sandfleet_config.store.protocol import StoreDown, StoreError, StoreFull
 from sandfleet_config.units import format_count
 
-from sandfleet_worker.files.detached import call_detached
+from sandfleet_worker.system.detached import call_detached
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -84,11 +84,7 @@ class ImageCache:
             ImageInvalid: it is larger than all that the host may keep.
             HostResources: there is no room, since all that is here is in use or kept.
         """
-        if packed_bytes > self._settings.max_bytes:
-            raise ImageInvalid.of(
-                f"{name} has {format_bytes(packed_bytes)}, this host keeps {format_bytes(self._settings.max_bytes)} of "
-                "pulled images (SANDFLEET_IMAGES__MAX_BYTES): make it smaller, or raise that"
-            )
+        self.check_size(name, packed_bytes)
         wanted = packed_bytes * disk_per_byte
         self._shrink(packed_bytes, wanted)
         free = self._read_free()[0]
@@ -96,6 +92,18 @@ class ImageCache:
             raise HostResources.of(
                 f"no room to pull {name}: it needs some {format_bytes(wanted)}, {self._store.root} has "
                 f"{format_bytes(free)} free, and no pulled image can go; `sandfleet-worker images rm` others"
+            )
+
+    def check_size(self, name: str, size_bytes: int) -> None:
+        """Refuse an image that is larger than all that the host may keep.
+
+        Raises:
+            ImageInvalid: it is.
+        """
+        if size_bytes > self._settings.max_bytes:
+            raise ImageInvalid.of(
+                f"{name} has {format_bytes(size_bytes)}, this host keeps {format_bytes(self._settings.max_bytes)} of "
+                "pulled images (SANDFLEET_IMAGES__MAX_BYTES): make it smaller, or raise that"
             )
 
     def shrink(self, but: str = "") -> list[str]:

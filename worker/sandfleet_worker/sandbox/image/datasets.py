@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 FOLDER: Final = "datasets"
 """Below the root of the images."""
 MAX_NAME_CHARS: Final = 128
-DATASET_LIMITS: Final = Limits(max_bytes=1 << 40, max_files=20_000_000)
+DATASET_LIMITS: Final = Limits(max_bytes=1 << 40, max_files=20_000_000, kind=Kind.DATASET)
 _HEADER: Final = b"sandfleet dataset 1\0\n"
 
 
@@ -139,6 +139,20 @@ class DatasetStore:
     def list_references(self) -> set[str]:
         """Return the names and digests of the datasets that are here, whole or not."""
         return self._store.list_references()
+
+    def collect(self) -> Sequence[str]:
+        """Remove what killed adds have left, and datasets without a name that no job uses.
+
+        Return the digests of the latter.
+        """
+        self.sweep()
+        unnamed = [dataset.digest for dataset in self._store.list() if is_digest(dataset.name)]
+        gone = []
+        for digest in unnamed:
+            with contextlib.suppress(ImageInvalid, ImageNotFound):  # a job uses it, or it is gone already
+                self._store.remove(digest)
+                gone.append(digest)
+        return gone
 
     def sweep(self) -> None:
         """Remove what killed adds have left."""

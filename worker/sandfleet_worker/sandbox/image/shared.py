@@ -13,6 +13,7 @@ import logging
 import os
 import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
 from sandfleet_config.errors import ImageInvalid, ImageNotFound, ImageUnavailable
@@ -32,6 +33,7 @@ from sandfleet_worker.sandbox.image.shared_facts import (
 )
 from sandfleet_worker.sandbox.image.staging import host_faults, locked_when_free, write_json
 from sandfleet_worker.sandbox.image.tools import Limits
+from sandfleet_worker.system.detached import call_detached
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -224,7 +226,9 @@ class SharedTaker:
     def _read(self, name: str, sha256: str, max_bytes: int, check: Callable[[], None]) -> Iterator[bytes]:
         """Yield an object; raise at the end if `sha256` differs, or once it is too long."""
         seen, left = hashlib.sha256(), max_bytes
-        for part in self._shared.read(sha256):
+        parts = self._shared.read(sha256)
+        # A share that hangs (NFS whose server is away) ends by the deadline or a cancel, too.
+        while (part := call_detached(partial(next, parts, None), lambda _: check())) is not None:
             check()
             seen.update(part)
             left -= len(part)

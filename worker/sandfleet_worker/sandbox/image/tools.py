@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import IO
 
 from sandfleet_config.errors import HostResources, ImageInvalid, ImageUnavailable
+from sandfleet_config.units import format_bytes
 
+from sandfleet_worker.sandbox.image.kind import Kind
 from sandfleet_worker.sandbox.image.staging import disk_full
 
 DEFAULT_MAX_BYTES = 20 << 30
@@ -33,20 +35,22 @@ def _do_nothing() -> None:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The most that one image may take when unpacked."""
+    """The most that one image or dataset may take when unpacked. They are fixed: no setting has them."""
 
     max_bytes: int = DEFAULT_MAX_BYTES
     max_files: int = DEFAULT_MAX_FILES
+    kind: Kind = Kind.IMAGE
 
     def check(self, size_bytes: int, files: int) -> None:
         """Raise ImageInvalid past a limit."""
         if size_bytes > self.max_bytes:
             raise ImageInvalid.of(
-                f"the image unpacks to more than {self.max_bytes >> 20} MiB, the limit of this store: "
-                "a smaller image, or a greater max_bytes"
+                f"the {self.kind} unpacks to more than {format_bytes(self.max_bytes)}, the fixed limit: make it smaller"
             )
         if files > self.max_files:
-            raise ImageInvalid.of(f"the image holds more than {self.max_files} files, the limit of this store")
+            raise ImageInvalid.of(
+                f"the {self.kind} holds more than {self.max_files:,} files, the fixed limit: put fewer into it"
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from sandfleet_worker.sandbox.process.inputs import WORK_FOLDER
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from sandfleet_worker.sandbox.process.artifacts import ArtifactPattern, ArtifactRequest
+    from sandfleet_worker.sandbox.process.artifacts import ArtifactPattern, ArtifactRequest, CollectLimits
     from sandfleet_worker.sandbox.process.cancellation import Cancellation
     from sandfleet_worker.sandbox.process.collect_channel import Entry
     from sandfleet_worker.sandbox.process.facts import Facts
@@ -221,12 +221,13 @@ def _fetch(
             )
             return
         if not files_left:
-            losses.note("", f"at most {format_count(limits.max_files, 'file is', 'files are')} collected")
+            most_files = format_count(limits.max_files, "file is", "files are")
+            losses.note("", f"at most {most_files} collected (SANDFLEET_POLICY__ARTIFACT_FILES)")
             return
         head = channel.open(f"{WORK_FOLDER}/{path}", min(most, bytes_left))
         if head.errno == errno.EFBIG:
-            bound = f"than {format_bytes(most)}" if head.size > most else _sum_of(limits.max_total_bytes)
-            losses.note(path, f"has {format_bytes(head.size)}, more {bound}")
+            bound = _describe_bound(most, limits) if head.size > most else _sum_of(limits.max_total_bytes)
+            losses.note(path, f"has {format_bytes(head.size)}, more than {bound}")
         elif head.errno:
             losses.note(path, os.strerror(head.errno))
         elif not (failure := _copy(channel, request, path, head.size, head.mode)):
@@ -236,8 +237,13 @@ def _fetch(
             losses.note(path, failure)
 
 
+def _describe_bound(most: int, limits: CollectLimits) -> str:
+    name = "SANDFLEET_POLICY__ARTIFACT_BYTES" if most == limits.max_file_bytes else "max_bytes of its pattern"
+    return f"{format_bytes(most)} ({name})"
+
+
 def _sum_of(max_bytes: int) -> str:
-    return f"than is left of {format_bytes(max_bytes)} for all files"
+    return f"is left of {format_bytes(max_bytes)} for all files (SANDFLEET_POLICY__ARTIFACTS_BYTES)"
 
 
 def _copy(channel: CollectChannel, request: ArtifactRequest, path: str, size: int, mode: int) -> str:

@@ -115,7 +115,10 @@ def new_kill(name: Deadline, platform: str, boot_seconds: float, limits: Admitte
                 "the preparation did not end within SANDFLEET_PREPARED__DEADLINE_SECONDS",
             )
         case Deadline.FILES:
-            message = f"the job's files were not in the sandbox within {FILES_SECONDS:g} s"
+            message = (
+                f"the job's files were not in the sandbox within {FILES_SECONDS:g} s: the host is too busy for so much; "
+                "send less, use a dataset, or let fewer jobs run at once there"
+            )
             return Kill(ErrorCode.SANDBOX_CREATION_FAILED, message)
         case Deadline.START:
             message = f"the program did not start within {boot_seconds:g} s of the sandbox being up"

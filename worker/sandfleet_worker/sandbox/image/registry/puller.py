@@ -164,4 +164,6 @@ class Puller:
 
     def _build(self, name: RegistryName, staging: StagingFolder, deadline: float, check: Callable[[], None]) -> Image:
         layout = self._reader.copy(name, staging, deadline, check)
-        return build_image(str(name), str(name), read_oci(layout), staging, lambda _: None, digest=name.digest)
+        image = build_image(str(name), str(name), read_oci(layout), staging, lambda _: None, digest=name.digest)
+        self._cache.check_size(str(name), image.size_bytes)  # its layers were smaller than what they unpack to
+        return image
