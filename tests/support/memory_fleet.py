@@ -54,6 +54,9 @@ class MemoryFleetState:
     def queued_ids(self, queue: str, first: int, count: int) -> list[str]:
         return self.queued.get(queue, [])[first : first + count]
 
+    def whole_queue(self, queue: str, count: int) -> list[str]:
+        return self.queued_ids(queue, 0, count)
+
     def count_expiring(self, queue: str, before: float) -> int:  # noqa: ARG002  none has a TTL here
         return 0
 

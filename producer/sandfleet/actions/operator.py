@@ -11,6 +11,7 @@ from sandfleet.actions.selection import Selection
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from sandfleet.history.words import Words
     from sandfleet.overview.job_filter import JobFilter
 
 
@@ -24,6 +25,14 @@ class Operator(MarkActs, JobActs):
             ActionRefused: no batch is named.
         """
         return Selection.of_batch(self._channel.overview, batch, wanted, is_failed=is_failed)
+
+    def select_open(self, words: Words, text: str = "") -> Selection:
+        """Select the jobs that have not ended and match; `text` is the filter as somebody typed it.
+
+        Raises:
+            ActionRefused: the words leave out nothing, or ask how or when jobs ended.
+        """
+        return Selection.of_open(self._channel, words, text)
 
     def select_dead(self, batch: str | None = None) -> Selection:
         """Select all dead letters that are jobs, or those of one batch."""

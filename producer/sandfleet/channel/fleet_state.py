@@ -216,6 +216,10 @@ class FleetState(Protocol):
         """Return ids of jobs in the order in which a claim takes them, from place `first` on."""
         ...
 
+    def whole_queue(self, queue: str, count: int) -> list[str]:
+        """Return ids of the jobs of a queue, `count` at most; none that waits throughout is left out."""
+        ...
+
     def count_expiring(self, queue: str, before: float) -> int:
         """Return how many of the next 10,000 jobs of a queue expire before a time."""
         ...

@@ -152,6 +152,17 @@ class RedisFleetState:
                     break
         return found
 
+    def whole_queue(self, queue: str, count: int) -> list[str]:
+        """Read the four lists from the end that submits fill: claims meanwhile shift nothing there."""
+        found: dict[str, None] = {}
+        for step in PRIORITY_STEPS:
+            passed, read = 0, READ_AT_ONCE
+            while read == READ_AT_ONCE and len(found) < count:
+                read, _, *ids = self._read_part(queue, step, passed, READ_AT_ONCE, 0.0, end="newest")
+                found.update((job_id.decode(errors="replace"), None) for job_id in ids if job_id)
+                passed += read
+        return [*found][:count]
+
     def count_expiring(self, queue: str, before: float) -> int:
         """Read the records of the next jobs of the queue's four lists."""
         total, left = 0, MAX_COUNTED
@@ -166,9 +177,9 @@ class RedisFleetState:
         counts: list[int] = self._run("peek_queues", queue)
         return counts[PRIORITY_STEPS.index(step)]
 
-    def _read_part(self, queue: str, step: int, offset: int, limit: int, before: float) -> Any:
+    def _read_part(self, queue: str, step: int, offset: int, limit: int, before: float, *, end: str = "") -> Any:
         key = f"{KEY_PREFIX}{queue}" + (f"\x06\x16{step}" if step else "")
-        return self._run("read_queue", key, offset, limit, round(before * MILLI))
+        return self._run("read_queue", key, offset, limit, round(before * MILLI), end)
 
     def cordon(self, cordon: Cordon) -> None:
         """Write the mark; claims obey it from then on."""
