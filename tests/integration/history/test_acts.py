@@ -61,6 +61,20 @@ def test_open_jobs_of_all_batches_are_cancelled_by_a_filter(past: Past, capsys: 
     assert past.fleet.state.queued_ids(DEFAULT_QUEUE, 0, 10) == [other]
 
 
+def test_a_host_whose_tries_fail_is_marked_though_the_jobs_end_ok_elsewhere(past: Past, capsys: Capture) -> None:
+    past.ledger.beat(60, [], json.dumps({"state": "up"}))
+    assert "-" in run(capsys, "hosts")[1].splitlines()[1], "without a history there is no share"
+    assert json.loads(run(capsys, "hosts", "-o", "json")[1])[0]["failures"] is None
+    tries = [["host", "1", "HOST_RESOURCES", 1, 2, 1], ["other", "1", "OK", 3, 4, 1]]
+    past.add(*(json.dumps({"id": f"retried-{at}", "code": "OK", "host": "other", "tries": tries}) for at in range(25)))
+    past.write_all()
+    assert "odd: 100.0% of 25 tries" in run(capsys, "hosts")[1]
+    assert "odd: 100.0% of 25 tries" in run(capsys, "hosts", "show", "host")[1]
+    (found,) = json.loads(run(capsys, "hosts", "-o", "json")[1])
+    counts = {"tries": 25, "failed": 25, "others_tries": 25, "others_failed": 0, "is_odd": True}
+    assert found["failures"] == counts
+
+
 def test_what_cannot_be_meant_is_refused(past: Past, capsys: Capture) -> None:
     for words, why in (
         (("cancel", "--yes"), "An empty filter would be every job"),

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sandfleet.errors import FleetError
 from sandfleet.history.questions import HistoryFilter
+from sandfleet.overview.host_failures import HOUR
 from sandfleet.overview.job_filter import JobFilter
 
 from sandfleet_web.pages.handler import Page, PageHandler
-from sandfleet_web.pages.overview_page import HOUR
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
