@@ -18,6 +18,14 @@ if TYPE_CHECKING:
 class Operator(MarkActs, JobActs):
     """Acts on a fleet in the name of its actor; pages and the command line call the same."""
 
+    def note(self, action: str, target: str, *, count: int = 0, reason: str = "", result: str = "") -> None:
+        """Leave a line in the audit about an act that was done by another way.
+
+        Raises:
+            FleetUnavailable: Redis is down, or this user may not write the audit.
+        """
+        self._note(action, target, count=count, reason=reason, result=result)
+
     def select_in_batch(self, batch: str, wanted: JobFilter, *, is_failed: bool = False) -> Selection:
         """Select the jobs of a batch that match; `is_failed` leaves out those that ended OK.
 

@@ -178,7 +178,7 @@ class FleetSummary:
 class AuditEntry:
     """An action that somebody took.
 
-    `action` is a verb such as ``cordon``, `target` what it was done to, `via` ``cli`` or ``web``.
+    `action` is a verb such as ``cordon``, `target` what it was done to, `via` ``cli``, ``web`` or ``flower``.
     `count` is the number of jobs that it changed.
     """
 

@@ -7,6 +7,7 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
+from sandfleet_config.audit import MAX_ENTRIES, list_audit_args
 from sandfleet_config.queues import KEY_PREFIX, host_images_key, host_of_owner, running_key
 from sandfleet_config.scripts import PRIORITY_STEPS, read_script
 
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
 
 MAX_WORKERS: Final = 1000
 MAX_QUEUES: Final = 200
-MAX_AUDIT: Final = 10_000
-AUDIT_TTL_SECONDS: Final = 365 * 86400
 MAX_RUNNING_BYTES: Final = 64 << 10
 MAX_IMAGES_BYTES: Final = 256 << 10
 MAX_COUNTED: Final = 10_000
@@ -219,10 +218,9 @@ class RedisFleetState:
             "reason": entry.reason,
             "result": entry.result,
         }
-        words = [word for name, value in fields.items() for word in (name, value[:MAX_NOTE])]
-        self._run("add_audit", MAX_AUDIT, AUDIT_TTL_SECONDS, *words)
+        self._run("add_audit", *list_audit_args(fields))
 
     def read_audit(self, count: int, before: str = "") -> list[AuditEntry]:
         """Read the stream from its end; what is no id of an entry reads from the end, too."""
         known = before if _ENTRY_ID.match(before) else ""
-        return [parse_audit(entry) for entry in self._run("read_audit", min(count, MAX_AUDIT), known)]
+        return [parse_audit(entry) for entry in self._run("read_audit", min(count, MAX_ENTRIES), known)]

@@ -10,6 +10,7 @@ import pytest
 from sandfleet import SandboxSpec
 from sandfleet.cli import main
 from sandfleet_config.codes import ErrorCode
+from sandfleet_config.outcome import Outcome
 from sandfleet_config.queues import DEFAULT_QUEUE
 
 if TYPE_CHECKING:
@@ -73,6 +74,22 @@ def test_a_host_whose_tries_fail_is_marked_though_the_jobs_end_ok_elsewhere(past
     (found,) = json.loads(run(capsys, "hosts", "-o", "json")[1])
     counts = {"tries": 25, "failed": 25, "others_tries": 25, "others_failed": 0, "is_odd": True}
     assert found["failures"] == counts
+
+
+def test_cancels_of_batches_and_dead_letters_leave_lines_in_the_audit(past: Past, capsys: Capture) -> None:
+    dead = [past.fleet.submit(S7, batch="sick").id for _ in range(2)]
+    for number, job_id in enumerate(dead):
+        claim, _ = past.ledger.claim(f"dead-{number}", [DEFAULT_QUEUE])
+        assert claim is not None
+        assert past.ledger.finish(claim, Outcome.of(ErrorCode.WORKER_LOST, claim.job_id, "lost"), reason="no try")
+        assert claim.job_id == job_id
+    assert run(capsys, "dead", "requeue", dead[0])[0] == 0
+    assert run(capsys, "dead", "purge")[0] == 0
+    assert run(capsys, "batch", "cancel", "sick")[0] == 0
+    lines = [(line.action, line.target, line.count) for line in past.fleet.state.read_audit(3)]
+    assert lines == [("cancel", "batch:sick", 1), ("purge dead", "all dead letters", 1), ("requeue dead", dead[0], 1)]
+    assert run(capsys, "dead", "requeue", "--all")[0] == 0
+    assert past.fleet.state.read_audit(1)[0].target == "all dead letters"
 
 
 def test_what_cannot_be_meant_is_refused(past: Past, capsys: Capture) -> None:

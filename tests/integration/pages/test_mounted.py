@@ -80,8 +80,8 @@ def test_a_viewer_sees_all_and_can_act_nowhere(flower: Flower, stock: Stock) -> 
     stock.outcome(job_id)
     for path in ("/fleet/", "/fleet/hosts", "/workers", "/tasks", "/broker", f"/worker/{worker}", "/api/workers"):
         assert flower.ask(path, password=viewer)[0] == 200, path
-    assert "worker-shutdown" not in flower.ask(f"/worker/{worker}", password=viewer)[1]
-    assert "worker-shutdown" in flower.get(f"/worker/{worker}")
+    assert "worker-drain" not in flower.ask(f"/worker/{worker}", password=viewer)[1]
+    assert "worker-drain" in flower.get(f"/worker/{worker}")
 
     posts = [f"/api/task/revoke/{job_id}", f"/api/worker/shutdown/{worker}", "/api/task/async-apply/x", "/fleet/act"]
     posts += ["/api/task/send-task/x", "/api/task/timeout/x", f"/api/worker/pool/grow/{worker}"]
