@@ -18,6 +18,8 @@ WorkerState: TypeAlias = Literal["up", "cordoned", "draining", "drained", "stopp
 
 ``draining``: an operator drains its host; ``stopping``: it was told to end (SIGTERM).
 """
+MAX_COUNTED: Final = 10_000
+"""How many jobs of a queue are looked at for those that expire."""
 MAX_NOTE: Final = 500
 """Longest reason or note in characters."""
 MAX_MARKS: Final = 10_000

@@ -11,7 +11,7 @@ from sandfleet_config.audit import MAX_ENTRIES, list_audit_args
 from sandfleet_config.queues import KEY_PREFIX, host_images_key, host_of_owner, running_key
 from sandfleet_config.scripts import PRIORITY_STEPS, read_script
 
-from sandfleet.channel.fleet_state import MAX_MARKS, MAX_NOTE, FleetSummary, QueueState
+from sandfleet.channel.fleet_state import MAX_COUNTED, MAX_MARKS, MAX_NOTE, FleetSummary, QueueState
 from sandfleet.channel.state_values import (
     MILLI,
     find_state,
@@ -35,7 +35,6 @@ MAX_WORKERS: Final = 1000
 MAX_QUEUES: Final = 200
 MAX_RUNNING_BYTES: Final = 64 << 10
 MAX_IMAGES_BYTES: Final = 256 << 10
-MAX_COUNTED: Final = 10_000
 READ_AT_ONCE: Final = 50
 """Messages that one call reads in Redis, which serves no other client meanwhile."""
 _ENTRY_ID: Final = re.compile(r"\d{1,20}(-\d{1,20})?\Z")

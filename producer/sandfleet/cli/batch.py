@@ -23,6 +23,7 @@ from sandfleet.cli.retry import read_changes, retry_batch
 from sandfleet.cli.rows import Form, FormOption
 from sandfleet.cli.spec_file import SpecFile
 from sandfleet.cli.waiting import wait_for_batch
+from sandfleet.cli.watching import WatchCommand
 from sandfleet.fleet import Fleet
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ app = typer.Typer(
 batch_control.add_commands(app)
 
 
-app.command(name="list")(batches)
+app.command(name="list", cls=WatchCommand)(batches)
 app.command()(results)
 
 

@@ -221,6 +221,8 @@ def _describe(fleet: Fleet, host: HostState, jobs: list[RunningJob]) -> Iterator
     images = fleet.state.host_images().get(host.name, ())
     for image in sorted(images, key=lambda image: -image.used)[:SHOWN_IMAGES]:
         yield "image", f"{image.name} {format_size(image.size)}, used {format_age(image.used, now)}"
+    if len(images) > SHOWN_IMAGES:
+        yield "images", f"{len(images) - SHOWN_IMAGES} more: -o json has all"
 
 
 def describe_mark(cordon: Cordon, now: float) -> str:

@@ -197,6 +197,19 @@ def test_lists_are_paged_and_bounded(server: PageServer, scene: Scene) -> None:
     assert len(server.get("/fleet/")) < 200_000
 
 
+def test_what_a_page_cuts_is_told_with_the_way_to_the_rest(server: PageServer, scene: Scene) -> None:
+    (group, *_), images = scene.history.groups, scene.state.images["host-01"]
+    scene.history.groups = [replace(group, fingerprint=f"kind-{at}") for at in range(101)]
+    scene.state.images["host-01"] = [replace(images[0], name=f"image-{at}") for at in range(53)]
+    scene.state.summary = replace(scene.state.summary, dead_letters=len(scene.channel.dead) + 9)
+
+    failures, host = server.get("/fleet/failures"), server.get("/fleet/host?name=host-01")
+
+    assert "more groups than these 100" in failures
+    assert "9 more, older ones: <code>sandfleet dead list" in failures
+    assert "3 more: <code>sandfleet hosts show host-01 -o json" in host
+
+
 def test_a_job_is_found_by_its_id_and_a_search_that_is_none_says_why(server: PageServer) -> None:
     answer = server.ask(f"/fleet/jobs?q={JOB}")
     assert (answer.status, answer.headers["location"]) == (302, f"job?id={JOB}")
