@@ -37,7 +37,7 @@ LISTED: Final = Reach(200, 5_000)
 WHOLE: Final = Reach(100_000, sys.maxsize)
 """The reach of acts: whole queues and whole batches, as far as one act can count."""
 BEYOND: Final = (
-    f"looked at: the jobs that workers have, and up to {WHOLE.queued:,} of each queue. Jobs that wait for another"
+    f"looked at: the jobs that workers have, and up to {WHOLE.queued:,} of each queue (of 200 queues). Jobs that wait for another"
     " attempt, or are parked in a batch, are found by their batch only"
 )
 
@@ -99,16 +99,16 @@ def _list_of_fleet(channel: Channel, words: Words, reach: Reach, tell: Callable[
     """
     state, asked = channel.fleet_state, words.wanted
     summary = state.read_summary()
-    queues = [one for one in summary.queues if asked.queue in {"", one.name} and one.total and not asked.host]
-    waiting = (
-        [job_id for one in queues for job_id in state.whole_queue(one.name, reach.queued)] if reach == WHOLE else []
-    )
+    totals = {one.name: one.total for one in summary.queues if one.total}
+    names = [*totals] if not asked.queue else [asked.queue]  # which may be none of those that a summary has
+    names = [] if asked.host else names
+    waiting = [job_id for name in names for job_id in state.whole_queue(name, reach.queued)] if reach == WHOLE else []
     for name in sorted({worker.host for worker in summary.workers}):
         if asked.host in {"", name}:
             yield from (job.job_id for job in state.running_jobs(name))
     yield from waiting
-    for one in queues:
-        if one.total > reach.queued:
-            tell(f"queue {one.name}: {reach.queued:,} of its {one.total:,} jobs are looked at")
+    for name in names:
+        if totals.get(name, 0) > reach.queued:
+            tell(f"queue {name}: {reach.queued:,} of its {totals[name]:,} jobs are looked at")
         if reach != WHOLE:
-            yield from state.queued_ids(one.name, 0, reach.queued)
+            yield from state.queued_ids(name, 0, reach.queued)
