@@ -148,7 +148,15 @@ check_pages() {
         ! grep -q '^status ' "$work/page" || die "$page: $(cat "$work/page")"
     done
     grep -q drill "$work/page" || die "the batch is not on its page"
+    [[ $(ask flower:5555/fleet/) == *"status 401"* ]] || die "the pages in Flower need no password"
+    [[ $(ask flower:5555/fleet/batches "$flower_auth") == *drill* ]] || die "the batch is not on Flower's page"
+    wait_for 30 has_history_in_flower
     say "the pages show the batch"
+}
+
+# The jobs of the batch are in the history that Flower's pages read.
+has_history_in_flower() {
+    [[ $(ask "flower:5555/fleet/api/v1/count?q=batch:drill" "$flower_auth") == *"\"count\":$BATCH_JOBS"* ]]
 }
 
 has_series() { [[ $(ask "prometheus:9090/api/v1/query?query=$1") == *'"value":'* ]]; }
@@ -167,8 +175,8 @@ main() {
     mkdir -p "$CACHE"
     make_tools
     make_roots
-    env_file=$(mktemp) engine=0 work=/nowhere web_password=$(openssl rand -hex 12)
-    printf 'SANDFLEET_%s\n' "REDIS_PASSWORD=$(openssl rand -hex 24)" "FLOWER_AUTH=ops:$(openssl rand -hex 12)" "WEB_AUTH=ops:$web_password" \
+    env_file=$(mktemp) engine=0 work=/nowhere web_password=$(openssl rand -hex 12) flower_auth=ops:$(openssl rand -hex 12)
+    printf 'SANDFLEET_%s\n' "REDIS_PASSWORD=$(openssl rand -hex 24)" "FLOWER_AUTH=$flower_auth" "WEB_AUTH=ops:$web_password" \
         "WEB_TOKEN_VALUE=$(openssl rand -hex 24)" "BASE_IMAGE=sandfleet-base" "REDIS_IMAGE=sandfleet-redis" \
         "PROMETHEUS_IMAGE=sandfleet-prometheus" "CONCURRENCY=3" "RUN_DIR=$CACHE/run" >"$env_file"
     trap stop_all EXIT

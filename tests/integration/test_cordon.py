@@ -11,7 +11,7 @@ import pytest
 from pydantic import SecretStr
 from sandfleet import Fleet, SandboxSpec, Settings
 from sandfleet.actions import Actor
-from sandfleet.channel.fleet_state import Cordon
+from sandfleet.channel.fleet_state import Cordon, Pause
 from sandfleet_config.queues import CORDONS, KEY_PREFIX, PAUSED
 from waiting import wait_until
 
@@ -217,3 +217,19 @@ def test_marks_outlive_a_restart_of_redis(havoc: Havoc) -> None:
     assert after.cordons == before.cordons
     assert [queue.pause for queue in after.queues] == [queue.pause for queue in before.queues]
     assert len(after.cordons) == 1
+    # A worker that starts then obeys both; without them it works.
+    havoc.start(SANDFLEET_HOST=HOST)
+    held = havoc.submit("true")
+    with Fleet(settings) as fleet:
+        wait_until(lambda: find_worker(fleet).state == "drained", 10, "the host starts nothing")
+        time.sleep(2)
+        assert havoc.stock.stored(held) is None
+        fleet.state.pause(Pause("sandfleet", "ann", time.time(), "later"))
+        fleet.state.uncordon(HOST)
+        havoc.server.kill()
+        havoc.server.start()
+        wait_until(lambda: find_worker(fleet).state == "up", 20, "the host may work")
+        time.sleep(2)
+        assert havoc.stock.stored(held) is None, "its queue is paused"
+        fleet.state.resume("sandfleet")
+    assert havoc.outcome(held)["code"] == "OK"

@@ -72,7 +72,20 @@ def test_hosts_are_listed_in_each_form(fleet: Fleet, capsys: Capture) -> None:
     status, table, _ = run(capsys, "hosts")
     assert status == 0
     head, row = table.splitlines()
-    assert head.split() == ["HOST", "STATE", "BUSY", "WAIT", "LOAD", "MEMORY", "FREE", "SPARES", "SEEN", "MARK"]
+    assert head.split() == [
+        "HOST",
+        "STATE",
+        "BUSY",
+        "WAIT",
+        "LOAD",
+        "MEMORY",
+        "FREE",
+        "SPARES",
+        "SEEN",
+        "FAILED",
+        "1H",
+        "MARK",
+    ]
     assert row.split()[:5] == ["host", "up", "1/4", "1", "0.5"]
     assert "python:2" in row
     _, wide, _ = run(capsys, "hosts", "-o", "wide")

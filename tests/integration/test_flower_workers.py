@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flower_pages import running_flower
 from waiting import wait_until
@@ -24,6 +24,12 @@ def assert_runs_nothing(flower: Flower, name: str) -> None:
     assert (worker["status"], worker["active"]) == (False, 0)
     gauge = f'flower_worker_number_of_currently_executing_tasks{{worker="{name}"}} 0.0'
     assert gauge in flower.get("/metrics")
+
+
+def read_audit(stage: Stage) -> list[dict[str, str]]:
+    """Return the lines of the audit, newest first."""
+    found: Any = stage.redis.xrevrange("sandfleet:audit")
+    return [{name.decode(): value.decode() for name, value in fields.items()} for _, fields in found]
 
 
 def test_a_killed_worker_leaves_no_active_task(stage: Stage, stock: Stock) -> None:
@@ -49,6 +55,8 @@ def test_a_killed_worker_leaves_no_active_task(stage: Stage, stock: Stock) -> No
         # The button works without a worker, too.
         told = json.loads(flower.post(f"/api/task/revoke/{cancelled}?terminate=true"))["message"]
         assert "will not start" in told
+        (line, *_) = read_audit(stage)
+        assert (line["action"], line["target"], line["result"]) == ("cancel", cancelled, told)
 
         stage.clean()
         stage.start(concurrency=4, SANDFLEET_LEASE_SECONDS=LEASE_SECONDS).wait_ready()
@@ -72,7 +80,13 @@ def test_drain_lets_a_job_end_and_ends_the_worker(stage: Stage, stock: Stock) ->
         job_id = stock.submit("sh", "-c", "sleep 3; echo done")
         wait_until(lambda: stage.has_started(job_id), 20, "the job runs")
 
-        told = json.loads(flower.post(f"/api/worker/shutdown/{name}"))["message"]
+        assert 'name="reason"' in flower.get(f"/worker/{name}")
+        status, why = flower.ask(f"/api/worker/shutdown/{name}", b"", flower.password)
+        assert (status, "the reason is missing" in why) == (400, True)
+        told = json.loads(flower.post(f"/api/worker/shutdown/{name}?reason=a+new+kernel"))["message"]
+        (line, *_) = read_audit(stage)
+        assert (line["action"], line["target"], line["reason"]) == ("drain worker", name, "a new kernel")
+        assert (line["via"], line["by"] in {"", "flower"}) == ("flower", False), "the login's name"
         late = stock.submit("true")
 
         assert "takes no more jobs" in told

@@ -40,8 +40,8 @@ TOKEN = "a-token-for-prometheus"
 class Flower:
     """A running Flower, its password and its log."""
 
-    def __init__(self, port: int, log_path: Path) -> None:
-        self.log_path = log_path
+    def __init__(self, port: int, log_path: Path, process_id: int = 0) -> None:
+        self.log_path, self.process_id = log_path, process_id
         self.address = f"http://127.0.0.1:{port}"
         self.password = PASSWORD
 
@@ -110,7 +110,7 @@ def running_flower(stage: Stage, **environment: str) -> Iterator[Flower]:
     log_path = stage.folder / f"flower-{port}.log"  # of its own: a module may have another one that runs
     with log_path.open("wb") as log:
         process = subprocess.Popen(command, env=env, stdout=log, stderr=log)
-    page = Flower(port, log_path)
+    page = Flower(port, log_path, process.pid)
 
     def is_up() -> bool:
         assert process.poll() is None, log_path.read_text()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ from sandfleet.history.questions import (
     UsageKey,
     UsageRow,
 )
+from sandfleet_config.codes import Category, read_code
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,6 +55,9 @@ class MemoryFleetState:
 
     def queued_ids(self, queue: str, first: int, count: int) -> list[str]:
         return self.queued.get(queue, [])[first : first + count]
+
+    def whole_queue(self, queue: str, count: int) -> list[str]:
+        return self.queued_ids(queue, 0, count)
 
     def count_expiring(self, queue: str, before: float) -> int:  # noqa: ARG002  none has a TTL here
         return 0
@@ -147,6 +152,8 @@ class MemoryHistory:
         return sorted(groups, key=lambda group: -group.count)[:count]
 
     def roll_up(self, by: RollupKey, *, since: float, until: float, step_seconds: int = 60) -> Sequence[RollupPoint]:
+        if by in {"tries", "failed_tries"}:
+            return _roll_up_tries(self._find(HistoryFilter(since=since, until=until)), since, is_failed=by != "tries")
         found: dict[tuple[float, str], list[PastRun]] = {}
         for run in self._find(HistoryFilter(since=since, until=until)):
             at = since + (run.ended - since) // step_seconds * step_seconds
@@ -165,6 +172,12 @@ class MemoryHistory:
         count: int = 100,  # noqa: ARG002
     ) -> Sequence[UsageRow]:
         return []
+
+
+def _roll_up_tries(runs: Sequence[PastRun], since: float, *, is_failed: bool) -> list[RollupPoint]:
+    tries = [one for run in runs for one in run.attempts if one.charged]
+    hosts = Counter(one.host for one in tries if not is_failed or read_code(one.code).category is Category.HOST)
+    return [RollupPoint(at=since, key=host, count=count) for host, count in hosts.items()]
 
 
 def takes(wanted: HistoryFilter, run: PastRun) -> bool:

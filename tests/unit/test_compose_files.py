@@ -82,6 +82,14 @@ def test_only_pages_are_published_and_only_on_loopback() -> None:
         assert re.findall(r'ports: \["(.+?):\$', read_service(name)) == ["127.0.0.1"]
 
 
+def test_the_pages_in_flower_and_those_alone_have_one_history() -> None:
+    for name in ("flower", "web"):
+        service = read_service(name)
+        assert "SANDFLEET_WEB__HISTORY__FILE: /var/lib/sandfleet/history/history.sqlite\n" in service
+        assert "    volumes:\n      - history:/var/lib/sandfleet/history\n" in service
+    assert "install -d -o 65534 -g 65534 -m 0700 /var/lib/sandfleet/history" in DOCKERFILE
+
+
 def test_prometheus_is_started_only_by_its_profile() -> None:
     assert "profiles: [prometheus]" in read_service("prometheus")
 

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 from pages_scene import NOW, new_scene
+from sandfleet.overview.host_failures import HostFailures
 from sandfleet_web.pages import charts, text
-from sandfleet_web.pages.hosts import Failures, group_hosts
+from sandfleet_web.pages.hosts import group_hosts
 from sandfleet_web.pages.needs import find_needs
 from sandfleet_web.pages.paging import cut_page
 from sandfleet_web.pages.site import STATIC, TEMPLATES
@@ -95,7 +96,7 @@ def test_a_host_is_odd_that_fails_far_more_often_than_the_others(
     others_failed: int,
     expected: bool,  # noqa: FBT001  by table
 ) -> None:
-    assert Failures(runs, failed, others, others_failed).is_odd is expected
+    assert HostFailures(runs, failed, others, others_failed).is_odd is expected
 
 
 def needs_of(summary: FleetSummary, lag: float = 0.0) -> list[str]:

@@ -285,7 +285,7 @@ def test_each_call_that_asks_the_fleet_has_an_async_twin(owner: type[Any]) -> No
     names = {name for name, _ in inspect.getmembers(owner, callable) if not name.startswith("_")}
     twins = {name for name in names if name.endswith("_async")}
     both_ways = {"as_completed", "stream", "map", "rows", "table", "submit_chunks", "submit_portions"}
-    pages = {"batches", "find_jobs", "iter_ids", "open_jobs"}  # iterators that read Redis page by page
+    pages = {"batches", "find_jobs", "iter_ids", "find_open", "open_jobs"}  # iterators that read Redis page by page
     local = {"artifacts_of", "explain_no_claims", "close", "new_encoders", "new_retry", "operator"}
     assert {name for name in names - twins - both_ways - pages - local if f"{name}_async" not in twins} == set()
     assert all(inspect.getdoc(getattr(owner, name)) for name in twins)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from sandfleet_config.units import format_count
 
+from sandfleet.channel.fleet_state import MAX_COUNTED
+
 if TYPE_CHECKING:
     from sandfleet.channel.fleet_state import Cordon, Pause
 
@@ -46,7 +48,10 @@ class QueuePreview:
     @property
     def text(self) -> str:
         """The queue in one sentence."""
-        expire = f"{self.expire_in_hour} would expire within an hour of pause, {self.expire_in_day} within a day"
+        of_next = f"of the next {MAX_COUNTED:,} jobs " if self.waiting > MAX_COUNTED else ""
+        expire = (
+            f"{of_next}{self.expire_in_hour} would expire within an hour of pause, {self.expire_in_day} within a day"
+        )
         return f"{format_count(self.waiting, 'job waits', 'jobs wait')} in {self.queue}; {expire}"
 
 

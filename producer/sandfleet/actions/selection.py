@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
@@ -10,8 +11,11 @@ from sandfleet_config.codes import Category
 from sandfleet_config.queues import JOB_ID
 
 from sandfleet.errors import ActionRefused
+from sandfleet.history.open_filter import may_be_open, names_jobs
 from sandfleet.history.questions import MAX_PAGE
+from sandfleet.history.words import format_words
 from sandfleet.overview.job_filter import find_jobs, read_ended_code
+from sandfleet.overview.open_jobs import WHOLE, find_open
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,6 +23,7 @@ if TYPE_CHECKING:
     from sandfleet.channel.overview import Overview
     from sandfleet.channel.protocol import Channel
     from sandfleet.history.questions import History, HistoryFilter
+    from sandfleet.history.words import Words
     from sandfleet.overview.job_filter import JobFilter
 
 MAX_COUNTED: Final = 100_000
@@ -80,6 +85,23 @@ class Selection:
             ActionRefused: the filter is empty.
         """
         return cls(text, lambda: _find_in_history(history, wanted))
+
+    @classmethod
+    def of_open(cls, channel: Channel, words: Words, text: str = "") -> Selection:
+        """Select the jobs that have not ended and match the words: all that workers have and that wait.
+
+        Without a batch: up to 100,000 of each queue, and none that waits for another attempt or is
+        parked in its batch.
+
+        Raises:
+            ActionRefused: the words leave out nothing, or ask how or when jobs ended.
+        """
+        if not names_jobs(words):
+            raise ActionRefused("name the jobs: these words leave out nothing, so it would be every job")
+        if not may_be_open(words):
+            raise ActionRefused("these words ask how or when jobs ended: there is nothing to cancel")
+        found = partial(find_open, channel, words, WHOLE)
+        return cls(text or format_words(words), lambda: ((job.job_id, job.run) for job in found()))
 
     @classmethod
     def of_dead(cls, channel: Channel, batch: str | None = None) -> Selection:

@@ -18,6 +18,8 @@ WorkerState: TypeAlias = Literal["up", "cordoned", "draining", "drained", "stopp
 
 ``draining``: an operator drains its host; ``stopping``: it was told to end (SIGTERM).
 """
+MAX_COUNTED: Final = 10_000
+"""How many jobs of a queue are looked at for those that expire."""
 MAX_NOTE: Final = 500
 """Longest reason or note in characters."""
 MAX_MARKS: Final = 10_000
@@ -178,7 +180,7 @@ class FleetSummary:
 class AuditEntry:
     """An action that somebody took.
 
-    `action` is a verb such as ``cordon``, `target` what it was done to, `via` ``cli`` or ``web``.
+    `action` is a verb such as ``cordon``, `target` what it was done to, `via` ``cli``, ``web`` or ``flower``.
     `count` is the number of jobs that it changed.
     """
 
@@ -214,6 +216,10 @@ class FleetState(Protocol):
 
     def queued_ids(self, queue: str, first: int, count: int) -> list[str]:
         """Return ids of jobs in the order in which a claim takes them, from place `first` on."""
+        ...
+
+    def whole_queue(self, queue: str, count: int) -> list[str]:
+        """Return ids of the jobs of a queue, `count` at most; none that waits throughout is left out."""
         ...
 
     def count_expiring(self, queue: str, before: float) -> int:

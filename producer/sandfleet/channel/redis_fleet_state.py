@@ -7,10 +7,11 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
+from sandfleet_config.audit import MAX_ENTRIES, list_audit_args
 from sandfleet_config.queues import KEY_PREFIX, host_images_key, host_of_owner, running_key
 from sandfleet_config.scripts import PRIORITY_STEPS, read_script
 
-from sandfleet.channel.fleet_state import MAX_MARKS, MAX_NOTE, FleetSummary, QueueState
+from sandfleet.channel.fleet_state import MAX_COUNTED, MAX_MARKS, MAX_NOTE, FleetSummary, QueueState
 from sandfleet.channel.state_values import (
     MILLI,
     find_state,
@@ -32,11 +33,8 @@ if TYPE_CHECKING:
 
 MAX_WORKERS: Final = 1000
 MAX_QUEUES: Final = 200
-MAX_AUDIT: Final = 10_000
-AUDIT_TTL_SECONDS: Final = 365 * 86400
 MAX_RUNNING_BYTES: Final = 64 << 10
 MAX_IMAGES_BYTES: Final = 256 << 10
-MAX_COUNTED: Final = 10_000
 READ_AT_ONCE: Final = 50
 """Messages that one call reads in Redis, which serves no other client meanwhile."""
 _ENTRY_ID: Final = re.compile(r"\d{1,20}(-\d{1,20})?\Z")
@@ -152,6 +150,17 @@ class RedisFleetState:
                     break
         return found
 
+    def whole_queue(self, queue: str, count: int) -> list[str]:
+        """Read the four lists from the end that submits fill: claims meanwhile shift nothing there."""
+        found: dict[str, None] = {}
+        for step in PRIORITY_STEPS:
+            passed, read = 0, READ_AT_ONCE
+            while read == READ_AT_ONCE and len(found) < count:
+                read, _, *ids = self._read_part(queue, step, passed, READ_AT_ONCE, 0.0, end="newest")
+                found.update((job_id.decode(errors="replace"), None) for job_id in ids if job_id)
+                passed += read
+        return [*found][:count]
+
     def count_expiring(self, queue: str, before: float) -> int:
         """Read the records of the next jobs of the queue's four lists."""
         total, left = 0, MAX_COUNTED
@@ -166,9 +175,9 @@ class RedisFleetState:
         counts: list[int] = self._run("peek_queues", queue)
         return counts[PRIORITY_STEPS.index(step)]
 
-    def _read_part(self, queue: str, step: int, offset: int, limit: int, before: float) -> Any:
+    def _read_part(self, queue: str, step: int, offset: int, limit: int, before: float, *, end: str = "") -> Any:
         key = f"{KEY_PREFIX}{queue}" + (f"\x06\x16{step}" if step else "")
-        return self._run("read_queue", key, offset, limit, round(before * MILLI))
+        return self._run("read_queue", key, offset, limit, round(before * MILLI), end)
 
     def cordon(self, cordon: Cordon) -> None:
         """Write the mark; claims obey it from then on."""
@@ -208,10 +217,9 @@ class RedisFleetState:
             "reason": entry.reason,
             "result": entry.result,
         }
-        words = [word for name, value in fields.items() for word in (name, value[:MAX_NOTE])]
-        self._run("add_audit", MAX_AUDIT, AUDIT_TTL_SECONDS, *words)
+        self._run("add_audit", *list_audit_args(fields))
 
     def read_audit(self, count: int, before: str = "") -> list[AuditEntry]:
         """Read the stream from its end; what is no id of an entry reads from the end, too."""
         known = before if _ENTRY_ID.match(before) else ""
-        return [parse_audit(entry) for entry in self._run("read_audit", min(count, MAX_AUDIT), known)]
+        return [parse_audit(entry) for entry in self._run("read_audit", min(count, MAX_ENTRIES), known)]

@@ -14,6 +14,7 @@ from sandfleet.actions import ActionResult, Actor
 from sandfleet.channel.fleet_state import MAX_NOTE
 from sandfleet.cli.exits import SOME_NOT_OK
 from sandfleet.cli.show import note, safe_line
+from sandfleet.errors import FleetError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,6 +43,14 @@ def find_actor() -> Actor:
 def new_operator(fleet: Fleet) -> Operator:
     """Return the acts of who runs this command."""
     return fleet.operator(find_actor())
+
+
+def note_act(fleet: Fleet, action: str, target: str, *, count: int, result: str) -> None:
+    """Leave a line in the audit; say so where this user of Redis may write none, as a producer's."""
+    try:
+        new_operator(fleet).note(action, target, count=count, result=result)
+    except FleetError as error:
+        note(f"this left no line in the audit: {error}")
 
 
 def read_duration(text: str) -> float:

@@ -13,6 +13,7 @@ from sandfleet_config.units import format_count
 
 from sandfleet.channel.records import CancelState
 from sandfleet.cli import batch_control, options
+from sandfleet.cli.acting import note_act
 from sandfleet.cli.batch_view import show_as_before, show_batch
 from sandfleet.cli.done_command import run_done_command
 from sandfleet.cli.exits import SOME_NOT_OK
@@ -22,6 +23,7 @@ from sandfleet.cli.retry import read_changes, retry_batch
 from sandfleet.cli.rows import Form, FormOption
 from sandfleet.cli.spec_file import SpecFile
 from sandfleet.cli.waiting import wait_for_batch
+from sandfleet.cli.watching import WatchCommand
 from sandfleet.fleet import Fleet
 
 if TYPE_CHECKING:
@@ -35,7 +37,7 @@ app = typer.Typer(
 batch_control.add_commands(app)
 
 
-app.command(name="list")(batches)
+app.command(name="list", cls=WatchCommand)(batches)
 app.command()(results)
 
 
@@ -134,7 +136,9 @@ def watch(name: options.BatchName) -> None:
 def cancel(name: options.BatchName) -> None:
     """Cancel every job of a batch, queued or running; says what that did."""
     with Fleet() as fleet:
-        print(f"{name}\t{cancel_batch(fleet.batch(name))}")
+        text, count = cancel_batch(fleet.batch(name))
+        print(f"{name}\t{text}")
+        note_act(fleet, "cancel", f"batch:{name}", count=count, result=text)
 
 
 @app.command()
@@ -160,10 +164,11 @@ def forget(
         print(f"{name}\t{forgotten} forgotten" + (f", {kept} kept: they have not ended" if kept else ""))
 
 
-def cancel_batch(batch: Batch) -> str:
-    """Cancel the batch and return how many jobs are in each state, for people."""
+def cancel_batch(batch: Batch) -> tuple[str, int]:
+    """Cancel the batch; return how many jobs are in each state, for people, and how many that changed."""
     counts = batch.cancel()
-    return (
+    text = (
         f"{counts[CancelState.CANCELLED]} cancelled before they started, {counts[CancelState.REQUESTED]} requested,"
         f" {counts[CancelState.ENDED]} already ended"
     )
+    return text, counts[CancelState.CANCELLED] + counts[CancelState.REQUESTED]

@@ -11,6 +11,7 @@ import typer
 from sandfleet_config.scripts import MAX_DEAD_BYTES, MAX_DEAD_LETTERS
 
 from sandfleet.channel.records import RunState
+from sandfleet.cli.acting import note_act
 from sandfleet.cli.exits import SOME_NOT_OK
 from sandfleet.cli.show import attempt_lines, note, print_lines, safe_line
 from sandfleet.errors import FleetError, FleetUnavailable
@@ -98,16 +99,18 @@ def requeue(
 
 
 def _requeue(fleet: Fleet, job_ids: list[str], *, resolves_images: bool) -> int:
-    exit_code = 0
+    exit_code, queued = 0, list[str]()
     for job_id in job_ids:
         try:
             fleet.dead.requeue(job_id, resolves_images=resolves_images)
             print(f"{job_id}\tqueued", flush=True)
+            queued.append(job_id)
         except FleetUnavailable:
             raise
         except FleetError as error:
             note(str(error))
             exit_code = SOME_NOT_OK
+    note_act(fleet, "requeue dead", " ".join(job_ids), count=len(queued), result=f"{len(queued)} queued")
     return exit_code
 
 
@@ -118,7 +121,10 @@ def _requeue_all(fleet: Fleet, batch: str | None, *, resolves_images: bool) -> i
         if state not in _REQUEUED:
             note(f"{safe_line(job_id)} was not queued: {_WHY_NOT[state]}")
     later = f", {states[RunState.LATER]} were queued before" if states[RunState.LATER] else ""
-    print(f"{states[RunState.QUEUED]} queued{later}")
+    text = f"{states[RunState.QUEUED]} queued{later}"
+    print(text)
+    target = "all dead letters" if batch is None else f"dead letters of batch:{batch}"
+    note_act(fleet, "requeue dead", target, count=states[RunState.QUEUED], result=text)
     return 0 if states.keys() <= _REQUEUED else SOME_NOT_OK
 
 
@@ -126,7 +132,9 @@ def _requeue_all(fleet: Fleet, batch: str | None, *, resolves_images: bool) -> i
 def purge(job_ids: Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="Default: all.")] = None) -> None:
     """Drop dead letters; outcomes stay."""
     with Fleet() as fleet:
-        print(f"{fleet.dead.purge(job_ids or None)} dropped")
+        count = fleet.dead.purge(job_ids or None)
+        print(f"{count} dropped")
+        note_act(fleet, "purge dead", " ".join(job_ids or ["all dead letters"]), count=count, result=f"{count} dropped")
 
 
 def _lines(dead: DeadLetter) -> Iterator[tuple[str, str]]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
+from sandfleet_config.units import format_count
 
 from sandfleet.cli import opening
 from sandfleet.cli.acting import DryRun, Reason, new_operator, read_duration
@@ -34,12 +35,15 @@ if TYPE_CHECKING:
 
     from sandfleet.channel.fleet_state import Cordon, RunningJob
     from sandfleet.fleet import Fleet
+    from sandfleet.overview.host_failures import HostFailures
 
 DEFAULT_DEADLINE: Final = "30m"
 POLL_SECONDS: Final = 0.5
 MARGIN_SECONDS: Final = 60.0
 """How long a wait for a drain goes on after the deadline: sandboxes end, and claims are settled."""
 SHOWN_IMAGES: Final = 20
+HISTORY_SECONDS: Final = 1.0
+"""How long a history on another host is waited for."""
 HostName = Annotated[str, typer.Argument(metavar="HOST")]
 app = typer.Typer(
     cls=WatchGroup,
@@ -65,13 +69,28 @@ def list_hosts(line: HostsOptions) -> None:
     with opening.open_fleet() as fleet:
 
         def show() -> None:
-            rows, has_more = take(group_hosts(fleet.state.read_summary()), line.limit)
+            rows, has_more = take(group_hosts(fleet.state.read_summary(), read_failures()), line.limit)
             if not print_rows(rows, HOSTS, line.shown, is_whole=line.is_whole):
                 note("no worker lives: start one (sandfleet-worker start)")
             elif has_more():
                 note(f"there are more hosts than the {line.limit} shown: -n 0 lists all")
 
         print_watched(show, line.watch, line.shown)
+
+
+def read_failures() -> Mapping[str, HostFailures] | None:
+    """Return how often tries failed on each host in the last hour; None without a history in reach."""
+    from sandfleet_config.settings import SettingsInvalid
+
+    from sandfleet.errors import FleetError
+    from sandfleet.history.finding import find_history
+    from sandfleet.overview.host_failures import HOUR, read_host_failures
+
+    now = time.time()
+    try:
+        return read_host_failures(find_history(HISTORY_SECONDS), now - HOUR, now)
+    except (FleetError, SettingsInvalid, ValueError):  # the hosts are worth a look without it
+        return None
 
 
 @app.command()
@@ -97,7 +116,7 @@ def find_host(fleet: Fleet, name: str) -> HostState:
     Raises:
         typer.Exit: there is none of that name.
     """
-    hosts = group_hosts(fleet.state.read_summary())
+    hosts = group_hosts(fleet.state.read_summary(), read_failures())
     found = next((host for host in hosts if host.name == name), None)
     if found is None:
         note(f"there is no host {name}; there are: {', '.join(host.name for host in hosts[:10]) or 'none'}")
@@ -179,6 +198,7 @@ def _describe(fleet: Fleet, host: HostState, jobs: list[RunningJob]) -> Iterator
     yield "state", host.state
     if host.cordon is not None:
         yield "mark", describe_mark(host.cordon, now)
+    yield "failed", _format_failures(host)
     yield "slots", f"{host.busy} of {host.slots} busy"
     if newest is not None:
         yield "memory", f"{format_size(newest.memory_free)} of {format_size(newest.memory_budget)} free for jobs"
@@ -201,6 +221,8 @@ def _describe(fleet: Fleet, host: HostState, jobs: list[RunningJob]) -> Iterator
     images = fleet.state.host_images().get(host.name, ())
     for image in sorted(images, key=lambda image: -image.used)[:SHOWN_IMAGES]:
         yield "image", f"{image.name} {format_size(image.size)}, used {format_age(image.used, now)}"
+    if len(images) > SHOWN_IMAGES:
+        yield "images", f"{len(images) - SHOWN_IMAGES} more: -o json has all"
 
 
 def describe_mark(cordon: Cordon, now: float) -> str:
@@ -221,6 +243,14 @@ def _format_warm(warm: Mapping[str, int]) -> str:
     return " ".join(f"{image}:{count}" for image, count in sorted(warm.items())) or "-"
 
 
+def _format_failures(host: HostState) -> str:
+    """Return the share of tries that failed by our doing in the last hour, and whether that is odd."""
+    found = host.failures
+    if found is None or not found.tries:
+        return "-"
+    return f"{'odd: ' if found.is_odd else ''}{found.share:.1%} of {format_count(found.tries, 'try', 'tries')}"
+
+
 def _host_cells(host: HostState) -> Mapping[str, str]:
     now, newest = time.time(), host.newest
     return {
@@ -232,6 +262,7 @@ def _host_cells(host: HostState) -> Mapping[str, str]:
         "MEMORY FREE": format_size(newest.memory_free) if newest else "-",
         "SPARES": _format_warm(host.warm),
         "SEEN": format_age(newest.seen, now) if newest else "-",
+        "FAILED 1H": _format_failures(host),
         "MARK": describe_mark(host.cordon, now) if host.cordon else "-",
     }
 

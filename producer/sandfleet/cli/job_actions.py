@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,12 +20,11 @@ from sandfleet.cli.past_options import EndOptions, PastOptions
 from sandfleet.cli.show import note
 from sandfleet.cli.watching import complete_watch
 from sandfleet.history.finding import find_history
-from sandfleet.history.open_filter import may_be_open, names_jobs, takes_open
+from sandfleet.history.open_filter import may_be_open, names_jobs
 from sandfleet.history.words import format_words
+from sandfleet.overview.open_jobs import BEYOND
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from sandfleet.actions import Operator
     from sandfleet.fleet import Fleet
     from sandfleet.history.words import Words
@@ -63,12 +61,13 @@ class RetryOptions(PastOptions, ActOptions):
 def cancel(line: CancelOptions) -> None:
     """Cancel jobs by their ids, or those that match; says how many, and asks first.
 
-    Without a batch: jobs that workers have, and the next 200 of each queue.
+    Without a batch: the jobs that workers have, and up to 100,000 of each queue; not those that wait
+    for another attempt or are parked in a batch.
     """
     wanted = line.read_words()
     with opening.open_fleet() as fleet:
         operator = new_operator(fleet)
-        selection = _select(fleet, operator, line.job_ids or [], wanted, is_failed=False)
+        selection = _select_open(operator, line.job_ids or [], wanted)
         preview = operator.preview_cancel(selection)
         if line.is_dry:
             show_preview("cancel", preview)
@@ -88,7 +87,7 @@ def retry(line: RetryOptions) -> None:
     wanted = line.read_words()
     with opening.open_fleet() as fleet:
         operator = new_operator(fleet)
-        selection = _select(fleet, operator, line.job_ids or [], wanted, is_failed=True)
+        selection = _select_failed(fleet, operator, line.job_ids or [], wanted)
         preview = operator.preview_retry(selection)
         if line.is_dry:
             show_preview("run again", preview)
@@ -97,38 +96,54 @@ def retry(line: RetryOptions) -> None:
         raise typer.Exit(act_on_jobs("run again", preview, act, selection, is_sure=line.is_sure))
 
 
-def _select(fleet: Fleet, operator: Operator, job_ids: list[str], words: Words, *, is_failed: bool) -> Selection:
-    """Select jobs by ids, in a batch that Redis has, from the history, or open ones.
+def _select_named(operator: Operator, job_ids: list[str], words: Words, *, is_of_ended: bool) -> Selection | None:
+    """Select jobs by ids, if there are some.
 
     Raises:
         typer.BadParameter: nothing was asked for, or too much.
-        HistoryUnavailable: the past is asked for, and none is in reach.
     """
     if job_ids:
         if not words.is_empty:
             raise typer.BadParameter("give ids, or filters, not both")
         return operator.select_jobs(job_ids)
-    if not names_jobs(words, is_of_ended=is_failed):
+    if not names_jobs(words, is_of_ended=is_of_ended):
         raise typer.BadParameter("name the jobs: ids, or filters. An empty filter would be every job")
+    return None
+
+
+def _select_open(operator: Operator, job_ids: list[str], words: Words) -> Selection:
+    """Select jobs by ids, or those that have not ended.
+
+    Raises:
+        typer.BadParameter: nothing was asked for, or too much.
+    """
+    named = _select_named(operator, job_ids, words, is_of_ended=False)
+    if named is not None:
+        return named
+    if not may_be_open(words):
+        raise typer.BadParameter("these words ask how or when jobs ended: there is nothing to cancel")
+    if not words.wanted.batch:
+        note(BEYOND)
+    return operator.select_open(words)
+
+
+def _select_failed(fleet: Fleet, operator: Operator, job_ids: list[str], words: Words) -> Selection:
+    """Select jobs by ids, in a batch that Redis has, or from the history.
+
+    Raises:
+        typer.BadParameter: nothing was asked for, or too much.
+        HistoryUnavailable: the past is asked for, and none is in reach.
+    """
+    named = _select_named(operator, job_ids, words, is_of_ended=True)
+    if named is not None:
+        return named
     asked = words.wanted
     if find_batch(fleet, words) is not None:
         chosen = read_filter([*asked.codes], [*asked.categories], None, [*words.states], asked.host)
-        return operator.select_in_batch(asked.batch, replace(chosen, labels=dict(asked.labels)), is_failed=is_failed)
-    if is_failed:
-        if words.states and "ended" not in words.states:
-            raise typer.BadParameter("jobs of this state have not ended: there is nothing to run again")
-        return Selection.of_history(format_words(words), find_history(), asked)
-    if not may_be_open(words):
-        raise typer.BadParameter("these words ask how or when jobs ended: there is nothing to cancel")
-    note("of each queue, the next 200 jobs are looked at: name a batch to cancel all of it")
-    return Selection(format_words(words), lambda: _find_open(fleet, words))
-
-
-def _find_open(fleet: Fleet, words: Words) -> Iterator[tuple[str, int]]:
-    now = time.time()
-    for job in fleet.open_jobs(queue=words.wanted.queue, host=words.wanted.host):
-        if takes_open(job, words, now, is_on_host=bool(words.wanted.host)):
-            yield job.job_id, job.run
+        return operator.select_in_batch(asked.batch, replace(chosen, labels=dict(asked.labels)), is_failed=True)
+    if words.states and "ended" not in words.states:
+        raise typer.BadParameter("jobs of this state have not ended: there is nothing to run again")
+    return Selection.of_history(format_words(words), find_history(), asked)
 
 
 class JobsGroup(TyperGroup):

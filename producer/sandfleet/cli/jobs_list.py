@@ -21,7 +21,6 @@ from sandfleet.cli.watching import WatchCommand, print_watched
 from sandfleet.errors import BatchUnknown, HistoryUnavailable
 from sandfleet.history.fields import run_fields
 from sandfleet.history.finding import find_history
-from sandfleet.history.open_filter import may_be_open, takes_open
 from sandfleet.history.questions import MAX_DEPTH, MAX_PAGE, HistoryFilter, PastRun
 from sandfleet.history.words import Words
 from sandfleet.overview.fields import job_fields
@@ -52,7 +51,7 @@ def jobs(line: JobsOptions) -> None:
     """List jobs that match: those that have not ended, then ended ones, the newest end first.
 
     Of a batch that Redis has: in the order of submit; with a code or category, of their ends. Ended
-    jobs of other batches come from the history (sandfleet-web); of the queues the next 200 jobs.
+    jobs of other batches come from the history (sandfleet-web); of each queue the next 200 jobs.
     """
     wanted = line.read_words()
     with opening.open_fleet() as fleet:
@@ -106,13 +105,12 @@ def _list_batch(batch: FleetBatch, wanted: Words) -> Iterator[Any]:
 
 def _list_all(fleet: Fleet, wanted: Words) -> Iterator[Row]:
     """Yield what has not ended, then what has, as far as a history is in reach."""
-    asked, seen = wanted.wanted, set[str]()
-    if may_be_open(wanted):
-        now = time.time()
-        for job in fleet.open_jobs(queue=asked.queue, host=asked.host):
-            seen.add(job.job_id)
-            if takes_open(job, wanted, now, is_on_host=bool(asked.host)):
-                yield job
+    asked, seen, cut = wanted.wanted, set[str](), list[str]()
+    for job in fleet.find_open(wanted, tell=cut.append):
+        seen.add(job.job_id)
+        yield job
+    for sentence in cut:
+        note(f"not all that wait are listed: {sentence}")
     if wanted.states and "ended" not in wanted.states:
         return
     try:

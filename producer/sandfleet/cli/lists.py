@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 from sandfleet_config.codes import ErrorCode
 
 from sandfleet.cli import completion
-from sandfleet.cli.rows import (
-    Columns,
-    Form,
-    FormOption,
-    Limit,
-    NoTrunc,
-    Quiet,
-    format_age,
-    format_duration,
-    print_rows,
-    take,
-)
+from sandfleet.cli.listing import ListOptions
+from sandfleet.cli.option_fields import takes_fields
+from sandfleet.cli.rows import Columns, Limit, format_age, format_duration, print_rows, take
 from sandfleet.cli.show import note
 from sandfleet.cli.typed import read_labels
+from sandfleet.cli.watching import WatchCommand, print_watched
 from sandfleet.fleet import Fleet
 from sandfleet.overview.fields import batch_fields, job_fields
 from sandfleet.overview.job_filter import JobFilter
@@ -82,18 +75,27 @@ def read_filter(
         raise typer.BadParameter(str(error)) from None
 
 
-@app.command()
-def batches(
-    *, form: FormOption = Form.TABLE, is_quiet: Quiet = False, is_whole: NoTrunc = False, limit: Limit = 50
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class BatchesOptions(ListOptions):
+    """The command line of ``sandfleet batches``."""
+
+    limit: Limit = 50
+
+
+@app.command(cls=WatchCommand)
+@takes_fields(BatchesOptions)
+def batches(line: BatchesOptions) -> None:
     """List the batches, the last used first: their jobs, how many have ended, and how."""
     with Fleet() as fleet:
-        rows, has_more = take(fleet.batches(), limit)
-        count = print_rows(rows, BATCHES, Form.IDS if is_quiet else form, is_whole=is_whole)
-        if not count:
-            note("there are no batches")
-        elif has_more():
-            note(f"there are more batches than the {limit} shown: -n 0 lists all")
+
+        def show() -> None:
+            rows, has_more = take(fleet.batches(), line.limit)
+            if not print_rows(rows, BATCHES, line.shown, is_whole=line.is_whole):
+                note("there are no batches")
+            elif has_more():
+                note(f"there are more batches than the {line.limit} shown: -n 0 lists all")
+
+        print_watched(show, line.watch, line.shown)
 
 
 def _job_cells(job: JobFacts) -> Mapping[str, str]:

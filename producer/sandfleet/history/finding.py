@@ -15,18 +15,20 @@ URL_VARIABLE: Final = "SANDFLEET_WEB_URL"
 TOKEN_VARIABLE: Final = "SANDFLEET_WEB_TOKEN_FILE"  # noqa: S105  the name of a variable
 
 
-def find_history() -> History:
+def find_history(timeout_seconds: float | None = None) -> History:
     """Return the history of `SANDFLEET_WEB_URL`, else that of the file on this host.
+
+    `timeout_seconds` bounds each answer of the former.
 
     Raises:
         HistoryUnavailable: neither is in reach; the message says how to have one.
         SettingsInvalid: a variable is wrong.
     """
     if url := os.environ.get(URL_VARIABLE, ""):
-        from sandfleet.history.remote_history import RemoteHistory
+        from sandfleet.history.remote_history import TIMEOUT_SECONDS, RemoteHistory
 
         token = os.environ.get(TOKEN_VARIABLE, "")
-        return RemoteHistory(url, Path(token) if token else None)
+        return RemoteHistory(url, Path(token) if token else None, timeout_seconds or TIMEOUT_SECONDS)
     path = _find_file()
     if not path.exists():
         raise HistoryUnavailable(

@@ -211,7 +211,8 @@ class HistoryStatus:
     fault: str = ""
 
 
-RollupKey: TypeAlias = Literal["category", "code", "queue", "host", "image"]
+RollupKey: TypeAlias = Literal["category", "code", "queue", "host", "image", "tries", "failed_tries"]
+"""The last two count tries of a host, and those of them that failed by our doing, not ended runs."""
 FailureKey: TypeAlias = Literal["fingerprint", "code", "image", "host", "batch"]
 UsageKey: TypeAlias = Literal["batch", "label"]
 

@@ -53,11 +53,11 @@ class RemoteHistory:
     counts at once.
     """
 
-    def __init__(self, url: str, token_file: Path | None = None) -> None:
+    def __init__(self, url: str, token_file: Path | None = None, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.username is not None:
             raise HistoryUnavailable("SANDFLEET_WEB_URL must be http://HOST:PORT or https://HOST, without a user")
-        self._url, self._token_file = url.rstrip("/"), token_file
+        self._url, self._token_file, self._timeout = url.rstrip("/"), token_file, timeout_seconds
         self._opener = urllib.request.build_opener(_NoRedirect)
 
     def status(self) -> HistoryStatus:
@@ -115,7 +115,7 @@ class RemoteHistory:
         headers = {"Accept": "application/json", **self._read_token()}
         request = urllib.request.Request(address, headers=headers)  # noqa: S310  the scheme was checked
         try:
-            with self._opener.open(request, timeout=TIMEOUT_SECONDS) as response:
+            with self._opener.open(request, timeout=self._timeout) as response:
                 raw: bytes = response.read(MAX_ANSWER_BYTES + 1)
         except urllib.error.HTTPError as error:
             with error:

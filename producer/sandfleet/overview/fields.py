@@ -5,6 +5,7 @@ Never env, stdin or output. Times are ISO 8601 in UTC, None if they are not know
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
         WorkerStatus,
     )
     from sandfleet.channel.job_facts import JobFacts
+    from sandfleet.overview.host_failures import HostFailures
     from sandfleet.overview.hosts import HostState
     from sandfleet.overview.summary import BatchSummary
 
@@ -90,8 +92,13 @@ def host_fields(host: HostState) -> dict[str, Any]:
         "memory_budget": newest.memory_budget if newest else None,
         "disk_free": newest.disk_free if newest else None,
         "unenforced": list(newest.unenforced) if newest else [],
+        "failures": None if host.failures is None else _failures_fields(host.failures),
         "workers": [worker_fields(worker) for worker in host.workers],
     }
+
+
+def _failures_fields(failures: HostFailures) -> dict[str, Any]:
+    return asdict(failures) | {"is_odd": failures.is_odd}
 
 
 def prepared_fields(prepared: PreparedStarts) -> dict[str, Any]:

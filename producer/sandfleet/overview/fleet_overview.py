@@ -8,10 +8,11 @@ from sandfleet.errors import JobUnknown
 from sandfleet.threads import in_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from sandfleet.channel.job_facts import JobFacts
     from sandfleet.channel.protocol import Channel
+    from sandfleet.history.words import Words
     from sandfleet.overview.job_view import JobView
     from sandfleet.overview.summary import BatchSummary
 
@@ -44,9 +45,20 @@ class FleetOverview:
 
         Jobs that wait for another attempt, or are parked in their batch, are not among them.
         """
-        from sandfleet.overview.open_jobs import find_open_jobs
+        from sandfleet.history.questions import HistoryFilter
+        from sandfleet.history.words import Words
 
-        yield from find_open_jobs(self._channel, queue=queue, host=host)
+        yield from self.find_open(Words(HistoryFilter(queue=queue, host=host)))
+
+    def find_open(self, words: Words, tell: Callable[[str], object] = bool) -> Iterator[JobFacts]:
+        """Yield jobs that have not ended and match the words of a filter, as `open_jobs`.
+
+        Of a batch its first 5,000 jobs are looked at. `tell` is called with a sentence about each
+        queue or batch of which there is more.
+        """
+        from sandfleet.overview.open_jobs import find_open
+
+        yield from find_open(self._channel, words, tell=tell)
 
     def view(self, job_id: str) -> JobView:
         """Return all that the fleet knows about a job, ended or not.

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING
 
 from sandfleet.channel.fleet_state import PreparedStarts
+from sandfleet.overview.host_failures import HostFailures
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,6 +26,13 @@ class HostState:
     name: str
     workers: tuple[WorkerStatus, ...] = ()
     cordon: Cordon | None = None
+    failures: HostFailures | None = None
+    """None where there is no history to ask."""
+
+    @property
+    def is_odd(self) -> bool:
+        """Whether tries fail there far more often by our doing than elsewhere."""
+        return self.failures is not None and self.failures.is_odd
 
     @property
     def live(self) -> tuple[WorkerStatus, ...]:
@@ -94,8 +102,11 @@ class HostState:
         return tuple(dict.fromkeys(queue for worker in self.live for queue in worker.queues))
 
 
-def group_hosts(summary: FleetSummary) -> list[HostState]:
-    """Return the hosts by name: those with workers, and those that only have a mark."""
+def group_hosts(summary: FleetSummary, failures: Mapping[str, HostFailures] | None = None) -> list[HostState]:
+    """Return the hosts by name: those with workers, and those that only have a mark.
+
+    `failures` are the history's, None if there is none.
+    """
     marks = {cordon.host: cordon for cordon in summary.cordons}
     workers = sorted(summary.workers, key=lambda worker: worker.host)
     found = [
@@ -103,4 +114,6 @@ def group_hosts(summary: FleetSummary) -> list[HostState]:
         for name, group in groupby(workers, key=lambda worker: worker.host)
     ]
     found += [HostState(name=name, cordon=cordon) for name, cordon in marks.items()]
+    if failures is not None:
+        found = [replace(host, failures=failures.get(host.name, HostFailures())) for host in found]
     return sorted(found, key=lambda host: host.name)

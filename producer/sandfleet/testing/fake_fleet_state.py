@@ -61,6 +61,10 @@ class FakeFleetState:
             found = sorted(self._list_queued(queue), key=lambda pair: step_of(pair[1].encoded.spec.priority))
             return [job_id for job_id, _ in found[first : first + count]]
 
+    def whole_queue(self, queue: str, count: int) -> list[str]:
+        """Return jobs that have not ended, by priority."""
+        return self.queued_ids(queue, 0, count)
+
     def count_expiring(self, queue: str, before: float) -> int:
         """Count jobs whose ``queue_ttl`` ends before a time."""
         with self._lock:

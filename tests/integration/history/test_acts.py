@@ -10,6 +10,7 @@ import pytest
 from sandfleet import SandboxSpec
 from sandfleet.cli import main
 from sandfleet_config.codes import ErrorCode
+from sandfleet_config.outcome import Outcome
 from sandfleet_config.queues import DEFAULT_QUEUE
 
 if TYPE_CHECKING:
@@ -55,10 +56,40 @@ def test_open_jobs_of_all_batches_are_cancelled_by_a_filter(past: Past, capsys: 
     past.ledger.beat(60, [], json.dumps({"state": "up"}), json.dumps([[waiting[0], 0, time.time()]]))
     _, text, error = run(capsys, "jobs", "cancel", "-l", "suite=s7", "--dry-run")
     assert text.startswith("would cancel 2 jobs: label.suite=s7")
-    assert "the next 200 jobs are looked at" in error
+    assert "up to 100,000 of each queue" in error
     status, text, _ = run(capsys, "jobs", "cancel", "-f", "label.suite=s7", "--yes")
     assert (status, text.splitlines()[0]) == (0, "2 done, 0 skipped, 0 gone")
     assert past.fleet.state.queued_ids(DEFAULT_QUEUE, 0, 10) == [other]
+
+
+def test_a_host_whose_tries_fail_is_marked_though_the_jobs_end_ok_elsewhere(past: Past, capsys: Capture) -> None:
+    past.ledger.beat(60, [], json.dumps({"state": "up"}))
+    assert "-" in run(capsys, "hosts")[1].splitlines()[1], "without a history there is no share"
+    assert json.loads(run(capsys, "hosts", "-o", "json")[1])[0]["failures"] is None
+    tries = [["host", "1", "HOST_RESOURCES", 1, 2, 1], ["other", "1", "OK", 3, 4, 1]]
+    past.add(*(json.dumps({"id": f"retried-{at}", "code": "OK", "host": "other", "tries": tries}) for at in range(25)))
+    past.write_all()
+    assert "odd: 100.0% of 25 tries" in run(capsys, "hosts")[1]
+    assert "odd: 100.0% of 25 tries" in run(capsys, "hosts", "show", "host")[1]
+    (found,) = json.loads(run(capsys, "hosts", "-o", "json")[1])
+    counts = {"tries": 25, "failed": 25, "others_tries": 25, "others_failed": 0, "is_odd": True}
+    assert found["failures"] == counts
+
+
+def test_cancels_of_batches_and_dead_letters_leave_lines_in_the_audit(past: Past, capsys: Capture) -> None:
+    dead = [past.fleet.submit(S7, batch="sick").id for _ in range(2)]
+    for number, job_id in enumerate(dead):
+        claim, _ = past.ledger.claim(f"dead-{number}", [DEFAULT_QUEUE])
+        assert claim is not None
+        assert past.ledger.finish(claim, Outcome.of(ErrorCode.WORKER_LOST, claim.job_id, "lost"), reason="no try")
+        assert claim.job_id == job_id
+    assert run(capsys, "dead", "requeue", dead[0])[0] == 0
+    assert run(capsys, "dead", "purge")[0] == 0
+    assert run(capsys, "batch", "cancel", "sick")[0] == 0
+    lines = [(line.action, line.target, line.count) for line in past.fleet.state.read_audit(3)]
+    assert lines == [("cancel", "batch:sick", 1), ("purge dead", "all dead letters", 1), ("requeue dead", dead[0], 1)]
+    assert run(capsys, "dead", "requeue", "--all")[0] == 0
+    assert past.fleet.state.read_audit(1)[0].target == "all dead letters"
 
 
 def test_what_cannot_be_meant_is_refused(past: Past, capsys: Capture) -> None:

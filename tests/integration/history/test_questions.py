@@ -19,6 +19,8 @@ from sandfleet.history.file_history import FileHistory
 from sandfleet.history.questions import MAX_DEPTH, HistoryFilter, RunTimes
 from sandfleet.history.remote_history import RemoteHistory
 from sandfleet.history.times import new_times
+from sandfleet.overview.host_failures import HostFailures, read_host_failures
+from sandfleet_config.ended_run import Try
 from sandfleet_config.failure_kind import fingerprint_failure
 
 if TYPE_CHECKING:
@@ -257,6 +259,43 @@ def test_failures_are_grouped_as_python_groups_them(
         assert group.batches == len({new.run.batch for new in members} - {""})
         assert (group.first, group.last) == (members[0].ended / 1000, members[-1].ended / 1000)
         assert group.example == members[-1].run.job_id
+
+
+def test_tries_are_counted_where_they_ran(tmp_path: Path, runs: list[NewRow]) -> None:
+    """All end OK on another host: only the tries tell that host-07 is sick."""
+    minute = LAST_MS // 60_000 * 60_000
+    sick = [
+        new._replace(
+            number=number,
+            ended=minute,
+            run=replace(
+                new.run,
+                job_id=f"retried-{number}",
+                code="OK",
+                category="ok",
+                host="host-01",
+                attempts=3,
+                tries=(
+                    Try("host-07", code=("HOST_RESOURCES", "SANDBOX_EXECUTION_FAILED")[number % 2]),
+                    Try("host-02", code="WORKER_LOST", charged=False),
+                    Try("host-01", code="OK"),
+                ),
+            ),
+        )
+        for number, new in enumerate(runs[:30], 1)
+    ]
+    ended_in_queue = sick[0]._replace(number=31, run=replace(sick[0].run, job_id="q", host="", tries=()))
+    cut = sick[0]._replace(
+        number=32, run=replace(sick[0].run, job_id="cut", code="WORKER_LOST", category="host", tries=())
+    )
+    store_runs(tmp_path / "history.db", iter([*sick, ended_in_queue, cut]))
+    history = FileHistory(tmp_path / "history.db")
+    with serve_history(history) as url:
+        for known in (history, RemoteHistory(url)):
+            found = read_host_failures(known, minute / 1000 - 3600, minute / 1000 + 60)
+            assert found == {"host-07": HostFailures(30, 30, 31, 1), "host-01": HostFailures(31, 1, 30, 30)}
+            assert [host for host, failures in found.items() if failures.is_odd] == ["host-07"]
+    history.close()
 
 
 @pytest.mark.parametrize("by", ["category", "code", "queue", "host", "image"])

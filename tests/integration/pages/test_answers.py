@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def test_the_overview_says_what_needs_a_person_and_what_to_do(server: PageServer) -> None:
     page = server.get("/fleet/")
     assert "queue rl-eval is not served: 412 jobs, oldest 11 min 11 s; no live worker takes them" in page
-    assert "host-07: 9.9 % of its runs failed by our doing in the last hour, on other hosts 0.2 %" in page
+    assert "host-07: 9.9 % of its tries failed by our doing in the last hour, on other hosts 0.2 %" in page
     assert "3 dead letters" in page
     assert "sandfleet queues show rl-eval" in page
 
@@ -195,6 +195,19 @@ def test_lists_are_paged_and_bounded(server: PageServer, scene: Scene) -> None:
     for wrong in ("0", "-1", "x", "9" * 400, "%C2%B2", "1e9"):
         assert server.ask(f"/fleet/hosts?page={wrong}").status == 200, wrong
     assert len(server.get("/fleet/")) < 200_000
+
+
+def test_what_a_page_cuts_is_told_with_the_way_to_the_rest(server: PageServer, scene: Scene) -> None:
+    (group, *_), images = scene.history.groups, scene.state.images["host-01"]
+    scene.history.groups = [replace(group, fingerprint=f"kind-{at}") for at in range(101)]
+    scene.state.images["host-01"] = [replace(images[0], name=f"image-{at}") for at in range(53)]
+    scene.state.summary = replace(scene.state.summary, dead_letters=len(scene.channel.dead) + 9)
+
+    failures, host = server.get("/fleet/failures"), server.get("/fleet/host?name=host-01")
+
+    assert "more groups than these 100" in failures
+    assert "9 more, older ones: <code>sandfleet dead list" in failures
+    assert "3 more: <code>sandfleet hosts show host-01 -o json" in host
 
 
 def test_a_job_is_found_by_its_id_and_a_search_that_is_none_says_why(server: PageServer) -> None:

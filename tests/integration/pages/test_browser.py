@@ -104,7 +104,7 @@ def test_tab_reaches_every_control(browser: Browser, server: PageServer, size: t
     context = new_context(browser, viewport={"width": size[0], "height": size[1]})
     watched = Watched(context, server.address)
     missed: list[str] = []
-    for path in ("", "host?name=host-07", "batch?name=sweep-12", "failures", "act?verb=drain&target=host-07"):
+    for path in PAGES:
         page = watched.open(path)
         page.evaluate("() => { document.documentElement.dataset.refreshing || 0; }")
         wanted = page.evaluate(TABBED)

@@ -13,6 +13,8 @@ from flower_pages import running_flower
 from pydantic import SecretStr
 from redis.exceptions import NoPermissionError
 from sandfleet import ErrorCode, Fleet, FleetUnavailable, Settings
+from sandfleet.actions import Actor
+from sandfleet.history.words import parse_words
 from sandfleet_config.queues import KEY_PREFIX, job_key, result_key
 from stage import Stage
 from stand_in import shell
@@ -36,6 +38,20 @@ READS: dict[str, list[tuple[Any, ...]]] = {
     "set": [("SMEMBERS",), ("SSCAN", 0)],
 }
 """Commands that show what a key of a type has."""
+PAGES_OF_FLEET = (
+    "",
+    "hosts",
+    "queues",
+    "queue?name=sandfleet",
+    "batches",
+    "batch?name=users",
+    "jobs?q=batch:users",
+    "images",
+    "failures",
+    "audit",
+    "metrics",
+    "act?verb=pause&target=sandfleet",
+)
 
 
 def shows_secret(answer: object) -> bool:
@@ -56,7 +72,29 @@ def stage(users: UserServer, short_folder: Path, images_root: Path) -> Iterator[
         stage.close()
 
 
-def test_producer_worker_and_flower_do_their_work_and_are_refused_nothing(users: UserServer, stage: Stage) -> None:
+def act_as_operator(users: UserServer) -> None:
+    """Do each act of an operator as the user `web`, and read the audit."""
+    with new_fleet(users, "web") as fleet:
+        ann = fleet.operator(Actor("ann"))
+        assert ann.preview_queue("sandfleet").waiting == 0
+        ann.pause("sandfleet", "a test")
+        ann.cordon("nowhere", "a test")
+        waiting = fleet.submit(shell("true"))
+        assert ann.cancel_jobs(ann.select_open(parse_words("queue:sandfleet"))).done == 1
+        assert waiting.outcome(timeout=20).code is ErrorCode.CANCELLED
+        assert ann.retry_jobs(ann.select_jobs([waiting.id])).done == 1
+        ann.drain("nowhere", "a test", 60)
+        ann.uncordon("nowhere")
+        ann.resume("sandfleet")
+        assert waiting.outcome(timeout=20, run=2).code is ErrorCode.OK
+        ann.purge_dead(ann.select_dead())
+        acts = [line.action for line in fleet.state.read_audit(20)][::-1]
+    assert acts == ["pause", "cordon", "cancel", "retry", "drain", "uncordon", "resume", "purge dead"]
+
+
+def test_producer_worker_and_flower_do_their_work_and_are_refused_nothing(
+    users: UserServer, stage: Stage, tmp_path: Path
+) -> None:
     users.read_refusals()
     secret = {"env": [f"SECRET={MARKER}"], "stdin": MARKER}
     with new_fleet(users, "producer") as fleet:
@@ -84,10 +122,17 @@ def test_producer_worker_and_flower_do_their_work_and_are_refused_nothing(users:
         assert fails.outcome(timeout=20).code is ErrorCode.IMAGE_NOT_FOUND
         assert fleet.has_workers(5)
         assert [summary.name for summary in fleet.batches()] == ["users"]
-    with running_flower(stage, SANDFLEET_REDIS_URL=users.url("web")) as flower:
+    assert users.read_refusals() == []
+    history = str(tmp_path / "history.db")
+    with running_flower(stage, SANDFLEET_REDIS_URL=users.url("web"), SANDFLEET_WEB__HISTORY__FILE=history) as flower:
         wait_until(lambda: stage.workers[0].log and flower.get_json("/api/workers"), 20, "Flower knows the worker")
         assert {"name": "sandfleet", "messages": 0} in flower.get_json("/api/queues/length")["active_queues"]
         assert ">sandfleet<" in flower.get("/broker")
+        for page in PAGES_OF_FLEET:
+            assert flower.ask(f"/fleet/{page}", password=flower.password)[0] == 200, page
+        wait_until(lambda: "EXIT_NONZERO" in flower.get("/fleet/jobs?q=code:EXIT_NONZERO"), 20, "a history is written")
+    assert users.read_refusals() == []
+    act_as_operator(users)
     assert users.read_refusals() == []
 
 

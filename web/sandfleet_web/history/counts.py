@@ -1,7 +1,8 @@
 """Counts that the file keeps beside its rows, so that sums of a day take no time.
 
-Of each minute by category, code, queue, host and image; of each hour the failures of each kind, and
-the use of each batch. They stay when rows are pruned, as long as failures are kept.
+Of each minute by category, code, queue, host and image, and the tries by host; of each hour the
+failures of each kind, and the use of each batch. They stay when rows are pruned, as long as failures
+are kept; those of tries as long as runs that ended OK.
 """
 
 from __future__ import annotations
@@ -9,7 +10,16 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
-from sandfleet_web.history.rows import KINDS, MILLI, count_times, count_use, list_counted, to_fingerprint
+from sandfleet_web.history.rows import (
+    KINDS,
+    MILLI,
+    TRIES,
+    count_times,
+    count_use,
+    list_counted,
+    list_tries,
+    to_fingerprint,
+)
 
 if TYPE_CHECKING:
     import sqlite3
@@ -19,6 +29,8 @@ if TYPE_CHECKING:
 
 MAX_KEYS: Final = 200
 """Keys of a kind that are counted in a minute; the rest count as `OTHER`."""
+MAX_TRY_HOSTS: Final = 1000
+"""Hosts whose tries are counted in a minute: all that the pages show."""
 MAX_GROUPS: Final = 1000
 """Kinds of failures that are counted in an hour; of the rest only the rows are there."""
 MAX_GROUP_KEYS: Final = 20_000
@@ -55,9 +67,10 @@ def add_counts(connection: sqlite3.Connection, new: Sequence[tuple[int, NewRow]]
     _count_use(connection, [row for _, row in new])
 
 
-def drop_counts(connection: sqlite3.Connection, before_ms: float) -> None:
-    """Delete the counts of minutes and hours before a time."""
+def drop_counts(connection: sqlite3.Connection, before_ms: float, tries_before_ms: float) -> None:
+    """Delete the counts of minutes and hours before a time, those of tries before another."""
     minutes = [(kind, int(before_ms // MINUTE)) for kind in KINDS]
+    minutes += [(kind, int(tries_before_ms // MINUTE)) for kind in TRIES]
     connection.executemany("DELETE FROM minute WHERE kind = ? AND at < ?", minutes)
     hour = int(before_ms // HOUR)
     connection.executemany("DELETE FROM failure WHERE kind = ? AND hour < ?", [(kind, hour) for kind in FAILURE_KINDS])
@@ -78,10 +91,12 @@ def _count_minutes(connection: sqlite3.Connection, new: Iterable[NewRow]) -> Non
         values = dict(enumerate((1, *count_times(row))))
         for kind, key in list_counted(row):
             sums.setdefault((kind, row.ended // MINUTE, key), Counter()).update(values)
+        for kind, host in list_tries(row):
+            sums.setdefault((kind, row.ended // MINUTE, host), Counter()).update({0: 1, 1: 1})
     known = {place: _read_keys(connection, *place) for place in {(kind, at) for kind, at, _ in sums}}
     rows: list[tuple[Any, ...]] = []
     for (kind, at, key), found in sums.items():
-        name = _choose_key(known[kind, at], key, MAX_KEYS)
+        name = _choose_key(known[kind, at], key, MAX_TRY_HOSTS if kind in TRIES else MAX_KEYS)
         rows.append((kind, at, name, *(found[place] for place in range(4))))
     connection.executemany(_COUNT, rows)
 

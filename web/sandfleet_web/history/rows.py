@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from sandfleet_config.codes import Category, read_code
+from sandfleet_config.ended_run import Try
 from sandfleet_config.failure_kind import fingerprint_failure
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sandfleet_config.ended_run import EndedRun, Try
+    from sandfleet_config.ended_run import EndedRun
 
 MILLI: Final = 1000
 COLUMNS: Final = (
@@ -33,6 +35,8 @@ COLUMNS: Final = (
 )
 KINDS: Final = ("category", "code", "queue", "host", "image")
 """The kinds of keys under which the runs of a minute are counted."""
+TRIES: Final = ("tries", "failed_tries")
+"""The kinds under which tries are counted by host, and those of them that failed by our doing."""
 OK: Final = "ok"
 MAX_SECONDS: Final = 10 * 366 * 86400.0
 MAX_ATTEMPTS: Final = 1000
@@ -99,6 +103,28 @@ def list_counted(new: NewRow) -> Iterator[tuple[str, str]]:
     """Yield the kinds and keys under which the run is counted in its minute."""
     run = new.run
     yield from zip(KINDS, (run.category, run.code, run.queue, run.host, run.image), strict=True)
+
+
+def list_tries(new: NewRow) -> Iterator[tuple[str, str]]:
+    """Yield the kinds and hosts under which each try of the run is counted.
+
+    One that was not charged is not: a drain or the end of a worker cut it. Of a run whose tries
+    have no place in its summary, its end counts as the only one.
+    """
+    run = new.run
+    last = Try(run.host, code=run.code) if run.host else None
+    for one in run.tries or ((last,) if last else ()):
+        if one.charged and one.host:
+            yield "tries", one.host
+            if _is_by_us(one.code or run.code, run):
+                yield "failed_tries", one.host
+
+
+def _is_by_us(code: str, run: EndedRun) -> bool:
+    try:
+        return read_code(code, run.category if code == run.code else None).category is Category.HOST
+    except ValueError:
+        return False
 
 
 def count_times(new: NewRow) -> tuple[int, int, int]:

@@ -40,7 +40,8 @@ CREATE TABLE detail (seq INTEGER PRIMARY KEY, facts TEXT NOT NULL);
 CREATE TABLE label (
   k TEXT, v TEXT, seq INTEGER, code TEXT, cpu_ms INTEGER, byte_ms REAL, PRIMARY KEY (k, v, seq)
 ) WITHOUT ROWID;
--- Ended runs of a minute by `key` of a `kind`: category, code, queue, host or image.
+-- Ended runs of a minute by `key` of a `kind`: category, code, queue, host or image; and their tries by
+-- host, of the kinds tries and failed_tries.
 CREATE TABLE minute (
   kind TEXT, at INTEGER, key TEXT, count INTEGER, attempts INTEGER, queued_ms INTEGER, run_ms INTEGER,
   PRIMARY KEY (kind, at, key)

@@ -120,7 +120,7 @@ class HistoryStore:
                 seqs = self._find_oldest(find_seq(self._connection, before * MILLI), PORTION)
             if not seqs:
                 position, seqs = self._find_excess(position, max_rows)
-            drop_counts(self._connection, before * MILLI)
+            drop_counts(self._connection, before * MILLI, ok_before * MILLI)
             self._save(self._delete(position, seqs))
         return len(seqs) == PORTION
 

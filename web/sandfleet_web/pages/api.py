@@ -15,7 +15,7 @@ from sandfleet_web.pages.audit_page import ENTRY
 from sandfleet_web.pages.handler import JsonHandler
 from sandfleet_web.pages.hosts import count_states, group_hosts
 from sandfleet_web.pages.hosts_page import read_images
-from sandfleet_web.pages.overview_page import ask_history_status, count_slots, read_batches
+from sandfleet_web.pages.overview_page import ask_history_status, ask_hour, count_slots, read_batches
 from sandfleet_web.pages.reading import TooBusy
 
 if TYPE_CHECKING:
@@ -47,7 +47,8 @@ async def _summary(site: Site, _: dict[str, str]) -> dict[str, Any]:
 
 async def _hosts(site: Site, _: dict[str, str]) -> dict[str, Any]:
     found = await site.read_summary()
-    return {"at": format_iso(found.at), "hosts": [host_fields(host) for host in group_hosts(found)]}
+    hour = await ask_hour(site)
+    return {"at": format_iso(found.at), "hosts": [host_fields(host) for host in group_hosts(found, hour.failures)]}
 
 
 async def _queues(site: Site, _: dict[str, str]) -> dict[str, Any]:

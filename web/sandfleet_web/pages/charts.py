@@ -191,7 +191,7 @@ def hosts_strip(hosts: Sequence[Host]) -> Markup:
     """Draw hosts as small squares, each a link, coloured by their state."""
     squares = [
         (
-            _HOST_CSS.get("odd" if host.failures.is_odd else host.state, "late"),
+            _HOST_CSS.get("odd" if host.is_odd else host.state, "late"),
             _say_host(host),
             link("host", name=host.name),
         )
@@ -201,7 +201,7 @@ def hosts_strip(hosts: Sequence[Host]) -> Markup:
 
 
 def _say_host(host: Host) -> str:
-    odd = ", fails far more often than others" if host.failures.is_odd else ""
+    odd = ", fails far more often than others" if host.is_odd else ""
     return f"{host.name}: {host.state}{odd}, {host.busy} of {plural(host.slots, 'slot')} busy"
 
 

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sandfleet.errors import FleetError
 from sandfleet.history.questions import HistoryFilter
+from sandfleet.overview.host_failures import HOUR
 from sandfleet.overview.job_filter import JobFilter
 
 from sandfleet_web.pages.handler import Page, PageHandler
-from sandfleet_web.pages.overview_page import HOUR
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,7 +39,8 @@ class FailuresPage(PageHandler):
         categories = frozenset(one.value for one in wanted.categories)
         groups, fault = await self._find(SPANS[since], categories)
         values: dict[str, Any] = {
-            "groups": groups,
+            "groups": groups[:MAX_GROUPS],
+            "has_more": len(groups) > MAX_GROUPS,
             "fault": fault,
             "since": since,
             "spans": SPANS,
@@ -59,7 +60,9 @@ class FailuresPage(PageHandler):
         key = ("failures", seconds, categories)
         try:
             return (
-                await site.reads.read(key, lambda: history.find_failures(wanted, count=MAX_GROUPS), kept_seconds=5.0),
+                await site.reads.read(
+                    key, lambda: history.find_failures(wanted, count=MAX_GROUPS + 1), kept_seconds=5.0
+                ),
                 "",
             )
         except FleetError as error:

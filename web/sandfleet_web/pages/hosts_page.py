@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Any, Final
 
 from tornado import web
@@ -63,6 +64,8 @@ class HostPage(PageHandler):
             "host": host,
             "said": STATE_WORDS[host.state],
             "jobs": jobs,
+            "most_jobs": MAX_RUNNING,
+            "quoted": shlex.quote(host.name),
             "facts": facts,
             "squares": new_squares(host, jobs, summary.at),
             "images": images.get(name, ()),

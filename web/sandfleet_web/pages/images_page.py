@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sandfleet.errors import FleetError
 from sandfleet.history.questions import HistoryFilter
+from sandfleet.overview.host_failures import HOUR
 
 from sandfleet_web.pages.handler import Page, PageHandler
 from sandfleet_web.pages.hosts_page import read_images
-from sandfleet_web.pages.overview_page import HOUR
 from sandfleet_web.pages.paging import cut_page
 
 if TYPE_CHECKING:

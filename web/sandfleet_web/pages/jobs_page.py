@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,7 @@ from sandfleet_config.queues import JOB_ID
 
 from sandfleet_web.pages.categories import find_category
 from sandfleet_web.pages.handler import Page, PageHandler
-from sandfleet_web.pages.open_jobs import find_open
+from sandfleet_web.pages.open_jobs import OpenJobs, list_open
 from sandfleet_web.pages.paging import ROWS
 from sandfleet_web.pages.search import Search, parse_search
 from sandfleet_web.pages.text import link
@@ -122,18 +121,16 @@ class JobsPage(PageHandler):
         except ValueError as error:
             return Page("jobs.html", "Jobs", "Jobs", _no_rows(str(error)), refresh=0)
         site = self.site
-        open_rows: Sequence[JobRow] = ()
+        found = OpenJobs()
         if search.may_be_open and not cursor:
-            summary = await site.read_summary()
-            hosts = sorted({worker.host for worker in summary.workers})
-            key = ("open", words)
-            found = await site.reads.read(key, lambda: find_open(site.sources.channel, search, hosts))
-            open_rows = [row_of_facts(job, site.clock()) for job in found]
+            found = await site.reads.read(("open", words), lambda: list_open(site.sources.channel, search))
         rows, next_cursor, total, fault = await self._find_ended(search, cursor)
         values: dict[str, Any] = {
             "words": words,
-            "open_rows": open_rows,
+            "open_rows": [row_of_facts(job, site.clock()) for job in found.jobs],
             "open_note": search.describe_open(),
+            "has_more_open": found.has_more,
+            "cut": found.cut,
             "rows": rows,
             "next": link("jobs", q=words, cursor=next_cursor) if next_cursor else "",
             "total": total,
@@ -191,5 +188,14 @@ def find_ended(site: Site, search: Search) -> list[JobRow]:
 
 
 def _no_rows(fault: str) -> dict[str, Any]:
-    empty: dict[str, Any] = {"open_rows": (), "open_note": "", "rows": (), "next": "", "total": 0, "depth": MAX_DEPTH}
+    empty: dict[str, Any] = {
+        "open_rows": (),
+        "open_note": "",
+        "has_more_open": False,
+        "cut": (),
+        "rows": (),
+        "next": "",
+        "total": 0,
+        "depth": MAX_DEPTH,
+    }
     return empty | {"fault": fault, "words": ""}

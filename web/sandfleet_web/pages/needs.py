@@ -125,10 +125,10 @@ def _of_queues(summary: FleetSummary, age_target: Callable[[str], float]) -> Ite
 def _of_hosts(hosts: Sequence[Host]) -> Iterator[Need]:
     for host in hosts:
         seen = host.failures
-        if seen.is_odd:
+        if seen is not None and seen.is_odd:
             yield Need(
-                f"{clean(host.name, 80)}: {share(seen.failed, seen.runs)} of its runs failed by our doing in the last"
-                f" hour, on other hosts {share(seen.others_failed, seen.others_runs)}",
+                f"{clean(host.name, 80)}: {share(seen.failed, seen.tries)} of its tries failed by our doing in the last"
+                f" hour, on other hosts {share(seen.others_failed, seen.others_tries)}",
                 "cordon it, then run sandfleet-worker doctor there",
                 link("host", name=host.name),
                 "Open host",

@@ -16,10 +16,10 @@ from sandfleet.history.open_filter import OPEN_STATES, names_jobs
 from sandfleet.history.questions import MAX_DEPTH, MAX_PAGE
 from sandfleet.history.words import parse_words
 from sandfleet.overview.job_filter import JobFilter, read_ended_code
+from sandfleet.overview.open_jobs import BEYOND
 from sandfleet_config.codes import Category
 
 from sandfleet_web.pages.acts import Done, Preview, VerbName, Wish
-from sandfleet_web.pages.open_jobs import find_open
 from sandfleet_web.pages.search import parse_search
 
 if TYPE_CHECKING:
@@ -54,8 +54,10 @@ class OperatorActs:
                 return Preview(queue.waiting, (queue.text,))
             case "cancel" | "retry" | "requeue" | "purge":
                 jobs = operator.preview_jobs(self._select(operator, wish))
-                notes = (f"more than {jobs.count:,} match",) if jobs.is_more else ()
-                return Preview(jobs.count, notes, jobs.first)
+                notes = [f"more than {jobs.count:,} match"] if jobs.is_more else []
+                is_search = wish.verb == "cancel" and not (wish.job or wish.batch)
+                notes += [BEYOND] if is_search and not parse_words(wish.words).wanted.batch else []
+                return Preview(jobs.count, tuple(notes), jobs.first)
             case _ as other:
                 assert_never(other)
 
@@ -105,19 +107,12 @@ class OperatorActs:
                 return operator.select_jobs([wish.job])
             if wish.batch:
                 return operator.select_in_batch(wish.batch, JobFilter(states=OPEN_STATES))
-            return Selection(text, lambda: self._find_open(wish.words))
+            return operator.select_open(parse_words(wish.words), text)
         if wish.job:
             return Selection(text, lambda: self._find_ended_job(wish))
         if wish.batch:
             return Selection(text, lambda: self._find_failed(wish))
         return Selection(text, lambda: self._find_in_history(wish))
-
-    def _find_open(self, words: str) -> Iterator[tuple[str, int]]:
-        summary = self._channel.fleet_state.read_summary()
-        hosts = sorted({worker.host for worker in summary.workers})
-        search = parse_search(words, summary.at)
-        for job in find_open(self._channel, search, hosts):
-            yield job.job_id, job.run
 
     def _find_ended_job(self, wish: Wish) -> Iterator[tuple[str, int]]:
         (job,) = self._channel.overview.facts([wish.job])

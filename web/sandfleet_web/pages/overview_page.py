@@ -6,24 +6,23 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from sandfleet.errors import FleetError
-from sandfleet.history.questions import HistoryFilter
+from sandfleet.overview.host_failures import HOUR, HostFailures, read_host_failures
 from sandfleet.overview.summary import summarize
 
 from sandfleet_web.pages.charts import CATEGORIES, Columns
 from sandfleet_web.pages.handler import Page, PageHandler
-from sandfleet_web.pages.hosts import Failures, Host, count_failures, count_states, group_hosts
+from sandfleet_web.pages.hosts import Host, count_states, group_hosts
 from sandfleet_web.pages.needs import find_needs
 from sandfleet_web.pages.queues import new_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from sandfleet.history.questions import FailureGroup, History, HistoryStatus, RollupPoint
+    from sandfleet.history.questions import History, HistoryStatus, RollupPoint
     from sandfleet.overview.summary import BatchSummary
 
     from sandfleet_web.pages.site import Site
 
-HOUR: Final = 3600.0
 STEP_SECONDS: Final = 60
 SHOWN_QUEUES: Final = 10
 SHOWN_BATCHES: Final = 8
@@ -38,7 +37,7 @@ class Hour:
     """The last hour as the history has it; `fault` says why it has nothing."""
 
     outcomes: Columns
-    failures: dict[str, Failures]
+    failures: dict[str, HostFailures] | None
     queued_seconds: float = 0.0
     fault: str = ""
 
@@ -57,14 +56,10 @@ def read_hour(history: History, now: float) -> Hour:
     """Ask the history about the last hour."""
     first = now // STEP_SECONDS * STEP_SECONDS - HOUR + STEP_SECONDS
     points = history.roll_up("category", since=first, until=now, step_seconds=STEP_SECONDS)
-    by_host = history.roll_up("host", since=first, until=now, step_seconds=int(HOUR))
-    failed = history.find_failures(HistoryFilter(categories=frozenset(("host",)), since=first), by="host")
-    return new_hour(points, by_host, failed, first)
+    return new_hour(points, read_host_failures(history, first, now), first)
 
 
-def new_hour(
-    points: Sequence[RollupPoint], by_host: Sequence[RollupPoint], failed: Sequence[FailureGroup], first: float
-) -> Hour:
+def new_hour(points: Sequence[RollupPoint], failures: dict[str, HostFailures], first: float) -> Hour:
     """Put the history's answers together."""
     columns: list[dict[str, int]] = [{} for _ in range(int(HOUR) // STEP_SECONDS)]
     for point in points:
@@ -72,7 +67,7 @@ def new_hour(
         if 0 <= place < len(columns) and point.key in CATEGORIES:
             columns[place][point.key] = columns[place].get(point.key, 0) + point.count
     waited = sum(point.queued_seconds for point in points)
-    return Hour(Columns(first, STEP_SECONDS, columns), count_failures(by_host, failed), waited)
+    return Hour(Columns(first, STEP_SECONDS, columns), failures, waited)
 
 
 async def ask_hour(site: Site) -> Hour:
@@ -80,11 +75,11 @@ async def ask_hour(site: Site) -> Hour:
     history = site.sources.history
     nothing = Columns(site.clock() - HOUR, STEP_SECONDS)
     if history is None:
-        return Hour(nothing, {}, fault="there is no history here: start sandfleet-web serve")
+        return Hour(nothing, None, fault="there is no history here: start sandfleet-web serve")
     try:
         return await site.reads.read("hour", lambda: read_hour(history, site.clock()), kept_seconds=KEPT_SECONDS)
     except FleetError as error:
-        return Hour(nothing, {}, fault=str(error))
+        return Hour(nothing, None, fault=str(error))
 
 
 async def ask_history_status(site: Site) -> HistoryStatus | None:
@@ -131,7 +126,7 @@ class OverviewPage(PageHandler):
             "hosts": hosts[:SHOWN_HOSTS],
             "more_hosts": len(hosts[SHOWN_HOSTS:]),
             "states": count_states(hosts),
-            "odd": sum(host.failures.is_odd for host in hosts),
+            "odd": sum(host.is_odd for host in hosts),
             "slots": count_slots(hosts),
             "queues": queues[:SHOWN_QUEUES],
             "more_queues": len(queues[SHOWN_QUEUES:]),

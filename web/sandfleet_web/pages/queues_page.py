@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from sandfleet.overview.host_failures import HOUR
 from tornado import web
 
 from sandfleet_web.pages.handler import Page, PageHandler
-from sandfleet_web.pages.overview_page import HOUR
 from sandfleet_web.pages.paging import cut_page
 from sandfleet_web.pages.queues import new_rows
 

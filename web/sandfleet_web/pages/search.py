@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from sandfleet.history.open_filter import may_be_open
 from sandfleet.history.words import Words, parse_words
+from sandfleet.overview.open_jobs import LISTED
 
 if TYPE_CHECKING:
     from sandfleet.history.questions import HistoryFilter
-
-MAX_OPEN: Final = 200
-"""Most jobs that have not ended that one search lists."""
-SEARCHED_OPEN: Final = 5_000
-"""How many of a batch's jobs are looked at for them."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +38,17 @@ class Search:
     def describe_open(self) -> str:
         """Say which jobs that have not ended were looked at."""
         wanted = self.history
+        if wanted.job_id:
+            return "this job"
         if wanted.batch:
-            return f"the first {SEARCHED_OPEN:,} jobs of the batch"
-        if wanted.queue and not wanted.host:
-            return f"the next {MAX_OPEN} of the queue"
-        return "the jobs that workers have; for those that wait, name their batch: or queue:"
+            return f"the first {LISTED.members:,} jobs of the batch"
+        if wanted.host:
+            return "the jobs that the host's workers have"
+        of = "the queue" if wanted.queue else "each queue"
+        return (
+            f"the jobs that workers have and the next {LISTED.queued} of {of}; those that wait for another attempt,"
+            " or are parked, are found by their batch:"
+        )
 
 
 def parse_search(text: str, now: float) -> Search:

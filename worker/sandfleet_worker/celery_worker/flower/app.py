@@ -12,7 +12,10 @@ import redis
 from flower import command, events, urls
 from flower.app import Flower
 from flower.views.tasks import TASK_COLUMNS
+from sandfleet_config.audit import list_audit_args
 from sandfleet_config.logs import is_json, set_up_handler
+from sandfleet_config.queues import KEY_PREFIX
+from sandfleet_config.scripts import read_script
 from sandfleet_config.settings import WorkerSettings
 from sandfleet_config.terminal import write_line
 from tornado.ioloop import PeriodicCallback
@@ -127,6 +130,13 @@ class SandfleetFlower(Flower):
         Blocks, and may raise ``redis.RedisError``.
         """
         return read_lengths(self._redis, names)
+
+    def add_audit(self, fields: dict[str, str]) -> None:
+        """Append a line to the fleet's audit.
+
+        Blocks, and may raise ``redis.RedisError``.
+        """
+        self._redis.register_script(read_script("add_audit"))(args=[KEY_PREFIX, *list_audit_args(fields)])
 
     def cancel(self, job_id: str) -> str:
         """Cancel a job, durably, and say what that means.
