@@ -24,11 +24,12 @@ import select
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, Self
 
 from sandfleet_worker.delivery.folder_watch import FolderWatch
+from sandfleet_worker.delivery.host_memory import HostMemory
 from sandfleet_worker.delivery.slot_folder import Member, SlotFolder
+from sandfleet_worker.delivery.slot_waiter import Waiter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -103,45 +104,6 @@ class Slot:
         return True
 
 
-@dataclass(eq=False)
-class _Waiter:
-    """A waiting thread: since when (monotonic ns, one clock for the host), and its eventfd."""
-
-    since: int = field(default_factory=time.monotonic_ns)
-    wake_fd: int = -1
-
-    def open(self) -> None:
-        """Make the eventfd, once: most threads get a slot at their first try and need none."""
-        if self.wake_fd < 0:
-            self.wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-
-    def wake(self) -> None:
-        """Wake the thread; one that has not tried yet is awake."""
-        if self.wake_fd >= 0:
-            os.eventfd_write(self.wake_fd, 1)
-
-    def close(self) -> None:
-        """Close the eventfd."""
-        if self.wake_fd >= 0:
-            os.close(self.wake_fd)
-
-
-class HostMemory(NamedTuple):
-    """Bytes that jobs may reserve together, and free ones: below 0 where the budget has shrunk.
-
-    Of the free ones, `wanted` are for jobs that have waited without a slot, and go on.
-    """
-
-    budget: int
-    free: int
-    wanted: int = 0
-
-    @property
-    def free_for_new(self) -> int:
-        """What new jobs may reserve."""
-        return max(0, self.free - self.wanted)
-
-
 class HostSlots:
     """The host's slots as one worker sees them; safe for threads.
 
@@ -154,7 +116,7 @@ class HostSlots:
         self._released = threading.Event()
         self.last_memory: HostMemory | None = None
         """The last result of `read_memory` or of an `acquire` that took a slot; thread-safe."""
-        self._waiters: deque[_Waiter] = deque()
+        self._waiters: deque[Waiter] = deque()
         self._lock = threading.Lock()
         self._files = SlotFolder(folder)
         self._watch = FolderWatch(folder)
@@ -235,7 +197,7 @@ class HostSlots:
 
         `on_poll` is called at each poll.
         """
-        waiter = _Waiter()
+        waiter = Waiter()
         with self._lock:
             self._waiters.append(waiter)
         try:
@@ -249,7 +211,7 @@ class HostSlots:
         finally:
             self._leave(waiter)
 
-    def _pause(self, waiter: _Waiter, cancel_fd: int | None, seconds: float | None, spacing_seconds: float) -> bool:
+    def _pause(self, waiter: Waiter, cancel_fd: int | None, seconds: float | None, spacing_seconds: float) -> bool:
         """Wait until it is time to poll again; return False when `cancel_fd` is readable."""
         poller = select.poll()
         poller.register(waiter.wake_fd, select.POLLIN)
@@ -267,7 +229,7 @@ class HostSlots:
             self._watch.drain()
         return True
 
-    def _try(self, waiter: _Waiter) -> tuple[Slot | None, float | None, float]:
+    def _try(self, waiter: Waiter) -> tuple[Slot | None, float | None, float]:
         """Try for a slot.
 
         Where there is none yet, return how long to pause (None: until woken), and the least time
@@ -306,7 +268,7 @@ class HostSlots:
         self._me = self._me._replace(waiting_since=waiting_since)
         self._files.write_member(self._me)
 
-    def _leave(self, waiter: _Waiter) -> None:
+    def _leave(self, waiter: Waiter) -> None:
         with self._lock:
             was_first = self._waiters[0] is waiter
             self._waiters.remove(waiter)

@@ -1,0 +1,21 @@
+"""The memory of a host that its jobs reserve."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class HostMemory(NamedTuple):
+    """Bytes that jobs may reserve together, and free ones: below 0 where the budget has shrunk.
+
+    Of the free ones, `wanted` are for jobs that have waited without a slot, and go on.
+    """
+
+    budget: int
+    free: int
+    wanted: int = 0
+
+    @property
+    def free_for_new(self) -> int:
+        """What new jobs may reserve."""
+        return max(0, self.free - self.wanted)
