@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import redis
+from celery.worker import state as celery_state
 from sandfleet import Fleet, Settings
 from sandfleet_config.queues import job_key
 from sandfleet_config.settings import WorkerSettings
@@ -64,11 +65,14 @@ def own_redis(redis_server: object) -> Iterator[OwnRedis]:
 def intake(own_redis: OwnRedis, tmp_path: Path) -> Iterator[Intake]:
     slots = HostSlots(tmp_path, 1)
     settings = WorkerSettings.model_validate({"redis_url": own_redis.url})
-    intake = Intake(settings, Identity.new("here"), slots, lambda seconds: connect(settings, seconds))
+    # A Redis that comes back empty has no lease: the worker would end, and the tests with it.
+    intake = Intake(settings, Identity.new("here"), slots, lambda seconds: connect(settings, seconds), lambda _: None)
     intake.open()
     yield intake
     intake.close()
     slots.close()
+    flags: Any = celery_state
+    flags.should_stop = flags.should_terminate = None
 
 
 def test_the_attempts_of_a_stock_job_are_noted_once_redis_is_back(
@@ -155,7 +159,7 @@ def test_a_claim_whose_answer_is_lost_goes_back_free_whatever_comes_first(
     with redis.Redis.from_url(own_redis.url, protocol=2) as client:
         wait_until(lambda: client.hget(job_key(job.id), "state") == b"queued", 5, "it is in its queue")
         assert client.hget(job_key(job.id), "attempts") == b""
-    assert claimer.claim_id == ""
+    wait_until(lambda: claimer.claim_id == "", 5, "the claim is settled")
 
 
 def test_a_worker_that_gives_up_waits_for_redis_no_longer(intake: Intake, own_redis: OwnRedis) -> None:

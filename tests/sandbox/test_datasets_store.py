@@ -14,6 +14,7 @@ from datasethost import give_datasets
 from sandfleet_config.errors import ImageInvalid, ImageNotFound
 from sandfleet_config.settings import HostSettings
 from sandfleet_worker.cli import main
+from sandfleet_worker.sandbox.image import datasets as datasets_module
 from sandfleet_worker.sandbox.image.datasets import DatasetStore
 from sandfleet_worker.sandbox.image.tools import Limits
 
@@ -132,6 +133,8 @@ def test_the_commands_add_list_verify_and_remove(
     )
     (source / "new").write_text("new")
     assert run_command("add", "corpus", str(source))[0] == 0
+    assert run_command("gc")[1] == "0 datasets removed\n", "it was packed just now"
+    monkeypatch.setattr(datasets_module, "NEW_SECONDS", 0.0)
     assert run_command("gc")[1] == f"removed {digest}\n1 dataset removed\n"
     assert run_command("gc")[1] == "0 datasets removed\n"
     assert [dataset.name for dataset in datasets.list()] == ["corpus"]

@@ -105,10 +105,12 @@ class JobRun:
         if not isinstance(settlement, Finish):
             return settlement
         outcome, request = settlement.outcome, self.message.request
+        if not (self._transfer.has_files or settlement.dead_letter_reason):
+            return settlement
         try:
-            if settlement.dead_letter_reason and request is not None:
-                self._host.files.keep_for_dead_letter(request.spec, self._job.cancellation)
             with long_wait(self._host.intake.held_claims.leave_capacity, self.claim):
+                if settlement.dead_letter_reason and request is not None:
+                    self._host.files.keep_for_dead_letter(request.spec, self._job.cancellation)
                 outcome = self._transfer.deliver(outcome)
         except Exception:
             # The job has ended, and its end has to be told: no fault of ours may keep it from that.

@@ -13,8 +13,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sandfleet_config.codes import ErrorCode
-from sandfleet_config.errors import ImageInvalid
+from sandfleet_config.errors import HostResources, ImageInvalid
 from sandfleet_config.messages import CANCELLED
+from sandfleet_config.units import format_bytes
 
 from sandfleet_worker.delivery.claim import Claim, Refused
 from sandfleet_worker.delivery.host_mark import CORDONED
@@ -23,6 +24,7 @@ from sandfleet_worker.sandbox.image.references import is_digest
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from sandfleet_worker.delivery.host_memory import HostMemory
     from sandfleet_worker.delivery.host_slots import HostSlots
     from sandfleet_worker.delivery.intake import Intake
     from sandfleet_worker.sandbox.process.cancellation import Cancellation
@@ -169,8 +171,17 @@ class JobStart:
                 self._cancel.close_fd()
             if slot is not None and self._intake.held_claims.set_slot(self.claim, slot):
                 return
+            self._refuse_if_never(self._slots.last_memory)
             self._cancel.wait(0 if slot is None else MEMORY_POLL_SECONDS)
             self._cancel.raise_if_set()
+
+    def _refuse_if_never(self, memory: HostMemory | None) -> None:
+        wanted = self._intake.held_claims.find_memory(self.claim)
+        if memory is not None and wanted > memory.budget:
+            raise HostResources.of(
+                f"the job needs {format_bytes(wanted)} of memory, and all jobs of this host may use "
+                f"{format_bytes(memory.budget)} by now"
+            )
 
 
 def _check_digest(digest: str, name: str, where: str = "") -> str:

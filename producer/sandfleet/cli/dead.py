@@ -100,17 +100,19 @@ def requeue(
 
 def _requeue(fleet: Fleet, job_ids: list[str], *, resolves_images: bool) -> int:
     exit_code, queued = 0, list[str]()
-    for job_id in job_ids:
-        try:
-            fleet.dead.requeue(job_id, resolves_images=resolves_images)
-            print(f"{job_id}\tqueued", flush=True)
-            queued.append(job_id)
-        except FleetUnavailable:
-            raise
-        except FleetError as error:
-            note(str(error))
-            exit_code = SOME_NOT_OK
-    note_act(fleet, "requeue dead", " ".join(job_ids), count=len(queued), result=f"{len(queued)} queued")
+    try:
+        for job_id in job_ids:
+            try:
+                fleet.dead.requeue(job_id, resolves_images=resolves_images)
+                print(f"{job_id}\tqueued", flush=True)
+                queued.append(job_id)
+            except FleetUnavailable:
+                raise
+            except FleetError as error:
+                note(str(error))
+                exit_code = SOME_NOT_OK
+    finally:
+        note_act(fleet, "requeue dead", " ".join(job_ids), count=len(queued), result=f"{len(queued)} queued")
     return exit_code
 
 

@@ -61,7 +61,7 @@ class RetryOptions(PastOptions, ActOptions):
 def cancel(line: CancelOptions) -> None:
     """Cancel jobs by their ids, or those that match; says how many, and asks first.
 
-    Without a batch: the jobs that workers have, and up to 100,000 of each queue; not those that wait
+    Without a batch: the jobs that workers have, and up to 100,000 that wait in queues; not those that wait
     for another attempt or are parked in a batch.
     """
     wanted = line.read_words()

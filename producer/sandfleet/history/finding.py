@@ -30,7 +30,7 @@ def find_history(timeout_seconds: float | None = None) -> History:
         token = os.environ.get(TOKEN_VARIABLE, "")
         return RemoteHistory(url, Path(token) if token else None, timeout_seconds or TIMEOUT_SECONDS)
     path = _find_file()
-    if not path.exists():
+    if not os.path.exists(path):  # noqa: PTH110  pathlib's raises for a folder that may not be read
         raise HistoryUnavailable(
             f"there is no history in reach: set {URL_VARIABLE} and {TOKEN_VARIABLE} of a sandfleet-web, or run"
             f" sandfleet-web serve or sandfleet-web history run on this host (it writes {path})"

@@ -9,13 +9,14 @@ from __future__ import annotations
 import sys
 import time
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from sandfleet.history.open_filter import may_be_open, takes_open
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from sandfleet.channel.job_facts import JobFacts
     from sandfleet.channel.protocol import Channel
@@ -26,19 +27,20 @@ READ_AT_ONCE: Final = 100
 
 @dataclass(frozen=True)
 class Reach:
-    """How many jobs of each queue a search looks at, and how many of a batch."""
+    """How many jobs a search looks at: of each queue, of all queues together, and of a batch."""
 
     queued: int
+    all_queued: int
     members: int
 
 
-LISTED: Final = Reach(200, 5_000)
+LISTED: Final = Reach(200, 5_000, 5_000)
 """The reach of lists. Jobs of a queue are the next that claims take."""
-WHOLE: Final = Reach(100_000, sys.maxsize)
+WHOLE: Final = Reach(100_000, 100_000, sys.maxsize)
 """The reach of acts: whole queues and whole batches, as far as one act can count."""
 BEYOND: Final = (
-    f"looked at: the jobs that workers have, and up to {WHOLE.queued:,} of each queue (of 200 queues). Jobs that wait for another"
-    " attempt, or are parked in a batch, are found by their batch only"
+    f"looked at: the jobs that workers have, and {WHOLE.all_queued:,} that wait in queues (200 queues at most; name one"
+    " to look at it alone). Jobs that wait for another attempt, or are parked in a batch, are found by their batch only"
 )
 
 
@@ -102,13 +104,27 @@ def _list_of_fleet(channel: Channel, words: Words, reach: Reach, tell: Callable[
     totals = {one.name: one.total for one in summary.queues if one.total}
     names = [*totals] if not asked.queue else [asked.queue]  # which may be none of those that a summary has
     names = [] if asked.host else names
-    waiting = [job_id for name in names for job_id in state.whole_queue(name, reach.queued)] if reach == WHOLE else []
+    read = state.whole_queue if reach == WHOLE else partial(state.queued_ids, first=0)
+    waiting = _list_queued(names, totals, reach, read, tell)
+    waiting = iter(list(waiting)) if reach == WHOLE else waiting
     for name in sorted({worker.host for worker in summary.workers}):
         if asked.host in {"", name}:
             yield from (job.job_id for job in state.running_jobs(name))
     yield from waiting
+
+
+def _list_queued(
+    names: Sequence[str],
+    totals: Mapping[str, int],
+    reach: Reach,
+    read: Callable[..., list[str]],
+    tell: Callable[[str], object],
+) -> Iterator[str]:
+    left = reach.all_queued
     for name in names:
-        if totals.get(name, 0) > reach.queued:
-            tell(f"queue {name}: {reach.queued:,} of its {totals[name]:,} jobs are looked at")
-        if reach != WHOLE:
-            yield from state.queued_ids(name, 0, reach.queued)
+        count = min(reach.queued, left)
+        if totals.get(name, 0) > count:
+            tell(f"queue {name}: {count:,} of its {totals[name]:,} jobs are looked at")
+        ids = read(name, count=count) if count else []
+        left -= len(ids)
+        yield from ids

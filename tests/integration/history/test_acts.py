@@ -56,7 +56,7 @@ def test_open_jobs_of_all_batches_are_cancelled_by_a_filter(past: Past, capsys: 
     past.ledger.beat(60, [], json.dumps({"state": "up"}), json.dumps([[waiting[0], 0, time.time()]]))
     _, text, error = run(capsys, "jobs", "cancel", "-l", "suite=s7", "--dry-run")
     assert text.startswith("would cancel 2 jobs: label.suite=s7")
-    assert "up to 100,000 of each queue" in error
+    assert "100,000 that wait in queues" in error
     status, text, _ = run(capsys, "jobs", "cancel", "-f", "label.suite=s7", "--yes")
     assert (status, text.splitlines()[0]) == (0, "2 done, 0 skipped, 0 gone")
     assert past.fleet.state.queued_ids(DEFAULT_QUEUE, 0, 10) == [other]

@@ -75,7 +75,7 @@ def test_the_command_line_counts_and_cancels_all_that_match(past: Past, capsys: 
     printed = capsys.readouterr()
     assert printed.out.splitlines()[0] == "300 done, 0 skipped, 0 gone"
     assert "20  run, and are told to end" in printed.out
-    assert "up to 100,000 of each queue" in printed.err
+    assert "100,000 that wait in queues" in printed.err
     assert [len(past.fleet.state.queued_ids(queue, 0, 1000)) for queue in QUEUES] == [1, 0]
 
 

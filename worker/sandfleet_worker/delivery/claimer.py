@@ -45,7 +45,7 @@ class Claimer:
     It does not use kombu channels, so a dropped connection cannot lose a job.
 
     `on_unstarted` settles a claim that `receive` failed to start. `on_failure` is called with the
-    reason if the thread fails. Both are called in the claimer's thread.
+    reason if the thread fails. Both are called in the claimer's thread, `on_unstarted` also by `stop`.
     """
 
     def __init__(
@@ -70,6 +70,7 @@ class Claimer:
         self._thread = SupervisedThread("claimer", self._step, on_failure, can_pass=can_pass, backoff=Backoff("claims"))
         self._is_paused = threading.Event()
         self._claim_id = ""
+        self._is_in_doubt = False
         self._lacks_memory = False
         self._queues_read = 0.0
         self._last_wake: bytes | None = None
@@ -86,7 +87,7 @@ class Claimer:
 
     @property
     def claim_id(self) -> str:
-        """The id under which it claims now; empty when the answer is known, and its claim is held."""
+        """The id under which it claims now; empty when that claim is held, or given back."""
         return self._claim_id
 
     def start(self, receive: Callable[[Claim], None]) -> None:
@@ -113,7 +114,8 @@ class Claimer:
         """End, and wait for it; a job whose claim has got lost with its answer goes back to its queue."""
         self.end()
         self._thread.stop()
-        if self._claim_id and not self._thread.is_alive:
+        if self._is_in_doubt and not self._thread.is_alive:
+            self._is_in_doubt = False  # it is tried once
             try:
                 self._give_back_lost()
             except (LeaseLost, LeaseLate, *REDIS_ERRORS) as error:
@@ -134,7 +136,7 @@ class Claimer:
     def _step(self) -> float | None:
         """Claim one job, if there is one, and hand it on; return how long to pause."""
         try:
-            if self._claim_id:
+            if self._is_in_doubt:
                 self._give_back_lost()
             if not self._wait_for_capacity():
                 return 0.0
@@ -182,7 +184,9 @@ class Claimer:
             text = "job %s goes back to its queue: the answer that gave it to this worker has got lost"
             log.info(text, claim.job_id, extra={"action": "claim_given_back", "job_id": claim.job_id})
             self._on_unstarted(claim, WorkerStops())
-        self._claim_id = ""  # after the claim is settled: see ClaimComparison
+            self._claim_id = ""  # after the claim is settled: see ClaimComparison
+        # Else the next claim has the same id: a call that timed out may still reach Redis.
+        self._is_in_doubt = False
 
     def wait_for_memory(self) -> None:
         """Let the next claim wait for an end on this host; called by `receive`."""
@@ -203,19 +207,24 @@ class Claimer:
     def _claim(self, slot: Slot) -> Claim | None:
         """Claim one job and hold it with `slot`.
 
-        Where a call fails, the id is kept, since the answer may have got lost: `_give_back_lost`.
+        Where a call fails, its answer may have got lost: `_give_back_lost`.
         """
         while not self._is_stopping():
             self._progress()
             if time.monotonic() - self._queues_read > QUEUES_SECONDS:
                 self._rotation.update(self._ledger.read_queues())
                 self._queues_read = time.monotonic()
-            self._claim_id = secrets.token_hex(12)
-            claim, may_be_more = self._ledger.claim(self._claim_id, self._rotation.names(), self._facts(slot))
+            self._claim_id, self._is_in_doubt = self._claim_id or secrets.token_hex(12), True
+            try:
+                claim, may_be_more = self._ledger.claim(self._claim_id, self._rotation.names(), self._facts(slot))
+            except (LeaseLost, LeaseLate):
+                self._is_in_doubt = False
+                raise
+            self._is_in_doubt = False
             self._lacks_memory = self._ledger.lacks_memory
             if claim is not None:
                 self._held_claims.add(claim, slot)
-            self._claim_id = ""
+                self._claim_id = ""
             if claim is not None or not may_be_more:
                 return claim
         return None

@@ -161,8 +161,9 @@ class HostSlots:
     def _want(self, more_bytes: int) -> None:
         if more_bytes and self._me.memory_bytes:
             with self._lock, self._files.gate():
-                self._me = self._me._replace(wanted_bytes=self._me.wanted_bytes + more_bytes)
-                self._files.write_member(self._me)
+                wanting = self._me._replace(wanted_bytes=self._me.wanted_bytes + more_bytes)
+                self._files.write_member(wanting)
+                self._me = wanting
 
     def expect_release(self) -> None:
         """Note only releases from now on."""

@@ -5,10 +5,10 @@ worker held. The folder has three kinds of files:
 
     gate           locked for microseconds by the worker that reads or changes the rest
     slot-<n>       locked while a job runs; holds the bytes of memory that the job reserves
-    member-<name> one a worker, locked for its life; holds its cap, since when its first waiter
-    waits
-                   (monotonic ns, 0: none does), the host's memory, the part that the worker takes,
-                   and what those of its jobs want that have waited without a slot, and go on
+    member-<name>  one a worker, locked for its life; holds its cap, since when its first waiter
+                   waits (monotonic ns, 0: none does), the host's memory, and the part that the
+                   worker takes; behind them, where earlier releases do not read, the memory that
+                   new jobs leave to its jobs that have waited without a slot
 
 A worker that is stopped (SIGSTOP) while it holds the gate does not stop the host: others go on
 without the gate. Slots still exclude each other then, one flock each. For that moment the order of
@@ -129,9 +129,9 @@ class SlotFolder:
 
     def write_member(self, member: Member) -> None:
         """Write this worker's record; this wakes the waiters."""
-        # A worker of an older release reads four words.
-        text = " ".join(map(str, member if member.wanted_bytes else member[:-1]))
-        os.pwrite(self._member_fd, text.ljust(RECORD_BYTES).encode(), 0)
+        *first, wanted_bytes = map(str, member)
+        text = " ".join(first).ljust(RECORD_BYTES) + wanted_bytes.ljust(RESERVATION_BYTES)
+        os.pwrite(self._member_fd, text.encode(), 0)
 
     def touch_member(self) -> None:
         """Show that this worker's first waiter still polls; this wakes no one."""
@@ -164,12 +164,13 @@ class SlotFolder:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(path)  # noqa: PTH108  fast
                 return None
-            words = os.read(fd, RECORD_BYTES).split()
+            record = os.read(fd, RECORD_BYTES + RESERVATION_BYTES)
+            words, wanted = record[:RECORD_BYTES].split(), record[RECORD_BYTES:].strip()
             # Two words: a worker of an older release. Any other number: the worker is just joining,
             # and one of us does not hold the gate.
-            if len(words) not in {2, 4, 5}:
+            if len(words) not in {2, 4}:
                 return None
-            member = Member(*map(int, words))
+            member = Member(*map(int, words))._replace(wanted_bytes=int(wanted or 0))
             # A waiter touches its file at each poll.
             is_stale = bool(member.waiting_since) and time.time() - os.fstat(fd).st_mtime > STALE_SECONDS
             return member._replace(waiting_since=0) if is_stale else member

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hmac
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from flower.api import BaseApiHandler, control, tasks
 from flower.views.broker import BrokerView
 from flower.views.monitor import Metrics
-from sandfleet_config.audit import MAX_TEXT
 from sandfleet_config.queues import JOB_ID
 from tornado import template, web
 
+from sandfleet_worker.celery_worker.flower.audited import Audited
 from sandfleet_worker.delivery.outages import REDIS_ERRORS
 
 if TYPE_CHECKING:
@@ -122,55 +121,6 @@ class QueueLengths(NamesQueues, tasks.GetQueueLengths):
     """The API of queue lengths."""
 
 
-class Audited:
-    """A handler that acts: each act leaves a line in the fleet's audit."""
-
-    def read_reason(self, *, is_needed: bool) -> str:
-        """Return the reason that was given.
-
-        Raises:
-            tornado.web.HTTPError: 400, it is missing, too long, or not one line.
-        """
-        handler: Any = self
-        reason = handler.get_argument("reason", "").strip()
-        if is_needed and not reason:
-            raise web.HTTPError(400, "say why: the reason is missing")
-        if len(reason) > MAX_TEXT or not reason.isprintable():
-            raise web.HTTPError(400, f"the reason must be one line of at most {MAX_TEXT} characters")
-        return str(reason)
-
-    async def note(self, action: str, target: str, reason: str, result: str) -> None:
-        """Leave the line, in the name of the user who asks."""
-        handler: Any = self
-        fields = {
-            "by": self._name_user(),
-            "role": "operator",
-            "via": "flower",
-            "action": action,
-            "target": target,
-            "count": "1",
-            "reason": reason,
-            "result": result,
-        }
-        await handler.run_blocking(
-            f"audit.{action}", target, handler.application.add_audit, fields, connection_errors=REDIS_ERRORS
-        )
-
-    def _name_user(self) -> str:
-        """Return the name of a login; Flower itself only knows that there was one."""
-        handler: Any = self
-        if isinstance(handler.current_user, str):
-            return handler.current_user
-        kind, _, text = handler.request.headers.get("Authorization", "").partition(" ")
-        if kind.lower() != "basic":
-            return "flower"
-        try:
-            name = base64.b64decode(text).decode().partition(":")[0]
-        except ValueError:
-            return "flower"
-        return name if name.isprintable() else "flower"
-
-
 class Cancel(Audited, control.TaskRevoke):
     """Cancels a job for good, whether or not its worker lives."""
 
@@ -183,8 +133,7 @@ class Cancel(Audited, control.TaskRevoke):
             raise web.HTTPError(404, "this cannot be the ID of a job")
         reason, cancel = self.read_reason(is_needed=False), self.application.cancel
         text = await self.run_blocking("job.cancel", job_id, cancel, job_id, connection_errors=REDIS_ERRORS)
-        await self.note("cancel", job_id, reason, text)
-        self.write({"message": text})
+        self.write({"message": await self.note("cancel", job_id, reason, text)})
 
 
 class Drain(Audited, control.WorkerShutDown):
@@ -207,7 +156,7 @@ class Drain(Audited, control.WorkerShutDown):
         if not answers:
             raise web.HTTPError(503, f"{name} gives no answer within {REPLY_SECONDS:g} s: it may be dead")
         text = answers[0][name]["ok"]
-        await self.note("drain worker", name, reason, text)
+        text = await self.note("drain worker", name, reason, text)
         if "text/html" in self.request.headers.get("Accept", ""):  # the form of the worker's page
             self.set_header("Content-Type", "text/plain; charset=UTF-8")
             self.write(text)

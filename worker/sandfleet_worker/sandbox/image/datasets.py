@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -39,6 +39,7 @@ FOLDER: Final = "datasets"
 """Below the root of the images."""
 MAX_NAME_CHARS: Final = 128
 DATASET_LIMITS: Final = Limits(max_bytes=1 << 40, max_files=20_000_000, kind=Kind.DATASET)
+NEW_SECONDS: Final = 60.0
 _HEADER: Final = b"sandfleet dataset 1\0\n"
 
 
@@ -143,16 +144,13 @@ class DatasetStore:
     def collect(self) -> Sequence[str]:
         """Remove what killed adds have left, and datasets without a name that no job uses.
 
-        Return the digests of the latter.
+        Return the digests of the latter. What was packed within `NEW_SECONDS` stays: `add` may be
+        about to name it.
         """
         self.sweep()
-        unnamed = [dataset.digest for dataset in self._store.list() if is_digest(dataset.name)]
-        gone = []
-        for digest in unnamed:
-            with contextlib.suppress(ImageInvalid, ImageNotFound):  # a job uses it, or it is gone already
-                self._store.remove(digest)
-                gone.append(digest)
-        return gone
+        before = datetime.now(UTC) - timedelta(seconds=NEW_SECONDS)
+        unnamed = [found.digest for found in self._store.list() if is_digest(found.name) and found.created < before]
+        return [digest for digest in unnamed if self._store.evict(digest)]
 
     def sweep(self) -> None:
         """Remove what killed adds have left."""

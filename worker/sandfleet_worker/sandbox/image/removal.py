@@ -97,5 +97,6 @@ class Removal:
                 return False
             for name in names:
                 self._catalog.ref_path(name).unlink(missing_ok=True)
-        logger.info("image %s removed to make room", digest, extra={"action": "image_evicted", "image": digest})
+        kind = self._catalog.kind
+        logger.info("%s %s removed to make room", kind, digest, extra={"action": f"{kind}_evicted", kind: digest})
         return True
