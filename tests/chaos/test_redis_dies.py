@@ -85,7 +85,7 @@ def test_a_worker_learns_of_its_lost_lease_soon_after_redis_was_silent(havoc: Ha
     outcome = havoc.outcome(job, 40)
     told = [(attempt["worker"].rpartition(".")[2], attempt["code"]) for attempt in outcome["attempts"]]
     assert told == [(str(cut.process.pid), "WORKER_LOST"), (str(other.process.pid), "OK")]
-    assert havoc.ends(job) == 1
+    havoc.assert_ended_once(job)
 
 
 def test_at_maxmemory_running_jobs_are_recorded_and_no_job_starts(havoc: Havoc) -> None:
@@ -110,7 +110,7 @@ def test_at_maxmemory_running_jobs_are_recorded_and_no_job_starts(havoc: Havoc) 
 
     for job in (*running, *queued):
         assert havoc.outcome(job)["code"] == "OK"
-        assert havoc.ends(job) == 1
+        havoc.assert_ended_once(job)
     assert sum(havoc.starts(job) for job in running) == 4
     assert [havoc.starts(job) for job in queued] == [1, 1]
 

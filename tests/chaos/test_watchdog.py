@@ -98,7 +98,7 @@ def test_a_worker_that_consumes_no_more_ends_and_its_jobs_run_elsewhere(havoc: H
         first, second = (attempt["worker"].rpartition(".")[2] for attempt in attempts)
         assert first == str(stalled[place].worker.process.pid)
         assert second in others
-        assert havoc.ends(job) == 1
+        havoc.assert_ended_once(job)
 
 
 def test_a_worker_whose_thread_fails_lets_its_jobs_end_and_exits(havoc: Havoc) -> None:
@@ -136,7 +136,7 @@ def test_a_worker_whose_lease_fails_ends_at_once_and_its_jobs_run_elsewhere(havo
     wait_until(lambda: havoc.starts(job) == 2, LEASE_SECONDS + 1, "it runs elsewhere")
     outcome = havoc.outcome(job, 30)
     assert (outcome["code"], outcome["attempts"][-1]["worker"]) == ("OK", f"{outcome['host']}.{other.process.pid}")
-    assert havoc.ends(job) == 1
+    havoc.assert_ended_once(job)
 
 
 def test_a_worker_that_loses_its_lease_before_its_consumer_has_started_ends(havoc: Havoc) -> None:

@@ -47,7 +47,7 @@ def test_a_killed_workers_jobs_start_elsewhere_one_by_one_a_second_after_its_lea
         assert outcome["code"] == "OK"
         assert told == ([("WORKER_LOST", False), ("OK", True)] if job in again else [("OK", True)])
         assert havoc.starts(job) == len(told)
-        assert havoc.ends(job) == 1
+        havoc.assert_ended_once(job)
         if job in again:
             (first, first_end), (second, second_end) = (
                 [datetime.fromisoformat(attempt[name]) for name in ("started", "ended")]
@@ -78,7 +78,7 @@ def test_an_idle_worker_that_is_killed_loses_no_job(havoc: Havoc) -> None:
     for job in jobs:
         assert havoc.outcome(job, 60)["code"] == "OK"
         assert havoc.starts(job) == 1
-        assert havoc.ends(job) == 1
+        havoc.assert_ended_once(job)
 
 
 def test_a_worker_stopped_beyond_its_lease_kills_its_sandboxes_and_ends(havoc: Havoc) -> None:
@@ -101,7 +101,7 @@ def test_a_worker_stopped_beyond_its_lease_kills_its_sandboxes_and_ends(havoc: H
         outcome = havoc.outcome(job, 40)
         assert [attempt["code"] for attempt in outcome["attempts"]] == ["WORKER_LOST", "CANCELLED"]
         assert havoc.starts(job) == 2
-        assert havoc.ends(job) == 1
+        havoc.assert_ended_once(job)
     successors = {havoc.outcome(job)["attempts"][1]["worker"].rpartition(".")[2] for job in jobs}
     assert successors == {str(other.process.pid) for other in others}
     assert "action=job_ended" not in frozen.log
