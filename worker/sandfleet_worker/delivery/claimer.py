@@ -118,9 +118,9 @@ class Claimer:
             self._is_in_doubt = False  # it is tried once
             try:
                 self._give_back_lost()
-            except (LeaseLost, LeaseLate, *REDIS_ERRORS) as error:
+            except Exception as error:  # noqa: BLE001  whatever it is, the worker stops
                 text = "whether the last claim took a job is not known; if so, another worker takes it over: %s"
-                log.warning(text, error, extra={"action": "claim_unknown"})
+                log.warning(text, type(error).__name__, extra={"action": "claim_unknown"})
 
     def pause_for(self, seconds: float) -> bool:
         """Wait so long; return whether it is to end instead."""
