@@ -174,7 +174,7 @@ def test_many_files_that_outgrow_the_limit_together_are_stopped(store: ImageStor
 
 
 def test_too_many_files_are_refused(store: ImageStore, tmp_path: Path) -> None:
-    with pytest.raises(ImageInvalid, match="more than 2000 files"):
+    with pytest.raises(ImageInvalid, match="more than 2,000 files"):
         store.add("app", new_tar(tmp_path / "a.tar", *[member(f"f{number}") for number in range(2001)]))
 
 
