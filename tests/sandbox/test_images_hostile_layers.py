@@ -231,7 +231,7 @@ def test_a_million_files_are_refused_by_their_number(tmp_path: Path) -> None:
 
     layout.add_stream(many)
     began = time.monotonic()
-    with pytest.raises(ImageInvalid, match="more than 500000 files"):
+    with pytest.raises(ImageInvalid, match="more than 500,000 files"):
         store.add("app", layout.finish())
     assert time.monotonic() - began < 30
     assert list((tmp_path / "store" / "staging").iterdir()) == []
