@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -23,6 +25,7 @@ from sandfleet_worker.sandbox.image.store import ImageStore
 from sandfleet_worker.sandbox.policy import admit
 from sandfleet_worker.sandbox.process.abilities import MEMORY_FILE
 from sandfleet_worker.sandbox.runner import RunscRunner
+from sandfleet_worker.sandbox.start_hooks import NoHooks
 from sandfleet_worker.sandbox.warm.demand import HostLoad
 from sandfleet_worker.sandbox.warm.spare_memory import IDLE_MEMORY_BYTES
 from transferring import carry, carry_as_root
@@ -30,7 +33,7 @@ from waiting import JOB_SECONDS, wait_until
 from warmhost import warm, warm_host
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from sandfleet_worker.sandbox.policy import Admitted
     from sandfleet_worker.sandbox.process.cancellation import Cancellation
@@ -212,14 +215,27 @@ def can_be_prepared(runner: RunscRunner, limits: Admitted) -> bool:
     return is_python and is_plain and is_large
 
 
+class Taken(NoHooks):
+    """Calls `note` once the job has its sandbox."""
+
+    def __init__(self, note: Callable[[], None]) -> None:
+        self._note = note
+
+    def start(self) -> None:
+        self._note()
+
+
 def new_run(runner: RunscRunner) -> Run:
     """Return a function that runs a command in a sandbox of `runner`."""
+    taking = threading.Lock()  # of two jobs at once, none takes the spare that the other has seen
 
     def run_command(*command: str, cancel: Cancellation | None = None, **fields: Any) -> Outcome:
         spec = SandboxSpec.model_validate({"image": "busybox", "command": command, "timeout": JOB_SECONDS, **fields})
         limits = admit(spec, runner.config)
-        start = wait_spare(runner, limits)
-        ending = runner.execute(limits, cancel=cancel)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(taking)
+            start = wait_spare(runner, limits)
+            ending = runner.execute(limits, cancel=cancel, hooks=Taken(stack.close))
         assert ending.start == start
         assert ending.runtime.warm == (start != "cold")
         return ending.to_outcome(job_id="test")
