@@ -6,9 +6,16 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
+import pytest
+from sandfleet_config.errors import HostResources
+from sandfleet_worker.delivery.claim import Claim, Flag
+from sandfleet_worker.delivery.held_claims import HeldClaims
 from sandfleet_worker.delivery.host_slots import HostSlots
+from sandfleet_worker.job_start import JobStart
+from sandfleet_worker.sandbox.process.cancellation import Cancellation
 
 if TYPE_CHECKING:
     from sandfleet_worker.delivery.host_slots import Slot
@@ -42,6 +49,27 @@ def test_new_jobs_of_all_workers_leave_the_memory_that_a_job_wants_again(tmp_pat
     assert new.reserve(100, is_new=True)
     other.close()
     one.close()
+
+
+def test_a_job_that_has_waited_and_fits_its_host_no_longer_does_not_wait_for_ever(tmp_path: Path) -> None:
+    slots = HostSlots(tmp_path, 1, 1000)
+    claim, held = Claim("c", "job", Flag.START, b"", is_waiting=True), HeldClaims(1, waiting_limit=1)
+    assert held.take_capacity(0)
+    held.add(claim, take(slots))
+    assert held.reserve(claim, 700)
+    held.wait(claim, is_remote=True)
+    held.give_back_slot(claim)
+    assert held.end_wait(claim)
+    smaller = HostSlots(tmp_path, 1, 600)
+    intake: Any = SimpleNamespace(held_claims=held)
+    start = JobStart(intake, slots, claim, Cancellation(), lambda: None)
+    with pytest.raises(HostResources, match="needs 700 bytes of memory, and all jobs of this host may use 600 bytes"):
+        start._take_slot()
+    memory = slots.read_memory()
+    assert memory is not None
+    assert (memory.free, memory.wanted) == (600, 0), "nothing is kept for it"
+    smaller.close()
+    slots.close()
 
 
 def test_jobs_reserve_memory_over_all_workers_of_a_host_and_the_smallest_budget_counts(tmp_path: Path) -> None:
