@@ -90,8 +90,8 @@ class Selection:
     def of_open(cls, channel: Channel, words: Words, text: str = "") -> Selection:
         """Select the jobs that have not ended and match the words: all that workers have and that wait.
 
-        Without a batch: up to 100,000 of each queue, and none that waits for another attempt or is
-        parked in its batch.
+        Without a batch: of those that wait, up to 100,000 in queues, and none that waits for another
+        attempt or is parked in its batch.
 
         Raises:
             ActionRefused: the words leave out nothing, or ask how or when jobs ended.

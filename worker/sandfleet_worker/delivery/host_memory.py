@@ -8,7 +8,7 @@ from typing import NamedTuple
 class HostMemory(NamedTuple):
     """Bytes that jobs may reserve together, and free ones: below 0 where the budget has shrunk.
 
-    Of the free ones, `wanted` are for jobs that have waited without a slot, and go on.
+    `wanted` bytes are kept for jobs that gave their slot back while they waited, and need one again.
     """
 
     budget: int
@@ -17,5 +17,5 @@ class HostMemory(NamedTuple):
 
     @property
     def free_for_new(self) -> int:
-        """What new jobs may reserve."""
+        """Bytes that new jobs may reserve."""
         return max(0, self.free - self.wanted)

@@ -74,8 +74,7 @@ class Slot:
     def reserve(self, memory_bytes: int, *, is_new: bool = False) -> bool:
         """Reserve memory for the slot's job instead of what it had.
 
-        Return False where there is not so much. A job that `is_new` leaves what others want that
-        have waited, and go on.
+        Return False where there is not so much. With `is_new` it also leaves `HostMemory.wanted`.
         """
         with self._slots._measured() as memory:  # noqa: SLF001  the two are one mechanism
             files = self._files
