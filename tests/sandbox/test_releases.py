@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 from sandfleet_config.codes import ErrorCode
-from sandfleet_config.errors import HostResources, SandboxCreationFailed
+from sandfleet_config.errors import GVisorNotAvailable, HostResources, SandboxCreationFailed
 from sandfleet_config.settings import WorkerSettings
 from sandfleet_worker.commands.checks import State, check_runsc, check_sentry
 from sandfleet_worker.sandbox.process.abilities import MEMORY_FILE
 from sandfleet_worker.sandbox.process.cancellation import Cancellation
-from sandfleet_worker.sandbox.process.runsc import release_date
+from sandfleet_worker.sandbox.process.runsc import REQUIRED_FLAGS, SandboxPaths, find_runsc, new_command, release_date
 from sandfleet_worker.sandbox.runner import RunscRunner
 from test_endings import sentry_of
 
@@ -77,17 +77,40 @@ def doctor_settings(host: HostSettings) -> WorkerSettings:
     return WorkerSettings(**{name: getattr(host, name) for name in ("runsc", "images", "policy", "warm")})
 
 
-def test_a_runsc_that_the_user_nobody_may_not_execute_runs_jobs_as_root_and_doctor_says_why(
-    host: HostSettings, runsc: RunscBinary, open_folder: Path
+def test_each_flag_of_a_sandbox_is_one_that_runsc_knows(host: HostSettings, runsc: RunscBinary, tmp_path: Path) -> None:
+    for is_rootless in (False, True):
+        settings = host.runsc.model_copy(update={"rootless": is_rootless})
+        command = new_command(runsc, settings, "systrap", SandboxPaths(tmp_path), (7, 8, 9))
+        flags = {word[2:].partition("=")[0] for word in command[1 : command.index("run")]}
+        assert REQUIRED_FLAGS <= flags <= runsc.flags
+
+
+def test_a_runsc_that_lacks_a_flag_is_refused_by_name(tmp_path: Path) -> None:
+    runsc = tmp_path / "runsc"
+    runsc.write_text("#!/bin/sh\n[ $1 = flags ] && printf '  -root\\n  -platform\\n' || echo 'runsc version x'\n")
+    runsc.chmod(0o755)
+    with pytest.raises(GVisorNotAvailable, match=r"does not know --ignore-cgroups, --log, .*: install a release"):
+        find_runsc(str(runsc))
+
+
+@pytest.mark.parametrize("mode", [0o700, 0o701], ids=oct)
+def test_a_runsc_that_is_closed_to_the_user_nobody_runs_jobs_as_root_until_it_is_open_as_doctor_says(
+    host: HostSettings, runsc: RunscBinary, open_folder: Path, mode: int
 ) -> None:
     closed = Path(shutil.copy(runsc.path, open_folder / "runsc"))
-    closed.chmod(0o700)
+    closed.chmod(mode)
     settings = with_runsc(host, closed)
     with RunscRunner(settings) as runner:
         report = runner.probe()
     assert not report.is_sentry_nobody
     finding = check_sentry(doctor_settings(settings), report)
-    assert (finding.state, finding.fix) == (State.WARNING, f"chmod o+x {closed}")
+    assert finding.state is State.WARNING
+    assert finding.fix == f"chmod o+rx {closed}, and restart the workers of this host"
+    with RunscRunner(settings) as again:
+        assert not again.probe().is_sentry_nobody
+        closed.chmod(mode | 0o005)
+    with RunscRunner(settings) as restarted:
+        assert restarted.probe().is_sentry_nobody, "what doctor tells to do helps"
 
 
 def test_sandboxes_boot_with_and_without_the_helpers_beside_runsc(

@@ -65,14 +65,31 @@ WITH_DIRECTFS = Abilities(inherits_capabilities=True, is_directfs_off=False, is_
 WITH_DATASETS = replace(WITHOUT_DIRECTFS, mounts_erofs=True)
 
 
-def test_the_first_way_that_works_is_remembered_for_other_processes(tmp_path: Path, binary: RunscBinary) -> None:
+def test_a_way_that_a_closed_file_explains_is_remembered_until_it_is_open(tmp_path: Path, binary: RunscBinary) -> None:
     boots = Boots(WITH_DIRECTFS)
+    Path(binary.path).chmod(0o700)
     finder = AbilityFinder(tmp_path, is_rootless=False, boot=boots)
     assert [finder.complete(binary, "systrap").abilities for _ in range(3)] == [WITH_DIRECTFS] * 3
     assert boots.tried == [WITHOUT_DIRECTFS, WITH_DIRECTFS, replace(WITH_DIRECTFS, mounts_erofs=True)]
     other = AbilityFinder(tmp_path, is_rootless=False, boot=boots)
     assert other.complete(binary, "systrap").abilities == WITH_DIRECTFS
     assert len(boots.tried) == 3
+    Path(binary.path).chmod(0o705)
+    boots.works = (WITHOUT_DIRECTFS,)
+    restarted = AbilityFinder(tmp_path, is_rootless=False, boot=boots)
+    assert restarted.complete(binary, "systrap").abilities == WITHOUT_DIRECTFS
+
+
+def test_a_failure_that_nothing_explains_weakens_this_process_only(tmp_path: Path, binary: RunscBinary) -> None:
+    boots = Boots(WITH_DIRECTFS)
+    finder = AbilityFinder(tmp_path, is_rootless=False, boot=boots)
+    assert finder.complete(binary, "systrap").abilities == WITH_DIRECTFS
+    boots.works = (WITHOUT_DIRECTFS,)
+    assert finder.complete(binary, "systrap").abilities == WITH_DIRECTFS
+    for _ in range(2):
+        other = AbilityFinder(tmp_path, is_rootless=False, boot=boots)
+        assert other.complete(binary, "systrap").abilities == WITHOUT_DIRECTFS
+    assert len(boots.tried) == 3 + 2, "two boots, one of them for datasets: the best way is remembered"
 
 
 def test_the_ability_to_mount_datasets_is_proved_by_a_boot(tmp_path: Path, binary: RunscBinary) -> None:

@@ -15,9 +15,8 @@ from sandfleet_config.units import format_bytes
 
 from sandfleet_worker.host import connect
 from sandfleet_worker.sandbox.cgroup.tree import find_tree
-from sandfleet_worker.sandbox.process.abilities import QUIET_FLAG
-from sandfleet_worker.sandbox.process.runsc import find_runsc, release_date
-from sandfleet_worker.sandbox.process.sidecars import find_closed_folder, find_sidecar_fault, sidecar_folder
+from sandfleet_worker.sandbox.process.runsc import QUIET_FLAG, find_runsc, release_date
+from sandfleet_worker.sandbox.process.sidecars import find_closed_path, find_sidecar_fault, sidecar_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -190,10 +189,12 @@ def check_sentry(settings: WorkerSettings, report: ProbeReport) -> Finding:
     if settings.runsc.rootless:
         return Finding(name, State.OK, "rootless: it is the worker's user, in a user namespace")
     detail = "on this host it is root, with six capabilities: runsc does not boot with --directfs=false"
-    closed = find_closed_folder(find_runsc(settings.runsc.path))
+    closed = find_closed_path(find_runsc(settings.runsc.path))
     if closed is None:
-        return Finding(name, State.TIP, detail, f"a newer release may: {RELEASES_PAGE}")
-    return Finding(name, State.WARNING, f"{detail}, since the user nobody cannot reach {closed}", f"chmod o+x {closed}")
+        return Finding(name, State.WARNING, detail, f"start again; if it stays, a newer release may: {RELEASES_PAGE}")
+    rights, what = ("o+x", "enter") if closed.is_dir() else ("o+rx", "read and execute")
+    why = f"{detail}, since the user nobody may not {what} {closed}"
+    return Finding(name, State.WARNING, why, f"chmod {rights} {closed}, and restart the workers of this host")
 
 
 def check_platform(settings: WorkerSettings, runner: RunscRunner, platform: str) -> Iterator[Finding]:

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING
 
 from sandfleet_config.errors import SandboxError
 
-from sandfleet_worker.commands.checks import State, check_folder, check_memory, check_open_files, check_redis
+from sandfleet_worker.commands.checks import (
+    State,
+    check_folder,
+    check_memory,
+    check_open_files,
+    check_redis,
+    check_sentry,
+)
 from sandfleet_worker.commands.failures import PreflightFailed
 
 if TYPE_CHECKING:
@@ -31,14 +38,14 @@ def run_preflight(settings: WorkerSettings, runner: RunscRunner) -> None:
         if finding.state is State.FAILED:
             msg = f"{finding.name}: {finding.detail}\n  fix: {finding.fix}"
             raise PreflightFailed(msg)
-        if finding.state is State.WARNING:
-            log.warning("%s: %s (%s)", finding.name, finding.detail, finding.fix, extra={"action": "preflight_warning"})
+        _warn(finding)
     try:
         runner.sweep()
         report = runner.probe()
     except SandboxError as error:
         msg = f"no sandbox runs here: {error}\n  fix: sandfleet-worker doctor shows what this host can do"
         raise PreflightFailed(msg) from error
+    _warn(check_sentry(settings, report))
     log.info(
         "a sandbox runs here: runsc %s, %s, up after %.0f ms",
         report.version,
@@ -46,6 +53,11 @@ def run_preflight(settings: WorkerSettings, runner: RunscRunner) -> None:
         report.boot_seconds * 1000,
         extra={"action": "preflight_passed"},
     )
+
+
+def _warn(finding: Finding) -> None:
+    if finding.state is State.WARNING:
+        log.warning("%s: %s (%s)", finding.name, finding.detail, finding.fix, extra={"action": "preflight_warning"})
 
 
 def _facts(settings: WorkerSettings, runner: RunscRunner) -> Iterator[Finding]:

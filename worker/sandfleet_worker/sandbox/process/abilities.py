@@ -1,5 +1,8 @@
 """Find out the abilities of a runsc: ask it, prove them by a boot, remember them by its hash.
 
+A way to boot that is not the best one may have been taken because the host was short of something
+for a moment. So it is remembered for other processes only where a closed file or folder explains it.
+
 Only this module knows how releases of gVisor differ. The version of a self-built runsc says
 nothing. So a version only decides in which order the ways to boot are tried.
 """
@@ -19,7 +22,8 @@ from typing import TYPE_CHECKING
 from sandfleet_config.codes import ErrorCode
 from sandfleet_config.errors import GVisorNotAvailable, SandboxError
 
-from sandfleet_worker.sandbox.process.runsc import Abilities, RunscBinary, release_date
+from sandfleet_worker.sandbox.process.runsc import QUIET_FLAG, Abilities, RunscBinary, release_date
+from sandfleet_worker.sandbox.process.sidecars import find_closed_path
 from sandfleet_worker.system.supervised_thread import is_resource_error
 
 if TYPE_CHECKING:
@@ -32,13 +36,6 @@ INHERITABLE_RELEASE = 20240916
 
 Before, the spec's capabilities go to the host's sentry, and inheritable ones make the boot fail
 (gVisor commits ae76d34ef, a178e09bb).
-"""
-
-QUIET_FLAG = "sidecar-usage-policy"
-"""A flag that came with 20260721.
-
-Such a release takes no CPU in an idle sandbox (since 20260622), boots without slow membarrier calls
-(20260714), and does not need SCHED_BATCH (20260224).
 """
 
 EROFS_MOUNT_RELEASE = 20260126
@@ -98,18 +95,22 @@ class AbilityFinder:
         if known.keys() == asdict(Abilities()).keys():  # else another release of ours may have written it
             return binary.with_abilities(Abilities(**known))
         first: SandboxError | None = None
+        is_closed = find_closed_path(binary) is not None
         for abilities in candidates(binary, is_rootless=self._is_rootless):
             able = binary.with_abilities(abilities)
             try:
                 self._boot(able, platform)
             except SandboxError as error:
                 log.info("runsc %s does not boot with %s: %s", binary.version, abilities, error.message)
-                if error.code not in OTHER_WAY_MAY_WORK:
+                # A runsc that nobody may execute but not read tells it as a fault of the platform.
+                is_explained = is_closed and error.code is ErrorCode.GVISOR_NOT_AVAILABLE
+                if error.code not in OTHER_WAY_MAY_WORK and not (is_explained and abilities.is_directfs_off):
                     raise
                 first = first or error
             else:
                 able = self._try_datasets(able, platform)
-                self._write(key, able.abilities)
+                if first is None or is_closed:
+                    self._write(key, able.abilities)
                 return able
         assert first is not None  # there is one candidate at least
         raise first
@@ -164,14 +165,18 @@ def candidates(binary: RunscBinary, *, is_rootless: bool) -> Iterator[Abilities]
 
 
 def _key(binary: RunscBinary) -> str:
-    """Return the key of a runsc: its hash and its path, which the user nobody must reach.
+    """Return the key of a runsc: its hash, its path, and what of it is closed to the user nobody.
+
+    So the ways to boot are tried again once it is open.
 
     Raises:
         GVisorNotAvailable: it is gone, or it can be executed but not read.
     """
     try:
         facts = os.stat(binary.path)  # noqa: PTH116  as in runsc.py
-        return f"{_hash(binary.path, facts.st_mtime_ns, facts.st_size)} {os.path.realpath(binary.path)}"
+        closed = find_closed_path(binary)
+        place = os.path.realpath(binary.path) + (f" {closed}" if closed else "")
+        return f"{_hash(binary.path, facts.st_mtime_ns, facts.st_size)} {place}"
     except OSError as error:
         if is_resource_error(error):
             raise

@@ -26,6 +26,18 @@ MIN_RELEASE_DATE = 20230904
 cannot run our sandboxes.
 """
 
+QUIET_FLAG = "sidecar-usage-policy"
+"""A flag that came with 20260721.
+
+Such a release takes no CPU in an idle sandbox (since 20260622), boots without slow membarrier calls
+(20260714), and does not need SCHED_BATCH (20260224).
+"""
+
+REQUIRED_FLAGS = frozenset({
+    "root", "platform", "network", "ignore-cgroups", "log", "log-format", "panic-log", "overlay2",
+})  # fmt: skip
+"""Global flags that each sandbox is started with; see `new_command`."""
+
 ROOTFS, LOG, PANIC_LOG = "rootfs", "runsc.log", "panic.log"
 LOG_TAIL_BYTES = 4096
 LAUNCH_EXIT_CGROUP, LAUNCH_EXIT_EXEC, LAUNCH_EXIT_PARENT_GONE = 120, 121, 122
@@ -97,7 +109,14 @@ def _read_version(path: str, mtime_ns: int, size: int) -> RunscBinary:  # noqa: 
     if released is not None and released < MIN_RELEASE_DATE:
         msg = f"runsc {version} is too old (needs release {MIN_RELEASE_DATE} or later): install Debian trixie's package `runsc`"
         raise GVisorNotAvailable.of(msg)
-    return RunscBinary(path, version, parse_flags(_ask(path, "flags")))
+    flags = parse_flags(_ask(path, "flags"))
+    if flags and (missing := sorted(REQUIRED_FLAGS - flags)):
+        named = ", ".join(f"--{flag}" for flag in missing)
+        msg = (
+            f"runsc {version} at {path} does not know {named}: install a release that was tested (20240729 to 20260905)"
+        )
+        raise GVisorNotAvailable.of(msg)
+    return RunscBinary(path, version, flags)
 
 
 def _ask(path: str, word: str) -> str:

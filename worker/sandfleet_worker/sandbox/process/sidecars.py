@@ -12,8 +12,7 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sandfleet_worker.sandbox.process.abilities import QUIET_FLAG
-from sandfleet_worker.sandbox.process.runsc import VERSION_DEADLINE_SECONDS, parse_version
+from sandfleet_worker.sandbox.process.runsc import QUIET_FLAG, VERSION_DEADLINE_SECONDS, parse_version
 
 if TYPE_CHECKING:
     from sandfleet_worker.sandbox.process.runsc import RunscBinary
@@ -52,17 +51,19 @@ def find_sidecar_fault(binary: RunscBinary) -> str:
     return ""
 
 
-def find_closed_folder(binary: RunscBinary) -> Path | None:
-    """Return the file or folder that the user nobody may not execute; None if there is none.
+def find_closed_path(binary: RunscBinary) -> Path | None:
+    """Return the file or folder that is closed to the user nobody; None if there is none.
 
-    With ``--directfs=false`` that user has to execute runsc and its helpers.
+    With ``--directfs=false`` that user has to execute runsc and its helpers, and read them, too:
+    systrap attaches to no process of a file that its user may not read (tried).
     """
     path = Path(binary.path).resolve()
     sentry = sidecar_folder(binary) / SENTRY
     # runsc starts itself as /proc/self/exe, whatever folder it is in, and a helper by its path
     # (tried).
-    needed = [path, *([sentry, *sentry.parents] if sentry.exists() else [])]
-    return next((place for place in needed if not place.stat().st_mode & 0o001), None)
+    files, folders = ([path, sentry], list(sentry.parents)) if sentry.exists() else ([path], [])
+    closed = [file for file in files if file.stat().st_mode & 0o005 != 0o005]  # noqa: PLR2004  r-x of others
+    return next(iter(closed + [folder for folder in folders if not folder.stat().st_mode & 0o001]), None)
 
 
 def _ask_version(sentry: Path) -> str:
