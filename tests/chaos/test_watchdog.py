@@ -139,6 +139,34 @@ def test_a_worker_whose_lease_fails_ends_at_once_and_its_jobs_run_elsewhere(havo
     havoc.assert_ended_once(job)
 
 
+def test_a_worker_whose_lease_hangs_or_whose_log_is_blocked_ends_and_its_jobs_run_elsewhere(havoc: Havoc) -> None:
+    """Two workers at once, a queue each: nobody reads the stderr of one."""
+    places = ("lease", "log")
+    stalled = {place: Stalling(havoc, place, 2, **of_its_own(havoc, place)) for place in places}
+    for one in stalled.values():
+        one.wait_ready()
+    script = f"while [ $(date +%s) -lt {int(time.time()) + 25} ]; do sleep 0.2; done"
+    jobs = {place: havoc.stock.submit("sh", "-c", script, queue=place) for place in places}
+    havoc.wait_started(*jobs.values())
+    start_others(havoc, len(places))
+
+    for one in stalled.values():
+        one.hang()
+    stderr = Path(f"/proc/{stalled['log'].worker.process.pid}/fd/2")
+    wait_until(lambda: str(stderr.readlink()).startswith("pipe:"), 10, "nobody reads its log")
+    unheard = havoc.stock.submit("sleep", "1", queue="log", fields={"timeout": 3600})
+
+    for one in stalled.values():
+        # A last line may take its two seconds before the end.
+        assert one.worker.process.wait(2 * stalling.STALL_SECONDS + LEASE_SECONDS + 2 * MARGIN_SECONDS) == EXIT_STALLED
+    assert "the lease has made no progress" in stalled["lease"].worker.log
+    for job in (*jobs.values(), unheard):
+        codes = [attempt["code"] for attempt in havoc.outcome(job, 60)["attempts"]]
+        assert codes == ["WORKER_LOST"] * (len(codes) - 1) + ["OK"]
+        havoc.assert_ended_once(job)
+    assert [attempt["code"] for attempt in havoc.outcome(jobs["log"])["attempts"]] == ["WORKER_LOST", "OK"]
+
+
 def test_a_worker_that_loses_its_lease_before_its_consumer_has_started_ends(havoc: Havoc) -> None:
     """Once Celery cannot begin, and the deadline ends it.
 

@@ -6,6 +6,8 @@ only its patience is shortened, so that a test need not wait for minutes.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 import threading
 import time
@@ -83,6 +85,33 @@ def hang_in_job(file: Path) -> None:
     put(RunscRunner, "execute", hang)
 
 
+def hang_in_lease(file: Path) -> None:
+    beat = Ledger.beat
+
+    def hang(ledger: Ledger, *args: Any, **kwargs: Any) -> Any:
+        hang_if(file)
+        return beat(ledger, *args, **kwargs)
+
+    put(Ledger, "beat", hang)
+
+
+def block_stderr(file: Path) -> None:
+    """Put a full pipe that nobody reads in the place of stderr once the file exists."""
+
+    def wait() -> None:
+        while not file.exists():
+            time.sleep(0.05)
+        _reader, writer = os.pipe()
+        os.set_blocking(writer, False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(writer, bytes(4096))
+        os.set_blocking(writer, True)
+        os.dup2(writer, 2)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 def fail_if(file: Path) -> None:
     if file.exists():
         raise KeyError("no such thing")
@@ -119,6 +148,8 @@ PLACES = {
     "slots": hang_in_slots,
     "loop": hang_in_loop,
     "job": hang_in_job,
+    "lease": hang_in_lease,
+    "log": block_stderr,
     "failing claimer": fail_in(QueueRotation, "names"),
     "failing sweeper": fail_in(Ledger, "reap"),
     "failing lease": fail_in(Ledger, "beat"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from types import SimpleNamespace
@@ -10,13 +11,15 @@ from typing import Any
 import pytest
 from sandfleet_worker.delivery.claim import Claim, Flag
 from sandfleet_worker.delivery.held_claims import HeldClaims
-from sandfleet_worker.delivery.watchdog import STALL_SECONDS, Watchdog
+from sandfleet_worker.delivery.watchdog import POLL_SECONDS, STALL_SECONDS, Watchdog
+from sandfleet_worker.system.bounded_log import is_log_blocked
 
 LONG = STALL_SECONDS + 1
+LEASE_SECONDS = 6.0
 
 
 def new_watchdog(steady: float = 1e6, quiet: float = 0, *, idle: float = 0, held: Any = None) -> Watchdog:
-    lease: Any = SimpleNamespace(steady_seconds=steady)
+    lease: Any = SimpleNamespace(steady_seconds=steady, seconds=LEASE_SECONDS, is_lost=False, tries=0)
     claimer: Any = Claiming(time.monotonic() - quiet)
     told: Any = []
     watchdog = Watchdog(lease, claimer, held or HeldClaims(2), 0.1, abandon=told.append, on_failure=told.append)
@@ -54,6 +57,54 @@ def test_only_a_stall_while_redis_answers_counts(facts: dict[str, Any], said: st
 
     assert said in stall
     assert bool(stall) == bool(said)
+
+
+def step(watchdog: Watchdog, seconds: float) -> list[str]:
+    """Let the watchdog make the steps of so many seconds, and return what it says."""
+    said = [watchdog.find_silence() for _ in range(round(seconds / POLL_SECONDS))]
+    return [text for text in said if text]
+
+
+def test_a_lease_that_begins_no_beat_counts_also_in_an_outage() -> None:
+    watchdog = new_watchdog(steady=0)
+    lease: Any = watchdog._lease
+    for _ in range(100):
+        lease.tries += 1
+        assert step(watchdog, POLL_SECONDS) == []
+    assert step(watchdog, STALL_SECONDS + LEASE_SECONDS) == []
+    assert step(watchdog, POLL_SECONDS) == ["the lease has made no progress for 66 s"]
+    lease.tries += 1
+    assert step(watchdog, POLL_SECONDS) == []
+    lease.is_lost = True
+    assert step(watchdog, 2 * LONG) == [], "a lost lease begins none"
+
+
+def test_a_log_that_takes_no_line_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    handler = logging.StreamHandler()
+    monkeypatch.setattr(logging.getLogger(), "handlers", [handler])
+    monkeypatch.setattr("sandfleet_worker.delivery.watchdog.is_log_blocked", lambda _: is_log_blocked(0.001))
+    watchdog = new_watchdog()
+    lease: Any = watchdog._lease
+    is_written, can_end = threading.Event(), threading.Event()
+
+    def write() -> None:
+        with handler.lock or threading.Lock():
+            is_written.set()
+            can_end.wait(30)
+
+    def step_once() -> str:
+        lease.tries += 1
+        return watchdog.find_silence()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    assert is_written.wait(30)
+    steps = round(STALL_SECONDS / (2 * POLL_SECONDS))
+    assert [step_once() for _ in range(steps)] == [""] * steps
+    assert step_once() == "the log has taken no line for 60 s: nobody reads stderr"
+    can_end.set()
+    writer.join()
+    assert step_once() == ""
 
 
 def hold(*names: str) -> tuple[HeldClaims, list[Claim]]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from sandfleet_worker.delivery.ledger import LeaseLost
 from sandfleet_worker.delivery.outages import REDIS_ERRORS, can_pass
+from sandfleet_worker.system.bounded_log import log_in_time
 from sandfleet_worker.system.supervised_thread import Backoff, SupervisedThread
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class Lease:
         on_failure: Callable[[str], None],
         comparison: ClaimComparison,
     ) -> None:
-        self._ledger, self._seconds, self._report = ledger, lease_seconds, report
+        self._ledger, self._report = ledger, report
         self._comparison, self._claims = comparison, comparison.held_claims.claims
         self._on_cancelled, self._on_lost = on_cancelled, on_lost
         longest = min(MAX_RETRY_SECONDS, lease_seconds / (2 * BEATS_PER_LEASE))
@@ -52,6 +53,8 @@ class Lease:
         self._thread = SupervisedThread("lease", self._beat, on_failure, can_pass=can_pass, backoff=backoff)
         self._steady_since: float | None = None
         self._last = 0.0
+        self.seconds, self.tries = lease_seconds, 0
+        """Length of the lease, and how many beats were begun, whether they succeeded or not."""
         self.is_lost = False
         self.is_stopping = False
         """Whether the worker was told to stop, as its status says."""
@@ -62,7 +65,7 @@ class Lease:
         Raises:
             redis.RedisError: Redis is not there.
         """
-        self._ledger.register(self._seconds)
+        self._ledger.register(self.seconds)
         self._steady_since = self._last = time.monotonic()
         self._thread.start()
 
@@ -82,12 +85,12 @@ class Lease:
     def steady_seconds(self) -> float:
         """Seconds for which each beat has succeeded in time; 0 in an outage."""
         since, now = self._steady_since, time.monotonic()
-        return 0.0 if since is None or now - self._last > self._seconds else now - since
+        return 0.0 if since is None or now - self._last > self.seconds else now - since
 
     @property
     def margin_seconds(self) -> float:
         """Seconds that are left of the lease, by this process's clock; 0 once it is over."""
-        return 0.0 if self.is_lost else max(0.0, self._last + self._seconds - time.monotonic())
+        return 0.0 if self.is_lost else max(0.0, self._last + self.seconds - time.monotonic())
 
     @property
     def may_take_over(self) -> bool:
@@ -95,22 +98,23 @@ class Lease:
 
         It had time to renew since we, and Redis, have been up.
         """
-        if self.steady_seconds <= self._seconds:
+        if self.steady_seconds <= self.seconds:
             return False
         # Redis counts whole seconds.
-        return self._ledger.read_uptime() > self._seconds + 1
+        return self._ledger.read_uptime() > self.seconds + 1
 
     def _beat(self) -> float:
         """Beat once; return the pause until the next beat."""
         began = time.monotonic()
+        self.tries += 1
         claims = self._claims()
         try:
             told = self._report.encode_status(is_stopping=self.is_stopping), self._report.encode_jobs()
-            beat = self._ledger.beat(self._seconds, claims, *told)
+            beat = self._ledger.beat(self.seconds, claims, *told)
         except LeaseLost:
             self.is_lost = True
             self._thread.tell_to_stop()
-            log.critical("the lease is lost: ending what runs here", extra={"action": "lease_lost"})
+            log_in_time(log, logging.CRITICAL, "the lease is lost: ending what runs here", action="lease_lost")
             self._on_lost()
             return 0.0
         except REDIS_ERRORS:
@@ -123,10 +127,10 @@ class Lease:
         self._report.mark.note(beat.mark, beat.at, {claim.job_id for claim in claims})
         missing = frozenset(beat.missing)
         self._comparison.compare([claim for claim in claims if claim.claim_id in missing])
-        return self._report.mark.limit_pause(max(0.0, self._seconds / BEATS_PER_LEASE - (time.monotonic() - began)))
+        return self._report.mark.limit_pause(max(0.0, self.seconds / BEATS_PER_LEASE - (time.monotonic() - began)))
 
     def _note_success(self) -> None:
         now = time.monotonic()
-        if self._steady_since is None or now - self._last > self._seconds:
+        if self._steady_since is None or now - self._last > self.seconds:
             self._steady_since = now
         self._last = now

@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from sandfleet_worker.delivery.worker_exit import EXIT_STALLED
+from sandfleet_worker.system.bounded_log import is_log_blocked, log_in_time
 from sandfleet_worker.system.supervised_thread import SupervisedThread
 
 if TYPE_CHECKING:
@@ -24,10 +25,11 @@ POLL_SECONDS = 2.0
 
 
 class Watchdog:
-    """Calls `abandon` when the claimer, Celery's loop or a job hangs while Redis answers.
+    """Calls `abandon` when the lease, the log, the claimer, Celery's loop or a job hangs.
 
-    Before it ends a worker for a job that hangs, the other jobs get `drain_seconds` to end. Threads
-    that fail report that themselves (`SupervisedThread`); `on_failure` is called if this one fails.
+    The last three have to go on only while Redis answers. Before it ends a worker for a job that
+    hangs, the other jobs get `drain_seconds` to end. Threads that fail report that themselves
+    (`SupervisedThread`); `on_failure` is called if this one fails.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class Watchdog:
         self._drain_seconds = drain_seconds
         self._thread = SupervisedThread("watchdog", self._step, on_failure)
         self._ticked = time.monotonic()
+        self._seen_tries, self._silent_steps, self._blocked_steps = -1, 0, 0
 
     def start(self) -> None:
         """Begin to watch."""
@@ -78,19 +81,43 @@ class Watchdog:
         """Return the jobs that hang."""
         return self._held_claims.overdue_job_ids() if self._is_redis_steady else []
 
+    def find_silence(self) -> str:
+        """Return a text about a lease that begins no beat, or a log that takes no line; else empty.
+
+        Called once a step. Steps are counted, not seconds: after a pause of the whole process, as by
+        SIGSTOP, each thread is late, and no thread hangs.
+        """
+        tries = self._lease.tries
+        self._silent_steps = self._silent_steps + 1 if tries == self._seen_tries else 0
+        self._seen_tries = tries
+        longest = STALL_SECONDS + self._lease.seconds
+        if not self._lease.is_lost and self._silent_steps * POLL_SECONDS > longest:
+            return f"the lease has made no progress for {longest:g} s"
+        self._blocked_steps = self._blocked_steps + 1 if is_log_blocked(POLL_SECONDS) else 0
+        if self._blocked_steps * 2 * POLL_SECONDS > STALL_SECONDS:
+            return f"the log has taken no line for {STALL_SECONDS:g} s: nobody reads stderr"
+        return ""
+
     def _step(self) -> float:
+        if stall := self.find_silence():
+            self._give_up(stall)
+            return POLL_SECONDS
         if overdue := self.find_overdue():
             overdue = self._wait_for_others(overdue)
         stall = f"{_name(overdue)} should have ended long ago" if overdue else self.find_stall()
-        if stall and not self._thread.stopping.is_set():
+        if stall:
+            self._give_up(stall)
+        return POLL_SECONDS
+
+    def _give_up(self, stall: str) -> None:
+        if not self._thread.stopping.is_set():
             self._abandon(stall)
             self._thread.tell_to_stop()
-        return POLL_SECONDS
 
     def _wait_for_others(self, overdue: Sequence[str]) -> list[str]:
         """Let the other jobs end, and return those that still hang then."""
         text = "%s should have ended long ago: no job is claimed, the others have %g s to end"
-        log.error(text, _name(overdue), self._drain_seconds, extra={"action": "job_overdue"})
+        log_in_time(log, logging.ERROR, text, _name(overdue), self._drain_seconds, action="job_overdue")
         self._claimer.pause()
         deadline = time.monotonic() + self._drain_seconds
         while time.monotonic() < deadline and not self._thread.stopping.wait(0.05):
@@ -99,9 +126,8 @@ class Watchdog:
                 break
         hanging = self._held_claims.overdue_job_ids()
         if not hanging:
-            log.warning(
-                "%s ended after all: jobs are claimed again", _name(overdue), extra={"action": "job_overdue_ended"}
-            )
+            text = "%s ended after all: jobs are claimed again"
+            log_in_time(log, logging.WARNING, text, _name(overdue), action="job_overdue_ended")
             self._claimer.resume()
         return hanging
 

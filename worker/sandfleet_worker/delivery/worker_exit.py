@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from celery.worker import state
 
+from sandfleet_worker.system.bounded_log import log_in_time
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -51,7 +53,7 @@ class WorkerExit:
 
     def abandon(self, why: str, code: int = EXIT_STALLED) -> None:
         """End at once."""
-        log.critical("%s: the worker ends, its jobs run elsewhere", why, extra={"action": "worker_stalled"})
+        log_in_time(log, logging.CRITICAL, "%s: the worker ends, its jobs run elsewhere", why, action="worker_stalled")
         self._leave(code)
 
     def _begin(self, flag: str, why: str, code: int, within_seconds: float) -> None:
@@ -62,7 +64,7 @@ class WorkerExit:
             return
         flags: Any = state
         setattr(flags, flag, code)
-        log.critical("%s: the worker ends", why, extra={"action": "worker_ends"})
+        log_in_time(log, logging.CRITICAL, "%s: the worker ends", why, action="worker_ends")
         try:
             timer = threading.Timer(within_seconds, self.abandon, ("it could not end in order", code))
             timer.daemon = True

@@ -12,6 +12,8 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+from sandfleet_worker.system.bounded_log import log_in_time
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -149,7 +151,8 @@ class SupervisedThread:
                     return
         except BaseException as error:  # noqa: BLE001  the edge of the thread: told, and ends the worker
             try:
-                log.critical("the thread %s has failed", self._name, exc_info=True, extra={"action": "thread_failed"})
+                text = "the thread %s has failed"
+                log_in_time(log, logging.CRITICAL, text, self._name, action="thread_failed", error=error)
             finally:
                 # Only the kind: the text of an unknown error may hold anything.
                 self._on_failure(f"the thread {self._name} has failed with {type(error).__name__}")
