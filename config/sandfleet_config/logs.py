@@ -78,6 +78,11 @@ class LineFormatter(logging.Formatter):
         head, newline, rest = line.partition("\n")
         return safe_text(f"{' '.join([head, *keys])}{newline}{rest}")
 
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  logging's
+        """Return time, level and sentence; the sentence has at most `MAX_MESSAGE_CHARS`."""
+        record.message = record.message[:MAX_MESSAGE_CHARS]
+        return super().formatMessage(record)
+
     def formatException(self, ei: Any) -> str:  # noqa: N802  logging's
         """Return the trace of an error, with what looks secret as ``***``."""
         return hide_in_text(super().formatException(ei))

@@ -104,6 +104,10 @@ def test_arguments_are_in_no_line_of_a_log_and_a_job_has_two_lines(module_stage:
     missing = stock.submit("/no/such/program", f"{MARKER}-argument")
     assert stock.outcome(job_id)["code"] == "OK"
     assert stock.outcome(missing)["code"] == "COMMAND_NOT_FOUND"
+    # Somebody has forgotten `sh -c`.
+    line = stock.outcome(stock.submit(f"TOKEN={MARKER}-word ./run --all"))
+    assert line["code"] == "COMMAND_NOT_FOUND"
+    assert line["message"] == "'TOKEN=*** ./run --all': no such program in the image"
     worker.stop()
 
     assert MARKER not in worker.log

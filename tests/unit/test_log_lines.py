@@ -6,7 +6,7 @@ import logging
 import sys
 
 import pytest
-from sandfleet_config.logs import LineFormatter
+from sandfleet_config.logs import MAX_MESSAGE_CHARS, LineFormatter
 
 
 def new_record(created: float, text: str = "job %s ended", *args: object, **keys: str) -> logging.LogRecord:
@@ -43,3 +43,8 @@ def test_a_trace_has_no_secrets() -> None:
     text = LineFormatter().format(record)
     assert "hunter22" not in text
     assert "redis://***@10.0.0.5/0" in text
+
+
+def test_a_sentence_is_bounded_in_a_line() -> None:
+    line = LineFormatter().format(new_record(1.0, "%s", "x" * 100_000, action="a"))
+    assert line.endswith(f"INFO {'x' * MAX_MESSAGE_CHARS} action=a")

@@ -179,3 +179,21 @@ def test_a_writable_root_that_cannot_be_made_is_named() -> None:
 def test_files_that_cannot_be_written_are_named_with_what_to_change(changes: dict[str, object], message: str) -> None:
     files = {"file_paths": ["a", "/opt/b"], "file_bytes": 2 << 20, "disk_bytes": 1 << 20}
     assert decide(facts(**(files | changes))).message == message
+
+
+@each_row(
+    ("command", "shown"),
+    [
+        ("nope", "'nope'"),
+        ("TOKEN=hunter2-Zx ./run --all", "'TOKEN=*** ./run --all'"),
+        ("curl -H 'Authorization: Bearer abcdef123456'", "***"),
+        ("x" * 65_536, f"'{'x' * 199}...'"),
+        ("\U0001f600" * 16_384, "...'"),
+    ],
+)
+def test_the_program_is_named_shortly_and_without_what_looks_secret(command: str, shown: str) -> None:
+    message = decide(facts(end=ExecFailed(errno.ENOENT, path_exists=False), command=command)).message
+    assert shown in message
+    assert len(message) < 300
+    assert "hunter2" not in message
+    assert "abcdef" not in message

@@ -19,6 +19,9 @@ MAX_LABEL_CHARS = 1024
 Flower keeps each event's text several times over, for 20,000 jobs.
 """
 
+MAX_END_CHARS = 1024
+"""Of the text that says how an attempt ended; `sandfleet show` has the whole."""
+
 
 def describe_received(job_message: JobMessage, claim: Claim) -> dict[str, Any]:
     """Return the fields of ``task-received``.
@@ -41,6 +44,7 @@ def describe_received(job_message: JobMessage, claim: Claim) -> dict[str, Any]:
 
 def describe_end(text: str, runtime_seconds: float | None = None) -> dict[str, Any]:
     """Return the fields of an event for an end that is no ``OK``; `text` starts with the code."""
+    text = text if len(text) <= MAX_END_CHARS else f"{text[:MAX_END_CHARS]}..."
     fields: dict[str, Any] = {"result": text, "exception": text}
     return fields if runtime_seconds is None else fields | {"runtime": runtime_seconds}
 

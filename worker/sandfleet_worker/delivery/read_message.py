@@ -16,6 +16,7 @@ from sandfleet_config.contract import CONTRACT_VERSIONS
 from sandfleet_config.errors import Expired, SandboxError, SpecInvalid, SpecTooLarge
 from sandfleet_config.image_names import normalize_image
 from sandfleet_config.queues import JOB_ID, SUBMITTED_HEADER, TASK_NAME, TRACE_HEADER
+from sandfleet_config.redaction import hide_in_text
 from sandfleet_config.run_summary import MAX_TEXT_CHARS, NO_FACTS, RunFacts
 from sandfleet_config.tracing import is_traceparent
 from sandfleet_config.wire import JobRequest, decode_job
@@ -154,11 +155,12 @@ def _find_newer_contract(body: Any) -> int:
 def _to_log_line(spec: SandboxSpec) -> str:
     """Return image, program and how many arguments it has.
 
-    An argument may be a secret, and logs are read by many.
+    An argument may be a secret, and logs are read by many. So may a part of the program, where
+    somebody has forgotten ``sh -c``.
     """
     name = spec.labels.get("name", "")
     program = spec.command[0] if spec.command else "the image's own command"
-    program = program if program.isprintable() and len(program) <= MAX_PROGRAM_CHARS else "a program"
+    program = hide_in_text(program) if program.isprintable() and len(program) <= MAX_PROGRAM_CHARS else "a program"
     count = max(0, len(spec.command) - 1)
     return f"{name + ': ' if name else ''}{spec.image} {program} ({count} argument{'' if count == 1 else 's'})"
 

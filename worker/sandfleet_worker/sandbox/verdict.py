@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from typing import Literal, assert_never
 
 from sandfleet_config.codes import Category, ErrorCode
+from sandfleet_config.redaction import MAX_CHARS, hide_in_text
 from sandfleet_config.units import choose_noun, format_bytes, format_count
 
 from sandfleet_worker.sandbox.process.facts import PANIC_CHARS, Facts
@@ -48,6 +49,9 @@ MAX_ARGUMENT_BYTES = 128 << 10
 """The most that one argument or variable may take, its zero byte included (execve(2):
 MAX_ARG_STRLEN).
 """
+
+MAX_PROGRAM_CHARS = 200
+"""Of a program's name, in a message."""
 
 
 @dataclass(frozen=True)
@@ -204,7 +208,7 @@ def _explain_file(number: int, index: int, facts: Facts) -> str:
 
 
 def _from_exec(number: int, path_exists: bool, facts: Facts) -> tuple[ErrorCode, str]:  # noqa: FBT001  init's own field
-    shown, longest = ascii(facts.command), facts.longest_argument_bytes
+    shown, longest = _show_program(facts.command), facts.longest_argument_bytes
     if number in {errno.ENOMEM, errno.EAGAIN} and facts.counts.fork_failures:
         return _from_fork_failure(facts)  # gVisor needs a host process for each address space
     if number in {errno.ENOENT, errno.ENOTDIR}:
@@ -219,6 +223,15 @@ def _from_exec(number: int, path_exists: bool, facts: Facts) -> tuple[ErrorCode,
         return ErrorCode.SPEC_INVALID, f"{shown}: command and env are too long for one program (execve(2))"
     hint = " (a script needs a first line such as #!/bin/sh)" if number == errno.ENOEXEC else ""
     return ErrorCode.COMMAND_NOT_EXECUTABLE, f"{shown}: {os.strerror(number)}{hint}"
+
+
+def _show_program(program: str) -> str:
+    """Return the program of a command for people: short, without what looks secret.
+
+    It may be a whole line, such as ``TOKEN=... ./run``, where somebody has forgotten ``sh -c``.
+    """
+    shown = ascii(hide_in_text(program[:MAX_CHARS]))
+    return shown if len(shown) <= MAX_PROGRAM_CHARS else f"{shown[:MAX_PROGRAM_CHARS]}...{shown[0]}"
 
 
 def _signal_name(number: int) -> str:
