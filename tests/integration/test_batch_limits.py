@@ -246,6 +246,15 @@ def test_a_new_priority_moves_what_is_queued_and_keeps_the_order(fleet: Fleet, c
         job.cancel()
 
 
+def test_a_new_priority_costs_little_with_very_many_names_of_queues(fleet: Fleet, client: Any, one: HostOfTest) -> None:
+    fleet.submit_many([SPEC] * 4, batch="b")
+    client.sadd(f"{KEY_PREFIX}queues", b"\xff", *(f"q-{number}" for number in range(20_000)))
+    calls = client.info("commandstats")["cmdstat_evalsha"]["calls"]
+    assert fleet.batch("b").set_priority(0) == 4
+    assert client.info("commandstats")["cmdstat_evalsha"]["calls"] - calls < 10
+    client.delete(f"{KEY_PREFIX}queues")
+
+
 def test_a_new_priority_reaches_parked_jobs(fleet: Fleet, one: HostOfTest) -> None:
     jobs = fleet.submit_many([SPEC] * 3, batch="b")
     batch = fleet.batch("b")

@@ -111,6 +111,28 @@ def test_a_redis_that_evicts_is_refused(stage: Stage) -> None:
     assert "noeviction" in worker.log
 
 
+def test_a_worker_whose_hard_limit_of_descriptors_is_too_low_refuses_to_start_with_the_number(stage: Stage) -> None:
+    command = [
+        "prlimit",
+        "--nofile=512:512",
+        sys.executable,
+        "-m",
+        "sandfleet_worker.cli",
+        "start",
+        "--concurrency",
+        "64",
+    ]
+    env = stage.env | {"SANDFLEET_POLICY__MEMORY_BYTES": "64MiB"}
+
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
+
+    assert done.returncode == 1
+    said = re.search(r"open files: 64 sandboxes at once need a limit of (\d+), and the hard limit is 512", done.stderr)
+    assert said, done.stderr
+    assert int(said[1]) > 512
+    assert "Traceback" not in done.stderr
+
+
 def test_settings_of_another_celery_application_are_ignored(stage: Stage, stock: Stock) -> None:
     foreign = "redis://127.0.0.1:1/0"
     stage.start(CELERY_BROKER_URL=foreign, CELERY_RESULT_BACKEND=foreign).wait_ready()

@@ -17,7 +17,7 @@ from sandfleet_config.errors import HostResources, OutOfMemory
 from sandfleet_config.settings import HostSettings
 from sandfleet_config.spec import SandboxSpec
 from sandfleet_worker.sandbox.cgroup.tree import CgroupTree
-from sandfleet_worker.sandbox.policy import admit
+from sandfleet_worker.sandbox.policy import admit, count_cores
 from sandfleet_worker.sandbox.runner import RunscRunner
 from waiting import wait_until
 
@@ -71,6 +71,14 @@ print("after", done.returncode)
 def test_a_program_that_exits_0_in_spite_of_a_killed_child_is_ok(run: Run) -> None:
     outcome = run("sh", "-c", "sleep 60 & kill -9 $!; wait $!; echo after $?")
     assert (outcome.code, outcome.stdout.text) == (ErrorCode.OK, "after 137\n")
+
+
+def test_a_process_may_use_the_cpu_of_all_cores_for_its_time_and_no_more(python: Run) -> None:
+    outcome = python("import resource; print(*resource.getrlimit(resource.RLIMIT_CPU))", timeout=5, grace=1)
+    soft, hard = map(int, outcome.stdout.text.split())
+    most = 6 * count_cores() + 1
+    assert soft == hard
+    assert most <= soft <= most + 2, "a prepared process keeps what its preparation has used"
 
 
 def test_output_is_truncated_and_counted(run: Run) -> None:

@@ -16,11 +16,15 @@ GVISOR = Path("/usr/local/lib/sandfleet/gvisor")
 def choose_release() -> None:
     """Make `runsc` on PATH the release to test.
 
-    A path that is set but wrong stays, for the first test to fail on.
+    Raises:
+        SystemExit: the path that is set names no runsc; another release is never tested instead.
     """
     named = os.environ.pop("SANDFLEET_RUNSC__PATH", None)
     if named is not None and Path(named).name != "runsc":
         msg = f"SANDFLEET_RUNSC__PATH={named}: the tests need a file named runsc, for they find it on PATH"
+        raise SystemExit(msg)
+    if named is not None and not os.access(named, os.X_OK):
+        msg = f"SANDFLEET_RUNSC__PATH={named}: there is no such program"
         raise SystemExit(msg)
     folder = Path(named).absolute().parent if named else GVISOR / "bin"
     os.environ["PATH"] = f"{folder}:{os.environ['PATH']}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import threading
 from pathlib import Path
 
 import pytest
@@ -216,3 +218,39 @@ def test_the_first_limits_of_a_cgroup_are_set_without_a_look_back(tmp_path: Path
     (tmp_path / "sandfleet/a.1/pids.events").write_text("max 3\n")
     counts = cgroup.counters.read()
     assert (counts.oom_kills, counts.own_ooms, counts.fork_failures) == (2, 1, 3)
+
+
+def test_an_end_is_read_once_there_is_a_descriptor_again(tmp_path: Path, limits: Admitted) -> None:
+    cgroup = SandboxCgroup(find_tree("sandfleet", v2_root(tmp_path)), "a.1")
+    cgroup.make()
+    folder = tmp_path / "sandfleet/a.1"
+    (folder / "memory.events.local").write_text("oom 0\noom_kill 0\n")
+    cgroup.counters.start(limits.memory_bytes)
+    (folder / "memory.events.local").write_text("oom 1\noom_kill 1\n")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        assert not cgroup.counters.has_oom_kill
+        assert cgroup.counters.read_cpu_seconds() is None
+        assert cgroup.counters.read_memory_bytes() is None
+        threading.Timer(0.3, resource.setrlimit, (resource.RLIMIT_NOFILE, (soft, hard))).start()
+        counts, _ = cgroup.counters.read_end()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert counts == Counts(oom_kills=1, own_ooms=1)
+
+
+def test_an_end_that_cannot_be_read_is_the_hosts_lack(
+    tmp_path: Path, limits: Admitted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sandfleet_worker.sandbox.cgroup.counters.DESCRIPTOR_WAIT_SECONDS", 0.1)
+    cgroup = SandboxCgroup(find_tree("sandfleet", v2_root(tmp_path)), "a.1")
+    cgroup.make()
+    cgroup.counters.start(limits.memory_bytes)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            cgroup.counters.read_end()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

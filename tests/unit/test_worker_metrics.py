@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import re
+import socket
+import socketserver
+import time
 import timeit
-from typing import TYPE_CHECKING
+import urllib.request
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -12,9 +17,11 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from sandfleet_config.codes import ErrorCode
 from sandfleet_config.metric_names import MAX_SERIES, METRICS, OTHER, WORKER_METRICS
+from sandfleet_config.metrics_settings import MetricsSettings
 from sandfleet_config.outcome import Outcome, Runtime, Timing, Usage
 from sandfleet_worker.metrics.busiest_names import MAX_WATCHED, BusiestNames
 from sandfleet_worker.metrics.counts import MAX_HOSTS, MAX_QUEUES, REVIEW_SECONDS, STARTS, JobCounts
+from sandfleet_worker.metrics.endpoint import open_endpoint
 from sandfleet_worker.metrics.families import WorkerCollector, WorkerGauges, keep_busiest
 
 if TYPE_CHECKING:
@@ -200,3 +207,22 @@ def test_a_job_costs_some_microseconds() -> None:
 
 def measure(act: Callable[[], None]) -> float:
     return min(timeit.repeat(act, number=500, repeat=5)) / 500
+
+
+def test_without_descriptors_the_endpoint_does_not_spin_and_answers_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[float] = []
+
+    def fail(_server: object) -> NoReturn:
+        calls.append(time.monotonic())
+        if len(calls) >= 3:
+            monkeypatch.undo()
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+    with open_endpoint(MetricsSettings(port=port), JobCounts(), WorkerGauges):
+        monkeypatch.setattr(socketserver.TCPServer, "get_request", fail)
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=20) as answer:
+            assert answer.status == 200
+    assert len(calls) == 3
+    assert calls[-1] - calls[0] > 0.9

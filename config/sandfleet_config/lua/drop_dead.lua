@@ -14,6 +14,7 @@ local dropped_count = prefix .. 'dead_dropped'
 -- Deletes a letter. Returns 1, or 0 if there is none.
 local function drop(id)
   redis.call('DEL', prefix .. 'dead:' .. id)
+  try('ZREM', prefix .. 'malformed', id) -- so that another malformed message may be kept
   local size = tonumber(try('HGET', sizes, id) or 0)
   if size and size > 0 then
     redis.call('HDEL', sizes, id)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from sandfleet_config.batch_limits import BatchLimits
-from sandfleet_config.queues import KEY_PREFIX, batch_key, job_key, limits_key
+from sandfleet_config.queues import KEY_PREFIX, STEP_SEPARATOR, batch_key, job_key, limits_key
 from sandfleet_config.scripts import PRIORITY_STEPS, read_script, step_of
 from sandfleet_config.units import format_count
 
+from sandfleet.channel.state_values import is_queue
 from sandfleet.errors import BatchUnknown
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 MOVED_AT_ONCE: Final = 300
 """Jobs that one call moves: Redis serves no other client meanwhile."""
+READ_AT_ONCE: Final = 1000
+"""Names of queues that one round trip asks for."""
 MILLI: Final = 1000
 
 
@@ -136,11 +139,28 @@ class RedisBatchControl:
         moved, listed = self._move_all(name, step)
         if not listed:
             return moved
+        return moved + sum(self._move_all(name, step, *source)[0] for source in self._find_lists(step))
+
+    def _find_lists(self, step: str) -> list[tuple[str, str]]:
+        """Return queue and priority of each list that holds messages, but for those of `step`.
+
+        Names and lengths are read in parts: whoever may write to Redis can name very many queues.
+        """
         client: Any = self._connections.redis
+        steps, found = [str(of) for of in PRIORITY_STEPS if str(of) != step], list[tuple[str, str]]()
         with self._connections.guard():
-            queues = sorted(queue.decode() for queue in client.smembers(f"{KEY_PREFIX}queues"))
-        sources = [(queue, str(of)) for queue in queues for of in PRIORITY_STEPS if str(of) != step]
-        return moved + sum(self._move_all(name, step, *source)[0] for source in sources)
+            raw = {
+                name.decode(errors="replace") for name in client.sscan_iter(f"{KEY_PREFIX}queues", count=READ_AT_ONCE)
+            }
+            names = sorted(filter(is_queue, raw))
+            for start in range(0, len(names), READ_AT_ONCE):
+                lists = [(name, of) for name in names[start : start + READ_AT_ONCE] for of in steps]
+                pipe = self._connections.new_pipe()
+                for name, of in lists:
+                    pipe.llen(f"{KEY_PREFIX}{name}" + (f"{STEP_SEPARATOR}{of}" if of != "0" else ""))
+                lengths = pipe.execute(raise_on_error=False)
+                found += [source for source, length in zip(lists, lengths, strict=True) if length != 0]
+        return found
 
     def _move_all(self, name: str, step: str, queue: str = "", of: str = "") -> tuple[int, int]:
         moved = listed = position = 0

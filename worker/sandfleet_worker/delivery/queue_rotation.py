@@ -5,10 +5,16 @@ from __future__ import annotations
 import fnmatch
 from dataclasses import dataclass, field
 
+GLOB_CHARS = frozenset("*?[")
+
 
 @dataclass
 class QueueRotation:
-    """Queues in the order of the next claim. The queue of the last job goes to the end."""
+    """Queues in the order of the next claim. The queue of the last job goes to the end.
+
+    Its own queue, and those that `patterns` name exactly, are always among them: of very many names
+    the worker reads some at a time only.
+    """
 
     own: str
     patterns: tuple[str, ...]
@@ -16,7 +22,8 @@ class QueueRotation:
 
     def update(self, names: list[str]) -> None:
         """Note the queues that exist: new ones come last, those that are gone are dropped."""
-        wanted = dict.fromkeys([self.own, *(name for name in names if self._matches(name))])
+        exact = (pattern for pattern in self.patterns if not GLOB_CHARS.intersection(pattern))
+        wanted = dict.fromkeys([self.own, *exact, *(name for name in names if self._matches(name))])
         kept = dict.fromkeys(name for name in self._order if name in wanted)
         self._order = [*kept, *(name for name in wanted if name not in kept)]
 

@@ -9,6 +9,7 @@ import socket
 import stat
 import sys
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from socketserver import ThreadingMixIn
 from typing import TYPE_CHECKING, Any, Final
@@ -18,6 +19,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from sandfleet_config.settings import SettingsInvalid
 
 from sandfleet_worker.metrics.families import WorkerCollector
+from sandfleet_worker.system.supervised_thread import is_resource_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -34,6 +36,7 @@ PATH: Final = "/metrics"
 MAX_REQUESTS: Final = 4
 """Requests at once; a further connection is closed."""
 REQUEST_SECONDS: Final = 5.0
+ACCEPT_PAUSE_SECONDS: Final = 0.5
 MAX_TOKEN_BYTES: Final = 4096
 LEAST_TOKEN_BYTES: Final = 16
 BUSY: Final = b"HTTP/1.0 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"
@@ -111,6 +114,15 @@ class _Server(ThreadingMixIn, HTTPServer):
         """Bind, without HTTPServer's look-up of the host's name, which may take seconds."""
         self.socket.bind(self.server_address)
         self.server_name, self.server_port = self.server_address[:2]  # type: ignore[assignment]
+
+    def get_request(self) -> Any:
+        """Accept a connection; if no descriptor is left, pause: the loop asks again at once."""
+        try:
+            return super().get_request()
+        except OSError as error:
+            if is_resource_error(error):
+                time.sleep(ACCEPT_PAUSE_SECONDS)
+            raise
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Handle a request in a thread, if there is a place for it."""

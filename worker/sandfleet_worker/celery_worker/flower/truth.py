@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 UNFINISHED = frozenset((states.RECEIVED, states.STARTED, states.RETRY))
 MAX_READ = 1000
 """Records read at once; with more jobs unfinished, each round reads the next ones."""
+MAX_QUEUES = 200
+"""Names of queues that are shown, as many as on the pages of the fleet; of more, others each time."""
 LISTS_OF_JOBS = ("active", "reserved", "scheduled")
 
 
@@ -69,7 +71,7 @@ def read_knowledge(client: redis.Redis, job_ids: Sequence[str]) -> Knowledge:
     pipe: Any = client.pipeline(transaction=False)
     pipe.time()
     pipe.zrange(f"{KEY_PREFIX}owners", 0, -1, withscores=True)
-    pipe.smembers(f"{KEY_PREFIX}queues")
+    pipe.srandmember(f"{KEY_PREFIX}queues", MAX_QUEUES)
     for job_id in job_ids:
         pipe.hmget(job_key(job_id), "state", "code", "owner", "attempts")
     (seconds, _), owners, queues, *rows = pipe.execute()

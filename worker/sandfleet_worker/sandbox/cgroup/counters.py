@@ -21,18 +21,22 @@ too.
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sandfleet_config.outcome import Usage
 
 from sandfleet_worker.sandbox.cgroup.tree import write_quietly
+from sandfleet_worker.system.supervised_thread import is_resource_error
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 READ_BYTES = 1 << 16
 """Longer than any file that is read here."""
+
+DESCRIPTOR_WAIT_SECONDS = 5.0
 
 PEAK_MARGIN_BYTES = 1 << 20
 """The kernel charges memory in batches of some pages a core: a cgroup at its limit may show a peak
@@ -84,22 +88,41 @@ class Counters:
             pids_fuse_hits=own,
         )
 
+    def read_end(self) -> tuple[Counts, Usage]:
+        """Return the events since `start`, and the usage; call it once, when the sandbox has ended.
+
+        Without them nobody can say why the job ended. So it waits for a descriptor if there is none.
+
+        Raises:
+            OSError: there is none for `DESCRIPTOR_WAIT_SECONDS`.
+        """
+        deadline = time.monotonic() + DESCRIPTOR_WAIT_SECONDS
+        while True:
+            try:
+                usage = self.usage()
+                return self.read(), usage
+            except OSError:
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(0.05)
+
     def read(self) -> Counts:
-        """Return the events since `start`; call it once, when the sandbox has ended."""
+        """Return the events since `start`; the own OOMs of v1 are counted once only."""
         oom_kills = self._read_oom_kills() - self._before.oom_kills
         refused = self._read_own_refusals()
         own = refused - self._before.pids_fuse_hits
-        return Counts(
-            oom_kills=oom_kills,
-            own_ooms=self._count_own_ooms() if oom_kills else 0,
-            fork_failures=refused + self._read_refusals_above() - self._before.fork_failures,
-            pids_fuse_hits=own if own and self._was_pids_limit_reached() else 0,
-        )
+        fork_failures = refused + self._read_refusals_above() - self._before.fork_failures
+        pids_fuse_hits = own if own and self._was_pids_limit_reached() else 0
+        own_ooms = self._count_own_ooms() if oom_kills else 0  # last: what it has read is gone
+        return Counts(oom_kills, own_ooms, fork_failures, pids_fuse_hits)
 
     @property
     def has_oom_kill(self) -> bool:
-        """Whether the kernel has ever killed here for memory."""
-        return self._read_oom_kills() > 0
+        """Whether the kernel has ever killed here for memory; False if no descriptor is left to ask."""
+        try:
+            return self._read_oom_kills() > 0
+        except OSError:
+            return False
 
     def usage(self) -> Usage:
         """Read how much CPU, memory and processes the sandbox has used so far."""
@@ -133,17 +156,23 @@ class Counters:
             self._close_peak()
 
     def read_cpu_seconds(self) -> float | None:
-        """Read how much CPU the sandbox has used so far."""
-        return self.usage().cpu_seconds
+        """Read how much CPU the sandbox has used so far; None if no descriptor is left to ask."""
+        try:
+            return self.usage().cpu_seconds
+        except OSError:
+            return None
 
     def read_memory_bytes(self) -> tuple[int, int] | None:
         """Read the memory in use now: all of it, and without the page cache of files.
 
-        None if the kernel does not say.
+        None if the kernel does not say, or no descriptor is left to ask.
         """
         file = "memory.usage_in_bytes" if self._version == 1 else "memory.current"
-        used = self._read_number("memory", file)
-        parts = [self._read_field("memory", "memory.stat", f"{kind}_file") for kind in ("active", "inactive")]
+        try:
+            used = self._read_number("memory", file)
+            parts = [self._read_field("memory", "memory.stat", f"{kind}_file") for kind in ("active", "inactive")]
+        except OSError:
+            return None
         if used is None or None in parts:
             return None
         return used, max(0, used - sum(part or 0 for part in parts))
@@ -234,10 +263,16 @@ class Counters:
 
 
 def _read_file(path: str) -> str:
-    """Return the text of a file; empty where the kernel is older than it: no figure is guessed."""
+    """Return the text of a file; empty where the kernel is older than it: no figure is guessed.
+
+    Raises:
+        OSError: the host has no descriptor or memory left to ask.
+    """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
+    except OSError as error:
+        if is_resource_error(error):
+            raise
         return ""
     try:
         return os.read(descriptor, READ_BYTES).decode()

@@ -34,6 +34,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from sandfleet_config.units import format_bytes
+
 TERMINATE: Final = b"T"
 """SIGTERM, then SIGCONT, to every process of the job."""
 
@@ -138,7 +140,11 @@ def encode_job(job: InitJob) -> bytes:
     except struct.error as error:
         raise ValueError(f"a number of the job is out of range: {error}") from error
     if len(body) > MAX_MESSAGE_BYTES:
-        raise ValueError(f"command and environment take {len(body)} bytes; at most {MAX_MESSAGE_BYTES} are possible")
+        size, most = format_bytes(len(body)), format_bytes(MAX_MESSAGE_BYTES)
+        raise ValueError(
+            f"command and environment, that of the image included, take {size}; {most} are possible: "
+            "pass large data as a file or by stdin"
+        )
     return struct.pack("<I", len(body)) + body
 
 
@@ -195,7 +201,11 @@ def _check(job: InitJob) -> None:
         raise ValueError("the job has no command")
     # One more for each list: init ends it with a null pointer.
     if len(job.candidates) + len(job.argv) + len(job.envp) + 3 > _MAX_POINTERS:
-        raise ValueError("the command and environment have too many entries")
+        count = len(job.candidates) + len(job.argv) + len(job.envp)
+        raise ValueError(
+            f"command and environment, that of the image included, have {count} entries with each place that PATH "
+            f"names for the program; {_MAX_POINTERS - 3} are possible: use fewer arguments"
+        )
     for name, size, most in (
         ("groups", len(job.groups), _MAX_GROUPS),
         ("rlimits", len(job.rlimits), _MAX_RLIMITS),

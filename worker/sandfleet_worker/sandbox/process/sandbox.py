@@ -241,7 +241,7 @@ class Sandbox:
         supervision, counters = self.supervision, self.cgroup.counters
         assert self.plan is not None
         runsc_exit = None if supervision.is_held else self.wait_exit()
-        counts, usage = counters.read(), counters.usage()
+        counts, usage = counters.read_end()
         if self.prepared is not None:
             usage = self.prepared.leave_out(usage)
         facts = collect_facts(
