@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from sandfleet import Outcome
 
 SHOWN = 5
+EARLIER_MISTAKES = frozenset({ErrorCode.OUT_OF_MEMORY, ErrorCode.IMAGE_INVALID})
+"""Codes by which the earlier release tells that the host lacked memory, or a descriptor."""
 SLACK_SECONDS = 1.0
 """Time between a fault and its effect on an attempt, on a busy machine."""
 
@@ -134,8 +136,7 @@ class Audit(AuditFacts):
             for run, outcome in self.outcomes.items()
             if outcome.code is not self.expected.get(run.job_id)
             and outcome.category is not Category.HOST
-            # The earlier release tells a lack of the host's memory as the job's own.
-            and not (outcome.code is ErrorCode.OUT_OF_MEMORY and self.has_earlier_end(outcome))
+            and not (outcome.code in EARLIER_MISTAKES and self.has_earlier_end(outcome))
         ]
         return Finding("each ended as its program does, or by a fault that was made", len(self.outcomes), faults)
 
@@ -152,12 +153,12 @@ class Audit(AuditFacts):
         faults += [
             f"{run}: INTERNAL: {outcome.message}"
             for run, outcome in self.outcomes.items()
-            if outcome.code is ErrorCode.INTERNAL
+            if outcome.code is ErrorCode.INTERNAL and not self.has_earlier_end(outcome)
         ]
         faults += [
             f"{run}: {outcome.code} without an attempt: {outcome.message}"
             for run, outcome in self.outcomes.items()
-            if outcome.category is Category.HOST and not outcome.attempts
+            if outcome.category is Category.HOST and not outcome.attempts and not self.has_earlier_end(outcome)
         ]
         return Finding(
             "each attempt with a host's code was hit by a fault that was made, each fault hit no more than it can",
@@ -204,8 +205,10 @@ class Audit(AuditFacts):
     def _attempts_are_whole(self) -> Finding:
         def is_whole(outcome: Outcome) -> bool:
             attempts = outcome.attempts
+            if not attempts:  # of a job that ended INTERNAL before its start
+                return self.has_earlier_end(outcome)
             return (
-                0 < len(attempts) <= MAX_STARTS
+                len(attempts) <= MAX_STARTS
                 # An outcome of the earlier release does not say which attempts are charged.
                 and (sum(item.charged for item in attempts) <= self.max_attempts or self.has_earlier_end(outcome))
                 and all(attempt.charged or attempt.code is ErrorCode.WORKER_LOST for attempt in attempts)

@@ -39,6 +39,10 @@ class Run(NamedTuple):
         return self.job_id if self.number == 1 else f"{self.job_id} (run {self.number})"
 
 
+EARLIER_WORDS = ("and no try is left (", "kept the job from starting: see the worker's log")
+"""Parts of messages that only e5bcdee writes."""
+
+
 @dataclass(frozen=True)
 class AuditFacts:
     """The accepted jobs, and what Redis and the logs say of them.
@@ -116,19 +120,35 @@ class AuditFacts:
         return {run, 1} if self.earlier else {run}
 
     def has_earlier_end(self, outcome: Outcome) -> bool:
-        """Whether a worker of the earlier release wrote the outcome."""
-        return bool(outcome.attempts) and int(outcome.attempts[-1].worker.rpartition(".")[2]) in self.earlier
+        """Whether a worker of the earlier release wrote the outcome.
+
+        It did so also for a dead worker of this release: then only its words tell.
+        """
+        if not self.earlier:
+            return False
+        is_last_earlier = bool(outcome.attempts) and _read_pid(outcome.attempts[-1]) in self.earlier
+        return is_last_earlier or any(words in outcome.message for words in EARLIER_WORDS)
 
     def find_names(self, pattern: str) -> list[str]:
         """Return the keys that match `pattern`."""
         return [key.decode() for key in self.client.scan_iter(f"{KEY_PREFIX}{pattern}", count=1000)]
 
     def find_span(self, attempt: Attempt) -> tuple[int, float, float]:
-        """Return the worker's pid and the attempt's start and end, in s since the epoch."""
-        pid = int(attempt.worker.rpartition(".")[2])
+        """Return the worker's pid and the attempt's start and end, in s since the epoch.
+
+        The earlier release ends the attempt of a dead worker by the clock of the worker that takes
+        over, which may have been stepped.
+        """
+        pid = _read_pid(attempt)
         if pid in self.clockless:
             return pid, -math.inf, math.inf
-        return pid, attempt.started.timestamp(), attempt.ended.timestamp() if attempt.ended else math.inf
+        started = attempt.started.timestamp()
+        ended = attempt.ended.timestamp() if attempt.ended else math.inf
+        return pid, started, math.inf if self.earlier and ended < started else ended
+
+
+def _read_pid(attempt: Attempt) -> int:
+    return int(attempt.worker.rpartition(".")[2])
 
 
 def _name(worker: Worker) -> str:
