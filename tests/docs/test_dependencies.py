@@ -30,9 +30,9 @@ PARTS = {
     "pydantic-core": "pydantic",
     "tornado": "flower",
 }
-"""What is built on a distribution that we declare, and always comes with it."""
+"""Parts of distributions that we declare: they always come with these."""
 LOADERS = {"sandfleet": {"pytest"}}
-"""What loads a module of ours, and so is there: the entry point `pytest11`."""
+"""Programs that load a module of ours by an entry point (`pytest11`), and so are there."""
 OTHER_PYTHONS = "sandfleet_worker/sandbox/prepared/bootstrap"
 """A program for the Pythons of images."""
 

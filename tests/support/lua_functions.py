@@ -15,7 +15,7 @@ TOKEN = re.compile(
     r"|\bfunction\s+(?P<name>[\w.:]+)|\b(?P<word>function|if|do|repeat|end|until)\b|\n",
     re.DOTALL,
 )
-"""What begins or ends a block, and what may hold such words and does not.
+"""Words that begin or end a block, and comments and texts, in which they do not.
 
 `for` and `while` begin theirs with `do`.
 """

@@ -32,7 +32,7 @@ NOT_RUN_LIST = ROOT / "tests/docs/not_run.txt"
 RUN_LANGUAGES = ("python", "console", "sh", "bash")
 LANGUAGES = (*RUN_LANGUAGES, "text", "json", "toml", "yaml", "ini", "c", "mermaid", "{toctree}")
 REMARK = re.compile(r"<!-- *([^>]*?) *-->\s*$")
-LINE_OF_REMARK = re.compile(r"^ *<!-- *(?:not run:|file:|output\b)[^>]*-->$", re.MULTILINE)
+LINE_OF_REMARK = re.compile(r"^ *<!-- *(?:not run:|file:|output\b)[^>]*--> *$", re.MULTILINE)
 NOT_RUN, FILE, OUTPUT = "not run:", "file:", "output"
 
 
