@@ -36,7 +36,7 @@ ROWS: Final[dict[str, tuple[Panel, ...]]] = {
             (("max(sandfleet_fleet_slots_busy) / max(sandfleet_fleet_slots)", ""),),
         ),
         (
-            *("stat", "Tries that fail by our doing", "percentunit", "failures"),
+            *("stat", "Attempts that fail by our doing", "percentunit", "failures"),
             (
                 (
                     (
@@ -131,7 +131,7 @@ ROWS: Final[dict[str, tuple[Panel, ...]]] = {
             (('max by (instance) (sandfleet_host_slots_busy{instance=~"$host"})', "{{instance}}"),),
         ),
         (
-            *("timeseries", "Tries that fail by the host's doing", "percentunit", "host jobs"),
+            *("timeseries", "Attempts that fail by the host's doing", "percentunit", "host jobs"),
             (
                 (
                     (

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests/support"))
@@ -35,7 +37,9 @@ def make_pictures() -> None:
     sources = Sources(scene.state, scene.channel, scene.history, scene.acts)  # type: ignore[arg-type]  # the part that pages use
     site = Site(sources, new_users(), PagesSettings(), clock=lambda: NOW)
     FOLDER.mkdir(exist_ok=True)
-    with running_pages(site) as server, sync_playwright() as playwright:
+    # The scene's day is today's: else each time has its day, and a picture of another day differs.
+    today = patch("sandfleet_web.pages.text.time", SimpleNamespace(time=lambda: NOW))
+    with today, running_pages(site) as server, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
         login: Any = {"username": OPERATOR[0], "password": OPERATOR[1]}
         for name, (path, height) in PICTURES.items():

@@ -31,12 +31,12 @@ WORKER_METRICS: Final = {
     ),
     "sandfleet_attempts_ended_total": Metric(
         "counter",
-        "Tries that ended, retried or final, by the host where they ran; without those that a drain cut.",
+        "Attempts that ended, retried or final, by the host where they ran; without those that a drain cut.",
         ("host", "code", "category"),
     ),
-    "sandfleet_job_queue_seconds": Metric("histogram", "From submit to the last try of an ended job.", ("queue",)),
+    "sandfleet_job_queue_seconds": Metric("histogram", "From submit to the last attempt of an ended job.", ("queue",)),
     "sandfleet_job_run_seconds": Metric("histogram", "From the start of a program to its end.", ("queue",)),
-    "sandfleet_job_step_seconds": Metric("histogram", "Each step of a job's last try.", ("step",)),
+    "sandfleet_job_step_seconds": Metric("histogram", "Each step of a job's last attempt.", ("step",)),
     "sandfleet_sandbox_boot_seconds": Metric(
         "histogram", "Until a job had its sandbox: a spare (warm, prepared), or one that booted (cold).", ("kind",)
     ),

@@ -123,8 +123,9 @@ Keys, all under `KEY_PREFIX`:
                     it ran)
     dead_sizes      hash: job id -> bytes of its dead letter; dead_bytes: their sum. Messages that
                     are no job do not count
-    dead_dropped    the number of letters that were dropped before their TTL, because the number or
-                    the size of all was above its bound (`MAX_DEAD_LETTERS`, `MAX_DEAD_BYTES`)
+    dead_dropped    the number of dead letters that were dropped before their TTL, because the
+                    number or the size of all was above its bound (`MAX_DEAD_LETTERS`,
+                    `MAX_DEAD_BYTES`)
     malformed       sorted set by time of those dead letters that are messages without a usable id
     malformed_count the number of such messages, kept or not
     settled:<claim> how a claim was settled, for a repeated call: "given back", or "fenced" if it

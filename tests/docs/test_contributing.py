@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import yaml
+from packages_page import FOLDERS
 
 ROOT = Path(__file__).parents[2]
 
@@ -33,3 +35,18 @@ def test_hooks_call_only_what_is_in_the_environment() -> None:
         program = hook["entry"].split()[0]
         assert program.startswith(".venv/bin/")
         assert (ROOT / program).exists()
+
+
+def test_a_hook_runs_for_each_file_that_its_tool_checks() -> None:
+    hooks = {
+        hook["id"]: hook for hook in yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
+    }
+    tools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]
+    checked = {
+        "pyright": tools["pyright"]["include"],
+        "lint-imports": [f"{folder}/{package}" for package, folder in FOLDERS.items()],
+    }
+    assert set(tools["importlinter"]["root_packages"]) == set(FOLDERS)
+    for name, paths in checked.items():
+        files = [path if Path(path).suffix else f"{path}/x.py" for path in [*paths, "pyproject.toml"]]
+        assert [path for path in files if not re.search(hooks[name]["files"], path)] == []

@@ -12,7 +12,7 @@ import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from pages import NOT_RUN_LIST, PAGES, ROOT, RUN_LANGUAGES, Block, new_not_run_list, read_blocks
+from pages import NOT_RUN_LIST, PAGES, ROOT, RUN_LANGUAGES, Block, find_faults, new_not_run_list, read_blocks
 from terminal import Terminal, is_as_shown, split_console
 
 if TYPE_CHECKING:
@@ -106,6 +106,40 @@ def test_a_remark_is_one_that_is_known() -> None:
         for block in blocks:
             known = block.why_not_run or block.file or block.is_output
             assert known or not block.remark.startswith(("not", "file", "output")), f"{block.place}: {block.remark}"
+
+
+def test_each_block_names_its_language_and_each_remark_has_its_block() -> None:
+    assert [fault for page in PAGES for fault in find_faults(page)] == []
+
+
+def test_a_block_that_no_test_would_look_at_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "page.md"
+    path.write_text("""
+```python
+print(1)
+```
+
+<!-- output -->
+```
+1
+```
+
+<!-- file: jobs.jsonl -->
+Text.
+
+```shell
+true
+```
+
+<!-- output -->
+""")
+    faults = [fault.split(", ")[0] for fault in find_faults(path)]
+    assert faults == [
+        "page.md:7: the fence names none of python",
+        "page.md:14: the fence names none of python",
+        "page.md:11: no block follows <!-- file: jobs.jsonl -->",
+        "page.md:18: no block follows <!-- output -->",
+    ]
 
 
 def test_a_page_is_read_block_by_block(tmp_path: Path) -> None:

@@ -201,7 +201,7 @@ def test_one_call_takes_1000_jobs_and_the_next_goes_on(fleet: Fleet, ann: Operat
 
 def test_dead_letters_are_queued_again_or_deleted(fleet: Fleet, ann: Operator, ledger: Ledger) -> None:
     fleet.submit_many([TRUE] * 3, batch="b")
-    ends = [end_next(ledger, ErrorCode.WORKER_LOST, "no try is left") for _ in range(3)]
+    ends = [end_next(ledger, ErrorCode.WORKER_LOST, "no attempt is left") for _ in range(3)]
     assert ann.preview_dead(ann.select_dead()).count == 3
     assert ann.preview_dead(ann.select_dead("other")).count == 0
 

@@ -162,7 +162,7 @@ def test_a_record_that_is_lost_cancels_what_waits_for_it(fleet: Fleet, client: A
 def test_the_next_run_of_a_cancelled_job_waits_again(fleet: Fleet, client: Any, one: HostOfTest) -> None:
     first = fleet.submit({**SPEC, "max_attempts": 1})
     second = fleet.submit(waits(first.id))
-    end(one, take(one), ErrorCode.WORKER_LOST, reason="no try is left")
+    end(one, take(one), ErrorCode.WORKER_LOST, reason="no attempt is left")
     message = client.hget(f"{KEY_PREFIX}job:{second.id}", "message")
     sweep_all(one, client)
     assert second.is_done

@@ -68,7 +68,7 @@ class Rest:
         assert claim.job_id == job.id
         attempts = claim.end_attempts(code)
         outcome = Outcome.of(code, job.id, exit_code=0, batch="b", attempts=attempts)
-        reason = "" if code is ErrorCode.OK else "no try is left"
+        reason = "" if code is ErrorCode.OK else "no attempt is left"
         assert self._ledger.finish(claim, outcome, reason=reason)
 
     def find_faults(self) -> set[str]:

@@ -28,7 +28,7 @@ def claim_next(ledger: Ledger) -> Claim:
 
 def end(ledger: Ledger, code: ErrorCode) -> Claim:
     claim = claim_next(ledger)
-    reason = "no try is left" if code is ErrorCode.WORKER_LOST else ""
+    reason = "no attempt is left" if code is ErrorCode.WORKER_LOST else ""
     outcome = Outcome.of(code, claim.job_id, exit_code=0, attempts=claim.end_attempts(code))
     assert ledger.finish(claim, outcome, reason=reason)
     return claim

@@ -26,7 +26,7 @@ def bury(ledger: Ledger, fleet: Fleet, count: int, stdin: str = "") -> list[str]
         claim, _ = ledger.claim(f"claim-{job_id}", [DEFAULT_QUEUE])
         assert claim is not None
         assert claim.job_id == job_id
-        assert ledger.finish(claim, Outcome.of(ErrorCode.WORKER_LOST, job_id), reason="no try is left")
+        assert ledger.finish(claim, Outcome.of(ErrorCode.WORKER_LOST, job_id), reason="no attempt is left")
         time.sleep(0.002)  # letters of the same millisecond have no order
     return jobs
 

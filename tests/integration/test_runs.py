@@ -37,7 +37,7 @@ def claim_next(ledger: Ledger) -> Claim:
 def end(ledger: Ledger, claim: Claim, code: ErrorCode = ErrorCode.OK) -> str:
     """End the claim's run, as a dead letter where it is the host's fault."""
     outcome = Outcome.of(code, claim.job_id, exit_code=0, attempts=claim.end_attempts(code))
-    reason = "no try is left" if code is LOST else ""
+    reason = "no attempt is left" if code is LOST else ""
     assert ledger.finish(claim, outcome, reason=reason)
     return claim.job_id
 
@@ -84,7 +84,7 @@ def end_with_image(ledger: Ledger, digest: str | None = DIGEST, **fields: Any) -
     """End the next job's run as a dead letter of a program that ran from the image `digest`."""
     claim = claim_next(ledger)
     outcome = Outcome.of(LOST, claim.job_id, image_digest=digest, **fields)
-    assert ledger.finish(claim, outcome, reason="no try is left")
+    assert ledger.finish(claim, outcome, reason="no attempt is left")
 
 
 def test_a_retry_keeps_the_image_digest_unless_told_otherwise(client: Any, fleet: Fleet, ledger: Ledger) -> None:

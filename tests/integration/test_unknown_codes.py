@@ -165,7 +165,7 @@ def test_attempts_with_unknown_codes_count_for_workers_and_producers(fleet: Flee
 def test_a_dead_letter_with_an_unknown_code_names_it(
     fleet: Fleet, client: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    forge(fleet, client, "host", reason="no try is left")
+    forge(fleet, client, "host", reason="no attempt is left")
     (letter,) = fleet.dead.list()
     assert letter.code is not None
     assert letter.code.value == NEW

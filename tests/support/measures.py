@@ -12,6 +12,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lua_functions import find_lua_functions
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -41,8 +43,8 @@ def find_long() -> dict[str, int]:
         name, text = str(path.relative_to(ROOT)), path.read_text()
         if (lines := len(text.splitlines())) > MAX_MODULE_LINES and name not in FREE:
             found[name] = lines
-        if path.suffix == ".py":
-            found |= {f"{name}: {function}": lines for function, lines in find_long_functions(text)}
+        find = {".py": find_long_functions, ".lua": find_long_lua_functions}.get(path.suffix)
+        found |= {f"{name}: {function}": lines for function, lines in (find(text) if find is not None else ())}
     return found
 
 
@@ -54,6 +56,16 @@ def find_long_functions(text: str) -> Iterator[tuple[str, int]]:
             and (lines := (node.end_lineno or node.lineno) - node.lineno + 1) > MAX_FUNCTION_LINES
         ):
             yield name, lines
+
+
+def find_long_lua_functions(text: str) -> Iterator[tuple[str, int]]:
+    """Yield each function of a script that is too long, with its lines.
+
+    Functions inside it are measured by themselves: a constructor has no lines but its own.
+    """
+    for function in find_lua_functions(text):
+        if function.own_lines > MAX_FUNCTION_LINES:
+            yield function.name or f"line {function.first_line}", function.own_lines
 
 
 def find_undocumented(text: str) -> Iterator[str]:

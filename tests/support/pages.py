@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sybil import Document
-from sybil.parsers.markdown.lexers import FencedCodeBlockLexer
+from sybil.parsers.markdown.lexers import RawFencedCodeBlockLexer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,7 +30,9 @@ PAGES = [
 ]
 NOT_RUN_LIST = ROOT / "tests/docs/not_run.txt"
 RUN_LANGUAGES = ("python", "console", "sh", "bash")
+LANGUAGES = (*RUN_LANGUAGES, "text", "json", "toml", "yaml", "ini", "c", "mermaid", "{toctree}")
 REMARK = re.compile(r"<!-- *([^>]*?) *-->\s*$")
+LINE_OF_REMARK = re.compile(r"^ *<!-- *(?:not run:|file:|output\b)[^>]*--> *$", re.MULTILINE)
 NOT_RUN, FILE, OUTPUT = "not run:", "file:", "output"
 
 
@@ -74,14 +76,37 @@ class Block:
 
 
 def read_blocks(page: Path) -> Iterator[Block]:
-    """Yield the blocks of a page that name their language, in their order."""
+    """Yield the blocks of a page in their order; `language` is empty if the fence names none."""
     document = Document(page.read_text(), str(page))
-    name = str(page.relative_to(ROOT)) if page.is_relative_to(ROOT) else page.name
-    for region in sorted(FencedCodeBlockLexer(r"[\w-]+")(document), key=lambda region: region.start):
+    lexer = RawFencedCodeBlockLexer(re.compile(r"(?P<language>[^\n]*)\n"))
+    for region in sorted(lexer(document), key=lambda region: region.start):
         before = REMARK.search(document.text[: region.start])
         line = document.text.count("\n", 0, region.start) + 1
         language, text = (str(region.lexemes[key]) for key in ("language", "source"))
-        yield Block(name, line, language, text, before[1] if before else "")
+        yield Block(_name(page), line, language.strip(), text, before[1] if before else "")
+
+
+def find_faults(page: Path) -> Iterator[str]:
+    """Yield each fence that names no known language, and each remark that is before no block.
+
+    A test would pass over both, and nobody would notice.
+    """
+    blocks = list(read_blocks(page))
+    for block in blocks:
+        if block.language not in LANGUAGES:
+            yield f"{block.place}: the fence names none of {', '.join(LANGUAGES)}"
+    text = page.read_text()
+    lines = text.split("\n")
+    for remark in LINE_OF_REMARK.finditer(text):
+        line = text.count("\n", 0, remark.start()) + 1
+        # `line` counts from 1, so this is the line after the remark.
+        following = next((number for number, words in enumerate(lines[line:], line + 1) if words.strip()), 0)
+        if following not in {block.line for block in blocks}:
+            yield f"{_name(page)}:{line}: no block follows {remark[0].strip()}"
+
+
+def _name(page: Path) -> str:
+    return str(page.relative_to(ROOT)) if page.is_relative_to(ROOT) else page.name
 
 
 def new_not_run_list() -> str:

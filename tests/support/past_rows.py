@@ -26,7 +26,7 @@ CODES: Final = (
     *[(ErrorCode.EXIT_NONZERO, "the program exited 1", 1)] * 3,
     *[(ErrorCode.TIMEOUT, "the program ran longer than its timeout of 30 s", None)] * 3,
     *[(ErrorCode.OUT_OF_MEMORY, "the job needed more than its 536870912 bytes of memory", None)] * 2,
-    (ErrorCode.WORKER_LOST, "worker host-07.{} died with the job, and no try is left (3 of 3)", None),
+    (ErrorCode.WORKER_LOST, "worker host-07.{} died with the job, and no attempt is left (3 of 3)", None),
     (ErrorCode.IMAGE_NOT_FOUND, "there is no image x{} on any host", None),
 )
 

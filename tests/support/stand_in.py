@@ -120,7 +120,7 @@ class StandIn:
         outcome = outcome.model_copy(update={"attempts": tuple(attempts), "run": run})
         history = outcome.to_json()["attempts"]
         self._client.hset(job_key(job_id), "attempts", json.dumps(history))
-        reason = "no try is left" if is_failure else ""
+        reason = "no attempt is left" if is_failure else ""
         arguments = (KEY_PREFIX, OWNER, claim, job_id, outcome.code.value, stored_result(outcome))
         self._client.eval(read_script("finish"), 0, *arguments, RESULT_TTL_SECONDS, reason, DEAD_TTL_SECONDS)
 

@@ -6,12 +6,16 @@ import hashlib
 import json
 import threading
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from cli_fleet import Binary, end, new_use
 from sandfleet import ErrorCode, FleetUnavailable, Outcome, SandboxSpec, StreamOutput
+from sandfleet.channel.job_facts import JobFacts
+from sandfleet.channel.overview import Queued
 from sandfleet.cli import main
+from sandfleet.cli.run import START_ONE
+from sandfleet.overview.job_view import JobView
 from sandfleet.testing.fake_fleet import FakeFleet
 from sandfleet_config.outcome import StoredObject
 
@@ -178,18 +182,51 @@ def test_run_cancels_on_ctrl_c(use: Use, monkeypatch: Patch, capfd: Capture) -> 
     assert fleet.job(job_id).outcome(timeout=0).code is ErrorCode.CANCELLED
 
 
-def test_run_says_that_no_worker_is_there(use: Use, monkeypatch: Patch, capfd: Capture) -> None:
+@pytest.mark.parametrize(
+    ("facts", "place", "note"),
+    [
+        (
+            {"state": "queued"},
+            Queued(0, 0, 0, is_served=False),
+            "job {} waits: no worker is listening on redis://127.0.0.1:6379/0; it starts when one does{}",
+        ),
+        ({"state": "queued", "why": "no live host has disk=ssd"}, None, "job {} waits: no live host has disk=ssd"),
+        (
+            {"state": "queued"},
+            Queued(3, 3, 1, is_served=True),
+            "job {} waits: all slots of the hosts that take it are busy",
+        ),
+        ({"state": "queued"}, None, ""),
+        ({"state": "waiting"}, None, ""),
+        ({"state": "running"}, None, ""),
+    ],
+)
+def test_run_says_why_its_job_waits(
+    use: Use, monkeypatch: Patch, capfd: Capture, *, facts: dict[str, Any], place: Queued | None, note: str
+) -> None:
     fleet = use(lambda _: None)
-    monkeypatch.setattr("sandfleet.cli.run.WORKER_ANSWER_SECONDS", 0.01)
+    monkeypatch.setattr("sandfleet.cli.run.WAIT_NOTE_SECONDS", 0.01)
 
-    def has_no_workers(timeout_seconds: float = 1.0) -> bool:
+    def view(job_id: str) -> JobView:
         # The job ends only after the question, and the note is printed during the wait.
-        threading.Timer(0.3, fleet.finish, (fleet.job_ids[0], Outcome.of(ErrorCode.OK, "", exit_code=0))).start()
-        return False
+        threading.Timer(0.3, fleet.finish, (job_id, Outcome.of(ErrorCode.OK, "", exit_code=0))).start()
+        return JobView(JobFacts(job_id, **facts), queued=place)
 
-    monkeypatch.setattr(fleet, "has_workers", has_no_workers)
+    monkeypatch.setattr(fleet, "view", view)
     assert main(["run", "--", "x"]) == 0
-    assert "no worker is listening on redis://127.0.0.1:6379/0" in capfd.readouterr().err
+    assert capfd.readouterr().err == (f"sandfleet: {note}\n".format(*fleet.job_ids, START_ONE) if note else "")
+
+
+def test_run_names_the_option_beside_a_limit(use: Use, capfd: Capture) -> None:
+    for code, message, shown in (
+        (ErrorCode.OUT_OF_MEMORY, "raise resources.memory_bytes", "raise resources.memory_bytes (--memory)"),
+        (ErrorCode.DISK_LIMIT, "into resources.disk_bytes of 1 MiB", "into resources.disk_bytes (--disk) of 1 MiB"),
+        (ErrorCode.PIDS_LIMIT, "raise resources.pids_limit", "raise resources.pids_limit (--pids)"),
+        (ErrorCode.DISK_LIMIT, "of a later release: resources.inodes", "of a later release: resources.inodes"),
+    ):
+        use(end(code, message))
+        main(["run", "--", "x"])
+        assert capfd.readouterr().err == f"sandfleet: {code.value}: {shown}\n"
 
 
 def test_a_fleet_out_of_reach_is_one_line_and_125(use: Use, capfd: Capture) -> None:

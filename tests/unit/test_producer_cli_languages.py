@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -81,6 +82,20 @@ def test_the_exit_code_is_that_of_the_program(use: Use, tmp_path: Path, ending: 
     path.write_text("x")
     use(lambda _: ending)
     assert main(["run", "--lang", "python", str(path)]) == exit_code
+
+
+def test_run_says_that_no_worker_is_there(use: Use, source: Path, monkeypatch: Patch, capfd: Capture) -> None:
+    fleet = use(lambda _: None)
+    monkeypatch.setattr("sandfleet.cli.run.WAIT_NOTE_SECONDS", 0.01)
+
+    def has_no_workers(timeout_seconds: float = 1.0) -> bool:
+        # The job ends only after the question, and the note is printed during the wait.
+        threading.Timer(0.3, fleet.finish, (fleet.job_ids[0], Outcome.of(ErrorCode.CANCELLED, "by hand"))).start()
+        return False
+
+    monkeypatch.setattr(fleet, "has_workers", has_no_workers)
+    assert main(["run", "--lang", "cpp", str(source)]) == 130
+    assert "sandfleet: no worker is listening on redis://127.0.0.1:6379/0: the job is queued" in capfd.readouterr().err
 
 
 def test_a_program_that_did_not_compile_is_told_apart(use: Use, source: Path, capfd: Capture) -> None:

@@ -93,7 +93,7 @@ class JobRun:
             return self._end(error.code, error.message)
         except Exception:
             extra = {"action": "internal", "job_id": self._job.job_id}
-            log.exception("job %s met a fault of ours", self._job.job_id, extra=extra)
+            log.exception("internal error in job %s", self._job.job_id, extra=extra)
             text = f"a fault in sandfleet itself: see the log of worker {self._host.worker}"
             return self._end(ErrorCode.INTERNAL, text)
 
@@ -218,7 +218,7 @@ class JobRun:
     def _find_dead_letter_reason(self, outcome: Outcome) -> str:
         """Say why the job belongs to the dead letters.
 
-        It would be tried again, or is trouble of ours, and no try is left.
+        It would be tried again, or is trouble of ours, and no attempt is left.
         """
         code, claim = outcome.code, self.claim
         if code.category is not Category.HOST and code not in self._retry_on:

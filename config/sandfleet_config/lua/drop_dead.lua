@@ -3,7 +3,7 @@
 --
 -- ARGV: prefix, TTL of dead letters in s, their largest number, their largest size in bytes in all,
 --       then job ids
--- Returns the number of letters with the given ids. `dead_dropped` counts only those above the
+-- Returns the number of dead letters with the given ids. `dead_dropped` counts only those above the
 -- bounds. A key of a wrong type counts as empty.
 local prefix, ttl, max_dead_letters, max_bytes = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local FIRST_ID, MAX_DROPPED, DAY = 5, 1000, 86400
@@ -11,7 +11,7 @@ local dead, sizes, bytes = prefix .. 'dead', prefix .. 'dead_sizes', prefix .. '
 local dropped_count = prefix .. 'dead_dropped'
 -- include: prelude
 
--- Deletes a letter. Returns 1, or 0 if there is none.
+-- Deletes a dead letter. Returns 1, or 0 if there is none.
 local function drop(id)
   redis.call('DEL', prefix .. 'dead:' .. id)
   try('ZREM', prefix .. 'malformed', id) -- so that another malformed message may be kept

@@ -154,8 +154,8 @@ if reason ~= '' then
   redis.call('EXPIRE', dead .. ':' .. id, dead_ttl)
   try('ZADD', dead, now, id)
   redis.call('EXPIRE', dead, dead_ttl)
-  -- Only the sum is updated here. The caller runs drop_dead.lua next, which deletes letters above
-  -- the bound.
+  -- Only the sum is updated here. The caller runs drop_dead.lua next, which deletes dead letters
+  -- above the bound.
   local size = #message + #reason + #told
   local earlier = tonumber(try('HGET', sizes, id) or 0) or 0
   try('HSET', sizes, id, size)

@@ -86,14 +86,8 @@ local function note_retry(batch, failed)
   end
 end
 
-local queues, batches = {}, {}
-local function start(id, seen, given, changes)
-  local job, result = prefix .. 'job:' .. id, prefix .. 'celery-task-meta-' .. id
-  local record = read_record(job)
-  local dead_letter = try('HMGET', prefix .. 'dead:' .. id, 'message', 'queue', 'run', 'image_digest') or {}
-  local message = changes.message or dead_letter[1] or try('GET', prefix .. 'spec:' .. id) or ''
-  local queue = record.queue or dead_letter[2] or ''
-  local run = tonumber(record.state and (record.run or 1) or dead_letter[3] or 1) or 1
+-- Returns why the next run of a job does not start, or nil.
+local function find_refusal(record, run, seen, message, queue)
   if record.state and (record.state ~= 'ended' or run ~= seen) then
     return 'later'
   elseif record.in_queue then
@@ -103,40 +97,34 @@ local function start(id, seen, given, changes)
   elseif run ~= seen then
     return 'later'
   end
-  local is_gone = not record.state
-  if is_gone then
-    if given == '' then
-      return 'gone'
-    end
-    record = cjson.decode(given)
-  end
-  for name, value in pairs(changes) do
-    record[name] = value
-  end
-  local step, queue_ttl = record.step or '0', tonumber(record.queue_ttl or 0) or 0
-  local keys = record.batch and record.batch ~= '' and batch_keys(record.batch)
-  local list = prefix .. queue .. (step == '0' and '' or '\6\22' .. step)
-  if not is_usable(list, keys) then
-    return 'unusable'
-  end
+  return nil
+end
 
-  drop_dead_letter(id)
-  drop_spec(id)
-  record.pin = images == 'kept' and (dead_letter[4] or find_image_digest(try('GET', result)) or record.pin) or nil
-  if images == 'resolved' and keys then
-    redis.call('DEL', keys.pins)
+-- Returns the digest of the image that the earlier run had; nil if the next one is to look it up.
+local function find_pin(id, record, dead_letter)
+  if images ~= 'kept' then
+    return nil
   end
+  return dead_letter[4] or find_image_digest(try('GET', prefix .. 'celery-task-meta-' .. id)) or record.pin
+end
+
+-- Makes the outcome of the job that of run `run`, and takes its end out of the batch.
+local function move_outcome(id, run, record, keys)
+  local result = prefix .. 'celery-task-meta-' .. id
   if redis.call('EXISTS', result) == 1 then
     redis.call('RENAME', result, prefix .. 'run:' .. string.format('%.0f', run) .. ':' .. id)
   end
   if keys then
     take_end(keys, record.end_entry, record.code or '')
   end
+end
+
+local function write_record(id, run, record, message)
+  local job, queue_ttl = prefix .. 'job:' .. id, tonumber(record.queue_ttl or 0) or 0
   local expires = queue_ttl > 0 and now + queue_ttl or 0
   -- The message's hash: an older message of the job may still be in a list, with another spec.
-  local fields = { 'state', 'queued', 'run', string.format('%.0f', run + 1), 'submitted', now, 'expires', expires, 'attempts', '',
+  local fields = { 'state', 'queued', 'run', string.format('%.0f', run), 'submitted', now, 'expires', expires, 'attempts', '',
     'sha1', redis.sha1hex(message) }
-  record.queue, record.step, record.key = queue, step, hold_key(id, record.key or '')
   for _, name in ipairs(KEPT) do
     if record[name] then
       fields[#fields + 1] = name
@@ -148,23 +136,70 @@ local function start(id, seen, given, changes)
   if expires > 0 then
     redis.call('ZADD', prefix .. 'expiring', expires, id)
   end
-  if keys then
-    if is_gone then
-      redis.call('RPUSH', keys.members, id)
-    end
-    expire_batch(keys, BATCH_TTL)
-    await_done(record.batch, keys)
-    batches[record.batch] = true
-    note_retry(record.batch, record.failed)
+end
+
+local queues, batches = {}, {}
+local function note_in_batch(id, record, keys, is_gone)
+  if images == 'resolved' then
+    redis.call('DEL', keys.pins)
   end
+  if is_gone then
+    redis.call('RPUSH', keys.members, id)
+  end
+  expire_batch(keys, BATCH_TTL)
+  await_done(record.batch, keys)
+  batches[record.batch] = true
+  note_retry(record.batch, record.failed)
+end
+
+local function queue_message(id, record, list, message)
   if record.after then
     local group = new_group(record.after)
-    park_in_group(group, id, message, step)
+    park_in_group(group, id, message, record.step)
     resolve_group(group.name)
   else
     redis.call('LPUSH', list, message)
-    queues[queue] = true
+    queues[record.queue] = true
   end
+end
+
+local function start(id, seen, given, changes)
+  local record = read_record(prefix .. 'job:' .. id)
+  local dead_letter = try('HMGET', prefix .. 'dead:' .. id, 'message', 'queue', 'run', 'image_digest') or {}
+  local message = changes.message or dead_letter[1] or try('GET', prefix .. 'spec:' .. id) or ''
+  local queue = record.queue or dead_letter[2] or ''
+  local run = tonumber(record.state and (record.run or 1) or dead_letter[3] or 1) or 1
+  local refusal = find_refusal(record, run, seen, message, queue)
+  if refusal then
+    return refusal
+  end
+  local is_gone = not record.state
+  if is_gone then
+    if given == '' then
+      return 'gone'
+    end
+    record = cjson.decode(given)
+  end
+  for name, value in pairs(changes) do
+    record[name] = value
+  end
+  local step = record.step or '0'
+  local keys = record.batch and record.batch ~= '' and batch_keys(record.batch)
+  local list = prefix .. queue .. (step == '0' and '' or '\6\22' .. step)
+  if not is_usable(list, keys) then
+    return 'unusable'
+  end
+
+  drop_dead_letter(id)
+  drop_spec(id)
+  record.pin = find_pin(id, record, dead_letter)
+  move_outcome(id, run, record, keys)
+  record.queue, record.step, record.key = queue, step, hold_key(id, record.key or '')
+  write_record(id, run + 1, record, message)
+  if keys then
+    note_in_batch(id, record, keys, is_gone)
+  end
+  queue_message(id, record, list, message)
   return 'queued'
 end
 

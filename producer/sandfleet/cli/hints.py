@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -105,6 +106,16 @@ def describe_refusal(error: RequestError) -> str:
     return f"{error.code.value}: " + "; ".join(
         f"{_option_of(fault['field'])}: {fault['message']}" for fault in error.errors
     )
+
+
+def name_options(message: str) -> str:
+    """Return a message about a job with the option of ``run`` beside each field of ``resources``."""
+
+    def add_option(field: re.Match[str]) -> str:
+        option = RUN_OPTIONS.get(field[0])
+        return f"{field[0]} ({option})" if option else field[0]
+
+    return re.sub(r"\bresources\.\w+", add_option, message)
 
 
 def _option_of(field: str) -> str:

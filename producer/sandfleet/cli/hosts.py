@@ -79,7 +79,7 @@ def list_hosts(line: HostsOptions) -> None:
 
 
 def read_failures() -> Mapping[str, HostFailures] | None:
-    """Return how often tries failed on each host in the last hour; None without a history in reach."""
+    """Return how often attempts failed on each host in the last hour; None without a history in reach."""
     from sandfleet_config.settings import SettingsInvalid
 
     from sandfleet.errors import FleetError
@@ -244,11 +244,11 @@ def _format_warm(warm: Mapping[str, int]) -> str:
 
 
 def _format_failures(host: HostState) -> str:
-    """Return the share of tries that failed by our doing in the last hour, and whether that is odd."""
+    """Return the share of attempts that failed by our doing in the last hour, and whether that is odd."""
     found = host.failures
     if found is None or not found.tries:
         return "-"
-    return f"{'odd: ' if found.is_odd else ''}{found.share:.1%} of {format_count(found.tries, 'try', 'tries')}"
+    return f"{'odd: ' if found.is_odd else ''}{found.share:.1%} of {format_count(found.tries, 'attempt')}"
 
 
 def _host_cells(host: HostState) -> Mapping[str, str]:

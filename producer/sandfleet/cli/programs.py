@@ -21,10 +21,10 @@ from sandfleet.cli.run import (
     RunFiles,
     Terminated,
     finish_artifacts,
+    note_wait,
     print_outcome,
     read_files,
     sigterm_raises,
-    watch_for_workers,
 )
 from sandfleet.cli.show import explain, note
 from sandfleet.languages.cases import read_cases
@@ -100,7 +100,7 @@ def run_program(fleet: Fleet, line: ProgramLine) -> int:
     """Do what the command line says; return the exit code. Ctrl-C and SIGTERM cancel the jobs."""
     try:
         program = _add_files(fleet, line)
-        with sigterm_raises(), watch_for_workers(fleet):
+        with sigterm_raises(), note_wait(fleet):
             if line.cases is not None:
                 return _judge(fleet, program, line)
             result = fleet.run_program(program, queue=line.queue)

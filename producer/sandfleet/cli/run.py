@@ -20,7 +20,7 @@ from sandfleet_config.units import format_bytes
 from sandfleet.cli.artifacts import SaveOptions, Saver, tell_lost
 from sandfleet.cli.exits import INTERRUPTED, OUR_FAILURE, TERMINATED, exit_code, is_own_exit
 from sandfleet.cli.files import LocalFiles, read_stdin
-from sandfleet.cli.hints import describe_refusal
+from sandfleet.cli.hints import describe_refusal, name_options
 from sandfleet.cli.live import follow_job
 from sandfleet.cli.show import explain, note
 from sandfleet.errors import FleetError
@@ -36,8 +36,9 @@ if TYPE_CHECKING:
     from sandfleet.fleet import Fleet
     from sandfleet.job import Job
 
-WORKER_ANSWER_SECONDS = 2.0
-"""If the job has not ended by then, ask whether any worker is there."""
+WAIT_NOTE_SECONDS = 2.0
+"""A job that is still queued by then may wait for long: say why."""
+START_ONE = " (sandfleet-worker start)"
 
 
 class Terminated(BaseException):
@@ -82,7 +83,7 @@ def run_job(
     if not fields["command"]:
         note("no command was given: the image's own one runs")
     try:
-        with sigterm_raises(), watch_for_workers(fleet):
+        with sigterm_raises(), note_wait(fleet, job.id):
             outcome = follow_job(job) if is_live else job.outcome()
     except KeyboardInterrupt:
         return _cancel(job, INTERRUPTED)
@@ -133,7 +134,7 @@ def print_outcome(
     if not is_own_exit(outcome):
         # The image of `sandfleet run NAME` is not NAME, as users of docker may expect.
         hint = f" ({image}; --image NAME takes another)" if outcome.code is ErrorCode.COMMAND_NOT_FOUND else ""
-        note(explain(outcome) + hint)
+        note(name_options(explain(outcome)) + hint)
 
 
 def _cancel(job: Job, code: int) -> int:
@@ -193,22 +194,22 @@ def sigterm_raises() -> Generator[None]:
 
 
 @contextmanager
-def watch_for_workers(fleet: Fleet) -> Generator[None]:
-    """Print a note if no worker answers after `WORKER_ANSWER_SECONDS`: the wait may be long."""
+def note_wait(fleet: Fleet, job_id: str | None = None) -> Generator[None]:
+    """Print one note if the job is still queued after `WAIT_NOTE_SECONDS`: its id, and why it waits.
+
+    Without `job_id`, for jobs that are not known yet, only whether any worker answers.
+    """
 
     def check() -> None:
         try:
-            has_workers = fleet.has_workers(1.0)
+            why = _find_no_workers(fleet) if job_id is None else _explain_wait(fleet, job_id)
         except FleetError:
             return  # the wait raises it, too
-        if not has_workers and not ended.is_set():
-            note(
-                f"no worker is listening on {fleet.settings.redis_address}: the job is queued and starts when one does"
-                " (sandfleet-worker start)"
-            )
+        if why and not ended.is_set():
+            note(why)
 
     ended = threading.Event()
-    timer = threading.Timer(WORKER_ANSWER_SECONDS, check)
+    timer = threading.Timer(WAIT_NOTE_SECONDS, check)
     timer.daemon = True
     timer.start()
     try:
@@ -216,3 +217,25 @@ def watch_for_workers(fleet: Fleet) -> Generator[None]:
     finally:
         ended.set()
         timer.cancel()
+
+
+def _find_no_workers(fleet: Fleet) -> str:
+    """Say that no worker answers; empty if one does."""
+    if fleet.has_workers(1.0):
+        return ""
+    return f"{_no_worker(fleet)}: the job is queued and starts when one does{START_ONE}"
+
+
+def _explain_wait(fleet: Fleet, job_id: str) -> str:
+    """Say why a queued job waits; empty for any other, and if nothing is known."""
+    view = fleet.view(job_id)
+    if view.facts.state != "queued":
+        return ""
+    if view.queued is not None and not view.queued.workers:
+        return f"job {job_id} waits: {_no_worker(fleet)}; it starts when one does{START_ONE}"
+    why = view.explain_wait()
+    return f"job {job_id} waits: {why}" if why else ""
+
+
+def _no_worker(fleet: Fleet) -> str:
+    return f"no worker is listening on {fleet.settings.redis_address}"

@@ -1,6 +1,6 @@
-"""`HostFailures`: how often tries fail by our doing on a host, against the others.
+"""`HostFailures`: how often attempts fail by our doing on a host, against the others.
 
-Tries are counted, not only how runs ended: a host whose jobs are all tried again elsewhere with
+Attempts are counted, not only how runs ended: a host whose jobs are all tried again elsewhere with
 success is sick.
 """
 
@@ -19,15 +19,15 @@ HOUR: Final = 3600.0
 ODD_SHARE: Final = 0.05
 ODD_FACTOR: Final = 5.0
 LEAST_TRIES: Final = 20
-"""A host is odd when at least this many tries ended there in the hour, and more than `ODD_SHARE` of
-them failed by our doing, `ODD_FACTOR` times the share of the other hosts."""
+"""Mark a host as odd if it had this many attempts in the hour, more than `ODD_SHARE` of them failed
+with the category `host`, and that is more than `ODD_FACTOR` times the share of the other hosts."""
 
 
 @dataclass(frozen=True)
 class HostFailures:
-    """How many tries ended on a host lately, and how many of them by our doing.
+    """How many attempts ended on a host lately, and how many of them by our doing.
 
-    A try counts when its run has ended; one that was not charged, such as one that a drain cut, does
+    An attempt counts when its run has ended; one that was not charged, such as one that a drain cut, does
     not.
     """
 
@@ -38,12 +38,12 @@ class HostFailures:
 
     @property
     def share(self) -> float:
-        """The share of the host's tries."""
+        """The share of the host's attempts."""
         return self.failed / self.tries if self.tries else 0.0
 
     @property
     def others_share(self) -> float:
-        """The share of all other hosts' tries."""
+        """The share of all other hosts' attempts."""
         return self.others_failed / self.others_tries if self.others_tries else 0.0
 
     @property
@@ -54,7 +54,7 @@ class HostFailures:
 
 
 def read_host_failures(history: History, since: float, until: float) -> dict[str, HostFailures]:
-    """Ask the history about the tries of each host, of runs that ended in a time of about an hour.
+    """Ask the history about the attempts of each host, of runs that ended in a time of about an hour.
 
     Raises:
         FleetError or ValueError: as `History` says.

@@ -31,7 +31,7 @@ class HostState:
 
     @property
     def is_odd(self) -> bool:
-        """Whether tries fail there far more often by our doing than elsewhere."""
+        """Whether attempts fail there far more often by our doing than elsewhere."""
         return self.failures is not None and self.failures.is_odd
 
     @property

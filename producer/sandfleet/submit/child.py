@@ -1,7 +1,7 @@
 """A forked process that sends frames of bytes to its parent through a pipe.
 
-Neither outlives the other's interest in it. A child whose parent has closed the pipes, or is dead,
-ends at its next frame. A child that died is one that has no more frames; its parent does the rest.
+A child ends at its next frame if its parent has closed the pipes or is dead. If a child dies, it has
+no more frames, and its parent does the rest.
 """
 
 from __future__ import annotations

@@ -102,9 +102,9 @@ class JobEncoder:
     ) -> None:
         """`contents` takes the contents that are too large to travel; its owner uploads them.
 
-        `least_contract` is the version that workers must speak whatever the spec uses. With
-        `shows_whole` the jobs' records say their commands with what looks secret. `traces` begins
-        the trace of each job.
+        `least_contract` is the version that workers must speak whatever the spec uses.
+        `shows_whole`: records keep the whole command, without redaction. `traces` begins the trace
+        of each job.
         """
         self._traces = traces
         self._shows_whole = shows_whole

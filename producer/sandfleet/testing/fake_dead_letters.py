@@ -32,7 +32,7 @@ class FakeDeadLetters:
         self._dead[job_id] = DeadLetter(
             job_id=job_id,
             code=outcome.code,
-            reason="no try is left",
+            reason="no attempt is left",
             at=time.time(),
             queue=job.queue,
             batch=job.encoded.batch,

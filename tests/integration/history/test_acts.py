@@ -69,8 +69,8 @@ def test_a_host_whose_tries_fail_is_marked_though_the_jobs_end_ok_elsewhere(past
     tries = [["host", "1", "HOST_RESOURCES", 1, 2, 1], ["other", "1", "OK", 3, 4, 1]]
     past.add(*(json.dumps({"id": f"retried-{at}", "code": "OK", "host": "other", "tries": tries}) for at in range(25)))
     past.write_all()
-    assert "odd: 100.0% of 25 tries" in run(capsys, "hosts")[1]
-    assert "odd: 100.0% of 25 tries" in run(capsys, "hosts", "show", "host")[1]
+    assert "odd: 100.0% of 25 attempts" in run(capsys, "hosts")[1]
+    assert "odd: 100.0% of 25 attempts" in run(capsys, "hosts", "show", "host")[1]
     (found,) = json.loads(run(capsys, "hosts", "-o", "json")[1])
     counts = {"tries": 25, "failed": 25, "others_tries": 25, "others_failed": 0, "is_odd": True}
     assert found["failures"] == counts

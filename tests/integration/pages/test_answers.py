@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def test_the_overview_says_what_needs_a_person_and_what_to_do(server: PageServer) -> None:
     page = server.get("/fleet/")
     assert "queue rl-eval is not served: 412 jobs, oldest 11 min 11 s; no live worker takes them" in page
-    assert "host-07: 9.9 % of its tries failed by our doing in the last hour, on other hosts 0.2 %" in page
+    assert "host-07: 9.9 % of its attempts failed by our doing in the last hour, on other hosts 0.2 %" in page
     assert "3 dead letters" in page
     assert "sandfleet queues show rl-eval" in page
 

@@ -256,7 +256,7 @@ def test_dead_letters_are_requeued_and_purged_from_the_page(pages: PageServer, p
         assert claim is not None
         from sandfleet_config.outcome import Outcome
 
-        assert past.ledger.finish(claim, Outcome.of(ErrorCode.WORKER_LOST, job.id, "lost"), reason="no try is left")
+        assert past.ledger.finish(claim, Outcome.of(ErrorCode.WORKER_LOST, job.id, "lost"), reason="no attempt is left")
     assert "3 dead letters" in pages.get("/fleet/")
     assert read_done(act(pages, "verb=requeue"))[0] == 3
     time.sleep(1.1)

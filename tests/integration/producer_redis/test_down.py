@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -9,10 +10,12 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from bare_redis import LIST, SPEC, read_message
+from placing_hosts import HostOfTest
 from pydantic import SecretStr
 from sandfleet import (
     ErrorCode,
@@ -27,10 +30,11 @@ from sandfleet import (
 from waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     import redis
+    from sandfleet import Job
 
 
 def test_a_fleet_without_workers_has_none(fleet: Fleet) -> None:
@@ -133,16 +137,49 @@ def test_a_signal_to_run_cancels_the_job(fleet: Fleet, client: redis.Redis, numb
     assert fleet.job(job_id).outcome(timeout=0).code is ErrorCode.CANCELLED
 
 
-def test_run_says_that_no_worker_is_there(fleet: Fleet, client: redis.Redis) -> None:
+@contextmanager
+def start_run(fleet: Fleet, client: redis.Redis, *options: str) -> Iterator[tuple[subprocess.Popen[str], Job]]:
+    """Start ``sandfleet run``, which says after a second why its job waits."""
     env = os.environ | {"SANDFLEET_REDIS_URL": fleet.settings.redis_dsn}
-    sooner = "import sys; from sandfleet.cli import main, run; run.WORKER_ANSWER_SECONDS = 0.2; sys.exit(main())"
-    command = [sys.executable, "-c", sooner, "run", "--", "true"]
-    process = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    assert "no worker is listening on unix:" in process.stderr.readline()
+    sooner = "import sys; from sandfleet.cli import main, run; run.WAIT_NOTE_SECONDS = 1; sys.exit(main())"
+    command = [sys.executable, "-c", sooner, "run", *options, "--", "true"]
+    with subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True) as process:
+        wait_until(lambda: client.llen(LIST), 20, "the job is queued")
+        message: Any = client.lindex(LIST, 0)
+        yield process, fleet.job(json.loads(message)["headers"]["id"])
+
+
+def stop(process: subprocess.Popen[str]) -> str:
+    """End it by Ctrl-C; return what it has printed."""
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=20)
+    return process.communicate(timeout=20)[1]
+
+
+def test_run_says_that_no_worker_is_there(fleet: Fleet, client: redis.Redis) -> None:
+    with start_run(fleet, client) as (process, job):
+        assert process.stderr is not None
+        line = process.stderr.readline()
+        assert line.startswith(f"sandfleet: job {job.id} waits: no worker is listening on unix:")
+        stop(process)
     assert client.llen(LIST) == 0, "Ctrl-C has ended it"
+
+
+def test_run_says_once_that_no_host_fits_its_job(fleet: Fleet, client: redis.Redis) -> None:
+    host = HostOfTest(client, "one")
+    with start_run(fleet, client, "--image", "x", "--require", "disk=ssd") as (process, job):
+        assert host.claim() is None
+        assert process.stderr is not None
+        assert process.stderr.readline() == f"sandfleet: job {job.id} waits: no live host has disk=ssd\n"
+        time.sleep(1.2)  # a second note would come now
+        assert stop(process).count("waits") == 0
+
+
+def test_run_says_nothing_of_a_job_that_a_worker_has(fleet: Fleet, client: redis.Redis) -> None:
+    host = HostOfTest(client, "one")
+    with start_run(fleet, client, "--image", "x") as (process, job):
+        host.takes(job)
+        time.sleep(1.2)  # the note would come now
+        assert stop(process) == f"sandfleet: CANCELLED: job {job.id}: cancel requested\n"
 
 
 def test_a_reader_that_goes_away_is_no_traceback(fleet: Fleet, tmp_path: Path) -> None:

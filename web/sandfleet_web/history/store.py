@@ -126,7 +126,10 @@ class HistoryStore:
 
     @contextmanager
     def _transaction(self) -> Generator[Position]:
-        """Begin, and yield the position: its counts may be another process's, which prunes."""
+        """Open a transaction and yield the position.
+
+        It is read again: a process that prunes may have changed the counts.
+        """
         self._connection.execute("BEGIN IMMEDIATE")
         try:
             yield self.read_position()

@@ -35,7 +35,7 @@ PAUSE_FACTOR: Final = 4.0
 MAX_PAUSE_SECONDS: Final = 7200.0
 JITTER: Final = 0.2
 MOST_ATTEMPTS: Final = 200
-"""More than the pauses leave time for in 7 days: senders have died before they recorded theirs."""
+"""Upper bound. Back-off allows fewer in 7 days; more means that senders died before they recorded an attempt."""
 MILLI: Final = 1000
 
 _log = logging.getLogger(__name__)

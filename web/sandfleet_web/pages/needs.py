@@ -127,7 +127,7 @@ def _of_hosts(hosts: Sequence[Host]) -> Iterator[Need]:
         seen = host.failures
         if seen is not None and seen.is_odd:
             yield Need(
-                f"{clean(host.name, 80)}: {share(seen.failed, seen.tries)} of its tries failed by our doing in the last"
+                f"{clean(host.name, 80)}: {share(seen.failed, seen.tries)} of its attempts failed by our doing in the last"
                 f" hour, on other hosts {share(seen.others_failed, seen.others_tries)}",
                 "cordon it, then run sandfleet-worker doctor there",
                 link("host", name=host.name),

@@ -153,7 +153,7 @@ def _read_or_none(read: Callable[[Path, Callable[[str], None]], Mapping[_K, _V]]
     try:
         return dict(read(path, _tell_fault))
     except SettingsInvalid as error:
-        log.error("%s: nobody of that file may come in", error, extra={"action": "users_unreadable"})  # noqa: TRY400
+        log.error("%s: no user of that file can log in", error, extra={"action": "users_unreadable"})  # noqa: TRY400
         return {}
 
 

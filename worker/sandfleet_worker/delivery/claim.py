@@ -90,7 +90,7 @@ class Claim:
             return f"the job was started {format_count(len(self.attempts), 'time')}, {MAX_STARTS} starts are the most of any job"
         if self.max_attempts == 1:
             return "max_attempts=1 allows one start"
-        return f"no try is left ({self.charged_count} of {self.max_attempts})"
+        return f"no attempt is left ({self.charged_count} of {self.max_attempts})"
 
     def end_attempts(self, code: ErrorCode) -> tuple[Attempt, ...]:
         """Return the attempts, the last one ended with `code` if it is this claim's.

@@ -29,9 +29,10 @@ RECOVERED_AT_ONCE = 100
 
 
 class ClaimComparison:
-    """Compares after each beat. What differs twice in a row is no call under way, but for an end.
+    """Compares after each beat.
 
-    An end may wait long for its answer, or for a replica: its claim is settled, and held until then.
+    A difference seen twice in a row is not a call in progress, unless it is the end of a run. An end
+    may wait long for its answer, or for a replica: its claim is settled, and held until then.
 
     `read_claim_under_way` returns the id under which the worker claims now. `withdraw` is called
     with the id of a claim whose run is to end, and why, once there is somebody to call.

@@ -271,7 +271,7 @@ class Intake:
         try:
             is_ours = call_until_answered(lambda: self.ledger.settle(claim, how), backoff, pause)
         except NotAnswered as error:
-            text = "job %s is left to others, Redis does not hear how it ended: %s"
+            text = "cannot record the end of job %s, another worker takes it over: %s"
             log.error(text, claim.job_id, error, extra=extra | {"action": "settle_failed"})  # noqa: TRY400
             return False
         finally:

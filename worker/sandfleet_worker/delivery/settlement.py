@@ -37,7 +37,7 @@ class Finish:
     is_drained: bool = False
     """Whether the worker's stop ended the last attempt, which is then not charged."""
     facts: RunFacts = NO_FACTS
-    """The facts for the history that the outcome lacks, but the queue."""
+    """Facts for the history that are not in the outcome, except the queue."""
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from sandfleet.cli.hints import describe_refusal
 from sandfleet.cli.jsonl import STDIN
 from sandfleet.cli.show import note
 from sandfleet.cli.ways.checking import check_entries, new_reader, paused_collector
-from sandfleet.cli.ways.common import DEFAULT_IMAGE
 from sandfleet.cli.ways.entry import Fault, InputInvalid
+from sandfleet.cli.ways.shared_fields import DEFAULT_IMAGE
 from sandfleet.cli.ways.sources import JOBS, Found, Source, find_entries
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from sandfleet_config.errors import SpecInvalid
 
 from sandfleet.cli.jsonl import STDIN, parse_object, read_lines, read_text
 from sandfleet.cli.ways import array, scripts
-from sandfleet.cli.ways.common import merge_fields
 from sandfleet.cli.ways.entry import Entry, Fault, InputInvalid
+from sandfleet.cli.ways.shared_fields import merge_fields
 from sandfleet.cli.ways.table import parse_table
 from sandfleet.cli.ways.template import Template, suggest
 from sandfleet.files.local import find_file

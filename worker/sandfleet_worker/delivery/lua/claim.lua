@@ -22,7 +22,7 @@
 -- A forged key of a wrong type counts as empty. It does not stop the jobs of other keys.
 -- A job of a batch that is held, has stopped, or runs as many jobs as it may, is parked: see
 -- parked.lua. The parts: placing.lua compares hosts, obstacles.lua says why this host cannot take a
--- job now, and unusable.lua keeps what is no job.
+-- job now, unusable.lua keeps what is no job, and claimed_job.lua reads and writes a job's record.
 local FIRST_QUEUE, MAX_DISCARDED, MAX_PROMOTED, WAKE_TTL, MAX_SUSPECT_MS = 7, 300, 64, 3600, 60000
 local MAX_AVOIDED, MAX_AVOIDED_IN_ALL = 16, 64 -- jobs that are put back, of one list and of all, a call
 local MAX_READ_BYTES = 4 * 1048576 -- of messages, a call: Redis serves no other client meanwhile
@@ -101,6 +101,7 @@ end
 -- include: unusable
 -- include: obstacles
 -- include: kept_specs
+-- include: claimed_job
 
 -- Returns the limits of a batch, and why none of its jobs may start; both nil where there is
 -- nothing.
@@ -123,6 +124,25 @@ local function park_barred(limits, bar, id, message, step)
   return 'aside'
 end
 
+-- Puts a job back that this host cannot take now, and says why; returns what `take` does, or nil
+-- where the host can take it.
+local function put_back_obstructed(entry, limits, is_first_short)
+  local id, facts = entry.id, entry.facts
+  local obstacle, why = find_obstacle(id, entry.queue, entry.step, facts.needs)
+  if not obstacle then
+    return nil
+  end
+  tell_why(entry.job, facts.why_at, why)
+  if obstacle == 'short' and is_first_short then
+    keep_for(id, entry.queue, entry.step, facts.short_since, facts.kept_by)
+  end
+  local answered = put_back(id, entry.message, obstacle)
+  if answered == 'aside' and limits and limits.at_most then
+    free_place(limits, id) -- others of its batch may start meanwhile
+  end
+  return answered
+end
+
 -- Returns the answer, "avoid" where another host is to take the job, "short" where this one is to
 -- later, "aside" where no live host can, or nil for an unusable message.
 local function take(queue, step, message, is_first_short)
@@ -132,85 +152,36 @@ local function take(queue, step, message, is_first_short)
   end
   local id = headers.id
   local job = prefix .. 'job:' .. id
-  local facts = redis.call('HMGET', job, 'state', 'code', 'expires', 'avoid', 'avoid_until', 'attempts', 'suspect', 'needs', 'why_at',
-    'short_since', 'kept_by', 'batch', 'step', 'parked', 'sha1')
   -- (an error of this read, or of any other call here, sets the message aside: see `take_safely`)
-  local state, code, attempts = facts[1], facts[2], facts[6] or ''
-  if state == 'ended' or redis.call('EXISTS', prefix .. 'celery-task-meta-' .. id) == 1 then
-    if code == 'CANCELLED' or code == 'EXPIRED' then
-      discarded = discarded + 1 -- it was ended in the queue, and its message had to stay there until now
-      keep_ended(id, message)
-      return nil
-    end
-    return drop(id, 'ended already')
-  elseif state == 'running' or state == 'waiting' then
-    return drop(id, 'runs already')
-  elseif not state then
-    if headers['sandfleet-recorded'] then
-      return drop(id, 'ended so long ago that its record is gone')
-    end
-    redis.call('HSET', job, 'queue', queue, 'step', step, 'submitted', now, 'expires', 0, 'max_attempts', default_attempts)
-  elseif facts[13] and facts[13] ~= step then
-    discarded = discarded + 1 -- it has another priority since: a second message is in that list
+  local facts = read_facts(job)
+  if drop_stale(headers, facts, queue, step, message) then
     return nil
-  elseif facts[15] and facts[15] ~= redis.sha1hex(message) then
-    return drop(id, 'is of an earlier run') -- a priority left it behind
   end
-
-  local limits, bar = find_limits(facts[12])
-  local expires, flag, suspect_until = tonumber(facts[3]) or 0, 'start', nil
+  local entry = { id = id, job = job, facts = facts, queue = queue, step = step, message = message }
+  local limits, bar = find_limits(facts.batch)
+  local expires, flag, attempts, suspect_until = tonumber(facts.expires) or 0, 'start', facts.attempts or '', nil
   if redis.call('EXISTS', prefix .. 'cancel:' .. id) == 1 then
     flag = 'cancelled'
   elseif expires > 0 and now > expires then
     flag = 'expired'
-  elseif facts[4] == host and now < (tonumber(facts[5]) or 0) and placing.is_other_host_alive(host) then
+  elseif facts.avoid == host and now < (tonumber(facts.avoid_until) or 0) and placing.is_other_host_alive(host) then
     return 'avoid'
   elseif bar then
     return park_barred(limits, bar, id, message, step)
   elseif limits and not take_place(limits, id) then
     return park_barred(limits, describe_at_most(limits), id, message, step)
   else
-    local obstacle, why = find_obstacle(id, queue, step, facts[8])
-    if obstacle then
-      tell_why(job, facts[9], why)
-      if obstacle == 'short' and is_first_short then
-        keep_for(id, queue, step, facts[10], facts[11])
-      end
-      local answered = put_back(id, message, obstacle)
-      if answered == 'aside' and limits and limits.at_most then
-        free_place(limits, id) -- others of its batch may start meanwhile
-      end
+    local answered = put_back_obstructed(entry, limits, is_first_short)
+    if answered then
       return answered
     end
-    local is_list, list = pcall(cjson.decode, attempts)
-    list = is_list and type(list) == 'table' and list or {}
-    local suspect = find_suspect(facts[7], list)
-    if suspect and me.holds_suspect then
-      tell_why(job, facts[9], 'may have killed its worker, and so may a job that ' .. worker .. ' runs now: such jobs do not run together')
+    attempts, suspect_until = add_attempt(facts)
+    if not attempts then
+      tell_why(job, facts.why_at, 'may have killed its worker, and so may a job that ' .. worker .. ' runs now: such jobs do not run together')
       return put_apart(id, message)
     end
-    suspect_until = suspect and now + math.min(MAX_SUSPECT_MS, suspect.ms)
-    list[#list + 1] = { host = host, worker = worker, started = now, boot = me.boot, slot = me.slot }
-    attempts = cjson.encode(list)
   end
-  redis.call('HSET', claims, claim, message)
-  redis.call('HSET', job, 'state', 'running', 'claim', claim, 'owner', owner, 'flag', flag, 'attempts', attempts)
-  if suspect_until then
-    redis.call('HSET', job, 'suspect_until', suspect_until)
-  elseif facts[7] then
-    redis.call('HDEL', job, 'suspect', 'suspect_until')
-  end
-  redis.call('HDEL', job, 'message', 'avoid', 'avoid_until', 'why', 'why_at', 'short_since', 'kept_by')
-  if facts[14] then
-    try('ZREM', prefix .. facts[14], id)
-    redis.call('HDEL', job, 'parked')
-  end
-  if limits and flag == 'start' then
-    add_active(limits, id)
-  end
-  stop_keeping(id)
-  try('ZREM', prefix .. 'expiring', id)
-  try('ZREM', prefix .. 'delayed', id)
+  record_claim(entry, limits, flag, attempts, suspect_until)
   return answer(id, message)
 end
 

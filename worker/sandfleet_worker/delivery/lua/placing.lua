@@ -12,8 +12,7 @@ local function new_placing(prefix, owner, now)
   local LIMITS = { memory_bytes = '%s of memory', cpu_quota = '%s cores', pids_limit = '%s processes and threads',
     disk_bytes = '%s of disk', timeout = 'a timeout of %s s', grace = 'a grace of %s s', output_bytes = '%s of output a stream' }
   local SIZES = { { 1073741824, 'GiB' }, { 1048576, 'MiB' }, { 1024, 'KiB' } }
-  local entries, others = {}, nil
-  local placing = {}
+  local entries, others, placing = {}, nil, {}
 
   function placing.read_json(text)
     local is_json, found = pcall(cjson.decode, text)

@@ -11,7 +11,9 @@ if TYPE_CHECKING:
 
 
 def require_limits(limits: Admitted, enforced: frozenset[str]) -> None:
-    """Refuse a limit that is not in `enforced`: which also has those that the operator goes without.
+    """Refuse limits that are not in `enforced`.
+
+    The caller adds those that the operator allowed to go unenforced.
 
     Raises:
         HostResources: names each of them, and what to do.

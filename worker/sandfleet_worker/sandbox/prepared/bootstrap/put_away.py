@@ -1,4 +1,4 @@
-"""Keep a module that CPython has loaded for this program from the jobs that would not have it."""
+"""Hide modules that only the bootstrap loaded, so a job sees those of a fresh Python."""
 
 import sys
 

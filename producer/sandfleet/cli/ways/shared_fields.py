@@ -1,4 +1,4 @@
-"""The options of ``sandfleet run`` at ``sandfleet submit``: fields that all jobs of a batch get."""
+"""Fields that all jobs of a ``sandfleet submit`` get, from the options of ``sandfleet run``."""
 
 from __future__ import annotations
 
