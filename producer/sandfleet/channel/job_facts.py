@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 FACT_FIELDS: Final = (
     *("record", "state", "code", "run", "queue", "step", "batch", "attempts", "max_attempts", "submitted"),
-    *("ended", "expires", "needs", "why", "why_at"),
+    *("ended", "expires", "queue_ttl", "needs", "why", "why_at"),
 )
 """The fields of a job's record that `parse_facts` takes, in this order."""
 
@@ -30,7 +30,8 @@ class JobFacts:
     """A job as Redis has it now. Times are unix times, 0.0 where they are not known.
 
     `state` is ``queued``, ``waiting``, ``running`` or ``ended``; `attempts` are those of its newest
-    run; `needs` are the limits and labels that it asks for. Never env, stdin or output.
+    run; `needs` are the limits and labels that it asks for; `queue_ttl` is in seconds, 0.0 where it
+    is not known. Never env, stdin or output.
     """
 
     job_id: str
@@ -47,6 +48,7 @@ class JobFacts:
     needs: Mapping[str, Any] = field(default_factory=dict[str, Any])
     attempts: tuple[Attempt, ...] = ()
     max_attempts: int = 0
+    queue_ttl: float = 0.0
     submitted: float = 0.0
     ended: float = 0.0
     expires: float = 0.0
@@ -102,6 +104,7 @@ def parse_facts(job_id: str, values: Sequence[bytes | None]) -> JobFacts | None:
         needs=needs,
         attempts=parse_attempts(found["attempts"]),
         max_attempts=int(_parse_number(found["max_attempts"])),
+        queue_ttl=_parse_number(found["queue_ttl"]) / MILLI,
         submitted=submitted,
         ended=_parse_number(found["ended"]) / MILLI,
         expires=_parse_number(found["expires"]) / MILLI,

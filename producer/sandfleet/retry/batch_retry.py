@@ -12,6 +12,7 @@ from sandfleet_config.errors import RequestError, SpecInvalid
 from sandfleet.channel.overview import NextRun
 from sandfleet.channel.records import RunState
 from sandfleet.overview.job_filter import JobFilter, read_ended_code
+from sandfleet.retry.changes import keep_delivery
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -137,7 +138,7 @@ class BatchRetry:
             for job in self._overview.facts(missing):
                 spec = self._find_spec(job) if job is not None else None
                 if job is not None and spec is not None:
-                    found[job.job_id] = spec
+                    found[job.job_id] = keep_delivery(spec, job)
         return found
 
     def start(self) -> Iterator[tuple[str, RunState]]:

@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from sandfleet_config.errors import SpecInvalid, SpecTooLarge
+from sandfleet_config.scripts import step_of
 from sandfleet_config.spec import SandboxSpec
 from sandfleet_config.wire import new_spec
 
@@ -16,6 +17,7 @@ from sandfleet.submit.encode import JobEncoder
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from sandfleet.channel.job_facts import JobFacts
     from sandfleet.channel.records import EncodedJob
 
 UNCHANGEABLE: Final = ("idempotency_key", "after")
@@ -71,6 +73,21 @@ def change_spec(spec: SandboxSpec, changes: Mapping[str, object]) -> SandboxSpec
             place = cast("dict[str, Any]", found)
         place[last] = value
     return new_spec(fields)
+
+
+def keep_delivery(spec: SandboxSpec, job: JobFacts) -> SandboxSpec:
+    """Return `spec` with the priority, `queue_ttl` and `max_attempts` of the job's record.
+
+    A line of a file of jobs need not have them: options of its submit may have said them.
+    """
+    changes: dict[str, object] = {}
+    if step_of(spec.priority) != job.step:
+        changes["priority"] = job.step
+    if job.queue_ttl:
+        changes["queue_ttl"] = job.queue_ttl
+    if job.max_attempts:
+        changes["max_attempts"] = job.max_attempts
+    return spec.model_copy(update=changes)
 
 
 class JobChanger:

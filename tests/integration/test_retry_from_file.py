@@ -1,0 +1,67 @@
+"""`batch retry --from FILE`: jobs whose specs are no longer kept run again as they were submitted."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from sandfleet import ErrorCode, Outcome
+from sandfleet.channel.message import read_request
+from sandfleet.cli import main
+from sandfleet_config.queues import DEFAULT_QUEUE, KEY_PREFIX, job_key, spec_key
+from waiting import wait_until
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from sandfleet import Fleet, SandboxSpec
+    from sandfleet_worker.delivery.ledger import Ledger
+
+    Capture = pytest.CaptureFixture[str]
+
+DELIVERY = ("step", "queue_ttl", "max_attempts")
+NO_FAULTS: list[dict[str, str]] = []
+
+
+def write_lines(path: Path, *lines: dict[str, Any]) -> str:
+    path.write_text("".join(json.dumps({"image": "x", "command": ["true"], **line}) + "\n" for line in lines))
+    return str(path)
+
+
+def fail_all(ledger: Ledger, client: Any, fleet: Fleet) -> list[str]:
+    """End each job of batch `b` with TIMEOUT, and forget what it ran; return the ids."""
+    ids = [*fleet.batch("b").iter_ids()]
+    for _ in ids:
+        take(ledger)
+    for job_id in ids:
+        client.delete(spec_key(job_id))
+    return ids
+
+
+def take(ledger: Ledger) -> SandboxSpec:
+    """End the next job with TIMEOUT; return the spec of its message."""
+    claim, _ = ledger.claim("next", [DEFAULT_QUEUE])
+    assert claim is not None
+    assert ledger.finish(claim, Outcome.of(ErrorCode.TIMEOUT, claim.job_id, attempts=claim.end_attempts(ErrorCode.TIMEOUT)))
+    request = read_request(claim.message)
+    assert request is not None
+    return request.spec
+
+
+def test_a_job_keeps_the_delivery_of_its_submit(
+    client: Any, fleet: Fleet, ledger: Ledger, tmp_path: Path, capfd: Capture
+) -> None:
+    """A job that may start once does not start again after a worker's death."""
+    file = write_lines(tmp_path / "jobs.jsonl", {})
+    options = ["--max-attempts", "1", "--priority", "0", "--queue-ttl", "7200"]
+    assert main(["submit", file, "--batch", "b", *options]) == 0
+    (job_id,) = fail_all(ledger, client, fleet)
+    assert main(["batch", "retry", "b", "--from", file]) == 0
+    assert client.hmget(job_key(job_id), *DELIVERY) == [b"0", b"7200000", b"1"]
+    spec = take(ledger)
+    assert (spec.priority, spec.queue_ttl, spec.max_attempts) == (0, 7200, 1)
+    client.delete(spec_key(job_id))
+    assert main(["batch", "retry", "b", "--from", file, "--set", "max_attempts=2", "--set", "priority=9"]) == 0
+    assert client.hmget(job_key(job_id), *DELIVERY) == [b"9", b"7200000", b"2"]
+    assert capfd.readouterr().out == "1 queued\n1 queued\n"
