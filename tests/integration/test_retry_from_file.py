@@ -9,8 +9,7 @@ import pytest
 from sandfleet import ErrorCode, Outcome
 from sandfleet.channel.message import read_request
 from sandfleet.cli import main
-from sandfleet_config.queues import DEFAULT_QUEUE, KEY_PREFIX, job_key, spec_key
-from waiting import wait_until
+from sandfleet_config.queues import DEFAULT_QUEUE, job_key, spec_key
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     Capture = pytest.CaptureFixture[str]
 
 DELIVERY = ("step", "queue_ttl", "max_attempts")
-NO_FAULTS: list[dict[str, str]] = []
 
 
 def write_lines(path: Path, *lines: dict[str, Any]) -> str:
@@ -39,11 +37,18 @@ def fail_all(ledger: Ledger, client: Any, fleet: Fleet) -> list[str]:
     return ids
 
 
+def announce(ledger: Ledger, contract: int) -> None:
+    facts = {"host": "host", "queues": ["*"], "contract": contract, "ceilings": {}, "labels": {}}
+    assert ledger.announce(json.dumps(facts), [], 600)
+
+
 def take(ledger: Ledger) -> SandboxSpec:
     """End the next job with TIMEOUT; return the spec of its message."""
     claim, _ = ledger.claim("next", [DEFAULT_QUEUE])
     assert claim is not None
-    assert ledger.finish(claim, Outcome.of(ErrorCode.TIMEOUT, claim.job_id, attempts=claim.end_attempts(ErrorCode.TIMEOUT)))
+    assert ledger.finish(
+        claim, Outcome.of(ErrorCode.TIMEOUT, claim.job_id, attempts=claim.end_attempts(ErrorCode.TIMEOUT))
+    )
     request = read_request(claim.message)
     assert request is not None
     return request.spec
@@ -65,3 +70,31 @@ def test_a_job_keeps_the_delivery_of_its_submit(
     assert main(["batch", "retry", "b", "--from", file, "--set", "max_attempts=2", "--set", "priority=9"]) == 0
     assert client.hmget(job_key(job_id), *DELIVERY) == [b"9", b"7200000", b"2"]
     assert capfd.readouterr().out == "1 queued\n1 queued\n"
+
+
+def test_of_lines_that_differ_in_their_delivery_each_job_gets_its_own(
+    client: Any, fleet: Fleet, ledger: Ledger, tmp_path: Path
+) -> None:
+    announce(ledger, 5)
+    file = write_lines(tmp_path / "jobs.jsonl", {}, {"retry_on": ["WORKER_LOST"]}, {"retry_with": {"timeout": 60}})
+    assert main(["submit", file, "--batch", "b"]) == 0
+    fail_all(ledger, client, fleet)
+    assert main(["batch", "retry", "b", "--from", file]) == 0
+    specs = [take(ledger) for _ in range(3)]
+    assert [len(spec.retry_on) for spec in specs] == [10, 1, 10]
+    assert [spec.retry_with.timeout for spec in specs] == [0, 0, 60]
+
+
+def test_lines_that_only_their_delivery_tells_apart_are_refused_in_a_batch_of_other_files(
+    client: Any, fleet: Fleet, ledger: Ledger, tmp_path: Path, capfd: Capture
+) -> None:
+    file = write_lines(tmp_path / "jobs.jsonl", {}, {"retry_on": ["WORKER_LOST"]})
+    for _ in range(2):
+        assert main(["submit", file, "--batch", "b"]) == 0
+    first, *_ = fail_all(ledger, client, fleet)
+    capfd.readouterr()
+    assert main(["batch", "retry", "b", "--from", file]) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert f"nothing was queued: {file}: lines 1 and 2 differ only in retry_on or retry_with. Which of them" in err
+    assert f"job {first} had is told only by a file with all jobs of batch b, in the order of their submit" in err

@@ -68,7 +68,7 @@ def retry_batch(
         try:
             plan = retry.plan()
             if file is not None:
-                file.refuse_other(batch)
+                file.refuse_other()
         except RequestError as error:
             note(error.message)
             return USAGE
