@@ -9,7 +9,9 @@ import pytest
 from sandfleet import ErrorCode, Outcome
 from sandfleet.channel.message import read_request
 from sandfleet.cli import main
-from sandfleet_config.queues import DEFAULT_QUEUE, job_key, spec_key
+from sandfleet.files.reference import list_objects
+from sandfleet_config.queues import DEFAULT_QUEUE, KEY_PREFIX, job_key, spec_key
+from sandfleet_config.store.redis_store import object_key
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
     Capture = pytest.CaptureFixture[str]
 
+QUEUED = f"{KEY_PREFIX}{DEFAULT_QUEUE}\x06\x166"
 DELIVERY = ("step", "queue_ttl", "max_attempts")
 
 
@@ -98,3 +101,48 @@ def test_lines_that_only_their_delivery_tells_apart_are_refused_in_a_batch_of_ot
     assert out == ""
     assert f"nothing was queued: {file}: lines 1 and 2 differ only in retry_on or retry_with. Which of them" in err
     assert f"job {first} had is told only by a file with all jobs of batch b, in the order of their submit" in err
+
+
+LARGE = (
+    {"files": [{"path": name, "content": name * 20480} for name in "ab"]},
+    {"stdin": "i" * 900_000},
+)
+
+
+@pytest.mark.parametrize("line", LARGE, ids=("files", "stdin"))
+def test_contents_that_a_submit_moves_to_the_store_are_moved_again(
+    client: Any, fleet: Fleet, ledger: Ledger, tmp_path: Path, capfd: Capture, line: dict[str, Any]
+) -> None:
+    """Also if the store has dropped them meanwhile."""
+    announce(ledger, 4)
+    file = write_lines(tmp_path / "jobs.jsonl", line)
+    assert main(["submit", file, "--batch", "b"]) == 0
+    request = read_request(client.lindex(QUEUED, 0))
+    assert request is not None
+    names = [sha256 for sha256, *_ in list_objects(request.spec)]
+    assert names
+    fail_all(ledger, client, fleet)
+    for name in names:
+        assert client.delete(object_key(name))
+    assert list(fleet._channel.objects.find_missing(names, 60)) == names
+    assert main(["batch", "retry", "b", "--from", file, "--dry-run"]) == 0
+    assert list(fleet._channel.objects.find_missing(names, 60)) == names, "a dry run uploads nothing"
+    assert main(["batch", "retry", "b", "--from", file]) == 0
+    assert capfd.readouterr().out.endswith("1 queued\n")
+    assert list(fleet._channel.objects.find_missing(names, 60)) == []
+    spec = take(ledger)
+    assert [sha256 for sha256, *_ in list_objects(spec)] == names
+
+
+def test_a_file_of_jobs_that_options_changed_at_the_submit_is_refused_with_the_remedy(
+    client: Any, fleet: Fleet, ledger: Ledger, tmp_path: Path, capfd: Capture
+) -> None:
+    file = write_lines(tmp_path / "jobs.jsonl", {})
+    assert main(["submit", file, "--batch", "b", "--memory", "64MiB", "-l", "suite=a"]) == 0
+    fail_all(ledger, client, fleet)
+    assert main(["batch", "retry", "b", "--from", file]) == 2
+    assert "If options of that submit changed its jobs (--memory, --env, --label ...), write them into the lines" in (
+        capfd.readouterr().err
+    )
+    file = write_lines(tmp_path / "jobs.jsonl", {"resources": {"memory_bytes": "64MiB"}, "labels": {"suite": "a"}})
+    assert main(["batch", "retry", "b", "--from", file]) == 0

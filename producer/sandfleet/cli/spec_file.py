@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from functools import cached_property
 from itertools import islice
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import typer
 from sandfleet_config.errors import SpecInvalid
-from sandfleet_config.fingerprint import spec_sha256
 from sandfleet_config.units import format_count
 
 from sandfleet.cli.exits import USAGE
@@ -17,6 +16,7 @@ from sandfleet.cli.jsonl import read_lines
 from sandfleet.cli.ways.reading import Common, read_specs, upload_files
 from sandfleet.cli.ways.sources import JOBS, Source
 from sandfleet.cli.ways.stages import Stages
+from sandfleet.submit.contents import list_fingerprints
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from sandfleet.channel.job_facts import JobFacts
     from sandfleet.fleet import Fleet
 
+REMEDY: Final = (
+    "Give the file that was submitted. If options of that submit changed its jobs (--memory, --env, --label ...),"
+    " write them into the lines"
+)
 Retried: TypeAlias = "tuple[object, object]"
 """`retry_on` and `retry_with` of a spec: neither its fingerprint nor its job's record has them."""
 
@@ -49,7 +53,8 @@ class SpecFile:
         upload_files(local, fleet, stages)
         self._known: dict[str, dict[Retried, int]] = {}
         for index, spec in enumerate(self._specs):
-            self._known.setdefault(spec_sha256(spec), {}).setdefault(_retried(spec), index)
+            for fingerprint in list_fingerprints(spec):
+                self._known.setdefault(fingerprint, {}).setdefault(_retried(spec), index)
         self._fault = ""
 
     def find(self, job: JobFacts) -> SandboxSpec | None:
@@ -68,7 +73,7 @@ class SpecFile:
         if len(self._places) != len(self._specs) or place >= len(self._specs):
             return None
         spec = self._specs[place]
-        return spec if spec_sha256(spec) == job.spec_sha256 else None
+        return spec if job.spec_sha256 in list_fingerprints(spec) else None
 
     @cached_property
     def _places(self) -> dict[str, int]:
@@ -94,7 +99,7 @@ class SpecFile:
                 f"line {self._find_line(place)} has another spec than job {job.job_id},"
                 f" which is number {place + 1} of batch {self._batch.name}"
             )
-        return f"{told}. Give the file that was submitted"
+        return f"{told}. {REMEDY}"
 
     def _tell_alike(self, job: JobFacts, indexes: Iterable[int]) -> str:
         first, second, *_ = (self._find_line(index) for index in indexes)

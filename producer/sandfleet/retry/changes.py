@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from sandfleet_config.errors import SpecInvalid, SpecTooLarge
+from sandfleet_config.errors import SpecInvalid
 from sandfleet_config.scripts import step_of
 from sandfleet_config.spec import SandboxSpec
 from sandfleet_config.wire import new_spec
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from sandfleet.channel.job_facts import JobFacts
     from sandfleet.channel.records import EncodedJob
+    from sandfleet.files.objects import Objects
 
 UNCHANGEABLE: Final = ("idempotency_key", "after")
 TEXT_FIELDS: Final = ("image", "labels", "requires", "platform", "working_dir")
@@ -91,7 +92,7 @@ def keep_delivery(spec: SandboxSpec, job: JobFacts) -> SandboxSpec:
 
 
 class JobChanger:
-    """Encodes jobs of one batch again, changed."""
+    """Encodes jobs of one batch again, changed; uploads their contents that are too large to travel."""
 
     def __init__(
         self,
@@ -99,20 +100,35 @@ class JobChanger:
         changes: Mapping[str, object],
         max_spec_bytes: int,
         find_largest_budget: Callable[[], int | None],
+        open_objects: Callable[[], Objects],
     ) -> None:
         self._changes = dict(changes)
         self._contents = Contents()
         self._checker = JobChecker(batch, find_largest_budget=find_largest_budget)
         self._encoder = JobEncoder(batch, max_spec_bytes, self._contents)
+        self._open_objects = open_objects
 
-    def encode(self, job_id: str, spec: SandboxSpec) -> EncodedJob:
-        """Return the job as it shall run.
+    def check(self, job: JobFacts, spec: SandboxSpec) -> None:
+        """Return if the job can run as it shall; raises as `encode`."""
+        self.encode(job, spec)
+        for ref in self._contents.take():
+            self._open_objects().check_size(ref.size, "a content")
+
+    def encode(self, job: JobFacts, spec: SandboxSpec) -> EncodedJob:
+        """Return the job as it shall run; call `upload` before it is queued.
 
         Raises:
             SpecInvalid, SecurityViolation, SpecTooLarge: it cannot run so.
         """
         checked = self._checker.check(change_spec(spec, self._changes))
-        request = self._encoder.encode(checked)
-        if self._contents.take():
-            raise SpecTooLarge.of("the changed spec is too large to travel: submit it as a new job")
-        return self._encoder.name([request], job_id)[0]
+        return self._encoder.name([self._encoder.encode(checked)], job.job_id)[0]
+
+    def upload(self) -> None:
+        """Upload the contents of the encoded jobs that the store lacks.
+
+        Raises:
+            FleetUnavailable: the store is down or full.
+        """
+        contents = self._contents.take()
+        if contents:
+            self._open_objects().put_all({ref: content.to_bytes() for ref, content in contents.items()})
