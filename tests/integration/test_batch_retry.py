@@ -187,6 +187,21 @@ def test_in_a_redis_that_is_almost_full_few_specs_are_kept(
     assert client.get(spec_key(end(ledger, ErrorCode.TIMEOUT).job_id)) is not None
 
 
+def test_a_spec_that_a_full_redis_does_not_keep_is_counted(client: Any, fleet: Fleet, ledger: Ledger) -> None:
+    (job,) = submit(fleet, 1)
+    claim = claim_next(ledger)
+    outcome = Outcome.of(ErrorCode.TIMEOUT, claim.job_id, attempts=claim.end_attempts(ErrorCode.TIMEOUT))
+    maximum = client.config_get("maxmemory")["maxmemory"]
+    try:
+        client.config_set("maxmemory", 1 << 20)
+        assert ledger.finish(claim, outcome)
+    finally:
+        client.config_set("maxmemory", maximum)
+    assert client.get(spec_key(job.id)) is None
+    assert fleet._channel.overview.count_dropped_specs() == 1
+    assert client.ttl(SUM) > 0
+
+
 def test_a_job_that_ended_ok_does_not_run_again(fleet: Fleet, jobs: list[Job]) -> None:
     assert fleet._channel.start_runs([(jobs[0].id, 1)]) == [RunState.NO_MESSAGE]
 

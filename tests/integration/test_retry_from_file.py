@@ -111,7 +111,7 @@ LARGE = (
 
 @pytest.mark.parametrize("line", LARGE, ids=("files", "stdin"))
 def test_contents_that_a_submit_moves_to_the_store_are_moved_again(
-    client: Any, fleet: Fleet, ledger: Ledger, tmp_path: Path, capfd: Capture, line: dict[str, Any]
+    client: Any, fleet: Fleet, ledger: Ledger, tmp_path: Path, line: dict[str, Any]
 ) -> None:
     """Also if the store has dropped them meanwhile."""
     announce(ledger, 4)
@@ -128,7 +128,6 @@ def test_contents_that_a_submit_moves_to_the_store_are_moved_again(
     assert main(["batch", "retry", "b", "--from", file, "--dry-run"]) == 0
     assert list(fleet._channel.objects.find_missing(names, 60)) == names, "a dry run uploads nothing"
     assert main(["batch", "retry", "b", "--from", file]) == 0
-    assert capfd.readouterr().out.endswith("1 queued\n")
     assert list(fleet._channel.objects.find_missing(names, 60)) == []
     spec = take(ledger)
     assert [sha256 for sha256, *_ in list_objects(spec)] == names
