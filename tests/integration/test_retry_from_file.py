@@ -103,6 +103,46 @@ def test_lines_that_only_their_delivery_tells_apart_are_refused_in_a_batch_of_ot
     assert f"job {first} had is told only by a file with all jobs of batch b, in the order of their submit" in err
 
 
+@pytest.mark.parametrize("how", [["--set", "timeout=60"], ["--resolve-images"], ["--from"]])
+def test_a_job_of_a_limited_batch_is_not_for_workers_that_do_not_know_limits(
+    client: Any, fleet: Fleet, ledger: Ledger, tmp_path: Path, how: list[str]
+) -> None:
+    announce(ledger, 5)
+    file = write_lines(tmp_path / "jobs.jsonl", {})
+    assert main(["submit", file, "--batch", "b", "--at-most", "1"]) == 0
+    if how == ["--from"]:
+        (job_id,) = fail_all(ledger, client, fleet)
+        how = ["--from", file]
+    else:
+        (job_id,) = fleet.batch("b").iter_ids()
+        take(ledger)
+    assert main(["batch", "retry", "b", *how]) == 0
+    assert json.loads(client.hget(job_key(job_id), "needs"))["contract"] == 5
+    claim, _ = ledger.claim("next", [DEFAULT_QUEUE])
+    assert claim is not None
+    request = read_request(claim.message)
+    assert request is not None
+    assert request.contract == 5
+
+
+@pytest.mark.parametrize("setting", ["whole", "redacted"])
+def test_a_changed_job_shows_its_command_as_at_its_submit(
+    fleet: Fleet, ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str
+) -> None:
+    file = write_lines(tmp_path / "jobs.jsonl", {"command": ["solve", "--token=abc"]})
+    with monkeypatch.context() as patch:
+        patch.setenv("SANDFLEET_SHOW_COMMANDS", setting)
+        assert main(["submit", file, "--batch", "b"]) == 0
+    take(ledger)
+    shown = {"whole": "abc", "redacted": "***"}[setting]
+    assert [job.line for job in fleet.batch("b").find_jobs()] == [f"x solve --token={shown}"]
+    assert main(["batch", "retry", "b", "--set", "timeout=60"]) == 0
+    assert [job.line for job in fleet.batch("b").find_jobs()] == [f"x solve --token={shown}"]
+    take(ledger)
+    assert main(["batch", "retry", "b", "--set", 'command=["other", "--token=abc"]']) == 0
+    assert [job.line for job in fleet.batch("b").find_jobs()] == [f"x other --token={shown}"]
+
+
 LARGE = (
     {"files": [{"path": name, "content": name * 20480} for name in "ab"]},
     {"stdin": "i" * 900_000},

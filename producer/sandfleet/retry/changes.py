@@ -102,10 +102,11 @@ class JobChanger:
         find_largest_budget: Callable[[], int | None],
         open_objects: Callable[[], Objects],
     ) -> None:
+        self._batch = batch
+        self._max_spec_bytes = max_spec_bytes
         self._changes = dict(changes)
         self._contents = Contents()
         self._checker = JobChecker(batch, find_largest_budget=find_largest_budget)
-        self._encoder = JobEncoder(batch, max_spec_bytes, self._contents)
         self._open_objects = open_objects
 
     def check(self, job: JobFacts, spec: SandboxSpec) -> None:
@@ -121,7 +122,14 @@ class JobChanger:
             SpecInvalid, SecurityViolation, SpecTooLarge: it cannot run so.
         """
         checked = self._checker.check(change_spec(spec, self._changes))
-        return self._encoder.name([self._encoder.encode(checked)], job.job_id)[0]
+        encoder = JobEncoder(
+            self._batch,
+            self._max_spec_bytes,
+            self._contents,
+            least_contract=_read_contract(job),
+            shows_whole=_shows_whole(job, spec),
+        )
+        return encoder.name([encoder.encode(checked)], job.job_id)[0]
 
     def upload(self) -> None:
         """Upload the contents of the encoded jobs that the store lacks.
@@ -132,3 +140,14 @@ class JobChanger:
         contents = self._contents.take()
         if contents:
             self._open_objects().put_all({ref: content.to_bytes() for ref, content in contents.items()})
+
+
+def _read_contract(job: JobFacts) -> int:
+    """Return the contract version of the job's record: its batch may have limits, which need one."""
+    version: object = job.needs.get("contract")
+    return version if isinstance(version, int) else 1
+
+
+def _shows_whole(job: JobFacts, spec: SandboxSpec) -> bool:
+    """Whether the record of a job with `spec` shows its command with what looks secret."""
+    return job.line != spec.to_line() and job.line == spec.to_line(is_whole=True)
