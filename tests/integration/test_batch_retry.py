@@ -202,6 +202,18 @@ def test_a_spec_that_a_full_redis_does_not_keep_is_counted(client: Any, fleet: F
     assert client.ttl(SUM) > 0
 
 
+def test_a_job_whose_record_is_gone_has_its_needs_again(client: Any, fleet: Fleet, ledger: Ledger) -> None:
+    """Its dead letter lives longer than its record."""
+    (job,) = submit(fleet, 1, resources={"memory_bytes": "64MiB"}, requires={"gpu": "a"}, max_attempts=1)
+    needs = client.hget(job_key(job.id), "needs")
+    announce = {"host": "host", "queues": ["*"], "contract": 5, "ceilings": {}, "labels": {"gpu": "a"}}
+    assert ledger.announce(json.dumps(announce), [], 600)
+    end(ledger, ErrorCode.WORKER_LOST)
+    client.delete(job_key(job.id))
+    assert fleet.dead.requeue(job.id)
+    assert client.hget(job_key(job.id), "needs") == needs
+
+
 def test_a_job_that_ended_ok_does_not_run_again(fleet: Fleet, jobs: list[Job]) -> None:
     assert fleet._channel.start_runs([(jobs[0].id, 1)]) == [RunState.NO_MESSAGE]
 

@@ -3,10 +3,10 @@
 --
 -- ARGV: prefix, then 4 for each job (at most some hundred jobs): id; the run that the caller saw;
 --       for a job whose record is gone what the record said, as JSON (queue_ttl in ms,
---       max_attempts, step, key, fingerprint, record, batch; "": not given); and what the next run
---       changes, as JSON (message, and fields of the record: queue_ttl, max_attempts, step, record,
---       needs; "": nothing). After them, if given, which digest of its image the run has, instead
---       of that of the earlier run: "as_batch", the one that its batch has for the name;
+--       max_attempts, step, key, fingerprint, record, needs, batch; "": not given); and what the
+--       next run changes, as JSON (message, and fields of the record: queue_ttl, max_attempts, step,
+--       record, needs; "": nothing). After them, if given, which digest of its image the run has,
+--       instead of that of the earlier run: "as_batch", the one that its batch has for the name;
 --       "resolved", the one that the name means now, which is its batch's from now on
 -- Returns for each job:
 --   "queued"      it is queued again; no other answer changes anything
