@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from sandfleet_config.codes import ErrorCode, read_code
+from sandfleet_config.queues import host_of_owner
 
 from sandfleet.channel.ended_in_queue import parse_attempts
 from sandfleet.channel.record_reader import MILLI
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 FACT_FIELDS: Final = (
     *("record", "state", "code", "run", "queue", "step", "batch", "attempts", "max_attempts", "submitted"),
-    *("ended", "expires", "queue_ttl", "needs", "why", "why_at"),
+    *("ended", "expires", "queue_ttl", "needs", "why", "why_at", "owner"),
 )
 """The fields of a job's record that `parse_facts` takes, in this order."""
 
@@ -31,7 +32,7 @@ class JobFacts:
 
     `state` is ``queued``, ``waiting``, ``running`` or ``ended``; `attempts` are those of its newest
     run; `needs` are the limits and labels that it asks for; `queue_ttl` is in seconds, 0.0 where it
-    is not known. Never env, stdin or output.
+    is not known. `owner` is the worker that has it. Never env, stdin or output.
     """
 
     job_id: str
@@ -54,6 +55,7 @@ class JobFacts:
     expires: float = 0.0
     why: str = ""
     why_at: float = 0.0
+    owner: str = ""
 
     @property
     def name(self) -> str:
@@ -62,7 +64,9 @@ class JobFacts:
 
     @property
     def host(self) -> str:
-        """The host of its last attempt; empty if it has not started."""
+        """The host whose worker has it, else that of its last attempt; empty if it has not started."""
+        if self.owner and self.state in {"waiting", "running"}:  # a waiting job has no attempt of its own yet
+            return host_of_owner(self.owner)
         return self.attempts[-1].host if self.attempts else ""
 
     @property
@@ -110,6 +114,7 @@ def parse_facts(job_id: str, values: Sequence[bytes | None]) -> JobFacts | None:
         expires=_parse_number(found["expires"]) / MILLI,
         why=found["why"] if is_queued else "",
         why_at=_parse_number(found["why_at"]) / MILLI if is_queued else 0.0,
+        owner=found["owner"],
     )
 
 
