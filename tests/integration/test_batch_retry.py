@@ -11,6 +11,7 @@ from lasting import lasting_keys
 from sandfleet import ErrorCode, Fleet, Job, Outcome, SandboxSpec, SpecInvalid
 from sandfleet.channel.message import read_request
 from sandfleet.channel.records import RunState
+from sandfleet.results.rows import BatchRows
 from sandfleet_config.queues import DEFAULT_QUEUE, KEY_PREFIX, job_key, spec_key
 from sandfleet_worker.delivery.claim import Claim
 from sandfleet_worker.delivery.ledger import Ledger
@@ -210,8 +211,28 @@ def test_a_job_whose_record_is_gone_has_its_needs_again(client: Any, fleet: Flee
     assert ledger.announce(json.dumps(announce), [], 600)
     end(ledger, ErrorCode.WORKER_LOST)
     client.delete(job_key(job.id))
-    assert fleet.dead.requeue(job.id)
+    fleet.dead.requeue(job.id)
     assert client.hget(job_key(job.id), "needs") == needs
+
+
+def test_a_job_whose_record_was_gone_is_one_row_and_one_that_ran_again_is_not_remembered(
+    client: Any, fleet: Fleet, ledger: Ledger, jobs: list[Job]
+) -> None:
+    """The retry of the first one lists it again: it may have left the list with its record."""
+    lost, again = jobs[3], jobs[2]
+    client.delete(job_key(lost.id))
+    assert fleet.batch("b").retry(codes=["WORKER_LOST", "TIMEOUT"]).queued == 2
+    for _ in range(2):
+        end(ledger, ErrorCode.WORKER_LOST)
+    assert fleet.batch("b").retry(codes=["WORKER_LOST"]).queued == 2
+    for _ in range(2):
+        end(ledger, ErrorCode.OK)
+    assert client.llen(f"{KEY_PREFIX}batch:b") == 5
+    rows = BatchRows(fleet._channel, "b")
+    found = [job for page in rows.read() for job in page]
+    assert [job.job_id for job in found] == [job.id for job in jobs]
+    assert [job.outcome.run for job in found if job.outcome and job.job_id in {lost.id, again.id}] == [3, 3]
+    assert list(rows.relisted) == [lost.id]
 
 
 def test_a_job_that_ended_ok_does_not_run_again(fleet: Fleet, jobs: list[Job]) -> None:

@@ -31,7 +31,7 @@ local FIRST, WIDTH, WAKE_TTL = 2, 4, 3600
 -- include: kept_specs
 local images = (#ARGV - FIRST + 1) % WIDTH == 1 and ARGV[#ARGV] or 'kept'
 local KEPT = { 'queue', 'step', 'batch', 'key', 'fingerprint', 'queue_ttl', 'max_attempts', 'record', 'needs', 'ended_by', 'pin', 'place',
-  'after', 'awaited' }
+  'after', 'awaited', 'relisted' }
 
 local function read_record(job)
   local values = try('HMGET', job, 'state', 'run', 'code', 'end_entry', 'failed', 'in_queue', unpack(KEPT)) or {}
@@ -109,6 +109,7 @@ local function start(id, seen, given, changes)
       return 'gone'
     end
     record = cjson.decode(given)
+    record.relisted = '1' -- a reader of the members may find the job twice, and has to remember only such jobs
   end
   for name, value in pairs(changes) do
     record[name] = value
