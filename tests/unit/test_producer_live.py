@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 from cli_fleet import new_use
-from sandfleet import OutputNotLive, ResultTimeout, SandboxResult
+from sandfleet import OutputChunk, OutputNotLive, ResultTimeout, SandboxResult
 from sandfleet.cli import main
+from sandfleet.cli.batch_lines import BatchLines
 from sandfleet.testing.fake_fleet import FakeFleet
 from sandfleet.testing.fake_live import FakeLive
+from waiting import wait_until
 
 if TYPE_CHECKING:
-    from sandfleet import Job, OutputChunk
+    from sandfleet import Job
 
     Capture = pytest.CaptureFixture[str]
 
@@ -149,3 +151,39 @@ def test_batch_watch_prints_lines_under_the_names_of_their_jobs(
     thread.join()
     short = second.id[:8]
     assert sorted(capfd.readouterr().out.splitlines()) == sorted(["steps | one", "steps | two\\x1b[1m", f"{short} | x"])
+
+
+def test_batch_watch_prints_a_line_that_has_no_end_yet_while_the_batch_runs(
+    monkeypatch: pytest.MonkeyPatch, capfd: Capture
+) -> None:
+    fleet = new_use(monkeypatch)(lambda _: None)
+    (job,) = fleet.submit_many([LIVE | {"labels": {"name": "steps"}}], batch="b")
+    fleet.write_output(job.id, b"one\nContinue?")
+    thread = threading.Thread(target=main, args=(["batch", "watch", "b"],))
+    thread.start()
+    shown: list[str] = []
+
+    def is_shown(line: str) -> bool:
+        shown.append(capfd.readouterr().out)
+        return line in "".join(shown)
+
+    try:
+        wait_until(lambda: is_shown("steps | Continue?\n"), 10, "the line is shown")
+        assert not job.is_done
+        fleet.write_output(job.id, b" yes\ntwo\n")
+        wait_until(lambda: is_shown("steps | two\n"), 10, "the next line is shown")
+    finally:
+        fleet.finish(job.id, new_result("one\nContinue? yes\ntwo\n"))
+        thread.join()
+    assert "".join(shown).splitlines() == ["steps | one", "steps | Continue?", "steps |  yes", "steps | two"]
+
+
+def test_lines_without_an_end_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sandfleet.cli.batch_lines.MAX_NAMES", 10)
+    printed: list[str] = []
+    lines = BatchLines(lambda job_id: job_id, printed.append)
+    for number in range(35):
+        lines.add(f"job-{number}", OutputChunk("stdout", 0, b"x", "x", 0, 1, 1))
+    assert len(printed) >= 25
+    lines.finish()
+    assert printed == [f"job-{number} | x" for number in range(35)]

@@ -14,7 +14,7 @@ from sandfleet.collect.steps import drive, drive_async
 from sandfleet.errors import ResultTimeout
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Collection, Iterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 
     from sandfleet.channel.protocol import Channel
     from sandfleet.channel.waker import CancelSignal
@@ -41,8 +41,10 @@ class BatchOutputWait:
     Its steps yield (job id, chunk). The cost is that of the jobs which write.
     """
 
-    def __init__(self, channel: Channel, name: str, timeout: float | None) -> None:
-        self._channel, self._name = channel, name
+    def __init__(
+        self, channel: Channel, name: str, timeout: float | None, on_round: Callable[[], object] = lambda: None
+    ) -> None:
+        self._channel, self._name, self._on_round = channel, name, on_round
         self.waker = Waker()
         self.is_over = False
         now = time.monotonic()
@@ -58,6 +60,7 @@ class BatchOutputWait:
         changed = self._list_changed()
         for at in range(0, len(changed), STREAMS_AT_ONCE):
             yield from self._read(changed[at : at + STREAMS_AT_ONCE])
+        self._on_round()
         if has_ended or self._is_last:
             self.is_over = True
             known = self._followed.items()
@@ -152,12 +155,19 @@ class BatchOutput:
     """
 
     def __init__(
-        self, channel: Channel, name: str, timeout: float | None = None, *, cancel: CancelSignal | None = None
+        self,
+        channel: Channel,
+        name: str,
+        timeout: float | None = None,
+        *,
+        cancel: CancelSignal | None = None,
+        on_round: Callable[[], object] = lambda: None,
     ) -> None:
-        self._channel, self._name, self._timeout, self._cancel = channel, name, timeout, cancel
+        self._channel, self._name, self._timeout = channel, name, timeout
+        self._cancel, self._on_round = cancel, on_round
 
     def _new_wait(self) -> BatchOutputWait:
-        return BatchOutputWait(self._channel, self._name, self._timeout)
+        return BatchOutputWait(self._channel, self._name, self._timeout, self._on_round)
 
     def __iter__(self) -> Iterator[tuple[str, OutputChunk]]:
         """Yield each chunk once."""
