@@ -187,3 +187,44 @@ def test_lines_without_an_end_are_bounded(monkeypatch: pytest.MonkeyPatch) -> No
     assert len(printed) >= 25
     lines.finish()
     assert printed == [f"job-{number} | x" for number in range(35)]
+
+
+def lose_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the last chunks of each stream get lost."""
+    monkeypatch.setattr(FakeLive, "write_rest", lambda *_: None)
+
+
+def test_a_stream_tells_what_is_missing_at_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    lose_the_end(monkeypatch)
+    fleet = FakeFleet(lambda _: None)
+    job = fleet.submit(LIVE)
+    fleet.write_output(job.id, b"one\n")
+    fleet.finish(job.id, new_result("one\ntwo\n", "lost"))
+    chunks = [(chunk.stream, chunk.text, chunk.skipped, chunk.end, chunk.attempt) for chunk in job.stream(timeout=5)]
+    assert chunks == [("stdout", "one\n", 0, 4, 1), ("stdout", "", 4, 8, 1), ("stderr", "", 4, 4, 1)]
+    assert read_async(job) == ["one\n", "", ""]
+    gone = fleet.submit(LIVE)
+    fleet.finish(gone.id, new_result("all of it"))
+    assert [(chunk.text, chunk.skipped) for chunk in gone.stream(timeout=5)] == [("", 9)], "its stream has expired"
+
+
+def test_the_streams_of_a_batch_tell_what_is_missing_at_their_ends(
+    monkeypatch: pytest.MonkeyPatch, capfd: Capture
+) -> None:
+    lose_the_end(monkeypatch)
+    fleet = new_use(monkeypatch)(lambda _: None)
+    ended, running = fleet.submit_many([LIVE | {"labels": {"name": name}} for name in ("ended", "running")], batch="b")
+    for job in (ended, running):
+        fleet.write_output(job.id, b"one\n")
+    fleet.finish(ended.id, new_result("one\ntwo\n"))
+    found: list[str] = []
+
+    def print_line(_: object, line: str) -> None:
+        found.append(line)
+        if len(found) == 1:
+            fleet.finish(running.id, new_result("one\ntwo\n"))
+
+    monkeypatch.setattr("sandfleet.cli.progress.Progress.print_line", print_line)
+    assert main(["batch", "watch", "b"]) == 0
+    assert found == ["running | one", "running | [4 bytes of stdout were skipped]"]
+    capfd.readouterr()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from sandfleet.channel.live import BEGIN
 from sandfleet.channel.waker import CancelRelay, Waker
 from sandfleet.collect.chunks import ChunkReader, OutputChunk
+from sandfleet.collect.polling import split
 from sandfleet.collect.steps import drive, drive_async
 from sandfleet.errors import ResultTimeout
 
@@ -29,10 +30,13 @@ MAX_FOLLOWED: Final = 10_000
 
 
 class _Followed:
-    """How far a job's stream was read, and when it grew last."""
+    """How far a job's stream was read, and when it grew last.
+
+    One that `had_ended` at the start is not read, unless the job runs again.
+    """
 
     def __init__(self) -> None:
-        self.changed, self.cursor, self.reader = 0.0, BEGIN, ChunkReader()
+        self.changed, self.cursor, self.reader, self.had_ended = 0.0, BEGIN, ChunkReader(), False
 
 
 class BatchOutputWait:
@@ -63,8 +67,16 @@ class BatchOutputWait:
         self._on_round()
         if has_ended or self._is_last:
             self.is_over = True
-            known = self._followed.items()
-            if rest := [(job_id, chunk) for job_id, followed in known for chunk in followed.reader.finish()]:
+            yield from self._finish()
+
+    def _finish(self) -> Iterator[list[tuple[str, OutputChunk]]]:
+        """Yield what is left at the ends of the streams, and what is missing there."""
+        known = [job_id for job_id, followed in self._followed.items() if not followed.had_ended]
+        for job_ids, outcomes in self._channel.outcome_chunks(split(known)):
+            found = zip(job_ids, outcomes, strict=True)
+            if rest := [
+                (job_id, chunk) for job_id, end in found for chunk in self._followed[job_id].reader.finish(end)
+            ]:
                 yield rest
 
     def collect_last(self) -> Iterator[list[tuple[str, OutputChunk]]]:
@@ -88,7 +100,7 @@ class BatchOutputWait:
             ended = self._find_ended(page) if is_first else ()
             for job_id, at in page.items():
                 followed = self._followed.setdefault(job_id, _Followed())
-                followed.changed = at
+                followed.changed, followed.had_ended = at, job_id in ended
             changed += [job_id for job_id in page if job_id not in ended]
         self._forget_old()
         return changed
