@@ -73,8 +73,8 @@ def test_what_is_missing_at_the_end_is_told(attempts: int, run: int, missing: li
     reader = ChunkReader()
     assert len(list(reader.read([entry(b"first", 0), entry(b"two", 0, attempt=2)]))) == 2
     one = Attempt(host="h", worker="w", started=datetime(2026, 11, 28, tzinfo=UTC))
-    streams = {"stdout": StreamOutput.of(b"two" + b"x" * 7), "stderr": StreamOutput.of(b"four")}
-    outcome = Outcome.of(ErrorCode.OK, "job", attempts=(one,) * attempts, run=run, **streams)
+    outcome = Outcome.of(ErrorCode.OK, "job", attempts=(one,) * attempts, run=run)
+    outcome = outcome.model_copy(update={"stdout": StreamOutput.of(b"x" * 10), "stderr": StreamOutput.of(b"four")})
     found = [(chunk.stream, chunk.end, chunk.skipped, chunk.attempt, chunk.run) for chunk in reader.finish(outcome)]
     assert found == missing
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from contextlib import closing
 from itertools import chain
@@ -191,5 +192,10 @@ class BatchOutput:
 
     async def __aiter__(self) -> AsyncIterator[tuple[str, OutputChunk]]:
         """Yield each chunk once; the event loop stays free."""
-        async for found in drive_async(self._new_wait()):
-            yield found
+        wait = self._new_wait()
+        with closing(CancelRelay(wait.waker, self._cancel)) as relay:
+            async for found in drive_async(wait, relay):
+                yield found
+            if not wait.is_over:  # cancelled
+                for found in await asyncio.to_thread(lambda: list(chain.from_iterable(wait.collect_last()))):
+                    yield found
