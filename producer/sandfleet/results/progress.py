@@ -79,8 +79,8 @@ class ProgressFile:
         self._check(parsed[0])
         last = parsed[-1]
         relisted = dict.fromkeys(job_id for line in parsed[1:] for job_id in line.get("relisted", ()))
-        counts = last["mark"], last["rows"], last["not_saved"], Counter(last["states"])
-        return Progress(Cursor(*last["cursor"]), *counts, relisted)
+        counts = last["mark"], last["rows"], last["not_saved"]
+        return Progress(Cursor(*last["cursor"]), *counts, Counter(last["states"]), relisted)
 
     def _check(self, request: dict[str, Any]) -> None:
         names = [name for name in self._request if request.get(name) != self._request[name]]
