@@ -19,7 +19,8 @@ Keys, all under `KEY_PREFIX`:
                     run (absent: 1), pin (the digest of the image that the earlier run had),
                     ended_by (the claim that ended the last ended run), code, end_entry (of its end
                     in ends:<batch>), in_queue (it ended in the queue, and its message is still
-                    there). Of placing: why and why_at (ms): why the job waits in the queue, as the
+                    there), relisted ("1": it may be in batch:<name> twice, since a retry found no
+                    record of it). Of placing: why and why_at (ms): why the job waits in the queue, as the
                     last host that checked it says; short_since (ms): since when it has waited for
                     memory; kept_by: the host that keeps its memory for it; refused_by: workers that
                     could not run it although they had announced that they could, with a space after

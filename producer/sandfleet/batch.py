@@ -101,13 +101,19 @@ class Batch(BatchOverview, Tabular):
         """
         return BatchStream(self._channel, self.name, timeout)
 
-    def stream(self, timeout: float | None = None, *, cancel: CancelSignal | None = None) -> BatchOutput:
+    def stream(
+        self,
+        timeout: float | None = None,
+        *,
+        cancel: CancelSignal | None = None,
+        on_round: Callable[[], object] = lambda: None,
+    ) -> BatchOutput:
         """Return (job id, chunk) of the output of its running jobs; for ``for``, ``async for``.
 
         Of jobs whose specs say ``output={"live": True}``. It ends with the batch, or when `cancel`
-        is set.
+        is set. `on_round` is called some times a second, also while no output comes.
         """
-        return BatchOutput(self._channel, self.name, timeout, cancel=cancel)
+        return BatchOutput(self._channel, self.name, timeout, cancel=cancel, on_round=on_round)
 
     def wait(
         self, timeout: float | None = None, *, on_counts: Callable[[BatchState], object] = lambda _: None

@@ -127,6 +127,15 @@ class Job:
         """Do what `outcome` does, but return None as soon as `cancel` is set; the job goes on."""
         return next(iter(OutcomeStream(self._channel, [self.id], timeout, cancel=cancel)), None)
 
+    async def wait_async(
+        self,
+        timeout: float | None = None,  # noqa: ASYNC109  as `wait`
+        cancel: CancelSignal | None = None,
+    ) -> Outcome | None:
+        """Do what `wait` does and leave the event loop free."""
+        stream = OutcomeStream(self._channel, [self.id], timeout, cancel=cancel)
+        return next(iter([outcome async for outcome in stream]), None)
+
     async def outcome_async(
         self,
         timeout: float | None = None,  # noqa: ASYNC109  as `outcome`

@@ -11,6 +11,7 @@ from lasting import lasting_keys
 from sandfleet import ErrorCode, Fleet, Job, Outcome, SandboxSpec, SpecInvalid
 from sandfleet.channel.message import read_request
 from sandfleet.channel.records import RunState
+from sandfleet.results.rows import BatchRows
 from sandfleet_config.queues import DEFAULT_QUEUE, KEY_PREFIX, job_key, spec_key
 from sandfleet_worker.delivery.claim import Claim
 from sandfleet_worker.delivery.ledger import Ledger
@@ -185,6 +186,53 @@ def test_in_a_redis_that_is_almost_full_few_specs_are_kept(
     assert client.get(spec_key(jobs[1].id)) is not None, "those that are kept stay"
     assert fleet._channel.overview.count_dropped_specs() == 1
     assert client.get(spec_key(end(ledger, ErrorCode.TIMEOUT).job_id)) is not None
+
+
+def test_a_spec_that_a_full_redis_does_not_keep_is_counted(client: Any, fleet: Fleet, ledger: Ledger) -> None:
+    (job,) = submit(fleet, 1)
+    claim = claim_next(ledger)
+    outcome = Outcome.of(ErrorCode.TIMEOUT, claim.job_id, attempts=claim.end_attempts(ErrorCode.TIMEOUT))
+    maximum = client.config_get("maxmemory")["maxmemory"]
+    try:
+        client.config_set("maxmemory", 1 << 20)
+        assert ledger.finish(claim, outcome)
+    finally:
+        client.config_set("maxmemory", maximum)
+    assert client.get(spec_key(job.id)) is None
+    assert fleet._channel.overview.count_dropped_specs() == 1
+    assert client.ttl(SUM) > 0
+
+
+def test_a_job_whose_record_is_gone_has_its_needs_again(client: Any, fleet: Fleet, ledger: Ledger) -> None:
+    """Its dead letter lives longer than its record."""
+    (job,) = submit(fleet, 1, resources={"memory_bytes": "64MiB"}, requires={"gpu": "a"}, max_attempts=1)
+    needs = client.hget(job_key(job.id), "needs")
+    announce = {"host": "host", "queues": ["*"], "contract": 5, "ceilings": {}, "labels": {"gpu": "a"}}
+    assert ledger.announce(json.dumps(announce), [], 600)
+    end(ledger, ErrorCode.WORKER_LOST)
+    client.delete(job_key(job.id))
+    fleet.dead.requeue(job.id)
+    assert client.hget(job_key(job.id), "needs") == needs
+
+
+def test_a_job_whose_record_was_gone_is_one_row_and_one_that_ran_again_is_not_remembered(
+    client: Any, fleet: Fleet, ledger: Ledger, jobs: list[Job]
+) -> None:
+    """The retry of the first one lists it again: it may have left the list with its record."""
+    lost, again = jobs[3], jobs[2]
+    client.delete(job_key(lost.id))
+    assert fleet.batch("b").retry(codes=["WORKER_LOST", "TIMEOUT"]).queued == 2
+    for _ in range(2):
+        end(ledger, ErrorCode.WORKER_LOST)
+    assert fleet.batch("b").retry(codes=["WORKER_LOST"]).queued == 2
+    for _ in range(2):
+        end(ledger, ErrorCode.OK)
+    assert client.llen(f"{KEY_PREFIX}batch:b") == 5
+    rows = BatchRows(fleet._channel, "b")
+    found = [job for page in rows.read() for job in page]
+    assert [job.job_id for job in found] == [job.id for job in jobs]
+    assert [job.outcome.run for job in found if job.outcome and job.job_id in {lost.id, again.id}] == [3, 3]
+    assert list(rows.relisted) == [lost.id]
 
 
 def test_a_job_that_ended_ok_does_not_run_again(fleet: Fleet, jobs: list[Job]) -> None:

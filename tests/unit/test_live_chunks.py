@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from types import SimpleNamespace
 
 import pytest
 from sandfleet.collect.chunks import ChunkReader
+from sandfleet_config.codes import ErrorCode
 from sandfleet_config.contract import find_contract
 from sandfleet_config.errors import SpecInvalid
 from sandfleet_config.live import CHUNKS_A_SECOND, MAX_CHUNK_BYTES, LiveEntry, parse_live_entry
+from sandfleet_config.outcome import Attempt, Outcome, StreamOutput
 from sandfleet_config.spec import SandboxSpec
 from sandfleet_config.wire import JobRequest, decode_job, encode_job
 from sandfleet_worker.delivery.claim import Claim, Flag
@@ -54,6 +57,26 @@ def test_each_attempt_and_each_run_begin_at_offset_0() -> None:
         ("two", 2, 1, 0),
         ("three", 1, 2, 0),
     ]
+
+
+@pytest.mark.parametrize(
+    ("attempts", "run", "missing"),
+    [
+        (2, 1, [("stdout", 10, 7, 2, 1), ("stderr", 4, 4, 2, 1)]),
+        (3, 1, [("stdout", 10, 10, 3, 1), ("stderr", 4, 4, 3, 1)]),
+        (1, 2, [("stdout", 10, 10, 1, 2), ("stderr", 4, 4, 1, 2)]),
+        (1, 1, []),
+    ],
+    ids=("the attempt that was read", "a later attempt", "a later run", "an earlier attempt"),
+)
+def test_what_is_missing_at_the_end_is_told(attempts: int, run: int, missing: list[tuple[object, ...]]) -> None:
+    reader = ChunkReader()
+    assert len(list(reader.read([entry(b"first", 0), entry(b"two", 0, attempt=2)]))) == 2
+    one = Attempt(host="h", worker="w", started=datetime(2026, 11, 28, tzinfo=UTC))
+    outcome = Outcome.of(ErrorCode.OK, "job", attempts=(one,) * attempts, run=run)
+    outcome = outcome.model_copy(update={"stdout": StreamOutput.of(b"x" * 10), "stderr": StreamOutput.of(b"four")})
+    found = [(chunk.stream, chunk.end, chunk.skipped, chunk.attempt, chunk.run) for chunk in reader.finish(outcome)]
+    assert found == missing
 
 
 def test_what_was_read_does_not_come_again() -> None:

@@ -147,6 +147,19 @@ def test_specs_come_from_the_submitted_file_and_no_other(
     assert json.loads(printed(capfd, "batch", "show", "b", "-o", "json"))["codes"] == {"OK": 5}
 
 
+def test_specs_that_are_no_longer_kept_are_told_with_the_bounds_and_what_to_do(
+    fleet: FakeFleet, capfd: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fleet._channel.overview, "are_kept", lambda ids: [False] * len(ids))
+    monkeypatch.setattr(fleet._channel.overview, "count_dropped_specs", lambda: 7)
+    assert main(["batch", "retry", "b", "--dry-run"]) == 0
+    err = capfd.readouterr().err
+    assert "3 of them cannot run again: their specs are no longer kept" in err
+    assert "(Redis keeps 256 MiB of specs, 16 MiB while it is more than 80 % full: then raise its maxmemory;" in err
+    assert "7 were dropped lately)" in err
+    assert "If a file of jobs was submitted, give it: --from FILE; else submit them again" in err
+
+
 def test_show_tells_of_any_job_and_what_to_do(fleet: FakeFleet, capfd: Capture) -> None:
     ids = [*fleet.batch("b").iter_ids()]
     ended = printed(capfd, "show", ids[1])

@@ -10,7 +10,7 @@ from cli_fleet import Binary, end, new_use
 from sandfleet import ErrorCode, SandboxResult
 from sandfleet.cli import main
 from sandfleet.cli.ways.array import parse_array
-from sandfleet.cli.ways.entry import InputInvalid
+from sandfleet.cli.ways.entry import Fault, InputInvalid
 from sandfleet.cli.ways.stages import Stages
 from sandfleet.cli.ways.table import parse_table
 from sandfleet.cli.ways.template import Template
@@ -158,9 +158,9 @@ def test_a_wrong_placeholder_is_told_with_its_place(word: str, said: str) -> Non
     ],
 )
 def test_a_wrong_table_is_told_with_its_lines(kind: str, text: str, said: str) -> None:
-    with pytest.raises(InputInvalid) as caught:
-        parse_table(text, kind)
-    assert said in str(caught.value)
+    faults: list[Fault] = []
+    parse_table(text, kind, faults)
+    assert said in "; ".join(map(str, faults))
 
 
 def test_options_hold_for_all_jobs_and_a_line_has_its_way(fleet: FakeFleet, tmp_path: Path) -> None:
@@ -219,6 +219,47 @@ def test_nothing_is_queued_when_anything_is_wrong(fleet: FakeFleet, tmp_path: Pa
     ):
         assert main(["submit", *argv]) == code, argv
         assert said in capfd.readouterr().err, argv
+    assert fleet.specs == []
+
+
+@pytest.mark.parametrize(
+    ("argv", "faults"),
+    [
+        (
+            ["--csv", "c.csv", "--memory", "7QB", "--pids", "-1", "--name", "{nam}", "--label-from", "sed", "-e", "NO_SUCH",
+             "-l", "k", "--file", "none", "--", "x", "{sede}"],
+            ["--label k: must be key=value", "--env NO_SUCH: not set", "--file none: No such file", "SPEC_INVALID: --memory: ",
+             "SPEC_INVALID: --pids: ", "line 3: has 1 fields", "argument 2: there is no {sede}", "--name 1: there is no {nam}",
+             "--label-from: there is no column sed"],
+        ),
+        (
+            ["--array", "5-1,a,0-9:0,7,7", "--disk", "1", "--name", "{nam}", "--", "x", "{i}"],
+            ["SPEC_INVALID: --disk: ", "--array: 5-1: ends before", "--array: 'a' is no index", "--array: 0-9:0: a step",
+             "--array: has the index 7 twice", "argument 2: there is no {i}", "--name 1: there is no {nam}"],
+        ),
+        (
+            ["--each", "*.txt", "--timeout", "0.0001", "--label-from", "stm", "--", "x"],
+            ["SPEC_INVALID: --timeout: ", "--each: *.txt: no file matches", "--label-from: there is no column stm",
+             "the command: names no script"],
+        ),
+        (
+            ["jobs", "--memory", "7QB", "--image", "y"],
+            ["SPEC_INVALID: --memory: ", "line 1: SPEC_INVALID: imag: there is no", "line 2: SPEC_INVALID: is not JSON"],
+        ),
+    ],
+    ids=("csv", "array", "each", "jobs"),
+)  # fmt: skip
+def test_all_faults_of_options_and_input_are_told_at_once(
+    fleet: FakeFleet, tmp_path: Path, capfd: Capture, argv: list[str], faults: list[str]
+) -> None:
+    (tmp_path / "c.csv").write_text("seed,of\n1,2\n3\n")
+    (tmp_path / "jobs").write_text('{"imag": "x"}\n{\n{"command": ["true"]}\n')
+    for more in ([], ["--dry-run"]):
+        assert main(["submit", *more, *argv]) == 2
+        told = capfd.readouterr().err.splitlines()
+        assert [fault for fault in faults if not any(line.startswith(f"sandfleet: {fault}") for line in told)] == []
+        assert told[-1] == f"sandfleet: nothing was queued: {len(faults)} faults"
+        assert len(told) == len(faults) + 1
     assert fleet.specs == []
 
 

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 from cli_fleet import new_use
-from sandfleet import OutputNotLive, ResultTimeout, SandboxResult
+from sandfleet import OutputChunk, OutputNotLive, ResultTimeout, SandboxResult
 from sandfleet.cli import main
+from sandfleet.cli.batch_lines import BatchLines
 from sandfleet.testing.fake_fleet import FakeFleet
 from sandfleet.testing.fake_live import FakeLive
+from waiting import wait_until
 
 if TYPE_CHECKING:
-    from sandfleet import Job, OutputChunk
+    from sandfleet import Job
 
     Capture = pytest.CaptureFixture[str]
 
@@ -149,3 +151,80 @@ def test_batch_watch_prints_lines_under_the_names_of_their_jobs(
     thread.join()
     short = second.id[:8]
     assert sorted(capfd.readouterr().out.splitlines()) == sorted(["steps | one", "steps | two\\x1b[1m", f"{short} | x"])
+
+
+def test_batch_watch_prints_a_line_that_has_no_end_yet_while_the_batch_runs(
+    monkeypatch: pytest.MonkeyPatch, capfd: Capture
+) -> None:
+    fleet = new_use(monkeypatch)(lambda _: None)
+    (job,) = fleet.submit_many([LIVE | {"labels": {"name": "steps"}}], batch="b")
+    fleet.write_output(job.id, b"one\nContinue?")
+    thread = threading.Thread(target=main, args=(["batch", "watch", "b"],))
+    thread.start()
+    shown: list[str] = []
+
+    def is_shown(line: str) -> bool:
+        shown.append(capfd.readouterr().out)
+        return line in "".join(shown)
+
+    try:
+        wait_until(lambda: is_shown("steps | Continue?\n"), 10, "the line is shown")
+        assert not job.is_done
+        fleet.write_output(job.id, b" yes\ntwo\n")
+        wait_until(lambda: is_shown("steps | two\n"), 10, "the next line is shown")
+    finally:
+        fleet.finish(job.id, new_result("one\nContinue? yes\ntwo\n"))
+        thread.join()
+    assert "".join(shown).splitlines() == ["steps | one", "steps | Continue?", "steps |  yes", "steps | two"]
+
+
+def test_lines_without_an_end_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sandfleet.cli.batch_lines.MAX_NAMES", 10)
+    printed: list[str] = []
+    lines = BatchLines(lambda job_id: job_id, printed.append)
+    for number in range(35):
+        lines.add(f"job-{number}", OutputChunk("stdout", 0, b"x", "x", 0, 1, 1))
+    assert len(printed) >= 25
+    lines.finish()
+    assert printed == [f"job-{number} | x" for number in range(35)]
+
+
+def lose_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the last chunks of each stream get lost."""
+    monkeypatch.setattr(FakeLive, "write_rest", lambda *_: None)
+
+
+def test_a_stream_tells_what_is_missing_at_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    lose_the_end(monkeypatch)
+    fleet = FakeFleet(lambda _: None)
+    job = fleet.submit(LIVE)
+    fleet.write_output(job.id, b"one\n")
+    fleet.finish(job.id, new_result("one\ntwo\n", "lost"))
+    chunks = [(chunk.stream, chunk.text, chunk.skipped, chunk.end, chunk.attempt) for chunk in job.stream(timeout=5)]
+    assert chunks == [("stdout", "one\n", 0, 4, 1), ("stdout", "", 4, 8, 1), ("stderr", "", 4, 4, 1)]
+    assert read_async(job) == ["one\n", "", ""]
+    gone = fleet.submit(LIVE)
+    fleet.finish(gone.id, new_result("all of it"))
+    assert [(chunk.text, chunk.skipped) for chunk in gone.stream(timeout=5)] == [("", 9)], "its stream has expired"
+
+
+def test_the_streams_of_a_batch_tell_what_is_missing_at_their_ends(
+    monkeypatch: pytest.MonkeyPatch, capfd: Capture
+) -> None:
+    lose_the_end(monkeypatch)
+    fleet = new_use(monkeypatch)(lambda _: None)
+    ended, running = fleet.submit_many([LIVE | {"labels": {"name": name}} for name in ("ended", "running")], batch="b")
+    for job in (ended, running):
+        fleet.write_output(job.id, b"one\n")
+    fleet.finish(ended.id, new_result("one\ntwo\n"))
+    found: list[str] = []
+
+    def print_line(_: object, line: str) -> None:
+        found.append(line)
+        if len(found) == 1:
+            fleet.finish(running.id, new_result("one\ntwo\n"))
+
+    monkeypatch.setattr("sandfleet.cli.progress.Progress.print_line", print_line)
+    assert main(["batch", "watch", "b"]) == 0
+    assert found == ["running | one", "running | [4 bytes of stdout were skipped]"]
+    capfd.readouterr()

@@ -22,6 +22,7 @@ from sandfleet import (
     Fleet,
     HostError,
     IdempotencyConflict,
+    Job,
     Outcome,
     OutOfMemory,
     QueueFull,
@@ -280,7 +281,7 @@ def test_a_batch_is_waited_for_by_its_counts() -> None:
     assert asyncio.run(batch.wait_async(10)) == {"EXIT_NONZERO": 3}
 
 
-@pytest.mark.parametrize("owner", [Fleet, Batch])
+@pytest.mark.parametrize("owner", [Fleet, Batch, Job])
 def test_each_call_that_asks_the_fleet_has_an_async_twin(owner: type[Any]) -> None:
     names = {name for name, _ in inspect.getmembers(owner, callable) if not name.startswith("_")}
     twins = {name for name in names if name.endswith("_async")}
@@ -289,6 +290,33 @@ def test_each_call_that_asks_the_fleet_has_an_async_twin(owner: type[Any]) -> No
     local = {"artifacts_of", "explain_no_claims", "close", "new_encoders", "new_retry", "operator"}
     assert {name for name in names - twins - both_ways - pages - local if f"{name}_async" not in twins} == set()
     assert all(inspect.getdoc(getattr(owner, name)) for name in twins)
+
+
+def test_a_wait_in_an_event_loop_ends_with_the_job_or_its_cancel() -> None:
+    fleet = FakeFleet(hold)
+    job, cancel = fleet.submit(spec_of(0)), threading.Event()
+    with pytest.raises(ResultTimeout):
+        asyncio.run(job.wait_async(0.01))
+    threading.Timer(0.2, cancel.set).start()
+    assert asyncio.run(job.wait_async(10, cancel)) is None
+    assert not job.is_done
+    threading.Timer(0.2, fleet.finish, (job.id, play(spec_of(1)))).start()
+    outcome = asyncio.run(job.wait_async(10, threading.Event()))
+    assert outcome is not None
+    assert outcome.code is ErrorCode.EXIT_NONZERO
+
+
+def test_a_stream_of_a_batch_in_an_event_loop_ends_with_its_cancel() -> None:
+    fleet = FakeFleet(hold)
+    (job,) = fleet.submit_many([{"image": "x", "output": {"live": True}}], batch="b")
+    fleet.write_output(job.id, b"one")
+    cancel = threading.Event()
+
+    async def read() -> list[str]:
+        return [chunk.text async for _, chunk in fleet.batch("b").stream(10, cancel=cancel)]
+
+    threading.Timer(0.3, cancel.set).start()
+    assert asyncio.run(read()) == ["one"]
 
 
 def test_the_sample_program_works(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -20,9 +21,10 @@ from sandfleet.testing import FakeFleet, WithArtifacts
 from sandfleet_config.outcome import Attempt, StreamOutput
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from sandfleet.channel.records import JobRecord
     from sandfleet.testing import Ending
 
 FORMATS = ("jsonl", "csv", "parquet")
@@ -281,6 +283,53 @@ def test_jobs_that_leave_the_front_of_the_list_meanwhile_move_no_other_row(tmp_p
     found = [row["job_id"] for row in read(tmp_path / "r.jsonl")]
     assert len(set(found)) == len(found)
     assert found == ids[: len(found)] if forgotten == 60 else found[-20:] == ids[-20:]
+
+
+def list_twice(batch: Batch, fleet: FakeFleet, relisted: list[str]) -> None:
+    """Run all jobs of the batch again, and list some at the end once more, as if their records had been lost."""
+    assert batch.retry().queued == len(batch.job_ids)
+    listed = [*batch.job_ids, *relisted]
+    fleet._fake.batch_ids = lambda name: list(listed)  # type: ignore[method-assign]  # noqa: ARG005
+    known = fleet._fake.records
+
+    def read_records(job_ids: Sequence[str]) -> list[JobRecord | None]:
+        return [
+            record and record.model_copy(update={"is_relisted": job_id in relisted})
+            for job_id, record in zip(job_ids, known(job_ids), strict=True)
+        ]
+
+    fleet._fake.records = read_records  # type: ignore[method-assign]
+
+
+@pytest.mark.usefixtures("small_steps")
+@pytest.mark.parametrize("stop", [10, 40, 80, 110])
+def test_a_table_that_is_gone_on_with_has_a_job_that_is_listed_twice_once(tmp_path: Path, stop: int) -> None:
+    batch, fleet = submit(*["3"] * 100)
+    ids = batch.job_ids
+    list_twice(batch, fleet, ids[0:60:5])
+
+    def interrupt(number: int) -> None:
+        if number >= stop:
+            raise Stop
+
+    with contextlib.suppress(Stop):
+        batch.save_results(tmp_path / "r.jsonl", on_rows=interrupt)
+    for _ in range(3):  # nothing is lost in a second interruption
+        with contextlib.suppress(Stop):
+            batch.save_results(tmp_path / "r.jsonl", resume=True, on_rows=interrupt)
+    batch.save_results(tmp_path / "r.jsonl", resume=True)
+    found = read(tmp_path / "r.jsonl")
+    assert [row["job_id"] for row in found] == ids
+    assert {row["run"] for row in found} == {2}
+
+
+def test_only_jobs_that_are_listed_twice_are_remembered() -> None:
+    batch, fleet = submit(*["3"] * 50)
+    ids = batch.job_ids
+    list_twice(batch, fleet, ids[:2])
+    found = rows.BatchRows(fleet._channel, "b")
+    assert [job.job_id for page in found.read() for job in page] == ids
+    assert list(found.relisted) == ids[:2]
 
 
 def test_an_empty_name_of_a_format_is_refused(tmp_path: Path) -> None:

@@ -98,7 +98,9 @@ end
 redis.call('HSET', job, 'state', 'ended', 'code', code, 'ended', now, 'ended_by', claim)
 redis.call('HDEL', job, 'message', 'claim', 'owner', 'flag')
 if code ~= 'OK' and message ~= '' then
-  if not is_full then
+  if is_full then
+    count_dropped_spec(ttl)
+  else
     keep_spec(id, message, ttl)
   end
 elseif owner == '' then

@@ -61,6 +61,21 @@ local function make_space(size)
   return false
 end
 
+-- Renews the TTL of the keys that all kept specs share.
+local function renew_specs(ttl)
+  for _, key in ipairs({ specs_key, specs_sum }) do
+    if redis.call('TTL', key) < ttl then
+      redis.call('EXPIRE', key, ttl)
+    end
+  end
+end
+
+-- Counts a spec for which there is no space.
+local function count_dropped_spec(ttl)
+  try('HINCRBY', specs_sum, 'dropped', 1)
+  renew_specs(ttl)
+end
+
 -- Keeps the message of a job for `ttl` s.
 local function keep_spec(id, message, ttl)
   drop_spec(id)
@@ -70,13 +85,9 @@ local function keep_spec(id, message, ttl)
   if make_space(#message) and try('ZADD', specs_key, now + ttl * 1000, string.format('%d', #message) .. ' ' .. id) then
     redis.call('SET', prefix .. 'spec:' .. id, message, 'EX', ttl)
     try('HINCRBY', specs_sum, 'bytes', #message + SPEC_OVERHEAD)
+    renew_specs(ttl)
   else
-    try('HINCRBY', specs_sum, 'dropped', 1)
-  end
-  for _, key in ipairs({ specs_key, specs_sum }) do
-    if redis.call('TTL', key) < ttl then
-      redis.call('EXPIRE', key, ttl)
-    end
+    count_dropped_spec(ttl)
   end
 end
 

@@ -3,10 +3,10 @@
 --
 -- ARGV: prefix, then 4 for each job (at most some hundred jobs): id; the run that the caller saw;
 --       for a job whose record is gone what the record said, as JSON (queue_ttl in ms,
---       max_attempts, step, key, fingerprint, record, batch; "": not given); and what the next run
---       changes, as JSON (message, and fields of the record: queue_ttl, max_attempts, step, record,
---       needs; "": nothing). After them, if given, which digest of its image the run has, instead
---       of that of the earlier run: "as_batch", the one that its batch has for the name;
+--       max_attempts, step, key, fingerprint, record, needs, batch; "": not given); and what the
+--       next run changes, as JSON (message, and fields of the record: queue_ttl, max_attempts, step,
+--       record, needs; "": nothing). After them, if given, which digest of its image the run has,
+--       instead of that of the earlier run: "as_batch", the one that its batch has for the name;
 --       "resolved", the one that the name means now, which is its batch's from now on
 -- Returns for each job:
 --   "queued"      it is queued again; no other answer changes anything
@@ -31,7 +31,7 @@ local FIRST, WIDTH, WAKE_TTL = 2, 4, 3600
 -- include: kept_specs
 local images = (#ARGV - FIRST + 1) % WIDTH == 1 and ARGV[#ARGV] or 'kept'
 local KEPT = { 'queue', 'step', 'batch', 'key', 'fingerprint', 'queue_ttl', 'max_attempts', 'record', 'needs', 'ended_by', 'pin', 'place',
-  'after', 'awaited' }
+  'after', 'awaited', 'relisted' }
 
 local function read_record(job)
   local values = try('HMGET', job, 'state', 'run', 'code', 'end_entry', 'failed', 'in_queue', unpack(KEPT)) or {}
@@ -179,6 +179,7 @@ local function start(id, seen, given, changes)
       return 'gone'
     end
     record = cjson.decode(given)
+    record.relisted = '1' -- a reader of the members may find the job twice, and has to remember only such jobs
   end
   for name, value in pairs(changes) do
     record[name] = value

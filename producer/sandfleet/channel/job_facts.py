@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from sandfleet_config.codes import ErrorCode, read_code
+from sandfleet_config.queues import host_of_owner
 
 from sandfleet.channel.ended_in_queue import parse_attempts
 from sandfleet.channel.record_reader import MILLI
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 FACT_FIELDS: Final = (
     *("record", "state", "code", "run", "queue", "step", "batch", "attempts", "max_attempts", "submitted"),
-    *("ended", "expires", "needs", "why", "why_at"),
+    *("ended", "expires", "queue_ttl", "needs", "why", "why_at", "owner"),
 )
 """The fields of a job's record that `parse_facts` takes, in this order."""
 
@@ -30,7 +31,8 @@ class JobFacts:
     """A job as Redis has it now. Times are unix times, 0.0 where they are not known.
 
     `state` is ``queued``, ``waiting``, ``running`` or ``ended``; `attempts` are those of its newest
-    run; `needs` are the limits and labels that it asks for. Never env, stdin or output.
+    run; `needs` are the limits and labels that it asks for; `queue_ttl` is in seconds, 0.0 where it
+    is not known. `owner` is the worker that has it. Never env, stdin or output.
     """
 
     job_id: str
@@ -47,11 +49,13 @@ class JobFacts:
     needs: Mapping[str, Any] = field(default_factory=dict[str, Any])
     attempts: tuple[Attempt, ...] = ()
     max_attempts: int = 0
+    queue_ttl: float = 0.0
     submitted: float = 0.0
     ended: float = 0.0
     expires: float = 0.0
     why: str = ""
     why_at: float = 0.0
+    owner: str = ""
 
     @property
     def name(self) -> str:
@@ -60,7 +64,9 @@ class JobFacts:
 
     @property
     def host(self) -> str:
-        """The host of its last attempt; empty if it has not started."""
+        """The host whose worker has it, else that of its last attempt; empty if it has not started."""
+        if self.owner and self.state in {"waiting", "running"}:  # a waiting job has no attempt of its own yet
+            return host_of_owner(self.owner)
         return self.attempts[-1].host if self.attempts else ""
 
     @property
@@ -102,11 +108,13 @@ def parse_facts(job_id: str, values: Sequence[bytes | None]) -> JobFacts | None:
         needs=needs,
         attempts=parse_attempts(found["attempts"]),
         max_attempts=int(_parse_number(found["max_attempts"])),
+        queue_ttl=_parse_number(found["queue_ttl"]) / MILLI,
         submitted=submitted,
         ended=_parse_number(found["ended"]) / MILLI,
         expires=_parse_number(found["expires"]) / MILLI,
         why=found["why"] if is_queued else "",
         why_at=_parse_number(found["why_at"]) / MILLI if is_queued else 0.0,
+        owner=found["owner"],
     )
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from sandfleet.channel.connection import Connections
 
 MILLI: Final = 1000
-RECORD_FIELDS: Final = ("record", "state", "queue", "run", "why", "why_at")
+RECORD_FIELDS: Final = ("record", "state", "queue", "run", "why", "why_at", "relisted")
 END_FIELDS: Final = (*RECORD_FIELDS, "attempts", "needs", "submitted")
 """The fields that the end of a queued job needs."""
 
@@ -47,6 +47,7 @@ def parse_record(values: Sequence[bytes | None]) -> JobRecord | None:
         record = JobRecord()  # it cannot be read, but the job is known
     number = int(run) if run and run.isdigit() else 1
     known: dict[str, object] = {"state": state.decode(), "queue": (found["queue"] or b"").decode(), "run": number}
+    known["is_relisted"] = found["relisted"] is not None
     if why and state == b"queued":
         at = float(why_at) / MILLI if why_at and why_at.isdigit() else 0.0
         known |= {"why": why.decode(errors="replace"), "why_at": at}

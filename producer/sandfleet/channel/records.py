@@ -47,6 +47,8 @@ class JobRecord(Record):
     """Why a queued job waits, in the words of the last host that could not run it:
     "needs 1 GiB of memory, host-07 has 600 MiB free"."""
     why_at: float = 0.0
+    is_relisted: bool = False
+    """Whether it may be in its batch's list twice, since a retry found no record of it."""
 
 
 class SubmitState(StrEnum):

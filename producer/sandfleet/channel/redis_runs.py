@@ -10,6 +10,7 @@ import msgspec
 from sandfleet_config.fingerprint import request_sha256, spec_sha256
 from sandfleet_config.queues import KEY_PREFIX, dead_key, job_key, spec_key
 from sandfleet_config.scripts import read_script, step_of
+from sandfleet_config.wire import encode_needs, join_needs
 
 from sandfleet.channel.message import new_messages, read_request
 from sandfleet.channel.overview import ImageChoice, NextRun
@@ -156,6 +157,7 @@ def _new_lost_record(request: JobRequest | None) -> str:
             "queue_ttl": max(1, round(spec.queue_ttl * MILLI)),
             "max_attempts": spec.max_attempts,
             "record": record,
+            "needs": join_needs(request.contract, encode_needs(spec)),
             "batch": request.batch or "",
         }
     ).decode()

@@ -71,16 +71,21 @@ class CancelRelay:
 
     def wait(self, seconds: float) -> bool:
         """Wait at most `seconds`; return whether a cancel was requested."""
-        if self._cancel is None:
-            self._waker.wait(seconds)
-            return False
-        if self._thread is None or not self._thread.is_alive():  # a forked child has none
-            self._thread = threading.Thread(
-                target=self._relay, args=(self._cancel,), name="sandfleet-cancel", daemon=True
-            )
-            self._thread.start()
+        self._start()
         self._waker.wait(seconds)
-        return self._cancel.wait(0)
+        return self._cancel is not None and self._cancel.wait(0)
+
+    async def wait_async(self, seconds: float) -> bool:
+        """Do what `wait` does and leave the event loop free."""
+        self._start()
+        await self._waker.wait_async(seconds)
+        return self._cancel is not None and self._cancel.wait(0)
+
+    def _start(self) -> None:
+        if self._cancel is None or (self._thread is not None and self._thread.is_alive()):
+            return  # a forked child has no thread
+        self._thread = threading.Thread(target=self._relay, args=(self._cancel,), name="sandfleet-cancel", daemon=True)
+        self._thread.start()
 
     def _relay(self, cancel: CancelSignal) -> None:
         while not self._is_over:

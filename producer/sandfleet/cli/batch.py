@@ -82,7 +82,7 @@ def retry(
     wanted, changed = read_filter(code, category, label), read_changes(changes)
     with Fleet() as fleet:
         batch = fleet.batch(name)
-        source = SpecFile(fleet, file) if file is not None else None
+        source = SpecFile(fleet, batch, file) if file is not None else None
         how = {"resolve_images": resolve_images, "is_dry": is_dry, "is_json": is_json}
         raise typer.Exit(retry_batch(fleet, batch, wanted, changed, file=source, **how))
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
+import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from sandfleet_config.units import format_bytes
 
@@ -21,17 +22,32 @@ if TYPE_CHECKING:
 MAX_LINE_CHARS: Final = 1000
 """A longer line is printed in parts."""
 MAX_NAMES: Final = 10_000
+"""Most jobs whose names, and whose lines without an end, are remembered."""
+PART_SECONDS: Final = 1.0
+"""A line without an end is printed if nothing was added to it for so long: it may be a question."""
 END_SECONDS: Final = 3.0
 """How long the last lines may take after the last job has ended."""
+
+
+class _Part(NamedTuple):
+    """The beginning of a line, and when the last of it came."""
+
+    text: str
+    at: float
 
 
 class BatchLines:
     """Joins chunks to lines; `print_line` gets each, with the name of its job before it."""
 
-    def __init__(self, find_name: Callable[[str], str], print_line: Callable[[str], object]) -> None:
-        self._find_name, self._print_line = find_name, print_line
+    def __init__(
+        self,
+        find_name: Callable[[str], str],
+        print_line: Callable[[str], object],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._find_name, self._print_line, self._clock = find_name, print_line, clock
         self._names: dict[str, str] = {}
-        self._parts: dict[tuple[str, str], str] = {}
+        self._parts: dict[tuple[str, str], _Part] = {}
         self._attempts: dict[str, tuple[int, int]] = {}
 
     def add(self, job_id: str, chunk: OutputChunk) -> None:
@@ -44,14 +60,23 @@ class BatchLines:
         if chunk.skipped:
             self._end_line(key)
             self._print(job_id, f"[{format_bytes(chunk.skipped)} of {chunk.stream} were skipped]")
-        *lines, rest = (self._parts.pop(key, "") + chunk.text).split("\n")
+        before = self._parts.pop(key, None)
+        *lines, rest = ((before.text if before else "") + chunk.text).split("\n")
         for line in lines:
             self._print(job_id, line)
         while len(rest) > MAX_LINE_CHARS:
             self._print(job_id, rest[:MAX_LINE_CHARS])
             rest = rest[MAX_LINE_CHARS:]
         if rest:
-            self._parts[key] = rest
+            if len(self._parts) >= MAX_NAMES:
+                self.finish()
+            self._parts[key] = _Part(rest, self._clock())
+
+    def print_old(self) -> None:
+        """Print the lines without an end to which nothing was added for a while."""
+        now = self._clock()
+        for key in [key for key, part in self._parts.items() if now - part.at >= PART_SECONDS]:
+            self._end_line(key)
 
     def finish(self) -> None:
         """Print what has no end of line."""
@@ -63,8 +88,8 @@ class BatchLines:
             self._end_line((job_id, stream))
 
     def _end_line(self, key: tuple[str, str]) -> None:
-        if rest := self._parts.pop(key, ""):
-            self._print(key[0], rest)
+        if (part := self._parts.pop(key, None)) is not None:
+            self._print(key[0], part.text)
 
     def _print(self, job_id: str, line: str) -> None:
         if job_id not in self._names:
@@ -87,7 +112,7 @@ def print_output(batch: Batch, find_name: Callable[[str], str], print_line: Call
 
     def follow() -> None:
         try:
-            for job_id, chunk in batch.stream(cancel=stop):
+            for job_id, chunk in batch.stream(cancel=stop, on_round=lines.print_old):
                 lines.add(job_id, chunk)
         except BrokenPipeError:
             return  # nobody reads the lines any more; the wait goes on

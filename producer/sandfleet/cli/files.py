@@ -95,15 +95,20 @@ class LocalFiles:
         Raises:
             SpecInvalid: tells the faults of all options.
         """
-        found: list[FileSpec] = []
         faults: list[str] = []
+        found = self.collect_options(texts, faults)
+        if faults:
+            raise SpecInvalid.of("; ".join(faults))
+        return found
+
+    def collect_options(self, texts: Iterable[str], faults: list[str]) -> list[FileSpec]:
+        """Do what `add_options` does, but add to `faults` what cannot be sent, and leave it out."""
+        found: list[FileSpec] = []
         for text in texts:
             try:
                 found += [self.add(file) for file in find_local(parse_option(text))]
             except (OSError, SpecInvalid) as error:
-                faults.append(_describe(error, text))
-        if faults:
-            raise SpecInvalid.of("; ".join(f"--file {fault}" for fault in faults))
+                faults.append(f"--file {_describe(error, text)}")
         return found
 
     def add_stdin(self, source: Path) -> bytes | Payload:

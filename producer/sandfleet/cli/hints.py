@@ -101,11 +101,12 @@ RUN_OPTIONS: Final[Mapping[str, str]] = {
 
 def describe_refusal(error: RequestError) -> str:
     """Return why ``sandfleet run`` was refused; names options instead of fields."""
-    if not error.errors:
-        return str(error)
-    return f"{error.code.value}: " + "; ".join(
-        f"{_option_of(fault['field'])}: {fault['message']}" for fault in error.errors
-    )
+    return f"{error.code.value}: {'; '.join(list_refusals(error))}" if error.errors else str(error)
+
+
+def list_refusals(error: RequestError) -> list[str]:
+    """Return each fault of the spec, with the option that sets the field."""
+    return [f"{_option_of(fault['field'])}: {fault['message']}" for fault in error.errors]
 
 
 def name_options(message: str) -> str:

@@ -8,10 +8,19 @@ import time
 from typing import TYPE_CHECKING
 
 from sandfleet_config.codes import Category
-from sandfleet_config.units import format_count, format_limit
+from sandfleet_config.units import format_count
 
 from sandfleet.cli.rows import format_duration
-from sandfleet.cli.show import attempt_lines, file_lines, outcome_lines, print_lines, print_stream, run_line
+from sandfleet.cli.show import (
+    attempt_lines,
+    describe_limits,
+    describe_place,
+    file_lines,
+    outcome_lines,
+    print_lines,
+    print_stream,
+    run_line,
+)
 from sandfleet.overview.fields import format_iso, job_fields
 
 if TYPE_CHECKING:
@@ -22,8 +31,6 @@ if TYPE_CHECKING:
     from sandfleet.channel.job_facts import JobFacts
     from sandfleet.fleet import Fleet
     from sandfleet.overview.job_view import JobView
-
-NOT_LIMITS = frozenset(("contract", "requires"))
 
 
 def show_job(fleet: Fleet, job_id: str, run: int | None, *, is_json: bool) -> None:
@@ -61,6 +68,11 @@ def _ended_lines(view: JobView) -> Iterator[tuple[str, str]]:
     facts, outcome = view.facts, view.outcome
     if facts.line:
         yield "ran", facts.line
+    if facts.image and (outcome is None or not outcome.image_ref):
+        yield "image", facts.image
+    if outcome is None or not outcome.limits:  # it never ran
+        yield from _limit_lines(facts)
+    yield from _host_lines(facts)
     if facts.queue:
         yield "queue", facts.queue
     yield from _time_lines(facts)
@@ -80,7 +92,7 @@ def _view_lines(view: JobView) -> Iterator[tuple[str, str]]:
     yield from run_line(facts.run)
     yield "state", facts.state
     if facts.state != "queued" and facts.host:
-        yield "host", f"{facts.host} ({facts.attempts[-1].worker})"
+        yield "host", describe_place(facts.attempts[-1]) if facts.state == "running" and facts.attempts else facts.host
     if (seconds := facts.count_seconds()) is not None and facts.state == "running":
         yield "running for", format_duration(seconds)
     if why := view.explain_wait():
@@ -116,13 +128,28 @@ def _spec_lines(facts: JobFacts) -> Iterator[tuple[str, str]]:
         yield "runs", facts.line
     if facts.image:
         yield "image", facts.image
-    limits = [f"{name} {format_limit(name, value)}" for name, value in facts.needs.items() if name not in NOT_LIMITS]
-    if limits:
-        yield "limits", ", ".join(limits)
-    if requires := facts.needs.get("requires"):
-        yield "requires", ", ".join(f"{key}={value}" for key, value in requires.items())
+    yield from _limit_lines(facts)
+    yield from _host_lines(facts)
     if facts.labels:
         yield "labels", ", ".join(f"{key}={value}" for key, value in facts.labels.items())
+
+
+def _limit_lines(facts: JobFacts) -> Iterator[tuple[str, str]]:
+    """Yield the limits that the job asks for."""
+    if limits := _list_limits(facts):
+        yield "limits", describe_limits(limits)
+
+
+def _list_limits(facts: JobFacts) -> dict[str, float]:
+    return {name: value for name, value in facts.needs.items() if name != "contract" and isinstance(value, int | float)}
+
+
+def _host_lines(facts: JobFacts) -> Iterator[tuple[str, str]]:
+    """Yield what the job asks of its host besides limits."""
+    if requires := facts.needs.get("requires"):
+        yield "requires", ", ".join(f"{key}={value}" for key, value in requires.items())
+    if datasets := facts.needs.get("datasets"):
+        yield "datasets", ", ".join(datasets)
 
 
 def _time_lines(facts: JobFacts) -> Iterator[tuple[str, str]]:
@@ -135,12 +162,12 @@ def _view_fields(view: JobView) -> dict[str, object]:
     more: dict[str, object] = {
         "why": view.explain_wait() or None,
         "before": place.before if place is not None else None,
-        "limits": {name: value for name, value in view.facts.needs.items() if name not in NOT_LIMITS},
+        "limits": _list_limits(view.facts),
         "requires": view.facts.needs.get("requires", {}),
         "expires": format_iso(view.facts.expires) if view.facts.state == "queued" else None,
         "attempts": [
             {"host": one.host, "worker": one.worker, "code": one.code.value if one.code else None,
-             "started": one.started.isoformat(), "charged": one.charged}
+             "slot": one.slot, "started": one.started.isoformat(), "charged": one.charged}
             for one in view.facts.attempts
         ],
     }  # fmt: skip

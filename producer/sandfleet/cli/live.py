@@ -33,7 +33,9 @@ class OutputPrinter:
         """Whether anything was printed."""
 
     def print(self, chunk: OutputChunk) -> None:
-        """Print one chunk."""
+        """Print one chunk; `finish` prints or tells what is missing at the end."""
+        if chunk.skipped and not chunk.data:
+            return
         self._begin(chunk.run, chunk.attempt)
         if chunk.skipped:
             note(f"{format_bytes(chunk.skipped)} of {chunk.stream} were skipped here")

@@ -68,7 +68,7 @@ def retry_batch(
         try:
             plan = retry.plan()
             if file is not None:
-                file.refuse_other(batch)
+                file.refuse_other()
         except RequestError as error:
             note(error.message)
             return USAGE
@@ -102,8 +102,12 @@ def _show_plan(fleet: Fleet, batch: Batch, plan: RetryPlan, *, is_json: bool) ->
 
 def _note_not_kept(fleet: Fleet, count: int, verb: str) -> None:
     dropped = fleet.count_dropped_specs()
-    why = f" (the fleet keeps 256 MiB, and has dropped {dropped} lately)" if dropped else ""
-    note(f"{count} of them {verb} run again: their specs are no longer kept{why}. Give the file of jobs: --from FILE")
+    bounds = "Redis keeps 256 MiB of specs, 16 MiB while it is more than 80 % full: then raise its maxmemory"
+    why = f" ({bounds}; {dropped} were dropped lately)" if dropped else ""
+    note(
+        f"{count} of them {verb} run again: their specs are no longer kept{why}."
+        " If a file of jobs was submitted, give it: --from FILE; else submit them again"
+    )
 
 
 def _start(fleet: Fleet, batch: Batch, retry: BatchRetry, *, is_json: bool) -> int:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from sandfleet_config.codes import Category
 from sandfleet_config.terminal import safe_text, write_line
-from sandfleet_config.units import format_bytes
+from sandfleet_config.units import format_bytes, format_limit
 
 from sandfleet.cli.exits import SOME_NOT_OK
 
@@ -64,12 +64,27 @@ def outcome_lines(outcome: Outcome) -> Iterator[tuple[str, str]]:
     if outcome.labels:
         yield "labels", ", ".join(f"{key}={value}" for key, value in outcome.labels.items())
     yield from _measured(outcome)
+    if outcome.limits:
+        yield "limits", describe_limits({name: limit.value for name, limit in outcome.limits.items()})
     loose = [name for name, limit in outcome.limits.items() if not limit.enforced]
     if loose:
         yield "not enforced", ", ".join(loose)
     yield from attempt_lines(outcome.attempts)
+    if outcome.image_ref:
+        yield "image", outcome.image_ref
     if outcome.image_digest:
-        yield "image", outcome.image_digest
+        yield "digest", outcome.image_digest
+
+
+def describe_limits(limits: Mapping[str, float]) -> str:
+    """Return limits with their units, on one line."""
+    return ", ".join(f"{name} {format_limit(name, value)}" for name, value in limits.items())
+
+
+def describe_place(attempt: Attempt) -> str:
+    """Return the host, the slot and the worker of an attempt; a worker of old says no slot."""
+    slot = "" if attempt.slot is None else f", slot {attempt.slot}"
+    return f"{attempt.host}{slot} ({attempt.worker})"
 
 
 def run_line(run: int) -> Iterator[tuple[str, str]]:
@@ -104,7 +119,7 @@ def attempt_lines(attempts: Iterable[Attempt]) -> Iterator[tuple[str, str]]:
         code = attempt.code.value if attempt.code else "running"
         started = attempt.started.isoformat(timespec="seconds")
         charged = "" if attempt.charged else ", not charged"
-        yield f"attempt {number}", f"{code} on {attempt.host} ({attempt.worker}), started {started}{charged}"
+        yield f"attempt {number}", f"{code} on {describe_place(attempt)}, started {started}{charged}"
 
 
 def file_lines(record: JobRecord | None, outcome: Outcome | None = None) -> Iterator[tuple[str, str]]:

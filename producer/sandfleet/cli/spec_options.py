@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from sandfleet.cli import options
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +46,20 @@ class SpecOptions:
         """Return the fields of a spec, without those of local files.
 
         Raises:
-            SpecInvalid: an option cannot be read.
+            SpecInvalid: options cannot be read; tells all of them.
         """
+        from sandfleet_config.errors import SpecInvalid
+
+        faults: list[str] = []
+        fields = self.collect_fields(faults)
+        if faults:
+            raise SpecInvalid.of("; ".join(faults))
+        return fields
+
+    def collect_fields(self, faults: list[str]) -> dict[str, Any]:
+        """Do what `read_fields` does, but add to `faults` what cannot be read, and leave it out."""
+        from sandfleet_config.errors import SpecInvalid
+
         from sandfleet.cli import typed
 
         fields = typed.drop_unset(
@@ -58,10 +70,25 @@ class SpecOptions:
             max_attempts=self.max_attempts,
         )
         fields |= {"working_dir": self.workdir}
-        fields |= typed.read_names(self.label, self.require, self.env, self.dataset)
+        fields |= {"datasets": [{"name": name} for name in self.dataset]} if self.dataset else {}
         fields |= typed.read_output(self.max_output, self.keep, self.on_output_limit, store=self.store, live=self.live)
-        fields |= typed.read_limits(self.memory, self.cpu, self.pids, self.disk, self.timeout)
-        return fields | typed.read_security(self.user, is_writable=self.writable)
+        fields |= typed.read_limits(self.memory, self.pids, self.disk, self.timeout)
+        fields |= typed.read_security(self.user, is_writable=self.writable)
+        parts: dict[str, Callable[[], object]] = {
+            "labels": lambda: typed.read_labels(self.label or []),
+            "requires": lambda: typed.read_labels(self.require or [], "--require"),
+            "env": lambda: typed.read_env(self.env or []),
+        }
+        for name, read in parts.items():
+            try:
+                fields[name] = read()
+            except SpecInvalid as error:
+                faults.append(error.message)
+        try:
+            fields["resources"]["cpu_quota"] = typed.read_cores(self.cpu)
+        except SpecInvalid as error:
+            faults.append(error.message)
+        return fields
 
 
 def drop_defaults(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -106,8 +106,9 @@ def submit(line: SubmitLine) -> None:
     source = _choose(line, line.ctx.meta[COMMAND])
     how = _read_how(line)
     awaited = limits.read_after(line.after, line.after_batch)
-    fields = drop_defaults({**line.read_fields(), "image": line.image, "after": awaited})
-    common = Common(fields, line.file or (), line.artifact or (), line.stdin_file)
+    faults: list[str] = []
+    fields = drop_defaults({**line.collect_fields(faults), "image": line.image, "after": awaited})
+    common = Common(fields, line.file or (), line.artifact or (), line.stdin_file, faults)
     raise typer.Exit(_submit(line, source, common, how))
 
 
@@ -203,7 +204,7 @@ def _submit(line: SubmitLine, source: Source, common: Common, how: SubmitOptions
         most = fleet.settings.max_spec_bytes
         if line.dry_run:
             return _preview(line, read_specs(source, common, local, most, stages), how, most, local)
-        given = read_input(source, common, local)
+        given = read_input(source, common, local, most)
         if given is None:
             return exits.USAGE
         # Before anything connects or starts a thread: they are forked.

@@ -43,13 +43,9 @@ def read_env(items: Sequence[str]) -> list[str]:
     return [item if "=" in item else f"{item}={os.environ[item]}" for item in items]
 
 
-def read_limits(memory: str, cores: float, pids: int, disk: str, timeout: float) -> dict[str, Any]:
-    """Return the fields of ``--memory``, ``--cpu``, ``--pids``, ``--disk`` and ``--timeout``.
-
-    Raises as `read_cores`.
-    """
-    limits = {"memory_bytes": memory, "cpu_quota": read_cores(cores), "pids_limit": pids, "disk_bytes": disk}
-    return {"resources": limits, "timeout": timeout}
+def read_limits(memory: str, pids: int, disk: str, timeout: float) -> dict[str, Any]:
+    """Return the fields of ``--memory``, ``--pids``, ``--disk`` and ``--timeout``."""
+    return {"resources": {"memory_bytes": memory, "pids_limit": pids, "disk_bytes": disk}, "timeout": timeout}
 
 
 def read_security(user: str, *, is_writable: bool) -> dict[str, Any]:
@@ -61,21 +57,6 @@ def read_output(max_bytes: str | None, keep: str, on_limit: str, *, store: bool,
     """Return field `output`: --max-output, --keep, --on-output-limit, --store-output and --live."""
     flags = drop_unset(store=store or None, live=live or None)
     return {"output": drop_unset(max_bytes=max_bytes or None, keep=keep, on_limit=on_limit) | flags}
-
-
-def read_names(
-    labels: Sequence[str] | None,
-    requires: Sequence[str] | None,
-    env: Sequence[str] | None,
-    datasets: Sequence[str] | None,
-) -> dict[str, Any]:
-    """Return the fields of ``--label``, ``--require``, ``--env`` and ``--dataset``.
-
-    Raises as `read_labels` and `read_env`.
-    """
-    fields: dict[str, Any] = {"datasets": [{"name": name} for name in datasets]} if datasets else {}
-    fields |= {"labels": read_labels(labels or []), "requires": read_labels(requires or [], "--require")}
-    return fields | {"env": read_env(env or [])}
 
 
 def read_labels(items: Sequence[str], option: str = "--label") -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from contextlib import closing
 from itertools import chain
@@ -10,11 +11,12 @@ from typing import TYPE_CHECKING, Final
 from sandfleet.channel.live import BEGIN
 from sandfleet.channel.waker import CancelRelay, Waker
 from sandfleet.collect.chunks import ChunkReader, OutputChunk
+from sandfleet.collect.polling import split
 from sandfleet.collect.steps import drive, drive_async
 from sandfleet.errors import ResultTimeout
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Collection, Iterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 
     from sandfleet.channel.protocol import Channel
     from sandfleet.channel.waker import CancelSignal
@@ -29,10 +31,13 @@ MAX_FOLLOWED: Final = 10_000
 
 
 class _Followed:
-    """How far a job's stream was read, and when it grew last."""
+    """How far a job's stream was read, and when it grew last.
+
+    One that `had_ended` at the start is not read, unless the job runs again.
+    """
 
     def __init__(self) -> None:
-        self.changed, self.cursor, self.reader = 0.0, BEGIN, ChunkReader()
+        self.changed, self.cursor, self.reader, self.had_ended = 0.0, BEGIN, ChunkReader(), False
 
 
 class BatchOutputWait:
@@ -41,8 +46,10 @@ class BatchOutputWait:
     Its steps yield (job id, chunk). The cost is that of the jobs which write.
     """
 
-    def __init__(self, channel: Channel, name: str, timeout: float | None) -> None:
-        self._channel, self._name = channel, name
+    def __init__(
+        self, channel: Channel, name: str, timeout: float | None, on_round: Callable[[], object] = lambda: None
+    ) -> None:
+        self._channel, self._name, self._on_round = channel, name, on_round
         self.waker = Waker()
         self.is_over = False
         now = time.monotonic()
@@ -58,10 +65,19 @@ class BatchOutputWait:
         changed = self._list_changed()
         for at in range(0, len(changed), STREAMS_AT_ONCE):
             yield from self._read(changed[at : at + STREAMS_AT_ONCE])
+        self._on_round()
         if has_ended or self._is_last:
             self.is_over = True
-            known = self._followed.items()
-            if rest := [(job_id, chunk) for job_id, followed in known for chunk in followed.reader.finish()]:
+            yield from self._finish()
+
+    def _finish(self) -> Iterator[list[tuple[str, OutputChunk]]]:
+        """Yield what is left at the ends of the streams, and what is missing there."""
+        known = [job_id for job_id, followed in self._followed.items() if not followed.had_ended]
+        for job_ids, outcomes in self._channel.outcome_chunks(split(known)):
+            found = zip(job_ids, outcomes, strict=True)
+            if rest := [
+                (job_id, chunk) for job_id, end in found for chunk in self._followed[job_id].reader.finish(end)
+            ]:
                 yield rest
 
     def collect_last(self) -> Iterator[list[tuple[str, OutputChunk]]]:
@@ -85,7 +101,7 @@ class BatchOutputWait:
             ended = self._find_ended(page) if is_first else ()
             for job_id, at in page.items():
                 followed = self._followed.setdefault(job_id, _Followed())
-                followed.changed = at
+                followed.changed, followed.had_ended = at, job_id in ended
             changed += [job_id for job_id in page if job_id not in ended]
         self._forget_old()
         return changed
@@ -152,12 +168,19 @@ class BatchOutput:
     """
 
     def __init__(
-        self, channel: Channel, name: str, timeout: float | None = None, *, cancel: CancelSignal | None = None
+        self,
+        channel: Channel,
+        name: str,
+        timeout: float | None = None,
+        *,
+        cancel: CancelSignal | None = None,
+        on_round: Callable[[], object] = lambda: None,
     ) -> None:
-        self._channel, self._name, self._timeout, self._cancel = channel, name, timeout, cancel
+        self._channel, self._name, self._timeout = channel, name, timeout
+        self._cancel, self._on_round = cancel, on_round
 
     def _new_wait(self) -> BatchOutputWait:
-        return BatchOutputWait(self._channel, self._name, self._timeout)
+        return BatchOutputWait(self._channel, self._name, self._timeout, self._on_round)
 
     def __iter__(self) -> Iterator[tuple[str, OutputChunk]]:
         """Yield each chunk once."""
@@ -169,5 +192,10 @@ class BatchOutput:
 
     async def __aiter__(self) -> AsyncIterator[tuple[str, OutputChunk]]:
         """Yield each chunk once; the event loop stays free."""
-        async for found in drive_async(self._new_wait()):
-            yield found
+        wait = self._new_wait()
+        with closing(CancelRelay(wait.waker, self._cancel)) as relay:
+            async for found in drive_async(wait, relay):
+                yield found
+            if not wait.is_over:  # cancelled
+                for found in await asyncio.to_thread(lambda: list(chain.from_iterable(wait.collect_last()))):
+                    yield found

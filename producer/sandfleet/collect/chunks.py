@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from sandfleet_config.live import LiveEntry
+    from sandfleet_config.outcome import Outcome
 
 _Decoder: Final = codecs.getincrementaldecoder("utf-8")
 
@@ -22,7 +23,8 @@ class OutputChunk:
 
     `offset` is that of its first byte in all that the attempt has written to the stream. `skipped`
     bytes before it were lost: the program wrote faster than they are sent, or this reader was too
-    slow. `attempt` and `run` count from 1; each attempt begins at offset 0.
+    slow. Where the last bytes are missing, a chunk without `data` at the end says how many. `attempt`
+    and `run` count from 1; each attempt begins at offset 0.
 
     `text` is `data` as text. A character whose last bytes come later is in the text of the chunk
     that has them; bytes that are not UTF-8 are ``\ufffd``.
@@ -85,9 +87,25 @@ class ChunkReader:
         text = before + position.decoder.decode(data)
         return OutputChunk(entry.stream, entry.offset, entry.data, text, skipped, entry.attempt, entry.run)
 
-    def finish(self) -> Iterator[OutputChunk]:
-        """Yield what is left at the end: text of incomplete characters, in chunks without bytes."""
+    def finish(self, outcome: Outcome | None = None) -> Iterator[OutputChunk]:
+        """Yield what is left at the end, in chunks without bytes.
+
+        This is the text of incomplete characters and, if there is an `outcome`, the number of bytes
+        that the last attempt has written beyond those that were read.
+        """
         run, attempt = self._attempt
         for name, position in self._positions.items():
             if rest := position.take_rest():
                 yield OutputChunk(name, position.end, b"", rest, 0, attempt, run)
+        if outcome is not None:
+            yield from self._tell_missing(outcome)
+
+    def _tell_missing(self, outcome: Outcome) -> Iterator[OutputChunk]:
+        last = outcome.run, max(1, len(outcome.attempts))
+        if last < self._attempt:
+            return  # of an earlier run
+        positions = self._positions if last == self._attempt else {}
+        for name, output in (("stdout", outcome.stdout), ("stderr", outcome.stderr)):
+            total, end = output.total_bytes, positions[name].end if name in positions else 0
+            if total > end:
+                yield OutputChunk(name, total, b"", "", total - end, attempt=last[1], run=last[0])

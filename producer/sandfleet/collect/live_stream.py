@@ -51,7 +51,8 @@ class LiveWait:
                 yield chunks
         if has_ended or not self._follows:
             self.is_over = True
-            if rest := list(self._reader.finish()):
+            (outcome,) = self._channel.outcomes([self._job_id]) if has_ended else (None,)
+            if rest := list(self._reader.finish(outcome)):
                 yield rest
 
     def _has_ended(self) -> bool:

@@ -12,10 +12,12 @@ import time
 from itertools import chain
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from sandfleet.channel.waker import CancelRelay
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-    from sandfleet.channel.waker import CancelRelay, Waker
+    from sandfleet.channel.waker import Waker
 
 Found = TypeVar("Found")
 
@@ -57,8 +59,9 @@ def drive(steps: Steps[Found], relay: CancelRelay) -> Iterator[Found]:
                 time.sleep(rest)
 
 
-async def drive_async(steps: Steps[Found]) -> AsyncIterator[Found]:
+async def drive_async(steps: Steps[Found], relay: CancelRelay | None = None) -> AsyncIterator[Found]:
     """Do what `drive` does and leave the event loop free."""
+    relay = CancelRelay(steps.waker, None) if relay is None else relay
     while not steps.is_over:
         chunks = steps.collect()
         # A chunk at a time in another thread: going there and back takes as long as parsing a few.
@@ -67,5 +70,6 @@ async def drive_async(steps: Steps[Found]) -> AsyncIterator[Found]:
                 yield item
             found.clear()  # the event loop still holds the list
         if pause := await asyncio.to_thread(steps.next_pause):
-            await steps.waker.wait_async(pause)
+            if await relay.wait_async(pause):
+                return
             await asyncio.sleep(steps.gather_rest())

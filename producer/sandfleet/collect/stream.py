@@ -28,8 +28,8 @@ For more jobs of one batch, one read of its stream serves all.
 class OutcomeStream:
     """The outcomes of some jobs as they end, each once; for ``for`` and for ``async for``.
 
-    `batch` is the name of the batch of all of the jobs, None if there is no such batch. ``for``
-    ends when `cancel` is set.
+    `batch` is the name of the batch of all of the jobs, None if there is no such batch. It ends
+    when `cancel` is set.
 
     Raises, while iterated:
         ResultTimeout: `timeout` seconds after the iteration began, jobs have not ended; see
@@ -67,10 +67,11 @@ class OutcomeStream:
 
     async def __aiter__(self) -> AsyncIterator[Outcome]:
         """Yield each outcome once; the event loop stays free."""
-        with closing(self._new_wait()) as wait:
-            async for outcome in drive_async(wait):
+        with closing(self._new_wait()) as wait, closing(CancelRelay(wait.waker, self._cancel)) as relay:
+            async for outcome in drive_async(wait, relay):
                 yield outcome
-            wait.raise_if_lost()
+            if wait.is_over:
+                wait.raise_if_lost()
 
 
 class BatchStream(OutcomeStream):

@@ -34,8 +34,7 @@ def names_jobs(words: Words, *, is_of_ended: bool = False) -> bool:
 def takes_open(job: JobFacts, words: Words, now: float, *, is_on_host: bool = False) -> bool:
     """Whether a job that has not ended matches.
 
-    `is_on_host`: a worker of the host that is asked for has it. Its record names no host before it
-    has started.
+    `is_on_host`: a worker of the host that is asked for has it.
     """
     asked, text = words.wanted, words.wanted.text.casefold()
     return (

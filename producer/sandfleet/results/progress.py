@@ -8,6 +8,7 @@ import os
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 from sandfleet.errors import ResultsNotWritten
@@ -24,6 +25,7 @@ class Progress:
     """The written part of a table: its place in the batch, its rows, the writer's mark after it.
 
     `states` counts the jobs by state, `not_saved` outputs and artifacts that could not be saved.
+    `relisted` are written jobs that may come again.
     """
 
     cursor: Cursor = START
@@ -31,6 +33,7 @@ class Progress:
     rows: int = 0
     not_saved: int = 0
     states: Counter[str] = field(default_factory=Counter[str])
+    relisted: dict[str, None] = field(default_factory=dict[str, None])
 
 
 class ProgressFile:
@@ -47,6 +50,7 @@ class ProgressFile:
             OSError: it cannot be written.
         """
         self.path = path
+        self._noted = 0
         self._request = {"version": VERSION, **request}
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
@@ -74,7 +78,9 @@ class ProgressFile:
             return None
         self._check(parsed[0])
         last = parsed[-1]
-        return Progress(Cursor(*last["cursor"]), last["mark"], last["rows"], last["not_saved"], Counter(last["states"]))
+        relisted = dict.fromkeys(job_id for line in parsed[1:] for job_id in line.get("relisted", ()))
+        counts = last["mark"], last["rows"], last["not_saved"]
+        return Progress(Cursor(*last["cursor"]), *counts, Counter(last["states"]), relisted)
 
     def _check(self, request: dict[str, Any]) -> None:
         names = [name for name in self._request if request.get(name) != self._request[name]]
@@ -88,12 +94,14 @@ class ProgressFile:
         """Write the file anew, with this progress."""
         os.ftruncate(self._descriptor, 0)
         os.lseek(self._descriptor, 0, os.SEEK_SET)
+        self._noted = 0
         self._write(self._request)
         self.add(progress)
 
     def add(self, progress: Progress) -> None:
-        """Add a checkpoint."""
-        self._write(vars(progress))
+        """Add a checkpoint, with the relisted jobs since the last one."""
+        self._write(vars(progress) | {"relisted": list(islice(progress.relisted, self._noted, None))})
+        self._noted = len(progress.relisted)
 
     def _write(self, value: dict[str, Any]) -> None:
         os.write(self._descriptor, json.dumps(value).encode() + b"\n")

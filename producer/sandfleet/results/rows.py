@@ -88,15 +88,20 @@ class BatchRows:
     `cursor` is the place after the last one that was yielded.
     """
 
-    def __init__(self, channel: Channel, name: str, start: Cursor = START, *, needs_records: bool = False) -> None:
+    def __init__(
+        self,
+        channel: Channel,
+        name: str,
+        start: Cursor = START,
+        relisted: dict[str, None] | None = None,
+        *,
+        needs_records: bool = False,
+    ) -> None:
+        """`relisted` are the jobs before `start` that may come again; further ones are added."""
         self.cursor = start
+        self.relisted = {} if relisted is None else relisted
         self._channel, self._name = channel, name
         self._needs_records = needs_records
-        self._rerun: set[str] = set()
-        """Jobs that were run again.
-
-        One whose record had been lost is in the list a second time, at its end.
-        """
 
     def read(self) -> Iterator[list[BatchJob]]:
         """Yield the jobs, some at a time; Redis looks up the next ones while the caller works."""
@@ -106,19 +111,21 @@ class BatchRows:
                 continue
             found = self._new_jobs(job_ids, outcomes)
             self.cursor = Cursor(self.cursor.position + len(job_ids), job_ids[-1])
-            yield [job for job in found if self._is_new(job)]
+            yield found
 
     def _new_jobs(self, job_ids: Sequence[str], outcomes: Sequence[Outcome | None]) -> list[BatchJob]:
         found = dict(zip(job_ids, outcomes, strict=True))
         missing = [job_id for job_id, outcome in found.items() if outcome is None]
         if missing:
             self._channel.expire_overdue(missing)
-        asked = list(found) if self._needs_records else missing
+        rerun = [job_id for job_id, outcome in found.items() if outcome is not None and outcome.run > 1]
+        asked = list(found) if self._needs_records else missing + rerun
         records = dict(zip(asked, self._channel.records(asked), strict=True)) if asked else {}
         if missing:
             # Read after the records: such a job may have ended in between.
             found |= zip(missing, self._channel.outcomes(missing), strict=True)
-        return [self._new_job(job_id, outcome, records.get(job_id)) for job_id, outcome in found.items()]
+        new = [job_id for job_id in found if self._is_new(job_id, records.get(job_id))]
+        return [self._new_job(job_id, found[job_id], records.get(job_id)) for job_id in new]
 
     def _new_job(self, job_id: str, outcome: Outcome | None, record: JobRecord | None) -> BatchJob:
         if outcome is not None:
@@ -126,10 +133,9 @@ class BatchRows:
         is_over = record is None or record.state == ENDED
         return BatchJob(job_id, self._name, FORGOTTEN if is_over or record is None else record.state, None, record)
 
-    def _is_new(self, job: BatchJob) -> bool:
-        run = job.outcome.run if job.outcome is not None else job.record.run if job.record is not None else 1
-        if run == 1:
-            return True
-        is_new = job.job_id not in self._rerun
-        self._rerun.add(job.job_id)
+    def _is_new(self, job_id: str, record: JobRecord | None) -> bool:
+        """Whether the job has not come before; few are in the list twice, and only these are remembered."""
+        is_new = job_id not in self.relisted
+        if record is not None and record.is_relisted:
+            self.relisted[job_id] = None
         return is_new

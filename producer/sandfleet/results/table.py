@@ -103,7 +103,7 @@ class BatchTable:
         """Yield rows from where `progress` is, which is kept up to date."""
         progress = progress or Progress()
         needs_records = any(column.needs_record for column in self.columns)
-        rows = BatchRows(self._channel, self._name, progress.cursor, needs_records=needs_records)
+        rows = BatchRows(self._channel, self._name, progress.cursor, progress.relisted, needs_records=needs_records)
         for jobs in rows.read():
             found = [self._new_row(job, progress) for job in jobs]
             progress.cursor, progress.rows = rows.cursor, progress.rows + len(found)

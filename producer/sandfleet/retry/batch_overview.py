@@ -123,7 +123,13 @@ class BatchOverview:
         changer = None
         if changes or resolve_images or find_spec is not None:
             # With images to look up, a job no longer needs the digest that a host has found for it.
-            changer = JobChanger(self.name, changes or {}, max_spec_bytes, self._channel.find_largest_budget)
+            changer = JobChanger(
+                self.name,
+                changes or {},
+                max_spec_bytes,
+                self._channel.find_largest_budget,
+                lambda: self._channel.objects,
+            )
         images: ImageChoice = "as_batch" if resolve_images else "kept"
         return BatchRetry(
             self._channel.overview, self.name, wanted, changer=changer, find_spec=find_spec, images=images

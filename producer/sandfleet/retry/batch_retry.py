@@ -12,6 +12,7 @@ from sandfleet_config.errors import RequestError, SpecInvalid
 from sandfleet.channel.overview import NextRun
 from sandfleet.channel.records import RunState
 from sandfleet.overview.job_filter import JobFilter, read_ended_code
+from sandfleet.retry.changes import keep_delivery
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -69,8 +70,8 @@ class RetryResult:
 class BatchRetry:
     """One retry of a batch: `plan` shows it, `start` does it.
 
-    `changer` encodes each job again; None leaves the specs as they are. `find_spec` returns the
-    spec of a job whose own is no longer kept, from a file; it returns None if it has none.
+    `changer` encodes each job again; None leaves the specs as they are. `find_spec`, which needs a
+    `changer`, returns the spec of a job whose own is no longer kept, from a file, or None.
     """
 
     def __init__(
@@ -112,32 +113,27 @@ class BatchRetry:
 
     def _check(self, page: Sequence[EndedJob], faults: dict[str, list[str]]) -> int:
         """Check each job with its changes; return the number of jobs whose spec is not known."""
-        if self._changer is None and self._find_spec is None:
+        if self._changer is None:
             return self._overview.are_kept([ended.job_id for ended in page]).count(False)
-        specs = self._read_specs(page)
-        for job_id, spec in specs.items():
-            if self._changer is None:
-                break
+        found = self._read_specs(page)
+        for job, spec in found.values():
             try:
-                self._changer.encode(job_id, spec)
+                self._changer.check(job, spec)
             except RequestError as error:
-                faults.setdefault(error.message, []).append(job_id)
-        return len(page) - len(specs)
+                faults.setdefault(error.message, []).append(job.job_id)
+        return len(page) - len(found)
 
-    def _read_specs(self, page: Sequence[EndedJob]) -> Mapping[str, SandboxSpec]:
-        """Return each job's spec, if it has one: as it ran last or, if not kept, from the file."""
+    def _read_specs(self, page: Sequence[EndedJob]) -> Mapping[str, tuple[JobFacts, SandboxSpec]]:
+        """Return each job that has one with its spec: as it ran last or, if not kept, of the file."""
         ids = [ended.job_id for ended in page]
-        found = {
-            job_id: request.spec
-            for job_id, request in zip(ids, self._overview.kept_requests(ids), strict=True)
-            if request is not None
-        }
-        missing = [job_id for job_id in ids if job_id not in found]
-        if self._find_spec is not None and missing:
-            for job in self._overview.facts(missing):
-                spec = self._find_spec(job) if job is not None else None
-                if job is not None and spec is not None:
-                    found[job.job_id] = spec
+        found: dict[str, tuple[JobFacts, SandboxSpec]] = {}
+        for job, request in zip(self._overview.facts(ids), self._overview.kept_requests(ids), strict=True):
+            if job is None:
+                continue
+            if request is not None:
+                found[job.job_id] = job, request.spec
+            elif self._find_spec is not None and (spec := self._find_spec(job)) is not None:
+                found[job.job_id] = job, keep_delivery(spec, job)
         return found
 
     def start(self) -> Iterator[tuple[str, RunState]]:
@@ -152,17 +148,16 @@ class BatchRetry:
     def _start(self, page: Sequence[EndedJob]) -> list[RunState]:
         if self._changer is None:
             return self._overview.start_runs([NextRun(ended.job_id, ended.run) for ended in page], images=self._images)
-        specs = self._read_specs(page)
-        queues = {job.job_id: job.queue for job in self._overview.facts(list(specs)) if job is not None}
-        runs = {
-            ended.job_id: NextRun(
-                ended.job_id, ended.run, self._changer.encode(ended.job_id, specs[ended.job_id]), queues[ended.job_id]
-            )
-            for ended in page
-            if ended.job_id in specs and queues.get(ended.job_id)
-        }
+        runs = {ended.job_id: ended.run for ended in page}
+        wishes = [
+            NextRun(job_id, runs[job_id], self._changer.encode(job, spec), job.queue)
+            for job_id, (job, spec) in self._read_specs(page).items()
+            if job.queue
+        ]
+        self._changer.upload()
         # A job that cannot be changed does not run: as it was, nobody asked for it.
-        states = dict(zip(runs, self._overview.start_runs(list(runs.values()), images=self._images), strict=True))
+        started = self._overview.start_runs(wishes, images=self._images)
+        states = dict(zip((wish.job_id for wish in wishes), started, strict=True))
         return [states.get(ended.job_id, RunState.NO_MESSAGE) for ended in page]
 
     def _pages(self) -> Iterator[list[EndedJob]]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from sandfleet_config.errors import SpecInvalid, SpecTooLarge
+from sandfleet_config.errors import SpecInvalid
+from sandfleet_config.scripts import step_of
 from sandfleet_config.spec import SandboxSpec
 from sandfleet_config.wire import new_spec
 
@@ -16,7 +17,9 @@ from sandfleet.submit.encode import JobEncoder
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from sandfleet.channel.job_facts import JobFacts
     from sandfleet.channel.records import EncodedJob
+    from sandfleet.files.objects import Objects
 
 UNCHANGEABLE: Final = ("idempotency_key", "after")
 TEXT_FIELDS: Final = ("image", "labels", "requires", "platform", "working_dir")
@@ -73,8 +76,23 @@ def change_spec(spec: SandboxSpec, changes: Mapping[str, object]) -> SandboxSpec
     return new_spec(fields)
 
 
+def keep_delivery(spec: SandboxSpec, job: JobFacts) -> SandboxSpec:
+    """Return `spec` with the priority, `queue_ttl` and `max_attempts` of the job's record.
+
+    A line of a file of jobs need not have them: options of its submit may have said them.
+    """
+    changes: dict[str, object] = {}
+    if step_of(spec.priority) != job.step:
+        changes["priority"] = job.step
+    if job.queue_ttl:
+        changes["queue_ttl"] = job.queue_ttl
+    if job.max_attempts:
+        changes["max_attempts"] = job.max_attempts
+    return spec.model_copy(update=changes)
+
+
 class JobChanger:
-    """Encodes jobs of one batch again, changed."""
+    """Encodes jobs of one batch again, changed; uploads their contents that are too large to travel."""
 
     def __init__(
         self,
@@ -82,20 +100,54 @@ class JobChanger:
         changes: Mapping[str, object],
         max_spec_bytes: int,
         find_largest_budget: Callable[[], int | None],
+        open_objects: Callable[[], Objects],
     ) -> None:
+        self._batch = batch
+        self._max_spec_bytes = max_spec_bytes
         self._changes = dict(changes)
         self._contents = Contents()
         self._checker = JobChecker(batch, find_largest_budget=find_largest_budget)
-        self._encoder = JobEncoder(batch, max_spec_bytes, self._contents)
+        self._open_objects = open_objects
 
-    def encode(self, job_id: str, spec: SandboxSpec) -> EncodedJob:
-        """Return the job as it shall run.
+    def check(self, job: JobFacts, spec: SandboxSpec) -> None:
+        """Return if the job can run as it shall; raises as `encode`."""
+        self.encode(job, spec)
+        for ref in self._contents.take():
+            self._open_objects().check_size(ref.size, "a content")
+
+    def encode(self, job: JobFacts, spec: SandboxSpec) -> EncodedJob:
+        """Return the job as it shall run; call `upload` before it is queued.
 
         Raises:
             SpecInvalid, SecurityViolation, SpecTooLarge: it cannot run so.
         """
         checked = self._checker.check(change_spec(spec, self._changes))
-        request = self._encoder.encode(checked)
-        if self._contents.take():
-            raise SpecTooLarge.of("the changed spec is too large to travel: submit it as a new job")
-        return self._encoder.name([request], job_id)[0]
+        encoder = JobEncoder(
+            self._batch,
+            self._max_spec_bytes,
+            self._contents,
+            least_contract=_read_contract(job),
+            shows_whole=_shows_whole(job, spec),
+        )
+        return encoder.name([encoder.encode(checked)], job.job_id)[0]
+
+    def upload(self) -> None:
+        """Upload the contents of the encoded jobs that the store lacks.
+
+        Raises:
+            FleetUnavailable: the store is down or full.
+        """
+        contents = self._contents.take()
+        if contents:
+            self._open_objects().put_all({ref: content.to_bytes() for ref, content in contents.items()})
+
+
+def _read_contract(job: JobFacts) -> int:
+    """Return the contract version of the job's record: its batch may have limits, which need one."""
+    version: object = job.needs.get("contract")
+    return version if isinstance(version, int) else 1
+
+
+def _shows_whole(job: JobFacts, spec: SandboxSpec) -> bool:
+    """Whether the record of a job with `spec` shows its command with what looks secret."""
+    return job.line != spec.to_line() and job.line == spec.to_line(is_whole=True)

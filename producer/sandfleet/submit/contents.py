@@ -10,10 +10,12 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Final
 
+from sandfleet_config.fingerprint import spec_sha256
+
 from sandfleet.files.reference import FileRef
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from sandfleet_config.files import Content, FileSpec
     from sandfleet_config.spec import SandboxSpec
@@ -79,6 +81,18 @@ class Contents:
             self._pending[ref] = content
             self.pending_bytes += ref.size
         return ref
+
+
+def list_fingerprints(spec: SandboxSpec) -> Iterator[str]:
+    """Yield the fingerprints that a job with `spec` may have: stdin in the spec, and in the store.
+
+    Which one depends on the size that the submit allowed.
+    """
+    yield spec_sha256(spec)
+    if len(spec.stdin.data) >= LEAST_USEFUL_CHARS:
+        raw = spec.stdin.to_bytes()
+        stdin = FileRef(hashlib.sha256(raw).hexdigest(), len(raw)).as_stdin()
+        yield spec_sha256(spec.model_copy(update={"stdin": stdin}))
 
 
 def _list_inline(spec: SandboxSpec) -> list[tuple[int, Content]]:

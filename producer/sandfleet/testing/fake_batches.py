@@ -1,4 +1,4 @@
-"""The part of `FakeChannel` that has the batches."""
+"""The part of `FakeChannel` that has the batches and the dead letters."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from sandfleet.testing.fake_dead_letters import FakeDeadLetters
 from sandfleet.testing.fake_webhooks import FakeWebhooks
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
+    from sandfleet.channel.records import DeadLetter
     from sandfleet.testing.fake_control import FakeControl
     from sandfleet.testing.fake_job import FakeJob
 
 
 class FakeBatches:
-    """Part of `FakeChannel`: its jobs, and what it says about their batches."""
+    """Part of `FakeChannel`: its jobs, and what it says about their batches and dead letters."""
 
     control: FakeControl
     packed_publisher = None
@@ -99,3 +100,27 @@ class FakeBatches:
             if len(ended) == len(ids):
                 self._forget_name(name)
         yield len(ended), len(ids) - len(ended)
+
+    def dead_letters(self, limit: int) -> list[DeadLetter]:
+        """Return the newest dead letters."""
+        with self._lock:
+            return self._dead.list_newest(limit)
+
+    def dead_letter(self, job_id: str) -> DeadLetter | None:
+        """Return one dead letter."""
+        with self._lock:
+            return self._dead.get(job_id)
+
+    def dead_runs(self, batch: str | None) -> Iterator[list[tuple[str, int]]]:
+        """Yield (job id, run) of all dead letters at once."""
+        with self._lock:
+            yield self._dead.find_runs(batch)
+
+    def purge_dead(self, job_ids: Sequence[str] | None) -> int:
+        """Delete dead letters."""
+        with self._lock:
+            return self._dead.purge(job_ids)
+
+    def count_dropped_dead(self) -> int:
+        """Return how many dead letters were dropped early."""
+        return self._dead.dropped

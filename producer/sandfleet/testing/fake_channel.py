@@ -13,7 +13,6 @@ from sandfleet.channel.ended_in_queue import new_ending
 from sandfleet.channel.overview import NextRun
 from sandfleet.channel.records import (
     CancelState,
-    DeadLetter,
     ExpiryCheck,
     JobRecord,
     RunState,
@@ -107,6 +106,10 @@ class FakeChannel(FakeBatches):
     def _start_waiting(self) -> None:
         """Start each job that may start; its end may let another start, or stop its batch."""
         with self._lock:
+            killed = self.control.list_killed()
+        for job_id, why in killed:
+            self._finish_queued(ErrorCode.CANCELLED, job_id, why)
+        with self._lock:
             self._changes += 1
             if self._is_starting or not self._waiting:
                 return
@@ -139,8 +142,7 @@ class FakeChannel(FakeBatches):
         if ended is None:
             self._execute(job_id)
         else:
-            outcome = new_ending(ended[0], job_id, job.new_record(), ())
-            self.finish(job_id, outcome.model_copy(update={"message": ended[1]}))
+            self._finish_queued(ended[0], job_id, ended[1])
         return True
 
     def _execute(self, job_id: str) -> None:
@@ -206,19 +208,24 @@ class FakeChannel(FakeBatches):
         return None
 
     def expire_overdue(self, job_ids: Sequence[str]) -> ExpiryCheck:
-        """End jobs that have been queued longer than their ``queue_ttl``."""
+        """End jobs whose ``queue_ttl`` is over, and stop batches whose deadline is."""
         with self._lock:
-            unknown = [job_id for job_id in job_ids if job_id not in self._jobs]
-            waiting = [job_id for job_id in job_ids if job_id in self._jobs and self._jobs[job_id].outcome is None]
-            left = {job_id: self._jobs[job_id].count_seconds_left() for job_id in waiting}
-            overdue = [job_id for job_id, seconds in left.items() if seconds <= 0]
-            for job_id in overdue:
-                self._finish_queued(ErrorCode.EXPIRED, job_id)
-            next_expiry = min((seconds for seconds in left.values() if seconds > 0), default=None)
-            return ExpiryCheck(unknown, len(overdue), next_expiry)
+            known = {job_id: self._jobs[job_id] for job_id in job_ids if job_id in self._jobs}
+            unknown = [job_id for job_id in job_ids if job_id not in known]
+            waiting = {job_id: job for job_id, job in known.items() if job.outcome is None}
+            for job_id, job in waiting.items():
+                if job.count_seconds_left() <= 0:
+                    self._finish_queued(ErrorCode.EXPIRED, job_id)
+            self.control.check_deadlines()
+        self._start_waiting()
+        with self._lock:
+            left = [self.control.count_seconds_left(job) for job in waiting.values() if job.outcome is None]
+            next_expiry = min((seconds for seconds in left if seconds > 0), default=None)
+            return ExpiryCheck(unknown, len(waiting) - len(left), next_expiry)
 
-    def _finish_queued(self, code: ErrorCode, job_id: str) -> None:
-        self.finish(job_id, new_ending(code, job_id, self._jobs[job_id].new_record(), ()))
+    def _finish_queued(self, code: ErrorCode, job_id: str, why: str = "") -> None:
+        outcome = new_ending(code, job_id, self._jobs[job_id].new_record(), ())
+        self.finish(job_id, outcome.model_copy(update={"message": why or outcome.message}))
 
     def cancel(self, job_ids: Sequence[str]) -> list[CancelState]:
         """End each queued job as ``CANCELLED``; nothing runs here."""
@@ -244,21 +251,6 @@ class FakeChannel(FakeBatches):
         """Wake the waker when a job of the batch ends."""
         return self._watches.add(lambda job_id: self._jobs[job_id].encoded.batch == name, waker)
 
-    def dead_letters(self, limit: int) -> list[DeadLetter]:
-        """Return the newest dead letters."""
-        with self._lock:
-            return self._dead.list_newest(limit)
-
-    def dead_letter(self, job_id: str) -> DeadLetter | None:
-        """Return one dead letter."""
-        with self._lock:
-            return self._dead.get(job_id)
-
-    def dead_runs(self, batch: str | None) -> Iterator[list[tuple[str, int]]]:
-        """Yield (job id, run) of all dead letters at once."""
-        with self._lock:
-            yield self._dead.find_runs(batch)
-
     def start_runs(self, runs: Sequence[tuple[str, int]], *, resolves_images: bool = False) -> list[RunState]:  # noqa: ARG002  no images here
         """Start the next run of each job: call the handler again."""
         return self.overview.start_runs([NextRun(*run) for run in runs])
@@ -266,18 +258,9 @@ class FakeChannel(FakeBatches):
     def _execute_again(self, job_id: str) -> None:
         with self._lock:
             self._jobs[job_id].is_started = False
-            self.control.lift_stop(self._jobs[job_id].encoded.batch)
+            self.control.note_retry(self._jobs[job_id])
             self._entries = {number: entry for number, entry in self._entries.items() if entry[0] != job_id}
         self._start(job_id)
-
-    def purge_dead(self, job_ids: Sequence[str] | None) -> int:
-        """Delete dead letters."""
-        with self._lock:
-            return self._dead.purge(job_ids)
-
-    def count_dropped_dead(self) -> int:
-        """Return how many dead letters were dropped early."""
-        return self._dead.dropped
 
     def has_workers(self, timeout_seconds: float) -> bool:  # noqa: ARG002  as in `Channel`
         """Return True, as if there were workers."""

@@ -29,11 +29,30 @@ class _State:
     """The limits of one batch, and what has become of them."""
 
     limits: BatchLimits = field(default_factory=BatchLimits)
-    set_at: float = 0.0
+    deadline: float | None = None
+    """Unix time; a stop that is lifted leaves none."""
     failures: int = 0
+    round: int = 0
+    """How often the failures were counted anew."""
     is_on_hold: bool = False
     stop_code: ErrorCode | None = None
     stopped: str = ""
+    must_kill: bool = False
+
+    @property
+    def allowed(self) -> int | None:
+        """The number of failures that stops the batch, None without such a limit."""
+        return 1 if self.limits.fail_fast else self.limits.max_failures
+
+    def stop(self, code: ErrorCode, why: str) -> None:
+        """Let no more jobs start."""
+        self.stop_code, self.stopped, self.must_kill = code, why, self.limits.on_stop == "kill"
+
+    def lift_stop(self) -> None:
+        """Let jobs start again, if it has stopped: its deadline is gone, and failures are counted anew."""
+        if self.stopped:
+            self.stop_code, self.stopped, self.deadline = None, "", None
+            self.failures, self.round = 0, self.round + 1
 
 
 class FakeControl:
@@ -47,9 +66,13 @@ class FakeControl:
         """Begin with new limits."""
         known = self._states.get(name)
         is_unfinished = any(job.outcome is None for job in self._members(name))
-        if is_submit and known is not None and known.limits == limits and is_unfinished:
+        has_deadline = limits.deadline is not None
+        is_same = known is not None and known.limits == limits and (known.deadline is not None) == has_deadline
+        if is_submit and is_same and is_unfinished:
             return False
-        self._states[name] = _State(limits, time.time(), is_on_hold=known.is_on_hold if known else False)
+        until = None if limits.deadline is None else time.time() + limits.deadline
+        rounds, is_on_hold = (known.round + 1, known.is_on_hold) if known else (0, False)
+        self._states[name] = _State(limits, until, round=rounds, is_on_hold=is_on_hold)
         self._start_waiting()
         return True
 
@@ -57,8 +80,7 @@ class FakeControl:
         """Return what is in force."""
         state = self._states.get(name, _State())
         waiting = [job for job in self._members(name) if not job.is_started and job.outcome is None]
-        until = None if state.limits.deadline is None else state.set_at + state.limits.deadline
-        return LimitsState(state.limits, state.failures, state.stopped, state.is_on_hold, len(waiting), until)
+        return LimitsState(state.limits, state.failures, state.stopped, state.is_on_hold, len(waiting), state.deadline)
 
     def hold(self, name: str) -> None:
         """Start no more jobs."""
@@ -68,7 +90,8 @@ class FakeControl:
         """Start the jobs that wait."""
         state = self._find(name)
         waiting = [job for job in self._members(name) if not job.is_started and job.outcome is None]
-        state.is_on_hold, state.stop_code, state.stopped, state.failures = False, None, "", 0
+        state.is_on_hold = False
+        state.lift_stop()
         self._start_waiting()
         return len(waiting)
 
@@ -76,11 +99,24 @@ class FakeControl:
         """Forget the limits of a batch that is gone."""
         self._states.pop(name, None)
 
-    def lift_stop(self, name: str | None) -> None:
-        """End the stop of a batch, since one of its jobs runs again; failures are counted anew."""
-        state = self._find(name) if name is not None else None
-        if state is not None and state.stopped:
-            state.stop_code, state.stopped, state.failures = None, "", 0
+    def note_retry(self, job: FakeJob) -> None:
+        """End the stop of the job's batch, since it runs again, and count its failure no more."""
+        state = self._states.get(job.encoded.batch or "")
+        if state is not None:
+            state.lift_stop()
+            if job.failed == state.round:
+                state.failures = max(0, state.failures - 1)
+        job.failed = None
+
+    def list_killed(self) -> list[tuple[str, str]]:
+        """Return (job id, why) of what runs in batches that have stopped now and kill; once."""
+        found: list[tuple[str, str]] = []
+        for name, state in self._states.items():
+            if state.must_kill:
+                state.must_kill = False
+                running = (job for job in self._members(name) if job.is_started and job.outcome is None)
+                found += [(job.encoded.job_id, state.stopped) for job in running]
+        return found
 
     def set_priority(self, name: str, priority: int) -> int:
         """Count the jobs that wait: all of them start in the order of their submit here."""
@@ -145,20 +181,33 @@ class FakeControl:
         """Count a failure; it may stop the batch."""
         name = job.encoded.batch or ""
         state = self._states.get(name)
-        if state is None or state.stop_code is not None or code in {ErrorCode.OK, ErrorCode.CANCELLED}:
+        if state is None:
             return
-        state.failures += 1
-        allowed = 1 if state.limits.fail_fast else state.limits.max_failures
-        if allowed is not None and state.failures >= allowed:
-            option = "--fail-fast" if state.limits.fail_fast else f"--max-failures {allowed}"
-            state.stop_code = ErrorCode.CANCELLED
-            state.stopped = f"batch {name} stopped: {state.failures} of its jobs failed ({option})"
+        self._check_deadline(name, state)
+        if state.allowed is None or state.stop_code is not None or code in {ErrorCode.OK, ErrorCode.CANCELLED}:
+            return
+        state.failures, job.failed = state.failures + 1, state.round
+        if state.failures >= state.allowed:
+            option = "--fail-fast" if state.limits.fail_fast else f"--max-failures {state.allowed}"
+            state.stop(ErrorCode.CANCELLED, f"batch {name} stopped: {state.failures} of its jobs failed ({option})")
+
+    def check_deadlines(self) -> None:
+        """Stop the batches whose deadline is over, and that have jobs that have not ended."""
+        for name, state in self._states.items():
+            if state.deadline is not None and any(job.outcome is None for job in self._members(name)):
+                self._check_deadline(name, state)
+
+    def count_seconds_left(self, job: FakeJob) -> float:
+        """Return the seconds until the job expires, or its batch stops by its deadline."""
+        state = self._states.get(job.encoded.batch or "", _State())
+        if state.deadline is None or state.stop_code is not None:
+            return job.count_seconds_left()
+        return min(job.count_seconds_left(), state.deadline - time.time())
 
     def _check_deadline(self, name: str, state: _State) -> None:
-        seconds = state.limits.deadline
-        if state.stop_code is None and seconds is not None and time.time() > state.set_at + seconds:
-            state.stop_code = ErrorCode.EXPIRED
-            state.stopped = f"batch {name} stopped: its deadline is over (--deadline {state.limits.deadline_text})"
+        if state.stop_code is None and state.deadline is not None and time.time() > state.deadline:
+            why = f"its deadline is over (--deadline {state.limits.deadline_text})"
+            state.stop(ErrorCode.EXPIRED, f"batch {name} stopped: {why}")
 
     def _check_after(self, job: FakeJob) -> str:
         for other in self._targets(job.encoded.spec.after):

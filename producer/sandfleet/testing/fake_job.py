@@ -51,6 +51,8 @@ class FakeJob:
     ended: float = 0.0
     is_started: bool = False
     """Whether the handler was called."""
+    failed: int | None = None
+    """The round in which its batch has counted its failure."""
     run: int = 1
     earlier: dict[int, Outcome] = field(default_factory=dict[int, Outcome])
 

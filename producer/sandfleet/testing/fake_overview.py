@@ -7,6 +7,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from sandfleet_config.codes import ErrorCode
+from sandfleet_config.scripts import step_of
 from sandfleet_config.wire import decode_job
 
 from sandfleet.channel.job_facts import JobFacts
@@ -151,12 +152,14 @@ def _new_facts(job: FakeJob) -> JobFacts:
         run=job.run,
         batch=encoded.batch,
         queue=job.queue,
+        step=step_of(encoded.spec.priority),
         labels=encoded.spec.labels,
         line=encoded.line,
         spec_sha256=encoded.spec_hash,
         image=encoded.spec.image,
         attempts=outcome.attempts if outcome else (),
         max_attempts=encoded.spec.max_attempts,
+        queue_ttl=encoded.spec.queue_ttl,
         submitted=job.queued,
         ended=job.ended if outcome else 0.0,
     )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from fleets import FLEETS, open_fleet, unique
 from sandfleet import BatchLimits, BatchUnknown, ErrorCode, Fleet, SpecInvalid
-from stand_in import EXIT_3, HELLO
+from stand_in import EXIT_3, HELLO, LONG
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -73,3 +73,46 @@ def test_what_does_not_exist_is_refused(fleet: Fleet) -> None:
         fleet.submit_many([HELLO, {**HELLO.model_dump(), "after": {"batches": ["of-nobody"]}}])
     with pytest.raises(BatchUnknown):
         fleet.batch("of-nobody").hold()
+
+
+def test_a_stop_that_kills_ends_what_runs(fleet: Fleet) -> None:
+    name = unique("batch")
+    jobs = fleet.submit_many([LONG, EXIT_3], batch=name, limits=BatchLimits(fail_fast=True, on_stop="kill"))
+    found = [job.outcome(timeout=60) for job in jobs]
+    assert [outcome.code for outcome in found] == ["CANCELLED", "EXIT_NONZERO"]
+    assert found[0].message == f"batch {name} stopped: 1 of its jobs failed (--fail-fast)"
+
+
+def test_a_batch_that_its_deadline_stopped_has_none_after_a_retry(fleet: Fleet) -> None:
+    name = unique("batch")
+    limits = BatchLimits(at_most=1, deadline=0.5, on_stop="kill")
+    jobs = fleet.submit_many([LONG, HELLO], batch=name, limits=limits)
+    found = [job.outcome(timeout=60) for job in jobs]
+    assert [outcome.code for outcome in found] == ["CANCELLED", "EXPIRED"]
+    assert {outcome.message for outcome in found} == {f"batch {name} stopped: its deadline is over (--deadline 0.5 s)"}
+    batch = fleet.batch(name)
+    assert batch.retry(codes=["EXPIRED"]).queued == 1
+    assert jobs[1].outcome(timeout=60).code is ErrorCode.OK
+    assert (batch.limits.deadline, batch.limits.stopped) == (None, "")
+
+
+def test_a_batch_that_its_deadline_stopped_has_none_after_a_release(fleet: Fleet) -> None:
+    name = unique("batch")
+    fleet.submit(HELLO, batch=name).outcome(timeout=60)
+    batch = fleet.batch(name)
+    batch.hold()
+    (job,) = fleet.submit_many([HELLO], batch=name, limits=BatchLimits(deadline=0.5))
+    assert job.outcome(timeout=60).code is ErrorCode.EXPIRED
+    batch.release()
+    assert fleet.submit(HELLO, batch=name).outcome(timeout=60).code is ErrorCode.OK
+
+
+def test_the_next_run_of_a_job_takes_its_failure_back(fleet: Fleet) -> None:
+    name = unique("batch")
+    jobs = fleet.submit_many([EXIT_3, EXIT_3, HELLO], batch=name, limits=BatchLimits(max_failures=3))
+    assert [job.outcome(timeout=60).code for job in jobs] == ["EXIT_NONZERO", "EXIT_NONZERO", "OK"]
+    batch = fleet.batch(name)
+    assert batch.limits.failures == 2
+    assert batch.retry(changes={"command": list(HELLO.command)}).queued == 2
+    assert [job.outcome(timeout=60).code for job in jobs] == ["OK"] * 3
+    assert (batch.limits.failures, batch.limits.stopped) == (0, "")

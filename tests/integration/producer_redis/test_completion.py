@@ -1,15 +1,30 @@
-"""Names of batches for a shell's TAB, from a real Redis."""
+"""A shell's TAB: commands, and names of batches from a real Redis."""
 
 from __future__ import annotations
 
+import os
+import shutil
 from typing import TYPE_CHECKING
 
+import pytest
 from bare_redis import SPEC
 from sandfleet.cli import completion
+from shells import SHELLS, complete
 
 if TYPE_CHECKING:
-    import pytest
     from sandfleet import Fleet
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_shell_completes_commands_and_names_of_batches(shell: str, fleet: Fleet) -> None:
+    """A shell is no part of the set-up: the test skips those that are not installed."""
+    if shutil.which(shell) is None:
+        pytest.skip(f"{shell} is not installed")
+    for name in ("nightly", "day"):
+        fleet.submit_many([SPEC], batch=name)
+    env = {**os.environ, "SANDFLEET_REDIS_URL": fleet.settings.redis_dsn}
+    assert complete(shell, "sandfleet batch wat", env)[-1] == "watch"
+    assert complete(shell, "sandfleet batch show ni", env)[-1] == "nightly"
 
 
 def test_names_of_batches_are_offered_by_their_beginning(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:

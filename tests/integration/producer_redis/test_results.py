@@ -150,10 +150,3 @@ def test_jobs_that_have_not_ended_or_are_forgotten_say_so(fleet: Fleet, client: 
     assert [row["labels.name"] for row in found] == ["n", "n", None, "n"]
     assert found[3]["line"] == "n: x sh -c true"
     forget_jobs(client)
-
-
-def test_a_job_that_is_in_the_list_twice_is_one_row(fleet: Fleet, client: redis.Redis) -> None:
-    (job,) = fleet.submit_many([SPEC], batch="b")
-    client.hset(f"sandfleet:job:{job.id}", "run", "2")
-    client.rpush(batch_key("b"), job.id)
-    assert [row["run"] for row in fleet.batch("b").rows()] == [2]

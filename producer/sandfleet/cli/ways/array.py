@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import Final
 
-from sandfleet.cli.ways.entry import Fault, InputInvalid
+from sandfleet.cli.ways.entry import Fault, Faults, InputInvalid
 
 MAX_JOBS: Final = 1_000_000
 INDEX: Final = "SANDFLEET_ARRAY_INDEX"
@@ -20,19 +21,26 @@ def parse_array(text: str) -> list[int]:
     """Return the indexes of ``0-9``, ``0-99:10`` (a step) or ``1,3,7``, in the order of the text.
 
     Raises:
-        InputInvalid: the text says something else, an index comes twice, or there are too many.
+        InputInvalid: the text says something else, an index comes twice, or there are too many;
+            tells the faults of all its parts.
     """
     if "%" in text:
         text, _, most = text.partition("%")
         raise _refuse(f"has no %: for at most {most or 'N'} jobs at once say --array {text} --at-most {most or 'N'}")
     found: dict[int, None] = {}
+    faults = Faults()
     for part in text.split(","):
-        indexes = _parse_part(part)
+        indexes = faults.collect(partial(_parse_part, part))
+        if indexes is None:
+            continue
         if len(indexes) + len(found) > MAX_JOBS:
-            raise _refuse(f"has more than {MAX_JOBS} indexes")
+            faults += _refuse(f"has more than {MAX_JOBS} indexes").faults
+            break
         if found and (twice := next((index for index in indexes if index in found), None)) is not None:
-            raise _refuse(f"has the index {twice} twice")
+            faults += _refuse(f"has the index {twice} twice").faults
         found |= dict.fromkeys(indexes)
+    if faults:
+        raise faults.new_error()
     return list(found)
 
 

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+T = TypeVar("T")
 
 
 class Entry(NamedTuple):
@@ -34,3 +39,19 @@ class InputInvalid(Exception):
     def __init__(self, *faults: Fault) -> None:
         super().__init__("; ".join(str(fault) for fault in faults))
         self.faults = faults
+
+
+class Faults(list[Fault]):
+    """The mistakes of several parts of the input, which are told together."""
+
+    def collect(self, read: Callable[[], T]) -> T | None:
+        """Return what `read` returns; if it raises `InputInvalid`, add its faults and return None."""
+        try:
+            return read()
+        except InputInvalid as error:
+            self += error.faults
+            return None
+
+    def new_error(self) -> InputInvalid:
+        """Return the error that has all of them."""
+        return InputInvalid(*self)

@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sandfleet_config.errors import RequestError
+from sandfleet_config.units import format_count
 from sandfleet_config.wire import new_spec
 
 from sandfleet.cli.files import LineFiles, LocalFiles
-from sandfleet.cli.hints import describe_refusal
+from sandfleet.cli.hints import list_refusals
 from sandfleet.cli.jsonl import STDIN
 from sandfleet.cli.show import note
 from sandfleet.cli.ways.checking import check_entries, new_reader, paused_collector
-from sandfleet.cli.ways.entry import Fault, InputInvalid
+from sandfleet.cli.ways.entry import Fault, Faults
 from sandfleet.cli.ways.shared_fields import DEFAULT_IMAGE
 from sandfleet.cli.ways.sources import JOBS, Found, Source, find_entries
 
@@ -30,12 +31,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Common:
-    """All jobs' part of the command line: fields of the spec, files, artifacts, a file as stdin."""
+    """All jobs' part of the command line: fields of the spec, files, artifacts, a file as stdin.
+
+    `faults` are those of options that could not be read; their fields are left out.
+    """
 
     fields: dict[str, Any]
     files: Sequence[str] = ()
     artifacts: Sequence[str] = ()
     stdin_file: str | None = None
+    faults: Sequence[str] = ()
 
 
 class Input(NamedTuple):
@@ -56,23 +61,25 @@ class Input(NamedTuple):
         return fleet.new_encoders(read, self.found.total, **how)
 
 
-def read_input(source: Source, common: Common, local: LocalFiles) -> Input | None:
+def read_input(source: Source, common: Common, local: LocalFiles, max_spec_bytes: int) -> Input | None:
     """Read all jobs; `local` takes the files of all of them.
 
-    Return None if the input as a whole is faulty, or an option. stderr tells the faults.
+    Return None if the input as a whole is faulty, or an option. stderr tells all faults, those of
+    the jobs, too, as far as they can be read.
 
     Raises:
         OSError: the input cannot be read.
         typer.BadParameter: it is not UTF-8.
     """
-    try:
-        fields, files = _read_common(source, common, local)
-        return Input(source, find_entries(source, fields, local), files)
-    except InputInvalid as error:
-        count = len(error.faults)
-        _refuse(error.faults, f"{count} {'fault' if count == 1 else 'faults'}")
-    except RequestError as error:
-        note(f"nothing was queued: {describe_refusal(error) if error.errors else error.message}")
+    faults = Faults()
+    fields, files = _read_common(source, common, local, faults)
+    found = faults.collect(lambda: find_entries(source, fields, local))
+    if found is not None and not faults:
+        return Input(source, found, files)
+    if found is not None:
+        with paused_collector():
+            faults += check_entries(found.read(0, found.total), max_spec_bytes, files)[1]
+    _refuse(faults, format_count(len(faults), "fault"))
     return None
 
 
@@ -108,27 +115,40 @@ def read_specs(
 
     Return the empty list if anything is faulty; stderr tells it. Raises as `read_input`.
     """
-    given = read_input(source, common, local)
+    given = read_input(source, common, local, max_spec_bytes)
     checked = [] if given is None else check_input(given, max_spec_bytes, stages)
     return checked if isinstance(checked, list) else []
 
 
-def _read_common(source: Source, common: Common, local: LocalFiles) -> tuple[dict[str, Any], LineFiles]:
-    """Return the fields of all jobs, checked, and what reads the local files that lines name."""
-    fields = dict(common.fields)
-    added = local.add_options(common.files)
+def _read_common(
+    source: Source, common: Common, local: LocalFiles, faults: list[Fault]
+) -> tuple[dict[str, Any], LineFiles]:
+    """Return the fields of all jobs, checked, and what reads the local files that lines name.
+
+    A faulty field is left out, and added to `faults`.
+    """
+    told = [*common.faults]
+    fields, artifacts, added = dict(common.fields), common.artifacts, local.collect_options(common.files, told)
+    faults += [Fault("", text) for text in told]
     if common.stdin_file is not None:
         fields["stdin"] = local.add_stdin(Path(common.stdin_file))
     is_table = source.kind != JOBS
     if is_table:
         fields = {"image": DEFAULT_IMAGE, **fields}
     if fields:
-        # The image of a file's lines is their own.
-        spec = new_spec({"image": DEFAULT_IMAGE, **fields, "artifacts": common.artifacts})
-        if is_table:
-            fields = {name: getattr(spec, name) for name in spec.model_fields_set if name != "artifacts"}
+        try:
+            # The image of a file's lines is their own.
+            spec = new_spec({"image": DEFAULT_IMAGE, **fields, "artifacts": artifacts})
+        except RequestError as error:
+            faults += [Fault("", f"{error.code.value}: {text}") for text in list_refusals(error)]
+            faulty = {fault["field"].partition(".")[0] for fault in error.errors}
+            fields = {name: value for name, value in fields.items() if name not in faulty}
+            artifacts = () if "artifacts" in faulty else artifacts
+        else:
+            if is_table:
+                fields = {name: getattr(spec, name) for name in spec.model_fields_set if name != "artifacts"}
     folder = Path() if is_table or source.names[0] == STDIN else Path(source.names[0]).parent
-    return fields, LineFiles(local, folder, added, common.artifacts)
+    return fields, LineFiles(local, folder, added, artifacts)
 
 
 def _name_input(source: Source) -> str:

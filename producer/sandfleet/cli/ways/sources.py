@@ -11,7 +11,7 @@ from sandfleet_config.errors import SpecInvalid
 
 from sandfleet.cli.jsonl import STDIN, parse_object, read_lines, read_text
 from sandfleet.cli.ways import array, scripts
-from sandfleet.cli.ways.entry import Entry, Fault, InputInvalid
+from sandfleet.cli.ways.entry import Entry, Fault, Faults, InputInvalid
 from sandfleet.cli.ways.shared_fields import merge_fields
 from sandfleet.cli.ways.table import parse_table
 from sandfleet.cli.ways.template import Template, suggest
@@ -100,19 +100,27 @@ def _new_line_reader(
 class Filler:
     """Fills the command, the name and the labels of each job with its values."""
 
-    def __init__(self, source: Source, common: Mapping[str, Any], names: Collection[str], whole: str = "") -> None:
-        """Read the placeholders.
+    def __init__(
+        self, source: Source, common: Mapping[str, Any], names: Collection[str], *, whole: str = "", unused: str = ""
+    ) -> None:
+        """Read the placeholders; `unused` is the fault of a command without any, empty if it may have none.
 
         Raises:
-            InputInvalid: one has no value, or a column for a label does not exist.
+            InputInvalid: some have no value, or columns for labels do not exist; tells every fault.
         """
+        faults = Faults()
+        command = faults.collect(lambda: Template(source.command, names, whole=whole))
+        if unused and command is not None and not command.used:
+            faults.append(Fault("the command", unused))
+        name = faults.collect(lambda: _new_name(source.name, names, whole))
+        columns = faults.collect(lambda: _read_label_columns(source.labels, names))
+        if command is None or columns is None or faults:
+            raise faults.new_error()
+        self.command, self._name, self._columns = command, name, columns
         self._common = dict(common)
         self._labels: dict[str, str] = dict(common.get("labels", {}))
         self._env: tuple[str, ...] = tuple(common.get("env", ()))
         self._bytes = sum(map(len, self._env)) * CHAR_BYTES + SLACK_BYTES
-        self.command = Template(source.command, names, whole=whole)
-        self._name = None if source.name is None else Template([source.name], names, whole=whole, what="--name")
-        self._columns = _read_label_columns(source.labels, names)
         self._has_name = "name" in self._labels or "name" in self._columns
 
     def new_entry(
@@ -142,6 +150,10 @@ class Filler:
         return self.command.used | name | frozenset(self._columns.values())
 
 
+def _new_name(text: str | None, names: Collection[str], whole: str) -> Template | None:
+    return None if text is None else Template([text], names, whole=whole, what="--name")
+
+
 def _read_label_columns(texts: Sequence[str], names: Collection[str]) -> dict[str, str]:
     """Return the column of each label; ``column`` alone is the label's key, too."""
     found: dict[str, str] = {}
@@ -160,11 +172,13 @@ def _read_label_columns(texts: Sequence[str], names: Collection[str]) -> dict[st
 
 
 def _read_table(source: Source, common: Mapping[str, Any]) -> Found:
-    name = source.names[0]
-    table = parse_table(read_text(name), source.kind)
+    name, faults = source.names[0], Faults()
+    table = parse_table(read_text(name), source.kind, faults)
     has_index = INDEX in table.columns
     names = table.columns if has_index else [*table.columns, INDEX]
-    filler = Filler(source, common, names)
+    filler = faults.collect(lambda: Filler(source, common, names)) if table.columns else None
+    if filler is None or faults:
+        raise faults.new_error()
     needed = filler.used - (frozenset() if has_index else {INDEX})
     shown = "line " if name == STDIN else f"{Path(name).name}:"
 
@@ -181,8 +195,11 @@ def _read_table(source: Source, common: Mapping[str, Any]) -> Found:
 
 
 def _read_array(source: Source, common: Mapping[str, Any]) -> Found:
-    indexes = array.parse_array(source.names[0])
-    filler = Filler(source, common, (INDEX,))
+    faults = Faults()
+    indexes = faults.collect(lambda: array.parse_array(source.names[0]))
+    filler = faults.collect(lambda: Filler(source, common, (INDEX,)))
+    if indexes is None or filler is None:
+        raise faults.new_error()
     program = Path(source.command[0]).name if source.command else ""
     count = f"{array.COUNT}={len(indexes)}"
 
@@ -195,11 +212,12 @@ def _read_array(source: Source, common: Mapping[str, Any]) -> Found:
 
 
 def _read_scripts(source: Source, common: Mapping[str, Any], local: LocalFiles) -> Found:
-    found = scripts.find_scripts(source.names)
-    filler = Filler(source, common, scripts.NAMES, whole="path")
-    if not filler.command.used:
-        said = "names no script: write {} where its path belongs, such as -- python3 {}"
-        raise InputInvalid(Fault("the command", said))
+    faults = Faults()
+    found = faults.collect(lambda: scripts.find_scripts(source.names))
+    unused = "names no script: write {} where its path belongs, such as -- python3 {}"
+    filler = faults.collect(lambda: Filler(source, common, scripts.NAMES, whole="path", unused=unused))
+    if found is None or filler is None:
+        raise faults.new_error()
     is_unique = len({script.name for script in found}) == len(found)
 
     def read(start: int, stop: int) -> Iterator[Entry | Fault]:

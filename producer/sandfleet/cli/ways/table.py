@@ -7,7 +7,7 @@ import io
 import json
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
-from sandfleet.cli.ways.entry import Fault, InputInvalid
+from sandfleet.cli.ways.entry import Fault
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -33,19 +33,16 @@ class Table(NamedTuple):
     rows: Sequence[Row]
 
 
-def parse_table(text: str, kind: str) -> Table:
+def parse_table(text: str, kind: str, faults: list[Fault]) -> Table:
     """Parse the text of a table; `kind` is ``csv``, ``tsv`` or ``jsonl``. Skip empty lines.
 
-    Raises:
-        InputInvalid: tells every faulty line, or that there is no row.
+    Add each faulty line to `faults`, or that there is no row. The table has no columns if its header
+    is faulty.
     """
-    faults: list[Fault] = []
     table = _parse_objects(text, faults) if kind == JSONL else _parse_cells(text, kind, faults)
     if not table.rows and not faults:
         empty = "has no rows" if kind == JSONL else "has no rows below its header"
         faults.append(Fault("", empty))
-    if faults:
-        raise InputInvalid(*faults)
     return table
 
 
@@ -55,7 +52,7 @@ def _parse_cells(text: str, kind: str, faults: list[Fault]) -> Table:
     columns = [name.strip() for name in header]
     faults += [Fault(f"line {number}", said) for said in _check_columns(columns, kind)]
     if faults:
-        return Table(columns, [])
+        return Table([], [])
     rows: list[Row] = []
     for line, cells in lines:
         if len(cells) == len(columns):
