@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING
 
 from sandfleet_config.outcome import Usage
 
+from sandfleet_worker.sandbox.cgroup.oom_events import open_oom_eventfd, read_oom_events
 from sandfleet_worker.sandbox.cgroup.tree import write_quietly
 from sandfleet_worker.system.supervised_thread import is_resource_error
 
@@ -202,8 +203,8 @@ class Counters:
         try:
             # The parent first: an OOM between the two then counts as an ancestor's, never as the
             # job's.
-            self._parent_oom_fd = _open_oom_eventfd(os.path.dirname(folder))  # noqa: PTH120  text as everywhere here
-            self._own_oom_fd = _open_oom_eventfd(folder)
+            self._parent_oom_fd = open_oom_eventfd(os.path.dirname(folder))  # noqa: PTH120  text as everywhere here
+            self._own_oom_fd = open_oom_eventfd(folder)
         except OSError:  # no descriptor left, or a kernel without notifications: the peak decides
             self.close()
 
@@ -227,8 +228,8 @@ class Counters:
         if self._own_oom_fd < 0:
             peak = self._read_number("memory", "memory.max_usage_in_bytes")
             return int(peak is None or peak >= self._memory_bytes - PEAK_MARGIN_BYTES)
-        own = _read_events(self._own_oom_fd)
-        return max(0, own - _read_events(self._parent_oom_fd))
+        own = read_oom_events(self._own_oom_fd)
+        return max(0, own - read_oom_events(self._parent_oom_fd))
 
     def _read_own_refusals(self) -> int:
         return self._read_field("pids", "pids.events", "max") or 0
@@ -288,32 +289,3 @@ def _find_field(text: str, field: str) -> int | None:
         if name == field and value.strip().isdecimal():
             return int(value)
     return None
-
-
-def _open_oom_eventfd(folder: str) -> int:
-    """Return an eventfd that counts the OOMs of a v1 memory cgroup and of its ancestors.
-
-    See cgroup-v1/memory.rst, section 9.
-    """
-    eventfd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-    try:
-        oom_control = os.open(f"{folder}/memory.oom_control", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            control = os.open(f"{folder}/cgroup.event_control", os.O_WRONLY | os.O_CLOEXEC)
-            try:
-                os.write(control, f"{eventfd} {oom_control}".encode())
-            finally:
-                os.close(control)
-        finally:
-            os.close(oom_control)
-    except BaseException:
-        os.close(eventfd)
-        raise
-    return eventfd
-
-
-def _read_events(eventfd: int) -> int:
-    try:
-        return os.eventfd_read(eventfd)
-    except BlockingIOError:
-        return 0
