@@ -77,6 +77,7 @@ def check_others(runner: RunscRunner) -> bool:
         ("import socket; kept = socket.socket()", "socket"),
         ("import subprocess; kept = subprocess.Popen(['sleep', '600'])", "child process"),
         ("kept = open('/tmp/kept', 'w')", "open for writing"),
+        ("open('/tmp/left', 'w').close()", "left a file: /tmp/left"),
         ("raise SystemExit(5)", "exited 5"),
         ("import os; os.abort()", "signal 6"),
         ("import os; os.write(6, b'E 0 0 1\\nS\\n')", "not understood"),

@@ -205,7 +205,7 @@ def _new_job(config: HostSettings, image: Image, preparation: Preparation, progr
     processes = config.policy.pids_limit - 1
     return InitJob(
         candidates=exec_candidates(program, env["PATH"]),
-        argv=[program, "-c", source(), *numbers, ",".join(preparation.modules)],
+        argv=[program, "-c", source(), *numbers, ",".join(preparation.modules), *modes],
         envp=[f"{key}={value}" for key, value in env.items()],
         uid=user.uid,
         gid=user.gid,
