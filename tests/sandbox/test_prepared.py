@@ -8,21 +8,21 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from leftovers import left_behind
 from preparedhost import PREPARE_SECONDS, SIZE, execute, plan_of, wait_prepared
 from sandfleet_config.codes import ErrorCode
+from sandfleet_config.prepared_settings import PreparedSettings
+from sandfleet_config.settings import HostSettings, WarmSettings
 from sandfleet_worker.sandbox.cgroup.tree import find_tree
 from sandfleet_worker.sandbox.janitor import sweep
+from sandfleet_worker.sandbox.prepared.preparation import Preparation
+from sandfleet_worker.sandbox.prepared_starts import PreparedStarts
 from sandfleet_worker.sandbox.runner import RunscRunner
 from sandfleet_worker.sandbox.warm import pool as pools
 from sandfleet_worker.sandbox.warm.demand import HostLoad
 from waiting import wait_until
-
-if TYPE_CHECKING:
-    from sandfleet_config.settings import HostSettings
 
 WHO = "import os; print(os.getpid(), os.getcwd(), os.getuid())"
 
@@ -67,6 +67,37 @@ def test_a_job_that_does_not_fit_starts_as_ever(
     assert ending.stdout.text.split()[1] == "/"
     assert ending.start != "prepared"
     assert prepared_host.read_prepared().misses[miss] == 1
+
+
+def test_a_job_with_too_little_memory_starts_warm_once_a_plain_spare_is_up(prepared_host: RunscRunner) -> None:
+    small = {"resources": {"memory_bytes": "48MiB"}}
+    execute(prepared_host, "python3", "-c", "pass")
+    wait_prepared(prepared_host)
+    assert execute(prepared_host, "python3", "-c", WHO, **small).start != "prepared"
+    plain = prepared_host._new_plan(prepared_host.images.resolve("python"), prepared_host.config.runsc.platform)
+    wait_prepared(prepared_host, plain)
+    assert execute(prepared_host, "python3", "-c", WHO, **small).start == "warm"
+    assert prepared_host.read_prepared().misses["memory"] == 2
+
+
+def test_a_preparation_that_comes_later_takes_places_of_the_other_spares(
+    prepared_settings: HostSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No memory is kept for it: what the first one leaves has to do."""
+    monkeypatch.setattr(PreparedStarts, "find_reserved_bytes", lambda _: 0)
+    imports = ("python:one=json", "python:two=decimal")
+    settings = {"warm": WarmSettings(size=4), "prepared": PreparedSettings(imports=imports)}
+    with RunscRunner(prepared_settings.model_copy(update=settings)) as runner:
+        first, second = (
+            plan_of(runner, "python", Preparation(*one)) for one in (("one", ("json",)), ("two", ("decimal",)))
+        )
+        for _ in range(3):
+            execute(runner, "python3", "-c", "pass", prepared="one")
+        wait_prepared(runner, first)
+        execute(runner, "python3", "-c", "pass", prepared="two")
+        wait_prepared(runner, second)
+        wait_prepared(runner, first)
+        assert execute(runner, "python3", "-c", "pass", prepared="two").start == "prepared"
 
 
 def test_usage_leaves_out_the_preparation(prepared_settings: HostSettings, monkeypatch: pytest.MonkeyPatch) -> None:

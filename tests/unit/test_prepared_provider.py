@@ -112,7 +112,13 @@ def run(provider: SandboxProvider, hooks: Hooks, first: FakeSandbox, second: Fak
     """Run a job for which the pool has `first`, and `second` boots."""
     spares: dict[bool, Any] = {True: first}
     pool: Any = provider.pool
-    pool.take = lambda plan, **_: spares.pop(plan.interpreter is not None, None)
+    pool.asked = []
+
+    def take(plan: Any, *, is_asked_for: bool = True) -> Any:
+        pool.asked += [plan] if is_asked_for else []
+        return spares.pop(plan.interpreter is not None, None)
+
+    pool.take = take
     pool.take_unbooted = lambda: second
     job: Any = SimpleNamespace(init=None, transfer=SimpleNamespace(files=files))
     limits: Any = FakeLimits()
@@ -215,13 +221,21 @@ def test_a_job_that_is_cancelled_before_its_start_has_not_started_prepared(provi
 
 
 def test_the_files_of_a_job_count_beside_what_is_prepared(provider: SandboxProvider) -> None:
-    provider._memory.note(PLAN, 64 * MIB)
+    provider._memory.note(PLAN, 64 * MIB, 64 * MIB)
     files = [SimpleNamespace(size=160 * MIB)]
     run(provider, Hooks(), FakeSandbox(STARTED), FakeSandbox(STARTED), files[:1])
     assert provider.starts.read().starts == 1
     files.append(SimpleNamespace(size=1))
     run(provider, Hooks(), FakeSandbox(STARTED), FakeSandbox(STARTED), files)
     assert provider.starts.read().misses == {Miss.MEMORY: 1}
+
+
+def test_a_job_too_small_for_what_is_prepared_asks_for_plain_spares(provider: Any) -> None:
+    run(provider, Hooks(), FakeSandbox(STARTED), FakeSandbox(STARTED))
+    assert provider.pool.asked == [PLAN]
+    provider._memory.note(PLAN, 240 * MIB, 240 * MIB)
+    run(provider, Hooks(), FakeSandbox(STARTED), FakeSandbox(STARTED))
+    assert [plan.interpreter for plan in provider.pool.asked] == [None]
 
 
 @pytest.mark.parametrize("enforceable", [("cpu", "pids"), ("memory", "pids"), ()])

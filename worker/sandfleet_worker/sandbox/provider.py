@@ -138,10 +138,7 @@ class SandboxProvider:
         Raises:
             SandboxError: as `boot`.
         """
-        prepared = self.starts.choose(plan, image, request.limits, request.job.init)
-        if prepared is not None and not self._bounds_preparations:
-            self.starts.counts.note_miss(Miss.HOST)
-            prepared = None
+        prepared = self._choose(request, plan, image)
         measured = None if prepared is None else self._run_prepared(request, prepared)
         if measured is not None and not measured.is_lost:
             return measured
@@ -150,12 +147,22 @@ class SandboxProvider:
             self._note_lost(prepared, explain_lost(measured.facts))
         return ended
 
-    def _run_prepared(self, request: SandboxRequest, plan: Plan) -> Measurement | None:
-        """Run the job in a prepared spare; None if there is none that it can be given to."""
-        needed = self._memory.find_used(plan) + MARGIN_BYTES + sum(file.size for file in request.job.transfer.files)
-        if request.limits.memory_bytes < needed:
+    def _choose(self, request: SandboxRequest, plan: Plan, image: Image) -> Plan | None:
+        """Return the plan of the prepared spares for the job; None: it asks for plain ones."""
+        prepared = self.starts.choose(plan, image, request.limits, request.job.init)
+        if prepared is None:
+            return None
+        if not self._bounds_preparations:
+            self.starts.counts.note_miss(Miss.HOST)
+            return None
+        files = sum(file.size for file in request.job.transfer.files)
+        if request.limits.memory_bytes < self._memory.find_used(prepared) + MARGIN_BYTES + files:
             self.starts.counts.note_miss(Miss.MEMORY)
             return None
+        return prepared
+
+    def _run_prepared(self, request: SandboxRequest, plan: Plan) -> Measurement | None:
+        """Run the job in a prepared spare; None if there is none that it can be given to."""
         sandbox = self.pool.take(plan)
         if sandbox is None:
             self.starts.counts.note_miss(Miss.NO_SPARE)

@@ -44,6 +44,8 @@ class PreparedState:
         """Whether the preparation is done and its bounds are those of an idle spare."""
         self.memory_bytes = interpreter.memory_bytes
         """The most memory that counts for it now: of a preparation, then of the idle spare."""
+        self.peak_bytes = interpreter.memory_bytes
+        """The most memory that the preparation has used, as far as the kernel tells."""
         self.wrote_ahead = False
         """Whether `has_written` has found that."""
         self.seconds = 0.0
@@ -65,6 +67,7 @@ class PreparedState:
 
     def _bound(self) -> None:
         self._cgroup.slow_down(IDLE_CPU)
+        self.peak_bytes = self._cgroup.counters.usage().memory_peak_bytes or self.peak_bytes
         found = self._cgroup.counters.read_memory_bytes()
         if found is not None:
             used, without_files = found
@@ -88,7 +91,10 @@ class PreparedState:
     def find_memory_advice(self) -> str:
         """Say what gives the preparation more memory than it had."""
         if self.memory_bytes < self._interpreter.memory_bytes:
-            return "restart the worker, which keeps memory for the preparations that it knows at its start"
+            return (
+                "restart the worker, which keeps memory for the preparations that it knows at its start,"
+                " or raise SANDFLEET_PREPARED__BUDGET_BYTES"
+            )
         return "raise SANDFLEET_PREPARED__SPARE_BYTES, and SANDFLEET_PREPARED__BUDGET_BYTES if that is less"
 
     def has_written(self) -> bool:

@@ -6,8 +6,10 @@ import logging
 import os
 from typing import TYPE_CHECKING
 
+from sandfleet_worker.sandbox.warm.spare_memory import MAX_KNOWN
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     from sandfleet_worker.sandbox.process.plan import Plan
     from sandfleet_worker.sandbox.process.sandbox import Sandbox
@@ -18,6 +20,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 WROTE_AHEAD = "it wrote to the output of the job that was to come"
+LEFT_OUT = (
+    "no spare of the preparation %s is kept, because the others leave too little memory: raise"
+    " SANDFLEET_WARM__SIZE or SANDFLEET_PREPARED__BUDGET_BYTES, and restart the worker, which keeps"
+    " memory for the preparations that it knows at its start"
+)
 UNFIT: tuple[str, ...] = ("the interpreter cannot be executed", "unfit:")
 """How the reason begins where another try would end the same."""
 
@@ -28,6 +35,7 @@ class PreparedSpares:
     def __init__(self, memory: SpareMemory, quarantine: Quarantine) -> None:
         self.memory, self._quarantine = memory, quarantine
         self._most_preparing = max(1, (os.cpu_count() or 1) // 2)
+        self._left_out: set[Plan] = set()
 
     def may_boot(self, plan: Plan, size: int, spares: Sequence[Sandbox]) -> bool:
         """Whether a spare of `plan` may be booted now: its memory fits, and few others prepare."""
@@ -40,7 +48,19 @@ class PreparedSpares:
     def note_up(self, sandbox: Sandbox) -> None:
         """Remember how much memory a spare uses that is prepared."""
         if sandbox.prepared is not None and sandbox.prepared.is_up and sandbox.plan is not None:
-            self.memory.note(sandbox.plan, sandbox.prepared.memory_bytes)
+            self.memory.note(sandbox.plan, sandbox.prepared.memory_bytes, sandbox.prepared.peak_bytes)
+
+    def note_left_out(self, targets: Collection[Plan], kept: Collection[Plan]) -> None:
+        """Log, once, each preparation for which the other spares leave no memory."""
+        if any(plan.interpreter is not None and not self.memory.find_used(plan) for plan in kept):
+            return  # how much that one leaves is known when it is up
+        for plan in targets:
+            if plan.interpreter is None or plan in kept or plan in self._left_out:
+                continue
+            if len(self._left_out) >= MAX_KNOWN:
+                self._left_out.clear()
+            self._left_out.add(plan)
+            log.warning(LEFT_OUT, plan.interpreter.name, extra={"action": "preparation_without_memory"})
 
     def note_failure(self, sandbox: Sandbox, why: str) -> bool:
         """Count a spare that failed after *ready*; return whether its plan is held now."""

@@ -43,7 +43,10 @@ class WantedSpares:
         return self._spares.find_surplus(self._demand.size, self._find_targets(), self._fits)
 
     def _find_targets(self) -> dict[Plan, int]:
-        return self._prepared.memory.trim(self._demand.targets(), self._demand.size)
+        targets = self._demand.targets()
+        kept = self._prepared.memory.trim(targets, self._demand.size)
+        self._prepared.note_left_out(targets, kept)
+        return kept
 
     def _may_boot(self, plan: Plan) -> bool:
         return self._prepared.may_boot(plan, self._demand.size, self._spares.list_booted())
