@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from prepared_plan import INTERPRETER, PLAN
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     import pytest
 
 MIB = 1 << 20
+PLAIN = replace(PLAN, interpreter=None)
 OTHER = replace(PLAN, interpreter=replace(INTERPRETER, message=b"other", name="python:other"))
 
 
@@ -38,3 +40,19 @@ def test_a_preparation_without_memory_is_told_once_with_the_settings(caplog: pyt
     (said,) = caplog.messages
     for part in ("python:other", "SANDFLEET_PREPARED__BUDGET_BYTES", "SANDFLEET_WARM__SIZE", "restart the worker"):
         assert part in said
+
+
+def test_a_plan_that_comes_when_all_places_are_taken_gets_one() -> None:
+    """As a preparation of `SANDFLEET_WARM__IMAGES` does if the plain spares were quicker."""
+    memory = SpareMemory(extra_bytes=512 * MIB, prepared_bytes=512 * MIB)
+    poller: Any = SimpleNamespace(register=lambda *_: None)
+    spares, demand = Spares(poller), Demand(2, 300)
+    wanted = WantedSpares(spares, demand, PreparedSpares(memory, Quarantine(PreparedSettings())))
+    demand.pin(PLAIN)
+    for number in range(2):
+        idle: Any = SimpleNamespace(plan=PLAIN, prepared=None, supervision=SimpleNamespace(fileno=lambda n=number: n))
+        spares.add(idle)
+    assert not wanted.lacks_spares()
+    demand.pin(PLAN)
+    assert wanted.lacks_spares()
+    assert len(wanted.find_surplus()) == 1

@@ -246,7 +246,7 @@ class WarmPool:
         if not self.booter.schedule.is_due(now):
             return
         with self._lock:
-            is_missing = len(self._spares.unbooted) < self.booter.limit or self._find_missing() is not None
+            is_missing = len(self._spares.unbooted) < self.booter.limit or self._wanted.lacks_spares()
             if self._is_draining or not is_missing:  # under the lock: `_notify_thread` trusts the schedule
                 self.booter.schedule.clear()
                 return

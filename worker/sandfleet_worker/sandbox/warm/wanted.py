@@ -26,6 +26,10 @@ class WantedSpares:
             return None
         return self._spares.find_missing(self._find_targets(), self._may_boot)
 
+    def lacks_spares(self) -> bool:
+        """Whether a spare can be booted now, or once one of another plan has made place for it."""
+        return self.find_missing() is not None or bool(self.find_surplus())
+
     def find_need(self, plan: Plan) -> int:
         """Return the memory limit of a new spare of `plan`, in bytes."""
         return self._prepared.memory.need(plan, self._demand.size)
