@@ -77,10 +77,15 @@ def test_commands_that_do_not_fit(argv: tuple[str, ...]) -> None:
         ({"envp": ENV[:-1]}, Miss.ENVIRONMENT),
         ({"envp": (*ENV[:-1], "LANG=C")}, Miss.ENVIRONMENT),
         ({"envp": (*ENV, "BIG=" + "x" * MAX_REQUEST_BYTES)}, Miss.COMMAND),
+        ({"argv": ("python3", "-c", "pass", *["\N{CJK UNIFIED IDEOGRAPH-6F22}" * 10_000] * 6)}, None),
+        ({"argv": ("python3", "-c", "pass", *["\N{CJK UNIFIED IDEOGRAPH-6F22}" * 20_000] * 6)}, Miss.COMMAND),
+        ({"argv": ("python3", "-c", "pass", *[""] * MAX_REQUEST_BYTES)}, Miss.COMMAND),
+        ({"argv": ("python3", "-c", "\udce4")}, None),
     ],
 )
 def test_all_else_must_be_as_it_was_prepared(fields: dict[str, Any], miss: Miss | None) -> None:
-    assert find_misfit(job(**fields), INTERPRETER) is miss
+    argv = fields.pop("argv", ())
+    assert find_misfit(job(*argv, **fields), INTERPRETER) is miss
 
 
 @pytest.mark.parametrize(

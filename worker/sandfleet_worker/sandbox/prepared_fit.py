@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import TYPE_CHECKING, Final
 
@@ -46,7 +47,7 @@ def find_misfit(job: InitJob, interpreter: InitJob) -> Miss | None:
     """Return why `job` cannot be given to `interpreter`, None if it can."""
     if not fits_command(job.argv) or _may_find_another(job, interpreter):
         return Miss.COMMAND
-    if sum(map(len, (*job.argv, *job.envp))) > MAX_REQUEST_BYTES:
+    if sum(len(os.fsencode(text)) + 1 for text in (*job.argv, *job.envp)) > MAX_REQUEST_BYTES:
         return Miss.COMMAND
     if job.is_root_writable:
         return Miss.ROOTFS
