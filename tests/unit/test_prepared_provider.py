@@ -21,6 +21,7 @@ from sandfleet_worker.sandbox.memory_budget import MemoryBudget
 from sandfleet_worker.sandbox.prepared.use import Miss, PreparedUse
 from sandfleet_worker.sandbox.prepared_starts import PreparedStarts
 from sandfleet_worker.sandbox.process.cancellation import Cancellation
+from sandfleet_worker.sandbox.process.deadlines import Deadline, new_kill
 from sandfleet_worker.sandbox.process.facts import Facts, Kill
 from sandfleet_worker.sandbox.process.init_reports import (
     ChdirFailed,
@@ -184,7 +185,7 @@ def test_a_job_that_starts_nowhere_holds_no_preparation(
     ("facts", "why"),
     [
         ({}, "it died before it was the job"),
-        ({"counts": Counts(oom_kills=1), "memory_bytes": 64 * MIB}, "it ran out of 64 MiB of memory"),
+        ({"counts": Counts(oom_kills=1, own_ooms=1), "memory_bytes": 64 * MIB}, "it ran out of 64 MiB of memory"),
         ({"end": MountFailed(12, 1)}, "init could not hand the job over: MountFailed"),
         ({"end": PreparationFailed("exited 5")}, "exited 5"),
         ({"kill": Kill(ErrorCode.SANDBOX_CREATION_FAILED, "did not start within 10 s")}, "did not start within 10 s"),
@@ -199,6 +200,24 @@ def test_a_lost_interpreter_is_logged_with_the_reason_and_held(
     lost = [record.getMessage() for record in caplog.records if record.__dict__["action"] == "prepared_spare_lost"]
     assert len(lost) == 3
     assert why in lost[0]
+
+
+@pytest.mark.parametrize(
+    ("facts", "why"),
+    [
+        ({"counts": Counts(oom_kills=1), "memory_bytes": 64 * MIB}, "the host, or a cgroup above the sandbox's"),
+        ({"kill": new_kill(Deadline.FILES, "systrap", 30.0, None)}, "the job's files were not in the sandbox"),
+    ],
+    ids=["memory", "files"],
+)
+def test_what_the_host_or_the_store_has_done_holds_no_preparation(
+    provider: SandboxProvider, caplog: pytest.LogCaptureFixture, facts: dict[str, Any], why: str
+) -> None:
+    for _ in range(4):
+        assert run(provider, Hooks(), FakeSandbox(new_measured(**facts)), FakeSandbox(STARTED)) is STARTED
+    assert not provider.starts.quarantine.holds(PLAN)
+    assert provider.starts.read().misses == {Miss.LOST: 4}
+    assert why in caplog.text
 
 
 def test_a_spare_that_cannot_be_limited_for_the_job_is_lost(provider: SandboxProvider) -> None:

@@ -151,12 +151,15 @@ class PreparedStarts:
             found.append(BARE)
         return [plan.prepared(self.find_interpreter(plan, image, one, USUAL_PROGRAM)) for one in found]
 
-    def note_lost(self, plan: Plan, why: str) -> bool:
-        """Count an interpreter that did not become its job; return whether its plan is held now."""
+    def note_lost(self, plan: Plan, why: str, *, is_counted: bool = True) -> bool:
+        """Log an interpreter that did not become its job; return whether its plan is held now.
+
+        It counts as a failure unless `is_counted` is False.
+        """
         name = plan.interpreter.name if plan.interpreter else ""
         text = "a spare of the preparation %s was lost before its job started, which gets another sandbox: %s"
         log.warning(text, name, why, extra={"action": "prepared_spare_lost"})
-        return self.quarantine.note_failure(plan, why)
+        return is_counted and self.quarantine.note_failure(plan, why)
 
     def note_end(self, plan: Plan, measured: Measurement) -> bool:
         """Count a job of a prepared spare; return whether its plan is held now."""

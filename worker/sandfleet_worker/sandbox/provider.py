@@ -12,7 +12,7 @@ from sandfleet_config.errors import HostResources
 from sandfleet_worker.sandbox.cgroup.cgroup import SandboxCgroup
 from sandfleet_worker.sandbox.prepared.use import Miss
 from sandfleet_worker.sandbox.prepared_fit import MARGIN_BYTES
-from sandfleet_worker.sandbox.prepared_loss import explain_lost, may_be_of_job
+from sandfleet_worker.sandbox.prepared_loss import Blame, explain_lost, find_blame
 from sandfleet_worker.sandbox.process.prepared_state import BOUNDS, UNBOUNDED
 from sandfleet_worker.sandbox.process.remover import Remover
 from sandfleet_worker.sandbox.process.runsc import SandboxPaths
@@ -143,8 +143,8 @@ class SandboxProvider:
         if measured is not None and not measured.is_lost:
             return measured
         ended = request.run_in(self._take(request, plan, is_asked_for=prepared is None))
-        if prepared is not None and measured is not None and may_be_of_job(measured) and ended.facts.is_started:
-            self._note_lost(prepared, explain_lost(measured.facts))
+        if prepared is not None and measured is not None and ended.facts.is_started:
+            self._note_lost(prepared, measured.facts, Blame.UNCLEAR)
         return ended
 
     def _choose(self, request: SandboxRequest, plan: Plan, image: Image) -> Plan | None:
@@ -171,19 +171,23 @@ class SandboxProvider:
             _assign(sandbox, request.limits)
         except HostResources as error:  # as on cgroup v1, if it uses more memory than the job may
             self.starts.counts.note_miss(Miss.LOST)
-            self._note_lost(plan, error.message)
+            self._count_lost(plan, error.message)
             return None
         measured = request.run_in(sandbox)
         if measured.is_lost:
             self.starts.counts.note_miss(Miss.LOST)
-            if not may_be_of_job(measured):
-                self._note_lost(plan, explain_lost(measured.facts))
+            self._note_lost(plan, measured.facts, Blame.PREPARATION, Blame.HOST)
         elif measured.facts.is_started and self.starts.note_end(plan, measured):
             self.pool.forget(plan)
         return measured
 
-    def _note_lost(self, plan: Plan, why: str) -> None:
-        if self.starts.note_lost(plan, why):
+    def _note_lost(self, plan: Plan, facts: Facts, *told: Blame) -> None:
+        """Log a prepared sandbox that was lost, if one of `told` is to blame; count it unless the host is."""
+        if (blame := find_blame(facts)) in told:
+            self._count_lost(plan, explain_lost(facts), is_counted=blame is not Blame.HOST)
+
+    def _count_lost(self, plan: Plan, why: str, *, is_counted: bool = True) -> None:
+        if self.starts.note_lost(plan, why, is_counted=is_counted):
             self.pool.forget(plan)
 
     def _take(self, request: SandboxRequest, plan: Plan, *, is_asked_for: bool) -> Sandbox:

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-WROTE_AHEAD = "it wrote to the output of the job that was to come"
 LEFT_OUT = (
     "no spare of the preparation %s is kept, because the others leave too little memory: raise"
     " SANDFLEET_WARM__SIZE or SANDFLEET_PREPARED__BUDGET_BYTES, and restart the worker, which keeps"
@@ -79,18 +78,3 @@ class PreparedSpares:
         found = {spare: spare.prepared.find_growth() for spare in spares if spare.prepared is not None}
         is_short = bool(found) and not load.has_free_memory()
         return {spare: why for spare, why in found.items() if why or is_short}
-
-
-def has_failed_preparing(sandbox: Sandbox) -> bool:
-    """Whether a spare that died had come as far as its preparation."""
-    return sandbox.prepared is not None and sandbox.supervision.clock.ready is not None
-
-
-def find_fault(sandbox: Sandbox) -> str:
-    """Say why the preparation of a spare that cannot be used is to blame; "" if it is not."""
-    prepared = sandbox.prepared
-    if prepared is None:
-        return ""
-    if prepared.wrote_ahead:
-        return WROTE_AHEAD
-    return prepared.explain_growth() if prepared.is_up and prepared.is_out_of_memory else ""
