@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from leftovers import left_behind
@@ -18,11 +19,15 @@ from sandfleet_config.settings import HostSettings, WarmSettings
 from sandfleet_worker.sandbox.cgroup.tree import find_tree
 from sandfleet_worker.sandbox.janitor import sweep
 from sandfleet_worker.sandbox.prepared.preparation import Preparation
+from sandfleet_worker.sandbox.prepared.registry import Preparations, Registered
 from sandfleet_worker.sandbox.prepared_starts import PreparedStarts
 from sandfleet_worker.sandbox.runner import RunscRunner
 from sandfleet_worker.sandbox.warm import pool as pools
 from sandfleet_worker.sandbox.warm.demand import HostLoad
 from waiting import wait_until
+
+if TYPE_CHECKING:
+    from sandfleet_worker.sandbox.process.plan import Plan
 
 WHO = "import os; print(os.getpid(), os.getcwd(), os.getuid())"
 
@@ -136,6 +141,43 @@ def test_spares_go_when_runsc_is_replaced(
         wait_until(lambda: not runner._provider.pool.count_idle(old), PREPARE_SECONDS, "the spares are gone")
         assert plan_of(runner) != old
         assert execute(runner, "python3", "-c", "pass").verdict.code is ErrorCode.OK
+
+
+def test_pinned_spares_follow_the_list_of_preparations(
+    prepared_settings: HostSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pools, "STALE_POLL_SECONDS", 0.2)
+    settings = prepared_settings.model_copy(
+        update={
+            "warm": WarmSettings(size=SIZE, images=("python",)),
+            "prepared": PreparedSettings(failures=1, quarantine_seconds=2),
+        }
+    )
+    with RunscRunner(settings) as runner:
+        starts, pool = runner._starts, runner._provider.pool
+        listed = starts.preparations = Preparations(tmp_path, settings.prepared)
+
+        def prepare(*modules: str) -> Plan:
+            listed.add(Registered(image="python", name="sci", modules=modules))
+            (found,) = listed.list_of("python", "")
+            return plan_of(runner, preparation=found)
+
+        first = prepare("json")
+        runner.warm_up()
+        wait_prepared(runner, first)
+        second = prepare("decimal")
+        wait_prepared(runner, second)
+        assert pool.count_idle(first) == 0
+
+        starts.quarantine.note_failure(second, "it failed")
+        pool.forget(second)
+        assert pool.count_idle(second) == 0
+        wait_prepared(runner, second)
+        assert not starts.quarantine.holds(second)
+
+        listed.remove("python", "sci")
+        wait_until(lambda: pool.count_idle(second) == 0, PREPARE_SECONDS, "the spares are gone")
+        assert execute(runner, "python3", "-c", "pass").start == "warm"
 
 
 def test_spares_go_when_the_host_is_short_of_memory(

@@ -96,7 +96,9 @@ class Starts(PreparedStarts):
 
 
 def new_provider(folder: Path, *enforceable: str) -> SandboxProvider:
-    config = HostSettings.model_validate({"images": {"root": folder}, "warm": {"size": 0}})
+    config = HostSettings.model_validate(
+        {"images": {"root": folder}, "warm": {"size": 0}, "prepared": {"imports": ("python:sci=numpy",)}}
+    )
     tree: Any = SimpleNamespace(enforceable=frozenset(enforceable))
     limit, memory = BootLimit(1), MemoryBudget(0, 0, 0, "")
     return SandboxProvider(config, tree, folder, limit, memory=memory, starts=Starts(config), on_failure=print)

@@ -19,13 +19,14 @@ if TYPE_CHECKING:
     import pytest
 
 MIB = 1 << 20
+LISTING: Any = None  # only the pool asks it
 PLAIN = replace(PLAN, interpreter=None)
 OTHER = replace(PLAN, interpreter=replace(INTERPRETER, message=b"other", name="python:other"))
 
 
 def test_a_preparation_without_memory_is_told_once_with_the_settings(caplog: pytest.LogCaptureFixture) -> None:
     memory = SpareMemory(extra_bytes=0, prepared_bytes=512 * MIB)
-    prepared = PreparedSpares(memory, Quarantine(PreparedSettings()))
+    prepared = PreparedSpares(memory, Quarantine(PreparedSettings()), LISTING)
     poller: Any = None
     demand = Demand(2, 300)
     wanted = WantedSpares(Spares(poller), demand, prepared)
@@ -47,7 +48,7 @@ def test_a_plan_that_comes_when_all_places_are_taken_gets_one() -> None:
     memory = SpareMemory(extra_bytes=512 * MIB, prepared_bytes=512 * MIB)
     poller: Any = SimpleNamespace(register=lambda *_: None)
     spares, demand = Spares(poller), Demand(2, 300)
-    wanted = WantedSpares(spares, demand, PreparedSpares(memory, Quarantine(PreparedSettings())))
+    wanted = WantedSpares(spares, demand, PreparedSpares(memory, Quarantine(PreparedSettings()), LISTING))
     demand.pin(PLAIN)
     for number in range(2):
         idle: Any = SimpleNamespace(plan=PLAIN, prepared=None, supervision=SimpleNamespace(fileno=lambda n=number: n))

@@ -6,7 +6,10 @@ from dataclasses import replace
 
 from prepared_plan import INTERPRETER, PLAN
 from sandfleet_config.prepared_settings import PreparedSettings
+from sandfleet_worker.sandbox.prepared.preparation import BARE
 from sandfleet_worker.sandbox.warm.quarantine import UNFIT_SECONDS, Quarantine
+
+BARE_PLAN = replace(PLAN, interpreter=replace(INTERPRETER, preparation=BARE))
 
 
 class Clock:
@@ -52,11 +55,28 @@ def test_after_its_time_one_failure_is_enough() -> None:
 
 def test_an_image_without_a_fitting_python_is_remembered_and_no_fault() -> None:
     quarantine, clock = new_quarantine()
-    assert quarantine.note_failure(PLAN, "unfit: Python 3.8", is_unfit=True)
-    assert quarantine.is_unfit(PLAN)
+    assert quarantine.note_failure(BARE_PLAN, "unfit: Python 3.8", is_unfit=True)
+    assert quarantine.is_unfit(BARE_PLAN)
     assert quarantine.list_held() == {}
-    clock.now += UNFIT_SECONDS + 1
+    clock.now += UNFIT_SECONDS - 1
+    assert quarantine.holds(BARE_PLAN)
+    clock.now += 2
+    assert not quarantine.holds(BARE_PLAN)
+
+
+def test_a_preparation_of_the_operator_is_told_whatever_reason_its_image_gives() -> None:
+    quarantine, clock = new_quarantine()
+    assert quarantine.note_failure(PLAN, "unfit: says the image", is_unfit=True)
+    assert not quarantine.is_unfit(PLAN)
+    assert quarantine.list_held() == {"python:sci": "unfit: says the image"}
+    clock.now += 61
     assert not quarantine.holds(PLAN)
+
+
+def test_what_nobody_lists_any_more_is_not_told() -> None:
+    quarantine, _ = new_quarantine()
+    assert quarantine.note_failure(PLAN, "x", is_unfit=True)
+    assert quarantine.list_held(lambda plan: plan is not PLAN) == {}
 
 
 def test_more_than_one_crash_in_a_hundred() -> None:

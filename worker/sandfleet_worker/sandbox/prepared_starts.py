@@ -78,7 +78,7 @@ class PreparedStarts:
 
     def read(self) -> PreparedUse:
         """Return how often jobs could start in a prepared spare, and why not."""
-        return self.counts.read(self.quarantine.list_held())
+        return self.counts.read(self.quarantine.list_held(self.is_listed))
 
     def choose(self, plan: Plan, image: Image, limits: Admitted, job: InitJob | None) -> Plan | None:
         """Return the plan of the prepared spares that this job fits; None: it starts without one."""
@@ -139,17 +139,26 @@ class PreparedStarts:
         """Return the plans of the prepared spares of `image`, for jobs that call `python3`.
 
         Raises:
-            SandboxError: the list of preparations cannot be used; as `find_interpreter`.
+            SandboxError: as `find_interpreter`.
             OSError: runsc is gone.
         """
         start = self._config.prepared.start
         if start == "off":
             return []
-        names = image.name.partition("@")[0], image.digest
-        found = [entry.preparation for entry in self.preparations.list_all() if entry.image in names]
+        found = self.preparations.list_of(image.name, image.digest)
         if start == "python":
             found.append(BARE)
         return [plan.prepared(self.find_interpreter(plan, image, one, USUAL_PROGRAM)) for one in found]
+
+    def is_listed(self, plan: Plan) -> bool:
+        """Whether spares of `plan` are still to be kept: nobody has changed or removed its preparation."""
+        interpreter = plan.interpreter
+        if interpreter is None:
+            return True
+        if interpreter.preparation == BARE:
+            return self._config.prepared.start == "python"
+        image, digest = interpreter.name.rpartition(":")[0], plan.digest
+        return self.preparations.find(image, digest, interpreter.preparation.name) == interpreter.preparation
 
     def note_lost(self, plan: Plan, why: str, *, is_counted: bool = True) -> bool:
         """Log an interpreter that did not become its job; return whether its plan is held now.

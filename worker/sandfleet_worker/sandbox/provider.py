@@ -13,6 +13,7 @@ from sandfleet_worker.sandbox.cgroup.cgroup import SandboxCgroup
 from sandfleet_worker.sandbox.prepared.use import Miss
 from sandfleet_worker.sandbox.prepared_fit import MARGIN_BYTES
 from sandfleet_worker.sandbox.prepared_loss import Blame, explain_lost, find_blame
+from sandfleet_worker.sandbox.prepared_pins import PreparedPins
 from sandfleet_worker.sandbox.process.prepared_state import BOUNDS, UNBOUNDED
 from sandfleet_worker.sandbox.process.remover import Remover
 from sandfleet_worker.sandbox.process.runsc import SandboxPaths
@@ -98,7 +99,8 @@ class SandboxProvider:
         self._bounds_preparations = tree.enforceable >= BOUNDS
         """Without these, no spare is prepared: each try would fail, and hold up the other spares."""
         self._memory = SpareMemory(memory.prepared_bytes, config.prepared.budget_bytes)
-        prepared = PreparedSpares(self._memory, self.starts.quarantine)
+        self._pins = PreparedPins(self.starts)
+        prepared = PreparedSpares(self._memory, self.starts.quarantine, self._pins)
         warm = config.warm.model_copy(update={"size": memory.spares})
         self.pool = WarmPool(warm, self._open, boot_limit, self.remover, on_failure, prepared=prepared)
 
@@ -106,14 +108,16 @@ class SandboxProvider:
         """Keep spares of `plan`, and of the image's preparations, whether or not jobs ask for them.
 
         Raises:
-            SandboxError: the list of preparations cannot be used, or the image cannot be prepared.
+            SandboxError: the image cannot be prepared.
             OSError: runsc is gone.
         """
         self.pool.pin(plan)
         prepared = self.starts.list_plans(plan, image)
-        if prepared and not self._bounds_preparations:
-            log.warning("nothing is prepared: %s", UNBOUNDED, extra={"action": "preparations_unbounded"})
+        if not self._bounds_preparations:
+            if prepared:
+                log.warning("nothing is prepared: %s", UNBOUNDED, extra={"action": "preparations_unbounded"})
             return
+        self._pins.add(plan, image)
         for one in prepared:
             self.pool.pin(one)
 

@@ -211,13 +211,20 @@ class WarmPool:
             self._failures.remove_dead(sandbox)
 
     def _remove_stale(self) -> None:
-        """Destroy spares that no job wants any more, or whose image was removed or replaced."""
+        """Destroy spares that no job wants any more, or whose image or preparation was removed or replaced.
+
+        Pinned ones whose preparation has come, or whose quarantine is over, are wanted again.
+        """
         with self._lock:
             plans = self._demand.plans()
-        stale = [plan for plan in plans if plan.is_stale]
+        listing = self._prepared.listing
+        stale = [plan for plan in plans if plan.is_stale or not listing.is_listed(plan)]
+        pinned = listing.list_pinned()
         with self._lock:
             for plan in stale:
                 self._demand.forget(plan)
+            for plan in pinned:
+                self._demand.pin(plan)
             unwanted = self._wanted.find_unwanted()
             harmful = self._wanted.find_harmful(unwanted, self.booter.load)
             self._discard([*unwanted, *harmful])

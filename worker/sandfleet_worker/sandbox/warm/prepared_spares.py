@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from sandfleet_worker.sandbox.warm.spare_memory import MAX_KNOWN
 
@@ -28,11 +28,23 @@ UNFIT: tuple[str, ...] = ("the interpreter cannot be executed", "unfit:")
 """How the reason begins where another try would end the same."""
 
 
-class PreparedSpares:
-    """The rules of a pool for its prepared spares. Call it under the pool's lock."""
+class Listing(Protocol):
+    """Which preparations this host is to keep spares of; safe for threads, and never raises."""
 
-    def __init__(self, memory: SpareMemory, quarantine: Quarantine) -> None:
-        self.memory, self._quarantine = memory, quarantine
+    def is_listed(self, plan: Plan) -> bool:
+        """Whether nobody has changed or removed the preparation of `plan`."""
+        ...
+
+    def list_pinned(self) -> Sequence[Plan]:
+        """Return the plans of which spares are kept whether or not jobs ask for them."""
+        ...
+
+
+class PreparedSpares:
+    """The rules of a pool for its prepared spares. Call it under the pool's lock, but for `listing`."""
+
+    def __init__(self, memory: SpareMemory, quarantine: Quarantine, listing: Listing) -> None:
+        self.memory, self._quarantine, self.listing = memory, quarantine, listing
         self._most_preparing = max(1, (os.cpu_count() or 1) // 2)
         self._left_out: set[Plan] = set()
 

@@ -8,6 +8,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from sandfleet_worker.sandbox.prepared.preparation import BARE
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -64,22 +66,19 @@ class Quarantine:
     def note_failure(self, plan: Plan, reason: str, *, is_unfit: bool = False) -> bool:
         """Count a preparation that failed, or an interpreter that was lost; True: now held.
 
-        `is_unfit`: another try would end the same.
+        `is_unfit`: another try would end the same. If nobody has listed that preparation, it is no
+        fault then that the image cannot be prepared. Of one that the operator has listed it is: the
+        reason may be the image's own text.
         """
+        is_bare = plan.interpreter is not None and plan.interpreter.preparation == BARE
         with self._lock:
             record = self._find(plan)
             record.failures += 1
             if not is_unfit and record.failures < self._settings.failures:
                 return False
-            record.is_unfit = is_unfit
-            self._hold(plan, record, reason, UNFIT_SECONDS if is_unfit else self._settings.quarantine_seconds)
+            record.is_unfit = is_unfit and is_bare
+            self._hold(plan, record, reason, UNFIT_SECONDS if record.is_unfit else self._settings.quarantine_seconds)
             return True
-
-    def note_prepared(self, plan: Plan) -> None:
-        """End a row of failures: its interpreter became a job."""
-        with self._lock:
-            if (record := self._records.get(plan)) is not None:
-                record.failures = 0
 
     def note_job(self, plan: Plan, *, has_crashed: bool) -> bool:
         """Count a job of a prepared spare that has ended; return whether the plan is now held."""
@@ -98,15 +97,16 @@ class Quarantine:
             self._hold(plan, record, reason, self._settings.quarantine_seconds)
             return True
 
-    def list_held(self) -> dict[str, str]:
-        """Return the preparations in quarantine, ``IMAGE:NAME``, with the reason."""
+    def list_held(self, is_listed: Callable[[Plan], bool] = lambda _: True) -> dict[str, str]:
+        """Return the preparations in quarantine, ``IMAGE:NAME``, with the reason: those that `is_listed`."""
         with self._lock:
             now = self._clock()
-            return {
-                plan.interpreter.name: record.reason
-                for plan, record in self._records.items()
-                if record.until > now and plan.interpreter is not None and not record.is_unfit
-            }
+            held = [(plan, record) for plan, record in self._records.items() if record.until > now]
+        return {
+            plan.interpreter.name: record.reason
+            for plan, record in held
+            if plan.interpreter is not None and not record.is_unfit and is_listed(plan)
+        }
 
     def _find(self, plan: Plan) -> _Record:
         if plan not in self._records and len(self._records) >= MAX_KNOWN:

@@ -99,8 +99,7 @@ class Spares:
         """Return how many are up and wait for a job, by the digest of their image."""
         counts: dict[str, int] = {}
         for plan, spares in self.by_plan.items():
-            digest = plan.erofs.parent.name.replace("-", ":", 1)
-            counts[digest] = counts.get(digest, 0) + sum(sandbox.is_warm for sandbox in spares)
+            counts[plan.digest] = counts.get(plan.digest, 0) + sum(sandbox.is_warm for sandbox in spares)
         return counts
 
     def find_deadlines(self) -> list[float]:
