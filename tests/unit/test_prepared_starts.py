@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from prepared_plan import INTERPRETER, PLAN
 from sandfleet_config.settings import HostSettings
 from sandfleet_config.spec import SandboxSpec
@@ -18,6 +21,7 @@ from sandfleet_worker.sandbox.prepared.preparation import BARE
 from sandfleet_worker.sandbox.prepared.registry import Registered
 from sandfleet_worker.sandbox.prepared.use import Miss
 from sandfleet_worker.sandbox.prepared_starts import PreparedStarts
+from sandfleet_worker.sandbox.process.init_reports import Signaled
 from sandfleet_worker.sandbox.process.packed_job import NO_TRANSFER, pack_spec
 from sandfleet_worker.sandbox.process.runsc import RunscBinary
 
@@ -108,6 +112,26 @@ def test_what_no_operator_lists_is_kept_as_the_settings_say(tmp_path: Path) -> N
         assert starts.is_listed(bare) is is_listed
         assert starts.is_listed(replace(PLAN, interpreter=None))
         assert not starts.is_listed(PLAN)
+
+
+@pytest.mark.parametrize(
+    ("number", "seconds", "counted"),
+    [
+        *((number, 0.01, {"has_crashed": True, "has_aborted": False}) for number in ("SEGV", "ILL", "BUS", "FPE")),
+        ("ABRT", 0.01, {"has_crashed": False, "has_aborted": True}),
+        ("KILL", 0.01, {"has_crashed": False, "has_aborted": False}),
+        ("SEGV", 0.06, {"has_crashed": False, "has_aborted": False}),
+    ],
+)
+def test_crashes_right_after_the_start_are_counted(
+    tmp_path: Path, number: str, seconds: float, counted: dict[str, bool]
+) -> None:
+    starts: Any = PreparedStarts(HostSettings.model_validate({"images": {"root": tmp_path}}))
+    told: list[dict[str, bool]] = []
+    starts.quarantine = SimpleNamespace(note_job=lambda _, **given: told.append(given))
+    end = Signaled(signal.Signals[f"SIG{number}"], disk_full=False)
+    starts.note_end(PLAN, SimpleNamespace(facts=SimpleNamespace(end=end), run_seconds=seconds))
+    assert told == [counted]
 
 
 def test_spares_from_the_start_are_found_for_a_name_with_a_digest(tmp_path: Path) -> None:

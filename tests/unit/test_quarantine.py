@@ -92,6 +92,22 @@ def test_two_crashes_are_chance() -> None:
     assert [quarantine.note_job(PLAN, has_crashed=True) for _ in range(3)] == [False, False, True]
 
 
+def test_jobs_that_abort_by_themselves_among_others_hold_nothing() -> None:
+    """Programs may call abort(3); a preparation that breaks a library lets nearly all jobs do so."""
+    quarantine, _ = new_quarantine()
+    for _ in range(50):
+        for _ in range(2):
+            assert not quarantine.note_job(PLAN)
+        assert not quarantine.note_job(PLAN, has_aborted=True)
+    assert [quarantine.note_job(PLAN, has_aborted=True) for _ in range(51)] == [False] * 50 + [True]
+    assert "101 of 201 jobs crashed right after their start" in quarantine.list_held()["python:sci"]
+
+
+def test_three_aborts_and_nothing_else_are_the_preparations() -> None:
+    quarantine, _ = new_quarantine()
+    assert [quarantine.note_job(PLAN, has_aborted=True) for _ in range(3)] == [False, False, True]
+
+
 def test_another_image_or_runsc_has_a_fresh_chance() -> None:
     quarantine, _ = new_quarantine()
     for _ in range(3):

@@ -42,7 +42,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 EARLY_SECONDS: Final = 0.05
-CRASHES: Final = frozenset({signal.SIGSEGV, signal.SIGILL})
+CRASHES: Final = frozenset({signal.SIGSEGV, signal.SIGILL, signal.SIGBUS, signal.SIGFPE})
+"""What the processor does to a program that is broken. SIGABRT counts less: programs send it to themselves."""
 DISK_BYTES: Final = 1 << 20
 """Space on /tmp and the like during a preparation; nothing may be left there at its end."""
 MAX_KNOWN: Final = 256
@@ -174,10 +175,8 @@ class PreparedStarts:
         """Count a job of a prepared spare; return whether its plan is held now."""
         self.counts.note_start()
         end = measured.facts.end
-        has_crashed = (
-            isinstance(end, Signaled) and end.signal in CRASHES and (measured.run_seconds or 0.0) < EARLY_SECONDS
-        )
-        return self.quarantine.note_job(plan, has_crashed=has_crashed)
+        early = end.signal if isinstance(end, Signaled) and (measured.run_seconds or 0.0) < EARLY_SECONDS else 0
+        return self.quarantine.note_job(plan, has_crashed=early in CRASHES, has_aborted=early == signal.SIGABRT)
 
 
 def new_interpreter(
