@@ -25,9 +25,9 @@ def is_chosen(case: Case) -> bool:
 
 
 def compare(case: Case, python: Python, folder: Path) -> list[str]:
-    cold = end(case, folder, python.path, python.cold)
+    cold = end(case, folder, python.path, python.begin_cold)
     try:
-        prepared = end(case, folder, python.path, python.prepared)
+        prepared = end(case, folder, python.path, python.begin_prepared)
     except PreparationRefused as refusal:
         return [] if case.refused and case.refused in str(refusal) else [f"{case.name}: {refusal}"]
     return [f"{case.name}: is not refused"] if case.refused else differences(case, cold, prepared)

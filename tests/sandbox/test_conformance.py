@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from comparing import Ending, differences
 from plain_runs import Run
-from preparedhost import wait_prepared
+from preparedhost import read_version, wait_prepared
 from programs import Case, read_cases
 from pythons import IS_WHOLE
 from sandfleet_config.spec import SandboxSpec
@@ -55,12 +55,6 @@ def run(runner: RunscRunner, case: Case, prepared: str | None) -> tuple[Ending, 
     streams = (stream.text.encode() for stream in (ended.stdout, ended.stderr))
     written = {name: data for name, data in sink.files.items() if "__pycache__" not in name}
     return Ending(Run(code, *streams), written), ended.start
-
-
-def read_version(runner: RunscRunner) -> tuple[int, int]:
-    spec = SandboxSpec(image="python", command=("python3", "-c", "import sys; print(*sys.version_info[:2])"))
-    major, minor = runner.execute(admit(spec, runner.config)).stdout.text.split()
-    return int(major), int(minor)
 
 
 @pytest.mark.timeout(7200)

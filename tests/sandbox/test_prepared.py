@@ -12,18 +12,22 @@ from typing import TYPE_CHECKING
 
 import pytest
 from leftovers import left_behind
-from preparedhost import PREPARE_SECONDS, SIZE, execute, plan_of, wait_prepared
+from preparedhost import PREPARE_SECONDS, SIZE, execute, plan_of, read_version, wait_prepared
 from sandfleet_config.codes import ErrorCode
 from sandfleet_config.prepared_settings import PreparedSettings
 from sandfleet_config.settings import HostSettings, WarmSettings
+from sandfleet_config.spec import SandboxSpec
 from sandfleet_worker.sandbox.cgroup.tree import find_tree
 from sandfleet_worker.sandbox.janitor import sweep
+from sandfleet_worker.sandbox.policy import admit
 from sandfleet_worker.sandbox.prepared.preparation import Preparation
 from sandfleet_worker.sandbox.prepared.registry import Preparations, Registered
 from sandfleet_worker.sandbox.prepared_starts import PreparedStarts
+from sandfleet_worker.sandbox.process.packed_job import Transfer
 from sandfleet_worker.sandbox.runner import RunscRunner
 from sandfleet_worker.sandbox.warm import pool as pools
 from sandfleet_worker.sandbox.warm.demand import HostLoad
+from transferring import new_file
 from waiting import wait_until
 
 if TYPE_CHECKING:
@@ -72,6 +76,18 @@ def test_a_job_that_does_not_fit_starts_as_ever(
     assert ending.stdout.text.split()[1] == "/"
     assert ending.start != "prepared"
     assert prepared_host.read_prepared().misses[miss] == 1
+
+
+def test_a_file_that_python_reads_at_its_start_is_found(prepared_host: RunscRunner) -> None:
+    execute(prepared_host, "python3", "-c", "pass")
+    wait_prepared(prepared_host)
+    version = ".".join(map(str, read_version(prepared_host)))
+    wait_prepared(prepared_host)
+    files = [new_file(f"/tmp/.local/lib/python{version}/site-packages/mine.py", b"x = 42")]
+    spec = SandboxSpec(image="python", command=("python3", "-c", "import mine; print(mine.x)"))
+    ending = prepared_host.execute(admit(spec, prepared_host.config), transfer=Transfer(files))
+    assert (ending.stdout.text, ending.stderr.text) == ("42\n", "")
+    assert prepared_host.read_prepared().misses["files"] == 1
 
 
 def test_a_job_with_too_little_memory_starts_warm_once_a_plain_spare_is_up(prepared_host: RunscRunner) -> None:

@@ -109,6 +109,31 @@ def test_a_job_that_may_find_another_program_starts_without(
 
 
 @pytest.mark.parametrize(
+    ("env", "file", "miss"),
+    [
+        (ENV, "/tmp/.local/lib/python3.11/site-packages/x.py", Miss.FILES),
+        (ENV, "/tmp/.local/lib/python3.11/site-packages/x.pth", Miss.FILES),
+        (ENV, "/tmp/.locally/x.py", None),
+        (ENV, "/work/sitecustomize.py", None),
+        ((*ENV, "HOME=/home/u"), "/tmp/.local/x", Miss.FILES),  # of two the first counts
+        ((*ENV, "PYTHONUSERBASE=/work/base"), "/work/base/lib/python3.11/site-packages/x.py", Miss.FILES),
+        ((*ENV, "PYTHONUSERBASE=/work/base"), "/tmp/.local/lib/python3.11/site-packages/x.py", None),
+        ((*ENV, "PYTHONPATH=/opt:/work/"), "/work/sitecustomize.py", Miss.FILES),
+        ((*ENV, "PYTHONPATH=/opt:/work"), "/work/usercustomize/__init__.py", Miss.FILES),
+        ((*ENV, "PYTHONPATH=/opt:/work"), "/work/sitecustomize.cpython-311-x86_64-linux-gnu.so", Miss.FILES),
+        ((*ENV, "PYTHONPATH=/opt:/work"), "/work/sub/sitecustomize.py", None),
+        ((*ENV, "PYTHONPATH=/opt:/work"), "/work/mine.py", None),
+        ((*ENV, "PYTHONPATH=/work/lib.zip"), "/work/lib.zip", Miss.FILES),
+        ((*ENV, "PYTHONPATH="), "/work/sitecustomize.py", None),
+    ],
+)
+def test_files_that_site_reads_at_the_start_do_not_fit(env: tuple[str, ...], file: str, miss: Miss | None) -> None:
+    interpreter = replace(INTERPRETER, envp=env)
+    assert find_misfit(job(envp=env), interpreter, ["/work/other.txt", file]) is miss
+    assert find_misfit(job(envp=env), interpreter) is None
+
+
+@pytest.mark.parametrize(
     "name", ["KMP_AFFINITY", "GOMP_CPU_AFFINITY", "GOTO_NUM_THREADS", "NUMBA_NUM_THREADS", "TZDIR"]
 )
 def test_variables_of_thread_pools_and_time_zones_count(name: str) -> None:

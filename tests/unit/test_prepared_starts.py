@@ -55,7 +55,7 @@ def choose(
     limits = admit(spec, config)
     job = pack_spec(limits, image, resolve_user(image, spec.security.user), NO_TRANSFER)
     plain = replace(PLAN, binary=RunscBinary(str(runsc), "1"), interpreter=None)
-    found = starts.choose(plain, image, limits, job.init)
+    found = starts.choose(plain, image, limits, job)
     return found is not None, dict(starts.read().misses)
 
 
@@ -84,7 +84,7 @@ def test_to_prepare_it_again_ends_its_quarantine(tmp_path: Path) -> None:
     entry = Registered(image="python", name="sci", modules=("json",))
     spec = SandboxSpec.model_validate({"image": "python", "command": ["python3", "-c", "pass"], "prepared": "sci"})
     limits = admit(spec, config)
-    job = pack_spec(limits, image, resolve_user(image, ""), NO_TRANSFER).init
+    job = pack_spec(limits, image, resolve_user(image, ""), NO_TRANSFER)
     plain = replace(PLAN, binary=RunscBinary(str(tmp_path / "runsc"), "1"), interpreter=None)
 
     starts.preparations.add(entry)

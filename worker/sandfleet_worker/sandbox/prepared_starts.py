@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from sandfleet_worker.sandbox.prepared.preparation import Preparation
     from sandfleet_worker.sandbox.prepared.use import PreparedUse
     from sandfleet_worker.sandbox.process.measurement import Measurement
+    from sandfleet_worker.sandbox.process.packed_job import PackedJob, Transfer
     from sandfleet_worker.sandbox.process.plan import Plan
 
 log = logging.getLogger(__name__)
@@ -81,8 +82,9 @@ class PreparedStarts:
         """Return how often jobs could start in a prepared spare, and why not."""
         return self.counts.read(self.quarantine.list_held(self.is_listed))
 
-    def choose(self, plan: Plan, image: Image, limits: Admitted, job: InitJob | None) -> Plan | None:
+    def choose(self, plan: Plan, image: Image, limits: Admitted, packed: PackedJob) -> Plan | None:
         """Return the plan of the prepared spares that this job fits; None: it starts without one."""
+        job = packed.init
         wanted = limits.spec.prepared
         preparation = self.preparations.find(image.name, image.digest, wanted)
         if preparation is None or job is None:
@@ -94,7 +96,7 @@ class PreparedStarts:
                 self.counts.note_miss(Miss.COMMAND)
             return None
         prepared = self._try_plan(plan, image, preparation, job.argv[0])
-        miss = prepared if isinstance(prepared, Miss) else self._find_miss(prepared, job)
+        miss = prepared if isinstance(prepared, Miss) else self._find_miss(prepared, job, packed.transfer)
         if miss is not None:
             self.counts.note_miss(miss)
         return None if miss is not None or isinstance(prepared, Miss) else prepared
@@ -110,11 +112,12 @@ class PreparedStarts:
         except FileNotFoundError:  # runsc is just replaced, or gone: then the job's own start says so
             return Miss.NO_SPARE
 
-    def _find_miss(self, plan: Plan, job: InitJob) -> Miss | None:
+    def _find_miss(self, plan: Plan, job: InitJob, transfer: Transfer) -> Miss | None:
         assert plan.interpreter is not None
         if plan.interpreter.job.uid == 0:
             return Miss.USER
-        if (misfit := find_misfit(job, plan.interpreter.job)) is not None:
+        files = (file.absolute for file in transfer.files)
+        if (misfit := find_misfit(job, plan.interpreter.job, files)) is not None:
             return misfit
         if self.quarantine.holds(plan):
             return Miss.INTERPRETER if self.quarantine.is_unfit(plan) else Miss.QUARANTINE

@@ -153,7 +153,7 @@ class SandboxProvider:
 
     def _choose(self, request: SandboxRequest, plan: Plan, image: Image) -> Plan | None:
         """Return the plan of the prepared spares for the job; None: it asks for plain ones."""
-        prepared = self.starts.choose(plan, image, request.limits, request.job.init)
+        prepared = self.starts.choose(plan, image, request.limits, request.job)
         if prepared is None:
             return None
         if not self._bounds_preparations:

@@ -8,8 +8,6 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from sandfleet_worker.sandbox.prepared.preparation import BARE
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -82,7 +80,7 @@ class Quarantine:
         fault then that the image cannot be prepared. Of one that the operator has listed it is: the
         reason may be the image's own text.
         """
-        is_bare = plan.interpreter is not None and plan.interpreter.preparation == BARE
+        is_bare = plan.interpreter is not None and not plan.interpreter.preparation.name
         with self._lock:
             record = self._find(plan)
             record.failures += 1
@@ -116,10 +114,10 @@ class Quarantine:
         """Return the preparations in quarantine, ``IMAGE:NAME``, with the reason: those that `is_listed`."""
         with self._lock:
             now = self._clock()
-            held = [(plan, record) for plan, record in self._records.items() if record.until > now]
+            found = [(plan, record) for plan, record in self._records.items() if record.until > now]
         return {
             plan.interpreter.name: record.reason
-            for plan, record in held
+            for plan, record in found
             if plan.interpreter is not None and not record.is_unfit and is_listed(plan)
         }
 

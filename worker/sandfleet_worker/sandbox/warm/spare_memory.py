@@ -38,7 +38,7 @@ class SpareMemory:
     def __init__(self, extra_bytes: int, prepared_bytes: int) -> None:
         self.extra_bytes, self._prepared_bytes = extra_bytes, prepared_bytes
         self._known: dict[Plan, _Use] = {}
-        self._rooms: dict[Plan, int] = {}
+        self._first_tries: dict[Plan, int] = {}
 
     def need(self, plan: Plan, size: int) -> int:
         """Return how much a new spare of `plan` may use in a pool of `size` places."""
@@ -47,7 +47,7 @@ class SpareMemory:
         most = min(plan.interpreter.memory_bytes, self._prepared_bytes, size * IDLE_MEMORY_BYTES + self.extra_bytes)
         if (known := self._known.get(plan)) is not None:
             return min(most, known.peak_bytes + PREPARING_MARGIN_BYTES)
-        return min(most, self._rooms.get(plan, most))
+        return min(most, self._first_tries.get(plan, most))
 
     def note(self, plan: Plan, memory_bytes: int, peak_bytes: int) -> None:
         """Remember what a prepared spare of `plan` uses, and has used at its peak."""
@@ -74,7 +74,7 @@ class SpareMemory:
         They leave room for any of them to be prepared again beside all others. A preparation of
         which no spare has been up is tried in what the first of each plan before it leaves.
         """
-        self._rooms = {}
+        self._first_tries = {}
         if all(plan.interpreter is None for plan in targets):
             return dict(targets)
         left = _Left(size * IDLE_MEMORY_BYTES + self.extra_bytes, self._prepared_bytes)
@@ -82,7 +82,7 @@ class SpareMemory:
         for number in range(max(targets.values(), default=0)):
             for plan, wanted in targets.items():
                 if number == 0 and plan.interpreter is not None and plan not in self._known:
-                    self._rooms[plan] = max(IDLE_MEMORY_BYTES, left.find_room())
+                    self._first_tries[plan] = max(IDLE_MEMORY_BYTES, left.find_free_bytes())
                 need = self.need(plan, size)
                 cost = self.find_used(plan) or need
                 if number < wanted and left.take(cost, need, is_prepared=plan.interpreter is not None):
@@ -99,7 +99,7 @@ class _Left:
     preparing_bytes: int = 0
     """The most that a spare which is taken into account needs beyond its cost while it prepares."""
 
-    def find_room(self) -> int:
+    def find_free_bytes(self) -> int:
         """Return how much one more preparation could use."""
         return min(self.all_bytes, self.prepared_bytes) - self.preparing_bytes
 
