@@ -26,6 +26,7 @@ ACCIDENTS = {
 KNOWN = {
     "command-line": re.compile(rb"^proc: .*$", re.MULTILINE),
     "start": re.compile(rb"^(?:age:|RLIMIT_CPU) .*$", re.MULTILINE),
+    "mounts": re.compile(rb"^mount: .*\n", re.MULTILINE),
     "modules": re.compile(rb"^modules: .*$", re.MULTILINE),
     "imports": re.compile(rb"^(?:an import says|read at import): .*\n", re.MULTILINE),
     "collector": re.compile(rb"(?<=^del )\w+$|^gc: .*$", re.MULTILINE),
