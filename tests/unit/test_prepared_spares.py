@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pytest
 from prepared_plan import INTERPRETER, PLAN
 from sandfleet_config.prepared_settings import PreparedSettings
 from sandfleet_worker.sandbox.warm.demand import Demand
@@ -15,9 +16,6 @@ from sandfleet_worker.sandbox.warm.spare_memory import SpareMemory
 from sandfleet_worker.sandbox.warm.spares import Spares
 from sandfleet_worker.sandbox.warm.wanted import WantedSpares
 
-if TYPE_CHECKING:
-    import pytest
-
 MIB = 1 << 20
 LISTING: Any = None  # only the pool asks it
 PLAIN = replace(PLAN, interpreter=None)
@@ -26,7 +24,7 @@ OTHER = replace(PLAN, interpreter=replace(INTERPRETER, message=b"other", name="p
 
 def test_a_preparation_without_memory_is_told_once_with_the_settings(caplog: pytest.LogCaptureFixture) -> None:
     memory = SpareMemory(extra_bytes=0, prepared_bytes=512 * MIB)
-    prepared = PreparedSpares(memory, Quarantine(PreparedSettings()), LISTING)
+    prepared = PreparedSpares(memory, Quarantine(PreparedSettings()), LISTING, 4)
     poller: Any = None
     demand = Demand(2, 300)
     wanted = WantedSpares(Spares(poller), demand, prepared)
@@ -48,7 +46,7 @@ def test_a_plan_that_comes_when_all_places_are_taken_gets_one() -> None:
     memory = SpareMemory(extra_bytes=512 * MIB, prepared_bytes=512 * MIB)
     poller: Any = SimpleNamespace(register=lambda *_: None)
     spares, demand = Spares(poller), Demand(2, 300)
-    wanted = WantedSpares(spares, demand, PreparedSpares(memory, Quarantine(PreparedSettings()), LISTING))
+    wanted = WantedSpares(spares, demand, PreparedSpares(memory, Quarantine(PreparedSettings()), LISTING, 4))
     demand.pin(PLAIN)
     for number in range(2):
         idle: Any = SimpleNamespace(plan=PLAIN, prepared=None, supervision=SimpleNamespace(fileno=lambda n=number: n))
@@ -57,3 +55,13 @@ def test_a_plan_that_comes_when_all_places_are_taken_gets_one() -> None:
     demand.pin(PLAN)
     assert wanted.lacks_spares()
     assert len(wanted.find_surplus()) == 1
+
+
+@pytest.mark.parametrize(("boots", "most"), [(16, 4), (8, 2), (4, 1), (1, 1)])
+def test_the_processes_of_a_host_share_how_many_preparations_run_at_once(boots: int, most: int) -> None:
+    """Each may boot its part of two sandboxes a core, and prepare on its part of half of the cores."""
+    memory = SpareMemory(extra_bytes=4096 * MIB, prepared_bytes=4096 * MIB)
+    prepared = PreparedSpares(memory, Quarantine(PreparedSettings()), LISTING, boots)
+    preparing: Any = [SimpleNamespace(prepared=SimpleNamespace(is_up=False, memory_bytes=MIB)) for _ in range(most)]
+    assert prepared.may_boot(PLAN, 8, preparing[1:])
+    assert not prepared.may_boot(PLAN, 8, preparing)

@@ -100,7 +100,7 @@ class SandboxProvider:
         """Without these, no spare is prepared: each try would fail, and hold up the other spares."""
         self._memory = SpareMemory(memory.prepared_bytes, config.prepared.budget_bytes)
         self._pins = PreparedPins(self.starts)
-        prepared = PreparedSpares(self._memory, self.starts.quarantine, self._pins)
+        prepared = PreparedSpares(self._memory, self.starts.quarantine, self._pins, boot_limit.limit)
         warm = config.warm.model_copy(update={"size": memory.spares})
         self.pool = WarmPool(warm, self._open, boot_limit, self.remover, on_failure, prepared=prepared)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from typing import TYPE_CHECKING, Protocol
 
 from sandfleet_worker.sandbox.warm.spare_memory import MAX_KNOWN
@@ -24,6 +23,8 @@ LEFT_OUT = (
     " SANDFLEET_WARM__SIZE or SANDFLEET_PREPARED__BUDGET_BYTES, and restart the worker, which keeps"
     " memory for the preparations that it knows at its start"
 )
+BOOTS_PER_PREPARATION = 4
+"""Two sandboxes a core may boot at once, and half of the cores may prepare; processes of a host share both."""
 UNFIT: tuple[str, ...] = ("the interpreter cannot be executed", "unfit:")
 """How the reason begins where another try would end the same."""
 
@@ -43,9 +44,10 @@ class Listing(Protocol):
 class PreparedSpares:
     """The rules of a pool for its prepared spares. Call it under the pool's lock, but for `listing`."""
 
-    def __init__(self, memory: SpareMemory, quarantine: Quarantine, listing: Listing) -> None:
+    def __init__(self, memory: SpareMemory, quarantine: Quarantine, listing: Listing, boots: int) -> None:
+        """Let a fourth of the `boots` that the pool may begin at once prepare: each takes a core."""
         self.memory, self._quarantine, self.listing = memory, quarantine, listing
-        self._most_preparing = max(1, (os.cpu_count() or 1) // 2)
+        self._most_preparing = max(1, boots // BOOTS_PER_PREPARATION)
         self._left_out: set[Plan] = set()
 
     def may_boot(self, plan: Plan, size: int, spares: Sequence[Sandbox]) -> bool:
