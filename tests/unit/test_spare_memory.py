@@ -65,6 +65,16 @@ def test_what_is_kept_leaves_room_to_prepare_each_of_it_again() -> None:
     assert memory.need(PLAN, 4) == 192 * MIB
 
 
+def test_the_largest_peak_counts_until_a_preparation_has_failed() -> None:
+    memory = SpareMemory(extra_bytes=512 * MIB, prepared_bytes=512 * MIB)
+    memory.note(PLAN, 72 * MIB, 110 * MIB)
+    memory.note(PLAN, 70 * MIB, 90 * MIB)
+    assert (memory.find_used(PLAN), memory.need(PLAN, 4)) == (70 * MIB, 126 * MIB)
+    memory.forget(PLAN)
+    assert memory.need(PLAN, 4) == 256 * MIB, "it may need more at times"
+    memory.forget(PLAN)
+
+
 def test_a_preparation_that_is_added_later_is_tried_in_what_is_left_beside_the_others() -> None:
     memory = SpareMemory(extra_bytes=0, prepared_bytes=512 * MIB)
     memory.note(PLAN, 72 * MIB, 72 * MIB)

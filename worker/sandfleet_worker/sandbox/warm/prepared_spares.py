@@ -80,6 +80,7 @@ class PreparedSpares:
         assert sandbox.plan is not None
         interpreter = sandbox.plan.interpreter
         assert interpreter is not None
+        self.memory.forget(sandbox.plan)
         text = "the preparation %s has failed: %s"
         log.warning(text, interpreter.name, why, extra={"action": "preparation_failed"})
         return self._quarantine.note_failure(sandbox.plan, why, is_unfit=why.startswith(UNFIT))

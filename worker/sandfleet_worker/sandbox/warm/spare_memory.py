@@ -50,10 +50,15 @@ class SpareMemory:
         return min(most, self._first_tries.get(plan, most))
 
     def note(self, plan: Plan, memory_bytes: int, peak_bytes: int) -> None:
-        """Remember what a prepared spare of `plan` uses, and has used at its peak."""
+        """Remember what a prepared spare of `plan` uses, and the largest peak of all."""
+        known = self._known.get(plan)
         if len(self._known) >= MAX_KNOWN:
             self._known = {}
-        self._known[plan] = _Use(memory_bytes, peak_bytes)
+        self._known[plan] = _Use(memory_bytes, max(peak_bytes, known.peak_bytes if known else 0))
+
+    def forget(self, plan: Plan) -> None:
+        """Let the next spare of `plan` use what the settings allow: one has failed."""
+        self._known.pop(plan, None)
 
     def find_used(self, plan: Plan) -> int:
         """Return what a prepared spare of `plan` uses, as far as it is known."""
