@@ -205,6 +205,8 @@ class PreparedStarts(Record):
     """Jobs a second, `at_once` at a time."""
     prepared_share: float | None = None
     """How many of the single jobs of the prepared way started so; None without that way."""
+    outside_ms: float | None = None
+    """CPU of worker, Redis and producer for one job of the warm way, `at_once` at a time."""
 
 
 class FileRate(Record):

@@ -18,8 +18,8 @@ from sandfleet import Fleet, Settings
 
 from sandbench.bare_runsc import BareRunsc
 from sandbench.figures import PreparedStarts
-from sandbench.processes import PYTHON
-from sandbench.programs import DATA, DATA_IMAGE, PRINT, TRUE
+from sandbench.processes import PYTHON as INTERPRETER
+from sandbench.programs import DATA, DATA_IMAGE, PRINT, PYTHON, TRUE
 from sandbench.queue_way import WAIT_SECONDS, Kind, QueueWay, check_ended, worker
 from sandbench.ways import PREPARED, WARM
 
@@ -40,7 +40,7 @@ MS = 1000
 NAME = "sci"
 FIRST_SECONDS = 10.0
 """Pause after the first job of a program: the pool learns what is wanted, and boots it."""
-SETTLE_SECONDS = {TRUE: 0.3, PRINT: 0.8, DATA: 3.0}
+SETTLE_SECONDS = {TRUE: 0.3, PRINT: 0.8, PYTHON: 0.8, DATA: 3.0}
 """Pause between two single jobs: the next spare boots, at no cost to the next way's time."""
 WARM_KIND = {"SANDFLEET_PREPARED__START": "off"}
 PREPARED_KIND = {
@@ -70,7 +70,7 @@ class _CountingWay(QueueWay):
 
 def measure_prepared(testbed: Testbed, counts: Counts, absent: dict[str, str]) -> list[PreparedStarts]:
     """Measure each release of runsc; `absent` gets what could not be measured, and why."""
-    programs = [TRUE, PRINT]
+    programs = [TRUE, PRINT, PYTHON]
     if problem := _build_data_image(testbed):
         absent[DATA.name] = problem
     else:
@@ -88,7 +88,7 @@ def measure_prepared(testbed: Testbed, counts: Counts, absent: dict[str, str]) -
 
 def _build_data_image(testbed: Testbed) -> str:
     """Build the image with numpy and pandas if it is not there; return why it cannot be, or ""."""
-    command = [PYTHON, "-m", "sandfleet_worker.cli", "images"]
+    command = [INTERPRETER, "-m", "sandfleet_worker.cli", "images"]
     environment = os.environ | {"SANDFLEET_IMAGES__ROOT": str(testbed.images)}
     if subprocess.run([*command, "inspect", DATA_IMAGE], env=environment, capture_output=True, check=False).returncode:
         built = subprocess.run(
@@ -136,13 +136,29 @@ def _measure(program: Program, release: str, every: Sequence[Way], counts: Count
             found[way.name].append((time.perf_counter() - began) * MS)
             time.sleep(SETTLE_SECONDS[program])
     starts = [start for way in counting for start in way.starts]
-    rates: dict[str, list[float]] = {way.name: [] for way in ways}
+    runs = _run_batches(program, ways, counts.data_jobs if is_data else counts.prepared_jobs)
+    return PreparedStarts(
+        release=release,
+        program=program.name,
+        ms=found,
+        at_once=AT_ONCE,
+        per_second={name: [run.per_second for run in every_round] for name, every_round in runs.items()},
+        prepared_share=starts.count("prepared") / len(starts) if starts else None,
+        outside_ms=_find_outside_ms(runs[WARM]),
+    )
+
+
+def _run_batches(program: Program, ways: Sequence[Way], jobs: int) -> dict[str, list[Run]]:
+    runs: dict[str, list[Run]] = {way.name: [] for way in ways}
     for _ in range(RATE_ROUNDS):
         for way in ways:
-            jobs = counts.data_jobs if is_data else counts.prepared_jobs
-            rates[way.name].append(way.run_many(program, jobs, AT_ONCE).per_second)
+            runs[way.name].append(way.run_many(program, jobs, AT_ONCE))
             time.sleep(SETTLE_SECONDS[program])
-    share = starts.count("prepared") / len(starts) if starts else None
-    return PreparedStarts(
-        release=release, program=program.name, ms=found, at_once=AT_ONCE, per_second=rates, prepared_share=share
-    )
+    return runs
+
+
+def _find_outside_ms(runs: Sequence[Run]) -> float | None:
+    """Return the CPU of worker, Redis and producer for one job of all `runs`."""
+    parts = [(run.cpu.worker, run.cpu.redis, run.cpu.producer) for run in runs if run.cpu is not None]
+    seconds = sum(part or 0.0 for of_run in parts for part in of_run)
+    return seconds / sum(len(run.ends) for run in runs) * MS if parts else None

@@ -1,4 +1,7 @@
-"""Runs a case cold and prepared in the same empty folder, and tells in what the two runs differ."""
+"""Runs a case cold and prepared in the same empty folder, and tells in what the two runs differ.
+
+As in a sandbox, the job's files come when the interpreter is prepared.
+"""
 
 import re
 import shutil
@@ -23,6 +26,7 @@ ACCIDENTS = {
 KNOWN = {
     "command-line": re.compile(rb"^proc: .*$", re.MULTILINE),
     "start": re.compile(rb"^(?:age:|RLIMIT_CPU) .*$", re.MULTILINE),
+    "mounts": re.compile(rb"^mount: .*\n", re.MULTILINE),
     "modules": re.compile(rb"^modules: .*$", re.MULTILINE),
     "imports": re.compile(rb"^(?:an import says|read at import): .*\n", re.MULTILINE),
     "collector": re.compile(rb"(?<=^del )\w+$|^gc: .*$", re.MULTILINE),
@@ -40,21 +44,29 @@ class Ending:
     files: Mapping[str, bytes]
 
 
-Runner = Callable[[Case, Path], Run]
+Begin = Callable[[Case, Path], Callable[[], Run]]
+"""Does what comes before the job, and returns what runs the job."""
 
 
-def end(case: Case, folder: Path, python: Path, runner: Runner) -> Ending:
-    """Run the case by `runner` in `folder`, which is made anew."""
+def end(case: Case, folder: Path, python: Path, begin: Begin) -> Ending:
+    """Run the case in `folder`, which is made anew; `begin` finds there only modules to import ahead."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    for name, text in case.files.items():
+    of_image = {f"{module}.py" for module in case.modules}
+    _write(folder, {name: text for name, text in case.files.items() if name in of_image})
+    run = begin(case, folder)
+    _write(folder, {name: text for name, text in case.files.items() if name not in of_image})
+    if case.setup:
+        subprocess.run([python, "-c", case.setup], cwd=folder, check=True, timeout=60)
+    ended = run()
+    return Ending(ended, {name: data for name, data in _read(folder).items() if "__pycache__" not in name})
+
+
+def _write(folder: Path, files: Mapping[str, str]) -> None:
+    for name, text in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8", errors="surrogateescape", newline="")
-    if case.setup:
-        subprocess.run([python, "-c", case.setup], cwd=folder, check=True, timeout=60)
-    run = runner(case, folder)
-    return Ending(run, {name: data for name, data in _read(folder).items() if "__pycache__" not in name})
 
 
 def _read(folder: Path) -> dict[str, bytes]:

@@ -14,9 +14,6 @@ from pathlib import Path
 
 from sandfleet_worker.sandbox.prepared.python_source import source
 
-# The folders of a machine change while a test runs; a sandbox's are its own.
-_PROGRAM = source().replace("('/tmp', '/dev/shm')", "()")
-
 RUN_SECONDS = 60
 """No program of the suite takes a tenth of it; a run that hangs is killed and fails its test."""
 
@@ -50,15 +47,18 @@ def run_cold(python: Path, argv: Sequence[str], cwd: Path, env: Mapping[str, str
 
 
 class Prepared:
-    """An interpreter that has imported `modules` and waits; it becomes one job."""
+    """An interpreter that has imported `modules` and waits; it becomes one job.
+
+    Its imports may leave nothing in the `writable` folders, which are empty before.
+    """
 
     def __init__(
-        self, python: Path, env: Mapping[str, str], modules: Sequence[str] = (), *, is_watching: bool = False
+        self, python: Path, env: Mapping[str, str], modules: Sequence[str] = (), writable: Sequence[Path] = ()
     ) -> None:
         request, report, stdin, stdout, stderr = (os.pipe() for _ in range(5))
         own = (request[0], report[1], stdin[0], stdout[1], stderr[1])
         self._process = subprocess.Popen(
-            ["python3", "-c", source() if is_watching else _PROGRAM, *map(str, own), ",".join(modules)],
+            ["python3", "-c", source(), *map(str, own), ",".join(modules), *map(str, writable)],
             executable=python,
             env=dict(env),
             cwd="/",

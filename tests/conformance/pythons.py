@@ -2,7 +2,7 @@
 
 import os
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -24,15 +24,24 @@ class Python:
     path: Path
     version: tuple[int, int]
 
+    def begin_cold(self, case: Case, folder: Path) -> Callable[[], Run]:
+        """Return what runs the case by a new process."""
+        return lambda: run_cold(self.path, case.argv, folder, self._environment(case, folder), case.stdin)
+
+    def begin_prepared(self, case: Case, folder: Path) -> Callable[[], Run]:
+        """Start an interpreter, and return what lets it run the case."""
+        env = self._environment(case, folder)
+        shared = {name: value for name, value in env.items() if name.startswith(_SHARED)}
+        prepared = Prepared(self.path, shared, case.modules)
+        return lambda: prepared.become(case.argv, folder, env, case.stdin)
+
     def cold(self, case: Case, folder: Path) -> Run:
         """Run the case by a new process."""
-        return run_cold(self.path, case.argv, folder, self._environment(case, folder), case.stdin)
+        return self.begin_cold(case, folder)()
 
     def prepared(self, case: Case, folder: Path) -> Run:
         """Run the case by an interpreter that was up before."""
-        env = self._environment(case, folder)
-        shared = {name: value for name, value in env.items() if name.startswith(_SHARED)}
-        return Prepared(self.path, shared, case.modules).become(case.argv, folder, env, case.stdin)
+        return self.begin_prepared(case, folder)()
 
     def runs(self, case: Case) -> bool:
         """Tell whether the case is for this version."""

@@ -3,6 +3,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -139,6 +140,14 @@ static int leave_stopped_children(void) {
     return 6;
 }
 
+/* All that it has of the job's streams, and of its own. */
+static int close_streams(void) {
+    for (int fd = 0; fd <= 2; fd++) close(fd);
+    for (int fd = 7; fd <= 9; fd++) close(fd);
+    usleep(200000);
+    return 4;
+}
+
 /* Every process forks for ever; the first one never ends. */
 static int bomb(void) {
     printf("bomb\n");
@@ -254,11 +263,6 @@ static int keep_folder(void) {
     return 0;
 }
 
-static int leave_daemons_ahead(void) {
-    leave_daemons();
-    return prepare_well();
-}
-
 static int leave_daemons_late(void) {
     say(REPORT, "p\n");
     usleep(100000);
@@ -267,22 +271,29 @@ static int leave_daemons_late(void) {
     return 0;
 }
 
+/* A child that comes when init has counted the processes, to keep the limits of the preparation. */
+static int fork_late(void) {
+    say(REPORT, "p\n");
+    usleep(100000);
+    if (fork() == 0)
+        for (;;) pause();
+    become_job();
+    return 0;
+}
+
+static int has_request(void) {
+    struct pollfd polled = {REQUEST, POLLIN, 0};
+    return poll(&polled, 1, 0) > 0;
+}
+
 /* Attacks every process but itself until the job starts, above all the one that writes its files. */
 static int hunt_others(void) {
     static char found[4096];
     say(REPORT, "p\n");
-    usleep(100000); /* init has counted the processes */
-    pid_t hunter = fork();
-    if (hunter) {
-        int code = 0;
-        become_job();
-        usleep(100000);
-        return code;
-    }
-    pid_t own = getpid(), parent = getppid(), seen = 0;
-    for (int round = 0; round < 3000; round++) {
+    pid_t own = getpid(), seen = 0;
+    for (int round = 0; !has_request(); round++) {
         for (pid_t pid = 1; pid < 12; pid++) {
-            if (pid == own || pid == parent || (kill(pid, 0) == -1 && errno == ESRCH)) continue;
+            if (pid == own || (kill(pid, 0) == -1 && errno == ESRCH)) continue;
             if (pid > seen) seen = pid;
             char path[64];
             snprintf(path, sizeof path, "/proc/%d/mem", pid);
@@ -292,7 +303,6 @@ static int hunt_others(void) {
             if (memory >= 0 || status >= 0 || ptrace(PTRACE_ATTACH, pid, 0, 0) == 0 || kill(pid, SIGSTOP) == 0)
                 snprintf(found, sizeof found, "reached %d ", pid);
         }
-        if (getppid() != parent) break;
         usleep(1000);
         if (round % 100 == 0) {
             char text[8192];
@@ -300,6 +310,7 @@ static int hunt_others(void) {
             say(JOB_STDERR, text);
         }
     }
+    become_job();
     return 0;
 }
 
@@ -338,8 +349,9 @@ static int find_and_run(const char *name) {
         {"die-while-idle", die_while_idle},   {"report-later", report_later},
         {"take-nothing", take_nothing},       {"refuse-the-job", refuse_the_job},
         {"lower-limits", lower_limits},       {"keep-folder", keep_folder},
-        {"leave-daemons-ahead", leave_daemons_ahead}, {"leave-daemons-late", leave_daemons_late}, {"hunt-others", hunt_others},
+        {"leave-daemons-late", leave_daemons_late}, {"hunt-others", hunt_others},
         {"kill-init", kill_init},             {"forge-status", forge_status},
+        {"close-streams", close_streams},     {"fork-late", fork_late},
     };
     for (unsigned i = 0; i < sizeof attacks / sizeof *attacks; i++)
         if (!strcmp(name, attacks[i].name)) return attacks[i].run();

@@ -57,3 +57,11 @@ def wait_prepared(runner: RunscRunner, plan: Plan | None = None, count: int = 1)
     wanted = plan or plan_of(runner)
     pool = runner._provider.pool
     wait_until(lambda: pool.count_idle(wanted) >= count, PREPARE_SECONDS, f"{count} spares are prepared")
+
+
+def read_version(runner: RunscRunner, image: str = "python") -> tuple[int, int]:
+    """Return the version of the image's Python."""
+    major, minor = execute(
+        runner, "python3", "-c", "import sys; print(*sys.version_info[:2])", image=image
+    ).stdout.text.split()
+    return int(major), int(minor)

@@ -3,78 +3,44 @@
 from __future__ import annotations
 
 import zlib
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from comparing import Ending, differences
-from plain_runs import Run
-from preparedhost import wait_prepared
-from programs import Case, read_cases
+from comparing import differences
+from conforming import ConformingHost, can_be_prepared, open_host
+from preparedhost import read_version
+from programs import read_cases
 from pythons import IS_WHOLE
-from sandfleet_config.spec import SandboxSpec
-from sandfleet_worker.sandbox.policy import admit
-from sandfleet_worker.sandbox.process.artifacts import ArtifactPattern, ArtifactRequest, CollectLimits
-from sandfleet_worker.sandbox.process.packed_job import Transfer
-from transferring import Sink, new_file
 
 if TYPE_CHECKING:
-    from sandfleet_worker.sandbox.runner import RunscRunner
+    from collections.abc import Iterator
+
+    from sandfleet_config.settings import HostSettings
 
 SAMPLE = 40
 """Without TEST_CONFORMANCE=all, one case of so many runs."""
-UNFIT = ("PYTHON", "LC_", "LANG", "TZ")
 
 
-def can_be_prepared(case: Case, version: tuple[int, int]) -> bool:
-    """Tell whether it is for this Python, needs no import ahead and no program to set it up, and fits."""
-    is_for_this = case.since <= version < case.before and not case.modules and not case.setup
-    return is_for_this and not any(name.startswith(UNFIT) for name in case.env)
+@pytest.fixture
+def conforming_host(host: HostSettings) -> Iterator[ConformingHost]:
+    with open_host(host, "python", read_cases()) as opened:
+        yield opened
 
 
-def run(runner: RunscRunner, case: Case, prepared: str | None) -> tuple[Ending, str]:
-    spec = SandboxSpec.model_validate(
-        {
-            "image": "python",
-            "command": case.argv,
-            "env": case.env,
-            "stdin": case.stdin.decode(),
-            "working_dir": "/work",
-            "timeout": 60,
-            "output": {"max_bytes": 1 << 20},
-            "prepared": prepared,
-        }
-    )
-    sink = Sink()
-    files = [new_file(f"/work/{name}", text.encode()) for name, text in case.files.items()]
-    request = ArtifactRequest([ArtifactPattern("/work/**")], sink, CollectLimits())
-    ended = runner.execute(admit(spec, runner.config), transfer=Transfer(files, request))
-    verdict = ended.verdict
-    assert verdict.exit_code is not None or verdict.signal is not None, verdict
-    code = -verdict.signal if verdict.signal is not None else verdict.exit_code
-    assert code is not None
-    streams = (stream.text.encode() for stream in (ended.stdout, ended.stderr))
-    written = {name: data for name, data in sink.files.items() if "__pycache__" not in name}
-    return Ending(Run(code, *streams), written), ended.start
-
-
-def read_version(runner: RunscRunner) -> tuple[int, int]:
-    spec = SandboxSpec(image="python", command=("python3", "-c", "import sys; print(*sys.version_info[:2])"))
-    major, minor = runner.execute(admit(spec, runner.config)).stdout.text.split()
-    return int(major), int(minor)
+def test_mounts_are_a_known_difference(conforming_host: ConformingHost) -> None:
+    """Else it has to leave the list. Plain processes show no mounts of init."""
+    (case,) = (case for case in read_cases() if "mounts" in case.masks)
+    cold, prepared = conforming_host.run_cold(case), conforming_host.run_prepared(case)
+    assert differences(case, cold, prepared) == []
+    assert differences(replace(case, masks=()), cold, prepared)
 
 
 @pytest.mark.timeout(7200)
-def test_programs_end_the_same_in_sandboxes(prepared_host: RunscRunner) -> None:
-    found, starts = [], []
-    version = read_version(prepared_host)
+def test_programs_end_the_same_in_sandboxes(conforming_host: ConformingHost) -> None:
+    version = read_version(conforming_host.runner)
     chosen = [case for case in read_cases() if can_be_prepared(case, version)]
     if not IS_WHOLE:
         chosen = [case for case in chosen if zlib.crc32(case.name.encode()) % SAMPLE == 0]
-    for case in chosen:
-        cold, _ = run(prepared_host, case, "off")
-        wait_prepared(prepared_host)
-        prepared, start = run(prepared_host, case, None)
-        starts.append(start)
-        found += differences(case, cold, prepared)
-    assert found == []
-    assert set(starts) == {"prepared"}
+    assert {bool(case.modules) for case in chosen} == {True, False}
+    assert [line for case in chosen for line in conforming_host.compare(case)] == []

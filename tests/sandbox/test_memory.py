@@ -16,12 +16,16 @@ from cgrouptree import remove_parents
 from conftest import wait_spare
 from jobcgroup import wait_job_cgroup
 from leftovers import left_behind
+from preparedhost import plan_of
 from sandfleet_config.codes import ErrorCode
+from sandfleet_config.prepared_settings import PreparedSettings
 from sandfleet_config.settings import HostSettings, WarmSettings
 from sandfleet_config.spec import SandboxSpec
+from sandfleet_worker.sandbox import prepared_starts
 from sandfleet_worker.sandbox.cgroup.cgroup import SandboxCgroup, memory_files
 from sandfleet_worker.sandbox.cgroup.tree import find_tree, write_quietly
 from sandfleet_worker.sandbox.policy import admit
+from sandfleet_worker.sandbox.prepared.python_source import source
 from sandfleet_worker.sandbox.process.cancellation import Cancellation
 from sandfleet_worker.sandbox.runner import RunscRunner
 from waiting import wait_until
@@ -183,6 +187,25 @@ def test_a_kill_beside_an_idle_sandbox_does_not_count_for_its_next_job(host: Hos
                 assert process.wait(30) == -signal.SIGKILL
         ending = runner.execute(limits)
         assert ending.verdict.code is ErrorCode.EXIT_NONZERO, ending.verdict.message
+
+
+def test_a_full_parent_cgroup_holds_no_preparation(
+    host: HostSettings, grandparent: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(prepared_starts, "source", lambda: f"held = bytearray(170 << 20)\n{source()}")
+    settings = host.model_copy(
+        update={
+            "runsc": host.runsc.model_copy(update={"cgroup_parent": f"{grandparent.name}/jobs"}),
+            "warm": WarmSettings(size=2),
+            "prepared": PreparedSettings(start="python", failures=1),
+        }
+    )
+    with RunscRunner(settings) as runner, neighbour(grandparent):
+        runner._provider.pool.pin(plan_of(runner))
+        wait_until(lambda: runner.boot_failures, 60, "the kernel has ended the preparation")
+        assert not runner.read_prepared().quarantined
+    assert "the host, or a cgroup above the sandbox's, ran out of memory" in caplog.text
+    assert not left_behind(settings)
 
 
 def test_a_parents_limit_on_processes_is_the_hosts_trouble(host: HostSettings) -> None:

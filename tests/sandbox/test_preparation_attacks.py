@@ -9,12 +9,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import resource
+import signal
 import struct
 import time
 from typing import TYPE_CHECKING
 
 import pytest
-from initbox import CFLAGS, MIB, Sandbox, close_control, compile_c, job, limit
+from initbox import CFLAGS, MIB, NOBODY, Sandbox, close_control, compile_c, job, limit
 from sandfleet_worker.sandbox.process import init_job
 from sandfleet_worker.sandbox.process.init_reports import (
     Exited,
@@ -22,6 +23,7 @@ from sandfleet_worker.sandbox.process.init_reports import (
     PreparationFailed,
     Prepared,
     ProtocolFault,
+    Signaled,
     Started,
 )
 from sandfleet_worker.sandbox.process.runsc import NATIVE
@@ -42,10 +44,10 @@ def sandbox(new_sandbox: NewSandbox) -> Sandbox:
     return new_sandbox(is_prepared=True)
 
 
-def prepare(sandbox: Sandbox, *argv: str) -> Report | None:
+def prepare(sandbox: Sandbox, *argv: str, uid: int = NOBODY) -> Report | None:
     """Start the attacker as an interpreter; return init's first report about it."""
     limits = [limit(resource.RLIMIT_NPROC, 255), limit(resource.RLIMIT_NOFILE, 1000)]
-    return sandbox.start(job("attacks", *argv, disk_bytes=MIB, rlimits=limits, is_preparation=True))
+    return sandbox.start(job("attacks", *argv, uid=uid, disk_bytes=MIB, rlimits=limits, is_preparation=True))
 
 
 def give_job(sandbox: Sandbox, **fields: object) -> Report | None:
@@ -111,6 +113,46 @@ def test_a_user_namespace_lifts_no_limit(sandbox: Sandbox, when: str) -> None:
     assert int(sandbox.stdout.split()[7]) <= (19 if when == "as-job" else 255)
 
 
+@pytest.mark.parametrize("when", WHEN)
+def test_init_never_shares_its_uid(sandbox: Sandbox, when: str) -> None:
+    ours = 0x7FFFFFFE
+    assert prepare(sandbox, when, "kill-init", uid=ours) == Prepared()
+    assert give_job(sandbox, uid=ours) == Started()
+    assert sandbox.finish() == Exited(9, disk_full=False)
+    assert answers(sandbox) == dict.fromkeys(("kill", "term", "stop"), str(errno.EPERM))
+
+
+@pytest.mark.parametrize(("when", "code"), [("ahead", 9), ("as-job", 4)])
+def test_closed_output_does_not_confuse_anyone(sandbox: Sandbox, when: str, code: int) -> None:
+    assert prepare(sandbox, when, "close-streams") == Prepared()
+    assert give_job(sandbox) == Started()
+    assert sandbox.finish() == Exited(code, disk_full=False)
+    assert sandbox.stdout == ""
+
+
+@pytest.mark.parametrize(("attack", "code"), [("leave-daemons", 5), ("leave-stopped-children", 6)])
+def test_children_left_behind_do_not_delay_the_end(sandbox: Sandbox, attack: str, code: int) -> None:
+    assert prepare(sandbox, "as-job", attack) == Prepared()
+    limits = [limit(resource.RLIMIT_NPROC, 60)]
+    assert give_job(sandbox, rlimits=limits) == Started()
+    assert sandbox.finish() == Exited(code, disk_full=False)
+
+
+@pytest.mark.parametrize("attack", ["leave-daemons", "leave-stopped-children"])
+def test_children_left_behind_ahead_of_the_job_are_found(sandbox: Sandbox, attack: str) -> None:
+    """The interpreter cannot see daemons: they are init's children by then."""
+    assert prepare(sandbox, "ahead", attack) == PreparationFailed("an import left a process")
+    assert sandbox.finish() is None
+
+
+def test_a_fork_bomb_is_stopped(sandbox: Sandbox) -> None:
+    assert prepare(sandbox, "as-job", "bomb") == Prepared()
+    assert give_job(sandbox) == Started()
+    time.sleep(1)
+    sandbox.send(init_job.TERMINATE)
+    assert sandbox.finish() == Signaled(signal.SIGTERM, disk_full=False)
+
+
 @pytest.mark.parametrize(
     ("attack", "reason"),
     [
@@ -173,20 +215,17 @@ def test_a_folder_from_before_the_job_passes_no_disk_limit(sandbox: Sandbox) -> 
     assert int(sandbox.stdout.split()[3]) <= MIB
 
 
-def test_daemons_that_a_preparation_leaves_are_found(sandbox: Sandbox) -> None:
-    """The interpreter cannot see them: they are init's children by now."""
-    assert prepare(sandbox, "leave-daemons-ahead") == PreparationFailed("an import left a process")
-
-
-def test_daemons_that_come_after_it_end_with_the_job(sandbox: Sandbox) -> None:
-    assert prepare(sandbox, "leave-daemons-late") == Prepared()
+@pytest.mark.parametrize("attack", ["leave-daemons-late", "fork-late"])
+def test_processes_that_come_before_the_job_are_found(sandbox: Sandbox, attack: str) -> None:
+    """They have the limits of the preparation: only the interpreter gets those of the job."""
+    assert prepare(sandbox, attack) == Prepared()
     time.sleep(0.5)
-    assert give_job(sandbox) == Started()
-    assert sandbox.finish() == Exited(0, disk_full=False)
+    assert give_job(sandbox) == PreparationFailed("a process came beside the interpreter")
+    assert sandbox.finish() is None
 
 
 def hunt_while_files_come(sandbox: Sandbox) -> str:
-    """Return what a hunter with the job's uid tells, which looks at all processes meanwhile."""
+    """Return what an interpreter tells that looks at all processes meanwhile."""
     assert prepare(sandbox, "hunt-others") == Prepared()
     time.sleep(0.2)
     limits = [limit(resource.RLIMIT_NPROC, 19)]
@@ -197,7 +236,7 @@ def hunt_while_files_come(sandbox: Sandbox) -> str:
     told = sandbox.stderr
     sandbox.send(b"cd" + init_job.END_OF_FILES)
     seen = [line for line in told.splitlines() if line.startswith("seen ")]
-    assert max(int(line.split()[1]) for line in seen) >= 4, seen  # init 1, it 2, the hunter 3
+    assert max(int(line.split()[1]) for line in seen) >= 3, seen  # init 1, the interpreter 2
     return told
 
 
@@ -213,7 +252,7 @@ def test_that_attack_is_a_real_one(tmp_path: Path, init_image: Path, runsc: Runs
     """An init whose process takes all ids of the job is reached."""
     open_init = compile_c(NATIVE / "init.c", tmp_path / "init", *CFLAGS, "-DWRITE_FILES_AS_JOB")
     with contextlib.closing(Sandbox(tmp_path / "sandbox", init_image, open_init, runsc, is_prepared=True)) as sandbox:
-        assert "reached 4" in hunt_while_files_come(sandbox)
+        assert "reached 3" in hunt_while_files_come(sandbox)
 
 
 def test_the_end_of_the_worker_ends_a_preparation(sandbox: Sandbox) -> None:

@@ -12,17 +12,26 @@ from typing import TYPE_CHECKING
 
 import pytest
 from leftovers import left_behind
-from preparedhost import PREPARE_SECONDS, SIZE, execute, plan_of, wait_prepared
+from preparedhost import PREPARE_SECONDS, SIZE, execute, plan_of, read_version, wait_prepared
 from sandfleet_config.codes import ErrorCode
+from sandfleet_config.prepared_settings import PreparedSettings
+from sandfleet_config.settings import HostSettings, WarmSettings
+from sandfleet_config.spec import SandboxSpec
 from sandfleet_worker.sandbox.cgroup.tree import find_tree
 from sandfleet_worker.sandbox.janitor import sweep
+from sandfleet_worker.sandbox.policy import admit
+from sandfleet_worker.sandbox.prepared.preparation import Preparation
+from sandfleet_worker.sandbox.prepared.registry import Preparations, Registered
+from sandfleet_worker.sandbox.prepared_starts import PreparedStarts
+from sandfleet_worker.sandbox.process.packed_job import Transfer
 from sandfleet_worker.sandbox.runner import RunscRunner
 from sandfleet_worker.sandbox.warm import pool as pools
 from sandfleet_worker.sandbox.warm.demand import HostLoad
+from transferring import new_file
 from waiting import wait_until
 
 if TYPE_CHECKING:
-    from sandfleet_config.settings import HostSettings
+    from sandfleet_worker.sandbox.process.plan import Plan
 
 WHO = "import os; print(os.getpid(), os.getcwd(), os.getuid())"
 
@@ -69,6 +78,49 @@ def test_a_job_that_does_not_fit_starts_as_ever(
     assert prepared_host.read_prepared().misses[miss] == 1
 
 
+def test_a_file_that_python_reads_at_its_start_is_found(prepared_host: RunscRunner) -> None:
+    execute(prepared_host, "python3", "-c", "pass")
+    wait_prepared(prepared_host)
+    version = ".".join(map(str, read_version(prepared_host)))
+    wait_prepared(prepared_host)
+    files = [new_file(f"/tmp/.local/lib/python{version}/site-packages/mine.py", b"x = 42")]
+    spec = SandboxSpec(image="python", command=("python3", "-c", "import mine; print(mine.x)"))
+    ending = prepared_host.execute(admit(spec, prepared_host.config), transfer=Transfer(files))
+    assert (ending.stdout.text, ending.stderr.text) == ("42\n", "")
+    assert prepared_host.read_prepared().misses["files"] == 1
+
+
+def test_a_job_with_too_little_memory_starts_warm_once_a_plain_spare_is_up(prepared_host: RunscRunner) -> None:
+    small = {"resources": {"memory_bytes": "48MiB"}}
+    execute(prepared_host, "python3", "-c", "pass")
+    wait_prepared(prepared_host)
+    assert execute(prepared_host, "python3", "-c", WHO, **small).start != "prepared"
+    plain = prepared_host._new_plan(prepared_host.images.resolve("python"), prepared_host.config.runsc.platform)
+    wait_prepared(prepared_host, plain)
+    assert execute(prepared_host, "python3", "-c", WHO, **small).start == "warm"
+    assert prepared_host.read_prepared().misses["memory"] == 2
+
+
+def test_a_preparation_that_comes_later_takes_places_of_the_other_spares(
+    prepared_settings: HostSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No memory is kept for it: what the first one leaves has to do."""
+    monkeypatch.setattr(PreparedStarts, "find_reserved_bytes", lambda _: 0)
+    imports = ("python:one=json", "python:two=decimal")
+    settings = {"warm": WarmSettings(size=4), "prepared": PreparedSettings(imports=imports)}
+    with RunscRunner(prepared_settings.model_copy(update=settings)) as runner:
+        first, second = (
+            plan_of(runner, "python", Preparation(*one)) for one in (("one", ("json",)), ("two", ("decimal",)))
+        )
+        for _ in range(3):
+            execute(runner, "python3", "-c", "pass", prepared="one")
+        wait_prepared(runner, first)
+        execute(runner, "python3", "-c", "pass", prepared="two")
+        wait_prepared(runner, second)
+        wait_prepared(runner, first)
+        assert execute(runner, "python3", "-c", "pass", prepared="two").start == "prepared"
+
+
 def test_usage_leaves_out_the_preparation(prepared_settings: HostSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     from sandfleet_worker.sandbox import prepared_starts
     from sandfleet_worker.sandbox.prepared.python_source import source
@@ -105,6 +157,43 @@ def test_spares_go_when_runsc_is_replaced(
         wait_until(lambda: not runner._provider.pool.count_idle(old), PREPARE_SECONDS, "the spares are gone")
         assert plan_of(runner) != old
         assert execute(runner, "python3", "-c", "pass").verdict.code is ErrorCode.OK
+
+
+def test_pinned_spares_follow_the_list_of_preparations(
+    prepared_settings: HostSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pools, "STALE_POLL_SECONDS", 0.2)
+    settings = prepared_settings.model_copy(
+        update={
+            "warm": WarmSettings(size=SIZE, images=("python",)),
+            "prepared": PreparedSettings(failures=1, quarantine_seconds=2),
+        }
+    )
+    with RunscRunner(settings) as runner:
+        starts, pool = runner._starts, runner._provider.pool
+        listed = starts.preparations = Preparations(tmp_path, settings.prepared)
+
+        def prepare(*modules: str) -> Plan:
+            listed.add(Registered(image="python", name="sci", modules=modules))
+            (found,) = listed.list_of("python", "")
+            return plan_of(runner, preparation=found)
+
+        first = prepare("json")
+        runner.warm_up()
+        wait_prepared(runner, first)
+        second = prepare("decimal")
+        wait_prepared(runner, second)
+        assert pool.count_idle(first) == 0
+
+        starts.quarantine.note_failure(second, "it failed")
+        pool.forget(second)
+        assert pool.count_idle(second) == 0
+        wait_prepared(runner, second)
+        assert not starts.quarantine.holds(second)
+
+        listed.remove("python", "sci")
+        wait_until(lambda: pool.count_idle(second) == 0, PREPARE_SECONDS, "the spares are gone")
+        assert execute(runner, "python3", "-c", "pass").start == "warm"
 
 
 def test_spares_go_when_the_host_is_short_of_memory(

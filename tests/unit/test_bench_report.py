@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from sandbench.figures import Figures
 from sandbench.goals import judge
-from sandbench.programs import DATA
+from sandbench.programs import DATA, PRINT, PYTHON
 from sandbench.publish import DOCUMENTS, MARKED, ROOT, fill
 from sandbench.scale import Capacity
 from sandbench.stats import median_ratio, percentile, spread, summarize
@@ -30,7 +30,7 @@ TRUE, BARE, COLD, WARM = "/bin/true", "bare runsc", "whole queue, cold", "whole 
 
 
 def new_figures(**parts: Any) -> Figures:
-    return Figures.model_validate({"machine": MACHINE, "is_quick": False, **parts})
+    return Figures.model_validate({"machine": MACHINE, "is_quick": False} | parts)
 
 
 def new_growth(kind: str, number: int, cpu: float) -> dict[str, Any]:
@@ -109,9 +109,11 @@ def test_the_warm_way_is_judged_where_there_is_one() -> None:
 def test_throughput_is_judged_where_every_core_is_busy() -> None:
     idle = {"program": TRUE, "at_once": 1, "per_second": {BARE: [10.0], COLD: [1.0]}}
     busy = {"program": TRUE, "at_once": 4, "per_second": {BARE: [20.0], COLD: [26.0]}}
-    (goal,) = judge(new_figures(throughput=[idle, busy]))
-    assert goal.score == pytest.approx(1.0)
-    assert "4 at once" in goal.what
+    for runsc, least in (("1", 1.35), ("release-20260905.0", 1.35), ("0.0~20240729.0", 1.4)):
+        machine = {"machine": {**MACHINE, "runsc": runsc}}
+        (goal,) = judge(new_figures(throughput=[idle, busy], **machine))
+        assert goal.score == pytest.approx(1.3 / least)
+        assert "4 at once" in goal.what
 
 
 def test_recovery_is_judged_by_the_longest() -> None:
@@ -228,10 +230,35 @@ def test_prepared_starts_are_judged_beside_warm_ones() -> None:
 
     figures = new_figures(prepared=[new(DATA.name, prepared=26.0), new(DATA.name, prepared=65.0), new(TRUE)])
     goals = judge(figures)
-    assert [goal.is_met for goal in goals] == [True, True, True, False, False, True, False]
+    assert [goal.is_met for goal in goals] == [True, True, True, False, False, True, False, False]
     assert goals[1].found == "25.0x"
     assert goals[3].reason.startswith("100% of the single jobs")
     assert "whole queue, prepared | 26.0 | 26.9x | 38.5 |" in render_blocks(figures)["prepared"]
+
+
+@pytest.mark.parametrize(("release", "least"), [("0.0~20240729.0", 1.4), ("release-20260905.0", 1.35)])
+def test_each_release_has_the_bounds_of_its_own(release: str, least: float) -> None:
+    def new(program: str, outside_ms: float | None = None, **rates: float) -> dict[str, Any]:
+        ways = {{"bare": BARE, "warm": WARM, "prepared": PREPARED}[name]: rate for name, rate in rates.items()}
+        fields = {"release": release, "program": program, "at_once": 4, "outside_ms": outside_ms}
+        rounds = {way: [10.0, 10.0] for way in ways}
+        return {**fields, "ms": rounds, "per_second": {way: [rate, rate] for way, rate in ways.items()}}
+
+    rows = [
+        new(TRUE, 2.0, bare=10.0, warm=10.0 * least),
+        new(PRINT.name, bare=10.0, warm=20.0, prepared=10.0),
+        new(PYTHON.name, bare=10.0, warm=20.0, prepared=18.0),
+    ]
+    found = {goal.what: goal for goal in judge(new_figures(prepared=rows))}
+    assert all(f"(runsc {release})" in what for what in found)
+    judged: list[tuple[str, Any]] = [(what.split(f" (runsc {release})")[0], goal.score) for what, goal in found.items()]
+    assert judged == [
+        ("`/bin/true`, warm, submit to outcome, idle, p50", pytest.approx(1.4)),
+        ("`/bin/true`, jobs/s, 4 at once, against bare runsc", pytest.approx(1.0)),
+        ("fleet's CPU a job, 4 at once: worker, Redis and producer, runsc aside", pytest.approx(1.25)),
+        ("`python3 -c 'print(1)'`, prepared, submit to outcome, idle, p50", pytest.approx(2.0)),
+        ("`python3 -c pass`, jobs/s, 4 at once, prepared against warm", pytest.approx(0.9)),
+    ]
 
 
 def test_the_slowest_question_to_the_history_is_told_and_judged() -> None:

@@ -77,10 +77,15 @@ def test_commands_that_do_not_fit(argv: tuple[str, ...]) -> None:
         ({"envp": ENV[:-1]}, Miss.ENVIRONMENT),
         ({"envp": (*ENV[:-1], "LANG=C")}, Miss.ENVIRONMENT),
         ({"envp": (*ENV, "BIG=" + "x" * MAX_REQUEST_BYTES)}, Miss.COMMAND),
+        ({"argv": ("python3", "-c", "pass", *["\N{CJK UNIFIED IDEOGRAPH-6F22}" * 10_000] * 6)}, None),
+        ({"argv": ("python3", "-c", "pass", *["\N{CJK UNIFIED IDEOGRAPH-6F22}" * 20_000] * 6)}, Miss.COMMAND),
+        ({"argv": ("python3", "-c", "pass", *[""] * MAX_REQUEST_BYTES)}, Miss.COMMAND),
+        ({"argv": ("python3", "-c", "\udce4")}, None),
     ],
 )
 def test_all_else_must_be_as_it_was_prepared(fields: dict[str, Any], miss: Miss | None) -> None:
-    assert find_misfit(job(**fields), INTERPRETER) is miss
+    argv = fields.pop("argv", ())
+    assert find_misfit(job(*argv, **fields), INTERPRETER) is miss
 
 
 @pytest.mark.parametrize(
@@ -101,6 +106,31 @@ def test_a_job_that_may_find_another_program_starts_without(
     interpreter = replace(INTERPRETER, candidates=candidates, writable_paths=[HOME])
     given = {"writable_paths": [HOME], "candidates": candidates, **fields}
     assert find_misfit(job(**given), interpreter) is miss
+
+
+@pytest.mark.parametrize(
+    ("env", "file", "miss"),
+    [
+        (ENV, "/tmp/.local/lib/python3.11/site-packages/x.py", Miss.FILES),
+        (ENV, "/tmp/.local/lib/python3.11/site-packages/x.pth", Miss.FILES),
+        (ENV, "/tmp/.locally/x.py", None),
+        (ENV, "/work/sitecustomize.py", None),
+        ((*ENV, "HOME=/home/u"), "/tmp/.local/x", Miss.FILES),  # of two the first counts
+        ((*ENV, "PYTHONUSERBASE=/work/base"), "/work/base/lib/python3.11/site-packages/x.py", Miss.FILES),
+        ((*ENV, "PYTHONUSERBASE=/work/base"), "/tmp/.local/lib/python3.11/site-packages/x.py", None),
+        ((*ENV, "PYTHONPATH=/opt:/work/"), "/work/sitecustomize.py", Miss.FILES),
+        ((*ENV, "PYTHONPATH=/opt:/work"), "/work/usercustomize/__init__.py", Miss.FILES),
+        ((*ENV, "PYTHONPATH=/opt:/work"), "/work/sitecustomize.cpython-311-x86_64-linux-gnu.so", Miss.FILES),
+        ((*ENV, "PYTHONPATH=/opt:/work"), "/work/sub/sitecustomize.py", None),
+        ((*ENV, "PYTHONPATH=/opt:/work"), "/work/mine.py", None),
+        ((*ENV, "PYTHONPATH=/work/lib.zip"), "/work/lib.zip", Miss.FILES),
+        ((*ENV, "PYTHONPATH="), "/work/sitecustomize.py", None),
+    ],
+)
+def test_files_that_site_reads_at_the_start_do_not_fit(env: tuple[str, ...], file: str, miss: Miss | None) -> None:
+    interpreter = replace(INTERPRETER, envp=env)
+    assert find_misfit(job(envp=env), interpreter, ["/work/other.txt", file]) is miss
+    assert find_misfit(job(envp=env), interpreter) is None
 
 
 @pytest.mark.parametrize(

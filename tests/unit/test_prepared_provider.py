@@ -21,6 +21,7 @@ from sandfleet_worker.sandbox.memory_budget import MemoryBudget
 from sandfleet_worker.sandbox.prepared.use import Miss, PreparedUse
 from sandfleet_worker.sandbox.prepared_starts import PreparedStarts
 from sandfleet_worker.sandbox.process.cancellation import Cancellation
+from sandfleet_worker.sandbox.process.deadlines import Deadline, new_kill
 from sandfleet_worker.sandbox.process.facts import Facts, Kill
 from sandfleet_worker.sandbox.process.init_reports import (
     ChdirFailed,
@@ -95,7 +96,9 @@ class Starts(PreparedStarts):
 
 
 def new_provider(folder: Path, *enforceable: str) -> SandboxProvider:
-    config = HostSettings.model_validate({"images": {"root": folder}, "warm": {"size": 0}})
+    config = HostSettings.model_validate(
+        {"images": {"root": folder}, "warm": {"size": 0}, "prepared": {"imports": ("python:sci=numpy",)}}
+    )
     tree: Any = SimpleNamespace(enforceable=frozenset(enforceable))
     limit, memory = BootLimit(1), MemoryBudget(0, 0, 0, "")
     return SandboxProvider(config, tree, folder, limit, memory=memory, starts=Starts(config), on_failure=print)
@@ -112,7 +115,13 @@ def run(provider: SandboxProvider, hooks: Hooks, first: FakeSandbox, second: Fak
     """Run a job for which the pool has `first`, and `second` boots."""
     spares: dict[bool, Any] = {True: first}
     pool: Any = provider.pool
-    pool.take = lambda plan, **_: spares.pop(plan.interpreter is not None, None)
+    pool.asked = []
+
+    def take(plan: Any, *, is_asked_for: bool = True) -> Any:
+        pool.asked += [plan] if is_asked_for else []
+        return spares.pop(plan.interpreter is not None, None)
+
+    pool.take = take
     pool.take_unbooted = lambda: second
     job: Any = SimpleNamespace(init=None, transfer=SimpleNamespace(files=files))
     limits: Any = FakeLimits()
@@ -178,7 +187,7 @@ def test_a_job_that_starts_nowhere_holds_no_preparation(
     ("facts", "why"),
     [
         ({}, "it died before it was the job"),
-        ({"counts": Counts(oom_kills=1), "memory_bytes": 64 * MIB}, "it ran out of 64 MiB of memory"),
+        ({"counts": Counts(oom_kills=1, own_ooms=1), "memory_bytes": 64 * MIB}, "it ran out of 64 MiB of memory"),
         ({"end": MountFailed(12, 1)}, "init could not hand the job over: MountFailed"),
         ({"end": PreparationFailed("exited 5")}, "exited 5"),
         ({"kill": Kill(ErrorCode.SANDBOX_CREATION_FAILED, "did not start within 10 s")}, "did not start within 10 s"),
@@ -193,6 +202,24 @@ def test_a_lost_interpreter_is_logged_with_the_reason_and_held(
     lost = [record.getMessage() for record in caplog.records if record.__dict__["action"] == "prepared_spare_lost"]
     assert len(lost) == 3
     assert why in lost[0]
+
+
+@pytest.mark.parametrize(
+    ("facts", "why"),
+    [
+        ({"counts": Counts(oom_kills=1), "memory_bytes": 64 * MIB}, "the host, or a cgroup above the sandbox's"),
+        ({"kill": new_kill(Deadline.FILES, "systrap", 30.0, None)}, "the job's files were not in the sandbox"),
+    ],
+    ids=["memory", "files"],
+)
+def test_what_the_host_or_the_store_has_done_holds_no_preparation(
+    provider: SandboxProvider, caplog: pytest.LogCaptureFixture, facts: dict[str, Any], why: str
+) -> None:
+    for _ in range(4):
+        assert run(provider, Hooks(), FakeSandbox(new_measured(**facts)), FakeSandbox(STARTED)) is STARTED
+    assert not provider.starts.quarantine.holds(PLAN)
+    assert provider.starts.read().misses == {Miss.LOST: 4}
+    assert why in caplog.text
 
 
 def test_a_spare_that_cannot_be_limited_for_the_job_is_lost(provider: SandboxProvider) -> None:
@@ -215,13 +242,21 @@ def test_a_job_that_is_cancelled_before_its_start_has_not_started_prepared(provi
 
 
 def test_the_files_of_a_job_count_beside_what_is_prepared(provider: SandboxProvider) -> None:
-    provider._memory.note(PLAN, 64 * MIB)
+    provider._memory.note(PLAN, 64 * MIB, 64 * MIB)
     files = [SimpleNamespace(size=160 * MIB)]
     run(provider, Hooks(), FakeSandbox(STARTED), FakeSandbox(STARTED), files[:1])
     assert provider.starts.read().starts == 1
     files.append(SimpleNamespace(size=1))
     run(provider, Hooks(), FakeSandbox(STARTED), FakeSandbox(STARTED), files)
     assert provider.starts.read().misses == {Miss.MEMORY: 1}
+
+
+def test_a_job_too_small_for_what_is_prepared_asks_for_plain_spares(provider: Any) -> None:
+    run(provider, Hooks(), FakeSandbox(STARTED), FakeSandbox(STARTED))
+    assert provider.pool.asked == [PLAN]
+    provider._memory.note(PLAN, 240 * MIB, 240 * MIB)
+    run(provider, Hooks(), FakeSandbox(STARTED), FakeSandbox(STARTED))
+    assert [plan.interpreter for plan in provider.pool.asked] == [None]
 
 
 @pytest.mark.parametrize("enforceable", [("cpu", "pids"), ("memory", "pids"), ()])

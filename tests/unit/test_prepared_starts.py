@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import signal
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-from prepared_plan import PLAN
+import pytest
+from prepared_plan import INTERPRETER, PLAN
 from sandfleet_config.settings import HostSettings
 from sandfleet_config.spec import SandboxSpec
 from sandfleet_worker.sandbox.image.accounts import User
 from sandfleet_worker.sandbox.image.image import Image
 from sandfleet_worker.sandbox.image.users import resolve_user
 from sandfleet_worker.sandbox.policy import admit
+from sandfleet_worker.sandbox.prepared.preparation import BARE
 from sandfleet_worker.sandbox.prepared.registry import Registered
 from sandfleet_worker.sandbox.prepared.use import Miss
 from sandfleet_worker.sandbox.prepared_starts import PreparedStarts
+from sandfleet_worker.sandbox.process.init_reports import Signaled
 from sandfleet_worker.sandbox.process.packed_job import NO_TRANSFER, pack_spec
 from sandfleet_worker.sandbox.process.runsc import RunscBinary
 
@@ -50,7 +55,7 @@ def choose(
     limits = admit(spec, config)
     job = pack_spec(limits, image, resolve_user(image, spec.security.user), NO_TRANSFER)
     plain = replace(PLAN, binary=RunscBinary(str(runsc), "1"), interpreter=None)
-    found = starts.choose(plain, image, limits, job.init)
+    found = starts.choose(plain, image, limits, job)
     return found is not None, dict(starts.read().misses)
 
 
@@ -70,6 +75,63 @@ def test_an_image_whose_home_is_no_plain_path_serves_jobs_with_a_writable_root(t
 
 def test_a_job_whose_runsc_is_just_replaced_starts_without(tmp_path: Path) -> None:
     assert choose(tmp_path, new_image(), is_runsc_here=False) == (False, {Miss.NO_SPARE: 1})
+
+
+def test_to_prepare_it_again_ends_its_quarantine(tmp_path: Path) -> None:
+    (tmp_path / "runsc").touch()
+    config = HostSettings.model_validate({"images": {"root": tmp_path}, "prepared": {"failures": 1}})
+    starts, image = PreparedStarts(config), new_image()
+    entry = Registered(image="python", name="sci", modules=("json",))
+    spec = SandboxSpec.model_validate({"image": "python", "command": ["python3", "-c", "pass"], "prepared": "sci"})
+    limits = admit(spec, config)
+    job = pack_spec(limits, image, resolve_user(image, ""), NO_TRANSFER)
+    plain = replace(PLAN, binary=RunscBinary(str(tmp_path / "runsc"), "1"), interpreter=None)
+
+    starts.preparations.add(entry)
+    first = starts.choose(plain, image, limits, job)
+    assert first is not None
+    assert starts.is_listed(first)
+    starts.quarantine.note_failure(first, "no numpy")
+    assert starts.choose(plain, image, limits, job) is None
+    assert starts.read().quarantined == {"python:sci": "no numpy"}
+
+    starts.preparations.add(entry)
+    second = starts.choose(plain, image, limits, job)
+    assert second is not None
+    assert (starts.is_listed(first), starts.is_listed(second)) == (False, True)
+    assert starts.read().quarantined == {}, "nobody lists the one that failed"
+    starts.preparations.remove("python", "sci")
+    assert not starts.is_listed(second)
+
+
+def test_what_no_operator_lists_is_kept_as_the_settings_say(tmp_path: Path) -> None:
+    bare = replace(PLAN, interpreter=replace(INTERPRETER, preparation=BARE, name="python:python"))
+    for start, is_listed in (("named", False), ("python", True)):
+        config = HostSettings.model_validate({"images": {"root": tmp_path}, "prepared": {"start": start}})
+        starts = PreparedStarts(config)
+        assert starts.is_listed(bare) is is_listed
+        assert starts.is_listed(replace(PLAN, interpreter=None))
+        assert not starts.is_listed(PLAN)
+
+
+@pytest.mark.parametrize(
+    ("number", "seconds", "counted"),
+    [
+        *((number, 0.01, {"has_crashed": True, "has_aborted": False}) for number in ("SEGV", "ILL", "BUS", "FPE")),
+        ("ABRT", 0.01, {"has_crashed": False, "has_aborted": True}),
+        ("KILL", 0.01, {"has_crashed": False, "has_aborted": False}),
+        ("SEGV", 0.06, {"has_crashed": False, "has_aborted": False}),
+    ],
+)
+def test_crashes_right_after_the_start_are_counted(
+    tmp_path: Path, number: str, seconds: float, counted: dict[str, bool]
+) -> None:
+    starts: Any = PreparedStarts(HostSettings.model_validate({"images": {"root": tmp_path}}))
+    told: list[dict[str, bool]] = []
+    starts.quarantine = SimpleNamespace(note_job=lambda _, **given: told.append(given))
+    end = Signaled(signal.Signals[f"SIG{number}"], disk_full=False)
+    starts.note_end(PLAN, SimpleNamespace(facts=SimpleNamespace(end=end), run_seconds=seconds))
+    assert told == [counted]
 
 
 def test_spares_from_the_start_are_found_for_a_name_with_a_digest(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from prepared_plan import INTERPRETER
+from sandfleet_worker.sandbox.process.init_reports import PreparationFailed
 from sandfleet_worker.sandbox.process.prepared_state import PreparedState, explain_failure
 
 
@@ -19,8 +20,18 @@ from sandfleet_worker.sandbox.process.prepared_state import PreparedState, expla
     ],
 )
 def test_a_preparation_without_enough_memory_names_what_limits_it(limit_mib: int, advice: str, *, is_up: bool) -> None:
-    cgroup: Any = SimpleNamespace(counters=SimpleNamespace(has_oom_kill=True))
+    cgroup: Any = SimpleNamespace(counters=SimpleNamespace(has_oom_kill=True, count_own_ooms=lambda: 1))
     supervision: Any = SimpleNamespace(kill=None, end=None)
     prepared = PreparedState(INTERPRETER, cgroup, supervision)
     prepared.memory_bytes, prepared.is_up = limit_mib << 20, is_up
     assert advice in explain_failure(supervision, prepared)
+
+
+@pytest.mark.parametrize("is_up", [False, True])
+def test_memory_of_a_parent_cgroup_or_of_the_host_is_not_the_preparations(*, is_up: bool) -> None:
+    cgroup: Any = SimpleNamespace(counters=SimpleNamespace(has_oom_kill=True, count_own_ooms=lambda: 0))
+    supervision: Any = SimpleNamespace(kill=None, end=PreparationFailed("the interpreter was ended by signal 9"))
+    prepared = PreparedState(INTERPRETER, cgroup, supervision)
+    prepared.is_up = is_up
+    assert prepared.is_host_out_of_memory
+    assert explain_failure(supervision, prepared) == "the host, or a cgroup above the sandbox's, ran out of memory"

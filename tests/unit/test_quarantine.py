@@ -6,7 +6,10 @@ from dataclasses import replace
 
 from prepared_plan import INTERPRETER, PLAN
 from sandfleet_config.prepared_settings import PreparedSettings
+from sandfleet_worker.sandbox.prepared.preparation import BARE
 from sandfleet_worker.sandbox.warm.quarantine import UNFIT_SECONDS, Quarantine
+
+BARE_PLAN = replace(PLAN, interpreter=replace(INTERPRETER, preparation=BARE))
 
 
 class Clock:
@@ -52,11 +55,28 @@ def test_after_its_time_one_failure_is_enough() -> None:
 
 def test_an_image_without_a_fitting_python_is_remembered_and_no_fault() -> None:
     quarantine, clock = new_quarantine()
-    assert quarantine.note_failure(PLAN, "unfit: Python 3.8", is_unfit=True)
-    assert quarantine.is_unfit(PLAN)
+    assert quarantine.note_failure(BARE_PLAN, "unfit: Python 3.8", is_unfit=True)
+    assert quarantine.is_unfit(BARE_PLAN)
     assert quarantine.list_held() == {}
-    clock.now += UNFIT_SECONDS + 1
+    clock.now += UNFIT_SECONDS - 1
+    assert quarantine.holds(BARE_PLAN)
+    clock.now += 2
+    assert not quarantine.holds(BARE_PLAN)
+
+
+def test_a_preparation_of_the_operator_is_told_whatever_reason_its_image_gives() -> None:
+    quarantine, clock = new_quarantine()
+    assert quarantine.note_failure(PLAN, "unfit: says the image", is_unfit=True)
+    assert not quarantine.is_unfit(PLAN)
+    assert quarantine.list_held() == {"python:sci": "unfit: says the image"}
+    clock.now += 61
     assert not quarantine.holds(PLAN)
+
+
+def test_what_nobody_lists_any_more_is_not_told() -> None:
+    quarantine, _ = new_quarantine()
+    assert quarantine.note_failure(PLAN, "x", is_unfit=True)
+    assert quarantine.list_held(lambda plan: plan is not PLAN) == {}
 
 
 def test_more_than_one_crash_in_a_hundred() -> None:
@@ -70,6 +90,22 @@ def test_more_than_one_crash_in_a_hundred() -> None:
 def test_two_crashes_are_chance() -> None:
     quarantine, _ = new_quarantine()
     assert [quarantine.note_job(PLAN, has_crashed=True) for _ in range(3)] == [False, False, True]
+
+
+def test_jobs_that_abort_by_themselves_among_others_hold_nothing() -> None:
+    """Programs may call abort(3); a preparation that breaks a library lets nearly all jobs do so."""
+    quarantine, _ = new_quarantine()
+    for _ in range(50):
+        for _ in range(2):
+            assert not quarantine.note_job(PLAN)
+        assert not quarantine.note_job(PLAN, has_aborted=True)
+    assert [quarantine.note_job(PLAN, has_aborted=True) for _ in range(51)] == [False] * 50 + [True]
+    assert "101 of 201 jobs crashed right after their start" in quarantine.list_held()["python:sci"]
+
+
+def test_three_aborts_and_nothing_else_are_the_preparations() -> None:
+    quarantine, _ = new_quarantine()
+    assert [quarantine.note_job(PLAN, has_aborted=True) for _ in range(3)] == [False, False, True]
 
 
 def test_another_image_or_runsc_has_a_fresh_chance() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, BinaryIO
 
 import pytest
@@ -123,6 +124,25 @@ def test_a_program_that_starts_at_the_last_moment_is_not_killed(sandbox: Sandbox
     spec = SandboxSpec.model_validate({"image": "python"})
     supervision.run(new_job(), admit(spec, HostSettings()), Cancellation(), None)
     assert (supervision.end, supervision.kill) == (Exited(0, disk_full=False), None)
+
+
+def test_an_interpreter_that_is_prepared_at_the_last_moment_is_not_killed(sandbox: Sandbox) -> None:
+    supervision = sandbox.supervision
+    supervision.begin_boot("systrap", 30.0, replace(INTERPRETER, seconds=0.01))
+    os.write(sandbox.status, b"R\n")
+    supervision.poll()
+    wait = supervision._poller.wait
+
+    def wait_late(timeout_seconds: float | None) -> bool:
+        time.sleep(0.05)  # the thread sleeps past the deadline, and sees the report after it
+        os.write(sandbox.status, b"Q\n")
+        supervision._poller.wait = wait  # type: ignore[method-assign]
+        return False
+
+    supervision._poller.wait = wait_late  # type: ignore[method-assign]
+    supervision.poll()
+    assert supervision.clock.prepared is not None
+    assert supervision.kill is None
 
 
 def test_a_job_that_is_cancelled_while_its_files_are_written_leaves_no_descriptor(

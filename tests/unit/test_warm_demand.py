@@ -45,6 +45,15 @@ def test_newer_jobs_count_more() -> None:
     assert demand.targets() == {"new": 3, "old": 1}
 
 
+def test_a_pin_keeps_what_jobs_have_asked_for() -> None:
+    demand: Any = Demand(4, 300, Clock())
+    for _ in range(3):
+        demand.note("a")
+    demand.note("b")
+    demand.pin("a")
+    assert demand.targets() == {"a": 3, "b": 1}
+
+
 def test_unused_plans_are_forgotten_unless_they_are_pinned() -> None:
     clock = Clock()
     demand: Any = Demand(4, 300, clock)

@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from sandfleet_config.codes import ErrorCode
-from sandfleet_config.errors import ImageInvalid, SandboxCreationFailed
+from sandfleet_config.errors import HostResources, ImageInvalid, SandboxCreationFailed
 from sandfleet_config.spec import SandboxSpec
 from sandfleet_config.terminal import safe_text
 from sandfleet_config.units import format_bytes
@@ -90,6 +90,8 @@ class PreparationTrial:
         if sandbox.is_warm:
             return
         why = sandbox.read_boot_failure()
+        if sandbox.prepared is not None and sandbox.prepared.is_host_out_of_memory:
+            raise HostResources.of(f"the preparation could not be tried: {why}")
         if sandbox.supervision.clock.ready is None:
             raise SandboxCreationFailed.of(f"the sandbox of the preparation did not boot: {why}")
         raise _refuse(plan, why)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import posixpath
 import re
 from typing import TYPE_CHECKING, Final
 
 from sandfleet_worker.sandbox.prepared.use import Miss
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from sandfleet_worker.sandbox.process.init_job import InitJob
 
@@ -35,6 +37,7 @@ _NAMES_OF_THE_START: Final = frozenset(
     {"LANG", "LANGUAGE", "LOCPATH", "GCONV_PATH", "NLSPATH", "TZ", "TZDIR", "PATH", "HOME", "VIRTUAL_ENV"}
 )
 """Variables that an interpreter or its libraries read when they start."""
+_MODULES_OF_THE_START: Final = frozenset({"sitecustomize", "usercustomize"})
 
 
 def is_interpreter(program: str) -> bool:
@@ -42,11 +45,11 @@ def is_interpreter(program: str) -> bool:
     return _INTERPRETER.fullmatch(program) is not None
 
 
-def find_misfit(job: InitJob, interpreter: InitJob) -> Miss | None:
-    """Return why `job` cannot be given to `interpreter`, None if it can."""
+def find_misfit(job: InitJob, interpreter: InitJob, files: Iterable[str] = ()) -> Miss | None:
+    """Return why `job`, to which `files` come, cannot be given to `interpreter`; None if it can."""
     if not fits_command(job.argv) or _may_find_another(job, interpreter):
         return Miss.COMMAND
-    if sum(map(len, (*job.argv, *job.envp))) > MAX_REQUEST_BYTES:
+    if sum(len(os.fsencode(text)) + 1 for text in (*job.argv, *job.envp)) > MAX_REQUEST_BYTES:
         return Miss.COMMAND
     if job.is_root_writable:
         return Miss.ROOTFS
@@ -54,7 +57,27 @@ def find_misfit(job: InitJob, interpreter: InitJob) -> Miss | None:
         return Miss.USER
     if _read_at_start(job.envp) != _read_at_start(interpreter.envp):
         return Miss.ENVIRONMENT
+    if any(map(_find_reads_of_site(interpreter.envp), files)):
+        return Miss.FILES
     return None
+
+
+def _find_reads_of_site(envp: Iterable[str]) -> Callable[[str], bool]:
+    """Return whether CPython's `site` reads a file when an interpreter starts: the job's come later.
+
+    It adds the user's own packages to sys.path if their folder is there, and imports two modules.
+    """
+    env = _read_at_start(envp)
+    own = posixpath.normpath(env.get("PYTHONUSERBASE") or posixpath.join(env.get("HOME", "/"), ".local"))
+    folders = {posixpath.normpath(path) for path in env.get("PYTHONPATH", "").split(":") if path}
+
+    def reads(file: str) -> bool:
+        if file.startswith(f"{own}/") or file in folders:  # a zip file can stand in PYTHONPATH
+            return True
+        below = [file.removeprefix(f"{folder}/") for folder in folders if file.startswith(f"{folder}/")]
+        return any(re.split("[./]", name, maxsplit=1)[0] in _MODULES_OF_THE_START for name in below)
+
+    return reads
 
 
 def _may_find_another(job: InitJob, interpreter: InitJob) -> bool:

@@ -37,12 +37,14 @@ if TYPE_CHECKING:
     from sandfleet_worker.sandbox.prepared.preparation import Preparation
     from sandfleet_worker.sandbox.prepared.use import PreparedUse
     from sandfleet_worker.sandbox.process.measurement import Measurement
+    from sandfleet_worker.sandbox.process.packed_job import PackedJob, Transfer
     from sandfleet_worker.sandbox.process.plan import Plan
 
 log = logging.getLogger(__name__)
 
 EARLY_SECONDS: Final = 0.05
-CRASHES: Final = frozenset({signal.SIGSEGV, signal.SIGILL})
+CRASHES: Final = frozenset({signal.SIGSEGV, signal.SIGILL, signal.SIGBUS, signal.SIGFPE})
+"""What the processor does to a program that is broken. SIGABRT counts less: programs send it to themselves."""
 DISK_BYTES: Final = 1 << 20
 """Space on /tmp and the like during a preparation; nothing may be left there at its end."""
 MAX_KNOWN: Final = 256
@@ -78,10 +80,11 @@ class PreparedStarts:
 
     def read(self) -> PreparedUse:
         """Return how often jobs could start in a prepared spare, and why not."""
-        return self.counts.read(self.quarantine.list_held())
+        return self.counts.read(self.quarantine.list_held(self.is_listed))
 
-    def choose(self, plan: Plan, image: Image, limits: Admitted, job: InitJob | None) -> Plan | None:
+    def choose(self, plan: Plan, image: Image, limits: Admitted, packed: PackedJob) -> Plan | None:
         """Return the plan of the prepared spares that this job fits; None: it starts without one."""
+        job = packed.init
         wanted = limits.spec.prepared
         preparation = self.preparations.find(image.name, image.digest, wanted)
         if preparation is None or job is None:
@@ -93,7 +96,7 @@ class PreparedStarts:
                 self.counts.note_miss(Miss.COMMAND)
             return None
         prepared = self._try_plan(plan, image, preparation, job.argv[0])
-        miss = prepared if isinstance(prepared, Miss) else self._find_miss(prepared, job)
+        miss = prepared if isinstance(prepared, Miss) else self._find_miss(prepared, job, packed.transfer)
         if miss is not None:
             self.counts.note_miss(miss)
         return None if miss is not None or isinstance(prepared, Miss) else prepared
@@ -109,11 +112,12 @@ class PreparedStarts:
         except FileNotFoundError:  # runsc is just replaced, or gone: then the job's own start says so
             return Miss.NO_SPARE
 
-    def _find_miss(self, plan: Plan, job: InitJob) -> Miss | None:
+    def _find_miss(self, plan: Plan, job: InitJob, transfer: Transfer) -> Miss | None:
         assert plan.interpreter is not None
         if plan.interpreter.job.uid == 0:
             return Miss.USER
-        if (misfit := find_misfit(job, plan.interpreter.job)) is not None:
+        files = (file.absolute for file in transfer.files)
+        if (misfit := find_misfit(job, plan.interpreter.job, files)) is not None:
             return misfit
         if self.quarantine.holds(plan):
             return Miss.INTERPRETER if self.quarantine.is_unfit(plan) else Miss.QUARANTINE
@@ -139,33 +143,43 @@ class PreparedStarts:
         """Return the plans of the prepared spares of `image`, for jobs that call `python3`.
 
         Raises:
-            SandboxError: the list of preparations cannot be used; as `find_interpreter`.
+            SandboxError: as `find_interpreter`.
             OSError: runsc is gone.
         """
         start = self._config.prepared.start
         if start == "off":
             return []
-        names = image.name.partition("@")[0], image.digest
-        found = [entry.preparation for entry in self.preparations.list_all() if entry.image in names]
+        found = self.preparations.list_of(image.name, image.digest)
         if start == "python":
             found.append(BARE)
         return [plan.prepared(self.find_interpreter(plan, image, one, USUAL_PROGRAM)) for one in found]
 
-    def note_lost(self, plan: Plan, why: str) -> bool:
-        """Count an interpreter that did not become its job; return whether its plan is held now."""
+    def is_listed(self, plan: Plan) -> bool:
+        """Whether spares of `plan` are still to be kept: nobody has changed or removed its preparation."""
+        interpreter = plan.interpreter
+        if interpreter is None:
+            return True
+        if interpreter.preparation == BARE:
+            return self._config.prepared.start == "python"
+        image, digest = interpreter.name.rpartition(":")[0], plan.digest
+        return self.preparations.find(image, digest, interpreter.preparation.name) == interpreter.preparation
+
+    def note_lost(self, plan: Plan, why: str, *, is_counted: bool = True) -> bool:
+        """Log an interpreter that did not become its job; return whether its plan is held now.
+
+        It counts as a failure unless `is_counted` is False.
+        """
         name = plan.interpreter.name if plan.interpreter else ""
         text = "a spare of the preparation %s was lost before its job started, which gets another sandbox: %s"
         log.warning(text, name, why, extra={"action": "prepared_spare_lost"})
-        return self.quarantine.note_failure(plan, why)
+        return is_counted and self.quarantine.note_failure(plan, why)
 
     def note_end(self, plan: Plan, measured: Measurement) -> bool:
         """Count a job of a prepared spare; return whether its plan is held now."""
         self.counts.note_start()
         end = measured.facts.end
-        has_crashed = (
-            isinstance(end, Signaled) and end.signal in CRASHES and (measured.run_seconds or 0.0) < EARLY_SECONDS
-        )
-        return self.quarantine.note_job(plan, has_crashed=has_crashed)
+        early = end.signal if isinstance(end, Signaled) and (measured.run_seconds or 0.0) < EARLY_SECONDS else 0
+        return self.quarantine.note_job(plan, has_crashed=early in CRASHES, has_aborted=early == signal.SIGABRT)
 
 
 def new_interpreter(
@@ -205,7 +219,7 @@ def _new_job(config: HostSettings, image: Image, preparation: Preparation, progr
     processes = config.policy.pids_limit - 1
     return InitJob(
         candidates=exec_candidates(program, env["PATH"]),
-        argv=[program, "-c", source(), *numbers, ",".join(preparation.modules)],
+        argv=[program, "-c", source(), *numbers, ",".join(preparation.modules), *modes],
         envp=[f"{key}={value}" for key, value in env.items()],
         uid=user.uid,
         gid=user.gid,

@@ -12,7 +12,8 @@ from sandfleet_config.errors import HostResources
 from sandfleet_worker.sandbox.cgroup.cgroup import SandboxCgroup
 from sandfleet_worker.sandbox.prepared.use import Miss
 from sandfleet_worker.sandbox.prepared_fit import MARGIN_BYTES
-from sandfleet_worker.sandbox.prepared_loss import explain_lost, may_be_of_job
+from sandfleet_worker.sandbox.prepared_loss import Blame, explain_lost, find_blame
+from sandfleet_worker.sandbox.prepared_pins import PreparedPins
 from sandfleet_worker.sandbox.process.prepared_state import BOUNDS, UNBOUNDED
 from sandfleet_worker.sandbox.process.remover import Remover
 from sandfleet_worker.sandbox.process.runsc import SandboxPaths
@@ -98,7 +99,8 @@ class SandboxProvider:
         self._bounds_preparations = tree.enforceable >= BOUNDS
         """Without these, no spare is prepared: each try would fail, and hold up the other spares."""
         self._memory = SpareMemory(memory.prepared_bytes, config.prepared.budget_bytes)
-        prepared = PreparedSpares(self._memory, self.starts.quarantine)
+        self._pins = PreparedPins(self.starts)
+        prepared = PreparedSpares(self._memory, self.starts.quarantine, self._pins, boot_limit.limit)
         warm = config.warm.model_copy(update={"size": memory.spares})
         self.pool = WarmPool(warm, self._open, boot_limit, self.remover, on_failure, prepared=prepared)
 
@@ -106,14 +108,16 @@ class SandboxProvider:
         """Keep spares of `plan`, and of the image's preparations, whether or not jobs ask for them.
 
         Raises:
-            SandboxError: the list of preparations cannot be used, or the image cannot be prepared.
+            SandboxError: the image cannot be prepared.
             OSError: runsc is gone.
         """
         self.pool.pin(plan)
         prepared = self.starts.list_plans(plan, image)
-        if prepared and not self._bounds_preparations:
-            log.warning("nothing is prepared: %s", UNBOUNDED, extra={"action": "preparations_unbounded"})
+        if not self._bounds_preparations:
+            if prepared:
+                log.warning("nothing is prepared: %s", UNBOUNDED, extra={"action": "preparations_unbounded"})
             return
+        self._pins.add(plan, image)
         for one in prepared:
             self.pool.pin(one)
 
@@ -138,24 +142,31 @@ class SandboxProvider:
         Raises:
             SandboxError: as `boot`.
         """
-        prepared = self.starts.choose(plan, image, request.limits, request.job.init)
-        if prepared is not None and not self._bounds_preparations:
-            self.starts.counts.note_miss(Miss.HOST)
-            prepared = None
+        prepared = self._choose(request, plan, image)
         measured = None if prepared is None else self._run_prepared(request, prepared)
         if measured is not None and not measured.is_lost:
             return measured
         ended = request.run_in(self._take(request, plan, is_asked_for=prepared is None))
-        if prepared is not None and measured is not None and may_be_of_job(measured) and ended.facts.is_started:
-            self._note_lost(prepared, explain_lost(measured.facts))
+        if prepared is not None and measured is not None and ended.facts.is_started:
+            self._note_lost(prepared, measured.facts, Blame.UNCLEAR)
         return ended
+
+    def _choose(self, request: SandboxRequest, plan: Plan, image: Image) -> Plan | None:
+        """Return the plan of the prepared spares for the job; None: it asks for plain ones."""
+        prepared = self.starts.choose(plan, image, request.limits, request.job)
+        if prepared is None:
+            return None
+        if not self._bounds_preparations:
+            self.starts.counts.note_miss(Miss.HOST)
+            return None
+        files = sum(file.size for file in request.job.transfer.files)
+        if request.limits.memory_bytes < self._memory.find_used(prepared) + MARGIN_BYTES + files:
+            self.starts.counts.note_miss(Miss.MEMORY)
+            return None
+        return prepared
 
     def _run_prepared(self, request: SandboxRequest, plan: Plan) -> Measurement | None:
         """Run the job in a prepared spare; None if there is none that it can be given to."""
-        needed = self._memory.find_used(plan) + MARGIN_BYTES + sum(file.size for file in request.job.transfer.files)
-        if request.limits.memory_bytes < needed:
-            self.starts.counts.note_miss(Miss.MEMORY)
-            return None
         sandbox = self.pool.take(plan)
         if sandbox is None:
             self.starts.counts.note_miss(Miss.NO_SPARE)
@@ -164,19 +175,23 @@ class SandboxProvider:
             _assign(sandbox, request.limits)
         except HostResources as error:  # as on cgroup v1, if it uses more memory than the job may
             self.starts.counts.note_miss(Miss.LOST)
-            self._note_lost(plan, error.message)
+            self._count_lost(plan, error.message)
             return None
         measured = request.run_in(sandbox)
         if measured.is_lost:
             self.starts.counts.note_miss(Miss.LOST)
-            if not may_be_of_job(measured):
-                self._note_lost(plan, explain_lost(measured.facts))
+            self._note_lost(plan, measured.facts, Blame.PREPARATION, Blame.HOST)
         elif measured.facts.is_started and self.starts.note_end(plan, measured):
             self.pool.forget(plan)
         return measured
 
-    def _note_lost(self, plan: Plan, why: str) -> None:
-        if self.starts.note_lost(plan, why):
+    def _note_lost(self, plan: Plan, facts: Facts, *told: Blame) -> None:
+        """Log a prepared sandbox that was lost, if one of `told` is to blame; count it unless the host is."""
+        if (blame := find_blame(facts)) in told:
+            self._count_lost(plan, explain_lost(facts), is_counted=blame is not Blame.HOST)
+
+    def _count_lost(self, plan: Plan, why: str, *, is_counted: bool = True) -> None:
+        if self.starts.note_lost(plan, why, is_counted=is_counted):
             self.pool.forget(plan)
 
     def _take(self, request: SandboxRequest, plan: Plan, *, is_asked_for: bool) -> Sandbox:

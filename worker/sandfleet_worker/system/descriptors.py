@@ -28,8 +28,8 @@ PER_WAITING = PER_DATASETS + 8
 
 A fetch takes no more. They are not opened while the job runs.
 """
-PER_SPARE = 8
-"""Five pipes, two pidfds, an epoll."""
+PER_SPARE = 10
+"""Five pipes, two pidfds, an epoll; two OOM notifications of one that is prepared."""
 PER_LAUNCHER = 7
 """Five pipes, a pidfd, an epoll: a launcher in its cgroup that waits for a sandbox to boot."""
 PER_SPAWN = 14

@@ -70,6 +70,7 @@ class Counters:
         self._before = Counts()
         self._memory_bytes = 0
         self._own_oom_fd = self._parent_oom_fd = self._peak_fd = -1
+        self._own_ooms = 0
 
     def start(self, memory_bytes: int, *, is_fresh: bool = False) -> None:
         """Count from now on, for a job that may use `memory_bytes`.
@@ -77,7 +78,7 @@ class Counters:
         `is_fresh` says that no sandbox has run in the cgroup yet.
         """
         self.close()
-        self._memory_bytes = memory_bytes
+        self._memory_bytes, self._own_ooms = memory_bytes, 0
         if self._version == 1 and "memory" in self._folders:
             self._count_ooms(self._folders["memory"])
         refused_above = self._read_refusals_above()
@@ -108,13 +109,13 @@ class Counters:
             time.sleep(0.05)
 
     def read(self) -> Counts:
-        """Return the events since `start`; the own OOMs of v1 are counted once only."""
+        """Return the events since `start`; call it when the sandbox has ended."""
         oom_kills = self._read_oom_kills() - self._before.oom_kills
         refused = self._read_own_refusals()
         own = refused - self._before.pids_fuse_hits
         fork_failures = refused + self._read_refusals_above() - self._before.fork_failures
         pids_fuse_hits = own if own and self._was_pids_limit_reached() else 0
-        own_ooms = self._count_own_ooms() if oom_kills else 0  # last: what it has read is gone
+        own_ooms = self.count_own_ooms() if oom_kills else 0
         return Counts(oom_kills, own_ooms, fork_failures, pids_fuse_hits)
 
     @property
@@ -222,14 +223,15 @@ class Counters:
         local = self._read_field("memory", "memory.events.local", field)
         return (self._read_field("memory", "memory.events", field) or 0) if local is None else local
 
-    def _count_own_ooms(self) -> int:
+    def count_own_ooms(self) -> int:
+        """Return how often the sandbox's own memory limit was hit since `start`."""
         if self._version != 1:
             return self._read_v2_ooms() - self._before.own_ooms
         if self._own_oom_fd < 0:
             peak = self._read_number("memory", "memory.max_usage_in_bytes")
             return int(peak is None or peak >= self._memory_bytes - PEAK_MARGIN_BYTES)
-        own = read_oom_events(self._own_oom_fd)
-        return max(0, own - read_oom_events(self._parent_oom_fd))
+        self._own_ooms += read_oom_events(self._own_oom_fd) - read_oom_events(self._parent_oom_fd)
+        return max(0, self._own_ooms)
 
     def _read_own_refusals(self) -> int:
         return self._read_field("pids", "pids.events", "max") or 0

@@ -200,6 +200,9 @@ static long hand_over(long signals) {
     if (keep_capabilities(HAND_OVER_CAPABILITIES, 0) < 0) report_fault(FAULT_PRIVILEGES);
     mount_writable_paths();
     limit_interpreter();
+    /* A process that came while it idled keeps the limits of the preparation. One that comes from now
+     * on has those of the job. */
+    if (count_processes() != 2) report_lost_text("a process came beside the interpreter");
     if (keep_capabilities(1u << CAP_KILL | 1u << CAP_SETUID | 1u << CAP_SETGID, later_capabilities()) < 0)
         report_fault(FAULT_PRIVILEGES);
     take_files();

@@ -14,6 +14,8 @@ class Preparation:
     """The name that jobs ask for; empty for the bare interpreter."""
     modules: tuple[str, ...]
     """Imported ahead, in this order."""
+    revision: str = ""
+    """When the operator prepared it. Prepared again, it is another one, without failures and spares."""
 
     def __str__(self) -> str:
         """Return it for messages: ``sci (numpy, pandas)``."""

@@ -56,7 +56,7 @@ class Registered(BaseModel):
     @property
     def preparation(self) -> Preparation:
         """Its name and modules, without the facts of its trial."""
-        return Preparation(self.name, self.modules)
+        return Preparation(self.name, self.modules, self.created.isoformat() if self.created else "")
 
 
 class _File(BaseModel):
@@ -89,6 +89,13 @@ class Preparations:
             return BARE if self._settings.start == "python" else None
         known = self._read()
         return known.get((image_name.partition("@")[0], wanted)) or known.get((digest, wanted))
+
+    def list_of(self, image_name: str, digest: str) -> list[Preparation]:
+        """Return those of one image by their names, as `find` finds them."""
+        found: dict[str, Preparation] = {}
+        for wanted in (digest, image_name.partition("@")[0]):
+            found |= {name: one for (image, name), one in self._read().items() if image == wanted}
+        return [found[name] for name in sorted(found)]
 
     def list_all(self) -> Sequence[Registered]:
         """Return all by image and name; those of the settings outrank those of the file.

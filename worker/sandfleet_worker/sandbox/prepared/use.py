@@ -24,6 +24,8 @@ class Miss(StrEnum):
     """It is no `python3` command, or has options of the interpreter."""
     ENVIRONMENT = "environment"
     """A variable that an interpreter reads at its start differs."""
+    FILES = "files"
+    """One of its files is read by Python when it starts."""
     USER = "user"
     """It runs as another user or with other groups."""
     MEMORY = "memory"

@@ -97,7 +97,8 @@ class Deadlines:
 
 def is_met(name: Deadline, clock: Clock) -> bool:
     """Whether the event of a deadline has happened: its report may come at the last moment."""
-    return (name is Deadline.BOOT and clock.ready is not None) or (name is Deadline.START and clock.started is not None)
+    events = {Deadline.BOOT: clock.ready, Deadline.PREPARE: clock.prepared, Deadline.START: clock.started}
+    return events.get(name) is not None
 
 
 def new_kill(name: Deadline, platform: str, boot_seconds: float, limits: Admitted | None) -> Kill:
@@ -119,7 +120,7 @@ def new_kill(name: Deadline, platform: str, boot_seconds: float, limits: Admitte
                 f"the job's files were not in the sandbox within {FILES_SECONDS:g} s: the host is too busy for so much; "
                 "send less, use a dataset, or let fewer jobs run at once there"
             )
-            return Kill(ErrorCode.SANDBOX_CREATION_FAILED, message)
+            return Kill(ErrorCode.SANDBOX_CREATION_FAILED, message, is_of_files=True)
         case Deadline.START:
             message = f"the program did not start within {boot_seconds:g} s of the sandbox being up"
             return Kill(ErrorCode.SANDBOX_CREATION_FAILED, message)

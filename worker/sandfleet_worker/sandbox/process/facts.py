@@ -20,6 +20,7 @@ class Clock:
 
     booted: float | None = None
     ready: float | None = None
+    prepared: float | None = None
     taken: float | None = None
     started: float | None = None
     ended: float | None = None
@@ -35,6 +36,8 @@ class Kill:
 
     code: ErrorCode
     message: str
+    is_of_files: bool = False
+    """The job's files came too slowly: whatever sandbox it had."""
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,11 @@ class Plan:
             identity += identify(dataset.erofs)
         return cls(binary, platform, erofs, identity, datasets)
 
+    @property
+    def digest(self) -> str:
+        """The digest of the image, by which its folder in the store is named."""
+        return self.erofs.parent.name.replace("-", ":", 1)
+
     def prepared(self, interpreter: Interpreter) -> Self:
         """Return the plan of sandboxes that start `interpreter` ahead."""
         return replace(self, interpreter=interpreter)

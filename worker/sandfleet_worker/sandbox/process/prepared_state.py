@@ -27,6 +27,7 @@ BOUNDS: Final = frozenset({"cpu", "memory"})
 UNBOUNDED: Final = (
     "this host cannot limit the CPU and memory of a preparation: give the worker a writable cgroup for both"
 )
+HOST_OUT_OF_MEMORY: Final = "the host, or a cgroup above the sandbox's, ran out of memory"
 IDLE_CPU: Final = 1_000
 """A prepared spare gets a hundredth of a core, should the image's threads not sleep."""
 IDLE_MARGIN_BYTES: Final = 16 << 20
@@ -44,6 +45,8 @@ class PreparedState:
         """Whether the preparation is done and its bounds are those of an idle spare."""
         self.memory_bytes = interpreter.memory_bytes
         """The most memory that counts for it now: of a preparation, then of the idle spare."""
+        self.peak_bytes = interpreter.memory_bytes
+        """The most memory that the preparation has used, as far as the kernel tells."""
         self.wrote_ahead = False
         """Whether `has_written` has found that."""
         self.seconds = 0.0
@@ -51,20 +54,20 @@ class PreparedState:
 
     def advance(self) -> bool:
         """Go on after *ready*; return whether it is prepared, and bounded as an idle spare."""
-        clock, phase = self._supervision.clock, self._supervision.preparing
-        assert phase is not None
+        clock = self._supervision.clock
         if self._cpu_at_ready is None:
             self._cpu_at_ready = self._cgroup.counters.read_cpu_seconds()
-        if phase.prepared is None:
+        if clock.prepared is None:
             return False
         if not self.is_up:
             self.is_up = True
-            self.seconds = phase.prepared - (clock.ready or phase.prepared)
+            self.seconds = clock.prepared - (clock.ready or clock.prepared)
             self._bound()
         return True
 
     def _bound(self) -> None:
         self._cgroup.slow_down(IDLE_CPU)
+        self.peak_bytes = self._cgroup.counters.usage().memory_peak_bytes or self.peak_bytes
         found = self._cgroup.counters.read_memory_bytes()
         if found is not None:
             used, without_files = found
@@ -82,13 +85,23 @@ class PreparedState:
 
     @property
     def is_out_of_memory(self) -> bool:
-        """Whether the kernel has killed in it for memory."""
-        return self._cgroup.counters.has_oom_kill
+        """Whether the kernel has killed in it because it was at its own limit of memory."""
+        counters = self._cgroup.counters
+        return counters.has_oom_kill and counters.count_own_ooms() > 0
+
+    @property
+    def is_host_out_of_memory(self) -> bool:
+        """Whether the kernel has killed in it for the memory of the host, or of a cgroup above."""
+        counters = self._cgroup.counters
+        return counters.has_oom_kill and not counters.count_own_ooms()
 
     def find_memory_advice(self) -> str:
         """Say what gives the preparation more memory than it had."""
         if self.memory_bytes < self._interpreter.memory_bytes:
-            return "restart the worker, which keeps memory for the preparations that it knows at its start"
+            return (
+                "restart the worker, which keeps memory for the preparations that it knows at its start,"
+                " or raise SANDFLEET_PREPARED__BUDGET_BYTES"
+            )
         return "raise SANDFLEET_PREPARED__SPARE_BYTES, and SANDFLEET_PREPARED__BUDGET_BYTES if that is less"
 
     def has_written(self) -> bool:
@@ -117,6 +130,7 @@ def bound_preparation(cgroup: SandboxCgroup, memory_bytes: int) -> None:
     Raises:
         HostResources: the host cannot bound that, so no image code may run ahead.
     """
+    cgroup.counters.start(memory_bytes, is_fresh=True)  # whose limit was hit, if the kernel kills in it
     is_bounded = cgroup.limit_memory(memory_bytes)
     if not cgroup.slow_down(PREPARING_CPU) or not is_bounded:
         raise HostResources.of(UNBOUNDED)
@@ -134,9 +148,14 @@ def explain_end(end: End | None) -> str:
 
 
 def explain_failure(supervision: Supervision, prepared: PreparedState | None) -> str:
-    """Say why a spare has died: our kill, no memory, init's report, or runsc's last messages."""
+    """Say why a spare has died: our kill, no memory, init's report, or runsc's last messages.
+
+    Call it while its cgroup exists.
+    """
     if supervision.kill is not None:
         return supervision.kill.message
+    if prepared is not None and prepared.is_host_out_of_memory:
+        return HOST_OUT_OF_MEMORY
     if prepared is not None and prepared.is_out_of_memory:
         if prepared.is_up:
             return prepared.explain_growth()

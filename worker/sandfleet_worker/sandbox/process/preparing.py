@@ -34,8 +34,6 @@ class PreparingPhase:
         self.interpreter = interpreter
         self._pipes, self._deadlines, self._outputs = pipes, deadlines, outputs
         self._begin_output: Callable[[], None] = lambda: None
-        self.prepared: float | None = None
-        """When the interpreter was prepared, monotonic seconds."""
 
     def on_report(self, report: Report, now: float) -> None:
         """Go on at a report of init."""
@@ -43,7 +41,6 @@ class PreparingPhase:
             case Ready():
                 self._begin(now)
             case Prepared():
-                self.prepared = now
                 self._deadlines.drop(Deadline.PREPARE)
             case Started():
                 self._begin_output()

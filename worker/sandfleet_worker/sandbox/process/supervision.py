@@ -260,7 +260,7 @@ class Supervision:
                     self._deadlines.drop(Deadline.BOOT)
                     self.on_booted()
                 case Prepared():
-                    pass
+                    self.clock.prepared = now
                 case Started():
                     self.clock.started = now
                     self._deadlines.begin_program(now, self._limits)

@@ -60,10 +60,10 @@ class Demand:
 
     def pin(self, plan: Plan) -> None:
         """Want spares of `plan` whether or not jobs ask for them."""
-        self._uses[plan] = _Use(0.0, self._clock(), is_pinned=True)
+        self._uses.setdefault(plan, _Use(0.0, self._clock())).is_pinned = True
 
     def forget(self, plan: Plan) -> None:
-        """Want no more spares of `plan`: its image file is gone."""
+        """Want no more spares of `plan`, until a job asks for one or it is pinned again."""
         self._uses.pop(plan, None)
 
     def plans(self) -> list[Plan]:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from sandfleet_worker.sandbox.warm.booter import SpareBooter
 from sandfleet_worker.sandbox.warm.demand import Demand
-from sandfleet_worker.sandbox.warm.prepared_spares import find_fault, has_failed_preparing
+from sandfleet_worker.sandbox.warm.spare_failures import Failure, SpareFailures
 from sandfleet_worker.sandbox.warm.spares import Spares, wake_spare
 from sandfleet_worker.sandbox.warm.wanted import WantedSpares
 from sandfleet_worker.system.supervised_thread import SupervisedThread
@@ -63,6 +63,7 @@ class WarmPool:
     ) -> None:
         self._remover, self._on_failure, self._prepared = remover, on_failure, prepared
         self.booter = SpareBooter(open_sandbox, boot_limit, remover)
+        self._failures = SpareFailures(self.booter, prepared, remover, self.forget)
         self._lock = threading.Lock()
         self._demand = Demand(settings.size, settings.idle_seconds)
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -100,10 +101,8 @@ class WarmPool:
             with self._lock:
                 self._notify_thread()
                 sandbox = take_out()
-            if sandbox is None or wake_spare(sandbox, self._remover):
+            if sandbox is None or wake_spare(sandbox, self._failures.reject):
                 return sandbox
-            if why := find_fault(sandbox):
-                self._note_failure(sandbox, why)
 
     def pin(self, plan: Plan) -> None:
         """Keep spares of `plan` whether or not jobs ask for them."""
@@ -209,31 +208,30 @@ class WarmPool:
             self.booter.schedule.note_success(is_up=sandbox.is_warm)
             self._keep(sandbox)
         else:
-            why = sandbox.read_boot_failure()
-            self._remover.add(sandbox)
-            self._note_failure(sandbox, why)
-
-    def _note_failure(self, sandbox: Sandbox, why: str) -> None:
-        if not has_failed_preparing(sandbox):
-            self.booter.note_failure(why)
-        elif self._prepared.note_failure(sandbox, why) and sandbox.plan is not None:
-            self.forget(sandbox.plan)
+            self._failures.remove_dead(sandbox)
 
     def _remove_stale(self) -> None:
-        """Destroy spares that no job wants any more, or whose image was removed or replaced."""
+        """Destroy spares that no job wants any more, or whose image or preparation was removed or replaced.
+
+        Pinned ones whose preparation has come, or whose quarantine is over, are wanted again.
+        """
         with self._lock:
             plans = self._demand.plans()
-        stale = [plan for plan in plans if plan.is_stale]
+        listing = self._prepared.listing
+        stale = [plan for plan in plans if plan.is_stale or not listing.is_listed(plan)]
+        pinned = listing.list_pinned()
         with self._lock:
             for plan in stale:
                 self._demand.forget(plan)
+            for plan in pinned:
+                self._demand.pin(plan)
             unwanted = self._wanted.find_unwanted()
             harmful = self._wanted.find_harmful(unwanted, self.booter.load)
             self._discard([*unwanted, *harmful])
             self._spares.forget_empty_plans()
         for sandbox, why in harmful.items():
             if why:
-                self._note_failure(sandbox, why)
+                self._failures.note(sandbox, Failure(why))
 
     def _discard(self, sandboxes: list[Sandbox]) -> None:
         """Take spares out; the remover's thread destroys them, since this is under the lock."""
@@ -246,7 +244,7 @@ class WarmPool:
         if not self.booter.schedule.is_due(now):
             return
         with self._lock:
-            is_missing = len(self._spares.unbooted) < self.booter.limit or self._find_missing() is not None
+            is_missing = len(self._spares.unbooted) < self.booter.limit or self._wanted.lacks_spares()
             if self._is_draining or not is_missing:  # under the lock: `_notify_thread` trusts the schedule
                 self.booter.schedule.clear()
                 return

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MIN_CRASHES: Final = 3
-CRASH_PERCENT: Final = 1
+CRASH_PERCENT, ABORT_PERCENT = 1, 50
+"""More of its jobs than that: a program may abort by itself, and many of a batch may."""
 WINDOW: Final = 1000
 """After so many jobs older ones count half."""
 MAX_KNOWN: Final = 1000
@@ -31,17 +32,28 @@ class _Record:
     failures: int = 0
     jobs: int = 0
     crashes: int = 0
+    aborts: int = 0
     until: float = 0.0
     reason: str = ""
     is_unfit: bool = False
+
+    def halve(self) -> None:
+        """Let the jobs so far count half."""
+        self.jobs, self.crashes, self.aborts = self.jobs // 2, self.crashes // 2, self.aborts // 2
+
+    def has_crashed_too_often(self) -> bool:
+        """Whether so many jobs have crashed that the preparation must be the reason."""
+        ended = self.crashes + self.aborts
+        too_many = self.crashes >= MIN_CRASHES and self.crashes * 100 > self.jobs * CRASH_PERCENT
+        return too_many or (ended >= MIN_CRASHES and ended * 100 > self.jobs * ABORT_PERCENT)
 
 
 class Quarantine:
     """Counts failed preparations and early crashes for each plan; safe for threads.
 
     A plan is in quarantine after `settings.failures` in a row, or if more than 1 % of its jobs, and
-    3 at least, crash right after their start. After `quarantine_seconds` it is tried again: then one
-    failure is enough.
+    3 at least, crash right after their start; with those that abort, more than half. After
+    `quarantine_seconds` it is tried again: then one failure is enough.
     """
 
     def __init__(self, settings: PreparedSettings, clock: Callable[[], float] = time.monotonic) -> None:
@@ -64,49 +76,50 @@ class Quarantine:
     def note_failure(self, plan: Plan, reason: str, *, is_unfit: bool = False) -> bool:
         """Count a preparation that failed, or an interpreter that was lost; True: now held.
 
-        `is_unfit`: another try would end the same.
+        `is_unfit`: another try would end the same. If nobody has listed that preparation, it is no
+        fault then that the image cannot be prepared. Of one that the operator has listed it is: the
+        reason may be the image's own text.
         """
+        is_bare = plan.interpreter is not None and not plan.interpreter.preparation.name
         with self._lock:
             record = self._find(plan)
             record.failures += 1
             if not is_unfit and record.failures < self._settings.failures:
                 return False
-            record.is_unfit = is_unfit
-            self._hold(plan, record, reason, UNFIT_SECONDS if is_unfit else self._settings.quarantine_seconds)
+            record.is_unfit = is_unfit and is_bare
+            self._hold(plan, record, reason, UNFIT_SECONDS if record.is_unfit else self._settings.quarantine_seconds)
             return True
 
-    def note_prepared(self, plan: Plan) -> None:
-        """End a row of failures: its interpreter became a job."""
-        with self._lock:
-            if (record := self._records.get(plan)) is not None:
-                record.failures = 0
+    def note_job(self, plan: Plan, *, has_crashed: bool = False, has_aborted: bool = False) -> bool:
+        """Count a job of a prepared spare that has ended, perhaps right after its start.
 
-    def note_job(self, plan: Plan, *, has_crashed: bool) -> bool:
-        """Count a job of a prepared spare that has ended; return whether the plan is now held."""
+        Return whether the plan is now held.
+        """
         with self._lock:
             record = self._find(plan)
             record.failures = 0
             record.jobs += 1
             record.crashes += has_crashed
+            record.aborts += has_aborted
             if record.jobs > WINDOW:
-                record.jobs, record.crashes = record.jobs // 2, record.crashes // 2
-            too_many = record.crashes >= MIN_CRASHES and record.crashes * 100 > record.jobs * CRASH_PERCENT
-            if not has_crashed or not too_many:
+                record.halve()
+            if not (has_crashed or has_aborted) or not record.has_crashed_too_often():
                 return False
-            reason = f"{record.crashes} of {record.jobs} jobs crashed right after their start"
-            record.jobs = record.crashes = 0
+            reason = f"{record.crashes + record.aborts} of {record.jobs} jobs crashed right after their start"
+            record.jobs = record.crashes = record.aborts = 0
             self._hold(plan, record, reason, self._settings.quarantine_seconds)
             return True
 
-    def list_held(self) -> dict[str, str]:
-        """Return the preparations in quarantine, ``IMAGE:NAME``, with the reason."""
+    def list_held(self, is_listed: Callable[[Plan], bool] = lambda _: True) -> dict[str, str]:
+        """Return the preparations in quarantine, ``IMAGE:NAME``, with the reason: those that `is_listed`."""
         with self._lock:
             now = self._clock()
-            return {
-                plan.interpreter.name: record.reason
-                for plan, record in self._records.items()
-                if record.until > now and plan.interpreter is not None and not record.is_unfit
-            }
+            found = [(plan, record) for plan, record in self._records.items() if record.until > now]
+        return {
+            plan.interpreter.name: record.reason
+            for plan, record in found
+            if plan.interpreter is not None and not record.is_unfit and is_listed(plan)
+        }
 
     def _find(self, plan: Plan) -> _Record:
         if plan not in self._records and len(self._records) >= MAX_KNOWN:

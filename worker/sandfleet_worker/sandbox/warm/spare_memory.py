@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -15,7 +16,16 @@ IDLE_MEMORY_BYTES: Final = 48 << 20
 
 A job with a smaller limit gets a sandbox that boots within it.
 """
+PREPARING_MARGIN_BYTES: Final = 16 << 20
+"""How much more than the one before it a preparation may use, at its peak."""
 MAX_KNOWN: Final = 256
+
+
+class _Use(NamedTuple):
+    """What a prepared spare holds while it idles, and the most that it used while it prepared."""
+
+    memory_bytes: int
+    peak_bytes: int
 
 
 class SpareMemory:
@@ -27,23 +37,32 @@ class SpareMemory:
 
     def __init__(self, extra_bytes: int, prepared_bytes: int) -> None:
         self.extra_bytes, self._prepared_bytes = extra_bytes, prepared_bytes
-        self._known: dict[Plan, int] = {}
+        self._known: dict[Plan, _Use] = {}
+        self._first_tries: dict[Plan, int] = {}
 
     def need(self, plan: Plan, size: int) -> int:
         """Return how much a new spare of `plan` may use in a pool of `size` places."""
         if plan.interpreter is None:
             return IDLE_MEMORY_BYTES
-        return min(plan.interpreter.memory_bytes, self._prepared_bytes, size * IDLE_MEMORY_BYTES + self.extra_bytes)
+        most = min(plan.interpreter.memory_bytes, self._prepared_bytes, size * IDLE_MEMORY_BYTES + self.extra_bytes)
+        if (known := self._known.get(plan)) is not None:
+            return min(most, known.peak_bytes + PREPARING_MARGIN_BYTES)
+        return min(most, self._first_tries.get(plan, most))
 
-    def note(self, plan: Plan, memory_bytes: int) -> None:
-        """Remember what a prepared spare of `plan` uses."""
+    def note(self, plan: Plan, memory_bytes: int, peak_bytes: int) -> None:
+        """Remember what a prepared spare of `plan` uses, and the largest peak of all."""
+        known = self._known.get(plan)
         if len(self._known) >= MAX_KNOWN:
             self._known = {}
-        self._known[plan] = memory_bytes
+        self._known[plan] = _Use(memory_bytes, max(peak_bytes, known.peak_bytes if known else 0))
+
+    def forget(self, plan: Plan) -> None:
+        """Let the next spare of `plan` use what the settings allow: one has failed."""
+        self._known.pop(plan, None)
 
     def find_used(self, plan: Plan) -> int:
         """Return what a prepared spare of `plan` uses, as far as it is known."""
-        return self._known.get(plan, 0)
+        return self._known[plan].memory_bytes if plan in self._known else 0
 
     def fits(self, plan: Plan, size: int, spares: Iterable[Sandbox]) -> bool:
         """Whether one more spare of `plan` fits beside `spares`."""
@@ -55,21 +74,49 @@ class SpareMemory:
         return plan.interpreter is None or prepared + needed <= self._prepared_bytes
 
     def trim(self, targets: Mapping[Plan, int], size: int) -> dict[Plan, int]:
-        """Return as many of `targets` as fit together, the first plans first."""
+        """Return as many of `targets` as fit together, the first plans first.
+
+        They leave room for any of them to be prepared again beside all others. A preparation of
+        which no spare has been up is tried in what the first of each plan before it leaves.
+        """
+        self._first_tries = {}
         if all(plan.interpreter is None for plan in targets):
             return dict(targets)
-        left, prepared = size * IDLE_MEMORY_BYTES + self.extra_bytes, self._prepared_bytes
+        left = _Left(size * IDLE_MEMORY_BYTES + self.extra_bytes, self._prepared_bytes)
         kept = dict.fromkeys(targets, 0)
         for number in range(max(targets.values(), default=0)):
             for plan, wanted in targets.items():
-                cost = self._known.get(plan) or self.need(plan, size)
-                is_prepared = plan.interpreter is not None
-                if number >= wanted or cost > left or (is_prepared and cost > prepared):
-                    continue
-                kept[plan] += 1
-                left -= cost
-                prepared -= cost if is_prepared else 0
+                if number == 0 and plan.interpreter is not None and plan not in self._known:
+                    self._first_tries[plan] = max(IDLE_MEMORY_BYTES, left.find_free_bytes())
+                need = self.need(plan, size)
+                cost = self.find_used(plan) or need
+                if number < wanted and left.take(cost, need, is_prepared=plan.interpreter is not None):
+                    kept[plan] += 1
         return {plan: count for plan, count in kept.items() if count}
+
+
+@dataclass
+class _Left:
+    """What is left of the memory of all spares, and of what prepared ones may hold."""
+
+    all_bytes: int
+    prepared_bytes: int
+    preparing_bytes: int = 0
+    """The most that a spare which is taken into account needs beyond its cost while it prepares."""
+
+    def find_free_bytes(self) -> int:
+        """Return how much one more preparation could use."""
+        return min(self.all_bytes, self.prepared_bytes) - self.preparing_bytes
+
+    def take(self, cost: int, need: int, *, is_prepared: bool) -> bool:
+        """Take `cost` for a spare which may use `need` at first; False if that does not fit."""
+        preparing = max(self.preparing_bytes, need - cost)
+        if cost + preparing > (min(self.all_bytes, self.prepared_bytes) if is_prepared else self.all_bytes):
+            return False
+        self.preparing_bytes = preparing
+        self.all_bytes -= cost
+        self.prepared_bytes -= cost if is_prepared else 0
+        return True
 
 
 def _cost(spare: Sandbox) -> int:

@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from sandfleet_worker.sandbox.process.plan import Plan
-    from sandfleet_worker.sandbox.process.remover import Remover
     from sandfleet_worker.sandbox.process.sandbox import Sandbox
 
 STOP_POLL_SECONDS = 0.005
@@ -100,8 +99,7 @@ class Spares:
         """Return how many are up and wait for a job, by the digest of their image."""
         counts: dict[str, int] = {}
         for plan, spares in self.by_plan.items():
-            digest = plan.erofs.parent.name.replace("-", ":", 1)
-            counts[digest] = counts.get(digest, 0) + sum(sandbox.is_warm for sandbox in spares)
+            counts[plan.digest] = counts.get(plan.digest, 0) + sum(sandbox.is_warm for sandbox in spares)
         return counts
 
     def find_deadlines(self) -> list[float]:
@@ -151,12 +149,12 @@ def _is_due(sandbox: Sandbox, now: float) -> bool:
     return sandbox.is_stopping or (deadline is not None and deadline <= now)
 
 
-def wake_spare(sandbox: Sandbox, remover: Remover) -> bool:
-    """Wake a spare that was taken out; give one that cannot be used to `remover` and return False."""
+def wake_spare(sandbox: Sandbox, reject: Callable[[Sandbox], None]) -> bool:
+    """Wake a spare that was taken out; give one that cannot be used to `reject` and return False."""
     is_well = False
     try:
         is_well = sandbox.wake() and not sandbox.cgroup.counters.has_oom_kill
     finally:
         if not is_well:
-            remover.add(sandbox)
+            reject(sandbox)
     return is_well

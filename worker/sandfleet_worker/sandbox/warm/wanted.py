@@ -26,6 +26,10 @@ class WantedSpares:
             return None
         return self._spares.find_missing(self._find_targets(), self._may_boot)
 
+    def lacks_spares(self) -> bool:
+        """Whether a spare can be booted now, or once one of another plan has made place for it."""
+        return self.find_missing() is not None or bool(self.find_surplus())
+
     def find_need(self, plan: Plan) -> int:
         """Return the memory limit of a new spare of `plan`, in bytes."""
         return self._prepared.memory.need(plan, self._demand.size)
@@ -43,7 +47,10 @@ class WantedSpares:
         return self._spares.find_surplus(self._demand.size, self._find_targets(), self._fits)
 
     def _find_targets(self) -> dict[Plan, int]:
-        return self._prepared.memory.trim(self._demand.targets(), self._demand.size)
+        targets = self._demand.targets()
+        kept = self._prepared.memory.trim(targets, self._demand.size)
+        self._prepared.note_left_out(targets, kept)
+        return kept
 
     def _may_boot(self, plan: Plan) -> bool:
         return self._prepared.may_boot(plan, self._demand.size, self._spares.list_booted())

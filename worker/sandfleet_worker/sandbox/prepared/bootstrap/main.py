@@ -9,8 +9,8 @@ from sandfleet_worker.sandbox.prepared.bootstrap.checks import (
     check_environment,
     check_interpreter,
     check_leftovers,
+    check_writable,
     find_searched_folders,
-    find_watched_files,
     import_all,
 )
 from sandfleet_worker.sandbox.prepared.bootstrap.command import choose
@@ -31,17 +31,17 @@ class _Become(BaseException):
     """Ends this program; CPython then calls `sys.excepthook`, which is the job."""
 
 
-def _prepare(own_fds, names):
+def _prepare(own_fds, names, writable):
     put_linecache_away()
     if sys.path and sys.path[0] == "" and not getattr(sys.flags, "safe_path", False):
         del sys.path[0]  # the folder that a command of -c imports from; the job has its own
-    files_before = find_watched_files()
     import_all(names)
     kept = set(sys.modules)
     import gc
 
     api = Api()
-    check_leftovers(own_fds, files_before)
+    check_leftovers(own_fds)
+    check_writable(writable)
     if names:
         import atexit
 
@@ -61,7 +61,7 @@ def main():
         check_interpreter()
         check_environment()
         names = [name for name in sys.argv[6].split(",") if name]
-        api = _prepare({0, 1, 2, request_fd, report_fd, *stream_fds}, names)
+        api = _prepare({0, 1, 2, request_fd, report_fd, *stream_fds}, names, sys.argv[7:])
     except Unfit as reason:
         report(report_fd, "x %s" % reason)
         os._exit(1)
