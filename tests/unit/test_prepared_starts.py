@@ -20,9 +20,11 @@ from sandfleet_worker.sandbox.policy import admit
 from sandfleet_worker.sandbox.prepared.preparation import BARE
 from sandfleet_worker.sandbox.prepared.registry import Registered
 from sandfleet_worker.sandbox.prepared.use import Miss
+from sandfleet_worker.sandbox.prepared_pins import PreparedPins
 from sandfleet_worker.sandbox.prepared_starts import PreparedStarts
 from sandfleet_worker.sandbox.process.init_reports import Signaled
 from sandfleet_worker.sandbox.process.packed_job import NO_TRANSFER, pack_spec
+from sandfleet_worker.sandbox.process.plan import Plan
 from sandfleet_worker.sandbox.process.runsc import RunscBinary
 
 
@@ -102,6 +104,39 @@ def test_to_prepare_it_again_ends_its_quarantine(tmp_path: Path) -> None:
     assert starts.read().quarantined == {}, "nobody lists the one that failed"
     starts.preparations.remove("python", "sci")
     assert not starts.is_listed(second)
+
+
+def test_a_list_that_cannot_be_read_now_takes_no_spares_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    starts = PreparedStarts(HostSettings.model_validate({"images": {"root": tmp_path}}))
+
+    def fail(*_: object) -> None:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(starts.preparations, "find", fail)
+    assert starts.is_listed(PLAN)
+
+
+def test_pinned_images_have_the_plans_that_can_be_prepared_now(tmp_path: Path) -> None:
+    erofs = tmp_path / "image.erofs"
+    erofs.touch()
+    binary = RunscBinary(str(tmp_path / "runsc"), "1")
+    plain = Plan.of(binary, "systrap", erofs)
+    starts = PreparedStarts(HostSettings.model_validate({"images": {"root": tmp_path}, "prepared": {"failures": 1}}))
+    starts.preparations.add(Registered(image="python", name="sci"))
+    pins = PreparedPins(starts)
+    pins.add(plain, new_image(erofs_path=erofs))
+    starts.preparations.add(Registered(image="other", name="sci"))
+    pins.add(plain, new_image(name="other", user="nosuch"))
+    assert pins.list_pinned() == [], "runsc is gone"
+    (tmp_path / "runsc").touch()
+    (plan,) = pins.list_pinned()
+    assert pins.is_listed(plan)
+    starts.quarantine.note_failure(plan, "it failed")
+    assert pins.list_pinned() == []
+    starts.preparations.add(Registered(image="python", name="sci"))
+    assert len(pins.list_pinned()) == 1
+    erofs.write_text("replaced")
+    assert pins.list_pinned() == []
 
 
 def test_what_no_operator_lists_is_kept_as_the_settings_say(tmp_path: Path) -> None:

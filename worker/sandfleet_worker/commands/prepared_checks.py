@@ -33,7 +33,7 @@ FIXES: Final = {
     Miss.UNKNOWN: "sandfleet-worker images prepare IMAGE --name NAME on this host",
     Miss.COMMAND: "jobs start `python3`, then -c, -m, a file or -, without options of the interpreter",
     Miss.ENVIRONMENT: "jobs leave variables such as PYTHON*, LD_*, OMP_* and PATH as the image has them",
-    Miss.FILES: "jobs bring packages by PYTHONPATH or sys.path, not as ~/.local or sitecustomize",
+    Miss.FILES: "jobs put packages of their own into sys.path, not into ~/.local or a sitecustomize",
     Miss.USER: "jobs run as the image's own user",
     Miss.MEMORY: "jobs ask for more memory than the preparation needs, and 32 MiB",
     Miss.ROOTFS: "jobs leave their root file system read-only",

@@ -25,10 +25,7 @@ class PreparedPins:
 
     def is_listed(self, plan: Plan) -> bool:
         """Whether nobody has changed or removed the preparation of `plan`."""
-        try:
-            return self._starts.is_listed(plan)
-        except OSError:  # the list cannot be read now
-            return True
+        return self._starts.is_listed(plan)
 
     def list_pinned(self) -> list[Plan]:
         """Return the prepared plans of the images, but those that are in quarantine."""

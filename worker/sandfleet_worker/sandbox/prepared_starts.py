@@ -161,8 +161,11 @@ class PreparedStarts:
             return True
         if interpreter.preparation == BARE:
             return self._config.prepared.start == "python"
-        image, digest = interpreter.name.rpartition(":")[0], plan.digest
-        return self.preparations.find(image, digest, interpreter.preparation.name) == interpreter.preparation
+        image, name = interpreter.name.rpartition(":")[0], interpreter.preparation.name
+        try:
+            return self.preparations.find(image, plan.digest, name) == interpreter.preparation
+        except OSError:  # the list cannot be read now
+            return True
 
     def note_lost(self, plan: Plan, why: str, *, is_counted: bool = True) -> bool:
         """Log an interpreter that did not become its job; return whether its plan is held now.

@@ -87,7 +87,7 @@ class WarmPool:
         return self._take(lambda: self._spares.take(plan))
 
     def forget(self, plan: Plan) -> None:
-        """Destroy the spares of `plan`, and make no more until a job asks for one."""
+        """Destroy the spares of `plan`; make no more until a job asks for one, or it is pinned again."""
         with self._lock:
             self._demand.forget(plan)
             self._discard([*self._spares.by_plan.get(plan, ())])

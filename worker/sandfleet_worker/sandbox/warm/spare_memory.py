@@ -39,6 +39,7 @@ class SpareMemory:
         self.extra_bytes, self._prepared_bytes = extra_bytes, prepared_bytes
         self._known: dict[Plan, _Use] = {}
         self._first_tries: dict[Plan, int] = {}
+        """What preparations may use of which no spare has been up, as `trim` has found last."""
 
     def need(self, plan: Plan, size: int) -> int:
         """Return how much a new spare of `plan` may use in a pool of `size` places."""
