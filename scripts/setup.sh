@@ -328,6 +328,8 @@ install_system() {
     install_prometheus
     have chromium || apt_install chromium fonts-dejavu-core
     have systemd-analyze || apt_install systemd
+    have zsh || apt_install zsh
+    have fish || apt_install fish
 }
 
 # What the environment was made from: it is made anew when one of these changes.

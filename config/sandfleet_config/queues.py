@@ -86,6 +86,15 @@ def check_queue(name: str) -> str:
     return name
 
 
+def is_queue(name: str) -> bool:
+    """Whether a queue may have this name."""
+    try:
+        check_queue(name)
+    except ValueError:
+        return False
+    return True
+
+
 def cancel_key(job_id: str) -> str:
     """Return the key of the cancel mark: while it exists, the job does not start."""
     return f"{KEY_PREFIX}cancel:{job_id}"

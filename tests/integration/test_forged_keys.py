@@ -221,9 +221,10 @@ def test_a_worker_reads_a_bounded_number_of_queues_and_says_so(
 
     assert took < 5
     assert DEFAULT_QUEUE in rotation.names()
-    exact = QueueRotation("own", ("high", "q-7*"))
+    exact = QueueRotation("own", ("high", "batch:b", "q-7*"))
     exact.update(ledger.read_queues())
     assert exact.names()[:2] == ["own", "high"], "a queue that is named exactly is never left out"
+    assert "batch:b" not in exact.names(), "it is the key of something else"
     assert len(seen) > 2 * MAX_QUEUES, "others each time"
     (told,) = [record for record in caplog.records if getattr(record, "action", "") == "queues_bounded"]
     assert "200000" in told.getMessage()

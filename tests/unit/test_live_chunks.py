@@ -75,7 +75,9 @@ def test_what_is_missing_at_the_end_is_told(attempts: int, run: int, missing: li
     one = Attempt(host="h", worker="w", started=datetime(2026, 11, 28, tzinfo=UTC))
     outcome = Outcome.of(ErrorCode.OK, "job", attempts=(one,) * attempts, run=run)
     outcome = outcome.model_copy(update={"stdout": StreamOutput.of(b"x" * 10), "stderr": StreamOutput.of(b"four")})
-    found = [(chunk.stream, chunk.end, chunk.skipped, chunk.attempt, chunk.run) for chunk in reader.finish(outcome)]
+    found = [
+        (chunk.stream, chunk.end, chunk.skipped, chunk.attempt, chunk.run) for chunk in reader.find_missing(outcome)
+    ]
     assert found == missing
 
 

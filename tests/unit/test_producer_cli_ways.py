@@ -246,14 +246,20 @@ def test_nothing_is_queued_when_anything_is_wrong(fleet: FakeFleet, tmp_path: Pa
             ["jobs", "--memory", "7QB", "--image", "y"],
             ["SPEC_INVALID: --memory: ", "line 1: SPEC_INVALID: imag: there is no", "line 2: SPEC_INVALID: is not JSON"],
         ),
+        (
+            ["--array", "0-3", "--stdin-file", ".", "--image", "docker://python:a:b", "-l", "k", "--", "true"],
+            ["--label k: must be key=value", "--stdin-file: ", "SPEC_INVALID: --image: "],
+        ),
+        (["--jsonl", "nulls", "--", "{seed}"], ["line 1: seed: must be text", "line 2: seed: must be text"]),
     ],
-    ids=("csv", "array", "each", "jobs"),
+    ids=("csv", "array", "each", "jobs", "told once", "nulls"),
 )  # fmt: skip
 def test_all_faults_of_options_and_input_are_told_at_once(
     fleet: FakeFleet, tmp_path: Path, capfd: Capture, argv: list[str], faults: list[str]
 ) -> None:
     (tmp_path / "c.csv").write_text("seed,of\n1,2\n3\n")
     (tmp_path / "jobs").write_text('{"imag": "x"}\n{\n{"command": ["true"]}\n')
+    (tmp_path / "nulls").write_text('{"seed": null}\n{"seed": []}\n')
     for more in ([], ["--dry-run"]):
         assert main(["submit", *more, *argv]) == 2
         told = capfd.readouterr().err.splitlines()
@@ -261,6 +267,18 @@ def test_all_faults_of_options_and_input_are_told_at_once(
         assert told[-1] == f"sandfleet: nothing was queued: {len(faults)} faults"
         assert len(told) == len(faults) + 1
     assert fleet.specs == []
+
+
+def test_rows_without_columns_are_jobs_and_an_empty_table_has_none(
+    fleet: FakeFleet, tmp_path: Path, capfd: Capture
+) -> None:
+    (tmp_path / "rows").write_text("{}\n{}\n")
+    (tmp_path / "empty").touch()
+    assert main(["submit", "--jsonl", "rows", "--", "x", "{index}"]) == 0
+    assert [spec.command for spec in fleet.specs] == [("x", "0"), ("x", "1")]
+    capfd.readouterr()
+    main(["submit", "--jsonl", "empty", "--", "x"])
+    assert "has no rows" in capfd.readouterr().err
 
 
 def test_a_dry_run_shows_the_first_jobs_and_the_totals(fleet: FakeFleet, tmp_path: Path, capfd: Capture) -> None:

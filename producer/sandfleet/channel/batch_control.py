@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from sandfleet_config.batch_limits import BatchLimits
-from sandfleet_config.queues import KEY_PREFIX, STEP_SEPARATOR, batch_key, job_key, limits_key
+from sandfleet_config.queues import KEY_PREFIX, STEP_SEPARATOR, batch_key, is_queue, job_key, limits_key
 from sandfleet_config.scripts import PRIORITY_STEPS, read_script, step_of
 from sandfleet_config.units import format_count
 
-from sandfleet.channel.state_values import is_queue
 from sandfleet.errors import BatchUnknown
 
 if TYPE_CHECKING:

@@ -114,7 +114,7 @@ class Overview(Protocol):
         """Return the facts about each job in order, None if there is no such job."""
         ...
 
-    def find_queued(self, job: JobFacts) -> Queued:
+    def find_queued(self, job: JobFacts, *, counts: bool = True) -> Queued:
         """Find a queued job in its queue."""
         ...
 

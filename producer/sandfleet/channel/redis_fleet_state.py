@@ -8,14 +8,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from sandfleet_config.audit import MAX_ENTRIES, list_audit_args
-from sandfleet_config.queues import KEY_PREFIX, host_images_key, host_of_owner, running_key
+from sandfleet_config.queues import KEY_PREFIX, host_images_key, host_of_owner, is_queue, running_key
 from sandfleet_config.scripts import PRIORITY_STEPS, read_script
 
 from sandfleet.channel.fleet_state import MAX_COUNTED, MAX_MARKS, MAX_NOTE, FleetSummary, QueueState
 from sandfleet.channel.state_values import (
     MILLI,
     find_state,
-    is_queue,
     parse_audit,
     parse_cordons,
     parse_images,

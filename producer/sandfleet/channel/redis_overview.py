@@ -122,12 +122,12 @@ class RedisOverview:
             found: list[list[bytes | None]] = pipe.execute()
         return [parse_facts(job_id, values) for job_id, values in zip(job_ids, found, strict=True)]
 
-    def find_queued(self, job: JobFacts) -> Queued:
+    def find_queued(self, job: JobFacts, *, counts: bool = True) -> Queued:
         """Count the jobs that a claim takes before this one, and list the workers of its queue."""
         with self._connections.guard():
             client: Any = self._connections.redis
             lengths = {step: client.llen(_list_key(job.queue, step)) for step in PRIORITY_STEPS if step < job.step}
-            place, passed = self._find_place(job)
+            place, passed = self._find_place(job) if counts else (None, 0)
             workers = self._read_workers()
         before = None if place is None else sum(lengths.values()) + place
         hosts = sorted({host_of_owner(owner) for owner, text in workers if _serves(text, job.queue)})

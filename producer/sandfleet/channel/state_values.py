@@ -6,7 +6,7 @@ import fnmatch
 import json
 from typing import TYPE_CHECKING, Any, Final, cast, get_args
 
-from sandfleet_config.queues import JOB_ID, check_queue, host_of_owner
+from sandfleet_config.queues import JOB_ID, host_of_owner, is_queue
 
 from sandfleet.channel.fleet_state import (
     MAX_NOTE,
@@ -172,15 +172,6 @@ def parse_pauses(found: Sequence[bytes]) -> dict[str, Pause]:
         for queue, mark in marks
         if is_queue(queue)
     }
-
-
-def is_queue(name: str) -> bool:
-    """Whether a queue may have this name."""
-    try:
-        check_queue(name)
-    except ValueError:
-        return False
-    return True
 
 
 def parse_running(owner: str, raw: bytes) -> list[RunningJob]:

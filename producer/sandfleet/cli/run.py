@@ -227,14 +227,16 @@ def _find_no_workers(fleet: Fleet) -> str:
 
 
 def _explain_wait(fleet: Fleet, job_id: str) -> str:
-    """Say why a queued job waits; empty for any other, and if nothing is known."""
-    view = fleet.view(job_id)
+    """Say why a queued job waits; empty for any other, and if it waits for a free slot only."""
+    from sandfleet.overview.job_view import BUSY
+
+    view = fleet.view(job_id, counts=False)
     if view.facts.state != "queued":
         return ""
     if view.queued is not None and not view.queued.workers:
         return f"job {job_id} waits: {_no_worker(fleet)}; it starts when one does{START_ONE}"
     why = view.explain_wait()
-    return f"job {job_id} waits: {why}" if why else ""
+    return f"job {job_id} waits: {why}" if why not in {"", BUSY} else ""
 
 
 def _no_worker(fleet: Fleet) -> str:

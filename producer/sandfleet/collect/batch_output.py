@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 POLL_SECONDS: Final = 0.2
 COUNT_SECONDS: Final = 1.0
+MISSING_SECONDS: Final = 1.5
+"""How long the end may look for what is missing: outcomes are large."""
 """How often the counts are read, which say that the batch has ended."""
 STREAMS_AT_ONCE: Final = 16
 """Streams that one call reads; each has a MiB at most."""
@@ -43,7 +45,8 @@ class _Followed:
 class BatchOutputWait:
     """Polls the index of a batch's streams, and reads those that have grown.
 
-    Its steps yield (job id, chunk). The cost is that of the jobs which write.
+    Its steps yield (job id, chunk). The cost is that of the jobs which write; at the end outcomes are
+    read for `MISSING_SECONDS` at most.
     """
 
     def __init__(
@@ -71,14 +74,20 @@ class BatchOutputWait:
             yield from self._finish()
 
     def _finish(self) -> Iterator[list[tuple[str, OutputChunk]]]:
-        """Yield what is left at the ends of the streams, and what is missing there."""
+        """Yield what is left at the ends of the streams, then what is missing there, while there is time."""
+        if left := [(job_id, chunk) for job_id, one in self._followed.items() for chunk in one.reader.finish()]:
+            yield left
+        self._on_round()
+        until = time.monotonic() + MISSING_SECONDS
         known = [job_id for job_id, followed in self._followed.items() if not followed.had_ended]
         for job_ids, outcomes in self._channel.outcome_chunks(split(known)):
             found = zip(job_ids, outcomes, strict=True)
             if rest := [
-                (job_id, chunk) for job_id, end in found for chunk in self._followed[job_id].reader.finish(end)
+                (job_id, chunk) for job_id, end in found for chunk in self._followed[job_id].reader.find_missing(end)
             ]:
                 yield rest
+            if time.monotonic() > until:
+                break
 
     def collect_last(self) -> Iterator[list[tuple[str, OutputChunk]]]:
         """Do the last round, before the batch has ended."""

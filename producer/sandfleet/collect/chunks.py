@@ -87,20 +87,20 @@ class ChunkReader:
         text = before + position.decoder.decode(data)
         return OutputChunk(entry.stream, entry.offset, entry.data, text, skipped, entry.attempt, entry.run)
 
-    def finish(self, outcome: Outcome | None = None) -> Iterator[OutputChunk]:
-        """Yield what is left at the end, in chunks without bytes.
-
-        This is the text of incomplete characters and, if there is an `outcome`, the number of bytes
-        that the last attempt has written beyond those that were read.
-        """
+    def finish(self) -> Iterator[OutputChunk]:
+        """Yield the text of incomplete characters, in chunks without bytes."""
         run, attempt = self._attempt
         for name, position in self._positions.items():
             if rest := position.take_rest():
                 yield OutputChunk(name, position.end, b"", rest, 0, attempt, run)
-        if outcome is not None:
-            yield from self._tell_missing(outcome)
 
-    def _tell_missing(self, outcome: Outcome) -> Iterator[OutputChunk]:
+    def find_missing(self, outcome: Outcome | None) -> Iterator[OutputChunk]:
+        """Yield how many bytes the last attempt has written beyond those that were read.
+
+        They are in chunks without bytes. Nothing is known without an outcome.
+        """
+        if outcome is None:
+            return
         last = outcome.run, max(1, len(outcome.attempts))
         if last < self._attempt:
             return  # of an earlier run

@@ -52,7 +52,7 @@ class LiveWait:
         if has_ended or not self._follows:
             self.is_over = True
             (outcome,) = self._channel.outcomes([self._job_id]) if has_ended else (None,)
-            if rest := list(self._reader.finish(outcome)):
+            if rest := [*self._reader.finish(), *self._reader.find_missing(outcome)]:
                 yield rest
 
     def _has_ended(self) -> bool:

@@ -60,17 +60,18 @@ class FleetOverview:
 
         yield from find_open(self._channel, words, tell=tell)
 
-    def view(self, job_id: str) -> JobView:
+    def view(self, job_id: str, *, counts: bool = True) -> JobView:
         """Return all that the fleet knows about a job, ended or not.
 
-        Env and stdin are never in it; outputs only in its outcome.
+        Env and stdin are never in it; outputs only in its outcome. `counts` also counts the jobs
+        before a queued one, for which its queue is searched.
 
         Raises:
             JobUnknown: there is neither a job nor an outcome of that id.
         """
         from sandfleet.overview.job_view import read_view
 
-        found = read_view(self._channel, job_id)
+        found = read_view(self._channel, job_id, counts=counts)
         if found is None:
             raise JobUnknown(f"there is no job {ascii(job_id)[1:-1]}, or it ended too long ago", [job_id])
         return found

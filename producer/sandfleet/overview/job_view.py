@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from sandfleet_config.advice import find_advice
 
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
     from sandfleet.channel.overview import Queued
     from sandfleet.channel.protocol import Channel
+
+
+BUSY: Final = "all slots of the hosts that take it are busy"
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ class JobView:
             return f"no live worker takes jobs of the queue {self.facts.queue}: see SANDFLEET_QUEUES of the hosts"
         if self.facts.attempts:
             return "it is tried again in a moment, on another host if there is one"
-        return "all slots of the hosts that take it are busy"
+        return BUSY
 
 
 def _explain_marks(place: Queued) -> str:
@@ -70,8 +73,11 @@ def _explain_marks(place: Queued) -> str:
     return ""
 
 
-def read_view(channel: Channel, job_id: str) -> JobView | None:
-    """Read what Redis has about a job; None if it has no record and no outcome."""
+def read_view(channel: Channel, job_id: str, *, counts: bool = True) -> JobView | None:
+    """Read what Redis has about a job; None if it has no record and no outcome.
+
+    `counts` also counts the jobs before a queued one, for which its queue is searched.
+    """
     (facts,) = channel.overview.facts([job_id])
     (outcome,) = channel.outcomes([job_id])
     if facts is None:
@@ -82,7 +88,7 @@ def read_view(channel: Channel, job_id: str) -> JobView | None:
         return JobView(facts)
     (record,) = channel.records([job_id])  # it knows the limits of the job's batch
     known = facts if record is None else replace(facts, why=record.why, why_at=record.why_at)
-    return JobView(known, None, channel.overview.find_queued(facts), channel.explain_no_claims())
+    return JobView(known, None, channel.overview.find_queued(facts, counts=counts), channel.explain_no_claims())
 
 
 def _facts_of(outcome: Outcome) -> JobFacts:

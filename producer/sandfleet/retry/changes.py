@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from sandfleet_config.contract import BATCH_CONTRACT
 from sandfleet_config.errors import SpecInvalid
 from sandfleet_config.scripts import step_of
 from sandfleet_config.spec import SandboxSpec
@@ -143,9 +144,9 @@ class JobChanger:
 
 
 def _read_contract(job: JobFacts) -> int:
-    """Return the contract version of the job's record: its batch may have limits, which need one."""
+    """Return the contract version that the job's batch may need by its limits, as its record says."""
     version: object = job.needs.get("contract")
-    return version if isinstance(version, int) else 1
+    return min(version, BATCH_CONTRACT) if isinstance(version, int) else 1
 
 
 def _shows_whole(job: JobFacts, spec: SandboxSpec) -> bool:

@@ -95,7 +95,7 @@ class FakeOverview:
             found = [self._jobs.get(job_id) for job_id in job_ids]
             return [_new_facts(job) if job else None for job in found]
 
-    def find_queued(self, job: JobFacts) -> Queued:  # noqa: ARG002  as in `Overview`
+    def find_queued(self, job: JobFacts, *, counts: bool = True) -> Queued:  # noqa: ARG002  as in `Overview`
         """Return the first place: nothing runs here."""
         return Queued(0, 0, 1, is_served=True)
 

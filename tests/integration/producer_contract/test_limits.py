@@ -85,11 +85,11 @@ def test_a_stop_that_kills_ends_what_runs(fleet: Fleet) -> None:
 
 def test_a_batch_that_its_deadline_stopped_has_none_after_a_retry(fleet: Fleet) -> None:
     name = unique("batch")
-    limits = BatchLimits(at_most=1, deadline=0.5, on_stop="kill")
+    limits = BatchLimits(at_most=1, deadline=3, on_stop="kill")
     jobs = fleet.submit_many([LONG, HELLO], batch=name, limits=limits)
     found = [job.outcome(timeout=60) for job in jobs]
     assert [outcome.code for outcome in found] == ["CANCELLED", "EXPIRED"]
-    assert {outcome.message for outcome in found} == {f"batch {name} stopped: its deadline is over (--deadline 0.5 s)"}
+    assert {outcome.message for outcome in found} == {f"batch {name} stopped: its deadline is over (--deadline 3 s)"}
     batch = fleet.batch(name)
     assert batch.retry(codes=["EXPIRED"]).queued == 1
     assert jobs[1].outcome(timeout=60).code is ErrorCode.OK

@@ -139,9 +139,9 @@ def test_a_signal_to_run_cancels_the_job(fleet: Fleet, client: redis.Redis, numb
 
 @contextmanager
 def start_run(fleet: Fleet, client: redis.Redis, *options: str) -> Iterator[tuple[subprocess.Popen[str], Job]]:
-    """Start ``sandfleet run``, which says after a second why its job waits."""
+    """Start ``sandfleet run``, which says after 4 s why its job waits."""
     env = os.environ | {"SANDFLEET_REDIS_URL": fleet.settings.redis_dsn}
-    sooner = "import sys; from sandfleet.cli import main, run; run.WAIT_NOTE_SECONDS = 1; sys.exit(main())"
+    sooner = "import sys; from sandfleet.cli import main, run; run.WAIT_NOTE_SECONDS = 4; sys.exit(main())"
     command = [sys.executable, "-c", sooner, "run", *options, "--", "true"]
     with subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True) as process:
         wait_until(lambda: client.llen(LIST), 20, "the job is queued")
@@ -170,7 +170,7 @@ def test_run_says_once_that_no_host_fits_its_job(fleet: Fleet, client: redis.Red
         assert host.claim() is None
         assert process.stderr is not None
         assert process.stderr.readline() == f"sandfleet: job {job.id} waits: no live host has disk=ssd\n"
-        time.sleep(1.2)  # a second note would come now
+        time.sleep(4.5)  # a second note would come now
         assert stop(process).count("waits") == 0
 
 
@@ -178,7 +178,7 @@ def test_run_says_nothing_of_a_job_that_a_worker_has(fleet: Fleet, client: redis
     host = HostOfTest(client, "one")
     with start_run(fleet, client, "--image", "x") as (process, job):
         host.takes(job)
-        time.sleep(1.2)  # the note would come now
+        time.sleep(4.5)  # the note would come now
         assert stop(process) == f"sandfleet: CANCELLED: job {job.id}: cancel requested\n"
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from sandfleet_config.codes import ErrorCode
 from sandfleet_config.messages import describe_cancel
-from sandfleet_config.queues import CANCEL_TTL_SECONDS, KEY_PREFIX, check_queue, host_images_key, job_key
+from sandfleet_config.queues import CANCEL_TTL_SECONDS, KEY_PREFIX, host_images_key, is_queue, job_key
 
 from sandfleet_worker.delivery.claim import DEFAULT_MAX_ATTEMPTS, Claim, parse_claim, parse_number
 from sandfleet_worker.delivery.claim_calls import ClaimCalls
@@ -155,7 +155,7 @@ class Ledger(ClaimCalls):
             text = "Redis names %d queues; a worker reads %d at a time, so jobs in them may wait for their turn: see the set %s"
             log.warning(text, self._redis.scard(key), MAX_QUEUES, key, extra={"action": "queues_bounded"})
         self._are_queues_bounded = is_bounded
-        return sorted(name for name in names if _is_queue_name(name))
+        return sorted(name for name in names if is_queue(name))
 
     def claim(
         self, claim_id: str, queues: Iterable[str], facts: Mapping[str, object] = MappingProxyType({})
@@ -289,11 +289,3 @@ def _read_code(raw: bytes) -> ErrorCode:
         return ErrorCode(raw.decode(errors="replace"))
     except ValueError:
         return ErrorCode.CANCELLED
-
-
-def _is_queue_name(name: str) -> bool:
-    try:
-        check_queue(name)
-    except ValueError:
-        return False
-    return True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 from dataclasses import dataclass, field
 
-GLOB_CHARS = frozenset("*?[")
+from sandfleet_config.queues import is_queue
 
 
 @dataclass
@@ -22,7 +22,7 @@ class QueueRotation:
 
     def update(self, names: list[str]) -> None:
         """Note the queues that exist: new ones come last, those that are gone are dropped."""
-        exact = (pattern for pattern in self.patterns if not GLOB_CHARS.intersection(pattern))
+        exact = (pattern for pattern in self.patterns if is_queue(pattern))
         wanted = dict.fromkeys([self.own, *exact, *(name for name in names if self._matches(name))])
         kept = dict.fromkeys(name for name in self._order if name in wanted)
         self._order = [*kept, *(name for name in wanted if name not in kept)]

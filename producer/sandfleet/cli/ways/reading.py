@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sandfleet_config.errors import RequestError
+from sandfleet_config.errors import RequestError, SpecInvalid
 from sandfleet_config.units import format_count
 from sandfleet_config.wire import new_spec
 
@@ -131,7 +131,11 @@ def _read_common(
     fields, artifacts, added = dict(common.fields), common.artifacts, local.collect_options(common.files, told)
     faults += [Fault("", text) for text in told]
     if common.stdin_file is not None:
-        fields["stdin"] = local.add_stdin(Path(common.stdin_file))
+        try:
+            fields["stdin"] = local.add_stdin(Path(common.stdin_file))
+        except (OSError, SpecInvalid) as error:
+            said = error.message if isinstance(error, SpecInvalid) else f"{common.stdin_file}: {error.strerror}"
+            faults.append(Fault("--stdin-file", said))
     is_table = source.kind != JOBS
     if is_table:
         fields = {"image": DEFAULT_IMAGE, **fields}
@@ -144,6 +148,11 @@ def _read_common(
             faulty = {fault["field"].partition(".")[0] for fault in error.errors}
             fields = {name: value for name, value in fields.items() if name not in faulty}
             artifacts = () if "artifacts" in faulty else artifacts
+            # So that no job is told again what was told of the options: none is queued.
+            if "spec" in faulty:
+                fields = {}
+            if not fields or "image" in faulty:
+                fields["image"] = DEFAULT_IMAGE
         else:
             if is_table:
                 fields = {name: getattr(spec, name) for name in spec.model_fields_set if name != "artifacts"}

@@ -176,7 +176,7 @@ def _read_table(source: Source, common: Mapping[str, Any]) -> Found:
     table = parse_table(read_text(name), source.kind, faults)
     has_index = INDEX in table.columns
     names = table.columns if has_index else [*table.columns, INDEX]
-    filler = faults.collect(lambda: Filler(source, common, names)) if table.columns else None
+    filler = faults.collect(lambda: Filler(source, common, names)) if table.columns or not faults else None
     if filler is None or faults:
         raise faults.new_error()
     needed = filler.used - (frozenset() if has_index else {INDEX})

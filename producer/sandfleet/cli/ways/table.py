@@ -122,7 +122,7 @@ def _parse_objects(text: str, faults: list[Fault]) -> Table:
             faults.append(Fault(f"line {number}", "must be a JSON object with the values of a job"))
             continue
         row = _read_object(cast("dict[str, Any]", values), f"line {number}", faults)
-        columns |= dict.fromkeys(row)
+        columns |= dict.fromkeys(values)  # those of faulty values, too: the column is there
         rows.append(Row(number, row))
     return Table(list(columns), rows)
 

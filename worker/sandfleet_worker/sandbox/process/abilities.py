@@ -175,7 +175,7 @@ def _key(binary: RunscBinary) -> str:
     try:
         facts = os.stat(binary.path)  # noqa: PTH116  as in runsc.py
         closed = find_closed_path(binary)
-        place = os.path.realpath(binary.path) + (f" {closed}" if closed else "")
+        place = os.path.realpath(binary.path) + (f" closed at {closed}" if closed else " open")
         return f"{_hash(binary.path, facts.st_mtime_ns, facts.st_size)} {place}"
     except OSError as error:
         if is_resource_error(error):

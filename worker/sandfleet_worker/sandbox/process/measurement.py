@@ -6,17 +6,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Self
 
 from sandfleet_config.codes import ErrorCode
-from sandfleet_config.outcome import StreamOutput
+from sandfleet_config.outcome import StreamOutput, Usage
 
+from sandfleet_worker.sandbox.cgroup.counters import Counts
 from sandfleet_worker.sandbox.process.facts import PANIC_CHARS, Facts
 from sandfleet_worker.sandbox.process.init_reports import Exited, Signaled
 from sandfleet_worker.sandbox.process.runsc import read_head, read_log_errors
 from sandfleet_worker.sandbox.process.sidecars import OPAQUE_FAILURE, find_sidecar_fault
 
 if TYPE_CHECKING:
-    from sandfleet_config.outcome import Usage
-
-    from sandfleet_worker.sandbox.cgroup.counters import Counts
+    from sandfleet_worker.sandbox.cgroup.counters import Counters
     from sandfleet_worker.sandbox.policy import Admitted
     from sandfleet_worker.sandbox.process.artifacts import Collection
     from sandfleet_worker.sandbox.process.packed_job import PackedJob
@@ -109,6 +108,24 @@ class Measurement:
 def _find_ran_seconds(facts: Facts) -> float | None:
     """Return how long the program ran by the sandbox's own clock; None where init could not say."""
     return facts.end.ran_microseconds / 1e6 if isinstance(facts.end, Exited | Signaled) else None
+
+
+def read_counters(counters: Counters, supervision: Supervision) -> tuple[Counts, Usage]:
+    """Return what the kernel has counted, and the usage.
+
+    Nothing was counted where no descriptor is left to ask, if the end is certain without it: the
+    job has exited 0, or it was told to end.
+
+    Raises:
+        OSError: no descriptor is left, and only the counters tell why the job ended.
+    """
+    try:
+        return counters.read_end()
+    except OSError:
+        has_exited_ok = isinstance(supervision.end, Exited) and supervision.end.code == 0
+        if not has_exited_ok and supervision.kill is None and supervision.timed_out is None:
+            raise
+        return Counts(), Usage()
 
 
 def collect_facts(

@@ -19,7 +19,7 @@ from sandfleet_worker.sandbox.process.enforcement import require_limits
 from sandfleet_worker.sandbox.process.folders import new_folder_error, remove_folder
 from sandfleet_worker.sandbox.process.idle import IdleState
 from sandfleet_worker.sandbox.process.launcher import Launcher
-from sandfleet_worker.sandbox.process.measurement import Measurement, collect_facts
+from sandfleet_worker.sandbox.process.measurement import Measurement, collect_facts, read_counters
 from sandfleet_worker.sandbox.process.prepared_state import PreparedState, bound_preparation, explain_failure
 from sandfleet_worker.sandbox.process.runsc import SandboxPaths, new_command
 from sandfleet_worker.sandbox.process.supervision import Supervision
@@ -238,10 +238,10 @@ class Sandbox:
         self, job: PackedJob, limits: Admitted, cancel: Cancellation, is_ok: Callable[[Facts], bool]
     ) -> tuple[Facts, Usage, Collection | None]:
         """Read how the job has ended, then collect its artifacts, and reap runsc."""
-        supervision, counters = self.supervision, self.cgroup.counters
+        supervision = self.supervision
         assert self.plan is not None
         runsc_exit = None if supervision.is_held else self.wait_exit()
-        counts, usage = counters.read_end()
+        counts, usage = read_counters(self.cgroup.counters, supervision)
         if self.prepared is not None:
             usage = self.prepared.leave_out(usage)
         facts = collect_facts(

@@ -23,6 +23,10 @@ LEFT_OUT = (
     " SANDFLEET_WARM__SIZE or SANDFLEET_PREPARED__BUDGET_BYTES, and restart the worker, which keeps"
     " memory for the preparations that it knows at its start"
 )
+GREW = (
+    "a spare of the preparation %s needs more memory than those before it: the next one may use all that"
+    " the settings allow"
+)
 BOOTS_PER_PREPARATION = 4
 """Two sandboxes a core may boot at once, and half of the cores may prepare; processes of a host share both."""
 UNFIT: tuple[str, ...] = ("the interpreter cannot be executed", "unfit:")
@@ -80,7 +84,11 @@ class PreparedSpares:
         assert sandbox.plan is not None
         interpreter = sandbox.plan.interpreter
         assert interpreter is not None
-        self.memory.forget(sandbox.plan)
+        prepared = sandbox.prepared
+        is_held = self.memory.forget(sandbox.plan)
+        if is_held and prepared is not None and not prepared.is_up and prepared.is_out_of_memory:
+            log.info(GREW, interpreter.name, extra={"action": "preparation_grew"})
+            return False
         text = "the preparation %s has failed: %s"
         log.warning(text, interpreter.name, why, extra={"action": "preparation_failed"})
         return self._quarantine.note_failure(sandbox.plan, why, is_unfit=why.startswith(UNFIT))

@@ -57,13 +57,17 @@ class SpareMemory:
             self._known = {}
         self._known[plan] = _Use(memory_bytes, max(peak_bytes, known.peak_bytes if known else 0))
 
-    def forget(self, plan: Plan) -> None:
-        """Let the next spare of `plan` use what the settings allow: one has failed."""
-        self._known.pop(plan, None)
+    def forget(self, plan: Plan) -> bool:
+        """Let the next spare of `plan` use what the settings allow: one has failed.
+
+        Return whether one had been known, so that the failed one may have been held to what it used.
+        """
+        return self._known.pop(plan, None) is not None
 
     def find_used(self, plan: Plan) -> int:
         """Return what a prepared spare of `plan` uses, as far as it is known."""
-        return self._known[plan].memory_bytes if plan in self._known else 0
+        known = self._known.get(plan)  # one look-up: another thread may forget it meanwhile
+        return known.memory_bytes if known else 0
 
     def fits(self, plan: Plan, size: int, spares: Iterable[Sandbox]) -> bool:
         """Whether one more spare of `plan` fits beside `spares`."""
