@@ -146,11 +146,10 @@ def _read_common(
         except RequestError as error:
             faults += [Fault("", f"{error.code.value}: {text}") for text in list_refusals(error)]
             faulty = {fault["field"].partition(".")[0] for fault in error.errors}
-            fields = {name: value for name, value in fields.items() if name not in faulty}
-            artifacts = () if "artifacts" in faulty else artifacts
             # So that no job is told again what was told of the options: none is queued.
-            if "spec" in faulty:
-                fields = {}
+            kept = () if "spec" in faulty else fields.items()
+            fields = {name: value for name, value in kept if name not in faulty}
+            artifacts = () if "artifacts" in faulty else artifacts
             if not fields or "image" in faulty:
                 fields["image"] = DEFAULT_IMAGE
         else:
