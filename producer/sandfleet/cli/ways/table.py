@@ -121,8 +121,9 @@ def _parse_objects(text: str, faults: list[Fault]) -> Table:
         if not isinstance(values, dict):
             faults.append(Fault(f"line {number}", "must be a JSON object with the values of a job"))
             continue
-        row = _read_object(cast("dict[str, Any]", values), f"line {number}", faults)
-        columns |= dict.fromkeys(values)  # those of faulty values, too: the column is there
+        named = cast("dict[str, Any]", values)
+        row = _read_object(named, f"line {number}", faults)
+        columns |= dict.fromkeys(named)  # those of faulty values, too: the column is there
         rows.append(Row(number, row))
     return Table(list(columns), rows)
 
