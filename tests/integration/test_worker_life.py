@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from sandfleet_worker.delivery.worker_exit import EXIT_STALLED
@@ -149,6 +149,20 @@ def test_celerys_own_tools_work_with_our_app(stage: Stage) -> None:
 
     assert done.returncode == 0, done.stderr
     assert "pong" in done.stdout
+
+
+def test_a_reply_to_somebody_who_has_died_expires(stage: Stage, stock: Stock) -> None:
+    stage.start().wait_ready()
+    control: Any = stock.app.control
+    box = control.mailbox
+    with stock.app.connection_for_write() as connection:
+        channel = connection.default_channel
+        box(connection)._publish("ping", {}, reply_ticket="asked", channel=channel)  # and it never reads the reply
+        pattern = "sandfleet:[0-9a-f]*.reply.celery.pidbox"
+        wait_until(lambda: stage.redis.keys(pattern), 20, "the worker has replied")
+        (key,) = stage.redis.keys(pattern)
+        wait_until(lambda: stage.redis.ttl(key) > 0, 5, "it expires")
+        assert stage.redis.ttl(key) <= 300
 
 
 def test_plain_celery_worker_is_refused(stage: Stage) -> None:

@@ -9,6 +9,7 @@ import contextlib
 from functools import partial
 from typing import Any
 
+import redis
 from celery import bootsteps
 from celery.worker.consumer.consumer import CLOSE, TERMINATE  # type: ignore[attr-defined]
 from celery.worker.consumer.control import Control
@@ -26,6 +27,8 @@ EVENTS_SECONDS = 0.2
 """Interval of sending events."""
 COMPACT = "sandfleet-events"
 """Name of the serializer of events in kombu's registry. Its content type is that of any JSON."""
+REPLIES, REPLY_TTL_SECONDS = "reply.celery.pidbox", 300
+"""The end of the name of a list of replies, and how long one is kept that nobody reads."""
 MAX_BUFFERED_EVENTS = 1000
 """A thread that adds one more sends them all at once."""
 
@@ -136,6 +139,23 @@ def _shorten_events(dispatcher: Any) -> None:
 
 
 class ClaimedControl(Control):
-    """Celery's ``Control`` step, after ours instead of after ``Tasks``."""
+    """Celery's ``Control`` step, after ours instead of after ``Tasks``.
+
+    Its replies expire. kombu gives their list no TTL, and nobody takes it if the one who asked has
+    died meanwhile.
+    """
 
     requires = (ClaimedTasks,)
+
+    def __init__(self, c: Any, **options: Any) -> None:
+        super().__init__(c, **options)
+        node: Any = self.box.node  # type: ignore[attr-defined]
+        send = node.reply
+
+        def reply(data: Any, exchange: str, routing_key: str, ticket: str, **more: Any) -> None:
+            send(data, exchange, routing_key, ticket, **more)
+            client = redis.Redis(connection_pool=node.channel.pool)
+            with contextlib.suppress(redis.RedisError):
+                client.expire(f"{KEY_PREFIX}{routing_key}.{REPLIES}", REPLY_TTL_SECONDS)
+
+        node.reply = reply
