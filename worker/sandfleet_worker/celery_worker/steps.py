@@ -152,8 +152,8 @@ class ClaimedControl(Control):
         node: Any = self.box.node  # type: ignore[attr-defined]
         send = node.reply
 
-        def reply(data: Any, exchange: str, routing_key: str, ticket: str, **more: Any) -> None:
-            send(data, exchange, routing_key, ticket, **more)
+        def reply(*given: Any, routing_key: str, **options: Any) -> None:
+            send(*given, routing_key=routing_key, **options)
             client = redis.Redis(connection_pool=node.channel.pool)
             with contextlib.suppress(redis.RedisError):
                 client.expire(f"{KEY_PREFIX}{routing_key}.{REPLIES}", REPLY_TTL_SECONDS)
