@@ -46,7 +46,7 @@ RESERVED_QUEUES = frozenset(
 """Names of other keys under `KEY_PREFIX`, where a queue is a key of its name."""
 
 STEP_SEPARATOR = "\x06\x16"
-"""Between the name of a queue and a priority step but 0, in the key of a list: kombu's."""
+"""Between the name of a queue and a priority step but 0, in the key of a list: kombu's. See `list_key`."""
 CORDONS = f"{KEY_PREFIX}cordons"
 PAUSED = f"{KEY_PREFIX}paused"
 AUDIT = f"{KEY_PREFIX}audit"
@@ -84,6 +84,11 @@ def check_queue(name: str) -> str:
         msg = f"no queue may be called {name}: the name is taken in Redis"
         raise ValueError(msg)
     return name
+
+
+def list_key(queue: str, step: int) -> str:
+    """Return the key of the list with a queue's messages of one priority step."""
+    return f"{KEY_PREFIX}{queue}" + (f"{STEP_SEPARATOR}{step}" if step else "")
 
 
 def is_queue(name: str) -> bool:

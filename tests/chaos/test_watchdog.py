@@ -14,6 +14,8 @@ from sandfleet_worker.delivery.worker_exit import EXIT_LOST, EXIT_STALLED
 from waiting import wait_until
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from havoc import Havoc
     from stage import Worker
 
@@ -62,17 +64,23 @@ def start_other(havoc: Havoc) -> Worker:
     return other
 
 
-def test_a_worker_that_consumes_no_more_ends_and_its_jobs_run_elsewhere(havoc: Havoc) -> None:
-    """Three workers at once: each has a queue of its own and hangs in another place."""
-    said = {"rotation": "the claimer has made", "slots": "the claimer has made", "loop": "Celery's loop"}
-    # A place more than jobs: each keeps looking for work.
-    stalled = {place: Stalling(havoc, place, 2, **of_its_own(havoc, place)) for place in said}
+def start_with_jobs(havoc: Havoc, places: Iterable[str]) -> tuple[dict[str, Stalling], dict[str, str]]:
+    """Start a worker for each place, with a queue of its own and one running job."""
+    # A slot more than jobs: each worker keeps looking for work.
+    stalled = {place: Stalling(havoc, place, 2, **of_its_own(havoc, place)) for place in places}
     for one in stalled.values():
         one.wait_ready()
     # Long enough for the others to start on a busy machine; the second run ends at the same moment.
     script = f"while [ $(date +%s) -lt {int(time.time()) + 25} ]; do sleep 0.2; done"
-    jobs = {place: havoc.stock.submit("sh", "-c", script, queue=place) for place in said}
+    jobs = {place: havoc.stock.submit("sh", "-c", script, queue=place) for place in stalled}
     havoc.wait_started(*jobs.values())
+    return stalled, jobs
+
+
+def test_a_worker_that_consumes_no_more_ends_and_its_jobs_run_elsewhere(havoc: Havoc) -> None:
+    """Three workers at once: each has a queue of its own and hangs in another place."""
+    said = {"rotation": "the claimer has made", "slots": "the claimer has made", "loop": "Celery's loop"}
+    stalled, jobs = start_with_jobs(havoc, said)
     their_own = {process.pid for process in havoc.stage.find_sentries()}
     # No worker holds two jobs that may have killed theirs.
     others = {str(worker.process.pid) for worker in start_others(havoc, len(jobs))}
@@ -141,14 +149,8 @@ def test_a_worker_whose_lease_fails_ends_at_once_and_its_jobs_run_elsewhere(havo
 
 def test_a_worker_whose_lease_hangs_or_whose_log_is_blocked_ends_and_its_jobs_run_elsewhere(havoc: Havoc) -> None:
     """Two workers at once, a queue each: nobody reads the stderr of one."""
-    places = ("lease", "log")
-    stalled = {place: Stalling(havoc, place, 2, **of_its_own(havoc, place)) for place in places}
-    for one in stalled.values():
-        one.wait_ready()
-    script = f"while [ $(date +%s) -lt {int(time.time()) + 25} ]; do sleep 0.2; done"
-    jobs = {place: havoc.stock.submit("sh", "-c", script, queue=place) for place in places}
-    havoc.wait_started(*jobs.values())
-    start_others(havoc, len(places))
+    stalled, jobs = start_with_jobs(havoc, ("lease", "log"))
+    start_others(havoc, len(jobs))
 
     for one in stalled.values():
         one.hang()

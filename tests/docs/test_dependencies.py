@@ -32,7 +32,7 @@ PARTS = {
 }
 """Parts of distributions that we declare: they always come with these."""
 LOADERS = {"sandfleet": {"pytest"}}
-"""Programs that load a module of ours by an entry point (`pytest11`), and so are there."""
+"""Programs that import one of our modules by its entry point (`pytest11`). So they are installed where it runs."""
 OTHER_PYTHONS = "sandfleet_worker/sandbox/prepared/bootstrap"
 """A program for the Pythons of images."""
 
@@ -55,7 +55,10 @@ def find_undeclared(name: str, projects: Projects) -> dict[str, str]:
 
 
 def find_declared(name: str, projects: Projects, extras: tuple[str, ...] | None = None) -> Iterator[str]:
-    """Yield what a distribution requires, itself or by another one of ours; `extras` None means all of its own."""
+    """Yield the requirements of a distribution, and those of our distributions that it requires.
+
+    `extras` None means all extras of its own.
+    """
     project = projects[name]["project"]
     optional: Mapping[str, list[str]] = project.get("optional-dependencies", {})
     chosen = optional if extras is None else extras

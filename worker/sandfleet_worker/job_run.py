@@ -216,9 +216,9 @@ class JobRun:
         return code in self._retry_on
 
     def _find_dead_letter_reason(self, outcome: Outcome) -> str:
-        """Say why the job belongs to the dead letters.
+        """Return why the job, which ends now, becomes a dead letter; empty if it does not.
 
-        It would be tried again, or is trouble of ours, and no attempt is left.
+        It becomes one if its code is of the category ``host``, or if its `retry_on` names the code.
         """
         code, claim = outcome.code, self.claim
         if code.category is not Category.HOST and code not in self._retry_on:

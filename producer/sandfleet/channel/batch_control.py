@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from sandfleet_config.batch_limits import BatchLimits
-from sandfleet_config.queues import KEY_PREFIX, STEP_SEPARATOR, batch_key, is_queue, job_key, limits_key
+from sandfleet_config.queues import KEY_PREFIX, batch_key, is_queue, job_key, limits_key, list_key
 from sandfleet_config.scripts import PRIORITY_STEPS, read_script, step_of
 from sandfleet_config.units import format_count
 
@@ -146,7 +146,7 @@ class RedisBatchControl:
         Names and lengths are read in parts: whoever may write to Redis can name very many queues.
         """
         client: Any = self._connections.redis
-        steps, found = [str(of) for of in PRIORITY_STEPS if str(of) != step], list[tuple[str, str]]()
+        steps, found = [of for of in PRIORITY_STEPS if str(of) != step], list[tuple[str, str]]()
         with self._connections.guard():
             raw = {
                 name.decode(errors="replace") for name in client.sscan_iter(f"{KEY_PREFIX}queues", count=READ_AT_ONCE)
@@ -156,9 +156,9 @@ class RedisBatchControl:
                 lists = [(name, of) for name in names[start : start + READ_AT_ONCE] for of in steps]
                 pipe = self._connections.new_pipe()
                 for name, of in lists:
-                    pipe.llen(f"{KEY_PREFIX}{name}" + (f"{STEP_SEPARATOR}{of}" if of != "0" else ""))
+                    pipe.llen(list_key(name, of))
                 lengths = pipe.execute(raise_on_error=False)
-                found += [source for source, length in zip(lists, lengths, strict=True) if length != 0]
+                found += [(name, str(of)) for (name, of), length in zip(lists, lengths, strict=True) if length != 0]
         return found
 
     def _move_all(self, name: str, step: str, queue: str = "", of: str = "") -> tuple[int, int]:

@@ -115,7 +115,7 @@ class Overview(Protocol):
         ...
 
     def find_queued(self, job: JobFacts, *, counts: bool = True) -> Queued:
-        """Find a queued job in its queue."""
+        """Find who takes a queued job; `counts` also counts the jobs before it, by a search of its queue."""
         ...
 
     def kept_requests(self, job_ids: Sequence[str]) -> list[JobRequest | None]:

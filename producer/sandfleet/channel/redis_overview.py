@@ -6,7 +6,16 @@ import fnmatch
 import json
 from typing import TYPE_CHECKING, Any, Final
 
-from sandfleet_config.queues import KEY_PREFIX, batch_key, dead_key, ends_key, host_of_owner, job_key, spec_key
+from sandfleet_config.queues import (
+    KEY_PREFIX,
+    batch_key,
+    dead_key,
+    ends_key,
+    host_of_owner,
+    job_key,
+    list_key,
+    spec_key,
+)
 from sandfleet_config.scripts import PRIORITY_STEPS, read_script
 
 from sandfleet.channel.job_facts import FACT_FIELDS, parse_facts
@@ -126,7 +135,7 @@ class RedisOverview:
         """Count the jobs that a claim takes before this one, and list the workers of its queue."""
         with self._connections.guard():
             client: Any = self._connections.redis
-            lengths = {step: client.llen(_list_key(job.queue, step)) for step in PRIORITY_STEPS if step < job.step}
+            lengths = {step: client.llen(list_key(job.queue, step)) for step in PRIORITY_STEPS if step < job.step}
             place, passed = self._find_place(job) if counts else (None, 0)
             workers = self._read_workers()
         before = None if place is None else sum(lengths.values()) + place
@@ -147,7 +156,7 @@ class RedisOverview:
         script = self._connections.script(read_script("find_message"))
         passed = 0
         while passed < MAX_SEARCHED:
-            key = _list_key(job.queue, job.step)
+            key = list_key(job.queue, job.step)
             place, read = script(args=[key, job.job_id, passed, SEARCHED_AT_ONCE])
             if place >= 0:
                 return passed + place, passed + read
@@ -196,10 +205,6 @@ class RedisOverview:
         with self._connections.guard():
             client: Any = self._connections.redis
             client.delete(f"{KEY_PREFIX}pins:{name}")
-
-
-def _list_key(queue: str, step: int) -> str:
-    return f"{KEY_PREFIX}{queue}" + (f"\x06\x16{step}" if step else "")
 
 
 def _serves(announced: bytes, queue: str) -> bool:

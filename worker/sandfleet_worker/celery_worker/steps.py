@@ -141,8 +141,8 @@ def _shorten_events(dispatcher: Any) -> None:
 class ClaimedControl(Control):
     """Celery's ``Control`` step, after ours instead of after ``Tasks``.
 
-    Its replies expire. kombu gives their list no TTL, and nobody takes it if the one who asked has
-    died meanwhile.
+    Sets a TTL on each list of replies: kombu sets none. If the client that asked has died, nobody
+    reads the list.
     """
 
     requires = (ClaimedTasks,)

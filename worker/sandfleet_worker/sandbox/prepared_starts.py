@@ -44,7 +44,10 @@ log = logging.getLogger(__name__)
 
 EARLY_SECONDS: Final = 0.05
 CRASHES: Final = frozenset({signal.SIGSEGV, signal.SIGILL, signal.SIGBUS, signal.SIGFPE})
-"""What the processor does to a program that is broken. SIGABRT counts less: programs send it to themselves."""
+"""Signals of a broken program, which the processor causes.
+
+SIGABRT counts less: a program may send it to itself.
+"""
 DISK_BYTES: Final = 1 << 20
 """Space on /tmp and the like during a preparation; nothing may be left there at its end."""
 MAX_KNOWN: Final = 256

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery import states
 from sandfleet_config.codes import ErrorCode
-from sandfleet_config.queues import KEY_PREFIX, STEP_SEPARATOR, job_key
+from sandfleet_config.queues import KEY_PREFIX, job_key, list_key
 from sandfleet_config.scripts import PRIORITY_STEPS
 
 from sandfleet_worker.celery_worker.events import describe_end
@@ -85,7 +85,7 @@ def read_lengths(client: redis.Redis, names: Sequence[str]) -> dict[str, int]:
     pipe: Any = client.pipeline(transaction=False)
     for name in names:
         for step in PRIORITY_STEPS:
-            pipe.llen(f"{KEY_PREFIX}{name}" + (f"{STEP_SEPARATOR}{step}" if step else ""))
+            pipe.llen(list_key(name, step))
     found = [count if isinstance(count, int) else 0 for count in pipe.execute(raise_on_error=False)]
     width = len(PRIORITY_STEPS)
     return {name: sum(found[at * width : (at + 1) * width]) for at, name in enumerate(names)}

@@ -60,9 +60,9 @@ class PreparedState:
         if clock.prepared is None:
             return False
         if not self.is_up:
-            self.is_up = True
             self.seconds = clock.prepared - (clock.ready or clock.prepared)
             self._bound()
+            self.is_up = True  # last: without a descriptor the bounds are tried again
         return True
 
     def _bound(self) -> None:

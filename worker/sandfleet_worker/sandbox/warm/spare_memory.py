@@ -22,7 +22,7 @@ MAX_KNOWN: Final = 256
 
 
 class _Use(NamedTuple):
-    """What a prepared spare holds while it idles, and the most that it used while it prepared."""
+    """The memory of a prepared spare while it idles, and its peak during the preparation."""
 
     memory_bytes: int
     peak_bytes: int
@@ -39,7 +39,7 @@ class SpareMemory:
         self.extra_bytes, self._prepared_bytes = extra_bytes, prepared_bytes
         self._known: dict[Plan, _Use] = {}
         self._first_tries: dict[Plan, int] = {}
-        """What preparations may use of which no spare has been up, as `trim` has found last."""
+        """Memory limit of each preparation that has had no spare yet; set by `trim`."""
 
     def need(self, plan: Plan, size: int) -> int:
         """Return how much a new spare of `plan` may use in a pool of `size` places."""
@@ -102,7 +102,7 @@ class SpareMemory:
 
 @dataclass
 class _Left:
-    """What is left of the memory of all spares, and of what prepared ones may hold."""
+    """The free part of two budgets: the memory of all spares, and that of prepared ones."""
 
     all_bytes: int
     prepared_bytes: int
