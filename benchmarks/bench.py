@@ -1,6 +1,6 @@
 """Measure sandfleet beside bare `runsc run`, stock Celery and other sandboxes, all in one run.
 
-Run it by `make bench` (ARGS="--quick" for five minutes instead of fifteen). Machines are noisy: quote
+Run it by `make bench` (ARGS="--quick" for some minutes instead of 25). Machines are noisy: quote
 the ratios, not the milliseconds. At its end it stops and removes everything that it started.
 """
 
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from sandbench.chosen_runsc import put_runsc_first
 from sandbench.counts import FULL, QUICK
 from sandbench.figures import Figures
 from sandbench.machine import read_machine
@@ -58,6 +59,7 @@ def main() -> None:
         return
     if os.geteuid() != 0:
         sys.exit("sandboxes with limits, and counting what they use, need root")
+    put_runsc_first()
     earlier = Figures.model_validate_json((RESULTS / JSON).read_text()) if options.add else None
     figures = measure(options)
     figures = earlier.joined(figures) if earlier else figures
@@ -75,7 +77,7 @@ def main() -> None:
 def _read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--quick", action="store_true", help="five minutes instead of fifteen: few rounds, short queues"
+        "--quick", action="store_true", help="some minutes instead of 25: few rounds, short queues"
     )
     parser.add_argument("--only", help=f"some parts only, with commas between: {','.join(PARTS)}")
     parser.add_argument(

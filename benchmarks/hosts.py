@@ -17,6 +17,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 from sandfleet import Fleet, SandboxSpec, Settings
+from sandbench.chosen_runsc import put_runsc_first
 from sandfleet_worker.sandbox.image.store import ImageStore
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))  # the hosts of the tests
@@ -43,6 +44,7 @@ def main() -> None:
     jobs = 12 if parser.parse_args().quick else 30
     if os.geteuid() != 0:
         sys.exit("network namespaces and sandboxes with limits need root")
+    put_runsc_first()
     table = Table(title=f"{jobs} jobs of `sleep 1`, one at a time a host")
     for column in ("hosts", "jobs/s", "of one host", "jobs on each"):
         table.add_column(column, justify="right")

@@ -1,4 +1,4 @@
-"""The rounds and jobs of a run: on two cores, about 15 minutes for all, 5 for the quick run."""
+"""The rounds and jobs of a run: on two cores, about 25 minutes for all, some for the quick run."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ DOCUMENTS = ("README.md", "docs/explanation/performance.md", "docs/explanation/s
 PICTURES = "docs/explanation/img"
 MARKED = re.compile(r"<!-- bench:(?P<name>[a-z]+):begin -->\n.*?<!-- bench:(?P=name):end -->", re.DOTALL)
 NOT_MEASURED = "(not measured in this run)"
+COLUMNS = 100
 
 
 def fill(text: str, blocks: Mapping[str, str]) -> str:
@@ -30,9 +32,20 @@ def fill(text: str, blocks: Mapping[str, str]) -> str:
 
     def replace(match: re.Match[str]) -> str:
         name = match["name"]
-        return f"<!-- bench:{name}:begin -->\n{blocks[name] or NOT_MEASURED}\n<!-- bench:{name}:end -->"
+        block = "\n".join(_wrap(line) for line in (blocks[name] or NOT_MEASURED).splitlines())
+        return f"<!-- bench:{name}:begin -->\n{block}\n<!-- bench:{name}:end -->"
 
     return MARKED.sub(replace, text)
+
+
+def _wrap(line: str) -> str:
+    """Wrap a paragraph or an item of a list, as the prose around it; a row of a table stays."""
+    if len(line) <= COLUMNS or line.startswith("|"):
+        return line
+    indent = "  " if line.startswith("- ") else ""
+    return textwrap.fill(
+        line, COLUMNS, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
 
 
 def publish(figures: Figures, results: Path, root: Path = ROOT) -> list[Path]:

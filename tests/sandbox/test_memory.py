@@ -152,13 +152,15 @@ def test_a_full_parent_is_reported_though_page_cache_had_filled_the_jobs_limit(
 ) -> None:
     """Without a sandbox: a cgroup and a program in it.
 
-    The kernel lets the program go to its limit before it is killed.
+    The kernel lets the program go to its limit before it is killed. cgroup v2 takes no process into
+    the parent itself, so what fills it is in a cgroup of its own.
     """
     cgroup = SandboxCgroup(find_tree(f"{grandparent.name}/jobs"), "by-hand")
     cgroup.make()
     limits = admit(SandboxSpec.model_validate({"image": "x", "resources": {"memory_bytes": 90 * MIB}}), HostSettings())
     cgroup.apply(limits)
-    folder = grandparent / "jobs/by-hand"
+    folder, filler = grandparent / "jobs/by-hand", grandparent / "filler"
+    filler.mkdir()
     command = [sys.executable, "-c", FILL, str(folder), str(tmp_path / "file")]
     try:
         with neighbour(grandparent), subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as job:
@@ -167,12 +169,14 @@ def test_a_full_parent_is_reported_though_page_cache_had_filled_the_jobs_limit(
             peak = cgroup.counters.usage().memory_peak_bytes
             assert peak is not None
             assert peak > 89 * MIB
-            with eater(grandparent, 65):
+            with eater(filler, 65):
                 assert job.wait(30) == -signal.SIGKILL
         counts = cgroup.counters.read()
         assert (counts.oom_kills, counts.own_ooms) == (1, 0)
     finally:
         cgroup.remove()
+        wait_until(lambda: not (filler / "cgroup.procs").read_text(), 5, "nothing fills the parent")
+        filler.rmdir()
 
 
 def test_a_kill_beside_an_idle_sandbox_does_not_count_for_its_next_job(host: HostSettings) -> None:

@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from cgrouptree import remove_parents
 from pydantic import SecretStr
 from redis_servers import UserServer
 from sandfleet import ErrorCode, Fleet, SandboxSpec, Settings
 from sandfleet_config.queues import job_key
+from sandfleet_config.settings import HostSettings
 from waiting import wait_until
 
 if TYPE_CHECKING:
@@ -75,6 +77,7 @@ def users(tmp_path_factory: pytest.TempPathFactory) -> Iterator[UserServer]:
 @pytest.fixture(scope="module", autouse=True)
 def _units(users: UserServer) -> Iterator[None]:
     """Install the units as docs/how-to/systemd.md says."""
+    remove_parents(HostSettings().runsc.cgroup_parent)  # other tests of this run have made it
     ETC.mkdir(exist_ok=True)
     for unit in (WORKER, WEB):
         shutil.copy(ROOT / "deploy" / "systemd" / unit, UNITS)
