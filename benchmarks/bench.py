@@ -76,9 +76,7 @@ def main() -> None:
 
 def _read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--quick", action="store_true", help="some minutes instead of 25: few rounds, short queues"
-    )
+    parser.add_argument("--quick", action="store_true", help="some minutes instead of 25: few rounds, short queues")
     parser.add_argument("--only", help=f"some parts only, with commas between: {','.join(PARTS)}")
     parser.add_argument(
         "--add", action="store_true", help="with --only: keep the other parts of the last run, of the same code and day"

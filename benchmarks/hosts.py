@@ -16,8 +16,8 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
-from sandfleet import Fleet, SandboxSpec, Settings
 from sandbench.chosen_runsc import put_runsc_first
+from sandfleet import Fleet, SandboxSpec, Settings
 from sandfleet_worker.sandbox.image.store import ImageStore
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))  # the hosts of the tests

@@ -43,9 +43,7 @@ def _wrap(line: str) -> str:
     if len(line) <= COLUMNS or line.startswith("|"):
         return line
     indent = "  " if line.startswith("- ") else ""
-    return textwrap.fill(
-        line, COLUMNS, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
-    )
+    return textwrap.fill(line, COLUMNS, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def publish(figures: Figures, results: Path, root: Path = ROOT) -> list[Path]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from sandfleet_config.codes import ErrorCode
 from sandfleet_config.files import by_reference
 from sandfleet_config.spec import RETRIED_CODES
-from sandfleet_config.wire import encode_batch_fields, encode_run
+from sandfleet_config.wire import encode_batch_fields, encode_run, encode_text
 
 if TYPE_CHECKING:
     from sandfleet_config.spec import SandboxSpec
@@ -20,7 +20,6 @@ _FIRST_RETRIED: Final = tuple(code for code in RETRIED_CODES if code is not Erro
 
 A fingerprint of the default stays the same.
 """
-_encode: Final = json.JSONEncoder().encode
 
 
 def spec_sha256(spec: SandboxSpec, run: str | None = None) -> str:
@@ -54,7 +53,7 @@ def request_sha256(spec: SandboxSpec, spec_hash: str | None = None, key: str = "
     retried = _FIRST_RETRIED if spec.retry_on == RETRIED_CODES else spec.retry_on
     how = _encode_how(spec.priority, spec.queue_ttl, spec.max_attempts, retried)
     text = (
-        f"{spec_hash or spec_sha256(spec)} [{_encode(spec.idempotency_key or key)}, {how}]{encode_batch_fields(spec)}"
+        f"{spec_hash or spec_sha256(spec)} [{encode_text(spec.idempotency_key or key)}, {how}]{encode_batch_fields(spec)}"
     )
     return hashlib.sha256(text.encode()).hexdigest()
 

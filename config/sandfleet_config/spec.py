@@ -7,6 +7,7 @@ makes of it ``SpecInvalid`` or ``SecurityViolation``.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from functools import lru_cache
 from typing import Annotated, Final, Literal, Self
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
@@ -57,6 +58,10 @@ DEFAULT_ATTEMPTS = 3
 MAX_ATTEMPTS = 20
 MAX_KEY_CHARS = 256
 RETRIED_CODES = tuple(code for code in ErrorCode if code.category is Category.HOST)
+
+
+_hide_secrets: Final = lru_cache(maxsize=4)(hide_secrets)
+"""Remembers few, since a command may be long: jobs that differ in labels or files have the same one."""
 
 
 class ResourceSpec(ContractModel):
@@ -266,6 +271,6 @@ class SandboxSpec(ContractModel):
         unless it `is_whole` (`SANDFLEET_SHOW_COMMANDS`).
         """
         name = self.labels.get("name", "")
-        words = join_words(self.command) if is_whole else hide_secrets(self.command)
+        words = join_words(self.command) if is_whole else _hide_secrets(tuple(self.command))
         line = f"{name + ': ' if name else ''}{self.image} {words}".rstrip()
         return line if len(line) <= width else line[: width - 3] + "..."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from functools import lru_cache
+from json.encoder import encode_basestring_ascii
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, cast
 
 from pydantic import Field, ValidationError, model_validator
@@ -98,7 +99,8 @@ def encode_needs(spec: SandboxSpec, image: str = "") -> str:
     `requires`, `datasets` (see `DatasetSpec.reference`) and those of `find_requested_limits`.
     """
     return _encode_needs(
-        image or normalize_image(spec.image),
+        image,
+        spec.image,
         _list_limits(spec),
         tuple(spec.requires.items()) if spec.requires else (),
         tuple([dataset.reference for dataset in spec.datasets]) if spec.datasets else (),
@@ -107,10 +109,10 @@ def encode_needs(spec: SandboxSpec, image: str = "") -> str:
 
 @lru_cache(maxsize=256)
 def _encode_needs(
-    image: str, asked: tuple[float, ...], requires: tuple[tuple[str, str], ...], datasets: tuple[str, ...]
+    image: str, name: str, asked: tuple[float, ...], requires: tuple[tuple[str, str], ...], datasets: tuple[str, ...]
 ) -> str:
-    """Encode the needs, which are the same for most jobs of a batch."""
-    needs: dict[str, object] = {"image": image, **_name_limits(asked)}
+    """Encode the needs, which are the same for most jobs of a batch; `name` is the image's in the spec."""
+    needs: dict[str, object] = {"image": image or normalize_image(name), **_name_limits(asked)}
     if requires:
         needs["requires"] = dict(requires)
     if datasets:
@@ -155,10 +157,10 @@ def join_job(run: str, spec: SandboxSpec, key: str, batch: str | None, *, contra
     Raises:
         SpecTooLarge: over `max_bytes`.
     """
-    named_key = f',"idempotency_key":{_encode(key)}' if key else ""
+    named_key = f',"idempotency_key":{encode_text(key)}' if key else ""
     delivery = encode_delivery(spec.priority, spec.queue_ttl, spec.max_attempts, spec.retry_on)
     later = encode_batch_fields(spec)
-    named_batch = f',"batch":{_encode(batch)}' if batch is not None else ""
+    named_batch = f',"batch":{encode_text(batch)}' if batch is not None else ""
     text = f'{{"contract":{contract},"spec":{run[:-1]}{named_key}{delivery}{later}}}{named_batch}}}'
     size = len(text) if text.isascii() else len(text.encode())
     if size > max_bytes:
@@ -269,6 +271,7 @@ def raise_faults(error: ValidationError, model: type[BaseModel] = SandboxSpec) -
     raise (SecurityViolation if is_violation else SpecInvalid).of(text, errors=faults) from None
 
 
-_encode: Final = json.JSONEncoder().encode
+encode_text: Final = encode_basestring_ascii
+"""Encodes a text as JSON: the encoder of `json.dumps` without its questions about the type."""
 _encode_compact: Final = json.JSONEncoder(separators=(",", ":")).encode
 _DELIVERY: set[str] = {*DELIVERY_FIELDS, *BATCH_FIELDS}

@@ -173,7 +173,7 @@ class DeadLetter(Record):
     run: int = 1
 
 
-class EncodedJob(NamedTuple):
+class EncodedJob(msgspec.Struct, frozen=True, gc=False):
     """A job ready to be queued.
 
     `text` is its encoded request. `key` is its idempotency key, which `spec` need not contain.

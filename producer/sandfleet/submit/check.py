@@ -67,8 +67,10 @@ class JobChecker:
             key = f"{self._batch}/{index}"
             if len(key) > MAX_KEY_CHARS or not key.isprintable():
                 new_spec({**dict(parsed), "idempotency_key": key})  # raises the contract's own error
-        self._check_memory("resources.memory_bytes", parsed.resources.memory_bytes)
-        self._check_memory("retry_with.memory_bytes", parsed.retry_with.memory_bytes)
+        if memory_bytes := parsed.resources.memory_bytes:
+            self._check_memory("resources.memory_bytes", memory_bytes)
+        if memory_bytes := parsed.retry_with.memory_bytes:
+            self._check_memory("retry_with.memory_bytes", memory_bytes)
         if self._batch is not None and self._batch in parsed.after.batches:
             message = f"a job of batch {self._batch} cannot wait for its own batch"
             raise SpecInvalid.of(f"after.batches: {message}", errors=[{"field": "after.batches", "message": message}])
@@ -76,7 +78,7 @@ class JobChecker:
 
     def _check_memory(self, field: str, memory_bytes: int) -> None:
         """Refuse a job that fits on no live host: it would wait until it expires."""
-        if memory_bytes and (largest := self._find_largest_budget()) is not None and memory_bytes > largest:
+        if (largest := self._find_largest_budget()) is not None and memory_bytes > largest:
             asked, most = format_bytes(memory_bytes), format_bytes(largest)
             message = f"{asked} is more than any live host has for its jobs: the largest has {most}"
             fault = {"field": field, "message": message}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
+import msgspec
 from sandfleet_config.contract import find_contract
 from sandfleet_config.errors import SpecTooLarge
 from sandfleet_config.fingerprint import request_sha256, spec_sha256
@@ -35,8 +36,10 @@ UNSHARED_BYTES: Final = 4096
 _VARIANTS: Final = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
 
 
-class EncodedSpec(NamedTuple):
+class EncodedSpec(msgspec.Struct, frozen=True, gc=False):
     """The encoded parts that all jobs of one spec share.
+
+    A large submit holds many of them, so the garbage collector does not follow them.
 
     `run` is `wire.encode_run` of the spec, `needs` is `wire.encode_needs`. `labels` and `requires`
     are copies: the caller may change those of the spec later. `source` is the spec as it was given;
@@ -78,7 +81,7 @@ def _copy(texts: dict[str, str]) -> dict[str, str]:
     return dict(texts) if texts else _EMPTY
 
 
-class EncodedRequest(NamedTuple):
+class EncodedRequest(msgspec.Struct, frozen=True, gc=False):
     """One job without its id: `text` is the whole encoded request, `contract` its version."""
 
     shared: EncodedSpec
@@ -163,7 +166,7 @@ class JobEncoder:
         ]
 
     def _new_job(self, request: EncodedRequest, job_id: str, tag: str, now: float) -> EncodedJob:
-        shared, key, contract, text = request
+        shared, key = request.shared, request.key
         # Without a key, only a repeated send of this very message is the same job: the tag
         # identifies it.
         fingerprint = request_sha256(shared.spec, shared.spec_hash, key) if key else tag
@@ -172,13 +175,13 @@ class JobEncoder:
             shared.spec,
             self._batch,
             key,
-            text,
+            request.text,
             shared.spec_hash,
             fingerprint,
             tag,
             shared.line,
             now,
-            join_needs(contract, shared.needs),
+            join_needs(request.contract, shared.needs),
             self._traces.begin(job_id, self._batch) if self._traces else "",
         )
 
