@@ -52,9 +52,7 @@ def request_sha256(spec: SandboxSpec, spec_hash: str | None = None, key: str = "
     """
     retried = _FIRST_RETRIED if spec.retry_on == RETRIED_CODES else spec.retry_on
     how = _encode_how(spec.priority, spec.queue_ttl, spec.max_attempts, retried)
-    text = (
-        f"{spec_hash or spec_sha256(spec)} [{encode_text(spec.idempotency_key or key)}, {how}]{encode_batch_fields(spec)}"
-    )
+    text = f"{spec_hash or spec_sha256(spec)} [{encode_text(spec.idempotency_key or key)}, {how}]{encode_batch_fields(spec)}"
     return hashlib.sha256(text.encode()).hexdigest()
 
 

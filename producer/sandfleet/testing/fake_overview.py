@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING
 
+import msgspec
 from sandfleet_config.codes import ErrorCode
 from sandfleet_config.scripts import step_of
 from sandfleet_config.wire import decode_job
@@ -135,7 +136,7 @@ class FakeOverview:
             job.earlier[job.run] = job.outcome
             job.outcome, job.queued, job.run = None, time.time(), job.run + 1
             if wanted.changed is not None:
-                job.encoded = wanted.changed._replace(fingerprint=job.encoded.fingerprint)
+                job.encoded = msgspec.structs.replace(wanted.changed, fingerprint=job.encoded.fingerprint)
         self._execute(wanted.job_id)
         return RunState.QUEUED
 
