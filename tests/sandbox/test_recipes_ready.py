@@ -147,8 +147,8 @@ def test_a_build_that_is_ended_leaves_nothing(kill: signal.Signals, images: Imag
     del tmp_path
 
     def is_swept() -> bool:
-        """Add an image, which removes what a killed build left."""
-        ImageStore(images.root).add("busybox")
+        """Make an image, which removes what a killed build left; one that is there would not be made."""
+        ImageStore(images.root).add("busybox", is_fresh=True)
         return list(staging.iterdir()) == []
 
     # A tool of the build may live a moment longer, such as dpkg, which its words do not name. It holds the lock.
