@@ -23,7 +23,7 @@ from obstore.exceptions import AlreadyExistsError, BaseError, PermissionDeniedEr
 
 from sandfleet_config.store.bucket_client import is_usable_process, new_client
 from sandfleet_config.store.bucket_errors import find_code, find_status, new_down
-from sandfleet_config.store.protocol import CHUNK_BYTES, ObjectInfo, StoreDown, check_sha256, is_sha256
+from sandfleet_config.store.protocol import CHUNK_BYTES, UPLOAD_BYTES, ObjectInfo, StoreDown, check_sha256, is_sha256
 from sandfleet_config.store.verified import (
     check_bytes,
     fetch_checked,
@@ -44,7 +44,9 @@ SINGLE_BYTES: Final = 8 << 20
 MAX_PARTS: Final = 9000
 """S3 takes 10,000 parts an object."""
 CONCURRENT_PARTS: Final = 2
-"""Parts in memory at once: the default of 12 takes gigabytes (developmentseed/obstore#540)."""
+"""Parts that are sent at once: the default of 12 takes gigabytes (developmentseed/obstore#540)."""
+PART_BYTES: Final = UPLOAD_BYTES // (CONCURRENT_PARTS + 1)
+"""S3 takes no smaller one but the last; one more than those that are sent is being filled."""
 DIRECT_BYTES: Final = 256 << 10
 """Up to this size an object is sent without asking first whether it is there."""
 THREADS: Final = 16
@@ -83,7 +85,7 @@ class BucketStore:
                 return self._put_single(sha256, b"".join(read_checked_file(sha256, file, size)))
             if self._has(sha256, size):
                 return False
-            part_bytes = max(SINGLE_BYTES, -(-size // MAX_PARTS))
+            part_bytes = max(PART_BYTES, -(-size // MAX_PARTS))
             return self._put_parts(sha256, read_checked_file(sha256, file, size, check), part_bytes)
 
     def put_bytes(self, sha256: str, data: bytes) -> bool:
@@ -94,7 +96,7 @@ class BucketStore:
             return self._put_single(sha256, data)
         if self._has(sha256, len(data)):
             return False
-        return self._put_parts(sha256, _split(data), max(SINGLE_BYTES, -(-len(data) // MAX_PARTS)))
+        return self._put_parts(sha256, _split(data), max(PART_BYTES, -(-len(data) // MAX_PARTS)))
 
     def _has(self, sha256: str, size: int) -> bool:
         """Whether the object is there.

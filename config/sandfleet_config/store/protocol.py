@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 CHUNK_BYTES: Final = 1 << 20
+UPLOAD_BYTES: Final = 15 << 20
+"""The most memory that the upload of one object takes, of any size; `BucketStore` takes that much."""
 """Size of what `ObjectStore.read` yields at most, and of what is read from a file at once."""
 
 UNUSED_SECONDS: Final = 86400

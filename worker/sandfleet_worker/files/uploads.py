@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Final
 
 import redis
 from sandfleet_config.outcome import Artifact, StoredObject
-from sandfleet_config.store.protocol import StoreDown, StoreError, StoreFull
+from sandfleet_config.store.protocol import UPLOAD_BYTES, StoreDown, StoreError, StoreFull
 from sandfleet_config.units import format_count
 
+from sandfleet_worker.files.upload_budget import UploadBudget
 from sandfleet_worker.system.detached import call_detached
 
 if TYPE_CHECKING:
@@ -31,6 +32,9 @@ FIRST_PAUSE_SECONDS: Final = 0.5
 MAX_PAUSE_SECONDS: Final = 10.0
 LONGEST_SECONDS: Final = 3000.0
 """How long the uploads of a job may take beyond the deadline, while the store is slow."""
+UPLOADS_BYTES: Final = 2 * UPLOAD_BYTES
+"""Memory for all uploads of a worker: two large files, or more small ones. Jobs whose sandboxes are
+gone upload beside those that run, so there may be many."""
 
 
 class _GivenUp(Exception):
@@ -69,6 +73,9 @@ class Uploader:
         self._store, self._references = store, references
         self._keep_seconds = keep_seconds + deadline_seconds + LONGEST_SECONDS
         self._deadline_seconds, self._pause = deadline_seconds, pause
+        self._budget = UploadBudget(UPLOADS_BYTES)
+        self._down = ""
+        """Why the last upload of any job failed; empty if it did not."""
 
     def new_limits(self, is_withdrawn: Callable[[], bool]) -> UploadLimits:
         """Return the limits of a job that ends now."""
@@ -117,18 +124,31 @@ class Uploader:
             try:
                 call_detached(partial(self._put, file, limits), partial(self._check, limits))
             except (StoreDown, StoreFull, redis.RedisError, OSError) as error:
-                why = getattr(error, "message", "") or f"{type(error).__name__}: {error}"
+                self._down = why = getattr(error, "message", "") or f"{type(error).__name__}: {error}"
                 log.warning("an upload failed: %s", why, extra={"action": "upload_failed"})
                 if time.monotonic() + pause_seconds > limits.deadline:
                     raise _GivenUp(f"{why} (tried for {self._deadline_seconds:g} s)") from error
                 self._check(limits, pause_seconds, f"{why} (not tried again: the worker stops)")
                 pause_seconds = min(MAX_PAUSE_SECONDS, pause_seconds * 2)
             else:
+                self._down = ""
                 return
 
     def _put(self, file: SpooledFile, limits: UploadLimits) -> None:
         self._references.keep([file.sha256], self._keep_seconds)
-        self._store.put_file(file.sha256, file.place, partial(self._check, limits))
+        with self._budget.hold(min(file.size, UPLOAD_BYTES), partial(self._check_wait, limits)):
+            self._store.put_file(file.sha256, file.place, partial(self._check, limits))
+
+    def _check_wait(self, limits: UploadLimits) -> None:
+        """Let no job wait for other uploads longer than for a store that is down.
+
+        Raises:
+            StoreDown: its deadline is over, and the last upload failed.
+            _GivenUp: the uploads may take no longer.
+        """
+        self._check(limits)
+        if self._down and time.monotonic() > limits.deadline:
+            raise StoreDown(self._down)
 
     def _check(
         self, limits: UploadLimits, seconds: float = 0, why: str = "the worker stopped during the upload"
