@@ -38,14 +38,14 @@ class UploadBudget:
                 self._changed.notify_all()
 
     def _wait_for(self, wanted_bytes: int, check: Callable[[], None]) -> None:
-        turn = object()
+        entry = object()
         with self._changed:
-            self._waiting.append(turn)
+            self._waiting.append(entry)
             try:
-                while self._waiting[0] is not turn or self._used_bytes + wanted_bytes > self._total_bytes:
+                while self._waiting[0] is not entry or self._used_bytes + wanted_bytes > self._total_bytes:
                     self._changed.wait(POLL_SECONDS)
                     check()
                 self._used_bytes += wanted_bytes
             finally:
-                self._waiting.remove(turn)
+                self._waiting.remove(entry)
                 self._changed.notify_all()
