@@ -47,9 +47,10 @@ def test_a_worker_says_how_its_host_is(stage: Stage, stock: Stock, fleet: Fleet)
     stage.start(
         concurrency=3, SANDFLEET_WARM__IMAGES="busybox", SANDFLEET_HOST_LABELS="zone=a", **SETTINGS
     ).wait_ready()
-    job_id = stock.submit("sleep", "20")
+    job_id = stock.submit("sleep", "80", fields={"timeout": 90})
     wait_until(lambda: stage.has_started(job_id), 20, "the job runs")
-    wait_until(lambda: find_worker(fleet).running == 1 and find_worker(fleet).warm, 20, "a beat says so")
+    # A spare boots once a core idles, which takes a while on a busy machine.
+    wait_until(lambda: find_worker(fleet).running == 1 and find_worker(fleet).warm, 60, "a beat says so")
 
     worker = find_worker(fleet)
 
@@ -62,10 +63,10 @@ def test_a_worker_says_how_its_host_is(stage: Stage, stock: Stock, fleet: Fleet)
     assert worker.runsc
     assert worker.platform
     assert worker.version
-    assert abs(worker.started - time.time()) < 60
+    assert abs(worker.started - time.time()) < 120
     (job,) = fleet.state.running_jobs(HOST)
     assert (job.job_id, job.slot) == (job_id, 0)
-    assert abs(job.started - time.time()) < 20
+    assert abs(job.started - time.time()) < 80
 
     def find_image() -> HostImage:
         (image,) = [image for image in fleet.state.host_images()[HOST] if image.name == "busybox"]
@@ -73,7 +74,7 @@ def test_a_worker_says_how_its_host_is(stage: Stage, stock: Stock, fleet: Fleet)
 
     assert find_image().size > 1000
     assert find_image().digest.startswith("sha256:")
-    wait_until(lambda: abs(find_image().used - time.time()) < 60, 20, "its last use is told")
+    wait_until(lambda: abs(find_image().used - time.time()) < 120, 20, "its last use is told")
     stock.cancel_by_key(job_id)
     assert stock.outcome(job_id)["attempts"][0]["host"] == HOST
 

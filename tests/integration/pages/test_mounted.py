@@ -122,7 +122,7 @@ def test_an_operator_pauses_a_queue_and_it_stands_in_the_audit(flower: Flower, f
     assert seen is not None
     form = f"verb=pause&target=held-queue&reason=data+is+missing&seen={seen[1]}"
     assert post(flower, "/fleet/act", form)[0] == 200
-    job_id = submit(fleet_of_stage, "true", queue="held-queue")
+    job_id = submit(fleet_of_stage, "sleep 25", queue="held-queue")  # it may start before it is cancelled
     assert "paused" in flower.get("/fleet/queue?name=held-queue")
     wait_until(
         lambda: "paused by me: data is missing" in flower.get(f"/fleet/job?id={job_id}"),
