@@ -13,7 +13,7 @@ from sandfleet_config.outcome import Outcome
 from sandfleet_config.store.protocol import UPLOAD_BYTES, StoreDown
 from sandfleet_worker.files.spool import SpooledFile
 from sandfleet_worker.files.upload_budget import UploadBudget
-from sandfleet_worker.files.uploads import UPLOADS_BYTES, Uploader
+from sandfleet_worker.files.uploads import LARGE_BUDGET_BYTES, Uploader
 from waiting import wait_until
 
 if TYPE_CHECKING:
@@ -27,14 +27,17 @@ def wait_never() -> None:
 
 
 class GatedStore:
-    """Takes files while its gate is open; counts the uploads that are under way."""
+    """Takes files once it is let; counts the uploads that are under way."""
 
     name = "s3://jobs"
 
     def __init__(self) -> None:
-        self.gate, self._lock = threading.Event(), threading.Lock()
+        self._permits, self._lock = threading.Semaphore(0), threading.Lock()
         self.now = self.most = 0
         self.is_down = False
+
+    def let_end(self, uploads: int = 1000) -> None:
+        self._permits.release(uploads)
 
     def keep(self, names: object, seconds: float) -> None:
         del names, seconds
@@ -44,7 +47,7 @@ class GatedStore:
         with self._lock:
             self.now += 1
             self.most = max(self.most, self.now)
-        self.gate.wait(30)
+        self._permits.acquire(timeout=30)
         with self._lock:
             self.now -= 1
         if self.is_down:
@@ -71,12 +74,12 @@ def upload(uploader: Uploader, number: int, size: int, path: Path) -> Outcome:
 def test_large_files_of_many_jobs_are_uploaded_two_at_a_time(tmp_path: Path) -> None:
     store = GatedStore()
     uploader = new_uploader(store)
-    assert UPLOADS_BYTES // UPLOAD_BYTES == 2
+    assert LARGE_BUDGET_BYTES // UPLOAD_BYTES == 2
     with ThreadPoolExecutor(12) as threads:
         ends = [threads.submit(upload, uploader, number, LARGE, tmp_path) for number in range(12)]
         wait_until(lambda: store.now == 2, 5, "two are under way")
         time.sleep(0.3)
-        store.gate.set()
+        store.let_end()
         assert [end.result(30).artifacts_lost for end in ends] == [None] * 12
     assert store.most == 2
 
@@ -87,8 +90,20 @@ def test_small_files_are_uploaded_side_by_side(tmp_path: Path) -> None:
     with ThreadPoolExecutor(40) as threads:
         ends = [threads.submit(upload, uploader, number, 1000, tmp_path) for number in range(40)]
         wait_until(lambda: store.now == 40, 10, "all are under way")
-        store.gate.set()
+        store.let_end()
         assert {end.result(30).artifacts_lost for end in ends} == {None}
+
+
+def test_small_files_do_not_wait_for_large_ones(tmp_path: Path) -> None:
+    store = GatedStore()
+    uploader = new_uploader(store)
+    with ThreadPoolExecutor(3) as threads:
+        ends = [threads.submit(upload, uploader, number, LARGE, tmp_path) for number in range(2)]
+        wait_until(lambda: store.now == 2, 5, "two large ones are under way")
+        ends.append(threads.submit(upload, uploader, 2, 1000, tmp_path))
+        wait_until(lambda: store.now == 3, 5, "the small one is under way, too")
+        store.let_end()
+        assert [end.result(30).artifacts_lost for end in ends] == [None] * 3
 
 
 def test_a_large_upload_is_not_overtaken() -> None:
@@ -131,19 +146,27 @@ def test_jobs_that_wait_for_others_give_up_at_their_deadline_while_the_store_is_
     store = GatedStore()
     store.is_down = True
     uploader = new_uploader(store, deadline_seconds=1.0)
-    with ThreadPoolExecutor(3) as threads:
-        first = [threads.submit(upload, uploader, number, LARGE, tmp_path) for number in range(2)]
-        wait_until(lambda: store.now == 2, 5, "two are under way")
-        store.gate.set()  # from now on each attempt fails at once
-        for end in first:
+    with ThreadPoolExecutor(5) as threads:
+        others = [threads.submit(upload, uploader, number, LARGE, tmp_path) for number in range(4)]
+        wait_until(lambda: store.now == 2 and len(uploader._large._waiting) == 2, 5, "two hang, and two wait")
+        last = threads.submit(upload, uploader, 4, LARGE, tmp_path)
+        wait_until(lambda: len(uploader._large._waiting) == 3, 5, "the last one waits, too")
+        store.let_end(2)  # two attempts fail, and the next two hang
+        lost = str(last.result(20).artifacts_lost)
+        store.let_end()
+        assert "s3://jobs cannot be reached (waited 1 s for other uploads)" in lost
+        for end in others:
             assert "cannot be reached" in str(end.result(30).artifacts_lost)
-        store.gate.clear()  # and now attempts hang
-        hanging = [threads.submit(upload, uploader, number, LARGE, tmp_path) for number in range(2, 4)]
-        wait_until(lambda: store.now == 2, 5, "two hang")
-        began = time.monotonic()
-        lost = str(threads.submit(upload, uploader, 4, LARGE, tmp_path).result(30).artifacts_lost)
-        assert time.monotonic() - began < 5
-        assert "s3://jobs cannot be reached (tried for 1 s)" in lost
-        store.gate.set()
-        for end in hanging:
-            end.result(30)
+
+
+def test_a_failure_before_a_jobs_end_does_not_end_its_wait(tmp_path: Path) -> None:
+    store = GatedStore()
+    uploader = new_uploader(store, deadline_seconds=0.5)
+    uploader._large.note_failure("an earlier outage")
+    time.sleep(0.6)
+    with ThreadPoolExecutor(3) as threads:
+        ends = [threads.submit(upload, uploader, number, LARGE, tmp_path) for number in range(3)]
+        wait_until(lambda: len(uploader._large._waiting) == 1, 5, "one waits")
+        time.sleep(1)
+        store.let_end()
+        assert [end.result(30).artifacts_lost for end in ends] == [None] * 3

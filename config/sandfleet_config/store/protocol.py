@@ -24,9 +24,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 CHUNK_BYTES: Final = 1 << 20
-UPLOAD_BYTES: Final = 15 << 20
-"""The most memory that the upload of one object takes, of any size; `BucketStore` takes that much."""
 """Size of what `ObjectStore.read` yields at most, and of what is read from a file at once."""
+UPLOAD_BYTES: Final = 15 << 20
+"""The most memory that the upload of one object takes.
+
+Only an object of more than 44 GiB takes more: its parts in a bucket are larger.
+"""
 
 UNUSED_SECONDS: Final = 86400
 """How long an object is kept to which nothing refers any more, or nothing has referred yet."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
+import time
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
@@ -20,6 +22,16 @@ class UploadBudget:
         self._total_bytes, self._used_bytes = total_bytes, 0
         self._waiting: deque[object] = deque()
         self._changed = threading.Condition()
+        self.failed_at, self.failure = -math.inf, ""
+        """When the last upload failed (`time.monotonic`), and why; never, if it did not."""
+
+    def note_failure(self, why: str) -> None:
+        """Note that the store was down for an upload."""
+        self.failed_at, self.failure = time.monotonic(), why
+
+    def note_success(self) -> None:
+        """Note that the store took an upload."""
+        self.failed_at = -math.inf
 
     @contextlib.contextmanager
     def hold(self, wanted_bytes: int, check: Callable[[], None]) -> Generator[None]:

@@ -32,9 +32,14 @@ FIRST_PAUSE_SECONDS: Final = 0.5
 MAX_PAUSE_SECONDS: Final = 10.0
 LONGEST_SECONDS: Final = 3000.0
 """How long the uploads of a job may take beyond the deadline, while the store is slow."""
-UPLOADS_BYTES: Final = 2 * UPLOAD_BYTES
-"""Memory for all uploads of a worker: two large files, or more small ones. Jobs whose sandboxes are
-gone upload beside those that run, so there may be many."""
+SMALL_BYTES: Final = 1 << 20
+LARGE_BUDGET_BYTES: Final = 2 * UPLOAD_BYTES
+"""Memory for the uploads of a worker's larger files: two large ones at once.
+
+Jobs whose sandboxes are gone upload beside those that run, so there may be many.
+"""
+SMALL_BUDGET_BYTES: Final = 16 * SMALL_BYTES
+"""Memory for files of up to `SMALL_BYTES`, which do not wait for larger ones."""
 
 
 class _GivenUp(Exception):
@@ -73,9 +78,7 @@ class Uploader:
         self._store, self._references = store, references
         self._keep_seconds = keep_seconds + deadline_seconds + LONGEST_SECONDS
         self._deadline_seconds, self._pause = deadline_seconds, pause
-        self._budget = UploadBudget(UPLOADS_BYTES)
-        self._down = ""
-        """Why the last upload of any job failed; empty if it did not."""
+        self._large, self._small = UploadBudget(LARGE_BUDGET_BYTES), UploadBudget(SMALL_BUDGET_BYTES)
 
     def new_limits(self, is_withdrawn: Callable[[], bool]) -> UploadLimits:
         """Return the limits of a job that ends now."""
@@ -124,31 +127,38 @@ class Uploader:
             try:
                 call_detached(partial(self._put, file, limits), partial(self._check, limits))
             except (StoreDown, StoreFull, redis.RedisError, OSError) as error:
-                self._down = why = getattr(error, "message", "") or f"{type(error).__name__}: {error}"
+                why = getattr(error, "message", "") or f"{type(error).__name__}: {error}"
                 log.warning("an upload failed: %s", why, extra={"action": "upload_failed"})
                 if time.monotonic() + pause_seconds > limits.deadline:
                     raise _GivenUp(f"{why} (tried for {self._deadline_seconds:g} s)") from error
                 self._check(limits, pause_seconds, f"{why} (not tried again: the worker stops)")
                 pause_seconds = min(MAX_PAUSE_SECONDS, pause_seconds * 2)
             else:
-                self._down = ""
                 return
 
     def _put(self, file: SpooledFile, limits: UploadLimits) -> None:
         self._references.keep([file.sha256], self._keep_seconds)
-        with self._budget.hold(min(file.size, UPLOAD_BYTES), partial(self._check_wait, limits)):
-            self._store.put_file(file.sha256, file.place, partial(self._check, limits))
+        budget = self._small if file.size <= SMALL_BYTES else self._large
+        # An object in one piece is in memory twice: as chunks, and joined.
+        with budget.hold(min(2 * file.size, UPLOAD_BYTES), partial(self._check_wait, budget, limits)):
+            try:
+                self._store.put_file(file.sha256, file.place, partial(self._check, limits))
+            except StoreDown as error:
+                budget.note_failure(error.message)
+                raise
+            budget.note_success()
 
-    def _check_wait(self, limits: UploadLimits) -> None:
+    def _check_wait(self, budget: UploadBudget, limits: UploadLimits) -> None:
         """Let no job wait for other uploads longer than for a store that is down.
 
         Raises:
-            StoreDown: its deadline is over, and the last upload failed.
-            _GivenUp: the uploads may take no longer.
+            _GivenUp: its deadline is over, and the last upload has failed since the job's end; or
+                the uploads may take no longer.
         """
         self._check(limits)
-        if self._down and time.monotonic() > limits.deadline:
-            raise StoreDown(self._down)
+        since = limits.deadline - self._deadline_seconds
+        if time.monotonic() > limits.deadline and budget.failed_at >= since:
+            raise _GivenUp(f"{budget.failure} (waited {self._deadline_seconds:g} s for other uploads)")
 
     def _check(
         self, limits: UploadLimits, seconds: float = 0, why: str = "the worker stopped during the upload"
